@@ -1,0 +1,48 @@
+//! Durations as people write them: `500ms`, `30s`, `1h30m`, `30d`.
+
+use std::time::Duration;
+
+/// Reads a duration; the error says what is expected.
+pub(crate) fn parse(written: &str) -> Result<Duration, String> {
+    let wrong = || format!("expected a duration like 500ms, 30s, 5m, 1h30m or 30d, not {written:?}");
+    let mut total = Duration::ZERO;
+    let mut rest = written;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(digits);
+        let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_end);
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let millis = match unit {
+            "ms" => Some(number),
+            "s" => number.checked_mul(1_000),
+            "m" => number.checked_mul(60_000),
+            "h" => number.checked_mul(3_600_000),
+            "d" => number.checked_mul(86_400_000),
+            _ => None,
+        };
+        let part = Duration::from_millis(millis.ok_or_else(wrong)?);
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = tail;
+    }
+    if written.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        for (written, millis) in [("0s", 0), ("500ms", 500), ("30s", 30_000), ("1h30m", 5_400_000), ("2d", 172_800_000)] {
+            assert_eq!(parse(written), Ok(Duration::from_millis(millis)), "{written}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_unit_or_no_number_is_refused() {
+        for wrong in ["", "5", "s", "5x", "-5s", "5 s", "99999999999999999999s", "9999999999999999d"] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The simulator as its users meet it: over real TLS, HTTP/1.1 and HTTP/2.
+
+#![allow(clippy::disallowed_methods, reason = "tests measure real time")]
+
+mod awkward;
+mod client;
+mod control;
+mod login;
+mod portal;
+mod program;
+mod wire;

@@ -1,0 +1,27 @@
+//! careportals-sidecar: a local authenticating proxy for CarePortals.
+//!
+//! This library exists for the program and its tests and is not a published interface. `ARCHITECTURE.md` tells the story;
+//! this is its map. A module uses only modules that are listed above it; `tests/tidy` reads the table and checks.
+//!
+//! | floor | module | what it is |
+//! | --- | --- | --- |
+//! | 0 words | `secret` | bytes that nobody may print, wiped when dropped; the only maker of an `Authorization` value |
+//! | 0 words | `clock` | time and chance, the only place that reads either |
+//! | 0 words | `careportals` | everything known of the CarePortals API: hosts, log-in paths, field names, route words |
+//! | 0 words | `path` | what a request's path reaches, which rule it matches, what a log may show of it; pure |
+//! | 1 settings and sight | `config` | what users write, and what it means once it is known to be right |
+//! | 1 settings and sight | `logging` | what is said and in which form, and a thread that writes it |
+//! | 2 wire | `deadline` | a worker's deadlines, looked at together ten times a second |
+//! | 2 wire | `stream` | a byte stream to upstream that counts what the kernel took |
+//! | 2 wire | `tls` | whom we trust |
+//! | 2 wire | `connect` | one connection: name, TCP, TLS |
+//! | 2 wire | `upstream` | connections to one origin, kept and used again; one request, sent once |
+//! | 2 wire | `server` | bind, accept under a permit, serve HTTP/1.1, drain |
+//! | 3 account | `account` | credentials and organization, the session that makes a token of them, the bearer |
+//! | 4 proxy | `proxy` | the life of one request: admitted, given a bearer, sent, perhaps sent again, answered |
+//! | 5 app | `app` | the daemon as a whole: built, run by worker threads, drained |
+//! | 6 edge | `process` | signals in, and what a panic says |
+//! | 6 edge | `check` | `check --online` |
+//! | 6 edge | `demo` | the main job against a simulated CarePortals |
+//! | 6 edge | `cli` | the command line, and errors as exit codes |
+

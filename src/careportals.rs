@@ -1,0 +1,138 @@
+//! Everything known of the CarePortals API: presets, hosts, log-in paths, field names, route words.
+//!
+//! Depends on nothing of ours. No other file holds a CarePortals name. What is only observed and not documented is a
+//! default here and a setting everywhere else.
+
+/// One of CarePortals' APIs, as named by `preset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Preset {
+    /// The CarePortals API.
+    #[default]
+    Careportals,
+    /// The Patient API.
+    Patient,
+    /// The CRM API.
+    Crm,
+    /// The EMR API, which accepts the CRM API's token.
+    Emr,
+    /// The storefront API, which needs no token.
+    Public,
+}
+
+/// Where a preset logs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PresetLogin {
+    /// A path under the API's own upstream.
+    Path(&'static str),
+    /// Another API's URL.
+    Url(&'static str),
+    /// Not at all.
+    Off,
+}
+
+impl Preset {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Self; 5] = [Self::Careportals, Self::Patient, Self::Crm, Self::Emr, Self::Public];
+
+    /// The name in settings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Careportals => "careportals",
+            Self::Patient => "patient",
+            Self::Crm => "crm",
+            Self::Emr => "emr",
+            Self::Public => "public",
+        }
+    }
+
+    /// The preset of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|preset| preset.name() == name)
+    }
+
+    /// The production base URL.
+    #[must_use]
+    pub const fn upstream(self) -> &'static str {
+        match self {
+            Self::Careportals => "https://api.careportals.com",
+            Self::Patient => "https://patient-api.portals.care",
+            Self::Crm => "https://crm-api.portals.care",
+            Self::Emr => "https://emr-api.portals.care",
+            Self::Public => "https://public-api.portals.care",
+        }
+    }
+
+    /// Where its credentials are exchanged for a token.
+    #[must_use]
+    pub const fn login(self) -> PresetLogin {
+        match self {
+            Self::Careportals => PresetLogin::Path("/patient/auth"),
+            Self::Patient => PresetLogin::Path("/auth/login"),
+            Self::Crm => PresetLogin::Path("/auth"),
+            Self::Emr => PresetLogin::Url("https://crm-api.portals.care/auth"),
+            Self::Public => PresetLogin::Off,
+        }
+    }
+}
+
+/// Paths that answer with a token at any CarePortals host. No client may reach them through the proxy.
+pub const LOGIN_PATHS: [&str; 4] = ["/patient/auth", "/auth/login", "/auth", "/patient/auth/login"];
+
+/// Members of a log-in's answer that may hold the token, in the order in which they are tried.
+pub const TOKEN_FIELDS: [&str; 4] = ["token", "access_token", "accessToken", "jwt"];
+
+/// Members of a log-in's answer that may hold a refresh token.
+pub const REFRESH_TOKEN_FIELDS: [&str; 2] = ["refreshToken", "refresh_token"];
+
+/// The member that carries the refresh token in a refresh request.
+pub const REFRESH_REQUEST_FIELD: &str = "refreshToken";
+
+/// The header that selects the tenant.
+pub const ORGANIZATION_HEADER: &str = "organization";
+
+/// Path segments of documented routes: safe to show in a log line, since none of them names a person or a record.
+pub const ROUTE_WORDS: [&str; 18] = [
+    "account",
+    "auth",
+    "carts",
+    "checkout",
+    "consultations",
+    "customers",
+    "emr",
+    "crm",
+    "login",
+    "lookups",
+    "orders",
+    "patient",
+    "payment-methods",
+    "payments",
+    "products",
+    "start",
+    "subscriptions",
+    "users",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_found_by_its_name_and_speaks_https() {
+        for preset in Preset::ALL {
+            assert_eq!(Preset::from_name(preset.name()), Some(preset));
+            assert!(preset.upstream().starts_with("https://"));
+        }
+        assert_eq!(Preset::from_name("staging"), None);
+    }
+
+    #[test]
+    fn every_log_in_path_of_a_preset_is_refused_to_clients() {
+        for preset in Preset::ALL {
+            if let PresetLogin::Path(path) = preset.login() {
+                assert!(LOGIN_PATHS.contains(&path));
+            }
+        }
+    }
+}

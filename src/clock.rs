@@ -1,0 +1,163 @@
+//! Time and chance, the only place that reads either.
+//!
+//! Depends on nothing of ours. [`Moment`] counts time in which the machine was suspended as well, since a token grows
+//! old while a laptop sleeps; tokio's and std's `Instant` on Linux do not.
+
+use std::{
+    ops::{Add, Sub},
+    time::{Duration, SystemTime},
+};
+
+/// A point on a clock that never goes back and runs on while the machine is suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(Duration);
+
+impl Moment {
+    /// `since_boot`: the reading of the clock.
+    #[must_use]
+    pub const fn new(since_boot: Duration) -> Self {
+        Self(since_boot)
+    }
+
+    /// Time passed since `earlier`; zero when it lies ahead.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Nanoseconds since boot, for atomics.
+    #[must_use]
+    pub fn as_nanos(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, later_by: Duration) -> Self {
+        Self(self.0.saturating_add(later_by))
+    }
+}
+
+impl Sub<Duration> for Moment {
+    type Output = Self;
+
+    fn sub(self, earlier_by: Duration) -> Self {
+        Self(self.0.saturating_sub(earlier_by))
+    }
+}
+
+/// One reading of both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// For every decision.
+    pub moment: Moment,
+    /// For what people and other machines read; it may jump.
+    pub wall: SystemTime,
+}
+
+impl Now {
+    /// The wall-clock time of `moment`, as far as today's offset tells.
+    #[must_use]
+    pub fn wall_at(&self, moment: Moment) -> SystemTime {
+        let time = if moment >= self.moment {
+            self.wall.checked_add(moment.since(self.moment))
+        } else {
+            self.wall.checked_sub(self.moment.since(moment))
+        };
+        time.unwrap_or(self.wall)
+    }
+}
+
+/// Where time comes from: the system, or a test.
+pub trait Clock: Send + Sync + 'static {
+    /// Reads both clocks.
+    fn now(&self) -> Now;
+}
+
+/// The machine's own clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+    fn now(&self) -> Now {
+        Now { moment: boot_time(), wall: SystemTime::now() }
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn boot_time() -> Moment {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    // Since boot, so neither part is negative.
+    Moment(Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0)))
+}
+
+/// Elsewhere the monotonic clock is the best at hand (on macOS it stands still during sleep; the wall clock's jump is
+/// noticed by the account's driver instead).
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn boot_time() -> Moment {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Moment(Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0)))
+}
+
+/// tokio's clock, for how long something took or may take while the machine is awake. Tests pause it.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+pub fn instant() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
+/// Chance that needs no secrecy: jitter, request ids. Seedable, so that a test can play a run again.
+#[derive(Debug)]
+pub struct Jitter(fastrand::Rng);
+
+impl Jitter {
+    /// Seeded by the system.
+    #[must_use]
+    pub fn from_system() -> Self {
+        Self(fastrand::Rng::new())
+    }
+
+    /// The same draws for the same seed.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self(fastrand::Rng::with_seed(seed))
+    }
+
+    /// Uniform in `[0, 1)`.
+    pub fn fraction(&mut self) -> f64 {
+        self.0.f64()
+    }
+
+    /// 64 random bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0.u64(..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_do_not_wrap() {
+        let early = Moment::new(Duration::from_secs(1));
+        let late = early + Duration::from_secs(5);
+        assert_eq!(late.since(early), Duration::from_secs(5));
+        assert_eq!(early.since(late), Duration::ZERO);
+        assert_eq!(early - Duration::from_secs(9), Moment::new(Duration::ZERO));
+        assert!(early + Duration::MAX > late);
+    }
+
+    #[test]
+    fn a_seed_repeats_its_draws() {
+        let draws = |seed| {
+            let mut jitter = Jitter::seeded(seed);
+            [jitter.bits(), jitter.bits()]
+        };
+        assert_eq!(draws(7), draws(7));
+        assert_ne!(draws(7), draws(8));
+    }
+}

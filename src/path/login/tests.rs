@@ -1,0 +1,296 @@
+use http::Method;
+use proptest::prelude::*;
+
+use super::{
+    super::{Prefix, Rule, is_canonical},
+    *,
+};
+use crate::careportals;
+
+fn login_paths() -> LoginPaths {
+    LoginPaths::new(careportals::LOGIN_PATHS.into_iter().chain(["/base/token/refresh"]))
+}
+
+#[test]
+fn a_log_in_path_is_refused_however_it_is_spelled() {
+    for path in [
+        "/auth",
+        "/AUTH",
+        "/auth/",
+        "//auth",
+        "/auth//",
+        "\\auth",
+        "/auth\\",
+        "/auth;x",
+        "/auth;x=1/",
+        "/;x/auth",
+        "/./auth",
+        "/x/../auth",
+        "/auth/x/..",
+        "/auth/.",
+        "/auth.",
+        "/%61uth",
+        "/%2561uth",
+        "/%25%36%31uth",
+        "/%2e/auth",
+        "/x/%2e%2e/auth",
+        "/x%2f..%2fauth",
+        "/x%5c..%5cauth",
+        "/x/..;/auth",
+        "/x/..%3b/auth",
+        "/x/...;y/auth",
+        "/%u0061uth",
+        "/x%u002f..%u002fauth",
+        "%c0%afauth",
+        "/%c1%a1uth",
+        "/%e0%81%a1uth",
+        "/%f0%80%81%a1uth",
+        "/%ef%bd%81uth",
+        "/ａuth",
+        "／auth",
+        "/x/‥/auth",
+        "/%f0%9d%90%9auth",
+        "/au%00th",
+        "/auth%00",
+        "/auth%00.json",
+        "/auth%00/x",
+        "/au%09th",
+        "/auth%0d%0a",
+        "/auth%20",
+        "/ auth",
+        "/auth%7f",
+        "/%6%091uth",
+        "/a\u{200b}uth",
+        "/auth%3fx=1",
+        "/auth%3Fx/y",
+        "/auth%23",
+        "/auth?x",
+        "/auth#x",
+        "/auth;a/b",
+        "/auth/login",
+        "/Patient/Auth/",
+        "/base/token/refresh",
+        "/base/token%2Frefresh",
+    ] {
+        assert!(login_paths().contains(path), "{path}");
+    }
+}
+
+#[test]
+fn servers_differ_and_every_reading_of_a_path_counts() {
+    for path in [
+        // What is not decoded before parameters are cut: the two halves of a pipeline.
+        "/%61uth;%2fx/login",
+        // Which segment `..` takes away depends on the server.
+        "/x//../auth",
+        "/x/y//../../auth",
+        "/x\\y/../auth",
+        "/x%2fy/../auth",
+        "/patient//../auth",
+    ] {
+        assert!(login_paths().contains(path), "{path}");
+    }
+}
+
+#[test]
+fn a_path_beside_a_log_in_path_passes() {
+    for path in [
+        "/auth/forgot",
+        "/auth/forgot/",
+        "/auth%2fforgot",
+        "/auth/log",
+        "/auth.json",
+        "/auths",
+        "/xauth",
+        "/aut",
+        "/",
+        "",
+        "*",
+        "/users/auth",
+        "/users/account",
+        "/v2/auth",
+        "/auth/login/x",
+        "/base/token",
+        "/base/refresh",
+        "/users/..",
+        "/users/../customers/1",
+        "/auth/../users",
+        "/a.b/c.pdf",
+        "/users;x/account",
+        "/größe/%C3%A4uth",
+        "/100%25",
+        "/users?next=/auth",
+        "/?next=/auth",
+        "/%zz",
+        "/%u12",
+    ] {
+        assert!(!login_paths().contains(path), "{path}");
+    }
+}
+
+#[test]
+fn a_path_encoded_too_often_is_taken_for_a_log_in() {
+    let nested = |times: usize| format!("/x%{}41", "25".repeat(times));
+    assert!(!login_paths().contains(&nested(3)));
+    assert!(login_paths().contains(&nested(MAX_PASSES)));
+    let deep = format!("/%{}61uth", "25".repeat(3));
+    assert!(login_paths().contains(&deep));
+}
+
+#[test]
+fn a_log_in_path_may_be_configured_in_any_spelling() {
+    for spelling in ["/Token/New/", "//token/./new", "/x/../token;v=1/new", "/%74oken%2fnew?grant=1", "token\\new"] {
+        let known = LoginPaths::new([spelling]);
+        assert!(known.contains("/token/new"), "{spelling}");
+        assert!(known.contains("/token/%6eew"), "{spelling}");
+        assert!(!known.contains("/token"), "{spelling}");
+    }
+    assert!(LoginPaths::new(["/"]).contains("/"));
+    assert!(!LoginPaths::new(["/"]).contains("/x"));
+    assert!(!LoginPaths::default().contains("/auth"));
+}
+
+#[test]
+fn a_log_in_path_of_very_many_segments_is_still_refused() {
+    let deep = "/a".repeat(MAX_SEGMENTS + 5);
+    let known = LoginPaths::new([&deep]);
+    assert!(known.contains(&deep));
+    assert!(known.contains(&format!("/.{deep}")));
+    assert!(!known.contains("/a/a"));
+    assert!(!known.contains("/./a/a"));
+}
+
+#[test]
+fn hostile_paths_are_judged_quickly() {
+    for piece in ["%2525252525", "..;/", ";", "%00", "/..", "%u002e", "a/../", "ａ%"] {
+        let path = format!("/{}", piece.repeat(65_536 / piece.len()));
+        // Any of these verdicts is right; that they come at all is the point.
+        let _ = (login_paths().contains(&path), is_canonical(&path));
+    }
+}
+
+/// One character in one of the spellings that decode to it.
+fn spelled(byte: char) -> impl Strategy<Value = String> {
+    let code = u32::from(byte);
+    let other_case = if byte.is_ascii_lowercase() { byte.to_ascii_uppercase() } else { byte };
+    prop_oneof![
+        4 => Just(byte.to_string()),
+        2 => Just(other_case.to_string()),
+        2 => Just(format!("%{code:02x}")),
+        1 => Just(format!("%25{code:02X}")),
+        1 => Just(format!("%2525{code:02x}")),
+        1 => Just(format!("%%3{}%{:02x}", code >> 4, u32::from(char::from_digit(code & 15, 16).unwrap_or_default()))),
+        1 => Just(format!("%u{code:04x}")),
+        1 => Just(format!("%{:02x}%{:02x}", 0xc0 | code >> 6, 0x80 | code & 0x3f)),
+        1 => Just(char::from_u32(code + 0xfee0).map(String::from).unwrap_or_default()),
+        1 => Just(format!("{byte}%00")),
+        1 => Just(format!("%09{byte}")),
+    ]
+}
+
+/// A separator with whatever a server tidies away around it.
+fn separator() -> impl Strategy<Value = String> {
+    let slash = prop_oneof![6 => Just("/".to_owned()), 1 => Just("\\".to_owned()), 2 => spelled('/'), 1 => spelled('\\')];
+    let noise = prop_oneof![
+        6 => Just(String::new()),
+        1 => Just(".".to_owned()),
+        1 => Just("%2e".to_owned()),
+        1 => Just(";v=1".to_owned()),
+        1 => Just("%3bv".to_owned()),
+        1 => Just("x/..".to_owned()),
+        1 => Just("%78/%2E.".to_owned()),
+        1 => Just("x/y/..;a/..".to_owned()),
+    ];
+    (slash.clone(), noise, slash).prop_map(
+        |(before, noise, after)| {
+            if noise.is_empty() { after } else { format!("{before}{noise}{after}") }
+        },
+    )
+}
+
+fn spelled_path(path: &'static str) -> impl Strategy<Value = String> {
+    let pieces: Vec<BoxedStrategy<String>> =
+        path.chars().map(|c| if c == '/' { separator().boxed() } else { spelled(c).boxed() }).collect();
+    let end = prop_oneof![
+        Just(""),
+        Just("/"),
+        Just("//"),
+        Just(";x"),
+        Just("/."),
+        Just("/x/.."),
+        Just("."),
+        Just("%2f"),
+        Just("%3fq"),
+        Just("/;x"),
+        Just("%00"),
+        Just("\\")
+    ];
+    (pieces, end).prop_map(|(pieces, end)| pieces.concat() + end)
+}
+
+proptest! {
+    #[test]
+    fn a_log_in_path_in_any_spelling_is_contained(
+        path in prop::sample::select(&["/auth", "/auth/login", "/patient/auth", "/patient/auth/login", "/base/token/refresh"][..]).prop_flat_map(spelled_path)
+    ) {
+        prop_assert!(login_paths().contains(&path), "{path}");
+    }
+
+    #[test]
+    fn encoded_is_judged_as_decoded(path in "/[a-z]{1,6}(/[a-z]{1,6}){0,3}", spelling in any::<u64>()) {
+        let encoded: String = path.bytes().enumerate().map(|(at, byte)| {
+            if spelling >> (at % 64) & 1 == 1 { format!("%{byte:02x}") } else { char::from(byte).to_string() }
+        }).collect();
+        prop_assert_eq!(login_paths().contains(&path), login_paths().contains(&encoded));
+        prop_assert!(LoginPaths::new([&path]).contains(&encoded));
+        prop_assert!(LoginPaths::new([&encoded]).contains(&path));
+        prop_assert_eq!(LoginPaths::new([&path]), LoginPaths::new([&encoded]));
+    }
+
+    #[test]
+    fn unrelated_paths_pass(path in "(/[a-zA-Z0-9_~.%;-]{0,3}[a-z0-9]{3,12}(%20|%C3%A4|;a|\\.pdf)?){1,6}/?") {
+        let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+        prop_assume!(!["auth", "login", "refresh"].iter().any(|word| last.contains(word)) && !path.contains("%2525") && !path.contains(';'));
+        prop_assert!(!login_paths().contains(&path), "{path}");
+    }
+
+    #[test]
+    fn the_normal_form_is_its_own_normal_form(path in "[a-zA-Z/.%;2ef5c\\\\ ａ]{0,40}") {
+        let once = LoginPath::new(&path);
+        prop_assume!(decode(path.as_bytes()).is_some());
+        let Ok(joined) = String::from_utf8(once.joined) else { return Ok(()) };
+        prop_assert_eq!(LoginPath::new(&joined).segments, once.segments);
+    }
+
+    #[test]
+    fn nothing_panics(path in "\\PC{0,40}", bytes in "(%[0-9a-fA-Fu]{0,4}|[/.;?#\\\\*]|\\PC){0,40}") {
+        for path in [path, bytes] {
+            let _ = login_paths().contains(&path);
+            if let Ok(rule) = Rule::parse(&format!("GET {path}")) {
+                prop_assert!(is_canonical(&path));
+                prop_assert!(rule.matches(&Method::GET, &path));
+            }
+            let _ = Prefix::parse(&path).map(|prefix| prefix.strip(&path).map(str::len));
+        }
+    }
+
+    #[test]
+    fn a_canonical_path_says_what_it_means(path in "(/(%[0-9a-f]{2}|[a-z.;:]){0,4}){1,4}") {
+        prop_assume!(is_canonical(&path));
+        // No decoding changes where its segments begin and end.
+        let decoded = unescape(path.as_bytes());
+        let slashes = |text: &[u8]| text.iter().filter(|&&byte| is_separator(byte)).count();
+        prop_assert_eq!(slashes(&fold(&decoded)), slashes(path.as_bytes()));
+        // And what is written with fewer escapes is the same path.
+        prop_assert!(!path.to_lowercase().contains("%2f"));
+    }
+}
+
+#[test]
+fn parameters_may_hold_an_encoded_slash() {
+    // A server that drops parameters before it decodes sees `/token/new`.
+    let known = LoginPaths::new(["/token/new"]);
+    assert!(known.contains("/token;%2fx/new"));
+    assert!(known.contains("/token;a%2f..%2f..%2fb/new"));
+    assert!(!known.contains("/token;%2fx/old"));
+}

@@ -1,0 +1,229 @@
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn canonical_paths_can_be_read_in_one_way() {
+    for path in [
+        "/",
+        "/a",
+        "/a/",
+        "/a/b.c",
+        "/a;x=1",
+        "/a%20b",
+        "/%C3%A4",
+        "/%c3%a4",
+        "/a:b@c!$&'()*+,;=",
+        "/.a/..b/...",
+        "/%25",
+        "/a~b-_",
+    ] {
+        assert!(is_canonical(path), "{path}");
+    }
+    for path in [
+        "",
+        "a",
+        "*",
+        "//",
+        "//a",
+        "/a//b",
+        "/a//",
+        "/.",
+        "/..",
+        "/a/./b",
+        "/a/../b",
+        "/a/..",
+        "/..;x/a",
+        "/.;/a",
+        "/%2e",
+        "/%2E%2e/a",
+        "/a%41",
+        "/%7e",
+        "/%2D",
+        "/%5f",
+        "/%30",
+        "/a%2fb",
+        "/a%2Fb",
+        "/a%5cb",
+        "/a\\b",
+        "/%00",
+        "/%0a",
+        "/%7F",
+        "/%",
+        "/%4",
+        "/%zz",
+        "/a%",
+        "/%u002f",
+        "/ä",
+        "/a b",
+        "/a\tb",
+        "/a?b",
+        "/a#b",
+        "/%c0%af",
+        "/%C1%a1",
+        "/%e0%80%af",
+        "/%f0%80%80%af",
+        "/%ff",
+    ] {
+        assert!(!is_canonical(path), "{path}");
+    }
+}
+
+#[test]
+fn a_prefix_strips_whole_segments() {
+    let prefix = Prefix::parse("/emr/v1").unwrap();
+    assert_eq!(prefix.as_str(), "/emr/v1");
+    for (path, rest) in [
+        ("/emr/v1/x", Some("/x")),
+        ("/emr/v1", Some("/")),
+        ("/emr/v1/", Some("/")),
+        ("/emr/v1//x", Some("//x")),
+        ("/emr/v12", None),
+        ("/emr", None),
+        ("/EMR/v1/x", None),
+        ("/%65mr/v1/x", None),
+        ("/x/emr/v1", None),
+    ] {
+        assert_eq!(prefix.strip(path), rest, "{path}");
+    }
+    for bad in ["", "/", "emr", "/emr/", "/emr//x", "/a/..", "/%61", "/a?b", "/a b", "/ä"] {
+        assert!(Prefix::parse(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn rules_match_segment_by_segment() {
+    let check = |rule: &str, matching: &[&str], others: &[&str]| {
+        let rule = Rule::parse(rule).unwrap();
+        for path in matching {
+            assert!(rule.matches(&Method::GET, path), "{rule:?} {path}");
+        }
+        for path in others {
+            assert!(!rule.matches(&Method::GET, path), "{rule:?} {path}");
+        }
+    };
+    check("GET /a/*/b", &["/a/x/b", "/a/b/b"], &["/a/b", "/a/x/y/b", "/a/x/b/", "/A/x/b", "/a/x"]);
+    check("GET /a", &["/a"], &["/a/", "/", "/a/b", "/b", "a"]);
+    check("GET /a/", &["/a/"], &["/a", "/a/b"]);
+    check("GET /", &["/"], &["/a", ""]);
+    check("GET /**", &["/", "/a", "/a/b/"], &[]);
+    check("GET /a/**", &["/a", "/a/", "/a/b", "/a/b/c/"], &["/", "/ab", "/b/a"]);
+    check("GET /a/**/b", &["/a/b", "/a/x/b", "/a/x/y/b", "/a/b/b"], &["/a", "/a/b/", "/a/x", "/b"]);
+    check("GET /**/a/*/b/**", &["/a/x/b", "/z/a/a/a/b/c", "/a/b/b"], &["/a/b", "/a/x/y/b"]);
+    check("GET /a/*", &["/a/x", "/a/"], &["/a", "/a/x/y"]);
+    check("GET /**/**", &["/", "/a/b/c"], &[]);
+    check("* /a", &["/a"], &["/b"]);
+    check("POST /a", &[], &["/a"]);
+    check("GET /a:b/%c3%a4", &["/a:b/%C3%A4", "/a%3Ab/%c3%A4"], &["/a%3Ab/%C3%A5", "/a/%C3%A4"]);
+}
+
+#[test]
+fn a_rule_that_means_nothing_is_a_fault() {
+    for bad in [
+        "",
+        "GET",
+        "/a",
+        "GET /a /b",
+        "get /a",
+        "GET a",
+        "GET /a*",
+        "GET /***",
+        "G@T /a",
+        "GET /a?b",
+        "GET /a/../b",
+        "GET /%61",
+        "GET //",
+    ] {
+        assert!(Rule::parse(bad).is_err(), "{bad}");
+    }
+    assert!(Rule::parse("  PURGE\t/a ").unwrap().matches(&Method::from_bytes(b"PURGE").unwrap(), "/a"));
+}
+
+#[test]
+fn a_rule_takes_time_in_proportion_to_the_path() {
+    // An exponential matcher would not come back from this.
+    let rule = Rule::parse(&format!("GET {}/b", "/**/a".repeat(40))).unwrap();
+    assert!(!rule.matches(&Method::GET, &"/a".repeat(5000)));
+    assert!(rule.matches(&Method::GET, &format!("{}/b", "/a".repeat(5000))));
+}
+
+fn masked(path: &str, words: &Words) -> String {
+    let mut out = Vec::new();
+    mask(path, words, &mut out);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn masking_shows_words_and_versions_only() {
+    let rule = Rule::parse("GET /labs/*/results/**").unwrap();
+    assert_eq!(rule.words().collect::<Vec<_>>(), ["labs", "results"]);
+    let words = Words::new(rule.words().chain(["say\"so", "a/b"]));
+    for (path, shown) in [
+        ("/customers/64b5f0c2a1e3d4f5a6b7c8d9", "/customers/{…}"),
+        ("/v2/checkout/64b5/start", "/v2/checkout/{…}/start"),
+        ("/labs/7/results/", "/labs/{…}/results/"),
+        ("/customers/lookups?keyword=jane@example.com", "/customers/lookups"),
+        ("/users#jane", "/users"),
+        ("/Users/account", "/{…}/account"),
+        ("/%75sers", "/{…}"),
+        ("/v", "/{…}"),
+        ("/v1234/v123", "/{…}/v123"),
+        ("/v1a", "/{…}"),
+        ("/say\"so/a", "/{…}/{…}"),
+        ("/jane@example.com", "/{…}"),
+        ("/", "/"),
+        ("//users", "//users"),
+        ("", ""),
+        ("*", "{…}"),
+        ("jane", "{…}"),
+        ("/..", "/{…}"),
+    ] {
+        assert_eq!(masked(path, &words), shown, "{path}");
+    }
+}
+
+#[test]
+fn a_long_path_makes_a_short_line() {
+    let words = Words::new(["a"]);
+    let shown = masked(&"/a".repeat(5000), &words);
+    assert!(shown.ends_with("/a/…"), "{shown}");
+    assert!(shown.len() < 100);
+}
+
+proptest! {
+    #[test]
+    fn a_rule_without_stars_matches_its_own_path_only(path in "(/[a-z:]{1,3}){1,4}/?", other in "(/[a-z:]{1,3}){1,4}/?") {
+        let rule = Rule::parse(&format!("GET {path}")).unwrap();
+        prop_assert_eq!(rule.matches(&Method::GET, &other), path == other);
+        prop_assert!(rule.matches(&Method::GET, &path.replace(':', "%3a")));
+    }
+
+    #[test]
+    fn stars_match_as_a_plain_recursion_would(
+        rule in prop::collection::vec(prop::sample::select(&["a", "b", "*", "**", ""][..]), 1..6),
+        path in prop::collection::vec(prop::sample::select(&["a", "b", "c"][..]), 1..7),
+    ) {
+        fn expected(rule: &[&str], path: &[&str]) -> bool {
+            match (rule, path) {
+                ([], []) => true,
+                (["**", rest @ ..], _) => (0..=path.len()).any(|taken| expected(rest, &path[taken..])),
+                (["*", rest @ ..], [_, path @ ..]) => expected(rest, path),
+                ([word, rest @ ..], [segment, path @ ..]) => word == segment && expected(rest, path),
+                _ => false,
+            }
+        }
+        let written = format!("GET /{}", rule.join("/"));
+        if let Ok(parsed) = Rule::parse(&written) {
+            prop_assert_eq!(parsed.matches(&Method::GET, &format!("/{}", path.join("/"))), expected(&rule, &path), "{}", written);
+        }
+    }
+
+    #[test]
+    fn masking_shows_nothing_but_words(path in "(/([a-z]{1,8}|users|v[0-9]{1,4}|\\PC{0,6})){0,6}(\\?\\PC{0,9})?", extra in "[a-z]{1,8}") {
+        let words = Words::new([&extra]);
+        for segment in masked(&path, &words).split('/') {
+            let known = careportals::ROUTE_WORDS.contains(&segment) || segment == extra;
+            prop_assert!(known || segment.is_empty() || segment == "{…}" || is_version(segment), "{segment}");
+        }
+    }
+}

@@ -27,5 +27,6 @@
 
 pub mod careportals;
 pub mod clock;
+pub mod config;
 pub mod path;
 pub mod secret;

@@ -1,0 +1,176 @@
+//! The settings file: where it is, its lines, its unknown keys.
+
+use super::*;
+use crate::config::Source;
+
+#[test]
+fn the_default_file_is_read_when_present_and_not_missed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    let read = || load(Input { default_file: path.clone(), ..input(&VARIABLES) });
+    assert_eq!(sound(read()).log.filter, "info");
+    fs::write(&path, "log = \"debug\"").unwrap();
+    assert_eq!(sound(read()).log.filter, "debug");
+}
+
+#[test]
+fn a_file_that_was_asked_for_must_be_there() {
+    let loaded = load_variables(&with_account(&[("CAREPORTALS_CONFIG", "/nonexistent/a.toml")]));
+    assert_faults(&loaded, &["CAREPORTALS_CONFIG: cannot read /nonexistent/a.toml: entity not found"]);
+    let loaded = load(Input { config_flag: Some("/nonexistent/b.toml".into()), ..input(&VARIABLES) });
+    assert_faults(&loaded, &["--config: cannot read /nonexistent/b.toml: entity not found"]);
+}
+
+#[test]
+fn the_flag_wins_over_the_variable() {
+    let loaded = load_both(ACCOUNT, &[("CAREPORTALS_CONFIG", "/nonexistent/a.toml")]);
+    sound(loaded);
+}
+
+#[test]
+fn the_contracts_own_example_is_read() {
+    let text = r#"
+[accounts.crm]
+organization = "acme"
+login_url = "https://crm-api.portals.care/auth"
+username = { file = "/run/secrets/careportals/username" }
+password = { command = ["op", "read", "op://vault/item"] }
+
+[apis.emr]
+preset = "emr"
+account = "crm"
+listen = ["127.0.0.1:2273", "unix:/run/careportals/emr.sock"]
+headers = { origin = "https://acme.portals.care" }
+"#;
+    let config = sound(load_text(text));
+    let (api, login) = (only_api(&config), only_login(&config));
+    assert_eq!(api.upstream.origin.to_string(), "https://emr-api.portals.care");
+    assert_eq!(login.url.origin.to_string(), "https://crm-api.portals.care");
+    assert!(matches!(&login.password, Source::Command(words) if words.len() == 3));
+    assert_eq!(api.headers[0].1, "https://acme.portals.care");
+    // Rules restrict access, so they are refused until they do.
+    let restricted = text.replace("headers =", "allow = [\"GET /customers/**\"]\nheaders =");
+    assert_faults(&load_text(&restricted), &["config.toml:12: apis.emr.allow: not supported by this version yet"]);
+}
+
+#[test]
+fn all_faults_are_reported_at_once_in_the_files_order() {
+    let text = "\
+drain_delay = \"soon\"
+bogus = 1
+
+[accounts.crm]
+organization = \"a\\nb\"
+usrname = \"canary\"
+password = { file = \"/p\", env = \"X\" }
+
+[apis.crm]
+preset = \"crmm\"
+account = \"cmr\"
+listen = [\"0.0.0.0:1\"]
+upstream = \"http://user:canary@host/\"
+";
+    assert_faults(
+        &load_both(text, &[("CAREPORTALS_WORKERS", "0")]),
+        &[
+            "config.toml:1: drain_delay: `soon` is not a duration\n  hint: write a duration like \"30s\"",
+            "config.toml:2: bogus: no such key",
+            "config.toml:4: accounts.crm: no API uses this account",
+            "config.toml:5: accounts.crm.organization: cannot stand in a header",
+            "config.toml:6: accounts.crm.usrname: no such key\n  hint: did you mean `username`?",
+            "config.toml:7: accounts.crm.password: a source has exactly one of `file`, `env` and `command`",
+            "config.toml:10: apis.crm.preset: `crmm` is none of `careportals`, `patient`, `crm`, `emr`, `public`\n  hint: did you mean `crm`?",
+            "config.toml:11: apis.crm.account: there is no account `cmr`\n  hint: write account = \"crm\"",
+            "config.toml:12: apis.crm.listen: 0.0.0.0:1 is not a loopback address",
+            "config.toml:13: apis.crm.upstream: a user name or password cannot be part of it",
+            "CAREPORTALS_WORKERS: must be from 1 to 256",
+        ],
+    );
+}
+
+#[test]
+fn unknown_keys_are_faults_with_a_suggestion_or_their_right_place() {
+    for (loaded, expected) in [
+        (global_with("acounts = 1"), "config.toml:1: acounts: no such key\n  hint: did you mean `accounts`?"),
+        (global_with("listen = []"), "config.toml:1: listen: no such key\n  hint: `listen` belongs under `[apis.NAME]`"),
+        (
+            account_with("upstream = \"x\""),
+            "config.toml:5: accounts.default.upstream: no such key\n  hint: `upstream` belongs under `[apis.NAME]`",
+        ),
+        (api_with("log = \"x\""), "config.toml:6: apis.default.log: no such key\n  hint: `log` belongs at the top level"),
+        (api_with("lsten = []"), "config.toml:6: apis.default.lsten: no such key\n  hint: did you mean `listen`?"),
+        (
+            account_with("login_fields = { usrname = \"x\" }"),
+            "config.toml:5: accounts.default.login_fields.usrname: no such key\n  hint: did you mean `login_fields.username`?",
+        ),
+        (account_with("login_fields = 1"), "config.toml:5: accounts.default.login_fields: expected a table"),
+    ] {
+        assert_faults(&loaded, &[expected]);
+    }
+}
+
+#[test]
+fn names_and_tables_are_judged() {
+    for (text, expected) in [
+        ("[apis.\"Bad Name\"]\n", "config.toml:1: apis.Bad Name: a name is made of a-z, 0-9 and `-`"),
+        ("[apis.a_b]\n", "config.toml:1: apis.a_b: a name is made of a-z, 0-9 and `-`"),
+        ("apis = 3\n", "config.toml:1: apis: expected tables with names\n  hint: write `[apis.NAME]`"),
+        ("[[apis]]\n", "config.toml:1: apis: expected tables with names"),
+        ("apis.default = 3\n", "config.toml:1: apis.default: expected a table"),
+    ] {
+        assert_faults(&load_both(text, &VARIABLES), &[expected]);
+    }
+}
+
+#[test]
+fn broken_toml_is_told_by_its_line_and_never_repeated() {
+    for text in [
+        "a = 1\npassword = \"canary\n",
+        "x = canary\n",
+        "[accounts.a]\npassword = \"canary\"\npassword = \"canary\"\n",
+        "[canary",
+    ] {
+        let loaded = load_both(text, &VARIABLES);
+        let [fault] = faults(&loaded).try_into().unwrap();
+        assert!(fault.starts_with("config.toml:") && fault.contains("not valid TOML"), "{fault}");
+        assert!(!fault.contains("canary"), "{fault}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_text_is_a_fault() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    fs::write(&path, b"log = \"\xff\"").unwrap();
+    assert_faults(&load(Input { config_flag: Some(path), ..input(&VARIABLES) }), &["config.toml: is not UTF-8"]);
+}
+
+#[test]
+fn literals_in_the_file_are_warned_about() {
+    let loaded = load_text("[accounts.default]\norganization = \"acme\"\nusername = \"jane\"\npassword = \"canary\"\n");
+    let warnings = warnings(&loaded);
+    assert_eq!(warnings.len(), 2);
+    assert!(warnings[0].starts_with("config.toml:3: accounts.default.username: is written in the settings file itself"));
+    assert!(warnings[1].starts_with("config.toml:4: accounts.default.password: is written in the settings file itself"));
+    sound(loaded);
+}
+
+#[test]
+fn what_an_account_of_the_file_lacks_is_told_at_its_table() {
+    let text = "[accounts.crm]\n\n[apis.crm]\naccount = \"crm\"\n";
+    assert_faults(
+        &load_text(text),
+        &[
+            "config.toml:1: accounts.crm.organization: is missing",
+            "config.toml:1: accounts.crm.username: is missing",
+            "config.toml:1: accounts.crm.password: is missing",
+        ],
+    );
+}
+
+#[test]
+fn a_later_source_replaces_an_earlier_one_whole() {
+    let text = ACCOUNT.replace("{ file = \"/p\" }", "{ command = [\"pass\"] }");
+    let config = sound(load_both(&text, &[("CAREPORTALS_PASSWORD_FILE", "/q")]));
+    assert!(matches!(&only_login(&config).password, Source::File(path) if path.as_os_str() == "/q"));
+}

@@ -1,0 +1,232 @@
+//! What several values together can get wrong.
+
+use super::*;
+use crate::config::AccountId;
+
+/// An account `crm` and these APIs.
+fn apis(text: &str) -> Loaded {
+    load_text(&format!("{}{text}", ACCOUNT.replace("default", "crm")))
+}
+
+#[test]
+fn an_account_may_serve_several_apis_whose_presets_agree() {
+    let config = sound(apis(
+        "[apis.crm]\npreset = \"crm\"\naccount = \"crm\"\nlisten = \"127.0.0.1:1\"\n[apis.emr]\npreset = \"emr\"\naccount = \"crm\"\nlisten = \"127.0.0.1:3\"\n",
+    ));
+    assert_eq!(only_login(&config).url.origin.host, "crm-api.portals.care");
+    assert!(config.apis.iter().all(|api| api.account == AccountId(0)));
+}
+
+#[test]
+fn apis_that_do_not_agree_on_a_log_in_are_a_fault() {
+    for other in ["patient", "public", "careportals"] {
+        let text = format!(
+            "[apis.crm]\npreset = \"crm\"\naccount = \"crm\"\nlisten = \"127.0.0.1:1\"\n[apis.x]\npreset = \"{other}\"\naccount = \"crm\"\nlisten = \"127.0.0.1:3\"\n"
+        );
+        assert_faults(
+            &apis(&text),
+            &["config.toml:1: accounts.crm.login_url: APIs `crm` and `x` of this account do not agree on a log-in"],
+        );
+        let told = text.replace("[apis.crm]", "login_url = \"https://crm.example/auth\"\n[apis.crm]");
+        sound(apis(&told));
+    }
+}
+
+#[test]
+fn emr_with_another_upstream_needs_a_login_url() {
+    let text = "[apis.emr]\npreset = \"emr\"\naccount = \"crm\"\nupstream = \"https://emr.example\"\n";
+    assert_faults(
+        &apis(text),
+        &["config.toml:1: accounts.crm.login_url: needed, since API `emr` has the preset `emr` with another upstream"],
+    );
+    sound(apis(&format!("login_url = \"https://crm.example/auth\"\n{text}")));
+    sound(apis(&text.replace("emr.example", "EMR-api.portals.care:443/")));
+}
+
+#[test]
+fn a_login_path_needs_exactly_one_api() {
+    let one =
+        "login_url = \"/in\"\n[apis.a]\naccount = \"crm\"\nupstream = \"https://a.example/base\"\nlisten = \"127.0.0.1:1\"\n";
+    assert_eq!(only_login(&sound(apis(one))).url.target, "/base/in");
+    let two = format!("{one}[apis.b]\naccount = \"crm\"\nlisten = \"127.0.0.1:3\"\n");
+    assert_faults(
+        &apis(&two),
+        &["config.toml:5: accounts.crm.login_url: a path needs an account with exactly one API, and several APIs use it"],
+    );
+    let refresh = one.replace("login_url", "refresh_url");
+    assert_eq!(only_login(&sound(apis(&refresh))).refresh_url.as_ref().unwrap().target, "/base/in");
+}
+
+#[test]
+fn an_account_without_log_in_needs_no_credentials() {
+    for text in [
+        "[accounts.default]\norganization = \"acme\"\n[apis.default]\npreset = \"public\"\n",
+        "[accounts.default]\norganization = \"acme\"\nlogin_url = \"off\"\n",
+    ] {
+        assert!(only_account(&sound(load_text(text))).login.is_none());
+    }
+}
+
+#[test]
+fn an_account_that_no_api_uses_is_told() {
+    let unused = "[accounts.spare]\norganization = \"x\"\nusername = { file = \"/u\" }\npassword = { file = \"/p\" }\n";
+    assert_faults(
+        &load_text(&format!("{ACCOUNT}{unused}[apis.default]\n")),
+        &["config.toml:5: accounts.spare: no API uses this account, so nothing says where it logs in"],
+    );
+    let loaded = load_text(&format!("{ACCOUNT}{unused}login_url = \"https://x.example/in\"\n[apis.default]\n"));
+    assert_eq!(warnings(&loaded), ["config.toml:5: accounts.spare: no API uses this account"]);
+    sound(loaded);
+}
+
+#[test]
+fn an_unknown_account_is_a_fault() {
+    assert_faults(
+        &load_text(&format!("{ACCOUNT}[apis.a]\naccount = \"other\"\nlisten = \"127.0.0.1:1\"\n[apis.b]\n")),
+        &["config.toml:6: apis.a.account: there is no account `other`\n  hint: write account = \"default\""],
+    );
+}
+
+#[test]
+fn beyond_loopback_only_when_allowed_and_not_without_a_word() {
+    for address in ["0.0.0.0:80", "192.0.2.1:80", "[::]:80", "[::ffff:192.0.2.1]:80"] {
+        let line = format!("listen = [\"{address}\"]");
+        assert_faults(&api_with(&line), &[&format!("config.toml:6: apis.default.listen: {address} is not a loopback address")]);
+        let loaded = api_with(&format!("{line}\nallow_non_loopback = true"));
+        let [warning] = warnings(&loaded).try_into().unwrap();
+        assert!(
+            warning.starts_with("config.toml:6: apis.default.listen: listens beyond loopback without `allowed_hosts`"),
+            "{warning}"
+        );
+        sound(loaded);
+        let named = api_with(&format!("{line}\nallow_non_loopback = true\nallowed_hosts = [\"a.example\"]"));
+        assert_eq!(warnings(&named), Vec::<String>::new());
+    }
+    for address in ["127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80", "unix:/x"] {
+        sound(api_with(&format!("listen = [\"{address}\"]")));
+    }
+}
+
+#[test]
+fn plain_http_is_for_loopback_by_permission() {
+    for host in ["127.0.0.1:8080", "localhost:8080", "[::1]:8080"] {
+        let line = format!("upstream = \"http://{host}\"");
+        assert_faults(&api_with(&line), &["config.toml:6: apis.default.upstream: plain http is refused"]);
+        sound(api_with(&format!("{line}\nallow_insecure_upstream = true")));
+    }
+    for host in ["a.example", "192.0.2.1", "0.0.0.0", "localhost.example"] {
+        let loaded = api_with(&format!("upstream = \"http://{host}\"\nallow_insecure_upstream = true"));
+        assert_faults(
+            &loaded,
+            &[
+                "config.toml:1: accounts.default.login_url: log-in never goes over plain http",
+                "config.toml:6: apis.default.upstream: plain http would show the token",
+            ],
+        );
+    }
+}
+
+#[test]
+fn log_in_never_goes_over_plain_http_but_to_loopback() {
+    for key in ["login_url", "refresh_url"] {
+        assert_faults(
+            &account_with(&format!("{key} = \"http://a.example/in\"")),
+            &[&format!("config.toml:5: accounts.default.{key}: ")],
+        );
+        sound(account_with(&format!("{key} = \"http://127.0.0.1:9/in\"")));
+    }
+}
+
+#[test]
+fn an_upstream_that_is_our_own_address_is_a_fault() {
+    for (listen, upstream) in [
+        ("127.0.0.1:2273", "https://127.0.0.1:2273"),
+        ("127.0.0.1:2273", "https://localhost:2273/x"),
+        ("127.0.0.1:443", "https://localhost"),
+        ("[::1]:2273", "https://[::1]:2273"),
+        ("[::ffff:127.0.0.1]:2273", "https://127.0.0.1:2273"),
+        ("127.0.0.1:2273", "https://0.0.0.0:2273"),
+        ("127.0.0.1:1", "https://127.0.0.1:2274"),
+    ] {
+        let loaded = api_with(&format!("listen = [\"{listen}\"]\nupstream = \"{upstream}\""));
+        assert_faults(&loaded, &["config.toml:7: apis.default.upstream: is our own address"]);
+    }
+    let loaded = api_with("listen = [\"0.0.0.0:9\"]\nallow_non_loopback = true\nupstream = \"https://127.0.0.1:9\"");
+    assert_faults(&loaded, &["config.toml:8: apis.default.upstream: is our own address 0.0.0.0:9"]);
+    sound(api_with("listen = [\"127.0.0.1:0\"]\nupstream = \"https://127.0.0.1:9\""));
+    sound(api_with("listen = [\"127.0.0.2:9\"]\nupstream = \"https://127.0.0.1:9\""));
+    assert_faults(
+        &account_with("login_url = \"https://127.0.0.1:2273/in\""),
+        &["config.toml:5: accounts.default.login_url: is our own address"],
+    );
+}
+
+#[test]
+fn apis_that_share_an_address_need_a_prefix_each() {
+    let two = |a: &str, b: &str| load_text(&format!("{ACCOUNT}[apis.a]\n{a}\n[apis.b]\n{b}\n"));
+    let shares = "config.toml:7: apis.b.listen: shares 127.0.0.1:2273 with API `a`, and each then needs a prefix of its own";
+    assert_faults(&two("", ""), &[shares]);
+    assert_faults(&two("prefix = \"/a\"", ""), &[shares]);
+    assert_faults(&two("", "prefix = \"/b\""), &[shares]);
+    assert_faults(
+        &two("prefix = \"/a\"", "prefix = \"/a\""),
+        &["config.toml:7: apis.b.listen: shares 127.0.0.1:2273 with API `a`, and both have the prefix /a"],
+    );
+    // Right, and refused for now: calls would reach the wrong API.
+    assert_faults(
+        &two("prefix = \"/a\"", "prefix = \"/b\""),
+        &["config.toml:7: apis.b.listen: shares 127.0.0.1:2273 with API `a`: not supported by this version yet"],
+    );
+    assert_faults(
+        &two("listen = \"unix:/x\"", "listen = \"unix:/x\""),
+        &["config.toml:8: apis.b.listen: shares unix:/x with API `a`, and each then needs"],
+    );
+    assert_faults(
+        &two("listen = \"0.0.0.0:7\"\nallow_non_loopback = true", "listen = \"127.0.0.1:7\""),
+        &["config.toml:9: apis.b.listen: 127.0.0.1:7 overlaps 0.0.0.0:7 of API `a`"],
+    );
+    sound(two("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:0\""));
+    sound(two("listen = \"127.0.0.1:1\"", "listen = \"[::1]:1\""));
+}
+
+#[test]
+fn telemetry_and_apis_do_not_share_a_port() {
+    assert_faults(
+        &global_with("telemetry_listen = \"127.0.0.1:2273\""),
+        &["config.toml:1: telemetry_listen: the telemetry address 127.0.0.1:2273 is also where API `default` listens"],
+    );
+    assert_faults(&api_with("listen = \"127.0.0.1:2274\""), &["config.toml:6: apis.default.listen: the telemetry address"]);
+    sound(load_text(&format!("telemetry_listen = \"off\"\n{ACCOUNT}[apis.default]\nlisten = \"127.0.0.1:2274\"\n")));
+}
+
+#[test]
+fn settings_that_come_in_pairs() {
+    assert_faults(
+        &global_with("ca_file = \"/a\"\nca_only_file = \"/b\""),
+        &["config.toml:2: ca_only_file: contradicts `ca_file`"],
+    );
+    assert_faults(
+        &global_with("tls_cert_file = \"/a\""),
+        &[
+            "config.toml:1: tls_cert_file: not supported by this version yet",
+            "config.toml:1: tls_cert_file: needs `tls_key_file` beside it",
+        ],
+    );
+    assert_faults(
+        &api_with("require_header = { value = \"canary\" }"),
+        &[
+            "config.toml:6: apis.default.require_header.value: not supported by this version yet",
+            "config.toml:6: apis.default.require_header.value: needs `require_header.name` beside it",
+        ],
+    );
+}
+
+#[test]
+fn every_log_in_path_is_refused_to_clients() {
+    let text = "login_url = \"/in\"\nrefresh_url = \"https://a.example/again\"\n[apis.a]\naccount = \"crm\"\nupstream = \"https://a.example/base\"\n";
+    let config = sound(apis(text));
+    for path in ["/base/in", "/again", "/auth", "/base/patient/auth", "/patient/auth/login"] {
+        assert!(config.login_paths.contains(path), "{path}");
+    }
+    assert!(!config.login_paths.contains("/in"));
+}

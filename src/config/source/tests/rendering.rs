@@ -1,0 +1,135 @@
+//! What `config` and `check` print, the schema, and the reference.
+
+use super::*;
+
+fn effective(loaded: &Loaded) -> String {
+    let mut out = Vec::new();
+    render_effective(loaded, &mut out).unwrap();
+    plain(&String::from_utf8(out).unwrap())
+}
+
+fn checked(loaded: &Loaded) -> String {
+    let mut out = Vec::new();
+    render_check(loaded, &mut out).unwrap();
+    plain(&String::from_utf8(out).unwrap())
+}
+
+#[track_caller]
+fn assert_shows(text: &str, name: &str, value: &str, origin: &str) {
+    let line = text.lines().find(|line| line.starts_with(&format!("{name} = "))).unwrap_or_else(|| panic!("{name} in {text}"));
+    let (shown, from) = line.split_once("  # ").unwrap();
+    assert_eq!((shown.trim_end(), from), (format!("{name} = {value}").as_str(), origin));
+}
+
+#[test]
+fn config_shows_each_value_with_its_origin_and_no_secret() {
+    let text = "\
+[accounts.default]
+organization = \"canary\"
+username = { file = \"/run/user\" }
+password = { command = [\"op\", \"canary\"] }
+login_extra = { scope = \"canary\" }
+login_headers = { x-key = \"canary\" }
+[apis.default]
+headers = { origin = \"canary\" }
+";
+    let loaded = load_both(text, &[("HTTPS_PROXY", "http://u:canary@p"), ("NO_PROXY", "*"), ("CAREPORTALS_LOG", "debug")]);
+    let shown = effective(&loaded);
+    assert!(!shown.contains("canary"), "{shown}");
+    assert_shows(&shown, "organization", "\"[redacted]\"", "config.toml:2");
+    assert_shows(&shown, "username", "{ file = \"/run/user\" }", "config.toml:3");
+    assert_shows(&shown, "password", "{ command = [\"op\", \"[redacted]\"] }", "config.toml:4");
+    assert_shows(&shown, "login_extra", "{ scope = \"[redacted]\" }", "config.toml:5");
+    assert_shows(&shown, "login_headers", "{ x-key = \"[redacted]\" }", "config.toml:6");
+    assert_shows(&shown, "headers", "{ origin = \"[redacted]\" }", "config.toml:8");
+    assert_shows(&shown, "HTTPS_PROXY", "\"[redacted]\"", "HTTPS_PROXY");
+    assert_shows(&shown, "log", "\"debug\"", "CAREPORTALS_LOG");
+    assert_shows(&shown, "drain_timeout", "\"25s\"", "default");
+    assert_shows(&shown, "upstream", "\"https://api.careportals.com\"", "preset");
+    assert_shows(&shown, "login_url", "\"https://api.careportals.com/patient/auth\"", "preset");
+    assert!(shown.contains("\n# workers: usable cores"), "{shown}");
+    assert!(!format!("{:?}", sound(loaded)).contains("canary"));
+}
+
+/// Everything but the variables that have no key can be given back as a file, where nothing is redacted.
+#[test]
+fn what_config_prints_is_a_settings_file() {
+    let loaded = load_text(ACCOUNT);
+    let printed = effective(&loaded);
+    let first = sound(loaded);
+    let second = sound(load_text(&printed));
+    // Addresses that were optional as defaults are now asked for.
+    let normal = |config: &Config| format!("{config:?}").replace("required: false", "required: true");
+    let again = normal(&second).replace("telemetry", "");
+    assert_eq!(normal(&first).replace("telemetry", ""), again);
+}
+
+#[test]
+fn check_sums_up() {
+    assert_eq!(checked(&load_variables(&VARIABLES)), "ok: 1 account, 1 API\n");
+    let warned = checked(&load_variables(&with_account(&[("CAREPORTALS_XYZZY", "canary")])));
+    assert_eq!(warned, "warning: CAREPORTALS_XYZZY: no such variable; ignored\nok: 1 account, 1 API, 1 warning\n");
+    let broken = checked(&global_with("drain_delay = 1"));
+    assert!(broken.starts_with("error: config.toml:1: drain_delay: expected a duration"), "{broken}");
+    assert!(broken.ends_with("\ninvalid: 1 fault\n"), "{broken}");
+}
+
+#[test]
+fn every_default_is_a_right_value_of_its_key() {
+    for key in keys::KEYS {
+        if let Some(default) = key.default {
+            let value = super::super::variables::value_of(key, default);
+            assert!(super::super::values::parse(key, &value, &Environment::default()).is_ok(), "{}", key.name);
+        }
+        assert!(key.doc.ends_with('.'), "{}", key.name);
+    }
+}
+
+#[test]
+fn the_default_preset_is_the_presets_own() {
+    assert_eq!(sound(load_text(ACCOUNT)).apis[0].upstream.origin.to_string(), crate::careportals::Preset::default().upstream());
+}
+
+#[test]
+fn every_variable_that_stands_for_a_key_names_one() {
+    for variable in keys::VARIABLES {
+        assert!(variable.path.is_none_or(|path| keys::at(path).is_some()), "{}", variable.name);
+    }
+}
+
+#[test]
+fn the_schema_knows_every_key_and_its_default() {
+    let schema = json_schema();
+    for key in keys::KEYS {
+        let section = match key.section {
+            Section::Global => &schema["properties"],
+            Section::Account => &schema["properties"]["accounts"]["additionalProperties"]["properties"],
+            Section::Api => &schema["properties"]["apis"]["additionalProperties"]["properties"],
+        };
+        let property = match key.name.split_once('.') {
+            None => &section[key.name],
+            Some((table, name)) => &section[table]["properties"][name],
+        };
+        assert_eq!(property["description"], key.doc, "{}", key.name);
+        assert_eq!(property["default"].is_null(), key.default.is_none(), "{}", key.name);
+    }
+    assert_eq!(schema["properties"]["drain_timeout"]["default"], "25s");
+    assert_eq!(schema["additionalProperties"], false);
+}
+
+/// `UPDATE_DOCS=1` writes it anew.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how a developer asks for the reference to be written")]
+fn the_reference_in_docs_is_what_the_code_says() {
+    const MARKS: [&str; 2] = ["<!-- begin -->\n", "<!-- end -->"];
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once(MARKS[0]).unwrap();
+    let (_, after) = rest.split_once(MARKS[1]).unwrap();
+    let right = format!("{before}{}\n{}\n{}{after}", MARKS[0], reference(), MARKS[1]);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, &right).unwrap();
+    } else {
+        assert_eq!(text, right, "run UPDATE_DOCS=1 cargo test reference");
+    }
+}

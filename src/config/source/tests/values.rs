@@ -1,0 +1,321 @@
+//! One value at a time: what is right, and what each wrong one is told.
+
+use super::*;
+use crate::config::{AllowedHosts, Cookies, Hardening, Http2, Source};
+
+#[test]
+fn durations() {
+    for (text, millis) in [("30s", 30_000), ("250ms", 250), ("2m", 120_000), ("1m30s", 90_000)] {
+        assert_eq!(sound(api_with(&format!("head_timeout = \"{text}\""))).apis[0].timeouts.head.as_millis(), millis, "{text}");
+    }
+    for text in [
+        "\"30\"",
+        "\"s\"",
+        "\"1.5s\"",
+        "\"-1s\"",
+        "\"30 s\"",
+        "\"1x\"",
+        "\"99999999999999999999s\"",
+        "\"9999999999999999d\"",
+        "\"\"",
+    ] {
+        assert_faults(&api_with(&format!("head_timeout = {text}")), &["config.toml:6: apis.default.head_timeout: `"]);
+    }
+    assert_faults(
+        &api_with("head_timeout = 30"),
+        &["config.toml:6: apis.default.head_timeout: expected a duration, found a whole number"],
+    );
+    assert_eq!(
+        sound(account_with("assumed_life = \"30d\"")).accounts[0].login.as_ref().unwrap().assumed_life.as_secs(),
+        2_592_000
+    );
+}
+
+#[test]
+fn durations_and_counts_that_cannot_work_are_told_their_range() {
+    for (line, expected) in [
+        ("connect_timeout = \"0s\"", "must be from 10ms to 5m"),
+        ("connect_timeout = \"1h\"", "must be from 10ms to 5m"),
+        ("max_requests = 0", "must be from 1 to 1000000"),
+        ("max_requests = -1", "must not be negative"),
+        ("max_requests = \"many\"", "expected a whole number, found text"),
+        ("max_requests = 1.5", "expected a whole number, found a fractional number"),
+        ("max_header_bytes = \"1KiB\"", "must be from 8KiB to 1MiB"),
+        ("replay_buffer = \"1GiB\"", "must be from 0B to 64MiB"),
+    ] {
+        let key = line.split(' ').next().unwrap();
+        assert_faults(&api_with(line), &[&format!("config.toml:6: apis.default.{key}: {expected}")]);
+    }
+}
+
+#[test]
+fn sizes() {
+    for (text, bytes) in [
+        ("\"64KiB\"", 65_536),
+        ("\"1MiB\"", 1_048_576),
+        ("\"10KB\"", 10_000),
+        ("\"1MB\"", 1_000_000),
+        ("\"0B\"", 0),
+        ("512", 512),
+    ] {
+        assert_eq!(sound(api_with(&format!("replay_buffer = {text}"))).apis[0].replay_buffer, bytes);
+    }
+    for text in ["\"64\"", "\"64kib\"", "\"1KiB1B\"", "\"KiB\"", "\"99999999999999999999B\"", "true"] {
+        assert_faults(&api_with(&format!("replay_buffer = {text}")), &["config.toml:6: apis.default.replay_buffer: "]);
+    }
+}
+
+#[test]
+fn modes_are_octal_however_they_are_written() {
+    for (text, mode) in [("\"0660\"", 0o660), ("\"600\"", 0o600), ("0o666", 0o666), ("660", 0o660)] {
+        assert_eq!(sound(api_with(&format!("socket_mode = {text}"))).apis[0].socket_mode, mode, "{text}");
+    }
+    for text in ["\"0990\"", "\"07777\"", "\"0066\"", "-1", "\"rw\""] {
+        assert_faults(&api_with(&format!("socket_mode = {text}")), &["config.toml:6: apis.default.socket_mode: "]);
+    }
+}
+
+#[test]
+fn words_of_a_choice() {
+    let config = sound(api_with("cookies = \"pass\""));
+    assert_eq!((config.apis[0].cookies, config.apis[0].http2, config.hardening), (Cookies::Pass, Http2::Off, Hardening::Auto));
+    assert_eq!(sound(global_with("hardening = \"off\"")).hardening, Hardening::Off);
+    assert_faults(&api_with("cookies = \"keep\""), &["config.toml:6: apis.default.cookies: `keep` is none of `strip`, `pass`"]);
+    assert_faults(&global_with("log_format = 1"), &["config.toml:1: log_format: expected text, found a whole number"]);
+    assert_faults(&global_with("log = \"[[\""), &["config.toml:1: log: `[[` is not a filter"]);
+    assert_faults(&global_with("access_log = true"), &["config.toml:1: access_log: expected `on` or `off` in quotes"]);
+}
+
+#[test]
+fn sources() {
+    let config = sound(load_both(&ACCOUNT.replace("{ file = \"/p\" }", "{ env = \"SECRET\" }"), &[("SECRET", "canary")]));
+    assert!(matches!(&only_login(&config).password, Source::Value(secret) if secret.matches(b"canary")));
+    for (source, expected) in [
+        ("{ env = \"CANARY\" }", "the variable that `env` names is not set"),
+        ("{ env = \"EMPTY\" }", "the variable that `env` names is empty"),
+        ("{ env = \"no name\" }", "`env` must name a variable"),
+        ("{ file = \"\" }", "`file` must name a file"),
+        ("{ file = 3 }", "`file` must name a file"),
+        ("{ command = \"op read\" }", "`command` must be a list"),
+        ("{ command = [] }", "`command` must be a list"),
+        ("{ command = [\"\"] }", "`command` must be a list"),
+        ("{ command = [1] }", "`command` must be a list"),
+        ("{ command = [\"a\"], file = \"/x\" }", "a source has exactly one of"),
+        ("{ flie = \"/x\" }", "a source has exactly one of"),
+        ("{}", "a source has exactly one of"),
+        ("\"\"", "is empty"),
+        ("17", "expected text or a source, found a whole number"),
+        ("[\"canary\"]", "expected text or a source, found a list"),
+    ] {
+        let loaded = load_both(&ACCOUNT.replace("{ file = \"/p\" }", source), &[("EMPTY", "")]);
+        assert_faults(&loaded, &[&format!("config.toml:4: accounts.default.password: {expected}")]);
+    }
+}
+
+#[test]
+fn urls_are_read_in_one_way_only_or_refused() {
+    for (url, origin, base) in [
+        ("https://API.Example", "https://api.example", ""),
+        ("HTTPS://api.example/", "https://api.example", ""),
+        ("https://api.example:443/a/b/", "https://api.example", "/a/b"),
+        ("https://api.example:8443", "https://api.example:8443", ""),
+        ("https://[::1]:8443/x", "https://[::1]:8443", "/x"),
+        ("https://192.0.2.1", "https://192.0.2.1", ""),
+    ] {
+        let config = sound(api_with(&format!("upstream = \"{url}\"")));
+        assert_eq!(
+            (config.apis[0].upstream.origin.to_string().as_str(), config.apis[0].upstream.base_path.as_str()),
+            (origin, base)
+        );
+    }
+    for (url, expected) in [
+        ("https://user:canary@host", "a user name or password cannot be part of it"),
+        ("https://host/?canary", "a query cannot be part of it"),
+        ("https://host/#canary", "a fragment cannot be part of it"),
+        ("ftp://canary", "the scheme must be https"),
+        ("canary.example", "expected a URL"),
+        ("/canary", "expected a URL"),
+        ("https://", "holds what is not a host"),
+        ("https://ho st", "a URL holds no spaces"),
+        ("https://host\\\\canary", "a URL holds no spaces, control characters or backslashes"),
+        ("https://hóst", "a URL is made of ASCII"),
+        ("https://127.1", "holds what is not a host"),
+        ("https://0x7f.1", "holds what is not a host"),
+        ("https://-a.example", "holds what is not a host"),
+        ("https://a..example", "holds what is not a host"),
+        ("https://host:0", "port 0 cannot be reached"),
+        ("https://host:99999", "its port is beyond 65535"),
+        ("https://host:+1", "its port is not a number"),
+        ("https://host:", "its port is not a number"),
+        ("https://[::1", "its port is not a number"),
+        ("https://[::1]canary", "holds what is not a host"),
+        ("https://host/a/../canary", "its path holds a dot segment"),
+        ("https://host/a/%2E%2e/canary", "its path holds a dot segment"),
+        ("https://host//canary", "its path holds an empty segment"),
+        ("https://host/%zz", "its path holds a broken percent escape"),
+        ("https://host/%63anary", "its path is not in canonical form"),
+        ("https://host/a%2fb", "its path is not in canonical form"),
+    ] {
+        assert_faults(
+            &api_with(&format!("upstream = \"{url}\"")),
+            &[&format!("config.toml:6: apis.default.upstream: {expected}")],
+        );
+    }
+}
+
+#[test]
+fn listen_addresses() {
+    let config = sound(api_with("listen = \"127.0.0.1:0\""));
+    assert_eq!(config.apis[0].listen[0].to_string(), "127.0.0.1:0");
+    assert_eq!(sound(api_with("listen = \"127.0.0.1:1, [::1]:1\"")).apis[0].listen.len(), 2);
+    assert_eq!(sound(api_with("listen = [\"unix:/a,b\"]")).apis[0].listen[0].to_string(), "unix:/a,b");
+    for (list, expected) in [
+        ("[]", "names no address"),
+        ("[\"localhost:80\"]", "`localhost:80` is not an address\n  hint: write 127.0.0.1:80"),
+        ("[\":80\"]", "`:80` is not an address\n  hint: write 127.0.0.1:80"),
+        ("[\"80\"]", "`80` is not an address"),
+        ("[\"/run/x.sock\"]", "`/run/x.sock` is not an address\n  hint: for a Unix socket write unix:/run/x.sock"),
+        ("[\"unix:x.sock\"]", "`unix:x.sock`: the path of a Unix socket must start with `/`"),
+        ("[\"unix:/run/\"]", "`unix:/run/` names a directory"),
+        ("[\"127.0.0.1:1\", \"127.0.0.1:1\"]", "`127.0.0.1:1` is named twice"),
+        ("[1]", "expected text, found a whole number"),
+        ("{}", "expected a list, found a table"),
+        ("[\"systemd\"]", "not supported by this version yet"),
+    ] {
+        assert_faults(&api_with(&format!("listen = {list}")), &[&format!("config.toml:6: apis.default.listen: {expected}")]);
+    }
+    let long = format!("listen = [\"unix:/{}\"]", "x".repeat(200));
+    assert_faults(&api_with(&long), &["config.toml:6: apis.default.listen: the path of a Unix socket has at most 103 bytes"]);
+}
+
+#[test]
+fn headers_may_not_name_what_the_sidecar_owns() {
+    for name in [
+        "Authorization",
+        "organization",
+        "Host",
+        "cookie",
+        "Content-Length",
+        "content_length",
+        "Transfer-Encoding",
+        "Connection",
+        "keep-alive",
+        "TE",
+        "trailer",
+        "Upgrade",
+        "proxy-authorization",
+        "Proxy_Connection",
+        "HTTP2-Settings",
+        "expect",
+    ] {
+        let loaded = api_with(&format!("headers = {{ {name} = \"canary\" }}"));
+        assert_faults(
+            &loaded,
+            &[&format!("config.toml:6: apis.default.headers: `{}` is the sidecar's own to set", name.to_lowercase())],
+        );
+    }
+    for (table, expected) in [
+        ("{ \"a b\" = \"x\" }", "holds what is not a header's name"),
+        ("{ a = \"canary\\r\\nb: c\" }", "the value of `a` cannot stand in a header"),
+        ("{ a = \" canary\" }", "the value of `a` cannot stand in a header"),
+        ("{ a = 1 }", "expected text for `a`, found a whole number"),
+        ("{ x-a = \"1\", x_a = \"2\" }", "`x_a` is set twice"),
+        ("[\"a\"]", "expected a table of headers, found a list"),
+    ] {
+        assert_faults(&api_with(&format!("headers = {table}")), &[&format!("config.toml:6: apis.default.headers: {expected}")]);
+    }
+    let config = sound(account_with("login_headers = { authorization = \"Basic canary\" }"));
+    assert!(!format!("{config:?}").contains("canary"));
+    assert_faults(
+        &account_with("login_headers = { content-type = \"canary\" }"),
+        &["config.toml:5: accounts.default.login_headers: `content-type` is the sidecar's own to set"],
+    );
+}
+
+#[test]
+fn hosts_origins_words_and_pointers() {
+    let config = sound(api_with(
+        "allowed_hosts = [\"App.Example\", \"[::1]\"]\nallowed_origins = [\"https://a.example\", \"http://b.example:3000\", \"app://x\"]\npath_words = [\"v-1\"]",
+    ));
+    assert_eq!(config.apis[0].allowed_hosts, AllowedHosts::Names(vec!["app.example".to_owned(), "::1".to_owned()]));
+    assert_eq!(config.apis[0].allowed_origins.len(), 3);
+    assert_eq!(sound(api_with("allowed_hosts = \"*\"")).apis[0].allowed_hosts, AllowedHosts::Any);
+    for (line, expected) in [
+        ("allowed_hosts = [\"a.example:80\"]", "holds what is not a host"),
+        ("allowed_hosts = [\"*.example\"]", "holds what is not a host"),
+        ("allowed_origins = [\"https://a.example/\"]", "an origin is a scheme and a host"),
+        ("allowed_origins = [\"https://A.example\"]", "an origin is in lower case"),
+        ("allowed_origins = [\"https://a.example:443\"]", "an origin is in lower case, without its scheme's own port"),
+        ("allowed_origins = [\"a.example\"]", "an origin has a scheme and a host"),
+        ("allowed_origins = [\"null\"]", "an origin has a scheme and a host"),
+        ("allowed_origins = [\"*\"]", "an origin has a scheme and a host"),
+        ("path_words = [\"a/b\"]", "a path word is one segment"),
+        ("prefix = \"emr\"", "`emr`: "),
+        ("deny = [\"GET\"]", "`GET`: "),
+        ("allow_uids = [-1]", "must not be negative"),
+        ("allow_uids = [4294967296]", "an id is at most 4294967295"),
+    ] {
+        let key = line.split(' ').next().unwrap();
+        assert_faults(&api_with(line), &[&format!("config.toml:6: apis.default.{key}: {expected}")]);
+    }
+    assert_eq!(only_login(&sound(account_with("token_pointer = \"/a~1b/0\""))).token_pointer.as_deref(), Some("/a~1b/0"));
+    for pointer in ["token", "/a~2"] {
+        assert_faults(
+            &account_with(&format!("token_pointer = \"{pointer}\"")),
+            &["config.toml:5: accounts.default.token_pointer: "],
+        );
+    }
+}
+
+#[test]
+fn statuses_and_extra_members() {
+    assert_eq!(only_login(&sound(account_with("relogin_on = [401, 419]"))).relogin_on.len(), 2);
+    assert_faults(&account_with("relogin_on = [200]"), &["config.toml:5: accounts.default.relogin_on: must be from 400 to 599"]);
+    let config = sound(account_with("login_extra = { a = 1, b = [true, \"x\"], c = { d = 1.5 } }"));
+    assert_eq!(serde_json::to_string(&only_login(&config).extra).unwrap(), r#"{"a":1,"b":[true,"x"],"c":{"d":1.5}}"#);
+    assert_faults(
+        &account_with("login_extra = { a = inf }"),
+        &["config.toml:5: accounts.default.login_extra: holds a number that JSON can't"],
+    );
+}
+
+#[test]
+fn keys_that_restrict_access_are_refused_until_they_do() {
+    for (loaded, key) in [
+        (api_with("allow = [\"GET /a\"]"), "config.toml:6: apis.default.allow"),
+        (api_with("allow = []"), "config.toml:6: apis.default.allow"),
+        (api_with("deny = [\"* /a\"]"), "config.toml:6: apis.default.deny"),
+        (api_with("require_header = { name = \"x-a\" }"), "config.toml:6: apis.default.require_header.name"),
+        (api_with("allow_uids = [1]"), "config.toml:6: apis.default.allow_uids"),
+        (api_with("allow_gids = 1"), "config.toml:6: apis.default.allow_gids"),
+        (global_with("hardening = \"required\""), "config.toml:1: hardening"),
+    ] {
+        assert_faults(
+            &loaded,
+            &[&format!("{key}: not supported by this version yet; refusing to start rather than run without it")],
+        );
+    }
+    // What restricts nothing is fine.
+    sound(api_with("deny = []\nallow_uids = []\nallow_gids = []"));
+}
+
+#[test]
+fn keys_without_effect_yet_are_named_in_one_warning_and_only_when_set() {
+    let loaded = api_with(
+        "prefix = \"/emr\"\nhttp2 = \"auto\"\nsocket_group = \"www\"\nclient_idle = \"2h\"\nconnection_max_age = \"1m\"",
+    );
+    let [warning] = warnings(&loaded).try_into().unwrap();
+    assert!(
+        warning.starts_with("not in effect in this version yet: apis.default.prefix (config.toml:6), apis.default.socket_group"),
+        "{warning}"
+    );
+    assert_eq!(warning.matches("apis.default.").count(), 5);
+    sound(loaded);
+    let global = "telemetry_listen = \"127.0.0.1:9\"\nquitquitquit = true\ncontrol_socket = \"/c\"\ncontrol_allow_uids = [1]\ntls_min = \"1.3\"";
+    let [warning] = warnings(&global_with(global)).try_into().unwrap();
+    assert_eq!(warning.matches("(config.toml:").count(), 5, "{warning}");
+    let harmless =
+        "telemetry_listen = \"off\"\nquitquitquit = false\ncontrol_socket = \"off\"\ncontrol_allow_uids = []\ntls_min = \"1.2\"";
+    assert_eq!(warnings(&global_with(harmless)), Vec::<String>::new());
+    assert_eq!(warnings(&api_with("http2 = \"off\"\nmax_connections = 9\nstream_idle = \"2h\"")), Vec::<String>::new());
+}

@@ -1,0 +1,353 @@
+//! The environment alone, its variants, and what it must not do.
+
+use std::ffi::OsString;
+#[cfg(unix)]
+use std::os::unix::ffi::OsStringExt;
+
+use super::*;
+use crate::config::{ControlSocket, Listen, LogFormat, Source};
+
+#[test]
+fn the_environment_alone_is_enough_for_one_account_and_one_api() {
+    let config = sound(load_variables(&VARIABLES));
+    let (account, api) = (only_account(&config), only_api(&config));
+    assert_eq!((account.name.as_str(), api.name.as_str()), ("default", "default"));
+    assert!(matches!(&account.organization, Source::Value(organization) if organization.matches(b"acme")));
+    let login = only_login(&config);
+    assert!(matches!(&login.username, Source::File(path) if path.as_os_str() == "/u"));
+    assert_eq!(login.url.origin.to_string(), "https://api.careportals.com");
+    assert_eq!(login.url.target, "/patient/auth");
+    let listen: Vec<String> = api.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["127.0.0.1:2273", "[::1]:2273"]);
+    assert!(api.listen.iter().all(|place| matches!(place, Listen::Tcp { required: false, .. })));
+    assert_eq!(config.control_socket, ControlSocket::Default);
+    assert_eq!(config.telemetry_listen.unwrap().to_string(), "127.0.0.1:2274");
+}
+
+#[test]
+fn every_variable_reaches_its_key() {
+    let config = sound(load_variables(&[
+        ("CAREPORTALS_ORGANIZATION_FILE", "/o"),
+        ("CAREPORTALS_USERNAME", "jane"),
+        ("CAREPORTALS_PASSWORD_FILE", "/p"),
+        ("CAREPORTALS_API", "crm"),
+        ("CAREPORTALS_UPSTREAM", "https://crm.example/base/"),
+        ("CAREPORTALS_LOGIN_URL", "/auth"),
+        ("CAREPORTALS_LISTEN", "127.0.0.1:0, unix:/run/x.sock,0.0.0.0:80"),
+        ("CAREPORTALS_ALLOW_NON_LOOPBACK", "true"),
+        ("CAREPORTALS_TELEMETRY_LISTEN", "off"),
+        ("CAREPORTALS_CONTROL_SOCKET", "off"),
+        ("CAREPORTALS_CA_FILE", "/ca.pem"),
+        ("CAREPORTALS_WORKERS", "3"),
+        ("CAREPORTALS_LOG", "debug"),
+        ("CAREPORTALS_LOG_FORMAT", "json"),
+    ]));
+    let (account, api, login) = (only_account(&config), only_api(&config), only_login(&config));
+    assert!(matches!(&account.organization, Source::File(path) if path.as_os_str() == "/o"));
+    assert!(matches!(&login.username, Source::Value(name) if name.matches(b"jane")));
+    assert_eq!((api.upstream.origin.host.as_str(), api.upstream.base_path.as_str()), ("crm.example", "/base"));
+    assert_eq!(login.url.target, "/base/auth");
+    let listen: Vec<String> = api.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["127.0.0.1:0", "unix:/run/x.sock", "0.0.0.0:80"]);
+    assert!(matches!(api.listen[0], Listen::Tcp { required: true, .. }));
+    assert_eq!((config.telemetry_listen, &config.control_socket), (None, &ControlSocket::Off));
+    assert_eq!(config.tls.ca_file.as_deref(), Some(Path::new("/ca.pem")));
+    assert_eq!(config.workers.map(std::num::NonZero::get), Some(3));
+    assert_eq!((config.log.filter.as_str(), config.log.format), ("debug", LogFormat::Json));
+}
+
+#[test]
+fn what_is_required_is_named_by_its_variable() {
+    assert_faults(
+        &load_variables(&[]),
+        &["CAREPORTALS_ORGANIZATION: is not set", "CAREPORTALS_USERNAME: is not set", "CAREPORTALS_PASSWORD: is not set"],
+    );
+    assert_faults(&load_variables(&[("CAREPORTALS_API", "public")]), &["CAREPORTALS_ORGANIZATION: is not set"]);
+    assert_faults(&load_variables(&[("CAREPORTALS_LOGIN_URL", "off")]), &["CAREPORTALS_ORGANIZATION: is not set"]);
+}
+
+#[test]
+fn a_variable_and_its_file_variant_together_are_a_fault() {
+    for name in ["ORGANIZATION", "USERNAME", "PASSWORD"] {
+        let (plain, file) = (format!("CAREPORTALS_{name}"), format!("CAREPORTALS_{name}_FILE"));
+        let mut variables: Vec<(&str, &str)> = VARIABLES.into_iter().filter(|(known, _)| !known.contains(name)).collect();
+        variables.extend([(plain.as_str(), "canary"), (file.as_str(), "/x")]);
+        assert_faults(&load_variables(&variables), &[&format!("{file}: set together with {plain}")]);
+    }
+}
+
+#[test]
+fn two_variables_for_one_key_are_a_fault() {
+    let loaded = load_variables(&with_account(&[
+        ("CAREPORTALS_LISTEN", "127.0.0.1:1"),
+        ("CAREPORTALS__APIS__DEFAULT__LISTEN", "127.0.0.1:2"),
+        ("CAREPORTALS__ACCOUNTS__DEFAULT__PASSWORD__FILE", "/q"),
+    ]));
+    assert_faults(
+        &loaded,
+        &[
+            "CAREPORTALS__ACCOUNTS__DEFAULT__PASSWORD__FILE: sets the same key as CAREPORTALS_PASSWORD_FILE",
+            "CAREPORTALS__APIS__DEFAULT__LISTEN: sets the same key as CAREPORTALS_LISTEN",
+        ],
+    );
+}
+
+#[test]
+fn a_password_given_directly_is_warned_about_and_no_other_way_is() {
+    for (name, value, count) in [
+        ("CAREPORTALS_PASSWORD", "canary", 1),
+        ("CAREPORTALS__ACCOUNTS__DEFAULT__PASSWORD", "canary", 1),
+        ("CAREPORTALS__ACCOUNTS__DEFAULT__PASSWORD__ENV", "ELSEWHERE", 0),
+        ("CAREPORTALS_PASSWORD_FILE", "/p", 0),
+    ] {
+        let loaded = load_variables(&[
+            ("CAREPORTALS_ORGANIZATION", "acme"),
+            ("CAREPORTALS_USERNAME", "jane"),
+            ("ELSEWHERE", "canary"),
+            (name, value),
+        ]);
+        let warnings = warnings(&loaded);
+        assert_eq!(warnings.len(), count, "{warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.starts_with(&format!("{name}: is given directly"))));
+        sound(loaded);
+    }
+}
+
+#[test]
+fn a_directory_of_credentials_need_not_hold_them_yet() {
+    for name in ["CAREPORTALS_CREDENTIALS_DIR", "CREDENTIALS_DIRECTORY"] {
+        let config = sound(load_variables(&[(name, "/no/such/place")]));
+        let login = only_login(&config);
+        for (source, file) in
+            [(&only_account(&config).organization, "organization"), (&login.username, "username"), (&login.password, "password")]
+        {
+            assert!(matches!(source, Source::File(path) if *path == Path::new("/no/such/place").join(file)));
+        }
+    }
+}
+
+#[test]
+fn directories_of_credentials_yield_to_single_variables_and_ours_to_the_service_managers() {
+    let config = sound(load_variables(&[
+        ("CAREPORTALS_CREDENTIALS_DIR", "/ours"),
+        ("CREDENTIALS_DIRECTORY", "/systemd"),
+        ("CAREPORTALS_ORGANIZATION", "acme"),
+    ]));
+    assert!(matches!(only_account(&config).organization, Source::Value(_)));
+    assert!(matches!(&only_login(&config).password, Source::File(path) if path.as_os_str() == "/ours/password"));
+    // What systemd offers for other purposes does not override the file.
+    let config = sound(load_both(ACCOUNT, &[("CREDENTIALS_DIRECTORY", "/systemd")]));
+    assert!(matches!(&only_login(&config).password, Source::File(path) if path.as_os_str() == "/p"));
+    let config = sound(load_both(ACCOUNT, &[("CAREPORTALS_CREDENTIALS_DIR", "/ours")]));
+    assert!(matches!(&only_login(&config).password, Source::File(path) if path.as_os_str() == "/ours/password"));
+}
+
+#[test]
+fn any_key_is_reachable_by_its_path() {
+    let text = "[accounts.crm-eu]\norganization = \"acme\"\nusername = { file = \"/u\" }\n[apis.emr]\npreset = \"crm\"\naccount = \"crm-eu\"\n";
+    let config = sound(load_both(
+        text,
+        &[
+            ("CAREPORTALS__ACCOUNTS__CRM_EU__PASSWORD", "{ file = \"/p\" }"),
+            ("CAREPORTALS__ACCOUNTS__CRM_EU__ORGANIZATION", "4711"),
+            ("CAREPORTALS__ACCOUNTS__CRM_EU__LOGIN_FIELDS__USERNAME", "email"),
+            ("CAREPORTALS__ACCOUNTS__CRM_EU__LOGIN_EXTRA", "{ scope = \"all\", n = 1 }"),
+            ("CAREPORTALS__ACCOUNTS__CRM_EU__RELOGIN_ON", "[401, 403]"),
+            ("CAREPORTALS__APIS__EMR__LISTEN", "[\"127.0.0.1:1\", \"127.0.0.1:3\"]"),
+            ("CAREPORTALS__APIS__EMR__RESPONSE_TIMEOUT", "90s"),
+            ("CAREPORTALS__APIS__EMR__HEADERS", "{ origin = \"https://acme.example\" }"),
+            ("CAREPORTALS__APIS__EMR__MAX_REQUESTS", "7"),
+            ("CAREPORTALS__APIS__EMR__SOCKET_MODE", "0600"),
+            ("CAREPORTALS__DRAIN_DELAY", "\"5s\""),
+            ("CAREPORTALS__ACCESS_LOG", "off"),
+        ],
+    ));
+    let (account, api, login) = (only_account(&config), only_api(&config), only_login(&config));
+    assert!(matches!(&login.password, Source::File(path) if path.as_os_str() == "/p"));
+    assert!(matches!(&account.organization, Source::Value(value) if value.matches(b"4711")), "a bare string stays text");
+    assert_eq!(login.username_field, "email");
+    assert_eq!(serde_json::to_string(&login.extra).unwrap(), r#"{"n":1,"scope":"all"}"#);
+    assert_eq!(login.relogin_on.len(), 2);
+    assert_eq!(api.listen.len(), 2);
+    assert_eq!(api.timeouts.response.as_secs(), 90);
+    assert_eq!(api.headers[0].0, "origin");
+    assert_eq!((api.limits.max_requests, api.socket_mode), (7, 0o600));
+    assert_eq!(config.drain_delay.as_secs(), 5);
+    assert!(!config.log.access);
+}
+
+#[test]
+fn a_path_variable_may_name_an_api_that_the_file_does_not() {
+    let config = sound(load_both(
+        "[accounts.crm]\norganization = \"acme\"\nusername = { file = \"/u\" }\npassword = { file = \"/p\" }\n",
+        &[("CAREPORTALS__APIS__EMR__PRESET", "emr"), ("CAREPORTALS__APIS__EMR__ACCOUNT", "crm")],
+    ));
+    assert_eq!(only_api(&config).name, "emr");
+}
+
+#[test]
+fn unknown_path_variables_are_faults_with_a_suggestion() {
+    for (name, expected) in [
+        (
+            "CAREPORTALS__APIS__DEFAULT__LISTNE",
+            "CAREPORTALS__APIS__DEFAULT__LISTNE: no such key\n  hint: did you mean `CAREPORTALS__APIS__DEFAULT__LISTEN`?",
+        ),
+        ("CAREPORTALS__DRAIN_DELY", "CAREPORTALS__DRAIN_DELY: no such key\n  hint: did you mean `CAREPORTALS__DRAIN_DELAY`?"),
+        ("CAREPORTALS__XYZZY", "CAREPORTALS__XYZZY: no such key"),
+        ("CAREPORTALS__APIS", "CAREPORTALS__APIS: no such key"),
+        ("CAREPORTALS__APIS____LISTEN", "CAREPORTALS__APIS____LISTEN: no such key"),
+        ("CAREPORTALS__", "CAREPORTALS__: no such key"),
+        (
+            "CAREPORTALS__APIS__DEFAULT__HEADERS__ORIGIN",
+            "CAREPORTALS__APIS__DEFAULT__HEADERS__ORIGIN: no such key\n  hint: give `headers` as a whole",
+        ),
+    ] {
+        assert_faults(&load_variables(&with_account(&[(name, "x")])), &[expected]);
+    }
+}
+
+#[test]
+fn other_unknown_variables_are_a_warning_with_a_suggestion() {
+    for (name, expected) in [
+        ("CAREPORTALS_LISTNE", "CAREPORTALS_LISTNE: no such variable; ignored\n  hint: did you mean `CAREPORTALS_LISTEN`?"),
+        (
+            "CAREPORTALS_PASWORD_FILE",
+            "CAREPORTALS_PASWORD_FILE: no such variable; ignored\n  hint: did you mean `CAREPORTALS_PASSWORD_FILE`?",
+        ),
+        ("CAREPORTALS_PORT", "CAREPORTALS_PORT: no such variable; ignored"),
+        ("CAREPORTALS_FOO", "CAREPORTALS_FOO: no such variable; ignored"),
+    ] {
+        let loaded = load_variables(&with_account(&[(name, "canary")]));
+        let [warning] = warnings(&loaded).try_into().unwrap();
+        assert!(warning.starts_with(expected), "{warning}");
+        sound(loaded);
+    }
+}
+
+#[test]
+fn kubernetes_service_links_are_ignored() {
+    for (name, value) in [
+        ("CAREPORTALS_PORT", "tcp://10.0.0.1:2273"),
+        ("CAREPORTALS_SERVICE_HOST", "10.0.0.1"),
+        ("CAREPORTALS_SERVICE_PORT", "2273"),
+        ("CAREPORTALS_SERVICE_PORT_HTTP", "2273"),
+        ("CAREPORTALS_PORT_2273_TCP", "tcp://10.0.0.1:2273"),
+        ("CAREPORTALS_PORT_2273_TCP_ADDR", "10.0.0.1"),
+        ("CAREPORTALS_PORT_2273_TCP_PORT", "2273"),
+        ("CAREPORTALS_PORT_2273_TCP_PROTO", "tcp"),
+        ("CAREPORTALS_PORT_53_UDP", "udp://10.0.0.1:53"),
+        ("CAREPORTALS_SIDECAR_SERVICE_HOST", "10.0.0.1"),
+        ("CAREPORTALS_SIDECAR_PORT", "tcp://10.0.0.1:2273"),
+        ("CAREPORTALS_SIDECAR_PORT_2273_TCP_PORT", "2273"),
+    ] {
+        let loaded = load_variables(&with_account(&[(name, value)]));
+        assert_eq!(warnings(&loaded), Vec::<String>::new(), "{name}");
+        sound(loaded);
+    }
+}
+
+#[test]
+fn the_default_account_and_api_exist_only_when_named_or_when_nobody_names_any() {
+    let named = "[accounts.crm]\norganization = \"acme\"\nusername = { file = \"/u\" }\npassword = { file = \"/p\" }\n[apis.crm]\naccount = \"crm\"\n";
+    sound(load_text(named));
+    for (name, value, kind) in [
+        ("CAREPORTALS_ORGANIZATION", "x", "account"),
+        ("CAREPORTALS_PASSWORD_FILE", "/x", "account"),
+        ("CAREPORTALS_LOGIN_URL", "off", "account"),
+        ("CAREPORTALS_CREDENTIALS_DIR", "/x", "account"),
+        ("CAREPORTALS_API", "crm", "API"),
+        ("CAREPORTALS_UPSTREAM", "https://x.example", "API"),
+        ("CAREPORTALS_LISTEN", "127.0.0.1:9", "API"),
+        ("CAREPORTALS_ALLOW_NON_LOOPBACK", "true", "API"),
+    ] {
+        let expected = format!("{name}: sets the {kind} `default`, which the settings do not have");
+        assert_faults(&load_both(named, &[(name, value)]), &[&expected]);
+    }
+    // Global ones are always fine, and so is what systemd sets for other purposes.
+    sound(load_both(named, &[("CAREPORTALS_LOG", "debug"), ("CREDENTIALS_DIRECTORY", "/x")]));
+    // A file that names an API and no account leaves the default account to the variables, and the other way round.
+    sound(load_both("[apis.crm]\npreset = \"crm\"\n", &VARIABLES));
+    sound(load_both(
+        &ACCOUNT.replace("default", "crm"),
+        &[("CAREPORTALS__APIS__DEFAULT__ACCOUNT", "crm"), ("CAREPORTALS_API", "crm")],
+    ));
+}
+
+#[test]
+fn an_empty_variable_is_a_fault() {
+    for name in ["CAREPORTALS_LISTEN", "CAREPORTALS_CREDENTIALS_DIR", "CAREPORTALS__DRAIN_DELAY"] {
+        assert_faults(&load_variables(&with_account(&[(name, "")])), &[&format!("{name}: is empty")]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_no_text_is_a_fault_that_does_not_repeat_it() {
+    let mut variables: Vec<(OsString, OsString)> = VARIABLES.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    variables.push(("CAREPORTALS_LOG".into(), OsString::from_vec(b"canary\xff".to_vec())));
+    let loaded = load(Input { environment: variables.into_iter().collect(), ..input(&[]) });
+    assert_eq!(faults(&loaded), ["CAREPORTALS_LOG: is not UTF-8"]);
+}
+
+#[test]
+fn an_egress_proxy_is_refused_unless_nothing_would_go_through_it() {
+    let expected = "HTTPS_PROXY: egress proxies are not supported by this version yet\n  hint: unset it, or add api.careportals.com to NO_PROXY";
+    let proxy = ("HTTPS_PROXY", "http://user:canary@proxy.example:3128");
+    assert_faults(&load_variables(&with_account(&[proxy])), &[expected]);
+    assert_faults(&load_variables(&with_account(&[("https_proxy", "http://proxy.example")])), &["https_proxy: egress proxies"]);
+    assert_faults(&load_variables(&with_account(&[proxy, ("NO_PROXY", "other.example")])), &[expected]);
+    sound(load_variables(&with_account(&[proxy, ("NO_PROXY", "other.example,.careportals.com")])));
+    sound(load_variables(&with_account(&[proxy, ("no_proxy", "*")])));
+    sound(load_variables(&with_account(&[("HTTPS_PROXY", "")])));
+    sound(load_variables(&with_account(&[proxy, ("CAREPORTALS_UPSTREAM", "https://127.0.0.1:9443")])));
+}
+
+#[test]
+fn flags_win_over_variables_and_variables_over_the_file_and_the_file_over_defaults() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    fs::write(&path, format!("log = \"warn\"\ndrain_timeout = \"1s\"\ndrain_delay = \"1s\"\n{ACCOUNT}")).unwrap();
+    let variables =
+        [("CAREPORTALS_LOG", "debug"), ("CAREPORTALS__DRAIN_DELAY", "2s"), ("CAREPORTALS_CONFIG", path.to_str().unwrap())];
+    let loaded = load(Input { flags: vec![("log".to_owned(), "trace".to_owned())], ..input(&variables) });
+    let origin = |path: &str| plain(&loaded.values.iter().find(|value| value.path == path).unwrap().origin.to_string());
+    assert_eq!(origin("log"), "--log");
+    assert_eq!(origin("drain_delay"), "CAREPORTALS__DRAIN_DELAY");
+    assert_eq!(origin("drain_timeout"), "config.toml:2");
+    assert_eq!(origin("hardening"), "default");
+    assert_eq!(origin("apis.default.upstream"), "preset");
+    let config = sound(loaded);
+    assert_eq!(config.log.filter, "trace");
+    assert_eq!((config.drain_delay.as_secs(), config.drain_timeout.as_secs()), (2, 1));
+}
+
+#[test]
+fn a_faulty_flag_is_named() {
+    let flags = [("log_format", "yaml"), ("nonsense", "x"), ("apis.emr.listen", "127.0.0.1:1")];
+    let flags = flags.map(|(path, value)| (path.to_owned(), value.to_owned())).to_vec();
+    let loaded = load(Input { flags, ..input(&with_account(&[("CAREPORTALS__APIS__CRM__PRESET", "crm")])) });
+    assert_faults(
+        &loaded,
+        &[
+            "--nonsense: no such key",
+            "--listen: the settings have no such table",
+            "--log-format: `yaml` is none of `auto`, `text`, `json`",
+        ],
+    );
+}
+
+#[test]
+fn a_table_may_be_given_as_a_whole() {
+    let name = "CAREPORTALS__ACCOUNTS__DEFAULT__LOGIN_FIELDS";
+    let mut variables = VARIABLES.to_vec();
+    variables.push((name, "{ username = \"email\", password = \"secret\" }"));
+    let config = sound(load_variables(&variables));
+    let login = only_login(&config);
+    assert_eq!((login.username_field.as_str(), login.password_field.as_str()), ("email", "secret"));
+
+    variables.pop();
+    variables.push((name, "{ username = \"email\", pasword = \"secret\" }"));
+    let faults = load_variables(&variables).faults;
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].to_string().starts_with(name), "{}", faults[0]);
+}

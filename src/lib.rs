@@ -28,5 +28,6 @@
 pub mod careportals;
 pub mod clock;
 pub mod config;
+pub mod logging;
 pub mod path;
 pub mod secret;

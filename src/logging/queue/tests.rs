@@ -1,0 +1,141 @@
+use std::sync::mpsc;
+
+use super::*;
+
+/// Like a pipe whose reader has gone to sleep: each write says that it has begun, and ends when the test lets it.
+struct Stalling {
+    begun: mpsc::Sender<()>,
+    /// A write waits for a message, or for the other end to be dropped.
+    leave: mpsc::Receiver<()>,
+    written: mpsc::Sender<String>,
+}
+
+struct Reader {
+    begun: mpsc::Receiver<()>,
+    leave: mpsc::Sender<()>,
+    written: mpsc::Receiver<String>,
+}
+
+fn stalling() -> (Stalling, Reader) {
+    let (begun, begun_at) = mpsc::channel();
+    let (leave_at, leave) = mpsc::channel();
+    let (written, written_at) = mpsc::channel();
+    (Stalling { begun, leave, written }, Reader { begun: begun_at, leave: leave_at, written: written_at })
+}
+
+impl Write for Stalling {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let _ = self.begun.send(());
+        let _ = self.leave.recv();
+        let _ = self.written.send(String::from_utf8_lossy(text).into_owned());
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.written.send("flush".to_owned());
+        Ok(())
+    }
+}
+
+const SMALL: Capacity = Capacity { bytes: 100, entries: 4 };
+const LONG: Duration = Duration::from_secs(60);
+
+fn report(lines: u64) -> Vec<u8> {
+    format!("lost {lines}").into_bytes()
+}
+
+#[test]
+fn a_stalled_writer_costs_lines_and_no_time_and_says_so_when_it_recovers() {
+    let (writer, reader) = stalling();
+    let queue = Queue::start(writer, SMALL, report).unwrap();
+    queue.send(b"first", 1);
+    reader.begun.recv().unwrap();
+    for text in ["a", "b", "c", "d", "e", "f"] {
+        // Would hang here if it waited for the writer.
+        queue.send(text.as_bytes(), 1);
+    }
+    queue.send(b"g and h", 2);
+    assert_eq!(queue.dropped(), 4);
+    drop(reader.leave);
+    assert!(queue.close(LONG));
+    drop(queue);
+    // Half of the queue is free before `c`.
+    assert_eq!(reader.written.iter().collect::<Vec<_>>(), ["first", "a", "b", "lost 4", "c", "d", "flush"]);
+}
+
+#[test]
+fn bytes_are_bounded_with_the_one_being_written() {
+    let (writer, reader) = stalling();
+    let queue = Queue::start(writer, SMALL, report).unwrap();
+    queue.send(&[b'x'; 101], 3);
+    assert_eq!(queue.dropped(), 3);
+    reader.begun.recv().unwrap();
+    reader.leave.send(()).unwrap();
+    assert_eq!(reader.written.recv().unwrap(), "lost 3");
+
+    queue.send(&[b'x'; 60], 1);
+    reader.begun.recv().unwrap();
+    queue.send(&[b'y'; 41], 1);
+    assert_eq!(queue.dropped(), 4);
+    queue.send(&[b'z'; 40], 1);
+    assert_eq!(queue.dropped(), 4);
+    drop(reader.leave);
+    assert!(queue.close(LONG));
+}
+
+#[test]
+fn a_stalled_writer_does_not_hang_the_exit() {
+    let (writer, reader) = stalling();
+    let queue = Queue::start(writer, SMALL, report).unwrap();
+    queue.send(b"first", 1);
+    reader.begun.recv().unwrap();
+    assert!(!queue.close(Duration::from_millis(1)));
+    queue.send(b"late", 1);
+    assert_eq!(queue.dropped(), 1);
+}
+
+#[test]
+fn what_was_sent_is_written_and_flushed_at_the_close() {
+    let (writer, reader) = stalling();
+    drop(reader.leave);
+    let queue = Queue::start(writer, Capacity { bytes: 1000, entries: 100 }, report).unwrap();
+    let sent: Vec<String> = (0..50).map(|line| format!("{line}")).collect();
+    for line in &sent {
+        queue.send(line.as_bytes(), 1);
+    }
+    assert!(queue.close(LONG));
+    drop(queue);
+    let mut written: Vec<_> = reader.written.iter().collect();
+    assert_eq!(written.last().unwrap(), "flush");
+    written.retain(|text| text != "flush");
+    assert_eq!(written, sent);
+}
+
+#[test]
+fn a_writer_that_fails_is_counted_and_tried_again() {
+    struct Failing {
+        failures: usize,
+        written: mpsc::Sender<String>,
+    }
+    impl Write for Failing {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            if self.failures > 0 {
+                self.failures -= 1;
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            let _ = self.written.send(String::from_utf8_lossy(text).into_owned());
+            Ok(text.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (written, reader) = mpsc::channel();
+    let queue = Queue::start(Failing { failures: 1, written }, SMALL, report).unwrap();
+    queue.send(b"two lines", 2);
+    assert_eq!(reader.recv().unwrap(), "lost 2");
+    assert_eq!(queue.dropped(), 2);
+    queue.send(b"next", 1);
+    assert_eq!(reader.recv().unwrap(), "next");
+    assert!(queue.close(LONG));
+}

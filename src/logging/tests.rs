@@ -1,0 +1,276 @@
+use std::{sync::mpsc, time::UNIX_EPOCH};
+
+use tracing::{debug, error, info, info_span, trace, warn};
+
+use super::*;
+use crate::clock::{Moment, Now};
+
+struct Fixed;
+
+impl Clock for Fixed {
+    fn now(&self) -> Now {
+        Now { moment: Moment::new(Duration::ZERO), wall: UNIX_EPOCH + Duration::from_micros(1_709_164_800_000_042) }
+    }
+}
+
+struct Pipe {
+    written: mpsc::Sender<Vec<u8>>,
+    /// A write waits until the other end is dropped.
+    stall: Option<mpsc::Receiver<()>>,
+}
+
+impl Write for Pipe {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        if let Some(stall) = self.stall.take() {
+            let _ = stall.recv();
+        }
+        let _ = self.written.send(text.to_vec());
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn log(filter: &str, format: LogFormat) -> Log {
+    Log { filter: filter.to_owned(), format, access: true }
+}
+
+fn build(log: &Log, is_terminal: bool) -> (Logging, mpsc::Receiver<Vec<u8>>) {
+    let (written, reader) = mpsc::channel();
+    let pipe = Pipe { written, stall: None };
+    (Logging::build(log, pipe, is_terminal, Arc::new(Fixed)).unwrap(), reader)
+}
+
+/// All that was written, once the logs have ended.
+fn output(logging: Logging, reader: mpsc::Receiver<Vec<u8>>) -> String {
+    assert_eq!(logging.dropped(), 0);
+    drop(logging);
+    String::from_utf8(reader.into_iter().flatten().collect()).unwrap()
+}
+
+fn logged(filter: &str, format: LogFormat, events: impl FnOnce()) -> String {
+    let (logging, reader) = build(&log(filter, format), false);
+    dispatcher::with_default(logging.dispatch(), events);
+    output(logging, reader)
+}
+
+#[test]
+fn an_event_is_one_json_object() {
+    let text = logged("info", LogFormat::Json, || {
+        let _outer = info_span!("account", account = "crm").entered();
+        let error = io::Error::other("two\n\"lines\"");
+        info!(attempts = 3, wait_ms = -1_i64, ratio = 0.5, odd = f64::NAN, good = true, reason = "a b", %error, kind = ?Some(1), "Logged in");
+        info!(target: "careportals_sidecar::app", "{}", "tab\tand \u{1b}[31m");
+    });
+    assert_eq!(
+        text,
+        concat!(
+            r#"{"timestamp":"2024-02-29T00:00:00.000042Z","level":"INFO","message":"Logged in","attempts":3,"wait_ms":-1,"#,
+            r#""ratio":0.5,"odd":"NaN","good":true,"reason":"a b","error":"two\n\"lines\"","kind":"Some(1)","account":"crm","#,
+            r#""target":"careportals_sidecar::logging::tests"}"#,
+            "\n",
+            r#"{"timestamp":"2024-02-29T00:00:00.000042Z","level":"INFO","message":"tab\tand \u001b[31m","account":"crm","#,
+            r#""target":"careportals_sidecar::app"}"#,
+            "\n",
+        )
+    );
+    for line in text.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+}
+
+#[test]
+fn an_event_is_one_readable_line() {
+    let text = logged("info", LogFormat::Text, || {
+        warn!(account = "crm", wait_seconds = 3, reason = "not\nyet", "Log-in\nfailed");
+    });
+    assert_eq!(text, "2024-02-29T00:00:00.000042Z WARN Log-in\\nfailed account=crm wait_seconds=3 reason=\"not\\nyet\"\n");
+}
+
+#[test]
+fn auto_means_text_on_a_terminal_and_json_elsewhere() {
+    for (format, is_terminal, is_json) in [
+        (LogFormat::Auto, true, false),
+        (LogFormat::Auto, false, true),
+        (LogFormat::Text, false, false),
+        (LogFormat::Json, true, true),
+    ] {
+        let (logging, reader) = build(&log("info", format), is_terminal);
+        dispatcher::with_default(logging.dispatch(), || info!("Hello"));
+        assert_eq!(output(logging, reader).starts_with('{'), is_json, "{format:?} {is_terminal}");
+    }
+}
+
+#[test]
+fn dependencies_stay_at_warn_whatever_the_filter_says() {
+    for filter in ["trace", "hyper=trace", "h2=debug,info", "off", "error", "trace,hyper::proto=trace", "[headers]=trace", ""] {
+        let text = logged(filter, LogFormat::Json, || {
+            let span = tracing::warn_span!(target: "hyper", "headers", value = "SECRET");
+            span.in_scope(|| {
+                trace!(target: "hyper::proto", "SECRET");
+                debug!(target: "h2", "SECRET");
+                info!(target: "careportals_sidecarx", "SECRET");
+                info!(target: "hyper", "SECRET");
+                warn!(target: "hyper", "warned");
+                error!(target: "h2::codec", "failed");
+            });
+        });
+        assert!(!text.contains("SECRET"), "{filter}: {text}");
+        assert_eq!(text.lines().count(), 2, "{filter}: {text}");
+    }
+}
+
+#[test]
+fn the_filter_speaks_of_what_is_ours() {
+    let messages = |filter: &str| {
+        let text = logged(filter, LogFormat::Text, || {
+            debug!(target: "careportals_sidecar::account", "1");
+            info!(target: "careportals_sidecar::account", "2");
+            debug!(target: "careportals_simulator", "3");
+            trace!(target: "careportals_sidecar", "4");
+            error!(target: "careportals_sidecar::app", "5");
+        });
+        text.lines().filter_map(|line| line.rsplit(' ').next()).collect::<String>()
+    };
+    assert_eq!(messages("trace"), "12345");
+    assert_eq!(messages("debug"), "1235");
+    assert_eq!(messages("info"), "25");
+    assert_eq!(messages("off"), "");
+    assert_eq!(messages("warn,careportals_sidecar::account=debug"), "125");
+    assert_eq!(messages("careportals_simulator=debug"), "3");
+}
+
+#[test]
+fn a_bad_filter_is_an_error_and_changes_nothing() {
+    let (logging, reader) = build(&log("info", LogFormat::Text), false);
+    for bad in ["careportals_sidecar=loud", "a=b=c", "[", "info,=,x=9"] {
+        assert!(matches!(check_filter(bad), Err(LogError::Filter(_))), "{bad}");
+        assert!(logging.set_filter(bad).is_err(), "{bad}");
+        let failed = Logging::build(&log(bad, LogFormat::Text), io::sink(), false, Arc::new(Fixed));
+        assert!(matches!(failed, Err(LogError::Filter(_))), "{bad}");
+    }
+    check_filter("info,careportals_sidecar::account=trace").unwrap();
+    dispatcher::with_default(logging.dispatch(), || info!("Still here"));
+    assert!(output(logging, reader).contains("Still here"));
+}
+
+#[test]
+fn the_filter_can_be_changed() {
+    let (logging, reader) = build(&log("warn", LogFormat::Text), false);
+    dispatcher::with_default(logging.dispatch(), || {
+        let say = |text: &str| debug!("{text}");
+        say("before");
+        logging.set_filter("debug").unwrap();
+        say("during");
+        logging.set_filter("info").unwrap();
+        say("after");
+        debug!(target: "hyper", "never");
+    });
+    let text = output(logging, reader);
+    assert!(text.ends_with(" during\n") && text.lines().count() == 1, "{text}");
+}
+
+fn access_lines(logging: &Logging) {
+    let words = crate::path::Words::new([""; 0]);
+    let line = AccessLine {
+        api: "default",
+        listener: "127.0.0.1:2273",
+        method: &http::Method::GET,
+        path: "/users",
+        words: &words,
+        status: 200,
+        code: None,
+        cut: None,
+        request_bytes: 0,
+        response_bytes: 0,
+        duration: Duration::ZERO,
+        upstream_first_byte: None,
+        request_id: "x",
+        uid: None,
+        pid: None,
+    };
+    logging.access_log().worker().write(&line, UNIX_EPOCH);
+}
+
+#[test]
+fn access_lines_obey_filter_and_setting() {
+    for (filter, access, expected) in [
+        ("info", true, true),
+        ("trace", true, true),
+        ("info", false, false),
+        ("warn", true, false),
+        ("off", true, false),
+        ("info,careportals_sidecar::access=off", true, false),
+        ("careportals_sidecar::access=info", true, true),
+        ("warn,careportals_sidecar=debug", true, true),
+        ("hyper=trace", true, false),
+    ] {
+        let (logging, reader) = build(&Log { access, ..log(filter, LogFormat::Json) }, false);
+        access_lines(&logging);
+        assert_eq!(!output(logging, reader).is_empty(), expected, "{filter} {access}");
+    }
+}
+
+#[test]
+fn a_changed_filter_holds_for_access_lines() {
+    let (logging, reader) = build(&log("warn", LogFormat::Json), false);
+    access_lines(&logging);
+    logging.set_filter("info").unwrap();
+    access_lines(&logging);
+    logging.set_filter("error").unwrap();
+    access_lines(&logging);
+    assert_eq!(output(logging, reader).lines().count(), 1);
+}
+
+#[test]
+fn a_stalled_output_loses_lines_and_says_how_many() {
+    let (written, reader) = mpsc::channel();
+    let (wake, stall) = mpsc::channel();
+    let pipe = Pipe { written, stall: Some(stall) };
+    let logging = Logging::build(&log("info", LogFormat::Json), pipe, false, Arc::new(Fixed)).unwrap();
+    let sent = 3000;
+    dispatcher::with_default(logging.dispatch(), || {
+        for number in 0..sent {
+            info!(number, "Line");
+        }
+    });
+    let dropped = logging.dropped();
+    // One may be in the writer's hands and the rest fill the queue.
+    let kept = sent - dropped;
+    assert!((CAPACITY.entries as u64..=CAPACITY.entries as u64 + 1).contains(&kept), "{kept}");
+    drop(wake);
+    assert!(logging.shared.queue.close(Duration::from_secs(60)));
+    drop(logging);
+    let text = String::from_utf8(reader.into_iter().flatten().collect()).unwrap();
+    let reports: Vec<&str> = text.lines().filter(|line| line.contains("were dropped")).collect();
+    assert_eq!(
+        reports,
+        [format!(
+            "{{\"timestamp\":\"2024-02-29T00:00:00.000042Z\",\"level\":\"WARN\",\"message\":\"log lines were dropped: \
+             standard output did not take them\",\"dropped\":{dropped},\"target\":\"careportals_sidecar::logging\"}}"
+        )]
+    );
+    assert_eq!(text.lines().count() as u64, kept + 1);
+}
+
+#[test]
+fn a_stalled_output_does_not_hang_the_exit() {
+    let (written, _reader) = mpsc::channel();
+    let (_wake, stall) = mpsc::channel();
+    let pipe = Pipe { written, stall: Some(stall) };
+    let logging = Logging::build(&log("info", LogFormat::Text), pipe, false, Arc::new(Fixed)).unwrap();
+    dispatcher::with_default(logging.dispatch(), || info!("Line"));
+    // Would never come back if it waited for the writer.
+    drop(logging);
+}
+
+#[test]
+fn a_process_logs_once() {
+    let log = log("off", LogFormat::Json);
+    // Another test of this process may have been first.
+    let first = start(&log, io::sink(), false);
+    assert!(matches!(start(&log, io::sink(), false), Err(LogError::Started)));
+    drop(first);
+}

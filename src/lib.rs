@@ -28,6 +28,12 @@
 pub mod careportals;
 pub mod clock;
 pub mod config;
+pub mod connect;
+pub mod deadline;
 pub mod logging;
 pub mod path;
 pub mod secret;
+pub mod server;
+pub mod stream;
+pub mod tls;
+pub mod upstream;

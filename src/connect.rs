@@ -1,0 +1,224 @@
+//! One connection to one origin: name, TCP, TLS.
+//!
+//! Depends on `config`. Guarantees: it is either verified and ready for HTTP, or a [`ConnectError`] says which step
+//! failed; nothing here knows a token.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rustls::{CertificateError, ClientConfig, pki_types::ServerName};
+use thiserror::Error;
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    clock,
+    config::{Origin, Scheme},
+    stream::{Counted, Stream},
+};
+
+/// The step that failed. Holds nothing of the request, and no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ConnectError {
+    /// The name has no address, or the resolver failed.
+    #[error("the upstream's name could not be resolved")]
+    DnsFailed,
+    /// The resolver did not answer in time.
+    #[error("resolving the upstream's name took too long")]
+    DnsTimeout,
+    /// Nobody listens there.
+    #[error("the upstream refused the connection")]
+    Refused,
+    /// No way there, or reset on the way.
+    #[error("the upstream could not be reached")]
+    Unreachable,
+    /// TCP or TLS did not finish in time.
+    #[error("connecting to the upstream took too long")]
+    Timeout,
+    /// The peer does not speak TLS as we need it.
+    #[error("the TLS handshake with the upstream failed")]
+    TlsFailed,
+    /// The peer's certificate is not one to trust.
+    #[error("the upstream's certificate was not accepted: {0}")]
+    CertificateRejected(CertificateFault),
+}
+
+/// What is wrong with a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CertificateFault {
+    /// Its time is over.
+    #[error("it has expired")]
+    Expired,
+    /// Its time has not come; or our clock is behind.
+    #[error("it is not valid yet")]
+    NotYetValid,
+    /// It is somebody else's.
+    #[error("it is for another name")]
+    WrongName,
+    /// Nobody we trust has signed it.
+    #[error("its issuer is not trusted")]
+    UnknownIssuer,
+    /// Anything else.
+    #[error("it can't be verified")]
+    Unverifiable,
+}
+
+/// A connection, ready for HTTP.
+pub struct Connection {
+    /// The bytes.
+    pub stream: Stream,
+    /// Bytes given to the kernel so far, handshake included: tells whether a failed request left at all.
+    pub written: Arc<AtomicU64>,
+}
+
+/// Makes connections to one origin. Cheap to clone.
+#[derive(Clone)]
+pub struct Connector {
+    origin: Arc<Origin>,
+    /// `None` for plain HTTP to loopback.
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    timeout: Duration,
+}
+
+impl Connector {
+    /// `timeout` bounds a whole connection: name, TCP and TLS. `None` when the host can't stand in a certificate.
+    #[must_use]
+    pub fn new(origin: &Origin, tls: &Arc<ClientConfig>, timeout: Duration) -> Option<Self> {
+        let tls = match origin.scheme {
+            Scheme::Http => None,
+            Scheme::Https => {
+                let name = ServerName::try_from(origin.host.clone()).ok()?;
+                Some((TlsConnector::from(Arc::clone(tls)), name))
+            }
+        };
+        Some(Self { origin: Arc::new(origin.clone()), tls, timeout })
+    }
+
+    /// Whom it connects to.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Connects. Dropping the future closes what was opened.
+    pub async fn connect(&self) -> Result<Connection, ConnectError> {
+        let started = clock::instant();
+        let addresses = timeout(self.timeout, self.resolve()).await.map_err(|_| ConnectError::DnsTimeout)??;
+        let remaining = self.timeout.saturating_sub(started.elapsed());
+        timeout(remaining, self.reach(&addresses, remaining)).await.map_err(|_| ConnectError::Timeout)?
+    }
+
+    /// The addresses of the host, in the resolver's order.
+    pub async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
+        let Origin { host, port, .. } = &*self.origin;
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, *port)]);
+        }
+        let addresses: Vec<SocketAddr> =
+            lookup_host((host.as_str(), *port)).await.map_err(|_| ConnectError::DnsFailed)?.collect();
+        if addresses.is_empty() { Err(ConnectError::DnsFailed) } else { Ok(addresses) }
+    }
+
+    async fn reach(&self, addresses: &[SocketAddr], budget: Duration) -> Result<Connection, ConnectError> {
+        let tcp = self.open(addresses, budget).await?;
+        // A proxy's writes are whole messages: waiting for more only adds delay.
+        tcp.set_nodelay(true).map_err(|_| ConnectError::Unreachable)?;
+        let written = Arc::new(AtomicU64::new(0));
+        let tcp = Counted::new(tcp, Arc::clone(&written));
+        let stream = match &self.tls {
+            None => Stream::Plain(tcp),
+            Some((connector, name)) => {
+                let session = connector.connect(name.clone(), tcp).await.map_err(|error| classify_tls(&error))?;
+                Stream::Tls(Box::new(session))
+            }
+        };
+        Ok(Connection { stream, written })
+    }
+
+    /// The first address that answers; each gets its share of the time, so that one black hole can't take it all.
+    async fn open(&self, addresses: &[SocketAddr], budget: Duration) -> Result<TcpStream, ConnectError> {
+        let started = clock::instant();
+        let mut last = ConnectError::Unreachable;
+        for (tried, address) in addresses.iter().enumerate() {
+            let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+            let share = budget.saturating_sub(started.elapsed()) / left;
+            last = match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => return Ok(tcp),
+                Ok(Err(error)) => classify_tcp(&error),
+                Err(_) => ConnectError::Timeout,
+            };
+        }
+        Err(last)
+    }
+}
+
+/// The count as it stands now.
+#[must_use]
+pub fn bytes_written(written: &AtomicU64) -> u64 {
+    written.load(Ordering::Relaxed)
+}
+
+fn classify_tcp(error: &io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ConnectError::Refused,
+        io::ErrorKind::TimedOut => ConnectError::Timeout,
+        _ => ConnectError::Unreachable,
+    }
+}
+
+fn classify_tls(error: &io::Error) -> ConnectError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(error)) => ConnectError::CertificateRejected(classify_certificate(error)),
+        Some(rustls::Error::NoCertificatesPresented) => ConnectError::CertificateRejected(CertificateFault::Unverifiable),
+        Some(_) => ConnectError::TlsFailed,
+        // The peer hung up in the middle of the handshake.
+        None if error.kind() == io::ErrorKind::UnexpectedEof => ConnectError::TlsFailed,
+        None => ConnectError::Unreachable,
+    }
+}
+
+fn classify_certificate(error: &CertificateError) -> CertificateFault {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => CertificateFault::Expired,
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => CertificateFault::NotYetValid,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => CertificateFault::WrongName,
+        // A bad signature: the issuer's name is one we trust, its key is not.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => CertificateFault::UnknownIssuer,
+        _ => CertificateFault::Unverifiable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_has_its_own_error() {
+        let tcp = |kind| classify_tcp(&io::Error::from(kind));
+        assert_eq!(tcp(io::ErrorKind::ConnectionRefused), ConnectError::Refused);
+        assert_eq!(tcp(io::ErrorKind::TimedOut), ConnectError::Timeout);
+        assert_eq!(tcp(io::ErrorKind::HostUnreachable), ConnectError::Unreachable);
+        let certificate = |error| classify_tls(&io::Error::other(rustls::Error::InvalidCertificate(error)));
+        for (error, fault) in [
+            (CertificateError::Expired, CertificateFault::Expired),
+            (CertificateError::NotValidYet, CertificateFault::NotYetValid),
+            (CertificateError::NotValidForName, CertificateFault::WrongName),
+            (CertificateError::UnknownIssuer, CertificateFault::UnknownIssuer),
+            (CertificateError::BadSignature, CertificateFault::UnknownIssuer),
+            (CertificateError::BadEncoding, CertificateFault::Unverifiable),
+        ] {
+            assert_eq!(certificate(error), ConnectError::CertificateRejected(fault));
+        }
+        assert_eq!(classify_tls(&io::Error::other(rustls::Error::DecryptError)), ConnectError::TlsFailed);
+    }
+}

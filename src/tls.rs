@@ -1,0 +1,98 @@
+//! Whom we trust, and how we speak TLS to upstream.
+//!
+//! Depends on `config`. Guarantees: a certificate is always verified, and there is no setting that turns it off.
+
+use std::{fmt, io, path::PathBuf, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+
+use crate::config::Tls;
+
+/// Why trust could not be set up.
+#[derive(Debug)]
+pub enum TlsSetupError {
+    /// A file of roots can't be read.
+    Unreadable {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        kind: io::ErrorKind,
+    },
+    /// A file of roots holds no certificate that can be used.
+    NoCertificate {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system has no roots, and no setting names any.
+    NoRoots,
+    /// The cryptography library refuses its own defaults.
+    Provider,
+}
+
+impl fmt::Display for TlsSetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { setting, path, kind } => {
+                write!(f, "{setting}: cannot read {}: {kind}\n  hint: it must be a PEM file readable by this user", path.display())
+            }
+            Self::NoCertificate { setting, path } => write!(
+                f,
+                "{setting}: no usable certificate in {}\n  hint: it must hold one or more `-----BEGIN CERTIFICATE-----` blocks",
+                path.display()
+            ),
+            Self::NoRoots => f.write_str(
+                "the system has no trusted root certificates\n  hint: install ca-certificates, or set SSL_CERT_FILE, ca_file or ca_only_file",
+            ),
+            Self::Provider => f.write_str("TLS could not be set up with this build's cryptography"),
+        }
+    }
+}
+
+impl std::error::Error for TlsSetupError {}
+
+/// The client side of TLS, shared by every connection to upstream.
+///
+/// Reads files, so it belongs to start-up. ALPN offers HTTP/1.1 alone.
+pub fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|_| TlsSetupError::Provider)?
+        .with_root_certificates(roots(tls)?)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn roots(tls: &Tls) -> Result<RootCertStore, TlsSetupError> {
+    let mut store = RootCertStore::empty();
+    if let Some(path) = &tls.ca_only_file {
+        add_file(&mut store, "ca_only_file", path)?;
+        return Ok(store);
+    }
+    // Honours SSL_CERT_FILE and SSL_CERT_DIR. Single unreadable files are no reason to fail: what is missing shows as a
+    // certificate that isn't trusted.
+    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = &tls.ca_file {
+        add_file(&mut store, "ca_file", path)?;
+    }
+    if store.is_empty() { Err(TlsSetupError::NoRoots) } else { Ok(store) }
+}
+
+fn add_file(store: &mut RootCertStore, setting: &'static str, path: &PathBuf) -> Result<(), TlsSetupError> {
+    let pem =
+        std::fs::read(path).map_err(|error| TlsSetupError::Unreadable { setting, path: path.clone(), kind: error.kind() })?;
+    let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
+    let (added, _) = store.add_parsable_certificates(certificates);
+    if added == 0 {
+        return Err(TlsSetupError::NoCertificate { setting, path: path.clone() });
+    }
+    Ok(())
+}

@@ -25,6 +25,7 @@
 //! | 6 edge | `demo` | the main job against a simulated CarePortals |
 //! | 6 edge | `cli` | the command line, and errors as exit codes |
 
+pub mod account;
 pub mod careportals;
 pub mod clock;
 pub mod config;

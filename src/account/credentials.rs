@@ -1,0 +1,295 @@
+//! Where organization, user name and password come from: read anew at each log-in.
+//!
+//! Depends on `config` and `secret`. Guarantees: every buffer that held a value is wiped; a [`SourceError`] says which
+//! source is at fault and never what it gave; a command is ended, with all it started, when its time is over or nobody
+//! waits for it any more.
+
+use std::{
+    fs::File,
+    hash::{BuildHasher, RandomState},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::{Child, Command},
+    sync::Semaphore,
+    time::timeout,
+};
+use zeroize::Zeroizing;
+
+use super::failure::{Field, SourceError, SourceFault};
+use crate::{
+    config::{Account, AccountId, Config, Login, Source},
+    secret::Secret,
+};
+
+/// What a log-in needs.
+pub(super) struct Credentials {
+    pub(super) username: Secret,
+    pub(super) password: Secret,
+    pub(super) organization: HeaderValue,
+}
+
+/// The sources of one account.
+#[derive(Clone)]
+pub(super) struct Sources {
+    config: Arc<Config>,
+    id: AccountId,
+    seen: Arc<Seen>,
+    /// One for each field: a file system that hangs holds no more threads than that.
+    readers: Arc<Semaphore>,
+}
+
+impl Sources {
+    /// `None` when the configuration has no such account.
+    pub(super) fn new(config: Arc<Config>, id: AccountId) -> Option<Self> {
+        config.accounts.get(id.0)?;
+        Some(Self { config, id, seen: Arc::new(Seen::default()), readers: Arc::new(Semaphore::new(READERS_MAX)) })
+    }
+
+    pub(super) fn account(&self) -> &Account {
+        &self.config.accounts[self.id.0]
+    }
+
+    pub(super) fn login(&self) -> Option<&Login> {
+        self.account().login.as_ref()
+    }
+
+    /// The source of each field that the account has.
+    pub(super) fn each(&self) -> impl Iterator<Item = (Field, &Source)> {
+        let login = self.login().into_iter();
+        let secrets = login.flat_map(|login| [(Field::Username, &login.username), (Field::Password, &login.password)]);
+        std::iter::once((Field::Organization, &self.account().organization)).chain(secrets)
+    }
+
+    /// What was read last, for whoever watches the files.
+    pub(super) fn seen(&self) -> &Arc<Seen> {
+        &self.seen
+    }
+
+    /// Reads all three, at the same time.
+    pub(super) async fn credentials(&self, login: &Login) -> Result<Credentials, SourceError> {
+        // All to the end, though one failed: what was found of each is noted for the watch.
+        let (organization, username, password) = tokio::join!(
+            self.organization(),
+            self.text(&login.username, Field::Username),
+            self.text(&login.password, Field::Password),
+        );
+        Ok(Credentials { organization: organization?, username: username?, password: password? })
+    }
+
+    /// Reads the tenant alone.
+    pub(super) async fn organization(&self) -> Result<HeaderValue, SourceError> {
+        let which = Field::Organization;
+        let value = self.read(&self.account().organization, which).await?;
+        let bytes = value.expose();
+        // Outer spaces would be lost on the way, and the tenant be another one.
+        let fits = bytes.trim_ascii().len() == bytes.len();
+        value.header_value().filter(|_| fits).ok_or(SourceError { which, fault: SourceFault::NotAHeader })
+    }
+
+    async fn text(&self, source: &Source, which: Field) -> Result<Secret, SourceError> {
+        let value = self.read(source, which).await?;
+        let fault = SourceFault::NotText;
+        if value.expose_str().is_some() { Ok(value) } else { Err(SourceError { which, fault }) }
+    }
+
+    async fn read(&self, source: &Source, which: Field) -> Result<Secret, SourceError> {
+        let value = read(source, &self.readers).await;
+        if matches!(source, Source::File(_)) {
+            self.seen.note(which, value.as_ref().ok());
+        }
+        value.map_err(|fault| SourceError { which, fault })
+    }
+}
+
+/// What the last log-in read from files, as hashes under a key of this process.
+#[derive(Default)]
+pub(super) struct Seen {
+    key: RandomState,
+    read: Mutex<[Reading; 3]>,
+}
+
+/// What was found at one reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Nobody has looked yet.
+    #[default]
+    Never,
+    /// Nothing usable.
+    Nothing,
+    Hash(u64),
+}
+
+impl Seen {
+    fn note(&self, which: Field, value: Option<&Secret>) {
+        let reading = self.reading_of(value);
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)[which as usize] = reading;
+    }
+
+    pub(super) fn last(&self, which: Field) -> Reading {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)[which as usize]
+    }
+
+    pub(super) fn reading_of(&self, value: Option<&Secret>) -> Reading {
+        value.map_or(Reading::Nothing, |value| Reading::Hash(self.key.hash_one(value.expose())))
+    }
+}
+
+async fn read(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, SourceFault> {
+    let value = match source {
+        Source::Value(value) => Secret::new(value.expose().to_vec()),
+        Source::File(path) => {
+            // A file system that doesn't answer must not hold the account for ever.
+            let read = timeout(SOURCE_TIMEOUT, read_apart(path.clone(), Arc::clone(readers))).await;
+            read.unwrap_or(Err(SourceFault::TimedOut))?
+        }
+        Source::Command(argv) => {
+            let output = timeout(SOURCE_TIMEOUT, run(argv)).await.map_err(|_| SourceFault::TimedOut)??;
+            output.trim_newline()
+        }
+    };
+    if value.is_empty() { Err(SourceFault::Empty) } else { Ok(value) }
+}
+
+/// On a thread where blocking does no harm.
+async fn read_apart(path: PathBuf, readers: Arc<Semaphore>) -> Result<Secret, SourceFault> {
+    // Neither fails: nobody closes the semaphore, and `read_file` does not panic.
+    let permit = readers.acquire_owned().await.map_err(|_| SourceFault::TimedOut)?;
+    let reading = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        read_file(&path)
+    });
+    reading.await.unwrap_or(Err(SourceFault::TimedOut))
+}
+
+/// The file's value without its trailing newline. Blocks.
+pub(super) fn read_file(path: &Path) -> Result<Secret, SourceFault> {
+    let fault = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => SourceFault::Missing(path.to_owned()),
+        kind => SourceFault::Unreadable { path: path.to_owned(), kind },
+    };
+    // Before it is opened: opening a pipe would wait for its writer.
+    if !path.metadata().map_err(fault)?.is_file() {
+        return Err(SourceFault::NotAFile(path.to_owned()));
+    }
+    let mut file = File::open(path).map_err(fault)?;
+    // All of it at once: a buffer that grows leaves copies behind.
+    let mut buffer = Zeroizing::new(vec![0; VALUE_MAX + 1]);
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(fault(error)),
+        }
+    }
+    if filled > VALUE_MAX {
+        return Err(SourceFault::TooLarge);
+    }
+    Ok(Secret::new(buffer[..filled].to_vec()).trim_newline())
+}
+
+/// The command's standard output.
+async fn run(argv: &[String]) -> Result<Secret, SourceFault> {
+    let Some((program, arguments)) = argv.split_first() else {
+        return Err(SourceFault::CommandNotRun { program: String::new(), kind: io::ErrorKind::InvalidInput });
+    };
+    let not_run = |error: io::Error| SourceFault::CommandNotRun { program: program.clone(), kind: error.kind() };
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.process_group(0).kill_on_drop(true);
+    for name in our_variables() {
+        command.env_remove(name);
+    }
+    let child = command.spawn().map_err(not_run)?;
+    let mut group = Group(child);
+    let (stdout, stderr) = (group.0.stdout.take(), group.0.stderr.take());
+    let (stdout, stderr) = tokio::try_join!(collect(stdout, VALUE_MAX), collect(stderr, STDERR_MAX)).map_err(not_run)?;
+    let status = group.0.wait().await.map_err(not_run)?;
+    if !status.success() {
+        return Err(failed(program, status, &stderr));
+    }
+    stdout.whole().ok_or(SourceFault::TooLarge)
+}
+
+fn failed(program: &str, status: ExitStatus, stderr: &Collected) -> SourceFault {
+    SourceFault::CommandFailed { program: program.to_owned(), status: status.code(), stderr: printable(stderr.start()) }
+}
+
+/// One line without anything that a terminal would act on.
+fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let words: Vec<&str> = text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty()).collect();
+    words.join(" ")
+}
+
+/// Settings may hold secrets, and a command needs none of ours. Names only are read here.
+#[expect(clippy::disallowed_methods, reason = "a child inherits the environment unless its names are known")]
+fn our_variables() -> impl Iterator<Item = std::ffi::OsString> {
+    std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(OUR_PREFIX))
+}
+
+/// A command and what it started; dropped before its end was seen, they are killed.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // `id` is gone once the end was seen: the number may be somebody else's by then.
+        let leader = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(leader) = leader {
+            // It fails only when all of them have ended by themselves.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
+/// The start of a stream; what came after it was read and thrown away, so that the writer does not stall.
+struct Collected {
+    buffer: Zeroizing<Vec<u8>>,
+    filled: usize,
+    more: bool,
+}
+
+impl Collected {
+    fn start(&self) -> &[u8] {
+        &self.buffer[..self.filled]
+    }
+
+    fn whole(&self) -> Option<Secret> {
+        (!self.more).then(|| Secret::new(self.start().to_vec()))
+    }
+}
+
+async fn collect<R: AsyncRead + Unpin>(stream: Option<R>, most: usize) -> io::Result<Collected> {
+    let mut collected = Collected { buffer: Zeroizing::new(vec![0; most]), filled: 0, more: false };
+    let Some(mut stream) = stream else { return Ok(collected) };
+    while collected.filled < most {
+        match stream.read(&mut collected.buffer[collected.filled..]).await? {
+            0 => return Ok(collected),
+            count => collected.filled += count,
+        }
+    }
+    let mut rest = Zeroizing::new([0; 1024]);
+    while stream.read(&mut rest[..]).await? > 0 {
+        collected.more = true;
+    }
+    Ok(collected)
+}
+
+const READERS_MAX: usize = 3;
+const VALUE_MAX: usize = 64 * 1024;
+const STDERR_MAX: usize = 512;
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
+const OUR_PREFIX: &[u8] = b"CAREPORTALS_";
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,355 @@
+//! The task that owns an account's session: everything that happens to it happens here, one thing after the other.
+//!
+//! Depends on everything before it in this folder. Guarantees: one log-in at a time, since there is one place for it; what
+//! is published is what the session says is usable; when the task has ended, its token is wiped. It keeps no lock.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{Instant, sleep},
+};
+
+use super::{
+    failure::LoginError,
+    login::{LogIn, LoggingIn},
+    phase::{Held, Outlook, Phase},
+    session::{Effect, Event, Flight, Session, StateName},
+    token::{Bearer, Generation, Grant, Token},
+    watch::{Change, Watch},
+};
+use crate::clock::{self, Clock, Jitter, Moment, Now};
+
+/// What is asked of the driver. Each carries a way to answer, after what it changed was published.
+#[derive(Debug)]
+pub(super) enum Request {
+    LogIn(oneshot::Sender<Result<(), LogInFailed>>),
+    LogOut(oneshot::Sender<()>),
+    Unauthorized(Generation, oneshot::Sender<()>),
+    ShutDown,
+}
+
+/// Why an explicit log-in brought no token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogInFailed {
+    /// The attempt failed.
+    #[error(transparent)]
+    Failed(#[from] LoginError),
+    /// A log-out came in between, and wins.
+    #[error("the account was logged out meanwhile")]
+    LoggedOut,
+    /// Too many are waiting for the same.
+    #[error("too many log-ins are waiting for an answer")]
+    Busy,
+    /// The daemon is going down.
+    #[error("the account has been shut down")]
+    Ended,
+}
+
+/// Verdicts on a token, and a knock: any number of them is one wake-up.
+#[derive(Default)]
+pub(super) struct Knocks {
+    cured: AtomicU64,
+    uncured: AtomicU64,
+    wake: Notify,
+}
+
+impl Knocks {
+    pub(super) fn cured(&self, by: Generation) {
+        self.cured.fetch_max(by.0, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn uncured(&self, by: Generation) {
+        self.uncured.fetch_max(by.0, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Have the driver look at the clock.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+}
+
+/// Where everybody looks.
+pub(super) struct Board {
+    pub(super) current: Arc<ArcSwapOption<Bearer>>,
+    pub(super) phase: watch::Sender<Phase>,
+}
+
+impl Board {
+    /// The bearer first: who sees the phase finds it.
+    pub(super) fn publish(&self, bearer: Option<&Arc<Bearer>>, phase: Phase) {
+        let published = self.current.load().as_ref().map(|bearer| bearer.generation);
+        if published != bearer.map(|bearer| bearer.generation) {
+            self.current.store(bearer.cloned());
+        }
+        self.phase.send_if_modified(|before| {
+            let differs = *before != phase;
+            *before = phase;
+            differs
+        });
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        self.current.store(None);
+        self.phase.send_modify(|phase| {
+            *phase = Phase { outlook: Outlook::Ended, ..Phase::new(phase.state.and(Some(StateName::LoggedOut))) };
+        });
+    }
+}
+
+/// An account that logs in.
+pub(super) struct Driver {
+    pub(super) name: String,
+    pub(super) session: Session,
+    pub(super) log_in: Box<dyn LogIn>,
+    pub(super) assumed_life: Duration,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) jitter: Jitter,
+    pub(super) board: Board,
+    pub(super) knocks: Arc<Knocks>,
+    pub(super) watch: Watch,
+    pub(super) requests: mpsc::Receiver<Request>,
+}
+
+impl Driver {
+    /// Logs in, and goes on until it is told to stop or nobody is left to tell it.
+    pub(super) async fn run(self) {
+        let pace = Pace { now: self.clock.now(), instant: clock::instant() };
+        let mut work =
+            Work { driver: self, flight: None, asked: Vec::new(), pace, last_login_at: None, last_error: None, logged: None };
+        work.feed(Event::LogIn);
+        while work.turn().await == Turn::GoOn {}
+    }
+}
+
+/// The driver with what it is busy with.
+struct Work {
+    driver: Driver,
+    flight: Option<(Flight, LoggingIn)>,
+    /// Who waits for the log-in in flight.
+    asked: Vec<oneshot::Sender<Result<(), LogInFailed>>>,
+    pace: Pace,
+    last_login_at: Option<SystemTime>,
+    last_error: Option<LoginError>,
+    /// What the log last said.
+    logged: Option<(StateName, Option<&'static str>)>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Turn {
+    GoOn,
+    Stop,
+}
+
+impl Work {
+    async fn turn(&mut self) -> Turn {
+        let pause = self.pause();
+        tokio::select! {
+            biased;
+            request = self.driver.requests.recv() => match request {
+                Some(Request::ShutDown) | None => return Turn::Stop,
+                Some(request) => self.serve(request),
+            },
+            (flight, outcome) = land(&mut self.flight) => self.landed(flight, outcome),
+            change = self.driver.watch.changed() => self.feed(match change {
+                Change::Credentials => Event::CredentialsChanged,
+                Change::Organization => Event::OrganizationChanged,
+            }),
+            () = self.driver.knocks.wake.notified() => self.hear_verdicts(),
+            () = sleep(pause) => {}
+        }
+        let resumed = self.pace.advance(self.driver.clock.now());
+        self.feed(if resumed { Event::Resumed } else { Event::Tick });
+        Turn::GoOn
+    }
+
+    /// Never long: this timer stands still while the machine is suspended.
+    fn pause(&self) -> Duration {
+        let now = self.driver.clock.now().moment;
+        self.driver.session.deadline().map_or(PAUSE_MAX, |deadline| deadline.since(now).min(PAUSE_MAX))
+    }
+
+    fn serve(&mut self, request: Request) {
+        // Whoever gave up waiting takes no place.
+        self.asked.retain(|asked| !asked.is_closed());
+        // Whoever asked may have gone; then nobody needs the answer.
+        match request {
+            Request::LogIn(answer) if self.asked.len() >= ASKED_MAX => {
+                answer.send(Err(LogInFailed::Busy)).ok();
+            }
+            Request::LogIn(answer) => {
+                self.feed(Event::LogIn);
+                self.asked.push(answer);
+            }
+            Request::LogOut(answer) => {
+                self.feed(Event::LogOut);
+                self.answer_asked(&Err(LogInFailed::LoggedOut));
+                answer.send(()).ok();
+            }
+            Request::Unauthorized(refused, answer) => {
+                self.feed(Event::Unauthorized(refused));
+                answer.send(()).ok();
+            }
+            Request::ShutDown => {}
+        }
+    }
+
+    fn hear_verdicts(&mut self) {
+        let uncured = self.driver.knocks.uncured.swap(0, Ordering::Relaxed);
+        let cured = self.driver.knocks.cured.swap(0, Ordering::Relaxed);
+        // No log-in has the number zero.
+        if uncured > 0 {
+            self.feed(Event::Uncured(Generation(uncured)));
+        }
+        if cured > 0 {
+            self.feed(Event::Cured(Generation(cured)));
+        }
+    }
+
+    fn landed(&mut self, flight: Flight, outcome: Result<Grant, LoginError>) {
+        self.flight = None;
+        let life = self.driver.assumed_life;
+        let outcome = outcome.and_then(|grant| Token::read(grant, flight.generation(), life).map_err(LoginError::Malformed));
+        if outcome.is_ok() {
+            self.last_login_at = Some(self.driver.clock.now().wall);
+        }
+        self.feed(Event::Landed(flight, outcome));
+        // As the session judged it: a token may have been too old when it landed.
+        let answer = self.last_error.clone().map_or(Ok(()), |error| Err(LogInFailed::Failed(error)));
+        self.answer_asked(&answer);
+    }
+
+    fn answer_asked(&mut self, answer: &Result<(), LogInFailed>) {
+        for asked in self.asked.drain(..) {
+            asked.send(answer.clone()).ok();
+        }
+    }
+
+    /// One step of the session, what it asks for, and the news of it.
+    fn feed(&mut self, event: Event) {
+        let now = self.driver.clock.now();
+        let effect = self.driver.session.step(event, now.moment, &mut self.driver.jitter);
+        debug_assert_eq!(self.driver.session.check_invariants(now.moment), Ok(()));
+        match effect {
+            Some(Effect::StartLogin { flight, refresh }) => {
+                self.flight = Some((flight, self.driver.log_in.log_in(refresh)));
+            }
+            // After a log-out nobody waits for it: what it brings is wiped unseen.
+            None if self.driver.session.flight().is_none() => self.flight = None,
+            None => {}
+        }
+        self.remember_error();
+        self.publish(now);
+        self.log(now);
+    }
+
+    /// The latest failure stays in sight until something ends it.
+    fn remember_error(&mut self) {
+        let session = &self.driver.session;
+        match session.last_error() {
+            Some(error) if self.last_error.as_ref() != Some(error) => self.last_error = Some(error.clone()),
+            None if matches!(session.name(), StateName::Ready | StateName::LoggedOut) => self.last_error = None,
+            _ => {}
+        }
+    }
+
+    fn publish(&self, now: Now) {
+        let session = &self.driver.session;
+        let usable = session.usable(now.moment);
+        let phase = Phase {
+            state: Some(session.name()),
+            outlook: outlook(session, usable),
+            held: session.token().map(|token| Held {
+                generation: token.generation(),
+                expires: token.expires,
+                usable_until: token.usable_until,
+            }),
+            complaints: session.complaints(),
+            trial: session.trial(),
+            refresh_at: session.token().and_then(|_| session.due_at()),
+            last_login_at: self.last_login_at,
+            last_error: self.last_error.clone(),
+        };
+        self.driver.board.publish(usable.map(|token| &token.bearer), phase);
+    }
+
+    /// One line for each change of the state, not for each attempt.
+    fn log(&mut self, now: Now) {
+        let session = &self.driver.session;
+        if session.is_retrying() {
+            return;
+        }
+        let (state, error) = (session.name(), session.last_error());
+        let key = (state, error.map(LoginError::code));
+        if self.logged.replace(key) == Some(key) {
+            return;
+        }
+        let (account, state) = (&self.driver.name, state.as_str());
+        let in_seconds = |moment: Option<Moment>| moment.map(|moment| moment.since(now.moment).as_secs());
+        let next_attempt_s = in_seconds(session.due_at());
+        let expires_in_s = in_seconds(session.token().map(|token| token.expires));
+        match error {
+            Some(error) => {
+                let reason = error.code();
+                tracing::warn!(account, state, reason, next_attempt_s, expires_in_s, "log-in failed: {error}");
+            }
+            None if next_attempt_s.is_some() => {
+                tracing::info!(account, state, refresh_in_s = next_attempt_s, expires_in_s, "account is logged in");
+            }
+            None => tracing::info!(account, state, expires_in_s, "account changed its state"),
+        }
+    }
+}
+
+fn outlook(session: &Session, usable: Option<&Token>) -> Outlook {
+    if usable.is_some() {
+        return Outlook::Usable;
+    }
+    match (session.name(), session.due_at()) {
+        (StateName::LoggedOut, _) => Outlook::LoggedOut,
+        (StateName::Rejected, Some(until)) => Outlook::RejectedUntil(until),
+        (_, Some(until)) => Outlook::AttemptAt(until),
+        (_, None) => Outlook::Pending,
+    }
+}
+
+/// The end of the log-in in flight; never, when there is none.
+async fn land(flight: &mut Option<(Flight, LoggingIn)>) -> (Flight, Result<Grant, LoginError>) {
+    match flight {
+        Some((number, log_in)) => (*number, log_in.await),
+        None => std::future::pending().await,
+    }
+}
+
+/// The last look at the clocks: those that count a suspend, and the one that doesn't.
+struct Pace {
+    now: Now,
+    instant: Instant,
+}
+
+impl Pace {
+    /// Whether the machine slept since the last look. Where no clock counts that (macOS), the wall clock's jump tells.
+    fn advance(&mut self, now: Now) -> bool {
+        let instant = clock::instant();
+        let awake = instant.duration_since(self.instant);
+        let wall = now.wall.duration_since(self.now.wall).unwrap_or_default();
+        let passed = now.moment.since(self.now.moment).max(wall);
+        *self = Self { now, instant };
+        passed > awake + SUSPEND_MIN
+    }
+}
+
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+const SUSPEND_MIN: Duration = Duration::from_secs(5);
+const ASKED_MAX: usize = 64;

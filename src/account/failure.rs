@@ -1,0 +1,188 @@
+//! Why an account has no new token, in words.
+//!
+//! Pure. Guarantees: none of these holds a value of a source, a body or a header that a server sent; what they print may
+//! stand in a log line and in `status`.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use http::StatusCode;
+use thiserror::Error;
+
+use crate::upstream::SendError;
+
+/// Why one log-in gave no token.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LoginError {
+    /// The server said no (any 3xx or 4xx but 429): trying soon again would be no better.
+    #[error("the server refused the log-in with status {}", .0.as_u16())]
+    Refused(StatusCode),
+    /// 429, with the wait that the server asked for, when it asked for a sensible one.
+    #[error("the server asked for fewer log-ins (429)")]
+    Throttled(Option<Duration>),
+    /// The exchange did not come about.
+    #[error("{0}")]
+    Unreachable(Unreachable),
+    /// A success that brought no usable token.
+    #[error("the answer to the log-in is of no use: {0}")]
+    Malformed(Malformed),
+    /// Credentials or organization are not at hand.
+    #[error("{0}")]
+    Source(#[from] SourceError),
+    /// Not done within `login_timeout`.
+    #[error("the log-in took too long")]
+    TimedOut,
+}
+
+impl LoginError {
+    /// A constant word for logs and readiness.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "login_refused",
+            Self::Throttled(_) => "login_throttled",
+            Self::Unreachable(cause) => cause.code(),
+            Self::Malformed(_) => "login_answer_malformed",
+            Self::Source(error) => error.fault.code(),
+            Self::TimedOut => "login_timeout",
+        }
+    }
+}
+
+/// What kept the exchange from coming about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Unreachable {
+    /// No connection, or no answer over it.
+    #[error("log-in: {0}")]
+    NoAnswer(SendError),
+    /// An answer that ended too early.
+    #[error("log-in: the connection failed before the answer was complete")]
+    Cut,
+    /// The server answered with its own failure (5xx).
+    #[error("the server failed the log-in with status {}", .0.as_u16())]
+    ServerFailed(StatusCode),
+}
+
+impl Unreachable {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::NoAnswer(_) => "login_unreachable",
+            Self::Cut => "login_cut",
+            Self::ServerFailed(_) => "login_server_failed",
+        }
+    }
+}
+
+/// What is wrong with a successful answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Malformed {
+    /// Longer than any token.
+    #[error("it is longer than 64 KiB")]
+    TooLarge,
+    /// Not JSON at all.
+    #[error("it is not JSON")]
+    NotJson,
+    /// JSON without a token where one is looked for.
+    #[error("it holds no token")]
+    NoToken,
+    /// A token with characters that no header takes.
+    #[error("its token can't stand in a header")]
+    NotAHeader,
+    /// Too late already.
+    #[error("its token has expired already, by the server's own clock")]
+    Expired,
+    /// Neither a success nor a refusal.
+    #[error("its status means nothing here")]
+    Status,
+}
+
+/// Which source gave nothing usable, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{which}: {fault}")]
+pub struct SourceError {
+    /// The setting.
+    pub which: Field,
+    /// What is wrong with it.
+    pub fault: SourceFault,
+}
+
+/// What a source gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Field {
+    /// The tenant.
+    #[error("organization")]
+    Organization,
+    /// Who logs in.
+    #[error("username")]
+    Username,
+    /// With what.
+    #[error("password")]
+    Password,
+}
+
+/// What is wrong with a source.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SourceFault {
+    /// There is no such file, yet.
+    #[error("{} does not exist; it is watched, and used as soon as it appears", .0.display())]
+    Missing(PathBuf),
+    /// There is one, but not for us.
+    #[error("{} can't be read ({})", .path.display(), .kind)]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// As the system says.
+        kind: io::ErrorKind,
+    },
+    /// A directory, a pipe, a device.
+    #[error("{} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// More than a credential can be.
+    #[error("its value is longer than 64 KiB")]
+    TooLarge,
+    /// Nothing, or only a newline.
+    #[error("its value is empty")]
+    Empty,
+    /// JSON carries text only.
+    #[error("its value is not UTF-8")]
+    NotText,
+    /// An organization travels in a header.
+    #[error("its value can't stand in a header (line breaks, control characters or outer spaces)")]
+    NotAHeader,
+    /// The command could not be started.
+    #[error("the command {program} can't be run ({kind})")]
+    CommandNotRun {
+        /// Its first word.
+        program: String,
+        /// As the system says.
+        kind: io::ErrorKind,
+    },
+    /// The command says that it failed.
+    #[error("the command {program} failed ({}): {stderr}", exit_status(*.status))]
+    CommandFailed {
+        /// Its first word.
+        program: String,
+        /// Its exit code; `None`: ended by a signal.
+        status: Option<i32>,
+        /// How its standard error begins, control characters removed.
+        stderr: String,
+    },
+    /// The source took too long.
+    #[error("it gave no value within 10 s")]
+    TimedOut,
+}
+
+impl SourceFault {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "source_missing",
+            Self::Unreadable { .. } | Self::NotAFile(_) => "source_unreadable",
+            Self::TooLarge | Self::Empty | Self::NotText | Self::NotAHeader => "source_invalid",
+            Self::CommandNotRun { .. } | Self::CommandFailed { .. } => "source_command_failed",
+            Self::TimedOut => "source_timeout",
+        }
+    }
+}
+
+fn exit_status(status: Option<i32>) -> String {
+    status.map_or_else(|| "ended by a signal".to_owned(), |code| format!("exit status {code}"))
+}

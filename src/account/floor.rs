@@ -1,0 +1,146 @@
+//! How old a token must be before a 401 may have it replaced.
+//!
+//! Pure. A log-in that a 401 asked for is on trial: a request that had got the 401 and got through with the new token is
+//! a cure and sets the floor back; another 401 for the new token doubles it, once for each log-in. A cure outweighs every
+//! 401, before or after it: one path that always answers 401 must not lengthen the outage of the others.
+
+use std::time::Duration;
+
+use super::token::Generation;
+
+/// The account's floor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Floor {
+    base: Duration,
+    current: Duration,
+    trial: Option<Trial>,
+}
+
+/// A log-in that a 401 asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trial {
+    pub(super) generation: Generation,
+    pub(super) verdict: Option<Verdict>,
+}
+
+/// What became of the 401.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// A replay got through. Final.
+    Cured,
+    /// The new token was refused as well. A cure may still come.
+    Uncured,
+}
+
+impl Floor {
+    pub(super) fn new(base: Duration) -> Self {
+        Self { base, current: base, trial: None }
+    }
+
+    pub(super) fn current(&self) -> Duration {
+        self.current
+    }
+
+    pub(super) fn base(&self) -> Duration {
+        self.base
+    }
+
+    /// However often it doubles.
+    pub(super) fn max(&self) -> Duration {
+        self.base.max(FLOOR_MAX)
+    }
+
+    pub(super) fn trial(&self) -> Option<Trial> {
+        self.trial
+    }
+
+    /// A token has come that a 401 was waiting for.
+    pub(super) fn put_on_trial(&mut self, generation: Generation) {
+        self.trial = Some(Trial { generation, verdict: None });
+    }
+
+    /// The token on trial is gone; what is said of it later says nothing of its successor.
+    pub(super) fn end_trial(&mut self) {
+        self.trial = None;
+    }
+
+    pub(super) fn cured(&mut self, by: Generation) {
+        if let Some(trial) = self.trial.as_mut().filter(|trial| trial.generation == by) {
+            trial.verdict = Some(Verdict::Cured);
+            self.current = self.base;
+        }
+    }
+
+    pub(super) fn uncured(&mut self, by: Generation) {
+        let max = self.max();
+        if let Some(trial) = self.trial.as_mut().filter(|trial| trial.generation == by && trial.verdict.is_none()) {
+            trial.verdict = Some(Verdict::Uncured);
+            // A floor of zero would stay zero for ever.
+            self.current = self.current.max(FLOOR_STEP_MIN).saturating_mul(2).min(max);
+        }
+    }
+}
+
+const FLOOR_MAX: Duration = Duration::from_secs(3600);
+const FLOOR_STEP_MIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn on_trial(floor: &mut Floor, generation: u64) -> Generation {
+        floor.put_on_trial(Generation(generation));
+        Generation(generation)
+    }
+
+    #[test]
+    fn it_doubles_once_for_each_uncured_log_in_up_to_an_hour() {
+        let mut floor = Floor::new(30 * SECOND);
+        for (generation, seconds) in (1..).zip([60, 120, 240, 480, 960, 1920, 3600, 3600]) {
+            let generation = on_trial(&mut floor, generation);
+            for _ in 0..10_000 {
+                floor.uncured(generation);
+            }
+            assert_eq!(floor.current(), seconds * SECOND);
+        }
+    }
+
+    #[test]
+    fn a_cure_resets_it_whenever_it_comes() {
+        let mut floor = Floor::new(30 * SECOND);
+        let first = on_trial(&mut floor, 1);
+        floor.uncured(first);
+        floor.cured(first);
+        assert_eq!(floor.current(), 30 * SECOND);
+        floor.uncured(first);
+        assert_eq!(floor.current(), 30 * SECOND, "after a cure another 401 is the path's own fault");
+    }
+
+    #[test]
+    fn only_the_token_on_trial_is_judged() {
+        let mut floor = Floor::new(30 * SECOND);
+        floor.uncured(Generation(1));
+        let second = on_trial(&mut floor, 2);
+        floor.uncured(Generation(1));
+        assert_eq!(floor.current(), 30 * SECOND);
+        floor.uncured(second);
+        floor.cured(Generation(1));
+        floor.end_trial();
+        floor.cured(second);
+        assert_eq!(floor.current(), 60 * SECOND);
+    }
+
+    #[test]
+    fn a_configured_floor_beyond_an_hour_stays() {
+        let mut floor = Floor::new(7200 * SECOND);
+        let generation = on_trial(&mut floor, 1);
+        floor.uncured(generation);
+        assert_eq!(floor.current(), 7200 * SECOND);
+        let mut zero = Floor::new(Duration::ZERO);
+        let generation = on_trial(&mut zero, 1);
+        zero.uncured(generation);
+        assert_eq!(zero.current(), 2 * SECOND);
+    }
+}

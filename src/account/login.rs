@@ -1,0 +1,263 @@
+//! One log-in: sources in, a [`Grant`] or a classified [`LoginError`] out.
+//!
+//! Depends on `config`, `careportals`, `upstream` and `connect`. Goes over a connection of its own, never the data path's.
+//! Guarantees: bodies with secrets live in buffers that are wiped; nothing that the server says, its `message` included,
+//! is kept or printed; redirects are never followed.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::{
+    answer::{self, Answer},
+    credentials::{Credentials, Sources},
+    failure::{LoginError, Malformed, Unreachable},
+    token::Grant,
+};
+use crate::{
+    careportals::{ORGANIZATION_HEADER, REFRESH_REQUEST_FIELD},
+    clock::Clock,
+    config::{Endpoint, Login},
+    connect::Connector,
+    secret::{Secret, wiped_bytes},
+    upstream,
+};
+
+/// How a token is had; the driver's only way to the world, and a test's way in.
+pub(super) trait LogIn: Send + Sync + 'static {
+    /// `refresh`: what an earlier log-in left for this one.
+    fn log_in(&self, refresh: Option<Arc<Secret>>) -> LoggingIn;
+}
+
+/// A log-in under way; dropping it gives it up.
+pub(super) type LoggingIn = Pin<Box<dyn Future<Output = Result<Grant, LoginError>> + Send>>;
+
+/// The connections that an account may make.
+#[derive(Clone)]
+pub struct LoginConnectors {
+    /// To the origin of `login_url`.
+    pub login: Connector,
+    /// To the origin of `refresh_url`, when there is one.
+    pub refresh: Option<Connector>,
+}
+
+/// The log-in over HTTP.
+#[derive(Clone)]
+pub(super) struct HttpLogIn {
+    pub(super) sources: Sources,
+    pub(super) connectors: LoginConnectors,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl LogIn for HttpLogIn {
+    fn log_in(&self, refresh: Option<Arc<Secret>>) -> LoggingIn {
+        let this = self.clone();
+        Box::pin(async move {
+            match this.sources.login() {
+                Some(login) => this.grant(login, refresh.as_deref()).await,
+                // The driver of an account without log-in has no use for this.
+                None => Err(LoginError::Malformed(Malformed::NoToken)),
+            }
+        })
+    }
+}
+
+impl HttpLogIn {
+    async fn grant(&self, login: &Login, refresh: Option<&Secret>) -> Result<Grant, LoginError> {
+        let deadline = crate::clock::instant() + login.timeout;
+        if let (Some(refresh), Some(endpoint), Some(connector)) = (refresh, &login.refresh_url, &self.connectors.refresh) {
+            let organization = self.sources.organization().await?;
+            let body = body(|out| write_refresh(out, refresh));
+            let request = request(login, endpoint, connector, &organization, body);
+            // Half of the time, so that the other way is not cut off.
+            let tried = timeout(login.timeout / 2, self.exchange(login, connector, request, organization)).await;
+            match tried {
+                // A server that sends no new refresh token means the old one to be used on (RFC 6749, 6).
+                Ok(Ok(grant)) => {
+                    let kept = || Secret::new(refresh.expose().to_vec());
+                    return Ok(Grant { refresh: grant.refresh.or_else(|| Some(kept())), ..grant });
+                }
+                // Who asks for fewer log-ins must not be sent another.
+                Ok(Err(error @ LoginError::Throttled(_))) => return Err(error),
+                Ok(Err(error)) => tracing::debug!(reason = error.code(), "refresh failed, logging in instead"),
+                Err(_) => tracing::debug!(reason = LoginError::TimedOut.code(), "refresh failed, logging in instead"),
+            }
+        }
+        let remaining = deadline.saturating_duration_since(crate::clock::instant());
+        let credentials = self.sources.credentials(login).await?;
+        let connector = &self.connectors.login;
+        let organization = credentials.organization.clone();
+        let body = body(|out| write_login(out, login, &credentials));
+        drop(credentials);
+        let request = request(login, &login.url, connector, &organization, body);
+        let exchange = self.exchange(login, connector, request, organization);
+        timeout(remaining, exchange).await.map_err(|_| LoginError::TimedOut)?
+    }
+
+    async fn exchange(
+        &self,
+        login: &Login,
+        connector: &Connector,
+        request: Request<Full<Bytes>>,
+        organization: HeaderValue,
+    ) -> Result<Grant, LoginError> {
+        let sent = upstream::exchange(connector, request).await;
+        let response = sent.map_err(|error| LoginError::Unreachable(Unreachable::NoAnswer(error)))?;
+        let received = self.clock.now();
+        let server_date = date(response.headers());
+        classify(&response, server_date.unwrap_or(received.wall))?;
+        let body = collect(response.into_body()).await?;
+        let Answer { token, refresh } = answer::read(&body, login.token_pointer.as_deref()).map_err(LoginError::Malformed)?;
+        Ok(Grant { token, refresh, organization, server_date, received })
+    }
+}
+
+fn request(
+    login: &Login,
+    endpoint: &Endpoint,
+    connector: &Connector,
+    organization: &HeaderValue,
+    body: Bytes,
+) -> Request<Full<Bytes>> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("careportals-sidecar/", env!("CARGO_PKG_VERSION"))));
+    for name in login.headers.keys() {
+        headers.remove(name);
+    }
+    for (name, value) in &login.headers {
+        headers.append(name, value.clone());
+    }
+    // Last: what these say is not a matter of settings.
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(HeaderName::from_static(ORGANIZATION_HEADER), organization.clone());
+    // An origin's authority is a legal value: it was parsed from a URL.
+    if let Ok(host) = HeaderValue::from_str(&connector.origin().authority()) {
+        headers.insert(header::HOST, host);
+    }
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = Uri::from(endpoint.target.clone());
+    *request.headers_mut() = headers;
+    request
+}
+
+/// The answer's status, as the contract sorts it.
+fn classify(response: &Response<Incoming>, server_now: SystemTime) -> Result<(), LoginError> {
+    let status = response.status();
+    if status.is_success() {
+        Ok(())
+    } else if status == StatusCode::TOO_MANY_REQUESTS {
+        Err(LoginError::Throttled(retry_after(response.headers(), server_now)))
+    } else if status.is_server_error() {
+        Err(LoginError::Unreachable(Unreachable::ServerFailed(status)))
+    } else if status.is_redirection() || status.is_client_error() {
+        Err(LoginError::Refused(status))
+    } else {
+        Err(LoginError::Malformed(Malformed::Status))
+    }
+}
+
+fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(header::DATE)?.to_str().ok()?).ok()
+}
+
+/// Seconds, or a date by the server's clock; `None` for anything else, and for no wait at all.
+fn retry_after(headers: &HeaderMap, server_now: SystemTime) -> Option<Duration> {
+    let asked = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = if !asked.is_empty() && asked.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Too large for a number is still a number.
+        Duration::from_secs(asked.parse().unwrap_or(u64::MAX))
+    } else {
+        httpdate::parse_http_date(asked).ok()?.duration_since(server_now).ok()?
+    };
+    (!wait.is_zero()).then_some(wait)
+}
+
+async fn collect(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, LoginError> {
+    let too_large = LoginError::Malformed(Malformed::TooLarge);
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if expected > ANSWER_MAX {
+        return Err(too_large);
+    }
+    // All of it at once: a buffer that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(ANSWER_MAX));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| LoginError::Unreachable(Unreachable::Cut))?;
+        let Ok(piece) = frame.into_data() else { continue };
+        if bytes.len() + piece.len() > ANSWER_MAX {
+            return Err(too_large);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+/// Writes twice, to know the size before the buffer is made.
+fn body(write: impl Fn(&mut dyn io::Write) -> io::Result<()>) -> Bytes {
+    let mut size = Count(0);
+    let mut buffer = Zeroizing::new(Vec::new());
+    // Neither a count nor a vector fails to be written to.
+    if write(&mut size).is_ok() {
+        buffer.reserve_exact(size.0);
+        let _ = write(&mut *buffer);
+    }
+    wiped_bytes(buffer)
+}
+
+fn write_login(out: &mut dyn io::Write, login: &Login, credentials: &Credentials) -> io::Result<()> {
+    out.write_all(b"{")?;
+    write_member(out, &login.username_field, &credentials.username)?;
+    out.write_all(b",")?;
+    write_member(out, &login.password_field, &credentials.password)?;
+    for (name, value) in &login.extra {
+        out.write_all(b",")?;
+        serde_json::to_writer(&mut *out, name)?;
+        out.write_all(b":")?;
+        serde_json::to_writer(&mut *out, value)?;
+    }
+    out.write_all(b"}")
+}
+
+fn write_refresh(out: &mut dyn io::Write, refresh: &Secret) -> io::Result<()> {
+    out.write_all(b"{")?;
+    write_member(out, REFRESH_REQUEST_FIELD, refresh)?;
+    out.write_all(b"}")
+}
+
+fn write_member(out: &mut dyn io::Write, name: &str, value: &Secret) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, name)?;
+    out.write_all(b":")?;
+    // `Sources` lets nothing but text through, and a token is text by its origin.
+    serde_json::to_writer(&mut *out, value.expose_str().unwrap_or_default())?;
+    Ok(())
+}
+
+struct Count(usize);
+
+impl io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+const ANSWER_MAX: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,339 @@
+//! One account: credentials and organization, the session that makes a token of them, and whoever wants to carry it.
+//!
+//! Depends on `config`, `careportals`, `clock`, `secret`, `connect` and `upstream`. An [`Account`] is a handle: requests
+//! load the bearer from it without a lock, and one driver task owns everything else. A client's request is never seen
+//! here, and a client that goes away takes nothing with it but its own wait.
+//!
+//! Files, each using only those before it: `failure`, `token`, `floor`, `session` (pure: the state machine), `credentials`,
+//! `watch`, `answer` (pure), `login`, `phase` (pure: what others see), `driver`, `tenant` (no log-in).
+
+mod answer;
+mod credentials;
+mod driver;
+mod failure;
+mod floor;
+mod login;
+mod phase;
+mod session;
+mod tenant;
+mod token;
+mod watch;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwapOption;
+use http::StatusCode;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use self::{
+    credentials::Sources,
+    driver::{Board, Driver, Knocks, Request},
+    floor::Verdict,
+    login::{HttpLogIn, LogIn},
+    phase::{Advice, Outlook},
+    session::Session,
+    tenant::Tenant,
+    token::Token,
+    watch::Watch,
+};
+pub use self::{
+    driver::LogInFailed,
+    failure::{Field, LoginError, Malformed, SourceError, SourceFault, Unreachable},
+    login::LoginConnectors,
+    phase::{AccountStatus, Phase, Unavailable, Why},
+    session::StateName,
+    token::{Bearer, Generation},
+};
+use crate::{
+    clock::{Clock, Jitter, Moment},
+    config::{AccountId, Config},
+};
+
+/// The handle of an account. Clones are the same account.
+#[derive(Clone)]
+pub struct Account(Arc<Shared>);
+
+struct Shared {
+    name: String,
+    relogin_on: Vec<StatusCode>,
+    token_wait: Duration,
+    clock: Arc<dyn Clock>,
+    current: Arc<ArcSwapOption<Bearer>>,
+    phase: tokio::sync::watch::Receiver<Phase>,
+    knocks: Arc<Knocks>,
+    requests: mpsc::Sender<Request>,
+    /// Taken by whoever joins it.
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Account {
+    /// Starts the account's task on the present runtime; it logs in at once. `connectors` is `None` for an account without
+    /// log-in. `None` when the configuration has no such account, or the connectors do not fit it.
+    #[must_use]
+    pub fn start(
+        config: Arc<Config>,
+        id: AccountId,
+        connectors: Option<LoginConnectors>,
+        clock: Arc<dyn Clock>,
+        jitter: Jitter,
+    ) -> Option<Self> {
+        let sources = Sources::new(config, id)?;
+        let log_in = match (sources.login(), connectors) {
+            (Some(_), Some(connectors)) => {
+                let (sources, clock) = (sources.clone(), Arc::clone(&clock));
+                Some(Box::new(HttpLogIn { sources, connectors, clock }) as Box<dyn LogIn>)
+            }
+            (None, _) => None,
+            (Some(_), None) => return None,
+        };
+        let watch = Watch::start(&sources);
+        Some(Self::assemble(sources, log_in, Surroundings { clock, jitter, watch }))
+    }
+
+    fn assemble(sources: Sources, log_in: Option<Box<dyn LogIn>>, surroundings: Surroundings) -> Self {
+        let Surroundings { clock, jitter, watch } = surroundings;
+        let name = sources.account().name.clone();
+        let settings = sources.login();
+        let relogin_on = settings.map(|login| login.relogin_on.clone()).unwrap_or_default();
+        let token_wait = settings.map_or(TENANT_WAIT, |login| login.token_wait);
+        let current = Arc::new(ArcSwapOption::empty());
+        let (phase, seen) = tokio::sync::watch::channel(Phase::new(settings.map(|_| StateName::LoggingIn)));
+        let board = Board { current: Arc::clone(&current), phase };
+        let knocks = Arc::new(Knocks::default());
+        let (asks, requests) = mpsc::channel(REQUESTS_MAX);
+        let task = if let (Some(login), Some(log_in)) = (settings, log_in) {
+            let driver = Driver {
+                name: name.clone(),
+                session: Session::new(login.relogin_floor),
+                log_in,
+                assumed_life: login.assumed_life,
+                clock: Arc::clone(&clock),
+                jitter,
+                board,
+                knocks: Arc::clone(&knocks),
+                watch,
+                requests,
+            };
+            tokio::spawn(driver.run())
+        } else {
+            let clock = Arc::clone(&clock);
+            tokio::spawn(Tenant { sources, clock, jitter, board, watch, requests }.run())
+        };
+        let task = Mutex::new(Some(task));
+        Self(Arc::new(Shared { name, relogin_on, token_wait, clock, current, phase: seen, knocks, requests: asks, task }))
+    }
+
+    /// As configured.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Upstream statuses that make a token suspect; none for an account without log-in.
+    #[must_use]
+    pub fn relogin_on(&self) -> &[StatusCode] {
+        &self.0.relogin_on
+    }
+
+    /// What a request may carry right now. No lock is taken.
+    #[must_use]
+    pub fn bearer(&self, now: Moment) -> Option<Arc<Bearer>> {
+        let current = self.0.current.load();
+        current.as_ref().filter(|bearer| bearer.is_usable(now)).cloned()
+    }
+
+    /// The same, after waiting for a log-in that is under way or close, at most `token_wait`. Dropping the future ends
+    /// the wait and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// Says why there is none, and when asking again makes sense.
+    pub async fn wait_for_bearer(&self) -> Result<Arc<Bearer>, Unavailable> {
+        let deadline = self.0.clock.now().moment + self.0.token_wait;
+        match timeout(self.0.token_wait, self.bearer_before(deadline)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Unavailable::of(self.0.phase.borrow().outlook, self.0.clock.now().moment)),
+        }
+    }
+
+    async fn bearer_before(&self, deadline: Moment) -> Result<Arc<Bearer>, Unavailable> {
+        let mut phase = self.0.phase.clone();
+        loop {
+            let outlook = phase.borrow_and_update().outlook;
+            let now = self.0.clock.now().moment;
+            if let Some(bearer) = self.bearer(now) {
+                return Ok(bearer);
+            }
+            match outlook {
+                Outlook::Pending => {}
+                // Its end has come, but the driver's timer slept through it.
+                Outlook::Usable => self.0.knocks.wake(),
+                Outlook::AttemptAt(moment) | Outlook::NoOrganization(moment) if moment <= now => self.0.knocks.wake(),
+                Outlook::AttemptAt(moment) if moment <= deadline => {}
+                _ => return Err(Unavailable::of(outlook, now)),
+            }
+            if phase.changed().await.is_err() {
+                return Err(Unavailable::of(Outlook::Ended, now));
+            }
+        }
+    }
+
+    /// Reports that a request with that token got a 401. A bearer that is newer, at once or from the log-in that all
+    /// such requests share; `None` when the 401 is the client's: the token is too young, a failed log-in has yet to wait,
+    /// the log-in fails or takes longer than `token_wait`.
+    pub async fn replace(&self, refused: Generation) -> Option<Arc<Bearer>> {
+        timeout(self.0.token_wait, self.newer_than(refused)).await.ok().flatten()
+    }
+
+    async fn newer_than(&self, refused: Generation) -> Option<Arc<Bearer>> {
+        let mut phase = self.0.phase.clone();
+        let mut has_complained = false;
+        loop {
+            let now = self.0.clock.now().moment;
+            let advice = phase.borrow_and_update().advise(refused, now);
+            if let Some(bearer) = self.bearer(now).filter(|bearer| bearer.generation > refused) {
+                return Some(bearer);
+            }
+            match advice {
+                Advice::PassOn => return None,
+                Advice::Complain if has_complained => return None,
+                Advice::Complain => {
+                    has_complained = true;
+                    let (answer, answered) = oneshot::channel();
+                    self.0.requests.send(Request::Unauthorized(refused, answer)).await.ok()?;
+                    // What it led to is published by then.
+                    answered.await.ok()?;
+                    continue;
+                }
+                Advice::WakeAndWait => self.0.knocks.wake(),
+                Advice::Wait => {}
+            }
+            phase.changed().await.ok()?;
+        }
+    }
+
+    /// Reports the same for a request that can't be sent again, and does not wait for what comes of it.
+    pub async fn unauthorized(&self, refused: Generation) {
+        let now = self.0.clock.now().moment;
+        if self.0.phase.borrow().advise(refused, now) != Advice::Complain {
+            return;
+        }
+        let (answer, answered) = oneshot::channel();
+        if self.0.requests.send(Request::Unauthorized(refused, answer)).await.is_ok() {
+            drop(answered.await);
+        }
+    }
+
+    /// A request that had got a 401 got through with that (newer) token.
+    pub fn cured(&self, by: Generation) {
+        if self.0.phase.borrow().is_open_to(Verdict::Cured, by) {
+            self.0.knocks.cured(by);
+        }
+    }
+
+    /// A request that had got a 401 got another with that (newer) token.
+    pub fn uncured(&self, by: Generation) {
+        if self.0.phase.borrow().is_open_to(Verdict::Uncured, by) {
+            self.0.knocks.uncured(by);
+        }
+    }
+
+    /// Logs in anew, or joins the log-in in flight, and waits for its outcome. The only way back from a log-out.
+    ///
+    /// # Errors
+    ///
+    /// The log-in failed, or something came in between.
+    pub async fn log_in(&self) -> Result<(), LogInFailed> {
+        let (answer, answered) = oneshot::channel();
+        self.0.requests.send(Request::LogIn(answer)).await.map_err(|_| LogInFailed::Ended)?;
+        answered.await.unwrap_or(Err(LogInFailed::Ended))
+    }
+
+    /// Withdraws and forgets the token, and gives up a log-in in flight; done when it returns.
+    pub async fn log_out(&self) {
+        let (answer, answered) = oneshot::channel();
+        // An account that has ended has no token either.
+        if self.0.requests.send(Request::LogOut(answer)).await.is_ok() {
+            drop(answered.await);
+        }
+    }
+
+    /// For `status`, readiness and metrics.
+    #[must_use]
+    pub fn status(&self) -> AccountStatus {
+        let now = self.0.clock.now();
+        AccountStatus::of(&self.0.phase.borrow(), self.bearer(now.moment).is_some(), now)
+    }
+
+    /// Wakes whenever the status changes.
+    #[must_use]
+    pub fn subscribe(&self) -> tokio::sync::watch::Receiver<Phase> {
+        self.0.phase.clone()
+    }
+
+    /// Ends the task; its token is wiped when this returns, but for requests that still carry it.
+    pub async fn shut_down(&self) {
+        // An error means that it has ended already.
+        drop(self.0.requests.send(Request::ShutDown).await);
+        let task = self.0.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(error)) = match task {
+            Some(task) => Some(task.await),
+            None => None,
+        } {
+            tracing::error!(account = self.0.name, panicked = error.is_panic(), "the account's task did not end well");
+        }
+    }
+}
+
+/// One log-in by itself, for `check --online`: nothing is kept of it.
+pub async fn try_log_in(
+    config: Arc<Config>,
+    id: AccountId,
+    connectors: LoginConnectors,
+    clock: Arc<dyn Clock>,
+) -> Result<Tried, LoginError> {
+    let Some((sources, assumed_life)) =
+        Sources::new(config, id).and_then(|sources| Some((sources.clone(), sources.login()?.assumed_life)))
+    else {
+        return Err(LoginError::Malformed(Malformed::NoToken));
+    };
+    let grant = HttpLogIn { sources, connectors, clock }.log_in(None).await?;
+    let (server_date, received) = (grant.server_date, grant.received.wall);
+    let token = Token::read(grant, Generation(0), assumed_life).map_err(LoginError::Malformed)?;
+    Ok(Tried { life: token.life, server_date, received })
+}
+
+/// What a log-in by itself showed.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    /// Of the token.
+    pub life: Duration,
+    /// The server's clock when it answered.
+    pub server_date: Option<SystemTime>,
+    /// Ours at that moment.
+    pub received: SystemTime,
+}
+
+/// What an account's task is made of, beside its settings.
+struct Surroundings {
+    clock: Arc<dyn Clock>,
+    jitter: Jitter,
+    watch: Watch,
+}
+
+/// Reports of 401s wait for a place beyond that.
+const REQUESTS_MAX: usize = 256;
+/// Without a log-in there is only a file or a command to wait for.
+const TENANT_WAIT: Duration = Duration::from_secs(10);

@@ -1,0 +1,482 @@
+//! The account's state machine: an event in, the next state and at most one effect out.
+//!
+//! Pure: time and chance are arguments, the driver acts. Guarantees: at most one log-in is in flight, since a new one
+//! makes the id of the one before stale; a token that counts as expired is never [`Session::usable`]; after a log-out
+//! nothing but [`Event::LogIn`] starts a log-in; `LoggedOut`, `LoggingIn` and `BackingOff` can't hold a token.
+
+use std::{mem, sync::Arc, time::Duration};
+
+use super::{
+    failure::{LoginError, Malformed},
+    floor::{Floor, Trial, Verdict},
+    token::{Generation, Token},
+};
+use crate::{
+    clock::{Jitter, Moment},
+    secret::Secret,
+};
+
+/// One account between its log-ins.
+#[derive(Debug)]
+pub(super) struct Session {
+    state: State,
+    floor: Floor,
+    /// Log-ins started so far; a token's generation is the number of its log-in.
+    flights: u64,
+}
+
+/// Each variant holds what it may know, and no more.
+#[derive(Debug)]
+pub(super) enum State {
+    LoggedOut,
+    LoggingIn { flight: Flight, tries: Tries },
+    Ready { token: Token, refresh_at: Moment },
+    Refreshing { token: Token, step: Step, tries: Tries },
+    BackingOff { until: Moment, tries: Tries, last: LoginError },
+    Rejected { token: Option<Token>, until: Moment, tries: Tries, last: LoginError },
+}
+
+/// Where a refresh stands.
+#[derive(Debug)]
+pub(super) enum Step {
+    InFlight { flight: Flight, trust: Trust },
+    Waiting { until: Moment, last: LoginError },
+}
+
+/// Whether the token at hand is handed out while its successor is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    Trusted,
+    /// A 401 named it.
+    Suspect,
+}
+
+/// One log-in attempt; what lands under an older one is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flight(pub(super) u64);
+
+impl Flight {
+    /// Of the token that it may bring.
+    pub(super) fn generation(self) -> Generation {
+        Generation(self.0)
+    }
+}
+
+/// What went wrong since the last success.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tries {
+    failures: u32,
+    /// Kept through failures in between: they must not speed up attempts that may lock an account.
+    refusals: u32,
+}
+
+/// What happens to a session.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Somebody asked for it.
+    LogIn,
+    LogOut,
+    /// The sources give something else than the last log-in used.
+    CredentialsChanged,
+    OrganizationChanged,
+    /// The machine slept; who knows what the server did meanwhile.
+    Resumed,
+    /// A 401 for that token.
+    Unauthorized(Generation),
+    /// A request that had got a 401 got through with that token.
+    Cured(Generation),
+    /// A request that had got a 401 got another with that token.
+    Uncured(Generation),
+    Landed(Flight, Result<Token, LoginError>),
+    /// Time has passed.
+    Tick,
+}
+
+/// What the driver must do; everything else it reads off the state.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Start this log-in and forget the one before.
+    StartLogin { flight: Flight, refresh: Option<Arc<Secret>> },
+}
+
+/// What a 401 for the token at hand would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Complaints {
+    /// Nothing: a log-in waits for its time, or there is no token.
+    Ignored,
+    /// One log-in is in flight because of another.
+    Joined,
+    /// Something, from then on.
+    HeardFrom(Moment),
+}
+
+/// The contract's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StateName {
+    /// Until an explicit log-in.
+    LoggedOut,
+    /// No token yet, or none any more; a log-in is in flight.
+    LoggingIn,
+    /// A valid token, nothing to do.
+    Ready,
+    /// A token, and its successor is under way.
+    Refreshing,
+    /// No token; the next attempt has its time.
+    BackingOff,
+    /// The server refused the credentials; perhaps the old token is still good.
+    Rejected,
+}
+
+impl StateName {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 6] =
+        [Self::LoggedOut, Self::LoggingIn, Self::Ready, Self::Refreshing, Self::BackingOff, Self::Rejected];
+
+    /// As users see it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LoggedOut => "logged_out",
+            Self::LoggingIn => "logging_in",
+            Self::Ready => "ready",
+            Self::Refreshing => "refreshing",
+            Self::BackingOff => "backing_off",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl Session {
+    /// Logged out; the driver's first event is a log-in.
+    pub(super) fn new(relogin_floor: Duration) -> Self {
+        Self { state: State::LoggedOut, floor: Floor::new(relogin_floor), flights: 0 }
+    }
+
+    /// Every event is also a tick: whatever is due at `now` is done with it.
+    pub(super) fn step(&mut self, event: Event, now: Moment, jitter: &mut Jitter) -> Option<Effect> {
+        self.forget_expired(now);
+        let effect = match event {
+            Event::LogOut => {
+                self.state = State::LoggedOut;
+                self.floor.end_trial();
+                None
+            }
+            Event::LogIn => self.log_in(now),
+            Event::CredentialsChanged => self.credentials_changed(now),
+            Event::OrganizationChanged => self.organization_changed(now),
+            Event::Resumed => matches!(self.state, State::Ready { .. }).then(|| self.start(Trust::Trusted, now)),
+            Event::Unauthorized(refused) => self.unauthorized(refused, now),
+            Event::Cured(by) => {
+                self.floor.cured(by);
+                None
+            }
+            Event::Uncured(by) => {
+                self.floor.uncured(by);
+                None
+            }
+            Event::Landed(flight, outcome) => {
+                // Late ones are wiped unseen.
+                if self.flight() == Some(flight) {
+                    self.landed(outcome, now, jitter);
+                }
+                None
+            }
+            Event::Tick => None,
+        };
+        if effect.is_none() && self.due_at().is_some_and(|due| now >= due) {
+            return Some(self.start(Trust::Trusted, now));
+        }
+        effect
+    }
+
+    /// The token that requests may carry.
+    pub(super) fn usable(&self, now: Moment) -> Option<&Token> {
+        let token = match &self.state {
+            State::Refreshing { step: Step::InFlight { trust: Trust::Suspect, .. }, .. } => None,
+            _ => self.token(),
+        };
+        token.filter(|token| token.is_usable(now))
+    }
+
+    /// The token at hand, suspect or not.
+    pub(super) fn token(&self) -> Option<&Token> {
+        match &self.state {
+            State::LoggedOut | State::LoggingIn { .. } | State::BackingOff { .. } => None,
+            State::Ready { token, .. } | State::Refreshing { token, .. } => Some(token),
+            State::Rejected { token, .. } => token.as_ref(),
+        }
+    }
+
+    /// When a tick changes something; `None` when only other events do.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        let expiry = self.token().map(|token| token.usable_until);
+        self.due_at().into_iter().chain(expiry).min()
+    }
+
+    /// When the next log-in starts by itself.
+    pub(super) fn due_at(&self) -> Option<Moment> {
+        match &self.state {
+            State::LoggedOut | State::LoggingIn { .. } | State::Refreshing { step: Step::InFlight { .. }, .. } => None,
+            State::Ready { refresh_at, .. } => Some(*refresh_at),
+            State::Refreshing { step: Step::Waiting { until, .. }, .. }
+            | State::BackingOff { until, .. }
+            | State::Rejected { until, .. } => Some(*until),
+        }
+    }
+
+    pub(super) fn flight(&self) -> Option<Flight> {
+        match &self.state {
+            State::LoggingIn { flight, .. } | State::Refreshing { step: Step::InFlight { flight, .. }, .. } => Some(*flight),
+            _ => None,
+        }
+    }
+
+    /// Why there is no newer token.
+    pub(super) fn last_error(&self) -> Option<&LoginError> {
+        match &self.state {
+            State::Refreshing { step: Step::Waiting { last, .. }, .. }
+            | State::BackingOff { last, .. }
+            | State::Rejected { last, .. } => Some(last),
+            _ => None,
+        }
+    }
+
+    /// Whether the log-in in flight follows one that brought nothing.
+    pub(super) fn is_retrying(&self) -> bool {
+        match &self.state {
+            State::LoggingIn { tries, .. } | State::Refreshing { tries, step: Step::InFlight { .. }, .. } => {
+                *tries != Tries::default()
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn complaints(&self) -> Complaints {
+        match &self.state {
+            State::Refreshing { step: Step::InFlight { trust: Trust::Suspect, .. }, .. } => Complaints::Joined,
+            State::Ready { token, .. } | State::Refreshing { token, step: Step::InFlight { .. }, .. } => {
+                match self.floor.trial() {
+                    // The first 401 is a verdict, however young the token.
+                    Some(Trial { generation, verdict: None }) if generation == token.generation() => {
+                        Complaints::HeardFrom(token.received)
+                    }
+                    _ => Complaints::HeardFrom(token.received + self.floor.current()),
+                }
+            }
+            _ => Complaints::Ignored,
+        }
+    }
+
+    pub(super) fn trial(&self) -> Option<Trial> {
+        self.floor.trial()
+    }
+
+    pub(super) fn name(&self) -> StateName {
+        match self.state {
+            State::LoggedOut => StateName::LoggedOut,
+            State::LoggingIn { .. } => StateName::LoggingIn,
+            State::Ready { .. } => StateName::Ready,
+            State::Refreshing { .. } => StateName::Refreshing,
+            State::BackingOff { .. } => StateName::BackingOff,
+            State::Rejected { .. } => StateName::Rejected,
+        }
+    }
+
+    /// What must hold after every step, in words when it doesn't.
+    pub(super) fn check_invariants(&self, now: Moment) -> Result<(), &'static str> {
+        let rules = [
+            (self.usable(now).is_none_or(|token| token.is_usable(now)), "an expired token is usable"),
+            (self.flight().is_none_or(|flight| flight.0 == self.flights), "the flight is not the latest"),
+            (
+                self.token().is_none_or(|token| {
+                    let latest = self.flight().map_or(self.flights + 1, |flight| flight.0);
+                    token.generation().0 < latest
+                }),
+                "a token is newer than its log-in",
+            ),
+            (self.due_at().is_none_or(|due| due > now), "something due was not done"),
+            (self.token().is_none_or(|token| token.is_usable(now)), "an expired token is kept"),
+            (self.flight().is_none() || self.due_at().is_none(), "a log-in is in flight and another one has its time"),
+            (
+                self.name() == StateName::LoggedOut || self.flight().is_some() || self.due_at().is_some(),
+                "nothing will ever happen again",
+            ),
+            ((self.floor.base()..=self.floor.max()).contains(&self.floor.current()), "the floor has left its bounds"),
+        ];
+        rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, broken)| Err(broken))
+    }
+
+    fn log_in(&mut self, now: Moment) -> Option<Effect> {
+        if self.flight().is_some() {
+            return None;
+        }
+        self.drop_refresh_token();
+        Some(self.start(Trust::Trusted, now))
+    }
+
+    fn credentials_changed(&mut self, now: Moment) -> Option<Effect> {
+        if self.name() == StateName::LoggedOut {
+            return None;
+        }
+        self.drop_refresh_token();
+        // Other credentials have not failed yet.
+        self.forget_tries();
+        Some(self.start(Trust::Trusted, now))
+    }
+
+    fn organization_changed(&mut self, now: Moment) -> Option<Effect> {
+        if self.name() == StateName::LoggedOut {
+            return None;
+        }
+        self.floor.end_trial();
+        self.state = State::LoggedOut;
+        Some(self.start(Trust::Trusted, now))
+    }
+
+    fn unauthorized(&mut self, refused: Generation, now: Moment) -> Option<Effect> {
+        let token = self.token().filter(|token| token.generation() == refused && token.is_usable(now))?;
+        let age = now.since(token.received);
+        self.floor.uncured(refused);
+        if age < self.floor.current() {
+            return None;
+        }
+        match &mut self.state {
+            State::Ready { .. } => Some(self.start(Trust::Suspect, now)),
+            State::Refreshing { step: Step::InFlight { trust, .. }, .. } => {
+                *trust = Trust::Suspect;
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// The next flight, whatever was going on. A token that was suspect stays so.
+    fn start(&mut self, trust: Trust, now: Moment) -> Effect {
+        self.flights += 1;
+        let flight = Flight(self.flights);
+        let (token, trust_before, tries) = mem::replace(&mut self.state, State::LoggedOut).into_parts();
+        let trust = if trust_before == Trust::Suspect { trust_before } else { trust };
+        let token = token.filter(|token| token.is_usable(now));
+        let refresh = token.as_ref().and_then(|token| token.refresh.clone());
+        self.state = match token {
+            Some(token) => State::Refreshing { token, step: Step::InFlight { flight, trust }, tries },
+            None => State::LoggingIn { flight, tries },
+        };
+        Effect::StartLogin { flight, refresh }
+    }
+
+    fn landed(&mut self, outcome: Result<Token, LoginError>, now: Moment, jitter: &mut Jitter) {
+        match outcome {
+            Ok(token) if token.is_usable(now) => self.succeeded(token, jitter),
+            Ok(_) => self.failed(LoginError::Malformed(Malformed::Expired), now, jitter),
+            Err(error) => self.failed(error, now, jitter),
+        }
+    }
+
+    fn succeeded(&mut self, token: Token, jitter: &mut Jitter) {
+        let (_, trust, _) = mem::replace(&mut self.state, State::LoggedOut).into_parts();
+        match trust {
+            Trust::Suspect => self.floor.put_on_trial(token.generation()),
+            Trust::Trusted => self.floor.end_trial(),
+        }
+        let refresh_at = token.refresh_at(jitter.fraction());
+        self.state = State::Ready { token, refresh_at };
+    }
+
+    /// The suspect token comes back into use with it.
+    fn failed(&mut self, error: LoginError, now: Moment, jitter: &mut Jitter) {
+        let (token, _, mut tries) = mem::replace(&mut self.state, State::LoggedOut).into_parts();
+        self.state = if let LoginError::Refused(_) = error {
+            tries.refusals = tries.refusals.saturating_add(1);
+            let until = now + doubled(REFUSED_MIN, tries.refusals - 1, REFUSED_MAX);
+            State::Rejected { token, until, tries, last: error }
+        } else {
+            tries.failures = tries.failures.saturating_add(1);
+            let until = now + wait_after(&error, tries.failures, jitter);
+            match token {
+                Some(token) => State::Refreshing { token, step: Step::Waiting { until, last: error }, tries },
+                None => State::BackingOff { until, tries, last: error },
+            }
+        };
+    }
+
+    /// Drops a token that counts as expired; `Ready` is due by then, and [`Session::start`] drops its token.
+    fn forget_expired(&mut self, now: Moment) {
+        if self.token().is_none_or(|token| token.is_usable(now)) {
+            return;
+        }
+        self.state = match mem::replace(&mut self.state, State::LoggedOut) {
+            State::Refreshing { step: Step::InFlight { flight, .. }, tries, .. } => State::LoggingIn { flight, tries },
+            State::Refreshing { step: Step::Waiting { until, last }, tries, .. } => State::BackingOff { until, tries, last },
+            State::Rejected { until, tries, last, .. } => State::Rejected { token: None, until, tries, last },
+            other => other,
+        };
+    }
+
+    /// What was asked for by name logs in with the credentials, not with what an earlier log-in left.
+    fn drop_refresh_token(&mut self) {
+        match &mut self.state {
+            State::Ready { token, .. } | State::Refreshing { token, .. } | State::Rejected { token: Some(token), .. } => {
+                token.refresh = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn forget_tries(&mut self) {
+        match &mut self.state {
+            State::LoggedOut | State::Ready { .. } => {}
+            State::LoggingIn { tries, .. }
+            | State::Refreshing { tries, .. }
+            | State::BackingOff { tries, .. }
+            | State::Rejected { tries, .. } => *tries = Tries::default(),
+        }
+    }
+}
+
+impl State {
+    fn into_parts(self) -> (Option<Token>, Trust, Tries) {
+        match self {
+            Self::LoggedOut => (None, Trust::Trusted, Tries::default()),
+            Self::LoggingIn { tries, .. } | Self::BackingOff { tries, .. } => (None, Trust::Trusted, tries),
+            Self::Ready { token, .. } => (Some(token), Trust::Trusted, Tries::default()),
+            Self::Refreshing { token, step: Step::InFlight { trust, .. }, tries } => (Some(token), trust, tries),
+            Self::Refreshing { token, step: Step::Waiting { .. }, tries } => (Some(token), Trust::Trusted, tries),
+            Self::Rejected { token, tries, .. } => (token, Trust::Trusted, tries),
+        }
+    }
+}
+
+impl Trial {
+    /// Whether that verdict would still change something.
+    pub(super) fn is_open_to(self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Cured => self.verdict != Some(Verdict::Cured),
+            Verdict::Uncured => self.verdict.is_none(),
+        }
+    }
+}
+
+fn wait_after(error: &LoginError, failures: u32, jitter: &mut Jitter) -> Duration {
+    match error {
+        LoginError::Throttled(Some(asked)) if !asked.is_zero() => (*asked).min(RETRY_AFTER_MAX),
+        _ => {
+            // Full jitter, so that many sidecars don't come back at once.
+            let most = doubled(BACK_OFF_MIN, failures, BACK_OFF_MAX);
+            BACK_OFF_MIN + most.saturating_sub(BACK_OFF_MIN).mul_f64(jitter.fraction())
+        }
+    }
+}
+
+fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
+    first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(most)
+}
+
+const BACK_OFF_MIN: Duration = Duration::from_secs(1);
+const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+const REFUSED_MIN: Duration = Duration::from_secs(60);
+const REFUSED_MAX: Duration = Duration::from_secs(15 * 60);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
+
+#[cfg(test)]
+mod tests;

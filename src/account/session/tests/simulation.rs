@@ -1,0 +1,218 @@
+//! Random events at random times; the model keeps only what the rules speak of.
+
+use super::*;
+
+/// What must be true whatever happened.
+struct Model {
+    logged_out: bool,
+    /// The latest token that landed, unless it was withdrawn.
+    held: Option<(Generation, Moment)>,
+    /// A log-in in flight that a 401 waits for.
+    suspect: bool,
+    newest: Option<Generation>,
+    flight: Option<Flight>,
+    /// No log-in may start by itself before then.
+    not_before: Option<Moment>,
+    caused_by_401: u32,
+}
+
+struct Run {
+    story: Story,
+    model: Model,
+    chance: fastrand::Rng,
+    started: Moment,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut story = Story::new();
+        story.jitter = Jitter::seeded(seed);
+        let model = Model {
+            logged_out: true,
+            held: None,
+            suspect: false,
+            newest: None,
+            flight: None,
+            not_before: None,
+            caused_by_401: 0,
+        };
+        Self { started: story.now, story, model, chance: fastrand::Rng::with_seed(seed) }
+    }
+
+    fn pass_time(&mut self) {
+        let passed = match self.chance.u32(..10) {
+            0..5 => Duration::from_millis(self.chance.u64(..2000)),
+            5..8 => Duration::from_secs(self.chance.u64(..120)),
+            8 => Duration::from_secs(self.chance.u64(..4000)),
+            _ => self.story.session.deadline().map_or(Duration::ZERO, |deadline| deadline.since(self.story.now)),
+        };
+        self.story.now = self.story.now + passed;
+    }
+
+    fn draw(&mut self) -> Event {
+        let generation = match self.chance.u32(..4) {
+            0 => Generation(self.chance.u64(..50)),
+            _ => self.model.newest.unwrap_or(Generation(0)),
+        };
+        match self.chance.u32(..40) {
+            0 => Event::LogOut,
+            1..4 => Event::LogIn,
+            4 => Event::CredentialsChanged,
+            5 => Event::OrganizationChanged,
+            6 => Event::Resumed,
+            7..15 => Event::Unauthorized(generation),
+            15..17 => Event::Cured(generation),
+            17..20 => Event::Uncured(generation),
+            20..34 => self.landing(),
+            _ => Event::Tick,
+        }
+    }
+
+    fn landing(&mut self) -> Event {
+        let Some(flight) = self.story.session.flight() else { return Event::Tick };
+        let stale = self.chance.u32(..8) == 0;
+        let flight = if stale { Flight(flight.0.saturating_sub(1)) } else { flight };
+        let outcome = match self.chance.u32(..10) {
+            0 => Err(refused()),
+            1..3 => Err(transient()),
+            3 => Err(LoginError::Throttled(Some(Duration::from_secs(self.chance.u64(..2000))))),
+            _ => Ok(token(flight, self.story.now, Duration::from_secs(self.chance.u64(3..5000)))),
+        };
+        Event::Landed(flight, outcome)
+    }
+
+    fn step(&mut self, event: Event) {
+        let now = self.story.now;
+        self.expect(&event);
+        let cause = Cause::of(&event);
+        let effect = self.story.step(event);
+        if let Some(Effect::StartLogin { flight, .. }) = effect {
+            self.check_start(flight, cause);
+        }
+        self.check_served(now);
+    }
+
+    /// What the rules say of the event, before it is known what the session makes of it.
+    fn expect(&mut self, event: &Event) {
+        let now = self.story.now;
+        match event {
+            Event::LogOut => {
+                self.model.logged_out = true;
+                (self.model.held, self.model.flight, self.model.suspect) = (None, None, false);
+            }
+            Event::LogIn => self.model.logged_out = false,
+            Event::OrganizationChanged => (self.model.held, self.model.suspect) = (None, false),
+            Event::Landed(flight, outcome) if self.model.flight == Some(*flight) => {
+                (self.model.flight, self.model.suspect) = (None, false);
+                match outcome {
+                    Ok(token) => {
+                        assert!(self.model.newest.is_none_or(|newest| newest < token.generation()));
+                        self.model.newest = Some(token.generation());
+                        self.model.held = Some((token.generation(), token.usable_until));
+                        self.model.not_before = None;
+                    }
+                    Err(LoginError::Refused(_)) => self.model.not_before = Some(now + MINUTE),
+                    Err(LoginError::Throttled(Some(asked))) => {
+                        self.model.not_before = Some(now + (*asked).clamp(SECOND, 15 * MINUTE));
+                    }
+                    Err(_) => self.model.not_before = Some(now + SECOND),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn check_start(&mut self, flight: Flight, cause: Cause) {
+        let now = self.story.now;
+        assert!(!self.model.logged_out, "after a log-out only a log-in starts one");
+        assert!(self.model.flight.is_none_or(|before| before.0 < flight.0), "flights have rising numbers");
+        let waited = self.model.not_before.is_none_or(|moment| now >= moment);
+        assert!(cause == Cause::Asked || waited, "{cause:?} did not wait its time");
+        if cause == Cause::Complaint && self.story.session.complaints() == Complaints::Joined {
+            self.model.caused_by_401 += 1;
+            self.model.suspect = true;
+            let most = 1 + now.since(self.started).as_secs() / FLOOR.as_secs();
+            assert!(u64::from(self.model.caused_by_401) <= most, "more log-ins by 401s than floors");
+        }
+        self.model.flight = Some(flight);
+        self.model.not_before = None;
+    }
+
+    fn check_served(&mut self, now: Moment) {
+        if self.story.session.complaints() == Complaints::Joined {
+            self.model.suspect = true;
+        }
+        let expected = self.model.held.filter(|(_, end)| now < *end && !self.model.suspect).map(|(generation, _)| generation);
+        let served = self.story.session.usable(now).map(Token::generation);
+        assert_eq!(served, expected, "{:?}", self.story.session);
+        assert_eq!(self.story.session.flight(), self.model.flight);
+        assert_eq!(self.story.session.name() == StateName::LoggedOut, self.model.logged_out);
+    }
+}
+
+/// On whose behalf a log-in may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// Somebody said that now is better than later.
+    Asked,
+    Complaint,
+    Time,
+}
+
+impl Cause {
+    fn of(event: &Event) -> Self {
+        match event {
+            Event::LogIn | Event::CredentialsChanged | Event::OrganizationChanged | Event::Resumed => Self::Asked,
+            Event::Unauthorized(_) => Self::Complaint,
+            _ => Self::Time,
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how a run is played again")]
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().map(|value: String| value.parse().expect("a number"));
+    match number("SIDECAR_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SIDECAR_SIM_SEEDS").unwrap_or(256),
+    }
+}
+
+#[test]
+fn random_lives_keep_every_rule() {
+    for seed in seeds() {
+        let played = std::panic::catch_unwind(|| {
+            let mut run = Run::new(seed);
+            for _ in 0..2000 {
+                run.pass_time();
+                let event = run.draw();
+                run.step(event);
+            }
+            run.model.newest
+        });
+        let newest = played.unwrap_or_else(|_| panic!("replay with SIDECAR_SIM_SEED={seed}"));
+        assert!(newest.is_some(), "seed {seed} saw no token at all");
+    }
+}
+
+/// A path that always answers 401, hit every second among good traffic, for two days.
+#[test]
+fn a_path_that_always_answers_401_costs_one_log_in_an_hour_at_last() {
+    let mut story = Story::logging_in();
+    let month = Duration::from_secs(30 * 24 * 3600);
+    story.land_token(month);
+    let mut log_ins = Vec::new();
+    for second in 0..2 * 24 * 3600_u64 {
+        story.now = story.now + SECOND;
+        let refused = story.generation();
+        if story.step(Event::Unauthorized(refused)).is_some() {
+            log_ins.push(second);
+            story.land_token(month);
+            story.quiet(Event::Uncured(story.generation()));
+        }
+        assert!(story.serves());
+    }
+    let gaps: Vec<u64> = log_ins.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(gaps[..8], [60, 120, 240, 480, 960, 1920, 3600, 3600]);
+    assert!(log_ins.len() < 7 + 48, "{}", log_ins.len());
+}

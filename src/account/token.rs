@@ -1,0 +1,198 @@
+//! A token and how long it lives.
+//!
+//! Pure; depends on `secret` and `clock`. Of the claims only `exp` is read, and everything decoded on the way is wiped.
+//! Whatever a server sends, nothing here panics, and a life is never negative, infinite or longer than ten years.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use http::HeaderValue;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::failure::Malformed;
+use crate::{
+    clock::{Moment, Now},
+    secret::Secret,
+};
+
+/// Which token. A later one is greater; none is used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub(super) u64);
+
+/// What a request carries: token and tenant of one log-in, published and read as one value.
+pub struct Bearer {
+    /// `Bearer <token>`, one allocation for all requests; `None` when the account has no log-in.
+    pub authorization: Option<HeaderValue>,
+    /// The tenant.
+    pub organization: HeaderValue,
+    /// Which token it is.
+    pub generation: Generation,
+    /// From then on it may not be sent; `None`: no end.
+    pub(super) usable_until: Option<Moment>,
+}
+
+impl Bearer {
+    /// Whether it may still be sent.
+    #[must_use]
+    pub fn is_usable(&self, now: Moment) -> bool {
+        self.usable_until.is_none_or(|end| now < end)
+    }
+}
+
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bearer").field("generation", &self.generation.0).finish_non_exhaustive()
+    }
+}
+
+/// What a log-in brought, before it is known to be usable.
+pub(super) struct Grant {
+    /// The token.
+    pub(super) token: Secret,
+    /// For the next time.
+    pub(super) refresh: Option<Secret>,
+    /// The tenant that the log-in was for.
+    pub(super) organization: HeaderValue,
+    /// The server's clock when it answered.
+    pub(super) server_date: Option<SystemTime>,
+    /// Our clocks when the answer's head had come.
+    pub(super) received: Now,
+}
+
+/// A token of known life.
+#[derive(Clone, Debug)]
+pub(super) struct Token {
+    pub(super) bearer: Arc<Bearer>,
+    pub(super) refresh: Option<Arc<Secret>>,
+    pub(super) received: Moment,
+    pub(super) expires: Moment,
+    pub(super) life: Duration,
+    /// `expires`, less the margin within which it already counts as expired.
+    pub(super) usable_until: Moment,
+}
+
+impl Token {
+    /// Reads the token's end by the server's clock (ours when it sent no `Date`).
+    pub(super) fn read(grant: Grant, generation: Generation, assumed_life: Duration) -> Result<Self, Malformed> {
+        let authorization = grant.token.authorization().ok_or(Malformed::NotAHeader)?;
+        let server_now = grant.server_date.unwrap_or(grant.received.wall);
+        let life = match expiry(grant.token.expose()) {
+            Some(exp) => life_left(exp, server_now).ok_or(Malformed::Expired)?,
+            None => assumed_life.min(LIFE_MAX),
+        };
+        let received = grant.received.moment;
+        let expires = received + life;
+        let usable_until = expires - margin(life);
+        if life < LIFE_MIN {
+            return Err(Malformed::Expired);
+        }
+        let bearer = Bearer {
+            authorization: Some(authorization),
+            organization: grant.organization,
+            generation,
+            usable_until: Some(usable_until),
+        };
+        let refresh = grant.refresh.map(Arc::new);
+        Ok(Self { bearer: Arc::new(bearer), refresh, received, expires, life, usable_until })
+    }
+
+    pub(super) fn generation(&self) -> Generation {
+        self.bearer.generation
+    }
+
+    pub(super) fn is_usable(&self, now: Moment) -> bool {
+        now < self.usable_until
+    }
+
+    /// `max(life/2, min(0.8 * life * (1 ± 0.1), life - 30 s))` after it was received: early enough, and never at once
+    /// for ever, however short its life. `fraction` is uniform in `[0, 1)`.
+    pub(super) fn refresh_at(&self, fraction: f64) -> Moment {
+        let scattered = self.life.mul_f64(0.8 * (0.9 + 0.2 * fraction.clamp(0.0, 1.0)));
+        let after = scattered.min(self.life.saturating_sub(REFRESH_BEFORE_END)).max(self.life / 2);
+        self.received + after
+    }
+}
+
+fn margin(life: Duration) -> Duration {
+    (life / 10).clamp(MARGIN_MIN, MARGIN_MAX)
+}
+
+/// `exp` in seconds since 1970; `None` when this is no JWT, or one that names no end.
+fn expiry(token: &[u8]) -> Option<f64> {
+    let mut parts = token.split(|&byte| byte == b'.');
+    let (_header, payload) = (parts.next()?, parts.next()?);
+    // A signature must follow, and no more: five parts would be an encrypted token.
+    if parts.next().is_none() || parts.next().is_some() {
+        return None;
+    }
+    let claims = base64url(payload)?;
+    // serde reads an array as a struct's members in order.
+    if !claims.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
+    serde_json::from_slice::<Claims>(&claims).ok()?.exp
+}
+
+/// All that is kept of them.
+#[derive(Deserialize)]
+struct Claims {
+    exp: Option<f64>,
+}
+
+/// Time between the server's now and `exp`; `None` when that lies behind.
+fn life_left(exp: f64, server_now: SystemTime) -> Option<Duration> {
+    let server_now = server_now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let left = exp - server_now.as_secs_f64();
+    // Not finite, negative and zero alike fail the comparison.
+    (left > 0.0).then(|| Duration::try_from_secs_f64(left).unwrap_or(LIFE_MAX).min(LIFE_MAX))
+}
+
+/// RFC 4648, 5; padding is tolerated. The buffer is wiped.
+fn base64url(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let unpadded = text.len() - text.iter().rev().take_while(|&&byte| byte == b'=').count();
+    let text = &text[..unpadded];
+    if text.len() % 4 == 1 {
+        return None;
+    }
+    // The whole capacity at once: a buffer that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() / 4 * 3 + 2));
+    let (mut bits, mut count) = (0_u32, 0);
+    for &byte in text {
+        bits = (bits << 6) | sextet(byte)?;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from((bits >> count) & 0xff).ok()?);
+        }
+    }
+    Some(bytes)
+}
+
+fn sextet(byte: u8) -> Option<u32> {
+    let value = match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'-' => 62,
+        b'_' => 63,
+        _ => return None,
+    };
+    Some(u32::from(value))
+}
+
+/// Before the end, when a life is long enough for it.
+const REFRESH_BEFORE_END: Duration = Duration::from_secs(30);
+const MARGIN_MIN: Duration = Duration::from_secs(1);
+const MARGIN_MAX: Duration = Duration::from_secs(2);
+/// What lives shorter counts as expired when it comes: most of its life is margin, and a log-in each time it ends would be
+/// a storm.
+const LIFE_MIN: Duration = Duration::from_secs(2);
+/// Keeps arithmetic on absurd claims far from any limit.
+const LIFE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,284 @@
+use std::{fs::Permissions, os::unix::fs::PermissionsExt, os::unix::fs::symlink};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    account::fixture,
+    config::{AccountId, Config},
+};
+
+/// Far below the time after which we would look anyway: only events can be that quick.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Mount {
+    directory: TempDir,
+    sources: Sources,
+}
+
+impl Mount {
+    /// All three values come from files under `at`.
+    fn new(at: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        let sources = Sources::new(std::sync::Arc::new(config(&directory.path().join(at))), AccountId(0)).unwrap();
+        Self { directory, sources }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn write_all(&self, at: &str, values: [&str; 3]) {
+        for (name, value) in ["organization", "username", "password"].into_iter().zip(values) {
+            self.write(&format!("{at}/{name}"), value);
+        }
+    }
+
+    /// As a log-in does.
+    async fn log_in(&self) -> bool {
+        self.sources.credentials(self.sources.login().unwrap()).await.is_ok()
+    }
+
+    fn watch(&self) -> Watch {
+        Watch::start(&self.sources)
+    }
+
+    fn eyes(&self) -> Eyes {
+        Eyes::new(&self.sources).unwrap()
+    }
+}
+
+fn config(at: &Path) -> Config {
+    let mut config = fixture::config();
+    let account = &mut config.accounts[0];
+    account.organization = Source::File(at.join("organization"));
+    let login = account.login.as_mut().unwrap();
+    login.username = Source::File(at.join("username"));
+    login.password = Source::File(at.join("password"));
+    config
+}
+
+async fn next(watch: &mut Watch) -> Change {
+    timeout(PATIENCE, watch.changed()).await.expect("noticed by an event")
+}
+
+#[tokio::test]
+async fn a_write_in_place_is_noticed() {
+    let mount = Mount::new("secret");
+    mount.write_all("secret", ["acme", "ann", "one"]);
+    assert!(mount.log_in().await);
+    let mut watch = mount.watch();
+    mount.write("secret/password", "two");
+    assert_eq!(next(&mut watch).await, Change::Credentials);
+    assert!(mount.log_in().await);
+    // The watch is surely armed by now: this is seen by an event alone.
+    mount.write("secret/username", "bob");
+    assert_eq!(next(&mut watch).await, Change::Credentials);
+}
+
+#[tokio::test]
+async fn a_rename_is_noticed() {
+    let mount = Mount::new("secret");
+    mount.write_all("secret", ["acme", "ann", "one"]);
+    assert!(mount.log_in().await);
+    let mut watch = mount.watch();
+    for password in ["two", "three"] {
+        mount.write("secret/.new", password);
+        fs::rename(mount.path("secret/.new"), mount.path("secret/password")).unwrap();
+        assert_eq!(next(&mut watch).await, Change::Credentials);
+        assert!(mount.log_in().await);
+    }
+}
+
+#[tokio::test]
+async fn a_kubernetes_mount_that_swaps_its_symlink_is_noticed() {
+    let mount = Mount::new("secret");
+    mount.write_all("secret/..1", ["acme", "ann", "one"]);
+    symlink("..1", mount.path("secret/..data")).unwrap();
+    for name in ["organization", "username", "password"] {
+        symlink(format!("..data/{name}"), mount.path("secret").join(name)).unwrap();
+    }
+    assert!(mount.log_in().await);
+    let mut watch = mount.watch();
+    for (number, password) in [(2, "two"), (3, "three")] {
+        mount.write_all(&format!("secret/..{number}"), ["acme", "ann", password]);
+        symlink(format!("..{number}"), mount.path("secret/..data_tmp")).unwrap();
+        fs::rename(mount.path("secret/..data_tmp"), mount.path("secret/..data")).unwrap();
+        fs::remove_dir_all(mount.path(&format!("secret/..{}", number - 1))).unwrap();
+        assert_eq!(next(&mut watch).await, Change::Credentials);
+        assert!(mount.log_in().await);
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_appears_later_is_noticed() {
+    let mount = Mount::new("run/secrets/app");
+    assert!(!mount.log_in().await);
+    let mut watch = mount.watch();
+    mount.write_all("staged/one", ["acme", "ann", "one"]);
+    mount.write_all("staged/two", ["acme", "ann", "two"]);
+    fs::create_dir_all(mount.path("run/secrets")).unwrap();
+    fs::rename(mount.path("staged/one"), mount.path("run/secrets/app")).unwrap();
+    assert_eq!(next(&mut watch).await, Change::Organization);
+    // Gone and made anew: watched by its new identity.
+    assert!(mount.log_in().await);
+    fs::rename(mount.path("run/secrets/app"), mount.path("run/secrets/old")).unwrap();
+    fs::rename(mount.path("staged/two"), mount.path("run/secrets/app")).unwrap();
+    assert_eq!(next(&mut watch).await, Change::Credentials);
+    assert!(mount.log_in().await);
+    mount.write("run/secrets/app/password", "three");
+    assert_eq!(next(&mut watch).await, Change::Credentials);
+}
+
+#[tokio::test]
+async fn the_target_of_a_link_to_a_file_elsewhere_is_watched() {
+    let mount = Mount::new("secret");
+    mount.write_all("elsewhere", ["acme", "ann", "one"]);
+    fs::create_dir(mount.path("secret")).unwrap();
+    for name in ["organization", "username", "password"] {
+        symlink(mount.path("elsewhere").join(name), mount.path("secret").join(name)).unwrap();
+    }
+    assert!(mount.log_in().await);
+    let mut watch = mount.watch();
+    for password in ["two", "three"] {
+        mount.write("elsewhere/password", password);
+        assert_eq!(next(&mut watch).await, Change::Credentials);
+        assert!(mount.log_in().await);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_becomes_readable_is_noticed() {
+    let mount = Mount::new("secret");
+    mount.write_all("secret", ["acme", "ann", "one"]);
+    // Root reads everything: an empty file stands in for one that can't be read.
+    mount.write("secret/password", "");
+    fs::set_permissions(mount.path("secret/password"), Permissions::from_mode(0o000)).unwrap();
+    assert!(!mount.log_in().await);
+    let mut watch = mount.watch();
+    fs::set_permissions(mount.path("secret/password"), Permissions::from_mode(0o600)).unwrap();
+    mount.write("secret/password", "one");
+    assert_eq!(next(&mut watch).await, Change::Credentials);
+}
+
+#[tokio::test]
+async fn a_changed_organization_outweighs_changed_credentials() {
+    let mount = Mount::new("secret");
+    mount.write_all("secret", ["acme", "ann", "one"]);
+    assert!(mount.log_in().await);
+    let mut eyes = mount.eyes();
+    mount.write_all("secret", ["umbrella", "bob", "two"]);
+    assert_eq!(eyes.look(), Some(Change::Organization));
+}
+
+#[tokio::test]
+async fn a_change_is_told_once_and_only_if_the_content_differs() {
+    let mount = Mount::new("secret");
+    mount.write_all("secret", ["acme", "ann", "one"]);
+    let mut eyes = mount.eyes();
+    assert_eq!(eyes.look(), None, "no log-in has read anything yet");
+    assert!(mount.log_in().await);
+    assert_eq!(eyes.look(), None);
+    mount.write("secret/password", "one\n");
+    assert_eq!(eyes.look(), None, "the same value");
+    mount.write("secret/password", "two");
+    assert_eq!(eyes.look(), Some(Change::Credentials));
+    assert_eq!(eyes.look(), None, "told already");
+    mount.write("secret/password", "");
+    assert_eq!(eyes.look(), None, "half written");
+    fs::remove_file(mount.path("secret/password")).unwrap();
+    assert_eq!(eyes.look(), None, "gone");
+    mount.write("secret/password", "three");
+    assert_eq!(eyes.look(), Some(Change::Credentials));
+    mount.write("secret/password", "one");
+    assert_eq!(eyes.look(), None, "back to what is in use");
+    mount.write("secret/password", "three");
+    assert_eq!(eyes.look(), Some(Change::Credentials), "and away from it again");
+}
+
+#[test]
+fn our_own_reading_does_not_wake_us() {
+    use notify::event::{CreateKind, Event, MetadataKind, ModifyKind, RemoveKind};
+    for (kind, wakes) in [
+        (EventKind::Access(AccessKind::Open(AccessMode::Any)), false),
+        (EventKind::Access(AccessKind::Close(AccessMode::Read)), false),
+        (EventKind::Access(AccessKind::Close(AccessMode::Write)), true),
+        (EventKind::Create(CreateKind::File), true),
+        (EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), true),
+        (EventKind::Remove(RemoveKind::Folder), true),
+        (EventKind::Other, true),
+    ] {
+        assert_eq!(may_change_something(&Ok(Event::new(kind))), wakes, "{kind:?}");
+    }
+    assert!(may_change_something(&Err(notify::Error::generic("overflow"))), "what is unknown is looked at");
+}
+
+#[tokio::test]
+async fn the_watch_ends_with_its_threads_when_dropped() {
+    let mount = Mount::new("secret");
+    mount.write_all("secret", ["acme", "ann", "one"]);
+    assert!(mount.log_in().await);
+    let mut watch = mount.watch();
+    mount.write("secret/password", "two");
+    next(&mut watch).await;
+    let (_, none) = mpsc::channel(1);
+    let mut changes = std::mem::replace(&mut watch.changes, none);
+    drop(watch);
+    // The sender lives in the task, and goes when the task does.
+    assert!(timeout(PATIENCE, changes.recv()).await.unwrap().is_none());
+    let mut eyes = mount.eyes();
+    eyes.arm();
+    let stirred = Arc::clone(&eyes.stirred);
+    drop(eyes);
+    // The thread holds the other reference.
+    timeout(PATIENCE, async {
+        while Arc::strong_count(&stirred) > 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn without_files_there_is_nothing_to_watch() {
+    let sources = Sources::new(Arc::new(fixture::config()), AccountId(0)).unwrap();
+    let mut watch = Watch::start(&sources);
+    assert!(watch.task.is_none());
+    tokio::select! {
+        biased;
+        _ = watch.changed() => panic!("nothing changed"),
+        () = std::future::ready(()) => {}
+    }
+}
+
+#[test]
+fn every_directory_that_can_change_the_content_is_found() {
+    let directory = TempDir::new().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    for folder in ["mount/..1", "real/deep", "outer"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    fs::write(root.join("mount/..1/file"), "x").unwrap();
+    fs::write(root.join("real/deep/file"), "x").unwrap();
+    symlink("..1", root.join("mount/..data")).unwrap();
+    symlink("..data/file", root.join("mount/file")).unwrap();
+    symlink(root.join("real"), root.join("outer/link")).unwrap();
+    symlink("loop", root.join("loop")).unwrap();
+    let found = |path: &str| -> Vec<String> {
+        let relative = |directory: Directory| directory.path.strip_prefix(&root).unwrap().display().to_string();
+        directories(&root.join(path)).into_iter().map(relative).collect()
+    };
+    assert_eq!(found("mount/file"), ["mount", "mount/..1"]);
+    assert_eq!(found("outer/link/deep/file"), ["outer", "real/deep"]);
+    assert_eq!(found("outer/../real/deep/absent"), ["outer/../real/deep"]);
+    assert_eq!(found("absent/deep/file"), [""]);
+    assert_eq!(found("mount/..1/file/below"), ["mount/..1"]);
+    assert_eq!(found("loop"), [""], "and it ends");
+}

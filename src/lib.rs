@@ -33,6 +33,7 @@ pub mod connect;
 pub mod deadline;
 pub mod logging;
 pub mod path;
+pub mod proxy;
 pub mod secret;
 pub mod server;
 pub mod stream;

@@ -1,0 +1,476 @@
+use std::time::Duration;
+
+use http::HeaderName;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    config::{ControlSocket, Egress, Hardening, Log, LogFormat, Tls},
+    proxy::headers::tests::api,
+};
+
+fn config() -> Config {
+    Config {
+        accounts: Vec::new(),
+        apis: Vec::new(),
+        login_paths: LoginPaths::new(["/auth", "/auth/login", "/v2/token"]),
+        workers: None,
+        log: Log { filter: "info".to_owned(), format: LogFormat::Auto, access: true },
+        telemetry_listen: None,
+        quitquitquit: false,
+        control_socket: ControlSocket::Off,
+        control_allow_uids: Vec::new(),
+        drain_delay: Duration::ZERO,
+        drain_timeout: Duration::from_secs(25),
+        hardening: Hardening::Auto,
+        tls: Tls::default(),
+        egress: Egress::default(),
+    }
+}
+
+/// A request as clients send it, changed line by line into what a test is about.
+#[derive(Clone)]
+struct Request {
+    api: fn(&mut Api),
+    entry: Entry,
+    method: Method,
+    target: String,
+    version: Version,
+    headers: Vec<(&'static str, String)>,
+}
+
+fn get(target: &str) -> Request {
+    Request {
+        api: |_| {},
+        entry: Entry::Tcp,
+        method: Method::GET,
+        target: target.to_owned(),
+        version: Version::HTTP_11,
+        headers: vec![("host", "localhost:2273".to_owned())],
+    }
+}
+
+impl Request {
+    fn to(self, api: fn(&mut Api)) -> Self {
+        Self { api, ..self }
+    }
+
+    fn over(self, entry: Entry) -> Self {
+        Self { entry, ..self }
+    }
+
+    fn by(self, method: Method) -> Self {
+        Self { method, ..self }
+    }
+
+    fn in_version(self, version: Version) -> Self {
+        Self { version, ..self }
+    }
+
+    fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.push((name, value.to_owned()));
+        self
+    }
+
+    fn without_host(mut self) -> Self {
+        self.headers.retain(|(name, _)| *name != "host");
+        self
+    }
+
+    fn host(self, value: &str) -> Self {
+        self.without_host().with("host", value)
+    }
+
+    fn judged(&self) -> Result<String, Refusal> {
+        let mut api = api();
+        (self.api)(&mut api);
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let uri = Uri::from_maybe_shared(Bytes::from(self.target.clone())).unwrap();
+        let gate = Gate::new(&config(), &api, self.entry);
+        gate.admit(&self.method, &uri, self.version, &headers).map(|admitted| admitted.target().to_string())
+    }
+
+    #[track_caller]
+    fn sent_as(self, target: &str) {
+        assert_eq!(self.judged().as_deref(), Ok(target), "{} {:?}", self.target, self.headers);
+    }
+
+    #[track_caller]
+    fn passes(self) {
+        assert!(self.judged().is_ok(), "{} {} {:?}: {:?}", self.method, self.target, self.headers, self.judged());
+    }
+
+    #[track_caller]
+    fn refused_for(self, refusal: Refusal) {
+        assert_eq!(self.judged(), Err(refusal), "{} {} {:?}", self.method, self.target, self.headers);
+    }
+}
+
+#[test]
+fn a_target_is_sent_byte_for_byte_without_its_fragment() {
+    for (target, sent) in [
+        ("/", "/"),
+        ("/a/b?c=d", "/a/b?c=d"),
+        ("/a//b/../%2e%2F;x?", "/a//b/../%2e%2F;x?"),
+        ("//evil.example/a", "//evil.example/a"),
+        ("/a?b#c", "/a?b"),
+        ("/a#/auth", "/a"),
+        ("/a?x=/auth", "/a?x=/auth"),
+        ("http://localhost:2273/a?b", "/a?b"),
+        ("http://localhost", "/"),
+        ("http://localhost?b", "/?b"),
+        ("http://API.example.com/a", "/a"),
+    ] {
+        get(target).sent_as(sent);
+        let based = format!("/v2{sent}");
+        get(target).to(|api| api.upstream.base_path = "/v2".to_owned()).sent_as(&based);
+    }
+}
+
+#[test]
+fn options_may_ask_about_the_whole_server() {
+    get("*").by(Method::OPTIONS).sent_as("*");
+    get("*").by(Method::OPTIONS).to(|api| api.upstream.base_path = "/v2".to_owned()).sent_as("*");
+    get("*").refused_for(Refusal::BadTarget);
+}
+
+#[test]
+fn a_target_too_long_with_the_base_path_refused_for() {
+    let longest = format!("/{}", "a".repeat(65_500));
+    get(&longest).sent_as(&longest);
+    get(&longest).to(|api| api.upstream.base_path = format!("/{}", "b".repeat(100))).refused_for(Refusal::BadTarget);
+}
+
+#[test]
+fn http_1_1_names_exactly_one_host() {
+    get("/").without_host().refused_for(Refusal::HostCount);
+    get("/").with("host", "localhost:2273").refused_for(Refusal::HostCount);
+    get("/").without_host().in_version(Version::HTTP_10).passes();
+    get("/").in_version(Version::HTTP_10).passes();
+    get("/").with("host", "localhost").in_version(Version::HTTP_10).refused_for(Refusal::HostCount);
+    get("/").without_host().over(Entry::Unix).refused_for(Refusal::HostCount);
+    get("/").with("host", "localhost").over(Entry::Unix).refused_for(Refusal::HostCount);
+}
+
+#[test]
+fn connect_and_trace_are_refused_and_every_other_method_passes() {
+    get("localhost:80").by(Method::CONNECT).refused_for(Refusal::MethodNotAllowed);
+    get("/").by(Method::TRACE).refused_for(Refusal::MethodNotAllowed);
+    for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "PURGE"] {
+        get("/").by(method.parse().unwrap()).passes();
+    }
+}
+
+#[test]
+fn hosts_of_this_machine_and_of_the_upstream_pass_at_any_port() {
+    for host in [
+        "localhost",
+        "LocalHost:80",
+        "localhost:",
+        "127.0.0.1",
+        "127.0.0.1:2273",
+        "127.255.3.9:1",
+        "[::1]",
+        "[::1]:2273",
+        "[0:0:0:0:0:0:0:1]",
+        "api.example.com",
+        "API.EXAMPLE.COM:8443",
+    ] {
+        get("/").host(host).passes();
+    }
+}
+
+#[test]
+fn any_other_host_refused_for() {
+    for host in [
+        "",
+        ":80",
+        "evil.example",
+        "evil.example:2273",
+        "localhost.evil.example",
+        "evil.localhost",
+        "localhost.",
+        "127.0.0.1.evil.example",
+        "127.1",
+        "0127.0.0.1",
+        "128.0.0.1",
+        "0.0.0.0",
+        "10.0.0.1",
+        "::1",
+        "[::2]",
+        "[::1",
+        "[::ffff:127.0.0.1]",
+        "[localhost]",
+        "[127.0.0.1]",
+        "me@localhost",
+        "localhost@evil.example",
+        "localhost:80:80",
+        "localhost:x",
+        "localhost:99999",
+        "localhost/",
+        "localhost evil",
+        "localhost, evil.example",
+        "api.example.com.",
+        "xapi.example.com",
+        "ä.example",
+        "1",
+    ] {
+        get("/").host(host).refused_for(Refusal::HostNotAllowed);
+    }
+}
+
+#[test]
+fn allowed_hosts_are_exact_names_without_port() {
+    let names: fn(&mut Api) = |api| {
+        api.allowed_hosts = AllowedHosts::Names(["sidecar", "10.0.0.7", "fd00::7", "[fd00::8]"].map(str::to_owned).to_vec());
+    };
+    for host in ["sidecar", "SIDECAR:8080", "10.0.0.7:2273", "[fd00::7]:2273", "[FD00::8]", "localhost"] {
+        get("/").to(names).host(host).passes();
+    }
+    for host in ["sidecar.evil.example", "a.sidecar", "sidecar.", "10.0.0.8", "[fd00::9]", "fd00::7", "[sidecar]"] {
+        get("/").to(names).host(host).refused_for(Refusal::HostNotAllowed);
+    }
+}
+
+#[test]
+fn a_star_allows_every_host_that_could_be_one() {
+    let any: fn(&mut Api) = |api| api.allowed_hosts = AllowedHosts::Any;
+    for host in ["evil.example", "evil.example:1", "[fd00::9]:1", "a_b"] {
+        get("/").to(any).host(host).passes();
+    }
+    for host in ["", "a b", "a@b", "a/b", "[x]", "a\"b", "ä"] {
+        get("/").to(any).host(host).refused_for(Refusal::HostNotAllowed);
+    }
+}
+
+#[test]
+fn a_unix_socket_has_no_host_to_be_mistaken_for() {
+    for host in ["evil.example", "", "unix", "a b"] {
+        get("/").host(host).over(Entry::Unix).passes();
+    }
+}
+
+#[test]
+fn absolute_form_is_for_our_own_names() {
+    get("http://127.0.0.1:1/a").sent_as("/a");
+    get("HTTP://localhost/a").sent_as("/a");
+    for target in [
+        "http://evil.example/a",
+        "https://localhost/a",
+        "https://api.example.com/a",
+        "ftp://localhost/a",
+        "http://me@localhost/a",
+        "http://localhost@evil.example/a",
+        "localhost:80",
+    ] {
+        for entry in [Entry::Tcp, Entry::Unix] {
+            get(target).over(entry).refused_for(Refusal::BadTarget);
+        }
+    }
+    get("http://localhost/auth").refused_for(Refusal::LoginPath);
+}
+
+#[test]
+fn a_web_page_may_call_only_its_own_host_or_by_permission() {
+    let listed: fn(&mut Api) = |api| api.allowed_origins = vec!["https://app.example".to_owned()];
+    for entry in [Entry::Tcp, Entry::Unix] {
+        let get = || get("/").over(entry);
+        get().with("origin", "http://localhost:2273").passes();
+        get().with("origin", "http://LOCALHOST:2273").passes();
+        get().with("origin", "https://app.example").to(listed).passes();
+        for origin in [
+            "null",
+            "",
+            "https://app.example",
+            "https://localhost:2273",
+            "http://localhost",
+            "http://localhost:2274",
+            "http://127.0.0.1:2273",
+            "http://localhost:2273/",
+            "http://evil.example",
+            "localhost:2273",
+            "http://",
+            "http://localhost:2273, http://evil.example",
+        ] {
+            get().with("origin", origin).refused_for(Refusal::CrossSite);
+        }
+        for origin in
+            ["http://app.example", "https://app.example:8443", "https://app.example.evil.example", "https://app.example/"]
+        {
+            get().with("origin", origin).to(listed).refused_for(Refusal::CrossSite);
+        }
+        get()
+            .with("origin", "https://app.example")
+            .with("origin", "https://app.example")
+            .to(listed)
+            .refused_for(Refusal::CrossSite);
+    }
+    get("/").without_host().in_version(Version::HTTP_10).with("origin", "http://").refused_for(Refusal::CrossSite);
+}
+
+#[test]
+fn a_browser_says_whether_the_page_is_ours() {
+    let listed: fn(&mut Api) = |api| api.allowed_origins = vec!["https://app.example".to_owned()];
+    for site in ["none", "same-origin"] {
+        get("/").with("sec-fetch-site", site).passes();
+        get("/").with("sec-fetch-site", site).with("origin", "http://evil.example").refused_for(Refusal::CrossSite);
+    }
+    for site in ["cross-site", "same-site", "", "NONE", "same-origin, cross-site"] {
+        get("/").with("sec-fetch-site", site).refused_for(Refusal::CrossSite);
+        get("/").with("sec-fetch-site", site).with("origin", "http://localhost:2273").refused_for(Refusal::CrossSite);
+        get("/").with("sec-fetch-site", site).with("origin", "https://app.example").to(listed).passes();
+    }
+    get("/").with("sec-fetch-site", "none").with("sec-fetch-site", "cross-site").refused_for(Refusal::CrossSite);
+    get("/").with("sec-fetch-site", "cross-site").to(listed).refused_for(Refusal::CrossSite);
+}
+
+#[test]
+fn no_path_that_answers_with_a_token_is_reached() {
+    for target in ["/auth", "/auth?x=1", "/AUTH/", "//auth", "/auth/login", "/%61uth", "/x/../auth", "/auth;a=b", "/a\\..\\auth"]
+    {
+        // Some of these no parser lets through; those that it does are refused here.
+        if Uri::from_maybe_shared(Bytes::from(target)).is_ok() {
+            for method in [Method::GET, Method::POST, Method::OPTIONS] {
+                get(target).by(method).refused_for(Refusal::LoginPath);
+            }
+        }
+    }
+    get("/auth/forgot").passes();
+}
+
+#[test]
+fn log_in_paths_are_matched_with_the_upstreams_base_path() {
+    let based: fn(&mut Api) = |api| api.upstream.base_path = "/v2".to_owned();
+    get("/token").to(based).refused_for(Refusal::LoginPath);
+    get("/token").passes();
+    get("/../auth").to(based).refused_for(Refusal::LoginPath);
+    get("/auth").to(based).sent_as("/v2/auth");
+}
+
+#[test]
+fn any_transfer_encoding_but_chunked_refused_for() {
+    let post = || get("/").by(Method::POST);
+    post().with("transfer-encoding", "chunked").passes();
+    post().with("transfer-encoding", "Chunked").passes();
+    for coding in
+        ["gzip, chunked", "chunked, chunked", "identity", "gzip", "", "chunked;x=1", "xchunked", "\"chunked\"", "chunked,"]
+    {
+        post().with("transfer-encoding", coding).refused_for(Refusal::BadFraming);
+    }
+    post().with("transfer-encoding", "chunked").with("transfer-encoding", "chunked").refused_for(Refusal::BadFraming);
+    post().with("transfer-encoding", "chunked").in_version(Version::HTTP_10).refused_for(Refusal::BadFraming);
+}
+
+#[test]
+fn a_length_is_one_number() {
+    let post = || get("/").by(Method::POST);
+    post().with("content-length", "12").passes();
+    post().with("content-length", "12").with("transfer-encoding", "chunked").passes();
+    for length in ["", "+1", "-1", "1, 1", "0x1", "1 "] {
+        post().with("content-length", length).refused_for(Refusal::BadFraming);
+    }
+    post().with("content-length", "1").with("content-length", "1").refused_for(Refusal::BadFraming);
+}
+
+#[test]
+fn only_100_continue_can_be_expected() {
+    get("/").with("expect", "100-continue").passes();
+    get("/").with("expect", "100-Continue").passes();
+    for expectation in ["", "200-ok", "100-continue, x", "100-continue;x"] {
+        get("/").with("expect", expectation).refused_for(Refusal::ExpectationFailed);
+    }
+    get("/").with("expect", "100-continue").with("expect", "x").refused_for(Refusal::ExpectationFailed);
+}
+
+#[test]
+fn the_first_fault_in_the_promised_order_is_reported() {
+    let mut worst = get("http://evil.example/auth")
+        .by(Method::TRACE)
+        .host("evil.example")
+        .with("host", "evil.example")
+        .with("origin", "null")
+        .with("transfer-encoding", "gzip")
+        .with("expect", "x");
+    let mut judged = vec![worst.judged().unwrap_err()];
+    worst = worst.host("evil.example");
+    judged.push(worst.judged().unwrap_err());
+    worst.method = Method::POST;
+    judged.push(worst.judged().unwrap_err());
+    worst = worst.host("localhost");
+    judged.push(worst.judged().unwrap_err());
+    worst.target = "/auth".to_owned();
+    judged.push(worst.judged().unwrap_err());
+    worst.headers.retain(|(name, _)| *name != "origin");
+    judged.push(worst.judged().unwrap_err());
+    worst.target = "/".to_owned();
+    judged.push(worst.judged().unwrap_err());
+    worst.headers.retain(|(name, _)| *name != "transfer-encoding");
+    judged.push(worst.judged().unwrap_err());
+    worst.headers.retain(|(name, _)| *name != "expect");
+    worst.passes();
+    assert_eq!(
+        judged,
+        [
+            Refusal::HostCount,
+            Refusal::MethodNotAllowed,
+            Refusal::HostNotAllowed,
+            Refusal::BadTarget,
+            Refusal::CrossSite,
+            Refusal::LoginPath,
+            Refusal::BadFraming,
+            Refusal::ExpectationFailed,
+        ]
+    );
+}
+
+#[test]
+fn an_admitted_request_does_not_print_its_target() {
+    let uri = Uri::from_static("/customers/652f?email=a@b.example");
+    let mut headers = HeaderMap::new();
+    headers.insert("host", HeaderValue::from_static("localhost"));
+    let admitted = Gate::new(&config(), &api(), Entry::Tcp).admit(&Method::GET, &uri, Version::HTTP_11, &headers);
+    assert_eq!(format!("{:?}", admitted.unwrap()), "Admitted { .. }");
+}
+
+proptest! {
+    #[test]
+    fn what_is_judged_is_what_is_sent(
+        path in "(/[a-z%2fe.;:@/]{0,8}){1,4}", query in "(\\?[a-z/?%=&]{0,8})?", fragment in "(#[a-z/]{0,4})?",
+        base in proptest::sample::select(vec!["", "/v2"]), absolute in any::<bool>(),
+    ) {
+        let origin = if absolute { "http://localhost" } else { "" };
+        let mut request = get(&format!("{origin}{path}{query}{fragment}"));
+        if base == "/v2" {
+            request = request.to(|api| api.upstream.base_path = "/v2".to_owned());
+        }
+        let whole = format!("{base}{path}{query}");
+        let expected =
+            if config().login_paths.contains(&format!("{base}{path}")) { Err(Refusal::LoginPath) } else { Ok(whole) };
+        prop_assert_eq!(request.judged(), expected);
+    }
+
+    #[test]
+    fn no_host_line_whatever_it_holds_lets_a_stranger_in(
+        pieces in proptest::collection::vec(
+            proptest::sample::select(vec![
+                "localhost", "127.0.0.1", "127.9.9.9", "[::1]", "api.example.com", "evil.example", ":", "80", ".", "@", "/", ",", " ", "[", "]",
+                "a",
+            ]),
+            0..4,
+        ),
+    ) {
+        let host = pieces.concat();
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host.as_str(),
+        };
+        let known = ["localhost", "api.example.com", "[::1]"].contains(&name)
+            || name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback());
+        if get("/").host(&host).judged().is_ok() {
+            prop_assert!(known, "{}", host);
+        }
+    }
+}

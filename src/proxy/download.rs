@@ -1,0 +1,158 @@
+//! An answer's body on its way to the client: counted, watched for silence, and the last thing that holds the exchange.
+//!
+//! Depends on `deadline` and `upstream`. Guarantees: a body that upstream cut stays cut; when the body is dropped, for
+//! whatever reason, the exchange ends and writes its line.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{StatusCode, header::CONTENT_LENGTH, response};
+use http_body::{Body, Frame, SizeHint};
+
+use super::{
+    exchange::{Cut, Exchange},
+    upload::ToUpstream,
+};
+use crate::{deadline::Deadline, upstream::Answer};
+
+/// What the client reads.
+pub enum ToClient {
+    /// A problem of ours.
+    #[expect(private_interfaces, reason = "nobody outside looks into it")]
+    Problem {
+        /// The whole document, until it is taken.
+        document: Option<Bytes>,
+        /// Ends with it.
+        exchange: Option<Exchange>,
+    },
+    /// Upstream's answer.
+    Answer(Download),
+}
+
+/// Upstream's body.
+pub struct Download {
+    answer: Answer<ToUpstream>,
+    deadline: Deadline,
+    idle: Duration,
+    waiting: bool,
+    /// There is no body, and yet the head tells a length (304). Of a body that is known to be empty hyper takes it away.
+    length_only: bool,
+    /// Upstream's body broke off, and the client is not told yet.
+    broken: bool,
+    exchange: Exchange,
+}
+
+impl Download {
+    /// `idle`: how long upstream may be silent while we wait for it.
+    pub(super) fn new(answer: Answer<ToUpstream>, deadline: Deadline, idle: Duration, exchange: Exchange) -> Self {
+        deadline.disarm();
+        Self { answer, deadline, idle, waiting: false, length_only: false, broken: false, exchange }
+    }
+
+    /// A 304 keeps the length of what was not modified.
+    pub(super) fn under(mut self, head: &response::Parts) -> Self {
+        self.length_only = head.status == StatusCode::NOT_MODIFIED && head.headers.contains_key(CONTENT_LENGTH);
+        self
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.length_only && self.answer.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.length_only { SizeHint::default() } else { self.answer.size_hint() }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        if self.broken {
+            return Poll::Ready(Some(Err(CutOff)));
+        }
+        let Poll::Ready(polled) = Pin::new(&mut self.answer).poll_frame(cx) else {
+            if !self.waiting {
+                self.waiting = true;
+                self.deadline.arm(self.idle);
+            }
+            return self.deadline.poll_passed(cx).map(|()| {
+                self.exchange.cut(Cut::UpstreamSilent);
+                Some(Err(CutOff))
+            });
+        };
+        if self.waiting {
+            self.waiting = false;
+            self.deadline.disarm();
+        }
+        Poll::Ready(match polled {
+            None => {
+                self.exchange.complete();
+                None
+            }
+            Some(Err(_)) => {
+                self.exchange.cut(Cut::UpstreamClosed);
+                // hyper drops what it has not written when a body fails, the head too, and writes it when a body pauses.
+                self.broken = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Some(Ok(frame)) => {
+                self.exchange.passed_on(frame.data_ref().map_or(0, |data| data.len() as u64));
+                if self.answer.is_end_stream() {
+                    self.exchange.complete();
+                }
+                Some(Ok(frame))
+            }
+        })
+    }
+}
+
+impl Body for ToClient {
+    type Data = Bytes;
+    type Error = CutOff;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        match self.get_mut() {
+            Self::Problem { document, exchange } => {
+                if let Some(exchange) = exchange {
+                    exchange.complete();
+                }
+                Poll::Ready(document.take().map(|document| {
+                    if let Some(exchange) = exchange {
+                        exchange.passed_on(document.len() as u64);
+                    }
+                    Ok(Frame::data(document))
+                }))
+            }
+            Self::Answer(download) => download.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Problem { document, .. } => document.is_none(),
+            Self::Answer(download) => download.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Problem { document, .. } => SizeHint::with_exact(document.as_ref().map_or(0, |document| document.len() as u64)),
+            Self::Answer(download) => download.size_hint(),
+        }
+    }
+}
+
+/// The answer ends here, and not as it should: the client's connection is closed without a clean end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutOff;
+
+impl fmt::Display for CutOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the answer was cut off")
+    }
+}
+
+impl std::error::Error for CutOff {}

@@ -1,0 +1,399 @@
+//! What is added to, removed from and rewritten in the headers of a request and of its answer.
+//!
+//! Pure; depends on `config` and `careportals`. Guarantees: whatever a client sends, the upstream sees at most one
+//! `Authorization` and exactly one `organization`, both ours; no hop-by-hop field crosses in either direction; values
+//! of one name keep their order. A new map is built in one pass: `HeaderMap::remove` would reorder what is kept, and a
+//! look-up for each removed name costs more than a glance at each present one.
+//!
+//! Names are compared with `_` and `-` folded, since CGI-like servers can't tell the two apart.
+
+use std::cmp::Ordering;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, Entry, HOST, LOCATION, TRANSFER_ENCODING},
+};
+
+use crate::{
+    careportals::ORGANIZATION_HEADER,
+    config::{Api, Cookies, Origin, Upstream},
+};
+
+/// What the rules of one API come to, built once.
+///
+/// Not `Debug`: fixed header values may be confidential.
+pub struct HeaderRules {
+    host: HeaderValue,
+    cookies: Cookies,
+    required: Option<HeaderName>,
+    fixed: Vec<(HeaderName, HeaderValue)>,
+    upstream: Upstream,
+    /// What clients put before the path; empty for none.
+    prefix: String,
+}
+
+impl HeaderRules {
+    /// The rules of `api`, whose upstream goes by `upstream_authority` (the `Host` it is sent).
+    #[must_use]
+    pub fn new(api: &Api, upstream_authority: HeaderValue) -> Self {
+        let prefix = api.prefix.as_ref().map_or("", |prefix| prefix.as_str());
+        Self {
+            host: upstream_authority,
+            cookies: api.cookies,
+            required: api.require_header.as_ref().map(|required| required.name.clone()),
+            // The settings refuse these names; the promise of "exactly one of each" holds even if they did not.
+            fixed: api.headers.iter().filter(|(name, _)| !is_ours(bytes_of(name))).cloned().collect(),
+            upstream: api.upstream.clone(),
+            prefix: prefix.trim_end_matches('/').to_owned(),
+        }
+    }
+}
+
+/// What a request carries of its account; both from the same log-in.
+#[derive(Clone, Copy)]
+pub(super) struct Credentials<'a> {
+    /// `Bearer <token>`; `None` for an account that does not log in.
+    pub(super) authorization: Option<&'a HeaderValue>,
+    /// The tenant.
+    pub(super) organization: &'a HeaderValue,
+}
+
+/// How the body is delimited towards the upstream, whatever the client said about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// There is none.
+    None,
+    /// Of this many bytes.
+    Length(u64),
+    /// Of unknown length.
+    Chunked,
+}
+
+/// The head that the upstream gets for `client`'s.
+///
+/// Ours go in last and unconditionally, so that nothing a client writes (`Connection: authorization`) removes them.
+#[must_use]
+pub(super) fn to_upstream(rules: &HeaderRules, client: &HeaderMap, bearer: Credentials<'_>, framing: Framing) -> HeaderMap {
+    let named = NamedByConnection::in_headers(client);
+    let mut content_length = None;
+    let mut head = HeaderMap::with_capacity(client.keys_len() + rules.fixed.len() + 4);
+    head.append(HOST, rules.host.clone());
+    for (name, value) in client {
+        let bytes = bytes_of(name);
+        match RequestField::of(bytes) {
+            RequestField::Removed => continue,
+            RequestField::ContentLength => {
+                content_length = Some(value);
+                continue;
+            }
+            RequestField::Cookie if rules.cookies == Cookies::Strip => continue,
+            RequestField::RequestId if *name != X_REQUEST_ID || request_id(client).is_none() => continue,
+            RequestField::Cookie | RequestField::RequestId | RequestField::Other => {}
+        }
+        if !rules.sets_or_requires(bytes) && !named.contains(bytes) {
+            head.append(name.clone(), value.clone());
+        }
+    }
+    match framing {
+        Framing::None => {}
+        Framing::Length(length) => {
+            head.append(CONTENT_LENGTH, length_value(length, content_length));
+        }
+        Framing::Chunked => {
+            head.append(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+    for (name, value) in &rules.fixed {
+        head.append(name.clone(), value.clone());
+    }
+    if let Some(authorization) = bearer.authorization {
+        head.append(AUTHORIZATION, authorization.clone());
+    }
+    head.append(ORGANIZATION, bearer.organization.clone());
+    head
+}
+
+/// The head that the client gets for the upstream's. A head with nothing to remove is returned as it came.
+///
+/// `Content-Length` stays as sent, since answers to HEAD and 304 have one without a body; only beside
+/// `Transfer-Encoding`, where it means nothing (RFC 9112, 6.3), it goes.
+#[must_use]
+pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap) -> HeaderMap {
+    let named = NamedByConnection::in_headers(&upstream);
+    let (mut clean, mut redirects, mut chunked) = (true, false, false);
+    for name in upstream.keys() {
+        clean &= !rules.removes_from_answer(name, &named);
+        redirects |= *name == LOCATION;
+        chunked |= *name == TRANSFER_ENCODING;
+    }
+    let mut head = if clean { upstream } else { without_removed(rules, upstream, &named, chunked) };
+    if redirects && let Entry::Occupied(mut location) = head.entry(LOCATION) {
+        for value in location.iter_mut() {
+            if let Some(ours) = rules.location(value.as_bytes()) {
+                *value = ours;
+            }
+        }
+    }
+    head
+}
+
+/// The client's own name for a request: one `X-Request-Id` of at most 64 of `A-Za-z0-9._-`.
+#[must_use]
+pub(super) fn request_id(client: &HeaderMap) -> Option<&str> {
+    let mut values = client.get_all(X_REQUEST_ID).iter();
+    let (Some(only), None) = (values.next(), values.next()) else { return None };
+    let id = only.to_str().ok()?;
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    ((1..=REQUEST_ID_MAX).contains(&id.len()) && id.bytes().all(legal)).then_some(id)
+}
+
+/// `host[:port]`, as in `Host` and in a URL without user information.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Authority<'a> {
+    /// As written, without an IPv6 literal's brackets.
+    pub(super) host: &'a [u8],
+    /// Whether there were brackets.
+    pub(super) bracketed: bool,
+    /// `None` when absent or empty, which both mean the scheme's own (RFC 3986, 6.2.3).
+    pub(super) port: Option<u16>,
+}
+
+impl<'a> Authority<'a> {
+    /// `None` for what is not of that shape. User information never is: `@` is no part of a port, and a host with one
+    /// equals no name anybody would compare it with.
+    pub(super) fn parse(text: &'a [u8]) -> Option<Self> {
+        let bracketed = text.first() == Some(&b'[');
+        let (host, rest) = if bracketed {
+            let end = text.iter().position(|&byte| byte == b']')?;
+            (&text[1..end], &text[end + 1..])
+        } else {
+            text.split_at(text.iter().position(|&byte| byte == b':').unwrap_or(text.len()))
+        };
+        let port = match rest {
+            [] | [b':'] => None,
+            [b':', digits @ ..] if digits.iter().all(u8::is_ascii_digit) => Some(std::str::from_utf8(digits).ok()?.parse().ok()?),
+            _ => return None,
+        };
+        Some(Self { host, bracketed, port })
+    }
+}
+
+/// What becomes of a request's header by its name alone.
+enum RequestField {
+    Removed,
+    ContentLength,
+    Cookie,
+    RequestId,
+    Other,
+}
+
+impl RequestField {
+    /// The first byte decides for most headers.
+    fn of(name: &[u8]) -> Self {
+        let is = |ours: &str| same_name(name, ours.as_bytes());
+        let begins = |ours: &str| name.len() >= ours.len() && same_name(&name[..ours.len()], ours.as_bytes());
+        let removed = match name.first() {
+            Some(b'a') => is("authorization"),
+            Some(b'c') if is("content-length") => return Self::ContentLength,
+            Some(b'c') if is("cookie") || is("cookie2") => return Self::Cookie,
+            Some(b'c') => is("connection"),
+            Some(b'e') => is("expect"),
+            Some(b'f') => is("forwarded"),
+            Some(b'h') => is("host") || is("http2-settings"),
+            Some(b'k') => is("keep-alive"),
+            Some(b'o') => is(ORGANIZATION_HEADER) || is("origin"),
+            Some(b'p') => is("proxy") || begins("proxy-"),
+            Some(b't') => is("te") || is("trailer") || is("transfer-encoding"),
+            Some(b'u') => is("upgrade"),
+            Some(b'x') if is("x-request-id") => return Self::RequestId,
+            Some(b'x') => begins("x-forwarded-") || is("x-real-ip"),
+            _ => false,
+        };
+        if removed { Self::Removed } else { Self::Other }
+    }
+}
+
+impl HeaderRules {
+    /// Whether the sidecar itself sets a header of that name, or asks clients for it.
+    fn sets_or_requires(&self, name: &[u8]) -> bool {
+        let ours = self.fixed.iter().map(|(ours, _)| ours).chain(&self.required);
+        ours.into_iter().any(|ours| same_name(name, bytes_of(ours)))
+    }
+
+    /// `Content-Length` is never removed because `Connection` names it: it is the answer's framing.
+    fn removes_from_answer(&self, name: &HeaderName, named: &NamedByConnection) -> bool {
+        let bytes = bytes_of(name);
+        let is = |ours: &str| same_name(bytes, ours.as_bytes());
+        let removed = match bytes.first() {
+            Some(b'a') => is("alt-svc"),
+            Some(b'c') => is("connection"),
+            Some(b'k') => is("keep-alive"),
+            Some(b'p') => is("proxy-connection") || is("proxy-authenticate"),
+            Some(b's') => self.cookies == Cookies::Strip && (is("set-cookie") || is("set-cookie2")),
+            Some(b't') => is("te") || is("trailer") || is("transfer-encoding"),
+            Some(b'u') => is("upgrade"),
+            _ => false,
+        };
+        removed || (named.contains(bytes) && *name != CONTENT_LENGTH)
+    }
+
+    /// Where a redirect leads on our side; `None` when it stays as it is.
+    fn location(&self, value: &[u8]) -> Option<HeaderValue> {
+        let (base, prefix) = (self.upstream.base_path.as_bytes(), self.prefix.as_bytes());
+        let moved = !(base.is_empty() && prefix.is_empty());
+        if !moved && is_path_absolute(value) {
+            return None;
+        }
+        let target = target_at(&self.upstream.origin, value)?;
+        let path = &target[..target.iter().position(|&byte| matches!(byte, b'?' | b'#')).unwrap_or(target.len())];
+        let rest = target.strip_prefix(base)?;
+        let whole_segments = matches!(rest.first(), None | Some(b'/' | b'?' | b'#'));
+        // A dot segment would climb out of the base or the prefix, and browsers take `\` for `/` and skip blanks.
+        let climbs = moved && path.split(|&b| b == b'/').any(is_dot_segment);
+        let odd = path.contains(&b'\\') || value.iter().any(|&byte| byte <= b' ' || byte == 0x7f);
+        // `//x` would name another host.
+        let leaves = prefix.is_empty() && rest.starts_with(b"//");
+        if !whole_segments || climbs || odd || leaves {
+            return None;
+        }
+        let root: &[u8] = if prefix.is_empty() && !rest.starts_with(b"/") { b"/" } else { b"" };
+        HeaderValue::from_bytes(&[prefix, root, rest].concat()).ok()
+    }
+}
+
+/// Path, query and fragment of an absolute, scheme-relative or path-absolute reference to `origin`.
+fn target_at<'a>(origin: &Origin, reference: &'a [u8]) -> Option<&'a [u8]> {
+    if is_path_absolute(reference) {
+        return Some(reference);
+    }
+    let scheme = origin.scheme.as_str().as_bytes();
+    let after_scheme = match reference.split_at_checked(scheme.len()) {
+        Some((written, rest)) if written.eq_ignore_ascii_case(scheme) => rest.strip_prefix(b":")?,
+        _ => reference,
+    };
+    let rest = after_scheme.strip_prefix(b"//")?;
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    let authority = Authority::parse(authority)?;
+    let same = authority.host.eq_ignore_ascii_case(origin.host.as_bytes())
+        && authority.bracketed == origin.host.contains(':')
+        && authority.port.unwrap_or(origin.scheme.default_port()) == origin.port;
+    same.then_some(target)
+}
+
+fn is_path_absolute(reference: &[u8]) -> bool {
+    reference.starts_with(b"/") && !reference.starts_with(b"//")
+}
+
+/// The names that `Connection` lists, read leniently: whatever can't be part of a name separates two.
+///
+/// `close` and what is removed anyway are left out, so that for nearly every message this is empty and allocates
+/// nothing.
+struct NamedByConnection(Vec<Vec<u8>>);
+
+impl NamedByConnection {
+    fn in_headers(headers: &HeaderMap) -> Self {
+        let mut names = Vec::new();
+        for line in headers.get_all(CONNECTION) {
+            for name in line.as_bytes().split(|byte| !is_name_byte(*byte)) {
+                let familiar = FAMILIAR_OPTIONS.iter().any(|option| name.eq_ignore_ascii_case(option.as_bytes()));
+                if !name.is_empty() && !familiar {
+                    names.push(name.to_ascii_lowercase());
+                }
+            }
+        }
+        names.sort_unstable_by(|a, b| compare_names(a, b));
+        Self(names)
+    }
+
+    fn contains(&self, name: &[u8]) -> bool {
+        !self.0.is_empty() && self.0.binary_search_by(|named| compare_names(named, name)).is_ok()
+    }
+}
+
+/// Moves what is kept into a new map; no name or value is copied.
+fn without_removed(rules: &HeaderRules, upstream: HeaderMap, named: &NamedByConnection, chunked: bool) -> HeaderMap {
+    let mut head = HeaderMap::with_capacity(upstream.keys_len());
+    let mut fields = upstream.into_iter().peekable();
+    while let Some((Some(name), value)) = fields.next() {
+        // The further values of a name come without it.
+        if rules.removes_from_answer(&name, named) || (chunked && name == CONTENT_LENGTH) {
+            while fields.next_if(|(name, _)| name.is_none()).is_some() {}
+            continue;
+        }
+        let mut kept = match head.entry(name) {
+            Entry::Vacant(vacant) => vacant.insert_entry(value),
+            Entry::Occupied(mut occupied) => {
+                occupied.append(value);
+                occupied
+            }
+        };
+        while let Some((_, further)) = fields.next_if(|(name, _)| name.is_none()) {
+            kept.append(further);
+        }
+    }
+    head
+}
+
+/// The client's own value when we would write the same: sharing it allocates nothing.
+fn length_value(length: u64, written: Option<&HeaderValue>) -> HeaderValue {
+    let same = |value: &&HeaderValue| {
+        let digits = value.as_bytes();
+        matches!(digits, [b'0'] | [b'1'..=b'9', ..])
+            && digits.iter().all(u8::is_ascii_digit)
+            && value.to_str().is_ok_and(|digits| digits.parse() == Ok(length))
+    };
+    written.filter(same).cloned().unwrap_or_else(|| HeaderValue::from(length))
+}
+
+/// Names that no setting may give a value, since they carry the account or the framing.
+fn is_ours(name: &[u8]) -> bool {
+    [ORGANIZATION_HEADER, "authorization", "host", "content-length", "transfer-encoding"]
+        .iter()
+        .any(|ours| same_name(name, ours.as_bytes()))
+}
+
+fn bytes_of(name: &HeaderName) -> &[u8] {
+    name.as_str().as_bytes()
+}
+
+/// `HeaderName`s are lower case already; only `_` and `-` are left to fold.
+fn same_name(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| fold(a) == fold(b))
+}
+
+fn compare_names(a: &[u8], b: &[u8]) -> Ordering {
+    a.iter().map(|&byte| fold(byte)).cmp(b.iter().map(|&byte| fold(byte)))
+}
+
+const fn fold(byte: u8) -> u8 {
+    if byte == b'_' { b'-' } else { byte }
+}
+
+/// RFC 9110, 5.6.2: `tchar`.
+const fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+}
+
+/// `.` or `..`, their dots encoded or not.
+fn is_dot_segment(segment: &[u8]) -> bool {
+    let after_dot = |text: &'_ [u8]| -> Option<usize> {
+        match text {
+            [b'.', ..] => Some(1),
+            [b'%', b'2', b'e' | b'E', ..] => Some(3),
+            _ => None,
+        }
+    };
+    let Some(first) = after_dot(segment) else { return false };
+    let rest = &segment[first..];
+    rest.is_empty() || after_dot(rest).is_some_and(|second| rest.len() == second)
+}
+
+const ORGANIZATION: HeaderName = HeaderName::from_static(ORGANIZATION_HEADER);
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_MAX: usize = 64;
+const FAMILIAR_OPTIONS: [&str; 5] = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
+
+#[cfg(test)]
+pub(super) mod tests;

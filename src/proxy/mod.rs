@@ -1,0 +1,428 @@
+//! The life of one request: admitted, given a bearer, sent, perhaps sent again, answered.
+//!
+//! Depends on `account` (for bearers; it never sees credentials), `upstream`, `server` and `logging`. Everything that
+//! decides is pure and stands in its own file; this one acts. Guarantees: one request goes out at most three times, and a
+//! second time only when that can't do anything twice or when a bearer was refused.
+
+mod admit;
+mod download;
+mod exchange;
+mod headers;
+mod outage;
+mod problem;
+mod retry;
+mod upload;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, Method, Request, Response, Uri, Version,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    request,
+};
+use http_body::Body;
+use hyper::body::Incoming;
+
+pub use admit::{Entry, Gate};
+pub use download::{CutOff, Download, ToClient};
+pub use exchange::Places;
+pub use headers::HeaderRules;
+pub use outage::Outage;
+pub use problem::{Code, ProxyError};
+pub use upload::{ToUpstream, UploadError};
+
+use crate::{
+    account::{Account, Bearer, Generation},
+    clock::{self, Clock, Jitter},
+    config::Timeouts,
+    deadline::{Deadline, Deadlines},
+    logging::{AccessLine, AccessWriter},
+    path::Words,
+    server::{Answering, Peer},
+    upstream::{Answer, Cause, Reuse, SendError, Upstream},
+};
+
+use admit::Admitted;
+use exchange::Exchange;
+use headers::{Credentials, Framing};
+use retry::{AfterFailure, AfterUnauthorized, Failed, IdempotencyKey, Spare};
+use upload::{Upload, Waiting};
+
+/// A request that must not arrive twice never takes a connection that idled for longer: the other side may be closing it.
+const SAFE_IDLE: Duration = Duration::from_secs(4);
+
+/// How long and how much of a refused answer is read for the sake of its connection.
+const USED_UP: (Duration, usize) = (Duration::from_millis(500), 64 * 1024);
+
+/// What one worker shares among its connections.
+pub struct Worker {
+    deadlines: Deadlines,
+    clock: Arc<dyn Clock>,
+    access: Mutex<AccessWriter>,
+    ids: Mutex<Jitter>,
+}
+
+impl Worker {
+    /// Its own deadlines, log buffer and request ids.
+    #[must_use]
+    pub fn new(deadlines: Deadlines, clock: Arc<dyn Clock>, access: AccessWriter) -> Self {
+        Self { deadlines, clock, access: Mutex::new(access), ids: Mutex::new(Jitter::from_system()) }
+    }
+
+    /// Hands what was logged to the log's thread. Called about once a second, so that lines come in time.
+    pub fn flush_access_log(&self) {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).tick();
+    }
+
+    fn draw(&self) -> u64 {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).bits()
+    }
+
+    fn log(&self, line: &AccessLine<'_>) {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).write(line, self.clock.now().wall);
+    }
+}
+
+/// One worker's side of an API.
+pub struct Api {
+    /// As in the settings.
+    pub name: String,
+    /// Whose bearer is sent.
+    pub account: Account,
+    /// Its connections; this worker's own.
+    pub upstream: Upstream<ToUpstream>,
+    /// What happens to headers.
+    pub rules: HeaderRules,
+    /// What a log line may show of a path.
+    pub words: Words,
+    /// Requests in flight, over all workers.
+    pub places: Places,
+    /// Whether the upstream was reached last, over all workers.
+    pub outage: Outage,
+    /// Durations.
+    pub timeouts: Timeouts,
+    /// Bytes of a request body kept to send it again.
+    pub replay_buffer: usize,
+    /// `Idempotency-Key` makes a request safe to send again.
+    pub retry_idempotency_key: bool,
+}
+
+/// Where clients of an API come in: one per worker and listen address.
+pub struct Entrance {
+    /// What answers.
+    pub api: Arc<Api>,
+    /// Who may pass.
+    pub gate: Gate,
+    /// The address, for logs.
+    pub listener: Arc<str>,
+    /// Whose connections come in here.
+    pub worker: Arc<Worker>,
+}
+
+impl Answering for Entrance {
+    type Body = ToClient;
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
+        let worker = Arc::clone(&self.worker);
+        match unless_panicked(self.exchange(request, peer)).await {
+            Some(response) => response,
+            // The exchange wrote its line while it unwound.
+            None => with_document(problem::response(&ProxyError::Bug, &format!("{:016x}", worker.draw())), None),
+        }
+    }
+}
+
+/// What `work` comes to; `None` when it panics, which ends one request and nothing else.
+async fn unless_panicked<W: Future>(work: W) -> Option<W::Output> {
+    let mut work = pin!(work);
+    // After a panic it is not polled again, so what it left half done is seen by nobody but destructors.
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
+fn with_document(response: Response<Bytes>, exchange: Option<Exchange>) -> Response<ToClient> {
+    response.map(|document| ToClient::Problem { document: Some(document), exchange })
+}
+
+/// What stays the same whenever the request is sent.
+struct Outgoing<'a> {
+    head: &'a request::Parts,
+    admitted: Admitted,
+    framing: Framing,
+    upload: Option<&'a Upload>,
+}
+
+impl Entrance {
+    async fn exchange(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
+        let (head, body) = request.into_parts();
+        let mut exchange = Exchange::open(&self, &head, peer);
+        let deadline = self.worker.deadlines.deadline();
+        match self.forward(&head, body, &mut exchange, &deadline).await {
+            Ok(answer) => {
+                self.api.outage.reached(&self.api.name);
+                self.pass_on(answer, exchange, deadline)
+            }
+            Err(error) => {
+                if let ProxyError::Upstream(SendError { cause: Cause::Connect(cause), .. }) = error {
+                    self.api.outage.failed(&self.api.name, error.code(), cause);
+                }
+                let response = problem::response(&error, exchange.request_id());
+                exchange.failed(response.status().as_u16(), error.code());
+                if head.method == Method::HEAD {
+                    // Nobody asks for the body.
+                    exchange.complete();
+                }
+                with_document(response, Some(exchange))
+            }
+        }
+    }
+
+    async fn forward(
+        &self,
+        head: &request::Parts,
+        body: Incoming,
+        exchange: &mut Exchange,
+        deadline: &Deadline,
+    ) -> Result<Response<Answer<ToUpstream>>, ProxyError> {
+        let framing = framing(&head.headers, &body);
+        let upload = (!body.is_end_stream()).then(|| Upload::new(body, self.api.replay_buffer));
+        // Before anything is refused: whoever still writes the body shall be able to read why.
+        if let Some(upload) = &upload {
+            exchange.uploads(upload.clone());
+        }
+        let admitted = self.gate.admit(&head.method, &head.uri, head.version, &head.headers).map_err(ProxyError::Refused)?;
+        exchange.keep(self.api.places.take().ok_or(ProxyError::Busy)?);
+        let outgoing = Outgoing { head, admitted, framing, upload: upload.as_ref() };
+        let answer = self.send_until_answered(&outgoing, deadline).await?;
+        exchange.answered(answer.status().as_u16());
+        Ok(answer)
+    }
+
+    /// Sends the request, again where that is safe or where its bearer was refused.
+    async fn send_until_answered(
+        &self,
+        outgoing: &Outgoing<'_>,
+        deadline: &Deadline,
+    ) -> Result<Response<Answer<ToUpstream>>, ProxyError> {
+        let account = &self.api.account;
+        let mut reuse = reuse_for(&outgoing.head.method);
+        let mut spare = Spare::new();
+        let mut bearer = self.bearer().await?;
+        let mut replaces: Option<Generation> = None;
+        loop {
+            let generation = bearer.generation;
+            match self.send_once(outgoing, bearer, reuse, deadline).await {
+                Ok(answer) if account.relogin_on().contains(&answer.status()) => {
+                    if replaces.is_some() {
+                        account.uncured(generation);
+                    }
+                    match self.fresh_bearer(&mut spare, generation, outgoing).await {
+                        Some(newer) => bearer = newer,
+                        None => return Ok(answer),
+                    }
+                    // Who refuses a body may close after it, just when it is written again: that goes to another connection.
+                    if outgoing.upload.is_none() {
+                        use_up(answer, deadline).await;
+                    }
+                    replaces = Some(generation);
+                }
+                Ok(answer) => {
+                    if replaces.is_some() {
+                        account.cured(generation);
+                    }
+                    return Ok(answer);
+                }
+                Err(error) => {
+                    if !self.may_reconnect(&mut spare, error, outgoing) {
+                        return Err(error);
+                    }
+                    reuse = Reuse::Never;
+                    bearer = self.bearer().await?;
+                }
+            }
+        }
+    }
+
+    async fn bearer(&self) -> Result<Arc<Bearer>, ProxyError> {
+        match self.api.account.bearer(self.worker.clock.now().moment) {
+            Some(bearer) => Ok(bearer),
+            None => self.api.account.wait_for_bearer().await.map_err(ProxyError::NoBearer),
+        }
+    }
+
+    /// Reports the refused bearer. A newer one, when the request may go again with it.
+    async fn fresh_bearer(&self, spare: &mut Spare, refused: Generation, outgoing: &Outgoing<'_>) -> Option<Arc<Bearer>> {
+        match spare.after_unauthorized(outgoing.body()) {
+            AfterUnauthorized::FreshBearer => {
+                let newer = self.api.account.replace(refused).await?;
+                // While we waited the client may have sent more than is kept.
+                (outgoing.body() == retry::Body::AtHand).then_some(newer)
+            }
+            AfterUnauthorized::PassOn => {
+                self.api.account.unauthorized(refused).await;
+                None
+            }
+        }
+    }
+
+    fn may_reconnect(&self, spare: &mut Spare, error: ProxyError, outgoing: &Outgoing<'_>) -> bool {
+        let ProxyError::Upstream(error) = error else { return false };
+        let head = outgoing.head;
+        let key = IdempotencyKey::of(&head.headers, self.api.retry_idempotency_key);
+        let failed = Failed { method: &head.method, key, body: outgoing.body(), error };
+        spare.after_failure(&failed) == AfterFailure::Reconnect
+    }
+
+    /// One attempt. The bearer goes with the head: a long upload must not keep an old token in memory.
+    async fn send_once(
+        &self,
+        outgoing: &Outgoing<'_>,
+        bearer: Arc<Bearer>,
+        reuse: Reuse,
+        deadline: &Deadline,
+    ) -> Result<Response<Answer<ToUpstream>>, ProxyError> {
+        let lease = self.api.upstream.lease(reuse).await.map_err(ProxyError::Upstream)?;
+        let request = outgoing.request(&self.api.rules, &bearer)?;
+        drop(bearer);
+        let timeouts = &self.api.timeouts;
+        deadline.arm(if outgoing.upload.is_some() { timeouts.response.min(timeouts.body_idle) } else { timeouts.response });
+        let mut sending = pin!(lease.send(request));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
+                return Poll::Ready(outcome.map_err(ProxyError::Upstream));
+            }
+            while deadline.poll_passed(cx).is_ready() {
+                if let Some(error) = self.overdue(outgoing.upload, deadline) {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Who kept us waiting for too long; if nobody did, the deadline moves to when somebody will have.
+    fn overdue(&self, upload: Option<&Upload>, deadline: &Deadline) -> Option<ProxyError> {
+        let Some(upload) = upload else { return Some(ProxyError::UpstreamTimeout) };
+        let (waiting, since) = upload.waiting();
+        let (limit, error) = match waiting {
+            Waiting::Client => (self.api.timeouts.body_idle, ProxyError::RequestBodyTimeout),
+            Waiting::Upstream => (self.api.timeouts.body_idle, ProxyError::UpstreamTimeout),
+            Waiting::Answer => (self.api.timeouts.response, ProxyError::UpstreamTimeout),
+        };
+        let (now, due) = (clock::instant(), since + limit);
+        if due <= now {
+            return Some(error);
+        }
+        // The body may end meanwhile, and then the answer is due sooner.
+        deadline.arm_at(due.min(now + self.api.timeouts.response));
+        None
+    }
+
+    fn pass_on(&self, answer: Response<Answer<ToUpstream>>, mut exchange: Exchange, deadline: Deadline) -> Response<ToClient> {
+        let (mut head, body) = answer.into_parts();
+        head.headers = headers::to_client(&self.api.rules, head.headers);
+        head.version = Version::HTTP_11;
+        if body.is_end_stream() {
+            exchange.complete();
+        }
+        let timeouts = &self.api.timeouts;
+        let idle = if is_event_stream(&head.headers) { timeouts.stream_idle } else { timeouts.body_idle };
+        let download = Download::new(body, deadline, idle, exchange).under(&head);
+        Response::from_parts(head, ToClient::Answer(download))
+    }
+}
+
+impl Outgoing<'_> {
+    fn body(&self) -> retry::Body {
+        if self.upload.is_none_or(Upload::is_at_hand) { retry::Body::AtHand } else { retry::Body::Gone }
+    }
+
+    fn request(&self, rules: &HeaderRules, bearer: &Bearer) -> Result<Request<ToUpstream>, ProxyError> {
+        let body = match self.upload {
+            None => ToUpstream::Empty,
+            Some(upload) => ToUpstream::Upload(upload.attempt().ok_or(ProxyError::Bug)?),
+        };
+        let credentials = Credentials { authorization: bearer.authorization.as_ref(), organization: &bearer.organization };
+        let mut request = Request::new(body);
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = Uri::from(self.admitted.target().clone());
+        *request.headers_mut() = headers::to_upstream(rules, &self.head.headers, credentials, self.framing);
+        Ok(request)
+    }
+}
+
+/// Reads an answer that nobody gets, so that its connection serves again: after a revocation many requests are sent once
+/// more, and each would begin with a handshake. One that is long or slow is dropped with its connection.
+async fn use_up(answer: Response<Answer<ToUpstream>>, deadline: &Deadline) {
+    let (mut body, mut left) = (answer.into_body(), USED_UP.1);
+    deadline.arm(USED_UP.0);
+    std::future::poll_fn(|cx| {
+        while let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) {
+            let read = frame.and_then(Result::ok).map(|frame| frame.data_ref().map_or(0, Bytes::len));
+            match read.and_then(|bytes| left.checked_sub(bytes)) {
+                Some(rest) => left = rest,
+                None => return Poll::Ready(()),
+            }
+        }
+        deadline.poll_passed(cx)
+    })
+    .await;
+}
+
+fn reuse_for(method: &Method) -> Reuse {
+    if method.is_idempotent() { Reuse::Any } else { Reuse::IdleAtMost(SAFE_IDLE) }
+}
+
+/// Event streams are silent for as long as nothing happens (HTML Living Standard, 9.2).
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    const MEDIA_TYPE: &[u8] = b"text/event-stream";
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().get(..MEDIA_TYPE.len()))
+        .is_some_and(|start| start.eq_ignore_ascii_case(MEDIA_TYPE))
+}
+
+/// A length of 0 that was written stays: servers answer 411 to a POST that says nothing of its body.
+fn framing(headers: &HeaderMap, body: &Incoming) -> Framing {
+    if body.is_end_stream() {
+        return if headers.contains_key(CONTENT_LENGTH) { Framing::Length(0) } else { Framing::None };
+    }
+    body.size_hint().exact().map_or(Framing::Chunked, Framing::Length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_one_request_and_nothing_else() {
+        assert_eq!(unless_panicked(async { 7 }).await, Some(7));
+        let panics = async {
+            tokio::task::yield_now().await;
+            panic!("on purpose")
+        };
+        assert_eq!(unless_panicked(panics).await, None::<u8>);
+    }
+
+    #[test]
+    fn only_an_idempotent_request_takes_a_connection_that_idled_for_more_than_four_seconds() {
+        for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS] {
+            assert_eq!(reuse_for(&method), Reuse::Any, "{method}");
+        }
+        let unknown = Method::from_bytes(b"MERGE").unwrap();
+        for method in [Method::POST, Method::PATCH, unknown] {
+            assert_eq!(reuse_for(&method), Reuse::IdleAtMost(Duration::from_secs(4)), "{method}");
+        }
+    }
+}

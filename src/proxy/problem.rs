@@ -1,0 +1,195 @@
+//! Our own error answers: what each cause tells the client.
+//!
+//! Pure; depends on `admit`, `account`, `connect` and `upstream` for the causes. One match without a wildcard turns every
+//! cause into a [`Problem`], so a new one can't be forgotten. Guarantees: all text is constant; nothing of a request, of
+//! a secret or of an error's source reaches a client. `docs/problems.md` is this file in prose, held to it by a test.
+
+mod code;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER},
+};
+use serde::Serialize;
+
+pub use code::Code;
+
+use super::admit::Refusal;
+use crate::{
+    account::{Unavailable, Why},
+    connect::ConnectError,
+    upstream::{Cause, SendError},
+};
+
+/// Why the client gets an answer of ours instead of the upstream's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyError {
+    /// The request may not pass.
+    Refused(Refusal),
+    /// There is no bearer to send it with.
+    NoBearer(Unavailable),
+    /// `max_requests` are in flight.
+    Busy,
+    /// The exchange failed before the answer's head.
+    Upstream(SendError),
+    /// No head within `response_timeout`.
+    UpstreamTimeout,
+    /// The client stopped sending its body for longer than `body_idle`.
+    RequestBodyTimeout,
+    /// A fault of ours.
+    Bug,
+}
+
+/// What a cause tells the client. A table row, not a message: every text is constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// Of the answer.
+    pub(super) status: StatusCode,
+    /// Stable, for programs.
+    pub(super) code: Code,
+    /// The same for each occurrence.
+    pub(super) title: &'static str,
+    /// What to do, and which setting governs it.
+    pub(super) detail: &'static str,
+    /// RFC 9209, 2.3.
+    pub(super) proxy_error: &'static str,
+    /// When to try again, where that makes sense.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl From<&ProxyError> for Problem {
+    fn from(error: &ProxyError) -> Self {
+        let retry_after = match error {
+            ProxyError::NoBearer(unavailable) => Some(unavailable.retry_after),
+            ProxyError::Busy => Some(SOON),
+            ProxyError::Refused(_)
+            | ProxyError::Upstream(_)
+            | ProxyError::UpstreamTimeout
+            | ProxyError::RequestBodyTimeout
+            | ProxyError::Bug => None,
+        };
+        let (code, proxy_error) = error.name();
+        Self { status: code.status(), code, title: code.title(), detail: code.detail(), proxy_error, retry_after }
+    }
+}
+
+impl ProxyError {
+    /// The cause's stable name.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        self.name().0
+    }
+
+    /// The cause in our words and in RFC 9209's.
+    const fn name(&self) -> (Code, &'static str) {
+        match self {
+            Self::Refused(refusal) => match refusal {
+                Refusal::HostCount => (Code::BadHost, "http_request_error"),
+                Refusal::MethodNotAllowed => (Code::MethodNotAllowed, "http_request_error"),
+                Refusal::HostNotAllowed => (Code::HostNotAllowed, "http_request_denied"),
+                Refusal::BadTarget => (Code::BadTarget, "http_request_error"),
+                Refusal::CrossSite => (Code::CrossSite, "http_request_denied"),
+                Refusal::LoginPath => (Code::LoginPath, "http_request_denied"),
+                Refusal::BadFraming => (Code::BadFraming, "http_request_error"),
+                Refusal::ExpectationFailed => (Code::ExpectationFailed, "http_request_error"),
+            },
+            Self::NoBearer(unavailable) => match unavailable.why {
+                Why::LoggedOut => (Code::LoggedOut, "proxy_internal_response"),
+                Why::TokenPending => (Code::TokenPending, "proxy_internal_response"),
+                Why::LoginFailing => (Code::LoginFailing, "proxy_internal_response"),
+                Why::LoginRejected => (Code::LoginRejected, "proxy_internal_response"),
+                Why::NoOrganization => (Code::NoOrganization, "proxy_configuration_error"),
+            },
+            Self::Busy => (Code::TooManyRequestsInFlight, "connection_limit_reached"),
+            Self::Upstream(failed) => match failed.cause {
+                Cause::Connect(ConnectError::DnsFailed) => (Code::DnsFailed, "dns_error"),
+                Cause::Connect(ConnectError::DnsTimeout) => (Code::DnsTimeout, "dns_timeout"),
+                Cause::Connect(ConnectError::Refused) => (Code::ConnectFailed, "connection_refused"),
+                Cause::Connect(ConnectError::Unreachable) => (Code::ConnectFailed, "destination_ip_unroutable"),
+                Cause::Connect(ConnectError::Timeout) => (Code::ConnectTimeout, "connection_timeout"),
+                Cause::Connect(ConnectError::TlsFailed) => (Code::TlsFailed, "tls_protocol_error"),
+                Cause::Connect(ConnectError::CertificateRejected(_)) => (Code::CertificateRejected, "tls_certificate_error"),
+                Cause::Closed => (Code::UpstreamClosed, "connection_terminated"),
+                Cause::Protocol => (Code::UpstreamProtocol, "http_protocol_error"),
+                Cause::HeadTooLarge => (Code::UpstreamHeadTooLarge, "http_response_header_section_size"),
+                Cause::RequestBody => (Code::RequestBodyFailed, "http_request_error"),
+            },
+            Self::UpstreamTimeout => (Code::UpstreamTimeout, "http_response_timeout"),
+            Self::RequestBodyTimeout => (Code::RequestBodyTimeout, "http_request_error"),
+            Self::Bug => (Code::Internal, "proxy_internal_error"),
+        }
+    }
+}
+
+/// The answer to the client: a problem document (RFC 9457) that no upstream could have sent, since it says who did.
+#[must_use]
+pub(super) fn response(error: &ProxyError, request_id: &str) -> Response<Bytes> {
+    let problem = Problem::from(error);
+    let document = problem.document(request_id);
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = problem.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(document.len()));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(PROXY_STATUS, problem.proxy_status());
+    if let Some(after) = problem.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
+    }
+    if problem.status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
+    }
+    if problem.code.ends_the_connection() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    *response.body_mut() = document;
+    response
+}
+
+/// RFC 9457, 3.
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+    request_id: &'a str,
+}
+
+impl Problem {
+    fn document(&self, request_id: &str) -> Bytes {
+        let code = self.code.as_str();
+        let document = Document {
+            r#type: format!("urn:careportals-sidecar:problem:{code}"),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: self.detail,
+            code,
+            request_id,
+        };
+        Bytes::from(serde_json::to_vec(&document).expect("strings and a number always have a JSON form"))
+    }
+
+    fn proxy_status(&self) -> HeaderValue {
+        HeaderValue::try_from(format!("careportals-sidecar; error={}", self.proxy_error))
+            .expect("RFC 9209's error types are letters and underscores")
+    }
+}
+
+/// Rounded up, and never 0: that would mean "at once".
+fn whole_seconds(after: Duration) -> u64 {
+    after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0)).max(1)
+}
+
+/// What is short-lived by nature is worth another try after a moment.
+const SOON: Duration = Duration::from_secs(1);
+/// Everything registered but CONNECT and TRACE.
+const ALLOWED_METHODS: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! The names of our errors, and what each means: answers, metrics and `docs/problems.md` are made of this one list.
+
+use http::StatusCode;
+
+/// Makes the enum and its texts of one list, so that no code can lack one.
+macro_rules! codes {
+    ($($code:ident $name:literal $status:ident
+        title $title:literal
+        detail $detail:literal
+        settings [$($setting:literal),*];
+    )*) => {
+        /// The stable name of an error: `code` in a problem document, a label in metrics and in the access log.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code {
+            $(#[doc = $title] $code,)*
+        }
+
+        impl Code {
+            /// All of them, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$code),*];
+
+            /// As programs see it.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$code => $name,)* }
+            }
+
+            /// The answer's status.
+            #[must_use]
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$code => StatusCode::$status,)* }
+            }
+
+            /// What it is.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$code => $title,)* }
+            }
+
+            /// What to do about it.
+            #[must_use]
+            pub const fn detail(self) -> &'static str {
+                match self { $(Self::$code => $detail,)* }
+            }
+
+            /// The settings that govern it.
+            #[must_use]
+            pub const fn settings(self) -> &'static [&'static str] {
+                match self { $(Self::$code => &[$($setting),*],)* }
+            }
+        }
+    };
+}
+
+impl Code {
+    /// Whether what follows on the connection could be the rest of this request's body.
+    #[must_use]
+    pub const fn ends_the_connection(self) -> bool {
+        matches!(self, Self::BadFraming | Self::RequestBodyFailed | Self::RequestBodyTimeout)
+    }
+}
+
+codes! {
+    BadHost "bad_host" BAD_REQUEST
+        title "Not exactly one Host"
+        detail "A request names its host once: send one Host header."
+        settings [];
+    BadTarget "bad_target" BAD_REQUEST
+        title "The request's target is not one of ours"
+        detail "The sidecar is no forward proxy. Send the path alone, or an absolute http URL with a host that the sidecar goes by; `allowed_hosts` adds names."
+        settings ["allowed_hosts"];
+    BadFraming "bad_framing" BAD_REQUEST
+        title "It is not certain where the request's body ends"
+        detail "Send one Content-Length, or `Transfer-Encoding: chunked` and no other coding."
+        settings [];
+    MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED
+        title "CONNECT and TRACE are not served"
+        detail "Use one of the methods in Allow. Call the sidecar as if it were the API itself, not as an HTTP proxy."
+        settings [];
+    ExpectationFailed "expectation_failed" EXPECTATION_FAILED
+        title "An expectation that can't be met"
+        detail "The only expectation that is served is `Expect: 100-continue`."
+        settings [];
+    HostNotAllowed "host_not_allowed" MISDIRECTED_REQUEST
+        title "Not a host that the sidecar goes by"
+        detail "Call the sidecar by localhost, a loopback address or the upstream's name. Any other name that clients use for it belongs in `allowed_hosts`."
+        settings ["allowed_hosts"];
+    CrossSite "cross_site" FORBIDDEN
+        title "A web page that may not call the sidecar"
+        detail "The request comes from a web page of another origin. Origins that may call belong in `allowed_origins`."
+        settings ["allowed_origins"];
+    LoginPath "login_path" FORBIDDEN
+        title "Log-in is the sidecar's"
+        detail "This path answers with a token and is never forwarded. Leave the log-in out: the sidecar adds the bearer to every request."
+        settings ["login_url", "refresh_url"];
+    LoggedOut "logged_out" SERVICE_UNAVAILABLE
+        title "The account is logged out"
+        detail "Run `careportals-sidecar login`, or restart the sidecar."
+        settings [];
+    TokenPending "token_pending" SERVICE_UNAVAILABLE
+        title "The log-in is still under way"
+        detail "Try again after Retry-After. `token_wait` is how long a request waits for a token."
+        settings ["token_wait"];
+    LoginFailing "login_failing" SERVICE_UNAVAILABLE
+        title "The log-in fails for now"
+        detail "A source of the credentials is missing, or the log-in server can't be reached or gives no usable answer; the sidecar's log says which. It is tried again by itself, with growing pauses."
+        settings ["login_url", "login_timeout"];
+    LoginRejected "login_rejected" SERVICE_UNAVAILABLE
+        title "The log-in was refused"
+        detail "Correct `organization`, `username` or `password`. A changed file is tried at once; otherwise the sidecar tries again slowly, so as not to lock the account."
+        settings ["organization", "username", "password"];
+    NoOrganization "no_organization" SERVICE_UNAVAILABLE
+        title "The organization is not known yet"
+        detail "The source of `organization` yields nothing; the sidecar's log says why. A file is used as soon as it appears."
+        settings ["organization"];
+    TooManyRequestsInFlight "too_many_requests_in_flight" SERVICE_UNAVAILABLE
+        title "Too many requests at once"
+        detail "Try again after Retry-After. `max_requests` is how many may be in flight."
+        settings ["max_requests"];
+    DnsFailed "dns_failed" BAD_GATEWAY
+        title "The upstream's name can't be resolved"
+        detail "Check the host in `upstream` and this machine's DNS."
+        settings ["upstream"];
+    DnsTimeout "dns_timeout" GATEWAY_TIMEOUT
+        title "The upstream's name was not resolved in time"
+        detail "Check this machine's DNS. `connect_timeout` covers the name, the connection and TLS together."
+        settings ["connect_timeout"];
+    ConnectFailed "connect_failed" BAD_GATEWAY
+        title "No connection to the upstream"
+        detail "The connection was refused, or there is no route. Check `upstream` and the network."
+        settings ["upstream"];
+    ConnectTimeout "connect_timeout" GATEWAY_TIMEOUT
+        title "No connection to the upstream in time"
+        detail "Check the network and its firewalls. `connect_timeout` covers the name, the connection and TLS together."
+        settings ["connect_timeout"];
+    TlsFailed "tls_failed" BAD_GATEWAY
+        title "No TLS with the upstream"
+        detail "The handshake failed: check that `upstream` speaks TLS at that port, in a version that `tls_min` allows."
+        settings ["upstream", "tls_min"];
+    CertificateRejected "certificate_rejected" BAD_GATEWAY
+        title "The upstream's certificate is not trusted"
+        detail "The sidecar's log says why. A private authority belongs in `ca_file`."
+        settings ["ca_file", "ca_only_file"];
+    UpstreamClosed "upstream_closed" BAD_GATEWAY
+        title "The upstream closed the connection without an answer"
+        detail "The upstream may have acted on the request: repeat it only if that does no harm. With `retry_idempotency_key` the sidecar repeats requests that carry an Idempotency-Key."
+        settings ["retry_idempotency_key", "replay_buffer"];
+    UpstreamProtocol "upstream_protocol" BAD_GATEWAY
+        title "The upstream's answer is not HTTP"
+        detail "Check that `upstream` is the API and not another service."
+        settings ["upstream"];
+    UpstreamHeadTooLarge "upstream_head_too_large" BAD_GATEWAY
+        title "The head of the upstream's answer is too large"
+        detail "`max_header_bytes` and `max_headers` are the limits."
+        settings ["max_header_bytes", "max_headers"];
+    UpstreamTimeout "upstream_timeout" GATEWAY_TIMEOUT
+        title "The upstream did not answer in time"
+        detail "The upstream may have acted on the request: repeat it only if that does no harm. `response_timeout` is how long an answer may take."
+        settings ["response_timeout"];
+    RequestBodyFailed "request_body_failed" BAD_REQUEST
+        title "The request's body broke off"
+        detail "Send the whole body that the head announces."
+        settings [];
+    RequestBodyTimeout "request_body_timeout" REQUEST_TIMEOUT
+        title "The request's body stopped coming"
+        detail "`body_idle` is how long a client may pause in a body."
+        settings ["body_idle"];
+    Internal "internal" INTERNAL_SERVER_ERROR
+        title "A fault of the sidecar"
+        detail "Please report it with the line of the sidecar's log that has this request id."
+        settings [];
+}

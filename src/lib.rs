@@ -26,13 +26,19 @@
 //! | 6 edge | `cli` | the command line, and errors as exit codes |
 
 pub mod account;
+pub mod app;
 pub mod careportals;
+pub mod check;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connect;
 pub mod deadline;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod logging;
 pub mod path;
+pub mod process;
 pub mod proxy;
 pub mod secret;
 pub mod server;

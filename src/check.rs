@@ -1,0 +1,151 @@
+//! `check --online`: can this configuration do its job from here?
+//!
+//! Depends on `account`, `connect` and `tls`. Resolves, connects, verifies TLS, logs in and compares clocks, one line for
+//! each; keeps nothing, listens nowhere, prints no secret.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustls::ClientConfig;
+
+use crate::{
+    account::{LoginConnectors, try_log_in},
+    app::StartError,
+    clock::SystemClock,
+    config::{Account, AccountId, Config, Endpoint, Login, Origin},
+    connect::{ConnectError, Connector},
+    tls,
+};
+
+/// Clocks that differ by more are worth a word: tokens seem to live too long or too short.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
+
+/// Makes every check and prints its outcome; whether all went well. A reader that went away ends nothing.
+pub fn online(config: &Arc<Config>, out: &mut dyn Write) -> Result<bool, StartError> {
+    let tls = tls::client_config(&config.tls).map_err(StartError::Tls)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut report = Report { out, well: true };
+    runtime.block_on(async {
+        for api in &config.apis {
+            let connector = connector(&api.upstream.origin, &tls, api.timeouts.connect)?;
+            let subject = format!("api {}: {}", api.name, api.upstream.origin);
+            let outcome = connects(&connector).await;
+            report.line(&subject, outcome.as_deref().map_err(String::as_str))?;
+        }
+        for (index, account) in config.accounts.iter().enumerate() {
+            check_account(config, AccountId(index), account, &tls, &mut report).await?;
+        }
+        Ok(report.well)
+    })
+}
+
+async fn check_account(
+    config: &Arc<Config>,
+    id: AccountId,
+    account: &Account,
+    tls: &Arc<ClientConfig>,
+    report: &mut Report<'_>,
+) -> Result<(), StartError> {
+    let Some(login) = &account.login else {
+        return Ok(report.line(&format!("account {}", account.name), Ok("does not log in"))?);
+    };
+    let connectors = login_connectors(login, tls)?;
+    let subject = format!("account {}: log-in at {}", account.name, login.url.origin);
+    match try_log_in(Arc::clone(config), id, connectors, Arc::new(SystemClock)).await {
+        Err(error) => report.line(&subject, Err(&error.to_string()))?,
+        Ok(tried) => {
+            report.line(&subject, Ok(&format!("token for {}", in_words(tried.life))))?;
+            let clocks = compare_clocks(tried.server_date, tried.received);
+            report.line(&format!("account {}: clocks", account.name), clocks.as_deref().map_err(String::as_str))?;
+        }
+    }
+    Ok(())
+}
+
+fn login_connectors(login: &Login, tls: &Arc<ClientConfig>) -> Result<LoginConnectors, StartError> {
+    let to = |endpoint: &Endpoint| connector(&endpoint.origin, tls, login.timeout);
+    Ok(LoginConnectors { login: to(&login.url)?, refresh: login.refresh_url.as_ref().map(to).transpose()? })
+}
+
+fn connector(origin: &Origin, tls: &Arc<ClientConfig>, limit: Duration) -> Result<Connector, StartError> {
+    Connector::new(origin, tls, limit).ok_or_else(|| StartError::Host(origin.clone()))
+}
+
+async fn connects(connector: &Connector) -> Result<String, String> {
+    let failed = |error: ConnectError| format!("{error}; {}", advice(error));
+    let addresses = connector.resolve().await.map_err(failed)?.len();
+    connector.connect().await.map_err(failed)?;
+    let plural = if addresses == 1 { "address" } else { "addresses" };
+    Ok(format!("resolves to {addresses} {plural}, connects, certificate accepted"))
+}
+
+fn advice(error: ConnectError) -> &'static str {
+    match error {
+        ConnectError::DnsFailed | ConnectError::DnsTimeout => "check the host name in `upstream` and this machine's resolver",
+        ConnectError::Refused | ConnectError::Unreachable | ConnectError::Timeout => "check `upstream`, firewalls and routes",
+        ConnectError::TlsFailed => "check that the port speaks TLS 1.2 or later",
+        ConnectError::CertificateRejected(_) => "a private authority belongs into `ca_file`",
+    }
+}
+
+fn compare_clocks(server: Option<SystemTime>, ours: SystemTime) -> Result<String, String> {
+    let Some(server) = server else { return Ok("the server sent no Date; ours is used".to_owned()) };
+    let (apart, which) = match server.duration_since(ours) {
+        Ok(ahead) => (ahead, "behind"),
+        Err(error) => (error.duration(), "ahead of"),
+    };
+    if apart <= CLOCK_TOLERANCE {
+        return Ok("agree".to_owned());
+    }
+    Err(format!("ours is {} {which} the server's; check this machine's time synchronization", in_words(apart)))
+}
+
+fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+struct Report<'a> {
+    out: &'a mut dyn Write,
+    well: bool,
+}
+
+impl Report<'_> {
+    fn line(&mut self, subject: &str, outcome: Result<&str, &str>) -> io::Result<()> {
+        self.well &= outcome.is_ok();
+        match outcome {
+            Ok(good) => writeln!(self.out, "ok: {subject}: {good}"),
+            Err(bad) => writeln!(self.out, "failed: {subject}: {bad}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_differ_are_named_with_their_direction() {
+        let ours = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let minute = Duration::from_secs(60);
+        assert!(compare_clocks(Some(ours + minute), ours).unwrap_err().starts_with("ours is 60 s behind"));
+        assert!(compare_clocks(Some(ours - minute), ours).unwrap_err().starts_with("ours is 60 s ahead of"));
+        assert_eq!(compare_clocks(Some(ours + Duration::from_secs(29)), ours).unwrap(), "agree");
+        assert!(compare_clocks(None, ours).is_ok());
+    }
+
+    #[test]
+    fn durations_read_like_speech() {
+        for (seconds, words) in [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (2_592_000, "30 days")] {
+            assert_eq!(in_words(Duration::from_secs(seconds)), words);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The command line: thin commands over the library, and errors as exit codes.
+//!
+//! Depends on everything below it. The only place where a process ends and where its exit code is chosen.
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::{Args, Parser, Subcommand};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use crate::{
+    app::{App, StartError},
+    check,
+    clock::SystemClock,
+    config::{
+        Config,
+        source::{self, DEFAULT_FILE, Environment, Input, Loaded},
+    },
+    logging::{self, Logging},
+    process::{SignalCommands, report_panics_by_place},
+};
+
+/// sysexits.h: something in the configuration is wrong.
+const EX_CONFIG: u8 = 78;
+
+/// Commands that may wait while one is carried out.
+const COMMANDS: usize = 16;
+
+/// A local authenticating proxy for CarePortals.
+///
+/// Logs in with the credentials it is given, holds the token in memory only, renews it before it expires, and forwards
+/// what comes in on localhost with `Authorization` and `organization` added. Point your app's base URL at
+/// <http://localhost:2273> and never handle a token.
+#[derive(Debug, Parser)]
+#[command(name = "careportals-sidecar", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Subcommands>,
+    #[command(flatten)]
+    settings: SettingsFlags,
+}
+
+/// Settings that are handy on a command line; they win over environment and file.
+#[derive(Debug, Args)]
+struct SettingsFlags {
+    /// Settings file (else `CAREPORTALS_CONFIG`, else /etc/careportals-sidecar/config.toml when present)
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Log filter, as `info` or `careportals_sidecar=debug`
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    /// `auto`, `text` or `json`
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Worker threads
+    #[arg(long, global = true, value_name = "N")]
+    workers: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Subcommands {
+    /// Run the daemon (the default)
+    Run,
+    /// Validate the configuration and print every fault; binds nothing
+    Check {
+        /// Also resolve, connect, verify TLS, log in and compare clocks
+        #[arg(long)]
+        online: bool,
+    },
+    /// Show the effective configuration, secrets redacted, and where each value comes from
+    Config {
+        /// Print the JSON Schema of the settings file instead
+        #[arg(long)]
+        json_schema: bool,
+    },
+    /// Show the main job at work against a simulated CarePortals; needs no file, no network, no root
+    #[cfg(feature = "demo")]
+    Demo {
+        /// Make the calls and exit
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+/// Runs the program with the process's own arguments, environment and standard streams.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody to tell when the terminal is gone.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let settings = cli.settings;
+    match cli.command.unwrap_or(Subcommands::Run) {
+        Subcommands::Run => daemon(settings.load()),
+        Subcommands::Check { online } => check_settings(settings.load(), online),
+        Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
+        Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
+        #[cfg(feature = "demo")]
+        Subcommands::Demo { once } => demo(once),
+    }
+}
+
+impl SettingsFlags {
+    fn load(self) -> Loaded {
+        let flags = [("log", self.log), ("log_format", self.log_format), ("workers", self.workers)];
+        source::load(Input {
+            config_flag: self.config,
+            default_file: PathBuf::from(DEFAULT_FILE),
+            flags: flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect(),
+            environment: Environment::of_process(),
+        })
+    }
+}
+
+/// `run`. Everything that must be open is opened before there is a second thread.
+fn daemon(loaded: Loaded) -> ExitCode {
+    let Loaded { config: Some(config), warnings, .. } = loaded else { return refuse(&loaded) };
+    let logging = match logging::start(&config.log, io::stdout(), io::stdout().is_terminal()) {
+        Ok(logging) => logging,
+        Err(error) => return fail(&error, EX_CONFIG),
+    };
+    report_panics_by_place();
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    let outcome = serve(config, &logging);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error}");
+            drop(logging);
+            fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 })
+        }
+    }
+}
+
+fn serve(config: Config, logging: &Logging) -> Result<(), StartError> {
+    info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    let app = App::bind(Arc::new(config))?;
+    let (commands, given) = mpsc::channel(COMMANDS);
+    let _signals = SignalCommands::catch(commands)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(app.run(Arc::new(SystemClock), logging.access_log(), given))
+}
+
+/// `check`.
+fn check_settings(loaded: Loaded, online: bool) -> ExitCode {
+    let shown = print(|out| source::render_check(&loaded, out));
+    match loaded.config {
+        None => ExitCode::from(EX_CONFIG),
+        Some(config) if online => match check::online(&Arc::new(config), &mut io::stdout()) {
+            Ok(true) => shown,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
+        },
+        Some(_) => shown,
+    }
+}
+
+/// `config`. What is wrong is shown in its place; the exit code says so too.
+fn show_settings(loaded: &Loaded) -> ExitCode {
+    let shown = print(|out| source::render_effective(loaded, out));
+    if loaded.config.is_none() { refuse(loaded) } else { shown }
+}
+
+#[cfg(feature = "demo")]
+fn demo(once: bool) -> ExitCode {
+    match crate::demo::run(once) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+/// Every fault, on standard error.
+fn refuse(loaded: &Loaded) -> ExitCode {
+    let mut err = io::stderr().lock();
+    for fault in &loaded.faults {
+        // With standard error closed the exit code has to do.
+        drop(writeln!(err, "error: {fault}"));
+    }
+    ExitCode::from(EX_CONFIG)
+}
+
+fn fail(error: &dyn Display, code: u8) -> ExitCode {
+    drop(writeln!(io::stderr().lock(), "error: {error}"));
+    ExitCode::from(code)
+}
+
+fn print(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> ExitCode {
+    match write(&mut io::stdout().lock()) {
+        // A reader that went away has seen enough.
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

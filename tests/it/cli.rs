@@ -1,0 +1,163 @@
+//! The commands that end by themselves, and what the program says of its settings.
+
+use careportals_simulator::{LoginFault, Options, Simulator};
+use serde_json::Value;
+
+use crate::sidecar::{PASSWORD, Setup, USERNAME};
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+/// A settings file with faults on its lines 2, 6 and 8.
+const FAULTY: &str = r#"[accounts.default]
+organisation = "acme"
+username = { file = "u" }
+password = { file = "p" }
+[apis.default]
+response_timout = "5s"
+upstream = "https://api.example"
+pool_idle = "soon"
+"#;
+
+#[test]
+fn version_and_help_are_there_and_an_unknown_flag_is_a_usage_error() {
+    let setup = Setup::empty();
+    let version = setup.output("--version");
+    assert_eq!((version.code, version.stdout.starts_with("careportals-sidecar ")), (Some(0), true), "{version:?}");
+    let help = setup.output("--help");
+    assert_eq!(help.code, Some(0));
+    for command in ["run", "check", "config", "demo"] {
+        assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {}", help.stdout);
+    }
+    assert_eq!(setup.output("--nonsense").code, Some(2));
+    assert_eq!(setup.output("nonsense").code, Some(2));
+}
+
+#[test]
+fn check_names_every_fault_with_its_line_and_a_suggestion() {
+    let mut setup = Setup::empty();
+    setup.settings(FAULTY).variable("CAREPORTALS__DRAIN_TIMEOUT", "never");
+    let output = setup.output("check");
+    assert_eq!(output.code, Some(78), "{output:?}");
+    for said in [
+        "config.toml:2: accounts.default.organisation: no such key",
+        "did you mean `organization`?",
+        "config.toml:6: apis.default.response_timout: no such key",
+        "did you mean `response_timeout`?",
+        "config.toml:8: apis.default.pool_idle:",
+        "CAREPORTALS__DRAIN_TIMEOUT",
+    ] {
+        assert!(output.stdout.contains(said), "{said}\n{}", output.stdout);
+    }
+}
+
+#[test]
+fn run_refuses_a_faulty_configuration_with_every_fault_and_78() {
+    let mut setup = Setup::empty();
+    setup.settings(FAULTY);
+    let output = setup.output("run");
+    assert_eq!(output.code, Some(78), "{output:?}");
+    for line in ["config.toml:2:", "config.toml:6:", "config.toml:8:"] {
+        assert!(output.stderr.contains(line), "{line}\n{}", output.stderr);
+    }
+    assert_eq!(output.stdout, "");
+}
+
+#[test]
+fn what_restricts_access_and_is_not_there_yet_is_refused_and_the_rest_is_warned_about_once() {
+    let simulator = simulator();
+    for (key, value) in [
+        ("allow", "[\"GET /users/**\"]"),
+        ("deny", "[\"GET /users/**\"]"),
+        ("require_header", "{ name = \"x-app\" }"),
+        ("allow_uids", "[0]"),
+        ("allow_gids", "[0]"),
+    ] {
+        let mut setup = Setup::new(&simulator);
+        setup.api(key, value);
+        let output = setup.output("run");
+        assert_eq!(output.code, Some(78), "{key}: {output:?}");
+        assert!(output.stderr.contains(&key.to_uppercase()), "{key}: {}", output.stderr);
+    }
+    let mut setup = Setup::new(&simulator);
+    setup.global("hardening", "required");
+    assert_eq!(setup.output("run").code, Some(78));
+
+    let mut setup = Setup::new(&simulator);
+    setup.api("client_idle", "1h").api("connection_max_age", "1m").without("CAREPORTALS_TELEMETRY_LISTEN");
+    let sidecar = setup.start().ready();
+    let logs = sidecar.logs();
+    let warnings: Vec<&str> = logs.lines().filter(|line| line.contains("client_idle")).collect();
+    assert_eq!(warnings.len(), 1, "{logs}");
+    assert!(warnings[0].contains("connection_max_age") && warnings[0].contains("WARN"), "{logs}");
+}
+
+#[test]
+fn config_shows_every_value_with_its_origin_and_no_secret() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.global("drain_delay", "3s").argument("--log").argument("debug");
+    let output = setup.output("config");
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let line =
+        |key: &str| output.stdout.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key}\n{output:?}"));
+    assert!(line("drain_delay").contains("3s") && line("drain_delay").contains("CAREPORTALS__DRAIN_DELAY"));
+    assert!(line("log ").contains("debug") && line("log ").contains("--log"), "the flag wins over the variable");
+    assert!(line("drain_timeout").contains("25s") && line("drain_timeout").contains("default"));
+    assert!(line("password").contains("[redacted]"));
+    assert!(!output.all().contains(PASSWORD) && !output.all().contains(USERNAME));
+}
+
+#[test]
+fn the_schema_is_json_and_knows_the_keys() {
+    let output = Setup::empty().output_of(&["config", "--json-schema"]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let schema: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert!(schema["properties"]["drain_timeout"].is_object(), "{schema}");
+    assert!(output.stdout.contains("response_timeout") && output.stdout.contains("relogin_floor"));
+}
+
+#[test]
+fn a_named_settings_file_must_be_there() {
+    let mut setup = Setup::empty();
+    setup.argument("--config").argument("nowhere.toml");
+    let output = setup.output("check");
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(output.all().contains("nowhere.toml"), "{output:?}");
+}
+
+#[test]
+fn check_online_connects_logs_in_and_compares_clocks() {
+    let simulator = simulator();
+    let output = Setup::new(&simulator).output_of(&["check", "--online"]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    for said in ["certificate accepted", "token for 60 min", "clocks: agree"] {
+        assert!(output.stdout.contains(said), "{said}\n{}", output.stdout);
+    }
+    assert_eq!(simulator.control().counts().logins, 1);
+}
+
+#[test]
+fn check_online_fails_with_1_and_says_what_does_not_work() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let online = |setup: &Setup| setup.output_of(&["check", "--online"]);
+
+    control.set_login_fault(Some(LoginFault::Status(401)));
+    let refused = online(&Setup::new(&simulator));
+    assert_eq!((refused.code, refused.stdout.contains("status 401")), (Some(1), true), "{refused:?}");
+    control.set_login_fault(None);
+
+    control.set_clock_offset(3 * 3600);
+    let apart = online(&Setup::new(&simulator));
+    assert_eq!((apart.code, apart.stdout.contains("behind the server's")), (Some(1), true), "{apart:?}");
+    control.set_clock_offset(0);
+
+    let stranger = Simulator::start(Options::default()).unwrap();
+    let mut setup = Setup::new(&simulator);
+    let other = setup.file("other.pem", stranger.ca_pem());
+    setup.variable("CAREPORTALS_CA_ONLY_FILE", other.to_str().unwrap());
+    let untrusted = online(&setup);
+    assert_eq!((untrusted.code, untrusted.stdout.contains("its issuer is not trusted")), (Some(1), true), "{untrusted:?}");
+}

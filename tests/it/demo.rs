@@ -1,0 +1,185 @@
+//! `demo`: the story it tells, what it keeps to itself, and that it stays up to be tried.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on says where")]
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpStream},
+    process::{Child, ChildStdout, Command, Stdio},
+    thread::JoinHandle,
+};
+
+use careportals_simulator::Options;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    http::{Connection, Request},
+    sidecar::PASSWORD,
+};
+
+/// The program with no environment at all.
+fn demo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_careportals-sidecar"));
+    command.arg("demo").args(arguments).env_clear().current_dir("/").stdin(Stdio::null());
+    command
+}
+
+/// What `demo --once` says; it must come to its good end and have nothing to say on standard error.
+fn told(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    assert_eq!(err, "");
+    out
+}
+
+/// The port in the line of step 1 that names the sidecar.
+fn port(told: &str) -> u16 {
+    let (_, rest) = told.split_once("http://localhost:").unwrap_or_else(|| panic!("no address\n{told}"));
+    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+}
+
+const STEPS: [&str; 6] = [
+    "1  Both are up",
+    "2  The sidecar logs in by itself",
+    "3  Your app calls, without a token",
+    "4  CarePortals revokes the token, and your app does not notice",
+    "5  A token is about to expire, and is renewed before it does",
+    "6  Nobody gets a token through the sidecar",
+];
+
+#[test]
+fn it_tells_each_step_and_ends_well_without_any_environment() {
+    let told = told(&mut demo(&["--once"]));
+    for step in STEPS {
+        assert!(told.lines().any(|line| line == step), "{step:?}\n{told}");
+    }
+    for fact in
+        ["POST /patient/auth → 201", "GET /users/account → 200", "1 → 2", "2 → 3", "POST /patient/auth → 403", "login_path"]
+    {
+        assert!(told.contains(fact), "{fact:?}\n{told}");
+    }
+    assert!(told.contains("All went as told."), "{told}");
+}
+
+#[test]
+fn piped_it_is_plain() {
+    let told = told(demo(&["--once"]).env("TERM", "xterm-256color"));
+    assert!(!told.contains('\x1b'), "{told:?}");
+}
+
+#[test]
+fn it_keeps_token_credentials_and_people_to_itself() {
+    let told = told(&mut demo(&["--once"]));
+    for (_, username, password) in Options::default().credentials {
+        assert!(!told.contains(&username) && !told.contains(&password), "{told}");
+    }
+    assert!(!told.contains('@'), "an e-mail address\n{told}");
+    let (_, bearer) = told.split_once("Bearer ").unwrap();
+    let shown = bearer.split_once('…').unwrap().0;
+    // Part of the token's header; what identifies anybody comes after its first dot.
+    assert!(shown.len() <= 10 && !shown.contains('.'), "{told}");
+    let longest = told.split(|sign: char| !sign.is_ascii_alphanumeric()).map(str::len).max().unwrap();
+    assert!(longest < 20, "something as long as an id or a token\n{told}");
+}
+
+#[test]
+fn settings_of_the_environment_are_ignored() {
+    let told = told(
+        demo(&["--once"])
+            .env("CAREPORTALS_CONFIG", "/does/not/exist.toml")
+            .env("CAREPORTALS_ORGANIZATION", "acme")
+            .env("CAREPORTALS_PASSWORD", PASSWORD)
+            .env("CAREPORTALS_UPSTREAM", "http://192.0.2.1")
+            .env("CAREPORTALS_LISTEN", "192.0.2.1:1")
+            .env("CAREPORTALS_LOG", "trace")
+            .env("CAREPORTALS__NO__SUCH__KEY", "1")
+            .env("HTTPS_PROXY", "http://192.0.2.1:3128")
+            .env("SSL_CERT_FILE", "/does/not/exist.pem"),
+    );
+    assert!(told.contains("All went as told.") && !told.contains("acme"), "{told}");
+}
+
+/// A demo that stays.
+struct Staying {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    /// Read so far.
+    told: String,
+    errors: Option<JoinHandle<String>>,
+}
+
+impl Staying {
+    /// Waits until the story is over.
+    fn start() -> Self {
+        Self::started(&[], "Ctrl-C")
+    }
+
+    /// Waits until it has said so much.
+    fn started(arguments: &[&str], said: &str) -> Self {
+        let mut child = demo(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut err = child.stderr.take().unwrap();
+        let errors = std::thread::spawn(move || {
+            let mut text = String::new();
+            err.read_to_string(&mut text).unwrap();
+            text
+        });
+        let mut demo = Self { child, out, told: String::new(), errors: Some(errors) };
+        while !demo.told.contains(said) {
+            assert_ne!(demo.out.read_line(&mut demo.told).unwrap(), 0, "it ended\n{}", demo.told);
+        }
+        demo
+    }
+
+    fn status_of(&self, target: &str) -> u16 {
+        let address = SocketAddr::from(([127, 0, 0, 1], port(&self.told)));
+        Connection::tcp(TcpStream::connect(address).unwrap()).send(&Request::get(target)).status
+    }
+
+    /// A signal, the exit code, and what was said on standard error.
+    fn end_with(mut self, signal: Signal) -> (Option<i32>, String) {
+        kill_process(Pid::from_raw(self.child.id().try_into().unwrap()).unwrap(), signal).unwrap();
+        self.out.read_to_string(&mut self.told).unwrap();
+        let errors = self.errors.take().unwrap().join().unwrap();
+        (self.child.wait().unwrap().code(), errors)
+    }
+}
+
+impl Drop for Staying {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn it_stays_up_for_calls_until_a_signal_and_two_do_not_mind_each_other() {
+    let (first, second) = (Staying::start(), Staying::start());
+    assert_ne!(port(&first.told), port(&second.told));
+    for demo in [&first, &second] {
+        assert!(demo.told.contains(&format!("curl http://localhost:{}/users/account", port(&demo.told))), "{}", demo.told);
+        assert_eq!(demo.status_of("/users/account"), 200);
+    }
+    assert_eq!(first.end_with(Signal::TERM), (Some(0), String::new()));
+    assert_eq!(second.status_of("/users/account"), 200);
+    assert_eq!(second.end_with(Signal::INT), (Some(0), String::new()));
+}
+
+#[test]
+fn it_ends_with_its_terminal() {
+    assert_eq!(Staying::start().end_with(Signal::HUP), (Some(0), String::new()));
+}
+
+#[test]
+fn a_signal_in_the_middle_of_the_story_is_no_failure_of_its_steps() {
+    assert_eq!(Staying::started(&[], STEPS[2]).end_with(Signal::TERM), (Some(0), String::new()));
+}
+
+#[test]
+fn once_says_that_a_signal_cut_it_short() {
+    let demo = Staying::started(&["--once"], STEPS[2]);
+    let (code, errors) = demo.end_with(Signal::TERM);
+    assert_eq!(code, Some(1));
+    assert_eq!(errors, "error: stopped by a signal before the demo was over\n");
+}

@@ -1,0 +1,361 @@
+//! From the first socket to the last: start, drain, signals, want of descriptors, sockets of both kinds.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use careportals_simulator::{Control, Options, Simulator};
+use rustix::process::{Signal, getuid};
+
+use crate::{
+    http::{Connection, Request},
+    sidecar::{PATIENCE, Setup, Sidecar},
+};
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+/// A request that the simulator holds until it is told otherwise.
+fn held(simulator: &Simulator, sidecar: &Sidecar) -> Connection {
+    let control = simulator.control();
+    control.reset_counts();
+    control.hold_requests(true);
+    let mut client = sidecar.connect();
+    client.write(&Request::get("/_sim/echo").head());
+    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    client
+}
+
+/// Waits until nobody listens there any more.
+fn wait_until_refused(sidecar: &Sidecar) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match TcpStream::connect(sidecar.address()) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
+            // Still queued, and closed with the socket or after its moment of silence.
+            Ok(_) | Err(_) => assert!(Instant::now() < deadline, "still listening"),
+        }
+    }
+}
+
+#[test]
+fn on_sigterm_what_is_in_flight_finishes_while_new_connections_are_refused() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let simulator = simulator();
+        let mut sidecar = Sidecar::start(&simulator).ready();
+        let mut client = held(&simulator, &sidecar);
+        sidecar.signal(signal);
+        sidecar.wait_for_log("draining");
+        wait_until_refused(&sidecar);
+        simulator.control().hold_requests(false);
+        assert_eq!(client.answer("GET").status, 200);
+        assert!(client.is_closed());
+        assert_eq!(sidecar.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn what_is_still_in_flight_after_drain_timeout_is_cut_and_the_exit_code_is_0() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.global("drain_timeout", "300ms");
+    let mut sidecar = setup.start().ready();
+    let mut client = held(&simulator, &sidecar);
+    let start = Instant::now();
+    sidecar.signal(Signal::TERM);
+    assert!(client.is_closed());
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    assert_eq!(sidecar.wait().code(), Some(0));
+    assert!(sidecar.logs().contains("the drain time ran out"));
+}
+
+#[test]
+fn connections_that_the_kernel_had_queued_are_served_before_the_end() {
+    let simulator = simulator();
+    let mut sidecar = Sidecar::start(&simulator).ready();
+    sidecar.signal(Signal::STOP);
+    let mut queued: Vec<_> = (0..20).map(|_| sidecar.connect()).collect();
+    for connection in &mut queued {
+        connection.write(&Request::get("/_sim/echo").head());
+    }
+    sidecar.signal(Signal::TERM);
+    sidecar.signal(Signal::CONT);
+    for connection in &mut queued {
+        assert_eq!(connection.answer("GET").status, 200);
+    }
+    assert_eq!(sidecar.wait().code(), Some(0));
+}
+
+#[test]
+fn idle_connections_do_not_delay_the_end() {
+    let simulator = simulator();
+    let mut sidecar = Sidecar::start(&simulator).ready();
+    let mut idle = sidecar.connect();
+    assert_eq!(idle.send(&Request::get("/_sim/echo")).status, 200);
+    let start = Instant::now();
+    assert_eq!(sidecar.stop().code(), Some(0));
+    assert!(idle.is_closed());
+    assert!(start.elapsed() < Duration::from_secs(5), "the drain time-out is 25 s");
+}
+
+#[test]
+fn for_drain_delay_new_requests_are_still_served() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.global("drain_delay", "800ms");
+    let mut sidecar = setup.start().ready();
+    let start = Instant::now();
+    sidecar.signal(Signal::TERM);
+    sidecar.wait_for_log("new requests are still served");
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    assert_eq!(sidecar.wait().code(), Some(0));
+    assert!(start.elapsed() >= Duration::from_millis(800));
+}
+
+#[test]
+fn a_second_signal_ends_at_once_with_1() {
+    for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::TERM, Signal::INT), (Signal::INT, Signal::INT)] {
+        let simulator = simulator();
+        let mut sidecar = Sidecar::start(&simulator).ready();
+        let mut client = held(&simulator, &sidecar);
+        sidecar.signal(first);
+        sidecar.wait_for_log("draining");
+        sidecar.signal(second);
+        assert_eq!(sidecar.wait().code(), Some(1));
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
+fn sighup_is_logged_as_not_supported_and_changes_nothing() {
+    let simulator = simulator();
+    let mut sidecar = Sidecar::start(&simulator).ready();
+    let mut client = held(&simulator, &sidecar);
+    sidecar.signal(Signal::HUP);
+    sidecar.wait_for_log("reload is not supported yet");
+    simulator.control().hold_requests(false);
+    assert_eq!(client.answer("GET").status, 200);
+    assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
+    assert_eq!(simulator.control().tokens_issued(), 1);
+    assert_eq!(sidecar.stop().code(), Some(0));
+}
+
+#[test]
+fn sighup_and_sigusr1_during_a_drain_do_no_harm() {
+    let simulator = simulator();
+    let mut sidecar = Sidecar::start(&simulator).ready();
+    let mut client = held(&simulator, &sidecar);
+    sidecar.signal(Signal::TERM);
+    sidecar.wait_for_log("draining");
+    sidecar.signal(Signal::HUP);
+    sidecar.signal(Signal::USR1);
+    sidecar.wait_for_log("\"logged_out\"");
+    simulator.control().hold_requests(false);
+    assert_eq!(client.answer("GET").status, 200);
+    assert_eq!(sidecar.wait().code(), Some(0));
+}
+
+/// Processor time used so far, in ticks of 10 ms.
+fn ticks(sidecar: &Sidecar) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", sidecar.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn without_descriptors_accepting_slows_down_and_goes_on_when_there_are_some() {
+    let simulator = simulator();
+    let setup = Setup::new(&simulator);
+    let daemon = setup.command("run");
+    let mut limited = Command::new("/bin/sh");
+    limited.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(setup.dir.path());
+    limited.args(["-c", "ulimit -n 48; exec \"$0\" run"]).arg(daemon.get_program());
+    let sidecar = setup.start_with(limited).ready();
+    let request = Request::get("/_sim/echo");
+    let mut early = sidecar.connect();
+    assert_eq!(early.send(&request).status, 200);
+    let crowd: Vec<_> = (0..60).map(|_| sidecar.connect()).collect();
+    sidecar.wait_for_log("accepting is paused");
+    let before = ticks(&sidecar);
+    assert_eq!(early.send(&Request::get("/_sim/drip?bytes=6&interval_ms=100")).body.len(), 6, "who is in is served");
+    assert!(ticks(&sidecar) - before < 30, "it spins");
+    drop(crowd);
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    sidecar.wait_for_log("accepting again");
+}
+
+#[test]
+fn a_client_that_hangs_up_cancels_its_request_upstream() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = Sidecar::start(&simulator).ready();
+    control.reset_counts();
+    let mut client = sidecar.connect();
+    client.write(&Request::get("/_sim/hang").head());
+    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    drop(client);
+    assert!(control.wait_until(PATIENCE, |control| control.requests()[0].over));
+    let lines = sidecar.wait_for_access_lines(2);
+    assert!(lines.iter().any(|line| line["status"] == 499 && line["cut"] == "client_closed"), "{lines:?}");
+}
+
+#[test]
+fn a_client_that_hangs_up_cancels_its_download() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = Sidecar::start(&simulator).ready();
+    control.reset_counts();
+    let mut client = sidecar.connect();
+    client.write(&Request::get("/_sim/download?bytes=10000000000").head());
+    assert_eq!(client.head().status, 200);
+    drop(client);
+    assert!(control.wait_until(PATIENCE, |control| control.requests()[0].over));
+}
+
+#[test]
+fn a_client_that_hangs_up_does_not_cancel_the_login() {
+    let simulator = simulator();
+    let control = simulator.control();
+    control.hold_logins(true);
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_WORKERS", "1");
+    let sidecar = setup.start();
+    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 1));
+    let mut client = sidecar.connect();
+    client.write(&Request::get("/_sim/echo").head());
+    // Once the one worker has answered this, the other request is waiting for the token.
+    assert_eq!(sidecar.send(&Request::get("/users").host("elsewhere.example")).status, 421);
+    drop(client);
+    let lines = sidecar.wait_for_access_lines(2);
+    assert!(lines.iter().any(|line| line["status"] == 499), "{lines:?}");
+    control.hold_logins(false);
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    assert_eq!(control.counts().logins, 1);
+}
+
+#[test]
+fn an_address_in_use_is_told_and_the_exit_code_is_1() {
+    let simulator = simulator();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_LISTEN", &address);
+    let output = setup.output("run");
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains(&format!("cannot listen on {address}: the address is in use")), "{output:?}");
+}
+
+#[test]
+fn roots_that_cannot_be_read_are_a_fault_of_the_configuration() {
+    let simulator = simulator();
+    for (name, text) in [("missing.pem", None), ("empty.pem", Some("no certificate\n"))] {
+        let mut setup = Setup::new(&simulator);
+        let path = setup.dir.path().join(name);
+        if let Some(text) = text {
+            fs::write(&path, text).unwrap();
+        }
+        setup.variable("CAREPORTALS_CA_ONLY_FILE", path.to_str().unwrap());
+        let output = setup.output("run");
+        assert_eq!(output.code, Some(78), "{output:?}");
+        assert!(output.stderr.contains(name), "{output:?}");
+    }
+}
+
+/// On a Unix socket in the test's own directory.
+fn on_unix(simulator: &Simulator) -> (Setup, std::path::PathBuf) {
+    let mut setup = Setup::new(simulator);
+    let path = setup.dir.path().join("sidecar.sock");
+    setup.variable("CAREPORTALS_LISTEN", &format!("unix:{}", path.display()));
+    (setup, path)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_unix_socket_serves_by_any_host_and_is_gone_after_the_end() {
+    let simulator = simulator();
+    let (setup, path) = on_unix(&simulator);
+    let mut sidecar = setup.start();
+    assert_eq!(mode(&path), 0o660);
+    let request = Request::get("/_sim/echo").host("anything.example");
+    assert_eq!(Sidecar::connect_unix(&path).send(&request).status, 200);
+    let line = sidecar.wait_for_access_lines(1).pop().unwrap();
+    assert_eq!(line["uid"], getuid().as_raw(), "{line}");
+    assert_eq!(line["pid"], std::process::id(), "{line}");
+    assert_eq!(line["listener"], format!("unix:{}", path.display()), "{line}");
+    assert_eq!(sidecar.stop().code(), Some(0));
+    assert!(!path.exists());
+}
+
+#[test]
+fn socket_mode_sets_the_mode_of_a_unix_socket() {
+    let simulator = simulator();
+    let (mut setup, path) = on_unix(&simulator);
+    setup.api("socket_mode", "0o600");
+    let _sidecar = setup.start();
+    assert_eq!(mode(&path), 0o600);
+}
+
+#[test]
+fn a_stale_unix_socket_is_replaced_and_a_live_one_is_left_alone() {
+    let simulator = simulator();
+    let (setup, path) = on_unix(&simulator);
+    let other = UnixListener::bind(&path).unwrap();
+    let refused = setup.output("run");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("another process answers on that socket"), "{refused:?}");
+    assert!(path.exists());
+    drop(other);
+    assert!(path.exists(), "stale now");
+    let _sidecar = setup.start();
+    assert_eq!(Sidecar::connect_unix(&path).send(&Request::get("/_sim/echo")).status, 200);
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_left_alone() {
+    let simulator = simulator();
+    let (setup, path) = on_unix(&simulator);
+    fs::write(&path, "precious").unwrap();
+    assert_eq!(setup.output("run").code, Some(1));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn ipv6_loopback_is_served_where_there_is_one() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_LISTEN", "[::1]:0,127.0.0.1:0");
+    let sidecar = setup.start();
+    sidecar.wait_for_log("\"listener\":\"127.0.0.1:");
+    let addresses = sidecar.addresses();
+    assert!(addresses.iter().any(std::net::SocketAddr::is_ipv6), "{addresses:?}");
+    for address in addresses {
+        let request = Request::get("/_sim/echo").host(&address.to_string());
+        assert_eq!(Connection::tcp(TcpStream::connect(address).unwrap()).send(&request).status, 200);
+    }
+}
+
+#[test]
+fn the_listener_accepts_before_the_first_login_is_done() {
+    let simulator = simulator();
+    let control: &Control = simulator.control();
+    control.hold_logins(true);
+    let sidecar = Sidecar::start(&simulator);
+    let mut client = sidecar.connect();
+    client.write(&Request::get("/_sim/echo").head());
+    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 1));
+    control.hold_logins(false);
+    assert_eq!(client.answer("GET").status, 200);
+}

@@ -1,0 +1,158 @@
+//! What a client, or an upstream, may ask for at most.
+
+use careportals_simulator::{Options, Simulator};
+
+use crate::{
+    http::{Connection, Request},
+    sidecar::{PATIENCE, Setup, Sidecar},
+};
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+/// As many requests as given, each on a connection of its own, all held by the simulator.
+fn in_flight(count: u64, simulator: &Simulator, sidecar: &Sidecar) -> Vec<Connection> {
+    let control = simulator.control();
+    control.reset_counts();
+    control.hold_requests(true);
+    let connections = (0..count)
+        .map(|_| {
+            let mut connection = sidecar.connect();
+            connection.write(&Request::get("/_sim/echo").head());
+            connection
+        })
+        .collect();
+    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == count));
+    connections
+}
+
+#[test]
+fn beyond_max_requests_the_answer_is_503_at_once_and_later_requests_pass_again() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::new(&simulator);
+    setup.api("max_requests", "3");
+    let sidecar = setup.start().ready();
+    let mut held = in_flight(3, &simulator, &sidecar);
+    for _ in 0..5 {
+        let refused = sidecar.get("/_sim/echo");
+        assert_eq!(refused.status, 503);
+        assert_eq!(refused.problem(), "too_many_requests_in_flight");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert_eq!(refused.header("proxy-status"), Some("careportals-sidecar; error=connection_limit_reached"));
+    }
+    assert_eq!(control.counts().requests, 3);
+    control.hold_requests(false);
+    for connection in &mut held {
+        assert_eq!(connection.answer("GET").status, 200);
+    }
+    drop(in_flight(3, &simulator, &sidecar));
+}
+
+#[test]
+fn a_client_that_hangs_up_frees_its_place_among_the_requests() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::new(&simulator);
+    setup.api("max_requests", "2");
+    let sidecar = setup.start().ready();
+    drop(in_flight(2, &simulator, &sidecar));
+    assert!(control.wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+    for mut connection in in_flight(2, &simulator, &sidecar) {
+        control.hold_requests(false);
+        assert_eq!(connection.answer("GET").status, 200);
+    }
+}
+
+#[test]
+fn beyond_max_connections_clients_wait_in_the_kernels_queue() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::new(&simulator);
+    setup.api("max_connections", "2");
+    let sidecar = setup.start().ready();
+    let request = Request::get("/_sim/echo");
+    let mut admitted = [sidecar.connect(), sidecar.connect()];
+    for connection in &mut admitted {
+        assert_eq!(connection.send(&request).status, 200);
+    }
+    control.reset_counts();
+    let mut waiting = sidecar.connect();
+    waiting.write(&Request::get("/_sim/status/200").head());
+    for _ in 0..20 {
+        assert_eq!(admitted[0].send(&request).status, 200);
+        assert_eq!(admitted[1].send(&request).status, 200);
+    }
+    assert_eq!(control.counts().by_route.get("/_sim/status"), None);
+    let [first, _second] = admitted;
+    drop(first);
+    assert_eq!(waiting.answer("GET").status, 200);
+}
+
+/// Whether the whole answer is a bare status and the connection's end.
+fn assert_bare(sidecar: &Sidecar, request: &[u8], status: u16) {
+    let mut connection = sidecar.connect();
+    connection.write(request);
+    let answer = connection.head();
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.header("content-type"), None);
+    assert_eq!(answer.header("content-length").unwrap_or("0"), "0");
+    assert!(connection.is_closed());
+}
+
+fn head_of(bytes: usize) -> Vec<u8> {
+    let empty = Request::get("/_sim/echo").header("X-Filling", "").head().len();
+    let head = Request::get("/_sim/echo").header("X-Filling", &"f".repeat(bytes - empty)).head();
+    assert_eq!(head.len(), bytes);
+    head
+}
+
+#[test]
+fn a_request_head_over_max_header_bytes_is_refused_by_a_bare_431() {
+    let simulator = simulator();
+    let control = simulator.control();
+    for (limit, bytes) in [(None, 64 * 1024), (Some("8KiB"), 8 * 1024), (Some("100KiB"), 100 * 1024)] {
+        let mut setup = Setup::new(&simulator);
+        if let Some(limit) = limit {
+            setup.api("max_header_bytes", limit);
+        }
+        let sidecar = setup.start().ready();
+        control.reset_counts();
+        assert_bare(&sidecar, &head_of(bytes + 1), 431);
+        assert_eq!(control.counts().requests, 0);
+        let mut connection = sidecar.connect();
+        connection.write(&head_of(bytes));
+        assert_eq!(connection.answer("GET").status, 200, "{limit:?}");
+    }
+}
+
+#[test]
+fn a_request_with_more_than_max_headers_is_refused_by_a_bare_431() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("max_headers", "20");
+    let sidecar = setup.start().ready();
+    let with =
+        |lines: usize| (1..lines).fold(Request::get("/_sim/echo"), |request, line| request.header(&format!("x-{line}"), "1"));
+    assert_eq!(sidecar.send(&with(20)).status, 200);
+    assert_bare(&sidecar, &with(21).head(), 431);
+}
+
+#[test]
+fn an_answer_whose_head_is_over_the_limits_becomes_a_502() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::new(&simulator);
+    setup.api("max_header_bytes", "8KiB").api("max_headers", "20");
+    let sidecar = setup.start().ready();
+    assert_eq!(sidecar.get("/_sim/headers?count=10&size=700").status, 200);
+    control.reset_counts();
+    for (sent, large) in ["count=10&size=900", "count=1&size=70000", "count=20&size=1"].into_iter().enumerate() {
+        let answer = sidecar.get(&format!("/_sim/headers?{large}"));
+        assert_eq!(answer.status, 502, "{large}");
+        assert_eq!(answer.problem(), "upstream_head_too_large", "{large}");
+        assert_eq!(control.counts().requests, sent as u64 + 1, "it would be as large again");
+    }
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+}

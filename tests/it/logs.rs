@@ -1,0 +1,212 @@
+//! What the log says of a request, what it never says, and that nobody waits for its reader.
+
+use std::{
+    collections::BTreeSet,
+    io::{BufRead, BufReader},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::Stdio,
+};
+
+use careportals_simulator::{Options, Simulator};
+use serde_json::Value;
+
+use crate::{
+    http::{Connection, Request},
+    sidecar::{Setup, Sidecar},
+};
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+/// The access line of one request.
+fn line_of(sidecar: &Sidecar, request: &Request) -> Value {
+    sidecar.send(request);
+    sidecar.wait_for_access_lines(1).pop().unwrap()
+}
+
+#[test]
+fn each_request_has_one_line_that_says_just_this() {
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator);
+    let request = Request::post("/_sim/mirror?keyword=ann", "0123456789");
+    let line = line_of(&sidecar, &request);
+    let fields: BTreeSet<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+    let expected = [
+        "timestamp",
+        "level",
+        "message",
+        "target",
+        "api",
+        "listener",
+        "method",
+        "path",
+        "status",
+        "request_bytes",
+        "response_bytes",
+        "duration_us",
+        "upstream_first_byte_us",
+        "request_id",
+    ];
+    assert_eq!(fields, BTreeSet::from(expected));
+    assert_eq!(line["level"], "INFO");
+    assert_eq!(line["api"], "default");
+    assert_eq!(line["listener"], sidecar.address().to_string());
+    assert_eq!(line["method"], "POST");
+    assert_eq!(line["path"], "/{…}/{…}");
+    assert_eq!(line["status"], 200);
+    assert_eq!((&line["request_bytes"], &line["response_bytes"]), (&10.into(), &10.into()));
+    assert!(line["duration_us"].as_u64() >= line["upstream_first_byte_us"].as_u64(), "{line}");
+}
+
+#[test]
+fn the_line_of_a_problem_says_its_code() {
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let sidecar = Setup::plain(gone).start();
+    let line = line_of(&sidecar, &Request::get("/users"));
+    assert_eq!((&line["status"], &line["code"]), (&502.into(), &"connect_failed".into()), "{line}");
+}
+
+#[test]
+fn of_a_path_only_known_words_and_versions_are_shown() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("path_words", r#"["intake-forms"]"#);
+    let sidecar = setup.start();
+    for path in [
+        "/customers/925b4686443c49ffc136033b/orders?keyword=ann",
+        "/v2/checkout/77/start",
+        "/intake-forms/ann@example.test/Customers",
+        "/vip/v2x/users/",
+    ] {
+        sidecar.get(path);
+    }
+    let shown: BTreeSet<String> =
+        sidecar.wait_for_access_lines(4).iter().map(|line| line["path"].as_str().unwrap().to_owned()).collect();
+    let expected = ["/customers/{…}/orders", "/v2/checkout/{…}/start", "/intake-forms/{…}/{…}", "/{…}/{…}/users/"];
+    assert_eq!(shown, expected.map(str::to_owned).into());
+}
+
+#[test]
+fn access_log_off_silences_the_lines_of_requests_alone() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.global("access_log", "off");
+    let mut sidecar = setup.start();
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    assert!(sidecar.stop().success());
+    let logs = sidecar.logs();
+    assert!(!logs.contains("\"request_id\""), "{logs}");
+    assert!(logs.contains("account is logged in"), "{logs}");
+    assert!(logs.contains("\"stopped\""), "{logs}");
+}
+
+#[test]
+fn the_filter_chooses_among_our_own_targets() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_LOG", "careportals_sidecar::app=info");
+    let mut sidecar = setup.start();
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    assert!(sidecar.stop().success());
+    let events = sidecar.events();
+    assert!(events.iter().all(|event| event["target"] == "careportals_sidecar::app"), "{events:?}");
+    assert!(events.iter().any(|event| event["message"] == "stopped"), "{events:?}");
+}
+
+#[test]
+fn the_filter_may_silence_access_lines() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_LOG", "info,careportals_sidecar::access=warn");
+    let mut sidecar = setup.start();
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    assert!(sidecar.stop().success());
+    assert!(sidecar.logs().contains("account is logged in"));
+    assert!(!sidecar.logs().contains("\"request_id\""));
+}
+
+#[test]
+fn a_well_formed_request_id_is_kept_and_any_other_is_replaced() {
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator);
+    let longest = "Az09._-".repeat(9) + "x";
+    let too_long = format!("{longest}y");
+    let refused = |id: &str| Request::new("TRACE", "/users").header("X-Request-Id", id);
+    let asked = [longest.as_str(), too_long.as_str(), "with space", "with/slash", ""];
+    let told = asked.map(|id| sidecar.send(&refused(id)).json()["request_id"].as_str().unwrap().to_owned());
+    assert_eq!(told[0], longest);
+    let is_ours = |id: &String| id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(told[1..].iter().all(is_ours), "{told:?}");
+    let logged = sidecar.wait_for_access_lines(asked.len());
+    let logged: BTreeSet<&str> = logged.iter().map(|line| line["request_id"].as_str().unwrap()).collect();
+    assert_eq!(logged, told.iter().map(String::as_str).collect());
+    assert!(!sidecar.logs().contains(&too_long));
+    assert!(!sidecar.logs().contains("with space"));
+}
+
+#[test]
+fn a_method_that_is_not_registered_is_logged_as_other() {
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator);
+    let answer = sidecar.send(&Request::new("PROPFIND", "/_sim/echo"));
+    assert_eq!(answer.json()["method"], "PROPFIND");
+    assert_eq!(sidecar.wait_for_access_lines(1)[0]["method"], "OTHER");
+    assert!(!sidecar.logs().contains("PROPFIND"));
+}
+
+#[test]
+fn text_is_written_when_asked_for() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_LOG_FORMAT", "text").variable("CAREPORTALS_LISTEN", "127.0.0.1:0");
+    let sidecar = setup.start();
+    let listening = sidecar.wait_for_log("listener=127.0.0.1:");
+    let address: SocketAddr = listening.split("listener=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let mut client = Connection::tcp(TcpStream::connect(address).unwrap());
+    assert_eq!(client.send(&Request::get("/users/account").header("X-Request-Id", "seen-1")).status, 200);
+    let line = sidecar.wait_for_log("request_id=seen-1");
+    assert!(line.contains(" INFO request api=default "), "{line}");
+    assert!(line.contains(" method=GET path=/users/account status=200 "), "{line}");
+}
+
+#[test]
+fn when_nobody_reads_the_log_requests_go_on_and_lost_lines_are_counted() {
+    const REQUESTS: u64 = 120;
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    // Lines of some 30 kB, so that a queue of a megabyte is soon full.
+    let word = "w".repeat(900);
+    setup.api("path_words", &format!("[\"{word}\"]"));
+    let mut child = setup.command("run").stdout(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap());
+    let mut next = || {
+        let mut line = String::new();
+        log.read_line(&mut line).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()
+    };
+    let address: SocketAddr = loop {
+        let event = next();
+        if event["message"] == "listening" {
+            break event["listener"].as_str().unwrap().parse().unwrap();
+        }
+    };
+    let mut client = Connection::tcp(TcpStream::connect(address).unwrap());
+    let lengthy = Request::get(&format!("/{word}").repeat(32)).host("elsewhere.example");
+    for _ in 0..REQUESTS {
+        assert_eq!(client.send(&lengthy).status, 421);
+    }
+    let (mut written, mut dropped) = (0, 0);
+    while written + dropped < REQUESTS {
+        let event = next();
+        if event["target"] == "careportals_sidecar::access" {
+            written += 1;
+        } else if let Some(lines) = event["dropped"].as_u64() {
+            dropped += lines;
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(written + dropped, REQUESTS);
+    assert!(written > 20 && dropped > REQUESTS / 2, "{written} {dropped}");
+}

@@ -1,0 +1,39 @@
+//! The program end to end: the real binary, real sockets, a simulated CarePortals over real TLS.
+//!
+//! One module for each behaviour. Tests run in parallel on random ports, wait for what they expect instead of sleeping,
+//! and leave nothing behind.
+
+#![allow(unreachable_pub, reason = "one crate; nothing leaves it")]
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
+#![allow(clippy::disallowed_methods, reason = "real processes live in real time")]
+#![allow(clippy::format_collect, clippy::format_push_string, reason = "short beats fast here")]
+
+mod accounts;
+mod cli;
+mod clock;
+mod credentials;
+mod crowd;
+mod demo;
+mod forward;
+mod framing;
+mod headers;
+mod http;
+mod leaks;
+mod lifecycle;
+mod limits;
+mod login;
+mod login_exchange;
+mod logout;
+mod logs;
+mod problems;
+mod raw_upstream;
+mod refresh;
+mod refuse;
+mod response_headers;
+mod retry;
+mod sidecar;
+mod stream;
+mod target;
+mod timeouts;
+mod unauthorized;
+mod upstream;

@@ -1,0 +1,244 @@
+//! Sent again once, on a fresh connection, where that can't do anything twice; and connections used again.
+
+use std::{fs, thread, time::Instant};
+
+use careportals_simulator::{Control, Options, Simulator};
+
+use crate::{
+    http::{Answer, Connection, Request},
+    sidecar::{PATIENCE, Setup, Sidecar},
+    upstream::Upstream,
+};
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+/// How often a route was asked.
+fn arrivals(control: &Control, route: &str) -> u64 {
+    control.counts().by_route.get(route).copied().unwrap_or_default()
+}
+
+/// Sends `request`, and cuts its connection once the upstream has it and before it answers.
+fn cut_before_the_answer(simulator: &Simulator, sidecar: &Sidecar, request: &Request) -> Answer {
+    let control = simulator.control();
+    control.reset_counts();
+    control.hold_requests(true);
+    thread::scope(|scope| {
+        let client = scope.spawn(|| sidecar.send(request));
+        let length = request.body.len() as u64;
+        let has_arrived = |control: &Control| control.requests().iter().any(|seen| seen.body_bytes == length || seen.over);
+        assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+        // The simulator reads bodies only once it answers, so a held request shows none.
+        assert!(request.body.is_empty() || !has_arrived(control));
+        let before = control.counts().connections;
+        simulator.drop_connections();
+        control.hold_requests(false);
+        let answer = client.join().unwrap();
+        let counts = control.counts();
+        assert_eq!(counts.connections - before, counts.requests - 1, "sent again on a fresh connection only");
+        answer
+    })
+}
+
+#[test]
+fn an_idempotent_request_is_sent_again_exactly_once_when_its_connection_ends() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = Sidecar::start(&simulator).ready();
+    for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
+        for how in ["rst", "close"] {
+            control.reset_counts();
+            let answer = sidecar.send(&Request::new(method, &format!("/_sim/reset-before?how={how}")));
+            assert_eq!(answer.status, 502, "{method} {how}");
+            if method != "HEAD" {
+                assert_eq!(answer.problem(), "upstream_closed", "{method} {how}");
+            }
+            assert_eq!(arrivals(control, "/_sim/reset-before"), 2, "{method} {how}");
+        }
+    }
+}
+
+#[test]
+fn a_get_survives_the_end_of_its_connection() {
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator).ready();
+    let answer = cut_before_the_answer(&simulator, &sidecar, &Request::get("/_sim/echo"));
+    assert_eq!(answer.status, 200);
+    assert_eq!(simulator.control().counts().requests, 2);
+}
+
+#[test]
+fn a_post_is_never_sent_twice() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = Sidecar::start(&simulator).ready();
+    for method in ["POST", "PATCH"] {
+        for how in ["rst", "close"] {
+            control.reset_counts();
+            let request = Request::new(method, &format!("/_sim/reset-before?how={how}")).body("once");
+            assert_eq!(sidecar.send(&request).problem(), "upstream_closed", "{method} {how}");
+            assert_eq!(arrivals(control, "/_sim/reset-before"), 1, "{method} {how}");
+        }
+    }
+    let answer = cut_before_the_answer(&simulator, &sidecar, &Request::post("/_sim/echo", "once"));
+    assert_eq!(answer.problem(), "upstream_closed");
+    assert_eq!(control.counts().requests, 1);
+}
+
+#[test]
+fn a_put_is_sent_again_with_its_whole_body() {
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator).ready();
+    let body = "0123456789".repeat(3000);
+    let request = Request::new("PUT", "/_sim/echo").body(body.as_str());
+    let answer = cut_before_the_answer(&simulator, &sidecar, &request);
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.json()["body"], body);
+    assert_eq!(simulator.control().counts().requests, 2);
+}
+
+#[test]
+fn a_put_larger_than_the_replay_buffer_is_not_sent_again() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("replay_buffer", "1KiB");
+    let sidecar = setup.start().ready();
+    let request = Request::new("PUT", "/_sim/echo").body("x".repeat(16 * 1024));
+    let answer = cut_before_the_answer(&simulator, &sidecar, &request);
+    assert_eq!(answer.problem(), "upstream_closed");
+    assert_eq!(simulator.control().counts().requests, 1);
+}
+
+#[test]
+fn an_idempotency_key_makes_a_post_safe_to_send_again_if_the_settings_say_so() {
+    let simulator = simulator();
+    let control = simulator.control();
+    for (relied_on, with_key, expected) in [(true, true, 2), (true, false, 1), (false, true, 1)] {
+        let mut setup = Setup::new(&simulator);
+        setup.api("retry_idempotency_key", &relied_on.to_string());
+        let sidecar = setup.start().ready();
+        control.reset_counts();
+        let mut request = Request::post("/_sim/reset-before", "pay");
+        if with_key {
+            request = request.header("Idempotency-Key", "b1946ac9");
+        }
+        assert_eq!(sidecar.send(&request).problem(), "upstream_closed");
+        assert_eq!(arrivals(control, "/_sim/reset-before"), expected, "relied on: {relied_on}, key: {with_key}");
+    }
+}
+
+/// Closes what the sidecar has pooled, and waits until its kernel knows.
+fn make_stale(simulator: &Simulator) {
+    let deadline = Instant::now() + PATIENCE;
+    let established = format!("0100007F:{:04X} 01 ", simulator.address().port());
+    while fs::read_to_string("/proc/net/tcp").unwrap().contains(&established) {
+        assert!(Instant::now() < deadline, "still established");
+        // Again, for an exchange may end a moment after its answer.
+        simulator.control().close_idle_connections();
+    }
+}
+
+#[test]
+fn a_post_on_a_connection_that_the_upstream_has_closed_arrives_once() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = Sidecar::start(&simulator).ready();
+    let mut client = sidecar.connect();
+    for _ in 0..20 {
+        assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
+        make_stale(&simulator);
+        control.reset_counts();
+        let answer = client.send(&Request::post("/_sim/echo", "once"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(control.counts().requests, 1);
+    }
+}
+
+#[test]
+fn a_post_that_found_no_tls_is_tried_on_one_more_connection() {
+    let upstream = Upstream::listen();
+    let simulator = simulator();
+    let sidecar = Setup::without_login(&format!("https://{}", upstream.address()), simulator.ca_pem()).start();
+    let mut client = sidecar.connect();
+    let request = Request::post("/users", "once");
+    client.write(&request.head());
+    client.write(&request.body);
+    drop(upstream.accept());
+    drop(upstream.accept());
+    assert_eq!(client.answer("POST").status, 502);
+    assert!(!upstream.has_more());
+}
+
+#[test]
+fn a_request_during_a_restart_of_the_upstream_waits_for_its_connection() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = Sidecar::start(&simulator).ready();
+    simulator.pause_accepting(true);
+    control.reset_counts();
+    let mut client = sidecar.connect();
+    let request = Request::post("/_sim/echo", "once");
+    client.write(&request.head());
+    client.write(&request.body);
+    simulator.pause_accepting(false);
+    assert_eq!(client.answer("POST").status, 200);
+    assert_eq!(control.counts().requests, 1);
+}
+
+#[test]
+fn connections_to_upstream_are_used_again() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = Sidecar::start(&simulator);
+    let mut client = sidecar.connect();
+    assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
+    control.reset_counts();
+    for request in [
+        Request::get("/_sim/echo"),
+        Request::post("/_sim/echo", "a body"),
+        Request::new("HEAD", "/_sim/echo"),
+        Request::get("/_sim/status/204"),
+        Request::get("/_sim/download?bytes=300000&chunked=1"),
+        Request::get("/_sim/status/503"),
+    ] {
+        assert!(client.send(&request).status < 600);
+    }
+    assert_eq!(control.counts().requests, 6);
+    assert_eq!(control.counts().connections, 0);
+}
+
+#[test]
+fn a_connection_is_closed_once_it_idled_for_pool_idle() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::new(&simulator);
+    setup.api("pool_idle", "1s");
+    let sidecar = setup.start().ready();
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    assert!(control.counts().open_connections > 0);
+    assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+}
+
+fn answer_early(upstream: &mut Connection) {
+    upstream.read_until(b"\r\n\r\n");
+    upstream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly");
+}
+
+#[test]
+fn a_connection_whose_upload_was_not_finished_is_not_used_again() {
+    let upstream = Upstream::listen();
+    let sidecar = upstream.setup().start();
+    let mut client = sidecar.connect();
+    client.write(b"POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n01234");
+    let mut first = upstream.accept();
+    answer_early(&mut first);
+    assert_eq!(client.answer("POST").body, b"early");
+    assert!(!first.read_to_end().ends_with(b"56789"), "closed by the sidecar");
+    client.write(b"56789GET /users HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut second = upstream.accept();
+    assert!(second.read_until(b"\r\n\r\n").starts_with(b"GET /users HTTP/1.1\r\n"));
+    second.write(b"HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(client.answer("GET").status, 204);
+}

@@ -1,0 +1,122 @@
+//! Manifests and documents: reasons, links, and commands that exist.
+
+use std::{collections::BTreeSet, path::Path, process::Command};
+
+use crate::{Finding, Tree, assert_none, read};
+
+/// The program under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_careportals-sidecar");
+
+#[test]
+fn each_dependency_says_why_it_is_here() {
+    let mut findings = Vec::new();
+    for file in ["Cargo.toml", "simulator/Cargo.toml"] {
+        let text = read(file);
+        let lines: Vec<&str> = text.lines().collect();
+        let mut section = "";
+        for (number, line) in lines.iter().enumerate() {
+            if line.starts_with('[') {
+                section = line;
+            } else if section.ends_with("dependencies]") && line.contains('=') && !line.starts_with('#') {
+                let explained = lines[number - 1].starts_with("# ");
+                if !explained {
+                    let name = line.split(['=', ' ']).next().unwrap_or_default();
+                    findings.push(Finding {
+                        file: file.to_owned(),
+                        line: number + 1,
+                        what: format!("`{name}`: no comment above it"),
+                    });
+                }
+            }
+        }
+    }
+    assert_none("every dependency is code that we ship without having written it", &findings);
+}
+
+#[test]
+fn nothing_names_the_machine_it_was_written_on() {
+    let checkout = env!("CARGO_MANIFEST_DIR").trim_end_matches('/');
+    // Put together here, so that this file does not name them itself.
+    let mut places: Vec<String> = ["home", "root"].iter().map(|folder| format!("/{folder}/")).collect();
+    if checkout.matches('/').count() > 1 {
+        places.push(format!("{checkout}/"));
+    }
+    let mut findings = Vec::new();
+    for (file, text) in &Tree::read().texts {
+        for (number, line) in text.lines().enumerate() {
+            for place in places.iter().filter(|place| names_path(line, place)) {
+                findings.push(Finding { file: file.clone(), line: number + 1, what: format!("`{place}`") });
+            }
+        }
+    }
+    assert_none("the sources are built by others, elsewhere", &findings);
+}
+
+/// Whether `place` begins a path in `line`, and is not the middle of one.
+fn names_path(line: &str, place: &str) -> bool {
+    line.match_indices(place).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || "-_.}~".contains(c)))
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut findings = Vec::new();
+    for (file, text) in Tree::read().texts.iter().filter(|(file, _)| file.to_lowercase().ends_with(".md")) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        for (number, line) in text.lines().enumerate() {
+            for target in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                let path = target.split('#').next().unwrap_or_default();
+                let is_local = !path.is_empty() && !path.contains("://") && !path.starts_with("mailto:");
+                if is_local && !folder.with_file_name("").join(path).exists() {
+                    findings.push(Finding { file: file.clone(), line: number + 1, what: format!("`{path}` does not exist") });
+                }
+            }
+        }
+    }
+    assert_none("a reader who is sent somewhere has to arrive", &findings);
+}
+
+/// What readers are told to type.
+const GUIDES: &[&str] = &["README.md", "docs/building.md", "CONTRIBUTING.md"];
+
+#[test]
+fn commands_in_the_guides_exist() {
+    let mut told = BTreeSet::new();
+    for guide in GUIDES {
+        for line in read(guide).lines() {
+            for start in ["careportals-sidecar ", "cargo run --release -- "] {
+                let after = line.split(start).skip(1);
+                let words = after.filter_map(|rest| rest.split(|c: char| !c.is_ascii_lowercase()).next());
+                told.extend(words.filter(|word| is_command(line, start, word)).map(str::to_owned));
+            }
+        }
+    }
+    assert!(told.contains("demo") && told.contains("check"), "the guides have lost their commands: {told:?}");
+    for command in told {
+        if command == "demo" && cfg!(not(feature = "demo")) {
+            continue;
+        }
+        let outcome = Command::new(PROGRAM).args([&command, "--help"]).output().unwrap();
+        assert!(outcome.status.success(), "the guides name `{command}`, which the program does not know");
+    }
+}
+
+/// Whether `word` is typed as a command: a line of code, not the program's name in a sentence.
+fn is_command(line: &str, start: &str, word: &str) -> bool {
+    let code =
+        line.trim_start().starts_with("$ ") || line.contains(&format!("`{start}{word}")) || line.trim_start().starts_with(start);
+    code && !word.is_empty()
+}
+
+#[test]
+fn variables_in_the_guides_exist() {
+    let settings = read("docs/settings.md");
+    for guide in GUIDES {
+        for line in read(guide).lines() {
+            for (at, _) in line.match_indices("CAREPORTALS_") {
+                let name: String = line[at..].chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
+                let known = settings.contains(&name) || settings.contains(name.trim_end_matches("_FILE"));
+                assert!(known, "{guide} names {name}, which docs/settings.md does not know");
+            }
+        }
+    }
+}

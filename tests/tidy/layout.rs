@@ -1,0 +1,196 @@
+//! Who may use whom, and what stands in one place only.
+
+use crate::{Finding, Source, Tree, assert_none, in_each, read};
+
+/// The rows of the map in `src/lib.rs`, from the bottom up.
+fn map() -> Vec<String> {
+    let rows: Vec<String> = read("src/lib.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! "))
+        .filter(|line| line.starts_with("| ") && line.contains('`'))
+        .map(str::to_owned)
+        .collect();
+    assert!(rows.len() > 10, "src/lib.rs has lost its map");
+    rows
+}
+
+/// Module names in the map's order.
+fn order() -> Vec<String> {
+    map().iter().map(|row| row.split('`').nth(1).unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_map_names_every_module_once() {
+    let mut mapped = order();
+    mapped.sort();
+    let tree = Tree::read();
+    let root = tree.sources.iter().find(|source| source.file == "src/lib.rs").unwrap();
+    let declared = (0..root.tokens.len()).filter(|&at| root.stands(at, &["mod"])).map(|at| root.tokens[at + 1].text.clone());
+    let mut declared: Vec<String> = declared.collect();
+    declared.sort();
+    assert_eq!(mapped, declared, "the map in src/lib.rs and its `mod` lines differ");
+}
+
+#[test]
+fn a_module_uses_only_what_the_map_lists_above_it() {
+    let order = order();
+    let tree = Tree::read();
+    let findings = in_each(&tree.sources, |source, findings| {
+        let module = source.module();
+        let Some(floor) = module.first().and_then(|first| order.iter().position(|name| name == first)) else { return };
+        if !source.file.starts_with("src/") {
+            return;
+        }
+        for (used, line) in crate_uses(source) {
+            let above = used == order[floor] || order[..floor].contains(&used);
+            if !above {
+                let what = format!("`{}` uses `{used}`, which is not above it", order[floor]);
+                findings.push(Finding { file: source.file.clone(), line, what });
+            }
+        }
+    });
+    assert_none("data flows one way: a reader of one floor need not know those over it (map in src/lib.rs)", &findings);
+}
+
+/// Top-level modules that shipped code names, with lines.
+fn crate_uses(source: &Source) -> Vec<(String, usize)> {
+    let mut uses = Vec::new();
+    for at in (0..source.tokens.len()).filter(|&at| !source.is_test_token(at)) {
+        if source.stands(at, &["crate", "::", "{"]) {
+            let mut depth = 0;
+            for (before, token) in source.tokens[at + 2..].iter().zip(&source.tokens[at + 3..]) {
+                match before.text.as_str() {
+                    "{" => depth += 1,
+                    "}" => depth -= 1,
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+                if depth == 1 && (before.text == "{" || before.text == ",") && token.text != "}" {
+                    uses.push((token.text.clone(), token.line));
+                }
+            }
+        } else if source.stands(at, &["crate", "::"]) {
+            uses.push((source.tokens[at + 2].text.clone(), source.tokens[at + 2].line));
+        }
+    }
+    // `super` that climbs out of its top-level module is another way to say `crate`.
+    let depth = source.module().len();
+    for at in (0..source.tokens.len()).filter(|&at| !source.is_test_token(at) && source.stands(at, &["super", "::"])) {
+        let climbs = source.words_at(at).step_by(2).take_while(|word| *word == "super").count();
+        if climbs >= depth && !(at > 1 && source.tokens[at - 2].text == "super") {
+            uses.push(("super".to_owned(), source.tokens[at].line));
+        }
+    }
+    uses
+}
+
+#[test]
+fn files_of_a_folder_keep_the_order_that_its_header_states() {
+    const PROMISE: &str = "each using only those before it";
+    let tree = Tree::read();
+    let findings = in_each(&tree.sources, |source, findings| {
+        let header: String = source.text.lines().map_while(|line| line.strip_prefix("//!")).collect();
+        let Some((_, listed)) = header.split_once(PROMISE) else { return };
+        let order: Vec<&str> = listed.split('`').skip(1).step_by(2).collect();
+        let folder = source.file.trim_end_matches("mod.rs");
+        for (place, name) in order.iter().enumerate() {
+            let file = tree.sources.iter().find(|other| other.file == format!("{folder}{name}.rs"));
+            let Some(file) = file else {
+                let what = format!("the header lists `{name}`, which is not here");
+                findings.push(Finding { file: source.file.clone(), line: 1, what });
+                continue;
+            };
+            findings.extend(uses_later(file, &order[place + 1..]));
+        }
+    });
+    assert_none(
+        "the header says that each file uses only those before it; read in that order the folder needs no look ahead",
+        &findings,
+    );
+}
+
+fn uses_later(source: &Source, later: &[&str]) -> Vec<Finding> {
+    let shipped = (0..source.tokens.len()).filter(|&at| !source.is_test_token(at) && source.stands(at, &["super", "::"]));
+    let mut findings = Vec::new();
+    for at in shipped {
+        let end = crate::source::item_end(&source.tokens, at);
+        let direct = source.tokens[at + 2].text != "{";
+        let named = &source.tokens[at + 2..if direct { at + 3 } else { end }];
+        for token in named.iter().filter(|token| later.contains(&token.text.as_str())) {
+            findings.push(Finding { file: source.file.clone(), line: token.line, what: format!("uses `{}`", token.text) });
+        }
+    }
+    findings
+}
+
+#[test]
+fn architecture_md_shows_the_same_map() {
+    let text = read("ARCHITECTURE.md");
+    for row in map() {
+        assert!(text.contains(&row), "ARCHITECTURE.md lacks this row of the map in src/lib.rs:\n{row}");
+    }
+}
+
+/// Text that stands in a few places only: what, where, why.
+const CONFINED: &[(&str, &[&str], &str)] = &[
+    (
+        "env::var",
+        &["src/config/source/variables.rs", "src/account/credentials.rs"],
+        "settings come from one place, with their origin",
+    ),
+    (
+        "portals.care",
+        &["src/careportals.rs", "simulator/"],
+        "what is known of the API is in one file, so that it can be corrected there",
+    ),
+    (
+        "careportals.com",
+        &["src/careportals.rs", "simulator/"],
+        "what is known of the API is in one file, so that it can be corrected there",
+    ),
+    (
+        "\"Bearer ",
+        &["src/secret.rs", "src/demo/", "simulator/"],
+        "one maker of `Authorization` values, whose buffer is wiped; the demo shows what arrived",
+    ),
+    ("client::conn", &["src/upstream/", "src/demo/"], "one place knows how a request is sent, and whether it left"),
+    (
+        "TcpListener",
+        &["src/server/", "src/demo", "simulator/"],
+        "one place opens doors, and drains them; the demo looks for a free port",
+    ),
+    ("UnixListener", &["src/server/", "simulator/"], "one place opens doors, and drains them"),
+    (
+        "TcpStream",
+        &["src/server/", "src/connect.rs", "src/stream.rs", "src/demo/", "simulator/"],
+        "the floors below the wire open no socket, those above ask it",
+    ),
+    ("process::exit", &[], "an exit from the middle wipes no token and drains no request"),
+    (
+        "tokio::spawn",
+        &["src/upstream/", "src/server/", "src/account/", "src/proxy/", "src/app/", "src/demo/", "simulator/"],
+        "the floors below start no task, and each task has an owner",
+    ),
+];
+
+#[test]
+fn some_things_stand_in_one_place_only() {
+    let tree = Tree::read();
+    for (text, places, why) in CONFINED {
+        let mut findings = Vec::new();
+        for source in tree.shipped().filter(|source| !places.iter().any(|place| source.file.starts_with(place))) {
+            for (number, line) in source.shipped.lines().enumerate() {
+                if line.contains(text) {
+                    let what = format!("`{text}`");
+                    findings.push(Finding { file: source.file.clone(), line: number + 1, what });
+                }
+            }
+        }
+        assert_none(why, &findings);
+        // A rule about something that is written differently by now protects nothing.
+        let is_used = tree.shipped().any(|source| source.shipped.contains(text));
+        assert!(is_used || places.is_empty(), "`{text}` is nowhere: correct its line in tests/tidy/layout.rs");
+    }
+}

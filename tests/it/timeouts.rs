@@ -155,25 +155,59 @@ fn a_certificate_of_an_unknown_authority_is_a_502() {
     assert!(sidecar.wait_for_log("the upstream can't be reached").contains("its issuer is not trusted"));
 }
 
+/// A port of our own that refuses connections until somebody listens.
+fn closed_port() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
+/// Hears every connection, and answers it with the same bytes, for as long as the test lasts.
+fn open_port(socket: &Socket, answer: &'static [u8]) {
+    socket.listen(8).unwrap();
+    let listener = TcpListener::from(socket.try_clone().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            // Who hung up meanwhile has had its answer.
+            let _ = stream.and_then(|mut stream| stream.read(&mut [0; 4096]).and_then(|_| stream.write_all(answer)));
+        }
+    });
+}
+
+fn told(sidecar: &Sidecar, text: &str) -> usize {
+    sidecar.logs().lines().filter(|line| line.contains(text)).count()
+}
+
 #[test]
 fn an_outage_is_told_once_and_so_is_its_end() {
-    let simulator = simulator();
-    let address = simulator.address();
-    let sidecar = Setup::without_login(&simulator.base_url(), simulator.ca_pem()).start();
-    assert_eq!(sidecar.get("/v2/products").status, 200);
-    let ca = simulator.ca_pem().to_owned();
-    simulator.stop();
+    let (port, address) = closed_port();
+    let sidecar = Setup::plain(address).start();
     for _ in 0..3 {
-        assert_eq!(problem(&sidecar.get("/v2/products")), (502, "connect_failed".to_owned()));
+        assert_eq!(problem(&sidecar.get("/users/account")), (502, "connect_failed".to_owned()));
     }
-    // Another authority's simulator at the same place: another reason, told as such.
-    let simulator = Simulator::start(Options { listen: address, ..Options::default() }).unwrap();
-    assert_ne!(simulator.ca_pem(), ca);
-    assert_eq!(problem(&sidecar.get("/v2/products")), (502, "certificate_rejected".to_owned()));
-    sidecar.wait_for_log("its issuer is not trusted");
-    let told = |text: &str| sidecar.logs().lines().filter(|line| line.contains(text)).count();
-    assert_eq!(told("the upstream can't be reached"), 2, "{}", sidecar.logs());
-    assert_eq!(told("the upstream is reached again"), 0);
+    open_port(&port, b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+    for _ in 0..3 {
+        assert_eq!(sidecar.get("/users/account").status, 204);
+    }
+    sidecar.wait_for_log("the upstream is reached again");
+    assert_eq!(told(&sidecar, "the upstream can't be reached"), 1, "{}", sidecar.logs());
+    assert_eq!(told(&sidecar, "the upstream is reached again"), 1, "{}", sidecar.logs());
+}
+
+#[test]
+fn another_reason_for_an_outage_is_told_anew() {
+    let (port, address) = closed_port();
+    let simulator = simulator();
+    let sidecar = Setup::without_login(&format!("https://{address}"), simulator.ca_pem()).start();
+    assert_eq!(problem(&sidecar.get("/users/account")), (502, "connect_failed".to_owned()));
+    open_port(&port, b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    for _ in 0..2 {
+        assert_eq!(problem(&sidecar.get("/users/account")), (502, "tls_failed".to_owned()));
+    }
+    sidecar.wait_for_log("the TLS handshake with the upstream failed");
+    assert_eq!(told(&sidecar, "the upstream can't be reached"), 2, "{}", sidecar.logs());
+    assert_eq!(told(&sidecar, "the upstream is reached again"), 0, "{}", sidecar.logs());
 }
 
 #[test]

@@ -101,7 +101,7 @@ pub fn run() -> ExitCode {
     };
     let settings = cli.settings;
     match cli.command.unwrap_or(Subcommands::Run) {
-        Subcommands::Run => daemon(settings.load()),
+        Subcommands::Run => daemon(settings.input()),
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
@@ -111,19 +111,24 @@ pub fn run() -> ExitCode {
 }
 
 impl SettingsFlags {
-    fn load(self) -> Loaded {
+    fn input(self) -> Input {
         let flags = [("log", self.log), ("log_format", self.log_format), ("workers", self.workers)];
-        source::load(Input {
+        Input {
             config_flag: self.config,
             default_file: PathBuf::from(DEFAULT_FILE),
             flags: flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect(),
             environment: Environment::of_process(),
-        })
+        }
+    }
+
+    fn load(self) -> Loaded {
+        source::load(self.input())
     }
 }
 
 /// `run`. Everything that must be open is opened before there is a second thread.
-fn daemon(loaded: Loaded) -> ExitCode {
+fn daemon(input: Input) -> ExitCode {
+    let loaded = source::load(input.clone());
     let Loaded { config: Some(config), warnings, .. } = loaded else { return refuse(&loaded) };
     let logging = match logging::start(&config.log, io::stdout(), io::stdout().is_terminal()) {
         Ok(logging) => logging,
@@ -133,7 +138,7 @@ fn daemon(loaded: Loaded) -> ExitCode {
     for warning in &warnings {
         warn!("{warning}");
     }
-    let outcome = serve(config, &logging);
+    let outcome = serve(config, input, &logging);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -144,9 +149,9 @@ fn daemon(loaded: Loaded) -> ExitCode {
     }
 }
 
-fn serve(config: Config, logging: &Logging) -> Result<(), StartError> {
+fn serve(config: Config, input: Input, logging: &Logging) -> Result<(), StartError> {
     info!(version = env!("CARGO_PKG_VERSION"), "starting");
-    let app = App::bind(Arc::new(config))?;
+    let app = App::bind(Arc::new(config))?.with_settings(input, logging.control().clone());
     let (commands, given) = mpsc::channel(COMMANDS);
     let _signals = SignalCommands::catch(commands)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

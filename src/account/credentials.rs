@@ -54,6 +54,11 @@ impl Sources {
         Some(Self { config, id, seen: Arc::new(Seen::default()), readers: Arc::new(Semaphore::new(READERS_MAX)) })
     }
 
+    /// The same files and values, as another configuration has them.
+    pub(super) fn under(&self, config: Arc<Config>, id: AccountId) -> Self {
+        Self { config, id, seen: Arc::clone(&self.seen), readers: Arc::clone(&self.readers) }
+    }
+
     pub(super) fn account(&self) -> &Account {
         &self.config.accounts[self.id.0]
     }

@@ -28,12 +28,23 @@ use super::{
 use crate::clock::{self, Clock, Jitter, Moment, Now};
 
 /// What is asked of the driver. Each carries a way to answer, after what it changed was published.
-#[derive(Debug)]
 pub(super) enum Request {
+    Reconfigure(Box<Settings>, oneshot::Sender<()>),
     LogIn(oneshot::Sender<Result<(), LogInFailed>>),
     LogOut(oneshot::Sender<()>),
     Unauthorized(Generation, oneshot::Sender<()>),
     ShutDown,
+}
+
+/// What a reload changes.
+pub(super) struct Settings {
+    pub(super) log_in: Box<dyn LogIn>,
+    pub(super) assumed_life: Duration,
+    pub(super) relogin_floor: Duration,
+    /// Where there is something else to watch.
+    pub(super) watch: Option<Watch>,
+    /// What the token at hand is no longer good for.
+    pub(super) change: Option<Change>,
 }
 
 /// Why an explicit log-in brought no token.
@@ -146,6 +157,15 @@ struct Work {
     logged: Option<(StateName, Option<&'static str>)>,
 }
 
+impl From<Change> for Event {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Credentials => Self::CredentialsChanged,
+            Change::Organization => Self::OrganizationChanged,
+        }
+    }
+}
+
 #[derive(PartialEq, Eq)]
 enum Turn {
     GoOn,
@@ -162,10 +182,7 @@ impl Work {
                 Some(request) => self.serve(request),
             },
             (flight, outcome) = land(&mut self.flight) => self.landed(flight, outcome),
-            change = self.driver.watch.changed() => self.feed(match change {
-                Change::Credentials => Event::CredentialsChanged,
-                Change::Organization => Event::OrganizationChanged,
-            }),
+            change = self.driver.watch.changed() => self.feed(change.into()),
             () = self.driver.knocks.wake.notified() => self.hear_verdicts(),
             () = sleep(pause) => {}
         }
@@ -201,7 +218,28 @@ impl Work {
                 self.feed(Event::Unauthorized(refused));
                 answer.send(()).ok();
             }
+            Request::Reconfigure(settings, answer) => {
+                self.reconfigure(*settings);
+                answer.send(()).ok();
+            }
             Request::ShutDown => {}
+        }
+    }
+
+    fn reconfigure(&mut self, settings: Settings) {
+        let Settings { log_in, assumed_life, relogin_floor, watch, change } = settings;
+        self.driver.log_in = log_in;
+        self.driver.assumed_life = assumed_life;
+        self.driver.session.set_floor(relogin_floor);
+        if let Some(watch) = watch {
+            self.driver.watch = watch;
+        }
+        // What failed for want of trust or of a way may be good now. A refusal is not asked for again so easily: it may
+        // lock the account.
+        let session = &self.driver.session;
+        let may_help = session.last_error().is_some() && session.name() != StateName::Rejected;
+        if let Some(change) = change.or(may_help.then_some(Change::Credentials)) {
+            self.feed(change.into());
         }
     }
 

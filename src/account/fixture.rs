@@ -27,6 +27,7 @@ pub(super) fn config() -> Config {
         hardening: Hardening::Off,
         tls: Tls::default(),
         egress: Egress::default(),
+        socket_names: Vec::new(),
     }
 }
 

@@ -37,6 +37,13 @@ impl Floor {
         Self { base, current: base, trial: None }
     }
 
+    /// From now on begins at `base`. How far it has risen says something about the old one.
+    pub(super) fn rebase(&mut self, base: Duration) {
+        if base != self.base {
+            (self.base, self.current) = (base, base);
+        }
+    }
+
     pub(super) fn current(&self) -> Duration {
         self.current
     }

@@ -39,14 +39,14 @@ use tokio::{
 
 use self::{
     credentials::Sources,
-    driver::{Board, Driver, Knocks, Request},
+    driver::{Board, Driver, Knocks, Request, Settings},
     floor::Verdict,
     login::{HttpLogIn, LogIn},
     phase::{Advice, Outlook},
     session::Session,
     tenant::Tenant,
     token::Token,
-    watch::Watch,
+    watch::{Change, Watch},
 };
 pub use self::{
     driver::LogInFailed,
@@ -63,12 +63,29 @@ use crate::{
 
 /// The handle of an account. Clones are the same account.
 #[derive(Clone)]
-pub struct Account(Arc<Shared>);
+pub struct Account {
+    terms: Arc<Terms>,
+    shared: Arc<Shared>,
+}
+
+/// What a reload may change of an account, for whoever carries its bearers.
+struct Terms {
+    sources: Sources,
+    relogin_on: Vec<StatusCode>,
+    token_wait: Duration,
+}
+
+impl Terms {
+    fn of(sources: Sources) -> Self {
+        let login = sources.login();
+        let relogin_on = login.map(|login| login.relogin_on.clone()).unwrap_or_default();
+        let token_wait = login.map_or(TENANT_WAIT, |login| login.token_wait);
+        Self { sources, relogin_on, token_wait }
+    }
+}
 
 struct Shared {
     name: String,
-    relogin_on: Vec<StatusCode>,
-    token_wait: Duration,
     clock: Arc<dyn Clock>,
     current: Arc<ArcSwapOption<Bearer>>,
     phase: tokio::sync::watch::Receiver<Phase>,
@@ -105,9 +122,8 @@ impl Account {
     fn assemble(sources: Sources, log_in: Option<Box<dyn LogIn>>, surroundings: Surroundings) -> Self {
         let Surroundings { clock, jitter, watch } = surroundings;
         let name = sources.account().name.clone();
+        let terms = Arc::new(Terms::of(sources.clone()));
         let settings = sources.login();
-        let relogin_on = settings.map(|login| login.relogin_on.clone()).unwrap_or_default();
-        let token_wait = settings.map_or(TENANT_WAIT, |login| login.token_wait);
         let current = Arc::new(ArcSwapOption::empty());
         let (phase, seen) = tokio::sync::watch::channel(Phase::new(settings.map(|_| StateName::LoggingIn)));
         let board = Board { current: Arc::clone(&current), phase };
@@ -132,25 +148,56 @@ impl Account {
             tokio::spawn(Tenant { sources, clock, jitter, board, watch, requests }.run())
         };
         let task = Mutex::new(Some(task));
-        Self(Arc::new(Shared { name, relogin_on, token_wait, clock, current, phase: seen, knocks, requests: asks, task }))
+        Self { terms, shared: Arc::new(Shared { name, clock, current, phase: seen, knocks, requests: asks, task }) }
+    }
+
+    /// The same account under other settings. Its token stays in use when it can still be taken for the account's; where
+    /// user name, password or the way to log in differ, a log-in begins; where tenant or log-in server differ, the token is
+    /// withdrawn at once. `None` when one of the two does not log in, or the configuration has no such account: then there
+    /// is nothing to go on with.
+    pub async fn reconfigure(&self, config: Arc<Config>, id: AccountId, connectors: Option<LoginConnectors>) -> Option<Self> {
+        let connectors = connectors?;
+        let (before, after) = (self.terms.sources.account(), config.accounts.get(id.0)?);
+        let (old, new) = (before.login.as_ref()?, after.login.as_ref()?);
+        let change = Change::between(before, after);
+        let same_sources = before.organization.is_same(&after.organization)
+            && old.username.is_same(&new.username)
+            && old.password.is_same(&new.password);
+        let (assumed_life, relogin_floor) = (new.assumed_life, new.relogin_floor);
+        // What was read last is what changes of files are told by.
+        let sources = if same_sources { self.terms.sources.under(config, id) } else { Sources::new(config, id)? };
+        let watch = (!same_sources).then(|| Watch::start(&sources));
+        let log_in = Box::new(HttpLogIn { sources: sources.clone(), connectors, clock: Arc::clone(&self.shared.clock) });
+        let terms = Arc::new(Terms::of(sources));
+        let (answer, answered) = oneshot::channel();
+        let settings = Settings { log_in, assumed_life, relogin_floor, watch, change };
+        self.shared.requests.send(Request::Reconfigure(Box::new(settings), answer)).await.ok()?;
+        answered.await.ok()?;
+        Some(Self { terms, shared: Arc::clone(&self.shared) })
+    }
+
+    /// Whether both are handles of one account, under whatever settings.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// As configured.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.shared.name
     }
 
     /// Upstream statuses that make a token suspect; none for an account without log-in.
     #[must_use]
     pub fn relogin_on(&self) -> &[StatusCode] {
-        &self.0.relogin_on
+        &self.terms.relogin_on
     }
 
     /// What a request may carry right now. No lock is taken.
     #[must_use]
     pub fn bearer(&self, now: Moment) -> Option<Arc<Bearer>> {
-        let current = self.0.current.load();
+        let current = self.shared.current.load();
         current.as_ref().filter(|bearer| bearer.is_usable(now)).cloned()
     }
 
@@ -161,26 +208,26 @@ impl Account {
     ///
     /// Says why there is none, and when asking again makes sense.
     pub async fn wait_for_bearer(&self) -> Result<Arc<Bearer>, Unavailable> {
-        let deadline = self.0.clock.now().moment + self.0.token_wait;
-        match timeout(self.0.token_wait, self.bearer_before(deadline)).await {
+        let deadline = self.shared.clock.now().moment + self.terms.token_wait;
+        match timeout(self.terms.token_wait, self.bearer_before(deadline)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Unavailable::of(self.0.phase.borrow().outlook, self.0.clock.now().moment)),
+            Err(_) => Err(Unavailable::of(self.shared.phase.borrow().outlook, self.shared.clock.now().moment)),
         }
     }
 
     async fn bearer_before(&self, deadline: Moment) -> Result<Arc<Bearer>, Unavailable> {
-        let mut phase = self.0.phase.clone();
+        let mut phase = self.shared.phase.clone();
         loop {
             let outlook = phase.borrow_and_update().outlook;
-            let now = self.0.clock.now().moment;
+            let now = self.shared.clock.now().moment;
             if let Some(bearer) = self.bearer(now) {
                 return Ok(bearer);
             }
             match outlook {
                 Outlook::Pending => {}
                 // Its end has come, but the driver's timer slept through it.
-                Outlook::Usable => self.0.knocks.wake(),
-                Outlook::AttemptAt(moment) | Outlook::NoOrganization(moment) if moment <= now => self.0.knocks.wake(),
+                Outlook::Usable => self.shared.knocks.wake(),
+                Outlook::AttemptAt(moment) | Outlook::NoOrganization(moment) if moment <= now => self.shared.knocks.wake(),
                 Outlook::AttemptAt(moment) if moment <= deadline => {}
                 _ => return Err(Unavailable::of(outlook, now)),
             }
@@ -194,14 +241,14 @@ impl Account {
     /// such requests share; `None` when the 401 is the client's: the token is too young, a failed log-in has yet to wait,
     /// the log-in fails or takes longer than `token_wait`.
     pub async fn replace(&self, refused: Generation) -> Option<Arc<Bearer>> {
-        timeout(self.0.token_wait, self.newer_than(refused)).await.ok().flatten()
+        timeout(self.terms.token_wait, self.newer_than(refused)).await.ok().flatten()
     }
 
     async fn newer_than(&self, refused: Generation) -> Option<Arc<Bearer>> {
-        let mut phase = self.0.phase.clone();
+        let mut phase = self.shared.phase.clone();
         let mut has_complained = false;
         loop {
-            let now = self.0.clock.now().moment;
+            let now = self.shared.clock.now().moment;
             let advice = phase.borrow_and_update().advise(refused, now);
             if let Some(bearer) = self.bearer(now).filter(|bearer| bearer.generation > refused) {
                 return Some(bearer);
@@ -212,12 +259,12 @@ impl Account {
                 Advice::Complain => {
                     has_complained = true;
                     let (answer, answered) = oneshot::channel();
-                    self.0.requests.send(Request::Unauthorized(refused, answer)).await.ok()?;
+                    self.shared.requests.send(Request::Unauthorized(refused, answer)).await.ok()?;
                     // What it led to is published by then.
                     answered.await.ok()?;
                     continue;
                 }
-                Advice::WakeAndWait => self.0.knocks.wake(),
+                Advice::WakeAndWait => self.shared.knocks.wake(),
                 Advice::Wait => {}
             }
             phase.changed().await.ok()?;
@@ -226,27 +273,27 @@ impl Account {
 
     /// Reports the same for a request that can't be sent again, and does not wait for what comes of it.
     pub async fn unauthorized(&self, refused: Generation) {
-        let now = self.0.clock.now().moment;
-        if self.0.phase.borrow().advise(refused, now) != Advice::Complain {
+        let now = self.shared.clock.now().moment;
+        if self.shared.phase.borrow().advise(refused, now) != Advice::Complain {
             return;
         }
         let (answer, answered) = oneshot::channel();
-        if self.0.requests.send(Request::Unauthorized(refused, answer)).await.is_ok() {
+        if self.shared.requests.send(Request::Unauthorized(refused, answer)).await.is_ok() {
             drop(answered.await);
         }
     }
 
     /// A request that had got a 401 got through with that (newer) token.
     pub fn cured(&self, by: Generation) {
-        if self.0.phase.borrow().is_open_to(Verdict::Cured, by) {
-            self.0.knocks.cured(by);
+        if self.shared.phase.borrow().is_open_to(Verdict::Cured, by) {
+            self.shared.knocks.cured(by);
         }
     }
 
     /// A request that had got a 401 got another with that (newer) token.
     pub fn uncured(&self, by: Generation) {
-        if self.0.phase.borrow().is_open_to(Verdict::Uncured, by) {
-            self.0.knocks.uncured(by);
+        if self.shared.phase.borrow().is_open_to(Verdict::Uncured, by) {
+            self.shared.knocks.uncured(by);
         }
     }
 
@@ -257,7 +304,7 @@ impl Account {
     /// The log-in failed, or something came in between.
     pub async fn log_in(&self) -> Result<(), LogInFailed> {
         let (answer, answered) = oneshot::channel();
-        self.0.requests.send(Request::LogIn(answer)).await.map_err(|_| LogInFailed::Ended)?;
+        self.shared.requests.send(Request::LogIn(answer)).await.map_err(|_| LogInFailed::Ended)?;
         answered.await.unwrap_or(Err(LogInFailed::Ended))
     }
 
@@ -265,7 +312,7 @@ impl Account {
     pub async fn log_out(&self) {
         let (answer, answered) = oneshot::channel();
         // An account that has ended has no token either.
-        if self.0.requests.send(Request::LogOut(answer)).await.is_ok() {
+        if self.shared.requests.send(Request::LogOut(answer)).await.is_ok() {
             drop(answered.await);
         }
     }
@@ -273,26 +320,26 @@ impl Account {
     /// For `status`, readiness and metrics.
     #[must_use]
     pub fn status(&self) -> AccountStatus {
-        let now = self.0.clock.now();
-        AccountStatus::of(&self.0.phase.borrow(), self.bearer(now.moment).is_some(), now)
+        let now = self.shared.clock.now();
+        AccountStatus::of(&self.shared.phase.borrow(), self.bearer(now.moment).is_some(), now)
     }
 
     /// Wakes whenever the status changes.
     #[must_use]
     pub fn subscribe(&self) -> tokio::sync::watch::Receiver<Phase> {
-        self.0.phase.clone()
+        self.shared.phase.clone()
     }
 
     /// Ends the task; its token is wiped when this returns, but for requests that still carry it.
     pub async fn shut_down(&self) {
         // An error means that it has ended already.
-        drop(self.0.requests.send(Request::ShutDown).await);
-        let task = self.0.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(self.shared.requests.send(Request::ShutDown).await);
+        let task = self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Err(error)) = match task {
             Some(task) => Some(task.await),
             None => None,
         } {
-            tracing::error!(account = self.0.name, panicked = error.is_panic(), "the account's task did not end well");
+            tracing::error!(account = self.shared.name, panicked = error.is_panic(), "the account's task did not end well");
         }
     }
 }

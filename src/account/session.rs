@@ -152,6 +152,11 @@ impl Session {
         Self { state: State::LoggedOut, floor: Floor::new(relogin_floor), flights: 0 }
     }
 
+    /// Changes the age from which a 401 may have a token replaced.
+    pub(super) fn set_floor(&mut self, relogin_floor: Duration) {
+        self.floor.rebase(relogin_floor);
+    }
+
     /// Every event is also a tick: whatever is due at `now` is done with it.
     pub(super) fn step(&mut self, event: Event, now: Moment, jitter: &mut Jitter) -> Option<Effect> {
         self.forget_expired(now);

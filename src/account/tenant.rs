@@ -61,6 +61,8 @@ impl Tenant {
                     Request::LogIn(answer) if asked.len() < ASKED_MAX => asked.push(answer),
                     Request::LogIn(answer) => answer.send(Err(LogInFailed::Busy)).unwrap_or(()),
                     Request::LogOut(answer) | Request::Unauthorized(_, answer) => answer.send(()).unwrap_or(()),
+                    // Only for accounts that log in.
+                    Request::Reconfigure(..) => {}
                 },
                 outcome = &mut reading => {
                     for answer in asked {
@@ -96,6 +98,7 @@ impl Tenant {
                         None | Some(Request::ShutDown) => return Next::Stop,
                         Some(Request::LogIn(answer)) => answer.send(answer_to_log_in(outcome)).unwrap_or(()),
                         Some(Request::LogOut(answer) | Request::Unauthorized(_, answer)) => answer.send(()).unwrap_or(()),
+                        Some(Request::Reconfigure(..)) => {}
                     },
                     change = self.watch.changed() => if change == Change::Organization {
                         // At once: what is sent from now on must not name the old tenant.

@@ -28,7 +28,7 @@ use super::{
     credentials::{Reading, Seen, Sources, read_file},
     failure::Field,
 };
-use crate::config::Source;
+use crate::config::{Account, Source};
 
 /// What differs from what the last log-in used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,25 @@ pub(super) enum Change {
     Credentials,
     /// The tenant, whatever else.
     Organization,
+}
+
+impl Change {
+    /// What other settings make of a log-in. Another log-in server is another tenant's, as far as we know: what it gives
+    /// must not be mixed with what the old one gave.
+    pub(super) fn between(before: &Account, after: &Account) -> Option<Self> {
+        let (old, new) = (before.login.as_ref()?, after.login.as_ref()?);
+        if !before.organization.is_same(&after.organization) || old.url != new.url {
+            return Some(Self::Organization);
+        }
+        let same_credentials = old.username.is_same(&new.username) && old.password.is_same(&new.password);
+        let same_way = old.refresh_url == new.refresh_url
+            && old.username_field == new.username_field
+            && old.password_field == new.password_field
+            && old.extra == new.extra
+            && old.headers == new.headers
+            && old.token_pointer == new.token_pointer;
+        (!(same_credentials && same_way)).then_some(Self::Credentials)
+    }
 }
 
 /// The watch; it ends, with its threads, when dropped.

@@ -1,31 +1,37 @@
 //! The daemon as a whole: built from a valid configuration, run until told to stop, drained.
 //!
 //! Depends on everything below it. `bind` opens what must be open and can fail; `run` only works. Guarantees: clients are
-//! accepted before the first log-in is done; what is in flight when a stop is asked for may finish within
-//! `drain_timeout`; accounts end last, so that their tokens are wiped before the process is gone.
+//! accepted before the first log-in is done; a reload is taken over whole or not at all; what is in flight when a stop is
+//! asked for may finish within `drain_timeout`; accounts end last, so that their tokens are wiped before the process is
+//! gone.
 
+mod accounts;
+mod doors;
+mod reload;
 mod worker;
 
 use std::{fmt, io, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use rustls::ClientConfig;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::timeout,
 };
 use tracing::{info, warn};
 
 use crate::{
-    account::{Account, LoginConnectors},
-    clock::{Clock, Jitter},
-    config::{AccountId, Config, Endpoint, Login, Origin},
+    account::Account,
+    clock::Clock,
+    config::{Config, Origin, source::Input},
     connect::Connector,
-    logging::AccessLog,
+    logging::{AccessLog, LogControl},
+    path::Prefix,
     proxy::{Outage, Places},
-    server::{BindError, bind},
     tls::{self, TlsSetupError},
 };
-use worker::{Crew, Door, Orders};
+pub use doors::DoorError;
+use doors::{Door, Layout, PassedSockets};
+use worker::{Crew, Order, Workers};
 
 /// What a running daemon can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +65,7 @@ pub enum StartError {
     /// A host name no certificate can be for: a matter of configuration.
     Host(Origin),
     /// An address can't be used.
-    Bind(BindError),
-    /// There is no address left to listen on.
-    NoListener,
+    Door(DoorError),
     /// The system refuses a thread, a descriptor or the like.
     System(io::Error),
 }
@@ -70,7 +74,7 @@ impl StartError {
     /// Whether changing the settings would help.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Tls(_) | Self::Host(_))
+        matches!(self, Self::Tls(_) | Self::Host(_) | Self::Door(DoorError::Group(..)))
     }
 }
 
@@ -79,10 +83,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Tls(error) => error.fmt(f),
             Self::Host(origin) => write!(f, "{origin}: not a host name that a certificate can be checked for"),
-            Self::Bind(error) => error.fmt(f),
-            Self::NoListener => {
-                f.write_str("none of the addresses to listen on exists on this machine\n  hint: set CAREPORTALS_LISTEN")
-            }
+            Self::Door(error) => error.fmt(f),
             Self::System(error) => write!(f, "the system refused what the daemon needs: {error}"),
         }
     }
@@ -101,38 +102,69 @@ pub struct App {
     config: Arc<Config>,
     tls: Arc<ClientConfig>,
     doors: Vec<Door>,
+    /// The APIs behind each door, as places in [`Config::apis`].
+    behind: Vec<Vec<usize>>,
+    passed: PassedSockets,
     phase: watch::Sender<Phase>,
+    settings: Option<Settings>,
+}
+
+/// Where a reload finds the settings, and whom it tells what they say of logs.
+struct Settings {
+    input: Input,
+    log: LogControl,
+}
+
+/// Everything that a reload may change, in one piece: workers build their side from it.
+struct Plan {
+    config: Arc<Config>,
+    tls: Arc<ClientConfig>,
+    /// As [`Config::accounts`].
+    accounts: Vec<Account>,
+    /// As [`Config::apis`].
+    shared: Vec<Shared>,
+    /// As the doors.
+    behind: Vec<Vec<usize>>,
+}
+
+/// What all workers share of an API.
+#[derive(Clone)]
+struct Shared {
+    /// Requests in flight.
+    places: Places,
+    /// Whether its upstream was reached last.
+    outage: Outage,
 }
 
 impl App {
-    /// Opens what must be open. Belongs before the runtime: it reads files and sets the process's file mode mask.
+    /// Opens what must be open. Belongs before the runtime: it takes over sockets that were passed to the process.
     pub fn bind(config: Arc<Config>) -> Result<Self, StartError> {
         let tls = tls::client_config(&config.tls).map_err(StartError::Tls)?;
-        let mut app = Self { config, tls, doors: Vec::new(), phase: watch::Sender::new(Phase::Starting) };
-        for account in &app.config.accounts {
-            if let Some(login) = &account.login {
-                app.connector(&login.url.origin, login.timeout)?;
-            }
+        check_hosts(&config, &tls)?;
+        let mut passed = PassedSockets::take(&config.socket_names)?;
+        let layout = Layout::of(&config, &passed.places).map_err(StartError::Door)?;
+        let doors = layout.open(&config, &[], &mut passed).map_err(StartError::Door)?;
+        for name in passed.unused() {
+            warn!(socket = name, "systemd passed a socket that no API listens on");
         }
-        let config = Arc::clone(&app.config);
-        for (index, api) in config.apis.iter().enumerate() {
-            app.connector(&api.upstream.origin, api.timeouts.connect)?;
-            let (places, outage) = (Places::new(api.limits.max_requests), Outage::default());
-            for listen in &api.listen {
-                let Some(bound) = bind(listen, api.socket_mode).map_err(StartError::Bind)? else {
-                    info!(listener = %listen, "skipped: this machine lacks the address family");
-                    continue;
-                };
-                let permits = Arc::new(Semaphore::new(api.limits.max_connections));
-                app.doors.push(Door { api: index, bound, permits, places: places.clone(), outage: outage.clone() });
-            }
-        }
-        if app.doors.is_empty() { Err(StartError::NoListener) } else { Ok(app) }
+        let behind = layout.behind(&doors);
+        let phase = watch::Sender::new(Phase::Starting);
+        Ok(Self { config, tls, doors, behind, passed, phase, settings: None })
+    }
+
+    /// Lets [`Command::Reload`] read the settings again from where they came, and tell `log` what they say of it.
+    #[must_use]
+    pub fn with_settings(self, input: Input, log: LogControl) -> Self {
+        Self { settings: Some(Settings { input, log }), ..self }
     }
 
     /// Each API's name with an address where it can be reached, ports as they really are.
     pub fn addresses(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.doors.iter().map(|door| (self.config.apis[door.api].name.as_str(), door.bound.name.as_str()))
+        let names = |apis: &'_ Vec<usize>| apis.iter().map(|api| self.config.apis[*api].name.as_str()).collect::<Vec<_>>();
+        self.doors
+            .iter()
+            .zip(&self.behind)
+            .flat_map(move |(door, apis)| names(apis).into_iter().map(move |name| (name, door.bound.name.as_str())))
     }
 
     /// Follows the daemon through its life.
@@ -144,99 +176,36 @@ impl App {
     /// Serves until a `Shutdown` arrives or the sender of commands is gone, then drains. Needs a tokio runtime; workers
     /// bring their own.
     pub async fn run(
-        mut self,
+        self,
         clock: Arc<dyn Clock>,
         access: AccessLog,
         mut commands: mpsc::Receiver<Command>,
     ) -> Result<(), StartError> {
-        let accounts = self.start_accounts(&clock)?;
         let (begun, drain) = watch::channel(false);
-        let (orders, given) = watch::channel(Orders::default());
-        let crew = Crew {
-            config: Arc::clone(&self.config),
-            tls: Arc::clone(&self.tls),
-            accounts: accounts.clone(),
-            clock,
-            access,
-            drain,
-            orders: given,
-        };
-        let workers = crew.start(self.workers(), &self.doors)?;
-        for (api, listener) in self.addresses() {
-            let upstream = self.config.apis.iter().find(|known| known.name == api).map(|known| known.upstream.origin.to_string());
-            info!(api, listener, upstream, "listening");
-        }
-        self.phase.send_replace(Phase::Running);
-        obey(&mut commands, &accounts, &orders).await;
-        self.phase.send_replace(Phase::Draining);
-        let doors = std::mem::take(&mut self.doors);
-        self.drain(doors, &begun, &orders, workers, commands, &accounts).await;
-        for account in &accounts {
+        let accounts = accounts::start(&self.config, &self.tls, &clock)?;
+        let crew = Crew { clock: Arc::clone(&clock), access, drain };
+        let workers = crew.start(self.workers())?;
+        let Self { config, tls, doors, behind, passed, phase, settings } = self;
+        let shared = config.apis.iter().map(|api| Shared::new(api.limits.max_requests)).collect();
+        let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
+        workers.take_over(&plan, workers.descriptors(&doors)?).await;
+        plan.announce(&doors, 0);
+        phase.send_replace(Phase::Running);
+        let mut daemon = Daemon { plan, doors, workers, passed, settings, clock };
+        daemon.obey(&mut commands).await;
+        phase.send_replace(Phase::Draining);
+        let plan = Arc::clone(&daemon.plan);
+        daemon.drain(&begun, commands).await;
+        for account in &plan.accounts {
             account.shut_down().await;
         }
-        self.phase.send_replace(Phase::Stopped);
+        phase.send_replace(Phase::Stopped);
         info!("stopped");
         Ok(())
     }
 
-    /// Ends the workers: in their own time, then in ours.
-    async fn drain(
-        &self,
-        doors: Vec<Door>,
-        begun: &watch::Sender<bool>,
-        orders: &watch::Sender<Orders>,
-        mut workers: worker::Workers,
-        mut commands: mpsc::Receiver<Command>,
-        accounts: &[Account],
-    ) {
-        if !self.config.drain_delay.is_zero() {
-            info!(seconds = self.config.drain_delay.as_secs(), "stopping: new requests are still served for the drain delay");
-            // A log-out still counts; another shutdown changes nothing.
-            drop(timeout(self.config.drain_delay, obey_until_closed(&mut commands, accounts, orders)).await);
-        }
-        info!(seconds = self.config.drain_timeout.as_secs(), "draining");
-        // The workers hold the last descriptors of the listening sockets now, and close them once the queues are empty.
-        drop(doors);
-        begun.send_replace(true);
-        let ended = async {
-            tokio::select! {
-                () = obey_until_closed(&mut commands, accounts, orders) => std::future::pending().await,
-                _ = workers.finished().recv() => {}
-            }
-        };
-        if timeout(self.config.drain_timeout, ended).await.is_err() {
-            warn!("the drain time ran out: what is still in flight is cut off");
-        }
-        orders.send_modify(|orders| orders.stop = true);
-        workers.join();
-    }
-
     fn workers(&self) -> NonZeroUsize {
         self.config.workers.or_else(|| NonZeroUsize::new(default_workers())).unwrap_or(NonZeroUsize::MIN)
-    }
-
-    fn start_accounts(&self, clock: &Arc<dyn Clock>) -> Result<Vec<Account>, StartError> {
-        (0..self.config.accounts.len())
-            .map(|index| {
-                let connectors = match &self.config.accounts[index].login {
-                    Some(login) => Some(self.login_connectors(login)?),
-                    None => None,
-                };
-                let (config, clock) = (Arc::clone(&self.config), Arc::clone(clock));
-                // It fits: index and connectors come from the same configuration.
-                Account::start(config, AccountId(index), connectors, clock, Jitter::from_system())
-                    .ok_or(StartError::System(io::ErrorKind::InvalidInput.into()))
-            })
-            .collect()
-    }
-
-    fn login_connectors(&self, login: &Login) -> Result<LoginConnectors, StartError> {
-        let connector = |endpoint: &Endpoint| self.connector(&endpoint.origin, login.timeout);
-        Ok(LoginConnectors { login: connector(&login.url)?, refresh: login.refresh_url.as_ref().map(connector).transpose()? })
-    }
-
-    fn connector(&self, origin: &Origin, limit: Duration) -> Result<Connector, StartError> {
-        Connector::new(origin, &self.tls, limit).ok_or_else(|| StartError::Host(origin.clone()))
     }
 }
 
@@ -245,29 +214,101 @@ fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(4)
 }
 
-/// Carries out commands until a `Shutdown`, or until nobody can send one.
-async fn obey(commands: &mut mpsc::Receiver<Command>, accounts: &[Account], orders: &watch::Sender<Orders>) {
-    while let Some(command) = commands.recv().await {
-        match command {
-            Command::Shutdown => return,
-            Command::LogOut => log_out(accounts, orders).await,
-            Command::Reload => warn!("reload is not supported yet: restart to apply changed settings"),
+/// What no certificate could be for is named before anything is started.
+fn check_hosts(config: &Config, tls: &Arc<ClientConfig>) -> Result<(), StartError> {
+    let logins = config.accounts.iter().filter_map(|account| account.login.as_ref());
+    let endpoints = logins.flat_map(|login| [Some(&login.url), login.refresh_url.as_ref()]).flatten();
+    let origins = config.apis.iter().map(|api| &api.upstream.origin).chain(endpoints.map(|endpoint| &endpoint.origin));
+    for origin in origins {
+        connector(origin, tls, Duration::ZERO)?;
+    }
+    Ok(())
+}
+
+fn connector(origin: &Origin, tls: &Arc<ClientConfig>, limit: Duration) -> Result<Connector, StartError> {
+    Connector::new(origin, tls, limit).ok_or_else(|| StartError::Host(origin.clone()))
+}
+
+impl Shared {
+    fn new(max_requests: usize) -> Self {
+        Self { places: Places::new(max_requests), outage: Outage::default() }
+    }
+}
+
+impl Plan {
+    /// Says where clients come in, from the door with that number on.
+    fn announce(&self, doors: &[Door], from: usize) {
+        for (door, apis) in doors.iter().zip(&self.behind).skip(from) {
+            for api in apis.iter().map(|api| &self.config.apis[*api]) {
+                let prefix = api.prefix.as_ref().map(Prefix::as_str);
+                let upstream = api.upstream.origin.to_string();
+                info!(api = api.name, listener = door.bound.name, prefix, upstream, "listening");
+            }
         }
     }
 }
 
-/// The same while a shutdown is under way: it can't be called off.
-async fn obey_until_closed(commands: &mut mpsc::Receiver<Command>, accounts: &[Account], orders: &watch::Sender<Orders>) {
-    while let Some(command) = commands.recv().await {
-        if command == Command::LogOut {
-            log_out(accounts, orders).await;
-        }
-    }
+/// A daemon that serves.
+struct Daemon {
+    plan: Arc<Plan>,
+    doors: Vec<Door>,
+    workers: Workers,
+    passed: PassedSockets,
+    settings: Option<Settings>,
+    clock: Arc<dyn Clock>,
 }
 
-async fn log_out(accounts: &[Account], orders: &watch::Sender<Orders>) {
-    for account in accounts {
-        account.log_out().await;
+impl Daemon {
+    /// Carries out commands until a `Shutdown`, or until nobody can send one.
+    async fn obey(&mut self, commands: &mut mpsc::Receiver<Command>) {
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Shutdown => return,
+                Command::LogOut => self.log_out().await,
+                Command::Reload => self.reload().await,
+            }
+        }
     }
-    orders.send_modify(|orders| orders.close_idle += 1);
+
+    /// The same while a shutdown is under way: it can't be called off, and nothing new begins.
+    async fn obey_until_closed(&self, commands: &mut mpsc::Receiver<Command>) {
+        while let Some(command) = commands.recv().await {
+            if command == Command::LogOut {
+                self.log_out().await;
+            }
+        }
+    }
+
+    async fn log_out(&self) {
+        for account in &self.plan.accounts {
+            account.log_out().await;
+        }
+        self.workers.order(|| Order::CloseIdle).await;
+    }
+
+    /// Ends the workers: in their own time, then in ours.
+    async fn drain(mut self, begun: &watch::Sender<bool>, mut commands: mpsc::Receiver<Command>) {
+        let (delay, limit) = (self.plan.config.drain_delay, self.plan.config.drain_timeout);
+        if !delay.is_zero() {
+            info!(seconds = delay.as_secs(), "stopping: new requests are still served for the drain delay");
+            // A log-out still counts; another shutdown changes nothing.
+            drop(timeout(delay, self.obey_until_closed(&mut commands)).await);
+        }
+        info!(seconds = limit.as_secs(), "draining");
+        // The workers hold the last descriptors of the listening sockets now, and close them once the queues are empty.
+        self.doors.clear();
+        begun.send_replace(true);
+        let mut finished = self.workers.finished();
+        let ended = async {
+            tokio::select! {
+                () = self.obey_until_closed(&mut commands) => std::future::pending().await,
+                _ = finished.recv() => {}
+            }
+        };
+        if timeout(limit, ended).await.is_err() {
+            warn!("the drain time ran out: what is still in flight is cut off");
+        }
+        self.workers.order(|| Order::Stop).await;
+        self.workers.join();
+    }
 }

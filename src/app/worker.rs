@@ -3,179 +3,232 @@
 use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use http::HeaderValue;
-use rustls::ClientConfig;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
+use super::{Plan, doors::Door};
 use crate::{
-    account::Account,
     clock::Clock,
-    config::{self, Config},
+    config,
     connect::Connector,
     deadline::Deadlines,
     logging::AccessLog,
     path::Words,
-    proxy::{Api, Entrance, Entry, Gate, HeaderRules, Outage, Places, Worker},
-    server::{Acceptor, Bound, ConnectionLimits, Drain},
+    proxy::{Api, Entrance, Entry, Gate, HeaderRules, Route, Routes, Worker},
+    server::{Acceptor, ConnectionLimits, Drain},
     upstream::{HeadLimits, Upstream},
 };
 
 /// How often idle upstream connections are looked over, and log lines handed on.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// Where clients of one API come in.
-pub(super) struct Door {
-    /// Its place in the configuration.
-    pub(super) api: usize,
-    pub(super) bound: Bound,
-    /// Connections, over all workers.
-    pub(super) permits: Arc<Semaphore>,
-    /// Requests in flight, over all workers and doors of the API.
-    pub(super) places: Places,
-    /// Whether its upstream was reached last, over the same.
-    pub(super) outage: Outage,
-}
+/// Orders that may wait while one is carried out.
+const ORDERS: usize = 4;
 
-/// What the workers are told while they run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Orders {
-    /// Counts up: close every idle upstream connection.
-    pub(super) close_idle: u64,
+/// What a worker is told while it runs.
+pub(super) enum Order {
+    /// From now on serve by this plan, and at these doors beside those that it has.
+    TakeOver { plan: Arc<Plan>, doors: Vec<Door>, done: oneshot::Sender<()> },
+    /// Close every idle upstream connection.
+    CloseIdle,
     /// Drop what is left.
-    pub(super) stop: bool,
+    Stop,
 }
 
 /// What every worker is given.
 #[derive(Clone)]
 pub(super) struct Crew {
-    pub(super) config: Arc<Config>,
-    pub(super) tls: Arc<ClientConfig>,
-    pub(super) accounts: Vec<Account>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) access: AccessLog,
     pub(super) drain: watch::Receiver<bool>,
-    pub(super) orders: watch::Receiver<Orders>,
 }
 
 /// The running workers.
 pub(super) struct Workers {
     threads: Vec<thread::JoinHandle<()>>,
-    finished: mpsc::Receiver<()>,
+    orders: Vec<mpsc::Sender<Order>>,
+    finished: Option<mpsc::Receiver<()>>,
 }
 
 impl Crew {
-    /// Starts `count` workers, each with a descriptor of its own for every door.
-    pub(super) fn start(&self, count: NonZeroUsize, doors: &[Door]) -> io::Result<Workers> {
+    /// Starts `count` workers, which serve nobody until they are given a plan.
+    pub(super) fn start(&self, count: NonZeroUsize) -> io::Result<Workers> {
         let (working, finished) = mpsc::channel(1);
-        let mut threads = Vec::with_capacity(count.get());
+        let mut workers = Workers { threads: Vec::new(), orders: Vec::new(), finished: Some(finished) };
         for number in 0..count.get() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let own = doors.iter().map(Door::for_worker).collect::<io::Result<Vec<_>>>()?;
+            let (orders, given) = mpsc::channel(ORDERS);
             let (crew, working) = (self.clone(), working.clone());
-            threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                if let Err(cause) = runtime.block_on(crew.work(own)) {
-                    error!(error = %cause, "a worker could not start");
-                }
+            workers.threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                runtime.block_on(crew.work(given));
                 drop(working);
             })?);
+            workers.orders.push(orders);
         }
-        Ok(Workers { threads, finished })
+        Ok(workers)
     }
 
-    async fn work(self, doors: Vec<Door>) -> io::Result<()> {
+    /// Until every connection has ended after a drain, or the order to stop.
+    async fn work(self, mut orders: mpsc::Receiver<Order>) {
         let deadlines = Deadlines::default();
         let ticking = deadlines.clone();
         tokio::spawn(async move { ticking.run().await });
         let worker = Arc::new(Worker::new(deadlines.clone(), Arc::clone(&self.clock), self.access.worker()));
-        let (drain, gone) = Drain::new(self.drain.clone());
-        let mut apis: Vec<Option<Arc<Api>>> = vec![None; self.config.apis.len()];
-        for door in doors {
-            let settings = &self.config.apis[door.api];
-            if apis[door.api].is_none() {
-                apis[door.api] = Some(Arc::new(self.api(settings, &door)?));
-            }
-            let Some(api) = apis[door.api].clone() else { continue };
-            let entry = if door.bound.socket.is_tcp() { Entry::Tcp } else { Entry::Unix };
-            let entrance = Arc::new(Entrance {
-                api,
-                gate: Gate::new(&self.config, settings, entry),
-                listener: door.bound.name.as_str().into(),
-                worker: Arc::clone(&worker),
-            });
-            let acceptor = Acceptor::new(door.bound, door.permits)?;
-            tokio::spawn(acceptor.run(entrance, connection_limits(settings), deadlines.clone(), drain.clone()));
-        }
-        drop(drain);
-        let apis: Vec<Arc<Api>> = apis.into_iter().flatten().collect();
-        self.make_rounds(&worker, &apis, gone).await;
-        worker.flush_access_log();
-        Ok(())
-    }
-
-    /// Until every connection has ended after a drain, or the order to stop.
-    async fn make_rounds(mut self, worker: &Worker, apis: &[Arc<Api>], mut gone: mpsc::Receiver<()>) {
+        let mut begun = self.drain.clone();
+        let (drain, mut gone) = Drain::new(self.drain);
+        let mut side = Some(Side { worker: Arc::clone(&worker), deadlines, drain, apis: Vec::new(), entrances: Vec::new() });
+        let mut apis: Vec<Arc<Api>> = Vec::new();
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = gone.recv() => return,
-                changed = self.orders.changed() => {
-                    if changed.is_err() || self.orders.borrow().stop {
-                        return;
+                _ = gone.recv() => break,
+                // What the side holds would keep the drain from ending.
+                _ = begun.wait_for(|begun| *begun), if side.is_some() => side = None,
+                order = orders.recv() => match order {
+                    Some(Order::TakeOver { plan, doors, done }) => {
+                        if let Some(side) = &mut side {
+                            side.take_over(&plan, doors);
+                            apis.clone_from(&side.apis);
+                        }
+                        // Whoever waited for it may have given up.
+                        let _ = done.send(());
                     }
-                    for api in apis {
-                        api.upstream.close_idle();
+                    Some(Order::CloseIdle) => {
+                        for api in &apis {
+                            api.upstream.close_idle();
+                        }
                     }
-                }
+                    Some(Order::Stop) | None => break,
+                },
                 _ = round.tick() => {
-                    for api in apis {
+                    for api in &apis {
                         api.upstream.sweep();
                     }
                     worker.flush_access_log();
                 }
             }
         }
-    }
-
-    fn api(&self, settings: &config::Api, door: &Door) -> io::Result<Api> {
-        let origin = &settings.upstream.origin;
-        // `App::bind` made the same connector; a host that passes once passes again.
-        let connector = Connector::new(origin, &self.tls, settings.timeouts.connect).ok_or(io::ErrorKind::InvalidInput)?;
-        let authority = HeaderValue::try_from(origin.authority()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let limits = HeadLimits { bytes: settings.limits.max_header_bytes, lines: settings.limits.max_headers };
-        let rules = settings.allow.iter().flatten().chain(&settings.deny);
-        let words = rules.flat_map(crate::path::Rule::words).chain(settings.path_words.iter().map(String::as_str));
-        Ok(Api {
-            name: settings.name.clone(),
-            account: self.accounts[settings.account.0].clone(),
-            upstream: Upstream::new(connector, limits, settings.timeouts.pool_idle),
-            rules: HeaderRules::new(settings, authority),
-            words: Words::new(words),
-            places: door.places.clone(),
-            outage: door.outage.clone(),
-            timeouts: settings.timeouts,
-            replay_buffer: settings.replay_buffer,
-            retry_idempotency_key: settings.retry_idempotency_key,
-        })
+        worker.flush_access_log();
     }
 }
 
-impl Door {
-    fn for_worker(&self) -> io::Result<Self> {
-        Ok(Self {
-            api: self.api,
-            bound: self.bound.try_clone()?,
-            permits: Arc::clone(&self.permits),
-            places: self.places.clone(),
-            outage: self.outage.clone(),
-        })
+/// What one worker serves.
+struct Side {
+    worker: Arc<Worker>,
+    deadlines: Deadlines,
+    drain: Drain,
+    apis: Vec<Arc<Api>>,
+    /// As the doors.
+    entrances: Vec<(Arc<str>, Entry, Arc<Entrance>)>,
+}
+
+impl Side {
+    fn take_over(&mut self, plan: &Plan, new_doors: Vec<Door>) {
+        let apis: Vec<Option<Arc<Api>>> = (0..plan.config.apis.len()).map(|index| api(plan, index).map(Arc::new)).collect();
+        for ((listener, entry, entrance), behind) in self.entrances.iter().zip(&plan.behind) {
+            if let Some(routes) = self.routes(plan, &apis, behind, listener, *entry) {
+                entrance.lead_to(routes);
+            }
+        }
+        for (door, behind) in new_doors.into_iter().zip(&plan.behind[self.entrances.len()..]) {
+            self.open(door, plan, &apis, behind);
+        }
+        self.apis = apis.into_iter().flatten().collect();
     }
+
+    fn open(&mut self, door: Door, plan: &Plan, apis: &[Option<Arc<Api>>], behind: &[usize]) {
+        let listener: Arc<str> = door.bound.name.as_str().into();
+        let entry = if door.bound.socket.is_tcp() { Entry::Tcp } else { Entry::Unix };
+        let Some(routes) = self.routes(plan, apis, behind, &listener, entry) else { return };
+        let entrance = Arc::new(Entrance::new(routes));
+        match Acceptor::new(door.bound, door.permits) {
+            Ok(acceptor) => {
+                let limits = entrance.limits();
+                let (deadlines, drain) = (self.deadlines.clone(), self.drain.clone());
+                tokio::spawn(acceptor.run(Arc::clone(&entrance), limits, deadlines, drain));
+            }
+            // Other workers accept on the same socket.
+            Err(cause) => error!(%listener, error = %cause, "a worker can't accept here"),
+        }
+        self.entrances.push((listener, entry, entrance));
+    }
+
+    /// `None` when nothing is behind a door, which the daemon sees to.
+    fn routes(
+        &self,
+        plan: &Plan,
+        apis: &[Option<Arc<Api>>],
+        behind: &[usize],
+        listener: &Arc<str>,
+        entry: Entry,
+    ) -> Option<Routes> {
+        let mut routes = behind.iter().filter_map(|index| {
+            let (settings, api) = (&plan.config.apis[*index], apis[*index].clone()?);
+            let gate = Gate::new(&plan.config, settings, entry);
+            Some(Route { api, gate, listener: Arc::clone(listener), worker: Arc::clone(&self.worker) })
+        });
+        let first = routes.next()?;
+        let limits = connection_limits(behind.iter().map(|index| &plan.config.apis[*index]));
+        Some(Routes::new(first, routes, limits))
+    }
+}
+
+/// One worker's side of an API.
+fn api(plan: &Plan, index: usize) -> Option<Api> {
+    let settings = &plan.config.apis[index];
+    let origin = &settings.upstream.origin;
+    let limits = HeadLimits { bytes: settings.limits.max_header_bytes, lines: settings.limits.max_headers };
+    // The daemon made the same connector and the same authority; what passes once passes again.
+    let connector = Connector::new(origin, &plan.tls, settings.timeouts.connect)?;
+    let authority = HeaderValue::try_from(origin.authority()).ok()?;
+    let rules = settings.allow.iter().flatten().chain(&settings.deny);
+    let words = rules.flat_map(crate::path::Rule::words).chain(settings.path_words.iter().map(String::as_str));
+    let shared = &plan.shared[index];
+    Some(Api {
+        name: settings.name.clone(),
+        account: plan.accounts[settings.account.0].clone(),
+        upstream: Upstream::new(connector, limits, settings.timeouts.pool_idle),
+        rules: HeaderRules::new(settings, authority),
+        words: Words::new(words),
+        places: shared.places.clone(),
+        outage: shared.outage.clone(),
+        timeouts: settings.timeouts,
+        replay_buffer: settings.replay_buffer,
+        retry_idempotency_key: settings.retry_idempotency_key,
+    })
 }
 
 impl Workers {
+    /// A descriptor of each door for each worker.
+    pub(super) fn descriptors(&self, doors: &[Door]) -> io::Result<Vec<Vec<Door>>> {
+        self.orders.iter().map(|_| doors.iter().map(Door::for_worker).collect()).collect()
+    }
+
+    /// Has every worker serve by `plan`; done when all do. `descriptors`: of the new doors, for each worker.
+    pub(super) async fn take_over(&self, plan: &Arc<Plan>, descriptors: Vec<Vec<Door>>) {
+        let mut taking_over = Vec::new();
+        for (orders, doors) in self.orders.iter().zip(descriptors) {
+            let (done, taken_over) = oneshot::channel();
+            // A worker that has ended has said so.
+            drop(orders.send(Order::TakeOver { plan: Arc::clone(plan), doors, done }).await);
+            taking_over.push(taken_over);
+        }
+        for taken_over in taking_over {
+            drop(taken_over.await);
+        }
+    }
+
+    /// Gives each worker the same order.
+    pub(super) async fn order(&self, order: impl Fn() -> Order) {
+        for orders in &self.orders {
+            drop(orders.send(order()).await);
+        }
+    }
+
     /// Yields `None` once every worker is done.
-    pub(super) fn finished(&mut self) -> &mut mpsc::Receiver<()> {
-        &mut self.finished
+    pub(super) fn finished(&mut self) -> mpsc::Receiver<()> {
+        self.finished.take().unwrap_or_else(|| mpsc::channel(1).1)
     }
 
     /// Waits for the threads.
@@ -187,10 +240,18 @@ impl Workers {
     }
 }
 
-fn connection_limits(settings: &config::Api) -> ConnectionLimits {
-    ConnectionLimits {
-        head_bytes: settings.limits.max_header_bytes,
-        head_lines: settings.limits.max_headers,
-        head_timeout: settings.timeouts.head,
-    }
+/// The largest that any API behind an address grants: whose a connection is shows only when its first head is there.
+fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> ConnectionLimits {
+    let granted = |api: &config::Api| ConnectionLimits {
+        head_bytes: api.limits.max_header_bytes,
+        head_lines: api.limits.max_headers,
+        head_timeout: api.timeouts.head,
+    };
+    let larger = |left: ConnectionLimits, right: ConnectionLimits| ConnectionLimits {
+        head_bytes: left.head_bytes.max(right.head_bytes),
+        head_lines: left.head_lines.max(right.head_lines),
+        head_timeout: left.head_timeout.max(right.head_timeout),
+    };
+    let none = ConnectionLimits { head_bytes: 0, head_lines: 0, head_timeout: Duration::ZERO };
+    apis.map(granted).fold(none, larger)
 }

@@ -51,6 +51,8 @@ pub struct Config {
     pub tls: Tls,
     /// The way out, when it leads through a proxy.
     pub egress: Egress,
+    /// Names of the sockets that the service manager passes, in their order.
+    pub socket_names: Vec<String>,
 }
 
 /// An account by its place in [`Config::accounts`].
@@ -119,6 +121,19 @@ pub enum Source {
     File(PathBuf),
     /// Run at each log-in, without a shell; its standard output, one trailing newline trimmed.
     Command(Vec<String>),
+}
+
+impl Source {
+    /// Whether both are written alike; of what a file or a command gives, this says nothing.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Value(left), Self::Value(right)) => left.expose() == right.expose(),
+            (Self::File(left), Self::File(right)) => left == right,
+            (Self::Command(left), Self::Command(right)) => left == right,
+            (Self::Value(_) | Self::File(_) | Self::Command(_), _) => false,
+        }
+    }
 }
 
 /// Not derived: a command's arguments may hold a secret.
@@ -213,6 +228,8 @@ pub struct Api {
     pub upstream: Upstream,
     /// Where clients come in.
     pub listen: Vec<Listen>,
+    /// Other than loopback addresses may be among them; of sockets that are passed to us, that shows only at start.
+    pub allow_non_loopback: bool,
     /// Shares its addresses with other APIs under this prefix.
     pub prefix: Option<Prefix>,
     /// `None`: everything but log-in paths.

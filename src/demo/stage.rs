@@ -147,7 +147,7 @@ fn bind(simulator: &Simulator, user: &User) -> Result<(App, String), DemoError> 
         let login = config.accounts.iter().find_map(|account| account.login.as_ref());
         let login_path = login.map(|login| login.url.target.to_string()).unwrap_or_default();
         match App::bind(Arc::new(config)) {
-            Err(StartError::Bind(_)) => {}
+            Err(StartError::Door(_)) => {}
             Err(error) => return Err(DemoError::Sidecar(error)),
             Ok(app) => return Ok((app, login_path)),
         }

@@ -55,18 +55,20 @@ pub enum LogError {
 
 /// The running logs. Dropping it writes what is left, for [`PATIENCE`] at most; what comes later is lost, so it is
 /// dropped last, after every [`AccessWriter`].
-pub struct Logging {
+pub struct Logging(LogControl);
+
+/// Changes what is logged while it is. Clones control the same logs.
+#[derive(Clone)]
+pub struct LogControl {
     dispatch: Dispatch,
     filter: reload::Handle<Levels, Registry>,
     shared: Arc<Shared>,
-    /// What the settings say about access lines.
-    access: bool,
 }
 
 /// Starts the log thread, which writes to `writer`, and makes this process's events go there.
 pub fn start(log: &Log, writer: impl Write + Send + 'static, is_terminal: bool) -> Result<Logging, LogError> {
     let logging = Logging::build(log, writer, is_terminal, Arc::new(SystemClock))?;
-    dispatcher::set_global_default(logging.dispatch.clone()).map_err(|_| LogError::Started)?;
+    dispatcher::set_global_default(logging.dispatch().clone()).map_err(|_| LogError::Started)?;
     Ok(logging)
 }
 
@@ -100,50 +102,58 @@ impl Logging {
             .with_writer(Sender(Arc::clone(&queue)));
         let shared = Arc::new(Shared { queue, shape, wanted: AtomicBool::new(false) });
         let dispatch = Dispatch::new(tracing_subscriber::registry().with(levels).with(layer));
-        let logging = Self { dispatch, filter, shared, access: log.access };
-        logging.judge_access();
-        Ok(logging)
+        let control = LogControl { dispatch, filter, shared };
+        control.judge_access(log.access);
+        Ok(Self(control))
+    }
+
+    /// For whoever reads settings again.
+    #[must_use]
+    pub fn control(&self) -> &LogControl {
+        &self.0
     }
 
     /// For the workers.
     #[must_use]
     pub fn access_log(&self) -> AccessLog {
-        AccessLog::new(Arc::clone(&self.shared))
+        AccessLog::new(Arc::clone(&self.0.shared))
     }
 
     /// Lines lost so far, because standard output did not take them.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.shared.queue.dropped()
+        self.0.shared.queue.dropped()
     }
 
     /// Where events go.
     #[must_use]
     pub fn dispatch(&self) -> &Dispatch {
-        &self.dispatch
+        &self.0.dispatch
     }
+}
 
-    /// Changes the filter, for access lines too. A bad one changes nothing.
-    pub fn set_filter(&self, filter: &str) -> Result<(), LogError> {
-        let levels = Levels::parse(filter)?;
+impl LogControl {
+    /// Changes the filter, and whether there are access lines. A bad filter changes nothing; the format stays.
+    pub fn adopt(&self, log: &Log) -> Result<(), LogError> {
+        let levels = Levels::parse(&log.filter)?;
         // After a reload tracing asks anew who wants which event, and a lone subscriber is asked only while it is the
         // current one. It lives as long as `dispatch`, so there is something to reload.
         let _ = dispatcher::with_default(&self.dispatch, || self.filter.reload(levels));
-        self.judge_access();
+        self.judge_access(log.access);
         Ok(())
     }
 
-    /// Access lines are no events, but the filter speaks of them as if they were.
-    fn judge_access(&self) {
+    /// Access lines are no events, but the filter speaks of them as if they were. `asked`: the settings want them.
+    fn judge_access(&self, asked: bool) {
         let passes = || tracing::enabled!(target: ACCESS_TARGET, Level::INFO);
-        let wanted = self.access && dispatcher::with_default(&self.dispatch, passes);
+        let wanted = asked && dispatcher::with_default(&self.dispatch, passes);
         self.shared.wanted.store(wanted, Ordering::Relaxed);
     }
 }
 
 impl Drop for Logging {
     fn drop(&mut self) {
-        self.shared.queue.close(PATIENCE);
+        self.0.shared.queue.close(PATIENCE);
     }
 }
 

@@ -147,7 +147,7 @@ fn a_bad_filter_is_an_error_and_changes_nothing() {
     let (logging, reader) = build(&log("info", LogFormat::Text), false);
     for bad in ["careportals_sidecar=loud", "a=b=c", "[", "info,=,x=9"] {
         assert!(matches!(check_filter(bad), Err(LogError::Filter(_))), "{bad}");
-        assert!(logging.set_filter(bad).is_err(), "{bad}");
+        assert!(logging.control().adopt(&log(bad, LogFormat::Text)).is_err(), "{bad}");
         let failed = Logging::build(&log(bad, LogFormat::Text), io::sink(), false, Arc::new(Fixed));
         assert!(matches!(failed, Err(LogError::Filter(_))), "{bad}");
     }
@@ -162,9 +162,9 @@ fn the_filter_can_be_changed() {
     dispatcher::with_default(logging.dispatch(), || {
         let say = |text: &str| debug!("{text}");
         say("before");
-        logging.set_filter("debug").unwrap();
+        logging.control().adopt(&log("debug", LogFormat::Text)).unwrap();
         say("during");
-        logging.set_filter("info").unwrap();
+        logging.control().adopt(&log("info", LogFormat::Text)).unwrap();
         say("after");
         debug!(target: "hyper", "never");
     });
@@ -217,9 +217,11 @@ fn access_lines_obey_filter_and_setting() {
 fn a_changed_filter_holds_for_access_lines() {
     let (logging, reader) = build(&log("warn", LogFormat::Json), false);
     access_lines(&logging);
-    logging.set_filter("info").unwrap();
+    logging.control().adopt(&log("info", LogFormat::Text)).unwrap();
     access_lines(&logging);
-    logging.set_filter("error").unwrap();
+    logging.control().adopt(&log("error", LogFormat::Text)).unwrap();
+    access_lines(&logging);
+    logging.control().adopt(&Log { access: false, ..log("info", LogFormat::Json) }).unwrap();
     access_lines(&logging);
     assert_eq!(output(logging, reader).lines().count(), 1);
 }
@@ -241,7 +243,7 @@ fn a_stalled_output_loses_lines_and_says_how_many() {
     let kept = sent - dropped;
     assert!((CAPACITY.entries as u64..=CAPACITY.entries as u64 + 1).contains(&kept), "{kept}");
     drop(wake);
-    assert!(logging.shared.queue.close(Duration::from_secs(60)));
+    assert!(logging.0.shared.queue.close(Duration::from_secs(60)));
     drop(logging);
     let text = String::from_utf8(reader.into_iter().flatten().collect()).unwrap();
     let reports: Vec<&str> = text.lines().filter(|line| line.contains("were dropped")).collect();

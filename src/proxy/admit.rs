@@ -18,12 +18,14 @@ use http::{
 use super::headers::Authority;
 use crate::{
     config::{AllowedHosts, Api, Config},
-    path::LoginPaths,
+    path::{LoginPaths, Prefix},
 };
 
 /// The conditions of one API at one kind of listener, built once.
 pub struct Gate {
     entry: Entry,
+    /// Tells this API from others at the same address.
+    prefix: Option<Prefix>,
     upstream_host: String,
     base_path: String,
     allowed_hosts: AllowedHosts,
@@ -73,6 +75,8 @@ pub enum Refusal {
     BadTarget,
     /// Sent by a web page that may not call.
     CrossSite,
+    /// No API goes by the path's first segments.
+    NoApi,
     /// The path answers with a token.
     LoginPath,
     /// It is not certain where the body ends.
@@ -87,6 +91,7 @@ impl Gate {
     pub fn new(config: &Config, api: &Api, entry: Entry) -> Self {
         Self {
             entry,
+            prefix: api.prefix.clone(),
             upstream_host: api.upstream.origin.host.clone(),
             base_path: api.upstream.base_path.clone(),
             allowed_hosts: api.allowed_hosts.clone(),
@@ -95,9 +100,15 @@ impl Gate {
         }
     }
 
+    /// How much of a request's path is this API's prefix, in bytes; `None` when the path is under another.
+    #[must_use]
+    pub(super) fn prefix_of(&self, uri: &Uri) -> Option<usize> {
+        self.prefix.as_ref().map_or(Some(0), |prefix| prefix.strip(uri.path()).map(|_| prefix.as_str().len()))
+    }
+
     /// Judges a request in the order that users are told, so that the first fault is the one they read about.
     ///
-    /// Allocates only when the upstream has a base path.
+    /// Allocates only when there is a prefix, or the upstream has a base path.
     pub(super) fn admit(&self, method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Admitted, Refusal> {
         let head = Head::read(headers);
         if !head.host_count_fits(version) {
@@ -173,12 +184,16 @@ impl Gate {
         Ok(asked)
     }
 
-    /// `OPTIONS *` asks about the whole server, which no base path divides.
+    /// Without the prefix, under the base path. `OPTIONS *` asks about the whole server, which no base path divides.
     fn at_upstream(&self, asked: &PathAndQuery) -> Result<PathAndQuery, Refusal> {
-        let text = asked.as_str();
-        // Absolute form may lack the slash before the query.
+        let text = match &self.prefix {
+            None => asked.as_str(),
+            Some(prefix) if prefix.strip(asked.path()).is_some() => &asked.as_str()[prefix.as_str().len()..],
+            Some(_) => return Err(Refusal::NoApi),
+        };
+        // Absolute form may lack the slash before the query, and so may what a prefix leaves.
         let root = if text.starts_with(['/', '*']) { "" } else { "/" };
-        if text == "*" || (self.base_path.is_empty() && root.is_empty()) {
+        if text == "*" || (self.prefix.is_none() && self.base_path.is_empty() && root.is_empty()) {
             return Ok(asked.clone());
         }
         let whole = Bytes::from([&self.base_path, root, text].concat());

@@ -14,12 +14,12 @@ use std::{
 use http::{HeaderMap, Method, Uri, header::HeaderValue, request};
 use tokio::time::Instant;
 
-use super::{Entrance, headers, problem::Code, upload::Upload};
+use super::{Route, headers, problem::Code, upload::Upload};
 use crate::{clock, logging::AccessLine, server::Peer};
 
 /// Lives from the request's head to the last byte of its answer.
 pub(super) struct Exchange {
-    entrance: Arc<Entrance>,
+    route: Arc<Route>,
     method: Method,
     target: Uri,
     peer: Peer,
@@ -64,13 +64,13 @@ impl Cut {
 
 impl Exchange {
     /// Begins with the request's head.
-    pub(super) fn open(entrance: &Arc<Entrance>, head: &request::Parts, peer: Peer) -> Self {
+    pub(super) fn open(route: &Arc<Route>, head: &request::Parts, peer: Peer) -> Self {
         Self {
-            entrance: Arc::clone(entrance),
+            route: Arc::clone(route),
             method: head.method.clone(),
             target: head.uri.clone(),
             peer,
-            request_id: RequestId::of(&head.headers, || entrance.worker.draw()),
+            request_id: RequestId::of(&head.headers, || route.worker.draw()),
             started: clock::instant(),
             first_byte: None,
             status: None,
@@ -143,13 +143,14 @@ impl Drop for Exchange {
         } else {
             (self.status.unwrap_or(CLIENT_CLOSED_REQUEST), self.code, self.cut_or_none())
         };
-        let entrance = &self.entrance;
-        entrance.worker.log(&AccessLine {
-            api: &entrance.api.name,
-            listener: &entrance.listener,
+        let route = &self.route;
+        let api = if self.code == Some(Code::NoApi) { "" } else { &*route.api.name };
+        route.worker.log(&AccessLine {
+            api,
+            listener: &route.listener,
             method: &self.method,
             path: self.target.path(),
-            words: &entrance.api.words,
+            words: &route.api.words,
             status,
             code: code.map(Code::as_str),
             cut: cut.map(Cut::as_str),
@@ -166,7 +167,7 @@ impl Drop for Exchange {
             && !matches!(self.ending, Ending::Open)
         {
             // The connection owns the rest of the body and ends with it.
-            tokio::spawn(upload.linger(entrance.worker.deadlines.clone()));
+            tokio::spawn(upload.linger(route.worker.deadlines.clone()));
         }
     }
 }
@@ -201,33 +202,41 @@ fn hex(bits: u64) -> [u8; 16] {
     })
 }
 
-/// Counts the requests of an API in flight, over all workers.
+/// Counts the requests of an API in flight, over all workers. Clones share the count.
 #[derive(Clone)]
-pub struct Places {
-    taken: Arc<AtomicUsize>,
-    most: usize,
+pub struct Places(Arc<PlacesTaken>);
+
+struct PlacesTaken {
+    taken: AtomicUsize,
+    most: AtomicUsize,
 }
 
 impl Places {
     /// `most` requests at a time.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { taken: Arc::default(), most }
+        Self(Arc::new(PlacesTaken { taken: AtomicUsize::new(0), most: AtomicUsize::new(most) }))
+    }
+
+    /// From now on `most` at a time. Who has a place keeps it.
+    pub fn limit_to(&self, most: usize) {
+        self.0.most.store(most, Ordering::Relaxed);
     }
 
     /// A place, if there is one.
     pub(super) fn take(&self) -> Option<Place> {
-        let place = Place(Arc::clone(&self.taken));
-        if self.taken.fetch_add(1, Ordering::Relaxed) < self.most { Some(place) } else { None }
+        let place = Place(Arc::clone(&self.0));
+        let before = place.0.taken.fetch_add(1, Ordering::Relaxed);
+        (before < self.0.most.load(Ordering::Relaxed)).then_some(place)
     }
 }
 
 /// A place among the requests in flight.
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(super) struct Place(Arc<PlacesTaken>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -244,7 +253,20 @@ mod tests {
         assert!(places.take().is_none());
         drop(first);
         assert!(places.take().is_some());
-        assert_eq!(places.taken.load(Ordering::Relaxed), 1);
+        assert_eq!(places.0.taken.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_new_limit_counts_for_those_who_come_and_not_for_those_who_are_there() {
+        let places = Places::new(2);
+        let both = [places.take().unwrap(), places.take().unwrap()];
+        places.limit_to(1);
+        assert!(places.take().is_none());
+        drop(both);
+        let _one = places.take().unwrap();
+        assert!(places.take().is_none());
+        places.limit_to(3);
+        assert!(places.take().is_some());
     }
 
     #[test]

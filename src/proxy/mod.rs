@@ -6,6 +6,7 @@
 
 mod admit;
 mod download;
+mod entrance;
 mod exchange;
 mod headers;
 mod outage;
@@ -32,6 +33,7 @@ use hyper::body::Incoming;
 
 pub use admit::{Entry, Gate};
 pub use download::{CutOff, Download, ToClient};
+pub use entrance::{Entrance, Routes};
 pub use exchange::Places;
 pub use headers::HeaderRules;
 pub use outage::Outage;
@@ -45,7 +47,7 @@ use crate::{
     deadline::{Deadline, Deadlines},
     logging::{AccessLine, AccessWriter},
     path::Words,
-    server::{Answering, Peer},
+    server::Peer,
     upstream::{Answer, Cause, Reuse, SendError, Upstream},
 };
 
@@ -114,8 +116,8 @@ pub struct Api {
     pub retry_idempotency_key: bool,
 }
 
-/// Where clients of an API come in: one per worker and listen address.
-pub struct Entrance {
+/// One API behind a listen address: one per worker, address and API.
+pub struct Route {
     /// What answers.
     pub api: Arc<Api>,
     /// Who may pass.
@@ -126,9 +128,7 @@ pub struct Entrance {
     pub worker: Arc<Worker>,
 }
 
-impl Answering for Entrance {
-    type Body = ToClient;
-
+impl Route {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
         let worker = Arc::clone(&self.worker);
         match unless_panicked(self.exchange(request, peer)).await {
@@ -162,7 +162,7 @@ struct Outgoing<'a> {
     upload: Option<&'a Upload>,
 }
 
-impl Entrance {
+impl Route {
     async fn exchange(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
         let (head, body) = request.into_parts();
         let mut exchange = Exchange::open(&self, &head, peer);

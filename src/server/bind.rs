@@ -4,15 +4,14 @@ use std::{
     fmt, fs, io,
     net::{SocketAddr, TcpListener},
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
-        net::{UnixListener, UnixStream},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        net::UnixListener,
     },
     path::{Path, PathBuf},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
-
-use crate::config::Listen;
+use nix::unistd::{Gid, Group};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Connections the kernel may queue; it cuts this to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -29,7 +28,6 @@ enum BindErrorKind {
     Io(io::Error),
     Answered,
     NotASocket,
-    Unsupported,
 }
 
 impl fmt::Display for BindError {
@@ -42,7 +40,6 @@ impl fmt::Display for BindError {
             BindErrorKind::Io(error) => write!(f, "{error}"),
             BindErrorKind::Answered => f.write_str("another process answers on that socket"),
             BindErrorKind::NotASocket => f.write_str("a file that is not a socket is in the way"),
-            BindErrorKind::Unsupported => f.write_str("sockets from the service manager are not supported yet"),
         }
     }
 }
@@ -60,6 +57,36 @@ pub struct Bound {
 }
 
 impl Bound {
+    fn over_tcp(listener: TcpListener) -> io::Result<Self> {
+        let name = listener.local_addr()?.to_string();
+        Ok(Self { name, socket: ListenSocket::Tcp(listener), _file: None })
+    }
+
+    /// A socket that somebody else has bound, and whose file is theirs.
+    pub(super) fn passed(socket: ListenSocket) -> io::Result<Self> {
+        match socket {
+            ListenSocket::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                Self::over_tcp(listener)
+            }
+            ListenSocket::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                let address = listener.local_addr()?;
+                let name = address.as_pathname().map_or_else(|| "unix:".to_owned(), |path| format!("unix:{}", path.display()));
+                Ok(Self { name, socket: ListenSocket::Unix(listener), _file: None })
+            }
+        }
+    }
+
+    /// Where clients connect to over TCP.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            ListenSocket::Tcp(listener) => listener.local_addr().ok(),
+            ListenSocket::Unix(_) => None,
+        }
+    }
+
     /// Another descriptor of the same socket, for another worker. It does not remove a file.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { name: self.name.clone(), socket: self.socket.try_clone()?, _file: None })
@@ -89,24 +116,65 @@ impl ListenSocket {
     }
 }
 
-/// Binds one address. `Ok(None)`: a default address whose family this machine lacks.
-pub fn bind(listen: &Listen, socket_mode: u32) -> Result<Option<Bound>, BindError> {
-    let failed = |kind| BindError { listen: listen.to_string(), kind };
-    match listen {
-        Listen::Tcp { address, required } => match tcp(*address) {
-            Ok(listener) => {
-                let name = listener.local_addr().map_err(|error| failed(BindErrorKind::Io(error)))?.to_string();
-                Ok(Some(Bound { name, socket: ListenSocket::Tcp(listener), _file: None }))
-            }
-            Err(error) if !required && family_is_missing(&error) => Ok(None),
-            Err(error) => Err(failed(BindErrorKind::Io(error))),
-        },
-        Listen::Unix(path) => {
-            let listener = unix(path, socket_mode).map_err(failed)?;
-            let file = Some(SocketFile(path.clone()));
-            Ok(Some(Bound { name: listen.to_string(), socket: ListenSocket::Unix(listener), _file: file }))
+/// Who may open a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketAccess {
+    mode: u32,
+    group: Option<Gid>,
+}
+
+impl SocketAccess {
+    /// `group`: by name or number; `None`: the process's.
+    pub fn new(mode: u32, group: Option<&str>) -> Result<Self, NoSuchGroup> {
+        Ok(Self { mode, group: group.map(group_id).transpose()? })
+    }
+
+    /// Gives the file at `path` this mode and group.
+    pub fn apply(self, path: &Path) -> io::Result<()> {
+        // The group first: a moment of the old mode for the new group is less than one of the new mode for the old group.
+        if let Some(group) = self.group {
+            std::os::unix::fs::chown(path, None, Some(group.as_raw()))?;
         }
-        Listen::Systemd => Err(failed(BindErrorKind::Unsupported)),
+        fs::set_permissions(path, fs::Permissions::from_mode(self.mode))
+    }
+}
+
+/// The system knows no group of that name.
+#[derive(Debug)]
+pub struct NoSuchGroup(String);
+
+impl fmt::Display for NoSuchGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no group {:?}\n  hint: correct `socket_group`, or create the group", self.0)
+    }
+}
+
+impl std::error::Error for NoSuchGroup {}
+
+fn group_id(group: &str) -> Result<Gid, NoSuchGroup> {
+    if let Ok(number) = group.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    let found = Group::from_name(group).ok().flatten();
+    found.map(|found| found.gid).ok_or_else(|| NoSuchGroup(group.to_owned()))
+}
+
+/// Binds a TCP address. `Ok(None)`: a default address whose family this machine lacks.
+pub fn bind_tcp(address: SocketAddr, required: bool) -> Result<Option<Bound>, BindError> {
+    let failed = |error| BindError { listen: address.to_string(), kind: BindErrorKind::Io(error) };
+    match tcp(address) {
+        Ok(listener) => Bound::over_tcp(listener).map(Some).map_err(failed),
+        Err(error) if !required && family_is_missing(&error) => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Binds a Unix socket; its file goes when the last of [`Bound`] does.
+pub fn bind_unix(path: &Path, access: SocketAccess) -> Result<Bound, BindError> {
+    let name = format!("unix:{}", path.display());
+    match unix(path, access) {
+        Ok((listener, file)) => Ok(Bound { name, socket: ListenSocket::Unix(listener), _file: Some(file) }),
+        Err(kind) => Err(BindError { listen: name, kind }),
     }
 }
 
@@ -128,17 +196,34 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn unix(path: &Path, mode: u32) -> Result<UnixListener, BindErrorKind> {
+fn unix(path: &Path, access: SocketAccess) -> Result<(UnixListener, SocketFile), BindErrorKind> {
     remove_stale(path)?;
-    // Nobody may connect before the mode is set, so the file is made closed and then opened. The mask belongs to the
-    // whole process: this runs at start, before there are other threads.
-    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(BindErrorKind::Io)?;
+    let address = SockAddr::unix(path).map_err(BindErrorKind::Io)?;
+    bind_closed(&socket, &address).map_err(BindErrorKind::Io)?;
+    let file = SocketFile::at(path).map_err(BindErrorKind::Io)?;
+    access.apply(path).map_err(BindErrorKind::Io)?;
+    socket.listen(BACKLOG).map_err(BindErrorKind::Io)?;
+    socket.set_nonblocking(true).map_err(BindErrorKind::Io)?;
+    Ok((socket.into(), file))
+}
+
+/// Nobody else may connect before mode and group are set, so the file is made closed and then opened. On Linux the file
+/// takes the mode of the socket.
+#[cfg(target_os = "linux")]
+fn bind_closed(socket: &Socket, address: &SockAddr) -> io::Result<()> {
+    rustix::fs::fchmod(socket, rustix::fs::Mode::from_raw_mode(OWNER_ONLY))?;
+    socket.bind(address)
+}
+
+/// Elsewhere only the mask does it, which belongs to the whole process: other files that are made at this very moment are
+/// closed to others too.
+#[cfg(not(target_os = "linux"))]
+fn bind_closed(socket: &Socket, address: &SockAddr) -> io::Result<()> {
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(!OWNER_ONLY & 0o777));
+    let bound = socket.bind(address);
     rustix::process::umask(mask);
-    let listener = bound.map_err(BindErrorKind::Io)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(BindErrorKind::Io)?;
-    listener.set_nonblocking(true).map_err(BindErrorKind::Io)?;
-    Ok(listener)
+    bound
 }
 
 /// A socket file outlives a process that was killed. It goes only when nobody answers on it.
@@ -147,19 +232,44 @@ fn remove_stale(path: &Path) -> Result<(), BindErrorKind> {
     if !found.file_type().is_socket() {
         return Err(BindErrorKind::NotASocket);
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(BindErrorKind::Answered),
+    let probe = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // Whoever is there may be too busy to accept; waiting for that would be waiting for ever.
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    match probe() {
+        Ok(()) => Err(BindErrorKind::Answered),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(BindErrorKind::Answered),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(BindErrorKind::Io),
         Err(error) => Err(BindErrorKind::Io(error)),
     }
 }
 
-/// Removes the file it names when dropped.
-struct SocketFile(PathBuf);
+/// Removes the file that it was made for when dropped, and no other that took its place.
+struct SocketFile {
+    path: PathBuf,
+    id: (u64, u64),
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), id: file_id(path)? })
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // It may be gone already; there is nobody left to tell.
-        drop(fs::remove_file(&self.0));
+        if file_id(&self.path).is_ok_and(|id| id == self.id) {
+            // There is nobody left to tell.
+            drop(fs::remove_file(&self.path));
+        }
     }
 }
+
+fn file_id(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+const OWNER_ONLY: u32 = 0o600;

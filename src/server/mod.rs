@@ -8,13 +8,15 @@ mod accept;
 mod bind;
 mod connection;
 mod drain;
+mod passed;
 
 use std::time::Duration;
 
 pub use accept::Acceptor;
-pub use bind::{BindError, Bound, ListenSocket, bind};
+pub use bind::{BindError, Bound, ListenSocket, NoSuchGroup, SocketAccess, bind_tcp, bind_unix};
 pub use connection::{Answering, ClientStream, Peer};
 pub use drain::Drain;
+pub use passed::{Passed, passed_sockets};
 
 /// What one listen address grants its connections.
 #[derive(Clone, Copy, Debug)]

@@ -134,12 +134,12 @@ fn a_second_signal_ends_at_once_with_1() {
 }
 
 #[test]
-fn sighup_is_logged_as_not_supported_and_changes_nothing() {
+fn sighup_with_the_same_settings_changes_nothing() {
     let simulator = simulator();
     let mut sidecar = Sidecar::start(&simulator).ready();
     let mut client = held(&simulator, &sidecar);
     sidecar.signal(Signal::HUP);
-    sidecar.wait_for_log("reload is not supported yet");
+    sidecar.wait_for_log("\"message\":\"reloaded\"");
     simulator.control().hold_requests(false);
     assert_eq!(client.answer("GET").status, 200);
     assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);

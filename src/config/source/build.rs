@@ -75,7 +75,14 @@ pub(super) fn config(values: &mut Values<'_>, environment: &Environment) -> Opti
         },
         tls: tls(values)?,
         egress,
+        socket_names: socket_names(environment),
     })
+}
+
+/// `sd_listen_fds_with_names(3)`.
+fn socket_names(environment: &Environment) -> Vec<String> {
+    let names = environment.get("LISTEN_FDNAMES").and_then(|names| names.to_str()).unwrap_or_default();
+    names.split(':').map(str::to_owned).collect()
 }
 
 fn login_paths(drafts: &[ApiDraft], endpoints: &[&Endpoint]) -> LoginPaths {
@@ -189,6 +196,7 @@ fn api(values: &mut Values<'_>, accounts: &[String], draft: ApiDraft) -> Option<
             max_headers: values.number(&at("max_headers")).and_then(count)?,
         },
         timeouts: timeouts(values, &draft.name)?,
+        allow_non_loopback: values.switch(&at("allow_non_loopback"))?,
         name: draft.name,
         listen: draft.listen,
         prefix: draft.prefix,

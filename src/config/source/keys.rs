@@ -90,10 +90,6 @@ pub(super) enum Support {
     FaultUntil { unless: &'static [&'static str] },
 }
 
-/// `systemd` in `listen`: without it nothing would listen there.
-pub(super) const SYSTEMD_LISTEN: Support = Support::FaultUntil { unless: &[] };
-/// Several APIs at one address: without prefixes, calls would reach the wrong one.
-pub(super) const SHARED_LISTEN: Support = Support::FaultUntil { unless: &[] };
 /// A way out through `HTTPS_PROXY`: without it, traffic would leave past the proxy that somebody asked for.
 pub(super) const EGRESS: Support = Support::FaultUntil { unless: &[] };
 
@@ -318,8 +314,7 @@ pub(super) const KEYS: &[Key] = &[
         "TCP addresses, `unix:/path` or `systemd`; port 0 binds a free port.",
     ),
     api("allow_non_loopback", Kind::Switch, Some("false"), "Allows other than loopback addresses in `listen`."),
-    api("prefix", Kind::Prefix, None, "Path under which this API shares its addresses with others; stripped before forwarding.")
-        .later(&[]),
+    api("prefix", Kind::Prefix, None, "Path under which this API shares its addresses with others; stripped before forwarding."),
     api("allow", Kind::Rules, None, "The only requests that pass: `METHOD /a/*/b/**`.")
         .otherwise("everything but log-in paths")
         .fault_until(&[]),
@@ -340,7 +335,7 @@ pub(super) const KEYS: &[Key] = &[
     api("allow_uids", Kind::Ids, Some("[]"), "User ids that may call; empty for any.").fault_until(&["[]"]),
     api("allow_gids", Kind::Ids, Some("[]"), "Group ids that may call; empty for any.").fault_until(&["[]"]),
     api("socket_mode", Kind::Mode, Some("\"0660\""), "Mode of Unix sockets, in octal."),
-    api("socket_group", Kind::Text, None, "Group of Unix sockets, by name or number.").otherwise("the process's").later(&[]),
+    api("socket_group", Kind::Text, None, "Group of Unix sockets, by name or number.").otherwise("the process's"),
     api("path_words", Kind::Words, Some("[]"), "Further path segments that logs may show."),
     api("allow_insecure_upstream", Kind::Switch, Some("false"), "Allows plain http to a loopback upstream."),
     api("http2", Kind::OneOf(&["off", "auto"]), Some("\"off\""), "Protocol towards upstream; `auto` offers HTTP/2.")

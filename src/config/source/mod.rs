@@ -51,7 +51,7 @@ use self::{
 use super::Config;
 
 /// Where settings may stand.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Input {
     /// `--config`.
     pub config_flag: Option<PathBuf>,

@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 use super::{
     draft::{ApiDraft, no_hosts},
     faults::Wrong,
-    keys::{SHARED_LISTEN, SYSTEMD_LISTEN, Support},
     login::Choice,
     reading::Values,
 };
@@ -49,10 +48,6 @@ fn account(values: &mut Values<'_>, api: &ApiDraft) {
 
 fn listen(values: &mut Values<'_>, api: &ApiDraft) {
     let path = format!("apis.{}.listen", api.name);
-    if api.listen.contains(&Listen::Systemd) && matches!(SYSTEMD_LISTEN, Support::FaultUntil { .. }) {
-        let origin = values.origin(&path);
-        values.not_yet(&path, origin);
-    }
     let open: Vec<SocketAddr> = addresses(api).filter(|address| !address.ip().to_canonical().is_loopback()).collect();
     let allowed = values.switch(&format!("apis.{}.allow_non_loopback", api.name)).unwrap_or(true);
     for address in &open {
@@ -112,6 +107,8 @@ fn sharing(values: &mut Values<'_>, api: &ApiDraft, other: &ApiDraft) {
     let path = format!("apis.{}.listen", api.name);
     let same = |left: &Listen, right: &Listen| match (left, right) {
         (Listen::Tcp { address: left, .. }, Listen::Tcp { address: right, .. }) => left == right && left.port() != 0,
+        // Which API a socket from systemd is for, its name says, and that is known only at start.
+        (Listen::Systemd, Listen::Systemd) => false,
         (left, right) => left == right,
     };
     if let Some(place) = api.listen.iter().find(|place| other.listen.iter().any(|theirs| same(place, theirs))) {
@@ -120,25 +117,33 @@ fn sharing(values: &mut Values<'_>, api: &ApiDraft, other: &ApiDraft) {
             (Some(own), Some(_)) => Some(format!("and both have the prefix {}", own.as_str())),
             _ => Some("and each then needs a prefix of its own".to_owned()),
         };
-        match keyed {
-            Some(why) => {
-                let wrong = Wrong::new(format!("shares {place} with API `{}`, {why}", other.name));
-                values.fault(&path, wrong.hint("give each API its own prefix, or its own address"));
-            }
-            None if matches!(SHARED_LISTEN, Support::FaultUntil { .. }) => {
-                let wrong = Wrong::new(format!(
-                    "shares {place} with API `{}`: not supported by this version yet; refusing to start rather than serve one of them alone",
-                    other.name
-                ));
-                values.fault(&path, wrong.hint("give each API its own address"));
-            }
-            None => {}
+        if let Some(why) = keyed {
+            let wrong = Wrong::new(format!("shares {place} with API `{}`, {why}", other.name));
+            values.fault(&path, wrong.hint("give each API its own prefix, or its own address"));
+        }
+        if matches!(place, Listen::Unix(_)) {
+            shared_file(values, api, other);
         }
     }
     let overlap =
         addresses(api).find_map(|own| addresses(other).find(|theirs| overlaps(own, *theirs)).map(|theirs| (own, theirs)));
     if let Some((own, theirs)) = overlap {
         values.fault(&path, Wrong::new(format!("{own} overlaps {theirs} of API `{}`", other.name)));
+    }
+}
+
+/// A Unix socket's file has one mode and one group.
+fn shared_file(values: &mut Values<'_>, api: &ApiDraft, other: &ApiDraft) {
+    let at = |name: &str, key: &str| format!("apis.{name}.{key}");
+    let mode = |values: &Values<'_>, name: &str| values.number(&at(name, "socket_mode"));
+    let group = |values: &Values<'_>, name: &str| values.text(&at(name, "socket_group"));
+    let differing = [
+        ("socket_mode", mode(values, &api.name) != mode(values, &other.name)),
+        ("socket_group", group(values, &api.name) != group(values, &other.name)),
+    ];
+    for (key, _) in differing.into_iter().filter(|(_, differs)| *differs) {
+        let wrong = Wrong::new(format!("is not that of API `{}`, with which it shares a Unix socket", other.name));
+        values.fault(&at(&api.name, key), wrong.hint("give both the same"));
     }
 }
 

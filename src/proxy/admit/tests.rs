@@ -25,6 +25,7 @@ fn config() -> Config {
         hardening: Hardening::Auto,
         tls: Tls::default(),
         egress: Egress::default(),
+        socket_names: Vec::new(),
     }
 }
 

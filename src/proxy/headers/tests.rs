@@ -20,6 +20,7 @@ pub(in crate::proxy) fn api() -> Api {
             base_path: String::new(),
         },
         listen: Vec::new(),
+        allow_non_loopback: false,
         prefix: None,
         allow: None,
         deny: Vec::new(),

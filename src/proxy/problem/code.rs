@@ -89,6 +89,10 @@ codes! {
         title "A web page that may not call the sidecar"
         detail "The request comes from a web page of another origin. Origins that may call belong in `allowed_origins`."
         settings ["allowed_origins"];
+    NoApi "no_api" NOT_FOUND
+        title "No API is served under this path"
+        detail "Several APIs share this address, each under its own `prefix`: begin the path with one of them."
+        settings ["prefix"];
     LoginPath "login_path" FORBIDDEN
         title "Log-in is the sidecar's"
         detail "This path answers with a token and is never forwarded. Leave the log-in out: the sidecar adds the bearer to every request."

@@ -172,11 +172,9 @@ fn apis_that_share_an_address_need_a_prefix_each() {
         &two("prefix = \"/a\"", "prefix = \"/a\""),
         &["config.toml:7: apis.b.listen: shares 127.0.0.1:2273 with API `a`, and both have the prefix /a"],
     );
-    // Right, and refused for now: calls would reach the wrong API.
-    assert_faults(
-        &two("prefix = \"/a\"", "prefix = \"/b\""),
-        &["config.toml:7: apis.b.listen: shares 127.0.0.1:2273 with API `a`: not supported by this version yet"],
-    );
+    sound(two("prefix = \"/a\"", "prefix = \"/b\""));
+    // Which socket is whose, systemd says.
+    sound(two("listen = \"systemd\"", "listen = \"systemd\""));
     assert_faults(
         &two("listen = \"unix:/x\"", "listen = \"unix:/x\""),
         &["config.toml:8: apis.b.listen: shares unix:/x with API `a`, and each then needs"],
@@ -184,6 +182,16 @@ fn apis_that_share_an_address_need_a_prefix_each() {
     assert_faults(
         &two("listen = \"0.0.0.0:7\"\nallow_non_loopback = true", "listen = \"127.0.0.1:7\""),
         &["config.toml:9: apis.b.listen: 127.0.0.1:7 overlaps 0.0.0.0:7 of API `a`"],
+    );
+    let one_file = "listen = \"unix:/x\"\nprefix = ";
+    sound(two(&format!("{one_file}\"/a\""), &format!("{one_file}\"/b\"")));
+    assert_faults(
+        &two(&format!("{one_file}\"/a\""), &format!("{one_file}\"/b\"\nsocket_mode = \"0600\"")),
+        &["config.toml:11: apis.b.socket_mode: is not that of API `a`, with which it shares a Unix socket"],
+    );
+    assert_faults(
+        &two(&format!("{one_file}\"/a\"\nsocket_group = \"staff\""), &format!("{one_file}\"/b\"")),
+        &["config.toml:9: apis.b.socket_group: is not that of API `a`, with which it shares a Unix socket"],
     );
     sound(two("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:0\""));
     sound(two("listen = \"127.0.0.1:1\"", "listen = \"[::1]:1\""));

@@ -1,0 +1,67 @@
+//! Accounts as a configuration wants them: started, taken over from the one before, ended.
+
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+
+use super::{StartError, connector};
+use crate::{
+    account::{Account, LoginConnectors},
+    clock::{Clock, Jitter},
+    config::{AccountId, Config, Endpoint},
+};
+
+/// Starts all of them.
+pub(super) fn start(config: &Arc<Config>, tls: &Arc<ClientConfig>, clock: &Arc<dyn Clock>) -> Result<Vec<Account>, StartError> {
+    (0..config.accounts.len()).map(|index| start_one(config, AccountId(index), tls, clock)).collect()
+}
+
+/// Takes over those of `before` that go by the same name, each with what it holds, and starts the others.
+pub(super) async fn take_over(
+    before: &[Account],
+    config: &Arc<Config>,
+    tls: &Arc<ClientConfig>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<Account>, StartError> {
+    let mut accounts = Vec::with_capacity(config.accounts.len());
+    for (index, settings) in config.accounts.iter().enumerate() {
+        let id = AccountId(index);
+        let known = before.iter().find(|account| account.name() == settings.name);
+        let taken = match known {
+            Some(known) => known.reconfigure(Arc::clone(config), id, connectors(config, id, tls)?).await,
+            None => None,
+        };
+        accounts.push(match taken {
+            Some(account) => account,
+            None => start_one(config, id, tls, clock)?,
+        });
+    }
+    Ok(accounts)
+}
+
+/// Ends those of `before` that nothing in `now` goes on with.
+pub(super) async fn end_the_rest(before: &[Account], now: &[Account]) {
+    for account in before {
+        if !now.iter().any(|other| other.is_same(account)) {
+            account.shut_down().await;
+        }
+    }
+}
+
+fn start_one(
+    config: &Arc<Config>,
+    id: AccountId,
+    tls: &Arc<ClientConfig>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Account, StartError> {
+    let connectors = connectors(config, id, tls)?;
+    // It fits: index and connectors come from the same configuration.
+    Account::start(Arc::clone(config), id, connectors, Arc::clone(clock), Jitter::from_system())
+        .ok_or(StartError::System(std::io::ErrorKind::InvalidInput.into()))
+}
+
+fn connectors(config: &Config, id: AccountId, tls: &Arc<ClientConfig>) -> Result<Option<LoginConnectors>, StartError> {
+    let Some(login) = &config.accounts[id.0].login else { return Ok(None) };
+    let connector = |endpoint: &Endpoint| connector(&endpoint.origin, tls, login.timeout);
+    Ok(Some(LoginConnectors { login: connector(&login.url)?, refresh: login.refresh_url.as_ref().map(connector).transpose()? }))
+}

@@ -1,0 +1,159 @@
+//! Taking over changed settings while requests run: whole, or not at all.
+//!
+//! Everything that can fail comes first and changes nothing: reading, judging, trust, binding. Then accounts and workers
+//! take over, which can't fail; what is under way ends by the settings it began with.
+
+use std::{fmt, sync::Arc};
+
+use rustls::ClientConfig;
+use tracing::{error, info, warn};
+
+use super::{
+    Daemon, Plan, Shared, StartError, accounts, check_hosts,
+    doors::{Adjustments, Door, Key, Layout},
+};
+use crate::{
+    config::{
+        Config,
+        source::{self, Fault, Input},
+    },
+    tls,
+};
+
+/// Why settings were not taken over.
+#[derive(Debug)]
+enum Refused {
+    /// They are wrong.
+    Invalid(Vec<Fault>),
+    /// They want what only a restart can do.
+    NeedsRestart(String),
+    /// They want what can't be had.
+    Unusable(StartError),
+    /// The daemon was not told where its settings are.
+    NoSettings,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(faults) => match faults.as_slice() {
+                [one] => one.fmt(f),
+                faults => write!(f, "{} faults in the settings", faults.len()),
+            },
+            Self::NeedsRestart(what) => write!(f, "{what} needs a restart"),
+            Self::Unusable(error) => error.fmt(f),
+            Self::NoSettings => f.write_str("there are no settings to read again"),
+        }
+    }
+}
+
+impl From<StartError> for Refused {
+    fn from(error: StartError) -> Self {
+        Self::Unusable(error)
+    }
+}
+
+/// What was read, judged and opened, and has changed nothing yet.
+struct Prepared {
+    config: Arc<Config>,
+    tls: Arc<ClientConfig>,
+    /// Behind the doors that there are, and the new ones after them.
+    behind: Vec<Vec<usize>>,
+    doors: Vec<Door>,
+    /// Of the new doors, for each worker.
+    descriptors: Vec<Vec<Door>>,
+    adjustments: Adjustments,
+}
+
+impl Daemon {
+    /// Reads the settings again and takes them over. What comes of it is logged.
+    pub(super) async fn reload(&mut self) {
+        match self.take_over_settings().await {
+            Ok(()) => info!("reloaded"),
+            Err(refused) => {
+                if let Refused::Invalid(faults) = &refused {
+                    for fault in faults {
+                        error!("{fault}");
+                    }
+                }
+                error!(reason = %refused, "not reloaded: nothing has changed");
+            }
+        }
+    }
+
+    async fn take_over_settings(&mut self) -> Result<(), Refused> {
+        let settings = self.settings.as_ref().ok_or(Refused::NoSettings)?;
+        let config = read(settings.input.clone()).await?;
+        let Prepared { config, tls, behind, doors, descriptors, adjustments } = self.prepare(config)?;
+        let accounts = accounts::take_over(&self.plan.accounts, &config, &tls, &self.clock).await?;
+        let shared = config.apis.iter().map(|api| self.plan.shared_of(&api.name, api.limits.max_requests)).collect();
+        let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
+        self.workers.take_over(&plan, descriptors).await;
+        let before = std::mem::replace(&mut self.plan, plan);
+        let first_new = self.doors.len();
+        self.doors.extend(doors);
+        adjustments.make(&mut self.doors);
+        if let Some(settings) = &self.settings {
+            // The filter is one of the settings, so it has been judged.
+            drop(settings.log.adopt(&self.plan.config.log));
+        }
+        self.plan.announce(&self.doors, first_new);
+        accounts::end_the_rest(&before.accounts, &self.plan.accounts).await;
+        Ok(())
+    }
+
+    /// All that can go wrong.
+    fn prepare(&mut self, config: Config) -> Result<Prepared, Refused> {
+        let before = &self.plan.config;
+        if let Some(what) = needs_restart(before, &config) {
+            return Err(Refused::NeedsRestart(format!("a changed `{what}`")));
+        }
+        let layout = Layout::of(&config, &self.passed.places).map_err(StartError::Door)?;
+        if let Some(door) = layout.missing(&self.doors) {
+            return Err(Refused::NeedsRestart(format!("to stop listening on {}", door.bound.name)));
+        }
+        let tls = tls::client_config(&config.tls).map_err(StartError::Tls)?;
+        check_hosts(&config, &tls)?;
+        let present: Vec<Key> = self.doors.iter().map(|door| door.key().clone()).collect();
+        let adjustments = Adjustments::new(&config, &layout.behind(&self.doors)).map_err(StartError::Door)?;
+        let doors = layout.open(&config, &present, &mut self.passed).map_err(StartError::Door)?;
+        let descriptors = self.workers.descriptors(&doors).map_err(StartError::System)?;
+        let mut behind = layout.behind(&self.doors);
+        behind.extend(layout.behind(&doors));
+        Ok(Prepared { config: Arc::new(config), tls, behind, doors, descriptors, adjustments })
+    }
+}
+
+/// On a thread where a slow file system holds up nobody.
+async fn read(input: Input) -> Result<Config, Refused> {
+    let loaded = tokio::task::spawn_blocking(move || source::load(input)).await;
+    let loaded = loaded.map_err(|error| StartError::System(error.into()))?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    loaded.config.ok_or(Refused::Invalid(loaded.faults))
+}
+
+/// The first setting that differs and is in effect from start to end.
+fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
+    let differing = [
+        ("workers", before.workers != after.workers),
+        ("log_format", before.log.format != after.log.format),
+        ("telemetry_listen", before.telemetry_listen != after.telemetry_listen),
+        ("quitquitquit", before.quitquitquit != after.quitquitquit),
+        ("control_socket", before.control_socket != after.control_socket),
+        ("control_allow_uids", before.control_allow_uids != after.control_allow_uids),
+        ("hardening", before.hardening != after.hardening),
+    ];
+    differing.into_iter().find_map(|(name, differs)| differs.then_some(name))
+}
+
+impl Plan {
+    /// What the API shared before, under its new limit.
+    fn shared_of(&self, name: &str, max_requests: usize) -> Shared {
+        let place = self.config.apis.iter().position(|api| api.name == name);
+        let Some(known) = place.and_then(|place| self.shared.get(place)) else { return Shared::new(max_requests) };
+        known.places.limit_to(max_requests);
+        known.clone()
+    }
+}

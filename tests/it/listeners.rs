@@ -1,0 +1,338 @@
+//! Where clients come in: several addresses, several APIs behind one, sockets from a service manager, a socket's group.
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::MetadataExt, net::UnixListener},
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use careportals_simulator::{Options, Simulator};
+use rustix::process::{Pid, Signal, getgid, getgroups, getuid, kill_process};
+
+use crate::{
+    http::{Connection, Request},
+    sidecar::{Setup, Sidecar},
+};
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+fn account(name: &str, base: &str) -> String {
+    format!(
+        "[accounts.{name}]\nlogin_url = \"{base}/patient/auth\"\norganization = \"{name}\"\nusername = \"service@{name}.example.test\"\npassword = \"{name}-password-1\"\n"
+    )
+}
+
+fn api(name: &str, account: &str, upstream: &str, rest: &str) -> String {
+    format!("[apis.{name}]\naccount = \"{account}\"\nupstream = \"{upstream}\"\n{rest}\n")
+}
+
+fn setup(simulator: &Simulator, settings: &str) -> Setup {
+    let mut setup = Setup::empty();
+    setup.settings(settings);
+    let ca = setup.file("ca.pem", simulator.ca_pem());
+    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup
+}
+
+/// Two tenants behind one Unix socket, and a third API under the prefix of the first.
+fn shared(simulator: &Simulator) -> (Sidecar, std::path::PathBuf) {
+    let base = simulator.base_url();
+    let setup = setup(simulator, "");
+    let path = setup.dir.path().join("shared.sock");
+    let listen = format!("listen = [\"unix:{}\"]\n", path.display());
+    let under = |prefix: &str| format!("{listen}prefix = \"{prefix}\"");
+    let settings = [
+        account("demo", &base),
+        account("other", &base),
+        api("demo", "demo", &base, &under("/demo")),
+        api("other", "other", &format!("{base}/_sim"), &under("/other")),
+        api("inner", "other", &base, &under("/demo/inner")),
+    ];
+    let mut setup = setup;
+    setup.settings(&settings.concat());
+    (setup.start(), path)
+}
+
+#[test]
+fn several_apis_share_an_address_each_under_its_prefix() {
+    let simulator = simulator();
+    let (sidecar, path) = shared(&simulator);
+    let mut client = Sidecar::connect_unix(&path);
+    for (target, organization, arrives_as) in [
+        ("/demo/_sim/echo?a=/demo", "demo", "/_sim/echo?a=/demo"),
+        ("/other/echo?", "other", "/_sim/echo?"),
+        // The longest prefix is the one.
+        ("/demo/inner/_sim/echo", "other", "/_sim/echo"),
+        ("/demo/_sim/echo", "demo", "/_sim/echo"),
+    ] {
+        let answer = client.send(&Request::get(target));
+        assert_eq!(answer.status, 200, "{target} {answer:?}");
+        assert_eq!(answer.json()["target"], arrives_as, "{target}");
+        assert_eq!(answer.echoed("organization"), [organization], "{target}");
+    }
+    // Nothing but the prefix asks for the API's root.
+    assert_eq!(client.send(&Request::get("/demo?x=1")).status, 404);
+    assert_eq!(simulator.control().requests().last().unwrap().target, "/?x=1");
+    let apis: Vec<_> = sidecar.wait_for_access_lines(5).iter().map(|line| line["api"].clone()).collect();
+    assert_eq!(apis, ["demo", "other", "inner", "demo", "demo"]);
+}
+
+#[test]
+fn a_path_under_no_prefix_is_404_and_reaches_nobody() {
+    let simulator = simulator();
+    let (sidecar, path) = shared(&simulator);
+    for target in ["/", "/demos/_sim/echo", "/de", "/Demo/_sim/echo", "/%64emo/_sim/echo", "/users/account", "//demo/_sim/echo"] {
+        let answer = Sidecar::connect_unix(&path).send(&Request::get(target));
+        assert_eq!((answer.status, answer.problem().as_str()), (404, "no_api"), "{target}");
+    }
+    let asterisk = Sidecar::connect_unix(&path).send(&Request::new("OPTIONS", "*"));
+    assert_eq!((asterisk.status, asterisk.problem().as_str()), (404, "no_api"));
+    // What is judged before is told first.
+    let traced = Sidecar::connect_unix(&path).send(&Request::new("TRACE", "/nowhere"));
+    assert_eq!((traced.status, traced.problem().as_str()), (405, "method_not_allowed"));
+    assert_eq!(simulator.control().counts().requests, 0);
+    // A line of no API names none.
+    assert_eq!(sidecar.wait_for_access_lines(9)[0]["api"], "");
+}
+
+#[test]
+fn a_log_in_path_is_refused_under_every_prefix() {
+    let simulator = simulator();
+    let (_sidecar, path) = shared(&simulator);
+    for target in ["/demo/patient/auth", "/demo/auth", "/demo//auth", "/other/../auth", "/demo/inner/%61uth"] {
+        let answer = Sidecar::connect_unix(&path).send(&Request::post(target, "{}"));
+        assert_eq!((answer.status, answer.problem().as_str()), (403, "login_path"), "{target}");
+    }
+    assert_eq!(simulator.control().counts().requests, 0);
+}
+
+#[test]
+fn a_redirect_leads_back_under_the_prefix() {
+    let simulator = simulator();
+    let (_sidecar, path) = shared(&simulator);
+    let answer = Sidecar::connect_unix(&path).send(&Request::get("/demo/_sim/redirect"));
+    assert_eq!((answer.status, answer.header("location")), (302, Some("/demo/users/account")));
+}
+
+#[test]
+fn an_api_listens_on_several_addresses_at_once_and_each_is_logged_with_its_port() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    let path = setup.dir.path().join("x.sock");
+    setup.variable("CAREPORTALS_LISTEN", &format!("127.0.0.1:0,127.0.0.2:0,unix:{}", path.display()));
+    let sidecar = setup.start();
+    sidecar.wait_for_logs("\"listening\"", 3);
+    for address in sidecar.addresses() {
+        assert_ne!(address.port(), 0);
+        let answer = Connection::tcp(TcpStream::connect(address).unwrap()).send(&Request::get("/_sim/echo"));
+        assert_eq!(answer.status, 200, "{address}");
+    }
+    assert_eq!(Sidecar::connect_unix(&path).send(&Request::get("/_sim/echo")).status, 200);
+}
+
+#[test]
+fn socket_group_sets_the_group_of_a_unix_socket_by_number_or_name() {
+    let simulator = simulator();
+    // A group that this process may give away to: any for root.
+    let own = getgid();
+    let root = getuid().is_root().then_some(1);
+    let others = getgroups().unwrap().into_iter().filter(|group| *group != own).map(rustix::process::Gid::as_raw);
+    let group = root.into_iter().chain(others).next().unwrap_or(own.as_raw());
+    let named = fs::read_to_string("/etc/group").unwrap();
+    let name = named.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        (fields.get(2) == Some(&group.to_string().as_str())).then(|| fields[0].to_owned())
+    });
+    for value in std::iter::once(format!("\"{group}\"")).chain(name) {
+        let mut setup = Setup::new(&simulator);
+        let path = setup.dir.path().join("x.sock");
+        setup.variable("CAREPORTALS_LISTEN", &format!("unix:{}", path.display())).api("socket_group", &value);
+        let _sidecar = setup.start();
+        assert_eq!(fs::metadata(&path).unwrap().gid(), group, "{value}");
+        assert_eq!(Sidecar::connect_unix(&path).send(&Request::get("/_sim/echo")).status, 200);
+    }
+}
+
+#[test]
+fn a_group_that_does_not_exist_is_named_and_nothing_is_bound() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    let path = setup.dir.path().join("x.sock");
+    setup.variable("CAREPORTALS_LISTEN", &format!("unix:{}", path.display())).api("socket_group", "no-such-group-here");
+    let output = setup.output("run");
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(output.stderr.contains("apis.default.socket_group: there is no group \"no-such-group-here\""), "{output:?}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_live_socket_whose_owner_is_too_busy_to_accept_is_left_alone() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    let path = setup.dir.path().join("x.sock");
+    setup.variable("CAREPORTALS_LISTEN", &format!("unix:{}", path.display()));
+    // A full queue would hold a client up for ever.
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    socket.listen(0).unwrap();
+    let _queued = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let output = setup.output("run");
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("another process answers on that socket"), "{output:?}");
+    assert!(path.exists());
+}
+
+#[test]
+fn a_socket_file_that_somebody_else_put_in_our_place_is_left_alone_at_the_end() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    let path = setup.dir.path().join("x.sock");
+    setup.variable("CAREPORTALS_LISTEN", &format!("unix:{}", path.display()));
+    let mut sidecar = setup.start();
+    fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    assert_eq!(sidecar.stop().code(), Some(0));
+    assert!(path.exists());
+}
+
+/// A daemon that was handed two sockets; its output is not read. Dropped, it is gone.
+struct Activated(Child);
+
+impl Activated {
+    fn start(setup: &Setup, names: &str, first: OwnedFd, second: OwnedFd) -> Self {
+        Self(activation(setup, names, first, Some(second)).stdout(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Activated {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts the daemon as systemd would: bound sockets as descriptors 3 and 4, their names in the environment. The shell
+/// takes them from where a process can be given any descriptor: standard input and standard error.
+fn activation(setup: &Setup, names: &str, first: OwnedFd, second: Option<OwnedFd>) -> Command {
+    let daemon = setup.command("run");
+    let (count, redirect) = if second.is_some() { (2, "3<&0 4<&2 2>&1 0</dev/null") } else { (1, "3<&0 0</dev/null") };
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg(format!("LISTEN_PID=$$ LISTEN_FDS={count} LISTEN_FDNAMES={names} exec \"$@\" {redirect}"));
+    command.arg("sh").arg(daemon.get_program()).args(daemon.get_args()).current_dir(setup.dir.path()).env_clear();
+    for (name, value) in daemon.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    command.stdin(Stdio::from(first));
+    if let Some(second) = second {
+        command.stderr(Stdio::from(second));
+    }
+    command
+}
+
+fn loopback() -> (OwnedFd, std::net::SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener.into(), address)
+}
+
+#[test]
+fn a_socket_from_systemd_is_served_and_its_file_left_to_it() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_LISTEN", "systemd");
+    let path = setup.dir.path().join("passed.sock");
+    let (tcp, address) = loopback();
+    let unix = UnixListener::bind(&path).unwrap();
+    // Queued before the daemon exists.
+    let mut early = Connection::tcp(TcpStream::connect(address).unwrap());
+    early.write(&Request::get("/_sim/echo").head());
+    let mut daemon = Activated::start(&setup, "sidecar.socket:sidecar.socket", tcp, unix.into());
+    assert_eq!(early.answer("GET").status, 200);
+    assert_eq!(Sidecar::connect_unix(&path).send(&Request::get("/_sim/echo")).status, 200);
+    let pid = Pid::from_raw(daemon.0.id().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(daemon.0.wait().unwrap().code(), Some(0));
+    assert!(path.exists(), "the file is the service manager's");
+}
+
+#[test]
+fn a_socket_named_after_an_api_is_that_apis() {
+    let simulator = simulator();
+    let base = simulator.base_url();
+    let settings = [
+        account("demo", &base),
+        account("other", &base),
+        api("emr", "demo", &base, "listen = [\"systemd\"]"),
+        api("crm", "other", &base, "listen = [\"systemd\", \"127.0.0.1:0\"]"),
+    ];
+    let setup = setup(&simulator, &settings.concat());
+    let ((crm, crm_address), (emr, emr_address)) = (loopback(), loopback());
+    let _daemon = Activated::start(&setup, "crm:emr", crm, emr);
+    for (address, organization) in [(crm_address, "other"), (emr_address, "demo")] {
+        let answer = Connection::tcp(TcpStream::connect(address).unwrap()).send(&Request::get("/_sim/echo"));
+        assert_eq!(answer.echoed("organization"), [organization]);
+    }
+}
+
+/// The error of a start that must fail.
+fn refused(setup: &Setup, names: &str, socket: OwnedFd) -> String {
+    let output = activation(setup, names, socket, None).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn without_a_socket_or_with_one_for_several_apis_the_start_fails_and_says_so() {
+    let simulator = simulator();
+    let mut alone = Setup::new(&simulator);
+    alone.variable("CAREPORTALS_LISTEN", "systemd");
+    let output = alone.output("run");
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("apis.default.listen: systemd passed no socket for it"), "{output:?}");
+    let base = simulator.base_url();
+    let both = [api("emr", "demo", &base, "listen = \"systemd\""), api("crm", "demo", &base, "listen = \"systemd\"")];
+    let setup = setup(&simulator, &format!("{}{}", account("demo", &base), both.concat()));
+    let error = refused(&setup, "x.socket", loopback().0);
+    assert!(error.contains("the socket \"x.socket\" that systemd passed could be for several APIs"), "{error}");
+}
+
+#[test]
+fn a_passed_socket_beyond_loopback_needs_permission() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_LISTEN", "systemd");
+    let everywhere = || OwnedFd::from(TcpListener::bind("0.0.0.0:0").unwrap());
+    let error = refused(&setup, "x.socket", everywhere());
+    assert!(error.contains("is not a loopback address: whoever reaches it can use the token"), "{error}");
+    setup.variable("CAREPORTALS_ALLOW_NON_LOOPBACK", "true");
+    let command = activation(&setup, "x.socket", everywhere(), None);
+    let sidecar = setup.start_with(command);
+    let port = sidecar.address().port();
+    let answer = Connection::tcp(TcpStream::connect(("127.0.0.1", port)).unwrap()).send(&Request::get("/_sim/echo"));
+    assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn sockets_meant_for_another_process_are_left_alone() {
+    let simulator = simulator();
+    let setup = Setup::new(&simulator);
+    let path = Path::new("/bin/sh");
+    let daemon = setup.command("run");
+    let mut command = Command::new(path);
+    command.arg("-c").arg("LISTEN_PID=1 LISTEN_FDS=1 exec \"$@\" 3<&0 0</dev/null").arg("sh");
+    command.arg(daemon.get_program()).args(daemon.get_args()).current_dir(setup.dir.path()).env_clear();
+    for (name, value) in daemon.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    command.stdin(Stdio::from(loopback().0));
+    let sidecar = setup.start_with(command);
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    assert!(!sidecar.logs().contains("systemd passed"));
+}

@@ -11,12 +11,12 @@
 //! | 0 words | `path` | what a request's path reaches, which rule it matches, what a log may show of it; pure |
 //! | 1 settings and sight | `config` | what users write, and what it means once it is known to be right |
 //! | 1 settings and sight | `logging` | what is said and in which form, and a thread that writes it |
-//! | 2 wire | `deadline` | a worker's deadlines, looked at together ten times a second |
+//! | 2 wire | `deadline` | a worker's deadlines, looked at together |
 //! | 2 wire | `stream` | a byte stream to upstream that counts what the kernel took |
 //! | 2 wire | `tls` | whom we trust |
 //! | 2 wire | `connect` | one connection: name, TCP, TLS |
 //! | 2 wire | `upstream` | connections to one origin, kept and used again; one request, sent once |
-//! | 2 wire | `server` | bind, accept under a permit, serve HTTP/1.1, drain |
+//! | 2 wire | `server` | bind, accept when there is a seat, serve HTTP/1.x and h2c, drain |
 //! | 3 account | `account` | credentials and organization, the session that makes a token of them, the bearer |
 //! | 4 proxy | `proxy` | the life of one request: admitted, given a bearer, sent, perhaps sent again, answered |
 //! | 5 app | `app` | the daemon as a whole: built, run by worker threads, drained |

@@ -3,14 +3,13 @@
 //! A door stays for as long as the daemon runs: its place in the list is its name for the workers. A reload may add some,
 //! and may change which APIs are behind one.
 
-use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
-use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::{
     config::{Api, Config, Listen},
-    server::{BindError, Bound, NoSuchGroup, Passed, SocketAccess, bind_tcp, bind_unix, passed_sockets},
+    server::{BindError, Bound, NoSuchGroup, Passed, Seats, SocketAccess, bind_tcp, bind_unix, passed_sockets},
 };
 
 /// A socket that clients connect to.
@@ -18,7 +17,7 @@ pub(super) struct Door {
     key: Key,
     pub(super) bound: Bound,
     /// Connections, over all workers.
-    pub(super) permits: Arc<Semaphore>,
+    pub(super) seats: Seats,
     access: Option<SocketAccess>,
 }
 
@@ -179,8 +178,8 @@ impl Layout {
                 info!(api = api.name, "a default address is skipped: this machine lacks its family");
                 continue;
             };
-            let permits = Arc::new(Semaphore::new(max_connections(config, apis)));
-            doors.push(Door { key: key.clone(), bound, permits, access });
+            let seats = Seats::new(max_connections(config, apis));
+            doors.push(Door { key: key.clone(), bound, seats, access });
         }
         if doors.is_empty() && present.is_empty() { Err(DoorError::NoListener) } else { Ok(doors) }
     }
@@ -193,8 +192,8 @@ impl Door {
 
     /// Another descriptor of the socket, for one worker.
     pub(super) fn for_worker(&self) -> io::Result<Self> {
-        let (key, permits) = (self.key.clone(), Arc::clone(&self.permits));
-        Ok(Self { key, bound: self.bound.try_clone()?, permits, access: self.access })
+        let (key, seats) = (self.key.clone(), self.seats.clone());
+        Ok(Self { key, bound: self.bound.try_clone()?, seats, access: self.access })
     }
 }
 
@@ -249,8 +248,9 @@ impl Adjustments {
     }
 
     pub(super) fn make(self, doors: &mut [Door]) {
-        for (place, access, _) in self.0 {
+        for (place, access, max_connections) in self.0 {
             let Some(door) = doors.get_mut(place) else { continue };
+            door.seats.set_limit(max_connections);
             if let (Key::Unix(path), Some(access)) = (&door.key, access)
                 && door.access != Some(access)
             {

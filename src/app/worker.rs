@@ -142,11 +142,9 @@ impl Side {
         let entry = if door.bound.socket.is_tcp() { Entry::Tcp } else { Entry::Unix };
         let Some(routes) = self.routes(plan, apis, behind, &listener, entry) else { return };
         let entrance = Arc::new(Entrance::new(routes));
-        match Acceptor::new(door.bound, door.permits) {
+        match Acceptor::new(door.bound, door.seats) {
             Ok(acceptor) => {
-                let limits = entrance.limits();
-                let (deadlines, drain) = (self.deadlines.clone(), self.drain.clone());
-                tokio::spawn(acceptor.run(Arc::clone(&entrance), limits, deadlines, drain));
+                tokio::spawn(acceptor.run(Arc::clone(&entrance), self.deadlines.clone(), self.drain.clone()));
             }
             // Other workers accept on the same socket.
             Err(cause) => error!(%listener, error = %cause, "a worker can't accept here"),
@@ -246,12 +244,14 @@ fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> Connect
         head_bytes: api.limits.max_header_bytes,
         head_lines: api.limits.max_headers,
         head_timeout: api.timeouts.head,
+        client_idle: api.timeouts.client_idle,
     };
     let larger = |left: ConnectionLimits, right: ConnectionLimits| ConnectionLimits {
         head_bytes: left.head_bytes.max(right.head_bytes),
         head_lines: left.head_lines.max(right.head_lines),
         head_timeout: left.head_timeout.max(right.head_timeout),
+        client_idle: left.client_idle.max(right.client_idle),
     };
-    let none = ConnectionLimits { head_bytes: 0, head_lines: 0, head_timeout: Duration::ZERO };
+    let none = ConnectionLimits { head_bytes: 0, head_lines: 0, head_timeout: Duration::ZERO, client_idle: Duration::ZERO };
     apis.map(granted).fold(none, larger)
 }

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Uri, Version,
+    HeaderMap, Method, Uri, Version,
     uri::{PathAndQuery, Scheme},
 };
 
@@ -110,7 +110,7 @@ impl Gate {
     ///
     /// Allocates only when there is a prefix, or the upstream has a base path.
     pub(super) fn admit(&self, method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Admitted, Refusal> {
-        let head = Head::read(headers);
+        let head = Head::read(uri, version, headers);
         if !head.host_count_fits(version) {
             return Err(Refusal::HostCount);
         }
@@ -120,7 +120,7 @@ impl Gate {
         if !self.host_passes(head.host) {
             return Err(Refusal::HostNotAllowed);
         }
-        let asked = self.asked_for(method, uri)?;
+        let asked = self.asked_for(method, uri, version)?;
         if !self.page_passes(&head) {
             return Err(Refusal::CrossSite);
         }
@@ -141,7 +141,7 @@ impl Gate {
         match (self.entry, host) {
             // `Field::Absent`: HTTP/1.0, which no browser speaks any more.
             (Entry::Unix, _) | (_, Field::Absent) => true,
-            (Entry::Tcp, Field::Once(value)) => self.is_allowed_host(value.as_bytes()),
+            (Entry::Tcp, Field::Once(value)) => self.is_allowed_host(value),
             (Entry::Tcp, Field::Several) => false,
         }
     }
@@ -169,9 +169,15 @@ impl Gate {
     }
 
     /// The part of the request's target that the upstream gets. Absolute form takes us for a forward proxy, which we are
-    /// only for names of our own, at whatever entry.
-    fn asked_for<'a>(&self, method: &Method, uri: &'a Uri) -> Result<&'a PathAndQuery, Refusal> {
-        if let Some(authority) = uri.authority() {
+    /// only for names of our own, at whatever entry. HTTP/2 has no other form, and there the authority was judged as `Host`.
+    fn asked_for<'a>(&self, method: &Method, uri: &'a Uri, version: Version) -> Result<&'a PathAndQuery, Refusal> {
+        if version == Version::HTTP_2 {
+            // RFC 9113, 8.3.1.
+            let is_path = uri.path_and_query().is_some_and(|asked| asked.as_str().starts_with('/') || asked == "*");
+            if !is_path {
+                return Err(Refusal::BadTarget);
+            }
+        } else if let Some(authority) = uri.authority() {
             let ours = uri.scheme() == Some(&Scheme::HTTP) && self.is_allowed_host(authority.as_str().as_bytes());
             if !ours {
                 return Err(Refusal::BadTarget);
@@ -206,7 +212,6 @@ impl Gate {
         match head.origin {
             Field::Absent => !head.foreign_site,
             Field::Once(origin) => {
-                let origin = origin.as_bytes();
                 let listed = self.allowed_origins.iter().any(|allowed| origin.eq_ignore_ascii_case(allowed.as_bytes()));
                 listed || (!head.foreign_site && head.is_own_origin(origin))
             }
@@ -230,12 +235,12 @@ struct Head<'a> {
 #[derive(Clone, Copy)]
 enum Field<'a> {
     Absent,
-    Once(&'a HeaderValue),
+    Once(&'a [u8]),
     Several,
 }
 
 impl<'a> Field<'a> {
-    fn see(&mut self, value: &'a HeaderValue) {
+    fn see(&mut self, value: &'a [u8]) {
         *self = match self {
             Self::Absent => Self::Once(value),
             Self::Once(_) | Self::Several => Self::Several,
@@ -244,7 +249,9 @@ impl<'a> Field<'a> {
 }
 
 impl<'a> Head<'a> {
-    fn read(headers: &'a HeaderMap) -> Self {
+    /// Over HTTP/2 `:authority` is the host; a `Host` beside it may only repeat it (RFC 9113, 8.3.1).
+    fn read(uri: &'a Uri, version: Version, headers: &'a HeaderMap) -> Self {
+        let authority = uri.authority().filter(|_| version == Version::HTTP_2).map(|authority| authority.as_str().as_bytes());
         let mut head = Self {
             host: Field::Absent,
             origin: Field::Absent,
@@ -253,25 +260,31 @@ impl<'a> Head<'a> {
             content_length: Field::Absent,
             unmet_expectation: false,
         };
+        if let Some(authority) = authority {
+            head.host.see(authority);
+        }
         for (name, value) in headers {
+            let value = value.as_bytes();
             match name.as_str() {
+                "host" if authority.is_some_and(|authority| authority.eq_ignore_ascii_case(value)) => {}
                 "host" => head.host.see(value),
                 "origin" => head.origin.see(value),
-                "sec-fetch-site" => head.foreign_site |= !matches!(value.as_bytes(), b"none" | b"same-origin"),
+                "sec-fetch-site" => head.foreign_site |= !matches!(value, b"none" | b"same-origin"),
                 "transfer-encoding" => head.transfer_encoding.see(value),
                 "content-length" => head.content_length.see(value),
-                "expect" => head.unmet_expectation |= !value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
+                "expect" => head.unmet_expectation |= !value.eq_ignore_ascii_case(b"100-continue"),
                 _ => {}
             }
         }
         head
     }
 
-    /// RFC 9112, 3.2: one in HTTP/1.1. Two could be read differently by us and by the upstream, in any version.
+    /// RFC 9112, 3.2: one in HTTP/1.1, and so in HTTP/2. Two could be read differently by us and by the upstream, in any
+    /// version.
     fn host_count_fits(&self, version: Version) -> bool {
         match self.host {
             Field::Once(_) => true,
-            Field::Absent => version != Version::HTTP_11,
+            Field::Absent => !matches!(version, Version::HTTP_11 | Version::HTTP_2),
             Field::Several => false,
         }
     }
@@ -282,12 +295,12 @@ impl<'a> Head<'a> {
     fn framing_is_certain(&self, version: Version) -> bool {
         let coded = match self.transfer_encoding {
             Field::Absent => true,
-            Field::Once(value) => version == Version::HTTP_11 && value.as_bytes().eq_ignore_ascii_case(b"chunked"),
+            Field::Once(value) => version == Version::HTTP_11 && value.eq_ignore_ascii_case(b"chunked"),
             Field::Several => false,
         };
         let counted = match self.content_length {
             Field::Absent => true,
-            Field::Once(value) => !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit),
+            Field::Once(value) => !value.is_empty() && value.iter().all(u8::is_ascii_digit),
             Field::Several => false,
         };
         coded && counted
@@ -296,7 +309,7 @@ impl<'a> Head<'a> {
     fn is_own_origin(&self, origin: &[u8]) -> bool {
         let Field::Once(host) = self.host else { return false };
         let Some((scheme, authority)) = origin.split_at_checked(7) else { return false };
-        scheme.eq_ignore_ascii_case(b"http://") && authority.eq_ignore_ascii_case(host.as_bytes())
+        scheme.eq_ignore_ascii_case(b"http://") && authority.eq_ignore_ascii_case(host)
     }
 }
 

@@ -16,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::{
     exchange::{Cut, Exchange},
+    headers,
     upload::ToUpstream,
 };
 use crate::{deadline::Deadline, upstream::Answer};
@@ -32,6 +33,8 @@ pub enum ToClient {
     },
     /// Upstream's answer.
     Answer(Download),
+    /// There is none: the answer is the beginning of a tunnel.
+    Empty,
 }
 
 /// Upstream's body.
@@ -99,6 +102,10 @@ impl Download {
                 return Poll::Pending;
             }
             Some(Ok(frame)) => {
+                let frame = match frame.into_trailers() {
+                    Ok(trailers) => Frame::trailers(headers::trailers_to_client(self.exchange.rules(), &trailers)),
+                    Err(frame) => frame,
+                };
                 self.exchange.passed_on(frame.data_ref().map_or(0, |data| data.len() as u64));
                 if self.answer.is_end_stream() {
                     self.exchange.complete();
@@ -127,6 +134,7 @@ impl Body for ToClient {
                 }))
             }
             Self::Answer(download) => download.poll_frame(cx),
+            Self::Empty => Poll::Ready(None),
         }
     }
 
@@ -134,6 +142,7 @@ impl Body for ToClient {
         match self {
             Self::Problem { document, .. } => document.is_none(),
             Self::Answer(download) => download.is_end_stream(),
+            Self::Empty => true,
         }
     }
 
@@ -141,6 +150,7 @@ impl Body for ToClient {
         match self {
             Self::Problem { document, .. } => SizeHint::with_exact(document.as_ref().map_or(0, |document| document.len() as u64)),
             Self::Answer(download) => download.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
         }
     }
 }

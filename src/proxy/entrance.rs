@@ -36,12 +36,6 @@ impl Entrance {
     pub fn lead_to(&self, routes: Routes) {
         self.routes.store(Arc::new(routes));
     }
-
-    /// What a connection that comes in now is granted.
-    #[must_use]
-    pub fn limits(&self) -> ConnectionLimits {
-        self.routes.load().limits
-    }
 }
 
 impl Answering for Entrance {
@@ -50,6 +44,10 @@ impl Answering for Entrance {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
         let route = Arc::clone(self.routes.load().route_of(&request));
         route.answer(request, peer).await
+    }
+
+    fn limits(&self) -> ConnectionLimits {
+        self.routes.load().limits
     }
 }
 

@@ -11,10 +11,15 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Method, Uri, header::HeaderValue, request};
+use http::{HeaderMap, Method, Uri, Version, header::HeaderValue, request};
 use tokio::time::Instant;
 
-use super::{Route, headers, problem::Code, upload::Upload};
+use super::{
+    Route,
+    headers::{self, HeaderRules},
+    problem::Code,
+    upload::Upload,
+};
 use crate::{clock, logging::AccessLine, server::Peer};
 
 /// Lives from the request's head to the last byte of its answer.
@@ -22,6 +27,7 @@ pub(super) struct Exchange {
     route: Arc<Route>,
     method: Method,
     target: Uri,
+    version: Version,
     peer: Peer,
     request_id: RequestId,
     started: Instant,
@@ -29,6 +35,8 @@ pub(super) struct Exchange {
     status: Option<u16>,
     code: Option<Code>,
     upload: Option<Upload>,
+    /// Bytes through a tunnel, which is no upload.
+    tunnelled_bytes: u64,
     answered_bytes: u64,
     ending: Ending,
     place: Option<Place>,
@@ -50,6 +58,8 @@ pub(super) enum Cut {
     UpstreamSilent,
     /// The client hung up.
     ClientClosed,
+    /// Nobody said anything for too long, in a tunnel.
+    Silent,
 }
 
 impl Cut {
@@ -58,6 +68,7 @@ impl Cut {
             Self::UpstreamClosed => "upstream_closed",
             Self::UpstreamSilent => "upstream_silent",
             Self::ClientClosed => "client_closed",
+            Self::Silent => "silent",
         }
     }
 }
@@ -69,6 +80,7 @@ impl Exchange {
             route: Arc::clone(route),
             method: head.method.clone(),
             target: head.uri.clone(),
+            version: head.version,
             peer,
             request_id: RequestId::of(&head.headers, || route.worker.draw()),
             started: clock::instant(),
@@ -76,6 +88,7 @@ impl Exchange {
             status: None,
             code: None,
             upload: None,
+            tunnelled_bytes: 0,
             answered_bytes: 0,
             ending: Ending::Open,
             place: None,
@@ -107,6 +120,16 @@ impl Exchange {
     pub(super) fn failed(&mut self, status: u16, code: Code) {
         self.status = Some(status);
         self.code = Some(code);
+    }
+
+    /// What happens to headers.
+    pub(super) fn rules(&self) -> &HeaderRules {
+        &self.route.api.rules
+    }
+
+    /// So many bytes went through a tunnel, from the client and to it.
+    pub(super) fn tunnelled(&mut self, up: u64, down: u64) {
+        (self.tunnelled_bytes, self.answered_bytes) = (up, down);
     }
 
     /// So many more bytes went to the client.
@@ -154,7 +177,7 @@ impl Drop for Exchange {
             status,
             code: code.map(Code::as_str),
             cut: cut.map(Cut::as_str),
-            request_bytes: self.upload.as_ref().map_or(0, Upload::bytes),
+            request_bytes: self.upload.as_ref().map_or(self.tunnelled_bytes, Upload::bytes),
             response_bytes: self.answered_bytes,
             duration: self.started.elapsed(),
             upstream_first_byte: self.first_byte,
@@ -165,6 +188,8 @@ impl Drop for Exchange {
         if let Some(upload) = self.upload.take()
             && !upload.has_ended()
             && !matches!(self.ending, Ending::Open)
+            // There the client is told that nobody reads the rest (RFC 9113, 8.1).
+            && self.version != Version::HTTP_2
         {
             // The connection owns the rest of the body and ends with it.
             tokio::spawn(upload.linger(route.worker.deadlines.clone()));

@@ -10,8 +10,8 @@
 use std::cmp::Ordering;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
-    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, Entry, HOST, LOCATION, TRANSFER_ENCODING},
+    HeaderMap, HeaderName, HeaderValue, Version,
+    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE},
 };
 
 use crate::{
@@ -69,13 +69,19 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// The head that the upstream gets for `client`'s.
+/// The head that the upstream gets for `client`'s, which came in `version`.
 ///
 /// Ours go in last and unconditionally, so that nothing a client writes (`Connection: authorization`) removes them.
 #[must_use]
-pub(super) fn to_upstream(rules: &HeaderRules, client: &HeaderMap, bearer: Credentials<'_>, framing: Framing) -> HeaderMap {
+pub(super) fn to_upstream(
+    rules: &HeaderRules,
+    client: &HeaderMap,
+    version: Version,
+    bearer: Credentials<'_>,
+    framing: Framing,
+) -> HeaderMap {
     let named = NamedByConnection::in_headers(client);
-    let mut content_length = None;
+    let (mut content_length, mut wants_trailers) = (None, false);
     let mut head = HeaderMap::with_capacity(client.keys_len() + rules.fixed.len() + 4);
     head.append(HOST, rules.host.clone());
     for (name, value) in client {
@@ -86,9 +92,19 @@ pub(super) fn to_upstream(rules: &HeaderRules, client: &HeaderMap, bearer: Crede
                 content_length = Some(value);
                 continue;
             }
+            RequestField::Te => {
+                wants_trailers |= *name == TE && lists(value, "trailers");
+                continue;
+            }
             RequestField::Cookie if rules.cookies == Cookies::Strip => continue,
+            RequestField::Cookie if version == Version::HTTP_2 && *name == COOKIE => {
+                if !head.contains_key(COOKIE) {
+                    head.append(COOKIE, one_cookie_line(client));
+                }
+                continue;
+            }
             RequestField::RequestId if *name != X_REQUEST_ID || request_id(client).is_none() => continue,
-            RequestField::Cookie | RequestField::RequestId | RequestField::Other => {}
+            RequestField::Cookie | RequestField::RequestId | RequestField::Trailer | RequestField::Other => {}
         }
         if !rules.sets_or_requires(bytes) && !named.contains(bytes) {
             head.append(name.clone(), value.clone());
@@ -102,6 +118,11 @@ pub(super) fn to_upstream(rules: &HeaderRules, client: &HeaderMap, bearer: Crede
         Framing::Chunked => {
             head.append(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
+    }
+    if wants_trailers {
+        // The option keeps the next hop from passing the field on (RFC 9110, 10.1.4). HTTP/2 has no such option.
+        head.append(CONNECTION, HeaderValue::from_static("te"));
+        head.append(TE, HeaderValue::from_static("trailers"));
     }
     for (name, value) in &rules.fixed {
         head.append(name.clone(), value.clone());
@@ -135,6 +156,51 @@ pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap) -> HeaderMap {
         }
     }
     head
+}
+
+/// What passes of the trailers of a request: nothing that the sidecar owns, and nothing that frames, routes or identifies.
+#[must_use]
+pub(super) fn trailers_to_upstream(rules: &HeaderRules, trailers: &HeaderMap) -> HeaderMap {
+    let passes = |name: &HeaderName| {
+        let bytes = bytes_of(name);
+        matches!(RequestField::of(bytes), RequestField::Other) && !rules.sets_or_requires(bytes)
+    };
+    only(trailers, passes)
+}
+
+/// The same for an answer's.
+#[must_use]
+pub(super) fn trailers_to_client(rules: &HeaderRules, trailers: &HeaderMap) -> HeaderMap {
+    const NEVER: [&str; 3] = ["trailer", "set-cookie", "set-cookie2"];
+    let named = NamedByConnection(Vec::new());
+    let passes = |name: &HeaderName| {
+        let bytes = bytes_of(name);
+        let never = is_ours(bytes) || NEVER.iter().any(|never| same_name(bytes, never.as_bytes()));
+        !never && !rules.removes_from_answer(name, &named)
+    };
+    only(trailers, passes)
+}
+
+fn only(fields: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> HeaderMap {
+    fields.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// Whether a request asks for a WebSocket and for nothing else (RFC 6455, 4.1).
+#[must_use]
+pub(super) fn asks_for_websocket(client: &HeaderMap) -> bool {
+    let mut protocols = client.get_all(UPGRADE).iter();
+    let (Some(only), None) = (protocols.next(), protocols.next()) else { return false };
+    is_websocket(only) && client.get_all(CONNECTION).iter().any(|line| lists(line, "upgrade"))
+}
+
+fn is_websocket(protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+}
+
+/// Puts the two fields back that make a head ask for a WebSocket, or agree to one.
+pub(super) fn upgrade_to_websocket(head: &mut HeaderMap) {
+    head.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    head.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
 /// The client's own name for a request: one `X-Request-Id` of at most 64 of `A-Za-z0-9._-`.
@@ -183,6 +249,8 @@ enum RequestField {
     Removed,
     ContentLength,
     Cookie,
+    Te,
+    Trailer,
     RequestId,
     Other,
 }
@@ -203,7 +271,9 @@ impl RequestField {
             Some(b'k') => is("keep-alive"),
             Some(b'o') => is(ORGANIZATION_HEADER) || is("origin"),
             Some(b'p') => is("proxy") || begins("proxy-"),
-            Some(b't') => is("te") || is("trailer") || is("transfer-encoding"),
+            Some(b't') if is("te") => return Self::Te,
+            Some(b't') if is("trailer") => return Self::Trailer,
+            Some(b't') => is("transfer-encoding"),
             Some(b'u') => is("upgrade"),
             Some(b'x') if is("x-request-id") => return Self::RequestId,
             Some(b'x') => begins("x-forwarded-") || is("x-real-ip"),
@@ -230,7 +300,7 @@ impl HeaderRules {
             Some(b'k') => is("keep-alive"),
             Some(b'p') => is("proxy-connection") || is("proxy-authenticate"),
             Some(b's') => self.cookies == Cookies::Strip && (is("set-cookie") || is("set-cookie2")),
-            Some(b't') => is("te") || is("trailer") || is("transfer-encoding"),
+            Some(b't') => is("te") || is("transfer-encoding"),
             Some(b'u') => is("upgrade"),
             _ => false,
         };
@@ -333,6 +403,17 @@ fn without_removed(rules: &HeaderRules, upstream: HeaderMap, named: &NamedByConn
         }
     }
     head
+}
+
+/// Whether a comma-separated field has that member, case aside.
+fn lists(value: &HeaderValue, member: &str) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(member.as_bytes()))
+}
+
+/// HTTP/2 clients may send each cookie in a field of its own; elsewhere there may only be one (RFC 9113, 8.2.3).
+fn one_cookie_line(client: &HeaderMap) -> HeaderValue {
+    let lines: Vec<&[u8]> = client.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&lines.join(&b"; "[..])).expect("values and a separator, all of them legal, make a legal value")
 }
 
 /// The client's own value when we would write the same: sharing it allocates nothing.

@@ -12,6 +12,7 @@ mod headers;
 mod outage;
 mod problem;
 mod retry;
+mod tunnel;
 mod upload;
 
 use std::{
@@ -24,12 +25,12 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Request, Response, Uri, Version,
+    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
     request,
 };
 use http_body::Body;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 pub use admit::{Entry, Gate};
 pub use download::{CutOff, Download, ToClient};
@@ -47,7 +48,7 @@ use crate::{
     deadline::{Deadline, Deadlines},
     logging::{AccessLine, AccessWriter},
     path::Words,
-    server::Peer,
+    server::{Peer, Stay},
     upstream::{Answer, Cause, Reuse, SendError, Upstream},
 };
 
@@ -55,6 +56,7 @@ use admit::Admitted;
 use exchange::Exchange;
 use headers::{Credentials, Framing};
 use retry::{AfterFailure, AfterUnauthorized, Failed, IdempotencyKey, Spare};
+use tunnel::Tunnel;
 use upload::{Upload, Waiting};
 
 /// A request that must not arrive twice never takes a connection that idled for longer: the other side may be closing it.
@@ -130,11 +132,11 @@ pub struct Route {
 
 impl Route {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
-        let worker = Arc::clone(&self.worker);
+        let (worker, version) = (Arc::clone(&self.worker), request.version());
         match unless_panicked(self.exchange(request, peer)).await {
             Some(response) => response,
             // The exchange wrote its line while it unwound.
-            None => with_document(problem::response(&ProxyError::Bug, &format!("{:016x}", worker.draw())), None),
+            None => with_document(problem::response(&ProxyError::Bug, version, &format!("{:016x}", worker.draw())), None),
         }
     }
 }
@@ -160,23 +162,49 @@ struct Outgoing<'a> {
     admitted: Admitted,
     framing: Framing,
     upload: Option<&'a Upload>,
+    websocket: bool,
+}
+
+/// The client's side of a tunnel, should the upstream agree to one.
+struct Upgrade {
+    client: OnUpgrade,
+    stay: Stay,
+}
+
+impl Upgrade {
+    /// What a request asks for: a WebSocket, or nothing that is served.
+    fn of(request: &mut Request<Incoming>) -> Option<Self> {
+        // Only a head with an `Upgrade` has one; nearly all have none.
+        let stay = request.extensions_mut().remove::<Stay>()?;
+        let asks = *request.method() == Method::GET
+            && request.version() == Version::HTTP_11
+            && request.body().is_end_stream()
+            && headers::asks_for_websocket(request.headers());
+        asks.then(|| Self { client: hyper::upgrade::on(request), stay })
+    }
 }
 
 impl Route {
-    async fn exchange(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
+    async fn exchange(self: Arc<Self>, mut request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
+        let upgrade = Upgrade::of(&mut request);
         let (head, body) = request.into_parts();
         let mut exchange = Exchange::open(&self, &head, peer);
         let deadline = self.worker.deadlines.deadline();
-        match self.forward(&head, body, &mut exchange, &deadline).await {
+        match self.forward(&head, body, upgrade.is_some(), &mut exchange, &deadline).await {
             Ok(answer) => {
                 self.api.outage.reached(&self.api.name);
-                self.pass_on(answer, exchange, deadline)
+                match upgrade {
+                    Some(upgrade) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                        self.begin_tunnel(answer, upgrade, exchange, deadline)
+                    }
+                    _ => self.pass_on(answer, exchange, deadline),
+                }
             }
             Err(error) => {
                 if let ProxyError::Upstream(SendError { cause: Cause::Connect(cause), .. }) = error {
                     self.api.outage.failed(&self.api.name, error.code(), cause);
                 }
-                let response = problem::response(&error, exchange.request_id());
+                let response = problem::response(&error, head.version, exchange.request_id());
                 exchange.failed(response.status().as_u16(), error.code());
                 if head.method == Method::HEAD {
                     // Nobody asks for the body.
@@ -191,18 +219,19 @@ impl Route {
         &self,
         head: &request::Parts,
         body: Incoming,
+        websocket: bool,
         exchange: &mut Exchange,
         deadline: &Deadline,
     ) -> Result<Response<Answer<ToUpstream>>, ProxyError> {
         let framing = framing(&head.headers, &body);
-        let upload = (!body.is_end_stream()).then(|| Upload::new(body, self.api.replay_buffer));
+        let upload = (!body.is_end_stream()).then(|| Upload::new(body, Arc::clone(&self.api)));
         // Before anything is refused: whoever still writes the body shall be able to read why.
         if let Some(upload) = &upload {
             exchange.uploads(upload.clone());
         }
         let admitted = self.gate.admit(&head.method, &head.uri, head.version, &head.headers).map_err(ProxyError::Refused)?;
         exchange.keep(self.api.places.take().ok_or(ProxyError::Busy)?);
-        let outgoing = Outgoing { head, admitted, framing, upload: upload.as_ref() };
+        let outgoing = Outgoing { head, admitted, framing, upload: upload.as_ref(), websocket };
         let answer = self.send_until_answered(&outgoing, deadline).await?;
         exchange.answered(answer.status().as_u16());
         Ok(answer)
@@ -291,12 +320,18 @@ impl Route {
         reuse: Reuse,
         deadline: &Deadline,
     ) -> Result<Response<Answer<ToUpstream>>, ProxyError> {
-        let lease = self.api.upstream.lease(reuse).await.map_err(ProxyError::Upstream)?;
+        let upstream = &self.api.upstream;
+        let lease = if outgoing.websocket { None } else { Some(upstream.lease(reuse).await.map_err(ProxyError::Upstream)?) };
         let request = outgoing.request(&self.api.rules, &bearer)?;
         drop(bearer);
         let timeouts = &self.api.timeouts;
         deadline.arm(if outgoing.upload.is_some() { timeouts.response.min(timeouts.body_idle) } else { timeouts.response });
-        let mut sending = pin!(lease.send(request));
+        let mut sending = pin!(async {
+            match lease {
+                Some(lease) => lease.send(request).await,
+                None => upstream.open_tunnel(request).await,
+            }
+        });
         std::future::poll_fn(|cx| {
             if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
                 return Poll::Ready(outcome.map_err(ProxyError::Upstream));
@@ -341,6 +376,25 @@ impl Route {
         let download = Download::new(body, deadline, idle, exchange).under(&head);
         Response::from_parts(head, ToClient::Answer(download))
     }
+
+    /// The upstream has agreed: what follows is none of HTTP's.
+    fn begin_tunnel(
+        &self,
+        mut answer: Response<Answer<ToUpstream>>,
+        upgrade: Upgrade,
+        exchange: Exchange,
+        deadline: Deadline,
+    ) -> Response<ToClient> {
+        let upstream = hyper::upgrade::on(&mut answer);
+        let (mut head, _) = answer.into_parts();
+        head.headers = headers::to_client(&self.api.rules, head.headers);
+        headers::upgrade_to_websocket(&mut head.headers);
+        let Upgrade { client, stay } = upgrade;
+        let idle = self.api.timeouts.stream_idle;
+        // Its owner is the drain: it keeps the client's seat.
+        tokio::spawn(Tunnel { client, upstream, deadline, idle, exchange, stay }.run());
+        Response::from_parts(head, ToClient::Empty)
+    }
 }
 
 impl Outgoing<'_> {
@@ -354,10 +408,14 @@ impl Outgoing<'_> {
             Some(upload) => ToUpstream::Upload(upload.attempt().ok_or(ProxyError::Bug)?),
         };
         let credentials = Credentials { authorization: bearer.authorization.as_ref(), organization: &bearer.organization };
+        let framing = if self.websocket { Framing::None } else { self.framing };
         let mut request = Request::new(body);
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = Uri::from(self.admitted.target().clone());
-        *request.headers_mut() = headers::to_upstream(rules, &self.head.headers, credentials, self.framing);
+        *request.headers_mut() = headers::to_upstream(rules, &self.head.headers, self.head.version, credentials, framing);
+        if self.websocket {
+            headers::upgrade_to_websocket(request.headers_mut());
+        }
         Ok(request)
     }
 }

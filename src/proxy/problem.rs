@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Response, StatusCode,
+    HeaderValue, Response, StatusCode, Version,
     header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER},
 };
 use serde::Serialize;
@@ -117,6 +117,7 @@ impl ProxyError {
                 Cause::Protocol => (Code::UpstreamProtocol, "http_protocol_error"),
                 Cause::HeadTooLarge => (Code::UpstreamHeadTooLarge, "http_response_header_section_size"),
                 Cause::RequestBody => (Code::RequestBodyFailed, "http_request_error"),
+                Cause::Upgrade => (Code::UpgradeFailed, "http_upgrade_failed"),
             },
             Self::UpstreamTimeout => (Code::UpstreamTimeout, "http_response_timeout"),
             Self::RequestBodyTimeout => (Code::RequestBodyTimeout, "http_request_error"),
@@ -127,7 +128,7 @@ impl ProxyError {
 
 /// The answer to the client: a problem document (RFC 9457) that no upstream could have sent, since it says who did.
 #[must_use]
-pub(super) fn response(error: &ProxyError, request_id: &str) -> Response<Bytes> {
+pub(super) fn response(error: &ProxyError, asked_by: Version, request_id: &str) -> Response<Bytes> {
     let problem = Problem::from(error);
     let document = problem.document(request_id);
     let mut response = Response::new(Bytes::new());
@@ -143,7 +144,8 @@ pub(super) fn response(error: &ProxyError, request_id: &str) -> Response<Bytes> 
     if problem.status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
     }
-    if problem.code.ends_the_connection() {
+    // Over HTTP/2 only the stream ends, and the field may not be sent.
+    if problem.code.ends_the_connection() && asked_by != Version::HTTP_2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     *response.body_mut() = document;

@@ -124,7 +124,8 @@ const fn is_curable(cause: Cause) -> bool {
         )
         | Cause::Protocol
         | Cause::HeadTooLarge
-        | Cause::RequestBody => false,
+        | Cause::RequestBody
+        | Cause::Upgrade => false,
     }
 }
 
@@ -146,7 +147,7 @@ mod tests {
         Cause::Connect(ConnectError::Unreachable),
         Cause::Connect(ConnectError::TlsFailed),
     ];
-    const INCURABLE: [Cause; 7] = [
+    const INCURABLE: [Cause; 8] = [
         Cause::Connect(ConnectError::DnsFailed),
         Cause::Connect(ConnectError::DnsTimeout),
         Cause::Connect(ConnectError::Timeout),
@@ -154,6 +155,7 @@ mod tests {
         Cause::Protocol,
         Cause::HeadTooLarge,
         Cause::RequestBody,
+        Cause::Upgrade,
     ];
 
     fn after(method: &Method, key: IdempotencyKey, body: Body, cause: Cause, sent: Sent) -> AfterFailure {

@@ -1,7 +1,8 @@
 //! A request's body on its way to upstream: streamed as it comes, and kept while it is small, so that it can be sent again.
 //!
-//! Depends on `clock` and `deadline`. Guarantees: keeping never delays a frame and never holds more than the limit; a
-//! frame that was kept is the same allocation that was sent; at most one attempt reads the client.
+//! Depends on `clock`, `deadline` and `headers`. Guarantees: keeping never delays a frame and never holds more than the limit; a
+//! frame that was kept is the same allocation that was sent; at most one attempt reads the client; no trailer passes that
+//! the sidecar owns.
 
 use std::{
     fmt,
@@ -17,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::{Api, headers};
 use crate::{clock, deadline::Deadlines};
 
 /// Frames kept at most: many tiny ones would cost more than their bytes.
@@ -32,9 +34,10 @@ pub(super) struct Upload(Arc<Mutex<Shared>>);
 
 struct Shared {
     client: Incoming,
+    /// How much is kept, and which trailers pass.
+    api: Arc<Api>,
     kept: Vec<Bytes>,
     trailers: Option<HeaderMap>,
-    room: usize,
     /// Everything that was read is in `kept`.
     whole: bool,
     ended: bool,
@@ -56,13 +59,13 @@ pub(super) enum Waiting {
 }
 
 impl Upload {
-    /// `room`: bytes kept to send them again.
-    pub(super) fn new(client: Incoming, room: usize) -> Self {
+    /// `client`: what is left to read, to be sent by the rules of `api`.
+    pub(super) fn new(client: Incoming, api: Arc<Api>) -> Self {
         Self(Arc::new(Mutex::new(Shared {
             client,
+            api,
             kept: Vec::new(),
             trailers: None,
-            room,
             whole: true,
             ended: false,
             bytes: 0,
@@ -152,6 +155,10 @@ impl Shared {
             None => self.end(),
             Some(Err(_)) => return Poll::Ready(Some(Err(UploadError::Client))),
             Some(Ok(frame)) => {
+                let frame = match frame.into_trailers() {
+                    Ok(trailers) => Frame::trailers(headers::trailers_to_upstream(&self.api.rules, &trailers)),
+                    Err(frame) => frame,
+                };
                 self.keep(&frame);
                 if self.client.is_end_stream() {
                     self.end();
@@ -176,7 +183,7 @@ impl Shared {
         if !self.whole {
             return;
         }
-        if self.bytes <= self.room as u64 && self.kept.len() < FRAMES {
+        if self.bytes <= self.api.replay_buffer as u64 && self.kept.len() < FRAMES {
             self.kept.push(data.clone());
         } else {
             self.whole = false;

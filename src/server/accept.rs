@@ -1,18 +1,17 @@
 //! Accepting: one loop per worker and listen address, on descriptors of one shared socket.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, os::fd::AsFd, pin::pin, sync::Arc, time::Duration};
 
-use tokio::{
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tracing::{info, warn};
 
 use super::{
-    ConnectionLimits,
     bind::{Bound, ListenSocket},
-    connection::{self, Answering, ClientStream},
+    connection::{self, Answering},
     drain::Drain,
+    seats::{Claim, Seat, Seats},
+    stream::ClientStream,
+    visit::Visit,
 };
 use crate::deadline::Deadlines;
 
@@ -23,7 +22,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 pub struct Acceptor {
     name: String,
     socket: Socket,
-    permits: Arc<Semaphore>,
+    seats: Seats,
 }
 
 enum Socket {
@@ -32,31 +31,31 @@ enum Socket {
 }
 
 impl Acceptor {
-    /// `permits`: shared by all workers on this address. Must be called on the worker's runtime.
-    pub fn new(bound: Bound, permits: Arc<Semaphore>) -> io::Result<Self> {
+    /// `seats`: shared by all workers on this address. Must be called on the worker's runtime.
+    pub fn new(bound: Bound, seats: Seats) -> io::Result<Self> {
         let socket = match bound.socket {
             ListenSocket::Tcp(listener) => Socket::Tcp(TcpListener::from_std(listener)?),
             ListenSocket::Unix(listener) => Socket::Unix(UnixListener::from_std(listener)?),
         };
-        Ok(Self { name: bound.name, socket, permits })
+        Ok(Self { name: bound.name, socket, seats })
     }
 
     /// Accepts and serves until the drain begins, then what is queued, then closes the socket.
-    pub async fn run<A: Answering>(self, answering: Arc<A>, limits: ConnectionLimits, deadlines: Deadlines, mut drain: Drain) {
+    pub async fn run<A: Answering>(self, answering: Arc<A>, deadlines: Deadlines, mut drain: Drain) {
         let mut pause = PAUSE.0;
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = drain.begun() => break,
-                accepted = self.next() => accepted,
+                accepted = self.next(&deadlines) => accepted,
             };
             match accepted {
-                Ok((stream, permit)) => {
+                Ok((stream, seat)) => {
                     if pause > PAUSE.0 {
                         info!(listener = self.name, "accepting again");
                         pause = PAUSE.0;
                     }
-                    spawn(stream, permit, &answering, limits, &deadlines, &drain);
+                    spawn(stream, seat, &answering, &drain);
                 }
                 // The client gave up while it was queued; the next one waits already.
                 Err(error) if is_the_clients(&error) => {}
@@ -69,29 +68,74 @@ impl Acceptor {
                 }
             }
         }
-        self.empty_queue(&answering, limits, &deadlines, &drain);
+        self.empty_queue(&answering, &deadlines, &drain);
     }
 
-    /// The permit comes first: a connection that was accepted is one that will be served.
-    async fn next(&self) -> io::Result<(ClientStream, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| io::Error::other("closed"))?;
+    /// The seat comes first: a connection that was accepted is one that will be served.
+    async fn next(&self, deadlines: &Deadlines) -> io::Result<(ClientStream, Seat)> {
+        // The claim is kept until somebody was accepted: others would take him for one more who waits.
+        let (seat, _claim) = match self.seats.take(deadlines) {
+            Some(seat) => (seat, None),
+            None => self.wait_for_seat(deadlines).await,
+        };
         // Workers share the socket; tokio waits on when another one was faster.
         let stream = match &self.socket {
             Socket::Tcp(listener) => ClientStream::tcp(listener.accept().await?.0),
             Socket::Unix(listener) => ClientStream::Unix(listener.accept().await?.0),
         };
-        Ok((stream, permit))
+        Ok((stream, seat))
+    }
+
+    /// All seats are taken. Somebody has to come before anybody is asked to leave.
+    async fn wait_for_seat(&self, deadlines: &Deadlines) -> (Seat, Option<Claim>) {
+        loop {
+            let mut changed = pin!(self.seats.changed());
+            changed.as_mut().enable();
+            if let Some(seat) = self.seats.take(deadlines) {
+                return (seat, None);
+            }
+            tokio::select! {
+                biased;
+                () = changed.as_mut() => continue,
+                () = self.socket.somebody_waits() => {}
+            }
+            if let Some(claim) = self.seats.claim() {
+                return (claim.seat(deadlines).await, Some(claim));
+            }
+            changed.await;
+        }
     }
 
     /// Serves what the kernel has queued, and closes the socket.
-    fn empty_queue<A: Answering>(self, answering: &Arc<A>, limits: ConnectionLimits, deadlines: &Deadlines, drain: &Drain) {
+    fn empty_queue<A: Answering>(self, answering: &Arc<A>, deadlines: &Deadlines, drain: &Drain) {
         let Ok(queue) = Queue::of(self.socket) else { return };
-        while let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+        while let Some(seat) = self.seats.take(deadlines) {
             match queue.next() {
-                Ok(stream) => spawn(stream, permit, answering, limits, deadlines, drain),
+                Ok(stream) => spawn(stream, seat, answering, drain),
                 Err(error) if is_the_clients(&error) => {}
                 Err(_) => return,
             }
+        }
+    }
+}
+
+impl Socket {
+    /// Completes when there is a connection to accept. The runtime's listeners tell that only by accepting, so this watches
+    /// a descriptor of its own; that it is wrapped as a stream does not matter to the kernel, which is only asked whether
+    /// it is readable.
+    async fn somebody_waits(&self) {
+        let descriptor = match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        };
+        let watched = descriptor.try_clone_to_owned().and_then(|own| UnixStream::from_std(own.into()));
+        let waits = match &watched {
+            Ok(watched) => watched.readable().await.is_ok(),
+            Err(_) => false,
+        };
+        if !waits {
+            // Out of descriptors: then whoever leaves makes room.
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -127,20 +171,10 @@ impl Queue {
     }
 }
 
-fn spawn<A: Answering>(
-    stream: ClientStream,
-    permit: OwnedSemaphorePermit,
-    answering: &Arc<A>,
-    limits: ConnectionLimits,
-    deadlines: &Deadlines,
-    drain: &Drain,
-) {
-    let (answering, head, drain, alive) = (Arc::clone(answering), deadlines.deadline(), drain.clone(), drain.hold());
-    // Its owner is the drain, which waits for `alive` to go. A panic ends this task and nothing else.
-    tokio::spawn(async move {
-        connection::serve(stream, answering, limits, head, drain).await;
-        drop((permit, alive));
-    });
+fn spawn<A: Answering>(stream: ClientStream, seat: Seat, answering: &Arc<A>, drain: &Drain) {
+    let visit = Visit::begin(seat, answering.limits(), drain);
+    // Its owner is the drain, which waits for the visit to end. A panic ends this task and nothing else.
+    tokio::spawn(connection::serve(stream, Arc::clone(answering), visit, drain.clone()));
 }
 
 /// Errors of one connection, not of the socket (accept(2)).

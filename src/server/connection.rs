@@ -2,34 +2,40 @@
 
 use std::{
     convert::Infallible,
-    io::{self, IoSlice},
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+    upgrade::OnUpgrade,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use super::{
+    ConnectionLimits,
+    drain::Drain,
+    stream::{ClientStream, Peer, Watched},
+    visit::{Due, InProgress, Stay, Visit},
 };
 
-use super::{ConnectionLimits, drain::Drain};
-use crate::deadline::Deadline;
-
-/// Once a drain began, how long a connection that has said nothing yet may take to begin.
-const FIRST_WORD: Duration = Duration::from_secs(1);
-
-/// Memory that one connection may take to buffer a body.
+/// Memory that one HTTP/1.x connection may take to buffer a body.
 const BODY_BUFFER: usize = 64 * 1024;
+
+/// Bounds of an HTTP/2 connection. What a client may send ahead: a stream's window, a connection's.
+const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
+/// Requests in progress; more are refused unseen (`REFUSED_STREAM`).
+const STREAMS: u32 = 256;
+/// Bytes of an answer that wait in memory for the client to read; one frame of a body may go over it.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Streams reset by the client before we saw them, and streams that we had to reset: more end the connection.
+const RESETS: (usize, usize) = (32, 256);
 
 /// What answers requests. One per worker and listen address.
 pub trait Answering: Send + Sync + 'static {
@@ -37,155 +43,173 @@ pub trait Answering: Send + Sync + 'static {
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static;
 
     /// Answers one request. Dropped when the client hangs up.
+    ///
+    /// A request that asks for another protocol has a [`Stay`] among its extensions: whoever answers 101 takes it along.
     fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// What the next connection is granted.
+    fn limits(&self) -> ConnectionLimits;
 }
 
-/// Who is at the other end, as far as the kernel tells for free.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Peer {
-    /// User id, on Unix sockets.
-    pub uid: Option<u32>,
-    /// Process id, on Unix sockets.
-    pub pid: Option<i32>,
+/// Serves one connection until either side closes it, or until it becomes a tunnel.
+pub(super) async fn serve<A: Answering>(stream: ClientStream, answering: Arc<A>, visit: Arc<Visit>, drain: Drain) {
+    let client = Client { answering, peer: stream.peer(), visit };
+    let stream = Watched::new(stream, Arc::clone(&client.visit));
+    if let Some(stream) = http1(stream, &client, drain.clone()).await {
+        // Boxed: it is large, and most connections never need it.
+        Box::pin(http2(stream, &client, drain)).await;
+    }
 }
 
-/// Serves one connection until either side closes it.
-pub(super) async fn serve<A: Answering>(
-    stream: ClientStream,
-    answering: Arc<A>,
-    limits: ConnectionLimits,
-    deadline: Deadline,
-    mut drain: Drain,
-) {
-    let peer = stream.peer();
-    let head =
-        Arc::new(Head { phase: AtomicU8::new(FIRST), surplus: AtomicBool::new(false), deadline, limit: limits.head_timeout });
-    head.deadline.arm(limits.head_timeout);
-    let service = service_fn(|request: Request<Incoming>| {
-        let (answering, head) = (Arc::clone(&answering), Arc::clone(&head));
-        head.begin_exchange();
-        let had_body = !request.body().is_end_stream();
-        async move {
-            let answer = answering.answer(request, peer).await;
-            Ok::<_, Infallible>(answer.map(|inner| Tracked { inner, head, had_body }))
-        }
-    });
-    let mut connection = pin!(
-        http1::Builder::new()
-            .max_buf_size(limits.head_bytes.max(BODY_BUFFER))
-            .max_header_size(limits.head_bytes)
-            .max_headers(limits.head_lines)
-            // It also runs while a connection is idle, and does not run before the first byte: see `Head`.
-            .header_read_timeout(None)
-            .auto_date_header(false)
-            .serve_connection(TokioIo::new(Watched { stream, head: Arc::clone(&head) }), service)
-    );
-    let mut begun = pin!(drain.begun());
-    let mut draining = false;
-    let mut told = false;
-    std::future::poll_fn(|cx| {
-        // How it ended is known to the exchange that was under way; there is nobody else to tell.
-        if connection.as_mut().poll(cx).is_ready() || head.poll_overdue(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        if !draining && begun.as_mut().poll(cx).is_ready() {
-            draining = true;
-            head.hurry();
-        }
-        // hyper would close a connection that has not said anything, though its first request may be on the way.
-        if draining && !told && !head.is_silent() {
-            told = true;
+/// HTTP/1.x. Gives the stream back when the client's first bytes are HTTP/2's.
+async fn http1<A: Answering>(stream: Watched, client: &Client<A>, drain: Drain) -> Option<Watched> {
+    let limits = client.visit.limits();
+    let mut connection = http1::Builder::new()
+        .max_buf_size(limits.head_bytes.max(BODY_BUFFER))
+        .max_header_size(limits.head_bytes)
+        .max_headers(limits.head_lines)
+        // It also runs while a connection is idle, and does not run before the first byte: see `Visit`.
+        .header_read_timeout(None)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service_fn(|request| client.answer(request)))
+        .with_upgrades();
+    drive(&client.visit, drain, |cx, turn| {
+        let mut connection = Pin::new(&mut connection);
+        if turn == Turn::Leave {
             connection.as_mut().graceful_shutdown();
-            return connection.as_mut().poll(cx).map(drop);
         }
-        Poll::Pending
+        let ended = connection.poll(cx).is_ready();
+        if ended || client.visit.is_http2() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    if client.visit.is_http2() { connection.into_parts().map(|parts| parts.io.into_inner()) } else { None }
+}
+
+async fn http2<A: Answering>(stream: Watched, client: &Client<A>, drain: Drain) {
+    let limits = client.visit.limits();
+    // Each stream is a task of its own. They end with the connection, and hold its `Visit`, for which the drain waits.
+    let mut connection = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .max_concurrent_streams(STREAMS)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(RESETS.0)
+        .max_local_error_reset_streams(RESETS.1)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service_fn(|request| client.answer(request)));
+    drive(&client.visit, drain, |cx, turn| {
+        let mut connection = Pin::new(&mut connection);
+        if turn == Turn::Leave {
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.poll(cx).map(drop)
     })
     .await;
 }
 
-/// Accepted, and nothing read yet.
-const FIRST: u8 = 0;
-/// Part of a head was read.
-const PARTIAL: u8 = 1;
-/// A request is being answered.
-const EXCHANGE: u8 = 2;
-/// Between requests.
-const IDLE: u8 = 3;
-
-/// How long the client takes for its heads. All of it happens on the connection's own task; atomics only because tasks
-/// may move.
-struct Head {
-    phase: AtomicU8,
-    /// Bytes came while a request without a body was answered: they begin the next head.
-    surplus: AtomicBool,
-    deadline: Deadline,
-    limit: Duration,
+/// What a connection is polled for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    GoOn,
+    /// To finish what is in progress, accept no more, and end.
+    Leave,
 }
 
-impl Head {
-    fn phase(&self) -> u8 {
-        self.phase.load(Ordering::Relaxed)
-    }
+/// Polls a connection until it ends, or until it must: a deadline has passed, or a drain wants it gone.
+async fn drive(visit: &Visit, mut drain: Drain, mut poll: impl FnMut(&mut Context<'_>, Turn) -> Poll<()>) {
+    let mut begun = pin!(drain.begun());
+    let (mut draining, mut leaving) = (false, false);
+    std::future::poll_fn(|cx| {
+        let mut turn = Turn::GoOn;
+        loop {
+            // How it ended is known to the exchange that was under way; there is nobody else to tell.
+            if poll(cx, turn).is_ready() {
+                return Poll::Ready(());
+            }
+            if !draining && begun.as_mut().poll(cx).is_ready() {
+                draining = true;
+                visit.hurry();
+            }
+            let due = match visit.poll_due(cx) {
+                Poll::Ready(due) => Some(due),
+                Poll::Pending => visit.misuse(),
+            };
+            if due == Some(Due::Cut) {
+                return Poll::Ready(());
+            }
+            // hyper would close a connection that has not said anything, though its first request may be on the way.
+            let leave = due == Some(Due::Leave) || (draining && !visit.is_silent());
+            if leaving || !leave {
+                return Poll::Pending;
+            }
+            leaving = true;
+            visit.leave();
+            turn = Turn::Leave;
+        }
+    })
+    .await;
+}
 
-    fn set(&self, phase: u8) {
-        self.phase.store(phase, Ordering::Relaxed);
-    }
+/// What is the same for every request of a connection.
+struct Client<A> {
+    answering: Arc<A>,
+    peer: Peer,
+    visit: Arc<Visit>,
+}
 
-    fn read_some(&self) {
-        match self.phase() {
-            FIRST => self.set(PARTIAL),
-            IDLE => self.begin_head(),
-            EXCHANGE => self.surplus.store(true, Ordering::Relaxed),
-            _ => {}
+impl<A: Answering> Client<A> {
+    fn answer(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Tracked<A::Body>>, Infallible>> + Send + use<A> {
+        let (answering, peer) = (Arc::clone(&self.answering), self.peer);
+        let mut in_progress = InProgress::begin(&self.visit, !request.body().is_end_stream());
+        // HTTP/1.x's parser has counted already.
+        let too_many = request.version() == Version::HTTP_2 && request.headers().len() > self.visit.limits().head_lines;
+        let older = request.version() == Version::HTTP_10 && *request.method() != Method::HEAD;
+        if request.extensions().get::<OnUpgrade>().is_some() {
+            request.extensions_mut().insert(Stay::new(&self.visit));
+        }
+        async move {
+            if too_many {
+                in_progress.is_answered();
+                let mut answer = Response::new(Tracked { inner: None, in_progress });
+                *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                return Ok(answer);
+            }
+            let mut answer = answering.answer(request, peer).await;
+            if older {
+                delimit(&mut answer, &in_progress);
+            }
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                in_progress.goes_on();
+            } else if answer.body().is_end_stream() {
+                in_progress.is_answered();
+            }
+            Ok(answer.map(|inner| Tracked { inner: Some(inner), in_progress }))
         }
     }
+}
 
-    fn begin_head(&self) {
-        self.set(PARTIAL);
-        self.deadline.arm(self.limit);
+/// HTTP/1.0 knows no chunks: unless there is a length, the body ends with the connection, and if it is cut, so does what
+/// was left of it. Then the end must not look like one.
+fn delimit<B: Body>(answer: &mut Response<B>, in_progress: &InProgress) {
+    let bodiless = matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) || answer.body().is_end_stream();
+    if bodiless {
+        return;
     }
-
-    fn begin_exchange(&self) {
-        self.surplus.store(false, Ordering::Relaxed);
-        self.set(EXCHANGE);
-        self.deadline.disarm();
-    }
-
-    fn end_exchange(&self, had_body: bool) {
-        if self.surplus.load(Ordering::Relaxed) && !had_body {
-            self.begin_head();
-        } else {
-            self.set(IDLE);
-        }
-    }
-
-    /// The drain began: a connection that is silent since it was accepted gets a moment, and no more.
-    fn hurry(&self) {
-        if self.is_silent() {
-            self.deadline.arm(FIRST_WORD.min(self.limit));
-        }
-    }
-
-    fn is_silent(&self) -> bool {
-        self.phase() == FIRST
-    }
-
-    fn poll_overdue(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.deadline.poll_passed(cx)
+    in_progress.owes_an_end();
+    if answer.body().size_hint().exact().is_none() {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
 /// An answer's body that tells when its exchange is over.
 struct Tracked<B> {
-    inner: B,
-    head: Arc<Head>,
-    had_body: bool,
-}
-
-impl<B> Drop for Tracked<B> {
-    fn drop(&mut self) {
-        self.head.end_exchange(self.had_body);
-    }
+    /// `None`: there is none, and nobody of ours answered.
+    inner: Option<B>,
+    in_progress: InProgress,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
@@ -193,91 +217,25 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-/// A client's byte stream.
-pub enum ClientStream {
-    /// TCP.
-    Tcp(TcpStream),
-    /// Unix.
-    Unix(UnixStream),
-}
-
-impl ClientStream {
-    pub(super) fn tcp(stream: TcpStream) -> Self {
-        // Answers are written whole; waiting for more only adds delay. Nothing breaks where it can't be set.
-        drop(stream.set_nodelay(true));
-        Self::Tcp(stream)
-    }
-
-    fn peer(&self) -> Peer {
-        match self {
-            Self::Tcp(_) => Peer::default(),
-            Self::Unix(stream) => stream
-                .peer_cred()
-                .map_or_else(|_| Peer::default(), |credentials| Peer { uid: Some(credentials.uid()), pid: credentials.pid() }),
-        }
-    }
-}
-
-/// A client's stream that tells [`Head`] when something was read.
-struct Watched {
-    stream: ClientStream,
-    head: Arc<Head>,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = match &mut self.stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        let polled = Pin::new(&mut *inner).poll_frame(cx);
+        let answered = match &polled {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || inner.is_end_stream(),
+            _ => false,
         };
-        if buffer.filled().len() > before {
-            self.head.read_some();
+        if answered {
+            this.in_progress.is_answered();
         }
         polled
     }
-}
 
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_write(cx, buffer),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_write(cx, buffer),
-        }
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Neither kind of socket buffers on our side.
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

@@ -1,22 +1,29 @@
-//! The listener side: bind, accept under a permit, serve HTTP/1.1, drain.
+//! The listener side: bind, accept when there is a seat, serve HTTP/1.x and h2c, drain.
 //!
-//! Depends on `config`, `clock` and `deadline`; what answers a request is an argument. Guarantees: a permit is held before
-//! a connection is accepted; running out of descriptors slows accepting and never ends it; once a drain begins what the
-//! kernel has queued is still accepted, what is in flight finishes, and then each connection closes.
+//! Depends on `config`, `clock` and `deadline`; what answers a request is an argument. Guarantees: a seat is held before
+//! a connection is accepted; running out of descriptors slows accepting and never ends it; an HTTP/2 connection is bounded
+//! in streams, resets, heads and memory; once a drain begins what the kernel has queued is still accepted, what is in
+//! flight finishes, and then each connection closes.
 
 mod accept;
 mod bind;
 mod connection;
 mod drain;
 mod passed;
+mod seats;
+mod stream;
+mod visit;
 
 use std::time::Duration;
 
 pub use accept::Acceptor;
 pub use bind::{BindError, Bound, ListenSocket, NoSuchGroup, SocketAccess, bind_tcp, bind_unix};
-pub use connection::{Answering, ClientStream, Peer};
+pub use connection::Answering;
 pub use drain::Drain;
 pub use passed::{Passed, passed_sockets};
+pub use seats::Seats;
+pub use stream::{ClientStream, Peer};
+pub use visit::Stay;
 
 /// What one listen address grants its connections.
 #[derive(Clone, Copy, Debug)]
@@ -27,4 +34,6 @@ pub struct ConnectionLimits {
     pub head_lines: usize,
     /// From accept to the first whole head, and from the first byte of each later one.
     pub head_timeout: Duration,
+    /// How long a connection may be idle between requests.
+    pub client_idle: Duration,
 }

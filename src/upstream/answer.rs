@@ -22,6 +22,11 @@ pub struct Answer<B> {
 }
 
 impl<B> Answer<B> {
+    /// On a connection that nobody uses after it.
+    pub(super) fn alone(incoming: Incoming) -> Self {
+        Self { incoming, ended: false, lease: None }
+    }
+
     /// The connection goes to `pool` when the body has ended.
     pub(super) fn new(incoming: Incoming, connection: Open<B>, pool: Pool<B>, uploaded: Uploaded) -> Self {
         Self { incoming, ended: false, lease: Some((connection, pool, uploaded)) }

@@ -115,7 +115,7 @@ pub(super) async fn once(connection: Connection, request: Request<Full<Bytes>>) 
     sender.send_request(request).await.map_err(|error| SendError { cause: classify(&error), sent: Sent::Something })
 }
 
-fn classify(error: &hyper::Error) -> Cause {
+pub(super) fn classify(error: &hyper::Error) -> Cause {
     if error.is_parse_too_large() {
         Cause::HeadTooLarge
     } else if error.is_parse() {

@@ -7,6 +7,7 @@
 mod answer;
 mod h1;
 mod pool;
+mod tunnel;
 
 use std::time::Duration;
 
@@ -50,6 +51,9 @@ pub enum Cause {
     /// The client's body ended in an error.
     #[error("the client did not finish its request")]
     RequestBody,
+    /// It switched protocols, and not to the one that it was asked for.
+    #[error("the upstream switched to another protocol than was asked for")]
+    Upgrade,
 }
 
 /// How far a failed request came.

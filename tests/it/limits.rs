@@ -1,5 +1,7 @@
 //! What a client, or an upstream, may ask for at most.
 
+use std::time::Duration;
+
 use careportals_simulator::{Options, Simulator};
 
 use crate::{
@@ -72,21 +74,19 @@ fn beyond_max_connections_clients_wait_in_the_kernels_queue() {
     let mut setup = Setup::new(&simulator);
     setup.api("max_connections", "2");
     let sidecar = setup.start().ready();
-    let request = Request::get("/_sim/echo");
+    control.hold_requests(true);
     let mut admitted = [sidecar.connect(), sidecar.connect()];
     for connection in &mut admitted {
-        assert_eq!(connection.send(&request).status, 200);
+        connection.write(&Request::get("/_sim/echo").head());
     }
-    control.reset_counts();
+    assert!(control.wait_until(PATIENCE, |control| control.counts().by_route.get("/_sim/echo") == Some(&2)));
     let mut waiting = sidecar.connect();
     waiting.write(&Request::get("/_sim/status/200").head());
-    for _ in 0..20 {
-        assert_eq!(admitted[0].send(&request).status, 200);
-        assert_eq!(admitted[1].send(&request).status, 200);
+    assert!(!control.wait_until(Duration::from_millis(300), |control| control.counts().by_route.contains_key("/_sim/status")));
+    control.hold_requests(false);
+    for connection in &mut admitted {
+        assert_eq!(connection.answer("GET").status, 200);
     }
-    assert_eq!(control.counts().by_route.get("/_sim/status"), None);
-    let [first, _second] = admitted;
-    drop(first);
     assert_eq!(waiting.answer("GET").status, 200);
 }
 

@@ -366,7 +366,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     api("body_idle", between_ms(10, DAY), Some("\"60s\""), "Silence of the side that a body comes from."),
     api("stream_idle", between_ms(10, 30 * DAY), Some("\"1h\""), "The same for event streams and tunnels."),
-    api("client_idle", between_ms(10, 30 * DAY), Some("\"1h\""), "Silence between a client's requests.").later(&[]),
+    api("client_idle", between_ms(10, 30 * DAY), Some("\"1h\""), "Silence between a client's requests."),
     api("pool_idle", between_ms(0, HOUR), Some("\"15s\""), "Silence of a kept upstream connection."),
     api("connection_max_age", between_ms(1000, 30 * DAY), Some("\"5m\""), "Age of an upstream connection, ±20 %.").later(&[]),
 ];

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
@@ -129,6 +129,46 @@ fn a_target_is_sent_byte_for_byte_without_its_fragment() {
         let based = format!("/v2{sent}");
         get(target).to(|api| api.upstream.base_path = "/v2".to_owned()).sent_as(&based);
     }
+}
+
+/// As HTTP/2 requests come: the authority in the target, no `Host`.
+fn get2(target: &str) -> Request {
+    get(target).in_version(Version::HTTP_2).without_host()
+}
+
+#[test]
+fn an_http2_authority_is_judged_as_host_whatever_the_scheme() {
+    for authority in ["localhost", "LOCALHOST:2273", "127.0.0.9:1", "[::1]:2273", "api.example.com"] {
+        for scheme in ["http", "https"] {
+            get2(&format!("{scheme}://{authority}/a//b?c")).sent_as("/a//b?c");
+        }
+    }
+    for authority in ["evil.example", "localhost.evil.example", "user@localhost", "10.0.0.1"] {
+        get2(&format!("http://{authority}/")).refused_for(Refusal::HostNotAllowed);
+    }
+    get2("http://evil.example/").over(Entry::Unix).passes();
+    get2("http://evil.example/").to(|api| api.allowed_hosts = AllowedHosts::Any).passes();
+}
+
+#[test]
+fn an_http2_request_names_its_host_once_or_twice_the_same() {
+    get2("http://localhost:2273/").with("host", "LocalHost:2273").passes();
+    get2("http://localhost/").with("host", "localhost:80").refused_for(Refusal::HostCount);
+    get2("http://localhost/").with("host", "evil.example").refused_for(Refusal::HostCount);
+    get2("http://localhost/").with("host", "localhost").with("host", "evil.example").refused_for(Refusal::HostCount);
+    get2("/").refused_for(Refusal::HostCount);
+    get2("/").with("host", "localhost").passes();
+    get2("/").with("host", "evil.example").refused_for(Refusal::HostNotAllowed);
+    get2("/").with("host", "localhost").with("host", "localhost").refused_for(Refusal::HostCount);
+}
+
+#[test]
+fn a_web_page_over_http2_is_held_to_its_origin() {
+    get2("http://localhost:2273/").with("origin", "http://localhost:2273").passes();
+    get2("http://localhost:2273/").with("origin", "http://localhost:9999").refused_for(Refusal::CrossSite);
+    get2("http://localhost:2273/auth").refused_for(Refusal::LoginPath);
+    get2("http://localhost").by(Method::CONNECT).refused_for(Refusal::MethodNotAllowed);
+    get2("http://localhost/").with("transfer-encoding", "chunked").refused_for(Refusal::BadFraming);
 }
 
 #[test]

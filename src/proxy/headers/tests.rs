@@ -73,7 +73,7 @@ static OURS: Credentials<'static> = Credentials { authorization: Some(&TOKEN), o
 
 #[track_caller]
 fn forwards(api: &Api, client: &[(&str, &str)], framing: Framing, expected: &[(&str, &str)]) {
-    let head = to_upstream(&rules(api), &map(client), OURS, framing);
+    let head = to_upstream(&rules(api), &map(client), Version::HTTP_11, OURS, framing);
     let mut all = vec![("host", "api.example.com")];
     all.extend(expected);
     all.extend([("authorization", "Bearer ours"), ("organization", "acme")]);
@@ -108,7 +108,6 @@ fn what_the_contract_removes_never_reaches_the_upstream() {
         "Keep-Alive",
         "Proxy-Connection",
         "TE",
-        "Trailer",
         "Transfer-Encoding",
         "Upgrade",
         "HTTP2-Settings",
@@ -133,14 +132,14 @@ fn what_the_contract_removes_never_reaches_the_upstream() {
 
 #[test]
 fn nothing_names_the_proxy_to_the_upstream() {
-    let head = to_upstream(&rules(&api()), &HeaderMap::new(), OURS, Framing::None);
+    let head = to_upstream(&rules(&api()), &HeaderMap::new(), Version::HTTP_11, OURS, Framing::None);
     assert_eq!(lines(&head), [("host", "api.example.com"), ("authorization", "Bearer ours"), ("organization", "acme")]);
 }
 
 #[test]
 fn an_account_without_log_in_sends_its_organization_only() {
     let ours = Credentials { authorization: None, organization: &TENANT };
-    let head = to_upstream(&rules(&api()), &map(&[("authorization", "Bearer theirs")]), ours, Framing::None);
+    let head = to_upstream(&rules(&api()), &map(&[("authorization", "Bearer theirs")]), Version::HTTP_11, ours, Framing::None);
     assert_eq!(lines(&head), [("host", "api.example.com"), ("organization", "acme")]);
 }
 
@@ -149,7 +148,7 @@ fn a_secret_stays_marked_as_one() {
     let mut token = TOKEN.clone();
     token.set_sensitive(true);
     let ours = Credentials { authorization: Some(&token), organization: &TENANT };
-    assert!(to_upstream(&rules(&api()), &HeaderMap::new(), ours, Framing::None)[AUTHORIZATION].is_sensitive());
+    assert!(to_upstream(&rules(&api()), &HeaderMap::new(), Version::HTTP_11, ours, Framing::None)[AUTHORIZATION].is_sensitive());
 }
 
 #[test]
@@ -246,7 +245,7 @@ fn a_request_id_passes_when_it_is_one_and_well_formed() {
         let mut client = HeaderMap::new();
         client.append(X_REQUEST_ID, HeaderValue::from_bytes(bad.as_bytes()).unwrap());
         assert_eq!(request_id(&client), None, "{bad}");
-        assert!(!to_upstream(&rules(&api()), &client, OURS, Framing::None).contains_key(X_REQUEST_ID), "{bad}");
+        assert!(!to_upstream(&rules(&api()), &client, Version::HTTP_11, OURS, Framing::None).contains_key(X_REQUEST_ID), "{bad}");
     }
     let two = [("x-request-id", "a"), ("x-request-id", "a")];
     forwards(&api(), &two, Framing::None, &[]);
@@ -276,6 +275,87 @@ fn an_answer_with_nothing_to_remove_is_as_it_came() {
 }
 
 #[test]
+fn trailers_are_announced_and_asked_for_and_other_codings_are_not() {
+    let asked = &[("connection", "te"), ("te", "trailers")];
+    for te in ["trailers", "Trailers", "gzip, trailers", "deflate;q=0.5 , trailers"] {
+        forwards(&api(), &[("te", te), ("connection", "TE")], Framing::None, asked);
+    }
+    forwards(&api(), &[("te", "gzip"), ("te", "trailers")], Framing::None, asked);
+    for te in ["gzip", "", "trailers;q=0", "trailersx"] {
+        forwards(&api(), &[("te", te)], Framing::None, &[]);
+    }
+    let announced = [("trailer", "x-checksum"), ("trailer", "x-more")];
+    forwards(&api(), &announced, Framing::None, &announced);
+    answers(&api(), &announced, &announced);
+    forwards(&api(), &[("trailer", "x-checksum"), ("connection", "trailer")], Framing::None, &[]);
+}
+
+#[test]
+fn nothing_that_the_sidecar_owns_passes_as_a_trailer() {
+    let mut api = api();
+    api.cookies = Cookies::Pass;
+    api.headers = vec![(HeaderName::from_static("x-plan"), HeaderValue::from_static("gold"))];
+    api.require_header = Some(RequireHeader { name: HeaderName::from_static("x-app"), value: None });
+    let kept = [("x-checksum", "1"), ("x-checksum", "2"), ("grpc-status", "0")];
+    let both = [
+        "authorization",
+        "Authorization",
+        "organization",
+        "host",
+        "content-length",
+        "content_length",
+        "transfer-encoding",
+        "trailer",
+        "te",
+        "connection",
+        "keep-alive",
+        "upgrade",
+    ];
+    let upstream = ["cookie", "origin", "x-forwarded-for", "x_real_ip", "proxy", "expect", "x-request-id", "x-plan", "x_app"];
+    for name in both.iter().chain(&upstream) {
+        let trailers = map(&[&[(*name, "x")], &kept[..]].concat());
+        assert_eq!(lines(&trailers_to_upstream(&rules(&api), &trailers)), kept, "{name}");
+    }
+    for name in both.iter().chain(&["set-cookie", "Set_Cookie", "alt-svc", "proxy-authenticate"]) {
+        let trailers = map(&[&[(*name, "x")], &kept[..]].concat());
+        assert_eq!(lines(&trailers_to_client(&rules(&api), &trailers)), kept, "{name}");
+    }
+}
+
+#[test]
+fn the_cookies_of_an_http2_client_become_one_line() {
+    let mut api = api();
+    api.cookies = Cookies::Pass;
+    let client = map(&[("cookie", "a=1"), ("x-a", "1"), ("cookie", "b=2"), ("cookie", "c=3")]);
+    let cookies = |version| -> Vec<String> {
+        let head = to_upstream(&rules(&api), &client, version, OURS, Framing::None);
+        head.get_all(COOKIE).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(cookies(Version::HTTP_2), ["a=1; b=2; c=3"]);
+    assert_eq!(cookies(Version::HTTP_11), ["a=1", "b=2", "c=3"]);
+}
+
+#[test]
+fn a_websocket_is_asked_for_by_exactly_that() {
+    let asks = |lines: &[(&str, &str)]| asks_for_websocket(&map(lines));
+    assert!(asks(&[("upgrade", "websocket"), ("connection", "Upgrade")]));
+    assert!(asks(&[("upgrade", "WebSocket"), ("connection", "keep-alive, upgrade")]));
+    assert!(asks(&[("connection", "keep-alive"), ("upgrade", "websocket"), ("connection", "upgrade")]));
+    for other in [
+        &[("upgrade", "websocket")][..],
+        &[("connection", "upgrade")],
+        &[("upgrade", "websocket"), ("connection", "keep-alive")],
+        &[("upgrade", "websocket, h2c"), ("connection", "upgrade")],
+        &[("upgrade", "websocket"), ("upgrade", "h2c"), ("connection", "upgrade")],
+        &[("upgrade", "websocket"), ("upgrade", "websocket"), ("connection", "upgrade")],
+        &[("upgrade", "h2c"), ("connection", "upgrade, http2-settings"), ("http2-settings", "AAMAAABkAAQ")],
+        &[("upgrade", "websocket/13"), ("connection", "upgrade")],
+    ] {
+        assert!(!asks(other), "{other:?}");
+    }
+}
+
+#[test]
 fn hop_by_hop_headers_alt_svc_and_cookies_end_here() {
     for name in [
         "connection",
@@ -283,7 +363,6 @@ fn hop_by_hop_headers_alt_svc_and_cookies_end_here() {
         "proxy-connection",
         "proxy-authenticate",
         "te",
-        "trailer",
         "transfer-encoding",
         "upgrade",
         "alt-svc",
@@ -507,7 +586,7 @@ proptest! {
         api.headers = vec![(HeaderName::from_static("x-plan"), HeaderValue::from_static("gold"))];
         api.cookies = if pass { Cookies::Pass } else { Cookies::Strip };
         let client: Vec<_> = client.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let head = to_upstream(&rules(&api), &map(&client), OURS, framing);
+        let head = to_upstream(&rules(&api), &map(&client), Version::HTTP_11, OURS, framing);
         let values = |wanted: &str| -> Vec<HeaderValue> {
             head.iter().filter(|(name, _)| folded(name) == wanted).map(|(_, value)| value.clone()).collect()
         };
@@ -519,10 +598,12 @@ proptest! {
         prop_assert_eq!(values("content-length"), length);
         let chunked = if framing == Framing::Chunked { vec!["chunked"] } else { vec![] };
         prop_assert_eq!(values("transfer-encoding"), chunked);
-        for gone in ["origin", "connection", "keep-alive", "te", "trailer", "upgrade", "http2-settings", "forwarded",
-            "x-real-ip", "expect"] {
+        for gone in ["origin", "keep-alive", "upgrade", "http2-settings", "forwarded", "x-real-ip", "expect"] {
             prop_assert!(values(gone).is_empty(), "{}", gone);
         }
+        let te = values("te");
+        prop_assert!(te.is_empty() || te == ["trailers"]);
+        prop_assert_eq!(values("connection"), if te.is_empty() { vec![] } else { vec!["te"] });
         prop_assert!(pass || !head.contains_key(COOKIE));
         for name in head.keys().map(folded) {
             prop_assert!(!name.starts_with("proxy") && !name.starts_with("x-forwarded-"), "{}", name);
@@ -533,7 +614,7 @@ proptest! {
     fn values_of_one_name_keep_their_order(client in any_headers(), framing in any_framing()) {
         let client: Vec<_> = client.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let client = map(&client);
-        let head = to_upstream(&rules(&api()), &client, OURS, framing);
+        let head = to_upstream(&rules(&api()), &client, Version::HTTP_11, OURS, framing);
         for name in ["accept", "x-a", "x-b"] {
             // All of a name's values pass, or none.
             let passed: Vec<_> = head.get_all(name).iter().collect();
@@ -550,7 +631,7 @@ proptest! {
         for name in head.keys() {
             let passed: Vec<_> = head.get_all(name).iter().collect();
             prop_assert_eq!(passed, upstream.get_all(name).iter().collect::<Vec<_>>());
-            let gone = ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+            let gone = ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
             prop_assert!(!gone.contains(&folded(name).as_str()));
         }
     }

@@ -157,6 +157,10 @@ codes! {
         title "The head of the upstream's answer is too large"
         detail "`max_header_bytes` and `max_headers` are the limits."
         settings ["max_header_bytes", "max_headers"];
+    UpgradeFailed "upgrade_failed" BAD_GATEWAY
+        title "The upstream switched to a protocol that nobody asked for"
+        detail "The request asked for a WebSocket, and the upstream's 101 answer does not agree to one."
+        settings [];
     UpstreamTimeout "upstream_timeout" GATEWAY_TIMEOUT
         title "The upstream did not answer in time"
         detail "The upstream may have acted on the request: repeat it only if that does no harm. `response_timeout` is how long an answer may take."

@@ -15,7 +15,7 @@ const REFUSALS: [Refusal; 9] = [
     Refusal::ExpectationFailed,
 ];
 const REASONS: [Why; 5] = [Why::LoggedOut, Why::TokenPending, Why::LoginFailing, Why::LoginRejected, Why::NoOrganization];
-const CAUSES: [Cause; 11] = [
+const CAUSES: [Cause; 12] = [
     Cause::Connect(ConnectError::DnsFailed),
     Cause::Connect(ConnectError::DnsTimeout),
     Cause::Connect(ConnectError::Refused),
@@ -27,6 +27,7 @@ const CAUSES: [Cause; 11] = [
     Cause::Protocol,
     Cause::HeadTooLarge,
     Cause::RequestBody,
+    Cause::Upgrade,
 ];
 
 fn refused(refusal: Refusal) -> ProxyError {
@@ -51,7 +52,7 @@ fn every_error() -> Vec<ProxyError> {
 
 #[track_caller]
 fn answers(error: ProxyError, status: u16, code: &str, proxy_error: &str) {
-    let response = response(&error, "id-1");
+    let response = response(&error, Version::HTTP_11, "id-1");
     assert_eq!(response.status(), status);
     assert_eq!(response.headers()["proxy-status"], format!("careportals-sidecar; error={proxy_error}"));
     let document: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
@@ -91,6 +92,7 @@ fn every_cause_has_its_status_code_and_proxy_status() {
     answers(failed(Cause::Protocol), 502, "upstream_protocol", "http_protocol_error");
     answers(failed(Cause::HeadTooLarge), 502, "upstream_head_too_large", "http_response_header_section_size");
     answers(failed(Cause::RequestBody), 400, "request_body_failed", "http_request_error");
+    answers(failed(Cause::Upgrade), 502, "upgrade_failed", "http_upgrade_failed");
     answers(ProxyError::UpstreamTimeout, 504, "upstream_timeout", "http_response_timeout");
     answers(ProxyError::RequestBodyTimeout, 408, "request_body_timeout", "http_request_error");
     answers(ProxyError::Bug, 500, "internal", "proxy_internal_error");
@@ -109,7 +111,7 @@ fn every_code_is_some_causes_and_no_two_share_a_name() {
 
 #[test]
 fn the_document_is_a_whole_problem_and_says_so() {
-    let response = response(&failed(Cause::Closed), "0af7-1");
+    let response = response(&failed(Cause::Closed), Version::HTTP_11, "0af7-1");
     let headers = response.headers();
     assert_eq!(headers["content-type"], "application/problem+json");
     assert_eq!(headers["cache-control"], "no-store");
@@ -131,7 +133,7 @@ fn the_document_is_a_whole_problem_and_says_so() {
 #[test]
 fn a_request_id_can_not_break_the_document() {
     let id = "a\"},\n\\\u{1}";
-    let document: serde_json::Value = serde_json::from_slice(response(&ProxyError::Bug, id).body()).unwrap();
+    let document: serde_json::Value = serde_json::from_slice(response(&ProxyError::Bug, Version::HTTP_11, id).body()).unwrap();
     assert_eq!(document["request_id"], id);
     assert_eq!(document["code"], "internal");
 }
@@ -139,7 +141,7 @@ fn a_request_id_can_not_break_the_document() {
 #[test]
 fn every_503_says_when_to_try_again_and_nothing_else_does() {
     for error in every_error() {
-        let response = response(&error, "1");
+        let response = response(&error, Version::HTTP_11, "1");
         assert_eq!(response.headers().contains_key("retry-after"), response.status() == 503, "{error:?}");
     }
 }
@@ -156,14 +158,14 @@ fn retry_after_is_in_whole_seconds_rounded_up_and_never_at_once() {
         (Duration::MAX, "18446744073709551615"),
     ] {
         let error = ProxyError::NoBearer(Unavailable { why: Why::LoginFailing, retry_after: after });
-        assert_eq!(response(&error, "1").headers()["retry-after"], expected, "{after:?}");
+        assert_eq!(response(&error, Version::HTTP_11, "1").headers()["retry-after"], expected, "{after:?}");
     }
 }
 
 #[test]
 fn a_405_says_what_is_allowed() {
     for error in every_error() {
-        let response = response(&error, "1");
+        let response = response(&error, Version::HTTP_11, "1");
         let allow = response.headers().get("allow").map(HeaderValue::as_bytes);
         assert_eq!(allow.is_some(), response.status() == 405, "{error:?}");
         assert!(allow.is_none_or(|methods| methods == b"DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
@@ -173,9 +175,10 @@ fn a_405_says_what_is_allowed() {
 #[test]
 fn a_connection_ends_when_the_rest_of_a_body_could_follow() {
     for error in every_error() {
-        let closes = response(&error, "1").headers().contains_key("connection");
+        let closes = response(&error, Version::HTTP_11, "1").headers().contains_key("connection");
         let unsure = matches!(Problem::from(&error).code, Code::BadFraming | Code::RequestBodyFailed | Code::RequestBodyTimeout);
         assert_eq!(closes, unsure, "{error:?}");
+        assert!(!response(&error, Version::HTTP_2, "1").headers().contains_key("connection"), "{error:?}");
     }
 }
 

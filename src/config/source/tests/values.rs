@@ -300,13 +300,13 @@ fn keys_that_restrict_access_are_refused_until_they_do() {
 
 #[test]
 fn keys_without_effect_yet_are_named_in_one_warning_and_only_when_set() {
-    let loaded = api_with("http2 = \"auto\"\nclient_idle = \"2h\"\nconnection_max_age = \"1m\"");
+    let loaded = api_with("http2 = \"auto\"\nconnection_max_age = \"1m\"");
     let [warning] = warnings(&loaded).try_into().unwrap();
     assert!(
-        warning.starts_with("not in effect in this version yet: apis.default.http2 (config.toml:6), apis.default.client_idle"),
+        warning.starts_with("not in effect in this version yet: apis.default.http2 (config.toml:6), apis.default.connection"),
         "{warning}"
     );
-    assert_eq!(warning.matches("apis.default.").count(), 3);
+    assert_eq!(warning.matches("apis.default.").count(), 2);
     sound(loaded);
     let global = "telemetry_listen = \"127.0.0.1:9\"\nquitquitquit = true\ncontrol_socket = \"/c\"\ncontrol_allow_uids = [1]\ntls_min = \"1.3\"";
     let [warning] = warnings(&global_with(global)).try_into().unwrap();

@@ -1,0 +1,204 @@
+//! A client's byte stream, and which protocol its first bytes are.
+//!
+//! Depends on `visit`, which it tells what happens. Guarantees: the bytes of an HTTP/1.x connection are read straight into
+//! the parser's own buffer, the first ones too; only what begins like HTTP/2's preface is held back until it is known. An
+//! answer that only the connection's end delimits never ends cleanly unless it is whole.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+use super::visit::Visit;
+
+/// RFC 9113, 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Who is at the other end, as far as the kernel tells for free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// User id, on Unix sockets.
+    pub uid: Option<u32>,
+    /// Process id, on Unix sockets.
+    pub pid: Option<i32>,
+}
+
+/// A client's byte stream.
+pub enum ClientStream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix.
+    Unix(UnixStream),
+}
+
+impl ClientStream {
+    pub(super) fn tcp(stream: TcpStream) -> Self {
+        // Answers are written whole; waiting for more only adds delay. Nothing breaks where it can't be set.
+        drop(stream.set_nodelay(true));
+        Self::Tcp(stream)
+    }
+
+    pub(super) fn peer(&self) -> Peer {
+        match self {
+            Self::Tcp(_) => Peer::default(),
+            Self::Unix(stream) => stream
+                .peer_cred()
+                .map_or_else(|_| Peer::default(), |credentials| Peer { uid: Some(credentials.uid()), pid: credentials.pid() }),
+        }
+    }
+
+    /// Closing it will be a reset. Unix sockets know none; their clients get the end.
+    fn reset_when_closed(&self) {
+        if let Self::Tcp(stream) = self {
+            // Nothing can be done where it fails: the client has hung up already.
+            drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+/// A client's stream that tells its [`Visit`] what was read, and whether writing is stuck.
+pub(super) struct Watched {
+    stream: ClientStream,
+    visit: Arc<Visit>,
+    protocol: Protocol,
+    /// Read, and not given to anybody yet.
+    held: BytesMut,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Unknown,
+    Http1,
+    Http2,
+}
+
+impl Watched {
+    pub(super) fn new(stream: ClientStream, visit: Arc<Visit>) -> Self {
+        Self { stream, visit, protocol: Protocol::Unknown, held: BytesMut::new() }
+    }
+
+    /// Reads until the protocol is known. The whole preface is kept for the HTTP/2 connection that takes over; for this
+    /// reader, HTTP/1's, there is nothing then.
+    fn poll_first(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let before = buffer.filled().len();
+            ready!(self.stream.poll_read(cx, buffer))?;
+            let read = &buffer.filled()[before..];
+            if read.is_empty() {
+                self.protocol = Protocol::Http1;
+                return self.give_held(buffer);
+            }
+            self.visit.read_some();
+            if self.held.is_empty() && !could_be_preface(read) {
+                self.protocol = Protocol::Http1;
+                return Poll::Ready(Ok(()));
+            }
+            self.held.extend_from_slice(read);
+            buffer.set_filled(before);
+            if !could_be_preface(&self.held) {
+                self.protocol = Protocol::Http1;
+                return self.give_held(buffer);
+            }
+            if self.held.len() >= PREFACE.len() {
+                self.protocol = Protocol::Http2;
+                self.visit.preface_came();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn give_held(&mut self, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let given = self.held.len().min(buffer.remaining());
+        buffer.put_slice(&self.held[..given]);
+        self.held.advance(given);
+        Poll::Ready(Ok(()))
+    }
+
+    fn wrote<T>(&self, polled: Poll<T>) -> Poll<T> {
+        self.visit.set_blocked(polled.is_pending());
+        polled
+    }
+}
+
+fn could_be_preface(bytes: &[u8]) -> bool {
+    let length = bytes.len().min(PREFACE.len());
+    bytes[..length] == PREFACE[..length]
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.protocol == Protocol::Unknown {
+            return this.poll_first(cx, buffer);
+        }
+        if !this.held.is_empty() {
+            return this.give_held(buffer);
+        }
+        let before = buffer.filled().len();
+        let polled = this.stream.poll_read(cx, buffer);
+        if this.protocol == Protocol::Http1 && buffer.filled().len() > before {
+            this.visit.read_some();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = match &mut self.stream {
+            ClientStream::Tcp(stream) => Pin::new(stream).poll_write(cx, buffer),
+            ClientStream::Unix(stream) => Pin::new(stream).poll_write(cx, buffer),
+        };
+        self.wrote(polled)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let polled = match &mut self.stream {
+            ClientStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
+            ClientStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
+        };
+        self.wrote(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Neither kind of socket buffers on our side.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            ClientStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            ClientStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // However it comes to its end, by a fault upstream, a time-out or because the process stops.
+        if self.visit.owes_an_end() {
+            self.stream.reset_when_closed();
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! One connection's phases: who owes the next step, and until when.
+//!
+//! Depends on `seats` and `deadline`. A connection has one deadline, which means what its phase says. Guarantees: nothing
+//! but a whole head ends the time for it; a connection is idle only when no request is in progress on it and nothing is
+//! left to write; whoever holds a [`Visit`] keeps the connection's seat, and the drain waiting.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+
+use super::{ConnectionLimits, drain::Drain, seats::Seat};
+use crate::clock;
+
+/// For what should follow at once: the first bytes on a connection accepted during a drain; the end of an HTTP/2
+/// connection after our GOAWAY.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// Streams that an HTTP/2 client may abandon, over those that it lets finish, before it is asked to connect anew; twice as
+/// many, and the connection is cut. Each may have cost a request to upstream (CVE-2023-44487).
+const ABANDONED: usize = 100;
+
+/// Accepted, and nothing read yet.
+const FIRST: u8 = 0;
+/// Part of a head was read, or of HTTP/2's beginning.
+const PARTIAL: u8 = 1;
+/// At least one request is in progress.
+const EXCHANGE: u8 = 2;
+/// Between requests.
+const IDLE: u8 = 3;
+
+/// What a connection has to do now that its deadline has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// To end in its protocol's own way.
+    Leave,
+    /// To end at once.
+    Cut,
+}
+
+/// A connection's time at the sidecar. All of it happens on the connection's own worker; atomics only because tasks may
+/// move.
+pub(super) struct Visit {
+    phase: AtomicU8,
+    http2: AtomicBool,
+    /// Requests in progress: at most one over HTTP/1.x.
+    streams: AtomicUsize,
+    abandoned: AtomicUsize,
+    /// Bytes came while a request without a body was answered: they begin the next head.
+    surplus: AtomicBool,
+    /// The last write could not be finished.
+    blocked: AtomicBool,
+    /// The client learns only from the connection's end where the present answer ends (HTTP/1.0).
+    owes_an_end: AtomicBool,
+    leaving: AtomicBool,
+    limits: ConnectionLimits,
+    seat: Seat,
+    _alive: mpsc::Sender<()>,
+}
+
+impl Visit {
+    /// Begins now, and with it the time for the first head.
+    pub(super) fn begin(mut seat: Seat, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
+        seat.sit();
+        seat.deadline().arm(limits.head_timeout);
+        Arc::new(Self {
+            phase: AtomicU8::new(FIRST),
+            http2: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
+            abandoned: AtomicUsize::new(0),
+            surplus: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
+            owes_an_end: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            limits,
+            seat,
+            _alive: drain.hold(),
+        })
+    }
+
+    pub(super) fn limits(&self) -> &ConnectionLimits {
+        &self.limits
+    }
+
+    fn phase(&self) -> u8 {
+        self.phase.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, phase: u8) {
+        self.phase.store(phase, Ordering::Relaxed);
+    }
+
+    /// Nothing was read since it was accepted.
+    pub(super) fn is_silent(&self) -> bool {
+        self.phase() == FIRST
+    }
+
+    /// Something was read, in HTTP/1.x, or before the protocol was known.
+    pub(super) fn read_some(&self) {
+        match self.phase() {
+            FIRST => self.set(PARTIAL),
+            IDLE => self.begin_head(),
+            EXCHANGE => self.surplus.store(true, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    fn begin_head(&self) {
+        self.set(PARTIAL);
+        self.seat.deadline().arm(self.limits.head_timeout);
+        self.seat.busy();
+    }
+
+    /// The client speaks HTTP/2.
+    pub(super) fn preface_came(&self) {
+        self.http2.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+
+    /// Whether the kernel did not take all of the last write.
+    pub(super) fn set_blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    /// Whether the client would mistake the connection's end for the answer's.
+    pub(super) fn owes_an_end(&self) -> bool {
+        self.owes_an_end.load(Ordering::Relaxed)
+    }
+
+    fn begin_exchange(&self) {
+        self.surplus.store(false, Ordering::Relaxed);
+        self.set(EXCHANGE);
+        if self.streams.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.seat.deadline().disarm();
+            self.seat.busy();
+        }
+    }
+
+    fn end_exchange(&self, had_body: bool) {
+        if self.streams.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
+        if self.surplus.load(Ordering::Relaxed) && !had_body {
+            return self.begin_head();
+        }
+        self.set(IDLE);
+        let now = clock::instant();
+        self.seat.deadline().arm_at(now + if self.is_leaving() { MOMENT } else { self.limits.client_idle });
+        self.seat.idle(now);
+    }
+
+    /// A stream has ended. `whole`: the client let it.
+    fn count_stream(&self, whole: bool) {
+        let abandoned = self.abandoned.load(Ordering::Relaxed);
+        self.abandoned.store(if whole { abandoned.saturating_sub(1) } else { abandoned + 1 }, Ordering::Relaxed);
+    }
+
+    /// What an HTTP/2 client deserves that abandons one stream after the other.
+    pub(super) fn misuse(&self) -> Option<Due> {
+        match self.abandoned.load(Ordering::Relaxed) {
+            0..ABANDONED => None,
+            abandoned if abandoned < 2 * ABANDONED => Some(Due::Leave),
+            _ => Some(Due::Cut),
+        }
+    }
+
+    /// The drain began: a connection that is silent since it was accepted gets a moment, and no more.
+    pub(super) fn hurry(&self) {
+        if self.is_silent() {
+            self.seat.deadline().arm(MOMENT.min(self.limits.head_timeout));
+        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// It was told, in its protocol, that it ends. An HTTP/2 client with nothing in progress has a moment to say that it
+    /// has heard.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        let nothing_in_progress = self.phase() == IDLE || (self.is_http2() && self.phase() != EXCHANGE);
+        if nothing_in_progress {
+            self.seat.deadline().arm(MOMENT);
+        }
+    }
+
+    /// What there is to do once the deadline has passed, or somebody else wants the seat. Pending, it wakes the task.
+    pub(super) fn poll_due(&self, cx: &mut Context<'_>) -> Poll<Due> {
+        let deadline = self.seat.deadline();
+        loop {
+            ready!(deadline.poll_passed(cx));
+            match self.phase() {
+                EXCHANGE => {
+                    // Somebody wanted its seat just when a request began.
+                    deadline.disarm();
+                    self.seat.decline();
+                }
+                IDLE if self.blocked.load(Ordering::Relaxed) => {
+                    // The end of an answer is still on its way to a client that reads slowly.
+                    deadline.arm(if self.is_leaving() { MOMENT } else { self.limits.client_idle });
+                    self.seat.decline();
+                }
+                IDLE if !self.is_leaving() => return Poll::Ready(Due::Leave),
+                // The same, a moment earlier.
+                PARTIAL if self.seat.decline() => deadline.arm(self.limits.head_timeout),
+                _ => return Poll::Ready(Due::Cut),
+            }
+        }
+    }
+}
+
+/// A request in progress, from its head to the last byte of its answer.
+pub(super) struct InProgress {
+    visit: Arc<Visit>,
+    had_body: bool,
+    answered: bool,
+    goes_on: bool,
+}
+
+impl InProgress {
+    pub(super) fn begin(visit: &Arc<Visit>, had_body: bool) -> Self {
+        visit.begin_exchange();
+        Self { visit: Arc::clone(visit), had_body, answered: false, goes_on: false }
+    }
+
+    /// The answer that begins is delimited by the connection's end alone, or nothing older clients would notice.
+    pub(super) fn owes_an_end(&self) {
+        self.visit.owes_an_end.store(true, Ordering::Relaxed);
+    }
+
+    /// The answer was given to its last byte.
+    pub(super) fn is_answered(&mut self) {
+        self.answered = true;
+        self.visit.owes_an_end.store(false, Ordering::Relaxed);
+    }
+
+    /// It does not end: the connection has become a tunnel.
+    pub(super) fn goes_on(&mut self) {
+        self.goes_on = true;
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        if self.goes_on {
+            return;
+        }
+        if self.visit.is_http2() {
+            self.visit.count_stream(self.answered);
+        }
+        self.visit.end_exchange(self.had_body);
+    }
+}
+
+/// Keeps a connection's seat, and the drain waiting, after HTTP has left the connection.
+#[derive(Clone)]
+pub struct Stay(#[expect(dead_code, reason = "held, not read")] Arc<Visit>);
+
+impl Stay {
+    pub(super) fn new(visit: &Arc<Visit>) -> Self {
+        Self(Arc::clone(visit))
+    }
+}

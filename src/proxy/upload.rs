@@ -160,7 +160,8 @@ impl Shared {
                     Err(frame) => frame,
                 };
                 self.keep(&frame);
-                if self.client.is_end_stream() {
+                // Trailers are the last: whoever has them does not ask again.
+                if frame.is_trailers() || self.client.is_end_stream() {
                     self.end();
                 }
                 return Poll::Ready(Some(Ok(frame)));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
@@ -201,7 +201,8 @@ fn delimit<B: Body>(answer: &mut Response<B>, in_progress: &InProgress) {
     }
     in_progress.owes_an_end();
     if answer.body().size_hint().exact().is_none() {
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        // Says that the connection is not kept, even if the client has asked for that.
+        *answer.version_mut() = Version::HTTP_10;
     }
 }
 

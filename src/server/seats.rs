@@ -65,7 +65,8 @@ impl Seats {
         }))
     }
 
-    /// From now on as many. Whoever is over a lower limit may stay; newcomers wait.
+    /// From now on as many. Whoever is over a lower limit may stay, and each acceptor that has a seat ready uses it; other
+    /// newcomers wait.
     pub fn set_limit(&self, limit: usize) {
         self.0.lock().limit = limit;
         self.0.changed.notify_waiters();

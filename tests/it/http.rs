@@ -303,6 +303,18 @@ impl Connection {
     }
 }
 
+/// For connections that the other side may close while they are idle.
+impl Connection {
+    /// `None` when it has ended before an answer began.
+    pub fn try_send(&mut self, request: &Request) -> Option<Answer> {
+        self.try_write(&[request.head(), request.body.clone()].concat()).ok()?;
+        if self.ahead.is_empty() && !self.fill() {
+            return None;
+        }
+        Some(self.answer(&request.method))
+    }
+}
+
 fn fields<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<(String, String)> {
     let split = lines.filter_map(|line| line.split_once(':'));
     split.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()

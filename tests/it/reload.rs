@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use crate::{
     crowd::SetAtEnd,
     http::{Connection, Request},
+    http2::Http2,
     sidecar::{PATIENCE, Setup, Sidecar},
 };
 
@@ -324,4 +325,49 @@ fn ten_reloads_under_load_fail_no_request() {
     let sent = sent.load(Ordering::Relaxed);
     assert!(sent >= 10_000);
     assert_eq!((counts.requests, counts.logins), (sent + 1, 1), "each arrived once, and one log-in did for all");
+}
+
+#[test]
+fn how_many_may_connect_and_how_long_they_may_be_idle_changes_too() {
+    let simulator = simulator();
+    let settings = |rest: &str| format!("{ACCOUNT}{}", api("one", &simulator, &format!("{ANY_PORT}\n{rest}")));
+    let mut daemon = Reloading::start(&simulator, &api("one", &simulator, &format!("{ANY_PORT}\nmax_connections = 1")));
+    let request = Request::get("/_sim/status/204");
+    let idle = |daemon: &Reloading| {
+        let mut client = daemon.sidecar.connect();
+        assert_eq!(client.send(&request).status, 204);
+        client
+    };
+    let mut only = idle(&daemon);
+    let mut newcomer = idle(&daemon);
+    assert!(only.is_closed());
+
+    daemon.reload(&settings("max_connections = 3"));
+    let mut others = [idle(&daemon), idle(&daemon)];
+    for client in others.iter_mut().chain([&mut newcomer]) {
+        assert_eq!(client.send(&request).status, 204);
+    }
+
+    // Who was there before keeps the time that he was granted.
+    daemon.reload(&settings("max_connections = 9\nclient_idle = \"300ms\""));
+    assert!(idle(&daemon).is_closed());
+    assert_eq!(newcomer.send(&request).status, 204);
+
+    daemon.reload(&settings("max_connections = 1"));
+    // Each of the two workers had a seat ready for whoever came next.
+    (0..3).for_each(|_| drop(idle(&daemon)));
+    for mut client in others.into_iter().chain([newcomer]) {
+        assert!(client.is_closed(), "all had to go before there was a seat again");
+    }
+}
+
+#[test]
+fn an_http2_connection_follows_a_reload() {
+    let simulator = simulator();
+    let mut daemon = Reloading::start(&simulator, &api("one", &simulator, ANY_PORT));
+    let mut client = Http2::connect(daemon.sidecar.address());
+    assert_eq!(client.get("/_sim/echo").status, 200);
+    daemon.reload(&format!("{ACCOUNT}{}", api("one", &simulator, &format!("{ANY_PORT}\nprefix = \"/one\""))));
+    assert_eq!(client.get("/_sim/echo").problem(), "no_api");
+    assert_eq!(client.get("/one/_sim/echo").json()["target"], "/_sim/echo");
 }

@@ -1,0 +1,209 @@
+//! Connections on which nothing happens: how long they stay, and who has to go when there is no seat left.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use careportals_simulator::{Options, Simulator};
+
+use crate::{
+    http::{Connection, Request},
+    http2::{HEADERS, Http2, Raw, frame, get_fields},
+    sidecar::{PATIENCE, Setup, Sidecar},
+};
+
+const SHORT: Duration = Duration::from_millis(300);
+/// The time counts from the answer's end, which is a moment before it is read.
+const ALMOST: Duration = Duration::from_millis(250);
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+fn with_short_idle(simulator: &Simulator) -> Sidecar {
+    let mut setup = Setup::new(simulator);
+    setup.api("client_idle", "300ms");
+    setup.start().ready()
+}
+
+/// One more connection that has had an answer and is idle now.
+fn idle(sidecar: &Sidecar) -> Connection {
+    let mut client = sidecar.connect();
+    assert_eq!(client.send(&Request::get("/_sim/status/204")).status, 204);
+    client
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_client_idle_and_not_before() {
+    let simulator = simulator();
+    let sidecar = with_short_idle(&simulator);
+    let mut client = idle(&sidecar);
+    let start = Instant::now();
+    assert_eq!(client.read_to_end(), b"");
+    assert!(start.elapsed() >= ALMOST, "{:?}", start.elapsed());
+
+    // One that asks again and again stays.
+    let mut client = sidecar.connect();
+    let start = Instant::now();
+    while start.elapsed() < 3 * SHORT {
+        assert_eq!(client.send(&Request::get("/_sim/drip?bytes=3&interval_ms=60")).status, 200);
+    }
+}
+
+#[test]
+fn by_default_an_idle_connection_stays() {
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator).ready();
+    let mut client = idle(&sidecar);
+    // Longer than the tests of short limits wait.
+    assert!(!simulator.control().wait_until(2 * SHORT, |_| false));
+    assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
+}
+
+#[test]
+fn a_request_in_progress_is_not_idle() {
+    let simulator = simulator();
+    let sidecar = with_short_idle(&simulator);
+    // Upstream silent, client slow, answer slow to be read: none of it is the client's idleness.
+    let quiet = Request::get("/_sim/sse?events=2&interval_ms=900");
+    assert!(!sidecar.send(&quiet).cut);
+    assert!(!Http2::connect(sidecar.address()).send(&quiet).cut);
+    let mut client = sidecar.connect();
+    client.write(b"POST /_sim/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl");
+    assert!(!simulator.control().wait_until(2 * SHORT, |_| false));
+    client.write(b"ow");
+    assert_eq!(client.answer("POST").json()["body"], "slow");
+}
+
+#[test]
+fn a_client_that_reads_slowly_does_not_trip_client_idle() {
+    const BYTES: usize = 12 * 1024 * 1024;
+    let simulator = simulator();
+    let sidecar = with_short_idle(&simulator);
+    let mut client = sidecar.connect();
+    client.write(&Request::get(&format!("/_sim/download?bytes={BYTES}")).head());
+    assert_eq!(client.head().status, 200);
+    let mut left = BYTES;
+    let mut pauses = 0;
+    while left > 0 {
+        // So slow at the end that what is left waits in the sidecar's memory and the kernel's.
+        if left < 6 * 1024 * 1024 && pauses < 2 {
+            pauses += 1;
+            thread::park_timeout(3 * SHORT);
+        }
+        let some = client.read_some();
+        assert!(!some.is_empty(), "cut with {left} bytes left");
+        left -= some.len();
+    }
+}
+
+#[test]
+fn an_idle_http2_connection_is_told_and_closed_and_pings_do_not_keep_it() {
+    let simulator = simulator();
+    let sidecar = with_short_idle(&simulator);
+    let (mut client, mut pings) = Http2::ping(sidecar.address());
+    assert_eq!(client.get("/_sim/echo").status, 200);
+    let start = Instant::now();
+    while client.pong(&mut pings) {
+        assert!(start.elapsed() < PATIENCE, "still open");
+        client.stay_for(Duration::from_millis(20));
+    }
+    client.closed().unwrap();
+    assert!(start.elapsed() >= ALMOST);
+
+    // One that does not answer is closed all the same.
+    let mut mute = Raw::connect(sidecar.address());
+    mute.write(&frame(HEADERS, 5, 1, &get_fields("/_sim/status/204", &[])));
+    assert_eq!(mute.last_words(), Some(0));
+}
+
+#[test]
+fn an_http2_connection_with_a_stream_open_is_not_idle() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = with_short_idle(&simulator);
+    let mut client = Http2::connect(sidecar.address());
+    control.reset_counts();
+    control.hold_requests(true);
+    let stream = client.open(&Request::get("/_sim/echo"), true);
+    client.turn();
+    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    client.stay_for(3 * SHORT);
+    control.hold_requests(false);
+    assert_eq!(client.answer(stream).status, 200);
+    // The time counts from the last stream's end.
+    assert_eq!(client.get("/_sim/echo").status, 200);
+}
+
+#[test]
+fn when_all_seats_are_taken_the_longest_idle_connection_has_to_go() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("max_connections", "3");
+    let sidecar = setup.start();
+    drop(sidecar.get("/users/account"));
+    let [mut first, mut second, mut third] = [idle(&sidecar), idle(&sidecar), idle(&sidecar)];
+    // Used again, it is not the longest idle any more.
+    assert_eq!(first.send(&Request::get("/_sim/echo")).status, 200);
+    let mut fourth = idle(&sidecar);
+    assert!(second.is_closed());
+    for client in [&mut first, &mut third, &mut fourth] {
+        assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
+    }
+}
+
+#[test]
+fn an_idle_http2_connection_gives_up_its_seat_and_a_busy_one_does_not() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::new(&simulator);
+    setup.api("max_connections", "2").variable("CAREPORTALS_WORKERS", "1");
+    let sidecar = setup.start().ready();
+    let (mut busy, mut quiet) = (Http2::connect(sidecar.address()), Http2::connect(sidecar.address()));
+    assert_eq!(quiet.get("/_sim/echo").status, 200);
+    control.reset_counts();
+    control.hold_requests(true);
+    let stream = busy.open(&Request::get("/_sim/echo"), true);
+    busy.turn();
+    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    let mut late = sidecar.connect();
+    late.write(&Request::get("/_sim/status/204").head());
+    quiet.closed().unwrap();
+    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 2));
+    control.hold_requests(false);
+    assert_eq!(late.answer("GET").status, 204);
+    assert_eq!(busy.answer(stream).status, 200);
+}
+
+#[test]
+fn under_a_crowd_no_request_that_was_taken_up_is_lost() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::new(&simulator);
+    setup.api("max_connections", "4");
+    let sidecar = setup.start().ready();
+    control.reset_counts();
+    let request = Request::get("/_sim/status/404");
+    let talk = || {
+        let mut answered = 0;
+        for _ in 0..10 {
+            let mut client = sidecar.connect();
+            // The first is answered for certain; before a later one, others may have pushed this client out.
+            while let Some(answer) = client.try_send(&request) {
+                assert_eq!(answer.status, 404);
+                answered += 1;
+                if answered % 4 == 0 {
+                    break;
+                }
+            }
+        }
+        answered
+    };
+    let answered: u64 = thread::scope(|scope| {
+        let crowd: Vec<_> = (0..12).map(|_| scope.spawn(talk)).collect();
+        crowd.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    assert!(answered >= 120, "{answered}");
+    assert_eq!(control.counts().requests, answered);
+}

@@ -9,15 +9,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustls::ClientConfig;
-
 use crate::{
     account::{LoginConnectors, try_log_in},
     app::StartError,
     clock::SystemClock,
     config::{Account, AccountId, Config, Endpoint, Login, Origin},
-    connect::{ConnectError, Connector},
-    tls,
+    connect::{ConnectError, Connector, Offer},
+    tls::ClientTls,
 };
 
 /// Clocks that differ by more are worth a word: tokens seem to live too long or too short.
@@ -25,7 +23,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
 /// Makes every check and prints its outcome; whether all went well. A reader that went away ends nothing.
 pub fn online(config: &Arc<Config>, out: &mut dyn Write) -> Result<bool, StartError> {
-    let tls = tls::client_config(&config.tls).map_err(StartError::Tls)?;
+    let tls = ClientTls::new(&config.tls).map_err(StartError::Tls)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut report = Report { out, well: true };
     runtime.block_on(async {
@@ -46,7 +44,7 @@ async fn check_account(
     config: &Arc<Config>,
     id: AccountId,
     account: &Account,
-    tls: &Arc<ClientConfig>,
+    tls: &ClientTls,
     report: &mut Report<'_>,
 ) -> Result<(), StartError> {
     let Some(login) = &account.login else {
@@ -65,19 +63,19 @@ async fn check_account(
     Ok(())
 }
 
-fn login_connectors(login: &Login, tls: &Arc<ClientConfig>) -> Result<LoginConnectors, StartError> {
+fn login_connectors(login: &Login, tls: &ClientTls) -> Result<LoginConnectors, StartError> {
     let to = |endpoint: &Endpoint| connector(&endpoint.origin, tls, login.timeout);
     Ok(LoginConnectors { login: to(&login.url)?, refresh: login.refresh_url.as_ref().map(to).transpose()? })
 }
 
-fn connector(origin: &Origin, tls: &Arc<ClientConfig>, limit: Duration) -> Result<Connector, StartError> {
+fn connector(origin: &Origin, tls: &ClientTls, limit: Duration) -> Result<Connector, StartError> {
     Connector::new(origin, tls, limit).ok_or_else(|| StartError::Host(origin.clone()))
 }
 
 async fn connects(connector: &Connector) -> Result<String, String> {
     let failed = |error: ConnectError| format!("{error}; {}", advice(error));
     let addresses = connector.resolve().await.map_err(failed)?.len();
-    connector.connect().await.map_err(failed)?;
+    connector.connect(Offer::Http1).await.map_err(failed)?;
     let plural = if addresses == 1 { "address" } else { "addresses" };
     Ok(format!("resolves to {addresses} {plural}, connects, certificate accepted"))
 }

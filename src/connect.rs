@@ -1,6 +1,6 @@
 //! One connection to one origin: name, TCP, TLS.
 //!
-//! Depends on `config`. Guarantees: it is either verified and ready for HTTP, or a [`ConnectError`] says which step
+//! Depends on `config`, `tls` and `stream`. Guarantees: it is either verified and ready for HTTP, or a [`ConnectError`] says which step
 //! failed; nothing here knows a token.
 
 use std::{
@@ -13,19 +13,21 @@ use std::{
     time::Duration,
 };
 
-use rustls::{CertificateError, ClientConfig, pki_types::ServerName};
+use rustls::{CertificateError, pki_types::ServerName};
 use thiserror::Error;
 use tokio::{
     net::{TcpStream, lookup_host},
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
 
 use crate::{
     clock,
     config::{Origin, Scheme},
     stream::{Counted, Stream},
+    tls::{ClientTls, H2},
 };
+
+pub use crate::tls::Offer;
 
 /// The step that failed. Holds nothing of the request, and no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -79,6 +81,17 @@ pub struct Connection {
     pub stream: Stream,
     /// Bytes given to the kernel so far, handshake included: tells whether a failed request left at all.
     pub written: Arc<AtomicU64>,
+    /// What both sides speak over it.
+    pub protocol: Protocol,
+}
+
+/// The version of HTTP that was agreed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1; also when nothing was said about it, as over plain TCP.
+    Http1,
+    /// HTTP/2, which the peer chose out of what it was offered.
+    Http2,
 }
 
 /// Makes connections to one origin. Cheap to clone.
@@ -86,19 +99,19 @@ pub struct Connection {
 pub struct Connector {
     origin: Arc<Origin>,
     /// `None` for plain HTTP to loopback.
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<(ClientTls, ServerName<'static>)>,
     timeout: Duration,
 }
 
 impl Connector {
     /// `timeout` bounds a whole connection: name, TCP and TLS. `None` when the host can't stand in a certificate.
     #[must_use]
-    pub fn new(origin: &Origin, tls: &Arc<ClientConfig>, timeout: Duration) -> Option<Self> {
+    pub fn new(origin: &Origin, tls: &ClientTls, timeout: Duration) -> Option<Self> {
         let tls = match origin.scheme {
             Scheme::Http => None,
             Scheme::Https => {
                 let name = ServerName::try_from(origin.host.clone()).ok()?;
-                Some((TlsConnector::from(Arc::clone(tls)), name))
+                Some((tls.clone(), name))
             }
         };
         Some(Self { origin: Arc::new(origin.clone()), tls, timeout })
@@ -110,12 +123,12 @@ impl Connector {
         &self.origin
     }
 
-    /// Connects. Dropping the future closes what was opened.
-    pub async fn connect(&self) -> Result<Connection, ConnectError> {
+    /// Connects, and agrees on one of the protocols offered. Dropping the future closes what was opened.
+    pub async fn connect(&self, offer: Offer) -> Result<Connection, ConnectError> {
         let started = clock::instant();
         let addresses = timeout(self.timeout, self.resolve()).await.map_err(|_| ConnectError::DnsTimeout)??;
         let remaining = self.timeout.saturating_sub(started.elapsed());
-        timeout(remaining, self.reach(&addresses, remaining)).await.map_err(|_| ConnectError::Timeout)?
+        timeout(remaining, self.reach(&addresses, remaining, offer)).await.map_err(|_| ConnectError::Timeout)?
     }
 
     /// The addresses of the host, in the resolver's order.
@@ -129,20 +142,20 @@ impl Connector {
         if addresses.is_empty() { Err(ConnectError::DnsFailed) } else { Ok(addresses) }
     }
 
-    async fn reach(&self, addresses: &[SocketAddr], budget: Duration) -> Result<Connection, ConnectError> {
+    async fn reach(&self, addresses: &[SocketAddr], budget: Duration, offer: Offer) -> Result<Connection, ConnectError> {
         let tcp = self.open(addresses, budget).await?;
         // A proxy's writes are whole messages: waiting for more only adds delay.
         tcp.set_nodelay(true).map_err(|_| ConnectError::Unreachable)?;
         let written = Arc::new(AtomicU64::new(0));
         let tcp = Counted::new(tcp, Arc::clone(&written));
-        let stream = match &self.tls {
-            None => Stream::Plain(tcp),
-            Some((connector, name)) => {
-                let session = connector.connect(name.clone(), tcp).await.map_err(|error| classify_tls(&error))?;
-                Stream::Tls(Box::new(session))
-            }
+        let Some((tls, name)) = &self.tls else {
+            return Ok(Connection { stream: Stream::Plain(tcp), written, protocol: Protocol::Http1 });
         };
-        Ok(Connection { stream, written })
+        let handshake = tls.connector(offer).connect(name.clone(), tcp).await;
+        let session = handshake.map_err(|error| classify_tls(&error))?;
+        // An answer that was not offered never comes this far: rustls ends the handshake.
+        let protocol = if session.get_ref().1.alpn_protocol() == Some(H2) { Protocol::Http2 } else { Protocol::Http1 };
+        Ok(Connection { stream: Stream::Tls(Box::new(session)), written, protocol })
     }
 
     /// The first address that answers; each gets its share of the time, so that one black hole can't take it all.

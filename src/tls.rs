@@ -1,6 +1,7 @@
 //! Whom we trust, and how we speak TLS to upstream.
 //!
-//! Depends on `config`. Guarantees: a certificate is always verified, and there is no setting that turns it off.
+//! Depends on `config`. Guarantees: a certificate is always verified, and there is no setting that turns it off; sessions
+//! are resumed, whichever protocols a connection offers.
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
@@ -8,6 +9,8 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
+
+use tokio_rustls::TlsConnector;
 
 use crate::config::Tls;
 
@@ -57,19 +60,61 @@ impl fmt::Display for TlsSetupError {
 
 impl std::error::Error for TlsSetupError {}
 
-/// The client side of TLS, shared by every connection to upstream.
-///
-/// Reads files, so it belongs to start-up. ALPN offers HTTP/1.1 alone.
-pub fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsSetupError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|_| TlsSetupError::Provider)?
-        .with_root_certificates(roots(tls)?)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+/// The HTTP versions that a connection is offered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// `http/1.1` alone.
+    Http1,
+    /// `h2` or `http/1.1`, as the server likes.
+    Http1And2,
 }
+
+/// The client side of TLS, shared by every connection to upstream. Cheap to clone.
+///
+/// One root store, one verifier and one store of sessions behind all of it: rustls resumes a session only for the verifier
+/// that it was made with, and finds it by the server's name, whatever was offered the last time.
+#[derive(Clone)]
+pub struct ClientTls {
+    http1: TlsConnector,
+    http1_and_2: TlsConnector,
+}
+
+impl ClientTls {
+    /// Reads files, so it belongs to start-up.
+    pub fn new(tls: &Tls) -> Result<Self, TlsSetupError> {
+        Self::with_roots(roots(tls)?)
+    }
+
+    /// Trusts `roots` and nobody else.
+    pub fn with_roots(roots: RootCertStore) -> Result<Self, TlsSetupError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(|_| TlsSetupError::Provider)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        // Clones share the verifier and the sessions.
+        let offering = |protocols: &[&[u8]]| {
+            let alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            let mut config = config.clone();
+            config.alpn_protocols = alpn_protocols;
+            TlsConnector::from(Arc::new(config))
+        };
+        Ok(Self { http1: offering(&[b"http/1.1"]), http1_and_2: offering(&[H2, b"http/1.1"]) })
+    }
+
+    /// What makes a connection that offers this.
+    #[must_use]
+    pub fn connector(&self, offer: Offer) -> &TlsConnector {
+        match offer {
+            Offer::Http1 => &self.http1,
+            Offer::Http1And2 => &self.http1_and_2,
+        }
+    }
+}
+
+/// HTTP/2 over TLS in ALPN (RFC 9113, 3.2).
+pub const H2: &[u8] = b"h2";
 
 fn roots(tls: &Tls) -> Result<RootCertStore, TlsSetupError> {
     let mut store = RootCertStore::empty();

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use rustls::ClientConfig;
-
 use super::{StartError, connector};
 use crate::{
     account::{Account, LoginConnectors},
     clock::{Clock, Jitter},
     config::{AccountId, Config, Endpoint},
+    tls::ClientTls,
 };
 
 /// Starts all of them.
-pub(super) fn start(config: &Arc<Config>, tls: &Arc<ClientConfig>, clock: &Arc<dyn Clock>) -> Result<Vec<Account>, StartError> {
+pub(super) fn start(config: &Arc<Config>, tls: &ClientTls, clock: &Arc<dyn Clock>) -> Result<Vec<Account>, StartError> {
     (0..config.accounts.len()).map(|index| start_one(config, AccountId(index), tls, clock)).collect()
 }
 
@@ -20,7 +19,7 @@ pub(super) fn start(config: &Arc<Config>, tls: &Arc<ClientConfig>, clock: &Arc<d
 pub(super) async fn take_over(
     before: &[Account],
     config: &Arc<Config>,
-    tls: &Arc<ClientConfig>,
+    tls: &ClientTls,
     clock: &Arc<dyn Clock>,
 ) -> Result<Vec<Account>, StartError> {
     let mut accounts = Vec::with_capacity(config.accounts.len());
@@ -48,19 +47,14 @@ pub(super) async fn end_the_rest(before: &[Account], now: &[Account]) {
     }
 }
 
-fn start_one(
-    config: &Arc<Config>,
-    id: AccountId,
-    tls: &Arc<ClientConfig>,
-    clock: &Arc<dyn Clock>,
-) -> Result<Account, StartError> {
+fn start_one(config: &Arc<Config>, id: AccountId, tls: &ClientTls, clock: &Arc<dyn Clock>) -> Result<Account, StartError> {
     let connectors = connectors(config, id, tls)?;
     // It fits: index and connectors come from the same configuration.
     Account::start(Arc::clone(config), id, connectors, Arc::clone(clock), Jitter::from_system())
         .ok_or(StartError::System(std::io::ErrorKind::InvalidInput.into()))
 }
 
-fn connectors(config: &Config, id: AccountId, tls: &Arc<ClientConfig>) -> Result<Option<LoginConnectors>, StartError> {
+fn connectors(config: &Config, id: AccountId, tls: &ClientTls) -> Result<Option<LoginConnectors>, StartError> {
     let Some(login) = &config.accounts[id.0].login else { return Ok(None) };
     let connector = |endpoint: &Endpoint| connector(&endpoint.origin, tls, login.timeout);
     Ok(Some(LoginConnectors { login: connector(&login.url)?, refresh: login.refresh_url.as_ref().map(connector).transpose()? }))

@@ -12,7 +12,6 @@ mod worker;
 
 use std::{fmt, io, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use rustls::ClientConfig;
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
@@ -27,7 +26,7 @@ use crate::{
     logging::{AccessLog, LogControl},
     path::Prefix,
     proxy::{Outage, Places},
-    tls::{self, TlsSetupError},
+    tls::{ClientTls, TlsSetupError},
 };
 pub use doors::DoorError;
 use doors::{Door, Layout, PassedSockets};
@@ -100,7 +99,7 @@ impl From<io::Error> for StartError {
 /// A daemon whose sockets are bound and whose trust is set up.
 pub struct App {
     config: Arc<Config>,
-    tls: Arc<ClientConfig>,
+    tls: ClientTls,
     doors: Vec<Door>,
     /// The APIs behind each door, as places in [`Config::apis`].
     behind: Vec<Vec<usize>>,
@@ -118,7 +117,7 @@ struct Settings {
 /// Everything that a reload may change, in one piece: workers build their side from it.
 struct Plan {
     config: Arc<Config>,
-    tls: Arc<ClientConfig>,
+    tls: ClientTls,
     /// As [`Config::accounts`].
     accounts: Vec<Account>,
     /// As [`Config::apis`].
@@ -139,7 +138,7 @@ struct Shared {
 impl App {
     /// Opens what must be open. Belongs before the runtime: it takes over sockets that were passed to the process.
     pub fn bind(config: Arc<Config>) -> Result<Self, StartError> {
-        let tls = tls::client_config(&config.tls).map_err(StartError::Tls)?;
+        let tls = ClientTls::new(&config.tls).map_err(StartError::Tls)?;
         check_hosts(&config, &tls)?;
         let mut passed = PassedSockets::take(&config.socket_names)?;
         let layout = Layout::of(&config, &passed.places).map_err(StartError::Door)?;
@@ -215,7 +214,7 @@ fn default_workers() -> usize {
 }
 
 /// What no certificate could be for is named before anything is started.
-fn check_hosts(config: &Config, tls: &Arc<ClientConfig>) -> Result<(), StartError> {
+fn check_hosts(config: &Config, tls: &ClientTls) -> Result<(), StartError> {
     let logins = config.accounts.iter().filter_map(|account| account.login.as_ref());
     let endpoints = logins.flat_map(|login| [Some(&login.url), login.refresh_url.as_ref()]).flatten();
     let origins = config.apis.iter().map(|api| &api.upstream.origin).chain(endpoints.map(|endpoint| &endpoint.origin));
@@ -225,7 +224,7 @@ fn check_hosts(config: &Config, tls: &Arc<ClientConfig>) -> Result<(), StartErro
     Ok(())
 }
 
-fn connector(origin: &Origin, tls: &Arc<ClientConfig>, limit: Duration) -> Result<Connector, StartError> {
+fn connector(origin: &Origin, tls: &ClientTls, limit: Duration) -> Result<Connector, StartError> {
     Connector::new(origin, tls, limit).ok_or_else(|| StartError::Host(origin.clone()))
 }
 

@@ -5,7 +5,6 @@
 
 use std::{fmt, sync::Arc};
 
-use rustls::ClientConfig;
 use tracing::{error, info, warn};
 
 use super::{
@@ -17,7 +16,7 @@ use crate::{
         Config,
         source::{self, Fault, Input},
     },
-    tls,
+    tls::ClientTls,
 };
 
 /// Why settings were not taken over.
@@ -56,7 +55,7 @@ impl From<StartError> for Refused {
 /// What was read, judged and opened, and has changed nothing yet.
 struct Prepared {
     config: Arc<Config>,
-    tls: Arc<ClientConfig>,
+    tls: ClientTls,
     /// Behind the doors that there are, and the new ones after them.
     behind: Vec<Vec<usize>>,
     doors: Vec<Door>,
@@ -112,7 +111,7 @@ impl Daemon {
         if let Some(door) = layout.missing(&self.doors) {
             return Err(Refused::NeedsRestart(format!("to stop listening on {}", door.bound.name)));
         }
-        let tls = tls::client_config(&config.tls).map_err(StartError::Tls)?;
+        let tls = ClientTls::new(&config.tls).map_err(StartError::Tls)?;
         check_hosts(&config, &tls)?;
         let present: Vec<Key> = self.doors.iter().map(|door| door.key().clone()).collect();
         let adjustments = Adjustments::new(&config, &layout.behind(&self.doors)).map_err(StartError::Door)?;

@@ -8,7 +8,7 @@ use tracing::error;
 
 use super::{Plan, doors::Door};
 use crate::{
-    clock::Clock,
+    clock::{Clock, Jitter},
     config,
     connect::Connector,
     deadline::Deadlines,
@@ -16,7 +16,7 @@ use crate::{
     path::Words,
     proxy::{Api, Entrance, Entry, Gate, HeaderRules, Route, Routes, Worker},
     server::{Acceptor, ConnectionLimits, Drain},
-    upstream::{HeadLimits, Upstream},
+    upstream::{HeadLimits, Lifetimes, Upstream},
 };
 
 /// How often idle upstream connections are looked over, and log lines handed on.
@@ -102,8 +102,9 @@ impl Crew {
                     Some(Order::Stop) | None => break,
                 },
                 _ = round.tick() => {
+                    let now = self.clock.now().moment;
                     for api in &apis {
-                        api.upstream.sweep();
+                        api.upstream.sweep(now);
                     }
                     worker.flush_access_log();
                 }
@@ -177,6 +178,7 @@ fn api(plan: &Plan, index: usize) -> Option<Api> {
     let settings = &plan.config.apis[index];
     let origin = &settings.upstream.origin;
     let limits = HeadLimits { bytes: settings.limits.max_header_bytes, lines: settings.limits.max_headers };
+    let lifetimes = Lifetimes { idle: settings.timeouts.pool_idle, max_age: settings.timeouts.connection_max_age };
     // The daemon made the same connector and the same authority; what passes once passes again.
     let connector = Connector::new(origin, &plan.tls, settings.timeouts.connect)?;
     let authority = HeaderValue::try_from(origin.authority()).ok()?;
@@ -186,7 +188,7 @@ fn api(plan: &Plan, index: usize) -> Option<Api> {
     Some(Api {
         name: settings.name.clone(),
         account: plan.accounts[settings.account.0].clone(),
-        upstream: Upstream::new(connector, limits, settings.timeouts.pool_idle),
+        upstream: Upstream::new(connector, settings.http2, limits, lifetimes, Jitter::from_system())?,
         rules: HeaderRules::new(settings, authority),
         words: Words::new(words),
         places: shared.places.clone(),

@@ -337,7 +337,10 @@ impl Route {
                 return Poll::Ready(outcome.map_err(ProxyError::Upstream));
             }
             while deadline.poll_passed(cx).is_ready() {
-                if let Some(error) = self.overdue(outgoing.upload, deadline) {
+                if let Some((error, silence)) = self.overdue(outgoing.upload, deadline) {
+                    if matches!(error, ProxyError::UpstreamTimeout) {
+                        self.api.upstream.distrust(silence);
+                    }
                     return Poll::Ready(Err(error));
                 }
             }
@@ -346,9 +349,9 @@ impl Route {
         .await
     }
 
-    /// Who kept us waiting for too long; if nobody did, the deadline moves to when somebody will have.
-    fn overdue(&self, upload: Option<&Upload>, deadline: &Deadline) -> Option<ProxyError> {
-        let Some(upload) = upload else { return Some(ProxyError::UpstreamTimeout) };
+    /// Who kept us waiting for too long, and for how long; if nobody did, the deadline moves to when somebody will have.
+    fn overdue(&self, upload: Option<&Upload>, deadline: &Deadline) -> Option<(ProxyError, Duration)> {
+        let Some(upload) = upload else { return Some((ProxyError::UpstreamTimeout, self.api.timeouts.response)) };
         let (waiting, since) = upload.waiting();
         let (limit, error) = match waiting {
             Waiting::Client => (self.api.timeouts.body_idle, ProxyError::RequestBodyTimeout),
@@ -357,7 +360,7 @@ impl Route {
         };
         let (now, due) = (clock::instant(), since + limit);
         if due <= now {
-            return Some(error);
+            return Some((error, limit));
         }
         // The body may end meanwhile, and then the answer is due sooner.
         deadline.arm_at(due.min(now + self.api.timeouts.response));

@@ -1,6 +1,7 @@
 //! An answer's body, and what becomes of its connection.
 
 use std::{
+    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -11,11 +12,20 @@ use hyper::body::Incoming;
 
 use super::{
     h1::{Open, Uploaded},
+    h2,
     pool::Pool,
 };
 
-/// An answer's body. Read to its end it gives its connection back; dropped before, it closes it.
-pub struct Answer<B> {
+/// An answer's body. Over HTTP/1.1, read to its end it gives its connection back; dropped before, it closes it. Over
+/// HTTP/2, dropped before its end it resets its stream.
+pub struct Answer<B>(Source<B>);
+
+enum Source<B> {
+    Http1(Exclusive<B>),
+    Http2(h2::Incoming),
+}
+
+struct Exclusive<B> {
     incoming: Incoming,
     ended: bool,
     lease: Option<(Open<B>, Pool<B>, Uploaded)>,
@@ -24,37 +34,51 @@ pub struct Answer<B> {
 impl<B> Answer<B> {
     /// On a connection that nobody uses after it.
     pub(super) fn alone(incoming: Incoming) -> Self {
-        Self { incoming, ended: false, lease: None }
+        Self(Source::Http1(Exclusive { incoming, ended: false, lease: None }))
     }
 
     /// The connection goes to `pool` when the body has ended.
-    pub(super) fn new(incoming: Incoming, connection: Open<B>, pool: Pool<B>, uploaded: Uploaded) -> Self {
-        Self { incoming, ended: false, lease: Some((connection, pool, uploaded)) }
+    pub(super) fn http1(incoming: Incoming, connection: Open<B>, pool: Pool<B>, uploaded: Uploaded) -> Self {
+        Self(Source::Http1(Exclusive { incoming, ended: false, lease: Some((connection, pool, uploaded)) }))
+    }
+
+    pub(super) fn http2(incoming: h2::Incoming) -> Self {
+        Self(Source::Http2(incoming))
     }
 }
 
 impl<B> Body for Answer<B> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         // Sound: `Incoming` is `Unpin`, and so is the rest.
-        let this = &mut *self;
-        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
-        this.ended |= matches!(polled, Poll::Ready(None));
-        polled
+        match &mut self.0 {
+            Source::Http1(body) => {
+                let polled = Pin::new(&mut body.incoming).poll_frame(cx);
+                body.ended |= matches!(polled, Poll::Ready(None));
+                polled.map_err(|_| Broken)
+            }
+            Source::Http2(body) => body.poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.0 {
+            Source::Http1(body) => body.incoming.is_end_stream(),
+            Source::Http2(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.0 {
+            Source::Http1(body) => body.incoming.size_hint(),
+            Source::Http2(body) => body.size_hint(),
+        }
     }
 }
 
-impl<B> Drop for Answer<B> {
+impl<B> Drop for Exclusive<B> {
     fn drop(&mut self) {
         let Some((connection, pool, uploaded)) = self.lease.take() else { return };
         let answered = self.ended || self.incoming.is_end_stream();
@@ -65,3 +89,15 @@ impl<B> Drop for Answer<B> {
         }
     }
 }
+
+/// The upstream broke an answer off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken;
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the upstream broke its answer off")
+    }
+}
+
+impl std::error::Error for Broken {}

@@ -18,7 +18,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use tokio::task::AbortHandle;
+use tokio::{task::AbortHandle, time::Instant};
 
 use super::{BODY_BUFFER, Cause, HeadLimits, SendError, Sent};
 use crate::connect::{Connection, bytes_written};
@@ -28,10 +28,12 @@ pub(super) struct Open<B> {
     sender: SendRequest<Upload<B>>,
     written: Arc<AtomicU64>,
     driver: AbortHandle,
+    retires: Instant,
 }
 
-/// Makes a connection ready for requests. A task drives it until either side closes it.
-pub(super) async fn open<B>(connection: Connection, head: HeadLimits) -> Result<Open<B>, Cause>
+/// Makes a connection ready for requests. A task drives it until either side closes it. `retires`: when it is too old for
+/// another request.
+pub(super) async fn open<B>(connection: Connection, head: HeadLimits, retires: Instant) -> Result<Open<B>, Cause>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
@@ -46,7 +48,7 @@ where
     // It ends with its connection: when the sender and the answer's body are dropped, when an exchange is left unfinished,
     // or when the peer hangs up. How it ended reaches the exchange that was under way.
     let driver = tokio::spawn(async move { drop(driver.await) }).abort_handle();
-    Ok(Open { sender, written: connection.written, driver })
+    Ok(Open { sender, written: connection.written, driver, retires })
 }
 
 impl<B> Open<B> {
@@ -57,6 +59,11 @@ impl<B> Open<B> {
 
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed()
+    }
+
+    /// When it is too old for another request.
+    pub(super) fn retires(&self) -> Instant {
+        self.retires
     }
 
     /// Closes it in the middle of an exchange: by itself the driver would wait for the rest of a request that nobody reads

@@ -1,27 +1,38 @@
 //! Connections to one origin, kept and used again; one request, sent once.
 //!
-//! Depends on `connect`, `clock` and `config`. The only place that names hyper's client types. Guarantees: a request is
-//! written to one connection at the most, and a failure says whether any byte of it left; whether it may be sent again is
-//! for the caller to judge.
+//! Depends on `connect`, `clock` and `config`. The only place that names the client types of hyper and h2. Guarantees: a
+//! request is written to one connection at the most, and a failure says whether the upstream may have acted on it; whether
+//! it may be sent again is for the caller to judge.
 
 mod answer;
 mod h1;
+mod h2;
 mod pool;
+mod streams;
 mod tunnel;
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, uri::Authority};
 use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use thiserror::Error;
+use tokio::time::Instant;
 
-pub use answer::Answer;
+pub use answer::{Answer, Broken};
 use pool::Pool;
+use streams::{Claim, Opening, Stream, Streams, Turn};
 
-use crate::connect::{ConnectError, Connector};
+use crate::{
+    clock::{self, Jitter, Moment},
+    config::Http2,
+    connect::{ConnectError, Connection, Connector, Offer, Protocol},
+};
 
 /// Why there is no answer. Holds nothing of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -59,7 +70,8 @@ pub enum Cause {
 /// How far a failed request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// Not a byte reached the kernel: sending it again can't do anything twice.
+    /// Not a byte reached the kernel, or the upstream said that it did not act on it: sending it again can't do anything
+    /// twice.
     Nothing,
     /// The upstream may have acted on it.
     Something,
@@ -72,8 +84,19 @@ pub enum Reuse {
     Any,
     /// One that was used not longer ago than this: the other side is unlikely to be closing it right now.
     IdleAtMost(Duration),
-    /// A new one.
+    /// A new one; over HTTP/2, one that was not there yet.
     Never,
+}
+
+impl Reuse {
+    /// For how long a connection that is kept for `keep` may have been idle. `None`: it may not be a used one.
+    fn idle_at_most(self, keep: Duration) -> Option<Duration> {
+        match self {
+            Self::Any => Some(keep),
+            Self::IdleAtMost(limit) => Some(limit.min(keep)),
+            Self::Never => None,
+        }
+    }
 }
 
 /// Sizes that an answer's head must keep to.
@@ -85,57 +108,159 @@ pub struct HeadLimits {
     pub lines: usize,
 }
 
+/// How long connections live.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetimes {
+    /// An unused one.
+    pub idle: Duration,
+    /// Any; each a little longer or shorter, so that they don't end together.
+    pub max_age: Duration,
+}
+
 /// Memory that one connection may take to buffer a body.
 pub const BODY_BUFFER: usize = 64 * 1024;
+
+/// By how much the boot clock may run ahead of the one that stops during a suspend, from one sweep to the next.
+const SUSPENDED: Duration = Duration::from_secs(2);
 
 /// One origin with its kept connections; one per worker and API.
 pub struct Upstream<B> {
     connector: Connector,
     head: HeadLimits,
+    max_age: Duration,
+    jitter: Mutex<Jitter>,
     pool: Pool<B>,
+    /// Where HTTP/2 is offered.
+    http2: Option<Shared>,
+    swept: Mutex<Option<(Moment, Instant)>>,
 }
+
+/// Connections that requests share, and whom they lead to.
+type Shared = (Streams, Authority);
 
 impl<B> Upstream<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
-    /// No connection is made until one is needed. `idle`: how long an unused one is kept.
+    /// No connection is made until one is needed. `None` when the origin's host can't stand in a URI.
     #[must_use]
-    pub fn new(connector: Connector, head: HeadLimits, idle: Duration) -> Self {
-        Self { connector, head, pool: Pool::new(idle) }
-    }
-
-    /// A kept connection, or a new one; the connector's time-out bounds the wait.
-    pub async fn lease(&self, reuse: Reuse) -> Result<Lease<B>, SendError> {
-        let connection = match self.pool.take(reuse).await {
-            Some(kept) => kept,
-            None => self.open().await?,
+    pub fn new(connector: Connector, http2: Http2, head: HeadLimits, lifetimes: Lifetimes, jitter: Jitter) -> Option<Self> {
+        let Lifetimes { idle, max_age } = lifetimes;
+        let http2 = match http2 {
+            Http2::Off => None,
+            Http2::Auto => Some((Streams::new(idle), connector.origin().authority().try_into().ok()?)),
         };
-        Ok(Lease { connection, pool: self.pool.handle() })
+        let (jitter, swept) = (Mutex::new(jitter), Mutex::default());
+        Some(Self { connector, head, max_age, jitter, pool: Pool::new(idle), http2, swept })
     }
 
-    async fn open(&self) -> Result<h1::Open<B>, SendError> {
-        let unsent = |cause| SendError { cause, sent: Sent::Nothing };
-        let connection = self.connector.connect().await.map_err(|error| unsent(error.into()))?;
-        h1::open(connection, self.head).await.map_err(unsent)
+    /// A kept connection, room on a shared one, or a new one; the connector's time-out bounds the wait.
+    pub async fn lease(&self, reuse: Reuse) -> Result<Lease<B>, SendError> {
+        loop {
+            if let Some(kept) = self.pool.take(reuse).await {
+                return Ok(self.exclusive(kept));
+            }
+            let Some(shared) = &self.http2 else {
+                let connection = self.connector.connect(Offer::Http1).await.map_err(|error| unsent(error.into()))?;
+                return self.adopt(connection).await;
+            };
+            match shared.0.claim(reuse) {
+                Claim::Stream(stream) => return Ok(Lease(Held::Stream(stream))),
+                Claim::Open(opening) => return self.open(shared, Some(opening)).await,
+                Claim::OpenHttp1 => return self.open(shared, None).await,
+                Claim::Wait(turn) => match turn.await {
+                    Ok(Turn::Stream(stream)) => return Ok(Lease(Held::Stream(stream))),
+                    Ok(Turn::Open(opening)) => return self.open(shared, Some(opening)).await,
+                    Ok(Turn::Failed(error)) => return Err(error),
+                    Ok(Turn::Again) | Err(_) => {}
+                },
+            }
+        }
     }
 
-    /// Closes connections that were idle for too long or that the other side closed.
-    pub fn sweep(&self) {
+    /// Connects and finds out what the server speaks. `opening`: others wait to hear it.
+    async fn open(&self, (streams, authority): &Shared, opening: Option<Opening>) -> Result<Lease<B>, SendError> {
+        let opened = match self.connector.connect(Offer::Http1And2).await {
+            Ok(connection) if connection.protocol == Protocol::Http1 => {
+                streams.speaks_http1();
+                drop(opening);
+                return self.adopt(connection).await;
+            }
+            Ok(connection) => h2::open(connection, authority.clone(), self.head).await.map_err(unsent),
+            Err(error) => Err(unsent(error.into())),
+        };
+        match opened {
+            Ok((link, driver)) => Ok(Lease(Held::Stream(streams.join(link, driver, opening, self.retirement())))),
+            Err(error) => {
+                if let Some(opening) = opening {
+                    opening.failed(error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn adopt(&self, connection: Connection) -> Result<Lease<B>, SendError> {
+        let open = h1::open(connection, self.head, self.retirement()).await.map_err(unsent)?;
+        Ok(self.exclusive(open))
+    }
+
+    fn exclusive(&self, connection: h1::Open<B>) -> Lease<B> {
+        Lease(Held::Exclusive(connection, self.pool.handle()))
+    }
+
+    /// When a connection that is made now is too old.
+    fn retirement(&self) -> Instant {
+        let fraction = self.jitter.lock().unwrap_or_else(PoisonError::into_inner).fraction();
+        clock::instant() + self.max_age.mul_f64(0.8 + 0.4 * fraction)
+    }
+
+    /// Closes connections that were idle for too long, that have grown old or that the other side closed. `now` is the
+    /// clock that runs on while the machine is suspended: when it did, nobody knows what became of the connections.
+    /// Called about once a second.
+    pub fn sweep(&self, now: Moment) {
+        let awake = clock::instant();
+        let before = self.swept.lock().unwrap_or_else(PoisonError::into_inner).replace((now, awake));
+        if before.is_some_and(|(then, instant)| now.since(then) > awake.duration_since(instant) + SUSPENDED) {
+            self.close_idle();
+        }
         self.pool.sweep();
+        if let Some((streams, _)) = &self.http2 {
+            streams.sweep();
+        }
     }
 
-    /// Closes every idle connection now.
+    /// An answer did not come within `silence`. What was open when it was asked for may lead nowhere: it is closed if it
+    /// has been idle since, and a shared one takes no new request.
+    pub fn distrust(&self, silence: Duration) {
+        self.pool.distrust(silence);
+        if let Some((streams, _)) = &self.http2 {
+            streams.distrust(silence);
+        }
+    }
+
+    /// Closes every idle connection now, and those in use once their exchanges have ended.
     pub fn close_idle(&self) {
         self.pool.clear();
+        if let Some((streams, _)) = &self.http2 {
+            streams.clear();
+        }
     }
 }
 
-/// A connection that is ours for one exchange.
-pub struct Lease<B> {
-    connection: h1::Open<B>,
-    pool: Pool<B>,
+fn unsent(cause: Cause) -> SendError {
+    SendError { cause, sent: Sent::Nothing }
+}
+
+/// A right to one exchange.
+pub struct Lease<B>(Held<B>);
+
+enum Held<B> {
+    /// A connection of our own, and where it goes afterwards.
+    Exclusive(h1::Open<B>, Pool<B>),
+    /// A place on a shared one.
+    Stream(Stream),
 }
 
 impl<B> Lease<B>
@@ -144,18 +269,21 @@ where
     B::Error: std::error::Error + Send + Sync,
 {
     /// Sends one request, once. It waits as long as the upstream does: the caller limits that. Dropping the future ends
-    /// the exchange and closes the connection.
+    /// the exchange: it closes the connection, or resets the stream.
     pub async fn send(self, request: Request<B>) -> Result<Response<Answer<B>>, SendError> {
-        let Self { mut connection, pool } = self;
-        let (response, uploaded) = connection.send(request).await?;
-        Ok(response.map(|incoming| Answer::new(incoming, connection, pool, uploaded)))
+        match self.0 {
+            Held::Exclusive(mut connection, pool) => {
+                let (response, uploaded) = connection.send(request).await?;
+                Ok(response.map(|incoming| Answer::http1(incoming, connection, pool, uploaded)))
+            }
+            Held::Stream(stream) => Ok(h2::send(stream, request).await?.map(Answer::http2)),
+        }
     }
 }
 
 /// One request over a connection of its own, for log-ins: nothing is kept or shared with the data path.
 pub async fn exchange(connector: &Connector, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
-    let unsent = |cause| SendError { cause, sent: Sent::Nothing };
-    let connection = connector.connect().await.map_err(|error| unsent(error.into()))?;
+    let connection = connector.connect(Offer::Http1).await.map_err(|error| unsent(error.into()))?;
     h1::once(connection, request).await
 }
 

@@ -1,5 +1,5 @@
-//! Idle connections to one origin: last in, first out, so that the rest can grow old and be closed. What was open when
-//! the pool was cleared never comes back.
+//! Idle HTTP/1.1 connections to one origin: last in, first out, so that the rest can grow old and be closed. What was open
+//! when the pool was cleared never comes back.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -42,11 +42,7 @@ impl<B> Pool<B> {
 
     /// The connection that was used last, if it may be used again.
     pub(super) async fn take(&self, reuse: Reuse) -> Option<Open<B>> {
-        let limit = match reuse {
-            Reuse::Any => self.keep,
-            Reuse::IdleAtMost(limit) => limit.min(self.keep),
-            Reuse::Never => return None,
-        };
+        let limit = reuse.idle_at_most(self.keep)?;
         loop {
             let mut candidate = self.pop(limit)?;
             if candidate.is_usable().await {
@@ -57,24 +53,41 @@ impl<B> Pool<B> {
 
     fn pop(&self, limit: Duration) -> Option<Open<B>> {
         let idle = &mut self.lock().idle;
+        let newest = idle.last()?;
+        let now = clock::instant();
         // Sorted by age: when the newest has been idle for too long, all have.
-        if idle.last()?.since.elapsed() > limit {
+        if now.duration_since(newest.since) > limit {
             return None;
         }
-        idle.pop().map(|newest| newest.connection)
+        while let Some(newest) = idle.pop() {
+            if now < newest.connection.retires() {
+                return (now.duration_since(newest.since) <= limit).then_some(newest.connection);
+            }
+        }
+        None
     }
 
-    /// Takes a connection whose exchange is complete. One that was in use when the pool was cleared is closed.
+    /// Takes a connection whose exchange is complete. One that has grown old is closed, and so is one that was in use
+    /// when the pool was cleared.
     pub(super) fn put(&self, connection: Open<B>) {
+        let since = clock::instant();
         let mut kept = self.lock();
-        if kept.era == self.era {
-            kept.idle.push(Idle { since: clock::instant(), connection });
+        if kept.era == self.era && since < connection.retires() {
+            kept.idle.push(Idle { since, connection });
         }
     }
 
     pub(super) fn sweep(&self) {
-        let keep = self.keep;
-        self.lock().idle.retain(|idle| !idle.connection.is_closed() && idle.since.elapsed() <= keep);
+        let (keep, now) = (self.keep, clock::instant());
+        self.lock().idle.retain(|idle| {
+            let kept = !idle.connection.is_closed() && now.duration_since(idle.since) <= keep;
+            kept && now < idle.connection.retires()
+        });
+    }
+
+    /// Closes what has been idle for so long or longer.
+    pub(super) fn distrust(&self, silence: Duration) {
+        self.lock().idle.retain(|idle| idle.since.elapsed() < silence);
     }
 
     pub(super) fn clear(&self) {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Empty};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::config::{Origin, Scheme};
+use crate::{
+    config::{Origin, Scheme},
+    tls::ClientTls,
+};
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, lines: 100 };
 
@@ -30,6 +33,10 @@ struct Fixture {
 impl Fixture {
     /// A server that answers everything, and counts its connections.
     async fn keeping(idle: Duration) -> Self {
+        Self::with(Lifetimes { idle, max_age: Duration::from_secs(300) }).await
+    }
+
+    async fn with(lifetimes: Lifetimes) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let accepted = Arc::<AtomicUsize>::default();
@@ -43,7 +50,8 @@ impl Fixture {
         });
         let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
         let connector = Connector::new(&origin, &unused_tls(), Duration::from_secs(5)).unwrap();
-        Self { upstream: Upstream::new(connector, LIMITS, idle), accepted }
+        let upstream = Upstream::new(connector, Http2::Off, LIMITS, lifetimes, Jitter::seeded(7)).unwrap();
+        Self { upstream, accepted }
     }
 
     /// One exchange; how many connections there were until now.
@@ -55,10 +63,8 @@ impl Fixture {
     }
 }
 
-fn unused_tls() -> Arc<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Arc::new(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+fn unused_tls() -> ClientTls {
+    ClientTls::with_roots(RootCertStore::empty()).unwrap()
 }
 
 async fn answer_all(mut stream: TcpStream) {
@@ -103,4 +109,75 @@ async fn a_request_that_is_sent_again_takes_a_new_connection() {
     let fixture = Fixture::keeping(Duration::from_secs(15)).await;
     assert_eq!(fixture.exchange(Reuse::Any).await, 1);
     assert_eq!(fixture.exchange(Reuse::Never).await, 2);
+}
+
+const AGE: Duration = Duration::from_secs(100);
+
+/// Old connections, but none that was idle for too long.
+async fn aging() -> Fixture {
+    Fixture::with(Lifetimes { idle: Duration::from_secs(3600), max_age: AGE }).await
+}
+
+#[tokio::test]
+async fn a_connection_takes_requests_until_it_is_as_old_as_the_settings_say_give_or_take_a_fifth() {
+    let fixture = aging().await;
+    assert_eq!(fixture.exchange(Reuse::Any).await, 1);
+    pass(AGE.mul_f64(0.79)).await;
+    fixture.upstream.sweep(Moment::new(Duration::ZERO));
+    assert_eq!(fixture.exchange(Reuse::Any).await, 1, "young");
+    pass(AGE.mul_f64(0.41)).await;
+    assert_eq!(fixture.exchange(Reuse::Any).await, 2, "too old");
+}
+
+#[tokio::test]
+async fn a_connection_that_grew_old_in_its_exchange_is_closed_afterwards() {
+    let fixture = aging().await;
+    let lease = fixture.upstream.lease(Reuse::Any).await.unwrap();
+    let answer = lease.send(Request::new(Empty::new())).await.unwrap();
+    pass(AGE.mul_f64(1.2)).await;
+    answer.into_body().collect().await.unwrap();
+    assert_eq!(fixture.exchange(Reuse::Any).await, 2);
+}
+
+#[test]
+fn connections_grow_old_at_different_times_within_a_fifth() {
+    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port: 9 };
+    let connector = Connector::new(&origin, &unused_tls(), Duration::from_secs(5)).unwrap();
+    let lifetimes = Lifetimes { idle: AGE, max_age: AGE };
+    let upstream: Upstream<Empty<Bytes>> = Upstream::new(connector, Http2::Auto, LIMITS, lifetimes, Jitter::seeded(7)).unwrap();
+    let start = clock::instant();
+    let ages: Vec<f64> = (0..100).map(|_| (upstream.retirement() - start).as_secs_f64()).collect();
+    assert!(ages.iter().all(|age| (79.9..121.0).contains(age)), "{ages:?}");
+    assert!(ages.iter().any(|age| *age < 90.0) && ages.iter().any(|age| *age > 110.0), "{ages:?}");
+}
+
+#[tokio::test]
+async fn after_a_suspend_no_connection_from_before_it_is_used() {
+    let fixture = aging().await;
+    let moment = |seconds| Moment::new(Duration::from_secs(seconds));
+    fixture.upstream.sweep(moment(1000));
+    assert_eq!(fixture.exchange(Reuse::Any).await, 1);
+    let lease = fixture.upstream.lease(Reuse::Never).await.unwrap();
+    pass(Duration::from_secs(3)).await;
+    fixture.upstream.sweep(moment(1003));
+    assert_eq!(fixture.exchange(Reuse::Any).await, 2, "nothing happened");
+    // The boot clock went on for a minute while ours stood still.
+    fixture.upstream.sweep(moment(1063));
+    let in_use = lease.send(Request::new(Empty::new())).await.unwrap();
+    in_use.into_body().collect().await.unwrap();
+    assert_eq!(fixture.exchange(Reuse::Any).await, 3, "neither the idle one nor the one in use");
+    fixture.upstream.sweep(moment(1064));
+    assert_eq!(fixture.exchange(Reuse::Any).await, 3, "only once");
+}
+
+#[tokio::test]
+async fn after_a_time_out_no_connection_that_was_idle_meanwhile_is_used() {
+    let fixture = aging().await;
+    assert_eq!(fixture.exchange(Reuse::Any).await, 1);
+    pass(Duration::from_secs(5)).await;
+    fixture.upstream.distrust(Duration::from_secs(6));
+    assert_eq!(fixture.exchange(Reuse::Any).await, 1, "it has answered since");
+    pass(Duration::from_secs(5)).await;
+    fixture.upstream.distrust(Duration::from_secs(5));
+    assert_eq!(fixture.exchange(Reuse::Any).await, 2);
 }

@@ -10,6 +10,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::{Answer, BODY_BUFFER, Cause, SendError, Sent, Upstream, h1};
+use crate::connect::Offer;
 
 impl<B> Upstream<B>
 where
@@ -21,7 +22,7 @@ where
     /// connection.
     pub async fn open_tunnel(&self, request: Request<B>) -> Result<Response<Answer<B>>, SendError> {
         let unsent = |cause| SendError { cause, sent: Sent::Nothing };
-        let connection = self.connector.connect().await.map_err(|error| unsent(error.into()))?;
+        let connection = self.connector.connect(Offer::Http1).await.map_err(|error| unsent(error.into()))?;
         let (mut sender, driver) = http1::Builder::new()
             .max_buf_size(self.head.bytes.max(BODY_BUFFER))
             .max_header_size(self.head.bytes)

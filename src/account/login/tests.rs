@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -14,6 +14,7 @@ use crate::{
     account::fixture,
     clock::SystemClock,
     config::{AccountId, Config, Source},
+    tls::ClientTls,
 };
 
 /// Answers one connection after the other, then no more.
@@ -64,10 +65,8 @@ fn response(status: &str, headers: &str, body: &str) -> Vec<u8> {
 }
 
 fn connector(port: u16) -> Connector {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let tls = tls.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
-    Connector::new(&fixture::endpoint(port, "/").origin, &Arc::new(tls), Duration::from_secs(5)).unwrap()
+    let tls = ClientTls::with_roots(RootCertStore::empty()).unwrap();
+    Connector::new(&fixture::endpoint(port, "/").origin, &tls, Duration::from_secs(5)).unwrap()
 }
 
 fn log_in_at(port: u16, change: impl FnOnce(&mut Config)) -> HttpLogIn {

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,6 +17,7 @@ use crate::{
     clock::SystemClock,
     config::{Origin, Scheme, Source},
     connect::Connector,
+    tls::ClientTls,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,9 +46,7 @@ async fn server() -> u16 {
 }
 
 fn connectors(port: u16) -> LoginConnectors {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let tls = Arc::new(tls.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
+    let tls = ClientTls::with_roots(RootCertStore::empty()).unwrap();
     let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".to_owned(), port };
     LoginConnectors { login: Connector::new(&origin, &tls, PATIENCE).unwrap(), refresh: None }
 }

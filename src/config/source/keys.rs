@@ -338,8 +338,7 @@ pub(super) const KEYS: &[Key] = &[
     api("socket_group", Kind::Text, None, "Group of Unix sockets, by name or number.").otherwise("the process's"),
     api("path_words", Kind::Words, Some("[]"), "Further path segments that logs may show."),
     api("allow_insecure_upstream", Kind::Switch, Some("false"), "Allows plain http to a loopback upstream."),
-    api("http2", Kind::OneOf(&["off", "auto"]), Some("\"off\""), "Protocol towards upstream; `auto` offers HTTP/2.")
-        .later(&["off"]),
+    api("http2", Kind::OneOf(&["off", "auto"]), Some("\"off\""), "Protocol towards upstream; `auto` offers HTTP/2."),
     api(
         "replay_buffer",
         Kind::Size { min: 0, max: 64 * KIB * KIB },
@@ -368,7 +367,7 @@ pub(super) const KEYS: &[Key] = &[
     api("stream_idle", between_ms(10, 30 * DAY), Some("\"1h\""), "The same for event streams and tunnels."),
     api("client_idle", between_ms(10, 30 * DAY), Some("\"1h\""), "Silence between a client's requests."),
     api("pool_idle", between_ms(0, HOUR), Some("\"15s\""), "Silence of a kept upstream connection."),
-    api("connection_max_age", between_ms(1000, 30 * DAY), Some("\"5m\""), "Age of an upstream connection, ±20 %.").later(&[]),
+    api("connection_max_age", between_ms(1000, 30 * DAY), Some("\"5m\""), "Age of an upstream connection, ±20 %."),
 ];
 
 /// A variable that stands for one key, or for a choice that has none.

@@ -1,0 +1,349 @@
+//! HTTP/2 connections to one origin, each shared by as many requests as its server allows.
+//!
+//! Depends on `h2` of this folder and on `clock`. Guarantees: no connection has more streams than its limit; whoever came
+//! first is served first; connections are made for those who can't be served otherwise, and for nobody else: as long as it
+//! is not known what the server speaks or how many streams it allows, one request connects and all others wait for it.
+//! Whoever waits is served, connects himself, or is told why there is no connection; a connector that gives up hands over
+//! to the next.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    Reuse, SendError,
+    h2::{Driver, Link},
+};
+use crate::{clock, connect::Protocol};
+
+/// The connections; clones share them.
+#[derive(Clone)]
+pub(super) struct Streams(Arc<Mutex<State>>);
+
+struct State {
+    /// How long an unused connection is kept.
+    keep: Duration,
+    /// What the server chose last.
+    spoken: Option<Protocol>,
+    /// Those that take requests, the oldest first. One that is not in here closes once its last stream has ended.
+    members: Vec<Member>,
+    waiting: VecDeque<Waiting>,
+    /// Connections under way, until they have said how many streams they allow.
+    opening: usize,
+    /// How many streams a new connection will allow, going by the last one.
+    room: Option<usize>,
+    /// The number of the connection that comes next.
+    next: u64,
+}
+
+struct Member {
+    number: u64,
+    link: Arc<Link>,
+    in_flight: usize,
+    limit: usize,
+    opened: Instant,
+    idle_since: Instant,
+    retires: Instant,
+}
+
+/// What a request can do with.
+#[derive(Clone, Copy)]
+struct Demand {
+    /// Idle for no longer than this.
+    idle_at_most: Duration,
+    /// No connection before this one.
+    from: u64,
+}
+
+struct Waiting {
+    demand: Demand,
+    turn: oneshot::Sender<Turn>,
+}
+
+/// What a request may do now.
+pub(super) enum Claim {
+    /// Send on this.
+    Stream(Stream),
+    /// Connect; others wait for the outcome.
+    Open(Opening),
+    /// Connect for itself: the server speaks HTTP/1.1.
+    OpenHttp1,
+    /// Wait until it is told.
+    Wait(oneshot::Receiver<Turn>),
+}
+
+/// What a waiting request is told.
+pub(super) enum Turn {
+    /// Send on this.
+    Stream(Stream),
+    /// Connect.
+    Open(Opening),
+    /// Things are different now: claim again.
+    Again,
+    /// There is no connection.
+    Failed(SendError),
+}
+
+/// To be told once no lock is held: what nobody hears any more gives its place back, which takes the lock.
+type Tidings = Vec<(oneshot::Sender<Turn>, Turn)>;
+
+impl Streams {
+    pub(super) fn new(keep: Duration) -> Self {
+        let (members, waiting) = (Vec::new(), VecDeque::new());
+        Self(Arc::new(Mutex::new(State { keep, spoken: None, members, waiting, opening: 0, room: None, next: 0 })))
+    }
+
+    /// Looks for a stream. What room there is, nobody who waits can do with, so taking it passes over nobody.
+    pub(super) fn claim(&self, reuse: Reuse) -> Claim {
+        let mut state = self.lock();
+        let demand = match reuse.idle_at_most(state.keep) {
+            Some(idle_at_most) => Demand { idle_at_most, from: 0 },
+            None => Demand { idle_at_most: state.keep, from: state.next },
+        };
+        if let Some(stream) = state.take(self, demand) {
+            return Claim::Stream(stream);
+        }
+        if state.spoken == Some(Protocol::Http1) {
+            return Claim::OpenHttp1;
+        }
+        if state.waiting.len() < state.coming() {
+            let (turn, told) = oneshot::channel();
+            state.waiting.push_back(Waiting { demand, turn });
+            return Claim::Wait(told);
+        }
+        state.opening += 1;
+        Claim::Open(Opening(Some(self.clone())))
+    }
+
+    /// Takes in a new connection; its first stream is for the request that made it. `opening`: others wait for it.
+    pub(super) fn join(&self, link: Link, driver: Driver, opening: Option<Opening>, retires: Instant) -> Stream {
+        let link = Arc::new(link);
+        let now = clock::instant();
+        let mut state = self.lock();
+        let number = state.next;
+        state.next += 1;
+        state.spoken = Some(Protocol::Http2);
+        let own = Arc::clone(&link);
+        // Until the server's settings come, one.
+        state.members.push(Member { number, link: own, in_flight: 1, limit: 1, opened: now, idle_since: now, retires });
+        drop(state);
+        let membership = Membership { streams: self.clone(), number, opening, limit: None };
+        // It ends with its connection: when the last handle is dropped, when the peer hangs up or falls silent.
+        tokio::spawn(driver.run(membership, Arc::downgrade(&link)));
+        Stream { streams: self.clone(), number, link }
+    }
+
+    /// The server has chosen HTTP/1.1.
+    pub(super) fn speaks_http1(&self) {
+        self.change(None, |state| state.spoken = Some(Protocol::Http1));
+    }
+
+    /// Lets go of what was unused for too long or has grown old.
+    pub(super) fn sweep(&self) {
+        let now = clock::instant();
+        let mut state = self.lock();
+        let keep = state.keep;
+        state.members.retain(|member| now < member.retires && member.idle_at_most(keep, now));
+    }
+
+    /// What was open so long ago takes no new request.
+    pub(super) fn distrust(&self, silence: Duration) {
+        self.lock().members.retain(|member| member.opened.elapsed() < silence);
+    }
+
+    /// No connection takes a new request.
+    pub(super) fn clear(&self) {
+        self.lock().members.clear();
+    }
+
+    fn change(&self, failure: Option<SendError>, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let tidings = state.settle(self, failure);
+        drop(state);
+        for (turn, what) in tidings {
+            // Who no longer listens gives back what it was given.
+            drop(turn.send(what));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Counts and lists are consistent between any two statements that could panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// A stream on the newest connection that has room, so that the rest can grow old and be closed.
+    fn take(&mut self, streams: &Streams, demand: Demand) -> Option<Stream> {
+        let now = clock::instant();
+        self.members.retain(|member| now < member.retires);
+        let fits = |member: &&mut Member| member.has_room() && member.number >= demand.from;
+        let idle = |member: &&mut Member| member.idle_at_most(demand.idle_at_most, now);
+        let member = self.members.iter_mut().rev().filter(fits).find(idle)?;
+        member.in_flight += 1;
+        Some(Stream { streams: streams.clone(), number: member.number, link: Arc::clone(&member.link) })
+    }
+
+    /// Gives those who wait what there is, in their order, and sees that connections come for the rest: the first of them
+    /// makes one, or hears of the failure that it was waiting for.
+    fn settle(&mut self, streams: &Streams, failure: Option<SendError>) -> Tidings {
+        let mut tidings = Tidings::new();
+        let mut at = 0;
+        while at < self.waiting.len() && self.members.iter().any(Member::has_room) {
+            let demand = self.waiting[at].demand;
+            let turn = if self.waiting[at].turn.is_closed() { None } else { self.take(streams, demand).map(Turn::Stream) };
+            let done = turn.is_some() || self.waiting[at].turn.is_closed();
+            if !done {
+                at += 1;
+            } else if let Some(waiting) = self.waiting.remove(at) {
+                tidings.extend(turn.map(|turn| (waiting.turn, turn)));
+            }
+        }
+        let http1 = self.spoken == Some(Protocol::Http1);
+        while http1 || self.waiting.len() > self.coming() {
+            let Some(waiting) = self.waiting.pop_front() else { break };
+            if waiting.turn.is_closed() {
+                continue;
+            }
+            let turn = match failure {
+                _ if http1 => Turn::Again,
+                Some(failure) => Turn::Failed(failure),
+                None => {
+                    self.opening += 1;
+                    Turn::Open(Opening(Some(streams.clone())))
+                }
+            };
+            tidings.push((waiting.turn, turn));
+        }
+        tidings
+    }
+
+    /// For how many that wait there will be room when the connections under way are there. Their makers use one each; what
+    /// is unknown is taken to be enough.
+    fn coming(&self) -> usize {
+        self.opening.saturating_mul(self.room.map_or(usize::MAX, |room| room.saturating_sub(1)))
+    }
+
+    /// The members are sorted by number.
+    fn member(&mut self, number: u64) -> Option<&mut Member> {
+        let at = self.members.binary_search_by_key(&number, |member| member.number).ok()?;
+        self.members.get_mut(at)
+    }
+}
+
+impl Member {
+    fn has_room(&self) -> bool {
+        self.in_flight < self.limit
+    }
+
+    fn idle_at_most(&self, limit: Duration, now: Instant) -> bool {
+        self.in_flight > 0 || now.duration_since(self.idle_since) <= limit
+    }
+}
+
+/// The right to one stream on a connection; given back when dropped.
+pub(super) struct Stream {
+    streams: Streams,
+    number: u64,
+    link: Arc<Link>,
+}
+
+impl Stream {
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let now = clock::instant();
+        self.streams.change(None, |state| {
+            if let Some(member) = state.member(self.number) {
+                member.in_flight -= 1;
+                member.idle_since = now;
+            }
+        });
+    }
+}
+
+/// A connection on its way, for which others may wait. Dropped, somebody else takes over.
+pub(super) struct Opening(Option<Streams>);
+
+impl Opening {
+    /// All who wait for it hear why there is none.
+    pub(super) fn failed(mut self, error: SendError) {
+        self.end(Some(error), |_| ());
+    }
+
+    /// It is there, and allows so many streams.
+    fn arrived(mut self, number: u64, limit: usize) {
+        self.end(None, |state| state.allow(number, limit));
+    }
+
+    fn end(&mut self, failure: Option<SendError>, change: impl FnOnce(&mut State)) {
+        let Some(streams) = self.0.take() else { return };
+        streams.change(failure, |state| {
+            state.opening -= 1;
+            change(state);
+        });
+    }
+}
+
+impl State {
+    fn allow(&mut self, number: u64, limit: usize) {
+        self.room = Some(limit);
+        if let Some(member) = self.member(number) {
+            member.limit = limit;
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.end(None, |_| ());
+    }
+}
+
+/// A connection's own place among the rest.
+pub(super) struct Membership {
+    streams: Streams,
+    number: u64,
+    opening: Option<Opening>,
+    /// As it was told last.
+    limit: Option<usize>,
+}
+
+impl Membership {
+    /// The server allows so many streams from now on.
+    pub(super) fn allows(&mut self, limit: usize) {
+        if self.limit.replace(limit) == Some(limit) {
+            return;
+        }
+        match self.opening.take() {
+            Some(opening) => opening.arrived(self.number, limit),
+            None => self.streams.change(None, |state| state.allow(self.number, limit)),
+        }
+    }
+
+    /// It takes no new stream.
+    pub(super) fn leaves(&self) {
+        let mut state = self.streams.lock();
+        state.members.retain(|member| member.number != self.number);
+    }
+
+    /// It is gone. Whoever still waits to hear of its limit won't.
+    pub(super) fn ends(mut self, error: SendError) {
+        self.leaves();
+        if let Some(opening) = self.opening.take() {
+            opening.failed(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

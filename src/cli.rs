@@ -20,7 +20,7 @@ use crate::{
     clock::SystemClock,
     config::{
         Config,
-        source::{self, DEFAULT_FILE, Environment, Input, Loaded},
+        source::{self, Input, Loaded},
     },
     logging::{self, Logging},
     process::{SignalCommands, report_panics_by_place},
@@ -101,7 +101,7 @@ pub fn run() -> ExitCode {
     };
     let settings = cli.settings;
     match cli.command.unwrap_or(Subcommands::Run) {
-        Subcommands::Run => daemon(settings.input()),
+        Subcommands::Run => daemon(settings.input(&[])),
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
@@ -111,18 +111,15 @@ pub fn run() -> ExitCode {
 }
 
 impl SettingsFlags {
-    fn input(self) -> Input {
+    /// `defaults`: those that a command has instead of the daemon's.
+    fn input(self, defaults: &'static [(&'static str, &'static str)]) -> Input {
         let flags = [("log", self.log), ("log_format", self.log_format), ("workers", self.workers)];
-        Input {
-            config_flag: self.config,
-            default_file: PathBuf::from(DEFAULT_FILE),
-            flags: flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect(),
-            environment: Environment::of_process(),
-        }
+        let flags = flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+        Input { defaults, ..Input::of_process(self.config, flags) }
     }
 
     fn load(self) -> Loaded {
-        source::load(self.input())
+        source::load(self.input(&[]))
     }
 }
 

@@ -192,7 +192,7 @@ fn environment(simulator: &Simulator, ca: &InMemory, (organization, username, pa
 
 fn settings(environment: Environment) -> Result<Config, DemoError> {
     // The empty path names no file, so none is read.
-    let input = Input { config_flag: None, default_file: PathBuf::new(), flags: Vec::new(), environment };
+    let input = Input { config_flag: None, default_file: PathBuf::new(), flags: Vec::new(), environment, defaults: &[] };
     let loaded = source::load(input);
     let faults = loaded.faults;
     let in_words = || faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");

@@ -13,6 +13,7 @@ use figment::{
     Figment, Metadata, Profile, Provider,
     value::{Dict, Map, Tag, Value},
 };
+use zeroize::Zeroizing;
 
 use super::faults::Origin;
 
@@ -48,6 +49,22 @@ impl Layer {
 
     pub(super) fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// Variables that sources name.
+    fn named_variables(&self) -> impl Iterator<Item = &str> {
+        self.leaves.iter().filter_map(|leaf| match &leaf.value {
+            Value::Dict(_, source) => source.get("env")?.as_str(),
+            _ => None,
+        })
+    }
+
+    /// Passwords and the like that are written down.
+    fn literal_secrets(&self) -> impl Iterator<Item = &str> {
+        let secrets = self.leaves.iter().filter(|leaf| {
+            leaf.path.starts_with("accounts.") && leaf.path.ends_with(".password") || leaf.path.ends_with(".require_header.value")
+        });
+        secrets.filter_map(|leaf| leaf.value.as_str())
     }
 
     pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
@@ -102,6 +119,9 @@ pub(super) struct Merged {
     /// Its merged values, taken out once: figment copies all of them each time it is asked for one.
     root: Value,
     origins: BTreeMap<String, Origin>,
+    /// Of every layer, also where a later one wins.
+    named_variables: Vec<String>,
+    literal_secrets: Vec<Zeroizing<String>>,
     file: Option<PathBuf>,
     lines: BTreeMap<String, usize>,
 }
@@ -111,13 +131,27 @@ impl Merged {
     pub(super) fn new(layers: Vec<Layer>, file: Option<&Path>, lines: BTreeMap<String, usize>) -> Self {
         let mut figment = Figment::new();
         let mut origins = BTreeMap::new();
+        let (mut named_variables, mut literal_secrets) = (Vec::new(), Vec::new());
         for layer in layers {
             origins.insert(label(&layer.origin), layer.origin.clone());
+            named_variables.extend(layer.named_variables().map(str::to_owned));
+            literal_secrets.extend(layer.literal_secrets().map(|secret| Zeroizing::new(secret.to_owned())));
             figment = figment.merge(layer);
         }
         // Layers are made of values and cannot fail.
         let root = figment.data().ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).unwrap_or_default();
-        Self { figment, root: Value::from(root), origins, file: file.map(Path::to_owned), lines }
+        let root = Value::from(root);
+        Self { figment, root, origins, named_variables, literal_secrets, file: file.map(Path::to_owned), lines }
+    }
+
+    /// Variables that any layer's sources name.
+    pub(super) fn named_variables(&self) -> &[String] {
+        &self.named_variables
+    }
+
+    /// Whether any layer has that very text for a password, or for what a required header must hold.
+    pub(super) fn is_literal_secret(&self, text: &[u8]) -> bool {
+        self.literal_secrets.iter().any(|secret| secret.as_bytes() == text)
     }
 
     /// The value in effect and who gave it.

@@ -12,6 +12,7 @@ mod draft;
 mod egress;
 mod faults;
 mod file;
+mod inheritance;
 mod keys;
 mod layers;
 mod login;
@@ -29,6 +30,7 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -38,6 +40,7 @@ pub use faults::{Fault, Origin, Warning};
 pub use reference::reference;
 pub use render::{render_check, render_effective};
 pub use schema::json_schema;
+pub use values::parse_duration;
 pub use variables::Environment;
 
 use self::{
@@ -61,6 +64,8 @@ pub struct Input {
     pub flags: Vec<(String, String)>,
     /// Variables as at start.
     pub environment: Environment,
+    /// Keys' names and the defaults, in TOML syntax, that a command has instead of the daemon's.
+    pub defaults: &'static [(&'static str, &'static str)],
 }
 
 /// The default of [`Input::default_file`].
@@ -79,6 +84,8 @@ pub struct Loaded {
     pub values: Vec<EffectiveValue>,
     /// The settings file, if one was read.
     pub file: Option<PathBuf>,
+    /// Variables that hold a secret, or say where one is to be had: not for a program that is started. By name.
+    pub secret_variables: Vec<OsString>,
 }
 
 /// One value in effect.
@@ -98,7 +105,8 @@ impl Input {
     /// What a command started from a shell goes by.
     #[must_use]
     pub fn of_process(config_flag: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
-        Self { config_flag, default_file: PathBuf::from(DEFAULT_FILE), flags, environment: Environment::of_process() }
+        let (default_file, environment) = (PathBuf::from(DEFAULT_FILE), Environment::of_process());
+        Self { config_flag, default_file, flags, environment, defaults: &[] }
     }
 }
 
@@ -114,7 +122,8 @@ pub fn load(input: Input) -> Loaded {
     let flags = flag_layers(input.flags, &mut faults);
     let accounts = names(file.as_ref().map(|file| &file.accounts), &variables.accounts, "accounts", &flags);
     let apis = names(file.as_ref().map(|file| &file.apis), &variables.apis, "apis", &flags);
-    let (merged, warnings) = merge(file, path.as_deref(), variables, flags, [&accounts, &apis], &mut faults);
+    let defaults = defaults(&accounts, &apis, input.defaults);
+    let (merged, warnings) = merge(defaults, file, path.as_deref(), variables, flags, [&accounts, &apis], &mut faults);
 
     let mut values = Values::read(&merged, &environment, &accounts, &apis);
     faults.append(&mut values.faults);
@@ -132,7 +141,8 @@ pub fn load(input: Input) -> Loaded {
     faults.dedup();
     let mut all_warnings = warnings;
     all_warnings.append(&mut values.warnings);
-    Loaded { config, faults, warnings: all_warnings, values: values.effective, file: path }
+    let secret_variables = inheritance::secret_variables(&environment, &merged);
+    Loaded { config, faults, warnings: all_warnings, values: values.effective, file: path, secret_variables }
 }
 
 /// The file's path and text. A file that was asked for must be there; the default one need not.
@@ -192,6 +202,7 @@ fn names(file: Option<&Vec<String>>, variables: &[String], group: &str, flags: &
 }
 
 fn merge(
+    defaults: Layer,
     file: Option<File>,
     path: Option<&Path>,
     variables: Variables,
@@ -204,7 +215,7 @@ fn merge(
         let missing = |group: &str, names: &[String]| path.starts_with(group) && !names.iter().any(|name| name == "default");
         !missing("accounts.default.", accounts) && !missing("apis.default.", apis)
     };
-    let mut layers = vec![defaults(accounts, apis)];
+    let mut layers = vec![defaults];
     layers.extend(variables.offered.filter(|layer| layer.paths().all(exists)));
     let mut lines = BTreeMap::new();
     if let Some(file) = file {
@@ -240,11 +251,12 @@ fn merge(
     (Merged::new(layers, path, lines), variables.warnings)
 }
 
-fn defaults(accounts: &[String], apis: &[String]) -> Layer {
+fn defaults(accounts: &[String], apis: &[String], instead: &[(&str, &str)]) -> Layer {
     let mut layer = Layer::new(Origin::Default);
     let mut add = |section: Section, entry: &str| {
         for key in keys::of(section) {
-            if let Some(default) = key.default {
+            let instead = instead.iter().find(|(name, _)| *name == key.name).map(|(_, default)| *default);
+            if let Some(default) = instead.or(key.default) {
                 layer.push(format!("{entry}{}", key.name), variables::value_of(key, default));
             }
         }

@@ -164,6 +164,17 @@ fn duration(value: &Value) -> Result<Duration, Wrong> {
     }
 }
 
+/// A duration as in the settings, for a flag that is none of them.
+///
+/// # Errors
+///
+/// What to write instead.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    measure(text, &DURATION_UNITS, true)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "write a duration like 30s, 250ms or 1h30m (ms, s, m, h, d)".to_owned())
+}
+
 fn size(value: &Value) -> Result<u64, Wrong> {
     match value {
         Value::String(_, text) => measure(text, &SIZE_UNITS, false).ok_or_else(|| {

@@ -35,6 +35,10 @@ impl Environment {
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str)
     }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    }
 }
 
 impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
@@ -96,6 +100,16 @@ pub(super) fn read(environment: &Environment) -> Variables {
     reader
 }
 
+/// The key that a variable of ours sets; `None` when it sets none, or several at once.
+pub(super) fn key_of(name: &str) -> Option<&'static Key> {
+    if let Some(path) = name.strip_prefix("CAREPORTALS__") {
+        return Target::of(path).map(|target| target.key);
+    }
+    let sets =
+        |variable: &&Variable| variable.name == name || (variable.file && name.strip_suffix("_FILE") == Some(variable.name));
+    keys::at(VARIABLES.iter().find(sets)?.path?)
+}
+
 impl Variables {
     fn by_name(&mut self, name: &str, value: &OsStr, environment: &Environment) {
         let plainly = VARIABLES.iter().find(|variable| variable.name == name);
@@ -103,6 +117,8 @@ impl Variables {
         let (variable, is_file): (&Variable, bool) = match (plainly, as_file) {
             (Some(variable), _) => (variable, false),
             (None, Some(variable)) => (variable, true),
+            // What `exec` tells the program that it starts, which may be one of our own commands.
+            (None, None) if name.ends_with("_BASE_URL") => return,
             (None, None) => return self.unknown_name(name),
         };
         let Some(path) = variable.path else { return };

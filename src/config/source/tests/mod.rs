@@ -37,6 +37,7 @@ fn load_variables(variables: &[(&str, &str)]) -> Loaded {
 
 fn input(variables: &[(&str, &str)]) -> Input {
     Input {
+        defaults: &[],
         config_flag: None,
         default_file: PathBuf::from("/nonexistent/config.toml"),
         flags: Vec::new(),

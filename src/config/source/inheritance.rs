@@ -1,0 +1,133 @@
+//! Which variables a program that we start must not inherit: those that hold a secret or lead to one.
+//!
+//! Pure. Judged by what the variables mean here, not by a list of names: a key that is a source or is never shown, a name
+//! that a source gives, a value that is a password, a proxy's URL with credentials in it.
+
+use std::ffi::{OsStr, OsString};
+
+use super::{
+    keys::{CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY, Kind},
+    layers::Merged,
+    variables::{self, Environment},
+};
+
+/// Their names.
+pub(super) fn secret_variables(environment: &Environment, merged: &Merged) -> Vec<OsString> {
+    let named = |name: &OsStr| merged.named_variables().iter().any(|known| OsStr::new(known) == name);
+    // A shorter text may be in a variable by chance, such as a shell's level.
+    let is_secret = |value: &OsStr| {
+        let bytes = value.as_encoded_bytes();
+        bytes.len() >= SECRET_MIN && merged.is_literal_secret(bytes)
+    };
+    let secret = environment
+        .iter()
+        .filter(|(name, value)| named(name) || is_secret(value) || name.to_str().is_some_and(|name| leads_to_one(name, value)));
+    secret.map(|(name, _)| name.to_owned()).collect()
+}
+
+fn leads_to_one(name: &str, value: &OsStr) -> bool {
+    if PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy)) {
+        return has_credentials(value);
+    }
+    if [CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY].contains(&name) {
+        return true;
+    }
+    match variables::key_of(name) {
+        Some(key) => key.kind == Kind::Source || key.redacted || key.name == "tls_key_file",
+        // A whole table may hold anything.
+        None => name.starts_with("CAREPORTALS__"),
+    }
+}
+
+/// Whether a proxy's URL, with or without its scheme, has user information (RFC 3986, 3.2.1).
+fn has_credentials(url: &OsStr) -> bool {
+    let url = url.to_string_lossy();
+    let rest = url.split_once("://").map_or(&*url, |(_, rest)| rest);
+    // A password that is not percent-encoded may itself hold what ends an authority; better once too often.
+    rest.contains('@')
+}
+
+const SECRET_MIN: usize = 8;
+const PROXIES: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"];
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::{Input, load};
+
+    /// The variables of these that nobody else may have.
+    fn secret(variables: &[(&str, &str)], file: &str) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.toml");
+        std::fs::write(&path, file).unwrap();
+        let environment = variables.iter().copied().collect();
+        let default_file = PathBuf::new();
+        let loaded = load(Input { config_flag: Some(path), default_file, flags: Vec::new(), environment, defaults: &[] });
+        loaded.secret_variables.into_iter().map(|name| name.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn variables_of_credentials_and_whatever_leads_to_them_are_secret() {
+        for (name, value) in [
+            ("CAREPORTALS_PASSWORD", "p"),
+            ("CAREPORTALS_PASSWORD_FILE", "/run/p"),
+            ("CAREPORTALS_USERNAME", "u"),
+            ("CAREPORTALS_ORGANIZATION_FILE", "/run/o"),
+            ("CAREPORTALS_CONFIG", "/etc/c.toml"),
+            ("CAREPORTALS_CREDENTIALS_DIR", "/run/c"),
+            ("CREDENTIALS_DIRECTORY", "/run/c"),
+            ("CAREPORTALS__ACCOUNTS__CRM__PASSWORD", "p"),
+            ("CAREPORTALS__ACCOUNTS__CRM__PASSWORD__COMMAND", "[\"op\"]"),
+            ("CAREPORTALS__ACCOUNTS__CRM__LOGIN_EXTRA", "{ key = 1 }"),
+            ("CAREPORTALS__ACCOUNTS__CRM__LOGIN_HEADERS", "{ a = \"b\" }"),
+            ("CAREPORTALS__APIS__CRM__HEADERS", "{ a = \"b\" }"),
+            ("CAREPORTALS__APIS__CRM__REQUIRE_HEADER", "{ name = \"x\", value = \"y\" }"),
+            ("CAREPORTALS__APIS__CRM__REQUIRE_HEADER__VALUE", "y"),
+            ("CAREPORTALS__TLS_KEY_FILE", "/run/k"),
+            ("HTTPS_PROXY", "http://user:pass@proxy:3128"),
+            ("https_proxy", "user:pa/ss@proxy:3128"),
+            ("ALL_PROXY", "socks5://user@proxy"),
+        ] {
+            assert_eq!(secret(&[(name, value)], ""), [name]);
+        }
+    }
+
+    #[test]
+    fn other_settings_and_what_is_not_ours_are_not() {
+        for (name, value) in [
+            ("CAREPORTALS_LISTEN", "127.0.0.1:1"),
+            ("CAREPORTALS_CA_FILE", "/ca.pem"),
+            ("CAREPORTALS_CONTROL_SOCKET", "/run/c.sock"),
+            ("CAREPORTALS__APIS__CRM__MAX_REQUESTS", "7"),
+            ("CAREPORTALS_BASE_URL", "http://127.0.0.1:1"),
+            ("CAREPORTALS_OF_THE_APP", "x"),
+            ("HTTPS_PROXY", "http://proxy:3128"),
+            ("PATH", "/bin"),
+            ("SOMETHING", "user@host"),
+        ] {
+            assert_eq!(secret(&[(name, value)], ""), Vec::<String>::new(), "{name}");
+        }
+    }
+
+    #[test]
+    fn variables_that_a_source_names_are_secret_even_where_another_source_wins() {
+        let file = "[accounts.default]\npassword = { env = \"FROM_FILE\" }\nusername = { env = \"USER_OF_IT\" }\n";
+        let variables = [
+            ("FROM_FILE", "a"),
+            ("USER_OF_IT", "b"),
+            ("FROM_VARIABLE", "c"),
+            ("OTHER", "d"),
+            ("CAREPORTALS__ACCOUNTS__DEFAULT__PASSWORD__ENV", "FROM_VARIABLE"),
+        ];
+        let expected = ["CAREPORTALS__ACCOUNTS__DEFAULT__PASSWORD__ENV", "FROM_FILE", "FROM_VARIABLE", "USER_OF_IT"];
+        assert_eq!(secret(&variables, file), expected);
+    }
+
+    #[test]
+    fn a_copy_of_a_password_under_another_name_is_secret_unless_it_may_be_chance() {
+        let file = "[accounts.default]\npassword = \"correct horse\"\n";
+        assert_eq!(secret(&[("COPY", "correct horse"), ("PART", "correct"), ("LEVEL", "1")], file), ["COPY"]);
+        assert_eq!(secret(&[("LEVEL", "1")], "[accounts.default]\npassword = \"1\"\n"), Vec::<String>::new());
+    }
+}

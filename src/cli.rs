@@ -3,11 +3,13 @@
 //! Depends on everything below it. The only place where a process ends and where its exit code is chosen.
 
 use std::{
+    ffi::OsString,
     fmt::Display,
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -20,10 +22,11 @@ use crate::{
     clock::SystemClock,
     config::{
         Config,
-        source::{self, Input, Loaded},
+        source::{self, Environment, Input, Loaded},
     },
+    exec::{self, Exit, Program},
     logging::{self, Logging},
-    process::{SignalCommands, report_panics_by_place},
+    process::{SignalCommands, end_by_interrupt, report_panics_by_place},
 };
 
 /// sysexits.h: something in the configuration is wrong.
@@ -63,10 +66,24 @@ struct SettingsFlags {
     workers: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Subcommands {
     /// Run the daemon (the default)
     Run,
+    /// Run a program with the sidecar around it
+    ///
+    /// Listens on a free loopback port (unless `listen` is set), waits for a token, and starts CMD with
+    /// `CAREPORTALS_BASE_URL=http://127.0.0.1:PORT`, and `CAREPORTALS_<API>_BASE_URL` for each API, but without any variable
+    /// that holds a secret. Signals are passed on to CMD. Serves until CMD has ended, and exits with its code, or with 128+n
+    /// when signal n ended it.
+    Exec {
+        /// How long a token may take; 0s starts CMD at once
+        #[arg(long, value_name = "D", default_value = "30s", value_parser = source::parse_duration)]
+        wait: Duration,
+        /// The program and its arguments
+        #[arg(last = true, required = true, num_args = 1.., value_name = "CMD")]
+        command: Vec<OsString>,
+    },
     /// Validate the configuration and print every fault; binds nothing
     Check {
         /// Also resolve, connect, verify TLS, log in and compare clocks
@@ -102,6 +119,7 @@ pub fn run() -> ExitCode {
     let settings = cli.settings;
     match cli.command.unwrap_or(Subcommands::Run) {
         Subcommands::Run => daemon(settings.input(&[])),
+        Subcommands::Exec { wait, command } => execute(source::load(settings.input(exec::DEFAULTS)), wait, command),
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
@@ -153,6 +171,33 @@ fn serve(config: Config, input: Input, logging: &Logging) -> Result<(), StartErr
     let _signals = SignalCommands::catch(commands)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(app.run(Arc::new(SystemClock), logging.access_log(), given))
+}
+
+/// `exec`. Standard output is the program's, so logs go to standard error.
+fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
+    let Loaded { config: Some(config), warnings, secret_variables, .. } = loaded else { return refuse(&loaded) };
+    let logging = match logging::start(&config.log, io::stderr(), io::stderr().is_terminal()) {
+        Ok(logging) => logging,
+        Err(error) => return fail(&error, EX_CONFIG),
+    };
+    report_panics_by_place();
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    let program = Program { words, wait, secret_variables };
+    match exec::run(&program, config, &Environment::of_process(), logging.access_log()) {
+        Ok(Exit::Code(code)) => ExitCode::from(code),
+        Ok(Exit::ByInterrupt) => {
+            drop(logging);
+            end_by_interrupt();
+            // The same in a shell's eyes.
+            ExitCode::from(128 + 2)
+        }
+        Err(error) => {
+            drop(logging);
+            fail(&error, error.exit_code())
+        }
+    }
 }
 
 /// `check`.

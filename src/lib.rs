@@ -22,6 +22,7 @@
 //! | 5 app | `app` | the daemon as a whole: built, run by worker threads, drained |
 //! | 6 edge | `process` | signals in, and what a panic says |
 //! | 6 edge | `check` | `check --online` |
+//! | 6 edge | `exec` | the daemon around one program: its environment, its signals, its end |
 //! | 6 edge | `demo` | the main job against a simulated CarePortals |
 //! | 6 edge | `cli` | the command line, and errors as exit codes |
 
@@ -36,6 +37,7 @@ pub mod connect;
 pub mod deadline;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod exec;
 pub mod logging;
 pub mod path;
 pub mod process;

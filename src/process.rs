@@ -1,6 +1,7 @@
 //! What passes between the process and its operating system: signals in, and what a panic says.
 //!
-//! Depends on `app` for its commands.
+//! Depends on `app` for its commands. Signals are commands to a daemon, or are handed on as they are by `exec`, whose
+//! program they are for.
 
 use std::{
     io,
@@ -9,8 +10,9 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use rustix::process::Signal;
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1},
+    consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH},
     flag,
     iterator::{Handle, Signals},
 };
@@ -22,10 +24,12 @@ use crate::app::Command;
 /// The exit code of a second SIGTERM or SIGINT.
 const AT_ONCE: i32 = 1;
 
+/// Signals that may wait for whoever passes them on.
+const SIGNALS: usize = 64;
+
 /// Signals, as commands. They are caught from the moment this exists until it is dropped.
 pub struct SignalCommands {
-    handle: Handle,
-    thread: Option<JoinHandle<()>>,
+    _listener: Listener,
 }
 
 impl SignalCommands {
@@ -38,24 +42,85 @@ impl SignalCommands {
             flag::register_conditional_shutdown(signal, AT_ONCE, Arc::clone(&first_seen))?;
             flag::register(signal, Arc::clone(&first_seen))?;
         }
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+        let listener = Listener::start(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1], move |signal| {
+            let command = match signal {
+                SIGHUP => Command::Reload,
+                SIGUSR1 => Command::LogOut,
+                _ => Command::Shutdown,
+            };
+            // Full: as many commands as anyone can mean are waiting already. Closed: the daemon is ending.
+            let _ = commands.try_send(command);
+        })?;
+        Ok(Self { _listener: listener })
+    }
+}
+
+/// Signals as they come, for whoever runs a program that they are meant for. While this exists none of them has its
+/// default effect on this process.
+pub struct CaughtSignals {
+    _listener: Listener,
+}
+
+impl CaughtSignals {
+    /// Catches what may be meant for the program, and SIGCHLD. What this process was started to ignore (`nohup`, a shell's
+    /// `&`) stays ignored, by the program too.
+    pub fn catch() -> io::Result<(Self, mpsc::Receiver<Signal>)> {
+        let ignored = ignored_signals();
+        let mut signals = vec![SIGCHLD, SIGCONT];
+        let passed_on = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP];
+        signals.extend(passed_on.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0));
+        let (caught, given) = mpsc::channel(SIGNALS);
+        let listener = Listener::start(&signals, move |signal| {
+            if let Some(signal) = Signal::from_named_raw(signal) {
+                // Waits while it is full: a child's end must not be missed. Closed: nobody runs a program any more.
+                let _ = caught.blocking_send(signal);
+            }
+        })?;
+        Ok((Self { _listener: listener }, given))
+    }
+}
+
+/// A bit for each signal that is ignored, the lowest for signal 1. Where the system does not tell, none.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// From now on, whatever a program that we run leaves behind comes to us when its parent ends, for us to end and to reap.
+/// Only Linux has this; elsewhere it goes to the system's first process.
+pub fn adopt_orphans() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    Ok(())
+}
+
+/// Ends this process as SIGINT ends one that does nothing about it. Belongs at the very end: nothing is tidied up.
+pub fn end_by_interrupt() {
+    // It returns only when it failed.
+    let _ = signal_hook::low_level::emulate_default_handler(SIGINT);
+}
+
+/// A thread that waits for signals until this is dropped.
+struct Listener {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    fn start(signals: &[i32], mut on_signal: impl FnMut(i32) + Send + 'static) -> io::Result<Self> {
+        let mut signals = Signals::new(signals)?;
         let handle = signals.handle();
         let thread = thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
-                let command = match signal {
-                    SIGHUP => Command::Reload,
-                    SIGUSR1 => Command::LogOut,
-                    _ => Command::Shutdown,
-                };
-                // Full: as many commands as anyone can mean are waiting already. Closed: the daemon is ending.
-                let _ = commands.try_send(command);
+                on_signal(signal);
             }
         })?;
         Ok(Self { handle, thread: Some(thread) })
     }
 }
 
-impl Drop for SignalCommands {
+impl Drop for Listener {
     fn drop(&mut self) {
         self.handle.close();
         if let Some(thread) = self.thread.take() {

@@ -105,6 +105,7 @@ pub struct App {
     behind: Vec<Vec<usize>>,
     passed: PassedSockets,
     phase: watch::Sender<Phase>,
+    started: watch::Sender<Vec<Account>>,
     settings: Option<Settings>,
 }
 
@@ -148,7 +149,8 @@ impl App {
         }
         let behind = layout.behind(&doors);
         let phase = watch::Sender::new(Phase::Starting);
-        Ok(Self { config, tls, doors, behind, passed, phase, settings: None })
+        let started = watch::Sender::default();
+        Ok(Self { config, tls, doors, behind, passed, phase, started, settings: None })
     }
 
     /// Lets [`Command::Reload`] read the settings again from where they came, and tell `log` what they say of it.
@@ -172,6 +174,12 @@ impl App {
         self.phase.subscribe()
     }
 
+    /// Every account, once they have been started; none before.
+    #[must_use]
+    pub fn accounts(&self) -> watch::Receiver<Vec<Account>> {
+        self.started.subscribe()
+    }
+
     /// Serves until a `Shutdown` arrives or the sender of commands is gone, then drains. Needs a tokio runtime; workers
     /// bring their own.
     pub async fn run(
@@ -182,9 +190,10 @@ impl App {
     ) -> Result<(), StartError> {
         let (begun, drain) = watch::channel(false);
         let accounts = accounts::start(&self.config, &self.tls, &clock)?;
+        self.started.send_replace(accounts.clone());
         let crew = Crew { clock: Arc::clone(&clock), access, drain };
         let workers = crew.start(self.workers())?;
-        let Self { config, tls, doors, behind, passed, phase, settings } = self;
+        let Self { config, tls, doors, behind, passed, phase, started: _, settings } = self;
         let shared = config.apis.iter().map(|api| Shared::new(api.limits.max_requests)).collect();
         let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
         workers.take_over(&plan, workers.descriptors(&doors)?).await;

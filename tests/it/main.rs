@@ -14,6 +14,8 @@ mod clock;
 mod credentials;
 mod crowd;
 mod demo;
+mod exec;
+mod exec_terminal;
 mod expect;
 mod forward;
 mod framing;

@@ -1,0 +1,197 @@
+//! `exec` on a terminal: who gets what is typed, and what Ctrl-C and Ctrl-Z do.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::Path,
+    process::{Child, Command, ExitStatus},
+    sync::{Arc, Condvar, Mutex},
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use careportals_simulator::{Options, Simulator};
+use rustix::{
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{OptionalActions, tcgetattr, tcsetattr},
+};
+
+use crate::sidecar::{PATIENCE, Setup};
+
+const CTRL_C: &str = "\x03";
+const CTRL_Z: &str = "\x1a";
+
+/// A shell, or whatever else, at a terminal of its own that a test types on and looks at.
+struct Screen {
+    keyboard: File,
+    session: Child,
+    shown: Arc<(Mutex<String>, Condvar)>,
+    reader: JoinHandle<()>,
+    /// What was waited for already.
+    seen: usize,
+    _setup: Setup,
+}
+
+impl Screen {
+    /// `words` as the first of a session; `$EXEC` is how it starts `exec`.
+    fn open(simulator: &Simulator, words: &[&str]) -> Self {
+        let mut setup = Setup::new(simulator);
+        setup.without("CAREPORTALS_LOG");
+        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&keyboard).unwrap();
+        unlockpt(&keyboard).unwrap();
+        let name = ptsname(&keyboard, Vec::new()).unwrap();
+        let path = Path::new(std::ffi::OsStr::from_bytes(name.as_bytes()));
+        let line: OwnedFd = File::options().read(true).write(true).open(path).unwrap().into();
+        // What is typed would else be shown too, and be taken for an answer.
+        let mut modes = tcgetattr(&line).unwrap();
+        modes.local_modes.remove(rustix::termios::LocalModes::ECHO);
+        tcsetattr(&line, OptionalActions::Now, &modes).unwrap();
+        let exec = setup.command("exec");
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait"]).args(words).current_dir(setup.dir.path());
+        command.env_clear().envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.env("EXEC", format!("{} exec --", exec.get_program().display())).env("PS1", "").env("ENV", "");
+        let session = command.stdin(line.try_clone().unwrap()).stdout(line.try_clone().unwrap()).stderr(line).spawn().unwrap();
+        // Nobody but the session holds the terminal now, so that it ends when they have.
+        drop(command);
+        let shown = Arc::new((Mutex::new(String::new()), Condvar::new()));
+        let (showing, mut screen) = (Arc::clone(&shown), File::from(keyboard.try_clone().unwrap()));
+        let reader = std::thread::spawn(move || {
+            let mut bytes = [0; 1024];
+            // The end is an error: EIO.
+            while let Ok(count @ 1..) = screen.read(&mut bytes) {
+                showing.0.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+                showing.1.notify_all();
+            }
+        });
+        Self { keyboard: keyboard.into(), session, shown, reader, seen: 0, _setup: setup }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits until that is shown, after what was waited for before; gives what stands between the two.
+    fn shows(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut shown = self.shown.0.lock().unwrap();
+        loop {
+            if let Some(at) = shown[self.seen..].find(text) {
+                let between = shown[self.seen..self.seen + at].to_owned();
+                self.seen += at + text.len();
+                return between;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no {text:?}\n{shown}");
+            shown = self.shown.1.wait_timeout(shown, left).unwrap().0;
+        }
+    }
+
+    /// Waits for the session's end. With what was shown in the meantime.
+    fn ends(mut self) -> (ExitStatus, String) {
+        let status = self.session.wait().unwrap();
+        drop(self.keyboard);
+        self.reader.join().unwrap();
+        let shown = self.shown.0.lock().unwrap();
+        (status, shown[self.seen..].to_owned())
+    }
+}
+
+/// Tells each SIGINT, and ends with the terminal's input or with `q`.
+const TELLS_INT: &str = "trap 'echo INT' INT; echo ready; while read line || [ $? -gt 128 ]; do echo \"got $line\"; \
+                         [ \"$line\" = q ] && exit 7; done";
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+#[test]
+fn what_is_typed_goes_to_the_program_and_ctrl_c_reaches_it_once() {
+    let simulator = simulator();
+    let mut screen =
+        Screen::open(&simulator, &["sh", "-c", &format!("exec $EXEC bash -c '{}'", TELLS_INT.replace('\'', "'\\''"))]);
+    screen.shows("ready");
+    screen.types("hello\n");
+    screen.shows("got hello");
+    // The line makes `read` return, should the signal have come just before it.
+    screen.types(CTRL_C);
+    screen.types("x\n");
+    screen.shows("INT");
+    screen.shows("got x");
+    screen.types("q\n");
+    screen.shows("got q");
+    let (status, rest) = screen.ends();
+    assert_eq!(status.code(), Some(7), "{rest}");
+    assert!(!rest.contains("INT"), "{rest}");
+}
+
+#[test]
+fn ctrl_c_ends_a_program_that_does_nothing_about_it_and_the_script_that_called_us() {
+    let simulator = simulator();
+    let mut screen = Screen::open(&simulator, &["bash", "-c", "$EXEC sh -c 'echo ready; read _'; echo went on"]);
+    screen.shows("ready");
+    screen.types(CTRL_C);
+    let (status, rest) = screen.ends();
+    assert!(!rest.contains("went on") && !status.success(), "{status:?} {rest}");
+}
+
+#[test]
+fn the_terminal_is_ours_again_when_the_program_has_ended() {
+    let simulator = simulator();
+    let mut screen =
+        Screen::open(&simulator, &["sh", "-c", "$EXEC sh -c 'read a; echo \"program $a\"'; read b; echo \"script $b\""]);
+    screen.types("one\ntwo\n");
+    screen.shows("program one");
+    screen.shows("script two");
+    assert!(screen.ends().0.success());
+}
+
+#[test]
+fn ctrl_z_stops_the_program_and_us_and_fg_has_both_go_on() {
+    let simulator = simulator();
+    // A shell with job control.
+    let mut screen = Screen::open(&simulator, &["bash", "--norc", "--noprofile", "-i"]);
+    screen.types("$EXEC sh -c 'echo rea\"\"dy; read a; echo \"got $a\"; exit 9'\n");
+    screen.shows("ready");
+    screen.types(CTRL_Z);
+    screen.shows("Stopped");
+    screen.types("echo the shell has it\n");
+    screen.shows("the shell has it");
+    screen.types("fg\n");
+    screen.shows("$EXEC sh");
+    screen.types("back\n");
+    screen.shows("got back");
+    screen.types("echo code $?\n");
+    screen.shows("code 9");
+    screen.types("exit\n");
+    assert!(screen.ends().0.success());
+}
+
+#[test]
+fn in_the_background_a_program_that_reads_is_stopped_and_leaves_the_terminal_alone() {
+    let simulator = simulator();
+    let mut screen = Screen::open(&simulator, &["bash", "--norc", "--noprofile", "-i"]);
+    screen.types("$EXEC sh -c 'read a; echo \"got $a\"' &\n");
+    // The shell tells before its next prompt: enter is such an occasion, however often.
+    screen.types("until jobs | grep -q Stopped; do :; done; echo it is sto\"\"pped\n");
+    screen.shows("it is stopped");
+    screen.types("fg\n");
+    screen.shows("$EXEC sh");
+    screen.types("now\n");
+    screen.shows("got now");
+    screen.types("exit\n");
+    assert!(screen.ends().0.success());
+}
+
+#[test]
+fn in_a_pipeline_the_reader_keeps_the_terminal_until_the_program_asks_for_it() {
+    let simulator = simulator();
+    let script = "$EXEC sh -c 'echo ready; read a </dev/tty; echo \"asked $a\"' | { read line; echo \"pipe $line\"; cat; }";
+    let mut screen = Screen::open(&simulator, &["sh", "-c", script]);
+    screen.shows("pipe ready");
+    screen.types("answer\n");
+    screen.shows("asked answer");
+    assert!(screen.ends().0.success());
+}

@@ -43,7 +43,8 @@ trailers_down() {
 
 trailers_up() {
     echo body >"$scratch/sent"
-    ask --data="$scratch/sent" --trailer='x-up: there' -H 'trailer: x-up' "$base/_sim/trailers"
+    # Without a length: HTTP/1.1, which may be what goes on from here, has trailers only after chunks.
+    ask --no-content-length --data="$scratch/sent" --trailer='x-up: there' -H 'trailer: x-up' "$base/_sim/trailers"
     holds "$scratch/body" '[["x-up","there"]]'
 }
 

@@ -111,6 +111,10 @@ def cases(protocol, versions):
                 raise AssertionError(f"no answer at all: {fault}") from fault
             raise AssertionError(f"looked whole: {len(body)} bytes")
 
+    if protocol == "HTTP/2":
+        print(f"skip {protocol} 413 before the upload's end: httpx looks for no answer while it waits for the window")
+        return
+
     @case
     def _():
         "413 before the upload's end"

@@ -1,7 +1,10 @@
 //! One connection to one origin: name, TCP, TLS.
 //!
-//! Depends on `config`, `tls` and `stream`. Guarantees: it is either verified and ready for HTTP, or a [`ConnectError`] says which step
-//! failed; nothing here knows a token.
+//! Depends on `config`, `tls` and `stream`. Guarantees: it is either verified and ready for HTTP, or a [`ConnectError`] says
+//! which step failed; nothing here knows a token. A name is resolved anew for each connection, so that a server that moves
+//! is followed as connections are renewed.
+
+mod race;
 
 use std::{
     io,
@@ -15,10 +18,7 @@ use std::{
 
 use rustls::{CertificateError, pki_types::ServerName};
 use thiserror::Error;
-use tokio::{
-    net::{TcpStream, lookup_host},
-    time::timeout,
-};
+use tokio::{net::lookup_host, time::timeout};
 
 use crate::{
     clock,
@@ -128,7 +128,7 @@ impl Connector {
         let started = clock::instant();
         let addresses = timeout(self.timeout, self.resolve()).await.map_err(|_| ConnectError::DnsTimeout)??;
         let remaining = self.timeout.saturating_sub(started.elapsed());
-        timeout(remaining, self.reach(&addresses, remaining, offer)).await.map_err(|_| ConnectError::Timeout)?
+        timeout(remaining, self.reach(&addresses, offer)).await.map_err(|_| ConnectError::Timeout)?
     }
 
     /// The addresses of the host, in the resolver's order.
@@ -142,12 +142,10 @@ impl Connector {
         if addresses.is_empty() { Err(ConnectError::DnsFailed) } else { Ok(addresses) }
     }
 
-    async fn reach(&self, addresses: &[SocketAddr], budget: Duration, offer: Offer) -> Result<Connection, ConnectError> {
-        let tcp = self.open(addresses, budget).await?;
-        // A proxy's writes are whole messages: waiting for more only adds delay.
-        tcp.set_nodelay(true).map_err(|_| ConnectError::Unreachable)?;
+    async fn reach(&self, addresses: &[SocketAddr], offer: Offer) -> Result<Connection, ConnectError> {
+        let tcp = race::connect(addresses).await?;
         let written = Arc::new(AtomicU64::new(0));
-        let tcp = Counted::new(tcp, Arc::clone(&written));
+        let tcp = Counted::new(tcp, Arc::clone(&written)).map_err(|_| ConnectError::Unreachable)?;
         let Some((tls, name)) = &self.tls else {
             return Ok(Connection { stream: Stream::Plain(tcp), written, protocol: Protocol::Http1 });
         };
@@ -157,36 +155,12 @@ impl Connector {
         let protocol = if session.get_ref().1.alpn_protocol() == Some(H2) { Protocol::Http2 } else { Protocol::Http1 };
         Ok(Connection { stream: Stream::Tls(Box::new(session)), written, protocol })
     }
-
-    /// The first address that answers; each gets its share of the time, so that one black hole can't take it all.
-    async fn open(&self, addresses: &[SocketAddr], budget: Duration) -> Result<TcpStream, ConnectError> {
-        let started = clock::instant();
-        let mut last = ConnectError::Unreachable;
-        for (tried, address) in addresses.iter().enumerate() {
-            let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-            let share = budget.saturating_sub(started.elapsed()) / left;
-            last = match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(tcp)) => return Ok(tcp),
-                Ok(Err(error)) => classify_tcp(&error),
-                Err(_) => ConnectError::Timeout,
-            };
-        }
-        Err(last)
-    }
 }
 
 /// The count as it stands now.
 #[must_use]
 pub fn bytes_written(written: &AtomicU64) -> u64 {
     written.load(Ordering::Relaxed)
-}
-
-fn classify_tcp(error: &io::Error) -> ConnectError {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => ConnectError::Refused,
-        io::ErrorKind::TimedOut => ConnectError::Timeout,
-        _ => ConnectError::Unreachable,
-    }
 }
 
 fn classify_tls(error: &io::Error) -> ConnectError {
@@ -217,10 +191,6 @@ mod tests {
 
     #[test]
     fn each_step_has_its_own_error() {
-        let tcp = |kind| classify_tcp(&io::Error::from(kind));
-        assert_eq!(tcp(io::ErrorKind::ConnectionRefused), ConnectError::Refused);
-        assert_eq!(tcp(io::ErrorKind::TimedOut), ConnectError::Timeout);
-        assert_eq!(tcp(io::ErrorKind::HostUnreachable), ConnectError::Unreachable);
         let certificate = |error| classify_tls(&io::Error::other(rustls::Error::InvalidCertificate(error)));
         for (error, fault) in [
             (CertificateError::Expired, CertificateFault::Expired),

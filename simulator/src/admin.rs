@@ -120,6 +120,8 @@ fn counts(counts: &Counts) -> Value {
         "connections": counts.connections,
         "connections_http2": counts.connections_http2,
         "handshakes_failed": counts.handshakes_failed,
+        "handshakes_full": counts.handshakes_full,
+        "handshakes_resumed": counts.handshakes_resumed,
         "open_connections": counts.open_connections,
         "by_route": counts.by_route,
         "idempotency_keys": counts.idempotency_keys,

@@ -41,6 +41,10 @@ pub struct Counts {
     pub connections_http2: u64,
     /// TLS handshakes that failed.
     pub handshakes_failed: u64,
+    /// TLS handshakes that made a session anew.
+    pub handshakes_full: u64,
+    /// TLS handshakes that resumed a session.
+    pub handshakes_resumed: u64,
     /// Connections open now; a reset leaves it alone.
     pub open_connections: u64,
     /// Requests by route, as `GET /customers/{id}`; those of no route are `other`.

@@ -16,6 +16,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::HandshakeKind;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -70,6 +71,8 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, tcp: TcpStream) 
         shared.ledger.count(|counts| counts.handshakes_failed += 1);
         return;
     };
+    let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+    shared.ledger.count(|counts| *(if resumed { &mut counts.handshakes_resumed } else { &mut counts.handshakes_full }) += 1);
     let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     let socket = TokioIo::new(Socket::new(tls, place));
     let service = {

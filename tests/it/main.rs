@@ -11,6 +11,7 @@
 mod accounts;
 mod cli;
 mod clock;
+mod connections;
 mod credentials;
 mod crowd;
 mod demo;

@@ -52,7 +52,7 @@ impl Server {
     async fn connect(&self) -> (Link, Driver) {
         let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.0)).await.unwrap();
         let written = Arc::default();
-        let stream = stream::Stream::Plain(stream::Counted::new(tcp, Arc::clone(&written)));
+        let stream = stream::Stream::Plain(stream::Counted::new(tcp, Arc::clone(&written)).unwrap());
         let connection = Connection { stream, written, protocol: Protocol::Http2 };
         exchange::open(connection, Authority::from_static("upstream.example.test"), LIMITS).await.unwrap()
     }

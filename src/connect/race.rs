@@ -1,0 +1,181 @@
+//! Which of a host's addresses answers first (RFC 8305, "Happy Eyeballs").
+//!
+//! Depends on `clock`. Guarantees: an address that says nothing costs the others [`HEAD_START`] and no more; one that
+//! refuses costs them nothing; attempts that lose are closed.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{net::TcpStream, time::sleep};
+
+use super::ConnectError;
+use crate::clock;
+
+/// How long an address is ahead of the next one (RFC 8305, 5: "Connection Attempt Delay").
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Connects to one of `addresses`, which are in the resolver's order. How long that may take is the caller's to say.
+/// When all fail, the error is the most telling of theirs.
+pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
+    let mut waiting = interleaved(addresses).into_iter();
+    let mut attempts: Vec<Pin<Box<_>>> = Vec::new();
+    let mut failed = None;
+    let mut head_start = pin!(sleep(Duration::ZERO));
+    std::future::poll_fn(|cx| {
+        loop {
+            if head_start.as_mut().poll(cx).is_ready() || attempts.is_empty() {
+                match waiting.next() {
+                    Some(address) => {
+                        attempts.push(Box::pin(TcpStream::connect(address)));
+                        head_start.as_mut().reset(clock::instant() + HEAD_START);
+                        continue;
+                    }
+                    None if attempts.is_empty() => return Poll::Ready(Err(failed.unwrap_or(ConnectError::Unreachable))),
+                    None => {}
+                }
+            }
+            let Some((place, outcome)) =
+                attempts.iter_mut().enumerate().find_map(|(place, attempt)| match attempt.as_mut().poll(cx) {
+                    Poll::Ready(outcome) => Some((place, outcome)),
+                    Poll::Pending => None,
+                })
+            else {
+                return Poll::Pending;
+            };
+            match outcome {
+                Ok(tcp) => return Poll::Ready(Ok(tcp)),
+                Err(error) => {
+                    drop(attempts.swap_remove(place));
+                    failed = Some(more_telling(failed, classify(&error)));
+                    // Whoever comes next need not wait for one that has failed.
+                    head_start.as_mut().reset(clock::instant());
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// Families in turn, beginning with the first one's; each in its own order (RFC 8305, 4).
+fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first_is_ipv4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
+    let (mut same, mut other): (Vec<_>, Vec<_>) =
+        addresses.iter().copied().partition(|address: &SocketAddr| address.is_ipv4() == first_is_ipv4);
+    same.reverse();
+    other.reverse();
+    let mut all = Vec::with_capacity(addresses.len());
+    while !(same.is_empty() && other.is_empty()) {
+        all.extend(same.pop());
+        all.extend(other.pop());
+    }
+    all
+}
+
+/// Somebody who refuses is nearer than one who says nothing, and that one than one to whom there is no way.
+fn more_telling(before: Option<ConnectError>, now: ConnectError) -> ConnectError {
+    let rank = |error| match error {
+        ConnectError::Refused => 2,
+        ConnectError::Timeout => 1,
+        _ => 0,
+    };
+    before.filter(|before| rank(*before) >= rank(now)).unwrap_or(now)
+}
+
+fn classify(error: &io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ConnectError::Refused,
+        io::ErrorKind::TimedOut => ConnectError::Timeout,
+        _ => ConnectError::Unreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    /// Accepts nobody, and its queue is full: who connects hears nothing.
+    struct BlackHole {
+        address: SocketAddr,
+        _socket: Socket,
+        _queued: Vec<Socket>,
+    }
+
+    impl BlackHole {
+        fn dig() -> Self {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+            socket.listen(0).unwrap();
+            let address = socket.local_addr().unwrap();
+            let queue = || {
+                let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                client.set_nonblocking(true).unwrap();
+                // Under way at most.
+                let _ = client.connect(&address);
+                client
+            };
+            let queued = (0..4).map(|_| queue()).collect();
+            Self { address: address.as_socket().unwrap(), _socket: socket, _queued: queued }
+        }
+    }
+
+    /// Bound by nobody who listens.
+    fn refusing() -> (SocketAddr, Socket) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        (socket.local_addr().unwrap().as_socket().unwrap(), socket)
+    }
+
+    fn listening() -> (SocketAddr, TcpListener) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        (listener.local_addr().unwrap(), listener)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_says_nothing_delays_the_next_by_its_head_start() {
+        let (hole, (live, _listener)) = (BlackHole::dig(), listening());
+        let started = clock::instant();
+        let tcp = connect(&[hole.address, live]).await.unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), live);
+        assert!(started.elapsed() >= HEAD_START);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_delays_nobody() {
+        let ((dead, _held), (live, _listener)) = (refusing(), listening());
+        let hole = BlackHole::dig();
+        let started = clock::instant();
+        // The last one is tried only if nobody has answered by then.
+        let tcp = connect(&[dead, live, hole.address]).await.unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), live);
+        assert!(started.elapsed() < HEAD_START);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_rather_than_silence() {
+        let (dead, _held) = refusing();
+        assert_eq!(connect(&[dead]).await.unwrap_err(), ConnectError::Refused);
+        assert_eq!(more_telling(Some(ConnectError::Unreachable), ConnectError::Refused), ConnectError::Refused);
+        assert_eq!(more_telling(Some(ConnectError::Refused), ConnectError::Timeout), ConnectError::Refused);
+        assert_eq!(more_telling(Some(ConnectError::Unreachable), ConnectError::Timeout), ConnectError::Timeout);
+        assert_eq!(connect(&[]).await.unwrap_err(), ConnectError::Unreachable);
+    }
+
+    #[test]
+    fn families_take_turns_beginning_with_the_first() {
+        let four = |last| SocketAddr::from(([192, 0, 2, last], 1));
+        let six = |last| SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, last], 1));
+        let order = interleaved(&[six(1), six(2), six(3), four(1), four(2)]);
+        assert_eq!(order, [six(1), four(1), six(2), four(2), six(3)]);
+        assert_eq!(interleaved(&[four(1), six(1)]), [four(1), six(1)]);
+        assert_eq!(interleaved(&[four(1), four(2)]), [four(1), four(2)]);
+    }
+}

@@ -1,0 +1,52 @@
+//! How the upstream is reached: several addresses, TLS sessions.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+
+use careportals_simulator::{Options, Simulator};
+
+use crate::{
+    http::Request,
+    sidecar::{PATIENCE, Setup},
+};
+
+/// Whether the name means both loopback addresses here.
+fn localhost_is_both() -> bool {
+    let addresses: Vec<SocketAddr> = ("localhost", 1).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
+    addresses.iter().any(SocketAddr::is_ipv4) && addresses.iter().any(SocketAddr::is_ipv6)
+}
+
+#[test]
+fn an_upstream_is_reached_by_whichever_of_its_addresses_answers() {
+    if !localhost_is_both() || std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        return;
+    }
+    for address in [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))] {
+        let simulator = Simulator::start(Options { listen: address, ..Options::default() }).unwrap();
+        let sidecar = Setup::new(&simulator).start();
+        let mut client = sidecar.connect();
+        for _ in 0..3 {
+            assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200, "{address}");
+        }
+    }
+}
+
+#[test]
+fn tls_sessions_are_resumed() {
+    for http2 in ["off", "auto"] {
+        let simulator = Simulator::start(Options::default()).unwrap();
+        let mut setup = Setup::new(&simulator);
+        setup.api("http2", http2);
+        let sidecar = setup.start().ready();
+        let made = |simulator: &Simulator| {
+            let counts = simulator.control().counts();
+            (counts.handshakes_full, counts.handshakes_resumed)
+        };
+        // One for the log-in, one for the first request.
+        let (full, resumed) = made(&simulator);
+        assert_eq!(full + resumed, 2, "{http2}");
+        simulator.control().drop_connections();
+        assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+        assert_eq!(sidecar.get("/_sim/echo").status, 200);
+        assert_eq!(made(&simulator), (full, resumed + 1), "{http2}");
+    }
+}

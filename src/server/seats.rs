@@ -52,6 +52,14 @@ struct Guest {
 
 const BUSY: u64 = u64::MAX;
 
+impl Guest {
+    /// Asks it to leave. Its task is woken, on whichever worker.
+    fn ask(&self) {
+        self.told.store(true, Ordering::SeqCst);
+        self.deadline.pass();
+    }
+}
+
 impl Seats {
     /// For `limit` connections at a time.
     #[must_use]
@@ -148,9 +156,7 @@ impl Claim {
         }
         let idle_since = |guest: &&Arc<Guest>| guest.idle_since.load(Ordering::SeqCst);
         if let Some(longest) = guests().filter(|guest| idle_since(guest) != BUSY).min_by_key(idle_since) {
-            longest.told.store(true, Ordering::SeqCst);
-            // Wakes its task, on whichever worker. The guest is on the list, so the deadline is its own.
-            longest.deadline.pass();
+            longest.ask();
         }
     }
 }
@@ -196,6 +202,12 @@ impl Seat {
     pub(super) fn busy(&self) {
         self.guest.idle_since.store(BUSY, Ordering::SeqCst);
         self.decline();
+    }
+
+    /// Somebody asks it to leave who thought it idle.
+    #[cfg(test)]
+    pub(super) fn ask(&self) {
+        self.guest.ask();
     }
 
     /// If it was asked to leave: it does not. Whether it was.

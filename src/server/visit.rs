@@ -128,7 +128,17 @@ impl Visit {
 
     /// Whether the kernel did not take all of the last write.
     pub(super) fn set_blocked(&self, blocked: bool) {
+        if self.is_blocked() == blocked {
+            return;
+        }
         self.blocked.store(blocked, Ordering::Relaxed);
+        if !blocked && self.phase() == IDLE {
+            self.begin_idling();
+        }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
     }
 
     /// Whether the client would mistake the connection's end for the answer's.
@@ -153,9 +163,16 @@ impl Visit {
             return self.begin_head();
         }
         self.set(IDLE);
+        self.begin_idling();
+    }
+
+    /// It counts as idle once everything is written.
+    fn begin_idling(&self) {
         let now = clock::instant();
         self.seat.deadline().arm_at(now + if self.is_leaving() { MOMENT } else { self.limits.client_idle });
-        self.seat.idle(now);
+        if !self.is_blocked() {
+            self.seat.idle(now);
+        }
     }
 
     /// A stream has ended. `whole`: the client let it.
@@ -205,10 +222,10 @@ impl Visit {
                     deadline.disarm();
                     self.seat.decline();
                 }
-                IDLE if self.blocked.load(Ordering::Relaxed) => {
+                IDLE if self.is_blocked() => {
                     // The end of an answer is still on its way to a client that reads slowly.
-                    deadline.arm(if self.is_leaving() { MOMENT } else { self.limits.client_idle });
-                    self.seat.decline();
+                    self.begin_idling();
+                    self.seat.busy();
                 }
                 IDLE if !self.is_leaving() => return Poll::Ready(Due::Leave),
                 // The same, a moment earlier.
@@ -269,5 +286,128 @@ pub struct Stay(#[expect(dead_code, reason = "held, not read")] Arc<Visit>);
 impl Stay {
     pub(super) fn new(visit: &Arc<Visit>) -> Self {
         Self(Arc::clone(visit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{sync::watch, time::timeout};
+
+    use super::*;
+    use crate::{deadline::Deadlines, server::Seats};
+
+    const LIMITS: ConnectionLimits = ConnectionLimits {
+        head_bytes: 8192,
+        head_lines: 8,
+        head_timeout: Duration::from_secs(10),
+        client_idle: Duration::from_secs(3600),
+    };
+
+    struct Scene {
+        seats: Seats,
+        deadlines: Deadlines,
+        visit: Arc<Visit>,
+    }
+
+    impl Scene {
+        /// One connection, the only one that may be.
+        fn new() -> Self {
+            let (seats, deadlines) = (Seats::new(1), Deadlines::default());
+            let looking = deadlines.clone();
+            tokio::spawn(async move { looking.run().await });
+            let (drain, _gone) = Drain::new(watch::channel(false).1);
+            let visit = Visit::begin(seats.take(&deadlines).unwrap(), LIMITS, &drain);
+            Self { seats, deadlines, visit }
+        }
+
+        fn ask_and_answer(&self) {
+            self.visit.read_some();
+            InProgress::begin(&self.visit, false).is_answered();
+        }
+
+        /// What is due within `limit`, and after how long.
+        async fn due(&self, limit: Duration) -> Option<(Due, Duration)> {
+            let start = clock::instant();
+            let due = timeout(limit, poll_fn(|cx| self.visit.poll_due(cx))).await.ok()?;
+            Some((due, start.elapsed()))
+        }
+
+        /// Somebody wants the only seat from now on.
+        async fn is_wanted(&self) {
+            let (seats, deadlines) = (self.seats.clone(), self.deadlines.clone());
+            tokio::spawn(async move { drop(seats.claim().unwrap().seat(&deadlines).await) });
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn is_about(took: Duration, limit: Duration) -> bool {
+        (limit..limit + Duration::from_millis(200)).contains(&took)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_is_due_in_time_and_an_idle_connection_leaves_later() {
+        let scene = Scene::new();
+        scene.visit.read_some();
+        let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
+        assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
+        let scene = Scene::new();
+        scene.ask_and_answer();
+        let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
+        assert!(due == Due::Leave && is_about(took, LIMITS.client_idle), "{due:?} {took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_due_while_a_request_is_in_progress() {
+        let scene = Scene::new();
+        scene.visit.read_some();
+        let _request = InProgress::begin(&scene.visit, true);
+        scene.is_wanted().await;
+        assert_eq!(scene.due(2 * LIMITS.client_idle).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_leaves_at_once_when_its_seat_is_wanted() {
+        let scene = Scene::new();
+        scene.ask_and_answer();
+        scene.is_wanted().await;
+        assert_eq!(scene.due(LIMITS.client_idle).await, Some((Due::Leave, Duration::ZERO)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_began_just_when_the_seat_was_wanted_has_its_time() {
+        let scene = Scene::new();
+        scene.ask_and_answer();
+        scene.visit.read_some();
+        scene.visit.seat.ask();
+        let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
+        assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_answer_is_still_being_read_is_not_idle() {
+        let scene = Scene::new();
+        scene.ask_and_answer();
+        scene.visit.set_blocked(true);
+        scene.is_wanted().await;
+        assert_eq!(scene.due(LIMITS.client_idle / 2).await, None);
+        scene.visit.set_blocked(false);
+        assert_eq!(scene.due(LIMITS.client_idle).await.map(|(due, _)| due), Some(Due::Leave));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_client_that_was_told_to_go_has_a_moment() {
+        let scene = Scene::new();
+        scene.visit.preface_came();
+        let first = InProgress::begin(&scene.visit, false);
+        let mut second = InProgress::begin(&scene.visit, false);
+        scene.visit.leave();
+        drop(first);
+        assert_eq!(scene.due(2 * LIMITS.client_idle).await, None, "one is left");
+        second.is_answered();
+        drop(second);
+        let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
+        assert!(due == Due::Cut && is_about(took, MOMENT), "{due:?} {took:?}");
     }
 }

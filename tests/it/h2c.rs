@@ -421,6 +421,23 @@ fn a_client_that_reads_slowly_does_not_trip_body_idle() {
 }
 
 #[test]
+fn an_event_stream_is_held_to_stream_idle_instead() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("stream_idle", "300ms");
+    let sidecar = setup.start().ready();
+    assert!(Http2::connect(sidecar.address()).get("/_sim/sse?events=2&interval_ms=3600000").cut);
+    let mut setup = Setup::new(&simulator);
+    setup.api("body_idle", "300ms");
+    let sidecar = setup.start().ready();
+    let mut client = Http2::connect(sidecar.address());
+    let stream = client.open(&Request::get("/_sim/sse?events=2&interval_ms=900"), true);
+    let mut answering = client.head(stream);
+    assert!(!client.read_some(&mut answering).unwrap().is_empty(), "the first event is not held back");
+    assert!(!client.rest(answering).cut);
+}
+
+#[test]
 fn an_early_answer_ends_the_upload_and_nothing_else() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();

@@ -37,7 +37,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// When the peer is asked whether it is still there, how often, and how many questions may go unanswered.
 const PROBES: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(1), 5);
 /// Less than this any peer takes without reading.
-const WINDOW: usize = 32 * 1024;
+const WINDOW: usize = 8 * 1024;
 
 impl Counted {
     /// Adds to `written` from now on.

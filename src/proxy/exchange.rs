@@ -105,6 +105,11 @@ impl Exchange {
         self.upload = Some(upload);
     }
 
+    /// What the client speaks.
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
     /// The client's request id, or ours.
     pub(super) fn request_id(&self) -> &str {
         self.request_id.as_str()
@@ -188,10 +193,9 @@ impl Drop for Exchange {
         if let Some(upload) = self.upload.take()
             && !upload.has_ended()
             && !matches!(self.ending, Ending::Open)
-            // There the client is told that nobody reads the rest (RFC 9113, 8.1).
-            && self.version != Version::HTTP_2
         {
-            // The connection owns the rest of the body and ends with it.
+            // The connection owns the rest of the body and ends with it. Over HTTP/2, too: a client may be told that nobody
+            // reads on (RFC 9113, 8.1), and some then forget the answer that they have just got.
             tokio::spawn(upload.linger(route.worker.deadlines.clone()));
         }
     }

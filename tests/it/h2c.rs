@@ -11,8 +11,8 @@ use rustix::process::Signal;
 use crate::{
     http::Request,
     http2::{
-        CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PREFACE, RST_STREAM, Raw, SETTINGS, fields, frame,
-        get_fields,
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PREFACE, RST_STREAM, Raw, SETTINGS, fields,
+        frame, get_fields,
     },
     sidecar::{PATIENCE, Setup, Sidecar},
 };
@@ -613,4 +613,45 @@ fn the_log_says_the_same_as_of_http1() {
     }
     assert_eq!(lines.len(), 2);
     assert_eq!(lines[0], lines[1]);
+}
+
+#[test]
+fn a_304_ends_with_its_head_and_keeps_its_length() {
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator).ready();
+    let mut raw = Raw::connect(sidecar.address());
+    raw.write(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &get_fields("/_sim/status/304", &[])));
+    let head = raw.on(1).unwrap();
+    assert_eq!((head.kind, head.flags & END_STREAM), (HEADERS, END_STREAM), "no empty frame follows");
+    let mut client = Http2::connect(sidecar.address());
+    let answer = client.get("/_sim/status/304");
+    assert!(answer.status == 304 && answer.header("content-length").is_some(), "{answer:?}");
+}
+
+#[test]
+fn an_upload_whose_end_comes_after_its_answer_is_not_reset() {
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator).ready();
+    let mut raw = Raw::connect(sidecar.address());
+    // One that upstream answers, and one that is refused here.
+    for (stream, path) in [(1, "/_sim/upload"), (3, "/patient/auth")] {
+        let post =
+            [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", path), ("content-length", "5")];
+        raw.write(&[frame(HEADERS, END_HEADERS, stream, &fields(&post)), frame(DATA, 0, stream, b"hello")].concat());
+        loop {
+            let answer = raw.on(stream).unwrap();
+            assert_ne!(answer.kind, RST_STREAM, "{path}");
+            if answer.flags & END_STREAM != 0 {
+                break;
+            }
+        }
+        raw.write(&[frame(DATA, END_STREAM, stream, &[]), frame(PING, 0, 0, &[0; 8])].concat());
+        loop {
+            let next = raw.read().unwrap();
+            assert_ne!(next.kind, RST_STREAM, "{path}: told that nobody reads it");
+            if next.kind == PING {
+                break;
+            }
+        }
+    }
 }

@@ -75,6 +75,7 @@ pub enum Offer {
 /// that it was made with, and finds it by the server's name, whatever was offered the last time.
 #[derive(Clone)]
 pub struct ClientTls {
+    roots: Arc<RootCertStore>,
     http1: TlsConnector,
     http1_and_2: TlsConnector,
 }
@@ -87,11 +88,12 @@ impl ClientTls {
 
     /// Trusts `roots` and nobody else.
     pub fn with_roots(roots: RootCertStore) -> Result<Self, TlsSetupError> {
+        let roots = Arc::new(roots);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(|_| TlsSetupError::Provider)?
-            .with_root_certificates(roots)
+            .with_root_certificates(Arc::clone(&roots))
             .with_no_client_auth();
         // Clones share the verifier and the sessions.
         let offering = |protocols: &[&[u8]]| {
@@ -100,7 +102,20 @@ impl ClientTls {
             config.alpn_protocols = alpn_protocols;
             TlsConnector::from(Arc::new(config))
         };
-        Ok(Self { http1: offering(&[b"http/1.1"]), http1_and_2: offering(&[H2, b"http/1.1"]) })
+        let (http1, http1_and_2) = (offering(&[b"http/1.1"]), offering(&[H2, b"http/1.1"]));
+        Ok(Self { roots, http1, http1_and_2 })
+    }
+
+    /// Whether both trust the same.
+    #[must_use]
+    pub fn trusts_the_same(&self, other: &Self) -> bool {
+        self.roots.roots == other.roots.roots
+    }
+
+    /// Whether a connection of the one could be one of the other: same trust, same sessions.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.roots, &other.roots)
     }
 
     /// What makes a connection that offers this.

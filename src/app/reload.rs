@@ -111,7 +111,10 @@ impl Daemon {
         if let Some(door) = layout.missing(&self.doors) {
             return Err(Refused::NeedsRestart(format!("to stop listening on {}", door.bound.name)));
         }
-        let tls = ClientTls::new(&config.tls).map_err(StartError::Tls)?;
+        let read_anew = ClientTls::new(&config.tls).map_err(StartError::Tls)?;
+        // Connections and sessions are worth keeping.
+        let unchanged = read_anew.trusts_the_same(&self.plan.tls);
+        let tls = if unchanged { self.plan.tls.clone() } else { read_anew };
         check_hosts(&config, &tls)?;
         let present: Vec<Key> = self.doors.iter().map(|door| door.key().clone()).collect();
         let adjustments = Adjustments::new(&config, &layout.behind(&self.doors)).map_err(StartError::Door)?;

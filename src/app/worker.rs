@@ -14,7 +14,7 @@ use crate::{
     deadline::Deadlines,
     logging::AccessLog,
     path::Words,
-    proxy::{Api, Entrance, Entry, Gate, HeaderRules, Route, Routes, Worker},
+    proxy::{Api, Entrance, Entry, Gate, HeaderRules, Route, Routes, ToUpstream, Worker},
     server::{Acceptor, ConnectionLimits, Drain},
     upstream::{HeadLimits, Lifetimes, Upstream},
 };
@@ -76,7 +76,7 @@ impl Crew {
         let worker = Arc::new(Worker::new(deadlines.clone(), Arc::clone(&self.clock), self.access.worker()));
         let mut begun = self.drain.clone();
         let (drain, mut gone) = Drain::new(self.drain);
-        let mut side = Some(Side { worker: Arc::clone(&worker), deadlines, drain, apis: Vec::new(), entrances: Vec::new() });
+        let mut side = Some(Side::new(Arc::clone(&worker), deadlines, drain));
         let mut apis: Vec<Arc<Api>> = Vec::new();
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -119,14 +119,21 @@ struct Side {
     worker: Arc<Worker>,
     deadlines: Deadlines,
     drain: Drain,
+    /// In force; none at first.
+    plan: Option<Arc<Plan>>,
     apis: Vec<Arc<Api>>,
     /// As the doors.
     entrances: Vec<(Arc<str>, Entry, Arc<Entrance>)>,
 }
 
 impl Side {
-    fn take_over(&mut self, plan: &Plan, new_doors: Vec<Door>) {
-        let apis: Vec<Option<Arc<Api>>> = (0..plan.config.apis.len()).map(|index| api(plan, index).map(Arc::new)).collect();
+    fn new(worker: Arc<Worker>, deadlines: Deadlines, drain: Drain) -> Self {
+        Self { worker, deadlines, drain, plan: None, apis: Vec::new(), entrances: Vec::new() }
+    }
+
+    fn take_over(&mut self, plan: &Arc<Plan>, new_doors: Vec<Door>) {
+        let made = |index| api(plan, index, self.kept(plan, index)).map(Arc::new);
+        let apis: Vec<Option<Arc<Api>>> = (0..plan.config.apis.len()).map(made).collect();
         for ((listener, entry, entrance), behind) in self.entrances.iter().zip(&plan.behind) {
             if let Some(routes) = self.routes(plan, &apis, behind, listener, *entry) {
                 entrance.lead_to(routes);
@@ -135,7 +142,23 @@ impl Side {
         for (door, behind) in new_doors.into_iter().zip(&plan.behind[self.entrances.len()..]) {
             self.open(door, plan, &apis, behind);
         }
-        self.apis = apis.into_iter().flatten().collect();
+        let before = std::mem::replace(&mut self.apis, apis.into_iter().flatten().collect());
+        self.plan = Some(Arc::clone(plan));
+        // What nothing goes on with is closed when its last exchange has ended.
+        for old in before {
+            if !self.apis.iter().any(|new| Arc::ptr_eq(&new.upstream, &old.upstream)) {
+                old.upstream.close_idle();
+            }
+        }
+    }
+
+    /// The connections that an API of `plan` had before, if it would make the same ones now.
+    fn kept(&self, plan: &Plan, index: usize) -> Option<Arc<Upstream<ToUpstream>>> {
+        let (before, settings) = (self.plan.as_ref()?, &plan.config.apis[index]);
+        let known = before.config.apis.iter().find(|known| known.name == settings.name)?;
+        let same = connect_alike(known, settings) && before.tls.is_same(&plan.tls);
+        let api = self.apis.iter().find(|api| api.name == settings.name)?;
+        same.then(|| Arc::clone(&api.upstream))
     }
 
     fn open(&mut self, door: Door, plan: &Plan, apis: &[Option<Arc<Api>>], behind: &[usize]) {
@@ -173,22 +196,17 @@ impl Side {
     }
 }
 
-/// One worker's side of an API.
-fn api(plan: &Plan, index: usize) -> Option<Api> {
+/// One worker's side of an API. `kept`: its connections, if there are any to go on with.
+fn api(plan: &Plan, index: usize, kept: Option<Arc<Upstream<ToUpstream>>>) -> Option<Api> {
     let settings = &plan.config.apis[index];
-    let origin = &settings.upstream.origin;
-    let limits = HeadLimits { bytes: settings.limits.max_header_bytes, lines: settings.limits.max_headers };
-    let lifetimes = Lifetimes { idle: settings.timeouts.pool_idle, max_age: settings.timeouts.connection_max_age };
-    // The daemon made the same connector and the same authority; what passes once passes again.
-    let connector = Connector::new(origin, &plan.tls, settings.timeouts.connect)?;
-    let authority = HeaderValue::try_from(origin.authority()).ok()?;
+    let authority = HeaderValue::try_from(settings.upstream.origin.authority()).ok()?;
     let rules = settings.allow.iter().flatten().chain(&settings.deny);
     let words = rules.flat_map(crate::path::Rule::words).chain(settings.path_words.iter().map(String::as_str));
     let shared = &plan.shared[index];
     Some(Api {
         name: settings.name.clone(),
         account: plan.accounts[settings.account.0].clone(),
-        upstream: Upstream::new(connector, settings.http2, limits, lifetimes, Jitter::from_system())?,
+        upstream: kept.or_else(|| upstream(plan, settings).map(Arc::new))?,
         rules: HeaderRules::new(settings, authority),
         words: Words::new(words),
         places: shared.places.clone(),
@@ -197,6 +215,24 @@ fn api(plan: &Plan, index: usize) -> Option<Api> {
         replay_buffer: settings.replay_buffer,
         retry_idempotency_key: settings.retry_idempotency_key,
     })
+}
+
+/// Its own connections to upstream. The daemon has made the same connector before; what passes once passes again.
+fn upstream(plan: &Plan, settings: &config::Api) -> Option<Upstream<ToUpstream>> {
+    let connector = Connector::new(&settings.upstream.origin, &plan.tls, settings.timeouts.connect)?;
+    let head = HeadLimits { bytes: settings.limits.max_header_bytes, lines: settings.limits.max_headers };
+    let lifetimes = Lifetimes { idle: settings.timeouts.pool_idle, max_age: settings.timeouts.connection_max_age };
+    Upstream::new(connector, settings.http2, head, lifetimes, Jitter::from_system())
+}
+
+/// Whether connections of the one are good for the other: everything that [`upstream`] looks at.
+fn connect_alike(one: &config::Api, other: &config::Api) -> bool {
+    let of = |api: &config::Api| {
+        let (limits, timeouts) = (api.limits, api.timeouts);
+        let head = (limits.max_header_bytes, limits.max_headers);
+        (api.http2, head, timeouts.connect, timeouts.pool_idle, timeouts.connection_max_age)
+    };
+    one.upstream.origin == other.upstream.origin && of(one) == of(other)
 }
 
 impl Workers {

@@ -101,7 +101,7 @@ pub struct Api {
     /// Whose bearer is sent.
     pub account: Account,
     /// Its connections; this worker's own.
-    pub upstream: Upstream<ToUpstream>,
+    pub upstream: Arc<Upstream<ToUpstream>>,
     /// What happens to headers.
     pub rules: HeaderRules,
     /// What a log line may show of a path.

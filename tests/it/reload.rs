@@ -222,6 +222,30 @@ fn a_rotated_authority_is_trusted_from_then_on_and_the_old_one_no_longer() {
 }
 
 #[test]
+fn connections_to_upstream_are_kept_unless_what_they_are_made_of_changes() {
+    let simulator = simulator();
+    let with = |rest: &str| format!("{ACCOUNT}{}", api("one", &simulator, &format!("{ANY_PORT}\n{rest}")));
+    let mut daemon = Reloading::start(&simulator, &api("one", &simulator, ANY_PORT));
+    let mut client = daemon.sidecar.connect();
+    let mut connections_after = |daemon: &Reloading| {
+        assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200, "{}", daemon.sidecar.logs());
+        simulator.control().counts().connections
+    };
+    // The log-in's, and one.
+    assert_eq!(connections_after(&daemon), 2);
+    daemon.reload(&with("max_requests = 7\nheaders = { x-a = \"1\" }"));
+    assert_eq!(connections_after(&daemon), 2, "it has nothing to do with connections");
+    daemon.reload(&with("pool_idle = \"9s\""));
+    assert_eq!(connections_after(&daemon), 3);
+    let other = Simulator::start(Options::default()).unwrap();
+    fs::write(&daemon.ca, format!("{}{}", simulator.ca_pem(), other.ca_pem())).unwrap();
+    daemon.reload(&with("pool_idle = \"9s\""));
+    assert_eq!(connections_after(&daemon), 4, "other roots, other connections");
+    daemon.reload(&with("pool_idle = \"9s\""));
+    assert_eq!(connections_after(&daemon), 4, "the same roots, read again");
+}
+
+#[test]
 fn other_credentials_log_in_anew_while_the_old_token_serves() {
     let simulator = simulator();
     let one = api("one", &simulator, ANY_PORT);

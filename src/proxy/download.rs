@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{StatusCode, Version, header::CONTENT_LENGTH, response};
+use http::{StatusCode, header::CONTENT_LENGTH, response};
 use http_body::{Body, Frame, SizeHint};
 
 use super::{
@@ -57,10 +57,9 @@ impl Download {
         Self { answer, deadline, idle, waiting: false, length_only: false, broken: false, exchange }
     }
 
-    /// A 304 keeps the length of what was not modified. Over HTTP/2 it does so by itself.
+    /// A 304 keeps the length of what was not modified.
     pub(super) fn under(mut self, head: &response::Parts) -> Self {
-        let keeps_length = head.status == StatusCode::NOT_MODIFIED && head.headers.contains_key(CONTENT_LENGTH);
-        self.length_only = keeps_length && self.exchange.version() != Version::HTTP_2;
+        self.length_only = head.status == StatusCode::NOT_MODIFIED && head.headers.contains_key(CONTENT_LENGTH);
         self
     }
 

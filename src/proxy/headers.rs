@@ -136,12 +136,12 @@ pub(super) fn to_upstream(
 
 /// The head that the client gets for the upstream's. A head with nothing to remove is returned as it came.
 ///
-/// `Content-Length` stays as sent, since answers to HEAD and 304 have one without a body; only beside
-/// `Transfer-Encoding`, where it means nothing (RFC 9112, 6.3), it goes.
+/// `Content-Length` stays as sent, since answers to HEAD and 304 have one without a body. It goes beside
+/// `Transfer-Encoding`, where it means nothing (RFC 9112, 6.3), and where the client takes it for a body's: `misread`.
 #[must_use]
-pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap) -> HeaderMap {
+pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool) -> HeaderMap {
     let named = NamedByConnection::in_headers(&upstream);
-    let (mut clean, mut redirects, mut chunked) = (true, false, false);
+    let (mut clean, mut redirects, mut chunked) = (!misread, false, misread);
     for name in upstream.keys() {
         clean &= !rules.removes_from_answer(name, &named);
         redirects |= *name == LOCATION;

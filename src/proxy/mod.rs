@@ -369,7 +369,9 @@ impl Route {
 
     fn pass_on(&self, answer: Response<Answer<ToUpstream>>, mut exchange: Exchange, deadline: Deadline) -> Response<ToClient> {
         let (mut head, body) = answer.into_parts();
-        head.headers = headers::to_client(&self.api.rules, head.headers);
+        // The length of what was not modified: over HTTP/2 some clients wait for it, though the stream has ended.
+        let misread = head.status == StatusCode::NOT_MODIFIED && exchange.version() == Version::HTTP_2;
+        head.headers = headers::to_client(&self.api.rules, head.headers, misread);
         head.version = Version::HTTP_11;
         if body.is_end_stream() {
             exchange.complete();
@@ -390,7 +392,7 @@ impl Route {
     ) -> Response<ToClient> {
         let upstream = hyper::upgrade::on(&mut answer);
         let (mut head, _) = answer.into_parts();
-        head.headers = headers::to_client(&self.api.rules, head.headers);
+        head.headers = headers::to_client(&self.api.rules, head.headers, false);
         headers::upgrade_to_websocket(&mut head.headers);
         let Upgrade { client, stay } = upgrade;
         let idle = self.api.timeouts.stream_idle;

@@ -39,7 +39,7 @@ pub(super) struct Tunnel {
 impl Tunnel {
     /// Lasts as long as the tunnel. Dropped, it closes both connections.
     pub(super) async fn run(self) {
-        let Self { client, upstream, deadline, idle, mut exchange, stay } = self;
+        let Self { client, upstream, deadline, idle, mut exchange, stay: _stay } = self;
         // The client's comes when it was sent the answer.
         deadline.arm(idle);
         let upgraded = tokio::select! {
@@ -59,7 +59,6 @@ impl Tunnel {
             Some((Err(_), _)) => exchange.cut(Cut::ClientClosed),
             None => exchange.cut(Cut::Silent),
         }
-        drop(stay);
     }
 }
 

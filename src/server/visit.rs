@@ -397,7 +397,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_http2_client_that_was_told_to_go_has_a_moment() {
+    async fn an_idle_http2_client_that_was_told_to_go_has_a_moment() {
+        for asked_before in [false, true] {
+            let scene = Scene::new();
+            scene.visit.read_some();
+            scene.visit.preface_came();
+            if asked_before {
+                InProgress::begin(&scene.visit, false).is_answered();
+            }
+            scene.visit.leave();
+            let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
+            assert!(due == Due::Cut && is_about(took, MOMENT), "{due:?} {took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_client_that_was_told_to_go_may_finish_and_then_has_a_moment() {
         let scene = Scene::new();
         scene.visit.preface_came();
         let first = InProgress::begin(&scene.visit, false);

@@ -83,6 +83,8 @@ fn the_preface_may_come_in_pieces() {
     let mut raw = Raw::silent(sidecar.address());
     for byte in [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat() {
         raw.write(&[byte]);
+        // So that it is read by itself.
+        assert!(!simulator.control().wait_until(Duration::from_millis(5), |_| false));
     }
     raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &get_fields("/_sim/status/204", &[])));
     let head = raw.on(1).unwrap();
@@ -96,6 +98,7 @@ fn what_only_begins_like_the_preface_is_http1() {
     let mut client = sidecar.connect();
     for piece in ["P", "O", "ST /_sim/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nok"] {
         client.write(piece.as_bytes());
+        assert!(!simulator.control().wait_until(Duration::from_millis(50), |_| false));
     }
     assert_eq!(client.answer("POST").json()["body"], "ok");
     assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
@@ -473,6 +476,7 @@ fn on_sigterm_streams_finish_and_an_idle_connection_is_told_to_go() {
     busy.closed().unwrap();
     assert_eq!(mute.last_words(), Some(0));
     assert_eq!(sidecar.wait().code(), Some(0));
+    assert!(!sidecar.logs().contains("the drain time ran out"));
 }
 
 /// A client that is served while somebody else misbehaves.

@@ -307,7 +307,6 @@ fn it_holds_its_place_among_the_requests_and_its_seat() {
     setup.api("max_requests", "1").api("max_connections", "2");
     let sidecar = setup.start().ready();
     let mut client = open(&sidecar);
-    assert_echoes(&mut client, "hello");
     let mut other = sidecar.connect();
     assert_eq!(other.send(&Request::get("/_sim/echo")).problem(), "too_many_requests_in_flight");
     // Of the two, only the other one is idle, however long the tunnel is quiet.

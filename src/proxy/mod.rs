@@ -48,7 +48,7 @@ use crate::{
     deadline::{Deadline, Deadlines},
     logging::{AccessLine, AccessWriter},
     path::Words,
-    server::{Peer, Stay},
+    server::Peer,
     upstream::{Answer, Cause, Reuse, SendError, Upstream},
 };
 
@@ -165,28 +165,20 @@ struct Outgoing<'a> {
     websocket: bool,
 }
 
-/// The client's side of a tunnel, should the upstream agree to one.
-struct Upgrade {
-    client: OnUpgrade,
-    stay: Stay,
-}
-
-impl Upgrade {
-    /// What a request asks for: a WebSocket, or nothing that is served.
-    fn of(request: &mut Request<Incoming>) -> Option<Self> {
-        // Only a head with an `Upgrade` has one; nearly all have none.
-        let stay = request.extensions_mut().remove::<Stay>()?;
-        let asks = *request.method() == Method::GET
-            && request.version() == Version::HTTP_11
-            && request.body().is_end_stream()
-            && headers::asks_for_websocket(request.headers());
-        asks.then(|| Self { client: hyper::upgrade::on(request), stay })
-    }
+/// The client's side of a tunnel, when a request asks for a WebSocket.
+fn asked_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
+    // hyper's sign of an `Upgrade`, which nearly no request has.
+    request.extensions().get::<OnUpgrade>()?;
+    let asks = *request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && request.body().is_end_stream()
+        && headers::asks_for_websocket(request.headers());
+    asks.then(|| hyper::upgrade::on(request))
 }
 
 impl Route {
     async fn exchange(self: Arc<Self>, mut request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
-        let upgrade = Upgrade::of(&mut request);
+        let upgrade = asked_upgrade(&mut request);
         let (head, body) = request.into_parts();
         let mut exchange = Exchange::open(&self, &head, peer);
         let deadline = self.worker.deadlines.deadline();
@@ -194,8 +186,8 @@ impl Route {
             Ok(answer) => {
                 self.api.outage.reached(&self.api.name);
                 match upgrade {
-                    Some(upgrade) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                        self.begin_tunnel(answer, upgrade, exchange, deadline)
+                    Some(client) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                        self.begin_tunnel(answer, client, exchange, deadline)
                     }
                     _ => self.pass_on(answer, exchange, deadline),
                 }
@@ -386,7 +378,7 @@ impl Route {
     fn begin_tunnel(
         &self,
         mut answer: Response<Answer<ToUpstream>>,
-        upgrade: Upgrade,
+        client: OnUpgrade,
         exchange: Exchange,
         deadline: Deadline,
     ) -> Response<ToClient> {
@@ -394,10 +386,9 @@ impl Route {
         let (mut head, _) = answer.into_parts();
         head.headers = headers::to_client(&self.api.rules, head.headers, false);
         headers::upgrade_to_websocket(&mut head.headers);
-        let Upgrade { client, stay } = upgrade;
         let idle = self.api.timeouts.stream_idle;
-        // Its owner is the drain: it keeps the client's seat.
-        tokio::spawn(Tunnel { client, upstream, deadline, idle, exchange, stay }.run());
+        // Its owner is the drain, which waits until the client's connection is closed.
+        tokio::spawn(Tunnel { client, upstream, deadline, idle, exchange }.run());
         Response::from_parts(head, ToClient::Empty)
     }
 }

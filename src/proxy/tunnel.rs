@@ -1,6 +1,6 @@
 //! Two connections that have become one: bytes both ways, until both sides are done or nobody says anything.
 //!
-//! Depends on `exchange`, `deadline` and `server`. Guarantees: a direction holds one buffer at the most, and reads only
+//! Depends on `exchange` and `deadline`. Guarantees: a direction holds one buffer at the most, and reads only
 //! when that is empty; the end of one direction is passed on and the other one goes on; whatever ends it, both connections
 //! are closed and the exchange writes its line.
 
@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::exchange::{Cut, Exchange};
-use crate::{clock, deadline::Deadline, server::Stay};
+use crate::{clock, deadline::Deadline};
 
 /// Bytes that each direction may hold.
 const BUFFER: usize = 16 * 1024;
@@ -32,14 +32,12 @@ pub(super) struct Tunnel {
     /// How long both sides may be silent.
     pub(super) idle: Duration,
     pub(super) exchange: Exchange,
-    /// The client's connection keeps its seat.
-    pub(super) stay: Stay,
 }
 
 impl Tunnel {
     /// Lasts as long as the tunnel. Dropped, it closes both connections.
     pub(super) async fn run(self) {
-        let Self { client, upstream, deadline, idle, mut exchange, stay: _stay } = self;
+        let Self { client, upstream, deadline, idle, mut exchange } = self;
         // The client's comes when it was sent the answer.
         deadline.arm(idle);
         let upgraded = tokio::select! {

@@ -14,7 +14,6 @@ use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
-    upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
@@ -22,7 +21,7 @@ use super::{
     ConnectionLimits,
     drain::Drain,
     stream::{ClientStream, Peer, Watched},
-    visit::{Due, InProgress, Stay, Visit},
+    visit::{Due, InProgress, Visit},
 };
 
 /// Memory that one HTTP/1.x connection may take to buffer a body.
@@ -44,7 +43,8 @@ pub trait Answering: Send + Sync + 'static {
 
     /// Answers one request. Dropped when the client hangs up.
     ///
-    /// A request that asks for another protocol has a [`Stay`] among its extensions: whoever answers 101 takes it along.
+    /// After a 101 the connection is the answerer's, by hyper's `OnUpgrade`; it keeps its seat, and the drain waiting, for as
+    /// long as it is open.
     fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Self::Body>> + Send;
 
     /// What the next connection is granted.
@@ -161,16 +161,13 @@ struct Client<A> {
 impl<A: Answering> Client<A> {
     fn answer(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Tracked<A::Body>>, Infallible>> + Send + use<A> {
         let (answering, peer) = (Arc::clone(&self.answering), self.peer);
         let mut in_progress = InProgress::begin(&self.visit, !request.body().is_end_stream());
         // HTTP/1.x's parser has counted already.
         let too_many = request.version() == Version::HTTP_2 && request.headers().len() > self.visit.limits().head_lines;
         let older = request.version() == Version::HTTP_10 && *request.method() != Method::HEAD;
-        if request.extensions().get::<OnUpgrade>().is_some() {
-            request.extensions_mut().insert(Stay::new(&self.visit));
-        }
         async move {
             if too_many {
                 in_progress.is_answered();

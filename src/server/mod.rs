@@ -23,7 +23,6 @@ pub use drain::Drain;
 pub use passed::{Passed, passed_sockets};
 pub use seats::Seats;
 pub use stream::{ClientStream, Peer};
-pub use visit::Stay;
 
 /// What one listen address grants its connections.
 #[derive(Clone, Copy, Debug)]

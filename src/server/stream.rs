@@ -73,7 +73,8 @@ impl ClientStream {
     }
 }
 
-/// A client's stream that tells its [`Visit`] what was read, and whether writing is stuck.
+/// A client's stream that tells its [`Visit`] what was read, and whether writing is stuck. The visit lasts as long, also
+/// when the connection has become a tunnel.
 pub(super) struct Watched {
     stream: ClientStream,
     visit: Arc<Visit>,

@@ -279,16 +279,6 @@ impl Drop for InProgress {
     }
 }
 
-/// Keeps a connection's seat, and the drain waiting, after HTTP has left the connection.
-#[derive(Clone)]
-pub struct Stay(#[expect(dead_code, reason = "held, not read")] Arc<Visit>);
-
-impl Stay {
-    pub(super) fn new(visit: &Arc<Visit>) -> Self {
-        Self(Arc::clone(visit))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;

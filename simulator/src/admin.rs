@@ -82,6 +82,14 @@ async fn answered(control: &Control, ca_pem: &str, request: Request<Incoming>) -
             control.0.lines.cut(false);
             done()
         }
+        (&Method::POST, "/drain-connections") => {
+            control.drain_connections();
+            done()
+        }
+        (&Method::POST, "/freeze-connections") => {
+            control.freeze_connections();
+            done()
+        }
         (&Method::POST, "/reset") => {
             control.reset_counts();
             done()
@@ -115,6 +123,7 @@ fn counts(counts: &Counts) -> Value {
         "refreshes": counts.refreshes,
         "refresh_ok": counts.refresh_ok,
         "requests": counts.requests,
+        "requests_http2": counts.requests_http2,
         "unauthorized": counts.unauthorized,
         "malformed": counts.malformed,
         "connections": counts.connections,
@@ -192,6 +201,13 @@ fn change(key: &str, value: &Value) -> Result<Change, String> {
         "clock_offset" => with(value.as_i64().ok_or("expected a number of seconds")?, Control::set_clock_offset),
         "omit_date" => with(truth(value)?, Control::set_omit_date),
         "http2" => with(truth(value)?, Control::set_http2),
+        "max_concurrent_streams" if value.is_null() => Box::new(|control| control.set_max_concurrent_streams(None)),
+        "max_concurrent_streams" => {
+            let streams = value.as_u64().and_then(|streams| u32::try_from(streams).ok());
+            with(streams.ok_or("expected a number or null")?, |control, streams| {
+                control.set_max_concurrent_streams(Some(streams));
+            })
+        }
         "hold_logins" => with(truth(value)?, Control::hold_logins),
         "hold_requests" => with(truth(value)?, Control::hold_requests),
         "pause_accepting" => with(truth(value)?, |control, pause| {

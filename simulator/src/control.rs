@@ -95,6 +95,11 @@ impl Control {
         self.0.set(|settings| settings.http2 = offer);
     }
 
+    /// How many requests new HTTP/2 connections take at once (200); `None`: the server does not say.
+    pub fn set_max_concurrent_streams(&self, streams: Option<u32>) {
+        self.0.set(|settings| settings.max_concurrent_streams = streams);
+    }
+
     /// Revokes all tokens issued so far.
     pub fn revoke_tokens(&self) {
         lock(&self.0.tokens).revoke(None);
@@ -170,6 +175,18 @@ impl Control {
     pub fn close_idle_connections(&self) {
         let doomed = self.0.lines.cut(true);
         self.0.lines.wait_gone(&doomed, CLOSING);
+    }
+
+    /// Every open connection takes no more requests, as when a server is about to stop: on HTTP/2 it sends GOAWAY, finishes
+    /// what it has accepted and closes; on HTTP/1.1 it closes once its request is answered.
+    pub fn drain_connections(&self) {
+        self.0.lines.drain();
+    }
+
+    /// Every open connection falls silent for good, as when the network drops all its packets: nothing more is read or
+    /// written, and nothing closed. New ones are not affected.
+    pub fn freeze_connections(&self) {
+        self.0.lines.freeze();
     }
 
     /// `true`: new connections wait in the kernel's queue, and idle ones are closed (what a client

@@ -44,6 +44,8 @@ pub(crate) struct Line {
     armed: AtomicBool,
     plan: Mutex<Plan>,
     severed: watch::Sender<bool>,
+    drained: watch::Sender<bool>,
+    frozen: AtomicBool,
     reset: AtomicBool,
     in_flight: AtomicUsize,
     idle_since: Mutex<Instant>,
@@ -64,6 +66,8 @@ impl Line {
             armed: AtomicBool::new(false),
             plan: Mutex::new(Plan::Nothing),
             severed: watch::Sender::new(false),
+            drained: watch::Sender::new(false),
+            frozen: AtomicBool::new(false),
             reset: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             idle_since: Mutex::new(clock::instant()),
@@ -102,6 +106,16 @@ impl Line {
     pub(crate) async fn severed(&self) {
         // The sender lives as long as `self`, so this cannot fail.
         let _ = self.severed.subscribe().wait_for(|severed| *severed).await;
+    }
+
+    /// Waits until the connection is to take no more requests.
+    pub(crate) async fn drained(&self) {
+        // As above.
+        let _ = self.drained.subscribe().wait_for(|drained| *drained).await;
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
     }
 
     /// Marks a request as being served until the mark is dropped.
@@ -167,6 +181,20 @@ impl Lines {
                 *id
             })
             .collect()
+    }
+
+    /// Every connection finishes what it has begun and takes no more.
+    pub(crate) fn drain(&self) {
+        for line in lock(&self.open).values() {
+            line.drained.send_replace(true);
+        }
+    }
+
+    /// Every connection falls silent for good.
+    pub(crate) fn freeze(&self) {
+        for line in lock(&self.open).values() {
+            line.frozen.store(true, Ordering::Release);
+        }
     }
 
     /// Waits until these connections are closed; gives up after `limit`.
@@ -255,6 +283,10 @@ impl Drop for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.place.line.is_frozen() {
+            // Nobody will wake it: that is what is meant.
+            return Poll::Pending;
+        }
         Pin::new(&mut self.get_mut().tls).poll_read(cx, buf)
     }
 }
@@ -262,6 +294,9 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.place.line.is_frozen() {
+            return Poll::Pending;
+        }
         if this.armed() && ready!(this.interject(cx))? {
             return Poll::Ready(Ok(buf.len()));
         }
@@ -270,6 +305,9 @@ impl AsyncWrite for Socket {
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.place.line.is_frozen() {
+            return Poll::Pending;
+        }
         if this.armed() && ready!(this.interject(cx))? {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }

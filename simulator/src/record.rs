@@ -31,7 +31,9 @@ pub struct Counts {
     pub refresh_ok: u64,
     /// Requests other than log-ins and refreshes.
     pub requests: u64,
-    /// Of these, those answered with 401.
+    /// Of these, those that came over HTTP/2.
+    pub requests_http2: u64,
+    /// Of all of them, those answered with 401.
     pub unauthorized: u64,
     /// Requests (log-ins too) with more than one `Authorization` or `organization` header.
     pub malformed: u64,

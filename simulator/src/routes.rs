@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, header::AUTHORIZATION, http::request::Parts};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version, header::AUTHORIZATION, http::request::Parts};
 
 use crate::{
     answer::{Body, Received, message},
@@ -46,6 +46,7 @@ pub(crate) async fn serve(shared: &Arc<Shared>, line: &Arc<Line>, request: Reque
     let route = route(&request);
     shared.ledger.count(|counts| {
         counts.requests += 1;
+        counts.requests_http2 += u64::from(request.version() == Version::HTTP_2);
         *counts.by_route.entry(route.to_string()).or_default() += 1;
     });
     let latency = shared.settings(|settings| settings.latency);

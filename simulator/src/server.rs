@@ -81,7 +81,9 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, tcp: TcpStream) 
     };
     if http2 {
         shared.ledger.count(|counts| counts.connections_http2 += 1);
+        let streams = shared.settings(|settings| settings.max_concurrent_streams);
         let served = http2::Builder::new(TokioExecutor::new())
+            .max_concurrent_streams(streams)
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .max_header_list_size(HEAD_BYTES)
@@ -103,18 +105,23 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, tcp: TcpStream) 
     }
 }
 
-/// Drives a connection to its end: its own, a cut, or too long an idleness.
+/// Drives a connection to its end: its own, a cut, a drain, or too long an idleness.
 async fn drive<C: Future>(served: C, shut: impl Fn(Pin<&mut C>), line: &Line, keep_alive_for: Option<Duration>) {
     let mut served = pin!(served);
     let mut severed = pin!(line.severed());
-    let mut idle = pin!(idle_for(line, keep_alive_for));
+    let mut enough = pin!(async {
+        tokio::select! {
+            () = idle_for(line, keep_alive_for) => {}
+            () = line.drained() => {}
+        }
+    });
     let mut tired = false;
     loop {
         tokio::select! {
             // How a client ends its connection, in order or not, is its business.
             _ = &mut served => return,
             () = &mut severed => return,
-            () = &mut idle, if !tired => {
+            () = &mut enough, if !tired => {
                 tired = true;
                 shut(served.as_mut());
             }

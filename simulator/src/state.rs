@@ -53,6 +53,7 @@ pub(crate) struct Settings {
     pub(crate) clock_offset: i64,
     pub(crate) omit_date: bool,
     pub(crate) http2: bool,
+    pub(crate) max_concurrent_streams: Option<u32>,
 }
 
 impl Shared {
@@ -143,6 +144,7 @@ impl Default for Settings {
             clock_offset: 0,
             omit_date: false,
             http2: true,
+            max_concurrent_streams: Some(200),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP/2: one connection, many exchanges.
 //!
-//! Not hyper's client: that one hides how many streams the server allows, and takes a stream that was reset without an
-//! error code for a body that came to its end. Guarantees: a body that broke off is an error to its reader; an exchange
+//! Not hyper's client: that one does not say when the server's limit on streams comes or changes, and takes a stream that
+//! was reset without an error code for a body that came to its end. Guarantees: a body that broke off is an error to its reader; an exchange
 //! that is given up resets its stream and disturbs no other; a connection on which the server is silent, though it was
 //! asked to say something, is found dead within [`PING_EVERY`] and [`PING_PATIENCE`].
 
@@ -50,7 +50,8 @@ const STREAMS: usize = 100;
 /// What the server may send ahead on one stream.
 const STREAM_WINDOW: u32 = 128 * 1024;
 /// On all streams together: nobody who reads slowly can take another's share.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 100;
+const _: () = assert!(CONNECTION_WINDOW as usize == STREAM_WINDOW as usize * STREAMS);
 /// Streams that were given up and whose last frames may still come.
 const RESET_STREAMS: usize = 1024;
 
@@ -72,8 +73,8 @@ pub(super) struct Link {
 
 /// Makes a connection ready for requests to `authority`.
 pub(super) async fn open(connection: Connection, authority: Authority, head: HeadLimits) -> Result<(Link, Driver), Cause> {
-    let heard = Arc::<AtomicBool>::default();
-    let socket = Socket { stream: connection.stream, heard: Arc::clone(&heard) };
+    let signs = Arc::<AtomicBool>::default();
+    let socket = Socket { stream: connection.stream, heard: Arc::clone(&signs) };
     let list = u32::try_from(head.bytes.saturating_mul(2)).unwrap_or(u32::MAX);
     let (sender, mut exchanges) = client::Builder::new()
         .enable_push(false)
@@ -89,10 +90,10 @@ pub(super) async fn open(connection: Connection, authority: Authority, head: Hea
         .await
         .map_err(|_| Cause::Closed)?;
     let pings = exchanges.ping_pong().ok_or(Cause::Closed)?;
-    let (held, released) = oneshot::channel();
-    let link = Link { sender, scheme: Scheme::HTTPS, authority, head, written: connection.written, _held: held };
+    let (hold, released) = oneshot::channel();
+    let link = Link { sender, scheme: Scheme::HTTPS, authority, head, written: connection.written, _held: hold };
     let silence = Silence { pings, timer: Box::pin(sleep(PING_EVERY)), asked: false, heard: false };
-    Ok((link, Driver { connection: exchanges, released: Some(released), heard, silence }))
+    Ok((link, Driver { connection: exchanges, released: Some(released), heard: signs, silence }))
 }
 
 /// What keeps a connection going.

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::{
     http::Request,
     http2::{
-        CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PREFACE, RST_STREAM, Raw, SETTINGS, fields,
+        BODY, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PREFACE, RST_STREAM, Raw, SETTINGS, fields,
         frame, get_fields,
     },
     sidecar::{PATIENCE, Setup, Sidecar},
@@ -641,7 +641,7 @@ fn an_upload_whose_end_comes_after_its_answer_is_not_reset() {
     for (stream, path) in [(1, "/_sim/upload"), (3, "/patient/auth")] {
         let post =
             [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", path), ("content-length", "5")];
-        raw.write(&[frame(HEADERS, END_HEADERS, stream, &fields(&post)), frame(DATA, 0, stream, b"hello")].concat());
+        raw.write(&[frame(HEADERS, END_HEADERS, stream, &fields(&post)), frame(BODY, 0, stream, b"hello")].concat());
         loop {
             let answer = raw.on(stream).unwrap();
             assert_ne!(answer.kind, RST_STREAM, "{path}");
@@ -649,7 +649,7 @@ fn an_upload_whose_end_comes_after_its_answer_is_not_reset() {
                 break;
             }
         }
-        raw.write(&[frame(DATA, END_STREAM, stream, &[]), frame(PING, 0, 0, &[0; 8])].concat());
+        raw.write(&[frame(BODY, END_STREAM, stream, &[]), frame(PING, 0, 0, &[0; 8])].concat());
         loop {
             let next = raw.read().unwrap();
             assert_ne!(next.kind, RST_STREAM, "{path}: told that nobody reads it");

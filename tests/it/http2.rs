@@ -228,7 +228,7 @@ pub const END_STREAM: u8 = 0x1;
 pub const END_HEADERS: u8 = 0x4;
 
 /// Kinds of frames (RFC 9113, 6).
-pub const DATA: u8 = 0x0;
+pub const BODY: u8 = 0x0;
 pub const HEADERS: u8 = 0x1;
 pub const RST_STREAM: u8 = 0x3;
 pub const SETTINGS: u8 = 0x4;

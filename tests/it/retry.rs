@@ -5,13 +5,21 @@ use std::{fs, thread, time::Instant};
 use careportals_simulator::{Control, Options, Simulator};
 
 use crate::{
+    crowd::Crowd,
     http::{Answer, Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
+    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
     upstream::Upstream,
 };
 
 fn simulator() -> Simulator {
     Simulator::start(Options::default()).unwrap()
+}
+
+/// With one worker: what one request leaves behind the next one finds.
+fn sidecar(simulator: &Simulator, http2: &str) -> Sidecar {
+    let mut setup = Setup::auto(simulator);
+    setup.api("http2", http2);
+    setup.start().ready()
 }
 
 /// How often a route was asked.
@@ -45,16 +53,18 @@ fn cut_before_the_answer(simulator: &Simulator, sidecar: &Sidecar, request: &Req
 fn an_idempotent_request_is_sent_again_exactly_once_when_its_connection_ends() {
     let simulator = simulator();
     let control = simulator.control();
-    let sidecar = Sidecar::start(&simulator).ready();
-    for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
-        for how in ["rst", "close"] {
-            control.reset_counts();
-            let answer = sidecar.send(&Request::new(method, &format!("/_sim/reset-before?how={how}")));
-            assert_eq!(answer.status, 502, "{method} {how}");
-            if method != "HEAD" {
-                assert_eq!(answer.problem(), "upstream_closed", "{method} {how}");
+    for http2 in OFF_AND_AUTO {
+        let sidecar = sidecar(&simulator, http2);
+        for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
+            for how in ["rst", "close"] {
+                control.reset_counts();
+                let answer = sidecar.send(&Request::new(method, &format!("/_sim/reset-before?how={how}")));
+                assert_eq!(answer.status, 502, "{http2} {method} {how}");
+                if method != "HEAD" {
+                    assert_eq!(answer.problem(), "upstream_closed", "{http2} {method} {how}");
+                }
+                assert_eq!(arrivals(control, "/_sim/reset-before"), 2, "{http2} {method} {how}");
             }
-            assert_eq!(arrivals(control, "/_sim/reset-before"), 2, "{method} {how}");
         }
     }
 }
@@ -62,69 +72,99 @@ fn an_idempotent_request_is_sent_again_exactly_once_when_its_connection_ends() {
 #[test]
 fn a_get_survives_the_end_of_its_connection() {
     let simulator = simulator();
-    let sidecar = Sidecar::start(&simulator).ready();
-    let answer = cut_before_the_answer(&simulator, &sidecar, &Request::get("/_sim/echo"));
-    assert_eq!(answer.status, 200);
-    assert_eq!(simulator.control().counts().requests, 2);
+    for http2 in OFF_AND_AUTO {
+        let sidecar = sidecar(&simulator, http2);
+        let answer = cut_before_the_answer(&simulator, &sidecar, &Request::get("/_sim/echo"));
+        assert_eq!(answer.status, 200, "{http2}");
+        assert_eq!(simulator.control().counts().requests, 2, "{http2}");
+    }
 }
 
 #[test]
 fn a_post_is_never_sent_twice() {
     let simulator = simulator();
     let control = simulator.control();
-    let sidecar = Sidecar::start(&simulator).ready();
-    for method in ["POST", "PATCH"] {
-        for how in ["rst", "close"] {
-            control.reset_counts();
-            let request = Request::new(method, &format!("/_sim/reset-before?how={how}")).body("once");
-            assert_eq!(sidecar.send(&request).problem(), "upstream_closed", "{method} {how}");
-            assert_eq!(arrivals(control, "/_sim/reset-before"), 1, "{method} {how}");
+    for http2 in OFF_AND_AUTO {
+        let sidecar = sidecar(&simulator, http2);
+        for method in ["POST", "PATCH"] {
+            for how in ["rst", "close"] {
+                control.reset_counts();
+                let request = Request::new(method, &format!("/_sim/reset-before?how={how}")).body("once");
+                assert_eq!(sidecar.send(&request).problem(), "upstream_closed", "{http2} {method} {how}");
+                assert_eq!(arrivals(control, "/_sim/reset-before"), 1, "{http2} {method} {how}");
+            }
         }
+        let answer = cut_before_the_answer(&simulator, &sidecar, &Request::post("/_sim/echo", "once"));
+        assert_eq!(answer.problem(), "upstream_closed", "{http2}");
+        assert_eq!(control.counts().requests, 1, "{http2}");
     }
-    let answer = cut_before_the_answer(&simulator, &sidecar, &Request::post("/_sim/echo", "once"));
-    assert_eq!(answer.problem(), "upstream_closed");
-    assert_eq!(control.counts().requests, 1);
+}
+
+#[test]
+fn of_a_crowd_on_one_connection_that_ends_each_request_that_may_is_sent_again() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = sidecar(&simulator, "auto");
+    control.reset_counts();
+    control.hold_requests(true);
+    let reads = Crowd::send(&sidecar, 20, &Request::get("/_sim/echo"));
+    let writes = Crowd::send(&sidecar, 20, &Request::post("/_sim/echo", "once"));
+    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 40));
+    simulator.drop_connections();
+    control.hold_requests(false);
+    reads.succeeds();
+    for answer in writes.answers() {
+        assert_eq!(answer.problem(), "upstream_closed");
+    }
+    let counts = control.counts();
+    assert_eq!((counts.requests, counts.connections), (60, 1), "one new connection for all of them");
 }
 
 #[test]
 fn a_put_is_sent_again_with_its_whole_body() {
     let simulator = simulator();
-    let sidecar = Sidecar::start(&simulator).ready();
     let body = "0123456789".repeat(3000);
-    let request = Request::new("PUT", "/_sim/echo").body(body.as_str());
-    let answer = cut_before_the_answer(&simulator, &sidecar, &request);
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.json()["body"], body);
-    assert_eq!(simulator.control().counts().requests, 2);
+    for http2 in OFF_AND_AUTO {
+        let sidecar = sidecar(&simulator, http2);
+        let request = Request::new("PUT", "/_sim/echo").body(body.as_str());
+        let answer = cut_before_the_answer(&simulator, &sidecar, &request);
+        assert_eq!(answer.status, 200, "{http2}");
+        assert_eq!(answer.json()["body"], body, "{http2}");
+        assert_eq!(simulator.control().counts().requests, 2, "{http2}");
+    }
 }
 
 #[test]
 fn a_put_larger_than_the_replay_buffer_is_not_sent_again() {
     let simulator = simulator();
-    let mut setup = Setup::new(&simulator);
-    setup.api("replay_buffer", "1KiB");
-    let sidecar = setup.start().ready();
-    let request = Request::new("PUT", "/_sim/echo").body("x".repeat(16 * 1024));
-    let answer = cut_before_the_answer(&simulator, &sidecar, &request);
-    assert_eq!(answer.problem(), "upstream_closed");
-    assert_eq!(simulator.control().counts().requests, 1);
+    for http2 in OFF_AND_AUTO {
+        let mut setup = Setup::auto(&simulator);
+        setup.api("http2", http2).api("replay_buffer", "1KiB");
+        let sidecar = setup.start().ready();
+        let request = Request::new("PUT", "/_sim/echo").body("x".repeat(16 * 1024));
+        let answer = cut_before_the_answer(&simulator, &sidecar, &request);
+        assert_eq!(answer.problem(), "upstream_closed", "{http2}");
+        assert_eq!(simulator.control().counts().requests, 1, "{http2}");
+    }
 }
 
 #[test]
 fn an_idempotency_key_makes_a_post_safe_to_send_again_if_the_settings_say_so() {
     let simulator = simulator();
     let control = simulator.control();
-    for (relied_on, with_key, expected) in [(true, true, 2), (true, false, 1), (false, true, 1)] {
-        let mut setup = Setup::new(&simulator);
-        setup.api("retry_idempotency_key", &relied_on.to_string());
-        let sidecar = setup.start().ready();
-        control.reset_counts();
-        let mut request = Request::post("/_sim/reset-before", "pay");
-        if with_key {
-            request = request.header("Idempotency-Key", "b1946ac9");
+    for http2 in OFF_AND_AUTO {
+        for (relied_on, with_key, expected) in [(true, true, 2), (true, false, 1), (false, true, 1)] {
+            let mut setup = Setup::auto(&simulator);
+            setup.api("http2", http2).api("retry_idempotency_key", &relied_on.to_string());
+            let sidecar = setup.start().ready();
+            control.reset_counts();
+            let mut request = Request::post("/_sim/reset-before", "pay");
+            if with_key {
+                request = request.header("Idempotency-Key", "b1946ac9");
+            }
+            assert_eq!(sidecar.send(&request).problem(), "upstream_closed");
+            assert_eq!(arrivals(control, "/_sim/reset-before"), expected, "{http2}, relied on: {relied_on}, key: {with_key}");
         }
-        assert_eq!(sidecar.send(&request).problem(), "upstream_closed");
-        assert_eq!(arrivals(control, "/_sim/reset-before"), expected, "relied on: {relied_on}, key: {with_key}");
     }
 }
 
@@ -143,15 +183,17 @@ fn make_stale(simulator: &Simulator) {
 fn a_post_on_a_connection_that_the_upstream_has_closed_arrives_once() {
     let simulator = simulator();
     let control = simulator.control();
-    let sidecar = Sidecar::start(&simulator).ready();
-    let mut client = sidecar.connect();
-    for _ in 0..20 {
-        assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
-        make_stale(&simulator);
-        control.reset_counts();
-        let answer = client.send(&Request::post("/_sim/echo", "once"));
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(control.counts().requests, 1);
+    for http2 in OFF_AND_AUTO {
+        let sidecar = sidecar(&simulator, http2);
+        let mut client = sidecar.connect();
+        for _ in 0..20 {
+            assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
+            make_stale(&simulator);
+            control.reset_counts();
+            let answer = client.send(&Request::post("/_sim/echo", "once"));
+            assert_eq!(answer.status, 200, "{http2} {answer:?}");
+            assert_eq!(control.counts().requests, 1, "{http2}");
+        }
     }
 }
 

@@ -414,3 +414,15 @@ impl Sidecar {
         Connection::tcp(TcpStream::connect(self.address_of(api)).unwrap())
     }
 }
+
+/// Protocols towards the upstream, as `http2` names them.
+pub const OFF_AND_AUTO: [&str; 2] = ["off", "auto"];
+
+impl Setup {
+    /// HTTP/2 to the upstream if it takes it, from one worker: what was written first has arrived first.
+    pub fn auto(simulator: &Simulator) -> Self {
+        let mut setup = Self::new(simulator);
+        setup.api("http2", "auto").variable("CAREPORTALS_WORKERS", "1");
+        setup
+    }
+}

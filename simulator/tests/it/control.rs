@@ -188,3 +188,64 @@ fn an_admin_port_in_the_open_is_refused() {
     let options = Options { admin: Some(([0, 0, 0, 0], 0).into()), ..Options::default() };
     assert!(Simulator::start(options).is_err());
 }
+
+#[tokio::test]
+async fn a_drain_lets_what_was_accepted_finish_and_takes_no_more() {
+    let simulator = simulator();
+    let control = simulator.control().clone();
+    for version in BOTH {
+        let mut client = Client::logged_in(&simulator, version).await;
+        control.reset_counts();
+        control.hold_requests(true);
+        let request = client.request(Method::GET, "/customers").body(nothing()).expect("a request");
+        let (call, arrived) = tokio::join!(client.send(request), {
+            let control = control.clone();
+            async move {
+                let waiting = control.clone();
+                let arrived = move || waiting.wait_until(SOON, |control| control.counts().requests == 1);
+                let arrived = tokio::task::spawn_blocking(arrived).await.expect("joined");
+                control.drain_connections();
+                control.hold_requests(false);
+                arrived
+            }
+        });
+        assert!(arrived, "{version:?}");
+        let answer = crate::client::read(call.expect("an answer")).await.expect("a whole one");
+        assert_eq!(answer.status, StatusCode::OK, "{version:?}");
+        assert!(client.try_call(Method::GET, "/customers", nothing()).await.is_err(), "{version:?}");
+        let gone = move |control: &careportals_simulator::Control| control.counts().open_connections == 0;
+        let control = control.clone();
+        assert!(tokio::task::spawn_blocking(move || control.wait_until(SOON, gone)).await.expect("joined"), "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_connection_says_nothing_more_and_new_ones_work() {
+    let simulator = simulator();
+    for version in BOTH {
+        let mut client = Client::logged_in(&simulator, version).await;
+        simulator.control().freeze_connections();
+        let answer = tokio::time::timeout(Duration::from_millis(100), client.get("/customers")).await;
+        assert!(answer.is_err(), "{version:?}");
+        assert_eq!(Client::logged_in(&simulator, version).await.get("/customers").await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn requests_over_http2_are_counted_and_their_number_at_once_is_limited() {
+    let simulator = simulator();
+    let control = simulator.control();
+    Client::logged_in(&simulator, Version::Http1).await.get("/customers").await;
+    let mut client = Client::logged_in(&simulator, Version::Http2).await;
+    client.get("/customers").await;
+    assert_eq!((control.counts().requests, control.counts().requests_http2), (2, 1));
+    control.set_max_concurrent_streams(Some(1));
+    control.set_latency(Duration::from_millis(60));
+    let mut client = Client::logged_in(&simulator, Version::Http2).await;
+    let started = Instant::now();
+    let requests = [(); 2].map(|()| client.request(Method::GET, "/customers").body(nothing()).expect("a request"));
+    for request in requests {
+        client.send(request).await.expect("an answer");
+    }
+    assert!(started.elapsed() >= Duration::from_millis(120), "one after the other");
+}

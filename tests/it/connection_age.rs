@@ -1,0 +1,60 @@
+//! Connections to the upstream are renewed while they are in use, so that a change of its addresses is followed.
+
+use std::time::Duration;
+
+use careportals_simulator::{Options, Simulator};
+
+use crate::{
+    http::Request,
+    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
+};
+
+/// One worker whose connections live 1 s, give or take a fifth.
+fn short_lived(simulator: &Simulator, http2: &str) -> Sidecar {
+    let mut setup = Setup::auto(simulator);
+    setup.api("http2", http2).api("connection_max_age", "1s");
+    setup.start().ready()
+}
+
+#[test]
+fn a_busy_connection_is_replaced_when_it_has_grown_old() {
+    for http2 in OFF_AND_AUTO {
+        let simulator = Simulator::start(Options::default()).unwrap();
+        let control = simulator.control();
+        let sidecar = short_lived(&simulator, http2);
+        control.reset_counts();
+        let mut client = sidecar.connect();
+        let mut requests = 0;
+        while control.counts().connections == 0 {
+            assert_eq!(client.send(&Request::post("/_sim/echo", "busy")).status, 200, "{http2}");
+            requests += 1;
+        }
+        let counts = control.counts();
+        assert_eq!((counts.requests, counts.connections), (requests, 1), "{http2}");
+        assert_eq!(counts.requests_http2, if http2 == "auto" { requests } else { 0 });
+        // The log-in's own is closed long since, and the old one, too.
+        assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 1), "{http2}");
+    }
+}
+
+#[test]
+fn an_exchange_that_lasts_longer_than_its_connection_may_live_is_not_cut() {
+    for http2 in OFF_AND_AUTO {
+        let simulator = Simulator::start(Options::default()).unwrap();
+        let control = simulator.control();
+        let sidecar = short_lived(&simulator, http2);
+        control.hold_requests(true);
+        let answer = std::thread::scope(|scope| {
+            let long = scope.spawn(|| sidecar.get("/_sim/echo?long"));
+            assert!(!control.wait_until(Duration::from_millis(1300), |_| long.is_finished()));
+            let before = control.counts().connections;
+            let other = scope.spawn(|| sidecar.get("/_sim/echo?other"));
+            assert!(control.wait_until(PATIENCE, |control| control.counts().connections == before + 1), "{http2}");
+            control.hold_requests(false);
+            assert_eq!(other.join().unwrap().status, 200);
+            long.join().unwrap()
+        });
+        assert_eq!(answer.status, 200, "{http2}");
+        assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 1), "{http2}");
+    }
+}

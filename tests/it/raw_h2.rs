@@ -1,0 +1,219 @@
+//! An HTTP/2 server that a test plays itself, frame by frame, where the simulator is too well behaved. Over TLS, on loopback.
+
+use std::{
+    collections::VecDeque,
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivatePkcs8KeyDer};
+
+use crate::sidecar::{PATIENCE, Setup};
+
+/// Listens, and does nothing by itself.
+pub struct RawH2 {
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    certificate: String,
+}
+
+/// Kinds of frames (RFC 9113, 6).
+pub const BODY: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// Error codes (RFC 9113, 7).
+pub const NO_ERROR: u32 = 0;
+pub const INTERNAL_ERROR: u32 = 2;
+pub const REFUSED_STREAM: u32 = 7;
+pub const CANCEL: u32 = 8;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    pub fn ends_stream(&self) -> bool {
+        self.flags & END_STREAM != 0
+    }
+
+    /// Of `RST_STREAM`.
+    pub fn code(&self) -> u32 {
+        u32::from_be_bytes(self.payload[..4].try_into().unwrap())
+    }
+}
+
+impl RawH2 {
+    pub fn listen() -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
+        let mut tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self { listener, tls: Arc::new(tls), certificate: made.cert.pem() }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    /// A sidecar that forwards to it, with one worker.
+    pub fn setup(&self) -> Setup {
+        let mut setup = Setup::without_login(&format!("https://{}", self.address()), &self.certificate);
+        setup.api("http2", "auto").variable("CAREPORTALS_WORKERS", "1");
+        setup
+    }
+
+    /// The next connection, once it comes; its client has been told that it may open `streams` at once.
+    pub fn accept(&self, streams: u32) -> Peer {
+        let mut peer = self.accept_silently();
+        peer.send(SETTINGS, 0, 0, &[&[0, 3], &streams.to_be_bytes()[..]].concat());
+        peer
+    }
+
+    /// The same before TLS.
+    pub fn accept_tcp(&self) -> TcpStream {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.listener.accept() {
+                Ok((tcp, _)) => return tcp,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    assert!(Instant::now() < deadline, "nobody connects");
+                    thread::park_timeout(Duration::from_millis(1));
+                }
+                Err(error) => panic!("accepting: {error}"),
+            }
+        }
+    }
+
+    /// The same without a word.
+    fn accept_silently(&self) -> Peer {
+        let tcp = self.accept_tcp();
+        tcp.set_nonblocking(false).unwrap();
+        tcp.set_nodelay(true).unwrap();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        let tls = StreamOwned::new(ServerConnection::new(Arc::clone(&self.tls)).unwrap(), tcp);
+        let mut peer = Peer { tls, requests: VecDeque::new() };
+        let mut preface = [0; 24];
+        peer.tls.read_exact(&mut preface).unwrap();
+        assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        peer
+    }
+
+    /// Whether somebody has connected and was not accepted yet.
+    pub fn has_more(&self) -> bool {
+        self.listener.accept().is_ok()
+    }
+}
+
+/// One connection, seen from the server.
+pub struct Peer {
+    tls: StreamOwned<ServerConnection, TcpStream>,
+    requests: VecDeque<Incoming>,
+}
+
+/// A request of which something has come.
+struct Incoming {
+    stream: u32,
+    body: Vec<u8>,
+    ended: bool,
+}
+
+impl Peer {
+    pub fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()[..]].concat();
+        self.tls.write_all(&[&head[..], payload].concat()).unwrap();
+        self.tls.flush().unwrap();
+    }
+
+    /// The next frame that is about an exchange or its end; `None` when the connection has ended.
+    pub fn frame(&mut self) -> Option<Frame> {
+        loop {
+            let frame = self.any_frame()?;
+            match (frame.kind, frame.flags & ACK) {
+                (SETTINGS, 0) => self.send(SETTINGS, ACK, 0, &[]),
+                (PING, 0) => self.send(PING, ACK, 0, &frame.payload),
+                (SETTINGS | PING | WINDOW_UPDATE, _) => {}
+                _ => return Some(frame),
+            }
+        }
+    }
+
+    fn any_frame(&mut self) -> Option<Frame> {
+        let mut head = [0; 9];
+        match self.tls.read_exact(&mut head) {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => return None,
+            Err(error) => panic!("reading from the sidecar: {error}"),
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        self.tls.read_exact(&mut payload).unwrap();
+        let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
+        Some(Frame { kind: head[3], flags: head[4], stream, payload })
+    }
+
+    /// The next request's stream, and its body. Others may come in between.
+    pub fn request(&mut self) -> (u32, Vec<u8>) {
+        loop {
+            if self.requests.front().is_some_and(|request| request.ended) {
+                let request = self.requests.pop_front().unwrap();
+                return (request.stream, request.body);
+            }
+            let frame = self.frame().expect("a request");
+            let ended = frame.ends_stream();
+            match frame.kind {
+                HEADERS => self.requests.push_back(Incoming { stream: frame.stream, body: Vec::new(), ended }),
+                BODY => {
+                    let request = self.requests.iter_mut().find(|request| request.stream == frame.stream).unwrap();
+                    request.body.extend(frame.payload);
+                    request.ended = ended;
+                }
+                _ => panic!("{frame:?}"),
+            }
+        }
+    }
+
+    /// `200 OK`, and nothing else yet.
+    pub fn head(&mut self, stream: u32) {
+        // `:status: 200` has a number of its own (RFC 7541, Appendix A).
+        self.send(HEADERS, END_HEADERS, stream, &[0x88]);
+    }
+
+    /// `200 OK` with this body.
+    pub fn answer(&mut self, stream: u32, body: &[u8]) {
+        self.head(stream);
+        self.send(BODY, END_STREAM, stream, body);
+    }
+
+    pub fn reset(&mut self, stream: u32, code: u32) {
+        self.send(RST_STREAM, 0, stream, &code.to_be_bytes());
+    }
+
+    /// Nothing above `last` was or will be processed.
+    pub fn go_away(&mut self, last: u32, code: u32) {
+        self.send(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat());
+    }
+}

@@ -13,7 +13,7 @@ use crate::{
     account::{LoginConnectors, try_log_in},
     app::StartError,
     clock::SystemClock,
-    config::{Account, AccountId, Config, Endpoint, Login, Origin},
+    config::{Account, AccountId, Config, Egress, Endpoint, Login, Origin},
     connect::{ConnectError, Connector, Offer},
     tls::ClientTls,
 };
@@ -28,7 +28,7 @@ pub fn online(config: &Arc<Config>, out: &mut dyn Write) -> Result<bool, StartEr
     let mut report = Report { out, well: true };
     runtime.block_on(async {
         for api in &config.apis {
-            let connector = connector(&api.upstream.origin, &tls, api.timeouts.connect)?;
+            let connector = connector(&api.upstream.origin, &tls, &config.egress, api.timeouts.connect)?;
             let subject = format!("api {}: {}", api.name, api.upstream.origin);
             let outcome = connects(&connector).await;
             report.line(&subject, outcome.as_deref().map_err(String::as_str))?;
@@ -50,7 +50,7 @@ async fn check_account(
     let Some(login) = &account.login else {
         return Ok(report.line(&format!("account {}", account.name), Ok("does not log in"))?);
     };
-    let connectors = login_connectors(login, tls)?;
+    let connectors = login_connectors(login, tls, &config.egress)?;
     let subject = format!("account {}: log-in at {}", account.name, login.url.origin);
     match try_log_in(Arc::clone(config), id, connectors, Arc::new(SystemClock)).await {
         Err(error) => report.line(&subject, Err(&error.to_string()))?,
@@ -63,13 +63,13 @@ async fn check_account(
     Ok(())
 }
 
-fn login_connectors(login: &Login, tls: &ClientTls) -> Result<LoginConnectors, StartError> {
-    let to = |endpoint: &Endpoint| connector(&endpoint.origin, tls, login.timeout);
+fn login_connectors(login: &Login, tls: &ClientTls, egress: &Egress) -> Result<LoginConnectors, StartError> {
+    let to = |endpoint: &Endpoint| connector(&endpoint.origin, tls, egress, login.timeout);
     Ok(LoginConnectors { login: to(&login.url)?, refresh: login.refresh_url.as_ref().map(to).transpose()? })
 }
 
-fn connector(origin: &Origin, tls: &ClientTls, limit: Duration) -> Result<Connector, StartError> {
-    Connector::new(origin, tls, limit).ok_or_else(|| StartError::Host(origin.clone()))
+fn connector(origin: &Origin, tls: &ClientTls, egress: &Egress, limit: Duration) -> Result<Connector, StartError> {
+    Connector::new(origin, tls, egress, limit).ok_or_else(|| StartError::Host(origin.clone()))
 }
 
 async fn connects(connector: &Connector) -> Result<String, String> {
@@ -77,7 +77,10 @@ async fn connects(connector: &Connector) -> Result<String, String> {
     let addresses = connector.resolve().await.map_err(failed)?.len();
     connector.connect(Offer::Http1).await.map_err(failed)?;
     let plural = if addresses == 1 { "address" } else { "addresses" };
-    Ok(format!("resolves to {addresses} {plural}, connects, certificate accepted"))
+    Ok(match connector.proxy() {
+        None => format!("resolves to {addresses} {plural}, connects, certificate accepted"),
+        Some(proxy) => format!("through the egress proxy {proxy} ({addresses} {plural}): connects, certificate accepted"),
+    })
 }
 
 fn advice(error: ConnectError) -> &'static str {
@@ -85,6 +88,7 @@ fn advice(error: ConnectError) -> &'static str {
         ConnectError::DnsFailed | ConnectError::DnsTimeout => "check the host name in `upstream` and this machine's resolver",
         ConnectError::Refused | ConnectError::Unreachable | ConnectError::Timeout => "check `upstream`, firewalls and routes",
         ConnectError::TlsFailed => "check that the port speaks TLS 1.2 or later",
+        ConnectError::Egress(_) => "check HTTPS_PROXY and the proxy; NO_PROXY names what is reached without it",
         ConnectError::CertificateRejected(_) => "a private authority belongs into `ca_file`",
     }
 }

@@ -1,9 +1,10 @@
-//! One connection to one origin: name, TCP, TLS.
+//! One connection to one origin: name, TCP, perhaps a proxy, TLS.
 //!
 //! Depends on `config`, `tls` and `stream`. Guarantees: it is either verified and ready for HTTP, or a [`ConnectError`] says
 //! which step failed; nothing here knows a token. A name is resolved anew for each connection, so that a server that moves
 //! is followed as connections are renewed.
 
+mod egress;
 mod race;
 
 use std::{
@@ -18,16 +19,22 @@ use std::{
 
 use rustls::{CertificateError, pki_types::ServerName};
 use thiserror::Error;
-use tokio::{net::lookup_host, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::lookup_host,
+    time::timeout,
+};
+use tokio_rustls::client::TlsStream;
 
 use crate::{
     clock,
-    config::{Origin, Scheme},
+    config::{Egress, EgressProxy, Origin, Scheme},
     stream::{Counted, Stream},
     tls::{ClientTls, H2},
 };
 
 pub use crate::tls::Offer;
+pub use egress::EgressError;
 
 /// The step that failed. Holds nothing of the request, and no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -53,6 +60,9 @@ pub enum ConnectError {
     /// The peer's certificate is not one to trust.
     #[error("the upstream's certificate was not accepted: {0}")]
     CertificateRejected(CertificateFault),
+    /// The way out leads through a proxy, and ends there.
+    #[error("the egress proxy is no way to the upstream: {0}")]
+    Egress(EgressError),
 }
 
 /// What is wrong with a certificate.
@@ -100,21 +110,32 @@ pub struct Connector {
     origin: Arc<Origin>,
     /// `None` for plain HTTP to loopback.
     tls: Option<(ClientTls, ServerName<'static>)>,
+    /// The proxy on the way, and its name where it speaks TLS.
+    proxy: Option<(Arc<EgressProxy>, Option<ServerName<'static>>)>,
     timeout: Duration,
 }
 
 impl Connector {
-    /// `timeout` bounds a whole connection: name, TCP and TLS. `None` when the host can't stand in a certificate.
+    /// `timeout` bounds a whole connection: name, TCP, proxy and TLS. `None` when the host, or the proxy's on the way to
+    /// it, can't stand in a certificate.
     #[must_use]
-    pub fn new(origin: &Origin, tls: &ClientTls, timeout: Duration) -> Option<Self> {
-        let tls = match origin.scheme {
-            Scheme::Http => None,
-            Scheme::Https => {
-                let name = ServerName::try_from(origin.host.clone()).ok()?;
-                Some((tls.clone(), name))
-            }
+    pub fn new(origin: &Origin, tls: &ClientTls, egress: &Egress, timeout: Duration) -> Option<Self> {
+        let name = |origin: &Origin| match origin.scheme {
+            Scheme::Http => Some(None),
+            Scheme::Https => ServerName::try_from(origin.host.clone()).ok().map(Some),
         };
-        Some(Self { origin: Arc::new(origin.clone()), tls, timeout })
+        let proxy = match egress.on_the_way_to(origin) {
+            Some(proxy) => Some((Arc::clone(proxy), name(&proxy.origin)?)),
+            None => None,
+        };
+        let tls = name(origin)?.map(|name| (tls.clone(), name));
+        Some(Self { origin: Arc::new(origin.clone()), tls, proxy, timeout })
+    }
+
+    /// The proxy on the way, if there is one.
+    #[must_use]
+    pub fn proxy(&self) -> Option<&Origin> {
+        self.proxy.as_ref().map(|(proxy, _)| &proxy.origin)
     }
 
     /// Whom it connects to.
@@ -128,33 +149,61 @@ impl Connector {
         let started = clock::instant();
         let addresses = timeout(self.timeout, self.resolve()).await.map_err(|_| ConnectError::DnsTimeout)??;
         let remaining = self.timeout.saturating_sub(started.elapsed());
-        timeout(remaining, self.reach(&addresses, offer)).await.map_err(|_| ConnectError::Timeout)?
+        // Boxed: it is large, and most requests find a connection that is there.
+        let reached = timeout(remaining, Box::pin(self.reach(&addresses, offer)));
+        reached.await.map_err(|_| ConnectError::Timeout)?
     }
 
-    /// The addresses of the host, in the resolver's order.
+    /// The addresses of whom it connects to, in the resolver's order: the host, or the proxy, which resolves the host itself.
     pub async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
-        let Origin { host, port, .. } = &*self.origin;
+        let Origin { host, port, .. } = self.proxy().unwrap_or(&self.origin);
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, *port)]);
         }
-        let addresses: Vec<SocketAddr> =
-            lookup_host((host.as_str(), *port)).await.map_err(|_| ConnectError::DnsFailed)?.collect();
-        if addresses.is_empty() { Err(ConnectError::DnsFailed) } else { Ok(addresses) }
+        let found = lookup_host((host.as_str(), *port)).await;
+        let addresses: Vec<SocketAddr> = found.map(Iterator::collect).unwrap_or_default();
+        if addresses.is_empty() { Err(self.to_peer(ConnectError::DnsFailed)) } else { Ok(addresses) }
     }
 
     async fn reach(&self, addresses: &[SocketAddr], offer: Offer) -> Result<Connection, ConnectError> {
-        let tcp = race::connect(addresses).await?;
+        let tcp = race::connect(addresses).await.map_err(|error| self.to_peer(error))?;
         let written = Arc::new(AtomicU64::new(0));
-        let tcp = Counted::new(tcp, Arc::clone(&written)).map_err(|_| ConnectError::Unreachable)?;
+        let mut tcp = Counted::new(tcp, Arc::clone(&written)).map_err(|_| ConnectError::Unreachable)?;
         let Some((tls, name)) = &self.tls else {
             return Ok(Connection { stream: Stream::Plain(tcp), written, protocol: Protocol::Http1 });
         };
-        let handshake = tls.connector(offer).connect(name.clone(), tcp).await;
-        let session = handshake.map_err(|error| classify_tls(&error))?;
-        // An answer that was not offered never comes this far: rustls ends the handshake.
-        let protocol = if session.get_ref().1.alpn_protocol() == Some(H2) { Protocol::Http2 } else { Protocol::Http1 };
+        if let Some((proxy, proxy_name)) = &self.proxy {
+            let Some(proxy_name) = proxy_name else {
+                egress::ask(&mut tcp, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
+                let (session, protocol) = handshake(tls, offer, name, tcp).await?;
+                return Ok(Connection { stream: Stream::Tls(Box::new(session)), written, protocol });
+            };
+            let to_proxy = handshake(tls, Offer::Http1, proxy_name, tcp).await.map_err(|error| self.to_peer(error))?;
+            let mut outer = to_proxy.0;
+            egress::ask(&mut outer, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
+            let (session, protocol) = handshake(tls, offer, name, outer).await?;
+            return Ok(Connection { stream: Stream::Nested(Box::new(session)), written, protocol });
+        }
+        let (session, protocol) = handshake(tls, offer, name, tcp).await?;
         Ok(Connection { stream: Stream::Tls(Box::new(session)), written, protocol })
     }
+
+    /// What went wrong with whom we connect to, who may be the proxy.
+    fn to_peer(&self, error: ConnectError) -> ConnectError {
+        if self.proxy.is_some() { EgressError::on_the_way(error) } else { error }
+    }
+}
+
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    tls: &ClientTls,
+    offer: Offer,
+    name: &ServerName<'static>,
+    stream: S,
+) -> Result<(TlsStream<S>, Protocol), ConnectError> {
+    let session = tls.connector(offer).connect(name.clone(), stream).await.map_err(|error| classify_tls(&error))?;
+    // An answer that was not offered never comes this far: rustls ends the handshake.
+    let protocol = if session.get_ref().1.alpn_protocol() == Some(H2) { Protocol::Http2 } else { Protocol::Http1 };
+    Ok((session, protocol))
 }
 
 /// The count as it stands now.

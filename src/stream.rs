@@ -123,6 +123,8 @@ pub enum Stream {
     Plain(Counted),
     /// Everything else. Boxed: a TLS session is some kilobytes.
     Tls(Box<TlsStream<Counted>>),
+    /// TLS through a proxy that speaks TLS itself.
+    Nested(Box<TlsStream<TlsStream<Counted>>>),
 }
 
 impl AsyncRead for Stream {
@@ -130,6 +132,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Nested(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -139,6 +142,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buffer),
+            Self::Nested(stream) => Pin::new(stream).poll_write(cx, buffer),
         }
     }
 
@@ -146,6 +150,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
+            Self::Nested(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
         }
     }
 
@@ -153,6 +158,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Nested(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -160,6 +166,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Nested(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -167,6 +174,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Nested(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

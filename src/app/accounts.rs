@@ -56,6 +56,6 @@ fn start_one(config: &Arc<Config>, id: AccountId, tls: &ClientTls, clock: &Arc<d
 
 fn connectors(config: &Config, id: AccountId, tls: &ClientTls) -> Result<Option<LoginConnectors>, StartError> {
     let Some(login) = &config.accounts[id.0].login else { return Ok(None) };
-    let connector = |endpoint: &Endpoint| connector(&endpoint.origin, tls, login.timeout);
+    let connector = |endpoint: &Endpoint| connector(&endpoint.origin, tls, &config.egress, login.timeout);
     Ok(Some(LoginConnectors { login: connector(&login.url)?, refresh: login.refresh_url.as_ref().map(connector).transpose()? }))
 }

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::{
     account::Account,
     clock::Clock,
-    config::{Config, Origin, source::Input},
+    config::{Config, Egress, Origin, source::Input},
     connect::Connector,
     logging::{AccessLog, LogControl},
     path::Prefix,
@@ -228,13 +228,13 @@ fn check_hosts(config: &Config, tls: &ClientTls) -> Result<(), StartError> {
     let endpoints = logins.flat_map(|login| [Some(&login.url), login.refresh_url.as_ref()]).flatten();
     let origins = config.apis.iter().map(|api| &api.upstream.origin).chain(endpoints.map(|endpoint| &endpoint.origin));
     for origin in origins {
-        connector(origin, tls, Duration::ZERO)?;
+        connector(origin, tls, &config.egress, Duration::ZERO)?;
     }
     Ok(())
 }
 
-fn connector(origin: &Origin, tls: &ClientTls, limit: Duration) -> Result<Connector, StartError> {
-    Connector::new(origin, tls, limit).ok_or_else(|| StartError::Host(origin.clone()))
+fn connector(origin: &Origin, tls: &ClientTls, egress: &Egress, limit: Duration) -> Result<Connector, StartError> {
+    Connector::new(origin, tls, egress, limit).ok_or_else(|| StartError::Host(origin.clone()))
 }
 
 impl Shared {

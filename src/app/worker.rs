@@ -219,7 +219,7 @@ fn api(plan: &Plan, index: usize, kept: Option<Arc<Upstream<ToUpstream>>>) -> Op
 
 /// Its own connections to upstream. The daemon has made the same connector before; what passes once passes again.
 fn upstream(plan: &Plan, settings: &config::Api) -> Option<Upstream<ToUpstream>> {
-    let connector = Connector::new(&settings.upstream.origin, &plan.tls, settings.timeouts.connect)?;
+    let connector = Connector::new(&settings.upstream.origin, &plan.tls, &plan.config.egress, settings.timeouts.connect)?;
     let head = HeadLimits { bytes: settings.limits.max_header_bytes, lines: settings.limits.max_headers };
     let lifetimes = Lifetimes { idle: settings.timeouts.pool_idle, max_age: settings.timeouts.connection_max_age };
     Upstream::new(connector, settings.http2, head, lifetimes, Jitter::from_system())

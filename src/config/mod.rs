@@ -3,6 +3,7 @@
 //! Depends on `secret`, `careportals` and `path`. Every value here is valid by construction: [`source`] parses what users
 //! write, and nothing after it looks at a setting's text again.
 
+mod egress;
 pub mod source;
 
 use std::{
@@ -14,6 +15,8 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, uri::PathAndQuery};
+
+pub use egress::{Egress, EgressProxy};
 
 use crate::{
     path::{LoginPaths, Prefix, Rule},
@@ -451,13 +454,4 @@ pub struct ClientCertificate {
     pub certificates: PathBuf,
     /// PEM key.
     pub key: PathBuf,
-}
-
-/// `HTTPS_PROXY` and `NO_PROXY`.
-#[derive(Debug, Default)]
-pub struct Egress {
-    /// The proxy's URL; credentials in it make it a secret.
-    pub https_proxy: Option<Secret>,
-    /// Hosts that are reached directly.
-    pub no_proxy: Option<String>,
 }

@@ -20,7 +20,7 @@ pub use code::Code;
 use super::admit::Refusal;
 use crate::{
     account::{Unavailable, Why},
-    connect::ConnectError,
+    connect::{ConnectError, EgressError},
     upstream::{Cause, SendError},
 };
 
@@ -113,6 +113,16 @@ impl ProxyError {
                 Cause::Connect(ConnectError::Timeout) => (Code::ConnectTimeout, "connection_timeout"),
                 Cause::Connect(ConnectError::TlsFailed) => (Code::TlsFailed, "tls_protocol_error"),
                 Cause::Connect(ConnectError::CertificateRejected(_)) => (Code::CertificateRejected, "tls_certificate_error"),
+                Cause::Connect(ConnectError::Egress(error)) => match error {
+                    EgressError::DnsFailed => (Code::DnsFailed, "dns_error"),
+                    EgressError::Refused => (Code::ConnectFailed, "connection_refused"),
+                    EgressError::Unreachable => (Code::ConnectFailed, "destination_ip_unroutable"),
+                    EgressError::TlsFailed => (Code::TlsFailed, "tls_protocol_error"),
+                    EgressError::CertificateRejected(_) => (Code::CertificateRejected, "tls_certificate_error"),
+                    EgressError::CredentialsRefused | EgressError::Denied(_) | EgressError::NotHttp => {
+                        (Code::EgressRefused, "destination_unavailable")
+                    }
+                },
                 Cause::Closed => (Code::UpstreamClosed, "connection_terminated"),
                 Cause::Protocol => (Code::UpstreamProtocol, "http_protocol_error"),
                 Cause::HeadTooLarge => (Code::UpstreamHeadTooLarge, "http_response_header_section_size"),

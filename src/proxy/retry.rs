@@ -114,13 +114,17 @@ impl Default for Spare {
     }
 }
 
-/// Whether another connection may fare better. A time-out has used up the client's patience; a certificate, a name and
-/// an answer that is not HTTP will be the same again.
+/// Whether another connection may fare better. A time-out has used up the client's patience; a certificate, a name,
+/// what an egress proxy says and an answer that is not HTTP will be the same again.
 const fn is_curable(cause: Cause) -> bool {
     match cause {
         Cause::Closed | Cause::Connect(ConnectError::Refused | ConnectError::Unreachable | ConnectError::TlsFailed) => true,
         Cause::Connect(
-            ConnectError::DnsFailed | ConnectError::DnsTimeout | ConnectError::Timeout | ConnectError::CertificateRejected(_),
+            ConnectError::DnsFailed
+            | ConnectError::DnsTimeout
+            | ConnectError::Timeout
+            | ConnectError::CertificateRejected(_)
+            | ConnectError::Egress(_),
         )
         | Cause::Protocol
         | Cause::HeadTooLarge

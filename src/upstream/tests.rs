@@ -19,7 +19,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    config::{Origin, Scheme},
+    config::{Egress, Origin, Scheme},
     tls::ClientTls,
 };
 
@@ -49,7 +49,7 @@ impl Fixture {
             }
         });
         let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
-        let connector = Connector::new(&origin, &unused_tls(), Duration::from_secs(5)).unwrap();
+        let connector = Connector::new(&origin, &unused_tls(), &Egress::default(), Duration::from_secs(5)).unwrap();
         let upstream = Upstream::new(connector, Http2::Off, LIMITS, lifetimes, Jitter::seeded(7)).unwrap();
         Self { upstream, accepted }
     }
@@ -142,7 +142,7 @@ async fn a_connection_that_grew_old_in_its_exchange_is_closed_afterwards() {
 #[test]
 fn connections_grow_old_at_different_times_within_a_fifth() {
     let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port: 9 };
-    let connector = Connector::new(&origin, &unused_tls(), Duration::from_secs(5)).unwrap();
+    let connector = Connector::new(&origin, &unused_tls(), &Egress::default(), Duration::from_secs(5)).unwrap();
     let lifetimes = Lifetimes { idle: AGE, max_age: AGE };
     let upstream: Upstream<Empty<Bytes>> = Upstream::new(connector, Http2::Auto, LIMITS, lifetimes, Jitter::seeded(7)).unwrap();
     let start = clock::instant();

@@ -11,11 +11,13 @@
 mod accounts;
 mod cli;
 mod clock;
+mod connect_proxy;
 mod connection_age;
 mod connections;
 mod credentials;
 mod crowd;
 mod demo;
+mod egress;
 mod exec;
 mod exec_terminal;
 mod expect;

@@ -66,7 +66,7 @@ fn response(status: &str, headers: &str, body: &str) -> Vec<u8> {
 
 fn connector(port: u16) -> Connector {
     let tls = ClientTls::with_roots(RootCertStore::empty()).unwrap();
-    Connector::new(&fixture::endpoint(port, "/").origin, &tls, Duration::from_secs(5)).unwrap()
+    Connector::new(&fixture::endpoint(port, "/").origin, &tls, &crate::config::Egress::default(), Duration::from_secs(5)).unwrap()
 }
 
 fn log_in_at(port: u16, change: impl FnOnce(&mut Config)) -> HttpLogIn {

@@ -37,8 +37,7 @@ pub(super) fn config(values: &mut Values<'_>, environment: &Environment) -> Opti
         .filter_map(|choice| if let Choice::At(endpoint) = choice { Some(endpoint) } else { None })
         .chain(refreshes.iter().flatten())
         .collect();
-    let servers = drafts.iter().filter_map(|api| api.upstream.as_ref().map(|upstream| &upstream.origin));
-    let egress = egress::read(values, environment, servers.chain(endpoints.iter().map(|endpoint| &endpoint.origin)));
+    let egress = egress::read(values, environment);
     let login_paths = login_paths(&drafts, &endpoints);
 
     // All of them before any `?`, so that every fault is named.

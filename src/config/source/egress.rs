@@ -1,41 +1,90 @@
-//! `HTTPS_PROXY` and `NO_PROXY`: whom they concern.
+//! `HTTPS_PROXY` and `NO_PROXY`.
 //!
 //! Pure. The proxy's URL may hold a password and is never shown.
-
-use std::net::IpAddr;
 
 use super::{
     EffectiveValue,
     faults::{Fault, Origin, Wrong},
-    keys::{EGRESS, Support},
     reading::Values,
+    url::{self, Address},
     variables::Environment,
 };
 use crate::{
-    config::{Egress, Origin as Server},
+    config::{Egress, EgressProxy},
     secret::Secret,
 };
 
-/// Reads both variables. `servers`: everything the daemon will connect to.
-pub(super) fn read<'a>(values: &mut Values<'_>, environment: &Environment, servers: impl Iterator<Item = &'a Server>) -> Egress {
-    let proxy = first(values, environment, ["HTTPS_PROXY", "https_proxy"]);
-    let exceptions = first(values, environment, ["NO_PROXY", "no_proxy"]);
-    if let Some((name, _)) = &proxy {
-        show(values, name, "\"[redacted]\"".to_owned());
-    }
+/// Reads both variables. Of a name in two cases the lower one wins, as it does for curl.
+pub(super) fn read(values: &mut Values<'_>, environment: &Environment) -> Egress {
+    let exceptions = first(values, environment, ["no_proxy", "NO_PROXY"]);
     if let Some((name, list)) = &exceptions {
         show(values, name, toml_edit::Value::from(list.as_str()).to_string().trim().to_owned());
     }
-    let no_proxy = exceptions.map(|(_, list)| list);
-    if let (Some((name, _)), Support::FaultUntil { .. }) = (&proxy, EGRESS) {
-        let concerned = |server: &&Server| !server.is_loopback() && !is_excepted(no_proxy.as_deref().unwrap_or_default(), server);
-        if let Some(server) = { servers }.find(concerned) {
-            let wrong = Wrong::new("egress proxies are not supported by this version yet")
-                .hint(format!("unset it, or add {} to NO_PROXY", server.host));
-            values.faults.push(Fault::new(Origin::Variable((*name).to_owned()), "", wrong));
+    let exceptions = exceptions.map(|(_, list)| list).unwrap_or_default();
+    let Some((name, url)) = first(values, environment, ["https_proxy", "HTTPS_PROXY"]) else {
+        return Egress::new(None, exceptions);
+    };
+    show(values, name, "\"[redacted]\"".to_owned());
+    match proxy(&url) {
+        Ok(proxy) => Egress::new(Some(proxy), exceptions),
+        Err(wrong) => {
+            values.faults.push(Fault::new(Origin::Variable(name.to_owned()), "", wrong));
+            Egress::default()
         }
     }
-    Egress { https_proxy: proxy.map(|(_, url)| Secret::new(url.into_bytes())), no_proxy }
+}
+
+/// `http://user:password@host:port`, with the scheme's port by default. A URL without a scheme is an `http` one.
+fn proxy(text: &str) -> Result<EgressProxy, Wrong> {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+    if !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") {
+        return Err(Wrong::new("only http:// and https:// proxies are supported").hint("use a proxy that serves CONNECT"));
+    }
+    let (userinfo, place) = match rest.rsplit_once('@') {
+        Some((userinfo, place)) => (Some(userinfo), place),
+        None => (None, rest),
+    };
+    match url::address(&format!("{scheme}://{}", place.trim_end_matches('/')))? {
+        Address::Absolute { origin, path } if path.is_empty() => {
+            Ok(EgressProxy { origin, credentials: userinfo.map(credentials).transpose()? })
+        }
+        _ => Err(Wrong::new("a proxy is a host and perhaps a port, without a path")),
+    }
+}
+
+/// `user:password`; what stands for itself in neither is percent-encoded (RFC 3986, 3.2.1).
+fn credentials(userinfo: &str) -> Result<Secret, Wrong> {
+    let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
+    let mut decoded = Vec::with_capacity(userinfo.len() + 1);
+    unescape(user, &mut decoded)?;
+    if decoded.contains(&b':') {
+        return Err(Wrong::new("the proxy's user name holds a colon, which Basic authentication can't carry"));
+    }
+    decoded.push(b':');
+    unescape(password, &mut decoded)?;
+    let secret = Secret::new(decoded);
+    if secret.expose().iter().any(u8::is_ascii_control) {
+        return Err(Wrong::new("the proxy's credentials hold a control character"));
+    }
+    Ok(secret)
+}
+
+fn unescape(text: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
+        let (Some(high), Some(low)) = (digit(), digit()) else {
+            let wrong = Wrong::new("the proxy's credentials hold a broken percent escape");
+            return Err(wrong.hint("write a literal % as %25"));
+        };
+        // Two hexadecimal digits are a byte.
+        out.push(u8::try_from(high * 16 + low).unwrap_or_default());
+    }
+    Ok(())
 }
 
 /// The first that is set; an empty one is not.
@@ -57,73 +106,44 @@ fn show(values: &mut Values<'_>, name: &str, shown: String) {
     });
 }
 
-/// As curl reads `NO_PROXY`: names with everything under them, addresses, networks, `*`; a port narrows an entry.
-fn is_excepted(list: &str, server: &Server) -> bool {
-    list.split([',', ' ']).map(str::trim).filter(|entry| !entry.is_empty()).any(|entry| {
-        let entry = entry.to_ascii_lowercase();
-        if entry == "*" {
-            return true;
-        }
-        if let Ok(address) = server.host.parse::<IpAddr>() {
-            return is_within(&entry, address)
-                || entry == format!("{}:{}", server.host, server.port)
-                || entry == server.authority();
-        }
-        let (name, port) = match entry.rsplit_once(':') {
-            Some((name, port)) => (name, port.parse::<u16>().ok()),
-            None => (entry.as_str(), None),
-        };
-        let name = name.trim_start_matches("*.").trim_start_matches('.');
-        let matches = server.host == name || server.host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
-        !name.is_empty() && matches && port.is_none_or(|port| port == server.port)
-    })
-}
-
-/// An address, or a network such as `10.0.0.0/8`.
-fn is_within(entry: &str, address: IpAddr) -> bool {
-    let (network, bits) = match entry.split_once('/') {
-        Some((network, bits)) => (network, bits.parse::<u32>().ok()),
-        None => (entry, None),
-    };
-    let Ok(network) = network.trim_matches(['[', ']']).parse::<IpAddr>() else { return false };
-    match (network, address, bits) {
-        (network, address, None) => !entry.contains('/') && network == address,
-        (IpAddr::V4(network), IpAddr::V4(address), Some(bits @ 0..=32)) => {
-            u32::MAX.checked_shl(32 - bits).unwrap_or(0) & (network.to_bits() ^ address.to_bits()) == 0
-        }
-        (IpAddr::V6(network), IpAddr::V6(address), Some(bits @ 0..=128)) => {
-            u128::MAX.checked_shl(128 - bits).unwrap_or(0) & (network.to_bits() ^ address.to_bits()) == 0
-        }
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Scheme;
 
     #[test]
-    fn no_proxy_excepts_names_domains_addresses_and_networks() {
-        for (list, host, expected) in [
-            ("*", "a.example", true),
-            ("a.example", "a.example", true),
-            (".example", "a.example", true),
-            ("example", "a.example", true),
-            ("*.example", "a.example", true),
-            ("xample", "a.example", false),
-            ("b.example, a.example:443", "a.example", true),
-            ("a.example:80", "a.example", false),
-            ("10.0.0.0/8", "10.1.2.3", true),
-            ("10.0.0.0/8", "11.1.2.3", false),
-            ("0.0.0.0/0", "11.1.2.3", true),
-            ("10.1.2.3", "10.1.2.3", true),
-            ("fd00::/8", "fd12::1", true),
-            ("10.0.0.0/99", "10.0.0.1", false),
-            ("", "a.example", false),
+    fn a_proxy_has_a_scheme_a_host_a_port_and_credentials() {
+        for (url, origin, credentials) in [
+            ("http://proxy.example:3128", "http://proxy.example:3128", None),
+            ("proxy.example:3128", "http://proxy.example:3128", None),
+            ("HTTP://Proxy.Example/", "http://proxy.example", None),
+            ("https://proxy.example", "https://proxy.example", None),
+            ("http://[fd00::1]:8080", "http://[fd00::1]:8080", None),
+            ("http://ann:s3cret@proxy.example", "http://proxy.example", Some("ann:s3cret")),
+            ("http://ann@proxy.example", "http://proxy.example", Some("ann:")),
+            ("http://a%40b:p%3Aw%25@proxy.example", "http://proxy.example", Some("a@b:p:w%")),
+            ("http://ann:p@ss@proxy.example", "http://proxy.example", Some("ann:p@ss")),
         ] {
-            let server = Server { scheme: Scheme::Https, host: host.to_owned(), port: 443 };
-            assert_eq!(is_excepted(list, &server), expected, "{list} {host}");
+            let proxy = proxy(url).unwrap_or_else(|_| panic!("{url}"));
+            assert_eq!(proxy.origin.to_string(), origin, "{url}");
+            assert_eq!(proxy.credentials.as_ref().and_then(Secret::expose_str), credentials, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_the_credentials() {
+        for url in [
+            "socks5://ann:s3cret@proxy.example",
+            "http://ann:s3cret@proxy.example/path",
+            "http://ann:s3cret@",
+            "http://ann:s3cret%zz@proxy.example",
+            "http://ann:s3cret%0a@proxy.example",
+            "http://a%3Aann:s3cret@proxy.example",
+            "http://ann:s3cret@proxy.example:x",
+            "http://ann:s3cret@proxy.example?q",
+        ] {
+            let Err(wrong) = proxy(url) else { panic!("{url}") };
+            let shown = Fault::new(Origin::Variable("HTTPS_PROXY".to_owned()), "", wrong).to_string();
+            assert!(!shown.contains("s3cret") && !shown.contains("ann:"), "{shown}");
         }
     }
 }

@@ -90,9 +90,6 @@ pub(super) enum Support {
     FaultUntil { unless: &'static [&'static str] },
 }
 
-/// A way out through `HTTPS_PROXY`: without it, traffic would leave past the proxy that somebody asked for.
-pub(super) const EGRESS: Support = Support::FaultUntil { unless: &[] };
-
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Key {

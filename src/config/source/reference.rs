@@ -12,7 +12,7 @@ pub fn reference() -> String {
         let file = if variable.file { ", `_FILE`" } else { "" };
         row(&mut text, &[&format!("`{}`{file}", variable.name), variable.doc, variable.default]);
     }
-    text += "| `HTTPS_PROXY`, `NO_PROXY` | Egress through a CONNECT proxy; lower case too. Not supported yet. | none |\n";
+    text += "| `HTTPS_PROXY`, `NO_PROXY` | Egress through a CONNECT proxy (`http://` or `https://`, credentials in the URL allowed), and who is reached without it; lower case wins. Never for loopback. | none |\n";
     for (section, title) in
         [(Section::Global, "Top level"), (Section::Account, "`[accounts.NAME]`"), (Section::Api, "`[apis.NAME]`")]
     {

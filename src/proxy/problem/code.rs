@@ -137,6 +137,10 @@ codes! {
         title "No connection to the upstream in time"
         detail "Check the network and its firewalls. `connect_timeout` covers the name, the connection and TLS together."
         settings ["connect_timeout"];
+    EgressRefused "egress_refused" BAD_GATEWAY
+        title "The egress proxy refused the way to the upstream"
+        detail "The sidecar's log says what it answered. Check HTTPS_PROXY with its credentials, and the proxy's rules; NO_PROXY names what is reached without it."
+        settings [];
     TlsFailed "tls_failed" BAD_GATEWAY
         title "No TLS with the upstream"
         detail "The handshake failed: check that `upstream` speaks TLS at that port, in a version that `tls_min` allows."

@@ -15,7 +15,7 @@ const REFUSALS: [Refusal; 9] = [
     Refusal::ExpectationFailed,
 ];
 const REASONS: [Why; 5] = [Why::LoggedOut, Why::TokenPending, Why::LoginFailing, Why::LoginRejected, Why::NoOrganization];
-const CAUSES: [Cause; 12] = [
+const CAUSES: [Cause; 20] = [
     Cause::Connect(ConnectError::DnsFailed),
     Cause::Connect(ConnectError::DnsTimeout),
     Cause::Connect(ConnectError::Refused),
@@ -23,6 +23,14 @@ const CAUSES: [Cause; 12] = [
     Cause::Connect(ConnectError::Timeout),
     Cause::Connect(ConnectError::TlsFailed),
     Cause::Connect(ConnectError::CertificateRejected(CertificateFault::Expired)),
+    Cause::Connect(ConnectError::Egress(EgressError::DnsFailed)),
+    Cause::Connect(ConnectError::Egress(EgressError::Refused)),
+    Cause::Connect(ConnectError::Egress(EgressError::Unreachable)),
+    Cause::Connect(ConnectError::Egress(EgressError::TlsFailed)),
+    Cause::Connect(ConnectError::Egress(EgressError::CertificateRejected(CertificateFault::Expired))),
+    Cause::Connect(ConnectError::Egress(EgressError::CredentialsRefused)),
+    Cause::Connect(ConnectError::Egress(EgressError::Denied(403))),
+    Cause::Connect(ConnectError::Egress(EgressError::NotHttp)),
     Cause::Closed,
     Cause::Protocol,
     Cause::HeadTooLarge,
@@ -88,6 +96,13 @@ fn every_cause_has_its_status_code_and_proxy_status() {
         "certificate_rejected",
         "tls_certificate_error",
     );
+    let egress = |error| failed(Cause::Connect(ConnectError::Egress(error)));
+    answers(egress(EgressError::DnsFailed), 502, "dns_failed", "dns_error");
+    answers(egress(EgressError::Refused), 502, "connect_failed", "connection_refused");
+    answers(egress(EgressError::TlsFailed), 502, "tls_failed", "tls_protocol_error");
+    for refused in [EgressError::CredentialsRefused, EgressError::Denied(403), EgressError::NotHttp] {
+        answers(egress(refused), 502, "egress_refused", "destination_unavailable");
+    }
     answers(failed(Cause::Closed), 502, "upstream_closed", "connection_terminated");
     answers(failed(Cause::Protocol), 502, "upstream_protocol", "http_protocol_error");
     answers(failed(Cause::HeadTooLarge), 502, "upstream_head_too_large", "http_response_header_section_size");

@@ -290,16 +290,23 @@ fn a_variable_that_is_no_text_is_a_fault_that_does_not_repeat_it() {
 }
 
 #[test]
-fn an_egress_proxy_is_refused_unless_nothing_would_go_through_it() {
-    let expected = "HTTPS_PROXY: egress proxies are not supported by this version yet\n  hint: unset it, or add api.careportals.com to NO_PROXY";
+fn the_way_out_is_read_from_either_case_of_the_names_and_the_lower_one_wins() {
+    let way = |variables: &[(&'static str, &'static str)]| {
+        let config = sound(load_variables(&with_account(variables)));
+        let way = config.egress.on_the_way_to(&config.apis[0].upstream.origin);
+        way.map(|proxy| proxy.origin.to_string())
+    };
     let proxy = ("HTTPS_PROXY", "http://user:canary@proxy.example:3128");
-    assert_faults(&load_variables(&with_account(&[proxy])), &[expected]);
-    assert_faults(&load_variables(&with_account(&[("https_proxy", "http://proxy.example")])), &["https_proxy: egress proxies"]);
-    assert_faults(&load_variables(&with_account(&[proxy, ("NO_PROXY", "other.example")])), &[expected]);
-    sound(load_variables(&with_account(&[proxy, ("NO_PROXY", "other.example,.careportals.com")])));
-    sound(load_variables(&with_account(&[proxy, ("no_proxy", "*")])));
-    sound(load_variables(&with_account(&[("HTTPS_PROXY", "")])));
-    sound(load_variables(&with_account(&[proxy, ("CAREPORTALS_UPSTREAM", "https://127.0.0.1:9443")])));
+    let found = Some("http://proxy.example:3128".to_owned());
+    assert_eq!(way(&[proxy]), found);
+    assert_eq!(way(&[proxy, ("https_proxy", "other.example")]), Some("http://other.example".to_owned()));
+    assert_eq!(way(&[proxy, ("NO_PROXY", "other.example")]), found);
+    assert_eq!(way(&[proxy, ("NO_PROXY", "other.example,.careportals.com")]), None);
+    assert_eq!(way(&[proxy, ("NO_PROXY", "other.example"), ("no_proxy", "*")]), None);
+    assert_eq!(way(&[("HTTPS_PROXY", "")]), None);
+    assert_eq!(way(&[proxy, ("CAREPORTALS_UPSTREAM", "https://127.0.0.1:9443")]), None);
+    let wrong = load_variables(&with_account(&[("https_proxy", "socks5://user:canary@proxy.example")]));
+    assert_faults(&wrong, &["https_proxy: only http:// and https:// proxies are supported"]);
 }
 
 #[test]

@@ -1,7 +1,14 @@
 //! Accepting: one loop per worker and listen address, on descriptors of one shared socket.
 
-use std::{io, os::fd::AsFd, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tracing::{info, warn};
 
@@ -100,6 +107,10 @@ impl Acceptor {
                 () = self.socket.somebody_waits() => {}
             }
             if let Some(claim) = self.seats.claim() {
+                // Another worker may have accepted whoever it was, meanwhile; nobody has to go for one who is gone.
+                if !self.socket.has_somebody_waiting() {
+                    continue;
+                }
                 return (claim.seat(deadlines).await, Some(claim));
             }
             changed.await;
@@ -124,11 +135,7 @@ impl Socket {
     /// a descriptor of its own; that it is wrapped as a stream does not matter to the kernel, which is only asked whether
     /// it is readable.
     async fn somebody_waits(&self) {
-        let descriptor = match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(listener) => listener.as_fd(),
-        };
-        let watched = descriptor.try_clone_to_owned().and_then(|own| UnixStream::from_std(own.into()));
+        let watched = self.as_fd().try_clone_to_owned().and_then(|own| UnixStream::from_std(own.into()));
         let waits = match &watched {
             Ok(watched) => watched.readable().await.is_ok(),
             Err(_) => false,
@@ -136,6 +143,21 @@ impl Socket {
         if !waits {
             // Out of descriptors: then whoever leaves makes room.
             std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether there is one right now.
+    fn has_somebody_waiting(&self) -> bool {
+        let mut asked = [PollFd::new(self, PollFlags::IN)];
+        poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
         }
     }
 }

@@ -23,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 /// TCP that counts the bytes it wrote, and that ends when the peer is gone without a word.
 ///
 /// Packets that are dropped on the way say nothing, and by itself the kernel would send again for a quarter of an hour. So
-/// what is not acknowledged for [`UNACKNOWLEDGED`] ends the connection, and so does a peer that answers no probe while it
+/// what is not acknowledged for ten seconds ends the connection, and so does a peer that answers no probe while it
 /// owes us an answer: about ten seconds either way, a time in which a network may well reconverge.
 pub struct Counted {
     tcp: TcpStream,

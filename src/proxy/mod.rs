@@ -133,7 +133,9 @@ pub struct Route {
 impl Route {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
         let (worker, version) = (Arc::clone(&self.worker), request.version());
-        match unless_panicked(self.exchange(request, peer)).await {
+        // Pinned here: whatever is handed on is held twice, and a connection holds its request's future.
+        let mut exchange = pin!(self.exchange(request, peer));
+        match unless_panicked(exchange.as_mut()).await {
             Some(response) => response,
             // The exchange wrote its line while it unwound.
             None => with_document(problem::response(&ProxyError::Bug, version, &format!("{:016x}", worker.draw())), None),
@@ -142,8 +144,7 @@ impl Route {
 }
 
 /// What `work` comes to; `None` when it panics, which ends one request and nothing else.
-async fn unless_panicked<W: Future>(work: W) -> Option<W::Output> {
-    let mut work = pin!(work);
+async fn unless_panicked<W: Future>(mut work: Pin<&mut W>) -> Option<W::Output> {
     // After a panic it is not polled again, so what it left half done is seen by nobody but destructors.
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(polled) => polled.map(Some),
@@ -461,11 +462,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_one_request_and_nothing_else() {
-        assert_eq!(unless_panicked(async { 7 }).await, Some(7));
-        let panics = async {
+        assert_eq!(unless_panicked(pin!(async { 7 })).await, Some(7));
+        let panics = pin!(async {
             tokio::task::yield_now().await;
             panic!("on purpose")
-        };
+        });
         assert_eq!(unless_panicked(panics).await, None::<u8>);
     }
 

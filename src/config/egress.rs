@@ -11,8 +11,7 @@ use crate::secret::Secret;
 #[derive(Debug, Default)]
 pub struct Egress {
     proxy: Option<Arc<EgressProxy>>,
-    /// As in `NO_PROXY`.
-    exceptions: String,
+    exceptions: Vec<Exception>,
 }
 
 /// A proxy that is asked to CONNECT.
@@ -24,55 +23,90 @@ pub struct EgressProxy {
     pub credentials: Option<Secret>,
 }
 
+/// An entry of `NO_PROXY`; a port narrows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exception {
+    /// `*`.
+    Everything,
+    /// A name with everything under it; lower case, without dots around it.
+    Name(String, Option<u16>),
+    /// One address.
+    Address(IpAddr, Option<u16>),
+    /// The addresses that share so many leading bits.
+    Network(IpAddr, u32),
+}
+
 impl Egress {
-    /// `exceptions`: as in `NO_PROXY`.
+    /// `exceptions`: who is reached without the proxy.
     #[must_use]
-    pub fn new(proxy: Option<EgressProxy>, exceptions: String) -> Self {
+    pub fn new(proxy: Option<EgressProxy>, exceptions: Vec<Exception>) -> Self {
         Self { proxy: proxy.map(Arc::new), exceptions }
     }
 
     /// The proxy on the way to `server`. Never for a loopback one: it is on this machine, and the proxy is not.
     #[must_use]
     pub fn on_the_way_to(&self, server: &Origin) -> Option<&Arc<EgressProxy>> {
-        self.proxy.as_ref().filter(|_| !server.is_loopback() && !is_excepted(&self.exceptions, server))
+        let excepted = || self.exceptions.iter().any(|exception| exception.is_for(server));
+        self.proxy.as_ref().filter(|_| !server.is_loopback() && !excepted())
     }
 }
 
-/// As curl reads `NO_PROXY`: names with everything under them, addresses, networks, `*`; a port narrows an entry.
-fn is_excepted(list: &str, server: &Origin) -> bool {
-    list.split([',', ' ']).map(str::trim).filter(|entry| !entry.is_empty()).any(|entry| {
+impl Exception {
+    /// Reads one entry as curl does; `None` when it is none of its forms.
+    #[must_use]
+    pub fn parse(entry: &str) -> Option<Self> {
         let entry = entry.to_ascii_lowercase();
         if entry == "*" {
-            return true;
+            return Some(Self::Everything);
         }
-        if let Ok(address) = server.host.parse::<IpAddr>() {
-            return is_within(&entry, address)
-                || entry == format!("{}:{}", server.host, server.port)
-                || entry == server.authority();
+        if let Some((network, bits)) = entry.split_once('/') {
+            let network = address(network)?;
+            let most = if network.is_ipv4() { 32 } else { 128 };
+            let bits = bits.parse().ok().filter(|bits| *bits <= most)?;
+            return Some(Self::Network(network, bits));
         }
-        let (name, port) = match entry.rsplit_once(':') {
-            Some((name, port)) => (name, port.parse::<u16>().ok()),
+        if let Some(address) = address(&entry) {
+            return Some(Self::Address(address, None));
+        }
+        let (host, port) = match entry.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port.parse().ok()?)),
             None => (entry.as_str(), None),
         };
-        let name = name.trim_start_matches("*.").trim_start_matches('.');
-        let matches = server.host == name || server.host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
-        !name.is_empty() && matches && port.is_none_or(|port| port == server.port)
-    })
+        if let Some(address) = address(host) {
+            return Some(Self::Address(address, port));
+        }
+        let name = host.strip_prefix("*.").unwrap_or(host).trim_matches('.');
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        (!name.is_empty() && name.bytes().all(plain)).then(|| Self::Name(name.to_owned(), port))
+    }
+
+    fn is_for(&self, server: &Origin) -> bool {
+        let is_its = |port: Option<u16>| port.is_none_or(|port| port == server.port);
+        let literal = server.host.parse::<IpAddr>().ok();
+        match self {
+            Self::Everything => true,
+            Self::Name(name, port) => {
+                let under = server.host.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+                literal.is_none() && under && is_its(*port)
+            }
+            Self::Address(address, port) => literal == Some(*address) && is_its(*port),
+            Self::Network(network, bits) => literal.is_some_and(|address| is_within(*network, *bits, address)),
+        }
+    }
 }
 
-/// An address, or a network such as `10.0.0.0/8`.
-fn is_within(entry: &str, address: IpAddr) -> bool {
-    let (network, bits) = match entry.split_once('/') {
-        Some((network, bits)) => (network, bits.parse::<u32>().ok()),
-        None => (entry, None),
-    };
-    let Ok(network) = network.trim_matches(['[', ']']).parse::<IpAddr>() else { return false };
-    match (network, address, bits) {
-        (network, address, None) => !entry.contains('/') && network == address,
-        (IpAddr::V4(network), IpAddr::V4(address), Some(bits @ 0..=32)) => {
+/// With or without the brackets of a URL.
+fn address(text: &str) -> Option<IpAddr> {
+    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inner.unwrap_or(text).parse().ok().filter(|address: &IpAddr| inner.is_none() || address.is_ipv6())
+}
+
+fn is_within(network: IpAddr, bits: u32, address: IpAddr) -> bool {
+    match (network, address) {
+        (IpAddr::V4(network), IpAddr::V4(address)) => {
             u32::MAX.checked_shl(32 - bits).unwrap_or(0) & (network.to_bits() ^ address.to_bits()) == 0
         }
-        (IpAddr::V6(network), IpAddr::V6(address), Some(bits @ 0..=128)) => {
+        (IpAddr::V6(network), IpAddr::V6(address)) => {
             u128::MAX.checked_shl(128 - bits).unwrap_or(0) & (network.to_bits() ^ address.to_bits()) == 0
         }
         _ => false,
@@ -84,39 +118,66 @@ mod tests {
     use super::*;
     use crate::config::Scheme;
 
+    fn server(host: &str) -> Origin {
+        Origin { scheme: Scheme::Https, host: host.to_owned(), port: 443 }
+    }
+
+    fn egress(entries: &[&str]) -> Egress {
+        let proxy = EgressProxy { origin: server("proxy.example"), credentials: None };
+        Egress::new(Some(proxy), entries.iter().filter_map(|entry| Exception::parse(entry)).collect())
+    }
+
     #[test]
     fn no_proxy_excepts_names_domains_addresses_and_networks() {
-        for (list, host, expected) in [
-            ("*", "a.example", true),
-            ("a.example", "a.example", true),
-            (".example", "a.example", true),
-            ("example", "a.example", true),
-            ("*.example", "a.example", true),
-            ("xample", "a.example", false),
-            ("b.example, a.example:443", "a.example", true),
-            ("a.example:80", "a.example", false),
-            ("10.0.0.0/8", "10.1.2.3", true),
-            ("10.0.0.0/8", "11.1.2.3", false),
-            ("0.0.0.0/0", "11.1.2.3", true),
-            ("10.1.2.3", "10.1.2.3", true),
-            ("fd00::/8", "fd12::1", true),
-            ("10.0.0.0/99", "10.0.0.1", false),
-            ("", "a.example", false),
+        for (entries, host, expected) in [
+            (&["*"][..], "a.example", true),
+            (&["a.example"], "a.example", true),
+            (&["A.Example"], "a.example", true),
+            (&[".example"], "a.example", true),
+            (&["example"], "a.example", true),
+            (&["*.example"], "a.example", true),
+            (&["example."], "a.example", true),
+            (&["xample"], "a.example", false),
+            (&["b.a.example"], "a.example", false),
+            (&["b.example", "a.example:443"], "a.example", true),
+            (&["a.example:80"], "a.example", false),
+            (&["a.example:x"], "a.example", false),
+            (&["10.0.0.0/8"], "10.1.2.3", true),
+            (&["10.0.0.0/8"], "11.1.2.3", false),
+            (&["0.0.0.0/0"], "11.1.2.3", true),
+            (&["0.0.0.0/0"], "fd12::1", false),
+            (&["10.1.2.3"], "10.1.2.3", true),
+            (&["10.1.2.3/32"], "10.1.2.3", true),
+            (&["10.1.2.3:443"], "10.1.2.3", true),
+            (&["10.1.2.3:444"], "10.1.2.3", false),
+            (&["3"], "10.1.2.3", false),
+            (&["fd00::/8"], "fd12::1", true),
+            (&["fd12::1"], "fd12::1", true),
+            (&["[fd12::1]"], "fd12::1", true),
+            (&["[fd12::1]:443"], "fd12::1", true),
+            (&["[fd12::1]:444"], "fd12::1", false),
+            (&["::/0"], "fd12::1", true),
+            (&[], "a.example", false),
         ] {
-            let server = Origin { scheme: Scheme::Https, host: host.to_owned(), port: 443 };
-            assert_eq!(is_excepted(list, &server), expected, "{list} {host}");
+            assert_eq!(egress(entries).on_the_way_to(&server(host)).is_none(), expected, "{entries:?} {host}");
         }
     }
 
     #[test]
-    fn a_loopback_server_is_never_reached_through_the_proxy() {
-        let origin = |host: &str| Origin { scheme: Scheme::Https, host: host.to_owned(), port: 443 };
-        let egress =
-            Egress::new(Some(EgressProxy { origin: origin("proxy.example"), credentials: None }), "b.example".to_owned());
-        for direct in ["localhost", "127.0.0.1", "127.9.9.9", "::1", "b.example"] {
-            assert!(egress.on_the_way_to(&origin(direct)).is_none(), "{direct}");
+    fn what_is_no_entry_is_told() {
+        for entry in
+            ["10.0.0.0/33", "fd00::/129", "10.0.0.0/", "a.example/8", "a.example:65536", ".", "*.", "a,b", "<local>", "a*"]
+        {
+            assert_eq!(Exception::parse(entry), None, "{entry}");
         }
-        assert!(egress.on_the_way_to(&origin("a.example")).is_some());
-        assert!(Egress::default().on_the_way_to(&origin("a.example")).is_none());
+    }
+
+    #[test]
+    fn loopback_is_never_reached_through_a_proxy() {
+        for host in ["localhost", "127.0.0.1", "127.9.9.9", "::1"] {
+            assert!(egress(&[]).on_the_way_to(&server(host)).is_none(), "{host}");
+        }
+        assert!(egress(&[]).on_the_way_to(&server("a.example")).is_some());
+        assert!(Egress::default().on_the_way_to(&server("a.example")).is_none());
     }
 }

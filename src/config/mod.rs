@@ -16,7 +16,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, uri::PathAndQuery};
 
-pub use egress::{Egress, EgressProxy};
+pub use egress::{Egress, EgressProxy, Exception};
 
 use crate::{
     path::{LoginPaths, Prefix, Rule},

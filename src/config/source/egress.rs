@@ -4,23 +4,19 @@
 
 use super::{
     EffectiveValue,
-    faults::{Fault, Origin, Wrong},
+    faults::{Fault, Origin, Warning, Wrong, shown},
     reading::Values,
     url::{self, Address},
     variables::Environment,
 };
 use crate::{
-    config::{Egress, EgressProxy},
+    config::{Egress, EgressProxy, Exception},
     secret::Secret,
 };
 
 /// Reads both variables. Of a name in two cases the lower one wins, as it does for curl.
 pub(super) fn read(values: &mut Values<'_>, environment: &Environment) -> Egress {
-    let exceptions = first(values, environment, ["no_proxy", "NO_PROXY"]);
-    if let Some((name, list)) = &exceptions {
-        show(values, name, toml_edit::Value::from(list.as_str()).to_string().trim().to_owned());
-    }
-    let exceptions = exceptions.map(|(_, list)| list).unwrap_or_default();
+    let exceptions = exceptions(values, environment);
     let Some((name, url)) = first(values, environment, ["https_proxy", "HTTPS_PROXY"]) else {
         return Egress::new(None, exceptions);
     };
@@ -34,6 +30,25 @@ pub(super) fn read(values: &mut Values<'_>, environment: &Environment) -> Egress
     }
 }
 
+fn exceptions(values: &mut Values<'_>, environment: &Environment) -> Vec<Exception> {
+    let Some((name, list)) = first(values, environment, ["no_proxy", "NO_PROXY"]) else { return Vec::new() };
+    show(values, name, toml_edit::Value::from(list.as_str()).to_string().trim().to_owned());
+    let entries = list.split(|letter: char| letter == ',' || letter.is_whitespace()).filter(|entry| !entry.is_empty());
+    let mut exceptions = Vec::new();
+    for entry in entries {
+        match Exception::parse(entry) {
+            Some(exception) => exceptions.push(exception),
+            // No fault: other programs on the machine may know more forms.
+            None => values.warnings.push(Warning::new(
+                Origin::Variable(name.to_owned()),
+                "",
+                Wrong::new(format!("{} is no name, address or network, and excepts nothing", shown(entry))),
+            )),
+        }
+    }
+    exceptions
+}
+
 /// `http://user:password@host:port`, with the scheme's port by default. A URL without a scheme is an `http` one.
 fn proxy(text: &str) -> Result<EgressProxy, Wrong> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
@@ -41,7 +56,12 @@ fn proxy(text: &str) -> Result<EgressProxy, Wrong> {
         return Err(Wrong::new("only http:// and https:// proxies are supported").hint("use a proxy that serves CONNECT"));
     }
     let (userinfo, place) = match rest.rsplit_once('@') {
-        Some((userinfo, place)) => (Some(userinfo), place),
+        // Others would read the host out of what stands before (RFC 3986, 3.2).
+        Some((userinfo, _)) if userinfo.contains(['/', '?', '#', '\\']) => {
+            let wrong = Wrong::new("the proxy's credentials hold a character that ends a URL's host");
+            return Err(wrong.hint("percent-encode it: / is %2F, ? is %3F, # is %23, \\ is %5C"));
+        }
+        Some((userinfo, place)) => (Some(userinfo).filter(|userinfo| !userinfo.is_empty()), place),
         None => (None, rest),
     };
     match url::address(&format!("{scheme}://{}", place.trim_end_matches('/')))? {
@@ -120,6 +140,7 @@ mod tests {
             ("http://[fd00::1]:8080", "http://[fd00::1]:8080", None),
             ("http://ann:s3cret@proxy.example", "http://proxy.example", Some("ann:s3cret")),
             ("http://ann@proxy.example", "http://proxy.example", Some("ann:")),
+            ("http://@proxy.example", "http://proxy.example", None),
             ("http://a%40b:p%3Aw%25@proxy.example", "http://proxy.example", Some("a@b:p:w%")),
             ("http://ann:p@ss@proxy.example", "http://proxy.example", Some("ann:p@ss")),
         ] {
@@ -140,6 +161,10 @@ mod tests {
             "http://a%3Aann:s3cret@proxy.example",
             "http://ann:s3cret@proxy.example:x",
             "http://ann:s3cret@proxy.example?q",
+            "http://ann:s3cret/@proxy.example",
+            "http://ann:s3cret?x@proxy.example",
+            "http://ann:s3cret#@proxy.example",
+            "http://ann:s3cret\\@proxy.example",
         ] {
             let Err(wrong) = proxy(url) else { panic!("{url}") };
             let shown = Fault::new(Origin::Variable("HTTPS_PROXY".to_owned()), "", wrong).to_string();

@@ -310,6 +310,13 @@ fn the_way_out_is_read_from_either_case_of_the_names_and_the_lower_one_wins() {
 }
 
 #[test]
+fn an_entry_of_no_proxy_that_nobody_understands_is_warned_about() {
+    let loaded = load_variables(&with_account(&[("NO_PROXY", "10.0.0.0/99, a.example,<local>")]));
+    let expected = |entry| format!("NO_PROXY: `{entry}` is no name, address or network, and excepts nothing");
+    assert_eq!(warnings(&loaded), [expected("10.0.0.0/99"), expected("<local>")]);
+}
+
+#[test]
 fn flags_win_over_variables_and_variables_over_the_file_and_the_file_over_defaults() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");

@@ -14,7 +14,7 @@ use crate::{
     app::StartError,
     clock::SystemClock,
     config::{Account, AccountId, Config, Egress, Endpoint, Login, Origin},
-    connect::{ConnectError, Connector, Offer},
+    connect::{ConnectError, Connector, EgressError, Offer},
     tls::ClientTls,
 };
 
@@ -51,7 +51,8 @@ async fn check_account(
         return Ok(report.line(&format!("account {}", account.name), Ok("does not log in"))?);
     };
     let connectors = login_connectors(login, tls, &config.egress)?;
-    let subject = format!("account {}: log-in at {}", account.name, login.url.origin);
+    let way = connectors.login.proxy().map_or_else(String::new, |proxy| format!(" through the egress proxy {proxy}"));
+    let subject = format!("account {}: log-in at {}{way}", account.name, login.url.origin);
     match try_log_in(Arc::clone(config), id, connectors, Arc::new(SystemClock)).await {
         Err(error) => report.line(&subject, Err(&error.to_string()))?,
         Ok(tried) => {
@@ -88,7 +89,16 @@ fn advice(error: ConnectError) -> &'static str {
         ConnectError::DnsFailed | ConnectError::DnsTimeout => "check the host name in `upstream` and this machine's resolver",
         ConnectError::Refused | ConnectError::Unreachable | ConnectError::Timeout => "check `upstream`, firewalls and routes",
         ConnectError::TlsFailed => "check that the port speaks TLS 1.2 or later",
-        ConnectError::Egress(_) => "check HTTPS_PROXY and the proxy; NO_PROXY names what is reached without it",
+        ConnectError::Egress(error) => match error {
+            EgressError::DnsFailed | EgressError::DnsTimeout => "check the host name in HTTPS_PROXY and this machine's resolver",
+            EgressError::Refused | EgressError::Unreachable | EgressError::Timeout => "check HTTPS_PROXY, firewalls and routes",
+            EgressError::TlsFailed => "check that the proxy speaks TLS: most don't, and their URL begins with http://",
+            EgressError::CertificateRejected(_) => "a private authority belongs into `ca_file`",
+            EgressError::CredentialsRefused => "check those in HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT, percent-encoded",
+            EgressError::Denied(_) | EgressError::Closed | EgressError::NotHttp => {
+                "the proxy must allow CONNECT to this host and port; NO_PROXY names what is reached without it"
+            }
+        },
         ConnectError::CertificateRejected(_) => "a private authority belongs into `ca_file`",
     }
 }

@@ -22,7 +22,7 @@ use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::lookup_host,
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 use tokio_rustls::client::TlsStream;
 
@@ -125,6 +125,8 @@ impl Connector {
             Scheme::Https => ServerName::try_from(origin.host.clone()).ok().map(Some),
         };
         let proxy = match egress.on_the_way_to(origin) {
+            // Plain HTTP is loopback's. Nothing of it is shown to a proxy, whatever happens.
+            Some(_) if origin.scheme == Scheme::Http => return None,
             Some(proxy) => Some((Arc::clone(proxy), name(&proxy.origin)?)),
             None => None,
         };
@@ -146,12 +148,11 @@ impl Connector {
 
     /// Connects, and agrees on one of the protocols offered. Dropping the future closes what was opened.
     pub async fn connect(&self, offer: Offer) -> Result<Connection, ConnectError> {
-        let started = clock::instant();
-        let addresses = timeout(self.timeout, self.resolve()).await.map_err(|_| ConnectError::DnsTimeout)??;
-        let remaining = self.timeout.saturating_sub(started.elapsed());
+        let deadline = clock::instant() + self.timeout;
+        let resolved = timeout_at(deadline, self.resolve());
+        let addresses = resolved.await.map_err(|_| self.to_peer(ConnectError::DnsTimeout))??;
         // Boxed: it is large, and most requests find a connection that is there.
-        let reached = timeout(remaining, Box::pin(self.reach(&addresses, offer)));
-        reached.await.map_err(|_| ConnectError::Timeout)?
+        Box::pin(self.reach(&addresses, deadline, offer)).await
     }
 
     /// The addresses of whom it connects to, in the resolver's order: the host, or the proxy, which resolves the host itself.
@@ -165,33 +166,53 @@ impl Connector {
         if addresses.is_empty() { Err(self.to_peer(ConnectError::DnsFailed)) } else { Ok(addresses) }
     }
 
-    async fn reach(&self, addresses: &[SocketAddr], offer: Offer) -> Result<Connection, ConnectError> {
-        let tcp = race::connect(addresses).await.map_err(|error| self.to_peer(error))?;
+    async fn reach(&self, addresses: &[SocketAddr], deadline: Instant, offer: Offer) -> Result<Connection, ConnectError> {
+        let late = |_| ConnectError::Timeout;
         let written = Arc::new(AtomicU64::new(0));
-        let mut tcp = Counted::new(tcp, Arc::clone(&written)).map_err(|_| ConnectError::Unreachable)?;
-        let Some((tls, name)) = &self.tls else {
-            return Ok(Connection { stream: Stream::Plain(tcp), written, protocol: Protocol::Http1 });
+        let opened = timeout_at(deadline, self.open(addresses, &written)).await;
+        let way = opened.map_err(|error| self.to_peer(late(error)))??;
+        let (stream, protocol) = match (way, &self.tls) {
+            (Way::Tcp(tcp), None) => (Stream::Plain(tcp), Protocol::Http1),
+            (Way::Tcp(tcp), Some((tls, name))) => {
+                let (session, protocol) = timeout_at(deadline, handshake(tls, offer, name, tcp)).await.map_err(late)??;
+                (Stream::Tls(Box::new(session)), protocol)
+            }
+            (Way::Tls(outer), Some((tls, name))) => {
+                let (session, protocol) = timeout_at(deadline, handshake(tls, offer, name, *outer)).await.map_err(late)??;
+                (Stream::Nested(Box::new(session)), protocol)
+            }
+            // Plain HTTP is loopback's, where no proxy leads.
+            (Way::Tls(_), None) => return Err(ConnectError::TlsFailed),
         };
-        if let Some((proxy, proxy_name)) = &self.proxy {
-            let Some(proxy_name) = proxy_name else {
-                egress::ask(&mut tcp, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
-                let (session, protocol) = handshake(tls, offer, name, tcp).await?;
-                return Ok(Connection { stream: Stream::Tls(Box::new(session)), written, protocol });
-            };
-            let to_proxy = handshake(tls, Offer::Http1, proxy_name, tcp).await.map_err(|error| self.to_peer(error))?;
-            let mut outer = to_proxy.0;
-            egress::ask(&mut outer, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
-            let (session, protocol) = handshake(tls, offer, name, outer).await?;
-            return Ok(Connection { stream: Stream::Nested(Box::new(session)), written, protocol });
-        }
-        let (session, protocol) = handshake(tls, offer, name, tcp).await?;
-        Ok(Connection { stream: Stream::Tls(Box::new(session)), written, protocol })
+        Ok(Connection { stream, written, protocol })
+    }
+
+    /// TCP to the upstream, or to the proxy; then the proxy's part, until bytes go through it.
+    async fn open(&self, addresses: &[SocketAddr], written: &Arc<AtomicU64>) -> Result<Way, ConnectError> {
+        let tcp = race::connect(addresses).await.map_err(|error| self.to_peer(error))?;
+        let mut tcp = Counted::new(tcp, Arc::clone(written)).map_err(|_| self.to_peer(ConnectError::Unreachable))?;
+        let (Some((proxy, name)), Some((tls, _))) = (&self.proxy, &self.tls) else { return Ok(Way::Tcp(tcp)) };
+        let Some(name) = name else {
+            egress::ask(&mut tcp, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
+            return Ok(Way::Tcp(tcp));
+        };
+        let (mut outer, _) = handshake(tls, Offer::Http1, name, tcp).await.map_err(|error| self.to_peer(error))?;
+        egress::ask(&mut outer, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
+        Ok(Way::Tls(Box::new(outer)))
     }
 
     /// What went wrong with whom we connect to, who may be the proxy.
     fn to_peer(&self, error: ConnectError) -> ConnectError {
         if self.proxy.is_some() { EgressError::on_the_way(error) } else { error }
     }
+}
+
+/// What leads to the upstream, and carries its own TLS.
+enum Way {
+    /// TCP, perhaps through a proxy.
+    Tcp(Counted),
+    /// TLS to a proxy.
+    Tls(Box<TlsStream<Counted>>),
 }
 
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(

@@ -17,12 +17,18 @@ pub enum EgressError {
     /// Its name has no address, or the resolver failed.
     #[error("its name could not be resolved")]
     DnsFailed,
+    /// The resolver did not answer in time.
+    #[error("resolving its name took too long")]
+    DnsTimeout,
     /// Nobody listens there.
     #[error("it refused the connection")]
     Refused,
-    /// No way there, or it hung up.
+    /// No way there.
     #[error("it could not be reached")]
     Unreachable,
+    /// TCP, TLS or its answer did not come in time.
+    #[error("it took too long")]
+    Timeout,
     /// It does not speak TLS as we need it.
     #[error("the TLS handshake with it failed")]
     TlsFailed,
@@ -35,6 +41,9 @@ pub enum EgressError {
     /// It won't connect us.
     #[error("it answered CONNECT with {0}")]
     Denied(u16),
+    /// It hung up before its answer was whole.
+    #[error("it closed the connection before it had answered")]
+    Closed,
     /// What it answered is not HTTP, or more than an answer.
     #[error("its answer to CONNECT is not HTTP")]
     NotHttp,
@@ -45,11 +54,13 @@ impl EgressError {
     pub(super) fn on_the_way(error: ConnectError) -> ConnectError {
         ConnectError::Egress(match error {
             ConnectError::DnsFailed => Self::DnsFailed,
+            ConnectError::DnsTimeout => Self::DnsTimeout,
             ConnectError::Refused => Self::Refused,
+            ConnectError::Unreachable => Self::Unreachable,
+            ConnectError::Timeout => Self::Timeout,
             ConnectError::TlsFailed => Self::TlsFailed,
             ConnectError::CertificateRejected(fault) => Self::CertificateRejected(fault),
             ConnectError::Egress(error) => error,
-            ConnectError::Unreachable | ConnectError::DnsTimeout | ConnectError::Timeout => Self::Unreachable,
         })
     }
 }
@@ -60,12 +71,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let request = request(proxy, server);
-    stream.write_all(&request).await.map_err(|_| EgressError::Unreachable)?;
-    stream.flush().await.map_err(|_| EgressError::Unreachable)?;
+    stream.write_all(&request).await.map_err(|_| EgressError::Closed)?;
+    stream.flush().await.map_err(|_| EgressError::Closed)?;
     let mut head = Vec::with_capacity(HEAD_MAX);
     loop {
-        if stream.read_buf(&mut head).await.map_err(|_| EgressError::Unreachable)? == 0 {
-            return Err(EgressError::Unreachable);
+        if stream.read_buf(&mut head).await.map_err(|_| EgressError::Closed)? == 0 {
+            return Err(EgressError::Closed);
         }
         match status(&head)? {
             None if head.len() >= HEAD_MAX => return Err(EgressError::NotHttp),
@@ -102,6 +113,10 @@ fn request(proxy: &EgressProxy, server: &Origin) -> Zeroizing<Vec<u8>> {
 /// The status, once the head is whole. The upstream speaks only after us, so nothing may follow; but for the body of a
 /// refusal, which nobody reads.
 fn status(head: &[u8]) -> Result<Option<u16>, EgressError> {
+    // What is no HTTP may never end like a head: it is not waited for.
+    if !head.iter().zip(VERSION).all(|(byte, expected)| byte == expected) {
+        return Err(EgressError::NotHttp);
+    }
     let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = std::str::from_utf8(line).map_err(|_| EgressError::NotHttp)?;
@@ -114,6 +129,7 @@ fn status(head: &[u8]) -> Result<Option<u16>, EgressError> {
 }
 
 const HEAD_MAX: usize = 8 * 1024;
+const VERSION: &[u8] = b"HTTP/1.";
 
 #[cfg(test)]
 mod tests {
@@ -150,6 +166,8 @@ mod tests {
             ("HTTP/2 200 OK\r\n\r\n", Err(EgressError::NotHttp)),
             ("HTTP/1.1 20x OK\r\n\r\n", Err(EgressError::NotHttp)),
             ("220 mail.example\r\n\r\n", Err(EgressError::NotHttp)),
+            ("HTT", Ok(None)),
+            ("SSH-2.0", Err(EgressError::NotHttp)),
             ("\r\n\r\n", Err(EgressError::NotHttp)),
         ] {
             assert_eq!(status(answer.as_bytes()), expected, "{answer:?}");

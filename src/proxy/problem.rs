@@ -115,11 +115,13 @@ impl ProxyError {
                 Cause::Connect(ConnectError::CertificateRejected(_)) => (Code::CertificateRejected, "tls_certificate_error"),
                 Cause::Connect(ConnectError::Egress(error)) => match error {
                     EgressError::DnsFailed => (Code::DnsFailed, "dns_error"),
+                    EgressError::DnsTimeout => (Code::DnsTimeout, "dns_timeout"),
                     EgressError::Refused => (Code::ConnectFailed, "connection_refused"),
                     EgressError::Unreachable => (Code::ConnectFailed, "destination_ip_unroutable"),
+                    EgressError::Timeout => (Code::ConnectTimeout, "connection_timeout"),
                     EgressError::TlsFailed => (Code::TlsFailed, "tls_protocol_error"),
                     EgressError::CertificateRejected(_) => (Code::CertificateRejected, "tls_certificate_error"),
-                    EgressError::CredentialsRefused | EgressError::Denied(_) | EgressError::NotHttp => {
+                    EgressError::CredentialsRefused | EgressError::Denied(_) | EgressError::Closed | EgressError::NotHttp => {
                         (Code::EgressRefused, "destination_unavailable")
                     }
                 },

@@ -1,21 +1,25 @@
 //! The way out through a proxy: log-ins and requests, credentials, exceptions, refusals.
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::{Options, Pattern, Simulator};
 use rustix::process::Signal;
 
 use crate::{
     connect_proxy::{ConnectProxy, Manner},
+    crowd::Crowd,
     http::Request,
     sidecar::{Setup, Sidecar},
+    websocket,
 };
 
 /// A name that only the proxy finds.
 const NAME: &str = "api.sim.example.test";
+/// Not loopback by name, and yet this machine: what is reached there is reached directly.
+const HERE: &str = "0.0.0.0";
 /// What must not be seen anywhere.
 const PASSWORD: &str = "egress-canary-7f3a";
 
 fn simulator() -> Simulator {
-    Simulator::start(Options { names: vec![NAME.to_owned()], ..Options::default() }).unwrap()
+    Simulator::start(Options { names: vec![NAME.to_owned(), HERE.to_owned()], ..Options::default() }).unwrap()
 }
 
 /// In front of the simulator by that name, with the proxy on the way.
@@ -109,18 +113,50 @@ fn of_a_name_in_two_cases_the_lower_one_counts() {
 }
 
 #[test]
-fn loopback_and_exceptions_are_reached_directly() {
+fn loopback_is_never_reached_through_a_proxy() {
     let simulator = simulator();
     let proxy = lead(&simulator);
-    let mut setup = Setup::new(&simulator);
-    setup.variable("https_proxy", &format!("http://{}", proxy.address));
-    let _sidecar = setup.start().ready();
-    // The name of nobody, which only the proxy would find.
-    let mut excepted = behind(&simulator, &proxy, "");
-    excepted.variable("NO_PROXY", "b.example, .sim.example.test");
-    let sidecar = excepted.start();
-    sidecar.wait_for_log("log-in failed: log-in: the upstream's name could not be resolved");
-    assert!(proxy.heads().is_empty());
+    for host in ["localhost", "127.0.0.1"] {
+        let mut setup = behind(&simulator, &proxy, "");
+        setup.variable("CAREPORTALS_UPSTREAM", &format!("https://{host}:{}", simulator.address().port()));
+        let _sidecar = setup.start().ready();
+    }
+    assert_eq!(proxy.heads(), Vec::<String>::new());
+}
+
+#[test]
+fn who_is_in_no_proxy_is_reached_directly_and_nobody_else() {
+    let simulator = simulator();
+    let port = simulator.address().port();
+    let here = format!("{HERE}:{port}");
+    for (list, direct) in [
+        (HERE, true),
+        ("*", true),
+        ("b.example, 0.0.0.0/8", true),
+        (here.as_str(), true),
+        ("0.0.0.0:1", false),
+        ("b.example,10.0.0.0/8", false),
+    ] {
+        let proxy = lead(&simulator);
+        let mut setup = behind(&simulator, &proxy, "");
+        setup.variable("CAREPORTALS_UPSTREAM", &format!("https://{here}")).variable("NO_PROXY", list);
+        let _sidecar = setup.start().ready();
+        assert_eq!(proxy.heads().is_empty(), direct, "{list}");
+    }
+}
+
+#[test]
+fn a_name_in_no_proxy_is_resolved_here_and_not_by_the_proxy() {
+    let simulator = simulator();
+    let proxy = lead(&simulator);
+    for list in [NAME, ".sim.example.test", "b.example,test"] {
+        let mut setup = unlogged(&proxy, &simulator);
+        setup.variable("NO_PROXY", list);
+        let code = setup.start().get("/v2/products").problem();
+        // A resolver that nobody answers is as good as one that knows no such name.
+        assert!(["dns_failed", "dns_timeout"].contains(&code.as_str()), "{list}: {code}");
+    }
+    assert_eq!(proxy.heads(), Vec::<String>::new());
 }
 
 #[test]
@@ -141,11 +177,15 @@ fn a_proxy_over_tls_is_verified_like_any_server() {
 }
 
 /// Without log-in, in front of a name that only a proxy finds.
-fn without_login(proxy: &ConnectProxy, simulator: &Simulator) -> Sidecar {
+fn unlogged(proxy: &ConnectProxy, simulator: &Simulator) -> Setup {
     let upstream = format!("https://{NAME}:{}", simulator.address().port());
     let mut setup = Setup::without_login(&upstream, simulator.ca_pem());
     setup.variable("HTTPS_PROXY", &format!("http://{}", proxy.address)).api("connect_timeout", "500ms");
-    setup.start()
+    setup
+}
+
+fn without_login(proxy: &ConnectProxy, simulator: &Simulator) -> Sidecar {
+    unlogged(proxy, simulator).start()
 }
 
 #[test]
@@ -155,7 +195,10 @@ fn what_the_proxy_refuses_is_said_to_be_so() {
         ("HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", "407"),
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", "it answered CONNECT with 403"),
         ("SSH-2.0-OpenSSH_9.9\r\n\r\n", "its answer to CONNECT is not HTTP"),
+        ("SSH-2.0-OpenSSH_9.9", "its answer to CONNECT is not HTTP"),
         ("HTTP/1.1 200 OK\r\n\r\nand more", "its answer to CONNECT is not HTTP"),
+        ("HTTP/1.1 200 OK\r\n", "it closed the connection before it had answered"),
+        ("", "it closed the connection before it had answered"),
     ] {
         let proxy = ConnectProxy::plain(Manner::Say(says));
         let sidecar = without_login(&proxy, &simulator);
@@ -169,17 +212,14 @@ fn what_the_proxy_refuses_is_said_to_be_so() {
 }
 
 #[test]
-fn a_proxy_that_is_silent_hangs_up_or_is_not_there_is_an_error_of_connecting() {
+fn a_proxy_that_is_silent_or_not_there_is_an_error_of_connecting_to_the_proxy() {
     let simulator = simulator();
-    for (manner, status, code) in [
-        (Manner::Silent, 504, "connect_timeout"),
-        (Manner::Say(""), 502, "connect_failed"),
-        (Manner::Say("HTTP/1.1 200 OK\r\n"), 502, "connect_failed"),
-    ] {
-        let proxy = ConnectProxy::plain(manner);
-        let answer = without_login(&proxy, &simulator).get("/_sim/echo");
-        assert_eq!((answer.status, answer.problem().as_str()), (status, code));
-    }
+    let proxy = ConnectProxy::plain(Manner::Silent);
+    let sidecar = without_login(&proxy, &simulator);
+    let answer = sidecar.get("/_sim/echo");
+    assert_eq!((answer.status, answer.problem().as_str()), (504, "connect_timeout"));
+    sidecar.wait_for_log("the egress proxy is no way to the upstream: it took too long");
+    assert_eq!(proxy.heads().len(), 1);
     let mut gone = ConnectProxy::plain(Manner::Silent);
     // Bound by nobody who listens.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -189,6 +229,13 @@ fn a_proxy_that_is_silent_hangs_up_or_is_not_there_is_an_error_of_connecting() {
     let answer = sidecar.get("/_sim/echo");
     assert_eq!((answer.status, answer.problem().as_str()), (502, "connect_failed"));
     sidecar.wait_for_log("the egress proxy is no way to the upstream: it refused the connection");
+    let mut setup = unlogged(&gone, &simulator);
+    setup.variable("HTTPS_PROXY", "http://proxy.example.test:3128");
+    let sidecar = setup.start();
+    let code = sidecar.get("/_sim/echo").problem();
+    assert!(["dns_failed", "dns_timeout"].contains(&code.as_str()), "{code}");
+    let said = sidecar.wait_for_log("the egress proxy is no way to the upstream: ");
+    assert!(said.contains("its name"), "{said}");
 }
 
 #[test]
@@ -210,4 +257,144 @@ fn a_drain_ends_connections_through_the_proxy() {
     let mut sidecar = behind(&simulator, &proxy, "").start().ready();
     sidecar.signal(Signal::TERM);
     assert_eq!(sidecar.wait().code(), Some(0));
+}
+
+/// Through a proxy over plain TCP, and through one over TLS that is trusted.
+fn through_each(simulator: &Simulator, check: impl Fn(&ConnectProxy, Setup)) {
+    let manner = Manner::Lead(simulator.address());
+    for proxy in [ConnectProxy::plain(manner.clone()), ConnectProxy::over_tls(manner)] {
+        let setup = behind(simulator, &proxy, "ann:pw@");
+        setup.file("ca.pem", &format!("{}{}", simulator.ca_pem(), proxy.certificate.as_deref().unwrap_or_default()));
+        check(&proxy, setup);
+    }
+}
+
+#[test]
+fn large_bodies_pass_whole_through_each_kind_of_proxy() {
+    const BYTES: u64 = 3_000_001;
+    let simulator = simulator();
+    let (pattern, mut body) = (Pattern::new(), Vec::new());
+    while (body.len() as u64) < BYTES {
+        let offset = body.len() as u64;
+        body.extend_from_slice(&pattern.stretch(offset, BYTES - offset));
+    }
+    through_each(&simulator, |_, setup| {
+        let sidecar = setup.start().ready();
+        let answer = sidecar.send(&Request::post("/_sim/upload", body.clone())).json();
+        assert_eq!((answer["bytes"].as_u64(), answer["pattern_ok"].as_bool()), (Some(BYTES), Some(true)));
+        assert!(sidecar.get(&format!("/_sim/download?bytes={BYTES}")).body == body);
+    });
+}
+
+#[test]
+fn a_websockets_messages_go_both_ways_through_each_kind_of_proxy() {
+    let simulator = simulator();
+    through_each(&simulator, |_, setup| {
+        let sidecar = setup.start().ready();
+        let mut client = websocket::open(&sidecar);
+        for text in ["one", "two", "three"] {
+            websocket::assert_echoes(&mut client, text);
+        }
+    });
+}
+
+#[test]
+fn many_requests_share_one_http2_connection_through_each_kind_of_proxy() {
+    let simulator = simulator();
+    through_each(&simulator, |proxy, mut setup| {
+        setup.api("http2", "auto").variable("CAREPORTALS_WORKERS", "1");
+        let sidecar = setup.start().ready();
+        Crowd::send(&sidecar, 20, &Request::post("/_sim/echo", "once")).succeeds();
+        assert_eq!(proxy.heads().len(), 2, "one for the log-in, one that all requests share");
+    });
+}
+
+#[test]
+fn the_proxys_credentials_go_to_the_proxy_and_the_clients_go_nowhere() {
+    let simulator = simulator();
+    through_each(&simulator, |proxy, setup| {
+        let sidecar = setup.start().ready();
+        let answer = sidecar.send(&Request::get("/_sim/echo").header("Proxy-Authorization", "Basic eDp5"));
+        assert_eq!(answer.echoed("proxy-authorization"), Vec::<String>::new());
+        for head in proxy.heads() {
+            assert!(head.ends_with("\r\nProxy-Authorization: Basic YW5uOnB3\r\n\r\n"), "{head}");
+        }
+    });
+}
+
+#[test]
+fn the_upstreams_own_certificate_is_verified_inside_the_tunnel() {
+    let (simulator, other) = (simulator(), simulator());
+    let proxy = lead(&other);
+    let sidecar = without_login(&proxy, &simulator);
+    let answer = sidecar.get("/v2/products");
+    assert_eq!((answer.status, answer.problem().as_str()), (502, "certificate_rejected"));
+    sidecar.wait_for_log("the upstream's certificate was not accepted: its issuer is not trusted");
+    assert_eq!(other.control().counts().requests, 0);
+}
+
+#[test]
+fn an_upstream_that_is_silent_inside_the_tunnel_is_not_the_proxys_fault() {
+    let simulator = simulator();
+    simulator.pause_accepting(true);
+    let proxy = lead(&simulator);
+    let sidecar = without_login(&proxy, &simulator);
+    let answer = sidecar.get("/v2/products");
+    assert_eq!((answer.status, answer.problem().as_str()), (504, "connect_timeout"));
+    sidecar.wait_for_log("connecting to the upstream took too long");
+}
+
+#[test]
+fn a_log_in_that_the_proxy_refuses_says_so() {
+    let simulator = simulator();
+    let proxy = ConnectProxy::plain(Manner::Say("HTTP/1.1 407 No\r\n\r\n"));
+    let sidecar = behind(&simulator, &proxy, "").start();
+    sidecar
+        .wait_for_log("log-in failed: log-in: the egress proxy is no way to the upstream: it asks for other credentials (407)");
+}
+
+#[test]
+fn check_online_says_where_the_proxy_is_on_the_way_and_which_step_failed() {
+    let simulator = simulator();
+    through_each(&simulator, |proxy, setup| {
+        let output = setup.output_of(&["check", "--online"]);
+        assert_eq!(output.code, Some(0), "{output:?}");
+        let scheme = if proxy.certificate.is_some() { "https" } else { "http" };
+        let through = format!("through the egress proxy {scheme}://{}", proxy.address);
+        for subject in ["api default: ", "account default: log-in at "] {
+            let line = output.stdout.lines().find(|line| line.starts_with(&format!("ok: {subject}")));
+            assert!(line.is_some_and(|line| line.contains(&through)), "{output:?}");
+        }
+    });
+    for (manner, expected) in [
+        (Manner::Say("HTTP/1.1 407 No\r\n\r\n"), "it asks for other credentials (407); check those in HTTPS_PROXY"),
+        (Manner::Say("HTTP/1.1 403 No\r\n\r\n"), "it answered CONNECT with 403; the proxy must allow CONNECT"),
+    ] {
+        let output = behind(&simulator, &ConnectProxy::plain(manner), "ann:pw@").output_of(&["check", "--online"]);
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert!(output.stdout.contains(expected), "{output:?}");
+    }
+    let proxy = ConnectProxy::over_tls(Manner::Silent);
+    let output = behind(&simulator, &proxy, "ann:pw@").output_of(&["check", "--online"]);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(
+        output.stdout.contains("its certificate was not accepted: its issuer is not trusted; a private authority"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn a_reload_keeps_the_proxy() {
+    let simulator = simulator();
+    let proxy = lead(&simulator);
+    let mut setup = unlogged(&proxy, &simulator);
+    setup.settings("[apis.default]\nresponse_timeout = \"50s\"\npool_idle = \"9s\"\n");
+    let sidecar = setup.start();
+    assert_eq!(sidecar.get("/v2/products").status, 200);
+    // What connections are made of has changed: new ones are made.
+    sidecar.setup.file("config.toml", "[apis.default]\npool_idle = \"8s\"\n");
+    sidecar.signal(Signal::HUP);
+    sidecar.wait_for_log("\"reloaded\"");
+    assert_eq!(sidecar.get("/v2/products").status, 200);
+    assert_eq!(proxy.heads().len(), 2);
 }

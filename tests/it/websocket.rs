@@ -29,7 +29,7 @@ fn handshake(target: &str) -> Request {
 }
 
 /// Asks for a tunnel to the simulator's echo, and gets it.
-fn open(sidecar: &Sidecar) -> Connection {
+pub fn open(sidecar: &Sidecar) -> Connection {
     let mut client = sidecar.connect();
     let head = ask(&mut client, &handshake("/_sim/websocket"));
     assert_eq!(head.status, 101, "{head:?}");
@@ -48,7 +48,7 @@ fn message(text: &str) -> Vec<u8> {
     [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()
 }
 
-fn assert_echoes(client: &mut Connection, text: &str) {
+pub fn assert_echoes(client: &mut Connection, text: &str) {
     client.write(&message(text));
     client.read_until(text.as_bytes());
 }

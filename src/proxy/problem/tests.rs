@@ -15,7 +15,7 @@ const REFUSALS: [Refusal; 9] = [
     Refusal::ExpectationFailed,
 ];
 const REASONS: [Why; 5] = [Why::LoggedOut, Why::TokenPending, Why::LoginFailing, Why::LoginRejected, Why::NoOrganization];
-const CAUSES: [Cause; 20] = [
+const CAUSES: [Cause; 23] = [
     Cause::Connect(ConnectError::DnsFailed),
     Cause::Connect(ConnectError::DnsTimeout),
     Cause::Connect(ConnectError::Refused),
@@ -31,6 +31,9 @@ const CAUSES: [Cause; 20] = [
     Cause::Connect(ConnectError::Egress(EgressError::CredentialsRefused)),
     Cause::Connect(ConnectError::Egress(EgressError::Denied(403))),
     Cause::Connect(ConnectError::Egress(EgressError::NotHttp)),
+    Cause::Connect(ConnectError::Egress(EgressError::DnsTimeout)),
+    Cause::Connect(ConnectError::Egress(EgressError::Timeout)),
+    Cause::Connect(ConnectError::Egress(EgressError::Closed)),
     Cause::Closed,
     Cause::Protocol,
     Cause::HeadTooLarge,
@@ -98,9 +101,11 @@ fn every_cause_has_its_status_code_and_proxy_status() {
     );
     let egress = |error| failed(Cause::Connect(ConnectError::Egress(error)));
     answers(egress(EgressError::DnsFailed), 502, "dns_failed", "dns_error");
+    answers(egress(EgressError::DnsTimeout), 504, "dns_timeout", "dns_timeout");
+    answers(egress(EgressError::Timeout), 504, "connect_timeout", "connection_timeout");
     answers(egress(EgressError::Refused), 502, "connect_failed", "connection_refused");
     answers(egress(EgressError::TlsFailed), 502, "tls_failed", "tls_protocol_error");
-    for refused in [EgressError::CredentialsRefused, EgressError::Denied(403), EgressError::NotHttp] {
+    for refused in [EgressError::CredentialsRefused, EgressError::Denied(403), EgressError::Closed, EgressError::NotHttp] {
         answers(egress(refused), 502, "egress_refused", "destination_unavailable");
     }
     answers(failed(Cause::Closed), 502, "upstream_closed", "connection_terminated");

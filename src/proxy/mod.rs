@@ -31,6 +31,7 @@ use http::{
 };
 use http_body::Body;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::time::Instant;
 
 pub use admit::{Entry, Gate};
 pub use download::{CutOff, Download, ToClient};
@@ -243,7 +244,8 @@ impl Route {
         let mut replaces: Option<Generation> = None;
         loop {
             let generation = bearer.generation;
-            match self.send_once(outgoing, bearer, reuse, deadline).await {
+            let mut taken = None;
+            match self.send_once(outgoing, bearer, reuse, deadline, &mut taken).await {
                 Ok(answer) if account.relogin_on().contains(&answer.status()) => {
                     if replaces.is_some() {
                         account.uncured(generation);
@@ -268,7 +270,7 @@ impl Route {
                     if !self.may_reconnect(&mut spare, error, outgoing) {
                         return Err(error);
                     }
-                    reuse = Reuse::Never;
+                    reuse = Reuse::OpenedAfter(taken.unwrap_or_else(clock::instant));
                     bearer = self.bearer().await?;
                 }
             }
@@ -305,20 +307,24 @@ impl Route {
         spare.after_failure(&failed) == AfterFailure::Reconnect
     }
 
-    /// One attempt. The bearer goes with the head: a long upload must not keep an old token in memory.
+    /// One attempt; `taken`: when it had its connection. The bearer goes with the head: a long upload must not keep an old
+    /// token in memory.
     async fn send_once(
         &self,
         outgoing: &Outgoing<'_>,
         bearer: Arc<Bearer>,
         reuse: Reuse,
         deadline: &Deadline,
+        taken: &mut Option<Instant>,
     ) -> Result<Response<Answer<ToUpstream>>, ProxyError> {
         let upstream = &self.api.upstream;
         let lease = if outgoing.websocket { None } else { Some(upstream.lease(reuse).await.map_err(ProxyError::Upstream)?) };
         let request = outgoing.request(&self.api.rules, &bearer)?;
         drop(bearer);
         let timeouts = &self.api.timeouts;
-        deadline.arm(if outgoing.upload.is_some() { timeouts.response.min(timeouts.body_idle) } else { timeouts.response });
+        let limit = if outgoing.upload.is_some() { timeouts.response.min(timeouts.body_idle) } else { timeouts.response };
+        let now = *taken.insert(clock::instant());
+        deadline.arm_at(now + limit);
         let mut sending = pin!(async {
             match lease {
                 Some(lease) => lease.send(request).await,

@@ -46,12 +46,11 @@ use crate::{
 };
 
 /// Streams on one connection at most, whatever the server allows.
-const STREAMS: usize = 100;
+const STREAMS: u32 = 100;
 /// What the server may send ahead on one stream.
 const STREAM_WINDOW: u32 = 128 * 1024;
 /// On all streams together: nobody who reads slowly can take another's share.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 100;
-const _: () = assert!(CONNECTION_WINDOW as usize == STREAM_WINDOW as usize * STREAMS);
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS;
 /// Streams that were given up and whose last frames may still come.
 const RESET_STREAMS: usize = 1024;
 
@@ -65,17 +64,17 @@ pub(super) struct Link {
     sender: client::SendRequest<Bytes>,
     scheme: Scheme,
     authority: Authority,
-    head: HeadLimits,
+    limits: HeadLimits,
     written: Arc<AtomicU64>,
     /// Dropped with the handle: the driver sees it.
     _held: oneshot::Sender<Infallible>,
 }
 
 /// Makes a connection ready for requests to `authority`.
-pub(super) async fn open(connection: Connection, authority: Authority, head: HeadLimits) -> Result<(Link, Driver), Cause> {
-    let signs = Arc::<AtomicBool>::default();
-    let socket = Socket { stream: connection.stream, heard: Arc::clone(&signs) };
-    let list = u32::try_from(head.bytes.saturating_mul(2)).unwrap_or(u32::MAX);
+pub(super) async fn open(connection: Connection, authority: Authority, limits: HeadLimits) -> Result<(Link, Driver), Cause> {
+    let heard = Arc::<AtomicBool>::default();
+    let socket = Socket { stream: connection.stream, heard: Arc::clone(&heard) };
+    let list = u32::try_from(limits.bytes.saturating_mul(2)).unwrap_or(u32::MAX);
     let (sender, mut exchanges) = client::Builder::new()
         .enable_push(false)
         // Before its settings come, the server might refuse more.
@@ -90,10 +89,10 @@ pub(super) async fn open(connection: Connection, authority: Authority, head: Hea
         .await
         .map_err(|_| Cause::Closed)?;
     let pings = exchanges.ping_pong().ok_or(Cause::Closed)?;
-    let (hold, released) = oneshot::channel();
-    let link = Link { sender, scheme: Scheme::HTTPS, authority, head, written: connection.written, _held: hold };
+    let (held, released) = oneshot::channel();
+    let link = Link { sender, scheme: Scheme::HTTPS, authority, limits, written: connection.written, _held: held };
     let silence = Silence { pings, timer: Box::pin(sleep(PING_EVERY)), asked: false, heard: false };
-    Ok((link, Driver { connection: exchanges, released: Some(released), heard: signs, silence }))
+    Ok((link, Driver { connection: exchanges, released: Some(released), heard, silence }))
 }
 
 /// What keeps a connection going.
@@ -125,7 +124,7 @@ impl Driver {
         if self.heard.swap(false, Ordering::Relaxed) {
             self.silence.heard = true;
             // The first that a server sends is its settings (RFC 9113, 3.4).
-            membership.allows(self.connection.max_concurrent_send_streams().min(STREAMS));
+            membership.allows(self.connection.max_concurrent_send_streams().min(STREAMS as usize));
             if link.upgrade().is_some_and(|link| link.is_going_away()) {
                 membership.leaves();
             }
@@ -182,7 +181,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     let link = stream.link();
-    let (before, limits) = (bytes_written(&link.written), link.head);
+    let (before, limits) = (bytes_written(&link.written), link.limits);
     let head = link.head(&mut request)?;
     let asked_for_head = head.method() == Method::HEAD;
     let body = request.into_body();

@@ -84,8 +84,8 @@ pub enum Reuse {
     Any,
     /// One that was used not longer ago than this: the other side is unlikely to be closing it right now.
     IdleAtMost(Duration),
-    /// A new one; over HTTP/2, one that was not there yet.
-    Never,
+    /// A new one, for a request that failed on another that it took at this time. Those that fail together may share it.
+    OpenedAfter(Instant),
 }
 
 impl Reuse {
@@ -94,7 +94,7 @@ impl Reuse {
         match self {
             Self::Any => Some(keep),
             Self::IdleAtMost(limit) => Some(limit.min(keep)),
-            Self::Never => None,
+            Self::OpenedAfter(_) => None,
         }
     }
 }

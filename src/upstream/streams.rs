@@ -55,8 +55,8 @@ struct Member {
 struct Demand {
     /// Idle for no longer than this.
     idle_at_most: Duration,
-    /// No connection before this one.
-    from: u64,
+    /// Not opened before.
+    opened_after: Option<Instant>,
 }
 
 struct Waiting {
@@ -100,10 +100,8 @@ impl Streams {
     /// Looks for a stream. What room there is, nobody who waits can do with, so taking it passes over nobody.
     pub(super) fn claim(&self, reuse: Reuse) -> Claim {
         let mut state = self.lock();
-        let demand = match reuse.idle_at_most(state.keep) {
-            Some(idle_at_most) => Demand { idle_at_most, from: 0 },
-            None => Demand { idle_at_most: state.keep, from: state.next },
-        };
+        let opened_after = if let Reuse::OpenedAfter(taken) = reuse { Some(taken) } else { None };
+        let demand = Demand { idle_at_most: reuse.idle_at_most(state.keep).unwrap_or(state.keep), opened_after };
         if let Some(stream) = state.take(self, demand) {
             return Claim::Stream(stream);
         }
@@ -182,9 +180,7 @@ impl State {
     fn take(&mut self, streams: &Streams, demand: Demand) -> Option<Stream> {
         let now = clock::instant();
         self.members.retain(|member| now < member.retires);
-        let fits = |member: &&mut Member| member.has_room() && member.number >= demand.from;
-        let idle = |member: &&mut Member| member.idle_at_most(demand.idle_at_most, now);
-        let member = self.members.iter_mut().rev().filter(fits).find(idle)?;
+        let member = self.members.iter_mut().rev().find(|member| member.has_room() && member.meets(demand, now))?;
         member.in_flight += 1;
         Some(Stream { streams: streams.clone(), number: member.number, link: Arc::clone(&member.link) })
     }
@@ -239,6 +235,10 @@ impl State {
 impl Member {
     fn has_room(&self) -> bool {
         self.in_flight < self.limit
+    }
+
+    fn meets(&self, demand: Demand, now: Instant) -> bool {
+        self.idle_at_most(demand.idle_at_most, now) && demand.opened_after.is_none_or(|taken| self.opened > taken)
     }
 
     fn idle_at_most(&self, limit: Duration, now: Instant) -> bool {

@@ -108,7 +108,7 @@ async fn a_connection_that_idled_for_longer_than_pool_idle_is_not_taken() {
 async fn a_request_that_is_sent_again_takes_a_new_connection() {
     let fixture = Fixture::keeping(Duration::from_secs(15)).await;
     assert_eq!(fixture.exchange(Reuse::Any).await, 1);
-    assert_eq!(fixture.exchange(Reuse::Never).await, 2);
+    assert_eq!(fixture.exchange(Reuse::OpenedAfter(clock::instant())).await, 2);
 }
 
 const AGE: Duration = Duration::from_secs(100);
@@ -157,7 +157,7 @@ async fn after_a_suspend_no_connection_from_before_it_is_used() {
     let moment = |seconds| Moment::new(Duration::from_secs(seconds));
     fixture.upstream.sweep(moment(1000));
     assert_eq!(fixture.exchange(Reuse::Any).await, 1);
-    let lease = fixture.upstream.lease(Reuse::Never).await.unwrap();
+    let lease = fixture.upstream.lease(Reuse::OpenedAfter(clock::instant())).await.unwrap();
     pass(Duration::from_secs(3)).await;
     fixture.upstream.sweep(moment(1003));
     assert_eq!(fixture.exchange(Reuse::Any).await, 2, "nothing happened");

@@ -16,9 +16,24 @@ fn short_lived(simulator: &Simulator, http2: &str) -> Sidecar {
     setup.start().ready()
 }
 
+/// At the same time, for it takes time.
+fn over_either(test: impl Fn(&str) + Sync) {
+    std::thread::scope(|scope| {
+        let tests = OFF_AND_AUTO.map(|http2| {
+            scope.spawn({
+                let test = &test;
+                move || test(http2)
+            })
+        });
+        for test in tests {
+            test.join().unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_busy_connection_is_replaced_when_it_has_grown_old() {
-    for http2 in OFF_AND_AUTO {
+    over_either(|http2| {
         let simulator = Simulator::start(Options::default()).unwrap();
         let control = simulator.control();
         let sidecar = short_lived(&simulator, http2);
@@ -34,12 +49,12 @@ fn a_busy_connection_is_replaced_when_it_has_grown_old() {
         assert_eq!(counts.requests_http2, if http2 == "auto" { requests } else { 0 });
         // The log-in's own is closed long since, and the old one, too.
         assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 1), "{http2}");
-    }
+    });
 }
 
 #[test]
 fn an_exchange_that_lasts_longer_than_its_connection_may_live_is_not_cut() {
-    for http2 in OFF_AND_AUTO {
+    over_either(|http2| {
         let simulator = Simulator::start(Options::default()).unwrap();
         let control = simulator.control();
         let sidecar = short_lived(&simulator, http2);
@@ -56,5 +71,5 @@ fn an_exchange_that_lasts_longer_than_its_connection_may_live_is_not_cut() {
         });
         assert_eq!(answer.status, 200, "{http2}");
         assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 1), "{http2}");
-    }
+    });
 }

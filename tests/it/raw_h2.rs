@@ -1,7 +1,6 @@
 //! An HTTP/2 server that a test plays itself, frame by frame, where the simulator is too well behaved. Over TLS, on loopback.
 
 use std::{
-    collections::VecDeque,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::Arc,
@@ -21,6 +20,7 @@ pub struct RawH2 {
 }
 
 /// Kinds of frames (RFC 9113, 6).
+/// DATA, in the words of the RFC.
 pub const BODY: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
@@ -52,7 +52,7 @@ impl Frame {
         self.flags & END_STREAM != 0
     }
 
-    /// Of `RST_STREAM`.
+    /// Of a reset.
     pub fn code(&self) -> u32 {
         u32::from_be_bytes(self.payload[..4].try_into().unwrap())
     }
@@ -114,7 +114,7 @@ impl RawH2 {
         tcp.set_nodelay(true).unwrap();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         let tls = StreamOwned::new(ServerConnection::new(Arc::clone(&self.tls)).unwrap(), tcp);
-        let mut peer = Peer { tls, requests: VecDeque::new() };
+        let mut peer = Peer { tls };
         let mut preface = [0; 24];
         peer.tls.read_exact(&mut preface).unwrap();
         assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -130,14 +130,6 @@ impl RawH2 {
 /// One connection, seen from the server.
 pub struct Peer {
     tls: StreamOwned<ServerConnection, TcpStream>,
-    requests: VecDeque<Incoming>,
-}
-
-/// A request of which something has come.
-struct Incoming {
-    stream: u32,
-    body: Vec<u8>,
-    ended: bool,
 }
 
 impl Peer {
@@ -175,25 +167,36 @@ impl Peer {
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// The next request's stream, and its body. Others may come in between.
-    pub fn request(&mut self) -> (u32, Vec<u8>) {
-        loop {
-            if self.requests.front().is_some_and(|request| request.ended) {
-                let request = self.requests.pop_front().unwrap();
-                return (request.stream, request.body);
+    /// So many whole requests, in the order in which they end: their streams and bodies.
+    pub fn requests(&mut self, count: usize) -> Vec<(u32, String)> {
+        let (mut begun, mut ended) = (std::collections::HashMap::<u32, Vec<u8>>::new(), Vec::new());
+        while ended.len() < count {
+            let frame = self.frame().expect("the rest of a request");
+            assert!(matches!(frame.kind, HEADERS | BODY), "{frame:?}");
+            let last = frame.ends_stream();
+            let body = begun.entry(frame.stream).or_default();
+            if frame.kind == BODY {
+                body.extend(frame.payload);
             }
-            let frame = self.frame().expect("a request");
-            let ended = frame.ends_stream();
-            match frame.kind {
-                HEADERS => self.requests.push_back(Incoming { stream: frame.stream, body: Vec::new(), ended }),
-                BODY => {
-                    let request = self.requests.iter_mut().find(|request| request.stream == frame.stream).unwrap();
-                    request.body.extend(frame.payload);
-                    request.ended = ended;
-                }
-                _ => panic!("{frame:?}"),
+            if last {
+                ended.push((frame.stream, String::from_utf8(body.clone()).unwrap()));
             }
         }
+        ended
+    }
+
+    /// The next request's stream, and its body.
+    pub fn request(&mut self) -> (u32, Vec<u8>) {
+        let head = self.frame().expect("a request");
+        assert_eq!(head.kind, HEADERS, "{head:?}");
+        let (stream, mut ended, mut body) = (head.stream, head.ends_stream(), Vec::new());
+        while !ended {
+            let data = self.frame().expect("the rest of a request");
+            assert_eq!((data.kind, data.stream), (BODY, stream), "{data:?}");
+            ended = data.ends_stream();
+            body.extend(data.payload);
+        }
+        (stream, body)
     }
 
     /// `200 OK`, and nothing else yet.
@@ -210,6 +213,12 @@ impl Peer {
 
     pub fn reset(&mut self, stream: u32, code: u32) {
         self.send(RST_STREAM, 0, stream, &code.to_be_bytes());
+    }
+
+    /// Ends the connection in order: who reads this sends nothing more on it.
+    pub fn leave(mut self) {
+        self.go_away(u32::MAX >> 1, NO_ERROR);
+        while self.frame().is_some() {}
     }
 
     /// Nothing above `last` was or will be processed.

@@ -33,7 +33,12 @@ fn cut_before_the_answer(simulator: &Simulator, sidecar: &Sidecar, request: &Req
     control.reset_counts();
     control.hold_requests(true);
     thread::scope(|scope| {
-        let client = scope.spawn(|| sidecar.send(request));
+        // In one piece: what the upstream has the head of, the sidecar has begun to send the body of.
+        let client = scope.spawn(|| {
+            let mut client = sidecar.connect();
+            client.write(&[request.head(), request.body.clone()].concat());
+            client.answer(&request.method)
+        });
         let length = request.body.len() as u64;
         let has_arrived = |control: &Control| control.requests().iter().any(|seen| seen.body_bytes == length || seen.over);
         assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));

@@ -211,8 +211,8 @@ async fn a_failure_to_connect_is_everybodys() {
     for turn in turns {
         assert!(matches!(turn.await, Ok(Turn::Failed(told)) if told == error));
     }
-    let _connecting = opening(streams.claim(Reuse::Never));
-    waiting(streams.claim(Reuse::Never));
+    let _connecting = opening(streams.claim(Reuse::OpenedAfter(clock::instant())));
+    waiting(streams.claim(Reuse::OpenedAfter(clock::instant())));
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn once_the_server_speaks_http1_nobody_waits_until_it_speaks_http2_again()
     drop(first);
     assert_eq!(told(turn).await, "again");
     assert!(matches!(streams.claim(Reuse::Any), Claim::OpenHttp1));
-    assert!(matches!(streams.claim(Reuse::Never), Claim::OpenHttp1));
+    assert!(matches!(streams.claim(Reuse::OpenedAfter(clock::instant())), Claim::OpenHttp1));
     // One of them finds the server changed.
     let (link, driver) = server.connect().await;
     drop(streams.join(link, driver, None, clock::instant() + HOUR));
@@ -235,11 +235,11 @@ async fn once_the_server_speaks_http1_nobody_waits_until_it_speaks_http2_again()
 async fn a_request_that_is_sent_again_takes_no_connection_that_was_there_before() {
     let (server, streams) = (serve(Some(100)).await, Streams::new(HOUR));
     settled(&server, &streams).await;
-    let fresh = opening(streams.claim(Reuse::Never));
+    let fresh = opening(streams.claim(Reuse::OpenedAfter(clock::instant())));
     // Others take it without waiting, and those who are sent again, too, wait for the same new one.
     let other = stream(streams.claim(Reuse::Any));
     assert_eq!(other.number, 0);
-    let mut turn = waiting(streams.claim(Reuse::Never));
+    let mut turn = waiting(streams.claim(Reuse::OpenedAfter(clock::instant())));
     drop(other);
     assert!(nothing_yet(&mut turn));
     let fresh = server.join(&streams, fresh).await;
@@ -331,9 +331,12 @@ async fn a_connection_that_the_server_leaves_takes_no_request() {
     let own = server.join(&streams, opening(streams.claim(Reuse::Any))).await;
     let sending = tokio::spawn(exchange::send(own, Request::new(Empty::<Bytes>::new())));
     leave.send(()).await.unwrap();
-    while !streams.lock().members.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let left = async {
+        while !streams.lock().members.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), left).await.unwrap();
     drop(opening(streams.claim(Reuse::Any)));
     leave.send(()).await.unwrap();
     assert_eq!(sending.await.unwrap().unwrap().status(), 200, "what it had accepted, it answers");

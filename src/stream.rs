@@ -28,16 +28,26 @@ use tokio_rustls::client::TlsStream;
 pub struct Counted {
     tcp: TcpStream,
     written: Arc<AtomicU64>,
-    /// Since something was read.
-    unanswered: usize,
+    patience: Patience,
 }
 
 /// How long bytes may go without an acknowledgement.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// When the peer is asked whether it is still there, how often, and how many questions may go unanswered.
 const PROBES: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(1), 5);
-/// Less than this any peer takes without reading.
-const WINDOW: usize = 8 * 1024;
+/// So much any peer takes without reading, and most requests are smaller.
+const WINDOW: usize = 32 * 1024;
+
+/// Whether [`UNACKNOWLEDGED`] is in force.
+enum Patience {
+    /// It is; `unanswered` bytes were written since something was read.
+    Limited { unanswered: usize },
+    /// Not any more, for the rest of the connection's life. A peer that does not read a large body closes its window, which
+    /// the kernel takes for silence though the peer acknowledges every probe of it. That something is read meanwhile proves
+    /// nothing: a tunnel, or an answer that begins before its request has ended, goes both ways, and with the limit set
+    /// again the kernel counts from the closing of the window. How long a peer may be slow, the time-outs of a body say.
+    Unlimited,
+}
 
 impl Counted {
     /// Adds to `written` from now on.
@@ -47,7 +57,7 @@ impl Counted {
         let (after, every, count) = PROBES;
         let probes = TcpKeepalive::new().with_time(after).with_interval(every).with_retries(count);
         SockRef::from(&tcp).set_tcp_keepalive(&probes)?;
-        let counted = Self { tcp, written, unanswered: 0 };
+        let counted = Self { tcp, written, patience: Patience::Limited { unanswered: 0 } };
         counted.end_when_unacknowledged(true);
         Ok(counted)
     }
@@ -55,20 +65,18 @@ impl Counted {
     fn wrote(&mut self, outcome: &Poll<io::Result<usize>>) {
         let Poll::Ready(Ok(bytes)) = outcome else { return };
         self.written.fetch_add(*bytes as u64, Ordering::Relaxed);
-        let before = self.unanswered;
-        self.unanswered = before.saturating_add(*bytes);
-        // A peer that does not read a large body closes its window, which the kernel takes for silence though the peer
-        // acknowledges every probe of it. How long it may be slow, the time-outs of a body say.
-        if before < WINDOW && self.unanswered >= WINDOW {
+        let Patience::Limited { unanswered } = &mut self.patience else { return };
+        *unanswered += *bytes;
+        if *unanswered > WINDOW {
+            self.patience = Patience::Unlimited;
             self.end_when_unacknowledged(false);
         }
     }
 
     fn read(&mut self) {
-        if self.unanswered >= WINDOW {
-            self.end_when_unacknowledged(true);
+        if let Patience::Limited { unanswered } = &mut self.patience {
+            *unanswered = 0;
         }
-        self.unanswered = 0;
     }
 
     #[cfg(target_os = "linux")]
@@ -176,5 +184,60 @@ impl AsyncWrite for Stream {
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Nested(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    async fn connected() -> (Counted, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Counted::new(tcp, Arc::default()).unwrap(), listener.accept().await.unwrap().0)
+    }
+
+    fn limit(counted: &Counted) -> Option<Duration> {
+        SockRef::from(&counted.tcp).tcp_user_timeout().unwrap().filter(|limit| !limit.is_zero())
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_packets_are_dropped_fails_after_ten_seconds() {
+        let (counted, _peer) = connected().await;
+        let socket = SockRef::from(&counted.tcp);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        let unanswered = socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+        assert_eq!(socket.tcp_keepalive_time().unwrap() + unanswered, Duration::from_secs(10));
+        assert_eq!(limit(&counted), Some(Duration::from_secs(10)));
+    }
+
+    #[tokio::test]
+    async fn answered_requests_keep_the_limit_however_many_they_are() {
+        let (mut counted, mut peer) = connected().await;
+        let mut buffer = vec![0; 30 * 1024];
+        for _ in 0..5 {
+            counted.write_all(&buffer).await.unwrap();
+            peer.read_exact(&mut buffer).await.unwrap();
+            peer.write_all(b"x").await.unwrap();
+            counted.read_u8().await.unwrap();
+        }
+        assert!(limit(&counted).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_large_upload_may_meet_a_peer_that_pauses_even_one_that_speaks_meanwhile() {
+        let (mut counted, mut peer) = connected().await;
+        counted.write_all(&vec![0; 33 * 1024]).await.unwrap();
+        assert_eq!(limit(&counted), None);
+        // It has read nothing, and its window may be closed all the same.
+        peer.write_all(b"x").await.unwrap();
+        counted.read_u8().await.unwrap();
+        assert_eq!(limit(&counted), None);
     }
 }

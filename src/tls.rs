@@ -156,3 +156,95 @@ fn add_file(store: &mut RootCertStore, setting: &'static str, path: &PathBuf) ->
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use careportals_simulator::{Options, Simulator};
+    use rustls::pki_types::ServerName;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+    use tokio_rustls::client::TlsStream;
+
+    use super::*;
+
+    async fn connect(tls: &ClientTls, port: u16, offer: Offer) -> io::Result<TlsStream<TcpStream>> {
+        let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
+        tls.connector(offer).connect(ServerName::try_from("localhost").unwrap(), tcp).await
+    }
+
+    /// Says something and hears something: what resumes a session comes after the handshake (RFC 8446, 4.6.1).
+    async fn talk(mut stream: TlsStream<TcpStream>) {
+        let greeting: &[u8] = match stream.get_ref().1.alpn_protocol() {
+            Some(H2) => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+            _ => b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        };
+        stream.write_all(greeting).await.unwrap();
+        stream.flush().await.unwrap();
+        stream.read_u8().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn sessions_are_resumed_for_either_offer_and_across_them() {
+        use Offer::{Http1, Http1And2};
+        for offers in [[Http1, Http1, Http1], [Http1And2, Http1And2, Http1And2], [Http1, Http1And2, Http1]] {
+            let simulator = Simulator::start(Options::default()).unwrap();
+            let mut store = RootCertStore::empty();
+            store.add(CertificateDer::from_pem_slice(simulator.ca_pem().as_bytes()).unwrap()).unwrap();
+            let tls = ClientTls::with_roots(store).unwrap();
+            for offer in offers {
+                talk(connect(&tls, simulator.address().port(), offer).await.unwrap()).await;
+            }
+            let counts = simulator.control().counts();
+            assert_eq!((counts.handshakes_full, counts.handshakes_resumed), (1, 2), "{offers:?}");
+        }
+    }
+
+    /// How a handshake ends with a server whose hello, of TLS 1.2, chooses `h2` and is all that it says; and its last words.
+    async fn insisting_on_http2(offer: Offer) -> (io::Error, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serve = async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut header = [0; 5];
+            tcp.read_exact(&mut header).await.unwrap();
+            let mut hello = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
+            tcp.read_exact(&mut hello).await.unwrap();
+            tcp.write_all(&server_hello()).await.unwrap();
+            tcp.shutdown().await.unwrap();
+            let mut heard = Vec::new();
+            tcp.read_to_end(&mut heard).await.unwrap();
+            heard
+        };
+        let tls = ClientTls::with_roots(RootCertStore::empty()).unwrap();
+        let (outcome, heard) = tokio::join!(connect(&tls, port, offer), serve);
+        (outcome.unwrap_err(), heard)
+    }
+
+    fn server_hello() -> Vec<u8> {
+        // Extended master secret (RFC 7627), then the protocol that was chosen (RFC 7301).
+        let extensions = [&[0x00, 0x17, 0, 0][..], &[0x00, 0x10, 0, 5, 0, 3, 2, b'h', b'2']].concat();
+        // No session, ECDHE_RSA_WITH_AES_128_GCM_SHA256, no compression.
+        let choices = [0, 0xc0, 0x2f, 0, 0, u8::try_from(extensions.len()).unwrap()];
+        let body = [&[3, 3][..], &[7; 32], &choices, &extensions].concat();
+        let length = u8::try_from(body.len()).unwrap();
+        [&[22, 3, 3, 0, length + 4, 2, 0, 0, length][..], &body].concat()
+    }
+
+    #[tokio::test]
+    async fn a_protocol_that_was_not_offered_ends_the_handshake() {
+        let objects = |error: &io::Error| {
+            matches!(
+                error.get_ref().and_then(|inner| inner.downcast_ref()),
+                Some(rustls::Error::PeerMisbehaved(rustls::PeerMisbehaved::SelectedUnofferedApplicationProtocol))
+            )
+        };
+        let (error, heard) = insisting_on_http2(Offer::Http1).await;
+        assert!(objects(&error), "{error:?}");
+        // A fatal alert, illegal parameter.
+        assert!(heard.ends_with(&[2, 47]), "{heard:?}");
+        let (error, _) = insisting_on_http2(Offer::Http1And2).await;
+        assert!(!objects(&error), "the server hung up: {error:?}");
+    }
+}

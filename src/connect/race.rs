@@ -96,7 +96,7 @@ fn classify(error: &io::Error) -> ConnectError {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
     use socket2::{Domain, Socket, Type};
 
@@ -105,7 +105,7 @@ mod tests {
     /// Accepts nobody, and its queue is full: who connects hears nothing.
     struct BlackHole {
         address: SocketAddr,
-        _socket: Socket,
+        socket: Socket,
         _queued: Vec<Socket>,
     }
 
@@ -123,15 +123,25 @@ mod tests {
                 client
             };
             let queued = (0..4).map(|_| queue()).collect();
-            Self { address: address.as_socket().unwrap(), _socket: socket, _queued: queued }
+            Self { address: address.as_socket().unwrap(), socket, _queued: queued }
+        }
+
+        fn listening(&self) -> TcpListener {
+            self.socket.set_nonblocking(true).unwrap();
+            self.socket.try_clone().unwrap().into()
         }
     }
 
     /// Bound by nobody who listens.
     fn refusing() -> (SocketAddr, Socket) {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-        (socket.local_addr().unwrap().as_socket().unwrap(), socket)
+        refusing_at(Ipv4Addr::LOCALHOST.into()).unwrap()
+    }
+
+    fn refusing_at(ip: IpAddr) -> io::Result<(SocketAddr, Socket)> {
+        let address = SocketAddr::new(ip, 0);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.bind(&address.into())?;
+        Ok((socket.local_addr()?.as_socket().unwrap(), socket))
     }
 
     fn listening() -> (SocketAddr, TcpListener) {
@@ -157,6 +167,36 @@ mod tests {
         let tcp = connect(&[dead, live, hole.address]).await.unwrap();
         assert_eq!(tcp.peer_addr().unwrap(), live);
         assert!(started.elapsed() < HEAD_START);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_goes_on_after_the_next_one_has_begun_and_failed() {
+        let (hole, (dead, _held)) = (BlackHole::dig(), refusing());
+        let addresses = [hole.address, dead];
+        let listener = tokio::net::TcpListener::from_std(hole.listening()).unwrap();
+        // It answers late: there is room in its queue only once the other one has had its turn.
+        let emptied = async {
+            sleep(HEAD_START * 2).await;
+            loop {
+                drop(listener.accept().await.unwrap());
+            }
+        };
+        let tcp = tokio::select! {
+            reached = connect(&addresses) => reached.unwrap(),
+            () = emptied => unreachable!("it accepts for ever"),
+        };
+        assert_eq!(tcp.peer_addr().unwrap(), hole.address);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_in_one_family_leads_to_the_other() {
+        let (four, six) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+        for (dead, live) in [(six, four), (four, six)] {
+            // A machine may lack a family.
+            let (Ok((refusing, _held)), Ok(listener)) = (refusing_at(dead), TcpListener::bind((live, 0))) else { return };
+            let live = listener.local_addr().unwrap();
+            assert_eq!(connect(&[refusing, live]).await.unwrap().peer_addr().unwrap(), live);
+        }
     }
 
     #[tokio::test]

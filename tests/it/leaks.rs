@@ -7,6 +7,7 @@ use careportals_simulator::{LoginFault, Options, Simulator};
 use rustix::process::Signal;
 
 use crate::{
+    connect_proxy::{ConnectProxy, Manner},
     http::{Answer, Connection, Request},
     sidecar::{PATIENCE, Setup, Sidecar},
 };
@@ -371,6 +372,94 @@ fn what_the_commands_print_holds_no_secret() {
         assert_eq!(output.code, Some(78), "{output:?}");
         hunt.said(output.all());
     }
+    hunt.tokens_of(&simulator);
+    hunt.ends();
+}
+
+/// A name that only an egress proxy finds.
+const BEHIND: &str = "sim.canary-upstream.test";
+const EGRESS: &str = "canary-egress-user:canary-egress@password";
+
+/// Logs in and forwards through `proxy`, with marked credentials.
+fn setup_behind(simulator: &Simulator, proxy: &ConnectProxy) -> Setup {
+    let scheme = if proxy.certificate.is_some() { "https" } else { "http" };
+    let mut setup = setup(simulator);
+    setup
+        .variable("CAREPORTALS_UPSTREAM", &format!("https://{BEHIND}:{}", simulator.address().port()))
+        .variable("HTTPS_PROXY", &format!("{scheme}://{}@{}", EGRESS.replace('@', "%40"), proxy.address))
+        .account("token_wait", "100ms");
+    setup
+}
+
+fn hunt_for_egress() -> Hunt {
+    let mut hunt = Hunt::new();
+    // It says whose settings these are, and is no credential.
+    hunt.secrets.retain(|secret| secret != ORGANIZATION);
+    for secret in [EGRESS, "canary-egress", "egress@password", "canary-answer"] {
+        hunt.secret(secret);
+    }
+    hunt
+}
+
+/// A proxy that opens no way: the commands, a log-in, and a request without a log-in before it.
+fn hunt_before(proxy: &ConnectProxy) -> Hunt {
+    let (simulator, mut hunt) = (simulator(), hunt_for_egress());
+    for command in [&["check"][..], &["config"], &["check", "--online"]] {
+        let output = setup_behind(&simulator, proxy).output_of(command);
+        assert_eq!(output.code, Some(i32::from(command.len() > 1)), "{output:?}");
+        hunt.said(output.all());
+    }
+    let mut sidecar = setup_behind(&simulator, proxy).start();
+    sidecar.wait_for_log("log-in failed");
+    let answer = sidecar.send(&marked("GET", "/customers/canary-id"));
+    assert_eq!(answer.status, 503);
+    hunt.answered(&answer);
+    assert!(sidecar.stop().success());
+    hunt.said(sidecar.logs());
+    let mut open = setup_behind(&simulator, proxy);
+    open.without("CAREPORTALS_USERNAME").without("CAREPORTALS_PASSWORD").variable("CAREPORTALS_LOGIN_URL", "off");
+    let mut sidecar = open.start();
+    let answer = sidecar.send(&marked("GET", "/v2/products"));
+    assert_eq!(answer.status, 502);
+    hunt.answered(&answer);
+    assert!(sidecar.stop().success());
+    hunt.said(sidecar.logs());
+    hunt
+}
+
+#[test]
+fn an_egress_proxy_that_opens_no_way_leaves_no_trace_of_its_credentials_or_its_words() {
+    let answers = [
+        "HTTP/1.1 407 canary-answer\r\nProxy-Authenticate: Basic realm=\"canary-answer\"\r\n\r\ncanary-answer",
+        "HTTP/1.1 200 OK\r\n\r\ncanary-answer",
+        "canary-answer\r\n\r\n",
+        "",
+    ];
+    let plain = answers.map(|answer| ConnectProxy::plain(Manner::Say(answer)));
+    // Nobody trusts it.
+    let stranger = ConnectProxy::over_tls(Manner::Say("canary-answer"));
+    hunt_through(plain.iter().chain([&stranger]), hunt_before);
+    assert!(plain.iter().all(|proxy| proxy.heads()[0].contains("Proxy-Authorization: Basic ")), "nothing was at stake");
+}
+
+#[test]
+fn an_egress_proxy_that_opens_the_way_leaves_no_trace_of_its_credentials() {
+    let simulator = Simulator::start(Options { names: vec![BEHIND.to_owned()], ..Options::default() }).unwrap();
+    simulator.control().set_credentials(ORGANIZATION, USERNAME, PASSWORD);
+    let proxy = ConnectProxy::plain(Manner::Lead(simulator.address()));
+    let mut hunt = hunt_for_egress();
+    hunt.said(setup_behind(&simulator, &proxy).output_of(&["check", "--online"]).all());
+    let mut setup = setup_behind(&simulator, &proxy);
+    setup.account("token_wait", "10s");
+    let mut sidecar = setup.start();
+    for path in ["/_sim/echo", "/_sim/reset-before", "/_sim/garbage", "/customers/canary-id"] {
+        hunt.answered(&sidecar.send(&marked("GET", path)));
+    }
+    assert!(sidecar.stop().success());
+    hunt.said(sidecar.logs());
+    // What the proxy is told is not for the upstream.
+    let seen = simulator.control().requests();
+    assert!(!seen.is_empty() && seen.iter().all(|seen| seen.values("proxy-authorization").is_empty()));
     hunt.tokens_of(&simulator);
     hunt.ends();
 }

@@ -1,6 +1,6 @@
 //! Connections to the upstream are renewed while they are in use, so that a change of its addresses is followed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use careportals_simulator::{Options, Simulator};
 
@@ -40,7 +40,9 @@ fn a_busy_connection_is_replaced_when_it_has_grown_old() {
         control.reset_counts();
         let mut client = sidecar.connect();
         let mut requests = 0;
+        let deadline = Instant::now() + PATIENCE;
         while control.counts().connections == 0 {
+            assert!(Instant::now() < deadline, "{http2}: no new connection");
             assert_eq!(client.send(&Request::post("/_sim/echo", "busy")).status, 200, "{http2}");
             requests += 1;
         }

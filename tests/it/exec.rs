@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::{
     http::{Connection, Request},
-    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, USERNAME},
+    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, USERNAME, interrupts_are_ignored},
 };
 
 fn simulator() -> Simulator {
@@ -380,6 +380,9 @@ fn what_ends_a_program_goes_to_its_whole_group_and_what_only_it_understands_to_i
 
 #[test]
 fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
+    if interrupts_are_ignored() {
+        return;
+    }
     let simulator = simulator();
     let setup = setup(&simulator);
     let exec = setup.command("exec");

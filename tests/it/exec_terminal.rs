@@ -17,7 +17,7 @@ use rustix::{
     termios::{OptionalActions, tcgetattr, tcsetattr},
 };
 
-use crate::sidecar::{PATIENCE, Setup};
+use crate::sidecar::{PATIENCE, Setup, interrupts_are_ignored};
 
 const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
@@ -109,6 +109,9 @@ fn simulator() -> Simulator {
 
 #[test]
 fn what_is_typed_goes_to_the_program_and_ctrl_c_reaches_it_once() {
+    if interrupts_are_ignored() {
+        return;
+    }
     let simulator = simulator();
     let mut screen =
         Screen::open(&simulator, &["sh", "-c", &format!("exec $EXEC bash -c '{}'", TELLS_INT.replace('\'', "'\\''"))]);
@@ -129,6 +132,9 @@ fn what_is_typed_goes_to_the_program_and_ctrl_c_reaches_it_once() {
 
 #[test]
 fn ctrl_c_ends_a_program_that_does_nothing_about_it_and_the_script_that_called_us() {
+    if interrupts_are_ignored() {
+        return;
+    }
     let simulator = simulator();
     let mut screen = Screen::open(&simulator, &["bash", "-c", "$EXEC sh -c 'echo ready; read _'; echo went on"]);
     screen.shows("ready");
@@ -139,6 +145,9 @@ fn ctrl_c_ends_a_program_that_does_nothing_about_it_and_the_script_that_called_u
 
 #[test]
 fn the_terminal_is_ours_again_when_the_program_has_ended() {
+    if interrupts_are_ignored() {
+        return;
+    }
     let simulator = simulator();
     let mut screen =
         Screen::open(&simulator, &["sh", "-c", "$EXEC sh -c 'read a; echo \"program $a\"'; read b; echo \"script $b\""]);
@@ -150,6 +159,9 @@ fn the_terminal_is_ours_again_when_the_program_has_ended() {
 
 #[test]
 fn ctrl_z_stops_the_program_and_us_and_fg_has_both_go_on() {
+    if interrupts_are_ignored() {
+        return;
+    }
     let simulator = simulator();
     // A shell with job control.
     let mut screen = Screen::open(&simulator, &["bash", "--norc", "--noprofile", "-i"]);
@@ -171,6 +183,9 @@ fn ctrl_z_stops_the_program_and_us_and_fg_has_both_go_on() {
 
 #[test]
 fn in_the_background_a_program_that_reads_is_stopped_and_leaves_the_terminal_alone() {
+    if interrupts_are_ignored() {
+        return;
+    }
     let simulator = simulator();
     let mut screen = Screen::open(&simulator, &["bash", "--norc", "--noprofile", "-i"]);
     screen.types("$EXEC sh -c 'read a; echo \"got $a\"' &\n");
@@ -187,6 +202,9 @@ fn in_the_background_a_program_that_reads_is_stopped_and_leaves_the_terminal_alo
 
 #[test]
 fn in_a_pipeline_the_reader_keeps_the_terminal_until_the_program_asks_for_it() {
+    if interrupts_are_ignored() {
+        return;
+    }
     let simulator = simulator();
     let script = "$EXEC sh -c 'echo ready; read a </dev/tty; echo \"asked $a\"' | { read line; echo \"pipe $line\"; cat; }";
     let mut screen = Screen::open(&simulator, &["sh", "-c", script]);

@@ -134,7 +134,7 @@ impl Setup {
 
     /// The program with this environment and no other.
     pub fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_careportals-sidecar"));
+        let mut command = program();
         command.env_clear().envs(&self.variables).env("PATH", "/usr/bin:/bin").current_dir(self.dir.path());
         command.arg(subcommand).args(&self.arguments).stdin(Stdio::null());
         command
@@ -170,6 +170,26 @@ impl Setup {
         sidecar.wait_for_log("listening");
         sidecar
     }
+}
+
+/// The program. Where Ctrl-C is ignored, `env` comes first, gives the signals back, and becomes the program.
+fn program() -> Command {
+    const BINARY: &str = env!("CARGO_BIN_EXE_careportals-sidecar");
+    if !interrupts_are_ignored() {
+        return Command::new(BINARY);
+    }
+    let mut command = Command::new("/usr/bin/env");
+    command.arg("--default-signal=INT,QUIT").arg(BINARY);
+    command
+}
+
+/// Whether these tests were begun with Ctrl-C ignored, as in a shell's background; all that they start inherits that, and a
+/// terminal's signals can't be tried.
+pub fn interrupts_are_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    let interrupt_and_quit = 0b110;
+    ignored.unwrap_or_default() & interrupt_and_quit != 0
 }
 
 /// What a command that ended said.

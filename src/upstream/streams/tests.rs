@@ -235,7 +235,8 @@ async fn once_the_server_speaks_http1_nobody_waits_until_it_speaks_http2_again()
 async fn a_request_that_is_sent_again_takes_no_connection_that_was_there_before() {
     let (server, streams) = (serve(Some(100)).await, Streams::new(HOUR));
     settled(&server, &streams).await;
-    let fresh = opening(streams.claim(Reuse::OpenedAfter(clock::instant())));
+    let taken = clock::instant();
+    let fresh = opening(streams.claim(Reuse::OpenedAfter(taken)));
     // Others take it without waiting, and those who are sent again, too, wait for the same new one.
     let other = stream(streams.claim(Reuse::Any));
     assert_eq!(other.number, 0);
@@ -245,6 +246,10 @@ async fn a_request_that_is_sent_again_takes_no_connection_that_was_there_before(
     let fresh = server.join(&streams, fresh).await;
     let Ok(Turn::Stream(second)) = turn.await else { panic!("no stream") };
     assert_eq!((fresh.number, second.number), (1, 1));
+    // One that fails on the old connection later, but took it before, shares it; one that fails on the new one does not.
+    let late = stream(streams.claim(Reuse::OpenedAfter(taken)));
+    assert_eq!(late.number, 1);
+    drop(opening(streams.claim(Reuse::OpenedAfter(clock::instant()))));
 }
 
 /// An idle connection whose limit is known.

@@ -313,9 +313,10 @@ fn an_answer_that_ends_before_its_request_ends_the_stream_and_nothing_else() {
         let mut peer = upstream.accept(100);
         let (head, data) = (peer.frame().unwrap(), peer.frame().unwrap());
         assert_eq!(data.payload, b"half");
-        peer.answer(head.stream, b"early");
         if polite {
-            peer.reset(head.stream, NO_ERROR);
+            peer.answer_early(head.stream, b"early");
+        } else {
+            peer.answer(head.stream, b"early");
         }
         let answer = client.answer("POST");
         assert_eq!((answer.text(), answer.cut), ("early", false));
@@ -409,11 +410,17 @@ fn an_idle_connection_is_closed_after_pool_idle() {
 fn a_log_out_closes_the_idle_connection_and_one_in_use_when_it_is_done() {
     let simulator = simulator();
     let control = simulator.control();
-    let sidecar = Setup::auto(&simulator).start().ready();
+    // Else time alone would close them.
+    let start = || {
+        let mut setup = Setup::auto(&simulator);
+        setup.api("pool_idle", "1h");
+        setup.start().ready()
+    };
+    let sidecar = start();
     sidecar.signal(Signal::USR1);
     assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0));
 
-    let sidecar = Setup::auto(&simulator).start().ready();
+    let sidecar = start();
     control.reset_counts();
     control.hold_requests(true);
     let crowd = Crowd::send(&sidecar, 2, &Request::get("/_sim/echo"));

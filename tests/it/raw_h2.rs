@@ -134,9 +134,11 @@ pub struct Peer {
 
 impl Peer {
     pub fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()[..]].concat();
-        self.tls.write_all(&[&head[..], payload].concat()).unwrap();
+        self.write(&bytes(kind, flags, stream, payload));
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.tls.write_all(bytes).unwrap();
         self.tls.flush().unwrap();
     }
 
@@ -211,6 +213,14 @@ impl Peer {
         self.send(BODY, END_STREAM, stream, body);
     }
 
+    /// The same, and that the rest of the request is not needed (RFC 9113, 8.1). In one piece: who hears of the answer hears
+    /// of that.
+    pub fn answer_early(&mut self, stream: u32, body: &[u8]) {
+        let head = bytes(HEADERS, END_HEADERS, stream, &[0x88]);
+        let reset = bytes(RST_STREAM, 0, stream, &NO_ERROR.to_be_bytes());
+        self.write(&[head, bytes(BODY, END_STREAM, stream, body), reset].concat());
+    }
+
     pub fn reset(&mut self, stream: u32, code: u32) {
         self.send(RST_STREAM, 0, stream, &code.to_be_bytes());
     }
@@ -225,4 +235,9 @@ impl Peer {
     pub fn go_away(&mut self, last: u32, code: u32) {
         self.send(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat());
     }
+}
+
+fn bytes(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use careportals_simulator::{Options, Pattern, Seen, Simulator};
+use careportals_simulator::{Options, Seen, Simulator};
 use rustix::process::Signal;
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         BODY, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PREFACE, RST_STREAM, Raw, SETTINGS, fields,
         frame, get_fields,
     },
+    pattern::pattern,
     sidecar::{PATIENCE, Setup, Sidecar},
 };
 
@@ -24,15 +25,6 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 
 fn simulator() -> Simulator {
     Simulator::start(Options::default()).unwrap()
-}
-
-fn pattern(bytes: u64) -> Vec<u8> {
-    let (pattern, mut all) = (Pattern::new(), Vec::new());
-    while (all.len() as u64) < bytes {
-        let offset = all.len() as u64;
-        all.extend_from_slice(&pattern.stretch(offset, bytes - offset));
-    }
-    all
 }
 
 fn seen(simulator: &Simulator, path: &str) -> Option<Seen> {

@@ -5,11 +5,12 @@ use std::{
     net::TcpStream,
 };
 
-use careportals_simulator::{Options, Pattern, Simulator};
+use careportals_simulator::{Options, Simulator};
 use rustix::process::Signal;
 
 use crate::{
     http::{Connection, Request},
+    pattern::pattern,
     raw_upstream::RawUpstream,
     sidecar::{PATIENCE, Setup, Sidecar},
 };
@@ -47,15 +48,6 @@ fn read_to_end(stream: &mut TcpStream) -> (Vec<u8>, End) {
             Err(error) => panic!("{error}"),
         }
     }
-}
-
-fn pattern(bytes: u64) -> Vec<u8> {
-    let (pattern, mut all) = (Pattern::new(), Vec::new());
-    while (all.len() as u64) < bytes {
-        let offset = all.len() as u64;
-        all.extend_from_slice(&pattern.stretch(offset, bytes - offset));
-    }
-    all
 }
 
 fn head_and_body(answer: &[u8]) -> (String, Vec<u8>) {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use careportals_simulator::{Control, Options, Pattern, Simulator};
+use careportals_simulator::{Control, Options, Simulator};
 use rustix::process::Signal;
 
 use crate::{
     crowd::Crowd,
     http::{Answer, Connection, Request},
+    pattern::pattern,
     raw_h2::{BODY, CANCEL, INTERNAL_ERROR, NO_ERROR, Peer, RST_STREAM, RawH2},
     sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
 };
@@ -16,15 +17,6 @@ const MIB: u64 = 1024 * 1024;
 
 fn simulator() -> Simulator {
     Simulator::start(Options::default()).unwrap()
-}
-
-fn pattern(bytes: u64) -> Vec<u8> {
-    let (pattern, mut all) = (Pattern::new(), Vec::new());
-    while (all.len() as u64) < bytes {
-        let offset = all.len() as u64;
-        all.extend_from_slice(&pattern.stretch(offset, bytes - offset));
-    }
-    all
 }
 
 /// So many requests are held by the upstream at the same time, and then answered.

@@ -39,6 +39,7 @@ mod login;
 mod login_exchange;
 mod logout;
 mod logs;
+mod pattern;
 mod problems;
 mod raw_h2;
 mod raw_upstream;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use careportals_simulator::{Options, Pattern, Seen, Simulator};
+use careportals_simulator::{Options, Seen, Simulator};
 
 use crate::{
     http::{Connection, Request},
+    pattern::pattern,
     raw_upstream::RawUpstream,
     sidecar::{PATIENCE, Setup, Sidecar},
 };
@@ -16,15 +17,6 @@ const LARGE: u64 = 6 * MIB + 12_345;
 
 fn simulator() -> Simulator {
     Simulator::start(Options::default()).unwrap()
-}
-
-fn pattern(bytes: u64) -> Vec<u8> {
-    let (pattern, mut all) = (Pattern::new(), Vec::new());
-    while (all.len() as u64) < bytes {
-        let offset = all.len() as u64;
-        all.extend_from_slice(&pattern.stretch(offset, bytes - offset));
-    }
-    all
 }
 
 fn chunk(data: &[u8]) -> Vec<u8> {

@@ -175,7 +175,9 @@ impl Layout {
         for (key, apis) in own.into_iter().chain(passed_on) {
             let api = &config.apis[apis[0]];
             let Some((bound, access)) = open(key, api, passed)? else {
-                info!(api = api.name, "a default address is skipped: this machine lacks its family");
+                if let Key::Tcp(listener) = key {
+                    info!(api = api.name, %listener, "skipped: this machine lacks the address family");
+                }
                 continue;
             };
             let seats = Seats::new(max_connections(config, apis));

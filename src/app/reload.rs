@@ -70,7 +70,10 @@ impl Daemon {
         match self.take_over_settings().await {
             Ok(()) => info!("reloaded"),
             Err(refused) => {
-                if let Refused::Invalid(faults) = &refused {
+                // One is the reason itself.
+                if let Refused::Invalid(faults) = &refused
+                    && faults.len() > 1
+                {
                     for fault in faults {
                         error!("{fault}");
                     }

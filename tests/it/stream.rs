@@ -6,9 +6,10 @@ use careportals_simulator::{Options, Seen, Simulator};
 
 use crate::{
     http::{Connection, Request},
+    http2::Http2,
     pattern::pattern,
     raw_upstream::RawUpstream,
-    sidecar::{PATIENCE, Setup, Sidecar},
+    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -114,21 +115,42 @@ fn the_beginning_of_a_body_is_forwarded_before_its_end_comes() {
 }
 
 #[test]
-fn events_arrive_while_the_stream_goes_on() {
-    let simulator = simulator();
-    let sidecar = Sidecar::start(&simulator);
-    let mut client = sidecar.connect();
+fn events_arrive_while_the_stream_goes_on_whatever_either_side_speaks() {
+    const FIRST: &str = "id: 1\nevent: tick\ndata: {\"event\": 1}\n\n";
     // The second event is an hour away.
-    client.write(&Request::get("/_sim/sse?events=0&interval_ms=3600000").head());
-    let head = client.head();
-    assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")));
-    let mut text = Vec::new();
-    while !text.ends_with(b"\n\n\r\n") {
-        text.extend(client.read_some());
+    let request = Request::get("/_sim/sse?events=0&interval_ms=3600000");
+    for http2 in OFF_AND_AUTO {
+        let simulator = simulator();
+        let mut setup = Setup::new(&simulator);
+        setup.api("http2", http2);
+        let sidecar = setup.start().ready();
+        simulator.control().reset_counts();
+
+        let mut client = sidecar.connect();
+        client.write(&request.head());
+        let head = client.head();
+        assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")), "{http2}");
+        let mut text = Vec::new();
+        while !text.ends_with(b"\n\n\r\n") {
+            text.extend(client.read_some());
+        }
+        assert!(String::from_utf8(text).unwrap().contains(FIRST), "{http2}");
+
+        let mut shared = Http2::connect(sidecar.address());
+        let stream = shared.open(&request, true);
+        let mut answering = shared.head(stream);
+        assert_eq!(answering.head.header("content-type"), Some("text/event-stream"));
+        let mut text = Vec::new();
+        while !text.ends_with(b"}\n\n") {
+            text.extend(shared.read_some(&mut answering).unwrap());
+        }
+        assert!(String::from_utf8(text).unwrap().ends_with(FIRST), "{http2}");
+
+        drop((client, answering, shared));
+        let all_over = simulator.control().wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over));
+        assert!(all_over, "nobody is left to listen");
+        assert_eq!(simulator.control().counts().requests_http2, if http2 == "auto" { 2 } else { 0 });
     }
-    assert!(String::from_utf8(text).unwrap().contains("id: 1\nevent: tick\ndata: {\"event\": 1}\n\n"));
-    drop(client);
-    wait_for(&simulator, "/_sim/sse", |seen| seen.over);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::{
     http::{Answer, Request},
     http2::Http2,
     raw_upstream::RawUpstream,
-    sidecar::{Setup, Sidecar},
+    sidecar::{OFF_AND_AUTO, Setup, Sidecar},
 };
 
 fn simulator() -> Simulator {
@@ -107,18 +107,37 @@ fn trailers_of_an_answer_reach_who_asks_for_them() {
 }
 
 #[test]
-fn they_pass_both_ways_over_http2() {
-    let simulator = simulator();
-    let sidecar = Sidecar::start(&simulator);
-    let mut client = Http2::connect(sidecar.address());
-    let request = Request::new("POST", "/_sim/trailers").header("te", "trailers").header("trailer", "x-mine");
-    let mut stream = client.open(&request, false);
-    client.write(&mut stream, b"body", false);
-    client.finish(&mut stream, &[("x-mine", "1"), ("x-not-announced", "2")]);
-    let answer = client.answer(stream);
-    assert_eq!((answer.status, answer.cut, received(&answer)), (200, false, json!([["x-mine", "1"]])));
-    assert_eq!(answer.trailers.len(), 1, "{answer:?}");
-    assert_eq!(answer.trailers[0].0, "x-checksum");
+fn they_pass_both_ways_whatever_either_side_speaks() {
+    for http2 in OFF_AND_AUTO {
+        let simulator = simulator();
+        let mut setup = Setup::new(&simulator);
+        setup.api("http2", http2);
+        let sidecar = setup.start().ready();
+        simulator.control().reset_counts();
+
+        let mut client = sidecar.connect();
+        let request = Request::new("POST", "/_sim/trailers").header("TE", "trailers").header("Connection", "TE");
+        client.write(&request.header("Trailer", "x-mine").header("Transfer-Encoding", "chunked").head());
+        client.write(b"4\r\nbody\r\n0\r\nx-mine: 1\r\nx-not-announced: 2\r\n\r\n");
+        let over_http1 = client.answer("POST");
+
+        let mut client = Http2::connect(sidecar.address());
+        let request = Request::new("POST", "/_sim/trailers").header("te", "trailers").header("trailer", "x-mine");
+        let mut stream = client.open(&request, false);
+        client.write(&mut stream, b"body", false);
+        client.finish(&mut stream, &[("x-mine", "1"), ("x-not-announced", "2")]);
+        let over_http2 = client.answer(stream);
+
+        for answer in [over_http1, over_http2] {
+            assert_eq!((answer.status, answer.cut), (200, false), "{http2}: {answer:?}");
+            // HTTP/1.1 carries only what was announced.
+            let all = json!([["x-mine", "1"], ["x-not-announced", "2"]]);
+            assert_eq!(received(&answer), if http2 == "auto" { all } else { json!([["x-mine", "1"]]) });
+            assert_eq!(answer.trailers.len(), 1, "{http2}: {answer:?}");
+            assert_eq!(answer.trailers[0].0, "x-checksum");
+        }
+        assert_eq!(simulator.control().counts().requests_http2, if http2 == "auto" { 2 } else { 0 });
+    }
 }
 
 #[test]

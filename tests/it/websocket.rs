@@ -106,6 +106,22 @@ fn a_tunnels_connection_is_its_own_and_never_used_again() {
 }
 
 #[test]
+fn beside_an_http2_connection_it_gets_one_of_http1() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = Setup::auto(&simulator).start().ready();
+    assert_eq!(sidecar.get("/_sim/echo").json()["version"], "HTTP/2.0");
+    control.reset_counts();
+    let mut client = open(&sidecar);
+    assert_echoes(&mut client, "hello");
+    let counts = control.counts();
+    assert_eq!((counts.requests, counts.requests_http2, counts.connections, counts.connections_http2), (1, 0, 1, 0));
+    assert_eq!(sidecar.get("/_sim/echo").json()["version"], "HTTP/2.0", "the others stay where they were");
+    assert_echoes(&mut client, "still here");
+    assert_eq!(control.counts().connections, 1);
+}
+
+#[test]
 fn an_answer_other_than_101_is_an_ordinary_one() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);

@@ -5,30 +5,13 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode, uri::PathAndQuery};
 
 use crate::{
-    config::{Account, Config, ControlSocket, Egress, Endpoint, Hardening, Log, LogFormat, Login, Origin, Scheme, Source, Tls},
-    path::LoginPaths,
+    config::{Account, Config, Endpoint, Login, Origin, Scheme, Source, fixture},
     secret::Secret,
 };
 
 /// One account, `crm`, that logs in with literals at a port where nobody listens.
 pub(super) fn config() -> Config {
-    Config {
-        accounts: vec![account()],
-        apis: Vec::new(),
-        login_paths: LoginPaths::default(),
-        workers: None,
-        log: Log { filter: "info".to_owned(), format: LogFormat::Auto, access: true },
-        telemetry_listen: None,
-        quitquitquit: false,
-        control_socket: ControlSocket::Off,
-        control_allow_uids: Vec::new(),
-        drain_delay: Duration::ZERO,
-        drain_timeout: Duration::from_secs(25),
-        hardening: Hardening::Off,
-        tls: Tls::default(),
-        egress: Egress::default(),
-        socket_names: Vec::new(),
-    }
+    Config { accounts: vec![account()], ..fixture::config() }
 }
 
 fn account() -> Account {

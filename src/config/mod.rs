@@ -4,6 +4,8 @@
 //! write, and nothing after it looks at a setting's text again.
 
 mod egress;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod source;
 
 use std::{

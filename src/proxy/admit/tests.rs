@@ -1,32 +1,11 @@
-use std::time::Duration;
-
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    config::{ControlSocket, Egress, Hardening, Log, LogFormat, Tls},
-    proxy::headers::tests::api,
-};
+use crate::{config::fixture, proxy::headers::tests::api};
 
 fn config() -> Config {
-    Config {
-        accounts: Vec::new(),
-        apis: Vec::new(),
-        login_paths: LoginPaths::new(["/auth", "/auth/login", "/v2/token"]),
-        workers: None,
-        log: Log { filter: "info".to_owned(), format: LogFormat::Auto, access: true },
-        telemetry_listen: None,
-        quitquitquit: false,
-        control_socket: ControlSocket::Off,
-        control_allow_uids: Vec::new(),
-        drain_delay: Duration::ZERO,
-        drain_timeout: Duration::from_secs(25),
-        hardening: Hardening::Auto,
-        tls: Tls::default(),
-        egress: Egress::default(),
-        socket_names: Vec::new(),
-    }
+    Config { login_paths: LoginPaths::new(["/auth", "/auth/login", "/v2/token"]), ..fixture::config() }
 }
 
 /// A request as clients send it, changed line by line into what a test is about.

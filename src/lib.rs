@@ -19,12 +19,16 @@
 //! | 2 wire | `server` | bind, accept when there is a seat, serve HTTP/1.x and h2c, drain |
 //! | 3 account | `account` | credentials and organization, the session that makes a token of them, the bearer |
 //! | 4 proxy | `proxy` | the life of one request: admitted, given a bearer, sent, perhaps sent again, answered |
-//! | 5 app | `app` | the daemon as a whole: built, run by worker threads, drained |
-//! | 6 edge | `process` | signals in, and what a panic says |
-//! | 6 edge | `check` | `check --online` |
-//! | 6 edge | `exec` | the daemon around one program: its environment, its signals, its end |
-//! | 6 edge | `demo` | the main job against a simulated CarePortals |
-//! | 6 edge | `cli` | the command line, and errors as exit codes |
+//! | 5 admin | `status` | how the daemon is, as a document; whether it is ready |
+//! | 5 admin | `pulse` | whether every worker's event loop turns |
+//! | 5 admin | `telemetry` | health and metrics over HTTP, read-only |
+//! | 5 admin | `control` | what a running daemon can be told |
+//! | 6 app | `app` | the daemon as a whole: built, run by worker threads, drained |
+//! | 7 edge | `process` | signals in, and what a panic says |
+//! | 7 edge | `check` | `check --online` |
+//! | 7 edge | `exec` | the daemon around one program: its environment, its signals, its end |
+//! | 7 edge | `demo` | the main job against a simulated CarePortals |
+//! | 7 edge | `cli` | the command line, and errors as exit codes |
 
 pub mod account;
 pub mod app;
@@ -34,6 +38,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connect;
+pub mod control;
 pub mod deadline;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -42,8 +47,11 @@ pub mod logging;
 pub mod path;
 pub mod process;
 pub mod proxy;
+pub mod pulse;
 pub mod secret;
 pub mod server;
+pub mod status;
 pub mod stream;
+pub mod telemetry;
 pub mod tls;
 pub mod upstream;

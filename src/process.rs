@@ -1,6 +1,6 @@
 //! What passes between the process and its operating system: signals in, and what a panic says.
 //!
-//! Depends on `app` for its commands. Signals are commands to a daemon, or are handed on as they are by `exec`, whose
+//! Depends on `control` for commands. Signals are commands to a daemon, or are handed on as they are by `exec`, whose
 //! program they are for.
 
 use std::{
@@ -19,7 +19,7 @@ use signal_hook::{
 use tokio::sync::mpsc;
 use tracing::error;
 
-use crate::app::Command;
+use crate::control::Command;
 
 /// The exit code of a second SIGTERM or SIGINT.
 const AT_ONCE: i32 = 1;
@@ -44,8 +44,8 @@ impl SignalCommands {
         }
         let listener = Listener::start(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1], move |signal| {
             let command = match signal {
-                SIGHUP => Command::Reload,
-                SIGUSR1 => Command::LogOut,
+                SIGHUP => Command::Reload { done: None },
+                SIGUSR1 => Command::LogOut { account: None, done: None },
                 _ => Command::Shutdown,
             };
             // Full: as many commands as anyone can mean are waiting already. Closed: the daemon is ending.

@@ -137,8 +137,16 @@ impl Driver {
     /// Logs in, and goes on until it is told to stop or nobody is left to tell it.
     pub(super) async fn run(self) {
         let pace = Pace { now: self.clock.now(), instant: clock::instant() };
-        let mut work =
-            Work { driver: self, flight: None, asked: Vec::new(), pace, last_login_at: None, last_error: None, logged: None };
+        let mut work = Work {
+            driver: self,
+            flight: None,
+            asked: Vec::new(),
+            pace,
+            last_login_at: None,
+            last_error: None,
+            failed_at: None,
+            logged: None,
+        };
         work.feed(Event::LogIn);
         while work.turn().await == Turn::GoOn {}
     }
@@ -153,6 +161,8 @@ struct Work {
     pace: Pace,
     last_login_at: Option<SystemTime>,
     last_error: Option<LoginError>,
+    /// When an attempt failed last.
+    failed_at: Option<SystemTime>,
     /// What the log last said.
     logged: Option<(StateName, Option<&'static str>)>,
 }
@@ -259,9 +269,8 @@ impl Work {
         self.flight = None;
         let life = self.driver.assumed_life;
         let outcome = outcome.and_then(|grant| Token::read(grant, flight.generation(), life).map_err(LoginError::Malformed));
-        if outcome.is_ok() {
-            self.last_login_at = Some(self.driver.clock.now().wall);
-        }
+        let now = Some(self.driver.clock.now().wall);
+        *(if outcome.is_ok() { &mut self.last_login_at } else { &mut self.failed_at }) = now;
         self.feed(Event::Landed(flight, outcome));
         // As the session judged it: a token may have been too old when it landed.
         let answer = self.last_error.clone().map_or(Ok(()), |error| Err(LogInFailed::Failed(error)));
@@ -315,9 +324,10 @@ impl Work {
             }),
             complaints: session.complaints(),
             trial: session.trial(),
-            refresh_at: session.token().and_then(|_| session.due_at()),
+            due_at: session.due_at(),
             last_login_at: self.last_login_at,
             last_error: self.last_error.clone(),
+            last_error_at: self.last_error.as_ref().and(self.failed_at),
         };
         self.driver.board.publish(usable.map(|token| &token.bearer), phase);
     }

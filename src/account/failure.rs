@@ -46,6 +46,27 @@ impl LoginError {
             Self::TimedOut => "login_timeout",
         }
     }
+
+    /// What whoever runs the daemon can do about it.
+    #[must_use]
+    pub const fn advice(&self) -> &'static str {
+        match self {
+            Self::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) => {
+                "correct user name, password or organization; files are read again as soon as they change, else run \
+                 `careportals-sidecar login`"
+            }
+            Self::Refused(_) => "check `login_url` and the account's rights at CarePortals, then run `careportals-sidecar login`",
+            Self::Throttled(_) => {
+                "nothing; the next attempt comes when the server wants it. Do several daemons share the account?"
+            }
+            Self::Unreachable(Unreachable::ServerFailed(_)) => "nothing, if it passes; else ask CarePortals",
+            Self::Unreachable(_) | Self::TimedOut => {
+                "check network, DNS, egress proxy and `login_url`: `careportals-sidecar check --online` looks at each"
+            }
+            Self::Malformed(_) => "check `login_url` and `token_pointer`: does the log-in answer hold the token there?",
+            Self::Source(_) => "put the value where the setting says; files are watched, and read as soon as they appear",
+        }
+    }
 }
 
 /// What kept the exchange from coming about.

@@ -20,9 +20,11 @@ pub struct Phase {
     pub(super) held: Option<Held>,
     pub(super) complaints: Complaints,
     pub(super) trial: Option<Trial>,
-    pub(super) refresh_at: Option<Moment>,
+    /// When the next log-in or refresh begins, where that has a time.
+    pub(super) due_at: Option<Moment>,
     pub(super) last_login_at: Option<SystemTime>,
     pub(super) last_error: Option<LoginError>,
+    pub(super) last_error_at: Option<SystemTime>,
 }
 
 /// What a request without a bearer has to expect.
@@ -73,9 +75,10 @@ impl Phase {
             held: None,
             complaints: Complaints::Ignored,
             trial: None,
-            refresh_at: None,
+            due_at: None,
             last_login_at: None,
             last_error: None,
+            last_error_at: None,
         }
     }
 
@@ -116,22 +119,29 @@ pub struct AccountStatus {
     pub expires_at: Option<SystemTime>,
     /// When its successor is due.
     pub refresh_at: Option<SystemTime>,
+    /// When the next attempt begins, after one that failed.
+    pub retry_at: Option<SystemTime>,
     /// When the last log-in succeeded.
     pub last_login_at: Option<SystemTime>,
     /// Why the latest attempt brought nothing.
     pub last_error: Option<LoginError>,
+    /// When that was.
+    pub last_error_at: Option<SystemTime>,
 }
 
 impl AccountStatus {
     pub(super) fn of(phase: &Phase, usable: bool, now: Now) -> Self {
+        let due_at = phase.due_at.map(|moment| now.wall_at(moment));
         Self {
             state: phase.state,
             usable,
             holds_valid_token: phase.held.is_some_and(|held| now.moment < held.usable_until),
             expires_at: phase.held.map(|held| now.wall_at(held.expires)),
-            refresh_at: phase.refresh_at.map(|moment| now.wall_at(moment)),
+            refresh_at: phase.held.and(due_at),
+            retry_at: phase.last_error.as_ref().and(due_at),
             last_login_at: phase.last_login_at,
             last_error: phase.last_error.clone(),
+            last_error_at: phase.last_error_at,
         }
     }
 }

@@ -85,9 +85,17 @@ impl Tenant {
     async fn wait(&mut self, outcome: &Result<(), SourceError>, failures: u32) -> Next {
         let pause = outcome.as_ref().err().map(|error| {
             let pause = self.pause(failures);
-            let outlook = Outlook::NoOrganization(self.clock.now().moment + pause);
+            let now = self.clock.now();
+            let due_at = now.moment + pause;
             let last_error = Some(LoginError::Source(error.clone()));
-            self.board.publish(None, Phase { outlook, last_error, ..Phase::new(None) });
+            let phase = Phase {
+                outlook: Outlook::NoOrganization(due_at),
+                due_at: Some(due_at),
+                last_error,
+                last_error_at: Some(now.wall),
+                ..Phase::new(None)
+            };
+            self.board.publish(None, phase);
             pause
         });
         let waiting = async {

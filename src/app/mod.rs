@@ -10,10 +10,11 @@ mod doors;
 mod reload;
 mod worker;
 
-use std::{fmt, io, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, oneshot, watch},
+    task::JoinSet,
     time::timeout,
 };
 use tracing::{info, warn};
@@ -23,38 +24,18 @@ use crate::{
     clock::Clock,
     config::{Config, Egress, Origin, source::Input},
     connect::Connector,
+    control::{Command, NotReloaded},
     logging::{AccessLog, LogControl},
     path::Prefix,
     proxy::{Outage, Places},
+    server::BindError,
+    status::{ApiView, Phase, Sight, View},
+    telemetry::{self, Telemetry},
     tls::{ClientTls, TlsSetupError},
 };
 pub use doors::DoorError;
 use doors::{Door, Layout, PassedSockets};
 use worker::{Crew, Order, Workers};
-
-/// What a running daemon can be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Drain and end.
-    Shutdown,
-    /// Forget every token; only an explicit log-in, or a restart, makes another.
-    LogOut,
-    /// Read the settings again.
-    Reload,
-}
-
-/// Where a daemon is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Bound, and about to serve.
-    Starting,
-    /// Serving.
-    Running,
-    /// Finishing what is in flight.
-    Draining,
-    /// Done.
-    Stopped,
-}
 
 /// Why a daemon can't start.
 #[derive(Debug)]
@@ -65,6 +46,8 @@ pub enum StartError {
     Host(Origin),
     /// An address can't be used.
     Door(DoorError),
+    /// Nor can that of health and metrics.
+    Telemetry(BindError),
     /// The system refuses a thread, a descriptor or the like.
     System(io::Error),
 }
@@ -83,6 +66,7 @@ impl fmt::Display for StartError {
             Self::Tls(error) => error.fmt(f),
             Self::Host(origin) => write!(f, "{origin}: not a host name that a certificate can be checked for"),
             Self::Door(error) => error.fmt(f),
+            Self::Telemetry(error) => error.fmt(f),
             Self::System(error) => write!(f, "the system refused what the daemon needs: {error}"),
         }
     }
@@ -104,8 +88,9 @@ pub struct App {
     /// The APIs behind each door, as places in [`Config::apis`].
     behind: Vec<Vec<usize>>,
     passed: PassedSockets,
+    telemetry: Option<telemetry::Listener>,
     phase: watch::Sender<Phase>,
-    started: watch::Sender<Vec<Account>>,
+    view: watch::Sender<Arc<View>>,
     settings: Option<Settings>,
 }
 
@@ -148,9 +133,10 @@ impl App {
             warn!(socket = name, "systemd passed a socket that no API listens on");
         }
         let behind = layout.behind(&doors);
-        let phase = watch::Sender::new(Phase::Starting);
-        let started = watch::Sender::default();
-        Ok(Self { config, tls, doors, behind, passed, phase, started, settings: None })
+        let bind = |address| telemetry::Listener::bind(address).map_err(StartError::Telemetry);
+        let telemetry = config.telemetry_listen.map(bind).transpose()?.flatten();
+        let (phase, view) = (watch::Sender::new(Phase::Starting), watch::Sender::default());
+        Ok(Self { config, tls, doors, behind, passed, telemetry, phase, view, settings: None })
     }
 
     /// Lets [`Command::Reload`] read the settings again from where they came, and tell `log` what they say of it.
@@ -174,42 +160,66 @@ impl App {
         self.phase.subscribe()
     }
 
-    /// Every account, once they have been started; none before.
+    /// What there is to look at; no accounts before they have been started.
     #[must_use]
-    pub fn accounts(&self) -> watch::Receiver<Vec<Account>> {
-        self.started.subscribe()
+    pub fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.view.subscribe()
+    }
+
+    /// Where health and metrics are; `None`: nowhere.
+    #[must_use]
+    pub fn telemetry_address(&self) -> Option<SocketAddr> {
+        self.telemetry.as_ref().map(telemetry::Listener::address)
     }
 
     /// Serves until a `Shutdown` arrives or the sender of commands is gone, then drains. Needs a tokio runtime; workers
     /// bring their own.
     pub async fn run(
-        self,
+        mut self,
         clock: Arc<dyn Clock>,
         access: AccessLog,
-        mut commands: mpsc::Receiver<Command>,
+        commands: mpsc::Receiver<Command>,
     ) -> Result<(), StartError> {
         let (begun, drain) = watch::channel(false);
         let accounts = accounts::start(&self.config, &self.tls, &clock)?;
-        self.started.send_replace(accounts.clone());
         let crew = Crew { clock: Arc::clone(&clock), access, drain };
         let workers = crew.start(self.workers())?;
-        let Self { config, tls, doors, behind, passed, phase, started: _, settings } = self;
+        let quit = Arc::new(Notify::new());
+        let shown = self.show(&workers, &clock, &quit);
+        let Self { config, tls, doors, behind, passed, telemetry: _, phase, view, settings } = self;
         let shared = config.apis.iter().map(|api| Shared::new(api.limits.max_requests)).collect();
         let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
+        view.send_replace(plan.view(&doors));
         workers.take_over(&plan, workers.descriptors(&doors)?).await;
         plan.announce(&doors, 0);
         phase.send_replace(Phase::Running);
-        let mut daemon = Daemon { plan, doors, workers, passed, settings, clock };
-        daemon.obey(&mut commands).await;
+        let mut daemon = Daemon { plan, doors, workers, passed, settings, clock, view };
+        let mut inbox = Inbox { commands, quit };
+        daemon.obey(&mut inbox).await;
         phase.send_replace(Phase::Draining);
         let plan = Arc::clone(&daemon.plan);
-        daemon.drain(&begun, commands).await;
+        daemon.drain(&begun, inbox).await;
         for account in &plan.accounts {
             account.shut_down().await;
         }
         phase.send_replace(Phase::Stopped);
+        shown.close().await;
         info!("stopped");
         Ok(())
+    }
+
+    /// Starts to answer whoever looks at the daemon.
+    fn show(&mut self, workers: &Workers, clock: &Arc<dyn Clock>, quit: &Arc<Notify>) -> Shown {
+        let (close, closing) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let (phase, view, clock) = (self.phase.subscribe(), self.view.subscribe(), Arc::clone(clock));
+        let sight = Sight { phase, view, started: clock.now().moment, clock };
+        if let Some(listener) = self.telemetry.take() {
+            let quit = self.config.quitquitquit.then(|| Arc::clone(quit));
+            info!(listener = %listener.address(), "health and metrics");
+            tasks.spawn(listener.serve(Telemetry { sight, pulse: workers.pulse(), quit }, closing));
+        }
+        Shown { close, tasks }
     }
 
     fn workers(&self) -> NonZeroUsize {
@@ -244,6 +254,21 @@ impl Shared {
 }
 
 impl Plan {
+    /// Itself, as far as it is shown.
+    fn view(&self, doors: &[Door]) -> Arc<View> {
+        let apis = self.config.apis.iter().zip(&self.shared).enumerate().map(|(place, (api, shared))| {
+            let listens = doors.iter().zip(&self.behind).filter(|(_, apis)| apis.contains(&place));
+            ApiView {
+                name: api.name.clone(),
+                account: self.config.accounts[api.account.0].name.clone(),
+                listen: listens.map(|(door, _)| door.bound.name.clone()).collect(),
+                upstream: api.upstream.to_string(),
+                places: shared.places.clone(),
+            }
+        });
+        Arc::new(View { apis: apis.collect(), accounts: self.accounts.clone() })
+    }
+
     /// Says where clients come in, from the door with that number on.
     fn announce(&self, doors: &[Door], from: usize) {
         for (door, apis) in doors.iter().zip(&self.behind).skip(from) {
@@ -256,6 +281,41 @@ impl Plan {
     }
 }
 
+/// What answers whoever looks at the daemon.
+struct Shown {
+    close: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Shown {
+    /// What is under way may finish, for a moment.
+    async fn close(mut self) {
+        self.close.send_replace(true);
+        // Nobody's request depends on it.
+        drop(timeout(LAST_ANSWERS, async { while self.tasks.join_next().await.is_some() {} }).await);
+    }
+}
+
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// Where commands come from.
+struct Inbox {
+    /// Signals, or whoever runs the daemon.
+    commands: mpsc::Receiver<Command>,
+    /// `POST /quitquitquit`.
+    quit: Arc<Notify>,
+}
+
+impl Inbox {
+    /// `None`: nobody can send one any more. Cancelled, it loses none.
+    async fn next(&mut self) -> Option<Command> {
+        tokio::select! {
+            command = self.commands.recv() => command,
+            () = self.quit.notified() => Some(Command::Shutdown),
+        }
+    }
+}
+
 /// A daemon that serves.
 struct Daemon {
     plan: Arc<Plan>,
@@ -264,43 +324,57 @@ struct Daemon {
     passed: PassedSockets,
     settings: Option<Settings>,
     clock: Arc<dyn Clock>,
+    view: watch::Sender<Arc<View>>,
 }
 
 impl Daemon {
     /// Carries out commands until a `Shutdown`, or until nobody can send one.
-    async fn obey(&mut self, commands: &mut mpsc::Receiver<Command>) {
-        while let Some(command) = commands.recv().await {
+    async fn obey(&mut self, inbox: &mut Inbox) {
+        while let Some(command) = inbox.next().await {
             match command {
                 Command::Shutdown => return,
-                Command::LogOut => self.log_out().await,
-                Command::Reload => self.reload().await,
+                Command::LogOut { account, done } => self.log_out(account.as_deref(), done).await,
+                Command::Reload { done } => {
+                    let outcome = self.reload().await;
+                    // Whoever asked may have gone.
+                    drop(done.map(|done| done.send(outcome)));
+                }
             }
         }
     }
 
     /// The same while a shutdown is under way: it can't be called off, and nothing new begins.
-    async fn obey_until_closed(&self, commands: &mut mpsc::Receiver<Command>) {
-        while let Some(command) = commands.recv().await {
-            if command == Command::LogOut {
-                self.log_out().await;
+    async fn obey_until_closed(&self, inbox: &mut Inbox) {
+        while let Some(command) = inbox.next().await {
+            match command {
+                Command::LogOut { account, done } => self.log_out(account.as_deref(), done).await,
+                Command::Reload { done: Some(done) } => {
+                    drop(done.send(Err(NotReloaded(vec!["the daemon is stopping".to_owned()]))));
+                }
+                Command::Reload { done: None } | Command::Shutdown => {}
             }
         }
     }
 
-    async fn log_out(&self) {
-        for account in &self.plan.accounts {
+    /// `only`: one account. Idle connections may hold a token in their buffers.
+    async fn log_out(&self, only: Option<&str>, done: Option<oneshot::Sender<()>>) {
+        for account in self.plan.accounts.iter().filter(|account| only.is_none_or(|name| account.name() == name)) {
             account.log_out().await;
         }
         self.workers.order(|| Order::CloseIdle).await;
+        if let Some(done) = done {
+            // Whoever asked may have gone.
+            done.send(()).unwrap_or(());
+        }
     }
 
     /// Ends the workers: in their own time, then in ours.
-    async fn drain(mut self, begun: &watch::Sender<bool>, mut commands: mpsc::Receiver<Command>) {
+    async fn drain(mut self, begun: &watch::Sender<bool>, mut inbox: Inbox) {
         let (delay, limit) = (self.plan.config.drain_delay, self.plan.config.drain_timeout);
         if !delay.is_zero() {
             info!(seconds = delay.as_secs(), "stopping: new requests are still served for the drain delay");
             // A log-out still counts; another shutdown changes nothing.
-            drop(timeout(delay, self.obey_until_closed(&mut commands)).await);
+            drop(timeout(delay, self.obey_until_closed(&mut inbox)).await);
         }
         info!(seconds = limit.as_secs(), "draining");
         // The workers hold the last descriptors of the listening sockets now, and close them once the queues are empty.
@@ -309,7 +383,7 @@ impl Daemon {
         let mut finished = self.workers.finished();
         let ended = async {
             tokio::select! {
-                () = self.obey_until_closed(&mut commands) => std::future::pending().await,
+                () = self.obey_until_closed(&mut inbox) => std::future::pending().await,
                 _ = finished.recv() => {}
             }
         };

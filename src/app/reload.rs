@@ -16,6 +16,7 @@ use crate::{
         Config,
         source::{self, Fault, Input},
     },
+    control::NotReloaded,
     tls::ClientTls,
 };
 
@@ -46,6 +47,15 @@ impl fmt::Display for Refused {
     }
 }
 
+impl Refused {
+    fn reasons(&self) -> NotReloaded {
+        NotReloaded(match self {
+            Self::Invalid(faults) => faults.iter().map(ToString::to_string).collect(),
+            Self::NeedsRestart(_) | Self::Unusable(_) | Self::NoSettings => vec![self.to_string()],
+        })
+    }
+}
+
 impl From<StartError> for Refused {
     fn from(error: StartError) -> Self {
         Self::Unusable(error)
@@ -66,9 +76,12 @@ struct Prepared {
 
 impl Daemon {
     /// Reads the settings again and takes them over. What comes of it is logged.
-    pub(super) async fn reload(&mut self) {
+    pub(super) async fn reload(&mut self) -> Result<(), NotReloaded> {
         match self.take_over_settings().await {
-            Ok(()) => info!("reloaded"),
+            Ok(()) => {
+                info!("reloaded");
+                Ok(())
+            }
             Err(refused) => {
                 // One is the reason itself.
                 if let Refused::Invalid(faults) = &refused
@@ -79,6 +92,7 @@ impl Daemon {
                     }
                 }
                 error!(reason = %refused, "not reloaded: nothing has changed");
+                Err(refused.reasons())
             }
         }
     }
@@ -99,6 +113,7 @@ impl Daemon {
             // The filter is one of the settings, so it has been judged.
             drop(settings.log.adopt(&self.plan.config.log));
         }
+        self.view.send_replace(self.plan.view(&self.doors));
         self.plan.announce(&self.doors, first_new);
         accounts::end_the_rest(&before.accounts, &self.plan.accounts).await;
         Ok(())

@@ -15,6 +15,7 @@ use crate::{
     logging::AccessLog,
     path::Words,
     proxy::{Api, Entrance, Entry, Gate, HeaderRules, Route, Routes, ToUpstream, Worker},
+    pulse::{Beat, Pulse},
     server::{Acceptor, ConnectionLimits, Drain},
     upstream::{HeadLimits, Lifetimes, Upstream},
 };
@@ -48,19 +49,21 @@ pub(super) struct Workers {
     threads: Vec<thread::JoinHandle<()>>,
     orders: Vec<mpsc::Sender<Order>>,
     finished: Option<mpsc::Receiver<()>>,
+    pulse: Pulse,
 }
 
 impl Crew {
     /// Starts `count` workers, which serve nobody until they are given a plan.
     pub(super) fn start(&self, count: NonZeroUsize) -> io::Result<Workers> {
         let (working, finished) = mpsc::channel(1);
-        let mut workers = Workers { threads: Vec::new(), orders: Vec::new(), finished: Some(finished) };
+        let (threads, orders, pulse) = (Vec::new(), Vec::new(), Pulse::default());
+        let mut workers = Workers { threads, orders, finished: Some(finished), pulse };
         for number in 0..count.get() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (orders, given) = mpsc::channel(ORDERS);
-            let (crew, working) = (self.clone(), working.clone());
+            let (crew, working, beat) = (self.clone(), working.clone(), workers.pulse.add());
             workers.threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                runtime.block_on(crew.work(given));
+                runtime.block_on(crew.work(given, beat));
                 drop(working);
             })?);
             workers.orders.push(orders);
@@ -69,7 +72,7 @@ impl Crew {
     }
 
     /// Until every connection has ended after a drain, or the order to stop.
-    async fn work(self, mut orders: mpsc::Receiver<Order>) {
+    async fn work(self, mut orders: mpsc::Receiver<Order>, mut beat: Beat) {
         let deadlines = Deadlines::default();
         let ticking = deadlines.clone();
         tokio::spawn(async move { ticking.run().await });
@@ -83,6 +86,7 @@ impl Crew {
         loop {
             tokio::select! {
                 _ = gone.recv() => break,
+                () = beat.answer() => {}
                 // What the side holds would keep the drain from ending.
                 _ = begun.wait_for(|begun| *begun), if side.is_some() => side = None,
                 order = orders.recv() => match order {
@@ -111,6 +115,7 @@ impl Crew {
             }
         }
         worker.flush_access_log();
+        beat.finish();
     }
 }
 
@@ -260,6 +265,11 @@ impl Workers {
         for orders in &self.orders {
             drop(orders.send(order()).await);
         }
+    }
+
+    /// Asks them whether they turn.
+    pub(super) fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Yields `None` once every worker is done.

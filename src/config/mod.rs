@@ -282,6 +282,12 @@ pub struct Upstream {
     pub base_path: String,
 }
 
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin, self.base_path)
+    }
+}
+
 /// A place where clients come in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Listen {

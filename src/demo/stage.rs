@@ -16,14 +16,16 @@ use tokio::sync::{mpsc, watch};
 
 use super::DemoError;
 use crate::{
-    app::{App, Command, Phase, StartError},
+    app::{App, StartError},
     clock::SystemClock,
     config::{
         Config, Listen,
         source::{self, Environment, Input},
     },
+    control::Command,
     logging::AccessLog,
     process::SignalCommands,
+    status::Phase,
 };
 
 /// Where the sidecar listens unless told otherwise.
@@ -123,7 +125,7 @@ impl Stage {
 /// What signals ask for, but that a demo whose terminal is closed ends with it: it has no settings to read again.
 async fn relay(mut signals: mpsc::Receiver<Command>, commands: mpsc::Sender<Command>) {
     while let Some(command) = signals.recv().await {
-        let command = if command == Command::Reload { Command::Shutdown } else { command };
+        let command = if matches!(command, Command::Reload { .. }) { Command::Shutdown } else { command };
         if commands.send(command).await.is_err() {
             return;
         }

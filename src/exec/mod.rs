@@ -19,9 +19,10 @@ use tracing::warn;
 
 use crate::{
     account::AccountStatus,
-    app::{self, App, StartError},
+    app::{App, StartError},
     clock::SystemClock,
     config::{Config, source::Environment},
+    control,
     logging::AccessLog,
     process::{CaughtSignals, adopt_orphans},
 };
@@ -133,7 +134,7 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
     let (commands, given) = mpsc::channel(COMMANDS);
     let mut supervisor = Supervisor {
         signals,
-        accounts: app.accounts(),
+        views: app.views(),
         phases: app.phases(),
         terminal: Terminal::open(),
         patience: config.drain_timeout,
@@ -143,7 +144,7 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
         let supervised = async {
             let outcome = supervisor.run(command, program.wait).await;
             // An error means that it has ended already.
-            let _ = commands.send(app::Command::Shutdown).await;
+            let _ = commands.send(control::Command::Shutdown).await;
             outcome
         };
         tokio::join!(serving, supervised)

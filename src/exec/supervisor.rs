@@ -2,7 +2,7 @@
 //!
 //! One task that waits for one thing at a time, so that no two of them race.
 
-use std::{future::pending, io, process::Command, time::Duration};
+use std::{future::pending, io, process::Command, sync::Arc, time::Duration};
 
 use rustix::process::Signal;
 use tokio::{
@@ -17,15 +17,15 @@ use super::{
 };
 use crate::{
     account::{Account, AccountStatus},
-    app::Phase,
     clock,
+    status::{Phase, View},
 };
 
 /// What is needed to look after a program.
 pub(super) struct Supervisor {
     pub(super) signals: mpsc::Receiver<Signal>,
-    /// Empty until they have been started.
-    pub(super) accounts: watch::Receiver<Vec<Account>>,
+    /// Without accounts until they have been started.
+    pub(super) views: watch::Receiver<Arc<View>>,
     pub(super) phases: watch::Receiver<Phase>,
     pub(super) terminal: Option<Terminal>,
     /// Between SIGTERM and SIGKILL.
@@ -80,7 +80,7 @@ impl Supervisor {
         if wait.is_zero() {
             return None;
         }
-        let (accounts, phases) = (&mut self.accounts, &mut self.phases);
+        let (views, phases) = (&mut self.views, &mut self.phases);
         tokio::select! {
             biased;
             signal = interruption(&mut self.signals) => {
@@ -88,9 +88,9 @@ impl Supervisor {
                 Some(if by_interrupt { Outcome::Interrupted } else { Outcome::Signalled(signal) })
             }
             () = stopping(phases) => Some(Outcome::Stopped),
-            held = timeout(wait, tokens(accounts)) => match held {
+            held = timeout(wait, tokens(views)) => match held {
                 Ok(()) => None,
-                Err(_) => Some(Outcome::NoToken(without_token(&accounts.borrow()))),
+                Err(_) => Some(Outcome::NoToken(without_token(&views.borrow().accounts))),
             }
         }
     }
@@ -232,8 +232,8 @@ async fn stopping(phases: &mut watch::Receiver<Phase>) {
 }
 
 /// Until every account that logs in has a token.
-async fn tokens(accounts: &mut watch::Receiver<Vec<Account>>) {
-    let Ok(started) = accounts.wait_for(|accounts| !accounts.is_empty()).await.map(|accounts| accounts.clone()) else {
+async fn tokens(views: &mut watch::Receiver<Arc<View>>) {
+    let Ok(started) = views.wait_for(|view| !view.accounts.is_empty()).await.map(|view| view.accounts.clone()) else {
         // The daemon is gone, which is noticed elsewhere.
         return pending().await;
     };
@@ -275,9 +275,9 @@ mod tests {
     fn ended_by_the_daemon(script: &str) -> Outcome {
         let (_caught, signals) = CaughtSignals::catch().unwrap();
         let (phase, phases) = watch::channel(Phase::Running);
-        let (_accounts, accounts) = watch::channel(Vec::new());
+        let (_view, views) = watch::channel(Arc::default());
         let patience = Duration::from_millis(300);
-        let mut supervisor = Supervisor { signals, accounts, phases, terminal: None, patience };
+        let mut supervisor = Supervisor { signals, views, phases, terminal: None, patience };
         let (output, input) = io::pipe().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdout(input);

@@ -247,6 +247,12 @@ impl Places {
         Self(Arc::new(PlacesTaken { taken: AtomicUsize::new(0), most: AtomicUsize::new(most) }))
     }
 
+    /// Requests in flight.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.0.taken.load(Ordering::Relaxed)
+    }
+
     /// From now on `most` at a time. Who has a place keeps it.
     pub fn limit_to(&self, most: usize) {
         self.0.most.store(most, Ordering::Relaxed);

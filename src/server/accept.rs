@@ -87,7 +87,7 @@ impl Acceptor {
         };
         // Workers share the socket; tokio waits on when another one was faster.
         let stream = match &self.socket {
-            Socket::Tcp(listener) => ClientStream::tcp(listener.accept().await?.0),
+            Socket::Tcp(listener) => ClientStream::tcp(listener.accept().await?),
             Socket::Unix(listener) => ClientStream::Unix(listener.accept().await?.0),
         };
         Ok((stream, seat))
@@ -180,9 +180,9 @@ impl Queue {
     fn next(&self) -> io::Result<ClientStream> {
         match self {
             Self::Tcp(listener) => {
-                let stream = listener.accept()?.0;
+                let (stream, from) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                Ok(ClientStream::tcp(TcpStream::from_std(stream)?))
+                Ok(ClientStream::tcp((TcpStream::from_std(stream)?, from)))
             }
             Self::Unix(listener) => {
                 let stream = listener.accept()?.0;

@@ -20,6 +20,8 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug)]
 pub struct BindError {
     listen: String,
+    /// The one that another address could be written in.
+    setting: &'static str,
     kind: BindErrorKind,
 }
 
@@ -34,9 +36,13 @@ impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}: ", self.listen)?;
         match &self.kind {
-            BindErrorKind::Io(error) if error.kind() == io::ErrorKind::AddrInUse => f.write_str(
-                "the address is in use\n  hint: another sidecar may be running; choose another with CAREPORTALS_LISTEN",
-            ),
+            BindErrorKind::Io(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let variable = self.setting.to_uppercase();
+                write!(
+                    f,
+                    "the address is in use\n  hint: another sidecar may be running; choose another with CAREPORTALS_{variable}"
+                )
+            }
             BindErrorKind::Io(error) => write!(f, "{error}"),
             BindErrorKind::Answered => f.write_str("another process answers on that socket"),
             BindErrorKind::NotASocket => f.write_str("a file that is not a socket is in the way"),
@@ -45,6 +51,18 @@ impl fmt::Display for BindError {
 }
 
 impl std::error::Error for BindError {}
+
+impl BindError {
+    fn new(listen: String, kind: BindErrorKind) -> Self {
+        Self { listen, setting: "listen", kind }
+    }
+
+    /// The address came from that setting, and not from `listen`.
+    #[must_use]
+    pub fn of_setting(self, setting: &'static str) -> Self {
+        Self { setting, ..self }
+    }
+}
 
 /// A bound socket and what to call it.
 pub struct Bound {
@@ -161,7 +179,7 @@ fn group_id(group: &str) -> Result<Gid, NoSuchGroup> {
 
 /// Binds a TCP address. `Ok(None)`: a default address whose family this machine lacks.
 pub fn bind_tcp(address: SocketAddr, required: bool) -> Result<Option<Bound>, BindError> {
-    let failed = |error| BindError { listen: address.to_string(), kind: BindErrorKind::Io(error) };
+    let failed = |error| BindError::new(address.to_string(), BindErrorKind::Io(error));
     match tcp(address) {
         Ok(listener) => Bound::over_tcp(listener).map(Some).map_err(failed),
         Err(error) if !required && family_is_missing(&error) => Ok(None),
@@ -174,7 +192,7 @@ pub fn bind_unix(path: &Path, access: SocketAccess) -> Result<Bound, BindError> 
     let name = format!("unix:{}", path.display());
     match unix(path, access) {
         Ok((listener, file)) => Ok(Bound { name, socket: ListenSocket::Unix(listener), _file: Some(file) }),
-        Err(kind) => Err(BindError { listen: name, kind }),
+        Err(kind) => Err(BindError::new(name, kind)),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     io::{self, IoSlice},
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -16,7 +17,7 @@ use bytes::{Buf, BytesMut};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
+    net::{TcpStream, UnixStream, unix::UCred},
 };
 
 use super::visit::Visit;
@@ -31,35 +32,39 @@ pub struct Peer {
     pub uid: Option<u32>,
     /// Process id, on Unix sockets.
     pub pid: Option<i32>,
+    /// On this machine: over loopback, or on Unix sockets.
+    pub is_local: bool,
 }
 
 /// A client's byte stream.
 pub enum ClientStream {
-    /// TCP.
-    Tcp(TcpStream),
+    /// TCP, and whether from this machine.
+    Tcp(TcpStream, bool),
     /// Unix.
     Unix(UnixStream),
 }
 
 impl ClientStream {
-    pub(super) fn tcp(stream: TcpStream) -> Self {
+    pub(super) fn tcp((stream, from): (TcpStream, SocketAddr)) -> Self {
         // Answers are written whole; waiting for more only adds delay. Nothing breaks where it can't be set.
         drop(stream.set_nodelay(true));
-        Self::Tcp(stream)
+        Self::Tcp(stream, from.ip().is_loopback())
     }
 
     pub(super) fn peer(&self) -> Peer {
         match self {
-            Self::Tcp(_) => Peer::default(),
-            Self::Unix(stream) => stream
-                .peer_cred()
-                .map_or_else(|_| Peer::default(), |credentials| Peer { uid: Some(credentials.uid()), pid: credentials.pid() }),
+            Self::Tcp(_, is_local) => Peer { is_local: *is_local, ..Peer::default() },
+            Self::Unix(stream) => {
+                let credentials = stream.peer_cred().ok();
+                let pid = credentials.as_ref().and_then(UCred::pid);
+                Peer { uid: credentials.as_ref().map(UCred::uid), pid, is_local: true }
+            }
         }
     }
 
     /// Closing it will be a reset. Unix sockets know none; their clients get the end.
     fn reset_when_closed(&self) {
-        if let Self::Tcp(stream) = self {
+        if let Self::Tcp(stream, _) = self {
             // Nothing can be done where it fails: the client has hung up already.
             drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
         }
@@ -67,7 +72,7 @@ impl ClientStream {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_read(cx, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
@@ -164,7 +169,7 @@ impl AsyncRead for Watched {
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         let polled = match &mut self.stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_write(cx, buffer),
+            ClientStream::Tcp(stream, _) => Pin::new(stream).poll_write(cx, buffer),
             ClientStream::Unix(stream) => Pin::new(stream).poll_write(cx, buffer),
         };
         self.wrote(polled)
@@ -172,7 +177,7 @@ impl AsyncWrite for Watched {
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let polled = match &mut self.stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
+            ClientStream::Tcp(stream, _) => Pin::new(stream).poll_write_vectored(cx, buffers),
             ClientStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
         };
         self.wrote(polled)
@@ -189,7 +194,7 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            ClientStream::Tcp(stream, _) => Pin::new(stream).poll_shutdown(cx),
             ClientStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

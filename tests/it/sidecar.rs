@@ -254,6 +254,25 @@ impl Sidecar {
         self.send(&Request::get(target))
     }
 
+    /// Where health and metrics are.
+    pub fn telemetry_address(&self) -> SocketAddr {
+        let line: Value = serde_json::from_str(&self.wait_for_log("health and metrics")).unwrap();
+        let mut address: SocketAddr = line["listener"].as_str().unwrap().parse().unwrap();
+        if address.ip().is_unspecified() {
+            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        address
+    }
+
+    /// One request to the telemetry listener.
+    pub fn telemetry_send(&self, request: &Request) -> Answer {
+        Connection::tcp(TcpStream::connect(self.telemetry_address()).unwrap()).send(request)
+    }
+
+    pub fn telemetry(&self, path: &str) -> Answer {
+        self.telemetry_send(&Request::get(path))
+    }
+
     /// Repeats a request until the daemon has its first token, for tests that don't look at the beginning.
     pub fn ready(self) -> Self {
         let answer = self.get("/users/account");

@@ -239,10 +239,13 @@ pub(super) const KEYS: &[Key] = &[
         Kind::AddressOrOff,
         Some("\"127.0.0.1:2274\""),
         "Health and metrics, read-only; any address, or `off`.",
-    )
-    .later(&["off"]),
-    global("quitquitquit", Kind::Switch, Some("false"), "`POST /quitquitquit` on the telemetry listener shuts down.")
-        .later(&["false"]),
+    ),
+    global(
+        "quitquitquit",
+        Kind::Switch,
+        Some("false"),
+        "`POST /quitquitquit` on the telemetry listener, from this machine, shuts down.",
+    ),
     global("control_socket", Kind::SocketOrOff, None, "Unix socket for `status` and its siblings, or `off`.")
         .otherwise("the first default place that fits")
         .later(&["off"]),

@@ -1,0 +1,259 @@
+//! Health and metrics over HTTP, read-only: for probes, Prometheus, and people with a browser.
+//!
+//! Depends on `server` for the listener, `status` for what it tells, `pulse` for whether the workers turn. It runs beside
+//! the workers, so it answers while they are busy or stuck. Guarantees: no request changes anything, but for `POST
+//! /quitquitquit` where the settings have it; nothing of a client's request is ever in an answer; over the network there
+//! are codes and no sentences.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
+};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use serde::Serialize;
+use tokio::sync::{Notify, watch};
+use tracing::error;
+
+use crate::{
+    deadline::Deadlines,
+    pulse::Pulse,
+    server::{Acceptor, Answering, BindError, Bound, ConnectionLimits, Drain, Peer, Seats, bind_tcp},
+    status::{Detail, Sight, TURN_MAX},
+};
+
+/// A telemetry listener that is bound and serves nobody yet.
+pub struct Listener {
+    bound: Bound,
+    /// Where it really listens.
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Binds `address`. `Ok(None)`: it is the built-in default, and this machine lacks its family.
+    pub fn bind(address: SocketAddr) -> Result<Option<Self>, BindError> {
+        let listener = |bound: Bound| Self { address: bound.tcp_address().unwrap_or(address), bound };
+        let bound = bind_tcp(address, address != DEFAULT).map_err(|error| error.of_setting("telemetry_listen"))?;
+        Ok(bound.map(listener))
+    }
+
+    /// Where it really listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `closing` turns true, then finishes what is under way.
+    pub async fn serve(self, telemetry: Telemetry, closing: watch::Receiver<bool>) {
+        let routes = Arc::new(Routes { telemetry, detail: detail(self.address) });
+        let acceptor = match Acceptor::new(self.bound, Seats::new(CONNECTIONS)) {
+            Ok(acceptor) => acceptor,
+            Err(cause) => return error!(listener = %self.address, error = %cause, "health and metrics can't be served"),
+        };
+        let deadlines = Deadlines::default();
+        let (drain, mut gone) = Drain::new(closing);
+        let serving = async {
+            acceptor.run(routes, deadlines.clone(), drain).await;
+            gone.recv().await;
+        };
+        tokio::select! {
+            () = serving => {}
+            () = deadlines.run() => {}
+        }
+    }
+}
+
+/// What is shown.
+pub struct Telemetry {
+    /// The daemon.
+    pub sight: Sight,
+    /// Its workers.
+    pub pulse: Pulse,
+    /// Rung by `POST /quitquitquit`; `None`: there is no such route.
+    pub quit: Option<Arc<Notify>>,
+}
+
+/// The built-in default; `config` has it too.
+const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2274);
+
+/// Probes and scrapers come one at a time.
+const CONNECTIONS: usize = 64;
+
+/// What its clients need is small and quick.
+const LIMITS: ConnectionLimits = ConnectionLimits {
+    head_bytes: 16 * 1024,
+    head_lines: 64,
+    head_timeout: Duration::from_secs(10),
+    client_idle: Duration::from_secs(120),
+};
+
+/// Whoever can reach a loopback address is on this machine.
+fn detail(address: SocketAddr) -> Detail {
+    if address.ip().is_loopback() { Detail::Full } else { Detail::CodesOnly }
+}
+
+struct Routes {
+    telemetry: Telemetry,
+    detail: Detail,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Answering for Routes {
+    type Body = Full<Bytes>;
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Answer {
+        let mut answer = self.route(&request, peer).await;
+        let headers = answer.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        answer
+    }
+
+    fn limits(&self) -> ConnectionLimits {
+        LIMITS
+    }
+}
+
+impl Routes {
+    async fn route(&self, request: &Request<Incoming>, peer: Peer) -> Answer {
+        let path = request.uri().path();
+        if let ("/quitquitquit", Some(quit)) = (path, &self.telemetry.quit) {
+            return quit_quit_quit(request.method(), peer, quit);
+        }
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let sight = &self.telemetry.sight;
+        match path {
+            _ if !reads && is_known(path) => not_allowed("GET, HEAD"),
+            "/livez" if self.telemetry.pulse.turns(TURN_MAX).await => text(StatusCode::OK, "ok\n"),
+            "/livez" => text(StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n"),
+            "/startupz" if sight.has_started() => text(StatusCode::OK, "ok\n"),
+            "/startupz" => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            "/readyz" => self.readiness(None),
+            "/status" if !names_this_machine(request) => misdirected(),
+            "/status" => json(StatusCode::OK, &sight.document(self.detail)),
+            _ => match path.strip_prefix("/readyz/") {
+                Some(account) if reads => self.readiness(Some(account)),
+                _ => text(StatusCode::NOT_FOUND, "no such page\n"),
+            },
+        }
+    }
+
+    fn readiness(&self, only: Option<&str>) -> Answer {
+        match self.telemetry.sight.readiness(only, self.detail) {
+            Some(readiness) if readiness.ready => json(StatusCode::OK, &readiness),
+            Some(readiness) => json(StatusCode::SERVICE_UNAVAILABLE, &readiness),
+            None => text(StatusCode::NOT_FOUND, "no such account\n"),
+        }
+    }
+}
+
+fn is_known(path: &str) -> bool {
+    matches!(path, "/livez" | "/startupz" | "/readyz" | "/status") || path.starts_with("/readyz/")
+}
+
+/// For Jobs whose containers must end by themselves. Only the pod's own containers may ask.
+fn quit_quit_quit(method: &Method, peer: Peer, quit: &Notify) -> Answer {
+    if *method != Method::POST {
+        return not_allowed("POST");
+    }
+    if !peer.is_local {
+        return text(StatusCode::FORBIDDEN, "only from this machine\n");
+    }
+    quit.notify_one();
+    text(StatusCode::OK, "stopping\n")
+}
+
+/// Whether the page was asked for by a name that only this machine, or whoever knows its address, would use: a page on the
+/// web can have its own name lead here, and then read the answer (DNS rebinding).
+fn names_this_machine<B>(request: &Request<B>) -> bool {
+    let header = |headers: &HeaderMap| {
+        let mut hosts = headers.get_all(HOST).iter();
+        let host = hosts.next().and_then(|host| host.to_str().ok())?;
+        hosts.next().is_none().then(|| host.to_owned())
+    };
+    let asked = request.uri().authority().map(|authority| authority.as_str().to_owned()).or_else(|| header(request.headers()));
+    asked.is_some_and(|asked| {
+        let host = match asked.parse::<http::uri::Authority>() {
+            Ok(authority) => authority.host().to_ascii_lowercase(),
+            Err(_) => return false,
+        };
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+        host == "localhost" || address.parse::<IpAddr>().is_ok()
+    })
+}
+
+fn text(status: StatusCode, text: &'static str) -> Answer {
+    answer(status, "text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()))
+}
+
+fn json(status: StatusCode, document: &impl Serialize) -> Answer {
+    let document = serde_json::to_vec(document).expect("names, texts and numbers always have a JSON form");
+    answer(status, "application/json", document.into())
+}
+
+fn misdirected() -> Answer {
+    text(StatusCode::MISDIRECTED_REQUEST, "ask for this page by an address or as localhost\n")
+}
+
+fn not_allowed(methods: &'static str) -> Answer {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "not by this method\n");
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    answer
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_for_those_who_ask_by_an_address_or_as_localhost() {
+        for (host, expected) in [
+            ("localhost", true),
+            ("LOCALHOST:2274", true),
+            ("127.0.0.1:2274", true),
+            ("10.1.2.3", true),
+            ("[::1]:2274", true),
+            ("[fe80::1]", true),
+            ("evil.example", false),
+            ("localhost.evil.example:2274", false),
+            ("127.0.0.1.evil.example", false),
+            ("", false),
+            ("a b", false),
+        ] {
+            let request = Request::builder().uri("/").header(HOST, host).body(()).unwrap();
+            assert_eq!(names_this_machine(&request), expected, "{host:?}");
+        }
+        let nobody = Request::builder().uri("/").body(()).unwrap();
+        assert!(!names_this_machine(&nobody));
+        let two = Request::builder().uri("/").header(HOST, "localhost").header(HOST, "evil.example").body(()).unwrap();
+        assert!(!names_this_machine(&two));
+    }
+
+    #[test]
+    fn sentences_are_for_this_machine() {
+        for (address, expected) in [
+            ("127.0.0.1:2274", Detail::Full),
+            ("[::1]:2274", Detail::Full),
+            ("0.0.0.0:2274", Detail::CodesOnly),
+            ("[::]:2274", Detail::CodesOnly),
+            ("10.1.2.3:2274", Detail::CodesOnly),
+        ] {
+            assert_eq!(detail(address.parse().unwrap()), expected, "{address}");
+        }
+    }
+}

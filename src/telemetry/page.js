@@ -1,0 +1,318 @@
+"use strict";
+// Reads /status every 2 s and shows it. Text goes in as text only; countdowns run by the sidecar's clock, not by ours.
+
+const POLL = 2000, PATIENCE = 4000, STEPS = 60, HEIGHT = 40;
+const $ = (id) => document.getElementById(id);
+
+let shown = null;      // the last answer
+let received = 0;      // when it came, by performance.now()
+let failures = 0;      // polls without an answer since then
+let timer, flight;
+
+// ---- Words and numbers
+
+const number = (value, digits = 0) => new Intl.NumberFormat("en", { maximumFractionDigits: digits }).format(value);
+const plural = (count, one, many = one + "s") => `${number(count)} ${count === 1 ? one : many}`;
+const rate = (value) => number(value, value < 1 ? 2 : value < 10 ? 1 : 0);
+const latency = (ms) => ms < 1000 ? `${number(ms, ms < 10 ? 1 : 0)} ms` : `${number(ms / 1000, ms < 10000 ? 1 : 0)} s`;
+const moment = (text) => text ? Date.parse(text) : NaN;
+const pad = (value) => String(value).padStart(2, "0");
+
+function lasting(ms) {
+  const all = Math.max(0, Math.round(ms / 1000));
+  const [d, h, m, s] = [Math.floor(all / 86400), Math.floor(all / 3600) % 24, Math.floor(all / 60) % 60, all % 60];
+  if (d) return `${d} d ${h} h ${pad(m)} min`;
+  if (h) return `${h} h ${pad(m)} min ${pad(s)} s`;
+  return m ? `${m} min ${pad(s)} s` : `${s} s`;
+}
+function ago(ms) {
+  const all = Math.max(0, ms / 1000);
+  if (all < 60) return `${Math.floor(all)} s ago`;
+  if (all < 3600) return `${Math.floor(all / 60)} min ago`;
+  return all < 86400 ? `${Math.floor(all / 3600)} h ${pad(Math.floor(all / 60) % 60)} min ago` : `${Math.floor(all / 86400)} d ago`;
+}
+function clock(time, now) {
+  const iso = new Date(time).toISOString();
+  return (iso.slice(0, 10) === new Date(now).toISOString().slice(0, 10) ? "" : iso.slice(0, 10) + " ") + iso.slice(11, 19);
+}
+function names(list) {
+  const some = list.slice(0, 3).map((each) => each.name), more = list.length - some.length;
+  if (more) return `${some.join(", ")} and ${more} more`;
+  return some.length < 2 ? some.join("") : `${some.slice(0, -1).join(", ")} and ${some.at(-1)}`;
+}
+
+// ---- What it means
+
+// Each account's state: a tone (colour and shape), a word, whether requests are served, and what to do when nothing better is known.
+function reading(account, now) {
+  const good = moment(account.expires_at) > now;
+  switch (account.state) {
+    case null: return { tone: "off", sign: "none", word: "no log-in needed", works: true };
+    case "ready": return { tone: "ok", word: "ready", works: true };
+    case "refreshing": return { tone: "busy", word: "refreshing", works: true };
+    case "logging_in": return { tone: "busy", word: "logging in", works: false };
+    case "backing_off": return { tone: good ? "warn" : "bad", word: "log-in failing", works: good,
+      advice: "It tries again by itself. If this lasts, look at the network, DNS and egress proxy between here and the log-in URL." };
+    case "rejected": return { tone: good ? "warn" : "bad", word: "log-in rejected", works: good,
+      advice: "Correct organization, user name or password; changed credential files are used at once, anything else by “careportals-sidecar login”." };
+    case "logged_out": return { tone: "off", sign: "off", word: "logged out", works: false,
+      advice: "Run “careportals-sidecar login”, or restart the sidecar." };
+    default: return { tone: "off", sign: "none", word: String(account.state), works: good };
+  }
+}
+
+const sum = (list) => list.reduce((total, each) => total + each, 0);
+
+function traffic(api) {
+  const past = (shown.history?.apis ?? []).find((each) => each.name === api.name) ?? {};
+  const step = shown.history?.step_seconds || 5;
+  const [requests, errors, p50, p99] = [past.requests ?? [], past.errors ?? [], past.p50_ms ?? [], past.p99_ms ?? []].map((each) => each.slice(-STEPS));
+  const minute = -Math.max(1, Math.round(60 / step));
+  const lately = { requests: sum(requests.slice(minute)), errors: sum(errors.slice(minute)) };
+  return { step, requests, errors, p50, p99, failing: lately.errors >= 5 && lately.errors > lately.requests / 20 };
+}
+
+// The one sentence, what to do, and the tab's words. Nothing in it counts down: screen readers hear each change.
+function verdict(accounts, apis) {
+  const broken = accounts.filter((each) => !each.works), shaky = accounts.filter((each) => each.tone === "warn");
+  const failing = apis.filter((each) => each.failing), of = (list, state) => list.every((each) => each.state === state);
+  const advice = (list) => { const worst = list.find((each) => each.advice) ?? {}; return worst.advice ? `What to do: ${worst.advice}` : ""; };
+  const say = (tone, tab, says, todo = "", sign = tone) => ({ tone, tab, says, todo, sign });
+  if (shown.phase === "draining") return say("busy", "Draining", "Draining: it finishes what is in flight, then ends.", "Nothing to do if this was meant.", "off");
+  if (shown.phase === "stopped") return say("off", "Stopped", "Stopped.", "", "off");
+  if (shown.phase === "starting") return say("busy", "Starting", "Starting.");
+  if (broken.length) {
+    const start = accounts.some((each) => each.works) ? "Partly working: " : "Not working: ", who = names(broken);
+    if (of(broken, "logging_in")) return say("busy", "Logging in", `Logging in ${who}.`, "Requests wait until that is done.");
+    if (of(broken, "logged_out")) return say("off", "Logged out", `${start}${who} ${broken.length > 1 ? "are" : "is"} logged out.`, advice(broken), "off");
+    if (of(broken, "rejected")) return say("bad", "Rejected", `${start}the log-in of ${who} is rejected.`, advice(broken));
+    if (of(broken, "backing_off")) return say("bad", "No token", `${start}the log-in of ${who} keeps failing.`, advice(broken));
+    return say("bad", "No token", `${start}no valid token for ${who}.`, advice(broken));
+  }
+  if (shaky.length) {
+    const why = of(shaky, "rejected") ? "is rejected" : "fails";
+    return say("warn", "Attention", `Working for now: a new log-in of ${names(shaky)} ${why}, the present token is still good.`, advice(shaky));
+  }
+  if (failing.length) return say("warn", "Errors", `Working, but many requests to ${names(failing)} fail.`, "What to do: look at the status and code in the log’s lines: they tell CarePortals’ own errors from trouble on the way to it.");
+  if (!apis.some((each) => each.requests)) {
+    const door = apis.flatMap((each) => each.listen ?? []).find((each) => /:\d+$/.test(each));
+    return say("ok", "OK", "Working. No request has come yet.", door ? `Send your app’s requests to http://${door}` : "");
+  }
+  return say("ok", "OK", "Working.");
+}
+
+// ---- Building and patching the page
+
+const SIGNS = {
+  ok: ["M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1zm3.9 5.4-4.7 5.2-3.1-3 1.1-1.2 1.9 1.9 3.6-4z", "●"],
+  busy: ["M8 1a7 7 0 1 0 7 7h-2.2A4.8 4.8 0 1 1 8 3.2z", "◔"],
+  warn: ["M8 1 .6 14.5h14.8zM7.1 6h1.8v4.6H7.1zm0 5.6h1.8v1.7H7.1z", "▲"],
+  bad: ["M5 1h6l4 4v6l-4 4H5l-4-4V5zm-.1 5.1L6.8 8l-1.9 1.9 1.2 1.2L8 9.2l1.9 1.9 1.2-1.2L9.2 8l1.9-1.9-1.2-1.2L8 6.8 6.1 4.9z", "■"],
+  off: ["M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1zm0 2.2a4.8 4.8 0 1 1 0 9.6 4.8 4.8 0 0 1 0-9.6z", "○"],
+  none: ["M2 6.9h12v2.2H2z", "–"],
+  gone: ["M8 1a7 7 0 0 1 4.3 1.5L10.7 4A4.8 4.8 0 0 0 4 10.700L2.500 12.300A7 7 0 0 1 8 1zm5.500 2.700A7 7 0 0 1 3.700 13.500l1.600-1.600A4.800 4.800 0 0 0 11.900 5.300z", "✕"],
+};
+
+function make(tag, attributes = {}, ...children) {
+  const made = tag === "svg" || tag === "path" || tag === "rect" ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+const mark = (node, name, value) => { if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value); };
+const cell = (label, ...children) => make("td", { role: "cell", "data-label": label }, ...children);
+
+function sign(svg, name) {
+  if (svg.dataset.sign === name) return;
+  svg.dataset.sign = name;
+  svg.replaceChildren(make("path", { d: SIGNS[name][0], fill: "currentColor", "fill-rule": "evenodd", class: name === "busy" ? "turning" : "" }));
+}
+function stateMark() {
+  const svg = make("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }), word = make("span");
+  return { node: make("span", { class: "state" }, svg, word), show(view) {
+    mark(this.node, "data-tone", view.tone);
+    sign(svg, view.sign ?? view.tone);
+    put(word, view.word);
+  } };
+}
+
+// Rows stay as long as their names do, so that a selection or a screen reader's place survives an update.
+const tables = new Map();
+function rows(id, list, build) {
+  const key = JSON.stringify(list.map((each) => each.name));
+  if (tables.get(id)?.key !== key) {
+    const built = list.map(build);
+    $(id).replaceChildren(...built.flatMap((each) => each.nodes));
+    tables.set(id, { key, built });
+  }
+  return tables.get(id).built;
+}
+
+function accountRow(account) {
+  const state = stateMark(), [token, at, next, nextAt, login, loginAt, fault, advice] = ["span", "span", "span", "span", "span", "span", "p", "p"].map((tag) => make(tag));
+  for (const node of [at, nextAt, loginAt]) node.className = "aside";
+  token.className = next.className = "countdown";
+  const left = make("rect", { class: "left", height: 6 }), due = make("rect", { class: "due", width: .7, height: 6 });
+  const life = make("svg", { class: "life", viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" }, make("rect", { class: "all", y: 2, width: 100, height: 2 }), left, due);
+  const note = make("tr", { role: "row", class: "note" }, make("td", { role: "cell", colspan: 5 }, fault, advice));
+  const row = make("tr", { role: "row" }, make("th", { role: "rowheader", scope: "row" }, make("b", {}, account.name)),
+    cell("State", state.node), cell("Token", token, life, at), cell("Next", next, nextAt), cell("Last log-in", login, loginAt));
+  return { nodes: [row, note], show(account, view, now) {
+    state.show(view);
+    const [end, refresh, retry, since, failed] = ["expires_at", "refresh_at", "retry_at", "last_login_at", "last_error_at"].map((key) => moment(account[key]));
+    const valid = end > now, none = account.state === null;
+    put(token, isNaN(end) ? (none ? "none needed" : "none") : valid ? `expires in ${lasting(end - now)}` : `expired ${ago(now - end)}`);
+    put(at, isNaN(end) ? "" : `at ${clock(end, now)}`);
+    life.toggleAttribute("hidden", !(valid && since < end));
+    if (valid && since < end) {
+      mark(row, "data-tone", view.tone);
+      mark(left, "width", (100 * Math.min(1, (end - now) / (end - since))).toFixed(1));
+      mark(due, "x", refresh > now ? (100 * (end - refresh) / (end - since)).toFixed(1) : -9);
+    }
+    const waits = account.state === "backing_off" || account.state === "rejected";
+    const [when, what] = waits && !isNaN(retry) ? [retry, "tries again"] : [refresh, "refreshes"];
+    const idle = none || account.state === "logged_out";
+    put(next, account.state === "refreshing" || account.state === "logging_in" ? "log-in under way" : idle || isNaN(when) ? "–" : when > now ? `${what} in ${lasting(when - now)}` : `${what} now`);
+    put(nextAt, idle || isNaN(when) || !(when > now) ? "" : `at ${clock(when, now)}`);
+    put(login, isNaN(since) ? (none ? "–" : "none yet") : ago(now - since));
+    put(loginAt, isNaN(since) ? "" : `at ${clock(since, now)}`);
+    const error = account.last_error ?? (account.last_error_code && `code ${account.last_error_code}`);
+    note.hidden = !error;
+    if (!error) return;
+    mark(note, "data-tone", view.tone === "warn" || view.tone === "bad" ? view.tone : "off");
+    put(fault, `${waits ? "Failed" : "Failed last"}${isNaN(failed) ? "" : ` ${ago(now - failed)}`}: ${error}`);
+    const hint = account.advice ?? (waits ? view.advice : "");
+    put(advice, hint ? `What to do: ${hint}` : "");
+    advice.hidden = !hint;
+  } };
+}
+
+function ceiling(most) {
+  if (!(most > 0)) return 1;
+  const power = 10 ** Math.floor(Math.log10(most));
+  return [1, 2, 5, 10].map((each) => each * power).find((each) => each >= most * .999) ?? most;
+}
+function area(values, top) {
+  if (!values.length) return "";
+  const start = STEPS - values.length;
+  return `M${start} ${HEIGHT}` + values.map((value, at) => `V${(HEIGHT * (1 - value / top)).toFixed(2)}H${start + at + 1}`).join("") + `V${HEIGHT}z`;
+}
+function line(values, top) {
+  let path = "", joined = false;
+  values.forEach((value, at) => {
+    const x = STEPS - values.length + at;
+    if (value != null) path += `${joined ? "V" : `M${x} `}${(HEIGHT * (1 - value / top)).toFixed(2)}H${x + 1}`;
+    joined = value != null;
+  });
+  return path;
+}
+
+function chart(label, ...classes) {
+  const paths = classes.map((name) => make("path", { class: name }));
+  const svg = make("svg", { class: "plot", role: "img", viewBox: `0 0 ${STEPS} ${HEIGHT}`, preserveAspectRatio: "none" }, ...paths);
+  const value = make("b"), aside = make("span", { class: "aside" }), most = make("span");
+  const past = make("span"), axis = make("div", { class: "axis", "aria-hidden": "true" }, past, make("span", {}, "now"));
+  return { node: cell(label, make("div", { class: "reading" }, value, aside), make("div", { class: "axis", "aria-hidden": "true" }, most), svg, axis),
+    show(text, beside, top, step, summary, shapes) {
+      put(value, text); put(aside, beside); put(most, top);
+      const span = `${number(STEPS * step / 60, 1)} min`;
+      put(past, `${span} ago`);
+      mark(svg, "aria-label", `${label}, last ${span}: ${summary}`);
+      shapes.forEach((shape, at) => mark(paths[at], "d", shape));
+    } };
+}
+
+function apiRow(api) {
+  const state = stateMark(), where = make("span", { class: "where" }), target = make("span", { class: "where" });
+  const requests = chart("Requests", "area"), errors = chart("Errors (5xx)", "faults"), times = chart("Latency", "p99", "p50");
+  const flying = make("b"), total = make("span", { class: "aside" });
+  const row = make("tr", { role: "row" }, make("th", { role: "rowheader", scope: "row" }, make("b", {}, api.name), make("br"), state.node, where, target),
+    requests.node, errors.node, times.node, cell("In flight", make("div", { class: "reading" }, flying), total));
+  return { nodes: [row], show(api, view) {
+    state.show(view);
+    put(where, `at ${(api.listen ?? []).join(", ")}`);
+    put(target, `to ${api.upstream}${api.account ? `, account ${api.account}` : ""}`);
+    const { step } = api, perSecond = api.past.requests.map((each) => each / step), all = sum(api.past.requests), bad = sum(api.past.errors);
+    const now = perSecond.at(-1) ?? 0, most = Math.max(0, ...perSecond), top = ceiling(most);
+    requests.show(`${rate(now)}/s`, `${number(all)} in all`, `${rate(top)}/s`, step, `now ${rate(now)} per second, at most ${rate(most)}, ${plural(all, "request")}`, [area(perSecond, top)]);
+    const worst = Math.max(0, ...api.past.errors), height = ceiling(worst);
+    errors.show(number(bad), all && bad ? `${number(100 * bad / all, 1)} %` : "", `${number(height)} in ${step} s`, step, bad ? `${plural(bad, "error")}, at most ${number(worst)} in ${step} seconds` : "none", [area(api.past.errors, height)]);
+    const slow = Math.max(0, ...api.past.p99.filter((each) => each != null)), limit = ceiling(slow);
+    const [p50, p99] = [api.past.p50, api.past.p99].map((each) => each.findLast((value) => value != null));
+    times.show(p50 == null ? "–" : latency(p50), p99 == null ? "" : `p99 ${latency(p99)}`, p50 == null ? "" : latency(limit), step,
+      p50 == null ? "no request" : `now p50 ${latency(p50)}, p99 ${latency(p99 ?? p50)}, at most ${latency(slow)}`, [line(api.past.p99, limit), line(api.past.p50, limit)]);
+    put(flying, number(api.in_flight));
+    put(total, `${plural(api.requests, "request")}, ${plural(api.errors, "error")} since start`);
+  } };
+}
+
+// ---- Showing it
+
+function render() {
+  const gone = failures > 1 || (failures > 0 && !shown);
+  document.body.classList.toggle("gone", gone && shown !== null);
+  if (!shown) {
+    if (gone) conclude({ tone: "bad", sign: "gone", tab: "No answer", says: "The sidecar does not answer.", todo: "This page tries again every 2 s." });
+    else conclude({ tone: "off", sign: "busy", tab: "…", says: "Reading the status…", todo: "" });
+    return;
+  }
+  const asOf = moment(shown.now), now = gone ? asOf : asOf + performance.now() - received;
+  const accounts = (shown.accounts ?? []).map((each) => { const view = reading(each, now); return { ...each, ...view, advice: each.advice ?? view.advice, own: each.advice, view }; });
+  const apis = (shown.apis ?? []).map((each) => { const past = traffic(each); return { ...each, past, step: past.step, failing: past.failing }; });
+  conclude(gone ? { tone: "bad", sign: "gone", tab: "No answer", says: `No answer since ${clock(asOf, asOf)} UTC.`,
+    todo: "What to do: see whether the sidecar still runs, and its log. What stands below is from then; this page goes on by itself when it answers again." } : verdict(accounts, apis));
+  put($("facts"), `${shown.version} · ${shown.phase} · up ${lasting(1000 * shown.uptime_seconds + now - asOf)} · updated ${clock(asOf, asOf)}`);
+  const counted = accounts.filter((each) => each.state !== null), all = apis.reduce((total, each) => total + (each.past.requests.at(-1) ?? 0) / each.step, 0);
+  put($("gist"), `${counted.length ? `${counted.filter((each) => moment(each.expires_at) > now).length} of ${plural(counted.length, "token")} valid · ` : ""}${plural(apis.length, "API")} · ${rate(all)} requests/s · ${number(apis.reduce((total, each) => total + each.in_flight, 0))} in flight`);
+  rows("accounts", accounts, accountRow).forEach((row, at) => row.show({ ...accounts[at], advice: accounts[at].own }, accounts[at].view, now));
+  rows("apis", apis, apiRow).forEach((row, at) => row.show(apis[at], service(apis[at], accounts)));
+  for (const part of document.querySelectorAll(".figures")) part.hidden = false;
+}
+
+function service(api, accounts) {
+  const account = accounts.find((each) => each.name === api.account);
+  if (account && !account.works) return account.state === "logging_in" ? { tone: "busy", word: "waits for the log-in" } : { tone: "bad", word: "not served: no token" };
+  return api.failing ? { tone: "warn", word: "many errors" } : { tone: "ok", word: "served" };
+}
+
+function conclude({ tone, sign: shape, tab, says, todo }) {
+  mark(document.body, "data-tone", tone);
+  sign($("sign"), shape);
+  put($("says"), says);
+  put($("todo"), todo);
+  const title = `${SIGNS[shape][1]} ${tab} — careportals-sidecar`;
+  if (document.title !== title) document.title = title;
+}
+
+async function poll() {
+  clearTimeout(timer);
+  flight?.abort();
+  const mine = flight = new AbortController(), limit = setTimeout(() => mine.abort(), PATIENCE);
+  try {
+    const answer = await fetch("status", { cache: "no-store", redirect: "error", signal: mine.signal });
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
+    const next = await answer.json();
+    if (mine !== flight) return;
+    // Another version may say things that this page does not know.
+    if (shown && shown.version !== next.version) return location.reload();
+    [shown, received, failures] = [next, performance.now(), 0];
+  } catch {
+    if (mine !== flight) return;
+    failures += 1;
+  } finally {
+    clearTimeout(limit);
+  }
+  render();
+  if (!document.hidden) timer = setTimeout(poll, POLL);
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) return poll();
+  clearTimeout(timer);
+  flight?.abort();
+  flight = null;
+});
+setInterval(() => { if (!document.hidden) render(); }, 1000);
+render();
+poll();

@@ -16,6 +16,9 @@ const plural = (count, one, many = one + "s") => `${number(count)} ${count === 1
 const rate = (value) => number(value, value < 1 ? 2 : value < 10 ? 1 : 0);
 const latency = (ms) => ms < 1000 ? `${number(ms, ms < 10 ? 1 : 0)} ms` : `${number(ms / 1000, ms < 10000 ? 1 : 0)} s`;
 const moment = (text) => text ? Date.parse(text) : NaN;
+const tally = (value) => value < 100000 ? number(value) : new Intl.NumberFormat("en", { notation: "compact" }).format(value);
+// Facts in a row, which break between them only.
+const strung = (facts) => facts.filter(Boolean).map((each) => each.replaceAll(" ", "\u00a0")).join(" · ");
 const pad = (value) => String(value).padStart(2, "0");
 
 function lasting(ms) {
@@ -43,7 +46,7 @@ function names(list) {
 
 // ---- What it means
 
-// Each account's state: a tone (colour and shape), a word, whether requests are served, and what to do when nothing better is known.
+// An account's state: a tone (colour), a sign (shape), a word, whether its requests are served, what to do if nobody knows better.
 function reading(account, now) {
   const good = moment(account.expires_at) > now;
   switch (account.state) {
@@ -52,14 +55,14 @@ function reading(account, now) {
     case "refreshing": return { tone: "busy", word: "refreshing", works: true };
     case "logging_in": return { tone: "busy", word: "logging in", works: false };
     case "backing_off": return { tone: good ? "warn" : "bad", word: "log-in failing", works: good,
-      advice: "It tries again by itself. If this lasts, look at the network, DNS and egress proxy between here and the log-in URL." };
+      advice: "nothing for now, it tries again by itself. If this lasts, look at the network, DNS and egress proxy between here and the log-in URL." };
     case "rejected": return { tone: good ? "warn" : "bad", word: "log-in rejected", works: good,
-      advice: "Correct organization, user name or password; changed credential files are used at once, anything else by “careportals-sidecar login”." };
-    case "logged_out": return { tone: "off", sign: "off", word: "logged out", works: false,
-      advice: "Run “careportals-sidecar login”, or restart the sidecar." };
+      advice: "correct organization, user name or password. A changed credential file is used at once; after any other change run “careportals-sidecar login”." };
+    case "logged_out": return { tone: "off", word: "logged out", works: false, advice: "run “careportals-sidecar login”, or restart the sidecar." };
     default: return { tone: "off", sign: "none", word: String(account.state), works: good };
   }
 }
+const advised = (account) => account.advice ?? account.view.advice ?? "";
 
 const sum = (list) => list.reduce((total, each) => total + each, 0);
 
@@ -74,31 +77,32 @@ function traffic(api) {
 
 // The one sentence, what to do, and the tab's words. Nothing in it counts down: screen readers hear each change.
 function verdict(accounts, apis) {
-  const broken = accounts.filter((each) => !each.works), shaky = accounts.filter((each) => each.tone === "warn");
-  const failing = apis.filter((each) => each.failing), of = (list, state) => list.every((each) => each.state === state);
-  const advice = (list) => { const worst = list.find((each) => each.advice) ?? {}; return worst.advice ? `What to do: ${worst.advice}` : ""; };
   const say = (tone, tab, says, todo = "", sign = tone) => ({ tone, tab, says, todo, sign });
   if (shown.phase === "draining") return say("busy", "Draining", "Draining: it finishes what is in flight, then ends.", "Nothing to do if this was meant.", "off");
-  if (shown.phase === "stopped") return say("off", "Stopped", "Stopped.", "", "off");
+  if (shown.phase === "stopped") return say("off", "Stopped", "Stopped.");
   if (shown.phase === "starting") return say("busy", "Starting", "Starting.");
-  if (broken.length) {
-    const start = accounts.some((each) => each.works) ? "Partly working: " : "Not working: ", who = names(broken);
-    if (of(broken, "logging_in")) return say("busy", "Logging in", `Logging in ${who}.`, "Requests wait until that is done.");
-    if (of(broken, "logged_out")) return say("off", "Logged out", `${start}${who} ${broken.length > 1 ? "are" : "is"} logged out.`, advice(broken), "off");
-    if (of(broken, "rejected")) return say("bad", "Rejected", `${start}the log-in of ${who} is rejected.`, advice(broken));
-    if (of(broken, "backing_off")) return say("bad", "No token", `${start}the log-in of ${who} keeps failing.`, advice(broken));
-    return say("bad", "No token", `${start}no valid token for ${who}.`, advice(broken));
-  }
+  const broken = accounts.filter((each) => !each.view.works), shaky = accounts.filter((each) => each.view.tone === "warn");
+  if (broken.length) return outage(broken, accounts.length > broken.length ? "Partly working: " : "Not working: ", say);
   if (shaky.length) {
-    const why = of(shaky, "rejected") ? "is rejected" : "fails";
-    return say("warn", "Attention", `Working for now: a new log-in of ${names(shaky)} ${why}, the present token is still good.`, advice(shaky));
+    const many = shaky.length > 1, rejected = shaky.every((each) => each.state === "rejected");
+    const why = rejected ? `the credentials of ${names(shaky)} are rejected` : `${names(shaky)} can’t renew ${many ? "their tokens" : "its token"}`;
+    return say("warn", "Attention", `Working for now, but ${why}.`, `Requests are served until the present ${many ? "tokens expire" : "token expires"}. What to do: ${advised(shaky[0])}`);
   }
-  if (failing.length) return say("warn", "Errors", `Working, but many requests to ${names(failing)} fail.`, "What to do: look at the status and code in the log’s lines: they tell CarePortals’ own errors from trouble on the way to it.");
-  if (!apis.some((each) => each.requests)) {
-    const door = apis.flatMap((each) => each.listen ?? []).find((each) => /:\d+$/.test(each));
-    return say("ok", "OK", "Working. No request has come yet.", door ? `Send your app’s requests to http://${door}` : "");
-  }
-  return say("ok", "OK", "Working.");
+  const failing = apis.filter((each) => each.past.failing);
+  if (failing.length) return say("warn", "Errors", `Working, but many requests to ${names(failing)} fail.`, "What to do: read status and code in the log’s lines; they tell CarePortals’ own errors from trouble on the way there.");
+  if (apis.some((each) => each.requests)) return say("ok", "OK", "Working.");
+  const door = apis.flatMap((each) => each.listen ?? []).find((each) => /:\d+$/.test(each));
+  return say("ok", "OK", "Working. No request has come yet.", door ? `Your app’s base URL: http://${door}` : "");
+}
+
+function outage(broken, start, say) {
+  const who = names(broken), worst = broken.find(advised), todo = worst ? `What to do: ${advised(worst)}` : "";
+  const all = (state) => broken.every((each) => each.state === state);
+  if (all("logging_in")) return say("busy", "Logging in", `Logging in ${who}.`, "Requests wait until that is done.");
+  if (all("logged_out")) return say("off", "Logged out", `${start}${who} ${broken.length > 1 ? "are" : "is"} logged out.`, todo);
+  if (all("rejected")) return say("bad", "Rejected", `${start}the credentials of ${who} are rejected.`, todo);
+  if (all("backing_off")) return say("bad", "No token", `${start}${who} can’t log in.`, todo);
+  return say("bad", "No token", `${start}no valid token for ${who}.`, todo);
 }
 
 // ---- Building and patching the page
@@ -110,7 +114,7 @@ const SIGNS = {
   bad: ["M5 1h6l4 4v6l-4 4H5l-4-4V5zm-.1 5.1L6.8 8l-1.9 1.9 1.2 1.2L8 9.2l1.9 1.9 1.2-1.2L9.2 8l1.9-1.9-1.2-1.2L8 6.8 6.1 4.9z", "■"],
   off: ["M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1zm0 2.2a4.8 4.8 0 1 1 0 9.6 4.8 4.8 0 0 1 0-9.6z", "○"],
   none: ["M2 6.9h12v2.2H2z", "–"],
-  gone: ["M8 1a7 7 0 0 1 4.3 1.5L10.7 4A4.8 4.8 0 0 0 4 10.700L2.500 12.300A7 7 0 0 1 8 1zm5.500 2.700A7 7 0 0 1 3.700 13.500l1.600-1.600A4.800 4.800 0 0 0 11.900 5.300z", "✕"],
+  gone: ["M8 1a7 7 0 0 1 4.4 1.5l-1.6 1.6a4.8 4.8 0 0 0-6.7 6.7l-1.6 1.6A7 7 0 0 1 8 1zm5.5 2.6A7 7 0 0 1 3.6 13.5l1.6-1.6a4.8 4.8 0 0 0 6.7-6.7z", "✕"],
 };
 
 function make(tag, attributes = {}, ...children) {
@@ -153,12 +157,13 @@ function accountRow(account) {
   const state = stateMark(), [token, at, next, nextAt, login, loginAt, fault, advice] = ["span", "span", "span", "span", "span", "span", "p", "p"].map((tag) => make(tag));
   for (const node of [at, nextAt, loginAt]) node.className = "aside";
   token.className = next.className = "countdown";
-  const left = make("rect", { class: "left", height: 6 }), due = make("rect", { class: "due", width: .7, height: 6 });
-  const life = make("svg", { class: "life", viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" }, make("rect", { class: "all", y: 2, width: 100, height: 2 }), left, due);
+  const left = make("rect", { class: "left", y: 2, height: 4 }), due = make("rect", { class: "due", width: .8, height: 8 });
+  const life = make("svg", { class: "life", viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" }, make("rect", { class: "all", y: 2, width: 100, height: 4 }), left, due);
   const note = make("tr", { role: "row", class: "note" }, make("td", { role: "cell", colspan: 5 }, fault, advice));
   const row = make("tr", { role: "row" }, make("th", { role: "rowheader", scope: "row" }, make("b", {}, account.name)),
     cell("State", state.node), cell("Token", token, life, at), cell("Next", next, nextAt), cell("Last log-in", login, loginAt));
-  return { nodes: [row, note], show(account, view, now) {
+  return { nodes: [row, note], show(account, now, said) {
+    const { view } = account;
     state.show(view);
     const [end, refresh, retry, since, failed] = ["expires_at", "refresh_at", "retry_at", "last_login_at", "last_error_at"].map((key) => moment(account[key]));
     const valid = end > now, none = account.state === null;
@@ -177,46 +182,44 @@ function accountRow(account) {
     put(nextAt, idle || isNaN(when) || !(when > now) ? "" : `at ${clock(when, now)}`);
     put(login, isNaN(since) ? (none ? "–" : "none yet") : ago(now - since));
     put(loginAt, isNaN(since) ? "" : `at ${clock(since, now)}`);
-    const error = account.last_error ?? (account.last_error_code && `code ${account.last_error_code}`);
+    // Where others may look on, the sidecar gives codes only.
+    const error = account.last_error ?? (account.last_error_code && `${account.last_error_code} (“careportals-sidecar status” says more)`);
     note.hidden = !error;
     if (!error) return;
-    mark(note, "data-tone", view.tone === "warn" || view.tone === "bad" ? view.tone : "off");
-    put(fault, `${waits ? "Failed" : "Failed last"}${isNaN(failed) ? "" : ` ${ago(now - failed)}`}: ${error}`);
-    const hint = account.advice ?? (waits ? view.advice : "");
-    put(advice, hint ? `What to do: ${hint}` : "");
-    advice.hidden = !hint;
+    mark(note, "data-tone", waits ? view.tone : "off");
+    put(fault, `Last failure${isNaN(failed) ? "" : ` ${ago(now - failed)}`}: ${error}${since > failed ? ". A log-in succeeded since." : ""}`);
+    // Once is enough where the verdict says it already.
+    advice.hidden = !waits || said.endsWith(advised(account));
+    put(advice, `What to do: ${advised(account)}`);
   } };
 }
 
 function ceiling(most) {
   if (!(most > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(most));
-  return [1, 2, 5, 10].map((each) => each * power).find((each) => each >= most * .999) ?? most;
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((each) => each * power).find((each) => each >= most * .999) ?? most;
 }
-function area(values, top) {
-  if (!values.length) return "";
-  const start = STEPS - values.length;
-  return `M${start} ${HEIGHT}` + values.map((value, at) => `V${(HEIGHT * (1 - value / top)).toFixed(2)}H${start + at + 1}`).join("") + `V${HEIGHT}z`;
-}
-function line(values, top) {
+// A step for each value, with a gap where there is none.
+function line(values, top, closed = false) {
   let path = "", joined = false;
   values.forEach((value, at) => {
-    const x = STEPS - values.length + at;
-    if (value != null) path += `${joined ? "V" : `M${x} `}${(HEIGHT * (1 - value / top)).toFixed(2)}H${x + 1}`;
+    const x = STEPS - values.length + at, y = value == null ? 0 : (HEIGHT * (1 - value / top)).toFixed(1);
+    if (value != null) path += `${joined ? "V" : closed ? `M${x} ${HEIGHT}V` : `M${x} `}${y}H${x + 1}`;
+    else if (joined && closed) path += `V${HEIGHT}z`;
     joined = value != null;
   });
-  return path;
+  return path + (joined && closed ? `V${HEIGHT}z` : "");
 }
+const area = (values, top) => line(values, top, true);
 
-function chart(label, ...classes) {
+function chart(label, reading, ...classes) {
   const paths = classes.map((name) => make("path", { class: name }));
   const svg = make("svg", { class: "plot", role: "img", viewBox: `0 0 ${STEPS} ${HEIGHT}`, preserveAspectRatio: "none" }, ...paths);
-  const value = make("b"), aside = make("span", { class: "aside" }), most = make("span");
-  const past = make("span"), axis = make("div", { class: "axis", "aria-hidden": "true" }, past, make("span", {}, "now"));
-  return { node: cell(label, make("div", { class: "reading" }, value, aside), make("div", { class: "axis", "aria-hidden": "true" }, most), svg, axis),
-    show(text, beside, top, step, summary, shapes) {
-      put(value, text); put(aside, beside); put(most, top);
+  const most = make("span"), past = make("span"), axis = (...marks) => make("div", { class: "axis", "aria-hidden": "true" }, ...marks);
+  return { node: cell(label, make("div", { class: "reading" }, ...reading), axis(most), svg, axis(past, make("span", {}, "now"))),
+    show(top, step, summary, shapes) {
       const span = `${number(STEPS * step / 60, 1)} min`;
+      put(most, top);
       put(past, `${span} ago`);
       mark(svg, "aria-label", `${label}, last ${span}: ${summary}`);
       shapes.forEach((shape, at) => mark(paths[at], "d", shape));
@@ -224,26 +227,37 @@ function chart(label, ...classes) {
 }
 
 function apiRow(api) {
-  const state = stateMark(), where = make("span", { class: "where" }), target = make("span", { class: "where" });
-  const requests = chart("Requests", "area"), errors = chart("Errors (5xx)", "faults"), times = chart("Latency", "p99", "p50");
-  const flying = make("b"), total = make("span", { class: "aside" });
-  const row = make("tr", { role: "row" }, make("th", { role: "rowheader", scope: "row" }, make("b", {}, api.name), make("br"), state.node, where, target),
-    requests.node, errors.node, times.node, cell("In flight", make("div", { class: "reading" }, flying), total));
-  return { nodes: [row], show(api, view) {
+  const state = stateMark(), [where, target, whose] = ["where", "where", "where"].map((name) => make("span", { class: name }));
+  const [now, bad, typical, slow, flying] = ["b", "b", "b", "b", "b"].map((tag) => make(tag));
+  const [total, share, ever, everBad] = ["aside", "aside", "aside", "aside"].map((name) => make("span", { class: name }));
+  const key = (name) => make("span", { class: `aside key ${name}` }, name);
+  const requests = chart("Requests", [now, total], "area"), errors = chart("Errors (5xx)", [bad, share], "faults");
+  const times = chart("Latency", [make("span", {}, typical, " ", key("p50")), make("span", { class: "slow" }, slow, " ", key("p99"))], "soft", "p99", "p50");
+  const row = make("tr", { role: "row" }, make("th", { role: "rowheader", scope: "row" }, make("b", {}, api.name), make("br"), state.node, where, target, whose),
+    requests.node, errors.node, times.node, cell("In flight", make("div", { class: "reading" }, flying), ever, everBad));
+  return { nodes: [row], show({ past, ...api }, view, among) {
     state.show(view);
     put(where, `at ${(api.listen ?? []).join(", ")}`);
-    put(target, `to ${api.upstream}${api.account ? `, account ${api.account}` : ""}`);
-    const { step } = api, perSecond = api.past.requests.map((each) => each / step), all = sum(api.past.requests), bad = sum(api.past.errors);
-    const now = perSecond.at(-1) ?? 0, most = Math.max(0, ...perSecond), top = ceiling(most);
-    requests.show(`${rate(now)}/s`, `${number(all)} in all`, `${rate(top)}/s`, step, `now ${rate(now)} per second, at most ${rate(most)}, ${plural(all, "request")}`, [area(perSecond, top)]);
-    const worst = Math.max(0, ...api.past.errors), height = ceiling(worst);
-    errors.show(number(bad), all && bad ? `${number(100 * bad / all, 1)} %` : "", `${number(height)} in ${step} s`, step, bad ? `${plural(bad, "error")}, at most ${number(worst)} in ${step} seconds` : "none", [area(api.past.errors, height)]);
-    const slow = Math.max(0, ...api.past.p99.filter((each) => each != null)), limit = ceiling(slow);
-    const [p50, p99] = [api.past.p50, api.past.p99].map((each) => each.findLast((value) => value != null));
-    times.show(p50 == null ? "–" : latency(p50), p99 == null ? "" : `p99 ${latency(p99)}`, p50 == null ? "" : latency(limit), step,
-      p50 == null ? "no request" : `now p50 ${latency(p50)}, p99 ${latency(p99 ?? p50)}, at most ${latency(slow)}`, [line(api.past.p99, limit), line(api.past.p50, limit)]);
+    put(target, `to ${api.upstream}`);
+    put(whose, among > 1 ? `account ${api.account}` : "");
+    const { step } = past, perSecond = past.requests.map((each) => each / step), all = sum(past.requests), faults = sum(past.errors);
+    const span = `${number(STEPS * step / 60, 1)} min`, most = Math.max(0, ...perSecond), top = ceiling(most);
+    put(now, `${rate(perSecond.at(-1) ?? 0)}/s`);
+    put(total, `${tally(all)} in ${span}`);
+    requests.show(`${rate(top)}/s`, step, `now ${now.textContent}, at most ${rate(most)}/s, ${plural(all, "request")} in all`, [area(perSecond, top)]);
+    // A single error is not to fill the chart.
+    const worst = Math.max(0, ...past.errors), height = ceiling(Math.max(5, worst));
+    put(bad, tally(faults));
+    put(share, faults ? `${number(100 * faults / Math.max(all, faults), 1)} % in ${span}` : `in ${span}`);
+    errors.show(`${number(height)} in ${step} s`, step, faults ? `${plural(faults, "error")}, at most ${number(worst)} in ${step} s` : "none", [area(past.errors, height)]);
+    const longest = Math.max(0, ...past.p99), limit = ceiling(longest);
+    const [p50, p99] = [past.p50, past.p99].map((each) => each.findLast((value) => value != null)).map((each) => each == null ? "–" : latency(each));
+    put(typical, p50);
+    put(slow, p99);
+    times.show(longest ? latency(limit) : "", step, longest ? `now p50 ${p50}, p99 ${p99}, at most ${latency(longest)}` : "no request", [area(past.p99, limit), line(past.p99, limit), line(past.p50, limit)]);
     put(flying, number(api.in_flight));
-    put(total, `${plural(api.requests, "request")}, ${plural(api.errors, "error")} since start`);
+    put(ever, `${plural(api.requests, "request")},`);
+    put(everBad, `${plural(api.errors, "error")} since start`);
   } };
 }
 
@@ -251,29 +265,30 @@ function apiRow(api) {
 
 function render() {
   const gone = failures > 1 || (failures > 0 && !shown);
-  document.body.classList.toggle("gone", gone && shown !== null);
+  document.body.classList.toggle("gone", gone);
   if (!shown) {
-    if (gone) conclude({ tone: "bad", sign: "gone", tab: "No answer", says: "The sidecar does not answer.", todo: "This page tries again every 2 s." });
-    else conclude({ tone: "off", sign: "busy", tab: "…", says: "Reading the status…", todo: "" });
-    return;
+    return conclude(gone ? { tone: "bad", sign: "gone", tab: "No answer", says: "The sidecar does not answer.", todo: "This page asks again every 2 s." }
+      : { tone: "off", sign: "busy", tab: "…", says: "Reading the status…", todo: "" });
   }
   const asOf = moment(shown.now), now = gone ? asOf : asOf + performance.now() - received;
-  const accounts = (shown.accounts ?? []).map((each) => { const view = reading(each, now); return { ...each, ...view, advice: each.advice ?? view.advice, own: each.advice, view }; });
-  const apis = (shown.apis ?? []).map((each) => { const past = traffic(each); return { ...each, past, step: past.step, failing: past.failing }; });
-  conclude(gone ? { tone: "bad", sign: "gone", tab: "No answer", says: `No answer since ${clock(asOf, asOf)} UTC.`,
-    todo: "What to do: see whether the sidecar still runs, and its log. What stands below is from then; this page goes on by itself when it answers again." } : verdict(accounts, apis));
-  put($("facts"), `${shown.version} · ${shown.phase} · up ${lasting(1000 * shown.uptime_seconds + now - asOf)} · updated ${clock(asOf, asOf)}`);
-  const counted = accounts.filter((each) => each.state !== null), all = apis.reduce((total, each) => total + (each.past.requests.at(-1) ?? 0) / each.step, 0);
-  put($("gist"), `${counted.length ? `${counted.filter((each) => moment(each.expires_at) > now).length} of ${plural(counted.length, "token")} valid · ` : ""}${plural(apis.length, "API")} · ${rate(all)} requests/s · ${number(apis.reduce((total, each) => total + each.in_flight, 0))} in flight`);
-  rows("accounts", accounts, accountRow).forEach((row, at) => row.show({ ...accounts[at], advice: accounts[at].own }, accounts[at].view, now));
-  rows("apis", apis, apiRow).forEach((row, at) => row.show(apis[at], service(apis[at], accounts)));
+  const accounts = (shown.accounts ?? []).map((each) => ({ ...each, view: reading(each, now) }));
+  const apis = (shown.apis ?? []).map((each) => ({ ...each, past: traffic(each) }));
+  const outcome = gone ? { tone: "bad", sign: "gone", tab: "No answer", says: `No answer since ${clock(asOf, asOf + performance.now() - received)} UTC.`,
+    todo: "What to do: see whether the sidecar still runs, and read its log. Below is what it said last. This page goes on by itself once it answers." } : verdict(accounts, apis);
+  conclude(outcome);
+  put($("facts"), strung([shown.version, gone ? "" : shown.phase, gone ? "" : `up ${lasting(1000 * shown.uptime_seconds + now - asOf)}`, `${gone ? "last answer" : "updated"} ${clock(asOf, asOf)}`]));
+  const counted = accounts.filter((each) => each.state !== null), valid = counted.filter((each) => moment(each.expires_at) > now).length;
+  const tokens = counted.length > 1 ? `${valid} of ${counted.length} tokens valid` : counted.length && (valid ? "Token valid" : "No valid token");
+  put($("gist"), gone ? "" : strung([tokens, plural(apis.length, "API"), `${rate(sum(apis.map((each) => (each.past.requests.at(-1) ?? 0) / each.past.step)))} requests/s`, `${number(sum(apis.map((each) => each.in_flight)))} in flight`]));
+  rows("accounts", accounts, accountRow).forEach((row, at) => row.show(accounts[at], now, outcome.todo));
+  rows("apis", apis, apiRow).forEach((row, at) => row.show(apis[at], service(apis[at], accounts), accounts.length));
   for (const part of document.querySelectorAll(".figures")) part.hidden = false;
 }
 
 function service(api, accounts) {
   const account = accounts.find((each) => each.name === api.account);
-  if (account && !account.works) return account.state === "logging_in" ? { tone: "busy", word: "waits for the log-in" } : { tone: "bad", word: "not served: no token" };
-  return api.failing ? { tone: "warn", word: "many errors" } : { tone: "ok", word: "served" };
+  if (account && !account.view.works) return account.state === "logging_in" ? { tone: "busy", word: "waits for the log-in" } : { tone: "bad", word: "not served: no token" };
+  return api.past.failing ? { tone: "warn", word: "many errors" } : { tone: "ok", word: "served" };
 }
 
 function conclude({ tone, sign: shape, tab, says, todo }) {
@@ -303,8 +318,8 @@ async function poll() {
   } finally {
     clearTimeout(limit);
   }
-  render();
   if (!document.hidden) timer = setTimeout(poll, POLL);
+  render();
 }
 
 document.addEventListener("visibilitychange", () => {

@@ -51,7 +51,7 @@ function reading(account, now) {
   const good = moment(account.expires_at) > now;
   switch (account.state) {
     case null: return { tone: "off", sign: "none", word: "no log-in needed", works: true };
-    case "ready": return { tone: "ok", word: "ready", works: true };
+    case "ready": return { tone: good ? "ok" : "busy", word: "ready", works: true };
     case "refreshing": return { tone: "busy", word: "refreshing", works: true };
     case "logging_in": return { tone: "busy", word: "logging in", works: false };
     case "backing_off": return { tone: good ? "warn" : "bad", word: "log-in failing", works: good,
@@ -227,14 +227,14 @@ function chart(label, reading, ...classes) {
 }
 
 function apiRow(api) {
-  const state = stateMark(), [where, target, whose] = ["where", "where", "where"].map((name) => make("span", { class: name }));
-  const [now, bad, typical, slow, flying] = ["b", "b", "b", "b", "b"].map((tag) => make(tag));
-  const [total, share, ever, everBad] = ["aside", "aside", "aside", "aside"].map((name) => make("span", { class: name }));
+  const state = stateMark(), [where, target, whose] = [1, 2, 3].map(() => make("span", { class: "aside" }));
+  const [now, bad, typical, slow, flying] = [1, 2, 3, 4, 5].map(() => make("b"));
+  const [total, share, ever, everBad] = [1, 2, 3, 4].map(() => make("span", { class: "aside" }));
   const key = (name) => make("span", { class: `aside key ${name}` }, name);
   const requests = chart("Requests", [now, total], "area"), errors = chart("Errors (5xx)", [bad, share], "faults");
   const times = chart("Latency", [make("span", {}, typical, " ", key("p50")), make("span", { class: "slow" }, slow, " ", key("p99"))], "soft", "p99", "p50");
   const row = make("tr", { role: "row" }, make("th", { role: "rowheader", scope: "row" }, make("b", {}, api.name), make("br"), state.node, where, target, whose),
-    requests.node, errors.node, times.node, cell("In flight", make("div", { class: "reading" }, flying), ever, everBad));
+    requests.node, errors.node, times.node, cell("In flight", make("div", { class: "reading" }, flying), ever, everBad, make("span", { class: "aside" }, "since start")));
   return { nodes: [row], show({ past, ...api }, view, among) {
     state.show(view);
     put(where, `at ${(api.listen ?? []).join(", ")}`);
@@ -248,7 +248,7 @@ function apiRow(api) {
     // A single error is not to fill the chart.
     const worst = Math.max(0, ...past.errors), height = ceiling(Math.max(5, worst));
     put(bad, tally(faults));
-    put(share, faults ? `${number(100 * faults / Math.max(all, faults), 1)} % in ${span}` : `in ${span}`);
+    put(share, faults ? `${number(100 * faults / Math.max(all, faults), 1)} %` : "");
     errors.show(`${number(height)} in ${step} s`, step, faults ? `${plural(faults, "error")}, at most ${number(worst)} in ${step} s` : "none", [area(past.errors, height)]);
     const longest = Math.max(0, ...past.p99), limit = ceiling(longest);
     const [p50, p99] = [past.p50, past.p99].map((each) => each.findLast((value) => value != null)).map((each) => each == null ? "–" : latency(each));
@@ -256,8 +256,8 @@ function apiRow(api) {
     put(slow, p99);
     times.show(longest ? latency(limit) : "", step, longest ? `now p50 ${p50}, p99 ${p99}, at most ${latency(longest)}` : "no request", [area(past.p99, limit), line(past.p99, limit), line(past.p50, limit)]);
     put(flying, number(api.in_flight));
-    put(ever, `${plural(api.requests, "request")},`);
-    put(everBad, `${plural(api.errors, "error")} since start`);
+    put(ever, plural(api.requests, "request"));
+    put(everBad, plural(api.errors, "error"));
   } };
 }
 

@@ -291,6 +291,15 @@ function service(api, accounts) {
   return api.past.failing ? { tone: "warn", word: "many errors" } : { tone: "ok", word: "served" };
 }
 
+function refresh() {
+  try {
+    render();
+  } catch (error) {
+    console.error(error);
+    conclude({ tone: "bad", sign: "gone", tab: "Unreadable", says: "This page can’t read the sidecar’s answer.", todo: "What to do: reload it. If that does not help, read /status." });
+  }
+}
+
 function conclude({ tone, sign: shape, tab, says, todo }) {
   mark(document.body, "data-tone", tone);
   sign($("sign"), shape);
@@ -319,7 +328,7 @@ async function poll() {
     clearTimeout(limit);
   }
   if (!document.hidden) timer = setTimeout(poll, POLL);
-  render();
+  refresh();
 }
 
 document.addEventListener("visibilitychange", () => {
@@ -328,6 +337,6 @@ document.addEventListener("visibilitychange", () => {
   flight?.abort();
   flight = null;
 });
-setInterval(() => { if (!document.hidden) render(); }, 1000);
-render();
+setInterval(() => { if (!document.hidden) refresh(); }, 1000);
+refresh();
 poll();

@@ -5,6 +5,8 @@
 //! /quitquitquit` where the settings have it; nothing of a client's request is ever in an answer; over the network there
 //! are codes and no sentences.
 
+mod page;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -14,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
 };
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -28,6 +30,8 @@ use crate::{
     server::{Acceptor, Answering, BindError, Bound, ConnectionLimits, Drain, Peer, Seats, bind_tcp},
     status::{Detail, Sight, TURN_MAX},
 };
+
+use page::Page;
 
 /// A telemetry listener that is bound and serves nobody yet.
 pub struct Listener {
@@ -52,7 +56,7 @@ impl Listener {
 
     /// Serves until `closing` turns true, then finishes what is under way.
     pub async fn serve(self, telemetry: Telemetry, closing: watch::Receiver<bool>) {
-        let routes = Arc::new(Routes { telemetry, detail: detail(self.address) });
+        let routes = Arc::new(Routes { telemetry, detail: detail(self.address), page: Page::new() });
         let acceptor = match Acceptor::new(self.bound, Seats::new(CONNECTIONS)) {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(listener = %self.address, error = %cause, "health and metrics can't be served"),
@@ -102,6 +106,7 @@ fn detail(address: SocketAddr) -> Detail {
 struct Routes {
     telemetry: Telemetry,
     detail: Detail,
+    page: Page,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -137,13 +142,20 @@ impl Routes {
             "/startupz" if sight.has_started() => text(StatusCode::OK, "ok\n"),
             "/startupz" => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
             "/readyz" => self.readiness(None),
-            "/status" if !names_this_machine(request) => misdirected(),
+            "/" | "/status" if !names_this_machine(request) => misdirected(),
+            "/" => self.page(),
             "/status" => json(StatusCode::OK, &sight.document(self.detail)),
             _ => match path.strip_prefix("/readyz/") {
                 Some(account) if reads => self.readiness(Some(account)),
                 _ => text(StatusCode::NOT_FOUND, "no such page\n"),
             },
         }
+    }
+
+    fn page(&self) -> Answer {
+        let mut answer = answer(StatusCode::OK, "text/html; charset=utf-8", self.page.html.clone());
+        answer.headers_mut().insert(CONTENT_SECURITY_POLICY, self.page.policy.clone());
+        answer
     }
 
     fn readiness(&self, only: Option<&str>) -> Answer {
@@ -156,7 +168,7 @@ impl Routes {
 }
 
 fn is_known(path: &str) -> bool {
-    matches!(path, "/livez" | "/startupz" | "/readyz" | "/status") || path.starts_with("/readyz/")
+    matches!(path, "/" | "/livez" | "/startupz" | "/readyz" | "/status") || path.starts_with("/readyz/")
 }
 
 /// For Jobs whose containers must end by themselves. Only the pod's own containers may ask.

@@ -225,7 +225,7 @@ fn over_the_network_reasons_are_codes() {
 fn only_get_and_head_and_any_host_but_for_what_a_browser_shows() {
     let simulator = simulator();
     let sidecar = observed(&simulator).start().ready();
-    for path in ["/livez", "/startupz", "/readyz", "/readyz/default", "/status"] {
+    for path in ["/livez", "/startupz", "/readyz", "/readyz/default", "/status", "/"] {
         let whole = sidecar.telemetry(path);
         let head = sidecar.telemetry_send(&Request::new("HEAD", path));
         assert_eq!((head.status, head.body.len()), (200, 0), "{path}");
@@ -235,8 +235,20 @@ fn only_get_and_head_and_any_host_but_for_what_a_browser_shows() {
             assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")), "{method} {path}");
         }
         let elsewhere = sidecar.telemetry_send(&Request::get(path).host("pod.example.test:2274"));
-        assert_eq!(elsewhere.status, if path == "/status" { 421 } else { 200 }, "{path}");
+        assert_eq!(elsewhere.status, if matches!(path, "/status" | "/") { 421 } else { 200 }, "{path}");
     }
+}
+
+#[test]
+fn the_page_is_one_document_under_a_policy_that_lets_nothing_else_in() {
+    let simulator = simulator();
+    let sidecar = observed(&simulator).start().ready();
+    let page = sidecar.telemetry("/");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+    assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert!(page.text().starts_with("<!doctype html>") && page.text().trim_end().ends_with("</html>"));
 }
 
 #[test]

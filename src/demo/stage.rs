@@ -31,6 +31,9 @@ use crate::{
 /// Where the sidecar listens unless told otherwise.
 pub(super) const USUAL_PORT: u16 = 2273;
 
+/// Where its health, metrics and status page are unless told otherwise.
+const USUAL_TELEMETRY_PORT: u16 = 2274;
+
 /// How old a token must be before a 401 has it replaced: as little as the settings allow, for the story to be short.
 pub(super) const RELOGIN_FLOOR: Duration = Duration::from_millis(100);
 
@@ -46,6 +49,7 @@ pub(super) struct Stage {
     commands: mpsc::Sender<Command>,
     phases: watch::Receiver<Phase>,
     addresses: Vec<SocketAddr>,
+    telemetry: Option<SocketAddr>,
     login_path: String,
     signalled: mpsc::Sender<Command>,
     /// Outlives the sidecar.
@@ -60,6 +64,7 @@ impl Stage {
         let simulator = Simulator::start(options).map_err(DemoError::Simulator)?;
         let (app, login_path) = bind(&simulator, &user)?;
         let addresses = app.addresses().filter_map(|(_, address)| address.parse().ok()).collect();
+        let telemetry = app.telemetry_address();
         let phases = app.phases();
         let (commands, given) = mpsc::channel(COMMANDS);
         let (signalled, by_signal) = mpsc::channel(COMMANDS);
@@ -74,7 +79,7 @@ impl Stage {
             })
         };
         let sidecar = thread::Builder::new().name("sidecar".to_owned()).spawn(play).map_err(DemoError::System)?;
-        Ok(Self { sidecar, commands, phases, addresses, login_path, signalled, simulator })
+        Ok(Self { sidecar, commands, phases, addresses, telemetry, login_path, signalled, simulator })
     }
 
     /// From now on signals are commands to the sidecar.
@@ -95,6 +100,11 @@ impl Stage {
     /// Where the sidecar is; at least one, and all with the same port.
     pub(super) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where its status page is.
+    pub(super) fn telemetry(&self) -> Option<SocketAddr> {
+        self.telemetry
     }
 
     /// What the sidecar asks when it logs in.
@@ -138,7 +148,9 @@ type User = (String, String, String);
 /// The sidecar at the usual port, else at a free one, and where it logs in.
 fn bind(simulator: &Simulator, user: &User) -> Result<(App, String), DemoError> {
     let free = iter::repeat_with(free_port).take(FREE_PORTS);
-    for port in iter::once(Ok(USUAL_PORT)).chain(free) {
+    // Where both or one of the usual ports are free, they are used.
+    let usual = [Ok(USUAL_PORT), Ok(USUAL_PORT)].into_iter().chain(free);
+    for (port, telemetry) in usual.zip([USUAL_TELEMETRY_PORT, 0].into_iter().cycle()) {
         let port = port.map_err(DemoError::System)?;
         // A pipe is read once, so each attempt has one of its own.
         let ca = InMemory::new(simulator.ca_pem()).map_err(DemoError::System)?;
@@ -146,10 +158,11 @@ fn bind(simulator: &Simulator, user: &User) -> Result<(App, String), DemoError> 
         for api in &mut config.apis {
             api.listen = loopback(port);
         }
+        config.telemetry_listen = Some((Ipv4Addr::LOCALHOST, telemetry).into());
         let login = config.accounts.iter().find_map(|account| account.login.as_ref());
         let login_path = login.map(|login| login.url.target.to_string()).unwrap_or_default();
         match App::bind(Arc::new(config)) {
-            Err(StartError::Door(_)) => {}
+            Err(StartError::Door(_) | StartError::Telemetry(_)) => {}
             Err(error) => return Err(DemoError::Sidecar(error)),
             Ok(app) => return Ok((app, login_path)),
         }
@@ -181,7 +194,6 @@ fn environment(simulator: &Simulator, ca: &InMemory, (organization, username, pa
         ("CAREPORTALS_PASSWORD", password),
         ("CAREPORTALS_UPSTREAM", &upstream),
         ("CAREPORTALS_CA_ONLY_FILE", &ca.to_string_lossy()),
-        ("CAREPORTALS_TELEMETRY_LISTEN", "off"),
         ("CAREPORTALS_CONTROL_SOCKET", "off"),
         ("CAREPORTALS_WORKERS", "2"),
         ("CAREPORTALS__ACCOUNTS__DEFAULT__RELOGIN_FLOOR", &format!("{}ms", RELOGIN_FLOOR.as_millis())),

@@ -228,6 +228,10 @@ pub(super) fn invite<W: Write>(stage: &Stage, page: &mut Page<W>) -> io::Result<
     for (command, does) in &commands {
         page.command(command, width, does)?;
     }
+    if let Some(address) = stage.telemetry() {
+        page.heading("Or watch it in a browser")?;
+        page.say(&format!("   http://{address}/"))?;
+    }
     page.say("\nCtrl-C stops both.")
 }
 

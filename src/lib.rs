@@ -11,6 +11,7 @@
 //! | 0 words | `path` | what a request's path reaches, which rule it matches, what a log may show of it; pure |
 //! | 1 settings and sight | `config` | what users write, and what it means once it is known to be right |
 //! | 1 settings and sight | `logging` | what is said and in which form, and a thread that writes it |
+//! | 1 settings and sight | `metrics` | what is counted, and the text that tells it |
 //! | 2 wire | `deadline` | a worker's deadlines, looked at together |
 //! | 2 wire | `stream` | a byte stream to upstream that counts what the kernel took |
 //! | 2 wire | `tls` | whom we trust |
@@ -44,6 +45,7 @@ pub mod deadline;
 pub mod demo;
 pub mod exec;
 pub mod logging;
+pub mod metrics;
 pub mod path;
 pub mod process;
 pub mod proxy;

@@ -1,0 +1,226 @@
+//! Durations in buckets that can be read back, and quantiles of them.
+//!
+//! The library's own histogram takes a lock for each observation and shows nothing but text.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// Buckets of a histogram; the last one has no upper bound.
+pub const BUCKETS: usize = 17;
+
+/// How many observations fell into each bucket, and into no smaller one.
+pub type Buckets = [u64; BUCKETS];
+
+/// The upper bounds of all but the last one, in nanoseconds.
+pub(super) type Bounds = [u64; BUCKETS - 1];
+
+const MICRO: u64 = 1_000;
+const MILLI: u64 = 1_000 * MICRO;
+const SECOND: u64 = 1_000 * MILLI;
+
+/// What a proxy on loopback takes, up to what only trouble takes.
+pub(super) const OVERHEAD: Bounds = [
+    5 * MICRO,
+    10 * MICRO,
+    25 * MICRO,
+    50 * MICRO,
+    100 * MICRO,
+    250 * MICRO,
+    500 * MICRO,
+    MILLI,
+    2_500 * MICRO,
+    5 * MILLI,
+    10 * MILLI,
+    25 * MILLI,
+    50 * MILLI,
+    100 * MILLI,
+    250 * MILLI,
+    SECOND,
+];
+
+/// What an API takes, up to the longest time-outs that make sense.
+pub(super) const LATENCY: Bounds = [
+    MILLI,
+    2_500 * MICRO,
+    5 * MILLI,
+    10 * MILLI,
+    25 * MILLI,
+    50 * MILLI,
+    100 * MILLI,
+    250 * MILLI,
+    500 * MILLI,
+    SECOND,
+    2_500 * MILLI,
+    5 * SECOND,
+    10 * SECOND,
+    30 * SECOND,
+    60 * SECOND,
+    300 * SECOND,
+];
+
+/// Counts durations. Each observation is two additions.
+#[derive(Debug)]
+pub(super) struct Histogram {
+    bounds: &'static Bounds,
+    counts: [AtomicU64; BUCKETS],
+    /// Nanoseconds. They begin anew after 584 years of waiting, which a scraper takes for a restart.
+    sum: AtomicU64,
+}
+
+/// What several of them hold together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Observed {
+    pub(super) buckets: Buckets,
+    sum: u64,
+}
+
+impl Histogram {
+    pub(super) fn new(bounds: &'static Bounds) -> Self {
+        Self { bounds, counts: Default::default(), sum: AtomicU64::new(0) }
+    }
+
+    pub(super) fn observe(&self, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        // A bound is part of its bucket.
+        let place = self.bounds.partition_point(|bound| *bound < nanos);
+        self.counts[place].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_to(&self, observed: &mut Observed) {
+        for (sum, count) in observed.buckets.iter_mut().zip(&self.counts) {
+            *sum += count.load(Ordering::Relaxed);
+        }
+        observed.sum = observed.sum.wrapping_add(self.sum.load(Ordering::Relaxed));
+    }
+}
+
+impl Observed {
+    pub(super) fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// In seconds.
+    pub(super) fn sum(&self) -> f64 {
+        seconds(self.sum)
+    }
+
+    /// With upper bounds in seconds.
+    pub(super) fn bounded(&self, bounds: &Bounds) -> [(f64, u64); BUCKETS] {
+        let bound = |place: usize| bounds.get(place).map_or(f64::INFINITY, |bound| seconds(*bound));
+        std::array::from_fn(|place| (bound(place), self.buckets[place]))
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a float has 53 bits: a second in three months of waiting is a microsecond off")]
+fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / SECOND as f64
+}
+
+/// The duration that the part `of` (0 to 1) of all requests between two readings of [`Totals`](super::Totals) took at most,
+/// as Prometheus' `histogram_quantile` estimates it: evenly spread within a bucket, and the largest bound for what is above
+/// it. `None` when there were no requests.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "counts of minutes")]
+pub fn quantile(of: f64, from: &Buckets, to: &Buckets) -> Option<Duration> {
+    let counts: Buckets = std::array::from_fn(|place| to[place].saturating_sub(from[place]));
+    let all: u64 = counts.iter().sum();
+    if all == 0 {
+        return None;
+    }
+    let rank = of.clamp(0.0, 1.0) * all as f64;
+    let mut below = 0;
+    let place = counts.iter().position(|count| {
+        below += count;
+        *count > 0 && below as f64 >= rank
+    })?;
+    let Some(upper) = LATENCY.get(place) else { return LATENCY.last().copied().map(Duration::from_nanos) };
+    let lower = place.checked_sub(1).map_or(0, |place| LATENCY[place]);
+    let count = counts[place];
+    let part = (rank - (below - count) as f64) / count as f64;
+    Some(Duration::from_nanos(lower) + Duration::from_nanos(upper - lower).mul_f64(part.clamp(0.0, 1.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn buckets(of: &[(usize, u64)]) -> Buckets {
+        let mut buckets = Buckets::default();
+        for (place, count) in of {
+            buckets[*place] = *count;
+        }
+        buckets
+    }
+
+    #[test]
+    fn a_duration_falls_into_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::new(&OVERHEAD);
+        for nanos in [0, 5_000, 5_001, 1_000_000_000, 1_000_000_001, u64::MAX / 4] {
+            histogram.observe(Duration::from_nanos(nanos));
+        }
+        let mut observed = Observed::default();
+        histogram.add_to(&mut observed);
+        histogram.add_to(&mut observed);
+        assert_eq!(observed.buckets, buckets(&[(0, 4), (1, 2), (15, 2), (16, 4)]));
+        assert_eq!(observed.count(), 12);
+        assert_eq!(observed.bounded(&OVERHEAD)[0], (5e-6, 4));
+        assert_eq!(observed.bounded(&OVERHEAD)[16], (f64::INFINITY, 4));
+    }
+
+    #[test]
+    fn the_sum_is_in_seconds() {
+        let histogram = Histogram::new(&LATENCY);
+        histogram.observe(Duration::from_millis(1500));
+        histogram.observe(Duration::from_millis(250));
+        let mut observed = Observed::default();
+        histogram.add_to(&mut observed);
+        assert!((observed.sum() - 1.75).abs() < 1e-9);
+    }
+
+    #[test]
+    fn bounds_rise() {
+        for bounds in [OVERHEAD, LATENCY] {
+            assert!(bounds.is_sorted_by(|one, next| one < next));
+        }
+    }
+
+    #[test]
+    fn a_quantile_is_of_what_came_between_two_readings() {
+        let none = Buckets::default();
+        assert_eq!(quantile(0.5, &none, &none), None);
+        let before = buckets(&[(0, 7), (16, 3)]);
+        assert_eq!(quantile(0.5, &before, &before), None, "nothing came");
+        let millis = |part, to: &[(usize, u64)]| {
+            let mut after = before;
+            for (place, count) in to {
+                after[*place] += count;
+            }
+            quantile(part, &before, &after).unwrap().as_micros()
+        };
+        assert_eq!(millis(0.5, &[(0, 10)]), 500, "half way into the first bucket");
+        assert_eq!(millis(0.5, &[(3, 10)]), 7_500, "half way from 5 to 10 ms");
+        assert_eq!(millis(0.99, &[(3, 98), (4, 2)]), 17_500, "half way from 10 to 25 ms");
+        assert_eq!(millis(1.0, &[(3, 98), (4, 2)]), 25_000);
+        assert_eq!(millis(0.0, &[(3, 98), (4, 2)]), 5_000);
+        assert_eq!(millis(0.99, &[(16, 1)]), 300_000_000, "nothing is known above the largest bound");
+    }
+
+    #[test]
+    fn a_reading_that_lies_behind_counts_nothing() {
+        assert_eq!(quantile(0.5, &buckets(&[(2, 9)]), &buckets(&[(2, 3)])), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_higher_quantile_is_never_shorter(counts in proptest::array::uniform17(0_u64..1000), one in 0.0..1.0_f64, other in 0.0..1.0_f64) {
+            let (low, high) = (one.min(other), one.max(other));
+            let none = Buckets::default();
+            prop_assert!(quantile(low, &none, &counts) <= quantile(high, &none, &counts));
+        }
+    }
+}

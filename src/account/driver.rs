@@ -25,7 +25,10 @@ use super::{
     token::{Bearer, Generation, Grant, Token},
     watch::{Change, Watch},
 };
-use crate::clock::{self, Clock, Jitter, Moment, Now};
+use crate::{
+    clock::{self, Clock, Jitter, Moment, Now},
+    metrics::{AccountMetrics, LoginOutcome},
+};
 
 /// What is asked of the driver. Each carries a way to answer, after what it changed was published.
 pub(super) enum Request {
@@ -131,6 +134,7 @@ pub(super) struct Driver {
     pub(super) knocks: Arc<Knocks>,
     pub(super) watch: Watch,
     pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) counts: Arc<AccountMetrics>,
 }
 
 impl Driver {
@@ -273,6 +277,8 @@ impl Work {
         *(if outcome.is_ok() { &mut self.last_login_at } else { &mut self.failed_at }) = now;
         self.feed(Event::Landed(flight, outcome));
         // As the session judged it: a token may have been too old when it landed.
+        let error = self.last_error.as_ref();
+        self.driver.counts.logged_in(error.map_or(LoginOutcome::Ok, LoginError::outcome));
         let answer = self.last_error.clone().map_or(Ok(()), |error| Err(LogInFailed::Failed(error)));
         self.answer_asked(&answer);
     }

@@ -8,7 +8,7 @@ use std::{io, path::PathBuf, time::Duration};
 use http::StatusCode;
 use thiserror::Error;
 
-use crate::upstream::SendError;
+use crate::{metrics::LoginOutcome, upstream::SendError};
 
 /// Why one log-in gave no token.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -65,6 +65,18 @@ impl LoginError {
             }
             Self::Malformed(_) => "check `login_url` and `token_pointer`: does the log-in answer hold the token there?",
             Self::Source(_) => "put the value where the setting says; files are watched, and read as soon as they appear",
+        }
+    }
+
+    /// What it is counted as.
+    pub(super) const fn outcome(&self) -> LoginOutcome {
+        match self {
+            Self::Refused(_) => LoginOutcome::Refused,
+            Self::Throttled(_) => LoginOutcome::Throttled,
+            Self::Unreachable(_) => LoginOutcome::Unreachable,
+            Self::Malformed(_) => LoginOutcome::Malformed,
+            Self::Source(_) => LoginOutcome::NoCredentials,
+            Self::TimedOut => LoginOutcome::TimedOut,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One account: credentials and organization, the session that makes a token of them, and whoever wants to carry it.
 //!
-//! Depends on `config`, `careportals`, `clock`, `secret`, `connect` and `upstream`. An [`Account`] is a handle: requests
+//! Depends on `config`, `careportals`, `clock`, `secret`, `metrics`, `connect` and `upstream`. An [`Account`] is a handle: requests
 //! load the bearer from it without a lock, and one driver task owns everything else. A client's request is never seen
 //! here, and a client that goes away takes nothing with it but its own wait.
 //!
@@ -59,6 +59,7 @@ pub use self::{
 use crate::{
     clock::{Clock, Jitter, Moment},
     config::{AccountId, Config},
+    metrics::AccountMetrics,
 };
 
 /// The handle of an account. Clones are the same account.
@@ -97,7 +98,7 @@ struct Shared {
 
 impl Account {
     /// Starts the account's task on the present runtime; it logs in at once. `connectors` is `None` for an account without
-    /// log-in. `None` when the configuration has no such account, or the connectors do not fit it.
+    /// log-in; `counts`: where log-ins are counted. `None` when the configuration has no such account, or the connectors do not fit it.
     #[must_use]
     pub fn start(
         config: Arc<Config>,
@@ -105,6 +106,7 @@ impl Account {
         connectors: Option<LoginConnectors>,
         clock: Arc<dyn Clock>,
         jitter: Jitter,
+        counts: Arc<AccountMetrics>,
     ) -> Option<Self> {
         let sources = Sources::new(config, id)?;
         let log_in = match (sources.login(), connectors) {
@@ -116,11 +118,11 @@ impl Account {
             (Some(_), None) => return None,
         };
         let watch = Watch::start(&sources);
-        Some(Self::assemble(sources, log_in, Surroundings { clock, jitter, watch }))
+        Some(Self::assemble(sources, log_in, Surroundings { clock, jitter, watch, counts }))
     }
 
     fn assemble(sources: Sources, log_in: Option<Box<dyn LogIn>>, surroundings: Surroundings) -> Self {
-        let Surroundings { clock, jitter, watch } = surroundings;
+        let Surroundings { clock, jitter, watch, counts } = surroundings;
         let name = sources.account().name.clone();
         let terms = Arc::new(Terms::of(sources.clone()));
         let settings = sources.login();
@@ -141,6 +143,7 @@ impl Account {
                 knocks: Arc::clone(&knocks),
                 watch,
                 requests,
+                counts,
             };
             tokio::spawn(driver.run())
         } else {
@@ -378,6 +381,7 @@ struct Surroundings {
     clock: Arc<dyn Clock>,
     jitter: Jitter,
     watch: Watch,
+    counts: Arc<AccountMetrics>,
 }
 
 /// Reports of 401s wait for a place beyond that.

@@ -125,7 +125,8 @@ impl Stage {
         let log_in = Box::new(ScriptedLogIn { script: Arc::clone(&script), clock: Arc::clone(&clock) });
         let (changes, watched) = mpsc::channel(4);
         let watch = Watch::scripted(watched);
-        let parts = Surroundings { clock: Arc::<ManualClock>::clone(&clock), jitter: Jitter::seeded(7), watch };
+        let parts =
+            Surroundings { clock: Arc::<ManualClock>::clone(&clock), jitter: Jitter::seeded(7), watch, counts: Arc::default() };
         let account = Account::assemble(sources, Some(log_in), parts);
         Self { account, script, clock, changes }
     }

@@ -7,12 +7,18 @@ use crate::{
     account::{Account, LoginConnectors},
     clock::{Clock, Jitter},
     config::{AccountId, Config, Endpoint},
+    metrics::Metrics,
     tls::ClientTls,
 };
 
 /// Starts all of them.
-pub(super) fn start(config: &Arc<Config>, tls: &ClientTls, clock: &Arc<dyn Clock>) -> Result<Vec<Account>, StartError> {
-    (0..config.accounts.len()).map(|index| start_one(config, AccountId(index), tls, clock)).collect()
+pub(super) fn start(
+    config: &Arc<Config>,
+    tls: &ClientTls,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<Vec<Account>, StartError> {
+    (0..config.accounts.len()).map(|index| start_one(config, AccountId(index), tls, clock, metrics)).collect()
 }
 
 /// Takes over those of `before` that go by the same name, each with what it holds, and starts the others.
@@ -21,6 +27,7 @@ pub(super) async fn take_over(
     config: &Arc<Config>,
     tls: &ClientTls,
     clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
 ) -> Result<Vec<Account>, StartError> {
     let mut accounts = Vec::with_capacity(config.accounts.len());
     for (index, settings) in config.accounts.iter().enumerate() {
@@ -32,7 +39,7 @@ pub(super) async fn take_over(
         };
         accounts.push(match taken {
             Some(account) => account,
-            None => start_one(config, id, tls, clock)?,
+            None => start_one(config, id, tls, clock, metrics)?,
         });
     }
     Ok(accounts)
@@ -47,10 +54,17 @@ pub(super) async fn end_the_rest(before: &[Account], now: &[Account]) {
     }
 }
 
-fn start_one(config: &Arc<Config>, id: AccountId, tls: &ClientTls, clock: &Arc<dyn Clock>) -> Result<Account, StartError> {
+fn start_one(
+    config: &Arc<Config>,
+    id: AccountId,
+    tls: &ClientTls,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<Account, StartError> {
+    let counts = metrics.account(&config.accounts[id.0].name);
     let connectors = connectors(config, id, tls)?;
     // It fits: index and connectors come from the same configuration.
-    Account::start(Arc::clone(config), id, connectors, Arc::clone(clock), Jitter::from_system())
+    Account::start(Arc::clone(config), id, connectors, Arc::clone(clock), Jitter::from_system(), counts)
         .ok_or(StartError::System(std::io::ErrorKind::InvalidInput.into()))
 }
 

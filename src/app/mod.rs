@@ -22,12 +22,13 @@ use tracing::{info, warn};
 use crate::{
     account::Account,
     clock::Clock,
-    config::{Config, Egress, Origin, source::Input},
+    config::{self, Config, Egress, Origin, source::Input},
     connect::Connector,
     control::{Command, NotReloaded},
     logging::{AccessLog, LogControl},
+    metrics::{ApiMetrics, Metrics},
     path::Prefix,
-    proxy::{Outage, Places},
+    proxy::{self, Outage, Places},
     server::BindError,
     status::{ApiView, Phase, Sight, View},
     telemetry::{self, Telemetry},
@@ -92,6 +93,7 @@ pub struct App {
     phase: watch::Sender<Phase>,
     view: watch::Sender<Arc<View>>,
     settings: Option<Settings>,
+    metrics: Arc<Metrics>,
 }
 
 /// Where a reload finds the settings, and whom it tells what they say of logs.
@@ -119,6 +121,8 @@ struct Shared {
     places: Places,
     /// Whether its upstream was reached last.
     outage: Outage,
+    /// What is counted of it.
+    metrics: Arc<ApiMetrics>,
 }
 
 impl App {
@@ -136,7 +140,8 @@ impl App {
         let bind = |address| telemetry::Listener::bind(address).map_err(StartError::Telemetry);
         let telemetry = config.telemetry_listen.map(bind).transpose()?.flatten();
         let (phase, view) = (watch::Sender::new(Phase::Starting), watch::Sender::default());
-        Ok(Self { config, tls, doors, behind, passed, telemetry, phase, view, settings: None })
+        let metrics = Metrics::new(workers(&config), proxy::vocabulary());
+        Ok(Self { config, tls, doors, behind, passed, telemetry, phase, view, settings: None, metrics })
     }
 
     /// Lets [`Command::Reload`] read the settings again from where they came, and tell `log` what they say of it.
@@ -172,6 +177,12 @@ impl App {
         self.telemetry.as_ref().map(telemetry::Listener::address)
     }
 
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
     /// Serves until a `Shutdown` arrives or the sender of commands is gone, then drains. Needs a tokio runtime; workers
     /// bring their own.
     pub async fn run(
@@ -181,19 +192,19 @@ impl App {
         commands: mpsc::Receiver<Command>,
     ) -> Result<(), StartError> {
         let (begun, drain) = watch::channel(false);
-        let accounts = accounts::start(&self.config, &self.tls, &clock)?;
-        let crew = Crew { clock: Arc::clone(&clock), access, drain };
-        let workers = crew.start(self.workers())?;
+        let accounts = accounts::start(&self.config, &self.tls, &clock, &self.metrics)?;
+        let crew = Crew { clock: Arc::clone(&clock), access, drain, metrics: Arc::clone(&self.metrics) };
+        let workers = crew.start(workers(&self.config))?;
         let quit = Arc::new(Notify::new());
         let shown = self.show(&workers, &clock, &quit);
-        let Self { config, tls, doors, behind, passed, telemetry: _, phase, view, settings } = self;
-        let shared = config.apis.iter().map(|api| Shared::new(api.limits.max_requests)).collect();
+        let Self { config, tls, doors, behind, passed, telemetry: _, phase, view, settings, metrics } = self;
+        let shared = config.apis.iter().map(|api| Shared::new(api, &metrics)).collect();
         let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
         view.send_replace(plan.view(&doors));
         workers.take_over(&plan, workers.descriptors(&doors)?).await;
         plan.announce(&doors, 0);
         phase.send_replace(Phase::Running);
-        let mut daemon = Daemon { plan, doors, workers, passed, settings, clock, view };
+        let mut daemon = Daemon { plan, doors, workers, passed, settings, clock, view, metrics };
         let mut inbox = Inbox { commands, quit };
         daemon.obey(&mut inbox).await;
         phase.send_replace(Phase::Draining);
@@ -221,10 +232,10 @@ impl App {
         }
         Shown { close, tasks }
     }
+}
 
-    fn workers(&self) -> NonZeroUsize {
-        self.config.workers.or_else(|| NonZeroUsize::new(default_workers())).unwrap_or(NonZeroUsize::MIN)
-    }
+fn workers(config: &Config) -> NonZeroUsize {
+    config.workers.or_else(|| NonZeroUsize::new(default_workers())).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// Usable cores (affinity and cgroup quota honoured), at most 4.
@@ -248,8 +259,9 @@ fn connector(origin: &Origin, tls: &ClientTls, egress: &Egress, limit: Duration)
 }
 
 impl Shared {
-    fn new(max_requests: usize) -> Self {
-        Self { places: Places::new(max_requests), outage: Outage::default() }
+    fn new(api: &config::Api, metrics: &Metrics) -> Self {
+        let places = Places::new(api.limits.max_requests);
+        Self { places, outage: Outage::default(), metrics: metrics.api(&api.name) }
     }
 }
 
@@ -325,6 +337,7 @@ struct Daemon {
     settings: Option<Settings>,
     clock: Arc<dyn Clock>,
     view: watch::Sender<Arc<View>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Daemon {

@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{
     config::{
-        Config,
+        self, Config,
         source::{self, Fault, Input},
     },
     control::NotReloaded,
+    metrics::{Metrics, Reload},
     tls::ClientTls,
 };
 
@@ -79,10 +80,12 @@ impl Daemon {
     pub(super) async fn reload(&mut self) -> Result<(), NotReloaded> {
         match self.take_over_settings().await {
             Ok(()) => {
+                self.metrics.reloaded(Reload::Done);
                 info!("reloaded");
                 Ok(())
             }
             Err(refused) => {
+                self.metrics.reloaded(Reload::Refused);
                 // One is the reason itself.
                 if let Refused::Invalid(faults) = &refused
                     && faults.len() > 1
@@ -101,8 +104,8 @@ impl Daemon {
         let settings = self.settings.as_ref().ok_or(Refused::NoSettings)?;
         let config = read(settings.input.clone()).await?;
         let Prepared { config, tls, behind, doors, descriptors, adjustments } = self.prepare(config)?;
-        let accounts = accounts::take_over(&self.plan.accounts, &config, &tls, &self.clock).await?;
-        let shared = config.apis.iter().map(|api| self.plan.shared_of(&api.name, api.limits.max_requests)).collect();
+        let accounts = accounts::take_over(&self.plan.accounts, &config, &tls, &self.clock, &self.metrics).await?;
+        let shared = config.apis.iter().map(|api| self.plan.shared_of(api, &self.metrics)).collect();
         let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
         self.workers.take_over(&plan, descriptors).await;
         let before = std::mem::replace(&mut self.plan, plan);
@@ -170,10 +173,10 @@ fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
 
 impl Plan {
     /// What the API shared before, under its new limit.
-    fn shared_of(&self, name: &str, max_requests: usize) -> Shared {
-        let place = self.config.apis.iter().position(|api| api.name == name);
-        let Some(known) = place.and_then(|place| self.shared.get(place)) else { return Shared::new(max_requests) };
-        known.places.limit_to(max_requests);
+    fn shared_of(&self, api: &config::Api, metrics: &Metrics) -> Shared {
+        let place = self.config.apis.iter().position(|known| known.name == api.name);
+        let Some(known) = place.and_then(|place| self.shared.get(place)) else { return Shared::new(api, metrics) };
+        known.places.limit_to(api.limits.max_requests);
         known.clone()
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     connect::Connector,
     deadline::Deadlines,
     logging::AccessLog,
+    metrics::{Meter, Metrics},
     path::Words,
     proxy::{Api, Entrance, Entry, Gate, HeaderRules, Route, Routes, ToUpstream, Worker},
     pulse::{Beat, Pulse},
@@ -42,6 +43,7 @@ pub(super) struct Crew {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) access: AccessLog,
     pub(super) drain: watch::Receiver<bool>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// The running workers.
@@ -63,7 +65,7 @@ impl Crew {
             let (orders, given) = mpsc::channel(ORDERS);
             let (crew, working, beat) = (self.clone(), working.clone(), workers.pulse.add());
             workers.threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                runtime.block_on(crew.work(given, beat));
+                runtime.block_on(crew.work(number, given, beat));
                 drop(working);
             })?);
             workers.orders.push(orders);
@@ -72,14 +74,15 @@ impl Crew {
     }
 
     /// Until every connection has ended after a drain, or the order to stop.
-    async fn work(self, mut orders: mpsc::Receiver<Order>, mut beat: Beat) {
+    async fn work(self, number: usize, mut orders: mpsc::Receiver<Order>, mut beat: Beat) {
         let deadlines = Deadlines::default();
         let ticking = deadlines.clone();
         tokio::spawn(async move { ticking.run().await });
-        let worker = Arc::new(Worker::new(deadlines.clone(), Arc::clone(&self.clock), self.access.worker()));
+        let unclaimed = self.metrics.api("").meter(number);
+        let worker = Arc::new(Worker::new(deadlines.clone(), Arc::clone(&self.clock), self.access.worker(), unclaimed));
         let mut begun = self.drain.clone();
         let (drain, mut gone) = Drain::new(self.drain);
-        let mut side = Some(Side::new(Arc::clone(&worker), deadlines, drain));
+        let mut side = Some(Side::new(number, Arc::clone(&worker), deadlines, drain));
         let mut apis: Vec<Arc<Api>> = Vec::new();
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -121,6 +124,7 @@ impl Crew {
 
 /// What one worker serves.
 struct Side {
+    number: usize,
     worker: Arc<Worker>,
     deadlines: Deadlines,
     drain: Drain,
@@ -132,12 +136,12 @@ struct Side {
 }
 
 impl Side {
-    fn new(worker: Arc<Worker>, deadlines: Deadlines, drain: Drain) -> Self {
-        Self { worker, deadlines, drain, plan: None, apis: Vec::new(), entrances: Vec::new() }
+    fn new(number: usize, worker: Arc<Worker>, deadlines: Deadlines, drain: Drain) -> Self {
+        Self { number, worker, deadlines, drain, plan: None, apis: Vec::new(), entrances: Vec::new() }
     }
 
     fn take_over(&mut self, plan: &Arc<Plan>, new_doors: Vec<Door>) {
-        let made = |index| api(plan, index, self.kept(plan, index)).map(Arc::new);
+        let made = |index| api(plan, index, self.number, self.kept(plan, index)).map(Arc::new);
         let apis: Vec<Option<Arc<Api>>> = (0..plan.config.apis.len()).map(made).collect();
         for ((listener, entry, entrance), behind) in self.entrances.iter().zip(&plan.behind) {
             if let Some(routes) = self.routes(plan, &apis, behind, listener, *entry) {
@@ -201,21 +205,23 @@ impl Side {
     }
 }
 
-/// One worker's side of an API. `kept`: its connections, if there are any to go on with.
-fn api(plan: &Plan, index: usize, kept: Option<Arc<Upstream<ToUpstream>>>) -> Option<Api> {
+/// The side of an API of the worker with that number. `kept`: its connections, if there are any to go on with.
+fn api(plan: &Plan, index: usize, worker: usize, kept: Option<Arc<Upstream<ToUpstream>>>) -> Option<Api> {
     let settings = &plan.config.apis[index];
     let authority = HeaderValue::try_from(settings.upstream.origin.authority()).ok()?;
     let rules = settings.allow.iter().flatten().chain(&settings.deny);
     let words = rules.flat_map(crate::path::Rule::words).chain(settings.path_words.iter().map(String::as_str));
     let shared = &plan.shared[index];
+    let meter = shared.metrics.meter(worker);
     Some(Api {
         name: settings.name.clone(),
         account: plan.accounts[settings.account.0].clone(),
-        upstream: kept.or_else(|| upstream(plan, settings).map(Arc::new))?,
+        upstream: kept.or_else(|| upstream(plan, settings, Arc::clone(&meter)).map(Arc::new))?,
         rules: HeaderRules::new(settings, authority),
         words: Words::new(words),
         places: shared.places.clone(),
         outage: shared.outage.clone(),
+        meter,
         timeouts: settings.timeouts,
         replay_buffer: settings.replay_buffer,
         retry_idempotency_key: settings.retry_idempotency_key,
@@ -223,11 +229,11 @@ fn api(plan: &Plan, index: usize, kept: Option<Arc<Upstream<ToUpstream>>>) -> Op
 }
 
 /// Its own connections to upstream. The daemon has made the same connector before; what passes once passes again.
-fn upstream(plan: &Plan, settings: &config::Api) -> Option<Upstream<ToUpstream>> {
+fn upstream(plan: &Plan, settings: &config::Api, meter: Arc<Meter>) -> Option<Upstream<ToUpstream>> {
     let connector = Connector::new(&settings.upstream.origin, &plan.tls, &plan.config.egress, settings.timeouts.connect)?;
     let head = HeadLimits { bytes: settings.limits.max_header_bytes, lines: settings.limits.max_headers };
     let lifetimes = Lifetimes { idle: settings.timeouts.pool_idle, max_age: settings.timeouts.connection_max_age };
-    Upstream::new(connector, settings.http2, head, lifetimes, Jitter::from_system())
+    Upstream::new(connector, settings.http2, head, lifetimes, Jitter::from_system(), meter)
 }
 
 /// Whether connections of the one are good for the other: everything that [`upstream`] looks at.

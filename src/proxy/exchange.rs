@@ -1,7 +1,7 @@
-//! One request and its answer, as the access log sees it.
+//! One request and its answer, as the access log and the metrics see it.
 //!
-//! Depends on `logging`, `path` and `server`. Guarantees: however an exchange ends, also when the client hangs up or a
-//! panic unwinds, one line is written, and its place among the requests in flight is free again.
+//! Depends on `logging`, `metrics`, `path` and `server`. Guarantees: however an exchange ends, also when the client hangs up
+//! or a panic unwinds, one line is written, it is counted once, and its place among the requests in flight is free again.
 
 use std::{
     sync::{
@@ -19,8 +19,14 @@ use super::{
     headers::{self, HeaderRules},
     problem::Code,
     upload::Upload,
+    waits::Waits,
 };
-use crate::{clock, logging::AccessLine, server::Peer};
+use crate::{
+    clock,
+    logging::AccessLine,
+    metrics::{Ended, Meter},
+    server::Peer,
+};
 
 /// Lives from the request's head to the last byte of its answer.
 pub(super) struct Exchange {
@@ -63,13 +69,11 @@ pub(super) enum Cut {
 }
 
 impl Cut {
+    /// In the order of the variants.
+    pub(super) const WORDS: [&str; 4] = ["upstream_closed", "upstream_silent", "client_closed", "silent"];
+
     fn as_str(self) -> &'static str {
-        match self {
-            Self::UpstreamClosed => "upstream_closed",
-            Self::UpstreamSilent => "upstream_silent",
-            Self::ClientClosed => "client_closed",
-            Self::Silent => "silent",
-        }
+        Self::WORDS[self as usize]
     }
 }
 
@@ -115,10 +119,23 @@ impl Exchange {
         self.request_id.as_str()
     }
 
-    /// Upstream's answer begins.
-    pub(super) fn answered(&mut self, status: u16) {
+    /// Upstream's answer has begun, `at` that time.
+    pub(super) fn answered(&mut self, status: u16, at: Option<Instant>) {
         self.status = Some(status);
-        self.first_byte = Some(self.started.elapsed());
+        self.first_byte = at.map(|at| at - self.started);
+    }
+
+    /// The answer's head is about to go to the client; what was not waited since the request's came was ours.
+    pub(super) fn head_is_ready(&self, waits: &Waits) {
+        self.meter().spent(self.started.elapsed().saturating_sub(waits.total()));
+    }
+
+    fn meter(&self) -> &Meter {
+        if self.is_of_no_api() { &self.route.worker.unclaimed } else { &self.route.api.meter }
+    }
+
+    fn is_of_no_api(&self) -> bool {
+        self.code == Some(Code::NoApi)
     }
 
     /// A problem of ours is the answer.
@@ -172,7 +189,16 @@ impl Drop for Exchange {
             (self.status.unwrap_or(CLIENT_CLOSED_REQUEST), self.code, self.cut_or_none())
         };
         let route = &self.route;
-        let api = if self.code == Some(Code::NoApi) { "" } else { &*route.api.name };
+        let api = if self.is_of_no_api() { "" } else { &*route.api.name };
+        let duration = self.started.elapsed();
+        self.meter().ended(&Ended {
+            method: &self.method,
+            status,
+            code: code.map(|code| code as usize),
+            cut: cut.map(|cut| cut as usize),
+            duration,
+            first_byte: self.first_byte,
+        });
         route.worker.log(&AccessLine {
             api,
             listener: &route.listener,
@@ -184,7 +210,7 @@ impl Drop for Exchange {
             cut: cut.map(Cut::as_str),
             request_bytes: self.upload.as_ref().map_or(self.tunnelled_bytes, Upload::bytes),
             response_bytes: self.answered_bytes,
-            duration: self.started.elapsed(),
+            duration,
             upstream_first_byte: self.first_byte,
             request_id: self.request_id.as_str(),
             uid: self.peer.uid,
@@ -256,6 +282,12 @@ impl Places {
     /// From now on `most` at a time. Who has a place keeps it.
     pub fn limit_to(&self, most: usize) {
         self.0.most.store(most, Ordering::Relaxed);
+    }
+
+    /// How many there may be.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        self.0.most.load(Ordering::Relaxed)
     }
 
     /// A place, if there is one.

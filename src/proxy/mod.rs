@@ -1,6 +1,6 @@
 //! The life of one request: admitted, given a bearer, sent, perhaps sent again, answered.
 //!
-//! Depends on `account` (for bearers; it never sees credentials), `upstream`, `server` and `logging`. Everything that
+//! Depends on `account` (for bearers; it never sees credentials), `upstream`, `server`, `logging` and `metrics`. Everything that
 //! decides is pure and stands in its own file; this one acts. Guarantees: one request goes out at most three times, and a
 //! second time only when that can't do anything twice or when a bearer was refused.
 
@@ -14,6 +14,7 @@ mod problem;
 mod retry;
 mod tunnel;
 mod upload;
+mod waits;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -23,7 +24,12 @@ use std::{
     time::Duration,
 };
 
+pub use admit::{Entry, Gate};
 use bytes::Bytes;
+pub use download::{CutOff, Download, ToClient};
+pub use entrance::{Entrance, Routes};
+pub use exchange::Places;
+pub use headers::HeaderRules;
 use http::{
     HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
@@ -31,13 +37,6 @@ use http::{
 };
 use http_body::Body;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use tokio::time::Instant;
-
-pub use admit::{Entry, Gate};
-pub use download::{CutOff, Download, ToClient};
-pub use entrance::{Entrance, Routes};
-pub use exchange::Places;
-pub use headers::HeaderRules;
 pub use outage::Outage;
 pub use problem::{Code, ProxyError};
 pub use upload::{ToUpstream, UploadError};
@@ -48,6 +47,7 @@ use crate::{
     config::Timeouts,
     deadline::{Deadline, Deadlines},
     logging::{AccessLine, AccessWriter},
+    metrics::{Meter, Retry, Vocabulary},
     path::Words,
     server::Peer,
     upstream::{Answer, Cause, Reuse, SendError, Upstream},
@@ -59,6 +59,7 @@ use headers::{Credentials, Framing};
 use retry::{AfterFailure, AfterUnauthorized, Failed, IdempotencyKey, Spare};
 use tunnel::Tunnel;
 use upload::{Upload, Waiting};
+use waits::Waits;
 
 /// A request that must not arrive twice never takes a connection that idled for longer: the other side may be closing it.
 const SAFE_IDLE: Duration = Duration::from_secs(4);
@@ -72,13 +73,15 @@ pub struct Worker {
     clock: Arc<dyn Clock>,
     access: Mutex<AccessWriter>,
     ids: Mutex<Jitter>,
+    /// Of requests that no API is for.
+    unclaimed: Arc<Meter>,
 }
 
 impl Worker {
-    /// Its own deadlines, log buffer and request ids.
+    /// Its own deadlines, log buffer and request ids. `unclaimed` counts requests that no API is for.
     #[must_use]
-    pub fn new(deadlines: Deadlines, clock: Arc<dyn Clock>, access: AccessWriter) -> Self {
-        Self { deadlines, clock, access: Mutex::new(access), ids: Mutex::new(Jitter::from_system()) }
+    pub fn new(deadlines: Deadlines, clock: Arc<dyn Clock>, access: AccessWriter, unclaimed: Arc<Meter>) -> Self {
+        Self { deadlines, clock, access: Mutex::new(access), ids: Mutex::new(Jitter::from_system()), unclaimed }
     }
 
     /// Hands what was logged to the log's thread. Called about once a second, so that lines come in time.
@@ -111,6 +114,8 @@ pub struct Api {
     pub places: Places,
     /// Whether the upstream was reached last, over all workers.
     pub outage: Outage,
+    /// What this worker counts of it.
+    pub meter: Arc<Meter>,
     /// Durations.
     pub timeouts: Timeouts,
     /// Bytes of a request body kept to send it again.
@@ -158,6 +163,12 @@ fn with_document(response: Response<Bytes>, exchange: Option<Exchange>) -> Respo
     response.map(|document| ToClient::Problem { document: Some(document), exchange })
 }
 
+/// The words of ours that requests are counted by.
+#[must_use]
+pub fn vocabulary() -> Vocabulary {
+    Vocabulary { codes: Code::ALL.iter().map(|code| code.counted_as()).collect(), cuts: exchange::Cut::WORDS.to_vec() }
+}
+
 /// What stays the same whenever the request is sent.
 struct Outgoing<'a> {
     head: &'a request::Parts,
@@ -183,15 +194,15 @@ impl Route {
         let upgrade = asked_upgrade(&mut request);
         let (head, body) = request.into_parts();
         let mut exchange = Exchange::open(&self, &head, peer);
-        let deadline = self.worker.deadlines.deadline();
-        match self.forward(&head, body, upgrade.is_some(), &mut exchange, &deadline).await {
+        let (deadline, mut waits) = (self.worker.deadlines.deadline(), Waits::default());
+        match self.forward(&head, body, upgrade.is_some(), &mut exchange, &deadline, &mut waits).await {
             Ok(answer) => {
                 self.api.outage.reached(&self.api.name);
                 match upgrade {
                     Some(client) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                        self.begin_tunnel(answer, client, exchange, deadline)
+                        self.begin_tunnel(answer, client, exchange, deadline, &waits)
                     }
-                    _ => self.pass_on(answer, exchange, deadline),
+                    _ => self.pass_on(answer, exchange, deadline, &waits),
                 }
             }
             Err(error) => {
@@ -200,6 +211,7 @@ impl Route {
                 }
                 let response = problem::response(&error, head.version, exchange.request_id());
                 exchange.failed(response.status().as_u16(), error.code());
+                exchange.head_is_ready(&waits);
                 if head.method == Method::HEAD {
                     // Nobody asks for the body.
                     exchange.complete();
@@ -216,6 +228,7 @@ impl Route {
         websocket: bool,
         exchange: &mut Exchange,
         deadline: &Deadline,
+        waits: &mut Waits,
     ) -> Result<Response<Answer<ToUpstream>>, ProxyError> {
         let framing = framing(&head.headers, &body);
         let upload = (!body.is_end_stream()).then(|| Upload::new(body, Arc::clone(&self.api)));
@@ -226,8 +239,8 @@ impl Route {
         let admitted = self.gate.admit(&head.method, &head.uri, head.version, &head.headers).map_err(ProxyError::Refused)?;
         exchange.keep(self.api.places.take().ok_or(ProxyError::Busy)?);
         let outgoing = Outgoing { head, admitted, framing, upload: upload.as_ref(), websocket };
-        let answer = self.send_until_answered(&outgoing, deadline).await?;
-        exchange.answered(answer.status().as_u16());
+        let answer = self.send_until_answered(&outgoing, deadline, waits).await?;
+        exchange.answered(answer.status().as_u16(), waits.answered());
         Ok(answer)
     }
 
@@ -236,28 +249,30 @@ impl Route {
         &self,
         outgoing: &Outgoing<'_>,
         deadline: &Deadline,
+        waits: &mut Waits,
     ) -> Result<Response<Answer<ToUpstream>>, ProxyError> {
         let account = &self.api.account;
         let mut reuse = reuse_for(&outgoing.head.method);
         let mut spare = Spare::new();
-        let mut bearer = self.bearer().await?;
+        let mut bearer = self.bearer(waits).await?;
         let mut replaces: Option<Generation> = None;
         loop {
             let generation = bearer.generation;
-            let mut taken = None;
-            match self.send_once(outgoing, bearer, reuse, deadline, &mut taken).await {
+            match self.send_once(outgoing, bearer, reuse, deadline, waits).await {
                 Ok(answer) if account.relogin_on().contains(&answer.status()) => {
                     if replaces.is_some() {
                         account.uncured(generation);
                     }
-                    match self.fresh_bearer(&mut spare, generation, outgoing).await {
+                    let fresh = waits.on(pin!(self.fresh_bearer(&mut spare, generation, outgoing))).await;
+                    match fresh {
                         Some(newer) => bearer = newer,
                         None => return Ok(answer),
                     }
                     // Who refuses a body may close after it, just when it is written again: that goes to another connection.
                     if outgoing.upload.is_none() {
-                        use_up(answer, deadline).await;
+                        waits.on(pin!(use_up(answer, deadline))).await;
                     }
+                    self.api.meter.retried(Retry::Bearer);
                     replaces = Some(generation);
                 }
                 Ok(answer) => {
@@ -270,17 +285,18 @@ impl Route {
                     if !self.may_reconnect(&mut spare, error, outgoing) {
                         return Err(error);
                     }
-                    reuse = Reuse::OpenedAfter(taken.unwrap_or_else(clock::instant));
-                    bearer = self.bearer().await?;
+                    self.api.meter.retried(Retry::Connection);
+                    reuse = Reuse::OpenedAfter(waits.sent().unwrap_or_else(clock::instant));
+                    bearer = self.bearer(waits).await?;
                 }
             }
         }
     }
 
-    async fn bearer(&self) -> Result<Arc<Bearer>, ProxyError> {
+    async fn bearer(&self, waits: &mut Waits) -> Result<Arc<Bearer>, ProxyError> {
         match self.api.account.bearer(self.worker.clock.now().moment) {
             Some(bearer) => Ok(bearer),
-            None => self.api.account.wait_for_bearer().await.map_err(ProxyError::NoBearer),
+            None => waits.on(pin!(self.api.account.wait_for_bearer())).await.map_err(ProxyError::NoBearer),
         }
     }
 
@@ -307,31 +323,34 @@ impl Route {
         spare.after_failure(&failed) == AfterFailure::Reconnect
     }
 
-    /// One attempt; `taken`: when it had its connection. The bearer goes with the head: a long upload must not keep an old
-    /// token in memory.
+    /// One attempt. The bearer goes with the head: a long upload must not keep an old token in memory.
     async fn send_once(
         &self,
         outgoing: &Outgoing<'_>,
         bearer: Arc<Bearer>,
         reuse: Reuse,
         deadline: &Deadline,
-        taken: &mut Option<Instant>,
+        waits: &mut Waits,
     ) -> Result<Response<Answer<ToUpstream>>, ProxyError> {
         let upstream = &self.api.upstream;
-        let lease = if outgoing.websocket { None } else { Some(upstream.lease(reuse).await.map_err(ProxyError::Upstream)?) };
+        waits.begin_attempt();
+        let lease = if outgoing.websocket {
+            None
+        } else {
+            Some(waits.on(pin!(upstream.lease(reuse))).await.map_err(ProxyError::Upstream)?)
+        };
         let request = outgoing.request(&self.api.rules, &bearer)?;
         drop(bearer);
         let timeouts = &self.api.timeouts;
         let limit = if outgoing.upload.is_some() { timeouts.response.min(timeouts.body_idle) } else { timeouts.response };
-        let now = *taken.insert(clock::instant());
-        deadline.arm_at(now + limit);
+        deadline.arm_at(waits.send() + limit);
         let mut sending = pin!(async {
             match lease {
                 Some(lease) => lease.send(request).await,
                 None => upstream.open_tunnel(request).await,
             }
         });
-        std::future::poll_fn(|cx| {
+        let outcome = std::future::poll_fn(|cx| {
             if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
                 return Poll::Ready(outcome.map_err(ProxyError::Upstream));
             }
@@ -345,7 +364,9 @@ impl Route {
             }
             Poll::Pending
         })
-        .await
+        .await;
+        waits.end();
+        outcome
     }
 
     /// Who kept us waiting for too long, and for how long; if nobody did, the deadline moves to when somebody will have.
@@ -366,7 +387,13 @@ impl Route {
         None
     }
 
-    fn pass_on(&self, answer: Response<Answer<ToUpstream>>, mut exchange: Exchange, deadline: Deadline) -> Response<ToClient> {
+    fn pass_on(
+        &self,
+        answer: Response<Answer<ToUpstream>>,
+        mut exchange: Exchange,
+        deadline: Deadline,
+        waits: &Waits,
+    ) -> Response<ToClient> {
         let (mut head, body) = answer.into_parts();
         // The length of what was not modified: over HTTP/2 some clients wait for it, though the stream has ended.
         let misread = head.status == StatusCode::NOT_MODIFIED && exchange.version() == Version::HTTP_2;
@@ -377,6 +404,7 @@ impl Route {
         }
         let timeouts = &self.api.timeouts;
         let idle = if is_event_stream(&head.headers) { timeouts.stream_idle } else { timeouts.body_idle };
+        exchange.head_is_ready(waits);
         let download = Download::new(body, deadline, idle, exchange).under(&head);
         Response::from_parts(head, ToClient::Answer(download))
     }
@@ -388,14 +416,16 @@ impl Route {
         client: OnUpgrade,
         exchange: Exchange,
         deadline: Deadline,
+        waits: &Waits,
     ) -> Response<ToClient> {
         let upstream = hyper::upgrade::on(&mut answer);
-        let (mut head, _) = answer.into_parts();
+        let (mut head, answer) = answer.into_parts();
         head.headers = headers::to_client(&self.api.rules, head.headers, false);
         headers::upgrade_to_websocket(&mut head.headers);
         let idle = self.api.timeouts.stream_idle;
+        exchange.head_is_ready(waits);
         // Its owner is the drain, which waits until the client's connection is closed.
-        tokio::spawn(Tunnel { client, upstream, deadline, idle, exchange }.run());
+        tokio::spawn(Tunnel { client, upstream, deadline, idle, exchange, answer }.run());
         Response::from_parts(head, ToClient::Empty)
     }
 }

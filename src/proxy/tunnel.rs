@@ -18,8 +18,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::exchange::{Cut, Exchange};
-use crate::{clock, deadline::Deadline};
+use super::{
+    ToUpstream,
+    exchange::{Cut, Exchange},
+};
+use crate::{clock, deadline::Deadline, upstream::Answer};
 
 /// Bytes that each direction may hold.
 const BUFFER: usize = 16 * 1024;
@@ -32,12 +35,14 @@ pub(super) struct Tunnel {
     /// How long both sides may be silent.
     pub(super) idle: Duration,
     pub(super) exchange: Exchange,
+    /// What agreed to it: the connection counts for as long as it is there.
+    pub(super) answer: Answer<ToUpstream>,
 }
 
 impl Tunnel {
     /// Lasts as long as the tunnel. Dropped, it closes both connections.
     pub(super) async fn run(self) {
-        let Self { client, upstream, deadline, idle, mut exchange } = self;
+        let Self { client, upstream, deadline, idle, mut exchange, answer: _answer } = self;
         // The client's comes when it was sent the answer.
         deadline.arm(idle);
         let upgraded = tokio::select! {

@@ -15,6 +15,7 @@ use super::{
     h2,
     pool::Pool,
 };
+use crate::metrics::Presence;
 
 /// An answer's body. Over HTTP/1.1, read to its end it gives its connection back; dropped before, it closes it. Over
 /// HTTP/2, dropped before its end it resets its stream.
@@ -29,17 +30,19 @@ struct Exclusive<B> {
     incoming: Incoming,
     ended: bool,
     lease: Option<(Open<B>, Pool<B>, Uploaded)>,
+    /// Of a connection that is not kept.
+    _presence: Option<Presence>,
 }
 
 impl<B> Answer<B> {
-    /// On a connection that nobody uses after it.
-    pub(super) fn alone(incoming: Incoming) -> Self {
-        Self(Source::Http1(Exclusive { incoming, ended: false, lease: None }))
+    /// On a connection that nobody uses after it, and that counts as long.
+    pub(super) fn alone(incoming: Incoming, presence: Presence) -> Self {
+        Self(Source::Http1(Exclusive { incoming, ended: false, lease: None, _presence: Some(presence) }))
     }
 
     /// The connection goes to `pool` when the body has ended.
     pub(super) fn http1(incoming: Incoming, connection: Open<B>, pool: Pool<B>, uploaded: Uploaded) -> Self {
-        Self(Source::Http1(Exclusive { incoming, ended: false, lease: Some((connection, pool, uploaded)) }))
+        Self(Source::Http1(Exclusive { incoming, ended: false, lease: Some((connection, pool, uploaded)), _presence: None }))
     }
 
     pub(super) fn http2(incoming: h2::Incoming) -> Self {

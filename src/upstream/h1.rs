@@ -21,7 +21,10 @@ use hyper_util::rt::TokioIo;
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::{BODY_BUFFER, Cause, HeadLimits, SendError, Sent};
-use crate::connect::{Connection, bytes_written};
+use crate::{
+    connect::{Connection, bytes_written},
+    metrics::Presence,
+};
 
 /// An open connection with no exchange on it.
 pub(super) struct Open<B> {
@@ -29,11 +32,17 @@ pub(super) struct Open<B> {
     written: Arc<AtomicU64>,
     driver: AbortHandle,
     retires: Instant,
+    presence: Presence,
 }
 
 /// Makes a connection ready for requests. A task drives it until either side closes it. `retires`: when it is too old for
 /// another request.
-pub(super) async fn open<B>(connection: Connection, head: HeadLimits, retires: Instant) -> Result<Open<B>, Cause>
+pub(super) async fn open<B>(
+    connection: Connection,
+    head: HeadLimits,
+    retires: Instant,
+    presence: Presence,
+) -> Result<Open<B>, Cause>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
@@ -48,7 +57,7 @@ where
     // It ends with its connection: when the sender and the answer's body are dropped, when an exchange is left unfinished,
     // or when the peer hangs up. How it ended reaches the exchange that was under way.
     let driver = tokio::spawn(async move { drop(driver.await) }).abort_handle();
-    Ok(Open { sender, written: connection.written, driver, retires })
+    Ok(Open { sender, written: connection.written, driver, retires, presence })
 }
 
 impl<B> Open<B> {
@@ -64,6 +73,11 @@ impl<B> Open<B> {
     /// When it is too old for another request.
     pub(super) fn retires(&self) -> Instant {
         self.retires
+    }
+
+    /// Counts it among those that wait for a request, or no more.
+    pub(super) fn set_idle(&self, idle: bool) {
+        self.presence.set_idle(idle);
     }
 
     /// Closes it in the middle of an exchange: by itself the driver would wait for the rest of a request that nobody reads

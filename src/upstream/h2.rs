@@ -42,6 +42,7 @@ use super::{
 use crate::{
     clock,
     connect::{Connection, bytes_written},
+    metrics::Presence,
     stream,
 };
 
@@ -66,12 +67,18 @@ pub(super) struct Link {
     authority: Authority,
     limits: HeadLimits,
     written: Arc<AtomicU64>,
+    presence: Presence,
     /// Dropped with the handle: the driver sees it.
     _held: oneshot::Sender<Infallible>,
 }
 
 /// Makes a connection ready for requests to `authority`.
-pub(super) async fn open(connection: Connection, authority: Authority, limits: HeadLimits) -> Result<(Link, Driver), Cause> {
+pub(super) async fn open(
+    connection: Connection,
+    authority: Authority,
+    limits: HeadLimits,
+    presence: Presence,
+) -> Result<(Link, Driver), Cause> {
     let heard = Arc::<AtomicBool>::default();
     let socket = Socket { stream: connection.stream, heard: Arc::clone(&heard) };
     let list = u32::try_from(limits.bytes.saturating_mul(2)).unwrap_or(u32::MAX);
@@ -90,7 +97,8 @@ pub(super) async fn open(connection: Connection, authority: Authority, limits: H
         .map_err(|_| Cause::Closed)?;
     let pings = exchanges.ping_pong().ok_or(Cause::Closed)?;
     let (held, released) = oneshot::channel();
-    let link = Link { sender, scheme: Scheme::HTTPS, authority, limits, written: connection.written, _held: held };
+    let written = connection.written;
+    let link = Link { sender, scheme: Scheme::HTTPS, authority, limits, written, presence, _held: held };
     let silence = Silence { pings, timer: Box::pin(sleep(PING_EVERY)), asked: false, heard: false };
     Ok((link, Driver { connection: exchanges, released: Some(released), heard, silence }))
 }
@@ -134,6 +142,11 @@ impl Driver {
 }
 
 impl Link {
+    /// Counts it among those without a stream, or no more.
+    pub(super) fn set_idle(&self, idle: bool) {
+        self.presence.set_idle(idle);
+    }
+
     /// The server has said that it will process no further stream (RFC 9113, 6.8).
     fn is_going_away(&self) -> bool {
         // A fresh clone waits for no stream of its own, so it is ready or never will be.

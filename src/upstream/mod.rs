@@ -1,6 +1,6 @@
 //! Connections to one origin, kept and used again; one request, sent once.
 //!
-//! Depends on `connect`, `clock` and `config`. The only place that names the client types of hyper and h2. Guarantees: a
+//! Depends on `connect`, `clock`, `metrics` and `config`. The only place that names the client types of hyper and h2. Guarantees: a
 //! request is written to one connection at the most, and a failure says whether the upstream may have acted on it; whether
 //! it may be sent again is for the caller to judge.
 
@@ -12,7 +12,7 @@ mod streams;
 mod tunnel;
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -32,6 +32,7 @@ use crate::{
     clock::{self, Jitter, Moment},
     config::Http2,
     connect::{ConnectError, Connection, Connector, Offer, Protocol},
+    metrics::Meter,
 };
 
 /// Why there is no answer. Holds nothing of the request.
@@ -133,6 +134,7 @@ pub struct Upstream<B> {
     /// Where HTTP/2 is offered.
     http2: Option<Shared>,
     swept: Mutex<Option<(Moment, Instant)>>,
+    meter: Arc<Meter>,
 }
 
 /// Connections that requests share, and whom they lead to.
@@ -143,16 +145,23 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
-    /// No connection is made until one is needed. `None` when the origin's host can't stand in a URI.
+    /// No connection is made until one is needed; `meter` counts them. `None` when the origin's host can't stand in a URI.
     #[must_use]
-    pub fn new(connector: Connector, http2: Http2, head: HeadLimits, lifetimes: Lifetimes, jitter: Jitter) -> Option<Self> {
+    pub fn new(
+        connector: Connector,
+        http2: Http2,
+        head: HeadLimits,
+        lifetimes: Lifetimes,
+        jitter: Jitter,
+        meter: Arc<Meter>,
+    ) -> Option<Self> {
         let Lifetimes { idle, max_age } = lifetimes;
         let http2 = match http2 {
             Http2::Off => None,
             Http2::Auto => Some((Streams::new(idle), connector.origin().authority().try_into().ok()?)),
         };
         let (jitter, swept) = (Mutex::new(jitter), Mutex::default());
-        Some(Self { connector, head, max_age, jitter, pool: Pool::new(idle), http2, swept })
+        Some(Self { connector, head, max_age, jitter, pool: Pool::new(idle), http2, swept, meter })
     }
 
     /// A kept connection, room on a shared one, or a new one; the connector's time-out bounds the wait.
@@ -187,7 +196,7 @@ where
                 drop(opening);
                 return self.adopt(connection).await;
             }
-            Ok(connection) => h2::open(connection, authority.clone(), self.head).await.map_err(unsent),
+            Ok(connection) => h2::open(connection, authority.clone(), self.head, self.meter.connected()).await.map_err(unsent),
             Err(error) => Err(unsent(error.into())),
         };
         match opened {
@@ -202,7 +211,7 @@ where
     }
 
     async fn adopt(&self, connection: Connection) -> Result<Lease<B>, SendError> {
-        let open = h1::open(connection, self.head, self.retirement()).await.map_err(unsent)?;
+        let open = h1::open(connection, self.head, self.retirement(), self.meter.connected()).await.map_err(unsent)?;
         Ok(self.exclusive(open))
     }
 

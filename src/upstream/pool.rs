@@ -46,6 +46,7 @@ impl<B> Pool<B> {
         loop {
             let mut candidate = self.pop(limit)?;
             if candidate.is_usable().await {
+                candidate.set_idle(false);
                 return Some(candidate);
             }
         }
@@ -73,6 +74,7 @@ impl<B> Pool<B> {
         let since = clock::instant();
         let mut kept = self.lock();
         if kept.era == self.era && since < connection.retires() {
+            connection.set_idle(true);
             kept.idle.push(Idle { since, connection });
         }
     }

@@ -182,6 +182,7 @@ impl State {
         self.members.retain(|member| now < member.retires);
         let member = self.members.iter_mut().rev().find(|member| member.has_room() && member.meets(demand, now))?;
         member.in_flight += 1;
+        member.link.set_idle(false);
         Some(Stream { streams: streams.clone(), number: member.number, link: Arc::clone(&member.link) })
     }
 
@@ -265,6 +266,7 @@ impl Drop for Stream {
         self.streams.change(None, |state| {
             if let Some(member) = state.member(self.number) {
                 member.in_flight -= 1;
+                member.link.set_idle(member.in_flight == 0);
                 member.idle_since = now;
             }
         });

@@ -3,6 +3,7 @@
 
 use std::{
     net::Ipv4Addr,
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -20,14 +21,20 @@ use tokio::{
 use super::*;
 use crate::{
     config::{Egress, Origin, Scheme},
+    metrics::{ApiMetrics, Metrics, Vocabulary},
     tls::ClientTls,
 };
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, lines: 100 };
 
+fn counts() -> Arc<ApiMetrics> {
+    Metrics::new(NonZeroUsize::MIN, Vocabulary::default()).api("emr")
+}
+
 struct Fixture {
     upstream: Upstream<Empty<Bytes>>,
     accepted: Arc<AtomicUsize>,
+    counts: Arc<ApiMetrics>,
 }
 
 impl Fixture {
@@ -50,8 +57,9 @@ impl Fixture {
         });
         let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
         let connector = Connector::new(&origin, &unused_tls(), &Egress::default(), Duration::from_secs(5)).unwrap();
-        let upstream = Upstream::new(connector, Http2::Off, LIMITS, lifetimes, Jitter::seeded(7)).unwrap();
-        Self { upstream, accepted }
+        let counts = counts();
+        let upstream = Upstream::new(connector, Http2::Off, LIMITS, lifetimes, Jitter::seeded(7), counts.meter(0)).unwrap();
+        Self { upstream, accepted, counts }
     }
 
     /// One exchange; how many connections there were until now.
@@ -105,6 +113,28 @@ async fn a_connection_that_idled_for_longer_than_pool_idle_is_not_taken() {
 }
 
 #[tokio::test]
+async fn a_connection_is_counted_as_active_or_idle_for_as_long_as_it_is_there() {
+    let fixture = Fixture::keeping(Duration::from_secs(15)).await;
+    let counted = || fixture.counts.connections();
+    assert_eq!(counted(), (0, 0));
+    let lease = fixture.upstream.lease(Reuse::Any).await.unwrap();
+    assert_eq!(counted(), (1, 0));
+    let answer = lease.send(Request::new(Empty::new())).await.unwrap();
+    assert_eq!(fixture.exchange(Reuse::Any).await, 2);
+    assert_eq!(counted(), (1, 1), "one is kept, the other one's answer is not read yet");
+    answer.into_body().collect().await.unwrap();
+    assert_eq!(counted(), (0, 2));
+    drop(fixture.upstream.lease(Reuse::Any).await.unwrap());
+    assert_eq!(counted(), (0, 1), "a connection that is given up is gone");
+    fixture.upstream.close_idle();
+    assert_eq!(counted(), (0, 0));
+    let tunnel = fixture.upstream.open_tunnel(Request::new(Empty::new())).await.unwrap();
+    assert_eq!(counted(), (1, 0));
+    drop(tunnel);
+    assert_eq!(counted(), (0, 0));
+}
+
+#[tokio::test]
 async fn a_request_that_is_sent_again_takes_a_new_connection() {
     let fixture = Fixture::keeping(Duration::from_secs(15)).await;
     assert_eq!(fixture.exchange(Reuse::Any).await, 1);
@@ -144,7 +174,8 @@ fn connections_grow_old_at_different_times_within_a_fifth() {
     let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port: 9 };
     let connector = Connector::new(&origin, &unused_tls(), &Egress::default(), Duration::from_secs(5)).unwrap();
     let lifetimes = Lifetimes { idle: AGE, max_age: AGE };
-    let upstream: Upstream<Empty<Bytes>> = Upstream::new(connector, Http2::Auto, LIMITS, lifetimes, Jitter::seeded(7)).unwrap();
+    let upstream: Upstream<Empty<Bytes>> =
+        Upstream::new(connector, Http2::Auto, LIMITS, lifetimes, Jitter::seeded(7), counts().meter(0)).unwrap();
     let start = clock::instant();
     let ages: Vec<f64> = (0..100).map(|_| (upstream.retirement() - start).as_secs_f64()).collect();
     assert!(ages.iter().all(|age| (79.9..121.0).contains(age)), "{ages:?}");

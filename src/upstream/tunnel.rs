@@ -23,6 +23,7 @@ where
     pub async fn open_tunnel(&self, request: Request<B>) -> Result<Response<Answer<B>>, SendError> {
         let unsent = |cause| SendError { cause, sent: Sent::Nothing };
         let connection = self.connector.connect(Offer::Http1).await.map_err(|error| unsent(error.into()))?;
+        let presence = self.meter.connected();
         let (mut sender, driver) = http1::Builder::new()
             .max_buf_size(self.head.bytes.max(BODY_BUFFER))
             .max_header_size(self.head.bytes)
@@ -41,7 +42,7 @@ where
             return Err(SendError { cause: Cause::Upgrade, sent: Sent::Something });
         }
         in_flight.answered();
-        Ok(response.map(Answer::alone))
+        Ok(response.map(|incoming| Answer::alone(incoming, presence)))
     }
 }
 

@@ -466,7 +466,7 @@ async fn an_account_without_log_in_sends_its_organization_alone() {
     let mut config = fixture::config();
     config.accounts[0].login = None;
     let clock = ManualClock::new();
-    let account = Account::start(Arc::new(config), AccountId(0), None, clock.clone(), Jitter::seeded(1)).unwrap();
+    let account = Account::start(Arc::new(config), AccountId(0), None, clock.clone(), Jitter::seeded(1), Arc::default()).unwrap();
     let bearer = account.wait_for_bearer().await.unwrap();
     assert!(bearer.authorization.is_none());
     assert_eq!(bearer.organization, "acme");

@@ -55,7 +55,7 @@ fn start(change: impl FnOnce(&mut Config), port: Option<u16>) -> Account {
     let mut config = fixture::config();
     change(&mut config);
     let clock = Arc::new(SystemClock);
-    Account::start(Arc::new(config), AccountId(0), port.map(connectors), clock, Jitter::seeded(1)).unwrap()
+    Account::start(Arc::new(config), AccountId(0), port.map(connectors), clock, Jitter::seeded(1), Arc::default()).unwrap()
 }
 
 async fn until(account: &Account, what: impl FnMut(&Phase) -> bool) {
@@ -143,7 +143,8 @@ async fn a_changed_organization_is_withdrawn_before_the_new_one_is_known() {
     config.accounts[0].organization = Source::Command(vec!["cat".to_owned(), path.to_str().unwrap().to_owned()]);
     let sources = Sources::new(Arc::new(config), AccountId(0)).unwrap();
     let (changes, watched) = mpsc::channel(1);
-    let surroundings = Surroundings { clock: Arc::new(SystemClock), jitter: Jitter::seeded(1), watch: Watch::scripted(watched) };
+    let (clock, watch) = (Arc::new(SystemClock), Watch::scripted(watched));
+    let surroundings = Surroundings { clock, jitter: Jitter::seeded(1), watch, counts: Arc::default() };
     let account = Account::assemble(sources, None, surroundings);
     say("acme").await.unwrap();
     assert_eq!(account.wait_for_bearer().await.unwrap().organization, "acme");

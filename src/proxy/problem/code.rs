@@ -2,6 +2,8 @@
 
 use http::StatusCode;
 
+use crate::metrics::{CodeWord, Refusal};
+
 /// Makes the enum and its texts of one list, so that no code can lack one.
 macro_rules! codes {
     ($($code:ident $name:literal $status:ident
@@ -53,6 +55,23 @@ macro_rules! codes {
 }
 
 impl Code {
+    /// What metrics have to know of it; its place among [`Self::ALL`] is its value.
+    pub(in crate::proxy) const fn counted_as(self) -> CodeWord {
+        let refusal = match self {
+            Self::NoApi => Some(Refusal::OfNone),
+            Self::BadHost
+            | Self::BadTarget
+            | Self::BadFraming
+            | Self::MethodNotAllowed
+            | Self::ExpectationFailed
+            | Self::HostNotAllowed
+            | Self::CrossSite
+            | Self::LoginPath => Some(Refusal::OfApi),
+            _ => None,
+        };
+        CodeWord { word: self.as_str(), status: self.status().as_u16(), refusal }
+    }
+
     /// Whether what follows on the connection could be the rest of this request's body.
     #[must_use]
     pub const fn ends_the_connection(self) -> bool {

@@ -1,6 +1,6 @@
 //! Who gets a stream, who connects, and who waits. The server is h2's, on plain TCP.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, num::NonZeroUsize};
 
 use bytes::Bytes;
 use h2::server;
@@ -15,6 +15,7 @@ use tokio::{
 use super::*;
 use crate::{
     connect::{ConnectError, Connection},
+    metrics::{ApiMetrics, Metrics, Vocabulary},
     stream,
     upstream::{Cause, HeadLimits, Sent, h2 as exchange},
 };
@@ -31,10 +32,13 @@ async fn serve(streams: Option<u32>) -> Server {
             tokio::spawn(connection(tcp, streams));
         }
     });
-    Server(port)
+    Server::at(port)
 }
 
-struct Server(u16);
+struct Server {
+    port: u16,
+    counts: Arc<ApiMetrics>,
+}
 
 async fn connection(mut tcp: TcpStream, streams: Option<u32>) {
     let Some(streams) = streams else {
@@ -49,12 +53,17 @@ async fn connection(mut tcp: TcpStream, streams: Option<u32>) {
 }
 
 impl Server {
+    fn at(port: u16) -> Self {
+        Self { port, counts: Metrics::new(NonZeroUsize::MIN, Vocabulary::default()).api("emr") }
+    }
+
     async fn connect(&self) -> (Link, Driver) {
-        let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.0)).await.unwrap();
+        let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.unwrap();
         let written = Arc::default();
         let stream = stream::Stream::Plain(stream::Counted::new(tcp, Arc::clone(&written)).unwrap());
         let connection = Connection { stream, written, protocol: Protocol::Http2 };
-        exchange::open(connection, Authority::from_static("upstream.example.test"), LIMITS).await.unwrap()
+        let presence = self.counts.meter(0).connected();
+        exchange::open(connection, Authority::from_static("upstream.example.test"), LIMITS, presence).await.unwrap()
     }
 
     /// A connection made for `opening`, and its first stream.
@@ -113,6 +122,27 @@ async fn one_connects_while_it_is_unknown_what_the_server_speaks_and_the_rest_sh
     opening(streams.claim(Reuse::Any));
     drop(held.pop());
     stream(streams.claim(Reuse::Any));
+}
+
+#[tokio::test]
+async fn a_connection_is_counted_as_active_while_it_has_a_stream_and_as_idle_while_it_has_none() {
+    let (server, streams) = (serve(Some(1000)).await, Streams::new(HOUR));
+    let counted = || server.counts.connections();
+    let first = opening(streams.claim(Reuse::Any));
+    let second = waiting(streams.claim(Reuse::Any));
+    let own = server.join(&streams, first).await;
+    let second = second.await.unwrap();
+    assert_eq!(counted(), (1, 0));
+    drop(own);
+    assert_eq!(counted(), (1, 0), "one stream is left");
+    drop(second);
+    assert_eq!(counted(), (0, 1));
+    let third = stream(streams.claim(Reuse::Any));
+    assert_eq!(counted(), (1, 0));
+    streams.clear();
+    assert_eq!(counted(), (1, 0), "it takes no new stream, but has one");
+    drop(third);
+    assert_eq!(counted(), (0, 0));
 }
 
 #[tokio::test]
@@ -317,7 +347,7 @@ async fn what_was_open_when_an_answer_failed_to_come_takes_no_request() {
 #[tokio::test]
 async fn a_connection_that_the_server_leaves_takes_no_request() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let server = Server(listener.local_addr().unwrap().port());
+    let server = Server::at(listener.local_addr().unwrap().port());
     let (leave, mut leaving) = mpsc::channel::<()>(1);
     tokio::spawn(async move {
         let (tcp, _) = listener.accept().await.unwrap();

@@ -2,29 +2,32 @@
 //!
 //! Depends on everything below it. The only place where a process ends and where its exit code is chosen.
 
+mod arguments;
+
 use std::{
     ffi::OsString,
     fmt::Display,
     io::{self, IsTerminal, Write},
-    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use self::arguments::{Cli, Subcommands};
 use crate::{
     app::{App, StartError},
     check,
     clock::SystemClock,
     config::{
         Config,
-        source::{self, Environment, Input, Loaded},
+        source::{self, Environment, Fault, Input, Loaded},
     },
     exec::{self, Exit, Program},
+    healthcheck::{self, Probe},
     logging::{self, Logging},
     process::{SignalCommands, end_by_interrupt, report_panics_by_place},
 };
@@ -34,76 +37,6 @@ const EX_CONFIG: u8 = 78;
 
 /// Commands that may wait while one is carried out.
 const COMMANDS: usize = 16;
-
-/// A local authenticating proxy for CarePortals.
-///
-/// Logs in with the credentials it is given, holds the token in memory only, renews it before it expires, and forwards
-/// what comes in on localhost with `Authorization` and `organization` added. Point your app's base URL at
-/// <http://localhost:2273> and never handle a token.
-#[derive(Debug, Parser)]
-#[command(name = "careportals-sidecar", version, disable_help_subcommand = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Subcommands>,
-    #[command(flatten)]
-    settings: SettingsFlags,
-}
-
-/// Settings that are handy on a command line; they win over environment and file.
-#[derive(Debug, Args)]
-struct SettingsFlags {
-    /// Settings file (else `CAREPORTALS_CONFIG`, else /etc/careportals-sidecar/config.toml when present)
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Log filter, as `info` or `careportals_sidecar=debug`
-    #[arg(long, global = true, value_name = "FILTER")]
-    log: Option<String>,
-    /// `auto`, `text` or `json`
-    #[arg(long, global = true, value_name = "FORMAT")]
-    log_format: Option<String>,
-    /// Worker threads
-    #[arg(long, global = true, value_name = "N")]
-    workers: Option<String>,
-}
-
-#[derive(Clone, Debug, Subcommand)]
-enum Subcommands {
-    /// Run the daemon (the default)
-    Run,
-    /// Run a program with the sidecar around it
-    ///
-    /// Listens on a free loopback port (unless `listen` is set), waits for a token, and starts CMD with
-    /// `CAREPORTALS_BASE_URL=http://127.0.0.1:PORT`, and `CAREPORTALS_<API>_BASE_URL` for each API, but without any variable
-    /// that holds a secret. Signals are passed on to CMD. Serves until CMD has ended, and exits with its code, or with 128+n
-    /// when signal n ended it.
-    Exec {
-        /// How long a token may take; 0s starts CMD at once
-        #[arg(long, value_name = "D", default_value = "30s", value_parser = source::parse_duration)]
-        wait: Duration,
-        /// The program and its arguments
-        #[arg(last = true, required = true, num_args = 1.., value_name = "CMD")]
-        command: Vec<OsString>,
-    },
-    /// Validate the configuration and print every fault; binds nothing
-    Check {
-        /// Also resolve, connect, verify TLS, log in and compare clocks
-        #[arg(long)]
-        online: bool,
-    },
-    /// Show the effective configuration, secrets redacted, and where each value comes from
-    Config {
-        /// Print the JSON Schema of the settings file instead
-        #[arg(long)]
-        json_schema: bool,
-    },
-    /// Show the main job at work against a simulated CarePortals; needs no file, no network, no root
-    #[cfg(feature = "demo")]
-    Demo {
-        /// Make the calls and exit
-        #[arg(long)]
-        once: bool,
-    },
-}
 
 /// Runs the program with the process's own arguments, environment and standard streams.
 #[must_use]
@@ -123,21 +56,11 @@ pub fn run() -> ExitCode {
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
+        Subcommands::Healthcheck { started, ready, wait, live: _ } => {
+            check_health(settings.input(&[]), arguments::probe(started, ready), wait)
+        }
         #[cfg(feature = "demo")]
         Subcommands::Demo { once } => demo(once),
-    }
-}
-
-impl SettingsFlags {
-    /// `defaults`: those that a command has instead of the daemon's.
-    fn input(self, defaults: &'static [(&'static str, &'static str)]) -> Input {
-        let flags = [("log", self.log), ("log_format", self.log_format), ("workers", self.workers)];
-        let flags = flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
-        Input { defaults, ..Input::of_process(self.config, flags) }
-    }
-
-    fn load(self) -> Loaded {
-        source::load(self.input(&[]))
     }
 }
 
@@ -218,6 +141,27 @@ fn check_settings(loaded: Loaded, online: bool) -> ExitCode {
 fn show_settings(loaded: &Loaded) -> ExitCode {
     let shown = print(|out| source::render_effective(loaded, out));
     if loaded.config.is_none() { refuse(loaded) } else { shown }
+}
+
+/// `healthcheck`. Whatever is wrong, the code is 1: Docker knows no other.
+fn check_health(input: Input, probe: Probe, wait: Duration) -> ExitCode {
+    let reach = source::reach(input);
+    match healthcheck::run(reach.telemetry, probe, wait) {
+        Ok(()) => print(|out| writeln!(out, "{}", probe.word())),
+        Err(error) => {
+            let failed = fail(&error, 1);
+            note_faults(&reach.faults);
+            failed
+        }
+    }
+}
+
+/// What is wrong with the settings may be why the daemon was not found.
+fn note_faults(faults: &[Fault]) {
+    let mut err = io::stderr().lock();
+    for fault in faults {
+        drop(writeln!(err, "note: {fault}"));
+    }
 }
 
 #[cfg(feature = "demo")]

@@ -12,6 +12,7 @@
 //! | 1 settings and sight | `config` | what users write, and what it means once it is known to be right |
 //! | 1 settings and sight | `logging` | what is said and in which form, and a thread that writes it |
 //! | 1 settings and sight | `metrics` | what is counted, and the text that tells it |
+//! | 2 wire | `ask` | one question to a daemon on this machine, for the program's own commands |
 //! | 2 wire | `deadline` | a worker's deadlines, looked at together |
 //! | 2 wire | `stream` | a byte stream to upstream that counts what the kernel took |
 //! | 2 wire | `tls` | whom we trust |
@@ -23,16 +24,18 @@
 //! | 5 admin | `status` | how the daemon is, as a document; whether it is ready |
 //! | 5 admin | `pulse` | whether every worker's event loop turns |
 //! | 5 admin | `telemetry` | health and metrics over HTTP, read-only |
-//! | 5 admin | `control` | what a running daemon can be told |
+//! | 5 admin | `control` | the control socket: what the daemon can be told, and by whom; the commands' end of it |
 //! | 6 app | `app` | the daemon as a whole: built, run by worker threads, drained |
 //! | 7 edge | `process` | signals in, and what a panic says |
 //! | 7 edge | `check` | `check --online` |
 //! | 7 edge | `exec` | the daemon around one program: its environment, its signals, its end |
 //! | 7 edge | `demo` | the main job against a simulated CarePortals |
+//! | 7 edge | `healthcheck` | what a probe asks of the telemetry listener |
 //! | 7 edge | `cli` | the command line, and errors as exit codes |
 
 pub mod account;
 pub mod app;
+pub mod ask;
 pub mod careportals;
 pub mod check;
 pub mod cli;
@@ -44,6 +47,7 @@ pub mod deadline;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod exec;
+pub mod healthcheck;
 pub mod logging;
 pub mod metrics;
 pub mod path;

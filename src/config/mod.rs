@@ -412,12 +412,21 @@ pub enum LogFormat {
 /// `control_socket`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlSocket {
-    /// The first default place that fits.
-    Default,
+    /// The first default place that fits; these may be among them.
+    Default(RuntimeDirectories),
     /// None.
     Off,
     /// Here.
     Path(PathBuf),
+}
+
+/// Directories for sockets, as the environment names them.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RuntimeDirectories {
+    /// `$RUNTIME_DIRECTORY`, the first of them: the service manager made it for this daemon.
+    pub service: Option<PathBuf>,
+    /// `$XDG_RUNTIME_DIR`: the user's own.
+    pub user: Option<PathBuf>,
 }
 
 /// `hardening`.

@@ -27,6 +27,7 @@ mod goaway;
 mod h2c;
 mod headers;
 mod health;
+mod healthcheck;
 mod http;
 mod http10;
 mod http2;

@@ -164,7 +164,7 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
     ("UnixListener", &["src/server/", "simulator/"], "one place opens doors, and drains them"),
     (
         "TcpStream",
-        &["src/server/", "src/connect.rs", "src/connect/", "src/stream.rs", "src/demo/", "simulator/"],
+        &["src/server/", "src/ask.rs", "src/connect.rs", "src/connect/", "src/stream.rs", "src/demo/", "simulator/"],
         "the floors below the wire open no socket, those above ask it",
     ),
     ("process::exit", &[], "an exit from the middle wipes no token and drains no request"),

@@ -2,7 +2,7 @@
 //!
 //! Pure. Builds nothing as long as one value is missing or wrong, and names a fault for each that is missing.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::num::NonZeroUsize;
 
 use http::HeaderName;
 
@@ -59,11 +59,7 @@ pub(super) fn config(values: &mut Values<'_>, environment: &Environment) -> Opti
         log: log(values)?,
         telemetry_listen: values.socket("telemetry_listen")?,
         quitquitquit: values.switch("quitquitquit")?,
-        control_socket: match values.text("control_socket").as_deref() {
-            None => ControlSocket::Default,
-            Some("off") => ControlSocket::Off,
-            Some(path) => ControlSocket::Path(PathBuf::from(path)),
-        },
+        control_socket: ControlSocket::of(values.text("control_socket").as_deref(), environment),
         control_allow_uids: values.ids("control_allow_uids")?,
         drain_delay: values.duration("drain_delay")?,
         drain_timeout: values.duration("drain_timeout")?,

@@ -16,6 +16,7 @@ mod inheritance;
 mod keys;
 mod layers;
 mod login;
+mod reach;
 mod reading;
 mod reference;
 mod relations;
@@ -37,6 +38,7 @@ use std::{
 };
 
 pub use faults::{Fault, Origin, Warning};
+pub use reach::{Reach, Setting, reach};
 pub use reference::reference;
 pub use render::{render_check, render_effective};
 pub use schema::json_schema;

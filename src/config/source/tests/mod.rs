@@ -3,6 +3,7 @@
 mod examples;
 mod file;
 mod properties;
+mod reach;
 mod relations;
 mod rendering;
 mod values;

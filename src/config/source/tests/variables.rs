@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use super::*;
-use crate::config::{ControlSocket, Listen, LogFormat, Source};
+use crate::config::{ControlSocket, Listen, LogFormat, RuntimeDirectories, Source};
 
 #[test]
 fn the_environment_alone_is_enough_for_one_account_and_one_api() {
@@ -20,7 +20,7 @@ fn the_environment_alone_is_enough_for_one_account_and_one_api() {
     let listen: Vec<String> = api.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["127.0.0.1:2273", "[::1]:2273"]);
     assert!(api.listen.iter().all(|place| matches!(place, Listen::Tcp { required: false, .. })));
-    assert_eq!(config.control_socket, ControlSocket::Default);
+    assert_eq!(config.control_socket, ControlSocket::Default(RuntimeDirectories::default()));
     assert_eq!(config.telemetry_listen.unwrap().to_string(), "127.0.0.1:2274");
 }
 

@@ -1,0 +1,142 @@
+//! What can be typed. The help in here is the manual: `docs/commands.md` and the man pages are made from it.
+//!
+//! Pure. Guarantees: what a command means is decided elsewhere.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+
+use crate::{
+    config::source::{self, Input, Loaded},
+    healthcheck::Probe,
+};
+
+/// A local authenticating proxy for CarePortals.
+///
+/// Logs in with the credentials it is given, holds the token in memory only, renews it before it expires, and forwards
+/// what comes in on localhost with `Authorization` and `organization` added. Point your app's base URL at
+/// <http://localhost:2273> and never handle a token.
+#[derive(Debug, Parser)]
+#[command(
+    name = "careportals-sidecar",
+    version,
+    disable_help_subcommand = true,
+    after_long_help = EXIT_CODES
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Option<Subcommands>,
+    #[command(flatten)]
+    pub(super) settings: SettingsFlags,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 all is well; 1 it failed, and standard error says why; 2 the command line is wrong; \
+    78 the configuration is wrong. `exec` has its program's.";
+
+/// Settings that are handy on a command line; they win over environment and file.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Settings")]
+pub(super) struct SettingsFlags {
+    /// Settings file (else `CAREPORTALS_CONFIG`, else /etc/careportals-sidecar/config.toml when present)
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Log filter, as `info` or `careportals_sidecar=debug`
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    /// `auto`, `text` or `json`
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Worker threads
+    #[arg(long, global = true, value_name = "N")]
+    workers: Option<String>,
+    /// Unix socket by which `status` and its siblings reach the daemon, or `off`
+    #[arg(long, global = true, value_name = "PATH")]
+    control_socket: Option<String>,
+}
+
+impl SettingsFlags {
+    /// `defaults`: those that a command has instead of the daemon's.
+    pub(super) fn input(self, defaults: &'static [(&'static str, &'static str)]) -> Input {
+        let flags = [
+            ("log", self.log),
+            ("log_format", self.log_format),
+            ("workers", self.workers),
+            ("control_socket", self.control_socket),
+        ];
+        let flags = flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+        Input { defaults, ..Input::of_process(self.config, flags) }
+    }
+
+    pub(super) fn load(self) -> Loaded {
+        source::load(self.input(&[]))
+    }
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Subcommands {
+    /// Run the daemon (the default)
+    ///
+    /// SIGTERM or SIGINT drains and exits 0; a second one exits 1 at once. SIGHUP reads the settings again, SIGUSR1 logs out.
+    Run,
+    /// Run a program with the sidecar around it
+    ///
+    /// Listens on a free loopback port (unless `listen` is set), waits for a token, and starts CMD with
+    /// `CAREPORTALS_BASE_URL=http://127.0.0.1:PORT`, and `CAREPORTALS_<API>_BASE_URL` for each API, but without any variable
+    /// that holds a secret. Signals are passed on to CMD. Serves until CMD has ended, and exits with its code, or with 128+n
+    /// when signal n ended it.
+    Exec {
+        /// How long a token may take; 0s starts CMD at once
+        #[arg(long, value_name = "D", default_value = "30s", value_parser = source::parse_duration)]
+        wait: Duration,
+        /// The program and its arguments
+        #[arg(last = true, required = true, num_args = 1.., value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Validate the configuration and print every fault; binds nothing
+    Check {
+        /// Also resolve, connect, verify TLS, log in and compare clocks
+        #[arg(long)]
+        online: bool,
+    },
+    /// Show the effective configuration, secrets redacted, and where each value comes from
+    Config {
+        /// Print the JSON Schema of the settings file instead
+        #[arg(long)]
+        json_schema: bool,
+    },
+    /// Exit 0 when the daemon is healthy, 1 when it is not
+    ///
+    /// Asks the configured telemetry listener (an address such as 0.0.0.0 by loopback). Needs no credentials and no shell:
+    /// for probes, and for HEALTHCHECK in an image. When `telemetry_listen` is off it fails and says so.
+    #[command(group = ArgGroup::new("probe").multiple(false))]
+    Healthcheck {
+        /// Do the event loops turn? Never depends on CarePortals (the default)
+        #[arg(long, group = "probe")]
+        live: bool,
+        /// Is the configuration valid, and are all listeners bound?
+        #[arg(long, group = "probe")]
+        started: bool,
+        /// Does every account hold a valid token?
+        #[arg(long, group = "probe")]
+        ready: bool,
+        /// Ask again for as long as this, until the answer is yes
+        #[arg(long, value_name = "D", default_value = "0s", hide_default_value = true, value_parser = source::parse_duration)]
+        wait: Duration,
+    },
+    /// Show the main job at work against a simulated CarePortals; needs no file, no network, no root
+    #[cfg(feature = "demo")]
+    Demo {
+        /// Make the calls and exit
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+/// What the flags of `healthcheck` ask for.
+pub(super) fn probe(started: bool, ready: bool) -> Probe {
+    match (started, ready) {
+        (true, _) => Probe::Started,
+        (_, true) => Probe::Ready,
+        _ => Probe::Live,
+    }
+}

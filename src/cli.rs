@@ -3,6 +3,8 @@
 //! Depends on everything below it. The only place where a process ends and where its exit code is chosen.
 
 mod arguments;
+mod control;
+mod status;
 
 use std::{
     ffi::OsString,
@@ -13,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -56,12 +58,28 @@ pub fn run() -> ExitCode {
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
+        Subcommands::Status { json } => control::status(settings.input(&[]), json),
+        Subcommands::Login { account } => control::log_in(settings.input(&[]), account.as_deref()),
+        Subcommands::Logout { account } => control::log_out(settings.input(&[]), account.as_deref()),
+        Subcommands::Reload => control::reload(settings.input(&[])),
+        Subcommands::Shutdown => control::shut_down(settings.input(&[])),
         Subcommands::Healthcheck { started, ready, wait, live: _ } => {
             check_health(settings.input(&[]), arguments::probe(started, ready), wait)
+        }
+        Subcommands::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), env!("CARGO_PKG_NAME"), &mut script);
+            print(|out| out.write_all(&script))
         }
         #[cfg(feature = "demo")]
         Subcommands::Demo { once } => demo(once),
     }
+}
+
+/// What can be typed, for whoever writes it down: the manual, the man pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// `run`. Everything that must be open is opened before there is a second thread.

@@ -5,6 +5,7 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::{
     config::source::{self, Input, Loaded},
@@ -104,6 +105,43 @@ pub(super) enum Subcommands {
         #[arg(long)]
         json_schema: bool,
     },
+    /// Show the state of every account and API of the running daemon
+    ///
+    /// When each token expires and is renewed, when the last log-in was, what failed last and what to do about it, and how
+    /// many requests each API has had. Asks the daemon by its control socket. Exits 0 whenever the daemon answers, whatever
+    /// it says; `healthcheck` judges.
+    Status {
+        /// Print the daemon's document as it is, for programs (docs/control.md)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the running daemon log in, and wait for the outcome
+    ///
+    /// The way back from a log-out, and the quickest one after rejected credentials were corrected. While it goes on, a token
+    /// that is still valid is used. Exits 1 when a log-in failed, and says why.
+    Login {
+        /// Only this account (all that log in)
+        #[arg(value_name = "ACCOUNT")]
+        account: Option<String>,
+    },
+    /// Have the running daemon forget its tokens
+    ///
+    /// They are wiped from its memory, and idle connections to CarePortals are closed. Requests then get 503 until `login`, or
+    /// until the daemon is restarted.
+    Logout {
+        /// Only this account (all that log in)
+        #[arg(value_name = "ACCOUNT")]
+        account: Option<String>,
+    },
+    /// Have the running daemon read its settings again, and wait for the outcome
+    ///
+    /// They are taken over whole or not at all, and no request fails for it. Exits 1 when they were not taken over, and names
+    /// every fault. The environment and the flags are as they were when the daemon started.
+    Reload,
+    /// Have the running daemon finish what is in flight and end
+    ///
+    /// As SIGTERM does, within `drain_timeout`. Exits 0 as soon as the daemon has begun.
+    Shutdown,
     /// Exit 0 when the daemon is healthy, 1 when it is not
     ///
     /// Asks the configured telemetry listener (an address such as 0.0.0.0 by loopback). Needs no credentials and no shell:
@@ -122,6 +160,13 @@ pub(super) enum Subcommands {
         /// Ask again for as long as this, until the answer is yes
         #[arg(long, value_name = "D", default_value = "0s", hide_default_value = true, value_parser = source::parse_duration)]
         wait: Duration,
+    },
+    /// Print the completions of a shell, to be read by it
+    ///
+    /// As in `careportals-sidecar completions bash > /etc/bash_completion.d/careportals-sidecar`.
+    Completions {
+        /// Whose
+        shell: Shell,
     },
     /// Show the main job at work against a simulated CarePortals; needs no file, no network, no root
     #[cfg(feature = "demo")]

@@ -1,8 +1,18 @@
-//! What a running daemon can be told.
+//! What a running daemon can be told, and the socket by which its administrators tell it.
 //!
-//! Depends on nothing of ours.
+//! Depends on `config`, `server`, `status`, `ask` and `deadline`; never on `telemetry`, which only looks. HTTP over a Unix
+//! socket. Guarantees: nobody is answered but the daemon's own user, root and those that `control_allow_uids` names; no
+//! answer holds a secret; `login` and `reload` are answered when it is known what came of them.
+//!
+//! Files, each using only those before it: `place` (which file), `client` (what commands ask).
+
+mod client;
+mod place;
 
 use tokio::sync::oneshot;
+
+pub use client::{ControlError, Problem, Request, ask};
+pub use place::{Place, Reason};
 
 /// What a running daemon can be told. Whoever wants to know what came of it leaves a way to answer; it may be gone by then.
 #[derive(Debug)]

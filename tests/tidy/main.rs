@@ -6,6 +6,7 @@
 
 mod documents;
 mod layout;
+mod manual;
 mod source;
 mod writing;
 

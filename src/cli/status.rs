@@ -1,0 +1,381 @@
+//! The status document as a table for people.
+//!
+//! Pure. Depends on nothing of ours but the document's form: a daemon of another version may have answered, so whatever
+//! is missing is left out, and nothing it says can move the cursor. Times are told from the daemon's own `now`. Guarantees:
+//! 80 columns suffice for names of a usual length; a column is as wide as a terminal shows it.
+
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+use unicode_width::UnicodeWidthStr;
+
+/// `GET /status`, as far as it is shown.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Document {
+    version: String,
+    phase: String,
+    uptime_seconds: u64,
+    now: String,
+    accounts: Vec<Account>,
+    apis: Vec<Api>,
+    telemetry: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Account {
+    name: String,
+    state: Option<String>,
+    expires_at: Option<String>,
+    refresh_at: Option<String>,
+    retry_at: Option<String>,
+    last_login_at: Option<String>,
+    last_error: Option<String>,
+    last_error_code: Option<String>,
+    last_error_at: Option<String>,
+    advice: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Api {
+    name: String,
+    account: String,
+    listen: Vec<String>,
+    upstream: String,
+    requests: u64,
+    errors: u64,
+    in_flight: u64,
+}
+
+/// The table. `colour`: for a terminal.
+pub(super) fn table(document: &Document, colour: bool) -> String {
+    let ink = Ink { colour };
+    let now = seconds(&document.now);
+    let mut text = String::new();
+    let version = printable(&document.version);
+    let phase = ink.phase(&printable(&document.phase));
+    // Writing to a text can't fail.
+    let _ = writeln!(text, "careportals-sidecar {version}: {phase} for {}\n", span(document.uptime_seconds));
+    columns(&mut text, &ink, &accounts(&document.accounts, now), [Side::Left; 5]);
+    for account in &document.accounts {
+        trouble(&mut text, &ink, account, now);
+    }
+    text.push('\n');
+    apis(&mut text, &ink, &document.apis);
+    if let Some(telemetry) = &document.telemetry {
+        let _ = writeln!(text, "\ntelemetry: http://{}/", printable(telemetry));
+    }
+    text
+}
+
+type Row = Vec<Cell>;
+
+/// What is shown, and the colour that it is shown in.
+struct Cell {
+    text: String,
+    colour: &'static str,
+}
+
+impl Cell {
+    fn plain(text: impl Into<String>) -> Self {
+        Self { text: text.into(), colour: "" }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Left,
+    Right,
+}
+
+fn accounts(accounts: &[Account], now: Option<i64>) -> Vec<Row> {
+    let mut rows = vec![head(["ACCOUNT", "STATE", "TOKEN EXPIRES", "NEXT LOG-IN", "LAST LOG-IN"])];
+    for account in accounts {
+        let state = account.state.as_deref().map_or_else(|| "no log-in".to_owned(), printable);
+        // A log-in that failed has its time before the token's successor is due.
+        let next = account.retry_at.as_ref().or(account.refresh_at.as_ref());
+        rows.push(vec![
+            Cell::plain(printable(&account.name)),
+            Cell { colour: of_state(&state), text: state.replace('_', " ") },
+            Cell::plain(relative(account.expires_at.as_deref(), now)),
+            Cell::plain(relative(next.map(String::as_str), now)),
+            Cell::plain(relative(account.last_login_at.as_deref(), now)),
+        ]);
+    }
+    rows
+}
+
+/// What failed last, and what to do about it.
+fn trouble(text: &mut String, ink: &Ink, account: &Account, now: Option<i64>) {
+    let Some(said) = account.last_error.as_ref().or(account.last_error_code.as_ref()) else { return };
+    let when = account.last_error_at.as_deref().map(|at| format!(" {}", relative(Some(at), now))).unwrap_or_default();
+    let error = format!("{} failed{when}: {}", printable(&account.name), printable(said));
+    text.push('\n');
+    wrap(text, ink, RED, &error, "  ");
+    if let Some(advice) = &account.advice {
+        wrap(text, ink, "", &printable(advice), "  ");
+    }
+}
+
+fn apis(text: &mut String, ink: &Ink, apis: &[Api]) {
+    let sides = [Side::Left, Side::Left, Side::Right, Side::Right, Side::Right];
+    let mut rows = vec![head(["API", "ACCOUNT", "REQUESTS", "ERRORS", "IN FLIGHT"])];
+    for api in apis {
+        rows.push(vec![
+            Cell::plain(printable(&api.name)),
+            Cell::plain(printable(&api.account)),
+            Cell::plain(api.requests.to_string()),
+            Cell { text: api.errors.to_string(), colour: if api.errors > 0 { YELLOW } else { "" } },
+            Cell::plain(api.in_flight.to_string()),
+        ]);
+    }
+    let mut lines = String::new();
+    columns(&mut lines, ink, &rows, sides);
+    let mut lines = lines.lines();
+    let _ = writeln!(text, "{}", lines.next().unwrap_or_default());
+    for (api, line) in apis.iter().zip(lines) {
+        let _ = writeln!(text, "{line}");
+        let listen = api.listen.iter().map(|listen| printable(listen)).collect::<Vec<_>>().join(", ");
+        wrap(text, ink, "", &format!("from {listen}"), "  ");
+        wrap(text, ink, "", &format!("to {}", printable(&api.upstream)), "  ");
+    }
+}
+
+fn head(names: [&str; 5]) -> Row {
+    names.map(|name| Cell { text: name.to_owned(), colour: BOLD }).into()
+}
+
+/// Rows of the same length, two blanks between columns, none at the end of a line.
+fn columns(text: &mut String, ink: &Ink, rows: &[Row], sides: [Side; 5]) {
+    let width = |column: usize| rows.iter().map(|row| row[column].text.width()).max().unwrap_or(0);
+    let widths: [usize; 5] = std::array::from_fn(width);
+    for row in rows {
+        let mut line = String::new();
+        for ((cell, width), side) in row.iter().zip(widths).zip(sides) {
+            let padding = " ".repeat(width - cell.text.width());
+            let shown = ink.paint(cell.colour, &cell.text);
+            let (before, after) = if side == Side::Left { ("", padding.as_str()) } else { (padding.as_str(), "") };
+            line.extend([before, &shown, after, "  "]);
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+}
+
+/// A paragraph, each of its lines after `indent`.
+fn wrap(text: &mut String, ink: &Ink, colour: &str, paragraph: &str, indent: &str) {
+    let mut line = String::new();
+    for word in paragraph.split_whitespace() {
+        let fits = indent.width() + line.width() + 1 + word.width() <= WIDTH;
+        if !line.is_empty() && !fits {
+            let _ = writeln!(text, "{indent}{}", ink.paint(colour, &line));
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line += word;
+    }
+    if !line.is_empty() {
+        let _ = writeln!(text, "{indent}{}", ink.paint(colour, &line));
+    }
+}
+
+/// `in 42 min`, `3 s ago`; `-` for nothing, and the time itself when it can't be told.
+fn relative(time: Option<&str>, now: Option<i64>) -> String {
+    let Some(time) = time else { return "-".to_owned() };
+    match (seconds(time), now) {
+        (Some(at), Some(now)) if at > now => format!("in {}", span(at.abs_diff(now))),
+        (Some(at), Some(now)) => format!("{} ago", span(at.abs_diff(now))),
+        _ => printable(time),
+    }
+}
+
+/// The same for times of another document.
+pub(super) fn relative_to(time: &str, now: &str) -> String {
+    relative(Some(time), seconds(now))
+}
+
+/// At most two units, the smaller one only where it says something.
+fn span(seconds: u64) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    let two = |large: u64, name: &str, small: u64, other: &str| match small {
+        0 => format!("{large} {name}"),
+        _ => format!("{large} {name} {small} {other}"),
+    };
+    match seconds {
+        0..100 => format!("{seconds} s"),
+        100..6_000 => format!("{} min", seconds / MINUTE),
+        6_000..172_800 => two(seconds / HOUR, "h", seconds % HOUR / MINUTE, "min"),
+        _ => two(seconds / DAY, "d", seconds % DAY / HOUR, "h"),
+    }
+}
+
+/// Seconds since 1970 of an RFC 3339 time in UTC; `None` when it is none.
+fn seconds(time: &str) -> Option<i64> {
+    let (date, clock) = time.strip_suffix('Z')?.split_once('T')?;
+    let [year, month, day] = numbers(date, '-')?;
+    let [hour, minute, second] = numbers(clock.split('.').next()?, ':')?;
+    if !(1..=12).contains(&month) || !(0..=9999).contains(&year) {
+        return None;
+    }
+    // Counted in years that begin in March, so that a leap day is the last of its year.
+    let year = if month > 2 { year } else { year - 1 };
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+fn numbers(text: &str, between: char) -> Option<[i64; 3]> {
+    let numbers: Vec<i64> = text.split(between).map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    numbers.try_into().ok()
+}
+
+/// Without control characters, which a terminal would obey.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Colours, or none.
+struct Ink {
+    colour: bool,
+}
+
+impl Ink {
+    fn paint(&self, colour: &str, text: &str) -> String {
+        if self.colour && !colour.is_empty() { format!("\u{1b}[{colour}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+
+    fn phase(&self, phase: &str) -> String {
+        self.paint(if phase == "running" { GREEN } else { YELLOW }, phase)
+    }
+}
+
+fn of_state(state: &str) -> &'static str {
+    match state {
+        "ready" | "refreshing" => GREEN,
+        "rejected" => RED,
+        "no log-in" => "",
+        _ => YELLOW,
+    }
+}
+
+const WIDTH: usize = 80;
+const BOLD: &str = "1";
+const RED: &str = "31";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENT: &str = r#"{
+        "version": "0.1.0", "phase": "running", "uptime_seconds": 7503, "now": "2026-11-24T12:00:00Z",
+        "accounts": [
+            {"name": "crm", "state": "ready", "expires_at": "2026-11-24T12:42:10Z", "refresh_at": "2026-11-24T12:36:00.5Z",
+             "last_login_at": "2026-11-24T11:42:00Z", "last_error": null, "unknown": 1},
+            {"name": "default", "state": "backing_off", "expires_at": null, "refresh_at": null,
+             "retry_at": "2026-11-24T12:00:09Z", "last_login_at": null,
+             "last_error": "the command op failed (exit status 1): 项目 not found, and this goes on for a while",
+             "last_error_code": "source_command_failed", "last_error_at": "2026-11-24T11:59:57Z",
+             "advice": "Correct the command, or run it by hand to see what it says."},
+            {"name": "public", "state": null}
+        ],
+        "apis": [
+            {"name": "crm", "account": "crm", "listen": ["127.0.0.1:2273", "[::1]:2273"], "requests": 123456, "errors": 0,
+             "upstream": "https://crm.example", "in_flight": 2},
+            {"name": "public", "account": "public", "listen": ["unix:/run/項目/a.sock"], "requests": 7, "errors": 3,
+             "upstream": "https://api.example/v1", "in_flight": 0}
+        ],
+        "telemetry": "127.0.0.1:2274"
+    }"#;
+
+    const TABLE: &str = "\
+careportals-sidecar 0.1.0: running for 2 h 5 min
+
+ACCOUNT  STATE        TOKEN EXPIRES  NEXT LOG-IN  LAST LOG-IN
+crm      ready        in 42 min      in 36 min    18 min ago
+default  backing off  -              in 9 s       -
+public   no log-in    -              -            -
+
+  default failed 3 s ago: the command op failed (exit status 1): 项目 not found,
+  and this goes on for a while
+  Correct the command, or run it by hand to see what it says.
+
+API     ACCOUNT  REQUESTS  ERRORS  IN FLIGHT
+crm     crm        123456       0          2
+  from 127.0.0.1:2273, [::1]:2273
+  to https://crm.example
+public  public          7       3          0
+  from unix:/run/項目/a.sock
+  to https://api.example/v1
+
+telemetry: http://127.0.0.1:2274/
+";
+
+    fn document(text: &str) -> Document {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn the_table_fits_80_columns_and_tells_times_from_now() {
+        let table = table(&document(DOCUMENT), false);
+        assert_eq!(table, TABLE);
+        assert!(table.lines().all(|line| line.width() <= WIDTH));
+    }
+
+    #[test]
+    fn colours_do_not_move_a_column() {
+        let painted = table(&document(DOCUMENT), true);
+        let mut plain = String::new();
+        for part in painted.split('\u{1b}') {
+            plain += part.split_once('m').filter(|_| part.starts_with('[')).map_or(part, |(_, rest)| rest);
+        }
+        assert_eq!(plain, TABLE);
+        assert!(painted.contains("\u{1b}[32mready\u{1b}[0m") && painted.contains("\u{1b}[33mbacking off\u{1b}[0m"));
+    }
+
+    #[test]
+    fn another_versions_document_is_shown_as_far_as_it_goes_and_commands_no_terminal() {
+        let text =
+            table(&document("{\"version\": \"9\\u001b[2J\", \"accounts\": [{\"name\": \"a\", \"state\": \"new\"}]}"), false);
+        assert!(text.starts_with("careportals-sidecar 9\u{fffd}[2J:"), "{text}");
+        assert!(text.contains("\na        new"), "{text}");
+        assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn spans_have_at_most_two_units() {
+        for (seconds, expected) in [
+            (0, "0 s"),
+            (99, "99 s"),
+            (100, "1 min"),
+            (5_999, "99 min"),
+            (6_000, "1 h 40 min"),
+            (7_200, "2 h"),
+            (172_799, "47 h 59 min"),
+            (172_800, "2 d"),
+            (180_000, "2 d 2 h"),
+        ] {
+            assert_eq!(span(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn times_are_read_as_the_rest_of_the_program_writes_them() {
+        use std::time::{Duration, UNIX_EPOCH};
+        for at in [0_u64, 951_782_399, 951_782_400, 1_709_164_800, 1_798_761_599, 4_107_542_400] {
+            let written = crate::logging::rfc3339(UNIX_EPOCH + Duration::from_secs(at));
+            assert_eq!(seconds(&written), i64::try_from(at).ok(), "{written}");
+        }
+        for wrong in ["", "2026-11-24", "2026-11-24T12:00Z", "2026-13-24T12:00:00Z", "2026-11-24T12:00:00+01:00", "aT bZ"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The manual is the program's own help: `docs/commands.md`, and the man pages that packages install.
+//!
+//! `UPDATE_DOCS=1` writes both anew.
+
+use std::{fs, path::Path};
+
+use careportals_sidecar::cli;
+use clap::Command;
+
+use crate::read;
+
+/// Of a text for programs and of one for people.
+const COLUMNS: usize = 100;
+
+/// Every command with everything that it takes, as it is typed; the program itself first.
+fn commands() -> Vec<Command> {
+    let mut program = cli::command().term_width(COLUMNS);
+    program.build();
+    let subcommands = program.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let subcommands: Vec<Command> = subcommands.map(|command| command.term_width(COLUMNS)).collect();
+    [vec![program], subcommands].concat()
+}
+
+/// Each command's help; the settings that all of them take stand with the program's own.
+fn reference() -> String {
+    let mut text = String::new();
+    for (place, command) in commands().into_iter().enumerate() {
+        let name = command.get_bin_name().unwrap_or("careportals-sidecar").to_owned();
+        let mut shown = command;
+        if place > 0 {
+            shown = shown.mut_args(|flag| if flag.is_global_set() { flag.hide(true) } else { flag });
+        }
+        let help = shown.render_long_help().to_string();
+        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        text += &format!("## `{name}`\n\n```text\n{}\n```\n\n", lines.join("\n").trim_end());
+    }
+    text
+}
+
+fn is_update() -> bool {
+    std::env::vars_os().any(|(name, _)| name == "UPDATE_DOCS")
+}
+
+#[test]
+fn the_reference_of_commands_is_what_the_help_says() {
+    const MARKS: [&str; 2] = ["<!-- begin -->\n", "<!-- end -->"];
+    if cfg!(not(feature = "demo")) {
+        // The manual is that of the whole program.
+        return;
+    }
+    let text = read("docs/commands.md");
+    let (before, rest) = text.split_once(MARKS[0]).unwrap();
+    let (_, after) = rest.split_once(MARKS[1]).unwrap();
+    let right = format!("{before}{}\n{}{}{after}", MARKS[0], reference(), MARKS[1]);
+    if is_update() {
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/commands.md"), right).unwrap();
+    } else {
+        assert!(text == right, "docs/commands.md is not what the help says: UPDATE_DOCS=1 cargo test reference");
+    }
+}
+
+#[test]
+fn the_man_pages_are_a_reference_of_what_the_help_says() {
+    if cfg!(not(feature = "demo")) {
+        return;
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/man");
+    let mut expected = Vec::new();
+    for command in commands() {
+        let name = command.get_display_name().unwrap_or("careportals-sidecar").to_owned();
+        let version = cli::command().get_version().unwrap_or_default().to_owned();
+        let man = clap_mangen::Man::new(command).source(format!("careportals-sidecar {version}")).manual("User Commands");
+        let mut page = Vec::new();
+        man.render(&mut page).unwrap();
+        let file = folder.join(format!("{name}.1"));
+        if is_update() {
+            fs::write(&file, &page).unwrap();
+        }
+        let found = fs::read(&file).unwrap_or_default();
+        assert!(found == page, "{} is not what the help says: UPDATE_DOCS=1 cargo test reference", file.display());
+        expected.push(file);
+    }
+    for found in fs::read_dir(&folder).unwrap() {
+        let found = found.unwrap().path();
+        assert!(expected.contains(&found), "{} is of no command", found.display());
+    }
+}

@@ -24,7 +24,7 @@ use crate::{
     clock::Clock,
     config::{self, Config, Egress, Origin, source::Input},
     connect::Connector,
-    control::{Command, NotReloaded},
+    control::{self, Command, NotReloaded},
     logging::{AccessLog, LogControl},
     metrics::{ApiMetrics, Metrics},
     path::Prefix,
@@ -49,6 +49,8 @@ pub enum StartError {
     Door(DoorError),
     /// Nor can that of health and metrics.
     Telemetry(BindError),
+    /// Nor can that of the control socket.
+    Control(BindError),
     /// The system refuses a thread, a descriptor or the like.
     System(io::Error),
 }
@@ -67,7 +69,7 @@ impl fmt::Display for StartError {
             Self::Tls(error) => error.fmt(f),
             Self::Host(origin) => write!(f, "{origin}: not a host name that a certificate can be checked for"),
             Self::Door(error) => error.fmt(f),
-            Self::Telemetry(error) => error.fmt(f),
+            Self::Telemetry(error) | Self::Control(error) => error.fmt(f),
             Self::System(error) => write!(f, "the system refused what the daemon needs: {error}"),
         }
     }
@@ -90,6 +92,7 @@ pub struct App {
     behind: Vec<Vec<usize>>,
     passed: PassedSockets,
     telemetry: Option<telemetry::Listener>,
+    control: Option<control::Listener>,
     phase: watch::Sender<Phase>,
     view: watch::Sender<Arc<View>>,
     settings: Option<Settings>,
@@ -139,9 +142,10 @@ impl App {
         let behind = layout.behind(&doors);
         let bind = |address| telemetry::Listener::bind(address).map_err(StartError::Telemetry);
         let telemetry = config.telemetry_listen.map(bind).transpose()?.flatten();
+        let control = control::Listener::open(&config).map_err(StartError::Control)?;
         let (phase, view) = (watch::Sender::new(Phase::Starting), watch::Sender::default());
         let metrics = Metrics::new(workers(&config), proxy::vocabulary());
-        Ok(Self { config, tls, doors, behind, passed, telemetry, phase, view, settings: None, metrics })
+        Ok(Self { config, tls, doors, behind, passed, telemetry, control, phase, view, settings: None, metrics })
     }
 
     /// Lets [`Command::Reload`] read the settings again from where they came, and tell `log` what they say of it.
@@ -196,8 +200,9 @@ impl App {
         let crew = Crew { clock: Arc::clone(&clock), access, drain, metrics: Arc::clone(&self.metrics) };
         let workers = crew.start(workers(&self.config))?;
         let quit = Arc::new(Notify::new());
-        let shown = self.show(&workers, &clock, &quit);
-        let Self { config, tls, doors, behind, passed, telemetry: _, phase, view, settings, metrics } = self;
+        let (orders, ordered) = mpsc::channel(ORDERS);
+        let shown = self.show(&workers, &clock, &quit, orders);
+        let Self { config, tls, doors, behind, passed, telemetry: _, control: _, phase, view, settings, metrics } = self;
         let shared = config.apis.iter().map(|api| Shared::new(api, &metrics)).collect();
         let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
         view.send_replace(plan.view(&doors));
@@ -205,7 +210,7 @@ impl App {
         plan.announce(&doors, 0);
         phase.send_replace(Phase::Running);
         let mut daemon = Daemon { plan, doors, workers, passed, settings, clock, view, metrics };
-        let mut inbox = Inbox { commands, quit };
+        let mut inbox = Inbox { commands, quit, orders: ordered };
         daemon.obey(&mut inbox).await;
         phase.send_replace(Phase::Draining);
         let plan = Arc::clone(&daemon.plan);
@@ -220,11 +225,14 @@ impl App {
     }
 
     /// Starts to answer whoever looks at the daemon.
-    fn show(&mut self, workers: &Workers, clock: &Arc<dyn Clock>, quit: &Arc<Notify>) -> Shown {
+    fn show(&mut self, workers: &Workers, clock: &Arc<dyn Clock>, quit: &Arc<Notify>, orders: mpsc::Sender<Command>) -> Shown {
         let (close, closing) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let (phase, view, clock) = (self.phase.subscribe(), self.view.subscribe(), Arc::clone(clock));
         let sight = Sight { phase, view, started: clock.now().moment, clock };
+        if let Some(listener) = self.control.take() {
+            tasks.spawn(listener.serve(sight.clone(), orders, closing.clone()));
+        }
         if let Some(listener) = self.telemetry.take() {
             let quit = self.config.quitquitquit.then(|| Arc::clone(quit));
             info!(listener = %listener.address(), "health and metrics");
@@ -316,6 +324,8 @@ struct Inbox {
     commands: mpsc::Receiver<Command>,
     /// `POST /quitquitquit`.
     quit: Arc<Notify>,
+    /// The control socket, if there is one.
+    orders: mpsc::Receiver<Command>,
 }
 
 impl Inbox {
@@ -324,9 +334,13 @@ impl Inbox {
         tokio::select! {
             command = self.commands.recv() => command,
             () = self.quit.notified() => Some(Command::Shutdown),
+            Some(order) = self.orders.recv() => Some(order),
         }
     }
 }
+
+/// Orders of the control socket that may wait while one is carried out.
+const ORDERS: usize = 16;
 
 /// A daemon that serves.
 struct Daemon {

@@ -44,9 +44,9 @@ struct Api {
     account: String,
     listen: Vec<String>,
     upstream: String,
-    requests: u64,
-    errors: u64,
-    in_flight: u64,
+    requests: Option<u64>,
+    errors: Option<u64>,
+    in_flight: Option<u64>,
 }
 
 /// The table. `colour`: for a terminal.
@@ -126,9 +126,9 @@ fn apis(text: &mut String, ink: &Ink, apis: &[Api]) {
         rows.push(vec![
             Cell::plain(printable(&api.name)),
             Cell::plain(printable(&api.account)),
-            Cell::plain(api.requests.to_string()),
-            Cell { text: api.errors.to_string(), colour: if api.errors > 0 { YELLOW } else { "" } },
-            Cell::plain(api.in_flight.to_string()),
+            Cell::plain(count(api.requests)),
+            Cell { text: count(api.errors), colour: if api.errors > Some(0) { YELLOW } else { "" } },
+            Cell::plain(count(api.in_flight)),
         ]);
     }
     let mut lines = String::new();
@@ -141,6 +141,10 @@ fn apis(text: &mut String, ink: &Ink, apis: &[Api]) {
         wrap(text, ink, "", &format!("from {listen}"), "  ");
         wrap(text, ink, "", &format!("to {}", printable(&api.upstream)), "  ");
     }
+}
+
+fn count(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
 
 fn head(names: [&str; 5]) -> Row {

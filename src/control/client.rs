@@ -1,13 +1,15 @@
 //! The other end of the control socket: what `status` and its siblings ask, and what they say when nobody answers.
 //!
-//! Depends on `place` and `ask`. Guarantees: every error says which socket it is about, why that one, and what to do.
+//! Depends on `place`, `problem` and `ask`. Guarantees: every error says which socket it is about, why that one, and what to do.
 
-use std::{fmt, io, time::Duration};
+use std::{io, time::Duration};
 
-use serde::Deserialize;
 use thiserror::Error;
 
-use super::place::{self, Place, Reason, SYSTEM};
+use super::{
+    place::{self, Place, Reason, SYSTEM},
+    problem::Problem,
+};
 use crate::{
     ask::{self, Answer, AskError},
     config::{
@@ -94,36 +96,7 @@ pub enum ControlError {
     },
     /// The daemon says no, or that it failed.
     #[error("{0}")]
-    Problem(Problem),
-}
-
-/// What the daemon says of a request that failed.
-#[derive(Debug, Deserialize)]
-pub struct Problem {
-    detail: String,
-    /// Each by itself, where there are several.
-    #[serde(default)]
-    accounts: Vec<Failure>,
-    /// Of the settings, at a reload.
-    #[serde(default)]
-    faults: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Failure {
-    name: String,
-    detail: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)?;
-        let accounts = self.accounts.iter().map(|account| format!("{}: {}", account.name, account.detail));
-        for line in accounts.chain(self.faults.iter().cloned()) {
-            write!(f, "\n  {line}")?;
-        }
-        Ok(())
-    }
+    Problem(Box<Problem>),
 }
 
 /// Asks the daemon that `socket` leads to; its answer, when it is a yes.
@@ -150,7 +123,7 @@ fn judge(answer: Answer, place: Place) -> Result<Vec<u8>, ControlError> {
         return Ok(answer.body);
     }
     match serde_json::from_slice(&answer.body) {
-        Ok(problem) => Err(ControlError::Problem(problem)),
+        Ok(problem) => Err(ControlError::Problem(Box::new(problem))),
         Err(_) => Err(ControlError::NotOurs { place, status: answer.status }),
     }
 }
@@ -164,8 +137,12 @@ fn hint(place: &Place, error: &AskError) -> String {
     match error {
         AskError::Connect(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let me = rustix::process::geteuid().as_raw();
+            let own = match place.reason {
+                Reason::System => "; a daemon of your own has its socket under $XDG_RUNTIME_DIR",
+                Reason::Told(_) | Reason::Service | Reason::User => "",
+            };
             format!(
-                "the socket is for root and for the daemon's own user; you are user id {me}. Try sudo, or set control_allow_uids = [{me}] and restart the daemon"
+                "the socket is for root and for the daemon's own user; you are user id {me}. Try sudo, or set control_allow_uids = [{me}] and restart the daemon{own}"
             )
         }
         AskError::Silent(_) => "it listens but does not answer: it may be stopped or stuck; see its log".to_owned(),

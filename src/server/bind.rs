@@ -57,6 +57,12 @@ impl BindError {
         Self { listen, setting: "listen", kind }
     }
 
+    /// Somebody answers on that Unix socket.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        matches!(self.kind, BindErrorKind::Answered)
+    }
+
     /// The address came from that setting, and not from `listen`.
     #[must_use]
     pub fn of_setting(self, setting: &'static str) -> Self {

@@ -247,10 +247,8 @@ pub(super) const KEYS: &[Key] = &[
         "`POST /quitquitquit` on the telemetry listener, from this machine, shuts down.",
     ),
     global("control_socket", Kind::SocketOrOff, None, "Unix socket for `status` and its siblings, or `off`.")
-        .otherwise("the first default place that fits")
-        .later(&["off"]),
-    global("control_allow_uids", Kind::Ids, Some("[]"), "User ids, besides our own and root, that may use the control socket.")
-        .later(&["[]"]),
+        .otherwise("the first default place that fits"),
+    global("control_allow_uids", Kind::Ids, Some("[]"), "User ids, besides our own and root, that may use the control socket."),
     global("drain_delay", between_ms(0, HOUR), Some("\"0s\""), "How long new requests are still served once a drain began."),
     global("drain_timeout", between_ms(0, HOUR), Some("\"25s\""), "How long requests in flight may take to finish."),
     global(

@@ -1,0 +1,291 @@
+//! The daemon's end of the control socket.
+//!
+//! Depends on `server` for the listener, `status` for what there is to say, `place`, `routes` and `problem`. Guarantees: who
+//! asks is known by the kernel's word before anything is done; what is done is logged with the user id; the socket's file
+//! is gone when the daemon is.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Request, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE},
+};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use serde::Serialize;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use tracing::{error, info, warn};
+
+use super::{
+    Command, NotReloaded, place,
+    problem::Refused,
+    routes::{Action, route},
+};
+use crate::{
+    account::{Account, LogInFailed},
+    config::{Config, ControlSocket, RuntimeDirectories},
+    deadline::Deadlines,
+    server::{Acceptor, Answering, BindError, Bound, ConnectionLimits, Drain, Peer, Seats, SocketAccess, bind_unix},
+    status::{AccountDocument, Detail, Phase, Sight},
+};
+
+/// A control socket that is bound. Its file goes when this does.
+pub struct Listener {
+    bound: Bound,
+    allow_uids: Vec<u32>,
+}
+
+impl Listener {
+    /// Opens the socket that the settings name, or the default one. `Ok(None)`: there is none, which the log says.
+    ///
+    /// # Errors
+    ///
+    /// Where the settings name one that can't be had. A default one that can't be had is done without.
+    pub fn open(config: &Config) -> Result<Option<Self>, BindError> {
+        match &config.control_socket {
+            ControlSocket::Off => Ok(None),
+            ControlSocket::Path(path) => Self::bind(path, config).map(Some).map_err(|error| error.of_setting("control_socket")),
+            ControlSocket::Default(directories) => Ok(Self::open_default(directories, config)),
+        }
+    }
+
+    fn bind(path: &Path, config: &Config) -> Result<Self, BindError> {
+        let mode = if config.control_allow_uids.is_empty() { FOR_US } else { FOR_OTHERS_TOO };
+        let access = SocketAccess::new(mode, None).expect("only a group's name may be unknown");
+        let bound = bind_unix(path, access)?;
+        info!(socket = %path.display(), "control socket");
+        Ok(Self { bound, allow_uids: config.control_allow_uids.clone() })
+    }
+
+    /// Nobody asked for it, so nothing fails for want of it.
+    fn open_default(directories: &RuntimeDirectories, config: &Config) -> Option<Self> {
+        let Some(place) = place::to_open(directories) else {
+            info!("no control socket: there is no directory for one; control_socket names one");
+            return None;
+        };
+        let socket = place.path.display();
+        if let Err(error) = place.make_directory() {
+            warn!(%socket, error = %error.kind(), "no control socket: its directory can't be made");
+            return None;
+        }
+        match Self::bind(&place.path, config) {
+            Ok(listener) => Some(listener),
+            Err(error) if error.is_answered() => {
+                info!(%socket, "no control socket: another daemon answers there; control_socket names one of our own");
+                None
+            }
+            Err(error) => {
+                warn!(%socket, "no control socket: {error}");
+                None
+            }
+        }
+    }
+
+    /// Serves until `closing` turns true, then finishes what is under way.
+    pub async fn serve(self, sight: Sight, commands: mpsc::Sender<Command>, closing: watch::Receiver<bool>) {
+        let own_uid = rustix::process::geteuid().as_raw();
+        let control = Arc::new(Control { sight, commands, own_uid, allow_uids: self.allow_uids });
+        // The original stays here: the file goes when nobody is answered any more.
+        let acceptor = self.bound.try_clone().and_then(|bound| Acceptor::new(bound, Seats::new(CONNECTIONS)));
+        let acceptor = match acceptor {
+            Ok(acceptor) => acceptor,
+            Err(cause) => return error!(socket = self.bound.name, error = %cause, "the control socket can't be served"),
+        };
+        let deadlines = Deadlines::default();
+        let (drain, mut gone) = Drain::new(closing);
+        let serving = async {
+            acceptor.run(control, deadlines.clone(), drain).await;
+            gone.recv().await;
+        };
+        tokio::select! {
+            () = serving => {}
+            () = deadlines.run() => {}
+        }
+    }
+}
+
+const FOR_US: u32 = 0o600;
+/// Then the kernel lets everybody connect, and who asks decides: a file's mode knows no list of users.
+const FOR_OTHERS_TOO: u32 = 0o666;
+
+/// People and scripts come one at a time.
+const CONNECTIONS: usize = 64;
+
+const LIMITS: ConnectionLimits = ConnectionLimits {
+    head_bytes: 8 * 1024,
+    head_lines: 64,
+    head_timeout: Duration::from_secs(5),
+    client_idle: Duration::from_secs(60),
+};
+
+struct Control {
+    sight: Sight,
+    commands: mpsc::Sender<Command>,
+    own_uid: u32,
+    allow_uids: Vec<u32>,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Answering for Control {
+    type Body = Full<Bytes>;
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Answer {
+        let (method, uri) = (request.method(), request.uri());
+        let asked = if self.may_ask(peer) { route(method, uri.path(), uri.query()) } else { Err(Refused::Caller(peer.uid)) };
+        let done = match asked {
+            Ok(action) => self.carry_out(action, peer).await,
+            Err(refused) => Err(refused),
+        };
+        let mut answer = done.unwrap_or_else(|refused| problem(refused, peer));
+        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        answer
+    }
+
+    fn limits(&self) -> ConnectionLimits {
+        LIMITS
+    }
+}
+
+impl Control {
+    fn may_ask(&self, peer: Peer) -> bool {
+        peer.uid.is_some_and(|uid| uid == 0 || uid == self.own_uid || self.allow_uids.contains(&uid))
+    }
+
+    async fn carry_out(&self, action: Action, peer: Peer) -> Result<Answer, Refused> {
+        if action != Action::Status {
+            info!(uid = peer.uid, pid = peer.pid, "{}", asked(&action));
+        }
+        match action {
+            Action::Status => Ok(json(StatusCode::OK, &self.sight.document(Detail::Full))),
+            Action::LogIn(only) => self.log_in(only.as_deref()).await,
+            Action::LogOut(only) => self.log_out(only.as_deref()).await,
+            Action::Reload => self.reload().await,
+            Action::Shutdown => {
+                // Full: as many commands as anyone can mean are waiting already. Closed: it has come to its end.
+                let _ = self.commands.try_send(Command::Shutdown);
+                Ok(json(StatusCode::ACCEPTED, &Stopping { phase: Phase::Draining }))
+            }
+        }
+    }
+
+    /// The accounts that are meant; all of them log in, and there is one at least.
+    fn meant(&self, only: Option<&str>) -> Result<Vec<Account>, Refused> {
+        let view = Arc::clone(&self.sight.view.borrow());
+        let named: Vec<&Account> = view.accounts.iter().filter(|known| only.is_none_or(|name| known.name() == name)).collect();
+        if named.is_empty() {
+            return Err(Refused::NoAccount);
+        }
+        let meant: Vec<Account> = named.into_iter().filter(|account| account.status().state.is_some()).cloned().collect();
+        if meant.is_empty() { Err(Refused::NoLogin) } else { Ok(meant) }
+    }
+
+    fn check_running(&self) -> Result<(), Refused> {
+        match *self.sight.phase.borrow() {
+            Phase::Starting | Phase::Running => Ok(()),
+            Phase::Draining | Phase::Stopped => Err(Refused::Stopping),
+        }
+    }
+
+    /// All at once: one server that is slow should not keep the others from theirs.
+    async fn log_in(&self, only: Option<&str>) -> Result<Answer, Refused> {
+        self.check_running()?;
+        let meant = self.meant(only)?;
+        let mut under_way = JoinSet::new();
+        for (place, account) in meant.iter().cloned().enumerate() {
+            under_way.spawn(async move { (place, account.log_in().await) });
+        }
+        let mut outcomes = under_way.join_all().await;
+        outcomes.sort_by_key(|(place, _)| *place);
+        let failed = |(place, outcome): (usize, Result<(), LogInFailed>)| Some((meant[place].name().to_owned(), outcome.err()?));
+        let failures: Vec<_> = outcomes.into_iter().filter_map(failed).collect();
+        if failures.is_empty() { Ok(self.done(&meant)) } else { Err(Refused::LogIn(failures, meant.len())) }
+    }
+
+    async fn log_out(&self, only: Option<&str>) -> Result<Answer, Refused> {
+        let meant = self.meant(only)?;
+        let (done, outcome) = oneshot::channel();
+        let command = Command::LogOut { account: only.map(str::to_owned), done: Some(done) };
+        self.commands.send(command).await.map_err(|_| Refused::Stopping)?;
+        outcome.await.map_err(|_| Refused::Stopping)?;
+        Ok(self.done(&meant))
+    }
+
+    async fn reload(&self) -> Result<Answer, Refused> {
+        self.check_running()?;
+        let (done, outcome) = oneshot::channel();
+        self.commands.send(Command::Reload { done: Some(done) }).await.map_err(|_| Refused::Stopping)?;
+        match outcome.await.map_err(|_| Refused::Stopping)? {
+            Ok(()) => Ok(json(StatusCode::OK, &Reloaded { reloaded: true })),
+            Err(NotReloaded(reasons)) => Err(Refused::NotReloaded(reasons)),
+        }
+    }
+
+    /// How these accounts are now.
+    fn done(&self, accounts: &[Account]) -> Answer {
+        let document = self.sight.document(Detail::Full);
+        let is_meant = |account: &AccountDocument| accounts.iter().any(|meant| meant.name() == account.name);
+        let accounts = document.accounts.into_iter().filter(is_meant).collect();
+        json(StatusCode::OK, &Accounts { now: document.now, accounts })
+    }
+}
+
+/// For the log: who stopped it, who logged it out.
+fn asked(action: &Action) -> &'static str {
+    match action {
+        Action::Status => "asked how it is",
+        Action::LogIn(_) => "asked to log in",
+        Action::LogOut(_) => "asked to log out",
+        Action::Reload => "asked to reload",
+        Action::Shutdown => "asked to shut down",
+    }
+}
+
+#[derive(Serialize)]
+struct Accounts {
+    now: String,
+    accounts: Vec<AccountDocument>,
+}
+
+#[derive(Serialize)]
+struct Reloaded {
+    reloaded: bool,
+}
+
+#[derive(Serialize)]
+struct Stopping {
+    phase: Phase,
+}
+
+fn json(status: StatusCode, document: &impl Serialize) -> Answer {
+    answer(status, "application/json", document)
+}
+
+fn problem(refused: Refused, peer: Peer) -> Answer {
+    let (allowed, is_stranger) = (refused.allowed(), matches!(refused, Refused::Caller(_)));
+    let problem = refused.problem();
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = answer(status, "application/problem+json", &problem);
+    if let Some(methods) = allowed {
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    }
+    if is_stranger {
+        warn!(uid = peer.uid, pid = peer.pid, "refused at the control socket");
+        // Whoever may not ask does not get to keep a place.
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+fn answer(status: StatusCode, kind: &'static str, document: &impl Serialize) -> Answer {
+    let mut document = serde_json::to_vec(document).expect("names, texts and numbers always have a JSON form");
+    document.push(b'\n');
+    let mut answer = Response::new(Full::new(Bytes::from(document)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}

@@ -144,8 +144,19 @@ fn judge(probe: Probe, answer: &Answer) -> Result<(), Unhealthy> {
         format!("{account}{}", reason.detail.unwrap_or(reason.code))
     });
     let why = sentences.collect::<Vec<_>>().join("; ");
-    let why = if why.is_empty() { format!("{} was answered with status {}", probe.path(), answer.status) } else { why };
+    let why = match (why.is_empty(), line(&answer.body)) {
+        (false, _) => why,
+        (true, Some(line)) if answer.status == 503 => line,
+        (true, _) => format!("{} was answered with status {}", probe.path(), answer.status),
+    };
     Err(Unhealthy::Not { probe, why })
+}
+
+/// A body that is one short line.
+fn line(body: &[u8]) -> Option<String> {
+    let line = std::str::from_utf8(body).ok()?.trim();
+    let is_line = !line.is_empty() && line.len() <= 200 && !line.contains(char::is_control);
+    is_line.then(|| line.to_owned())
 }
 
 /// For one answer: the daemon is on this machine.
@@ -175,6 +186,7 @@ mod tests {
         for (status, body, expected) in [
             (200, "whatever", None),
             (503, "", Some("not ready: /readyz was answered with status 503")),
+            (503, "starting\n", Some("not ready: starting")),
             (404, "{\"code\": \"not_found\"}", Some("not ready: /readyz was answered with status 404")),
             (
                 503,

@@ -4,6 +4,7 @@
 //! nothing here is kept up to date for its own sake. Guarantees: nothing of a request is in it, and no secret.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -66,6 +67,8 @@ pub struct Sight {
     pub clock: Arc<dyn Clock>,
     /// When it started.
     pub started: Moment,
+    /// Where health and metrics are, if they are anywhere.
+    pub telemetry: Option<SocketAddr>,
 }
 
 /// How much may be told.
@@ -92,6 +95,8 @@ pub struct Document {
     pub accounts: Vec<AccountDocument>,
     /// In the settings' order.
     pub apis: Vec<ApiDocument>,
+    /// Where health and metrics are; null: nowhere.
+    pub telemetry: Option<String>,
 }
 
 /// One account.
@@ -176,6 +181,7 @@ impl Sight {
             now: rfc3339(now.wall),
             accounts: view.accounts.iter().map(|account| AccountDocument::of(account, detail)).collect(),
             apis: view.apis.iter().map(ApiDocument::of).collect(),
+            telemetry: self.telemetry.map(|address| address.to_string()),
         }
     }
 

@@ -229,7 +229,7 @@ impl App {
         let (close, closing) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let (phase, view, clock) = (self.phase.subscribe(), self.view.subscribe(), Arc::clone(clock));
-        let sight = Sight { phase, view, started: clock.now().moment, clock };
+        let sight = Sight { phase, view, started: clock.now().moment, clock, telemetry: self.telemetry_address() };
         if let Some(listener) = self.control.take() {
             tasks.spawn(listener.serve(sight.clone(), orders, closing.clone()));
         }

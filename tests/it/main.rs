@@ -11,9 +11,11 @@
 mod accounts;
 mod cli;
 mod clock;
+mod commands;
 mod connect_proxy;
 mod connection_age;
 mod connections;
+mod control;
 mod credentials;
 mod crowd;
 mod demo;

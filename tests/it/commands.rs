@@ -1,0 +1,258 @@
+//! The commands that talk to a running daemon, as somebody at a terminal meets them.
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    os::unix::{ffi::OsStrExt, net::UnixListener},
+    path::Path,
+    process::Command,
+};
+
+use careportals_simulator::{LoginFault, Options, Simulator};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::Value;
+
+use crate::sidecar::{PASSWORD, Setup, Sidecar};
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+/// With a control socket in the test's own directory.
+fn controlled(simulator: &Simulator) -> Setup {
+    let mut setup = Setup::new(simulator);
+    let path = setup.dir.path().join("control.sock");
+    setup.variable("CAREPORTALS_CONTROL_SOCKET", path.to_str().unwrap());
+    setup
+}
+
+/// A command that succeeds, and what it prints.
+#[track_caller]
+fn says(sidecar: &Sidecar, arguments: &[&str]) -> String {
+    let output = sidecar.setup.output_of(arguments);
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{output:?}");
+    output.stdout
+}
+
+/// A command that fails with 1, and what it complains of.
+#[track_caller]
+fn complains(setup: &Setup, arguments: &[&str]) -> String {
+    let output = setup.output_of(arguments);
+    assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{output:?}");
+    output.stderr
+}
+
+#[test]
+fn status_is_a_table() {
+    let simulator = simulator();
+    let sidecar = controlled(&simulator).start().ready();
+    let table = says(&sidecar, &["status"]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with(&format!("careportals-sidecar {}: running for ", env!("CARGO_PKG_VERSION"))), "{table}");
+    assert_eq!(lines[2], "ACCOUNT  STATE  TOKEN EXPIRES  NEXT LOG-IN  LAST LOG-IN");
+    let account: Vec<&str> = lines[3].split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect();
+    assert_eq!(&account[..2], ["default", "ready"], "{table}");
+    assert!(account[2].starts_with("in ") && account[3].starts_with("in ") && account[4].ends_with(" ago"), "{table}");
+    assert_eq!(lines[5], "API      ACCOUNT  REQUESTS  ERRORS  IN FLIGHT");
+    assert!(lines[6].starts_with("default  default  "), "{table}");
+    assert_eq!(lines[7], format!("  from {}", sidecar.address()));
+    assert_eq!(lines[8], format!("  to {}", simulator.base_url().trim_end_matches('/')));
+    assert!(lines.iter().all(|line| line.len() <= 80) && !table.contains('\u{1b}'), "{table}");
+}
+
+#[test]
+fn status_says_what_failed_and_what_to_do() {
+    let simulator = simulator();
+    simulator.control().set_login_fault(Some(LoginFault::Status(401)));
+    let sidecar = controlled(&simulator).start();
+    sidecar.wait_for_log("\"rejected\"");
+    let table = says(&sidecar, &["status"]);
+    assert!(table.contains("\ndefault  rejected  -  "), "{table}");
+    assert!(table.contains(" ago: the server refused the log-in with status 401\n"), "{table}");
+    assert!(table.contains("correct user name, password"), "{table}");
+}
+
+#[test]
+fn status_json_is_the_document_as_it_came() {
+    let simulator = simulator();
+    let sidecar = controlled(&simulator).start().ready();
+    let printed = says(&sidecar, &["status", "--json"]);
+    let document: Value = serde_json::from_str(&printed).unwrap();
+    assert!(printed.ends_with("}\n"));
+    for member in ["version", "phase", "uptime_seconds", "now", "accounts", "apis", "telemetry"] {
+        assert!(document.get(member).is_some(), "{member}: {document}");
+    }
+    assert_eq!(document["accounts"][0]["state"], "ready");
+}
+
+#[test]
+fn colours_are_for_a_terminal_and_not_under_no_color() {
+    let simulator = simulator();
+    let sidecar = controlled(&simulator).start().ready();
+    let at_terminal = |variable: (&str, &str)| {
+        let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&screen).unwrap();
+        unlockpt(&screen).unwrap();
+        let name = ptsname(&screen, Vec::new()).unwrap();
+        let line = File::options().write(true).open(Path::new(std::ffi::OsStr::from_bytes(name.as_bytes()))).unwrap();
+        let mut command = sidecar.setup.command("status");
+        let ended = command.env(variable.0, variable.1).stdout(line).status().unwrap();
+        assert!(ended.success());
+        // Nobody but us holds the terminal now, so that it ends.
+        drop(command);
+        let (mut shown, mut bytes, mut screen) = (Vec::new(), [0; 4096], File::from(screen));
+        while let Ok(count @ 1..) = screen.read(&mut bytes) {
+            shown.extend_from_slice(&bytes[..count]);
+        }
+        String::from_utf8(shown).unwrap()
+    };
+    assert!(at_terminal(("TERM", "xterm")).contains("\u{1b}[32mready\u{1b}[0m"));
+    for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let shown = at_terminal(variable);
+        assert!(shown.contains("ready") && !shown.contains('\u{1b}'), "{shown}");
+    }
+}
+
+#[test]
+fn login_after_rejected_credentials_were_corrected_waits_for_the_token() {
+    let simulator = simulator();
+    let mut setup = controlled(&simulator);
+    let password = setup.file("password", "wrong");
+    // A command can't be watched: nobody but `login` notices the change.
+    setup.without("CAREPORTALS_PASSWORD").account("password", &format!("{{ command = [\"cat\", {password:?}] }}"));
+    let sidecar = setup.start();
+    sidecar.wait_for_log("\"rejected\"");
+    let said = complains(&sidecar.setup, &["login"]);
+    assert!(said.starts_with("error: the log-in failed\n  default: the server refused the log-in with status 401\n"), "{said}");
+    assert!(said.contains("    hint: correct user name"), "{said}");
+    fs::write(&password, PASSWORD).unwrap();
+    let said = says(&sidecar, &["login", "default"]);
+    assert!(said.starts_with("default: logged in; the token expires in "), "{said}");
+    assert_eq!(sidecar.get("/users/account").status, 200);
+}
+
+#[test]
+fn logout_then_login_by_name_and_a_name_that_is_none() {
+    let simulator = simulator();
+    let sidecar = controlled(&simulator).start().ready();
+    assert_eq!(says(&sidecar, &["logout", "default"]), "default: logged out\n");
+    assert_eq!(sidecar.get("/users/account").status, 503);
+    let said = complains(&sidecar.setup, &["login", "nobody"]);
+    assert!(said.contains("there is no account of that name"), "{said}");
+    let said = complains(&sidecar.setup, &["logout", "Default&x=1"]);
+    assert!(said.contains("names are made of a-z"), "{said}");
+    says(&sidecar, &["login"]);
+    assert_eq!(sidecar.get("/users/account").status, 200);
+}
+
+#[test]
+fn reload_waits_for_the_outcome_and_names_every_fault() {
+    let simulator = simulator();
+    let mut setup = controlled(&simulator);
+    setup.settings("drain_timeout = \"20s\"\n");
+    let sidecar = setup.start().ready();
+    assert_eq!(says(&sidecar, &["reload"]), "reloaded\n");
+    sidecar.setup.file("config.toml", "drain_timout = \"20s\"\ndrain_delay = \"soon\"\n");
+    let said = complains(&sidecar.setup, &["reload"]);
+    assert!(said.starts_with("error: not reloaded: nothing has changed\n  "), "{said}");
+    for fault in ["config.toml:1: drain_timout: no such key\n    hint: did you mean", "config.toml:2: drain_delay: "] {
+        assert!(said.contains(fault), "{fault}\n{said}");
+    }
+    // A file that nobody can read any more does not keep the command from the daemon, which says so.
+    sidecar.setup.file("config.toml", "no TOML\n");
+    let said = complains(&sidecar.setup, &["reload"]);
+    assert!(said.contains("config.toml:1: not valid TOML") && !said.contains("note:"), "{said}");
+}
+
+#[test]
+fn shutdown_ends_the_daemon_with_0() {
+    let simulator = simulator();
+    let mut sidecar = controlled(&simulator).start().ready();
+    let said = says(&sidecar, &["shutdown"]);
+    assert!(said.starts_with("shutting down"), "{said}");
+    assert_eq!(sidecar.wait().code(), Some(0));
+    let said = complains(&sidecar.setup, &["status"]);
+    assert!(said.contains("there is no such socket"), "{said}");
+}
+
+const COMMANDS: [&[&str]; 6] = [&["status"], &["status", "--json"], &["login"], &["logout"], &["reload"], &["shutdown"]];
+
+#[test]
+fn every_command_says_which_socket_it_tried_why_that_one_and_what_to_do() {
+    for arguments in COMMANDS {
+        let setup = Setup::empty();
+        let said = complains(&setup, arguments);
+        assert!(said.contains("the control socket is off (CAREPORTALS_CONTROL_SOCKET)") && said.contains("hint: "), "{said}");
+
+        let mut setup = Setup::empty();
+        setup.variable("CAREPORTALS_CONTROL_SOCKET", "/nonexistent/control.sock");
+        let said = complains(&setup, arguments);
+        for part in [
+            "cannot reach the daemon at /nonexistent/control.sock: there is no such socket",
+            "(control_socket: CAREPORTALS_CONTROL_SOCKET)",
+            "hint: is the daemon running",
+        ] {
+            assert!(said.contains(part), "{part}\n{said}");
+        }
+    }
+}
+
+#[test]
+fn a_socket_may_be_stale_foreign_named_by_a_flag_or_by_the_file() {
+    let mut setup = Setup::empty();
+    setup.without("CAREPORTALS_CONTROL_SOCKET");
+    let path = setup.dir.path().join("other.sock");
+    let flag = format!("--control-socket={}", path.display());
+    drop(UnixListener::bind(&path).unwrap());
+    let said = complains(&setup, &["status", &flag]);
+    assert!(said.contains("nobody listens there") && said.contains("(control_socket: --control-socket)"), "{said}");
+
+    fs::remove_file(&path).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    let foreign = std::thread::spawn(move || {
+        use std::io::Write;
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"SSH-2.0-OpenSSH\r\n").unwrap();
+        let mut rest = Vec::new();
+        drop(stream.read_to_end(&mut rest));
+    });
+    setup.settings(&format!("control_socket = {path:?}\nnonsense = 1\n"));
+    let said = complains(&setup, &["status"]);
+    foreign.join().unwrap();
+    assert!(said.contains("the answer is not HTTP") && said.contains("config.toml:1)"), "{said}");
+    assert!(said.contains("note: ") && said.contains("config.toml:2: nonsense: no such key"), "{said}");
+}
+
+#[test]
+fn a_setting_that_is_wrong_exits_78_and_no_default_place_is_said() {
+    let mut setup = Setup::empty();
+    setup.variable("CAREPORTALS_CONTROL_SOCKET", "relative.sock");
+    let output = setup.output("status");
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(output.stderr.contains("CAREPORTALS_CONTROL_SOCKET: expected a path"), "{output:?}");
+
+    if !Path::new("/run/careportals-sidecar").exists() {
+        setup.without("CAREPORTALS_CONTROL_SOCKET");
+        let said = complains(&setup, &["status"]);
+        assert!(said.contains("no default place") && said.contains("--control-socket"), "{said}");
+    }
+}
+
+#[test]
+fn completions_are_there_for_every_shell_and_know_the_commands() {
+    let setup = Setup::empty();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = setup.output_of(&["completions", shell]);
+        assert_eq!(output.code, Some(0), "{output:?}");
+        for word in ["healthcheck", "control-socket", "json"] {
+            assert!(output.stdout.contains(word), "{shell} does not know {word}");
+        }
+    }
+    assert_eq!(setup.output_of(&["completions", "csh"]).code, Some(2));
+    let script = setup.file("completions", &setup.output_of(&["completions", "bash"]).stdout);
+    let Ok(checked) = Command::new("bash").arg("-n").arg(script).output() else {
+        eprintln!("skipped: there is no bash");
+        return;
+    };
+    assert!(checked.status.success(), "{checked:?}");
+}

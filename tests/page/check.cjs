@@ -76,7 +76,8 @@ async function look(browser, width, colorScheme) {
     const answer = await page.goto(url);
     const policy = answer.headers()["content-security-policy"] ?? "";
     report(where, "policy", /default-src 'none'/.test(policy) && !/unsafe|\*/.test(policy) ? [] : [`it is “${policy}”`]);
-    await page.locator("#accounts tr").first().waitFor({ timeout: TICK });
+    const filled = await page.locator("#accounts tr").first().waitFor({ timeout: TICK }).then(() => true, () => false);
+    if (!filled) return report(where, "shows accounts", [`none after ${TICK / 1000} s`, ...foreign, ...complaints]);
     if (directory) await page.screenshot({ path: join(directory, `page-${width}-${colorScheme}.png`), fullPage: true });
     report(where, "verdict", await verdict(page));
     const counted = await countdown(page);

@@ -57,7 +57,7 @@ function reading(account, now) {
     case "backing_off": return { tone: good ? "warn" : "bad", word: "log-in failing", works: good,
       advice: "nothing for now, it tries again by itself. If this lasts, look at the network, DNS and egress proxy between here and the log-in URL." };
     case "rejected": return { tone: good ? "warn" : "bad", word: "log-in rejected", works: good,
-      advice: "correct organization, user name or password. A changed credential file is used at once; after any other change run “careportals-sidecar login”." };
+      advice: "check organization, user name, password and log-in URL. A changed credential file is used at once; after any other change run “careportals-sidecar login”." };
     case "logged_out": return { tone: "off", word: "logged out", works: false, advice: "run “careportals-sidecar login”, or restart the sidecar." };
     default: return { tone: "off", sign: "none", word: String(account.state), works: good };
   }
@@ -85,7 +85,7 @@ function verdict(accounts, apis) {
   if (broken.length) return outage(broken, accounts.length > broken.length ? "Partly working: " : "Not working: ", say);
   if (shaky.length) {
     const many = shaky.length > 1, rejected = shaky.every((each) => each.state === "rejected");
-    const why = rejected ? `the credentials of ${names(shaky)} are rejected` : `${names(shaky)} can’t renew ${many ? "their tokens" : "its token"}`;
+    const why = rejected ? `CarePortals refuses to log ${names(shaky)} in again` : `${names(shaky)} can’t renew ${many ? "their tokens" : "its token"}`;
     return say("warn", "Attention", `Working for now, but ${why}.`, `Requests are served until the present ${many ? "tokens expire" : "token expires"}. What to do: ${advised(shaky[0])}`);
   }
   const failing = apis.filter((each) => each.past.failing);
@@ -100,7 +100,7 @@ function outage(broken, start, say) {
   const all = (state) => broken.every((each) => each.state === state);
   if (all("logging_in")) return say("busy", "Logging in", `Logging in ${who}.`, "Requests wait until that is done.");
   if (all("logged_out")) return say("off", "Logged out", `${start}${who} ${broken.length > 1 ? "are" : "is"} logged out.`, todo);
-  if (all("rejected")) return say("bad", "Rejected", `${start}the credentials of ${who} are rejected.`, todo);
+  if (all("rejected")) return say("bad", "Rejected", `${start}CarePortals refuses to log ${who} in.`, todo);
   if (all("backing_off")) return say("bad", "No token", `${start}${who} can’t log in.`, todo);
   return say("bad", "No token", `${start}no valid token for ${who}.`, todo);
 }
@@ -286,6 +286,7 @@ function render() {
 }
 
 function service(api, accounts) {
+  if (shown.phase === "draining") return { tone: "busy", sign: "off", word: "draining" };
   const account = accounts.find((each) => each.name === api.account);
   if (account && !account.view.works) return account.state === "logging_in" ? { tone: "busy", word: "waits for the log-in" } : { tone: "bad", word: "not served: no token" };
   return api.past.failing ? { tone: "warn", word: "many errors" } : { tone: "ok", word: "served" };

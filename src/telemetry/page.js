@@ -90,7 +90,7 @@ function verdict(accounts, apis) {
   }
   const failing = apis.filter((each) => each.past.failing);
   if (failing.length) return say("warn", "Errors", `Working, but many requests to ${names(failing)} fail.`, "What to do: read status and code in the log’s lines; they tell CarePortals’ own errors from trouble on the way there.");
-  if (apis.some((each) => each.requests)) return say("ok", "OK", "Working.");
+  if (!apis.every((each) => each.requests === 0)) return say("ok", "OK", "Working.");
   const door = apis.flatMap((each) => each.listen ?? []).find((each) => /:\d+$/.test(each));
   return say("ok", "OK", "Working. No request has come yet.", door ? `Your app’s base URL: http://${door}` : "");
 }
@@ -229,12 +229,12 @@ function chart(label, reading, ...classes) {
 function apiRow(api) {
   const state = stateMark(), [where, target, whose] = [1, 2, 3].map(() => make("span", { class: "aside" }));
   const [now, bad, typical, slow, flying] = [1, 2, 3, 4, 5].map(() => make("b"));
-  const [total, share, ever, everBad] = [1, 2, 3, 4].map(() => make("span", { class: "aside" }));
+  const [total, share, ever, everBad] = [1, 2, 3, 4].map(() => make("span", { class: "aside" })), since = make("span", { class: "aside" }, "since start");
   const key = (name) => make("span", { class: `aside key ${name}` }, name);
   const requests = chart("Requests", [now, total], "area"), errors = chart("Errors (5xx)", [bad, share], "faults");
   const times = chart("Latency", [make("span", {}, typical, " ", key("p50")), make("span", { class: "slow" }, slow, " ", key("p99"))], "soft", "p99", "p50");
   const row = make("tr", { role: "row" }, make("th", { role: "rowheader", scope: "row" }, make("b", {}, api.name), make("br"), state.node, where, target, whose),
-    requests.node, errors.node, times.node, cell("In flight", make("div", { class: "reading" }, flying), ever, everBad, make("span", { class: "aside" }, "since start")));
+    requests.node, errors.node, times.node, cell("In flight", make("div", { class: "reading" }, flying), ever, everBad, since));
   return { nodes: [row], show({ past, ...api }, view, among) {
     state.show(view);
     put(where, `at ${(api.listen ?? []).join(", ")}`);
@@ -242,22 +242,24 @@ function apiRow(api) {
     put(whose, among > 1 ? `account ${api.account}` : "");
     const { step } = past, perSecond = past.requests.map((each) => each / step), all = sum(past.requests), faults = sum(past.errors);
     const span = `${number(STEPS * step / 60, 1)} min`, most = Math.max(0, ...perSecond), top = ceiling(most);
-    put(now, `${rate(perSecond.at(-1) ?? 0)}/s`);
-    put(total, `${tally(all)} in ${span}`);
-    requests.show(`${rate(top)}/s`, step, `now ${now.textContent}, at most ${rate(most)}/s, ${plural(all, "request")} in all`, [area(perSecond, top)]);
+    const none = !perSecond.length;
+    put(now, none ? "–" : `${rate(perSecond.at(-1))}/s`);
+    put(total, none ? "no figures yet" : `${tally(all)} in ${span}`);
+    requests.show(`${rate(top)}/s`, step, none ? "no figures yet" : `now ${now.textContent}, at most ${rate(most)}/s, ${plural(all, "request")} in all`, [area(perSecond, top)]);
     // A single error is not to fill the chart.
     const worst = Math.max(0, ...past.errors), height = ceiling(Math.max(5, worst));
-    put(bad, tally(faults));
+    put(bad, none ? "–" : tally(faults));
     put(share, faults ? `${number(100 * faults / Math.max(all, faults), 1)} %` : "");
-    errors.show(`${number(height)} in ${step} s`, step, faults ? `${plural(faults, "error")}, at most ${number(worst)} in ${step} s` : "none", [area(past.errors, height)]);
+    errors.show(`${number(height)} in ${step} s`, step, none ? "no figures yet" : faults ? `${plural(faults, "error")}, at most ${number(worst)} in ${step} s` : "none", [area(past.errors, height)]);
     const longest = Math.max(0, ...past.p99), limit = ceiling(longest);
     const [p50, p99] = [past.p50, past.p99].map((each) => each.findLast((value) => value != null)).map((each) => each == null ? "–" : latency(each));
     put(typical, p50);
     put(slow, p99);
     times.show(longest ? latency(limit) : "", step, longest ? `now p50 ${p50}, p99 ${p99}, at most ${latency(longest)}` : "no request", [area(past.p99, limit), line(past.p99, limit), line(past.p50, limit)]);
-    put(flying, number(api.in_flight));
-    put(ever, plural(api.requests, "request"));
-    put(everBad, plural(api.errors, "error"));
+    put(flying, number(api.in_flight ?? 0));
+    put(ever, api.requests == null ? "" : plural(api.requests, "request"));
+    put(everBad, api.errors == null ? "" : plural(api.errors, "error"));
+    since.hidden = api.requests == null;
   } };
 }
 
@@ -279,7 +281,7 @@ function render() {
   put($("facts"), strung([shown.version, gone ? "" : shown.phase, gone ? "" : `up ${lasting(1000 * shown.uptime_seconds + now - asOf)}`, `${gone ? "last answer" : "updated"} ${clock(asOf, asOf)}`]));
   const counted = accounts.filter((each) => each.state !== null), valid = counted.filter((each) => moment(each.expires_at) > now).length;
   const tokens = counted.length > 1 ? `${valid} of ${counted.length} tokens valid` : counted.length && (valid ? "Token valid" : "No valid token");
-  put($("gist"), gone ? "" : strung([tokens, plural(apis.length, "API"), `${rate(sum(apis.map((each) => (each.past.requests.at(-1) ?? 0) / each.past.step)))} requests/s`, `${number(sum(apis.map((each) => each.in_flight)))} in flight`]));
+  put($("gist"), gone ? "" : strung([tokens, plural(apis.length, "API"), apis.some((each) => each.past.requests.length) && `${rate(sum(apis.map((each) => (each.past.requests.at(-1) ?? 0) / each.past.step)))} requests/s`, `${number(sum(apis.map((each) => each.in_flight ?? 0)))} in flight`]));
   rows("accounts", accounts, accountRow).forEach((row, at) => row.show(accounts[at], now, outcome.todo));
   rows("apis", apis, apiRow).forEach((row, at) => row.show(apis[at], service(apis[at], accounts), accounts.length));
   for (const part of document.querySelectorAll(".figures")) part.hidden = false;

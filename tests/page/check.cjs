@@ -39,6 +39,12 @@ async function verdict(page) {
   return faults;
 }
 
+// What a script shows that read something that is not there.
+async function nonsense(page) {
+  const texts = await page.evaluate(() => [document.body.innerText, ...[...document.querySelectorAll("[aria-label]")].map((node) => node.getAttribute("aria-label"))]);
+  return texts.flatMap((text) => text.match(/^.*\b(NaN|undefined|Infinity)\b.*$/gm) ?? []);
+}
+
 async function countdown(page) {
   const status = await (await fetch(new URL("status", url))).json();
   if (!status.accounts.some((account) => Date.parse(account.expires_at) > Date.parse(status.now))) return null;
@@ -80,6 +86,7 @@ async function look(browser, width, colorScheme) {
     if (!filled) return report(where, "shows accounts", [`none after ${TICK / 1000} s`, ...foreign, ...complaints]);
     if (directory) await page.screenshot({ path: join(directory, `page-${width}-${colorScheme}.png`), fullPage: true });
     report(where, "verdict", await verdict(page));
+    report(where, "makes sense", await nonsense(page));
     const counted = await countdown(page);
     if (counted) report(where, "countdown moves", counted);
     else console.log(`skip ${where} countdown moves: no account holds a token`);

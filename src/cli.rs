@@ -9,7 +9,8 @@ mod status;
 use std::{
     ffi::OsString,
     fmt::Display,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -30,7 +31,7 @@ use crate::{
     },
     exec::{self, Exit, Program},
     healthcheck::{self, Probe},
-    logging::{self, Logging},
+    logging::{self, Logging, Reader},
     process::{SignalCommands, end_by_interrupt, report_panics_by_place},
 };
 
@@ -85,12 +86,15 @@ pub fn command() -> clap::Command {
 /// `run`. Everything that must be open is opened before there is a second thread.
 fn daemon(input: Input) -> ExitCode {
     let loaded = source::load(input.clone());
-    let Loaded { config: Some(config), warnings, .. } = loaded else { return refuse(&loaded) };
-    let logging = match logging::start(&config.log, io::stdout(), io::stdout().is_terminal()) {
+    let Loaded { config: Some(config), warnings, file, .. } = loaded else { return refuse(&loaded) };
+    let reader = Reader::of(&io::stdout(), &input.environment);
+    let logging = match logging::start(&config.log, io::stdout(), reader) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),
     };
     report_panics_by_place();
+    let settings = file.as_deref().map(Path::display).map(tracing::field::display);
+    info!(version = env!("CARGO_PKG_VERSION"), settings, "starting");
     for warning in &warnings {
         warn!("{warning}");
     }
@@ -106,7 +110,6 @@ fn daemon(input: Input) -> ExitCode {
 }
 
 fn serve(config: Config, input: Input, logging: &Logging) -> Result<(), StartError> {
-    info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let app = App::bind(Arc::new(config))?.with_settings(input, logging.control().clone());
     let (commands, given) = mpsc::channel(COMMANDS);
     let _signals = SignalCommands::catch(commands)?;
@@ -117,7 +120,8 @@ fn serve(config: Config, input: Input, logging: &Logging) -> Result<(), StartErr
 /// `exec`. Standard output is the program's, so logs go to standard error.
 fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
     let Loaded { config: Some(config), warnings, secret_variables, .. } = loaded else { return refuse(&loaded) };
-    let logging = match logging::start(&config.log, io::stderr(), io::stderr().is_terminal()) {
+    let environment = Environment::of_process();
+    let logging = match logging::start(&config.log, io::stderr(), Reader::of(&io::stderr(), &environment)) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),
     };
@@ -126,7 +130,7 @@ fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
         warn!("{warning}");
     }
     let program = Program { words, wait, secret_variables };
-    match exec::run(&program, config, &Environment::of_process(), logging.access_log()) {
+    match exec::run(&program, config, &environment, logging.access_log()) {
         Ok(Exit::Code(code)) => ExitCode::from(code),
         Ok(Exit::ByInterrupt) => {
             drop(logging);

@@ -20,13 +20,14 @@ use tokio::{
 use super::{
     failure::LoginError,
     login::{LogIn, LoggingIn},
+    news::{News, tell_of_change},
     phase::{Held, Outlook, Phase},
     session::{Effect, Event, Flight, Session, StateName},
     token::{Bearer, Generation, Grant, Token},
     watch::{Change, Watch},
 };
 use crate::{
-    clock::{self, Clock, Jitter, Moment, Now},
+    clock::{self, Clock, Jitter, Now},
     metrics::{AccountMetrics, LoginOutcome},
 };
 
@@ -149,7 +150,7 @@ impl Driver {
             last_login_at: None,
             last_error: None,
             failed_at: None,
-            logged: None,
+            news: News::default(),
         };
         work.feed(Event::LogIn);
         while work.turn().await == Turn::GoOn {}
@@ -167,8 +168,7 @@ struct Work {
     last_error: Option<LoginError>,
     /// When an attempt failed last.
     failed_at: Option<SystemTime>,
-    /// What the log last said.
-    logged: Option<(StateName, Option<&'static str>)>,
+    news: News,
 }
 
 impl From<Change> for Event {
@@ -196,7 +196,10 @@ impl Work {
                 Some(request) => self.serve(request),
             },
             (flight, outcome) = land(&mut self.flight) => self.landed(flight, outcome),
-            change = self.driver.watch.changed() => self.feed(change.into()),
+            change = self.driver.watch.changed() => {
+                tell_of_change(&self.driver.name, &self.driver.session, change);
+                self.feed(change.into());
+            }
             () = self.driver.knocks.wake.notified() => self.hear_verdicts(),
             () = sleep(pause) => {}
         }
@@ -304,7 +307,7 @@ impl Work {
         }
         self.remember_error();
         self.publish(now);
-        self.log(now);
+        self.news.tell(&self.driver.name, &self.driver.session, now.moment);
     }
 
     /// The latest failure stays in sight until something ends it.
@@ -336,33 +339,6 @@ impl Work {
             last_error_at: self.last_error.as_ref().and(self.failed_at),
         };
         self.driver.board.publish(usable.map(|token| &token.bearer), phase);
-    }
-
-    /// One line for each change of the state, not for each attempt.
-    fn log(&mut self, now: Now) {
-        let session = &self.driver.session;
-        if session.is_retrying() {
-            return;
-        }
-        let (state, error) = (session.name(), session.last_error());
-        let key = (state, error.map(LoginError::code));
-        if self.logged.replace(key) == Some(key) {
-            return;
-        }
-        let (account, state) = (&self.driver.name, state.as_str());
-        let in_seconds = |moment: Option<Moment>| moment.map(|moment| moment.since(now.moment).as_secs());
-        let next_attempt_s = in_seconds(session.due_at());
-        let expires_in_s = in_seconds(session.token().map(|token| token.expires));
-        match error {
-            Some(error) => {
-                let reason = error.code();
-                tracing::warn!(account, state, reason, next_attempt_s, expires_in_s, "log-in failed: {error}");
-            }
-            None if next_attempt_s.is_some() => {
-                tracing::info!(account, state, refresh_in_s = next_attempt_s, expires_in_s, "account is logged in");
-            }
-            None => tracing::info!(account, state, expires_in_s, "account changed its state"),
-        }
     }
 }
 

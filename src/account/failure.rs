@@ -85,10 +85,10 @@ impl LoginError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Unreachable {
     /// No connection, or no answer over it.
-    #[error("log-in: {0}")]
+    #[error("{0}")]
     NoAnswer(SendError),
     /// An answer that ended too early.
-    #[error("log-in: the connection failed before the answer was complete")]
+    #[error("the connection failed before the answer was complete")]
     Cut,
     /// The server answered with its own failure (5xx).
     #[error("the server failed the log-in with status {}", .0.as_u16())]

@@ -5,7 +5,8 @@
 //! here, and a client that goes away takes nothing with it but its own wait.
 //!
 //! Files, each using only those before it: `failure`, `token`, `floor`, `session` (pure: the state machine), `credentials`,
-//! `watch`, `answer` (pure), `login`, `phase` (pure: what others see), `driver`, `tenant` (no log-in).
+//! `watch`, `answer` (pure), `login`, `phase` (pure: what others see), `news` (what the log says), `driver`, `tenant` (no
+//! log-in).
 
 mod answer;
 mod credentials;
@@ -13,6 +14,7 @@ mod driver;
 mod failure;
 mod floor;
 mod login;
+mod news;
 mod phase;
 mod session;
 mod tenant;

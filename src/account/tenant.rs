@@ -37,7 +37,9 @@ impl Tenant {
             match &outcome {
                 Ok(organization) => self.publish(organization, Generation(number)),
                 // Once, not for each attempt.
-                Err(error) if failures == 0 => tracing::warn!(account = self.sources.account().name, "{error}"),
+                Err(error) if failures == 0 => {
+                    tracing::warn!(account = self.sources.account().name, "no organization yet: {error}");
+                }
                 Err(_) => {}
             }
             let outcome = outcome.map(drop);

@@ -181,7 +181,7 @@ impl Eyes {
             let watcher = watch(&wanted, Arc::clone(&self.stirred));
             if let (Err(error), false) = (&watcher, self.complained) {
                 self.complained = true;
-                tracing::warn!(account = self.account, reason = ?error.kind, "credential files can't be watched, looking twice a minute");
+                tracing::warn!(account = self.account, reason = ?error.kind, "credential files can't be watched: looking twice a minute instead");
             }
             self.watcher = watcher.ok();
             self.watched = if self.watcher.is_some() { wanted } else { BTreeSet::new() };

@@ -176,7 +176,7 @@ impl Layout {
             let api = &config.apis[apis[0]];
             let Some((bound, access)) = open(key, api, passed)? else {
                 if let Key::Tcp(listener) = key {
-                    info!(api = api.name, %listener, "skipped: this machine lacks the address family");
+                    info!(api = api.name, %listener, "not listening there: this machine lacks the address family");
                 }
                 continue;
             };

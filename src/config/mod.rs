@@ -400,7 +400,7 @@ pub struct Log {
 /// `log_format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// Text on a terminal, else JSON.
+    /// Text on a terminal and in systemd's journal, else JSON.
     #[default]
     Auto,
     /// For people.

@@ -10,15 +10,12 @@ mod page;
 mod stage;
 mod story;
 
-use std::{
-    fmt,
-    io::{self, IsTerminal},
-};
+use std::{fmt, io};
 
 use crate::{
     app::StartError,
     config::{Log, LogFormat, source::Environment},
-    logging::{self, LogError},
+    logging::{self, LogError, Reader},
     process::report_panics_by_place,
 };
 use page::Page;
@@ -86,11 +83,12 @@ impl std::error::Error for DemoError {}
 pub fn run(once: bool) -> Result<(), DemoError> {
     // The sidecar's lines would drown the story; what is wrong is said, and not on standard output.
     let log = Log { filter: "warn".to_owned(), format: LogFormat::Auto, access: false };
-    let logging = logging::start(&log, io::stderr(), io::stderr().is_terminal()).map_err(DemoError::Log)?;
+    let environment = Environment::of_process();
+    let logging = logging::start(&log, io::stderr(), Reader::of(&io::stderr(), &environment)).map_err(DemoError::Log)?;
     report_panics_by_place();
     let stage = Stage::set(logging.access_log())?;
     let _signals = stage.catch_signals()?;
-    let mut page = Page::new(io::stdout().lock(), wants_colour(&Environment::of_process()));
+    let mut page = Page::new(io::stdout().lock(), Reader::of(&io::stdout(), &environment) == Reader::Terminal { colour: true });
     let told = Story::new(&stage, &mut page).and_then(|mut story| story.tell());
     if told.is_err() && stage.is_stopping() {
         // Calls fail when a signal has stopped the sidecar; that is no failure of theirs.
@@ -105,13 +103,6 @@ pub fn run(once: bool) -> Result<(), DemoError> {
     story::invite(&stage, &mut page).map_err(DemoError::Output)?;
     stage.wait()?;
     page.say("\nStopped.").map_err(DemoError::Output)
-}
-
-/// On a terminal, unless somebody objects (<https://no-color.org>).
-fn wants_colour(environment: &Environment) -> bool {
-    let objects = environment.get("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let is_dumb = environment.get("TERM").is_some_and(|terminal| terminal == "dumb");
-    io::stdout().is_terminal() && !objects && !is_dumb
 }
 
 impl Amiss {

@@ -285,13 +285,13 @@ mod tests {
     use crate::{
         clock::SystemClock,
         config::{Log, LogFormat},
-        logging::Logging,
+        logging::{Logging, Reader},
     };
 
     #[test]
     fn a_step_that_goes_otherwise_is_named_and_is_the_last() {
         let log = Log { filter: "off".to_owned(), format: LogFormat::Json, access: false };
-        let logging = Logging::build(&log, io::sink(), false, Arc::new(SystemClock)).unwrap();
+        let logging = Logging::build(&log, io::sink(), Reader::Unknown, Arc::new(SystemClock)).unwrap();
         let stage = Stage::set(logging.access_log()).unwrap();
         assert!(stage.control().wait_until(PATIENCE, |control| control.counts().login_ok == 1));
         stage.control().set_login_fault(Some(LoginFault::Status(500)));

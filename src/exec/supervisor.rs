@@ -115,13 +115,13 @@ impl Supervisor {
                     None => pending().await,
                 },
                 () = stopping(&mut self.phases), if !is_told => {
-                    error!("the sidecar stops: so must the program");
+                    error!("the sidecar is stopping, and so must the program");
                     is_told = true;
                     deadline = Some(clock::instant() + self.patience);
                     group.terminate();
                 }
                 () = at(deadline) => {
-                    warn!("the program did not end in time: killed");
+                    warn!("the program did not end in time and was killed");
                     deadline = None;
                     group.signal(Signal::KILL);
                 }
@@ -177,7 +177,7 @@ impl Supervisor {
                 // Whoever has a parent elsewhere ends without our being told.
                 () = sleep(LOOK_AGAIN) => {}
                 () = at(deadline) => {
-                    warn!("processes that the program left behind did not end in time: killed");
+                    warn!("processes that the program left behind did not end in time and were killed");
                     group.signal(Signal::KILL);
                     deadline = None;
                     // A process that the kernel can't end can't keep us.

@@ -14,10 +14,12 @@ use std::{
 };
 
 use http::Method;
+use tracing::Level;
 
 use super::{
-    format::{Escaped, Shape, Timestamp, is_bare},
+    format::{Escaped, Timestamp, is_bare},
     queue::Queue,
+    text::Shape,
 };
 use crate::path::{Words, mask};
 
@@ -102,7 +104,7 @@ impl AccessWriter {
         let time = self.timestamp.set(at);
         match self.shared.shape {
             Shape::Json => Json(&mut self.buffer).line(line, time),
-            Shape::Text => Text(&mut self.buffer).line(line, time),
+            shape => Text { to: &mut self.buffer, shape }.line(line, time),
         }
         self.lines += 1;
         if self.buffer.len() >= FULL {
@@ -142,6 +144,7 @@ fn method_name(method: &Method) -> &'static str {
 trait Line {
     fn word(&mut self, key: &'static str, value: &str);
     fn number(&mut self, key: &'static str, value: u64);
+    fn status(&mut self, status: u16);
     fn path(&mut self, path: &str, words: &Words);
 
     fn fields(&mut self, line: &AccessLine<'_>) {
@@ -149,7 +152,7 @@ trait Line {
         self.word("listener", line.listener);
         self.word("method", method_name(line.method));
         self.path(line.path, line.words);
-        self.number("status", u64::from(line.status));
+        self.status(line.status);
         for (key, value) in [("code", line.code), ("cut", line.cut)] {
             if let Some(value) = value {
                 self.word(key, value);
@@ -211,6 +214,10 @@ impl Line for Json<'_> {
         push_number(self.0, value);
     }
 
+    fn status(&mut self, status: u16) {
+        self.number("status", status.into());
+    }
+
     fn path(&mut self, path: &str, words: &Words) {
         self.push(",\"path\":\"");
         mask(path, words, self.0);
@@ -218,41 +225,59 @@ impl Line for Json<'_> {
     }
 }
 
-struct Text<'a>(&'a mut Vec<u8>);
+/// For people, and for the journal.
+struct Text<'a> {
+    to: &'a mut Vec<u8>,
+    shape: Shape,
+}
 
 impl Text<'_> {
     fn line(&mut self, line: &AccessLine<'_>, time: &str) {
-        self.push(time);
-        self.push(" INFO request");
+        const MESSAGE: &str = "request";
+        // Appending to a vector can't fail.
+        let _ = self.shape.open(time, Level::INFO, &mut Utf8(self.to));
+        self.push(MESSAGE);
+        self.push(self.shape.gap(MESSAGE.len()));
         self.fields(line);
-        self.0.push(b'\n');
+        self.to.push(b'\n');
     }
 
     fn push(&mut self, text: &str) {
-        self.0.extend_from_slice(text.as_bytes());
+        self.to.extend_from_slice(text.as_bytes());
     }
 
     fn key(&mut self, key: &'static str) {
-        self.0.push(b' ');
+        let paint = self.shape.key();
+        self.to.push(b' ');
+        self.push(paint.on());
         self.push(key);
-        self.0.push(b'=');
+        self.to.push(b'=');
+        self.push(paint.off());
     }
 }
 
 impl Line for Text<'_> {
     fn word(&mut self, key: &'static str, value: &str) {
         self.key(key);
-        if is_bare(value) { self.push(value) } else { push_quoted(self.0, value) }
+        if is_bare(value) { self.push(value) } else { push_quoted(self.to, value) }
     }
 
     fn number(&mut self, key: &'static str, value: u64) {
         self.key(key);
-        push_number(self.0, value);
+        push_number(self.to, value);
+    }
+
+    fn status(&mut self, status: u16) {
+        let paint = self.shape.status(status);
+        self.key("status");
+        self.push(paint.on());
+        push_number(self.to, status.into());
+        self.push(paint.off());
     }
 
     fn path(&mut self, path: &str, words: &Words) {
-        self.push(" path=");
-        mask(path, words, self.0);
+        self.key("path");
+        mask(path, words, self.to);
     }
 }
 
@@ -262,7 +287,7 @@ fn push_quoted(to: &mut Vec<u8>, value: &str) {
         to.extend_from_slice(value.as_bytes());
     } else {
         // Appending to a vector can't fail.
-        let _ = Escaped::new(&mut Utf8(to), Shape::Json).write_str(value);
+        let _ = Escaped::quoted(&mut Utf8(to)).write_str(value);
     }
     to.push(b'"');
 }

@@ -1,6 +1,6 @@
 //! How a line looks: times, escaping, and tracing's events as text or JSON.
 //!
-//! Depends on `clock`. Guarantees: one event is one line, whatever is in it.
+//! Depends on `clock`, and on `text` for how lines begin. Guarantees: one event is one line, whatever is in it.
 
 use std::{
     fmt::{self, Write as _},
@@ -18,16 +18,8 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+use super::text::Shape;
 use crate::clock::Clock;
-
-/// What a line is written for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// People: `2026-01-02T03:04:05.678901Z INFO message key=value`.
-    Text,
-    /// Machines: one object per line.
-    Json,
-}
 
 /// `2026-01-02T03:04:05.678901Z` (RFC 3339), always of the same length.
 #[derive(Clone, Copy)]
@@ -105,24 +97,36 @@ pub fn rfc3339(time: SystemTime) -> String {
     Timestamp::new().set(time).to_owned()
 }
 
-/// Escapes what would end a line or a JSON string.
+/// Escapes what would end a line or a quoted string.
 pub(super) struct Escaped<'a, W: ?Sized> {
     to: &'a mut W,
-    shape: Shape,
+    quoted: bool,
+    /// The indentation of a further line is being left out.
+    unindenting: bool,
 }
 
 impl<'a, W: fmt::Write + ?Sized> Escaped<'a, W> {
-    pub(super) fn new(to: &'a mut W, shape: Shape) -> Self {
-        Self { to, shape }
+    /// What stands between quotes, as JSON has it.
+    pub(super) fn quoted(to: &'a mut W) -> Self {
+        Self { to, quoted: true, unindenting: false }
+    }
+
+    /// What stands by itself: several lines become clauses of one.
+    pub(super) fn bare(to: &'a mut W) -> Self {
+        Self { to, quoted: false, unindenting: false }
     }
 
     fn escape(&mut self, character: char) -> fmt::Result {
-        match (character, self.shape) {
-            ('\n', _) => self.to.write_str("\\n"),
+        match (character, self.quoted) {
+            ('\n', false) => {
+                self.unindenting = true;
+                self.to.write_str("; ")
+            }
+            ('\n', true) => self.to.write_str("\\n"),
             ('\r', _) => self.to.write_str("\\r"),
             ('\t', _) => self.to.write_str("\\t"),
-            ('"', Shape::Json) => self.to.write_str("\\\""),
-            ('\\', Shape::Json) => self.to.write_str("\\\\"),
+            ('"', true) => self.to.write_str("\\\""),
+            ('\\', true) => self.to.write_str("\\\\"),
             _ => write!(self.to, "\\u{:04x}", u32::from(character)),
         }
     }
@@ -130,12 +134,19 @@ impl<'a, W: fmt::Write + ?Sized> Escaped<'a, W> {
 
 impl<W: fmt::Write + ?Sized> fmt::Write for Escaped<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let json = self.shape == Shape::Json;
+        let quoted = self.quoted;
         // Controls, those of C1 too, and the two separators that some readers take for the end of a line: all of them
         // lie below U+10000, so four digits hold them.
-        let special = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || (json && matches!(c, '"' | '\\'));
+        let special = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || (quoted && matches!(c, '"' | '\\'));
         let mut plain = 0;
         for (at, character) in text.char_indices() {
+            if self.unindenting {
+                if character == ' ' {
+                    plain = at + 1;
+                    continue;
+                }
+                self.unindenting = false;
+            }
             if special(character) {
                 self.to.write_str(&text[plain..at])?;
                 self.escape(character)?;
@@ -166,12 +177,9 @@ where
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut timestamp = Timestamp::new();
         let time = timestamp.set(self.clock.now().wall);
-        let level = event.metadata().level();
-        match self.shape {
-            Shape::Text => write!(to, "{time} {level}")?,
-            Shape::Json => write!(to, r#"{{"timestamp":"{time}","level":"{level}""#)?,
-        }
-        let mut fields = Fields { to: &mut to, shape: self.shape, outcome: Ok(()) };
+        let metadata = event.metadata();
+        self.shape.open(time, *metadata.level(), &mut to)?;
+        let mut fields = Fields::new(&mut to, self.shape);
         event.record(&mut fields);
         fields.outcome?;
         for span in context.event_scope().into_iter().flatten() {
@@ -180,8 +188,8 @@ where
             }
         }
         match self.shape {
-            Shape::Text => to.write_char('\n'),
-            Shape::Json => writeln!(to, r#","target":"{}"}}"#, event.metadata().target()),
+            Shape::Text { .. } | Shape::Journal => to.write_char('\n'),
+            Shape::Json => writeln!(to, r#","target":"{}"}}"#, metadata.target()),
         }
     }
 }
@@ -189,7 +197,7 @@ where
 /// Fields of spans: they follow those of the event.
 impl<'writer> FormatFields<'writer> for Events {
     fn format_fields<R: RecordFields>(&self, mut to: Writer<'writer>, recorded: R) -> fmt::Result {
-        let mut fields = Fields { to: &mut to, shape: self.shape, outcome: Ok(()) };
+        let mut fields = Fields::new(&mut to, self.shape);
         recorded.record(&mut fields);
         fields.outcome
     }
@@ -201,48 +209,81 @@ impl<'writer> FormatFields<'writer> for Events {
 
 /// Writes each field with whatever separates it from what stands before.
 struct Fields<'a, W> {
-    to: &'a mut W,
+    to: Counted<'a, W>,
     shape: Shape,
+    /// What is still to be written before the first field after the message.
+    gap: &'static str,
     outcome: fmt::Result,
 }
 
-impl<W: fmt::Write> Fields<'_, W> {
-    fn key(&mut self, field: &Field) -> fmt::Result {
-        match (self.shape, field.name()) {
-            (Shape::Text, "message") => self.to.write_char(' '),
-            (Shape::Text, name) => write!(self.to, " {name}="),
-            (Shape::Json, name) => {
-                self.to.write_str(",\"")?;
-                Escaped::new(self.to, self.shape).write_str(name)?;
-                self.to.write_str("\":")
-            }
+impl<'a, W: fmt::Write> Fields<'a, W> {
+    fn new(to: &'a mut W, shape: Shape) -> Self {
+        Self { to: Counted { to, characters: 0 }, shape, gap: "", outcome: Ok(()) }
+    }
+
+    fn key(&mut self, name: &str) -> fmt::Result {
+        if self.shape == Shape::Json {
+            self.to.write_str(",\"")?;
+            Escaped::quoted(&mut self.to).write_str(name)?;
+            return self.to.write_str("\":");
         }
+        if name == MESSAGE {
+            return Ok(());
+        }
+        let paint = self.shape.key();
+        write!(self.to, "{} {paint}{name}={paint:#}", std::mem::take(&mut self.gap))
     }
 
     /// Numbers and truth values.
     fn bare(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        self.outcome = self.outcome.and_then(|()| self.key(field)).and_then(|()| self.to.write_fmt(value));
+        self.outcome = self.outcome.and_then(|()| self.key(field.name())).and_then(|()| self.to.write_fmt(value));
     }
 
     fn escaped(&mut self, field: &Field, value: fmt::Arguments<'_>, quoted: bool) -> fmt::Result {
         self.outcome?;
-        self.key(field)?;
-        let quote = if quoted { "\"" } else { "" };
-        // Quoted text needs its quotes escaped, as JSON does.
-        let shape = if quoted { Shape::Json } else { self.shape };
-        self.to.write_str(quote)?;
-        Escaped::new(self.to, shape).write_fmt(value)?;
-        self.to.write_str(quote)
+        self.key(field.name())?;
+        if quoted {
+            self.to.write_char('"')?;
+            Escaped::quoted(&mut self.to).write_fmt(value)?;
+            return self.to.write_char('"');
+        }
+        let before = self.to.characters;
+        Escaped::bare(&mut self.to).write_fmt(value)?;
+        if field.name() == MESSAGE {
+            self.gap = self.shape.gap(self.to.characters - before);
+        }
+        Ok(())
+    }
+}
+
+const MESSAGE: &str = "message";
+
+/// Counts characters on their way.
+struct Counted<'a, W> {
+    to: &'a mut W,
+    characters: usize,
+}
+
+impl<W: fmt::Write> fmt::Write for Counted<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.characters += text.chars().count();
+        self.to.write_str(text)
     }
 }
 
 impl<W: fmt::Write> Visit for Fields<'_, W> {
+    /// Also whatever has a `Display` and is recorded with `%`.
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.outcome = self.escaped(field, format_args!("{value:?}"), self.shape == Shape::Json);
+        if self.shape == Shape::Json || field.name() == MESSAGE {
+            self.outcome = self.escaped(field, format_args!("{value:?}"), self.shape == Shape::Json);
+        } else {
+            // Whether it needs quotes shows only when it is there.
+            self.record_str(field, &format!("{value:?}"));
+        }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let quoted = self.shape == Shape::Json || (field.name() != "message" && !is_bare(value));
+        let quoted = self.shape == Shape::Json || (field.name() != MESSAGE && !is_bare(value));
         self.outcome = self.escaped(field, format_args!("{value}"), quoted);
     }
 

@@ -8,8 +8,11 @@
 mod access;
 mod format;
 mod queue;
+mod reader;
+mod text;
 
 use std::{
+    fmt::Write as _,
     io::{self, Write},
     sync::{
         Arc,
@@ -30,14 +33,16 @@ use tracing_subscriber::{
 
 pub use access::{AccessLine, AccessLog, AccessWriter, TARGET as ACCESS_TARGET};
 pub use format::rfc3339;
+pub use reader::Reader;
 
 use crate::{
     clock::{Clock, SystemClock},
     config::{Log, LogFormat},
 };
 use access::Shared;
-use format::{Events, Shape, Timestamp};
+use format::{Events, Timestamp};
 use queue::{Capacity, Queue};
+use text::Shape;
 
 /// Why there are no logs.
 #[derive(Debug, Error)]
@@ -66,8 +71,8 @@ pub struct LogControl {
 }
 
 /// Starts the log thread, which writes to `writer`, and makes this process's events go there.
-pub fn start(log: &Log, writer: impl Write + Send + 'static, is_terminal: bool) -> Result<Logging, LogError> {
-    let logging = Logging::build(log, writer, is_terminal, Arc::new(SystemClock))?;
+pub fn start(log: &Log, writer: impl Write + Send + 'static, reader: Reader) -> Result<Logging, LogError> {
+    let logging = Logging::build(log, writer, reader, Arc::new(SystemClock))?;
     dispatcher::set_global_default(logging.dispatch().clone()).map_err(|_| LogError::Started)?;
     Ok(logging)
 }
@@ -82,13 +87,14 @@ impl Logging {
     pub fn build(
         log: &Log,
         writer: impl Write + Send + 'static,
-        is_terminal: bool,
+        reader: Reader,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, LogError> {
-        let shape = match log.format {
-            LogFormat::Auto if is_terminal => Shape::Text,
-            LogFormat::Text => Shape::Text,
-            LogFormat::Auto | LogFormat::Json => Shape::Json,
+        let shape = match (log.format, reader) {
+            (LogFormat::Json, _) | (LogFormat::Auto, Reader::Unknown) => Shape::Json,
+            (_, Reader::Journal) => Shape::Journal,
+            (_, Reader::Terminal { colour }) => Shape::Text { colour },
+            (LogFormat::Text, Reader::Unknown) => Shape::Text { colour: false },
         };
         let (levels, filter) = reload::Layer::new(Levels::parse(&log.filter)?);
         let report_clock = Arc::clone(&clock);
@@ -166,16 +172,17 @@ const CAPACITY: Capacity = Capacity { bytes: 1024 * 1024, entries: 1024 };
 fn dropped_line(shape: Shape, lines: u64, clock: &dyn Clock) -> Vec<u8> {
     let mut timestamp = Timestamp::new();
     let time = timestamp.set(clock.now().wall);
-    let message = "log lines were dropped: standard output did not take them";
-    let target = module_path!();
-    let line = match shape {
-        Shape::Text => format!("{time} WARN {message} dropped={lines}\n"),
-        Shape::Json => format!(
-            "{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{message}\",\"dropped\":{lines},\"target\":\"{target}\"}}\n"
-        ),
+    let mut line = String::new();
+    // Appending to a string can't fail.
+    let _ = shape.open(time, Level::WARN, &mut line);
+    let _ = match shape {
+        Shape::Text { .. } | Shape::Journal => writeln!(line, "{DROPPED} dropped={lines}"),
+        Shape::Json => writeln!(line, r#","message":"{DROPPED}","dropped":{lines},"target":"{}"}}"#, module_path!()),
     };
     line.into_bytes()
 }
+
+const DROPPED: &str = "log lines were dropped: standard output did not take them";
 
 /// Hands each formatted line to the queue.
 #[derive(Clone)]

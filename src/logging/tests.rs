@@ -37,10 +37,10 @@ fn log(filter: &str, format: LogFormat) -> Log {
     Log { filter: filter.to_owned(), format, access: true }
 }
 
-fn build(log: &Log, is_terminal: bool) -> (Logging, mpsc::Receiver<Vec<u8>>) {
-    let (written, reader) = mpsc::channel();
+fn build(log: &Log, reader: Reader) -> (Logging, mpsc::Receiver<Vec<u8>>) {
+    let (written, received) = mpsc::channel();
     let pipe = Pipe { written, stall: None };
-    (Logging::build(log, pipe, is_terminal, Arc::new(Fixed)).unwrap(), reader)
+    (Logging::build(log, pipe, reader, Arc::new(Fixed)).unwrap(), received)
 }
 
 /// All that was written, once the logs have ended.
@@ -51,7 +51,7 @@ fn output(logging: Logging, reader: mpsc::Receiver<Vec<u8>>) -> String {
 }
 
 fn logged(filter: &str, format: LogFormat, events: impl FnOnce()) -> String {
-    let (logging, reader) = build(&log(filter, format), false);
+    let (logging, reader) = build(&log(filter, format), Reader::Unknown);
     dispatcher::with_default(logging.dispatch(), events);
     output(logging, reader)
 }
@@ -81,25 +81,90 @@ fn an_event_is_one_json_object() {
     }
 }
 
-#[test]
-fn an_event_is_one_readable_line() {
-    let text = logged("info", LogFormat::Text, || {
-        warn!(account = "crm", wait_seconds = 3, reason = "not\nyet", "Log-in\nfailed");
-    });
-    assert_eq!(text, "2024-02-29T00:00:00.000042Z WARN Log-in\\nfailed account=crm wait_seconds=3 reason=\"not\\nyet\"\n");
+fn some_events() {
+    info!(api = "emr", place = %"a b", "Listening");
+    warn!(account = "crm", wait_seconds = 3, reason = "not\nyet", "Log-in\n  failed: \u{1b}[31m");
+    error!("Ended");
+    debug!(secret = "x", "Never");
 }
 
 #[test]
-fn auto_means_text_on_a_terminal_and_json_elsewhere() {
-    for (format, is_terminal, is_json) in [
-        (LogFormat::Auto, true, false),
-        (LogFormat::Auto, false, true),
-        (LogFormat::Text, false, false),
-        (LogFormat::Json, true, true),
+fn events_are_readable_lines_with_their_fields_below_each_other() {
+    assert_eq!(
+        logged("info", LogFormat::Text, some_events),
+        concat!(
+            "2024-02-29T00:00:00.000Z INFO  Listening        api=emr place=\"a b\"\n",
+            "2024-02-29T00:00:00.000Z WARN  Log-in; failed: \\u001b[31m account=crm wait_seconds=3 reason=\"not\\nyet\"\n",
+            "2024-02-29T00:00:00.000Z ERROR Ended\n",
+        )
+    );
+}
+
+#[test]
+fn a_terminal_that_shows_colours_gets_some() {
+    let (logging, received) = build(&log("info", LogFormat::Auto), Reader::Terminal { colour: true });
+    dispatcher::with_default(logging.dispatch(), || warn!(account = "crm", "Log-in failed"));
+    access_lines(&logging);
+    let text = output(logging, received);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines[0],
+        "\x1b[2m2024-02-29T00:00:00.000Z\x1b[0m \x1b[33mWARN \x1b[0m Log-in failed    \x1b[2maccount=\x1b[0mcrm"
+    );
+    assert!(lines[1].contains("\x1b[2mstatus=\x1b[0m\x1b[32m200\x1b[0m "), "{}", lines[1]);
+    let (all, off) = (lines[1].matches("\x1b[").count(), lines[1].matches("\x1b[0m").count());
+    assert_eq!(all, 2 * off, "what is switched on is switched off again");
+}
+
+#[test]
+fn the_journal_gets_levels_and_no_time() {
+    for format in [LogFormat::Auto, LogFormat::Text] {
+        let (logging, received) = build(&log("trace", format), Reader::Journal);
+        dispatcher::with_default(logging.dispatch(), || {
+            some_events();
+            trace!("Traced");
+        });
+        access_lines(&logging);
+        assert_eq!(
+            output(logging, received),
+            concat!(
+                "<6>Listening api=emr place=\"a b\"\n",
+                "<4>Log-in; failed: \\u001b[31m account=crm wait_seconds=3 reason=\"not\\nyet\"\n",
+                "<3>Ended\n",
+                "<7>Never secret=x\n",
+                "<7>Traced\n",
+                "<6>request api=default listener=127.0.0.1:2273 method=GET path=/users status=200 request_bytes=0 \
+                 response_bytes=0 duration_us=0 request_id=x\n",
+            ),
+            "{format:?}"
+        );
+    }
+}
+
+#[test]
+fn what_the_journal_is_told_of_lost_lines_has_its_level_too() {
+    let line = |shape| String::from_utf8(dropped_line(shape, 7, &Fixed)).unwrap();
+    assert_eq!(line(Shape::Journal), "<4>log lines were dropped: standard output did not take them dropped=7\n");
+    assert_eq!(
+        line(Shape::Text { colour: false }),
+        "2024-02-29T00:00:00.000Z WARN  log lines were dropped: standard output did not take them dropped=7\n"
+    );
+}
+
+#[test]
+fn auto_means_text_on_a_terminal_and_in_the_journal_and_json_elsewhere() {
+    let terminal = Reader::Terminal { colour: false };
+    for (format, reader, is_json) in [
+        (LogFormat::Auto, terminal, false),
+        (LogFormat::Auto, Reader::Journal, false),
+        (LogFormat::Auto, Reader::Unknown, true),
+        (LogFormat::Text, Reader::Unknown, false),
+        (LogFormat::Json, terminal, true),
+        (LogFormat::Json, Reader::Journal, true),
     ] {
-        let (logging, reader) = build(&log("info", format), is_terminal);
+        let (logging, received) = build(&log("info", format), reader);
         dispatcher::with_default(logging.dispatch(), || info!("Hello"));
-        assert_eq!(output(logging, reader).starts_with('{'), is_json, "{format:?} {is_terminal}");
+        assert_eq!(output(logging, received).starts_with('{'), is_json, "{format:?} {reader:?}");
     }
 }
 
@@ -144,11 +209,11 @@ fn the_filter_speaks_of_what_is_ours() {
 
 #[test]
 fn a_bad_filter_is_an_error_and_changes_nothing() {
-    let (logging, reader) = build(&log("info", LogFormat::Text), false);
+    let (logging, reader) = build(&log("info", LogFormat::Text), Reader::Unknown);
     for bad in ["careportals_sidecar=loud", "a=b=c", "[", "info,=,x=9"] {
         assert!(matches!(check_filter(bad), Err(LogError::Filter(_))), "{bad}");
         assert!(logging.control().adopt(&log(bad, LogFormat::Text)).is_err(), "{bad}");
-        let failed = Logging::build(&log(bad, LogFormat::Text), io::sink(), false, Arc::new(Fixed));
+        let failed = Logging::build(&log(bad, LogFormat::Text), io::sink(), Reader::Unknown, Arc::new(Fixed));
         assert!(matches!(failed, Err(LogError::Filter(_))), "{bad}");
     }
     check_filter("info,careportals_sidecar::account=trace").unwrap();
@@ -158,7 +223,7 @@ fn a_bad_filter_is_an_error_and_changes_nothing() {
 
 #[test]
 fn the_filter_can_be_changed() {
-    let (logging, reader) = build(&log("warn", LogFormat::Text), false);
+    let (logging, reader) = build(&log("warn", LogFormat::Text), Reader::Unknown);
     dispatcher::with_default(logging.dispatch(), || {
         let say = |text: &str| debug!("{text}");
         say("before");
@@ -207,7 +272,7 @@ fn access_lines_obey_filter_and_setting() {
         ("warn,careportals_sidecar=debug", true, true),
         ("hyper=trace", true, false),
     ] {
-        let (logging, reader) = build(&Log { access, ..log(filter, LogFormat::Json) }, false);
+        let (logging, reader) = build(&Log { access, ..log(filter, LogFormat::Json) }, Reader::Unknown);
         access_lines(&logging);
         assert_eq!(!output(logging, reader).is_empty(), expected, "{filter} {access}");
     }
@@ -215,7 +280,7 @@ fn access_lines_obey_filter_and_setting() {
 
 #[test]
 fn a_changed_filter_holds_for_access_lines() {
-    let (logging, reader) = build(&log("warn", LogFormat::Json), false);
+    let (logging, reader) = build(&log("warn", LogFormat::Json), Reader::Unknown);
     access_lines(&logging);
     logging.control().adopt(&log("info", LogFormat::Text)).unwrap();
     access_lines(&logging);
@@ -231,7 +296,7 @@ fn a_stalled_output_loses_lines_and_says_how_many() {
     let (written, reader) = mpsc::channel();
     let (wake, stall) = mpsc::channel();
     let pipe = Pipe { written, stall: Some(stall) };
-    let logging = Logging::build(&log("info", LogFormat::Json), pipe, false, Arc::new(Fixed)).unwrap();
+    let logging = Logging::build(&log("info", LogFormat::Json), pipe, Reader::Unknown, Arc::new(Fixed)).unwrap();
     let sent = 3000;
     dispatcher::with_default(logging.dispatch(), || {
         for number in 0..sent {
@@ -262,7 +327,7 @@ fn a_stalled_output_does_not_hang_the_exit() {
     let (written, _reader) = mpsc::channel();
     let (_wake, stall) = mpsc::channel();
     let pipe = Pipe { written, stall: Some(stall) };
-    let logging = Logging::build(&log("info", LogFormat::Text), pipe, false, Arc::new(Fixed)).unwrap();
+    let logging = Logging::build(&log("info", LogFormat::Text), pipe, Reader::Unknown, Arc::new(Fixed)).unwrap();
     dispatcher::with_default(logging.dispatch(), || info!("Line"));
     // Would never come back if it waited for the writer.
     drop(logging);
@@ -272,7 +337,7 @@ fn a_stalled_output_does_not_hang_the_exit() {
 fn a_process_logs_once() {
     let log = log("off", LogFormat::Json);
     // Another test of this process may have been first.
-    let first = start(&log, io::sink(), false);
-    assert!(matches!(start(&log, io::sink(), false), Err(LogError::Started)));
+    let first = start(&log, io::sink(), Reader::Unknown);
+    assert!(matches!(start(&log, io::sink(), Reader::Unknown), Err(LogError::Started)));
     drop(first);
 }

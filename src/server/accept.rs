@@ -68,7 +68,7 @@ impl Acceptor {
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
                     if pause == PAUSE.0 {
-                        warn!(listener = self.name, error = %error.kind(), code = error.raw_os_error(), "accepting is paused");
+                        warn!(listener = self.name, code = error.raw_os_error(), "accepting is paused: {}", why(&error));
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE.1);
@@ -197,6 +197,16 @@ fn spawn<A: Answering>(stream: ClientStream, seat: Seat, answering: &Arc<A>, dra
     let visit = Visit::begin(seat, answering.limits(), drain);
     // Its owner is the drain, which waits for the visit to end. A panic ends this task and nothing else.
     tokio::spawn(connection::serve(stream, Arc::clone(answering), visit, drain.clone()));
+}
+
+/// In words, with what an operator can do about it.
+fn why(error: &io::Error) -> String {
+    let errno = rustix::io::Errno::from_io_error(error);
+    match errno {
+        Some(rustix::io::Errno::MFILE) => "no file descriptor is left (raise LimitNOFILE= or `ulimit -n`)".to_owned(),
+        Some(rustix::io::Errno::NFILE) => "the machine has no file descriptor left".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// Errors of one connection, not of the socket (accept(2)).

@@ -7,7 +7,7 @@ use careportals_simulator::{LoginFault, Options, Simulator};
 use crate::{
     crowd::{Crowd, SetAtEnd},
     http::Request,
-    sidecar::{ORGANIZATION, PATIENCE, Setup, Sidecar, outgrow_the_floor, revoke},
+    sidecar::{LOGGED_IN, ORGANIZATION, PATIENCE, Setup, Sidecar, outgrow_the_floor, revoke},
 };
 
 #[test]
@@ -49,7 +49,7 @@ fn tenants_are_never_mixed_whatever_happens_to_their_tokens() {
         }
         let _over = SetAtEnd(&over);
         for (logins, organization) in (2..).zip(revocations) {
-            sidecar.wait_for_logs("account is logged in", logins);
+            sidecar.wait_for_logs(LOGGED_IN, logins);
             outgrow_the_floor(&simulator);
             control.revoke_tokens_of(organization);
         }

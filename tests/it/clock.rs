@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use careportals_simulator::{LoginFault, Options, Simulator};
 
-use crate::sidecar::{PATIENCE, Sidecar};
+use crate::sidecar::{LOGGED_IN, PATIENCE, Sidecar};
 
 const HOUR: i64 = 3600;
 
@@ -14,7 +14,7 @@ fn a_token_lives_by_the_servers_clock_however_far_that_is_off() {
         let simulator = Simulator::start(Options::default()).unwrap();
         simulator.control().set_clock_offset(offset);
         let sidecar = Sidecar::start(&simulator).ready();
-        let event = sidecar.wait_for_event(|event| event["message"] == "account is logged in");
+        let event = sidecar.wait_for_event(|event| event["message"] == "logged in");
         assert!((3590..=3600).contains(&event["expires_in_s"].as_u64().unwrap()), "{offset}: {event}");
         assert_eq!(simulator.control().counts().logins, 1, "{offset}");
     }
@@ -40,9 +40,9 @@ fn a_clock_that_jumps_is_followed_at_the_next_log_in() {
     control.set_clock_offset(-7 * HOUR);
     assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 2));
     assert_eq!(sidecar.get("/users/account").status, 200);
-    sidecar.wait_for_logs("account is logged in", 2);
+    sidecar.wait_for_logs(LOGGED_IN, 2);
     let events = sidecar.events();
-    let last = events.iter().rfind(|event| event["message"] == "account is logged in").unwrap();
+    let last = events.iter().rfind(|event| event["refresh_in_s"].is_u64()).unwrap();
     assert!((3590..=3600).contains(&last["expires_in_s"].as_u64().unwrap()), "{last}");
 }
 
@@ -51,7 +51,7 @@ fn without_a_date_our_own_clock_counts() {
     let simulator = Simulator::start(Options::default()).unwrap();
     simulator.control().set_omit_date(true);
     let sidecar = Sidecar::start(&simulator).ready();
-    let event = sidecar.wait_for_event(|event| event["message"] == "account is logged in");
+    let event = sidecar.wait_for_event(|event| event["message"] == "logged in");
     assert!((3590..=3600).contains(&event["expires_in_s"].as_u64().unwrap()), "{event}");
 }
 

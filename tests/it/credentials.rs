@@ -6,7 +6,7 @@ use careportals_simulator::{Options, Simulator};
 
 use crate::{
     http::Request,
-    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME, revoke},
+    sidecar::{LOGGED_IN, ORGANIZATION, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME, revoke},
 };
 
 const NEXT: &str = "demo-password-2";
@@ -25,7 +25,7 @@ fn a_file_that_is_absent_at_start_is_waited_for() {
     assert_eq!(simulator.control().counts().logins, 0);
     sidecar.setup.file("password", PASSWORD);
     assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().login_ok == 1));
-    sidecar.wait_for_log("account is logged in");
+    sidecar.wait_for_log("logged in");
     assert_eq!(sidecar.get("/users/account").status, 200);
 }
 
@@ -133,7 +133,7 @@ fn corrected_credentials_are_tried_at_once() {
     sidecar.setup.file("password", PASSWORD);
     // Left alone it would take a minute.
     assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().login_ok == 1));
-    sidecar.wait_for_log("account is logged in");
+    sidecar.wait_for_log("logged in");
     assert_eq!(sidecar.get("/users/account").status, 200);
 }
 
@@ -145,7 +145,7 @@ fn a_changed_organization_drops_the_old_token_at_once() {
     setup.account("token_wait", "200ms");
     let mount = setup.dir.path().join("mount");
     let sidecar = setup.start();
-    sidecar.wait_for_log("account is logged in");
+    sidecar.wait_for_log("logged in");
     let sidecar = sidecar.ready();
     control.hold_logins(true);
     swap(&mount, "..second", "other", "service@other.example.test", "other-password-1");
@@ -155,7 +155,7 @@ fn a_changed_organization_drops_the_old_token_at_once() {
     assert_eq!(control.counts().requests, 1, "the old tenant's token was used");
     control.hold_logins(false);
     assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 2));
-    sidecar.wait_for_logs("account is logged in", 2);
+    sidecar.wait_for_logs(LOGGED_IN, 2);
     let answer = sidecar.get("/_sim/echo");
     assert_eq!((answer.status, answer.echoed("organization")), (200, vec!["other".to_owned()]));
     assert_eq!(control.counts().unauthorized, 0);

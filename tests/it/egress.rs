@@ -349,8 +349,7 @@ fn a_log_in_that_the_proxy_refuses_says_so() {
     let simulator = simulator();
     let proxy = ConnectProxy::plain(Manner::Say("HTTP/1.1 407 No\r\n\r\n"));
     let sidecar = behind(&simulator, &proxy, "").start();
-    sidecar
-        .wait_for_log("log-in failed: log-in: the egress proxy is no way to the upstream: it asks for other credentials (407)");
+    sidecar.wait_for_log("log-in failed: the egress proxy is no way to the upstream: it asks for other credentials (407)");
 }
 
 #[test]

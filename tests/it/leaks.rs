@@ -324,7 +324,7 @@ fn hunt_refreshing(fault: Option<LoginFault>) -> Hunt {
     let mut setup = setup(&simulator);
     setup.account("refresh_url", "/auth/refresh").account("assumed_life", "2s");
     let mut sidecar = setup.start();
-    sidecar.wait_for_log("account is logged in");
+    sidecar.wait_for_log("logged in");
     hunt.token(&control.last_token().unwrap());
     assert_eq!(sidecar.send(&marked("GET", "/_sim/echo")).status, 200, "{fault:?}");
     assert!(control.wait_until(PATIENCE, |control| control.tokens_issued() >= 2), "{fault:?}");

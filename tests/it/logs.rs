@@ -2,12 +2,18 @@
 
 use std::{
     collections::BTreeSet,
+    fs::File,
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener, TcpStream},
-    process::Stdio,
+    process::{Child, Stdio},
 };
 
 use careportals_simulator::{Options, Simulator};
+use rustix::{
+    fs::fstat,
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+};
 use serde_json::Value;
 
 use crate::{
@@ -97,7 +103,7 @@ fn access_log_off_silences_the_lines_of_requests_alone() {
     assert!(sidecar.stop().success());
     let logs = sidecar.logs();
     assert!(!logs.contains("\"request_id\""), "{logs}");
-    assert!(logs.contains("account is logged in"), "{logs}");
+    assert!(logs.contains("logged in"), "{logs}");
     assert!(logs.contains("\"stopped\""), "{logs}");
 }
 
@@ -122,7 +128,7 @@ fn the_filter_may_silence_access_lines() {
     let mut sidecar = setup.start();
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
     assert!(sidecar.stop().success());
-    assert!(sidecar.logs().contains("account is logged in"));
+    assert!(sidecar.logs().contains("logged in"));
     assert!(!sidecar.logs().contains("\"request_id\""));
 }
 
@@ -166,7 +172,7 @@ fn text_is_written_when_asked_for() {
     let mut client = Connection::tcp(TcpStream::connect(address).unwrap());
     assert_eq!(client.send(&Request::get("/users/account").header("X-Request-Id", "seen-1")).status, 200);
     let line = sidecar.wait_for_log("request_id=seen-1");
-    assert!(line.contains(" INFO request api=default "), "{line}");
+    assert!(line.contains("Z INFO  request          api=default "), "{line}");
     assert!(line.contains(" method=GET path=/users/account status=200 "), "{line}");
 }
 
@@ -209,4 +215,86 @@ fn when_nobody_reads_the_log_requests_go_on_and_lost_lines_are_counted() {
     child.wait().unwrap();
     assert_eq!(written + dropped, REQUESTS);
     assert!(written > 20 && dropped > REQUESTS / 2, "{written} {dropped}");
+}
+
+/// Reads what the daemon writes there. Once it listens and its log-in has failed, has it refuse a request and end.
+fn lines_of(mut child: Child, output: File) -> Vec<String> {
+    let mut output = BufReader::new(output);
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    let (mut address, mut failed) = (None, false);
+    // A terminal whose last user has gone is an error to read from.
+    while output.read_line(&mut line).is_ok_and(|read| read > 0) {
+        if let Some((_, rest)) = line.split_once("listener=").filter(|_| line.contains("listening")) {
+            address = Some(rest.trim_start_matches("\x1b[0m").split(' ').next().unwrap().to_owned());
+        }
+        failed |= line.contains("log-in failed");
+        if failed && let Some(address) = address.take() {
+            let mut client = Connection::tcp(TcpStream::connect(address).unwrap());
+            assert_eq!(client.send(&Request::get("/users").host("elsewhere.example")).status, 421);
+            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        }
+        lines.push(std::mem::take(&mut line).trim_end().to_owned());
+    }
+    assert!(child.wait().unwrap().success(), "{lines:#?}");
+    lines
+}
+
+fn with_refused_login() -> (Simulator, Setup) {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup
+        .variable("CAREPORTALS_PASSWORD", "wrong")
+        .variable("CAREPORTALS_LOG", "info")
+        .variable("CAREPORTALS_LOG_FORMAT", "auto");
+    (simulator, setup)
+}
+
+#[test]
+fn in_the_journal_each_line_has_its_level_and_no_time() {
+    let (_simulator, mut setup) = with_refused_login();
+    let (output, input) = std::io::pipe().unwrap();
+    let stat = fstat(&input).unwrap();
+    setup.variable("JOURNAL_STREAM", &format!("{}:{}", stat.st_dev, stat.st_ino));
+    let child = setup.command("run").stdout(input).spawn().unwrap();
+    let lines = lines_of(child, File::from(std::os::fd::OwnedFd::from(output)));
+    let has = |start: &str| lines.iter().any(|line| line.starts_with(start));
+    assert!(has("<6>starting version=") && has("<6>request api=default ") && has("<6>stopped"), "{lines:#?}");
+    assert!(has("<4>log-in failed: the server refused the log-in with status 401 account=default state=rejected "), "{lines:#?}");
+    assert!(lines.iter().all(|line| line.starts_with('<')), "{lines:#?}");
+}
+
+#[test]
+fn a_journal_that_another_stream_goes_to_changes_nothing() {
+    let (_simulator, mut setup) = with_refused_login();
+    setup.variable("JOURNAL_STREAM", "1:1");
+    let sidecar = setup.start();
+    assert_eq!(sidecar.wait_for_access_lines(0).len(), 0);
+    assert!(sidecar.logs().lines().all(|line| line.starts_with('{')), "{}", sidecar.logs());
+}
+
+#[test]
+fn on_a_terminal_lines_are_aligned_and_coloured_unless_somebody_objects() {
+    for (objection, time, level) in [
+        (None, "\x1b[2m20", "\x1b[32mINFO \x1b[0m"),
+        (Some(("NO_COLOR", "1")), "20", " INFO "),
+        (Some(("TERM", "dumb")), "20", " INFO "),
+    ] {
+        let (_simulator, mut setup) = with_refused_login();
+        setup.variable("TERM", "xterm");
+        if let Some((name, value)) = objection {
+            setup.variable(name, value);
+        }
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+        let screen = File::options().write(true).open(name).unwrap();
+        let child = setup.command("run").stdout(screen).spawn().unwrap();
+        let lines = lines_of(child, File::from(terminal));
+        assert!(lines.iter().all(|line| line.starts_with(time)), "{lines:#?}");
+        let place = |line: &&String| line.contains(level) && line.contains(" request          ");
+        assert!(lines.iter().any(|line| place(&line)), "{lines:#?}");
+        assert_eq!(objection.is_none(), lines.iter().any(|line| line.contains('\x1b')), "{lines:#?}");
+    }
 }

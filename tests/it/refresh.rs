@@ -10,7 +10,7 @@ use careportals_simulator::{Control, LoginFault, Options, Simulator};
 use crate::{
     crowd::Crowd,
     http::Request,
-    sidecar::{PATIENCE, Setup, Sidecar},
+    sidecar::{LOGGED_IN, PATIENCE, Setup, Sidecar},
 };
 
 #[test]
@@ -76,7 +76,7 @@ fn an_expired_token_is_never_sent() {
     let mut setup = Setup::new(&simulator);
     setup.account("token_wait", "150ms");
     let sidecar = setup.start();
-    sidecar.wait_for_log("account is logged in");
+    sidecar.wait_for_log("logged in");
     let sidecar = sidecar.ready();
     let issued = Instant::now();
     control.hold_logins(true);
@@ -95,7 +95,7 @@ fn an_expired_token_is_never_sent() {
     let counts = control.counts();
     assert_eq!((counts.requests, counts.unauthorized), (passed, 0));
     control.hold_logins(false);
-    sidecar.wait_for_logs("account is logged in", 2);
+    sidecar.wait_for_logs(LOGGED_IN, 2);
     assert_eq!(connection.send(&Request::get("/users/account")).status, 200);
 }
 
@@ -144,7 +144,7 @@ fn with_life(seconds: u64) -> Simulator {
 }
 
 fn is_planned(sidecar: &Sidecar, life: u64, due: RangeInclusive<u64>) {
-    let event = sidecar.wait_for_event(|event| event["message"] == "account is logged in");
+    let event = sidecar.wait_for_event(|event| event["message"] == "logged in");
     assert!((life - 2..=life).contains(&event["expires_in_s"].as_u64().unwrap()), "{event}");
     assert!(due.contains(&event["refresh_in_s"].as_u64().unwrap()), "{event}");
 }

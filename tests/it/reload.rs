@@ -14,7 +14,7 @@ use crate::{
     crowd::SetAtEnd,
     http::{Connection, Request},
     http2::Http2,
-    sidecar::{PATIENCE, Setup, Sidecar},
+    sidecar::{LOGGED_IN, PATIENCE, Setup, Sidecar},
 };
 
 fn simulator() -> Simulator {
@@ -259,7 +259,7 @@ fn other_credentials_log_in_anew_while_the_old_token_serves() {
     assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
     assert_eq!(daemon.echo().echoed("authorization"), before);
     control.hold_logins(false);
-    daemon.sidecar.wait_for_logs("account is logged in", 2);
+    daemon.sidecar.wait_for_logs(LOGGED_IN, 2);
     assert_ne!(daemon.echo().echoed("authorization"), before);
     assert_eq!(control.logins().last().unwrap().username, "second@demo.example.test");
 }

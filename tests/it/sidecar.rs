@@ -465,3 +465,6 @@ impl Setup {
         setup
     }
 }
+
+/// In each line, and in no other, that tells of a log-in that brought a token.
+pub const LOGGED_IN: &str = "\"refresh_in_s\"";

@@ -10,7 +10,7 @@ use careportals_simulator::{LoginFault, Options, Simulator};
 use crate::{
     crowd::{Crowd, SetAtEnd},
     http::{Answer, Request},
-    sidecar::{PATIENCE, Setup, Sidecar, outgrow_the_floor, revoke},
+    sidecar::{LOGGED_IN, PATIENCE, Setup, Sidecar, outgrow_the_floor, revoke},
 };
 
 #[test]
@@ -132,7 +132,7 @@ fn a_body_beyond_replay_buffer_is_not_replayed_and_its_401_is_passed_on() {
         is_upstreams_401(&sidecar.send(&Request::post("/_sim/always-401", vec![b'x'; length])));
         assert_eq!(control.counts().by_route["/_sim/always-401"], times, "{length}");
         // Either way it has caused a log-in.
-        sidecar.wait_for_logs("account is logged in", 2);
+        sidecar.wait_for_logs(LOGGED_IN, 2);
         assert_eq!(control.counts().logins, 2, "{length}");
     }
 }
@@ -220,7 +220,7 @@ fn a_log_in_slower_than_token_wait_passes_the_401_on_and_makes_others_wait_no_lo
     let mut setup = Setup::eager(&simulator);
     setup.account("token_wait", "400ms");
     let sidecar = setup.start();
-    sidecar.wait_for_log("account is logged in");
+    sidecar.wait_for_log("logged in");
     let sidecar = sidecar.ready();
     revoke(&simulator);
     control.hold_logins(true);

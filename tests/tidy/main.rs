@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 
 mod documents;
+mod events;
 mod layout;
 mod manual;
 mod source;

@@ -201,7 +201,7 @@ async fn nobody_listening_is_a_failure_that_says_so() {
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let error = log_in_at(port, |_| {}).log_in(None).await.err().unwrap();
-    assert_eq!(error.to_string(), "log-in: the upstream refused the connection");
+    assert_eq!(error.to_string(), "the upstream refused the connection");
 }
 
 #[tokio::test]

@@ -547,21 +547,32 @@ async fn the_log_has_one_line_for_each_change_of_the_state() {
     let format = tracing_subscriber::fmt().without_time().with_ansi(false).with_max_level(tracing::Level::TRACE);
     let subscriber = format.with_writer(move || writer.clone()).finish();
     let _guard = tracing::subscriber::set_default(subscriber);
-    let stage = Stage::open([fail(), fail(), fail(), refuse(), refuse(), Scripted::Grant(LIFE)]);
+    let script = [fail(), fail(), fail(), refuse(), refuse(), Scripted::Grant(MINUTE), fail(), fail(), Scripted::Grant(LIFE)];
+    let stage = Stage::open(script);
+    stage.until(StateName::Ready).await;
+    stage.pass(50 * SECOND).await;
     stage.until(StateName::Ready).await;
     stage.account.log_out().await;
     stage.close().await;
     let lines = log.lines();
     let words = [
-        ("INFO", "state=\"logging_in\""),
-        ("WARN", "state=\"backing_off\" reason=\"login_cut\" next_attempt_s="),
-        ("WARN", "state=\"rejected\" reason=\"login_refused\" next_attempt_s=60"),
-        ("INFO", "state=\"ready\" refresh_in_s="),
-        ("INFO", "state=\"logged_out\""),
+        ("INFO", "logging in", "state=\"logging_in\""),
+        ("WARN", "log-in failed: the connection failed", "state=\"backing_off\" reason=\"login_cut\" next_attempt_s="),
+        ("WARN", "log-in failed: the server refused", "state=\"rejected\" reason=\"login_refused\" next_attempt_s=60 advice="),
+        ("INFO", "logged in", "state=\"ready\" expires_in_s="),
+        ("DEBUG", "renewing the token", "state=\"refreshing\" expires_in_s="),
+        (
+            "WARN",
+            "log-in failed, the present token serves until it expires: ",
+            "state=\"refreshing\" reason=\"login_cut\" next_attempt_s=",
+        ),
+        ("INFO", "token renewed", "state=\"ready\" expires_in_s="),
+        ("INFO", "logged out: only an explicit log-in", "state=\"logged_out\""),
     ];
     assert_eq!(lines.len(), words.len(), "{lines:#?}");
-    for (line, (level, word)) in lines.iter().zip(words) {
-        assert!(line.contains(level) && line.contains("account=\"crm\"") && line.contains(word), "{line}");
+    for (line, (level, message, field)) in lines.iter().zip(words) {
+        assert!(line.contains(level) && line.contains("account=\"crm\""), "{line}");
+        assert!(line.contains(message) && line.contains(field), "{line}");
         for secret in ["ann", "s3cret", "acme", "Bearer", "eyJ"] {
             assert!(!line.contains(secret), "{line}");
         }

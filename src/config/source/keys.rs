@@ -232,7 +232,12 @@ pub(super) const KEYS: &[Key] = &[
         Some("\"info\""),
         "Filter, in tracing's syntax, for the sidecar's own targets; dependencies stay at `warn`.",
     ),
-    global("log_format", Kind::OneOf(&["auto", "text", "json"]), Some("\"auto\""), "`auto` is text on a terminal, else JSON."),
+    global(
+        "log_format",
+        Kind::OneOf(&["auto", "text", "json"]),
+        Some("\"auto\""),
+        "`auto` is text on a terminal and in systemd's journal, else JSON.",
+    ),
     global("access_log", Kind::OneOf(&["on", "off"]), Some("\"on\""), "One line for each request."),
     global(
         "telemetry_listen",

@@ -11,6 +11,8 @@ use super::{
     *,
 };
 
+const TEXT: Shape = Shape::Text { colour: false };
+
 struct Pipe(mpsc::Sender<String>);
 
 impl Write for Pipe {
@@ -100,8 +102,8 @@ fn a_line_is_readable_text() {
     let words = Words::new(["labs"]);
     let line = AccessLine { uid: Some(0), request_id: "a b", ..line("/labs/7", &Method::POST, &words) };
     assert_eq!(
-        written(Shape::Text, &line),
-        "2024-02-29T00:00:00.000042Z INFO request api=emr listener=127.0.0.1:2273 method=POST path=/labs/{…} status=200 \
+        written(TEXT, &line),
+        "2024-02-29T00:00:00.000Z INFO  request          api=emr listener=127.0.0.1:2273 method=POST path=/labs/{…} status=200 \
          request_bytes=0 response_bytes=10240 duration_us=1234 upstream_first_byte_us=900 request_id=\"a b\" uid=0\n"
     );
 }
@@ -118,7 +120,7 @@ fn an_unregistered_method_is_other() {
 
 #[test]
 fn lines_wait_for_the_tick() {
-    let (log, reader) = access_log(Shape::Text, true);
+    let (log, reader) = access_log(TEXT, true);
     let words = Words::new([""; 0]);
     let mut writer = log.worker();
     writer.tick();
@@ -195,9 +197,11 @@ proptest! {
         let mut masked = Vec::new();
         mask(&path, &words, &mut masked);
         prop_assert_eq!(parsed["path"].as_str().map(str::as_bytes), Some(masked.as_slice()));
-        let mut text = Vec::new();
-        Text(&mut text).line(&line, "now");
-        let text = String::from_utf8(text).unwrap();
-        prop_assert!(text.ends_with('\n') && !text.trim_end_matches('\n').contains(char::is_control));
+        for shape in [TEXT, Shape::Journal] {
+            let mut text = Vec::new();
+            Text { to: &mut text, shape }.line(&line, "now");
+            let text = String::from_utf8(text).unwrap();
+            prop_assert!(text.ends_with('\n') && !text.trim_end_matches('\n').contains(char::is_control));
+        }
     }
 }

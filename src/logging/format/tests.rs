@@ -57,14 +57,14 @@ proptest! {
     #[test]
     fn json_reads_back_what_was_escaped(text in "(\\PC|[\\x00-\\x1f\"\\\\\\x7f-\\x9f\u{2028}\u{2029}]){0,40}") {
         let mut escaped = String::new();
-        Escaped::new(&mut escaped, Shape::Json).write_str(&text).unwrap();
+        Escaped::quoted(&mut escaped).write_str(&text).unwrap();
         prop_assert_eq!(serde_json::from_str::<String>(&format!("\"{escaped}\"")).unwrap(), text);
     }
 
     #[test]
     fn text_has_no_control_left(text in any::<String>()) {
         let mut escaped = String::new();
-        Escaped::new(&mut escaped, Shape::Text).write_str(&text).unwrap();
+        Escaped::bare(&mut escaped).write_str(&text).unwrap();
         let ends_a_line = |c: char| c.is_control() || c == '\u{2028}' || c == '\u{2029}';
         prop_assert!(!escaped.contains(ends_a_line));
     }

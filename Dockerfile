@@ -1,0 +1,49 @@
+# The sidecar on distroless: no shell, no package manager, not root, nothing that it has to write.
+#
+#   docker build -t registry.example/careportals-sidecar .
+#   buildah build --format docker -t registry.example/careportals-sidecar .     # OCI's own format has no HEALTHCHECK
+#
+# What is built on and what is shipped on; give digests (…@sha256:…) where a build must be repeatable to the byte.
+# Both are Debian 12, so that the program finds the C library it was linked with.
+ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
+ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+
+FROM ${RUST_IMAGE} AS build
+WORKDIR /build
+COPY .cargo .cargo
+COPY Cargo.toml Cargo.lock ./
+# A member of the workspace, which cargo wants to see even where nothing is built from it.
+COPY simulator simulator
+COPY src src
+# Downloaded crates and compiled dependencies stay with the builder from one build to the next. Of our own code nothing
+# may stay: cargo goes by the files' times, and those of another checkout can be older than what was built last.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/build/target,sharing=locked \
+    find src -name '*.rs' -exec touch {} + \
+    && cargo build --locked --profile dist --no-default-features --package careportals-sidecar --bin careportals-sidecar \
+    && install -D -m 0755 target/dist/careportals-sidecar /out/usr/bin/careportals-sidecar
+COPY LICENSE-APACHE LICENSE-MIT /out/usr/share/doc/careportals-sidecar/
+
+FROM ${BASE_IMAGE}
+COPY --from=build /out/ /
+# By number, for a kubelet's `runAsNonRoot` cannot tell who a name is.
+USER 65532:65532
+# What is in flight finishes, then it exits with 0. No port is exposed: it listens on loopback.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
+    CMD ["/usr/bin/careportals-sidecar", "healthcheck", "--live"]
+ENTRYPOINT ["/usr/bin/careportals-sidecar"]
+CMD ["run"]
+
+# Last, since they change with each build and nothing else does.
+ARG BASE_IMAGE
+ARG VERSION=unreleased
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+LABEL org.opencontainers.image.title="careportals-sidecar" \
+      org.opencontainers.image.description="A local authenticating proxy for CarePortals" \
+      org.opencontainers.image.licenses="Apache-2.0 OR MIT" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"

@@ -1,6 +1,6 @@
 //! How the daemon is: its phase, its accounts, its APIs, as a document for people and programs; and whether it is ready.
 //!
-//! Depends on `account` and `proxy` for what they count, and on `clock` and `logging` for times. Read when somebody asks;
+//! Depends on `account`, `proxy`, `server` and `logging` for what they count, and on `clock` for times. Read when somebody asks;
 //! nothing here is kept up to date for its own sake. Guarantees: nothing of a request is in it, and no secret.
 
 use std::{
@@ -15,8 +15,10 @@ use tokio::sync::watch;
 use crate::{
     account::{Account, AccountStatus, StateName},
     clock::{Clock, Moment},
-    logging::rfc3339,
+    logging::{AccessLog, rfc3339},
+    metrics::{AccountReading, ApiReading, ListenerReading, Readings},
     proxy::Places,
+    server::Seats,
 };
 
 /// Where a daemon is in its life.
@@ -40,6 +42,8 @@ pub struct View {
     pub accounts: Vec<Account>,
     /// As the settings name them.
     pub apis: Vec<ApiView>,
+    /// Addresses where clients come in, with their connections.
+    pub listeners: Vec<(String, Seats)>,
 }
 
 /// One API, as far as it is looked at.
@@ -69,6 +73,8 @@ pub struct Sight {
     pub started: Moment,
     /// Where health and metrics are, if they are anywhere.
     pub telemetry: Option<SocketAddr>,
+    /// Its logs.
+    pub access: AccessLog,
 }
 
 /// How much may be told.
@@ -182,6 +188,33 @@ impl Sight {
             accounts: view.accounts.iter().map(|account| AccountDocument::of(account, detail)).collect(),
             apis: view.apis.iter().map(ApiDocument::of).collect(),
             telemetry: self.telemetry.map(|address| address.to_string()),
+        }
+    }
+
+    /// What metrics show of it that is not counted.
+    #[must_use]
+    pub fn readings(&self) -> Readings {
+        let view = Arc::clone(&self.view.borrow());
+        let api = |api: &ApiView| ApiReading {
+            name: api.name.clone(),
+            in_flight: api.places.taken(),
+            in_flight_max: api.places.most(),
+        };
+        let account = |account: &Account| {
+            let status = account.status();
+            let state = status.state.map(StateName::as_str);
+            AccountReading { name: account.name().to_owned(), state, expires_at: status.expires_at }
+        };
+        let listener = |(address, seats): &(String, Seats)| {
+            let (connections, connections_max) = seats.taken();
+            ListenerReading { address: address.clone(), connections, connections_max }
+        };
+        Readings {
+            started_at: self.clock.now().wall_at(self.started),
+            apis: view.apis.iter().map(api).collect(),
+            accounts: view.accounts.iter().map(account).collect(),
+            listeners: view.listeners.iter().map(listener).collect(),
+            log_lines_dropped: self.access.dropped(),
         }
     }
 

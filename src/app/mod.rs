@@ -197,11 +197,11 @@ impl App {
     ) -> Result<(), StartError> {
         let (begun, drain) = watch::channel(false);
         let accounts = accounts::start(&self.config, &self.tls, &clock, &self.metrics)?;
+        let (quit, sight) = (Arc::new(Notify::new()), self.sight(&clock, access.clone()));
         let crew = Crew { clock: Arc::clone(&clock), access, drain, metrics: Arc::clone(&self.metrics) };
         let workers = crew.start(workers(&self.config))?;
-        let quit = Arc::new(Notify::new());
         let (orders, ordered) = mpsc::channel(ORDERS);
-        let shown = self.show(&workers, &clock, &quit, orders);
+        let shown = self.show(&workers, sight, &quit, orders);
         let Self { config, tls, doors, behind, passed, telemetry: _, control: _, phase, view, settings, metrics } = self;
         let shared = config.apis.iter().map(|api| Shared::new(api, &metrics)).collect();
         let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
@@ -224,19 +224,23 @@ impl App {
         Ok(())
     }
 
+    fn sight(&self, clock: &Arc<dyn Clock>, access: AccessLog) -> Sight {
+        let (phase, view, telemetry) = (self.phase.subscribe(), self.view.subscribe(), self.telemetry_address());
+        Sight { phase, view, started: clock.now().moment, clock: Arc::clone(clock), telemetry, access }
+    }
+
     /// Starts to answer whoever looks at the daemon.
-    fn show(&mut self, workers: &Workers, clock: &Arc<dyn Clock>, quit: &Arc<Notify>, orders: mpsc::Sender<Command>) -> Shown {
+    fn show(&mut self, workers: &Workers, sight: Sight, quit: &Arc<Notify>, orders: mpsc::Sender<Command>) -> Shown {
         let (close, closing) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let (phase, view, clock) = (self.phase.subscribe(), self.view.subscribe(), Arc::clone(clock));
-        let sight = Sight { phase, view, started: clock.now().moment, clock, telemetry: self.telemetry_address() };
         if let Some(listener) = self.control.take() {
             tasks.spawn(listener.serve(sight.clone(), orders, closing.clone()));
         }
         if let Some(listener) = self.telemetry.take() {
             let quit = self.config.quitquitquit.then(|| Arc::clone(quit));
             info!(listener = %listener.address(), "health and metrics");
-            tasks.spawn(listener.serve(Telemetry { sight, pulse: workers.pulse(), quit }, closing));
+            let telemetry = Telemetry { sight, pulse: workers.pulse(), metrics: Arc::clone(&self.metrics), quit };
+            tasks.spawn(listener.serve(telemetry, closing));
         }
         Shown { close, tasks }
     }
@@ -286,7 +290,8 @@ impl Plan {
                 places: shared.places.clone(),
             }
         });
-        Arc::new(View { apis: apis.collect(), accounts: self.accounts.clone() })
+        let listeners = doors.iter().map(|door| (door.bound.name.clone(), door.seats.clone())).collect();
+        Arc::new(View { apis: apis.collect(), accounts: self.accounts.clone(), listeners })
     }
 
     /// Says where clients come in, from the door with that number on.

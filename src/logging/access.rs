@@ -77,6 +77,12 @@ impl AccessLog {
         Self(shared)
     }
 
+    /// Lines lost so far, because standard output did not take them; events too.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.0.queue.dropped()
+    }
+
     /// A writer for one thread.
     #[must_use]
     pub fn worker(&self) -> AccessWriter {

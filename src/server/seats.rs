@@ -80,6 +80,13 @@ impl Seats {
         self.0.changed.notify_waiters();
     }
 
+    /// Connections that are there, and how many may be.
+    #[must_use]
+    pub fn taken(&self) -> (usize, usize) {
+        let room = self.0.lock();
+        (room.seated, room.limit)
+    }
+
     /// A free seat, with a deadline of the connection's worker.
     pub(super) fn take(&self, deadlines: &Deadlines) -> Option<Seat> {
         let spoken_for = usize::from(self.0.claimed.load(Ordering::SeqCst));

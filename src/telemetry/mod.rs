@@ -1,6 +1,6 @@
 //! Health and metrics over HTTP, read-only: for probes, Prometheus, and people with a browser.
 //!
-//! Depends on `server` for the listener, `status` for what it tells, `pulse` for whether the workers turn. It runs beside
+//! Depends on `server` for the listener, `status` and `metrics` for what it tells, `pulse` for whether the workers turn. It runs beside
 //! the workers, so it answers while they are busy or stuck. Guarantees: no request changes anything, but for `POST
 //! /quitquitquit` where the settings have it; nothing of a client's request is ever in an answer; over the network there
 //! are codes and no sentences.
@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
+    header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, VARY, X_CONTENT_TYPE_OPTIONS},
 };
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -26,6 +26,7 @@ use tracing::error;
 
 use crate::{
     deadline::Deadlines,
+    metrics::{Format, Metrics},
     pulse::Pulse,
     server::{Acceptor, Answering, BindError, Bound, ConnectionLimits, Drain, Peer, Seats, bind_tcp},
     status::{Detail, Sight, TURN_MAX},
@@ -80,6 +81,8 @@ pub struct Telemetry {
     pub sight: Sight,
     /// Its workers.
     pub pulse: Pulse,
+    /// What was counted.
+    pub metrics: Arc<Metrics>,
     /// Rung by `POST /quitquitquit`; `None`: there is no such route.
     pub quit: Option<Arc<Notify>>,
 }
@@ -141,6 +144,7 @@ impl Routes {
             "/livez" => text(StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n"),
             "/startupz" if sight.has_started() => text(StatusCode::OK, "ok\n"),
             "/startupz" => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            "/metrics" => self.metrics(request.headers()),
             "/readyz" => self.readiness(None),
             "/" | "/status" if !names_this_machine(request) => misdirected(),
             "/" => self.page(),
@@ -158,6 +162,14 @@ impl Routes {
         answer
     }
 
+    fn metrics(&self, headers: &HeaderMap) -> Answer {
+        let format = Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()));
+        let page = self.telemetry.metrics.encode(self.telemetry.sight.readings(), format);
+        let mut answer = answer(StatusCode::OK, format.content_type(), page.into());
+        answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+        answer
+    }
+
     fn readiness(&self, only: Option<&str>) -> Answer {
         match self.telemetry.sight.readiness(only, self.detail) {
             Some(readiness) if readiness.ready => json(StatusCode::OK, &readiness),
@@ -168,7 +180,7 @@ impl Routes {
 }
 
 fn is_known(path: &str) -> bool {
-    matches!(path, "/" | "/livez" | "/startupz" | "/readyz" | "/status") || path.starts_with("/readyz/")
+    matches!(path, "/" | "/metrics" | "/livez" | "/startupz" | "/readyz" | "/status") || path.starts_with("/readyz/")
 }
 
 /// For Jobs whose containers must end by themselves. Only the pod's own containers may ask.

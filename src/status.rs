@@ -16,7 +16,7 @@ use crate::{
     account::{Account, AccountStatus, StateName},
     clock::{Clock, Moment},
     logging::{AccessLog, rfc3339},
-    metrics::{AccountReading, ApiReading, ListenerReading, Readings},
+    metrics::{AccountReading, ApiMetrics, ApiReading, ListenerReading, Readings},
     proxy::Places,
     server::Seats,
 };
@@ -58,6 +58,8 @@ pub struct ApiView {
     pub upstream: String,
     /// Requests in flight.
     pub places: Places,
+    /// What has been counted.
+    pub metrics: Arc<ApiMetrics>,
 }
 
 /// Looks at a daemon. Clones look at the same one.
@@ -143,6 +145,10 @@ pub struct ApiDocument {
     pub listen: Vec<String>,
     /// The base URL that requests go to.
     pub upstream: String,
+    /// Requests that have ended, since the start.
+    pub requests: u64,
+    /// Those of them that were answered by a 5xx, ours or the upstream's.
+    pub errors: u64,
     /// Requests being served.
     pub in_flight: usize,
 }
@@ -285,11 +291,14 @@ impl AccountDocument {
 
 impl ApiDocument {
     fn of(api: &ApiView) -> Self {
+        let totals = api.metrics.totals();
         Self {
             name: api.name.clone(),
             account: api.account.clone(),
             listen: api.listen.clone(),
             upstream: api.upstream.clone(),
+            requests: totals.requests,
+            errors: totals.errors,
             in_flight: api.places.taken(),
         }
     }

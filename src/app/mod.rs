@@ -181,12 +181,6 @@ impl App {
         self.telemetry.as_ref().map(telemetry::Listener::address)
     }
 
-    /// What is counted.
-    #[must_use]
-    pub fn metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.metrics)
-    }
-
     /// Serves until a `Shutdown` arrives or the sender of commands is gone, then drains. Needs a tokio runtime; workers
     /// bring their own.
     pub async fn run(
@@ -288,6 +282,7 @@ impl Plan {
                 listen: listens.map(|(door, _)| door.bound.name.clone()).collect(),
                 upstream: api.upstream.to_string(),
                 places: shared.places.clone(),
+                metrics: Arc::clone(&shared.metrics),
             }
         });
         let listeners = doors.iter().map(|door| (door.bound.name.clone(), door.seats.clone())).collect();

@@ -5,6 +5,7 @@
 //! /quitquitquit` where the settings have it; nothing of a client's request is ever in an answer; over the network there
 //! are codes and no sentences.
 
+mod history;
 mod page;
 
 use std::{
@@ -29,9 +30,10 @@ use crate::{
     metrics::{Format, Metrics},
     pulse::Pulse,
     server::{Acceptor, Answering, BindError, Bound, ConnectionLimits, Drain, Peer, Seats, bind_tcp},
-    status::{Detail, Sight, TURN_MAX},
+    status::{self, Detail, Sight, TURN_MAX},
 };
 
+use history::{History, STEP};
 use page::Page;
 
 /// A telemetry listener that is bound and serves nobody yet.
@@ -57,7 +59,8 @@ impl Listener {
 
     /// Serves until `closing` turns true, then finishes what is under way.
     pub async fn serve(self, telemetry: Telemetry, closing: watch::Receiver<bool>) {
-        let routes = Arc::new(Routes { telemetry, detail: detail(self.address), page: Page::new() });
+        let (detail, page, history) = (detail(self.address), Page::new(), History::default());
+        let routes = Arc::new(Routes { telemetry, detail, page, history });
         let acceptor = match Acceptor::new(self.bound, Seats::new(CONNECTIONS)) {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(listener = %self.address, error = %cause, "health and metrics can't be served"),
@@ -65,12 +68,13 @@ impl Listener {
         let deadlines = Deadlines::default();
         let (drain, mut gone) = Drain::new(closing);
         let serving = async {
-            acceptor.run(routes, deadlines.clone(), drain).await;
+            acceptor.run(Arc::clone(&routes), deadlines.clone(), drain).await;
             gone.recv().await;
         };
         tokio::select! {
             () = serving => {}
             () = deadlines.run() => {}
+            () = routes.remember() => {}
         }
     }
 }
@@ -110,6 +114,15 @@ struct Routes {
     telemetry: Telemetry,
     detail: Detail,
     page: Page,
+    history: History,
+}
+
+/// The document, and what only the page needs.
+#[derive(Serialize)]
+struct StatusDocument {
+    #[serde(flatten)]
+    now: status::Document,
+    history: history::Document,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -148,12 +161,28 @@ impl Routes {
             "/readyz" => self.readiness(None),
             "/" | "/status" if !names_this_machine(request) => misdirected(),
             "/" => self.page(),
-            "/status" => json(StatusCode::OK, &sight.document(self.detail)),
+            "/status" => json(StatusCode::OK, &self.status()),
             _ => match path.strip_prefix("/readyz/") {
                 Some(account) if reads => self.readiness(Some(account)),
                 _ => text(StatusCode::NOT_FOUND, "no such page\n"),
             },
         }
+    }
+
+    /// Reads the counters at every step, for ever.
+    async fn remember(&self) {
+        let mut step = tokio::time::interval(STEP);
+        step.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            step.tick().await;
+            let sight = &self.telemetry.sight;
+            let view = Arc::clone(&sight.view.borrow());
+            self.history.read(&view, sight.clock.now().wall);
+        }
+    }
+
+    fn status(&self) -> StatusDocument {
+        StatusDocument { now: self.telemetry.sight.document(self.detail), history: self.history.document() }
     }
 
     fn page(&self) -> Answer {

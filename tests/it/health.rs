@@ -57,6 +57,9 @@ fn a_daemon_with_a_token_is_alive_started_and_ready() {
         let answer = sidecar.telemetry(path);
         assert_eq!((answer.status, answer.json()), (200, json!({"ready": true, "reasons": []})));
     }
+    let status = sidecar.telemetry("/status").json();
+    assert_eq!((&status["apis"][0]["requests"], &status["apis"][0]["errors"]), (&json!(1), &json!(0)), "{status}");
+    assert_eq!((&status["history"]["step_seconds"], &status["history"]["apis"][0]["name"]), (&json!(5), &json!("default")));
     assert_eq!(sidecar.telemetry("/readyz/nobody").status, 404);
     assert_eq!(sidecar.telemetry("/elsewhere").status, 404);
 }

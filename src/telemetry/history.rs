@@ -1,0 +1,171 @@
+//! The traffic of the last minutes, for the status page.
+//!
+//! Counters are read every [`STEP`]; what lies between two readings is a step. Pure but for the counters.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+
+use crate::{
+    logging::rfc3339,
+    metrics::{Totals, quantile},
+    status::View,
+};
+
+/// Between two readings.
+pub(super) const STEP: Duration = Duration::from_secs(5);
+
+/// Five minutes of them.
+const STEPS: usize = 60;
+
+/// The last readings.
+#[derive(Default)]
+pub(super) struct History(Mutex<VecDeque<Reading>>);
+
+/// Every API's counters at one moment.
+struct Reading {
+    at: SystemTime,
+    totals: Vec<(String, Totals)>,
+}
+
+/// The steps, oldest first; as many as there are.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Document {
+    step_seconds: u64,
+    /// The end of the last one.
+    ends_at: Option<String>,
+    apis: Vec<Steps>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Steps {
+    name: String,
+    /// That have ended.
+    requests: Vec<u64>,
+    /// Those of them that were answered by a 5xx.
+    errors: Vec<u64>,
+    /// Null where there was no request.
+    p50_ms: Vec<Option<f64>>,
+    p99_ms: Vec<Option<f64>>,
+}
+
+impl History {
+    /// Another step has ended.
+    pub(super) fn read(&self, view: &View, at: SystemTime) {
+        let totals = view.apis.iter().map(|api| (api.name.clone(), api.metrics.totals())).collect();
+        self.push(Reading { at, totals });
+    }
+
+    fn push(&self, reading: Reading) {
+        let mut readings = self.lock();
+        // One more than there are steps.
+        while readings.len() > STEPS {
+            readings.pop_front();
+        }
+        readings.push_back(reading);
+    }
+
+    /// Of the APIs that there are now.
+    pub(super) fn document(&self) -> Document {
+        let readings = self.lock();
+        let last = readings.back();
+        let names = last.iter().flat_map(|last| &last.totals).map(|(name, _)| name);
+        Document {
+            step_seconds: STEP.as_secs(),
+            ends_at: last.map(|last| rfc3339(last.at)),
+            apis: names.map(|name| Steps::of(name, &readings)).collect(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Reading>> {
+        // Readings come and go whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Steps {
+    fn of(name: &str, readings: &VecDeque<Reading>) -> Self {
+        let totals = |reading: &Reading| {
+            let found = reading.totals.iter().find(|(known, _)| known == name);
+            found.map(|(_, totals)| *totals)
+        };
+        let mut steps =
+            Self { name: name.to_owned(), requests: Vec::new(), errors: Vec::new(), p50_ms: Vec::new(), p99_ms: Vec::new() };
+        for (before, after) in readings.iter().zip(readings.iter().skip(1)) {
+            // Before a reload made it, it had no requests.
+            let (before, after) = match (totals(before), totals(after)) {
+                (Some(before), Some(after)) => (before, after),
+                (None, _) | (_, None) => (Totals::default(), Totals::default()),
+            };
+            steps.requests.push(after.requests.saturating_sub(before.requests));
+            steps.errors.push(after.errors.saturating_sub(before.errors));
+            let of = |part| quantile(part, &before.durations, &after.durations).map(milliseconds);
+            steps.p50_ms.push(of(0.5));
+            steps.p99_ms.push(of(0.99));
+        }
+        steps
+    }
+}
+
+/// To a hundredth: more would pretend to know.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 100_000.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{BUCKETS, Buckets};
+
+    fn reading(step: u64, apis: &[(&str, u64, u64)]) -> Reading {
+        let totals = |requests, errors| {
+            let mut durations: Buckets = [0; BUCKETS];
+            durations[3] = requests;
+            Totals { requests, errors, durations }
+        };
+        Reading {
+            at: SystemTime::UNIX_EPOCH + STEP * u32::try_from(step).unwrap(),
+            totals: apis.iter().map(|(name, requests, errors)| ((*name).to_owned(), totals(*requests, *errors))).collect(),
+        }
+    }
+
+    #[test]
+    fn a_step_is_what_lies_between_two_readings() {
+        let history = History::default();
+        assert_eq!(history.document().apis, []);
+        for (step, requests, errors) in [(0, 100, 1), (1, 100, 1), (2, 130, 4)] {
+            history.push(reading(step, &[("a", requests, errors)]));
+        }
+        let document = history.document();
+        assert_eq!(document.ends_at.as_deref(), Some("1970-01-01T00:00:10.000000Z"));
+        let [steps] = &document.apis[..] else { panic!("{document:?}") };
+        assert_eq!((&steps.requests[..], &steps.errors[..]), (&[0, 30][..], &[0, 3][..]));
+        assert_eq!(steps.p50_ms[0], None);
+        assert!(steps.p50_ms[1] < steps.p99_ms[1], "{steps:?}");
+    }
+
+    #[test]
+    fn there_are_five_minutes_and_no_more() {
+        let history = History::default();
+        for step in 0..200 {
+            history.push(reading(step, &[("a", step * 2, 0)]));
+        }
+        let steps = history.document().apis.remove(0);
+        assert_eq!((steps.requests.len(), steps.p99_ms.len()), (STEPS, STEPS));
+        assert!(steps.requests.iter().all(|requests| *requests == 2));
+    }
+
+    #[test]
+    fn an_api_that_comes_or_goes_by_a_reload_has_no_requests_where_it_was_not() {
+        let history = History::default();
+        history.push(reading(0, &[("old", 5, 0)]));
+        history.push(reading(1, &[("old", 9, 0), ("new", 70, 0)]));
+        history.push(reading(2, &[("new", 71, 0)]));
+        let [steps] = &history.document().apis[..] else { panic!("the old one is gone") };
+        assert_eq!((steps.name.as_str(), &steps.requests[..]), ("new", &[0, 1][..]));
+    }
+}

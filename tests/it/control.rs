@@ -424,7 +424,7 @@ fn a_default_socket_that_cannot_be_had_is_done_without() {
 }
 
 #[test]
-fn without_a_service_manager_the_socket_is_under_the_users_runtime_directory() {
+fn the_users_own_daemon_has_its_socket_under_the_users_runtime_directory() {
     if Path::new("/run/careportals-sidecar").exists() {
         eprintln!("skipped: this machine has a daemon of its own");
         return;

@@ -190,6 +190,21 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_waited_for_beyond_the_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("silent.sock");
+        let _unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for place in [Place::Unix(path), Place::Tcp(tcp.local_addr().unwrap())] {
+            let limit = Duration::from_millis(50);
+            let start = clock::instant();
+            let outcome = ask(&place, "GET", "/", limit);
+            assert!(matches!(outcome, Err(AskError::Silent(after)) if after == limit), "{outcome:?}");
+            assert!(start.elapsed() >= limit);
+        }
+    }
+
+    #[test]
     fn what_is_cut_off_or_no_http_is_no_answer() {
         let (cut, not_http) = (AskError::Cut.to_string(), AskError::NotHttp.to_string());
         for (read, over, expected) in [

@@ -66,7 +66,7 @@ pub enum Unhealthy {
     Setting(Fault),
     /// Nobody answered.
     #[error(
-        "no answer from {address} (telemetry_listen: {origin}): {error}\n  hint: is the daemon running, and with the same telemetry_listen?"
+        "cannot ask {address} (telemetry_listen: {origin}): {error}\n  hint: is the daemon running, and with the same telemetry_listen?"
     )]
     NoAnswer {
         /// Who was asked.

@@ -79,6 +79,7 @@ fn links_between_documents_lead_somewhere() {
 const GUIDES: &[&str] = &[
     "README.md",
     "docs/building.md",
+    "docs/control.md",
     "docs/exec.md",
     "docs/kubernetes.md",
     "deploy/kubernetes/deployment.yaml",

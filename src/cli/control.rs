@@ -3,7 +3,7 @@
 //! Depends on `control` and on the `status` table. Exit code 0 means that the daemon has done it, or will (`shutdown`).
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     process::ExitCode,
 };
 
@@ -11,13 +11,14 @@ use serde::Deserialize;
 
 use super::{EX_CONFIG, fail, note_faults, print, status};
 use crate::{
-    config::source::{self, Environment, Input},
+    config::source::{self, Input},
     control::{self, ControlError, Request},
+    logging::Reader,
 };
 
 /// `status`. `json`: the document as it came.
 pub(super) fn status(input: Input, json: bool) -> ExitCode {
-    let colour = wants_colour(&input.environment);
+    let colour = Reader::of(&io::stdout(), &input.environment) == Reader::Terminal { colour: true };
     let document = match ask(input, Request::Status) {
         Ok(document) => document,
         Err(code) => return code,
@@ -105,11 +106,4 @@ fn ask(input: Input, request: Request<'_>) -> Result<Vec<u8>, ExitCode> {
         }
         code
     })
-}
-
-/// By <https://no-color.org>, and only where somebody looks.
-fn wants_colour(environment: &Environment) -> bool {
-    let refused = environment.get("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let dumb = environment.get("TERM").is_some_and(|terminal| terminal == "dumb");
-    io::stdout().is_terminal() && !refused && !dumb
 }

@@ -21,6 +21,19 @@ pub(super) enum Action {
     Shutdown,
 }
 
+impl Action {
+    /// As its command is called.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::LogIn(_) => "login",
+            Self::LogOut(_) => "logout",
+            Self::Reload => "reload",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
 /// The action that a request asks for.
 pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Action, Refused> {
     let (wanted, name) = match path {

@@ -158,7 +158,7 @@ impl Control {
 
     async fn carry_out(&self, action: Action, peer: Peer) -> Result<Answer, Refused> {
         if action != Action::Status {
-            info!(uid = peer.uid, pid = peer.pid, "{}", asked(&action));
+            info!(action = action.name(), uid = peer.uid, pid = peer.pid, "asked over the control socket");
         }
         match action {
             Action::Status => Ok(json(StatusCode::OK, &self.sight.document(Detail::Full))),
@@ -234,17 +234,6 @@ impl Control {
     }
 }
 
-/// For the log: who stopped it, who logged it out.
-fn asked(action: &Action) -> &'static str {
-    match action {
-        Action::Status => "asked how it is",
-        Action::LogIn(_) => "asked to log in",
-        Action::LogOut(_) => "asked to log out",
-        Action::Reload => "asked to reload",
-        Action::Shutdown => "asked to shut down",
-    }
-}
-
 #[derive(Serialize)]
 struct Accounts {
     now: String,
@@ -274,7 +263,7 @@ fn problem(refused: Refused, peer: Peer) -> Answer {
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     }
     if is_stranger {
-        warn!(uid = peer.uid, pid = peer.pid, "refused at the control socket");
+        warn!(uid = peer.uid, pid = peer.pid, "refused at the control socket: this user may not");
         // Whoever may not ask does not get to keep a place.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

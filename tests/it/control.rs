@@ -210,7 +210,7 @@ fn three_accounts(simulator: &Simulator) -> Sidecar {
         .concat(),
     );
     let sidecar = setup.start();
-    sidecar.wait_for_logs("account is logged in", 2);
+    sidecar.wait_for_logs("\"message\":\"logged in\"", 2);
     sidecar
 }
 
@@ -300,7 +300,8 @@ fn a_shutdown_is_answered_at_once_and_what_is_in_flight_finishes_through_one_sig
     control.hold_requests(false);
     assert_eq!(client.answer("GET").status, 200);
     assert_eq!(sidecar.wait().code(), Some(0));
-    let line = sidecar.wait_for_event(|event| event["message"] == "asked to shut down");
+    let line =
+        sidecar.wait_for_event(|event| event["message"] == "asked over the control socket" && event["action"] == "shutdown");
     assert_eq!((&line["uid"], &line["pid"]), (&json!(getuid().as_raw()), &json!(std::process::id())));
 }
 
@@ -359,7 +360,7 @@ fn another_user_is_refused_unless_control_allow_uids_names_him() {
     let said = String::from_utf8(refused.stderr).unwrap();
     assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0), "{said}");
     assert!(said.contains("control_allow_uids may control it") && said.contains(&format!("user id {STRANGER}")), "{said}");
-    let line = sidecar.wait_for_event(|event| event["message"] == "refused at the control socket");
+    let line = sidecar.wait_for_event(|event| event["message"] == "refused at the control socket: this user may not");
     assert_eq!(line["uid"], STRANGER, "{line}");
     let answered = status_as(FRIEND, &sidecar);
     assert_eq!(answered.status.code(), Some(0), "{answered:?}");

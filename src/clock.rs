@@ -98,8 +98,14 @@ fn boot_time() -> Moment {
 /// noticed by the account's driver instead).
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn boot_time() -> Moment {
+    Moment(monotonic())
+}
+
+/// The reading of `CLOCK_MONOTONIC`, which systemd compares with its own.
+#[must_use]
+pub fn monotonic() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Moment(Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0)))
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// tokio's clock, for how long something took or may take while the machine is awake. Tests pause it.

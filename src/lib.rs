@@ -23,6 +23,7 @@
 //! | 4 proxy | `proxy` | the life of one request: admitted, given a bearer, sent, perhaps sent again, answered |
 //! | 5 admin | `status` | how the daemon is, as a document; whether it is ready |
 //! | 5 admin | `pulse` | whether every worker's event loop turns |
+//! | 5 admin | `systemd` | what systemd is told, and its watchdog |
 //! | 5 admin | `telemetry` | health and metrics over HTTP, read-only |
 //! | 5 admin | `control` | the control socket: what the daemon can be told, and by whom; the commands' end of it |
 //! | 6 app | `app` | the daemon as a whole: built, run by worker threads, drained |
@@ -58,6 +59,7 @@ pub mod secret;
 pub mod server;
 pub mod status;
 pub mod stream;
+pub mod systemd;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;

@@ -44,6 +44,8 @@ pub struct View {
     pub apis: Vec<ApiView>,
     /// Addresses where clients come in, with their connections.
     pub listeners: Vec<(String, Seats)>,
+    /// The longest that a drain takes.
+    pub drain: Duration,
 }
 
 /// One API, as far as it is looked at.

@@ -5,6 +5,7 @@
 //! waits for it any more.
 
 use std::{
+    ffi::OsString,
     fs::File,
     hash::{BuildHasher, RandomState},
     io::{self, Read},
@@ -26,7 +27,7 @@ use zeroize::Zeroizing;
 
 use super::failure::{Field, SourceError, SourceFault};
 use crate::{
-    config::{Account, AccountId, Config, Login, Source},
+    config::{Account, AccountId, Config, Login, Source, source::MEANT_FOR_US},
     secret::Secret,
 };
 
@@ -239,8 +240,10 @@ fn printable(bytes: &[u8]) -> String {
 
 /// Settings may hold secrets, and a command needs none of ours. Names only are read here.
 #[expect(clippy::disallowed_methods, reason = "a child inherits the environment unless its names are known")]
-fn our_variables() -> impl Iterator<Item = std::ffi::OsString> {
-    std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(OUR_PREFIX))
+fn our_variables() -> impl Iterator<Item = OsString> {
+    let is_ours =
+        |name: &OsString| name.as_encoded_bytes().starts_with(OUR_PREFIX) || MEANT_FOR_US.iter().any(|known| name == known);
+    std::env::vars_os().map(|(name, _)| name).filter(is_ours)
 }
 
 /// A command and what it started; dropped before its end was seen, they are killed.

@@ -31,6 +31,7 @@ use crate::{
     proxy::{self, Outage, Places},
     server::BindError,
     status::{ApiView, Phase, Sight, View},
+    systemd::{Reloads, ServiceManager},
     telemetry::{self, Telemetry},
     tls::{ClientTls, TlsSetupError},
 };
@@ -96,6 +97,8 @@ pub struct App {
     phase: watch::Sender<Phase>,
     view: watch::Sender<Arc<View>>,
     settings: Option<Settings>,
+    reloads: watch::Sender<Reloads>,
+    service_manager: Option<ServiceManager>,
     metrics: Arc<Metrics>,
 }
 
@@ -145,13 +148,34 @@ impl App {
         let control = control::Listener::open(&config).map_err(StartError::Control)?;
         let (phase, view) = (watch::Sender::new(Phase::Starting), watch::Sender::default());
         let metrics = Metrics::new(workers(&config), proxy::vocabulary());
-        Ok(Self { config, tls, doors, behind, passed, telemetry, control, phase, view, settings: None, metrics })
+        let (settings, service_manager, reloads) = (None, None, watch::Sender::default());
+        Ok(Self {
+            config,
+            tls,
+            doors,
+            behind,
+            passed,
+            telemetry,
+            control,
+            phase,
+            view,
+            reloads,
+            settings,
+            service_manager,
+            metrics,
+        })
     }
 
     /// Lets [`Command::Reload`] read the settings again from where they came, and tell `log` what they say of it.
     #[must_use]
     pub fn with_settings(self, input: Input, log: LogControl) -> Self {
         Self { settings: Some(Settings { input, log }), ..self }
+    }
+
+    /// Has the service manager told how the daemon is.
+    #[must_use]
+    pub fn with_service_manager(self, service_manager: Option<ServiceManager>) -> Self {
+        Self { service_manager, ..self }
     }
 
     /// Each API's name with an address where it can be reached, ports as they really are.
@@ -196,14 +220,14 @@ impl App {
         let workers = crew.start(workers(&self.config))?;
         let (orders, ordered) = mpsc::channel(ORDERS);
         let shown = self.show(&workers, sight, &quit, orders);
-        let Self { config, tls, doors, behind, passed, telemetry: _, control: _, phase, view, settings, metrics } = self;
+        let Self { config, tls, doors, behind, passed, phase, view, reloads, settings, metrics, .. } = self;
         let shared = config.apis.iter().map(|api| Shared::new(api, &metrics)).collect();
         let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
         view.send_replace(plan.view(&doors));
         workers.take_over(&plan, workers.descriptors(&doors)?).await;
         plan.announce(&doors, 0);
         phase.send_replace(Phase::Running);
-        let mut daemon = Daemon { plan, doors, workers, passed, settings, clock, view, metrics };
+        let mut daemon = Daemon { plan, doors, workers, passed, settings, clock, view, reloads, metrics };
         let mut inbox = Inbox { commands, quit, orders: ordered };
         daemon.obey(&mut inbox).await;
         phase.send_replace(Phase::Draining);
@@ -227,6 +251,9 @@ impl App {
     fn show(&mut self, workers: &Workers, sight: Sight, quit: &Arc<Notify>, orders: mpsc::Sender<Command>) -> Shown {
         let (close, closing) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        if let Some(service_manager) = self.service_manager.take() {
+            tasks.spawn(service_manager.tell(sight.clone(), workers.pulse(), self.reloads.subscribe()));
+        }
         if let Some(listener) = self.control.take() {
             tasks.spawn(listener.serve(sight.clone(), orders, closing.clone()));
         }
@@ -286,7 +313,8 @@ impl Plan {
             }
         });
         let listeners = doors.iter().map(|door| (door.bound.name.clone(), door.seats.clone())).collect();
-        Arc::new(View { apis: apis.collect(), accounts: self.accounts.clone(), listeners })
+        let drain = self.config.drain_delay + self.config.drain_timeout;
+        Arc::new(View { apis: apis.collect(), accounts: self.accounts.clone(), listeners, drain })
     }
 
     /// Says where clients come in, from the door with that number on.
@@ -351,6 +379,7 @@ struct Daemon {
     settings: Option<Settings>,
     clock: Arc<dyn Clock>,
     view: watch::Sender<Arc<View>>,
+    reloads: watch::Sender<Reloads>,
     metrics: Arc<Metrics>,
 }
 
@@ -362,7 +391,10 @@ impl Daemon {
                 Command::Shutdown => return,
                 Command::LogOut { account, done } => self.log_out(account.as_deref(), done).await,
                 Command::Reload { done } => {
+                    self.reloads.send_modify(Reloads::begin);
                     let outcome = self.reload().await;
+                    let faults = outcome.as_ref().err().map(|NotReloaded(reasons)| reasons.len());
+                    self.reloads.send_modify(|reloads| reloads.end(faults));
                     // Whoever asked may have gone.
                     drop(done.map(|done| done.send(outcome)));
                 }

@@ -8,7 +8,10 @@ use std::{
     process::Command,
 };
 
-use crate::config::{Config, source::Environment};
+use crate::config::{
+    Config,
+    source::{Environment, MEANT_FOR_US},
+};
 
 /// Where the program reaches an API.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,6 +58,9 @@ impl Base {
 /// Of what we were given the program inherits everything but `secret`; it is told where the APIs are.
 pub(super) fn prepare(command: &mut Command, environment: &Environment, secret: &[OsString], bases: &[Base]) {
     for name in secret {
+        command.env_remove(name);
+    }
+    for name in MEANT_FOR_US.iter().filter(|name| environment.get(name).is_some()) {
         command.env_remove(name);
     }
     let main = bases.iter().find(|base| base.api == "default" || bases.len() == 1);
@@ -164,6 +170,12 @@ mod tests {
         }
         let everything = changes(&[("ALL_PROXY", "p"), ("no_proxy", "*")], &[], &[]);
         assert_eq!(everything, ["CAREPORTALS_BASE_URL", "NO_PROXY=*", "no_proxy=*"]);
+    }
+
+    #[test]
+    fn what_systemd_means_for_us_is_taken_away() {
+        let variables = [("NOTIFY_SOCKET", "/run/systemd/notify"), ("LISTEN_FDS", "1"), ("JOURNAL_STREAM", "8:1")];
+        assert_eq!(changes(&variables, &[], &[]), ["CAREPORTALS_BASE_URL", "LISTEN_FDS", "NOTIFY_SOCKET"]);
     }
 
     #[test]

@@ -55,6 +55,7 @@ mod retry;
 mod sidecar;
 mod stalled;
 mod stream;
+mod systemd;
 mod target;
 mod timeouts;
 mod trailers;

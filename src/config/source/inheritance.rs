@@ -11,6 +11,11 @@ use super::{
     variables::{self, Environment},
 };
 
+/// What a service manager means for this process alone: a program that we start would take our sockets for its own, or
+/// speak to systemd in our name.
+pub const MEANT_FOR_US: [&str; 6] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+
 /// Their names.
 pub(super) fn secret_variables(environment: &Environment, merged: &Merged) -> Vec<OsString> {
     let named = |name: &OsStr| merged.named_variables().iter().any(|known| OsStr::new(known) == name);

@@ -38,6 +38,7 @@ use std::{
 };
 
 pub use faults::{Fault, Origin, Warning};
+pub use inheritance::MEANT_FOR_US;
 pub use reach::{Reach, Setting, reach};
 pub use reference::reference;
 pub use render::{render_check, render_effective};

@@ -33,7 +33,7 @@ use crate::{
     healthcheck::{self, Probe},
     logging::{self, Logging, Reader},
     process::{SignalCommands, end_by_interrupt, report_panics_by_place},
-    systemd::ServiceManager,
+    systemd::Systemd,
 };
 
 /// sysexits.h: something in the configuration is wrong.
@@ -111,12 +111,12 @@ fn daemon(input: Input) -> ExitCode {
 }
 
 fn serve(config: Config, input: Input, logging: &Logging) -> Result<(), StartError> {
-    let service_manager = ServiceManager::of(&input.environment).unwrap_or_else(|error| {
+    let systemd = Systemd::of(&input.environment).unwrap_or_else(|error| {
         warn!(error = %error.kind(), "systemd can't be told how the daemon is");
         None
     });
     let app = App::bind(Arc::new(config))?.with_settings(input, logging.control().clone());
-    let app = app.with_service_manager(service_manager);
+    let app = app.with_systemd(systemd);
     let (commands, given) = mpsc::channel(COMMANDS);
     let _signals = SignalCommands::catch(commands)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

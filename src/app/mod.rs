@@ -31,7 +31,7 @@ use crate::{
     proxy::{self, Outage, Places},
     server::BindError,
     status::{ApiView, Phase, Sight, View},
-    systemd::{Reloads, ServiceManager},
+    systemd::{Reloads, Systemd},
     telemetry::{self, Telemetry},
     tls::{ClientTls, TlsSetupError},
 };
@@ -98,7 +98,7 @@ pub struct App {
     view: watch::Sender<Arc<View>>,
     settings: Option<Settings>,
     reloads: watch::Sender<Reloads>,
-    service_manager: Option<ServiceManager>,
+    systemd: Option<Systemd>,
     metrics: Arc<Metrics>,
 }
 
@@ -148,22 +148,8 @@ impl App {
         let control = control::Listener::open(&config).map_err(StartError::Control)?;
         let (phase, view) = (watch::Sender::new(Phase::Starting), watch::Sender::default());
         let metrics = Metrics::new(workers(&config), proxy::vocabulary());
-        let (settings, service_manager, reloads) = (None, None, watch::Sender::default());
-        Ok(Self {
-            config,
-            tls,
-            doors,
-            behind,
-            passed,
-            telemetry,
-            control,
-            phase,
-            view,
-            reloads,
-            settings,
-            service_manager,
-            metrics,
-        })
+        let (settings, systemd, reloads) = (None, None, watch::Sender::default());
+        Ok(Self { config, tls, doors, behind, passed, telemetry, control, phase, view, settings, reloads, systemd, metrics })
     }
 
     /// Lets [`Command::Reload`] read the settings again from where they came, and tell `log` what they say of it.
@@ -174,8 +160,8 @@ impl App {
 
     /// Has the service manager told how the daemon is.
     #[must_use]
-    pub fn with_service_manager(self, service_manager: Option<ServiceManager>) -> Self {
-        Self { service_manager, ..self }
+    pub fn with_systemd(self, systemd: Option<Systemd>) -> Self {
+        Self { systemd, ..self }
     }
 
     /// Each API's name with an address where it can be reached, ports as they really are.
@@ -251,8 +237,8 @@ impl App {
     fn show(&mut self, workers: &Workers, sight: Sight, quit: &Arc<Notify>, orders: mpsc::Sender<Command>) -> Shown {
         let (close, closing) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        if let Some(service_manager) = self.service_manager.take() {
-            tasks.spawn(service_manager.tell(sight.clone(), workers.pulse(), self.reloads.subscribe()));
+        if let Some(systemd) = self.systemd.take() {
+            tasks.spawn(systemd.tell(sight.clone(), workers.pulse(), self.reloads.subscribe()));
         }
         if let Some(listener) = self.control.take() {
             tasks.spawn(listener.serve(sight.clone(), orders, closing.clone()));

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_service_managers_directory_comes_first_then_the_systems_then_the_users() {
+    fn the_systemds_directory_comes_first_then_the_systems_then_the_users() {
         let found = |path: &str, reason| Some((path.to_owned(), reason));
         for (service, user, fits, expected) in [
             (Some("/a"), Some("/u"), [true, true], found("/a/control.sock", Reason::Service)),

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// The way to the service manager that started this process.
-pub struct ServiceManager {
+pub struct Systemd {
     /// Connected. It wants messages.
     socket: UnixDatagram,
     /// After so long without a sign of life it kills us.
@@ -63,7 +63,7 @@ impl Reloads {
     }
 }
 
-impl ServiceManager {
+impl Systemd {
     /// As `NOTIFY_SOCKET` and `WATCHDOG_USEC` say; `None` when nobody wants to be told.
     pub fn of(environment: &Environment) -> io::Result<Option<Self>> {
         let Some(address) = environment.get(NOTIFY_SOCKET).filter(|address| !address.is_empty()) else { return Ok(None) };
@@ -187,9 +187,9 @@ mod tests {
     #[test]
     fn nobody_is_told_when_nobody_asked() {
         for variables in [&[][..], &[(NOTIFY_SOCKET, "")]] {
-            assert!(ServiceManager::of(&environment(variables)).unwrap().is_none());
+            assert!(Systemd::of(&environment(variables)).unwrap().is_none());
         }
-        assert!(ServiceManager::of(&environment(&[(NOTIFY_SOCKET, "/nowhere/at/all")])).is_err());
+        assert!(Systemd::of(&environment(&[(NOTIFY_SOCKET, "/nowhere/at/all")])).is_err());
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
         let name = format!("careportals-sidecar-test-{}", std::process::id());
         let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
         let systemd = UnixDatagram::bind_addr(&address).unwrap();
-        let told = ServiceManager::of(&environment(&[(NOTIFY_SOCKET, &format!("@{name}"))])).unwrap().unwrap();
+        let told = Systemd::of(&environment(&[(NOTIFY_SOCKET, &format!("@{name}"))])).unwrap().unwrap();
         told.socket.send(b"READY=1").unwrap();
         let mut message = [0; 16];
         let length = systemd.recv(&mut message).unwrap();

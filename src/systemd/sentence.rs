@@ -90,8 +90,8 @@ mod tests {
 
     const NOW: SystemTime = UNIX_EPOCH;
 
-    fn at(seconds: u64) -> Option<SystemTime> {
-        Some(NOW + Duration::from_secs(seconds))
+    fn at(seconds: u64) -> SystemTime {
+        NOW + Duration::from_secs(seconds)
     }
 
     fn account(state: Option<StateName>, expires: Option<u64>, retry: Option<u64>, failed: bool) -> AccountStatus {
@@ -99,9 +99,9 @@ mod tests {
             state,
             usable: expires.is_some() || (state.is_none() && !failed),
             holds_valid_token: expires.is_some(),
-            expires_at: expires.and_then(at),
+            expires_at: expires.map(at),
             refresh_at: None,
-            retry_at: retry.and_then(at),
+            retry_at: retry.map(at),
             last_login_at: None,
             last_error: failed.then_some(LoginError::Refused(StatusCode::UNAUTHORIZED)),
             last_error_at: None,

@@ -127,7 +127,7 @@ fn a_directory_of_credentials_need_not_hold_them_yet() {
 }
 
 #[test]
-fn directories_of_credentials_yield_to_single_variables_and_ours_to_the_service_managers() {
+fn directories_of_credentials_yield_to_single_variables_and_ours_to_the_systemds() {
     let config = sound(load_variables(&[
         ("CAREPORTALS_CREDENTIALS_DIR", "/ours"),
         ("CREDENTIALS_DIRECTORY", "/systemd"),

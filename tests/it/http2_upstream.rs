@@ -196,7 +196,7 @@ fn bodies_are_byte_identical_in_both_directions() {
     }
     let answer = client.send(&Request::post("/_sim/upload", body));
     assert_eq!(answer.json()["pattern_ok"], true);
-    assert!(sidecar.memory_kib("VmHWM") < 40 * 1024, "{} KiB", sidecar.memory_kib("VmHWM"));
+    assert!(sidecar.peak_memory_kib() < 28 * 1024, "{} KiB", sidecar.peak_memory_kib());
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn a_slow_reader_holds_back_the_upstream_and_nobody_else() {
     assert_eq!(control.counts().connections, 0, "they share one connection");
     drop(slow);
     assert!(control.wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
-    assert!(sidecar.memory_kib("VmHWM") < 64 * 1024, "{} KiB", sidecar.memory_kib("VmHWM"));
+    assert!(sidecar.peak_memory_kib() < 52 * 1024, "{} KiB", sidecar.peak_memory_kib());
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn a_slow_upstream_holds_back_the_client_and_nobody_else() {
         assert!(written < 64 * MIB, "nobody reads that");
     }
     assert_eq!(sidecar.send(&Request::post("/_sim/upload", pattern(MIB))).json()["pattern_ok"], true);
-    assert!(sidecar.memory_kib("VmHWM") < 40 * 1024, "{} KiB", sidecar.memory_kib("VmHWM"));
+    assert!(sidecar.peak_memory_kib() < 28 * 1024, "{} KiB", sidecar.peak_memory_kib());
 }
 
 #[test]

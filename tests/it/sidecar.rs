@@ -330,8 +330,13 @@ impl Sidecar {
         self.wait()
     }
 
+    /// The most memory that it ever took, but for the pages of its program, of which there are many in a debug build.
+    pub fn peak_memory_kib(&self) -> u64 {
+        self.memory_kib("VmHWM").saturating_sub(self.memory_kib("RssFile"))
+    }
+
     /// A figure of `/proc/PID/status`, in KiB.
-    pub fn memory_kib(&self, field: &str) -> u64 {
+    fn memory_kib(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()

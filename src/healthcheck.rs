@@ -159,8 +159,8 @@ fn line(body: &[u8]) -> Option<String> {
     is_line.then(|| line.to_owned())
 }
 
-/// For one answer: the daemon is on this machine.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// For one answer. The daemon is on this machine, but takes some seconds to say that a worker is stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// For the last one before time is up.
 const LEAST: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(100);

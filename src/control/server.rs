@@ -136,7 +136,11 @@ impl Answering for Control {
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Answer {
         let (method, uri) = (request.method(), request.uri());
-        let asked = if self.may_ask(peer) { route(method, uri.path(), uri.query()) } else { Err(Refused::Caller(peer.uid)) };
+        let asked = if may_ask(peer.uid, self.own_uid, &self.allow_uids) {
+            route(method, uri.path(), uri.query())
+        } else {
+            Err(Refused::Caller(peer.uid))
+        };
         let done = match asked {
             Ok(action) => self.carry_out(action, peer).await,
             Err(refused) => Err(refused),
@@ -152,10 +156,6 @@ impl Answering for Control {
 }
 
 impl Control {
-    fn may_ask(&self, peer: Peer) -> bool {
-        peer.uid.is_some_and(|uid| uid == 0 || uid == self.own_uid || self.allow_uids.contains(&uid))
-    }
-
     async fn carry_out(&self, action: Action, peer: Peer) -> Result<Answer, Refused> {
         if action != Action::Status {
             info!(action = action.name(), uid = peer.uid, pid = peer.pid, "asked over the control socket");
@@ -234,6 +234,11 @@ impl Control {
     }
 }
 
+/// `asking`: by the kernel's word; without it nobody is answered.
+fn may_ask(asking: Option<u32>, own: u32, allowed: &[u32]) -> bool {
+    asking.is_some_and(|uid| uid == 0 || uid == own || allowed.contains(&uid))
+}
+
 #[derive(Serialize)]
 struct Accounts {
     now: String,
@@ -277,4 +282,24 @@ fn answer(status: StatusCode, kind: &'static str, document: &impl Serialize) -> 
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemons_own_user_root_and_those_allowed_are_answered() {
+        for (asking, allowed, expected) in [
+            (Some(1000), &[][..], true),
+            (Some(0), &[], true),
+            (Some(1001), &[], false),
+            (Some(1001), &[1001], true),
+            (Some(1002), &[1001], false),
+            (None, &[], false),
+            (None, &[1001], false),
+        ] {
+            assert_eq!(may_ask(asking, 1000, allowed), expected, "{asking:?} {allowed:?}");
+        }
+    }
 }

@@ -98,6 +98,7 @@ fn status_tells_everything_of_accounts_and_apis() {
     let [api] = document["apis"].as_array().unwrap().as_slice() else { panic!("{document}") };
     assert_eq!((&api["name"], &api["account"], &api["in_flight"]), (&json!("default"), &json!("default"), &json!(0)));
     assert_eq!(api["listen"], json!([sidecar.address().to_string()]), "the port that was really taken");
+    assert!(api["requests"].is_u64() && api["errors"] == 0, "{api}");
     assert_eq!(api["upstream"], simulator.base_url().trim_end_matches('/'));
     let secrets = [PASSWORD, USERNAME, &simulator.control().last_token().unwrap()];
     assert!(secrets.iter().all(|secret| !answer.text().contains(secret)), "{document}");
@@ -241,6 +242,22 @@ fn one_account_is_logged_out_and_in_without_the_others() {
 }
 
 #[test]
+fn all_accounts_log_in_at_the_same_time() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = three_accounts(&simulator);
+    let before = control.counts().logins;
+    control.hold_logins(true);
+    std::thread::scope(|scope| {
+        let login = scope.spawn(|| post(&sidecar, "/login"));
+        assert!(control.wait_until(PATIENCE, |control| control.counts().logins == before + 2), "one waits for the other");
+        control.hold_logins(false);
+        let answer = login.join().unwrap();
+        assert_eq!((answer.status, answer.json()["accounts"].as_array().unwrap().len()), (200, 2));
+    });
+}
+
+#[test]
 fn an_account_that_does_not_log_in_can_neither_log_in_nor_out() {
     let simulator = simulator();
     let sidecar = three_accounts(&simulator);
@@ -365,6 +382,18 @@ fn another_user_is_refused_unless_control_allow_uids_names_him() {
     let answered = status_as(FRIEND, &sidecar);
     assert_eq!(answered.status.code(), Some(0), "{answered:?}");
     assert_eq!(serde_json::from_slice::<Value>(&answered.stdout).unwrap()["phase"], "running");
+}
+
+#[test]
+fn the_flag_names_the_socket_for_daemon_and_commands_alike() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    let path = setup.dir.path().join("by-flag.sock");
+    setup.argument("--control-socket").argument(path.to_str().unwrap());
+    let sidecar = setup.start();
+    sidecar.wait_for_log("\"control socket\"");
+    let output = sidecar.setup.output("status");
+    assert_eq!(output.code, Some(0), "the variable says off: {output:?}");
 }
 
 /// At the default place of a service whose runtime directory is `run`.

@@ -7,6 +7,8 @@ use std::{
     time::Instant,
 };
 
+use careportals_simulator::{LoginFault, Options, Simulator};
+
 use crate::sidecar::{Output, PATIENCE, Setup};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -14,8 +16,8 @@ const NOT_READY: &str = "HTTP/1.1 503 Service Unavailable\r\n\r\n\
     {\"ready\": false, \"reasons\": [{\"account\": \"crm\", \"code\": \"rejected\", \"detail\": \"the server said no\"}]}";
 
 /// Somebody who gives each of these answers once, in their order, and tells what was asked.
-fn listener(answers: &'static [&'static str]) -> (SocketAddr, JoinHandle<Vec<String>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+fn listener(at: &str, answers: &'static [&'static str]) -> (SocketAddr, JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind(at).unwrap();
     let address = listener.local_addr().unwrap();
     let answer = move |answer: &&str| {
         let (stream, _) = listener.accept().unwrap();
@@ -46,7 +48,7 @@ fn each_probe_asks_its_own_question_and_needs_no_credentials() {
         (&["--started"], "GET /startupz ", "started\n"),
         (&["--ready"], "GET /readyz ", "ready\n"),
     ] {
-        let (address, answering) = listener(&[OK]);
+        let (address, answering) = listener("127.0.0.1:0", &[OK]);
         let output = healthcheck(&address.to_string(), arguments);
         assert_eq!((output.code, output.stdout.as_str()), (Some(0), word), "{output:?}");
         assert!(answering.join().unwrap()[0].starts_with(asked));
@@ -55,14 +57,40 @@ fn each_probe_asks_its_own_question_and_needs_no_credentials() {
 
 #[test]
 fn a_listener_on_every_address_is_asked_by_loopback() {
-    let (address, _answering) = listener(&[OK]);
+    let (address, _answering) = listener("127.0.0.1:0", &[OK]);
     let output = healthcheck(&format!("0.0.0.0:{}", address.port()), &[]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    }
+    let (address, _answering) = listener("[::1]:0", &[OK]);
+    let output = healthcheck(&format!("[::]:{}", address.port()), &[]);
     assert_eq!(output.code, Some(0), "{output:?}");
 }
 
 #[test]
+fn a_daemon_without_a_token_is_alive_and_started_but_not_ready() {
+    let simulator = Simulator::start(Options::default()).unwrap();
+    simulator.control().set_login_fault(Some(LoginFault::Status(401)));
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    let mut sidecar = setup.start();
+    let address = sidecar.telemetry_address().to_string();
+    for probe in ["--live", "--started"] {
+        assert_eq!(healthcheck(&address, &[probe, "--wait", "10s"]).code, Some(0));
+    }
+    sidecar.wait_for_log("\"rejected\"");
+    let output = healthcheck(&address, &["--ready"]);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("account default: ") && output.stderr.contains("status 401"), "{output:?}");
+    assert_eq!(sidecar.stop().code(), Some(0));
+    assert_eq!(healthcheck(&address, &[]).code, Some(1));
+}
+
+#[test]
 fn a_no_exits_1_with_the_daemons_reasons() {
-    let (address, _answering) = listener(&[NOT_READY]);
+    let (address, _answering) = listener("127.0.0.1:0", &[NOT_READY]);
     let output = healthcheck(&address.to_string(), &["--ready"]);
     assert_eq!(output.code, Some(1), "{output:?}");
     assert_eq!(output.stderr, "error: not ready: account crm: the server said no\n");
@@ -70,7 +98,7 @@ fn a_no_exits_1_with_the_daemons_reasons() {
 
 #[test]
 fn wait_asks_again_until_the_answer_is_yes() {
-    let (address, answering) = listener(&[NOT_READY, NOT_READY, OK]);
+    let (address, answering) = listener("127.0.0.1:0", &[NOT_READY, NOT_READY, OK]);
     let output = healthcheck(&address.to_string(), &["--ready", "--wait", "30s"]);
     assert_eq!(output.code, Some(0), "{output:?}");
     assert_eq!(answering.join().unwrap().len(), 3);
@@ -105,7 +133,7 @@ fn without_a_listener_that_can_be_known_it_fails_at_once_and_says_so() {
 
 #[test]
 fn a_settings_file_that_is_broken_by_now_does_not_hide_a_healthy_daemon() {
-    let (address, _answering) = listener(&[OK]);
+    let (address, _answering) = listener("127.0.0.1:0", &[OK]);
     let mut setup = Setup::empty();
     setup.settings("this is no TOML\n").variable("CAREPORTALS_TELEMETRY_LISTEN", &address.to_string());
     assert_eq!(setup.output("healthcheck").code, Some(0));

@@ -57,8 +57,8 @@ function reading(account, now) {
     case "backing_off": return { tone: good ? "warn" : "bad", word: "log-in failing", works: good,
       advice: "nothing for now, it tries again by itself. If this lasts, look at the network, DNS and egress proxy between here and the log-in URL." };
     case "rejected": return { tone: good ? "warn" : "bad", word: "log-in rejected", works: good,
-      advice: "check organization, user name, password and log-in URL. A changed credential file is used at once; after any other change run “careportals-sidecar login”." };
-    case "logged_out": return { tone: "off", word: "logged out", works: false, advice: "run “careportals-sidecar login”, or restart the sidecar." };
+      advice: "check organization, user name, password and log-in URL. A changed credential file is used at once; after any other change run `careportals-sidecar login`." };
+    case "logged_out": return { tone: "off", word: "logged out", works: false, advice: "run `careportals-sidecar login`, or restart the sidecar." };
     default: return { tone: "off", sign: "none", word: String(account.state), works: good };
   }
 }
@@ -124,6 +124,12 @@ function make(tag, attributes = {}, ...children) {
   return made;
 }
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+// What is to be typed stands between backticks.
+function putCode(node, text) {
+  if (node.dataset.text === text) return;
+  node.dataset.text = text;
+  node.replaceChildren(...text.split("`").map((part, at) => at % 2 ? make("code", {}, part) : part));
+}
 const mark = (node, name, value) => { if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value); };
 const cell = (label, ...children) => make("td", { role: "cell", "data-label": label }, ...children);
 
@@ -190,7 +196,7 @@ function accountRow(account) {
     put(fault, `Last failure${isNaN(failed) ? "" : ` ${ago(now - failed)}`}: ${error}${since > failed ? ". A log-in succeeded since." : ""}`);
     // Once is enough where the verdict says it already.
     advice.hidden = !waits || said.endsWith(advised(account));
-    put(advice, `What to do: ${advised(account)}`);
+    putCode(advice, `What to do: ${advised(account)}`);
   } };
 }
 
@@ -307,7 +313,7 @@ function conclude({ tone, sign: shape, tab, says, todo }) {
   mark(document.body, "data-tone", tone);
   sign($("sign"), shape);
   put($("says"), says);
-  put($("todo"), todo);
+  putCode($("todo"), todo);
   const title = `${SIGNS[shape][1]} ${tab} — careportals-sidecar`;
   if (document.title !== title) document.title = title;
 }

@@ -83,6 +83,7 @@ const GUIDES: &[&str] = &[
     "docs/exec.md",
     "docs/kubernetes.md",
     "deploy/kubernetes/deployment.yaml",
+    "systemd/README.md",
     "CONTRIBUTING.md",
 ];
 
@@ -129,4 +130,25 @@ fn variables_in_the_guides_exist() {
             }
         }
     }
+}
+
+#[test]
+fn the_template_unit_is_the_service_but_for_its_names() {
+    let of_one = [
+        ("(%i)", ""),
+        (" --config /etc/careportals-sidecar/%i.toml", ""),
+        ("careportals-sidecar/%i.environment", "careportals-sidecar/environment"),
+        ("careportals-sidecar/%i/", "careportals-sidecar/credentials/"),
+        ("RuntimeDirectory=careportals-sidecar-%i", "RuntimeDirectory=careportals-sidecar"),
+    ];
+    let lines = |file: &str| {
+        let mut unit = read(file);
+        for (template, service) in of_one {
+            unit = unit.replace(template, service);
+        }
+        let told = unit.lines().map(|line| line.trim().to_owned());
+        told.filter(|line| !line.starts_with('#') && line != "User=careportals-%i").collect::<Vec<_>>()
+    };
+    let (service, template) = (lines("systemd/careportals-sidecar.service"), lines("systemd/careportals-sidecar@.service"));
+    assert_eq!(service, template, "what protects one instance protects all of them");
 }

@@ -242,8 +242,11 @@ fn is_usual(method: &str, status: &str) -> bool {
     matches!(method, "GET" | "POST" | "PUT" | "PATCH" | "DELETE") && matches!(status, "2xx" | "4xx" | "5xx")
 }
 
-fn unix_time(at: SystemTime) -> f64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+/// In whole seconds: made of two clocks that are read one after the other, it would differ a little each time, and what
+/// counts changes would count them.
+fn unix_time(at: SystemTime) -> u64 {
+    let exact = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    exact.saturating_add(Duration::from_millis(500)).as_secs()
 }
 
 /// Families, one after the other.

@@ -34,7 +34,7 @@ fn readings() -> Readings {
             AccountReading {
                 name: "crm".into(),
                 state: Some("refreshing"),
-                expires_at: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_500)),
+                expires_at: Some(SystemTime::UNIX_EPOCH + Duration::from_micros(1_799_999_999_600_123)),
             },
             AccountReading { name: "open".into(), state: None, expires_at: None },
         ],
@@ -203,7 +203,7 @@ fn what_is_kept_elsewhere_is_shown_as_it_was_read() {
         (r#"careportals_sidecar_client_connections_max{listener="127.0.0.1:2273"}"#, 10_000.0),
         (r#"careportals_sidecar_account_state{account="crm",state="refreshing"}"#, 1.0),
         (r#"careportals_sidecar_account_state{account="crm",state="ready"}"#, 0.0),
-        (r#"careportals_sidecar_token_expiry_timestamp_seconds{account="crm"}"#, 1_800_000_000.5),
+        (r#"careportals_sidecar_token_expiry_timestamp_seconds{account="crm"}"#, 1_800_000_000.0),
         ("process_start_time_seconds", 1_700_000_000.0),
     ] {
         assert_eq!(value(&page, series), Some(expected), "{series}\n{page}");

@@ -43,6 +43,7 @@ mod login;
 mod login_exchange;
 mod logout;
 mod logs;
+mod metrics;
 mod pattern;
 mod problems;
 mod raw_h2;

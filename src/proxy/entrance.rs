@@ -41,9 +41,10 @@ impl Entrance {
 impl Answering for Entrance {
     type Body = ToClient;
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
+    /// The route's own future, not one around it: it is large, and each layer would copy it.
+    fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<ToClient>> + Send {
         let route = Arc::clone(self.routes.load().route_of(&request));
-        route.answer(request, peer).await
+        route.answer(request, peer)
     }
 
     fn limits(&self) -> ConnectionLimits {

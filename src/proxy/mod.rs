@@ -10,6 +10,7 @@ mod entrance;
 mod exchange;
 mod headers;
 mod outage;
+mod panic;
 mod problem;
 mod retry;
 mod tunnel;
@@ -17,7 +18,6 @@ mod upload;
 mod waits;
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
@@ -56,6 +56,7 @@ use crate::{
 use admit::Admitted;
 use exchange::Exchange;
 use headers::{Credentials, Framing};
+use panic::unless_panicked;
 use retry::{AfterFailure, AfterUnauthorized, Failed, IdempotencyKey, Spare};
 use tunnel::Tunnel;
 use upload::{Upload, Waiting};
@@ -137,26 +138,13 @@ pub struct Route {
 }
 
 impl Route {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
+    fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<ToClient>> + Send {
         let (worker, version) = (Arc::clone(&self.worker), request.version());
-        // Pinned here: whatever is handed on is held twice, and a connection holds its request's future.
-        let mut exchange = pin!(self.exchange(request, peer));
-        match unless_panicked(exchange.as_mut()).await {
-            Some(response) => response,
+        unless_panicked(self.exchange((request, peer)), move || {
             // The exchange wrote its line while it unwound.
-            None => with_document(problem::response(&ProxyError::Bug, version, &format!("{:016x}", worker.draw())), None),
-        }
+            with_document(problem::response(&ProxyError::Bug, version, &format!("{:016x}", worker.draw())), None)
+        })
     }
-}
-
-/// What `work` comes to; `None` when it panics, which ends one request and nothing else.
-async fn unless_panicked<W: Future>(mut work: Pin<&mut W>) -> Option<W::Output> {
-    // After a panic it is not polled again, so what it left half done is seen by nobody but destructors.
-    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-        Ok(polled) => polled.map(Some),
-        Err(_) => Poll::Ready(None),
-    })
-    .await
 }
 
 fn with_document(response: Response<Bytes>, exchange: Option<Exchange>) -> Response<ToClient> {
@@ -190,7 +178,9 @@ fn asked_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
 }
 
 impl Route {
-    async fn exchange(self: Arc<Self>, mut request: Request<Incoming>, peer: Peer) -> Response<ToClient> {
+    /// What arrived is one value: apart, the compiler puts one at either end of the future, and copies all between them.
+    async fn exchange(self: Arc<Self>, arrived: (Request<Incoming>, Peer)) -> Response<ToClient> {
+        let (mut request, peer) = arrived;
         let upgrade = asked_upgrade(&mut request);
         let (head, body) = request.into_parts();
         let mut exchange = Exchange::open(&self, &head, peer);
@@ -263,14 +253,14 @@ impl Route {
                     if replaces.is_some() {
                         account.uncured(generation);
                     }
-                    let fresh = waits.on(pin!(self.fresh_bearer(&mut spare, generation, outgoing))).await;
+                    let fresh = waits.on(Box::pin(self.fresh_bearer(&mut spare, generation, outgoing)).as_mut()).await;
                     match fresh {
                         Some(newer) => bearer = newer,
                         None => return Ok(answer),
                     }
                     // Who refuses a body may close after it, just when it is written again: that goes to another connection.
                     if outgoing.upload.is_none() {
-                        waits.on(pin!(use_up(answer, deadline))).await;
+                        waits.on(Box::pin(use_up(answer, deadline)).as_mut()).await;
                     }
                     self.api.meter.retried(Retry::Bearer);
                     replaces = Some(generation);
@@ -296,7 +286,7 @@ impl Route {
     async fn bearer(&self, waits: &mut Waits) -> Result<Arc<Bearer>, ProxyError> {
         match self.api.account.bearer(self.worker.clock.now().moment) {
             Some(bearer) => Ok(bearer),
-            None => waits.on(pin!(self.api.account.wait_for_bearer())).await.map_err(ProxyError::NoBearer),
+            None => waits.on(Box::pin(self.api.account.wait_for_bearer()).as_mut()).await.map_err(ProxyError::NoBearer),
         }
     }
 
@@ -347,7 +337,8 @@ impl Route {
         let mut sending = pin!(async {
             match lease {
                 Some(lease) => lease.send(request).await,
-                None => upstream.open_tunnel(request).await,
+                // Boxed, as below: what is rare takes no room in every request.
+                None => Box::pin(upstream.open_tunnel(request)).await,
             }
         });
         let outcome = std::future::poll_fn(|cx| {
@@ -495,16 +486,6 @@ fn framing(headers: &HeaderMap, body: &Incoming) -> Framing {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn a_panic_ends_one_request_and_nothing_else() {
-        assert_eq!(unless_panicked(pin!(async { 7 })).await, Some(7));
-        let panics = pin!(async {
-            tokio::task::yield_now().await;
-            panic!("on purpose")
-        });
-        assert_eq!(unless_panicked(panics).await, None::<u8>);
-    }
 
     #[test]
     fn only_an_idempotent_request_takes_a_connection_that_idled_for_more_than_four_seconds() {

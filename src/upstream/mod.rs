@@ -170,22 +170,25 @@ where
             if let Some(kept) = self.pool.take(reuse).await {
                 return Ok(self.exclusive(kept));
             }
-            let Some(shared) = &self.http2 else {
-                let connection = self.connector.connect(Offer::Http1).await.map_err(|error| unsent(error.into()))?;
-                return self.adopt(connection).await;
-            };
+            // Boxed: a request holds, and is moved with, room for all that it may wait for, and hardly any connects.
+            let Some(shared) = &self.http2 else { return Box::pin(self.open_http1()).await };
             match shared.0.claim(reuse) {
                 Claim::Stream(stream) => return Ok(Lease(Held::Stream(stream))),
-                Claim::Open(opening) => return self.open(shared, Some(opening)).await,
-                Claim::OpenHttp1 => return self.open(shared, None).await,
+                Claim::Open(opening) => return Box::pin(self.open(shared, Some(opening))).await,
+                Claim::OpenHttp1 => return Box::pin(self.open(shared, None)).await,
                 Claim::Wait(turn) => match turn.await {
                     Ok(Turn::Stream(stream)) => return Ok(Lease(Held::Stream(stream))),
-                    Ok(Turn::Open(opening)) => return self.open(shared, Some(opening)).await,
+                    Ok(Turn::Open(opening)) => return Box::pin(self.open(shared, Some(opening))).await,
                     Ok(Turn::Failed(error)) => return Err(error),
                     Ok(Turn::Again) | Err(_) => {}
                 },
             }
         }
+    }
+
+    async fn open_http1(&self) -> Result<Lease<B>, SendError> {
+        let connection = self.connector.connect(Offer::Http1).await.map_err(|error| unsent(error.into()))?;
+        self.adopt(connection).await
     }
 
     /// Connects and finds out what the server speaks. `opening`: others wait to hear it.

@@ -75,6 +75,22 @@ fn links_between_documents_lead_somewhere() {
     assert_none("a reader who is sent somewhere has to arrive", &findings);
 }
 
+/// The place in a page that its heading can be linked by.
+fn anchor(heading: &str) -> String {
+    heading.trim().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn each_alert_has_its_section_in_the_runbook_and_each_section_an_alert() {
+    let alerts = read("deploy/prometheus/alerts.yaml");
+    let of = |key: &str| alerts.lines().filter_map(|line| line.trim().strip_prefix(key)).map(str::trim).collect::<Vec<_>>();
+    let links = of("runbook: docs/runbook.md#");
+    assert_eq!(links.len(), of("- alert: ").len(), "each alert says where its runbook is");
+    let sections: BTreeSet<String> =
+        read("docs/runbook.md").lines().filter_map(|line| line.strip_prefix("## ")).map(anchor).collect();
+    assert_eq!(links.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), sections);
+}
+
 /// What readers are told to type.
 const GUIDES: &[&str] = &[
     "README.md",
@@ -82,6 +98,7 @@ const GUIDES: &[&str] = &[
     "docs/control.md",
     "docs/exec.md",
     "docs/kubernetes.md",
+    "docs/runbook.md",
     "deploy/kubernetes/deployment.yaml",
     "systemd/README.md",
     "CONTRIBUTING.md",

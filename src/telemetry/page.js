@@ -11,12 +11,14 @@ let timer, flight;
 
 // ---- Words and numbers
 
+const compact = (value) => new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(value);
 const number = (value, digits = 0) => new Intl.NumberFormat("en", { maximumFractionDigits: digits }).format(value);
 const plural = (count, one, many = one + "s") => `${number(count)} ${count === 1 ? one : many}`;
-const rate = (value) => number(value, value < 1 ? 2 : value < 10 ? 1 : 0);
+const rate = (value) => value < 10000 ? number(value, value < 1 ? 2 : value < 10 ? 1 : 0) : compact(value);
+const inASecond = (value) => `${rate(value)} ${rate(value) === "1" ? "request" : "requests"}/s`;
 const latency = (ms) => ms < 1000 ? `${number(ms, ms < 10 ? 1 : 0)} ms` : `${number(ms / 1000, ms < 10000 ? 1 : 0)} s`;
 const moment = (text) => text ? Date.parse(text) : NaN;
-const tally = (value) => value < 100000 ? number(value) : new Intl.NumberFormat("en", { notation: "compact" }).format(value);
+const tally = (value) => value < 100000 ? number(value) : compact(value);
 // Facts in a row, which break between them only.
 const strung = (facts) => facts.filter(Boolean).map((each) => each.replaceAll(" ", "\u00a0")).join(" · ");
 const pad = (value) => String(value).padStart(2, "0");
@@ -287,7 +289,7 @@ function render() {
   put($("facts"), strung([shown.version, gone ? "" : shown.phase, gone ? "" : `up ${lasting(1000 * shown.uptime_seconds + now - asOf)}`, `${gone ? "last answer" : "updated"} ${clock(asOf, asOf)}`]));
   const counted = accounts.filter((each) => each.state !== null), valid = counted.filter((each) => moment(each.expires_at) > now).length;
   const tokens = counted.length > 1 ? `${valid} of ${counted.length} tokens valid` : counted.length && (valid ? "Token valid" : "No valid token");
-  put($("gist"), gone ? "" : strung([tokens, plural(apis.length, "API"), apis.some((each) => each.past.requests.length) && `${rate(sum(apis.map((each) => (each.past.requests.at(-1) ?? 0) / each.past.step)))} requests/s`, `${number(sum(apis.map((each) => each.in_flight ?? 0)))} in flight`]));
+  put($("gist"), gone ? "" : strung([tokens, plural(apis.length, "API"), apis.some((each) => each.past.requests.length) && inASecond(sum(apis.map((each) => (each.past.requests.at(-1) ?? 0) / each.past.step))), `${number(sum(apis.map((each) => each.in_flight ?? 0)))} in flight`]));
   rows("accounts", accounts, accountRow).forEach((row, at) => row.show(accounts[at], now, outcome.todo));
   rows("apis", apis, apiRow).forEach((row, at) => row.show(apis[at], service(apis[at], accounts), accounts.length));
   for (const part of document.querySelectorAll(".figures")) part.hidden = false;

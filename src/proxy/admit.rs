@@ -18,7 +18,7 @@ use http::{
 use super::headers::Authority;
 use crate::{
     config::{AllowedHosts, Api, Config},
-    path::{LoginPaths, Prefix},
+    path::{LoginPaths, Prefix, Rule, is_canonical},
 };
 
 /// The conditions of one API at one kind of listener, built once.
@@ -31,6 +31,8 @@ pub struct Gate {
     allowed_hosts: AllowedHosts,
     allowed_origins: Vec<String>,
     login_paths: LoginPaths,
+    allow: Option<Vec<Rule>>,
+    deny: Vec<Rule>,
 }
 
 /// How clients reach a listener.
@@ -79,6 +81,10 @@ pub enum Refusal {
     NoApi,
     /// The path answers with a token.
     LoginPath,
+    /// There are rules, and the path could be read in more than one way.
+    NotCanonical,
+    /// A rule forbids it, or none allows it.
+    NotAllowed,
     /// It is not certain where the body ends.
     BadFraming,
     /// An `Expect` other than `100-continue`.
@@ -97,6 +103,8 @@ impl Gate {
             allowed_hosts: api.allowed_hosts.clone(),
             allowed_origins: api.allowed_origins.clone(),
             login_paths: config.login_paths.clone(),
+            allow: api.allow.clone(),
+            deny: api.deny.clone(),
         }
     }
 
@@ -128,6 +136,7 @@ impl Gate {
         if self.login_paths.contains(target.path()) {
             return Err(Refusal::LoginPath);
         }
+        self.rules_pass(method, target.path())?;
         if !head.framing_is_certain(version) {
             return Err(Refusal::BadFraming);
         }
@@ -205,6 +214,23 @@ impl Gate {
         let whole = Bytes::from([&self.base_path, root, text].concat());
         // Fails only for what has become too long.
         PathAndQuery::from_maybe_shared(whole).map_err(|_| Refusal::BadTarget)
+    }
+
+    /// `path` is the one that is sent, base path included: what is judged must not be read otherwise by the upstream.
+    fn rules_pass(&self, method: &Method, path: &str) -> Result<(), Refusal> {
+        if self.allow.is_none() && self.deny.is_empty() {
+            return Ok(());
+        }
+        // `OPTIONS *` asks about the whole server, of which no rule speaks.
+        if path == "*" {
+            return Err(Refusal::NotAllowed);
+        }
+        if !is_canonical(path) {
+            return Err(Refusal::NotCanonical);
+        }
+        let speaks_of_it = |rules: &[Rule]| rules.iter().any(|rule| rule.matches(method, path));
+        let is_allowed = self.allow.as_deref().is_none_or(speaks_of_it) && !speaks_of_it(&self.deny);
+        if is_allowed { Ok(()) } else { Err(Refusal::NotAllowed) }
     }
 
     /// Whether no web page sent it, or one that may: of an allowed origin, or served under the very host that it calls.

@@ -53,6 +53,7 @@ mod refuse;
 mod reload;
 mod response_headers;
 mod retry;
+mod rules;
 mod sidecar;
 mod stalled;
 mod stream;

@@ -318,10 +318,14 @@ pub(super) const KEYS: &[Key] = &[
     ),
     api("allow_non_loopback", Kind::Switch, Some("false"), "Allows other than loopback addresses in `listen`."),
     api("prefix", Kind::Prefix, None, "Path under which this API shares its addresses with others; stripped before forwarding."),
-    api("allow", Kind::Rules, None, "The only requests that pass: `METHOD /a/*/b/**`.")
-        .otherwise("everything but log-in paths")
-        .fault_until(&[]),
-    api("deny", Kind::Rules, Some("[]"), "Requests that never pass; wins over `allow`.").fault_until(&["[]"]),
+    api(
+        "allow",
+        Kind::Rules,
+        None,
+        "The only requests that pass: `METHOD /a/*/b/**`, by the path that the upstream gets, its base path included.",
+    )
+    .otherwise("everything but log-in paths"),
+    api("deny", Kind::Rules, Some("[]"), "Requests that never pass; wins over `allow`."),
     api("headers", Kind::Headers { reserved: &REQUEST_HEADERS }, Some("{}"), "Fixed extra request headers.").redacted(),
     api("cookies", Kind::OneOf(&["strip", "pass"]), Some("\"strip\""), "Whether cookies pass, both ways."),
     api(

@@ -266,9 +266,11 @@ proptest! {
     fn nothing_panics(path in "\\PC{0,40}", bytes in "(%[0-9a-fA-Fu]{0,4}|[/.;?#\\\\*]|\\PC){0,40}") {
         for path in [path, bytes] {
             let _ = login_paths().contains(&path);
-            if let Ok(rule) = Rule::parse(&format!("GET {path}")) {
-                prop_assert!(is_canonical(&path));
-                prop_assert!(rule.matches(&Method::GET, &path));
+            // Spaces around it are no part of a rule's path.
+            let written = path.trim_ascii();
+            if let Ok(rule) = Rule::parse(&format!("GET {written}")) {
+                prop_assert!(is_canonical(written));
+                prop_assert!(rule.matches(&Method::GET, written));
             }
             let _ = Prefix::parse(&path).map(|prefix| prefix.strip(&path).map(str::len));
         }

@@ -446,6 +446,83 @@ fn the_first_fault_in_the_promised_order_is_reported() {
     );
 }
 
+fn rules(rules: &[&str]) -> Vec<Rule> {
+    rules.iter().map(|rule| Rule::parse(rule).unwrap()).collect()
+}
+
+#[test]
+fn with_allow_only_what_a_rule_speaks_of_passes() {
+    let allow = |api: &mut Api| api.allow = Some(rules(&["GET /customers/**", "* /v1/*/notes", "GET /"]));
+    for target in ["/customers", "/customers/", "/customers/7/orders?all=%2f..", "/v1/7/notes", "/"] {
+        get(target).to(allow).sent_as(target);
+    }
+    get("/v1/7/notes").by(Method::DELETE).to(allow).passes();
+    for target in ["/customer", "/customersx", "/v1/notes", "/v1/7/8/notes", "/v1/7/notes/", "/Customers"] {
+        get(target).to(allow).refused_for(Refusal::NotAllowed);
+    }
+    get("/customers").by(Method::POST).to(allow).refused_for(Refusal::NotAllowed);
+    get("/customers").by(Method::HEAD).to(allow).refused_for(Refusal::NotAllowed);
+    get("/").to(|api| api.allow = Some(Vec::new())).refused_for(Refusal::NotAllowed);
+}
+
+#[test]
+fn deny_wins_over_allow_and_is_enough_by_itself() {
+    let both = |api: &mut Api| {
+        api.allow = Some(rules(&["* /customers/**"]));
+        api.deny = rules(&["DELETE /**", "* /customers/*/secret"]);
+    };
+    get("/customers/7").to(both).passes();
+    get("/customers/7").by(Method::DELETE).to(both).refused_for(Refusal::NotAllowed);
+    get("/customers/7/secret").to(both).refused_for(Refusal::NotAllowed);
+    get("/customers/7/%73ecret").to(both).refused_for(Refusal::NotCanonical);
+    let deny = |api: &mut Api| api.deny = rules(&["* /admin/**"]);
+    get("/elsewhere").to(deny).passes();
+    get("/admin").to(deny).refused_for(Refusal::NotAllowed);
+    get("/admin/").to(deny).refused_for(Refusal::NotAllowed);
+    get("*").by(Method::OPTIONS).to(deny).refused_for(Refusal::NotAllowed);
+}
+
+#[test]
+fn with_rules_a_path_that_could_be_read_in_two_ways_is_refused_and_without_them_it_passes() {
+    let allow = |api: &mut Api| api.allow = Some(rules(&["* /**"]));
+    let deny = |api: &mut Api| api.deny = rules(&["* /admin/**"]);
+    for target in [
+        "//admin",
+        "/a//b",
+        "/a/../admin",
+        "/a/./b",
+        "/a/%2e%2e/admin",
+        "/a%2fb",
+        "/a%2Fb",
+        "/a%5cb",
+        "/%61dmin",
+        "/a%00",
+        "/a/..;x/b",
+        "/a%zz",
+        "/a%c0%af",
+    ] {
+        get(target).to(allow).refused_for(Refusal::NotCanonical);
+        get(target).to(deny).refused_for(Refusal::NotCanonical);
+        get(target).sent_as(target);
+    }
+}
+
+#[test]
+fn rules_judge_the_path_that_is_sent_with_the_base_path_and_without_the_prefix() {
+    let moved = |api: &mut Api| {
+        api.upstream.base_path = "/v2".to_owned();
+        api.prefix = Some(Prefix::parse("/emr").unwrap());
+        api.allow = Some(rules(&["GET /v2/customers"]));
+    };
+    get("/emr/customers").to(moved).sent_as("/v2/customers");
+    get("/emr/v2/customers").to(moved).refused_for(Refusal::NotAllowed);
+    get("/emr//customers").to(moved).refused_for(Refusal::NotCanonical);
+    get("/customers").to(moved).refused_for(Refusal::NoApi);
+    get("/emr/auth")
+        .to(|api| (api.prefix, api.allow) = (Some(Prefix::parse("/emr").unwrap()), Some(rules(&["* /**"]))))
+        .refused_for(Refusal::LoginPath);
+}
+
 #[test]
 fn an_admitted_request_does_not_print_its_target() {
     let uri = Uri::from_static("/customers/652f?email=a@b.example");
@@ -470,6 +547,15 @@ proptest! {
         let expected =
             if config().login_paths.contains(&format!("{base}{path}")) { Err(Refusal::LoginPath) } else { Ok(whole) };
         prop_assert_eq!(request.judged(), expected);
+    }
+
+    #[test]
+    fn with_rules_nothing_passes_that_has_two_readings(path in "(/[a-z%25fF.;:@\\\\/~]{0,6}){1,4}") {
+        let request = get(&path).to(|api| api.allow = Some(vec![Rule::parse("* /**").unwrap()]));
+        if let Ok(sent) = request.judged() {
+            prop_assert_eq!(&sent, &path);
+            prop_assert!(is_canonical(&sent));
+        }
     }
 
     #[test]

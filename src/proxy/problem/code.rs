@@ -66,7 +66,9 @@ impl Code {
             | Self::ExpectationFailed
             | Self::HostNotAllowed
             | Self::CrossSite
-            | Self::LoginPath => Some(Refusal::OfApi),
+            | Self::LoginPath
+            | Self::NotCanonical
+            | Self::NotAllowed => Some(Refusal::OfApi),
             _ => None,
         };
         CodeWord { word: self.as_str(), status: self.status().as_u16(), refusal }
@@ -116,6 +118,14 @@ codes! {
         title "Log-in is the sidecar's"
         detail "This path answers with a token and is never forwarded. Leave the log-in out: the sidecar adds the bearer to every request."
         settings ["login_url", "refresh_url"];
+    NotCanonical "not_canonical" BAD_REQUEST
+        title "The path can be read in more than one way"
+        detail "This API has rules (`allow`, `deny`), which judge the path as it is sent: leave out dot segments, doubled slashes, backslashes, and escapes of letters, digits and slashes."
+        settings ["allow", "deny"];
+    NotAllowed "not_allowed" FORBIDDEN
+        title "No rule lets this request pass"
+        detail "The rules in `allow` and `deny` say which methods and paths pass; a path is judged as the upstream gets it."
+        settings ["allow", "deny"];
     LoggedOut "logged_out" SERVICE_UNAVAILABLE
         title "The account is logged out"
         detail "Run `careportals-sidecar login`, or restart the sidecar."

@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 use super::*;
 use crate::{connect::CertificateFault, upstream::Sent};
 
-const REFUSALS: [Refusal; 9] = [
+const REFUSALS: [Refusal; 11] = [
     Refusal::HostCount,
     Refusal::MethodNotAllowed,
     Refusal::HostNotAllowed,
@@ -11,6 +11,8 @@ const REFUSALS: [Refusal; 9] = [
     Refusal::CrossSite,
     Refusal::NoApi,
     Refusal::LoginPath,
+    Refusal::NotCanonical,
+    Refusal::NotAllowed,
     Refusal::BadFraming,
     Refusal::ExpectationFailed,
 ];
@@ -81,6 +83,8 @@ fn every_cause_has_its_status_code_and_proxy_status() {
     answers(refused(Refusal::CrossSite), 403, "cross_site", "http_request_denied");
     answers(refused(Refusal::NoApi), 404, "no_api", "http_request_denied");
     answers(refused(Refusal::LoginPath), 403, "login_path", "http_request_denied");
+    answers(refused(Refusal::NotCanonical), 400, "not_canonical", "http_request_error");
+    answers(refused(Refusal::NotAllowed), 403, "not_allowed", "http_request_denied");
     answers(without_bearer(Why::LoggedOut), 503, "logged_out", "proxy_internal_response");
     answers(without_bearer(Why::TokenPending), 503, "token_pending", "proxy_internal_response");
     answers(without_bearer(Why::LoginFailing), 503, "login_failing", "proxy_internal_response");

@@ -40,6 +40,7 @@ password = { command = ["op", "read", "op://vault/item"] }
 preset = "emr"
 account = "crm"
 listen = ["127.0.0.1:2273", "unix:/run/careportals/emr.sock"]
+allow = ["GET /customers/**", "GET /subscriptions"]
 headers = { origin = "https://acme.portals.care" }
 "#;
     let config = sound(load_text(text));
@@ -48,9 +49,9 @@ headers = { origin = "https://acme.portals.care" }
     assert_eq!(login.url.origin.to_string(), "https://crm-api.portals.care");
     assert!(matches!(&login.password, Source::Command(words) if words.len() == 3));
     assert_eq!(api.headers[0].1, "https://acme.portals.care");
-    // Rules restrict access, so they are refused until they do.
-    let restricted = text.replace("headers =", "allow = [\"GET /customers/**\"]\nheaders =");
-    assert_faults(&load_text(&restricted), &["config.toml:12: apis.emr.allow: not supported by this version yet"]);
+    let rules = api.allow.as_deref().unwrap_or_default();
+    assert_eq!(rules.len(), 2);
+    assert!(rules[0].matches(&http::Method::GET, "/customers/7"));
 }
 
 #[test]

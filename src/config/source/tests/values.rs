@@ -281,9 +281,6 @@ fn statuses_and_extra_members() {
 #[test]
 fn keys_that_restrict_access_are_refused_until_they_do() {
     for (loaded, key) in [
-        (api_with("allow = [\"GET /a\"]"), "config.toml:6: apis.default.allow"),
-        (api_with("allow = []"), "config.toml:6: apis.default.allow"),
-        (api_with("deny = [\"* /a\"]"), "config.toml:6: apis.default.deny"),
         (api_with("require_header = { name = \"x-a\" }"), "config.toml:6: apis.default.require_header.name"),
         (api_with("allow_uids = [1]"), "config.toml:6: apis.default.allow_uids"),
         (api_with("allow_gids = 1"), "config.toml:6: apis.default.allow_gids"),

@@ -1,0 +1,123 @@
+//! `allow` and `deny`: what passes, what does not, and that nothing of the latter reaches upstream.
+
+use careportals_simulator::{Options, Simulator};
+use rustix::process::Signal;
+
+use crate::{
+    http::{Answer, Request},
+    http2::Http2,
+    sidecar::{Setup, Sidecar},
+};
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+/// A problem's code, or the status of the upstream's own answer.
+fn outcome(answer: &Answer) -> String {
+    if answer.header("proxy-status").is_some() { answer.problem() } else { answer.status.to_string() }
+}
+
+fn asked(sidecar: &Sidecar, requests: &[(&str, &str)]) -> Vec<String> {
+    requests.iter().map(|(method, target)| outcome(&sidecar.send(&Request::new(method, target)))).collect()
+}
+
+#[test]
+fn only_what_allow_speaks_of_reaches_upstream_and_deny_wins() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("allow", r#"["GET /users/**", "* /_sim/echo"]"#).api("deny", r#"["* /users/*/secret", "DELETE /**"]"#);
+    let sidecar = setup.start().ready();
+    let control = simulator.control();
+    control.reset_counts();
+    let refused = [
+        ("POST", "/users/account", "not_allowed"),
+        ("GET", "/users/7/secret", "not_allowed"),
+        ("DELETE", "/_sim/echo", "not_allowed"),
+        ("GET", "/v2/products", "not_allowed"),
+        ("GET", "/", "not_allowed"),
+        ("GET", "/Users/account", "not_allowed"),
+        ("GET", "/users/../v2/products", "not_canonical"),
+        ("GET", "/users/%2e%2e/v2/products", "not_canonical"),
+        ("GET", "/users//account", "not_canonical"),
+        ("GET", "/users/7%2fsecret", "not_canonical"),
+        ("GET", "/users/7/%73ecret", "not_canonical"),
+        ("GET", "/users/7\\secret", "not_canonical"),
+        ("GET", "/users/7%00", "not_canonical"),
+        ("POST", "/patient/auth", "login_path"),
+    ];
+    for (method, target, code) in refused {
+        assert_eq!(asked(&sidecar, &[(method, target)]), [code], "{method} {target}");
+    }
+    assert_eq!(control.counts().requests, 0, "nothing of it reached upstream");
+    assert_eq!(asked(&sidecar, &[("GET", "/users/account"), ("PATCH", "/_sim/echo?a=/../b%2f")]), ["200", "200"]);
+    assert_eq!(control.counts().requests, 2);
+}
+
+#[test]
+fn the_problem_names_the_settings_and_nothing_of_the_request() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("allow", r#"["GET /users/**"]"#);
+    let sidecar = setup.start().ready();
+    for target in ["/patients/jane-doe", "/patients//jane-doe"] {
+        let answer = sidecar.get(target);
+        let document = answer.text();
+        assert!(document.contains("`allow`") && document.contains("`deny`"), "{document}");
+        assert!(!document.contains("jane-doe") && !document.contains("patients"), "{document}");
+    }
+    let lines = sidecar.wait_for_access_lines(3);
+    assert!(lines.iter().any(|line| line["code"] == "not_allowed"), "{lines:?}");
+    assert!(!sidecar.logs().contains("jane-doe"));
+}
+
+#[test]
+fn over_http2_the_rules_are_the_same() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("deny", r#"["* /v2/**"]"#);
+    let sidecar = setup.start().ready();
+    let mut client = Http2::connect(sidecar.address());
+    for (target, expected) in [("/users/account", "200"), ("/v2/products", "not_allowed"), ("/a/../v2/products", "not_canonical")]
+    {
+        assert_eq!(outcome(&client.send(&Request::get(target))), expected, "{target}");
+    }
+}
+
+#[test]
+fn the_base_path_is_part_of_what_is_judged() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_UPSTREAM", &format!("{}/_sim", simulator.base_url()));
+    setup.variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()));
+    setup.api("allow", r#"["GET /_sim/echo"]"#);
+    let sidecar = setup.start();
+    assert_eq!(
+        asked(&sidecar, &[("GET", "/echo"), ("GET", "/_sim/echo"), ("GET", "/bytes")]),
+        ["200", "not_allowed", "not_allowed"]
+    );
+}
+
+#[test]
+fn an_empty_allow_lets_nothing_through() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("allow", "[]");
+    let sidecar = setup.start();
+    assert_eq!(asked(&sidecar, &[("GET", "/"), ("GET", "/users/account")]), ["not_allowed", "not_allowed"]);
+}
+
+#[test]
+fn a_reload_changes_the_rules_for_the_next_request() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.settings("[apis.default]\ndeny = [\"* /users/**\"]\n");
+    let sidecar = setup.start();
+    let mut client = sidecar.connect();
+    assert_eq!(outcome(&client.send(&Request::get("/users/account"))), "not_allowed");
+    sidecar.setup.file("config.toml", "[apis.default]\ndeny = [\"* /v2/**\"]\n");
+    sidecar.signal(Signal::HUP);
+    sidecar.wait_for_log("reloaded");
+    assert_eq!(outcome(&client.send(&Request::get("/users/account"))), "200");
+    assert_eq!(outcome(&client.send(&Request::get("/v2/products"))), "not_allowed");
+}

@@ -65,8 +65,8 @@ impl Secret {
         if self.0.is_empty() || !self.0.iter().all(u8::is_ascii_graphic) {
             return None;
         }
-        let mut line = Zeroizing::new(Vec::with_capacity(7 + self.0.len()));
-        line.extend_from_slice(b"Bearer ");
+        let mut line = Zeroizing::new(Vec::with_capacity(SCHEME.len() + self.0.len()));
+        line.extend_from_slice(SCHEME);
         line.extend_from_slice(&self.0);
         sensitive(line)
     }
@@ -113,6 +113,15 @@ impl From<&str> for Secret {
     fn from(text: &str) -> Self {
         Self::new(text.as_bytes().to_vec())
     }
+}
+
+/// RFC 6750, 2.1.
+const SCHEME: &[u8] = b"Bearer ";
+
+/// The token in an `Authorization` value that this module made.
+#[must_use]
+pub fn token_of(authorization: &HeaderValue) -> Option<&[u8]> {
+    authorization.as_bytes().strip_prefix(SCHEME)
 }
 
 #[cfg(test)]

@@ -206,7 +206,13 @@ impl Account {
         current.as_ref().filter(|bearer| bearer.is_usable(now)).cloned()
     }
 
-    /// The same, after waiting for a log-in that is under way or close, at most `token_wait`. Dropping the future ends
+    /// Shows the token at hand, whether or not it may still be sent; it must not be kept. No lock is taken.
+    pub fn show_token<R>(&self, to: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let current = self.shared.current.load();
+        current.as_ref().and_then(|bearer| bearer.token()).map(to)
+    }
+
+    /// What [`bearer`](Self::bearer) gives, after waiting for a log-in that is under way or close, at most `token_wait`. Dropping the future ends
     /// the wait and nothing else.
     ///
     /// # Errors

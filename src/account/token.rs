@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::failure::Malformed;
 use crate::{
     clock::{Moment, Now},
-    secret::Secret,
+    secret::{Secret, token_of},
 };
 
 /// Which token. A later one is greater; none is used twice.
@@ -40,6 +40,12 @@ impl Bearer {
     #[must_use]
     pub fn is_usable(&self, now: Moment) -> bool {
         self.usable_until.is_none_or(|end| now < end)
+    }
+
+    /// The token alone; `None` when the account has no log-in.
+    #[must_use]
+    pub fn token(&self) -> Option<&[u8]> {
+        self.authorization.as_ref().and_then(token_of)
     }
 }
 

@@ -93,6 +93,11 @@ impl Scrape {
                 family.count(&[("api", api), ("reason", reason)], counts.retries(place))?;
             }
         }
+        let mut family =
+            page.counter("careportals_sidecar_headers_redacted", "Headers of answers that held the token, which was hidden.")?;
+        for (api, counts) in named(&apis) {
+            family.count(&[("api", api)], counts.redactions())?;
+        }
         let mut family = page.counter("careportals_sidecar_answers_cut", "Answers that ended early, by the reason.")?;
         for (api, counts) in named(&apis) {
             for (place, reason) in vocabulary.cuts.iter().enumerate() {

@@ -69,6 +69,10 @@ impl ApiMetrics {
         self.sum(|meter| meter.retries.get(reason))
     }
 
+    pub(super) fn redactions(&self) -> u64 {
+        self.sum(|meter| Some(&meter.redactions))
+    }
+
     pub(super) fn cuts(&self, reason: usize) -> u64 {
         self.sum(|meter| meter.cuts.get(reason))
     }
@@ -119,6 +123,7 @@ pub struct Meter {
     first_byte: Histogram,
     overhead: Histogram,
     retries: [AtomicU64; Retry::WORDS.len()],
+    redactions: AtomicU64,
     cuts: Box<[AtomicU64]>,
     /// Connections to upstream.
     open: AtomicU64,
@@ -205,6 +210,7 @@ impl Meter {
             first_byte: Histogram::new(&LATENCY),
             overhead: Histogram::new(&OVERHEAD),
             retries: Default::default(),
+            redactions: AtomicU64::new(0),
             cuts: zeros(vocabulary.cuts.len()),
             open: AtomicU64::new(0),
             idle: AtomicU64::new(0),
@@ -238,6 +244,11 @@ impl Meter {
     /// A request is sent again.
     pub fn retried(&self, reason: Retry) {
         self.retries[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many headers of an answer held the token.
+    pub fn redacted(&self, headers: u64) {
+        self.redactions.fetch_add(headers, Ordering::Relaxed);
     }
 
     /// There is a new connection to upstream, for an exchange. It counts until what is returned is dropped.

@@ -16,7 +16,6 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::{
     exchange::{Cut, Exchange},
-    headers,
     upload::ToUpstream,
 };
 use crate::{deadline::Deadline, upstream::Answer};
@@ -103,7 +102,7 @@ impl Download {
             }
             Some(Ok(frame)) => {
                 let frame = match frame.into_trailers() {
-                    Ok(trailers) => Frame::trailers(headers::trailers_to_client(self.exchange.rules(), &trailers)),
+                    Ok(trailers) => Frame::trailers(self.exchange.trailers(&trailers)),
                     Err(frame) => frame,
                 };
                 self.exchange.passed_on(frame.data_ref().map_or(0, |data| data.len() as u64));

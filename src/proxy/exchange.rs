@@ -149,6 +149,13 @@ impl Exchange {
         &self.route.api.rules
     }
 
+    /// What passes of the answer's trailers.
+    pub(super) fn trailers(&self, upstream: &HeaderMap) -> HeaderMap {
+        let mut trailers = headers::trailers_to_client(self.rules(), upstream);
+        self.route.api.hide_token(&mut trailers);
+        trailers
+    }
+
     /// So many bytes went through a tunnel, from the client and to it.
     pub(super) fn tunnelled(&mut self, up: u64, down: u64) {
         (self.tunnelled_bytes, self.answered_bytes) = (up, down);

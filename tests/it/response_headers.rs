@@ -187,3 +187,20 @@ fn the_base_path_of_the_upstream_is_taken_off_a_location() {
         assert_eq!(location(&sidecar, "/redirect", &to), ours, "{to}");
     }
 }
+
+#[test]
+fn a_header_that_echoes_the_token_comes_back_without_it_and_is_counted() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    let sidecar = setup.start().ready();
+    let token = simulator.control().last_token().unwrap();
+    let to = location(&sidecar, "/_sim/redirect", &format!("https://elsewhere.example/?token={token}"));
+    assert_eq!(to, "[redacted]");
+    let other = format!("https://elsewhere.example/?token={}", &token[1..]);
+    assert_eq!(location(&sidecar, "/_sim/redirect", &other), other);
+    let metrics = sidecar.telemetry("/metrics");
+    let counted = "careportals_sidecar_headers_redacted_total{api=\"default\"} 1\n";
+    assert!(metrics.text().contains(counted), "{}", metrics.text());
+    assert!(!sidecar.logs().contains(&token));
+}

@@ -261,9 +261,9 @@ pub struct Api {
     pub socket_mode: u32,
     /// Of Unix sockets, by name or number.
     pub socket_group: Option<String>,
-    /// Callers' user ids; empty: any.
+    /// Users that may call; both this and `allow_gids` empty: anybody.
     pub allow_uids: Vec<u32>,
-    /// Callers' group ids; empty: any.
+    /// Groups that may call.
     pub allow_gids: Vec<u32>,
     /// Protocol towards upstream.
     pub http2: Http2,

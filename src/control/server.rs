@@ -136,16 +136,16 @@ impl Answering for Control {
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Answer {
         let (method, uri) = (request.method(), request.uri());
-        let asked = if may_ask(peer.uid, self.own_uid, &self.allow_uids) {
+        let asked = if may_ask(peer.uid(), self.own_uid, &self.allow_uids) {
             route(method, uri.path(), uri.query())
         } else {
-            Err(Refused::Caller(peer.uid))
+            Err(Refused::Caller(peer.uid()))
         };
         let done = match asked {
-            Ok(action) => self.carry_out(action, peer).await,
+            Ok(action) => self.carry_out(action, &peer).await,
             Err(refused) => Err(refused),
         };
-        let mut answer = done.unwrap_or_else(|refused| problem(refused, peer));
+        let mut answer = done.unwrap_or_else(|refused| problem(refused, &peer));
         answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         answer
     }
@@ -156,9 +156,9 @@ impl Answering for Control {
 }
 
 impl Control {
-    async fn carry_out(&self, action: Action, peer: Peer) -> Result<Answer, Refused> {
+    async fn carry_out(&self, action: Action, peer: &Peer) -> Result<Answer, Refused> {
         if action != Action::Status {
-            info!(action = action.name(), uid = peer.uid, pid = peer.pid, "asked over the control socket");
+            info!(action = action.name(), uid = peer.uid(), pid = peer.pid(), "asked over the control socket");
         }
         match action {
             Action::Status => Ok(json(StatusCode::OK, &self.sight.document(Detail::Full))),
@@ -259,7 +259,7 @@ fn json(status: StatusCode, document: &impl Serialize) -> Answer {
     answer(status, "application/json", document)
 }
 
-fn problem(refused: Refused, peer: Peer) -> Answer {
+fn problem(refused: Refused, peer: &Peer) -> Answer {
     let (allowed, is_stranger) = (refused.allowed(), matches!(refused, Refused::Caller(_)));
     let problem = refused.problem();
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -268,7 +268,7 @@ fn problem(refused: Refused, peer: Peer) -> Answer {
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     }
     if is_stranger {
-        warn!(uid = peer.uid, pid = peer.pid, "refused at the control socket: this user may not");
+        warn!(uid = peer.uid(), pid = peer.pid(), "refused at the control socket: this user may not");
         // Whoever may not ask does not get to keep a place.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -1,6 +1,6 @@
 //! Admit a request or refuse it, on its head alone.
 //!
-//! Pure; depends on `config`, `path` and `headers`. Guarantees: an [`Admitted`] is made only here, and the target it
+//! Depends on `config`, `path`, `headers` and `callers`, and is pure but for the question who calls. Guarantees: an [`Admitted`] is made only here, and the target it
 //! holds is exactly the one that was judged, the upstream's base path included. Without this gate any web page could use
 //! the account through its visitor's browser (DNS rebinding, cross-site requests), and any client could fetch a token.
 
@@ -15,10 +15,11 @@ use http::{
     uri::{PathAndQuery, Scheme},
 };
 
-use super::headers::Authority;
+use super::{callers::Callers, headers::Authority};
 use crate::{
     config::{AllowedHosts, Api, Config},
     path::{LoginPaths, Prefix, Rule, is_canonical},
+    server::Peer,
 };
 
 /// The conditions of one API at one kind of listener, built once.
@@ -30,6 +31,7 @@ pub struct Gate {
     base_path: String,
     allowed_hosts: AllowedHosts,
     allowed_origins: Vec<String>,
+    callers: Callers,
     login_paths: LoginPaths,
     allow: Option<Vec<Rule>>,
     deny: Vec<Rule>,
@@ -77,6 +79,8 @@ pub enum Refusal {
     BadTarget,
     /// Sent by a web page that may not call.
     CrossSite,
+    /// The caller is none of those that may call.
+    CallerNotAllowed,
     /// No API goes by the path's first segments.
     NoApi,
     /// The path answers with a token.
@@ -102,6 +106,7 @@ impl Gate {
             base_path: api.upstream.base_path.clone(),
             allowed_hosts: api.allowed_hosts.clone(),
             allowed_origins: api.allowed_origins.clone(),
+            callers: Callers::new(api),
             login_paths: config.login_paths.clone(),
             allow: api.allow.clone(),
             deny: api.deny.clone(),
@@ -117,7 +122,14 @@ impl Gate {
     /// Judges a request in the order that users are told, so that the first fault is the one they read about.
     ///
     /// Allocates only when there is a prefix, or the upstream has a base path.
-    pub(super) fn admit(&self, method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Admitted, Refusal> {
+    pub(super) fn admit(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        version: Version,
+        headers: &HeaderMap,
+        peer: &Peer,
+    ) -> Result<Admitted, Refusal> {
         let head = Head::read(uri, version, headers);
         if !head.host_count_fits(version) {
             return Err(Refusal::HostCount);
@@ -131,6 +143,9 @@ impl Gate {
         let asked = self.asked_for(method, uri, version)?;
         if !self.page_passes(&head) {
             return Err(Refusal::CrossSite);
+        }
+        if !self.callers.include(peer) {
+            return Err(Refusal::CallerNotAllowed);
         }
         let target = self.at_upstream(asked)?;
         if self.login_paths.contains(target.path()) {

@@ -43,7 +43,7 @@ impl Answering for Entrance {
 
     /// The route's own future, not one around it: it is large, and each layer would copy it.
     fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<ToClient>> + Send {
-        let route = Arc::clone(self.routes.load().route_of(&request));
+        let route = Arc::clone(self.routes.load().route_of(&request, &peer));
         route.answer(request, peer)
     }
 
@@ -61,13 +61,13 @@ impl Routes {
 
     /// The route with the longest prefix of the request. Without one, a route that would admit the request but for that, so
     /// that it is told so; else any, since all refuse it.
-    fn route_of(&self, request: &Request<Incoming>) -> &Arc<Route> {
+    fn route_of(&self, request: &Request<Incoming>, peer: &Peer) -> &Arc<Route> {
         if self.others.is_empty() {
             return &self.first;
         }
         let all = || iter::once(&self.first).chain(&self.others);
         let admits_but_for_that = |route: &&Arc<Route>| {
-            let judged = route.gate.admit(request.method(), request.uri(), request.version(), request.headers());
+            let judged = route.gate.admit(request.method(), request.uri(), request.version(), request.headers(), peer);
             judged.err() == Some(Refusal::NoApi)
         };
         let by_prefix =

@@ -109,6 +109,11 @@ impl Exchange {
         self.upload = Some(upload);
     }
 
+    /// Who the client is.
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
     /// What the client speaks.
     pub(super) fn version(&self) -> Version {
         self.version
@@ -220,8 +225,8 @@ impl Drop for Exchange {
             duration,
             upstream_first_byte: self.first_byte,
             request_id: self.request_id.as_str(),
-            uid: self.peer.uid,
-            pid: self.peer.pid,
+            uid: self.peer.uid(),
+            pid: self.peer.pid(),
         });
         if let Some(upload) = self.upload.take()
             && !upload.has_ended()

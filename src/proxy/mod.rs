@@ -5,6 +5,7 @@
 //! second time only when that can't do anything twice or when a bearer was refused.
 
 mod admit;
+mod callers;
 mod download;
 mod entrance;
 mod exchange;
@@ -236,7 +237,9 @@ impl Route {
         if let Some(upload) = &upload {
             exchange.uploads(upload.clone());
         }
-        let admitted = self.gate.admit(&head.method, &head.uri, head.version, &head.headers).map_err(ProxyError::Refused)?;
+        let peer = exchange.peer();
+        let admitted =
+            self.gate.admit(&head.method, &head.uri, head.version, &head.headers, peer).map_err(ProxyError::Refused)?;
         exchange.keep(self.api.places.take().ok_or(ProxyError::Busy)?);
         let outgoing = Outgoing { head, admitted, framing, upload: upload.as_ref(), websocket };
         let answer = self.send_until_answered(&outgoing, deadline, waits).await?;

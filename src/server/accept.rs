@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
     pin::pin,
     sync::Arc,
@@ -33,7 +34,8 @@ pub struct Acceptor {
 }
 
 enum Socket {
-    Tcp(TcpListener),
+    /// With its address.
+    Tcp(TcpListener, SocketAddr),
     Unix(UnixListener),
 }
 
@@ -41,7 +43,11 @@ impl Acceptor {
     /// `seats`: shared by all workers on this address. Must be called on the worker's runtime.
     pub fn new(bound: Bound, seats: Seats) -> io::Result<Self> {
         let socket = match bound.socket {
-            ListenSocket::Tcp(listener) => Socket::Tcp(TcpListener::from_std(listener)?),
+            ListenSocket::Tcp(listener) => {
+                let listener = TcpListener::from_std(listener)?;
+                let address = listener.local_addr()?;
+                Socket::Tcp(listener, address)
+            }
             ListenSocket::Unix(listener) => Socket::Unix(UnixListener::from_std(listener)?),
         };
         Ok(Self { name: bound.name, socket, seats })
@@ -87,7 +93,7 @@ impl Acceptor {
         };
         // Workers share the socket; tokio waits on when another one was faster.
         let stream = match &self.socket {
-            Socket::Tcp(listener) => ClientStream::tcp(listener.accept().await?),
+            Socket::Tcp(listener, address) => ClientStream::tcp(listener.accept().await?, *address),
             Socket::Unix(listener) => ClientStream::Unix(listener.accept().await?.0),
         };
         Ok((stream, seat))
@@ -156,7 +162,7 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(listener) => listener.as_fd(),
+            Self::Tcp(listener, _) => listener.as_fd(),
             Self::Unix(listener) => listener.as_fd(),
         }
     }
@@ -164,14 +170,14 @@ impl AsFd for Socket {
 
 /// A listening socket asked directly: the runtime may not have heard yet of what is queued.
 enum Queue {
-    Tcp(std::net::TcpListener),
+    Tcp(std::net::TcpListener, SocketAddr),
     Unix(std::os::unix::net::UnixListener),
 }
 
 impl Queue {
     fn of(socket: Socket) -> io::Result<Self> {
         Ok(match socket {
-            Socket::Tcp(listener) => Self::Tcp(listener.into_std()?),
+            Socket::Tcp(listener, address) => Self::Tcp(listener.into_std()?, address),
             Socket::Unix(listener) => Self::Unix(listener.into_std()?),
         })
     }
@@ -179,10 +185,10 @@ impl Queue {
     /// The next connection; `WouldBlock` when there is none.
     fn next(&self) -> io::Result<ClientStream> {
         match self {
-            Self::Tcp(listener) => {
+            Self::Tcp(listener, address) => {
                 let (stream, from) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                Ok(ClientStream::tcp((TcpStream::from_std(stream)?, from)))
+                Ok(ClientStream::tcp((TcpStream::from_std(stream)?, from), *address))
             }
             Self::Unix(listener) => {
                 let stream = listener.accept()?.0;

@@ -20,7 +20,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use super::{
     ConnectionLimits,
     drain::Drain,
-    stream::{ClientStream, Peer, Watched},
+    peer::Peer,
+    stream::{ClientStream, Watched},
     visit::{Due, InProgress, Visit},
 };
 
@@ -163,7 +164,7 @@ impl<A: Answering> Client<A> {
         &self,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Tracked<A::Body>>, Infallible>> + Send + use<A> {
-        let (answering, peer) = (Arc::clone(&self.answering), self.peer);
+        let (answering, peer) = (Arc::clone(&self.answering), self.peer.clone());
         let mut in_progress = InProgress::begin(&self.visit, !request.body().is_end_stream());
         // HTTP/1.x's parser has counted already.
         let too_many = request.version() == Version::HTTP_2 && request.headers().len() > self.visit.limits().head_lines;

@@ -9,7 +9,10 @@ mod accept;
 mod bind;
 mod connection;
 mod drain;
+#[cfg(target_os = "linux")]
+mod owner;
 mod passed;
+mod peer;
 mod seats;
 mod stream;
 mod visit;
@@ -21,8 +24,9 @@ pub use bind::{BindError, Bound, ListenSocket, NoSuchGroup, SocketAccess, bind_t
 pub use connection::Answering;
 pub use drain::Drain;
 pub use passed::{Passed, passed_sockets};
+pub use peer::Peer;
 pub use seats::Seats;
-pub use stream::{ClientStream, Peer};
+pub use stream::ClientStream;
 
 /// What one listen address grants its connections.
 #[derive(Clone, Copy, Debug)]

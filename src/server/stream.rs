@@ -17,48 +17,36 @@ use bytes::{Buf, BytesMut};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream, unix::UCred},
+    net::{TcpStream, UnixStream},
 };
 
-use super::visit::Visit;
+use super::{peer::Peer, visit::Visit};
 
 /// RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Who is at the other end, as far as the kernel tells for free.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Peer {
-    /// User id, on Unix sockets.
-    pub uid: Option<u32>,
-    /// Process id, on Unix sockets.
-    pub pid: Option<i32>,
-    /// On this machine: over loopback, or on Unix sockets.
-    pub is_local: bool,
-}
-
 /// A client's byte stream.
 pub enum ClientStream {
-    /// TCP, and whether from this machine.
-    Tcp(TcpStream, bool),
+    /// TCP, with the client's address and ours.
+    Tcp(TcpStream, [SocketAddr; 2]),
     /// Unix.
     Unix(UnixStream),
 }
 
 impl ClientStream {
-    pub(super) fn tcp((stream, from): (TcpStream, SocketAddr)) -> Self {
+    /// `listener`: the address that it was accepted on.
+    pub(super) fn tcp((stream, from): (TcpStream, SocketAddr), listener: SocketAddr) -> Self {
         // Answers are written whole; waiting for more only adds delay. Nothing breaks where it can't be set.
         drop(stream.set_nodelay(true));
-        Self::Tcp(stream, from.ip().is_loopback())
+        // Only a listener on all addresses leaves it open which one the client has called; it stays open if that fails.
+        let ours = if listener.ip().is_unspecified() { stream.local_addr().unwrap_or(listener) } else { listener };
+        Self::Tcp(stream, [from, ours])
     }
 
     pub(super) fn peer(&self) -> Peer {
         match self {
-            Self::Tcp(_, is_local) => Peer { is_local: *is_local, ..Peer::default() },
-            Self::Unix(stream) => {
-                let credentials = stream.peer_cred().ok();
-                let pid = credentials.as_ref().and_then(UCred::pid);
-                Peer { uid: credentials.as_ref().map(UCred::uid), pid, is_local: true }
-            }
+            Self::Tcp(_, [from, ours]) => Peer::tcp(*from, *ours),
+            Self::Unix(stream) => Peer::unix(stream.peer_cred().ok()),
         }
     }
 

@@ -131,7 +131,7 @@ impl Answering for Routes {
     type Body = Full<Bytes>;
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Answer {
-        let mut answer = self.route(&request, peer).await;
+        let mut answer = self.route(&request, &peer).await;
         let headers = answer.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -144,7 +144,7 @@ impl Answering for Routes {
 }
 
 impl Routes {
-    async fn route(&self, request: &Request<Incoming>, peer: Peer) -> Answer {
+    async fn route(&self, request: &Request<Incoming>, peer: &Peer) -> Answer {
         let path = request.uri().path();
         if let ("/quitquitquit", Some(quit)) = (path, &self.telemetry.quit) {
             return quit_quit_quit(request.method(), peer, quit);
@@ -213,11 +213,11 @@ fn is_known(path: &str) -> bool {
 }
 
 /// For Jobs whose containers must end by themselves. Only the pod's own containers may ask.
-fn quit_quit_quit(method: &Method, peer: Peer, quit: &Notify) -> Answer {
+fn quit_quit_quit(method: &Method, peer: &Peer, quit: &Notify) -> Answer {
     if *method != Method::POST {
         return not_allowed("POST");
     }
-    if !peer.is_local {
+    if !peer.is_local() {
         return text(StatusCode::FORBIDDEN, "only from this machine\n");
     }
     quit.notify_one();

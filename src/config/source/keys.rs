@@ -339,8 +339,8 @@ pub(super) const KEYS: &[Key] = &[
     api("require_header.value", Kind::Source, None, "What that header must hold: text or a source.")
         .otherwise("anything")
         .fault_until(&[]),
-    api("allow_uids", Kind::Ids, Some("[]"), "User ids that may call; empty for any.").fault_until(&["[]"]),
-    api("allow_gids", Kind::Ids, Some("[]"), "Group ids that may call; empty for any.").fault_until(&["[]"]),
+    api("allow_uids", Kind::Ids, Some("[]"), "User ids that may call; with `allow_gids` empty too, any."),
+    api("allow_gids", Kind::Ids, Some("[]"), "Group ids that may call, on Unix sockets."),
     api("socket_mode", Kind::Mode, Some("\"0660\""), "Mode of Unix sockets, in octal."),
     api("socket_group", Kind::Text, None, "Group of Unix sockets, by name or number.").otherwise("the process's"),
     api("path_words", Kind::Words, Some("[]"), "Further path segments that logs may show."),

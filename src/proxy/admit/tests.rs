@@ -8,6 +8,11 @@ fn config() -> Config {
     Config { login_paths: LoginPaths::new(["/auth", "/auth/login", "/v2/token"]), ..fixture::config() }
 }
 
+/// Somebody whom the kernel does not know.
+fn nobody() -> Peer {
+    Peer::unix(None)
+}
+
 /// A request as clients send it, changed line by line into what a test is about.
 #[derive(Clone)]
 struct Request {
@@ -70,7 +75,7 @@ impl Request {
         }
         let uri = Uri::from_maybe_shared(Bytes::from(self.target.clone())).unwrap();
         let gate = Gate::new(&config(), &api, self.entry);
-        gate.admit(&self.method, &uri, self.version, &headers).map(|admitted| admitted.target().to_string())
+        gate.admit(&self.method, &uri, self.version, &headers, &nobody()).map(|admitted| admitted.target().to_string())
     }
 
     #[track_caller]
@@ -528,7 +533,7 @@ fn an_admitted_request_does_not_print_its_target() {
     let uri = Uri::from_static("/customers/652f?email=a@b.example");
     let mut headers = HeaderMap::new();
     headers.insert("host", HeaderValue::from_static("localhost"));
-    let admitted = Gate::new(&config(), &api(), Entry::Tcp).admit(&Method::GET, &uri, Version::HTTP_11, &headers);
+    let admitted = Gate::new(&config(), &api(), Entry::Tcp).admit(&Method::GET, &uri, Version::HTTP_11, &headers, &nobody());
     assert_eq!(format!("{:?}", admitted.unwrap()), "Admitted { .. }");
 }
 

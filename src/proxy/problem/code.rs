@@ -66,6 +66,7 @@ impl Code {
             | Self::ExpectationFailed
             | Self::HostNotAllowed
             | Self::CrossSite
+            | Self::CallerNotAllowed
             | Self::LoginPath
             | Self::NotCanonical
             | Self::NotAllowed => Some(Refusal::OfApi),
@@ -110,6 +111,10 @@ codes! {
         title "A web page that may not call the sidecar"
         detail "The request comes from a web page of another origin. Origins that may call belong in `allowed_origins`."
         settings ["allowed_origins"];
+    CallerNotAllowed "caller_not_allowed" FORBIDDEN
+        title "A caller that may not call"
+        detail "Only the users in `allow_uids` and the groups in `allow_gids` may call, and only where the kernel tells who calls: on Unix sockets, and over TCP from processes of this machine by their user alone."
+        settings ["allow_uids", "allow_gids"];
     NoApi "no_api" NOT_FOUND
         title "No API is served under this path"
         detail "Several APIs share this address, each under its own `prefix`: begin the path with one of them."

@@ -3,12 +3,13 @@ use std::fmt::Write as _;
 use super::*;
 use crate::{connect::CertificateFault, upstream::Sent};
 
-const REFUSALS: [Refusal; 11] = [
+const REFUSALS: [Refusal; 12] = [
     Refusal::HostCount,
     Refusal::MethodNotAllowed,
     Refusal::HostNotAllowed,
     Refusal::BadTarget,
     Refusal::CrossSite,
+    Refusal::CallerNotAllowed,
     Refusal::NoApi,
     Refusal::LoginPath,
     Refusal::NotCanonical,
@@ -81,6 +82,7 @@ fn every_cause_has_its_status_code_and_proxy_status() {
     answers(refused(Refusal::ExpectationFailed), 417, "expectation_failed", "http_request_error");
     answers(refused(Refusal::HostNotAllowed), 421, "host_not_allowed", "http_request_denied");
     answers(refused(Refusal::CrossSite), 403, "cross_site", "http_request_denied");
+    answers(refused(Refusal::CallerNotAllowed), 403, "caller_not_allowed", "http_request_denied");
     answers(refused(Refusal::NoApi), 404, "no_api", "http_request_denied");
     answers(refused(Refusal::LoginPath), 403, "login_path", "http_request_denied");
     answers(refused(Refusal::NotCanonical), 400, "not_canonical", "http_request_error");

@@ -282,8 +282,6 @@ fn statuses_and_extra_members() {
 fn keys_that_restrict_access_are_refused_until_they_do() {
     for (loaded, key) in [
         (api_with("require_header = { name = \"x-a\" }"), "config.toml:6: apis.default.require_header.name"),
-        (api_with("allow_uids = [1]"), "config.toml:6: apis.default.allow_uids"),
-        (api_with("allow_gids = 1"), "config.toml:6: apis.default.allow_gids"),
         (global_with("hardening = \"required\""), "config.toml:1: hardening"),
     ] {
         assert_faults(
@@ -292,7 +290,7 @@ fn keys_that_restrict_access_are_refused_until_they_do() {
         );
     }
     // What restricts nothing is fine.
-    sound(api_with("deny = []\nallow_uids = []\nallow_gids = []"));
+    sound(api_with("deny = []"));
 }
 
 #[test]

@@ -1,0 +1,185 @@
+//! Who is at the other end of a connection, as far as the kernel tells.
+//!
+//! Depends on `owner`. What costs something is asked only when somebody wants to know, and once it is known, not again for
+//! that connection. Guarantees: who can't be known is no user and in no group. Nothing here waits for anybody.
+
+use std::{
+    fmt, fs,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use tokio::net::unix::UCred;
+
+/// What the kernel calls users and groups that have no number in our user namespace: several, and none of them known.
+const OVERFLOW: u32 = 65_534;
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub struct Peer(Arc<End>);
+
+enum End {
+    /// `from` the client's address, to `ours`.
+    Tcp { from: SocketAddr, ours: SocketAddr, owner: OnceLock<u32> },
+    /// As the client was when it connected, and its further groups.
+    Unix { client: Option<UCred>, groups: OnceLock<Vec<u32>> },
+}
+
+impl Peer {
+    /// `from`: the client's address, `ours`: where it connected to.
+    #[must_use]
+    pub fn tcp(from: SocketAddr, ours: SocketAddr) -> Self {
+        Self(Arc::new(End::Tcp { from, ours, owner: OnceLock::new() }))
+    }
+
+    /// `client`: as `SO_PEERCRED` tells.
+    #[must_use]
+    pub fn unix(client: Option<UCred>) -> Self {
+        Self(Arc::new(End::Unix { client, groups: OnceLock::new() }))
+    }
+
+    /// User id: on Unix sockets, and over TCP if [`Self::is_user`] has found it out.
+    #[must_use]
+    pub fn uid(&self) -> Option<u32> {
+        match &*self.0 {
+            End::Tcp { owner, .. } => owner.get().copied(),
+            End::Unix { client, .. } => client.map(|client| client.uid()),
+        }
+    }
+
+    /// Process id, on Unix sockets.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        match &*self.0 {
+            End::Tcp { .. } => None,
+            End::Unix { client, .. } => client.and_then(|client| client.pid()),
+        }
+    }
+
+    /// On this machine: over loopback, or on Unix sockets.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match &*self.0 {
+            End::Tcp { from, .. } => from.ip().is_loopback(),
+            End::Unix { .. } => true,
+        }
+    }
+
+    /// Whether it is known to be one of these users. Over TCP that is the one who made the client's socket; the first time,
+    /// the kernel is asked: a few system calls that wait for nothing.
+    #[must_use]
+    pub fn is_user(&self, uids: &[u32]) -> bool {
+        let uid = match &*self.0 {
+            // A failure is not kept: descriptors can be short for a moment.
+            End::Tcp { from, ours, owner } => owner.get().copied().or_else(|| {
+                let uid = owner_of(*from, *ours)?;
+                Some(*owner.get_or_init(|| uid))
+            }),
+            End::Unix { client, .. } => client.map(|client| client.uid()),
+        };
+        uid.is_some_and(|uid| uids.contains(&uid) && is_somebody(uid, "uid"))
+    }
+
+    /// Whether it is known to be in one of these groups. Never over TCP: a socket has an owner, and no groups.
+    #[must_use]
+    pub fn is_in(&self, gids: &[u32]) -> bool {
+        let End::Unix { client: Some(client), groups } = &*self.0 else { return false };
+        let is_listed = |gid: u32| gids.contains(&gid) && is_somebody(gid, "gid");
+        if is_listed(client.gid()) {
+            return true;
+        }
+        if groups.get().is_none()
+            && let Some(read) = further_groups(client)
+        {
+            drop(groups.set(read));
+        }
+        groups.get().is_some_and(|groups| groups.iter().copied().any(is_listed))
+    }
+}
+
+impl fmt::Debug for Peer {
+    /// Without addresses.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer").field("uid", &self.uid()).field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn owner_of(from: SocketAddr, ours: SocketAddr) -> Option<u32> {
+    super::owner::owner(from, ours)
+}
+
+/// Nobody tells.
+#[cfg(not(target_os = "linux"))]
+fn owner_of(_: SocketAddr, _: SocketAddr) -> Option<u32> {
+    None
+}
+
+/// Whether the number stands for one user or group alone, as it does unless this process is in a user namespace of its own.
+fn is_somebody(id: u32, kind: &str) -> bool {
+    id != OVERFLOW
+        || fs::read_to_string(format!("/proc/self/{kind}_map"))
+            .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
+}
+
+/// The client's supplementary groups, from `/proc` (where there is one).
+///
+/// The process with its number may be another one by now, or may have become somebody else. It counts if it is wholly the
+/// user, and with the same group, that connected: such a process could just as well lend itself to the caller, who may
+/// trace it.
+fn further_groups(client: &UCred) -> Option<Vec<u32>> {
+    // Its name can be in any encoding.
+    let status = fs::read(format!("/proc/{}/status", client.pid()?)).ok()?;
+    groups_in(&String::from_utf8_lossy(&status), client.uid(), client.gid())
+}
+
+fn groups_in(status: &str, uid: u32, gid: u32) -> Option<Vec<u32>> {
+    let numbers = |name: &str| -> Option<Vec<u32>> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().map(|number| number.parse().ok()).collect()
+    };
+    let is_wholly = |name: &str, id: u32| numbers(name).is_some_and(|ids| ids.len() == 4 && ids.iter().all(|of| *of == id));
+    if is_wholly("Uid:", uid) && is_wholly("Gid:", gid) { numbers("Groups:") } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATUS: &str = "Name:\tapp\nUid:\t1000\t1000\t1000\t1000\nGid:\t100\t100\t100\t100\nGroups:\t7 100 4711 \nNgid:\t0\n";
+
+    #[test]
+    fn the_groups_of_a_process_count_if_it_is_wholly_the_one_that_connected() {
+        assert_eq!(groups_in(STATUS, 1000, 100), Some(vec![7, 100, 4711]));
+        assert_eq!(groups_in(&STATUS.replace("7 100 4711", ""), 1000, 100), Some(Vec::new()));
+        assert_eq!(groups_in(STATUS, 1001, 100), None, "another user's");
+        assert_eq!(groups_in(STATUS, 1000, 101), None, "another group's");
+        for changed in ["Uid:\t1000\t0\t1000\t1000", "Uid:\t1000\t1000\t0\t1000", "Uid:\t1000", "Uid:", "Uid:\tx x x x"] {
+            let status = STATUS.replace("Uid:\t1000\t1000\t1000\t1000", changed);
+            assert_eq!(groups_in(&status, 1000, 100), None, "{changed}");
+        }
+        assert_eq!(groups_in(&STATUS.replace("100\t100\nGroups", "100\t0\nGroups"), 1000, 100), None);
+        assert_eq!(groups_in("", 1000, 100), None);
+    }
+
+    #[tokio::test]
+    async fn the_client_of_a_unix_socket_is_its_user_and_in_its_groups() {
+        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+        let credentials = ours.peer_cred().unwrap();
+        let peer = Peer::unix(Some(credentials));
+        assert!(peer.is_user(&[1, credentials.uid()]) && peer.is_in(&[1, credentials.gid()]));
+        assert!(!peer.is_user(&[credentials.uid() + 1]) && !peer.is_in(&[4_000_000_000]));
+        for group in rustix::process::getgroups().unwrap() {
+            assert!(peer.is_in(&[group.as_raw()]), "{group:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_not_known_is_nobody() {
+        let peer = Peer::unix(None);
+        assert!(!peer.is_user(&[0]) && !peer.is_in(&[0]) && peer.uid().is_none());
+        let peer = Peer::tcp("192.0.2.1:4000".parse().unwrap(), "192.0.2.2:2273".parse().unwrap());
+        assert!(!peer.is_user(&[0]) && !peer.is_in(&[0]) && !peer.is_local());
+        assert!(!format!("{peer:?}").contains("192.0.2"));
+    }
+}

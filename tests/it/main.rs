@@ -9,6 +9,7 @@
 #![allow(clippy::format_collect, clippy::format_push_string, reason = "short beats fast here")]
 
 mod accounts;
+mod callers;
 mod cli;
 mod clock;
 mod commands;

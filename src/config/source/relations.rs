@@ -17,6 +17,7 @@ pub(super) fn check(values: &mut Values<'_>, drafts: &[ApiDraft], choices: &[Cho
     for api in drafts {
         account(values, api);
         listen(values, api);
+        callers(values, api);
         upstream(values, api, drafts);
         required_header(values, api);
     }
@@ -60,6 +61,16 @@ fn listen(values: &mut Values<'_>, api: &ApiDraft) {
         let wrong =
             Wrong::new("listens beyond loopback without `allowed_hosts`: only callers that name a loopback host will be served");
         values.warn(&path, wrong.hint("name the hosts that clients use in allowed_hosts"));
+    }
+}
+
+/// Groups are known on Unix sockets alone.
+fn callers(values: &mut Values<'_>, api: &ApiDraft) {
+    let path = |key: &str| format!("apis.{}.{key}", api.name);
+    let has = |values: &mut Values<'_>, key: &str| values.ids(&path(key)).is_some_and(|ids| !ids.is_empty());
+    if has(values, "allow_gids") && !has(values, "allow_uids") && addresses(api).next().is_some() {
+        let wrong = Wrong::new("lets nobody in over TCP: there only the caller's user can be known, and not its groups");
+        values.warn(&path("allow_gids"), wrong.hint("name users in allow_uids, or listen on a Unix socket alone"));
     }
 }
 

@@ -108,6 +108,22 @@ fn beyond_loopback_only_when_allowed_and_not_without_a_word() {
 }
 
 #[test]
+fn groups_alone_are_warned_about_where_they_let_nobody_in() {
+    let callers = |lines: &str| warnings(&api_with(lines));
+    for listen in ["", "\nlisten = [\"127.0.0.1:80\", \"unix:/x\"]"] {
+        let [warning] = callers(&format!("allow_gids = [7]{listen}")).try_into().unwrap();
+        assert!(warning.starts_with("config.toml:6: apis.default.allow_gids: lets nobody in over TCP"), "{warning}");
+    }
+    for lines in
+        ["allow_gids = [7]\nlisten = \"unix:/x\"", "allow_gids = [7]\nallow_uids = 7", "allow_gids = []", "allow_uids = [7]"]
+    {
+        assert_eq!(callers(lines), Vec::<String>::new(), "{lines}");
+    }
+    let config = sound(api_with("allow_uids = [7, 8]\nallow_gids = 9"));
+    assert_eq!((&config.apis[0].allow_uids[..], &config.apis[0].allow_gids[..]), (&[7, 8][..], &[9][..]));
+}
+
+#[test]
 fn plain_http_is_for_loopback_by_permission() {
     for host in ["127.0.0.1:8080", "localhost:8080", "[::1]:8080"] {
         let line = format!("upstream = \"http://{host}\"");

@@ -8,11 +8,12 @@ use std::{fmt, io, path::PathBuf, sync::Arc};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
+    version::{TLS12, TLS13},
 };
 
 use tokio_rustls::TlsConnector;
 
-use crate::config::Tls;
+use crate::config::{Tls, TlsVersion};
 
 /// Why trust could not be set up.
 #[derive(Debug)]
@@ -76,6 +77,7 @@ pub enum Offer {
 #[derive(Clone)]
 pub struct ClientTls {
     roots: Arc<RootCertStore>,
+    min_version: TlsVersion,
     http1: TlsConnector,
     http1_and_2: TlsConnector,
 }
@@ -83,15 +85,21 @@ pub struct ClientTls {
 impl ClientTls {
     /// Reads files, so it belongs to start-up.
     pub fn new(tls: &Tls) -> Result<Self, TlsSetupError> {
-        Self::with_roots(roots(tls)?)
+        Self::of_roots(roots(tls)?, tls.min_version)
     }
 
-    /// Trusts `roots` and nobody else.
+    /// Trusts `roots` and nobody else; otherwise the defaults.
     pub fn with_roots(roots: RootCertStore) -> Result<Self, TlsSetupError> {
+        Self::of_roots(roots, TlsVersion::default())
+    }
+
+    fn of_roots(roots: RootCertStore, min_version: TlsVersion) -> Result<Self, TlsSetupError> {
         let roots = Arc::new(roots);
+        let versions = [&TLS13, &TLS12];
+        let versions = if min_version == TlsVersion::Tls13 { &versions[..1] } else { &versions };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .with_protocol_versions(versions)
             .map_err(|_| TlsSetupError::Provider)?
             .with_root_certificates(Arc::clone(&roots))
             .with_no_client_auth();
@@ -103,13 +111,13 @@ impl ClientTls {
             TlsConnector::from(Arc::new(config))
         };
         let (http1, http1_and_2) = (offering(&[b"http/1.1"]), offering(&[H2, b"http/1.1"]));
-        Ok(Self { roots, http1, http1_and_2 })
+        Ok(Self { roots, min_version, http1, http1_and_2 })
     }
 
-    /// Whether both trust the same.
+    /// Whether both trust the same, in the same versions.
     #[must_use]
     pub fn trusts_the_same(&self, other: &Self) -> bool {
-        self.roots.roots == other.roots.roots
+        self.roots.roots == other.roots.roots && self.min_version == other.min_version
     }
 
     /// Whether a connection of the one could be one of the other: same trust, same sessions.

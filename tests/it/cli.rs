@@ -65,7 +65,7 @@ fn run_refuses_a_faulty_configuration_with_every_fault_and_78() {
 }
 
 #[test]
-fn what_restricts_access_and_is_not_there_yet_is_refused_and_the_rest_is_warned_about_once() {
+fn what_restricts_access_and_is_not_there_yet_is_refused() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("require_header", "{ name = \"x-app\" }");
@@ -75,14 +75,6 @@ fn what_restricts_access_and_is_not_there_yet_is_refused_and_the_rest_is_warned_
     let mut setup = Setup::new(&simulator);
     setup.global("hardening", "required");
     assert_eq!(setup.output("run").code, Some(78));
-
-    let mut setup = Setup::new(&simulator);
-    setup.global("tls_min", "1.3");
-    let sidecar = setup.start().ready();
-    let logs = sidecar.logs();
-    let warnings: Vec<&str> = logs.lines().filter(|line| line.contains("tls_min")).collect();
-    assert_eq!(warnings.len(), 1, "{logs}");
-    assert!(warnings[0].contains("not in effect") && warnings[0].contains("WARN"), "{logs}");
 }
 
 #[test]

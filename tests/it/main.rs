@@ -61,6 +61,8 @@ mod stream;
 mod systemd;
 mod target;
 mod timeouts;
+mod tls;
+mod tls_peer;
 mod trailers;
 mod unauthorized;
 mod upstream;

@@ -84,8 +84,6 @@ pub(super) enum Kind {
 pub(super) enum Support {
     /// It does.
     Works,
-    /// Not yet, and nothing gets less safe without it: `run` warns.
-    Later { unless: &'static [&'static str] },
     /// Not yet, and to go on without it would be wrong: a fault.
     FaultUntil { unless: &'static [&'static str] },
 }
@@ -115,11 +113,6 @@ impl Key {
 
     const fn redacted(mut self) -> Self {
         self.redacted = true;
-        self
-    }
-
-    const fn later(mut self, unless: &'static [&'static str]) -> Self {
-        self.support = Support::Later { unless };
         self
     }
 
@@ -265,7 +258,7 @@ pub(super) const KEYS: &[Key] = &[
     .fault_until(&["auto", "off"]),
     global("ca_file", Kind::Path, None, "PEM roots to trust besides the system's."),
     global("ca_only_file", Kind::Path, None, "PEM roots to trust instead of the system's."),
-    global("tls_min", Kind::OneOf(&["1.2", "1.3"]), Some("\"1.2\""), "The lowest TLS version accepted.").later(&["1.2"]),
+    global("tls_min", Kind::OneOf(&["1.2", "1.3"]), Some("\"1.2\""), "The lowest TLS version accepted."),
     global("tls_cert_file", Kind::Path, None, "PEM chain of a client certificate.").fault_until(&[]),
     global("tls_key_file", Kind::Path, None, "PEM key of the client certificate.").fault_until(&[]),
     account("organization", Kind::Source, None, "Organization id: text or a source.").otherwise("required"),

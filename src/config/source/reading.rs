@@ -28,8 +28,6 @@ pub(super) struct Values<'a> {
     merged: &'a Merged,
     environment: &'a Environment,
     parsed: BTreeMap<String, (Parsed, Origin)>,
-    /// Set, and without effect in this version.
-    waiting: Vec<String>,
     pub(super) accounts: Vec<String>,
     pub(super) apis: Vec<String>,
     pub(super) faults: Vec<Fault>,
@@ -55,7 +53,6 @@ impl<'a> Values<'a> {
             merged,
             environment,
             parsed: BTreeMap::new(),
-            waiting: Vec::new(),
             accounts: accounts.to_vec(),
             apis: apis.to_vec(),
             faults: Vec::new(),
@@ -68,10 +65,6 @@ impl<'a> Values<'a> {
         }
         for name in apis {
             values.section(Section::Api, &format!("apis.{name}."));
-        }
-        if !values.waiting.is_empty() {
-            let message = format!("not in effect in this version yet: {}", values.waiting.join(", "));
-            values.warnings.push(Warning::new(Origin::Default, "", Wrong::new(message)));
         }
         values
     }
@@ -145,7 +138,6 @@ impl<'a> Values<'a> {
             _ => String::new(),
         };
         match key.support {
-            Support::Later { unless } if !unless.contains(&written.as_str()) => self.waiting.push(format!("{path} ({origin})")),
             Support::FaultUntil { unless } if !unless.contains(&written.as_str()) => self.not_yet(path, origin.clone()),
             _ => {}
         }

@@ -39,7 +39,6 @@ fn setting(text: &mut String, key: &Key) {
     };
     let support = match key.support {
         Support::Works => String::new(),
-        Support::Later { .. } => " *Not in effect yet.*".to_owned(),
         Support::FaultUntil { unless: [] } => " *Not supported yet: a fault.*".to_owned(),
         Support::FaultUntil { unless } => format!(" *Not supported yet: a fault, but for {}.*", quoted(unless, ", ")),
     };

@@ -221,7 +221,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     name: &ServerName<'static>,
     stream: S,
 ) -> Result<(TlsStream<S>, Protocol), ConnectError> {
-    let session = tls.connector(offer).connect(name.clone(), stream).await.map_err(|error| classify_tls(&error))?;
+    let session = tls.connector(offer).await.connect(name.clone(), stream).await.map_err(|error| classify_tls(&error))?;
     // An answer that was not offered never comes this far: rustls ends the handshake.
     let protocol = if session.get_ref().1.alpn_protocol() == Some(H2) { Protocol::Http2 } else { Protocol::Http1 };
     Ok((session, protocol))

@@ -1,24 +1,35 @@
-//! Whom we trust, and how we speak TLS to upstream.
+//! Whom we trust, who we are, and how we speak TLS to upstream.
 //!
 //! Depends on `config`. Guarantees: a certificate is always verified, and there is no setting that turns it off; sessions
-//! are resumed, whichever protocols a connection offers.
+//! are resumed, whichever protocols a connection offers; one that was made under another certificate of ours is not.
 
-use std::{fmt, io, path::PathBuf, sync::Arc};
+mod identity;
+
+use std::{
+    fmt, io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
 
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
-
 use tokio_rustls::TlsConnector;
+use tracing::{info, warn};
 
-use crate::config::{Tls, TlsVersion};
+use crate::config::{ClientCertificate, Tls, TlsVersion};
+pub use identity::KeyFault;
+use identity::Stamp;
 
 /// Why trust could not be set up.
 #[derive(Debug)]
 pub enum TlsSetupError {
-    /// A file of roots can't be read.
+    /// A file can't be read.
     Unreadable {
         /// The setting that names it.
         setting: &'static str,
@@ -27,12 +38,19 @@ pub enum TlsSetupError {
         /// What the system said.
         kind: io::ErrorKind,
     },
-    /// A file of roots holds no certificate that can be used.
+    /// A file holds no certificate that can be used.
     NoCertificate {
         /// The setting that names it.
         setting: &'static str,
         /// The file.
         path: PathBuf,
+    },
+    /// The key of our own certificate is of no use.
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: KeyFault,
     },
     /// The system has no roots, and no setting names any.
     NoRoots,
@@ -51,6 +69,7 @@ impl fmt::Display for TlsSetupError {
                 "{setting}: no usable certificate in {}\n  hint: it must hold one or more `-----BEGIN CERTIFICATE-----` blocks",
                 path.display()
             ),
+            Self::Key { path, reason } => write!(f, "tls_key_file: {reason}\n  file: {}", path.display()),
             Self::NoRoots => f.write_str(
                 "the system has no trusted root certificates\n  hint: install ca-certificates, or set SSL_CERT_FILE, ca_file or ca_only_file",
             ),
@@ -71,38 +90,146 @@ pub enum Offer {
 }
 
 /// The client side of TLS, shared by every connection to upstream. Cheap to clone.
-///
-/// One root store, one verifier and one store of sessions behind all of it: rustls resumes a session only for the verifier
-/// that it was made with, and finds it by the server's name, whatever was offered the last time.
 #[derive(Clone)]
-pub struct ClientTls {
+pub struct ClientTls(Arc<Shared>);
+
+struct Shared {
     roots: Arc<RootCertStore>,
     min_version: TlsVersion,
+    connectors: ArcSwap<Connectors>,
+    renewal: Option<Renewal>,
+}
+
+/// Where a renewed certificate of ours is found.
+struct Renewal {
+    files: ClientCertificate,
+    seen: Mutex<Seen>,
+}
+
+/// The files when they were last read.
+struct Seen {
+    stamp: Stamp,
+    /// What was wrong with them, when something was; said once.
+    fault: Option<String>,
+}
+
+/// One verifier and one store of sessions behind both: rustls resumes a session only for the verifier that it was made with,
+/// and finds it by the server's name, whatever was offered the last time.
+struct Connectors {
     http1: TlsConnector,
     http1_and_2: TlsConnector,
+    /// Shown to servers that ask.
+    identity: Option<Arc<CertifiedKey>>,
 }
 
 impl ClientTls {
     /// Reads files, so it belongs to start-up.
     pub fn new(tls: &Tls) -> Result<Self, TlsSetupError> {
-        Self::of_roots(roots(tls)?, tls.min_version)
+        // Before the files are read: what changes meanwhile is read at the next connection.
+        let stamped = tls.client_certificate.as_ref().map(|files| (files.clone(), Stamp::of(files)));
+        let identity = tls.client_certificate.as_ref().map(identity::read).transpose()?;
+        let renewal = stamped.map(|(files, stamp)| Renewal { files, seen: Mutex::new(Seen { stamp, fault: None }) });
+        Self::of_roots(roots(tls)?, tls.min_version, identity, renewal)
     }
 
     /// Trusts `roots` and nobody else; otherwise the defaults.
     pub fn with_roots(roots: RootCertStore) -> Result<Self, TlsSetupError> {
-        Self::of_roots(roots, TlsVersion::default())
+        Self::of_roots(roots, TlsVersion::default(), None, None)
     }
 
-    fn of_roots(roots: RootCertStore, min_version: TlsVersion) -> Result<Self, TlsSetupError> {
+    fn of_roots(
+        roots: RootCertStore,
+        min_version: TlsVersion,
+        identity: Option<Arc<CertifiedKey>>,
+        renewal: Option<Renewal>,
+    ) -> Result<Self, TlsSetupError> {
         let roots = Arc::new(roots);
+        let connectors = Connectors::new(&roots, min_version, identity)?;
+        Ok(Self(Arc::new(Shared { roots, min_version, connectors: ArcSwap::from_pointee(connectors), renewal })))
+    }
+
+    /// Whether both trust the same, in the same versions, and are the same to servers.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let (one, other) = (&self.0, &other.0);
+        let files = |shared: &Shared| shared.renewal.as_ref().map(|renewal| renewal.files.clone());
+        one.roots.roots == other.roots.roots
+            && one.min_version == other.min_version
+            && files(one) == files(other)
+            // A chain has one key.
+            && one.connectors.load().chain() == other.connectors.load().chain()
+    }
+
+    /// Whether a connection of the one could be one of the other: same trust, same sessions.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// What makes a connection that offers this, with our certificate as it now is in its files. They are looked at on a
+    /// thread where a slow file system holds up nobody else; without a certificate nothing waits.
+    pub async fn connector(&self, offer: Offer) -> TlsConnector {
+        if self.0.renewal.is_some() {
+            let shared = Arc::clone(&self.0);
+            // It fails only while the runtime ends, or by a panic: then the certificate stays what it was.
+            let _ = tokio::task::spawn_blocking(move || shared.renew()).await;
+        }
+        let connectors = self.0.connectors.load();
+        match offer {
+            Offer::Http1 => connectors.http1.clone(),
+            Offer::Http1And2 => connectors.http1_and_2.clone(),
+        }
+    }
+}
+
+impl Shared {
+    /// Reads our certificate again when its files have changed.
+    fn renew(&self) {
+        let Some(Renewal { files, seen }) = &self.renewal else { return };
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = Stamp::of(files);
+        if seen.stamp == stamp {
+            return;
+        }
+        seen.stamp = stamp;
+        let read = identity::read(files);
+        match read.and_then(|identity| Connectors::new(&self.roots, self.min_version, Some(identity))) {
+            Ok(renewed) => {
+                seen.fault = None;
+                let present = self.connectors.load();
+                if present.chain() != renewed.chain() {
+                    self.connectors.store(Arc::new(renewed));
+                    info!("the client certificate was renewed; new connections show the new one");
+                }
+            }
+            Err(error) => {
+                let fault = Some(error.to_string());
+                if seen.fault != fault {
+                    warn!(reason = %error, "the client certificate's files have changed and are of no use: the one before stays");
+                    seen.fault = fault;
+                }
+            }
+        }
+    }
+}
+
+impl Connectors {
+    fn new(
+        roots: &Arc<RootCertStore>,
+        min_version: TlsVersion,
+        identity: Option<Arc<CertifiedKey>>,
+    ) -> Result<Self, TlsSetupError> {
         let versions = [&TLS13, &TLS12];
         let versions = if min_version == TlsVersion::Tls13 { &versions[..1] } else { &versions };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .map_err(|_| TlsSetupError::Provider)?
-            .with_root_certificates(Arc::clone(&roots))
-            .with_no_client_auth();
+            .with_root_certificates(Arc::clone(roots));
+        let config = match &identity {
+            Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(identity)))),
+            None => builder.with_no_client_auth(),
+        };
         // Clones share the verifier and the sessions.
         let offering = |protocols: &[&[u8]]| {
             let alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
@@ -111,28 +238,11 @@ impl ClientTls {
             TlsConnector::from(Arc::new(config))
         };
         let (http1, http1_and_2) = (offering(&[b"http/1.1"]), offering(&[H2, b"http/1.1"]));
-        Ok(Self { roots, min_version, http1, http1_and_2 })
+        Ok(Self { http1, http1_and_2, identity })
     }
 
-    /// Whether both trust the same, in the same versions.
-    #[must_use]
-    pub fn trusts_the_same(&self, other: &Self) -> bool {
-        self.roots.roots == other.roots.roots && self.min_version == other.min_version
-    }
-
-    /// Whether a connection of the one could be one of the other: same trust, same sessions.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.roots, &other.roots)
-    }
-
-    /// What makes a connection that offers this.
-    #[must_use]
-    pub fn connector(&self, offer: Offer) -> &TlsConnector {
-        match offer {
-            Offer::Http1 => &self.http1,
-            Offer::Http1And2 => &self.http1_and_2,
-        }
+    fn chain(&self) -> Option<&[CertificateDer<'static>]> {
+        self.identity.as_ref().map(|identity| identity.cert.as_slice())
     }
 }
 
@@ -179,7 +289,7 @@ mod tests {
 
     async fn connect(tls: &ClientTls, port: u16, offer: Offer) -> io::Result<TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
-        tls.connector(offer).connect(ServerName::try_from("localhost").unwrap(), tcp).await
+        tls.connector(offer).await.connect(ServerName::try_from("localhost").unwrap(), tcp).await
     }
 
     /// Says something and hears something: what resumes a session comes after the handshake (RFC 8446, 4.6.1).

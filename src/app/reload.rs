@@ -134,7 +134,7 @@ impl Daemon {
         }
         let read_anew = ClientTls::new(&config.tls).map_err(StartError::Tls)?;
         // Connections and sessions are worth keeping.
-        let unchanged = read_anew.trusts_the_same(&self.plan.tls);
+        let unchanged = read_anew.is_like(&self.plan.tls);
         let tls = if unchanged { self.plan.tls.clone() } else { read_anew };
         check_hosts(&config, &tls)?;
         let present: Vec<Key> = self.doors.iter().map(|door| door.key().clone()).collect();

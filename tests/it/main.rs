@@ -11,6 +11,7 @@
 mod accounts;
 mod callers;
 mod cli;
+mod client_certificate;
 mod clock;
 mod commands;
 mod connect_proxy;

@@ -259,8 +259,13 @@ pub(super) const KEYS: &[Key] = &[
     global("ca_file", Kind::Path, None, "PEM roots to trust besides the system's."),
     global("ca_only_file", Kind::Path, None, "PEM roots to trust instead of the system's."),
     global("tls_min", Kind::OneOf(&["1.2", "1.3"]), Some("\"1.2\""), "The lowest TLS version accepted."),
-    global("tls_cert_file", Kind::Path, None, "PEM chain of a client certificate.").fault_until(&[]),
-    global("tls_key_file", Kind::Path, None, "PEM key of the client certificate.").fault_until(&[]),
+    global(
+        "tls_cert_file",
+        Kind::Path,
+        None,
+        "PEM chain of a client certificate, shown to servers that ask; read again when it changes.",
+    ),
+    global("tls_key_file", Kind::Path, None, "PEM key of the client certificate, without a passphrase."),
     account("organization", Kind::Source, None, "Organization id: text or a source.").otherwise("required"),
     account("username", Kind::Source, None, "User name: text or a source.").otherwise("required, unless log-in is off"),
     account("password", Kind::Source, None, "Password: a source; a literal is allowed and warned about.")

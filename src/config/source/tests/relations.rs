@@ -229,13 +229,7 @@ fn settings_that_come_in_pairs() {
         &global_with("ca_file = \"/a\"\nca_only_file = \"/b\""),
         &["config.toml:2: ca_only_file: contradicts `ca_file`"],
     );
-    assert_faults(
-        &global_with("tls_cert_file = \"/a\""),
-        &[
-            "config.toml:1: tls_cert_file: not supported by this version yet",
-            "config.toml:1: tls_cert_file: needs `tls_key_file` beside it",
-        ],
-    );
+    assert_faults(&global_with("tls_cert_file = \"/a\""), &["config.toml:1: tls_cert_file: needs `tls_key_file` beside it"]);
     assert_faults(
         &api_with("require_header = { value = \"canary\" }"),
         &[

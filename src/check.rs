@@ -88,11 +88,11 @@ fn advice(error: ConnectError) -> &'static str {
     match error {
         ConnectError::DnsFailed | ConnectError::DnsTimeout => "check the host name in `upstream` and this machine's resolver",
         ConnectError::Refused | ConnectError::Unreachable | ConnectError::Timeout => "check `upstream`, firewalls and routes",
-        ConnectError::TlsFailed => "check that the port speaks TLS 1.2 or later",
+        ConnectError::TlsFailed(_) => "check that the port speaks TLS 1.2 or later, and the settings that begin with `tls_`",
         ConnectError::Egress(error) => match error {
             EgressError::DnsFailed | EgressError::DnsTimeout => "check the host name in HTTPS_PROXY and this machine's resolver",
             EgressError::Refused | EgressError::Unreachable | EgressError::Timeout => "check HTTPS_PROXY, firewalls and routes",
-            EgressError::TlsFailed => "check that the proxy speaks TLS: most don't, and their URL begins with http://",
+            EgressError::TlsFailed(_) => "check that the proxy speaks TLS: most don't, and their URL begins with http://",
             EgressError::CertificateRejected(_) => "a private authority belongs into `ca_file`",
             EgressError::CredentialsRefused => "check those in HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT, percent-encoded",
             EgressError::Denied(_) | EgressError::Closed | EgressError::NotHttp => {

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use rustls::{CertificateError, pki_types::ServerName};
+use rustls::{CertificateError, HandshakeKind, pki_types::ServerName};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -55,8 +55,8 @@ pub enum ConnectError {
     #[error("connecting to the upstream took too long")]
     Timeout,
     /// The peer does not speak TLS as we need it.
-    #[error("the TLS handshake with the upstream failed")]
-    TlsFailed,
+    #[error("the TLS handshake with the upstream failed: {0}")]
+    TlsFailed(TlsFault),
     /// The peer's certificate is not one to trust.
     #[error("the upstream's certificate was not accepted: {0}")]
     CertificateRejected(CertificateFault),
@@ -83,6 +83,32 @@ pub enum CertificateFault {
     /// Anything else.
     #[error("it can't be verified")]
     Unverifiable,
+}
+
+/// What ended a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TlsFault {
+    /// Its first words are no TLS.
+    #[error("it does not speak TLS at that port")]
+    NotTls,
+    /// All its versions are too old.
+    #[error("it speaks no TLS version that `tls_min` allows")]
+    Version,
+    /// It lets nobody in without a certificate, or not with this one.
+    #[error("it wants a client certificate that it trusts (`tls_cert_file`, `tls_key_file`)")]
+    ClientCertificate,
+    /// It objects to something. TLS 1.2 has no alert for a certificate that is missing (RFC 5246, 7.4.6).
+    #[error("it refused: either the two sides have nothing in common, or it wants a client certificate (`tls_cert_file`)")]
+    Refused,
+    /// It hung up.
+    #[error("it closed the connection")]
+    Closed,
+    /// A session from before was made under a certificate that is no longer good.
+    #[error("its session has outlived its certificate")]
+    SessionOver,
+    /// Anything else.
+    #[error("the two sides do not agree")]
+    Other,
 }
 
 /// A connection, ready for HTTP.
@@ -152,7 +178,14 @@ impl Connector {
         let resolved = timeout_at(deadline, self.resolve());
         let addresses = resolved.await.map_err(|_| self.to_peer(ConnectError::DnsTimeout))??;
         // Boxed: it is large, and most requests find a connection that is there.
-        Box::pin(self.reach(&addresses, deadline, offer)).await
+        match Box::pin(self.reach(&addresses, deadline, offer)).await {
+            // By now all sessions are forgotten: the server shows the certificate that it has today.
+            Err(
+                ConnectError::TlsFailed(TlsFault::SessionOver)
+                | ConnectError::Egress(EgressError::TlsFailed(TlsFault::SessionOver)),
+            ) => Box::pin(self.reach(&addresses, deadline, offer)).await,
+            outcome => outcome,
+        }
     }
 
     /// The addresses of whom it connects to, in the resolver's order: the host, or the proxy, which resolves the host itself.
@@ -182,7 +215,7 @@ impl Connector {
                 (Stream::Nested(Box::new(session)), protocol)
             }
             // Plain HTTP is loopback's, where no proxy leads.
-            (Way::Tls(_), None) => return Err(ConnectError::TlsFailed),
+            (Way::Tls(_), None) => return Err(ConnectError::TlsFailed(TlsFault::Other)),
         };
         Ok(Connection { stream, written, protocol })
     }
@@ -222,8 +255,16 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
 ) -> Result<(TlsStream<S>, Protocol), ConnectError> {
     let session = tls.connector(offer).await.connect(name.clone(), stream).await.map_err(|error| classify_tls(&error))?;
+    let state = session.get_ref().1;
+    if state.handshake_kind() == Some(HandshakeKind::Resumed) {
+        let judged = tls.judge_again(state.peer_certificates().unwrap_or_default(), name);
+        if judged.is_err() {
+            tls.forget_sessions();
+            return Err(ConnectError::TlsFailed(TlsFault::SessionOver));
+        }
+    }
     // An answer that was not offered never comes this far: rustls ends the handshake.
-    let protocol = if session.get_ref().1.alpn_protocol() == Some(H2) { Protocol::Http2 } else { Protocol::Http1 };
+    let protocol = if state.alpn_protocol() == Some(H2) { Protocol::Http2 } else { Protocol::Http1 };
     Ok((session, protocol))
 }
 
@@ -237,10 +278,47 @@ fn classify_tls(error: &io::Error) -> ConnectError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(error)) => ConnectError::CertificateRejected(classify_certificate(error)),
         Some(rustls::Error::NoCertificatesPresented) => ConnectError::CertificateRejected(CertificateFault::Unverifiable),
-        Some(_) => ConnectError::TlsFailed,
+        Some(error) => ConnectError::TlsFailed(classify_handshake(error)),
         // The peer hung up in the middle of the handshake.
-        None if error.kind() == io::ErrorKind::UnexpectedEof => ConnectError::TlsFailed,
+        None if error.kind() == io::ErrorKind::UnexpectedEof => ConnectError::TlsFailed(TlsFault::Closed),
         None => ConnectError::Unreachable,
+    }
+}
+
+/// A handshake of TLS 1.3 is over for us before the server has judged our certificate (RFC 8446, 4.4.2.4): what it thinks of it
+/// comes in the place of an answer. `None`: that is not what `error` is about.
+#[must_use]
+pub fn refused_afterwards(error: &(dyn std::error::Error + 'static)) -> Option<ConnectError> {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut io = causes.filter_map(|error| error.downcast_ref::<io::Error>());
+    let alert = io.find_map(|error| error.get_ref()?.downcast_ref::<rustls::Error>())?;
+    let fault = classify_handshake(alert);
+    (fault == TlsFault::ClientCertificate).then_some(ConnectError::TlsFailed(fault))
+}
+
+fn classify_handshake(error: &rustls::Error) -> TlsFault {
+    use rustls::{AlertDescription as Alert, Error, PeerIncompatible as Incompatible};
+    match error {
+        Error::InvalidMessage(_) => TlsFault::NotTls,
+        Error::AlertReceived(Alert::ProtocolVersion)
+        | Error::PeerIncompatible(
+            Incompatible::ServerDoesNotSupportTls12Or13 | Incompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ) => TlsFault::Version,
+        Error::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::NoCertificate
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            // A signature that the server can't verify: ours, or that of an authority with the right name and another key.
+            | Alert::DecryptError,
+        ) => TlsFault::ClientCertificate,
+        Error::AlertReceived(_) => TlsFault::Refused,
+        _ => TlsFault::Other,
     }
 }
 
@@ -272,6 +350,17 @@ mod tests {
         ] {
             assert_eq!(certificate(error), ConnectError::CertificateRejected(fault));
         }
-        assert_eq!(classify_tls(&io::Error::other(rustls::Error::DecryptError)), ConnectError::TlsFailed);
+        let handshake = |error| classify_tls(&io::Error::other(error));
+        for (error, fault) in [
+            (rustls::Error::DecryptError, TlsFault::Other),
+            (rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure), TlsFault::Refused),
+            (rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA), TlsFault::ClientCertificate),
+            (rustls::Error::AlertReceived(rustls::AlertDescription::ProtocolVersion), TlsFault::Version),
+            (rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType), TlsFault::NotTls),
+        ] {
+            assert_eq!(handshake(error), ConnectError::TlsFailed(fault));
+        }
+        let closed = classify_tls(&io::ErrorKind::UnexpectedEof.into());
+        assert_eq!(closed, ConnectError::TlsFailed(TlsFault::Closed));
     }
 }

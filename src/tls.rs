@@ -1,7 +1,7 @@
 //! Whom we trust, who we are, and how we speak TLS to upstream.
 //!
 //! Depends on `config`. Guarantees: a certificate is always verified, and there is no setting that turns it off; sessions
-//! are resumed, whichever protocols a connection offers; one that was made under another certificate of ours is not.
+//! are resumed, whichever protocols a connection offers, but never beyond the server's certificate or under another one of ours.
 
 mod identity;
 
@@ -15,7 +15,9 @@ use arc_swap::ArcSwap;
 
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
     sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
@@ -96,6 +98,8 @@ pub struct ClientTls(Arc<Shared>);
 struct Shared {
     roots: Arc<RootCertStore>,
     min_version: TlsVersion,
+    /// None without roots: nobody is trusted.
+    verifier: Option<Arc<WebPkiServerVerifier>>,
     connectors: ArcSwap<Connectors>,
     renewal: Option<Renewal>,
 }
@@ -145,7 +149,9 @@ impl ClientTls {
     ) -> Result<Self, TlsSetupError> {
         let roots = Arc::new(roots);
         let connectors = Connectors::new(&roots, min_version, identity)?;
-        Ok(Self(Arc::new(Shared { roots, min_version, connectors: ArcSwap::from_pointee(connectors), renewal })))
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider()).build().ok();
+        let connectors = ArcSwap::from_pointee(connectors);
+        Ok(Self(Arc::new(Shared { roots, min_version, verifier, connectors, renewal })))
     }
 
     /// Whether both trust the same, in the same versions, and are the same to servers.
@@ -164,6 +170,24 @@ impl ClientTls {
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Judges a server's chain by the present time, as a whole handshake would. One that goes on with a session from before
+    /// does not, and sessions may outlive certificates.
+    pub fn judge_again(&self, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Result<(), rustls::Error> {
+        let none = rustls::Error::NoCertificatesPresented;
+        let (Some(verifier), Some((server, intermediates))) = (&self.0.verifier, chain.split_first()) else { return Err(none) };
+        verifier.verify_server_cert(server, intermediates, name, &[], UnixTime::now()).map(drop)
+    }
+
+    /// Has every connection from now on begin with a whole handshake.
+    pub fn forget_sessions(&self) {
+        let Shared { roots, min_version, connectors, .. } = &*self.0;
+        connectors.rcu(|present| {
+            let renewed = Connectors::new(roots, *min_version, present.identity.clone());
+            // It was made of the same parts before.
+            renewed.map_or_else(|_| Arc::clone(present), Arc::new)
+        });
     }
 
     /// What makes a connection that offers this, with our certificate as it now is in its files. They are looked at on a
@@ -221,8 +245,7 @@ impl Connectors {
     ) -> Result<Self, TlsSetupError> {
         let versions = [&TLS13, &TLS12];
         let versions = if min_version == TlsVersion::Tls13 { &versions[..1] } else { &versions };
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .map_err(|_| TlsSetupError::Provider)?
             .with_root_certificates(Arc::clone(roots));
@@ -244,6 +267,10 @@ impl Connectors {
     fn chain(&self) -> Option<&[CertificateDer<'static>]> {
         self.identity.as_ref().map(|identity| identity.cert.as_slice())
     }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 /// HTTP/2 over TLS in ALPN (RFC 9113, 3.2).

@@ -8,7 +8,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use super::{CertificateFault, ConnectError};
+use super::{CertificateFault, ConnectError, TlsFault};
 use crate::config::{EgressProxy, Origin};
 
 /// Why the proxy is no way out.
@@ -30,8 +30,8 @@ pub enum EgressError {
     #[error("it took too long")]
     Timeout,
     /// It does not speak TLS as we need it.
-    #[error("the TLS handshake with it failed")]
-    TlsFailed,
+    #[error("the TLS handshake with it failed: {0}")]
+    TlsFailed(TlsFault),
     /// Its certificate is not one to trust.
     #[error("its certificate was not accepted: {0}")]
     CertificateRejected(CertificateFault),
@@ -58,7 +58,7 @@ impl EgressError {
             ConnectError::Refused => Self::Refused,
             ConnectError::Unreachable => Self::Unreachable,
             ConnectError::Timeout => Self::Timeout,
-            ConnectError::TlsFailed => Self::TlsFailed,
+            ConnectError::TlsFailed(fault) => Self::TlsFailed(fault),
             ConnectError::CertificateRejected(fault) => Self::CertificateRejected(fault),
             ConnectError::Egress(error) => error,
         })

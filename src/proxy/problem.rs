@@ -114,7 +114,7 @@ impl ProxyError {
                 Cause::Connect(ConnectError::Refused) => (Code::ConnectFailed, "connection_refused"),
                 Cause::Connect(ConnectError::Unreachable) => (Code::ConnectFailed, "destination_ip_unroutable"),
                 Cause::Connect(ConnectError::Timeout) => (Code::ConnectTimeout, "connection_timeout"),
-                Cause::Connect(ConnectError::TlsFailed) => (Code::TlsFailed, "tls_protocol_error"),
+                Cause::Connect(ConnectError::TlsFailed(_)) => (Code::TlsFailed, "tls_protocol_error"),
                 Cause::Connect(ConnectError::CertificateRejected(_)) => (Code::CertificateRejected, "tls_certificate_error"),
                 Cause::Connect(ConnectError::Egress(error)) => match error {
                     EgressError::DnsFailed => (Code::DnsFailed, "dns_error"),
@@ -122,7 +122,7 @@ impl ProxyError {
                     EgressError::Refused => (Code::ConnectFailed, "connection_refused"),
                     EgressError::Unreachable => (Code::ConnectFailed, "destination_ip_unroutable"),
                     EgressError::Timeout => (Code::ConnectTimeout, "connection_timeout"),
-                    EgressError::TlsFailed => (Code::TlsFailed, "tls_protocol_error"),
+                    EgressError::TlsFailed(_) => (Code::TlsFailed, "tls_protocol_error"),
                     EgressError::CertificateRejected(_) => (Code::CertificateRejected, "tls_certificate_error"),
                     EgressError::CredentialsRefused | EgressError::Denied(_) | EgressError::Closed | EgressError::NotHttp => {
                         (Code::EgressRefused, "destination_unavailable")

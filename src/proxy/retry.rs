@@ -118,7 +118,7 @@ impl Default for Spare {
 /// what an egress proxy says and an answer that is not HTTP will be the same again.
 const fn is_curable(cause: Cause) -> bool {
     match cause {
-        Cause::Closed | Cause::Connect(ConnectError::Refused | ConnectError::Unreachable | ConnectError::TlsFailed) => true,
+        Cause::Closed | Cause::Connect(ConnectError::Refused | ConnectError::Unreachable | ConnectError::TlsFailed(_)) => true,
         Cause::Connect(
             ConnectError::DnsFailed
             | ConnectError::DnsTimeout
@@ -138,7 +138,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::connect::CertificateFault;
+    use crate::connect::{CertificateFault, TlsFault};
 
     const IDEMPOTENT: [Method; 6] = [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE];
     const OTHERS: [Method; 3] = [Method::POST, Method::PATCH, Method::CONNECT];
@@ -149,7 +149,7 @@ mod tests {
         Cause::Closed,
         Cause::Connect(ConnectError::Refused),
         Cause::Connect(ConnectError::Unreachable),
-        Cause::Connect(ConnectError::TlsFailed),
+        Cause::Connect(ConnectError::TlsFailed(TlsFault::Closed)),
     ];
     const INCURABLE: [Cause; 8] = [
         Cause::Connect(ConnectError::DnsFailed),

@@ -22,7 +22,7 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use super::{BODY_BUFFER, Cause, HeadLimits, SendError, Sent};
 use crate::{
-    connect::{Connection, bytes_written},
+    connect::{Connection, bytes_written, refused_afterwards},
     metrics::Presence,
 };
 
@@ -144,7 +144,7 @@ pub(super) fn classify(error: &hyper::Error) -> Cause {
     } else if error.is_user() || error.is_body_write_aborted() {
         Cause::RequestBody
     } else {
-        Cause::Closed
+        refused_afterwards(error).map_or(Cause::Closed, Cause::Connect)
     }
 }
 

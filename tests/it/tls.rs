@@ -1,29 +1,283 @@
 //! Whom the sidecar speaks with: versions and certificates that it refuses, and that those it refuses learn nothing.
 
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
 use careportals_simulator::{Options, Simulator};
-use rustls::version::TLS12;
+use rcgen::CertificateParams;
+use rustls::{
+    ServerConfig,
+    server::ServerSessionMemoryCache,
+    version::{TLS12, TLS13},
+};
 
 use crate::{
-    sidecar::Setup,
-    tls_peer::{Authority, Peer, params, server_of},
+    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, USERNAME},
+    tls_peer::{Authority, Heard, Identity, Peer, TOKEN, params, server, server_of},
 };
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+/// A sidecar that logs in at the simulator and forwards to the peer.
+fn forwarding(simulator: &Simulator, peer: &Peer, trusted: &Authority) -> Setup {
+    let mut setup = Setup::new(simulator);
+    setup.file("ca.pem", &format!("{}{}", simulator.ca_pem(), trusted.pem));
+    setup
+        .variable("CAREPORTALS_UPSTREAM", &peer.base_url())
+        .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()));
+    setup
+}
+
+/// A sidecar that logs in at the peer, whose requests don't wait for that.
+fn logging_in(peer: &Peer, trusted: &Authority) -> Setup {
+    let mut setup = Setup::without_login(&peer.base_url(), &trusted.pem);
+    setup
+        .variable("CAREPORTALS_LOGIN_URL", "/auth")
+        .variable("CAREPORTALS_USERNAME", USERNAME)
+        .variable("CAREPORTALS_PASSWORD", PASSWORD)
+        .variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup
+}
+
+/// Neither a request nor a log-in reaches `server`; the reason is told, and it hears nothing.
+fn is_refused(server: impl Fn() -> Peer, trusted: &Authority, code: &str, reason: &str) {
+    let (simulator, peer) = (simulator(), server());
+    let sidecar = forwarding(&simulator, &peer, trusted).start();
+    let answer = sidecar.get("/wards");
+    assert_eq!((answer.status, answer.problem().as_str()), (502, code), "{answer:?}");
+    let line = sidecar.wait_for_log("the upstream can't be reached");
+    assert!(line.contains(reason) && line.contains("WARN") && line.contains(code), "{reason}: {line}");
+    let token = simulator.control().last_token().unwrap();
+    // A handshake that fails is worth one more try, and what a certificate says stays the same.
+    let connections = if code == "tls_failed" { 2 } else { 1 };
+    learned_nothing(&peer.heard_of(connections), &[&token, ORGANIZATION, "wards"]);
+    drop(sidecar);
+
+    let peer = server();
+    let mut setup = logging_in(&peer, trusted);
+    setup.account("token_wait", "0s");
+    let sidecar = setup.start();
+    let line = sidecar.wait_for_log("log-in failed");
+    assert!(line.contains(reason) && line.contains("WARN") && line.contains("login_unreachable"), "{reason}: {line}");
+    let answer = sidecar.get("/wards");
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(["login_failing", "token_pending"].contains(&answer.problem().as_str()), "{answer:?}");
+    let readiness = sidecar.telemetry("/readyz");
+    let told = &readiness.json()["reasons"][0];
+    assert_eq!((readiness.status, &told["code"]), (503, &"login_failing".into()), "{told}");
+    assert!(told["detail"].as_str().unwrap().contains(reason), "{told}");
+    learned_nothing(&peer.heard_of(1), &[PASSWORD, USERNAME, ORGANIZATION, "wards"]);
+}
+
+/// Where the peer spoke TLS, it has decrypted nothing. Where it did not, it was sent no record with anything of ours in it:
+/// handshakes, alerts (RFC 8446, 5.1) and no application data.
+fn learned_nothing(heard: &Heard, secrets: &[&str]) {
+    assert!(heard.shown.is_empty());
+    let mut rest = heard.words.as_slice();
+    while let [kind, _, _, high, low, ..] = rest {
+        assert!((20..=22).contains(kind), "a record of type {kind}");
+        rest = &rest[5 + usize::from(u16::from_be_bytes([*high, *low]))..];
+    }
+    assert_eq!(rest, b"");
+    let words = String::from_utf8_lossy(&heard.words);
+    assert!(!secrets.iter().any(|secret| words.contains(secret)), "{words}");
+}
+
+fn certificate_is_refused(trusted: &Authority, identity: &Identity, reason: &str) {
+    for version in [&TLS12, &TLS13] {
+        is_refused(|| Peer::tls(server_of(identity, &[version], None)), trusted, "certificate_rejected", reason);
+    }
+}
+
+fn authority() -> Authority {
+    Authority::new("The tests' authority")
+}
+
+/// With these limits, counted from now.
+fn valid(from: impl Fn(SystemTime) -> SystemTime, to: impl Fn(SystemTime) -> SystemTime) -> CertificateParams {
+    let (now, mut params) = (SystemTime::now(), params("localhost"));
+    params.not_before = from(now).into();
+    params.not_after = to(now).into();
+    params
+}
+
+#[test]
+fn who_is_trusted_is_told_token_and_password() {
+    let (authority, simulator) = (authority(), simulator());
+    let peer = Peer::tls(server(&authority.sign(&params("localhost"))));
+    let sidecar = forwarding(&simulator, &peer, &authority).start();
+    assert_eq!(sidecar.get("/wards").text(), "served", "{}", sidecar.logs());
+    let token = simulator.control().last_token().unwrap();
+    assert!(String::from_utf8_lossy(&peer.heard_of(1).words).contains(&token));
+    drop(sidecar);
+
+    let sidecar = logging_in(&peer, &authority).start();
+    assert_eq!(sidecar.get("/wards").text(), "served", "{}", sidecar.logs());
+    let words = String::from_utf8(peer.heard_of(3).words).unwrap();
+    assert!(words.contains(PASSWORD) && words.contains(TOKEN) && words.contains("wards"), "{words}");
+}
+
+#[test]
+fn an_expired_certificate_is_refused() {
+    let authority = authority();
+    let identity = authority.sign(&valid(|now| now - 2 * DAY, |now| now - DAY));
+    certificate_is_refused(&authority, &identity, "it has expired");
+}
+
+#[test]
+fn a_certificate_that_is_not_valid_yet_is_refused() {
+    let authority = authority();
+    let identity = authority.sign(&valid(|now| now + DAY, |now| now + 2 * DAY));
+    certificate_is_refused(&authority, &identity, "it is not valid yet");
+}
+
+#[test]
+fn a_certificate_for_another_host_is_refused() {
+    let authority = authority();
+    for name in ["elsewhere.test", "*.localhost", "localhost.elsewhere.test", "127.0.0.1"] {
+        certificate_is_refused(&authority, &authority.sign(&params(name)), "it is for another name");
+    }
+}
+
+#[test]
+fn a_self_signed_certificate_is_refused() {
+    certificate_is_refused(&authority(), &Identity::self_signed("localhost"), "its issuer is not trusted");
+}
+
+#[test]
+fn a_certificate_of_an_unknown_issuer_is_refused_whatever_it_calls_itself() {
+    let trusted = authority();
+    for stranger in [Authority::new("Somebody else"), authority()] {
+        certificate_is_refused(&trusted, &stranger.sign(&params("localhost")), "its issuer is not trusted");
+    }
+}
+
+#[test]
+fn a_plaintext_answer_ends_the_connection() {
+    for words in [&b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..], b"220 mail.test ESMTP ready\r\n"] {
+        is_refused(|| Peer::words(words), &authority(), "tls_failed", "it does not speak TLS at that port");
+    }
+}
+
+/// What a server says first that knows nothing newer than `version`, and nothing of the extension that newer ones are
+/// negotiated with: `ServerHello` with no session, `TLS_RSA_WITH_AES_128_CBC_SHA` and no compression (RFC 2246, RFC 4346).
+fn old_hello(version: [u8; 2]) -> Vec<u8> {
+    let body = [&version[..], &[7; 32], &[0, 0, 0x2f, 0]].concat();
+    let length = u8::try_from(body.len()).unwrap();
+    [&[22][..], &version, &[0, length + 4, 2, 0, 0, length], &body].concat()
+}
+
+#[test]
+fn tls_1_0_and_1_1_are_not_spoken() {
+    // Servers either go ahead with their version, or object to ours: a fatal alert, protocol version.
+    let (tls_1_0, tls_1_1, objection) = (old_hello([3, 1]), old_hello([3, 2]), vec![21, 3, 1, 0, 2, 2, 70]);
+    for words in [tls_1_0, tls_1_1, objection] {
+        is_refused(|| Peer::words(&words), &authority(), "tls_failed", "no TLS version that `tls_min` allows");
+    }
+}
+
+#[test]
+fn a_server_that_hangs_up_in_the_handshake_hears_nothing() {
+    is_refused(|| Peer::words(b""), &authority(), "tls_failed", "it closed the connection");
+}
 
 #[test]
 fn tls_1_2_is_spoken_unless_tls_min_is_1_3() {
-    let authority = Authority::new("The tests' authority");
+    let authority = authority();
     let peer = Peer::tls(server_of(&authority.sign(&params("localhost")), &[&TLS12], None));
-    let sidecar = Setup::without_login(&peer.base_url(), &authority.pem).start();
-    assert_eq!(sidecar.get("/a").text(), "served");
-    assert!(peer.heard_of(1).words.starts_with(b"GET /a "));
+    let sidecar = logging_in(&peer, &authority).start();
+    assert_eq!(sidecar.get("/a").text(), "served", "{}", sidecar.logs());
+    assert!(String::from_utf8_lossy(&peer.heard_of(2).words).contains(PASSWORD));
 
-    let mut setup = Setup::without_login(&peer.base_url(), &authority.pem);
+    let only_1_2 = || Peer::tls(server_of(&authority.sign(&params("localhost")), &[&TLS12], None));
+    let (simulator, peer) = (simulator(), only_1_2());
+    let mut setup = forwarding(&simulator, &peer, &authority);
     setup.global("tls_min", "1.3");
-    let answer = setup.start().get("/b");
+    let sidecar = setup.start();
+    let answer = sidecar.get("/b");
     assert_eq!((answer.status, answer.problem().as_str()), (502, "tls_failed"), "{answer:?}");
-    assert!(!String::from_utf8_lossy(&peer.heard_of(2).words).contains("/b"));
+    assert!(sidecar.wait_for_log("the upstream can't be reached").contains("no TLS version that `tls_min` allows"));
+    learned_nothing(&peer.heard_of(2), &[]);
 
-    let simulator = Simulator::start(Options::default()).unwrap();
-    let mut setup = Setup::new(&simulator);
+    let peer = only_1_2();
+    let mut setup = logging_in(&peer, &authority);
     setup.global("tls_min", "1.3");
-    drop(setup.start().ready());
+    let sidecar = setup.start();
+    assert!(sidecar.wait_for_log("log-in failed").contains("no TLS version that `tls_min` allows"));
+    learned_nothing(&peer.heard_of(1), &[]);
+}
+
+/// With sessions to resume.
+fn resuming(identity: &Identity, version: &'static rustls::SupportedProtocolVersion) -> ServerConfig {
+    let mut config = server_of(identity, &[version], None);
+    config.session_storage = ServerSessionMemoryCache::new(32);
+    config.send_tls13_tickets = 2;
+    config
+}
+
+#[test]
+fn a_session_is_not_resumed_beyond_the_certificate_that_it_was_made_under() {
+    let authority = authority();
+    let identity = authority.sign(&valid(|now| now - DAY, |now| now + Duration::from_millis(2500)));
+    let begin = |version| {
+        let config = resuming(&identity, version);
+        let sessions = Arc::clone(&config.session_storage);
+        let peer = Peer::tls(config);
+        let sidecar = Setup::without_login(&peer.base_url(), &authority.pem).start();
+        for _ in 0..2 {
+            assert_eq!(sidecar.get("/a").text(), "served", "{}", sidecar.logs());
+        }
+        assert!(peer.resumed() > 0);
+        (peer, sidecar, sessions)
+    };
+    let [old, renewed] = [(); 2].map(|()| [&TLS12, &TLS13].map(begin));
+    for ((peer, _, sessions), version) in renewed.iter().zip([&TLS12, &TLS13]) {
+        let mut config = resuming(&authority.sign(&params("localhost")), version);
+        config.session_storage = Arc::clone(sessions);
+        peer.change(config);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    for (_, sidecar, _) in &old {
+        let refused = loop {
+            let answer = sidecar.get("/a");
+            if answer.status != 200 {
+                break answer;
+            }
+            assert!(Instant::now() < deadline, "an expired certificate is still good enough");
+            thread::park_timeout(Duration::from_millis(20));
+        };
+        assert_eq!((refused.status, refused.problem().as_str()), (502, "certificate_rejected"), "{refused:?}");
+        assert!(sidecar.wait_for_log("the upstream can't be reached").contains("it has expired"));
+    }
+    // Nor does it stand in the way of the certificate that came after.
+    for (_, sidecar, _) in &renewed {
+        assert_eq!(sidecar.get("/a").text(), "served", "{}", sidecar.logs());
+    }
+}
+
+#[test]
+fn ca_only_file_leaves_the_systems_roots_out_and_ca_file_does_not() {
+    let [of_the_system, of_the_file] = [Authority::new("The system's"), Authority::new("The file's")];
+    let [system, file] = [&of_the_system, &of_the_file].map(|authority| Peer::tls(server(&authority.sign(&params("localhost")))));
+    for (only, peer, served) in [(true, &system, false), (true, &file, true), (false, &system, true), (false, &file, true)] {
+        let mut setup = Setup::without_login(&peer.base_url(), &of_the_file.pem);
+        let roots = setup.file("system.pem", &of_the_system.pem);
+        setup.variable("SSL_CERT_FILE", roots.to_str().unwrap());
+        if !only {
+            let file = setup.dir.path().join("ca.pem");
+            setup.without("CAREPORTALS_CA_ONLY_FILE").variable("CAREPORTALS_CA_FILE", file.to_str().unwrap());
+        }
+        let answer = setup.start().get("/a");
+        assert_eq!(answer.status, if served { 200 } else { 502 }, "{only}: {answer:?}");
+        if !served {
+            assert_eq!(answer.problem(), "certificate_rejected");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{
-    ServerConfig, ServerConnection, SupportedProtocolVersion,
+    HandshakeKind, ServerConfig, ServerConnection, SupportedProtocolVersion,
     crypto::aws_lc_rs::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     server::{NoServerSessionStorage, danger::ClientCertVerifier},
@@ -106,7 +106,7 @@ pub fn server_of(
 
 /// How it meets those who connect.
 enum Manner {
-    Tls(Arc<ServerConfig>),
+    Tls(Mutex<Arc<ServerConfig>>),
     /// Whatever they say first, these bytes, and the end.
     Words(Vec<u8>),
 }
@@ -120,6 +120,8 @@ pub struct Heard {
     pub words: Vec<u8>,
     /// The client's certificate at each request.
     pub shown: Vec<Option<CertificateDer<'static>>>,
+    /// Handshakes that went on with a session from before.
+    pub resumed: usize,
 }
 
 #[derive(Default)]
@@ -135,13 +137,14 @@ type Shared = (Mutex<State>, Condvar);
 /// last on its connection.
 pub struct Peer {
     address: SocketAddr,
+    manner: Arc<Manner>,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
 }
 
 impl Peer {
     pub fn tls(config: ServerConfig) -> Self {
-        Self::start(Manner::Tls(Arc::new(config)))
+        Self::start(Manner::Tls(Mutex::new(Arc::new(config))))
     }
 
     pub fn words(words: &[u8]) -> Self {
@@ -151,9 +154,9 @@ impl Peer {
     fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared::default());
+        let (shared, manner) = (Arc::new(Shared::default()), Arc::new(manner));
         let accepting = std::thread::spawn({
-            let (shared, manner) = (Arc::clone(&shared), Arc::new(manner));
+            let (shared, manner) = (Arc::clone(&shared), Arc::clone(&manner));
             move || {
                 let mut serving = Vec::new();
                 while let Ok((stream, _)) = listener.accept() {
@@ -166,7 +169,10 @@ impl Peer {
                     serving.push(std::thread::spawn(move || {
                         stream.set_read_timeout(Some(PATIENCE)).unwrap();
                         match &*manner {
-                            Manner::Tls(config) => serve(&shared, config, stream),
+                            Manner::Tls(config) => {
+                                let config = Arc::clone(&config.lock().unwrap());
+                                serve(&shared, &config, stream);
+                            }
                             Manner::Words(words) => speak(&shared, words, stream),
                         }
                         change(&shared, |heard| heard.connections += 1);
@@ -177,7 +183,7 @@ impl Peer {
                 }
             }
         });
-        Self { address, shared, accepting: Some(accepting) }
+        Self { address, manner, shared, accepting: Some(accepting) }
     }
 
     pub fn port(&self) -> u16 {
@@ -196,6 +202,21 @@ impl Peer {
         let (state, late) = changed.wait_timeout_while(state, PATIENCE, waiting).unwrap();
         assert!(!late.timed_out(), "{} connections have ended", state.heard.connections);
         state.heard.clone()
+    }
+}
+
+impl Peer {
+    /// What it is like from the next connection on.
+    pub fn change(&self, config: ServerConfig) {
+        match &*self.manner {
+            Manner::Tls(present) => *present.lock().unwrap() = Arc::new(config),
+            Manner::Words(_) => panic!("it speaks no TLS"),
+        }
+    }
+
+    /// How many handshakes went on with a session from before.
+    pub fn resumed(&self) -> usize {
+        self.shared.0.lock().unwrap().heard.resumed
     }
 }
 
@@ -245,7 +266,10 @@ fn serve(shared: &Shared, config: &Arc<ServerConfig>, mut stream: TcpStream) {
         }
     }
     let shown = tls.peer_certificates().and_then(<[_]>::first).map(|shown| shown.clone().into_owned());
-    change(shared, |heard| heard.shown.push(shown));
+    change(shared, |heard| {
+        heard.shown.push(shown);
+        heard.resumed += usize::from(tls.handshake_kind() == Some(HandshakeKind::Resumed));
+    });
     let body = if request.starts_with(b"POST /auth ") { format!("{{\"token\":\"{TOKEN}\"}}") } else { "served".to_owned() };
     let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     tls.writer().write_all(answer.as_bytes()).unwrap();

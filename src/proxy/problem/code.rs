@@ -177,8 +177,8 @@ codes! {
         settings [];
     TlsFailed "tls_failed" BAD_GATEWAY
         title "No TLS with the upstream"
-        detail "The handshake failed: check that `upstream` speaks TLS at that port, in a version that `tls_min` allows."
-        settings ["upstream", "tls_min"];
+        detail "The handshake failed; the sidecar's log says why. Check that `upstream` speaks TLS at that port, in a version that `tls_min` allows; a client certificate that it wants belongs in `tls_cert_file`."
+        settings ["upstream", "tls_min", "tls_cert_file"];
     CertificateRejected "certificate_rejected" BAD_GATEWAY
         title "The upstream's certificate is not trusted"
         detail "The sidecar's log says why. A private authority belongs in `ca_file`."

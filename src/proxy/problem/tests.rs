@@ -1,7 +1,10 @@
 use std::fmt::Write as _;
 
 use super::*;
-use crate::{connect::CertificateFault, upstream::Sent};
+use crate::{
+    connect::{CertificateFault, TlsFault},
+    upstream::Sent,
+};
 
 const REFUSALS: [Refusal; 12] = [
     Refusal::HostCount,
@@ -24,12 +27,12 @@ const CAUSES: [Cause; 23] = [
     Cause::Connect(ConnectError::Refused),
     Cause::Connect(ConnectError::Unreachable),
     Cause::Connect(ConnectError::Timeout),
-    Cause::Connect(ConnectError::TlsFailed),
+    Cause::Connect(ConnectError::TlsFailed(TlsFault::NotTls)),
     Cause::Connect(ConnectError::CertificateRejected(CertificateFault::Expired)),
     Cause::Connect(ConnectError::Egress(EgressError::DnsFailed)),
     Cause::Connect(ConnectError::Egress(EgressError::Refused)),
     Cause::Connect(ConnectError::Egress(EgressError::Unreachable)),
-    Cause::Connect(ConnectError::Egress(EgressError::TlsFailed)),
+    Cause::Connect(ConnectError::Egress(EgressError::TlsFailed(TlsFault::NotTls))),
     Cause::Connect(ConnectError::Egress(EgressError::CertificateRejected(CertificateFault::Expired))),
     Cause::Connect(ConnectError::Egress(EgressError::CredentialsRefused)),
     Cause::Connect(ConnectError::Egress(EgressError::Denied(403))),
@@ -98,7 +101,7 @@ fn every_cause_has_its_status_code_and_proxy_status() {
     answers(failed(Cause::Connect(ConnectError::Refused)), 502, "connect_failed", "connection_refused");
     answers(failed(Cause::Connect(ConnectError::Unreachable)), 502, "connect_failed", "destination_ip_unroutable");
     answers(failed(Cause::Connect(ConnectError::Timeout)), 504, "connect_timeout", "connection_timeout");
-    answers(failed(Cause::Connect(ConnectError::TlsFailed)), 502, "tls_failed", "tls_protocol_error");
+    answers(failed(Cause::Connect(ConnectError::TlsFailed(TlsFault::NotTls))), 502, "tls_failed", "tls_protocol_error");
     answers(
         failed(Cause::Connect(ConnectError::CertificateRejected(CertificateFault::Expired))),
         502,
@@ -110,7 +113,7 @@ fn every_cause_has_its_status_code_and_proxy_status() {
     answers(egress(EgressError::DnsTimeout), 504, "dns_timeout", "dns_timeout");
     answers(egress(EgressError::Timeout), 504, "connect_timeout", "connection_timeout");
     answers(egress(EgressError::Refused), 502, "connect_failed", "connection_refused");
-    answers(egress(EgressError::TlsFailed), 502, "tls_failed", "tls_protocol_error");
+    answers(egress(EgressError::TlsFailed(TlsFault::NotTls)), 502, "tls_failed", "tls_protocol_error");
     for refused in [EgressError::CredentialsRefused, EgressError::Denied(403), EgressError::Closed, EgressError::NotHttp] {
         answers(egress(refused), 502, "egress_refused", "destination_unavailable");
     }

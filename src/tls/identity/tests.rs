@@ -26,7 +26,7 @@ fn pair() -> (String, String) {
 fn a_pair_is_read_from_two_files_or_one_in_any_line_ends() {
     let (certificate, key) = pair();
     let both = format!("Subject: whoever\n{certificate}{key}");
-    let dos = |text: &str| text.lines().map(|line| format!("{line}\r\n")).collect::<String>();
+    let dos = |text: &str| text.lines().collect::<Vec<_>>().join("\r\n") + "\r\n";
     for (certificates, key) in
         [(&certificate, &key), (&both, &both), (&dos(&certificate), &dos(&key)), (&format!("{certificate}{certificate}"), &key)]
     {

@@ -117,9 +117,12 @@ fn owner_of(_: SocketAddr, _: SocketAddr) -> Option<u32> {
 
 /// Whether the number stands for one user or group alone, as it does unless this process is in a user namespace of its own.
 fn is_somebody(id: u32, kind: &str) -> bool {
-    id != OVERFLOW
-        || fs::read_to_string(format!("/proc/self/{kind}_map"))
-            .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
+    id != OVERFLOW || fs::read_to_string(format!("/proc/self/{kind}_map")).is_ok_and(|map| leaves_nobody_out(&map))
+}
+
+/// Whether a map of `user_namespaces(7)` is that of the first namespace.
+fn leaves_nobody_out(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// The client's supplementary groups, from `/proc` (where there is one).
@@ -160,6 +163,15 @@ mod tests {
         }
         assert_eq!(groups_in(&STATUS.replace("100\t100\nGroups", "100\t0\nGroups"), 1000, 100), None);
         assert_eq!(groups_in("", 1000, 100), None);
+    }
+
+    #[test]
+    fn nobody_is_somebody_only_in_the_first_user_namespace() {
+        assert!(leaves_nobody_out("         0          0 4294967295\n"));
+        for map in ["", "0 1000 1\n", "0 0 65536\n", "0 100000 65536\n", "0 0 1000\n1000 0 4294966295\n"] {
+            assert!(!leaves_nobody_out(map), "{map}");
+        }
+        assert!(is_somebody(OVERFLOW - 1, "uid") && !is_somebody(OVERFLOW, "no such"));
     }
 
     #[tokio::test]

@@ -3,10 +3,7 @@
 //! Depends on `ask` and on where the settings say that the listener is. No credentials, no TLS, no runtime and no thread:
 //! a container runs this every few seconds.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -14,7 +11,10 @@ use thiserror::Error;
 use crate::{
     ask::{self, Answer, AskError, Place},
     clock,
-    config::source::{Fault, Origin, Setting},
+    config::{
+        reachable,
+        source::{Fault, Origin, Setting},
+    },
 };
 
 /// What is asked.
@@ -109,16 +109,6 @@ pub fn run(listener: Setting<Option<SocketAddr>>, probe: Probe, wait: Duration) 
         // Nobody unparks this thread; that it might wake early does no harm.
         std::thread::park_timeout(PAUSE.min(left));
     }
-}
-
-/// A listener on every address is reached by loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 /// What readiness says (`/readyz`); other endpoints need not.

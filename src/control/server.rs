@@ -28,8 +28,7 @@ use super::{
 use crate::{
     account::{Account, LogInFailed},
     config::{Config, ControlSocket, RuntimeDirectories},
-    deadline::Deadlines,
-    server::{Acceptor, Answering, BindError, Bound, ConnectionLimits, Drain, Peer, Seats, SocketAccess, bind_unix},
+    server::{Acceptor, Answering, BindError, Bound, ConnectionLimits, Peer, Seats, SocketAccess, bind_unix},
     status::{AccountDocument, Detail, Phase, Sight},
 };
 
@@ -95,16 +94,7 @@ impl Listener {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(socket = self.bound.name, error = %cause, "the control socket can't be served"),
         };
-        let deadlines = Deadlines::default();
-        let (drain, mut gone) = Drain::new(closing);
-        let serving = async {
-            acceptor.run(control, deadlines.clone(), drain).await;
-            gone.recv().await;
-        };
-        tokio::select! {
-            () = serving => {}
-            () = deadlines.run() => {}
-        }
+        acceptor.run_alone(control, closing).await;
     }
 }
 

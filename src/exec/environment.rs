@@ -4,12 +4,12 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     process::Command,
 };
 
 use crate::config::{
-    Config,
+    Config, reachable,
     source::{Environment, MEANT_FOR_US},
 };
 
@@ -32,16 +32,6 @@ pub(super) fn bases<'a>(config: &Config, addresses: impl Iterator<Item = (&'a st
         Base { api: api.name.clone(), url: best.map(|address| format!("http://{address}{prefix}")) }
     };
     config.apis.iter().map(base).collect()
-}
-
-/// Every address of a family includes its loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 impl Base {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::watch,
+};
 use tracing::{info, warn};
 
 use super::{
@@ -82,6 +85,21 @@ impl Acceptor {
             }
         }
         self.empty_queue(&answering, &deadlines, &drain);
+    }
+
+    /// The same for a listener that is no worker's: it has deadlines of its own, and ends when its connections have, after
+    /// `closing` turned true.
+    pub async fn run_alone<A: Answering>(self, answering: Arc<A>, closing: watch::Receiver<bool>) {
+        let deadlines = Deadlines::default();
+        let (drain, mut gone) = Drain::new(closing);
+        let serving = async {
+            self.run(answering, deadlines.clone(), drain).await;
+            gone.recv().await;
+        };
+        tokio::select! {
+            () = serving => {}
+            () = deadlines.run() => {}
+        }
     }
 
     /// The seat comes first: a connection that was accepted is one that will be served.

@@ -26,10 +26,10 @@ use tokio::sync::{Notify, watch};
 use tracing::error;
 
 use crate::{
-    deadline::Deadlines,
+    config::TELEMETRY_DEFAULT,
     metrics::{Format, Metrics},
     pulse::Pulse,
-    server::{Acceptor, Answering, BindError, Bound, ConnectionLimits, Drain, Peer, Seats, bind_tcp},
+    server::{Acceptor, Answering, BindError, Bound, ConnectionLimits, Peer, Seats, bind_tcp},
     status::{self, Detail, Sight, TURN_MAX},
 };
 
@@ -47,7 +47,7 @@ impl Listener {
     /// Binds `address`. `Ok(None)`: it is the built-in default, and this machine lacks its family.
     pub fn bind(address: SocketAddr) -> Result<Option<Self>, BindError> {
         let listener = |bound: Bound| Self { address: bound.tcp_address().unwrap_or(address), bound };
-        let bound = bind_tcp(address, address != DEFAULT).map_err(|error| error.of_setting("telemetry_listen"))?;
+        let bound = bind_tcp(address, address != TELEMETRY_DEFAULT).map_err(|error| error.of_setting("telemetry_listen"))?;
         Ok(bound.map(listener))
     }
 
@@ -65,15 +65,8 @@ impl Listener {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(listener = %self.address, error = %cause, "health and metrics can't be served"),
         };
-        let deadlines = Deadlines::default();
-        let (drain, mut gone) = Drain::new(closing);
-        let serving = async {
-            acceptor.run(Arc::clone(&routes), deadlines.clone(), drain).await;
-            gone.recv().await;
-        };
         tokio::select! {
-            () = serving => {}
-            () = deadlines.run() => {}
+            () = acceptor.run_alone(Arc::clone(&routes), closing) => {}
             () = routes.remember() => {}
         }
     }
@@ -90,9 +83,6 @@ pub struct Telemetry {
     /// Rung by `POST /quitquitquit`; `None`: there is no such route.
     pub quit: Option<Arc<Notify>>,
 }
-
-/// The built-in default; `config` has it too.
-const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2274);
 
 /// Probes and scrapers come one at a time.
 const CONNECTIONS: usize = 64;

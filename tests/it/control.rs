@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     http::{Answer, Request},
+    lifecycle::held,
     sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME},
 };
 
@@ -297,13 +298,8 @@ fn a_reload_is_answered_when_the_settings_are_in_force_or_refused_with_every_rea
 #[test]
 fn a_shutdown_is_answered_at_once_and_what_is_in_flight_finishes_through_one_sigterm() {
     let simulator = simulator();
-    let control = simulator.control();
     let mut sidecar = controlled(&simulator).start().ready();
-    control.reset_counts();
-    control.hold_requests(true);
-    let mut client = sidecar.connect();
-    client.write(&Request::get("/_sim/echo").head());
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    let mut client = held(&simulator, &sidecar);
     let answer = post(&sidecar, "/shutdown");
     assert_eq!((answer.status, answer.json()), (202, json!({"phase": "draining"})));
     sidecar.wait_for_log("\"draining\"");
@@ -314,7 +310,7 @@ fn a_shutdown_is_answered_at_once_and_what_is_in_flight_finishes_through_one_sig
     assert_eq!(post(&sidecar, "/shutdown").status, 202, "once more changes nothing");
     // As a service manager does that was told to stop the daemon, too. It is not a second one.
     sidecar.signal(Signal::TERM);
-    control.hold_requests(false);
+    simulator.control().hold_requests(false);
     assert_eq!(client.answer("GET").status, 200);
     assert_eq!(sidecar.wait().code(), Some(0));
     let line =
@@ -325,13 +321,8 @@ fn a_shutdown_is_answered_at_once_and_what_is_in_flight_finishes_through_one_sig
 #[test]
 fn a_second_sigterm_after_a_shutdown_ends_at_once() {
     let simulator = simulator();
-    let control = simulator.control();
     let mut sidecar = controlled(&simulator).start().ready();
-    control.reset_counts();
-    control.hold_requests(true);
-    let mut client = sidecar.connect();
-    client.write(&Request::get("/_sim/echo").head());
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    let _client = held(&simulator, &sidecar);
     assert_eq!(post(&sidecar, "/shutdown").status, 202);
     sidecar.wait_for_log("\"draining\"");
     sidecar.signal(Signal::TERM);

@@ -23,7 +23,7 @@ fn simulator() -> Simulator {
 }
 
 /// A request that the simulator holds until it is told otherwise.
-fn held(simulator: &Simulator, sidecar: &Sidecar) -> Connection {
+pub fn held(simulator: &Simulator, sidecar: &Sidecar) -> Connection {
     let control = simulator.control();
     control.reset_counts();
     control.hold_requests(true);

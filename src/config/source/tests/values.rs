@@ -299,3 +299,8 @@ fn keys_that_have_their_effect_are_not_warned_about() {
     assert_eq!(warnings(&global_with(others)), Vec::<String>::new());
     assert_eq!(warnings(&api_with("http2 = \"auto\"\nmax_connections = 9\nstream_idle = \"2h\"")), Vec::<String>::new());
 }
+
+#[test]
+fn the_default_of_the_telemetry_address_is_the_one_that_may_be_skipped() {
+    assert_eq!(sound(global_with("")).telemetry_listen, Some(crate::config::TELEMETRY_DEFAULT));
+}

@@ -19,6 +19,7 @@
 //! | 2 wire | `connect` | one connection: name, TCP, TLS |
 //! | 2 wire | `upstream` | connections to one origin, kept and used again; one request, sent once |
 //! | 2 wire | `server` | bind, accept when there is a seat, serve HTTP/1.x and h2c, drain |
+//! | 3 account | `sources` | what the sources of secrets give, and when their files change |
 //! | 3 account | `account` | credentials and organization, the session that makes a token of them, the bearer |
 //! | 4 proxy | `proxy` | the life of one request: admitted, given a bearer, sent, perhaps sent again, answered |
 //! | 5 admin | `status` | how the daemon is, as a document; whether it is ready |
@@ -57,6 +58,7 @@ pub mod proxy;
 pub mod pulse;
 pub mod secret;
 pub mod server;
+pub mod sources;
 pub mod status;
 pub mod stream;
 pub mod systemd;

@@ -313,7 +313,10 @@ pub const TURN_MAX: Duration = Duration::from_secs(3);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::{Field, LoginError, SourceError, SourceFault};
+    use crate::{
+        account::{Field, LoginError, SourceError},
+        sources::SourceFault,
+    };
 
     fn status(state: Option<StateName>, holds_valid_token: bool) -> AccountStatus {
         AccountStatus {

@@ -3,12 +3,12 @@
 //! Pure. Guarantees: none of these holds a value of a source, a body or a header that a server sent; what they print may
 //! stand in a log line and in `status`.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use http::StatusCode;
 use thiserror::Error;
 
-use crate::{metrics::LoginOutcome, upstream::SendError};
+use crate::{metrics::LoginOutcome, sources::SourceFault, upstream::SendError};
 
 /// Why one log-in gave no token.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -150,72 +150,4 @@ pub enum Field {
     /// With what.
     #[error("password")]
     Password,
-}
-
-/// What is wrong with a source.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum SourceFault {
-    /// There is no such file, yet.
-    #[error("{} does not exist; it is watched, and used as soon as it appears", .0.display())]
-    Missing(PathBuf),
-    /// There is one, but not for us.
-    #[error("{} can't be read ({})", .path.display(), .kind)]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// As the system says.
-        kind: io::ErrorKind,
-    },
-    /// A directory, a pipe, a device.
-    #[error("{} is not a regular file", .0.display())]
-    NotAFile(PathBuf),
-    /// More than a credential can be.
-    #[error("its value is longer than 64 KiB")]
-    TooLarge,
-    /// Nothing, or only a newline.
-    #[error("its value is empty")]
-    Empty,
-    /// JSON carries text only.
-    #[error("its value is not UTF-8")]
-    NotText,
-    /// An organization travels in a header.
-    #[error("its value can't stand in a header (line breaks, control characters or outer spaces)")]
-    NotAHeader,
-    /// The command could not be started.
-    #[error("the command {program} can't be run ({kind})")]
-    CommandNotRun {
-        /// Its first word.
-        program: String,
-        /// As the system says.
-        kind: io::ErrorKind,
-    },
-    /// The command says that it failed.
-    #[error("the command {program} failed ({}): {stderr}", exit_status(*.status))]
-    CommandFailed {
-        /// Its first word.
-        program: String,
-        /// Its exit code; `None`: ended by a signal.
-        status: Option<i32>,
-        /// How its standard error begins, control characters removed.
-        stderr: String,
-    },
-    /// The source took too long.
-    #[error("it gave no value within 10 s")]
-    TimedOut,
-}
-
-impl SourceFault {
-    const fn code(&self) -> &'static str {
-        match self {
-            Self::Missing(_) => "source_missing",
-            Self::Unreadable { .. } | Self::NotAFile(_) => "source_unreadable",
-            Self::TooLarge | Self::Empty | Self::NotText | Self::NotAHeader => "source_invalid",
-            Self::CommandNotRun { .. } | Self::CommandFailed { .. } => "source_command_failed",
-            Self::TimedOut => "source_timeout",
-        }
-    }
-}
-
-fn exit_status(status: Option<i32>) -> String {
-    status.map_or_else(|| "ended by a signal".to_owned(), |code| format!("exit status {code}"))
 }

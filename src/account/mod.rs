@@ -1,6 +1,6 @@
 //! One account: credentials and organization, the session that makes a token of them, and whoever wants to carry it.
 //!
-//! Depends on `config`, `careportals`, `clock`, `secret`, `metrics`, `connect` and `upstream`. An [`Account`] is a handle: requests
+//! Depends on `config`, `careportals`, `clock`, `secret`, `sources`, `metrics`, `connect` and `upstream`. An [`Account`] is a handle: requests
 //! load the bearer from it without a lock, and one driver task owns everything else. A client's request is never seen
 //! here, and a client that goes away takes nothing with it but its own wait.
 //!
@@ -52,7 +52,7 @@ use self::{
 };
 pub use self::{
     driver::LogInFailed,
-    failure::{Field, LoginError, Malformed, SourceError, SourceFault, Unreachable},
+    failure::{Field, LoginError, Malformed, SourceError, Unreachable},
     login::LoginConnectors,
     phase::{AccountStatus, Phase, Unavailable, Why},
     session::StateName,

@@ -1,34 +1,19 @@
 //! Notices when the files of credentials give something else than the last log-in used.
 //!
-//! Directories are watched, never files: a Kubernetes mount swaps a symlink, an editor renames, and a file may appear
-//! later. What can't be watched (some network and FUSE file systems say nothing) is looked at twice a minute. An event
-//! only makes us look: a change is reported when the content differs, and once.
+//! `sources` says when to look. A change is reported when the content differs, and once.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    future::pending,
-    os::unix::fs::MetadataExt,
-    path::{Component, Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::pending, path::PathBuf, sync::Arc, time::Duration};
 
-use notify::{
-    EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
-    event::{AccessKind, AccessMode},
-};
-use tokio::{
-    sync::{Notify, mpsc},
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 
 use super::{
-    credentials::{Reading, Seen, Sources, read_file},
+    credentials::{Reading, Seen, Sources},
     failure::Field,
 };
-use crate::config::{Account, Source};
+use crate::{
+    config::{Account, Source},
+    sources::{Directories, read_file},
+};
 
 /// What differs from what the last log-in used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,18 +86,7 @@ struct Eyes {
     /// What was reported of each file: a change is told once, even if no log-in reads it.
     announced: Vec<Reading>,
     seen: Arc<Seen>,
-    stirred: Arc<Notify>,
-    watcher: Option<RecommendedWatcher>,
-    watched: BTreeSet<Directory>,
-    complained: bool,
-}
-
-/// By identity too: a directory that was made anew must be watched anew.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Directory {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
+    directories: Directories,
 }
 
 impl Eyes {
@@ -130,12 +104,9 @@ impl Eyes {
         Some(Self {
             account: sources.account().name.clone(),
             announced: vec![Reading::Never; files.len()],
+            directories: Directories::of(files.iter().map(|(_, path)| path.clone()).collect()),
             files,
             seen: Arc::clone(sources.seen()),
-            stirred: Arc::new(Notify::new()),
-            watcher: None,
-            watched: BTreeSet::new(),
-            complained: false,
         })
     }
 
@@ -143,7 +114,13 @@ impl Eyes {
         loop {
             // Watching first, reading then: what happens in between makes us look again.
             let looked = tokio::task::spawn_blocking(move || {
-                self.arm();
+                if let Err(reason) = self.directories.arm() {
+                    tracing::warn!(
+                        account = self.account,
+                        ?reason,
+                        "credential files can't be watched: looking twice a minute instead"
+                    );
+                }
                 let change = self.look();
                 (self, change)
             });
@@ -157,34 +134,7 @@ impl Eyes {
                 // A file that never stays the same must not cause a storm of log-ins.
                 sleep(AFTER_CHANGE).await;
             }
-            self.wait().await;
-        }
-    }
-
-    /// Until something stirs and settles, or it is time to look anyway.
-    async fn wait(&self) {
-        if timeout(POLL, self.stirred.notified()).await.is_err() {
-            return;
-        }
-        let settled = async { while timeout(QUIET, self.stirred.notified()).await.is_ok() {} };
-        // A directory that is never quiet is looked at from time to time.
-        let _ = timeout(QUIET_WAIT_MAX, settled).await;
-    }
-
-    fn arm(&mut self) {
-        // What the path leads through may change while we read it.
-        for _ in 0..ARM_TRIES {
-            let wanted: BTreeSet<Directory> = self.files.iter().flat_map(|(_, path)| directories(path)).collect();
-            if wanted == self.watched {
-                return;
-            }
-            let watcher = watch(&wanted, Arc::clone(&self.stirred));
-            if let (Err(error), false) = (&watcher, self.complained) {
-                self.complained = true;
-                tracing::warn!(account = self.account, reason = ?error.kind, "credential files can't be watched: looking twice a minute instead");
-            }
-            self.watcher = watcher.ok();
-            self.watched = if self.watcher.is_some() { wanted } else { BTreeSet::new() };
+            self.directories.stir().await;
         }
     }
 
@@ -209,79 +159,7 @@ impl Eyes {
     }
 }
 
-fn watch(directories: &BTreeSet<Directory>, stirred: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event| {
-        if may_change_something(&event) {
-            stirred.notify_one();
-        }
-    })?;
-    for directory in directories {
-        watcher.watch(&directory.path, RecursiveMode::NonRecursive)?;
-    }
-    Ok(watcher)
-}
-
-/// Reading makes events too, our own above all; an error may stand for events that were lost.
-fn may_change_something(event: &notify::Result<notify::Event>) -> bool {
-    match event {
-        Ok(event) => match event.kind {
-            EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
-            _ => true,
-        },
-        Err(_) => true,
-    }
-}
-
-/// Every directory in which a change may lead `path` to other content: where it ends, where each symbolic link on the
-/// way lies, and where the way breaks off.
-fn directories(path: &Path) -> BTreeSet<Directory> {
-    let mut found = BTreeSet::new();
-    let mut ahead: Vec<PathBuf> = vec![path.to_owned()];
-    let mut here = PathBuf::from(if path.is_absolute() { "/" } else { "." });
-    let mut links = 0;
-    while let Some(part) = ahead.pop() {
-        let mut components = part.components();
-        let Some(component) = components.next() else { continue };
-        let rest = components.as_path();
-        if !rest.as_os_str().is_empty() {
-            ahead.push(rest.to_owned());
-        }
-        match component {
-            Component::Prefix(_) | Component::CurDir => {}
-            Component::RootDir => here = PathBuf::from("/"),
-            Component::ParentDir => here.push(".."),
-            Component::Normal(name) => {
-                let next = here.join(name);
-                let last = ahead.is_empty();
-                let link = fs::read_link(&next).ok().filter(|_| links < LINKS_MAX);
-                if let Some(target) = link {
-                    links += 1;
-                    found.extend(identify(&here));
-                    ahead.push(target);
-                } else if last || !next.is_dir() {
-                    break;
-                } else {
-                    here = next;
-                }
-            }
-        }
-    }
-    found.extend(identify(&here));
-    found
-}
-
-fn identify(directory: &Path) -> Option<Directory> {
-    let metadata = directory.metadata().ok()?;
-    Some(Directory { path: directory.to_owned(), device: metadata.dev(), inode: metadata.ino() })
-}
-
-const POLL: Duration = Duration::from_secs(30);
-const QUIET: Duration = Duration::from_millis(100);
-const QUIET_WAIT_MAX: Duration = Duration::from_secs(1);
 const AFTER_CHANGE: Duration = Duration::from_secs(1);
-const ARM_TRIES: usize = 3;
-/// As Linux counts them in one path.
-const LINKS_MAX: usize = 40;
 
 #[cfg(test)]
 mod tests;

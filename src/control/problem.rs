@@ -175,7 +175,10 @@ fn failed_account((name, why): &(String, LogInFailed)) -> FailedAccount {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::{Field, LoginError, SourceError, SourceFault};
+    use crate::{
+        account::{Field, LoginError, SourceError},
+        sources::SourceFault,
+    };
 
     fn refused(status: StatusCode) -> LogInFailed {
         LogInFailed::Failed(LoginError::Refused(status))

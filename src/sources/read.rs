@@ -1,0 +1,191 @@
+//! Reads one value from where the settings say it is.
+//!
+//! Guarantees: every buffer that held a value is wiped; a [`SourceFault`] never says what a source gave; a command is
+//! ended, with all it started, when its time is over or nobody waits for it any more.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::{Child, Command},
+    sync::Semaphore,
+    time::timeout,
+};
+use zeroize::Zeroizing;
+
+use super::SourceFault;
+use crate::{
+    config::{Source, source::MEANT_FOR_US},
+    secret::Secret,
+};
+
+/// What `source` gives: one value, without one trailing newline of a file or a command. Takes 10 s at most; dropping the
+/// future ends a command. `readers`: how many files may be read at a time, since a file system that hangs holds a thread.
+///
+/// # Errors
+///
+/// Says what is wrong with the source; a value that is empty is none.
+pub async fn read(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, SourceFault> {
+    let value = match source {
+        Source::Value(value) => Secret::new(value.expose().to_vec()),
+        Source::File(path) => {
+            // A file system that doesn't answer must not hold the account for ever.
+            let read = timeout(SOURCE_TIMEOUT, read_apart(path.clone(), Arc::clone(readers))).await;
+            read.unwrap_or(Err(SourceFault::TimedOut))?
+        }
+        Source::Command(argv) => {
+            let output = timeout(SOURCE_TIMEOUT, run(argv)).await.map_err(|_| SourceFault::TimedOut)??;
+            output.trim_newline()
+        }
+    };
+    if value.is_empty() { Err(SourceFault::Empty) } else { Ok(value) }
+}
+
+/// On a thread where blocking does no harm.
+async fn read_apart(path: PathBuf, readers: Arc<Semaphore>) -> Result<Secret, SourceFault> {
+    // Neither fails: nobody closes the semaphore, and `read_file` does not panic.
+    let permit = readers.acquire_owned().await.map_err(|_| SourceFault::TimedOut)?;
+    let reading = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        read_file(&path)
+    });
+    reading.await.unwrap_or(Err(SourceFault::TimedOut))
+}
+
+/// The file's value without its trailing newline; it may be empty. Blocks.
+///
+/// # Errors
+///
+/// Says what is wrong with the file.
+pub fn read_file(path: &Path) -> Result<Secret, SourceFault> {
+    let fault = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => SourceFault::Missing(path.to_owned()),
+        kind => SourceFault::Unreadable { path: path.to_owned(), kind },
+    };
+    // Before it is opened: opening a pipe would wait for its writer.
+    if !path.metadata().map_err(fault)?.is_file() {
+        return Err(SourceFault::NotAFile(path.to_owned()));
+    }
+    let mut file = File::open(path).map_err(fault)?;
+    // All of it at once: a buffer that grows leaves copies behind.
+    let mut buffer = Zeroizing::new(vec![0; VALUE_MAX + 1]);
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(fault(error)),
+        }
+    }
+    if filled > VALUE_MAX {
+        return Err(SourceFault::TooLarge);
+    }
+    Ok(Secret::new(buffer[..filled].to_vec()).trim_newline())
+}
+
+/// The command's standard output.
+async fn run(argv: &[String]) -> Result<Secret, SourceFault> {
+    let Some((program, arguments)) = argv.split_first() else {
+        return Err(SourceFault::CommandNotRun { program: String::new(), kind: io::ErrorKind::InvalidInput });
+    };
+    let not_run = |error: io::Error| SourceFault::CommandNotRun { program: program.clone(), kind: error.kind() };
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.process_group(0).kill_on_drop(true);
+    for name in our_variables() {
+        command.env_remove(name);
+    }
+    let child = command.spawn().map_err(not_run)?;
+    let mut group = Group(child);
+    let (stdout, stderr) = (group.0.stdout.take(), group.0.stderr.take());
+    let (stdout, stderr) = tokio::try_join!(collect(stdout, VALUE_MAX), collect(stderr, STDERR_MAX)).map_err(not_run)?;
+    let status = group.0.wait().await.map_err(not_run)?;
+    if !status.success() {
+        return Err(failed(program, status, &stderr));
+    }
+    stdout.whole().ok_or(SourceFault::TooLarge)
+}
+
+fn failed(program: &str, status: ExitStatus, stderr: &Collected) -> SourceFault {
+    SourceFault::CommandFailed { program: program.to_owned(), status: status.code(), stderr: printable(stderr.start()) }
+}
+
+/// One line without anything that a terminal would act on.
+fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let words: Vec<&str> = text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty()).collect();
+    words.join(" ")
+}
+
+/// Settings may hold secrets, and a command needs none of ours. Names only are read here.
+#[expect(clippy::disallowed_methods, reason = "a child inherits the environment unless its names are known")]
+fn our_variables() -> impl Iterator<Item = OsString> {
+    let is_ours =
+        |name: &OsString| name.as_encoded_bytes().starts_with(OUR_PREFIX) || MEANT_FOR_US.iter().any(|known| name == known);
+    std::env::vars_os().map(|(name, _)| name).filter(is_ours)
+}
+
+/// A command and what it started; dropped before its end was seen, they are killed.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // `id` is gone once the end was seen: the number may be somebody else's by then.
+        let leader = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(leader) = leader {
+            // It fails only when all of them have ended by themselves.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
+/// The start of a stream; what came after it was read and thrown away, so that the writer does not stall.
+struct Collected {
+    buffer: Zeroizing<Vec<u8>>,
+    filled: usize,
+    more: bool,
+}
+
+impl Collected {
+    fn start(&self) -> &[u8] {
+        &self.buffer[..self.filled]
+    }
+
+    fn whole(&self) -> Option<Secret> {
+        (!self.more).then(|| Secret::new(self.start().to_vec()))
+    }
+}
+
+async fn collect<R: AsyncRead + Unpin>(stream: Option<R>, most: usize) -> io::Result<Collected> {
+    let mut collected = Collected { buffer: Zeroizing::new(vec![0; most]), filled: 0, more: false };
+    let Some(mut stream) = stream else { return Ok(collected) };
+    while collected.filled < most {
+        match stream.read(&mut collected.buffer[collected.filled..]).await? {
+            0 => return Ok(collected),
+            count => collected.filled += count,
+        }
+    }
+    let mut rest = Zeroizing::new([0; 1024]);
+    while stream.read(&mut rest[..]).await? > 0 {
+        collected.more = true;
+    }
+    Ok(collected)
+}
+
+const VALUE_MAX: usize = 64 * 1024;
+const STDERR_MAX: usize = 512;
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
+const OUR_PREFIX: &[u8] = b"CAREPORTALS_";
+
+#[cfg(test)]
+mod tests;

@@ -1,22 +1,27 @@
-//! Bytes that nobody may print, and that are wiped when dropped.
+//! Bytes that nobody may print, in memory of their own, and wiped when dropped.
 //!
 //! Depends on nothing of ours. Guarantees: no `Clone`, `Display`, `Serialize` or `PartialEq`; `Debug` says
 //! `[redacted]`; [`Secret::expose`] is the only door, and this file alone builds an `Authorization` value.
+
+mod pages;
 
 use std::fmt;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use zeroize::Zeroizing;
+
+pub use pages::Pages;
 
 /// A password, a user name, an organization before it is sent, a token.
-pub struct Secret(Zeroizing<Vec<u8>>);
+pub struct Secret(Pages);
 
 impl Secret {
-    /// Takes the buffer over; it is wiped when the secret is dropped.
+    /// A copy of `bytes`, which the caller wipes if they are its own.
     #[must_use]
-    pub fn new(bytes: Vec<u8>) -> Self {
-        Self(Zeroizing::new(bytes))
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut pages = Pages::default();
+        pages.extend(bytes);
+        Self(pages)
     }
 
     /// The bytes. Whoever calls this must not copy them into anything that is not wiped, printed or kept.
@@ -40,12 +45,11 @@ impl Secret {
     /// Drops one trailing newline (`\n` or `\r\n`), as files written by hand end with one.
     #[must_use]
     pub fn trim_newline(mut self) -> Self {
-        if self.0.last() == Some(&b'\n') {
-            self.0.pop();
-            if self.0.last() == Some(&b'\r') {
-                self.0.pop();
-            }
-        }
+        let kept = match &*self.0 {
+            [kept @ .., b'\r', b'\n'] | [kept @ .., b'\n'] => kept.len(),
+            all => all.len(),
+        };
+        self.0.truncate(kept);
         self
     }
 
@@ -65,9 +69,9 @@ impl Secret {
         if self.0.is_empty() || !self.0.iter().all(u8::is_ascii_graphic) {
             return None;
         }
-        let mut line = Zeroizing::new(Vec::with_capacity(SCHEME.len() + self.0.len()));
-        line.extend_from_slice(SCHEME);
-        line.extend_from_slice(&self.0);
+        let mut line = Pages::with_capacity(SCHEME.len() + self.0.len());
+        line.extend(SCHEME);
+        line.extend(&self.0);
         sensitive(line)
     }
 
@@ -78,29 +82,22 @@ impl Secret {
         if self.0.is_empty() {
             return None;
         }
-        sensitive(Zeroizing::new(self.0.to_vec()))
+        let mut copy = Pages::with_capacity(self.0.len());
+        copy.extend(&self.0);
+        sensitive(copy)
     }
 }
 
-fn sensitive(bytes: Zeroizing<Vec<u8>>) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(bytes))).ok()?;
+fn sensitive(bytes: Pages) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(bytes)).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
-/// An owner for `Bytes`: `Zeroizing` itself has no `AsRef<[u8]>`.
-struct Wiped(Zeroizing<Vec<u8>>);
-
-impl AsRef<[u8]> for Wiped {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
+impl From<Pages> for Secret {
+    fn from(bytes: Pages) -> Self {
+        Self(bytes)
     }
-}
-
-/// A buffer that leaves as a body and is wiped when the last reference to it goes.
-#[must_use]
-pub fn wiped_bytes(buffer: Zeroizing<Vec<u8>>) -> Bytes {
-    Bytes::from_owner(Wiped(buffer))
 }
 
 impl fmt::Debug for Secret {
@@ -111,7 +108,7 @@ impl fmt::Debug for Secret {
 
 impl From<&str> for Secret {
     fn from(text: &str) -> Self {
-        Self::new(text.as_bytes().to_vec())
+        Self::of(text.as_bytes())
     }
 }
 

@@ -7,12 +7,11 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use zeroize::Zeroizing;
 
 use super::failure::Malformed;
 use crate::{
     careportals::{REFRESH_TOKEN_FIELDS, TOKEN_FIELDS},
-    secret::Secret,
+    secret::{Pages, Secret},
 };
 
 /// What an answer holds.
@@ -96,17 +95,16 @@ impl<'de> Visitor<'de> for Child<'_> {
 /// The content of a JSON string; `None` when it is none, or an empty one.
 fn string(value: &RawValue) -> Option<Secret> {
     let quoted = value.get().strip_prefix('"')?.strip_suffix('"')?;
-    // Escapes only shrink, so the buffer never grows.
-    let mut text = Zeroizing::new(Vec::with_capacity(quoted.len()));
+    let mut text = Pages::with_capacity(quoted.len());
     let mut rest = quoted;
     while let Some(at) = rest.find('\\') {
-        text.extend_from_slice(&rest.as_bytes()[..at]);
+        text.extend(&rest.as_bytes()[..at]);
         let (character, after) = escape(&rest[at + 1..])?;
-        text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        text.extend(character.encode_utf8(&mut [0; 4]).as_bytes());
         rest = after;
     }
-    text.extend_from_slice(rest.as_bytes());
-    (!text.is_empty()).then(|| Secret::new(std::mem::take(&mut *text)))
+    text.extend(rest.as_bytes());
+    (!text.is_empty()).then(|| text.into())
 }
 
 /// The character that an escape (without its backslash) stands for, and what follows it.

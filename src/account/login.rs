@@ -17,7 +17,6 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use tokio::time::timeout;
-use zeroize::Zeroizing;
 
 use super::{
     answer::{self, Answer},
@@ -30,7 +29,7 @@ use crate::{
     clock::Clock,
     config::{Endpoint, Login},
     connect::Connector,
-    secret::{Secret, wiped_bytes},
+    secret::{Pages, Secret},
     upstream,
 };
 
@@ -85,7 +84,7 @@ impl HttpLogIn {
             match tried {
                 // A server that sends no new refresh token means the old one to be used on (RFC 6749, 6).
                 Ok(Ok(grant)) => {
-                    let kept = || Secret::new(refresh.expose().to_vec());
+                    let kept = || Secret::of(refresh.expose());
                     return Ok(Grant { refresh: grant.refresh.or_else(|| Some(kept())), ..grant });
                 }
                 // Who asks for fewer log-ins must not be sent another.
@@ -185,76 +184,60 @@ fn retry_after(headers: &HeaderMap, server_now: SystemTime) -> Option<Duration> 
     (!wait.is_zero()).then_some(wait)
 }
 
-async fn collect(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, LoginError> {
+async fn collect(mut body: Incoming) -> Result<Pages, LoginError> {
     let too_large = LoginError::Malformed(Malformed::TooLarge);
     let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if expected > ANSWER_MAX {
         return Err(too_large);
     }
-    // All of it at once: a buffer that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(ANSWER_MAX));
+    let mut bytes = Pages::with_capacity(expected);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| LoginError::Unreachable(Unreachable::Cut))?;
         let Ok(piece) = frame.into_data() else { continue };
         if bytes.len() + piece.len() > ANSWER_MAX {
             return Err(too_large);
         }
-        bytes.extend_from_slice(&piece);
+        bytes.extend(&piece);
     }
     Ok(bytes)
 }
 
-/// Writes twice, to know the size before the buffer is made.
-fn body(write: impl Fn(&mut dyn io::Write) -> io::Result<()>) -> Bytes {
-    let mut size = Count(0);
-    let mut buffer = Zeroizing::new(Vec::new());
-    // Neither a count nor a vector fails to be written to.
-    if write(&mut size).is_ok() {
-        buffer.reserve_exact(size.0);
-        let _ = write(&mut *buffer);
-    }
-    wiped_bytes(buffer)
+/// As `write` writes it, wiped when the last reference to it goes.
+fn body(write: impl Fn(&mut Pages) -> io::Result<()>) -> Bytes {
+    let mut pages = Pages::default();
+    // A buffer in memory does not fail to be written to, nor does text to be JSON.
+    let _ = write(&mut pages);
+    Bytes::from_owner(pages)
 }
 
-fn write_login(out: &mut dyn io::Write, login: &Login, credentials: &Credentials) -> io::Result<()> {
-    out.write_all(b"{")?;
+fn write_login(out: &mut Pages, login: &Login, credentials: &Credentials) -> io::Result<()> {
+    out.extend(b"{");
     write_member(out, &login.username_field, &credentials.username)?;
-    out.write_all(b",")?;
+    out.extend(b",");
     write_member(out, &login.password_field, &credentials.password)?;
     for (name, value) in &login.extra {
-        out.write_all(b",")?;
+        out.extend(b",");
         serde_json::to_writer(&mut *out, name)?;
-        out.write_all(b":")?;
+        out.extend(b":");
         serde_json::to_writer(&mut *out, value)?;
     }
-    out.write_all(b"}")
-}
-
-fn write_refresh(out: &mut dyn io::Write, refresh: &Secret) -> io::Result<()> {
-    out.write_all(b"{")?;
-    write_member(out, REFRESH_REQUEST_FIELD, refresh)?;
-    out.write_all(b"}")
-}
-
-fn write_member(out: &mut dyn io::Write, name: &str, value: &Secret) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, name)?;
-    out.write_all(b":")?;
-    // `Sources` lets nothing but text through, and a token is text by its origin.
-    serde_json::to_writer(&mut *out, value.expose_str().unwrap_or_default())?;
+    out.extend(b"}");
     Ok(())
 }
 
-struct Count(usize);
+fn write_refresh(out: &mut Pages, refresh: &Secret) -> io::Result<()> {
+    out.extend(b"{");
+    write_member(out, REFRESH_REQUEST_FIELD, refresh)?;
+    out.extend(b"}");
+    Ok(())
+}
 
-impl io::Write for Count {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+fn write_member(out: &mut Pages, name: &str, value: &Secret) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, name)?;
+    out.extend(b":");
+    // `Sources` lets nothing but text through, and a token is text by its origin.
+    serde_json::to_writer(&mut *out, value.expose_str().unwrap_or_default())?;
+    Ok(())
 }
 
 const ANSWER_MAX: usize = 64 * 1024;

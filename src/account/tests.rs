@@ -87,7 +87,7 @@ impl LogIn for ScriptedLogIn {
                     let received = clock.now();
                     let exp = (received.wall + life).duration_since(SystemTime::UNIX_EPOCH).unwrap();
                     let claims = format!(r#"{{"exp":{}}}"#, exp.as_secs_f64());
-                    let token = Secret::new(super::token::tests::jwt(&claims).into_bytes());
+                    let token = Secret::from(super::token::tests::jwt(&claims).as_str());
                     Ok(Grant { token, refresh: Some(Secret::from("refresh")), organization, server_date: None, received })
                 }
                 Scripted::Fail(error) => Err(error),

@@ -11,12 +11,11 @@ use std::{
 
 use http::HeaderValue;
 use serde::Deserialize;
-use zeroize::Zeroizing;
 
 use super::failure::Malformed;
 use crate::{
     clock::{Moment, Now},
-    secret::{Secret, token_of},
+    secret::{Pages, Secret, token_of},
 };
 
 /// Which token. A later one is greater; none is used twice.
@@ -157,22 +156,21 @@ fn life_left(exp: f64, server_now: SystemTime) -> Option<Duration> {
     (left > 0.0).then(|| Duration::try_from_secs_f64(left).unwrap_or(LIFE_MAX).min(LIFE_MAX))
 }
 
-/// RFC 4648, 5; padding is tolerated. The buffer is wiped.
-fn base64url(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+/// RFC 4648, 5; padding is tolerated.
+fn base64url(text: &[u8]) -> Option<Pages> {
     let unpadded = text.len() - text.iter().rev().take_while(|&&byte| byte == b'=').count();
     let text = &text[..unpadded];
     if text.len() % 4 == 1 {
         return None;
     }
-    // The whole capacity at once: a buffer that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() / 4 * 3 + 2));
+    let mut bytes = Pages::with_capacity(text.len() / 4 * 3 + 2);
     let (mut bits, mut count) = (0_u32, 0);
     for &byte in text {
         bits = (bits << 6) | sextet(byte)?;
         count += 6;
         if count >= 8 {
             count -= 8;
-            bytes.push(u8::try_from((bits >> count) & 0xff).ok()?);
+            bytes.extend(&[u8::try_from((bits >> count) & 0xff).ok()?]);
         }
     }
     Some(bytes)

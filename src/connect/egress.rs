@@ -6,10 +6,12 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use zeroize::Zeroizing;
 
 use super::{CertificateFault, ConnectError, TlsFault};
-use crate::config::{EgressProxy, Origin};
+use crate::{
+    config::{EgressProxy, Origin},
+    secret::Pages,
+};
 
 /// Why the proxy is no way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,25 +90,22 @@ where
     }
 }
 
-/// All of it in one buffer that does not grow, so that no copy of the credentials is left behind.
-fn request(proxy: &EgressProxy, server: &Origin) -> Zeroizing<Vec<u8>> {
+fn request(proxy: &EgressProxy, server: &Origin) -> Pages {
     let host = if server.host.contains(':') { format!("[{}]", server.host) } else { server.host.clone() };
     let place = format!("{host}:{}", server.port);
-    let encoded = proxy.credentials.as_ref().map_or(0, |credentials| 4 * credentials.expose().len().div_ceil(3));
-    let mut out = Zeroizing::new(Vec::with_capacity(2 * place.len() + encoded + 128));
+    let mut out = Pages::default();
     for part in ["CONNECT ", &place, " HTTP/1.1\r\nHost: ", &place, "\r\n"] {
-        out.extend_from_slice(part.as_bytes());
+        out.extend(part.as_bytes());
     }
     if let Some(credentials) = &proxy.credentials {
-        out.extend_from_slice(b"Proxy-Authorization: Basic ");
-        let start = out.len();
-        out.resize(start + encoded, 0);
+        out.extend(b"Proxy-Authorization: Basic ");
+        let room = out.room(4 * credentials.expose().len().div_ceil(3));
         // It fits: the room is what the encoding takes.
-        let written = STANDARD.encode_slice(credentials.expose(), &mut out[start..]).unwrap_or_default();
-        out.truncate(start + written);
-        out.extend_from_slice(b"\r\n");
+        let written = STANDARD.encode_slice(credentials.expose(), room).unwrap_or_default();
+        out.filled(written);
+        out.extend(b"\r\n");
     }
-    out.extend_from_slice(b"\r\n");
+    out.extend(b"\r\n");
     out
 }
 

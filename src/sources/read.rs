@@ -20,12 +20,11 @@ use tokio::{
     sync::Semaphore,
     time::timeout,
 };
-use zeroize::Zeroizing;
 
 use super::SourceFault;
 use crate::{
     config::{Source, source::MEANT_FOR_US},
-    secret::Secret,
+    secret::{Pages, Secret},
 };
 
 /// What `source` gives: one value, without one trailing newline of a file or a command. Takes 10 s at most; dropping the
@@ -36,7 +35,7 @@ use crate::{
 /// Says what is wrong with the source; a value that is empty is none.
 pub async fn read(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, SourceFault> {
     let value = match source {
-        Source::Value(value) => Secret::new(value.expose().to_vec()),
+        Source::Value(value) => Secret::of(value.expose()),
         Source::File(path) => {
             // A file system that doesn't answer must not hold the account for ever.
             let read = timeout(SOURCE_TIMEOUT, read_apart(path.clone(), Arc::clone(readers))).await;
@@ -76,21 +75,16 @@ pub fn read_file(path: &Path) -> Result<Secret, SourceFault> {
         return Err(SourceFault::NotAFile(path.to_owned()));
     }
     let mut file = File::open(path).map_err(fault)?;
-    // All of it at once: a buffer that grows leaves copies behind.
-    let mut buffer = Zeroizing::new(vec![0; VALUE_MAX + 1]);
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
+    let mut value = Pages::default();
+    while value.len() <= VALUE_MAX {
+        match file.read(value.room(PIECE)) {
+            Ok(0) => return Ok(Secret::from(value).trim_newline()),
+            Ok(count) => value.filled(count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(fault(error)),
         }
     }
-    if filled > VALUE_MAX {
-        return Err(SourceFault::TooLarge);
-    }
-    Ok(Secret::new(buffer[..filled].to_vec()).trim_newline())
+    Err(SourceFault::TooLarge)
 }
 
 /// The command's standard output.
@@ -113,11 +107,11 @@ async fn run(argv: &[String]) -> Result<Secret, SourceFault> {
     if !status.success() {
         return Err(failed(program, status, &stderr));
     }
-    stdout.whole().ok_or(SourceFault::TooLarge)
+    if stdout.more { Err(SourceFault::TooLarge) } else { Ok(stdout.start.into()) }
 }
 
 fn failed(program: &str, status: ExitStatus, stderr: &Collected) -> SourceFault {
-    SourceFault::CommandFailed { program: program.to_owned(), status: status.code(), stderr: printable(stderr.start()) }
+    SourceFault::CommandFailed { program: program.to_owned(), status: status.code(), stderr: printable(&stderr.start) }
 }
 
 /// One line without anything that a terminal would act on.
@@ -151,38 +145,26 @@ impl Drop for Group {
 
 /// The start of a stream; what came after it was read and thrown away, so that the writer does not stall.
 struct Collected {
-    buffer: Zeroizing<Vec<u8>>,
-    filled: usize,
+    start: Pages,
     more: bool,
 }
 
-impl Collected {
-    fn start(&self) -> &[u8] {
-        &self.buffer[..self.filled]
-    }
-
-    fn whole(&self) -> Option<Secret> {
-        (!self.more).then(|| Secret::new(self.start().to_vec()))
-    }
-}
-
 async fn collect<R: AsyncRead + Unpin>(stream: Option<R>, most: usize) -> io::Result<Collected> {
-    let mut collected = Collected { buffer: Zeroizing::new(vec![0; most]), filled: 0, more: false };
+    let mut collected = Collected { start: Pages::default(), more: false };
     let Some(mut stream) = stream else { return Ok(collected) };
-    while collected.filled < most {
-        match stream.read(&mut collected.buffer[collected.filled..]).await? {
+    loop {
+        match stream.read(collected.start.room(PIECE)).await? {
             0 => return Ok(collected),
-            count => collected.filled += count,
+            count => collected.start.filled(count),
         }
+        collected.more |= collected.start.len() > most;
+        collected.start.truncate(most);
     }
-    let mut rest = Zeroizing::new([0; 1024]);
-    while stream.read(&mut rest[..]).await? > 0 {
-        collected.more = true;
-    }
-    Ok(collected)
 }
 
 const VALUE_MAX: usize = 64 * 1024;
+/// Read at a time; most values are shorter.
+const PIECE: usize = 1024;
 const STDERR_MAX: usize = 512;
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
 const OUR_PREFIX: &[u8] = b"CAREPORTALS_";

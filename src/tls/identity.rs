@@ -15,7 +15,7 @@ use rustls::{
 use zeroize::Zeroizing;
 
 use super::TlsSetupError;
-use crate::config::ClientCertificate;
+use crate::{config::ClientCertificate, secret::Pages};
 
 const CERTIFICATE: &str = "tls_cert_file";
 const KEY: &str = "tls_key_file";
@@ -73,23 +73,21 @@ fn unreadable(setting: &'static str, path: &Path, error: &io::Error) -> TlsSetup
 
 /// More than any key takes.
 const KEY_FILE_MAX: usize = 64 * 1024;
+/// Read at a time; most keys are shorter.
+const PIECE: usize = 4096;
 
-/// In a buffer that does not grow, so that no copy is left behind.
-fn read_wiped(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+fn read_wiped(path: &Path) -> io::Result<Pages> {
     let mut file = fs::File::open(path)?;
-    let mut text = Zeroizing::new(vec![0; KEY_FILE_MAX]);
-    let mut length = 0;
-    loop {
-        match io::Read::read(&mut file, &mut text[length..]) {
-            Ok(0) if length == KEY_FILE_MAX => return Err(io::ErrorKind::FileTooLarge.into()),
-            Ok(0) => break,
-            Ok(read) => length += read,
+    let mut text = Pages::default();
+    while text.len() <= KEY_FILE_MAX {
+        match io::Read::read(&mut file, text.room(PIECE)) {
+            Ok(0) => return Ok(text),
+            Ok(read) => text.filled(read),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    text.truncate(length);
-    Ok(text)
+    Err(io::ErrorKind::FileTooLarge.into())
 }
 
 /// The first private key in a PEM file (RFC 7468). Not the library's reader: its buffers are not wiped.
@@ -104,7 +102,7 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyFault> {
             _ => {}
         }
     };
-    let mut encoded = Zeroizing::new(Vec::with_capacity(pem.len()));
+    let mut encoded = Pages::with_capacity(pem.len());
     loop {
         let line = lines.next().ok_or(KeyFault::Missing)?;
         if line.starts_with("-----END ") {
@@ -114,10 +112,10 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyFault> {
         if line.starts_with("Proc-Type:") {
             return Err(KeyFault::Encrypted);
         }
-        encoded.extend_from_slice(line.as_bytes());
+        encoded.extend(line.as_bytes());
     }
     let mut der = Zeroizing::new(vec![0; encoded.len() / 4 * 3 + 3]);
-    let length = STANDARD.decode_slice(encoded.as_slice(), &mut der).map_err(|_| KeyFault::Unsupported)?;
+    let length = STANDARD.decode_slice(&*encoded, &mut der).map_err(|_| KeyFault::Unsupported)?;
     // Moved and not copied; who takes it wipes it.
     let mut der = std::mem::take(&mut *der);
     der.truncate(length);

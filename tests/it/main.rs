@@ -45,6 +45,7 @@ mod login;
 mod login_exchange;
 mod logout;
 mod logs;
+mod memory;
 mod metrics;
 mod pattern;
 mod problems;

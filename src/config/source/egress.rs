@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::{Egress, EgressProxy, Exception},
-    secret::Secret,
+    secret::{Pages, Secret},
 };
 
 /// Reads both variables. Of a name in two cases the lower one wins, as it does for curl.
@@ -75,25 +75,25 @@ fn proxy(text: &str) -> Result<EgressProxy, Wrong> {
 /// `user:password`; what stands for itself in neither is percent-encoded (RFC 3986, 3.2.1).
 fn credentials(userinfo: &str) -> Result<Secret, Wrong> {
     let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
-    let mut decoded = Vec::with_capacity(userinfo.len() + 1);
+    let mut decoded = Pages::with_capacity(userinfo.len() + 1);
     unescape(user, &mut decoded)?;
     if decoded.contains(&b':') {
         return Err(Wrong::new("the proxy's user name holds a colon, which Basic authentication can't carry"));
     }
-    decoded.push(b':');
+    decoded.extend(b":");
     unescape(password, &mut decoded)?;
-    let secret = Secret::new(decoded);
+    let secret = Secret::from(decoded);
     if secret.expose().iter().any(u8::is_ascii_control) {
         return Err(Wrong::new("the proxy's credentials hold a control character"));
     }
     Ok(secret)
 }
 
-fn unescape(text: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
+fn unescape(text: &str, out: &mut Pages) -> Result<(), Wrong> {
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         if byte != b'%' {
-            out.push(byte);
+            out.extend(&[byte]);
             continue;
         }
         let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
@@ -102,7 +102,7 @@ fn unescape(text: &str, out: &mut Vec<u8>) -> Result<(), Wrong> {
             return Err(wrong.hint("write a literal % as %25"));
         };
         // Two hexadecimal digits are a byte.
-        out.push(u8::try_from(high * 16 + low).unwrap_or_default());
+        out.extend(&[u8::try_from(high * 16 + low).unwrap_or_default()]);
     }
     Ok(())
 }

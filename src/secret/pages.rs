@@ -1,0 +1,190 @@
+//! Memory for secrets alone: pages that are not swapped, not dumped, and wiped before they are given back.
+//!
+//! Depends on nothing of ours. Guarantees: what was in it is wiped when it is dropped, and when it grows; it never shares a
+//! page with anything else, so that locking it costs no more than itself.
+
+use std::{
+    alloc::{Layout, handle_alloc_error},
+    io,
+    ops::Deref,
+};
+
+use memmap2::MmapMut;
+use zeroize::Zeroize as _;
+
+/// A buffer that grows as it is written to.
+#[derive(Default)]
+pub struct Pages {
+    /// None before the first byte.
+    mapping: Option<MmapMut>,
+    length: usize,
+}
+
+impl Pages {
+    /// Nothing yet, but room for so many bytes.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut pages = Self::default();
+        pages.reserve(bytes);
+        pages
+    }
+
+    /// Appends.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    /// Room for `at_least` bytes and perhaps more, to write into; [`Self::filled`] says how many were.
+    pub fn room(&mut self, at_least: usize) -> &mut [u8] {
+        self.reserve(at_least);
+        match &mut self.mapping {
+            Some(mapping) => &mut mapping[self.length..],
+            None => &mut [],
+        }
+    }
+
+    /// Appends the first `count` bytes of the room.
+    pub fn filled(&mut self, count: usize) {
+        let capacity = self.mapping.as_ref().map_or(0, |mapping| mapping.len());
+        self.length = self.length.saturating_add(count).min(capacity);
+    }
+
+    /// Forgets what comes after so many bytes.
+    pub fn truncate(&mut self, length: usize) {
+        if let (Some(mapping), true) = (&mut self.mapping, length < self.length) {
+            mapping[length..self.length].zeroize();
+            self.length = length;
+        }
+    }
+
+    /// Whether memory can be kept from swap and dumps in this process, so many bytes of it.
+    pub fn probe(bytes: usize) -> io::Result<()> {
+        protect(&MmapMut::map_anon(bytes.max(1))?)
+    }
+
+    fn reserve(&mut self, more: usize) {
+        let present = self.mapping.as_ref().map_or(0, |mapping| mapping.len());
+        let wanted = self.length.saturating_add(more);
+        if wanted <= present {
+            return;
+        }
+        let size = wanted.max(2 * present).next_multiple_of(PAGE);
+        let mut mapping = map(size);
+        // Where the process may lock no more, the secret is still left out of dumps and wiped. Whether that may be is
+        // judged at start: here nobody could be told.
+        drop(protect(&mapping));
+        mapping[..self.length].copy_from_slice(self);
+        let length = self.length;
+        // The old ones are wiped as they go.
+        *self = Self { mapping: Some(mapping), length };
+    }
+}
+
+/// As every allocation, it ends the process when there is no memory left.
+fn map(size: usize) -> MmapMut {
+    MmapMut::map_anon(size).unwrap_or_else(|_| match Layout::array::<u8>(size) {
+        Ok(layout) => handle_alloc_error(layout),
+        Err(_) => handle_alloc_error(Layout::new::<u8>()),
+    })
+}
+
+/// Kept out of dumps first: that needs no right.
+fn protect(mapping: &MmapMut) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    mapping.advise(memmap2::Advice::DontDump)?;
+    mapping.lock()
+}
+
+impl Deref for Pages {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.mapping.as_ref().map_or(&[], |mapping| &mapping[..self.length])
+    }
+}
+
+impl AsRef<[u8]> for Pages {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl io::Write for Pages {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        if let Some(mapping) = &mut self.mapping {
+            // All of it: a read that failed may have left something in the room.
+            mapping.zeroize();
+        }
+    }
+}
+
+/// Of most machines; where pages are larger, the rest of one stays unused.
+const PAGE: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_however_it_grew() {
+        let mut pages = Pages::default();
+        assert!(pages.is_empty());
+        let mut expected = Vec::new();
+        for length in [0, 1, 4095, 1, 4096, 10_000] {
+            let piece = vec![u8::try_from(length % 251).unwrap(); length];
+            pages.write_all(&piece).unwrap();
+            expected.extend(piece);
+            assert_eq!(&*pages, expected);
+        }
+        pages.truncate(5000);
+        assert_eq!(&*pages, &expected[..5000]);
+        pages.truncate(6000);
+        assert_eq!(pages.len(), 5000);
+    }
+
+    #[test]
+    fn what_is_put_into_the_room_is_appended_and_no_more_than_there_is() {
+        let mut pages = Pages::with_capacity(10);
+        pages.extend(b"ab");
+        pages.room(3)[..3].copy_from_slice(b"cde");
+        pages.filled(3);
+        assert_eq!(&*pages, b"abcde");
+        assert!(pages.room(PAGE).len() >= PAGE);
+        pages.filled(usize::MAX);
+        assert_eq!(pages.len(), 2 * PAGE);
+        assert!(Pages::default().room(0).is_empty());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_secret_is_in_pages_that_are_locked_and_left_out_of_dumps() {
+        let mut pages = Pages::default();
+        pages.extend(b"secret");
+        let address = pages.as_ptr().addr();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let contains = |line: &str| {
+            let (start, end) = line.split(' ').next()?.split_once('-')?;
+            let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
+            Some(range.contains(&address))
+        };
+        let mut lines = maps.lines().skip_while(|line| contains(line) != Some(true));
+        let flags = lines.find_map(|line| line.strip_prefix("VmFlags:")).unwrap();
+        for flag in ["lo", "dd"] {
+            assert!(flags.split(' ').any(|set| set == flag), "{flag} in {flags}");
+        }
+    }
+}

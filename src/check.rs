@@ -1,7 +1,7 @@
 //! `check --online`: can this configuration do its job from here?
 //!
-//! Depends on `account`, `connect` and `tls`. Resolves, connects, verifies TLS, logs in and compares clocks, one line for
-//! each; keeps nothing, listens nowhere, prints no secret.
+//! Depends on `account`, `connect`, `proxy` and `tls`. Resolves, connects, verifies TLS, reads the values of required headers,
+//! logs in and compares clocks, one line for each; keeps nothing, listens nowhere, prints no secret.
 
 use std::{
     io::{self, Write},
@@ -15,6 +15,7 @@ use crate::{
     clock::SystemClock,
     config::{Account, AccountId, Config, Egress, Endpoint, Login, Origin},
     connect::{ConnectError, Connector, EgressError, Offer},
+    proxy,
     tls::ClientTls,
 };
 
@@ -32,6 +33,11 @@ pub fn online(config: &Arc<Config>, out: &mut dyn Write) -> Result<bool, StartEr
             let subject = format!("api {}: {}", api.name, api.upstream.origin);
             let outcome = connects(&connector).await;
             report.line(&subject, outcome.as_deref().map_err(String::as_str))?;
+            if let Some(source) = api.require_header.as_ref().and_then(|required| required.value.as_ref()) {
+                let outcome = proxy::try_source(source).await.map_err(|fault| fault.to_string());
+                let subject = format!("api {}: require_header.value", api.name);
+                report.line(&subject, outcome.as_ref().map(|()| "there is one").map_err(String::as_str))?;
+            }
         }
         for (index, account) in config.accounts.iter().enumerate() {
             check_account(config, AccountId(index), account, &tls, &mut report).await?;

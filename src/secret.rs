@@ -53,7 +53,11 @@ impl Secret {
         self
     }
 
-    /// Equality in time that does not depend on where the two differ (only on their lengths).
+    /// Equality in time that does not depend on where the two differ.
+    ///
+    /// It does depend on their lengths, so who can measure it may learn how long the secret is. That leaves a value that
+    /// was drawn at random as hard to guess as before: its length is usually known from how such values are made. The
+    /// barrier keeps the compiler from ending the loop at the first difference.
     #[must_use]
     pub fn matches(&self, other: &[u8]) -> bool {
         let differing = self.0.iter().zip(other).fold(0, |bits, (a, b)| bits | (a ^ b));

@@ -28,7 +28,7 @@ use crate::{
     logging::{AccessLog, LogControl},
     metrics::{ApiMetrics, Metrics},
     path::Prefix,
-    proxy::{self, Outage, Places},
+    proxy::{self, Outage, Places, Required},
     server::BindError,
     status::{ApiView, Phase, Sight, View},
     systemd::{Reloads, Systemd},
@@ -129,6 +129,8 @@ struct Shared {
     outage: Outage,
     /// What is counted of it.
     metrics: Arc<ApiMetrics>,
+    /// The header that clients must send.
+    required: Option<Required>,
 }
 
 impl App {
@@ -207,7 +209,8 @@ impl App {
         let (orders, ordered) = mpsc::channel(ORDERS);
         let shown = self.show(&workers, sight, &quit, orders);
         let Self { config, tls, doors, behind, passed, phase, view, reloads, settings, metrics, .. } = self;
-        let shared = config.apis.iter().map(|api| Shared::new(api, &metrics)).collect();
+        let required = required_headers(&config, None).await;
+        let shared = config.apis.iter().zip(required).map(|(api, required)| Shared::new(api, &metrics, required)).collect();
         let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
         view.send_replace(plan.view(&doors));
         workers.take_over(&plan, workers.descriptors(&doors)?).await;
@@ -277,10 +280,26 @@ fn connector(origin: &Origin, tls: &ClientTls, egress: &Egress, limit: Duration)
     Connector::new(origin, tls, egress, limit).ok_or_else(|| StartError::Host(origin.clone()))
 }
 
+/// Of each API of `config`, with values read; all at the same time, since a command may take its own. `before`: in force
+/// until now.
+async fn required_headers(config: &Arc<Config>, before: Option<&Plan>) -> Vec<Option<Required>> {
+    let mut readings = JoinSet::new();
+    for (place, api) in config.apis.iter().enumerate() {
+        let known = before.and_then(|plan| plan.shared_as(&api.name)).and_then(|shared| shared.required.clone());
+        let config = Arc::clone(config);
+        readings.spawn(async move { (place, Required::begin(&config, place, known.as_ref()).await) });
+    }
+    let mut required: Vec<Option<Required>> = config.apis.iter().map(|_| None).collect();
+    for (place, read) in readings.join_all().await {
+        required[place] = read;
+    }
+    required
+}
+
 impl Shared {
-    fn new(api: &config::Api, metrics: &Metrics) -> Self {
+    fn new(api: &config::Api, metrics: &Metrics, required: Option<Required>) -> Self {
         let places = Places::new(api.limits.max_requests);
-        Self { places, outage: Outage::default(), metrics: metrics.api(&api.name) }
+        Self { places, outage: Outage::default(), metrics: metrics.api(&api.name), required }
     }
 }
 

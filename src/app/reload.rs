@@ -18,6 +18,7 @@ use crate::{
     },
     control::NotReloaded,
     metrics::{Metrics, Reload},
+    proxy::Required,
     tls::ClientTls,
 };
 
@@ -104,8 +105,11 @@ impl Daemon {
         let settings = self.settings.as_ref().ok_or(Refused::NoSettings)?;
         let config = read(settings.input.clone()).await?;
         let Prepared { config, tls, behind, doors, descriptors, adjustments } = self.prepare(config)?;
+        // Before anything is served by the new settings: what they require is in force from their first request on.
+        let required = super::required_headers(&config, Some(&self.plan)).await;
         let accounts = accounts::take_over(&self.plan.accounts, &config, &tls, &self.clock, &self.metrics).await?;
-        let shared = config.apis.iter().map(|api| self.plan.shared_of(api, &self.metrics)).collect();
+        let apis = config.apis.iter().zip(required);
+        let shared = apis.map(|(api, required)| self.plan.shared_of(api, &self.metrics, required)).collect();
         let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
         self.workers.take_over(&plan, descriptors).await;
         let before = std::mem::replace(&mut self.plan, plan);
@@ -172,11 +176,15 @@ fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
 }
 
 impl Plan {
-    /// What the API shared before, under its new limit.
-    fn shared_of(&self, api: &config::Api, metrics: &Metrics) -> Shared {
-        let place = self.config.apis.iter().position(|known| known.name == api.name);
-        let Some(known) = place.and_then(|place| self.shared.get(place)) else { return Shared::new(api, metrics) };
+    /// What the API shared before, under its new limit, but for what is `required` from now on.
+    fn shared_of(&self, api: &config::Api, metrics: &Metrics, required: Option<Required>) -> Shared {
+        let Some(known) = self.shared_as(&api.name) else { return Shared::new(api, metrics, required) };
         known.places.limit_to(api.limits.max_requests);
-        known.clone()
+        Shared { required, ..known.clone() }
+    }
+
+    pub(super) fn shared_as(&self, api: &str) -> Option<&Shared> {
+        let place = self.config.apis.iter().position(|known| known.name == api)?;
+        self.shared.get(place)
     }
 }

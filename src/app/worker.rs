@@ -196,7 +196,8 @@ impl Side {
     ) -> Option<Routes> {
         let mut routes = behind.iter().filter_map(|index| {
             let (settings, api) = (&plan.config.apis[*index], apis[*index].clone()?);
-            let gate = Gate::new(&plan.config, settings, entry);
+            let required = plan.shared[*index].required.clone();
+            let gate = Gate::new(&plan.config, settings, required, entry);
             Some(Route { api, gate, listener: Arc::clone(listener), worker: Arc::clone(&self.worker) })
         });
         let first = routes.next()?;

@@ -4,6 +4,7 @@
 //! write, and nothing after it looks at a setting's text again.
 
 mod egress;
+mod files;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod source;
@@ -122,9 +123,9 @@ impl fmt::Debug for Login {
 pub enum Source {
     /// Written down, or read from the environment at start.
     Value(Secret),
-    /// Read anew at each log-in, one trailing newline trimmed, and watched.
+    /// Read anew whenever it is needed, one trailing newline trimmed, and watched.
     File(PathBuf),
-    /// Run at each log-in, without a shell; its standard output, one trailing newline trimmed.
+    /// Run, without a shell, at each log-in, or once for a required header; its standard output, one trailing newline trimmed.
     Command(Vec<String>),
 }
 

@@ -1,6 +1,6 @@
 //! Admit a request or refuse it, on its head alone.
 //!
-//! Depends on `config`, `path`, `headers` and `callers`, and is pure but for the question who calls. Guarantees: an [`Admitted`] is made only here, and the target it
+//! Depends on `config`, `path`, `headers`, `callers` and `required`, and is pure but for the question who calls. Guarantees: an [`Admitted`] is made only here, and the target it
 //! holds is exactly the one that was judged, the upstream's base path included. Without this gate any web page could use
 //! the account through its visitor's browser (DNS rebinding, cross-site requests), and any client could fetch a token.
 
@@ -15,7 +15,7 @@ use http::{
     uri::{PathAndQuery, Scheme},
 };
 
-use super::{callers::Callers, headers::Authority};
+use super::{callers::Callers, headers::Authority, required::Required};
 use crate::{
     config::{AllowedHosts, Api, Config},
     path::{LoginPaths, Prefix, Rule, is_canonical},
@@ -31,6 +31,7 @@ pub struct Gate {
     base_path: String,
     allowed_hosts: AllowedHosts,
     allowed_origins: Vec<String>,
+    required: Option<Required>,
     callers: Callers,
     login_paths: LoginPaths,
     allow: Option<Vec<Rule>>,
@@ -79,6 +80,8 @@ pub enum Refusal {
     BadTarget,
     /// Sent by a web page that may not call.
     CrossSite,
+    /// `require_header` is missing, or is not as it must be. Which of the two is not told.
+    HeaderRequired,
     /// The caller is none of those that may call.
     CallerNotAllowed,
     /// No API goes by the path's first segments.
@@ -96,9 +99,9 @@ pub enum Refusal {
 }
 
 impl Gate {
-    /// The conditions of `api` for requests that come in by `entry`.
+    /// The conditions of `api` for requests that come in by `entry`. `required`: what its `require_header` comes to.
     #[must_use]
-    pub fn new(config: &Config, api: &Api, entry: Entry) -> Self {
+    pub fn new(config: &Config, api: &Api, required: Option<Required>, entry: Entry) -> Self {
         Self {
             entry,
             prefix: api.prefix.clone(),
@@ -106,6 +109,7 @@ impl Gate {
             base_path: api.upstream.base_path.clone(),
             allowed_hosts: api.allowed_hosts.clone(),
             allowed_origins: api.allowed_origins.clone(),
+            required,
             callers: Callers::new(api),
             login_paths: config.login_paths.clone(),
             allow: api.allow.clone(),
@@ -143,6 +147,9 @@ impl Gate {
         let asked = self.asked_for(method, uri, version)?;
         if !self.page_passes(&head) {
             return Err(Refusal::CrossSite);
+        }
+        if self.required.as_ref().is_some_and(|required| !required.is_met(headers)) {
+            return Err(Refusal::HeaderRequired);
         }
         if !self.callers.include(peer) {
             return Err(Refusal::CallerNotAllowed);

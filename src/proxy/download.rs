@@ -11,7 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{StatusCode, header::CONTENT_LENGTH, response};
+use http::{
+    HeaderMap, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    response,
+};
 use http_body::{Body, Frame, SizeHint};
 
 use super::{
@@ -165,3 +169,12 @@ impl fmt::Display for CutOff {
 }
 
 impl std::error::Error for CutOff {}
+
+/// Event streams are silent for as long as nothing happens (HTML Living Standard, 9.2).
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
+    const MEDIA_TYPE: &[u8] = b"text/event-stream";
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().get(..MEDIA_TYPE.len()))
+        .is_some_and(|start| start.eq_ignore_ascii_case(MEDIA_TYPE))
+}

@@ -97,7 +97,7 @@ pub(super) fn to_upstream(
                 continue;
             }
             RequestField::Cookie if rules.cookies == Cookies::Strip => continue,
-            RequestField::Cookie if version == Version::HTTP_2 && *name == COOKIE => {
+            RequestField::Cookie if version == Version::HTTP_2 && *name == COOKIE && !rules.sets_or_requires(bytes) => {
                 if !head.contains_key(COOKIE) {
                     head.append(COOKIE, one_cookie_line(client));
                 }
@@ -450,12 +450,12 @@ fn is_ours(name: &[u8]) -> bool {
         .any(|ours| same_name(name, ours.as_bytes()))
 }
 
-fn bytes_of(name: &HeaderName) -> &[u8] {
+pub(super) fn bytes_of(name: &HeaderName) -> &[u8] {
     name.as_str().as_bytes()
 }
 
 /// `HeaderName`s are lower case already; only `_` and `-` are left to fold.
-fn same_name(a: &[u8], b: &[u8]) -> bool {
+pub(super) fn same_name(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| fold(a) == fold(b))
 }
 

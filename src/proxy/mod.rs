@@ -1,6 +1,6 @@
 //! The life of one request: admitted, given a bearer, sent, perhaps sent again, answered.
 //!
-//! Depends on `account` (for bearers; it never sees credentials), `upstream`, `server`, `logging` and `metrics`. Everything that
+//! Depends on `account` (for bearers; it never sees credentials), `sources` (for `require_header`), `upstream`, `server`, `logging` and `metrics`. Everything that
 //! decides is pure and stands in its own file; this one acts. Guarantees: one request goes out at most three times, and a
 //! second time only when that can't do anything twice or when a bearer was refused.
 
@@ -13,6 +13,7 @@ mod headers;
 mod outage;
 mod panic;
 mod problem;
+mod required;
 mod retry;
 mod tunnel;
 mod upload;
@@ -31,15 +32,12 @@ pub use download::{CutOff, Download, ToClient};
 pub use entrance::{Entrance, Routes};
 pub use exchange::Places;
 pub use headers::HeaderRules;
-use http::{
-    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
-    request,
-};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header::CONTENT_LENGTH, request};
 use http_body::Body;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 pub use outage::Outage;
 pub use problem::{Code, ProxyError};
+pub use required::{Required, try_source};
 pub use upload::{ToUpstream, UploadError};
 
 use crate::{
@@ -408,7 +406,7 @@ impl Route {
             exchange.complete();
         }
         let timeouts = &self.api.timeouts;
-        let idle = if is_event_stream(&head.headers) { timeouts.stream_idle } else { timeouts.body_idle };
+        let idle = if download::is_event_stream(&head.headers) { timeouts.stream_idle } else { timeouts.body_idle };
         exchange.head_is_ready(waits);
         let download = Download::new(body, deadline, idle, exchange).under(&head);
         Response::from_parts(head, ToClient::Answer(download))
@@ -479,15 +477,6 @@ async fn use_up(answer: Response<Answer<ToUpstream>>, deadline: &Deadline) {
 
 fn reuse_for(method: &Method) -> Reuse {
     if method.is_idempotent() { Reuse::Any } else { Reuse::IdleAtMost(SAFE_IDLE) }
-}
-
-/// Event streams are silent for as long as nothing happens (HTML Living Standard, 9.2).
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    const MEDIA_TYPE: &[u8] = b"text/event-stream";
-    headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.as_bytes().get(..MEDIA_TYPE.len()))
-        .is_some_and(|start| start.eq_ignore_ascii_case(MEDIA_TYPE))
 }
 
 /// A length of 0 that was written stays: servers answer 411 to a POST that says nothing of its body.

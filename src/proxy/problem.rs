@@ -92,6 +92,7 @@ impl ProxyError {
                 Refusal::HostNotAllowed => (Code::HostNotAllowed, "http_request_denied"),
                 Refusal::BadTarget => (Code::BadTarget, "http_request_error"),
                 Refusal::CrossSite => (Code::CrossSite, "http_request_denied"),
+                Refusal::HeaderRequired => (Code::HeaderRequired, "http_request_denied"),
                 Refusal::CallerNotAllowed => (Code::CallerNotAllowed, "http_request_denied"),
                 Refusal::NoApi => (Code::NoApi, "http_request_denied"),
                 Refusal::LoginPath => (Code::LoginPath, "http_request_denied"),

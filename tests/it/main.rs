@@ -54,6 +54,7 @@ mod raw_upstream;
 mod refresh;
 mod refuse;
 mod reload;
+mod require_header;
 mod response_headers;
 mod retry;
 mod rules;

@@ -473,3 +473,12 @@ impl Setup {
 
 /// In each line, and in no other, that tells of a log-in that brought a token.
 pub const LOGGED_IN: &str = "\"refresh_in_s\"";
+
+impl Sidecar {
+    /// As [`Sidecar::ready`], where only some requests pass.
+    pub fn ready_with(self, request: &Request) -> Self {
+        let answer = self.send(request);
+        assert_eq!(answer.status, 200, "{answer:?}\n{}", self.logs());
+        self
+    }
+}

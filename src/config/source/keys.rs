@@ -333,10 +333,13 @@ pub(super) const KEYS: &[Key] = &[
         "Hosts that clients may name besides loopback's and upstream's, without port; `*` for any.",
     ),
     api("allowed_origins", Kind::Origins, Some("[]"), "Origins of web pages that may call."),
-    api("require_header.name", Kind::HeaderName, None, "A header without which nothing passes.").fault_until(&[]),
-    api("require_header.value", Kind::Source, None, "What that header must hold: text or a source.")
-        .otherwise("anything")
-        .fault_until(&[]),
+    api(
+        "require_header.name",
+        Kind::HeaderName,
+        None,
+        "A header without which nothing passes, against requests that a server was tricked into; it is not forwarded.",
+    ),
+    api("require_header.value", Kind::Source, None, "What that header must hold: text or a source.").otherwise("anything"),
     api("allow_uids", Kind::Ids, Some("[]"), "User ids that may call; with `allow_gids` empty too, any."),
     api("allow_gids", Kind::Ids, Some("[]"), "Group ids that may call, on Unix sockets."),
     api("socket_mode", Kind::Mode, Some("\"0660\""), "Mode of Unix sockets, in octal."),

@@ -150,11 +150,17 @@ impl<'a> Values<'a> {
     }
 
     fn warn_of_literals(&mut self, key: &Key, path: &str, value: &Value, origin: &Origin) {
-        let literal = matches!(value, Value::String(..)) && key.section == Section::Account;
+        let literal = matches!(value, Value::String(..)) && key.section != Section::Global;
         let wrong = match (key.name, origin) {
             ("password", Origin::File { .. }) | ("username", Origin::File { .. }) if literal => {
                 Wrong::new("is written in the settings file itself")
                     .hint(format!("use {} = {{ file = \"…\" }}, or `env` or `command`", key.name))
+            }
+            ("require_header.value", Origin::File { .. }) if literal => {
+                Wrong::new("is written in the settings file itself").hint(REQUIRED_SOURCE)
+            }
+            ("require_header.value", _) if literal => {
+                Wrong::new("is given directly; whoever sees this process's environment sees it").hint(REQUIRED_SOURCE)
             }
             ("password", _) if literal => {
                 Wrong::new("is given directly; whoever sees this process's environment sees it").hint(match origin {
@@ -216,6 +222,8 @@ impl<'a> Values<'a> {
         self.warnings.push(Warning::new(self.origin(path), path, wrong));
     }
 }
+
+const REQUIRED_SOURCE: &str = "use value = { file = \"…\" }, or `env` or `command`";
 
 /// What a value's kind alone does not say.
 fn sound(key: &Key, parsed: Parsed) -> Result<Parsed, Wrong> {

@@ -74,7 +74,7 @@ impl Request {
             headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let uri = Uri::from_maybe_shared(Bytes::from(self.target.clone())).unwrap();
-        let gate = Gate::new(&config(), &api, self.entry);
+        let gate = Gate::new(&config(), &api, None, self.entry);
         gate.admit(&self.method, &uri, self.version, &headers, &nobody()).map(|admitted| admitted.target().to_string())
     }
 
@@ -533,7 +533,8 @@ fn an_admitted_request_does_not_print_its_target() {
     let uri = Uri::from_static("/customers/652f?email=a@b.example");
     let mut headers = HeaderMap::new();
     headers.insert("host", HeaderValue::from_static("localhost"));
-    let admitted = Gate::new(&config(), &api(), Entry::Tcp).admit(&Method::GET, &uri, Version::HTTP_11, &headers, &nobody());
+    let admitted =
+        Gate::new(&config(), &api(), None, Entry::Tcp).admit(&Method::GET, &uri, Version::HTTP_11, &headers, &nobody());
     assert_eq!(format!("{:?}", admitted.unwrap()), "Admitted { .. }");
 }
 

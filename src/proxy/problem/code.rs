@@ -66,6 +66,7 @@ impl Code {
             | Self::ExpectationFailed
             | Self::HostNotAllowed
             | Self::CrossSite
+            | Self::HeaderRequired
             | Self::CallerNotAllowed
             | Self::LoginPath
             | Self::NotCanonical
@@ -111,6 +112,10 @@ codes! {
         title "A web page that may not call the sidecar"
         detail "The request comes from a web page of another origin. Origins that may call belong in `allowed_origins`."
         settings ["allowed_origins"];
+    HeaderRequired "header_required" FORBIDDEN
+        title "Not without the required header"
+        detail "Send the header that `require_header` names, once and with the value that it has there. If the source of that value gives none, nothing passes, and the sidecar's log says why."
+        settings ["require_header"];
     CallerNotAllowed "caller_not_allowed" FORBIDDEN
         title "A caller that may not call"
         detail "Only the users in `allow_uids` and the groups in `allow_gids` may call, and only where the kernel tells who calls: on Unix sockets, and over TCP from processes of this machine by their user alone."

@@ -6,12 +6,13 @@ use crate::{
     upstream::Sent,
 };
 
-const REFUSALS: [Refusal; 12] = [
+const REFUSALS: [Refusal; 13] = [
     Refusal::HostCount,
     Refusal::MethodNotAllowed,
     Refusal::HostNotAllowed,
     Refusal::BadTarget,
     Refusal::CrossSite,
+    Refusal::HeaderRequired,
     Refusal::CallerNotAllowed,
     Refusal::NoApi,
     Refusal::LoginPath,
@@ -85,6 +86,7 @@ fn every_cause_has_its_status_code_and_proxy_status() {
     answers(refused(Refusal::ExpectationFailed), 417, "expectation_failed", "http_request_error");
     answers(refused(Refusal::HostNotAllowed), 421, "host_not_allowed", "http_request_denied");
     answers(refused(Refusal::CrossSite), 403, "cross_site", "http_request_denied");
+    answers(refused(Refusal::HeaderRequired), 403, "header_required", "http_request_denied");
     answers(refused(Refusal::CallerNotAllowed), 403, "caller_not_allowed", "http_request_denied");
     answers(refused(Refusal::NoApi), 404, "no_api", "http_request_denied");
     answers(refused(Refusal::LoginPath), 403, "login_path", "http_request_denied");

@@ -1,7 +1,7 @@
 //! What several values together can get wrong.
 
 use super::*;
-use crate::config::AccountId;
+use crate::config::{AccountId, Source};
 
 /// An account `crm` and these APIs.
 fn apis(text: &str) -> Loaded {
@@ -232,10 +232,7 @@ fn settings_that_come_in_pairs() {
     assert_faults(&global_with("tls_cert_file = \"/a\""), &["config.toml:1: tls_cert_file: needs `tls_key_file` beside it"]);
     assert_faults(
         &api_with("require_header = { value = \"canary\" }"),
-        &[
-            "config.toml:6: apis.default.require_header.value: not supported by this version yet",
-            "config.toml:6: apis.default.require_header.value: needs `require_header.name` beside it",
-        ],
+        &["config.toml:6: apis.default.require_header.value: needs `require_header.name` beside it"],
     );
 }
 
@@ -247,4 +244,46 @@ fn every_log_in_path_is_refused_to_clients() {
         assert!(config.login_paths.contains(path), "{path}");
     }
     assert!(!config.login_paths.contains("/in"));
+}
+
+#[test]
+fn every_file_that_is_looked_at_after_the_start_can_be_listed() {
+    let text = r#"
+ca_file = "/ca"
+tls_cert_file = "/cert"
+tls_key_file = "/key"
+[accounts.crm]
+organization = { file = "/org" }
+username = { file = "/user" }
+password = { command = ["op"] }
+[apis.crm]
+account = "crm"
+preset = "crm"
+listen = "127.0.0.1:1"
+require_header = { name = "x-a", value = { file = "/value" } }
+[apis.free]
+account = "crm"
+preset = "crm"
+listen = "127.0.0.1:3"
+require_header = { name = "x-a" }
+"#;
+    let config = sound(load_text(text));
+    let mut files: Vec<_> = config.files().map(|path| path.to_str().unwrap()).collect();
+    files.sort_unstable();
+    assert_eq!(files, ["/ca", "/cert", "/key", "/org", "/user", "/value"]);
+    assert!(config.sources().any(|source| matches!(source, Source::Command(_))));
+}
+
+#[test]
+fn a_required_value_that_is_written_down_is_warned_about() {
+    let written = "require_header = { name = \"x-a\", value = \"canary\" }";
+    let told = warnings(&api_with(written));
+    assert!(told.len() == 1 && told[0].starts_with("config.toml:6: apis.default.require_header.value: is written"), "{told:?}");
+    let variable = [("CAREPORTALS__APIS__DEFAULT__REQUIRE_HEADER__VALUE", "canary")];
+    let told = warnings(&load_both(&format!("{ACCOUNT}[apis.default]\nrequire_header = {{ name = \"x-a\" }}\n"), &variable));
+    assert!(told.iter().any(|told| told.contains("REQUIRE_HEADER__VALUE: is given directly")), "{told:?}");
+    for source in ["{ file = \"/a\" }", "{ command = [\"op\"] }"] {
+        let text = format!("require_header = {{ name = \"x-a\", value = {source} }}");
+        assert_eq!(warnings(&api_with(&text)), Vec::<String>::new(), "{source}");
+    }
 }

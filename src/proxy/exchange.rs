@@ -157,7 +157,7 @@ impl Exchange {
     /// What passes of the answer's trailers.
     pub(super) fn trailers(&self, upstream: &HeaderMap) -> HeaderMap {
         let mut trailers = headers::trailers_to_client(self.rules(), upstream);
-        self.route.api.hide_token(&mut trailers);
+        self.route.api.hide_token_in_trailers(&mut trailers);
         trailers
     }
 

@@ -185,22 +185,6 @@ fn only(fields: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> HeaderMap {
     fields.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// Hides each value that holds `token`, and says how many there were: an upstream that echoes what it was sent must not
-/// give the token to clients, nor to whatever logs their answers.
-pub(super) fn redact(answer: &mut HeaderMap, token: &[u8]) -> u64 {
-    let mut redacted = 0;
-    for value in answer.values_mut() {
-        // Most are shorter, and cost no more than that.
-        if value.len() >= token.len() && value.as_bytes().windows(token.len().max(1)).any(|part| part == token) {
-            *value = REDACTED;
-            redacted += 1;
-        }
-    }
-    redacted
-}
-
-const REDACTED: HeaderValue = HeaderValue::from_static("[redacted]");
-
 /// Whether a request asks for a WebSocket and for nothing else (RFC 6455, 4.1).
 #[must_use]
 pub(super) fn asks_for_websocket(client: &HeaderMap) -> bool {

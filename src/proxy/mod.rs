@@ -13,6 +13,7 @@ mod headers;
 mod outage;
 mod panic;
 mod problem;
+mod redact;
 mod required;
 mod retry;
 mod tunnel;
@@ -122,16 +123,6 @@ pub struct Api {
     pub replay_buffer: usize,
     /// `Idempotency-Key` makes a request safe to send again.
     pub retry_idempotency_key: bool,
-}
-
-impl Api {
-    /// Of an answer's head or trailers.
-    fn hide_token(&self, answer: &mut HeaderMap) {
-        let redacted = self.account.show_token(|token| headers::redact(answer, token)).unwrap_or(0);
-        if redacted > 0 {
-            self.meter.redacted(redacted);
-        }
-    }
 }
 
 /// One API behind a listen address: one per worker, address and API.
@@ -400,7 +391,7 @@ impl Route {
         // The length of what was not modified: over HTTP/2 some clients wait for it, though the stream has ended.
         let misread = head.status == StatusCode::NOT_MODIFIED && exchange.version() == Version::HTTP_2;
         head.headers = headers::to_client(&self.api.rules, head.headers, misread);
-        self.api.hide_token(&mut head.headers);
+        self.api.hide_token(&mut head);
         head.version = Version::HTTP_11;
         if body.is_end_stream() {
             exchange.complete();
@@ -424,7 +415,7 @@ impl Route {
         let upstream = hyper::upgrade::on(&mut answer);
         let (mut head, answer) = answer.into_parts();
         head.headers = headers::to_client(&self.api.rules, head.headers, false);
-        self.api.hide_token(&mut head.headers);
+        self.api.hide_token(&mut head);
         headers::upgrade_to_websocket(&mut head.headers);
         let idle = self.api.timeouts.stream_idle;
         exchange.head_is_ready(waits);

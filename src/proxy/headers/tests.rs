@@ -663,26 +663,3 @@ fn a_length_that_would_be_misread_goes_and_nothing_else() {
     let upstream = map(&[("etag", "x"), ("content-length", "9"), ("x-a", "1"), ("x-a", "2")]);
     assert_eq!(lines(&to_client(&rules(&api()), upstream, true)), [("etag", "x"), ("x-a", "1"), ("x-a", "2")]);
 }
-
-#[test]
-fn a_value_that_holds_the_token_is_hidden_and_counted() {
-    let token = b"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjF9.c2ln";
-    let text = std::str::from_utf8(token).unwrap();
-    let mut answer = HeaderMap::new();
-    for (name, value) in [
-        ("x-echo", text.to_owned()),
-        ("x-echo", format!("Bearer {text}")),
-        ("location", format!("https://elsewhere.example/?access_token={text}&a=b")),
-        ("x-part", text[..text.len() - 1].to_owned()),
-        ("x-other", "x".repeat(4096)),
-        ("x-empty", String::new()),
-    ] {
-        answer.append(name, value.parse().unwrap());
-    }
-    assert_eq!(redact(&mut answer, token), 3);
-    assert_eq!(answer.get_all("x-echo").iter().collect::<Vec<_>>(), ["[redacted]", "[redacted]"]);
-    assert_eq!(answer["location"], "[redacted]");
-    assert_eq!(answer["x-part"].len(), text.len() - 1);
-    assert_eq!(redact(&mut answer, token), 0);
-    assert_eq!(redact(&mut answer, b""), 0);
-}

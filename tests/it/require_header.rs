@@ -89,10 +89,7 @@ fn without_a_value_the_header_must_be_there_whatever_it_holds() {
     let sidecar = requiring(&simulator, "{ name = \"X-App\" }").start().ready_with(&echo(&[("X-App", "true")]));
     simulator.control().reset_counts();
     for lines in [&[("x-app", "true")][..], &[("X-APP", "")], &[("X_App", "1")], &[("X-App", "1"), ("X-App", "2")]] {
-        // No Rust client sends a name with capitals over HTTP/2.
-        let lines: Vec<_> = lines.iter().map(|(name, value)| (name.to_lowercase(), *value)).collect();
-        let lines: Vec<_> = lines.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        for answer in every_way(&sidecar, &echo(&lines)) {
+        for answer in every_way(&sidecar, &echo(lines)) {
             assert_eq!(answer.status, 200, "{lines:?} {answer:?}");
             assert!(!answer.text().to_lowercase().contains("x-app") && !answer.text().contains("x_app"), "{}", answer.text());
         }
@@ -296,12 +293,13 @@ fn a_swapped_kubernetes_mount_is_followed_under_load_and_the_new_value_is_never_
     let (ended, begun) = (AtomicBool::new(false), Instant::now());
     thread::scope(|scope| {
         let _end = SetAtEnd(&ended);
-        let load: Vec<_> = (0..3).map(|_| scope.spawn(|| follows(&sidecar, &ended))).collect();
+        let load: Vec<_> = (0..2).map(|_| scope.spawn(|| follows(&sidecar, &ended))).collect();
         swap(&mount, "..second", NEXT);
         until(&sidecar, &with(NEXT), 200);
         assert_refused(&sidecar.send(&with(VALUE)));
+        let mut client = sidecar.connect();
         for _ in 0..50 {
-            assert_eq!(sidecar.send(&with(NEXT)).status, 200);
+            assert_eq!(client.send(&with(NEXT)).status, 200);
         }
         ended.store(true, Ordering::Relaxed);
         for client in load {

@@ -89,7 +89,7 @@ fn daemon(input: Input) -> ExitCode {
     let loaded = source::load(input.clone());
     let Loaded { config: Some(config), warnings, file, .. } = loaded else { return refuse(&loaded) };
     let reader = Reader::of(&io::stdout(), &input.environment);
-    let logging = match logging::start(&config.log, io::stdout(), reader) {
+    let mut logging = match logging::start(&config.log, io::stdout(), reader) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),
     };
@@ -99,7 +99,7 @@ fn daemon(input: Input) -> ExitCode {
     for warning in &warnings {
         warn!("{warning}");
     }
-    let outcome = serve(config, input, &logging);
+    let outcome = serve(config, input, &mut logging);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -110,13 +110,14 @@ fn daemon(input: Input) -> ExitCode {
     }
 }
 
-fn serve(config: Config, input: Input, logging: &Logging) -> Result<(), StartError> {
+fn serve(config: Config, input: Input, logging: &mut Logging) -> Result<(), StartError> {
     let systemd = Systemd::of(&input.environment).unwrap_or_else(|error| {
         warn!(error = %error.kind(), "systemd can't be told how the daemon is");
         None
     });
-    let app = App::bind(Arc::new(config))?.with_settings(input, logging.control().clone());
-    let app = app.with_systemd(systemd);
+    let app = App::bind(Arc::new(config))?.harden(input, logging.control().clone())?.with_systemd(systemd);
+    // The first thread beside this one; each has given up what this one had.
+    logging.write().map_err(io::Error::other)?;
     let (commands, given) = mpsc::channel(COMMANDS);
     let _signals = SignalCommands::catch(commands)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -127,7 +128,8 @@ fn serve(config: Config, input: Input, logging: &Logging) -> Result<(), StartErr
 fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
     let Loaded { config: Some(config), warnings, secret_variables, .. } = loaded else { return refuse(&loaded) };
     let environment = Environment::of_process();
-    let logging = match logging::start(&config.log, io::stderr(), Reader::of(&io::stderr(), &environment)) {
+    let started = logging::start(&config.log, io::stderr(), Reader::of(&io::stderr(), &environment));
+    let logging = match started.and_then(|mut logging| logging.write().map(|()| logging)) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),
     };

@@ -27,6 +27,7 @@
 //! | 5 admin | `systemd` | what systemd is told, and its watchdog |
 //! | 5 admin | `telemetry` | health and metrics over HTTP, read-only |
 //! | 5 admin | `control` | the control socket: what the daemon can be told, and by whom; the commands' end of it |
+//! | 5 admin | `hardening` | what the process gives up before it serves, and what it can still reach |
 //! | 6 app | `app` | the daemon as a whole: built, run by worker threads, drained |
 //! | 7 edge | `process` | signals in, and what a panic says |
 //! | 7 edge | `check` | `check --online` |
@@ -49,6 +50,7 @@ pub mod deadline;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod exec;
+pub mod hardening;
 pub mod healthcheck;
 pub mod logging;
 pub mod metrics;

@@ -10,7 +10,7 @@ mod doors;
 mod reload;
 mod worker;
 
-use std::{fmt, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -25,6 +25,7 @@ use crate::{
     config::{self, Config, Egress, Origin, source::Input},
     connect::Connector,
     control::{self, Command, NotReloaded},
+    hardening::{self, Directories, Missing, Sandbox},
     logging::{AccessLog, LogControl},
     metrics::{ApiMetrics, Metrics},
     path::Prefix,
@@ -52,6 +53,8 @@ pub enum StartError {
     Telemetry(BindError),
     /// Nor can that of the control socket.
     Control(BindError),
+    /// The process can't give up what it must.
+    Hardening(Missing),
     /// The system refuses a thread, a descriptor or the like.
     System(io::Error),
 }
@@ -60,7 +63,7 @@ impl StartError {
     /// Whether changing the settings would help.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Tls(_) | Self::Host(_) | Self::Door(DoorError::Group(..)))
+        matches!(self, Self::Tls(_) | Self::Host(_) | Self::Door(DoorError::Group(..)) | Self::Hardening(_))
     }
 }
 
@@ -71,6 +74,7 @@ impl fmt::Display for StartError {
             Self::Host(origin) => write!(f, "{origin}: not a host name that a certificate can be checked for"),
             Self::Door(error) => error.fmt(f),
             Self::Telemetry(error) | Self::Control(error) => error.fmt(f),
+            Self::Hardening(missing) => missing.fmt(f),
             Self::System(error) => write!(f, "the system refused what the daemon needs: {error}"),
         }
     }
@@ -102,10 +106,12 @@ pub struct App {
     metrics: Arc<Metrics>,
 }
 
-/// Where a reload finds the settings, and whom it tells what they say of logs.
+/// Where a reload finds the settings, whom it tells what they say of logs, and what they may name.
 struct Settings {
     input: Input,
     log: LogControl,
+    /// `None`: anything.
+    sandbox: Option<Sandbox>,
 }
 
 /// Everything that a reload may change, in one piece: workers build their side from it.
@@ -154,10 +160,22 @@ impl App {
         Ok(Self { config, tls, doors, behind, passed, telemetry, control, phase, view, settings, reloads, systemd, metrics })
     }
 
-    /// Lets [`Command::Reload`] read the settings again from where they came, and tell `log` what they say of it.
-    #[must_use]
-    pub fn with_settings(self, input: Input, log: LogControl) -> Self {
-        Self { settings: Some(Settings { input, log }), ..self }
+    /// Gives up what the process does not need from now on, for good, and lets [`Command::Reload`] read the settings again
+    /// from where they came, and tell `log` what they say of it. Belongs before there is a second thread.
+    pub fn harden(self, input: Input, log: LogControl) -> Result<Self, StartError> {
+        let files: Vec<_> = input.files().collect();
+        let mut directories = Directories::of(&self.config, files.iter().map(PathBuf::as_path));
+        if let Ok(directories) = &mut directories {
+            self.control.iter().filter_map(control::Listener::file).for_each(|socket| directories.add_socket(socket));
+            input.directories().for_each(|directory| directories.add_directory(&directory));
+        }
+        let sandbox = hardening::harden(self.config.hardening, directories).map_err(StartError::Hardening)?;
+        Ok(Self { settings: Some(Settings { input, log, sandbox }), ..self })
+    }
+
+    /// The same where another's program is run: settings are not read again, and it can do what it could.
+    pub fn harden_around_a_program(&self) -> Result<(), StartError> {
+        hardening::harden_around_a_program(self.config.hardening).map_err(StartError::Hardening)
     }
 
     /// Has the service manager told how the daemon is.

@@ -3,12 +3,12 @@
 //! Everything that can fail comes first and changes nothing: reading, judging, trust, binding. Then accounts and workers
 //! take over, which can't fail; what is under way ends by the settings it began with.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use tracing::{error, info, warn};
 
 use super::{
-    Daemon, Plan, Shared, StartError, accounts, check_hosts,
+    Daemon, Plan, Settings, Shared, StartError, accounts, check_hosts,
     doors::{Adjustments, Door, Key, Layout},
 };
 use crate::{
@@ -131,6 +131,11 @@ impl Daemon {
         let before = &self.plan.config;
         if let Some(what) = needs_restart(before, &config) {
             return Err(Refused::NeedsRestart(format!("a changed `{what}`")));
+        }
+        if let Some(Settings { input, sandbox: Some(sandbox), .. }) = &self.settings {
+            let files: Vec<_> = input.files().collect();
+            let admitted = sandbox.admits(&config, files.iter().map(PathBuf::as_path));
+            admitted.map_err(|outside| Refused::NeedsRestart(outside.to_string()))?;
         }
         let layout = Layout::of(&config, &self.passed.places).map_err(StartError::Door)?;
         if let Some(door) = layout.missing(&self.doors) {

@@ -84,6 +84,12 @@ impl Listener {
         }
     }
 
+    /// Its file.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.bound.file()
+    }
+
     /// Serves until `closing` turns true, then finishes what is under way.
     pub async fn serve(self, sight: Sight, commands: mpsc::Sender<Command>, closing: watch::Receiver<bool>) {
         let own_uid = rustix::process::geteuid().as_raw();

@@ -84,7 +84,8 @@ pub fn run(once: bool) -> Result<(), DemoError> {
     // The sidecar's lines would drown the story; what is wrong is said, and not on standard output.
     let log = Log { filter: "warn".to_owned(), format: LogFormat::Auto, access: false };
     let environment = Environment::of_process();
-    let logging = logging::start(&log, io::stderr(), Reader::of(&io::stderr(), &environment)).map_err(DemoError::Log)?;
+    let mut logging = logging::start(&log, io::stderr(), Reader::of(&io::stderr(), &environment)).map_err(DemoError::Log)?;
+    logging.write().map_err(DemoError::Log)?;
     report_panics_by_place();
     let stage = Stage::set(logging.access_log())?;
     let _signals = stage.catch_signals()?;

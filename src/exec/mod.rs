@@ -127,6 +127,7 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
     let config = Arc::new(config);
     // Opened before there are more threads, as `App` asks.
     let app = App::bind(Arc::clone(&config)).map_err(ExecError::Daemon)?;
+    app.harden_around_a_program().map_err(ExecError::Daemon)?;
     let command = command(program, &config, environment, &app)?;
     adopt_orphans()?;
     let (_caught, signals) = CaughtSignals::catch()?;

@@ -58,9 +58,15 @@ pub enum LogError {
     Started,
 }
 
-/// The running logs. Dropping it writes what is left, for [`PATIENCE`] at most; what comes later is lost, so it is
-/// dropped last, after every [`AccessWriter`].
-pub struct Logging(LogControl);
+/// The logs. Dropping it writes what is left, for [`PATIENCE`] at most; what comes later is lost, so it is dropped last,
+/// after every [`AccessWriter`].
+pub struct Logging {
+    control: LogControl,
+    /// Starts the log thread, as long as nobody has.
+    thread: Option<Start>,
+}
+
+type Start = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 /// Changes what is logged while it is. Clones control the same logs.
 #[derive(Clone)]
@@ -70,7 +76,7 @@ pub struct LogControl {
     shared: Arc<Shared>,
 }
 
-/// Starts the log thread, which writes to `writer`, and makes this process's events go there.
+/// Makes this process's events go to `writer`, once [`Logging::write`] has started the log thread.
 pub fn start(log: &Log, writer: impl Write + Send + 'static, reader: Reader) -> Result<Logging, LogError> {
     let logging = Logging::build(log, writer, reader, Arc::new(SystemClock))?;
     dispatcher::set_global_default(logging.dispatch().clone()).map_err(|_| LogError::Started)?;
@@ -99,42 +105,49 @@ impl Logging {
         let (levels, filter) = reload::Layer::new(Levels::parse(&log.filter)?);
         let report_clock = Arc::clone(&clock);
         let report = move |lines| dropped_line(shape, lines, report_clock.as_ref());
-        let queue = Queue::start(writer, CAPACITY, report).map_err(LogError::Thread)?;
+        let queue = Queue::new(CAPACITY);
         let events = Events { shape, clock };
         let layer = fmt::layer()
             .fmt_fields(events.clone())
             .event_format(events)
             .log_internal_errors(false)
             .with_writer(Sender(Arc::clone(&queue)));
+        let waiting = Arc::clone(&queue);
+        let thread: Start = Box::new(move || waiting.start(writer, report));
         let shared = Arc::new(Shared { queue, shape, wanted: AtomicBool::new(false) });
         let dispatch = Dispatch::new(tracing_subscriber::registry().with(levels).with(layer));
         let control = LogControl { dispatch, filter, shared };
         control.judge_access(log.access);
-        Ok(Self(control))
+        Ok(Self { control, thread: Some(thread) })
+    }
+
+    /// Starts the log thread; what was said so far is written first. Until then there is no second thread.
+    pub fn write(&mut self) -> Result<(), LogError> {
+        self.thread.take().map_or(Ok(()), |start| start()).map_err(LogError::Thread)
     }
 
     /// For whoever reads settings again.
     #[must_use]
     pub fn control(&self) -> &LogControl {
-        &self.0
+        &self.control
     }
 
     /// For the workers.
     #[must_use]
     pub fn access_log(&self) -> AccessLog {
-        AccessLog::new(Arc::clone(&self.0.shared))
+        AccessLog::new(Arc::clone(&self.control.shared))
     }
 
     /// Lines lost so far, because standard output did not take them.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.0.shared.queue.dropped()
+        self.control.shared.queue.dropped()
     }
 
     /// Where events go.
     #[must_use]
     pub fn dispatch(&self) -> &Dispatch {
-        &self.0.dispatch
+        &self.control.dispatch
     }
 }
 
@@ -159,7 +172,9 @@ impl LogControl {
 
 impl Drop for Logging {
     fn drop(&mut self) {
-        self.0.shared.queue.close(PATIENCE);
+        // Whoever ends before there was a log thread has something to say, too. Without one it is lost.
+        let _ = self.write();
+        self.control.shared.queue.close(PATIENCE);
     }
 }
 

@@ -52,26 +52,30 @@ struct Entry {
 }
 
 impl Queue {
-    /// Starts the log thread. `report` writes the line that tells how many lines were dropped.
-    pub(super) fn start(
-        mut writer: impl Write + Send + 'static,
-        capacity: Capacity,
-        report: impl Fn(u64) -> Vec<u8> + Send + 'static,
-    ) -> io::Result<Arc<Self>> {
-        let queue = Arc::new(Self {
+    /// Takes lines, which wait for the log thread.
+    pub(super) fn new(capacity: Capacity) -> Arc<Self> {
+        Arc::new(Self {
             state: Mutex::default(),
             filled: Condvar::new(),
             ended: Condvar::new(),
             capacity,
             dropped: AtomicU64::new(0),
-        });
-        let receiver = Arc::clone(&queue);
+        })
+    }
+
+    /// Starts the log thread, of which there must be one. `report` writes the line that tells how many lines were dropped.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        mut writer: impl Write + Send + 'static,
+        report: impl Fn(u64) -> Vec<u8> + Send + 'static,
+    ) -> io::Result<()> {
+        let receiver = Arc::clone(self);
         let builder = thread::Builder::new().name("log".to_owned()).stack_size(STACK);
         builder.spawn(move || {
             let _ended = Ended(&receiver);
             receiver.write_all_to(&mut writer, report);
         })?;
-        Ok(queue)
+        Ok(())
     }
 
     /// Takes a copy of `text`, which holds `lines` whole lines, or drops it.

@@ -40,7 +40,9 @@ fn log(filter: &str, format: LogFormat) -> Log {
 fn build(log: &Log, reader: Reader) -> (Logging, mpsc::Receiver<Vec<u8>>) {
     let (written, received) = mpsc::channel();
     let pipe = Pipe { written, stall: None };
-    (Logging::build(log, pipe, reader, Arc::new(Fixed)).unwrap(), received)
+    let mut logging = Logging::build(log, pipe, reader, Arc::new(Fixed)).unwrap();
+    logging.write().unwrap();
+    (logging, received)
 }
 
 /// All that was written, once the logs have ended.
@@ -296,7 +298,8 @@ fn a_stalled_output_loses_lines_and_says_how_many() {
     let (written, reader) = mpsc::channel();
     let (wake, stall) = mpsc::channel();
     let pipe = Pipe { written, stall: Some(stall) };
-    let logging = Logging::build(&log("info", LogFormat::Json), pipe, Reader::Unknown, Arc::new(Fixed)).unwrap();
+    let mut logging = Logging::build(&log("info", LogFormat::Json), pipe, Reader::Unknown, Arc::new(Fixed)).unwrap();
+    logging.write().unwrap();
     let sent = 3000;
     dispatcher::with_default(logging.dispatch(), || {
         for number in 0..sent {
@@ -308,7 +311,7 @@ fn a_stalled_output_loses_lines_and_says_how_many() {
     let kept = sent - dropped;
     assert!((CAPACITY.entries as u64..=CAPACITY.entries as u64 + 1).contains(&kept), "{kept}");
     drop(wake);
-    assert!(logging.0.shared.queue.close(Duration::from_secs(60)));
+    assert!(logging.control.shared.queue.close(Duration::from_secs(60)));
     drop(logging);
     let text = String::from_utf8(reader.into_iter().flatten().collect()).unwrap();
     let reports: Vec<&str> = text.lines().filter(|line| line.contains("were dropped")).collect();
@@ -327,7 +330,8 @@ fn a_stalled_output_does_not_hang_the_exit() {
     let (written, _reader) = mpsc::channel();
     let (_wake, stall) = mpsc::channel();
     let pipe = Pipe { written, stall: Some(stall) };
-    let logging = Logging::build(&log("info", LogFormat::Text), pipe, Reader::Unknown, Arc::new(Fixed)).unwrap();
+    let mut logging = Logging::build(&log("info", LogFormat::Text), pipe, Reader::Unknown, Arc::new(Fixed)).unwrap();
+    logging.write().unwrap();
     dispatcher::with_default(logging.dispatch(), || info!("Line"));
     // Would never come back if it waited for the writer.
     drop(logging);

@@ -76,14 +76,14 @@ pub struct Bound {
     pub name: String,
     /// The socket, not blocking.
     pub socket: ListenSocket,
-    /// Removes a Unix socket's file at the end.
-    _file: Option<SocketFile>,
+    /// Of a Unix socket, which is removed at the end.
+    file: Option<SocketFile>,
 }
 
 impl Bound {
     fn over_tcp(listener: TcpListener) -> io::Result<Self> {
         let name = listener.local_addr()?.to_string();
-        Ok(Self { name, socket: ListenSocket::Tcp(listener), _file: None })
+        Ok(Self { name, socket: ListenSocket::Tcp(listener), file: None })
     }
 
     /// A socket that somebody else has bound, and whose file is theirs.
@@ -97,7 +97,7 @@ impl Bound {
                 listener.set_nonblocking(true)?;
                 let address = listener.local_addr()?;
                 let name = address.as_pathname().map_or_else(|| "unix:".to_owned(), |path| format!("unix:{}", path.display()));
-                Ok(Self { name, socket: ListenSocket::Unix(listener), _file: None })
+                Ok(Self { name, socket: ListenSocket::Unix(listener), file: None })
             }
         }
     }
@@ -111,9 +111,15 @@ impl Bound {
         }
     }
 
+    /// The Unix socket's file, if it is ours.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_ref().map(|file| file.path.as_path())
+    }
+
     /// Another descriptor of the same socket, for another worker. It does not remove a file.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { name: self.name.clone(), socket: self.socket.try_clone()?, _file: None })
+        Ok(Self { name: self.name.clone(), socket: self.socket.try_clone()?, file: None })
     }
 }
 
@@ -197,7 +203,7 @@ pub fn bind_tcp(address: SocketAddr, required: bool) -> Result<Option<Bound>, Bi
 pub fn bind_unix(path: &Path, access: SocketAccess) -> Result<Bound, BindError> {
     let name = format!("unix:{}", path.display());
     match unix(path, access) {
-        Ok((listener, file)) => Ok(Bound { name, socket: ListenSocket::Unix(listener), _file: Some(file) }),
+        Ok((listener, file)) => Ok(Bound { name, socket: ListenSocket::Unix(listener), file: Some(file) }),
         Err(kind) => Err(BindError::new(name, kind)),
     }
 }

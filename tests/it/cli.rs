@@ -65,16 +65,6 @@ fn run_refuses_a_faulty_configuration_with_every_fault_and_78() {
 }
 
 #[test]
-fn what_restricts_access_and_is_not_there_yet_is_refused() {
-    let simulator = simulator();
-    let mut setup = Setup::new(&simulator);
-    setup.global("hardening", "required");
-    let output = setup.output("run");
-    assert_eq!(output.code, Some(78), "{output:?}");
-    assert!(output.stderr.contains("HARDENING"), "{}", output.stderr);
-}
-
-#[test]
 fn config_shows_every_value_with_its_origin_and_no_secret() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);

@@ -14,7 +14,7 @@ use crate::{
     crowd::Crowd,
     http::{Answer, Connection, Request},
     sidecar::{PATIENCE, Setup, Sidecar, revoke},
-    stalled::Stalled,
+    stalled::{LETS_DEBUGGERS_IN, Stalled},
 };
 
 fn simulator() -> Simulator {
@@ -200,7 +200,9 @@ fn it_answers_while_every_place_and_every_seat_is_taken() {
 #[test]
 fn a_worker_that_is_stuck_is_not_alive_and_the_answer_comes_all_the_same() {
     let simulator = simulator();
-    let sidecar = observed(&simulator).start().ready();
+    let mut setup = observed(&simulator);
+    setup.global("hardening", LETS_DEBUGGERS_IN);
+    let sidecar = setup.start().ready();
     let stalled = Stalled::worker(&sidecar, 1);
     let answer = sidecar.telemetry("/livez");
     assert_eq!((answer.status, answer.text()), (503, "a worker does not answer\n"));

@@ -29,6 +29,7 @@ mod forward;
 mod framing;
 mod goaway;
 mod h2c;
+mod hardening;
 mod header_tricks;
 mod headers;
 mod health;

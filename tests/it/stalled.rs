@@ -12,6 +12,9 @@ use nix::{
 
 use crate::sidecar::Sidecar;
 
+/// The `hardening` under which a test that is not root's may hold a thread.
+pub const LETS_DEBUGGERS_IN: &str = "off";
+
 /// Held until dropped, which must happen on the thread that made it.
 pub struct Stalled(Pid);
 

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::{
     http::Request,
     sidecar::{PATIENCE, Setup, Sidecar},
-    stalled::Stalled,
+    stalled::{LETS_DEBUGGERS_IN, Stalled},
 };
 
 /// A service manager that notes what it is told.
@@ -161,7 +161,7 @@ fn the_watchdog_is_fed_while_every_worker_turns_and_not_while_one_is_stuck() {
     const LIMIT: Duration = Duration::from_millis(600);
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
-    setup.variable("WATCHDOG_USEC", &LIMIT.as_micros().to_string());
+    setup.variable("WATCHDOG_USEC", &LIMIT.as_micros().to_string()).global("hardening", LETS_DEBUGGERS_IN);
     let systemd = Systemd::new(&mut setup);
     let sidecar = setup.start();
     for _ in 0..3 {

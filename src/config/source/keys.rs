@@ -79,15 +79,6 @@ pub(super) enum Kind {
     Filter,
 }
 
-/// Whether a key does what it says. Values given here change nothing, so they are always fine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Support {
-    /// It does.
-    Works,
-    /// Not yet, and to go on without it would be wrong: a fault.
-    FaultUntil { unless: &'static [&'static str] },
-}
-
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Key {
@@ -102,7 +93,6 @@ pub(super) struct Key {
     pub(super) doc: &'static str,
     /// Its value is never shown.
     pub(super) redacted: bool,
-    pub(super) support: Support,
 }
 
 impl Key {
@@ -113,11 +103,6 @@ impl Key {
 
     const fn redacted(mut self) -> Self {
         self.redacted = true;
-        self
-    }
-
-    const fn fault_until(mut self, unless: &'static [&'static str]) -> Self {
-        self.support = Support::FaultUntil { unless };
         self
     }
 
@@ -143,7 +128,7 @@ impl Key {
 }
 
 const fn key(section: Section, name: &'static str, kind: Kind, default: Option<&'static str>, doc: &'static str) -> Key {
-    Key { name, section, kind, default, otherwise: "none", doc, redacted: false, support: Support::Works }
+    Key { name, section, kind, default, otherwise: "none", doc, redacted: false }
 }
 
 const fn global(name: &'static str, kind: Kind, default: Option<&'static str>, doc: &'static str) -> Key {
@@ -254,8 +239,7 @@ pub(super) const KEYS: &[Key] = &[
         Kind::OneOf(&["auto", "required", "off"]),
         Some("\"auto\""),
         "What the process gives up at start; `required` fails when a step is missing.",
-    )
-    .fault_until(&["auto", "off"]),
+    ),
     global("ca_file", Kind::Path, None, "PEM roots to trust besides the system's."),
     global("ca_only_file", Kind::Path, None, "PEM roots to trust instead of the system's."),
     global("tls_min", Kind::OneOf(&["1.2", "1.3"]), Some("\"1.2\""), "The lowest TLS version accepted."),

@@ -74,6 +74,10 @@ pub struct Input {
 /// The default of [`Input::default_file`].
 pub const DEFAULT_FILE: &str = "/etc/careportals-sidecar/config.toml";
 
+/// Where OpenSSL, and so everybody, looks for the system's roots of trust, if it is set.
+const ROOTS_FILE: &str = "SSL_CERT_FILE";
+const ROOTS_DIRECTORIES: &str = "SSL_CERT_DIR";
+
 /// What came of it.
 #[derive(Debug)]
 pub struct Loaded {
@@ -110,6 +114,17 @@ impl Input {
     pub fn of_process(config_flag: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
         let (default_file, environment) = (PathBuf::from(DEFAULT_FILE), Environment::of_process());
         Self { config_flag, default_file, flags, environment, defaults: &[] }
+    }
+
+    /// Files that a later [`load`], or what becomes of it, reads again, beside those that the settings name.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let (settings, _) = settings_file(self.config_flag.as_deref(), &self.default_file, &self.environment);
+        std::iter::once(settings).chain(self.environment.get(ROOTS_FILE).map(PathBuf::from))
+    }
+
+    /// The same of whole directories.
+    pub fn directories(&self) -> impl Iterator<Item = PathBuf> {
+        self.environment.get(ROOTS_DIRECTORIES).into_iter().flat_map(std::env::split_paths)
     }
 }
 
@@ -148,6 +163,16 @@ pub fn load(input: Input) -> Loaded {
     Loaded { config, faults, warnings: all_warnings, values: values.effective, file: path, secret_variables }
 }
 
+/// Its path, and who says so.
+fn settings_file(flag: Option<&Path>, default: &Path, environment: &Environment) -> (PathBuf, Origin) {
+    let variable = environment.get(CONFIG).map(PathBuf::from);
+    match (flag, variable) {
+        (Some(path), _) => (path.to_owned(), Origin::Flag("--config".to_owned())),
+        (None, Some(path)) => (path, Origin::Variable(CONFIG.to_owned())),
+        (None, None) => (default.to_owned(), Origin::Default),
+    }
+}
+
 /// The file's path and text. A file that was asked for must be there; the default one need not.
 fn read_file(
     flag: Option<&Path>,
@@ -155,12 +180,7 @@ fn read_file(
     environment: &Environment,
     faults: &mut Vec<Fault>,
 ) -> Option<(PathBuf, String)> {
-    let variable = environment.get(CONFIG).map(PathBuf::from);
-    let (path, origin) = match (flag, variable) {
-        (Some(path), _) => (path.to_owned(), Origin::Flag("--config".to_owned())),
-        (None, Some(path)) => (path, Origin::Variable(CONFIG.to_owned())),
-        (None, None) => (default.to_owned(), Origin::Default),
-    };
+    let (path, origin) = settings_file(flag, default, environment);
     match fs::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => return Some((path, text)),
         Ok(Err(_)) => faults.push(Fault::new(Origin::File { path, line: 0 }, "", Wrong::new("is not UTF-8"))),

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use super::{
     EffectiveValue,
     faults::{Fault, Origin, Warning, Wrong},
-    keys::{self, Key, Kind, Section, Support},
+    keys::{self, Key, Kind, Section},
     layers::Merged,
     render,
     url::{self, Address},
@@ -87,7 +87,6 @@ impl<'a> Values<'a> {
         match values::parse(key, value, self.environment).and_then(|parsed| sound(key, parsed)) {
             Ok(parsed) => {
                 self.show(&path, render::shown(key, value), origin.clone());
-                self.judge_support(key, &path, value, &origin);
                 self.warn_of_literals(key, &path, value, &origin);
                 let parsed = if origin == Origin::Default { optional(parsed) } else { parsed };
                 self.parsed.insert(path, (parsed, origin));
@@ -125,28 +124,6 @@ impl<'a> Values<'a> {
         let place =
             self.effective.iter().rposition(|value| value.path.starts_with(entry)).map_or(self.effective.len(), |at| at + 1);
         self.effective.insert(place, EffectiveValue { path: format!("{entry}{name}"), shown, origin, is_set: true });
-    }
-
-    fn judge_support(&mut self, key: &Key, path: &str, value: &Value, origin: &Origin) {
-        if *origin == Origin::Default {
-            return;
-        }
-        let written = match value {
-            Value::String(_, text) => text.clone(),
-            Value::Bool(_, switch) => switch.to_string(),
-            Value::Array(_, values) if values.is_empty() => "[]".to_owned(),
-            _ => String::new(),
-        };
-        match key.support {
-            Support::FaultUntil { unless } if !unless.contains(&written.as_str()) => self.not_yet(path, origin.clone()),
-            _ => {}
-        }
-    }
-
-    /// The fault of a key that would be missed if the daemon ran without it.
-    pub(super) fn not_yet(&mut self, path: &str, origin: Origin) {
-        let wrong = Wrong::new("not supported by this version yet; refusing to start rather than run without it");
-        self.faults.push(Fault::new(origin, path, wrong));
     }
 
     fn warn_of_literals(&mut self, key: &Key, path: &str, value: &Value, origin: &Origin) {

@@ -2,7 +2,7 @@
 //!
 //! Pure. Made from the table of keys, so that a key's doc is its definition.
 
-use super::keys::{self, Key, Kind, Section, Support, VARIABLES};
+use super::keys::{self, Key, Kind, Section, VARIABLES};
 
 /// The tables, in Markdown.
 #[must_use]
@@ -37,13 +37,8 @@ fn setting(text: &mut String, key: &Key) {
         Some(default) => format!("`{default}`"),
         None => key.otherwise.to_owned(),
     };
-    let support = match key.support {
-        Support::Works => String::new(),
-        Support::FaultUntil { unless: [] } => " *Not supported yet: a fault.*".to_owned(),
-        Support::FaultUntil { unless } => format!(" *Not supported yet: a fault, but for {}.*", quoted(unless, ", ")),
-    };
     let name = format!("`{}`", key.name);
-    row(text, &[&name, &kind(key.kind), &default, &format!("{}{support}", key.doc)]);
+    row(text, &[&name, &kind(key.kind), &default, key.doc]);
 }
 
 fn kind(kind: Kind) -> String {

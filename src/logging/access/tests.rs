@@ -30,7 +30,8 @@ impl Write for Pipe {
 fn access_log(shape: Shape, wanted: bool) -> (AccessLog, mpsc::Receiver<String>) {
     let (written, reader) = mpsc::channel();
     let capacity = Capacity { bytes: 1024 * 1024, entries: 1024 };
-    let queue = Queue::start(Pipe(written), capacity, |lines| panic!("{lines} lines lost")).unwrap();
+    let queue = Queue::new(capacity);
+    queue.start(Pipe(written), |lines| panic!("{lines} lines lost")).unwrap();
     (AccessLog::new(Arc::new(Shared { queue, shape, wanted: AtomicBool::new(wanted) })), reader)
 }
 

@@ -47,7 +47,8 @@ fn report(lines: u64) -> Vec<u8> {
 #[test]
 fn a_stalled_writer_costs_lines_and_no_time_and_says_so_when_it_recovers() {
     let (writer, reader) = stalling();
-    let queue = Queue::start(writer, SMALL, report).unwrap();
+    let queue = Queue::new(SMALL);
+    queue.start(writer, report).unwrap();
     queue.send(b"first", 1);
     reader.begun.recv().unwrap();
     for text in ["a", "b", "c", "d", "e", "f"] {
@@ -66,7 +67,8 @@ fn a_stalled_writer_costs_lines_and_no_time_and_says_so_when_it_recovers() {
 #[test]
 fn bytes_are_bounded_with_the_one_being_written() {
     let (writer, reader) = stalling();
-    let queue = Queue::start(writer, SMALL, report).unwrap();
+    let queue = Queue::new(SMALL);
+    queue.start(writer, report).unwrap();
     queue.send(&[b'x'; 101], 3);
     assert_eq!(queue.dropped(), 3);
     reader.begun.recv().unwrap();
@@ -86,7 +88,8 @@ fn bytes_are_bounded_with_the_one_being_written() {
 #[test]
 fn a_stalled_writer_does_not_hang_the_exit() {
     let (writer, reader) = stalling();
-    let queue = Queue::start(writer, SMALL, report).unwrap();
+    let queue = Queue::new(SMALL);
+    queue.start(writer, report).unwrap();
     queue.send(b"first", 1);
     reader.begun.recv().unwrap();
     assert!(!queue.close(Duration::from_millis(1)));
@@ -98,7 +101,8 @@ fn a_stalled_writer_does_not_hang_the_exit() {
 fn what_was_sent_is_written_and_flushed_at_the_close() {
     let (writer, reader) = stalling();
     drop(reader.leave);
-    let queue = Queue::start(writer, Capacity { bytes: 1000, entries: 100 }, report).unwrap();
+    let queue = Queue::new(Capacity { bytes: 1000, entries: 100 });
+    queue.start(writer, report).unwrap();
     let sent: Vec<String> = (0..50).map(|line| format!("{line}")).collect();
     for line in &sent {
         queue.send(line.as_bytes(), 1);
@@ -131,7 +135,8 @@ fn a_writer_that_fails_is_counted_and_tried_again() {
         }
     }
     let (written, reader) = mpsc::channel();
-    let queue = Queue::start(Failing { failures: 1, written }, SMALL, report).unwrap();
+    let queue = Queue::new(SMALL);
+    queue.start(Failing { failures: 1, written }, report).unwrap();
     queue.send(b"two lines", 2);
     assert_eq!(reader.recv().unwrap(), "lost 2");
     assert_eq!(queue.dropped(), 2);

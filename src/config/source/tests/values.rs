@@ -279,16 +279,6 @@ fn statuses_and_extra_members() {
 }
 
 #[test]
-fn keys_that_restrict_access_are_refused_until_they_do() {
-    assert_faults(
-        &global_with("hardening = \"required\""),
-        &["config.toml:1: hardening: not supported by this version yet; refusing to start rather than run without it"],
-    );
-    // What restricts nothing is fine.
-    sound(api_with("deny = []"));
-}
-
-#[test]
 fn keys_that_have_their_effect_are_not_warned_about() {
     let others = "control_socket = \"/c\"\ncontrol_allow_uids = [1]\ntls_min = \"1.3\"";
     assert_eq!(warnings(&global_with(others)), Vec::<String>::new());

@@ -1,0 +1,125 @@
+use std::fs;
+#[cfg(target_os = "linux")]
+use std::{
+    io::{ErrorKind, Write as _},
+    net::{TcpListener, TcpStream},
+    os::unix::net::UnixListener,
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    config::{Account, fixture},
+    secret::Secret,
+};
+
+/// A configuration that reads that file, and nothing else.
+fn config(organization: Source) -> Config {
+    let account = Account { name: "default".to_owned(), organization, login: None };
+    Config { accounts: vec![account], ..fixture::config() }
+}
+
+fn reading(path: &Path) -> Config {
+    config(Source::File(path.to_owned()))
+}
+
+fn home(directory: &TempDir) -> PathBuf {
+    directory.path().canonicalize().unwrap()
+}
+
+#[test]
+fn a_file_makes_its_directory_reachable_and_the_one_that_it_leads_to() {
+    let (named, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(target.path().join("organization"), "acme").unwrap();
+    let link = named.path().join("organization");
+    std::os::unix::fs::symlink(target.path().join("organization"), &link).unwrap();
+    let directories = Directories::of(&reading(&link), []).unwrap();
+    assert!(directories.read.contains(&home(&named)) && directories.read.contains(&home(&target)));
+    assert!(directories.read.contains(Path::new("/proc")), "groups of callers come from there");
+    assert!(directories.bind.is_empty());
+}
+
+#[test]
+fn of_a_file_whose_directory_does_not_exist_yet_the_closest_one_above_is_reachable() {
+    let directory = tempfile::tempdir().unwrap();
+    let directories = Directories::of(&reading(&directory.path().join("a/b/organization")), []).unwrap();
+    assert!(directories.read.contains(&home(&directory)));
+}
+
+#[test]
+fn nothing_is_closed_off_where_commands_are_run() {
+    let command = config(Source::Command(vec!["op".to_owned()]));
+    assert!(Directories::of(&command, []).is_err());
+    let sandbox = Sandbox(Directories::of(&config(Source::Value(Secret::from("acme"))), []).unwrap());
+    assert_eq!(sandbox.admits(&command, []), Err(Outside::Command));
+}
+
+#[test]
+fn settings_that_come_later_may_name_what_is_reachable_and_nothing_else() {
+    let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let sandbox = Sandbox(Directories::of(&reading(&inside.path().join("organization")), []).unwrap());
+    for path in ["other", "below/it", "./organization"] {
+        assert_eq!(sandbox.admits(&reading(&inside.path().join(path)), []), Ok(()), "{path}");
+    }
+    let foreign = outside.path().join("organization");
+    assert_eq!(sandbox.admits(&reading(&foreign), []), Err(Outside::File(foreign.clone())));
+    let link = inside.path().join("link");
+    fs::write(&foreign, "acme").unwrap();
+    std::os::unix::fs::symlink(&foreign, &link).unwrap();
+    assert_eq!(sandbox.admits(&reading(&link), []), Err(Outside::File(link)));
+    assert_eq!(sandbox.admits(&fixture::config(), [foreign.as_path()]), Err(Outside::File(foreign)));
+}
+
+/// What this thread may still do; the rest of the process is not touched.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_kernel_refuses_what_is_out_of_reach() {
+    let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for directory in [&inside, &outside] {
+        fs::write(directory.path().join("organization"), "acme").unwrap();
+    }
+    std::os::unix::fs::symlink(outside.path().join("organization"), inside.path().join("link")).unwrap();
+    let mut directories = Directories::of(&reading(&inside.path().join("organization")), []).unwrap();
+    let sockets = tempfile::tempdir().unwrap();
+    directories.add_socket(&sockets.path().join("a.sock"));
+    let (inside, outside, sockets) = (inside.path().to_owned(), outside.path().to_owned(), sockets);
+    let denied = |outcome: std::io::Result<()>| {
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    };
+    std::thread::scope(|scope| {
+        let tried = scope.spawn(|| {
+            let Ok((_sandbox, abi)) = super::super::landlock::enter(directories) else {
+                eprintln!("not tried: this kernel has no Landlock");
+                return;
+            };
+            assert!(abi >= 1);
+            // What is needed goes on.
+            assert_eq!(fs::read(inside.join("organization")).unwrap(), b"acme");
+            assert_eq!(fs::read_dir(&inside).unwrap().count(), 2);
+            fs::read("/proc/self/status").unwrap();
+            let listener = UnixListener::bind(sockets.path().join("a.sock")).unwrap();
+            fs::remove_file(sockets.path().join("a.sock")).unwrap();
+            drop(listener);
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            TcpStream::connect(listener.local_addr().unwrap()).unwrap().write_all(b"x").unwrap();
+            // Nothing else does, whoever this user is.
+            denied(fs::read(outside.join("organization")).map(drop));
+            denied(fs::read(inside.join("link")).map(drop));
+            denied(fs::read_dir("/").map(drop));
+            denied(fs::write(inside.join("organization"), "other"));
+            denied(fs::write(inside.join("new"), "file"));
+            denied(fs::write(sockets.path().join("new"), "file"));
+            denied(fs::create_dir(inside.join("new")));
+            denied(fs::remove_file(inside.join("organization")));
+            denied(fs::rename(inside.join("organization"), inside.join("moved")));
+            denied(std::os::unix::fs::symlink("a", inside.join("b")));
+            denied(UnixListener::bind(inside.join("a.sock")).map(drop));
+            denied(Command::new("/usr/bin/true").status().map(drop));
+        });
+        tried.join().unwrap();
+    });
+    // Others can.
+    fs::write(outside.join("organization"), "other").unwrap();
+}

@@ -1,0 +1,288 @@
+//! What the daemon gives up at start, and that it goes on doing its work without it.
+
+use std::{
+    fs,
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _, symlink},
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
+    path::Path,
+    process::Command,
+};
+
+use careportals_simulator::{Options, Simulator};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::{
+    http::Request,
+    sidecar::{LOGGED_IN, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME},
+};
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+/// Where an unprivileged user may read.
+const NOBODY: u32 = 65534;
+
+/// User name and password in files of a directory of their own.
+fn with_files(simulator: &Simulator) -> Setup {
+    let mut setup = Setup::new(simulator);
+    for (name, value) in [("username", USERNAME), ("password", PASSWORD)] {
+        let variable = format!("CAREPORTALS_{}", name.to_uppercase());
+        let path = setup.file(&format!("secrets/{name}"), value);
+        setup.without(&variable).variable(&format!("{variable}_FILE"), path.to_str().unwrap());
+    }
+    setup
+}
+
+/// Of every thread, in `/proc/PID/task/TID/status`.
+fn of_threads(sidecar: &Sidecar, field: &str) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{}/task", sidecar.pid())).unwrap();
+    let statuses = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+    let value = |status: String| status.lines().find_map(|line| Some(line.strip_prefix(field)?.trim().to_owned()));
+    statuses.map(|status| value(status).unwrap()).collect()
+}
+
+/// The limit on core dumps, soft and hard.
+fn core_limit(sidecar: &Sidecar) -> Vec<String> {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", sidecar.pid())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    line.split_whitespace().take(2).map(str::to_owned).collect()
+}
+
+/// Each step with what was said of it.
+fn steps(sidecar: &Sidecar) -> Vec<(String, String)> {
+    let step = |event: &Value| Some((event["step"].as_str()?.to_owned(), event["message"].as_str()?.to_owned()));
+    sidecar.events().iter().filter_map(step).collect()
+}
+
+#[test]
+fn each_step_is_taken_by_every_thread_and_logged_once() {
+    let simulator = simulator();
+    let mut setup = with_files(&simulator);
+    setup.global("hardening", "required");
+    let sidecar = setup.start().ready();
+    let steps = steps(&sidecar);
+    let expected =
+        ["no core dumps", "no debuggers", "no new privileges", "secrets locked in memory", "no files but those needed"];
+    assert_eq!(steps.iter().map(|(step, _)| step.as_str()).collect::<Vec<_>>(), expected);
+    assert!(steps.iter().all(|(_, message)| message == "hardened"), "{steps:?}");
+    assert!(sidecar.wait_for_log("no files but those needed").contains("\"abi\""));
+    let privileges = of_threads(&sidecar, "NoNewPrivs:");
+    assert!(privileges.len() >= 4, "workers, the log, signals and the main one: {privileges:?}");
+    assert!(privileges.iter().all(|value| value == "1"), "{privileges:?}");
+    assert_eq!(core_limit(&sidecar), ["0", "0"]);
+}
+
+#[test]
+fn off_gives_up_nothing() {
+    let simulator = simulator();
+    let mut setup = with_files(&simulator);
+    setup.global("hardening", "off");
+    let limited = setup.command("run");
+    let sidecar = setup.start_with(limited).ready();
+    sidecar.wait_for_log("hardening is off");
+    assert_eq!(steps(&sidecar), []);
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("NoNewPrivs:")).unwrap().trim();
+    assert!(of_threads(&sidecar, "NoNewPrivs:").iter().all(|value| value == own));
+}
+
+/// The daemon as a user without rights, where these tests may have that.
+fn as_nobody(setup: &Setup) -> Command {
+    let mut command = setup.command("run");
+    if rustix::process::geteuid().is_root() {
+        fs::set_permissions(setup.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+#[test]
+fn no_process_of_the_same_user_can_read_its_memory_or_environment() {
+    let simulator = simulator();
+    for (hardening, is_closed) in [("auto", true), ("off", false)] {
+        let mut setup = Setup::new(&simulator);
+        setup.global("hardening", hardening);
+        let command = as_nobody(&setup);
+        let sidecar = setup.start_with(command).ready();
+        // What the kernel closes to the user itself belongs to root.
+        let user = if rustix::process::geteuid().is_root() { NOBODY } else { rustix::process::geteuid().as_raw() };
+        let owner = fs::metadata(format!("/proc/{}/environ", sidecar.pid())).unwrap().uid();
+        assert_eq!(owner, if is_closed { 0 } else { user }, "{hardening}");
+    }
+}
+
+#[test]
+fn a_crash_leaves_no_core_dump() {
+    let simulator = simulator();
+    let setup = Setup::new(&simulator);
+    // Whatever the limit was before; the program takes the shell's place.
+    let program = setup.command("run");
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg("ulimit -S -c unlimited 2>/dev/null; exec \"$@\"").arg("sh");
+    command.arg(program.get_program()).args(program.get_args()).current_dir(setup.dir.path()).env_clear();
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut sidecar = setup.start_with(command).ready();
+    sidecar.signal(Signal::ABORT);
+    let status = sidecar.wait();
+    assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()));
+    assert!(!status.core_dumped());
+}
+
+#[test]
+fn what_must_be_and_can_not_be_is_a_fault_that_names_the_step() {
+    let simulator = simulator();
+    for (hardening, code) in [("required", Some(78)), ("auto", None)] {
+        let mut setup = Setup::new(&simulator);
+        setup.global("hardening", hardening);
+        let program = as_nobody(&setup);
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg("ulimit -l 0; exec \"$@\"").arg("sh").arg(program.get_program()).args(program.get_args());
+        command.current_dir(setup.dir.path()).env_clear();
+        command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if rustix::process::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        if let Some(code) = code {
+            let output = command.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(code), "{said}");
+            assert!(said.contains("hardening = \"required\"") && said.contains("secrets locked in memory"), "{said}");
+        } else {
+            let sidecar = setup.start_with(command).ready();
+            assert!(sidecar.wait_for_log("secrets locked in memory").contains("can't be taken here"));
+        }
+    }
+}
+
+#[test]
+fn a_step_that_does_not_apply_is_not_missing() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.global("hardening", "required").without("CAREPORTALS_PASSWORD");
+    setup.account("password__command", &format!("[\"echo\", \"{PASSWORD}\"]"));
+    let sidecar = setup.start().ready();
+    let line = sidecar.wait_for_log("no files but those needed");
+    assert!(line.contains("does not apply") && line.contains("`command`"), "{line}");
+}
+
+#[test]
+fn a_file_that_comes_to_lead_out_of_reach_is_not_read_whoever_we_are() {
+    let simulator = simulator();
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("key"), "anything").unwrap();
+    let request = |key: &str| Request::get("/users/account").header("x-key", key);
+    let run = |hardening: &str| {
+        let mut setup = Setup::new(&simulator);
+        let key = setup.file("secrets/key", "the-key");
+        setup.global("hardening", hardening);
+        setup.api("require_header", &format!("{{ name = \"x-key\", value = {{ file = {key:?} }} }}"));
+        let sidecar = setup.start().ready_with(&request("the-key"));
+        symlink(elsewhere.path().join("key"), sidecar.setup.dir.path().join("secrets/next")).unwrap();
+        fs::rename(sidecar.setup.dir.path().join("secrets/next"), &key).unwrap();
+        sidecar
+    };
+    let sidecar = run("auto");
+    assert!(sidecar.wait_for_log("can't be read").contains("permission denied"));
+    assert_eq!(sidecar.send(&request("anything")).problem(), "header_required");
+    let sidecar = run("off");
+    sidecar.wait_for_log("the required header has a new value");
+    assert_eq!(sidecar.send(&request("anything")).status, 200);
+}
+
+/// As Kubernetes renews a mounted secret: a directory of the new files, and a link that is swapped.
+fn swap(mount: &Path, version: &str, password: &str) {
+    let directory = mount.join(version);
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("username"), USERNAME).unwrap();
+    fs::write(directory.join("password"), password).unwrap();
+    symlink(version, mount.join("..next")).unwrap();
+    fs::rename(mount.join("..next"), mount.join("..data")).unwrap();
+}
+
+#[test]
+fn secrets_are_renewed_inside_the_sandbox() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::new(&simulator);
+    setup.global("hardening", "required");
+    let mount = setup.dir.path().join("mount");
+    fs::create_dir(&mount).unwrap();
+    swap(&mount, "..1", PASSWORD);
+    for name in ["username", "password"] {
+        symlink(format!("..data/{name}"), mount.join(name)).unwrap();
+        let variable = format!("CAREPORTALS_{}", name.to_uppercase());
+        setup.without(&variable).variable(&format!("{variable}_FILE"), mount.join(name).to_str().unwrap());
+    }
+    let sidecar = setup.start().ready();
+    control.set_credentials("demo", USERNAME, "another-password");
+    swap(&mount, "..2", "another-password");
+    fs::remove_dir_all(mount.join("..1")).unwrap();
+    sidecar.wait_for_logs(LOGGED_IN, 2);
+    assert_eq!(control.counts().login_ok, 2);
+    assert_eq!(sidecar.get("/users/account").status, 200);
+}
+
+#[test]
+fn a_reload_inside_the_sandbox_adds_addresses_sockets_and_upstreams() {
+    let (first, second) = (simulator(), simulator());
+    let mut setup = with_files(&first);
+    setup.global("hardening", "required").without("CAREPORTALS_LISTEN").without("CAREPORTALS_CA_ONLY_FILE");
+    let ca = setup.file("trust/ca.pem", first.ca_pem());
+    let (kept, added) = (setup.dir.path().join("kept.sock"), setup.dir.path().join("added.sock"));
+    let settings = |sockets: &[&Path], more: &str| {
+        let sockets: String = sockets.iter().map(|path| format!(", \"unix:{}\"", path.display())).collect();
+        format!("ca_only_file = {ca:?}\n[accounts.default]\n{more}[apis.default]\nlisten = [\"127.0.0.1:0\"{sockets}]\n")
+    };
+    setup.settings(&settings(&[&kept], ""));
+    let sidecar = setup.start().ready();
+    fs::write(&ca, format!("{}{}", first.ca_pem(), second.ca_pem())).unwrap();
+    let other = format!(
+        "[accounts.other]\norganization = \"demo\"\nlogin_url = \"off\"\n[apis.other]\naccount = \"other\"\nupstream = \"{}\"\nlisten = [\"127.0.0.1:0\"]\n",
+        second.base_url()
+    );
+    let other = settings(&[&kept, &added], &other);
+    sidecar.setup.file("config.toml", &other);
+    sidecar.signal(Signal::HUP);
+    sidecar.wait_for_log("reloaded");
+    let mut client = Sidecar::connect_unix(&added);
+    assert_eq!(client.send(&Request::get("/users/account")).status, 200);
+    let answer = sidecar.connect_to("other").send(&Request::get("/v2/products"));
+    assert!(answer.header("proxy-status").is_none(), "{answer:?}");
+    assert!(second.control().wait_until(PATIENCE, |control| control.counts().requests > 0));
+}
+
+#[test]
+fn a_reload_that_needs_more_than_is_within_reach_is_refused_with_that_reason() {
+    let simulator = simulator();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let password = elsewhere.path().join("password");
+    fs::write(&password, PASSWORD).unwrap();
+    let account = format!("[accounts.default]\norganization = \"demo\"\nusername = \"{USERNAME}\"\n");
+    let given = format!("{account}password = \"{PASSWORD}\"\n");
+    let mut setup = Setup::new(&simulator);
+    for name in ["CAREPORTALS_ORGANIZATION", "CAREPORTALS_USERNAME", "CAREPORTALS_PASSWORD", "CAREPORTALS_LISTEN"] {
+        setup.without(name);
+    }
+    let listen = |more: &str| format!("[apis.default]\nlisten = [\"127.0.0.1:0\"{more}]\n");
+    setup.settings(&format!("{given}{}", listen("")));
+    let sidecar = setup.start().ready();
+    let socket = format!(", \"unix:{}\"", elsewhere.path().join("a.sock").display());
+    for (settings, reason) in [
+        (
+            format!("{account}password = {{ file = {password:?} }}\n{}", listen("")),
+            "password, which lies outside the directories",
+        ),
+        (format!("{account}password = {{ command = [\"echo\"] }}\n{}", listen("")), "a `command`"),
+        (format!("{given}{}", listen(&socket)), "a.sock, which lies outside the directories"),
+    ] {
+        sidecar.setup.file("config.toml", &settings);
+        sidecar.signal(Signal::HUP);
+        let line = sidecar.wait_for_log(reason);
+        assert!(line.contains("needs a restart"), "{line}");
+    }
+    assert_eq!(sidecar.get("/users/account").status, 200);
+}

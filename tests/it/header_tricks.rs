@@ -513,8 +513,7 @@ fn an_http2_upstream_that_speaks_of_its_connection_is_not_understood() {
     thread::scope(|scope| {
         let serving = scope.spawn(|| {
             let mut peer = upstream.accept(100);
-            loop {
-                let Some(frame) = peer.frame() else { break };
+            while let Some(frame) = peer.frame() {
                 if frame.kind == HEADERS {
                     let head = [(":status", "200"), ("connection", "x-private"), ("x-private", "1")];
                     peer.send(HEADERS, END_HEADERS | END_STREAM, frame.stream, &fields(&head));

@@ -34,6 +34,7 @@ mod header_tricks;
 mod headers;
 mod health;
 mod healthcheck;
+mod hostile_http2;
 mod http;
 mod http10;
 mod http2;

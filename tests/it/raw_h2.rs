@@ -142,6 +142,18 @@ impl Peer {
         self.tls.flush().unwrap();
     }
 
+    /// Writes the same again and again until so many bytes were taken, or the other side takes no more.
+    pub fn pour(&mut self, bytes: &[u8], most: usize) {
+        self.tls.sock.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut written = 0;
+        while written < most {
+            if self.tls.write_all(bytes).and_then(|()| self.tls.flush()).is_err() {
+                return;
+            }
+            written += bytes.len();
+        }
+    }
+
     /// The next frame that is about an exchange or its end; `None` when the connection has ended.
     pub fn frame(&mut self) -> Option<Frame> {
         loop {

@@ -138,14 +138,16 @@ impl Scene {
                 (field.replace('_', "-").to_ascii_lowercase(), value)
             })
             .collect();
-        let values = |field: &str| fields.iter().filter(|(known, _)| known == field).map(|(_, value)| *value).collect::<Vec<_>>();
         let bearer = format!("Bearer {}", self.simulator.control().last_token().unwrap());
+        let rest = request.replace(&bearer, "");
+        assert!(!rest.contains("evil") && !rest.contains("mine"), "{name}: {request:?}");
+        let values = |field: &str| fields.iter().filter(|(known, _)| known == field).map(|(_, value)| *value).collect::<Vec<_>>();
         let host = self.upstream.base_url().replace("http://", "");
         assert_eq!(values("authorization"), [bearer], "{name}");
         assert_eq!(values("organization"), [ORGANIZATION], "{name}");
         assert_eq!(values("host"), [host], "{name}");
         assert!(values("content-length").len() + values("transfer-encoding").len() <= 1, "{name}: {request:?}");
-        for gone in ["cookie", "proxy-authorization", "x-forwarded-for", "upgrade", "http2-settings", "keep-alive"] {
+        for gone in ["cookie", "proxy-authorization", "x-forwarded-for", "x-real-ip", "upgrade", "http2-settings", "keep-alive"] {
             assert!(values(gone).is_empty(), "{name}: {request:?}");
         }
     }

@@ -49,6 +49,7 @@ fn a_beginning_that_is_none_ends_the_connection() {
     let http1 = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     play(
         &[
+            // An error by the RFC; here, nothing that anybody could gain by.
             case("no settings", &[PREFACE, &refused(1)], Ends::Answer(1, 403)),
             case("the preface twice", &[PREFACE, PREFACE, &settings, &get(1)], Ends::Connection(FRAME_SIZE_ERROR)),
             case("HTTP/1.1 after it", &[PREFACE, &settings, http1], Ends::Connection(FRAME_SIZE_ERROR)),

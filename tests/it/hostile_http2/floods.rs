@@ -93,7 +93,7 @@ fn frames_that_cost_little_hold_up_nobody_however_many_there_are() {
         Flood { name: "resets of what is over", first: done, then: frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]) },
     ];
     for flooding in &floods {
-        flood(&mut scene, flooding, MIB as usize / 2);
+        flood(&mut scene, flooding, 128 * 1024);
         // Nothing of it is kept but answers on their way, and there is one buffer for those.
         assert_peak(&scene.sidecar, flooding.name, 4 * 1024);
     }
@@ -159,10 +159,10 @@ fn resets_that_we_are_made_to_send_end_the_connection() {
 
 #[test]
 fn resets_that_we_are_made_to_send_one_after_the_other_end_the_connection() {
+    let simulator = Simulator::start(Options::default()).unwrap();
+    let control = simulator.control();
+    let sidecar = Sidecar::start(&simulator).ready();
     for (name, provocation) in PROVOCATIONS {
-        let simulator = Simulator::start(Options::default()).unwrap();
-        let control = simulator.control();
-        let sidecar = Sidecar::start(&simulator).ready();
         control.reset_counts();
         let mut raw = Raw::silent(sidecar.address());
         raw.write(&opened(&[]));

@@ -1,6 +1,6 @@
 //! Heads that HTTP/1.1 could not say, or would say otherwise, and bodies that are not as long as they claim.
 
-use super::{COMPRESSION_ERROR, Case, Ends, PROTOCOL_ERROR, Scene, WHOLE, case, play};
+use super::{COMPRESSION_ERROR, Case, Ends, PROTOCOL_ERROR, Scene, WHOLE, case, play, tell_all};
 use crate::http2::{BODY, END_HEADERS, END_STREAM, HEADERS, fields, frame, get_fields};
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
@@ -63,7 +63,7 @@ fn pseudo_fields_are_there_once_and_first() {
             head("a host beside none", &[METHOD, SCHEME, PATH, ("host", "localhost")], refused(200), 1),
             head("a method with a blank", &[(":method", "GET /evil"), SCHEME, AUTHORITY, PATH], UNREADABLE, 0),
             head("a method with lines", &[(":method", "GET / HTTP/1.1\r\n\r\nGET"), SCHEME, AUTHORITY, PATH], UNREADABLE, 0),
-            head("no method's name", &[(":method", ""), SCHEME, AUTHORITY, PATH], RESET, 0),
+            head("no method's name", &[(":method", ""), SCHEME, AUTHORITY, PATH], UNREADABLE, 0),
             head("another scheme", &[METHOD, (":scheme", "ftp"), AUTHORITY, PATH], refused(200), 1),
             head("a scheme with lines", &[METHOD, (":scheme", "http\r\nx: y"), AUTHORITY, PATH], RESET, 0),
         ],
@@ -107,7 +107,7 @@ fn names_and_values_smuggle_nothing_into_the_next_hop() {
             with(("transfer-encoding", "identity"), RESET, 0),
             with(("authorization", "Bearer mine"), served, 1),
             with(("organization", "evil"), served, 1),
-            with(("organization_", "evil"), served, 1),
+            with(("x_real_ip", "192.0.2.1"), served, 1),
             with(("cookie", "token=mine"), served, 1),
             with(("proxy-authorization", "Basic bWluZQ=="), served, 1),
             with(("x_forwarded_for", "192.0.2.1"), served, 1),
@@ -123,20 +123,22 @@ fn names_and_values_smuggle_nothing_into_the_next_hop() {
 #[test]
 fn paths_are_sent_as_they_were_judged() {
     let refused = |status| Ends::Answer(1, status);
-    play(
-        &[
-            at("relative", RESET, 0),
-            at("http://evil.example/", RESET, 0),
-            at("*", refused(400), 0),
-            at("/ HTTP/1.1\r\norganization: evil\r\n\r\nGET /", RESET, 0),
-            at("/a b", RESET, 0),
-            at("/\0", RESET, 0),
-            at("/\t", RESET, 0),
-            at("//evil.example/", refused(200), 1),
-            at("/a#/../patient/auth", refused(200), 1),
-        ],
-        false,
-    );
+    let cases = [
+        at("relative", RESET, 0),
+        at("http://evil.example/", RESET, 0),
+        at("*", refused(400), 0),
+        at("/ HTTP/1.1\r\norganization: evil\r\n\r\nGET /", RESET, 0),
+        at("/a b", RESET, 0),
+        at("/\0", RESET, 0),
+        at("/\t", RESET, 0),
+        at("//elsewhere.example/", refused(200), 1),
+        at("/a#/../patient/auth", refused(200), 1),
+    ];
+    let mut scene = Scene::new();
+    tell_all(&cases, |case| scene.plays(case));
+    let lines: Vec<String> = scene.foreign().iter().map(|request| request.split("\r\n").next().unwrap().to_owned()).collect();
+    assert_eq!(lines, ["GET //elsewhere.example/ HTTP/1.1", "GET /a HTTP/1.1"]);
+    scene.ends(false);
 }
 
 #[test]

@@ -32,7 +32,7 @@ const PRIORITY: u8 = 2;
 const PUSH_PROMISE: u8 = 5;
 const PADDED: u8 = 0x8;
 const WITH_PRIORITY: u8 = 0x20;
-/// END_STREAM and END_HEADERS.
+/// `END_STREAM` and `END_HEADERS`.
 const WHOLE: u8 = 5;
 
 /// Nobody who behaves waits longer than this because of somebody who does not. On a busy machine, in a debug build.

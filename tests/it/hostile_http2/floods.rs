@@ -16,7 +16,7 @@ use crate::{
     sidecar::{PATIENCE, Sidecar},
 };
 
-const MIB: u64 = 1024 * 1024;
+const MIB: usize = 1024 * 1024;
 
 /// What the process takes by itself, in KiB, in a debug build that logs everything: twice what it was seen to take.
 const ITSELF: u64 = 6 * 1024;
@@ -112,8 +112,8 @@ fn frames_without_content_end_the_connection() {
         Flood { name: "CONTINUATION of one field", first: begun(), then: frame(CONTINUATION, 0, 1, &fields(&[("x", "1")])) },
     ];
     for flooding in &floods {
-        let flooded = flood(&mut scene, flooding, 16 * MIB as usize);
-        assert!(flooded.taken < 16 * MIB as usize, "{}", flooding.name);
+        let flooded = flood(&mut scene, flooding, 16 * MIB);
+        assert!(flooded.taken < 16 * MIB, "{}", flooding.name);
         println!("{}: {} bytes, {:?}", flooding.name, flooded.taken, flooded.words);
         // Its windows, in which the bodies wait.
         assert_peak(&scene.sidecar, flooding.name, 4 * 1024);
@@ -301,7 +301,7 @@ fn answers_that_nobody_reads_are_held_back() {
         let mut before = 0;
         while control.wait_until(Duration::from_millis(300), |control| sent(control) > before) {
             before = sent(control);
-            assert!(before < 1024 * MIB, "nobody reads that");
+            assert!(before < 1024 * 1024 * 1024, "nobody reads that");
         }
         assert_eq!(Http2::connect(sidecar.address()).get("/_sim/echo").status, 200);
         // Of each stream what waits to be sent (64 KiB), what was read ahead of that, and what TLS has decrypted.
@@ -327,7 +327,7 @@ fn bodies_that_upstream_does_not_read_are_held_back() {
     let piece = vec![7; 16_384];
     // Whatever the windows say.
     let bodies: Vec<u8> = (0..100).flat_map(|number| frame(BODY, 0, 2 * number + 1, &piece)).collect();
-    raw.flood(&bodies, Duration::from_secs(1), 64 * MIB as usize);
+    raw.flood(&bodies, Duration::from_secs(1), 64 * MIB);
     assert_eq!(raw.last_words(), Some(super::FLOW_CONTROL_ERROR));
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
     // The connection's window, and what is ahead of upstream on each stream.

@@ -277,6 +277,7 @@ fn floods_in_place_of_an_answer_take_no_memory_and_nobody_elses_time() {
             flood("GOAWAY", &[], frame(GOAWAY, 0, 0, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]), timeout),
             flood("empty bodies", &[ok()], frame(BODY, 0, STREAM, &[]), Told::Cut),
         ],
+        // Interim heads wait until their exchange takes its turn: as many as the connection reads in one of its own.
         16 * 1024,
     );
 }

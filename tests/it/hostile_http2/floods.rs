@@ -287,15 +287,17 @@ fn sent(control: &Control) -> u64 {
 
 #[test]
 fn answers_that_nobody_reads_are_held_back() {
-    for window in [0, 1] {
+    // Of a stream and of the connection; the last client says that there is room, and does not read.
+    for window in [0_u32, 1, 0x7fff_0000] {
         let simulator = Simulator::start(Options::default()).unwrap();
         let control = simulator.control();
         let sidecar = Sidecar::start(&simulator).ready();
         let mut raw = Raw::silent(sidecar.address());
-        let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, window]);
+        let settings = frame(SETTINGS, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat());
+        let room = frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes());
         let requests =
             (0..100).map(|number| frame(HEADERS, WHOLE, 2 * number + 1, &get_fields("/_sim/download?bytes=67108864", &[])));
-        raw.write(&[PREFACE.to_vec(), settings, requests.flatten().collect()].concat());
+        raw.write(&[PREFACE.to_vec(), settings, room, requests.flatten().collect()].concat());
         assert!(control.wait_until(PATIENCE, |control| control.counts().requests >= 100));
         // Until every buffer on the way is full.
         let mut before = 0;
@@ -304,13 +306,16 @@ fn answers_that_nobody_reads_are_held_back() {
             assert!(before < 1024 * 1024 * 1024, "nobody reads that");
         }
         assert_eq!(Http2::connect(sidecar.address()).get("/_sim/echo").status, 200);
-        // Of each stream what waits to be sent (64 KiB), what was read ahead of that, and what TLS has decrypted.
-        assert_peak(&sidecar, "unread answers", 100 * (64 + 64 + 64));
-        // A byte at a time is not what brings them all.
-        for _ in 0..100 {
-            raw.write(&frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]));
+        // Of each stream 64 KiB read ahead, as much that waits to be sent, and what TLS has decrypted. Where there is room in
+        // the windows, one frame of a body on its way in between, and one over the limit of what waits.
+        let each = if window < 2 { 3 * 64 } else { 5 * 64 };
+        assert_peak(&sidecar, "unread answers", 100 * each);
+        if window < 2 {
+            // A byte at a time is not what brings them all.
+            raw.write(&frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]).repeat(100));
+            assert_eq!(sidecar.get("/_sim/echo").status, 200);
+            assert_peak(&sidecar, "answers by the byte", 100 * each);
         }
-        assert_peak(&sidecar, "answers by the byte", 100 * (64 + 64 + 64));
         drop(raw);
         assert!(control.wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
         assert_eq!(sidecar.get("/_sim/echo").status, 200);

@@ -25,6 +25,7 @@ mod egress;
 mod exec;
 mod exec_terminal;
 mod expect;
+mod floods;
 mod forward;
 mod framing;
 mod goaway;

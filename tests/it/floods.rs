@@ -1,0 +1,374 @@
+//! Slow clients, hoarders and floods over HTTP/1.1: whoever else calls meanwhile is served promptly, and memory stays within
+//! bounds that the settings explain.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use careportals_simulator::{Options, Simulator};
+
+use crate::{
+    crowd::SetAtEnd,
+    http::{Connection, Request},
+    sidecar::{PATIENCE, Setup, Sidecar},
+};
+
+/// Answers of the simulator take milliseconds; the rest is for machines that have much else to do.
+const PROMPTLY: Duration = Duration::from_secs(2);
+
+/// The program at rest in a debug build, in KiB, and what the allocator keeps of what was freed.
+const AT_REST: u64 = 12 * 1024;
+/// What a connection takes by itself: 8 KiB for the parser to read into, its task, its seat, its deadline; a debug build's
+/// futures are larger than a release build's.
+const CONNECTION: u64 = 24;
+/// A head under way: `max_header_bytes` of text, and as much again while the buffer for it grows.
+const HEAD: u64 = 2 * 64;
+/// An exchange under way, each way: 64 KiB of the client's connection, 64 KiB of upstream's, a TLS record of each (16 KiB)
+/// and what is on its way between them; above it a request's head, and 64 KiB of `replay_buffer`.
+const EXCHANGE: u64 = 2 * (64 + 64 + 32) + 64;
+
+fn simulator() -> Simulator {
+    Simulator::start(Options::default()).unwrap()
+}
+
+fn with(simulator: &Simulator, keys: &[(&str, &str)]) -> Sidecar {
+    let mut setup = Setup::new(simulator);
+    // No line for each of thousands of connections.
+    setup.variable("CAREPORTALS_LOG", "info");
+    for (key, value) in keys {
+        setup.api(key, value);
+    }
+    setup.start().ready()
+}
+
+fn open(sidecar: &Sidecar, count: usize) -> Vec<TcpStream> {
+    let connect = |_| {
+        let stream = TcpStream::connect(sidecar.address()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    (0..count).map(connect).collect()
+}
+
+/// All that comes until the other side closes or resets.
+fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return all,
+            Ok(read) => all.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return all,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Runs the flood while somebody else asks on, in turn on a connection of his own and on a new one. Each answer must come
+/// promptly.
+fn while_another_is_served(sidecar: &Sidecar, flood: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    let ask = Request::get("/_sim/echo?another");
+    thread::scope(|scope| {
+        let another = scope.spawn(|| {
+            let (mut kept, mut served, mut slowest) = (sidecar.connect(), 0, Duration::ZERO);
+            while served < 4 || !over.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                let status = if served % 2 == 0 { sidecar.send(&ask).status } else { kept.send(&ask).status };
+                assert_eq!(status, 200);
+                slowest = slowest.max(start.elapsed());
+                served += 1;
+                thread::park_timeout(Duration::from_millis(5));
+            }
+            slowest
+        });
+        let end = SetAtEnd(&over);
+        flood();
+        drop(end);
+        let slowest = another.join().unwrap();
+        assert!(slowest < PROMPTLY, "{slowest:?}");
+    });
+}
+
+/// In KiB.
+fn assert_memory_within(sidecar: &Sidecar, bound: u64) {
+    let peak = sidecar.peak_memory_kib();
+    eprintln!("peak {peak} KiB of {bound}");
+    assert!(peak < bound, "{peak} KiB, more than {bound}");
+}
+
+/// Requests that the simulator got from the flood.
+fn forwarded(simulator: &Simulator) -> usize {
+    let others = |target: &str| target == "/_sim/echo?another" || target == "/users/account";
+    simulator.control().requests().iter().filter(|seen| !others(&seen.target)).count()
+}
+
+fn all_are_over(simulator: &Simulator) -> bool {
+    simulator.control().wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over))
+}
+
+#[test]
+fn heads_that_drip_in_byte_by_byte_from_many_end_with_head_timeout() {
+    const CLIENTS: usize = 300;
+    let simulator = simulator();
+    let sidecar = with(&simulator, &[("head_timeout", "500ms")]);
+    while_another_is_served(&sidecar, || {
+        let (start, mut slow) = (Instant::now(), open(&sidecar, CLIENTS));
+        for stream in &slow {
+            stream.set_nonblocking(true).unwrap();
+        }
+        let head = b"GET /_sim/echo?slow HTTP/1.1\r\nHost: localhost\r\nX-Slow: ".iter().chain(std::iter::repeat(&b's'));
+        for byte in head {
+            slow.retain_mut(|stream| stream.write_all(&[*byte]).is_ok() && !matches!(stream.read(&mut [0; 64]), Ok(0)));
+            if slow.is_empty() {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "{} are still there", slow.len());
+            thread::park_timeout(Duration::from_millis(5));
+        }
+        assert!(start.elapsed() >= Duration::from_millis(500));
+    });
+    assert_eq!(forwarded(&simulator), 0);
+    assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * CONNECTION);
+}
+
+#[test]
+fn head_bombs_at_the_limit_from_many_connections_are_bounded_by_it() {
+    const CLIENTS: usize = 150;
+    let simulator = simulator();
+    let sidecar = with(&simulator, &[("head_timeout", "700ms")]);
+    while_another_is_served(&sidecar, || {
+        let mut bombs = open(&sidecar, CLIENTS);
+        let bomb = format!("GET /_sim/echo?bomb HTTP/1.1\r\nHost: localhost\r\n{}", "X-Bomb: boom\r\n".repeat(200));
+        let bomb = format!("{bomb}X-Long: {}", "b".repeat(64 * 1024 - 16 - bomb.len()));
+        for stream in &mut bombs {
+            stream.write_all(bomb.as_bytes()).unwrap();
+        }
+        // Not one byte more than is allowed: they are not refused, they wait.
+        for mut stream in bombs {
+            assert_eq!(rest(&mut stream), b"");
+        }
+    });
+    assert_eq!(forwarded(&simulator), 0);
+    assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + HEAD));
+}
+
+#[test]
+fn who_hoards_silent_connections_keeps_others_waiting_for_head_timeout_at_most() {
+    const SEATS: usize = 50;
+    let simulator = simulator();
+    let sidecar = with(&simulator, &[("head_timeout", "300ms"), ("max_connections", "50")]);
+    let mut silent = open(&sidecar, 2 * SEATS);
+    let start = Instant::now();
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    // Two full houses were there before.
+    assert!(start.elapsed() >= Duration::from_millis(200), "they were not in the way: {:?}", start.elapsed());
+    assert!(start.elapsed() < 2 * Duration::from_millis(300) + PROMPTLY, "{:?}", start.elapsed());
+    for stream in &mut silent {
+        assert_eq!(rest(stream), b"");
+    }
+    assert_memory_within(&sidecar, AT_REST + SEATS as u64 * CONNECTION);
+}
+
+#[test]
+fn who_hoards_idle_connections_has_to_give_way_at_once() {
+    const SEATS: usize = 120;
+    let simulator = simulator();
+    let sidecar = with(&simulator, &[("max_connections", "120")]);
+    let mut idle: Vec<Connection> = (0..SEATS).map(|_| sidecar.connect()).collect();
+    for client in &mut idle {
+        assert_eq!(client.send(&Request::get("/_sim/status/204")).status, 204);
+    }
+    for _ in 0..SEATS {
+        let start = Instant::now();
+        assert_eq!(sidecar.get("/_sim/status/204").status, 204);
+        assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
+    }
+    assert_memory_within(&sidecar, AT_REST + 2 * SEATS as u64 * CONNECTION);
+}
+
+#[test]
+fn bodies_that_stall_are_told_408_and_leave_their_places() {
+    const CLIENTS: usize = 100;
+    let simulator = simulator();
+    // One is left for somebody else.
+    let sidecar = with(&simulator, &[("body_idle", "500ms"), ("max_requests", "101")]);
+    while_another_is_served(&sidecar, || {
+        let mut stalled = open(&sidecar, CLIENTS);
+        for (number, stream) in stalled.iter_mut().enumerate() {
+            let framing = if number % 2 == 0 { "Content-Length: 1000" } else { "Transfer-Encoding: chunked" };
+            write!(stream, "POST /_sim/upload HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n1\r\nx").unwrap();
+        }
+        for mut stream in stalled {
+            let told = String::from_utf8(rest(&mut stream)).unwrap();
+            assert!(told.starts_with("HTTP/1.1 408 "), "{told}");
+        }
+    });
+    assert!(all_are_over(&simulator));
+    let whole = simulator.control().requests().iter().filter(|seen| seen.method == "POST" && seen.complete).count();
+    assert_eq!(whole, 0, "what is missing is not made up");
+    assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
+}
+
+#[test]
+fn a_body_in_a_great_many_small_pieces_takes_no_more_memory_than_others() {
+    const CLIENTS: usize = 16;
+    let simulator = simulator();
+    let sidecar = with(&simulator, &[]);
+    while_another_is_served(&sidecar, || {
+        let mut clients = open(&sidecar, CLIENTS);
+        let pieces = "1\r\nx\r\n".repeat(10_000);
+        for stream in &mut clients {
+            write!(stream, "POST /_sim/slow-read?bytes_per_second=1 HTTP/1.1\r\nHost: localhost\r\n").unwrap();
+            write!(stream, "Transfer-Encoding: chunked\r\n\r\n{pieces}").unwrap();
+            stream.set_nonblocking(true).unwrap();
+        }
+        // Until nobody takes any more.
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(700) {
+            for stream in &mut clients {
+                let _ = stream.write(pieces.as_bytes());
+            }
+            thread::park_timeout(Duration::from_millis(5));
+        }
+    });
+    assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
+}
+
+#[test]
+fn clients_that_never_read_their_answer_hold_back_upstream_and_nobody_else() {
+    const CLIENTS: usize = 24;
+    const BYTES: u64 = 64 * 1024 * 1024;
+    let simulator = simulator();
+    let sidecar = with(&simulator, &[("body_idle", "300ms")]);
+    let answers = || {
+        let requests = simulator.control().requests().into_iter();
+        requests.filter(|seen| seen.target.contains("download")).collect::<Vec<_>>()
+    };
+    while_another_is_served(&sidecar, || {
+        let mut deaf = open(&sidecar, CLIENTS);
+        for stream in &mut deaf {
+            write!(stream, "GET /_sim/download?bytes={BYTES} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        }
+        assert!(simulator.control().wait_until(PATIENCE, |_| answers().len() == CLIENTS));
+        // Much longer than `body_idle`: it is not upstream that is silent.
+        assert!(!simulator.control().wait_until(Duration::from_millis(900), |_| answers().iter().any(|seen| seen.over)));
+        assert!(answers().iter().all(|seen| seen.answer_bytes < BYTES / 2));
+    });
+    assert!(all_are_over(&simulator), "they have hung up");
+    assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
+}
+
+#[test]
+fn thousands_of_pipelined_requests_whose_answers_nobody_reads_wait_their_turn() {
+    const CLIENTS: usize = 4;
+    let simulator = simulator();
+    let sidecar = with(&simulator, &[]);
+    while_another_is_served(&sidecar, || {
+        let mut clients = open(&sidecar, CLIENTS);
+        let requests = "GET /_sim/download?bytes=100000 HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2000);
+        for stream in &mut clients {
+            stream.set_nonblocking(true).unwrap();
+            let mut written = 0;
+            while let Ok(more) = stream.write(&requests.as_bytes()[written..]) {
+                written += more;
+                if written == requests.len() {
+                    break;
+                }
+            }
+        }
+        // What the kernel keeps for those who don't read is some MiB each; 200 MB were asked for.
+        let runs_ahead = simulator.control().wait_until(Duration::from_millis(900), |_| forwarded(&simulator) > CLIENTS * 200);
+        assert!(!runs_ahead, "{} requests", forwarded(&simulator));
+        assert!(forwarded(&simulator) > CLIENTS);
+    });
+    assert!(all_are_over(&simulator));
+    assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
+}
+
+#[test]
+fn pipelined_garbage_is_not_read_on() {
+    const CLIENTS: usize = 20;
+    const PATIENT: usize = 16 * 1024 * 1024;
+    let simulator = simulator();
+    let sidecar = with(&simulator, &[]);
+    while_another_is_served(&sidecar, || {
+        for (number, mut stream) in open(&sidecar, CLIENTS).into_iter().enumerate() {
+            stream.write_all(b"GET /_sim/status/404?first HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            let piece = match number % 3 {
+                0 => vec![b'x'; 64 * 1024],
+                1 => vec![0; 64 * 1024],
+                _ => b"\r\n".repeat(32 * 1024),
+            };
+            let mut written = 0;
+            while written < PATIENT && stream.write_all(&piece).is_ok() {
+                written += piece.len();
+            }
+            assert!(number % 3 == 2 || written < PATIENT, "{number}: somebody reads that");
+        }
+    });
+    assert_eq!(forwarded(&simulator), CLIENTS);
+    assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + HEAD));
+}
+
+#[test]
+fn clients_that_come_and_go_leave_nothing_behind() {
+    const CLIENTS: usize = 1500;
+    let simulator = simulator();
+    let sidecar = with(&simulator, &[]);
+    let open_files = || fs::read_dir(format!("/proc/{}/fd", sidecar.pid())).unwrap().count();
+    let before = open_files();
+    while_another_is_served(&sidecar, || {
+        for number in 0..CLIENTS {
+            let mut stream = TcpStream::connect(sidecar.address()).unwrap();
+            match number % 5 {
+                0 => {}
+                1 => stream.write_all(b"GET /_sim/ec").unwrap(),
+                2 => stream.shutdown(Shutdown::Write).unwrap(),
+                3 => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
+                _ => stream.write_all(b"GET /auth HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap(),
+            }
+        }
+    });
+    assert_eq!(forwarded(&simulator), 0);
+    // Beside what was open before there may be two connections to upstream that were not needed then.
+    let start = Instant::now();
+    while open_files() > before + 2 {
+        assert!(start.elapsed() < PATIENCE, "{} files, {before} before", open_files());
+        thread::park_timeout(Duration::from_millis(5));
+    }
+    assert_memory_within(&sidecar, AT_REST + 64 * CONNECTION);
+}
+
+#[test]
+fn clients_that_stop_writing_in_a_head_or_body_are_let_go_at_once() {
+    const CLIENTS: usize = 200;
+    let simulator = simulator();
+    // No limit but the longest ones.
+    let sidecar = with(&simulator, &[]);
+    while_another_is_served(&sidecar, || {
+        let start = Instant::now();
+        let mut clients = open(&sidecar, CLIENTS);
+        for (number, stream) in clients.iter_mut().enumerate() {
+            let begun = if number % 2 == 0 {
+                ""
+            } else {
+                "POST /_sim/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf"
+            };
+            stream.write_all(begun.as_bytes()).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+        }
+        for mut stream in clients {
+            rest(&mut stream);
+        }
+        assert!(start.elapsed() < 2 * PROMPTLY, "{:?}", start.elapsed());
+    });
+    assert!(all_are_over(&simulator));
+    assert!(simulator.control().requests().iter().all(|seen| seen.method != "POST" || !seen.complete));
+    assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
+}

@@ -21,16 +21,16 @@ use crate::{
 /// Answers of the simulator take milliseconds; the rest is for machines that have much else to do.
 const PROMPTLY: Duration = Duration::from_secs(2);
 
-/// The program at rest in a debug build, in KiB, and what the allocator keeps of what was freed.
-const AT_REST: u64 = 12 * 1024;
+/// The program at rest in a debug build, in KiB, which is half of it, and what the allocator keeps of what was freed.
+const AT_REST: u64 = 8 * 1024;
 /// What a connection takes by itself: 8 KiB for the parser to read into, its task, its seat, its deadline; a debug build's
 /// futures are larger than a release build's.
-const CONNECTION: u64 = 24;
-/// A head under way: `max_header_bytes` of text, and as much again while the buffer for it grows.
-const HEAD: u64 = 2 * 64;
-/// An exchange under way, each way: 64 KiB of the client's connection, 64 KiB of upstream's, a TLS record of each (16 KiB)
-/// and what is on its way between them; above it a request's head, and 64 KiB of `replay_buffer`.
-const EXCHANGE: u64 = 2 * (64 + 64 + 32) + 64;
+const CONNECTION: u64 = 32;
+/// A head under way: `max_header_bytes` of text, and the buffer of half that size which it has outgrown.
+const HEAD: u64 = 64 + 32;
+/// An exchange under way, each way: 64 KiB that wait to be written, 64 KiB that were read, and a TLS record of upstream's;
+/// and 64 KiB of `replay_buffer`.
+const EXCHANGE: u64 = 2 * (64 + 64) + 2 * 16 + 64;
 
 fn simulator() -> Simulator {
     Simulator::start(Options::default()).unwrap()
@@ -47,8 +47,10 @@ fn with(simulator: &Simulator, keys: &[(&str, &str)]) -> Sidecar {
 }
 
 fn open(sidecar: &Sidecar, count: usize) -> Vec<TcpStream> {
+    // Looked up once: the address is in the log, which grows.
+    let address = sidecar.address();
     let connect = |_| {
-        let stream = TcpStream::connect(sidecar.address()).unwrap();
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream
@@ -73,13 +75,14 @@ fn rest(stream: &mut TcpStream) -> Vec<u8> {
 /// promptly.
 fn while_another_is_served(sidecar: &Sidecar, flood: impl FnOnce()) {
     let over = AtomicBool::new(false);
-    let ask = Request::get("/_sim/echo?another");
+    let (address, ask) = (sidecar.address(), Request::get("/_sim/echo?another"));
+    let connect = || Connection::tcp(TcpStream::connect(address).unwrap());
     thread::scope(|scope| {
         let another = scope.spawn(|| {
-            let (mut kept, mut served, mut slowest) = (sidecar.connect(), 0, Duration::ZERO);
+            let (mut kept, mut served, mut slowest) = (connect(), 0, Duration::ZERO);
             while served < 4 || !over.load(Ordering::Relaxed) {
                 let start = Instant::now();
-                let status = if served % 2 == 0 { sidecar.send(&ask).status } else { kept.send(&ask).status };
+                let status = if served % 2 == 0 { connect().send(&ask).status } else { kept.send(&ask).status };
                 assert_eq!(status, 200);
                 slowest = slowest.max(start.elapsed());
                 served += 1;
@@ -204,9 +207,9 @@ fn bodies_that_stall_are_told_408_and_leave_their_places() {
             let framing = if number % 2 == 0 { "Content-Length: 1000" } else { "Transfer-Encoding: chunked" };
             write!(stream, "POST /_sim/upload HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n1\r\nx").unwrap();
         }
-        for mut stream in stalled {
-            let told = String::from_utf8(rest(&mut stream)).unwrap();
-            assert!(told.starts_with("HTTP/1.1 408 "), "{told}");
+        for stream in stalled {
+            let answer = Connection::tcp(stream).answer("POST");
+            assert_eq!((answer.status, answer.header("connection")), (408, Some("close")));
         }
     });
     assert!(all_are_over(&simulator));
@@ -245,7 +248,7 @@ fn clients_that_never_read_their_answer_hold_back_upstream_and_nobody_else() {
     const CLIENTS: usize = 24;
     const BYTES: u64 = 64 * 1024 * 1024;
     let simulator = simulator();
-    let sidecar = with(&simulator, &[("body_idle", "300ms")]);
+    let sidecar = with(&simulator, &[("body_idle", "1500ms")]);
     let answers = || {
         let requests = simulator.control().requests().into_iter();
         requests.filter(|seen| seen.target.contains("download")).collect::<Vec<_>>()
@@ -256,8 +259,8 @@ fn clients_that_never_read_their_answer_hold_back_upstream_and_nobody_else() {
             write!(stream, "GET /_sim/download?bytes={BYTES} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         }
         assert!(simulator.control().wait_until(PATIENCE, |_| answers().len() == CLIENTS));
-        // Much longer than `body_idle`: it is not upstream that is silent.
-        assert!(!simulator.control().wait_until(Duration::from_millis(900), |_| answers().iter().any(|seen| seen.over)));
+        // Longer than `body_idle`: it is not upstream that is silent. A kernel whose buffers fill up may pause for less.
+        assert!(!simulator.control().wait_until(Duration::from_millis(2000), |_| answers().iter().any(|seen| seen.over)));
         assert!(answers().iter().all(|seen| seen.answer_bytes < BYTES / 2));
     });
     assert!(all_are_over(&simulator), "they have hung up");
@@ -309,7 +312,7 @@ fn pipelined_garbage_is_not_read_on() {
             while written < PATIENT && stream.write_all(&piece).is_ok() {
                 written += piece.len();
             }
-            assert!(number % 3 == 2 || written < PATIENT, "{number}: somebody reads that");
+            assert!(written < PATIENT, "{number}: somebody reads that");
         }
     });
     assert_eq!(forwarded(&simulator), CLIENTS);
@@ -324,8 +327,9 @@ fn clients_that_come_and_go_leave_nothing_behind() {
     let open_files = || fs::read_dir(format!("/proc/{}/fd", sidecar.pid())).unwrap().count();
     let before = open_files();
     while_another_is_served(&sidecar, || {
+        let address = sidecar.address();
         for number in 0..CLIENTS {
-            let mut stream = TcpStream::connect(sidecar.address()).unwrap();
+            let mut stream = TcpStream::connect(address).unwrap();
             match number % 5 {
                 0 => {}
                 1 => stream.write_all(b"GET /_sim/ec").unwrap(),

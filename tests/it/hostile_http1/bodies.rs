@@ -1,6 +1,6 @@
 //! Where a body ends: lengths, transfer codings, chunks and trailers.
 
-use super::stage::{Case, Fate, Fate::*, play};
+use super::stage::{Case, Fate, Fate::*, play, play_slowly};
 
 /// Five bytes follow, and then what would be a request of its own if they were not the body.
 fn counted((fate, lines): &(Fate, &str)) -> Case {
@@ -194,6 +194,7 @@ fn chunks() {
     // Small ones, but very many.
     let many = chunked(&(Passes, &format!("{}0\r\n\r\n", "1\r\nx\r\n".repeat(5000))));
     play(CHUNKS.iter().map(chunked).chain(long).chain([many]));
+    play_slowly(CHUNKS.iter().map(chunked));
 }
 
 #[test]
@@ -202,4 +203,5 @@ fn trailers() {
     let many = trailers(&(Broken, &"X: y\r\n".repeat(300)));
     let long = trailers(&(Broken, &format!("X: {}", "y".repeat(70_000))));
     play(TRAILERS.iter().map(trailers).chain([many, long]));
+    play_slowly(TRAILERS.iter().map(trailers));
 }

@@ -1,6 +1,6 @@
 //! Several requests on one connection, requests inside others, ends that come too early, and other protocols.
 
-use super::stage::{After, Case, Fate, Fate::*, Stage, play};
+use super::stage::{Case, Client, Fate, Fate::*, Stage, play, play_slowly};
 
 fn as_is((fate, text): &(Fate, &str)) -> Case {
     (*fate, (*text).to_owned())
@@ -193,6 +193,7 @@ const OTHER_PROTOCOLS: &[(Fate, &str)] = &[
 #[test]
 fn requests_inside_others() {
     play(DESYNC.iter().map(as_is));
+    play_slowly(DESYNC.iter().map(as_is));
 }
 
 #[test]
@@ -200,19 +201,20 @@ fn pipelines() {
     let many: String = (0..200).map(|number| format!("GET /CASE/{number} HTTP/1.1\r\nHost: localhost\r\n\r\n")).collect();
     let mixed =
         "POST /auth HTTP/1.1\r\nHost: localhost\r\nContent-Length: 46\r\n\r\nGET /CASE/smuggled HTTP/1.1\r\nHost: x\r\n\r\n12";
+    play_slowly(PIPELINES.iter().map(as_is));
     play(PIPELINES.iter().map(as_is).chain([(Each(200), many), (Refused(403), mixed.to_owned())]));
 }
 
 #[test]
 fn heads_that_are_cut() {
     // A client that hangs up in a head is told what it is, or nothing.
-    Stage::new(|_| ()).play(After::Eof, CUT_HEADS.iter().map(|text| (Broken, (*text).to_owned())));
+    Stage::new(|_| ()).play(Client::Ending, CUT_HEADS.iter().map(|text| (Broken, (*text).to_owned())));
 }
 
 #[test]
 fn bodies_that_are_cut() {
     let cut = |rest: &&str| (Broken, format!("POST /CASE HTTP/1.1\r\nHost: localhost\r\n{rest}"));
-    Stage::new(|_| ()).play(After::Eof, CUT_BODIES.iter().map(cut));
+    Stage::new(|_| ()).play(Client::Ending, CUT_BODIES.iter().map(cut));
 }
 
 #[test]

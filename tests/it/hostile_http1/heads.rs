@@ -1,6 +1,6 @@
 //! Request lines, versions, the shape of header lines, and heads that are too large.
 
-use super::stage::{After, Case, Fate, Fate::*, Stage, play};
+use super::stage::{Case, Client, Fate, Fate::*, Stage, play};
 
 fn with_line((fate, line): &(Fate, &str)) -> Case {
     (*fate, format!("{line}\r\nHost: localhost\r\nX-Case: CASE\r\n\r\n"))
@@ -197,5 +197,5 @@ fn heads_that_are_too_large() {
         (EachThenClosed(1, 431), format!("{}{}", many(3), long(9300))),
         (EachThenClosed(2, 431), format!("{}{}{}", many(3), long(9000), many(30))),
     ];
-    stage.play(After::Another, cases);
+    stage.play(Client::InOnePiece, cases);
 }

@@ -53,18 +53,25 @@ impl Fate {
 /// be in every request that may arrive; a request whose target holds `smuggled` must not.
 pub type Case = (Fate, String);
 
-/// How a client goes on once it has written its case.
+/// How a client writes its case.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum After {
-    /// One more request follows at once, by which is seen whether the two sides still agree on where requests begin.
-    Another,
-    /// Nothing: it will write no more, and says so.
-    Eof,
+pub enum Client {
+    /// All of it, and at once one more request, by which is seen whether the two sides still agree on where requests begin.
+    InOnePiece,
+    /// The same byte by byte, so that every boundary of the sidecar's reader is met.
+    ByteByByte,
+    /// All of it, and then it says that it will write no more.
+    Ending,
 }
 
 /// Plays them with everything at its default.
 pub fn play(cases: impl IntoIterator<Item = Case>) {
-    Stage::new(|_| ()).play(After::Another, cases);
+    Stage::new(|_| ()).play(Client::InOnePiece, cases);
+}
+
+/// The same byte by byte.
+pub fn play_slowly(cases: impl IntoIterator<Item = Case>) {
+    Stage::new(|_| ()).play(Client::ByteByByte, cases);
 }
 
 /// A sidecar with one worker and what stands around it.
@@ -91,13 +98,13 @@ impl Stage {
 
     /// Plays every case, sees that the sidecar still serves and ends in good order, and only then looks at what the
     /// upstream got: by then it is all there. Every fault is told, with the bytes.
-    pub fn play(mut self, after: After, cases: impl IntoIterator<Item = Case>) {
+    pub fn play(mut self, client: Client, cases: impl IntoIterator<Item = Case>) {
         let mut played = Vec::new();
         for (number, (fate, text)) in cases.into_iter().enumerate() {
             let name = format!("case-{number:03}");
             let text = text.replace("CASE", &name);
-            let bytes = text.chars().map(|char| u8::try_from(u32::from(char)).unwrap()).collect();
-            let told = told(&self.sidecar, after, &name, &bytes);
+            let bytes: Vec<u8> = text.chars().map(|char| u8::try_from(u32::from(char)).unwrap()).collect();
+            let told = told(&self.sidecar, client, &name, &bytes);
             played.push(Played { name, fate, bytes, told });
         }
         assert_eq!(self.sidecar.get("/case-none").status, 200, "it still serves");
@@ -112,7 +119,7 @@ impl Stage {
         let mut faults: Vec<String> = Vec::new();
         for case in &played {
             let arrived: Vec<&Seen> = seen.iter().filter(|seen| contains(&seen.bytes, case.name.as_bytes())).collect();
-            let mut found = case.faults_of_answers(&token, after);
+            let mut found = case.faults_of_answers(&token, client);
             found.extend(case.faults_of_arrivals(&arrived, &credentials));
             if !found.is_empty() {
                 let shown = |bytes: &[u8]| bytes.escape_ascii().to_string().chars().take(1000).collect::<String>();
@@ -144,7 +151,7 @@ struct Played {
 }
 
 impl Played {
-    fn faults_of_answers(&self, token: &str, after: After) -> Vec<String> {
+    fn faults_of_answers(&self, token: &str, client: Client) -> Vec<String> {
         let Ok(told) = &self.told else { return vec!["the connection does not end".to_owned()] };
         let mut faults = Vec::new();
         if contains(told, token.as_bytes()) {
@@ -154,7 +161,7 @@ impl Played {
             Err(why) => faults.push(why),
             Ok(statuses) => {
                 let (arriving, refusal, goes_on) = self.fate.expected();
-                let probe = (goes_on && after == After::Another).then_some(200);
+                let probe = (goes_on && client != Client::Ending).then_some(200);
                 let expected: Vec<u16> = std::iter::repeat_n(200, arriving).chain(refusal).chain(probe).collect();
                 let passes = statuses == expected || (self.fate == Fate::Broken && statuses == [400]);
                 if !passes {
@@ -193,19 +200,19 @@ impl Played {
 }
 
 /// All that a client gets to read before it is cut off.
-fn told(sidecar: &Sidecar, after: After, name: &str, bytes: &Vec<u8>) -> Result<Vec<u8>, String> {
+fn told(sidecar: &Sidecar, client: Client, name: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut stream = TcpStream::connect(sidecar.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
-    let mut all = bytes.clone();
-    if after == After::Another {
-        all.extend(format!("GET /{name}/probe HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").bytes());
-    }
+    stream.set_nodelay(true).unwrap();
+    let probe = format!("GET /{name}/probe HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let with_probe = [bytes, probe.as_bytes()].concat();
     // Whoever is refused in the middle of it may be cut off while he writes.
-    let _ = stream.write_all(&all);
-    if after == After::Eof {
-        let _ = stream.shutdown(Shutdown::Write);
-    }
+    let _ = match client {
+        Client::InOnePiece => stream.write_all(&with_probe),
+        Client::ByteByByte => with_probe.chunks(1).try_for_each(|byte| stream.write_all(byte)),
+        Client::Ending => stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write)),
+    };
     let (mut told, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
     loop {
         match stream.read(&mut buffer) {

@@ -1,6 +1,6 @@
 //! What is asked for: targets of every form, and the way to a log-in in every disguise.
 
-use super::stage::{Case, Fate, Fate::*, play};
+use super::stage::{Case, Client, Fate, Fate::*, Stage, play};
 
 fn get((fate, target): &(Fate, &str)) -> Case {
     (*fate, format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nX-Case: CASE\r\n\r\n"))
@@ -147,6 +147,44 @@ const LOGINS: &[&str] = &[
     "HTTP://127.0.0.1/patient%2fauth?x",
     "http://[::1]/a/../auth",
 ];
+
+/// Where rules are set, and everything below one path is allowed but one of its branches.
+const RULED: &[(Fate, &str)] = &[
+    (Passes, "/open/CASE"),
+    (Passes, "/open/CASE/x?deny=/open/shut/../.."),
+    (Passes, "/open/CASE#/../shut"),
+    (Passes, "http://localhost/open/CASE"),
+    (Refused(403), "/shut/CASE"),
+    (Refused(403), "/open/shut/CASE"),
+    (Refused(403), "/open/shut"),
+    (Refused(403), "/OPEN/CASE"),
+    (Refused(403), "/"),
+    (Refused(403), "http://localhost/shut/CASE"),
+    (Refused(400), "//open/CASE"),
+    (Refused(400), "/open//shut/CASE"),
+    (Refused(400), "/open/./CASE"),
+    (Refused(400), "/open/CASE/../shut"),
+    (Refused(400), "/open/CASE/.."),
+    (Refused(400), "/open/CASE/%2e%2e/shut"),
+    (Refused(400), "/open/CASE/%2E./shut"),
+    (Refused(400), "/open/..%2fshut/CASE"),
+    (Refused(400), "/open/%73hut/CASE"),
+    (Refused(400), "/open/CASE%2f..%2fshut"),
+    (Refused(400), "/open/CASE%5c..%5cshut"),
+    (Refused(400), "/open/CASE\\..\\shut"),
+    (Refused(400), "/open/CASE%00"),
+    (Refused(400), "/%6fpen/CASE"),
+    (Refused(400), "http://localhost/open/../shut/CASE"),
+    (Refused(400), "http://elsewhere.example.test/open/CASE"),
+];
+
+#[test]
+fn targets_where_rules_are_set() {
+    let stage = Stage::new(|setup| {
+        setup.api("allow", r#"["GET /open/**", "GET /*/probe", "GET /case-none"]"#).api("deny", r#"["* /open/shut/**"]"#);
+    });
+    stage.play(Client::InOnePiece, RULED.iter().map(get));
+}
 
 #[test]
 fn targets() {

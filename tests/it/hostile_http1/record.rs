@@ -43,7 +43,9 @@ impl Recorder {
                     let seen = Arc::clone(&seen);
                     serving.push(std::thread::spawn(move || serve(stream, &seen)));
                 }
-                serving.into_iter().for_each(|thread| thread.join().unwrap());
+                for thread in serving {
+                    thread.join().unwrap();
+                }
             }
         });
         Self { address, seen, over, accepting }

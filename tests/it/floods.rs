@@ -18,9 +18,9 @@ use crate::{
     sidecar::{PATIENCE, Setup, Sidecar},
 };
 
-/// Answers of the simulator take milliseconds; the rest is for machines that have much else to do. The time-outs that a
-/// flood could make others wait for are longer, unless a test sets them.
-const PROMPTLY: Duration = Duration::from_secs(5);
+/// Answers of the simulator take milliseconds; the rest is for machines that have much else to do. Shorter than every
+/// default time-out that somebody could have to wait for because of a flood.
+const PROMPTLY: Duration = Duration::from_secs(8);
 
 /// The program at rest in a debug build, in KiB, which is half of it, and what the allocator keeps of what was freed.
 const AT_REST: u64 = 8 * 1024;
@@ -105,7 +105,6 @@ fn while_another_is_served(sidecar: &Sidecar, flood: impl FnOnce()) {
 /// In KiB.
 fn assert_memory_within(sidecar: &Sidecar, bound: u64) {
     let peak = sidecar.peak_memory_kib();
-    eprintln!("peak {peak} KiB of {bound}");
     assert!(peak < bound, "{peak} KiB, more than {bound}");
 }
 
@@ -201,10 +200,10 @@ fn who_hoards_idle_connections_has_to_give_way_at_once() {
 
 #[test]
 fn bodies_that_stall_are_told_408_and_leave_their_places() {
-    const CLIENTS: usize = 100;
+    const CLIENTS: usize = 48;
     let simulator = simulator();
     // One is left for somebody else.
-    let sidecar = with(&simulator, &[("body_idle", "500ms"), ("max_requests", "101")]);
+    let sidecar = with(&simulator, &[("body_idle", "500ms"), ("max_requests", "49")]);
     while_another_is_served(&sidecar, || {
         let mut stalled = open(&sidecar, CLIENTS);
         for (number, stream) in stalled.iter_mut().enumerate() {
@@ -249,7 +248,7 @@ fn a_body_in_a_great_many_small_pieces_takes_no_more_memory_than_others() {
 
 #[test]
 fn clients_that_never_read_their_answer_hold_back_upstream_and_nobody_else() {
-    const CLIENTS: usize = 24;
+    const CLIENTS: usize = 12;
     const BYTES: u64 = 64 * 1024 * 1024;
     let simulator = simulator();
     let sidecar = with(&simulator, &[("body_idle", "1500ms")]);
@@ -355,7 +354,7 @@ fn clients_that_come_and_go_leave_nothing_behind() {
 
 #[test]
 fn clients_that_stop_writing_in_a_head_or_body_are_let_go_at_once() {
-    const CLIENTS: usize = 100;
+    const CLIENTS: usize = 60;
     let simulator = simulator();
     // No limit but the longest ones.
     let sidecar = with(&simulator, &[]);
@@ -374,7 +373,7 @@ fn clients_that_stop_writing_in_a_head_or_body_are_let_go_at_once() {
         for mut stream in clients {
             rest(&mut stream);
         }
-        assert!(start.elapsed() < 2 * PROMPTLY, "{:?}", start.elapsed());
+        assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
     });
     assert!(all_are_over(&simulator));
     assert!(simulator.control().requests().iter().all(|seen| seen.method != "POST" || !seen.complete));

@@ -240,6 +240,21 @@ impl Connector {
     }
 }
 
+impl Connector {
+    /// How long `connection`, which this made, may be used: `limit`, or as long as the certificates last that it was made
+    /// under.
+    #[must_use]
+    pub fn trusted_for(&self, limit: Duration, connection: &Connection) -> Duration {
+        let Some((tls, name)) = &self.tls else { return limit };
+        let chain = match &connection.stream {
+            Stream::Plain(_) => return limit,
+            Stream::Tls(session) => session.get_ref().1.peer_certificates(),
+            Stream::Nested(session) => session.get_ref().1.peer_certificates(),
+        };
+        tls.trusted_for(limit, chain.unwrap_or_default(), name)
+    }
+}
+
 /// What leads to the upstream, and carries its own TLS.
 enum Way {
     /// TCP, perhaps through a proxy.

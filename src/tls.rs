@@ -9,6 +9,7 @@ use std::{
     fmt, io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -175,9 +176,34 @@ impl ClientTls {
     /// Judges a server's chain by the present time, as a whole handshake would. One that goes on with a session from before
     /// does not, and sessions may outlive certificates.
     pub fn judge_again(&self, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Result<(), rustls::Error> {
+        self.judge_at(UnixTime::now(), chain, name)
+    }
+
+    /// For how much of `limit` from now on a server's chain stays good, to the second: certificates end in the midst of
+    /// connections, too.
+    #[must_use]
+    pub fn trusted_for(&self, limit: Duration, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Duration {
+        let now = UnixTime::now().as_secs();
+        let is_good = |after: u64| {
+            let then = UnixTime::since_unix_epoch(Duration::from_secs(now.saturating_add(after)));
+            self.judge_at(then, chain, name).is_ok()
+        };
+        if is_good(limit.as_secs().saturating_add(1)) {
+            return limit;
+        }
+        // Good after the one, no more after the other: whatever ends first in the chain, it ends once.
+        let (mut good, mut bad) = (0, limit.as_secs().saturating_add(1));
+        while bad - good > 1 {
+            let middle = good + (bad - good) / 2;
+            if is_good(middle) { good = middle } else { bad = middle }
+        }
+        limit.min(Duration::from_secs(good))
+    }
+
+    fn judge_at(&self, time: UnixTime, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Result<(), rustls::Error> {
         let none = rustls::Error::NoCertificatesPresented;
         let (Some(verifier), Some((server, intermediates))) = (&self.0.verifier, chain.split_first()) else { return Err(none) };
-        verifier.verify_server_cert(server, intermediates, name, &[], UnixTime::now()).map(drop)
+        verifier.verify_server_cert(server, intermediates, name, &[], time).map(drop)
     }
 
     /// Has every connection from now on begin with a whole handshake.
@@ -313,6 +339,7 @@ mod tests {
     use tokio_rustls::client::TlsStream;
 
     use super::*;
+    use crate::clock::{Clock as _, SystemClock};
 
     async fn connect(tls: &ClientTls, port: u16, offer: Offer) -> io::Result<TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
@@ -328,6 +355,29 @@ mod tests {
         stream.write_all(greeting).await.unwrap();
         stream.flush().await.unwrap();
         stream.read_u8().await.unwrap();
+    }
+
+    /// Trusts a certificate that lasts so long from now on, which is given too.
+    fn lasting(seconds: u64) -> (ClientTls, CertificateDer<'static>) {
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_after = (SystemClock.now().wall + Duration::from_secs(seconds)).into();
+        let made = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.der().clone()).unwrap();
+        (ClientTls::with_roots(roots).unwrap(), made.der().clone())
+    }
+
+    #[test]
+    fn a_chain_is_trusted_until_its_certificate_ends() {
+        let name = ServerName::try_from("localhost").unwrap();
+        let limit = Duration::from_secs(300);
+        let (tls, certificate) = lasting(100);
+        let trusted = tls.trusted_for(limit, std::slice::from_ref(&certificate), &name).as_secs();
+        assert!((97..=101).contains(&trusted), "{trusted}");
+        assert_eq!(tls.trusted_for(Duration::from_millis(1500), &[certificate], &name), Duration::from_millis(1500));
+        let (tls, certificate) = lasting(3600);
+        assert_eq!(tls.trusted_for(limit, &[certificate], &name), limit);
+        assert_eq!(tls.trusted_for(limit, &[], &name), Duration::ZERO, "nobody is not trusted");
     }
 
     #[tokio::test]

@@ -4,14 +4,17 @@
 //! has been idle longest, one at a time, and decides itself whether it still is idle. The lock is taken when a connection
 //! comes or goes, and when the limit is reached; not for a request.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
     sync::{Notify, futures::Notified},
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -44,7 +47,7 @@ struct Room {
 /// One connection, as acceptors on all workers see it.
 struct Guest {
     deadline: Deadline,
-    /// Nanoseconds since the epoch; [`BUSY`] while it is not idle.
+    /// Nanoseconds since the epoch, perhaps in the future; [`BUSY`] while it is not idle.
     idle_since: AtomicU64,
     /// Asked to leave.
     told: AtomicBool,
@@ -129,6 +132,11 @@ impl Shared {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn nanoseconds(&self, instant: Instant) -> u64 {
+        let since = instant.saturating_duration_since(self.epoch).as_nanos();
+        u64::try_from(since).unwrap_or(BUSY - 1)
+    }
+
     /// Somebody who looks for a seat may find one now.
     fn notify_claimant(&self) {
         if self.claimed.load(Ordering::SeqCst) {
@@ -149,22 +157,30 @@ impl Claim {
             if let Some(seat) = self.0.take_beside(0, deadlines) {
                 return seat;
             }
-            self.ask_longest_idle();
-            changed.await;
+            match self.ask_longest_idle() {
+                // It makes no difference which of the two it was.
+                Some(moment) => drop(timeout(moment, changed).await),
+                None => changed.await,
+            }
         }
     }
 
-    /// Nobody, while one who was asked before has not made up his mind.
-    fn ask_longest_idle(&self) {
+    /// Nobody, while one who was asked before has not made up his mind. Where nobody counts as idle yet, but somebody will,
+    /// after how long.
+    fn ask_longest_idle(&self) -> Option<Duration> {
         let room = self.0.0.lock();
         let guests = || room.guests.iter().flatten();
         if guests().any(|guest| guest.told.load(Ordering::SeqCst)) {
-            return;
+            return None;
         }
-        let idle_since = |guest: &&Arc<Guest>| guest.idle_since.load(Ordering::SeqCst);
-        if let Some(longest) = guests().filter(|guest| idle_since(guest) != BUSY).min_by_key(idle_since) {
+        let idle = guests().map(|guest| (guest.idle_since.load(Ordering::SeqCst), guest)).filter(|(since, _)| *since != BUSY);
+        let (since, longest) = idle.min_by_key(|(since, _)| *since)?;
+        let now = self.0.0.nanoseconds(clock::instant());
+        if since <= now {
             longest.ask();
+            return None;
         }
+        Some(Duration::from_nanos(since - now))
     }
 }
 
@@ -197,18 +213,17 @@ impl Seat {
         &self.guest.deadline
     }
 
-    /// The connection is idle since `now`.
-    pub(super) fn idle(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.seats.0.epoch).as_nanos();
-        self.guest.idle_since.store(u64::try_from(since).unwrap_or(BUSY - 1), Ordering::SeqCst);
+    /// The connection is idle since then, or will be.
+    pub(super) fn idle(&self, since: Instant) {
+        self.guest.idle_since.store(self.seats.0.nanoseconds(since), Ordering::SeqCst);
         self.seats.0.notify_claimant();
     }
 
     /// It is not idle any more. To be called after its deadline was set, so that a request to leave is either seen here or
-    /// makes that deadline pass.
-    pub(super) fn busy(&self) {
+    /// makes that deadline pass. Whether it was asked to leave before.
+    pub(super) fn busy(&self) -> bool {
         self.guest.idle_since.store(BUSY, Ordering::SeqCst);
-        self.decline();
+        self.decline()
     }
 
     /// Somebody asks it to leave who thought it idle.

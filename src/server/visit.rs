@@ -22,6 +22,9 @@ use crate::clock;
 /// connection after our GOAWAY.
 const MOMENT: Duration = Duration::from_secs(1);
 
+/// A connection that has said nothing for so long since it was accepted counts as idle, should its seat be wanted.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Streams that an HTTP/2 client may abandon, over those that it lets finish, before it is asked to connect anew; twice as
 /// many, and the connection is cut. Each may have cost a request to upstream (CVE-2023-44487).
 const ABANDONED: usize = 100;
@@ -69,6 +72,8 @@ impl Visit {
     pub(super) fn begin(mut seat: Seat, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
         seat.sit();
         seat.deadline().arm(limits.head_timeout);
+        // Whoever says nothing takes the place of somebody who would.
+        seat.idle(clock::instant() + GRACE);
         Arc::new(Self {
             phase: AtomicU8::new(FIRST),
             http2: AtomicBool::new(false),
@@ -104,7 +109,13 @@ impl Visit {
     /// Something was read, in HTTP/1.x, or before the protocol was known.
     pub(super) fn read_some(&self) {
         match self.phase() {
-            FIRST => self.set(PARTIAL),
+            FIRST => {
+                self.set(PARTIAL);
+                if self.seat.busy() {
+                    // Asked to leave a moment earlier, which made the deadline pass.
+                    self.seat.deadline().arm(self.limits.head_timeout);
+                }
+            }
             IDLE => self.begin_head(),
             EXCHANGE => self.surplus.store(true, Ordering::Relaxed),
             _ => {}
@@ -346,6 +357,33 @@ mod tests {
         scene.ask_and_answer();
         let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
         assert!(due == Due::Leave && is_about(took, LIMITS.client_idle), "{due:?} {took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_leaves_after_a_moment_when_its_seat_is_wanted() {
+        let scene = Scene::new();
+        let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
+        assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "nobody wants it: {due:?} {took:?}");
+        let scene = Scene::new();
+        scene.is_wanted().await;
+        let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
+        assert!(due == Due::Cut && is_about(took, GRACE), "{due:?} {took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_speaks_just_when_its_seat_is_wanted_has_time_for_its_head() {
+        for asked_first in [true, false] {
+            let scene = Scene::new();
+            if asked_first {
+                scene.visit.seat.ask();
+            }
+            scene.visit.read_some();
+            if !asked_first {
+                scene.visit.seat.ask();
+            }
+            let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
+            assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

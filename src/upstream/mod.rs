@@ -199,11 +199,15 @@ where
                 drop(opening);
                 return self.adopt(connection).await;
             }
-            Ok(connection) => h2::open(connection, authority.clone(), self.head, self.meter.connected()).await.map_err(unsent),
+            Ok(connection) => {
+                let retires = self.retirement(&connection);
+                let opened = h2::open(connection, authority.clone(), self.head, self.meter.connected()).await;
+                opened.map(|(link, driver)| (link, driver, retires)).map_err(unsent)
+            }
             Err(error) => Err(unsent(error.into())),
         };
         match opened {
-            Ok((link, driver)) => Ok(Lease(Held::Stream(streams.join(link, driver, opening, self.retirement())))),
+            Ok((link, driver, retires)) => Ok(Lease(Held::Stream(streams.join(link, driver, opening, retires)))),
             Err(error) => {
                 if let Some(opening) = opening {
                     opening.failed(error);
@@ -214,7 +218,8 @@ where
     }
 
     async fn adopt(&self, connection: Connection) -> Result<Lease<B>, SendError> {
-        let open = h1::open(connection, self.head, self.retirement(), self.meter.connected()).await.map_err(unsent)?;
+        let retires = self.retirement(&connection);
+        let open = h1::open(connection, self.head, retires, self.meter.connected()).await.map_err(unsent)?;
         Ok(self.exclusive(open))
     }
 
@@ -222,10 +227,15 @@ where
         Lease(Held::Exclusive(connection, self.pool.handle()))
     }
 
-    /// When a connection that is made now is too old.
-    fn retirement(&self) -> Instant {
+    /// When a connection that was made just now is too old, or its server's certificate.
+    fn retirement(&self, connection: &Connection) -> Instant {
+        clock::instant() + self.connector.trusted_for(self.age(), connection)
+    }
+
+    /// How old a connection may grow: scattered, so that they are not all renewed at once.
+    fn age(&self) -> Duration {
         let fraction = self.jitter.lock().unwrap_or_else(PoisonError::into_inner).fraction();
-        clock::instant() + self.max_age.mul_f64(0.8 + 0.4 * fraction)
+        self.max_age.mul_f64(0.8 + 0.4 * fraction)
     }
 
     /// Closes connections that were idle for too long, that have grown old or that the other side closed. `now` is the

@@ -16,7 +16,7 @@ use rustls::{
 
 use crate::{
     sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, USERNAME},
-    tls_peer::{Authority, Heard, Identity, Peer, TOKEN, params, server, server_of},
+    tls_peer::{Authority, Heard, Identity, KEPT, Peer, TOKEN, params, server, server_of},
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -260,6 +260,30 @@ fn a_session_is_not_resumed_beyond_the_certificate_that_it_was_made_under() {
     for (_, sidecar, _) in &renewed {
         assert_eq!(sidecar.get("/a").text(), "served", "{}", sidecar.logs());
     }
+}
+
+#[test]
+fn a_kept_connection_is_not_used_beyond_its_servers_certificate() {
+    let authority = authority();
+    let ends = Instant::now() + Duration::from_millis(2500);
+    let peer = Peer::tls(server(&authority.sign(&valid(|now| now - DAY, |now| now + Duration::from_millis(2500)))));
+    let mut setup = Setup::without_login(&peer.base_url(), &authority.pem);
+    setup.variable("CAREPORTALS_WORKERS", "1");
+    let sidecar = setup.start();
+    let mut served = 0;
+    let refused = loop {
+        let answer = sidecar.get(KEPT);
+        if answer.status != 200 {
+            break answer;
+        }
+        served += 1;
+        assert!(Instant::now() < ends + Duration::from_secs(5), "a connection outlives its certificate");
+        thread::park_timeout(Duration::from_millis(50));
+    };
+    assert_eq!((refused.status, refused.problem().as_str()), (502, "certificate_rejected"), "{refused:?}");
+    assert!(sidecar.wait_for_log("the upstream can't be reached").contains("it has expired"));
+    let heard = peer.heard_of(2);
+    assert_eq!((served > 2, heard.shown.len()), (true, served), "one connection, and no request after its end");
 }
 
 #[test]

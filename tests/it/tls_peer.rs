@@ -134,7 +134,7 @@ struct State {
 type Shared = (Mutex<State>, Condvar);
 
 /// Listens on loopback until dropped. A request to `/auth` is answered with [`TOKEN`], any other with `200`; each is the
-/// last on its connection.
+/// last on its connection, but for those to [`KEPT`].
 pub struct Peer {
     address: SocketAddr,
     manner: Arc<Manner>,
@@ -249,19 +249,28 @@ fn speak(shared: &Shared, words: &[u8], mut stream: TcpStream) {
     }
 }
 
+/// A path. Its answer leaves the connection open for another request.
+pub const KEPT: &str = "/kept";
+
 /// Until its client has its answer, or will have none.
 fn serve(shared: &Shared, config: &Arc<ServerConfig>, mut stream: TcpStream) {
     let mut tls = ServerConnection::new(Arc::clone(config)).unwrap();
+    while serve_one(shared, &mut tls, &mut stream) {}
+    linger(&stream);
+}
+
+/// Whether another request may follow.
+fn serve_one(shared: &Shared, tls: &mut ServerConnection, stream: &mut TcpStream) -> bool {
     let (mut request, mut buffer) = (Vec::new(), [0; 16 * 1024]);
     while !is_whole(&request) {
         // An alert goes out with what is written, also when this fails.
-        let outcome = tls.complete_io(&mut stream);
+        let outcome = tls.complete_io(stream);
         while let Ok(read @ 1..) = tls.reader().read(&mut buffer) {
             change(shared, |heard| heard.words.extend(&buffer[..read]));
             request.extend(&buffer[..read]);
         }
         match outcome {
-            Ok((0, 0)) | Err(_) => return linger(&stream),
+            Ok((0, 0)) | Err(_) => return false,
             Ok(_) => {}
         }
     }
@@ -271,11 +280,15 @@ fn serve(shared: &Shared, config: &Arc<ServerConfig>, mut stream: TcpStream) {
         heard.resumed += usize::from(tls.handshake_kind() == Some(HandshakeKind::Resumed));
     });
     let body = if request.starts_with(b"POST /auth ") { format!("{{\"token\":\"{TOKEN}\"}}") } else { "served".to_owned() };
-    let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let kept = request.starts_with(format!("GET {KEPT} ").as_bytes());
+    let goes_on = if kept { "" } else { "Connection: close\r\n" };
+    let answer = format!("HTTP/1.1 200 OK\r\n{goes_on}Content-Length: {}\r\n\r\n{body}", body.len());
     tls.writer().write_all(answer.as_bytes()).unwrap();
-    tls.send_close_notify();
-    while tls.wants_write() && tls.write_tls(&mut stream).is_ok() {}
-    linger(&stream);
+    if !kept {
+        tls.send_close_notify();
+    }
+    while tls.wants_write() && tls.write_tls(stream).is_ok() {}
+    kept
 }
 
 /// Ends the connection so that what was written arrives: a reset would overtake it.

@@ -146,7 +146,28 @@ fn setup(simulator: &Simulator) -> Setup {
     for (name, value) in [("ORGANIZATION", ORGANIZATION), ("USERNAME", USERNAME), ("PASSWORD", PASSWORD)] {
         setup.variable(&format!("CAREPORTALS_{name}"), value);
     }
+    let socket = setup.dir.path().join("control.sock");
+    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.variable("CAREPORTALS_CONTROL_SOCKET", socket.to_str().unwrap());
     setup
+}
+
+/// Whatever can be looked at from outside.
+fn look_around(sidecar: &Sidecar, hunt: &mut Hunt) {
+    let mut looks: Vec<Request> =
+        ["/", "/status", "/metrics", "/readyz", "/readyz/default", "/livez", "/startupz"].map(Request::get).into();
+    looks.push(Request::get("/metrics").header("Accept", "application/openmetrics-text; version=1.0.0"));
+    for request in looks {
+        let answer = sidecar.telemetry_send(&request);
+        assert!(!answer.text().is_empty(), "{request:?} {answer:?}");
+        hunt.said(format!("{:?} {}", answer.headers, answer.text()));
+    }
+    let answer = Sidecar::connect_unix(&sidecar.setup.dir.path().join("control.sock")).send(&Request::get("/status"));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    hunt.said(answer.text());
+    for arguments in [&["status"][..], &["status", "--json"], &["config"]] {
+        hunt.said(sidecar.setup.output_of(arguments).all());
+    }
 }
 
 /// A call with a mark at every place that a client may fill.
@@ -229,6 +250,7 @@ fn calls_that_succeed_or_fail_leave_no_trace_of_their_secrets() {
         connection.write(text.as_bytes());
         hunt.said(String::from_utf8_lossy(&connection.read_to_end()));
     }
+    look_around(&sidecar, &mut hunt);
     log_out_and_drain(&simulator, &mut sidecar, &mut hunt);
     for code in
         ["host_not_allowed", "bad_host", "cross_site", "bad_target", "expectation_failed", "bad_framing", "method_not_allowed"]
@@ -258,6 +280,8 @@ fn log_out_and_drain(simulator: &Simulator, sidecar: &mut Sidecar, hunt: &mut Hu
     assert_eq!(answer.problem(), "logged_out");
     hunt.answered(&answer);
     sidecar.signal(Signal::HUP);
+    sidecar.wait_for_log("\"message\":\"reloaded\"");
+    look_around(sidecar, hunt);
     assert!(sidecar.stop().success());
     hunt.said(sidecar.logs());
 }
@@ -289,6 +313,7 @@ fn hunt_failing(fault: &LoginFault) -> Hunt {
     let answer = sidecar.send(&marked("GET", "/customers/canary-id"));
     assert_eq!(answer.status, 503, "{fault:?}");
     hunt.answered(&answer);
+    look_around(&sidecar, &mut hunt);
     assert!(sidecar.stop().success());
     hunt.said(sidecar.logs());
     hunt.tokens_of(&simulator);
@@ -329,6 +354,7 @@ fn hunt_refreshing(fault: Option<LoginFault>) -> Hunt {
     assert_eq!(sidecar.send(&marked("GET", "/_sim/echo")).status, 200, "{fault:?}");
     assert!(control.wait_until(PATIENCE, |control| control.tokens_issued() >= 2), "{fault:?}");
     hunt.token(&control.last_token().unwrap());
+    look_around(&sidecar, &mut hunt);
     assert!(sidecar.stop().success());
     hunt.said(sidecar.logs());
     hunt.tokens_of(&simulator);

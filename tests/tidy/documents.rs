@@ -34,6 +34,28 @@ fn each_dependency_says_why_it_is_here() {
 }
 
 #[test]
+fn the_threat_model_names_tests_that_exist() {
+    let text = read("docs/threat-model.md");
+    let tree = Tree::read();
+    let mut findings = Vec::new();
+    let mut named = 0;
+    for (number, line) in text.lines().enumerate() {
+        // Between single backquotes are, among others, `file::test`s.
+        for (file, test) in line.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.split_once("::")) {
+            named += 1;
+            let within = |path: &str| path == format!("tests/it/{file}.rs") || path.starts_with(&format!("tests/it/{file}/"));
+            let signature = format!("fn {test}()");
+            if !tree.sources.iter().any(|source| within(&source.file) && source.text.contains(&signature)) {
+                let what = format!("`{file}::{test}`: no such test");
+                findings.push(Finding { file: "docs/threat-model.md".to_owned(), line: number + 1, what });
+            }
+        }
+    }
+    assert!(named > 30, "{named} are named");
+    assert_none("a claim without a test is a hope", &findings);
+}
+
+#[test]
 fn nothing_names_the_machine_it_was_written_on() {
     let checkout = env!("CARGO_MANIFEST_DIR").trim_end_matches('/');
     // Put together here, so that this file does not name them itself.

@@ -5,6 +5,7 @@
 //!
 //! | floor | module | what it is |
 //! | --- | --- | --- |
+//! | 0 words | `allocator` | memory that is wiped when it is given back |
 //! | 0 words | `secret` | bytes that nobody may print, wiped when dropped; the only maker of an `Authorization` value |
 //! | 0 words | `clock` | time and chance, the only place that reads either |
 //! | 0 words | `careportals` | everything known of the CarePortals API: hosts, log-in paths, field names, route words |
@@ -37,6 +38,7 @@
 //! | 7 edge | `cli` | the command line, and errors as exit codes |
 
 pub mod account;
+pub mod allocator;
 pub mod app;
 pub mod ask;
 pub mod careportals;

@@ -1,13 +1,12 @@
 //! The program.
 
-use std::{alloc::System, process::ExitCode};
+use std::process::ExitCode;
 
-use zeroizing_alloc::ZeroAlloc;
+use careportals_sidecar::{allocator::Wiping, cli};
 
-/// Whatever was in memory that is freed, a token in a connection's buffer perhaps, is gone from then on.
 #[global_allocator]
-static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+static ALLOCATOR: Wiping = Wiping;
 
 fn main() -> ExitCode {
-    careportals_sidecar::cli::run()
+    cli::run()
 }

@@ -8,6 +8,7 @@ use tracing::error;
 
 use super::{Plan, doors::Door};
 use crate::{
+    allocator::spare_large_blocks,
     clock::{Clock, Jitter},
     config,
     connect::Connector,
@@ -75,6 +76,7 @@ impl Crew {
 
     /// Until every connection has ended after a drain, or the order to stop.
     async fn work(self, number: usize, mut orders: mpsc::Receiver<Order>, mut beat: Beat) {
+        spare_large_blocks();
         let deadlines = Deadlines::default();
         let ticking = deadlines.clone();
         tokio::spawn(async move { ticking.run().await });

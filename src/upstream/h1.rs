@@ -22,6 +22,7 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use super::{BODY_BUFFER, Cause, HeadLimits, SendError, Sent};
 use crate::{
+    allocator::Wiped,
     connect::{Connection, bytes_written, refused_afterwards},
     metrics::Presence,
 };
@@ -56,7 +57,7 @@ where
         .map_err(|_| Cause::Closed)?;
     // It ends with its connection: when the sender and the answer's body are dropped, when an exchange is left unfinished,
     // or when the peer hangs up. How it ended reaches the exchange that was under way.
-    let driver = tokio::spawn(async move { drop(driver.await) }).abort_handle();
+    let driver = tokio::spawn(Wiped::at_the_end(driver)).abort_handle();
     Ok(Open { sender, written: connection.written, driver, retires, presence })
 }
 

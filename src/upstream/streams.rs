@@ -18,7 +18,7 @@ use super::{
     Reuse, SendError,
     h2::{Driver, Link},
 };
-use crate::{clock, connect::Protocol};
+use crate::{allocator::Wiped, clock, connect::Protocol};
 
 /// The connections; clones share them.
 #[derive(Clone)]
@@ -131,7 +131,7 @@ impl Streams {
         drop(state);
         let membership = Membership { streams: self.clone(), number, opening, limit: None };
         // It ends with its connection: when the last handle is dropped, when the peer hangs up or falls silent.
-        tokio::spawn(driver.run(membership, Arc::downgrade(&link)));
+        tokio::spawn(Wiped::throughout(driver.run(membership, Arc::downgrade(&link))));
         Stream { streams: self.clone(), number, link }
     }
 

@@ -10,7 +10,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::{Answer, BODY_BUFFER, Cause, SendError, Sent, Upstream, h1};
-use crate::connect::Offer;
+use crate::{allocator::Wiped, connect::Offer};
 
 impl<B> Upstream<B>
 where
@@ -32,7 +32,7 @@ where
             .await
             .map_err(|_| unsent(Cause::Closed))?;
         // It ends with its connection: when sender and answer are dropped, or when the connection becomes a tunnel.
-        let driver = tokio::spawn(async move { drop(driver.with_upgrades().await) });
+        let driver = tokio::spawn(Wiped::throughout(async move { drop(driver.with_upgrades().await) }));
         let in_flight = Abort(Some(driver.abort_handle()));
         let response = sender
             .send_request(request)

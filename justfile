@@ -21,3 +21,7 @@ doc:
 
 deny:
     cargo deny --offline check licenses bans sources
+
+# Ten seconds of each fuzz target; see fuzz/README.md.
+fuzz-smoke *SECONDS:
+    fuzz/smoke {{ SECONDS }}

@@ -13,6 +13,8 @@ mod credentials;
 mod driver;
 mod failure;
 mod floor;
+#[doc(hidden)]
+pub mod internal;
 mod login;
 mod news;
 mod phase;

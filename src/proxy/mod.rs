@@ -10,6 +10,8 @@ mod download;
 mod entrance;
 mod exchange;
 mod headers;
+#[doc(hidden)]
+pub mod internal;
 mod outage;
 mod panic;
 mod problem;
@@ -27,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-pub use admit::{Entry, Gate};
+pub use admit::{Entry, Gate, Refusal};
 use bytes::Bytes;
 pub use download::{CutOff, Download, ToClient};
 pub use entrance::{Entrance, Routes};

@@ -1,0 +1,61 @@
+//! The pure decisions of this folder, for the fuzz targets and for the test that replays what they found.
+//!
+//! Not an interface: the program calls nothing here, so nothing here is in it. Adds no rule of its own.
+
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, uri::PathAndQuery};
+
+use super::{
+    admit::{Gate, Refusal},
+    headers::{self, Credentials, Framing, HeaderRules},
+};
+use crate::server::Peer;
+
+/// What the upstream would be asked for; or the refusal's name.
+pub fn admit(
+    gate: &Gate,
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    headers: &HeaderMap,
+    peer: &Peer,
+) -> Result<PathAndQuery, Refusal> {
+    gate.admit(method, uri, version, headers, peer).map(|admitted| admitted.target().clone())
+}
+
+/// The head that the upstream gets, with `Bearer <token>` as `authorization`. `length`: of the body; `Err`: unknown.
+#[must_use]
+pub fn head_to_upstream(
+    rules: &HeaderRules,
+    client: &HeaderMap,
+    version: Version,
+    [authorization, organization]: [&HeaderValue; 2],
+    length: Option<Result<u64, ()>>,
+) -> HeaderMap {
+    let framing = match length {
+        None => Framing::None,
+        Some(Ok(length)) => Framing::Length(length),
+        Some(Err(())) => Framing::Chunked,
+    };
+    let credentials = Credentials { authorization: Some(authorization), organization };
+    headers::to_upstream(rules, client, version, credentials, framing)
+}
+
+/// The head that the client gets, and how many of its values held `token`.
+#[must_use]
+pub fn head_to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool, token: &[u8]) -> (HeaderMap, u64) {
+    let mut head = headers::to_client(rules, upstream, misread);
+    let redacted = headers::redact(&mut head, token);
+    (head, redacted)
+}
+
+/// What passes of trailers: of a request's, of an answer's.
+#[must_use]
+pub fn trailers(rules: &HeaderRules, trailers: &HeaderMap) -> [HeaderMap; 2] {
+    [headers::trailers_to_upstream(rules, trailers), headers::trailers_to_client(rules, trailers)]
+}
+
+/// The client's own name for a request, and whether it asks for a WebSocket.
+#[must_use]
+pub fn request_id_and_websocket(client: &HeaderMap) -> (Option<&str>, bool) {
+    (headers::request_id(client), headers::asks_for_websocket(client))
+}

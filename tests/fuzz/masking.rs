@@ -1,0 +1,212 @@
+//! What a log line shows: one line in each form, no control characters, and of a request nothing that names a person.
+//!
+//! An input is lines, each beginning with what it is: `m` method, `t` path, `i` request id, `l` listener, `c` code, `w` path
+//! word, `e` an event's text, `n` number. The path is asked for with a query that must not be seen.
+
+use std::{
+    io::{self, Write},
+    sync::{Arc, mpsc},
+    time::{Duration, SystemTime},
+};
+
+use careportals_sidecar::{
+    careportals::ROUTE_WORDS,
+    clock::{Clock, Moment, Now},
+    config::{Log, LogFormat},
+    logging::{AccessLine, AccessWriter, Logging, Reader},
+    path::Words,
+};
+use http::Method;
+use serde_json::Value;
+
+use crate::shared::lines;
+
+const QUERY: &str = "?patient=jane.d0e";
+
+#[derive(Default)]
+struct Input<'a> {
+    method: Option<Method>,
+    path: &'a str,
+    id: &'a str,
+    listener: &'a str,
+    code: Option<&'a str>,
+    words: Vec<&'a str>,
+    event: &'a str,
+    number: u64,
+}
+
+/// Any bytes.
+pub fn check(input: &[u8]) {
+    let input = read(input);
+    FORMS.with(|forms| {
+        for form in forms {
+            check_access(form, &input);
+            check_event(form, &input);
+        }
+    });
+}
+
+fn read(input: &[u8]) -> Input<'_> {
+    let mut read = Input::default();
+    for (kind, line) in lines(input) {
+        let text = std::str::from_utf8(line).unwrap_or_default();
+        match kind {
+            b'm' => read.method = Method::from_bytes(line).ok(),
+            b't' => read.path = text,
+            b'i' => read.id = text,
+            b'l' => read.listener = text,
+            b'c' => read.code = Some(text),
+            b'w' if read.words.len() < 8 => read.words.push(text),
+            b'e' => read.event = text,
+            b'n' => read.number = text.parse().unwrap_or(0),
+            _ => {}
+        }
+    }
+    read
+}
+
+/// Logs in one form, and what comes out of them.
+struct Form {
+    is_json: bool,
+    logging: Logging,
+    written: mpsc::Receiver<Vec<u8>>,
+}
+
+thread_local! {
+    static FORMS: [Form; 3] = [
+        Form::start(LogFormat::Json, Reader::Unknown),
+        Form::start(LogFormat::Text, Reader::Unknown),
+        Form::start(LogFormat::Auto, Reader::Journal),
+    ];
+}
+
+struct Pipe(mpsc::Sender<Vec<u8>>);
+
+impl Write for Pipe {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        // Whoever reads it is gone only when the process ends.
+        let _ = self.0.send(text.to_vec());
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The same time always, so that an input does the same always.
+struct Stopped;
+
+impl Clock for Stopped {
+    fn now(&self) -> Now {
+        Now { moment: Moment::new(Duration::ZERO), wall: SystemTime::UNIX_EPOCH }
+    }
+}
+
+impl Form {
+    fn start(format: LogFormat, reader: Reader) -> Self {
+        let (writer, written) = mpsc::channel();
+        let log = Log { filter: "trace".to_owned(), format, access: true };
+        let logging = Logging::build(&log, Pipe(writer), reader, Arc::new(Stopped)).expect("a log thread");
+        Self { is_json: format == LogFormat::Json, logging, written }
+    }
+
+    /// The one line that was written.
+    fn line(&self) -> String {
+        let mut text = self.written.recv_timeout(Duration::from_secs(10)).expect("a line");
+        while text.last() != Some(&b'\n') {
+            text.extend(self.written.recv_timeout(Duration::from_secs(10)).expect("the rest of a line"));
+        }
+        let text = String::from_utf8(text).expect("a line is text");
+        let line = text.strip_suffix('\n').expect("a line ends");
+        let odd = |shown: char| shown.is_control() || matches!(shown, '\u{2028}' | '\u{2029}');
+        assert!(!line.contains(odd), "more than a line, or what a terminal might obey: {line:?}");
+        line.to_owned()
+    }
+
+    fn writer(&self) -> AccessWriter {
+        self.logging.access_log().worker()
+    }
+}
+
+fn check_access(form: &Form, input: &Input<'_>) {
+    let (method, words) = (input.method.clone().unwrap_or(Method::GET), Words::new(&input.words));
+    let path = format!("{}{QUERY}", input.path);
+    let number = Duration::from_nanos(input.number);
+    let line = AccessLine {
+        api: "emr",
+        listener: input.listener,
+        method: &method,
+        path: &path,
+        words: &words,
+        status: 200,
+        code: input.code,
+        cut: None,
+        request_bytes: input.number,
+        response_bytes: input.number,
+        duration: number,
+        upstream_first_byte: (input.number % 2 == 0).then_some(number),
+        request_id: input.id,
+        uid: u32::try_from(input.number).ok(),
+        pid: i32::try_from(input.number).ok(),
+    };
+    let mut writer = form.writer();
+    writer.write(&line, SystemTime::UNIX_EPOCH + number);
+    drop(writer);
+    let shown = form.line();
+    // Whoever writes the same elsewhere has said it himself.
+    let elsewhere = |text: &str| text.contains("jane.d0e");
+    let said = elsewhere(input.id)
+        || elsewhere(input.listener)
+        || input.code.is_some_and(elsewhere)
+        || input.words.iter().any(|word| elsewhere(word));
+    assert!(said || !shown.contains("jane.d0e"), "the query is shown: {shown}");
+    if form.is_json {
+        let value: Value = serde_json::from_str(&shown).unwrap_or_else(|error| panic!("{error}: {shown}"));
+        let field = |name: &str| value[name].as_str().unwrap_or_else(|| panic!("no {name}: {shown}")).to_owned();
+        assert_eq!((field("request_id").as_str(), field("listener").as_str()), (input.id, input.listener));
+        assert_eq!(value["request_bytes"].as_u64(), Some(input.number));
+        check_method(&method, &field("method"));
+        check_path(input, &field("path"));
+    } else {
+        // Before it stand only fields whose form is known: a quoted listener can't hold a bare ` path=`.
+        let quoted = !input.listener.is_empty()
+            && input.listener.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'=' && byte != b'\\');
+        if quoted || input.listener.is_empty() {
+            let path = shown.split(" path=").nth(1).and_then(|rest| rest.split(' ').next());
+            check_path(input, path.unwrap_or_else(|| panic!("no path: {shown}")));
+        }
+    }
+}
+
+fn check_method(method: &Method, shown: &str) {
+    let registered = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    assert!(shown == "OTHER" || (registered.contains(&shown) && shown == method.as_str()), "{method} is shown as {shown}");
+}
+
+fn check_path(input: &Input<'_>, shown: &str) {
+    assert!(!shown.contains(['?', '#', '"', '\\', ' ']), "{shown}");
+    let asked = input.path.split(['?', '#']).next().unwrap_or_default();
+    for (segment, shown) in asked.split('/').zip(shown.split('/')) {
+        let digits = shown.strip_prefix('v').unwrap_or_default();
+        let is_version = (1..=3).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let known = shown.is_empty() || is_version || ROUTE_WORDS.contains(&shown) || input.words.contains(&shown);
+        assert!(shown == "{…}" || shown == "…" || (known && shown == segment), "{asked:?} is shown as {shown:?}");
+    }
+}
+
+fn check_event(form: &Form, input: &Input<'_>) {
+    let (text, number) = (input.event, input.number);
+    let quoted = format!("{text:?}");
+    tracing::dispatcher::with_default(form.logging.dispatch(), || {
+        tracing::info!(target: "careportals_sidecar::fuzz", text, debug = ?text, shown = %text, number, float = f64::from_bits(number), "{text}");
+    });
+    let line = form.line();
+    if form.is_json {
+        let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert_eq!((value["text"].as_str(), value["shown"].as_str()), (Some(text), Some(text)));
+        assert_eq!(value["debug"].as_str(), Some(quoted.as_str()));
+        assert_eq!(value["number"].as_u64(), Some(number));
+        assert!(value["message"].is_string());
+    }
+}

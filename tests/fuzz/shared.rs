@@ -1,0 +1,73 @@
+//! What several checks need: inputs taken apart, a configuration to start from, and readings that are not the sidecar's.
+
+use std::{cell::RefCell, path::PathBuf};
+
+use careportals_sidecar::config::{
+    Config,
+    source::{Input, load},
+};
+
+/// Lines, each with its first byte apart.
+pub fn lines(input: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    input.split(|&byte| byte == b'\n').filter_map(|line| line.split_first().map(|(&kind, rest)| (kind, rest)))
+}
+
+/// What the environment alone comes to; nothing else is read.
+pub fn config(variables: &[(&str, &str)]) -> Config {
+    let environment = variables.iter().copied().collect();
+    let loaded = load(Input { config_flag: None, default_file: PathBuf::new(), flags: Vec::new(), environment, defaults: &[] });
+    loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.faults))
+}
+
+/// The least that the daemon starts with.
+pub const LEAST: [(&str, &str); 3] =
+    [("CAREPORTALS_ORGANIZATION", "acme"), ("CAREPORTALS_USERNAME", "user"), ("CAREPORTALS_PASSWORD", "password")];
+
+thread_local! {
+    static CONFIG: RefCell<Config> = RefCell::new(config(&LEAST));
+}
+
+/// Lends a configuration to change; whoever borrows it sets all that matters to them.
+pub fn with_config<T>(what: impl FnOnce(&mut Config) -> T) -> T {
+    CONFIG.with_borrow_mut(what)
+}
+
+/// `_` and `-`, capitals and small letters told apart by nobody.
+pub fn folded(name: &[u8]) -> String {
+    name.iter().map(|byte| if *byte == b'_' { '-' } else { char::from(byte.to_ascii_lowercase()) }).collect()
+}
+
+/// One pass of percent-decoding as most servers do it: what is malformed stays.
+pub fn decoded(text: &[u8]) -> Vec<u8> {
+    let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let (mut out, mut at) = (Vec::with_capacity(text.len()), 0);
+    while at < text.len() {
+        match (text[at], hex(text.get(at + 1)), hex(text.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => {
+                out.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
+                at += 3;
+            }
+            (byte, ..) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+/// A path as a server takes it that decodes `passes` times, ignores case, parameters, empty segments and a slash at the
+/// end, takes `\` for `/`, and resolves dots (RFC 3986, 5.2.4).
+pub fn careless(path: &[u8], passes: usize) -> Vec<Vec<u8>> {
+    let path = path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
+    let text = (0..passes).fold(path.to_vec(), |text, _| decoded(&text)).to_ascii_lowercase();
+    let mut segments: Vec<Vec<u8>> = Vec::new();
+    for segment in text.split(|byte| matches!(byte, b'/' | b'\\')) {
+        match segment.split(|&byte| byte == b';').next().unwrap_or_default() {
+            b"" | b"." => {}
+            b".." => drop(segments.pop()),
+            name => segments.push(name.to_vec()),
+        }
+    }
+    segments
+}

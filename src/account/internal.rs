@@ -2,6 +2,8 @@
 //!
 //! Not an interface: the program calls nothing here, so nothing here is in it. Adds no rule of its own.
 
+#![doc(hidden)]
+
 use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;

@@ -13,7 +13,6 @@ mod credentials;
 mod driver;
 mod failure;
 mod floor;
-#[doc(hidden)]
 pub mod internal;
 mod login;
 mod news;

@@ -10,7 +10,6 @@ mod download;
 mod entrance;
 mod exchange;
 mod headers;
-#[doc(hidden)]
 pub mod internal;
 mod outage;
 mod panic;

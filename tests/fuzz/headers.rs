@@ -88,7 +88,7 @@ fn read(input: &[u8]) -> Input {
             }
             b'n' if text == "?" => read.length = Some(Err(())),
             b'n' => read.length = text.parse().ok().map(Ok),
-            b'l' if is_canonical(text) && !text.ends_with('/') => read.base = text.to_owned(),
+            b'l' if is_canonical(text) && !text.ends_with('/') => text.clone_into(&mut read.base),
             b'p' => read.prefix = Prefix::parse(text).ok(),
             b'k' => read.cookies_pass = true,
             b'2' => read.http2 = true,
@@ -241,6 +241,10 @@ fn check_framing(head: &HeaderMap, input: &Input) {
     }
 }
 
+/// Of an answer, by its folded name.
+const HOPS: [&str; 8] =
+    ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "transfer-encoding", "upgrade", "alt-svc"];
+
 fn check_answer(rules: &HeaderRules, input: &Input) {
     let upstream = &input.upstream;
     let (head, hidden) = head_to_client(rules, upstream.clone(), input.misread, TOKEN.as_bytes());
@@ -250,16 +254,6 @@ fn check_answer(rules: &HeaderRules, input: &Input) {
     let mut redacted = 0;
     for name in upstream.keys() {
         let plain = folded(name.as_str().as_bytes());
-        const HOPS: [&str; 8] = [
-            "connection",
-            "keep-alive",
-            "proxy-connection",
-            "proxy-authenticate",
-            "te",
-            "transfer-encoding",
-            "upgrade",
-            "alt-svc",
-        ];
         let cookie = !input.cookies_pass && matches!(plain.as_str(), "set-cookie" | "set-cookie2");
         let length = name == "content-length";
         let meaningless = length && (input.misread || upstream.contains_key(TRANSFER_ENCODING));
@@ -279,20 +273,44 @@ fn check_answer(rules: &HeaderRules, input: &Input) {
     assert!(head.keys().all(|name| upstream.contains_key(name)), "a header comes from nowhere");
 }
 
-/// A redirect that was rewritten stays on our side however a browser reads it, and leads where the upstream meant.
+/// A redirect that was rewritten leads where the upstream meant, and stays on our side however a browser reads it.
 fn leads_home(input: &Input, sent: &HeaderValue, got: &HeaderValue) -> bool {
-    let prefix = input.prefix.as_ref().map_or("", Prefix::as_str).as_bytes();
-    let (sent, got) = (sent.as_bytes(), got.as_bytes());
-    let Some(rest) = got.strip_prefix(prefix) else { return false };
-    // Browsers drop tabs and blanks at either end, and take a backslash for a slash.
-    let path = got.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
-    let is_ours = got.first() == Some(&b'/') && !matches!(got.get(1), Some(b'/' | b'\\'));
-    let odd = path.contains(&b'\\') || got.iter().any(|byte| *byte <= b' ' || *byte == 0x7f);
-    let tail: &[u8] = match rest {
-        [b'/', tail @ ..] => tail,
-        tail => tail,
+    let prefix = input.prefix.as_ref().map_or("", Prefix::as_str);
+    let (Ok(sent), Ok(got)) = (std::str::from_utf8(sent.as_bytes()), std::str::from_utf8(got.as_bytes())) else {
+        return got.as_bytes().starts_with(b"/") && !got.as_bytes().starts_with(b"//");
     };
-    is_ours && !odd && matches!(rest.first(), None | Some(b'/' | b'?' | b'#')) && sent.ends_with(tail)
+    let Some(rest) = target_at_upstream(sent).and_then(|target| target.strip_prefix(input.base.as_str())) else { return false };
+    let root = if prefix.is_empty() && !rest.starts_with('/') { "/" } else { "" };
+    let whole = rest.is_empty() || rest.starts_with(['/', '?', '#']);
+    // Browsers drop tabs, blanks at either end, and take a backslash for a slash.
+    let path = got.split(['?', '#']).next().unwrap_or_default();
+    let names_no_host = got.starts_with('/') && !got.starts_with("//") && !path.contains('\\');
+    let is_odd = got.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/').skip(1) {
+        match segment.to_ascii_lowercase().replace("%2e", ".").as_str() {
+            "." => {}
+            ".." => drop(segments.pop()),
+            _ => segments.push(segment),
+        }
+    }
+    let stays = prefix.split('/').skip(1).eq(segments.iter().copied().take(prefix.split('/').count() - 1));
+    got == format!("{prefix}{root}{rest}") && whole && names_no_host && !is_odd && stays
+}
+
+/// What a reference asks of the upstream's origin; `None` if it leads elsewhere.
+fn target_at_upstream(reference: &str) -> Option<&str> {
+    if reference.starts_with('/') && !reference.starts_with("//") {
+        return Some(reference);
+    }
+    let after_scheme = match reference.split_at_checked(6) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https:") => rest,
+        _ => reference,
+    };
+    let rest = after_scheme.strip_prefix("//")?;
+    let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+    (host.eq_ignore_ascii_case(HOST) && (port.is_empty() || port.parse() == Ok(443_u16))).then_some(target)
 }
 
 fn check_trailers(rules: &HeaderRules, input: &Input) {

@@ -92,7 +92,7 @@ fn check_life(token: &[u8], times: &Times) -> Option<Life> {
             return None;
         };
         assert!(life.whole >= Duration::from_secs(2) && life.whole <= YEARS, "{life:?}");
-        assert!(life.usable < life.whole && life.whole - life.usable <= Duration::from_secs(2), "{life:?}");
+        assert!(life.usable < life.whole && life.usable + Duration::from_secs(2) >= life.whole, "{life:?}");
         assert!(life.refreshed >= life.whole / 2 && life.refreshed <= life.whole, "{life:?}");
         let authorization = life.authorization.as_ref().expect("a token makes a header");
         assert!(authorization.is_sensitive() && authorization.as_bytes() == [b"Bearer ", token].concat());

@@ -5,6 +5,7 @@
 
 #![allow(unreachable_pub, reason = "one crate; nothing leaves it")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
+#![allow(clippy::format_push_string, reason = "short beats fast here")]
 
 mod headers;
 mod login_answer;

@@ -145,7 +145,7 @@ fn check_access(form: &Form, input: &Input<'_>) {
         request_bytes: input.number,
         response_bytes: input.number,
         duration: number,
-        upstream_first_byte: (input.number % 2 == 0).then_some(number),
+        upstream_first_byte: input.number.is_multiple_of(2).then_some(number),
         request_id: input.id,
         uid: u32::try_from(input.number).ok(),
         pid: i32::try_from(input.number).ok(),

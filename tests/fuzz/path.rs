@@ -169,7 +169,7 @@ fn check_gate(input: &Input<'_>) {
         config.login_paths = logins.clone();
         let api = &mut config.apis[0];
         api.prefix.clone_from(&input.prefix);
-        api.upstream.base_path = input.base.to_owned();
+        input.base.clone_into(&mut api.upstream.base_path);
         api.allow = (!allow.is_empty()).then(|| allow.clone());
         api.deny.clone_from(&deny);
         api.allowed_hosts = AllowedHosts::Names(Vec::new());

@@ -41,8 +41,8 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("default"),
             Self::Preset => f.write_str("preset"),
-            Self::File { path, line: 0 } => path.display().fmt(f),
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::File { path, line: 0 } => f.write_str(&printable(&path.to_string_lossy())),
+            Self::File { path, line } => write!(f, "{}:{line}", printable(&path.to_string_lossy())),
             Self::Variable(name) => f.write_str(&printable(name)),
             Self::Flag(name) => f.write_str(name),
         }
@@ -72,9 +72,9 @@ impl fmt::Display for Finding {
             Origin::Default | Origin::Preset if self.path.is_empty() => {}
             Origin::Default | Origin::Preset => write!(f, "{}: ", printable(&self.path))?,
         }
-        f.write_str(&self.message)?;
+        f.write_str(&printable(&self.message))?;
         if let Some(hint) = &self.hint {
-            write!(f, "\n  hint: {hint}")?;
+            write!(f, "\n  hint: {}", printable(hint))?;
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ const REDACTED: &str = "\"[redacted]\"";
 /// When `out` fails.
 pub fn render_effective(loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
     match &loaded.file {
-        Some(path) => writeln!(out, "# settings file: {}", path.display())?,
+        Some(path) => writeln!(out, "# settings file: {}", printable(&path.to_string_lossy()))?,
         None => writeln!(out, "# settings file: none")?,
     }
     let mut table = String::new();

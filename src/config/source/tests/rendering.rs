@@ -51,6 +51,17 @@ headers = { origin = \"canary\" }
     assert!(!format!("{:?}", sound(loaded)).contains("canary"));
 }
 
+#[test]
+fn nothing_that_is_printed_is_obeyed_by_a_terminal() {
+    let odd = "CAREPORTALS__ACCOUNTS__A\u{1b}[2J__PASWORD";
+    let missing = Input { config_flag: Some(PathBuf::from("/nonexistent/\u{1b}[2J\n")), ..input(&[]) };
+    for loaded in [load_variables(&[(odd, "x")]), load(missing)] {
+        let printed = checked(&loaded) + &effective(&loaded);
+        assert!(printed.contains("\\u{1b}[2J"), "{printed:?}");
+        assert!(!printed.contains(|c: char| c.is_control() && c != '\n'), "{printed:?}");
+    }
+}
+
 /// Everything but the variables that have no key can be given back as a file, where nothing is redacted.
 #[test]
 fn what_config_prints_is_a_settings_file() {

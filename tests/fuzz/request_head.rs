@@ -6,9 +6,9 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex, OnceLock, mpsc as threads},
+    os::fd::AsFd,
+    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as threads},
     thread,
-    time::Duration,
 };
 
 use careportals_sidecar::{
@@ -17,8 +17,10 @@ use careportals_sidecar::{
     clock::SystemClock,
     config::{Log, LogFormat},
     logging::{Logging, Reader},
+    proxy::Places,
     status::Phase,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc;
 
 use crate::shared::{careless, config, folded};
@@ -27,27 +29,26 @@ const TOKEN: &str = "tok3n.of.ours";
 /// Follows each input, so that a head which is not complete is completed by something.
 const LAST: &[u8] = b"\r\n\r\nGET /last HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 /// Silence after which a client hangs up: the server waits for the rest of something.
-const SILENCE: Duration = Duration::from_millis(4);
-const HANG: Duration = Duration::from_secs(20);
+const SILENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 4_000_000 };
+/// So many silences later whoever still waits hangs.
+const HANGS: usize = 5000;
 
 /// Any bytes; more than some heads and bodies is not looked at.
 pub fn check(input: &[u8]) {
+    static WORLD: OnceLock<Mutex<World>> = OnceLock::new();
     let input = &input[..input.len().min(100_000)];
-    let world = World::get();
-    world.upstream.take();
-    let told = world.tell(input);
-    let heard = world.upstream.take();
-    assert!(heard.faults.is_empty(), "{:?}", heard.faults);
+    let world = WORLD.get_or_init(|| Mutex::new(World::start()));
+    let written = [input, LAST].concat();
+    let (told, heard) = world.lock().unwrap_or_else(PoisonError::into_inner).tell(&written);
     assert!(!contains(&told, TOKEN.as_bytes()), "a client is told the token");
     if input.starts_with(b"PRI * HTTP/2.0") {
         return;
     }
-    let written = [input, LAST].concat();
-    // Each needs a request line; each answer, too, but for what was not waited for.
+    // Each needs a request line; and an answer, but for the one that was under way when the client hung up.
     let (lines, answers) = (count(&written, b"HTTP/1."), count(&told, b"HTTP/1.1 "));
-    assert!(heard.requests.len() <= lines, "{} requests of {lines} reach the upstream", heard.requests.len());
-    assert!(heard.requests.len() <= answers + 1, "{} requests and {answers} answers", heard.requests.len());
-    for request in &heard.requests {
+    assert!(heard.len() <= lines, "{} requests of {lines} reach the upstream", heard.len());
+    assert!(heard.len() <= answers + 1, "{} requests and {answers} answers", heard.len());
+    for request in &heard {
         let is_whole = request.body.is_empty() || contains(&written, &request.body);
         assert!(request.is_chunked || is_whole, "a body that nobody wrote: {:?}", String::from_utf8_lossy(&request.body));
     }
@@ -61,29 +62,28 @@ fn count(text: &[u8], part: &[u8]) -> usize {
     text.windows(part.len()).filter(|found| *found == part).count()
 }
 
-/// The daemon and what is around it.
+/// The daemon and what is around it. Client and upstream are played by one thread, so that nothing arrives late.
 struct World {
     address: SocketAddr,
-    upstream: Arc<Upstream>,
+    /// Requests in flight.
+    places: Places,
+    listener: TcpListener,
+    authority: String,
+    /// From the daemon to the upstream.
+    connections: Vec<Connection>,
 }
 
 impl World {
-    fn get() -> &'static Self {
-        static WORLD: OnceLock<World> = OnceLock::new();
-        WORLD.get_or_init(Self::start)
-    }
-
     fn start() -> Self {
-        let login = serve(|stream| answer_login(&stream));
-        let upstream = Arc::new(Upstream::default());
-        let hears = Arc::clone(&upstream);
-        let base = serve(move |stream| hears.serve(stream));
-        upstream.authority.set(base.to_string()).expect("the first time");
+        let login = serve_logins();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.set_nonblocking(true).expect("a socket that does not block");
+        let authority = listener.local_addr().expect("an address").to_string();
         let config = config(&[
             ("CAREPORTALS_ORGANIZATION", "acme"),
             ("CAREPORTALS_USERNAME", "user"),
             ("CAREPORTALS_PASSWORD", "password"),
-            ("CAREPORTALS_UPSTREAM", &format!("http://{base}")),
+            ("CAREPORTALS_UPSTREAM", &format!("http://{authority}")),
             ("CAREPORTALS_LOGIN_URL", &format!("http://{login}/patient/auth")),
             ("CAREPORTALS_LISTEN", "127.0.0.1:0"),
             ("CAREPORTALS_TELEMETRY_LISTEN", "off"),
@@ -95,52 +95,118 @@ impl World {
         ]);
         let app = App::bind(Arc::new(config)).expect("free ports");
         let address = app.addresses().next().and_then(|(_, address)| address.parse().ok()).expect("an address");
-        run(app);
-        Self { address, upstream }
+        let places = run(app);
+        Self { address, places, listener, authority, connections: Vec::new() }
     }
 
-    /// What a client is told that writes `input`.
-    fn tell(&self, input: &[u8]) -> Vec<u8> {
-        let mut stream = TcpStream::connect(self.address).expect("the daemon listens");
-        let mut writing = stream.try_clone().expect("a descriptor");
-        let text = [input, LAST].concat();
-        stream.set_read_timeout(Some(SILENCE)).expect("a time-out");
-        // Who is refused may be cut off while it still writes.
-        let _ = writing.write_all(&text);
-        let (mut told, mut buffer, mut hung_up) = (Vec::new(), [0; 4096], false);
+    /// What a client is told that writes `text`, and what the upstream has heard when that is over.
+    fn tell(&mut self, text: &[u8]) -> (Vec<u8>, Vec<Request>) {
+        let mut client = TcpStream::connect(self.address).expect("the daemon listens");
+        client.set_nonblocking(true).expect("a socket that does not block");
+        let (mut told, mut heard, mut rest) = (Vec::new(), Vec::new(), text);
+        let mut silences = 0;
         loop {
-            match stream.read(&mut buffer) {
-                Ok(0) => return told,
-                Ok(read) => told.extend_from_slice(&buffer[..read]),
-                Err(error) if !hung_up && matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    hung_up = true;
-                    let _ = stream.shutdown(Shutdown::Write);
-                    stream.set_read_timeout(Some(HANG)).expect("a time-out");
+            let ended = read_all(&mut client, &mut told);
+            let progress = self.play(&mut heard);
+            if ended {
+                break;
+            }
+            match client.write(rest) {
+                Ok(written) if written > 0 => {
+                    rest = &rest[written..];
+                    continue;
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let hangs = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-                    assert!(!hangs, "a client has hung up, and its connection stays");
-                    return told;
+                // Who is refused is cut off while it still writes; what it is told comes first.
+                Err(error) if error.kind() != ErrorKind::WouldBlock => rest = &[],
+                _ => {}
+            }
+            let awaited = if rest.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+            if !progress && !self.wait(Some((&client, awaited))) {
+                silences += 1;
+                assert!(silences < HANGS, "a client has hung up, and its connection stays");
+                if silences == 1 {
+                    rest = &[];
+                    // It may be gone already.
+                    let _ = client.shutdown(Shutdown::Write);
                 }
             }
+        }
+        self.settle(&mut heard);
+        (told, heard)
+    }
+
+    /// Hears all that is on its way: nothing of this client is to be taken for the next one's.
+    fn settle(&mut self, heard: &mut Vec<Request>) {
+        let mut rounds = 0;
+        while self.places.taken() > 0 {
+            rounds += 1;
+            assert!(rounds < HANGS, "a client is gone, and its request stays");
+            // It takes a moment at most; silence is waited for only when that was not enough.
+            if rounds < 100 {
+                thread::yield_now();
+            } else {
+                self.wait(None);
+            }
+            self.play(heard);
+        }
+        while self.play(heard) {}
+    }
+
+    /// Whether something happened before the silence got long. `client`: with what is waited for.
+    fn wait(&self, client: Option<(&TcpStream, PollFlags)>) -> bool {
+        let upstream = self.connections.iter().map(|connection| connection.stream.as_fd()).chain([self.listener.as_fd()]);
+        let mut all: Vec<PollFd<'_>> = upstream.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        all.extend(client.map(|(client, flags)| PollFd::from_borrowed_fd(client.as_fd(), flags)));
+        poll(&mut all, Some(&SILENCE)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// The upstream's turn: accepts, reads, answers. Whether anything was to be done.
+    fn play(&mut self, heard: &mut Vec<Request>) -> bool {
+        let mut progress = false;
+        while let Ok((stream, _)) = self.listener.accept() {
+            progress = true;
+            if stream.set_nonblocking(true).is_ok() {
+                self.connections.push(Connection { stream, ahead: Vec::new() });
+            }
+        }
+        let authority = &self.authority;
+        self.connections.retain_mut(|connection| {
+            let before = connection.ahead.len();
+            let ended = read_all(&mut connection.stream, &mut connection.ahead);
+            progress |= ended || connection.ahead.len() > before;
+            connection.answer(authority, heard);
+            !ended
+        });
+        progress
+    }
+}
+
+/// Reads what is there. Whether it was the end.
+fn read_all(stream: &mut TcpStream, to: &mut Vec<u8>) -> bool {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(read) => to.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return error.kind() != ErrorKind::WouldBlock,
         }
     }
 }
 
-/// Runs the daemon for the rest of the process, once it has a token.
-fn run(app: App) {
+/// Runs the daemon for the rest of the process, once it serves.
+fn run(app: App) -> Places {
     let (ready, running) = threads::channel();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let log = Log { filter: "error".to_owned(), format: LogFormat::Json, access: true };
         let logging = Logging::build(&log, std::io::sink(), Reader::Unknown, Arc::new(SystemClock)).expect("logs");
         let (_commands, given) = mpsc::channel(1);
-        let mut phases = app.phases();
+        let (mut phases, views) = (app.phases(), app.views());
         runtime.block_on(async {
             let started = async {
                 let _ = phases.wait_for(|phase| *phase == Phase::Running).await;
-                let _ = ready.send(());
+                let _ = ready.send(views.borrow().apis[0].places.clone());
                 std::future::pending::<()>().await;
             };
             tokio::select! {
@@ -149,18 +215,16 @@ fn run(app: App) {
             }
         });
     });
-    running.recv().expect("the daemon runs");
+    running.recv().expect("the daemon runs")
 }
 
-/// Serves each connection to a free port on a thread of its own.
-fn serve(each: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+/// Answers each log-in, for the rest of the process.
+fn serve_logins() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let each = Arc::new(each);
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            let each = Arc::clone(&each);
-            thread::spawn(move || each(stream));
+            answer_login(&stream);
         }
     });
     address
@@ -179,81 +243,54 @@ fn answer_login(mut stream: &TcpStream) {
     let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
 }
 
-/// What the upstream got since it was asked last.
-#[derive(Default)]
-struct Heard {
-    requests: Vec<Request>,
-    faults: Vec<String>,
-}
-
+/// What the upstream got.
 struct Request {
     is_chunked: bool,
     body: Vec<u8>,
 }
 
-#[derive(Default)]
-struct Upstream {
-    heard: Mutex<Heard>,
-    authority: OnceLock<String>,
+/// A connection to the upstream, and what came over it that is not answered yet.
+struct Connection {
+    stream: TcpStream,
+    ahead: Vec<u8>,
 }
 
-impl Upstream {
-    fn take(&self) -> Heard {
-        std::mem::take(&mut self.heard.lock().expect("nobody panics with it"))
-    }
-
-    fn serve(&self, mut stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
-        let (mut ahead, mut buffer) = (Vec::new(), [0; 16 * 1024]);
+impl Connection {
+    /// Answers each request that is whole.
+    fn answer(&mut self, authority: &str, heard: &mut Vec<Request>) {
         loop {
-            match self.next(&mut ahead) {
-                Ok(Some(request)) => {
-                    let is_head = request.method == "HEAD";
-                    self.heard.lock().expect("nobody panics with it").requests.push(request.seen);
-                    let answer = if is_head {
-                        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
-                    } else {
-                        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-                    };
-                    if stream.write_all(answer.as_bytes()).is_err() {
-                        return;
-                    }
-                    continue;
+            match next(&mut self.ahead, authority) {
+                Ok(Some(Whole { method, seen })) => {
+                    heard.push(seen);
+                    let body = if method == "HEAD" { "" } else { "ok" };
+                    // Whoever is gone needs no answer; there is always room for this one.
+                    let _ = write!(self.stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{body}");
                 }
-                Ok(None) => {}
-                Err(fault) => {
-                    let shown = String::from_utf8_lossy(&ahead[..ahead.len().min(2000)]).into_owned();
-                    self.heard.lock().expect("nobody panics with it").faults.push(format!("{fault}: {shown:?}"));
-                    return;
-                }
-            }
-            match stream.read(&mut buffer) {
-                Ok(read) if read > 0 => ahead.extend_from_slice(&buffer[..read]),
-                _ => return,
+                Ok(None) => return,
+                Err(fault) => panic!("{fault}: {:?}", String::from_utf8_lossy(&self.ahead[..self.ahead.len().min(2000)])),
             }
         }
     }
+}
 
-    /// The first request of `ahead`, if it is whole.
-    fn next(&self, ahead: &mut Vec<u8>) -> Result<Option<Whole>, &'static str> {
-        let Some(end) = ahead.windows(4).position(|part| part == b"\r\n\r\n") else { return Ok(None) };
-        let authority = self.authority.get().ok_or("a request before there is an upstream")?;
-        let head = Head::parse(&ahead[..end + 2], authority)?;
-        let rest = &ahead[end + 4..];
-        let (body, length) = match head.length {
-            Some(length) if rest.len() < length => return Ok(None),
-            Some(length) => (rest[..length].to_vec(), length),
-            None if head.is_chunked => match dechunked(rest)? {
-                Some(whole) => whole,
-                None => return Ok(None),
-            },
-            None => (Vec::new(), 0),
-        };
-        let seen = Request { is_chunked: head.is_chunked, body };
-        let whole = Whole { method: head.method.to_owned(), seen };
-        ahead.drain(..end + 4 + length);
-        Ok(Some(whole))
-    }
+/// The first request of `ahead`, if it is whole.
+fn next(ahead: &mut Vec<u8>, authority: &str) -> Result<Option<Whole>, &'static str> {
+    let Some(end) = ahead.windows(4).position(|part| part == b"\r\n\r\n") else { return Ok(None) };
+    let head = Head::parse(&ahead[..end + 2], authority)?;
+    let rest = &ahead[end + 4..];
+    let (body, length) = match head.length {
+        Some(length) if rest.len() < length => return Ok(None),
+        Some(length) => (rest[..length].to_vec(), length),
+        None if head.is_chunked => match dechunked(rest)? {
+            Some(whole) => whole,
+            None => return Ok(None),
+        },
+        None => (Vec::new(), 0),
+    };
+    let seen = Request { is_chunked: head.is_chunked, body };
+    let whole = Whole { method: head.method.to_owned(), seen };
+    ahead.drain(..end + 4 + length);
+    Ok(Some(whole))
 }
 
 struct Whole {

@@ -1,4 +1,5 @@
-//! Settings: whatever stands in the file and in the environment, there is a configuration or a fault, and no secret is shown.
+//! Settings: whatever stands in the file and in the environment, there is a configuration or a fault, no secret is shown, and
+//! what `config` prints can be given back.
 //!
 //! An input is a settings file, and after a byte of 1 further variables, `NAME=value`, separated by such bytes. Where
 //! `cAn4ry` stands as (part of) a secret, it must not be printed.
@@ -18,6 +19,7 @@ pub fn check(input: &[u8]) {
     let variables: BTreeMap<&str, &str> = parts.filter_map(|part| std::str::from_utf8(part).ok()?.split_once('=')).collect();
     let loaded = loaded(text, variables.iter().map(|(name, value)| (*name, *value)).collect());
     assert_eq!(loaded.config.is_none(), !loaded.faults.is_empty(), "either a configuration or a fault");
+    check_again(&loaded);
     let printed = printed(&loaded);
     let odd = |shown: char| shown.is_control() && shown != '\n';
     assert!(!printed.contains(odd), "a terminal might obey this: {printed:?}");
@@ -25,6 +27,22 @@ pub fn check(input: &[u8]) {
         let debug = format!("{:?}{:?}{:?}", loaded.faults, loaded.warnings, loaded.config);
         assert!(!printed.contains(CANARY) && !debug.contains(CANARY), "a secret is shown:\n{printed}");
     }
+}
+
+/// What `config` prints of sound settings is a settings file, which means the same; but for what it does not show.
+fn check_again(loaded: &Loaded) {
+    let mut text = Vec::new();
+    render_effective(loaded, &mut text).expect("a vector takes everything");
+    let shows_all =
+        !loaded.values.iter().any(|value| value.shown.contains("[redacted]") || value.path.contains(char::is_uppercase));
+    if loaded.config.is_none() || !shows_all || text.len() > 32_000 {
+        return;
+    }
+    let again = self::loaded(&text, Environment::default());
+    assert!(again.faults.is_empty(), "{:?}\n{}", again.faults, String::from_utf8_lossy(&text));
+    let values =
+        |loaded: &Loaded| loaded.values.iter().map(|value| (value.path.clone(), value.shown.clone())).collect::<Vec<_>>();
+    assert_eq!(values(&again), values(loaded));
 }
 
 /// The file is a pipe: no disk is touched.

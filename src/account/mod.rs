@@ -6,7 +6,7 @@
 //!
 //! Files, each using only those before it: `failure`, `token`, `floor`, `session` (pure: the state machine), `credentials`,
 //! `watch`, `answer` (pure), `login`, `phase` (pure: what others see), `news` (what the log says), `driver`, `tenant` (no
-//! log-in).
+//! log-in); `internal` (for fuzzing).
 
 mod answer;
 mod credentials;

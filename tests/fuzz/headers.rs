@@ -264,28 +264,30 @@ fn check_answer(rules: &HeaderRules, input: &Input) {
         let (sent, got) = (values(upstream, name), values(&head, name));
         assert_eq!(sent.len(), got.len(), "{name}");
         for (sent, got) in sent.into_iter().zip(got) {
-            let is_hidden = got == "[redacted]" && holds(sent);
+            let home = at_home(input, sent).filter(|_| name == LOCATION);
+            // A prefix may look like a token, too.
+            let is_hidden = got == "[redacted]" && (holds(sent) || home.as_ref().is_some_and(|home| home.contains(TOKEN)));
             redacted += u64::from(is_hidden);
-            assert!(is_hidden || sent == got || (name == LOCATION && leads_home(input, sent, got)), "{name}: {sent:?} {got:?}");
+            assert!(is_hidden || sent == got || home.is_some_and(|home| home == as_text(got)), "{name}: {sent:?} {got:?}");
         }
     }
     assert_eq!(redacted, hidden, "each value that is hidden is counted");
     assert!(head.keys().all(|name| upstream.contains_key(name)), "a header comes from nowhere");
 }
 
-/// A redirect that was rewritten leads where the upstream meant, and stays on our side however a browser reads it.
-fn leads_home(input: &Input, sent: &HeaderValue, got: &HeaderValue) -> bool {
+/// Where a redirect leads on our side: where the upstream meant, and there however a browser reads it. Each character is
+/// a byte.
+fn at_home(input: &Input, sent: &HeaderValue) -> Option<String> {
     let prefix = input.prefix.as_ref().map_or("", Prefix::as_str);
-    let (Ok(sent), Ok(got)) = (std::str::from_utf8(sent.as_bytes()), std::str::from_utf8(got.as_bytes())) else {
-        return got.as_bytes().starts_with(b"/") && !got.as_bytes().starts_with(b"//");
-    };
-    let Some(rest) = target_at_upstream(sent).and_then(|target| target.strip_prefix(input.base.as_str())) else { return false };
+    let sent = as_text(sent);
+    let rest = target_at_upstream(&sent)?.strip_prefix(input.base.as_str())?;
     let root = if prefix.is_empty() && !rest.starts_with('/') { "/" } else { "" };
+    let home = format!("{prefix}{root}{rest}");
     let whole = rest.is_empty() || rest.starts_with(['/', '?', '#']);
     // Browsers drop tabs, blanks at either end, and take a backslash for a slash.
-    let path = got.split(['?', '#']).next().unwrap_or_default();
-    let names_no_host = got.starts_with('/') && !got.starts_with("//") && !path.contains('\\');
-    let is_odd = got.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
+    let path = home.split(['?', '#']).next().unwrap_or_default();
+    let names_no_host = home.starts_with('/') && !home.starts_with("//") && !path.contains('\\');
+    let is_odd = home.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
     let mut segments: Vec<&str> = Vec::new();
     for segment in path.split('/').skip(1) {
         match segment.to_ascii_lowercase().replace("%2e", ".").as_str() {
@@ -295,7 +297,11 @@ fn leads_home(input: &Input, sent: &HeaderValue, got: &HeaderValue) -> bool {
         }
     }
     let stays = prefix.split('/').skip(1).eq(segments.iter().copied().take(prefix.split('/').count() - 1));
-    got == format!("{prefix}{root}{rest}") && whole && names_no_host && !is_odd && stays
+    (whole && names_no_host && !is_odd && stays).then_some(home)
+}
+
+fn as_text(value: &HeaderValue) -> String {
+    value.as_bytes().iter().copied().map(char::from).collect()
 }
 
 /// What a reference asks of the upstream's origin; `None` if it leads elsewhere.

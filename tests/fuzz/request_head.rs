@@ -165,7 +165,7 @@ impl World {
         let mut progress = false;
         while let Ok((stream, _)) = self.listener.accept() {
             progress = true;
-            if stream.set_nonblocking(true).is_ok() {
+            if stream.set_nonblocking(true).is_ok() && stream.set_nodelay(true).is_ok() {
                 self.connections.push(Connection { stream, ahead: Vec::new() });
             }
         }
@@ -263,8 +263,9 @@ impl Connection {
                 Ok(Some(Whole { method, seen })) => {
                     heard.push(seen);
                     let body = if method == "HEAD" { "" } else { "ok" };
+                    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{body}");
                     // Whoever is gone needs no answer; there is always room for this one.
-                    let _ = write!(self.stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{body}");
+                    let _ = self.stream.write_all(answer.as_bytes());
                 }
                 Ok(None) => return,
                 Err(fault) => panic!("{fault}: {:?}", String::from_utf8_lossy(&self.ahead[..self.ahead.len().min(2000)])),

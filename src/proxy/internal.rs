@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, uri::PathAndQuery};
 use super::{
     admit::{Gate, Refusal},
     headers::{self, Credentials, Framing, HeaderRules},
+    redact::redact,
 };
 use crate::server::Peer;
 
@@ -46,7 +47,7 @@ pub fn head_to_upstream(
 #[must_use]
 pub fn head_to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool, token: &[u8]) -> (HeaderMap, u64) {
     let mut head = headers::to_client(rules, upstream, misread);
-    let redacted = headers::redact(&mut head, token);
+    let redacted = redact(&mut head, token);
     (head, redacted)
 }
 

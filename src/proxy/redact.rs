@@ -33,7 +33,7 @@ impl Api {
 }
 
 /// Hides each value that holds `token`, and says how many there were.
-fn redact(fields: &mut HeaderMap, token: &[u8]) -> u64 {
+pub(super) fn redact(fields: &mut HeaderMap, token: &[u8]) -> u64 {
     let mut redacted = 0;
     for value in fields.values_mut() {
         if holds(value.as_bytes(), token) {

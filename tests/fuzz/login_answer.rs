@@ -82,8 +82,7 @@ fn check_life(token: &[u8], times: &Times) -> Option<Life> {
     const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     let received = Now { moment: Moment::new(Duration::from_secs(1000)), wall: at(1_800_000_000) };
     let date = (times.server > 0).then(|| at(times.server));
-    let mut lives =
-        [0.0, 0.5, 0.999].map(|fraction| read_token(Secret::new(token.to_vec()), date, received, times.assumed, fraction));
+    let mut lives = [0.0, 0.5, 0.999].map(|fraction| read_token(Secret::of(token), date, received, times.assumed, fraction));
     for life in &lives {
         let Ok(life) = life else {
             assert!(lives.iter().all(Result::is_err), "a token's life depends on chance");

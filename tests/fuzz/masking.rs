@@ -19,7 +19,7 @@ use careportals_sidecar::{
 use http::Method;
 use serde_json::Value;
 
-use crate::shared::lines;
+use crate::shared::{lines, logs};
 
 const QUERY: &str = "?patient=jane.d0e";
 
@@ -107,7 +107,7 @@ impl Form {
     fn start(format: LogFormat, reader: Reader) -> Self {
         let (writer, written) = mpsc::channel();
         let log = Log { filter: "trace".to_owned(), format, access: true };
-        let logging = Logging::build(&log, Pipe(writer), reader, Arc::new(Stopped)).expect("a log thread");
+        let logging = logs(&log, Pipe(writer), reader, Arc::new(Stopped));
         Self { is_json: format == LogFormat::Json, logging, written }
     }
 

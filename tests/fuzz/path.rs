@@ -173,7 +173,7 @@ fn check_gate(input: &Input<'_>) {
         api.allow = (!allow.is_empty()).then(|| allow.clone());
         api.deny.clone_from(&deny);
         api.allowed_hosts = AllowedHosts::Names(Vec::new());
-        Gate::new(config, &config.apis[0], Entry::Tcp)
+        Gate::new(config, &config.apis[0], None, Entry::Tcp)
     });
     let method = input.method.clone().unwrap_or(Method::GET);
     let mut headers = HeaderMap::new();

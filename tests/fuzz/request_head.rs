@@ -16,14 +16,14 @@ use careportals_sidecar::{
     careportals::LOGIN_PATHS,
     clock::SystemClock,
     config::{Log, LogFormat},
-    logging::{Logging, Reader},
+    logging::Reader,
     proxy::Places,
     status::Phase,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc;
 
-use crate::shared::{careless, config, folded};
+use crate::shared::{careless, config, folded, logs};
 
 const TOKEN: &str = "tok3n.of.ours";
 /// Follows each input, so that a head which is not complete is completed by something.
@@ -200,7 +200,7 @@ fn run(app: App) -> Places {
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let log = Log { filter: "error".to_owned(), format: LogFormat::Json, access: true };
-        let logging = Logging::build(&log, std::io::sink(), Reader::Unknown, Arc::new(SystemClock)).expect("logs");
+        let logging = logs(&log, std::io::sink(), Reader::Unknown, Arc::new(SystemClock));
         let (_commands, given) = mpsc::channel(1);
         let (mut phases, views) = (app.phases(), app.views());
         runtime.block_on(async {

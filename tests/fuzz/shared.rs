@@ -1,10 +1,19 @@
 //! What several checks need: inputs taken apart, a configuration to start from, and readings that are not the sidecar's.
 
-use std::{cell::RefCell, path::PathBuf};
+use std::{
+    cell::RefCell,
+    io::Write,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use careportals_sidecar::config::{
-    Config,
-    source::{Input, load},
+use careportals_sidecar::{
+    clock::Clock,
+    config::{
+        Config, Log,
+        source::{Input, load},
+    },
+    logging::{Logging, Reader},
 };
 
 /// Lines, each with its first byte apart.
@@ -30,6 +39,16 @@ thread_local! {
 /// Lends a configuration to change; whoever borrows it sets all that matters to them.
 pub fn with_config<T>(what: impl FnOnce(&mut Config) -> T) -> T {
     CONFIG.with_borrow_mut(what)
+}
+
+/// Logs of this process's own, one after the other: while two begin at once, tracing may decide for both what one of them
+/// wants.
+pub fn logs(log: &Log, writer: impl Write + Send + 'static, reader: Reader, clock: Arc<dyn Clock>) -> Logging {
+    static BEGINNING: Mutex<()> = Mutex::new(());
+    let _alone = BEGINNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut logs = Logging::build(log, writer, reader, clock).expect("a filter");
+    logs.write().expect("a log thread");
+    logs
 }
 
 /// `_` and `-`, capitals and small letters told apart by nobody.

@@ -159,6 +159,31 @@ fn what_must_be_and_can_not_be_is_a_fault_that_names_the_step() {
 }
 
 #[test]
+fn exec_keeps_debuggers_out_and_leaves_its_program_what_it_had() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_LOG", "info");
+    let look = "stat -c %u /proc/$PPID/environ; stat -c %u /proc/self/environ; grep NoNewPrivs /proc/self/status; ulimit -c";
+    let program = setup.command("exec");
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg("ulimit -S -c 0; ulimit -S -c; exec \"$@\"").arg("sh").arg(program.get_program());
+    command.args(program.get_args()).args(["--", "/bin/sh", "-c", look]).current_dir(setup.dir.path()).env_clear();
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut user = rustix::process::geteuid().as_raw();
+    if rustix::process::geteuid().is_root() {
+        fs::set_permissions(setup.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        command.uid(NOBODY).gid(NOBODY);
+        user = NOBODY;
+    }
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let privileges = own.lines().find(|line| line.starts_with("NoNewPrivs")).unwrap();
+    let expected = ["0", "0", &user.to_string(), privileges, "0"];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn a_step_that_does_not_apply_is_not_missing() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);

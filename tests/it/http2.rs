@@ -315,7 +315,8 @@ impl Raw {
         self.0.set_write_timeout(Some(limit)).unwrap();
         let mut written = 0;
         while written < most {
-            match self.0.write(bytes) {
+            // Where the kernel took a part, the rest of it follows.
+            match self.0.write(&bytes[written % bytes.len()..]) {
                 Ok(some) => written += some,
                 Err(_) => break,
             }

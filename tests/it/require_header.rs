@@ -337,18 +337,23 @@ fn follows(sidecar: &Sidecar, ended: &AtomicBool) -> (usize, usize) {
 fn while_the_file_is_absent_or_empty_nothing_passes_and_the_log_says_why() {
     let simulator = simulator();
     let sidecar = from_file(&simulator, "").start();
+    // At once: a file that is being written is empty for a moment.
+    let put = |text: &str| {
+        let new = sidecar.setup.file("mount/new", text);
+        fs::rename(new, sidecar.setup.dir.path().join("mount/key")).unwrap();
+    };
     sidecar.wait_for_log("no value is known for the required header");
     for lines in [&[][..], &[("X-App-Key", "")], &[("X-App-Key", VALUE)]] {
         assert_refused(&sidecar.send(&echo(lines)));
     }
-    sidecar.setup.file("mount/key", &format!("{VALUE}\n"));
+    put(&format!("{VALUE}\n"));
     until(&sidecar, &with(VALUE), 200);
-    sidecar.setup.file("mount/key", "\n");
+    put("\n");
     until(&sidecar, &with(VALUE), 403);
     for lines in [&[][..], &[("X-App-Key", "")]] {
         assert_refused(&sidecar.send(&echo(lines)));
     }
-    sidecar.setup.file("mount/key", NEXT);
+    put(NEXT);
     until(&sidecar, &with(NEXT), 200);
     fs::remove_file(sidecar.setup.dir.path().join("mount/key")).unwrap();
     until(&sidecar, &with(NEXT), 403);

@@ -13,7 +13,7 @@ use crate::{
         BODY, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PREFACE, RST_STREAM, Raw, SETTINGS,
         WINDOW_UPDATE, fields, frame, get_fields,
     },
-    sidecar::{PATIENCE, Sidecar},
+    sidecar::{PATIENCE, Setup, Sidecar},
 };
 
 const MIB: usize = 1024 * 1024;
@@ -291,7 +291,10 @@ fn answers_that_nobody_reads_are_held_back() {
     for window in [0_u32, 1, 0x7fff_0000] {
         let simulator = Simulator::start(Options::default()).unwrap();
         let control = simulator.control();
-        let sidecar = Sidecar::start(&simulator).ready();
+        let mut setup = Setup::new(&simulator);
+        // A hundred handshakes at a time take theirs on a busy machine.
+        setup.api("connect_timeout", "60s");
+        let sidecar = setup.start().ready();
         let mut raw = Raw::silent(sidecar.address());
         let settings = frame(SETTINGS, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat());
         let room = frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes());

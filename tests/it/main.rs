@@ -29,6 +29,7 @@ mod floods;
 mod forward;
 mod framing;
 mod goaway;
+mod guides;
 mod h2c;
 mod hardening;
 mod header_tricks;

@@ -1,7 +1,8 @@
 //! The admin port: the knobs over plain HTTP, for tests in any language.
 //!
 //! Loopback only, in both senses: it is bound there, and a caller from elsewhere or a `Host` that
-//! is not loopback (a web page, by DNS rebinding) is refused.
+//! is not loopback (a web page, by DNS rebinding) is refused. Opened, it takes callers from
+//! elsewhere that name it by address or by a name without a dot, as containers do.
 
 use std::{convert::Infallible, net::IpAddr, time::Duration};
 
@@ -32,14 +33,14 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 const LONGEST_BODY: usize = 64 * 1024;
 
 /// Serves until the runtime ends.
-pub(crate) async fn serve(listener: TcpListener, control: Control, ca_pem: String) {
+pub(crate) async fn serve(listener: TcpListener, open: bool, control: Control, ca_pem: String) {
     loop {
         match listener.accept().await {
-            Ok((tcp, peer)) if peer.ip().is_loopback() => {
+            Ok((tcp, peer)) if open || peer.ip().is_loopback() => {
                 let (control, ca_pem) = (control.clone(), ca_pem.clone());
                 let service = service_fn(move |request| {
                     let (control, ca_pem) = (control.clone(), ca_pem.clone());
-                    async move { Ok::<_, Infallible>(answered(&control, &ca_pem, request).await) }
+                    async move { Ok::<_, Infallible>(answered(open, &control, &ca_pem, request).await) }
                 });
                 let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(tcp), service);
                 // How a client ends its connection is its business.
@@ -51,8 +52,8 @@ pub(crate) async fn serve(listener: TcpListener, control: Control, ca_pem: Strin
     }
 }
 
-async fn answered(control: &Control, ca_pem: &str, request: Request<Incoming>) -> Response<Body> {
-    if !from_here(&request) {
+async fn answered(open: bool, control: &Control, ca_pem: &str, request: Request<Incoming>) -> Response<Body> {
+    if !from_here(&request, open) {
         return message(StatusCode::FORBIDDEN, "The admin port is for programs on this machine");
     }
     let (head, body) = request.into_parts();
@@ -102,8 +103,8 @@ fn done() -> Response<Body> {
     json_answer(StatusCode::OK, &json!({ "ok": true }))
 }
 
-/// A local program, not a web page.
-fn from_here<B>(request: &Request<B>) -> bool {
+/// A program, not a web page, and a local one unless the port is open.
+fn from_here<B>(request: &Request<B>, open: bool) -> bool {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.rsplit_once(':').map_or(
         host,
@@ -112,8 +113,10 @@ fn from_here<B>(request: &Request<B>) -> bool {
         },
     );
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    let loopback = name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback());
-    loopback && !request.headers().contains_key(ORIGIN)
+    let loopback = name.eq_ignore_ascii_case("localhost") || address.as_ref().is_ok_and(IpAddr::is_loopback);
+    // A page that lures a browser here has a domain of its own, which has a dot.
+    let neighbour = open && !name.is_empty() && (address.is_ok() || !name.contains('.'));
+    (loopback || neighbour) && !request.headers().contains_key(ORIGIN)
 }
 
 fn counts(counts: &Counts) -> Value {

@@ -1,9 +1,18 @@
 //! The program: flags in, one line when ready, until it is told to stop.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use careportals_simulator::{LoginFault, Options, Simulator, parse_duration};
 use clap::Parser;
+
+/// For each step of a health check.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An offline stand-in for the CarePortals API, with invented people only.
 #[derive(Parser)]
@@ -15,9 +24,15 @@ struct Flags {
     /// Where to write the certificate authority to trust, in PEM.
     #[arg(long, value_name = "FILE")]
     ca_out: Option<PathBuf>,
-    /// Where the admin port listens (plain HTTP, loopback only); without it there is none.
+    /// Where the admin port listens (plain HTTP, on loopback); without it there is none.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
+    /// Let the admin port listen beyond loopback and be called from there, as in a container.
+    #[arg(long, requires = "admin")]
+    admin_open: bool,
+    /// Ask the admin port of one that runs whether it is up, and exit with 0 or 1; for containers' health checks.
+    #[arg(long, requires = "admin")]
+    healthcheck: bool,
     /// A name or address of the certificate beside localhost; may be given several times.
     #[arg(long, value_name = "NAME")]
     name: Vec<String>,
@@ -57,13 +72,28 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    match run(Flags::parse()) {
+    let flags = Flags::parse();
+    let done = match flags.admin {
+        Some(admin) if flags.healthcheck => is_up(admin),
+        _ => run(flags),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             eprintln!("careportals-simulator: {fault}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Asks for the counts, which asking does not change.
+fn is_up(admin: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&admin, HEALTH_TIMEOUT)?;
+    stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
+    stream.write_all(b"GET /counts HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut status = [0; 12];
+    stream.read_exact(&mut status)?;
+    if status.ends_with(b" 200") { Ok(()) } else { Err(std::io::Error::other("the admin port does not answer as it should")) }
 }
 
 fn run(flags: Flags) -> std::io::Result<()> {
@@ -76,6 +106,7 @@ fn run(flags: Flags) -> std::io::Result<()> {
     let mut options = Options {
         listen: flags.listen,
         admin: flags.admin,
+        admin_open: flags.admin_open,
         names: flags.name,
         token_life: flags.token_life,
         http2: flags.http2 || !flags.no_http2,

@@ -27,8 +27,10 @@ use crate::{
 pub struct Options {
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Where the admin port listens, if there is to be one; loopback only.
+    /// Where the admin port listens, if there is to be one; loopback only, unless `admin_open`.
     pub admin: Option<SocketAddr>,
+    /// Whether the admin port may listen beyond loopback and be called from there, as in a container whose network is its own.
+    pub admin_open: bool,
     /// Names of the certificate beside `localhost`, `127.0.0.1` and `::1`.
     pub names: Vec<String>,
     /// Organization, user name and password of each user.
@@ -50,6 +52,7 @@ impl Default for Options {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             admin: None,
+            admin_open: false,
             names: Vec::new(),
             credentials: vec![user("demo", "demo-password-1"), user("other", "other-password-1")],
             token_life: Duration::from_secs(3600),
@@ -64,6 +67,7 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("listen", &self.listen)
             .field("admin", &self.admin)
+            .field("admin_open", &self.admin_open)
             .field("names", &self.names)
             .field("users", &self.credentials.len())
             .field("token_life", &self.token_life)
@@ -92,11 +96,11 @@ impl Simulator {
     ///
     /// # Errors
     ///
-    /// An address that cannot be bound, an admin address that is not loopback, a name that no
-    /// certificate can hold, or a system without threads or randomness.
+    /// An address that cannot be bound, an admin address that is not loopback and not opened, a name that
+    /// no certificate can hold, or a system without threads or randomness.
     pub fn start(options: Options) -> io::Result<Self> {
-        if options.admin.is_some_and(|admin| !admin.ip().is_loopback()) {
-            return Err(io::Error::other("the admin port must be on a loopback address"));
+        if !options.admin_open && options.admin.is_some_and(|admin| !admin.ip().is_loopback()) {
+            return Err(io::Error::other("the admin port must be on a loopback address, or opened"));
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (listener, admin_listener) = {
@@ -127,7 +131,7 @@ impl Simulator {
         let thread = std::thread::Builder::new().name("careportals-sim".to_owned()).spawn(move || {
             runtime.block_on(async {
                 if let Some(listener) = admin_listener {
-                    tokio::spawn(admin::serve(listener, admin_control, admin_pem));
+                    tokio::spawn(admin::serve(listener, options.admin_open, admin_control, admin_pem));
                 }
                 tokio::select! {
                     never = server::accept(listener, tls, shared) => match never {},

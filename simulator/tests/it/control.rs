@@ -186,7 +186,8 @@ async fn a_stopped_simulator_is_gone() {
 #[test]
 fn an_admin_port_in_the_open_is_refused() {
     let options = Options { admin: Some(([0, 0, 0, 0], 0).into()), ..Options::default() };
-    assert!(Simulator::start(options).is_err());
+    assert!(Simulator::start(options.clone()).is_err());
+    assert!(Simulator::start(Options { admin_open: true, ..options }).is_ok());
 }
 
 #[tokio::test]

@@ -94,6 +94,31 @@ async fn the_program_serves_obeys_its_admin_port_and_ends_when_told() {
 }
 
 #[test]
+fn an_opened_admin_port_takes_containers_names_and_no_web_page() {
+    let (_running, _, port) = started(&["--admin-open"]);
+    for host in ["simulator:8444", "10.0.0.7:8444", "[fd00::7]:8444", "localhost"] {
+        assert_eq!(admin(port, "GET", "/counts", host, "").0, 200, "{host}");
+    }
+    for host in ["rebound.example.test", "rebound.example.test:8444", "", "simulator\r\norigin: http://web.example.test"] {
+        assert_eq!(admin(port, "GET", "/counts", host, "").0, 403, "{host}");
+    }
+}
+
+#[test]
+fn the_health_check_asks_whoever_runs_and_counts_nothing() {
+    let (running, _, port) = started(&[]);
+    let check = || {
+        let asked = Command::new(PROGRAM).args(["--healthcheck", "--admin", &port.to_string()]).output().expect("ran");
+        (asked.status.code(), asked.stdout.len())
+    };
+    assert_eq!(check(), (Some(0), 0));
+    let counts: Value = serde_json::from_str(&admin(port, "GET", "/counts", "localhost", "").1).expect("JSON");
+    assert_eq!((&counts["connections"], &counts["handshakes_failed"]), (&json!(0), &json!(0)));
+    drop(running);
+    assert_eq!(check(), (Some(1), 0));
+}
+
+#[test]
 fn wrong_flags_are_told() {
     let told = |flags: &[&str]| {
         let output = Command::new(PROGRAM).args(flags).output().expect("ran");

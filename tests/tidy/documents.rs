@@ -167,8 +167,7 @@ fn variables_in_the_guides_exist() {
                 // `CAREPORTALS__APIS__DEFAULT__MAX_REQUESTS` is any key.
                 let key = name.strip_prefix("CAREPORTALS__").and_then(|path| path.rsplit("__").next()).map(str::to_lowercase);
                 let is_key = key.is_some_and(|key| settings.contains(&format!("| `{key}` |")));
-                let known =
-                    is_given || is_key || settings.contains(&name) || settings.contains(name.trim_end_matches("_FILE"));
+                let known = is_given || is_key || settings.contains(&name) || settings.contains(name.trim_end_matches("_FILE"));
                 assert!(known, "{guide} names {name}, which docs/settings.md does not know");
             }
         }

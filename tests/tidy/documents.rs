@@ -118,6 +118,7 @@ const GUIDES: &[&str] = &[
     "README.md",
     "docs/building.md",
     "docs/control.md",
+    "docs/debian.md",
     "docs/exec.md",
     "docs/kubernetes.md",
     "docs/runbook.md",

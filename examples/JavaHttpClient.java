@@ -46,10 +46,10 @@ public class JavaHttpClient {
         return answer.body().collect(Collectors.joining("\n"));
     }
 
-    /** Java brings no JSON along; your app has Jackson or the like. Empty when there is no such field. */
+    /** Java brings no JSON along; your app has Jackson or the like. */
     static String field(String json, String name) {
         var found = Pattern.compile("\"" + name + "\"\\s*:\\s*(?:\"([^\"]*)\"|(\\d+))").matcher(json);
-        if (!found.find()) return "";
+        if (!found.find()) return "no " + name; // What is no JSON comes from a gateway on the way.
         return found.group(1) != null ? found.group(1) : found.group(2);
     }
 

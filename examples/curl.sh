@@ -32,6 +32,7 @@ echo "post: $status $(jq -r '"\(.status), \(.items[0].quantity) x \(.items[0].pr
 call "$base/_sim/upload" --request POST --header 'content-type: application/octet-stream' --upload-file "$1"
 echo "upload: $status $(jq -r '"\(.bytes) bytes, \(.sha256)"' "$body")"
 
+# Of an error --fail tells the status alone: the body is not for the loop.
 "${curl[@]}" --fail --no-buffer "$base/_sim/sse?events=3&interval_ms=100" | while read -r line; do
     [[ $line != data:* ]] || echo "stream: ${line#data: }"
 done

@@ -35,8 +35,8 @@ func call(method, path, contentType string, body io.Reader) (*http.Response, err
 		return answer, err
 	}
 	defer answer.Body.Close()
-	// What is no JSON comes from a gateway on the way, and leaves this empty.
 	var problem struct{ Code, Detail, Message string }
+	problem.Message = http.StatusText(answer.StatusCode) // What is no JSON comes from a gateway on the way.
 	_ = json.NewDecoder(answer.Body).Decode(&problem)
 	if !strings.HasPrefix(answer.Header.Get("Proxy-Status"), "careportals-sidecar") {
 		return nil, fmt.Errorf("CarePortals %d: %s", answer.StatusCode, problem.Message)

@@ -11,9 +11,10 @@ CONNECTION = socket ? Excon.new("unix:///", socket: socket, persistent: true) : 
 class CallFailed < StandardError; end
 
 def call(method, path, **options)
-  answer = CONNECTION.request(method: method, path: PREFIX + path, **options)
-  return answer if answer.status < 400
-
+  # With `expects` a response_block is given successes only.
+  CONNECTION.request(method: method, path: PREFIX + path, expects: (200..399).to_a, **options)
+rescue Excon::Error::HTTPStatus => failure
+  answer = failure.response
   # What is no JSON comes from a gateway on the way.
   error = answer.headers["content-type"].to_s.include?("json") ? JSON.parse(answer.body) : {}
   if answer.headers["proxy-status"].to_s.start_with?("careportals-sidecar")
@@ -41,7 +42,6 @@ begin
   puts "upload: #{answer.status} #{seen["bytes"]} bytes, #{seen["sha256"]}"
 
   rest = +""
-  # Not called for what is no success.
   each_piece = lambda do |piece, _left, _total|
     rest << piece
     while (line = rest.slice!(/.*\n/))

@@ -58,7 +58,8 @@ fn checked(mut answer: Response<Body>) -> Result<Response<Body>, Box<dyn Error>>
         let (code, detail) = (text(&error["code"]), text(&error["detail"]));
         return Err(format!("sidecar {} {code}: {detail}{retry}", status.as_u16()).into());
     }
-    Err(format!("CarePortals {}: {}", status.as_u16(), text(&error["message"])).into())
+    let message = error["message"].as_str().or(status.canonical_reason()).unwrap_or("no message");
+    Err(format!("CarePortals {}: {message}", status.as_u16()).into())
 }
 
 fn text(value: &Value) -> &str {

@@ -135,7 +135,11 @@ fn architecture_md_shows_the_same_map() {
 
 /// Text that stands in a few places only: what, where, why.
 const CONFINED: &[(&str, &[&str], &str)] = &[
-    ("env::var", &["src/config/source/variables.rs", "src/sources/read.rs", "examples/"], "settings come from one place, with their origin"),
+    (
+        "env::var",
+        &["src/config/source/variables.rs", "src/sources/read.rs", "examples/"],
+        "settings come from one place, with their origin",
+    ),
     (
         "portals.care",
         &["src/careportals.rs", "simulator/"],

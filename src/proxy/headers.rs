@@ -141,11 +141,12 @@ pub(super) fn to_upstream(
 #[must_use]
 pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool) -> HeaderMap {
     let named = NamedByConnection::in_headers(&upstream);
-    let (mut clean, mut redirects, mut chunked) = (!misread, false, misread);
+    let (mut clean, mut redirects, mut chunked, mut tells) = (!misread, false, misread, false);
     for name in upstream.keys() {
         clean &= !rules.removes_from_answer(name, &named);
         redirects |= *name == LOCATION;
         chunked |= *name == TRANSFER_ENCODING;
+        tells |= is_proxy_status(name);
     }
     let mut head = if clean { upstream } else { without_removed(rules, upstream, &named, chunked) };
     if redirects && let Entry::Occupied(mut location) = head.entry(LOCATION) {
@@ -155,13 +156,26 @@ pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool)
             }
         }
     }
-    head
+    if tells { only(&head, |name, value| !imitates(name, value)) } else { head }
 }
+
+/// `Proxy-Status` (RFC 9209) of whoever stands behind us passes.
+fn is_proxy_status(name: &HeaderName) -> bool {
+    same_name(bytes_of(name), b"proxy-status")
+}
+
+/// It would have clients take an upstream's answer for one of the sidecar's own.
+fn imitates(name: &HeaderName, value: &HeaderValue) -> bool {
+    is_proxy_status(name) && value.as_bytes().windows(OURS.len()).any(|part| part.eq_ignore_ascii_case(OURS.as_bytes()))
+}
+
+/// What the sidecar calls itself in a `Proxy-Status`.
+pub(super) const OURS: &str = "careportals-sidecar";
 
 /// What passes of the trailers of a request: nothing that the sidecar owns, and nothing that frames, routes or identifies.
 #[must_use]
 pub(super) fn trailers_to_upstream(rules: &HeaderRules, trailers: &HeaderMap) -> HeaderMap {
-    let passes = |name: &HeaderName| {
+    let passes = |name: &HeaderName, _: &HeaderValue| {
         let bytes = bytes_of(name);
         matches!(RequestField::of(bytes), RequestField::Other) && !rules.sets_or_requires(bytes)
     };
@@ -173,16 +187,16 @@ pub(super) fn trailers_to_upstream(rules: &HeaderRules, trailers: &HeaderMap) ->
 pub(super) fn trailers_to_client(rules: &HeaderRules, trailers: &HeaderMap) -> HeaderMap {
     const NEVER: [&str; 3] = ["trailer", "set-cookie", "set-cookie2"];
     let named = NamedByConnection(Vec::new());
-    let passes = |name: &HeaderName| {
+    let passes = |name: &HeaderName, value: &HeaderValue| {
         let bytes = bytes_of(name);
         let never = is_ours(bytes) || NEVER.iter().any(|never| same_name(bytes, never.as_bytes()));
-        !never && !rules.removes_from_answer(name, &named)
+        !never && !rules.removes_from_answer(name, &named) && !imitates(name, value)
     };
     only(trailers, passes)
 }
 
-fn only(fields: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> HeaderMap {
-    fields.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+fn only(fields: &HeaderMap, passes: impl Fn(&HeaderName, &HeaderValue) -> bool) -> HeaderMap {
+    fields.iter().filter(|(name, value)| passes(name, value)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Whether a request asks for a WebSocket and for nothing else (RFC 6455, 4.1).

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use code::Code;
 
-use super::admit::Refusal;
+use super::{admit::Refusal, headers::OURS};
 use crate::{
     account::{Unavailable, Why},
     connect::{ConnectError, EgressError},
@@ -194,7 +194,7 @@ impl Problem {
     }
 
     fn proxy_status(&self) -> HeaderValue {
-        HeaderValue::try_from(format!("careportals-sidecar; error={}", self.proxy_error))
+        HeaderValue::try_from(format!("{OURS}; error={}", self.proxy_error))
             .expect("RFC 9209's error types are letters and underscores")
     }
 }

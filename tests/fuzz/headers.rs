@@ -261,7 +261,8 @@ fn check_answer(rules: &HeaderRules, input: &Input) {
             assert!(!head.contains_key(name), "{name} passes");
             continue;
         }
-        let (sent, got) = (values(upstream, name), values(&head, name));
+        let (mut sent, got) = (values(upstream, name), values(&head, name));
+        sent.retain(|sent| !imitates(&plain, sent));
         assert_eq!(sent.len(), got.len(), "{name}");
         for (sent, got) in sent.into_iter().zip(got) {
             let home = at_home(input, sent).filter(|_| name == LOCATION);
@@ -273,6 +274,11 @@ fn check_answer(rules: &HeaderRules, input: &Input) {
     }
     assert_eq!(redacted, hidden, "each value that is hidden is counted");
     assert!(head.keys().all(|name| upstream.contains_key(name)), "a header comes from nowhere");
+}
+
+/// It speaks in the sidecar's name.
+fn imitates(plain: &str, value: &HeaderValue) -> bool {
+    plain == "proxy-status" && as_text(value).to_ascii_lowercase().contains("careportals-sidecar")
 }
 
 /// Where a redirect leads on our side: where the upstream meant, and there however a browser reads it. Each character is
@@ -353,7 +359,11 @@ fn check_trailers(rules: &HeaderRules, input: &Input) {
         let plain = folded(name.as_str().as_bytes());
         assert!(!["set-cookie", "set-cookie2", "alt-svc"].contains(&&*plain), "{name} passes as a trailer");
     }
-    for passed in [&up, &down] {
-        assert!(passed.keys().all(|name| values(passed, name) == values(&input.trailers, name)), "a trailer changes on its way");
+    for (passed, downwards) in [(&up, false), (&down, true)] {
+        for name in passed.keys() {
+            let mut sent = values(&input.trailers, name);
+            sent.retain(|sent| !downwards || !imitates(&folded(name.as_str().as_bytes()), sent));
+            assert_eq!(values(passed, name), sent, "a trailer changes on its way");
+        }
     }
 }

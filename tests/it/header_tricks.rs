@@ -411,7 +411,8 @@ fn a_token_that_is_echoed_wherever_it_fits_comes_back_nowhere() {
 }
 
 /// Of an answer's fields: those that end here, and those that go on in this order.
-const ENDING: [(&str, &str); 6] = [
+const ENDING: [(&str, &str); 7] = [
+    ("Proxy-Status", "careportals-sidecar; error=connection_refused"),
     ("alt-svc", "h3=\":443\""),
     ("Alt_Svc", "h3=\":443\""),
     ("set-cookie", "a=1"),

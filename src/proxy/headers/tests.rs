@@ -275,6 +275,17 @@ fn an_answer_with_nothing_to_remove_is_as_it_came() {
 }
 
 #[test]
+fn an_answer_does_not_speak_in_the_sidecars_name() {
+    let sent = [
+        ("proxy-status", "cdn; error=dns_error"),
+        ("proxy-status", "careportals-sidecar; error=connection_refused"),
+        ("x-other", "careportals-sidecar"),
+        ("Proxy_Status", "cdn, \"Careportals-Sidecar\""),
+    ];
+    answers(&api(), &sent, &[sent[0], sent[2]]);
+}
+
+#[test]
 fn trailers_are_announced_and_asked_for_and_other_codings_are_not() {
     let asked = &[("connection", "te"), ("te", "trailers")];
     for te in ["trailers", "Trailers", "gzip, trailers", "deflate;q=0.5 , trailers"] {

@@ -17,6 +17,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 /// An offline stand-in for the CarePortals API, with invented people only.
 #[derive(Parser)]
 #[command(version)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 struct Flags {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]

@@ -130,5 +130,6 @@ const PRIVILEGES: &str = "no new privileges";
 const SECRET_PAGES: &str = "secrets locked in memory";
 const FILES: &str = "no files but those needed";
 
-/// Of locked memory, so much must be had: some pages for each secret of a few accounts.
-const LOCKED_MIN: usize = 64 * 1024;
+/// Of locked memory, so much must be had: some pages for each secret of a few accounts. Half of what containers often allow,
+/// as values that stand in the settings are locked by then.
+const LOCKED_MIN: usize = 32 * 1024;

@@ -149,12 +149,14 @@ fn head_bombs_at_the_limit_from_many_connections_are_bounded_by_it() {
     let simulator = simulator();
     let sidecar = with(&simulator, &[("head_timeout", "700ms")]);
     while_another_is_served(&sidecar, || {
-        let mut bombs = open(&sidecar, CLIENTS);
         let bomb = format!("GET /_sim/echo?bomb HTTP/1.1\r\nHost: localhost\r\n{}", "X-Bomb: boom\r\n".repeat(200));
         let bomb = format!("{bomb}X-Long: {}", "b".repeat(64 * 1024 - 16 - bomb.len()));
-        for stream in &mut bombs {
+        let thrown = |_| {
+            let mut stream = open(&sidecar, 1).remove(0);
             stream.write_all(bomb.as_bytes()).unwrap();
-        }
+            stream
+        };
+        let bombs: Vec<TcpStream> = (0..CLIENTS).map(thrown).collect();
         // Not one byte more than is allowed: they are not refused, they wait.
         for mut stream in bombs {
             assert_eq!(rest(&mut stream), b"");

@@ -306,8 +306,15 @@ impl Raw {
         Self(stream)
     }
 
+    /// Writes until the other side ends the connection: what it said of it is still to be read, and at the end of reading
+    /// the end is seen.
     pub fn write(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).unwrap();
+        match self.0.write_all(bytes) {
+            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                panic!("writing frames: {error}");
+            }
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Writes the same again and again until the other side ends it or takes no more for `limit`. The bytes it took.

@@ -137,9 +137,14 @@ impl Peer {
         self.write(&bytes(kind, flags, stream, payload));
     }
 
+    /// When the other side has ended the connection, reading tells.
     fn write(&mut self, bytes: &[u8]) {
-        self.tls.write_all(bytes).unwrap();
-        self.tls.flush().unwrap();
+        match self.tls.write_all(bytes).and_then(|()| self.tls.flush()) {
+            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                panic!("writing frames: {error}");
+            }
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Writes the same again and again until so many bytes were taken, or the other side takes no more.

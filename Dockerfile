@@ -3,10 +3,11 @@
 #   docker build -t registry.example/careportals-sidecar .
 #   buildah build --format docker -t registry.example/careportals-sidecar .     # OCI's own format has no HEALTHCHECK
 #
-# What is built on and what is shipped on; give digests (…@sha256:…) where a build must be repeatable to the byte.
-# Both are Debian 12, so that the program finds the C library it was linked with.
+# What is built on and what is shipped on; give digests (…@sha256:…) where a build must be repeatable to the byte. The base has
+# roots of trust, a user and no C library: that one, and the compiler's, come from where the program was linked with them, and
+# nothing that it does not use comes along.
 ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
-ARG BASE_IMAGE=gcr.io/distroless/base-nossl-debian12:nonroot
+ARG BASE_IMAGE=gcr.io/distroless/static-debian12:nonroot
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /build
@@ -15,17 +16,15 @@ COPY Cargo.toml Cargo.lock ./
 # A member of the workspace, which cargo wants to see even where nothing is built from it.
 COPY simulator simulator
 COPY src src
-COPY deploy/build-dist deploy/build-dist
+COPY deploy/build-dist deploy/image-root deploy/
+COPY LICENSE-APACHE LICENSE-MIT ./
 # Downloaded crates and compiled dependencies stay with the builder from one build to the next. Of our own code nothing
 # may stay: cargo goes by the files' times, and those of another checkout can be older than what was built last.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target,sharing=locked \
     find src simulator -name '*.rs' -exec touch {} + \
     && deploy/build-dist \
-    && install -D -m 0755 target/dist/careportals-sidecar /out/usr/bin/careportals-sidecar
-# The one library that the program needs besides the C library's. The base that has it (cc) brings OpenSSL and C++ too.
-RUN install -D -m 0644 "$(gcc -print-file-name=libgcc_s.so.1)" "/out/usr/lib/$(gcc -print-multiarch)/libgcc_s.so.1"
-COPY LICENSE-APACHE LICENSE-MIT /out/usr/share/doc/careportals-sidecar/
+    && deploy/image-root target/dist/careportals-sidecar /out
 
 FROM ${BASE_IMAGE}
 COPY --from=build /out/ /

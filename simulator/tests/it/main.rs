@@ -5,6 +5,7 @@
 mod awkward;
 mod client;
 mod control;
+mod guide;
 mod login;
 mod portal;
 mod program;

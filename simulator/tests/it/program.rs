@@ -13,7 +13,7 @@ use crate::client::tls;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_careportals-simulator");
 
 /// A program that is killed when its test fails.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -24,7 +24,7 @@ impl Drop for Running {
 }
 
 /// Starts the program on free ports; its two addresses come from the line it prints.
-fn started(flags: &[&str]) -> (Running, SocketAddr, SocketAddr) {
+pub(crate) fn started(flags: &[&str]) -> (Running, SocketAddr, SocketAddr) {
     let child = Command::new(PROGRAM)
         .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .args(flags)

@@ -1,11 +1,12 @@
-//! The manual is the program's own help: `docs/commands.md`, and the man pages that packages install.
+//! The manual is the program's own help: `docs/commands.md`, and the man pages and completions that packages install.
 //!
-//! `UPDATE_DOCS=1` writes both anew.
+//! `UPDATE_DOCS=1` writes all of them anew.
 
 use std::{fmt::Write as _, fs, path::Path};
 
 use careportals_sidecar::cli;
 use clap::Command;
+use clap_complete::Shell;
 
 use crate::read;
 
@@ -60,29 +61,62 @@ fn the_reference_of_commands_is_what_the_help_says() {
     }
 }
 
+/// The program as packages have it, and images: without what helps to try it.
+fn packaged() -> Command {
+    let program = cli::command();
+    Command::new("careportals-sidecar")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(program.get_about().cloned().unwrap_or_default())
+        .long_about(program.get_long_about().cloned().unwrap_or_default())
+        .after_long_help(program.get_after_long_help().cloned().unwrap_or_default())
+        .args(program.get_arguments().cloned())
+        .subcommands(program.get_subcommands().filter(|command| command.get_name() != "demo").cloned())
+        .disable_help_subcommand(true)
+        .term_width(COLUMNS)
+}
+
+/// Holds the files of a folder to be these and no others, or writes them.
+fn holds(folder: &str, files: &[(String, Vec<u8>)]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    for (name, right) in files {
+        let file = folder.join(name);
+        if is_update() {
+            fs::write(&file, right).unwrap();
+        }
+        let found = fs::read(&file).unwrap_or_default();
+        assert!(found == *right, "{} is not what the program says: UPDATE_DOCS=1 cargo test reference", file.display());
+    }
+    for found in fs::read_dir(&folder).unwrap() {
+        let found = found.unwrap();
+        let is_one = files.iter().any(|(name, _)| **name == *found.file_name());
+        assert!(is_one, "{} is of no command", found.path().display());
+    }
+}
+
 #[test]
 fn the_man_pages_are_a_reference_of_what_the_help_says() {
-    if cfg!(not(feature = "demo")) {
-        return;
-    }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/man");
-    let mut expected = Vec::new();
-    for command in commands() {
+    let mut program = packaged();
+    program.build();
+    let version = program.get_version().unwrap_or_default().to_owned();
+    let commands = program.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect::<Vec<_>>();
+    let pages = [vec![program], commands].concat().into_iter().map(|command| {
         let name = command.get_display_name().unwrap_or("careportals-sidecar").to_owned();
-        let version = cli::command().get_version().unwrap_or_default().to_owned();
         let man = clap_mangen::Man::new(command).source(format!("careportals-sidecar {version}")).manual("User Commands");
         let mut page = Vec::new();
         man.render(&mut page).unwrap();
-        let file = folder.join(format!("{name}.1"));
-        if is_update() {
-            fs::write(&file, &page).unwrap();
-        }
-        let found = fs::read(&file).unwrap_or_default();
-        assert!(found == page, "{} is not what the help says: UPDATE_DOCS=1 cargo test reference", file.display());
-        expected.push(file);
-    }
-    for found in fs::read_dir(&folder).unwrap() {
-        let found = found.unwrap().path();
-        assert!(expected.contains(&found), "{} is of no command", found.display());
-    }
+        (format!("{name}.1"), page)
+    });
+    holds("deploy/man", &pages.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_completions_of_packages_are_a_reference_of_the_commands() {
+    let shells =
+        [("careportals-sidecar", Shell::Bash), ("_careportals-sidecar", Shell::Zsh), ("careportals-sidecar.fish", Shell::Fish)];
+    let scripts = shells.map(|(file, shell)| {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut packaged(), "careportals-sidecar", &mut script);
+        (file.to_owned(), script)
+    });
+    holds("deploy/completions", &scripts);
 }

@@ -115,7 +115,7 @@ fn serve(config: Config, input: Input, logging: &mut Logging) -> Result<(), Star
         warn!(error = %error.kind(), "systemd can't be told how the daemon is");
         None
     });
-    let app = App::bind(Arc::new(config))?.harden(input, logging.control().clone())?.with_systemd(systemd);
+    let app = App::bind(Arc::new(config))?.reloading_from(input, logging.control().clone()).harden()?.with_systemd(systemd);
     // The first thread beside this one; each has given up what this one had.
     logging.write().map_err(io::Error::other)?;
     let (commands, given) = mpsc::channel(COMMANDS);

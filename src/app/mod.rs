@@ -160,17 +160,27 @@ impl App {
         Ok(Self { config, tls, doors, behind, passed, telemetry, control, phase, view, settings, reloads, systemd, metrics })
     }
 
-    /// Gives up what the process does not need from now on, for good, and lets [`Command::Reload`] read the settings again
-    /// from where they came, and tell `log` what they say of it. Belongs before there is a second thread.
-    pub fn harden(self, input: Input, log: LogControl) -> Result<Self, StartError> {
-        let files: Vec<_> = input.files().collect();
+    /// Lets [`Command::Reload`] read the settings again from where they came, and tell `log` what they say of it.
+    #[must_use]
+    pub fn reloading_from(self, input: Input, log: LogControl) -> Self {
+        Self { settings: Some(Settings { input, log, sandbox: None }), ..self }
+    }
+
+    /// Gives up what the process does not need from now on, for good; a reload's settings are among what it needs. Belongs
+    /// before there is a second thread.
+    pub fn harden(mut self) -> Result<Self, StartError> {
+        let inputs = || self.settings.iter().map(|settings| &settings.input);
+        let files: Vec<_> = inputs().flat_map(Input::files).collect();
         let mut directories = Directories::of(&self.config, files.iter().map(PathBuf::as_path));
         if let Ok(directories) = &mut directories {
             self.control.iter().filter_map(control::Listener::file).for_each(|socket| directories.add_socket(socket));
-            input.directories().for_each(|directory| directories.add_directory(&directory));
+            inputs().flat_map(Input::directories).for_each(|directory| directories.add_directory(&directory));
         }
         let sandbox = hardening::harden(self.config.hardening, directories).map_err(StartError::Hardening)?;
-        Ok(Self { settings: Some(Settings { input, log, sandbox }), ..self })
+        if let Some(settings) = &mut self.settings {
+            settings.sandbox = sandbox;
+        }
+        Ok(self)
     }
 
     /// The same where another's program is run: settings are not read again, and it can do what it could.

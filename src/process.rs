@@ -36,11 +36,13 @@ impl SignalCommands {
     /// Sends a command for each signal. A second SIGTERM or SIGINT ends the process from within the signal handler, so it
     /// works even when nothing else does.
     pub fn catch(commands: mpsc::Sender<Command>) -> io::Result<Self> {
-        let first_seen = Arc::new(AtomicBool::new(false));
-        for signal in [SIGTERM, SIGINT] {
-            // The order counts: the check comes before the flag is set.
-            flag::register_conditional_shutdown(signal, AT_ONCE, Arc::clone(&first_seen))?;
-            flag::register(signal, Arc::clone(&first_seen))?;
+        let [terminated, interrupted] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        for (signal, seen, other_seen) in [(SIGTERM, &terminated, &interrupted), (SIGINT, &interrupted, &terminated)] {
+            // The order counts: a flag is looked at before it is set, and the other one after, so that of two different
+            // signals, on two threads at the same moment, one sees the other.
+            flag::register_conditional_shutdown(signal, AT_ONCE, Arc::clone(seen))?;
+            flag::register(signal, Arc::clone(seen))?;
+            flag::register_conditional_shutdown(signal, AT_ONCE, Arc::clone(other_seen))?;
         }
         let listener = Listener::start(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1], move |signal| {
             let command = match signal {

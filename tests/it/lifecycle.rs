@@ -134,6 +134,21 @@ fn a_second_signal_ends_at_once_with_1() {
 }
 
 #[test]
+fn of_two_different_signals_at_the_same_moment_one_is_the_second() {
+    let simulator = simulator();
+    // Two threads may take them at once, or one of them both: so some tries.
+    for _ in 0..25 {
+        let mut setup = Setup::new(&simulator);
+        setup.variable("CAREPORTALS__DRAIN_DELAY", "5s");
+        let mut sidecar = setup.start();
+        sidecar.wait_for_log("\"listening\"");
+        sidecar.signal(Signal::TERM);
+        sidecar.signal(Signal::INT);
+        assert_eq!(sidecar.wait().code(), Some(1));
+    }
+}
+
+#[test]
 fn sighup_with_the_same_settings_changes_nothing() {
     let simulator = simulator();
     let mut sidecar = Sidecar::start(&simulator).ready();

@@ -1,6 +1,6 @@
 //! Manifests and documents: reasons, links, and commands that exist.
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use crate::{Finding, Tree, assert_none, read};
 
@@ -82,24 +82,41 @@ fn names_path(line: &str, place: &str) -> bool {
 #[test]
 fn links_between_documents_lead_somewhere() {
     let mut findings = Vec::new();
-    for (file, text) in Tree::read().texts.iter().filter(|(file, _)| file.to_lowercase().ends_with(".md")) {
+    let tree = Tree::read();
+    for (file, text) in tree.texts.iter().filter(|(file, _)| is_document(file)) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         for (number, line) in text.lines().enumerate() {
             for target in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-                let path = target.split('#').next().unwrap_or_default();
-                let is_local = !path.is_empty() && !path.contains("://") && !path.starts_with("mailto:");
-                if is_local && !folder.with_file_name("").join(path).exists() {
-                    findings.push(Finding { file: file.clone(), line: number + 1, what: format!("`{path}` does not exist") });
+                if target.contains("://") || target.starts_with("mailto:") {
+                    continue;
                 }
+                let (path, place) = target.split_once('#').unwrap_or((target, ""));
+                let found = if path.is_empty() { folder.clone() } else { folder.with_file_name("").join(path) };
+                let mut what = None;
+                if !found.exists() {
+                    what = Some(format!("`{path}` does not exist"));
+                } else if !place.is_empty() && !anchors(&fs::read_to_string(&found).unwrap_or_default()).contains(place) {
+                    what = Some(format!("`{target}`: there is no such heading"));
+                }
+                findings.extend(what.map(|what| Finding { file: file.clone(), line: number + 1, what }));
             }
         }
     }
     assert_none("a reader who is sent somewhere has to arrive", &findings);
 }
 
-/// The place in a page that its heading can be linked by.
+fn is_document(file: &str) -> bool {
+    file.to_lowercase().ends_with(".md")
+}
+
+/// The places in a page that its headings can be linked by.
+fn anchors(text: &str) -> BTreeSet<String> {
+    text.lines().filter(|line| line.starts_with('#')).map(|line| anchor(line.trim_start_matches('#'))).collect()
+}
+
 fn anchor(heading: &str) -> String {
-    heading.trim().to_lowercase().replace(' ', "-")
+    let kept = heading.trim().to_lowercase().replace(' ', "-");
+    kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
 }
 
 #[test]

@@ -23,13 +23,12 @@ use crate::{
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
 /// Makes every check and prints its outcome; whether all went well. A reader that went away ends nothing.
-pub fn online(config: &Arc<Config>, out: &mut dyn Write) -> Result<bool, StartError> {
-    let tls = ClientTls::new(&config.tls).map_err(StartError::Tls)?;
+pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write) -> Result<bool, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut report = Report { out, well: true };
     runtime.block_on(async {
         for api in &config.apis {
-            let connector = connector(&api.upstream.origin, &tls, &config.egress, api.timeouts.connect)?;
+            let connector = connector(&api.upstream.origin, tls, &config.egress, api.timeouts.connect)?;
             let subject = format!("api {}: {}", api.name, api.upstream.origin);
             let outcome = connects(&connector).await;
             report.line(&subject, outcome.as_deref().map_err(String::as_str))?;
@@ -40,7 +39,7 @@ pub fn online(config: &Arc<Config>, out: &mut dyn Write) -> Result<bool, StartEr
             }
         }
         for (index, account) in config.accounts.iter().enumerate() {
-            check_account(config, AccountId(index), account, &tls, &mut report).await?;
+            check_account(config, AccountId(index), account, tls, &mut report).await?;
         }
         Ok(report.well)
     })

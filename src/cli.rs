@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use self::arguments::{Cli, Subcommands};
 use crate::{
-    app::{App, StartError},
+    app::{self, App, StartError},
     check,
     clock::SystemClock,
     config::{
@@ -154,16 +154,22 @@ fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
 }
 
 /// `check`.
-fn check_settings(loaded: Loaded, online: bool) -> ExitCode {
+fn check_settings(mut loaded: Loaded, online: bool) -> ExitCode {
+    let rehearsal = loaded.config.as_ref().map(app::rehearse).transpose();
+    let tls = rehearsal.unwrap_or_else(|error| {
+        let (key, message, hint) = error.as_fault();
+        loaded.refuse(&key, message, hint);
+        None
+    });
     let shown = print(|out| source::render_check(&loaded, out));
-    match loaded.config {
-        None => ExitCode::from(EX_CONFIG),
-        Some(config) if online => match check::online(&Arc::new(config), &mut io::stdout()) {
+    match (loaded.config, tls) {
+        (Some(config), Some(tls)) if online => match check::online(&Arc::new(config), &tls, &mut io::stdout()) {
             Ok(true) => shown,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
         },
-        Some(_) => shown,
+        (Some(_), _) => shown,
+        (None, _) => ExitCode::from(EX_CONFIG),
     }
 }
 

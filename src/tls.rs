@@ -61,23 +61,51 @@ pub enum TlsSetupError {
     Provider,
 }
 
+impl TlsSetupError {
+    /// The key of the setting whose value is of no use; `None` when it is none's.
+    #[must_use]
+    pub fn setting(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreadable { setting, .. } | Self::NoCertificate { setting, .. } => Some(setting),
+            Self::Key { .. } => Some(identity::KEY),
+            Self::NoRoots | Self::Provider => None,
+        }
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::Unreadable { path, kind, .. } => format!("cannot read {}: {kind}", path.display()),
+            Self::NoCertificate { path, .. } => format!("no usable certificate in {}", path.display()),
+            Self::Key { path, reason } => format!("{reason} ({})", path.display()),
+            Self::NoRoots => "the system has no trusted root certificates".to_owned(),
+            Self::Provider => "TLS could not be set up with this build's cryptography".to_owned(),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreadable { .. } => Some("it must be a PEM file readable by this user"),
+            Self::NoCertificate { .. } => Some("it must hold one or more `-----BEGIN CERTIFICATE-----` blocks"),
+            Self::NoRoots => Some("install ca-certificates, or set SSL_CERT_FILE, ca_file or ca_only_file"),
+            Self::Key { .. } | Self::Provider => None,
+        }
+    }
+}
+
 impl fmt::Display for TlsSetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable { setting, path, kind } => {
-                write!(f, "{setting}: cannot read {}: {kind}\n  hint: it must be a PEM file readable by this user", path.display())
-            }
-            Self::NoCertificate { setting, path } => write!(
-                f,
-                "{setting}: no usable certificate in {}\n  hint: it must hold one or more `-----BEGIN CERTIFICATE-----` blocks",
-                path.display()
-            ),
-            Self::Key { path, reason } => write!(f, "tls_key_file: {reason}\n  file: {}", path.display()),
-            Self::NoRoots => f.write_str(
-                "the system has no trusted root certificates\n  hint: install ca-certificates, or set SSL_CERT_FILE, ca_file or ca_only_file",
-            ),
-            Self::Provider => f.write_str("TLS could not be set up with this build's cryptography"),
+        if let Some(setting) = self.setting() {
+            write!(f, "{setting}: ")?;
         }
+        f.write_str(&self.message())?;
+        if let Some(hint) = self.hint() {
+            write!(f, "\n  hint: {hint}")?;
+        }
+        Ok(())
     }
 }
 

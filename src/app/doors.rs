@@ -85,7 +85,7 @@ impl fmt::Display for DoorError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind(error) => error.fmt(f),
-            Self::Group(api, error) => write!(f, "apis.{api}.socket_group: {error}"),
+            Self::Group(api, error) => write!(f, "apis.{api}.socket_group: {error}\n  hint: {}", NoSuchGroup::HINT),
             Self::NoListener => {
                 f.write_str("none of the addresses to listen on exists on this machine\n  hint: set CAREPORTALS_LISTEN")
             }
@@ -229,6 +229,12 @@ fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Boun
         }
         Key::Passed(place) => Ok(passed.left.get_mut(*place).and_then(Option::take).map(|bound| (bound, None))),
     }
+}
+
+/// Whether there are the groups that may open Unix sockets.
+pub(super) fn check_groups(config: &Config) -> Result<(), DoorError> {
+    let on_unix = config.apis.iter().filter(|api| api.listen.iter().any(|listen| matches!(listen, Listen::Unix(_))));
+    on_unix.map(access).try_for_each(|access| access.map(drop))
 }
 
 fn access(api: &Api) -> Result<SocketAccess, DoorError> {

@@ -8,9 +8,10 @@
 mod accounts;
 mod doors;
 mod reload;
+mod start;
 mod worker;
 
-use std::{fmt, io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -22,71 +23,23 @@ use tracing::{info, warn};
 use crate::{
     account::Account,
     clock::Clock,
-    config::{self, Config, Egress, Origin, source::Input},
-    connect::Connector,
+    config::{self, Config, source::Input},
     control::{self, Command, NotReloaded},
-    hardening::{self, Directories, Missing, Sandbox},
+    hardening::{self, Directories, Sandbox},
     logging::{AccessLog, LogControl},
     metrics::{ApiMetrics, Metrics},
     path::Prefix,
     proxy::{self, Outage, Places, Required},
-    server::BindError,
     status::{ApiView, Phase, Sight, View},
     systemd::{Reloads, Systemd},
     telemetry::{self, Telemetry},
-    tls::{ClientTls, TlsSetupError},
+    tls::ClientTls,
 };
 pub use doors::DoorError;
 use doors::{Door, Layout, PassedSockets};
+pub use start::{StartError, rehearse};
+use start::{connector, trust};
 use worker::{Crew, Order, Workers};
-
-/// Why a daemon can't start.
-#[derive(Debug)]
-pub enum StartError {
-    /// Trust can't be set up: a matter of configuration.
-    Tls(TlsSetupError),
-    /// A host name no certificate can be for: a matter of configuration.
-    Host(Origin),
-    /// An address can't be used.
-    Door(DoorError),
-    /// Nor can that of health and metrics.
-    Telemetry(BindError),
-    /// Nor can that of the control socket.
-    Control(BindError),
-    /// The process can't give up what it must.
-    Hardening(Missing),
-    /// The system refuses a thread, a descriptor or the like.
-    System(io::Error),
-}
-
-impl StartError {
-    /// Whether changing the settings would help.
-    #[must_use]
-    pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Tls(_) | Self::Host(_) | Self::Door(DoorError::Group(..)) | Self::Hardening(_))
-    }
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tls(error) => error.fmt(f),
-            Self::Host(origin) => write!(f, "{origin}: not a host name that a certificate can be checked for"),
-            Self::Door(error) => error.fmt(f),
-            Self::Telemetry(error) | Self::Control(error) => error.fmt(f),
-            Self::Hardening(missing) => missing.fmt(f),
-            Self::System(error) => write!(f, "the system refused what the daemon needs: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl From<io::Error> for StartError {
-    fn from(error: io::Error) -> Self {
-        Self::System(error)
-    }
-}
 
 /// A daemon whose sockets are bound and whose trust is set up.
 pub struct App {
@@ -142,8 +95,7 @@ struct Shared {
 impl App {
     /// Opens what must be open. Belongs before the runtime: it takes over sockets that were passed to the process.
     pub fn bind(config: Arc<Config>) -> Result<Self, StartError> {
-        let tls = ClientTls::new(&config.tls).map_err(StartError::Tls)?;
-        check_hosts(&config, &tls)?;
+        let tls = trust(&config)?;
         let mut passed = PassedSockets::take(&config.socket_names)?;
         let layout = Layout::of(&config, &passed.places).map_err(StartError::Door)?;
         let doors = layout.open(&config, &[], &mut passed).map_err(StartError::Door)?;
@@ -294,20 +246,6 @@ fn default_workers() -> usize {
 }
 
 /// What no certificate could be for is named before anything is started.
-fn check_hosts(config: &Config, tls: &ClientTls) -> Result<(), StartError> {
-    let logins = config.accounts.iter().filter_map(|account| account.login.as_ref());
-    let endpoints = logins.flat_map(|login| [Some(&login.url), login.refresh_url.as_ref()]).flatten();
-    let origins = config.apis.iter().map(|api| &api.upstream.origin).chain(endpoints.map(|endpoint| &endpoint.origin));
-    for origin in origins {
-        connector(origin, tls, &config.egress, Duration::ZERO)?;
-    }
-    Ok(())
-}
-
-fn connector(origin: &Origin, tls: &ClientTls, egress: &Egress, limit: Duration) -> Result<Connector, StartError> {
-    Connector::new(origin, tls, egress, limit).ok_or_else(|| StartError::Host(origin.clone()))
-}
-
 /// Of each API of `config`, with values read; all at the same time, since a command may take its own. `before`: in force
 /// until now.
 async fn required_headers(config: &Arc<Config>, before: Option<&Plan>) -> Vec<Option<Required>> {

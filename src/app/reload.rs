@@ -8,8 +8,9 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use tracing::{error, info, warn};
 
 use super::{
-    Daemon, Plan, Settings, Shared, StartError, accounts, check_hosts,
+    Daemon, Plan, Settings, Shared, StartError, accounts,
     doors::{Adjustments, Door, Key, Layout},
+    trust,
 };
 use crate::{
     config::{
@@ -141,11 +142,10 @@ impl Daemon {
         if let Some(door) = layout.missing(&self.doors) {
             return Err(Refused::NeedsRestart(format!("to stop listening on {}", door.bound.name)));
         }
-        let read_anew = ClientTls::new(&config.tls).map_err(StartError::Tls)?;
+        let read_anew = trust(&config)?;
         // Connections and sessions are worth keeping.
         let unchanged = read_anew.is_like(&self.plan.tls);
         let tls = if unchanged { self.plan.tls.clone() } else { read_anew };
-        check_hosts(&config, &tls)?;
         let present: Vec<Key> = self.doors.iter().map(|door| door.key().clone()).collect();
         let adjustments = Adjustments::new(&config, &layout.behind(&self.doors)).map_err(StartError::Door)?;
         let doors = layout.open(&config, &present, &mut self.passed).map_err(StartError::Door)?;

@@ -173,9 +173,14 @@ impl SocketAccess {
 #[derive(Debug)]
 pub struct NoSuchGroup(String);
 
+impl NoSuchGroup {
+    /// What to do about it.
+    pub const HINT: &str = "correct `socket_group`, or create the group";
+}
+
 impl fmt::Display for NoSuchGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there is no group {:?}\n  hint: correct `socket_group`, or create the group", self.0)
+        write!(f, "there is no group {:?}", self.0)
     }
 }
 

@@ -18,7 +18,7 @@ use super::TlsSetupError;
 use crate::{config::ClientCertificate, secret::Pages};
 
 const CERTIFICATE: &str = "tls_cert_file";
-const KEY: &str = "tls_key_file";
+pub(super) const KEY: &str = "tls_key_file";
 
 /// Reads both files.
 pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSetupError> {

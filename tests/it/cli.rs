@@ -53,6 +53,38 @@ fn check_names_every_fault_with_its_line_and_a_suggestion() {
 }
 
 #[test]
+fn check_names_files_of_tls_that_are_of_no_use() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    let empty = setup.file("empty.pem", "no certificate\n");
+    setup.variable("CAREPORTALS_CA_ONLY_FILE", empty.to_str().unwrap());
+    for arguments in [&["check"][..], &["check", "--online"]] {
+        let output = setup.output_of(arguments);
+        assert_eq!(output.code, Some(78), "{output:?}");
+        assert!(output.stdout.contains("error: CAREPORTALS_CA_ONLY_FILE: no usable certificate in"), "{output:?}");
+        assert!(output.stdout.contains("hint: it must hold") && output.stdout.contains("invalid: 1 fault"), "{output:?}");
+    }
+
+    let mut setup = Setup::new(&simulator);
+    setup.settings("tls_cert_file = \"tls.crt\"\ntls_key_file = \"nowhere.key\"\n").file("tls.crt", simulator.ca_pem());
+    let output = setup.output("check");
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(output.stdout.contains("config.toml:2: tls_key_file: cannot read"), "{output:?}");
+}
+
+#[test]
+fn check_names_a_group_that_does_not_exist() {
+    let mut setup = Setup::empty();
+    setup.settings(
+        "[accounts.default]\norganization = \"o\"\nusername = { file = \"u\" }\npassword = { file = \"p\" }\n\
+         [apis.default]\nlisten = [\"unix:/nowhere/api.sock\"]\nsocket_group = \"nobody-has-this-name\"\n",
+    );
+    let output = setup.output("check");
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(output.stdout.contains("config.toml:7: apis.default.socket_group: there is no group"), "{output:?}");
+}
+
+#[test]
 fn run_refuses_a_faulty_configuration_with_every_fault_and_78() {
     let mut setup = Setup::empty();
     setup.settings(FAULTY);

@@ -108,6 +108,18 @@ pub struct EffectiveValue {
     pub is_set: bool,
 }
 
+impl Loaded {
+    /// Takes up what only shows when a value is used: a file that is of no use, say. `key`: whose value; empty: nobody's.
+    pub fn refuse(&mut self, key: &str, message: String, hint: Option<&str>) {
+        let value = self.values.iter().find(|value| value.path == key);
+        let origin = value.map_or(Origin::Default, |value| value.origin.clone());
+        let wrong = Wrong::new(message);
+        let wrong = if let Some(hint) = hint { wrong.hint(hint) } else { wrong };
+        self.faults.push(Fault::new(origin, key, wrong));
+        self.config = None;
+    }
+}
+
 impl Input {
     /// What a command started from a shell goes by.
     #[must_use]

@@ -1,0 +1,105 @@
+//! Why a start fails, and what of it can be tried without one.
+//!
+//! Depends on what a start needs: trust, hosts, doors, hardening. Nothing is bound and nothing connects.
+
+use std::{fmt, io, time::Duration};
+
+use super::doors::{self, DoorError};
+use crate::{
+    config::{Config, Egress, Origin},
+    connect::Connector,
+    hardening::Missing,
+    server::{BindError, NoSuchGroup},
+    tls::{ClientTls, TlsSetupError},
+};
+
+/// Why a daemon can't start.
+#[derive(Debug)]
+pub enum StartError {
+    /// Trust can't be set up: a matter of configuration.
+    Tls(TlsSetupError),
+    /// A host name no certificate can be for: a matter of configuration.
+    Host(Origin),
+    /// An address can't be used.
+    Door(DoorError),
+    /// Nor can that of health and metrics.
+    Telemetry(BindError),
+    /// Nor can that of the control socket.
+    Control(BindError),
+    /// The process can't give up what it must.
+    Hardening(Missing),
+    /// The system refuses a thread, a descriptor or the like.
+    System(io::Error),
+}
+
+impl StartError {
+    /// Whether changing the settings would help.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Tls(_) | Self::Host(_) | Self::Door(DoorError::Group(..)) | Self::Hardening(_))
+    }
+
+    /// As a fault of a setting: its key, empty when it is none's, what is wrong with it, and what to do.
+    #[must_use]
+    pub fn as_fault(&self) -> (String, String, Option<&'static str>) {
+        match self {
+            Self::Tls(error) => (error.setting().unwrap_or_default().to_owned(), error.message(), error.hint()),
+            Self::Door(DoorError::Group(api, group)) => {
+                (format!("apis.{api}.socket_group"), group.to_string(), Some(NoSuchGroup::HINT))
+            }
+            other => (String::new(), other.to_string(), None),
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tls(error) => error.fmt(f),
+            Self::Host(origin) => write!(f, "{origin}: not a host name that a certificate can be checked for"),
+            Self::Door(error) => error.fmt(f),
+            Self::Telemetry(error) | Self::Control(error) => error.fmt(f),
+            Self::Hardening(missing) => missing.fmt(f),
+            Self::System(error) => write!(f, "the system refused what the daemon needs: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+/// What of a start can be tried without one: the files, hosts and groups that the settings name are looked at.
+///
+/// # Errors
+///
+/// Faults of the settings that only show then.
+pub fn rehearse(config: &Config) -> Result<ClientTls, StartError> {
+    let tls = trust(config)?;
+    doors::check_groups(config).map_err(StartError::Door)?;
+    Ok(tls)
+}
+
+/// Reads whom to trust and who we are.
+///
+/// # Errors
+///
+/// A file that is of no use, or a host that no certificate can be for.
+pub(super) fn trust(config: &Config) -> Result<ClientTls, StartError> {
+    let tls = ClientTls::new(&config.tls).map_err(StartError::Tls)?;
+    let logins = config.accounts.iter().filter_map(|account| account.login.as_ref());
+    let endpoints = logins.flat_map(|login| [Some(&login.url), login.refresh_url.as_ref()]).flatten();
+    let origins = config.apis.iter().map(|api| &api.upstream.origin).chain(endpoints.map(|endpoint| &endpoint.origin));
+    for origin in origins {
+        connector(origin, &tls, &config.egress, Duration::ZERO)?;
+    }
+    Ok(tls)
+}
+
+pub(super) fn connector(origin: &Origin, tls: &ClientTls, egress: &Egress, limit: Duration) -> Result<Connector, StartError> {
+    Connector::new(origin, tls, egress, limit).ok_or_else(|| StartError::Host(origin.clone()))
+}

@@ -16,7 +16,7 @@ COPY Cargo.toml Cargo.lock ./
 # A member of the workspace, which cargo wants to see even where nothing is built from it.
 COPY simulator simulator
 COPY src src
-COPY deploy/build-dist deploy/image-root deploy/
+COPY deploy/build-dist deploy/third-party deploy/image-root deploy/
 COPY LICENSE-APACHE LICENSE-MIT ./
 # Downloaded crates and compiled dependencies stay with the builder from one build to the next. Of our own code nothing
 # may stay: cargo goes by the files' times, and those of another checkout can be older than what was built last.

@@ -245,7 +245,6 @@ fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(4)
 }
 
-/// What no certificate could be for is named before anything is started.
 /// Of each API of `config`, with values read; all at the same time, since a command may take its own. `before`: in force
 /// until now.
 async fn required_headers(config: &Arc<Config>, before: Option<&Plan>) -> Vec<Option<Required>> {

@@ -9,12 +9,12 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::{
-    ask::{self, Answer, AskError, Place},
     clock,
     config::{
         reachable,
         source::{Fault, Origin, Setting},
     },
+    local_http::{self, LocalEndpoint, LocalHttpError, LocalResponse},
 };
 
 /// What is asked.
@@ -74,7 +74,7 @@ pub enum Unhealthy {
         /// Where that address comes from.
         origin: Origin,
         /// What happened.
-        error: AskError,
+        error: LocalHttpError,
     },
     /// The daemon says no.
     #[error("not {}: {why}", probe.word())]
@@ -98,7 +98,7 @@ pub fn run(listener: Setting<Option<SocketAddr>>, probe: Probe, wait: Duration) 
     loop {
         let left = wait.saturating_sub(start.elapsed());
         let limit = if wait.is_zero() { PATIENCE } else { PATIENCE.min(left.max(LEAST)) };
-        let outcome = match ask::ask(&Place::Tcp(address), "GET", probe.path(), limit) {
+        let outcome = match local_http::ask(&LocalEndpoint::Tcp(address), "GET", probe.path(), limit) {
             Ok(answer) => judge(probe, &answer),
             Err(error) => Err(Unhealthy::NoAnswer { address, origin: origin.clone(), error }),
         };
@@ -124,7 +124,7 @@ struct Reason {
     detail: Option<String>,
 }
 
-fn judge(probe: Probe, answer: &Answer) -> Result<(), Unhealthy> {
+fn judge(probe: Probe, answer: &LocalResponse) -> Result<(), Unhealthy> {
     if answer.status == 200 {
         return Ok(());
     }
@@ -185,7 +185,7 @@ mod tests {
                 Some("not ready: account crm: the server said no; draining"),
             ),
         ] {
-            let answer = Answer { status, body: body.as_bytes().to_vec() };
+            let answer = LocalResponse { status, body: body.as_bytes().to_vec() };
             let said = judge(Probe::Ready, &answer).err().map(|error| error.to_string());
             assert_eq!(said.as_deref(), expected);
         }

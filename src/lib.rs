@@ -3,7 +3,7 @@
 //! This library exists for the program and its tests and is not a published interface. `ARCHITECTURE.md` tells the story;
 //! this is its map. A module uses only modules that are listed above it; `tests/tidy` reads the table and checks.
 //!
-//! | floor | module | what it is |
+//! | layer | module | what it is |
 //! | --- | --- | --- |
 //! | 0 words | `allocator` | memory that is wiped when it is given back |
 //! | 0 words | `secret` | bytes that nobody may print, wiped when dropped; the only maker of an `Authorization` value |
@@ -13,18 +13,18 @@
 //! | 1 settings and sight | `config` | what users write, and what it means once it is known to be right |
 //! | 1 settings and sight | `logging` | what is said and in which form, and a thread that writes it |
 //! | 1 settings and sight | `metrics` | what is counted, and the text that tells it |
-//! | 2 wire | `ask` | one question to a daemon on this machine, for the program's own commands |
+//! | 2 wire | `local_http` | one question to a daemon on this machine, for the program's own commands |
 //! | 2 wire | `deadline` | a worker's deadlines, looked at together |
-//! | 2 wire | `stream` | a byte stream to upstream that counts what the kernel took |
+//! | 2 wire | `upstream_io` | a byte stream to upstream that counts what the kernel took |
 //! | 2 wire | `tls` | whom we trust |
 //! | 2 wire | `connect` | one connection: name, TCP, TLS |
 //! | 2 wire | `upstream` | connections to one origin, kept and used again; one request, sent once |
-//! | 2 wire | `server` | bind, accept when there is a seat, serve HTTP/1.x and h2c, drain |
+//! | 2 wire | `server` | bind, accept within the connection limit, serve HTTP/1.x and h2c, drain |
 //! | 3 account | `sources` | what the sources of secrets give, and when their files change |
 //! | 3 account | `account` | credentials and organization, the session that makes a token of them, the bearer |
 //! | 4 proxy | `proxy` | the life of one request: admitted, given a bearer, sent, perhaps sent again, answered |
 //! | 5 admin | `status` | how the daemon is, as a document; whether it is ready |
-//! | 5 admin | `pulse` | whether every worker's event loop turns |
+//! | 5 admin | `liveness` | whether every worker's event loop turns |
 //! | 5 admin | `systemd` | what systemd is told, and its watchdog |
 //! | 5 admin | `telemetry` | health and metrics over HTTP, read-only |
 //! | 5 admin | `control` | the control socket: what the daemon can be told, and by whom; the commands' end of it |
@@ -40,7 +40,6 @@
 pub mod account;
 pub mod allocator;
 pub mod app;
-pub mod ask;
 pub mod careportals;
 pub mod check;
 pub mod cli;
@@ -54,18 +53,19 @@ pub mod demo;
 pub mod exec;
 pub mod hardening;
 pub mod healthcheck;
+pub mod liveness;
+pub mod local_http;
 pub mod logging;
 pub mod metrics;
 pub mod path;
 pub mod process;
 pub mod proxy;
-pub mod pulse;
 pub mod secret;
 pub mod server;
 pub mod sources;
 pub mod status;
-pub mod stream;
 pub mod systemd;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;
+pub mod upstream_io;

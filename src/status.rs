@@ -17,8 +17,8 @@ use crate::{
     clock::{Clock, Moment},
     logging::{AccessLog, rfc3339},
     metrics::{AccountReading, ApiMetrics, ApiReading, ListenerReading, Readings},
-    proxy::Places,
-    server::Seats,
+    proxy::RequestLimit,
+    server::ConnectionLimit,
 };
 
 /// Where a daemon is in its life.
@@ -43,7 +43,7 @@ pub struct View {
     /// As the settings name them.
     pub apis: Vec<ApiView>,
     /// Addresses where clients come in, with their connections.
-    pub listeners: Vec<(String, Seats)>,
+    pub listeners: Vec<(String, ConnectionLimit)>,
     /// The longest that a drain takes.
     pub drain: Duration,
 }
@@ -59,14 +59,14 @@ pub struct ApiView {
     /// The base URL that requests go to.
     pub upstream: String,
     /// Requests in flight.
-    pub places: Places,
+    pub places: RequestLimit,
     /// What has been counted.
     pub metrics: Arc<ApiMetrics>,
 }
 
 /// Looks at a daemon. Clones look at the same one.
 #[derive(Clone)]
-pub struct Sight {
+pub struct StatusReader {
     /// Where it is in its life.
     pub phase: watch::Receiver<Phase>,
     /// What there is to look at.
@@ -176,7 +176,7 @@ pub struct Reason {
     pub detail: Option<String>,
 }
 
-impl Sight {
+impl StatusReader {
     /// Whether it serves, or did so before.
     #[must_use]
     pub fn has_started(&self) -> bool {
@@ -213,8 +213,8 @@ impl Sight {
             let state = status.state.map(StateName::as_str);
             AccountReading { name: account.name().to_owned(), state, expires_at: status.expires_at }
         };
-        let listener = |(address, seats): &(String, Seats)| {
-            let (connections, connections_max) = seats.taken();
+        let listener = |(address, connection_limit): &(String, ConnectionLimit)| {
+            let (connections, connections_max) = connection_limit.taken();
             ListenerReading { address: address.clone(), connections, connections_max }
         };
         Readings {

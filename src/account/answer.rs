@@ -16,20 +16,20 @@ use crate::{
 
 /// What an answer holds.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct LoginAnswer {
     pub(super) token: Secret,
     pub(super) refresh: Option<Secret>,
 }
 
 /// Reads the token at `pointer` (RFC 6901), or else in the first known member that holds one, or as a bare string.
-pub(super) fn read(body: &[u8], pointer: Option<&str>) -> Result<Answer, Malformed> {
+pub(super) fn read(body: &[u8], pointer: Option<&str>) -> Result<LoginAnswer, Malformed> {
     let answer: &RawValue = serde_json::from_slice(body).map_err(|_| Malformed::NotJson)?;
     let token = match pointer {
         Some(pointer) => pointed(answer, pointer).and_then(string),
         None => string(answer).or_else(|| first(answer, &TOKEN_FIELDS)),
     };
     let token = token.ok_or(Malformed::NoToken)?;
-    Ok(Answer { token, refresh: first(answer, &REFRESH_TOKEN_FIELDS) })
+    Ok(LoginAnswer { token, refresh: first(answer, &REFRESH_TOKEN_FIELDS) })
 }
 
 fn first(answer: &RawValue, names: &[&str]) -> Option<Secret> {

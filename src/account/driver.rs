@@ -20,11 +20,11 @@ use tokio::{
 use super::{
     failure::LoginError,
     login::{LogIn, LoggingIn},
-    news::{News, tell_of_change},
     phase::{Held, Outlook, Phase},
-    session::{Effect, Event, Flight, Session, StateName},
+    session::{Attempt, Effect, Event, Session, StateName},
     token::{Bearer, Generation, Grant, Token},
-    watch::{Change, Watch},
+    transition_log::{TransitionLog, tell_of_change},
+    watch::{CredentialChange, Watch},
 };
 use crate::{
     clock::{self, Clock, Jitter, Now},
@@ -32,8 +32,8 @@ use crate::{
 };
 
 /// What is asked of the driver. Each carries a way to answer, after what it changed was published.
-pub(super) enum Request {
-    Reconfigure(Box<Settings>, oneshot::Sender<()>),
+pub(super) enum DriverRequest {
+    Reconfigure(Box<AccountSettings>, oneshot::Sender<()>),
     LogIn(oneshot::Sender<Result<(), LogInFailed>>),
     LogOut(oneshot::Sender<()>),
     Unauthorized(Generation, oneshot::Sender<()>),
@@ -41,14 +41,14 @@ pub(super) enum Request {
 }
 
 /// What a reload changes.
-pub(super) struct Settings {
+pub(super) struct AccountSettings {
     pub(super) log_in: Box<dyn LogIn>,
     pub(super) assumed_life: Duration,
     pub(super) relogin_floor: Duration,
     /// Where there is something else to watch.
     pub(super) watch: Option<Watch>,
     /// What the token at hand is no longer good for.
-    pub(super) change: Option<Change>,
+    pub(super) change: Option<CredentialChange>,
 }
 
 /// Why an explicit log-in brought no token.
@@ -70,13 +70,13 @@ pub enum LogInFailed {
 
 /// Verdicts on a token, and a knock: any number of them is one wake-up.
 #[derive(Default)]
-pub(super) struct Knocks {
+pub(super) struct Signals {
     cured: AtomicU64,
     uncured: AtomicU64,
     wake: Notify,
 }
 
-impl Knocks {
+impl Signals {
     pub(super) fn cured(&self, by: Generation) {
         self.cured.fetch_max(by.0, Ordering::Relaxed);
         self.wake.notify_one();
@@ -94,12 +94,12 @@ impl Knocks {
 }
 
 /// Where everybody looks.
-pub(super) struct Board {
+pub(super) struct Published {
     pub(super) current: Arc<ArcSwapOption<Bearer>>,
     pub(super) phase: watch::Sender<Phase>,
 }
 
-impl Board {
+impl Published {
     /// The bearer first: who sees the phase finds it.
     pub(super) fn publish(&self, bearer: Option<&Arc<Bearer>>, phase: Phase) {
         let published = self.current.load().as_ref().map(|bearer| bearer.generation);
@@ -114,7 +114,7 @@ impl Board {
     }
 }
 
-impl Drop for Board {
+impl Drop for Published {
     fn drop(&mut self) {
         self.current.store(None);
         self.phase.send_modify(|phase| {
@@ -131,26 +131,26 @@ pub(super) struct Driver {
     pub(super) assumed_life: Duration,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) jitter: Jitter,
-    pub(super) board: Board,
-    pub(super) knocks: Arc<Knocks>,
+    pub(super) published: Published,
+    pub(super) signals: Arc<Signals>,
     pub(super) watch: Watch,
-    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) requests: mpsc::Receiver<DriverRequest>,
     pub(super) counts: Arc<AccountMetrics>,
 }
 
 impl Driver {
     /// Logs in, and goes on until it is told to stop or nobody is left to tell it.
     pub(super) async fn run(self) {
-        let pace = Pace { now: self.clock.now(), instant: clock::instant() };
+        let suspend = SuspendDetector { now: self.clock.now(), instant: clock::instant() };
         let mut work = Work {
             driver: self,
-            flight: None,
+            attempt: None,
             asked: Vec::new(),
-            pace,
+            suspend,
             last_login_at: None,
             last_error: None,
             failed_at: None,
-            news: News::default(),
+            transition_log: TransitionLog::default(),
         };
         work.feed(Event::LogIn);
         while work.turn().await == Turn::GoOn {}
@@ -160,22 +160,22 @@ impl Driver {
 /// The driver with what it is busy with.
 struct Work {
     driver: Driver,
-    flight: Option<(Flight, LoggingIn)>,
+    attempt: Option<(Attempt, LoggingIn)>,
     /// Who waits for the log-in in flight.
     asked: Vec<oneshot::Sender<Result<(), LogInFailed>>>,
-    pace: Pace,
+    suspend: SuspendDetector,
     last_login_at: Option<SystemTime>,
     last_error: Option<LoginError>,
     /// When an attempt failed last.
     failed_at: Option<SystemTime>,
-    news: News,
+    transition_log: TransitionLog,
 }
 
-impl From<Change> for Event {
-    fn from(change: Change) -> Self {
+impl From<CredentialChange> for Event {
+    fn from(change: CredentialChange) -> Self {
         match change {
-            Change::Credentials => Self::CredentialsChanged,
-            Change::Organization => Self::OrganizationChanged,
+            CredentialChange::Credentials => Self::CredentialsChanged,
+            CredentialChange::Organization => Self::OrganizationChanged,
         }
     }
 }
@@ -192,18 +192,18 @@ impl Work {
         tokio::select! {
             biased;
             request = self.driver.requests.recv() => match request {
-                Some(Request::ShutDown) | None => return Turn::Stop,
+                Some(DriverRequest::ShutDown) | None => return Turn::Stop,
                 Some(request) => self.serve(request),
             },
-            (flight, outcome) = land(&mut self.flight) => self.landed(flight, outcome),
+            (attempt, outcome) = land(&mut self.attempt) => self.landed(attempt, outcome),
             change = self.driver.watch.changed() => {
                 tell_of_change(&self.driver.name, &self.driver.session, change);
                 self.feed(change.into());
             }
-            () = self.driver.knocks.wake.notified() => self.hear_verdicts(),
+            () = self.driver.signals.wake.notified() => self.hear_verdicts(),
             () = sleep(pause) => {}
         }
-        let resumed = self.pace.advance(self.driver.clock.now());
+        let resumed = self.suspend.advance(self.driver.clock.now());
         self.feed(if resumed { Event::Resumed } else { Event::Tick });
         Turn::GoOn
     }
@@ -214,37 +214,37 @@ impl Work {
         self.driver.session.deadline().map_or(PAUSE_MAX, |deadline| deadline.since(now).min(PAUSE_MAX))
     }
 
-    fn serve(&mut self, request: Request) {
+    fn serve(&mut self, request: DriverRequest) {
         // Whoever gave up waiting takes no place.
         self.asked.retain(|asked| !asked.is_closed());
         // Whoever asked may have gone; then nobody needs the answer.
         match request {
-            Request::LogIn(answer) if self.asked.len() >= ASKED_MAX => {
+            DriverRequest::LogIn(answer) if self.asked.len() >= ASKED_MAX => {
                 answer.send(Err(LogInFailed::Busy)).ok();
             }
-            Request::LogIn(answer) => {
+            DriverRequest::LogIn(answer) => {
                 self.feed(Event::LogIn);
                 self.asked.push(answer);
             }
-            Request::LogOut(answer) => {
+            DriverRequest::LogOut(answer) => {
                 self.feed(Event::LogOut);
                 self.answer_asked(&Err(LogInFailed::LoggedOut));
                 answer.send(()).ok();
             }
-            Request::Unauthorized(refused, answer) => {
+            DriverRequest::Unauthorized(refused, answer) => {
                 self.feed(Event::Unauthorized(refused));
                 answer.send(()).ok();
             }
-            Request::Reconfigure(settings, answer) => {
+            DriverRequest::Reconfigure(settings, answer) => {
                 self.reconfigure(*settings);
                 answer.send(()).ok();
             }
-            Request::ShutDown => {}
+            DriverRequest::ShutDown => {}
         }
     }
 
-    fn reconfigure(&mut self, settings: Settings) {
-        let Settings { log_in, assumed_life, relogin_floor, watch, change } = settings;
+    fn reconfigure(&mut self, settings: AccountSettings) {
+        let AccountSettings { log_in, assumed_life, relogin_floor, watch, change } = settings;
         self.driver.log_in = log_in;
         self.driver.assumed_life = assumed_life;
         self.driver.session.set_floor(relogin_floor);
@@ -255,30 +255,30 @@ impl Work {
         // lock the account.
         let session = &self.driver.session;
         let may_help = session.last_error().is_some() && session.name() != StateName::Rejected;
-        if let Some(change) = change.or(may_help.then_some(Change::Credentials)) {
+        if let Some(change) = change.or(may_help.then_some(CredentialChange::Credentials)) {
             self.feed(change.into());
         }
     }
 
     fn hear_verdicts(&mut self) {
-        let uncured = self.driver.knocks.uncured.swap(0, Ordering::Relaxed);
-        let cured = self.driver.knocks.cured.swap(0, Ordering::Relaxed);
+        let uncured = self.driver.signals.uncured.swap(0, Ordering::Relaxed);
+        let cured = self.driver.signals.cured.swap(0, Ordering::Relaxed);
         // No log-in has the number zero.
         if uncured > 0 {
-            self.feed(Event::Uncured(Generation(uncured)));
+            self.feed(Event::RejectedAgain(Generation(uncured)));
         }
         if cured > 0 {
-            self.feed(Event::Cured(Generation(cured)));
+            self.feed(Event::Accepted(Generation(cured)));
         }
     }
 
-    fn landed(&mut self, flight: Flight, outcome: Result<Grant, LoginError>) {
-        self.flight = None;
+    fn landed(&mut self, attempt: Attempt, outcome: Result<Grant, LoginError>) {
+        self.attempt = None;
         let life = self.driver.assumed_life;
-        let outcome = outcome.and_then(|grant| Token::read(grant, flight.generation(), life).map_err(LoginError::Malformed));
+        let outcome = outcome.and_then(|grant| Token::read(grant, attempt.generation(), life).map_err(LoginError::Malformed));
         let now = Some(self.driver.clock.now().wall);
         *(if outcome.is_ok() { &mut self.last_login_at } else { &mut self.failed_at }) = now;
-        self.feed(Event::Landed(flight, outcome));
+        self.feed(Event::Landed(attempt, outcome));
         // As the session judged it: a token may have been too old when it landed.
         let error = self.last_error.as_ref();
         self.driver.counts.logged_in(error.map_or(LoginOutcome::Ok, LoginError::outcome));
@@ -292,22 +292,22 @@ impl Work {
         }
     }
 
-    /// One step of the session, what it asks for, and the news of it.
+    /// One step of the session, what it asks for, and the transition_log of it.
     fn feed(&mut self, event: Event) {
         let now = self.driver.clock.now();
         let effect = self.driver.session.step(event, now.moment, &mut self.driver.jitter);
         debug_assert_eq!(self.driver.session.check_invariants(now.moment), Ok(()));
         match effect {
-            Some(Effect::StartLogin { flight, refresh }) => {
-                self.flight = Some((flight, self.driver.log_in.log_in(refresh)));
+            Some(Effect::StartLogin { attempt, refresh }) => {
+                self.attempt = Some((attempt, self.driver.log_in.log_in(refresh)));
             }
             // After a log-out nobody waits for it: what it brings is wiped unseen.
-            None if self.driver.session.flight().is_none() => self.flight = None,
+            None if self.driver.session.attempt().is_none() => self.attempt = None,
             None => {}
         }
         self.remember_error();
         self.publish(now);
-        self.news.tell(&self.driver.name, &self.driver.session, now.moment);
+        self.transition_log.tell(&self.driver.name, &self.driver.session, now.moment);
     }
 
     /// The latest failure stays in sight until something ends it.
@@ -332,13 +332,13 @@ impl Work {
                 usable_until: token.usable_until,
             }),
             complaints: session.complaints(),
-            trial: session.trial(),
+            probation: session.probation(),
             due_at: session.due_at(),
             last_login_at: self.last_login_at,
             last_error: self.last_error.clone(),
             last_error_at: self.last_error.as_ref().and(self.failed_at),
         };
-        self.driver.board.publish(usable.map(|token| &token.bearer), phase);
+        self.driver.published.publish(usable.map(|token| &token.bearer), phase);
     }
 }
 
@@ -355,20 +355,20 @@ fn outlook(session: &Session, usable: Option<&Token>) -> Outlook {
 }
 
 /// The end of the log-in in flight; never, when there is none.
-async fn land(flight: &mut Option<(Flight, LoggingIn)>) -> (Flight, Result<Grant, LoginError>) {
-    match flight {
+async fn land(attempt: &mut Option<(Attempt, LoggingIn)>) -> (Attempt, Result<Grant, LoginError>) {
+    match attempt {
         Some((number, log_in)) => (*number, log_in.await),
         None => std::future::pending().await,
     }
 }
 
 /// The last look at the clocks: those that count a suspend, and the one that doesn't.
-struct Pace {
+struct SuspendDetector {
     now: Now,
     instant: Instant,
 }
 
-impl Pace {
+impl SuspendDetector {
     /// Whether the machine slept since the last look. Where no clock counts that (macOS), the wall clock's jump tells.
     fn advance(&mut self, now: Now) -> bool {
         let instant = clock::instant();

@@ -141,7 +141,7 @@ pub struct SourceError {
 /// What a source gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Field {
-    /// The tenant.
+    /// The organization_only.
     #[error("organization")]
     Organization,
     /// Who logs in.

@@ -4,22 +4,22 @@
 //! load the bearer from it without a lock, and one driver task owns everything else. A client's request is never seen
 //! here, and a client that goes away takes nothing with it but its own wait.
 //!
-//! Files, each using only those before it: `failure`, `token`, `floor`, `session` (pure: the state machine), `credentials`,
-//! `watch`, `answer` (pure), `login`, `phase` (pure: what others see), `news` (what the log says), `driver`, `tenant` (no
+//! Files, each using only those before it: `failure`, `token`, `relogin_floor`, `session` (pure: the state machine), `credentials`,
+//! `watch`, `answer` (pure), `login`, `phase` (pure: what others see), `transition_log` (what the log says), `driver`, `organization_only` (no
 //! log-in); `internal` (for fuzzing).
 
 mod answer;
 mod credentials;
 mod driver;
 mod failure;
-mod floor;
 pub mod internal;
 mod login;
-mod news;
+mod organization_only;
 mod phase;
+mod relogin_floor;
 mod session;
-mod tenant;
 mod token;
+mod transition_log;
 mod watch;
 
 #[cfg(test)]
@@ -42,14 +42,14 @@ use tokio::{
 
 use self::{
     credentials::Sources,
-    driver::{Board, Driver, Knocks, Request, Settings},
-    floor::Verdict,
+    driver::{AccountSettings, Driver, DriverRequest, Published, Signals},
     login::{HttpLogIn, LogIn},
+    organization_only::OrganizationOnly,
     phase::{Advice, Outlook},
+    relogin_floor::Verdict,
     session::Session,
-    tenant::Tenant,
     token::Token,
-    watch::{Change, Watch},
+    watch::{CredentialChange, Watch},
 };
 pub use self::{
     driver::LogInFailed,
@@ -93,8 +93,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     current: Arc<ArcSwapOption<Bearer>>,
     phase: tokio::sync::watch::Receiver<Phase>,
-    knocks: Arc<Knocks>,
-    requests: mpsc::Sender<Request>,
+    signals: Arc<Signals>,
+    requests: mpsc::Sender<DriverRequest>,
     /// Taken by whoever joins it.
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -121,18 +121,18 @@ impl Account {
             (Some(_), None) => return None,
         };
         let watch = Watch::start(&sources);
-        Some(Self::assemble(sources, log_in, Surroundings { clock, jitter, watch, counts }))
+        Some(Self::assemble(sources, log_in, Dependencies { clock, jitter, watch, counts }))
     }
 
-    fn assemble(sources: Sources, log_in: Option<Box<dyn LogIn>>, surroundings: Surroundings) -> Self {
-        let Surroundings { clock, jitter, watch, counts } = surroundings;
+    fn assemble(sources: Sources, log_in: Option<Box<dyn LogIn>>, dependencies: Dependencies) -> Self {
+        let Dependencies { clock, jitter, watch, counts } = dependencies;
         let name = sources.account().name.clone();
         let terms = Arc::new(Terms::of(sources.clone()));
         let settings = sources.login();
         let current = Arc::new(ArcSwapOption::empty());
         let (phase, seen) = tokio::sync::watch::channel(Phase::new(settings.map(|_| StateName::LoggingIn)));
-        let board = Board { current: Arc::clone(&current), phase };
-        let knocks = Arc::new(Knocks::default());
+        let published = Published { current: Arc::clone(&current), phase };
+        let signals = Arc::new(Signals::default());
         let (asks, requests) = mpsc::channel(REQUESTS_MAX);
         let task = if let (Some(login), Some(log_in)) = (settings, log_in) {
             let driver = Driver {
@@ -142,8 +142,8 @@ impl Account {
                 assumed_life: login.assumed_life,
                 clock: Arc::clone(&clock),
                 jitter,
-                board,
-                knocks: Arc::clone(&knocks),
+                published,
+                signals: Arc::clone(&signals),
                 watch,
                 requests,
                 counts,
@@ -151,21 +151,21 @@ impl Account {
             tokio::spawn(driver.run())
         } else {
             let clock = Arc::clone(&clock);
-            tokio::spawn(Tenant { sources, clock, jitter, board, watch, requests }.run())
+            tokio::spawn(OrganizationOnly { sources, clock, jitter, published, watch, requests }.run())
         };
         let task = Mutex::new(Some(task));
-        Self { terms, shared: Arc::new(Shared { name, clock, current, phase: seen, knocks, requests: asks, task }) }
+        Self { terms, shared: Arc::new(Shared { name, clock, current, phase: seen, signals, requests: asks, task }) }
     }
 
     /// The same account under other settings. Its token stays in use when it can still be taken for the account's; where
-    /// user name, password or the way to log in differ, a log-in begins; where tenant or log-in server differ, the token is
+    /// user name, password or the way to log in differ, a log-in begins; where organization_only or log-in server differ, the token is
     /// withdrawn at once. `None` when one of the two does not log in, or the configuration has no such account: then there
     /// is nothing to go on with.
     pub async fn reconfigure(&self, config: Arc<Config>, id: AccountId, connectors: Option<LoginConnectors>) -> Option<Self> {
         let connectors = connectors?;
         let (before, after) = (self.terms.sources.account(), config.accounts.get(id.0)?);
         let (old, new) = (before.login.as_ref()?, after.login.as_ref()?);
-        let change = Change::between(before, after);
+        let change = CredentialChange::between(before, after);
         let same_sources = before.organization.is_same(&after.organization)
             && old.username.is_same(&new.username)
             && old.password.is_same(&new.password);
@@ -176,8 +176,8 @@ impl Account {
         let log_in = Box::new(HttpLogIn { sources: sources.clone(), connectors, clock: Arc::clone(&self.shared.clock) });
         let terms = Arc::new(Terms::of(sources));
         let (answer, answered) = oneshot::channel();
-        let settings = Settings { log_in, assumed_life, relogin_floor, watch, change };
-        self.shared.requests.send(Request::Reconfigure(Box::new(settings), answer)).await.ok()?;
+        let settings = AccountSettings { log_in, assumed_life, relogin_floor, watch, change };
+        self.shared.requests.send(DriverRequest::Reconfigure(Box::new(settings), answer)).await.ok()?;
         answered.await.ok()?;
         Some(Self { terms, shared: Arc::clone(&self.shared) })
     }
@@ -238,8 +238,8 @@ impl Account {
             match outlook {
                 Outlook::Pending => {}
                 // Its end has come, but the driver's timer slept through it.
-                Outlook::Usable => self.shared.knocks.wake(),
-                Outlook::AttemptAt(moment) | Outlook::NoOrganization(moment) if moment <= now => self.shared.knocks.wake(),
+                Outlook::Usable => self.shared.signals.wake(),
+                Outlook::AttemptAt(moment) | Outlook::NoOrganization(moment) if moment <= now => self.shared.signals.wake(),
                 Outlook::AttemptAt(moment) if moment <= deadline => {}
                 _ => return Err(Unavailable::of(outlook, now)),
             }
@@ -271,12 +271,12 @@ impl Account {
                 Advice::Complain => {
                     has_complained = true;
                     let (answer, answered) = oneshot::channel();
-                    self.shared.requests.send(Request::Unauthorized(refused, answer)).await.ok()?;
+                    self.shared.requests.send(DriverRequest::Unauthorized(refused, answer)).await.ok()?;
                     // What it led to is published by then.
                     answered.await.ok()?;
                     continue;
                 }
-                Advice::WakeAndWait => self.shared.knocks.wake(),
+                Advice::WakeAndWait => self.shared.signals.wake(),
                 Advice::Wait => {}
             }
             phase.changed().await.ok()?;
@@ -290,22 +290,22 @@ impl Account {
             return;
         }
         let (answer, answered) = oneshot::channel();
-        if self.shared.requests.send(Request::Unauthorized(refused, answer)).await.is_ok() {
+        if self.shared.requests.send(DriverRequest::Unauthorized(refused, answer)).await.is_ok() {
             drop(answered.await);
         }
     }
 
     /// A request that had got a 401 got through with that (newer) token.
     pub fn cured(&self, by: Generation) {
-        if self.shared.phase.borrow().is_open_to(Verdict::Cured, by) {
-            self.shared.knocks.cured(by);
+        if self.shared.phase.borrow().is_open_to(Verdict::Accepted, by) {
+            self.shared.signals.cured(by);
         }
     }
 
     /// A request that had got a 401 got another with that (newer) token.
     pub fn uncured(&self, by: Generation) {
-        if self.shared.phase.borrow().is_open_to(Verdict::Uncured, by) {
-            self.shared.knocks.uncured(by);
+        if self.shared.phase.borrow().is_open_to(Verdict::RejectedAgain, by) {
+            self.shared.signals.uncured(by);
         }
     }
 
@@ -316,7 +316,7 @@ impl Account {
     /// The log-in failed, or something came in between.
     pub async fn log_in(&self) -> Result<(), LogInFailed> {
         let (answer, answered) = oneshot::channel();
-        self.shared.requests.send(Request::LogIn(answer)).await.map_err(|_| LogInFailed::Ended)?;
+        self.shared.requests.send(DriverRequest::LogIn(answer)).await.map_err(|_| LogInFailed::Ended)?;
         answered.await.unwrap_or(Err(LogInFailed::Ended))
     }
 
@@ -324,7 +324,7 @@ impl Account {
     pub async fn log_out(&self) {
         let (answer, answered) = oneshot::channel();
         // An account that has ended has no token either.
-        if self.shared.requests.send(Request::LogOut(answer)).await.is_ok() {
+        if self.shared.requests.send(DriverRequest::LogOut(answer)).await.is_ok() {
             drop(answered.await);
         }
     }
@@ -345,7 +345,7 @@ impl Account {
     /// Ends the task; its token is wiped when this returns, but for requests that still carry it.
     pub async fn shut_down(&self) {
         // An error means that it has ended already.
-        drop(self.shared.requests.send(Request::ShutDown).await);
+        drop(self.shared.requests.send(DriverRequest::ShutDown).await);
         let task = self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Err(error)) = match task {
             Some(task) => Some(task.await),
@@ -386,7 +386,7 @@ pub struct Tried {
 }
 
 /// What an account's task is made of, beside its settings.
-struct Surroundings {
+struct Dependencies {
     clock: Arc<dyn Clock>,
     jitter: Jitter,
     watch: Watch,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{
     failure::LoginError,
-    floor::{Trial, Verdict},
+    relogin_floor::{Probation, Verdict},
     session::{Complaints, StateName},
     token::Generation,
 };
@@ -19,7 +19,7 @@ pub struct Phase {
     pub(super) outlook: Outlook,
     pub(super) held: Option<Held>,
     pub(super) complaints: Complaints,
-    pub(super) trial: Option<Trial>,
+    pub(super) probation: Option<Probation>,
     /// When the next log-in or refresh begins, where that has a time.
     pub(super) due_at: Option<Moment>,
     pub(super) last_login_at: Option<SystemTime>,
@@ -74,7 +74,7 @@ impl Phase {
             outlook: Outlook::Pending,
             held: None,
             complaints: Complaints::Ignored,
-            trial: None,
+            probation: None,
             due_at: None,
             last_login_at: None,
             last_error: None,
@@ -102,7 +102,7 @@ impl Phase {
 
     /// Whether the driver wants to hear that verdict.
     pub(super) fn is_open_to(&self, verdict: Verdict, on: Generation) -> bool {
-        self.trial.is_some_and(|trial| trial.generation == on && trial.is_open_to(verdict))
+        self.probation.is_some_and(|probation| probation.generation == on && probation.is_open_to(verdict))
     }
 }
 

@@ -6,7 +6,7 @@
 //! gone.
 
 mod accounts;
-mod doors;
+mod listeners;
 mod reload;
 mod start;
 mod worker;
@@ -25,32 +25,32 @@ use crate::{
     clock::Clock,
     config::{self, Config, source::Input},
     control::{self, Command, NotReloaded},
-    hardening::{self, Directories, Sandbox},
+    hardening::{self, AllowedDirectories, Sandbox},
     logging::{AccessLog, LogControl},
     metrics::{ApiMetrics, Metrics},
     path::Prefix,
-    proxy::{self, Outage, Places, Required},
-    status::{ApiView, Phase, Sight, View},
+    proxy::{self, ReachabilityLog, RequestLimit, Required},
+    status::{ApiView, Phase, StatusReader, View},
     systemd::{Reloads, Systemd},
     telemetry::{self, Telemetry},
     tls::ClientTls,
 };
-pub use doors::DoorError;
-use doors::{Door, Layout, PassedSockets};
+pub use listeners::ListenerError;
+use listeners::{Listener, ListenerPlan, PassedSockets};
 pub use start::{StartError, rehearse};
 use start::{connector, trust};
-use worker::{Crew, Order, Workers};
+use worker::{WorkerCommand, WorkerFactory, Workers};
 
 /// A daemon whose sockets are bound and whose trust is set up.
 pub struct App {
     config: Arc<Config>,
     tls: ClientTls,
-    doors: Vec<Door>,
-    /// The APIs behind each door, as places in [`Config::apis`].
-    behind: Vec<Vec<usize>>,
+    listeners: Vec<Listener>,
+    /// The APIs apis_by_listener each listener, as places in [`Config::apis`].
+    apis_by_listener: Vec<Vec<usize>>,
     passed: PassedSockets,
-    telemetry: Option<telemetry::Listener>,
-    control: Option<control::Listener>,
+    telemetry: Option<telemetry::TelemetryListener>,
+    control: Option<control::ControlListener>,
     phase: watch::Sender<Phase>,
     view: watch::Sender<Arc<View>>,
     settings: Option<Settings>,
@@ -68,24 +68,24 @@ struct Settings {
 }
 
 /// Everything that a reload may change, in one piece: workers build their side from it.
-struct Plan {
+struct Snapshot {
     config: Arc<Config>,
     tls: ClientTls,
     /// As [`Config::accounts`].
     accounts: Vec<Account>,
     /// As [`Config::apis`].
-    shared: Vec<Shared>,
-    /// As the doors.
-    behind: Vec<Vec<usize>>,
+    shared: Vec<ApiShared>,
+    /// As the listeners.
+    apis_by_listener: Vec<Vec<usize>>,
 }
 
 /// What all workers share of an API.
 #[derive(Clone)]
-struct Shared {
+struct ApiShared {
     /// Requests in flight.
-    places: Places,
+    places: RequestLimit,
     /// Whether its upstream was reached last.
-    outage: Outage,
+    reachability: ReachabilityLog,
     /// What is counted of it.
     metrics: Arc<ApiMetrics>,
     /// The header that clients must send.
@@ -97,19 +97,33 @@ impl App {
     pub fn bind(config: Arc<Config>) -> Result<Self, StartError> {
         let tls = trust(&config)?;
         let mut passed = PassedSockets::take(&config.socket_names)?;
-        let layout = Layout::of(&config, &passed.places).map_err(StartError::Door)?;
-        let doors = layout.open(&config, &[], &mut passed).map_err(StartError::Door)?;
+        let layout = ListenerPlan::of(&config, &passed.places).map_err(StartError::Listener)?;
+        let listeners = layout.open(&config, &[], &mut passed).map_err(StartError::Listener)?;
         for name in passed.unused() {
             warn!(socket = name, "systemd passed a socket that no API listens on");
         }
-        let behind = layout.behind(&doors);
-        let bind = |address| telemetry::Listener::bind(address).map_err(StartError::Telemetry);
+        let apis_by_listener = layout.apis_by_listener(&listeners);
+        let bind = |address| telemetry::TelemetryListener::bind(address).map_err(StartError::Telemetry);
         let telemetry = config.telemetry_listen.map(bind).transpose()?.flatten();
-        let control = control::Listener::open(&config).map_err(StartError::Control)?;
+        let control = control::ControlListener::open(&config).map_err(StartError::Control)?;
         let (phase, view) = (watch::Sender::new(Phase::Starting), watch::Sender::default());
         let metrics = Metrics::new(workers(&config), proxy::vocabulary());
         let (settings, systemd, reloads) = (None, None, watch::Sender::default());
-        Ok(Self { config, tls, doors, behind, passed, telemetry, control, phase, view, settings, reloads, systemd, metrics })
+        Ok(Self {
+            config,
+            tls,
+            listeners,
+            apis_by_listener,
+            passed,
+            telemetry,
+            control,
+            phase,
+            view,
+            settings,
+            reloads,
+            systemd,
+            metrics,
+        })
     }
 
     /// Lets [`Command::Reload`] read the settings again from where they came, and tell `log` what they say of it.
@@ -123,9 +137,9 @@ impl App {
     pub fn harden(mut self) -> Result<Self, StartError> {
         let inputs = || self.settings.iter().map(|settings| &settings.input);
         let files: Vec<_> = inputs().flat_map(Input::files).collect();
-        let mut directories = Directories::of(&self.config, files.iter().map(PathBuf::as_path));
+        let mut directories = AllowedDirectories::of(&self.config, files.iter().map(PathBuf::as_path));
         if let Ok(directories) = &mut directories {
-            self.control.iter().filter_map(control::Listener::file).for_each(|socket| directories.add_socket(socket));
+            self.control.iter().filter_map(control::ControlListener::file).for_each(|socket| directories.add_socket(socket));
             inputs().flat_map(Input::directories).for_each(|directory| directories.add_directory(&directory));
         }
         let sandbox = hardening::harden(self.config.hardening, directories).map_err(StartError::Hardening)?;
@@ -149,10 +163,10 @@ impl App {
     /// Each API's name with an address where it can be reached, ports as they really are.
     pub fn addresses(&self) -> impl Iterator<Item = (&str, &str)> {
         let names = |apis: &'_ Vec<usize>| apis.iter().map(|api| self.config.apis[*api].name.as_str()).collect::<Vec<_>>();
-        self.doors
+        self.listeners
             .iter()
-            .zip(&self.behind)
-            .flat_map(move |(door, apis)| names(apis).into_iter().map(move |name| (name, door.bound.name.as_str())))
+            .zip(&self.apis_by_listener)
+            .flat_map(move |(listener, apis)| names(apis).into_iter().map(move |name| (name, listener.bound.name.as_str())))
     }
 
     /// Follows the daemon through its life.
@@ -170,7 +184,7 @@ impl App {
     /// Where health and metrics are; `None`: nowhere.
     #[must_use]
     pub fn telemetry_address(&self) -> Option<SocketAddr> {
-        self.telemetry.as_ref().map(telemetry::Listener::address)
+        self.telemetry.as_ref().map(telemetry::TelemetryListener::address)
     }
 
     /// Serves until a `Shutdown` arrives or the sender of commands is gone, then drains. Needs a tokio runtime; workers
@@ -183,26 +197,26 @@ impl App {
     ) -> Result<(), StartError> {
         let (begun, drain) = watch::channel(false);
         let accounts = accounts::start(&self.config, &self.tls, &clock, &self.metrics)?;
-        let (quit, sight) = (Arc::new(Notify::new()), self.sight(&clock, access.clone()));
-        let crew = Crew { clock: Arc::clone(&clock), access, drain, metrics: Arc::clone(&self.metrics) };
-        let workers = crew.start(workers(&self.config))?;
-        let (orders, ordered) = mpsc::channel(ORDERS);
-        let shown = self.show(&workers, sight, &quit, orders);
-        let Self { config, tls, doors, behind, passed, phase, view, reloads, settings, metrics, .. } = self;
+        let (quit, status) = (Arc::new(Notify::new()), self.status(&clock, access.clone()));
+        let factory = WorkerFactory { clock: Arc::clone(&clock), access, drain, metrics: Arc::clone(&self.metrics) };
+        let workers = factory.start(workers(&self.config))?;
+        let (orders, ordered) = mpsc::channel(CONTROL_COMMANDS);
+        let shown = self.show(&workers, status, &quit, orders);
+        let Self { config, tls, listeners, apis_by_listener, passed, phase, view, reloads, settings, metrics, .. } = self;
         let required = required_headers(&config, None).await;
-        let shared = config.apis.iter().zip(required).map(|(api, required)| Shared::new(api, &metrics, required)).collect();
-        let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
-        view.send_replace(plan.view(&doors));
-        workers.take_over(&plan, workers.descriptors(&doors)?).await;
-        plan.announce(&doors, 0);
+        let shared = config.apis.iter().zip(required).map(|(api, required)| ApiShared::new(api, &metrics, required)).collect();
+        let snapshot = Arc::new(Snapshot { config, tls, accounts, shared, apis_by_listener });
+        view.send_replace(snapshot.view(&listeners));
+        workers.take_over(&snapshot, workers.descriptors(&listeners)?).await;
+        snapshot.announce(&listeners, 0);
         phase.send_replace(Phase::Running);
-        let mut daemon = Daemon { plan, doors, workers, passed, settings, clock, view, reloads, metrics };
-        let mut inbox = Inbox { commands, quit, orders: ordered };
-        daemon.obey(&mut inbox).await;
+        let mut daemon = Daemon { snapshot, listeners, workers, passed, settings, clock, view, reloads, metrics };
+        let mut sources = CommandSources { commands, quit, orders: ordered };
+        daemon.run_commands(&mut sources).await;
         phase.send_replace(Phase::Draining);
-        let plan = Arc::clone(&daemon.plan);
-        daemon.drain(&begun, inbox).await;
-        for account in &plan.accounts {
+        let snapshot = Arc::clone(&daemon.snapshot);
+        daemon.drain(&begun, sources).await;
+        for account in &snapshot.accounts {
             account.shut_down().await;
         }
         phase.send_replace(Phase::Stopped);
@@ -211,28 +225,28 @@ impl App {
         Ok(())
     }
 
-    fn sight(&self, clock: &Arc<dyn Clock>, access: AccessLog) -> Sight {
+    fn status(&self, clock: &Arc<dyn Clock>, access: AccessLog) -> StatusReader {
         let (phase, view, telemetry) = (self.phase.subscribe(), self.view.subscribe(), self.telemetry_address());
-        Sight { phase, view, started: clock.now().moment, clock: Arc::clone(clock), telemetry, access }
+        StatusReader { phase, view, started: clock.now().moment, clock: Arc::clone(clock), telemetry, access }
     }
 
     /// Starts to answer whoever looks at the daemon.
-    fn show(&mut self, workers: &Workers, sight: Sight, quit: &Arc<Notify>, orders: mpsc::Sender<Command>) -> Shown {
+    fn show(&mut self, workers: &Workers, status: StatusReader, quit: &Arc<Notify>, orders: mpsc::Sender<Command>) -> AdminTasks {
         let (close, closing) = watch::channel(false);
         let mut tasks = JoinSet::new();
         if let Some(systemd) = self.systemd.take() {
-            tasks.spawn(systemd.tell(sight.clone(), workers.pulse(), self.reloads.subscribe()));
+            tasks.spawn(systemd.tell(status.clone(), workers.liveness(), self.reloads.subscribe()));
         }
         if let Some(listener) = self.control.take() {
-            tasks.spawn(listener.serve(sight.clone(), orders, closing.clone()));
+            tasks.spawn(listener.serve(status.clone(), orders, closing.clone()));
         }
         if let Some(listener) = self.telemetry.take() {
             let quit = self.config.quitquitquit.then(|| Arc::clone(quit));
             info!(listener = %listener.address(), "health and metrics");
-            let telemetry = Telemetry { sight, pulse: workers.pulse(), metrics: Arc::clone(&self.metrics), quit };
+            let telemetry = Telemetry { status, liveness: workers.liveness(), metrics: Arc::clone(&self.metrics), quit };
             tasks.spawn(listener.serve(telemetry, closing));
         }
-        Shown { close, tasks }
+        AdminTasks { close, tasks }
     }
 }
 
@@ -247,10 +261,10 @@ fn default_workers() -> usize {
 
 /// Of each API of `config`, with values read; all at the same time, since a command may take its own. `before`: in force
 /// until now.
-async fn required_headers(config: &Arc<Config>, before: Option<&Plan>) -> Vec<Option<Required>> {
+async fn required_headers(config: &Arc<Config>, before: Option<&Snapshot>) -> Vec<Option<Required>> {
     let mut readings = JoinSet::new();
     for (place, api) in config.apis.iter().enumerate() {
-        let known = before.and_then(|plan| plan.shared_as(&api.name)).and_then(|shared| shared.required.clone());
+        let known = before.and_then(|snapshot| snapshot.shared_as(&api.name)).and_then(|shared| shared.required.clone());
         let config = Arc::clone(config);
         readings.spawn(async move { (place, Required::begin(&config, place, known.as_ref()).await) });
     }
@@ -261,51 +275,52 @@ async fn required_headers(config: &Arc<Config>, before: Option<&Plan>) -> Vec<Op
     required
 }
 
-impl Shared {
+impl ApiShared {
     fn new(api: &config::Api, metrics: &Metrics, required: Option<Required>) -> Self {
-        let places = Places::new(api.limits.max_requests);
-        Self { places, outage: Outage::default(), metrics: metrics.api(&api.name), required }
+        let places = RequestLimit::new(api.limits.max_requests);
+        Self { places, reachability: ReachabilityLog::default(), metrics: metrics.api(&api.name), required }
     }
 }
 
-impl Plan {
+impl Snapshot {
     /// Itself, as far as it is shown.
-    fn view(&self, doors: &[Door]) -> Arc<View> {
+    fn view(&self, listeners: &[Listener]) -> Arc<View> {
         let apis = self.config.apis.iter().zip(&self.shared).enumerate().map(|(place, (api, shared))| {
-            let listens = doors.iter().zip(&self.behind).filter(|(_, apis)| apis.contains(&place));
+            let listens = listeners.iter().zip(&self.apis_by_listener).filter(|(_, apis)| apis.contains(&place));
             ApiView {
                 name: api.name.clone(),
                 account: self.config.accounts[api.account.0].name.clone(),
-                listen: listens.map(|(door, _)| door.bound.name.clone()).collect(),
+                listen: listens.map(|(listener, _)| listener.bound.name.clone()).collect(),
                 upstream: api.upstream.to_string(),
                 places: shared.places.clone(),
                 metrics: Arc::clone(&shared.metrics),
             }
         });
-        let listeners = doors.iter().map(|door| (door.bound.name.clone(), door.seats.clone())).collect();
+        let listeners =
+            listeners.iter().map(|listener| (listener.bound.name.clone(), listener.connection_limit.clone())).collect();
         let drain = self.config.drain_delay + self.config.drain_timeout;
         Arc::new(View { apis: apis.collect(), accounts: self.accounts.clone(), listeners, drain })
     }
 
-    /// Says where clients come in, from the door with that number on.
-    fn announce(&self, doors: &[Door], from: usize) {
-        for (door, apis) in doors.iter().zip(&self.behind).skip(from) {
+    /// Says where clients come in, from the listener with that number on.
+    fn announce(&self, listeners: &[Listener], from: usize) {
+        for (listener, apis) in listeners.iter().zip(&self.apis_by_listener).skip(from) {
             for api in apis.iter().map(|api| &self.config.apis[*api]) {
                 let prefix = api.prefix.as_ref().map(Prefix::as_str);
                 let upstream = api.upstream.origin.to_string();
-                info!(api = api.name, listener = door.bound.name, prefix, upstream, "listening");
+                info!(api = api.name, listener = listener.bound.name, prefix, upstream, "listening");
             }
         }
     }
 }
 
 /// What answers whoever looks at the daemon.
-struct Shown {
+struct AdminTasks {
     close: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
-impl Shown {
+impl AdminTasks {
     /// What is under way may finish, for a moment.
     async fn close(mut self) {
         self.close.send_replace(true);
@@ -317,7 +332,7 @@ impl Shown {
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Where commands come from.
-struct Inbox {
+struct CommandSources {
     /// Signals, or whoever runs the daemon.
     commands: mpsc::Receiver<Command>,
     /// `POST /quitquitquit`.
@@ -326,7 +341,7 @@ struct Inbox {
     orders: mpsc::Receiver<Command>,
 }
 
-impl Inbox {
+impl CommandSources {
     /// `None`: nobody can send one any more. Cancelled, it loses none.
     async fn next(&mut self) -> Option<Command> {
         tokio::select! {
@@ -338,12 +353,12 @@ impl Inbox {
 }
 
 /// Orders of the control socket that may wait while one is carried out.
-const ORDERS: usize = 16;
+const CONTROL_COMMANDS: usize = 16;
 
 /// A daemon that serves.
 struct Daemon {
-    plan: Arc<Plan>,
-    doors: Vec<Door>,
+    snapshot: Arc<Snapshot>,
+    listeners: Vec<Listener>,
     workers: Workers,
     passed: PassedSockets,
     settings: Option<Settings>,
@@ -355,8 +370,8 @@ struct Daemon {
 
 impl Daemon {
     /// Carries out commands until a `Shutdown`, or until nobody can send one.
-    async fn obey(&mut self, inbox: &mut Inbox) {
-        while let Some(command) = inbox.next().await {
+    async fn run_commands(&mut self, sources: &mut CommandSources) {
+        while let Some(command) = sources.next().await {
             match command {
                 Command::Shutdown => return,
                 Command::LogOut { account, done } => self.log_out(account.as_deref(), done).await,
@@ -373,8 +388,8 @@ impl Daemon {
     }
 
     /// The same while a shutdown is under way: it can't be called off, and nothing new begins.
-    async fn obey_until_closed(&self, inbox: &mut Inbox) {
-        while let Some(command) = inbox.next().await {
+    async fn obey_until_closed(&self, sources: &mut CommandSources) {
+        while let Some(command) = sources.next().await {
             match command {
                 Command::LogOut { account, done } => self.log_out(account.as_deref(), done).await,
                 Command::Reload { done: Some(done) } => {
@@ -387,10 +402,10 @@ impl Daemon {
 
     /// `only`: one account. Idle connections may hold a token in their buffers.
     async fn log_out(&self, only: Option<&str>, done: Option<oneshot::Sender<()>>) {
-        for account in self.plan.accounts.iter().filter(|account| only.is_none_or(|name| account.name() == name)) {
+        for account in self.snapshot.accounts.iter().filter(|account| only.is_none_or(|name| account.name() == name)) {
             account.log_out().await;
         }
-        self.workers.order(|| Order::CloseIdle).await;
+        self.workers.order(|| WorkerCommand::CloseIdle).await;
         if let Some(done) = done {
             // Whoever asked may have gone.
             done.send(()).unwrap_or(());
@@ -398,28 +413,28 @@ impl Daemon {
     }
 
     /// Ends the workers: in their own time, then in ours.
-    async fn drain(mut self, begun: &watch::Sender<bool>, mut inbox: Inbox) {
-        let (delay, limit) = (self.plan.config.drain_delay, self.plan.config.drain_timeout);
+    async fn drain(mut self, begun: &watch::Sender<bool>, mut sources: CommandSources) {
+        let (delay, limit) = (self.snapshot.config.drain_delay, self.snapshot.config.drain_timeout);
         if !delay.is_zero() {
             info!(seconds = delay.as_secs(), "stopping: new requests are still served for the drain delay");
             // A log-out still counts; another shutdown changes nothing.
-            drop(timeout(delay, self.obey_until_closed(&mut inbox)).await);
+            drop(timeout(delay, self.obey_until_closed(&mut sources)).await);
         }
         info!(seconds = limit.as_secs(), "draining");
         // The workers hold the last descriptors of the listening sockets now, and close them once the queues are empty.
-        self.doors.clear();
+        self.listeners.clear();
         begun.send_replace(true);
         let mut finished = self.workers.finished();
         let ended = async {
             tokio::select! {
-                () = self.obey_until_closed(&mut inbox) => std::future::pending().await,
+                () = self.obey_until_closed(&mut sources) => std::future::pending().await,
                 _ = finished.recv() => {}
             }
         };
         if timeout(limit, ended).await.is_err() {
             warn!("the drain time ran out: what is still in flight is cut off");
         }
-        self.workers.order(|| Order::Stop).await;
+        self.workers.order(|| WorkerCommand::Stop).await;
         self.workers.join();
     }
 }

@@ -8,8 +8,8 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use tracing::{error, info, warn};
 
 use super::{
-    Daemon, Plan, Settings, Shared, StartError, accounts,
-    doors::{Adjustments, Door, Key, Layout},
+    ApiShared, Daemon, Settings, Snapshot, StartError, accounts,
+    listeners::{Adjustments, Key, Listener, ListenerPlan},
     trust,
 };
 use crate::{
@@ -69,11 +69,11 @@ impl From<StartError> for Refused {
 struct Prepared {
     config: Arc<Config>,
     tls: ClientTls,
-    /// Behind the doors that there are, and the new ones after them.
-    behind: Vec<Vec<usize>>,
-    doors: Vec<Door>,
-    /// Of the new doors, for each worker.
-    descriptors: Vec<Vec<Door>>,
+    /// Behind the listeners that there are, and the new ones after them.
+    apis_by_listener: Vec<Vec<usize>>,
+    listeners: Vec<Listener>,
+    /// Of the new listeners, for each worker.
+    descriptors: Vec<Vec<Listener>>,
     adjustments: Adjustments,
 }
 
@@ -105,31 +105,31 @@ impl Daemon {
     async fn take_over_settings(&mut self) -> Result<(), Refused> {
         let settings = self.settings.as_ref().ok_or(Refused::NoSettings)?;
         let config = read(settings.input.clone()).await?;
-        let Prepared { config, tls, behind, doors, descriptors, adjustments } = self.prepare(config)?;
+        let Prepared { config, tls, apis_by_listener, listeners, descriptors, adjustments } = self.prepare(config)?;
         // Before anything is served by the new settings: what they require is in force from their first request on.
-        let required = super::required_headers(&config, Some(&self.plan)).await;
-        let accounts = accounts::take_over(&self.plan.accounts, &config, &tls, &self.clock, &self.metrics).await?;
+        let required = super::required_headers(&config, Some(&self.snapshot)).await;
+        let accounts = accounts::take_over(&self.snapshot.accounts, &config, &tls, &self.clock, &self.metrics).await?;
         let apis = config.apis.iter().zip(required);
-        let shared = apis.map(|(api, required)| self.plan.shared_of(api, &self.metrics, required)).collect();
-        let plan = Arc::new(Plan { config, tls, accounts, shared, behind });
-        self.workers.take_over(&plan, descriptors).await;
-        let before = std::mem::replace(&mut self.plan, plan);
-        let first_new = self.doors.len();
-        self.doors.extend(doors);
-        adjustments.make(&mut self.doors);
+        let shared = apis.map(|(api, required)| self.snapshot.shared_of(api, &self.metrics, required)).collect();
+        let snapshot = Arc::new(Snapshot { config, tls, accounts, shared, apis_by_listener });
+        self.workers.take_over(&snapshot, descriptors).await;
+        let before = std::mem::replace(&mut self.snapshot, snapshot);
+        let first_new = self.listeners.len();
+        self.listeners.extend(listeners);
+        adjustments.make(&mut self.listeners);
         if let Some(settings) = &self.settings {
             // The filter is one of the settings, so it has been judged.
-            drop(settings.log.adopt(&self.plan.config.log));
+            drop(settings.log.adopt(&self.snapshot.config.log));
         }
-        self.view.send_replace(self.plan.view(&self.doors));
-        self.plan.announce(&self.doors, first_new);
-        accounts::end_the_rest(&before.accounts, &self.plan.accounts).await;
+        self.view.send_replace(self.snapshot.view(&self.listeners));
+        self.snapshot.announce(&self.listeners, first_new);
+        accounts::end_the_rest(&before.accounts, &self.snapshot.accounts).await;
         Ok(())
     }
 
     /// All that can go wrong.
     fn prepare(&mut self, config: Config) -> Result<Prepared, Refused> {
-        let before = &self.plan.config;
+        let before = &self.snapshot.config;
         if let Some(what) = needs_restart(before, &config) {
             return Err(Refused::NeedsRestart(format!("a changed `{what}`")));
         }
@@ -138,21 +138,21 @@ impl Daemon {
             let admitted = sandbox.admits(&config, files.iter().map(PathBuf::as_path));
             admitted.map_err(|outside| Refused::NeedsRestart(outside.to_string()))?;
         }
-        let layout = Layout::of(&config, &self.passed.places).map_err(StartError::Door)?;
-        if let Some(door) = layout.missing(&self.doors) {
-            return Err(Refused::NeedsRestart(format!("to stop listening on {}", door.bound.name)));
+        let layout = ListenerPlan::of(&config, &self.passed.places).map_err(StartError::Listener)?;
+        if let Some(listener) = layout.missing(&self.listeners) {
+            return Err(Refused::NeedsRestart(format!("to stop listening on {}", listener.bound.name)));
         }
         let read_anew = trust(&config)?;
         // Connections and sessions are worth keeping.
-        let unchanged = read_anew.is_like(&self.plan.tls);
-        let tls = if unchanged { self.plan.tls.clone() } else { read_anew };
-        let present: Vec<Key> = self.doors.iter().map(|door| door.key().clone()).collect();
-        let adjustments = Adjustments::new(&config, &layout.behind(&self.doors)).map_err(StartError::Door)?;
-        let doors = layout.open(&config, &present, &mut self.passed).map_err(StartError::Door)?;
-        let descriptors = self.workers.descriptors(&doors).map_err(StartError::System)?;
-        let mut behind = layout.behind(&self.doors);
-        behind.extend(layout.behind(&doors));
-        Ok(Prepared { config: Arc::new(config), tls, behind, doors, descriptors, adjustments })
+        let unchanged = read_anew.is_like(&self.snapshot.tls);
+        let tls = if unchanged { self.snapshot.tls.clone() } else { read_anew };
+        let present: Vec<Key> = self.listeners.iter().map(|listener| listener.key().clone()).collect();
+        let adjustments = Adjustments::new(&config, &layout.apis_by_listener(&self.listeners)).map_err(StartError::Listener)?;
+        let listeners = layout.open(&config, &present, &mut self.passed).map_err(StartError::Listener)?;
+        let descriptors = self.workers.descriptors(&listeners).map_err(StartError::System)?;
+        let mut apis_by_listener = layout.apis_by_listener(&self.listeners);
+        apis_by_listener.extend(layout.apis_by_listener(&listeners));
+        Ok(Prepared { config: Arc::new(config), tls, apis_by_listener, listeners, descriptors, adjustments })
     }
 }
 
@@ -180,15 +180,15 @@ fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
     differing.into_iter().find_map(|(name, differs)| differs.then_some(name))
 }
 
-impl Plan {
+impl Snapshot {
     /// What the API shared before, under its new limit, but for what is `required` from now on.
-    fn shared_of(&self, api: &config::Api, metrics: &Metrics, required: Option<Required>) -> Shared {
-        let Some(known) = self.shared_as(&api.name) else { return Shared::new(api, metrics, required) };
+    fn shared_of(&self, api: &config::Api, metrics: &Metrics, required: Option<Required>) -> ApiShared {
+        let Some(known) = self.shared_as(&api.name) else { return ApiShared::new(api, metrics, required) };
         known.places.limit_to(api.limits.max_requests);
-        Shared { required, ..known.clone() }
+        ApiShared { required, ..known.clone() }
     }
 
-    pub(super) fn shared_as(&self, api: &str) -> Option<&Shared> {
+    pub(super) fn shared_as(&self, api: &str) -> Option<&ApiShared> {
         let place = self.config.apis.iter().position(|known| known.name == api)?;
         self.shared.get(place)
     }

@@ -1,10 +1,10 @@
 //! Why a start fails, and what of it can be tried without one.
 //!
-//! Depends on what a start needs: trust, hosts, doors, hardening. Nothing is bound and nothing connects.
+//! Depends on what a start needs: trust, hosts, listeners, hardening. Nothing is bound and nothing connects.
 
 use std::{fmt, io, time::Duration};
 
-use super::doors::{self, DoorError};
+use super::listeners::{self, ListenerError};
 use crate::{
     config::{Config, Egress, Origin},
     connect::Connector,
@@ -21,7 +21,7 @@ pub enum StartError {
     /// A host name no certificate can be for: a matter of configuration.
     Host(Origin),
     /// An address can't be used.
-    Door(DoorError),
+    Listener(ListenerError),
     /// Nor can that of health and metrics.
     Telemetry(BindError),
     /// Nor can that of the control socket.
@@ -36,7 +36,7 @@ impl StartError {
     /// Whether changing the settings would help.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Tls(_) | Self::Host(_) | Self::Door(DoorError::Group(..)) | Self::Hardening(_))
+        matches!(self, Self::Tls(_) | Self::Host(_) | Self::Listener(ListenerError::Group(..)) | Self::Hardening(_))
     }
 
     /// As a fault of a setting: its key, empty when it is none's, what is wrong with it, and what to do.
@@ -44,7 +44,7 @@ impl StartError {
     pub fn as_fault(&self) -> (String, String, Option<&'static str>) {
         match self {
             Self::Tls(error) => (error.setting().unwrap_or_default().to_owned(), error.message(), error.hint()),
-            Self::Door(DoorError::Group(api, group)) => {
+            Self::Listener(ListenerError::Group(api, group)) => {
                 (format!("apis.{api}.socket_group"), group.to_string(), Some(NoSuchGroup::HINT))
             }
             other => (String::new(), other.to_string(), None),
@@ -57,7 +57,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Tls(error) => error.fmt(f),
             Self::Host(origin) => write!(f, "{origin}: not a host name that a certificate can be checked for"),
-            Self::Door(error) => error.fmt(f),
+            Self::Listener(error) => error.fmt(f),
             Self::Telemetry(error) | Self::Control(error) => error.fmt(f),
             Self::Hardening(missing) => missing.fmt(f),
             Self::System(error) => write!(f, "the system refused what the daemon needs: {error}"),
@@ -80,7 +80,7 @@ impl From<io::Error> for StartError {
 /// Faults of the settings that only show then.
 pub fn rehearse(config: &Config) -> Result<ClientTls, StartError> {
     let tls = trust(config)?;
-    doors::check_groups(config).map_err(StartError::Door)?;
+    listeners::check_groups(config).map_err(StartError::Listener)?;
     Ok(tls)
 }
 

@@ -6,18 +6,18 @@ use http::HeaderValue;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
-use super::{Plan, doors::Door};
+use super::{Snapshot, listeners::Listener};
 use crate::{
     allocator::spare_large_blocks,
     clock::{Clock, Jitter},
     config,
     connect::Connector,
     deadline::Deadlines,
+    liveness::{LivenessProbe, Responder},
     logging::AccessLog,
     metrics::{Meter, Metrics},
     path::Words,
-    proxy::{Api, Entrance, Entry, Gate, HeaderRules, Route, Routes, ToUpstream, Worker},
-    pulse::{Beat, Pulse},
+    proxy::{Api, Entry, Gate, HeaderRules, Route, Router, Routes, ToUpstream, Worker},
     server::{Acceptor, ConnectionLimits, Drain},
     upstream::{HeadLimits, Lifetimes, Upstream},
 };
@@ -26,12 +26,12 @@ use crate::{
 const ROUND: Duration = Duration::from_secs(1);
 
 /// Orders that may wait while one is carried out.
-const ORDERS: usize = 4;
+const CONTROL_COMMANDS: usize = 4;
 
 /// What a worker is told while it runs.
-pub(super) enum Order {
-    /// From now on serve by this plan, and at these doors beside those that it has.
-    TakeOver { plan: Arc<Plan>, doors: Vec<Door>, done: oneshot::Sender<()> },
+pub(super) enum WorkerCommand {
+    /// From now on serve by this snapshot, and at these listeners beside those that it has.
+    TakeOver { snapshot: Arc<Snapshot>, listeners: Vec<Listener>, done: oneshot::Sender<()> },
     /// Close every idle upstream connection.
     CloseIdle,
     /// Drop what is left.
@@ -40,7 +40,7 @@ pub(super) enum Order {
 
 /// What every worker is given.
 #[derive(Clone)]
-pub(super) struct Crew {
+pub(super) struct WorkerFactory {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) access: AccessLog,
     pub(super) drain: watch::Receiver<bool>,
@@ -50,23 +50,23 @@ pub(super) struct Crew {
 /// The running workers.
 pub(super) struct Workers {
     threads: Vec<thread::JoinHandle<()>>,
-    orders: Vec<mpsc::Sender<Order>>,
+    orders: Vec<mpsc::Sender<WorkerCommand>>,
     finished: Option<mpsc::Receiver<()>>,
-    pulse: Pulse,
+    liveness: LivenessProbe,
 }
 
-impl Crew {
-    /// Starts `count` workers, which serve nobody until they are given a plan.
+impl WorkerFactory {
+    /// Starts `count` workers, which serve nobody until they are given a snapshot.
     pub(super) fn start(&self, count: NonZeroUsize) -> io::Result<Workers> {
         let (working, finished) = mpsc::channel(1);
-        let (threads, orders, pulse) = (Vec::new(), Vec::new(), Pulse::default());
-        let mut workers = Workers { threads, orders, finished: Some(finished), pulse };
+        let (threads, orders, liveness) = (Vec::new(), Vec::new(), LivenessProbe::default());
+        let mut workers = Workers { threads, orders, finished: Some(finished), liveness };
         for number in 0..count.get() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (orders, given) = mpsc::channel(ORDERS);
-            let (crew, working, beat) = (self.clone(), working.clone(), workers.pulse.add());
+            let (orders, given) = mpsc::channel(CONTROL_COMMANDS);
+            let (factory, working, responder) = (self.clone(), working.clone(), workers.liveness.add());
             workers.threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                runtime.block_on(crew.work(number, given, beat));
+                runtime.block_on(factory.work(number, given, responder));
                 drop(working);
             })?);
             workers.orders.push(orders);
@@ -75,7 +75,7 @@ impl Crew {
     }
 
     /// Until every connection has ended after a drain, or the order to stop.
-    async fn work(self, number: usize, mut orders: mpsc::Receiver<Order>, mut beat: Beat) {
+    async fn work(self, number: usize, mut orders: mpsc::Receiver<WorkerCommand>, mut responder: Responder) {
         spare_large_blocks();
         let deadlines = Deadlines::default();
         let ticking = deadlines.clone();
@@ -84,31 +84,31 @@ impl Crew {
         let worker = Arc::new(Worker::new(deadlines.clone(), Arc::clone(&self.clock), self.access.worker(), unclaimed));
         let mut begun = self.drain.clone();
         let (drain, mut gone) = Drain::new(self.drain);
-        let mut side = Some(Side::new(number, Arc::clone(&worker), deadlines, drain));
+        let mut side = Some(WorkerState::new(number, Arc::clone(&worker), deadlines, drain));
         let mut apis: Vec<Arc<Api>> = Vec::new();
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = gone.recv() => break,
-                () = beat.answer() => {}
+                () = responder.answer() => {}
                 // What the side holds would keep the drain from ending.
                 _ = begun.wait_for(|begun| *begun), if side.is_some() => side = None,
                 order = orders.recv() => match order {
-                    Some(Order::TakeOver { plan, doors, done }) => {
+                    Some(WorkerCommand::TakeOver { snapshot, listeners, done }) => {
                         if let Some(side) = &mut side {
-                            side.take_over(&plan, doors);
+                            side.take_over(&snapshot, listeners);
                             apis.clone_from(&side.apis);
                         }
                         // Whoever waited for it may have given up.
                         let _ = done.send(());
                     }
-                    Some(Order::CloseIdle) => {
+                    Some(WorkerCommand::CloseIdle) => {
                         for api in &apis {
                             api.upstream.close_idle();
                         }
                     }
-                    Some(Order::Stop) | None => break,
+                    Some(WorkerCommand::Stop) | None => break,
                 },
                 _ = round.tick() => {
                     let now = self.clock.now().moment;
@@ -120,41 +120,41 @@ impl Crew {
             }
         }
         worker.flush_access_log();
-        beat.finish();
+        responder.finish();
     }
 }
 
 /// What one worker serves.
-struct Side {
+struct WorkerState {
     number: usize,
     worker: Arc<Worker>,
     deadlines: Deadlines,
     drain: Drain,
     /// In force; none at first.
-    plan: Option<Arc<Plan>>,
+    snapshot: Option<Arc<Snapshot>>,
     apis: Vec<Arc<Api>>,
-    /// As the doors.
-    entrances: Vec<(Arc<str>, Entry, Arc<Entrance>)>,
+    /// As the listeners.
+    routers: Vec<(Arc<str>, Entry, Arc<Router>)>,
 }
 
-impl Side {
+impl WorkerState {
     fn new(number: usize, worker: Arc<Worker>, deadlines: Deadlines, drain: Drain) -> Self {
-        Self { number, worker, deadlines, drain, plan: None, apis: Vec::new(), entrances: Vec::new() }
+        Self { number, worker, deadlines, drain, snapshot: None, apis: Vec::new(), routers: Vec::new() }
     }
 
-    fn take_over(&mut self, plan: &Arc<Plan>, new_doors: Vec<Door>) {
-        let made = |index| api(plan, index, self.number, self.kept(plan, index)).map(Arc::new);
-        let apis: Vec<Option<Arc<Api>>> = (0..plan.config.apis.len()).map(made).collect();
-        for ((listener, entry, entrance), behind) in self.entrances.iter().zip(&plan.behind) {
-            if let Some(routes) = self.routes(plan, &apis, behind, listener, *entry) {
-                entrance.lead_to(routes);
+    fn take_over(&mut self, snapshot: &Arc<Snapshot>, new_doors: Vec<Listener>) {
+        let made = |index| api(snapshot, index, self.number, self.kept(snapshot, index)).map(Arc::new);
+        let apis: Vec<Option<Arc<Api>>> = (0..snapshot.config.apis.len()).map(made).collect();
+        for ((listener, entry, router), apis_by_listener) in self.routers.iter().zip(&snapshot.apis_by_listener) {
+            if let Some(routes) = self.routes(snapshot, &apis, apis_by_listener, listener, *entry) {
+                router.replace_routes(routes);
             }
         }
-        for (door, behind) in new_doors.into_iter().zip(&plan.behind[self.entrances.len()..]) {
-            self.open(door, plan, &apis, behind);
+        for (listener, apis_by_listener) in new_doors.into_iter().zip(&snapshot.apis_by_listener[self.routers.len()..]) {
+            self.open(listener, snapshot, &apis, apis_by_listener);
         }
         let before = std::mem::replace(&mut self.apis, apis.into_iter().flatten().collect());
-        self.plan = Some(Arc::clone(plan));
+        self.snapshot = Some(Arc::clone(snapshot));
         // What nothing goes on with is closed when its last exchange has ended.
         for old in before {
             if !self.apis.iter().any(|new| Arc::ptr_eq(&new.upstream, &old.upstream)) {
@@ -163,67 +163,67 @@ impl Side {
         }
     }
 
-    /// The connections that an API of `plan` had before, if it would make the same ones now.
-    fn kept(&self, plan: &Plan, index: usize) -> Option<Arc<Upstream<ToUpstream>>> {
-        let (before, settings) = (self.plan.as_ref()?, &plan.config.apis[index]);
+    /// The connections that an API of `snapshot` had before, if it would make the same ones now.
+    fn kept(&self, snapshot: &Snapshot, index: usize) -> Option<Arc<Upstream<ToUpstream>>> {
+        let (before, settings) = (self.snapshot.as_ref()?, &snapshot.config.apis[index]);
         let known = before.config.apis.iter().find(|known| known.name == settings.name)?;
-        let same = connect_alike(known, settings) && before.tls.is_same(&plan.tls);
+        let same = connect_alike(known, settings) && before.tls.is_same(&snapshot.tls);
         let api = self.apis.iter().find(|api| api.name == settings.name)?;
         same.then(|| Arc::clone(&api.upstream))
     }
 
-    fn open(&mut self, door: Door, plan: &Plan, apis: &[Option<Arc<Api>>], behind: &[usize]) {
-        let listener: Arc<str> = door.bound.name.as_str().into();
-        let entry = if door.bound.socket.is_tcp() { Entry::Tcp } else { Entry::Unix };
-        let Some(routes) = self.routes(plan, apis, behind, &listener, entry) else { return };
-        let entrance = Arc::new(Entrance::new(routes));
-        match Acceptor::new(door.bound, door.seats) {
+    fn open(&mut self, listener: Listener, snapshot: &Snapshot, apis: &[Option<Arc<Api>>], apis_by_listener: &[usize]) {
+        let name: Arc<str> = listener.bound.name.as_str().into();
+        let entry = if listener.bound.socket.is_tcp() { Entry::Tcp } else { Entry::Unix };
+        let Some(routes) = self.routes(snapshot, apis, apis_by_listener, &name, entry) else { return };
+        let router = Arc::new(Router::new(routes));
+        match Acceptor::new(listener.bound, listener.connection_limit) {
             Ok(acceptor) => {
-                tokio::spawn(acceptor.run(Arc::clone(&entrance), self.deadlines.clone(), self.drain.clone()));
+                tokio::spawn(acceptor.run(Arc::clone(&router), self.deadlines.clone(), self.drain.clone()));
             }
             // Other workers accept on the same socket.
-            Err(cause) => error!(%listener, error = %cause, "a worker can't accept here"),
+            Err(cause) => error!(listener = %name, error = %cause, "a worker can't accept here"),
         }
-        self.entrances.push((listener, entry, entrance));
+        self.routers.push((name, entry, router));
     }
 
-    /// `None` when nothing is behind a door, which the daemon sees to.
+    /// `None` when no API is served at a listener, which the daemon sees to.
     fn routes(
         &self,
-        plan: &Plan,
+        snapshot: &Snapshot,
         apis: &[Option<Arc<Api>>],
-        behind: &[usize],
+        apis_by_listener: &[usize],
         listener: &Arc<str>,
         entry: Entry,
     ) -> Option<Routes> {
-        let mut routes = behind.iter().filter_map(|index| {
-            let (settings, api) = (&plan.config.apis[*index], apis[*index].clone()?);
-            let required = plan.shared[*index].required.clone();
-            let gate = Gate::new(&plan.config, settings, required, entry);
+        let mut routes = apis_by_listener.iter().filter_map(|index| {
+            let (settings, api) = (&snapshot.config.apis[*index], apis[*index].clone()?);
+            let required = snapshot.shared[*index].required.clone();
+            let gate = Gate::new(&snapshot.config, settings, required, entry);
             Some(Route { api, gate, listener: Arc::clone(listener), worker: Arc::clone(&self.worker) })
         });
         let first = routes.next()?;
-        let limits = connection_limits(behind.iter().map(|index| &plan.config.apis[*index]));
+        let limits = connection_limits(apis_by_listener.iter().map(|index| &snapshot.config.apis[*index]));
         Some(Routes::new(first, routes, limits))
     }
 }
 
 /// The side of an API of the worker with that number. `kept`: its connections, if there are any to go on with.
-fn api(plan: &Plan, index: usize, worker: usize, kept: Option<Arc<Upstream<ToUpstream>>>) -> Option<Api> {
-    let settings = &plan.config.apis[index];
+fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstream<ToUpstream>>>) -> Option<Api> {
+    let settings = &snapshot.config.apis[index];
     let authority = HeaderValue::try_from(settings.upstream.origin.authority()).ok()?;
     let rules = settings.allow.iter().flatten().chain(&settings.deny);
     let words = rules.flat_map(crate::path::Rule::words).chain(settings.path_words.iter().map(String::as_str));
-    let shared = &plan.shared[index];
+    let shared = &snapshot.shared[index];
     let meter = shared.metrics.meter(worker);
     Some(Api {
         name: settings.name.clone(),
-        account: plan.accounts[settings.account.0].clone(),
-        upstream: kept.or_else(|| upstream(plan, settings, Arc::clone(&meter)).map(Arc::new))?,
+        account: snapshot.accounts[settings.account.0].clone(),
+        upstream: kept.or_else(|| upstream(snapshot, settings, Arc::clone(&meter)).map(Arc::new))?,
         rules: HeaderRules::new(settings, authority),
         words: Words::new(words),
         places: shared.places.clone(),
-        outage: shared.outage.clone(),
+        reachability: shared.reachability.clone(),
         meter,
         timeouts: settings.timeouts,
         replay_buffer: settings.replay_buffer,
@@ -232,8 +232,8 @@ fn api(plan: &Plan, index: usize, worker: usize, kept: Option<Arc<Upstream<ToUps
 }
 
 /// Its own connections to upstream. The daemon has made the same connector before; what passes once passes again.
-fn upstream(plan: &Plan, settings: &config::Api, meter: Arc<Meter>) -> Option<Upstream<ToUpstream>> {
-    let connector = Connector::new(&settings.upstream.origin, &plan.tls, &plan.config.egress, settings.timeouts.connect)?;
+fn upstream(snapshot: &Snapshot, settings: &config::Api, meter: Arc<Meter>) -> Option<Upstream<ToUpstream>> {
+    let connector = Connector::new(&settings.upstream.origin, &snapshot.tls, &snapshot.config.egress, settings.timeouts.connect)?;
     let head = HeadLimits { bytes: settings.limits.max_header_bytes, lines: settings.limits.max_headers };
     let lifetimes = Lifetimes { idle: settings.timeouts.pool_idle, max_age: settings.timeouts.connection_max_age };
     Upstream::new(connector, settings.http2, head, lifetimes, Jitter::from_system(), meter)
@@ -250,18 +250,18 @@ fn connect_alike(one: &config::Api, other: &config::Api) -> bool {
 }
 
 impl Workers {
-    /// A descriptor of each door for each worker.
-    pub(super) fn descriptors(&self, doors: &[Door]) -> io::Result<Vec<Vec<Door>>> {
-        self.orders.iter().map(|_| doors.iter().map(Door::for_worker).collect()).collect()
+    /// A descriptor of each listener for each worker.
+    pub(super) fn descriptors(&self, listeners: &[Listener]) -> io::Result<Vec<Vec<Listener>>> {
+        self.orders.iter().map(|_| listeners.iter().map(Listener::for_worker).collect()).collect()
     }
 
-    /// Has every worker serve by `plan`; done when all do. `descriptors`: of the new doors, for each worker.
-    pub(super) async fn take_over(&self, plan: &Arc<Plan>, descriptors: Vec<Vec<Door>>) {
+    /// Has every worker serve by `snapshot`; done when all do. `descriptors`: of the new listeners, for each worker.
+    pub(super) async fn take_over(&self, snapshot: &Arc<Snapshot>, descriptors: Vec<Vec<Listener>>) {
         let mut taking_over = Vec::new();
-        for (orders, doors) in self.orders.iter().zip(descriptors) {
+        for (orders, listeners) in self.orders.iter().zip(descriptors) {
             let (done, taken_over) = oneshot::channel();
             // A worker that has ended has said so.
-            drop(orders.send(Order::TakeOver { plan: Arc::clone(plan), doors, done }).await);
+            drop(orders.send(WorkerCommand::TakeOver { snapshot: Arc::clone(snapshot), listeners, done }).await);
             taking_over.push(taken_over);
         }
         for taken_over in taking_over {
@@ -270,15 +270,15 @@ impl Workers {
     }
 
     /// Gives each worker the same order.
-    pub(super) async fn order(&self, order: impl Fn() -> Order) {
+    pub(super) async fn order(&self, order: impl Fn() -> WorkerCommand) {
         for orders in &self.orders {
             drop(orders.send(order()).await);
         }
     }
 
     /// Asks them whether they turn.
-    pub(super) fn pulse(&self) -> Pulse {
-        self.pulse.clone()
+    pub(super) fn liveness(&self) -> LivenessProbe {
+        self.liveness.clone()
     }
 
     /// Yields `None` once every worker is done.
@@ -295,7 +295,7 @@ impl Workers {
     }
 }
 
-/// The largest that any API behind an address grants: whose a connection is shows only when its first head is there.
+/// The largest that any API apis_by_listener an address grants: whose a connection is shows only when its first head is there.
 fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> ConnectionLimits {
     let granted = |api: &config::Api| ConnectionLimits {
         head_bytes: api.limits.max_header_bytes,

@@ -12,14 +12,14 @@ use serde::Deserialize;
 use super::{EX_CONFIG, fail, note_faults, print, status};
 use crate::{
     config::source::{self, Input},
-    control::{self, ControlError, Request},
+    control::{self, ControlError, ControlRequest},
     logging::Reader,
 };
 
 /// `status`. `json`: the document as it came.
 pub(super) fn status(input: Input, json: bool) -> ExitCode {
     let colour = Reader::of(&io::stdout(), &input.environment) == Reader::Terminal { colour: true };
-    let document = match ask(input, Request::Status) {
+    let document = match ask(input, ControlRequest::Status) {
         Ok(document) => document,
         Err(code) => return code,
     };
@@ -52,7 +52,7 @@ struct Account {
 
 /// `login`: done when the outcome is known.
 pub(super) fn log_in(input: Input, account: Option<&str>) -> ExitCode {
-    accounts(input, Request::LogIn(account), |account, now| match &account.expires_at {
+    accounts(input, ControlRequest::LogIn(account), |account, now| match &account.expires_at {
         Some(at) => format!("logged in; the token expires {}", status::relative_to(at, now)),
         None => "logged in".to_owned(),
     })
@@ -60,10 +60,10 @@ pub(super) fn log_in(input: Input, account: Option<&str>) -> ExitCode {
 
 /// `logout`.
 pub(super) fn log_out(input: Input, account: Option<&str>) -> ExitCode {
-    accounts(input, Request::LogOut(account), |_, _| "logged out".to_owned())
+    accounts(input, ControlRequest::LogOut(account), |_, _| "logged out".to_owned())
 }
 
-fn accounts(input: Input, request: Request<'_>, said: impl Fn(&Account, &str) -> String) -> ExitCode {
+fn accounts(input: Input, request: ControlRequest<'_>, said: impl Fn(&Account, &str) -> String) -> ExitCode {
     let answer = match ask(input, request) {
         Ok(answer) => answer,
         Err(code) => return code,
@@ -80,15 +80,15 @@ fn accounts(input: Input, request: Request<'_>, said: impl Fn(&Account, &str) ->
 
 /// `reload`: done when the settings have been taken over or refused.
 pub(super) fn reload(input: Input) -> ExitCode {
-    tell(input, Request::Reload, "reloaded")
+    tell(input, ControlRequest::Reload, "reloaded")
 }
 
 /// `shutdown`: what is in flight may still finish.
 pub(super) fn shut_down(input: Input) -> ExitCode {
-    tell(input, Request::Shutdown, "shutting down: what is in flight may finish within drain_timeout")
+    tell(input, ControlRequest::Shutdown, "shutting down: what is in flight may finish within drain_timeout")
 }
 
-fn tell(input: Input, request: Request<'_>, done: &str) -> ExitCode {
+fn tell(input: Input, request: ControlRequest<'_>, done: &str) -> ExitCode {
     match ask(input, request) {
         Ok(_) => print(|out| writeln!(out, "{done}")),
         Err(code) => code,
@@ -96,7 +96,7 @@ fn tell(input: Input, request: Request<'_>, done: &str) -> ExitCode {
 }
 
 /// The daemon's answer, or the exit code after it was said why there is none.
-fn ask(input: Input, request: Request<'_>) -> Result<Vec<u8>, ExitCode> {
+fn ask(input: Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
     let reach = source::reach(input);
     control::ask(reach.control, request).map_err(|error| {
         let code = fail(&error, if matches!(error, ControlError::Setting(_)) { EX_CONFIG } else { 1 });

@@ -4,21 +4,21 @@
 //! socket. Guarantees: nobody is answered but the daemon's own user, root and those that `control_allow_uids` names; no
 //! answer holds a secret; `login` and `reload` are answered when it is known what came of them.
 //!
-//! Files, each using only those before it: `place` (which file), `problem` (what a failure is told as; pure), `routes`
+//! Files, each using only those before it: `socket_path` (which file), `problem` (what a failure is told as; pure), `routes`
 //! (what a request means; pure), `server` (the daemon's end), `client` (what commands ask).
 
 mod client;
-mod place;
 mod problem;
 mod routes;
 mod server;
+mod socket_path;
 
 use tokio::sync::oneshot;
 
-pub use client::{ControlError, Request, ask};
-pub use place::{Place, Reason};
-pub use problem::Problem;
-pub use server::Listener;
+pub use client::{ControlError, ControlRequest, ask};
+pub use problem::ControlProblem;
+pub use server::ControlListener;
+pub use socket_path::{ControlSocketPath, PathReason};
 
 /// What a running daemon can be told. Whoever wants to know what came of it leaves a way to answer; it may be gone by then.
 #[derive(Debug)]

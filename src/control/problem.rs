@@ -1,6 +1,6 @@
 //! What an administrator is told when something was not done: a problem document (RFC 9457).
 //!
-//! Depends on `account` for why a log-in failed. One match without a wildcard turns every cause into a [`Problem`].
+//! Depends on `account` for why a log-in failed. One match without a wildcard turns every cause into a [`ControlProblem`].
 //! Guarantees: sentences for people, and no secret in them.
 
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::account::LogInFailed;
 
 /// What the daemon says of a request that failed.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
+pub struct ControlProblem {
     /// A name for the code.
     #[serde(default)]
     r#type: String,
@@ -46,7 +46,7 @@ pub(super) struct FailedAccount {
     advice: Option<String>,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ControlProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)?;
         for account in &self.accounts {
@@ -87,7 +87,7 @@ pub(super) enum Refused {
 
 impl Refused {
     /// How it is told.
-    pub(super) fn problem(self) -> Problem {
+    pub(super) fn problem(self) -> ControlProblem {
         let (status, code, title) = self.kind();
         let detail = self.detail();
         let (mut accounts, mut faults) = (Vec::new(), Vec::new());
@@ -96,7 +96,7 @@ impl Refused {
             Self::NotReloaded(reasons) => faults = reasons,
             _ => {}
         }
-        Problem {
+        ControlProblem {
             r#type: format!("urn:careportals-sidecar:problem:{code}"),
             title: title.to_owned(),
             status: status.as_u16(),
@@ -208,7 +208,7 @@ mod tests {
             let problem = refused.problem();
             assert_eq!((problem.status, problem.code.as_str()), (status, code));
             let document = serde_json::to_string(&problem).unwrap();
-            assert_eq!(serde_json::from_str::<Problem>(&document).unwrap(), problem);
+            assert_eq!(serde_json::from_str::<ControlProblem>(&document).unwrap(), problem);
         }
     }
 

@@ -21,24 +21,25 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    Command, NotReloaded, place,
+    Command, NotReloaded,
     problem::Refused,
     routes::{Action, route},
+    socket_path,
 };
 use crate::{
     account::{Account, LogInFailed},
     config::{Config, ControlSocket, RuntimeDirectories},
-    server::{Acceptor, Answering, BindError, Bound, ConnectionLimits, Peer, Seats, SocketAccess, bind_unix},
-    status::{AccountDocument, Detail, Phase, Sight},
+    server::{Acceptor, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, SocketAccess, bind_unix},
+    status::{AccountDocument, Detail, Phase, StatusReader},
 };
 
 /// A control socket that is bound. Its file goes when this does.
-pub struct Listener {
+pub struct ControlListener {
     bound: Bound,
     allow_uids: Vec<u32>,
 }
 
-impl Listener {
+impl ControlListener {
     /// Opens the socket that the settings name, or the default one. `Ok(None)`: there is none, which the log says.
     ///
     /// # Errors
@@ -62,16 +63,16 @@ impl Listener {
 
     /// Nobody asked for it, so nothing fails for want of it.
     fn open_default(directories: &RuntimeDirectories, config: &Config) -> Option<Self> {
-        let Some(place) = place::to_open(directories) else {
+        let Some(found) = socket_path::to_open(directories) else {
             info!("no control socket: there is no directory for one; control_socket names one");
             return None;
         };
-        let socket = place.path.display();
-        if let Err(error) = place.make_directory() {
+        let socket = found.path.display();
+        if let Err(error) = found.make_directory() {
             warn!(%socket, error = %error.kind(), "no control socket: its directory can't be made");
             return None;
         }
-        match Self::bind(&place.path, config) {
+        match Self::bind(&found.path, config) {
             Ok(listener) => Some(listener),
             Err(error) if error.is_answered() => {
                 info!(%socket, "no control socket: another daemon answers there; control_socket names one of our own");
@@ -91,11 +92,11 @@ impl Listener {
     }
 
     /// Serves until `closing` turns true, then finishes what is under way.
-    pub async fn serve(self, sight: Sight, commands: mpsc::Sender<Command>, closing: watch::Receiver<bool>) {
+    pub async fn serve(self, status: StatusReader, commands: mpsc::Sender<Command>, closing: watch::Receiver<bool>) {
         let own_uid = rustix::process::geteuid().as_raw();
-        let control = Arc::new(Control { sight, commands, own_uid, allow_uids: self.allow_uids });
+        let control = Arc::new(Control { status, commands, own_uid, allow_uids: self.allow_uids });
         // The original stays here: the file goes when nobody is answered any more.
-        let acceptor = self.bound.try_clone().and_then(|bound| Acceptor::new(bound, Seats::new(CONNECTIONS)));
+        let acceptor = self.bound.try_clone().and_then(|bound| Acceptor::new(bound, ConnectionLimit::new(CONNECTIONS)));
         let acceptor = match acceptor {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(socket = self.bound.name, error = %cause, "the control socket can't be served"),
@@ -119,7 +120,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
 };
 
 struct Control {
-    sight: Sight,
+    status: StatusReader,
     commands: mpsc::Sender<Command>,
     own_uid: u32,
     allow_uids: Vec<u32>,
@@ -127,7 +128,7 @@ struct Control {
 
 type Answer = Response<Full<Bytes>>;
 
-impl Answering for Control {
+impl RequestService for Control {
     type Body = Full<Bytes>;
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Answer {
@@ -157,7 +158,7 @@ impl Control {
             info!(action = action.name(), uid = peer.uid(), pid = peer.pid(), "asked over the control socket");
         }
         match action {
-            Action::Status => Ok(json(StatusCode::OK, &self.sight.document(Detail::Full))),
+            Action::Status => Ok(json(StatusCode::OK, &self.status.document(Detail::Full))),
             Action::LogIn(only) => self.log_in(only.as_deref()).await,
             Action::LogOut(only) => self.log_out(only.as_deref()).await,
             Action::Reload => self.reload().await,
@@ -171,7 +172,7 @@ impl Control {
 
     /// The accounts that are meant; all of them log in, and there is one at least.
     fn meant(&self, only: Option<&str>) -> Result<Vec<Account>, Refused> {
-        let view = Arc::clone(&self.sight.view.borrow());
+        let view = Arc::clone(&self.status.view.borrow());
         let named: Vec<&Account> = view.accounts.iter().filter(|known| only.is_none_or(|name| known.name() == name)).collect();
         if named.is_empty() {
             return Err(Refused::NoAccount);
@@ -181,7 +182,7 @@ impl Control {
     }
 
     fn check_running(&self) -> Result<(), Refused> {
-        match *self.sight.phase.borrow() {
+        match *self.status.phase.borrow() {
             Phase::Starting | Phase::Running => Ok(()),
             Phase::Draining | Phase::Stopped => Err(Refused::Stopping),
         }
@@ -223,7 +224,7 @@ impl Control {
 
     /// How these accounts are now.
     fn done(&self, accounts: &[Account]) -> Answer {
-        let document = self.sight.document(Detail::Full);
+        let document = self.status.document(Detail::Full);
         let is_meant = |account: &AccountDocument| accounts.iter().any(|meant| meant.name() == account.name);
         let accounts = document.accounts.into_iter().filter(is_meant).collect();
         json(StatusCode::OK, &Accounts { now: document.now, accounts })

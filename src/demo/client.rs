@@ -26,7 +26,7 @@ pub(super) struct Client {
 }
 
 /// An answer, read to its end.
-pub(super) struct Answer {
+pub(super) struct CallResponse {
     pub(super) status: StatusCode,
     /// Without parameters; empty when there is none.
     pub(super) content_type: String,
@@ -77,11 +77,11 @@ impl Client {
     }
 
     /// Makes one call without a body.
-    pub(super) fn call(&self, method: Method, target: &str) -> Result<Answer, CallError> {
+    pub(super) fn call(&self, method: Method, target: &str) -> Result<CallResponse, CallError> {
         self.runtime.block_on(async { timeout(PATIENCE, self.exchange(method, target)).await? })
     }
 
-    async fn exchange(&self, method: Method, target: &str) -> Result<Answer, CallError> {
+    async fn exchange(&self, method: Method, target: &str) -> Result<CallResponse, CallError> {
         let stream = TcpStream::connect(self.address).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let mut request = Request::new(Empty::<Bytes>::new());
@@ -96,7 +96,7 @@ impl Client {
             let (head, body) = sender.send_request(request).await?.into_parts();
             let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
             let content_type = content_type.split(';').next().unwrap_or_default().to_owned();
-            Ok(Answer { status: head.status, content_type, body: body.collect().await?.to_bytes() })
+            Ok(CallResponse { status: head.status, content_type, body: body.collect().await?.to_bytes() })
         };
         // The sender goes with the answer, and the connection ends with its sender.
         let (answer, _) = tokio::join!(answer, connection);

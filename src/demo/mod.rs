@@ -18,7 +18,7 @@ use crate::{
     logging::{self, LogError, Reader},
     process::report_panics_by_place,
 };
-use page::Page;
+use page::Narration;
 use stage::Stage;
 use story::{Amiss, Story};
 
@@ -89,7 +89,8 @@ pub fn run(once: bool) -> Result<(), DemoError> {
     report_panics_by_place();
     let stage = Stage::set(logging.access_log())?;
     let _signals = stage.catch_signals()?;
-    let mut page = Page::new(io::stdout().lock(), Reader::of(&io::stdout(), &environment) == Reader::Terminal { colour: true });
+    let mut page =
+        Narration::new(io::stdout().lock(), Reader::of(&io::stdout(), &environment) == Reader::Terminal { colour: true });
     let told = Story::new(&stage, &mut page).and_then(|mut story| story.tell());
     if told.is_err() && stage.is_stopping() {
         // Calls fail when a signal has stopped the sidecar; that is no failure of theirs.

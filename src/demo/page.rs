@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use http::{Method, StatusCode};
 
 /// The printed story. A reader that goes away ends nothing.
-pub(super) struct Page<W> {
+pub(super) struct Narration<W> {
     out: W,
     colour: bool,
 }
@@ -24,7 +24,7 @@ enum Style {
 const NAME_WIDTH: usize = 15;
 const VALUE_WIDTH: usize = 27;
 
-impl<W: Write> Page<W> {
+impl<W: Write> Narration<W> {
     /// An empty one.
     pub(super) fn new(out: W, colour: bool) -> Self {
         Self { out, colour }
@@ -126,7 +126,7 @@ mod tests {
 
     fn printed(colour: bool) -> String {
         let mut out = Vec::new();
-        let mut page = Page::new(&mut out, colour);
+        let mut page = Narration::new(&mut out, colour);
         page.step(1, "A step").unwrap();
         page.fact("name", "value", "note").unwrap();
         page.call("your app", &Method::GET, "/x", StatusCode::FORBIDDEN, "note").unwrap();
@@ -167,7 +167,7 @@ mod tests {
                 Ok(())
             }
         }
-        assert!(Page::new(Broken(io::ErrorKind::BrokenPipe), false).say("x").is_ok());
-        assert!(Page::new(Broken(io::ErrorKind::StorageFull), false).say("x").is_err());
+        assert!(Narration::new(Broken(io::ErrorKind::BrokenPipe), false).say("x").is_ok());
+        assert!(Narration::new(Broken(io::ErrorKind::StorageFull), false).say("x").is_err());
     }
 }

@@ -162,7 +162,7 @@ fn bind(simulator: &Simulator, user: &User) -> Result<(App, String), DemoError> 
         let login = config.accounts.iter().find_map(|account| account.login.as_ref());
         let login_path = login.map(|login| login.url.target.to_string()).unwrap_or_default();
         match App::bind(Arc::new(config)) {
-            Err(StartError::Door(_) | StartError::Telemetry(_)) => {}
+            Err(StartError::Listener(_) | StartError::Telemetry(_)) => {}
             Err(error) => return Err(DemoError::Sidecar(error)),
             Ok(app) => return Ok((app, login_path)),
         }

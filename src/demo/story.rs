@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use super::{
     DemoError,
-    client::{Answer, CallError, Client},
-    page::Page,
+    client::{CallError, CallResponse, Client},
+    page::Narration,
     stage::{RELOGIN_FLOOR, Stage},
 };
 use crate::{clock, proxy::Code};
@@ -57,7 +57,7 @@ impl From<CallError> for Amiss {
 /// The story while it is told.
 pub(super) struct Story<'a, W> {
     stage: &'a Stage,
-    page: &'a mut Page<W>,
+    page: &'a mut Narration<W>,
     client: Client,
 }
 
@@ -65,7 +65,7 @@ type Step<'a, W> = (&'static str, fn(&mut Story<'a, W>) -> Result<(), Amiss>);
 
 impl<'a, W: Write> Story<'a, W> {
     /// About to begin.
-    pub(super) fn new(stage: &'a Stage, page: &'a mut Page<W>) -> Result<Self, DemoError> {
+    pub(super) fn new(stage: &'a Stage, page: &'a mut Narration<W>) -> Result<Self, DemoError> {
         let address = stage.addresses().first().copied().ok_or(DemoError::NoPort)?;
         let client = Client::new(address).map_err(DemoError::System)?;
         Ok(Self { stage, page, client })
@@ -196,7 +196,7 @@ impl<'a, W: Write> Story<'a, W> {
     }
 
     /// A call that is told.
-    fn app_calls(&mut self, target: &str) -> Result<Answer, Amiss> {
+    fn app_calls(&mut self, target: &str) -> Result<CallResponse, Amiss> {
         let answer = self.client.call(Method::GET, target)?;
         let what = format!("{}, {} bytes", answer.content_type, answer.body.len());
         self.page.call("your app", &Method::GET, target, answer.status, &what)?;
@@ -213,7 +213,7 @@ impl<'a, W: Write> Story<'a, W> {
 }
 
 /// What to try while the demo stays up.
-pub(super) fn invite<W: Write>(stage: &Stage, page: &mut Page<W>) -> io::Result<()> {
+pub(super) fn invite<W: Write>(stage: &Stage, page: &mut Narration<W>) -> io::Result<()> {
     let base = base_url(stage);
     let log_out = format!("kill -USR1 {}", std::process::id());
     let commands = [
@@ -296,7 +296,7 @@ mod tests {
         assert!(stage.control().wait_until(PATIENCE, |control| control.counts().login_ok == 1));
         stage.control().set_login_fault(Some(LoginFault::Status(500)));
         let mut out = Vec::new();
-        let told = Story::new(&stage, &mut Page::new(&mut out, false)).and_then(|mut story| story.tell());
+        let told = Story::new(&stage, &mut Narration::new(&mut out, false)).and_then(|mut story| story.tell());
         let error = told.unwrap_err().to_string();
         assert!(error.starts_with("step 4 (CarePortals revokes the token"), "{error}");
         assert!(error.ends_with("failed: the call's answer: expected 200, got 401"), "{error}");

@@ -20,7 +20,7 @@ pub(super) struct Group {
 
 /// What the leader did since it was last looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum GroupEvent {
     Stopped(Signal),
     Ended(End),
 }
@@ -85,7 +85,7 @@ impl Group {
     }
 
     /// Reaps whoever has ended, without waiting, and tells what became of the program itself.
-    pub(super) fn look(&mut self) -> Option<Change> {
+    pub(super) fn look(&mut self) -> Option<GroupEvent> {
         let mut change = None;
         let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
         while let Some((pid, status)) = retried(|| waitpgid(self.leader, options)) {
@@ -102,12 +102,12 @@ impl Group {
         change
     }
 
-    fn note(&mut self, status: WaitStatus) -> Option<Change> {
-        let stopped = status.stopping_signal().and_then(Signal::from_named_raw).map(Change::Stopped);
+    fn note(&mut self, status: WaitStatus) -> Option<GroupEvent> {
+        let stopped = status.stopping_signal().and_then(Signal::from_named_raw).map(GroupEvent::Stopped);
         let killed = status.terminating_signal().map(End::Killed);
         let exited = status.exit_status().and_then(|code| u8::try_from(code).ok()).map(End::Code);
         self.end = killed.or(exited).or(self.end);
-        self.end.map(Change::Ended).or(stopped)
+        self.end.map(GroupEvent::Ended).or(stopped)
     }
 
     /// Whether anybody is left of a program that has ended. Those that belong to another user don't count.

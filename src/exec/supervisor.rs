@@ -12,7 +12,7 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
-    group::{Change, End, Group},
+    group::{End, Group, GroupEvent},
     terminal::{Terminal, stop_our_group},
 };
 use crate::{
@@ -101,8 +101,8 @@ impl Supervisor {
         let mut is_told = false;
         loop {
             match group.look() {
-                Some(Change::Ended(end)) => return end,
-                Some(Change::Stopped(signal)) => {
+                Some(GroupEvent::Ended(end)) => return end,
+                Some(GroupEvent::Stopped(signal)) => {
                     self.on_stop(group, signal);
                     continue;
                 }

@@ -7,7 +7,7 @@ use landlock::{
 };
 use tracing::{debug, warn};
 
-use super::{Directories, Sandbox};
+use super::{AllowedDirectories, Sandbox};
 
 /// Everything that this version knows is denied; an older kernel denies what it knows of it.
 const KNOWN: ABI = ABI::V6;
@@ -17,7 +17,7 @@ const KNOWN: ABI = ABI::V6;
 /// # Errors
 ///
 /// Says why the kernel does not.
-pub(super) fn enter(directories: Directories) -> Result<(Sandbox, i32), String> {
+pub(super) fn enter(directories: AllowedDirectories) -> Result<(Sandbox, i32), String> {
     let denied = || Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.scope(Scope::from_all(KNOWN))?.create();
     let status = denied()
         .and_then(|rules| allow(rules, &directories))
@@ -41,7 +41,7 @@ pub(super) fn enter(directories: Directories) -> Result<(Sandbox, i32), String> 
     Ok((Sandbox(directories), abi))
 }
 
-fn allow(rules: RulesetCreated, directories: &Directories) -> Result<RulesetCreated, RulesetError> {
+fn allow(rules: RulesetCreated, directories: &AllowedDirectories) -> Result<RulesetCreated, RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let bind = AccessFs::MakeSock | AccessFs::RemoveFile;
     let mut rules = rules;

@@ -12,7 +12,7 @@ use std::fmt;
 
 use tracing::{info, warn};
 
-pub use self::directories::{Directories, Outside, Sandbox};
+pub use self::directories::{AllowedDirectories, Outside, Sandbox};
 use crate::{config::Hardening, secret::Pages};
 
 /// A step that can't be taken here, and must be.
@@ -43,21 +43,21 @@ enum Outcome {
 
 /// Takes every step. `directories`: what must stay within reach, or why nothing can be closed off. The sandbox, once it
 /// is closed, says what may be asked of it later.
-pub fn harden(level: Hardening, directories: Result<Directories, &'static str>) -> Result<Option<Sandbox>, Missing> {
+pub fn harden(level: Hardening, directories: Result<AllowedDirectories, &'static str>) -> Result<Option<Sandbox>, Missing> {
     if level == Hardening::Off {
         info!("hardening is off");
         return Ok(None);
     }
     settle(level, CORE_DUMPS, of(no_core_dumps()))?;
-    settle(level, DEBUGGERS, of(not_dumpable()))?;
+    settle(level, NOT_DUMPABLE, of(not_dumpable()))?;
     settle(level, PRIVILEGES, of(no_new_privileges()))?;
-    settle(level, SECRET_PAGES, of(Pages::probe(LOCKED_MIN)))?;
+    settle(level, MEMORY_LOCKED, of(Pages::probe(LOCKED_MIN)))?;
     let (sandbox, outcome) = match directories.map(enter) {
         Ok(Ok((sandbox, abi))) => (Some(sandbox), Outcome::Taken(Some(abi))),
         Ok(Err(reason)) => (None, Outcome::Missing(reason)),
         Err(needless) => (None, Outcome::Needless(needless)),
     };
-    settle(level, FILES, outcome)?;
+    settle(level, LANDLOCK, outcome)?;
     Ok(sandbox)
 }
 
@@ -66,8 +66,8 @@ pub fn harden_around_a_program(level: Hardening) -> Result<(), Missing> {
     if level == Hardening::Off {
         return Ok(());
     }
-    settle(level, DEBUGGERS, of(not_dumpable()))?;
-    settle(level, SECRET_PAGES, of(Pages::probe(LOCKED_MIN)))
+    settle(level, NOT_DUMPABLE, of(not_dumpable()))?;
+    settle(level, MEMORY_LOCKED, of(Pages::probe(LOCKED_MIN)))
 }
 
 fn of(done: std::io::Result<()>) -> Outcome {
@@ -105,7 +105,7 @@ fn no_new_privileges() -> std::io::Result<()> {
 }
 
 #[cfg(target_os = "linux")]
-fn enter(directories: Directories) -> Result<(Sandbox, i32), String> {
+fn enter(directories: AllowedDirectories) -> Result<(Sandbox, i32), String> {
     landlock::enter(directories)
 }
 
@@ -120,15 +120,15 @@ fn no_new_privileges() -> std::io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn enter(_: Directories) -> Result<(Sandbox, i32), String> {
+fn enter(_: AllowedDirectories) -> Result<(Sandbox, i32), String> {
     Err("this system has no Landlock".to_owned())
 }
 
 const CORE_DUMPS: &str = "no core dumps";
-const DEBUGGERS: &str = "no debuggers";
+const NOT_DUMPABLE: &str = "not dumpable";
 const PRIVILEGES: &str = "no new privileges";
-const SECRET_PAGES: &str = "secrets locked in memory";
-const FILES: &str = "no files but those needed";
+const MEMORY_LOCKED: &str = "memory locked";
+const LANDLOCK: &str = "Landlock";
 
 /// Of locked memory, so much must be had: some pages for each secret of a few accounts. Half of what containers often allow,
 /// as values that stand in the settings are locked by then.

@@ -20,7 +20,7 @@ use prometheus_client::{
 };
 
 use super::{
-    ApiMetrics, Format, LoginOutcome, Metrics, Readings, Refusal, Reload, STATES, Vocabulary,
+    ApiMetrics, Format, LoginOutcome, Metrics, Readings, RefusalReason, Reload, STATES, Vocabulary,
     histogram::{Bounds, LATENCY, OVERHEAD, Observed},
     lock,
     meter::{CLASSES, METHODS, Retry, class_of},
@@ -81,7 +81,7 @@ impl Scrape {
         }
         let mut family = page.counter("careportals_sidecar_refusals", "Requests that were not let through, by the reason.")?;
         for (api, counts) in &apis {
-            let about = if api.is_empty() { Refusal::OfNone } else { Refusal::OfApi };
+            let about = if api.is_empty() { RefusalReason::OfNone } else { RefusalReason::OfApi };
             for (place, code) in vocabulary.codes.iter().enumerate().filter(|(_, code)| code.refusal == Some(about)) {
                 let refused = (0..METHODS.len()).map(|method| counts.requests(method, CLASSES.len() + place)).sum();
                 family.count(&[("api", api), ("reason", code.word)], refused)?;

@@ -253,20 +253,20 @@ impl Meter {
 
     /// There is a new connection to upstream, for an exchange. It counts until what is returned is dropped.
     #[must_use]
-    pub fn connected(self: &Arc<Self>) -> Presence {
+    pub fn connected(self: &Arc<Self>) -> ConnectionGauge {
         self.open.fetch_add(1, Ordering::Relaxed);
-        Presence { meter: Arc::clone(self), idle: AtomicBool::new(false) }
+        ConnectionGauge { meter: Arc::clone(self), idle: AtomicBool::new(false) }
     }
 }
 
 /// A connection to upstream that counts.
 #[derive(Debug)]
-pub struct Presence {
+pub struct ConnectionGauge {
     meter: Arc<Meter>,
     idle: AtomicBool,
 }
 
-impl Presence {
+impl ConnectionGauge {
     /// Whether it has no exchange now.
     pub fn set_idle(&self, idle: bool) {
         if self.idle.swap(idle, Ordering::Relaxed) != idle {
@@ -280,7 +280,7 @@ impl Presence {
     }
 }
 
-impl Drop for Presence {
+impl Drop for ConnectionGauge {
     fn drop(&mut self) {
         self.set_idle(false);
         self.meter.open.fetch_sub(1, Ordering::Relaxed);

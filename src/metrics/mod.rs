@@ -24,7 +24,7 @@ use std::{
 
 pub use format::Format;
 pub use histogram::{BUCKETS, Buckets, quantile};
-pub use meter::{ApiMetrics, Ended, Meter, Presence, Retry, Totals};
+pub use meter::{ApiMetrics, ConnectionGauge, Ended, Meter, Retry, Totals};
 
 /// The states that an account can be in.
 pub const STATES: [&str; 6] = ["logged_out", "logging_in", "ready", "refreshing", "backing_off", "rejected"];
@@ -46,12 +46,12 @@ pub struct CodeWord {
     /// The answer's.
     pub status: u16,
     /// Why a request was not let through.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<RefusalReason>,
 }
 
 /// Whose requests a refusal is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RefusalReason {
     /// Those of an API.
     OfApi,
     /// Those that no API is for.

@@ -10,8 +10,8 @@ fn vocabulary() -> Vocabulary {
     let code = |word, status, refusal| CodeWord { word, status, refusal };
     Vocabulary {
         codes: vec![
-            code("cross_site", 403, Some(Refusal::OfApi)),
-            code("no_api", 404, Some(Refusal::OfNone)),
+            code("cross_site", 403, Some(RefusalReason::OfApi)),
+            code("no_api", 404, Some(RefusalReason::OfNone)),
             code("upstream_timeout", 504, None),
         ],
         cuts: vec!["upstream_closed", "client_closed"],

@@ -22,7 +22,7 @@ use super::{
     exchange::{Cut, Exchange},
     upload::ToUpstream,
 };
-use crate::{deadline::Deadline, upstream::Answer};
+use crate::{deadline::Deadline, upstream::ResponseBody};
 
 /// What the client reads.
 pub enum ToClient {
@@ -35,14 +35,14 @@ pub enum ToClient {
         exchange: Option<Exchange>,
     },
     /// Upstream's answer.
-    Answer(Download),
+    ResponseBody(Download),
     /// There is none: the answer is the beginning of a tunnel.
     Empty,
 }
 
 /// Upstream's body.
 pub struct Download {
-    answer: Answer<ToUpstream>,
+    answer: ResponseBody<ToUpstream>,
     deadline: Deadline,
     idle: Duration,
     waiting: bool,
@@ -55,7 +55,7 @@ pub struct Download {
 
 impl Download {
     /// `idle`: how long upstream may be silent while we wait for it.
-    pub(super) fn new(answer: Answer<ToUpstream>, deadline: Deadline, idle: Duration, exchange: Exchange) -> Self {
+    pub(super) fn new(answer: ResponseBody<ToUpstream>, deadline: Deadline, idle: Duration, exchange: Exchange) -> Self {
         deadline.disarm();
         Self { answer, deadline, idle, waiting: false, length_only: false, broken: false, exchange }
     }
@@ -136,7 +136,7 @@ impl Body for ToClient {
                     Ok(Frame::data(document))
                 }))
             }
-            Self::Answer(download) => download.poll_frame(cx),
+            Self::ResponseBody(download) => download.poll_frame(cx),
             Self::Empty => Poll::Ready(None),
         }
     }
@@ -144,7 +144,7 @@ impl Body for ToClient {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Problem { document, .. } => document.is_none(),
-            Self::Answer(download) => download.is_end_stream(),
+            Self::ResponseBody(download) => download.is_end_stream(),
             Self::Empty => true,
         }
     }
@@ -152,7 +152,7 @@ impl Body for ToClient {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Problem { document, .. } => SizeHint::with_exact(document.as_ref().map_or(0, |document| document.len() as u64)),
-            Self::Answer(download) => download.size_hint(),
+            Self::ResponseBody(download) => download.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }

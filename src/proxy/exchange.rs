@@ -19,7 +19,7 @@ use super::{
     headers::{self, HeaderRules},
     problem::Code,
     upload::Upload,
-    waits::Waits,
+    upstream_time::UpstreamTime,
 };
 use crate::{
     clock,
@@ -45,7 +45,7 @@ pub(super) struct Exchange {
     tunnelled_bytes: u64,
     answered_bytes: u64,
     ending: Ending,
-    place: Option<Place>,
+    place: Option<RequestPermit>,
 }
 
 enum Ending {
@@ -100,7 +100,7 @@ impl Exchange {
     }
 
     /// Keeps a place among the requests in flight until the end.
-    pub(super) fn keep(&mut self, place: Place) {
+    pub(super) fn keep(&mut self, place: RequestPermit) {
         self.place = Some(place);
     }
 
@@ -131,7 +131,7 @@ impl Exchange {
     }
 
     /// The answer's head is about to go to the client; what was not waited since the request's came was ours.
-    pub(super) fn head_is_ready(&self, waits: &Waits) {
+    pub(super) fn head_is_ready(&self, waits: &UpstreamTime) {
         self.meter().spent(self.started.elapsed().saturating_sub(waits.total()));
     }
 
@@ -234,7 +234,7 @@ impl Drop for Exchange {
         {
             // The connection owns the rest of the body and ends with it. Over HTTP/2, too: a client may be told that nobody
             // reads on (RFC 9113, 8.1), and some then forget the answer that they have just got.
-            tokio::spawn(upload.linger(route.worker.deadlines.clone()));
+            tokio::spawn(upload.discard_upload(route.worker.deadlines.clone()));
         }
     }
 }
@@ -271,18 +271,18 @@ fn hex(bits: u64) -> [u8; 16] {
 
 /// Counts the requests of an API in flight, over all workers. Clones share the count.
 #[derive(Clone)]
-pub struct Places(Arc<PlacesTaken>);
+pub struct RequestLimit(Arc<RequestsInFlight>);
 
-struct PlacesTaken {
+struct RequestsInFlight {
     taken: AtomicUsize,
     most: AtomicUsize,
 }
 
-impl Places {
+impl RequestLimit {
     /// `most` requests at a time.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self(Arc::new(PlacesTaken { taken: AtomicUsize::new(0), most: AtomicUsize::new(most) }))
+        Self(Arc::new(RequestsInFlight { taken: AtomicUsize::new(0), most: AtomicUsize::new(most) }))
     }
 
     /// Requests in flight.
@@ -303,17 +303,17 @@ impl Places {
     }
 
     /// A place, if there is one.
-    pub(super) fn take(&self) -> Option<Place> {
-        let place = Place(Arc::clone(&self.0));
+    pub(super) fn take(&self) -> Option<RequestPermit> {
+        let place = RequestPermit(Arc::clone(&self.0));
         let before = place.0.taken.fetch_add(1, Ordering::Relaxed);
         (before < self.0.most.load(Ordering::Relaxed)).then_some(place)
     }
 }
 
 /// A place among the requests in flight.
-pub(super) struct Place(Arc<PlacesTaken>);
+pub(super) struct RequestPermit(Arc<RequestsInFlight>);
 
-impl Drop for Place {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_request_over_the_limit_takes_no_place_and_leaves_none_taken() {
-        let places = Places::new(2);
+        let places = RequestLimit::new(2);
         let first = places.take().unwrap();
         let _second = places.take().unwrap();
         assert!(places.take().is_none());
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_new_limit_counts_for_those_who_come_and_not_for_those_who_are_there() {
-        let places = Places::new(2);
+        let places = RequestLimit::new(2);
         let both = [places.take().unwrap(), places.take().unwrap()];
         places.limit_to(1);
         assert!(places.take().is_none());

@@ -7,19 +7,19 @@
 mod admit;
 mod callers;
 mod download;
-mod entrance;
 mod exchange;
 mod headers;
 pub mod internal;
-mod outage;
 mod panic;
 mod problem;
+mod reachability;
 mod redact;
 mod required;
 mod retry;
+mod router;
 mod tunnel;
 mod upload;
-mod waits;
+mod upstream_time;
 
 use std::{
     pin::{Pin, pin},
@@ -31,15 +31,15 @@ use std::{
 pub use admit::{Entry, Gate, Refusal};
 use bytes::Bytes;
 pub use download::{CutOff, Download, ToClient};
-pub use entrance::{Entrance, Routes};
-pub use exchange::Places;
+pub use exchange::RequestLimit;
 pub use headers::HeaderRules;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header::CONTENT_LENGTH, request};
 use http_body::Body;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-pub use outage::Outage;
 pub use problem::{Code, ProxyError};
+pub use reachability::ReachabilityLog;
 pub use required::{Required, try_source};
+pub use router::{Router, Routes};
 pub use upload::{ToUpstream, UploadError};
 
 use crate::{
@@ -51,17 +51,17 @@ use crate::{
     metrics::{Meter, Retry, Vocabulary},
     path::Words,
     server::Peer,
-    upstream::{Answer, Cause, Reuse, SendError, Upstream},
+    upstream::{Cause, ResponseBody, Reuse, SendError, Upstream},
 };
 
 use admit::Admitted;
 use exchange::Exchange;
 use headers::{Credentials, Framing};
 use panic::unless_panicked;
-use retry::{AfterFailure, AfterUnauthorized, Failed, IdempotencyKey, Spare};
+use retry::{AfterFailure, AfterUnauthorized, Failed, IdempotencyKey, RetryBudget};
 use tunnel::Tunnel;
 use upload::{Upload, Waiting};
-use waits::Waits;
+use upstream_time::UpstreamTime;
 
 /// A request that must not arrive twice never takes a connection that idled for longer: the other side may be closing it.
 const SAFE_IDLE: Duration = Duration::from_secs(4);
@@ -113,9 +113,9 @@ pub struct Api {
     /// What a log line may show of a path.
     pub words: Words,
     /// Requests in flight, over all workers.
-    pub places: Places,
+    pub places: RequestLimit,
     /// Whether the upstream was reached last, over all workers.
-    pub outage: Outage,
+    pub reachability: ReachabilityLog,
     /// What this worker counts of it.
     pub meter: Arc<Meter>,
     /// Durations.
@@ -185,10 +185,10 @@ impl Route {
         let upgrade = asked_upgrade(&mut request);
         let (head, body) = request.into_parts();
         let mut exchange = Exchange::open(&self, &head, peer);
-        let (deadline, mut waits) = (self.worker.deadlines.deadline(), Waits::default());
+        let (deadline, mut waits) = (self.worker.deadlines.deadline(), UpstreamTime::default());
         match self.forward(&head, body, upgrade.is_some(), &mut exchange, &deadline, &mut waits).await {
             Ok(answer) => {
-                self.api.outage.reached(&self.api.name);
+                self.api.reachability.reached(&self.api.name);
                 match upgrade {
                     Some(client) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
                         self.begin_tunnel(answer, client, exchange, deadline, &waits)
@@ -198,7 +198,7 @@ impl Route {
             }
             Err(error) => {
                 if let ProxyError::Upstream(SendError { cause: Cause::Connect(cause), .. }) = error {
-                    self.api.outage.failed(&self.api.name, error.code(), cause);
+                    self.api.reachability.failed(&self.api.name, error.code(), cause);
                 }
                 let response = problem::response(&error, head.version, exchange.request_id());
                 exchange.failed(response.status().as_u16(), error.code());
@@ -219,8 +219,8 @@ impl Route {
         websocket: bool,
         exchange: &mut Exchange,
         deadline: &Deadline,
-        waits: &mut Waits,
-    ) -> Result<Response<Answer<ToUpstream>>, ProxyError> {
+        waits: &mut UpstreamTime,
+    ) -> Result<Response<ResponseBody<ToUpstream>>, ProxyError> {
         let framing = framing(&head.headers, &body);
         let upload = (!body.is_end_stream()).then(|| Upload::new(body, Arc::clone(&self.api)));
         // Before anything is refused: whoever still writes the body shall be able to read why.
@@ -242,11 +242,11 @@ impl Route {
         &self,
         outgoing: &Outgoing<'_>,
         deadline: &Deadline,
-        waits: &mut Waits,
-    ) -> Result<Response<Answer<ToUpstream>>, ProxyError> {
+        waits: &mut UpstreamTime,
+    ) -> Result<Response<ResponseBody<ToUpstream>>, ProxyError> {
         let account = &self.api.account;
         let mut reuse = reuse_for(&outgoing.head.method);
-        let mut spare = Spare::new();
+        let mut retry_budget = RetryBudget::new();
         let mut bearer = self.bearer(waits).await?;
         let mut replaces: Option<Generation> = None;
         loop {
@@ -256,14 +256,14 @@ impl Route {
                     if replaces.is_some() {
                         account.uncured(generation);
                     }
-                    let fresh = waits.on(Box::pin(self.fresh_bearer(&mut spare, generation, outgoing)).as_mut()).await;
+                    let fresh = waits.on(Box::pin(self.fresh_bearer(&mut retry_budget, generation, outgoing)).as_mut()).await;
                     match fresh {
                         Some(newer) => bearer = newer,
                         None => return Ok(answer),
                     }
                     // Who refuses a body may close after it, just when it is written again: that goes to another connection.
                     if outgoing.upload.is_none() {
-                        waits.on(Box::pin(use_up(answer, deadline)).as_mut()).await;
+                        waits.on(Box::pin(drain_for_reuse(answer, deadline)).as_mut()).await;
                     }
                     self.api.meter.retried(Retry::Bearer);
                     replaces = Some(generation);
@@ -275,7 +275,7 @@ impl Route {
                     return Ok(answer);
                 }
                 Err(error) => {
-                    if !self.may_reconnect(&mut spare, error, outgoing) {
+                    if !self.may_reconnect(&mut retry_budget, error, outgoing) {
                         return Err(error);
                     }
                     self.api.meter.retried(Retry::Connection);
@@ -286,7 +286,7 @@ impl Route {
         }
     }
 
-    async fn bearer(&self, waits: &mut Waits) -> Result<Arc<Bearer>, ProxyError> {
+    async fn bearer(&self, waits: &mut UpstreamTime) -> Result<Arc<Bearer>, ProxyError> {
         match self.api.account.bearer(self.worker.clock.now().moment) {
             Some(bearer) => Ok(bearer),
             None => waits.on(Box::pin(self.api.account.wait_for_bearer()).as_mut()).await.map_err(ProxyError::NoBearer),
@@ -294,8 +294,13 @@ impl Route {
     }
 
     /// Reports the refused bearer. A newer one, when the request may go again with it.
-    async fn fresh_bearer(&self, spare: &mut Spare, refused: Generation, outgoing: &Outgoing<'_>) -> Option<Arc<Bearer>> {
-        match spare.after_unauthorized(outgoing.body()) {
+    async fn fresh_bearer(
+        &self,
+        retry_budget: &mut RetryBudget,
+        refused: Generation,
+        outgoing: &Outgoing<'_>,
+    ) -> Option<Arc<Bearer>> {
+        match retry_budget.after_unauthorized(outgoing.body()) {
             AfterUnauthorized::FreshBearer => {
                 let newer = self.api.account.replace(refused).await?;
                 // While we waited the client may have sent more than is kept.
@@ -308,12 +313,12 @@ impl Route {
         }
     }
 
-    fn may_reconnect(&self, spare: &mut Spare, error: ProxyError, outgoing: &Outgoing<'_>) -> bool {
+    fn may_reconnect(&self, retry_budget: &mut RetryBudget, error: ProxyError, outgoing: &Outgoing<'_>) -> bool {
         let ProxyError::Upstream(error) = error else { return false };
         let head = outgoing.head;
         let key = IdempotencyKey::of(&head.headers, self.api.retry_idempotency_key);
         let failed = Failed { method: &head.method, key, body: outgoing.body(), error };
-        spare.after_failure(&failed) == AfterFailure::Reconnect
+        retry_budget.after_failure(&failed) == AfterFailure::Reconnect
     }
 
     /// One attempt. The bearer goes with the head: a long upload must not keep an old token in memory.
@@ -323,8 +328,8 @@ impl Route {
         bearer: Arc<Bearer>,
         reuse: Reuse,
         deadline: &Deadline,
-        waits: &mut Waits,
-    ) -> Result<Response<Answer<ToUpstream>>, ProxyError> {
+        waits: &mut UpstreamTime,
+    ) -> Result<Response<ResponseBody<ToUpstream>>, ProxyError> {
         let upstream = &self.api.upstream;
         waits.begin_attempt();
         let lease = if outgoing.websocket {
@@ -351,7 +356,7 @@ impl Route {
             while deadline.poll_passed(cx).is_ready() {
                 if let Some((error, silence)) = self.overdue(outgoing.upload, deadline) {
                     if matches!(error, ProxyError::UpstreamTimeout) {
-                        self.api.upstream.distrust(silence);
+                        self.api.upstream.retire_older_than(silence);
                     }
                     return Poll::Ready(Err(error));
                 }
@@ -370,7 +375,7 @@ impl Route {
         let (limit, error) = match waiting {
             Waiting::Client => (self.api.timeouts.body_idle, ProxyError::RequestBodyTimeout),
             Waiting::Upstream => (self.api.timeouts.body_idle, ProxyError::UpstreamTimeout),
-            Waiting::Answer => (self.api.timeouts.response, ProxyError::UpstreamTimeout),
+            Waiting::ResponseBody => (self.api.timeouts.response, ProxyError::UpstreamTimeout),
         };
         let (now, due) = (clock::instant(), since + limit);
         if due <= now {
@@ -383,10 +388,10 @@ impl Route {
 
     fn pass_on(
         &self,
-        answer: Response<Answer<ToUpstream>>,
+        answer: Response<ResponseBody<ToUpstream>>,
         mut exchange: Exchange,
         deadline: Deadline,
-        waits: &Waits,
+        waits: &UpstreamTime,
     ) -> Response<ToClient> {
         let (mut head, body) = answer.into_parts();
         // The length of what was not modified: over HTTP/2 some clients wait for it, though the stream has ended.
@@ -401,17 +406,17 @@ impl Route {
         let idle = if download::is_event_stream(&head.headers) { timeouts.stream_idle } else { timeouts.body_idle };
         exchange.head_is_ready(waits);
         let download = Download::new(body, deadline, idle, exchange).under(&head);
-        Response::from_parts(head, ToClient::Answer(download))
+        Response::from_parts(head, ToClient::ResponseBody(download))
     }
 
     /// The upstream has agreed: what follows is none of HTTP's.
     fn begin_tunnel(
         &self,
-        mut answer: Response<Answer<ToUpstream>>,
+        mut answer: Response<ResponseBody<ToUpstream>>,
         client: OnUpgrade,
         exchange: Exchange,
         deadline: Deadline,
-        waits: &Waits,
+        waits: &UpstreamTime,
     ) -> Response<ToClient> {
         let upstream = hyper::upgrade::on(&mut answer);
         let (mut head, answer) = answer.into_parts();
@@ -451,7 +456,7 @@ impl Outgoing<'_> {
 
 /// Reads an answer that nobody gets, so that its connection serves again: after a revocation many requests are sent once
 /// more, and each would begin with a handshake. One that is long or slow is dropped with its connection.
-async fn use_up(answer: Response<Answer<ToUpstream>>, deadline: &Deadline) {
+async fn drain_for_reuse(answer: Response<ResponseBody<ToUpstream>>, deadline: &Deadline) {
     let (mut body, mut left) = (answer.into_body(), USED_UP.1);
     deadline.arm(USED_UP.0);
     std::future::poll_fn(|cx| {

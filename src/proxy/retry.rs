@@ -17,7 +17,7 @@ use crate::{
 ///
 /// Not `Clone`: a copy would bring a used reason back.
 #[derive(Debug)]
-pub(super) struct Spare {
+pub(super) struct RetryBudget {
     connection: bool,
     bearer: bool,
 }
@@ -81,7 +81,7 @@ pub(super) enum AfterUnauthorized {
     PassOn,
 }
 
-impl Spare {
+impl RetryBudget {
     /// For a request that was not sent yet.
     #[must_use]
     pub(super) fn new() -> Self {
@@ -108,7 +108,7 @@ impl Spare {
     }
 }
 
-impl Default for Spare {
+impl Default for RetryBudget {
     fn default() -> Self {
         Self::new()
     }
@@ -163,7 +163,7 @@ mod tests {
     ];
 
     fn after(method: &Method, key: IdempotencyKey, body: Body, cause: Cause, sent: Sent) -> AfterFailure {
-        Spare::new().after_failure(&Failed { method, key, body, error: SendError { cause, sent } })
+        RetryBudget::new().after_failure(&Failed { method, key, body, error: SendError { cause, sent } })
     }
 
     #[test]
@@ -212,24 +212,24 @@ mod tests {
 
     #[test]
     fn a_failure_that_is_not_repeated_does_not_use_up_the_reason() {
-        let mut spare = Spare::new();
+        let mut retry_budget = RetryBudget::new();
         let failure = |body| Failed {
             method: &Method::GET,
             key: IdempotencyKey::Absent,
             body,
             error: SendError { cause: Cause::Closed, sent: Sent::Nothing },
         };
-        assert_eq!(spare.after_failure(&failure(Body::Gone)), AfterFailure::GiveUp);
-        assert_eq!(spare.after_failure(&failure(Body::AtHand)), AfterFailure::Reconnect);
-        assert_eq!(spare.after_failure(&failure(Body::AtHand)), AfterFailure::GiveUp);
+        assert_eq!(retry_budget.after_failure(&failure(Body::Gone)), AfterFailure::GiveUp);
+        assert_eq!(retry_budget.after_failure(&failure(Body::AtHand)), AfterFailure::Reconnect);
+        assert_eq!(retry_budget.after_failure(&failure(Body::AtHand)), AfterFailure::GiveUp);
     }
 
     #[test]
     fn a_refused_bearer_is_replaced_once_while_the_body_is_at_hand() {
-        let mut spare = Spare::new();
-        assert_eq!(spare.after_unauthorized(Body::Gone), AfterUnauthorized::PassOn);
-        assert_eq!(spare.after_unauthorized(Body::AtHand), AfterUnauthorized::FreshBearer);
-        assert_eq!(spare.after_unauthorized(Body::AtHand), AfterUnauthorized::PassOn);
+        let mut retry_budget = RetryBudget::new();
+        assert_eq!(retry_budget.after_unauthorized(Body::Gone), AfterUnauthorized::PassOn);
+        assert_eq!(retry_budget.after_unauthorized(Body::AtHand), AfterUnauthorized::FreshBearer);
+        assert_eq!(retry_budget.after_unauthorized(Body::AtHand), AfterUnauthorized::PassOn);
     }
 
     #[test]
@@ -244,15 +244,15 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_happens_a_request_is_sent_three_times_at_most(unauthorized in proptest::collection::vec(any::<bool>(), 0..12)) {
-            let mut spare = Spare::new();
+            let mut retry_budget = RetryBudget::new();
             let mut sends = 1;
             for unauthorized in unauthorized {
                 let again = if unauthorized {
-                    spare.after_unauthorized(Body::AtHand) == AfterUnauthorized::FreshBearer
+                    retry_budget.after_unauthorized(Body::AtHand) == AfterUnauthorized::FreshBearer
                 } else {
                     let error = SendError { cause: Cause::Closed, sent: Sent::Nothing };
                     let failure = Failed { method: &Method::GET, key: IdempotencyKey::Absent, body: Body::AtHand, error };
-                    spare.after_failure(&failure) == AfterFailure::Reconnect
+                    retry_budget.after_failure(&failure) == AfterFailure::Reconnect
                 };
                 if !again {
                     break;

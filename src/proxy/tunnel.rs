@@ -22,7 +22,7 @@ use super::{
     ToUpstream,
     exchange::{Cut, Exchange},
 };
-use crate::{clock, deadline::Deadline, upstream::Answer};
+use crate::{clock, deadline::Deadline, upstream::ResponseBody};
 
 /// Bytes that each direction may hold.
 const BUFFER: usize = 16 * 1024;
@@ -36,7 +36,7 @@ pub(super) struct Tunnel {
     pub(super) idle: Duration,
     pub(super) exchange: Exchange,
     /// What agreed to it: the connection counts for as long as it is there.
-    pub(super) answer: Answer<ToUpstream>,
+    pub(super) answer: ResponseBody<ToUpstream>,
 }
 
 impl Tunnel {

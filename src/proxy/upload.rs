@@ -55,7 +55,7 @@ pub(super) enum Waiting {
     /// The upstream, to take what is there.
     Upstream,
     /// The upstream, an answer: the body is complete.
-    Answer,
+    ResponseBody,
 }
 
 impl Upload {
@@ -109,7 +109,7 @@ impl Upload {
     }
 
     /// Reads what is left and throws it away, within bounds.
-    pub(super) async fn linger(self, deadlines: Deadlines) {
+    pub(super) async fn discard_upload(self, deadlines: Deadlines) {
         self.lock().attempt += 1;
         let deadline = deadlines.deadline();
         deadline.arm(LINGER.0);
@@ -172,7 +172,7 @@ impl Shared {
 
     fn end(&mut self) {
         self.ended = true;
-        self.wait_for(Waiting::Answer);
+        self.wait_for(Waiting::ResponseBody);
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {
@@ -213,14 +213,14 @@ impl Body for Attempt {
         }
         if let Some(kept) = shared.kept.get(this.next).cloned() {
             this.next += 1;
-            let owed = if shared.ended { Waiting::Answer } else { Waiting::Upstream };
+            let owed = if shared.ended { Waiting::ResponseBody } else { Waiting::Upstream };
             shared.wait_for(owed);
             return Poll::Ready(Some(Ok(Frame::data(kept))));
         }
         if shared.ended {
             let trailers = if this.trailers_sent { None } else { shared.trailers.clone() };
             this.trailers_sent = true;
-            shared.wait_for(Waiting::Answer);
+            shared.wait_for(Waiting::ResponseBody);
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         let polled = shared.poll_client(cx);

@@ -18,11 +18,11 @@ use tracing::{info, warn};
 
 use super::{
     bind::{Bound, ListenSocket},
-    connection::{self, Answering},
+    connection::{self, RequestService},
+    connection_limit::{ConnectionLimit, ConnectionPermit, EvictionGuard},
+    connection_state::ConnectionState,
     drain::Drain,
-    seats::{Claim, Seat, Seats},
     stream::ClientStream,
-    visit::Visit,
 };
 use crate::deadline::Deadlines;
 
@@ -33,7 +33,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 pub struct Acceptor {
     name: String,
     socket: Socket,
-    seats: Seats,
+    connection_limit: ConnectionLimit,
 }
 
 enum Socket {
@@ -43,8 +43,8 @@ enum Socket {
 }
 
 impl Acceptor {
-    /// `seats`: shared by all workers on this address. Must be called on the worker's runtime.
-    pub fn new(bound: Bound, seats: Seats) -> io::Result<Self> {
+    /// `connection_limit`: shared by all workers on this address. Must be called on the worker's runtime.
+    pub fn new(bound: Bound, connection_limit: ConnectionLimit) -> io::Result<Self> {
         let socket = match bound.socket {
             ListenSocket::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
@@ -53,11 +53,11 @@ impl Acceptor {
             }
             ListenSocket::Unix(listener) => Socket::Unix(UnixListener::from_std(listener)?),
         };
-        Ok(Self { name: bound.name, socket, seats })
+        Ok(Self { name: bound.name, socket, connection_limit })
     }
 
     /// Accepts and serves until the drain begins, then what is queued, then closes the socket.
-    pub async fn run<A: Answering>(self, answering: Arc<A>, deadlines: Deadlines, mut drain: Drain) {
+    pub async fn run<A: RequestService>(self, service: Arc<A>, deadlines: Deadlines, mut drain: Drain) {
         let mut pause = PAUSE.0;
         loop {
             let accepted = tokio::select! {
@@ -66,12 +66,12 @@ impl Acceptor {
                 accepted = self.next(&deadlines) => accepted,
             };
             match accepted {
-                Ok((stream, seat)) => {
+                Ok((stream, permit)) => {
                     if pause > PAUSE.0 {
                         info!(listener = self.name, "accepting again");
                         pause = PAUSE.0;
                     }
-                    spawn(stream, seat, &answering, &drain);
+                    spawn(stream, permit, &service, &drain);
                 }
                 // The client gave up while it was queued; the next one waits already.
                 Err(error) if is_the_clients(&error) => {}
@@ -84,16 +84,16 @@ impl Acceptor {
                 }
             }
         }
-        self.empty_queue(&answering, &deadlines, &drain);
+        self.empty_queue(&service, &deadlines, &drain);
     }
 
     /// The same for a listener that is no worker's: it has deadlines of its own, and ends when its connections have, after
     /// `closing` turned true.
-    pub async fn run_alone<A: Answering>(self, answering: Arc<A>, closing: watch::Receiver<bool>) {
+    pub async fn run_alone<A: RequestService>(self, service: Arc<A>, closing: watch::Receiver<bool>) {
         let deadlines = Deadlines::default();
         let (drain, mut gone) = Drain::new(closing);
         let serving = async {
-            self.run(answering, deadlines.clone(), drain).await;
+            self.run(service, deadlines.clone(), drain).await;
             gone.recv().await;
         };
         tokio::select! {
@@ -102,11 +102,11 @@ impl Acceptor {
         }
     }
 
-    /// The seat comes first: a connection that was accepted is one that will be served.
-    async fn next(&self, deadlines: &Deadlines) -> io::Result<(ClientStream, Seat)> {
-        // The claim is kept until somebody was accepted: others would take him for one more who waits.
-        let (seat, _claim) = match self.seats.take(deadlines) {
-            Some(seat) => (seat, None),
+    /// The permit comes first: a connection that was accepted is one that will be served.
+    async fn next(&self, deadlines: &Deadlines) -> io::Result<(ClientStream, ConnectionPermit)> {
+        // The eviction_guard is kept until somebody was accepted: others would take him for one more who waits.
+        let (permit, _claim) = match self.connection_limit.take(deadlines) {
+            Some(permit) => (permit, None),
             None => self.wait_for_seat(deadlines).await,
         };
         // Workers share the socket; tokio waits on when another one was faster.
@@ -114,39 +114,39 @@ impl Acceptor {
             Socket::Tcp(listener, address) => ClientStream::tcp(listener.accept().await?, *address),
             Socket::Unix(listener) => ClientStream::Unix(listener.accept().await?.0),
         };
-        Ok((stream, seat))
+        Ok((stream, permit))
     }
 
-    /// All seats are taken. Somebody has to come before anybody is asked to leave.
-    async fn wait_for_seat(&self, deadlines: &Deadlines) -> (Seat, Option<Claim>) {
+    /// All connection_limit are taken. Somebody has to come before anybody is asked to leave.
+    async fn wait_for_seat(&self, deadlines: &Deadlines) -> (ConnectionPermit, Option<EvictionGuard>) {
         loop {
-            let mut changed = pin!(self.seats.changed());
+            let mut changed = pin!(self.connection_limit.changed());
             changed.as_mut().enable();
-            if let Some(seat) = self.seats.take(deadlines) {
-                return (seat, None);
+            if let Some(permit) = self.connection_limit.take(deadlines) {
+                return (permit, None);
             }
             tokio::select! {
                 biased;
                 () = changed.as_mut() => continue,
                 () = self.socket.somebody_waits() => {}
             }
-            if let Some(claim) = self.seats.claim() {
+            if let Some(eviction_guard) = self.connection_limit.eviction_guard() {
                 // Another worker may have accepted whoever it was, meanwhile; nobody has to go for one who is gone.
                 if !self.socket.has_somebody_waiting() {
                     continue;
                 }
-                return (claim.seat(deadlines).await, Some(claim));
+                return (eviction_guard.permit(deadlines).await, Some(eviction_guard));
             }
             changed.await;
         }
     }
 
     /// Serves what the kernel has queued, and closes the socket.
-    fn empty_queue<A: Answering>(self, answering: &Arc<A>, deadlines: &Deadlines, drain: &Drain) {
+    fn empty_queue<A: RequestService>(self, service: &Arc<A>, deadlines: &Deadlines, drain: &Drain) {
         let Ok(queue) = Queue::of(self.socket) else { return };
-        while let Some(seat) = self.seats.take(deadlines) {
+        while let Some(permit) = self.connection_limit.take(deadlines) {
             match queue.next() {
-                Ok(stream) => spawn(stream, seat, answering, drain),
+                Ok(stream) => spawn(stream, permit, service, drain),
                 Err(error) if is_the_clients(&error) => {}
                 Err(_) => return,
             }
@@ -165,7 +165,7 @@ impl Socket {
             Err(_) => false,
         };
         if !waits {
-            // Out of descriptors: then whoever leaves makes room.
+            // Out of descriptors: then whoever leaves makes registry.
             std::future::pending::<()>().await;
         }
     }
@@ -217,10 +217,10 @@ impl Queue {
     }
 }
 
-fn spawn<A: Answering>(stream: ClientStream, seat: Seat, answering: &Arc<A>, drain: &Drain) {
-    let visit = Visit::begin(seat, answering.limits(), drain);
-    // Its owner is the drain, which waits for the visit to end. A panic ends this task and nothing else.
-    tokio::spawn(connection::serve(stream, Arc::clone(answering), visit, drain.clone()));
+fn spawn<A: RequestService>(stream: ClientStream, permit: ConnectionPermit, service: &Arc<A>, drain: &Drain) {
+    let connection_state = ConnectionState::begin(permit, service.limits(), drain);
+    // Its owner is the drain, which waits for the connection_state to end. A panic ends this task and nothing else.
+    tokio::spawn(connection::serve(stream, Arc::clone(service), connection_state, drain.clone()));
 }
 
 /// In words, with what an operator can do about it.

@@ -19,10 +19,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::{
     ConnectionLimits,
+    connection_state::{ConnectionState, Due, InProgress},
     drain::Drain,
     peer::Peer,
-    stream::{ClientStream, Watched},
-    visit::{Due, InProgress, Visit},
+    stream::{ClientIo, ClientStream},
 };
 
 /// Memory that one HTTP/1.x connection may take to buffer a body.
@@ -38,13 +38,13 @@ const SEND_BUFFER: usize = 64 * 1024;
 const RESETS: (usize, usize) = (32, 256);
 
 /// What answers requests. One per worker and listen address.
-pub trait Answering: Send + Sync + 'static {
+pub trait RequestService: Send + Sync + 'static {
     /// The body of an answer.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static;
 
     /// Answers one request. Dropped when the client hangs up.
     ///
-    /// After a 101 the connection is the answerer's, by hyper's `OnUpgrade`; it keeps its seat, and the drain waiting, for as
+    /// After a 101 the connection is the answerer's, by hyper's `OnUpgrade`; it keeps its permit, and the drain waiting, for as
     /// long as it is open.
     fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Self::Body>> + Send;
 
@@ -53,9 +53,14 @@ pub trait Answering: Send + Sync + 'static {
 }
 
 /// Serves one connection until either side closes it, or until it becomes a tunnel.
-pub(super) async fn serve<A: Answering>(stream: ClientStream, answering: Arc<A>, visit: Arc<Visit>, drain: Drain) {
-    let client = Client { answering, peer: stream.peer(), visit };
-    let stream = Watched::new(stream, Arc::clone(&client.visit));
+pub(super) async fn serve<A: RequestService>(
+    stream: ClientStream,
+    service: Arc<A>,
+    connection_state: Arc<ConnectionState>,
+    drain: Drain,
+) {
+    let client = Client { service, peer: stream.peer(), connection_state };
+    let stream = ClientIo::new(stream, Arc::clone(&client.connection_state));
     if let Some(stream) = http1(stream, &client, drain.clone()).await {
         // Boxed: it is large, and most connections never need it.
         Box::pin(http2(stream, &client, drain)).await;
@@ -63,32 +68,32 @@ pub(super) async fn serve<A: Answering>(stream: ClientStream, answering: Arc<A>,
 }
 
 /// HTTP/1.x. Gives the stream back when the client's first bytes are HTTP/2's.
-async fn http1<A: Answering>(stream: Watched, client: &Client<A>, drain: Drain) -> Option<Watched> {
-    let limits = client.visit.limits();
+async fn http1<A: RequestService>(stream: ClientIo, client: &Client<A>, drain: Drain) -> Option<ClientIo> {
+    let limits = client.connection_state.limits();
     let mut connection = http1::Builder::new()
         .max_buf_size(limits.head_bytes.max(BODY_BUFFER))
         .max_header_size(limits.head_bytes)
         .max_headers(limits.head_lines)
-        // It also runs while a connection is idle, and does not run before the first byte: see `Visit`.
+        // It also runs while a connection is idle, and does not run before the first byte: see `ConnectionState`.
         .header_read_timeout(None)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service_fn(|request| client.answer(request)))
         .with_upgrades();
-    drive(&client.visit, drain, |cx, turn| {
+    drive(&client.connection_state, drain, |cx, turn| {
         let mut connection = Pin::new(&mut connection);
         if turn == Turn::Leave {
             connection.as_mut().graceful_shutdown();
         }
         let ended = connection.poll(cx).is_ready();
-        if ended || client.visit.is_http2() { Poll::Ready(()) } else { Poll::Pending }
+        if ended || client.connection_state.is_http2() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    if client.visit.is_http2() { connection.into_parts().map(|parts| parts.io.into_inner()) } else { None }
+    if client.connection_state.is_http2() { connection.into_parts().map(|parts| parts.io.into_inner()) } else { None }
 }
 
-async fn http2<A: Answering>(stream: Watched, client: &Client<A>, drain: Drain) {
-    let limits = client.visit.limits();
-    // Each stream is a task of its own. They end with the connection, and hold its `Visit`, for which the drain waits.
+async fn http2<A: RequestService>(stream: ClientIo, client: &Client<A>, drain: Drain) {
+    let limits = client.connection_state.limits();
+    // Each stream is a task of its own. They end with the connection, and hold its `ConnectionState`, for which the drain waits.
     let mut connection = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
@@ -99,7 +104,7 @@ async fn http2<A: Answering>(stream: Watched, client: &Client<A>, drain: Drain) 
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service_fn(|request| client.answer(request)));
-    drive(&client.visit, drain, |cx, turn| {
+    drive(&client.connection_state, drain, |cx, turn| {
         let mut connection = Pin::new(&mut connection);
         if turn == Turn::Leave {
             connection.as_mut().graceful_shutdown();
@@ -118,7 +123,7 @@ enum Turn {
 }
 
 /// Polls a connection until it ends, or until it must: a deadline has passed, or a drain wants it gone.
-async fn drive(visit: &Visit, mut drain: Drain, mut poll: impl FnMut(&mut Context<'_>, Turn) -> Poll<()>) {
+async fn drive(connection_state: &ConnectionState, mut drain: Drain, mut poll: impl FnMut(&mut Context<'_>, Turn) -> Poll<()>) {
     let mut begun = pin!(drain.begun());
     let (mut draining, mut leaving) = (false, false);
     std::future::poll_fn(|cx| {
@@ -130,22 +135,22 @@ async fn drive(visit: &Visit, mut drain: Drain, mut poll: impl FnMut(&mut Contex
             }
             if !draining && begun.as_mut().poll(cx).is_ready() {
                 draining = true;
-                visit.hurry();
+                connection_state.shorten_for_drain();
             }
-            let due = match visit.poll_due(cx) {
+            let due = match connection_state.poll_due(cx) {
                 Poll::Ready(due) => Some(due),
-                Poll::Pending => visit.misuse(),
+                Poll::Pending => connection_state.misuse(),
             };
             if due == Some(Due::Cut) {
                 return Poll::Ready(());
             }
             // hyper would close a connection that has not said anything, though its first request may be on the way.
-            let leave = due == Some(Due::Leave) || (draining && !visit.is_silent());
+            let leave = due == Some(Due::Leave) || (draining && !connection_state.is_silent());
             if leaving || !leave {
                 return Poll::Pending;
             }
             leaving = true;
-            visit.leave();
+            connection_state.leave();
             turn = Turn::Leave;
         }
     })
@@ -154,29 +159,30 @@ async fn drive(visit: &Visit, mut drain: Drain, mut poll: impl FnMut(&mut Contex
 
 /// What is the same for every request of a connection.
 struct Client<A> {
-    answering: Arc<A>,
+    service: Arc<A>,
     peer: Peer,
-    visit: Arc<Visit>,
+    connection_state: Arc<ConnectionState>,
 }
 
-impl<A: Answering> Client<A> {
+impl<A: RequestService> Client<A> {
     fn answer(
         &self,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<Tracked<A::Body>>, Infallible>> + Send + use<A> {
-        let (answering, peer) = (Arc::clone(&self.answering), self.peer.clone());
-        let mut in_progress = InProgress::begin(&self.visit, !request.body().is_end_stream());
+    ) -> impl Future<Output = Result<Response<TrackedBody<A::Body>>, Infallible>> + Send + use<A> {
+        let (service, peer) = (Arc::clone(&self.service), self.peer.clone());
+        let mut in_progress = InProgress::begin(&self.connection_state, !request.body().is_end_stream());
         // HTTP/1.x's parser has counted already.
-        let too_many = request.version() == Version::HTTP_2 && request.headers().len() > self.visit.limits().head_lines;
+        let too_many =
+            request.version() == Version::HTTP_2 && request.headers().len() > self.connection_state.limits().head_lines;
         let older = request.version() == Version::HTTP_10 && *request.method() != Method::HEAD;
         async move {
             if too_many {
                 in_progress.is_answered();
-                let mut answer = Response::new(Tracked { inner: None, in_progress });
+                let mut answer = Response::new(TrackedBody { inner: None, in_progress });
                 *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok(answer);
             }
-            let mut answer = answering.answer(request, peer).await;
+            let mut answer = service.answer(request, peer).await;
             if older {
                 delimit(&mut answer, &in_progress);
             }
@@ -185,7 +191,7 @@ impl<A: Answering> Client<A> {
             } else if answer.body().is_end_stream() {
                 in_progress.is_answered();
             }
-            Ok(answer.map(|inner| Tracked { inner: Some(inner), in_progress }))
+            Ok(answer.map(|inner| TrackedBody { inner: Some(inner), in_progress }))
         }
     }
 }
@@ -197,7 +203,7 @@ fn delimit<B: Body>(answer: &mut Response<B>, in_progress: &InProgress) {
     if bodiless {
         return;
     }
-    in_progress.owes_an_end();
+    in_progress.close_delimited();
     if answer.body().size_hint().exact().is_none() {
         // Says that the connection is not kept, even if the client has asked for that.
         *answer.version_mut() = Version::HTTP_10;
@@ -205,13 +211,13 @@ fn delimit<B: Body>(answer: &mut Response<B>, in_progress: &InProgress) {
 }
 
 /// An answer's body that tells when its exchange is over.
-struct Tracked<B> {
+struct TrackedBody<B> {
     /// `None`: there is none, and nobody of ours answered.
     inner: Option<B>,
     in_progress: InProgress,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 

@@ -8,24 +8,24 @@
 mod accept;
 mod bind;
 mod connection;
+mod connection_limit;
+mod connection_state;
 mod drain;
 #[cfg(target_os = "linux")]
 mod owner;
 mod passed;
 mod peer;
-mod seats;
 mod stream;
-mod visit;
 
 use std::time::Duration;
 
 pub use accept::Acceptor;
 pub use bind::{BindError, Bound, ListenSocket, NoSuchGroup, SocketAccess, bind_tcp, bind_unix};
-pub use connection::Answering;
+pub use connection::RequestService;
+pub use connection_limit::ConnectionLimit;
 pub use drain::Drain;
 pub use passed::{Passed, passed_sockets};
 pub use peer::Peer;
-pub use seats::Seats;
 pub use stream::ClientStream;
 
 /// What one listen address grants its connections.

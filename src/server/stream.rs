@@ -1,6 +1,6 @@
 //! A client's byte stream, and which protocol its first bytes are.
 //!
-//! Depends on `visit`, which it tells what happens. Guarantees: the bytes of an HTTP/1.x connection are read straight into
+//! Depends on `connection_state`, which it tells what happens. Guarantees: the bytes of an HTTP/1.x connection are read straight into
 //! the parser's own buffer, the first ones too; only what begins like HTTP/2's preface is held back until it is known. An
 //! answer that only the connection's end delimits never ends cleanly unless it is whole.
 
@@ -20,7 +20,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use super::{peer::Peer, visit::Visit};
+use super::{connection_state::ConnectionState, peer::Peer};
 
 /// RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -66,11 +66,11 @@ impl ClientStream {
     }
 }
 
-/// A client's stream that tells its [`Visit`] what was read, and whether writing is stuck. The visit lasts as long, also
+/// A client's stream that tells its [`ConnectionState`] what was read, and whether writing is stuck. The connection_state lasts as long, also
 /// when the connection has become a tunnel.
-pub(super) struct Watched {
+pub(super) struct ClientIo {
     stream: ClientStream,
-    visit: Arc<Visit>,
+    connection_state: Arc<ConnectionState>,
     protocol: Protocol,
     /// Read, and not given to anybody yet.
     held: BytesMut,
@@ -83,9 +83,9 @@ enum Protocol {
     Http2,
 }
 
-impl Watched {
-    pub(super) fn new(stream: ClientStream, visit: Arc<Visit>) -> Self {
-        Self { stream, visit, protocol: Protocol::Unknown, held: BytesMut::new() }
+impl ClientIo {
+    pub(super) fn new(stream: ClientStream, connection_state: Arc<ConnectionState>) -> Self {
+        Self { stream, connection_state, protocol: Protocol::Unknown, held: BytesMut::new() }
     }
 
     /// Reads until the protocol is known. The whole preface is kept for the HTTP/2 connection that takes over; for this
@@ -99,7 +99,7 @@ impl Watched {
                 self.protocol = Protocol::Http1;
                 return self.give_held(buffer);
             }
-            self.visit.read_some();
+            self.connection_state.read_some();
             if self.held.is_empty() && !could_be_preface(read) {
                 self.protocol = Protocol::Http1;
                 return Poll::Ready(Ok(()));
@@ -112,7 +112,7 @@ impl Watched {
             }
             if self.held.len() >= PREFACE.len() {
                 self.protocol = Protocol::Http2;
-                self.visit.preface_came();
+                self.connection_state.preface_came();
                 return Poll::Pending;
             }
         }
@@ -126,7 +126,7 @@ impl Watched {
     }
 
     fn wrote<T>(&self, polled: Poll<T>) -> Poll<T> {
-        self.visit.set_blocked(polled.is_pending());
+        self.connection_state.set_blocked(polled.is_pending());
         polled
     }
 }
@@ -136,7 +136,7 @@ fn could_be_preface(bytes: &[u8]) -> bool {
     bytes[..length] == PREFACE[..length]
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.protocol == Protocol::Unknown {
@@ -148,13 +148,13 @@ impl AsyncRead for Watched {
         let before = buffer.filled().len();
         let polled = this.stream.poll_read(cx, buffer);
         if this.protocol == Protocol::Http1 && buffer.filled().len() > before {
-            this.visit.read_some();
+            this.connection_state.read_some();
         }
         polled
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         let polled = match &mut self.stream {
             ClientStream::Tcp(stream, _) => Pin::new(stream).poll_write(cx, buffer),
@@ -188,10 +188,10 @@ impl AsyncWrite for Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for ClientIo {
     fn drop(&mut self) {
         // However it comes to its end, by a fault upstream, a time-out or because the process stops.
-        if self.visit.owes_an_end() {
+        if self.connection_state.close_delimited() {
             self.stream.reset_when_closed();
         }
     }

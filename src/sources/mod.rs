@@ -11,7 +11,7 @@ use thiserror::Error;
 
 pub use self::{
     read::{read, read_file},
-    watch::Directories,
+    watch::WatchedDirectories,
 };
 
 /// What is wrong with a source.

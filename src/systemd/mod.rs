@@ -1,13 +1,13 @@
 //! What systemd is told of a daemon that it runs (`sd_notify(3)`), and the watchdog that it is to be fed.
 //!
-//! Depends on `status`, `pulse`, and `config`'s [`Environment`]. Guarantees: nothing but counts, names, states and times is
+//! Depends on `status`, `liveness`, and `config`'s [`Environment`]. Guarantees: nothing but counts, names, states and times is
 //! said, since `systemctl status` shows it to everybody; after STOPPING there is no READY; the watchdog is fed only after
 //! every worker has answered.
 //!
-//! Files, each using only those before it: `sentence` (pure), `story` (pure).
+//! Files, each using only those before it: `status_text` (pure), `notify_state` (pure).
 
-mod sentence;
-mod story;
+mod notify_state;
+mod status_text;
 
 use std::{
     ffi::OsStr,
@@ -24,12 +24,12 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::story::{Scene, Story};
+use self::notify_state::{NotifyState, Scene};
 use crate::{
     clock,
     config::source::Environment,
-    pulse::Pulse,
-    status::{Phase, Sight, View},
+    liveness::LivenessProbe,
+    status::{Phase, StatusReader, View},
 };
 
 /// The way to the service manager that started this process.
@@ -74,16 +74,16 @@ impl Systemd {
     }
 
     /// Tells it what happens, until the daemon has stopped. Needs a tokio runtime.
-    pub async fn tell(self, sight: Sight, pulse: Pulse, reloads: watch::Receiver<Reloads>) {
+    pub async fn tell(self, status: StatusReader, liveness: LivenessProbe, reloads: watch::Receiver<Reloads>) {
         let Ok(socket) = tokio::net::UnixDatagram::from_std(self.socket) else { return };
         let fed = async {
             match self.watchdog {
-                Some(limit) => feed(&socket, &pulse, limit).await,
+                Some(limit) => feed(&socket, &liveness, limit).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = narrate(&socket, sight, reloads) => {}
+            () = narrate(&socket, status, reloads) => {}
             () = fed => {}
         }
     }
@@ -108,19 +108,19 @@ fn watchdog(environment: &Environment, process: u32) -> Option<Duration> {
     number(WATCHDOG_USEC).filter(|limit| is_ours && *limit > 0).map(Duration::from_micros)
 }
 
-async fn narrate(socket: &tokio::net::UnixDatagram, mut sight: Sight, mut reloads: watch::Receiver<Reloads>) {
+async fn narrate(socket: &tokio::net::UnixDatagram, mut status: StatusReader, mut reloads: watch::Receiver<Reloads>) {
     let stirred = Arc::new(Notify::new());
     let mut watched = JoinSet::new();
-    watch_accounts(&mut watched, &sight.view.borrow_and_update(), &stirred);
-    let mut story = Story::default();
+    watch_accounts(&mut watched, &status.view.borrow_and_update(), &stirred);
+    let mut notify_state = NotifyState::default();
     loop {
-        let phase = *sight.phase.borrow_and_update();
+        let phase = *status.phase.borrow_and_update();
         let reloads_so_far = *reloads.borrow_and_update();
-        let view = Arc::clone(&sight.view.borrow());
-        let now = sight.clock.now().wall;
-        let status = sentence::status(phase, &view, reloads_so_far.refused, now);
-        let scene = Scene { phase, reloads: reloads_so_far, drain: view.drain, status };
-        for message in story.go_on(scene, clock::monotonic()) {
+        let view = Arc::clone(&status.view.borrow());
+        let now = status.clock.now().wall;
+        let text = status_text::status(phase, &view, reloads_so_far.refused, now);
+        let scene = Scene { phase, reloads: reloads_so_far, drain: view.drain, status: text };
+        for message in notify_state.go_on(scene, clock::monotonic()) {
             // Whoever does not listen any more misses nothing.
             let _ = socket.send(message.as_bytes()).await;
         }
@@ -128,9 +128,9 @@ async fn narrate(socket: &tokio::net::UnixDatagram, mut sight: Sight, mut reload
             return;
         }
         tokio::select! {
-            Ok(()) = sight.phase.changed() => {}
+            Ok(()) = status.phase.changed() => {}
             Ok(()) = reloads.changed() => {}
-            Ok(()) = sight.view.changed() => watch_accounts(&mut watched, &sight.view.borrow_and_update(), &stirred),
+            Ok(()) = status.view.changed() => watch_accounts(&mut watched, &status.view.borrow_and_update(), &stirred),
             () = stirred.notified() => {}
             // All of them are gone, and the daemon with them.
             else => return,
@@ -152,14 +152,14 @@ fn watch_accounts(watched: &mut JoinSet<()>, view: &View, stirred: &Arc<Notify>)
 }
 
 /// Asks the workers three times within `limit`, so that one late answer is no end.
-async fn feed(socket: &tokio::net::UnixDatagram, pulse: &Pulse, limit: Duration) {
+async fn feed(socket: &tokio::net::UnixDatagram, liveness: &LivenessProbe, limit: Duration) {
     let period = limit / 3;
     let mut rounds = tokio::time::interval(period);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut turned = true;
     loop {
         rounds.tick().await;
-        let turns = pulse.turns(period).await;
+        let turns = liveness.turns(period).await;
         if turns {
             let _ = socket.send(b"WATCHDOG=1").await;
         }

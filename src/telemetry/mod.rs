@@ -1,6 +1,6 @@
 //! Health and metrics over HTTP, read-only: for probes, Prometheus, and people with a browser.
 //!
-//! Depends on `server` for the listener, `status` and `metrics` for what it tells, `pulse` for whether the workers turn. It runs beside
+//! Depends on `server` for the listener, `status` and `metrics` for what it tells, `liveness` for whether the workers turn. It runs beside
 //! the workers, so it answers while they are busy or stuck. Guarantees: no request changes anything, but for `POST
 //! /quitquitquit` where the settings have it; nothing of a client's request is ever in an answer; over the network there
 //! are codes and no sentences.
@@ -27,23 +27,23 @@ use tracing::error;
 
 use crate::{
     config::TELEMETRY_DEFAULT,
+    liveness::LivenessProbe,
     metrics::{Format, Metrics},
-    pulse::Pulse,
-    server::{Acceptor, Answering, BindError, Bound, ConnectionLimits, Peer, Seats, bind_tcp},
-    status::{self, Detail, Sight, TURN_MAX},
+    server::{Acceptor, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, bind_tcp},
+    status::{self, Detail, StatusReader, TURN_MAX},
 };
 
 use history::{History, STEP};
-use page::Page;
+use page::StatusPage;
 
 /// A telemetry listener that is bound and serves nobody yet.
-pub struct Listener {
+pub struct TelemetryListener {
     bound: Bound,
     /// Where it really listens.
     address: SocketAddr,
 }
 
-impl Listener {
+impl TelemetryListener {
     /// Binds `address`. `Ok(None)`: it is the built-in default, and this machine lacks its family.
     pub fn bind(address: SocketAddr) -> Result<Option<Self>, BindError> {
         let listener = |bound: Bound| Self { address: bound.tcp_address().unwrap_or(address), bound };
@@ -59,9 +59,9 @@ impl Listener {
 
     /// Serves until `closing` turns true, then finishes what is under way.
     pub async fn serve(self, telemetry: Telemetry, closing: watch::Receiver<bool>) {
-        let (detail, page, history) = (detail(self.address), Page::new(), History::default());
+        let (detail, page, history) = (detail(self.address), StatusPage::new(), History::default());
         let routes = Arc::new(Routes { telemetry, detail, page, history });
-        let acceptor = match Acceptor::new(self.bound, Seats::new(CONNECTIONS)) {
+        let acceptor = match Acceptor::new(self.bound, ConnectionLimit::new(CONNECTIONS)) {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(listener = %self.address, error = %cause, "health and metrics can't be served"),
         };
@@ -75,9 +75,9 @@ impl Listener {
 /// What is shown.
 pub struct Telemetry {
     /// The daemon.
-    pub sight: Sight,
+    pub status: StatusReader,
     /// Its workers.
-    pub pulse: Pulse,
+    pub liveness: LivenessProbe,
     /// What was counted.
     pub metrics: Arc<Metrics>,
     /// Rung by `POST /quitquitquit`; `None`: there is no such route.
@@ -103,7 +103,7 @@ fn detail(address: SocketAddr) -> Detail {
 struct Routes {
     telemetry: Telemetry,
     detail: Detail,
-    page: Page,
+    page: StatusPage,
     history: History,
 }
 
@@ -117,7 +117,7 @@ struct StatusDocument {
 
 type Answer = Response<Full<Bytes>>;
 
-impl Answering for Routes {
+impl RequestService for Routes {
     type Body = Full<Bytes>;
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Answer {
@@ -140,12 +140,12 @@ impl Routes {
             return quit_quit_quit(request.method(), peer, quit);
         }
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        let sight = &self.telemetry.sight;
+        let status = &self.telemetry.status;
         match path {
             _ if !reads && is_known(path) => not_allowed("GET, HEAD"),
-            "/livez" if self.telemetry.pulse.turns(TURN_MAX).await => text(StatusCode::OK, "ok\n"),
+            "/livez" if self.telemetry.liveness.turns(TURN_MAX).await => text(StatusCode::OK, "ok\n"),
             "/livez" => text(StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n"),
-            "/startupz" if sight.has_started() => text(StatusCode::OK, "ok\n"),
+            "/startupz" if status.has_started() => text(StatusCode::OK, "ok\n"),
             "/startupz" => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
             "/metrics" => self.metrics(request.headers()),
             "/readyz" => self.readiness(None),
@@ -165,14 +165,14 @@ impl Routes {
         step.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             step.tick().await;
-            let sight = &self.telemetry.sight;
-            let view = Arc::clone(&sight.view.borrow());
-            self.history.read(&view, sight.clock.now().wall);
+            let status = &self.telemetry.status;
+            let view = Arc::clone(&status.view.borrow());
+            self.history.read(&view, status.clock.now().wall);
         }
     }
 
     fn status(&self) -> StatusDocument {
-        StatusDocument { now: self.telemetry.sight.document(self.detail), history: self.history.document() }
+        StatusDocument { now: self.telemetry.status.document(self.detail), history: self.history.document() }
     }
 
     fn page(&self) -> Answer {
@@ -183,14 +183,14 @@ impl Routes {
 
     fn metrics(&self, headers: &HeaderMap) -> Answer {
         let format = Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()));
-        let page = self.telemetry.metrics.encode(self.telemetry.sight.readings(), format);
+        let page = self.telemetry.metrics.encode(self.telemetry.status.readings(), format);
         let mut answer = answer(StatusCode::OK, format.content_type(), page.into());
         answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
         answer
     }
 
     fn readiness(&self, only: Option<&str>) -> Answer {
-        match self.telemetry.sight.readiness(only, self.detail) {
+        match self.telemetry.status.readiness(only, self.detail) {
             Some(readiness) if readiness.ready => json(StatusCode::OK, &readiness),
             Some(readiness) => json(StatusCode::SERVICE_UNAVAILABLE, &readiness),
             None => text(StatusCode::NOT_FOUND, "no such account\n"),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 /// The page and its policy.
-pub(super) struct Page {
+pub(super) struct StatusPage {
     pub(super) html: Bytes,
     /// `Content-Security-Policy`.
     pub(super) policy: HeaderValue,
@@ -19,7 +19,7 @@ const HTML: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-impl Page {
+impl StatusPage {
     pub(super) fn new() -> Self {
         let html = HTML.replacen("/*page.css*/", STYLE, 1).replacen("/*page.js*/", SCRIPT, 1);
         let hash = |text: &str| format!("'sha256-{}'", BASE64.encode(digest(&SHA256, text.as_bytes())));
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn style_and_script_are_whole_and_the_policy_names_their_hashes() {
-        let page = Page::new();
+        let page = StatusPage::new();
         let html = std::str::from_utf8(&page.html).unwrap();
         let policy = page.policy.to_str().unwrap();
         for (tag, text) in [("style", STYLE), ("script", SCRIPT)] {

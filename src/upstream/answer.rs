@@ -15,11 +15,11 @@ use super::{
     h2,
     pool::Pool,
 };
-use crate::metrics::Presence;
+use crate::metrics::ConnectionGauge;
 
 /// An answer's body. Over HTTP/1.1, read to its end it gives its connection back; dropped before, it closes it. Over
 /// HTTP/2, dropped before its end it resets its stream.
-pub struct Answer<B>(Source<B>);
+pub struct ResponseBody<B>(Source<B>);
 
 enum Source<B> {
     Http1(Exclusive<B>),
@@ -31,12 +31,12 @@ struct Exclusive<B> {
     ended: bool,
     lease: Option<(Open<B>, Pool<B>, Uploaded)>,
     /// Of a connection that is not kept.
-    _presence: Option<Presence>,
+    _presence: Option<ConnectionGauge>,
 }
 
-impl<B> Answer<B> {
+impl<B> ResponseBody<B> {
     /// On a connection that nobody uses after it, and that counts as long.
-    pub(super) fn alone(incoming: Incoming, presence: Presence) -> Self {
+    pub(super) fn alone(incoming: Incoming, presence: ConnectionGauge) -> Self {
         Self(Source::Http1(Exclusive { incoming, ended: false, lease: None, _presence: Some(presence) }))
     }
 
@@ -50,7 +50,7 @@ impl<B> Answer<B> {
     }
 }
 
-impl<B> Body for Answer<B> {
+impl<B> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = Broken;
 

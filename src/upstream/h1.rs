@@ -24,16 +24,16 @@ use super::{BODY_BUFFER, Cause, HeadLimits, SendError, Sent};
 use crate::{
     allocator::Wiped,
     connect::{Connection, bytes_written, refused_afterwards},
-    metrics::Presence,
+    metrics::ConnectionGauge,
 };
 
 /// An open connection with no exchange on it.
 pub(super) struct Open<B> {
-    sender: SendRequest<Upload<B>>,
+    sender: SendRequest<SentBody<B>>,
     written: Arc<AtomicU64>,
     driver: AbortHandle,
     retires: Instant,
-    presence: Presence,
+    presence: ConnectionGauge,
 }
 
 /// Makes a connection ready for requests. A task drives it until either side closes it. `retires`: when it is too old for
@@ -42,7 +42,7 @@ pub(super) async fn open<B>(
     connection: Connection,
     head: HeadLimits,
     retires: Instant,
-    presence: Presence,
+    presence: ConnectionGauge,
 ) -> Result<Open<B>, Cause>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -158,20 +158,20 @@ impl Uploaded {
     }
 }
 
-fn with_upload<B: Body>(request: Request<B>) -> (Request<Upload<B>>, Uploaded) {
+fn with_upload<B: Body>(request: Request<B>) -> (Request<SentBody<B>>, Uploaded) {
     let uploaded = (!request.body().is_end_stream()).then(Arc::<AtomicBool>::default);
     let flag = uploaded.clone();
-    (request.map(|inner| Upload { inner, uploaded: flag }), Uploaded(uploaded))
+    (request.map(|inner| SentBody { inner, uploaded: flag }), Uploaded(uploaded))
 }
 
 /// A request's body that says when it has been read to its end. Until then its connection is not fit for another
 /// request, even if the answer is complete: an upstream may answer before it has read everything.
-pub(super) struct Upload<B> {
+pub(super) struct SentBody<B> {
     inner: B,
     uploaded: Option<Arc<AtomicBool>>,
 }
 
-impl<B: Body + Unpin> Body for Upload<B> {
+impl<B: Body + Unpin> Body for SentBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

@@ -37,13 +37,13 @@ use tracing::debug;
 
 use super::{
     BODY_BUFFER, Broken, Cause, HeadLimits, SendError, Sent,
-    streams::{Membership, Stream},
+    streams::{Http2Stream, PoolEntry},
 };
 use crate::{
     clock,
     connect::{Connection, bytes_written},
-    metrics::Presence,
-    stream,
+    metrics::ConnectionGauge,
+    upstream_io,
 };
 
 /// Streams on one connection at most, whatever the server allows.
@@ -61,13 +61,13 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 const PING_PATIENCE: Duration = Duration::from_secs(4);
 
 /// The handle of a connection. When the last one is gone and its last stream has ended, it closes.
-pub(super) struct Link {
+pub(super) struct Http2Handle {
     sender: client::SendRequest<Bytes>,
     scheme: Scheme,
     authority: Authority,
     limits: HeadLimits,
     written: Arc<AtomicU64>,
-    presence: Presence,
+    presence: ConnectionGauge,
     /// Dropped with the handle: the driver sees it.
     _held: oneshot::Sender<Infallible>,
 }
@@ -77,8 +77,8 @@ pub(super) async fn open(
     connection: Connection,
     authority: Authority,
     limits: HeadLimits,
-    presence: Presence,
-) -> Result<(Link, Driver), Cause> {
+    presence: ConnectionGauge,
+) -> Result<(Http2Handle, Http2Driver), Cause> {
     let heard = Arc::<AtomicBool>::default();
     let socket = Socket { stream: connection.stream, heard: Arc::clone(&heard) };
     let list = u32::try_from(limits.bytes.saturating_mul(2)).unwrap_or(u32::MAX);
@@ -98,28 +98,28 @@ pub(super) async fn open(
     let pings = exchanges.ping_pong().ok_or(Cause::Closed)?;
     let (held, released) = oneshot::channel();
     let written = connection.written;
-    let link = Link { sender, scheme: Scheme::HTTPS, authority, limits, written, presence, _held: held };
-    let silence = Silence { pings, timer: Box::pin(sleep(PING_EVERY)), asked: false, heard: false };
-    Ok((link, Driver { connection: exchanges, released: Some(released), heard, silence }))
+    let link = Http2Handle { sender, scheme: Scheme::HTTPS, authority, limits, written, presence, _held: held };
+    let silence = PingTimeout { pings, timer: Box::pin(sleep(PING_EVERY)), asked: false, heard: false };
+    Ok((link, Http2Driver { connection: exchanges, released: Some(released), heard, silence }))
 }
 
 /// What keeps a connection going.
-pub(super) struct Driver {
+pub(super) struct Http2Driver {
     connection: client::Connection<Socket, Bytes>,
     released: Option<oneshot::Receiver<Infallible>>,
     heard: Arc<AtomicBool>,
-    silence: Silence,
+    silence: PingTimeout,
 }
 
-impl Driver {
+impl Http2Driver {
     /// Until the connection ends.
-    pub(super) async fn run(mut self, mut membership: Membership, link: Weak<Link>) {
+    pub(super) async fn run(mut self, mut membership: PoolEntry, link: Weak<Http2Handle>) {
         poll_fn(|cx| self.poll(cx, &mut membership, &link)).await;
         // First of all: what hears of the end below is not to come here again.
         membership.ends(SendError { cause: Cause::Closed, sent: Sent::Nothing });
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, membership: &mut Membership, link: &Weak<Link>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, membership: &mut PoolEntry, link: &Weak<Http2Handle>) -> Poll<()> {
         if let Some(released) = &mut self.released
             && Pin::new(released).poll(cx).is_ready()
         {
@@ -141,7 +141,7 @@ impl Driver {
     }
 }
 
-impl Link {
+impl Http2Handle {
     /// Counts it among those without a stream, or no more.
     pub(super) fn set_idle(&self, idle: bool) {
         self.presence.set_idle(idle);
@@ -189,7 +189,7 @@ fn for_http2(headers: HeaderMap) -> HeaderMap {
 }
 
 /// Sends `request` on `stream`. Dropping the future resets the stream.
-pub(super) async fn send<B>(stream: Stream, mut request: Request<B>) -> Result<Response<Incoming>, SendError>
+pub(super) async fn send<B>(stream: Http2Stream, mut request: Request<B>) -> Result<Response<Incoming>, SendError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
@@ -321,11 +321,17 @@ pub(super) struct Incoming {
     in_trailers: bool,
     upload: Option<AbortHandle>,
     /// After `body`: a stream that is given back has been let go of.
-    _stream: Stream,
+    _stream: Http2Stream,
 }
 
 impl Incoming {
-    fn new(head: &response::Parts, body: RecvStream, asked_for_head: bool, upload: Option<AbortHandle>, stream: Stream) -> Self {
+    fn new(
+        head: &response::Parts,
+        body: RecvStream,
+        asked_for_head: bool,
+        upload: Option<AbortHandle>,
+        stream: Http2Stream,
+    ) -> Self {
         let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         Self { body, left: if asked_for_head { None } else { length }, in_trailers: false, upload, _stream: stream }
     }
@@ -373,7 +379,7 @@ impl Drop for Incoming {
 }
 
 /// Finds out that nobody is there any more.
-struct Silence {
+struct PingTimeout {
     pings: PingPong,
     timer: Pin<Box<Sleep>>,
     /// The server owes a sign of life.
@@ -382,7 +388,7 @@ struct Silence {
     heard: bool,
 }
 
-impl Silence {
+impl PingTimeout {
     fn poll_too_long(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.asked {
             // What it says, the connection's end tells too; asking makes way for the next ping.
@@ -409,7 +415,7 @@ impl Silence {
 
 /// A byte stream that notes when something came.
 struct Socket {
-    stream: stream::Stream,
+    stream: upstream_io::UpstreamIo,
     heard: Arc<AtomicBool>,
 }
 

@@ -24,9 +24,9 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::Instant;
 
-pub use answer::{Answer, Broken};
+pub use answer::{Broken, ResponseBody};
 use pool::Pool;
-use streams::{Claim, Opening, Stream, Streams, Turn};
+use streams::{Http2Stream, PendingConnection, StreamPermit, StreamSlot, Streams};
 
 use crate::{
     clock::{self, Jitter, Moment},
@@ -173,14 +173,14 @@ where
             // Boxed: a request holds, and is moved with, room for all that it may wait for, and hardly any connects.
             let Some(shared) = &self.http2 else { return Box::pin(self.open_http1()).await };
             match shared.0.claim(reuse) {
-                Claim::Stream(stream) => return Ok(Lease(Held::Stream(stream))),
-                Claim::Open(opening) => return Box::pin(self.open(shared, Some(opening))).await,
-                Claim::OpenHttp1 => return Box::pin(self.open(shared, None)).await,
-                Claim::Wait(turn) => match turn.await {
-                    Ok(Turn::Stream(stream)) => return Ok(Lease(Held::Stream(stream))),
-                    Ok(Turn::Open(opening)) => return Box::pin(self.open(shared, Some(opening))).await,
-                    Ok(Turn::Failed(error)) => return Err(error),
-                    Ok(Turn::Again) | Err(_) => {}
+                StreamSlot::Stream(stream) => return Ok(Lease(Held::Stream(stream))),
+                StreamSlot::Open(opening) => return Box::pin(self.open(shared, Some(opening))).await,
+                StreamSlot::OpenHttp1 => return Box::pin(self.open(shared, None)).await,
+                StreamSlot::Wait(permit) => match permit.await {
+                    Ok(StreamPermit::Stream(stream)) => return Ok(Lease(Held::Stream(stream))),
+                    Ok(StreamPermit::Open(opening)) => return Box::pin(self.open(shared, Some(opening))).await,
+                    Ok(StreamPermit::Failed(error)) => return Err(error),
+                    Ok(StreamPermit::Again) | Err(_) => {}
                 },
             }
         }
@@ -192,7 +192,7 @@ where
     }
 
     /// Connects and finds out what the server speaks. `opening`: others wait to hear it.
-    async fn open(&self, (streams, authority): &Shared, opening: Option<Opening>) -> Result<Lease<B>, SendError> {
+    async fn open(&self, (streams, authority): &Shared, opening: Option<PendingConnection>) -> Result<Lease<B>, SendError> {
         let opened = match self.connector.connect(Offer::Http1And2).await {
             Ok(connection) if connection.protocol == Protocol::Http1 => {
                 streams.speaks_http1();
@@ -255,10 +255,10 @@ where
 
     /// An answer did not come within `silence`. What was open when it was asked for may lead nowhere: it is closed if it
     /// has been idle since, and a shared one takes no new request.
-    pub fn distrust(&self, silence: Duration) {
-        self.pool.distrust(silence);
+    pub fn retire_older_than(&self, silence: Duration) {
+        self.pool.retire_older_than(silence);
         if let Some((streams, _)) = &self.http2 {
-            streams.distrust(silence);
+            streams.retire_older_than(silence);
         }
     }
 
@@ -282,7 +282,7 @@ enum Held<B> {
     /// A connection of our own, and where it goes afterwards.
     Exclusive(h1::Open<B>, Pool<B>),
     /// A place on a shared one.
-    Stream(Stream),
+    Stream(Http2Stream),
 }
 
 impl<B> Lease<B>
@@ -292,13 +292,13 @@ where
 {
     /// Sends one request, once. It waits as long as the upstream does: the caller limits that. Dropping the future ends
     /// the exchange: it closes the connection, or resets the stream.
-    pub async fn send(self, request: Request<B>) -> Result<Response<Answer<B>>, SendError> {
+    pub async fn send(self, request: Request<B>) -> Result<Response<ResponseBody<B>>, SendError> {
         match self.0 {
             Held::Exclusive(mut connection, pool) => {
                 let (response, uploaded) = connection.send(request).await?;
-                Ok(response.map(|incoming| Answer::http1(incoming, connection, pool, uploaded)))
+                Ok(response.map(|incoming| ResponseBody::http1(incoming, connection, pool, uploaded)))
             }
-            Held::Stream(stream) => Ok(h2::send(stream, request).await?.map(Answer::http2)),
+            Held::Stream(stream) => Ok(h2::send(stream, request).await?.map(ResponseBody::http2)),
         }
     }
 }

@@ -16,13 +16,13 @@ pub(super) struct Pool<B> {
     kept: Arc<Mutex<Kept<B>>>,
     keep: Duration,
     /// When this handle was made, counted in clearances.
-    era: u64,
+    generation: u64,
 }
 
 struct Kept<B> {
     idle: Vec<Idle<B>>,
     /// How often the pool was cleared.
-    era: u64,
+    generation: u64,
 }
 
 struct Idle<B> {
@@ -32,12 +32,12 @@ struct Idle<B> {
 
 impl<B> Pool<B> {
     pub(super) fn new(keep: Duration) -> Self {
-        Self { kept: Arc::new(Mutex::new(Kept { idle: Vec::new(), era: 0 })), keep, era: 0 }
+        Self { kept: Arc::new(Mutex::new(Kept { idle: Vec::new(), generation: 0 })), keep, generation: 0 }
     }
 
     /// For a connection that may come back, unless the pool is cleared first.
     pub(super) fn handle(&self) -> Self {
-        Self { kept: Arc::clone(&self.kept), keep: self.keep, era: self.lock().era }
+        Self { kept: Arc::clone(&self.kept), keep: self.keep, generation: self.lock().generation }
     }
 
     /// The connection that was used last, if it may be used again.
@@ -73,7 +73,7 @@ impl<B> Pool<B> {
     pub(super) fn put(&self, connection: Open<B>) {
         let since = clock::instant();
         let mut kept = self.lock();
-        if kept.era == self.era && since < connection.retires() {
+        if kept.generation == self.generation && since < connection.retires() {
             connection.set_idle(true);
             kept.idle.push(Idle { since, connection });
         }
@@ -88,13 +88,13 @@ impl<B> Pool<B> {
     }
 
     /// Closes what has been idle for so long or longer.
-    pub(super) fn distrust(&self, silence: Duration) {
+    pub(super) fn retire_older_than(&self, silence: Duration) {
         self.lock().idle.retain(|idle| idle.since.elapsed() < silence);
     }
 
     pub(super) fn clear(&self) {
         let mut kept = self.lock();
-        kept.era += 1;
+        kept.generation += 1;
         kept.idle.clear();
     }
 

@@ -205,9 +205,9 @@ async fn after_a_time_out_no_connection_that_was_idle_meanwhile_is_used() {
     let fixture = aging().await;
     assert_eq!(fixture.exchange(Reuse::Any).await, 1);
     pass(Duration::from_secs(5)).await;
-    fixture.upstream.distrust(Duration::from_secs(6));
+    fixture.upstream.retire_older_than(Duration::from_secs(6));
     assert_eq!(fixture.exchange(Reuse::Any).await, 1, "it has answered since");
     pass(Duration::from_secs(5)).await;
-    fixture.upstream.distrust(Duration::from_secs(5));
+    fixture.upstream.retire_older_than(Duration::from_secs(5));
     assert_eq!(fixture.exchange(Reuse::Any).await, 2);
 }

@@ -9,7 +9,7 @@ use http_body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use super::{Answer, BODY_BUFFER, Cause, SendError, Sent, Upstream, h1};
+use super::{BODY_BUFFER, Cause, ResponseBody, SendError, Sent, Upstream, h1};
 use crate::{allocator::Wiped, connect::Offer};
 
 impl<B> Upstream<B>
@@ -20,7 +20,7 @@ where
     /// Sends a request for a WebSocket on a connection of its own, which is never kept. A 101 that agrees to it has
     /// hyper's `OnUpgrade` among its extensions; any other answer is an ordinary one. Dropping the future closes the
     /// connection.
-    pub async fn open_tunnel(&self, request: Request<B>) -> Result<Response<Answer<B>>, SendError> {
+    pub async fn open_tunnel(&self, request: Request<B>) -> Result<Response<ResponseBody<B>>, SendError> {
         let unsent = |cause| SendError { cause, sent: Sent::Nothing };
         let connection = self.connector.connect(Offer::Http1).await.map_err(|error| unsent(error.into()))?;
         let presence = self.meter.connected();
@@ -42,7 +42,7 @@ where
             return Err(SendError { cause: Cause::Upgrade, sent: Sent::Something });
         }
         in_flight.answered();
-        Ok(response.map(|incoming| Answer::alone(incoming, presence)))
+        Ok(response.map(|incoming| ResponseBody::alone(incoming, presence)))
     }
 }
 

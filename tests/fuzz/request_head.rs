@@ -17,7 +17,7 @@ use careportals_sidecar::{
     clock::SystemClock,
     config::{Log, LogFormat},
     logging::Reader,
-    proxy::Places,
+    proxy::RequestLimit,
     status::Phase,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -66,7 +66,7 @@ fn count(text: &[u8], part: &[u8]) -> usize {
 struct World {
     address: SocketAddr,
     /// Requests in flight.
-    places: Places,
+    places: RequestLimit,
     listener: TcpListener,
     authority: String,
     /// From the daemon to the upstream.
@@ -195,7 +195,7 @@ fn read_all(stream: &mut TcpStream, to: &mut Vec<u8>) -> bool {
 }
 
 /// Runs the daemon for the rest of the process, once it serves.
-fn run(app: App) -> Places {
+fn run(app: App) -> RequestLimit {
     let (ready, running) = threads::channel();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

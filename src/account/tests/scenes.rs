@@ -241,7 +241,7 @@ async fn changed_credentials_end_a_rejection_at_once() {
     let stage = Stage::open([refuse(), Scripted::Grant(LIFE)]);
     stage.until(StateName::Rejected).await;
     let changed = instant();
-    stage.changes.send(Change::Credentials).await.unwrap();
+    stage.changes.send(CredentialChange::Credentials).await.unwrap();
     stage.until(StateName::Ready).await;
     assert!(changed.elapsed() < SECOND);
     stage.close().await;
@@ -252,7 +252,7 @@ async fn credentials_that_change_in_flight_start_a_new_flight() {
     let stage = Stage::open([Scripted::Hang, Scripted::Grant(LIFE)]);
     stage.until(StateName::LoggingIn).await;
     tokio::task::yield_now().await;
-    stage.changes.send(Change::Credentials).await.unwrap();
+    stage.changes.send(CredentialChange::Credentials).await.unwrap();
     stage.until(StateName::Ready).await;
     assert_eq!(stage.log_ins(), 2);
     assert_eq!(stage.script.finished.load(Ordering::SeqCst), 1, "the first was given up");
@@ -263,7 +263,7 @@ async fn credentials_that_change_in_flight_start_a_new_flight() {
 async fn changed_credentials_log_in_anew_without_a_gap_or_the_refresh_token() {
     let stage = Stage::open([Scripted::Grant(LIFE), Scripted::Grant(LIFE)]);
     stage.account.wait_for_bearer().await.unwrap();
-    stage.changes.send(Change::Credentials).await.unwrap();
+    stage.changes.send(CredentialChange::Credentials).await.unwrap();
     stage.until(StateName::Refreshing).await;
     assert!(stage.bearer().is_some());
     stage.until(StateName::Ready).await;
@@ -277,7 +277,7 @@ async fn a_changed_organization_withdraws_the_bearer_at_once() {
     let stage = Stage::open([Scripted::Grant(LIFE), Scripted::Grant(LIFE)]);
     assert_eq!(stage.account.wait_for_bearer().await.unwrap().organization, "acme");
     *stage.script.organization.lock().unwrap() = "umbrella";
-    stage.changes.send(Change::Organization).await.unwrap();
+    stage.changes.send(CredentialChange::Organization).await.unwrap();
     stage.until(StateName::LoggingIn).await;
     assert!(stage.bearer().is_none());
     assert_eq!(stage.account.wait_for_bearer().await.unwrap().organization, "umbrella");
@@ -302,8 +302,8 @@ async fn after_a_log_out_only_a_log_in_helps() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
     stage.account.log_out().await;
     assert!(stage.bearer().is_none());
-    stage.changes.send(Change::Credentials).await.unwrap();
-    stage.changes.send(Change::Organization).await.unwrap();
+    stage.changes.send(CredentialChange::Credentials).await.unwrap();
+    stage.changes.send(CredentialChange::Organization).await.unwrap();
     stage.clock.suspend(DAY);
     assert!(stage.account.replace(old.generation).await.is_none());
     stage.pass(MINUTE).await;

@@ -144,11 +144,11 @@ async fn a_changed_organization_is_withdrawn_before_the_new_one_is_known() {
     let sources = Sources::new(Arc::new(config), AccountId(0)).unwrap();
     let (changes, watched) = mpsc::channel(1);
     let (clock, watch) = (Arc::new(SystemClock), Watch::scripted(watched));
-    let surroundings = Surroundings { clock, jitter: Jitter::seeded(1), watch, counts: Arc::default() };
-    let account = Account::assemble(sources, None, surroundings);
+    let dependencies = Dependencies { clock, jitter: Jitter::seeded(1), watch, counts: Arc::default() };
+    let account = Account::assemble(sources, None, dependencies);
     say("acme").await.unwrap();
     assert_eq!(account.wait_for_bearer().await.unwrap().organization, "acme");
-    changes.send(Change::Organization).await.unwrap();
+    changes.send(CredentialChange::Organization).await.unwrap();
     until(&account, |phase| phase.outlook == Outlook::Pending).await;
     assert!(account.bearer(SystemClock.now().moment).is_none());
     say("umbrella").await.unwrap();

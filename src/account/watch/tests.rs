@@ -69,7 +69,7 @@ fn config(at: &Path) -> Config {
     config
 }
 
-async fn next(watch: &mut Watch) -> Change {
+async fn next(watch: &mut Watch) -> CredentialChange {
     timeout(PATIENCE, watch.changed()).await.expect("noticed by an event")
 }
 
@@ -80,11 +80,11 @@ async fn a_write_in_place_is_noticed() {
     assert!(mount.log_in().await);
     let mut watch = mount.watch();
     mount.write("secret/password", "two");
-    assert_eq!(next(&mut watch).await, Change::Credentials);
+    assert_eq!(next(&mut watch).await, CredentialChange::Credentials);
     assert!(mount.log_in().await);
     // The watch is surely armed by now: this is seen by an event alone.
     mount.write("secret/username", "bob");
-    assert_eq!(next(&mut watch).await, Change::Credentials);
+    assert_eq!(next(&mut watch).await, CredentialChange::Credentials);
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn a_rename_is_noticed() {
     for password in ["two", "three"] {
         mount.write("secret/.new", password);
         fs::rename(mount.path("secret/.new"), mount.path("secret/password")).unwrap();
-        assert_eq!(next(&mut watch).await, Change::Credentials);
+        assert_eq!(next(&mut watch).await, CredentialChange::Credentials);
         assert!(mount.log_in().await);
     }
 }
@@ -116,7 +116,7 @@ async fn a_kubernetes_mount_that_swaps_its_symlink_is_noticed() {
         symlink(format!("..{number}"), mount.path("secret/..data_tmp")).unwrap();
         fs::rename(mount.path("secret/..data_tmp"), mount.path("secret/..data")).unwrap();
         fs::remove_dir_all(mount.path(&format!("secret/..{}", number - 1))).unwrap();
-        assert_eq!(next(&mut watch).await, Change::Credentials);
+        assert_eq!(next(&mut watch).await, CredentialChange::Credentials);
         assert!(mount.log_in().await);
     }
 }
@@ -130,15 +130,15 @@ async fn a_directory_that_appears_later_is_noticed() {
     mount.write_all("staged/two", ["acme", "ann", "two"]);
     fs::create_dir_all(mount.path("run/secrets")).unwrap();
     fs::rename(mount.path("staged/one"), mount.path("run/secrets/app")).unwrap();
-    assert_eq!(next(&mut watch).await, Change::Organization);
+    assert_eq!(next(&mut watch).await, CredentialChange::Organization);
     // Gone and made anew: watched by its new identity.
     assert!(mount.log_in().await);
     fs::rename(mount.path("run/secrets/app"), mount.path("run/secrets/old")).unwrap();
     fs::rename(mount.path("staged/two"), mount.path("run/secrets/app")).unwrap();
-    assert_eq!(next(&mut watch).await, Change::Credentials);
+    assert_eq!(next(&mut watch).await, CredentialChange::Credentials);
     assert!(mount.log_in().await);
     mount.write("run/secrets/app/password", "three");
-    assert_eq!(next(&mut watch).await, Change::Credentials);
+    assert_eq!(next(&mut watch).await, CredentialChange::Credentials);
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn the_target_of_a_link_to_a_file_elsewhere_is_watched() {
     let mut watch = mount.watch();
     for password in ["two", "three"] {
         mount.write("elsewhere/password", password);
-        assert_eq!(next(&mut watch).await, Change::Credentials);
+        assert_eq!(next(&mut watch).await, CredentialChange::Credentials);
         assert!(mount.log_in().await);
     }
 }
@@ -169,7 +169,7 @@ async fn a_file_that_becomes_readable_is_noticed() {
     let mut watch = mount.watch();
     fs::set_permissions(mount.path("secret/password"), Permissions::from_mode(0o600)).unwrap();
     mount.write("secret/password", "one");
-    assert_eq!(next(&mut watch).await, Change::Credentials);
+    assert_eq!(next(&mut watch).await, CredentialChange::Credentials);
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn a_changed_organization_outweighs_changed_credentials() {
     assert!(mount.log_in().await);
     let mut eyes = mount.eyes();
     mount.write_all("secret", ["umbrella", "bob", "two"]);
-    assert_eq!(eyes.look(), Some(Change::Organization));
+    assert_eq!(eyes.look(), Some(CredentialChange::Organization));
 }
 
 #[tokio::test]
@@ -193,18 +193,18 @@ async fn a_change_is_told_once_and_only_if_the_content_differs() {
     mount.write("secret/password", "one\n");
     assert_eq!(eyes.look(), None, "the same value");
     mount.write("secret/password", "two");
-    assert_eq!(eyes.look(), Some(Change::Credentials));
+    assert_eq!(eyes.look(), Some(CredentialChange::Credentials));
     assert_eq!(eyes.look(), None, "told already");
     mount.write("secret/password", "");
     assert_eq!(eyes.look(), None, "half written");
     fs::remove_file(mount.path("secret/password")).unwrap();
     assert_eq!(eyes.look(), None, "gone");
     mount.write("secret/password", "three");
-    assert_eq!(eyes.look(), Some(Change::Credentials));
+    assert_eq!(eyes.look(), Some(CredentialChange::Credentials));
     mount.write("secret/password", "one");
     assert_eq!(eyes.look(), None, "back to what is in use");
     mount.write("secret/password", "three");
-    assert_eq!(eyes.look(), Some(Change::Credentials), "and away from it again");
+    assert_eq!(eyes.look(), Some(CredentialChange::Credentials), "and away from it again");
 }
 
 #[tokio::test]

@@ -7,10 +7,10 @@ use std::num::NonZeroUsize;
 use http::HeaderName;
 
 use super::{
-    draft::ApiDraft,
     egress,
-    faults::{Fault, Origin, Wrong},
+    faults::{Diagnostic, Fault, Origin},
     login::{self, Choice},
+    partial_api::PartialApi,
     reading::Values,
     relations,
     values::header_map,
@@ -27,7 +27,7 @@ use crate::{
 
 /// The configuration, unless something is wrong.
 pub(super) fn config(values: &mut Values<'_>, environment: &Environment) -> Option<Config> {
-    let drafts: Vec<ApiDraft> = values.apis.iter().map(|name| ApiDraft::read(values, name)).collect();
+    let drafts: Vec<PartialApi> = values.apis.iter().map(|name| PartialApi::read(values, name)).collect();
     let choices: Vec<Choice> = values.accounts.clone().iter().map(|name| login::choose(values, name, &drafts)).collect();
     let refreshes: Vec<Option<Endpoint>> =
         values.accounts.clone().iter().map(|name| login::refresh(values, name, &drafts)).collect();
@@ -80,7 +80,7 @@ fn socket_names(environment: &Environment) -> Vec<String> {
     names.split(':').map(str::to_owned).collect()
 }
 
-fn login_paths(drafts: &[ApiDraft], endpoints: &[&Endpoint]) -> LoginPaths {
+fn login_paths(drafts: &[PartialApi], endpoints: &[&Endpoint]) -> LoginPaths {
     // Under an upstream's base path, too: what is matched is the path that the upstream sees.
     let bases = drafts.iter().filter_map(|api| api.upstream.as_ref()).map(|upstream| upstream.base_path.as_str()).chain([""]);
     let known = bases.flat_map(|base| LOGIN_PATHS.iter().map(move |path| format!("{base}{path}")));
@@ -151,18 +151,18 @@ fn required(values: &mut Values<'_>, account: &str, key: &str) -> Option<Source>
         let origin = values.origin(&path);
         let fault = if account == "default" && origin == Origin::Default {
             let variable = format!("CAREPORTALS_{}", key.to_uppercase());
-            let wrong = Wrong::new("is not set")
+            let wrong = Diagnostic::new("is not set")
                 .hint(format!("set it, {variable}_FILE or CAREPORTALS_CREDENTIALS_DIR, or write a settings file"));
             Fault::new(Origin::Variable(variable), path, wrong)
         } else {
-            Fault::new(origin, path, Wrong::new("is missing").hint(format!("write {key} = {{ file = \"…\" }}")))
+            Fault::new(origin, path, Diagnostic::new("is missing").hint(format!("write {key} = {{ file = \"…\" }}")))
         };
         values.faults.push(fault);
     }
     source
 }
 
-fn api(values: &mut Values<'_>, accounts: &[String], draft: ApiDraft) -> Option<Api> {
+fn api(values: &mut Values<'_>, accounts: &[String], draft: PartialApi) -> Option<Api> {
     let at = |key: &str| format!("apis.{}.{key}", draft.name);
     let require_header = require_header(values, values.header_name(&at("require_header.name")), &at("require_header.value"));
     let place = accounts.iter().position(|name| Some(name) == draft.account.as_ref())?;

@@ -4,7 +4,7 @@
 
 use super::{
     EffectiveValue,
-    faults::{Fault, Origin, Warning, Wrong, shown},
+    faults::{Diagnostic, Fault, Origin, Warning, shown},
     reading::Values,
     url::{self, Address},
     variables::Environment,
@@ -42,7 +42,7 @@ fn exceptions(values: &mut Values<'_>, environment: &Environment) -> Vec<Excepti
             None => values.warnings.push(Warning::new(
                 Origin::Variable(name.to_owned()),
                 "",
-                Wrong::new(format!("{} is no name, address or network, and excepts nothing", shown(entry))),
+                Diagnostic::new(format!("{} is no name, address or network, and excepts nothing", shown(entry))),
             )),
         }
     }
@@ -50,15 +50,15 @@ fn exceptions(values: &mut Values<'_>, environment: &Environment) -> Vec<Excepti
 }
 
 /// `http://user:password@host:port`, with the scheme's port by default. A URL without a scheme is an `http` one.
-fn proxy(text: &str) -> Result<EgressProxy, Wrong> {
+fn proxy(text: &str) -> Result<EgressProxy, Diagnostic> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
     if !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") {
-        return Err(Wrong::new("only http:// and https:// proxies are supported").hint("use a proxy that serves CONNECT"));
+        return Err(Diagnostic::new("only http:// and https:// proxies are supported").hint("use a proxy that serves CONNECT"));
     }
     let (userinfo, place) = match rest.rsplit_once('@') {
         // Others would read the host out of what stands before (RFC 3986, 3.2).
         Some((userinfo, _)) if userinfo.contains(['/', '?', '#', '\\']) => {
-            let wrong = Wrong::new("the proxy's credentials hold a character that ends a URL's host");
+            let wrong = Diagnostic::new("the proxy's credentials hold a character that ends a URL's host");
             return Err(wrong.hint("percent-encode it: / is %2F, ? is %3F, # is %23, \\ is %5C"));
         }
         Some((userinfo, place)) => (Some(userinfo).filter(|userinfo| !userinfo.is_empty()), place),
@@ -68,28 +68,28 @@ fn proxy(text: &str) -> Result<EgressProxy, Wrong> {
         Address::Absolute { origin, path } if path.is_empty() => {
             Ok(EgressProxy { origin, credentials: userinfo.map(credentials).transpose()? })
         }
-        _ => Err(Wrong::new("a proxy is a host and perhaps a port, without a path")),
+        _ => Err(Diagnostic::new("a proxy is a host and perhaps a port, without a path")),
     }
 }
 
 /// `user:password`; what stands for itself in neither is percent-encoded (RFC 3986, 3.2.1).
-fn credentials(userinfo: &str) -> Result<Secret, Wrong> {
+fn credentials(userinfo: &str) -> Result<Secret, Diagnostic> {
     let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
     let mut decoded = Pages::with_capacity(userinfo.len() + 1);
     unescape(user, &mut decoded)?;
     if decoded.contains(&b':') {
-        return Err(Wrong::new("the proxy's user name holds a colon, which Basic authentication can't carry"));
+        return Err(Diagnostic::new("the proxy's user name holds a colon, which Basic authentication can't carry"));
     }
     decoded.extend(b":");
     unescape(password, &mut decoded)?;
     let secret = Secret::from(decoded);
     if secret.expose().iter().any(u8::is_ascii_control) {
-        return Err(Wrong::new("the proxy's credentials hold a control character"));
+        return Err(Diagnostic::new("the proxy's credentials hold a control character"));
     }
     Ok(secret)
 }
 
-fn unescape(text: &str, out: &mut Pages) -> Result<(), Wrong> {
+fn unescape(text: &str, out: &mut Pages) -> Result<(), Diagnostic> {
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         if byte != b'%' {
@@ -98,7 +98,7 @@ fn unescape(text: &str, out: &mut Pages) -> Result<(), Wrong> {
         }
         let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
         let (Some(high), Some(low)) = (digit(), digit()) else {
-            let wrong = Wrong::new("the proxy's credentials hold a broken percent escape");
+            let wrong = Diagnostic::new("the proxy's credentials hold a broken percent escape");
             return Err(wrong.hint("write a literal % as %25"));
         };
         // Two hexadecimal digits are a byte.
@@ -112,7 +112,7 @@ fn first(values: &mut Values<'_>, environment: &Environment, names: [&'static st
     let name = names.into_iter().find(|name| environment.get(name).is_some_and(|value| !value.is_empty()))?;
     let text = environment.get(name).and_then(|value| value.to_str());
     if text.is_none() {
-        values.faults.push(Fault::new(Origin::Variable(name.to_owned()), "", Wrong::new("is not UTF-8")));
+        values.faults.push(Fault::new(Origin::Variable(name.to_owned()), "", Diagnostic::new("is not UTF-8")));
     }
     text.map(|text| (name, text.to_owned()))
 }

@@ -85,7 +85,7 @@ impl fmt::Display for Finding {
 pub struct Fault(Finding);
 
 impl Fault {
-    pub(super) fn new(origin: Origin, path: impl Into<String>, wrong: Wrong) -> Self {
+    pub(super) fn new(origin: Origin, path: impl Into<String>, wrong: Diagnostic) -> Self {
         Self(Finding { origin, path: path.into(), message: wrong.message, hint: wrong.hint })
     }
 
@@ -113,7 +113,7 @@ impl fmt::Display for Fault {
 pub struct Warning(Finding);
 
 impl Warning {
-    pub(super) fn new(origin: Origin, path: impl Into<String>, wrong: Wrong) -> Self {
+    pub(super) fn new(origin: Origin, path: impl Into<String>, wrong: Diagnostic) -> Self {
         Self(Finding { origin, path: path.into(), message: wrong.message, hint: wrong.hint })
     }
 }
@@ -126,12 +126,12 @@ impl fmt::Display for Warning {
 
 /// A message before it has a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wrong {
+pub(super) struct Diagnostic {
     message: String,
     hint: Option<String>,
 }
 
-impl Wrong {
+impl Diagnostic {
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None }
     }
@@ -230,9 +230,9 @@ mod tests {
     #[test]
     fn a_fault_prints_its_place_its_key_and_its_hint() {
         let file = Origin::File { path: "a/b.toml".into(), line: 12 };
-        let fault = Fault::new(file, "apis.emr.listen", Wrong::new("bad").hint("better"));
+        let fault = Fault::new(file, "apis.emr.listen", Diagnostic::new("bad").hint("better"));
         assert_eq!(fault.to_string(), "a/b.toml:12: apis.emr.listen: bad\n  hint: better");
-        let fault = Fault::new(Origin::Variable("CAREPORTALS_LISTEN".into()), "apis.default.listen", Wrong::new("bad"));
+        let fault = Fault::new(Origin::Variable("CAREPORTALS_LISTEN".into()), "apis.default.listen", Diagnostic::new("bad"));
         assert_eq!(fault.to_string(), "CAREPORTALS_LISTEN: bad");
     }
 

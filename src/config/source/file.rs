@@ -12,7 +12,7 @@ use figment::value::{Dict, Value};
 use toml_edit::{Document, Item, TableLike};
 
 use super::{
-    faults::{Fault, Origin, Wrong, printable},
+    faults::{Diagnostic, Fault, Origin, printable},
     keys::{self, Key, Kind, Section},
     layers::Layer,
 };
@@ -45,7 +45,7 @@ pub(super) fn read(path: &Path, text: &str) -> File {
         Ok(document) => reader.top(document.as_table()),
         Err(error) => {
             let line = error.span().map_or(0, |span| reader.line(span.start));
-            reader.fault(line, "", Wrong::new(format!("not valid TOML: {}", error.message())));
+            reader.fault(line, "", Diagnostic::new(format!("not valid TOML: {}", error.message())));
         }
     }
     reader.file
@@ -72,14 +72,14 @@ impl Reader<'_> {
     fn entries(&mut self, section: Section, group: &str, item: &Item, line: usize) {
         self.file.lines.insert(group.to_owned(), line);
         let Some(table) = item.as_table_like() else {
-            self.fault(line, group, Wrong::new("expected tables with names").hint(format!("write `[{group}.NAME]`")));
+            self.fault(line, group, Diagnostic::new("expected tables with names").hint(format!("write `[{group}.NAME]`")));
             return;
         };
         for (name, item) in table.iter() {
             let line = self.line_of(table, name);
             let path = format!("{group}.{name}");
             if !is_name(name) {
-                self.fault(line, &path, Wrong::new("a name is made of a-z, 0-9 and `-`"));
+                self.fault(line, &path, Diagnostic::new("a name is made of a-z, 0-9 and `-`"));
                 continue;
             }
             self.file.lines.insert(path.clone(), line);
@@ -88,7 +88,7 @@ impl Reader<'_> {
                 _ => self.file.apis.push(name.to_owned()),
             }
             let Some(table) = item.as_table_like() else {
-                self.fault(line, &path, Wrong::new("expected a table").hint(format!("write `[{path}]`")));
+                self.fault(line, &path, Diagnostic::new("expected a table").hint(format!("write `[{path}]`")));
                 continue;
             };
             for (key, item) in table.iter() {
@@ -108,7 +108,7 @@ impl Reader<'_> {
                     self.file.lines.insert(path.clone(), line);
                     self.file.layer.push(path, value);
                 }
-                None => self.fault(line, &path, Wrong::new("has no value")),
+                None => self.fault(line, &path, Diagnostic::new("has no value")),
             }
             return;
         }
@@ -116,7 +116,7 @@ impl Reader<'_> {
         if parent.is_empty() && keys::of(section).any(|key| key.name.starts_with(&group)) {
             self.file.lines.insert(path.clone(), line);
             let Some(table) = item.as_table_like() else {
-                self.fault(line, &path, Wrong::new("expected a table"));
+                self.fault(line, &path, Diagnostic::new("expected a table"));
                 return;
             };
             for (name, item) in table.iter() {
@@ -148,7 +148,7 @@ impl Reader<'_> {
         self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
     }
 
-    fn fault(&mut self, line: usize, path: &str, wrong: Wrong) {
+    fn fault(&mut self, line: usize, path: &str, wrong: Diagnostic) {
         self.file.faults.push(Fault::new(Origin::File { path: self.path.clone(), line }, path, wrong));
     }
 }
@@ -159,8 +159,8 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 /// Says that there is no such key, and where there is one like it.
-fn unknown(section: Section, name: &str) -> Wrong {
-    let wrong = Wrong::new("no such key");
+fn unknown(section: Section, name: &str) -> Diagnostic {
+    let wrong = Diagnostic::new("no such key");
     let (known, places) = match section {
         Section::Global => {
             (&["accounts", "apis"][..], [(Section::Account, "under `[accounts.NAME]`"), (Section::Api, "under `[apis.NAME]`")])

@@ -5,8 +5,8 @@
 use http::uri::PathAndQuery;
 
 use super::{
-    draft::ApiDraft,
-    faults::{Origin, Wrong},
+    faults::{Diagnostic, Origin},
+    partial_api::PartialApi,
     reading::Values,
     url::Address,
 };
@@ -27,10 +27,10 @@ pub(super) enum Choice {
 }
 
 /// Decides for one account. `drafts`: every API.
-pub(super) fn choose(values: &mut Values<'_>, account: &str, drafts: &[ApiDraft]) -> Choice {
+pub(super) fn choose(values: &mut Values<'_>, account: &str, drafts: &[PartialApi]) -> Choice {
     let entry = format!("accounts.{account}.");
     let path = format!("{entry}login_url");
-    let own: Vec<&ApiDraft> = drafts.iter().filter(|api| api.account.as_deref() == Some(account)).collect();
+    let own: Vec<&PartialApi> = drafts.iter().filter(|api| api.account.as_deref() == Some(account)).collect();
     let choice = match values.address(&path) {
         Some(Address::Off) => Choice::Off,
         Some(address) => resolve(values, &path, &address, &own),
@@ -41,7 +41,7 @@ pub(super) fn choose(values: &mut Values<'_>, account: &str, drafts: &[ApiDraft]
         && endpoint.origin.scheme == Scheme::Http
         && !endpoint.origin.is_loopback()
     {
-        values.fault(&path, Wrong::new("log-in never goes over plain http to anything but loopback").hint("use https"));
+        values.fault(&path, Diagnostic::new("log-in never goes over plain http to anything but loopback").hint("use https"));
     }
     if !values.is_written(&path) {
         match &choice {
@@ -56,24 +56,24 @@ pub(super) fn choose(values: &mut Values<'_>, account: &str, drafts: &[ApiDraft]
 }
 
 /// The same for `refresh_url`, which has no preset.
-pub(super) fn refresh(values: &mut Values<'_>, account: &str, drafts: &[ApiDraft]) -> Option<Endpoint> {
+pub(super) fn refresh(values: &mut Values<'_>, account: &str, drafts: &[PartialApi]) -> Option<Endpoint> {
     let path = format!("accounts.{account}.refresh_url");
     let address = values.address(&path)?;
-    let own: Vec<&ApiDraft> = drafts.iter().filter(|api| api.account.as_deref() == Some(account)).collect();
+    let own: Vec<&PartialApi> = drafts.iter().filter(|api| api.account.as_deref() == Some(account)).collect();
     let Choice::At(endpoint) = resolve(values, &path, &address, &own) else { return None };
     if endpoint.origin.scheme == Scheme::Http && !endpoint.origin.is_loopback() {
-        values.fault(&path, Wrong::new("a refresh never goes over plain http to anything but loopback").hint("use https"));
+        values.fault(&path, Diagnostic::new("a refresh never goes over plain http to anything but loopback").hint("use https"));
     }
     Some(endpoint)
 }
 
 /// Whether the account logs in, wherever that is: then a missing user name can be told at once.
-pub(super) fn is_certain(account: &str, drafts: &[ApiDraft]) -> bool {
+pub(super) fn is_certain(account: &str, drafts: &[PartialApi]) -> bool {
     let mut own = drafts.iter().filter(|api| api.account.as_deref() == Some(account)).peekable();
     own.peek().is_some() && own.all(|api| api.preset.is_some_and(|preset| preset.login() != PresetLogin::Off))
 }
 
-fn resolve(values: &mut Values<'_>, key: &str, address: &Address, own: &[&ApiDraft]) -> Choice {
+fn resolve(values: &mut Values<'_>, key: &str, address: &Address, own: &[&PartialApi]) -> Choice {
     match (address, own) {
         (Address::Off, _) => Choice::Off,
         (Address::Absolute { origin, path }, _) => {
@@ -87,18 +87,19 @@ fn resolve(values: &mut Values<'_>, key: &str, address: &Address, own: &[&ApiDra
             let count = if own.is_empty() { "no API uses it" } else { "several APIs use it" };
             values.fault(
                 key,
-                Wrong::new(format!("a path needs an account with exactly one API, and {count}")).hint("write an absolute URL"),
+                Diagnostic::new(format!("a path needs an account with exactly one API, and {count}"))
+                    .hint("write an absolute URL"),
             );
             Choice::Unknown
         }
     }
 }
 
-fn from_presets(values: &mut Values<'_>, account: &str, key: &str, own: &[&ApiDraft]) -> Choice {
+fn from_presets(values: &mut Values<'_>, account: &str, key: &str, own: &[&PartialApi]) -> Choice {
     if own.is_empty() {
         // An API whose account could not be read may be the one that uses it.
         if values.apis.iter().all(|api| values.text(&format!("apis.{api}.account")).is_some()) {
-            let wrong = Wrong::new("no API uses this account, so nothing says where it logs in")
+            let wrong = Diagnostic::new("no API uses this account, so nothing says where it logs in")
                 .hint("remove it, or give it a login_url");
             values.fault(&format!("accounts.{account}"), wrong);
         }
@@ -112,7 +113,7 @@ fn from_presets(values: &mut Values<'_>, account: &str, key: &str, own: &[&ApiDr
             PresetLogin::Path(path) => under(upstream, path),
             PresetLogin::Url(url) => {
                 if !is_upstream_of(preset, upstream) {
-                    let wrong = Wrong::new(format!(
+                    let wrong = Diagnostic::new(format!(
                         "needed, since API `{}` has the preset `{}` with another upstream",
                         api.name,
                         preset.name()
@@ -125,7 +126,8 @@ fn from_presets(values: &mut Values<'_>, account: &str, key: &str, own: &[&ApiDr
         };
         match &agreed {
             Some((other, earlier)) if *earlier != choice => {
-                let wrong = Wrong::new(format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name));
+                let wrong =
+                    Diagnostic::new(format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name));
                 values.fault(key, wrong.hint("give the account a login_url, or each API its own account"));
                 return Choice::Unknown;
             }

@@ -8,15 +8,15 @@
 //! says; `build` makes the types of [`super`]; `relations` judges what only several values together can get wrong.
 
 mod build;
-mod draft;
+mod child_environment;
+mod daemon_address;
 mod egress;
 mod faults;
 mod file;
-mod inheritance;
 mod keys;
 mod layers;
 mod login;
-mod reach;
+mod partial_api;
 mod reading;
 mod reference;
 mod relations;
@@ -37,9 +37,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use child_environment::MEANT_FOR_US;
+pub use daemon_address::{DaemonAddress, Setting, reach};
 pub use faults::{Fault, Origin, Warning};
-pub use inheritance::MEANT_FOR_US;
-pub use reach::{Reach, Setting, reach};
 pub use reference::reference;
 pub use render::{render_check, render_effective};
 pub use schema::json_schema;
@@ -47,7 +47,7 @@ pub use values::parse_duration;
 pub use variables::Environment;
 
 use self::{
-    faults::Wrong,
+    faults::Diagnostic,
     file::File,
     keys::{CONFIG, Section},
     layers::{Layer, Merged},
@@ -113,7 +113,7 @@ impl Loaded {
     pub fn refuse(&mut self, key: &str, message: String, hint: Option<&str>) {
         let value = self.values.iter().find(|value| value.path == key);
         let origin = value.map_or(Origin::Default, |value| value.origin.clone());
-        let wrong = Wrong::new(message);
+        let wrong = Diagnostic::new(message);
         let wrong = if let Some(hint) = hint { wrong.hint(hint) } else { wrong };
         self.faults.push(Fault::new(origin, key, wrong));
         self.config = None;
@@ -162,7 +162,7 @@ pub fn load(input: Input) -> Loaded {
     faults.append(&mut values.faults);
     if config.is_none() && faults.is_empty() {
         // Unreachable as long as `build` names a fault for whatever it misses; never start on a guess.
-        faults.push(Fault::new(Origin::Default, "", Wrong::new("the settings are incomplete")));
+        faults.push(Fault::new(Origin::Default, "", Diagnostic::new("the settings are incomplete")));
     }
     if unsound || !faults.is_empty() {
         config = None;
@@ -171,7 +171,7 @@ pub fn load(input: Input) -> Loaded {
     faults.dedup();
     let mut all_warnings = warnings;
     all_warnings.append(&mut values.warnings);
-    let secret_variables = inheritance::secret_variables(&environment, &merged);
+    let secret_variables = child_environment::secret_variables(&environment, &merged);
     Loaded { config, faults, warnings: all_warnings, values: values.effective, file: path, secret_variables }
 }
 
@@ -195,11 +195,11 @@ fn read_file(
     let (path, origin) = settings_file(flag, default, environment);
     match fs::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => return Some((path, text)),
-        Ok(Err(_)) => faults.push(Fault::new(Origin::File { path, line: 0 }, "", Wrong::new("is not UTF-8"))),
+        Ok(Err(_)) => faults.push(Fault::new(Origin::File { path, line: 0 }, "", Diagnostic::new("is not UTF-8"))),
         Err(error) if error.kind() == ErrorKind::NotFound && origin == Origin::Default => {}
         Err(error) => {
             let origin = if origin == Origin::Default { Origin::File { path: path.clone(), line: 0 } } else { origin };
-            faults.push(Fault::new(origin, "", Wrong::new(format!("cannot read {}: {}", path.display(), error.kind()))));
+            faults.push(Fault::new(origin, "", Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind()))));
         }
     }
     None
@@ -211,7 +211,7 @@ fn flag_layers(flags: Vec<(String, String)>, faults: &mut Vec<Fault>) -> Vec<Lay
         let origin = Origin::Flag(format!("--{}", path.rsplit('.').next().unwrap_or(&path).replace('_', "-")));
         match keys::at(&path) {
             Some(key) => layers.push(Layer::with(origin, path, variables::value_of(key, &value))),
-            None => faults.push(Fault::new(origin, path, Wrong::new("no such key"))),
+            None => faults.push(Fault::new(origin, path, Diagnostic::new("no such key"))),
         }
     }
     layers
@@ -265,7 +265,7 @@ fn merge(
             None => layers.push(layer),
             Some(path) => {
                 let (group, kind) = if path.starts_with("accounts") { ("accounts", "account") } else { ("apis", "API") };
-                let wrong = Wrong::new(format!("sets the {kind} `default`, which the settings do not have"))
+                let wrong = Diagnostic::new(format!("sets the {kind} `default`, which the settings do not have"))
                     .hint(format!("add `[{group}.default]`, or use CAREPORTALS__{}__NAME__KEY", group.to_uppercase()));
                 faults.push(Fault::new(layer.origin().clone(), path, wrong));
             }
@@ -280,7 +280,9 @@ fn merge(
         let homeless = layer.paths().find(|path| !known(path)).map(str::to_owned);
         match homeless {
             None => layers.push(layer),
-            Some(path) => faults.push(Fault::new(layer.origin().clone(), path, Wrong::new("the settings have no such table"))),
+            Some(path) => {
+                faults.push(Fault::new(layer.origin().clone(), path, Diagnostic::new("the settings have no such table")))
+            }
         }
     }
     (Merged::new(layers, path, lines), variables.warnings)

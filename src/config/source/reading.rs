@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{
     EffectiveValue,
-    faults::{Fault, Origin, Warning, Wrong},
+    faults::{Diagnostic, Fault, Origin, Warning},
     keys::{self, Key, Kind, Section},
     layers::Merged,
     render,
@@ -130,21 +130,20 @@ impl<'a> Values<'a> {
         let literal = matches!(value, Value::String(..)) && key.section != Section::Global;
         let wrong = match (key.name, origin) {
             ("password", Origin::File { .. }) | ("username", Origin::File { .. }) if literal => {
-                Wrong::new("is written in the settings file itself")
+                Diagnostic::new("is written in the settings file itself")
                     .hint(format!("use {} = {{ file = \"…\" }}, or `env` or `command`", key.name))
             }
             ("require_header.value", Origin::File { .. }) if literal => {
-                Wrong::new("is written in the settings file itself").hint(REQUIRED_SOURCE)
+                Diagnostic::new("is written in the settings file itself").hint(REQUIRED_SOURCE)
             }
             ("require_header.value", _) if literal => {
-                Wrong::new("is given directly; whoever sees this process's environment sees it").hint(REQUIRED_SOURCE)
+                Diagnostic::new("is given directly; whoever sees this process's environment sees it").hint(REQUIRED_SOURCE)
             }
-            ("password", _) if literal => {
-                Wrong::new("is given directly; whoever sees this process's environment sees it").hint(match origin {
+            ("password", _) if literal => Diagnostic::new("is given directly; whoever sees this process's environment sees it")
+                .hint(match origin {
                     Origin::Variable(name) if name.starts_with("CAREPORTALS__") => format!("use {name}__FILE"),
                     _ => "use CAREPORTALS_PASSWORD_FILE".to_owned(),
-                })
-            }
+                }),
             _ => return,
         };
         self.warnings.push(Warning::new(origin.clone(), path, wrong));
@@ -191,11 +190,11 @@ impl<'a> Values<'a> {
         }
     }
 
-    pub(super) fn fault(&mut self, path: &str, wrong: Wrong) {
+    pub(super) fn fault(&mut self, path: &str, wrong: Diagnostic) {
         self.faults.push(Fault::new(self.origin(path), path, wrong));
     }
 
-    pub(super) fn warn(&mut self, path: &str, wrong: Wrong) {
+    pub(super) fn warn(&mut self, path: &str, wrong: Diagnostic) {
         self.warnings.push(Warning::new(self.origin(path), path, wrong));
     }
 }
@@ -203,12 +202,12 @@ impl<'a> Values<'a> {
 const REQUIRED_SOURCE: &str = "use value = { file = \"…\" }, or `env` or `command`";
 
 /// What a value's kind alone does not say.
-fn sound(key: &Key, parsed: Parsed) -> Result<Parsed, Wrong> {
+fn sound(key: &Key, parsed: Parsed) -> Result<Parsed, Diagnostic> {
     match &parsed {
         Parsed::Source(Source::Value(secret)) if matches!(key.name, "organization" | "require_header.value") => {
             let trimmed = secret.expose().trim_ascii().len() == secret.expose().len();
             if !trimmed || secret.header_value().is_none() {
-                return Err(Wrong::new("cannot stand in a header"));
+                return Err(Diagnostic::new("cannot stand in a header"));
             }
         }
         _ => {}

@@ -5,15 +5,15 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    draft::{ApiDraft, no_hosts},
-    faults::Wrong,
+    faults::Diagnostic,
     login::Choice,
+    partial_api::{PartialApi, no_hosts},
     reading::Values,
 };
 use crate::config::{Listen, Origin, Scheme};
 
 /// Names every fault and warning.
-pub(super) fn check(values: &mut Values<'_>, drafts: &[ApiDraft], choices: &[Choice]) {
+pub(super) fn check(values: &mut Values<'_>, drafts: &[PartialApi], choices: &[Choice]) {
     for api in drafts {
         account(values, api);
         listen(values, api);
@@ -33,12 +33,12 @@ pub(super) fn check(values: &mut Values<'_>, drafts: &[ApiDraft], choices: &[Cho
     pairs(values);
 }
 
-fn account(values: &mut Values<'_>, api: &ApiDraft) {
+fn account(values: &mut Values<'_>, api: &PartialApi) {
     let Some(name) = &api.account else { return };
     let accounts = values.accounts.clone();
     if !accounts.contains(name) {
         let path = format!("apis.{}.account", api.name);
-        let wrong = Wrong::new(format!("there is no account {}", super::faults::shown(name)));
+        let wrong = Diagnostic::new(format!("there is no account {}", super::faults::shown(name)));
         let wrong = match accounts.as_slice() {
             [only] => wrong.hint(format!("write account = \"{only}\"")),
             _ => wrong.did_you_mean(name, accounts.iter().map(String::as_str)),
@@ -47,53 +47,54 @@ fn account(values: &mut Values<'_>, api: &ApiDraft) {
     }
 }
 
-fn listen(values: &mut Values<'_>, api: &ApiDraft) {
+fn listen(values: &mut Values<'_>, api: &PartialApi) {
     let path = format!("apis.{}.listen", api.name);
     let open: Vec<SocketAddr> = addresses(api).filter(|address| !address.ip().to_canonical().is_loopback()).collect();
     let allowed = values.switch(&format!("apis.{}.allow_non_loopback", api.name)).unwrap_or(true);
     for address in &open {
         if !allowed {
-            let wrong = Wrong::new(format!("{address} is not a loopback address: whoever reaches it can use the token"));
+            let wrong = Diagnostic::new(format!("{address} is not a loopback address: whoever reaches it can use the token"));
             values.fault(&path, wrong.hint("listen on 127.0.0.1 or a Unix socket, or set allow_non_loopback"));
         }
     }
     if allowed && !open.is_empty() && no_hosts(values, &api.name) {
-        let wrong =
-            Wrong::new("listens beyond loopback without `allowed_hosts`: only callers that name a loopback host will be served");
+        let wrong = Diagnostic::new(
+            "listens beyond loopback without `allowed_hosts`: only callers that name a loopback host will be served",
+        );
         values.warn(&path, wrong.hint("name the hosts that clients use in allowed_hosts"));
     }
 }
 
 /// Groups are known on Unix sockets alone.
-fn callers(values: &mut Values<'_>, api: &ApiDraft) {
+fn callers(values: &mut Values<'_>, api: &PartialApi) {
     let path = |key: &str| format!("apis.{}.{key}", api.name);
     let has = |values: &mut Values<'_>, key: &str| values.ids(&path(key)).is_some_and(|ids| !ids.is_empty());
     if has(values, "allow_gids") && !has(values, "allow_uids") && addresses(api).next().is_some() {
-        let wrong = Wrong::new("lets nobody in over TCP: there only the caller's user can be known, and not its groups");
+        let wrong = Diagnostic::new("lets nobody in over TCP: there only the caller's user can be known, and not its groups");
         values.warn(&path("allow_gids"), wrong.hint("name users in allow_uids, or listen on a Unix socket alone"));
     }
 }
 
-fn upstream(values: &mut Values<'_>, api: &ApiDraft, drafts: &[ApiDraft]) {
+fn upstream(values: &mut Values<'_>, api: &PartialApi, drafts: &[PartialApi]) {
     let Some(upstream) = &api.upstream else { return };
     let path = format!("apis.{}.upstream", api.name);
     if upstream.origin.scheme == Scheme::Http {
         if !upstream.origin.is_loopback() {
-            values.fault(&path, Wrong::new("plain http would show the token to the network").hint("use https"));
+            values.fault(&path, Diagnostic::new("plain http would show the token to the network").hint("use https"));
         } else if values.switch(&format!("apis.{}.allow_insecure_upstream", api.name)) == Some(false) {
             values.fault(
                 &path,
-                Wrong::new("plain http is refused").hint("for a loopback upstream, set allow_insecure_upstream = true"),
+                Diagnostic::new("plain http is refused").hint("for a loopback upstream, set allow_insecure_upstream = true"),
             );
         }
     }
     if let Some(own) = own_address(values, &upstream.origin, drafts) {
-        values.fault(&path, Wrong::new(format!("is our own address {own}: requests would go round in a circle")));
+        values.fault(&path, Diagnostic::new(format!("is our own address {own}: requests would go round in a circle")));
     }
 }
 
 /// The address of ours that an origin leads to, as far as names and numbers tell.
-fn own_address(values: &Values<'_>, origin: &Origin, drafts: &[ApiDraft]) -> Option<SocketAddr> {
+fn own_address(values: &Values<'_>, origin: &Origin, drafts: &[PartialApi]) -> Option<SocketAddr> {
     let telemetry = values.socket("telemetry_listen").flatten();
     let is_ours = |ours: &SocketAddr| {
         let port = ours.port() != 0 && ours.port() == origin.port;
@@ -110,11 +111,11 @@ fn own_address(values: &Values<'_>, origin: &Origin, drafts: &[ApiDraft]) -> Opt
     drafts.iter().flat_map(addresses).chain(telemetry).find(is_ours)
 }
 
-fn addresses(api: &ApiDraft) -> impl Iterator<Item = SocketAddr> {
+fn addresses(api: &PartialApi) -> impl Iterator<Item = SocketAddr> {
     api.listen.iter().filter_map(|place| if let Listen::Tcp { address, .. } = place { Some(*address) } else { None })
 }
 
-fn sharing(values: &mut Values<'_>, api: &ApiDraft, other: &ApiDraft) {
+fn sharing(values: &mut Values<'_>, api: &PartialApi, other: &PartialApi) {
     let path = format!("apis.{}.listen", api.name);
     let same = |left: &Listen, right: &Listen| match (left, right) {
         (Listen::Tcp { address: left, .. }, Listen::Tcp { address: right, .. }) => left == right && left.port() != 0,
@@ -129,7 +130,7 @@ fn sharing(values: &mut Values<'_>, api: &ApiDraft, other: &ApiDraft) {
             _ => Some("and each then needs a prefix of its own".to_owned()),
         };
         if let Some(why) = keyed {
-            let wrong = Wrong::new(format!("shares {place} with API `{}`, {why}", other.name));
+            let wrong = Diagnostic::new(format!("shares {place} with API `{}`, {why}", other.name));
             values.fault(&path, wrong.hint("give each API its own prefix, or its own address"));
         }
         if matches!(place, Listen::Unix(_)) {
@@ -139,12 +140,12 @@ fn sharing(values: &mut Values<'_>, api: &ApiDraft, other: &ApiDraft) {
     let overlap =
         addresses(api).find_map(|own| addresses(other).find(|theirs| overlaps(own, *theirs)).map(|theirs| (own, theirs)));
     if let Some((own, theirs)) = overlap {
-        values.fault(&path, Wrong::new(format!("{own} overlaps {theirs} of API `{}`", other.name)));
+        values.fault(&path, Diagnostic::new(format!("{own} overlaps {theirs} of API `{}`", other.name)));
     }
 }
 
 /// A Unix socket's file has one mode and one group.
-fn shared_file(values: &mut Values<'_>, api: &ApiDraft, other: &ApiDraft) {
+fn shared_file(values: &mut Values<'_>, api: &PartialApi, other: &PartialApi) {
     let at = |name: &str, key: &str| format!("apis.{name}.{key}");
     let mode = |values: &Values<'_>, name: &str| values.number(&at(name, "socket_mode"));
     let group = |values: &Values<'_>, name: &str| values.text(&at(name, "socket_group"));
@@ -153,7 +154,7 @@ fn shared_file(values: &mut Values<'_>, api: &ApiDraft, other: &ApiDraft) {
         ("socket_group", group(values, &api.name) != group(values, &other.name)),
     ];
     for (key, _) in differing.into_iter().filter(|(_, differs)| *differs) {
-        let wrong = Wrong::new(format!("is not that of API `{}`, with which it shares a Unix socket", other.name));
+        let wrong = Diagnostic::new(format!("is not that of API `{}`, with which it shares a Unix socket", other.name));
         values.fault(&at(&api.name, key), wrong.hint("give both the same"));
     }
 }
@@ -165,7 +166,7 @@ fn overlaps(left: SocketAddr, right: SocketAddr) -> bool {
     family && port && left != right && (left.ip().is_unspecified() || right.ip().is_unspecified())
 }
 
-fn telemetry(values: &mut Values<'_>, drafts: &[ApiDraft]) {
+fn telemetry(values: &mut Values<'_>, drafts: &[PartialApi]) {
     let Some(telemetry) = values.socket("telemetry_listen").flatten() else { return };
     let clashes = |own: &SocketAddr| overlaps(*own, telemetry) || (*own == telemetry && own.port() != 0);
     if let Some(api) = drafts.iter().find(|api| addresses(api).any(|own| clashes(&own))) {
@@ -174,12 +175,12 @@ fn telemetry(values: &mut Values<'_>, drafts: &[ApiDraft]) {
         } else {
             format!("apis.{}.listen", api.name)
         };
-        let wrong = Wrong::new(format!("the telemetry address {telemetry} is also where API `{}` listens", api.name));
+        let wrong = Diagnostic::new(format!("the telemetry address {telemetry} is also where API `{}` listens", api.name));
         values.fault(&path, wrong.hint("choose another port for one of the two"));
     }
 }
 
-fn log_in(values: &mut Values<'_>, account: &str, choice: &Choice, drafts: &[ApiDraft]) {
+fn log_in(values: &mut Values<'_>, account: &str, choice: &Choice, drafts: &[PartialApi]) {
     let path = format!("accounts.{account}.login_url");
     let known = drafts.iter().all(|api| api.account.is_some());
     let used = drafts.iter().any(|api| api.account.as_deref() == Some(account));
@@ -188,27 +189,27 @@ fn log_in(values: &mut Values<'_>, account: &str, choice: &Choice, drafts: &[Api
             if let Some(own) = own_address(values, &endpoint.origin, drafts) {
                 // An upstream that is ours was named already; its log-in path follows from it.
                 if values.is_written(&path) {
-                    values.fault(&path, Wrong::new(format!("is our own address {own}, which refuses log-in paths")));
+                    values.fault(&path, Diagnostic::new(format!("is our own address {own}, which refuses log-in paths")));
                 }
             }
             if known && !used {
-                values.warn(&format!("accounts.{account}"), Wrong::new("no API uses this account"));
+                values.warn(&format!("accounts.{account}"), Diagnostic::new("no API uses this account"));
             }
         }
         Choice::Off => {
             let refresh = format!("accounts.{account}.refresh_url");
             if values.is_written(&refresh) {
-                values.warn(&refresh, Wrong::new("has no effect, since log-in is off"));
+                values.warn(&refresh, Diagnostic::new("has no effect, since log-in is off"));
             }
         }
         Choice::Unknown => {}
     }
 }
 
-fn required_header(values: &mut Values<'_>, api: &ApiDraft) {
+fn required_header(values: &mut Values<'_>, api: &PartialApi) {
     let [name, value] = ["name", "value"].map(|key| format!("apis.{}.require_header.{key}", api.name));
     if values.is_written(&value) && !values.is_written(&name) {
-        values.fault(&value, Wrong::new("needs `require_header.name` beside it"));
+        values.fault(&value, Diagnostic::new("needs `require_header.name` beside it"));
     }
 }
 
@@ -216,12 +217,12 @@ fn pairs(values: &mut Values<'_>) {
     if values.is_written("ca_file") && values.is_written("ca_only_file") {
         values.fault(
             "ca_only_file",
-            Wrong::new("contradicts `ca_file`, which adds to the system's roots").hint("unset one of the two"),
+            Diagnostic::new("contradicts `ca_file`, which adds to the system's roots").hint("unset one of the two"),
         );
     }
     for (present, absent) in [("tls_cert_file", "tls_key_file"), ("tls_key_file", "tls_cert_file")] {
         if values.is_written(present) && !values.is_written(absent) {
-            values.fault(present, Wrong::new(format!("needs `{absent}` beside it")));
+            values.fault(present, Diagnostic::new(format!("needs `{absent}` beside it")));
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::faults::Wrong;
+use super::faults::Diagnostic;
 use crate::config::{Origin, Scheme};
 
 /// Where something is reached.
@@ -20,67 +20,69 @@ pub(super) enum Address {
 }
 
 /// A URL, or a path that starts with `/`.
-pub(super) fn address(text: &str) -> Result<Address, Wrong> {
+pub(super) fn address(text: &str) -> Result<Address, Diagnostic> {
     if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'\\') {
-        return Err(Wrong::new("a URL holds no spaces, control characters or backslashes"));
+        return Err(Diagnostic::new("a URL holds no spaces, control characters or backslashes"));
     }
     if !text.is_ascii() {
-        return Err(Wrong::new("a URL is made of ASCII").hint("write the host in its `xn--` form and percent-encode the path"));
+        return Err(
+            Diagnostic::new("a URL is made of ASCII").hint("write the host in its `xn--` form and percent-encode the path")
+        );
     }
     if text.contains('?') {
-        return Err(Wrong::new("a query cannot be part of it"));
+        return Err(Diagnostic::new("a query cannot be part of it"));
     }
     if text.contains('#') {
-        return Err(Wrong::new("a fragment cannot be part of it"));
+        return Err(Diagnostic::new("a fragment cannot be part of it"));
     }
     if text.starts_with('/') {
         return path(text).map(Address::Path);
     }
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(Wrong::new("expected a URL").hint("write https://HOST or https://HOST/PATH"));
+        return Err(Diagnostic::new("expected a URL").hint("write https://HOST or https://HOST/PATH"));
     };
     let scheme = match scheme.to_ascii_lowercase().as_str() {
         "https" => Scheme::Https,
         "http" => Scheme::Http,
-        _ => return Err(Wrong::new("the scheme must be https")),
+        _ => return Err(Diagnostic::new("the scheme must be https")),
     };
     let (authority, target) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     if authority.contains('@') {
-        return Err(Wrong::new("a user name or password cannot be part of it").hint("credentials belong to the account"));
+        return Err(Diagnostic::new("a user name or password cannot be part of it").hint("credentials belong to the account"));
     }
     let (host, port) = host_and_port(authority)?;
     let port = port.unwrap_or(scheme.default_port());
     if port == 0 {
-        return Err(Wrong::new("port 0 cannot be reached"));
+        return Err(Diagnostic::new("port 0 cannot be reached"));
     }
     let path = if target.is_empty() { String::new() } else { path(target)? };
     Ok(Address::Absolute { origin: Origin { scheme, host, port }, path })
 }
 
 /// Each character as it will be sent, no segment that means another one.
-fn path(text: &str) -> Result<String, Wrong> {
+fn path(text: &str) -> Result<String, Diagnostic> {
     let segments: Vec<&str> = text.split('/').skip(1).collect();
     let inner = segments.split_last().map_or(&[][..], |(_, inner)| inner);
     if inner.iter().any(|segment| segment.is_empty()) {
-        return Err(Wrong::new("its path holds an empty segment (`//`)"));
+        return Err(Diagnostic::new("its path holds an empty segment (`//`)"));
     }
     let decoded = text.to_ascii_lowercase().replace("%2e", ".");
     if decoded.split('/').any(|segment| segment == "." || segment == "..") {
-        return Err(Wrong::new("its path holds a dot segment"));
+        return Err(Diagnostic::new("its path holds a dot segment"));
     }
     let mut rest = text;
     while let Some((_, after)) = rest.split_once('%') {
         if after.len() < 2 || !after.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit) {
-            return Err(Wrong::new("its path holds a broken percent escape"));
+            return Err(Diagnostic::new("its path holds a broken percent escape"));
         }
         rest = after;
     }
-    http::uri::PathAndQuery::try_from(text).map_err(|_| Wrong::new("its path cannot stand in a request"))?;
+    http::uri::PathAndQuery::try_from(text).map_err(|_| Diagnostic::new("its path cannot stand in a request"))?;
     Ok(text.to_owned())
 }
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`.
-fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Wrong> {
+fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Diagnostic> {
     let colon = match authority.rfind(']') {
         Some(bracket) => authority[bracket..].find(':').map(|at| bracket + at),
         None => authority.find(':'),
@@ -92,16 +94,16 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Wrong> {
     let port = match port {
         None => None,
         Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Some(digits.parse().map_err(|_| Wrong::new("its port is beyond 65535"))?)
+            Some(digits.parse().map_err(|_| Diagnostic::new("its port is beyond 65535"))?)
         }
-        Some(_) => return Err(Wrong::new("its port is not a number")),
+        Some(_) => return Err(Diagnostic::new("its port is not a number")),
     };
     Ok((host(name)?, port))
 }
 
 /// A host in lower case, an IPv6 address without brackets and in its short form.
-pub(super) fn host(text: &str) -> Result<String, Wrong> {
-    let wrong = || Wrong::new("holds what is not a host");
+pub(super) fn host(text: &str) -> Result<String, Diagnostic> {
+    let wrong = || Diagnostic::new("holds what is not a host");
     if let Some(address) = text.strip_prefix('[') {
         let address = address.strip_suffix(']').ok_or_else(wrong)?;
         return address.parse::<Ipv6Addr>().map(|address| address.to_string()).map_err(|_| wrong());
@@ -124,9 +126,10 @@ pub(super) fn host(text: &str) -> Result<String, Wrong> {
 }
 
 /// What a browser sends as `Origin` (RFC 6454, 6.2): `scheme://host[:port]`, lower case, without a default port.
-pub(super) fn serialized_origin(text: &str) -> Result<String, Wrong> {
+pub(super) fn serialized_origin(text: &str) -> Result<String, Diagnostic> {
     let wrong = |why: &str| {
-        Wrong::new(format!("an origin {why}")).hint("write it as browsers send it: https://app.example or http://localhost:3000")
+        Diagnostic::new(format!("an origin {why}"))
+            .hint("write it as browsers send it: https://app.example or http://localhost:3000")
     };
     let (scheme, authority) = text.split_once("://").ok_or_else(|| wrong("has a scheme and a host"))?;
     let mut letters = scheme.bytes();

@@ -12,7 +12,7 @@ use std::{
 use figment::value::{Dict, Value};
 
 use super::{
-    faults::{Fault, Origin, Warning, Wrong},
+    faults::{Diagnostic, Fault, Origin, Warning},
     file::{is_name, plain},
     keys::{self, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY, Key, Kind, Section, VARIABLES, Variable},
     layers::Layer,
@@ -130,12 +130,12 @@ impl Variables {
                 return self.fault(
                     name,
                     path,
-                    Wrong::new(format!("set together with {}", variable.name)).hint("unset one of the two"),
+                    Diagnostic::new(format!("set together with {}", variable.name)).hint("unset one of the two"),
                 );
             }
             return self.set(name, path, file_source(Path::new(value)));
         }
-        let Some(text) = value.to_str() else { return self.fault(name, path, Wrong::new("is not UTF-8")) };
+        let Some(text) = value.to_str() else { return self.fault(name, path, Diagnostic::new("is not UTF-8")) };
         let Some(key) = keys::at(path) else { return };
         // Names come with plain values; only numbers and switches are read as such.
         let value = match key.kind {
@@ -149,7 +149,7 @@ impl Variables {
         let known = VARIABLES.iter().map(|variable| variable.name.to_owned());
         let files = VARIABLES.iter().filter(|variable| variable.file).map(|variable| format!("{}_FILE", variable.name));
         let known: Vec<String> = known.chain(files).collect();
-        let wrong = Wrong::new("no such variable; ignored").did_you_mean(name, known.iter().map(String::as_str));
+        let wrong = Diagnostic::new("no such variable; ignored").did_you_mean(name, known.iter().map(String::as_str));
         self.warnings.push(Warning::new(Origin::Variable(name.to_owned()), "", wrong));
     }
 
@@ -162,7 +162,7 @@ impl Variables {
         if value.is_empty() {
             return self.fault(name, &path, empty());
         }
-        let Some(text) = value.to_str() else { return self.fault(name, &path, Wrong::new("is not UTF-8")) };
+        let Some(text) = value.to_str() else { return self.fault(name, &path, Diagnostic::new("is not UTF-8")) };
         let value = match &target.source {
             None => value_of(target.key, text),
             Some(kind) => {
@@ -190,7 +190,7 @@ impl Variables {
         let before = name.split("__").take(depth).collect::<Vec<_>>().join("__");
         let whole = |key: &Key| format!("{before}__{}", variable_part(key.name));
         let known: Vec<String> = keys::of(section).map(whole).collect();
-        let wrong = Wrong::new("no such key");
+        let wrong = Diagnostic::new("no such key");
         let wrong = match keys::of(section).find(|known| key.starts_with(&format!("{}.", known.name))) {
             Some(whole) => wrong.hint(format!("give `{}` as a whole, in TOML syntax", whole.name)),
             None if keys::find(section, &key).is_some() => wrong.hint("an account's or API's name is made of a-z, 0-9 and `-`"),
@@ -204,13 +204,13 @@ impl Variables {
         let other = self.layers.iter().find(|layer| is_other(layer, path)).map(|layer| layer.origin().to_string());
         match other {
             Some(other) => {
-                self.fault(name, path, Wrong::new(format!("sets the same key as {other}")).hint("unset one of the two"));
+                self.fault(name, path, Diagnostic::new(format!("sets the same key as {other}")).hint("unset one of the two"));
             }
             None => self.layers.push(Layer::with(Origin::Variable(name.to_owned()), path, value)),
         }
     }
 
-    fn fault(&mut self, name: &str, path: &str, wrong: Wrong) {
+    fn fault(&mut self, name: &str, path: &str, wrong: Diagnostic) {
         self.faults.push(Fault::new(Origin::Variable(name.to_owned()), path, wrong));
     }
 }
@@ -226,8 +226,8 @@ fn remember(names: &mut Vec<String>, name: &str) {
     }
 }
 
-fn empty() -> Wrong {
-    Wrong::new("is empty").hint("unset it or give it a value")
+fn empty() -> Diagnostic {
+    Diagnostic::new("is empty").hint("unset it or give it a value")
 }
 
 /// What `CAREPORTALS__…` names.

@@ -35,7 +35,7 @@ fn a_file_makes_its_directory_reachable_and_the_one_that_it_leads_to() {
     fs::write(target.path().join("organization"), "acme").unwrap();
     let link = named.path().join("organization");
     std::os::unix::fs::symlink(target.path().join("organization"), &link).unwrap();
-    let directories = Directories::of(&reading(&link), []).unwrap();
+    let directories = AllowedDirectories::of(&reading(&link), []).unwrap();
     assert!(directories.read.contains(&home(&named)) && directories.read.contains(&home(&target)));
     assert!(directories.read.contains(Path::new("/proc")), "groups of callers come from there");
     assert!(directories.bind.is_empty());
@@ -44,22 +44,22 @@ fn a_file_makes_its_directory_reachable_and_the_one_that_it_leads_to() {
 #[test]
 fn of_a_file_whose_directory_does_not_exist_yet_the_closest_one_above_is_reachable() {
     let directory = tempfile::tempdir().unwrap();
-    let directories = Directories::of(&reading(&directory.path().join("a/b/organization")), []).unwrap();
+    let directories = AllowedDirectories::of(&reading(&directory.path().join("a/b/organization")), []).unwrap();
     assert!(directories.read.contains(&home(&directory)));
 }
 
 #[test]
 fn nothing_is_closed_off_where_commands_are_run() {
     let command = config(Source::Command(vec!["op".to_owned()]));
-    assert!(Directories::of(&command, []).is_err());
-    let sandbox = Sandbox(Directories::of(&config(Source::Value(Secret::from("acme"))), []).unwrap());
+    assert!(AllowedDirectories::of(&command, []).is_err());
+    let sandbox = Sandbox(AllowedDirectories::of(&config(Source::Value(Secret::from("acme"))), []).unwrap());
     assert_eq!(sandbox.admits(&command, []), Err(Outside::Command));
 }
 
 #[test]
 fn settings_that_come_later_may_name_what_is_reachable_and_nothing_else() {
     let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let sandbox = Sandbox(Directories::of(&reading(&inside.path().join("organization")), []).unwrap());
+    let sandbox = Sandbox(AllowedDirectories::of(&reading(&inside.path().join("organization")), []).unwrap());
     for path in ["other", "below/it", "./organization"] {
         assert_eq!(sandbox.admits(&reading(&inside.path().join(path)), []), Ok(()), "{path}");
     }
@@ -81,7 +81,7 @@ fn the_kernel_refuses_what_is_out_of_reach() {
         fs::write(directory.path().join("organization"), "acme").unwrap();
     }
     std::os::unix::fs::symlink(outside.path().join("organization"), inside.path().join("link")).unwrap();
-    let mut directories = Directories::of(&reading(&inside.path().join("organization")), []).unwrap();
+    let mut directories = AllowedDirectories::of(&reading(&inside.path().join("organization")), []).unwrap();
     let sockets = tempfile::tempdir().unwrap();
     directories.add_socket(&sockets.path().join("a.sock"));
     let (inside, outside, sockets) = (inside.path().to_owned(), outside.path().to_owned(), sockets);

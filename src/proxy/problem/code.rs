@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use crate::metrics::{CodeWord, Refusal};
+use crate::metrics::{CodeWord, RefusalReason};
 
 /// Makes the enum and its texts of one list, so that no code can lack one.
 macro_rules! codes {
@@ -58,7 +58,7 @@ impl Code {
     /// What metrics have to know of it; its place among [`Self::ALL`] is its value.
     pub(in crate::proxy) const fn counted_as(self) -> CodeWord {
         let refusal = match self {
-            Self::NoApi => Some(Refusal::OfNone),
+            Self::NoApi => Some(RefusalReason::OfNone),
             Self::BadHost
             | Self::BadTarget
             | Self::BadFraming
@@ -70,7 +70,7 @@ impl Code {
             | Self::CallerNotAllowed
             | Self::LoginPath
             | Self::NotCanonical
-            | Self::NotAllowed => Some(Refusal::OfApi),
+            | Self::NotAllowed => Some(RefusalReason::OfApi),
             _ => None,
         };
         CodeWord { word: self.as_str(), status: self.status().as_u16(), refusal }

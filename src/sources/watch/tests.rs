@@ -24,7 +24,7 @@ fn our_own_reading_does_not_wake_us() {
 #[tokio::test]
 async fn the_watch_ends_with_its_thread_when_dropped() {
     let directory = TempDir::new().unwrap();
-    let mut directories = Directories::of(vec![directory.path().join("file")]);
+    let mut directories = WatchedDirectories::of(vec![directory.path().join("file")]);
     directories.arm().unwrap();
     let stirred = Arc::clone(&directories.stirred);
     drop(directories);

@@ -16,8 +16,8 @@ use super::*;
 use crate::{
     connect::{ConnectError, Connection},
     metrics::{ApiMetrics, Metrics, Vocabulary},
-    stream,
     upstream::{Cause, HeadLimits, Sent, h2 as exchange},
+    upstream_io,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -57,51 +57,51 @@ impl Server {
         Self { port, counts: Metrics::new(NonZeroUsize::MIN, Vocabulary::default()).api("emr") }
     }
 
-    async fn connect(&self) -> (Link, Driver) {
+    async fn connect(&self) -> (Http2Handle, Http2Driver) {
         let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.unwrap();
         let written = Arc::default();
-        let stream = stream::Stream::Plain(stream::Counted::new(tcp, Arc::clone(&written)).unwrap());
+        let stream = upstream_io::UpstreamIo::Plain(upstream_io::CountingTcp::new(tcp, Arc::clone(&written)).unwrap());
         let connection = Connection { stream, written, protocol: Protocol::Http2 };
         let presence = self.counts.meter(0).connected();
         exchange::open(connection, Authority::from_static("upstream.example.test"), LIMITS, presence).await.unwrap()
     }
 
     /// A connection made for `opening`, and its first stream.
-    async fn join(&self, streams: &Streams, opening: Opening) -> Stream {
+    async fn join(&self, streams: &Streams, opening: PendingConnection) -> Http2Stream {
         let (link, driver) = self.connect().await;
         streams.join(link, driver, Some(opening), clock::instant() + HOUR)
     }
 }
 
-fn opening(claim: Claim) -> Opening {
-    let Claim::Open(opening) = claim else { panic!("not to connect") };
+fn opening(claim: StreamSlot) -> PendingConnection {
+    let StreamSlot::Open(opening) = claim else { panic!("not to connect") };
     opening
 }
 
-fn waiting(claim: Claim) -> oneshot::Receiver<Turn> {
-    let Claim::Wait(turn) = claim else { panic!("not to wait") };
+fn waiting(claim: StreamSlot) -> oneshot::Receiver<StreamPermit> {
+    let StreamSlot::Wait(turn) = claim else { panic!("not to wait") };
     turn
 }
 
-fn stream(claim: Claim) -> Stream {
-    let Claim::Stream(stream) = claim else { panic!("no stream") };
+fn stream(claim: StreamSlot) -> Http2Stream {
+    let StreamSlot::Stream(stream) = claim else { panic!("no stream") };
     stream
 }
 
-async fn told(turn: oneshot::Receiver<Turn>) -> &'static str {
+async fn told(turn: oneshot::Receiver<StreamPermit>) -> &'static str {
     name(&turn.await.unwrap())
 }
 
-fn name(turn: &Turn) -> &'static str {
+fn name(turn: &StreamPermit) -> &'static str {
     match turn {
-        Turn::Stream(_) => "stream",
-        Turn::Open(_) => "open",
-        Turn::Again => "again",
-        Turn::Failed(_) => "failed",
+        StreamPermit::Stream(_) => "stream",
+        StreamPermit::Open(_) => "open",
+        StreamPermit::Again => "again",
+        StreamPermit::Failed(_) => "failed",
     }
 }
 
-fn nothing_yet(turn: &mut oneshot::Receiver<Turn>) -> bool {
+fn nothing_yet(turn: &mut oneshot::Receiver<StreamPermit>) -> bool {
     matches!(turn.try_recv(), Err(oneshot::error::TryRecvError::Empty))
 }
 
@@ -114,7 +114,7 @@ async fn one_connects_while_it_is_unknown_what_the_server_speaks_and_the_rest_sh
     let own = server.join(&streams, first).await;
     let mut held = vec![own];
     for turn in turns {
-        let Turn::Stream(stream) = turn.await.unwrap() else { panic!("no stream") };
+        let StreamPermit::Stream(stream) = turn.await.unwrap() else { panic!("no stream") };
         assert_eq!(stream.number, 0, "all on one connection");
         held.push(stream);
     }
@@ -168,8 +168,8 @@ async fn those_for_whom_there_is_no_room_connect_themselves_and_as_few_of_them_a
     assert_eq!(kinds, ["stream", "stream", "open", "open"]);
     let openings: Vec<_> = held.drain(2..).collect();
     for turn in openings {
-        let Turn::Open(opening) = turn else { panic!("not to connect") };
-        held.push(Turn::Stream(server.join(&streams, opening).await));
+        let StreamPermit::Open(opening) = turn else { panic!("not to connect") };
+        held.push(StreamPermit::Stream(server.join(&streams, opening).await));
     }
     for turn in left {
         let turn = turn.await.unwrap();
@@ -207,7 +207,7 @@ async fn a_stream_that_ends_goes_to_whoever_has_waited_longest() {
     // What was told was dropped, and given back.
     assert_eq!(told(late).await, "stream");
     let mut latest = Vec::new();
-    while let Claim::Stream(stream) = streams.claim(Reuse::Any) {
+    while let StreamSlot::Stream(stream) = streams.claim(Reuse::Any) {
         latest.push(stream);
     }
     late = waiting(streams.claim(Reuse::Any));
@@ -224,7 +224,7 @@ async fn when_the_one_who_connects_gives_up_the_next_takes_over() {
     let (next, mut last) = (waiting(streams.claim(Reuse::Any)), waiting(streams.claim(Reuse::Any)));
     drop(gone);
     drop(first);
-    let Turn::Open(second) = next.await.unwrap() else { panic!("not to connect") };
+    let StreamPermit::Open(second) = next.await.unwrap() else { panic!("not to connect") };
     assert!(nothing_yet(&mut last), "one at a time");
     drop(second);
     assert_eq!(told(last).await, "open");
@@ -239,7 +239,7 @@ async fn a_failure_to_connect_is_everybodys() {
     let error = SendError { cause: Cause::Connect(ConnectError::Refused), sent: Sent::Nothing };
     first.failed(error);
     for turn in turns {
-        assert!(matches!(turn.await, Ok(Turn::Failed(told)) if told == error));
+        assert!(matches!(turn.await, Ok(StreamPermit::Failed(told)) if told == error));
     }
     let _connecting = opening(streams.claim(Reuse::OpenedAfter(clock::instant())));
     waiting(streams.claim(Reuse::OpenedAfter(clock::instant())));
@@ -253,8 +253,8 @@ async fn once_the_server_speaks_http1_nobody_waits_until_it_speaks_http2_again()
     streams.speaks_http1();
     drop(first);
     assert_eq!(told(turn).await, "again");
-    assert!(matches!(streams.claim(Reuse::Any), Claim::OpenHttp1));
-    assert!(matches!(streams.claim(Reuse::OpenedAfter(clock::instant())), Claim::OpenHttp1));
+    assert!(matches!(streams.claim(Reuse::Any), StreamSlot::OpenHttp1));
+    assert!(matches!(streams.claim(Reuse::OpenedAfter(clock::instant())), StreamSlot::OpenHttp1));
     // One of them finds the server changed.
     let (link, driver) = server.connect().await;
     drop(streams.join(link, driver, None, clock::instant() + HOUR));
@@ -274,7 +274,7 @@ async fn a_request_that_is_sent_again_takes_no_connection_that_was_there_before(
     drop(other);
     assert!(nothing_yet(&mut turn));
     let fresh = server.join(&streams, fresh).await;
-    let Ok(Turn::Stream(second)) = turn.await else { panic!("no stream") };
+    let Ok(StreamPermit::Stream(second)) = turn.await else { panic!("no stream") };
     assert_eq!((fresh.number, second.number), (1, 1));
     // One that fails on the old connection later, but took it before, shares it; one that fails on the new one does not.
     let late = stream(streams.claim(Reuse::OpenedAfter(taken)));
@@ -335,9 +335,9 @@ async fn what_was_open_when_an_answer_failed_to_come_takes_no_request() {
     let (server, streams) = (serve(Some(100)).await, Streams::new(HOUR));
     settled(&server, &streams).await;
     pass(Duration::from_secs(10)).await;
-    streams.distrust(Duration::from_secs(11));
+    streams.retire_older_than(Duration::from_secs(11));
     let in_use = stream(streams.claim(Reuse::Any));
-    streams.distrust(Duration::from_secs(10));
+    streams.retire_older_than(Duration::from_secs(10));
     drop(opening(streams.claim(Reuse::Any)));
     // Who uses it goes on.
     let answer = exchange::send(in_use, Request::new(Full::new(Bytes::from("body")))).await.unwrap();

@@ -10,7 +10,7 @@ struct Model {
     /// A log-in in flight that a 401 waits for.
     suspect: bool,
     newest: Option<Generation>,
-    flight: Option<Flight>,
+    attempt: Option<Attempt>,
     /// No log-in may start by itself before then.
     not_before: Option<Moment>,
     caused_by_401: u32,
@@ -32,7 +32,7 @@ impl Run {
             held: None,
             suspect: false,
             newest: None,
-            flight: None,
+            attempt: None,
             not_before: None,
             caused_by_401: 0,
         };
@@ -61,24 +61,24 @@ impl Run {
             5 => Event::OrganizationChanged,
             6 => Event::Resumed,
             7..15 => Event::Unauthorized(generation),
-            15..17 => Event::Cured(generation),
-            17..20 => Event::Uncured(generation),
+            15..17 => Event::Accepted(generation),
+            17..20 => Event::RejectedAgain(generation),
             20..34 => self.landing(),
             _ => Event::Tick,
         }
     }
 
     fn landing(&mut self) -> Event {
-        let Some(flight) = self.story.session.flight() else { return Event::Tick };
+        let Some(attempt) = self.story.session.attempt() else { return Event::Tick };
         let stale = self.chance.u32(..8) == 0;
-        let flight = if stale { Flight(flight.0.saturating_sub(1)) } else { flight };
+        let attempt = if stale { Attempt(attempt.0.saturating_sub(1)) } else { attempt };
         let outcome = match self.chance.u32(..10) {
             0 => Err(refused()),
             1..3 => Err(transient()),
             3 => Err(LoginError::Throttled(Some(Duration::from_secs(self.chance.u64(..2000))))),
-            _ => Ok(token(flight, self.story.now, Duration::from_secs(self.chance.u64(3..5000)))),
+            _ => Ok(token(attempt, self.story.now, Duration::from_secs(self.chance.u64(3..5000)))),
         };
-        Event::Landed(flight, outcome)
+        Event::Landed(attempt, outcome)
     }
 
     fn step(&mut self, event: Event) {
@@ -86,8 +86,8 @@ impl Run {
         self.expect(&event);
         let cause = Cause::of(&event);
         let effect = self.story.step(event);
-        if let Some(Effect::StartLogin { flight, .. }) = effect {
-            self.check_start(flight, cause);
+        if let Some(Effect::StartLogin { attempt, .. }) = effect {
+            self.check_start(attempt, cause);
         }
         self.check_served(now);
     }
@@ -98,12 +98,12 @@ impl Run {
         match event {
             Event::LogOut => {
                 self.model.logged_out = true;
-                (self.model.held, self.model.flight, self.model.suspect) = (None, None, false);
+                (self.model.held, self.model.attempt, self.model.suspect) = (None, None, false);
             }
             Event::LogIn => self.model.logged_out = false,
             Event::OrganizationChanged => (self.model.held, self.model.suspect) = (None, false),
-            Event::Landed(flight, outcome) if self.model.flight == Some(*flight) => {
-                (self.model.flight, self.model.suspect) = (None, false);
+            Event::Landed(attempt, outcome) if self.model.attempt == Some(*attempt) => {
+                (self.model.attempt, self.model.suspect) = (None, false);
                 match outcome {
                     Ok(token) => {
                         assert!(self.model.newest.is_none_or(|newest| newest < token.generation()));
@@ -122,10 +122,10 @@ impl Run {
         }
     }
 
-    fn check_start(&mut self, flight: Flight, cause: Cause) {
+    fn check_start(&mut self, attempt: Attempt, cause: Cause) {
         let now = self.story.now;
         assert!(!self.model.logged_out, "after a log-out only a log-in starts one");
-        assert!(self.model.flight.is_none_or(|before| before.0 < flight.0), "flights have rising numbers");
+        assert!(self.model.attempt.is_none_or(|before| before.0 < attempt.0), "flights have rising numbers");
         let waited = self.model.not_before.is_none_or(|moment| now >= moment);
         assert!(cause == Cause::Asked || waited, "{cause:?} did not wait its time");
         if cause == Cause::Complaint && self.story.session.complaints() == Complaints::Joined {
@@ -134,7 +134,7 @@ impl Run {
             let most = 1 + now.since(self.started).as_secs() / FLOOR.as_secs();
             assert!(u64::from(self.model.caused_by_401) <= most, "more log-ins by 401s than floors");
         }
-        self.model.flight = Some(flight);
+        self.model.attempt = Some(attempt);
         self.model.not_before = None;
     }
 
@@ -145,7 +145,7 @@ impl Run {
         let expected = self.model.held.filter(|(_, end)| now < *end && !self.model.suspect).map(|(generation, _)| generation);
         let served = self.story.session.usable(now).map(Token::generation);
         assert_eq!(served, expected, "{:?}", self.story.session);
-        assert_eq!(self.story.session.flight(), self.model.flight);
+        assert_eq!(self.story.session.attempt(), self.model.attempt);
         assert_eq!(self.story.session.name() == StateName::LoggedOut, self.model.logged_out);
     }
 }
@@ -208,7 +208,7 @@ fn a_path_that_always_answers_401_costs_one_log_in_an_hour_at_last() {
         if story.step(Event::Unauthorized(refused)).is_some() {
             log_ins.push(second);
             story.land_token(month);
-            story.quiet(Event::Uncured(story.generation()));
+            story.quiet(Event::RejectedAgain(story.generation()));
         }
         assert!(story.serves());
     }

@@ -1,9 +1,9 @@
 //! Every sentence of the settings' contract, as tables.
 
+mod daemon_address;
 mod examples;
 mod file;
 mod properties;
-mod reach;
 mod relations;
 mod rendering;
 mod values;

@@ -20,7 +20,7 @@ use crate::clock;
 
 /// Whom to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum LocalEndpoint {
     /// TCP.
     Tcp(SocketAddr),
     /// A Unix socket.
@@ -29,7 +29,7 @@ pub enum Place {
 
 /// What was answered.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct LocalResponse {
     /// Of HTTP.
     pub status: u16,
     /// Whole.
@@ -38,7 +38,7 @@ pub struct Answer {
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
-pub enum AskError {
+pub enum LocalHttpError {
     /// Nobody could be asked.
     #[error("{}", in_words(.0))]
     Connect(io::Error),
@@ -54,15 +54,15 @@ pub enum AskError {
 }
 
 /// Asks for `target` and reads all of the answer, within `limit`.
-pub fn ask(place: &Place, method: &str, target: &str, limit: Duration) -> Result<Answer, AskError> {
+pub fn ask(endpoint: &LocalEndpoint, method: &str, target: &str, limit: Duration) -> Result<LocalResponse, LocalHttpError> {
     let deadline = Deadline { at: clock::instant() + limit, limit };
-    match place {
-        Place::Tcp(address) => {
-            let stream = TcpStream::connect_timeout(address, limit).map_err(AskError::Connect)?;
+    match endpoint {
+        LocalEndpoint::Tcp(address) => {
+            let stream = TcpStream::connect_timeout(address, limit).map_err(LocalHttpError::Connect)?;
             converse(stream, method, target, &deadline, TcpStream::set_read_timeout)
         }
-        Place::Unix(path) => {
-            let stream = connect_unix(path, limit).map_err(AskError::Connect)?;
+        LocalEndpoint::Unix(path) => {
+            let stream = connect_unix(path, limit).map_err(LocalHttpError::Connect)?;
             converse(stream, method, target, &deadline, UnixStream::set_read_timeout)
         }
     }
@@ -82,9 +82,9 @@ struct Deadline {
 }
 
 impl Deadline {
-    fn left(&self) -> Result<Duration, AskError> {
+    fn left(&self) -> Result<Duration, LocalHttpError> {
         let left = self.at.saturating_duration_since(clock::instant());
-        if left.is_zero() { Err(AskError::Silent(self.limit)) } else { Ok(left) }
+        if left.is_zero() { Err(LocalHttpError::Silent(self.limit)) } else { Ok(left) }
     }
 }
 
@@ -95,15 +95,15 @@ fn converse<S: Read + Write>(
     target: &str,
     deadline: &Deadline,
     set_read_timeout: impl Fn(&S, Option<Duration>) -> io::Result<()>,
-) -> Result<Answer, AskError> {
+) -> Result<LocalResponse, LocalHttpError> {
     let length = if method == "GET" { "" } else { "Content-Length: 0\r\n" };
     let version = env!("CARGO_PKG_VERSION");
     let head = format!(
         "{method} {target} HTTP/1.0\r\nHost: localhost\r\nUser-Agent: careportals-sidecar/{version}\r\nAccept: application/json\r\n{length}\r\n"
     );
     let failed = |error: io::Error| match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => AskError::Silent(deadline.limit),
-        _ => AskError::Cut,
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => LocalHttpError::Silent(deadline.limit),
+        _ => LocalHttpError::Cut,
     };
     stream.write_all(head.as_bytes()).map_err(failed)?;
     let mut read = Vec::new();
@@ -120,30 +120,30 @@ fn converse<S: Read + Write>(
             return Ok(answer);
         }
         if read.len() > ANSWER_MAX {
-            return Err(AskError::NotHttp);
+            return Err(LocalHttpError::NotHttp);
         }
     }
 }
 
 /// The answer, once it is whole. `over`: nothing more comes.
-fn understand(read: &[u8], over: bool) -> Result<Option<Answer>, AskError> {
+fn understand(read: &[u8], over: bool) -> Result<Option<LocalResponse>, LocalHttpError> {
     if !read.starts_with(&PROTOCOL[..read.len().min(PROTOCOL.len())]) {
-        return Err(AskError::NotHttp);
+        return Err(LocalHttpError::NotHttp);
     }
     let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") else {
-        return if over { Err(AskError::Cut) } else { Ok(None) };
+        return if over { Err(LocalHttpError::Cut) } else { Ok(None) };
     };
-    let head = std::str::from_utf8(&read[..end]).map_err(|_| AskError::NotHttp)?;
+    let head = std::str::from_utf8(&read[..end]).map_err(|_| LocalHttpError::NotHttp)?;
     let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).ok_or(AskError::NotHttp)?;
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).ok_or(LocalHttpError::NotHttp)?;
     let fields = lines.filter_map(|line| line.split_once(':'));
     let length = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).map(|(_, value)| value.trim().parse());
-    let length: Option<usize> = length.last().transpose().map_err(|_| AskError::NotHttp)?;
+    let length: Option<usize> = length.last().transpose().map_err(|_| LocalHttpError::NotHttp)?;
     let body = &read[end + 4..];
     match length {
-        Some(length) if body.len() >= length => Ok(Some(Answer { status, body: body[..length].to_vec() })),
-        None if over => Ok(Some(Answer { status, body: body.to_vec() })),
-        Some(_) if over => Err(AskError::Cut),
+        Some(length) if body.len() >= length => Ok(Some(LocalResponse { status, body: body[..length].to_vec() })),
+        None if over => Ok(Some(LocalResponse { status, body: body.to_vec() })),
+        Some(_) if over => Err(LocalHttpError::Cut),
         _ => Ok(None),
     }
 }
@@ -195,18 +195,18 @@ mod tests {
         let path = directory.path().join("silent.sock");
         let _unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        for place in [Place::Unix(path), Place::Tcp(tcp.local_addr().unwrap())] {
+        for endpoint in [LocalEndpoint::Unix(path), LocalEndpoint::Tcp(tcp.local_addr().unwrap())] {
             let limit = Duration::from_millis(50);
             let start = clock::instant();
-            let outcome = ask(&place, "GET", "/", limit);
-            assert!(matches!(outcome, Err(AskError::Silent(after)) if after == limit), "{outcome:?}");
+            let outcome = ask(&endpoint, "GET", "/", limit);
+            assert!(matches!(outcome, Err(LocalHttpError::Silent(after)) if after == limit), "{outcome:?}");
             assert!(start.elapsed() >= limit);
         }
     }
 
     #[test]
     fn what_is_cut_off_or_no_http_is_no_answer() {
-        let (cut, not_http) = (AskError::Cut.to_string(), AskError::NotHttp.to_string());
+        let (cut, not_http) = (LocalHttpError::Cut.to_string(), LocalHttpError::NotHttp.to_string());
         for (read, over, expected) in [
             ("", true, &cut),
             ("HTTP/1.0 200 OK\r\nConte", true, &cut),

@@ -16,7 +16,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Reuse, SendError,
-    h2::{Driver, Link},
+    h2::{Http2Driver, Http2Handle},
 };
 use crate::{allocator::Wiped, clock, connect::Protocol};
 
@@ -42,7 +42,7 @@ struct State {
 
 struct Member {
     number: u64,
-    link: Arc<Link>,
+    link: Arc<Http2Handle>,
     in_flight: usize,
     limit: usize,
     opened: Instant,
@@ -52,7 +52,7 @@ struct Member {
 
 /// What a request can do with.
 #[derive(Clone, Copy)]
-struct Demand {
+struct Requirement {
     /// Idle for no longer than this.
     idle_at_most: Duration,
     /// Not opened before.
@@ -60,28 +60,28 @@ struct Demand {
 }
 
 struct Waiting {
-    demand: Demand,
-    turn: oneshot::Sender<Turn>,
+    demand: Requirement,
+    permit: oneshot::Sender<StreamPermit>,
 }
 
 /// What a request may do now.
-pub(super) enum Claim {
+pub(super) enum StreamSlot {
     /// Send on this.
-    Stream(Stream),
+    Stream(Http2Stream),
     /// Connect; others wait for the outcome.
-    Open(Opening),
+    Open(PendingConnection),
     /// Connect for itself: the server speaks HTTP/1.1.
     OpenHttp1,
     /// Wait until it is told.
-    Wait(oneshot::Receiver<Turn>),
+    Wait(oneshot::Receiver<StreamPermit>),
 }
 
 /// What a waiting request is told.
-pub(super) enum Turn {
+pub(super) enum StreamPermit {
     /// Send on this.
-    Stream(Stream),
+    Stream(Http2Stream),
     /// Connect.
-    Open(Opening),
+    Open(PendingConnection),
     /// Things are different now: claim again.
     Again,
     /// There is no connection.
@@ -89,7 +89,7 @@ pub(super) enum Turn {
 }
 
 /// To be told once no lock is held: what nobody hears any more gives its place back, which takes the lock.
-type Tidings = Vec<(oneshot::Sender<Turn>, Turn)>;
+type Notifications = Vec<(oneshot::Sender<StreamPermit>, StreamPermit)>;
 
 impl Streams {
     pub(super) fn new(keep: Duration) -> Self {
@@ -98,27 +98,33 @@ impl Streams {
     }
 
     /// Looks for a stream. What room there is, nobody who waits can do with, so taking it passes over nobody.
-    pub(super) fn claim(&self, reuse: Reuse) -> Claim {
+    pub(super) fn claim(&self, reuse: Reuse) -> StreamSlot {
         let mut state = self.lock();
         let opened_after = if let Reuse::OpenedAfter(taken) = reuse { Some(taken) } else { None };
-        let demand = Demand { idle_at_most: reuse.idle_at_most(state.keep).unwrap_or(state.keep), opened_after };
+        let demand = Requirement { idle_at_most: reuse.idle_at_most(state.keep).unwrap_or(state.keep), opened_after };
         if let Some(stream) = state.take(self, demand) {
-            return Claim::Stream(stream);
+            return StreamSlot::Stream(stream);
         }
         if state.spoken == Some(Protocol::Http1) {
-            return Claim::OpenHttp1;
+            return StreamSlot::OpenHttp1;
         }
         if state.waiting.len() < state.coming() {
-            let (turn, told) = oneshot::channel();
-            state.waiting.push_back(Waiting { demand, turn });
-            return Claim::Wait(told);
+            let (permit, told) = oneshot::channel();
+            state.waiting.push_back(Waiting { demand, permit });
+            return StreamSlot::Wait(told);
         }
         state.opening += 1;
-        Claim::Open(Opening(Some(self.clone())))
+        StreamSlot::Open(PendingConnection(Some(self.clone())))
     }
 
     /// Takes in a new connection; its first stream is for the request that made it. `opening`: others wait for it.
-    pub(super) fn join(&self, link: Link, driver: Driver, opening: Option<Opening>, retires: Instant) -> Stream {
+    pub(super) fn join(
+        &self,
+        link: Http2Handle,
+        driver: Http2Driver,
+        opening: Option<PendingConnection>,
+        retires: Instant,
+    ) -> Http2Stream {
         let link = Arc::new(link);
         let now = clock::instant();
         let mut state = self.lock();
@@ -129,10 +135,10 @@ impl Streams {
         // Until the server's settings come, one.
         state.members.push(Member { number, link: own, in_flight: 1, limit: 1, opened: now, idle_since: now, retires });
         drop(state);
-        let membership = Membership { streams: self.clone(), number, opening, limit: None };
+        let membership = PoolEntry { streams: self.clone(), number, opening, limit: None };
         // It ends with its connection: when the last handle is dropped, when the peer hangs up or falls silent.
         tokio::spawn(Wiped::throughout(driver.run(membership, Arc::downgrade(&link))));
-        Stream { streams: self.clone(), number, link }
+        Http2Stream { streams: self.clone(), number, link }
     }
 
     /// The server has chosen HTTP/1.1.
@@ -149,7 +155,7 @@ impl Streams {
     }
 
     /// What was open so long ago takes no new request.
-    pub(super) fn distrust(&self, silence: Duration) {
+    pub(super) fn retire_older_than(&self, silence: Duration) {
         self.lock().members.retain(|member| member.opened.elapsed() < silence);
     }
 
@@ -163,9 +169,9 @@ impl Streams {
         change(&mut state);
         let tidings = state.settle(self, failure);
         drop(state);
-        for (turn, what) in tidings {
+        for (permit, what) in tidings {
             // Who no longer listens gives back what it was given.
-            drop(turn.send(what));
+            drop(permit.send(what));
         }
     }
 
@@ -177,45 +183,46 @@ impl Streams {
 
 impl State {
     /// A stream on the newest connection that has room, so that the rest can grow old and be closed.
-    fn take(&mut self, streams: &Streams, demand: Demand) -> Option<Stream> {
+    fn take(&mut self, streams: &Streams, demand: Requirement) -> Option<Http2Stream> {
         let now = clock::instant();
         self.members.retain(|member| now < member.retires);
         let member = self.members.iter_mut().rev().find(|member| member.has_room() && member.meets(demand, now))?;
         member.in_flight += 1;
         member.link.set_idle(false);
-        Some(Stream { streams: streams.clone(), number: member.number, link: Arc::clone(&member.link) })
+        Some(Http2Stream { streams: streams.clone(), number: member.number, link: Arc::clone(&member.link) })
     }
 
     /// Gives those who wait what there is, in their order, and sees that connections come for the rest: the first of them
     /// makes one, or hears of the failure that it was waiting for.
-    fn settle(&mut self, streams: &Streams, failure: Option<SendError>) -> Tidings {
-        let mut tidings = Tidings::new();
+    fn settle(&mut self, streams: &Streams, failure: Option<SendError>) -> Notifications {
+        let mut tidings = Notifications::new();
         let mut at = 0;
         while at < self.waiting.len() && self.members.iter().any(Member::has_room) {
             let demand = self.waiting[at].demand;
-            let turn = if self.waiting[at].turn.is_closed() { None } else { self.take(streams, demand).map(Turn::Stream) };
-            let done = turn.is_some() || self.waiting[at].turn.is_closed();
+            let permit =
+                if self.waiting[at].permit.is_closed() { None } else { self.take(streams, demand).map(StreamPermit::Stream) };
+            let done = permit.is_some() || self.waiting[at].permit.is_closed();
             if !done {
                 at += 1;
             } else if let Some(waiting) = self.waiting.remove(at) {
-                tidings.extend(turn.map(|turn| (waiting.turn, turn)));
+                tidings.extend(permit.map(|permit| (waiting.permit, permit)));
             }
         }
         let http1 = self.spoken == Some(Protocol::Http1);
         while http1 || self.waiting.len() > self.coming() {
             let Some(waiting) = self.waiting.pop_front() else { break };
-            if waiting.turn.is_closed() {
+            if waiting.permit.is_closed() {
                 continue;
             }
-            let turn = match failure {
-                _ if http1 => Turn::Again,
-                Some(failure) => Turn::Failed(failure),
+            let permit = match failure {
+                _ if http1 => StreamPermit::Again,
+                Some(failure) => StreamPermit::Failed(failure),
                 None => {
                     self.opening += 1;
-                    Turn::Open(Opening(Some(streams.clone())))
+                    StreamPermit::Open(PendingConnection(Some(streams.clone())))
                 }
             };
-            tidings.push((waiting.turn, turn));
+            tidings.push((waiting.permit, permit));
         }
         tidings
     }
@@ -238,7 +245,7 @@ impl Member {
         self.in_flight < self.limit
     }
 
-    fn meets(&self, demand: Demand, now: Instant) -> bool {
+    fn meets(&self, demand: Requirement, now: Instant) -> bool {
         self.idle_at_most(demand.idle_at_most, now) && demand.opened_after.is_none_or(|taken| self.opened > taken)
     }
 
@@ -248,19 +255,19 @@ impl Member {
 }
 
 /// The right to one stream on a connection; given back when dropped.
-pub(super) struct Stream {
+pub(super) struct Http2Stream {
     streams: Streams,
     number: u64,
-    link: Arc<Link>,
+    link: Arc<Http2Handle>,
 }
 
-impl Stream {
-    pub(super) fn link(&self) -> &Link {
+impl Http2Stream {
+    pub(super) fn link(&self) -> &Http2Handle {
         &self.link
     }
 }
 
-impl Drop for Stream {
+impl Drop for Http2Stream {
     fn drop(&mut self) {
         let now = clock::instant();
         self.streams.change(None, |state| {
@@ -274,9 +281,9 @@ impl Drop for Stream {
 }
 
 /// A connection on its way, for which others may wait. Dropped, somebody else takes over.
-pub(super) struct Opening(Option<Streams>);
+pub(super) struct PendingConnection(Option<Streams>);
 
-impl Opening {
+impl PendingConnection {
     /// All who wait for it hear why there is none.
     pub(super) fn failed(mut self, error: SendError) {
         self.end(Some(error), |_| ());
@@ -305,22 +312,22 @@ impl State {
     }
 }
 
-impl Drop for Opening {
+impl Drop for PendingConnection {
     fn drop(&mut self) {
         self.end(None, |_| ());
     }
 }
 
 /// A connection's own place among the rest.
-pub(super) struct Membership {
+pub(super) struct PoolEntry {
     streams: Streams,
     number: u64,
-    opening: Option<Opening>,
+    opening: Option<PendingConnection>,
     /// As it was told last.
     limit: Option<usize>,
 }
 
-impl Membership {
+impl PoolEntry {
     /// The server allows so many streams from now on.
     pub(super) fn allows(&mut self, limit: usize) {
         if self.limit.replace(limit) == Some(limit) {

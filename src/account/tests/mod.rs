@@ -12,7 +12,7 @@ use std::{
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::{fixture, login::LoggingIn, token::Grant, watch::Change, *};
+use super::{fixture, login::LoggingIn, token::Grant, watch::CredentialChange, *};
 use crate::{
     clock::{Now, instant},
     secret::Secret,
@@ -104,7 +104,7 @@ struct Stage {
     account: Account,
     script: Arc<Script>,
     clock: Arc<ManualClock>,
-    changes: mpsc::Sender<Change>,
+    changes: mpsc::Sender<CredentialChange>,
 }
 
 impl Stage {
@@ -126,7 +126,7 @@ impl Stage {
         let (changes, watched) = mpsc::channel(4);
         let watch = Watch::scripted(watched);
         let parts =
-            Surroundings { clock: Arc::<ManualClock>::clone(&clock), jitter: Jitter::seeded(7), watch, counts: Arc::default() };
+            Dependencies { clock: Arc::<ManualClock>::clone(&clock), jitter: Jitter::seeded(7), watch, counts: Arc::default() };
         let account = Account::assemble(sources, Some(log_in), parts);
         Self { account, script, clock, changes }
     }

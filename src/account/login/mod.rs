@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::{
-    answer::{self, Answer},
+    answer::{self, LoginAnswer},
     credentials::{Credentials, Sources},
     failure::{LoginError, Malformed, Unreachable},
     token::Grant,
@@ -117,7 +117,8 @@ impl HttpLogIn {
         let server_date = date(response.headers());
         classify(&response, server_date.unwrap_or(received.wall))?;
         let body = collect(response.into_body()).await?;
-        let Answer { token, refresh } = answer::read(&body, login.token_pointer.as_deref()).map_err(LoginError::Malformed)?;
+        let LoginAnswer { token, refresh } =
+            answer::read(&body, login.token_pointer.as_deref()).map_err(LoginError::Malformed)?;
         Ok(Grant { token, refresh, organization, server_date, received })
     }
 }

@@ -19,7 +19,7 @@ use super::headers::{bytes_of, same_name};
 use crate::{
     config::{Api, Config, Source},
     secret::Secret,
-    sources::{self, Directories, SourceFault},
+    sources::{self, SourceFault, WatchedDirectories},
 };
 
 /// What an API requires. Clones are the same, and the last one to go ends the watch of its file.
@@ -140,16 +140,16 @@ impl Reader {
     fn follow(&self, source: &Source, last: Reading) -> Option<JoinHandle<()>> {
         match (source, &last) {
             (Source::File(path), _) => {
-                let directories = Directories::of(vec![path.clone()]);
+                let directories = WatchedDirectories::of(vec![path.clone()]);
                 Some(tokio::spawn(self.clone().follow_file(directories, last)))
             }
-            (Source::Command(_), Err(_)) => Some(tokio::spawn(self.clone().insist(last))),
+            (Source::Command(_), Err(_)) => Some(tokio::spawn(self.clone().retry_until_read(last))),
             (Source::Value(_) | Source::Command(_), _) => None,
         }
     }
 
     /// Looks whenever something stirs, and from time to time anyway.
-    async fn follow_file(self, mut directories: Directories, mut last: Reading) {
+    async fn follow_file(self, mut directories: WatchedDirectories, mut last: Reading) {
         loop {
             // Watching first, reading then: what happens in between makes us look again.
             let armed = spawn_blocking(move || {
@@ -164,12 +164,12 @@ impl Reader {
                 warn!(api, ?reason, "the required header's file can't be watched: looking twice a minute instead");
             }
             last = self.look(last).await;
-            directories.stir().await;
+            directories.changed().await;
         }
     }
 
     /// Until the command has given a value.
-    async fn insist(self, mut last: Reading) {
+    async fn retry_until_read(self, mut last: Reading) {
         while last.is_err() {
             sleep(INSIST).await;
             last = self.look(last).await;

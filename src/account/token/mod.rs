@@ -22,11 +22,11 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub(super) u64);
 
-/// What a request carries: token and tenant of one log-in, published and read as one value.
+/// What a request carries: token and organization_only of one log-in, published and read as one value.
 pub struct Bearer {
     /// `Bearer <token>`, one allocation for all requests; `None` when the account has no log-in.
     pub authorization: Option<HeaderValue>,
-    /// The tenant.
+    /// The organization_only.
     pub organization: HeaderValue,
     /// Which token it is.
     pub generation: Generation,
@@ -60,7 +60,7 @@ pub(super) struct Grant {
     pub(super) token: Secret,
     /// For the next time.
     pub(super) refresh: Option<Secret>,
-    /// The tenant that the log-in was for.
+    /// The organization_only that the log-in was for.
     pub(super) organization: HeaderValue,
     /// The server's clock when it answered.
     pub(super) server_date: Option<SystemTime>,

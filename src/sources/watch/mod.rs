@@ -20,7 +20,7 @@ use notify::{
 use tokio::{sync::Notify, time::timeout};
 
 /// The directories that decide what some files give; the watch ends, with its thread, when dropped.
-pub struct Directories {
+pub struct WatchedDirectories {
     files: Vec<PathBuf>,
     stirred: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
@@ -36,7 +36,7 @@ struct Directory {
     inode: u64,
 }
 
-impl Directories {
+impl WatchedDirectories {
     /// Those of `files`; nothing is watched yet.
     #[must_use]
     pub fn of(files: Vec<PathBuf>) -> Self {
@@ -47,7 +47,7 @@ impl Directories {
     ///
     /// # Errors
     ///
-    /// Once, when they can't be watched; [`stir`](Self::stir) then ends twice a minute.
+    /// Once, when they can't be watched; [`changed`](Self::changed) then ends twice a minute.
     pub fn arm(&mut self) -> Result<(), ErrorKind> {
         let mut complaint = Ok(());
         // What the path leads through may change while we read it.
@@ -70,7 +70,7 @@ impl Directories {
     }
 
     /// Until something stirs and settles, or it is time to look anyway.
-    pub async fn stir(&self) {
+    pub async fn changed(&self) {
         if timeout(POLL, self.stirred.notified()).await.is_err() {
             return;
         }

@@ -8,7 +8,7 @@ use std::{mem, sync::Arc, time::Duration};
 
 use super::{
     failure::{LoginError, Malformed},
-    floor::{Floor, Trial, Verdict},
+    relogin_floor::{Probation, ReloginFloor, Verdict},
     token::{Generation, Token},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Session {
     state: State,
-    floor: Floor,
+    floor: ReloginFloor,
     /// Log-ins started so far; a token's generation is the number of its log-in.
     flights: u64,
 }
@@ -29,7 +29,7 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) enum State {
     LoggedOut,
-    LoggingIn { flight: Flight, tries: Tries },
+    LoggingIn { attempt: Attempt, tries: Tries },
     Ready { token: Token, refresh_at: Moment },
     Refreshing { token: Token, step: Step, tries: Tries },
     BackingOff { until: Moment, tries: Tries, last: LoginError },
@@ -39,7 +39,7 @@ pub(super) enum State {
 /// Where a refresh stands.
 #[derive(Debug)]
 pub(super) enum Step {
-    InFlight { flight: Flight, trust: Trust },
+    InFlight { attempt: Attempt, trust: Trust },
     Waiting { until: Moment, last: LoginError },
 }
 
@@ -51,11 +51,11 @@ pub(super) enum Trust {
     Suspect,
 }
 
-/// One log-in attempt; what lands under an older one is dropped.
+/// One log-in flight; what lands under an older one is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Flight(pub(super) u64);
+pub(super) struct Attempt(pub(super) u64);
 
-impl Flight {
+impl Attempt {
     /// Of the token that it may bring.
     pub(super) fn generation(self) -> Generation {
         Generation(self.0)
@@ -84,10 +84,10 @@ pub(super) enum Event {
     /// A 401 for that token.
     Unauthorized(Generation),
     /// A request that had got a 401 got through with that token.
-    Cured(Generation),
+    Accepted(Generation),
     /// A request that had got a 401 got another with that token.
-    Uncured(Generation),
-    Landed(Flight, Result<Token, LoginError>),
+    RejectedAgain(Generation),
+    Landed(Attempt, Result<Token, LoginError>),
     /// Time has passed.
     Tick,
 }
@@ -96,7 +96,7 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) enum Effect {
     /// Start this log-in and forget the one before.
-    StartLogin { flight: Flight, refresh: Option<Arc<Secret>> },
+    StartLogin { attempt: Attempt, refresh: Option<Arc<Secret>> },
 }
 
 /// What a 401 for the token at hand would do.
@@ -149,7 +149,7 @@ impl StateName {
 impl Session {
     /// Logged out; the driver's first event is a log-in.
     pub(super) fn new(relogin_floor: Duration) -> Self {
-        Self { state: State::LoggedOut, floor: Floor::new(relogin_floor), flights: 0 }
+        Self { state: State::LoggedOut, floor: ReloginFloor::new(relogin_floor), flights: 0 }
     }
 
     /// Changes the age from which a 401 may have a token replaced.
@@ -171,17 +171,17 @@ impl Session {
             Event::OrganizationChanged => self.organization_changed(now),
             Event::Resumed => matches!(self.state, State::Ready { .. }).then(|| self.start(Trust::Trusted, now)),
             Event::Unauthorized(refused) => self.unauthorized(refused, now),
-            Event::Cured(by) => {
+            Event::Accepted(by) => {
                 self.floor.cured(by);
                 None
             }
-            Event::Uncured(by) => {
+            Event::RejectedAgain(by) => {
                 self.floor.uncured(by);
                 None
             }
-            Event::Landed(flight, outcome) => {
+            Event::Landed(attempt, outcome) => {
                 // Late ones are wiped unseen.
-                if self.flight() == Some(flight) {
+                if self.attempt() == Some(attempt) {
                     self.landed(outcome, now, jitter);
                 }
                 None
@@ -229,9 +229,9 @@ impl Session {
         }
     }
 
-    pub(super) fn flight(&self) -> Option<Flight> {
+    pub(super) fn attempt(&self) -> Option<Attempt> {
         match &self.state {
-            State::LoggingIn { flight, .. } | State::Refreshing { step: Step::InFlight { flight, .. }, .. } => Some(*flight),
+            State::LoggingIn { attempt, .. } | State::Refreshing { step: Step::InFlight { attempt, .. }, .. } => Some(*attempt),
             _ => None,
         }
     }
@@ -260,9 +260,9 @@ impl Session {
         match &self.state {
             State::Refreshing { step: Step::InFlight { trust: Trust::Suspect, .. }, .. } => Complaints::Joined,
             State::Ready { token, .. } | State::Refreshing { token, step: Step::InFlight { .. }, .. } => {
-                match self.floor.trial() {
+                match self.floor.probation() {
                     // The first 401 is a verdict, however young the token.
-                    Some(Trial { generation, verdict: None }) if generation == token.generation() => {
+                    Some(Probation { generation, verdict: None }) if generation == token.generation() => {
                         Complaints::HeardFrom(token.received)
                     }
                     _ => Complaints::HeardFrom(token.received + self.floor.current()),
@@ -272,8 +272,8 @@ impl Session {
         }
     }
 
-    pub(super) fn trial(&self) -> Option<Trial> {
-        self.floor.trial()
+    pub(super) fn probation(&self) -> Option<Probation> {
+        self.floor.probation()
     }
 
     pub(super) fn name(&self) -> StateName {
@@ -291,19 +291,19 @@ impl Session {
     pub(super) fn check_invariants(&self, now: Moment) -> Result<(), &'static str> {
         let rules = [
             (self.usable(now).is_none_or(|token| token.is_usable(now)), "an expired token is usable"),
-            (self.flight().is_none_or(|flight| flight.0 == self.flights), "the flight is not the latest"),
+            (self.attempt().is_none_or(|attempt| attempt.0 == self.flights), "the attempt is not the latest"),
             (
                 self.token().is_none_or(|token| {
-                    let latest = self.flight().map_or(self.flights + 1, |flight| flight.0);
+                    let latest = self.attempt().map_or(self.flights + 1, |attempt| attempt.0);
                     token.generation().0 < latest
                 }),
                 "a token is newer than its log-in",
             ),
             (self.due_at().is_none_or(|due| due > now), "something due was not done"),
             (self.token().is_none_or(|token| token.is_usable(now)), "an expired token is kept"),
-            (self.flight().is_none() || self.due_at().is_none(), "a log-in is in flight and another one has its time"),
+            (self.attempt().is_none() || self.due_at().is_none(), "a log-in is in flight and another one has its time"),
             (
-                self.name() == StateName::LoggedOut || self.flight().is_some() || self.due_at().is_some(),
+                self.name() == StateName::LoggedOut || self.attempt().is_some() || self.due_at().is_some(),
                 "nothing will ever happen again",
             ),
             ((self.floor.base()..=self.floor.max()).contains(&self.floor.current()), "the floor has left its bounds"),
@@ -312,7 +312,7 @@ impl Session {
     }
 
     fn log_in(&mut self, now: Moment) -> Option<Effect> {
-        if self.flight().is_some() {
+        if self.attempt().is_some() {
             return None;
         }
         self.drop_refresh_token();
@@ -355,19 +355,19 @@ impl Session {
         }
     }
 
-    /// The next flight, whatever was going on. A token that was suspect stays so.
+    /// The next attempt, whatever was going on. A token that was suspect stays so.
     fn start(&mut self, trust: Trust, now: Moment) -> Effect {
         self.flights += 1;
-        let flight = Flight(self.flights);
+        let attempt = Attempt(self.flights);
         let (token, trust_before, tries) = mem::replace(&mut self.state, State::LoggedOut).into_parts();
         let trust = if trust_before == Trust::Suspect { trust_before } else { trust };
         let token = token.filter(|token| token.is_usable(now));
         let refresh = token.as_ref().and_then(|token| token.refresh.clone());
         self.state = match token {
-            Some(token) => State::Refreshing { token, step: Step::InFlight { flight, trust }, tries },
-            None => State::LoggingIn { flight, tries },
+            Some(token) => State::Refreshing { token, step: Step::InFlight { attempt, trust }, tries },
+            None => State::LoggingIn { attempt, tries },
         };
-        Effect::StartLogin { flight, refresh }
+        Effect::StartLogin { attempt, refresh }
     }
 
     fn landed(&mut self, outcome: Result<Token, LoginError>, now: Moment, jitter: &mut Jitter) {
@@ -411,7 +411,7 @@ impl Session {
             return;
         }
         self.state = match mem::replace(&mut self.state, State::LoggedOut) {
-            State::Refreshing { step: Step::InFlight { flight, .. }, tries, .. } => State::LoggingIn { flight, tries },
+            State::Refreshing { step: Step::InFlight { attempt, .. }, tries, .. } => State::LoggingIn { attempt, tries },
             State::Refreshing { step: Step::Waiting { until, last }, tries, .. } => State::BackingOff { until, tries, last },
             State::Rejected { until, tries, last, .. } => State::Rejected { token: None, until, tries, last },
             other => other,
@@ -452,12 +452,12 @@ impl State {
     }
 }
 
-impl Trial {
+impl Probation {
     /// Whether that verdict would still change something.
     pub(super) fn is_open_to(self, verdict: Verdict) -> bool {
         match verdict {
-            Verdict::Cured => self.verdict != Some(Verdict::Cured),
-            Verdict::Uncured => self.verdict.is_none(),
+            Verdict::Accepted => self.verdict != Some(Verdict::Accepted),
+            Verdict::RejectedAgain => self.verdict.is_none(),
         }
     }
 }

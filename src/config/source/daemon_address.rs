@@ -18,7 +18,7 @@ use crate::config::{ControlSocket, RuntimeDirectories};
 
 /// Where the settings say that a daemon is.
 #[derive(Debug)]
-pub struct Reach {
+pub struct DaemonAddress {
     /// Health and metrics; `None`: off.
     pub telemetry: Setting<Option<SocketAddr>>,
     /// For `status` and its siblings.
@@ -38,7 +38,7 @@ pub struct Setting<T> {
 
 /// Reads every layer, and of it only that.
 #[must_use]
-pub fn reach(input: Input) -> Reach {
+pub fn reach(input: Input) -> DaemonAddress {
     let mut faults = Vec::new();
     let environment = input.environment;
     let text = read_file(input.config_flag.as_deref(), &input.default_file, &environment, &mut faults);
@@ -64,7 +64,7 @@ pub fn reach(input: Input) -> Reach {
         Some(Parsed::Text(text)) => ControlSocket::of(Some(&text), &environment),
         _ => ControlSocket::of(None, &environment),
     });
-    Reach { telemetry, control, faults }
+    DaemonAddress { telemetry, control, faults }
 }
 
 /// A file is one layer, whatever is in it.

@@ -19,7 +19,7 @@ use tokio::{
 
 /// Asks the workers. Clones ask the same ones.
 #[derive(Clone, Default)]
-pub struct Pulse(Vec<Worker>);
+pub struct LivenessProbe(Vec<Worker>);
 
 #[derive(Clone)]
 struct Worker {
@@ -28,7 +28,7 @@ struct Worker {
 }
 
 /// A worker's end.
-pub struct Beat {
+pub struct Responder {
     questions: mpsc::Receiver<oneshot::Sender<()>>,
     finished: Arc<AtomicBool>,
 }
@@ -36,13 +36,13 @@ pub struct Beat {
 /// Questions that may wait for one worker; more have to wait for their turn.
 const QUESTIONS: usize = 4;
 
-impl Pulse {
+impl LivenessProbe {
     /// One more worker.
-    pub fn add(&mut self) -> Beat {
+    pub fn add(&mut self) -> Responder {
         let (ask, questions) = mpsc::channel(QUESTIONS);
         let finished = Arc::new(AtomicBool::new(false));
         self.0.push(Worker { questions: ask, finished: Arc::clone(&finished) });
-        Beat { questions, finished }
+        Responder { questions, finished }
     }
 
     /// Whether all of them answer within that time. Dropping the future takes the question back.
@@ -67,7 +67,7 @@ impl Pulse {
     }
 }
 
-impl Beat {
+impl Responder {
     /// Answers one question. Belongs into the worker's loop; safe to drop and call again.
     pub async fn answer(&mut self) {
         match self.questions.recv().await {
@@ -92,35 +92,35 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_pulse_is_there_while_every_worker_answers() {
-        let mut pulse = Pulse::default();
-        assert!(pulse.turns(LIMIT).await, "nobody to wait for");
-        let (mut first, mut second) = (pulse.add(), pulse.add());
-        let turning = pulse.turns(LIMIT);
+        let mut liveness = LivenessProbe::default();
+        assert!(liveness.turns(LIMIT).await, "nobody to wait for");
+        let (mut first, mut second) = (liveness.add(), liveness.add());
+        let turning = liveness.turns(LIMIT);
         let ((), (), turns) = tokio::join!(first.answer(), second.answer(), turning);
         assert!(turns);
-        let ((), turns) = tokio::join!(first.answer(), pulse.turns(LIMIT));
+        let ((), turns) = tokio::join!(first.answer(), liveness.turns(LIMIT));
         assert!(!turns, "the second one is stuck");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_may_finish_but_not_vanish() {
-        let mut pulse = Pulse::default();
-        let (first, second) = (pulse.add(), pulse.add());
+        let mut liveness = LivenessProbe::default();
+        let (first, second) = (liveness.add(), liveness.add());
         first.finish();
-        assert!(!pulse.turns(LIMIT).await, "the second one does not answer");
+        assert!(!liveness.turns(LIMIT).await, "the second one does not answer");
         drop(second);
-        assert!(!pulse.turns(LIMIT).await);
-        let mut pulse = Pulse::default();
-        pulse.add().finish();
-        assert!(pulse.turns(LIMIT).await);
+        assert!(!liveness.turns(LIMIT).await);
+        let mut liveness = LivenessProbe::default();
+        liveness.add().finish();
+        assert!(liveness.turns(LIMIT).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn questions_to_a_stuck_worker_end_in_time_however_many_there_are() {
-        let mut pulse = Pulse::default();
-        let _stuck = pulse.add();
+        let mut liveness = LivenessProbe::default();
+        let _stuck = liveness.add();
         for _ in 0..3 * QUESTIONS {
-            assert!(!pulse.turns(LIMIT).await);
+            assert!(!liveness.turns(LIMIT).await);
         }
     }
 }

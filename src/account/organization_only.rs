@@ -10,25 +10,25 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     credentials::Sources,
-    driver::{Board, LogInFailed, Request},
+    driver::{DriverRequest, LogInFailed, Published},
     failure::{LoginError, SourceError},
     phase::{Outlook, Phase},
     token::{Bearer, Generation},
-    watch::{Change, Watch},
+    watch::{CredentialChange, Watch},
 };
 use crate::clock::{Clock, Jitter};
 
 /// The task behind the handle.
-pub(super) struct Tenant {
+pub(super) struct OrganizationOnly {
     pub(super) sources: Sources,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) jitter: Jitter,
-    pub(super) board: Board,
+    pub(super) published: Published,
     pub(super) watch: Watch,
-    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) requests: mpsc::Receiver<DriverRequest>,
 }
 
-impl Tenant {
+impl OrganizationOnly {
     /// Reads the organization again whenever it changes, until nobody needs it.
     pub(super) async fn run(mut self) {
         let mut failures = 0;
@@ -59,12 +59,12 @@ impl Tenant {
             tokio::select! {
                 biased;
                 request = self.requests.recv() => match request? {
-                    Request::ShutDown => return None,
-                    Request::LogIn(answer) if asked.len() < ASKED_MAX => asked.push(answer),
-                    Request::LogIn(answer) => answer.send(Err(LogInFailed::Busy)).unwrap_or(()),
-                    Request::LogOut(answer) | Request::Unauthorized(_, answer) => answer.send(()).unwrap_or(()),
+                    DriverRequest::ShutDown => return None,
+                    DriverRequest::LogIn(answer) if asked.len() < ASKED_MAX => asked.push(answer),
+                    DriverRequest::LogIn(answer) => answer.send(Err(LogInFailed::Busy)).unwrap_or(()),
+                    DriverRequest::LogOut(answer) | DriverRequest::Unauthorized(_, answer) => answer.send(()).unwrap_or(()),
                     // Only for accounts that log in.
-                    Request::Reconfigure(..) => {}
+                    DriverRequest::Reconfigure(..) => {}
                 },
                 outcome = &mut reading => {
                     for answer in asked {
@@ -79,7 +79,7 @@ impl Tenant {
     fn publish(&self, organization: &HeaderValue, generation: Generation) {
         let organization = organization.clone();
         let bearer = Bearer { authorization: None, organization, generation, usable_until: None };
-        self.board.publish(Some(&Arc::new(bearer)), Phase { outlook: Outlook::Usable, ..Phase::new(None) });
+        self.published.publish(Some(&Arc::new(bearer)), Phase { outlook: Outlook::Usable, ..Phase::new(None) });
         tracing::info!(account = self.sources.account().name, "the organization is known");
     }
 
@@ -97,7 +97,7 @@ impl Tenant {
                 last_error_at: Some(now.wall),
                 ..Phase::new(None)
             };
-            self.board.publish(None, phase);
+            self.published.publish(None, phase);
             pause
         });
         let waiting = async {
@@ -105,14 +105,14 @@ impl Tenant {
                 tokio::select! {
                     biased;
                     request = self.requests.recv() => match request {
-                        None | Some(Request::ShutDown) => return Next::Stop,
-                        Some(Request::LogIn(answer)) => answer.send(answer_to_log_in(outcome)).unwrap_or(()),
-                        Some(Request::LogOut(answer) | Request::Unauthorized(_, answer)) => answer.send(()).unwrap_or(()),
-                        Some(Request::Reconfigure(..)) => {}
+                        None | Some(DriverRequest::ShutDown) => return Next::Stop,
+                        Some(DriverRequest::LogIn(answer)) => answer.send(answer_to_log_in(outcome)).unwrap_or(()),
+                        Some(DriverRequest::LogOut(answer) | DriverRequest::Unauthorized(_, answer)) => answer.send(()).unwrap_or(()),
+                        Some(DriverRequest::Reconfigure(..)) => {}
                     },
-                    change = self.watch.changed() => if change == Change::Organization {
-                        // At once: what is sent from now on must not name the old tenant.
-                        self.board.publish(None, Phase::new(None));
+                    change = self.watch.changed() => if change == CredentialChange::Organization {
+                        // At once: what is sent from now on must not name the old organization_only.
+                        self.published.publish(None, Phase::new(None));
                         return Next::Read;
                     }
                 }

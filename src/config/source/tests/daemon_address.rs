@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::{ControlSocket, RuntimeDirectories};
 
-fn reached(text: &str, variables: &[(&str, &str)]) -> Reach {
+fn reached(text: &str, variables: &[(&str, &str)]) -> DaemonAddress {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
     fs::write(&path, text).unwrap();

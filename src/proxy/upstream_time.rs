@@ -8,16 +8,16 @@ use tokio::time::Instant;
 
 use crate::clock;
 
-/// Counted while it goes on; a request that is sent again adds up.
+/// CountingTcp while it goes on; a request that is sent again adds up.
 #[derive(Default)]
-pub(super) struct Waits {
+pub(super) struct UpstreamTime {
     total: Duration,
     sent: Option<Instant>,
     answered: Option<Instant>,
 }
 
-impl Waits {
-    /// Waits for a token, for a connection. What is there at once takes no time.
+impl UpstreamTime {
+    /// UpstreamTime for a token, for a connection. What is there at once takes no time.
     pub(super) async fn on<F: Future>(&mut self, mut what: Pin<&mut F>) -> F::Output {
         let mut since = None;
         let output = std::future::poll_fn(|cx| {
@@ -79,7 +79,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_others_take_adds_up_and_what_is_there_at_once_takes_nothing() {
-        let mut waits = Waits::default();
+        let mut waits = UpstreamTime::default();
         assert_eq!(waits.on(pin!(async { 7 })).await, 7);
         assert_eq!((waits.total(), waits.sent(), waits.answered()), (Duration::ZERO, None, None));
         waits.on(pin!(sleep(Duration::from_secs(3)))).await;

@@ -14,12 +14,12 @@ use crate::connect::ConnectError;
 
 /// Of one API, over all workers. Clones share it.
 #[derive(Clone, Default)]
-pub struct Outage(Arc<AtomicU8>);
+pub struct ReachabilityLog(Arc<AtomicU8>);
 
 /// The upstream was reached last.
 const NONE: u8 = 0;
 
-impl Outage {
+impl ReachabilityLog {
     /// There was no connection to be had.
     pub(super) fn failed(&self, api: &str, code: Code, error: ConnectError) {
         let now = code as u8 + 1;

@@ -25,7 +25,7 @@ use tokio_rustls::client::TlsStream;
 /// Packets that are dropped on the way say nothing, and by itself the kernel would send again for a quarter of an hour. So
 /// what is not acknowledged for ten seconds ends the connection, and so does a peer that answers no probe while it
 /// owes us an answer: about ten seconds either way, a time in which a network may well reconverge.
-pub struct Counted {
+pub struct CountingTcp {
     tcp: TcpStream,
     written: Arc<AtomicU64>,
     patience: Patience,
@@ -49,7 +49,7 @@ enum Patience {
     Unlimited,
 }
 
-impl Counted {
+impl CountingTcp {
     /// Adds to `written` from now on.
     pub fn new(tcp: TcpStream, written: Arc<AtomicU64>) -> io::Result<Self> {
         // A proxy's writes are whole messages: waiting for more only adds delay.
@@ -89,7 +89,7 @@ impl Counted {
     fn end_when_unacknowledged(&self, _: bool) {}
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for CountingTcp {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.tcp).poll_read(cx, buffer);
         if outcome.is_ready() {
@@ -99,7 +99,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for CountingTcp {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.tcp).poll_write(cx, buffer);
         self.wrote(&outcome);
@@ -126,16 +126,16 @@ impl AsyncWrite for Counted {
 }
 
 /// What HTTP to upstream runs over.
-pub enum Stream {
+pub enum UpstreamIo {
     /// Plain HTTP, to loopback only.
-    Plain(Counted),
+    Plain(CountingTcp),
     /// Everything else. Boxed: a TLS session is some kilobytes.
-    Tls(Box<TlsStream<Counted>>),
+    Tls(Box<TlsStream<CountingTcp>>),
     /// TLS through a proxy that speaks TLS itself.
-    Nested(Box<TlsStream<TlsStream<Counted>>>),
+    Nested(Box<TlsStream<TlsStream<CountingTcp>>>),
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for UpstreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -145,7 +145,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for UpstreamIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buffer),
@@ -197,13 +197,13 @@ mod tests {
 
     use super::*;
 
-    async fn connected() -> (Counted, TcpStream) {
+    async fn connected() -> (CountingTcp, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Counted::new(tcp, Arc::default()).unwrap(), listener.accept().await.unwrap().0)
+        (CountingTcp::new(tcp, Arc::default()).unwrap(), listener.accept().await.unwrap().0)
     }
 
-    fn limit(counted: &Counted) -> Option<Duration> {
+    fn limit(counted: &CountingTcp) -> Option<Duration> {
         SockRef::from(&counted.tcp).tcp_user_timeout().unwrap().filter(|limit| !limit.is_zero())
     }
 

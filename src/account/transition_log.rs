@@ -7,13 +7,13 @@ use tracing::{debug, info, warn};
 use super::{
     failure::LoginError,
     session::{Complaints, Session, StateName},
-    watch::Change,
+    watch::CredentialChange,
 };
 use crate::clock::Moment;
 
 /// What the log last said of an account.
 #[derive(Default)]
-pub(super) struct News {
+pub(super) struct TransitionLog {
     told: Option<Told>,
     /// Whether there was a token when it was told.
     held: bool,
@@ -28,7 +28,7 @@ struct Told {
     suspect: bool,
 }
 
-impl News {
+impl TransitionLog {
     /// Says what has changed since it was last asked, if anything has.
     pub(super) fn tell(&mut self, account: &str, session: &Session, now: Moment) {
         // What went before has been told, and so will be what comes of it.
@@ -70,13 +70,13 @@ impl News {
 }
 
 /// Says that a file of credentials holds something else. After a log-out nothing comes of it.
-pub(super) fn tell_of_change(account: &str, session: &Session, change: Change) {
+pub(super) fn tell_of_change(account: &str, session: &Session, change: CredentialChange) {
     if session.name() == StateName::LoggedOut {
         return;
     }
     match change {
-        Change::Credentials => info!(account, "the credentials have changed: logging in with them"),
-        Change::Organization => info!(account, "the organization has changed: its token is dropped"),
+        CredentialChange::Credentials => info!(account, "the credentials have changed: logging in with them"),
+        CredentialChange::Organization => info!(account, "the organization has changed: its token is dropped"),
     }
 }
 

@@ -93,8 +93,8 @@ impl Story {
     fn starts(&mut self, event: Event) -> Option<Arc<Secret>> {
         let shown = format!("{event:?}");
         match self.step(event) {
-            Some(Effect::StartLogin { flight, refresh }) => {
-                assert_eq!(self.session.flight(), Some(flight));
+            Some(Effect::StartLogin { attempt, refresh }) => {
+                assert_eq!(self.session.attempt(), Some(attempt));
                 refresh
             }
             None => panic!("{shown} started no log-in in {:?}", self.session),
@@ -108,13 +108,13 @@ impl Story {
     }
 
     fn land_token(&mut self, life: Duration) {
-        let flight = self.session.flight().unwrap();
-        self.quiet(Event::Landed(flight, Ok(token(flight, self.now, life))));
+        let attempt = self.session.attempt().unwrap();
+        self.quiet(Event::Landed(attempt, Ok(token(attempt, self.now, life))));
     }
 
     fn land_error(&mut self, error: LoginError) {
-        let flight = self.session.flight().unwrap();
-        self.quiet(Event::Landed(flight, Err(error)));
+        let attempt = self.session.attempt().unwrap();
+        self.quiet(Event::Landed(attempt, Err(error)));
     }
 
     fn generation(&self) -> Generation {
@@ -140,7 +140,7 @@ impl Story {
     }
 }
 
-fn token(flight: Flight, now: Moment, life: Duration) -> Token {
+fn token(attempt: Attempt, now: Moment, life: Duration) -> Token {
     let grant = Grant {
         token: Secret::from("opaque"),
         refresh: Some(Secret::from("refresh")),
@@ -148,7 +148,7 @@ fn token(flight: Flight, now: Moment, life: Duration) -> Token {
         server_date: None,
         received: Now { moment: now, wall: SystemTime::UNIX_EPOCH },
     };
-    Token::read(grant, flight.generation(), life).unwrap()
+    Token::read(grant, attempt.generation(), life).unwrap()
 }
 
 fn transient() -> LoginError {
@@ -195,19 +195,19 @@ fn each_state_serves_exactly_the_token_it_may() {
 fn log_out_wins_in_every_state_and_only_log_in_ends_it() {
     for (name, story, _) in every_state() {
         let mut story = story();
-        let flight = story.session.flight();
+        let attempt = story.session.attempt();
         story.quiet(Event::LogOut);
         assert!(!story.serves() && story.session.token().is_none(), "{name}");
-        if let Some(flight) = flight {
-            story.quiet(Event::Landed(flight, Ok(token(flight, story.now, LIFE))));
+        if let Some(attempt) = attempt {
+            story.quiet(Event::Landed(attempt, Ok(token(attempt, story.now, LIFE))));
         }
         for event in [
             Event::CredentialsChanged,
             Event::OrganizationChanged,
             Event::Resumed,
             Event::Unauthorized(Generation(1)),
-            Event::Cured(Generation(1)),
-            Event::Uncured(Generation(1)),
+            Event::Accepted(Generation(1)),
+            Event::RejectedAgain(Generation(1)),
             Event::Tick,
         ] {
             story.now = story.now + MINUTE;
@@ -242,7 +242,7 @@ fn what_each_event_does_in_each_state() {
         assert_eq!(name, row);
         for (event, (after, starts)) in events.iter().zip(expected) {
             let mut story = story();
-            let before = story.session.flight();
+            let before = story.session.attempt();
             let effect = story.step(event());
             assert_eq!(effect.is_some(), starts, "{name}: {:?}", event());
             story.is(after);
@@ -293,11 +293,11 @@ fn a_failing_refresh_keeps_the_token_until_it_expires() {
 fn a_token_that_expires_in_flight_is_dropped_and_the_flight_goes_on() {
     let mut story = Story::ready();
     story.starts(Event::LogIn);
-    let flight = story.session.flight();
+    let attempt = story.session.attempt();
     story.skip_to_deadline();
     story.quiet(Event::Tick);
     story.is(StateName::LoggingIn);
-    assert_eq!(story.session.flight(), flight);
+    assert_eq!(story.session.attempt(), attempt);
     let mut rejected = Story::rejected_with_token();
     let (until, end) = (rejected.session.due_at(), rejected.session.token().unwrap().usable_until);
     assert_eq!(rejected.session.deadline(), until, "the retry comes first");
@@ -448,7 +448,7 @@ fn an_uncured_log_in_doubles_the_floor_and_a_cure_resets_it() {
     story.land_token(LIFE);
     let second = story.generation();
     for _ in 0..10 {
-        story.quiet(Event::Uncured(second));
+        story.quiet(Event::RejectedAgain(second));
     }
     assert_eq!(story.session.complaints(), Complaints::HeardFrom(story.now + 2 * FLOOR));
     story.now = story.now + FLOOR;
@@ -456,7 +456,7 @@ fn an_uncured_log_in_doubles_the_floor_and_a_cure_resets_it() {
     story.now = story.now + FLOOR;
     story.starts(Event::Unauthorized(second));
     story.land_token(LIFE);
-    story.quiet(Event::Cured(story.generation()));
+    story.quiet(Event::Accepted(story.generation()));
     assert_eq!(story.session.complaints(), Complaints::HeardFrom(story.now + FLOOR));
 }
 
@@ -477,16 +477,16 @@ fn a_scheduled_refresh_is_not_on_trial() {
     story.starts(Event::Tick);
     story.land_token(LIFE);
     let generation = story.generation();
-    story.quiet(Event::Uncured(generation));
+    story.quiet(Event::RejectedAgain(generation));
     assert_eq!(story.session.complaints(), Complaints::HeardFrom(story.now + FLOOR));
 }
 
 #[test]
 fn a_grant_that_lands_after_its_end_is_no_success() {
     let mut story = Story::logging_in();
-    let flight = story.session.flight().unwrap();
-    let late = token(flight, story.now, 10 * SECOND);
+    let attempt = story.session.attempt().unwrap();
+    let late = token(attempt, story.now, 10 * SECOND);
     story.now = story.now + MINUTE;
-    story.quiet(Event::Landed(flight, Ok(late)));
+    story.quiet(Event::Landed(attempt, Ok(late)));
     story.is(StateName::BackingOff);
 }

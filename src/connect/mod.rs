@@ -29,8 +29,8 @@ use tokio_rustls::client::TlsStream;
 use crate::{
     clock,
     config::{Egress, EgressProxy, Origin, Scheme},
-    stream::{Counted, Stream},
     tls::{ClientTls, H2},
+    upstream_io::{CountingTcp, UpstreamIo},
 };
 
 pub use crate::tls::Offer;
@@ -114,7 +114,7 @@ pub enum TlsFault {
 /// A connection, ready for HTTP.
 pub struct Connection {
     /// The bytes.
-    pub stream: Stream,
+    pub stream: UpstreamIo,
     /// Bytes given to the kernel so far, handshake included: tells whether a failed request left at all.
     pub written: Arc<AtomicU64>,
     /// What both sides speak over it.
@@ -205,14 +205,14 @@ impl Connector {
         let opened = timeout_at(deadline, self.open(addresses, &written)).await;
         let way = opened.map_err(|error| self.to_peer(late(error)))??;
         let (stream, protocol) = match (way, &self.tls) {
-            (Way::Tcp(tcp), None) => (Stream::Plain(tcp), Protocol::Http1),
+            (Way::Tcp(tcp), None) => (UpstreamIo::Plain(tcp), Protocol::Http1),
             (Way::Tcp(tcp), Some((tls, name))) => {
                 let (session, protocol) = timeout_at(deadline, handshake(tls, offer, name, tcp)).await.map_err(late)??;
-                (Stream::Tls(Box::new(session)), protocol)
+                (UpstreamIo::Tls(Box::new(session)), protocol)
             }
             (Way::Tls(outer), Some((tls, name))) => {
                 let (session, protocol) = timeout_at(deadline, handshake(tls, offer, name, *outer)).await.map_err(late)??;
-                (Stream::Nested(Box::new(session)), protocol)
+                (UpstreamIo::Nested(Box::new(session)), protocol)
             }
             // Plain HTTP is loopback's, where no proxy leads.
             (Way::Tls(_), None) => return Err(ConnectError::TlsFailed(TlsFault::Other)),
@@ -223,7 +223,7 @@ impl Connector {
     /// TCP to the upstream, or to the proxy; then the proxy's part, until bytes go through it.
     async fn open(&self, addresses: &[SocketAddr], written: &Arc<AtomicU64>) -> Result<Way, ConnectError> {
         let tcp = race::connect(addresses).await.map_err(|error| self.to_peer(error))?;
-        let mut tcp = Counted::new(tcp, Arc::clone(written)).map_err(|_| self.to_peer(ConnectError::Unreachable))?;
+        let mut tcp = CountingTcp::new(tcp, Arc::clone(written)).map_err(|_| self.to_peer(ConnectError::Unreachable))?;
         let (Some((proxy, name)), Some((tls, _))) = (&self.proxy, &self.tls) else { return Ok(Way::Tcp(tcp)) };
         let Some(name) = name else {
             egress::ask(&mut tcp, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
@@ -247,9 +247,9 @@ impl Connector {
     pub fn trusted_for(&self, limit: Duration, connection: &Connection) -> Duration {
         let Some((tls, name)) = &self.tls else { return limit };
         let chain = match &connection.stream {
-            Stream::Plain(_) => return limit,
-            Stream::Tls(session) => session.get_ref().1.peer_certificates(),
-            Stream::Nested(session) => session.get_ref().1.peer_certificates(),
+            UpstreamIo::Plain(_) => return limit,
+            UpstreamIo::Tls(session) => session.get_ref().1.peer_certificates(),
+            UpstreamIo::Nested(session) => session.get_ref().1.peer_certificates(),
         };
         tls.trusted_for(limit, chain.unwrap_or_default(), name)
     }
@@ -258,9 +258,9 @@ impl Connector {
 /// What leads to the upstream, and carries its own TLS.
 enum Way {
     /// TCP, perhaps through a proxy.
-    Tcp(Counted),
+    Tcp(CountingTcp),
     /// TLS to a proxy.
-    Tls(Box<TlsStream<Counted>>),
+    Tls(Box<TlsStream<CountingTcp>>),
 }
 
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(

@@ -78,12 +78,12 @@ impl Sources {
         Ok(Credentials { organization: organization?, username: username?, password: password? })
     }
 
-    /// Reads the tenant alone.
+    /// Reads the organization_only alone.
     pub(super) async fn organization(&self) -> Result<HeaderValue, SourceError> {
         let which = Field::Organization;
         let value = self.read(&self.account().organization, which).await?;
         let bytes = value.expose();
-        // Outer spaces would be lost on the way, and the tenant be another one.
+        // Outer spaces would be lost on the way, and the organization_only be another one.
         let fits = bytes.trim_ascii().len() == bytes.len();
         value.header_value().filter(|_| fits).ok_or(SourceError { which, fault: SourceFault::NotAHeader })
     }

@@ -30,20 +30,20 @@ pub(super) fn status(phase: Phase, view: &View, refused: Option<usize>, now: Sys
 }
 
 fn serving(apis: usize, accounts: &[(&str, AccountStatus)], refused: Option<usize>, now: SystemTime) -> String {
-    let mut sentence = format!("Serving {}", count(apis, "API"));
+    let mut status_text = format!("Serving {}", count(apis, "API"));
     // What is wrong comes first: the rest may not be shown.
     let (fine, wrong): (Vec<_>, Vec<_>) = accounts.iter().partition(|(_, status)| status.usable);
     for (name, status) in wrong.iter().chain(&fine).take(NAMED_MAX) {
         // Writing to a string can't fail.
-        let _ = write!(sentence, "; account {name} {}", in_words(status, now));
+        let _ = write!(status_text, "; account {name} {}", in_words(status, now));
     }
     if accounts.len() > NAMED_MAX {
-        let _ = write!(sentence, "; {} of {} accounts usable", fine.len(), accounts.len());
+        let _ = write!(status_text, "; {} of {} accounts usable", fine.len(), accounts.len());
     }
     if let Some(faults) = refused {
-        let _ = write!(sentence, "; the last reload was refused ({}, see the log)", count(faults, "fault"));
+        let _ = write!(status_text, "; the last reload was refused ({}, see the log)", count(faults, "fault"));
     }
-    sentence
+    status_text
 }
 
 fn in_words(status: &AccountStatus, now: SystemTime) -> String {

@@ -12,20 +12,20 @@ use super::{
 };
 use crate::{
     config::{Account, Source},
-    sources::{Directories, read_file},
+    sources::{WatchedDirectories, read_file},
 };
 
 /// What differs from what the last log-in used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum CredentialChange {
     /// User name or password.
     Credentials,
-    /// The tenant, whatever else.
+    /// The organization_only, whatever else.
     Organization,
 }
 
-impl Change {
-    /// What other settings make of a log-in. Another log-in server is another tenant's, as far as we know: what it gives
+impl CredentialChange {
+    /// What other settings make of a log-in. Another log-in server is another organization_only's, as far as we know: what it gives
     /// must not be mixed with what the old one gave.
     pub(super) fn between(before: &Account, after: &Account) -> Option<Self> {
         let (old, new) = (before.login.as_ref()?, after.login.as_ref()?);
@@ -45,7 +45,7 @@ impl Change {
 
 /// The watch; it ends, with its threads, when dropped.
 pub(super) struct Watch {
-    changes: mpsc::Receiver<Change>,
+    changes: mpsc::Receiver<CredentialChange>,
     /// `None` when the account has no files.
     task: Option<JoinHandle<()>>,
 }
@@ -59,12 +59,12 @@ impl Watch {
 
     /// One that tells what it is told.
     #[cfg(test)]
-    pub(super) fn scripted(changes: mpsc::Receiver<Change>) -> Self {
+    pub(super) fn scripted(changes: mpsc::Receiver<CredentialChange>) -> Self {
         Self { changes, task: None }
     }
 
     /// The next change; dropping the future loses none.
-    pub(super) async fn changed(&mut self) -> Change {
+    pub(super) async fn changed(&mut self) -> CredentialChange {
         match self.changes.recv().await {
             Some(change) => change,
             None => pending().await,
@@ -86,7 +86,7 @@ struct Eyes {
     /// What was reported of each file: a change is told once, even if no log-in reads it.
     announced: Vec<Reading>,
     seen: Arc<Seen>,
-    directories: Directories,
+    directories: WatchedDirectories,
 }
 
 impl Eyes {
@@ -104,13 +104,13 @@ impl Eyes {
         Some(Self {
             account: sources.account().name.clone(),
             announced: vec![Reading::Never; files.len()],
-            directories: Directories::of(files.iter().map(|(_, path)| path.clone()).collect()),
+            directories: WatchedDirectories::of(files.iter().map(|(_, path)| path.clone()).collect()),
             files,
             seen: Arc::clone(sources.seen()),
         })
     }
 
-    async fn look_on(mut self, changes: mpsc::Sender<Change>) {
+    async fn look_on(mut self, changes: mpsc::Sender<CredentialChange>) {
         loop {
             // Watching first, reading then: what happens in between makes us look again.
             let looked = tokio::task::spawn_blocking(move || {
@@ -134,11 +134,11 @@ impl Eyes {
                 // A file that never stays the same must not cause a storm of log-ins.
                 sleep(AFTER_CHANGE).await;
             }
-            self.directories.stir().await;
+            self.directories.changed().await;
         }
     }
 
-    fn look(&mut self) -> Option<Change> {
+    fn look(&mut self) -> Option<CredentialChange> {
         let mut change = None;
         for ((field, path), announced) in self.files.iter().zip(&mut self.announced) {
             // A file that is gone or empty, in the midst of being replaced perhaps, is no reason to log in.
@@ -150,8 +150,8 @@ impl Eyes {
             } else if *announced != reading {
                 *announced = reading;
                 change = match (field, change) {
-                    (Field::Organization, _) | (_, Some(Change::Organization)) => Some(Change::Organization),
-                    _ => Some(Change::Credentials),
+                    (Field::Organization, _) | (_, Some(CredentialChange::Organization)) => Some(CredentialChange::Organization),
+                    _ => Some(CredentialChange::Credentials),
                 };
             }
         }

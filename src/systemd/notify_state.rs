@@ -19,7 +19,7 @@ pub(super) struct Scene {
 
 /// What was said so far.
 #[derive(Default)]
-pub(super) struct Story {
+pub(super) struct NotifyState {
     told: Told,
     begun: u64,
     ended: u64,
@@ -34,7 +34,7 @@ enum Told {
     Stopping,
 }
 
-impl Story {
+impl NotifyState {
     /// Each message that is due, in order. `monotonic`: the reading of `CLOCK_MONOTONIC`.
     pub(super) fn go_on(&mut self, scene: Scene, monotonic: Duration) -> Vec<String> {
         let mut messages: Vec<String> = self.news(&scene, monotonic).into_iter().collect();
@@ -87,14 +87,14 @@ mod tests {
 
     const NOW: Duration = Duration::from_micros(77);
 
-    fn tell(story: &mut Story, phase: Phase, (begun, ended): (u64, u64), status: &str) -> Vec<String> {
+    fn tell(notify_state: &mut NotifyState, phase: Phase, (begun, ended): (u64, u64), status: &str) -> Vec<String> {
         let reloads = Reloads { begun, ended, refused: None };
-        story.go_on(Scene { phase, reloads, drain: Duration::from_secs(2), status: status.to_owned() }, NOW)
+        notify_state.go_on(Scene { phase, reloads, drain: Duration::from_secs(2), status: status.to_owned() }, NOW)
     }
 
     #[test]
     fn a_daemon_is_ready_reloads_and_stops() {
-        let mut story = Story::default();
+        let mut notify_state = NotifyState::default();
         for (phase, reloads, status, expected) in [
             (Phase::Starting, (0, 0), "a", vec!["STATUS=a"]),
             (Phase::Running, (0, 0), "b", vec!["READY=1\nSTATUS=b"]),
@@ -107,19 +107,19 @@ mod tests {
             (Phase::Draining, (2, 2), "g", vec!["STOPPING=1\nEXTEND_TIMEOUT_USEC=7000000\nSTATUS=g"]),
             (Phase::Stopped, (2, 2), "g", vec![]),
         ] {
-            assert_eq!(tell(&mut story, phase, reloads, status), expected, "{phase:?} {reloads:?} {status}");
+            assert_eq!(tell(&mut notify_state, phase, reloads, status), expected, "{phase:?} {reloads:?} {status}");
         }
     }
 
     #[test]
     fn after_stopping_there_is_no_ready() {
-        let mut story = Story::default();
-        assert_eq!(tell(&mut story, Phase::Draining, (0, 0), "a").len(), 1, "it was stopped before it was ready");
-        assert_eq!(tell(&mut story, Phase::Running, (0, 0), "a"), [""; 0]);
+        let mut notify_state = NotifyState::default();
+        assert_eq!(tell(&mut notify_state, Phase::Draining, (0, 0), "a").len(), 1, "it was stopped before it was ready");
+        assert_eq!(tell(&mut notify_state, Phase::Running, (0, 0), "a"), [""; 0]);
         // A reload whose end was not seen before the drain began.
-        let mut story = Story::default();
-        tell(&mut story, Phase::Running, (1, 0), "a");
-        let messages = tell(&mut story, Phase::Draining, (1, 1), "a");
+        let mut notify_state = NotifyState::default();
+        tell(&mut notify_state, Phase::Running, (1, 0), "a");
+        let messages = tell(&mut notify_state, Phase::Draining, (1, 1), "a");
         assert!(messages.len() == 1 && messages[0].starts_with("STOPPING=1"), "{messages:?}");
     }
 }

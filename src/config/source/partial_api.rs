@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// As much of an API as could be read; what several values together can get wrong is judged on it.
-pub(super) struct ApiDraft {
+pub(super) struct PartialApi {
     pub(super) name: String,
     pub(super) preset: Option<Preset>,
     pub(super) account: Option<String>,
@@ -17,7 +17,7 @@ pub(super) struct ApiDraft {
     pub(super) prefix: Option<Prefix>,
 }
 
-impl ApiDraft {
+impl PartialApi {
     pub(super) fn read(values: &Values<'_>, name: &str) -> Self {
         let entry = format!("apis.{name}.");
         Self {

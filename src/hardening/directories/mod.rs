@@ -1,6 +1,6 @@
 //! Which directories the daemon goes on needing, and whether settings that come later fit into them.
 //!
-//! Directories and never files: a secret mount swaps a symlink, an editor renames, and a file may appear later.
+//! AllowedDirectories and never files: a secret mount swaps a symlink, an editor renames, and a file may appear later.
 
 use std::{
     collections::BTreeSet,
@@ -10,9 +10,9 @@ use std::{
 
 use crate::config::{Config, Listen, Source};
 
-/// Directories within reach, each with all that is below it.
+/// AllowedDirectories within reach, each with all that is below it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Directories {
+pub struct AllowedDirectories {
     /// To read from.
     pub(super) read: BTreeSet<PathBuf>,
     /// To make sockets in, and to remove them.
@@ -21,7 +21,7 @@ pub struct Directories {
 
 /// What was left within reach when the rest was closed off.
 #[derive(Debug)]
-pub struct Sandbox(pub(super) Directories);
+pub struct Sandbox(pub(super) AllowedDirectories);
 
 /// What new settings name, and the process can't reach any more.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl fmt::Display for Outside {
     }
 }
 
-impl Directories {
+impl AllowedDirectories {
     /// What `config` needs, beside what every program does. `files`: further ones that are read again later.
     ///
     /// # Errors

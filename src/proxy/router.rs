@@ -10,10 +10,10 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::{Route, ToClient, admit::Refusal};
-use crate::server::{Answering, ConnectionLimits, Peer};
+use crate::server::{ConnectionLimits, Peer, RequestService};
 
 /// One listen address of one worker.
-pub struct Entrance {
+pub struct Router {
     routes: ArcSwap<Routes>,
 }
 
@@ -25,7 +25,7 @@ pub struct Routes {
     limits: ConnectionLimits,
 }
 
-impl Entrance {
+impl Router {
     /// Leads to `routes`.
     #[must_use]
     pub fn new(routes: Routes) -> Self {
@@ -33,12 +33,12 @@ impl Entrance {
     }
 
     /// From now on leads to `routes`.
-    pub fn lead_to(&self, routes: Routes) {
+    pub fn replace_routes(&self, routes: Routes) {
         self.routes.store(Arc::new(routes));
     }
 }
 
-impl Answering for Entrance {
+impl RequestService for Router {
     type Body = ToClient;
 
     /// The route's own future, not one around it: it is large, and each layer would copy it.

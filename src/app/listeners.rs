@@ -1,7 +1,7 @@
-//! Listening sockets, and which APIs are behind each.
+//! Listening sockets, and which APIs are apis_by_listener each.
 //!
-//! A door stays for as long as the daemon runs: its place in the list is its name for the workers. A reload may add some,
-//! and may change which APIs are behind one.
+//! A listener stays for as long as the daemon runs: its place in the list is its name for the workers. A reload may add some,
+//! and may change which APIs are apis_by_listener one.
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
@@ -9,19 +9,19 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Api, Config, Listen},
-    server::{BindError, Bound, NoSuchGroup, Passed, Seats, SocketAccess, bind_tcp, bind_unix, passed_sockets},
+    server::{BindError, Bound, ConnectionLimit, NoSuchGroup, Passed, SocketAccess, bind_tcp, bind_unix, passed_sockets},
 };
 
 /// A socket that clients connect to.
-pub(super) struct Door {
+pub(super) struct Listener {
     key: Key,
     pub(super) bound: Bound,
     /// Connections, over all workers.
-    pub(super) seats: Seats,
+    pub(super) connection_limit: ConnectionLimit,
     access: Option<SocketAccess>,
 }
 
-/// What makes a door of one configuration that of the next.
+/// What makes a listener of one configuration that of the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     Tcp(SocketAddr),
@@ -32,18 +32,18 @@ pub(super) enum Key {
     Passed(usize),
 }
 
-/// The doors of a configuration: each with the APIs behind it, as places in [`Config::apis`].
-pub(super) struct Layout(Vec<(Key, Vec<usize>)>);
+/// The listeners of a configuration: each with the APIs apis_by_listener it, as places in [`Config::apis`].
+pub(super) struct ListenerPlan(Vec<(Key, Vec<usize>)>);
 
 /// What the service manager passed to us.
 pub(super) struct PassedSockets {
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<PassedSocket>,
     /// As `places`; those that no API has taken yet.
     left: Vec<Option<Bound>>,
 }
 
 /// A passed socket, as far as a layout needs to know it.
-pub(super) struct Place {
+pub(super) struct PassedSocket {
     name: String,
     address: Option<SocketAddr>,
 }
@@ -52,7 +52,8 @@ impl PassedSockets {
     /// Once in a process.
     pub(super) fn take(names: &[String]) -> io::Result<Self> {
         let passed = passed_sockets(names)?;
-        let place = |passed: Passed| (Place { name: passed.name, address: passed.bound.tcp_address() }, Some(passed.bound));
+        let place =
+            |passed: Passed| (PassedSocket { name: passed.name, address: passed.bound.tcp_address() }, Some(passed.bound));
         let (places, left) = passed.into_iter().map(place).unzip();
         Ok(Self { places, left })
     }
@@ -64,9 +65,9 @@ impl PassedSockets {
     }
 }
 
-/// Why the doors can't be as the settings want them.
+/// Why the listeners can't be as the settings want them.
 #[derive(Debug)]
-pub enum DoorError {
+pub enum ListenerError {
     /// An address can't be used.
     Bind(BindError),
     /// `socket_group` of an API.
@@ -81,7 +82,7 @@ pub enum DoorError {
     NotLoopback(String, SocketAddr),
 }
 
-impl fmt::Display for DoorError {
+impl fmt::Display for ListenerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind(error) => error.fmt(f),
@@ -105,10 +106,10 @@ impl fmt::Display for DoorError {
     }
 }
 
-impl std::error::Error for DoorError {}
+impl std::error::Error for ListenerError {}
 
-impl Layout {
-    pub(super) fn of(config: &Config, passed: &[Place]) -> Result<Self, DoorError> {
+impl ListenerPlan {
+    pub(super) fn of(config: &Config, passed: &[PassedSocket]) -> Result<Self, ListenerError> {
         let mut layout = Self(Vec::new());
         for (index, api) in config.apis.iter().enumerate() {
             for (at, listen) in api.listen.iter().enumerate() {
@@ -120,7 +121,7 @@ impl Layout {
                         for (place, address) in passed_to(config, api, passed) {
                             let outside = address.filter(|address| !address.ip().to_canonical().is_loopback());
                             if let Some(address) = outside.filter(|_| !api.allow_non_loopback) {
-                                return Err(DoorError::NotLoopback(api.name.clone(), address));
+                                return Err(ListenerError::NotLoopback(api.name.clone(), address));
                             }
                             layout.add(Key::Passed(place), index);
                         }
@@ -128,7 +129,7 @@ impl Layout {
                 }
             }
             if api.listen.contains(&Listen::Systemd) && passed_to(config, api, passed).next().is_none() {
-                return Err(DoorError::NotPassed(api.name.clone()));
+                return Err(ListenerError::NotPassed(api.name.clone()));
             }
         }
         layout.check_passed(config, passed)?;
@@ -142,33 +143,39 @@ impl Layout {
         }
     }
 
-    /// Others that share a door have a prefix each: the settings were checked for that. Of these only now is known who shares.
-    fn check_passed(&self, config: &Config, passed: &[Place]) -> Result<(), DoorError> {
+    /// Others that share a listener have a prefix each: the settings were checked for that. Of these only now is known who shares.
+    fn check_passed(&self, config: &Config, passed: &[PassedSocket]) -> Result<(), ListenerError> {
         for (key, apis) in &self.0 {
             let Key::Passed(place) = key else { continue };
             let prefixes: Vec<_> = apis.iter().map(|api| config.apis[*api].prefix.as_ref()).collect();
             let distinct = |at: usize| prefixes[at].is_some() && !prefixes[..at].contains(&prefixes[at]);
             if apis.len() > 1 && !(0..prefixes.len()).all(distinct) {
-                return Err(DoorError::Ambiguous(passed[*place].name.clone()));
+                return Err(ListenerError::Ambiguous(passed[*place].name.clone()));
             }
         }
         Ok(())
     }
 
     /// Doors that this configuration has no more.
-    pub(super) fn missing<'a>(&self, doors: &'a [Door]) -> Option<&'a Door> {
-        doors.iter().find(|door| !self.0.iter().any(|(key, _)| *key == door.key))
+    pub(super) fn missing<'a>(&self, listeners: &'a [Listener]) -> Option<&'a Listener> {
+        listeners.iter().find(|listener| !self.0.iter().any(|(key, _)| *key == listener.key))
     }
 
-    /// The APIs behind each of `doors`.
-    pub(super) fn behind(&self, doors: &[Door]) -> Vec<Vec<usize>> {
-        let behind = |door: &Door| self.0.iter().find(|(key, _)| *key == door.key).map(|(_, apis)| apis.clone());
-        doors.iter().map(|door| behind(door).unwrap_or_default()).collect()
+    /// The APIs apis_by_listener each of `listeners`.
+    pub(super) fn apis_by_listener(&self, listeners: &[Listener]) -> Vec<Vec<usize>> {
+        let apis_by_listener =
+            |listener: &Listener| self.0.iter().find(|(key, _)| *key == listener.key).map(|(_, apis)| apis.clone());
+        listeners.iter().map(|listener| apis_by_listener(listener).unwrap_or_default()).collect()
     }
 
     /// Binds what is not among `present`.
-    pub(super) fn open(&self, config: &Config, present: &[Key], passed: &mut PassedSockets) -> Result<Vec<Door>, DoorError> {
-        let mut doors = Vec::new();
+    pub(super) fn open(
+        &self,
+        config: &Config,
+        present: &[Key],
+        passed: &mut PassedSockets,
+    ) -> Result<Vec<Listener>, ListenerError> {
+        let mut listeners = Vec::new();
         let absent = self.0.iter().filter(|(key, _)| !present.contains(key));
         // Taking a passed socket can't fail; so none is taken in vain.
         let (passed_on, own): (Vec<_>, Vec<_>) = absent.partition(|(key, _)| matches!(key, Key::Passed(_)));
@@ -180,22 +187,22 @@ impl Layout {
                 }
                 continue;
             };
-            let seats = Seats::new(max_connections(config, apis));
-            doors.push(Door { key: key.clone(), bound, seats, access });
+            let connection_limit = ConnectionLimit::new(max_connections(config, apis));
+            listeners.push(Listener { key: key.clone(), bound, connection_limit, access });
         }
-        if doors.is_empty() && present.is_empty() { Err(DoorError::NoListener) } else { Ok(doors) }
+        if listeners.is_empty() && present.is_empty() { Err(ListenerError::NoListener) } else { Ok(listeners) }
     }
 }
 
-impl Door {
+impl Listener {
     pub(super) fn key(&self) -> &Key {
         &self.key
     }
 
     /// Another descriptor of the socket, for one worker.
     pub(super) fn for_worker(&self) -> io::Result<Self> {
-        let (key, seats) = (self.key.clone(), self.seats.clone());
-        Ok(Self { key, bound: self.bound.try_clone()?, seats, access: self.access })
+        let (key, connection_limit) = (self.key.clone(), self.connection_limit.clone());
+        Ok(Self { key, bound: self.bound.try_clone()?, connection_limit, access: self.access })
     }
 }
 
@@ -205,15 +212,19 @@ fn max_connections(config: &Config, apis: &[usize]) -> usize {
 }
 
 /// Those named after the API; if there are none, those that are named after no API at all.
-fn passed_to<'a>(config: &'a Config, api: &'a Api, passed: &'a [Place]) -> impl Iterator<Item = (usize, Option<SocketAddr>)> {
+fn passed_to<'a>(
+    config: &'a Config,
+    api: &'a Api,
+    passed: &'a [PassedSocket],
+) -> impl Iterator<Item = (usize, Option<SocketAddr>)> {
     let named = passed.iter().any(|place| place.name == api.name);
     let fits = move |name: &str| if named { name == api.name } else { config.apis.iter().all(|other| other.name != name) };
     passed.iter().enumerate().filter(move |(_, place)| fits(&place.name)).map(|(number, place)| (number, place.address))
 }
 
-fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Bound, Option<SocketAccess>)>, DoorError> {
+fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Bound, Option<SocketAccess>)>, ListenerError> {
     let tcp = |listen: &Listen| match listen {
-        Listen::Tcp { address, required } => bind_tcp(*address, *required).map_err(DoorError::Bind),
+        Listen::Tcp { address, required } => bind_tcp(*address, *required).map_err(ListenerError::Bind),
         Listen::Unix(_) | Listen::Systemd => Ok(None),
     };
     match key {
@@ -224,7 +235,7 @@ fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Boun
         Key::AnyPort(_, at) => api.listen.get(*at).map_or(Ok(None), tcp).map(|bound| bound.map(|bound| (bound, None))),
         Key::Unix(path) => {
             let access = access(api)?;
-            let bound = bind_unix(path, access).map_err(DoorError::Bind)?;
+            let bound = bind_unix(path, access).map_err(ListenerError::Bind)?;
             Ok(Some((bound, Some(access))))
         }
         Key::Passed(place) => Ok(passed.left.get_mut(*place).and_then(Option::take).map(|bound| (bound, None))),
@@ -232,14 +243,14 @@ fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Boun
 }
 
 /// Whether there are the groups that may open Unix sockets.
-pub(super) fn check_groups(config: &Config) -> Result<(), DoorError> {
+pub(super) fn check_groups(config: &Config) -> Result<(), ListenerError> {
     let on_unix = config.apis.iter().filter(|api| api.listen.iter().any(|listen| matches!(listen, Listen::Unix(_))));
     on_unix.map(access).try_for_each(|access| access.map(drop))
 }
 
-fn access(api: &Api) -> Result<SocketAccess, DoorError> {
+fn access(api: &Api) -> Result<SocketAccess, ListenerError> {
     let access = SocketAccess::new(api.socket_mode, api.socket_group.as_deref());
-    access.map_err(|error| DoorError::Group(api.name.clone(), error))
+    access.map_err(|error| ListenerError::Group(api.name.clone(), error))
 }
 
 /// Changes who may open the Unix sockets that were there before, and how many may come in.
@@ -247,24 +258,26 @@ pub(super) struct Adjustments(Vec<(usize, Option<SocketAccess>, usize)>);
 
 impl Adjustments {
     /// Fails for a group that does not exist, before anything is changed.
-    pub(super) fn new(config: &Config, behind: &[Vec<usize>]) -> Result<Self, DoorError> {
-        let of = |(door, apis): (usize, &Vec<usize>)| {
+    pub(super) fn new(config: &Config, apis_by_listener: &[Vec<usize>]) -> Result<Self, ListenerError> {
+        let of = |(listener, apis): (usize, &Vec<usize>)| {
             let first = apis.first().map(|api| access(&config.apis[*api])).transpose()?;
-            Ok((door, first, max_connections(config, apis)))
+            Ok((listener, first, max_connections(config, apis)))
         };
-        behind.iter().enumerate().map(of).collect::<Result<_, _>>().map(Self)
+        apis_by_listener.iter().enumerate().map(of).collect::<Result<_, _>>().map(Self)
     }
 
-    pub(super) fn make(self, doors: &mut [Door]) {
+    pub(super) fn make(self, listeners: &mut [Listener]) {
         for (place, access, max_connections) in self.0 {
-            let Some(door) = doors.get_mut(place) else { continue };
-            door.seats.set_limit(max_connections);
-            if let (Key::Unix(path), Some(access)) = (&door.key, access)
-                && door.access != Some(access)
+            let Some(listener) = listeners.get_mut(place) else { continue };
+            listener.connection_limit.set_limit(max_connections);
+            if let (Key::Unix(path), Some(access)) = (&listener.key, access)
+                && listener.access != Some(access)
             {
                 match access.apply(path) {
-                    Ok(()) => door.access = Some(access),
-                    Err(error) => warn!(listener = door.bound.name, error = %error.kind(), "the socket's mode stays as it was"),
+                    Ok(()) => listener.access = Some(access),
+                    Err(error) => {
+                        warn!(listener = listener.bound.name, error = %error.kind(), "the socket's mode stays as it was")
+                    }
                 }
             }
         }

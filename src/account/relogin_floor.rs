@@ -1,6 +1,6 @@
 //! How old a token must be before a 401 may have it replaced.
 //!
-//! Pure. A log-in that a 401 asked for is on trial: a request that had got the 401 and got through with the new token is
+//! Pure. A log-in that a 401 asked for is on probation: a request that had got the 401 and got through with the new token is
 //! a cure and sets the floor back; another 401 for the new token doubles it, once for each log-in. A cure outweighs every
 //! 401, before or after it: one path that always answers 401 must not lengthen the outage of the others.
 
@@ -10,15 +10,15 @@ use super::token::Generation;
 
 /// The account's floor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Floor {
+pub(super) struct ReloginFloor {
     base: Duration,
     current: Duration,
-    trial: Option<Trial>,
+    probation: Option<Probation>,
 }
 
 /// A log-in that a 401 asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Trial {
+pub(super) struct Probation {
     pub(super) generation: Generation,
     pub(super) verdict: Option<Verdict>,
 }
@@ -27,14 +27,14 @@ pub(super) struct Trial {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// A replay got through. Final.
-    Cured,
+    Accepted,
     /// The new token was refused as well. A cure may still come.
-    Uncured,
+    RejectedAgain,
 }
 
-impl Floor {
+impl ReloginFloor {
     pub(super) fn new(base: Duration) -> Self {
-        Self { base, current: base, trial: None }
+        Self { base, current: base, probation: None }
     }
 
     /// From now on begins at `base`. How far it has risen says something about the old one.
@@ -57,31 +57,33 @@ impl Floor {
         self.base.max(FLOOR_MAX)
     }
 
-    pub(super) fn trial(&self) -> Option<Trial> {
-        self.trial
+    pub(super) fn probation(&self) -> Option<Probation> {
+        self.probation
     }
 
     /// A token has come that a 401 was waiting for.
     pub(super) fn put_on_trial(&mut self, generation: Generation) {
-        self.trial = Some(Trial { generation, verdict: None });
+        self.probation = Some(Probation { generation, verdict: None });
     }
 
-    /// The token on trial is gone; what is said of it later says nothing of its successor.
+    /// The token on probation is gone; what is said of it later says nothing of its successor.
     pub(super) fn end_trial(&mut self) {
-        self.trial = None;
+        self.probation = None;
     }
 
     pub(super) fn cured(&mut self, by: Generation) {
-        if let Some(trial) = self.trial.as_mut().filter(|trial| trial.generation == by) {
-            trial.verdict = Some(Verdict::Cured);
+        if let Some(probation) = self.probation.as_mut().filter(|probation| probation.generation == by) {
+            probation.verdict = Some(Verdict::Accepted);
             self.current = self.base;
         }
     }
 
     pub(super) fn uncured(&mut self, by: Generation) {
         let max = self.max();
-        if let Some(trial) = self.trial.as_mut().filter(|trial| trial.generation == by && trial.verdict.is_none()) {
-            trial.verdict = Some(Verdict::Uncured);
+        if let Some(probation) =
+            self.probation.as_mut().filter(|probation| probation.generation == by && probation.verdict.is_none())
+        {
+            probation.verdict = Some(Verdict::RejectedAgain);
             // A floor of zero would stay zero for ever.
             self.current = self.current.max(FLOOR_STEP_MIN).saturating_mul(2).min(max);
         }
@@ -97,14 +99,14 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn on_trial(floor: &mut Floor, generation: u64) -> Generation {
+    fn on_trial(floor: &mut ReloginFloor, generation: u64) -> Generation {
         floor.put_on_trial(Generation(generation));
         Generation(generation)
     }
 
     #[test]
     fn it_doubles_once_for_each_uncured_log_in_up_to_an_hour() {
-        let mut floor = Floor::new(30 * SECOND);
+        let mut floor = ReloginFloor::new(30 * SECOND);
         for (generation, seconds) in (1..).zip([60, 120, 240, 480, 960, 1920, 3600, 3600]) {
             let generation = on_trial(&mut floor, generation);
             for _ in 0..10_000 {
@@ -116,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_cure_resets_it_whenever_it_comes() {
-        let mut floor = Floor::new(30 * SECOND);
+        let mut floor = ReloginFloor::new(30 * SECOND);
         let first = on_trial(&mut floor, 1);
         floor.uncured(first);
         floor.cured(first);
@@ -127,7 +129,7 @@ mod tests {
 
     #[test]
     fn only_the_token_on_trial_is_judged() {
-        let mut floor = Floor::new(30 * SECOND);
+        let mut floor = ReloginFloor::new(30 * SECOND);
         floor.uncured(Generation(1));
         let second = on_trial(&mut floor, 2);
         floor.uncured(Generation(1));
@@ -141,11 +143,11 @@ mod tests {
 
     #[test]
     fn a_configured_floor_beyond_an_hour_stays() {
-        let mut floor = Floor::new(7200 * SECOND);
+        let mut floor = ReloginFloor::new(7200 * SECOND);
         let generation = on_trial(&mut floor, 1);
         floor.uncured(generation);
         assert_eq!(floor.current(), 7200 * SECOND);
-        let mut zero = Floor::new(Duration::ZERO);
+        let mut zero = ReloginFloor::new(Duration::ZERO);
         let generation = on_trial(&mut zero, 1);
         zero.uncured(generation);
         assert_eq!(zero.current(), 2 * SECOND);

@@ -1,8 +1,8 @@
 //! One connection's phases: who owes the next step, and until when.
 //!
-//! Depends on `seats` and `deadline`. A connection has one deadline, which means what its phase says. Guarantees: nothing
+//! Depends on `connection_limit` and `deadline`. A connection has one deadline, which means what its phase says. Guarantees: nothing
 //! but a whole head ends the time for it; a connection is idle only when no request is in progress on it and nothing is
-//! left to write; whoever holds a [`Visit`] keeps the connection's seat, and the drain waiting.
+//! left to write; whoever holds a [`ConnectionState`] keeps the connection's permit, and the drain waiting.
 
 use std::{
     sync::{
@@ -15,15 +15,15 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{ConnectionLimits, drain::Drain, seats::Seat};
+use super::{ConnectionLimits, connection_limit::ConnectionPermit, drain::Drain};
 use crate::clock;
 
 /// For what should follow at once: the first bytes on a connection accepted during a drain; the end of an HTTP/2
 /// connection after our GOAWAY.
-const MOMENT: Duration = Duration::from_secs(1);
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// A connection that has said nothing for so long since it was accepted counts as idle, should its seat be wanted.
-const GRACE: Duration = Duration::from_secs(1);
+/// A connection that has said nothing for so long since it was accepted counts as idle, should its permit be wanted.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// Streams that an HTTP/2 client may abandon, over those that it lets finish, before it is asked to connect anew; twice as
 /// many, and the connection is cut. Each may have cost a request to upstream (CVE-2023-44487).
@@ -49,7 +49,7 @@ pub(super) enum Due {
 
 /// A connection's time at the sidecar. All of it happens on the connection's own worker; atomics only because tasks may
 /// move.
-pub(super) struct Visit {
+pub(super) struct ConnectionState {
     phase: AtomicU8,
     http2: AtomicBool,
     /// Requests in progress: at most one over HTTP/1.x.
@@ -60,20 +60,20 @@ pub(super) struct Visit {
     /// The last write could not be finished.
     blocked: AtomicBool,
     /// The client learns only from the connection's end where the present answer ends (HTTP/1.0).
-    owes_an_end: AtomicBool,
+    close_delimited: AtomicBool,
     leaving: AtomicBool,
     limits: ConnectionLimits,
-    seat: Seat,
+    permit: ConnectionPermit,
     _alive: mpsc::Sender<()>,
 }
 
-impl Visit {
+impl ConnectionState {
     /// Begins now, and with it the time for the first head.
-    pub(super) fn begin(mut seat: Seat, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
-        seat.sit();
-        seat.deadline().arm(limits.head_timeout);
+    pub(super) fn begin(mut permit: ConnectionPermit, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
+        permit.accepted();
+        permit.deadline().arm(limits.head_timeout);
         // Whoever says nothing takes the place of somebody who would.
-        seat.idle(clock::instant() + GRACE);
+        permit.idle(clock::instant() + IDLE_GRACE);
         Arc::new(Self {
             phase: AtomicU8::new(FIRST),
             http2: AtomicBool::new(false),
@@ -81,10 +81,10 @@ impl Visit {
             abandoned: AtomicUsize::new(0),
             surplus: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
-            owes_an_end: AtomicBool::new(false),
+            close_delimited: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             limits,
-            seat,
+            permit,
             _alive: drain.hold(),
         })
     }
@@ -111,9 +111,9 @@ impl Visit {
         match self.phase() {
             FIRST => {
                 self.set(PARTIAL);
-                if self.seat.busy() {
+                if self.permit.busy() {
                     // Asked to leave a moment earlier, which made the deadline pass.
-                    self.seat.deadline().arm(self.limits.head_timeout);
+                    self.permit.deadline().arm(self.limits.head_timeout);
                 }
             }
             IDLE => self.begin_head(),
@@ -124,8 +124,8 @@ impl Visit {
 
     fn begin_head(&self) {
         self.set(PARTIAL);
-        self.seat.deadline().arm(self.limits.head_timeout);
-        self.seat.busy();
+        self.permit.deadline().arm(self.limits.head_timeout);
+        self.permit.busy();
     }
 
     /// The client speaks HTTP/2.
@@ -153,16 +153,16 @@ impl Visit {
     }
 
     /// Whether the client would mistake the connection's end for the answer's.
-    pub(super) fn owes_an_end(&self) -> bool {
-        self.owes_an_end.load(Ordering::Relaxed)
+    pub(super) fn close_delimited(&self) -> bool {
+        self.close_delimited.load(Ordering::Relaxed)
     }
 
     fn begin_exchange(&self) {
         self.surplus.store(false, Ordering::Relaxed);
         self.set(EXCHANGE);
         if self.streams.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.seat.deadline().disarm();
-            self.seat.busy();
+            self.permit.deadline().disarm();
+            self.permit.busy();
         }
     }
 
@@ -180,9 +180,9 @@ impl Visit {
     /// It counts as idle once everything is written.
     fn begin_idling(&self) {
         let now = clock::instant();
-        self.seat.deadline().arm_at(now + if self.is_leaving() { MOMENT } else { self.limits.client_idle });
+        self.permit.deadline().arm_at(now + if self.is_leaving() { CLOSE_GRACE } else { self.limits.client_idle });
         if !self.is_blocked() {
-            self.seat.idle(now);
+            self.permit.idle(now);
         }
     }
 
@@ -202,9 +202,9 @@ impl Visit {
     }
 
     /// The drain began: a connection that is silent since it was accepted gets a moment, and no more.
-    pub(super) fn hurry(&self) {
+    pub(super) fn shorten_for_drain(&self) {
         if self.is_silent() {
-            self.seat.deadline().arm(MOMENT.min(self.limits.head_timeout));
+            self.permit.deadline().arm(CLOSE_GRACE.min(self.limits.head_timeout));
         }
     }
 
@@ -212,35 +212,35 @@ impl Visit {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    /// It was told, in its protocol, that it ends. An HTTP/2 client with nothing in progress has a moment to say that it
+    /// It was evicting, in its protocol, that it ends. An HTTP/2 client with nothing in progress has a moment to say that it
     /// has heard.
     pub(super) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
         let nothing_in_progress = self.phase() == IDLE || (self.is_http2() && self.phase() != EXCHANGE);
         if nothing_in_progress {
-            self.seat.deadline().arm(MOMENT);
+            self.permit.deadline().arm(CLOSE_GRACE);
         }
     }
 
-    /// What there is to do once the deadline has passed, or somebody else wants the seat. Pending, it wakes the task.
+    /// What there is to do once the deadline has passed, or somebody else wants the permit. Pending, it wakes the task.
     pub(super) fn poll_due(&self, cx: &mut Context<'_>) -> Poll<Due> {
-        let deadline = self.seat.deadline();
+        let deadline = self.permit.deadline();
         loop {
             ready!(deadline.poll_passed(cx));
             match self.phase() {
                 EXCHANGE => {
-                    // Somebody wanted its seat just when a request began.
+                    // Somebody wanted its permit just when a request began.
                     deadline.disarm();
-                    self.seat.decline();
+                    self.permit.refuse_eviction();
                 }
                 IDLE if self.is_blocked() => {
                     // The end of an answer is still on its way to a client that reads slowly.
                     self.begin_idling();
-                    self.seat.busy();
+                    self.permit.busy();
                 }
                 IDLE if !self.is_leaving() => return Poll::Ready(Due::Leave),
                 // The same, a moment earlier.
-                PARTIAL if self.seat.decline() => deadline.arm(self.limits.head_timeout),
+                PARTIAL if self.permit.refuse_eviction() => deadline.arm(self.limits.head_timeout),
                 _ => return Poll::Ready(Due::Cut),
             }
         }
@@ -249,27 +249,27 @@ impl Visit {
 
 /// A request in progress, from its head to the last byte of its answer.
 pub(super) struct InProgress {
-    visit: Arc<Visit>,
+    connection_state: Arc<ConnectionState>,
     had_body: bool,
     answered: bool,
     goes_on: bool,
 }
 
 impl InProgress {
-    pub(super) fn begin(visit: &Arc<Visit>, had_body: bool) -> Self {
-        visit.begin_exchange();
-        Self { visit: Arc::clone(visit), had_body, answered: false, goes_on: false }
+    pub(super) fn begin(connection_state: &Arc<ConnectionState>, had_body: bool) -> Self {
+        connection_state.begin_exchange();
+        Self { connection_state: Arc::clone(connection_state), had_body, answered: false, goes_on: false }
     }
 
     /// The answer that begins is delimited by the connection's end alone, or nothing older clients would notice.
-    pub(super) fn owes_an_end(&self) {
-        self.visit.owes_an_end.store(true, Ordering::Relaxed);
+    pub(super) fn close_delimited(&self) {
+        self.connection_state.close_delimited.store(true, Ordering::Relaxed);
     }
 
     /// The answer was given to its last byte.
     pub(super) fn is_answered(&mut self) {
         self.answered = true;
-        self.visit.owes_an_end.store(false, Ordering::Relaxed);
+        self.connection_state.close_delimited.store(false, Ordering::Relaxed);
     }
 
     /// It does not end: the connection has become a tunnel.
@@ -283,10 +283,10 @@ impl Drop for InProgress {
         if self.goes_on {
             return;
         }
-        if self.visit.is_http2() {
-            self.visit.count_stream(self.answered);
+        if self.connection_state.is_http2() {
+            self.connection_state.count_stream(self.answered);
         }
-        self.visit.end_exchange(self.had_body);
+        self.connection_state.end_exchange(self.had_body);
     }
 }
 
@@ -297,7 +297,7 @@ mod tests {
     use tokio::{sync::watch, time::timeout};
 
     use super::*;
-    use crate::{deadline::Deadlines, server::Seats};
+    use crate::{deadline::Deadlines, server::ConnectionLimit};
 
     const LIMITS: ConnectionLimits = ConnectionLimits {
         head_bytes: 8192,
@@ -307,38 +307,38 @@ mod tests {
     };
 
     struct Scene {
-        seats: Seats,
+        connection_limit: ConnectionLimit,
         deadlines: Deadlines,
-        visit: Arc<Visit>,
+        connection_state: Arc<ConnectionState>,
     }
 
     impl Scene {
         /// One connection, the only one that may be.
         fn new() -> Self {
-            let (seats, deadlines) = (Seats::new(1), Deadlines::default());
+            let (connection_limit, deadlines) = (ConnectionLimit::new(1), Deadlines::default());
             let looking = deadlines.clone();
             tokio::spawn(async move { looking.run().await });
             let (drain, _gone) = Drain::new(watch::channel(false).1);
-            let visit = Visit::begin(seats.take(&deadlines).unwrap(), LIMITS, &drain);
-            Self { seats, deadlines, visit }
+            let connection_state = ConnectionState::begin(connection_limit.take(&deadlines).unwrap(), LIMITS, &drain);
+            Self { connection_limit, deadlines, connection_state }
         }
 
         fn ask_and_answer(&self) {
-            self.visit.read_some();
-            InProgress::begin(&self.visit, false).is_answered();
+            self.connection_state.read_some();
+            InProgress::begin(&self.connection_state, false).is_answered();
         }
 
         /// What is due within `limit`, and after how long.
         async fn due(&self, limit: Duration) -> Option<(Due, Duration)> {
             let start = clock::instant();
-            let due = timeout(limit, poll_fn(|cx| self.visit.poll_due(cx))).await.ok()?;
+            let due = timeout(limit, poll_fn(|cx| self.connection_state.poll_due(cx))).await.ok()?;
             Some((due, start.elapsed()))
         }
 
-        /// Somebody wants the only seat from now on.
+        /// Somebody wants the only permit from now on.
         async fn is_wanted(&self) {
-            let (seats, deadlines) = (self.seats.clone(), self.deadlines.clone());
-            tokio::spawn(async move { drop(seats.claim().unwrap().seat(&deadlines).await) });
+            let (connection_limit, deadlines) = (self.connection_limit.clone(), self.deadlines.clone());
+            tokio::spawn(async move { drop(connection_limit.eviction_guard().unwrap().permit(&deadlines).await) });
             tokio::task::yield_now().await;
         }
     }
@@ -350,7 +350,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_head_is_due_in_time_and_an_idle_connection_leaves_later() {
         let scene = Scene::new();
-        scene.visit.read_some();
+        scene.connection_state.read_some();
         let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
         assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
         let scene = Scene::new();
@@ -367,7 +367,7 @@ mod tests {
         let scene = Scene::new();
         scene.is_wanted().await;
         let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
-        assert!(due == Due::Cut && is_about(took, GRACE), "{due:?} {took:?}");
+        assert!(due == Due::Cut && is_about(took, IDLE_GRACE), "{due:?} {took:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -375,11 +375,11 @@ mod tests {
         for asked_first in [true, false] {
             let scene = Scene::new();
             if asked_first {
-                scene.visit.seat.ask();
+                scene.connection_state.permit.evict();
             }
-            scene.visit.read_some();
+            scene.connection_state.read_some();
             if !asked_first {
-                scene.visit.seat.ask();
+                scene.connection_state.permit.evict();
             }
             let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
             assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
@@ -389,8 +389,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_is_due_while_a_request_is_in_progress() {
         let scene = Scene::new();
-        scene.visit.read_some();
-        let _request = InProgress::begin(&scene.visit, true);
+        scene.connection_state.read_some();
+        let _request = InProgress::begin(&scene.connection_state, true);
         scene.is_wanted().await;
         assert_eq!(scene.due(2 * LIMITS.client_idle).await, None);
     }
@@ -407,8 +407,8 @@ mod tests {
     async fn a_head_that_began_just_when_the_seat_was_wanted_has_its_time() {
         let scene = Scene::new();
         scene.ask_and_answer();
-        scene.visit.read_some();
-        scene.visit.seat.ask();
+        scene.connection_state.read_some();
+        scene.connection_state.permit.evict();
         let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
         assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
     }
@@ -417,10 +417,10 @@ mod tests {
     async fn a_connection_whose_answer_is_still_being_read_is_not_idle() {
         let scene = Scene::new();
         scene.ask_and_answer();
-        scene.visit.set_blocked(true);
+        scene.connection_state.set_blocked(true);
         scene.is_wanted().await;
         assert_eq!(scene.due(LIMITS.client_idle / 2).await, None);
-        scene.visit.set_blocked(false);
+        scene.connection_state.set_blocked(false);
         assert_eq!(scene.due(LIMITS.client_idle).await.map(|(due, _)| due), Some(Due::Leave));
     }
 
@@ -428,29 +428,29 @@ mod tests {
     async fn an_idle_http2_client_that_was_told_to_go_has_a_moment() {
         for asked_before in [false, true] {
             let scene = Scene::new();
-            scene.visit.read_some();
-            scene.visit.preface_came();
+            scene.connection_state.read_some();
+            scene.connection_state.preface_came();
             if asked_before {
-                InProgress::begin(&scene.visit, false).is_answered();
+                InProgress::begin(&scene.connection_state, false).is_answered();
             }
-            scene.visit.leave();
+            scene.connection_state.leave();
             let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
-            assert!(due == Due::Cut && is_about(took, MOMENT), "{due:?} {took:?}");
+            assert!(due == Due::Cut && is_about(took, CLOSE_GRACE), "{due:?} {took:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_http2_client_that_was_told_to_go_may_finish_and_then_has_a_moment() {
         let scene = Scene::new();
-        scene.visit.preface_came();
-        let first = InProgress::begin(&scene.visit, false);
-        let mut second = InProgress::begin(&scene.visit, false);
-        scene.visit.leave();
+        scene.connection_state.preface_came();
+        let first = InProgress::begin(&scene.connection_state, false);
+        let mut second = InProgress::begin(&scene.connection_state, false);
+        scene.connection_state.leave();
         drop(first);
         assert_eq!(scene.due(2 * LIMITS.client_idle).await, None, "one is left");
         second.is_answered();
         drop(second);
         let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
-        assert!(due == Due::Cut && is_about(took, MOMENT), "{due:?} {took:?}");
+        assert!(due == Due::Cut && is_about(took, CLOSE_GRACE), "{due:?} {took:?}");
     }
 }

@@ -1,8 +1,7 @@
-//! Whether every worker's event loop turns.
+//! Probes whether every worker's event loop turns.
 //!
-//! Depends on nothing of ours. Each worker answers when it is asked, from the loop that serves its clients: a loop that is
-//! stuck can't. A worker that has finished its work counts as well; one that panicked does not. Nothing beyond this
-//! process is looked at.
+//! Each worker answers from the loop that serves its clients, so a loop that is stuck can't answer. A worker that has
+//! finished counts as alive; one that panicked does not. The probe looks at nothing beyond this process.
 
 use std::{
     sync::{
@@ -17,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Asks the workers. Clones ask the same ones.
+/// Asks every worker. Clones ask the same workers.
 #[derive(Clone, Default)]
 pub struct LivenessProbe(Vec<Worker>);
 
@@ -27,17 +26,17 @@ struct Worker {
     finished: Arc<AtomicBool>,
 }
 
-/// A worker's end.
+/// The worker's end of the probe.
 pub struct Responder {
     questions: mpsc::Receiver<oneshot::Sender<()>>,
     finished: Arc<AtomicBool>,
 }
 
-/// Questions that may wait for one worker; more have to wait for their turn.
+/// Questions that may wait for one worker; a further one waits to be queued.
 const QUESTIONS: usize = 4;
 
 impl LivenessProbe {
-    /// One more worker.
+    /// Adds a worker.
     pub fn add(&mut self) -> Responder {
         let (ask, questions) = mpsc::channel(QUESTIONS);
         let finished = Arc::new(AtomicBool::new(false));
@@ -45,14 +44,14 @@ impl LivenessProbe {
         Responder { questions, finished }
     }
 
-    /// Whether all of them answer within that time. Dropping the future takes the question back.
+    /// Whether all workers answer `within` that time. Dropping the future withdraws the question.
     pub async fn turns(&self, within: Duration) -> bool {
-        // Asked all at once, so that the time is for all of them together.
+        // All are asked at once, so the time is for all of them together.
         let asked: Vec<_> = self.0.iter().map(|worker| (worker, oneshot::channel())).collect();
         let all = async {
             let mut answers = Vec::with_capacity(asked.len());
             for (worker, (question, answer)) in asked {
-                // An error means that it is gone, and so is the answer.
+                // A worker that has gone drops the question; its answer then is an error.
                 let _ = worker.questions.send(question).await;
                 answers.push((worker, answer));
             }
@@ -68,17 +67,17 @@ impl LivenessProbe {
 }
 
 impl Responder {
-    /// Answers one question. Belongs into the worker's loop; safe to drop and call again.
+    /// Answers one question. To be called in the worker's loop; cancelling it loses no question.
     pub async fn answer(&mut self) {
         match self.questions.recv().await {
-            // Whoever asked may have given up.
+            // The probe may have timed out.
             Some(question) => drop(question.send(())),
-            // Nobody is left to ask.
+            // No probe is left.
             None => std::future::pending().await,
         }
     }
 
-    /// The worker is done, which is no fault.
+    /// Says that the worker has ended as it should.
     pub fn finish(self) {
         self.finished.store(true, Ordering::Release);
     }
@@ -91,36 +90,36 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(3);
 
     #[tokio::test(start_paused = true)]
-    async fn the_pulse_is_there_while_every_worker_answers() {
-        let mut liveness = LivenessProbe::default();
-        assert!(liveness.turns(LIMIT).await, "nobody to wait for");
-        let (mut first, mut second) = (liveness.add(), liveness.add());
-        let turning = liveness.turns(LIMIT);
+    async fn workers_are_alive_while_each_of_them_answers() {
+        let mut probe = LivenessProbe::default();
+        assert!(probe.turns(LIMIT).await, "nobody to wait for");
+        let (mut first, mut second) = (probe.add(), probe.add());
+        let turning = probe.turns(LIMIT);
         let ((), (), turns) = tokio::join!(first.answer(), second.answer(), turning);
         assert!(turns);
-        let ((), turns) = tokio::join!(first.answer(), liveness.turns(LIMIT));
+        let ((), turns) = tokio::join!(first.answer(), probe.turns(LIMIT));
         assert!(!turns, "the second one is stuck");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_may_finish_but_not_vanish() {
-        let mut liveness = LivenessProbe::default();
-        let (first, second) = (liveness.add(), liveness.add());
+        let mut probe = LivenessProbe::default();
+        let (first, second) = (probe.add(), probe.add());
         first.finish();
-        assert!(!liveness.turns(LIMIT).await, "the second one does not answer");
+        assert!(!probe.turns(LIMIT).await, "the second one does not answer");
         drop(second);
-        assert!(!liveness.turns(LIMIT).await);
-        let mut liveness = LivenessProbe::default();
-        liveness.add().finish();
-        assert!(liveness.turns(LIMIT).await);
+        assert!(!probe.turns(LIMIT).await);
+        let mut probe = LivenessProbe::default();
+        probe.add().finish();
+        assert!(probe.turns(LIMIT).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn questions_to_a_stuck_worker_end_in_time_however_many_there_are() {
-        let mut liveness = LivenessProbe::default();
-        let _stuck = liveness.add();
+        let mut probe = LivenessProbe::default();
+        let _stuck = probe.add();
         for _ in 0..3 * QUESTIONS {
-            assert!(!liveness.turns(LIMIT).await);
+            assert!(!probe.turns(LIMIT).await);
         }
     }
 }

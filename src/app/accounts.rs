@@ -1,8 +1,8 @@
-//! Accounts as a configuration wants them: started, taken over from the one before, ended.
+//! Starts the accounts of a configuration, carries them over a reload, and ends them.
 
 use std::sync::Arc;
 
-use super::{StartError, connector};
+use super::start::{StartError, connector};
 use crate::{
     account::{Account, LoginConnectors},
     clock::{Clock, Jitter},
@@ -11,7 +11,7 @@ use crate::{
     tls::ClientTls,
 };
 
-/// Starts all of them.
+/// Starts all accounts.
 pub(super) fn start(
     config: &Arc<Config>,
     tls: &ClientTls,
@@ -21,7 +21,7 @@ pub(super) fn start(
     (0..config.accounts.len()).map(|index| start_one(config, AccountId(index), tls, clock, metrics)).collect()
 }
 
-/// Takes over those of `before` that go by the same name, each with what it holds, and starts the others.
+/// Carries over the accounts of `before` that keep their name, with their tokens, and starts the others.
 pub(super) async fn take_over(
     before: &[Account],
     config: &Arc<Config>,
@@ -45,7 +45,7 @@ pub(super) async fn take_over(
     Ok(accounts)
 }
 
-/// Ends those of `before` that nothing in `now` goes on with.
+/// Ends the accounts of `before` that are not among `now`.
 pub(super) async fn end_the_rest(before: &[Account], now: &[Account]) {
     for account in before {
         if !now.iter().any(|other| other.is_same(account)) {
@@ -63,7 +63,7 @@ fn start_one(
 ) -> Result<Account, StartError> {
     let counts = metrics.account(&config.accounts[id.0].name);
     let connectors = connectors(config, id, tls)?;
-    // It fits: index and connectors come from the same configuration.
+    // `None` would mean that index and connectors do not fit each other; both come from this configuration.
     Account::start(Arc::clone(config), id, connectors, Arc::clone(clock), Jitter::from_system(), counts)
         .ok_or(StartError::System(std::io::ErrorKind::InvalidInput.into()))
 }

@@ -1,7 +1,7 @@
-//! Listening sockets, and which APIs are apis_by_listener each.
+//! Binds the listening sockets and decides which APIs each of them serves.
 //!
-//! A listener stays for as long as the daemon runs: its place in the list is its name for the workers. A reload may add some,
-//! and may change which APIs are apis_by_listener one.
+//! A listener stays open as long as the daemon runs, and workers know it by its index. A reload may add listeners, and may
+//! change which APIs a listener serves.
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
@@ -12,73 +12,73 @@ use crate::{
     server::{BindError, Bound, ConnectionLimit, NoSuchGroup, Passed, SocketAccess, bind_tcp, bind_unix, passed_sockets},
 };
 
-/// A socket that clients connect to.
+/// A listening socket.
 pub(super) struct Listener {
     key: Key,
     pub(super) bound: Bound,
-    /// Connections, over all workers.
+    /// Shared by all workers.
     pub(super) connection_limit: ConnectionLimit,
     access: Option<SocketAccess>,
 }
 
-/// What makes a listener of one configuration that of the next.
+/// Identifies a listener across reloads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     Tcp(SocketAddr),
-    /// Port 0: whichever it became, it is that API's, by the address's place in its list.
+    /// Port 0 of an API: the API's name, and the address's index in its `listen`.
     AnyPort(String, usize),
     Unix(PathBuf),
-    /// The place among the sockets that were passed to us.
+    /// Index among the sockets that the service manager passed.
     Passed(usize),
 }
 
-/// The listeners of a configuration: each with the APIs apis_by_listener it, as places in [`Config::apis`].
+/// The listeners that a configuration asks for, each with its APIs as indexes into [`Config::apis`].
 pub(super) struct ListenerPlan(Vec<(Key, Vec<usize>)>);
 
-/// What the service manager passed to us.
+/// The sockets that the service manager passed to the process.
 pub(super) struct PassedSockets {
-    pub(super) places: Vec<PassedSocket>,
-    /// As `places`; those that no API has taken yet.
+    pub(super) sockets: Vec<PassedSocket>,
+    /// In the order of `sockets`; `None` once an API listens on it.
     left: Vec<Option<Bound>>,
 }
 
-/// A passed socket, as far as a layout needs to know it.
+/// Name and address of a passed socket.
 pub(super) struct PassedSocket {
     name: String,
     address: Option<SocketAddr>,
 }
 
 impl PassedSockets {
-    /// Once in a process.
+    /// Takes the passed sockets; a process can do so once.
     pub(super) fn take(names: &[String]) -> io::Result<Self> {
         let passed = passed_sockets(names)?;
-        let place =
+        let split =
             |passed: Passed| (PassedSocket { name: passed.name, address: passed.bound.tcp_address() }, Some(passed.bound));
-        let (places, left) = passed.into_iter().map(place).unzip();
-        Ok(Self { places, left })
+        let (sockets, left) = passed.into_iter().map(split).unzip();
+        Ok(Self { sockets, left })
     }
 
-    /// The names of those that nobody listens on.
+    /// The names of the sockets that no API listens on.
     pub(super) fn unused(&self) -> impl Iterator<Item = &str> {
-        let both = self.places.iter().zip(&self.left);
-        both.filter(|(_, left)| left.is_some()).map(|(place, _)| place.name.as_str())
+        let both = self.sockets.iter().zip(&self.left);
+        both.filter(|(_, left)| left.is_some()).map(|(socket, _)| socket.name.as_str())
     }
 }
 
-/// Why the listeners can't be as the settings want them.
+/// Why the listeners that the settings ask for can't be opened.
 #[derive(Debug)]
 pub enum ListenerError {
     /// An address can't be used.
     Bind(BindError),
-    /// `socket_group` of an API.
+    /// The `socket_group` of the named API does not exist.
     Group(String, NoSuchGroup),
-    /// There is no address left to listen on.
+    /// None of the addresses exists on this machine.
     NoListener,
-    /// The service manager passed none to an API that listens on such.
+    /// The named API listens on passed sockets, and the service manager passed none for it.
     NotPassed(String),
-    /// A passed socket could be for several APIs.
+    /// The named socket could be for several APIs.
     Ambiguous(String),
-    /// A passed socket is reachable from other machines.
+    /// The socket passed for the named API is reachable from other machines.
     NotLoopback(String, SocketAddr),
 }
 
@@ -109,21 +109,22 @@ impl fmt::Display for ListenerError {
 impl std::error::Error for ListenerError {}
 
 impl ListenerPlan {
+    /// Assigns each API to the listeners that its `listen` names.
     pub(super) fn of(config: &Config, passed: &[PassedSocket]) -> Result<Self, ListenerError> {
-        let mut layout = Self(Vec::new());
+        let mut plan = Self(Vec::new());
         for (index, api) in config.apis.iter().enumerate() {
             for (at, listen) in api.listen.iter().enumerate() {
                 match listen {
-                    Listen::Tcp { address, .. } if address.port() == 0 => layout.add(Key::AnyPort(api.name.clone(), at), index),
-                    Listen::Tcp { address, .. } => layout.add(Key::Tcp(*address), index),
-                    Listen::Unix(path) => layout.add(Key::Unix(path.clone()), index),
+                    Listen::Tcp { address, .. } if address.port() == 0 => plan.add(Key::AnyPort(api.name.clone(), at), index),
+                    Listen::Tcp { address, .. } => plan.add(Key::Tcp(*address), index),
+                    Listen::Unix(path) => plan.add(Key::Unix(path.clone()), index),
                     Listen::Systemd => {
-                        for (place, address) in passed_to(config, api, passed) {
+                        for (index, address) in passed_to(config, api, passed) {
                             let outside = address.filter(|address| !address.ip().to_canonical().is_loopback());
                             if let Some(address) = outside.filter(|_| !api.allow_non_loopback) {
                                 return Err(ListenerError::NotLoopback(api.name.clone(), address));
                             }
-                            layout.add(Key::Passed(place), index);
+                            plan.add(Key::Passed(index), index);
                         }
                     }
                 }
@@ -132,8 +133,8 @@ impl ListenerPlan {
                 return Err(ListenerError::NotPassed(api.name.clone()));
             }
         }
-        layout.check_passed(config, passed)?;
-        Ok(layout)
+        plan.check_passed(config, passed)?;
+        Ok(plan)
     }
 
     fn add(&mut self, key: Key, api: usize) {
@@ -143,32 +144,33 @@ impl ListenerPlan {
         }
     }
 
-    /// Others that share a listener have a prefix each: the settings were checked for that. Of these only now is known who shares.
+    /// APIs that share a listener need a prefix each. For configured addresses the settings were checked; which APIs share a
+    /// passed socket is known only here.
     fn check_passed(&self, config: &Config, passed: &[PassedSocket]) -> Result<(), ListenerError> {
         for (key, apis) in &self.0 {
-            let Key::Passed(place) = key else { continue };
+            let Key::Passed(index) = key else { continue };
             let prefixes: Vec<_> = apis.iter().map(|api| config.apis[*api].prefix.as_ref()).collect();
             let distinct = |at: usize| prefixes[at].is_some() && !prefixes[..at].contains(&prefixes[at]);
             if apis.len() > 1 && !(0..prefixes.len()).all(distinct) {
-                return Err(ListenerError::Ambiguous(passed[*place].name.clone()));
+                return Err(ListenerError::Ambiguous(passed[*index].name.clone()));
             }
         }
         Ok(())
     }
 
-    /// Doors that this configuration has no more.
+    /// A listener that is open and that this configuration no longer has.
     pub(super) fn missing<'a>(&self, listeners: &'a [Listener]) -> Option<&'a Listener> {
         listeners.iter().find(|listener| !self.0.iter().any(|(key, _)| *key == listener.key))
     }
 
-    /// The APIs apis_by_listener each of `listeners`.
+    /// For each of `listeners`, its APIs.
     pub(super) fn apis_by_listener(&self, listeners: &[Listener]) -> Vec<Vec<usize>> {
         let apis_by_listener =
             |listener: &Listener| self.0.iter().find(|(key, _)| *key == listener.key).map(|(_, apis)| apis.clone());
         listeners.iter().map(|listener| apis_by_listener(listener).unwrap_or_default()).collect()
     }
 
-    /// Binds what is not among `present`.
+    /// Opens the listeners that are not among `present`.
     pub(super) fn open(
         &self,
         config: &Config,
@@ -177,7 +179,7 @@ impl ListenerPlan {
     ) -> Result<Vec<Listener>, ListenerError> {
         let mut listeners = Vec::new();
         let absent = self.0.iter().filter(|(key, _)| !present.contains(key));
-        // Taking a passed socket can't fail; so none is taken in vain.
+        // Binding can fail, taking a passed socket can't: bound first, no passed socket is taken for nothing.
         let (passed_on, own): (Vec<_>, Vec<_>) = absent.partition(|(key, _)| matches!(key, Key::Passed(_)));
         for (key, apis) in own.into_iter().chain(passed_on) {
             let api = &config.apis[apis[0]];
@@ -199,27 +201,27 @@ impl Listener {
         &self.key
     }
 
-    /// Another descriptor of the socket, for one worker.
+    /// A duplicate descriptor for one worker.
     pub(super) fn for_worker(&self) -> io::Result<Self> {
         let (key, connection_limit) = (self.key.clone(), self.connection_limit.clone());
         Ok(Self { key, bound: self.bound.try_clone()?, connection_limit, access: self.access })
     }
 }
 
-/// The largest that any of them grants: a connection is accepted before it says which API it is for.
+/// The largest `max_connections` of the APIs: a connection is accepted before it says which API it is for.
 fn max_connections(config: &Config, apis: &[usize]) -> usize {
     apis.iter().map(|api| config.apis[*api].limits.max_connections).max().unwrap_or_default()
 }
 
-/// Those named after the API; if there are none, those that are named after no API at all.
+/// The passed sockets for an API: those with its name, or else those that no API's name fits.
 fn passed_to<'a>(
     config: &'a Config,
     api: &'a Api,
     passed: &'a [PassedSocket],
 ) -> impl Iterator<Item = (usize, Option<SocketAddr>)> {
-    let named = passed.iter().any(|place| place.name == api.name);
+    let named = passed.iter().any(|socket| socket.name == api.name);
     let fits = move |name: &str| if named { name == api.name } else { config.apis.iter().all(|other| other.name != name) };
-    passed.iter().enumerate().filter(move |(_, place)| fits(&place.name)).map(|(number, place)| (number, place.address))
+    passed.iter().enumerate().filter(move |(_, socket)| fits(&socket.name)).map(|(index, socket)| (index, socket.address))
 }
 
 fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Bound, Option<SocketAccess>)>, ListenerError> {
@@ -238,11 +240,11 @@ fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Boun
             let bound = bind_unix(path, access).map_err(ListenerError::Bind)?;
             Ok(Some((bound, Some(access))))
         }
-        Key::Passed(place) => Ok(passed.left.get_mut(*place).and_then(Option::take).map(|bound| (bound, None))),
+        Key::Passed(index) => Ok(passed.left.get_mut(*index).and_then(Option::take).map(|bound| (bound, None))),
     }
 }
 
-/// Whether there are the groups that may open Unix sockets.
+/// Checks that the groups exist which may open Unix sockets.
 pub(super) fn check_groups(config: &Config) -> Result<(), ListenerError> {
     let on_unix = config.apis.iter().filter(|api| api.listen.iter().any(|listen| matches!(listen, Listen::Unix(_))));
     on_unix.map(access).try_for_each(|access| access.map(drop))
@@ -253,11 +255,15 @@ fn access(api: &Api) -> Result<SocketAccess, ListenerError> {
     access.map_err(|error| ListenerError::Group(api.name.clone(), error))
 }
 
-/// Changes who may open the Unix sockets that were there before, and how many may come in.
+/// Changes to open listeners: the access to their Unix sockets, and their connection limits.
 pub(super) struct Adjustments(Vec<(usize, Option<SocketAccess>, usize)>);
 
 impl Adjustments {
-    /// Fails for a group that does not exist, before anything is changed.
+    /// Collects the changes; nothing is changed yet.
+    ///
+    /// # Errors
+    ///
+    /// A `socket_group` does not exist.
     pub(super) fn new(config: &Config, apis_by_listener: &[Vec<usize>]) -> Result<Self, ListenerError> {
         let of = |(listener, apis): (usize, &Vec<usize>)| {
             let first = apis.first().map(|api| access(&config.apis[*api])).transpose()?;
@@ -266,9 +272,10 @@ impl Adjustments {
         apis_by_listener.iter().enumerate().map(of).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Makes the changes. A socket whose mode can't be changed keeps its mode, which is logged.
     pub(super) fn make(self, listeners: &mut [Listener]) {
-        for (place, access, max_connections) in self.0 {
-            let Some(listener) = listeners.get_mut(place) else { continue };
+        for (index, access, max_connections) in self.0 {
+            let Some(listener) = listeners.get_mut(index) else { continue };
             listener.connection_limit.set_limit(max_connections);
             if let (Key::Unix(path), Some(access)) = (&listener.key, access)
                 && listener.access != Some(access)

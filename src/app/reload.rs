@@ -8,18 +8,19 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use tracing::{error, info, warn};
 
 use super::{
-    ApiShared, Daemon, Settings, Snapshot, StartError, accounts,
+    StartError, accounts,
+    daemon::{Daemon, ReloadSource},
     listeners::{Adjustments, Key, Listener, ListenerPlan},
+    snapshot::{Snapshot, required_headers},
     trust,
 };
 use crate::{
     config::{
-        self, Config,
+        Config,
         source::{self, Fault, Input},
     },
     control::NotReloaded,
-    metrics::{Metrics, Reload},
-    proxy::Required,
+    metrics::Reload,
     tls::ClientTls,
 };
 
@@ -103,11 +104,11 @@ impl Daemon {
     }
 
     async fn take_over_settings(&mut self) -> Result<(), Refused> {
-        let settings = self.settings.as_ref().ok_or(Refused::NoSettings)?;
-        let config = read(settings.input.clone()).await?;
+        let source = self.reload_source.as_ref().ok_or(Refused::NoSettings)?;
+        let config = read(source.input.clone()).await?;
         let Prepared { config, tls, apis_by_listener, listeners, descriptors, adjustments } = self.prepare(config)?;
         // Before anything is served by the new settings: what they require is in force from their first request on.
-        let required = super::required_headers(&config, Some(&self.snapshot)).await;
+        let required = required_headers(&config, Some(&self.snapshot)).await;
         let accounts = accounts::take_over(&self.snapshot.accounts, &config, &tls, &self.clock, &self.metrics).await?;
         let apis = config.apis.iter().zip(required);
         let shared = apis.map(|(api, required)| self.snapshot.shared_of(api, &self.metrics, required)).collect();
@@ -117,9 +118,9 @@ impl Daemon {
         let first_new = self.listeners.len();
         self.listeners.extend(listeners);
         adjustments.make(&mut self.listeners);
-        if let Some(settings) = &self.settings {
+        if let Some(source) = &self.reload_source {
             // The filter is one of the settings, so it has been judged.
-            drop(settings.log.adopt(&self.snapshot.config.log));
+            drop(source.log.adopt(&self.snapshot.config.log));
         }
         self.view.send_replace(self.snapshot.view(&self.listeners));
         self.snapshot.announce(&self.listeners, first_new);
@@ -133,13 +134,13 @@ impl Daemon {
         if let Some(what) = needs_restart(before, &config) {
             return Err(Refused::NeedsRestart(format!("a changed `{what}`")));
         }
-        if let Some(Settings { input, sandbox: Some(sandbox), .. }) = &self.settings {
+        if let Some(ReloadSource { input, sandbox: Some(sandbox), .. }) = &self.reload_source {
             let files: Vec<_> = input.files().collect();
             let admitted = sandbox.admits(&config, files.iter().map(PathBuf::as_path));
             admitted.map_err(|outside| Refused::NeedsRestart(outside.to_string()))?;
         }
-        let layout = ListenerPlan::of(&config, &self.passed.places).map_err(StartError::Listener)?;
-        if let Some(listener) = layout.missing(&self.listeners) {
+        let plan = ListenerPlan::of(&config, &self.passed.sockets).map_err(StartError::Listener)?;
+        if let Some(listener) = plan.missing(&self.listeners) {
             return Err(Refused::NeedsRestart(format!("to stop listening on {}", listener.bound.name)));
         }
         let read_anew = trust(&config)?;
@@ -147,11 +148,11 @@ impl Daemon {
         let unchanged = read_anew.is_like(&self.snapshot.tls);
         let tls = if unchanged { self.snapshot.tls.clone() } else { read_anew };
         let present: Vec<Key> = self.listeners.iter().map(|listener| listener.key().clone()).collect();
-        let adjustments = Adjustments::new(&config, &layout.apis_by_listener(&self.listeners)).map_err(StartError::Listener)?;
-        let listeners = layout.open(&config, &present, &mut self.passed).map_err(StartError::Listener)?;
+        let adjustments = Adjustments::new(&config, &plan.apis_by_listener(&self.listeners)).map_err(StartError::Listener)?;
+        let listeners = plan.open(&config, &present, &mut self.passed).map_err(StartError::Listener)?;
         let descriptors = self.workers.descriptors(&listeners).map_err(StartError::System)?;
-        let mut apis_by_listener = layout.apis_by_listener(&self.listeners);
-        apis_by_listener.extend(layout.apis_by_listener(&listeners));
+        let mut apis_by_listener = plan.apis_by_listener(&self.listeners);
+        apis_by_listener.extend(plan.apis_by_listener(&listeners));
         Ok(Prepared { config: Arc::new(config), tls, apis_by_listener, listeners, descriptors, adjustments })
     }
 }
@@ -178,18 +179,4 @@ fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
         ("hardening", before.hardening != after.hardening),
     ];
     differing.into_iter().find_map(|(name, differs)| differs.then_some(name))
-}
-
-impl Snapshot {
-    /// What the API shared before, under its new limit, but for what is `required` from now on.
-    fn shared_of(&self, api: &config::Api, metrics: &Metrics, required: Option<Required>) -> ApiShared {
-        let Some(known) = self.shared_as(&api.name) else { return ApiShared::new(api, metrics, required) };
-        known.places.limit_to(api.limits.max_requests);
-        ApiShared { required, ..known.clone() }
-    }
-
-    pub(super) fn shared_as(&self, api: &str) -> Option<&ApiShared> {
-        let place = self.config.apis.iter().position(|known| known.name == api)?;
-        self.shared.get(place)
-    }
 }

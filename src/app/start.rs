@@ -1,6 +1,6 @@
-//! Why a start fails, and what of it can be tried without one.
+//! Why a start fails, and the part of a start that `check` can try.
 //!
-//! Depends on what a start needs: trust, hosts, listeners, hardening. Nothing is bound and nothing connects.
+//! It reads files and looks up groups; it binds nothing and connects to nothing.
 
 use std::{fmt, io, time::Duration};
 
@@ -16,19 +16,19 @@ use crate::{
 /// Why a daemon can't start.
 #[derive(Debug)]
 pub enum StartError {
-    /// Trust can't be set up: a matter of configuration.
+    /// A TLS file is of no use: a matter of configuration.
     Tls(TlsSetupError),
-    /// A host name no certificate can be for: a matter of configuration.
+    /// No certificate can be for this host name: a matter of configuration.
     Host(Origin),
-    /// An address can't be used.
+    /// A listener of an API can't be opened.
     Listener(ListenerError),
-    /// Nor can that of health and metrics.
+    /// The telemetry listener can't be bound.
     Telemetry(BindError),
-    /// Nor can that of the control socket.
+    /// The control socket can't be bound.
     Control(BindError),
-    /// The process can't give up what it must.
+    /// A required hardening step can't be taken.
     Hardening(Missing),
-    /// The system refuses a thread, a descriptor or the like.
+    /// The system refuses a thread, a descriptor or another resource.
     System(io::Error),
 }
 
@@ -39,7 +39,7 @@ impl StartError {
         matches!(self, Self::Tls(_) | Self::Host(_) | Self::Listener(ListenerError::Group(..)) | Self::Hardening(_))
     }
 
-    /// As a fault of a setting: its key, empty when it is none's, what is wrong with it, and what to do.
+    /// The error as a fault of a setting: its key (empty when no setting is at fault), what is wrong, and a hint.
     #[must_use]
     pub fn as_fault(&self) -> (String, String, Option<&'static str>) {
         match self {
@@ -73,18 +73,18 @@ impl From<io::Error> for StartError {
     }
 }
 
-/// What of a start can be tried without one: the files, hosts and groups that the settings name are looked at.
+/// Looks at the files, hosts and groups that the settings name, without starting anything.
 ///
 /// # Errors
 ///
-/// Faults of the settings that only show then.
+/// A fault of the settings that reading them alone does not show.
 pub fn rehearse(config: &Config) -> Result<ClientTls, StartError> {
     let tls = trust(config)?;
     listeners::check_groups(config).map_err(StartError::Listener)?;
     Ok(tls)
 }
 
-/// Reads whom to trust and who we are.
+/// Reads the roots to trust and the client certificate.
 ///
 /// # Errors
 ///

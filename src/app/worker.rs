@@ -1,4 +1,6 @@
-//! Worker threads: each with a runtime, connections to upstream and deadlines of its own.
+//! Worker threads. Each has its own runtime, upstream connections and deadlines.
+//!
+//! Workers share the published bearers, atomic counts and the listening sockets; a request never leaves its worker.
 
 use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
@@ -6,7 +8,7 @@ use http::HeaderValue;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
-use super::{Snapshot, listeners::Listener};
+use super::{listeners::Listener, snapshot::Snapshot};
 use crate::{
     allocator::spare_large_blocks,
     clock::{Clock, Jitter},
@@ -22,23 +24,23 @@ use crate::{
     upstream::{HeadLimits, Lifetimes, Upstream},
 };
 
-/// How often idle upstream connections are looked over, and log lines handed on.
+/// How often idle upstream connections are swept and access lines are flushed.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// Orders that may wait while one is carried out.
-const CONTROL_COMMANDS: usize = 4;
+/// Commands that may wait while a worker carries one out.
+const COMMANDS: usize = 4;
 
-/// What a worker is told while it runs.
+/// A command to a running worker.
 pub(super) enum WorkerCommand {
-    /// From now on serve by this snapshot, and at these listeners beside those that it has.
+    /// Serve by this snapshot from now on, also at these new listeners.
     TakeOver { snapshot: Arc<Snapshot>, listeners: Vec<Listener>, done: oneshot::Sender<()> },
     /// Close every idle upstream connection.
     CloseIdle,
-    /// Drop what is left.
+    /// End now and drop the connections that are left.
     Stop,
 }
 
-/// What every worker is given.
+/// Makes workers; holds what every worker is given.
 #[derive(Clone)]
 pub(super) struct WorkerFactory {
     pub(super) clock: Arc<dyn Clock>,
@@ -50,32 +52,32 @@ pub(super) struct WorkerFactory {
 /// The running workers.
 pub(super) struct Workers {
     threads: Vec<thread::JoinHandle<()>>,
-    orders: Vec<mpsc::Sender<WorkerCommand>>,
+    commands: Vec<mpsc::Sender<WorkerCommand>>,
     finished: Option<mpsc::Receiver<()>>,
     liveness: LivenessProbe,
 }
 
 impl WorkerFactory {
-    /// Starts `count` workers, which serve nobody until they are given a snapshot.
+    /// Starts `count` workers. They accept no connection until [`Workers::take_over`].
     pub(super) fn start(&self, count: NonZeroUsize) -> io::Result<Workers> {
         let (working, finished) = mpsc::channel(1);
-        let (threads, orders, liveness) = (Vec::new(), Vec::new(), LivenessProbe::default());
-        let mut workers = Workers { threads, orders, finished: Some(finished), liveness };
+        let (threads, commands, liveness) = (Vec::new(), Vec::new(), LivenessProbe::default());
+        let mut workers = Workers { threads, commands, finished: Some(finished), liveness };
         for number in 0..count.get() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (orders, given) = mpsc::channel(CONTROL_COMMANDS);
+            let (commands, given) = mpsc::channel(COMMANDS);
             let (factory, working, responder) = (self.clone(), working.clone(), workers.liveness.add());
             workers.threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 runtime.block_on(factory.work(number, given, responder));
                 drop(working);
             })?);
-            workers.orders.push(orders);
+            workers.commands.push(commands);
         }
         Ok(workers)
     }
 
-    /// Until every connection has ended after a drain, or the order to stop.
-    async fn work(self, number: usize, mut orders: mpsc::Receiver<WorkerCommand>, mut responder: Responder) {
+    /// Serves until a drain has ended the last connection, or until [`WorkerCommand::Stop`].
+    async fn work(self, number: usize, mut commands: mpsc::Receiver<WorkerCommand>, mut responder: Responder) {
         spare_large_blocks();
         let deadlines = Deadlines::default();
         let ticking = deadlines.clone();
@@ -84,7 +86,7 @@ impl WorkerFactory {
         let worker = Arc::new(Worker::new(deadlines.clone(), Arc::clone(&self.clock), self.access.worker(), unclaimed));
         let mut begun = self.drain.clone();
         let (drain, mut gone) = Drain::new(self.drain);
-        let mut side = Some(WorkerState::new(number, Arc::clone(&worker), deadlines, drain));
+        let mut state = Some(WorkerState::new(number, Arc::clone(&worker), deadlines, drain));
         let mut apis: Vec<Arc<Api>> = Vec::new();
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -92,15 +94,15 @@ impl WorkerFactory {
             tokio::select! {
                 _ = gone.recv() => break,
                 () = responder.answer() => {}
-                // What the side holds would keep the drain from ending.
-                _ = begun.wait_for(|begun| *begun), if side.is_some() => side = None,
-                order = orders.recv() => match order {
+                // The state holds the drain open.
+                _ = begun.wait_for(|begun| *begun), if state.is_some() => state = None,
+                command = commands.recv() => match command {
                     Some(WorkerCommand::TakeOver { snapshot, listeners, done }) => {
-                        if let Some(side) = &mut side {
-                            side.take_over(&snapshot, listeners);
-                            apis.clone_from(&side.apis);
+                        if let Some(state) = &mut state {
+                            state.take_over(&snapshot, listeners);
+                            apis.clone_from(&state.apis);
                         }
-                        // Whoever waited for it may have given up.
+                        // The daemon may no longer wait for it.
                         let _ = done.send(());
                     }
                     Some(WorkerCommand::CloseIdle) => {
@@ -124,16 +126,16 @@ impl WorkerFactory {
     }
 }
 
-/// What one worker serves.
+/// The listeners and APIs that one worker serves.
 struct WorkerState {
     number: usize,
     worker: Arc<Worker>,
     deadlines: Deadlines,
     drain: Drain,
-    /// In force; none at first.
+    /// `None` until the first take-over.
     snapshot: Option<Arc<Snapshot>>,
     apis: Vec<Arc<Api>>,
-    /// As the listeners.
+    /// One for each listener, in the listeners' order.
     routers: Vec<(Arc<str>, Entry, Arc<Router>)>,
 }
 
@@ -142,7 +144,7 @@ impl WorkerState {
         Self { number, worker, deadlines, drain, snapshot: None, apis: Vec::new(), routers: Vec::new() }
     }
 
-    fn take_over(&mut self, snapshot: &Arc<Snapshot>, new_doors: Vec<Listener>) {
+    fn take_over(&mut self, snapshot: &Arc<Snapshot>, new_listeners: Vec<Listener>) {
         let made = |index| api(snapshot, index, self.number, self.kept(snapshot, index)).map(Arc::new);
         let apis: Vec<Option<Arc<Api>>> = (0..snapshot.config.apis.len()).map(made).collect();
         for ((listener, entry, router), apis_by_listener) in self.routers.iter().zip(&snapshot.apis_by_listener) {
@@ -150,12 +152,12 @@ impl WorkerState {
                 router.replace_routes(routes);
             }
         }
-        for (listener, apis_by_listener) in new_doors.into_iter().zip(&snapshot.apis_by_listener[self.routers.len()..]) {
+        for (listener, apis_by_listener) in new_listeners.into_iter().zip(&snapshot.apis_by_listener[self.routers.len()..]) {
             self.open(listener, snapshot, &apis, apis_by_listener);
         }
         let before = std::mem::replace(&mut self.apis, apis.into_iter().flatten().collect());
         self.snapshot = Some(Arc::clone(snapshot));
-        // What nothing goes on with is closed when its last exchange has ended.
+        // Connections in use close when their exchange ends.
         for old in before {
             if !self.apis.iter().any(|new| Arc::ptr_eq(&new.upstream, &old.upstream)) {
                 old.upstream.close_idle();
@@ -187,7 +189,7 @@ impl WorkerState {
         self.routers.push((name, entry, router));
     }
 
-    /// `None` when no API is served at a listener, which the daemon sees to.
+    /// The routes of a listener; `None` when it serves no API, which a reload rules out.
     fn routes(
         &self,
         snapshot: &Snapshot,
@@ -208,7 +210,7 @@ impl WorkerState {
     }
 }
 
-/// The side of an API of the worker with that number. `kept`: its connections, if there are any to go on with.
+/// The worker's part of an API. `kept`: the upstream connections that it had before, where they are still good.
 fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstream<ToUpstream>>>) -> Option<Api> {
     let settings = &snapshot.config.apis[index];
     let authority = HeaderValue::try_from(settings.upstream.origin.authority()).ok()?;
@@ -222,7 +224,7 @@ fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstre
         upstream: kept.or_else(|| upstream(snapshot, settings, Arc::clone(&meter)).map(Arc::new))?,
         rules: HeaderRules::new(settings, authority),
         words: Words::new(words),
-        places: shared.places.clone(),
+        places: shared.request_limit.clone(),
         reachability: shared.reachability.clone(),
         meter,
         timeouts: settings.timeouts,
@@ -250,18 +252,18 @@ fn connect_alike(one: &config::Api, other: &config::Api) -> bool {
 }
 
 impl Workers {
-    /// A descriptor of each listener for each worker.
+    /// Duplicates the listeners' descriptors: one list for each worker.
     pub(super) fn descriptors(&self, listeners: &[Listener]) -> io::Result<Vec<Vec<Listener>>> {
-        self.orders.iter().map(|_| listeners.iter().map(Listener::for_worker).collect()).collect()
+        self.commands.iter().map(|_| listeners.iter().map(Listener::for_worker).collect()).collect()
     }
 
-    /// Has every worker serve by `snapshot`; done when all do. `descriptors`: of the new listeners, for each worker.
+    /// Makes every worker serve by `snapshot`, and returns when all do. `descriptors`: the new listeners, one list for each worker.
     pub(super) async fn take_over(&self, snapshot: &Arc<Snapshot>, descriptors: Vec<Vec<Listener>>) {
         let mut taking_over = Vec::new();
-        for (orders, listeners) in self.orders.iter().zip(descriptors) {
+        for (commands, listeners) in self.commands.iter().zip(descriptors) {
             let (done, taken_over) = oneshot::channel();
-            // A worker that has ended has said so.
-            drop(orders.send(WorkerCommand::TakeOver { snapshot: Arc::clone(snapshot), listeners, done }).await);
+            // A worker that has ended needs no snapshot.
+            drop(commands.send(WorkerCommand::TakeOver { snapshot: Arc::clone(snapshot), listeners, done }).await);
             taking_over.push(taken_over);
         }
         for taken_over in taking_over {
@@ -269,33 +271,33 @@ impl Workers {
         }
     }
 
-    /// Gives each worker the same order.
-    pub(super) async fn order(&self, order: impl Fn() -> WorkerCommand) {
-        for orders in &self.orders {
-            drop(orders.send(order()).await);
+    /// Sends each worker the same command.
+    pub(super) async fn command(&self, command: impl Fn() -> WorkerCommand) {
+        for commands in &self.commands {
+            drop(commands.send(command()).await);
         }
     }
 
-    /// Asks them whether they turn.
+    /// Probes whether the workers' event loops turn.
     pub(super) fn liveness(&self) -> LivenessProbe {
         self.liveness.clone()
     }
 
-    /// Yields `None` once every worker is done.
+    /// A channel that closes once every worker has ended.
     pub(super) fn finished(&mut self) -> mpsc::Receiver<()> {
         self.finished.take().unwrap_or_else(|| mpsc::channel(1).1)
     }
 
-    /// Waits for the threads.
+    /// Waits for the threads to end.
     pub(super) fn join(self) {
         for thread in self.threads {
-            // A worker that panicked has said so already.
+            // A worker that panicked has logged it.
             drop(thread.join());
         }
     }
 }
 
-/// The largest that any API apis_by_listener an address grants: whose a connection is shows only when its first head is there.
+/// The largest limits of a listener's APIs: which API a connection is for is known only once its first head has come.
 fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> ConnectionLimits {
     let granted = |api: &config::Api| ConnectionLimits {
         head_bytes: api.limits.max_header_bytes,

@@ -1,0 +1,58 @@
+//! The tasks that show the daemon: telemetry, the control socket, and reports to systemd.
+//!
+//! They run beside the workers, so they answer while the workers are busy.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tracing::info;
+
+use super::{App, worker::Workers};
+use crate::{control::Command, status::StatusReader, telemetry::Telemetry};
+
+/// How long answers in progress may take once the daemon has stopped.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// The running tasks; dropping this aborts them.
+pub(super) struct AdminTasks {
+    close: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl AdminTasks {
+    /// Takes the listeners out of `app` and serves them. The control socket sends its commands to `commands`;
+    /// `POST /quitquitquit` notifies `quit` where the settings allow it.
+    pub(super) fn start(
+        app: &mut App,
+        workers: &Workers,
+        status: StatusReader,
+        quit: &Arc<Notify>,
+        commands: mpsc::Sender<Command>,
+    ) -> Self {
+        let (close, closing) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        if let Some(systemd) = app.systemd.take() {
+            tasks.spawn(systemd.tell(status.clone(), workers.liveness(), app.reloads.subscribe()));
+        }
+        if let Some(listener) = app.control.take() {
+            tasks.spawn(listener.serve(status.clone(), commands, closing.clone()));
+        }
+        if let Some(listener) = app.telemetry.take() {
+            let quit = app.config.quitquitquit.then(|| Arc::clone(quit));
+            info!(listener = %listener.address(), "health and metrics");
+            let telemetry = Telemetry { status, liveness: workers.liveness(), metrics: Arc::clone(&app.metrics), quit };
+            tasks.spawn(listener.serve(telemetry, closing));
+        }
+        Self { close, tasks }
+    }
+
+    /// Closes the listeners and gives answers in progress [`LAST_ANSWERS`] to finish. No client's request depends on them.
+    pub(super) async fn close(mut self) {
+        self.close.send_replace(true);
+        drop(timeout(LAST_ANSWERS, async { while self.tasks.join_next().await.is_some() {} }).await);
+    }
+}

@@ -1,0 +1,107 @@
+//! What a reload replaces as one piece: the settings, and what all workers share of each account and API.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tracing::info;
+
+use super::listeners::Listener;
+use crate::{
+    account::Account,
+    config::{self, Config},
+    metrics::{ApiMetrics, Metrics},
+    path::Prefix,
+    proxy::{ReachabilityLog, RequestLimit, Required},
+    status::{ApiView, View},
+    tls::ClientTls,
+};
+
+/// The settings in force and what belongs to them. Workers build their own state from it.
+pub(super) struct Snapshot {
+    pub(super) config: Arc<Config>,
+    pub(super) tls: ClientTls,
+    /// In the order of [`Config::accounts`].
+    pub(super) accounts: Vec<Account>,
+    /// In the order of [`Config::apis`].
+    pub(super) shared: Vec<ApiShared>,
+    /// For each listener, its APIs as indexes into [`Config::apis`].
+    pub(super) apis_by_listener: Vec<Vec<usize>>,
+}
+
+/// What all workers share of one API.
+#[derive(Clone)]
+pub(super) struct ApiShared {
+    pub(super) request_limit: RequestLimit,
+    pub(super) reachability: ReachabilityLog,
+    pub(super) metrics: Arc<ApiMetrics>,
+    /// The header that clients must send.
+    pub(super) required: Option<Required>,
+}
+
+impl ApiShared {
+    /// For an API that was not served before.
+    pub(super) fn new(api: &config::Api, metrics: &Metrics, required: Option<Required>) -> Self {
+        let request_limit = RequestLimit::new(api.limits.max_requests);
+        Self { request_limit, reachability: ReachabilityLog::default(), metrics: metrics.api(&api.name), required }
+    }
+}
+
+impl Snapshot {
+    /// What status, metrics and readiness read.
+    pub(super) fn view(&self, listeners: &[Listener]) -> Arc<View> {
+        let apis = self.config.apis.iter().zip(&self.shared).enumerate().map(|(index, (api, shared))| {
+            let listens = listeners.iter().zip(&self.apis_by_listener).filter(|(_, apis)| apis.contains(&index));
+            ApiView {
+                name: api.name.clone(),
+                account: self.config.accounts[api.account.0].name.clone(),
+                listen: listens.map(|(listener, _)| listener.bound.name.clone()).collect(),
+                upstream: api.upstream.to_string(),
+                places: shared.request_limit.clone(),
+                metrics: Arc::clone(&shared.metrics),
+            }
+        });
+        let listeners = listeners.iter().map(|listener| (listener.bound.name.clone(), listener.connection_limit.clone()));
+        let drain = self.config.drain_delay + self.config.drain_timeout;
+        Arc::new(View { apis: apis.collect(), accounts: self.accounts.clone(), listeners: listeners.collect(), drain })
+    }
+
+    /// Logs each listener from index `from` on, with its APIs.
+    pub(super) fn announce(&self, listeners: &[Listener], from: usize) {
+        for (listener, apis) in listeners.iter().zip(&self.apis_by_listener).skip(from) {
+            for api in apis.iter().map(|api| &self.config.apis[*api]) {
+                let prefix = api.prefix.as_ref().map(Prefix::as_str);
+                let upstream = api.upstream.origin.to_string();
+                info!(api = api.name, listener = listener.bound.name, prefix, upstream, "listening");
+            }
+        }
+    }
+
+    /// What workers share of the API with this name; `None` when it is not served.
+    pub(super) fn shared_as(&self, api: &str) -> Option<&ApiShared> {
+        let index = self.config.apis.iter().position(|known| known.name == api)?;
+        self.shared.get(index)
+    }
+
+    /// What workers share of `api` after a reload: its counts and permits stay, its limit and required header are the new ones.
+    pub(super) fn shared_of(&self, api: &config::Api, metrics: &Metrics, required: Option<Required>) -> ApiShared {
+        let Some(known) = self.shared_as(&api.name) else { return ApiShared::new(api, metrics, required) };
+        known.request_limit.limit_to(api.limits.max_requests);
+        ApiShared { required, ..known.clone() }
+    }
+}
+
+/// Reads the value of each API's `require_header`, all at the same time, since each may be a command that takes a while.
+/// `before` is the snapshot in force: a value that can't be read now stays as it was.
+pub(super) async fn required_headers(config: &Arc<Config>, before: Option<&Snapshot>) -> Vec<Option<Required>> {
+    let mut readings = JoinSet::new();
+    for (index, api) in config.apis.iter().enumerate() {
+        let known = before.and_then(|snapshot| snapshot.shared_as(&api.name)).and_then(|shared| shared.required.clone());
+        let config = Arc::clone(config);
+        readings.spawn(async move { (index, Required::begin(&config, index, known.as_ref()).await) });
+    }
+    let mut required: Vec<Option<Required>> = config.apis.iter().map(|_| None).collect();
+    for (index, read) in readings.join_all().await {
+        required[index] = read;
+    }
+    required
+}

@@ -104,7 +104,8 @@ impl Scrape {
                 family.count(&[("api", api), ("reason", reason)], counts.cuts(place))?;
             }
         }
-        let mut family = page.gauge("careportals_sidecar_requests_in_flight", "Requests that have not ended yet.")?;
+        let mut family =
+            page.gauge("careportals_sidecar_requests_in_flight", "Requests that were admitted and have not ended yet.")?;
         for api in &self.readings.apis {
             family.gauge(&[("api", &api.name)], &(api.in_flight as u64))?;
         }
@@ -167,8 +168,10 @@ impl Scrape {
         for listener in &self.readings.listeners {
             family.gauge(&[("listener", &listener.address)], &(listener.connections as u64))?;
         }
-        let mut family =
-            page.gauge("careportals_sidecar_client_connections_max", "How many connections of clients are served; more wait.")?;
+        let mut family = page.gauge(
+            "careportals_sidecar_client_connections_max",
+            "Limit of client connections; beyond it the longest idle one is closed for a new one.",
+        )?;
         for listener in &self.readings.listeners {
             family.gauge(&[("listener", &listener.address)], &(listener.connections_max as u64))?;
         }

@@ -57,6 +57,7 @@ macro_rules! codes {
 impl Code {
     /// What metrics have to know of it; its place among [`Self::ALL`] is its value.
     pub(in crate::proxy) const fn counted_as(self) -> CodeWord {
+        // There is no `_`, so that a new refusal can't stay uncounted.
         let refusal = match self {
             Self::NoApi => Some(RefusalReason::OfNone),
             Self::BadHost
@@ -71,7 +72,27 @@ impl Code {
             | Self::LoginPath
             | Self::NotCanonical
             | Self::NotAllowed => Some(RefusalReason::OfApi),
-            _ => None,
+            Self::LoggedOut
+            | Self::TokenPending
+            | Self::LoginFailing
+            | Self::LoginRejected
+            | Self::NoOrganization
+            | Self::TooManyRequestsInFlight
+            | Self::DnsFailed
+            | Self::DnsTimeout
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::EgressRefused
+            | Self::TlsFailed
+            | Self::CertificateRejected
+            | Self::UpstreamClosed
+            | Self::UpstreamProtocol
+            | Self::UpstreamHeadTooLarge
+            | Self::UpgradeFailed
+            | Self::UpstreamTimeout
+            | Self::RequestBodyFailed
+            | Self::RequestBodyTimeout
+            | Self::Internal => None,
         };
         CodeWord { word: self.as_str(), status: self.status().as_u16(), refusal }
     }

@@ -122,7 +122,7 @@ async fn drive<C: Future>(
 ) {
     let mut served = pin!(served);
     let mut aborted = pin!(connection.aborted());
-    let mut finished = pin!(async {
+    let mut idle_or_drained = pin!(async {
         tokio::select! {
             () = idle_for(connection, keep_alive_for) => {}
             () = connection.drained() => {}
@@ -134,7 +134,7 @@ async fn drive<C: Future>(
             // An error only means that the client is gone.
             _ = &mut served => return,
             () = &mut aborted => return,
-            () = &mut finished, if !shutting_down => {
+            () = &mut idle_or_drained, if !shutting_down => {
                 shutting_down = true;
                 shut_down(served.as_mut());
             }

@@ -101,7 +101,7 @@ impl Body for TruncatedBody {
     }
 }
 
-/// Ends the connection without an answer.
+/// Ends the connection without a response.
 pub(super) async fn reset_before(call: &Call, request: &Request<RequestBody>) -> Response<ResponseBody> {
     call.connection.abort(how(request));
     pending().await

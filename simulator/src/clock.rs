@@ -1,4 +1,6 @@
-//! The only file that reads a clock; the simulator's own, movable time is `Shared::now`.
+//! Reads the clocks; no other file of the simulator does (clippy checks it).
+//!
+//! It uses no other module. The simulator's own time, which tests can move, is `SimulatorState::now`.
 
 use std::time::{Instant, SystemTime};
 
@@ -8,7 +10,7 @@ pub(crate) fn time_of_day() -> SystemTime {
     SystemTime::now()
 }
 
-/// Time for measuring how long something takes.
+/// Monotonic time, for measuring how long something takes.
 #[expect(clippy::disallowed_methods, reason = "this is where it is read")]
 pub(crate) fn instant() -> Instant {
     Instant::now()

@@ -1,8 +1,14 @@
-//! Durations as people write them: `500ms`, `30s`, `1h30m`, `30d`.
+//! Parses durations as people write them: `500ms`, `30s`, `1h30m`, `30d`.
+//!
+//! Pure; it uses no other module.
 
 use std::time::Duration;
 
-/// Reads a duration; the error says what is expected.
+/// Parses a duration.
+///
+/// # Errors
+///
+/// A message that says what is expected.
 pub(crate) fn parse(written: &str) -> Result<Duration, String> {
     let wrong = || format!("expected a duration like 500ms, 30s, 5m, 1h30m or 30d, not {written:?}");
     let mut total = Duration::ZERO;
@@ -33,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_read() {
+    fn durations_are_parsed() {
         for (written, millis) in [("0s", 0), ("500ms", 500), ("30s", 30_000), ("1h30m", 5_400_000), ("2d", 172_800_000)] {
             assert_eq!(parse(written), Ok(Duration::from_millis(millis)), "{written}");
         }

@@ -1,51 +1,51 @@
-//! How a log-in can go wrong: [`LoginFault`], and its written form for flags and the admin port.
+//! Lists the faults of a log-in, and parses their written form for flags and the admin port.
 //!
-//! Words only: what each fault does on the wire is `login.rs`.
+//! Pure; it uses no other module. `login.rs` carries the faults out.
 
 use std::{fmt, str::FromStr};
 
-/// What the log-in endpoints do instead of answering properly.
+/// A fault that replaces or changes the response to a log-in.
 ///
-/// The faults that concern the token ([`EmptyToken`](Self::EmptyToken) and later ones) act only on
-/// a log-in whose credentials are right; the others act before the credentials are looked at.
+/// The faults from [`EmptyToken`](Self::EmptyToken) on change the token, so they apply only to a log-in whose credentials are
+/// right. The faults before it apply without regard to the credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoginFault {
-    /// This status with a `{"message"}` body.
+    /// The response has this status and a `{"message"}` body.
     Status(u16),
-    /// This status (429, 503, …) with this `Retry-After` value.
+    /// The response has this status (429, 503, …) and this `Retry-After` value.
     StatusRetryAfter(u16, String),
-    /// 200 with a body that is not JSON.
+    /// The response is 200 with a body that is not JSON.
     Garbage,
-    /// 302 to this location.
+    /// The response is a 302 to this location.
     Redirect(String),
-    /// 200 with a JSON body that never ends.
+    /// The response is 200 with a JSON body that never ends.
     Huge,
     /// The connection is reset after the request was read.
     Reset,
     /// The request is read and never answered.
     Hang,
-    /// `{"token": ""}`.
+    /// The response is `{"token": ""}`.
     EmptyToken,
-    /// A success without a token.
+    /// The response is a success without a token.
     NoToken,
-    /// A token that expired an hour ago.
+    /// The token expired an hour ago.
     ExpiredToken,
-    /// A token without `exp`; it is honoured for the token life all the same.
+    /// The token has no `exp`; it is accepted for the token life.
     NoExp,
-    /// The token as a bare JSON string.
+    /// The response is the token as a bare JSON string.
     BareString,
-    /// The token in a field of this name instead of `token`.
+    /// The token is in a field of this name instead of `token`.
     Field(String),
-    /// A token that is no JWT; it is honoured for the token life.
+    /// The token is not a JWT; it is accepted for the token life.
     OpaqueToken,
-    /// A token that holds CR, LF and a space.
+    /// The token contains CR, LF and a space.
     BadTokenBytes,
-    /// A proper answer that also holds a `refreshToken`.
+    /// The response is correct and also has a `refreshToken`.
     WithRefreshToken,
 }
 
-/// The written form of a fault was not understood.
+/// The written form is not that of a fault; its message lists all forms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownFault;
 
@@ -94,7 +94,7 @@ impl FromStr for LoginFault {
     }
 }
 
-/// Final statuses only: a 1xx would not be an answer.
+/// Parses a final status; a 1xx is not a response to a request.
 fn status(code: &str) -> Result<u16, UnknownFault> {
     code.parse().ok().filter(|code| (200..=999).contains(code)).ok_or(UnknownFault)
 }

@@ -1,4 +1,6 @@
-//! The program: flags in, one line when ready, until it is told to stop.
+//! Runs the simulator as a program: parses the flags, prints one line when it is ready, and ends on SIGTERM or Ctrl-C.
+//!
+//! It uses only what the library makes public. Errors go to standard error, and the exit code is then 1, or 2 for wrong flags.
 
 use std::{
     io::{Read, Write},
@@ -11,7 +13,7 @@ use std::{
 use careportals_simulator::{LoginFault, Options, Simulator, parse_duration};
 use clap::Parser;
 
-/// For each step of a health check.
+/// The time-out for each step of a health check.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An offline stand-in for the CarePortals API, with invented people only.
@@ -19,25 +21,25 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 #[command(version)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 struct Flags {
-    /// Where to listen; port 0 takes a free one.
+    /// Listen on this address; port 0 takes a free port.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
-    /// Where to write the certificate authority to trust, in PEM.
+    /// Write the certificate authority to trust to this file, in PEM.
     #[arg(long, value_name = "FILE")]
     ca_out: Option<PathBuf>,
-    /// Where the admin port listens (plain HTTP, on loopback); without it there is none.
+    /// Open the admin port (plain HTTP, on loopback) on this address; without the flag there is none.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
     /// Let the admin port listen beyond loopback and be called from there, as in a container.
     #[arg(long, requires = "admin")]
     admin_open: bool,
-    /// Ask the admin port of one that runs whether it is up, and exit with 0 or 1; for containers' health checks.
+    /// Ask the admin port of a running simulator whether it is up, and exit with 0 or 1; for health checks of containers.
     #[arg(long, requires = "admin")]
     healthcheck: bool,
-    /// A name or address of the certificate beside localhost; may be given several times.
+    /// Add a name or address to the certificate, beside localhost; may be given several times.
     #[arg(long, value_name = "NAME")]
     name: Vec<String>,
-    /// The organization of one more user.
+    /// Add a user of this organization.
     #[arg(long, value_name = "ID", requires_all = ["username", "password"])]
     organization: Option<String>,
     /// That user's name.
@@ -46,22 +48,22 @@ struct Flags {
     /// That user's password.
     #[arg(long, requires = "organization")]
     password: Option<String>,
-    /// How long tokens live.
+    /// Let tokens live this long.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
     token_life: Duration,
-    /// How long each call takes.
+    /// Let each call take this long.
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
     latency: Duration,
-    /// How long each log-in takes.
+    /// Let each log-in take this long.
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
     login_delay: Duration,
-    /// How many seconds the simulator's clock is ahead; may be negative.
+    /// Set the simulator's clock this many seconds ahead; may be negative.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, allow_negative_numbers = true)]
     clock_offset: i64,
-    /// What every log-in does instead of answering properly, for instance `status:503`.
+    /// Let every log-in fail in this way, for instance `status:503`.
     #[arg(long, value_name = "FAULT")]
     login_fault: Option<LoginFault>,
-    /// Close connections on which no request was served for so long.
+    /// Close connections that had no request in flight for this long.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     keep_alive_for: Option<Duration>,
     /// Offer HTTP/2 (the default).
@@ -87,7 +89,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Asks for the counts, which asking does not change.
+/// Asks the admin port for the counts, which the question does not change.
 fn is_up(admin: SocketAddr) -> std::io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&admin, HEALTH_TIMEOUT)?;
     stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
@@ -98,11 +100,11 @@ fn is_up(admin: SocketAddr) -> std::io::Result<()> {
 }
 
 fn run(flags: Flags) -> std::io::Result<()> {
-    // Before anything can be seen of us: who reads the line may stop us at once.
+    // The signals are caught before the line is printed: a reader of the line may send one at once.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stop = {
         let _in_runtime = runtime.enter();
-        Stop::listen()?
+        StopSignals::listen()?
     };
     let mut options = Options {
         listen: flags.listen,
@@ -129,26 +131,26 @@ fn run(flags: Flags) -> std::io::Result<()> {
     }
     let admin = simulator.admin_address().map(|admin| format!(", admin on http://{admin}"));
     println!("careportals-simulator listens on https://{}{}", simulator.address(), admin.unwrap_or_default());
-    runtime.block_on(stop.asked());
+    runtime.block_on(stop.received());
     simulator.stop();
     Ok(())
 }
 
-/// The signals that end the program.
+/// Waits for the signals that end the program: SIGTERM and SIGINT.
 #[cfg(unix)]
-struct Stop {
+struct StopSignals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
-impl Stop {
+impl StopSignals {
     fn listen() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn asked(mut self) {
+    async fn received(mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -156,18 +158,18 @@ impl Stop {
     }
 }
 
-/// The signals that end the program.
+/// Waits for Ctrl-C, which ends the program.
 #[cfg(not(unix))]
-struct Stop;
+struct StopSignals;
 
 #[cfg(not(unix))]
-impl Stop {
+impl StopSignals {
     fn listen() -> std::io::Result<Self> {
         Ok(Self)
     }
 
-    async fn asked(self) {
-        // Without the signal the program ends when it is killed.
+    async fn received(self) {
+        // If the signal cannot be caught, the program runs until it is killed.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending().await
         }

@@ -1,52 +1,52 @@
-//! The bytes of large bodies: any stretch of them can be made and checked without keeping a body.
+//! Makes and checks the bytes of large bodies without holding a body in memory.
 //!
-//! The pattern repeats after a prime number of bytes, so a block that went missing, was doubled or
-//! swapped shows, whatever buffer sizes are in play.
+//! It uses no other module. The pattern repeats after a prime number of bytes, so a missing, repeated or swapped block is
+//! noticed whatever the sizes of the buffers are.
 
 use bytes::Bytes;
 
-/// A prime near 64 KiB.
+/// The pattern repeats after this many bytes: a prime near 64 KiB.
 const PERIOD: usize = 65_521;
-/// The longest stretch handed out at once.
-const LONGEST: usize = 256 * 1024;
+/// The limit for one stretch, in bytes.
+const MAX_STRETCH: usize = 256 * 1024;
 
-/// The byte at `offset` of every patterned body.
+/// The byte at `offset` of every body that follows the pattern.
 #[must_use]
 pub fn pattern_byte(offset: u64) -> u8 {
-    let place = offset % PERIOD as u64;
-    // Multiplicative hashing; the top byte of the low 32 bits depends on every bit of `place`.
-    (place.wrapping_mul(0x9E37_79B1) >> 24).to_le_bytes()[0]
+    let position = offset % PERIOD as u64;
+    // This is multiplicative hashing: the top byte of the low 32 bits depends on every bit of `position`.
+    (position.wrapping_mul(0x9E37_79B1) >> 24).to_le_bytes()[0]
 }
 
-/// The pattern, laid out once so that stretches of it are shared and never copied.
+/// The pattern in memory; stretches share its bytes instead of copying them.
 #[derive(Clone)]
 pub struct Pattern {
-    laid_out: Bytes,
+    bytes: Bytes,
 }
 
 impl Pattern {
-    /// Lays the pattern out (about 320 KiB).
+    /// Allocates the pattern, about 320 KiB.
     #[must_use]
     pub fn new() -> Self {
         let period: Vec<u8> = (0..PERIOD as u64).map(pattern_byte).collect();
-        let laid_out: Vec<u8> = period.iter().copied().cycle().take(PERIOD + LONGEST).collect();
-        Self { laid_out: Bytes::from(laid_out) }
+        let bytes: Vec<u8> = period.iter().copied().cycle().take(PERIOD + MAX_STRETCH).collect();
+        Self { bytes: Bytes::from(bytes) }
     }
 
-    /// The bytes from `offset` on: at most `bytes` of them, and at most 256 KiB.
+    /// The bytes from `offset` on: at most `length` of them, and at most 256 KiB.
     #[must_use]
-    pub fn stretch(&self, offset: u64, bytes: u64) -> Bytes {
-        let start = place(offset);
-        let length = usize::try_from(bytes).unwrap_or(LONGEST).min(LONGEST);
-        self.laid_out.slice(start..start + length)
+    pub fn stretch(&self, offset: u64, length: u64) -> Bytes {
+        let start = position(offset);
+        let length = usize::try_from(length).unwrap_or(MAX_STRETCH).min(MAX_STRETCH);
+        self.bytes.slice(start..start + length)
     }
 
-    /// Whether `piece` is what the pattern holds from `offset` on.
+    /// Whether `piece` equals the pattern from `offset` on.
     #[must_use]
     pub fn matches(&self, offset: u64, piece: &[u8]) -> bool {
-        let mut at = place(offset);
-        piece.chunks(LONGEST).all(|chunk| {
-            let same = self.laid_out[at..at + chunk.len()] == *chunk;
+        let mut at = position(offset);
+        piece.chunks(MAX_STRETCH).all(|chunk| {
+            let same = self.bytes[at..at + chunk.len()] == *chunk;
             at = (at + chunk.len()) % PERIOD;
             same
         })
@@ -59,8 +59,8 @@ impl Default for Pattern {
     }
 }
 
-/// Where `offset` falls within the period.
-fn place(offset: u64) -> usize {
+/// The position of `offset` within the period.
+fn position(offset: u64) -> usize {
     usize::try_from(offset % PERIOD as u64).unwrap_or(0)
 }
 
@@ -76,7 +76,7 @@ mod tests {
             let expected: Vec<u8> = (offset..offset + 1000).map(pattern_byte).collect();
             assert_eq!(stretch, expected, "from {offset}");
         }
-        assert_eq!(pattern.stretch(5, u64::MAX).len(), LONGEST);
+        assert_eq!(pattern.stretch(5, u64::MAX).len(), MAX_STRETCH);
     }
 
     #[test]

@@ -1,24 +1,33 @@
-//! The known calls of CarePortals, with invented people. Each organization has its own.
-
-use std::collections::{HashMap, HashSet};
+//! Answers the known calls of CarePortals with invented people; each organization has its own.
+//!
+//! It uses admitted calls and the store of what they create. The same call gets the same response, but for what was created.
 
 use aws_lc_rs::digest;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    answer::{Body, Received, error, json, message},
-    routes::{Call, query, single},
+    body::RequestBody,
+    call::{Call, MAX_BODY_BYTES},
+    ids::{is_object_id, object_id, random_word},
+    request::{query, single_header},
+    response::{ResponseBody, json_response, message, typed_error},
+    store::{IdempotencyKey, StoredReply},
     sync::lock,
-    tokens::{object_id, random_word},
 };
 
-/// Longer bodies of known calls are refused with 413.
-pub(crate) const LONGEST_BODY: usize = 1024 * 1024;
+/// First name, last name and date of birth of an organization's customers.
+const PEOPLE: [(&str, &str, &str); 5] = [
+    ("Ana", "Invented", "1979-03-14"),
+    ("Ben", "Fictive", "1988-11-02"),
+    ("Cleo", "Madeup", "1992-06-23"),
+    ("Dov", "Pretend", "1965-01-30"),
+    ("Eve", "Sample", "2001-09-09"),
+];
 
-/// A known call.
+/// A known call. An identifier in the path comes along.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Known {
+pub(crate) enum PortalCall {
     Account,
     PaymentMethods,
     NewUser,
@@ -33,122 +42,91 @@ pub(crate) enum Known {
     NewCart,
 }
 
-/// Which known call this is, and the name it is counted under. HEAD goes where GET goes.
-pub(crate) fn known(method: &Method, path: &str) -> Option<(&'static str, Known)> {
+/// Finds the known call of a method and a path, and the name that it is counted under. HEAD counts as GET.
+pub(crate) fn find(method: &Method, path: &str) -> Option<(&'static str, PortalCall)> {
     let method = if *method == Method::HEAD { "GET" } else { method.as_str() };
     let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
     Some(match (method, segments.as_slice()) {
-        ("GET", ["users", "account"]) => ("GET /users/account", Known::Account),
-        ("GET", ["users", "payment-methods"]) => ("GET /users/payment-methods", Known::PaymentMethods),
-        ("POST", ["users"]) => ("POST /users", Known::NewUser),
-        ("POST", ["consultations"]) => ("POST /consultations", Known::NewConsultation),
-        ("GET", ["v2", "checkout", id, "start"]) => ("GET /v2/checkout/{id}/start", Known::CheckoutStart((*id).to_owned())),
+        ("GET", ["users", "account"]) => ("GET /users/account", PortalCall::Account),
+        ("GET", ["users", "payment-methods"]) => ("GET /users/payment-methods", PortalCall::PaymentMethods),
+        ("POST", ["users"]) => ("POST /users", PortalCall::NewUser),
+        ("POST", ["consultations"]) => ("POST /consultations", PortalCall::NewConsultation),
+        ("GET", ["v2", "checkout", id, "start"]) => ("GET /v2/checkout/{id}/start", PortalCall::CheckoutStart((*id).to_owned())),
         ("POST", ["v2", "checkout", id, "payments"]) => {
-            ("POST /v2/checkout/{id}/payments", Known::CheckoutPayment((*id).to_owned()))
+            ("POST /v2/checkout/{id}/payments", PortalCall::CheckoutPayment((*id).to_owned()))
         }
-        ("GET", ["customers", "lookups"]) => ("GET /customers/lookups", Known::Lookup),
-        ("GET", ["customers"]) => ("GET /customers", Known::Customers),
-        ("GET", ["customers", id]) => ("GET /customers/{id}", Known::Customer((*id).to_owned())),
-        ("GET", ["subscriptions"]) => ("GET /subscriptions", Known::Subscriptions),
-        ("GET", ["v2", "products"]) => ("GET /v2/products", Known::Products),
-        ("POST", ["v2", "carts"]) => ("POST /v2/carts", Known::NewCart),
+        ("GET", ["customers", "lookups"]) => ("GET /customers/lookups", PortalCall::Lookup),
+        ("GET", ["customers"]) => ("GET /customers", PortalCall::Customers),
+        ("GET", ["customers", id]) => ("GET /customers/{id}", PortalCall::Customer((*id).to_owned())),
+        ("GET", ["subscriptions"]) => ("GET /subscriptions", PortalCall::Subscriptions),
+        ("GET", ["v2", "products"]) => ("GET /v2/products", PortalCall::Products),
+        ("POST", ["v2", "carts"]) => ("POST /v2/carts", PortalCall::NewCart),
         _ => return None,
     })
 }
 
-/// What calls have changed: users that were added, and answers bound to an `Idempotency-Key`.
-#[derive(Default)]
-pub(crate) struct Portal {
-    /// By organization and e-mail address.
-    users: HashSet<(String, String)>,
-    /// By organization, call and key.
-    idempotent: HashMap<(String, &'static str, String), Bound>,
-}
-
-/// What a key was first used for.
-#[derive(Clone)]
-struct Bound {
-    body: Vec<u8>,
-    status: StatusCode,
-    answer: Value,
-}
-
-/// A simulator may run for weeks: beyond this many, added users and keys are forgotten.
-const REMEMBERED: usize = 10_000;
-
-/// Answers a known call.
-pub(crate) async fn answer(call: &Call, known: Known, request: Request<Received>) -> Response<Body> {
+/// Serves a known call.
+pub(crate) async fn serve(call: &Call, portal_call: PortalCall, request: Request<RequestBody>) -> Response<ResponseBody> {
     let (head, body) = request.into_parts();
-    let Some(body) = body.read(LONGEST_BODY).await else {
+    let Some(body) = body.read(MAX_BODY_BYTES).await else {
         return message(StatusCode::PAYLOAD_TOO_LARGE, "request entity too large");
     };
     let request = Request::from_parts(head, ());
     let organization = call.organization.as_str();
-    match known {
-        Known::Account => json(StatusCode::OK, &account(organization)),
-        Known::PaymentMethods => json(StatusCode::OK, &payment_methods(organization)),
-        Known::Customers => {
+    match portal_call {
+        PortalCall::Account => json_response(StatusCode::OK, &account(organization)),
+        PortalCall::PaymentMethods => json_response(StatusCode::OK, &payment_methods(organization)),
+        PortalCall::Customers => {
             let all = customers(organization);
-            json(StatusCode::OK, &json!({ "data": all, "total": all.len() }))
+            json_response(StatusCode::OK, &json!({ "data": all, "total": all.len() }))
         }
-        Known::Customer(id) => customer(organization, &id),
-        Known::Lookup => lookup(organization, query(&request, "keyword")),
-        Known::Subscriptions => subscriptions(organization, query(&request, "customer").as_deref()),
-        Known::Products => json(StatusCode::OK, &products(organization)),
-        Known::CheckoutStart(id) => checkout_start(organization, &id),
-        Known::CheckoutPayment(id) => checkout_payment(&id, &body),
-        Known::NewUser => new_user(call, &body),
-        Known::NewConsultation => {
-            once(call, &request, "consultations", &body, |sent| (StatusCode::CREATED, consultation(organization, sent)))
+        PortalCall::Customer(id) => customer(organization, &id),
+        PortalCall::Lookup => lookup(organization, query(&request, "keyword")),
+        PortalCall::Subscriptions => subscriptions(organization, query(&request, "customer").as_deref()),
+        PortalCall::Products => json_response(StatusCode::OK, &products(organization)),
+        PortalCall::CheckoutStart(id) => checkout_start(organization, &id),
+        PortalCall::CheckoutPayment(id) => checkout_payment(&id, &body),
+        PortalCall::NewUser => new_user(call, &body),
+        PortalCall::NewConsultation => {
+            create_once(call, &request, "consultations", &body, |sent| consultation(organization, sent))
         }
-        Known::NewCart => once(call, &request, "carts", &body, |sent| (StatusCode::CREATED, cart(organization, sent))),
+        PortalCall::NewCart => create_once(call, &request, "carts", &body, |sent| cart(organization, sent)),
     }
 }
 
-/// Creates something, once for each `Idempotency-Key`.
-fn once(
+/// Creates something, once for each `Idempotency-Key`; without a key, each time.
+fn create_once(
     call: &Call,
     request: &Request<()>,
-    what: &'static str,
+    name: &'static str,
     body: &[u8],
-    create: impl FnOnce(&Value) -> (StatusCode, Value),
-) -> Response<Body> {
+    create: impl FnOnce(&Value) -> Value,
+) -> Response<ResponseBody> {
     let Ok(sent) = serde_json::from_slice::<Value>(body) else {
-        return error(StatusCode::BAD_REQUEST, "invalid_request_error", "Unexpected token in JSON");
+        return typed_error(StatusCode::BAD_REQUEST, "invalid_request_error", "Unexpected token in JSON");
     };
-    let Ok(Some(key)) = single(request.headers(), "idempotency-key") else {
-        let (status, answer) = create(&sent);
-        return json(status, &answer);
+    let status = StatusCode::CREATED;
+    let Ok(Some(key)) = single_header(request.headers(), "idempotency-key") else {
+        return json_response(status, &create(&sent));
     };
-    call.shared.ledger.count(|counts| {
+    call.state.recorder.count(|counts| {
         *counts.idempotency_keys.entry(key.to_owned()).or_default() += 1;
     });
-    let digest = digest::digest(&digest::SHA256, body).as_ref().to_vec();
-    let mut portal = lock(&call.shared.portal);
-    let place = (call.organization.clone(), what, key.to_owned());
-    if let Some(bound) = portal.idempotent.get(&place) {
-        if bound.body != digest {
-            return error(StatusCode::CONFLICT, "idempotency_error", "This idempotency key was used with another request");
+    let key = IdempotencyKey { organization: call.organization.clone(), call: name, key: key.to_owned() };
+    let body_sha256 = digest::digest(&digest::SHA256, body).as_ref().to_vec();
+    let mut store = lock(&call.state.store);
+    if let Some(reply) = store.reply(&key) {
+        if reply.body_sha256 != body_sha256 {
+            return typed_error(StatusCode::CONFLICT, "idempotency_error", "This idempotency key was used with another request");
         }
-        call.shared.ledger.count(|counts| counts.idempotency_replays += 1);
-        return json(bound.status, &bound.answer);
+        call.state.recorder.count(|counts| counts.idempotency_replays += 1);
+        return json_response(reply.status, &reply.value);
     }
-    let (status, answer) = create(&sent);
-    if portal.idempotent.len() >= REMEMBERED {
-        portal.idempotent.clear();
-    }
-    let response = json(status, &answer);
-    portal.idempotent.insert(place, Bound { body: digest, status, answer });
+    let value = create(&sent);
+    let response = json_response(status, &value);
+    store.keep_reply(key, StoredReply { body_sha256, status, value });
     response
 }
-
-const PEOPLE: [(&str, &str, &str); 5] = [
-    ("Ana", "Invented", "1979-03-14"),
-    ("Ben", "Fictive", "1988-11-02"),
-    ("Cleo", "Madeup", "1992-06-23"),
-    ("Dov", "Pretend", "1965-01-30"),
-    ("Eve", "Sample", "2001-09-09"),
-];
 
 fn customers(organization: &str) -> Vec<Value> {
     let customer = |(index, (first, last, born)): (usize, &(&str, &str, &str))| {
@@ -188,14 +166,14 @@ fn payment_methods(organization: &str) -> Value {
     }])
 }
 
-fn customer(organization: &str, id: &str) -> Response<Body> {
+fn customer(organization: &str, id: &str) -> Response<ResponseBody> {
     match customers(organization).into_iter().find(|customer| customer["_id"] == id) {
-        Some(customer) => json(StatusCode::OK, &customer),
+        Some(customer) => json_response(StatusCode::OK, &customer),
         None => message(StatusCode::NOT_FOUND, "Customer not found"),
     }
 }
 
-fn lookup(organization: &str, keyword: Option<String>) -> Response<Body> {
+fn lookup(organization: &str, keyword: Option<String>) -> Response<ResponseBody> {
     let Some(keyword) = keyword else {
         return message(StatusCode::BAD_REQUEST, "keyword is required");
     };
@@ -206,10 +184,10 @@ fn lookup(organization: &str, keyword: Option<String>) -> Response<Body> {
             .any(|field| customer[field].as_str().is_some_and(|text| text.to_lowercase().contains(&keyword)))
     };
     let found: Vec<Value> = customers(organization).into_iter().filter(matches).collect();
-    json(StatusCode::OK, &Value::Array(found))
+    json_response(StatusCode::OK, &Value::Array(found))
 }
 
-fn subscriptions(organization: &str, customer: Option<&str>) -> Response<Body> {
+fn subscriptions(organization: &str, customer: Option<&str>) -> Response<ResponseBody> {
     let all = customers(organization).into_iter().enumerate().map(|(index, customer)| {
         json!({
             "_id": object_id(&format!("{organization}/subscription/{index}")),
@@ -221,7 +199,7 @@ fn subscriptions(organization: &str, customer: Option<&str>) -> Response<Body> {
         })
     });
     let wanted = |subscription: &Value| customer.is_none_or(|customer| subscription["customer"] == customer);
-    json(StatusCode::OK, &Value::Array(all.filter(wanted).collect()))
+    json_response(StatusCode::OK, &Value::Array(all.filter(wanted).collect()))
 }
 
 fn products(organization: &str) -> Value {
@@ -258,11 +236,11 @@ fn cart(organization: &str, sent: &Value) -> Value {
     })
 }
 
-fn checkout_start(organization: &str, id: &str) -> Response<Body> {
+fn checkout_start(organization: &str, id: &str) -> Response<ResponseBody> {
     if !is_object_id(id) {
         return message(StatusCode::BAD_REQUEST, "Invalid cart id");
     }
-    json(
+    json_response(
         StatusCode::OK,
         &json!({
             "cart": { "_id": id, "organization": organization, "status": "open" },
@@ -273,8 +251,8 @@ fn checkout_start(organization: &str, id: &str) -> Response<Body> {
     )
 }
 
-/// 402 until the card's action is said to be done.
-fn checkout_payment(id: &str, body: &[u8]) -> Response<Body> {
+/// Answers 402 until the body says that the card's holder has confirmed.
+fn checkout_payment(id: &str, body: &[u8]) -> Response<ResponseBody> {
     if !is_object_id(id) {
         return message(StatusCode::BAD_REQUEST, "Invalid cart id");
     }
@@ -283,12 +261,12 @@ fn checkout_payment(id: &str, body: &[u8]) -> Response<Body> {
         Err(_) => return message(StatusCode::BAD_REQUEST, "Unexpected token in JSON"),
     };
     if sent["confirmed"] == true {
-        return json(StatusCode::CREATED, &json!({ "cart": id, "status": "succeeded" }));
+        return json_response(StatusCode::CREATED, &json!({ "cart": id, "status": "succeeded" }));
     }
-    error(StatusCode::PAYMENT_REQUIRED, "card_error", "The card requires authentication")
+    typed_error(StatusCode::PAYMENT_REQUIRED, "card_error", "The card requires authentication")
 }
 
-fn new_user(call: &Call, body: &[u8]) -> Response<Body> {
+fn new_user(call: &Call, body: &[u8]) -> Response<ResponseBody> {
     let sent: Value = match serde_json::from_slice(body) {
         Ok(sent) => sent,
         Err(_) => return message(StatusCode::BAD_REQUEST, "Unexpected token in JSON"),
@@ -296,15 +274,10 @@ fn new_user(call: &Call, body: &[u8]) -> Response<Body> {
     let Some(email) = sent["email"].as_str().filter(|email| email.contains('@')) else {
         return message(StatusCode::NOT_ACCEPTABLE, "email must be an email");
     };
-    let mut portal = lock(&call.shared.portal);
-    if portal.users.len() >= REMEMBERED {
-        portal.users.clear();
-    }
-    let user = (call.organization.clone(), email.to_lowercase());
-    if !portal.users.insert(user) {
+    if !lock(&call.state.store).add_user(&call.organization, email) {
         return message(StatusCode::CONFLICT, "Account Exists Already");
     }
-    json(
+    json_response(
         StatusCode::CREATED,
         &json!({
             "_id": object_id(&random_word()),
@@ -316,17 +289,13 @@ fn new_user(call: &Call, body: &[u8]) -> Response<Body> {
     )
 }
 
-fn is_object_id(id: &str) -> bool {
-    id.len() == 24 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn paths_are_matched_whole() {
-        let known = |method: &str, path| known(&method.parse().unwrap(), path).map(|(name, _)| name);
+        let known = |method: &str, path| find(&method.parse().unwrap(), path).map(|(name, _)| name);
         assert_eq!(known("GET", "/customers/lookups"), Some("GET /customers/lookups"));
         assert_eq!(known("HEAD", "/customers/x"), Some("GET /customers/{id}"));
         assert_eq!(known("GET", "/customers/x/y"), None);

@@ -1,7 +1,7 @@
-//! What the simulator saw: counts, requests and log-ins, for tests to prove things with.
+//! Records counts, requests and log-ins, so that tests can check what arrived.
 //!
-//! The public types are snapshots; [`Ledger`] is what they are taken from. Their `Debug` output
-//! shows neither header values nor bodies.
+//! It uses `sync` only. The public types are snapshots, which [`Recorder`] takes. Their `Debug` output shows neither header
+//! values nor bodies. The last 1000 requests and log-ins are kept.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,15 +15,18 @@ use std::{
 use hyper::{HeaderMap, http::request::Parts};
 use serde_json::Value;
 
-use crate::sync::{Changes, lock};
+use crate::sync::{ChangeSignal, lock};
 
-/// How often things happened since the start or the last reset.
+/// How many requests and how many log-ins are kept, each.
+const KEPT_MAX: usize = 1000;
+
+/// Counts of what happened since the start or the last reset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Log-ins that arrived, whatever became of them.
+    /// Log-ins that arrived, successful or not.
     pub logins: u64,
-    /// Log-ins that were answered with a good token.
+    /// Log-ins that got a token which the simulator accepts.
     pub login_ok: u64,
     /// Uses of a refresh token that arrived.
     pub refreshes: u64,
@@ -31,9 +34,9 @@ pub struct Counts {
     pub refresh_ok: u64,
     /// Requests other than log-ins and refreshes.
     pub requests: u64,
-    /// Of these, those that came over HTTP/2.
+    /// Those of `requests` that came over HTTP/2.
     pub requests_http2: u64,
-    /// Of all of them, those answered with 401.
+    /// Those of `requests` that were answered with 401.
     pub unauthorized: u64,
     /// Requests (log-ins too) with more than one `Authorization` or `organization` header.
     pub malformed: u64,
@@ -43,13 +46,13 @@ pub struct Counts {
     pub connections_http2: u64,
     /// TLS handshakes that failed.
     pub handshakes_failed: u64,
-    /// TLS handshakes that made a session anew.
+    /// TLS handshakes that made a new session.
     pub handshakes_full: u64,
     /// TLS handshakes that resumed a session.
     pub handshakes_resumed: u64,
-    /// Connections open now; a reset leaves it alone.
+    /// Connections that are open now; a reset does not change it.
     pub open_connections: u64,
-    /// Requests by route, as `GET /customers/{id}`; those of no route are `other`.
+    /// Requests by route, such as `GET /customers/{id}`; `other` for a path that is no route.
     pub by_route: BTreeMap<String, u64>,
     /// How often each `Idempotency-Key` arrived.
     pub idempotency_keys: BTreeMap<String, u64>,
@@ -57,34 +60,34 @@ pub struct Counts {
     pub idempotency_replays: u64,
 }
 
-/// A request (log-ins are [`SeenLogin`]s).
+/// A request that arrived. A log-in is a [`RecordedLogin`] instead.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Seen {
-    /// The method.
+pub struct RecordedRequest {
+    /// Its method.
     pub method: String,
-    /// The request target as it came; on HTTP/2 its `:path`.
+    /// The request target as it arrived; on HTTP/2 the `:path`.
     pub target: String,
-    /// `Host`, or on HTTP/2 `:authority`.
+    /// The `Host` header; on HTTP/2 without one, `:authority`.
     pub authority: String,
-    /// The headers; names in lower case, values of one name in their order.
+    /// The headers; names are in lower case, and values of one name keep their order.
     pub headers: Vec<(String, String)>,
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`.
     pub version: String,
-    /// Bytes of the body that were read so far.
+    /// How many bytes of the body were read so far.
     pub body_bytes: u64,
-    /// Whether the body was read to its proper end.
+    /// Whether the body was read completely.
     pub complete: bool,
-    /// The status of the answer, once there is one.
+    /// The status of the response, once there is one.
     pub status: Option<u16>,
-    /// Bytes of the answer's body that were handed to the connection so far.
+    /// How many bytes of the response's body were handed to the connection so far.
     pub answer_bytes: u64,
-    /// Whether the exchange is over: answered to the end, given up by the client, or cut.
+    /// Whether the exchange is over: the response is complete, the client gave up, or the connection ended.
     pub over: bool,
 }
 
-impl Seen {
-    /// The values of one header, in their order.
+impl RecordedRequest {
+    /// The values of the header `name`, in their order.
     #[must_use]
     pub fn values(&self, name: &str) -> Vec<&str> {
         let matching = self.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
@@ -92,10 +95,10 @@ impl Seen {
     }
 }
 
-impl fmt::Debug for Seen {
+impl fmt::Debug for RecordedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
-        f.debug_struct("Seen")
+        f.debug_struct("RecordedRequest")
             .field("method", &self.method)
             .field("path", &self.target.split('?').next())
             .field("version", &self.version)
@@ -109,27 +112,27 @@ impl fmt::Debug for Seen {
     }
 }
 
-/// A log-in. It holds what was sent, the password included.
+/// A log-in that arrived. It holds everything that was sent, the password too.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
-pub struct SeenLogin {
-    /// The `organization` header, empty when there was none.
+pub struct RecordedLogin {
+    /// The `organization` header; empty when it was missing.
     pub organization: String,
-    /// The user name, empty when there was none.
+    /// The user name; empty when it was missing.
     pub username: String,
-    /// The path that was asked.
+    /// The path of the request.
     pub path: String,
-    /// The headers, as in [`Seen`].
+    /// The headers, in the form of [`RecordedRequest::headers`].
     pub headers: Vec<(String, String)>,
-    /// The body; null when it was not JSON.
+    /// The body; `Null` when it was not JSON.
     pub body: Value,
-    /// The status of the answer; 0 while there is none.
+    /// The status of the response; 0 while there is none.
     pub status: u16,
 }
 
-impl fmt::Debug for SeenLogin {
+impl fmt::Debug for RecordedLogin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SeenLogin")
+        f.debug_struct("RecordedLogin")
             .field("organization", &self.organization)
             .field("path", &self.path)
             .field("status", &self.status)
@@ -137,8 +140,8 @@ impl fmt::Debug for SeenLogin {
     }
 }
 
-/// A request while it is served.
-pub(crate) struct Record {
+/// A request while it is served; the body wrappers update it.
+pub(crate) struct LiveRequest {
     method: String,
     target: String,
     authority: String,
@@ -151,8 +154,9 @@ pub(crate) struct Record {
     pub(crate) over: AtomicBool,
 }
 
-impl Record {
-    pub(crate) fn of(head: &Parts) -> Self {
+impl LiveRequest {
+    /// Copies what the head says.
+    pub(crate) fn new(head: &Parts) -> Self {
         let (target, authority) = target_and_authority(head);
         Self {
             method: head.method.to_string(),
@@ -168,13 +172,13 @@ impl Record {
         }
     }
 
-    fn snapshot(&self) -> Seen {
+    fn snapshot(&self) -> RecordedRequest {
         let status = self.status.load(Ordering::Acquire);
-        Seen {
+        RecordedRequest {
             method: self.method.clone(),
             target: self.target.clone(),
             authority: self.authority.clone(),
-            headers: listed(&self.headers),
+            headers: header_pairs(&self.headers),
             version: self.version.clone(),
             body_bytes: self.body_bytes.load(Ordering::Acquire),
             complete: self.complete.load(Ordering::Acquire),
@@ -185,83 +189,84 @@ impl Record {
     }
 }
 
-/// A log-in while it is served.
-pub(crate) struct LoginRecord {
-    pub(crate) seen: SeenLogin,
+/// A log-in while it is served; its status is set at the end.
+pub(crate) struct LiveLogin {
+    pub(crate) login: RecordedLogin,
     pub(crate) status: AtomicU16,
 }
 
-/// Everything that was seen.
-pub(crate) struct Ledger {
+/// Holds everything that is recorded.
+pub(crate) struct Recorder {
     counts: Mutex<Counts>,
-    requests: Mutex<VecDeque<Arc<Record>>>,
-    logins: Mutex<VecDeque<Arc<LoginRecord>>>,
-    changes: Arc<Changes>,
+    requests: Mutex<VecDeque<Arc<LiveRequest>>>,
+    logins: Mutex<VecDeque<Arc<LiveLogin>>>,
+    changes: Arc<ChangeSignal>,
 }
 
-/// How many requests and log-ins are kept.
-const KEPT: usize = 1000;
-
-impl Ledger {
-    /// Empty; notes its changes in `changes`.
-    pub(crate) fn new(changes: Arc<Changes>) -> Self {
+impl Recorder {
+    /// An empty recorder; it notifies `changes` of every change.
+    pub(crate) fn new(changes: Arc<ChangeSignal>) -> Self {
         Self { counts: Mutex::default(), requests: Mutex::default(), logins: Mutex::default(), changes }
     }
 
-    /// Changes the counts.
+    /// Changes the counts and notifies.
     pub(crate) fn count(&self, change: impl FnOnce(&mut Counts)) {
         change(&mut lock(&self.counts));
-        self.touch();
+        self.notify();
     }
 
-    /// Keeps a request, at the arrival of its head.
-    pub(crate) fn keep(&self, record: Arc<Record>) {
+    /// Keeps a request; called when its head has arrived.
+    pub(crate) fn keep_request(&self, record: Arc<LiveRequest>) {
         push(&mut lock(&self.requests), record);
     }
 
-    /// Keeps a log-in, once its body was read.
-    pub(crate) fn keep_login(&self, record: Arc<LoginRecord>) {
+    /// Keeps a log-in; called when its body was read.
+    pub(crate) fn keep_login(&self, record: Arc<LiveLogin>) {
         push(&mut lock(&self.logins), record);
-        self.touch();
+        self.notify();
     }
 
+    /// A snapshot of the counts.
     pub(crate) fn counts(&self) -> Counts {
         lock(&self.counts).clone()
     }
 
-    pub(crate) fn requests(&self) -> Vec<Seen> {
+    /// Snapshots of the requests, oldest first.
+    pub(crate) fn requests(&self) -> Vec<RecordedRequest> {
         lock(&self.requests).iter().map(|record| record.snapshot()).collect()
     }
 
-    pub(crate) fn logins(&self) -> Vec<SeenLogin> {
+    /// Snapshots of the log-ins, oldest first.
+    pub(crate) fn logins(&self) -> Vec<RecordedLogin> {
         let with_status =
-            |record: &Arc<LoginRecord>| SeenLogin { status: record.status.load(Ordering::Acquire), ..record.seen.clone() };
+            |record: &Arc<LiveLogin>| RecordedLogin { status: record.status.load(Ordering::Acquire), ..record.login.clone() };
         lock(&self.logins).iter().map(with_status).collect()
     }
 
+    /// Forgets everything.
     pub(crate) fn reset(&self) {
         *lock(&self.counts) = Counts::default();
         lock(&self.requests).clear();
         lock(&self.logins).clear();
-        self.touch();
+        self.notify();
     }
 
-    /// Wakes those who wait for a change.
-    pub(crate) fn touch(&self) {
-        self.changes.note();
+    /// Wakes every thread that waits for a change.
+    pub(crate) fn notify(&self) {
+        self.changes.notify();
     }
 }
 
 fn push<T>(kept: &mut VecDeque<T>, new: T) {
-    if kept.len() == KEPT {
+    if kept.len() == KEPT_MAX {
         kept.pop_front();
     }
     kept.push_back(new);
 }
 
-/// The target as it came, and who it was addressed to.
+/// The request target as it arrived, and the authority that it was sent to.
 ///
-/// HTTP/2 has no target of its own, and hyper puts `:authority` into the URI.
+/// HTTP/2 has no request target, and hyper puts `:authority` into the URI.
 pub(crate) fn target_and_authority(head: &Parts) -> (String, String) {
     let host = head.headers.get("host").map(|host| String::from_utf8_lossy(host.as_bytes()));
     let authority = host.map(std::borrow::Cow::into_owned);
@@ -274,8 +279,8 @@ pub(crate) fn target_and_authority(head: &Parts) -> (String, String) {
     (target, authority.unwrap_or_default())
 }
 
-/// Headers as pairs of text.
-pub(crate) fn listed(headers: &HeaderMap) -> Vec<(String, String)> {
+/// The headers as pairs of name and value; bytes that are not UTF-8 are replaced.
+pub(crate) fn header_pairs(headers: &HeaderMap) -> Vec<(String, String)> {
     let pair = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
         (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     };

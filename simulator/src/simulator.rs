@@ -1,4 +1,6 @@
-//! Starting and stopping: [`Simulator`] and its [`Options`].
+//! Starts and stops a [`Simulator`] with its [`Options`].
+//!
+//! It uses the listeners and the state. A simulator has one thread and one runtime; both end when it is stopped or dropped.
 
 use std::{
     fmt, io,
@@ -17,29 +19,31 @@ use crate::{
     admin,
     control::Control,
     server,
-    state::{Settings, Shared},
-    tls::Tls,
+    state::{Settings, SimulatorState},
+    tls::TlsConfigs,
 };
 
-/// How to start. All but the addresses, the names and `keep_alive_for` can be changed later
-/// through [`Control`].
+/// How many connections the kernel queues.
+const BACKLOG: u32 = 1024;
+
+/// The options of a start. [`Control`] can change the credentials, `token_life` and `http2` later.
 #[derive(Clone)]
 pub struct Options {
-    /// Where to listen; port 0 takes a free one.
+    /// The address to listen on; port 0 takes a free port.
     pub listen: SocketAddr,
-    /// Where the admin port listens, if there is to be one; loopback only, unless `admin_open`.
+    /// The address of the admin port, if there is one; it must be loopback unless `admin_open` is set.
     pub admin: Option<SocketAddr>,
-    /// Whether the admin port may listen beyond loopback and be called from there, as in a container whose network is its own.
+    /// Whether the admin port may listen and be called beyond loopback, as in a container with a network of its own.
     pub admin_open: bool,
-    /// Names of the certificate beside `localhost`, `127.0.0.1` and `::1`.
+    /// More names for the certificate, beside `localhost`, `127.0.0.1` and `::1`.
     pub names: Vec<String>,
-    /// Organization, user name and password of each user.
+    /// The users: organization, user name and password of each.
     pub credentials: Vec<(String, String, String)>,
-    /// How long tokens live, in whole seconds, as `exp` counts.
+    /// How long tokens live. Only whole seconds count, since `exp` has no fractions.
     pub token_life: Duration,
     /// Whether HTTP/2 is offered.
     pub http2: bool,
-    /// Connections on which no request is served are closed after this time.
+    /// After this time a connection without a request in flight is closed; `None` keeps it open.
     pub keep_alive_for: Option<Duration>,
 }
 
@@ -92,12 +96,12 @@ impl fmt::Debug for Simulator {
 }
 
 impl Simulator {
-    /// Starts one; it accepts connections when this returns.
+    /// Starts a simulator; it accepts connections when this returns.
     ///
     /// # Errors
     ///
-    /// An address that cannot be bound, an admin address that is not loopback and not opened, a name that
-    /// no certificate can hold, or a system without threads or randomness.
+    /// An address that cannot be bound, an admin address beyond loopback without `admin_open`, a name that no certificate can
+    /// hold, or a system that has no threads or no randomness.
     pub fn start(options: Options) -> io::Result<Self> {
         if !options.admin_open && options.admin.is_some_and(|admin| !admin.ip().is_loopback()) {
             return Err(io::Error::other("the admin port must be on a loopback address, or opened"));
@@ -105,13 +109,13 @@ impl Simulator {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (listener, admin_listener) = {
             let _in_runtime = runtime.enter();
-            (bound(options.listen)?, options.admin.map(bound).transpose()?)
+            (bind(options.listen)?, options.admin.map(bind).transpose()?)
         };
         let address = listener.local_addr()?;
         let admin = admin_listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         names.extend(options.names);
-        let tls = Tls::for_names(names)?;
+        let tls = TlsConfigs::for_names(names)?;
         let ca_pem = tls.ca_pem.clone();
         let settings = Settings {
             token_life: options.token_life,
@@ -123,8 +127,8 @@ impl Simulator {
             http2: options.http2,
             ..Settings::default()
         };
-        let shared = Arc::new(Shared::new(address, options.keep_alive_for, settings)?);
-        let control = Control(Arc::clone(&shared));
+        let state = Arc::new(SimulatorState::new(address, options.keep_alive_for, settings)?);
+        let control = Control(Arc::clone(&state));
         let (stop, stopped) = oneshot::channel();
         let admin_control = control.clone();
         let admin_pem = ca_pem.clone();
@@ -134,8 +138,8 @@ impl Simulator {
                     tokio::spawn(admin::serve(listener, options.admin_open, admin_control, admin_pem));
                 }
                 tokio::select! {
-                    never = server::accept(listener, tls, shared) => match never {},
-                    // Also when the simulator was dropped.
+                    never = server::accept(listener, tls, state) => match never {},
+                    // The sender is used or dropped when the simulator stops.
                     _ = stopped => {}
                 }
             });
@@ -143,19 +147,19 @@ impl Simulator {
         Ok(Self { control, ca_pem, admin, thread: Some((stop, thread)) })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.control.0.address
     }
 
-    /// Where the admin port listens, if there is one.
+    /// The address of the admin port, if there is one.
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
     }
 
-    /// `https://localhost:PORT`.
+    /// The origin for clients: `https://localhost:PORT`.
     #[must_use]
     pub fn base_url(&self) -> String {
         self.control.0.base_url()
@@ -167,30 +171,30 @@ impl Simulator {
         &self.ca_pem
     }
 
-    /// The knobs.
+    /// The handle that controls it.
     #[must_use]
     pub fn control(&self) -> &Control {
         &self.control
     }
 
-    /// See [`Control::drop_connections`].
+    /// Calls [`Control::drop_connections`].
     pub fn drop_connections(&self) {
         self.control.drop_connections();
     }
 
-    /// See [`Control::pause_accepting`].
+    /// Calls [`Control::pause_accepting`].
     pub fn pause_accepting(&self, pause: bool) {
         self.control.pause_accepting(pause);
     }
 
-    /// Stops: the listener and all connections are closed when this returns.
+    /// Stops it; the listener and all connections are closed when this returns.
     pub fn stop(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
         if let Some((stop, thread)) = self.thread.take() {
-            // A thread that has ended already needs no telling, and its panic was reported.
+            // Both fail only if the thread has panicked, which the panic hook has reported.
             let _ = stop.send(());
             let _ = thread.join();
         }
@@ -203,10 +207,10 @@ impl Drop for Simulator {
     }
 }
 
-/// Binds with a queue that hundreds of clients connecting at once do not overrun.
-fn bound(address: SocketAddr) -> io::Result<TcpListener> {
+/// Binds a listener whose backlog has room for hundreds of clients that connect at once.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(1024)
+    socket.listen(BACKLOG)
 }

@@ -1,4 +1,6 @@
-//! What all parts of a running simulator share.
+//! Holds the state of a running simulator: settings, tokens, users, records and open connections.
+//!
+//! It knows nothing of routes. Every lock is held only for the duration of one method or one statement of a caller.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,61 +14,78 @@ use tokio::sync::watch;
 
 use crate::{
     clock,
+    connection::ConnectionRegistry,
     fault::LoginFault,
-    line::Lines,
     pattern::Pattern,
-    portal::Portal,
-    record::Ledger,
-    sync::{Changes, lock},
+    record::Recorder,
+    store::Store,
+    sync::{ChangeSignal, lock},
     tokens::Tokens,
 };
 
-/// The end of the year 9998.
+/// The last time that `now` returns: the end of the year 9998, since `Date` has four digits for the year.
 const LAST_DATE: Duration = Duration::from_secs(253_370_764_800);
 
-/// The state behind [`Control`](crate::Control).
-pub(crate) struct Shared {
+/// The state of one simulator; [`Control`](crate::Control) is a handle to it.
+pub(crate) struct SimulatorState {
+    /// Where clients connect.
     pub(crate) address: SocketAddr,
+    /// After this time a connection without a request in flight is closed.
     pub(crate) keep_alive_for: Option<Duration>,
     settings: Mutex<Settings>,
-    pub(crate) changes: Arc<Changes>,
+    /// Notified of everything that a test may wait for.
+    pub(crate) changes: Arc<ChangeSignal>,
     pub(crate) tokens: Mutex<Tokens>,
-    pub(crate) portal: Mutex<Portal>,
-    pub(crate) ledger: Ledger,
-    pub(crate) lines: Arc<Lines>,
+    pub(crate) store: Mutex<Store>,
+    pub(crate) recorder: Recorder,
+    pub(crate) connections: Arc<ConnectionRegistry>,
     pub(crate) pattern: Pattern,
+    /// Whether new connections are served.
     pub(crate) accepting: watch::Sender<bool>,
+    /// Whether log-ins wait before they are answered.
     pub(crate) logins_held: watch::Sender<bool>,
+    /// Whether all other requests wait before they are admitted.
     pub(crate) requests_held: watch::Sender<bool>,
 }
 
-/// What can be set at run time.
+/// The settings that can change while the simulator runs.
 pub(crate) struct Settings {
+    /// How long new tokens live; only whole seconds count.
     pub(crate) token_life: Duration,
-    /// By organization and user name.
+    /// Passwords, by organization and user name.
     pub(crate) credentials: BTreeMap<(String, String), String>,
+    /// The names of the two fields of a log-in's body.
     pub(crate) login_fields: (String, String),
+    /// The fault of every log-in.
     pub(crate) login_fault: Option<LoginFault>,
+    /// Faults of the next log-ins, with how many each has left; they come before `login_fault`.
     pub(crate) next_faults: VecDeque<(u32, LoginFault)>,
     pub(crate) login_delay: Duration,
     pub(crate) latency: Duration,
+    /// How many seconds the simulator's clock is ahead.
     pub(crate) clock_offset: i64,
     pub(crate) omit_date: bool,
     pub(crate) http2: bool,
+    /// `SETTINGS_MAX_CONCURRENT_STREAMS` of new HTTP/2 connections; `None` sends none.
     pub(crate) max_concurrent_streams: Option<u32>,
 }
 
-impl Shared {
+impl SimulatorState {
+    /// A new state with a new key for tokens.
+    ///
+    /// # Errors
+    ///
+    /// The system has no randomness for the key.
     pub(crate) fn new(address: SocketAddr, keep_alive_for: Option<Duration>, settings: Settings) -> io::Result<Self> {
-        let changes = Arc::new(Changes::default());
+        let changes = Arc::new(ChangeSignal::default());
         Ok(Self {
             address,
             keep_alive_for,
             settings: Mutex::new(settings),
             tokens: Mutex::new(Tokens::new()?),
-            portal: Mutex::default(),
-            ledger: Ledger::new(Arc::clone(&changes)),
-            lines: Arc::new(Lines::new(Arc::clone(&changes))),
+            store: Mutex::default(),
+            recorder: Recorder::new(Arc::clone(&changes)),
+            connections: Arc::new(ConnectionRegistry::new(Arc::clone(&changes))),
             changes,
             pattern: Pattern::new(),
             accepting: watch::Sender::new(true),
@@ -91,7 +110,7 @@ impl Shared {
         let distance = Duration::from_secs(offset.unsigned_abs());
         let real = clock::time_of_day();
         let moved = if offset < 0 { real.checked_sub(distance) } else { real.checked_add(distance) };
-        // `Date` has four digits for the year and knows nothing before 1970.
+        // `Date` has four digits for the year and no times before 1970.
         moved.unwrap_or(real).clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_DATE)
     }
 
@@ -101,17 +120,17 @@ impl Shared {
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     }
 
-    /// The origin clients reach the simulator at.
+    /// The origin of the simulator, for clients on this machine.
     pub(crate) fn base_url(&self) -> String {
         format!("https://localhost:{}", self.address.port())
     }
 
-    /// Whether there is a user of this organization.
+    /// Whether any user belongs to this organization.
     pub(crate) fn knows_organization(&self, organization: &str) -> bool {
         self.settings(|settings| settings.credentials.keys().any(|(known, _)| known == organization))
     }
 
-    /// The fault of the log-in that is being served; uses up one of those ordered by number.
+    /// The fault for one log-in; takes one of `next_faults` if any is left.
     pub(crate) fn take_login_fault(&self) -> Option<LoginFault> {
         let mut settings = lock(&self.settings);
         while let Some((left, fault)) = settings.next_faults.front_mut() {
@@ -125,9 +144,9 @@ impl Shared {
     }
 }
 
-/// Waits while `held` is true.
-pub(crate) async fn released(held: &watch::Sender<bool>) {
-    // The sender lives as long as the simulator, so this cannot fail.
+/// Waits until `held` is false. Cancelling the wait changes nothing.
+pub(crate) async fn wait_while_held(held: &watch::Sender<bool>) {
+    // The wait fails only when the sender is dropped, and the caller has the sender.
     let _ = held.subscribe().wait_for(|held| !held).await;
 }
 

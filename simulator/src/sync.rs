@@ -1,4 +1,6 @@
-//! Taking locks, and waiting for something to change.
+//! Takes locks, and blocks threads until something changes.
+//!
+//! It uses the clock. No lock is held while a caller's condition runs.
 
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -7,27 +9,27 @@ use std::{
 
 use crate::clock;
 
-/// Takes the lock, poisoned or not: what is behind these locks is valid after every statement, and
-/// a test that panicked while it held one must not take the simulator down with it.
+/// Takes the lock even if it is poisoned: these locks protect data that is valid after every statement, and a test that
+/// panics while it holds one must not take the simulator down.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A number that rises with every change, for those who wait for one.
+/// Wakes threads that wait for a change. It counts the changes, so that none is missed.
 #[derive(Default)]
-pub(crate) struct Changes {
+pub(crate) struct ChangeSignal {
     number: Mutex<u64>,
-    risen: Condvar,
+    changed: Condvar,
 }
 
-impl Changes {
-    /// Wakes those who wait.
-    pub(crate) fn note(&self) {
+impl ChangeSignal {
+    /// Wakes every thread that waits.
+    pub(crate) fn notify(&self) {
         *lock(&self.number) += 1;
-        self.risen.notify_all();
+        self.changed.notify_all();
     }
 
-    /// Waits until `condition` holds, asking again after every change; false at the deadline.
+    /// Blocks until `condition` holds, and evaluates it again after every change; false at the deadline.
     pub(crate) fn wait_until(&self, deadline: Instant, condition: impl Fn() -> bool) -> bool {
         loop {
             let before = *lock(&self.number);
@@ -38,8 +40,8 @@ impl Changes {
             if left.is_zero() {
                 return false;
             }
-            // Whether it was a change or the deadline is found out at the top of the loop.
-            let _ = self.risen.wait_timeout_while(lock(&self.number), left, |number| *number == before);
+            // The top of the loop finds out whether this was a change or the deadline.
+            let _ = self.changed.wait_timeout_while(lock(&self.number), left, |number| *number == before);
         }
     }
 }

@@ -1,27 +1,34 @@
-//! The throw-away certificate authority, the server's certificate, and the TLS settings.
+//! Makes the throw-away certificate authority, the server's certificate and the TLS configurations.
 //!
-//! Everything is made anew at each start and lives in memory only.
+//! It uses the clock. Each start makes new keys, which exist in memory only.
 
 use std::{io, sync::Arc, time::Duration};
-
-use crate::clock;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivatePkcs8KeyDer};
 
-/// What a server needs for TLS, and what its clients need to trust it.
-pub(crate) struct Tls {
+use crate::clock;
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// How long the certificates are valid; some platforms refuse more than 398 days, one of which is before now.
+const VALID_DAYS: u32 = 396;
+
+/// The TLS configurations of a server, and the authority that its clients must trust.
+pub(crate) struct TlsConfigs {
+    /// The certificate of the authority, in PEM.
     pub(crate) ca_pem: String,
-    /// Offers `h2` and `http/1.1`.
+    /// The configuration that offers `h2` and `http/1.1`.
     pub(crate) with_http2: Arc<ServerConfig>,
-    /// Offers `http/1.1` alone.
+    /// The configuration that offers only `http/1.1`.
     pub(crate) http1_only: Arc<ServerConfig>,
 }
 
-const DAY: Duration = Duration::from_secs(86_400);
-
-impl Tls {
-    /// A new authority and a certificate for `names` (DNS names or IP addresses).
+impl TlsConfigs {
+    /// Makes an authority and a certificate for `names` (DNS names or IP addresses).
+    ///
+    /// # Errors
+    ///
+    /// A name that no certificate can hold, or a system without randomness.
     pub(crate) fn for_names(names: Vec<String>) -> io::Result<Self> {
         let authority_key = KeyPair::generate().map_err(io::Error::other)?;
         let authority_params = authority_params()?;
@@ -61,9 +68,9 @@ fn leaf_params(names: Vec<String>) -> io::Result<CertificateParams> {
     Ok(params)
 }
 
-/// Some platforms refuse certificates that live longer than 398 days.
+/// Sets when a certificate is valid: from yesterday on, for clients whose clock is behind.
 fn validity(params: &mut CertificateParams) {
     let now = clock::time_of_day();
     params.not_before = (now - DAY).into();
-    params.not_after = (now + 396 * DAY).into();
+    params.not_after = (now + VALID_DAYS * DAY).into();
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use careportals_simulator::{Control, Seen};
+use careportals_simulator::{Control, RecordedRequest};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 
@@ -252,7 +252,7 @@ fn shortened(token: &str) -> String {
     format!("{beginning}…")
 }
 
-fn single<'s>(seen: &'s Seen, name: &str) -> Result<&'s str, Amiss> {
+fn single<'s>(seen: &'s RecordedRequest, name: &str) -> Result<&'s str, Amiss> {
     match seen.values(name)[..] {
         [value] => Ok(value),
         _ => Err(otherwise("the call came with no or several of a header that the sidecar adds")),

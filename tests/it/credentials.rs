@@ -320,7 +320,7 @@ fn changed(change: impl FnOnce(&Path)) {
 }
 
 fn logs_in_with(simulator: &Simulator, password: &str) {
-    let last = |logins: &[careportals_simulator::SeenLogin]| {
+    let last = |logins: &[careportals_simulator::RecordedLogin]| {
         logins.last().is_some_and(|login| login.body["password"] == password && login.status == 201)
     };
     assert!(simulator.control().wait_until(PATIENCE, |control| last(&control.logins())));

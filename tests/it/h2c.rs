@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use careportals_simulator::{Options, Seen, Simulator};
+use careportals_simulator::{Options, RecordedRequest, Simulator};
 use rustix::process::Signal;
 
 use crate::{
@@ -27,11 +27,11 @@ fn simulator() -> Simulator {
     Simulator::start(Options::default()).unwrap()
 }
 
-fn seen(simulator: &Simulator, path: &str) -> Option<Seen> {
+fn seen(simulator: &Simulator, path: &str) -> Option<RecordedRequest> {
     simulator.control().requests().into_iter().find(|seen| seen.target.starts_with(path))
 }
 
-fn wait_for(simulator: &Simulator, path: &str, condition: impl Fn(&Seen) -> bool) {
+fn wait_for(simulator: &Simulator, path: &str, condition: impl Fn(&RecordedRequest) -> bool) {
     let seen = || seen(simulator, path);
     assert!(simulator.control().wait_until(PATIENCE, |_| seen().is_some_and(|seen| condition(&seen))), "{:?}", seen());
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use careportals_simulator::{Options, Seen, Simulator};
+use careportals_simulator::{Options, RecordedRequest, Simulator};
 
 use crate::{
     http::{Connection, Request},
@@ -25,12 +25,12 @@ fn chunk(data: &[u8]) -> Vec<u8> {
 }
 
 /// The request for `path`, as the simulator has seen it so far.
-fn seen(simulator: &Simulator, path: &str) -> Option<Seen> {
+fn seen(simulator: &Simulator, path: &str) -> Option<RecordedRequest> {
     simulator.control().requests().into_iter().find(|seen| seen.target.starts_with(path))
 }
 
 /// Waits until the simulator has seen so much of the request for `path`.
-fn wait_for(simulator: &Simulator, path: &str, condition: impl Fn(&Seen) -> bool) {
+fn wait_for(simulator: &Simulator, path: &str, condition: impl Fn(&RecordedRequest) -> bool) {
     let holds = simulator.control().wait_until(PATIENCE, |_| seen(simulator, path).is_some_and(|seen| condition(&seen)));
     assert!(holds, "{:?}", seen(simulator, path));
 }

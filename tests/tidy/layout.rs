@@ -2,54 +2,79 @@
 
 use crate::{Finding, Source, Tree, assert_none, in_each, read};
 
-/// The rows of the map in `src/lib.rs`, from the bottom up.
-fn map() -> Vec<String> {
-    let rows: Vec<String> = read("src/lib.rs")
+/// The folders of the two crates; each has a map in its `lib.rs`.
+const CRATES: [&str; 2] = ["src/", "simulator/src/"];
+
+/// The rows of the map in the crate's `lib.rs`, from the bottom up.
+fn map(folder: &str) -> Vec<String> {
+    let rows: Vec<String> = read(&format!("{folder}lib.rs"))
         .lines()
         .filter_map(|line| line.strip_prefix("//! "))
         .filter(|line| line.starts_with("| ") && line.contains('`'))
         .map(str::to_owned)
         .collect();
-    assert!(rows.len() > 10, "src/lib.rs has lost its map");
+    assert!(rows.len() > 10, "{folder}lib.rs has lost its map");
     rows
 }
 
 /// Module names in the map's order.
-fn order() -> Vec<String> {
-    map().iter().map(|row| row.split('`').nth(1).unwrap().to_owned()).collect()
+fn order(folder: &str) -> Vec<String> {
+    map(folder).iter().map(|row| row.split('`').nth(1).unwrap().to_owned()).collect()
 }
 
 #[test]
-fn the_map_names_every_module_once() {
-    let mut mapped = order();
-    mapped.sort();
+fn the_maps_name_every_module_once() {
     let tree = Tree::read();
-    let root = tree.sources.iter().find(|source| source.file == "src/lib.rs").unwrap();
-    let declared = (0..root.tokens.len()).filter(|&at| root.stands(at, &["mod"])).map(|at| root.tokens[at + 1].text.clone());
-    let mut declared: Vec<String> = declared.collect();
-    declared.sort();
-    assert_eq!(mapped, declared, "the map in src/lib.rs and its `mod` lines differ");
+    for folder in CRATES {
+        let mut mapped = order(folder);
+        mapped.sort();
+        let root = tree.sources.iter().find(|source| source.file == format!("{folder}lib.rs")).unwrap();
+        let declared = (0..root.tokens.len()).filter(|&at| root.stands(at, &["mod"])).map(|at| root.tokens[at + 1].text.clone());
+        let mut declared: Vec<String> = declared.collect();
+        declared.sort();
+        assert_eq!(mapped, declared, "the map in {folder}lib.rs and its `mod` lines differ");
+    }
 }
 
 #[test]
 fn a_module_uses_only_what_the_map_lists_above_it() {
-    let order = order();
     let tree = Tree::read();
-    let findings = in_each(&tree.sources, |source, findings| {
-        let module = source.module();
-        let Some(floor) = module.first().and_then(|first| order.iter().position(|name| name == first)) else { return };
-        if !source.file.starts_with("src/") {
-            return;
-        }
-        for (used, line) in crate_uses(source) {
-            let above = used == order[floor] || order[..floor].contains(&used);
-            if !above {
-                let what = format!("`{}` uses `{used}`, which is not above it", order[floor]);
-                findings.push(Finding { file: source.file.clone(), line, what });
+    for folder in CRATES {
+        let order = order(folder);
+        let findings = in_each(&tree.sources, |source, findings| {
+            if source.file.starts_with(folder) {
+                findings.extend(uses_not_above(source, &order));
             }
-        }
-    });
-    assert_none("data flows one way: a reader of one floor need not know those over it (map in src/lib.rs)", &findings);
+        });
+        let why = format!("data flows one way: a reader of one layer need not know those over it (map in {folder}lib.rs)");
+        assert_none(&why, &findings);
+    }
+}
+
+/// Uses of modules that `order` does not list before the module of `source`.
+fn uses_not_above(source: &Source, order: &[String]) -> Vec<Finding> {
+    let module = source.module();
+    let Some(layer) = module.first().and_then(|first| order.iter().position(|name| name == first)) else { return Vec::new() };
+    let uses = crate_uses(source).into_iter().filter(|(used, _)| !order[..=layer].contains(used));
+    let finding = |(used, line): (String, usize)| {
+        let what = format!("`{}` uses `{used}`, which is not above it", order[layer]);
+        Finding { file: source.file.clone(), line, what }
+    };
+    uses.map(finding).collect()
+}
+
+#[test]
+fn a_use_of_a_later_module_is_noticed() {
+    let order = ["record", "state", "router"].map(str::to_owned);
+    let used = |text: &str| {
+        let source = Source::new("simulator/src/state.rs".to_owned(), text.to_owned());
+        uses_not_above(&source, &order).into_iter().map(|finding| finding.what).collect::<Vec<_>>()
+    };
+    let expected = ["`state` uses `router`, which is not above it"];
+    assert_eq!(used("use crate::router::route;"), expected);
+    assert_eq!(used("use crate::{\n    record::{Counts, listed},\n    router,\n};"), expected);
+    assert_eq!(used("fn a() { crate::router::route() }"), expected);
+    assert!(used("use crate::{record::Counts, state};\n#[cfg(test)]\nmod tests { use crate::router; }").is_empty());
 }
 
 /// Top-level modules that shipped code names, with lines.
@@ -131,7 +156,7 @@ fn uses_later(source: &Source, later: &[&str]) -> Vec<Finding> {
 #[test]
 fn architecture_md_shows_the_same_map() {
     let text = read("ARCHITECTURE.md");
-    for row in map() {
+    for row in map("src/") {
         assert!(text.contains(&row), "ARCHITECTURE.md lacks this row of the map in src/lib.rs:\n{row}");
     }
 }

@@ -1,4 +1,6 @@
-//! Bodies: echoed, mirrored, large, slow, endless, compressed, with trailers.
+//! Answers with unusual bodies: echoed, mirrored, large, slow, endless, compressed, with trailers.
+//!
+//! It uses admitted calls and the pattern. At most 1 MiB of a body is held in memory, for the echo.
 
 use std::{
     io::{self, Write},
@@ -14,24 +16,26 @@ use flate2::{Compression, write::GzEncoder};
 use http_body_util::{BodyExt, channel::Channel};
 use hyper::{
     HeaderMap, Request, Response, StatusCode,
-    body::{Body as HttpBody, Frame, SizeHint},
+    body::{Body, Frame, SizeHint},
     header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRAILER},
 };
 use serde_json::{Value, json};
 
 use crate::{
-    answer::{Body, Received, answer, full, json as json_answer, message, set},
+    body::RequestBody,
+    call::Call,
+    ids::hex,
     pattern::Pattern,
-    record::{listed, target_and_authority},
-    routes::{Call, number, query},
-    tokens::hex,
+    record::{header_pairs, target_and_authority},
+    request::{query, query_number},
+    response::{ResponseBody, full, json_response, message, response, set_header},
 };
 
-/// Longer bodies are not echoed, only counted and hashed.
-const LONGEST_ECHO: u64 = 1024 * 1024;
+/// The limit for an echoed body, in bytes; a longer one is only counted and hashed.
+const MAX_ECHO_BYTES: u64 = 1024 * 1024;
 
-/// What arrived, as JSON.
-pub(super) async fn echo(request: Request<Received>) -> Response<Body> {
+/// Sends what arrived, as JSON.
+pub(super) async fn echo(request: Request<RequestBody>) -> Response<ResponseBody> {
     let (head, mut body) = request.into_parts();
     let (target, authority) = target_and_authority(&head);
     let mut echo = json!({
@@ -39,7 +43,7 @@ pub(super) async fn echo(request: Request<Received>) -> Response<Body> {
         "target": target,
         "authority": authority,
         "version": format!("{:?}", head.version),
-        "headers": listed(&head.headers),
+        "headers": header_pairs(&head.headers),
     });
     let mut kept = Vec::new();
     let mut hash = digest::Context::new(&digest::SHA256);
@@ -49,7 +53,7 @@ pub(super) async fn echo(request: Request<Received>) -> Response<Body> {
             Ok(Ok(piece)) => {
                 hash.update(&piece);
                 bytes += piece.len() as u64;
-                if bytes <= LONGEST_ECHO {
+                if bytes <= MAX_ECHO_BYTES {
                     kept.extend_from_slice(&piece);
                 }
             }
@@ -59,32 +63,32 @@ pub(super) async fn echo(request: Request<Received>) -> Response<Body> {
     }
     echo["body_bytes"] = bytes.into();
     echo["sha256"] = hex(hash.finish().as_ref()).into();
-    if bytes <= LONGEST_ECHO {
+    if bytes <= MAX_ECHO_BYTES {
         match String::from_utf8(kept) {
             Ok(text) => echo["body"] = text.into(),
             Err(binary) => echo["body_base64"] = STANDARD.encode(binary.as_bytes()).into(),
         }
     }
-    json_answer(StatusCode::OK, &echo)
+    json_response(StatusCode::OK, &echo)
 }
 
 fn trailers_of(frame: Frame<Bytes>) -> Value {
-    json!(frame.into_trailers().map(|trailers| listed(&trailers)).unwrap_or_default())
+    json!(frame.into_trailers().map(|trailers| header_pairs(&trailers)).unwrap_or_default())
 }
 
-/// The request's body, as it comes.
-pub(super) fn mirror(request: Request<Received>) -> Response<Body> {
+/// Sends the request's body back while it arrives.
+pub(super) fn mirror(request: Request<RequestBody>) -> Response<ResponseBody> {
     let content_type = request.headers().get(CONTENT_TYPE).cloned();
-    let mut response = answer(StatusCode::OK, request.into_body().boxed_unsync());
+    let mut response = response(StatusCode::OK, request.into_body().boxed_unsync());
     if let Some(content_type) = content_type {
         response.headers_mut().insert(CONTENT_TYPE, content_type);
     }
     response
 }
 
-/// Server-sent events: `events` of them (0: no end), one each `interval_ms`.
-pub(super) fn events(request: &Request<Received>) -> Response<Body> {
-    let (events, interval) = (number(request, "events", 3), number(request, "interval_ms", 100));
+/// Sends server-sent events: `events` of them, or without end if 0, one each `interval_ms`.
+pub(super) fn events(request: &Request<RequestBody>) -> Response<ResponseBody> {
+    let (events, interval) = (query_number(request, "events", 3), query_number(request, "interval_ms", 100));
     let (mut sender, channel) = Channel::new(1);
     tokio::spawn(async move {
         for event in 1_u64.. {
@@ -95,16 +99,16 @@ pub(super) fn events(request: &Request<Received>) -> Response<Body> {
             tokio::time::sleep(Duration::from_millis(interval)).await;
         }
     });
-    let mut response = answer(StatusCode::OK, channel.boxed_unsync());
-    set(&mut response, CONTENT_TYPE, "text/event-stream");
-    set(&mut response, CACHE_CONTROL, "no-cache");
+    let mut response = response(StatusCode::OK, channel.boxed_unsync());
+    set_header(&mut response, CONTENT_TYPE, "text/event-stream");
+    set_header(&mut response, CACHE_CONTROL, "no-cache");
     response
 }
 
-/// `bytes` of the pattern, one each `interval_ms`.
-pub(super) fn drip(call: &Call, request: &Request<Received>) -> Response<Body> {
-    let (bytes, interval) = (number(request, "bytes", 10), number(request, "interval_ms", 20));
-    let pattern = call.shared.pattern.clone();
+/// Sends `bytes` of the pattern, one each `interval_ms`.
+pub(super) fn drip(call: &Call, request: &Request<RequestBody>) -> Response<ResponseBody> {
+    let (bytes, interval) = (query_number(request, "bytes", 10), query_number(request, "interval_ms", 20));
+    let pattern = call.state.pattern.clone();
     let (mut sender, channel) = Channel::new(1);
     tokio::spawn(async move {
         for offset in 0..bytes {
@@ -114,33 +118,34 @@ pub(super) fn drip(call: &Call, request: &Request<Received>) -> Response<Body> {
             tokio::time::sleep(Duration::from_millis(interval)).await;
         }
     });
-    let mut response = answer(StatusCode::OK, channel.boxed_unsync());
-    set(&mut response, CONTENT_TYPE, "application/octet-stream");
+    let mut response = response(StatusCode::OK, channel.boxed_unsync());
+    set_header(&mut response, CONTENT_TYPE, "application/octet-stream");
     response.headers_mut().insert(CONTENT_LENGTH, bytes.into());
     response
 }
 
-/// `bytes` of the pattern; with `chunked=1` their number is not announced.
-pub(super) fn download(call: &Call, request: &Request<Received>) -> Response<Body> {
-    let body = Patterned {
-        pattern: call.shared.pattern.clone(),
+/// Sends `bytes` of the pattern; with `chunked=1` their number is not announced.
+pub(super) fn download(call: &Call, request: &Request<RequestBody>) -> Response<ResponseBody> {
+    let body = PatternBody {
+        pattern: call.state.pattern.clone(),
         offset: 0,
-        end: number(request, "bytes", 1024),
+        end: query_number(request, "bytes", 1024),
         announced: query(request, "chunked").as_deref() != Some("1"),
     };
-    let mut response = answer(StatusCode::OK, body.boxed_unsync());
-    set(&mut response, CONTENT_TYPE, "application/octet-stream");
+    let mut response = response(StatusCode::OK, body.boxed_unsync());
+    set_header(&mut response, CONTENT_TYPE, "application/octet-stream");
     response
 }
 
-struct Patterned {
+/// A stretch of the pattern as a body; it is never in memory whole.
+struct PatternBody {
     pattern: Pattern,
     offset: u64,
     end: u64,
     announced: bool,
 }
 
-impl HttpBody for Patterned {
+impl Body for PatternBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -163,8 +168,8 @@ impl HttpBody for Patterned {
     }
 }
 
-/// Reads the body as fast as it comes; says its length, hash, and whether it is the pattern.
-pub(super) async fn upload(call: &Call, request: Request<Received>) -> Response<Body> {
+/// Reads the body as fast as it arrives; answers with its length, its hash and whether it is the pattern.
+pub(super) async fn upload(call: &Call, request: Request<RequestBody>) -> Response<ResponseBody> {
     let mut body = request.into_body();
     let mut hash = digest::Context::new(&digest::SHA256);
     let (mut bytes, mut pattern_ok) = (0_u64, true);
@@ -174,18 +179,18 @@ pub(super) async fn upload(call: &Call, request: Request<Received>) -> Response<
         };
         if let Ok(piece) = frame.into_data() {
             hash.update(&piece);
-            pattern_ok = pattern_ok && call.shared.pattern.matches(bytes, &piece);
+            pattern_ok = pattern_ok && call.state.pattern.matches(bytes, &piece);
             bytes += piece.len() as u64;
         }
     }
     let sha256 = hex(hash.finish().as_ref());
     let value = json!({ "bytes": bytes, "sha256": sha256, "pattern_ok": pattern_ok });
-    json_answer(StatusCode::OK, &value)
+    json_response(StatusCode::OK, &value)
 }
 
 /// Reads the body at `bytes_per_second`, on average.
-pub(super) async fn slow_read(request: Request<Received>) -> Response<Body> {
-    let rate = number(&request, "bytes_per_second", 64 * 1024).max(1);
+pub(super) async fn slow_read(request: Request<RequestBody>) -> Response<ResponseBody> {
+    let rate = query_number(&request, "bytes_per_second", 64 * 1024).max(1);
     let mut body = request.into_body();
     let mut bytes = 0_u64;
     while let Some(frame) = body.frame().await {
@@ -199,11 +204,11 @@ pub(super) async fn slow_read(request: Request<Received>) -> Response<Body> {
             tokio::time::sleep(Duration::from_micros(pause)).await;
         }
     }
-    json_answer(StatusCode::OK, &json!({ "bytes": bytes }))
+    json_response(StatusCode::OK, &json!({ "bytes": bytes }))
 }
 
-/// Says which trailers the request had, and sends one: the SHA-256 of the answer's body.
-pub(super) async fn trailers(request: Request<Received>) -> Response<Body> {
+/// Answers with the trailers of the request, and sends one: the SHA-256 of the response's body.
+pub(super) async fn trailers(request: Request<RequestBody>) -> Response<ResponseBody> {
     let mut body = request.into_body();
     let mut value = json!({ "body_bytes": 0, "trailers": [] });
     let mut bytes = 0;
@@ -223,27 +228,27 @@ pub(super) async fn trailers(request: Request<Received>) -> Response<Body> {
     }
     let (mut sender, channel) = Channel::new(2);
     tokio::spawn(async move {
-        // A client that went away wants neither.
+        // A send fails only when the client is gone.
         if sender.send_data(Bytes::from(text)).await.is_ok() {
             let _ = sender.send_trailers(trailers).await;
         }
     });
-    let mut response = answer(StatusCode::OK, channel.boxed_unsync());
-    set(&mut response, CONTENT_TYPE, "application/json");
-    set(&mut response, TRAILER, "x-checksum");
+    let mut response = response(StatusCode::OK, channel.boxed_unsync());
+    set_header(&mut response, CONTENT_TYPE, "application/json");
+    set_header(&mut response, TRAILER, "x-checksum");
     response
 }
 
-/// A JSON body, compressed whether the client asked for it or not.
-pub(super) fn gzip() -> Response<Body> {
+/// Sends a compressed JSON body, even if the client did not ask for compression.
+pub(super) fn gzip() -> Response<ResponseBody> {
     let text = json!({ "gzipped": true, "filling": "abcdefgh".repeat(1000) }).to_string();
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     let compressed = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish());
     let Ok(compressed) = compressed else {
         return message(StatusCode::INTERNAL_SERVER_ERROR, "Compression failed");
     };
-    let mut response = answer(StatusCode::OK, full(compressed));
-    set(&mut response, CONTENT_TYPE, "application/json");
-    set(&mut response, CONTENT_ENCODING, "gzip");
+    let mut response = response(StatusCode::OK, full(compressed));
+    set_header(&mut response, CONTENT_TYPE, "application/json");
+    set_header(&mut response, CONTENT_ENCODING, "gzip");
     response
 }

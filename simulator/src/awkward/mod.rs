@@ -1,7 +1,7 @@
-//! The awkward endpoints under `/_sim/`: everything a client or proxy must survive.
+//! Answers the awkward endpoints under `/_sim/`: the responses that a client or a proxy must survive.
 //!
-//! They need a good bearer like every other call. `bodies.rs` has those whose body is the point,
-//! `wire.rs` those that break or bend the connection, `heads.rs` those whose head is the point.
+//! Their calls are admitted like all others. `bodies.rs` has unusual bodies, `heads.rs` unusual heads, `wire.rs` misuse of the
+//! connection, `websocket.rs` the echo; none of the four uses another.
 
 mod bodies;
 mod heads;
@@ -11,8 +11,9 @@ mod wire;
 use hyper::{Request, Response, StatusCode};
 
 use crate::{
-    answer::{Body, Received, message},
-    routes::Call,
+    body::RequestBody,
+    call::Call,
+    response::{ResponseBody, message},
 };
 
 /// The names of all awkward endpoints.
@@ -42,8 +43,8 @@ pub(crate) const NAMES: [&str; 23] = [
     "websocket",
 ];
 
-/// Answers the endpoint of this name.
-pub(crate) async fn answer(call: Call, name: String, request: Request<Received>) -> Response<Body> {
+/// Serves the endpoint of this name.
+pub(crate) async fn serve(call: Call, name: String, request: Request<RequestBody>) -> Response<ResponseBody> {
     match name.as_str() {
         "echo" => bodies::echo(request).await,
         "mirror" => bodies::mirror(request),

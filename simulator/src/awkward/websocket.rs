@@ -1,4 +1,6 @@
-//! A WebSocket (RFC 6455) that sends every message back, over HTTP/1.1.
+//! Echoes WebSocket messages (RFC 6455) over HTTP/1.1.
+//!
+//! It uses admitted calls only. A frame takes at most 16 MiB of memory, and the echo ends when the connection is aborted.
 
 use std::{io, sync::Arc};
 
@@ -14,22 +16,38 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream};
 
 use crate::{
-    answer::{Body, Received, answer, empty, message, set},
-    routes::Call,
+    body::RequestBody,
+    call::Call,
+    response::{ResponseBody, empty, message, response, set_header},
 };
 
-/// Longer frames are refused with close code 1009.
-const LONGEST_FRAME: u64 = 16 * 1024 * 1024;
+/// The limit for a frame's payload, in bytes; a longer one is refused with close code 1009.
+const MAX_FRAME_BYTES: u64 = 16 * 1024 * 1024;
+/// RFC 6455, 1.3: the server hashes the client's key together with this text.
+const ACCEPT_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Agrees to the upgrade and echoes until the client closes.
-pub(super) fn upgrade(call: &Call, mut request: Request<Received>) -> Response<Body> {
-    let Some(accept) = accepted(&request) else {
+/// Opcodes (RFC 6455, 5.2); 0 to 2 are messages.
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+/// The flag of the last frame of a message.
+const FIN: u8 = 0x80;
+/// The flag of a masked payload.
+const MASKED: u8 = 0x80;
+
+/// Close codes (RFC 6455, 7.4.1).
+const PROTOCOL_ERROR: u16 = 1002;
+const TOO_BIG: u16 = 1009;
+
+/// Accepts the upgrade, and echoes until the client closes.
+pub(super) fn upgrade(call: &Call, mut request: Request<RequestBody>) -> Response<ResponseBody> {
+    let Some(accept) = accept_value(&request) else {
         let mut response = message(StatusCode::UPGRADE_REQUIRED, "Expected a WebSocket handshake (HTTP/1.1)");
         if request.version() != Version::HTTP_2 {
-            set(&mut response, UPGRADE, "websocket");
-            set(&mut response, CONNECTION, "upgrade");
+            set_header(&mut response, UPGRADE, "websocket");
+            set_header(&mut response, CONNECTION, "upgrade");
         }
-        set(&mut response, SEC_WEBSOCKET_VERSION, "13");
+        set_header(&mut response, SEC_WEBSOCKET_VERSION, "13");
         return response;
     };
     let protocol = request
@@ -38,55 +56,53 @@ pub(super) fn upgrade(call: &Call, mut request: Request<Received>) -> Response<B
         .and_then(|offered| offered.to_str().ok())
         .and_then(|offered| offered.split(',').next())
         .map(|first| first.trim().to_owned());
-    let line = Arc::clone(&call.line);
+    let connection = Arc::clone(&call.connection);
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        let _in_flight = line.begin();
-        // A handshake that comes to nothing leaves nothing to echo.
+        let _in_flight = connection.begin();
+        // An upgrade that failed has no stream to echo on.
         let Ok(upgraded) = upgraded.await else { return };
         tokio::select! {
-            // How the client ends it is its business.
+            // An error only means that the client is gone.
             _ = echo(BufStream::new(TokioIo::new(upgraded))) => {}
-            () = line.severed() => {}
+            () = connection.aborted() => {}
         }
     });
-    let mut response = answer(StatusCode::SWITCHING_PROTOCOLS, empty());
-    set(&mut response, UPGRADE, "websocket");
-    set(&mut response, CONNECTION, "Upgrade");
-    set(&mut response, SEC_WEBSOCKET_ACCEPT, &accept);
+    let mut response = response(StatusCode::SWITCHING_PROTOCOLS, empty());
+    set_header(&mut response, UPGRADE, "websocket");
+    set_header(&mut response, CONNECTION, "Upgrade");
+    set_header(&mut response, SEC_WEBSOCKET_ACCEPT, &accept);
     if let Some(protocol) = protocol {
-        set(&mut response, SEC_WEBSOCKET_PROTOCOL, &protocol);
+        set_header(&mut response, SEC_WEBSOCKET_PROTOCOL, &protocol);
     }
     response
 }
 
-/// The value of `Sec-WebSocket-Accept` for a proper handshake.
-fn accepted<B>(request: &Request<B>) -> Option<String> {
+/// The value of `Sec-WebSocket-Accept`; `None` if the request is not a valid handshake.
+fn accept_value<B>(request: &Request<B>) -> Option<String> {
     let headers = request.headers();
-    let proper = request.method() == Method::GET
+    let valid = request.method() == Method::GET
         && request.version() == Version::HTTP_11
         && lists(headers, &UPGRADE, "websocket")
         && lists(headers, &CONNECTION, "upgrade")
         && lists(headers, &SEC_WEBSOCKET_VERSION, "13");
-    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|_| proper)?.to_str().ok()?;
+    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|_| valid)?.to_str().ok()?;
     let length = STANDARD.decode(key).ok()?.len();
     (length == 16).then(|| accept_of(key))
 }
 
 fn accept_of(key: &str) -> String {
-    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let text = format!("{key}{ACCEPT_SUFFIX}");
     STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
 }
 
+/// Whether the comma-separated lists under `name` contain `wanted`.
 fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(wanted))
 }
 
-const CLOSE: u8 = 8;
-const PING: u8 = 9;
-const PONG: u8 = 10;
-
+/// Sends every message back until the client closes or breaks the protocol.
 async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     loop {
         let first = stream.read_u8().await?;
@@ -96,11 +112,11 @@ async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()>
             127 => stream.read_u64().await?,
             short => u64::from(short),
         };
-        if second & 0x80 == 0 {
-            return close(&mut stream, 1002).await;
+        if second & MASKED == 0 {
+            return close(&mut stream, PROTOCOL_ERROR).await;
         }
-        if length > LONGEST_FRAME {
-            return close(&mut stream, 1009).await;
+        if length > MAX_FRAME_BYTES {
+            return close(&mut stream, TOO_BIG).await;
         }
         let mut mask = [0; 4];
         stream.read_exact(&mut mask).await?;
@@ -110,25 +126,26 @@ async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()>
             *byte ^= mask;
         }
         match first & 0x0f {
-            // A fragment goes back as the fragment it was.
+            // A fragment is sent back as a fragment: `first` has the flag and the opcode.
             0..=2 => send(&mut stream, first, &payload).await?,
-            PING => send(&mut stream, 0x80 | PONG, &payload).await?,
+            PING => send(&mut stream, FIN | PONG, &payload).await?,
             PONG => {}
             CLOSE => {
-                send(&mut stream, 0x80 | CLOSE, &payload).await?;
+                send(&mut stream, FIN | CLOSE, &payload).await?;
                 return stream.shutdown().await;
             }
-            _ => return close(&mut stream, 1002).await,
+            _ => return close(&mut stream, PROTOCOL_ERROR).await,
         }
     }
 }
 
+/// Sends a close frame with this code and ends the stream.
 async fn close(stream: &mut (impl AsyncWrite + Unpin), code: u16) -> io::Result<()> {
-    send(stream, 0x80 | CLOSE, &code.to_be_bytes()).await?;
+    send(stream, FIN | CLOSE, &code.to_be_bytes()).await?;
     stream.shutdown().await
 }
 
-/// Servers do not mask.
+/// Sends one frame; a server does not mask it (RFC 6455, 5.1).
 async fn send(stream: &mut (impl AsyncWrite + Unpin), first: u8, payload: &[u8]) -> io::Result<()> {
     stream.write_u8(first).await?;
     let length = payload.len();

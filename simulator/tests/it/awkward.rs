@@ -1,4 +1,4 @@
-//! The awkward endpoints that keep the connection whole.
+//! Tests the awkward endpoints that leave the connection intact.
 
 use bytes::Bytes;
 use careportals_simulator::{Pattern, pattern_byte};
@@ -111,7 +111,7 @@ async fn events_and_drips_come_piece_by_piece() {
     assert_eq!(events.body.windows(5).filter(|window| window == b"data:").count(), 3);
     let drip = client.get("/_sim/drip?bytes=5&interval_ms=1").await;
     assert_eq!((drip.body.len(), drip.header("content-length")), (5, Some("5")));
-    // An endless one, of which the first event is enough.
+    // This stream has no end, so the test reads only its first event.
     let request = client.request(Method::GET, "/_sim/sse?events=0&interval_ms=1").body(nothing()).expect("a request");
     let mut body = client.send(request).await.expect("an answer").into_body();
     assert!(body.frame().await.is_some_and(|frame| frame.is_ok()));

@@ -1,4 +1,4 @@
-//! A small client: one connection, HTTP/1.1 or HTTP/2, that trusts the simulator's CA.
+//! Gives the tests a small client: one connection, HTTP/1.1 or HTTP/2, that trusts only the simulator's CA.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -38,7 +38,7 @@ enum Sender {
     Http2(http2::SendRequest<Body>),
 }
 
-/// One connection, with what its requests carry.
+/// One connection, and the token and organization that its requests carry.
 pub(crate) struct Client {
     sender: Sender,
     pub(crate) token: Option<String>,
@@ -46,14 +46,14 @@ pub(crate) struct Client {
     base: String,
 }
 
-pub(crate) struct Answer {
+pub(crate) struct ReadResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
 }
 
-impl Answer {
+impl ReadResponse {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("a JSON body")
     }
@@ -71,7 +71,7 @@ pub(crate) fn nothing() -> Body {
     Empty::new().map_err(|never| match never {}).boxed()
 }
 
-/// TLS to the simulator, with its CA alone trusted.
+/// Connects to the simulator by TLS, and trusts only its CA.
 pub(crate) async fn tls(address: SocketAddr, ca_pem: &str, alpn: &[u8]) -> io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).expect("a certificate")).expect("a CA");
@@ -125,29 +125,29 @@ impl Client {
         client
     }
 
-    pub(crate) async fn log_in(&mut self) -> Answer {
+    pub(crate) async fn log_in(&mut self) -> ReadResponse {
         self.log_in_as(USER, PASSWORD).await
     }
 
-    pub(crate) async fn log_in_as(&mut self, username: &str, password: &str) -> Answer {
+    pub(crate) async fn log_in_as(&mut self, username: &str, password: &str) -> ReadResponse {
         let body = json!({ "username": username, "password": password }).to_string();
         self.call(Method::POST, "/patient/auth", text(body)).await
     }
 
-    pub(crate) async fn get(&mut self, target: &str) -> Answer {
+    pub(crate) async fn get(&mut self, target: &str) -> ReadResponse {
         self.call(Method::GET, target, nothing()).await
     }
 
-    pub(crate) async fn call(&mut self, method: Method, target: &str, body: Body) -> Answer {
+    pub(crate) async fn call(&mut self, method: Method, target: &str, body: Body) -> ReadResponse {
         self.try_call(method, target, body).await.expect("an answer")
     }
 
-    pub(crate) async fn try_call(&mut self, method: Method, target: &str, body: Body) -> hyper::Result<Answer> {
+    pub(crate) async fn try_call(&mut self, method: Method, target: &str, body: Body) -> hyper::Result<ReadResponse> {
         let request = self.request(method, target).body(body).expect("a request");
         read(self.send(request).await?).await
     }
 
-    /// A request with what this client carries.
+    /// A request with the organization and the token of this client.
     pub(crate) fn request(&self, method: Method, target: &str) -> hyper::http::request::Builder {
         let mut request = Request::builder().method(method);
         request = match &self.sender {
@@ -177,12 +177,12 @@ impl Client {
     }
 }
 
-/// Reads an answer to its end.
-pub(crate) async fn read(response: Response<Incoming>) -> hyper::Result<Answer> {
+/// Reads a response to its end.
+pub(crate) async fn read(response: Response<Incoming>) -> hyper::Result<ReadResponse> {
     let (head, body) = response.into_parts();
     let body = body.collect().await?;
     let trailers = body.trailers().cloned();
-    Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes(), trailers })
+    Ok(ReadResponse { status: head.status, headers: head.headers, body: body.to_bytes(), trailers })
 }
 
 pub(crate) fn simulator() -> Simulator {

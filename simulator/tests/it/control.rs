@@ -1,4 +1,4 @@
-//! What can be set and asked while it runs.
+//! Tests the settings, the actions and the records of a running simulator.
 
 use std::time::{Duration, Instant};
 
@@ -184,7 +184,7 @@ async fn a_stopped_simulator_is_gone() {
 }
 
 #[test]
-fn an_admin_port_in_the_open_is_refused() {
+fn an_admin_port_beyond_loopback_is_refused() {
     let options = Options { admin: Some(([0, 0, 0, 0], 0).into()), ..Options::default() };
     assert!(Simulator::start(options.clone()).is_err());
     assert!(Simulator::start(Options { admin_open: true, ..options }).is_ok());
@@ -213,7 +213,7 @@ async fn a_drain_lets_what_was_accepted_finish_and_takes_no_more() {
         assert!(arrived, "{version:?}");
         let answer = crate::client::read(call.expect("an answer")).await.expect("a whole one");
         assert_eq!(answer.status, StatusCode::OK, "{version:?}");
-        // Over HTTP/2 calls go through until the client has seen that it is asked to leave (RFC 9113, 6.8).
+        // Over HTTP/2 requests succeed until the client has received GOAWAY (RFC 9113, 6.8).
         let leaves = async { while client.try_call(Method::GET, "/customers", nothing()).await.is_ok() {} };
         tokio::time::timeout(SOON, leaves).await.unwrap_or_else(|_| panic!("{version:?}: it takes more"));
         let gone = move |control: &careportals_simulator::Control| control.counts().open_connections == 0;

@@ -1,29 +1,35 @@
-//! The commands of README.md are typed as they stand there, in their order, and print what it says; `…` stands for anything.
+//! Runs the commands of README.md in their order, and checks that they print what it says; `…` stands for any text.
 //!
-//! Its fixed ports become those of a program that this test starts on free ones.
+//! The test starts the program on free ports and puts these in place of the fixed ones.
 
 use std::{
+    collections::BTreeSet,
     fs,
     process::{Command, Stdio},
 };
 
-use crate::program::started;
+use careportals_simulator::UnknownFault;
 
-/// Between the outputs of two commands.
+use crate::program::{PROGRAM, started};
+
+/// Separates the outputs of two commands.
 const SEPARATOR: char = '\u{1e}';
 
-struct Typed {
+const GUIDE: &str = include_str!("../../README.md");
+
+/// A command of the guide, and the output that the guide shows for it.
+struct GuideCommand {
     command: String,
     prints: String,
 }
 
-/// What stands in the blocks that show a shell; a command on several lines is one.
-fn typed(guide: &str) -> Vec<Typed> {
-    let mut all: Vec<Typed> = Vec::new();
+/// The commands in the blocks that show a shell; a command may continue on the next line.
+fn commands(guide: &str) -> Vec<GuideCommand> {
+    let mut all: Vec<GuideCommand> = Vec::new();
     for block in guide.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next()) {
         for line in block.replace("\\\n", " ").lines() {
             match (line.strip_prefix("$ "), all.last_mut()) {
-                (Some(command), _) => all.push(Typed { command: command.to_owned(), prints: String::new() }),
+                (Some(command), _) => all.push(GuideCommand { command: command.to_owned(), prints: String::new() }),
                 (None, Some(last)) => last.prints.push_str(line),
                 (None, None) => panic!("{line} is printed by no command"),
             }
@@ -32,7 +38,7 @@ fn typed(guide: &str) -> Vec<Typed> {
     all
 }
 
-/// Whether `text` is `pattern`, in which `…` stands for anything.
+/// Whether `text` matches `pattern`, in which `…` stands for any text.
 fn is_like(text: &str, pattern: &str) -> bool {
     let mut pieces = pattern.split('…');
     let Some(mut rest) = text.strip_prefix(pieces.next().unwrap_or_default()) else { return false };
@@ -67,7 +73,7 @@ fn a_text_is_like_a_pattern_with_gaps() {
 }
 
 #[test]
-fn what_the_guide_has_typed_prints_what_it_says() {
+fn commands_of_the_guide_print_what_it_says() {
     let here = |tool: &str| Command::new(tool).arg("--version").stdout(Stdio::null()).status().is_ok();
     if !here("curl") {
         eprintln!("not run: there is no curl");
@@ -78,23 +84,49 @@ fn what_the_guide_has_typed_prints_what_it_says() {
     let (_running, listen, admin) = started(&["--ca-out", folder.join("ca.pem").to_str().expect("text")]);
     let here = |text: &str| text.replace(":8443", &format!(":{}", listen.port())).replace(":8444", &format!(":{}", admin.port()));
 
-    let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("a guide");
-    let (elsewhere, run): (Vec<Typed>, Vec<Typed>) =
-        typed(&guide).into_iter().partition(|typed| typed.command.starts_with("docker ") || typed.command.starts_with("cargo "));
-    // `started` is the one, and takes the flags that it names; an image has a check of its own.
+    let (elsewhere, run): (Vec<GuideCommand>, Vec<GuideCommand>) = commands(GUIDE)
+        .into_iter()
+        .partition(|shown| shown.command.starts_with("docker ") || shown.command.starts_with("cargo "));
+    // `started` runs the program with these flags. `deploy/compose/check` builds and runs the image.
     let flags: Vec<_> =
-        elsewhere.iter().filter_map(|typed| typed.command.strip_prefix("cargo run -p careportals-simulator -- ")).collect();
+        elsewhere.iter().filter_map(|shown| shown.command.strip_prefix("cargo run -p careportals-simulator -- ")).collect();
     assert_eq!(flags, ["--listen 127.0.0.1:8443 --admin 127.0.0.1:8444 --ca-out ca.pem"]);
     assert_eq!(elsewhere.len(), 3);
 
-    let script: Vec<_> = run.iter().map(|typed| format!("{}\nprintf '{SEPARATOR}'", here(&typed.command))).collect();
+    let script: Vec<_> = run.iter().map(|shown| format!("{}\nprintf '{SEPARATOR}'", here(&shown.command))).collect();
     let shell =
         Command::new("sh").args(["-ec", &script.join("\n")]).current_dir(&folder).env("NO_PROXY", "*").output().expect("a shell");
     fs::remove_dir_all(&folder).expect("removed");
     let printed = String::from_utf8(shell.stdout).expect("text");
     assert!(shell.status.success(), "{printed}{}", String::from_utf8_lossy(&shell.stderr));
     assert!(run.len() >= 10, "the guide has lost its commands");
-    for (typed, printed) in run.iter().zip(printed.split(SEPARATOR)) {
-        assert!(is_like(printed.trim_end(), &here(&typed.prints)), "{} printed {printed}", typed.command);
+    for (shown, printed) in run.iter().zip(printed.split(SEPARATOR)) {
+        assert!(is_like(printed.trim_end(), &here(&shown.prints)), "{} printed {printed}", shown.command);
     }
+}
+
+#[test]
+fn the_guide_lists_every_flag() {
+    let flags = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| c != '-' && !c.is_ascii_alphanumeric());
+        words.filter(|word| word.starts_with("--") && word.len() > 2 && !word.starts_with("---")).map(str::to_owned).collect()
+    };
+    let help = Command::new(PROGRAM).arg("--help").output().expect("ran").stdout;
+    let mut known = flags(&String::from_utf8(help).expect("text"));
+    for everywhere in ["--help", "--version"] {
+        assert!(known.remove(everywhere), "{everywhere}");
+    }
+    let rows = GUIDE.lines().filter(|line| line.starts_with("| `--")).filter_map(|row| row.split(" | ").next());
+    assert_eq!(rows.flat_map(flags).collect::<BTreeSet<_>>(), known);
+}
+
+#[test]
+fn the_guide_lists_every_fault() {
+    let (_, list) = GUIDE.split_once("The faults of a log-in are ").expect("a list of faults");
+    let list = list.split("\n\n").next().unwrap_or_default();
+    let listed: BTreeSet<&str> = list.split('`').skip(1).step_by(2).filter_map(|fault| fault.split(':').next()).collect();
+    let message = UnknownFault.to_string();
+    let (_, forms) = message.split_once("one of ").expect("forms");
+    let known: BTreeSet<&str> = forms.split(", ").filter_map(|form| form.split(':').next()).collect();
+    assert_eq!(listed, known);
 }

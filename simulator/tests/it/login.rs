@@ -1,4 +1,4 @@
-//! Logging in, being let in, and everything that can be made to go wrong with it.
+//! Tests log-ins, refreshes, the admission of calls, and the faults of log-ins.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::client::{BOTH, Client, PASSWORD, USER, Version, nothing, read, simulator, text};
 
 #[tokio::test]
-async fn a_log_in_yields_a_token_that_opens_every_call() {
+async fn a_log_in_gives_a_token_that_every_call_accepts() {
     let simulator = simulator();
     for version in BOTH {
         let mut client = Client::logged_in(&simulator, version).await;
@@ -62,7 +62,7 @@ async fn wrong_log_ins_are_refused_as_careportals_does() {
 }
 
 #[tokio::test]
-async fn a_bearer_is_judged_by_signature_age_revocation_and_tenant() {
+async fn a_bearer_is_checked_for_signature_age_revocation_and_tenant() {
     let simulator = simulator();
     let control = simulator.control();
     let mut client = Client::logged_in(&simulator, Version::Http2).await;
@@ -70,7 +70,7 @@ async fn a_bearer_is_judged_by_signature_age_revocation_and_tenant() {
 
     client.token = None;
     assert_eq!(client.get("/customers").await.status, StatusCode::UNAUTHORIZED);
-    // One bit of the signature: the last character but one carries six whole ones.
+    // The last character but one of a signature carries six bits of it, so this changes the signature.
     let mut forged = token.clone().into_bytes();
     let place = forged.len() - 2;
     forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
@@ -109,7 +109,7 @@ async fn a_header_that_comes_twice_is_refused_and_counted() {
 }
 
 #[tokio::test]
-async fn faults_bend_the_answer_to_a_log_in() {
+async fn faults_change_the_answer_to_a_log_in() {
     let simulator = simulator();
     let control = simulator.control();
     let mut client = Client::connect(&simulator, Version::Http1).await;
@@ -138,7 +138,7 @@ async fn faults_bend_the_answer_to_a_log_in() {
 }
 
 #[tokio::test]
-async fn tokens_without_exp_and_opaque_ones_are_honoured() {
+async fn tokens_without_exp_and_opaque_ones_are_accepted() {
     let simulator = simulator();
     for fault in [LoginFault::NoExp, LoginFault::OpaqueToken] {
         simulator.control().fail_next_logins(1, fault.clone());
@@ -149,7 +149,7 @@ async fn tokens_without_exp_and_opaque_ones_are_honoured() {
 }
 
 #[tokio::test]
-async fn the_next_log_ins_fail_by_number_then_all_is_well() {
+async fn the_next_log_ins_fail_by_number_and_later_ones_succeed() {
     let simulator = simulator();
     let control = simulator.control();
     control.fail_next_logins(2, LoginFault::Status(500));
@@ -221,7 +221,7 @@ async fn held_log_ins_are_answered_when_released() {
 }
 
 #[tokio::test]
-async fn a_refresh_token_buys_one_new_token() {
+async fn a_refresh_token_is_good_for_one_new_token() {
     let simulator = simulator();
     simulator.control().fail_next_logins(1, LoginFault::WithRefreshToken);
     let mut client = Client::connect(&simulator, Version::Http1).await;

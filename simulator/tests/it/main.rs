@@ -1,4 +1,4 @@
-//! The simulator as its users meet it: over real TLS, HTTP/1.1 and HTTP/2.
+//! Tests the simulator from outside: over real TLS, HTTP/1.1 and HTTP/2.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure real time")]
 

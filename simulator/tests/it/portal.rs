@@ -1,4 +1,4 @@
-//! The known calls.
+//! Tests the known calls.
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ async fn the_known_calls_answer_with_invented_people() {
 }
 
 #[tokio::test]
-async fn the_storefront_needs_the_organization_alone() {
+async fn the_storefront_needs_only_the_organization() {
     let simulator = simulator();
     let mut client = Client::connect(&simulator, Version::Http1).await;
     assert!(client.get("/v2/products").await.json().as_array().is_some_and(|all| !all.is_empty()));

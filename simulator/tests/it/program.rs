@@ -1,4 +1,4 @@
-//! The program: its line, its files, its admin port, its end.
+//! Tests the program: the line it prints, its files, its admin port and its end.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -10,28 +10,28 @@ use serde_json::{Value, json};
 
 use crate::client::tls;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_careportals-simulator");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_careportals-simulator");
 
-/// A program that is killed when its test fails.
-pub(crate) struct Running(Child);
+/// A program that is killed when this is dropped, so that a failed test leaves none behind.
+pub(crate) struct KilledOnDrop(Child);
 
-impl Drop for Running {
+impl Drop for KilledOnDrop {
     fn drop(&mut self) {
-        // Gone already when the test went well.
+        // Both fail if the program has ended already, as it has after most tests.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
 /// Starts the program on free ports; its two addresses come from the line it prints.
-pub(crate) fn started(flags: &[&str]) -> (Running, SocketAddr, SocketAddr) {
+pub(crate) fn started(flags: &[&str]) -> (KilledOnDrop, SocketAddr, SocketAddr) {
     let child = Command::new(PROGRAM)
         .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .args(flags)
         .stdout(Stdio::piped())
         .spawn()
         .expect("started");
-    let mut running = Running(child);
+    let mut running = KilledOnDrop(child);
     let mut line = String::new();
     BufReader::new(running.0.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
     let address = |after: &str| {
@@ -56,7 +56,7 @@ fn admin(address: SocketAddr, method: &str, target: &str, host: &str, body: &str
 }
 
 #[tokio::test]
-async fn the_program_serves_obeys_its_admin_port_and_ends_when_told() {
+async fn the_program_serves_follows_its_admin_port_and_ends_on_sigterm() {
     let ca_file = std::env::temp_dir().join(format!("careportals-simulator-{}.pem", std::process::id()));
     let flags = ["--ca-out", ca_file.to_str().expect("text"), "--token-life", "30s", "--clock-offset", "-5"];
     let (mut running, listen, port) = started(&flags);
@@ -105,7 +105,7 @@ fn an_opened_admin_port_takes_containers_names_and_no_web_page() {
 }
 
 #[test]
-fn the_health_check_asks_whoever_runs_and_counts_nothing() {
+fn the_health_check_asks_a_running_simulator_and_is_not_counted() {
     let (running, _, port) = started(&[]);
     let check = || {
         let asked = Command::new(PROGRAM).args(["--healthcheck", "--admin", &port.to_string()]).output().expect("ran");
@@ -118,8 +118,17 @@ fn the_health_check_asks_whoever_runs_and_counts_nothing() {
     assert_eq!(check(), (Some(1), 0));
 }
 
+#[tokio::test]
+async fn the_last_of_the_two_flags_for_http2_counts() {
+    for (flags, offered) in [(["--http2", "--no-http2"], false), (["--no-http2", "--http2"], true)] {
+        let (_running, listen, port) = started(&flags);
+        let ca = admin(port, "GET", "/ca.pem", "localhost", "").1;
+        assert_eq!(tls(listen, &ca, b"h2").await.is_ok(), offered, "{flags:?}");
+    }
+}
+
 #[test]
-fn wrong_flags_are_told() {
+fn wrong_flags_are_reported() {
     let told = |flags: &[&str]| {
         let output = Command::new(PROGRAM).args(flags).output().expect("ran");
         (output.status.code(), String::from_utf8(output.stderr).expect("text"))

@@ -1,4 +1,4 @@
-//! The awkward endpoints that break or bend the connection.
+//! Tests the awkward endpoints that break or misuse the connection.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::{BOTH, Client, Version, nothing, simulator, tls};
 
-/// Sends a raw request and reads until the connection ends; the way it ended comes along.
+/// Sends a raw request and reads until the connection ends; returns what was read, and how the connection ended.
 async fn raw(simulator: &Simulator, request: &str) -> (Vec<u8>, io::Result<()>) {
     let token = Client::logged_in(simulator, Version::Http1).await.token.expect("logged in");
     let mut stream = tls(simulator.address(), simulator.ca_pem(), b"http/1.1").await.expect("connected");
@@ -28,7 +28,7 @@ async fn raw(simulator: &Simulator, request: &str) -> (Vec<u8>, io::Result<()>) 
 }
 
 #[tokio::test]
-async fn a_reset_in_mid_body_comes_after_exactly_so_many_bytes() {
+async fn a_reset_in_mid_body_comes_after_exactly_the_bytes_asked_for() {
     let simulator = simulator();
     for (how, kind) in [("rst", io::ErrorKind::ConnectionReset), ("close", io::ErrorKind::UnexpectedEof)] {
         let request = format!("GET /_sim/reset?after=70000&how={how} HTTP/1.1");
@@ -143,7 +143,7 @@ async fn a_websocket_echoes() {
 }
 
 #[tokio::test]
-async fn what_is_no_handshake_is_told_to_upgrade() {
+async fn a_request_that_is_no_handshake_is_told_to_upgrade() {
     let simulator = simulator();
     for version in BOTH {
         let mut client = Client::logged_in(&simulator, version).await;

@@ -8,6 +8,7 @@
 //! | 0 words | `allocator` | memory that is wiped when it is given back |
 //! | 0 words | `secret` | bytes that nobody may print, wiped when dropped; the only maker of an `Authorization` value |
 //! | 0 words | `clock` | time and chance, the only place that reads either |
+//! | 0 words | `files` | reads a file within a time limit, whatever its file system does |
 //! | 0 words | `careportals` | everything known of the CarePortals API: hosts, log-in paths, field names, route words |
 //! | 0 words | `path` | what a request's path reaches, which rule it matches, what a log may show of it; pure |
 //! | 1 settings and sight | `config` | what users write, and what it means once it is known to be right |
@@ -51,6 +52,7 @@ pub mod deadline;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod exec;
+pub mod files;
 pub mod hardening;
 pub mod healthcheck;
 pub mod liveness;

@@ -3,7 +3,7 @@
 //! Depends on everything below it. The only place where a process ends and where its exit code is chosen.
 
 mod arguments;
-mod control;
+mod control_commands;
 mod status;
 
 use std::{
@@ -17,7 +17,6 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
-use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use self::arguments::{Cli, Subcommands};
@@ -29,18 +28,16 @@ use crate::{
         Config,
         source::{self, Environment, Fault, Input, Loaded},
     },
+    control,
     exec::{self, Exit, Program},
     healthcheck::{self, Probe},
     logging::{self, Logging, Reader},
-    process::{SignalCommands, end_by_interrupt, report_panics_by_place},
+    process::{DaemonSignals, OnHangup, end_by_interrupt, report_panics_by_place},
     systemd::Systemd,
 };
 
 /// sysexits.h: something in the configuration is wrong.
 const EX_CONFIG: u8 = 78;
-
-/// Commands that may wait while one is carried out.
-const COMMANDS: usize = 16;
 
 /// Runs the program with the process's own arguments, environment and standard streams.
 #[must_use]
@@ -60,11 +57,11 @@ pub fn run() -> ExitCode {
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
-        Subcommands::Status { json } => control::status(settings.input(&[]), json),
-        Subcommands::Login { account } => control::log_in(settings.input(&[]), account.as_deref()),
-        Subcommands::Logout { account } => control::log_out(settings.input(&[]), account.as_deref()),
-        Subcommands::Reload => control::reload(settings.input(&[])),
-        Subcommands::Shutdown => control::shut_down(settings.input(&[])),
+        Subcommands::Status { json } => control_commands::status(settings.input(&[]), json),
+        Subcommands::Login { account } => control_commands::log_in(settings.input(&[]), account.as_deref()),
+        Subcommands::Logout { account } => control_commands::log_out(settings.input(&[]), account.as_deref()),
+        Subcommands::Reload => control_commands::reload(settings.input(&[])),
+        Subcommands::Shutdown => control_commands::shut_down(settings.input(&[])),
         Subcommands::Healthcheck { started, ready, wait, live: _ } => {
             check_health(settings.input(&[]), arguments::probe(started, ready), wait)
         }
@@ -86,6 +83,10 @@ pub fn command() -> clap::Command {
 
 /// `run`. Everything that must be open is opened before there is a second thread.
 fn daemon(input: Input) -> ExitCode {
+    let signals = match DaemonSignals::catch() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&StartError::System(error), 1),
+    };
     let loaded = source::load(input.clone());
     let Loaded { config: Some(config), warnings, file, .. } = loaded else { return refuse(&loaded) };
     let reader = Reader::of(&io::stdout(), &input.environment);
@@ -99,7 +100,7 @@ fn daemon(input: Input) -> ExitCode {
     for warning in &warnings {
         warn!("{warning}");
     }
-    let outcome = serve(config, input, &mut logging);
+    let outcome = serve(config, input, signals, &mut logging);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -110,18 +111,22 @@ fn daemon(input: Input) -> ExitCode {
     }
 }
 
-fn serve(config: Config, input: Input, logging: &mut Logging) -> Result<(), StartError> {
+fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Logging) -> Result<(), StartError> {
     let systemd = Systemd::of(&input.environment).unwrap_or_else(|error| {
         warn!(error = %error.kind(), "systemd can't be told how the daemon is");
         None
     });
+    signals.clean_up_from_now_on();
     let app = App::bind(Arc::new(config))?.reloading_from(input, logging.control().clone()).harden()?.with_systemd(systemd);
     // The first thread beside this one; each has given up what this one had.
     logging.write().map_err(io::Error::other)?;
-    let (commands, given) = mpsc::channel(COMMANDS);
-    let _signals = SignalCommands::catch(commands)?;
+    let (commands, given) = control::commands();
+    let _signals = signals.deliver(commands.clone(), OnHangup::Reload)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(app.run(Arc::new(SystemClock), logging.access_log(), given))
+    let outcome = runtime.block_on(app.run(Arc::new(SystemClock), logging.access_log(), commands, given));
+    // A file or a name server that does not answer holds a thread, which must not hold the process.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// `exec`. Standard output is the program's, so logs go to standard error.

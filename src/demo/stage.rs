@@ -12,7 +12,7 @@ use std::{
 };
 
 use careportals_simulator::{Control, Options, Simulator};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::DemoError;
 use crate::{
@@ -22,9 +22,9 @@ use crate::{
         Config, Listen,
         source::{self, Environment, Input},
     },
-    control::Command,
+    control::{self, Commands},
     logging::AccessLog,
-    process::SignalCommands,
+    process::{DaemonSignals, OnHangup, SignalThread},
     status::Phase,
 };
 
@@ -40,18 +40,14 @@ pub(super) const RELOGIN_FLOOR: Duration = Duration::from_millis(100);
 /// Free ports tried: another process may take one, on one of the two addresses, before we do.
 const FREE_PORTS: usize = 8;
 
-/// Commands that may wait while one is carried out.
-const COMMANDS: usize = 16;
-
 /// Both, running.
 pub(super) struct Stage {
     sidecar: JoinHandle<Result<(), StartError>>,
-    commands: mpsc::Sender<Command>,
+    commands: Commands,
     phases: watch::Receiver<Phase>,
     addresses: Vec<SocketAddr>,
     telemetry: Option<SocketAddr>,
     login_path: String,
-    signalled: mpsc::Sender<Command>,
     /// Outlives the sidecar.
     simulator: Simulator,
 }
@@ -66,25 +62,23 @@ impl Stage {
         let addresses = app.addresses().filter_map(|(_, address)| address.parse().ok()).collect();
         let telemetry = app.telemetry_address();
         let phases = app.phases();
-        let (commands, given) = mpsc::channel(COMMANDS);
-        let (signalled, by_signal) = mpsc::channel(COMMANDS);
-        let relay = relay(by_signal, commands.clone());
+        let (commands, given) = control::commands();
+        let senders = commands.clone();
         let play = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let relay = tokio::spawn(relay);
-                let ended = app.run(Arc::new(SystemClock), access, given).await;
-                relay.abort();
-                ended
-            })
+            let ended = runtime.block_on(app.run(Arc::new(SystemClock), access, senders, given));
+            runtime.shutdown_background();
+            ended
         };
         let sidecar = thread::Builder::new().name("sidecar".to_owned()).spawn(play).map_err(DemoError::System)?;
-        Ok(Self { sidecar, commands, phases, addresses, telemetry, login_path, signalled, simulator })
+        Ok(Self { sidecar, commands, phases, addresses, telemetry, login_path, simulator })
     }
 
-    /// From now on signals are commands to the sidecar.
-    pub(super) fn catch_signals(&self) -> Result<SignalCommands, DemoError> {
-        SignalCommands::catch(self.signalled.clone()).map_err(DemoError::System)
+    /// Delivers signals to the sidecar as commands. A closed terminal ends the demo, which has no settings to read again.
+    pub(super) fn catch_signals(&self) -> Result<SignalThread, DemoError> {
+        DaemonSignals::catch()
+            .and_then(|signals| signals.deliver(self.commands.clone(), OnHangup::ShutDown))
+            .map_err(DemoError::System)
     }
 
     /// What the simulator saw, and its knobs.
@@ -126,19 +120,8 @@ impl Stage {
 
     /// Ends the sidecar in an orderly way.
     pub(super) fn stop(self) -> Result<(), DemoError> {
-        // Closed: it has ended already, and `wait` tells how.
-        let _ = self.commands.blocking_send(Command::Shutdown);
+        self.commands.shut_down();
         self.wait()
-    }
-}
-
-/// What signals ask for, but that a demo whose terminal is closed ends with it: it has no settings to read again.
-async fn relay(mut signals: mpsc::Receiver<Command>, commands: mpsc::Sender<Command>) {
-    while let Some(command) = signals.recv().await {
-        let command = if matches!(command, Command::Reload { .. }) { Command::Shutdown } else { command };
-        if commands.send(command).await.is_err() {
-            return;
-        }
     }
 }
 

@@ -14,7 +14,6 @@ mod terminal;
 
 use std::{ffi::OsString, fmt, io, process::Command, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::{
@@ -132,7 +131,7 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
     adopt_orphans()?;
     let (_caught, signals) = CaughtSignals::catch()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (commands, given) = mpsc::channel(COMMANDS);
+    let (commands, given) = control::commands();
     let mut supervisor = Supervisor {
         signals,
         views: app.views(),
@@ -141,15 +140,16 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
         patience: config.drain_timeout,
     };
     let (served, outcome) = runtime.block_on(async {
-        let serving = Box::pin(app.run(Arc::new(SystemClock), access, given));
+        let serving = Box::pin(app.run(Arc::new(SystemClock), access, commands.clone(), given));
         let supervised = async {
             let outcome = supervisor.run(command, program.wait).await;
-            // An error means that it has ended already.
-            let _ = commands.send(control::Command::Shutdown).await;
+            commands.shut_down();
             outcome
         };
         tokio::join!(serving, supervised)
     });
+    // A file or a name server that does not answer holds a thread, which must not hold the process.
+    runtime.shutdown_background();
     served.map_err(ExecError::Daemon)?;
     match outcome {
         Outcome::Ended(end) => Ok(Exit::Code(end.exit_code())),
@@ -178,6 +178,3 @@ fn command(program: &Program, config: &Config, environment: &Environment, app: &
     environment::prepare(&mut command, environment, &program.secret_variables, &bases);
     Ok(command)
 }
-
-/// Commands that may wait while one is carried out.
-const COMMANDS: usize = 4;

@@ -25,7 +25,10 @@ use rustls::{
 use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
 
-use crate::config::{ClientCertificate, Tls, TlsVersion};
+use crate::{
+    config::{ClientCertificate, Tls, TlsVersion},
+    files,
+};
 pub use identity::KeyFault;
 use identity::Stamp;
 
@@ -346,8 +349,7 @@ fn roots(tls: &Tls) -> Result<RootCertStore, TlsSetupError> {
 }
 
 fn add_file(store: &mut RootCertStore, setting: &'static str, path: &PathBuf) -> Result<(), TlsSetupError> {
-    let pem =
-        std::fs::read(path).map_err(|error| TlsSetupError::Unreadable { setting, path: path.clone(), kind: error.kind() })?;
+    let pem = files::read(path).map_err(|error| TlsSetupError::Unreadable { setting, path: path.clone(), kind: error.kind() })?;
     let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
     let (added, _) = store.add_parsable_certificates(certificates);
     if added == 0 {

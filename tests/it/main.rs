@@ -43,6 +43,7 @@ mod http10;
 mod http2;
 mod http2_upstream;
 mod idle_clients;
+mod interruptions;
 mod leaks;
 mod lifecycle;
 mod limits;

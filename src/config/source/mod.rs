@@ -32,7 +32,6 @@ mod tests;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs,
     io::ErrorKind,
     path::{Path, PathBuf},
 };
@@ -55,6 +54,7 @@ use self::{
     variables::Variables,
 };
 use super::Config;
+use crate::files;
 
 /// Where settings may stand.
 #[derive(Clone, Debug)]
@@ -193,7 +193,7 @@ fn read_file(
     faults: &mut Vec<Fault>,
 ) -> Option<(PathBuf, String)> {
     let (path, origin) = settings_file(flag, default, environment);
-    match fs::read(&path).map(String::from_utf8) {
+    match files::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => return Some((path, text)),
         Ok(Err(_)) => faults.push(Fault::new(Origin::File { path, line: 0 }, "", Diagnostic::new("is not UTF-8"))),
         Err(error) if error.kind() == ErrorKind::NotFound && origin == Origin::Default => {}

@@ -119,12 +119,12 @@ impl ListenerPlan {
                     Listen::Tcp { address, .. } => plan.add(Key::Tcp(*address), index),
                     Listen::Unix(path) => plan.add(Key::Unix(path.clone()), index),
                     Listen::Systemd => {
-                        for (index, address) in passed_to(config, api, passed) {
+                        for (socket, address) in passed_to(config, api, passed) {
                             let outside = address.filter(|address| !address.ip().to_canonical().is_loopback());
                             if let Some(address) = outside.filter(|_| !api.allow_non_loopback) {
                                 return Err(ListenerError::NotLoopback(api.name.clone(), address));
                             }
-                            plan.add(Key::Passed(index), index);
+                            plan.add(Key::Passed(socket), index);
                         }
                     }
                 }

@@ -1,7 +1,7 @@
-//! Where organization, user name and password come from: read anew at each log-in.
+//! Reads organization, user name and password from their sources, anew at each log-in.
 //!
-//! Depends on `config`, `secret` and `sources`. Guarantees: a [`SourceError`] says which source is at fault and never what
-//! it gave.
+//! Guarantees: a [`SourceError`] names the source at fault. It holds no value that a source gave, but a command that fails
+//! puts the first 512 bytes of its standard error there.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -18,6 +18,9 @@ use crate::{
     sources::{SourceFault, read},
 };
 
+/// A file system that hangs holds at most this many threads: one for each field.
+const READERS_MAX: usize = 3;
+
 /// What a log-in needs.
 pub(super) struct Credentials {
     pub(super) username: Secret,
@@ -30,8 +33,7 @@ pub(super) struct Credentials {
 pub(super) struct Sources {
     config: Arc<Config>,
     id: AccountId,
-    seen: Arc<Seen>,
-    /// One for each field: a file system that hangs holds no more threads than that.
+    last_read: Arc<LastRead>,
     readers: Arc<Semaphore>,
 }
 
@@ -39,12 +41,12 @@ impl Sources {
     /// `None` when the configuration has no such account.
     pub(super) fn new(config: Arc<Config>, id: AccountId) -> Option<Self> {
         config.accounts.get(id.0)?;
-        Some(Self { config, id, seen: Arc::new(Seen::default()), readers: Arc::new(Semaphore::new(READERS_MAX)) })
+        Some(Self { config, id, last_read: Arc::new(LastRead::default()), readers: Arc::new(Semaphore::new(READERS_MAX)) })
     }
 
-    /// The same files and values, as another configuration has them.
+    /// These sources under another configuration that has the same ones; what was read last is kept.
     pub(super) fn under(&self, config: Arc<Config>, id: AccountId) -> Self {
-        Self { config, id, seen: Arc::clone(&self.seen), readers: Arc::clone(&self.readers) }
+        Self { config, id, last_read: Arc::clone(&self.last_read), readers: Arc::clone(&self.readers) }
     }
 
     pub(super) fn account(&self) -> &Account {
@@ -62,14 +64,14 @@ impl Sources {
         std::iter::once((Field::Organization, &self.account().organization)).chain(secrets)
     }
 
-    /// What was read last, for whoever watches the files.
-    pub(super) fn seen(&self) -> &Arc<Seen> {
-        &self.seen
+    /// What was read last, for the watch to compare with.
+    pub(super) fn last_read(&self) -> &Arc<LastRead> {
+        &self.last_read
     }
 
-    /// Reads all three, at the same time.
+    /// Reads all three at the same time.
     pub(super) async fn credentials(&self, login: &Login) -> Result<Credentials, SourceError> {
-        // All to the end, though one failed: what was found of each is noted for the watch.
+        // Read all to the end even if one fails: the watch needs to know what each gave.
         let (organization, username, password) = tokio::join!(
             self.organization(),
             self.text(&login.username, Field::Username),
@@ -78,12 +80,12 @@ impl Sources {
         Ok(Credentials { organization: organization?, username: username?, password: password? })
     }
 
-    /// Reads the organization_only alone.
+    /// Reads the organization alone.
     pub(super) async fn organization(&self) -> Result<HeaderValue, SourceError> {
         let which = Field::Organization;
         let value = self.read(&self.account().organization, which).await?;
         let bytes = value.expose();
-        // Outer spaces would be lost on the way, and the organization_only be another one.
+        // HTTP strips outer spaces, so the upstream would see another organization.
         let fits = bytes.trim_ascii().len() == bytes.len();
         value.header_value().filter(|_| fits).ok_or(SourceError { which, fault: SourceFault::NotAHeader })
     }
@@ -97,7 +99,7 @@ impl Sources {
     async fn read(&self, source: &Source, which: Field) -> Result<Secret, SourceError> {
         let value = read(source, &self.readers).await;
         if matches!(source, Source::File(_)) {
-            self.seen.note(which, value.as_ref().ok());
+            self.last_read.note(which, value.as_ref().ok());
         }
         value.map_err(|fault| SourceError { which, fault })
     }
@@ -105,29 +107,29 @@ impl Sources {
 
 /// What the last log-in read from files, as hashes under a key of this process.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct LastRead {
     key: RandomState,
     read: Mutex<[Reading; 3]>,
 }
 
-/// What was found at one reading.
+/// What one reading of a field found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Reading {
-    /// Nobody has looked yet.
+    /// No log-in has read it yet.
     #[default]
     Never,
-    /// Nothing usable.
+    /// The source gave nothing usable.
     Nothing,
     Hash(u64),
 }
 
-impl Seen {
+impl LastRead {
     fn note(&self, which: Field, value: Option<&Secret>) {
         let reading = self.reading_of(value);
         self.read.lock().unwrap_or_else(PoisonError::into_inner)[which as usize] = reading;
     }
 
-    pub(super) fn last(&self, which: Field) -> Reading {
+    pub(super) fn of(&self, which: Field) -> Reading {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)[which as usize]
     }
 
@@ -136,7 +138,38 @@ impl Seen {
     }
 }
 
-const READERS_MAX: usize = 3;
-
 #[cfg(test)]
-pub(super) mod tests;
+mod tests {
+    use super::*;
+    use crate::account::tests::config;
+
+    #[tokio::test]
+    async fn an_organization_must_stand_in_a_header_as_it_is() {
+        for (value, fits) in
+            [("acme", true), ("a c", true), (" acme", false), ("acme\t", false), ("a\nb", false), ("a\u{7f}", false)]
+        {
+            let mut config = config();
+            config.accounts[0].organization = Source::Value(Secret::from(value));
+            let sources = Sources::new(Arc::new(config), AccountId(0)).unwrap();
+            let organization = sources.organization().await;
+            assert_eq!(organization.is_ok(), fits, "{value:?}");
+            if let Err(error) = organization {
+                assert_eq!(error, SourceError { which: Field::Organization, fault: SourceFault::NotAHeader });
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_names_its_source_and_what_to_do() {
+        let mut config = config();
+        if let Some(login) = &mut config.accounts[0].login {
+            login.password = Source::File("/nonexistent/password".into());
+        }
+        let sources = Sources::new(Arc::new(config), AccountId(0)).unwrap();
+        let error = sources.credentials(sources.login().unwrap()).await.err().unwrap();
+        let text = "password: /nonexistent/password does not exist; it is watched, and used as soon as it appears";
+        assert_eq!(error.to_string(), text);
+        assert_eq!(sources.last_read().of(Field::Password), Reading::Nothing);
+        assert_eq!(sources.last_read().of(Field::Username), Reading::Never, "only files are noted");
+    }
+}

@@ -21,7 +21,7 @@ use crate::{
 /// A file system that hangs holds at most this many threads: one for each field.
 const READERS_MAX: usize = 3;
 
-/// What a log-in needs.
+/// The values for one log-in.
 pub(super) struct Credentials {
     pub(super) username: Secret,
     pub(super) password: Secret,
@@ -38,7 +38,7 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// `None` when the configuration has no such account.
+    /// The sources of account `id`; `None` when the configuration has no such account.
     pub(super) fn new(config: Arc<Config>, id: AccountId) -> Option<Self> {
         config.accounts.get(id.0)?;
         Some(Self { config, id, last_read: Arc::new(LastRead::default()), readers: Arc::new(Semaphore::new(READERS_MAX)) })
@@ -71,7 +71,7 @@ impl Sources {
 
     /// Reads all three at the same time.
     pub(super) async fn credentials(&self, login: &Login) -> Result<Credentials, SourceError> {
-        // Read all to the end even if one fails: the watch needs to know what each gave.
+        // Each is read to the end even if another fails: the watch compares with what each gave.
         let (organization, username, password) = tokio::join!(
             self.organization(),
             self.text(&login.username, Field::Username),

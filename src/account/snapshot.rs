@@ -146,11 +146,10 @@ impl AccountSnapshot {
             Standing::OrganizationKnown => return Availability::Available,
             Standing::Session(_) if self.token.is_some_and(|token| !is_suspect(token)) => return Availability::Available,
             Standing::Ended | Standing::Session(StateName::LoggedOut) => (Why::LoggedOut, None),
-            Standing::OrganizationPending => (Why::TokenPending, None),
             Standing::OrganizationMissing => (Why::NoOrganization, self.due_at),
             Standing::Session(StateName::Rejected) => (Why::LoginRejected, self.due_at),
             Standing::Session(_) if self.due_at.is_some() => (Why::LoginFailing, self.due_at),
-            Standing::Session(_) => (Why::TokenPending, None),
+            Standing::OrganizationPending | Standing::Session(_) => (Why::TokenPending, None),
         };
         Availability::Unavailable { why, until }
     }

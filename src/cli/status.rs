@@ -212,7 +212,7 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// Whether text is coloured.
+/// The style of the output: coloured or not.
 struct Style {
     colour: bool,
 }

@@ -1,4 +1,4 @@
-//! The exchange over a real connection, with a server that says what it is told to.
+//! Tests the exchange over a real connection, with a scripted server.
 
 use std::sync::Mutex;
 
@@ -17,7 +17,7 @@ use crate::{
     tls::ClientTls,
 };
 
-/// Answers one connection after the other, then no more.
+/// A server that answers one connection after the other, then no more.
 struct Server {
     port: u16,
     requests: Arc<Mutex<Vec<String>>>,

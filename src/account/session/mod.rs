@@ -32,7 +32,7 @@ pub(super) struct Session {
     attempts: u64,
 }
 
-/// Each variant holds exactly what is known in it.
+/// The state. Each variant holds exactly what is known in it.
 #[derive(Debug)]
 pub(super) enum State {
     LoggedOut,
@@ -43,7 +43,7 @@ pub(super) enum State {
     Rejected { token: Option<Token>, until: Moment, tries: Tries, last: LoginError },
 }
 
-/// What a refresh is doing.
+/// The step of a refresh.
 #[derive(Debug)]
 pub(super) enum Step {
     InFlight { attempt: Attempt, trust: Trust },
@@ -77,7 +77,7 @@ pub(super) struct Tries {
     refusals: u32,
 }
 
-/// What happens to a session.
+/// An event in the life of a session.
 #[derive(Debug)]
 pub(super) enum Event {
     /// The daemon started, or an administrator asked for a log-in.
@@ -101,7 +101,7 @@ pub(super) enum Event {
     Tick,
 }
 
-/// What the driver must do. Everything else follows from the state.
+/// An action for the driver. Everything else follows from the state.
 #[derive(Debug)]
 pub(super) enum Effect {
     /// Start this log-in and give up the one before.
@@ -338,7 +338,7 @@ impl Session {
             return None;
         }
         self.drop_refresh_token();
-        // Other credentials have not failed yet.
+        // The new credentials have not failed yet.
         self.forget_tries();
         Some(self.start(Trust::Trusted, now))
     }

@@ -1,4 +1,4 @@
-//! Tests the driver on paused time, with a scripted log-in that must be used up; and settings for this folder's tests.
+//! Tests the driver on paused time with scripted log-ins, all of which must be used; and holds settings for this folder's tests.
 
 mod promises;
 mod whole;
@@ -139,7 +139,7 @@ impl Stage {
         Self { account, script, clock, changes }
     }
 
-    /// Opens one whose token is old enough to be replaced.
+    /// Opens a stage whose token is old enough to be replaced.
     async fn seasoned(lines: impl IntoIterator<Item = Scripted>) -> (Self, Arc<Bearer>) {
         let first = [Scripted::Grant(LIFE)];
         let stage = Self::open(first.into_iter().chain(lines));
@@ -179,7 +179,7 @@ impl Stage {
     }
 }
 
-/// One account, `crm`, that logs in with literals at a port where nobody listens.
+/// Settings of one account, `crm`, that logs in with literals at a port where nothing listens.
 pub(in crate::account) fn config() -> Config {
     Config { accounts: vec![account()], ..crate::config::fixture::config() }
 }
@@ -207,7 +207,7 @@ fn login() -> Login {
     }
 }
 
-/// Plain HTTP on loopback.
+/// An endpoint over plain HTTP on loopback.
 pub(in crate::account) fn endpoint(port: u16, target: &'static str) -> Endpoint {
     let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".to_owned(), port };
     Endpoint { origin, target: PathAndQuery::from_static(target) }

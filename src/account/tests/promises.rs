@@ -45,7 +45,7 @@ async fn fifty_401s_cause_one_login() {
         assert!(report.await.unwrap().unwrap() > old.generation);
     }
     assert_eq!(stage.log_ins(), 2);
-    // One that comes later has the new token at once.
+    // A later report gets the new token at once.
     let asked = instant();
     assert!(stage.account.replace(old.generation).await.is_some());
     assert_eq!(asked.elapsed(), Duration::ZERO);
@@ -131,7 +131,7 @@ async fn suspend_past_expiry_never_sends_the_old_token() {
     let stage = Stage::open([Scripted::Grant(10 * MINUTE), Scripted::Grant(LIFE)]);
     let old = stage.account.wait_for_bearer().await.unwrap().generation;
     stage.clock.suspend(11 * MINUTE);
-    // Before any timer has noticed.
+    // No timer has noticed yet.
     assert!(stage.bearer().is_none());
     let asked = instant();
     let new = stage.account.wait_for_bearer().await.unwrap().generation;

@@ -13,7 +13,7 @@ use crate::{
     config::{AccountId, Config},
 };
 
-/// Far below the time after which we would look anyway: only events can be that quick.
+/// This is far below the time after which the watch looks anyway: only events can be that quick.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Mount {
@@ -45,7 +45,7 @@ impl Mount {
         }
     }
 
-    /// As a log-in does.
+    /// Reads all values, as a log-in does.
     async fn log_in(&self) -> bool {
         self.sources.credentials(self.sources.login().unwrap()).await.is_ok()
     }
@@ -131,7 +131,7 @@ async fn a_directory_that_appears_later_is_noticed() {
     fs::create_dir_all(mount.path("run/secrets")).unwrap();
     fs::rename(mount.path("staged/one"), mount.path("run/secrets/app")).unwrap();
     assert_eq!(next(&mut watch).await, CredentialChange::Organization);
-    // Gone and made anew: watched by its new identity.
+    // A directory that is made anew is watched by its new identity.
     assert!(mount.log_in().await);
     fs::rename(mount.path("run/secrets/app"), mount.path("run/secrets/old")).unwrap();
     fs::rename(mount.path("staged/two"), mount.path("run/secrets/app")).unwrap();
@@ -194,7 +194,7 @@ async fn a_change_is_told_once_and_only_if_the_content_differs() {
     assert_eq!(files.compare(), None, "the same value");
     mount.write("secret/password", "two");
     assert_eq!(files.compare(), Some(CredentialChange::Credentials));
-    assert_eq!(files.compare(), None, "told already");
+    assert_eq!(files.compare(), None, "reported already");
     mount.write("secret/password", "");
     assert_eq!(files.compare(), None, "half written");
     fs::remove_file(mount.path("secret/password")).unwrap();

@@ -130,7 +130,7 @@ fn printable(bytes: &[u8]) -> String {
     words.join(" ")
 }
 
-/// Settings may hold secrets, and a command needs none of ours. Names only are read here.
+/// The names of our own variables. They may hold secrets, and a command needs none of ours. Only names are read here.
 #[expect(clippy::disallowed_methods, reason = "a child inherits the environment unless its names are known")]
 fn our_variables() -> impl Iterator<Item = OsString> {
     let is_ours =

@@ -1,8 +1,9 @@
 //! Feeds a session random events at random times and compares it with a model that knows only the rules.
 
 use super::*;
+use crate::account::snapshot::{AccountSnapshot, LoginHistory};
 
-/// What the rules say about the session, whatever happened.
+/// A model of the session that holds only what the rules speak of.
 struct Model {
     logged_out: bool,
     /// The latest token that a log-in brought, unless it was withdrawn.
@@ -145,6 +146,8 @@ impl Run {
         let expected = self.model.held.filter(|(_, end)| now < *end && !self.model.suspect).map(|(generation, _)| generation);
         let served = self.bench.session.usable(now).map(Token::generation);
         assert_eq!(served, expected, "{:?}", self.bench.session);
+        let snapshot = AccountSnapshot::of(&self.bench.session, &LoginHistory::default());
+        assert_eq!(snapshot.is_usable(now), served.is_some(), "{snapshot:?} does not show {:?}", self.bench.session);
         assert_eq!(self.bench.session.attempt(), self.model.attempt);
         assert_eq!(self.bench.session.name() == StateName::LoggedOut, self.model.logged_out);
     }

@@ -76,7 +76,7 @@ pub struct ApiView {
     /// The base URL that requests go to.
     pub upstream: String,
     /// Its requests in flight.
-    pub places: RequestLimit,
+    pub request_limit: RequestLimit,
     /// Its counters.
     pub metrics: Arc<ApiMetrics>,
 }
@@ -227,8 +227,8 @@ impl StatusReader {
         let (now, view) = (self.clock.now(), Arc::clone(&self.view.borrow()));
         let api = |api: &ApiView| ApiReading {
             name: api.name.clone(),
-            in_flight: api.places.taken(),
-            in_flight_max: api.places.most(),
+            in_flight: api.request_limit.taken(),
+            in_flight_max: api.request_limit.most(),
         };
         let account = |account: &Account| {
             let snapshot = account.snapshot();
@@ -323,7 +323,7 @@ impl ApiDocument {
             upstream: api.upstream.clone(),
             requests: Some(totals.requests),
             errors: Some(totals.errors),
-            in_flight: Some(api.places.taken()),
+            in_flight: Some(api.request_limit.taken()),
         }
     }
 }

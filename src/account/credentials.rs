@@ -22,7 +22,7 @@ use crate::{
 const READERS_MAX: usize = 3;
 
 /// The values for one log-in.
-pub(super) struct Credentials {
+pub(super) struct LoginCredentials {
     pub(super) username: Secret,
     pub(super) password: Secret,
     pub(super) organization: HeaderValue,
@@ -70,14 +70,14 @@ impl Sources {
     }
 
     /// Reads all three at the same time.
-    pub(super) async fn credentials(&self, login: &Login) -> Result<Credentials, SourceError> {
+    pub(super) async fn credentials(&self, login: &Login) -> Result<LoginCredentials, SourceError> {
         // Each is read to the end even if another fails: the watch compares with what each gave.
         let (organization, username, password) = tokio::join!(
             self.organization(),
             self.text(&login.username, Field::Username),
             self.text(&login.password, Field::Password),
         );
-        Ok(Credentials { organization: organization?, username: username?, password: password? })
+        Ok(LoginCredentials { organization: organization?, username: username?, password: password? })
     }
 
     /// Reads the organization alone.

@@ -4,6 +4,7 @@
 //! says is usable; the token is wiped when the task has ended. It holds no lock.
 
 use std::{
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -152,7 +153,7 @@ impl Driver {
     /// Logs in, and goes on until it is told to stop or every handle is gone.
     pub(super) async fn run(self) {
         let suspend = SuspendDetector { now: self.clock.now(), instant: clock::instant() };
-        let mut work = Work {
+        let mut active = ActiveDriver {
             driver: self,
             attempt: None,
             waiting: Vec::new(),
@@ -160,13 +161,13 @@ impl Driver {
             history: LoginHistory::default(),
             transition_log: TransitionLog::default(),
         };
-        work.step(Event::LogIn);
-        while work.turn().await == Turn::GoOn {}
+        active.step(Event::LogIn);
+        while active.turn().await.is_continue() {}
     }
 }
 
-/// A running driver and its work in progress.
-struct Work {
+/// A driver that runs, and its work in progress.
+struct ActiveDriver {
     driver: Driver,
     attempt: Option<(Attempt, LoggingIn)>,
     /// Explicit log-ins that wait for the one in flight.
@@ -185,19 +186,14 @@ impl From<CredentialChange> for Event {
     }
 }
 
-#[derive(PartialEq, Eq)]
-enum Turn {
-    GoOn,
-    Stop,
-}
-
-impl Work {
-    async fn turn(&mut self) -> Turn {
+impl ActiveDriver {
+    /// Handles the next thing that happens, then what is due. `Break`: the account is shut down.
+    async fn turn(&mut self) -> ControlFlow<()> {
         let pause = self.pause();
         tokio::select! {
             biased;
             request = self.driver.requests.recv() => match request {
-                Some(DriverRequest::ShutDown) | None => return Turn::Stop,
+                Some(DriverRequest::ShutDown) | None => return ControlFlow::Break(()),
                 Some(request) => self.serve(request),
             },
             (attempt, outcome) = end_of(&mut self.attempt) => self.ended(attempt, outcome),
@@ -210,7 +206,7 @@ impl Work {
         }
         let resumed = self.suspend.advance(self.driver.clock.now());
         self.step(if resumed { Event::Resumed } else { Event::Tick });
-        Turn::GoOn
+        ControlFlow::Continue(())
     }
 
     /// The time until the session's deadline, but never long: this timer stands still while the machine is suspended.

@@ -267,7 +267,7 @@ impl Account {
 
     /// Reports that a request with token `refused` got a 401, and gives a newer bearer: at once, or from the log-in that all
     /// such requests share. `None` when the client gets the 401: the token is too young, the next log-in has its time, the
-    /// log-in fails or takes longer than `token_wait`.
+    /// log-in fails or takes longer than `token_wait`. Dropping the future ends the wait, not the log-in.
     pub async fn replace(&self, refused: Generation) -> Option<Arc<Bearer>> {
         timeout(self.settings.token_wait, self.newer_than(refused)).await.ok().flatten()
     }
@@ -326,6 +326,7 @@ impl Account {
     }
 
     /// Logs in anew, or joins the log-in in flight, and waits for its outcome. It is the only way back from a log-out.
+    /// Dropping the future ends the wait, not the log-in.
     ///
     /// # Errors
     ///

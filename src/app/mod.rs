@@ -292,7 +292,7 @@ impl Snapshot {
                 account: self.config.accounts[api.account.0].name.clone(),
                 listen: listens.map(|(listener, _)| listener.bound.name.clone()).collect(),
                 upstream: api.upstream.to_string(),
-                places: shared.places.clone(),
+                request_limit: shared.places.clone(),
                 metrics: Arc::clone(&shared.metrics),
             }
         });

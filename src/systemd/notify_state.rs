@@ -24,14 +24,14 @@ pub(super) struct DaemonState {
 /// What was sent so far.
 #[derive(Default)]
 pub(super) struct NotifyState {
-    sent: Sent,
+    announced: Announced,
     begun: u64,
     ended: u64,
     status: String,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Sent {
+enum Announced {
     #[default]
     Nothing,
     Ready,
@@ -55,19 +55,19 @@ impl NotifyState {
 
     fn lifecycle_messages(&mut self, state: &DaemonState, monotonic: Duration) -> Vec<String> {
         let mut messages = Vec::new();
-        match (self.sent, state.phase) {
-            (Sent::Stopping, _) | (Sent::Nothing, Phase::Starting) => {}
+        match (self.announced, state.phase) {
+            (Announced::Stopping, _) | (Announced::Nothing, Phase::Starting) => {}
             (_, Phase::Draining | Phase::Stopped) => {
-                self.sent = Sent::Stopping;
+                self.announced = Announced::Stopping;
                 // The unit's own time-out does not know the settings' drain time.
                 let time_out = (state.drain + MARGIN).as_micros();
                 messages.push(format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={time_out}"));
             }
-            (Sent::Nothing, Phase::Running) => {
-                self.sent = Sent::Ready;
+            (Announced::Nothing, Phase::Running) => {
+                self.announced = Announced::Ready;
                 messages.push("READY=1".to_owned());
             }
-            (Sent::Ready, _) => {
+            (Announced::Ready, _) => {
                 if state.reloads.begun > self.begun {
                     messages.push(format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic.as_micros()));
                 }

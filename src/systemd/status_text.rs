@@ -23,7 +23,7 @@ pub(super) fn status(phase: Phase, view: &View, refused: Option<usize>, now: Now
             serving(view.apis.len(), &accounts, refused, now)
         }
         Phase::Draining => {
-            let in_flight: usize = view.apis.iter().map(|api| api.places.taken()).sum();
+            let in_flight: usize = view.apis.iter().map(|api| api.request_limit.taken()).sum();
             format!("Stopping; {} in flight, {} s at most", count(in_flight, "request"), view.drain.as_secs())
         }
         Phase::Stopped => "Stopped".to_owned(),

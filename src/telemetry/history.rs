@@ -23,12 +23,12 @@ pub(super) const STEP: Duration = Duration::from_secs(5);
 /// The steps that are kept: five minutes.
 const STEPS: usize = 60;
 
-/// The last readings.
+/// The readings of the last five minutes.
 #[derive(Default)]
-pub(super) struct History(Mutex<VecDeque<Reading>>);
+pub(super) struct Recorder(Mutex<VecDeque<CounterReading>>);
 
 /// The counters of every API at one moment.
-struct Reading {
+struct CounterReading {
     at: SystemTime,
     totals: Vec<(String, Totals)>,
 }
@@ -54,14 +54,14 @@ struct ApiSteps {
     p99_ms: Vec<Option<f64>>,
 }
 
-impl History {
+impl Recorder {
     /// Reads the counters at the end of a step.
     pub(super) fn read(&self, view: &View, at: SystemTime) {
         let totals = view.apis.iter().map(|api| (api.name.clone(), api.metrics.totals())).collect();
-        self.push(Reading { at, totals });
+        self.push(CounterReading { at, totals });
     }
 
-    fn push(&self, reading: Reading) {
+    fn push(&self, reading: CounterReading) {
         let mut readings = self.lock();
         // Keep one reading more than there are steps.
         while readings.len() > STEPS {
@@ -82,15 +82,15 @@ impl History {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Reading>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<CounterReading>> {
         // A panic while it is locked leaves whole readings.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ApiSteps {
-    fn of(name: &str, readings: &VecDeque<Reading>) -> Self {
-        let totals = |reading: &Reading| {
+    fn of(name: &str, readings: &VecDeque<CounterReading>) -> Self {
+        let totals = |reading: &CounterReading| {
             let found = reading.totals.iter().find(|(known, _)| known == name);
             found.map(|(_, totals)| *totals)
         };
@@ -122,13 +122,13 @@ mod tests {
     use super::*;
     use crate::metrics::{BUCKETS, Buckets};
 
-    fn reading(step: u64, apis: &[(&str, u64, u64)]) -> Reading {
+    fn reading(step: u64, apis: &[(&str, u64, u64)]) -> CounterReading {
         let totals = |requests, errors| {
             let mut durations: Buckets = [0; BUCKETS];
             durations[3] = requests;
             Totals { requests, errors, durations }
         };
-        Reading {
+        CounterReading {
             at: SystemTime::UNIX_EPOCH + STEP * u32::try_from(step).unwrap(),
             totals: apis.iter().map(|(name, requests, errors)| ((*name).to_owned(), totals(*requests, *errors))).collect(),
         }
@@ -136,12 +136,12 @@ mod tests {
 
     #[test]
     fn a_step_is_what_lies_between_two_readings() {
-        let history = History::default();
-        assert_eq!(history.traffic().apis, []);
+        let recorder = Recorder::default();
+        assert_eq!(recorder.traffic().apis, []);
         for (step, requests, errors) in [(0, 100, 1), (1, 100, 1), (2, 130, 4)] {
-            history.push(reading(step, &[("a", requests, errors)]));
+            recorder.push(reading(step, &[("a", requests, errors)]));
         }
-        let document = history.traffic();
+        let document = recorder.traffic();
         assert_eq!(document.ends_at.as_deref(), Some("1970-01-01T00:00:10.000000Z"));
         let [steps] = &document.apis[..] else { panic!("{document:?}") };
         assert_eq!((&steps.requests[..], &steps.errors[..]), (&[0, 30][..], &[0, 3][..]));
@@ -151,22 +151,22 @@ mod tests {
 
     #[test]
     fn there_are_five_minutes_and_no_more() {
-        let history = History::default();
+        let recorder = Recorder::default();
         for step in 0..200 {
-            history.push(reading(step, &[("a", step * 2, 0)]));
+            recorder.push(reading(step, &[("a", step * 2, 0)]));
         }
-        let steps = history.traffic().apis.remove(0);
+        let steps = recorder.traffic().apis.remove(0);
         assert_eq!((steps.requests.len(), steps.p99_ms.len()), (STEPS, STEPS));
         assert!(steps.requests.iter().all(|requests| *requests == 2));
     }
 
     #[test]
     fn an_api_that_comes_or_goes_by_a_reload_has_no_requests_where_it_was_not() {
-        let history = History::default();
-        history.push(reading(0, &[("old", 5, 0)]));
-        history.push(reading(1, &[("old", 9, 0), ("new", 70, 0)]));
-        history.push(reading(2, &[("new", 71, 0)]));
-        let [steps] = &history.traffic().apis[..] else { panic!("the old one is gone") };
+        let recorder = Recorder::default();
+        recorder.push(reading(0, &[("old", 5, 0)]));
+        recorder.push(reading(1, &[("old", 9, 0), ("new", 70, 0)]));
+        recorder.push(reading(2, &[("new", 71, 0)]));
+        let [steps] = &recorder.traffic().apis[..] else { panic!("the old one is gone") };
         assert_eq!((steps.name.as_str(), &steps.requests[..]), ("new", &[0, 1][..]));
     }
 }

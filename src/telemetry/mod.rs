@@ -25,7 +25,7 @@ use tokio::sync::{Notify, watch};
 use tracing::error;
 
 use self::{
-    history::{History, STEP, TrafficHistory},
+    history::{Recorder, STEP, TrafficHistory},
     page::StatusPage,
 };
 use crate::{
@@ -74,8 +74,8 @@ impl TelemetryListener {
 
     /// Serves until `closing` turns true, then finishes the requests in flight.
     pub async fn serve(self, telemetry: Telemetry, closing: watch::Receiver<bool>) {
-        let (detail, page, history) = (detail(self.address), StatusPage::new(), History::default());
-        let routes = Arc::new(Routes { telemetry, detail, page, history });
+        let (detail, page, recorder) = (detail(self.address), StatusPage::new(), Recorder::default());
+        let routes = Arc::new(Routes { telemetry, detail, page, recorder });
         let acceptor = match Acceptor::new(self.bound, ConnectionLimit::new(CONNECTIONS)) {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(listener = %self.address, error = %cause, "health and metrics can't be served"),
@@ -108,7 +108,7 @@ struct Routes {
     telemetry: Telemetry,
     detail: Detail,
     page: StatusPage,
-    history: History,
+    recorder: Recorder,
 }
 
 /// The document of `/status`: that of the control socket, and the traffic that only the page needs.
@@ -171,12 +171,12 @@ impl Routes {
             step.tick().await;
             let status = &self.telemetry.status;
             let view = Arc::clone(&status.view.borrow());
-            self.history.read(&view, status.clock.now().wall);
+            self.recorder.read(&view, status.clock.now().wall);
         }
     }
 
     fn status(&self) -> PageDocument {
-        PageDocument { status: self.telemetry.status.document(self.detail), history: self.history.traffic() }
+        PageDocument { status: self.telemetry.status.document(self.detail), history: self.recorder.traffic() }
     }
 
     fn page(&self) -> TelemetryResponse {

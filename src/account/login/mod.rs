@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::{
     answer::{self, LoginAnswer},
-    credentials::{Credentials, Sources},
+    credentials::{LoginCredentials, Sources},
     failure::{LoginError, Malformed, Unreachable},
     token::Grant,
 };
@@ -213,7 +213,7 @@ fn body(write: impl Fn(&mut Pages) -> io::Result<()>) -> Bytes {
     Bytes::from_owner(pages)
 }
 
-fn write_login(out: &mut Pages, login: &Login, credentials: &Credentials) -> io::Result<()> {
+fn write_login(out: &mut Pages, login: &Login, credentials: &LoginCredentials) -> io::Result<()> {
     out.extend(b"{");
     write_member(out, &login.username_field, &credentials.username)?;
     out.extend(b",");

@@ -7,13 +7,12 @@ use std::{
     process::ExitCode,
 };
 
-use serde::Deserialize;
-
 use super::{EX_CONFIG, fail, note_faults, print, status};
 use crate::{
     config::source::{self, Input},
     control::{self, ControlError, ControlRequest},
     logging::Reader,
+    status::{AccountDocument, StatusDocument},
 };
 
 /// `status`. `json`: the document as it came.
@@ -35,21 +34,6 @@ pub(super) fn status(input: Input, json: bool) -> ExitCode {
     }
 }
 
-/// What was done to accounts.
-#[derive(Deserialize)]
-struct Done {
-    #[serde(default)]
-    now: String,
-    accounts: Vec<Account>,
-}
-
-#[derive(Deserialize)]
-struct Account {
-    name: String,
-    #[serde(default)]
-    expires_at: Option<String>,
-}
-
 /// `login`: done when the outcome is known.
 pub(super) fn log_in(input: Input, account: Option<&str>) -> ExitCode {
     accounts(input, ControlRequest::LogIn(account), |account, now| match &account.expires_at {
@@ -63,13 +47,14 @@ pub(super) fn log_out(input: Input, account: Option<&str>) -> ExitCode {
     accounts(input, ControlRequest::LogOut(account), |_, _| "logged out".to_owned())
 }
 
-fn accounts(input: Input, request: ControlRequest<'_>, said: impl Fn(&Account, &str) -> String) -> ExitCode {
+fn accounts(input: Input, request: ControlRequest<'_>, said: impl Fn(&AccountDocument, &str) -> String) -> ExitCode {
     let answer = match ask(input, request) {
         Ok(answer) => answer,
         Err(code) => return code,
     };
-    // The status alone says that it is done; an answer of another version may say it differently.
-    let done = serde_json::from_slice(&answer).unwrap_or(Done { now: String::new(), accounts: Vec::new() });
+    // The answer is a status document of these accounts. Its HTTP status alone says that it is done; another version may send
+    // another document.
+    let done: StatusDocument = serde_json::from_slice(&answer).unwrap_or_default();
     print(|out| {
         for account in &done.accounts {
             writeln!(out, "{}: {}", status::printable(&account.name), said(account, &done.now))?;

@@ -177,7 +177,7 @@ impl Control {
         if named.is_empty() {
             return Err(Refused::NoAccount);
         }
-        let meant: Vec<Account> = named.into_iter().filter(|account| account.status().state.is_some()).cloned().collect();
+        let meant: Vec<Account> = named.into_iter().filter(|account| account.snapshot().state().is_some()).cloned().collect();
         if meant.is_empty() { Err(Refused::NoLogin) } else { Ok(meant) }
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::{
-    account::AccountStatus,
+    account::AccountSnapshot,
     app::{App, StartError},
     clock::SystemClock,
     config::{Config, source::Environment},
@@ -49,8 +49,8 @@ pub const DEFAULTS: &[(&str, &str)] =
 pub enum ExecError {
     /// The daemon could not start, or failed while the program ran.
     Daemon(StartError),
-    /// Accounts had no token in time: name and status of each.
-    NoToken(Duration, Vec<(String, AccountStatus)>),
+    /// Accounts had no token in time: name and snapshot of each.
+    NoToken(Duration, Vec<(String, AccountSnapshot)>),
     /// The program could not be started.
     NotStarted(OsString, io::Error),
     /// The daemon was told to stop before the program was started.
@@ -78,12 +78,12 @@ impl fmt::Display for ExecError {
             Self::Daemon(error) => error.fmt(f),
             Self::NoToken(wait, accounts) => {
                 write!(f, "no token within {}, so the program was not started", in_words(*wait))?;
-                for (name, status) in accounts {
+                for (name, snapshot) in accounts {
                     write!(f, "\n  account `{name}`")?;
-                    if let Some(state) = status.state {
+                    if let Some(state) = snapshot.state() {
                         write!(f, " ({})", state.as_str())?;
                     }
-                    match &status.last_error {
+                    match snapshot.last_error() {
                         Some(error) => write!(f, ": {error}")?,
                         None => f.write_str(": no answer to the log-in yet")?,
                     }

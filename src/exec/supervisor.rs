@@ -16,7 +16,7 @@ use super::{
     terminal::{Terminal, stop_our_group},
 };
 use crate::{
-    account::{Account, AccountStatus},
+    account::{Account, AccountSnapshot},
     clock,
     status::{Phase, View},
 };
@@ -42,7 +42,7 @@ pub(super) enum Outcome {
     Signalled(Signal),
     /// The daemon ended before that.
     Stopped,
-    NoToken(Vec<(String, AccountStatus)>),
+    NoToken(Vec<(String, AccountSnapshot)>),
     NotStarted(io::Error),
 }
 
@@ -238,22 +238,18 @@ async fn tokens(views: &mut watch::Receiver<Arc<View>>) {
         return pending().await;
     };
     for account in started {
-        let mut phase = account.subscribe();
-        while is_without_token(&account.status()) {
-            if phase.changed().await.is_err() {
+        let mut snapshots = account.subscribe();
+        while account.lacks_token() {
+            if snapshots.changed().await.is_err() {
                 return pending().await;
             }
         }
     }
 }
 
-fn is_without_token(status: &AccountStatus) -> bool {
-    status.state.is_some() && !status.usable
-}
-
-fn without_token(accounts: &[Account]) -> Vec<(String, AccountStatus)> {
-    let statuses = accounts.iter().map(|account| (account.name().to_owned(), account.status()));
-    statuses.filter(|(_, status)| is_without_token(status)).collect()
+fn without_token(accounts: &[Account]) -> Vec<(String, AccountSnapshot)> {
+    let without = accounts.iter().filter(|account| account.lacks_token());
+    without.map(|account| (account.name().to_owned(), account.snapshot())).collect()
 }
 
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

@@ -206,7 +206,7 @@ fn run(app: App) -> RequestLimit {
         runtime.block_on(async {
             let started = async {
                 let _ = phases.wait_for(|phase| *phase == Phase::Running).await;
-                let _ = ready.send(views.borrow().apis[0].places.clone());
+                let _ = ready.send(views.borrow().apis[0].request_limit.clone());
                 std::future::pending::<()>().await;
             };
             tokio::select! {

@@ -1,4 +1,4 @@
-//! What users were promised, one story each.
+//! Tests what users were promised, one promise each.
 
 use super::*;
 use crate::account::failure::Unreachable;
@@ -34,18 +34,18 @@ async fn five_hundred_requests_at_a_cold_start_share_one_log_in() {
 #[tokio::test(start_paused = true)]
 async fn fifty_401s_cause_one_login() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
-    let complaints: Vec<_> = (0..50)
+    let reports: Vec<_> = (0..50)
         .map(|_| {
             let (account, refused) = (stage.account.clone(), old.generation);
             tokio::spawn(async move { account.replace(refused).await.map(|bearer| bearer.generation) })
         })
         .collect();
     tokio::task::yield_now().await;
-    for complaint in complaints {
-        assert!(complaint.await.unwrap().unwrap() > old.generation);
+    for report in reports {
+        assert!(report.await.unwrap().unwrap() > old.generation);
     }
     assert_eq!(stage.log_ins(), 2);
-    // One that comes later has the new token at once.
+    // A later report gets the new token at once.
     let asked = instant();
     assert!(stage.account.replace(old.generation).await.is_some());
     assert_eq!(asked.elapsed(), Duration::ZERO);
@@ -56,12 +56,12 @@ async fn fifty_401s_cause_one_login() {
 async fn other_requests_wait_while_the_token_is_suspect() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
     let account = stage.account.clone();
-    let complaint = tokio::spawn(async move { account.replace(old.generation).await.is_some() });
+    let report = tokio::spawn(async move { account.replace(old.generation).await.is_some() });
     stage.until(StateName::Refreshing).await;
     assert!(stage.bearer().is_none());
-    assert!(stage.account.status().holds_valid_token, "readiness does not flap");
+    assert!(stage.account.snapshot().holds_valid_token(stage.clock.now().moment), "readiness does not flap");
     assert_eq!(stage.account.wait_for_bearer().await.unwrap().generation, Generation(2));
-    assert!(complaint.await.unwrap());
+    assert!(report.await.unwrap());
     stage.close().await;
 }
 
@@ -115,12 +115,12 @@ async fn cancelled_waiter_does_not_cancel_the_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancelled_complaint_does_not_cancel_the_login() {
+async fn cancelled_report_does_not_cancel_the_login() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
     let account = stage.account.clone();
-    let complaint = tokio::spawn(async move { account.replace(old.generation).await.is_some() });
+    let report = tokio::spawn(async move { account.replace(old.generation).await.is_some() });
     stage.until(StateName::Refreshing).await;
-    complaint.abort();
+    report.abort();
     stage.until(StateName::Ready).await;
     assert_eq!(stage.bearer().unwrap().generation, Generation(2));
     stage.close().await;
@@ -131,7 +131,7 @@ async fn suspend_past_expiry_never_sends_the_old_token() {
     let stage = Stage::open([Scripted::Grant(10 * MINUTE), Scripted::Grant(LIFE)]);
     let old = stage.account.wait_for_bearer().await.unwrap().generation;
     stage.clock.suspend(11 * MINUTE);
-    // Before any timer has noticed.
+    // No timer has noticed yet.
     assert!(stage.bearer().is_none());
     let asked = instant();
     let new = stage.account.wait_for_bearer().await.unwrap().generation;
@@ -194,11 +194,11 @@ async fn expiry_during_an_outage_ends_in_a_503_and_then_heals() {
     stage.pass(58 * SECOND).await;
     assert!(stage.bearer().is_none() && !old.is_usable(stage.clock.now().moment));
     stage.until(StateName::BackingOff).await;
-    let status = stage.account.status();
-    assert!(!status.holds_valid_token && status.last_error.is_some() && status.expires_at.is_none());
+    let (snapshot, now) = (stage.account.snapshot(), stage.clock.now());
+    assert!(!snapshot.holds_valid_token(now.moment) && snapshot.last_error().is_some() && snapshot.expires_at(now).is_none());
     stage.until(StateName::Ready).await;
     assert!(stage.bearer().is_some());
-    assert_eq!(stage.account.status().last_error, None);
+    assert_eq!(stage.account.snapshot().last_error(), None);
     stage.close().await;
 }
 
@@ -248,7 +248,7 @@ async fn changed_credentials_end_a_rejection_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn credentials_that_change_in_flight_start_a_new_flight() {
+async fn credentials_that_change_in_flight_start_a_new_log_in() {
     let stage = Stage::open([Scripted::Hang, Scripted::Grant(LIFE)]);
     stage.until(StateName::LoggingIn).await;
     tokio::task::yield_now().await;
@@ -285,7 +285,7 @@ async fn a_changed_organization_withdraws_the_bearer_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn log_out_while_in_flight_ends_the_flight() {
+async fn log_out_while_in_flight_ends_the_log_in() {
     let stage = Stage::open([Scripted::Grant(LIFE)]);
     stage.until(StateName::LoggingIn).await;
     tokio::task::yield_now().await;
@@ -388,7 +388,7 @@ async fn a_refresh_token_is_handed_to_the_next_scheduled_log_in() {
     stage.close().await;
 }
 
-/// Ten thousand 401s from one path among good traffic, over two hours.
+/// One path answers ten thousand 401s among good traffic, over two hours.
 #[tokio::test(start_paused = true)]
 async fn a_path_that_always_answers_401_costs_one_log_in_for_each_doubled_floor() {
     let (stage, _) = Stage::seasoned(std::iter::repeat_n(Scripted::Grant(30 * DAY), 7)).await;
@@ -400,7 +400,7 @@ async fn a_path_that_always_answers_401_costs_one_log_in_for_each_doubled_floor(
                 let account = stage.account.clone();
                 tokio::spawn(async move {
                     if let Some(fresh) = account.replace(carried).await {
-                        account.uncured(fresh.generation);
+                        account.rejected_again(fresh.generation);
                     }
                 })
             })
@@ -421,16 +421,16 @@ async fn a_path_that_always_answers_401_costs_one_log_in_for_each_doubled_floor(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cure_resets_the_floor_though_another_path_still_gets_401s() {
+async fn acceptance_resets_the_floor_though_another_path_still_gets_401s() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE), Scripted::Grant(LIFE), Scripted::Grant(LIFE)]).await;
     let second = stage.account.replace(old.generation).await.unwrap().generation;
-    stage.account.uncured(second);
+    stage.account.rejected_again(second);
     stage.pass(FLOOR).await;
     assert!(stage.account.replace(second).await.is_none(), "the floor has doubled");
     stage.pass(FLOOR).await;
     let third = stage.account.replace(second).await.unwrap().generation;
-    stage.account.uncured(third);
-    stage.account.cured(third);
+    stage.account.rejected_again(third);
+    stage.account.accepted(third);
     stage.pass(FLOOR).await;
     assert!(stage.account.replace(third).await.is_some());
     stage.close().await;
@@ -450,27 +450,27 @@ async fn a_401_for_a_young_token_is_passed_on_at_once() {
 async fn the_status_tells_times_by_our_clock() {
     let stage = Stage::open([Scripted::Grant(1000 * SECOND)]);
     stage.account.wait_for_bearer().await.unwrap();
-    let (status, now) = (stage.account.status(), stage.clock.now().wall);
-    let left = status.expires_at.unwrap().duration_since(now).unwrap();
+    let (snapshot, now) = (stage.account.snapshot(), stage.clock.now());
+    let left = snapshot.expires_at(now).unwrap().duration_since(now.wall).unwrap();
     assert!((999 * SECOND..=1000 * SECOND).contains(&left), "{left:?}");
-    let refresh = status.refresh_at.unwrap().duration_since(now).unwrap();
+    let refresh = snapshot.refresh_at(now).unwrap().duration_since(now.wall).unwrap();
     assert!((719 * SECOND..=880 * SECOND).contains(&refresh), "{refresh:?}");
-    assert_eq!(status.last_login_at, Some(now));
-    assert_eq!(status.state, Some(StateName::Ready));
-    assert!(status.usable);
+    assert_eq!(snapshot.last_login_at(), Some(now.wall));
+    assert_eq!(snapshot.state(), Some(StateName::Ready));
+    assert!(snapshot.is_usable(now.moment));
     stage.close().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_account_without_log_in_sends_its_organization_alone() {
-    let mut config = fixture::config();
+    let mut config = config();
     config.accounts[0].login = None;
     let clock = ManualClock::new();
     let account = Account::start(Arc::new(config), AccountId(0), None, clock.clone(), Jitter::seeded(1), Arc::default()).unwrap();
     let bearer = account.wait_for_bearer().await.unwrap();
     assert!(bearer.authorization.is_none());
     assert_eq!(bearer.organization, "acme");
-    assert_eq!(account.status().state, None);
+    assert_eq!(account.snapshot().state(), None);
     assert!(account.relogin_on().is_empty());
     assert!(account.replace(bearer.generation).await.is_none());
     assert_eq!(account.log_in().await, Ok(()));
@@ -483,14 +483,14 @@ async fn an_account_without_log_in_sends_its_organization_alone() {
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_401s_at_once_cause_one_log_in() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
-    let complaints: Vec<_> = (0..10_000)
+    let reports: Vec<_> = (0..10_000)
         .map(|_| {
             let (account, refused) = (stage.account.clone(), old.generation);
             tokio::spawn(async move { account.replace(refused).await.is_some() })
         })
         .collect();
-    for complaint in complaints {
-        assert!(complaint.await.unwrap());
+    for report in reports {
+        assert!(report.await.unwrap());
     }
     assert_eq!(stage.log_ins(), 2);
     stage.close().await;
@@ -518,7 +518,7 @@ async fn workers_on_other_threads_share_the_account() {
     stage.close().await;
 }
 
-/// Collects what is logged on this thread.
+/// A writer that collects what is logged on this thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -120,10 +120,10 @@ fn in_words(duration: Duration) -> String {
 /// How this process has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// With the program's exit code, or with 128+n when signal n ended the program or the wait for a token.
+    /// It exits with the program's code, or with 128+n when signal n ended the program or the wait for a token.
     Code(u8),
-    /// By SIGINT, as Ctrl-C ended the program. A shell goes on with its script or loop when a command merely exits with 130,
-    /// so the caller has to end by the signal itself.
+    /// It kills itself with SIGINT, because Ctrl-C ended the program. A shell goes on with its script or loop when a command
+    /// merely exits with 130.
     ByInterrupt,
 }
 

@@ -1,6 +1,6 @@
-//! The commands that talk to a running daemon: what they ask, print and exit with.
+//! Runs the commands that talk to a running daemon: each sends one request and prints the answer.
 //!
-//! Depends on `control` and on the `status` table. Exit code 0 means that the daemon has done it, or will (`shutdown`).
+//! Exit code 0 means that the daemon has done it; with `shutdown`, that it has begun to.
 
 use std::{
     io::{self, Write},
@@ -15,10 +15,10 @@ use crate::{
     status::{AccountDocument, StatusDocument},
 };
 
-/// `status`. `json`: the document as it came.
+/// Runs `status`. With `json` it prints the daemon's document as it is, else a table.
 pub(super) fn status(input: Input, json: bool) -> ExitCode {
     let colour = Reader::of(&io::stdout(), &input.environment) == Reader::Terminal { colour: true };
-    let document = match ask(input, ControlRequest::Status) {
+    let document = match send(input, ControlRequest::Status) {
         Ok(document) => document,
         Err(code) => return code,
     };
@@ -34,7 +34,7 @@ pub(super) fn status(input: Input, json: bool) -> ExitCode {
     }
 }
 
-/// `login`: done when the outcome is known.
+/// Runs `login`, which returns when the outcome is known.
 pub(super) fn log_in(input: Input, account: Option<&str>) -> ExitCode {
     accounts(input, ControlRequest::LogIn(account), |account, now| match &account.expires_at {
         Some(at) => format!("logged in; the token expires {}", status::relative_to(at, now)),
@@ -42,13 +42,13 @@ pub(super) fn log_in(input: Input, account: Option<&str>) -> ExitCode {
     })
 }
 
-/// `logout`.
+/// Runs `logout`.
 pub(super) fn log_out(input: Input, account: Option<&str>) -> ExitCode {
     accounts(input, ControlRequest::LogOut(account), |_, _| "logged out".to_owned())
 }
 
-fn accounts(input: Input, request: ControlRequest<'_>, said: impl Fn(&AccountDocument, &str) -> String) -> ExitCode {
-    let answer = match ask(input, request) {
+fn accounts(input: Input, request: ControlRequest<'_>, outcome: impl Fn(&AccountDocument, &str) -> String) -> ExitCode {
+    let answer = match send(input, request) {
         Ok(answer) => answer,
         Err(code) => return code,
     };
@@ -57,35 +57,35 @@ fn accounts(input: Input, request: ControlRequest<'_>, said: impl Fn(&AccountDoc
     let done: StatusDocument = serde_json::from_slice(&answer).unwrap_or_default();
     print(|out| {
         for account in &done.accounts {
-            writeln!(out, "{}: {}", status::printable(&account.name), said(account, &done.now))?;
+            writeln!(out, "{}: {}", status::printable(&account.name), outcome(account, &done.now))?;
         }
         Ok(())
     })
 }
 
-/// `reload`: done when the settings have been taken over or refused.
+/// Runs `reload`, which returns when the settings have been taken over or refused.
 pub(super) fn reload(input: Input) -> ExitCode {
-    tell(input, ControlRequest::Reload, "reloaded")
+    send_and_print(input, ControlRequest::Reload, "reloaded")
 }
 
-/// `shutdown`: what is in flight may still finish.
+/// Runs `shutdown`, which returns while requests in flight still finish.
 pub(super) fn shut_down(input: Input) -> ExitCode {
-    tell(input, ControlRequest::Shutdown, "shutting down: what is in flight may finish within drain_timeout")
+    send_and_print(input, ControlRequest::Shutdown, "shutting down: what is in flight may finish within drain_timeout")
 }
 
-fn tell(input: Input, request: ControlRequest<'_>, done: &str) -> ExitCode {
-    match ask(input, request) {
+fn send_and_print(input: Input, request: ControlRequest<'_>, done: &str) -> ExitCode {
+    match send(input, request) {
         Ok(_) => print(|out| writeln!(out, "{done}")),
         Err(code) => code,
     }
 }
 
-/// The daemon's answer, or the exit code after it was said why there is none.
-fn ask(input: Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
+/// Returns the daemon's answer. If there is none, it prints why and returns the exit code.
+fn send(input: Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
     let reach = source::reach(input);
-    control::ask(reach.control, request).map_err(|error| {
+    control::send(reach.control, request).map_err(|error| {
         let code = fail(&error, if matches!(error, ControlError::Setting(_)) { EX_CONFIG } else { 1 });
-        // A daemon that answers has settings of its own.
+        // A daemon that answered was found, so faults in the settings here don't matter.
         if !matches!(error, ControlError::Problem(_)) {
             note_faults(&reach.faults);
         }

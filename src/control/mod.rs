@@ -15,7 +15,7 @@ mod socket_path;
 
 use tokio::sync::oneshot;
 
-pub use client::{ControlError, ControlRequest, ask};
+pub use client::{ControlError, ControlRequest, send};
 pub use problem::ControlProblem;
 pub use server::ControlListener;
 pub use socket_path::{ControlSocketPath, PathReason};

@@ -63,7 +63,7 @@ impl ControlListener {
 
     /// Nobody asked for it, so nothing fails for want of it.
     fn open_default(directories: &RuntimeDirectories, config: &Config) -> Option<Self> {
-        let Some(found) = socket_path::to_open(directories) else {
+        let Some(found) = socket_path::for_daemon(directories) else {
             info!("no control socket: there is no directory for one; control_socket names one");
             return None;
         };

@@ -1,4 +1,4 @@
-//! The simulated CarePortals and the real sidecar in front of it, in one process.
+//! Starts the simulated CarePortals and the real sidecar in front of it, both in this process.
 
 use std::{
     io::{self, PipeReader, Write},
@@ -28,37 +28,42 @@ use crate::{
     status::Phase,
 };
 
-/// Where the sidecar listens unless told otherwise.
+/// The port at which the sidecar listens by default.
 pub(super) const USUAL_PORT: u16 = 2273;
 
-/// Where its health, metrics and status page are unless told otherwise.
+/// The port of the telemetry listener by default.
 const USUAL_TELEMETRY_PORT: u16 = 2274;
 
-/// How old a token must be before a 401 has it replaced: as little as the settings allow, for the story to be short.
+/// The age from which a 401 replaces a token. It is the least that the settings allow, so that the demo takes little time.
 pub(super) const RELOGIN_FLOOR: Duration = Duration::from_millis(100);
 
-/// Free ports tried: another process may take one, on one of the two addresses, before we do.
+/// How many free ports are tried. Another process may bind one, at one of the two addresses, before the sidecar does.
 const FREE_PORTS: usize = 8;
 
-/// Commands that may wait while one is carried out.
-const COMMANDS: usize = 16;
+/// Commands that may wait in the daemon's queue while it carries one out.
+const COMMAND_QUEUE: usize = 16;
 
-/// Both, running.
-pub(super) struct Stage {
+/// The running sidecar and simulator.
+pub(super) struct Setup {
     sidecar: JoinHandle<Result<(), StartError>>,
     commands: mpsc::Sender<Command>,
     phases: watch::Receiver<Phase>,
     addresses: Vec<SocketAddr>,
     telemetry: Option<SocketAddr>,
     login_path: String,
-    signalled: mpsc::Sender<Command>,
-    /// Outlives the sidecar.
+    /// Takes the commands of caught signals; `forward_signals` has the other end.
+    signal_commands: mpsc::Sender<Command>,
+    /// The simulator ends after the sidecar.
     simulator: Simulator,
 }
 
-impl Stage {
-    /// Starts both.
-    pub(super) fn set(access: AccessLog) -> Result<Self, DemoError> {
+impl Setup {
+    /// Starts both; the sidecar runs in a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// One of the two can't be started, or no port is free.
+    pub(super) fn start(access: AccessLog) -> Result<Self, DemoError> {
         let options = Options::default();
         let user = options.credentials.first().cloned().unwrap_or_default();
         let simulator = Simulator::start(options).map_err(DemoError::Simulator)?;
@@ -66,74 +71,87 @@ impl Stage {
         let addresses = app.addresses().filter_map(|(_, address)| address.parse().ok()).collect();
         let telemetry = app.telemetry_address();
         let phases = app.phases();
-        let (commands, given) = mpsc::channel(COMMANDS);
-        let (signalled, by_signal) = mpsc::channel(COMMANDS);
-        let relay = relay(by_signal, commands.clone());
-        let play = move || {
+        let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
+        let (signal_commands, caught) = mpsc::channel(COMMAND_QUEUE);
+        let forwarding = forward_signals(caught, commands.clone());
+        let serve = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let relay = tokio::spawn(relay);
-                let ended = app.run(Arc::new(SystemClock), access, given).await;
-                relay.abort();
-                ended
+                let forwarding = tokio::spawn(forwarding);
+                let outcome = app.run(Arc::new(SystemClock), access, command_queue).await;
+                forwarding.abort();
+                outcome
             })
         };
-        let sidecar = thread::Builder::new().name("sidecar".to_owned()).spawn(play).map_err(DemoError::System)?;
-        Ok(Self { sidecar, commands, phases, addresses, telemetry, login_path, signalled, simulator })
+        let sidecar = thread::Builder::new().name("sidecar".to_owned()).spawn(serve).map_err(DemoError::System)?;
+        Ok(Self { sidecar, commands, phases, addresses, telemetry, login_path, signal_commands, simulator })
     }
 
-    /// From now on signals are commands to the sidecar.
+    /// Makes signals commands to the sidecar, until the returned value is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The system refused a signal handler or a thread.
     pub(super) fn catch_signals(&self) -> Result<SignalCommands, DemoError> {
-        SignalCommands::catch(self.signalled.clone()).map_err(DemoError::System)
+        SignalCommands::catch(self.signal_commands.clone()).map_err(DemoError::System)
     }
 
-    /// What the simulator saw, and its knobs.
+    /// The simulator's controls: what it received, and faults to set.
     pub(super) fn control(&self) -> &Control {
         self.simulator.control()
     }
 
-    /// Where the simulator is.
+    /// The simulator's base URL.
     pub(super) fn upstream(&self) -> String {
         upstream(&self.simulator)
     }
 
-    /// Where the sidecar is; at least one, and all with the same port.
+    /// The sidecar's addresses: at least one, and all with the same port.
     pub(super) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Where its status page is.
+    /// The address of the sidecar's status page.
     pub(super) fn telemetry(&self) -> Option<SocketAddr> {
         self.telemetry
     }
 
-    /// What the sidecar asks when it logs in.
+    /// The path to which the sidecar posts its log-in.
     pub(super) fn login_path(&self) -> &str {
         &self.login_path
     }
 
-    /// Whether a signal came, or the sidecar gave up.
+    /// Whether a signal stopped the sidecar, or it ended by itself.
     pub(super) fn is_stopping(&self) -> bool {
         self.sidecar.is_finished() || matches!(*self.phases.borrow(), Phase::Draining | Phase::Stopped)
     }
 
-    /// Stays until the sidecar has ended, as a signal makes it.
+    /// Waits until the sidecar has ended, which a signal makes it do, and then ends the simulator.
+    ///
+    /// # Errors
+    ///
+    /// The sidecar ended with an error, or panicked.
     pub(super) fn wait(self) -> Result<(), DemoError> {
-        let ended = self.sidecar.join().map_err(|_| DemoError::Panic)?.map_err(DemoError::Sidecar);
+        let outcome = self.sidecar.join().map_err(|_| DemoError::Panic)?.map_err(DemoError::Sidecar);
         self.simulator.stop();
-        ended
+        outcome
     }
 
-    /// Ends the sidecar in an orderly way.
+    /// Drains the sidecar and waits until both have ended.
+    ///
+    /// # Errors
+    ///
+    /// The sidecar ended with an error, or panicked.
     pub(super) fn stop(self) -> Result<(), DemoError> {
-        // Closed: it has ended already, and `wait` tells how.
+        // An error means that the sidecar has ended already; `wait` returns how.
         let _ = self.commands.blocking_send(Command::Shutdown);
         self.wait()
     }
 }
 
-/// What signals ask for, but that a demo whose terminal is closed ends with it: it has no settings to read again.
-async fn relay(mut signals: mpsc::Receiver<Command>, commands: mpsc::Sender<Command>) {
+/// Forwards the commands of signals. SIGHUP ends the demo: it has no settings to read again, and comes when the terminal is
+/// closed.
+async fn forward_signals(mut signals: mpsc::Receiver<Command>, commands: mpsc::Sender<Command>) {
     while let Some(command) = signals.recv().await {
         let command = if matches!(command, Command::Reload { .. }) { Command::Shutdown } else { command };
         if commands.send(command).await.is_err() {
@@ -142,18 +160,18 @@ async fn relay(mut signals: mpsc::Receiver<Command>, commands: mpsc::Sender<Comm
     }
 }
 
-/// Organization, user name, password.
+/// A simulated user: organization, user name, password.
 type User = (String, String, String);
 
-/// The sidecar at the usual port, else at a free one, and where it logs in.
+/// Binds the sidecar at the usual port, or else at a free one. Also returns the path to which it posts its log-in.
 fn bind(simulator: &Simulator, user: &User) -> Result<(App, String), DemoError> {
     let free = iter::repeat_with(free_port).take(FREE_PORTS);
-    // Where both or one of the usual ports are free, they are used.
+    // The first attempt has both usual ports, the second the usual port and any for telemetry.
     let usual = [Ok(USUAL_PORT), Ok(USUAL_PORT)].into_iter().chain(free);
     for (port, telemetry) in usual.zip([USUAL_TELEMETRY_PORT, 0].into_iter().cycle()) {
         let port = port.map_err(DemoError::System)?;
-        // A pipe is read once, so each attempt has one of its own.
-        let ca = InMemory::new(simulator.ca_pem()).map_err(DemoError::System)?;
+        // A pipe can be read once, so each attempt has its own.
+        let ca = PipedText::new(simulator.ca_pem()).map_err(DemoError::System)?;
         let mut config = settings(environment(simulator, &ca, user))?;
         for api in &mut config.apis {
             api.listen = loopback(port);
@@ -170,13 +188,13 @@ fn bind(simulator: &Simulator, user: &User) -> Result<(App, String), DemoError> 
     Err(DemoError::NoPort)
 }
 
-/// As by default: a family that the machine lacks is left out.
+/// The addresses that are the default, at `port`. The sidecar leaves out a family that the machine lacks.
 fn loopback(port: u16) -> Vec<Listen> {
     let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
     addresses.into_iter().map(|address| Listen::Tcp { address, required: false }).collect()
 }
 
-/// By its address: not even the name `localhost` need resolve.
+/// The simulator's URL by its address, so that no name has to be resolved, not even `localhost`.
 fn upstream(simulator: &Simulator) -> String {
     format!("https://{}", simulator.address())
 }
@@ -185,8 +203,8 @@ fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// The settings, as users make them, but of variables that exist nowhere else.
-fn environment(simulator: &Simulator, ca: &InMemory, (organization, username, password): &User) -> Environment {
+/// The settings as a user's environment would give them; the process's environment does not hold them.
+fn environment(simulator: &Simulator, ca: &PipedText, (organization, username, password): &User) -> Environment {
     let (upstream, ca) = (upstream(simulator), ca.path());
     [
         ("CAREPORTALS_ORGANIZATION", organization.as_str()),
@@ -205,7 +223,7 @@ fn environment(simulator: &Simulator, ca: &InMemory, (organization, username, pa
 }
 
 fn settings(environment: Environment) -> Result<Config, DemoError> {
-    // The empty path names no file, so none is read.
+    // The empty path makes the reader skip the default settings file.
     let input = Input { config_flag: None, default_file: PathBuf::new(), flags: Vec::new(), environment, defaults: &[] };
     let loaded = source::load(input);
     let faults = loaded.faults;
@@ -213,18 +231,19 @@ fn settings(environment: Environment) -> Result<Config, DemoError> {
     loaded.config.ok_or_else(|| DemoError::Settings(in_words()))
 }
 
-/// Text under a path, without a file: the throw-away authority touches no disk, and one that is read-only does not matter.
-struct InMemory(PipeReader);
+/// A text that can be read by a path although there is no file, because it is in a pipe. The demo needs no directory that
+/// it can write to.
+struct PipedText(PipeReader);
 
-impl InMemory {
-    /// Of a text that fits into a pipe, which is 4 KiB at the very least.
+impl PipedText {
+    /// Writes `text` to a pipe. It must fit into the pipe's buffer, which holds at least 4 KiB.
     fn new(text: &str) -> io::Result<Self> {
         let (reader, mut writer) = io::pipe()?;
         writer.write_all(text.as_bytes())?;
         Ok(Self(reader))
     }
 
-    /// Good for one reading.
+    /// The path of the pipe. The text can be read once.
     fn path(&self) -> PathBuf {
         let directory = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
         PathBuf::from(format!("{directory}/{}", self.0.as_raw_fd()))
@@ -236,8 +255,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_in_memory_is_read_by_its_path() {
-        let text = InMemory::new("some text").unwrap();
+    fn a_piped_text_is_read_by_its_path() {
+        let text = PipedText::new("some text").unwrap();
         assert_eq!(std::fs::read_to_string(text.path()).unwrap(), "some text");
     }
 }

@@ -1,16 +1,24 @@
-//! What the story looks like: aligned columns, and on a terminal a little colour.
+//! Prints what the demo does, in aligned columns, with colour on a terminal.
+//!
+//! Guarantees: a reader that closes the pipe does not end the demo; every other error of the output does.
 
 use std::io::{self, Write};
 
 use http::{Method, StatusCode};
 
-/// The printed story. A reader that goes away ends nothing.
+/// The width of the column of names, in characters.
+const NAME_WIDTH: usize = 15;
+
+/// The width of the column of values, if a note follows, in characters.
+const VALUE_WIDTH: usize = 27;
+
+/// Prints the demo's text to `W`. Every method returns the error of the output, except for a closed pipe.
 pub(super) struct Narration<W> {
     out: W,
     colour: bool,
 }
 
-/// How words are set off.
+/// How words look on a terminal.
 #[derive(Clone, Copy)]
 enum Style {
     Strong,
@@ -20,85 +28,76 @@ enum Style {
     Caution,
 }
 
-/// Columns: names, and values that a note follows.
-const NAME_WIDTH: usize = 15;
-const VALUE_WIDTH: usize = 27;
-
 impl<W: Write> Narration<W> {
-    /// An empty one.
+    /// Prints to `out`; with `colour` only if that is a terminal which shows it.
     pub(super) fn new(out: W, colour: bool) -> Self {
         Self { out, colour }
     }
 
-    /// What this is.
+    /// Prints the demo's title.
     pub(super) fn title(&mut self, title: &str, subtitle: &str) -> io::Result<()> {
-        let (title, subtitle) = (self.set(Style::Strong, title), self.set(Style::Faint, subtitle));
+        let (title, subtitle) = (self.styled(Style::Strong, title), self.styled(Style::Faint, subtitle));
         self.line(&format!("\n{title}\n{subtitle}"))
     }
 
-    /// A step begins.
+    /// Prints the number and the title of a step.
     pub(super) fn step(&mut self, number: usize, title: &str) -> io::Result<()> {
-        let (number, title) = (self.set(Style::Accent, &number.to_string()), self.set(Style::Strong, title));
+        let (number, title) = (self.styled(Style::Accent, &number.to_string()), self.styled(Style::Strong, title));
         self.line(&format!("\n{number}  {title}"))
     }
 
-    /// A part without a number begins.
+    /// Prints the title of a part without a number.
     pub(super) fn heading(&mut self, title: &str) -> io::Result<()> {
-        let title = self.set(Style::Strong, title);
+        let title = self.styled(Style::Strong, title);
         self.line(&format!("\n{title}"))
     }
 
-    /// A name, its value, and a remark.
+    /// Prints a name, its value, and a note (which may be empty).
     pub(super) fn fact(&mut self, name: &str, value: &str, note: &str) -> io::Result<()> {
         self.row(name, value, value, note)
     }
 
-    /// A call and its answer.
+    /// Prints a call and the status of its answer.
     pub(super) fn call(&mut self, who: &str, method: &Method, target: &str, status: StatusCode, note: &str) -> io::Result<()> {
         let code = status.as_str();
         let style = if status.is_success() { Style::Good } else { Style::Caution };
         let plain = format!("{method} {target} → {code}");
-        let shown = format!("{method} {target} → {}", self.set(style, code));
+        let shown = format!("{method} {target} → {}", self.styled(style, code));
         self.row(who, &plain, &shown, note)
     }
 
-    /// A sentence inside a step.
+    /// Prints a sentence inside a step.
     pub(super) fn remark(&mut self, sentence: &str) -> io::Result<()> {
-        let sentence = self.set(Style::Faint, sentence);
+        let sentence = self.styled(Style::Faint, sentence);
         self.line(&format!("   {sentence}"))
     }
 
-    /// A command to type, and what it does.
+    /// Prints a command to type, and what it does. `width` is the length of the longest command in the list.
     pub(super) fn command(&mut self, command: &str, width: usize, does: &str) -> io::Result<()> {
         let padding = " ".repeat(width.saturating_sub(command.len()));
-        let (command, does) = (self.set(Style::Accent, command), self.set(Style::Faint, &format!("# {does}")));
+        let (command, does) = (self.styled(Style::Accent, command), self.styled(Style::Faint, &format!("# {does}")));
         self.line(&format!("   {command}{padding}  {does}"))
     }
 
-    /// A line as it is.
-    pub(super) fn say(&mut self, line: &str) -> io::Result<()> {
-        self.line(line)
-    }
-
-    /// The end of a demo that does not stay.
+    /// Prints that every step had the expected outcome; for a demo that does not stay up.
     pub(super) fn all_well(&mut self) -> io::Result<()> {
-        let verdict = self.set(Style::Good, "All went as told.");
-        let more = self.set(Style::Faint, "Without --once the demo stays up, for you to try.");
+        let verdict = self.styled(Style::Good, "All went as told.");
+        let more = self.styled(Style::Faint, "Without --once the demo stays up, for you to try.");
         self.line(&format!("\n{verdict} {more}\n"))
     }
 
     fn row(&mut self, name: &str, value: &str, shown: &str, note: &str) -> io::Result<()> {
         let name = format!("{name:NAME_WIDTH$}");
-        let name = self.set(Style::Faint, &name);
+        let name = self.styled(Style::Faint, &name);
         if note.is_empty() {
             return self.line(&format!("   {name} {shown}"));
         }
         let padding = " ".repeat(VALUE_WIDTH.saturating_sub(value.chars().count()));
-        let note = self.set(Style::Faint, note);
+        let note = self.styled(Style::Faint, note);
         self.line(&format!("   {name} {shown}{padding}  {note}"))
     }
 
-    fn set(&self, style: Style, words: &str) -> String {
+    fn styled(&self, style: Style, words: &str) -> String {
         if !self.colour {
             return words.to_owned();
         }
@@ -112,7 +111,8 @@ impl<W: Write> Narration<W> {
         format!("\x1b[{code}m{words}\x1b[0m")
     }
 
-    fn line(&mut self, line: &str) -> io::Result<()> {
+    /// Prints a line as it is.
+    pub(super) fn line(&mut self, line: &str) -> io::Result<()> {
         match writeln!(self.out, "{line}").and_then(|()| self.out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             written => written,
@@ -126,30 +126,30 @@ mod tests {
 
     fn printed(colour: bool) -> String {
         let mut out = Vec::new();
-        let mut page = Narration::new(&mut out, colour);
-        page.step(1, "A step").unwrap();
-        page.fact("name", "value", "note").unwrap();
-        page.call("your app", &Method::GET, "/x", StatusCode::FORBIDDEN, "note").unwrap();
-        page.command("curl", 6, "calls").unwrap();
+        let mut narration = Narration::new(&mut out, colour);
+        narration.step(1, "A step").unwrap();
+        narration.fact("name", "value", "note").unwrap();
+        narration.call("your app", &Method::GET, "/x", StatusCode::FORBIDDEN, "note").unwrap();
+        narration.command("curl", 6, "calls").unwrap();
         String::from_utf8(out).unwrap()
     }
 
-    /// The same without what only a terminal understands.
-    fn stripped(text: &str) -> String {
+    /// Removes the escape sequences that set a style.
+    fn without_escapes(text: &str) -> String {
         let mut parts = text.split('\x1b');
-        let first = parts.next().unwrap().to_owned();
-        parts.fold(first, |text, part| text + part.split_once('m').unwrap().1)
+        let unstyled = parts.next().unwrap().to_owned();
+        parts.fold(unstyled, |text, part| text + part.split_once('m').unwrap().1)
     }
 
     #[test]
-    fn without_colour_there_is_no_escape_and_with_it_the_same_words() {
+    fn without_colour_there_is_no_escape_and_with_colour_the_words_are_the_same() {
         assert!(!printed(false).contains('\x1b'));
         assert!(printed(true).contains("\x1b[33m403\x1b[0m"));
-        assert_eq!(stripped(&printed(true)), printed(false));
+        assert_eq!(without_escapes(&printed(true)), printed(false));
     }
 
     #[test]
-    fn notes_stand_in_one_column() {
+    fn notes_start_in_one_column() {
         let column = |line: &str| line.chars().count() - "note".len();
         let notes: Vec<usize> = printed(false).lines().filter(|line| line.ends_with("note")).map(column).collect();
         assert_eq!(notes.len(), 2);
@@ -157,9 +157,9 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_went_away_ends_nothing_and_a_full_disk_does() {
-        struct Broken(io::ErrorKind);
-        impl Write for Broken {
+    fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
+        struct FailingWriter(io::ErrorKind);
+        impl Write for FailingWriter {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
                 Err(self.0.into())
             }
@@ -167,7 +167,7 @@ mod tests {
                 Ok(())
             }
         }
-        assert!(Narration::new(Broken(io::ErrorKind::BrokenPipe), false).say("x").is_ok());
-        assert!(Narration::new(Broken(io::ErrorKind::StorageFull), false).say("x").is_err());
+        assert!(Narration::new(FailingWriter(io::ErrorKind::BrokenPipe), false).line("x").is_ok());
+        assert!(Narration::new(FailingWriter(io::ErrorKind::StorageFull), false).line("x").is_err());
     }
 }

@@ -2,17 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 
-use crate::{
-    crowd::{Crowd, SetAtEnd},
-    http::Request,
-    sidecar::{LOGGED_IN, ORGANIZATION, PATIENCE, Setup, Sidecar, outgrow_the_floor, revoke},
+use crate::harness::{
+    Crowd, LOGGED_IN, ORGANIZATION, PATIENCE, Request, SetAtEnd, Setup, Sidecar, outgrow_the_floor, revoke, simulator,
 };
 
 #[test]
 fn two_apis_of_one_account_share_its_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = start(&simulator, &[DEMO], &[("north", "demo"), ("south", "demo")]);
     for api in ["north", "south"] {
@@ -30,7 +28,7 @@ fn two_apis_of_one_account_share_its_log_in() {
 
 #[test]
 fn tenants_are_never_mixed_whatever_happens_to_their_tokens() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = start(&simulator, &[DEMO, OTHER], &[("demo", "demo"), ("other", "other")]);
     let revocations = ["other", "demo", "other"];
@@ -50,7 +48,7 @@ fn tenants_are_never_mixed_whatever_happens_to_their_tokens() {
         let _over = SetAtEnd(&over);
         for (logins, organization) in (2..).zip(revocations) {
             sidecar.wait_for_logs(LOGGED_IN, logins);
-            outgrow_the_floor(&simulator);
+            outgrow_the_floor();
             control.revoke_tokens_of(organization);
         }
         assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 5));
@@ -66,7 +64,7 @@ fn tenants_are_never_mixed_whatever_happens_to_their_tokens() {
 
 #[test]
 fn an_account_that_fails_takes_no_other_down() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let wrong = Account { password: "not-the-password", ..OTHER };
     let sidecar = start(&simulator, &[DEMO, wrong], &[("demo", "demo"), ("other", "other")]);
     sidecar.wait_for_log("log-in failed");
@@ -78,8 +76,7 @@ fn an_account_that_fails_takes_no_other_down() {
 
 #[test]
 fn one_accounts_log_in_does_not_wait_for_anothers() {
-    let simulator = Simulator::start(Options::default()).unwrap();
-    let slow = Simulator::start(Options::default()).unwrap();
+    let (simulator, slow) = (simulator(), simulator());
     slow.control().set_login_fault(Some(LoginFault::Hang));
     let mut setup = Setup::empty();
     setup.settings(&format!(
@@ -99,7 +96,7 @@ fn one_accounts_log_in_does_not_wait_for_anothers() {
 
 #[test]
 fn an_account_whose_log_in_is_off_adds_its_organization_only() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_LOGIN_URL", "off").without("CAREPORTALS_USERNAME").without("CAREPORTALS_PASSWORD");
     only_the_organization(&simulator, &setup.start());
@@ -107,7 +104,7 @@ fn an_account_whose_log_in_is_off_adds_its_organization_only() {
 
 #[test]
 fn the_public_api_needs_no_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_API", "public").without("CAREPORTALS_USERNAME").without("CAREPORTALS_PASSWORD");
     only_the_organization(&simulator, &setup.start());

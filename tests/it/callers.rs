@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::{
     process::{Gid, Pid, Signal, Uid, WaitOptions, getgid, getuid, waitpid},
     thread::{set_thread_gid, set_thread_groups, set_thread_uid},
@@ -17,20 +17,12 @@ use rustix::{
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
-use crate::{
-    http::{Answer, Connection, Request},
-    http2::Http2,
-    sidecar::{Setup, Sidecar},
-};
+use crate::harness::{Answer, Connection, Http2, Request, Setup, Sidecar, simulator};
 
 const FRIEND: u32 = 65_521;
 const STRANGER: u32 = 65_522;
 const TEAM: u32 = 65_523;
 const CROWD: u32 = 65_524;
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn is_root() -> bool {
     let is_root = getuid().is_root();

@@ -10,9 +10,9 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use crate::{
-    sidecar::{ORGANIZATION, PASSWORD, Setup, USERNAME},
-    tls_peer::{Authority, Identity, Peer, TOKEN, params, server_of},
+use crate::harness::{
+    ORGANIZATION, PASSWORD, Setup, TlsPeer, USERNAME,
+    tls_peer::{Authority, Identity, TOKEN, params, server_of},
 };
 
 const PAST: &str = "are of no use";
@@ -45,7 +45,7 @@ impl World {
     }
 
     /// Without log-in, with this certificate.
-    fn setup(&self, peer: &Peer, client: &Identity) -> Setup {
+    fn setup(&self, peer: &TlsPeer, client: &Identity) -> Setup {
         let mut setup = Setup::without_login(&peer.base_url(), &self.servers.pem);
         let files = write(&setup, client);
         show(&mut setup, &files);
@@ -62,7 +62,7 @@ fn show(setup: &mut Setup, [certificate, key]: &[PathBuf; 2]) {
 }
 
 /// Each with a log-in, in a world of its own.
-fn with_login(peer: &Peer, world: &World) -> Setup {
+fn with_login(peer: &TlsPeer, world: &World) -> Setup {
     let mut setup = Setup::without_login(&peer.base_url(), &world.servers.pem);
     setup
         .without("CAREPORTALS_LOGIN_URL")
@@ -77,7 +77,7 @@ fn log_in_server_and_upstream_are_shown_the_certificate_that_they_ask_for() {
     for version in [&TLS12, &TLS13] {
         let (world, client) = (World::new(), World::new());
         let (client, stranger) = (world.client(), client.client());
-        let peer = Peer::tls(world.server(version));
+        let peer = TlsPeer::tls(world.server(version));
         let mut setup = with_login(&peer, &world);
         let files = write(&setup, &client);
         show(&mut setup, &files);
@@ -91,7 +91,7 @@ fn log_in_server_and_upstream_are_shown_the_certificate_that_they_ask_for() {
 
         // Whom the server does not know, or who shows nothing, gets nowhere.
         for other in [None, Some(&stranger)] {
-            let peer = Peer::tls(world.server(version));
+            let peer = TlsPeer::tls(world.server(version));
             let mut setup = Setup::without_login(&peer.base_url(), &world.servers.pem);
             if let Some(other) = other {
                 let files = write(&setup, other);
@@ -111,7 +111,7 @@ fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_is_not() {
     for version in [&TLS12, &TLS13] {
         let world = World::new();
         let [first, second, third] = [world.client(), world.client(), world.client()];
-        let peer = Peer::tls(world.server(version));
+        let peer = TlsPeer::tls(world.server(version));
         let sidecar = world.setup(&peer, &first).start();
         let shown = |requests: usize| {
             assert_eq!(sidecar.get("/a").text(), "served", "{}", sidecar.logs());
@@ -145,7 +145,7 @@ fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_is_not() {
 fn a_reload_takes_over_another_pair_of_files_and_refuses_one_that_is_of_no_use() {
     let world = World::new();
     let [first, second] = [world.client(), world.client()];
-    let peer = Peer::tls(world.server(&TLS13));
+    let peer = TlsPeer::tls(world.server(&TLS13));
     let mut setup = Setup::without_login(&peer.base_url(), &world.servers.pem);
     write(&setup, &first);
     setup.file("other.crt", &second.certificate_pem);
@@ -170,7 +170,7 @@ fn a_reload_takes_over_another_pair_of_files_and_refuses_one_that_is_of_no_use()
 fn a_certificate_that_cannot_be_used_is_a_fault_at_start_that_names_its_setting() {
     let world = World::new();
     let (client, other) = (world.client(), world.client());
-    let server = Peer::tls(world.server(&TLS13));
+    let server = TlsPeer::tls(world.server(&TLS13));
     let (certificate, key) = ("tls_cert_file", "tls_key_file");
     for (name, text, said) in [
         ("tls.crt", None, format!("{certificate}: cannot read")),

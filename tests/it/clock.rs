@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use careportals_simulator::{LoginFault, Options, Simulator};
 
-use crate::sidecar::{LOGGED_IN, PATIENCE, Sidecar};
+use crate::harness::{LOGGED_IN, PATIENCE, Sidecar, simulator};
 
 const HOUR: i64 = 3600;
 
 #[test]
 fn a_token_lives_by_the_servers_clock_however_far_that_is_off() {
     for offset in [-30 * HOUR, -2 * HOUR, 2 * HOUR, 30 * HOUR] {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         simulator.control().set_clock_offset(offset);
         let sidecar = Sidecar::start(&simulator).ready();
         let event = sidecar.wait_for_event(|event| event["message"] == "logged in");
@@ -48,7 +48,7 @@ fn a_clock_that_jumps_is_followed_at_the_next_log_in() {
 
 #[test]
 fn without_a_date_our_own_clock_counts() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     simulator.control().set_omit_date(true);
     let sidecar = Sidecar::start(&simulator).ready();
     let event = sidecar.wait_for_event(|event| event["message"] == "logged in");
@@ -57,7 +57,7 @@ fn without_a_date_our_own_clock_counts() {
 
 #[test]
 fn a_token_that_has_ended_by_the_servers_clock_is_no_token() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     // By ours it would end in an hour.
     simulator.control().set_clock_offset(2 * HOUR);
     simulator.control().set_login_fault(Some(LoginFault::ExpiredToken));

@@ -8,15 +8,11 @@ use std::{
     process::Command,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
-use crate::sidecar::{PASSWORD, Setup, Sidecar};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{PASSWORD, Setup, Sidecar, simulator};
 
 /// With a control socket in the test's own directory.
 fn controlled(simulator: &Simulator) -> Setup {

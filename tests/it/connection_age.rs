@@ -2,12 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    http::Request,
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{OFF_AND_AUTO, PATIENCE, Request, Setup, Sidecar, simulator};
 
 /// One worker whose connections live 1 s, give or take a fifth.
 fn short_lived(simulator: &Simulator, http2: &str) -> Sidecar {
@@ -34,7 +31,7 @@ fn over_either(test: impl Fn(&str) + Sync) {
 #[test]
 fn a_busy_connection_is_replaced_when_it_has_grown_old() {
     over_either(|http2| {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         let control = simulator.control();
         let sidecar = short_lived(&simulator, http2);
         control.reset_counts();
@@ -57,7 +54,7 @@ fn a_busy_connection_is_replaced_when_it_has_grown_old() {
 #[test]
 fn an_exchange_that_lasts_longer_than_its_connection_may_live_is_not_cut() {
     over_either(|http2| {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         let control = simulator.control();
         let sidecar = short_lived(&simulator, http2);
         control.hold_requests(true);

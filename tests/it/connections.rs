@@ -4,10 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use careportals_simulator::{Options, Simulator};
 
-use crate::{
-    http::Request,
-    sidecar::{PATIENCE, Setup},
-};
+use crate::harness::{PATIENCE, Request, Setup, simulator};
 
 /// Whether the name means both loopback addresses here.
 fn localhost_is_both() -> bool {
@@ -33,7 +30,7 @@ fn an_upstream_is_reached_by_whichever_of_its_addresses_answers() {
 #[test]
 fn tls_sessions_are_resumed() {
     for http2 in ["off", "auto"] {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         let mut setup = Setup::new(&simulator);
         setup.api("http2", http2);
         let sidecar = setup.start().ready();

@@ -7,19 +7,11 @@ use std::{
     process::Command,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::{Signal, getuid};
 use serde_json::{Value, json};
 
-use crate::{
-    http::{Answer, Request},
-    lifecycle::held,
-    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Answer, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, Sidecar, USERNAME, held, simulator};
 
 /// With a control socket in the test's own directory.
 fn controlled(simulator: &Simulator) -> Setup {

@@ -2,18 +2,15 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path, time::Instant};
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    http::Request,
-    sidecar::{LOGGED_IN, ORGANIZATION, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME, revoke},
-};
+use crate::harness::{LOGGED_IN, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, Sidecar, USERNAME, revoke, simulator};
 
 const NEXT: &str = "demo-password-2";
 
 #[test]
 fn a_file_that_is_absent_at_start_is_waited_for() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = in_files(&simulator);
     fs::remove_file(setup.dir.path().join("password")).unwrap();
     setup.account("token_wait", "100ms");
@@ -31,7 +28,7 @@ fn a_file_that_is_absent_at_start_is_waited_for() {
 
 #[test]
 fn a_directory_that_is_absent_at_start_is_waited_for() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     let directory = setup.dir.path().join("not/yet");
     setup.without("CAREPORTALS_ORGANIZATION").without("CAREPORTALS_USERNAME").without("CAREPORTALS_PASSWORD");
@@ -45,7 +42,7 @@ fn a_directory_that_is_absent_at_start_is_waited_for() {
 
 #[test]
 fn one_trailing_newline_of_a_file_is_no_part_of_its_value() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let setup = in_files(&simulator);
     setup.file("organization", &format!("{ORGANIZATION}\n"));
     setup.file("username", &format!("{USERNAME}\n"));
@@ -58,7 +55,7 @@ fn one_trailing_newline_of_a_file_is_no_part_of_its_value() {
 
 #[test]
 fn a_password_may_hold_any_character() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let password = "\"quoted\", back\\slash, пароль, tab\t, two lines\n and a trailing one\n";
     simulator.control().set_credentials(ORGANIZATION, USERNAME, password);
     let setup = in_files(&simulator);
@@ -90,7 +87,7 @@ fn a_file_removed_and_made_again_logs_in_anew() {
 
 #[test]
 fn a_swapped_kubernetes_mount_logs_in_anew() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let setup = mounted(&simulator);
     let mount = setup.dir.path().join("mount");
@@ -108,7 +105,7 @@ fn a_swapped_kubernetes_mount_logs_in_anew() {
 
 #[test]
 fn a_change_of_credentials_drops_no_request() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = in_files(&simulator).start().ready();
     let token = control.last_token().unwrap();
@@ -125,7 +122,7 @@ fn a_change_of_credentials_drops_no_request() {
 
 #[test]
 fn corrected_credentials_are_tried_at_once() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let setup = in_files(&simulator);
     setup.file("password", "not-the-password");
     let sidecar = setup.start();
@@ -139,7 +136,7 @@ fn corrected_credentials_are_tried_at_once() {
 
 #[test]
 fn a_changed_organization_drops_the_old_token_at_once() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let mut setup = mounted(&simulator);
     setup.account("token_wait", "200ms");
@@ -163,7 +160,7 @@ fn a_changed_organization_drops_the_old_token_at_once() {
 
 #[test]
 fn a_changed_organization_counts_without_a_log_in_too() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let mut setup = in_files(&simulator);
     setup.variable("CAREPORTALS_LOGIN_URL", "off");
@@ -180,7 +177,7 @@ fn a_changed_organization_counts_without_a_log_in_too() {
 
 #[test]
 fn a_command_gives_a_value_at_each_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::new(&simulator);
     // It says something else the second time.
@@ -201,7 +198,7 @@ fn a_command_gives_a_value_at_each_log_in() {
 
 #[test]
 fn a_command_gets_its_arguments_as_they_are_and_none_of_our_settings() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     // No shell makes anything of the second argument; the third is what `sh -c` prints.
     setup.without("CAREPORTALS_PASSWORD");
@@ -213,7 +210,7 @@ fn a_command_gets_its_arguments_as_they_are_and_none_of_our_settings() {
 
 #[test]
 fn what_a_failing_command_says_is_shown_but_not_what_it_gave() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let sidecar = with_command(&simulator, r#"["sh", "-c", "echo hunter2; echo the vault is sealed >&2; exit 3"]"#);
     let event = sidecar.wait_for_log("log-in failed");
     assert!(event.contains("the vault is sealed") && event.contains("exit status 3"), "{event}");
@@ -226,7 +223,7 @@ fn what_a_failing_command_says_is_shown_but_not_what_it_gave() {
 
 #[test]
 fn a_command_whose_output_is_no_value_is_a_failed_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let cases = [
         (r#"["head", "-c", "70000", "/dev/zero"]"#, "longer than 64 KiB"),
         (r#"["true"]"#, "empty"),
@@ -243,7 +240,7 @@ fn a_command_whose_output_is_no_value_is_a_failed_log_in() {
 
 #[test]
 fn a_variable_of_any_name_may_hold_a_value() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.without("CAREPORTALS_PASSWORD").variable("PORTAL_SECRET", PASSWORD);
     setup.account("password", r#"{ env = "PORTAL_SECRET" }"#);
@@ -252,7 +249,7 @@ fn a_variable_of_any_name_may_hold_a_value() {
 
 #[test]
 fn systemds_credentials_directory_is_used_by_default() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     let directory = setup.dir.path().join("credentials");
     write(&directory, ORGANIZATION, USERNAME, PASSWORD);
@@ -304,7 +301,7 @@ fn write(directory: &Path, organization: &str, username: &str, password: &str) {
 
 /// The password's file is changed in some way; requests get through all the time.
 fn changed(change: impl FnOnce(&Path)) {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = in_files(&simulator).start().ready();
     control.set_credentials(ORGANIZATION, USERNAME, NEXT);

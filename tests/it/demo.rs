@@ -12,10 +12,7 @@ use std::{
 use careportals_simulator::Options;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::PASSWORD,
-};
+use crate::harness::{Connection, PASSWORD, Request};
 
 /// The program with no environment at all.
 fn demo(arguments: &[&str]) -> Command {

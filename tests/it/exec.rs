@@ -10,17 +10,10 @@ use std::{
     thread::JoinHandle,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, USERNAME, interrupts_are_ignored},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Connection, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, USERNAME, interrupts_are_ignored, simulator};
 
 /// As on a laptop: credentials and an upstream, and everything else at `exec`'s own defaults.
 fn setup(simulator: &Simulator) -> Setup {

@@ -11,13 +11,13 @@ use std::{
     time::Instant,
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{OptionalActions, tcgetattr, tcsetattr},
 };
 
-use crate::sidecar::{PATIENCE, Setup, interrupts_are_ignored};
+use crate::harness::{PATIENCE, Setup, interrupts_are_ignored, simulator};
 
 const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
@@ -102,10 +102,6 @@ impl Screen {
 /// Tells each SIGINT, and ends with the terminal's input or with `q`.
 const TELLS_INT: &str = "trap 'echo INT' INT; echo ready; while read line || [ $? -gt 128 ]; do echo \"got $line\"; \
                          [ \"$line\" = q ] && exit 7; done";
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 #[test]
 fn what_is_typed_goes_to_the_program_and_ctrl_c_reaches_it_once() {

@@ -1,17 +1,10 @@
 //! `Expect: 100-continue`: answered when the body is about to be read, and only then.
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Connection, PATIENCE, Request, Setup, Sidecar, simulator};
 
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn post(target: &str) -> Request {
     Request::new("POST", target).header("Expect", "100-continue")

@@ -10,13 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    crowd::SetAtEnd,
-    http::{Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Connection, PATIENCE, Request, SetAtEnd, Setup, Sidecar, simulator};
 
 /// Answers of the simulator take milliseconds; the rest is for machines that have much else to do. Shorter than every
 /// default time-out that somebody could have to wait for because of a flood.
@@ -32,10 +28,6 @@ const HEAD: u64 = 64 + 32;
 /// An exchange under way, each way: 64 KiB that wait to be written, 64 KiB that were read, and a TLS record of upstream's;
 /// and 64 KiB of `replay_buffer`.
 const EXCHANGE: u64 = 2 * (64 + 64) + 2 * 16 + 64;
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn with(simulator: &Simulator, keys: &[(&str, &str)]) -> Sidecar {
     let mut setup = Setup::new(simulator);

@@ -4,9 +4,7 @@
 
 use std::{collections::HashSet, fs, os::unix::fs::symlink, process::Command};
 
-use careportals_simulator::{Options, Simulator};
-
-use crate::sidecar::{PASSWORD, Setup, Sidecar};
+use crate::harness::{PASSWORD, Setup, Sidecar, simulator};
 
 /// What is to be made of a command.
 enum Fate {
@@ -83,7 +81,7 @@ fn commands() -> Vec<(String, String)> {
 
 #[test]
 fn what_the_guides_have_typed_does_what_they_say() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     let password = setup.file("password", PASSWORD);
     let socket = setup.dir.path().join("control.sock");

@@ -5,27 +5,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use careportals_simulator::{Options, Seen, Simulator};
+use careportals_simulator::{Seen, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    http::Request,
-    http2::{
-        BODY, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PREFACE, RST_STREAM, Raw, SETTINGS, fields,
+use crate::harness::{
+    Http2, PATIENCE, Request, Setup, Sidecar,
+    frames::{
+        BODY, CONTINUATION, END_HEADERS, END_STREAM, FrameClient, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, fields,
         frame, get_fields,
     },
-    pattern::pattern,
-    sidecar::{PATIENCE, Setup, Sidecar},
+    pattern, simulator,
 };
 
 const MIB: u64 = 1024 * 1024;
 const PROTOCOL_ERROR: u32 = 1;
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn seen(simulator: &Simulator, path: &str) -> Option<Seen> {
     simulator.control().requests().into_iter().find(|seen| seen.target.starts_with(path))
@@ -72,7 +67,7 @@ fn a_unix_socket_serves_http2_too() {
 fn the_preface_may_come_in_pieces() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
-    let mut raw = Raw::silent(sidecar.address());
+    let mut raw = FrameClient::silent(sidecar.address());
     for byte in [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat() {
         raw.write(&[byte]);
         // So that it is read by itself.
@@ -115,7 +110,7 @@ fn head_timeout_runs_until_the_first_whole_request() {
     let sidecar = setup.start().ready();
     for beginning in [&PREFACE[..5], PREFACE, &[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()] {
         let start = Instant::now();
-        let mut raw = Raw::silent(sidecar.address());
+        let mut raw = FrameClient::silent(sidecar.address());
         raw.write(beginning);
         raw.last_words();
         assert!(start.elapsed() >= Duration::from_millis(300));
@@ -184,7 +179,7 @@ fn the_authority_is_judged_as_host() {
     assert_eq!(client.answer(secure).status, 200);
     assert_eq!(client.answer(same).status, 200);
 
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     raw.write(&frame(HEADERS, 5, 1, &fields(&[(":method", "GET"), (":scheme", "http"), (":path", "/_sim/echo")])));
     let head = raw.next(HEADERS).unwrap();
     // An indexed field (RFC 7541, 6.1), the twelfth of appendix A: `:status: 400`.
@@ -233,7 +228,7 @@ fn fields_of_a_connection_are_an_error_of_their_stream_alone() {
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
     control.reset_counts();
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     let forbidden = [
         ("connection", "close"),
         ("keep-alive", "1"),
@@ -452,7 +447,7 @@ fn on_sigterm_streams_finish_and_an_idle_connection_is_told_to_go() {
     let (mut busy, mut idle) = (Http2::connect(sidecar.address()), Http2::connect(sidecar.address()));
     assert_eq!(idle.get("/_sim/echo").status, 200);
     // One that never answers our PING does not hold the drain up.
-    let mut mute = Raw::connect(sidecar.address());
+    let mut mute = FrameClient::connect(sidecar.address());
     mute.write(&frame(HEADERS, 5, 1, &get_fields("/_sim/status/204", &[])));
     mute.next(HEADERS).unwrap();
     control.reset_counts();
@@ -484,7 +479,7 @@ fn streams_over_the_limit_are_refused_unseen() {
     let control = simulator.control();
     control.hold_logins(true);
     let sidecar = Sidecar::start(&simulator);
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     let mut request = |number: u32| raw.write(&frame(HEADERS, 5, 2 * number + 1, &get_fields("/_sim/echo", &[])));
     (0..256).for_each(&mut request);
     request(256);
@@ -501,7 +496,7 @@ fn rapid_resets_end_the_connection() {
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
     control.reset_counts();
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     let mut pairs = Vec::new();
     for number in 0..2000 {
         pairs.extend(frame(HEADERS, 5, 2 * number + 1, &get_fields("/_sim/hang", &[])));
@@ -514,7 +509,7 @@ fn rapid_resets_end_the_connection() {
 }
 
 /// Asks something, waits until it was taken up, and gives it up. Whether GOAWAY came meanwhile; `None` once it is closed.
-fn abandon(raw: &mut Raw, stream: u32) -> Option<bool> {
+fn abandon(raw: &mut FrameClient, stream: u32) -> Option<bool> {
     let (mut going, pause) = (false, Duration::from_secs(1));
     let asked = [frame(HEADERS, 5, stream, &get_fields("/_sim/echo", &[])), frame(PING, 0, 0, b"taken up")].concat();
     raw.flood(&asked, pause, asked.len());
@@ -536,7 +531,7 @@ fn a_client_that_abandons_one_stream_after_the_other_is_asked_to_leave_and_then_
     let control = simulator.control();
     control.hold_logins(true);
     let sidecar = Sidecar::start(&simulator);
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     let said: Vec<bool> = (0..400).map_while(|number| abandon(&mut raw, 2 * number + 1)).collect();
     let asked = said.iter().position(|going| *going).unwrap();
     assert!((100..110).contains(&asked), "{asked}");
@@ -550,7 +545,7 @@ fn a_client_that_lets_most_streams_finish_may_abandon_the_others() {
     let simulator = simulator();
     simulator.control().hold_logins(true);
     let sidecar = Sidecar::start(&simulator);
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     for number in 0..150 {
         assert_eq!(abandon(&mut raw, 6 * number + 1), Some(false), "{number}");
         for refused in [6 * number + 3, 6 * number + 5] {
@@ -565,7 +560,7 @@ fn a_flood_of_continuations_ends_the_connection() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
     for piece in [&b""[..], &fields(&[("x-more", &"m".repeat(16_000))])] {
-        let mut raw = Raw::connect(sidecar.address());
+        let mut raw = FrameClient::connect(sidecar.address());
         raw.write(&frame(HEADERS, END_STREAM, 1, &get_fields("/_sim/echo", &[])));
         let taken = raw.flood(&frame(CONTINUATION, 0, 1, piece), PATIENCE, 64 * 1024 * 1024);
         assert!(taken < 64 * 1024 * 1024);
@@ -582,7 +577,7 @@ fn floods_of_settings_and_pings_cost_no_memory_and_nobody_else() {
     let pings = frame(PING, 0, 0, b"flooding").repeat(1000);
     for flood in [settings, pings] {
         // Nobody reads the answers, so in the end nobody reads the questions.
-        let mut raw = Raw::connect(sidecar.address());
+        let mut raw = FrameClient::connect(sidecar.address());
         raw.write(&frame(HEADERS, 5, 1, &get_fields("/_sim/status/204", &[])));
         let taken = raw.flood(&flood, Duration::from_millis(300), 256 * 1024 * 1024);
         assert!(taken < 256 * 1024 * 1024);
@@ -614,7 +609,7 @@ fn the_log_says_the_same_as_of_http1() {
 fn a_304_ends_with_its_head_and_tells_no_length_that_could_be_misread() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     raw.write(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &get_fields("/_sim/status/304", &[])));
     let head = raw.on(1).unwrap();
     assert_eq!((head.kind, head.flags & END_STREAM), (HEADERS, END_STREAM), "no empty frame follows");
@@ -628,7 +623,7 @@ fn a_304_ends_with_its_head_and_tells_no_length_that_could_be_misread() {
 fn an_upload_whose_end_comes_after_its_answer_is_not_reset() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     // One that upstream answers, and one that is refused here.
     for (stream, path) in [(1, "/_sim/upload"), (3, "/patient/auth")] {
         let post =

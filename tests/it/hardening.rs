@@ -10,18 +10,11 @@ use std::{
     process::Command,
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{
-    http::Request,
-    sidecar::{LOGGED_IN, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{LOGGED_IN, PASSWORD, PATIENCE, Request, Setup, Sidecar, USERNAME, simulator};
 
 /// Where an unprivileged user may read.
 const NOBODY: u32 = 65534;

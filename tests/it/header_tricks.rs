@@ -6,19 +6,13 @@ use std::{
     thread,
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    http::{Answer, Connection, Request},
-    http2::{END_HEADERS, END_STREAM, Http2, fields},
-    raw_h2::{BODY, HEADERS, RawH2},
-    raw_upstream::RawUpstream,
-    sidecar::{OFF_AND_AUTO, ORGANIZATION, Setup, Sidecar},
+use crate::harness::{
+    Answer, Connection, Http2, ManualHttp2, OFF_AND_AUTO, ORGANIZATION, RecordingUpstream, Request, Setup, Sidecar,
+    frames::{BODY, END_HEADERS, END_STREAM, HEADERS, fields},
+    simulator,
 };
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 enum Client {
     Http1(Connection),
@@ -469,7 +463,7 @@ fn an_answer_of_an_http1_upstream_ends_and_goes_on_for_each_client() {
     }
     assert!(ending.next().is_none(), "all of them are sent");
     let early = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n";
-    let upstream = RawUpstream::start(format!("{early}HTTP/1.1 200 OK\r\n{lines}Content-Length: 2\r\n\r\nok"));
+    let upstream = RecordingUpstream::start(format!("{early}HTTP/1.1 200 OK\r\n{lines}Content-Length: 2\r\n\r\nok"));
     let sidecar = upstream.setup(&simulator).start();
     for mut client in clients(&sidecar) {
         for _ in 0..2 {
@@ -480,7 +474,7 @@ fn an_answer_of_an_http1_upstream_ends_and_goes_on_for_each_client() {
 
 #[test]
 fn an_answer_of_an_http2_upstream_ends_and_goes_on_for_each_client() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     thread::scope(|scope| {
         let serving = scope.spawn(|| {
@@ -509,7 +503,7 @@ fn an_answer_of_an_http2_upstream_ends_and_goes_on_for_each_client() {
 /// RFC 9113, 8.2.2: such an answer is malformed, and a header of it must not be passed on.
 #[test]
 fn an_http2_upstream_that_speaks_of_its_connection_is_not_understood() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     thread::scope(|scope| {
         let serving = scope.spawn(|| {

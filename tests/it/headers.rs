@@ -1,16 +1,8 @@
 //! Headers on their way to upstream: what is added, removed and kept.
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    http::{Answer, Request},
-    raw_upstream::{OK, RawUpstream},
-    sidecar::{ORGANIZATION, Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Answer, OK, ORGANIZATION, RecordingUpstream, Request, Setup, Sidecar, simulator};
 
 /// Each header's name that reached upstream, sorted.
 fn names(answer: &Answer) -> Vec<String> {
@@ -149,7 +141,7 @@ fn everything_else_passes_in_its_order() {
 #[test]
 fn values_pass_byte_for_byte() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     let mut client = sidecar.connect();
     client.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Odd:\t a \xe4\t\xff  b,;\"\\ \r\n\r\n");

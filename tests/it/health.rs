@@ -6,20 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::{
-    crowd::Crowd,
-    http::{Answer, Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar, revoke},
-    stalled::{LETS_DEBUGGERS_IN, Stalled},
+use crate::harness::{
+    Answer, Connection, Crowd, LETS_DEBUGGERS_IN, PATIENCE, Request, Setup, Sidecar, Stalled, revoke, simulator,
 };
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn observed(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);

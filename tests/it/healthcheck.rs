@@ -7,9 +7,9 @@ use std::{
     time::Instant,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::LoginFault;
 
-use crate::sidecar::{Output, PATIENCE, Setup};
+use crate::harness::{Output, PATIENCE, Setup, simulator};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const NOT_READY: &str = "HTTP/1.1 503 Service Unavailable\r\n\r\n\
@@ -71,7 +71,7 @@ fn a_listener_on_every_address_is_asked_by_loopback() {
 
 #[test]
 fn a_daemon_without_a_token_is_alive_and_started_but_not_ready() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::Status(401)));
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");

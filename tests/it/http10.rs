@@ -5,19 +5,9 @@ use std::{
     net::TcpStream,
 };
 
-use careportals_simulator::{Options, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    http::{Connection, Request},
-    pattern::pattern,
-    raw_upstream::RawUpstream,
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Connection, PATIENCE, RecordingUpstream, Request, Setup, Sidecar, pattern, simulator};
 
 fn get(target: &str, lines: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.0\r\n{lines}\r\n").into_bytes()
@@ -167,7 +157,7 @@ fn an_upload_needs_a_length() {
 #[test]
 fn an_http10_upstream_is_understood() {
     let simulator = simulator();
-    let upstream = RawUpstream::start("HTTP/1.0 200 OK\r\nConnection: close\r\n\r\nuntil the end");
+    let upstream = RecordingUpstream::start("HTTP/1.0 200 OK\r\nConnection: close\r\n\r\nuntil the end");
     let sidecar = upstream.setup(&simulator).start();
     let (answer, end) = ask(&sidecar, &get("/", "Host: localhost\r\n"));
     assert_eq!((head_and_body(&answer).1, end), (b"until the end".to_vec(), End::Clean));

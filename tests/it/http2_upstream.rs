@@ -5,19 +5,13 @@ use std::time::Duration;
 use careportals_simulator::{Control, Options, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    crowd::Crowd,
-    http::{Answer, Connection, Request},
-    pattern::pattern,
-    raw_h2::{BODY, CANCEL, INTERNAL_ERROR, NO_ERROR, Peer, RST_STREAM, RawH2},
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
+use crate::harness::{
+    Answer, Connection, Crowd, Http2Peer, ManualHttp2, OFF_AND_AUTO, PATIENCE, Request, Setup, Sidecar,
+    frames::{BODY, CANCEL, INTERNAL_ERROR, NO_ERROR, RST_STREAM},
+    pattern, simulator,
 };
 
 const MIB: u64 = 1024 * 1024;
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 /// So many requests are held by the upstream at the same time, and then answered.
 fn all_at_once(control: &Control, sidecar: &Sidecar, count: u64) {
@@ -162,7 +156,7 @@ fn a_server_that_changes_its_protocol_is_followed() {
 
 #[test]
 fn when_the_server_hangs_up_on_everybody_a_burst_fails_without_two_connections_for_each() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     let attempts = std::thread::scope(|scope| {
         let crowd = Crowd::send(&sidecar, 80, &Request::post("/users", "once"));
@@ -261,7 +255,7 @@ fn a_slow_upstream_holds_back_the_client_and_nobody_else() {
 
 #[test]
 fn a_client_that_hangs_up_resets_its_stream_and_the_connection_lives_on() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     let mut waiting = sidecar.connect();
     waiting.write(&Request::get("/users").head());
@@ -277,7 +271,7 @@ fn a_client_that_hangs_up_resets_its_stream_and_the_connection_lives_on() {
         }
         drop(client);
         let reset = peer.frame().unwrap();
-        assert_eq!((reset.kind, reset.stream, reset.code()), (RST_STREAM, stream, CANCEL));
+        assert_eq!((reset.kind, reset.stream, reset.error_code()), (RST_STREAM, stream, CANCEL));
     }
     // In the middle of its own body.
     let mut client = sidecar.connect();
@@ -287,7 +281,7 @@ fn a_client_that_hangs_up_resets_its_stream_and_the_connection_lives_on() {
     assert_eq!(peer.frame().unwrap().payload, b"half");
     drop(client);
     let reset = peer.frame().unwrap();
-    assert_eq!((reset.kind, reset.stream, reset.code()), (RST_STREAM, head.stream, CANCEL), "never a clean end");
+    assert_eq!((reset.kind, reset.stream, reset.error_code()), (RST_STREAM, head.stream, CANCEL), "never a clean end");
     peer.answer(first, b"not disturbed");
     assert_eq!(waiting.answer("GET").text(), "not disturbed");
     assert!(!upstream.has_more());
@@ -295,7 +289,7 @@ fn a_client_that_hangs_up_resets_its_stream_and_the_connection_lives_on() {
 
 #[test]
 fn an_answer_that_ends_before_its_request_ends_the_stream_and_nothing_else() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     // With an error code that is none, as it should be, or without.
     for polite in [true, false] {
@@ -328,7 +322,7 @@ fn an_answer_that_ends_before_its_request_ends_the_stream_and_nothing_else() {
 
 #[test]
 fn a_truncated_body_stays_truncated_however_it_was_cut() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     for how in [Some(NO_ERROR), Some(CANCEL), Some(INTERNAL_ERROR), None] {
         let mut client = sidecar.connect();
@@ -349,7 +343,7 @@ fn a_truncated_body_stays_truncated_however_it_was_cut() {
             None => drop(peer.take()),
         }
         assert_eq!(client.read_to_end(), b"", "{how:?}: no clean end");
-        let _ = peer.take().map(Peer::leave);
+        let _ = peer.take().map(Http2Peer::leave);
         assert!(!upstream.has_more());
     }
     let simulator = simulator();

@@ -5,21 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    http::{Connection, Request},
-    http2::{HEADERS, Http2, Raw, frame, get_fields},
-    sidecar::{PATIENCE, Setup, Sidecar},
+use crate::harness::{
+    Connection, Http2, PATIENCE, Request, Setup, Sidecar,
+    frames::{FrameClient, HEADERS, frame, get_fields},
+    simulator,
 };
 
 const SHORT: Duration = Duration::from_millis(300);
 /// The time counts from the answer's end, which is a moment before it is read.
 const ALMOST: Duration = Duration::from_millis(250);
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn with_short_idle(simulator: &Simulator) -> Sidecar {
     let mut setup = Setup::new(simulator);
@@ -113,7 +109,7 @@ fn an_idle_http2_connection_is_told_and_closed_and_pings_do_not_keep_it() {
     assert!(start.elapsed() >= ALMOST);
 
     // One that does not answer is closed all the same.
-    let mut mute = Raw::connect(sidecar.address());
+    let mut mute = FrameClient::connect(sidecar.address());
     mute.write(&frame(HEADERS, 5, 1, &get_fields("/_sim/status/204", &[])));
     assert_eq!(mute.last_words(), Some(0));
 }

@@ -6,11 +6,7 @@ use std::{collections::BTreeSet, thread, time::Duration};
 use careportals_simulator::{LoginFault, Options, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    connect_proxy::{ConnectProxy, Manner},
-    http::{Answer, Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Answer, ConnectProxy, Connection, Manner, PATIENCE, Request, Setup, Sidecar, simulator};
 
 const ORGANIZATION: &str = "canary-organization";
 const USERNAME: &str = "canary-user@mail.canary.test";
@@ -135,8 +131,8 @@ fn the_hunt_would_find_a_secret_in_any_of_its_forms() {
     }
 }
 
-fn simulator() -> Simulator {
-    let simulator = Simulator::start(Options::default()).unwrap();
+fn simulator_of_secrets() -> Simulator {
+    let simulator = simulator();
     simulator.control().set_credentials(ORGANIZATION, USERNAME, PASSWORD);
     simulator
 }
@@ -212,7 +208,7 @@ const MALFORMED: [&str; 5] = [
 
 #[test]
 fn calls_that_succeed_or_fail_leave_no_trace_of_their_secrets() {
-    let simulator = simulator();
+    let simulator = simulator_of_secrets();
     let control = simulator.control();
     let mut setup = setup(&simulator);
     setup.api("response_timeout", "200ms").api("body_idle", "200ms").account("relogin_floor", "100ms");
@@ -342,7 +338,7 @@ fn logins_that_fail_leave_no_trace_of_their_secrets() {
 #[expect(clippy::needless_pass_by_value, reason = "what `hunt_through` calls takes its own")]
 fn hunt_refreshing(fault: Option<LoginFault>) -> Hunt {
     let mut hunt = Hunt::new();
-    let simulator = simulator();
+    let simulator = simulator_of_secrets();
     let control = simulator.control();
     control.set_login_fault(fault.clone());
     control.set_token_life(Duration::from_secs(2));
@@ -369,7 +365,7 @@ fn logins_that_succeed_and_refresh_leave_no_trace_of_their_secrets() {
 
 #[test]
 fn what_the_commands_print_holds_no_secret() {
-    let simulator = simulator();
+    let simulator = simulator_of_secrets();
     let mut hunt = Hunt::new();
     // It says whose settings these are, and is no credential.
     hunt.secrets.retain(|secret| secret != ORGANIZATION);
@@ -429,7 +425,7 @@ fn hunt_for_egress() -> Hunt {
 
 /// A proxy that opens no way: the commands, a log-in, and a request without a log-in before it.
 fn hunt_before(proxy: &ConnectProxy) -> Hunt {
-    let (simulator, mut hunt) = (simulator(), hunt_for_egress());
+    let (simulator, mut hunt) = (simulator_of_secrets(), hunt_for_egress());
     for command in [&["check"][..], &["config"], &["check", "--online"]] {
         let output = setup_behind(&simulator, proxy).output_of(command);
         assert_eq!(output.code, Some(i32::from(command.len() > 1)), "{output:?}");

@@ -10,28 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use careportals_simulator::{Control, Options, Simulator};
+use careportals_simulator::{Control, Simulator};
 use rustix::process::{Signal, getuid};
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// A request that the simulator holds until it is told otherwise.
-pub fn held(simulator: &Simulator, sidecar: &Sidecar) -> Connection {
-    let control = simulator.control();
-    control.reset_counts();
-    control.hold_requests(true);
-    let mut client = sidecar.connect();
-    client.write(&Request::get("/_sim/echo").head());
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
-    client
-}
+use crate::harness::{Connection, PATIENCE, Request, Setup, Sidecar, held, simulator};
 
 /// Waits until nobody listens there any more.
 fn wait_until_refused(sidecar: &Sidecar) {

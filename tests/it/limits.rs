@@ -2,16 +2,9 @@
 
 use std::time::Duration;
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Connection, PATIENCE, Request, Setup, Sidecar, simulator};
 
 /// As many requests as given, each on a connection of its own, all held by the simulator.
 fn in_flight(count: u64, simulator: &Simulator, sidecar: &Sidecar) -> Vec<Connection> {

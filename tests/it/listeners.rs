@@ -11,17 +11,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::process::{Pid, Signal, getgid, getgroups, getuid, kill_process};
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::{Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Connection, Request, Setup, Sidecar, simulator};
 
 fn account(name: &str, base: &str) -> String {
     format!(

@@ -2,17 +2,13 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 
-use crate::{
-    crowd::Crowd,
-    http::{Answer, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Answer, Crowd, PATIENCE, Request, Setup, Sidecar, simulator};
 
 #[test]
 fn requests_are_accepted_before_the_first_log_in_and_wait_for_it() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     control.hold_logins(true);
     let sidecar = Sidecar::start(&simulator);
@@ -31,7 +27,7 @@ fn requests_are_accepted_before_the_first_log_in_and_wait_for_it() {
 
 #[test]
 fn five_hundred_requests_at_cold_start_share_one_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     control.hold_logins(true);
     let mut setup = Setup::new(&simulator);
@@ -46,7 +42,7 @@ fn five_hundred_requests_at_cold_start_share_one_log_in() {
 
 #[test]
 fn a_request_waits_for_a_token_no_longer_than_token_wait() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     simulator.control().hold_logins(true);
     let mut setup = Setup::new(&simulator);
     setup.account("token_wait", "300ms");
@@ -61,7 +57,7 @@ fn a_request_waits_for_a_token_no_longer_than_token_wait() {
 
 #[test]
 fn after_a_failed_log_in_requests_are_told_when_to_come_back() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let faults = [
         LoginFault::Status(500),
@@ -91,7 +87,7 @@ fn after_a_failed_log_in_requests_are_told_when_to_come_back() {
 
 #[test]
 fn a_log_in_without_an_answer_fails_after_login_timeout() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::Hang));
     let mut setup = impatient(&simulator);
     setup.account("login_timeout", "100ms");
@@ -104,7 +100,7 @@ fn a_log_in_without_an_answer_fails_after_login_timeout() {
 
 #[test]
 fn a_server_that_is_not_there_is_a_failed_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let setup = impatient(&simulator);
     simulator.stop();
     let sidecar = setup.start();
@@ -115,8 +111,7 @@ fn a_server_that_is_not_there_is_a_failed_log_in() {
 
 #[test]
 fn a_server_whose_certificate_is_not_trusted_sees_no_password() {
-    let simulator = Simulator::start(Options::default()).unwrap();
-    let other = Simulator::start(Options::default()).unwrap();
+    let (simulator, other) = (simulator(), simulator());
     let setup = impatient(&simulator);
     setup.file("ca.pem", other.ca_pem());
     let sidecar = setup.start();
@@ -128,7 +123,7 @@ fn a_server_whose_certificate_is_not_trusted_sees_no_password() {
 
 #[test]
 fn a_request_waits_for_the_next_attempt_when_that_is_close() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     simulator.control().fail_next_logins(1, LoginFault::Status(503));
     let sidecar = Sidecar::start(&simulator);
     sidecar.wait_for_log("log-in failed");
@@ -143,7 +138,7 @@ fn a_log_in_told_to_wait_waits_as_long_as_it_was_told() {
     // What was asked for, and the seconds that may be left.
     let cases = [("300", 290..=300), (&in_two_minutes, 100..=120), ("100000", 890..=900)];
     for (asked, left) in cases {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         simulator.control().set_login_fault(Some(LoginFault::StatusRetryAfter(429, asked.to_owned())));
         let sidecar = Sidecar::start(&simulator);
         sidecar.wait_for_log("log-in failed");
@@ -158,7 +153,7 @@ fn a_log_in_told_to_wait_waits_as_long_as_it_was_told() {
 
 #[test]
 fn refused_credentials_are_not_tried_again_soon_and_no_request_waits() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     for status in [300, 304, 400, 401, 403, 404, 406, 422] {
         control.reset_counts();
@@ -174,8 +169,7 @@ fn refused_credentials_are_not_tried_again_soon_and_no_request_waits() {
 
 #[test]
 fn a_log_in_never_follows_a_redirect() {
-    let simulator = Simulator::start(Options::default()).unwrap();
-    let elsewhere = Simulator::start(Options::default()).unwrap();
+    let (simulator, elsewhere) = (simulator(), simulator());
     let both = format!("{}{}", simulator.ca_pem(), elsewhere.ca_pem());
     let location = format!("{}/patient/auth", elsewhere.base_url());
     simulator.control().set_login_fault(Some(LoginFault::Redirect(location)));

@@ -5,18 +5,14 @@ use std::time::{Duration, Instant};
 use careportals_simulator::{Options, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    crowd::Crowd,
-    http::Request,
-    sidecar::{PASSWORD, PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Crowd, PASSWORD, PATIENCE, Request, Setup, Sidecar, simulator};
 
 /// Longer than a changed file takes to be noticed, by far.
 const LONG_ENOUGH: Duration = Duration::from_millis(800);
 
 #[test]
 fn after_a_log_out_requests_are_refused_at_once() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
     log_out(&sidecar);
@@ -31,7 +27,7 @@ fn after_a_log_out_requests_are_refused_at_once() {
 
 #[test]
 fn a_log_out_closes_idle_upstream_connections() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator);
     // Connections of both workers.
@@ -47,7 +43,7 @@ fn a_log_out_closes_idle_upstream_connections() {
 
 #[test]
 fn a_request_in_flight_survives_the_log_out_and_its_connection_does_not() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
     control.hold_requests(true);
@@ -61,7 +57,7 @@ fn a_request_in_flight_survives_the_log_out_and_its_connection_does_not() {
 
 #[test]
 fn changed_credentials_do_not_undo_a_log_out() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::new(&simulator);
     let path = setup.file("password", PASSWORD);
@@ -76,7 +72,7 @@ fn changed_credentials_do_not_undo_a_log_out() {
 
 #[test]
 fn a_log_out_gives_up_the_log_in_in_flight_and_frees_those_who_wait_for_it() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     control.hold_logins(true);
     let sidecar = Sidecar::start(&simulator);
@@ -107,7 +103,7 @@ fn a_token_that_ends_after_the_log_out_has_no_successor() {
 
 #[test]
 fn a_restart_logs_in_again() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut sidecar = Sidecar::start(&simulator).ready();
     log_out(&sidecar);
     assert_eq!(sidecar.stop().code(), Some(0));

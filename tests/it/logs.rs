@@ -8,7 +8,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::{
     fs::fstat,
     process::{Pid, Signal, kill_process},
@@ -16,14 +16,7 @@ use rustix::{
 };
 use serde_json::Value;
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::{Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Connection, Request, Setup, Sidecar, simulator};
 
 /// The access line of one request.
 fn line_of(sidecar: &Sidecar, request: &Request) -> Value {

@@ -7,13 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    http::Request,
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar, revoke},
-};
+use crate::harness::{OFF_AND_AUTO, PATIENCE, Request, Setup, Sidecar, revoke, simulator};
 
 const ORGANIZATION: &str = "demo";
 const USERNAME: &str = "hunted-user-name-9f83b1c25d70e64a@mail.hunted.test";
@@ -101,8 +98,8 @@ fn image(sidecar: &Sidecar) -> Vec<(String, Vec<u8>)> {
     image
 }
 
-fn simulator() -> Simulator {
-    let simulator = Simulator::start(Options::default()).unwrap();
+fn simulator_of_secrets() -> Simulator {
+    let simulator = simulator();
     simulator.control().set_credentials(ORGANIZATION, USERNAME, PASSWORD);
     simulator
 }
@@ -158,7 +155,7 @@ fn live_through(simulator: &Simulator, sidecar: &Sidecar) {
 #[test]
 fn after_a_log_out_no_token_and_no_password_is_left_in_memory() {
     for http2 in OFF_AND_AUTO {
-        let simulator = simulator();
+        let simulator = simulator_of_secrets();
         let mut setup = setup(&simulator);
         setup.api("http2", http2);
         let sidecar = setup.start().ready();

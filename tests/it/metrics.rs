@@ -11,22 +11,13 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{
-    crowd::Crowd,
-    http::{Answer, Connection, Request},
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar, revoke},
-    websocket,
-};
+use crate::harness::{Answer, Connection, Crowd, OFF_AND_AUTO, PATIENCE, Request, Setup, Sidecar, revoke, simulator, websocket};
 
 const PREFIX: &str = "careportals_sidecar_";
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn observed(mut setup: Setup) -> Setup {
     setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");

@@ -2,18 +2,12 @@
 
 use std::net::TcpListener;
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    http::{Answer, Connection, Request},
-    raw_upstream::RawUpstream,
-    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME},
+use crate::harness::{
+    Answer, Connection, ORGANIZATION, PASSWORD, PATIENCE, RecordingUpstream, Request, Setup, Sidecar, USERNAME, simulator,
 };
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 /// What no problem may repeat.
 const MARK: &str = "mark3d";
@@ -257,7 +251,7 @@ fn upstream_protocol() {
 #[test]
 fn an_upgrade_that_nobody_asked_for_is_a_protocol_error() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(
+    let upstream = RecordingUpstream::start(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
     );
     let sidecar = upstream.setup(&simulator).start();

@@ -7,11 +7,7 @@ use std::{
 
 use careportals_simulator::{Control, LoginFault, Options, Simulator};
 
-use crate::{
-    crowd::Crowd,
-    http::Request,
-    sidecar::{LOGGED_IN, PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Crowd, LOGGED_IN, PATIENCE, Request, Setup, Sidecar, simulator};
 
 #[test]
 fn the_refresh_is_planned_between_half_and_nine_tenths_of_a_life_and_thirty_seconds_before_its_end() {
@@ -26,7 +22,7 @@ fn the_refresh_is_planned_between_half_and_nine_tenths_of_a_life_and_thirty_seco
 #[test]
 fn a_token_without_an_end_lives_for_assumed_life() {
     for fault in [LoginFault::NoExp, LoginFault::OpaqueToken] {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         simulator.control().set_login_fault(Some(fault));
         is_planned(&Sidecar::start(&simulator), 3600, 2590..=3168);
         let mut setup = Setup::new(&simulator);

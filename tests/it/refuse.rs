@@ -1,17 +1,8 @@
 //! Requests that are refused without a byte of them reaching upstream, and in which order.
 
-use careportals_simulator::{Options, Simulator};
-
-use crate::{
-    http::{Answer, Request},
-    sidecar::{Setup, Sidecar},
-};
+use crate::harness::{Answer, Request, Setup, Sidecar, simulator};
 
 const LOGIN_PATHS: [&str; 4] = ["/patient/auth", "/auth/login", "/auth", "/patient/auth/login"];
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn code(answer: &Answer) -> String {
     if answer.status == 200 { "passes".to_owned() } else { answer.problem() }

@@ -7,19 +7,10 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::process::Signal;
 
-use crate::{
-    crowd::SetAtEnd,
-    http::{Connection, Request},
-    http2::Http2,
-    sidecar::{LOGGED_IN, PATIENCE, Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{self, Answer, Connection, Http2, LOGGED_IN, PATIENCE, Request, SetAtEnd, Setup, Sidecar, simulator};
 
 /// The account `demo`.
 const ACCOUNT: &str =
@@ -67,7 +58,7 @@ impl Reloading {
         self.sidecar.logs().lines().rfind(|line| line.contains("not reloaded")).unwrap().to_owned()
     }
 
-    fn echo(&self) -> crate::http::Answer {
+    fn echo(&self) -> Answer {
         self.sidecar.get("/_sim/echo")
     }
 }
@@ -80,7 +71,7 @@ fn free_port() -> (SocketAddr, socket2::Socket) {
     (socket.local_addr().unwrap().as_socket().unwrap(), socket)
 }
 
-fn get(address: SocketAddr, target: &str) -> crate::http::Answer {
+fn get(address: SocketAddr, target: &str) -> Answer {
     Connection::tcp(TcpStream::connect(address).unwrap()).send(&Request::get(target))
 }
 
@@ -237,7 +228,7 @@ fn connections_to_upstream_are_kept_unless_what_they_are_made_of_changes() {
     assert_eq!(connections_after(&daemon), 2, "it has nothing to do with connections");
     daemon.reload(&with("pool_idle = \"9s\""));
     assert_eq!(connections_after(&daemon), 3);
-    let other = Simulator::start(Options::default()).unwrap();
+    let other = harness::simulator();
     fs::write(&daemon.ca, format!("{}{}", simulator.ca_pem(), other.ca_pem())).unwrap();
     daemon.reload(&with("pool_idle = \"9s\""));
     assert_eq!(connections_after(&daemon), 4, "other roots, other connections");
@@ -332,7 +323,7 @@ fn ten_reloads_under_load_fail_no_request() {
         for number in 0..reloads {
             let before = sent.load(Ordering::Relaxed);
             // Roots that change each time, limits that do, and from the third on an API and an address more.
-            let other = Simulator::start(Options::default()).unwrap();
+            let other = harness::simulator();
             fs::write(&daemon.ca, format!("{}{}", simulator.ca_pem(), other.ca_pem())).unwrap();
             let limits =
                 format!("max_requests = {}\nbody_idle = \"{}s\"\npool_idle = \"{}s\"", 100 + number, 20 + number, 5 + number);

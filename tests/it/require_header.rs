@@ -10,22 +10,13 @@ use std::{
     time::Instant,
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::{process::Signal, process::getuid};
 
-use crate::{
-    crowd::SetAtEnd,
-    http::{Answer, Connection, Request},
-    http2::Http2,
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Answer, Connection, Http2, OFF_AND_AUTO, PATIENCE, Request, SetAtEnd, Setup, Sidecar, simulator};
 
 const VALUE: &str = "canary-required-1";
 const NEXT: &str = "canary-required-2";
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 /// Behind a TCP address and a Unix socket.
 fn requiring(simulator: &Simulator, setting: &str) -> Setup {

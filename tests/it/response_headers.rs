@@ -1,16 +1,6 @@
 //! Headers on their way back: what is removed, rewritten and kept.
 
-use careportals_simulator::{Options, Simulator};
-
-use crate::{
-    http::Request,
-    raw_upstream::RawUpstream,
-    sidecar::{Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{RecordingUpstream, Request, Setup, Sidecar, simulator};
 
 /// The `Location` a client gets when upstream redirects to `to`.
 fn location(sidecar: &Sidecar, path: &str, to: &str) -> String {
@@ -34,7 +24,7 @@ fn hop_by_hop_headers_and_alternative_services_do_not_come_back() {
 #[test]
 fn what_upstream_says_of_its_connection_is_not_said_of_ours() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(
+    let upstream = RecordingUpstream::start(
         "HTTP/1.1 200 OK\r\nUpgrade: example/1\r\nKeep-Alive: timeout=1\r\nConnection: close, X-Private\r\n\
          x_private: 1\r\nProxy-Connection: close\r\nContent-Length: 2\r\n\r\nok",
     );
@@ -49,7 +39,7 @@ fn what_upstream_says_of_its_connection_is_not_said_of_ours() {
 #[test]
 fn an_answer_is_framed_anew() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(
+    let upstream = RecordingUpstream::start(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\nConnection: close\r\n\r\n\
          005;name=value\r\nfive!\r\n0\r\n\r\n",
     );
@@ -74,7 +64,7 @@ fn cookies_are_not_set() {
 #[test]
 fn everything_else_comes_back_in_its_order_and_nothing_is_added() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(
+    let upstream = RecordingUpstream::start(
         b"HTTP/1.1 299 Odd\r\nServer: theirs\r\nX-Many: one\r\nContent-Length: 2\r\nX-Many: two, three\r\nETag: W/\"1\"\r\n\
           X-Many: one\r\nX-Empty:\r\nX-Odd: a \xe4\xff b\r\n\r\nok"
             .to_vec(),

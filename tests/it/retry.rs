@@ -2,18 +2,9 @@
 
 use std::{fs, thread, time::Instant};
 
-use careportals_simulator::{Control, Options, Simulator};
+use careportals_simulator::{Control, Simulator};
 
-use crate::{
-    crowd::Crowd,
-    http::{Answer, Connection, Request},
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
-    upstream::Upstream,
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Answer, Connection, Crowd, ManualUpstream, OFF_AND_AUTO, PATIENCE, Request, Setup, Sidecar, simulator};
 
 /// With one worker: what one request leaves behind the next one finds.
 fn sidecar(simulator: &Simulator, http2: &str) -> Sidecar {
@@ -204,7 +195,7 @@ fn a_post_on_a_connection_that_the_upstream_has_closed_arrives_once() {
 
 #[test]
 fn a_post_that_found_no_tls_is_tried_on_one_more_connection() {
-    let upstream = Upstream::listen();
+    let upstream = ManualUpstream::listen();
     let simulator = simulator();
     let sidecar = Setup::without_login(&format!("https://{}", upstream.address()), simulator.ca_pem()).start();
     let mut client = sidecar.connect();
@@ -275,7 +266,7 @@ fn answer_early(upstream: &mut Connection) {
 
 #[test]
 fn a_connection_whose_upload_was_not_finished_is_not_used_again() {
-    let upstream = Upstream::listen();
+    let upstream = ManualUpstream::listen();
     let sidecar = upstream.setup().start();
     let mut client = sidecar.connect();
     client.write(b"POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n01234");

@@ -2,23 +2,13 @@
 
 use std::time::Duration;
 
-use careportals_simulator::{Options, Seen, Simulator};
+use careportals_simulator::{Seen, Simulator};
 
-use crate::{
-    http::{Connection, Request},
-    http2::Http2,
-    pattern::pattern,
-    raw_upstream::RawUpstream,
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Connection, Http2, OFF_AND_AUTO, PATIENCE, RecordingUpstream, Request, Setup, Sidecar, pattern, simulator};
 
 const MIB: u64 = 1024 * 1024;
 /// Enough for many buffers of everybody's.
 const LARGE: u64 = 6 * MIB + 12_345;
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn chunk(data: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", data.len()).as_bytes(), data, b"\r\n"].concat()
@@ -186,7 +176,7 @@ fn head_204_and_304_have_no_body_and_keep_their_length() {
 #[test]
 fn a_304_without_a_length_gets_none() {
     let simulator = simulator();
-    let upstream = RawUpstream::start("HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
+    let upstream = RecordingUpstream::start("HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
     let sidecar = upstream.setup(&simulator).start();
     let mut client = sidecar.connect();
     for _ in 0..2 {
@@ -200,7 +190,7 @@ fn compressed_bodies_are_not_touched() {
     let simulator = simulator();
     let body = [b"\x1f\x8b\x08\x00not really gzip\x00\xff".as_slice(), &pattern(5000)].concat();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
-    let upstream = RawUpstream::start([head.as_bytes(), &body].concat());
+    let upstream = RecordingUpstream::start([head.as_bytes(), &body].concat());
     let sidecar = upstream.setup(&simulator).start();
     let answer = sidecar.get("/");
     assert_eq!(answer.header("content-encoding"), Some("gzip"));
@@ -214,7 +204,7 @@ fn compressed_bodies_are_not_touched() {
 #[test]
 fn an_upstream_body_that_ends_with_its_connection_arrives_whole() {
     let simulator = simulator();
-    let upstream = RawUpstream::start("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end");
+    let upstream = RecordingUpstream::start("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end");
     let sidecar = upstream.setup(&simulator).start();
     let mut client = sidecar.connect();
     for _ in 0..2 {

@@ -7,14 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::LoginFault;
 use rustix::process::Signal;
 
-use crate::{
-    http::Request,
-    sidecar::{PATIENCE, Setup, Sidecar},
-    stalled::{LETS_DEBUGGERS_IN, Stalled},
-};
+use crate::harness::{LETS_DEBUGGERS_IN, PATIENCE, Request, Setup, Sidecar, Stalled, simulator};
 
 /// A service manager that notes what it is told.
 struct Systemd(UnixDatagram);
@@ -52,10 +48,6 @@ impl Systemd {
             }
         }
     }
-}
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
 }
 
 fn is_said(messages: &[String], line: &str) -> bool {

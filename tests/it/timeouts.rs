@@ -10,17 +10,9 @@ use std::{
 use careportals_simulator::{Options, Simulator};
 use socket2::{Domain, Socket, Type};
 
-use crate::{
-    http::{Answer, Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-    upstream::Upstream,
-};
+use crate::harness::{Answer, Connection, ManualUpstream, PATIENCE, Request, Setup, Sidecar, simulator};
 
 const SHORT: Duration = Duration::from_millis(300);
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 /// With one key of the API at 300 ms.
 fn with_short(simulator: &Simulator, key: &str) -> Sidecar {
@@ -221,7 +213,7 @@ fn a_certificate_for_another_name_is_a_502() {
 #[test]
 fn an_upstream_that_speaks_no_tls_is_a_502() {
     let simulator = simulator();
-    let upstream = Upstream::listen();
+    let upstream = ManualUpstream::listen();
     let sidecar = Setup::without_login(&format!("https://{}", upstream.address()), simulator.ca_pem()).start();
     let mut client = sidecar.connect();
     client.write(&Request::get("/users/account").head());
@@ -356,7 +348,7 @@ fn a_client_that_reads_slowly_does_not_trip_body_idle() {
 
 #[test]
 fn an_upstream_that_stops_reading_is_not_blamed_on_the_client() {
-    let upstream = Upstream::listen();
+    let upstream = ManualUpstream::listen();
     let mut setup = upstream.setup();
     setup.api("body_idle", "300ms");
     let sidecar = setup.start();

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rcgen::CertificateParams;
 use rustls::{
     ServerConfig,
@@ -14,19 +14,15 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use crate::{
-    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, USERNAME},
-    tls_peer::{Authority, Heard, Identity, KEPT, Peer, TOKEN, params, server, server_of},
+use crate::harness::{
+    ORGANIZATION, PASSWORD, PATIENCE, Setup, TlsPeer, USERNAME, simulator,
+    tls_peer::{Authority, Heard, Identity, KEPT, TOKEN, params, server, server_of},
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
 /// A sidecar that logs in at the simulator and forwards to the peer.
-fn forwarding(simulator: &Simulator, peer: &Peer, trusted: &Authority) -> Setup {
+fn forwarding(simulator: &Simulator, peer: &TlsPeer, trusted: &Authority) -> Setup {
     let mut setup = Setup::new(simulator);
     setup.file("ca.pem", &format!("{}{}", simulator.ca_pem(), trusted.pem));
     setup
@@ -36,7 +32,7 @@ fn forwarding(simulator: &Simulator, peer: &Peer, trusted: &Authority) -> Setup 
 }
 
 /// A sidecar that logs in at the peer, whose requests don't wait for that.
-fn logging_in(peer: &Peer, trusted: &Authority) -> Setup {
+fn logging_in(peer: &TlsPeer, trusted: &Authority) -> Setup {
     let mut setup = Setup::without_login(&peer.base_url(), &trusted.pem);
     setup
         .variable("CAREPORTALS_LOGIN_URL", "/auth")
@@ -47,7 +43,7 @@ fn logging_in(peer: &Peer, trusted: &Authority) -> Setup {
 }
 
 /// Neither a request nor a log-in reaches `server`; the reason is told, and it hears nothing.
-fn is_refused(server: impl Fn() -> Peer, trusted: &Authority, code: &str, reason: &str) {
+fn is_refused(server: impl Fn() -> TlsPeer, trusted: &Authority, code: &str, reason: &str) {
     let (simulator, peer) = (simulator(), server());
     let sidecar = forwarding(&simulator, &peer, trusted).start();
     let answer = sidecar.get("/wards");
@@ -92,7 +88,7 @@ fn learned_nothing(heard: &Heard, secrets: &[&str]) {
 
 fn certificate_is_refused(trusted: &Authority, identity: &Identity, reason: &str) {
     for version in [&TLS12, &TLS13] {
-        is_refused(|| Peer::tls(server_of(identity, &[version], None)), trusted, "certificate_rejected", reason);
+        is_refused(|| TlsPeer::tls(server_of(identity, &[version], None)), trusted, "certificate_rejected", reason);
     }
 }
 
@@ -111,7 +107,7 @@ fn valid(from: impl Fn(SystemTime) -> SystemTime, to: impl Fn(SystemTime) -> Sys
 #[test]
 fn who_is_trusted_is_told_token_and_password() {
     let (authority, simulator) = (authority(), simulator());
-    let peer = Peer::tls(server(&authority.sign(&params("localhost"))));
+    let peer = TlsPeer::tls(server(&authority.sign(&params("localhost"))));
     let sidecar = forwarding(&simulator, &peer, &authority).start();
     assert_eq!(sidecar.get("/wards").text(), "served", "{}", sidecar.logs());
     let token = simulator.control().last_token().unwrap();
@@ -162,7 +158,7 @@ fn a_certificate_of_an_unknown_issuer_is_refused_whatever_it_calls_itself() {
 #[test]
 fn a_plaintext_answer_ends_the_connection() {
     for words in [&b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..], b"220 mail.test ESMTP ready\r\n"] {
-        is_refused(|| Peer::words(words), &authority(), "tls_failed", "it does not speak TLS at that port");
+        is_refused(|| TlsPeer::words(words), &authority(), "tls_failed", "it does not speak TLS at that port");
     }
 }
 
@@ -179,24 +175,24 @@ fn tls_1_0_and_1_1_are_not_spoken() {
     // Servers either go ahead with their version, or object to ours: a fatal alert, protocol version.
     let (tls_1_0, tls_1_1, objection) = (old_hello([3, 1]), old_hello([3, 2]), vec![21, 3, 1, 0, 2, 2, 70]);
     for words in [tls_1_0, tls_1_1, objection] {
-        is_refused(|| Peer::words(&words), &authority(), "tls_failed", "no TLS version that `tls_min` allows");
+        is_refused(|| TlsPeer::words(&words), &authority(), "tls_failed", "no TLS version that `tls_min` allows");
     }
 }
 
 #[test]
 fn a_server_that_hangs_up_in_the_handshake_hears_nothing() {
-    is_refused(|| Peer::words(b""), &authority(), "tls_failed", "it closed the connection");
+    is_refused(|| TlsPeer::words(b""), &authority(), "tls_failed", "it closed the connection");
 }
 
 #[test]
 fn tls_1_2_is_spoken_unless_tls_min_is_1_3() {
     let authority = authority();
-    let peer = Peer::tls(server_of(&authority.sign(&params("localhost")), &[&TLS12], None));
+    let peer = TlsPeer::tls(server_of(&authority.sign(&params("localhost")), &[&TLS12], None));
     let sidecar = logging_in(&peer, &authority).start();
     assert_eq!(sidecar.get("/a").text(), "served", "{}", sidecar.logs());
     assert!(String::from_utf8_lossy(&peer.heard_of(2).words).contains(PASSWORD));
 
-    let only_1_2 = || Peer::tls(server_of(&authority.sign(&params("localhost")), &[&TLS12], None));
+    let only_1_2 = || TlsPeer::tls(server_of(&authority.sign(&params("localhost")), &[&TLS12], None));
     let (simulator, peer) = (simulator(), only_1_2());
     let mut setup = forwarding(&simulator, &peer, &authority);
     setup.global("tls_min", "1.3");
@@ -229,7 +225,7 @@ fn a_session_is_not_resumed_beyond_the_certificate_that_it_was_made_under() {
     let begin = |version| {
         let config = resuming(&identity, version);
         let sessions = Arc::clone(&config.session_storage);
-        let peer = Peer::tls(config);
+        let peer = TlsPeer::tls(config);
         let sidecar = Setup::without_login(&peer.base_url(), &authority.pem).start();
         for _ in 0..2 {
             assert_eq!(sidecar.get("/a").text(), "served", "{}", sidecar.logs());
@@ -266,7 +262,7 @@ fn a_session_is_not_resumed_beyond_the_certificate_that_it_was_made_under() {
 fn a_kept_connection_is_not_used_beyond_its_servers_certificate() {
     let authority = authority();
     let ends = Instant::now() + Duration::from_millis(2500);
-    let peer = Peer::tls(server(&authority.sign(&valid(|now| now - DAY, |now| now + Duration::from_millis(2500)))));
+    let peer = TlsPeer::tls(server(&authority.sign(&valid(|now| now - DAY, |now| now + Duration::from_millis(2500)))));
     let mut setup = Setup::without_login(&peer.base_url(), &authority.pem);
     setup.variable("CAREPORTALS_WORKERS", "1");
     let sidecar = setup.start();
@@ -289,7 +285,8 @@ fn a_kept_connection_is_not_used_beyond_its_servers_certificate() {
 #[test]
 fn ca_only_file_leaves_the_systems_roots_out_and_ca_file_does_not() {
     let [of_the_system, of_the_file] = [Authority::new("The system's"), Authority::new("The file's")];
-    let [system, file] = [&of_the_system, &of_the_file].map(|authority| Peer::tls(server(&authority.sign(&params("localhost")))));
+    let [system, file] =
+        [&of_the_system, &of_the_file].map(|authority| TlsPeer::tls(server(&authority.sign(&params("localhost")))));
     for (only, peer, served) in [(true, &system, false), (true, &file, true), (false, &system, true), (false, &file, true)] {
         let mut setup = Setup::without_login(&peer.base_url(), &of_the_file.pem);
         let roots = setup.file("system.pem", &of_the_system.pem);

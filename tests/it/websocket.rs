@@ -2,57 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use careportals_simulator::{Options, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    http::{Answer, Connection, Request},
-    raw_upstream::RawUpstream,
-    sidecar::{PATIENCE, Setup, Sidecar},
-    upstream::Upstream,
+use crate::harness::{
+    Connection, ManualUpstream, PATIENCE, RecordingUpstream, Request, Setup, Sidecar, revoke, simulator,
+    websocket::{KEY, ask, assert_echoes, handshake, message, open},
 };
 
 const SHORT: Duration = Duration::from_millis(300);
-/// RFC 6455, 1.3: a key, and what the server makes of it.
-const KEY: (&str, &str) = ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-fn handshake(target: &str) -> Request {
-    Request::get(target)
-        .header("Connection", "keep-alive, Upgrade")
-        .header("Upgrade", "websocket")
-        .header("Sec-WebSocket-Version", "13")
-        .header("Sec-WebSocket-Key", KEY.0)
-}
-
-/// Asks for a tunnel to the simulator's echo, and gets it.
-pub fn open(sidecar: &Sidecar) -> Connection {
-    let mut client = sidecar.connect();
-    let head = ask(&mut client, &handshake("/_sim/websocket"));
-    assert_eq!(head.status, 101, "{head:?}");
-    client
-}
-
-fn ask(client: &mut Connection, request: &Request) -> Answer {
-    client.write(&request.head());
-    client.head()
-}
-
-/// A masked text frame (RFC 6455, 5.2); the mask is all zeros.
-fn message(text: &str) -> Vec<u8> {
-    let length = u8::try_from(text.len()).unwrap();
-    assert!(length < 126);
-    [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()
-}
-
-pub fn assert_echoes(client: &mut Connection, text: &str) {
-    client.write(&message(text));
-    client.read_until(text.as_bytes());
-}
-
 #[test]
 fn messages_go_both_ways_after_a_101() {
     let simulator = simulator();
@@ -143,7 +100,7 @@ fn a_401_is_cured_by_a_log_in_as_for_any_request() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::eager(&simulator).start().ready();
-    crate::sidecar::revoke(&simulator);
+    revoke(&simulator);
     control.reset_counts();
     let mut client = open(&sidecar);
     assert_echoes(&mut client, "hello");
@@ -160,7 +117,7 @@ fn a_101_that_does_not_agree_is_a_502() {
         "Connection: upgrade\r\nUpgrade: h2c\r\n",
         "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
     ] {
-        let upstream = RawUpstream::start(format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n"));
+        let upstream = RecordingUpstream::start(format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n"));
         let sidecar = upstream.setup(&simulator).start();
         let answer = sidecar.send(&handshake("/"));
         assert_eq!((answer.status, answer.problem().as_str()), (502, "upgrade_failed"), "{lines}");
@@ -168,7 +125,8 @@ fn a_101_that_does_not_agree_is_a_502() {
         assert_eq!(upstream.requests().len(), 1, "it is not asked again");
     }
     // Nobody asked.
-    let upstream = RawUpstream::start("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    let upstream =
+        RecordingUpstream::start("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
     let sidecar = upstream.setup(&simulator).start();
     assert_eq!(sidecar.get("/").problem(), "upstream_protocol");
 }
@@ -252,7 +210,7 @@ fn silence_on_both_sides_for_stream_idle_closes_it() {
 
 /// An upstream played by the test, and a tunnel to it.
 fn tunnel(setup: impl FnOnce(&mut Setup)) -> (Sidecar, Connection, Connection) {
-    let upstream = Upstream::listen();
+    let upstream = ManualUpstream::listen();
     let mut with = upstream.setup();
     setup(&mut with);
     let sidecar = with.start();

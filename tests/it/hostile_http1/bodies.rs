@@ -1,6 +1,6 @@
 //! Where a body ends: lengths, transfer codings, chunks and trailers.
 
-use super::stage::{Case, Fate, Fate::*, play, play_slowly};
+use crate::harness::hostile_http1::{Case, Fate, Fate::*, play, play_slowly};
 
 /// Five bytes follow, and then what would be a request of its own if they were not the body.
 fn counted((fate, lines): &(Fate, &str)) -> Case {

@@ -1,6 +1,6 @@
 //! Several requests on one connection, requests inside others, ends that come too early, and other protocols.
 
-use super::stage::{Case, Client, Fate, Fate::*, Stage, play, play_slowly};
+use crate::harness::hostile_http1::{Case, Client, Fate, Fate::*, Stage, play, play_slowly};
 
 fn as_is((fate, text): &(Fate, &str)) -> Case {
     (*fate, (*text).to_owned())

@@ -1,6 +1,6 @@
 //! What a client may try with headers that are well formed: `Host`, our own names, hop-by-hop fields, `Expect`, `Upgrade`.
 
-use super::stage::{Case, Fate, Fate::*, play};
+use crate::harness::hostile_http1::{Case, Fate, Fate::*, play};
 
 fn get((fate, lines): &(Fate, &str)) -> Case {
     (*fate, format!("GET /CASE HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n"))

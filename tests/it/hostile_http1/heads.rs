@@ -1,6 +1,6 @@
 //! Request lines, versions, the shape of header lines, and heads that are too large.
 
-use super::stage::{Case, Client, Fate, Fate::*, Stage, play};
+use crate::harness::hostile_http1::{Case, Client, Fate, Fate::*, Stage, play};
 
 fn with_line((fate, line): &(Fate, &str)) -> Case {
     (*fate, format!("{line}\r\nHost: localhost\r\nX-Case: CASE\r\n\r\n"))

@@ -1,6 +1,6 @@
 //! What is asked for: targets of every form, and the way to a log-in in every disguise.
 
-use super::stage::{Case, Client, Fate, Fate::*, Stage, play};
+use crate::harness::hostile_http1::{Case, Client, Fate, Fate::*, Stage, play};
 
 fn get((fate, target): &(Fate, &str)) -> Case {
     (*fate, format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nX-Case: CASE\r\n\r\n"))

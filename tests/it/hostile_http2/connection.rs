@@ -1,12 +1,12 @@
 //! Frames that are not what they should be, or not where they should be.
 
-use super::{
-    COMPRESSION_ERROR, Case, Ends, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, PADDED, PRIORITY, PROTOCOL_ERROR, PUSH_PROMISE,
-    STREAM_CLOSED, WHOLE, WITH_PRIORITY, case, get, play, refused,
-};
-use crate::http2::{
-    BODY, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, fields,
-    frame, get_fields,
+use crate::harness::{
+    frames::{
+        BODY, COMPRESSION_ERROR, CONTINUATION, END_HEADERS, END_STREAM, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, GOAWAY, HEADERS,
+        PADDED, PING, PREFACE, PRIORITY, PROTOCOL_ERROR, PUSH_PROMISE, RST_STREAM, SETTINGS, STREAM_CLOSED, WHOLE, WINDOW_UPDATE,
+        WITH_PRIORITY, fields, frame, get_fields,
+    },
+    hostile_http2::{Case, Ends, case, get, play, refused},
 };
 
 /// One setting (RFC 9113, 6.5.1).

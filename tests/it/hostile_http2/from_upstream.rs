@@ -3,17 +3,14 @@
 
 use std::time::Instant;
 
-use crate::{
-    http::{Answer, Request},
-    http2::{
-        BODY, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, fields, frame,
+use crate::harness::{
+    Answer, ManualHttp2, OK, RecordingUpstream, Request, Sidecar,
+    frames::{
+        BODY, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS,
+        WHOLE, WINDOW_UPDATE, fields, frame,
     },
-    raw_h2::RawH2,
-    raw_upstream::{OK, RawUpstream},
-    sidecar::Sidecar,
+    hostile_http2::{PROMPTLY, tell_all},
 };
-
-use super::{PADDED, PRIORITY, PROMPTLY, PUSH_PROMISE, WHOLE, tell_all};
 
 /// What a client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +69,8 @@ fn part(text: &str) -> Vec<u8> {
 
 /// A sidecar with that upstream, and another one that behaves.
 struct Scene {
-    hostile: RawH2,
-    _other: RawUpstream,
+    hostile: ManualHttp2,
+    _other: RecordingUpstream,
     sidecar: Sidecar,
 }
 
@@ -84,7 +81,7 @@ impl Scene {
 
     /// That waits so long for an answer's head.
     fn patient(response_timeout: &str) -> Self {
-        let (hostile, other) = (RawH2::listen(), RawUpstream::start(OK));
+        let (hostile, other) = (ManualHttp2::listen(), RecordingUpstream::start(OK));
         let mut setup = hostile.setup();
         setup
             .api("response_timeout", response_timeout)

@@ -1,7 +1,9 @@
 //! Heads that HTTP/1.1 could not say, or would say otherwise, and bodies that are not as long as they claim.
 
-use super::{COMPRESSION_ERROR, Case, Ends, PROTOCOL_ERROR, Scene, WHOLE, case, play, tell_all};
-use crate::http2::{BODY, END_HEADERS, END_STREAM, HEADERS, fields, frame, get_fields};
+use crate::harness::{
+    frames::{BODY, COMPRESSION_ERROR, END_HEADERS, END_STREAM, HEADERS, PROTOCOL_ERROR, WHOLE, fields, frame, get_fields},
+    hostile_http2::{Case, Ends, Scene, case, play, tell_all},
+};
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
 

@@ -9,10 +9,10 @@ use std::{
 
 use careportals_simulator::Simulator;
 
-use crate::sidecar::Setup;
+use crate::harness::Setup;
 
 /// Says the same to every request, on plain TCP. Dropped, it is gone.
-pub struct RawUpstream {
+pub struct RecordingUpstream {
     address: SocketAddr,
     heard: Arc<Mutex<Heard>>,
     accepting: Option<JoinHandle<()>>,
@@ -30,7 +30,7 @@ struct Heard {
 /// What an upstream says that has little to say.
 pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-impl RawUpstream {
+impl RecordingUpstream {
     /// `answer`: bytes; one that says `Connection: close` is the last on its connection.
     pub fn start(answer: impl Into<Vec<u8>>) -> Self {
         let (listener, answer) = (TcpListener::bind("127.0.0.1:0").unwrap(), answer.into());
@@ -132,7 +132,7 @@ fn end_of_request(text: &str) -> Option<usize> {
     rest.char_indices().nth(length - 1).map(|(at, last)| head + at + last.len_utf8())
 }
 
-impl Drop for RawUpstream {
+impl Drop for RecordingUpstream {
     fn drop(&mut self) {
         let mut heard = self.heard.lock().unwrap();
         heard.over = true;

@@ -18,7 +18,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use crate::sidecar::PATIENCE;
+use crate::harness::PATIENCE;
 
 /// The token that it gives to whoever logs in.
 pub const TOKEN: &str = "token-of-the-peer";
@@ -135,14 +135,14 @@ type Shared = (Mutex<State>, Condvar);
 
 /// Listens on loopback until dropped. A request to `/auth` is answered with [`TOKEN`], any other with `200`; each is the
 /// last on its connection, but for those to [`KEPT`].
-pub struct Peer {
+pub struct TlsPeer {
     address: SocketAddr,
     manner: Arc<Manner>,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
 }
 
-impl Peer {
+impl TlsPeer {
     pub fn tls(config: ServerConfig) -> Self {
         Self::start(Manner::Tls(Mutex::new(Arc::new(config))))
     }
@@ -205,7 +205,7 @@ impl Peer {
     }
 }
 
-impl Peer {
+impl TlsPeer {
     /// What it is like from the next connection on.
     pub fn change(&self, config: ServerConfig) {
         match &*self.manner {
@@ -220,7 +220,7 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
+impl Drop for TlsPeer {
     fn drop(&mut self) {
         let Ok(mut state) = self.shared.0.lock() else { return };
         state.over = true;

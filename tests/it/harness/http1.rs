@@ -6,7 +6,7 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use crate::sidecar::PATIENCE;
+use crate::harness::PATIENCE;
 
 /// A request, exactly as it will be written.
 #[derive(Clone, Debug)]

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
 use super::{
     record::{Recorder, Seen},
     strict::{Credentials, Fault},
 };
-use crate::sidecar::{ORGANIZATION, Setup, Sidecar};
+use crate::harness::{ORGANIZATION, Setup, Sidecar, simulator};
 
 /// What has to become of a case, on either side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub struct Stage {
 
 impl Stage {
     pub fn new(adjust: impl FnOnce(&mut Setup)) -> Self {
-        let (simulator, upstream) = (Simulator::start(Options::default()).unwrap(), Recorder::start());
+        let (simulator, upstream) = (simulator(), Recorder::start());
         let mut setup = Setup::new(&simulator);
         setup
             .variable("CAREPORTALS_UPSTREAM", &format!("http://{}", upstream.address()))

@@ -10,7 +10,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::sidecar::Sidecar;
+use crate::harness::Sidecar;
 
 /// The `hardening` under which a test that is not root's may hold a thread.
 pub const LETS_DEBUGGERS_IN: &str = "off";

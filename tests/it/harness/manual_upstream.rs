@@ -7,17 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    http::Connection,
-    sidecar::{PATIENCE, Setup},
-};
+use crate::harness::{Connection, PATIENCE, Setup};
 
 /// Listens, and does nothing by itself.
-pub struct Upstream {
+pub struct ManualUpstream {
     listener: TcpListener,
 }
 
-impl Upstream {
+impl ManualUpstream {
     pub fn listen() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();

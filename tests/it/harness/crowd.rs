@@ -5,10 +5,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::{
-    http::{Answer, Connection, Request},
-    sidecar::Sidecar,
-};
+use crate::harness::{Answer, Connection, Request, Sidecar};
 
 /// Clients that have sent their request and wait for its answer, each on a connection of its own.
 pub struct Crowd {

@@ -10,55 +10,22 @@ use std::{
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivatePkcs8KeyDer};
 
-use crate::sidecar::{PATIENCE, Setup};
+use crate::harness::{
+    PATIENCE, Setup,
+    frames::{
+        ACK, BODY, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, NO_ERROR, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+        frame,
+    },
+};
 
 /// Listens, and does nothing by itself.
-pub struct RawH2 {
+pub struct ManualHttp2 {
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     certificate: String,
 }
 
-/// Kinds of frames (RFC 9113, 6).
-/// DATA, in the words of the RFC.
-pub const BODY: u8 = 0;
-pub const HEADERS: u8 = 1;
-pub const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-pub const PING: u8 = 6;
-pub const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// Error codes (RFC 9113, 7).
-pub const NO_ERROR: u32 = 0;
-pub const INTERNAL_ERROR: u32 = 2;
-pub const REFUSED_STREAM: u32 = 7;
-pub const CANCEL: u32 = 8;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
-    pub kind: u8,
-    pub flags: u8,
-    pub stream: u32,
-    pub payload: Vec<u8>,
-}
-
-impl Frame {
-    pub fn ends_stream(&self) -> bool {
-        self.flags & END_STREAM != 0
-    }
-
-    /// Of a reset.
-    pub fn code(&self) -> u32 {
-        u32::from_be_bytes(self.payload[..4].try_into().unwrap())
-    }
-}
-
-impl RawH2 {
+impl ManualHttp2 {
     pub fn listen() -> Self {
         let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
@@ -86,7 +53,7 @@ impl RawH2 {
     }
 
     /// The next connection, once it comes; its client has been told that it may open `streams` at once.
-    pub fn accept(&self, streams: u32) -> Peer {
+    pub fn accept(&self, streams: u32) -> Http2Peer {
         let mut peer = self.accept_silently();
         peer.send(SETTINGS, 0, 0, &[&[0, 3], &streams.to_be_bytes()[..]].concat());
         peer
@@ -108,16 +75,16 @@ impl RawH2 {
     }
 
     /// The same without a word.
-    fn accept_silently(&self) -> Peer {
+    fn accept_silently(&self) -> Http2Peer {
         let tcp = self.accept_tcp();
         tcp.set_nonblocking(false).unwrap();
         tcp.set_nodelay(true).unwrap();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         let tls = StreamOwned::new(ServerConnection::new(Arc::clone(&self.tls)).unwrap(), tcp);
-        let mut peer = Peer { tls };
+        let mut peer = Http2Peer { tls };
         let mut preface = [0; 24];
         peer.tls.read_exact(&mut preface).unwrap();
-        assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        assert_eq!(preface, PREFACE);
         peer
     }
 
@@ -128,13 +95,13 @@ impl RawH2 {
 }
 
 /// One connection, seen from the server.
-pub struct Peer {
+pub struct Http2Peer {
     tls: StreamOwned<ServerConnection, TcpStream>,
 }
 
-impl Peer {
+impl Http2Peer {
     pub fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        self.write(&bytes(kind, flags, stream, payload));
+        self.write(&frame(kind, flags, stream, payload));
     }
 
     /// When the other side has ended the connection, reading tells.
@@ -233,9 +200,9 @@ impl Peer {
     /// The same, and that the rest of the request is not needed (RFC 9113, 8.1). In one piece: who hears of the answer hears
     /// of that.
     pub fn answer_early(&mut self, stream: u32, body: &[u8]) {
-        let head = bytes(HEADERS, END_HEADERS, stream, &[0x88]);
-        let reset = bytes(RST_STREAM, 0, stream, &NO_ERROR.to_be_bytes());
-        self.write(&[head, bytes(BODY, END_STREAM, stream, body), reset].concat());
+        let head = frame(HEADERS, END_HEADERS, stream, &[0x88]);
+        let reset = frame(RST_STREAM, 0, stream, &NO_ERROR.to_be_bytes());
+        self.write(&[head, frame(BODY, END_STREAM, stream, body), reset].concat());
     }
 
     pub fn reset(&mut self, stream: u32, code: u32) {
@@ -252,9 +219,4 @@ impl Peer {
     pub fn go_away(&mut self, last: u32, code: u32) {
         self.send(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat());
     }
-}
-
-fn bytes(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }

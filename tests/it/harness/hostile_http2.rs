@@ -1,0 +1,254 @@
+//! HTTP/2 from those who mean harm: for whatever frames a client writes, upstream receives nothing, or one request of ours;
+//! the connection or the stream ends where RFC 9113 demands it; everybody else is served, and memory is bounded.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
+
+use careportals_simulator::Simulator;
+
+use crate::harness::{
+    Http2, OK, ORGANIZATION, RecordingUpstream, Sidecar,
+    frames::{
+        Frame, FrameClient, GOAWAY, HEADERS, PREFACE, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WHOLE, WINDOW_UPDATE, frame,
+        get_fields,
+    },
+    simulator,
+};
+
+/// Nobody who behaves waits longer than this because of somebody who does not. On a busy machine, in a debug build.
+pub const PROMPTLY: Duration = Duration::from_secs(5);
+
+/// What somebody writes, and what comes of it.
+pub struct Case {
+    pub name: String,
+    pub bytes: Vec<u8>,
+    pub ends: Ends,
+    /// Requests that reach upstream, whole: one at most.
+    pub reaches: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Ends {
+    /// The connection, with this code, or with the one that says no more than that it is an error.
+    Connection(u32),
+    /// The connection, without a word of HTTP/2, or with one.
+    Closed,
+    /// The stream, with this code; the connection lives on.
+    Stream(u32, u32),
+    /// The stream is answered with this status, and the connection lives on.
+    Answer(u32, u16),
+    /// The stream or the connection, with one of these codes: it depends on how far the exchange had come.
+    Either(&'static [u32]),
+}
+
+/// A sidecar in front of an upstream that keeps every byte.
+pub struct Scene {
+    pub simulator: Simulator,
+    pub upstream: RecordingUpstream,
+    pub sidecar: Sidecar,
+    pub bystander: Http2,
+    pub reached: usize,
+}
+
+/// What those ask for who behave.
+pub const BYSTANDER: &str = "/bystander";
+
+impl Scene {
+    pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With these keys of its API.
+    pub fn with(keys: &[(&str, &str)]) -> Self {
+        let simulator = simulator();
+        let upstream = RecordingUpstream::start(OK);
+        let mut setup = upstream.setup(&simulator);
+        for (key, value) in keys {
+            setup.api(key, value);
+        }
+        let sidecar = setup.start();
+        assert_eq!(sidecar.get(BYSTANDER).status, 200);
+        let bystander = Http2::connect(sidecar.address());
+        Self { simulator, upstream, sidecar, bystander, reached: 0 }
+    }
+
+    /// Requests that reached upstream and are not a bystander's.
+    pub fn foreign(&self) -> Vec<String> {
+        let line = format!("GET {BYSTANDER} ");
+        self.upstream.requests().into_iter().filter(|request| !request.starts_with(&line)).collect()
+    }
+
+    /// Others are served, on connections that are there and on new ones.
+    pub fn others_are_served(&mut self) {
+        let start = Instant::now();
+        assert_eq!(self.bystander.get(BYSTANDER).status, 200);
+        assert_eq!(self.sidecar.get(BYSTANDER).status, 200);
+        assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
+    }
+
+    pub fn plays(&mut self, case: &Case) {
+        let name = &case.name;
+        let mut raw = FrameClient::silent(self.sidecar.address());
+        raw.0.set_read_timeout(Some(PROMPTLY)).unwrap();
+        println!("{name}");
+        raw.write(&case.bytes);
+        assert_eq!(self.bystander.get(BYSTANDER).status, 200, "{name}");
+        case.ends.come(name, &mut raw);
+        self.others_are_served();
+        let foreign = self.foreign();
+        for request in &foreign[self.reached..] {
+            self.assert_ours(name, request);
+        }
+        let reached = foreign.len() - self.reached;
+        self.reached = foreign.len();
+        assert_eq!(reached, case.reaches, "{name}: {foreign:?}");
+    }
+
+    /// Well formed, and with exactly one of each of our fields.
+    pub fn assert_ours(&self, name: &str, request: &str) {
+        let (head, _) = request.split_once("\r\n\r\n").unwrap();
+        let mut lines = head.split("\r\n");
+        let first: Vec<&str> = lines.next().unwrap().split(' ').collect();
+        assert!(first.len() == 3 && first[2] == "HTTP/1.1" && is_token(first[0]), "{name}: {request:?}");
+        assert!(first[1].starts_with('/') && first[1].bytes().all(|byte| byte.is_ascii_graphic()), "{name}: {request:?}");
+        let fields: Vec<(String, &str)> = lines
+            .map(|line| {
+                let (field, value) = line.split_once(": ").unwrap_or_else(|| panic!("{name}: {request:?}"));
+                assert!(is_token(field) && !value.contains(char::is_control), "{name}: {request:?}");
+                (field.replace('_', "-").to_ascii_lowercase(), value)
+            })
+            .collect();
+        let bearer = format!("Bearer {}", self.simulator.control().last_token().unwrap());
+        let rest = request.replace(&bearer, "");
+        assert!(!rest.contains("evil") && !rest.contains("mine"), "{name}: {request:?}");
+        let values = |field: &str| fields.iter().filter(|(known, _)| known == field).map(|(_, value)| *value).collect::<Vec<_>>();
+        let host = self.upstream.base_url().replace("http://", "");
+        assert_eq!(values("authorization"), [bearer], "{name}");
+        assert_eq!(values("organization"), [ORGANIZATION], "{name}");
+        assert_eq!(values("host"), [host], "{name}");
+        assert!(values("content-length").len() + values("transfer-encoding").len() <= 1, "{name}: {request:?}");
+        for gone in ["cookie", "proxy-authorization", "x-forwarded-for", "x-real-ip", "upgrade", "http2-settings", "keep-alive"] {
+            assert!(values(gone).is_empty(), "{name}: {request:?}");
+        }
+    }
+
+    /// No more has reached upstream when everything is over.
+    pub fn ends(mut self, unfinished: bool) {
+        let reached = self.reached;
+        assert_eq!(self.sidecar.stop().code(), Some(0));
+        assert_eq!(self.foreign().len(), reached);
+        assert!(unfinished || self.upstream.unfinished() == 0, "{}", self.upstream.unfinished());
+    }
+}
+
+impl Ends {
+    fn come(self, name: &str, raw: &mut FrameClient) {
+        match self {
+            Self::Connection(code) => {
+                let words = raw.last_words();
+                assert!(words == Some(code) || words == Some(PROTOCOL_ERROR), "{name}: {words:?}");
+            }
+            Self::Closed => drop(raw.last_words()),
+            Self::Stream(stream, code) => {
+                let reset = end_of(raw, stream).unwrap_or_else(|| panic!("{name}: closed"));
+                assert_eq!((reset.kind, reset.error_code()), (RST_STREAM, code), "{name}: {reset:?}");
+                lives_on(name, raw);
+            }
+            Self::Answer(stream, status) => {
+                let head = end_of(raw, stream).unwrap_or_else(|| panic!("{name}: closed"));
+                assert!(head.kind == HEADERS && status_of(&head.payload) == status, "{name}: {head:?}");
+                lives_on(name, raw);
+            }
+            Self::Either(codes) => {
+                let is_it = |frame: &Frame| matches!(frame.kind, RST_STREAM | GOAWAY) && codes.contains(&frame.error_code());
+                while !is_it(&raw.read().unwrap_or_else(|| panic!("{name}: closed"))) {}
+            }
+        }
+    }
+}
+
+/// Plays all of them; of what does not come as it should, all is told. `unfinished`: a request may have reached upstream
+/// without its end.
+pub fn play(cases: &[Case], unfinished: bool) {
+    let mut scene = Scene::new();
+    tell_all(cases, |case| scene.plays(case));
+    scene.ends(unfinished);
+}
+
+pub fn tell_all<T>(cases: &[T], mut plays: impl FnMut(&T)) {
+    let failed = cases.iter().filter(|case| catch_unwind(AssertUnwindSafe(|| plays(case))).is_err()).count();
+    assert_eq!(failed, 0, "of {}", cases.len());
+}
+
+/// The first frame on that stream; `None` when the connection ends or is about to.
+pub fn end_of(raw: &mut FrameClient, stream: u32) -> Option<Frame> {
+    loop {
+        let frame = raw.read()?;
+        if frame.kind == GOAWAY {
+            return None;
+        }
+        if frame.stream == stream && frame.kind != WINDOW_UPDATE {
+            return Some(frame);
+        }
+    }
+}
+
+/// Serves the next request.
+pub fn lives_on(name: &str, raw: &mut FrameClient) {
+    raw.write(&frame(HEADERS, WHOLE, 1001, &get_fields(BYSTANDER, &[])));
+    let head = end_of(raw, 1001).unwrap_or_else(|| panic!("{name}: closed"));
+    assert!(head.kind == HEADERS && status_of(&head.payload) == 200, "{name}: {head:?}");
+}
+
+/// The status, which is a block's first field: by its number, or as a literal of three digits in Huffman's code
+/// (RFC 7541, appendices A and B).
+pub fn status_of(block: &[u8]) -> u16 {
+    let known = [200, 204, 206, 304, 400, 404, 500];
+    if let Some(number) = block[0].checked_sub(0x88).filter(|number| *number < 7) {
+        return known[usize::from(number)];
+    }
+    assert_eq!((block[0] & 0x0f, block[1] & 0xfc), (8, 0x80), "{block:?}");
+    let bits = u32::from_be_bytes([block[2], block[3], block[4], 0]);
+    let (mut status, mut at) = (0, 0);
+    for _ in 0..3 {
+        // 0 to 2 are five bits, the others six.
+        let (five, six) = (bits << at >> 27, bits << at >> 26);
+        let (digit, width) = if five < 3 { (five, 5) } else { (six - 22, 6) };
+        status = status * 10 + digit;
+        at += width;
+    }
+    u16::try_from(status).unwrap()
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// The preface, settings, and these frames.
+pub fn opened(frames: &[Vec<u8>]) -> Vec<u8> {
+    [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frames.concat()].concat()
+}
+
+pub fn case(name: &str, frames: &[Vec<u8>], ends: Ends, reaches: usize) -> Case {
+    Case { name: name.to_owned(), bytes: opened(frames), ends, reaches }
+}
+
+/// What is refused here, whatever follows.
+pub fn refused(stream: u32) -> Vec<u8> {
+    frame(HEADERS, WHOLE, stream, &get_fields("/patient/auth", &[]))
+}
+
+/// A whole GET.
+pub fn get(stream: u32) -> Vec<u8> {
+    frame(HEADERS, WHOLE, stream, &get_fields("/", &[]))
+}
+
+#[test]
+fn a_status_is_read_from_its_block() {
+    // What an encoder writes.
+    for (block, status) in [(&[0x8c][..], 400), (&[0x48, 131, 104, 12, 255], 403), (&[0x48, 131, 105, 144, 255], 431)] {
+        assert_eq!(status_of(block), status, "{block:?}");
+    }
+}

@@ -1,0 +1,63 @@
+//! The only places where a test waits, each with its reason: for something to happen, for something not to happen, for
+//! time itself.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Nothing in these tests takes this long unless it is broken.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a wait rests between two looks.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The longest that a test may let time pass.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Waits until `holds` does. Fails after [`PATIENCE`] with `what`, which says what was waited for.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    until_some(what, || holds().then_some(()));
+}
+
+/// Waits until `find` finds something. Fails after [`PATIENCE`] with `what`.
+#[track_caller]
+pub fn until_some<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, find).unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain until {what}"))
+}
+
+/// Waits until `holds` does. Fails after `limit`, the promise that the test is about, with `what`.
+#[track_caller]
+pub fn until_within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let kept = within(limit, || holds().then_some(())).is_some();
+    assert!(kept, "waited {limit:?} in vain until {what}");
+}
+
+/// Watches for `time` that `happens` does not. Fails at once, with `what`, when it does.
+#[track_caller]
+pub fn never(what: &str, time: Duration, mut happens: impl FnMut() -> bool) {
+    assert!(time <= LONGEST, "{time:?} is too long to show that never {what}");
+    let happened = within(time, || happens().then_some(())).is_some();
+    assert!(!happened, "must not happen: {what}");
+}
+
+/// Lets time pass because the test is about time; `why` says how. Where something can be looked for, [`until`] waits for it.
+#[track_caller]
+pub fn let_time_pass(why: &str, time: Duration) {
+    assert!(time <= LONGEST, "{time:?} is too long to wait because {why}");
+    thread::sleep(time);
+}
+
+/// What `find` finds within `limit`. It looks once more when the time is over.
+pub fn within<T>(limit: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let is_last = Instant::now() >= deadline;
+        match find() {
+            Some(found) => return Some(found),
+            None if is_last => return None,
+            None => thread::sleep(PAUSE),
+        }
+    }
+}

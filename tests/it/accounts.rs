@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use careportals_simulator::{LoginFault, Simulator};
 
 use crate::harness::{
-    Crowd, LOGGED_IN, ORGANIZATION, PATIENCE, Request, SetAtEnd, Setup, Sidecar, outgrow_the_floor, revoke, simulator,
+    Crowd, LOGGED_IN, ORGANIZATION, Request, SetAtEnd, Setup, Sidecar, outgrow_the_floor, revoke, simulator, until,
 };
 
 #[test]
@@ -51,7 +51,7 @@ fn tenants_are_never_mixed_whatever_happens_to_their_tokens() {
             outgrow_the_floor();
             control.revoke_tokens_of(organization);
         }
-        assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 5));
+        until("five log-ins have succeeded", || control.counts().login_ok == 5);
     });
     // One tenant's token with the other's name is refused: of each client, only what was revoked may have been.
     let counts = control.counts();
@@ -90,7 +90,7 @@ fn one_accounts_log_in_does_not_wait_for_anothers() {
     let ca = setup.file("ca.pem", &format!("{}{}", simulator.ca_pem(), slow.ca_pem()));
     setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
     let sidecar = setup.start();
-    assert!(slow.control().wait_until(PATIENCE, |control| control.counts().logins == 1));
+    until("one log-in has begun", || slow.control().counts().logins == 1);
     assert_eq!(sidecar.connect_to("demo").send(&Request::get("/users/account")).status, 200);
 }
 

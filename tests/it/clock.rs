@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use careportals_simulator::{LoginFault, Options, Simulator};
 
-use crate::harness::{LOGGED_IN, PATIENCE, Sidecar, simulator};
+use crate::harness::{LOGGED_IN, Sidecar, simulator, until, until_within};
 
 const HOUR: i64 = 3600;
 
@@ -38,7 +38,7 @@ fn a_clock_that_jumps_is_followed_at_the_next_log_in() {
     control.set_token_life(Duration::from_secs(3600));
     // Backwards: the token at hand does not expire early.
     control.set_clock_offset(-7 * HOUR);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 2));
+    until("two log-ins have succeeded", || control.counts().login_ok == 2);
     assert_eq!(sidecar.get("/users/account").status, 200);
     sidecar.wait_for_logs(LOGGED_IN, 2);
     let events = sidecar.events();
@@ -72,7 +72,7 @@ fn is_refreshed_in_time(offset: i64) {
     let control = simulator.control();
     control.set_clock_offset(offset);
     let sidecar = Sidecar::start(&simulator).ready();
-    assert!(control.wait_until(Duration::from_secs(15), |control| control.counts().login_ok >= 2));
+    until_within(Duration::from_secs(15), "at least two log-ins have succeeded", || control.counts().login_ok >= 2);
     assert_eq!(sidecar.get("/users/account").status, 200);
     assert_eq!(control.counts().unauthorized, 0);
 }

@@ -11,7 +11,7 @@ use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::{Signal, getuid};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, Sidecar, USERNAME, held, simulator};
+use crate::harness::{Answer, ORGANIZATION, PASSWORD, Request, Setup, Sidecar, USERNAME, held, simulator, until};
 
 /// With a control socket in the test's own directory.
 fn controlled(simulator: &Simulator) -> Setup {
@@ -129,14 +129,14 @@ fn after_a_logout_requests_get_503_until_a_login_is_answered() {
     let sidecar = controlled(&simulator).start().ready();
     let answer = post(&sidecar, "/logout");
     assert_eq!((answer.status, &answer.json()["accounts"][0]["state"]), (200, &json!("logged_out")), "{answer:?}");
-    assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0), "idle connections are closed");
+    until("idle connections are closed", || control.counts().open_connections == 0);
     let refused = sidecar.get("/users/account");
     assert_eq!((refused.status, refused.problem().as_str()), (503, "logged_out"));
 
     control.hold_logins(true);
     std::thread::scope(|scope| {
         let login = scope.spawn(|| post(&sidecar, "/login"));
-        assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+        until("two log-ins have begun", || control.counts().logins == 2);
         assert!(!login.is_finished(), "the outcome is not known yet");
         control.hold_logins(false);
         let answer = login.join().unwrap();
@@ -243,7 +243,7 @@ fn all_accounts_log_in_at_the_same_time() {
     control.hold_logins(true);
     std::thread::scope(|scope| {
         let login = scope.spawn(|| post(&sidecar, "/login"));
-        assert!(control.wait_until(PATIENCE, |control| control.counts().logins == before + 2), "one waits for the other");
+        until("one waits for the other", || control.counts().logins == before + 2);
         control.hold_logins(false);
         let answer = login.join().unwrap();
         assert_eq!((answer.status, answer.json()["accounts"].as_array().unwrap().len()), (200, 2));

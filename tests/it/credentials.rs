@@ -1,10 +1,10 @@
 //! Where credentials come from: files that appear and change, commands, variables, mounts.
 
-use std::{fs, os::unix::fs::symlink, path::Path, time::Instant};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 use careportals_simulator::Simulator;
 
-use crate::harness::{LOGGED_IN, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, Sidecar, USERNAME, revoke, simulator};
+use crate::harness::{LOGGED_IN, ORGANIZATION, PASSWORD, Request, Setup, Sidecar, USERNAME, revoke, simulator, until};
 
 const NEXT: &str = "demo-password-2";
 
@@ -21,7 +21,7 @@ fn a_file_that_is_absent_at_start_is_waited_for() {
     assert_eq!((answer.status, answer.problem().as_str()), (503, "login_failing"));
     assert_eq!(simulator.control().counts().logins, 0);
     sidecar.setup.file("password", PASSWORD);
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().login_ok == 1));
+    until("one log-in has succeeded", || simulator.control().counts().login_ok == 1);
     sidecar.wait_for_log("logged in");
     assert_eq!(sidecar.get("/users/account").status, 200);
 }
@@ -36,7 +36,7 @@ fn a_directory_that_is_absent_at_start_is_waited_for() {
     let sidecar = setup.start();
     sidecar.wait_for_log("does not exist");
     write(&directory, ORGANIZATION, USERNAME, PASSWORD);
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().login_ok == 1));
+    until("one log-in has succeeded", || simulator.control().counts().login_ok == 1);
     assert_eq!(sidecar.get("/users/account").status, 200);
 }
 
@@ -112,12 +112,12 @@ fn a_change_of_credentials_drops_no_request() {
     control.set_credentials(ORGANIZATION, USERNAME, NEXT);
     control.hold_logins(true);
     sidecar.setup.file("password", NEXT);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || control.counts().logins == 2);
     let answer = sidecar.get("/_sim/echo");
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.echoed("authorization"), [format!("Bearer {token}")]);
     control.hold_logins(false);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 2));
+    until("two log-ins have succeeded", || control.counts().login_ok == 2);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn corrected_credentials_are_tried_at_once() {
     sidecar.wait_for_log("\"rejected\"");
     sidecar.setup.file("password", PASSWORD);
     // Left alone it would take a minute.
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().login_ok == 1));
+    until("one log-in has succeeded", || simulator.control().counts().login_ok == 1);
     sidecar.wait_for_log("logged in");
     assert_eq!(sidecar.get("/users/account").status, 200);
 }
@@ -146,12 +146,12 @@ fn a_changed_organization_drops_the_old_token_at_once() {
     let sidecar = sidecar.ready();
     control.hold_logins(true);
     swap(&mount, "..second", "other", "service@other.example.test", "other-password-1");
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || control.counts().logins == 2);
     let answer = sidecar.get("/users/account");
     assert_eq!((answer.status, answer.problem().as_str()), (503, "token_pending"));
     assert_eq!(control.counts().requests, 1, "the old tenant's token was used");
     control.hold_logins(false);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 2));
+    until("two log-ins have succeeded", || control.counts().login_ok == 2);
     sidecar.wait_for_logs(LOGGED_IN, 2);
     let answer = sidecar.get("/_sim/echo");
     assert_eq!((answer.status, answer.echoed("organization")), (200, vec!["other".to_owned()]));
@@ -307,11 +307,10 @@ fn changed(change: impl FnOnce(&Path)) {
     control.set_credentials(ORGANIZATION, USERNAME, NEXT);
     change(&sidecar.setup.dir.path().join("password"));
     let mut connection = sidecar.connect();
-    let deadline = Instant::now() + PATIENCE;
-    while control.counts().login_ok < 2 {
-        assert!(Instant::now() < deadline, "the change is not noticed");
+    until("the change is noticed", || {
         assert_eq!(connection.send(&Request::get("/users/account")).status, 200);
-    }
+        control.counts().login_ok >= 2
+    });
     logs_in_with(&simulator, NEXT);
     assert_eq!((control.counts().logins, control.counts().unauthorized), (2, 0));
 }
@@ -320,7 +319,7 @@ fn logs_in_with(simulator: &Simulator, password: &str) {
     let last = |logins: &[careportals_simulator::SeenLogin]| {
         logins.last().is_some_and(|login| login.body["password"] == password && login.status == 201)
     };
-    assert!(simulator.control().wait_until(PATIENCE, |control| last(&control.logins())));
+    until("the last log-in used the new password", || last(&simulator.control().logins()));
 }
 
 fn with_command(simulator: &Simulator, argv: &str) -> Sidecar {

@@ -13,7 +13,9 @@ use std::{
 use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use crate::harness::{Connection, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, USERNAME, interrupts_are_ignored, simulator};
+use crate::harness::{
+    Connection, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, USERNAME, interrupts_are_ignored, simulator, until,
+};
 
 /// As on a laptop: credentials and an upstream, and everything else at `exec`'s own defaults.
 fn setup(simulator: &Simulator) -> Setup {
@@ -266,7 +268,7 @@ fn the_program_is_started_as_soon_as_a_log_in_succeeds_and_at_once_when_nothing_
     simulator.control().set_login_fault(Some(LoginFault::Status(503)));
     assert_eq!(executed(&setup, &["--wait", "0s"], &["echo", "started"]).1, "started\n");
     let mut run = Executing::start(setup, &["echo", "started"]);
-    assert!(simulator.control().wait_until(PATIENCE, |seen| seen.counts().logins >= 2));
+    until("at least two log-ins have begun", || simulator.control().counts().logins >= 2);
     simulator.control().set_login_fault(None);
     assert_eq!(run.line(), "started");
 }
@@ -285,7 +287,7 @@ fn a_signal_ends_the_wait_for_a_token() {
     let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::Status(503)));
     let mut run = Executing::start(setup(&simulator), &["echo", "started"]);
-    assert!(simulator.control().wait_until(PATIENCE, |seen| seen.counts().logins >= 1));
+    until("a log-in has begun", || simulator.control().counts().logins >= 1);
     run.signal(Signal::INT);
     let (status, lines, _) = run.wait();
     assert_eq!((status.code(), lines), (Some(130), vec![]));
@@ -425,15 +427,10 @@ fn a_stopped_program_goes_on_when_we_are_told_to() {
 
 /// Waits until `/proc` says so.
 fn wait_for_state(pid: i32, state: char) {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
+    until(&format!("process {pid} is in state {state}"), || {
         let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).unwrap();
-        if stat.rsplit_once(") ").unwrap().1.starts_with(state) {
-            return;
-        }
-        assert!(std::time::Instant::now() < deadline, "{stat}");
-        std::thread::yield_now();
-    }
+        stat.rsplit_once(") ").unwrap().1.starts_with(state)
+    });
 }
 
 #[test]

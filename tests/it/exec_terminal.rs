@@ -6,9 +6,8 @@ use std::{
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::Path,
     process::{Child, Command, ExitStatus},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Mutex},
     thread::JoinHandle,
-    time::Instant,
 };
 
 use careportals_simulator::Simulator;
@@ -17,7 +16,7 @@ use rustix::{
     termios::{OptionalActions, tcgetattr, tcsetattr},
 };
 
-use crate::harness::{PATIENCE, Setup, interrupts_are_ignored, simulator};
+use crate::harness::{PATIENCE, Setup, interrupts_are_ignored, simulator, within};
 
 const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
@@ -26,7 +25,7 @@ const CTRL_Z: &str = "\x1a";
 struct Screen {
     keyboard: File,
     session: Child,
-    shown: Arc<(Mutex<String>, Condvar)>,
+    shown: Arc<Mutex<String>>,
     reader: JoinHandle<()>,
     /// What was waited for already.
     seen: usize,
@@ -56,14 +55,13 @@ impl Screen {
         let session = command.stdin(line.try_clone().unwrap()).stdout(line.try_clone().unwrap()).stderr(line).spawn().unwrap();
         // Nobody but the session holds the terminal now, so that it ends when they have.
         drop(command);
-        let shown = Arc::new((Mutex::new(String::new()), Condvar::new()));
+        let shown = Arc::new(Mutex::new(String::new()));
         let (showing, mut screen) = (Arc::clone(&shown), File::from(keyboard.try_clone().unwrap()));
         let reader = std::thread::spawn(move || {
             let mut bytes = [0; 1024];
             // The end is an error: EIO.
             while let Ok(count @ 1..) = screen.read(&mut bytes) {
-                showing.0.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
-                showing.1.notify_all();
+                showing.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
             }
         });
         Self { keyboard: keyboard.into(), session, shown, reader, seen: 0, _setup: setup }
@@ -75,18 +73,13 @@ impl Screen {
 
     /// Waits until that is shown, after what was waited for before; gives what stands between the two.
     fn shows(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        let mut shown = self.shown.0.lock().unwrap();
-        loop {
-            if let Some(at) = shown[self.seen..].find(text) {
-                let between = shown[self.seen..self.seen + at].to_owned();
-                self.seen += at + text.len();
-                return between;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no {text:?}\n{shown}");
-            shown = self.shown.1.wait_timeout(shown, left).unwrap().0;
-        }
+        let between = within(PATIENCE, || {
+            let shown = self.shown.lock().unwrap();
+            shown[self.seen..].find(text).map(|at| shown[self.seen..self.seen + at].to_owned())
+        });
+        let between = between.unwrap_or_else(|| panic!("waited until {text:?} is shown:\n{}", self.shown.lock().unwrap()));
+        self.seen += between.len() + text.len();
+        between
     }
 
     /// Waits for the session's end. With what was shown in the meantime.
@@ -94,7 +87,7 @@ impl Screen {
         let status = self.session.wait().unwrap();
         drop(self.keyboard);
         self.reader.join().unwrap();
-        let shown = self.shown.0.lock().unwrap();
+        let shown = self.shown.lock().unwrap();
         (status, shown[self.seen..].to_owned())
     }
 }

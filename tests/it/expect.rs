@@ -2,7 +2,7 @@
 
 use careportals_simulator::Simulator;
 
-use crate::harness::{Connection, PATIENCE, Request, Setup, Sidecar, simulator};
+use crate::harness::{Connection, Request, Setup, Sidecar, simulator, until};
 
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -106,5 +106,5 @@ fn an_upstream_that_answers_at_once_is_heard_before_the_body_is_there() {
     let over = |simulator: &Simulator| simulator.control().requests().iter().any(|seen| seen.status == Some(413));
     assert!(over(&simulator));
     drop(client);
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+    until("every exchange is over", || simulator.control().requests().iter().all(|seen| seen.over));
 }

@@ -12,7 +12,7 @@ use std::{
 
 use careportals_simulator::Simulator;
 
-use crate::harness::{Connection, PATIENCE, Request, SetAtEnd, Setup, Sidecar, simulator};
+use crate::harness::{Connection, PATIENCE, Request, SetAtEnd, Setup, Sidecar, let_time_pass, never, simulator, until};
 
 /// Answers of the simulator take milliseconds; the rest is for machines that have much else to do. Shorter than every
 /// default time-out that somebody could have to wait for because of a flood.
@@ -82,7 +82,7 @@ fn while_another_is_served(sidecar: &Sidecar, flood: impl FnOnce()) {
                 assert_eq!(status, 200);
                 slowest = slowest.max(start.elapsed());
                 served += 1;
-                thread::park_timeout(Duration::from_millis(5));
+                let_time_pass("the other client asks now and then", Duration::from_millis(5));
             }
             slowest
         });
@@ -106,8 +106,8 @@ fn forwarded(simulator: &Simulator) -> usize {
     simulator.control().requests().iter().filter(|seen| !others(&seen.target)).count()
 }
 
-fn all_are_over(simulator: &Simulator) -> bool {
-    simulator.control().wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over))
+fn until_all_are_over(simulator: &Simulator) {
+    until("every exchange is over", || simulator.control().requests().iter().all(|seen| seen.over));
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn heads_that_drip_in_byte_by_byte_from_many_end_with_head_timeout() {
                 break;
             }
             assert!(start.elapsed() < PATIENCE, "{} are still there", slow.len());
-            thread::park_timeout(Duration::from_millis(5));
+            let_time_pass("the heads drip in", Duration::from_millis(5));
         }
         assert!(start.elapsed() >= Duration::from_millis(500));
     });
@@ -210,7 +210,7 @@ fn bodies_that_stall_are_told_408_and_leave_their_places() {
             assert_eq!((answer.status, answer.header("connection")), (408, Some("close")));
         }
     });
-    assert!(all_are_over(&simulator));
+    until_all_are_over(&simulator);
     let whole = simulator.control().requests().iter().filter(|seen| seen.method == "POST" && seen.complete).count();
     assert_eq!(whole, 0, "what is missing is not made up");
     assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
@@ -235,7 +235,7 @@ fn a_body_in_a_great_many_small_pieces_takes_no_more_memory_than_others() {
             for stream in &mut clients {
                 let _ = stream.write(pieces.as_bytes());
             }
-            thread::park_timeout(Duration::from_millis(5));
+            let_time_pass("what can be read is read before more is written", Duration::from_millis(5));
         }
     });
     assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
@@ -256,12 +256,12 @@ fn clients_that_never_read_their_answer_hold_back_upstream_and_nobody_else() {
         for stream in &mut deaf {
             write!(stream, "GET /_sim/download?bytes={BYTES} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         }
-        assert!(simulator.control().wait_until(PATIENCE, |_| answers().len() == CLIENTS));
+        until("every client is being answered", || answers().len() == CLIENTS);
         // Longer than `body_idle`: it is not upstream that is silent. A kernel whose buffers fill up may pause for less.
-        assert!(!simulator.control().wait_until(Duration::from_secs(2), |_| answers().iter().any(|seen| seen.over)));
+        never("an answer is given up", Duration::from_secs(2), || answers().iter().any(|seen| seen.over));
         assert!(answers().iter().all(|seen| seen.answer_bytes < BYTES / 2));
     });
-    assert!(all_are_over(&simulator), "they have hung up");
+    until_all_are_over(&simulator);
     assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
 }
 
@@ -284,11 +284,12 @@ fn thousands_of_pipelined_requests_whose_answers_nobody_reads_wait_their_turn() 
             }
         }
         // What the kernel keeps for those who don't read is some MiB each; 200 MB were asked for.
-        let runs_ahead = simulator.control().wait_until(Duration::from_millis(900), |_| forwarded(&simulator) > CLIENTS * 200);
-        assert!(!runs_ahead, "{} requests", forwarded(&simulator));
+        never("requests are forwarded whose answers have no room", Duration::from_millis(900), || {
+            forwarded(&simulator) > CLIENTS * 200
+        });
         assert!(forwarded(&simulator) > CLIENTS);
     });
-    assert!(all_are_over(&simulator));
+    until_all_are_over(&simulator);
     assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
 }
 
@@ -339,11 +340,7 @@ fn clients_that_come_and_go_leave_nothing_behind() {
     });
     assert_eq!(forwarded(&simulator), 0);
     // Beside what was open before there may be two connections to upstream that were not needed then.
-    let start = Instant::now();
-    while open_files() > before + 2 {
-        assert!(start.elapsed() < PATIENCE, "{} files, {before} before", open_files());
-        thread::park_timeout(Duration::from_millis(5));
-    }
+    until(&format!("no more than {} files are open", before + 2), || open_files() <= before + 2);
     assert_memory_within(&sidecar, AT_REST + 64 * CONNECTION);
 }
 
@@ -370,7 +367,7 @@ fn clients_that_stop_writing_in_a_head_or_body_are_let_go_at_once() {
         }
         assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
     });
-    assert!(all_are_over(&simulator));
+    until_all_are_over(&simulator);
     assert!(simulator.control().requests().iter().all(|seen| seen.method != "POST" || !seen.complete));
     assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
 }

@@ -2,9 +2,9 @@
 //! that must not arrive twice.
 
 use crate::harness::{
-    Connection, Crowd, Http2Peer, ManualHttp2, PATIENCE, Request, Setup, Sidecar,
+    Connection, Crowd, Http2Peer, ManualHttp2, Request, Setup, Sidecar,
     frames::{CANCEL, GOAWAY, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM},
-    simulator,
+    simulator, until,
 };
 
 /// A request that is on its way.
@@ -29,17 +29,16 @@ fn a_drain_under_load_loses_no_request_and_repeats_none() {
     control.reset_counts();
     control.hold_requests(true);
     let held = Crowd::send(&sidecar, 20, &Request::post("/_sim/echo", "held"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 20));
+    until("the upstream has got 20 requests", || control.counts().requests == 20);
     control.drain_connections();
     let later = Crowd::send(&sidecar, 20, &Request::post("/_sim/echo", "later"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 40));
+    until("the upstream has got 40 requests", || control.counts().requests == 40);
     control.hold_requests(false);
     held.succeeds();
     later.succeeds();
     let counts = control.counts();
     assert_eq!((counts.requests, counts.requests_http2), (40, 40));
-    let gone = control.wait_until(PATIENCE, |control| control.counts().open_connections == control.counts().connections);
-    assert!(gone, "the drained one is still there: {:?}", control.counts());
+    until("the drained connection is gone", || control.counts().open_connections == control.counts().connections);
 }
 
 #[test]

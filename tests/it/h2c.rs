@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use careportals_simulator::{Seen, Simulator};
 use rustix::process::Signal;
 
 use crate::harness::{
@@ -14,22 +13,13 @@ use crate::harness::{
         BODY, CONTINUATION, END_HEADERS, END_STREAM, FrameClient, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, fields,
         frame, get_fields,
     },
-    pattern, simulator,
+    let_time_pass, never, pattern, seen, simulator, until, until_seen,
 };
 
 const MIB: u64 = 1024 * 1024;
 const PROTOCOL_ERROR: u32 = 1;
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
-
-fn seen(simulator: &Simulator, path: &str) -> Option<Seen> {
-    simulator.control().requests().into_iter().find(|seen| seen.target.starts_with(path))
-}
-
-fn wait_for(simulator: &Simulator, path: &str, condition: impl Fn(&Seen) -> bool) {
-    let seen = || seen(simulator, path);
-    assert!(simulator.control().wait_until(PATIENCE, |_| seen().is_some_and(|seen| condition(&seen))), "{:?}", seen());
-}
 
 #[test]
 fn one_listener_serves_http2_and_http1() {
@@ -70,8 +60,7 @@ fn the_preface_may_come_in_pieces() {
     let mut raw = FrameClient::silent(sidecar.address());
     for byte in [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat() {
         raw.write(&[byte]);
-        // So that it is read by itself.
-        assert!(!simulator.control().wait_until(Duration::from_millis(5), |_| false));
+        let_time_pass("each byte is read by itself", Duration::from_millis(5));
     }
     raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &get_fields("/_sim/status/204", &[])));
     let head = raw.on(1).unwrap();
@@ -85,7 +74,7 @@ fn what_only_begins_like_the_preface_is_http1() {
     let mut client = sidecar.connect();
     for piece in ["P", "O", "ST /_sim/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nok"] {
         client.write(piece.as_bytes());
-        assert!(!simulator.control().wait_until(Duration::from_millis(50), |_| false));
+        let_time_pass("each piece is read by itself", Duration::from_millis(50));
     }
     assert_eq!(client.answer("POST").json()["body"], "ok");
     assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
@@ -119,7 +108,7 @@ fn head_timeout_runs_until_the_first_whole_request() {
     // A connection that has asked something may be idle for longer.
     let mut client = Http2::connect(sidecar.address());
     assert_eq!(client.get("/_sim/echo").status, 200);
-    client.stay_for(Duration::from_millis(700));
+    client.stay_for("the connection is idle for longer than `head_timeout`", Duration::from_millis(700));
     assert_eq!(client.get("/_sim/echo").status, 200);
 }
 
@@ -155,7 +144,7 @@ fn many_requests_are_served_at_once_on_one_connection() {
     let mut client = Http2::connect(sidecar.address());
     let streams: Vec<_> = (0..20).map(|number| client.open(&Request::get(&format!("/_sim/echo?{number}")), true)).collect();
     client.turn();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 20));
+    until("the upstream has got 20 requests", || control.counts().requests == 20);
     control.hold_requests(false);
     for (number, stream) in streams.into_iter().enumerate() {
         assert_eq!(client.answer(stream).json()["target"], format!("/_sim/echo?{number}"));
@@ -296,7 +285,7 @@ fn beyond_max_requests_a_stream_is_told_503() {
     let mut client = Http2::connect(sidecar.address());
     let held = [1, 2].map(|_| client.open(&Request::get("/_sim/echo"), true));
     client.turn();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || control.counts().requests == 2);
     assert_eq!(client.get("/_sim/echo").problem(), "too_many_requests_in_flight");
     control.hold_requests(false);
     for stream in held {
@@ -314,12 +303,12 @@ fn a_stream_that_is_reset_ends_its_exchange_and_no_other() {
     let mut half = client.open(&Request::new("POST", "/_sim/upload"), false);
     client.write(&mut half, b"half", false);
     client.turn();
-    wait_for(&simulator, "/_sim/hang", |_| true);
-    wait_for(&simulator, "/_sim/upload", |seen| seen.body_bytes == 4);
+    until_seen("the request arrives", &simulator, "/_sim/hang", |_| true);
+    until_seen("half of the body arrives", &simulator, "/_sim/upload", |seen| seen.body_bytes == 4);
     client.reset(hanging);
     client.reset(half);
-    wait_for(&simulator, "/_sim/hang", |seen| seen.over);
-    wait_for(&simulator, "/_sim/upload", |seen| seen.over && !seen.complete);
+    until_seen("the exchange is over", &simulator, "/_sim/hang", |seen| seen.over);
+    until_seen("the exchange is over and its body incomplete", &simulator, "/_sim/upload", |seen| seen.over && !seen.complete);
     assert_eq!(client.get("/_sim/echo").status, 200);
     let lines = sidecar.wait_for_access_lines(3);
     assert_eq!(lines.iter().filter(|line| line["status"] == 499 && line["cut"] == "client_closed").count(), 2, "{lines:?}");
@@ -350,7 +339,7 @@ fn a_slow_reader_holds_back_its_own_stream_and_no_other() {
     assert!(!client.read_some(&mut slow).unwrap().is_empty());
     // The client's window for that stream is full, its connection's is not.
     let runs_ahead = || seen(&simulator, &path).is_some_and(|seen| seen.answer_bytes > 24 * MIB);
-    assert!(!simulator.control().wait_until(Duration::from_millis(300), |_| runs_ahead()));
+    never("the upstream runs ahead of the reader", Duration::from_millis(300), runs_ahead);
     assert_eq!(client.get("/_sim/echo").status, 200);
     let mut read = 0;
     while read < 16 * MIB {
@@ -403,7 +392,7 @@ fn a_client_that_reads_slowly_does_not_trip_body_idle() {
     let bytes = 24 * MIB;
     let stream = client.open(&Request::get(&format!("/_sim/download?bytes={bytes}")), true);
     let answering = client.head(stream);
-    client.stay_for(Duration::from_millis(700));
+    client.stay_for("the client does not read for longer than `body_idle`", Duration::from_millis(700));
     assert!(seen(&simulator, "/_sim/download").unwrap().answer_bytes < bytes, "held back by the client");
     let answer = client.rest(answering);
     assert_eq!((answer.body.len() as u64, answer.cut), (bytes, false));
@@ -454,7 +443,7 @@ fn on_sigterm_streams_finish_and_an_idle_connection_is_told_to_go() {
     control.hold_requests(true);
     let stream = busy.open(&Request::get("/_sim/echo"), true);
     busy.turn();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    until("the upstream has got one request", || control.counts().requests == 1);
     sidecar.signal(Signal::TERM);
     sidecar.wait_for_log("draining");
     idle.closed().unwrap();

@@ -14,7 +14,7 @@ use careportals_simulator::Simulator;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{LOGGED_IN, PASSWORD, PATIENCE, Request, Setup, Sidecar, USERNAME, simulator};
+use crate::harness::{LOGGED_IN, PASSWORD, Request, Setup, Sidecar, USERNAME, simulator, until};
 
 /// Where an unprivileged user may read.
 const NOBODY: u32 = 65534;
@@ -270,7 +270,7 @@ fn a_reload_inside_the_sandbox_adds_addresses_sockets_and_upstreams() {
     assert_eq!(client.send(&Request::get("/users/account")).status, 200);
     let answer = sidecar.connect_to("other").send(&Request::get("/v2/products"));
     assert!(answer.header("proxy-status").is_none(), "{answer:?}");
-    assert!(second.control().wait_until(PATIENCE, |control| control.counts().requests > 0));
+    until("the upstream has got at least one request", || second.control().counts().requests > 0);
 }
 
 #[test]

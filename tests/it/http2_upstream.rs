@@ -6,9 +6,9 @@ use careportals_simulator::{Control, Options, Simulator};
 use rustix::process::Signal;
 
 use crate::harness::{
-    Answer, Connection, Crowd, Http2Peer, ManualHttp2, OFF_AND_AUTO, PATIENCE, Request, Setup, Sidecar,
+    Answer, Connection, Crowd, Http2Peer, ManualHttp2, OFF_AND_AUTO, Request, Setup, Sidecar,
     frames::{BODY, CANCEL, INTERNAL_ERROR, NO_ERROR, RST_STREAM},
-    pattern, simulator,
+    pattern, simulator, until, until_still,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -18,7 +18,7 @@ fn all_at_once(control: &Control, sidecar: &Sidecar, count: u64) {
     control.reset_counts();
     control.hold_requests(true);
     let crowd = Crowd::send(sidecar, usize::try_from(count).unwrap(), &Request::post("/_sim/echo", "once"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == count), "{:?}", control.counts());
+    until("the upstream has got all requests", || control.counts().requests == count);
     control.hold_requests(false);
     crowd.succeeds();
     assert_eq!(control.counts().requests, count, "none was sent twice");
@@ -148,7 +148,7 @@ fn a_server_that_changes_its_protocol_is_followed() {
     for (offered, version) in [(true, "HTTP/2.0"), (false, "HTTP/1.1"), (true, "HTTP/2.0")] {
         control.set_http2(offered);
         control.drain_connections();
-        assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+        until("no connection to the upstream is open", || control.counts().open_connections == 0);
         assert_eq!(client.send(&Request::get("/_sim/echo")).json()["version"], version);
         Crowd::send(&sidecar, 30, &Request::get("/_sim/echo")).succeeds();
     }
@@ -162,10 +162,12 @@ fn when_the_server_hangs_up_on_everybody_a_burst_fails_without_two_connections_f
         let crowd = Crowd::send(&sidecar, 80, &Request::post("/users", "once"));
         let answering = scope.spawn(|| crowd.answers());
         let mut attempts = 0;
-        while !answering.is_finished() {
-            attempts += usize::from(upstream.has_more());
-            std::thread::yield_now();
-        }
+        until("every client is answered", || {
+            while upstream.has_more() {
+                attempts += 1;
+            }
+            answering.is_finished()
+        });
         for answer in answering.join().unwrap() {
             assert_eq!(answer.status, 502, "{answer:?}");
         }
@@ -221,17 +223,16 @@ fn a_slow_reader_holds_back_the_upstream_and_nobody_else() {
         })
         .collect();
     let sent = |control: &Control| control.requests().iter().map(|seen| seen.answer_bytes).sum::<u64>();
-    // Until every window and buffer on the way is full.
-    let mut before = 0;
-    while control.wait_until(Duration::from_millis(300), |control| sent(control) > before) {
-        before = sent(control);
-        assert!(before < 1024 * MIB, "nobody reads that");
-    }
+    until_still("every window and buffer on the way is full", Duration::from_millis(300), || {
+        let sent = sent(control);
+        assert!(sent < 1024 * MIB, "nobody reads that");
+        sent
+    });
     let answer = sidecar.get(&format!("/_sim/download?bytes={MIB}"));
     assert!(answer.body == pattern(MIB));
     assert_eq!(control.counts().connections, 0, "they share one connection");
     drop(slow);
-    assert!(control.wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+    until("every exchange is over", || control.requests().iter().all(|seen| seen.over));
     assert!(sidecar.peak_memory_kib() < 52 * 1024, "{} KiB", sidecar.peak_memory_kib());
 }
 
@@ -388,7 +389,7 @@ fn an_idle_connection_is_closed_after_pool_idle() {
     setup.api("pool_idle", "500ms");
     let sidecar = setup.start().ready();
     assert_eq!(sidecar.get("/_sim/echo").json()["version"], "HTTP/2.0");
-    assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+    until("no connection to the upstream is open", || control.counts().open_connections == 0);
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
 }
 
@@ -404,16 +405,16 @@ fn a_log_out_closes_the_idle_connection_and_one_in_use_when_it_is_done() {
     };
     let sidecar = start();
     sidecar.signal(Signal::USR1);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+    until("no connection to the upstream is open", || control.counts().open_connections == 0);
 
     let sidecar = start();
     control.reset_counts();
     control.hold_requests(true);
     let crowd = Crowd::send(&sidecar, 2, &Request::get("/_sim/echo"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || control.counts().requests == 2);
     sidecar.signal(Signal::USR1);
     sidecar.wait_for_log("logged_out");
     control.hold_requests(false);
     crowd.succeeds();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+    until("no connection to the upstream is open", || control.counts().open_connections == 0);
 }

@@ -10,7 +10,7 @@ use careportals_simulator::Simulator;
 use crate::harness::{
     Connection, Http2, PATIENCE, Request, Setup, Sidecar,
     frames::{FrameClient, HEADERS, frame, get_fields},
-    simulator,
+    let_time_pass, simulator, until,
 };
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -52,8 +52,7 @@ fn by_default_an_idle_connection_stays() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
     let mut client = idle(&sidecar);
-    // Longer than the tests of short limits wait.
-    assert!(!simulator.control().wait_until(2 * SHORT, |_| false));
+    let_time_pass("the connection is idle for longer than the short limits of other tests", 2 * SHORT);
     assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
 }
 
@@ -67,7 +66,7 @@ fn a_request_in_progress_is_not_idle() {
     assert!(!Http2::connect(sidecar.address()).send(&quiet).cut);
     let mut client = sidecar.connect();
     client.write(b"POST /_sim/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl");
-    assert!(!simulator.control().wait_until(2 * SHORT, |_| false));
+    let_time_pass("the client pauses in its body for longer than `client_idle`", 2 * SHORT);
     client.write(b"ow");
     assert_eq!(client.answer("POST").json()["body"], "slow");
 }
@@ -86,7 +85,7 @@ fn a_client_that_reads_slowly_does_not_trip_client_idle() {
         // So slow at the end that what is left waits in the sidecar's memory and the kernel's.
         if left < 6 * 1024 * 1024 && pauses < 2 {
             pauses += 1;
-            thread::park_timeout(3 * SHORT);
+            let_time_pass("the client does not read for longer than `client_idle`", 3 * SHORT);
         }
         let some = client.read_some();
         assert!(!some.is_empty(), "cut with {left} bytes left");
@@ -103,7 +102,7 @@ fn an_idle_http2_connection_is_told_and_closed_and_pings_do_not_keep_it() {
     let start = Instant::now();
     while client.pong(&mut pings) {
         assert!(start.elapsed() < PATIENCE, "still open");
-        client.stay_for(Duration::from_millis(20));
+        client.stay_for("the client pings now and then", Duration::from_millis(20));
     }
     client.closed().unwrap();
     assert!(start.elapsed() >= ALMOST);
@@ -124,8 +123,8 @@ fn an_http2_connection_with_a_stream_open_is_not_idle() {
     control.hold_requests(true);
     let stream = client.open(&Request::get("/_sim/echo"), true);
     client.turn();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
-    client.stay_for(3 * SHORT);
+    until("the upstream has got one request", || control.counts().requests == 1);
+    client.stay_for("the stream lasts longer than `client_idle`", 3 * SHORT);
     control.hold_requests(false);
     assert_eq!(client.answer(stream).status, 200);
     // The time counts from the last stream's end.
@@ -162,11 +161,11 @@ fn an_idle_http2_connection_gives_up_its_seat_and_a_busy_one_does_not() {
     control.hold_requests(true);
     let stream = busy.open(&Request::get("/_sim/echo"), true);
     busy.turn();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    until("the upstream has got one request", || control.counts().requests == 1);
     let mut late = sidecar.connect();
     late.write(&Request::get("/_sim/status/204").head());
     quiet.closed().unwrap();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || control.counts().requests == 2);
     control.hold_requests(false);
     assert_eq!(late.answer("GET").status, 204);
     assert_eq!(busy.answer(stream).status, 200);

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, thread, time::Duration};
 use careportals_simulator::{LoginFault, Options, Simulator};
 use rustix::process::Signal;
 
-use crate::harness::{Answer, ConnectProxy, Connection, Manner, PATIENCE, Request, Setup, Sidecar, simulator};
+use crate::harness::{Answer, ConnectProxy, Connection, Manner, Request, Setup, Sidecar, simulator, until};
 
 const ORGANIZATION: &str = "canary-organization";
 const USERNAME: &str = "canary-user@mail.canary.test";
@@ -268,7 +268,7 @@ fn log_out_and_drain(simulator: &Simulator, sidecar: &mut Sidecar, hunt: &mut Hu
     let request = marked("GET", "/_sim/drip?bytes=3&interval_ms=100");
     client.write(&request.head());
     client.write(&request.body);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    until("the upstream has got one request", || control.counts().requests == 1);
     hunt.tokens_of(simulator);
     sidecar.signal(Signal::USR1);
     sidecar.wait_for_log("\"logged_out\"");
@@ -348,7 +348,7 @@ fn hunt_refreshing(fault: Option<LoginFault>) -> Hunt {
     sidecar.wait_for_log("logged in");
     hunt.token(&control.last_token().unwrap());
     assert_eq!(sidecar.send(&marked("GET", "/_sim/echo")).status, 200, "{fault:?}");
-    assert!(control.wait_until(PATIENCE, |control| control.tokens_issued() >= 2), "{fault:?}");
+    until(&format!("a second token is issued: {fault:?}"), || control.tokens_issued() >= 2);
     hunt.token(&control.last_token().unwrap());
     look_around(&sidecar, &mut hunt);
     assert!(sidecar.stop().success());

@@ -13,18 +13,13 @@ use std::{
 use careportals_simulator::{Control, Simulator};
 use rustix::process::{Signal, getuid};
 
-use crate::harness::{Connection, PATIENCE, Request, Setup, Sidecar, held, simulator};
+use crate::harness::{Connection, Request, Setup, Sidecar, held, simulator, until};
 
-/// Waits until nobody listens there any more.
-fn wait_until_refused(sidecar: &Sidecar) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match TcpStream::connect(sidecar.address()) {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
-            // Still queued, and closed with the socket or after its moment of silence.
-            Ok(_) | Err(_) => assert!(Instant::now() < deadline, "still listening"),
-        }
-    }
+fn until_refused(sidecar: &Sidecar) {
+    // Until then a connection may be queued, and is closed with the socket or a moment later.
+    until("nobody listens any more", || {
+        TcpStream::connect(sidecar.address()).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
 }
 
 #[test]
@@ -35,7 +30,7 @@ fn on_sigterm_what_is_in_flight_finishes_while_new_connections_are_refused() {
         let mut client = held(&simulator, &sidecar);
         sidecar.signal(signal);
         sidecar.wait_for_log("draining");
-        wait_until_refused(&sidecar);
+        until_refused(&sidecar);
         simulator.control().hold_requests(false);
         assert_eq!(client.answer("GET").status, 200);
         assert!(client.is_closed());
@@ -196,9 +191,9 @@ fn a_client_that_hangs_up_cancels_its_request_upstream() {
     control.reset_counts();
     let mut client = sidecar.connect();
     client.write(&Request::get("/_sim/hang").head());
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    until("the upstream has got one request", || control.counts().requests == 1);
     drop(client);
-    assert!(control.wait_until(PATIENCE, |control| control.requests()[0].over));
+    until("the exchange is over", || control.requests()[0].over);
     let lines = sidecar.wait_for_access_lines(2);
     assert!(lines.iter().any(|line| line["status"] == 499 && line["cut"] == "client_closed"), "{lines:?}");
 }
@@ -213,7 +208,7 @@ fn a_client_that_hangs_up_cancels_its_download() {
     client.write(&Request::get("/_sim/download?bytes=10000000000").head());
     assert_eq!(client.head().status, 200);
     drop(client);
-    assert!(control.wait_until(PATIENCE, |control| control.requests()[0].over));
+    until("the exchange is over", || control.requests()[0].over);
 }
 
 #[test]
@@ -224,7 +219,7 @@ fn a_client_that_hangs_up_does_not_cancel_the_login() {
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_WORKERS", "1");
     let sidecar = setup.start();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 1));
+    until("one log-in has begun", || control.counts().logins == 1);
     let mut client = sidecar.connect();
     client.write(&Request::get("/_sim/echo").head());
     // Once the one worker has answered this, the other request is waiting for the token.
@@ -352,7 +347,7 @@ fn the_listener_accepts_before_the_first_login_is_done() {
     let sidecar = Sidecar::start(&simulator);
     let mut client = sidecar.connect();
     client.write(&Request::get("/_sim/echo").head());
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 1));
+    until("one log-in has begun", || control.counts().logins == 1);
     control.hold_logins(false);
     assert_eq!(client.answer("GET").status, 200);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use careportals_simulator::Simulator;
 
-use crate::harness::{Connection, PATIENCE, Request, Setup, Sidecar, simulator};
+use crate::harness::{Connection, Request, Setup, Sidecar, never, simulator, until};
 
 /// As many requests as given, each on a connection of its own, all held by the simulator.
 fn in_flight(count: u64, simulator: &Simulator, sidecar: &Sidecar) -> Vec<Connection> {
@@ -18,7 +18,7 @@ fn in_flight(count: u64, simulator: &Simulator, sidecar: &Sidecar) -> Vec<Connec
             connection
         })
         .collect();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == count));
+    until("the upstream has got all requests", || control.counts().requests == count);
     connections
 }
 
@@ -53,7 +53,7 @@ fn a_client_that_hangs_up_frees_its_place_among_the_requests() {
     setup.api("max_requests", "2");
     let sidecar = setup.start().ready();
     drop(in_flight(2, &simulator, &sidecar));
-    assert!(control.wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+    until("every exchange is over", || control.requests().iter().all(|seen| seen.over));
     for mut connection in in_flight(2, &simulator, &sidecar) {
         control.hold_requests(false);
         assert_eq!(connection.answer("GET").status, 200);
@@ -71,9 +71,9 @@ fn beyond_max_connections_clients_wait_in_the_kernels_queue() {
     let mut waiting = sidecar.connect();
     waiting.write(&Request::get("/_sim/status/200").head());
     // Both are in the middle of a request, so neither has to go.
-    assert!(!control.wait_until(Duration::from_millis(300), |control| control.counts().requests > 2));
+    never("a third client is served", Duration::from_millis(300), || control.counts().requests > 2);
     drop(admitted.pop());
-    assert!(control.wait_until(PATIENCE, |control| control.counts().by_route.contains_key("/_sim/status")));
+    until("the client that waited is served", || control.counts().by_route.contains_key("/_sim/status"));
     control.hold_requests(false);
     assert_eq!(waiting.answer("GET").status, 200);
     assert_eq!(admitted[0].answer("GET").status, 200);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use careportals_simulator::{LoginFault, Simulator};
 
-use crate::harness::{Answer, Crowd, PATIENCE, Request, Setup, Sidecar, simulator};
+use crate::harness::{Answer, Crowd, Request, Setup, Sidecar, simulator, until};
 
 #[test]
 fn requests_are_accepted_before_the_first_log_in_and_wait_for_it() {
@@ -13,7 +13,7 @@ fn requests_are_accepted_before_the_first_log_in_and_wait_for_it() {
     control.hold_logins(true);
     let sidecar = Sidecar::start(&simulator);
     let crowd = Crowd::send(&sidecar, 3, &Request::get("/_sim/echo"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 1));
+    until("one log-in has begun", || control.counts().logins == 1);
     assert_eq!(control.counts().requests, 0);
     control.hold_logins(false);
     let answers = crowd.answers();

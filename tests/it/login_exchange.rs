@@ -3,7 +3,7 @@
 use careportals_simulator::LoginFault;
 use serde_json::json;
 
-use crate::harness::{ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, Sidecar, USERNAME, revoke, simulator};
+use crate::harness::{ORGANIZATION, PASSWORD, Request, Setup, Sidecar, USERNAME, revoke, simulator, until};
 
 #[test]
 fn a_log_in_posts_the_credentials_with_the_organization_and_nothing_else() {
@@ -105,7 +105,7 @@ fn a_refresh_token_is_used_first_and_a_log_in_is_the_fallback() {
     assert_eq!(sidecar.get("/users/account").status, 200);
     let counts = control.counts();
     assert_eq!((counts.logins, counts.refreshes, counts.refresh_ok), (2, 3, 2));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 2));
+    until("two log-ins have succeeded", || control.counts().login_ok == 2);
 }
 
 #[test]

@@ -4,13 +4,13 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs::{self, File},
     os::unix::fs::FileExt as _,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::Signal;
 
-use crate::harness::{OFF_AND_AUTO, PATIENCE, Request, Setup, Sidecar, revoke, simulator};
+use crate::harness::{OFF_AND_AUTO, Request, Setup, Sidecar, revoke, simulator, until, within};
 
 const ORGANIZATION: &str = "demo";
 const USERNAME: &str = "hunted-user-name-9f83b1c25d70e64a@mail.hunted.test";
@@ -147,7 +147,7 @@ fn live_through(simulator: &Simulator, sidecar: &Sidecar) {
     control.set_credentials(ORGANIZATION, USERNAME, NEXT_PASSWORD);
     let logins = control.counts().logins;
     sidecar.setup.file("password", NEXT_PASSWORD);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins > logins), "{}", sidecar.logs());
+    until("another log-in has begun", || control.counts().logins > logins);
     sidecar.wait_for_logs("\"refresh_in_s\"", 3);
     assert_eq!(client.send(&Request::get("/users/account")).status, 200);
 }
@@ -170,15 +170,13 @@ fn after_a_log_out_no_token_and_no_password_is_left_in_memory() {
         assert!(!wanted.found_in(&sidecar).is_empty(), "the hunt does not see the token that is in use");
         sidecar.signal(Signal::USR1);
         sidecar.wait_for_log("\"logged_out\"");
-        assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+        until("no connection to the upstream is open", || simulator.control().counts().open_connections == 0);
         // The simulator sees the end of a connection a moment before its buffers are gone.
-        let deadline = Instant::now() + Duration::from_secs(2);
-        let left = loop {
-            let left = wanted.found_in(&sidecar);
-            if left.is_empty() || Instant::now() > deadline {
-                break left;
-            }
-        };
-        assert!(left.is_empty(), "http2 = {http2}: {} places: {left:#?}", left.len());
+        let mut left = BTreeMap::new();
+        let is_gone = within(Duration::from_secs(2), || {
+            left = wanted.found_in(&sidecar);
+            left.is_empty().then_some(())
+        });
+        assert!(is_gone.is_some(), "http2 = {http2}: {} places: {left:#?}", left.len());
     }
 }

@@ -8,14 +8,16 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Stdio},
-    time::{Instant, SystemTime},
+    time::SystemTime,
 };
 
 use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Answer, Connection, Crowd, OFF_AND_AUTO, PATIENCE, Request, Setup, Sidecar, revoke, simulator, websocket};
+use crate::harness::{
+    Answer, Connection, Crowd, OFF_AND_AUTO, PATIENCE, Request, Setup, Sidecar, revoke, simulator, until, websocket, within,
+};
 
 const PREFIX: &str = "careportals_sidecar_";
 
@@ -79,20 +81,14 @@ fn scrape(sidecar: &Sidecar) -> Page {
 }
 
 /// Scrapes until it is so: a request counts once its connection is done with it, which its client does not see.
-fn until(sidecar: &Sidecar, what: &str, condition: impl Fn(&Page) -> bool) -> Page {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let page = scrape(sidecar);
-        if condition(&page) {
-            return page;
-        }
-        assert!(Instant::now() < deadline, "not so: {what}\n{}", page.text);
-    }
+fn until_page(sidecar: &Sidecar, what: &str, condition: impl Fn(&Page) -> bool) -> Page {
+    let found = within(PATIENCE, || Some(scrape(sidecar)).filter(&condition));
+    found.unwrap_or_else(|| panic!("waited in vain until {what}\n{}", scrape(sidecar).text))
 }
 
 /// Waits until a figure has that value.
 fn becomes(sidecar: &Sidecar, name: &str, labels: &[(&str, &str)], value: f64) -> Page {
-    until(sidecar, &format!("{name} {labels:?} is {value}"), |page| is(page.sum(name, labels), value))
+    until_page(sidecar, &format!("{name} {labels:?} is {value}"), |page| is(page.sum(name, labels), value))
 }
 
 fn is(one: f64, other: f64) -> bool {
@@ -144,7 +140,7 @@ fn a_client_that_hangs_up_before_its_answer_counts_as_4xx_and_as_a_cut() {
     control.hold_requests(true);
     let mut client = sidecar.connect();
     client.write(&Request::get("/_sim/echo").head());
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || control.counts().requests == 2);
     drop(client);
     let page = becomes(&sidecar, "requests_total", &[("method", "GET"), ("status", "4xx"), ("code", "")], 1.0);
     assert!(is(page.sum("answers_cut_total", &[("reason", "client_closed")]), 1.0), "{}", page.text);
@@ -160,10 +156,10 @@ fn requests_in_flight_and_connections_are_seen_while_they_last() {
         setup.api("http2", http2).api("max_requests", "7").variable("CAREPORTALS_WORKERS", "1");
         let sidecar = setup.start().ready();
         let connections = |page: &Page, state| page.sum("upstream_connections", &[("state", state)]);
-        until(&sidecar, "one is kept", |page| is(connections(page, "idle"), 1.0) && is(connections(page, "active"), 0.0));
+        until_page(&sidecar, "one is kept", |page| is(connections(page, "idle"), 1.0) && is(connections(page, "active"), 0.0));
         control.hold_requests(true);
         let crowd = Crowd::send(&sidecar, 3, &Request::get("/_sim/echo"));
-        assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 4));
+        until("the upstream has got four requests", || control.counts().requests == 4);
         let page = scrape(&sidecar);
         let shared = if http2 == "auto" { 1.0 } else { 3.0 };
         assert!(is(page.sum("requests_in_flight", &[("api", "default")]), 3.0), "{}", page.text);
@@ -172,7 +168,7 @@ fn requests_in_flight_and_connections_are_seen_while_they_last() {
         assert!(page.sum("client_connections", &[]) >= 3.0, "{}", page.text);
         control.hold_requests(false);
         crowd.succeeds();
-        until(&sidecar, "all are idle", |page| {
+        until_page(&sidecar, "all are idle", |page| {
             is(page.sum("requests_in_flight", &[]), 0.0) && is(connections(page, "idle"), shared)
         });
     }
@@ -210,14 +206,14 @@ fn log_ins_are_counted_by_their_outcome() {
         }
         let sidecar = setup.start();
         let counted = |page: &Page| page.sum("logins_total", &[("account", "default"), ("outcome", outcome)]);
-        let page = until(&sidecar, outcome, |page| counted(page) > 0.0);
+        let page = until_page(&sidecar, outcome, |page| counted(page) > 0.0);
         assert!(is(page.sum("logins_total", &[]), counted(&page)), "{outcome} and nothing else\n{}", page.text);
     }
     let simulator = simulator();
     let mut setup = observed(Setup::new(&simulator));
     setup.without("CAREPORTALS_PASSWORD").variable("CAREPORTALS_PASSWORD_FILE", "/nowhere/at/all");
     let sidecar = setup.start();
-    until(&sidecar, "no credentials", |page| page.sum("logins_total", &[("outcome", "no_credentials")]) > 0.0);
+    until_page(&sidecar, "no credentials", |page| page.sum("logins_total", &[("outcome", "no_credentials")]) > 0.0);
 }
 
 #[test]
@@ -404,10 +400,7 @@ fn log_lines_are_counted_as_dropped_while_nobody_reads_standard_output() {
     let faults: String = (0..1450).map(|number| format!("unknown_{number} = {number}\n")).collect();
     daemon.setup.file("config.toml", &faults);
     kill_process(Pid::from_child(&daemon.child), Signal::HUP).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while is(daemon.scrape().sum("log_lines_dropped_total", &[]), 0.0) {
-        assert!(Instant::now() < deadline, "no line was dropped");
-    }
+    until("a line is dropped", || !is(daemon.scrape().sum("log_lines_dropped_total", &[]), 0.0));
 }
 
 const CANARIES: [&str; 6] = ["canary-path", "canary-query", "canary-header", "canary-body", "canarymethod", "canary-host"];

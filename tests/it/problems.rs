@@ -6,7 +6,7 @@ use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::Signal;
 
 use crate::harness::{
-    Answer, Connection, ORGANIZATION, PASSWORD, PATIENCE, RecordingUpstream, Request, Setup, Sidecar, USERNAME, simulator,
+    Answer, Connection, ORGANIZATION, PASSWORD, RecordingUpstream, Request, Setup, Sidecar, USERNAME, simulator, until,
 };
 
 /// What no problem may repeat.
@@ -163,7 +163,7 @@ fn too_many_requests_in_flight() {
     for holder in &mut holders {
         holder.write(&Request::get("/_sim/echo").head());
     }
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || simulator.control().counts().requests == 2);
     let answer = sidecar.send(&marked("GET", "/_sim/echo"));
     assert_problem(&answer, 503, "too_many_requests_in_flight", "connection_limit_reached");
     simulator.control().hold_requests(false);

@@ -7,7 +7,7 @@ use std::{
 
 use careportals_simulator::{Control, LoginFault, Options, Simulator};
 
-use crate::harness::{Crowd, LOGGED_IN, PATIENCE, Request, Setup, Sidecar, simulator};
+use crate::harness::{Crowd, LOGGED_IN, Request, Setup, Sidecar, simulator, until, until_some};
 
 #[test]
 fn the_refresh_is_planned_between_half_and_nine_tenths_of_a_life_and_thirty_seconds_before_its_end() {
@@ -38,12 +38,11 @@ fn a_token_is_replaced_before_its_end_while_requests_run() {
     let sidecar = Sidecar::start(&simulator);
     let mut connection = sidecar.connect();
     let mut sent = 0;
-    let deadline = Instant::now() + PATIENCE;
-    while control.counts().login_ok < 2 {
-        assert!(Instant::now() < deadline, "it is not replaced");
+    until("the token is replaced", || {
         assert_eq!(connection.send(&Request::get("/users/account")).status, 200);
         sent += 1;
-    }
+        control.counts().login_ok >= 2
+    });
     // The new one is carried without a request having asked for it.
     carries_the_last_token(&sidecar, control);
     let counts = control.counts();
@@ -106,7 +105,7 @@ fn five_hundred_requests_at_expiry_share_one_log_in() {
     control.set_token_life(Duration::from_secs(3600));
     let before = control.counts().login_ok;
     // A token that lives for two seconds has its successor asked for when it counts as expired.
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == before + 1));
+    until("another log-in has begun", || control.counts().logins == before + 1);
     let crowd = Crowd::send(&sidecar, 500, &Request::get("/users/account"));
     assert_eq!(control.counts().requests, 1);
     control.hold_logins(false);
@@ -123,14 +122,9 @@ fn a_refused_refresh_takes_the_requests_down_only_when_the_token_ends() {
     control.set_login_fault(Some(LoginFault::Status(403)));
     sidecar.wait_for_log("\"rejected\"");
     let mut connection = sidecar.connect();
-    let deadline = Instant::now() + PATIENCE;
-    let refused = loop {
-        assert!(Instant::now() < deadline, "the token does not end");
-        let answer = connection.send(&Request::get("/users/account"));
-        if answer.status != 200 {
-            break answer;
-        }
-    };
+    let refused = until_some("the token ends", || {
+        Some(connection.send(&Request::get("/users/account"))).filter(|answer| answer.status != 200)
+    });
     assert_eq!((refused.status, refused.problem().as_str()), (503, "login_rejected"));
     assert_eq!((control.counts().logins, control.counts().unauthorized), (2, 0));
 }
@@ -152,7 +146,7 @@ fn goes_on(fault: LoginFault) {
     let token = control.last_token().unwrap();
     let is_answered = fault != LoginFault::Hang;
     control.set_login_fault(Some(fault));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || control.counts().logins == 2);
     if is_answered {
         sidecar.wait_for_log("log-in failed");
     }
@@ -163,14 +157,10 @@ fn goes_on(fault: LoginFault) {
 
 /// Repeats the request while a log-in that the simulator has answered is on its way to the sidecar.
 fn carries_the_last_token(sidecar: &Sidecar, control: &Control) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    until("the new token is used", || {
         let expected = control.last_token().unwrap();
         let answer = sidecar.get("/_sim/echo");
         assert_eq!(answer.status, 200, "{answer:?}");
-        if answer.echoed("authorization") == [format!("Bearer {expected}")] {
-            return;
-        }
-        assert!(Instant::now() < deadline, "the new token is not used");
-    }
+        answer.echoed("authorization") == [format!("Bearer {expected}")]
+    });
 }

@@ -10,7 +10,7 @@ use std::{
 use careportals_simulator::Simulator;
 use rustix::process::Signal;
 
-use crate::harness::{self, Answer, Connection, Http2, LOGGED_IN, PATIENCE, Request, SetAtEnd, Setup, Sidecar, simulator};
+use crate::harness::{self, Answer, Connection, Http2, LOGGED_IN, Request, SetAtEnd, Setup, Sidecar, simulator, until};
 
 /// The account `demo`.
 const ACCOUNT: &str =
@@ -121,7 +121,7 @@ fn changed_limits_hold_for_requests_that_come_then() {
     simulator.control().hold_requests(true);
     let mut busy = daemon.sidecar.connect();
     busy.write(&Request::get("/_sim/echo").head());
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || simulator.control().counts().requests == 2);
     daemon.reload(&with("max_requests = 1\nresponse_timeout = \"300ms\""));
     let refused = daemon.echo();
     assert_eq!((refused.status, refused.problem().as_str()), (503, "too_many_requests_in_flight"));
@@ -247,7 +247,7 @@ fn other_credentials_log_in_anew_while_the_old_token_serves() {
     control.hold_logins(true);
     let account = ACCOUNT.replace("service@", "second@").replace("demo-password-1", "second-password");
     daemon.reload(&format!("{account}{one}"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || control.counts().logins == 2);
     assert_eq!(daemon.echo().echoed("authorization"), before);
     control.hold_logins(false);
     daemon.sidecar.wait_for_logs(LOGGED_IN, 2);
@@ -272,7 +272,7 @@ fn another_organization_withdraws_the_old_bearer_at_once() {
     ));
     let mut client = daemon.sidecar.connect();
     client.write(&Request::get("/_sim/echo").head());
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || simulator.control().counts().logins == 2);
     assert_eq!(simulator.control().counts().requests, 1, "nothing goes out for the old tenant");
     simulator.control().hold_logins(false);
     assert_eq!(client.answer("GET").echoed("organization"), ["other"]);
@@ -330,9 +330,7 @@ fn ten_reloads_under_load_fail_no_request() {
             let listen = if number < 2 { ANY_PORT.to_owned() } else { format!("listen = [\"127.0.0.1:0\", \"{second}\"]") };
             let more = if number < 2 { String::new() } else { api("two", &simulator, ANY_PORT) };
             daemon.reload(&format!("{ACCOUNT}{}{more}", api("one", &simulator, &format!("{listen}\n{limits}"))));
-            while sent.load(Ordering::Relaxed) < before + 500 {
-                std::thread::yield_now();
-            }
+            until("500 more requests are sent", || sent.load(Ordering::Relaxed) >= before + 500);
         }
     });
     assert_eq!(get(second, "/_sim/echo").status, 200);

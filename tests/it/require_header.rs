@@ -11,9 +11,9 @@ use std::{
 };
 
 use careportals_simulator::Simulator;
-use rustix::{process::Signal, process::getuid};
+use rustix::process::{Signal, getuid};
 
-use crate::harness::{Answer, Connection, Http2, OFF_AND_AUTO, PATIENCE, Request, SetAtEnd, Setup, Sidecar, simulator};
+use crate::harness::{Answer, Connection, Http2, OFF_AND_AUTO, Request, SetAtEnd, Setup, Sidecar, simulator, until};
 
 const VALUE: &str = "canary-required-1";
 const NEXT: &str = "canary-required-2";
@@ -66,12 +66,9 @@ fn assert_refused(answer: &Answer) {
 
 /// Repeats the request until it is answered like that.
 #[track_caller]
-fn until(sidecar: &Sidecar, request: &Request, status: u16) {
-    let deadline = Instant::now() + PATIENCE;
+fn until_status(sidecar: &Sidecar, request: &Request, status: u16) {
     let mut client = sidecar.connect();
-    while client.send(request).status != status {
-        assert!(Instant::now() < deadline, "never {status}");
-    }
+    until(&format!("the answer is {status}"), || client.send(request).status == status);
 }
 
 #[test]
@@ -286,7 +283,7 @@ fn a_swapped_kubernetes_mount_is_followed_under_load_and_the_new_value_is_never_
         let _end = SetAtEnd(&ended);
         let load: Vec<_> = (0..2).map(|_| scope.spawn(|| follows(&sidecar, &ended))).collect();
         swap(&mount, "..second", NEXT);
-        until(&sidecar, &with(NEXT), 200);
+        until_status(&sidecar, &with(NEXT), 200);
         assert_refused(&sidecar.send(&with(VALUE)));
         let mut client = sidecar.connect();
         for _ in 0..50 {
@@ -300,7 +297,7 @@ fn a_swapped_kubernetes_mount_is_followed_under_load_and_the_new_value_is_never_
     });
     // The new directory is watched as the old one was, and each change was noticed by an event: nobody looks so soon.
     swap(&mount, "..third", "canary-required-3");
-    until(&sidecar, &with("canary-required-3"), 200);
+    until_status(&sidecar, &with("canary-required-3"), 200);
     assert_refused(&sidecar.send(&with(NEXT)));
     assert!(begun.elapsed().as_secs() < 25, "noticed by looking");
     sidecar.wait_for_logs("the required header has a new value", 2);
@@ -338,16 +335,16 @@ fn while_the_file_is_absent_or_empty_nothing_passes_and_the_log_says_why() {
         assert_refused(&sidecar.send(&echo(lines)));
     }
     put(&format!("{VALUE}\n"));
-    until(&sidecar, &with(VALUE), 200);
+    until_status(&sidecar, &with(VALUE), 200);
     put("\n");
-    until(&sidecar, &with(VALUE), 403);
+    until_status(&sidecar, &with(VALUE), 403);
     for lines in [&[][..], &[("X-App-Key", "")]] {
         assert_refused(&sidecar.send(&echo(lines)));
     }
     put(NEXT);
-    until(&sidecar, &with(NEXT), 200);
+    until_status(&sidecar, &with(NEXT), 200);
     fs::remove_file(sidecar.setup.dir.path().join("mount/key")).unwrap();
-    until(&sidecar, &with(NEXT), 403);
+    until_status(&sidecar, &with(NEXT), 403);
     sidecar.wait_for_logs("every request is refused", 3);
     let told = sidecar.events();
     let told = told.iter().filter_map(|event| event["message"].as_str()).filter(|text| text.contains("every request is refused"));
@@ -452,7 +449,7 @@ fn the_value_and_what_clients_tried_show_nowhere() {
         said.push_str(&format!("{answer:?} {}", answer.text()));
     }
     sidecar.setup.file("mount/key", NEXT);
-    until(&sidecar, &with(NEXT), 200);
+    until_status(&sidecar, &with(NEXT), 200);
     sidecar.signal(Signal::HUP);
     sidecar.wait_for_log("\"message\":\"reloaded\"");
     for path in ["/", "/metrics", "/status", "/readyz", "/livez"] {

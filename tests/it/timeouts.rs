@@ -10,7 +10,7 @@ use std::{
 use careportals_simulator::{Options, Simulator};
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Answer, Connection, ManualUpstream, PATIENCE, Request, Setup, Sidecar, simulator};
+use crate::harness::{Answer, Connection, ManualUpstream, Request, Setup, Sidecar, simulator, until};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -276,7 +276,7 @@ fn a_client_that_pauses_in_its_body_for_body_idle_is_told_408() {
     assert!(start.elapsed() >= SHORT);
     assert_eq!(answer.header("connection"), Some("close"));
     let seen = || simulator.control().requests().into_iter().find(|seen| seen.method == "POST").unwrap();
-    assert!(simulator.control().wait_until(PATIENCE, |_| seen().over));
+    until("the exchange is over", || seen().over);
     assert!(!seen().complete, "what is missing is not made up");
 }
 
@@ -294,7 +294,7 @@ fn an_upstream_that_pauses_in_its_body_for_body_idle_is_cut_off() {
     assert!(start.elapsed() >= SHORT);
     let lines = sidecar.wait_for_access_lines(2);
     assert!(lines.iter().any(|line| line["cut"] == "upstream_silent"), "{lines:?}");
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+    until("every exchange is over", || simulator.control().requests().iter().all(|seen| seen.over));
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::{
     sync::Arc,
-    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -15,8 +14,9 @@ use rustls::{
 };
 
 use crate::harness::{
-    ORGANIZATION, PASSWORD, PATIENCE, Setup, TlsPeer, USERNAME, simulator,
+    ORGANIZATION, PASSWORD, Setup, TlsPeer, USERNAME, let_time_pass, simulator,
     tls_peer::{Authority, Heard, Identity, KEPT, TOKEN, params, server, server_of},
+    until_some,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -239,16 +239,8 @@ fn a_session_is_not_resumed_beyond_the_certificate_that_it_was_made_under() {
         config.session_storage = Arc::clone(sessions);
         peer.change(config);
     }
-    let deadline = Instant::now() + PATIENCE;
     for (_, sidecar, _) in &old {
-        let refused = loop {
-            let answer = sidecar.get("/a");
-            if answer.status != 200 {
-                break answer;
-            }
-            assert!(Instant::now() < deadline, "an expired certificate is still good enough");
-            thread::park_timeout(Duration::from_millis(20));
-        };
+        let refused = until_some("the certificate has expired", || Some(sidecar.get("/a")).filter(|answer| answer.status != 200));
         assert_eq!((refused.status, refused.problem().as_str()), (502, "certificate_rejected"), "{refused:?}");
         assert!(sidecar.wait_for_log("the upstream can't be reached").contains("it has expired"));
     }
@@ -274,7 +266,7 @@ fn a_kept_connection_is_not_used_beyond_its_servers_certificate() {
         }
         served += 1;
         assert!(Instant::now() < ends + Duration::from_secs(5), "a connection outlives its certificate");
-        thread::park_timeout(Duration::from_millis(50));
+        let_time_pass("the certificate expires while the connection is used now and then", Duration::from_millis(50));
     };
     assert_eq!((refused.status, refused.problem().as_str()), (502, "certificate_rejected"), "{refused:?}");
     assert!(sidecar.wait_for_log("the upstream can't be reached").contains("it has expired"));

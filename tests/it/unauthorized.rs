@@ -7,9 +7,7 @@ use std::{
 
 use careportals_simulator::LoginFault;
 
-use crate::harness::{
-    Answer, Crowd, LOGGED_IN, PATIENCE, Request, SetAtEnd, Setup, Sidecar, outgrow_the_floor, revoke, simulator,
-};
+use crate::harness::{Answer, Crowd, LOGGED_IN, Request, SetAtEnd, Setup, Sidecar, outgrow_the_floor, revoke, simulator, until};
 
 #[test]
 fn a_request_with_a_revoked_token_is_sent_once_more_with_a_new_one() {
@@ -53,7 +51,7 @@ fn five_hundred_requests_after_a_revocation_share_one_log_in() {
     control.hold_requests(true);
     let crowd = Crowd::send(&sidecar, 500, &Request::get("/users/account"));
     // All of them carry the revoked token.
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 501));
+    until("the upstream has got 501 requests", || control.counts().requests == 501);
     control.hold_requests(false);
     crowd.succeeds();
     let counts = control.counts();
@@ -68,7 +66,7 @@ fn other_requests_wait_for_the_log_in_that_a_401_caused() {
     revoke(&simulator);
     control.hold_logins(true);
     let first = Crowd::send(&sidecar, 1, &Request::get("/users/account"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || control.counts().logins == 2);
     let others = Crowd::send(&sidecar, 5, &Request::get("/customers"));
     control.hold_logins(false);
     first.succeeds();
@@ -109,7 +107,7 @@ fn a_body_that_is_still_coming_when_the_401_comes_is_replayed_whole() {
     revoke(&simulator);
     let mut connection = sidecar.connect();
     connection.write(b"POST /_sim/mirror HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\n\r\nfirst");
-    assert!(control.wait_until(PATIENCE, |control| control.counts().unauthorized == 1));
+    until("the 401 is on its way", || control.counts().unauthorized == 1);
     connection.write(b"second");
     let answer = connection.answer("POST");
     assert_eq!((answer.status, answer.text()), (200, "firstsecond"));
@@ -223,12 +221,12 @@ fn a_log_in_slower_than_token_wait_passes_the_401_on_and_makes_others_wait_no_lo
     revoke(&simulator);
     control.hold_logins(true);
     let first = Crowd::send(&sidecar, 1, &Request::get("/users/account"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || control.counts().logins == 2);
     let other = sidecar.get("/customers");
     assert_eq!((other.status, other.problem().as_str()), (503, "token_pending"));
     is_upstreams_401(&first.answers()[0]);
     control.hold_logins(false);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 2));
+    until("two log-ins have succeeded", || control.counts().login_ok == 2);
     assert_eq!(sidecar.get("/customers").status, 200);
     assert_eq!(control.counts().logins, 2);
 }

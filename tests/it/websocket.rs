@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::harness::{
-    Connection, ManualUpstream, PATIENCE, RecordingUpstream, Request, Setup, Sidecar, revoke, simulator,
+    Connection, ManualUpstream, RecordingUpstream, Request, Setup, Sidecar, let_time_pass, revoke, simulator, until,
     websocket::{KEY, ask, assert_echoes, handshake, message, open},
 };
 
@@ -139,7 +139,7 @@ fn an_upstream_that_does_not_answer_or_hangs_up_is_told_as_for_any_request() {
     let sidecar = setup.start().ready();
     let answer = sidecar.send(&handshake("/_sim/hang"));
     assert_eq!((answer.status, answer.problem().as_str()), (504, "upstream_timeout"));
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+    until("every exchange is over", || simulator.control().requests().iter().all(|seen| seen.over));
     let answer = sidecar.send(&handshake("/_sim/reset-before"));
     assert_eq!((answer.status, answer.problem().as_str()), (502, "upstream_closed"));
 }
@@ -200,7 +200,7 @@ fn silence_on_both_sides_for_stream_idle_closes_it() {
     let start = Instant::now();
     while start.elapsed() < 2 * SHORT {
         assert_echoes(&mut client, "still here");
-        assert!(!simulator.control().wait_until(Duration::from_millis(100), |_| false));
+        let_time_pass("the tunnel rests for less than `stream_idle`", Duration::from_millis(100));
     }
     let start = Instant::now();
     assert_eq!(client.read_to_end(), b"");

@@ -10,7 +10,7 @@ use h2::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
-use crate::harness::{Answer, PATIENCE, Request};
+use crate::harness::{Answer, PATIENCE, Request, waiting::assert_short};
 
 /// One connection. It moves only while something is waited for.
 pub struct Http2 {
@@ -131,8 +131,9 @@ impl Http2 {
         });
     }
 
-    /// Keeps the connection alive for so long, as a client with nothing to ask does.
-    pub fn stay_for(&self, time: Duration) {
+    /// As [`let_time_pass`](crate::harness::let_time_pass), while the connection is served: its pings are answered.
+    pub fn stay_for(&self, why: &str, time: Duration) {
+        assert_short(why, time);
         self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 

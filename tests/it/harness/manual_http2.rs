@@ -4,8 +4,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::Arc,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivatePkcs8KeyDer};
@@ -16,6 +15,7 @@ use crate::harness::{
         ACK, BODY, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, NO_ERROR, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
         frame,
     },
+    manual_upstream::accept,
 };
 
 /// Listens, and does nothing by itself.
@@ -61,23 +61,12 @@ impl ManualHttp2 {
 
     /// The same before TLS.
     pub fn accept_tcp(&self) -> TcpStream {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.listener.accept() {
-                Ok((tcp, _)) => return tcp,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    assert!(Instant::now() < deadline, "nobody connects");
-                    thread::park_timeout(Duration::from_millis(1));
-                }
-                Err(error) => panic!("accepting: {error}"),
-            }
-        }
+        accept(&self.listener)
     }
 
     /// The same without a word.
     fn accept_silently(&self) -> Http2Peer {
         let tcp = self.accept_tcp();
-        tcp.set_nonblocking(false).unwrap();
         tcp.set_nodelay(true).unwrap();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         let tls = StreamOwned::new(ServerConnection::new(Arc::clone(&self.tls)).unwrap(), tcp);

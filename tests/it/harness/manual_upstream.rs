@@ -2,12 +2,10 @@
 
 use std::{
     io::ErrorKind,
-    net::{SocketAddr, TcpListener},
-    thread,
-    time::{Duration, Instant},
+    net::{SocketAddr, TcpListener, TcpStream},
 };
 
-use crate::harness::{Connection, PATIENCE, Setup};
+use crate::harness::{Connection, Setup, until_some};
 
 /// Listens, and does nothing by itself.
 pub struct ManualUpstream {
@@ -32,24 +30,22 @@ impl ManualUpstream {
 
     /// The next connection, once it comes.
     pub fn accept(&self) -> Connection {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.listener.accept() {
-                Ok((stream, _)) => {
-                    stream.set_nonblocking(false).unwrap();
-                    return Connection::tcp(stream);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    assert!(Instant::now() < deadline, "nobody connects");
-                    thread::park_timeout(Duration::from_millis(1));
-                }
-                Err(error) => panic!("accepting: {error}"),
-            }
-        }
+        Connection::tcp(accept(&self.listener))
     }
 
     /// Whether somebody has connected and was not accepted yet.
     pub fn has_more(&self) -> bool {
         self.listener.accept().is_ok()
     }
+}
+
+/// The next connection to a listener that does not block, once it comes.
+pub fn accept(listener: &TcpListener) -> TcpStream {
+    let stream = until_some("somebody connects", || match listener.accept() {
+        Ok((stream, _)) => Some(stream),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        Err(error) => panic!("accepting: {error}"),
+    });
+    stream.set_nonblocking(false).unwrap();
+    stream
 }

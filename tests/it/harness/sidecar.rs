@@ -118,20 +118,21 @@ impl Sidecar {
 
     /// Waits until a line contains `text`.
     pub fn wait_for_log(&self, text: &str) -> String {
-        self.logs.wait_for(text)
+        self.logs.find(&format!("the log has a line with {text:?}"), |all| {
+            all.lines().find(|line| line.contains(text)).map(str::to_owned)
+        })
     }
 
     /// Waits until `count` lines contain `text`.
     pub fn wait_for_logs(&self, text: &str, count: usize) {
         let lines = |all: &str| all.lines().filter(|line| line.contains(text)).count();
-        let seen = self.logs.find(|all| (lines(all) >= count).then_some(()));
-        assert!(seen.is_some(), "not {count} lines with {text:?}\n{}", self.logs());
+        self.logs.find(&format!("the log has {count} lines with {text:?}"), |all| (lines(all) >= count).then_some(()));
     }
 
     /// Waits for an event of that kind.
     pub fn wait_for_event(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let events = |all: &str| all.lines().filter_map(|line| serde_json::from_str(line).ok()).find(&wanted);
-        self.logs.find(events).unwrap_or_else(|| panic!("no such event\n{}", self.logs()))
+        self.logs.find("the log has such an event", events)
     }
 
     /// Where an API's first TCP listener is.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use careportals_simulator::{Control, Options, Simulator};
+use careportals_simulator::{Options, Seen, Simulator};
 
 use crate::harness::{Connection, Request, Sidecar, let_time_pass, until};
 
@@ -32,11 +32,17 @@ pub fn held(simulator: &Simulator, sidecar: &Sidecar) -> Connection {
     control.hold_requests(true);
     let mut client = sidecar.connect();
     client.write(&Request::get("/_sim/echo").head());
-    until_requests(control, 1);
+    until("the upstream has got one request", || control.counts().requests == 1);
     client
 }
 
-/// Waits until the simulator has counted exactly so many requests.
-pub fn until_requests(control: &Control, count: u64) {
-    until(&format!("the upstream has got {count} requests"), || control.counts().requests == count);
+/// The request whose target begins with `path`, as the simulator has seen it so far.
+pub fn seen(simulator: &Simulator, path: &str) -> Option<Seen> {
+    simulator.control().requests().into_iter().find(|seen| seen.target.starts_with(path))
+}
+
+/// Waits until the simulator has seen so much of the request for `path`.
+#[track_caller]
+pub fn until_seen(what: &str, simulator: &Simulator, path: &str, condition: impl Fn(&Seen) -> bool) {
+    until(&format!("{what} ({path})"), || seen(simulator, path).is_some_and(|seen| condition(&seen)));
 }

@@ -4,7 +4,7 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Duration,
 };
@@ -18,7 +18,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use crate::harness::PATIENCE;
+use crate::harness::{PATIENCE, until_some};
 
 /// The token that it gives to whoever logs in.
 pub const TOKEN: &str = "token-of-the-peer";
@@ -131,7 +131,7 @@ struct State {
     over: bool,
 }
 
-type Shared = (Mutex<State>, Condvar);
+type Shared = Mutex<State>;
 
 /// Listens on loopback until dropped. A request to `/auth` is answered with [`TOKEN`], any other with `200`; each is the
 /// last on its connection, but for those to [`KEPT`].
@@ -160,7 +160,7 @@ impl TlsPeer {
             move || {
                 let mut serving = Vec::new();
                 while let Ok((stream, _)) = listener.accept() {
-                    let mut state = shared.0.lock().unwrap();
+                    let mut state = shared.lock().unwrap();
                     if state.over {
                         break;
                     }
@@ -197,11 +197,10 @@ impl TlsPeer {
 
     /// What it has heard once so many connections have come to their end.
     pub fn heard_of(&self, connections: usize) -> Heard {
-        let (state, changed) = (self.shared.0.lock().unwrap(), &self.shared.1);
-        let waiting = |state: &mut State| state.heard.connections < connections;
-        let (state, late) = changed.wait_timeout_while(state, PATIENCE, waiting).unwrap();
-        assert!(!late.timed_out(), "{} connections have ended", state.heard.connections);
-        state.heard.clone()
+        until_some(&format!("{connections} connections have come to their end"), || {
+            let heard = &self.shared.lock().unwrap().heard;
+            (heard.connections >= connections).then(|| heard.clone())
+        })
     }
 }
 
@@ -216,13 +215,13 @@ impl TlsPeer {
 
     /// How many handshakes went on with a session from before.
     pub fn resumed(&self) -> usize {
-        self.shared.0.lock().unwrap().heard.resumed
+        self.shared.lock().unwrap().heard.resumed
     }
 }
 
 impl Drop for TlsPeer {
     fn drop(&mut self) {
-        let Ok(mut state) = self.shared.0.lock() else { return };
+        let Ok(mut state) = self.shared.lock() else { return };
         state.over = true;
         for stream in state.open.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -235,8 +234,7 @@ impl Drop for TlsPeer {
 }
 
 fn change(shared: &Shared, change: impl FnOnce(&mut Heard)) {
-    change(&mut shared.0.lock().unwrap().heard);
-    shared.1.notify_all();
+    change(&mut shared.lock().unwrap().heard);
 }
 
 fn speak(shared: &Shared, words: &[u8], mut stream: TcpStream) {

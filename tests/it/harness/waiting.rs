@@ -37,7 +37,7 @@ pub fn until_within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool
 /// Watches for `time` that `happens` does not. Fails at once, with `what`, when it does.
 #[track_caller]
 pub fn never(what: &str, time: Duration, mut happens: impl FnMut() -> bool) {
-    assert!(time <= LONGEST, "{time:?} is too long to show that never {what}");
+    assert_short(what, time);
     let happened = within(time, || happens().then_some(())).is_some();
     assert!(!happened, "must not happen: {what}");
 }
@@ -45,8 +45,27 @@ pub fn never(what: &str, time: Duration, mut happens: impl FnMut() -> bool) {
 /// Lets time pass because the test is about time; `why` says how. Where something can be looked for, [`until`] waits for it.
 #[track_caller]
 pub fn let_time_pass(why: &str, time: Duration) {
-    assert!(time <= LONGEST, "{time:?} is too long to wait because {why}");
+    assert_short(why, time);
     thread::sleep(time);
+}
+
+/// Waits until `figure` has not changed for `quiet`. Fails after [`PATIENCE`] with `what`.
+#[track_caller]
+pub fn until_still(what: &str, quiet: Duration, mut figure: impl FnMut() -> u64) {
+    let (mut last, mut since) = (figure(), Instant::now());
+    until(what, || {
+        let now = figure();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() >= quiet
+    });
+}
+
+/// A test that lets more time pass than this is too slow.
+#[track_caller]
+pub fn assert_short(why: &str, time: Duration) {
+    assert!(time <= LONGEST, "{time:?} is too long: {why}");
 }
 
 /// What `find` finds within `limit`. It looks once more when the time is over.

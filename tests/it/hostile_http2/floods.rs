@@ -12,7 +12,7 @@ use crate::harness::{
         PING, PREFACE, PRIORITY, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WHOLE, WINDOW_UPDATE, fields, frame, get_fields,
     },
     hostile_http2::{PROMPTLY, Scene, get, opened, refused, status_of},
-    simulator,
+    simulator, until, until_still,
 };
 
 const MIB: usize = 1024 * 1024;
@@ -300,13 +300,12 @@ fn answers_that_nobody_reads_are_held_back() {
         let requests =
             (0..100).map(|number| frame(HEADERS, WHOLE, 2 * number + 1, &get_fields("/_sim/download?bytes=67108864", &[])));
         raw.write(&[PREFACE.to_vec(), settings, room, requests.flatten().collect()].concat());
-        assert!(control.wait_until(PATIENCE, |control| control.counts().requests >= 100));
-        // Until every buffer on the way is full.
-        let mut before = 0;
-        while control.wait_until(Duration::from_millis(300), |control| sent(control) > before) {
-            before = sent(control);
-            assert!(before < 1024 * 1024 * 1024, "nobody reads that");
-        }
+        until("the upstream has got at least 100 requests", || control.counts().requests >= 100);
+        until_still("every buffer on the way is full", Duration::from_millis(300), || {
+            let sent = sent(control);
+            assert!(sent < 1024 * 1024 * 1024, "nobody reads that");
+            sent
+        });
         assert_eq!(Http2::connect(sidecar.address()).get("/_sim/echo").status, 200);
         // Of each stream 64 KiB read ahead, as much that waits to be sent, and what TLS has decrypted. Where there is room in
         // the windows, one frame of a body on its way in between, and one over the limit of what waits.
@@ -319,7 +318,7 @@ fn answers_that_nobody_reads_are_held_back() {
             assert_peak(&sidecar, "answers by the byte", 100 * each);
         }
         drop(raw);
-        assert!(control.wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+        until("every exchange is over", || control.requests().iter().all(|seen| seen.over));
         assert_eq!(sidecar.get("/_sim/echo").status, 200);
     }
 }

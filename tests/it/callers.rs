@@ -181,7 +181,7 @@ fn a_supplementary_group_counts_on_a_unix_socket() {
 }
 
 #[test]
-fn who_is_in_none_of_the_groups_is_refused() {
+fn a_user_in_none_of_the_groups_is_refused() {
     let simulator = simulator();
     let (mut setup, socket) = behind_both(&simulator);
     setup.api("allow_gids", "[4000000000]");
@@ -236,7 +236,7 @@ fn an_open_connection_follows_a_reload() {
 }
 
 #[test]
-fn each_api_behind_an_address_has_its_own_callers() {
+fn each_api_at_an_address_has_its_own_callers() {
     let simulator = simulator();
     let us = getuid().as_raw();
     let base = simulator.base_url();

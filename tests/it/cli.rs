@@ -49,7 +49,7 @@ fn check_names_every_fault_with_its_line_and_a_suggestion() {
 }
 
 #[test]
-fn check_names_files_of_tls_that_are_of_no_use() {
+fn check_names_tls_files_that_can_not_be_used() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     let empty = setup.file("empty.pem", "no certificate\n");

@@ -142,7 +142,7 @@ fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_is_not() {
 }
 
 #[test]
-fn a_reload_takes_over_another_pair_of_files_and_refuses_one_that_is_of_no_use() {
+fn a_reload_takes_over_another_pair_of_files_and_refuses_one_that_can_not_be_used() {
     let world = World::new();
     let [first, second] = [world.client(), world.client()];
     let peer = TlsPeer::tls(world.server(&TLS13));

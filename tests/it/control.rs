@@ -427,7 +427,7 @@ fn a_socket_that_a_killed_daemon_left_behind_is_replaced() {
 }
 
 #[test]
-fn a_default_socket_that_cannot_be_had_is_done_without() {
+fn without_its_default_socket_the_daemon_starts_all_the_same() {
     let (simulator, run) = (simulator(), tempfile::tempdir().unwrap());
     fs::write(run.path().join("control.sock"), "in the way").unwrap();
     let sidecar = by_default(&simulator, run.path()).start().ready();

@@ -46,7 +46,7 @@ const STEPS: [&str; 6] = [
 ];
 
 #[test]
-fn it_tells_each_step_and_ends_well_without_any_environment() {
+fn the_demo_tells_each_step_and_ends_well_without_any_environment() {
     let told = told(&mut demo(&["--once"]));
     for step in STEPS {
         assert!(told.lines().any(|line| line == step), "{step:?}\n{told}");
@@ -60,13 +60,13 @@ fn it_tells_each_step_and_ends_well_without_any_environment() {
 }
 
 #[test]
-fn piped_it_is_plain() {
+fn piped_output_of_the_demo_is_plain() {
     let told = told(demo(&["--once"]).env("TERM", "xterm-256color"));
     assert!(!told.contains('\x1b'), "{told:?}");
 }
 
 #[test]
-fn it_keeps_token_credentials_and_people_to_itself() {
+fn the_demo_shows_no_token_no_credentials_and_no_people() {
     let told = told(&mut demo(&["--once"]));
     for (_, username, password) in Options::default().credentials {
         assert!(!told.contains(&username) && !told.contains(&password), "{told}");
@@ -151,7 +151,7 @@ impl Drop for Staying {
 }
 
 #[test]
-fn it_stays_up_for_calls_until_a_signal_and_two_do_not_mind_each_other() {
+fn the_demo_stays_up_until_a_signal_and_two_run_side_by_side() {
     let (first, second) = (Staying::start(), Staying::start());
     assert_ne!(port(&first.told), port(&second.told));
     for demo in [&first, &second] {
@@ -164,12 +164,12 @@ fn it_stays_up_for_calls_until_a_signal_and_two_do_not_mind_each_other() {
 }
 
 #[test]
-fn it_ends_with_its_terminal() {
+fn the_demo_ends_with_its_terminal() {
     assert_eq!(Staying::start().end_with(Signal::HUP), (Some(0), String::new()));
 }
 
 #[test]
-fn a_signal_in_the_middle_of_the_story_is_no_failure_of_its_steps() {
+fn a_signal_in_the_middle_of_the_demo_is_no_failure_of_its_steps() {
     assert_eq!(Staying::started(&[], STEPS[2]).end_with(Signal::TERM), (Some(0), String::new()));
 }
 

@@ -95,7 +95,7 @@ fn credentials_are_sent_decoded_and_seen_nowhere_else() {
 }
 
 #[test]
-fn of_a_name_in_two_cases_the_lower_one_counts() {
+fn of_a_proxy_variable_in_two_cases_the_lower_one_counts() {
     let simulator = named_simulator();
     let (used, unused) = (lead(&simulator), lead(&simulator));
     let mut setup = behind(&simulator, &unused, "");
@@ -119,7 +119,7 @@ fn loopback_is_never_reached_through_a_proxy() {
 }
 
 #[test]
-fn who_is_in_no_proxy_is_reached_directly_and_nobody_else() {
+fn a_host_in_no_proxy_is_reached_directly_and_no_other_is() {
     let simulator = named_simulator();
     let port = simulator.address().port();
     let here = format!("{HERE}:{port}");
@@ -233,7 +233,7 @@ fn a_proxy_that_is_silent_or_not_there_is_an_error_of_connecting_to_the_proxy() 
 }
 
 #[test]
-fn a_proxy_that_is_none_of_ours_is_a_fault_without_its_credentials() {
+fn a_proxy_with_an_unsupported_url_is_a_fault_that_does_not_show_its_credentials() {
     let simulator = named_simulator();
     for url in ["socks5://ann:egress-canary-7f3a@proxy.example", "http://ann:egress-canary-7f3a@proxy.example/path"] {
         let mut setup = Setup::new(&simulator);

@@ -141,7 +141,7 @@ fn the_program_calls_the_api_at_the_base_url_that_it_is_given() {
 }
 
 #[test]
-fn several_at_once_do_not_get_in_each_others_way() {
+fn several_programs_at_once_do_not_disturb_each_other() {
     let simulator = simulator();
     let start = || Executing::start(setup(&simulator), &["sh", "-c", "echo $CAREPORTALS_BASE_URL; read _; exit 0"]);
     let (mut first, mut second) = (start(), start());
@@ -413,7 +413,7 @@ fn what_the_program_leaves_in_its_group_ends_with_it() {
 }
 
 #[test]
-fn a_stopped_program_goes_on_when_we_are_told_to() {
+fn a_stopped_program_goes_on_when_the_sidecar_is_told_to() {
     let simulator = simulator();
     let mut run = Executing::start(setup(&simulator), &["sh", "-c", "echo $$; while read line; do echo $line; done; exit 7"]);
     let program: i32 = run.line().parse().unwrap();

@@ -133,7 +133,7 @@ fn ctrl_c_ends_a_program_that_does_nothing_about_it_and_the_script_that_called_u
 }
 
 #[test]
-fn the_terminal_is_ours_again_when_the_program_has_ended() {
+fn the_terminal_is_the_callers_again_when_the_program_has_ended() {
     if interrupts_are_ignored() {
         return;
     }

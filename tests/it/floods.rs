@@ -159,7 +159,7 @@ fn head_bombs_at_the_limit_from_many_connections_are_bounded_by_it() {
 }
 
 #[test]
-fn who_hoards_silent_connections_has_to_give_way_after_a_moment() {
+fn a_client_that_hoards_silent_connections_loses_one_to_others_after_a_moment() {
     const SEATS: usize = 50;
     let simulator = simulator();
     let sidecar = with(&simulator, &[("max_connections", "50")]);
@@ -177,7 +177,7 @@ fn who_hoards_silent_connections_has_to_give_way_after_a_moment() {
 }
 
 #[test]
-fn who_hoards_idle_connections_has_to_give_way_at_once() {
+fn a_client_that_hoards_idle_connections_loses_one_to_others_at_once() {
     const SEATS: usize = 120;
     let simulator = simulator();
     let sidecar = with(&simulator, &[("max_connections", "120")]);
@@ -194,7 +194,7 @@ fn who_hoards_idle_connections_has_to_give_way_at_once() {
 }
 
 #[test]
-fn bodies_that_stall_are_told_408_and_leave_their_places() {
+fn bodies_that_stall_are_told_408_and_count_no_longer_as_in_flight() {
     const CLIENTS: usize = 48;
     let simulator = simulator();
     // One is left for somebody else.

@@ -87,7 +87,7 @@ fn requests_above_the_last_one_of_a_goaway_are_sent_again_whatever_their_method(
 }
 
 #[test]
-fn a_request_that_a_goaway_may_include_is_not_sent_again_when_the_connection_ends() {
+fn a_request_that_a_goaway_includes_is_not_sent_again_when_the_connection_ends() {
     let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     for code in [NO_ERROR, INTERNAL_ERROR] {

@@ -176,7 +176,7 @@ fn the_authority_is_judged_as_host() {
 }
 
 #[test]
-fn the_guard_judges_http2_as_any_request() {
+fn an_http2_request_is_refused_for_the_same_reasons_as_any() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
@@ -463,7 +463,7 @@ fn assert_unaffected(sidecar: &Sidecar) {
 }
 
 #[test]
-fn streams_over_the_limit_are_refused_unseen() {
+fn streams_over_the_limit_are_refused() {
     let simulator = simulator();
     let control = simulator.control();
     control.hold_logins(true);
@@ -515,7 +515,7 @@ fn abandon(raw: &mut FrameClient, stream: u32) -> Option<bool> {
 }
 
 #[test]
-fn a_client_that_abandons_one_stream_after_the_other_is_asked_to_leave_and_then_cut() {
+fn a_client_that_resets_one_stream_after_the_other_is_sent_goaway_and_then_cut() {
     let simulator = simulator();
     let control = simulator.control();
     control.hold_logins(true);
@@ -530,7 +530,7 @@ fn a_client_that_abandons_one_stream_after_the_other_is_asked_to_leave_and_then_
 }
 
 #[test]
-fn a_client_that_lets_most_streams_finish_may_abandon_the_others() {
+fn a_client_that_lets_most_streams_finish_may_reset_the_others() {
     let simulator = simulator();
     simulator.control().hold_logins(true);
     let sidecar = Sidecar::start(&simulator);

@@ -53,7 +53,7 @@ fn a_daemon_with_a_token_is_alive_started_and_ready() {
 }
 
 #[test]
-fn it_is_alive_and_started_but_not_ready_while_the_log_in_takes_its_time() {
+fn a_daemon_is_alive_and_started_but_not_ready_while_its_log_in_takes_its_time() {
     let simulator = simulator();
     simulator.control().hold_logins(true);
     let sidecar = observed(&simulator).start();
@@ -79,7 +79,7 @@ fn in_an_outage_at_start_the_reason_is_told_and_nobody_restarts_the_daemon_for_i
 }
 
 #[test]
-fn rejected_with_a_token_that_is_still_good_it_stays_ready() {
+fn a_daemon_whose_log_in_is_rejected_stays_ready_while_its_token_is_good() {
     let simulator = simulator();
     let mut setup = Setup::eager(&simulator);
     setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
@@ -96,7 +96,7 @@ fn rejected_with_a_token_that_is_still_good_it_stays_ready() {
 }
 
 #[test]
-fn rejected_without_a_token_it_is_not_ready_and_says_what_to_do() {
+fn a_daemon_whose_log_in_is_rejected_and_that_has_no_token_is_not_ready_and_says_what_to_do() {
     let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::Status(401)));
     let sidecar = observed(&simulator).start();
@@ -112,7 +112,7 @@ fn rejected_without_a_token_it_is_not_ready_and_says_what_to_do() {
 }
 
 #[test]
-fn logged_out_it_is_not_ready() {
+fn a_daemon_that_is_logged_out_is_not_ready() {
     let simulator = simulator();
     let sidecar = observed(&simulator).start().ready();
     sidecar.signal(Signal::USR1);
@@ -132,7 +132,7 @@ fn an_account_without_log_in_counts_in_no_readiness() {
 }
 
 #[test]
-fn during_a_drain_delay_it_is_not_ready_and_still_serves() {
+fn during_drain_delay_a_daemon_is_not_ready_and_still_serves() {
     let simulator = simulator();
     let mut setup = observed(&simulator);
     setup.global("drain_delay", "20s");
@@ -150,7 +150,7 @@ fn during_a_drain_delay_it_is_not_ready_and_still_serves() {
 }
 
 #[test]
-fn it_is_alive_for_as_long_as_a_drain_takes() {
+fn a_daemon_is_alive_for_as_long_as_its_drain_takes() {
     let simulator = simulator();
     let mut sidecar = observed(&simulator).start().ready();
     simulator.control().hold_requests(true);
@@ -168,7 +168,7 @@ fn it_is_alive_for_as_long_as_a_drain_takes() {
 }
 
 #[test]
-fn it_answers_while_every_place_and_every_seat_is_taken() {
+fn health_is_answered_while_max_requests_and_max_connections_are_reached() {
     let simulator = simulator();
     let mut setup = observed(&simulator);
     setup.api("max_requests", "4").api("max_connections", "6");

@@ -132,7 +132,7 @@ fn an_http2_connection_with_a_stream_open_is_not_idle() {
 }
 
 #[test]
-fn when_all_seats_are_taken_the_longest_idle_connection_has_to_go() {
+fn at_max_connections_the_connection_that_was_idle_longest_is_closed_for_a_new_one() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("max_connections", "3");
@@ -149,7 +149,7 @@ fn when_all_seats_are_taken_the_longest_idle_connection_has_to_go() {
 }
 
 #[test]
-fn an_idle_http2_connection_gives_up_its_seat_and_a_busy_one_does_not() {
+fn at_max_connections_an_idle_http2_connection_is_closed_and_a_busy_one_is_not() {
     let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::new(&simulator);

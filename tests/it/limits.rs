@@ -46,7 +46,7 @@ fn beyond_max_requests_the_answer_is_503_at_once_and_later_requests_pass_again()
 }
 
 #[test]
-fn a_client_that_hangs_up_frees_its_place_among_the_requests() {
+fn a_client_that_hangs_up_counts_no_longer_against_max_requests() {
     let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::new(&simulator);

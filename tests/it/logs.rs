@@ -258,7 +258,7 @@ fn in_the_journal_each_line_has_its_level_and_no_time() {
 }
 
 #[test]
-fn a_journal_that_another_stream_goes_to_changes_nothing() {
+fn a_journal_that_standard_output_does_not_go_to_changes_nothing() {
     let (_simulator, mut setup) = with_refused_login();
     setup.variable("JOURNAL_STREAM", "1:1");
     let sidecar = setup.start();
@@ -267,7 +267,7 @@ fn a_journal_that_another_stream_goes_to_changes_nothing() {
 }
 
 #[test]
-fn on_a_terminal_lines_are_aligned_and_coloured_unless_somebody_objects() {
+fn on_a_terminal_lines_are_aligned_and_coloured_unless_it_is_dumb_or_no_color_is_set() {
     for (objection, time, level) in [
         (None, "\x1b[2m20", "\x1b[32mINFO \x1b[0m"),
         (Some(("NO_COLOR", "1")), "20", " INFO "),

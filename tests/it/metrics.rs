@@ -281,7 +281,7 @@ fn two(simulator: &Simulator) -> (Setup, String) {
 }
 
 #[test]
-fn a_request_that_no_api_is_for_is_no_apis() {
+fn a_request_under_no_prefix_counts_for_no_api() {
     let simulator = simulator();
     let sidecar = two(&simulator).0.start();
     assert_eq!(sidecar.get("/one/_sim/echo").status, 200);
@@ -340,7 +340,7 @@ fn an_answer_that_the_upstream_breaks_off_is_counted_as_cut() {
 }
 
 #[test]
-fn waiting_for_others_is_no_overhead() {
+fn time_spent_waiting_for_client_and_upstream_is_no_overhead() {
     let simulator = simulator();
     let control = simulator.control();
     control.set_latency(std::time::Duration::from_millis(300));
@@ -438,7 +438,7 @@ const FORMATS: [(&str, &str); 3] = [
 ];
 
 #[test]
-fn who_asks_for_openmetrics_gets_it_and_all_others_get_the_older_text() {
+fn a_scraper_that_asks_for_openmetrics_gets_it_and_all_others_get_the_older_text() {
     let simulator = simulator();
     let sidecar = start(&simulator).ready();
     for (asked, expected) in FORMATS {
@@ -522,7 +522,7 @@ fn deployed(folder: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn rules_and_dashboard_use_only_metrics_that_there_are() {
+fn rules_and_dashboard_use_only_metrics_that_exist() {
     let documented = include_str!("../../docs/metrics.md");
     let files = [deployed("prometheus"), deployed("grafana")].concat();
     let mut used = BTreeSet::new();

@@ -50,7 +50,7 @@ fn closed_port() -> u16 {
 }
 
 #[test]
-fn refusals() {
+fn a_refused_request_is_told_why_by_its_code() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     let cases = [
@@ -96,7 +96,7 @@ fn a_problem_for_head_has_no_body() {
 }
 
 #[test]
-fn token_pending() {
+fn without_a_token_in_time_the_code_is_token_pending() {
     let simulator = simulator();
     simulator.control().hold_logins(true);
     let mut setup = Setup::new(&simulator);
@@ -106,7 +106,7 @@ fn token_pending() {
 }
 
 #[test]
-fn login_failing() {
+fn while_log_ins_fail_the_code_is_login_failing_with_the_time_of_the_next_one() {
     let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::StatusRetryAfter(429, "77".to_owned())));
     let sidecar = Sidecar::start(&simulator);
@@ -117,7 +117,7 @@ fn login_failing() {
 }
 
 #[test]
-fn login_rejected() {
+fn with_rejected_credentials_the_code_is_login_rejected() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_PASSWORD", &format!("{PASSWORD}-wrong"));
@@ -126,7 +126,7 @@ fn login_rejected() {
 }
 
 #[test]
-fn logged_out() {
+fn after_a_log_out_the_code_is_logged_out() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
     sidecar.signal(Signal::USR1);
@@ -135,7 +135,7 @@ fn logged_out() {
 }
 
 #[test]
-fn no_organization() {
+fn without_an_organization_the_code_is_no_organization() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     let absent = setup.dir.path().join("absent");
@@ -152,7 +152,7 @@ fn no_organization() {
 }
 
 #[test]
-fn too_many_requests_in_flight() {
+fn beyond_max_requests_the_code_is_too_many_requests_in_flight() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("max_requests", "2");
@@ -175,21 +175,21 @@ fn too_many_requests_in_flight() {
 }
 
 #[test]
-fn dns_failed() {
+fn for_a_name_that_does_not_exist_the_code_is_dns_failed() {
     let simulator = simulator();
     let sidecar = split(&simulator, "https://api.careportals.invalid").start();
     assert_problem(&sidecar.send(&marked("GET", "/_sim/echo")), 502, "dns_failed", "dns_error");
 }
 
 #[test]
-fn connect_failed() {
+fn for_a_port_where_nobody_listens_the_code_is_connect_failed() {
     let simulator = simulator();
     let sidecar = split(&simulator, &format!("https://localhost:{}", closed_port())).start();
     assert_problem(&sidecar.send(&marked("GET", "/_sim/echo")), 502, "connect_failed", "connection_refused");
 }
 
 #[test]
-fn connect_timeout() {
+fn for_a_connection_that_takes_too_long_the_code_is_connect_timeout() {
     let simulator = simulator();
     // The kernel accepts, and nobody ever shakes hands.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -200,7 +200,7 @@ fn connect_timeout() {
 }
 
 #[test]
-fn tls_failed() {
+fn for_an_upstream_without_tls_the_code_is_tls_failed() {
     let simulator = simulator();
     let plain = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = plain.local_addr().unwrap().port();
@@ -220,7 +220,7 @@ fn tls_failed() {
 }
 
 #[test]
-fn certificate_rejected() {
+fn for_an_untrusted_certificate_the_code_is_certificate_rejected() {
     let (simulator, stranger) = (simulator(), self::simulator());
     let sidecar = split(&simulator, &stranger.base_url()).start();
     assert_problem(&sidecar.send(&marked("GET", "/_sim/echo")), 502, "certificate_rejected", "tls_certificate_error");
@@ -228,7 +228,7 @@ fn certificate_rejected() {
 }
 
 #[test]
-fn upstream_closed() {
+fn for_a_connection_that_closes_before_its_answer_the_code_is_upstream_closed() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     for how in ["rst", "close"] {
@@ -241,7 +241,7 @@ fn upstream_closed() {
 }
 
 #[test]
-fn upstream_protocol() {
+fn for_an_answer_that_is_no_http_the_code_is_upstream_protocol() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     assert_problem(&sidecar.send(&marked("GET", "/_sim/garbage")), 502, "upstream_protocol", "http_protocol_error");
@@ -249,7 +249,7 @@ fn upstream_protocol() {
 }
 
 #[test]
-fn an_upgrade_that_nobody_asked_for_is_a_protocol_error() {
+fn for_an_upgrade_that_nobody_asked_for_the_code_is_upstream_protocol() {
     let simulator = simulator();
     let upstream = RecordingUpstream::start(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
@@ -259,7 +259,7 @@ fn an_upgrade_that_nobody_asked_for_is_a_protocol_error() {
 }
 
 #[test]
-fn upstream_head_too_large() {
+fn for_an_answer_with_too_large_a_head_the_code_is_upstream_head_too_large() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     for (count, size) in [(1, 70_000), (300, 1)] {
@@ -270,7 +270,7 @@ fn upstream_head_too_large() {
 }
 
 #[test]
-fn upstream_timeout() {
+fn for_an_answer_that_takes_too_long_the_code_is_upstream_timeout() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("response_timeout", "200ms");
@@ -282,7 +282,7 @@ fn upstream_timeout() {
 }
 
 #[test]
-fn request_body_failed() {
+fn for_a_body_that_is_broken_the_code_is_request_body_failed() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     for (framing, value, body) in [("Content-Length", "10", "half"), ("Transfer-Encoding", "chunked", "4\r\nhalf\r\n")] {
@@ -296,7 +296,7 @@ fn request_body_failed() {
 }
 
 #[test]
-fn request_body_timeout() {
+fn for_a_body_that_pauses_too_long_the_code_is_request_body_timeout() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("body_idle", "200ms");

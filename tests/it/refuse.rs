@@ -46,7 +46,7 @@ fn a_host_that_is_not_ours_is_421() {
 }
 
 #[test]
-fn names_of_this_machine_pass_with_any_port() {
+fn a_host_that_names_this_machine_passes_with_any_port() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     for host in
@@ -57,7 +57,7 @@ fn names_of_this_machine_pass_with_any_port() {
 }
 
 #[test]
-fn the_name_of_the_upstream_passes() {
+fn a_host_that_names_the_upstream_passes() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup

@@ -143,7 +143,7 @@ fn missing_and_wrong_are_answered_alike() {
 }
 
 #[test]
-fn it_counts_neither_as_a_trailer_nor_goes_on_as_one() {
+fn as_a_trailer_the_required_header_neither_counts_nor_passes() {
     for http2 in OFF_AND_AUTO {
         let simulator = simulator();
         let mut setup = with_value(&simulator, &format!("\"{VALUE}\""));
@@ -176,7 +176,7 @@ fn with_post(value: &str) -> Request {
 }
 
 #[test]
-fn connection_can_neither_spare_nor_keep_it() {
+fn naming_the_required_header_in_connection_changes_nothing() {
     let simulator = simulator();
     let sidecar = with_value(&simulator, &format!("\"{VALUE}\"")).start().ready_with(&with(VALUE));
     let named = with(VALUE).header("Connection", "x-app-key");
@@ -186,7 +186,7 @@ fn connection_can_neither_spare_nor_keep_it() {
 }
 
 #[test]
-fn a_required_cookie_goes_no_further_either() {
+fn a_required_cookie_is_not_passed_on() {
     let simulator = simulator();
     let mut setup = requiring(&simulator, "{ name = \"cookie\", value = \"a=1\" }");
     setup.api("cookies", "pass");
@@ -198,7 +198,7 @@ fn a_required_cookie_goes_no_further_either() {
 }
 
 #[test]
-fn it_is_judged_after_the_web_page_and_before_caller_and_path() {
+fn the_required_header_is_judged_after_the_web_page_and_before_caller_and_path() {
     let simulator = simulator();
     let mut setup = with_value(&simulator, &format!("\"{VALUE}\""));
     setup.api("allow_uids", &format!("[{}]", getuid().as_raw() + 1)).api("prefix", "\"/api\"");
@@ -214,7 +214,7 @@ fn it_is_judged_after_the_web_page_and_before_caller_and_path() {
 }
 
 #[test]
-fn each_api_behind_an_address_requires_its_own() {
+fn each_api_at_an_address_requires_its_own_header() {
     let simulator = simulator();
     let mut setup = Setup::empty();
     let socket = setup.dir.path().join("api.sock");
@@ -355,7 +355,7 @@ fn while_the_file_is_absent_or_empty_nothing_passes_and_the_log_says_why() {
 }
 
 #[test]
-fn a_reload_to_another_value_or_name_never_leaves_the_door_open() {
+fn during_a_reload_to_another_value_or_name_no_request_passes_unchecked() {
     let simulator = simulator();
     let settings = |required: &str| {
         let base = simulator.base_url();

@@ -97,7 +97,7 @@ fn a_post_is_never_sent_twice() {
 }
 
 #[test]
-fn of_a_crowd_on_one_connection_that_ends_each_request_that_may_is_sent_again() {
+fn when_a_shared_connection_ends_each_request_that_may_be_sent_again_is() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = sidecar(&simulator, "auto");

@@ -55,7 +55,7 @@ fn is_said(messages: &[String], line: &str) -> bool {
 }
 
 #[test]
-fn it_is_ready_once_clients_are_let_in_and_says_how_each_account_is() {
+fn systemd_is_told_ready_once_clients_are_accepted_and_how_each_account_is() {
     let simulator = simulator();
     simulator.control().hold_logins(true);
     let mut setup = Setup::new(&simulator);
@@ -116,7 +116,7 @@ fn a_reload_is_told_with_its_beginning_and_its_end_whether_it_was_taken_over_or_
 }
 
 #[test]
-fn on_sigterm_it_says_that_it_stops_how_long_it_may_take_and_never_again_that_it_is_ready() {
+fn on_sigterm_systemd_is_told_that_the_daemon_stops_and_how_long_it_may_take() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.global("drain_timeout", "7s").global("drain_delay", "200ms");

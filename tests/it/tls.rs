@@ -105,7 +105,7 @@ fn valid(from: impl Fn(SystemTime) -> SystemTime, to: impl Fn(SystemTime) -> Sys
 }
 
 #[test]
-fn who_is_trusted_is_told_token_and_password() {
+fn a_trusted_server_is_told_token_and_password() {
     let (authority, simulator) = (authority(), simulator());
     let peer = TlsPeer::tls(server(&authority.sign(&params("localhost"))));
     let sidecar = forwarding(&simulator, &peer, &authority).start();

@@ -47,7 +47,7 @@ fn announced_trailers_of_a_request_arrive() {
 }
 
 #[test]
-fn they_are_sent_again_with_a_body_that_is() {
+fn trailers_are_sent_again_with_their_body() {
     let simulator = simulator();
     let sidecar = Setup::eager(&simulator).start().ready();
     revoke(&simulator);
@@ -77,7 +77,7 @@ fn what_the_sidecar_owns_never_passes_as_a_trailer() {
 }
 
 #[test]
-fn trailers_of_an_answer_reach_who_asks_for_them() {
+fn trailers_of_an_answer_reach_a_client_that_asks_for_them() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     let mut client = sidecar.connect();
@@ -97,7 +97,7 @@ fn trailers_of_an_answer_reach_who_asks_for_them() {
 }
 
 #[test]
-fn they_pass_both_ways_whatever_either_side_speaks() {
+fn trailers_pass_both_ways_over_http1_and_http2() {
     for http2 in OFF_AND_AUTO {
         let simulator = simulator();
         let mut setup = Setup::new(&simulator);

@@ -63,7 +63,7 @@ fn a_tunnels_connection_is_its_own_and_never_used_again() {
 }
 
 #[test]
-fn beside_an_http2_connection_it_gets_one_of_http1() {
+fn an_upgrade_goes_over_http1_even_beside_an_http2_connection() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::auto(&simulator).start().ready();
@@ -79,7 +79,7 @@ fn beside_an_http2_connection_it_gets_one_of_http1() {
 }
 
 #[test]
-fn an_answer_other_than_101_is_an_ordinary_one() {
+fn an_answer_other_than_101_is_passed_on_as_any() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     let mut client = sidecar.connect();
@@ -145,7 +145,7 @@ fn an_upstream_that_does_not_answer_or_hangs_up_is_told_as_for_any_request() {
 }
 
 #[test]
-fn the_guard_judges_it_as_any_request() {
+fn an_upgrade_is_refused_for_the_same_reasons_as_any_request() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
@@ -191,7 +191,7 @@ fn any_other_upgrade_is_served_as_a_plain_request() {
 }
 
 #[test]
-fn silence_on_both_sides_for_stream_idle_closes_it() {
+fn a_tunnel_is_closed_after_silence_on_both_sides_for_stream_idle() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("stream_idle", "300ms").api("body_idle", "10ms").api("client_idle", "10ms");
@@ -275,7 +275,7 @@ fn a_side_that_breaks_off_takes_the_other_one_along() {
 }
 
 #[test]
-fn it_holds_its_place_among_the_requests_and_its_seat() {
+fn a_tunnel_counts_against_max_requests_and_max_connections() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("max_requests", "1").api("max_connections", "2");
@@ -297,7 +297,7 @@ fn it_holds_its_place_among_the_requests_and_its_seat() {
 }
 
 #[test]
-fn the_drain_waits_for_it() {
+fn a_drain_waits_for_a_tunnel() {
     let simulator = simulator();
     let mut sidecar = Sidecar::start(&simulator).ready();
     let mut client = open(&sidecar);
@@ -310,7 +310,7 @@ fn the_drain_waits_for_it() {
 }
 
 #[test]
-fn the_drain_cuts_it_after_drain_timeout() {
+fn a_drain_cuts_a_tunnel_after_drain_timeout() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.global("drain_timeout", "300ms");
@@ -326,7 +326,7 @@ fn the_drain_cuts_it_after_drain_timeout() {
 }
 
 #[test]
-fn a_client_that_is_gone_ends_it() {
+fn a_tunnel_ends_when_its_client_is_gone() {
     let (sidecar, client, mut server) = tunnel(|_| {});
     drop(client);
     // Whatever the server still says has nowhere to go.

@@ -190,13 +190,13 @@ const OTHER_PROTOCOLS: &[(Fate, &str)] = &[
 ];
 
 #[test]
-fn requests_inside_others() {
+fn a_request_inside_another_ones_body_is_never_served() {
     play(DESYNC.iter().map(as_is));
     play_slowly(DESYNC.iter().map(as_is));
 }
 
 #[test]
-fn pipelines() {
+fn pipelined_requests_arrive_one_by_one_and_nothing_between_them_does() {
     let many: String = (0..200).map(|number| format!("GET /CASE/{number} HTTP/1.1\r\nHost: localhost\r\n\r\n")).collect();
     let mixed =
         "POST /auth HTTP/1.1\r\nHost: localhost\r\nContent-Length: 46\r\n\r\nGET /CASE/smuggled HTTP/1.1\r\nHost: x\r\n\r\n12";
@@ -208,18 +208,18 @@ fn pipelines() {
 }
 
 #[test]
-fn heads_that_are_cut() {
+fn a_head_that_is_cut_reaches_nobody() {
     // A client that hangs up in a head is told what it is, or nothing.
     Stage::new(|_| ()).play(Client::Ending, CUT_HEADS.iter().map(|text| (Broken, (*text).to_owned())));
 }
 
 #[test]
-fn bodies_that_are_cut() {
+fn a_body_that_is_cut_stays_incomplete() {
     let cut = |rest: &&str| (Broken, format!("POST /CASE HTTP/1.1\r\nHost: localhost\r\n{rest}"));
     Stage::new(|_| ()).play(Client::Ending, CUT_BODIES.iter().map(cut));
 }
 
 #[test]
-fn other_protocols() {
+fn another_protocol_is_refused() {
     play(OTHER_PROTOCOLS.iter().map(as_is));
 }

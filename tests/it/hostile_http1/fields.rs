@@ -106,7 +106,7 @@ const UPGRADES: &[(Fate, &str)] = &[
 
 /// With a body, or of another method, or in HTTP/1.0, it is no upgrade; the body is the request's, whatever it looks like.
 #[test]
-fn upgrades() {
+fn an_upgrade_that_opens_no_tunnel_is_an_ordinary_request() {
     let more = [
         (
             Passes,
@@ -136,21 +136,21 @@ fn upgrades() {
 }
 
 #[test]
-fn hosts() {
+fn a_host_that_can_be_read_in_two_ways_is_refused() {
     play(HOSTS.iter().map(|(fate, lines)| (*fate, format!("GET /CASE HTTP/1.1\r\n{lines}\r\n\r\n"))));
 }
 
 #[test]
-fn names_that_are_the_sidecars() {
+fn headers_that_the_sidecar_owns_never_arrive_from_a_client() {
     play(OURS.iter().map(get));
 }
 
 #[test]
-fn names_that_are_the_sidecars_beside_a_body() {
+fn headers_that_the_sidecar_owns_never_arrive_beside_a_body_either() {
     play(OURS.iter().map(post));
 }
 
 #[test]
-fn expectations() {
+fn an_expectation_other_than_100_continue_is_a_417() {
     play(EXPECTATIONS.iter().map(post));
 }

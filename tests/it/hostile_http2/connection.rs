@@ -25,7 +25,7 @@ fn update(stream: u32, by: u32) -> Vec<u8> {
 }
 
 #[test]
-fn settings_that_are_none_end_the_connection() {
+fn invalid_settings_end_the_connection() {
     let settings = |flags, stream, payload: &[u8]| [frame(SETTINGS, flags, stream, payload), get(1)];
     let (window, largest, push) = (4, 5, 2);
     play(
@@ -43,7 +43,7 @@ fn settings_that_are_none_end_the_connection() {
 }
 
 #[test]
-fn a_beginning_that_is_none_ends_the_connection() {
+fn an_invalid_preface_ends_the_connection() {
     let settings = frame(SETTINGS, 0, 0, &[]);
     let case = |name: &str, pieces: &[&[u8]], ends| Case { name: name.to_owned(), bytes: pieces.concat(), ends, reaches: 0 };
     let http1 = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -120,7 +120,7 @@ fn frames_where_they_may_not_be_end_the_connection() {
 }
 
 #[test]
-fn streams_are_used_once_and_upwards() {
+fn streams_are_used_once_and_in_ascending_order() {
     let reset = |stream| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
     let depends = |on: u32| [&on.to_be_bytes()[..], &[1]].concat();
     let after = Ends::Either(&[PROTOCOL_ERROR, STREAM_CLOSED]);
@@ -151,7 +151,7 @@ fn streams_are_used_once_and_upwards() {
 }
 
 #[test]
-fn windows_do_not_overflow_and_do_not_shrink_by_nothing() {
+fn a_window_update_of_nothing_or_too_much_is_an_error() {
     let most = 0x7fff_ffff;
     play(
         &[
@@ -171,7 +171,7 @@ fn windows_do_not_overflow_and_do_not_shrink_by_nothing() {
 }
 
 #[test]
-fn field_blocks_that_are_none_end_the_connection() {
+fn invalid_field_blocks_end_the_connection() {
     let compression = Ends::Connection(COMPRESSION_ERROR);
     let head = |name: &str, more: &[u8]| {
         case(name, &[frame(HEADERS, WHOLE, 1, &[&get_fields("/", &[]), more].concat())], compression, 0)

@@ -135,7 +135,7 @@ const PROVOCATIONS: [Provocation; 6] = [
 ];
 
 #[test]
-fn resets_that_we_are_made_to_send_end_the_connection() {
+fn resets_that_a_client_provokes_end_the_connection() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
@@ -157,7 +157,7 @@ fn resets_that_we_are_made_to_send_end_the_connection() {
 }
 
 #[test]
-fn resets_that_we_are_made_to_send_one_after_the_other_end_the_connection() {
+fn resets_that_a_client_provokes_one_after_the_other_end_the_connection() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
@@ -341,7 +341,7 @@ fn bodies_that_upstream_does_not_read_are_held_back() {
 }
 
 #[test]
-fn thousands_of_streams_at_once_are_256_that_go_on() {
+fn of_thousands_of_streams_at_once_256_are_served() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
@@ -361,7 +361,7 @@ fn thousands_of_streams_at_once_are_256_that_go_on() {
 }
 
 #[test]
-fn a_connection_that_says_goodbye_and_goes_on_is_let_finish_and_no_more() {
+fn a_client_that_said_goaway_may_finish_its_streams_and_open_no_others() {
     let mut scene = Scene::new();
     let mut raw = FrameClient::silent(scene.sidecar.address());
     raw.write(&opened(&[get(1), frame(GOAWAY, 0, 0, &[0; 8])]));

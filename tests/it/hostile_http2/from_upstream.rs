@@ -142,7 +142,7 @@ impl Told {
 }
 
 #[test]
-fn a_head_that_is_none_is_a_problem() {
+fn an_invalid_head_is_a_problem() {
     let status = |text| frame(HEADERS, WHOLE, STREAM, &fields(&[(":status", text)]));
     let with = |field| frame(HEADERS, WHOLE, STREAM, &[&[0x88], &fields(&[field])[..]].concat());
     Scene::new().all(
@@ -172,7 +172,7 @@ fn a_head_that_is_none_is_a_problem() {
 }
 
 #[test]
-fn frames_that_are_none_are_a_problem() {
+fn invalid_frames_are_a_problem() {
     let setting = |number: u8, value: u32| frame(SETTINGS, 0, 0, &[&[0, number][..], &value.to_be_bytes()].concat());
     let mut endless = frame(BODY, 0, STREAM, b"some");
     endless[..3].copy_from_slice(&[0xff, 0xff, 0xff]);
@@ -205,7 +205,7 @@ fn frames_that_are_none_are_a_problem() {
 }
 
 #[test]
-fn a_body_that_is_not_what_was_said_is_cut() {
+fn a_body_of_another_length_than_announced_is_cut() {
     Scene::new().all(
         &[
             once("shorter than its length", &[head(&[("content-length", "5")]), body("ok")], Told::Broken),
@@ -299,7 +299,7 @@ fn a_body_beyond_the_window_is_cut_off() {
 }
 
 #[test]
-fn a_server_that_sends_everybody_away_is_asked_twice_and_no_more() {
+fn a_server_that_closes_every_connection_is_asked_twice_and_no_more() {
     let scene = Scene::new();
     for code in [0_u32, 11] {
         let mut client = scene.sidecar.connect_to("default");
@@ -317,7 +317,7 @@ fn a_server_that_sends_everybody_away_is_asked_twice_and_no_more() {
 }
 
 #[test]
-fn a_server_that_allows_no_stream_is_a_problem_and_not_a_wait_without_end() {
+fn a_server_that_allows_no_stream_is_a_problem_in_time() {
     let scene = Scene::patient("300ms");
     let mut client = scene.sidecar.connect_to("default");
     client.write(&Request::get("/users").head());

@@ -163,7 +163,7 @@ fn the_log_in_path_is_refused_in_any_disguise() {
 }
 
 #[test]
-fn a_body_is_as_long_as_its_length_says_or_the_request_is_none() {
+fn a_body_of_another_length_than_announced_ends_its_stream() {
     let post = |length: &[(&str, &str)]| {
         let head = [(":method", "POST"), SCHEME, AUTHORITY, PATH];
         frame(HEADERS, END_HEADERS, 1, &fields(&[&head, length].concat()))
@@ -210,7 +210,7 @@ fn trailers_carry_nothing_of_ours() {
 }
 
 #[test]
-fn a_head_that_is_too_much_is_a_431() {
+fn a_head_over_the_limits_is_a_431() {
     let many: Vec<(String, &str)> = (0..257).map(|number| (format!("x-{number}"), "1")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let block = get_fields("/", &many);

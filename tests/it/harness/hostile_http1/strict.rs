@@ -216,7 +216,7 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 #[test]
-fn the_reader_forgives_nothing() {
+fn the_strict_reader_forgives_nothing() {
     let (whole, unfinished) = ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", Some(Fault::Unfinished));
     assert_eq!(Request::read(whole.as_bytes()).unwrap().end, whole.len());
     for cut in 0..whole.len() {

@@ -8,6 +8,7 @@
 //! | `simulator` | CarePortals as a well-behaved server over real TLS, and what is often done to it |
 //! | `http1` | a client of HTTP/1.1 that hides nothing |
 //! | `http2`, `frames` | a client of HTTP/2 that behaves, and one that writes each frame by hand |
+//! | `each_way` | a client of each protocol in front of an upstream of each, and rows that name themselves |
 //! | `websocket` | the client's side of a tunnel |
 //! | `crowd` | many clients at once |
 //! | `pattern` | bodies that both ends can check |
@@ -19,6 +20,7 @@
 //! | `stalled` | a worker that is held |
 //! | `hostile_http1`, `hostile_http2` | stages on which tables of hostile input are played, and both sides judged |
 
+pub mod each_way;
 pub mod frames;
 pub mod hostile_http1;
 pub mod hostile_http2;

@@ -87,8 +87,7 @@ fn one_accounts_log_in_does_not_wait_for_anothers() {
         api("demo", "demo", &simulator.base_url()),
         api("other", "other", &simulator.base_url()),
     ));
-    let ca = setup.file("ca.pem", &format!("{}{}", simulator.ca_pem(), slow.ca_pem()));
-    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.trust(&format!("{}{}", simulator.ca_pem(), slow.ca_pem()));
     let sidecar = setup.start();
     until("one log-in has begun", || slow.control().counts().logins == 1);
     assert_eq!(sidecar.connect_to("demo").send(&Request::get("/users/account")).status, 200);
@@ -155,7 +154,6 @@ fn start(simulator: &Simulator, accounts: &[Account], apis: &[(&str, &str)]) -> 
     let accounts: String = accounts.iter().map(|account| account.toml()).collect();
     let apis: String = apis.iter().map(|(name, account)| api(name, account, &simulator.base_url())).collect();
     setup.settings(&format!("{accounts}{apis}"));
-    let ca = setup.file("ca.pem", simulator.ca_pem());
-    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.trust(simulator.ca_pem());
     setup.start()
 }

@@ -97,7 +97,7 @@ fn another_user_is_refused_over_tcp() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_LISTEN", "127.0.0.1:0,[::1]:0,0.0.0.0:0").api("allow_uids", &format!("[{FRIEND}]"));
-    setup.api("allow_non_loopback", "true").variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.api("allow_non_loopback", "true").with_telemetry();
     let sidecar = setup.start();
     sidecar.wait_for_logs("\"listening\"", 3);
     let [v4, v6, wildcard] = sidecar.addresses().try_into().unwrap();
@@ -221,8 +221,7 @@ fn an_open_connection_follows_a_reload() {
         )
     };
     let mut setup = Setup::empty();
-    let ca = setup.file("ca.pem", simulator.ca_pem());
-    setup.settings(&settings("")).variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.settings(&settings("")).trust(simulator.ca_pem());
     let sidecar = setup.start();
     let (mut client, mut http2) = (sidecar.connect(), Http2::connect(sidecar.address()));
     let mut statuses = || (client.send(&Request::get("/_sim/echo")).status, http2.get("/_sim/echo").status);
@@ -244,7 +243,6 @@ fn each_api_at_an_address_has_its_own_callers() {
         format!("[apis.{name}]\naccount = \"demo\"\nupstream = \"{base}\"\nprefix = \"/{name}\"\nallow_uids = [{uid}]\n")
     };
     let mut setup = Setup::empty();
-    let ca = setup.file("ca.pem", simulator.ca_pem());
     let socket = setup.dir.path().join("api.sock");
     let listen = format!("listen = \"unix:{}\"\n", socket.display());
     setup.settings(&format!(
@@ -252,7 +250,7 @@ fn each_api_at_an_address_has_its_own_callers() {
         api("theirs", us + 1),
         api("ours", us)
     ));
-    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.trust(simulator.ca_pem());
     let _sidecar = setup.start();
     let mut client = Sidecar::connect_unix(&socket);
     assert_eq!(client.send(&Request::get("/ours/_sim/echo")).status, 200);

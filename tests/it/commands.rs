@@ -8,19 +8,11 @@ use std::{
     process::Command,
 };
 
-use careportals_simulator::{LoginFault, Simulator};
+use careportals_simulator::LoginFault;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
 use crate::harness::{PASSWORD, Setup, Sidecar, simulator};
-
-/// With a control socket in the test's own directory.
-fn controlled(simulator: &Simulator) -> Setup {
-    let mut setup = Setup::new(simulator);
-    let path = setup.dir.path().join("control.sock");
-    setup.variable("CAREPORTALS_CONTROL_SOCKET", path.to_str().unwrap());
-    setup
-}
 
 /// A command that succeeds, and what it prints.
 #[track_caller]
@@ -41,7 +33,7 @@ fn complains(setup: &Setup, arguments: &[&str]) -> String {
 #[test]
 fn status_is_a_table() {
     let simulator = simulator();
-    let sidecar = controlled(&simulator).start().ready();
+    let sidecar = Setup::controlled(&simulator).start().ready();
     let table = says(&sidecar, &["status"]);
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with(&format!("careportals-sidecar {}: running for ", env!("CARGO_PKG_VERSION"))), "{table}");
@@ -60,7 +52,7 @@ fn status_is_a_table() {
 fn status_says_what_failed_and_what_to_do() {
     let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::Status(401)));
-    let sidecar = controlled(&simulator).start();
+    let sidecar = Setup::controlled(&simulator).start();
     sidecar.wait_for_log("\"rejected\"");
     let table = says(&sidecar, &["status"]);
     assert!(table.contains("\ndefault  rejected  -  "), "{table}");
@@ -71,7 +63,7 @@ fn status_says_what_failed_and_what_to_do() {
 #[test]
 fn status_json_is_the_document_as_it_came() {
     let simulator = simulator();
-    let sidecar = controlled(&simulator).start().ready();
+    let sidecar = Setup::controlled(&simulator).start().ready();
     let printed = says(&sidecar, &["status", "--json"]);
     let document: Value = serde_json::from_str(&printed).unwrap();
     assert!(printed.ends_with("}\n"));
@@ -84,7 +76,7 @@ fn status_json_is_the_document_as_it_came() {
 #[test]
 fn colours_are_for_a_terminal_and_not_under_no_color() {
     let simulator = simulator();
-    let sidecar = controlled(&simulator).start().ready();
+    let sidecar = Setup::controlled(&simulator).start().ready();
     let at_terminal = |variable: (&str, &str)| {
         let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&screen).unwrap();
@@ -112,7 +104,7 @@ fn colours_are_for_a_terminal_and_not_under_no_color() {
 #[test]
 fn login_after_rejected_credentials_were_corrected_waits_for_the_token() {
     let simulator = simulator();
-    let mut setup = controlled(&simulator);
+    let mut setup = Setup::controlled(&simulator);
     let password = setup.file("password", "wrong");
     // A command can't be watched: nobody but `login` notices the change.
     setup.without("CAREPORTALS_PASSWORD").account("password", &format!("{{ command = [\"cat\", {password:?}] }}"));
@@ -130,7 +122,7 @@ fn login_after_rejected_credentials_were_corrected_waits_for_the_token() {
 #[test]
 fn logout_then_login_by_name_and_a_name_that_is_none() {
     let simulator = simulator();
-    let sidecar = controlled(&simulator).start().ready();
+    let sidecar = Setup::controlled(&simulator).start().ready();
     assert_eq!(says(&sidecar, &["logout", "default"]), "default: logged out\n");
     assert_eq!(sidecar.get("/users/account").status, 503);
     let said = complains(&sidecar.setup, &["login", "nobody"]);
@@ -144,7 +136,7 @@ fn logout_then_login_by_name_and_a_name_that_is_none() {
 #[test]
 fn reload_waits_for_the_outcome_and_names_every_fault() {
     let simulator = simulator();
-    let mut setup = controlled(&simulator);
+    let mut setup = Setup::controlled(&simulator);
     setup.settings("drain_timeout = \"20s\"\n");
     let sidecar = setup.start().ready();
     assert_eq!(says(&sidecar, &["reload"]), "reloaded\n");
@@ -163,7 +155,7 @@ fn reload_waits_for_the_outcome_and_names_every_fault() {
 #[test]
 fn shutdown_ends_the_daemon_with_0() {
     let simulator = simulator();
-    let mut sidecar = controlled(&simulator).start().ready();
+    let mut sidecar = Setup::controlled(&simulator).start().ready();
     let said = says(&sidecar, &["shutdown"]);
     assert!(said.starts_with("shutting down"), "{said}");
     assert_eq!(sidecar.wait().code(), Some(0));

@@ -1,10 +1,12 @@
 //! Where credentials come from: files that appear and change, commands, variables, mounts.
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{fs, path::Path};
 
 use careportals_simulator::Simulator;
 
-use crate::harness::{LOGGED_IN, ORGANIZATION, PASSWORD, Request, Setup, Sidecar, USERNAME, revoke, simulator, until};
+use crate::harness::{
+    LOGGED_IN, ORGANIZATION, PASSWORD, Request, Setup, Sidecar, USERNAME, mount_secret, renew_secret, revoke, simulator, until,
+};
 
 const NEXT: &str = "demo-password-2";
 
@@ -93,12 +95,12 @@ fn a_swapped_kubernetes_mount_logs_in_anew() {
     let mount = setup.dir.path().join("mount");
     let sidecar = setup.start().ready();
     control.set_credentials(ORGANIZATION, USERNAME, NEXT);
-    swap(&mount, "..second", ORGANIZATION, USERNAME, NEXT);
+    renew_secret(&mount, "..second", &files(ORGANIZATION, USERNAME, NEXT));
     logs_in_with(&simulator, NEXT);
     assert_eq!(sidecar.get("/users/account").status, 200);
     // The new directory is watched as the old one was.
     control.set_credentials(ORGANIZATION, USERNAME, "demo-password-3");
-    swap(&mount, "..third", ORGANIZATION, USERNAME, "demo-password-3");
+    renew_secret(&mount, "..third", &files(ORGANIZATION, USERNAME, "demo-password-3"));
     logs_in_with(&simulator, "demo-password-3");
     assert_eq!(control.counts().logins, 3);
 }
@@ -145,7 +147,7 @@ fn a_changed_organization_drops_the_old_token_at_once() {
     sidecar.wait_for_log("logged in");
     let sidecar = sidecar.ready();
     control.hold_logins(true);
-    swap(&mount, "..second", "other", "service@other.example.test", "other-password-1");
+    renew_secret(&mount, "..second", &files("other", "service@other.example.test", "other-password-1"));
     until("two log-ins have begun", || control.counts().logins == 2);
     let answer = sidecar.get("/users/account");
     assert_eq!((answer.status, answer.problem().as_str()), (503, "token_pending"));
@@ -273,30 +275,22 @@ fn in_files(simulator: &Simulator) -> Setup {
 fn mounted(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
     let mount = setup.dir.path().join("mount");
-    write(&mount.join("..first"), ORGANIZATION, USERNAME, PASSWORD);
-    symlink("..first", mount.join("..data")).unwrap();
-    for name in ["organization", "username", "password"] {
-        symlink(format!("..data/{name}"), mount.join(name)).unwrap();
-    }
+    mount_secret(&mount, "..first", &files(ORGANIZATION, USERNAME, PASSWORD));
     setup.without("CAREPORTALS_ORGANIZATION").without("CAREPORTALS_USERNAME").without("CAREPORTALS_PASSWORD");
     setup.variable("CAREPORTALS_CREDENTIALS_DIR", mount.to_str().unwrap());
     setup
 }
 
-/// As the kubelet does it: a new directory, the symlink replaced in one step, the old directory removed.
-fn swap(mount: &Path, directory: &str, organization: &str, username: &str, password: &str) {
-    let old = mount.join(fs::read_link(mount.join("..data")).unwrap());
-    write(&mount.join(directory), organization, username, password);
-    symlink(directory, mount.join("..data_tmp")).unwrap();
-    fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
-    fs::remove_dir_all(old).unwrap();
-}
-
 fn write(directory: &Path, organization: &str, username: &str, password: &str) {
     fs::create_dir_all(directory).unwrap();
-    for (name, value) in [("organization", organization), ("username", username), ("password", password)] {
+    for (name, value) in files(organization, username, password) {
         fs::write(directory.join(name), value).unwrap();
     }
+}
+
+/// Files of credentials: names and values.
+fn files<'a>(organization: &'a str, username: &'a str, password: &'a str) -> [(&'static str, &'a str); 3] {
+    [("organization", organization), ("username", username), ("password", password)]
 }
 
 /// The password's file is changed in some way; requests get through all the time.

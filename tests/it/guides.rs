@@ -84,10 +84,9 @@ fn what_the_guides_have_typed_does_what_they_say() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     let password = setup.file("password", PASSWORD);
-    let socket = setup.dir.path().join("control.sock");
+    let socket = setup.control_socket();
     setup.without("CAREPORTALS_PASSWORD").variable("CAREPORTALS_PASSWORD_FILE", password.to_str().unwrap());
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
-    setup.variable("CAREPORTALS_CONTROL_SOCKET", socket.to_str().unwrap());
+    setup.with_telemetry().with_control_socket();
     symlink(env!("CARGO_BIN_EXE_careportals-sidecar"), setup.dir.path().join("careportals-sidecar")).unwrap();
     let environment: Vec<_> =
         setup.command("run").get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();

@@ -14,7 +14,7 @@ use careportals_simulator::Simulator;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{LOGGED_IN, PASSWORD, Request, Setup, Sidecar, USERNAME, simulator, until};
+use crate::harness::{LOGGED_IN, PASSWORD, Request, Setup, Sidecar, USERNAME, mount_secret, renew_secret, simulator, until};
 
 /// Where an unprivileged user may read.
 const NOBODY: u32 = 65534;
@@ -211,16 +211,6 @@ fn a_file_that_comes_to_lead_out_of_reach_is_not_read_whoever_we_are() {
     assert_eq!(sidecar.send(&request("anything")).status, 200);
 }
 
-/// As Kubernetes renews a mounted secret: a directory of the new files, and a link that is swapped.
-fn swap(mount: &Path, version: &str, password: &str) {
-    let directory = mount.join(version);
-    fs::create_dir(&directory).unwrap();
-    fs::write(directory.join("username"), USERNAME).unwrap();
-    fs::write(directory.join("password"), password).unwrap();
-    symlink(version, mount.join("..next")).unwrap();
-    fs::rename(mount.join("..next"), mount.join("..data")).unwrap();
-}
-
 #[test]
 fn secrets_are_renewed_inside_the_sandbox() {
     let simulator = simulator();
@@ -228,17 +218,14 @@ fn secrets_are_renewed_inside_the_sandbox() {
     let mut setup = Setup::new(&simulator);
     setup.global("hardening", "required");
     let mount = setup.dir.path().join("mount");
-    fs::create_dir(&mount).unwrap();
-    swap(&mount, "..1", PASSWORD);
+    mount_secret(&mount, "..1", &[("username", USERNAME), ("password", PASSWORD)]);
     for name in ["username", "password"] {
-        symlink(format!("..data/{name}"), mount.join(name)).unwrap();
         let variable = format!("CAREPORTALS_{}", name.to_uppercase());
         setup.without(&variable).variable(&format!("{variable}_FILE"), mount.join(name).to_str().unwrap());
     }
     let sidecar = setup.start().ready();
     control.set_credentials("demo", USERNAME, "another-password");
-    swap(&mount, "..2", "another-password");
-    fs::remove_dir_all(mount.join("..1")).unwrap();
+    renew_secret(&mount, "..2", &[("username", USERNAME), ("password", "another-password")]);
     sidecar.wait_for_logs(LOGGED_IN, 2);
     assert_eq!(control.counts().login_ok, 2);
     assert_eq!(sidecar.get("/users/account").status, 200);

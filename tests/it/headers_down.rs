@@ -217,9 +217,7 @@ fn a_location_at_the_upstream_becomes_a_path_on_our_side_and_any_other_stays_as_
         let (base, prefix) = layout;
         each_way(
             |simulator, setup| {
-                setup
-                    .variable("CAREPORTALS_UPSTREAM", &format!("{}{base}", simulator.base_url()))
-                    .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()));
+                setup.upstream(&format!("{}{base}", simulator.base_url()), simulator);
                 if !prefix.is_empty() {
                     setup.api("prefix", &format!("\"{prefix}\""));
                 }
@@ -390,10 +388,7 @@ fn an_echoed_token_does_not_come_back() {
 fn parrot(answers: usize) -> (Setup, Simulator, thread::JoinHandle<()>) {
     let (simulator, listener) = (simulator(), TcpListener::bind("127.0.0.1:0").unwrap());
     let mut setup = Setup::new(&simulator);
-    setup
-        .variable("CAREPORTALS_UPSTREAM", &format!("http://{}", listener.local_addr().unwrap()))
-        .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()))
-        .api("allow_insecure_upstream", "true");
+    setup.upstream(&format!("http://{}", listener.local_addr().unwrap()), &simulator).api("allow_insecure_upstream", "true");
     let talking = thread::spawn(move || {
         for _ in 0..answers {
             let (mut stream, _) = listener.accept().unwrap();
@@ -452,7 +447,7 @@ fn location(sidecar: &Sidecar, path: &str, to: &str) -> String {
 fn a_header_that_echoes_the_token_comes_back_without_it_and_is_counted() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.with_telemetry();
     let sidecar = setup.start().ready();
     let token = simulator.control().last_token().unwrap();
     let to = location(&sidecar, "/_sim/redirect", &format!("https://elsewhere.example/?token={token}"));

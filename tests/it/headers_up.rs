@@ -211,10 +211,6 @@ fn arrived(way: &Way<'_>, answer: &Answer) -> Result<Vec<(String, String)>, Stri
     Ok(all)
 }
 
-fn with_headers<'a>(request: Request, headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Request {
-    headers.into_iter().fold(request, |request, (name, value)| request.header(name, value))
-}
-
 /// As it is, in lower case, in upper case, and with underscores.
 fn spellings(name: &str) -> Vec<String> {
     let mut all = vec![name.to_owned(), name.to_lowercase(), name.to_uppercase(), name.replace('-', "_")];
@@ -239,7 +235,7 @@ fn what_a_client_must_not_send_is_removed_in_every_spelling() {
                     // Two origins are nobody's.
                     let is_origin = name.eq_ignore_ascii_case("origin");
                     for sent in [Some(alone), Some(twice).filter(|_| !is_origin)].into_iter().flatten() {
-                        let request = with_headers(Request::get("/_sim/echo"), sent.iter().copied()).header("X-Kept", "1");
+                        let request = Request::get("/_sim/echo").headers(sent.iter().copied()).header("X-Kept", "1");
                         let answer = way.client.send(&request);
                         let row = format!("{sent:?} {way}");
                         faults.compare(row, &arrived(way, &answer), &Ok(owned(&[("x-kept", "1")])));
@@ -303,7 +299,7 @@ fn a_request_of_several_headers_arrives_as_its_row_says() {
 
 fn play(case: &Case, way: &mut Way<'_>, faults: &mut Faults) {
     let request = if case.body.is_empty() { Request::get("/_sim/echo") } else { Request::post("/_sim/echo", case.body) };
-    let answer = way.client.send(&with_headers(request, case.sent.iter().copied()));
+    let answer = way.client.send(&request.headers(case.sent.iter().copied()));
     let from_http2 = case.arrives_from_http2.filter(|_| way.client.is_http2());
     let mut expected = owned(from_http2.unwrap_or(case.arrives));
     let found = arrived(way, &answer);

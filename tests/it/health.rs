@@ -16,7 +16,7 @@ use crate::harness::{
 
 fn observed(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.with_telemetry();
     setup
 }
 
@@ -82,7 +82,7 @@ fn in_an_outage_at_start_the_reason_is_told_and_nobody_restarts_the_daemon_for_i
 fn a_daemon_whose_log_in_is_rejected_stays_ready_while_its_token_is_good() {
     let simulator = simulator();
     let mut setup = Setup::eager(&simulator);
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.with_telemetry();
     let sidecar = setup.start().ready();
     simulator.control().set_login_fault(Some(LoginFault::Status(401)));
     // The log-in that its 401 causes is refused; the token may yet be good for other paths.

@@ -74,7 +74,7 @@ fn a_daemon_without_a_token_is_alive_and_started_but_not_ready() {
     let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::Status(401)));
     let mut setup = Setup::new(&simulator);
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.with_telemetry();
     let mut sidecar = setup.start();
     let address = sidecar.telemetry_address().to_string();
     for probe in ["--live", "--started"] {

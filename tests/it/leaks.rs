@@ -142,9 +142,7 @@ fn setup(simulator: &Simulator) -> Setup {
     for (name, value) in [("ORGANIZATION", ORGANIZATION), ("USERNAME", USERNAME), ("PASSWORD", PASSWORD)] {
         setup.variable(&format!("CAREPORTALS_{name}"), value);
     }
-    let socket = setup.dir.path().join("control.sock");
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
-    setup.variable("CAREPORTALS_CONTROL_SOCKET", socket.to_str().unwrap());
+    setup.with_telemetry().with_control_socket();
     setup
 }
 
@@ -158,7 +156,7 @@ fn look_around(sidecar: &Sidecar, hunt: &mut Hunt) {
         assert!(!answer.text().is_empty(), "{request:?} {answer:?}");
         hunt.said(format!("{:?} {}", answer.headers, answer.text()));
     }
-    let answer = Sidecar::connect_unix(&sidecar.setup.dir.path().join("control.sock")).send(&Request::get("/status"));
+    let answer = Sidecar::connect_unix(&sidecar.setup.control_socket()).send(&Request::get("/status"));
     assert_eq!(answer.status, 200, "{answer:?}");
     hunt.said(answer.text());
     for arguments in [&["status"][..], &["status", "--json"], &["config"]] {

@@ -4,8 +4,7 @@ use std::{
     fs,
     io::ErrorKind,
     net::{TcpListener, TcpStream},
-    os::unix::{fs::PermissionsExt, net::UnixListener},
-    path::Path,
+    os::unix::net::UnixListener,
     process::Command,
     time::{Duration, Instant},
 };
@@ -13,7 +12,7 @@ use std::{
 use careportals_simulator::{Control, Simulator};
 use rustix::process::{Signal, getuid};
 
-use crate::harness::{Connection, Request, Setup, Sidecar, held, simulator, until};
+use crate::harness::{Connection, Request, Setup, Sidecar, held, mode, simulator, until};
 
 fn until_refused(sidecar: &Sidecar) {
     // Until then a connection may be queued, and is closed with the socket or a moment later.
@@ -266,10 +265,6 @@ fn on_unix(simulator: &Simulator) -> (Setup, std::path::PathBuf) {
     let path = setup.dir.path().join("sidecar.sock");
     setup.variable("CAREPORTALS_LISTEN", &format!("unix:{}", path.display()));
     (setup, path)
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
 #[test]

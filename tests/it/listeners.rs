@@ -29,8 +29,7 @@ fn api(name: &str, account: &str, upstream: &str, rest: &str) -> String {
 fn setup(simulator: &Simulator, settings: &str) -> Setup {
     let mut setup = Setup::empty();
     setup.settings(settings);
-    let ca = setup.file("ca.pem", simulator.ca_pem());
-    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.trust(simulator.ca_pem());
     setup
 }
 

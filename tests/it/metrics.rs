@@ -22,7 +22,7 @@ use crate::harness::{
 const PREFIX: &str = "careportals_sidecar_";
 
 fn observed(mut setup: Setup) -> Setup {
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.with_telemetry();
     setup
 }
 

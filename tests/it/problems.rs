@@ -38,9 +38,7 @@ fn assert_problem(answer: &Answer, status: u16, code: &str, proxy_error: &str) {
 /// An API that is elsewhere than the log-in.
 fn split(simulator: &Simulator, upstream: &str) -> Setup {
     let mut setup = Setup::new(simulator);
-    setup
-        .variable("CAREPORTALS_UPSTREAM", upstream)
-        .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()));
+    setup.upstream(upstream, simulator);
     setup
 }
 

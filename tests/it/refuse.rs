@@ -10,7 +10,7 @@ fn code(answer: &Answer) -> String {
 
 /// A request to the echo with each of `headers`.
 fn echo(headers: &[(&str, &str)]) -> Request {
-    headers.iter().fold(Request::get("/_sim/echo"), |request, (name, value)| request.header(name, value))
+    Request::get("/_sim/echo").headers(headers.iter().copied())
 }
 
 #[test]
@@ -60,10 +60,7 @@ fn a_host_that_names_this_machine_passes_with_any_port() {
 fn a_host_that_names_the_upstream_passes() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
-    setup
-        .variable("CAREPORTALS_UPSTREAM", "https://api.careportals.invalid")
-        .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()))
-        .api("connect_timeout", "200ms");
+    setup.upstream("https://api.careportals.invalid", &simulator).api("connect_timeout", "200ms");
     let sidecar = setup.start();
     for host in ["api.careportals.invalid", "API.CarePortals.invalid:443"] {
         let answer = sidecar.send(&Request::get("/").host(host));
@@ -301,9 +298,7 @@ fn log_in_and_refresh_paths_of_the_account_are_refused_too() {
 fn the_final_path_at_the_upstream_is_what_counts() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
-    setup
-        .variable("CAREPORTALS_UPSTREAM", &format!("{}/auth", simulator.base_url()))
-        .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()));
+    setup.upstream(&format!("{}/auth", simulator.base_url()), &simulator);
     let sidecar = setup.start();
     // The upstream sees /auth/login, /auth/ and so on; and /auth/auth would be its log-in if it has its own under its base.
     for target in ["/login", "/LOGIN/", "/", "/?x", "http://localhost", "/../auth", "/%2e%2e/patient/auth", "/auth"] {

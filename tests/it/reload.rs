@@ -30,11 +30,15 @@ struct Reloading {
 }
 
 impl Reloading {
+    fn of(sidecar: Sidecar) -> Self {
+        let ca = sidecar.setup.dir.path().join("ca.pem");
+        Self { sidecar, ca, reloads: 0 }
+    }
+
     fn start(simulator: &Simulator, apis: &str) -> Self {
         let mut setup = Setup::empty();
-        let ca = setup.file("ca.pem", simulator.ca_pem());
-        setup.settings(&format!("{ACCOUNT}{apis}")).variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
-        Self { sidecar: setup.start(), ca, reloads: 0 }
+        setup.settings(&format!("{ACCOUNT}{apis}")).trust(simulator.ca_pem());
+        Self::of(setup.start())
     }
 
     fn write(&self, settings: &str) {
@@ -163,10 +167,9 @@ fn what_needs_a_restart_is_refused_whole_with_that_reason() {
     let simulator = simulator();
     let fixed = |rest: &str| format!("{ACCOUNT}{}", api("one", &simulator, &format!("{ANY_PORT}\n{rest}")));
     let mut setup = Setup::empty();
-    let ca = setup.file("ca.pem", simulator.ca_pem());
-    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap()).without("CAREPORTALS_WORKERS");
+    setup.trust(simulator.ca_pem()).without("CAREPORTALS_WORKERS");
     setup.settings(&format!("workers = 2\n{}", fixed("")));
-    let daemon = Reloading { sidecar: setup.start(), ca, reloads: 0 };
+    let daemon = Reloading::of(setup.start());
     for (global, setting) in [
         ("workers = 3", "workers"),
         ("workers = 2\nhardening = \"off\"", "hardening"),
@@ -283,10 +286,9 @@ fn the_log_filter_and_the_access_log_change_at_once() {
     let simulator = simulator();
     let one = api("one", &simulator, ANY_PORT);
     let mut setup = Setup::empty();
-    let ca = setup.file("ca.pem", simulator.ca_pem());
-    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap()).without("CAREPORTALS_LOG");
+    setup.trust(simulator.ca_pem()).without("CAREPORTALS_LOG");
     setup.settings(&format!("access_log = \"off\"\n{ACCOUNT}{one}"));
-    let mut daemon = Reloading { sidecar: setup.start(), ca, reloads: 0 };
+    let mut daemon = Reloading::of(setup.start());
     assert_eq!(daemon.echo().status, 200);
     daemon.reload(&format!("{ACCOUNT}{one}"));
     assert_eq!(daemon.sidecar.get("/users/account").status, 200);

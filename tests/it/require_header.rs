@@ -3,8 +3,6 @@
 use std::{
     fs,
     net::TcpStream,
-    os::unix::fs::symlink,
-    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Instant,
@@ -13,7 +11,9 @@ use std::{
 use careportals_simulator::Simulator;
 use rustix::process::{Signal, getuid};
 
-use crate::harness::{Answer, Connection, Http2, OFF_AND_AUTO, Request, SetAtEnd, Setup, Sidecar, simulator, until};
+use crate::harness::{
+    Answer, Connection, Http2, OFF_AND_AUTO, Request, SetAtEnd, Setup, Sidecar, mount_secret, renew_secret, simulator, until,
+};
 
 const VALUE: &str = "canary-required-1";
 const NEXT: &str = "canary-required-2";
@@ -42,7 +42,7 @@ fn from_file(simulator: &Simulator, content: &str) -> Setup {
 }
 
 fn echo(lines: &[(&str, &str)]) -> Request {
-    lines.iter().fold(Request::get("/_sim/echo"), |request, (name, value)| request.header(name, value))
+    Request::get("/_sim/echo").headers(lines.iter().copied())
 }
 
 fn with(value: &str) -> Request {
@@ -94,7 +94,7 @@ fn without_a_value_the_header_must_be_there_whatever_it_holds() {
 fn with_a_value_it_must_be_there_once_and_hold_just_that() {
     let simulator = simulator();
     let mut setup = with_value(&simulator, &format!("\"{VALUE}\""));
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.with_telemetry();
     let sidecar = setup.start().ready_with(&with(VALUE));
     simulator.control().reset_counts();
     for name in ["x-app-key", "x_app_key", "x-app_key"] {
@@ -220,10 +220,9 @@ fn each_api_at_an_address_requires_its_own_header() {
     let socket = setup.dir.path().join("api.sock");
     let shared = format!("account = \"demo\"\nupstream = \"{}\"\nlisten = \"unix:{}\"", simulator.base_url(), socket.display());
     let api = |name: &str, rest: &str| format!("[apis.{name}]\n{shared}\nprefix = \"/{name}\"\n{rest}\n");
-    let ca = setup.file("ca.pem", simulator.ca_pem());
     let one = api("one", &format!("require_header = {{ name = \"x-app-key\", value = \"{VALUE}\" }}"));
     let (two, three) = (api("two", "require_header = { name = \"x-two\" }"), api("three", ""));
-    setup.settings(&format!("{ACCOUNT}{one}{two}{three}")).variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.settings(&format!("{ACCOUNT}{one}{two}{three}")).trust(simulator.ca_pem());
     let _sidecar = setup.start();
     let mut client = Sidecar::connect_unix(&socket);
     let mut status = |path: &str, lines: &[(&str, &str)]| {
@@ -258,31 +257,18 @@ fn the_value_may_come_from_a_variable_a_command_or_a_file() {
     }
 }
 
-/// As Kubernetes does it: the directory behind `..data` is another one at once.
-fn swap(mount: &Path, name: &str, value: &str) {
-    fs::create_dir(mount.join(name)).unwrap();
-    fs::write(mount.join(name).join("key"), value).unwrap();
-    symlink(name, mount.join("..data_tmp")).unwrap();
-    let old = fs::read_link(mount.join("..data"));
-    fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
-    if let Ok(old) = old {
-        fs::remove_dir_all(mount.join(old)).unwrap();
-    }
-}
-
 #[test]
 fn a_swapped_kubernetes_mount_is_followed_under_load_and_the_new_value_is_never_refused_again() {
     let simulator = simulator();
     let setup = from_file(&simulator, "");
     let mount = setup.dir.path().join("mount");
-    swap(&mount, "..first", VALUE);
-    symlink("..data/key", mount.join("key")).unwrap();
+    mount_secret(&mount, "..first", &[("key", VALUE)]);
     let sidecar = setup.start().ready_with(&with(VALUE));
     let (ended, begun) = (AtomicBool::new(false), Instant::now());
     thread::scope(|scope| {
         let _end = SetAtEnd(&ended);
         let load: Vec<_> = (0..2).map(|_| scope.spawn(|| follows(&sidecar, &ended))).collect();
-        swap(&mount, "..second", NEXT);
+        renew_secret(&mount, "..second", &[("key", NEXT)]);
         until_status(&sidecar, &with(NEXT), 200);
         assert_refused(&sidecar.send(&with(VALUE)));
         let mut client = sidecar.connect();
@@ -296,7 +282,7 @@ fn a_swapped_kubernetes_mount_is_followed_under_load_and_the_new_value_is_never_
         }
     });
     // The new directory is watched as the old one was, and each change was noticed by an event: nobody looks so soon.
-    swap(&mount, "..third", "canary-required-3");
+    renew_secret(&mount, "..third", &[("key", "canary-required-3")]);
     until_status(&sidecar, &with("canary-required-3"), 200);
     assert_refused(&sidecar.send(&with(NEXT)));
     assert!(begun.elapsed().as_secs() < 25, "noticed by looking");
@@ -363,9 +349,8 @@ fn during_a_reload_to_another_value_or_name_no_request_passes_unchecked() {
     };
     let of = |name: &str, value: &str| settings(&format!("require_header = {{ name = \"{name}\", value = {value} }}"));
     let mut setup = Setup::empty();
-    let ca = setup.file("ca.pem", simulator.ca_pem());
     setup.file("second", NEXT);
-    setup.settings(&settings("")).variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.settings(&settings("")).trust(simulator.ca_pem());
     // A reload can't bring a command to a daemon that has given up running any.
     setup.global("hardening", "off");
     let sidecar = setup.start().ready();
@@ -439,9 +424,7 @@ fn check_warns_of_a_written_value_and_online_tells_of_a_source_that_gives_none()
 fn the_value_and_what_clients_tried_show_nowhere() {
     let simulator = simulator();
     let mut setup = from_file(&simulator, VALUE);
-    let control = setup.dir.path().join("control.sock");
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
-    setup.variable("CAREPORTALS_CONTROL_SOCKET", control.to_str().unwrap());
+    setup.with_telemetry().with_control_socket();
     let mut sidecar = setup.start().ready_with(&with(VALUE));
     let tried = "canary-tried-value";
     let mut said = String::new();

@@ -25,9 +25,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 fn forwarding(simulator: &Simulator, peer: &TlsPeer, trusted: &Authority) -> Setup {
     let mut setup = Setup::new(simulator);
     setup.file("ca.pem", &format!("{}{}", simulator.ca_pem(), trusted.pem));
-    setup
-        .variable("CAREPORTALS_UPSTREAM", &peer.base_url())
-        .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()));
+    setup.upstream(&peer.base_url(), simulator);
     setup
 }
 
@@ -38,7 +36,7 @@ fn logging_in(peer: &TlsPeer, trusted: &Authority) -> Setup {
         .variable("CAREPORTALS_LOGIN_URL", "/auth")
         .variable("CAREPORTALS_USERNAME", USERNAME)
         .variable("CAREPORTALS_PASSWORD", PASSWORD)
-        .variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+        .with_telemetry();
     setup
 }
 

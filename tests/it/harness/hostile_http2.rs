@@ -11,8 +11,8 @@ use careportals_simulator::Simulator;
 use crate::harness::{
     Http2, OK, ORGANIZATION, RecordingUpstream, Sidecar,
     frames::{
-        Frame, FrameClient, GOAWAY, HEADERS, PREFACE, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WHOLE, WINDOW_UPDATE, frame,
-        get_fields,
+        END_HEADERS, Frame, FrameClient, GOAWAY, HEADERS, PREFACE, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WHOLE, WINDOW_UPDATE,
+        fields, frame, get_fields,
     },
     simulator,
 };
@@ -243,6 +243,12 @@ pub fn refused(stream: u32) -> Vec<u8> {
 /// A whole GET.
 pub fn get(stream: u32) -> Vec<u8> {
     frame(HEADERS, WHOLE, stream, &get_fields("/", &[]))
+}
+
+/// The head of a POST to which a body belongs.
+pub fn post(stream: u32, path: &str) -> Vec<u8> {
+    let head = [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", path)];
+    frame(HEADERS, END_HEADERS, stream, &fields(&head))
 }
 
 #[test]

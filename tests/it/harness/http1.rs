@@ -36,6 +36,11 @@ impl Request {
         self
     }
 
+    /// Several of them, in their order.
+    pub fn headers<'a>(self, headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        headers.into_iter().fold(self, |request, (name, value)| request.header(name, value))
+    }
+
     /// Replaces the `Host` that every request has from the start.
     pub fn host(mut self, host: &str) -> Self {
         host.clone_into(&mut self.headers[0].1);

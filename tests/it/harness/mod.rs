@@ -11,6 +11,7 @@
 //! | `each_way` | a client of each protocol in front of an upstream of each, and rows that name themselves |
 //! | `websocket` | the client's side of a tunnel |
 //! | `crowd` | many clients at once |
+//! | `files` | modes of files, and secrets as Kubernetes mounts them |
 //! | `pattern` | bodies that both ends can check |
 //! | `recording_upstream` | an upstream that answers always alike, and keeps every byte that it is sent |
 //! | `manual_upstream` | an upstream that a test plays itself, over plain HTTP/1.1 |
@@ -29,6 +30,7 @@ pub mod websocket;
 
 mod connect_proxy;
 mod crowd;
+mod files;
 mod http1;
 mod http2;
 mod logs;
@@ -44,6 +46,7 @@ mod waiting;
 
 pub use connect_proxy::{ConnectProxy, Manner};
 pub use crowd::{Crowd, SetAtEnd};
+pub use files::{mode, mount_secret, renew_secret};
 pub use http1::{Answer, Connection, Request};
 pub use http2::Http2;
 pub use manual_http2::{Http2Peer, ManualHttp2};

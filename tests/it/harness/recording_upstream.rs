@@ -65,8 +65,7 @@ impl RecordingUpstream {
     pub fn setup(&self, simulator: &Simulator) -> Setup {
         let mut setup = Setup::new(simulator);
         setup
-            .variable("CAREPORTALS_UPSTREAM", &self.base_url())
-            .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()))
+            .upstream(&self.base_url(), simulator)
             // With one worker, what was written first has arrived first.
             .variable("CAREPORTALS_WORKERS", "1")
             .api("allow_insecure_upstream", "true");

@@ -33,13 +33,12 @@ impl Setup {
     /// Everything the environment needs for one account and one API, on a free port, in front of `simulator`.
     pub fn new(simulator: &Simulator) -> Self {
         let mut setup = Self::empty();
-        let ca = setup.file("ca.pem", simulator.ca_pem());
         setup
+            .trust(simulator.ca_pem())
             .variable("CAREPORTALS_ORGANIZATION", ORGANIZATION)
             .variable("CAREPORTALS_USERNAME", USERNAME)
             .variable("CAREPORTALS_PASSWORD", PASSWORD)
             .variable("CAREPORTALS_UPSTREAM", &simulator.base_url())
-            .variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap())
             .variable("CAREPORTALS_LISTEN", "127.0.0.1:0");
         setup
     }
@@ -59,12 +58,11 @@ impl Setup {
     /// In front of `upstream`, a base URL, without log-in; the roots are `ca_pem` alone.
     pub fn without_login(upstream: &str, ca_pem: &str) -> Self {
         let mut setup = Self::empty();
-        let ca = setup.file("ca.pem", ca_pem);
         setup
+            .trust(ca_pem)
             .variable("CAREPORTALS_ORGANIZATION", ORGANIZATION)
             .variable("CAREPORTALS_UPSTREAM", upstream)
             .variable("CAREPORTALS_LOGIN_URL", "off")
-            .variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap())
             .variable("CAREPORTALS_LISTEN", "127.0.0.1:0");
         setup
     }
@@ -132,6 +130,41 @@ impl Setup {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, text).unwrap();
         path
+    }
+
+    /// Trusts the authorities of `pem` and no others.
+    pub fn trust(&mut self, pem: &str) -> &mut Self {
+        let ca = self.file("ca.pem", pem);
+        self.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap())
+    }
+
+    /// Sends requests to `base_url`, while log-ins go to `simulator` as before.
+    pub fn upstream(&mut self, base_url: &str, simulator: &Simulator) -> &mut Self {
+        self.variable("CAREPORTALS_UPSTREAM", base_url)
+            .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()))
+    }
+
+    /// With health and metrics on a free port; see [`Sidecar::telemetry`].
+    pub fn with_telemetry(&mut self) -> &mut Self {
+        self.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0")
+    }
+
+    /// With a control socket in the test's own directory; see [`Setup::control_socket`].
+    pub fn with_control_socket(&mut self) -> &mut Self {
+        let path = self.control_socket();
+        self.variable("CAREPORTALS_CONTROL_SOCKET", path.to_str().unwrap())
+    }
+
+    /// As [`Setup::new`], with a control socket.
+    pub fn controlled(simulator: &Simulator) -> Self {
+        let mut setup = Self::new(simulator);
+        setup.with_control_socket();
+        setup
+    }
+
+    /// Where that socket is.
+    pub fn control_socket(&self) -> PathBuf {
+        self.dir.path().join("control.sock")
     }
 
     pub fn argument(&mut self, argument: &str) -> &mut Self {

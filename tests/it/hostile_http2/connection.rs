@@ -4,20 +4,14 @@ use crate::harness::{
     frames::{
         BODY, COMPRESSION_ERROR, CONTINUATION, END_HEADERS, END_STREAM, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, GOAWAY, HEADERS,
         PADDED, PING, PREFACE, PRIORITY, PROTOCOL_ERROR, PUSH_PROMISE, RST_STREAM, SETTINGS, STREAM_CLOSED, WHOLE, WINDOW_UPDATE,
-        WITH_PRIORITY, fields, frame, get_fields,
+        WITH_PRIORITY, frame, get_fields,
     },
-    hostile_http2::{Case, Ends, case, get, play, refused},
+    hostile_http2::{Case, Ends, case, get, play, post, refused},
 };
 
 /// One setting (RFC 9113, 6.5.1).
 fn setting(number: u16, value: u32) -> Vec<u8> {
     [&number.to_be_bytes()[..], &value.to_be_bytes()].concat()
-}
-
-/// The head of a POST to which a body belongs.
-fn post(stream: u32) -> Vec<u8> {
-    let head = [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", "/")];
-    frame(HEADERS, END_HEADERS, stream, &fields(&head))
 }
 
 fn update(stream: u32, by: u32) -> Vec<u8> {
@@ -71,15 +65,15 @@ fn frames_of_the_wrong_size_end_the_connection() {
     play(
         &[
             case("a body's of 2^24 - 1 bytes", &[endless], size, 0),
-            case("a body's of one byte too many", &[post(1), frame(BODY, 1, 1, &vec![0; 16_385])], size, 0),
+            case("a body's of one byte too many", &[post(1, "/"), frame(BODY, 1, 1, &vec![0; 16_385])], size, 0),
             case("a head's of one byte too many", &[frame(HEADERS, WHOLE, 1, &vec![0; 16_385])], size, 0),
             case("PING of seven bytes", &[frame(PING, 0, 0, b"seven..")], size, 0),
-            case("RST_STREAM of three", &[post(1), frame(RST_STREAM, 0, 1, &[0; 3])], size, 0),
+            case("RST_STREAM of three", &[post(1, "/"), frame(RST_STREAM, 0, 1, &[0; 3])], size, 0),
             case("WINDOW_UPDATE of three", &[frame(WINDOW_UPDATE, 0, 0, &[0; 3])], size, 0),
             case("GOAWAY of four", &[frame(GOAWAY, 0, 0, &[0; 4])], size, 0),
             case("PRIORITY of four", &[frame(PRIORITY, 0, 1, &[0; 4])], size, 0),
-            case("a body padded beyond its end", &[post(1), frame(BODY, PADDED, 1, &[9, 1, 2])], protocol, 0),
-            case("a body padded by nothing at all", &[post(1), frame(BODY, PADDED, 1, &[])], protocol, 0),
+            case("a body padded beyond its end", &[post(1, "/"), frame(BODY, PADDED, 1, &[9, 1, 2])], protocol, 0),
+            case("a body padded by nothing at all", &[post(1, "/"), frame(BODY, PADDED, 1, &[])], protocol, 0),
             case("a head padded beyond its end", &[frame(HEADERS, WHOLE | PADDED, 1, &[200, 0x82])], protocol, 0),
             case("a head with half a priority", &[frame(HEADERS, WHOLE | WITH_PRIORITY, 1, &[0; 3])], protocol, 0),
         ],
@@ -128,11 +122,11 @@ fn streams_are_used_once_and_in_ascending_order() {
         &[
             case("a lower number", &[refused(5), get(3)], after, 0),
             case("a number again", &[refused(1), get(1)], after, 0),
-            case("a number again after a reset", &[post(1), reset(1), get(1)], after, 0),
+            case("a number again after a reset", &[post(1, "/"), reset(1), get(1)], after, 0),
             case("a body after the end", &[refused(1), frame(BODY, 1, 1, b"more")], after, 0),
             case(
                 "a body after a reset, and on",
-                &[post(1), reset(1), frame(BODY, 1, 1, b"more"), get(3)],
+                &[post(1, "/"), reset(1), frame(BODY, 1, 1, b"more"), get(3)],
                 Ends::Answer(3, 200),
                 1,
             ),
@@ -157,11 +151,11 @@ fn a_window_update_of_nothing_or_too_much_is_an_error() {
         &[
             case("the connection's by nothing", &[update(0, 0), get(1)], Ends::Connection(PROTOCOL_ERROR), 0),
             case("the connection's over 2^31", &[update(0, most), get(1)], Ends::Connection(FLOW_CONTROL_ERROR), 0),
-            case("a stream's by nothing", &[post(1), update(1, 0)], Ends::Either(&[PROTOCOL_ERROR]), 0),
-            case("a stream's over 2^31", &[post(1), update(1, most)], Ends::Stream(1, FLOW_CONTROL_ERROR), 0),
+            case("a stream's by nothing", &[post(1, "/"), update(1, 0)], Ends::Either(&[PROTOCOL_ERROR]), 0),
+            case("a stream's over 2^31", &[post(1, "/"), update(1, most)], Ends::Stream(1, FLOW_CONTROL_ERROR), 0),
             case(
                 "all streams' over 2^31 by a setting",
-                &[post(1), update(1, most - 65_535), frame(SETTINGS, 0, 0, &setting(4, 65_536))],
+                &[post(1, "/"), update(1, most - 65_535), frame(SETTINGS, 0, 0, &setting(4, 65_536))],
                 Ends::Connection(FLOW_CONTROL_ERROR),
                 0,
             ),

@@ -11,7 +11,7 @@ use crate::harness::{
         BODY, CONTINUATION, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FrameClient, GOAWAY, HEADERS, PADDED,
         PING, PREFACE, PRIORITY, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WHOLE, WINDOW_UPDATE, fields, frame, get_fields,
     },
-    hostile_http2::{PROMPTLY, Scene, get, opened, refused, status_of},
+    hostile_http2::{PROMPTLY, Scene, get, opened, post, refused, status_of},
     simulator, until, until_still,
 };
 
@@ -63,12 +63,6 @@ fn assert_peak(sidecar: &Sidecar, name: &str, kib: u64) {
     let peak = sidecar.peak_memory_kib();
     println!("peak of {name}: {peak} KiB of {}", ITSELF + kib);
     assert!(peak < ITSELF + kib, "{name}: {peak} KiB");
-}
-
-/// The head of a POST to which a body belongs.
-fn post(stream: u32, path: &str) -> Vec<u8> {
-    let head = [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", path)];
-    frame(HEADERS, END_HEADERS, stream, &fields(&head))
 }
 
 #[test]

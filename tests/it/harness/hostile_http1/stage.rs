@@ -86,8 +86,7 @@ impl Stage {
         let (simulator, upstream) = (simulator(), Recorder::start());
         let mut setup = Setup::new(&simulator);
         setup
-            .variable("CAREPORTALS_UPSTREAM", &format!("http://{}", upstream.address()))
-            .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()))
+            .upstream(&format!("http://{}", upstream.address()), &simulator)
             .variable("CAREPORTALS_WORKERS", "1")
             .api("allow_insecure_upstream", "true");
         adjust(&mut setup);

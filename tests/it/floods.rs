@@ -7,12 +7,12 @@ use std::{
     net::{Shutdown, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use careportals_simulator::Simulator;
 
-use crate::harness::{Connection, PATIENCE, Request, SetAtEnd, Setup, Sidecar, let_time_pass, never, simulator, until};
+use crate::harness::{Connection, PATIENCE, Request, SetAtEnd, Setup, Sidecar, let_time_pass, never, now, simulator, until};
 
 /// Answers of the simulator take milliseconds; the rest is for machines that have much else to do. Shorter than every
 /// default time-out that somebody could have to wait for because of a flood.
@@ -77,7 +77,7 @@ fn while_another_is_served(sidecar: &Sidecar, flood: impl FnOnce()) {
         let another = scope.spawn(|| {
             let (mut served, mut slowest) = (0, Duration::ZERO);
             while served < 4 || !over.load(Ordering::Relaxed) {
-                let start = Instant::now();
+                let start = now();
                 let status = if served % 2 == 0 { connect().send(&ask).status } else { kept.send(&ask).status };
                 assert_eq!(status, 200);
                 slowest = slowest.max(start.elapsed());
@@ -116,7 +116,7 @@ fn heads_that_drip_in_byte_by_byte_from_many_end_with_head_timeout() {
     let simulator = simulator();
     let sidecar = with(&simulator, &[("head_timeout", "500ms")]);
     while_another_is_served(&sidecar, || {
-        let (start, mut slow) = (Instant::now(), open(&sidecar, CLIENTS));
+        let (start, mut slow) = (now(), open(&sidecar, CLIENTS));
         for stream in &slow {
             stream.set_nonblocking(true).unwrap();
         }
@@ -164,7 +164,7 @@ fn a_client_that_hoards_silent_connections_loses_one_to_others_after_a_moment() 
     let simulator = simulator();
     let sidecar = with(&simulator, &[("max_connections", "50")]);
     let mut silent = open(&sidecar, 2 * SEATS);
-    let start = Instant::now();
+    let start = now();
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
     // Two full houses were there before, and each had its second to say something; `head_timeout` is ten.
     assert!(start.elapsed() >= Duration::from_millis(900), "they were not in the way: {:?}", start.elapsed());
@@ -186,7 +186,7 @@ fn a_client_that_hoards_idle_connections_loses_one_to_others_at_once() {
         assert_eq!(client.send(&Request::get("/_sim/status/204")).status, 204);
     }
     for _ in 0..SEATS {
-        let start = Instant::now();
+        let start = now();
         assert_eq!(sidecar.get("/_sim/status/204").status, 204);
         assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
     }
@@ -230,7 +230,7 @@ fn a_body_in_a_great_many_small_pieces_takes_no_more_memory_than_others() {
             stream.set_nonblocking(true).unwrap();
         }
         // Until nobody takes any more.
-        let start = Instant::now();
+        let start = now();
         while start.elapsed() < Duration::from_millis(700) {
             for stream in &mut clients {
                 let _ = stream.write(pieces.as_bytes());
@@ -351,7 +351,7 @@ fn clients_that_stop_writing_in_a_head_or_body_are_let_go_at_once() {
     // No limit but the longest ones.
     let sidecar = with(&simulator, &[]);
     while_another_is_served(&sidecar, || {
-        let start = Instant::now();
+        let start = now();
         let mut clients = open(&sidecar, CLIENTS);
         for (number, stream) in clients.iter_mut().enumerate() {
             let begun = if number % 2 == 0 {

@@ -1,9 +1,6 @@
 //! HTTP/2 by prior knowledge, on the listeners that serve HTTP/1.x.
 
-use std::{
-    net::Shutdown,
-    time::{Duration, Instant},
-};
+use std::{net::Shutdown, time::Duration};
 
 use rustix::process::Signal;
 
@@ -13,7 +10,7 @@ use crate::harness::{
         BODY, CONTINUATION, END_HEADERS, END_STREAM, FrameClient, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, fields,
         frame, get_fields,
     },
-    let_time_pass, never, pattern, seen, simulator, until, until_seen,
+    let_time_pass, never, now, pattern, seen, simulator, until, until_seen,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -98,7 +95,7 @@ fn head_timeout_runs_until_the_first_whole_request() {
     setup.api("head_timeout", "300ms");
     let sidecar = setup.start().ready();
     for beginning in [&PREFACE[..5], PREFACE, &[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()] {
-        let start = Instant::now();
+        let start = now();
         let mut raw = FrameClient::silent(sidecar.address());
         raw.write(beginning);
         raw.last_words();

@@ -4,12 +4,11 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener},
     thread::JoinHandle,
-    time::Instant,
 };
 
 use careportals_simulator::LoginFault;
 
-use crate::harness::{Output, PATIENCE, Setup, simulator};
+use crate::harness::{Output, PATIENCE, Setup, now, simulator};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const NOT_READY: &str = "HTTP/1.1 503 Service Unavailable\r\n\r\n\
@@ -109,7 +108,7 @@ fn wait_ends_in_time_when_nobody_answers() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap().to_string();
     drop(free);
-    let start = Instant::now();
+    let start = now();
     let output = healthcheck(&address, &["--wait", "300ms"]);
     assert_eq!(output.code, Some(1), "{output:?}");
     assert!(start.elapsed().as_millis() >= 300);

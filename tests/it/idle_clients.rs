@@ -1,16 +1,13 @@
 //! Connections on which nothing happens: how long they stay, and who has to go when there is no seat left.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 use careportals_simulator::Simulator;
 
 use crate::harness::{
     Connection, Http2, PATIENCE, Request, Setup, Sidecar,
     frames::{FrameClient, HEADERS, frame, get_fields},
-    let_time_pass, simulator, until,
+    let_time_pass, now, simulator, until,
 };
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -35,13 +32,13 @@ fn an_idle_connection_is_closed_after_client_idle_and_not_before() {
     let simulator = simulator();
     let sidecar = with_short_idle(&simulator);
     let mut client = idle(&sidecar);
-    let start = Instant::now();
+    let start = now();
     assert_eq!(client.read_to_end(), b"");
     assert!(start.elapsed() >= ALMOST, "{:?}", start.elapsed());
 
     // One that asks again and again stays.
     let mut client = sidecar.connect();
-    let start = Instant::now();
+    let start = now();
     while start.elapsed() < 3 * SHORT {
         assert_eq!(client.send(&Request::get("/_sim/drip?bytes=3&interval_ms=60")).status, 200);
     }
@@ -99,7 +96,7 @@ fn an_idle_http2_connection_is_told_and_closed_and_pings_do_not_keep_it() {
     let sidecar = with_short_idle(&simulator);
     let (mut client, mut pings) = Http2::ping(sidecar.address());
     assert_eq!(client.get("/_sim/echo").status, 200);
-    let start = Instant::now();
+    let start = now();
     while client.pong(&mut pings) {
         assert!(start.elapsed() < PATIENCE, "still open");
         client.stay_for("the client pings now and then", Duration::from_millis(20));

@@ -6,13 +6,13 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::net::UnixListener,
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use careportals_simulator::{Control, Simulator};
 use rustix::process::{Signal, getuid};
 
-use crate::harness::{Connection, Request, Setup, Sidecar, held, mode, simulator, until};
+use crate::harness::{Connection, Request, Setup, Sidecar, held, mode, now, simulator, until};
 
 fn until_refused(sidecar: &Sidecar) {
     // Until then a connection may be queued, and is closed with the socket or a moment later.
@@ -44,7 +44,7 @@ fn what_is_still_in_flight_after_drain_timeout_is_cut_and_the_exit_code_is_0() {
     setup.global("drain_timeout", "300ms");
     let mut sidecar = setup.start().ready();
     let mut client = held(&simulator, &sidecar);
-    let start = Instant::now();
+    let start = now();
     sidecar.signal(Signal::TERM);
     assert!(client.is_closed());
     assert!(start.elapsed() >= Duration::from_millis(300));
@@ -75,7 +75,7 @@ fn idle_connections_do_not_delay_the_end() {
     let mut sidecar = Sidecar::start(&simulator).ready();
     let mut idle = sidecar.connect();
     assert_eq!(idle.send(&Request::get("/_sim/echo")).status, 200);
-    let start = Instant::now();
+    let start = now();
     assert_eq!(sidecar.stop().code(), Some(0));
     assert!(idle.is_closed());
     assert!(start.elapsed() < Duration::from_secs(5), "the drain time-out is 25 s");
@@ -87,7 +87,7 @@ fn for_drain_delay_new_requests_are_still_served() {
     let mut setup = Setup::new(&simulator);
     setup.global("drain_delay", "800ms");
     let mut sidecar = setup.start().ready();
-    let start = Instant::now();
+    let start = now();
     sidecar.signal(Signal::TERM);
     sidecar.wait_for_log("new requests are still served");
     assert_eq!(sidecar.get("/_sim/echo").status, 200);

@@ -1,10 +1,10 @@
 //! The first log-in: what requests do meanwhile, and what becomes of one that fails.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use careportals_simulator::{LoginFault, Simulator};
 
-use crate::harness::{Answer, Crowd, Request, Setup, Sidecar, simulator, until};
+use crate::harness::{Answer, Crowd, Request, Setup, Sidecar, now, simulator, until, wall_clock};
 
 #[test]
 fn requests_are_accepted_before_the_first_log_in_and_wait_for_it() {
@@ -47,7 +47,7 @@ fn a_request_waits_for_a_token_no_longer_than_token_wait() {
     let mut setup = Setup::new(&simulator);
     setup.account("token_wait", "300ms");
     let sidecar = setup.start();
-    let begun = Instant::now();
+    let begun = now();
     let answer = sidecar.get("/users/account");
     assert!((Duration::from_millis(300)..Duration::from_secs(9)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     assert_eq!((answer.status, answer.problem().as_str()), (503, "token_pending"));
@@ -134,7 +134,7 @@ fn a_request_waits_for_the_next_attempt_when_that_is_close() {
 
 #[test]
 fn a_log_in_told_to_wait_waits_as_long_as_it_was_told() {
-    let in_two_minutes = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(120));
+    let in_two_minutes = httpdate::fmt_http_date(wall_clock() + Duration::from_secs(120));
     // What was asked for, and the seconds that may be left.
     let cases = [("300", 290..=300), (&in_two_minutes, 100..=120), ("100000", 890..=900)];
     for (asked, left) in cases {
@@ -142,7 +142,7 @@ fn a_log_in_told_to_wait_waits_as_long_as_it_was_told() {
         simulator.control().set_login_fault(Some(LoginFault::StatusRetryAfter(429, asked.to_owned())));
         let sidecar = Sidecar::start(&simulator);
         sidecar.wait_for_log("log-in failed");
-        let begun = Instant::now();
+        let begun = now();
         let answer = sidecar.get("/users/account");
         assert!(begun.elapsed() < Duration::from_secs(8), "{asked}: it waited for an attempt beyond token_wait");
         assert_eq!((answer.status, answer.problem().as_str()), (503, "login_failing"), "{asked}");
@@ -182,7 +182,7 @@ fn a_log_in_never_follows_a_redirect() {
 fn is_rejected(simulator: &Simulator, sidecar: &Sidecar) {
     let event = sidecar.wait_for_log("log-in failed");
     assert!(event.contains("\"rejected\""), "{event}");
-    let begun = Instant::now();
+    let begun = now();
     let answer = sidecar.get("/users/account");
     assert!(begun.elapsed() < Duration::from_secs(8), "it waited");
     assert_eq!((answer.status, answer.problem().as_str()), (503, "login_rejected"));

@@ -1,11 +1,11 @@
 //! A log-out by SIGUSR1: the token is gone, and comes back with a restart only.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use careportals_simulator::{Options, Simulator};
 use rustix::process::Signal;
 
-use crate::harness::{Crowd, PASSWORD, Request, Setup, Sidecar, never, simulator, until, until_within};
+use crate::harness::{Crowd, PASSWORD, Request, Setup, Sidecar, never, now, simulator, until, until_within};
 
 /// Longer than a changed file takes to be noticed, by far.
 const LONG_ENOUGH: Duration = Duration::from_millis(800);
@@ -16,7 +16,7 @@ fn after_a_log_out_requests_are_refused_at_once() {
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
     log_out(&sidecar);
-    let begun = Instant::now();
+    let begun = now();
     for answer in Crowd::send(&sidecar, 5, &Request::get("/users/account")).answers() {
         assert_eq!((answer.status, answer.problem().as_str()), (503, "logged_out"));
         assert!(answer.header("retry-after").is_some(), "{answer:?}");
@@ -78,7 +78,7 @@ fn a_log_out_gives_up_the_log_in_in_flight_and_frees_those_who_wait_for_it() {
     let sidecar = Sidecar::start(&simulator);
     let crowd = Crowd::send(&sidecar, 3, &Request::get("/users/account"));
     until("one log-in has begun", || control.counts().logins == 1);
-    let begun = Instant::now();
+    let begun = now();
     log_out(&sidecar);
     for answer in crowd.answers() {
         assert_eq!((answer.status, answer.problem().as_str()), (503, "logged_out"));

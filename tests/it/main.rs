@@ -5,7 +5,6 @@
 
 #![allow(unreachable_pub, reason = "one crate; nothing leaves it")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
-#![allow(clippy::disallowed_methods, reason = "real processes live in real time")]
 #![allow(clippy::format_collect, clippy::format_push_string, reason = "short beats fast here")]
 
 mod harness;

@@ -16,7 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::{
-    Answer, Connection, Crowd, OFF_AND_AUTO, PATIENCE, Request, Setup, Sidecar, revoke, simulator, until, websocket, within,
+    Answer, Connection, Crowd, OFF_AND_AUTO, PATIENCE, Request, Setup, Sidecar, revoke, simulator, until, wall_clock, websocket,
+    within,
 };
 
 const PREFIX: &str = "careportals_sidecar_";
@@ -225,7 +226,7 @@ fn the_tokens_expiry_is_when_the_token_expires_and_goes_with_it() {
     let told = sidecar.telemetry("/status").json()["accounts"][0]["expires_at"].as_str().unwrap().to_owned();
     // The document has milliseconds, of its own reading of two clocks.
     assert!((expiry - unix_time(&told)).abs() <= 1.0, "{expiry} {told}");
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    let now = wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
     assert!(expiry > now + 60.0, "{expiry} {now}");
     assert_eq!(scrape(&sidecar).sum("token_expiry_timestamp_seconds", &[]).to_bits(), expiry.to_bits(), "the same each time");
     sidecar.signal(Signal::USR1);

@@ -1,13 +1,10 @@
 //! A token's life: when it is replaced, what is sent meanwhile, and that it is never sent too late.
 
-use std::{
-    ops::RangeInclusive,
-    time::{Duration, Instant},
-};
+use std::{ops::RangeInclusive, time::Duration};
 
 use careportals_simulator::{Control, LoginFault, Options, Simulator};
 
-use crate::harness::{Crowd, LOGGED_IN, Request, Setup, Sidecar, simulator, until, until_some};
+use crate::harness::{Crowd, LOGGED_IN, Request, Setup, Sidecar, now, simulator, until, until_some};
 
 #[test]
 fn the_refresh_is_planned_between_half_and_nine_tenths_of_a_life_and_thirty_seconds_before_its_end() {
@@ -73,7 +70,7 @@ fn an_expired_token_is_never_sent() {
     let sidecar = setup.start();
     sidecar.wait_for_log("logged in");
     let sidecar = sidecar.ready();
-    let issued = Instant::now();
+    let issued = now();
     control.hold_logins(true);
     let mut connection = sidecar.connect();
     let (mut passed, mut refused) = (1, 0);

@@ -5,14 +5,13 @@ use std::{
     net::TcpStream,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Instant,
 };
 
 use careportals_simulator::Simulator;
 use rustix::process::{Signal, getuid};
 
 use crate::harness::{
-    Answer, Connection, Http2, OFF_AND_AUTO, Request, SetAtEnd, Setup, Sidecar, mount_secret, renew_secret, simulator, until,
+    Answer, Connection, Http2, OFF_AND_AUTO, Request, SetAtEnd, Setup, Sidecar, mount_secret, now, renew_secret, simulator, until,
 };
 
 const VALUE: &str = "canary-required-1";
@@ -264,7 +263,7 @@ fn a_swapped_kubernetes_mount_is_followed_under_load_and_the_new_value_is_never_
     let mount = setup.dir.path().join("mount");
     mount_secret(&mount, "..first", &[("key", VALUE)]);
     let sidecar = setup.start().ready_with(&with(VALUE));
-    let (ended, begun) = (AtomicBool::new(false), Instant::now());
+    let (ended, begun) = (AtomicBool::new(false), now());
     thread::scope(|scope| {
         let _end = SetAtEnd(&ended);
         let load: Vec<_> = (0..2).map(|_| scope.spawn(|| follows(&sidecar, &ended))).collect();

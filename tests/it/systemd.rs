@@ -4,13 +4,13 @@ use std::{
     fs,
     io::ErrorKind,
     os::unix::{fs::PermissionsExt, net::UnixDatagram},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use careportals_simulator::LoginFault;
 use rustix::process::Signal;
 
-use crate::harness::{LETS_DEBUGGERS_IN, PATIENCE, Request, Setup, Sidecar, Stalled, simulator};
+use crate::harness::{LETS_DEBUGGERS_IN, PATIENCE, Request, Setup, Sidecar, Stalled, now, simulator};
 
 /// A service manager that notes what it is told.
 struct Systemd(UnixDatagram);
@@ -36,10 +36,10 @@ impl Systemd {
 
     /// Every message until one has that line, that one included.
     fn until(&self, line: &str) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = now() + PATIENCE;
         let mut messages = Vec::new();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let left = deadline.saturating_duration_since(now()).max(Duration::from_millis(1));
             let Some(message) = self.next_within(left) else { panic!("no {line:?} in {messages:#?}") };
             let found = message.lines().any(|it| it.starts_with(line));
             messages.push(message);
@@ -162,7 +162,7 @@ fn the_watchdog_is_fed_while_every_worker_turns_and_not_while_one_is_stuck() {
     let stalled = Stalled::worker(&sidecar, 1);
     sidecar.wait_for_log("a worker does not answer: the watchdog is not fed");
     while systemd.next_within(Duration::from_millis(1)).is_some() {}
-    let silent = Instant::now();
+    let silent = now();
     while let Some(left) = LIMIT.checked_sub(silent.elapsed()).filter(|left| !left.is_zero()) {
         let message = systemd.next_within(left);
         assert!(message.as_deref() != Some("WATCHDOG=1"), "fed though a worker is stuck");

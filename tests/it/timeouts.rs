@@ -4,13 +4,13 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use careportals_simulator::{Options, Simulator};
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Answer, Connection, ManualUpstream, Request, Setup, Sidecar, simulator, until};
+use crate::harness::{Answer, Connection, ManualUpstream, Request, Setup, Sidecar, now, simulator, until};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -30,7 +30,7 @@ fn problem(answer: &Answer) -> (u16, String) {
 fn a_client_that_says_nothing_is_closed_after_head_timeout() {
     let simulator = simulator();
     let sidecar = with_short(&simulator, "head_timeout");
-    let start = Instant::now();
+    let start = now();
     let mut silent = sidecar.connect();
     assert!(silent.is_closed());
     assert!(start.elapsed() >= SHORT);
@@ -40,7 +40,7 @@ fn a_client_that_says_nothing_is_closed_after_head_timeout() {
 fn bytes_that_drip_in_do_not_extend_head_timeout() {
     let simulator = simulator();
     let sidecar = with_short(&simulator, "head_timeout");
-    let start = Instant::now();
+    let start = now();
     let mut stream = TcpStream::connect(sidecar.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     stream.write_all(b"GET /_sim/echo HTTP/1.1\r\nX-Slow: ").unwrap();
@@ -68,7 +68,7 @@ fn an_idle_connection_outlives_head_timeout_but_a_begun_head_does_not() {
     assert!(sidecar.connect().is_closed());
     assert_eq!(idle.send(&request).status, 200);
     assert!(sidecar.connect().is_closed());
-    let start = Instant::now();
+    let start = now();
     idle.write(b"GET /_sim/echo HTTP/1.1\r\nHost: loc");
     assert!(idle.is_closed());
     assert!(start.elapsed() >= SHORT);
@@ -93,7 +93,7 @@ fn a_tls_handshake_that_is_not_answered_ends_with_connect_timeout() {
     let mut setup = Setup::without_login(&format!("https://{}", silent.local_addr().unwrap()), simulator.ca_pem());
     setup.api("connect_timeout", "300ms");
     let sidecar = setup.start();
-    let start = Instant::now();
+    let start = now();
     assert_eq!(problem(&sidecar.get("/users/account")), (504, "connect_timeout".to_owned()));
     assert!(start.elapsed() >= SHORT);
 }
@@ -238,7 +238,7 @@ fn an_upstream_that_does_not_answer_within_response_timeout_is_a_504() {
     let sidecar = with_short(&simulator, "response_timeout");
     for request in [Request::get("/_sim/hang"), Request::post("/_sim/hang", "a body"), Request::new("PUT", "/_sim/hang")] {
         simulator.control().reset_counts();
-        let start = Instant::now();
+        let start = now();
         assert_eq!(problem(&sidecar.send(&request)), (504, "upstream_timeout".to_owned()));
         assert!(start.elapsed() >= SHORT);
         assert_eq!(simulator.control().counts().requests, 1, "a time-out is not tried again");
@@ -258,7 +258,7 @@ fn response_timeout_counts_from_the_last_byte_of_the_request() {
     assert_eq!(slow.answer("POST").json()["body"], "slow");
     slow.write(b"POST /_sim/hang HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl");
     assert_eq!(sidecar.get("/_sim/hang").status, 504);
-    let start = Instant::now();
+    let start = now();
     slow.write(b"ow");
     assert_eq!(problem(&slow.answer("POST")), (504, "upstream_timeout".to_owned()));
     assert!(start.elapsed() >= SHORT);
@@ -270,7 +270,7 @@ fn a_client_that_pauses_in_its_body_for_body_idle_is_told_408() {
     let sidecar = with_short(&simulator, "body_idle");
     let mut client = sidecar.connect();
     client.write(b"POST /_sim/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl");
-    let start = Instant::now();
+    let start = now();
     let answer = client.answer("POST");
     assert_eq!(problem(&answer), (408, "request_body_timeout".to_owned()));
     assert!(start.elapsed() >= SHORT);
@@ -286,7 +286,7 @@ fn an_upstream_that_pauses_in_its_body_for_body_idle_is_cut_off() {
     let sidecar = with_short(&simulator, "body_idle");
     let mut client = sidecar.connect();
     client.write(&Request::get("/_sim/drip?bytes=2&interval_ms=3600000").head());
-    let start = Instant::now();
+    let start = now();
     let answer = client.answer("GET");
     assert_eq!(answer.status, 200);
     assert_eq!(answer.body.len(), 1);
@@ -302,7 +302,7 @@ fn an_event_stream_is_held_to_stream_idle_instead() {
     let simulator = simulator();
     let quiet = "/_sim/sse?events=2&interval_ms=3600000";
     let sidecar = with_short(&simulator, "stream_idle");
-    let start = Instant::now();
+    let start = now();
     assert!(sidecar.get(quiet).cut);
     assert!(start.elapsed() >= SHORT);
 

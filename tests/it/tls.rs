@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use careportals_simulator::Simulator;
@@ -14,9 +14,9 @@ use rustls::{
 };
 
 use crate::harness::{
-    ORGANIZATION, PASSWORD, Setup, TlsPeer, USERNAME, let_time_pass, simulator,
+    ORGANIZATION, PASSWORD, Setup, TlsPeer, USERNAME, let_time_pass, now, simulator,
     tls_peer::{Authority, Heard, Identity, KEPT, TOKEN, params, server, server_of},
-    until_some,
+    until_some, wall_clock,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -96,7 +96,7 @@ fn authority() -> Authority {
 
 /// With these limits, counted from now.
 fn valid(from: impl Fn(SystemTime) -> SystemTime, to: impl Fn(SystemTime) -> SystemTime) -> CertificateParams {
-    let (now, mut params) = (SystemTime::now(), params("localhost"));
+    let (now, mut params) = (wall_clock(), params("localhost"));
     params.not_before = from(now).into();
     params.not_after = to(now).into();
     params
@@ -251,7 +251,7 @@ fn a_session_is_not_resumed_beyond_the_certificate_that_it_was_made_under() {
 #[test]
 fn a_kept_connection_is_not_used_beyond_its_servers_certificate() {
     let authority = authority();
-    let ends = Instant::now() + Duration::from_millis(2500);
+    let ends = now() + Duration::from_millis(2500);
     let peer = TlsPeer::tls(server(&authority.sign(&valid(|now| now - DAY, |now| now + Duration::from_millis(2500)))));
     let mut setup = Setup::without_login(&peer.base_url(), &authority.pem);
     setup.variable("CAREPORTALS_WORKERS", "1");
@@ -263,7 +263,7 @@ fn a_kept_connection_is_not_used_beyond_its_servers_certificate() {
             break answer;
         }
         served += 1;
-        assert!(Instant::now() < ends + Duration::from_secs(5), "a connection outlives its certificate");
+        assert!(now() < ends + Duration::from_secs(5), "a connection outlives its certificate");
         let_time_pass("the certificate expires while the connection is used now and then", Duration::from_millis(50));
     };
     assert_eq!((refused.status, refused.problem().as_str()), (502, "certificate_rejected"), "{refused:?}");

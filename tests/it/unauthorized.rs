@@ -2,12 +2,14 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use careportals_simulator::LoginFault;
 
-use crate::harness::{Answer, Crowd, LOGGED_IN, Request, SetAtEnd, Setup, Sidecar, outgrow_the_floor, revoke, simulator, until};
+use crate::harness::{
+    Answer, Crowd, LOGGED_IN, Request, SetAtEnd, Setup, Sidecar, now, outgrow_the_floor, revoke, simulator, until,
+};
 
 #[test]
 fn a_request_with_a_revoked_token_is_sent_once_more_with_a_new_one() {
@@ -255,14 +257,14 @@ fn a_path_that_always_answers_401_takes_nothing_else_down() {
     let control = simulator.control();
     control.set_login_delay(LOGIN);
     let sidecar = Setup::eager(&simulator).start().ready();
-    let begun = Instant::now();
+    let begun = now();
     let over = AtomicBool::new(false);
     let (served, longest) = std::thread::scope(|scope| {
         let other = scope.spawn(|| {
             let (mut served, mut longest) = (0, Duration::ZERO);
             let mut connection = sidecar.connect();
             while !over.load(Ordering::Relaxed) {
-                let sent = Instant::now();
+                let sent = now();
                 let answer = connection.send(&Request::get("/users/account"));
                 longest = longest.max(sent.elapsed());
                 assert_eq!(answer.status, 200, "{answer:?}");

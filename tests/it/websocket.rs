@@ -1,11 +1,11 @@
 //! `Upgrade: websocket` becomes a tunnel; every other `Upgrade` is a plain request.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::harness::{
-    Connection, ManualUpstream, RecordingUpstream, Request, Setup, Sidecar, let_time_pass, revoke, simulator, until,
+    Connection, ManualUpstream, RecordingUpstream, Request, Setup, Sidecar, let_time_pass, now, revoke, simulator, until,
     websocket::{KEY, ask, assert_echoes, handshake, message, open},
 };
 
@@ -197,12 +197,12 @@ fn a_tunnel_is_closed_after_silence_on_both_sides_for_stream_idle() {
     setup.api("stream_idle", "300ms").api("body_idle", "10ms").api("client_idle", "10ms");
     let sidecar = setup.start();
     let mut client = open(&sidecar);
-    let start = Instant::now();
+    let start = now();
     while start.elapsed() < 2 * SHORT {
         assert_echoes(&mut client, "still here");
         let_time_pass("the tunnel rests for less than `stream_idle`", Duration::from_millis(100));
     }
-    let start = Instant::now();
+    let start = now();
     assert_eq!(client.read_to_end(), b"");
     assert!(start.elapsed() >= Duration::from_millis(150), "{:?}", start.elapsed());
     assert_eq!(sidecar.wait_for_access_lines(1)[0]["cut"], "silent");

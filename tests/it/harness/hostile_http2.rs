@@ -3,7 +3,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use careportals_simulator::Simulator;
@@ -14,7 +14,7 @@ use crate::harness::{
         END_HEADERS, Frame, FrameClient, GOAWAY, HEADERS, PREFACE, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WHOLE, WINDOW_UPDATE,
         fields, frame, get_fields,
     },
-    simulator,
+    now, simulator,
 };
 
 /// Nobody who behaves waits longer than this because of somebody who does not. On a busy machine, in a debug build.
@@ -82,7 +82,7 @@ impl Scene {
 
     /// Others are served, on connections that are there and on new ones.
     pub fn others_are_served(&mut self) {
-        let start = Instant::now();
+        let start = now();
         assert_eq!(self.bystander.get(BYSTANDER).status, 200);
         assert_eq!(self.sidecar.get(BYSTANDER).status, 200);
         assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());

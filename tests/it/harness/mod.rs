@@ -58,4 +58,4 @@ pub use sidecar::{LOGGED_IN, Sidecar};
 pub use simulator::{held, outgrow_the_floor, revoke, seen, simulator, until_seen};
 pub use stalled::{LETS_DEBUGGERS_IN, Stalled};
 pub use tls_peer::TlsPeer;
-pub use waiting::{PATIENCE, let_time_pass, never, until, until_some, until_still, until_within, within};
+pub use waiting::{PATIENCE, let_time_pass, never, now, until, until_some, until_still, until_within, wall_clock, within};

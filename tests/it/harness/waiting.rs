@@ -1,9 +1,13 @@
-//! The only places where a test waits, each with its reason: for something to happen, for something not to happen, for
-//! time itself.
+//! The only place where a test reads a clock, and where it waits, each time with a reason: until something happens, to show
+//! that something does not happen, or for time itself.
+//!
+//! Clippy holds tests to that: it knows every other way to sleep as a disallowed method.
+
+#![expect(clippy::disallowed_methods, reason = "real processes live in real time")]
 
 use std::{
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Nothing in these tests takes this long unless it is broken.
@@ -14,6 +18,16 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// The longest that a test may let time pass.
 const LONGEST: Duration = Duration::from_secs(5);
+
+/// The time, to measure how long something takes.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The time of day.
+pub fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
 
 /// Waits until `holds` does. Fails after [`PATIENCE`] with `what`, which says what was waited for.
 #[track_caller]

@@ -1,8 +1,6 @@
 //! The same from an upstream: its client hears of a problem, or gets an answer that is visibly cut; the request is not sent
 //! twice, other APIs are served, and memory is bounded.
 
-use std::time::Instant;
-
 use crate::harness::{
     Answer, ManualHttp2, OK, RecordingUpstream, Request, Sidecar,
     frames::{
@@ -10,6 +8,7 @@ use crate::harness::{
         WHOLE, WINDOW_UPDATE, fields, frame,
     },
     hostile_http2::{PROMPTLY, tell_all},
+    now,
 };
 
 /// What a client is told.
@@ -94,7 +93,7 @@ impl Scene {
     }
 
     fn other_is_served(&self) {
-        let start = Instant::now();
+        let start = now();
         assert_eq!(self.sidecar.connect_to("other").send(&Request::get("/")).status, 200);
         assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
     }
@@ -321,7 +320,7 @@ fn a_server_that_allows_no_stream_is_a_problem_in_time() {
     let scene = Scene::patient("300ms");
     let mut client = scene.sidecar.connect_to("default");
     client.write(&Request::get("/users").head());
-    let start = Instant::now();
+    let start = now();
     let peer = scene.hostile.accept(0);
     let answer = client.answer("GET");
     assert!(matches!(answer.status, 502 | 504), "{answer:?}");

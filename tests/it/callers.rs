@@ -1,4 +1,4 @@
-//! Who may call: `allow_uids` and `allow_gids`, on Unix sockets and over TCP.
+//! Which users may call: `allow_uids` and `allow_gids`, on Unix sockets and over TCP.
 
 use std::{
     fs,
@@ -198,7 +198,7 @@ fn a_connection_without_an_owner_is_refused() {
     sidecar.signal(Signal::STOP);
     let pid = Pid::from_raw(sidecar.pid().try_into().unwrap());
     waitpid(pid, WaitOptions::UNTRACED).unwrap();
-    // Nobody has its socket any more by the time the request is read.
+    // No process holds its socket any more by the time the request is read.
     let mut client = TcpStream::connect(sidecar.address()).unwrap();
     client.write_all(&Request::get("/_sim/echo").head()).unwrap();
     drop(client);

@@ -1,4 +1,4 @@
-//! Our own certificate, for servers that let nobody in without one.
+//! The sidecar's own certificate, for servers that require one.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -32,7 +32,7 @@ impl World {
         self.clients.sign(&params("sidecar.test"))
     }
 
-    /// A server that requires a certificate, and remembers those who have shown one.
+    /// A server that requires a certificate, and resumes sessions of clients that have shown one.
     fn server(&self, version: &'static rustls::SupportedProtocolVersion) -> ServerConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.clients.der.clone()).unwrap();
@@ -89,7 +89,7 @@ fn log_in_server_and_upstream_are_shown_the_certificate_that_they_ask_for() {
         assert!(words.contains(PASSWORD) && words.contains(TOKEN) && words.contains(ORGANIZATION), "{words}");
         assert!(!sidecar.logs().contains("PRIVATE KEY") && !sidecar.logs().contains(client.key_pem.lines().nth(1).unwrap()));
 
-        // Whom the server does not know, or who shows nothing, gets nowhere.
+        // A client that the server does not know, or that shows no certificate, is refused.
         for other in [None, Some(&stranger)] {
             let peer = TlsPeer::tls(world.server(version));
             let mut setup = Setup::without_login(&peer.base_url(), &world.servers.pem);
@@ -128,7 +128,7 @@ fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_is_not() {
         fs::write(&key, &third.key_pem).unwrap();
         assert_eq!([shown(3), shown(4)], [second.certificate.clone(), second.certificate.clone()]);
         assert!(sidecar.wait_for_log(PAST).contains("tls_key_file: the key does not belong"), "{}", sidecar.logs());
-        // It has been replaced by another that is no better: that is no news.
+        // It has been replaced by another that is no better: that is not logged again.
         fs::write(&key, &world.client().key_pem).unwrap();
         assert_eq!(shown(5), second.certificate);
         fs::remove_file(&key).unwrap();

@@ -1,4 +1,4 @@
-//! The commands that talk to a running daemon, as somebody at a terminal meets them.
+//! The commands that talk to a running daemon, as a user at a terminal sees them.
 
 use std::{
     fs::{self, File},
@@ -86,7 +86,7 @@ fn colours_are_for_a_terminal_and_not_under_no_color() {
         let mut command = sidecar.setup.command("status");
         let ended = command.env(variable.0, variable.1).stdout(line).status().unwrap();
         assert!(ended.success());
-        // Nobody but us holds the terminal now, so that it ends.
+        // Only this process holds the terminal now, so that it ends.
         drop(command);
         let (mut shown, mut bytes, mut screen) = (Vec::new(), [0; 4096], File::from(screen));
         while let Ok(count @ 1..) = screen.read(&mut bytes) {
@@ -106,7 +106,7 @@ fn login_after_rejected_credentials_were_corrected_waits_for_the_token() {
     let simulator = simulator();
     let mut setup = Setup::controlled(&simulator);
     let password = setup.file("password", "wrong");
-    // A command can't be watched: nobody but `login` notices the change.
+    // A command can't be watched: only `login` notices the change.
     setup.without("CAREPORTALS_PASSWORD").account("password", &format!("{{ command = [\"cat\", {password:?}] }}"));
     let sidecar = setup.start();
     sidecar.wait_for_log("\"rejected\"");
@@ -146,7 +146,7 @@ fn reload_waits_for_the_outcome_and_names_every_fault() {
     for fault in ["config.toml:1: drain_timout: no such key\n    hint: did you mean", "config.toml:2: drain_delay: "] {
         assert!(said.contains(fault), "{fault}\n{said}");
     }
-    // A file that nobody can read any more does not keep the command from the daemon, which says so.
+    // A settings file that can't be read any more does not keep the command from the daemon, which says so.
     sidecar.setup.file("config.toml", "no TOML\n");
     let said = complains(&sidecar.setup, &["reload"]);
     assert!(said.contains("config.toml:1: not valid TOML") && !said.contains("note:"), "{said}");

@@ -13,7 +13,7 @@ fn short_lived(simulator: &Simulator, http2: &str) -> Sidecar {
     setup.start().ready()
 }
 
-/// At the same time, for it takes time.
+/// Runs the check for each protocol at the same time, because it takes time.
 fn over_either(test: impl Fn(&str) + Sync) {
     std::thread::scope(|scope| {
         let tests = OFF_AND_AUTO.map(|http2| {

@@ -1,4 +1,4 @@
-//! The control socket: who is answered, what can be asked, and what comes of it.
+//! The control socket: which users are answered, what can be asked, and what comes of it.
 
 use std::{
     fs,
@@ -363,7 +363,7 @@ fn the_flag_names_the_socket_for_daemon_and_commands_alike() {
     assert_eq!(output.code, Some(0), "the variable says off: {output:?}");
 }
 
-/// At the default place of a service whose runtime directory is `run`.
+/// Starts a daemon with the default control socket of a service whose runtime directory is `run`.
 fn by_default(simulator: &Simulator, run: &Path) -> Setup {
     let mut setup = Setup::new(simulator);
     let others = "/nowhere/else";

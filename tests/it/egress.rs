@@ -147,7 +147,7 @@ fn a_name_in_no_proxy_is_resolved_here_and_not_by_the_proxy() {
         let mut setup = unlogged(&proxy, &simulator);
         setup.variable("NO_PROXY", list);
         let code = setup.start().get("/v2/products").problem();
-        // A resolver that nobody answers is as good as one that knows no such name.
+        // A name server that does not answer counts like one that knows no such name.
         assert!(["dns_failed", "dns_timeout"].contains(&code.as_str()), "{list}: {code}");
     }
     assert_eq!(proxy.heads(), Vec::<String>::new());
@@ -215,7 +215,7 @@ fn a_proxy_that_is_silent_or_not_there_is_an_error_of_connecting_to_the_proxy() 
     sidecar.wait_for_log("the egress proxy is no way to the upstream: it took too long");
     assert_eq!(proxy.heads().len(), 1);
     let mut gone = ConnectProxy::plain(Manner::Silent);
-    // Bound by nobody who listens.
+    // Nothing listens at this port.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     gone.address = socket.local_addr().unwrap().as_socket().unwrap();

@@ -91,7 +91,7 @@ impl Executing {
     }
 
     fn wait(&mut self) -> (ExitStatus, Vec<String>, String) {
-        // Until everybody who could write has ended.
+        // The lines end when every process that could write has ended.
         let mut rest = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
             rest.push(line);

@@ -53,7 +53,7 @@ impl Screen {
         command.env_clear().envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.env("EXEC", format!("{} exec --", exec.get_program().display())).env("PS1", "").env("ENV", "");
         let session = command.stdin(line.try_clone().unwrap()).stdout(line.try_clone().unwrap()).stderr(line).spawn().unwrap();
-        // Nobody but the session holds the terminal now, so that it ends when they have.
+        // Only the session holds the terminal now, so that it ends with the session.
         drop(command);
         let shown = Arc::new(Mutex::new(String::new()));
         let (showing, mut screen) = (Arc::clone(&shown), File::from(keyboard.try_clone().unwrap()));

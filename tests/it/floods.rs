@@ -20,7 +20,7 @@ const PROMPTLY: Duration = Duration::from_secs(8);
 
 /// The program at rest in a debug build, in KiB, which is half of it, and what the allocator keeps of what was freed.
 const AT_REST: u64 = 8 * 1024;
-/// What a connection takes by itself: 8 KiB for the parser to read into, its task, its seat, its deadline; a debug build's
+/// What a connection takes by itself: 8 KiB for the parser to read into, its task, its permit, its deadline; a debug build's
 /// futures are larger than a release build's.
 const CONNECTION: u64 = 32;
 /// A head under way: `max_header_bytes` of text, and the buffer of half that size which it has outgrown.
@@ -64,7 +64,7 @@ fn rest(stream: &mut TcpStream) -> Vec<u8> {
     }
 }
 
-/// Runs the flood while somebody else asks on, in turn on a connection of his own and on a new one. Each answer must come
+/// Runs the flood while another client goes on asking, in turn on a kept connection and on a new one. Each answer must come
 /// promptly.
 fn while_another_is_served(sidecar: &Sidecar, flood: impl FnOnce()) {
     let over = AtomicBool::new(false);
@@ -166,10 +166,10 @@ fn a_client_that_hoards_silent_connections_loses_one_to_others_after_a_moment() 
     let mut silent = open(&sidecar, 2 * SEATS);
     let start = now();
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
-    // Two full houses were there before, and each had its second to say something; `head_timeout` is ten.
+    // All connections were taken twice, and each had a second to say something; `head_timeout` is ten.
     assert!(start.elapsed() >= Duration::from_millis(900), "they were not in the way: {:?}", start.elapsed());
     assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
-    // The present house is kept; who has just come is not sent away.
+    // The connections of now are kept: one that has just come is not closed.
     for stream in &mut silent[..SEATS] {
         assert_eq!(rest(stream), b"");
     }
@@ -197,7 +197,7 @@ fn a_client_that_hoards_idle_connections_loses_one_to_others_at_once() {
 fn bodies_that_stall_are_told_408_and_count_no_longer_as_in_flight() {
     const CLIENTS: usize = 48;
     let simulator = simulator();
-    // One is left for somebody else.
+    // One is left for another client.
     let sidecar = with(&simulator, &[("body_idle", "500ms"), ("max_requests", "49")]);
     while_another_is_served(&sidecar, || {
         let mut stalled = open(&sidecar, CLIENTS);
@@ -229,7 +229,7 @@ fn a_body_in_a_great_many_small_pieces_takes_no_more_memory_than_others() {
             write!(stream, "Transfer-Encoding: chunked\r\n\r\n{pieces}").unwrap();
             stream.set_nonblocking(true).unwrap();
         }
-        // Until nobody takes any more.
+        // This writes until no client can write any more.
         let start = now();
         while start.elapsed() < Duration::from_millis(700) {
             for stream in &mut clients {
@@ -283,7 +283,7 @@ fn thousands_of_pipelined_requests_whose_answers_nobody_reads_wait_their_turn() 
                 }
             }
         }
-        // What the kernel keeps for those who don't read is some MiB each; 200 MB were asked for.
+        // The kernel keeps some MiB for each client that does not read; 200 MB were asked for.
         never("requests are forwarded whose answers have no room", Duration::from_millis(900), || {
             forwarded(&simulator) > CLIENTS * 200
         });

@@ -6,7 +6,7 @@ use std::{collections::HashSet, fs, os::unix::fs::symlink, process::Command};
 
 use crate::harness::{PASSWORD, Setup, Sidecar, simulator};
 
-/// What is to be made of a command.
+/// What the test does with a command.
 enum Fate {
     /// It is run, succeeds, and prints this.
     Prints(&'static str),
@@ -15,7 +15,7 @@ enum Fate {
 }
 use Fate::*;
 
-/// All of a guide's commands.
+/// Reads all commands of a guide.
 const GUIDES: &[(&str, Fate)] = &[
     ("RELEASING.md", Elsewhere("it is for those who may push a tag; deploy/release/version has a check of its own")),
     ("deploy/compose/README.md", Elsewhere("deploy/compose/check brings the files up in podman")),
@@ -131,7 +131,7 @@ fn shell(sidecar: &Sidecar, command: &str, environment: &[(std::ffi::OsString, s
     shell.args(["-c", command]).current_dir(sidecar.setup.dir.path()).env_clear();
     shell.envs(environment.iter().map(|(name, value)| (name, value))).env("PATH", path);
     if command.contains(" exec ") {
-        // A daemon of its own, which nobody but its program asks.
+        // It is a daemon of its own, which only its program asks.
         shell.env_remove("CAREPORTALS_CONTROL_SOCKET").env_remove("CAREPORTALS_TELEMETRY_LISTEN");
     }
     let output = shell.output().unwrap();

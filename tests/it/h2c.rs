@@ -452,7 +452,7 @@ fn on_sigterm_streams_finish_and_an_idle_connection_is_told_to_go() {
     assert!(!sidecar.logs().contains("the drain time ran out"));
 }
 
-/// A client that is served while somebody else misbehaves.
+/// A client that is served while another one misbehaves.
 fn assert_unaffected(sidecar: &Sidecar) {
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
     assert_eq!(Http2::connect(sidecar.address()).get("/_sim/echo").status, 200);
@@ -562,7 +562,7 @@ fn floods_of_settings_and_pings_cost_no_memory_and_nobody_else() {
     let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]).repeat(1000);
     let pings = frame(PING, 0, 0, b"flooding").repeat(1000);
     for flood in [settings, pings] {
-        // Nobody reads the answers, so in the end nobody reads the questions.
+        // The client does not read the answers, so in the end the sidecar does not read the requests.
         let mut raw = FrameClient::connect(sidecar.address());
         raw.write(&frame(HEADERS, 5, 1, &get_fields("/_sim/status/204", &[])));
         let taken = raw.flood(&flood, Duration::from_millis(300), 256 * 1024 * 1024);

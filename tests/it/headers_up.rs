@@ -232,7 +232,7 @@ fn what_a_client_must_not_send_is_removed_in_every_spelling() {
                     }
                     let alone = vec![(name.as_str(), *value)];
                     let twice = vec![(name.as_str(), "theirs"); 2];
-                    // Two origins are nobody's.
+                    // Two origins are refused.
                     let is_origin = name.eq_ignore_ascii_case("origin");
                     for sent in [Some(alone), Some(twice).filter(|_| !is_origin)].into_iter().flatten() {
                         let request = Request::get("/_sim/echo").headers(sent.iter().copied()).header("X-Kept", "1");

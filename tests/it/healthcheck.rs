@@ -14,7 +14,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const NOT_READY: &str = "HTTP/1.1 503 Service Unavailable\r\n\r\n\
     {\"ready\": false, \"reasons\": [{\"account\": \"crm\", \"code\": \"rejected\", \"detail\": \"the server said no\"}]}";
 
-/// Somebody who gives each of these answers once, in their order, and tells what was asked.
+/// A listener that gives each of these answers once, in their order, and returns what was asked.
 fn listener(at: &str, answers: &'static [&'static str]) -> (SocketAddr, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind(at).unwrap();
     let address = listener.local_addr().unwrap();

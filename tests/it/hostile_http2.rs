@@ -1,5 +1,5 @@
-//! HTTP/2 from those who mean harm: for whatever frames a client writes, upstream receives nothing, or one request of ours;
-//! the connection or the stream ends where RFC 9113 demands it; everybody else is served, and memory is bounded.
+//! Hostile HTTP/2: whatever frames a client writes, the upstream receives nothing, or one well-formed request. The
+//! connection or the stream ends where RFC 9113 demands it, every other client is served, and memory is bounded.
 
 mod connection;
 mod floods;

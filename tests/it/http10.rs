@@ -147,7 +147,7 @@ fn an_upload_needs_a_length() {
     let sidecar = Sidecar::start(&simulator);
     let mut client: Connection = sidecar.connect();
     client.write(b"POST /_sim/echo HTTP/1.0\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello");
-    // Nobody says 100 to a client that can't know it.
+    // No 100 is sent to a client that can't know it.
     assert_eq!(client.answer("POST").json()["body"], "hello");
     let mut client = sidecar.connect();
     client.write(b"POST /_sim/echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");

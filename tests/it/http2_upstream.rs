@@ -13,7 +13,7 @@ use crate::harness::{
 
 const MIB: u64 = 1024 * 1024;
 
-/// So many requests are held by the upstream at the same time, and then answered.
+/// Sends `count` requests, which the upstream holds at the same time and then answers.
 fn all_at_once(control: &Control, sidecar: &Sidecar, count: u64) {
     control.reset_counts();
     control.hold_requests(true);
@@ -118,7 +118,7 @@ fn a_burst_at_the_beginning_waits_for_one_connection_instead_of_making_one_each(
     let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::auto(&simulator);
-    // Somebody else's log-in: nobody has been at this upstream.
+    // The log-in goes to another server: no connection to this upstream was made.
     setup.variable("CAREPORTALS_LOGIN_URL", "off");
     let sidecar = setup.start();
     simulator.pause_accepting(true);

@@ -1,4 +1,4 @@
-//! Connections on which nothing happens: how long they stay, and who has to go when there is no seat left.
+//! Idle connections of clients: how long they stay, and which one is closed when `max_connections` is reached.
 
 use std::{thread, time::Duration};
 
@@ -57,7 +57,7 @@ fn by_default_an_idle_connection_stays() {
 fn a_request_in_progress_is_not_idle() {
     let simulator = simulator();
     let sidecar = with_short_idle(&simulator);
-    // Upstream silent, client slow, answer slow to be read: none of it is the client's idleness.
+    // A silent upstream, a slow upload and a slow download do not make the client idle.
     let quiet = Request::get("/_sim/sse?events=2&interval_ms=900");
     assert!(!sidecar.send(&quiet).cut);
     assert!(!Http2::connect(sidecar.address()).send(&quiet).cut);

@@ -13,7 +13,7 @@ const USERNAME: &str = "canary-user@mail.canary.test";
 const PASSWORD: &str = "canary-password!\"\\";
 /// Of the claims that the simulator makes up.
 const CLAIMS: [&str; 4] = ["+15550100142", "1984-07-19", "Robin Sample", "5550100142"];
-/// In requests: each at another place.
+/// Secrets of requests, each in another part of it.
 const REQUESTED: [&str; 14] = [
     "canary-query",
     "canary-header",
@@ -164,7 +164,7 @@ fn look_around(sidecar: &Sidecar, hunt: &mut Hunt) {
     }
 }
 
-/// A call with a mark at every place that a client may fill.
+/// A call with a mark in every part that a client may fill.
 fn marked(method: &str, path: &str) -> Request {
     let separator = if path.contains('?') { '&' } else { '?' };
     let target = format!("{path}{separator}keyword=canary-query&mail=canary%40mail.test");
@@ -456,7 +456,7 @@ fn an_egress_proxy_that_opens_no_way_leaves_no_trace_of_its_credentials_or_its_w
         "",
     ];
     let plain = answers.map(|answer| ConnectProxy::plain(Manner::Say(answer)));
-    // Nobody trusts it.
+    // Its certificate is not trusted.
     let stranger = ConnectProxy::over_tls(Manner::Say("canary-answer"));
     hunt_through(plain.iter().chain([&stranger]), hunt_before);
     assert!(plain.iter().all(|proxy| proxy.heads()[0].contains("Proxy-Authorization: Basic ")), "nothing was at stake");

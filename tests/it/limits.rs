@@ -70,7 +70,7 @@ fn beyond_max_connections_clients_wait_in_the_kernels_queue() {
     let mut admitted = in_flight(2, &simulator, &sidecar);
     let mut waiting = sidecar.connect();
     waiting.write(&Request::get("/_sim/status/200").head());
-    // Both are in the middle of a request, so neither has to go.
+    // Both are in the middle of a request, so neither is closed.
     never("a third client is served", Duration::from_millis(300), || control.counts().requests > 2);
     drop(admitted.pop());
     until("the client that waited is served", || control.counts().by_route.contains_key("/_sim/status"));

@@ -1,4 +1,4 @@
-//! What the log says of a request, what it never says, and that nobody waits for its reader.
+//! What the log says of a request, what it never says, and that no request waits for its reader.
 
 use std::{
     collections::BTreeSet,

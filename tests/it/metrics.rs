@@ -354,7 +354,7 @@ fn time_spent_waiting_for_client_and_upstream_is_no_overhead() {
     assert!(overhead > 0.0 && overhead < 0.25, "{overhead}");
 }
 
-/// A daemon whose standard output nobody reads any more once it has said where it listens.
+/// A daemon whose standard output is not read any more once it has said where it listens.
 struct Unread {
     child: Child,
     setup: Setup,

@@ -42,7 +42,7 @@ fn split(simulator: &Simulator, upstream: &str) -> Setup {
     setup
 }
 
-/// The port of nobody.
+/// A port where nothing listens.
 fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -189,7 +189,7 @@ fn for_a_port_where_nobody_listens_the_code_is_connect_failed() {
 #[test]
 fn for_a_connection_that_takes_too_long_the_code_is_connect_timeout() {
     let simulator = simulator();
-    // The kernel accepts, and nobody ever shakes hands.
+    // The kernel accepts, and no handshake is ever answered.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut setup = split(&simulator, &format!("https://127.0.0.1:{}", silent.local_addr().unwrap().port()));
     setup.api("connect_timeout", "200ms");

@@ -345,7 +345,7 @@ fn a_refused_request_does_not_cost_the_connection() {
     let sidecar = Sidecar::start(&simulator);
     let mut client = sidecar.connect();
     assert_eq!(client.send(&Request::get("/auth")).problem(), "login_path");
-    // Of a body that nobody wants, too, wherever it is when the answer comes.
+    // That holds for a request with a body, too, however much of it has come when the answer does.
     assert_eq!(client.send(&Request::post("/auth", "a body")).problem(), "login_path");
     let request = Request::post("/auth", vec![b'x'; 8 * 1024 * 1024]);
     client.write(&request.head());

@@ -67,7 +67,7 @@ impl Reloading {
     }
 }
 
-/// A free port, kept from others until it is bound by whoever it is for: they may share it with one that does not listen.
+/// A free port, reserved until the daemon binds it: an address may be shared with a socket that does not listen.
 fn free_port() -> (SocketAddr, socket2::Socket) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -363,13 +363,13 @@ fn how_many_may_connect_and_how_long_they_may_be_idle_changes_too() {
         assert_eq!(client.send(&request).status, 204);
     }
 
-    // Who was there before keeps the time that he was granted.
+    // A connection from before keeps the time-out that it started with.
     daemon.reload(&settings("max_connections = 9\nclient_idle = \"300ms\""));
     assert!(idle(&daemon).is_closed());
     assert_eq!(newcomer.send(&request).status, 204);
 
     daemon.reload(&settings("max_connections = 1"));
-    // Each of the two workers had a seat ready for whoever came next.
+    // Each of the two workers held a permit for the next connection.
     (0..3).for_each(|_| drop(idle(&daemon)));
     for mut client in others.into_iter().chain([newcomer]) {
         assert!(client.is_closed(), "all had to go before there was a seat again");

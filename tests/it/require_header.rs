@@ -280,7 +280,7 @@ fn a_swapped_kubernetes_mount_is_followed_under_load_and_the_new_value_is_never_
             assert!(old + new > 0, "{old} {new}");
         }
     });
-    // The new directory is watched as the old one was, and each change was noticed by an event: nobody looks so soon.
+    // The new directory is watched as the old one was, and each change was noticed by an event: the next look at the file would come later.
     renew_secret(&mount, "..third", &[("key", "canary-required-3")]);
     until_status(&sidecar, &with("canary-required-3"), 200);
     assert_refused(&sidecar.send(&with(NEXT)));

@@ -281,7 +281,7 @@ fn a_slow_reader_holds_back_the_upstream() {
     // What fits into the kernel's buffers on both sides is some MiB.
     let runs_ahead = || seen(&simulator, &path).is_some_and(|seen| seen.answer_bytes > 48 * MIB);
     never("the upstream runs ahead of the reader", Duration::from_millis(700), runs_ahead);
-    // The same upstream is fast when somebody reads.
+    // The same upstream is fast when the client reads.
     let mut read = 0;
     while read < 64 * MIB {
         read += client.read_some().len() as u64;

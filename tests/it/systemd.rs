@@ -63,7 +63,7 @@ fn systemd_is_told_ready_once_clients_are_accepted_and_how_each_account_is() {
     let sidecar = setup.start();
     let messages = systemd.until("READY=1");
     assert!(is_said(&messages, "STATUS=Serving 1 API; account default logging in"), "{messages:?}");
-    // Whoever comes after it is served.
+    // The next client is served.
     assert_eq!(sidecar.send(&Request::get("/users").host("elsewhere.example")).status, 421);
     simulator.control().hold_logins(false);
     let messages = systemd.until("STATUS=Serving 1 API; account default ready, token until ");

@@ -1,4 +1,4 @@
-//! Who may keep whom waiting, for how long, and what the client is told.
+//! Time-outs of either side: when they end an exchange, and what the client is told.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -147,7 +147,7 @@ fn a_certificate_of_an_unknown_authority_is_a_502() {
     assert!(sidecar.wait_for_log("the upstream can't be reached").contains("its issuer is not trusted"));
 }
 
-/// A port of our own that refuses connections until somebody listens.
+/// A reserved port that refuses connections until the test listens there.
 fn closed_port() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -155,13 +155,13 @@ fn closed_port() -> (Socket, SocketAddr) {
     (socket, address)
 }
 
-/// Hears every connection, and answers it with the same bytes, for as long as the test lasts.
+/// Answers every connection with the same bytes, for as long as the test lasts.
 fn open_port(socket: &Socket, answer: &'static [u8]) {
     socket.listen(8).unwrap();
     let listener = TcpListener::from(socket.try_clone().unwrap());
     thread::spawn(move || {
         for stream in listener.incoming() {
-            // Who hung up meanwhile has had its answer.
+            // A client that has hung up has had its answer.
             let _ = stream.and_then(|mut stream| stream.read(&mut [0; 4096]).and_then(|_| stream.write_all(answer)));
         }
     });

@@ -124,7 +124,7 @@ fn a_101_that_does_not_agree_is_a_502() {
         assert_eq!(answer.header("proxy-status"), Some("careportals-sidecar; error=http_upgrade_failed"));
         assert_eq!(upstream.requests().len(), 1, "it is not asked again");
     }
-    // Nobody asked.
+    // No client asked for an upgrade.
     let upstream =
         RecordingUpstream::start("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
     let sidecar = upstream.setup(&simulator).start();

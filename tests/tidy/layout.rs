@@ -37,19 +37,19 @@ fn a_module_uses_only_what_the_map_lists_above_it() {
     let tree = Tree::read();
     let findings = in_each(&tree.sources, |source, findings| {
         let module = source.module();
-        let Some(floor) = module.first().and_then(|first| order.iter().position(|name| name == first)) else { return };
+        let Some(place) = module.first().and_then(|first| order.iter().position(|name| name == first)) else { return };
         if !source.file.starts_with("src/") {
             return;
         }
         for (used, line) in crate_uses(source) {
-            let above = used == order[floor] || order[..floor].contains(&used);
+            let above = used == order[place] || order[..place].contains(&used);
             if !above {
-                let what = format!("`{}` uses `{used}`, which is not above it", order[floor]);
+                let what = format!("`{}` uses `{used}`, which is not above it", order[place]);
                 findings.push(Finding { file: source.file.clone(), line, what });
             }
         }
     });
-    assert_none("data flows one way: a reader of one floor need not know those over it (map in src/lib.rs)", &findings);
+    assert_none("data flows one way: a reader of one layer need not know those above it (map in src/lib.rs)", &findings);
 }
 
 /// Top-level modules that shipped code names, with lines.
@@ -154,9 +154,9 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
     (
         "TcpListener",
         &["src/server/", "src/demo", "simulator/"],
-        "one place opens doors, and drains them; the demo looks for a free port",
+        "one module opens listening sockets, and drains them; the demo looks for a free port",
     ),
-    ("UnixListener", &["src/server/", "simulator/"], "one place opens doors, and drains them"),
+    ("UnixListener", &["src/server/", "simulator/"], "one module opens listening sockets, and drains them"),
     (
         "TcpStream",
         &["src/server/", "src/ask.rs", "src/connect.rs", "src/connect/", "src/stream.rs", "src/demo/", "simulator/"],
@@ -165,7 +165,7 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
     (
         "tokio::spawn",
         &["src/upstream/", "src/server/", "src/account/", "src/proxy/", "src/app/", "src/demo/", "simulator/"],
-        "the floors below start no task, and each task has an owner",
+        "the layers below start no task, and each task has an owner",
     ),
 ];
 

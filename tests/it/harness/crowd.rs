@@ -1,4 +1,4 @@
-//! Many clients at once.
+//! A crowd sends one request from many connections at once.
 
 use std::{
     net::SocketAddr,
@@ -14,7 +14,7 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// All of them have written their request when this returns.
+    /// Writes the request on `count` connections. All of them are written when this returns.
     pub fn send(sidecar: &Sidecar, count: usize, request: &Request) -> Self {
         Self::send_to(sidecar.address(), count, request)
     }
@@ -42,7 +42,7 @@ impl Crowd {
     }
 }
 
-/// Threads that wait for it end even when a test fails.
+/// Sets the flag when dropped, so that threads that watch it end even when a test fails.
 pub struct SetAtEnd<'a>(pub &'a AtomicBool);
 
 impl Drop for SetAtEnd<'_> {

@@ -47,7 +47,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A block of fields: literals without indexing, so that nobody needs a table.
+/// Encodes fields as literals without indexing (RFC 7541, 6.2.2), so that neither side needs a table.
 pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     let text = |block: &mut Vec<u8>, text: &str| {
@@ -74,7 +74,7 @@ pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// The fields of a GET from localhost, and more.
+/// Encodes the fields of a GET from localhost, and `more` of them.
 pub fn get_fields<'a>(path: &'a str, more: &[(&'a str, &'a str)]) -> Vec<u8> {
     let mut all = vec![(":method", "GET"), (":scheme", "http"), (":authority", "localhost"), (":path", path)];
     all.extend(more);
@@ -106,7 +106,7 @@ impl Frame {
 }
 
 impl FrameClient {
-    /// With the preface, empty settings, and room for all that may be answered.
+    /// Connects and writes the preface, empty settings, and a window with room for every answer.
     pub fn connect(address: SocketAddr) -> Self {
         let mut client = Self::silent(address);
         let room = frame(WINDOW_UPDATE, 0, 0, &0x3fff_ffff_u32.to_be_bytes());
@@ -114,7 +114,7 @@ impl FrameClient {
         client
     }
 
-    /// Nothing said yet.
+    /// Connects and writes nothing.
     pub fn silent(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -123,8 +123,8 @@ impl FrameClient {
         Self(stream)
     }
 
-    /// Writes until the other side ends the connection: what it said of it is still to be read, and at the end of reading
-    /// the end is seen.
+    /// Writes the bytes. That the other side has ended the connection is no error here: reading tells it, after the frames
+    /// that came before the end.
     pub fn write(&mut self, bytes: &[u8]) {
         match self.0.write_all(bytes) {
             Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
@@ -134,12 +134,13 @@ impl FrameClient {
         }
     }
 
-    /// Writes the same again and again until the other side ends it or takes no more for `limit`. The bytes it took.
+    /// Repeats `bytes` until the other side ends the connection, takes no more for `limit`, or has taken `most` bytes. Returns
+    /// how many it took.
     pub fn flood(&mut self, bytes: &[u8], limit: Duration, most: usize) -> usize {
         self.0.set_write_timeout(Some(limit)).unwrap();
         let mut written = 0;
         while written < most {
-            // Where the kernel took a part, the rest of it follows.
+            // The kernel may take a part of a piece; the next write sends the rest of it.
             match self.0.write(&bytes[written % bytes.len()..]) {
                 Ok(some) => written += some,
                 Err(_) => break,
@@ -148,7 +149,7 @@ impl FrameClient {
         written
     }
 
-    /// The next frame; `None` at the end.
+    /// Reads the next frame. `None` means that the connection has ended.
     pub fn read(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.fill(&mut head)?;
@@ -167,7 +168,7 @@ impl FrameClient {
         }
     }
 
-    /// The next frame of that kind; those before it are dropped. `None` when the connection ends first.
+    /// Reads the next frame of that kind and drops those before it. `None` when the connection ends first.
     pub fn next(&mut self, kind: u8) -> Option<Frame> {
         loop {
             let frame = self.read()?;
@@ -177,7 +178,7 @@ impl FrameClient {
         }
     }
 
-    /// The next frame on that stream.
+    /// Reads the next frame of that stream and drops those before it.
     pub fn on(&mut self, stream: u32) -> Option<Frame> {
         loop {
             let frame = self.read()?;
@@ -187,7 +188,7 @@ impl FrameClient {
         }
     }
 
-    /// Reads until the other side closes; the error code of its last GOAWAY.
+    /// Reads until the other side closes. Returns the error code of its last GOAWAY.
     pub fn last_words(&mut self) -> Option<u32> {
         let mut code = None;
         while let Some(frame) = self.read() {

@@ -1,5 +1,5 @@
-//! HTTP/2 from those who mean harm: for whatever frames a client writes, upstream receives nothing, or one request of ours;
-//! the connection or the stream ends where RFC 9113 demands it; everybody else is served, and memory is bounded.
+//! A stage for hostile HTTP/2: cases are written frame by frame to one sidecar, and both sides are judged after each, while a
+//! bystander on another connection must be served.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,29 +17,29 @@ use crate::harness::{
     now, simulator,
 };
 
-/// Nobody who behaves waits longer than this because of somebody who does not. On a busy machine, in a debug build.
+/// No well-behaved client waits longer than this because of a hostile one, on a busy machine and in a debug build.
 pub const PROMPTLY: Duration = Duration::from_secs(5);
 
-/// What somebody writes, and what comes of it.
+/// What a client writes, and what must come of it.
 pub struct Case {
     pub name: String,
     pub bytes: Vec<u8>,
     pub ends: Ends,
-    /// Requests that reach upstream, whole: one at most.
+    /// How many requests reach the upstream: one at most.
     pub reaches: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub enum Ends {
-    /// The connection, with this code, or with the one that says no more than that it is an error.
+    /// The connection ends, with this code or with `PROTOCOL_ERROR`, which says no more than that it is an error.
     Connection(u32),
-    /// The connection, without a word of HTTP/2, or with one.
+    /// The connection ends, with a GOAWAY or without one.
     Closed,
-    /// The stream, with this code; the connection lives on.
+    /// The stream ends with this code, and the connection lives on.
     Stream(u32, u32),
     /// The stream is answered with this status, and the connection lives on.
     Answer(u32, u16),
-    /// The stream or the connection, with one of these codes: it depends on how far the exchange had come.
+    /// The stream or the connection ends, with one of these codes: that depends on how far the exchange had come.
     Either(&'static [u32]),
 }
 
@@ -52,7 +52,7 @@ pub struct Scene {
     pub reached: usize,
 }
 
-/// What those ask for who behave.
+/// What a well-behaved client asks for.
 pub const BYSTANDER: &str = "/bystander";
 
 impl Scene {
@@ -60,7 +60,7 @@ impl Scene {
         Self::with(&[])
     }
 
-    /// With these keys of its API.
+    /// Sets these keys of its API.
     pub fn with(keys: &[(&str, &str)]) -> Self {
         let simulator = simulator();
         let upstream = RecordingUpstream::start(OK);
@@ -80,7 +80,7 @@ impl Scene {
         self.upstream.requests().into_iter().filter(|request| !request.starts_with(&line)).collect()
     }
 
-    /// Others are served, on connections that are there and on new ones.
+    /// Asserts that others are served, on connections from before and on new ones.
     pub fn others_are_served(&mut self) {
         let start = now();
         assert_eq!(self.bystander.get(BYSTANDER).status, 200);
@@ -106,7 +106,7 @@ impl Scene {
         assert_eq!(reached, case.reaches, "{name}: {foreign:?}");
     }
 
-    /// Well formed, and with exactly one of each of our fields.
+    /// Asserts that a request is well formed, and holds exactly one of each field that the sidecar sets.
     pub fn assert_ours(&self, name: &str, request: &str) {
         let (head, _) = request.split_once("\r\n\r\n").unwrap();
         let mut lines = head.split("\r\n");
@@ -134,7 +134,7 @@ impl Scene {
         }
     }
 
-    /// No more has reached upstream when everything is over.
+    /// Stops the sidecar, and asserts that nothing more has reached the upstream.
     pub fn ends(mut self, unfinished: bool) {
         let reached = self.reached;
         assert_eq!(self.sidecar.stop().code(), Some(0));
@@ -169,8 +169,8 @@ impl Ends {
     }
 }
 
-/// Plays all of them; of what does not come as it should, all is told. `unfinished`: a request may have reached upstream
-/// without its end.
+/// Plays all cases and fails with each that did not come as it should. With `unfinished`, a request may have reached the
+/// upstream without its end.
 pub fn play(cases: &[Case], unfinished: bool) {
     let mut scene = Scene::new();
     tell_all(cases, |case| scene.plays(case));
@@ -182,7 +182,7 @@ pub fn tell_all<T>(cases: &[T], mut plays: impl FnMut(&T)) {
     assert_eq!(failed, 0, "of {}", cases.len());
 }
 
-/// The first frame on that stream; `None` when the connection ends or is about to.
+/// Reads the first frame of that stream. `None` means that the connection has ended or is about to.
 pub fn end_of(raw: &mut FrameClient, stream: u32) -> Option<Frame> {
     loop {
         let frame = raw.read()?;
@@ -195,14 +195,14 @@ pub fn end_of(raw: &mut FrameClient, stream: u32) -> Option<Frame> {
     }
 }
 
-/// Serves the next request.
+/// Asserts that the connection serves another request.
 pub fn lives_on(name: &str, raw: &mut FrameClient) {
     raw.write(&frame(HEADERS, WHOLE, 1001, &get_fields(BYSTANDER, &[])));
     let head = end_of(raw, 1001).unwrap_or_else(|| panic!("{name}: closed"));
     assert!(head.kind == HEADERS && status_of(&head.payload) == 200, "{name}: {head:?}");
 }
 
-/// The status, which is a block's first field: by its number, or as a literal of three digits in Huffman's code
+/// Decodes the status, which is a block's first field: an indexed one, or a literal of three digits in Huffman's code
 /// (RFC 7541, appendices A and B).
 pub fn status_of(block: &[u8]) -> u16 {
     let known = [200, 204, 206, 304, 400, 404, 500];
@@ -213,7 +213,7 @@ pub fn status_of(block: &[u8]) -> u16 {
     let bits = u32::from_be_bytes([block[2], block[3], block[4], 0]);
     let (mut status, mut at) = (0, 0);
     for _ in 0..3 {
-        // 0 to 2 are five bits, the others six.
+        // The digits 0 to 2 take five bits, the others six.
         let (five, six) = (bits << at >> 27, bits << at >> 26);
         let (digit, width) = if five < 3 { (five, 5) } else { (six - 22, 6) };
         status = status * 10 + digit;
@@ -235,7 +235,7 @@ pub fn case(name: &str, frames: &[Vec<u8>], ends: Ends, reaches: usize) -> Case 
     Case { name: name.to_owned(), bytes: opened(frames), ends, reaches }
 }
 
-/// What is refused here, whatever follows.
+/// A whole request that the sidecar refuses.
 pub fn refused(stream: u32) -> Vec<u8> {
     frame(HEADERS, WHOLE, stream, &get_fields("/patient/auth", &[]))
 }
@@ -253,7 +253,7 @@ pub fn post(stream: u32, path: &str) -> Vec<u8> {
 
 #[test]
 fn a_status_is_read_from_its_block() {
-    // What an encoder writes.
+    // These are what an encoder writes.
     for (block, status) in [(&[0x8c][..], 400), (&[0x48, 131, 104, 12, 255], 403), (&[0x48, 131, 105, 144, 255], 431)] {
         assert_eq!(status_of(block), status, "{block:?}");
     }

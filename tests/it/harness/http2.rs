@@ -12,7 +12,7 @@ use tokio::{runtime::Runtime, task::JoinHandle};
 
 use crate::harness::{Answer, PATIENCE, Request, waiting::assert_short};
 
-/// One connection. It moves only while something is waited for.
+/// One connection. It makes progress only while one of its methods waits.
 pub struct Http2 {
     runtime: Runtime,
     sender: SendRequest<Bytes>,
@@ -56,7 +56,7 @@ impl Http2 {
         self.open_at(&format!("http://{}{}", request.headers[0].1, request.target), request, ends)
     }
 
-    /// The same with a target of one's own.
+    /// Sends the head with this URI.
     pub fn open_at(&mut self, uri: &str, request: &Request, ends: bool) -> Stream {
         let mut head = http::Request::builder().method(request.method.as_str()).uri(uri).body(()).unwrap();
         for (name, value) in &request.headers[1..] {
@@ -69,7 +69,7 @@ impl Http2 {
         Stream { response, body }
     }
 
-    /// A whole exchange.
+    /// Sends the request, and reads the answer to its end.
     pub fn send(&mut self, request: &Request) -> Answer {
         let mut stream = self.open(request, request.body.is_empty());
         if !request.body.is_empty() {
@@ -82,12 +82,12 @@ impl Http2 {
         self.send(&Request::get(target))
     }
 
-    /// As much of `bytes` as the other side lets us, all of it in the end.
+    /// Writes all of `bytes`, as the other side's window permits.
     pub fn write(&self, stream: &mut Stream, bytes: &[u8], ends: bool) {
         assert!(self.try_write(stream, bytes, ends, PATIENCE), "the body is not read");
     }
 
-    /// Whether the other side took all of it in time.
+    /// Writes, and returns whether the other side took all of `bytes` within `limit`.
     pub fn try_write(&self, stream: &mut Stream, bytes: &[u8], ends: bool, limit: Duration) -> bool {
         let body = &mut stream.body;
         let writing = async move {
@@ -115,7 +115,7 @@ impl Http2 {
         stream.body.send_trailers(map).unwrap();
     }
 
-    /// Gives the request up.
+    /// Cancels the request.
     pub fn reset(&self, mut stream: Stream) {
         stream.body.send_reset(Reason::CANCEL);
         drop(stream);
@@ -141,7 +141,7 @@ impl Http2 {
         self.try_head(stream).unwrap()
     }
 
-    /// The head, or why there will be none.
+    /// Reads the head. An error says why there will be none.
     pub fn try_head(&self, stream: Stream) -> Result<Answering, h2::Error> {
         let (head, body) = self.wait(stream.response)?.into_parts();
         assert_eq!(head.version, http::Version::HTTP_2);
@@ -154,7 +154,7 @@ impl Http2 {
         self.rest(answering)
     }
 
-    /// Some bytes of the body; none at the end.
+    /// Reads some bytes of the body: none at the end.
     pub fn read_some(&self, answering: &mut Answering) -> Result<Bytes, h2::Error> {
         let body = &mut answering.body;
         self.wait(async {
@@ -185,7 +185,7 @@ impl Http2 {
         answering.head
     }
 
-    /// Waits until the other side has closed the connection. What it said, if it did not end well.
+    /// Waits until the other side has closed the connection. An error is what it said, if it did not end well.
     pub fn closed(self) -> Result<(), h2::Error> {
         let Self { runtime, sender, driver } = self;
         runtime.block_on(async {
@@ -195,7 +195,7 @@ impl Http2 {
         })
     }
 
-    /// Sends a PING and waits for its answer; whether there was one.
+    /// Connects, with a handle for pings.
     pub fn ping(address: SocketAddr) -> (Self, h2::PingPong) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (sender, driver, pings) = runtime.block_on(async {

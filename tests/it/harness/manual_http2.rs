@@ -18,7 +18,7 @@ use crate::harness::{
     manual_upstream::accept,
 };
 
-/// Listens, and does nothing by itself.
+/// A listener that does nothing by itself.
 pub struct ManualHttp2 {
     listener: TcpListener,
     tls: Arc<ServerConfig>,
@@ -52,19 +52,19 @@ impl ManualHttp2 {
         setup
     }
 
-    /// The next connection, once it comes; its client has been told that it may open `streams` at once.
+    /// Waits for the next connection, and tells its client that it may open `streams` at once.
     pub fn accept(&self, streams: u32) -> Http2Peer {
         let mut peer = self.accept_silently();
         peer.send(SETTINGS, 0, 0, &[&[0, 3], &streams.to_be_bytes()[..]].concat());
         peer
     }
 
-    /// The same before TLS.
+    /// Waits for the next connection, before TLS.
     pub fn accept_tcp(&self) -> TcpStream {
         accept(&self.listener)
     }
 
-    /// The same without a word.
+    /// Waits for the next connection, and for the client's preface, and says nothing.
     fn accept_silently(&self) -> Http2Peer {
         let tcp = self.accept_tcp();
         tcp.set_nodelay(true).unwrap();
@@ -77,7 +77,7 @@ impl ManualHttp2 {
         peer
     }
 
-    /// Whether somebody has connected and was not accepted yet.
+    /// Accepts a connection, if there is one, and drops it. Returns whether there was.
     pub fn has_more(&self) -> bool {
         self.listener.accept().is_ok()
     }
@@ -93,7 +93,7 @@ impl Http2Peer {
         self.write(&frame(kind, flags, stream, payload));
     }
 
-    /// When the other side has ended the connection, reading tells.
+    /// Writes the bytes. That the other side has ended the connection is no error here: reading tells it.
     fn write(&mut self, bytes: &[u8]) {
         match self.tls.write_all(bytes).and_then(|()| self.tls.flush()) {
             Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
@@ -103,7 +103,7 @@ impl Http2Peer {
         }
     }
 
-    /// Writes the same again and again until so many bytes were taken, or the other side takes no more.
+    /// Repeats `bytes` until `most` bytes were taken, or the other side takes no more.
     pub fn pour(&mut self, bytes: &[u8], most: usize) {
         self.tls.sock.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
         let mut written = 0;
@@ -115,7 +115,7 @@ impl Http2Peer {
         }
     }
 
-    /// The next frame that is about an exchange or its end; `None` when the connection has ended.
+    /// Reads the next frame that is about an exchange or its end. `None` means that the connection has ended.
     pub fn frame(&mut self) -> Option<Frame> {
         loop {
             let frame = self.any_frame()?;
@@ -142,7 +142,7 @@ impl Http2Peer {
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// So many whole requests, in the order in which they end: their streams and bodies.
+    /// Reads `count` whole requests, in the order in which they end: their streams and bodies.
     pub fn requests(&mut self, count: usize) -> Vec<(u32, String)> {
         let (mut begun, mut ended) = (std::collections::HashMap::<u32, Vec<u8>>::new(), Vec::new());
         while ended.len() < count {
@@ -160,7 +160,7 @@ impl Http2Peer {
         ended
     }
 
-    /// The next request's stream, and its body.
+    /// Reads the next request: its stream and its body.
     pub fn request(&mut self) -> (u32, Vec<u8>) {
         let head = self.frame().expect("a request");
         assert_eq!(head.kind, HEADERS, "{head:?}");
@@ -174,20 +174,20 @@ impl Http2Peer {
         (stream, body)
     }
 
-    /// `200 OK`, and nothing else yet.
+    /// Sends the head of a `200 OK`, and nothing else yet.
     pub fn head(&mut self, stream: u32) {
         // `:status: 200` has a number of its own (RFC 7541, Appendix A).
         self.send(HEADERS, END_HEADERS, stream, &[0x88]);
     }
 
-    /// `200 OK` with this body.
+    /// Sends a `200 OK` with this body.
     pub fn answer(&mut self, stream: u32, body: &[u8]) {
         self.head(stream);
         self.send(BODY, END_STREAM, stream, body);
     }
 
-    /// The same, and that the rest of the request is not needed (RFC 9113, 8.1). In one piece: who hears of the answer hears
-    /// of that.
+    /// Sends a `200 OK` with this body, and that the rest of the request is not needed (RFC 9113, 8.1). It is one write, so
+    /// that a client that reads the answer reads that, too.
     pub fn answer_early(&mut self, stream: u32, body: &[u8]) {
         let head = frame(HEADERS, END_HEADERS, stream, &[0x88]);
         let reset = frame(RST_STREAM, 0, stream, &NO_ERROR.to_be_bytes());
@@ -198,13 +198,13 @@ impl Http2Peer {
         self.send(RST_STREAM, 0, stream, &code.to_be_bytes());
     }
 
-    /// Ends the connection in order: who reads this sends nothing more on it.
+    /// Ends the connection in order: a client that reads the GOAWAY sends nothing more on it.
     pub fn leave(mut self) {
         self.go_away(u32::MAX >> 1, NO_ERROR);
         while self.frame().is_some() {}
     }
 
-    /// Nothing above `last` was or will be processed.
+    /// Says that no stream above `last` was or will be processed.
     pub fn go_away(&mut self, last: u32, code: u32) {
         self.send(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat());
     }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::harness::{Connection, Setup, until_some};
 
-/// Listens, and does nothing by itself.
+/// A listener that does nothing by itself.
 pub struct ManualUpstream {
     listener: TcpListener,
 }
@@ -28,18 +28,18 @@ impl ManualUpstream {
         Setup::plain(self.address())
     }
 
-    /// The next connection, once it comes.
+    /// Waits for the next connection.
     pub fn accept(&self) -> Connection {
         Connection::tcp(accept(&self.listener))
     }
 
-    /// Whether somebody has connected and was not accepted yet.
+    /// Accepts a connection, if there is one, and drops it. Returns whether there was.
     pub fn has_more(&self) -> bool {
         self.listener.accept().is_ok()
     }
 }
 
-/// The next connection to a listener that does not block, once it comes.
+/// Waits for the next connection to a listener that does not block.
 pub fn accept(listener: &TcpListener) -> TcpStream {
     let stream = until_some("somebody connects", || match listener.accept() {
         Ok((stream, _)) => Some(stream),

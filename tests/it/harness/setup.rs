@@ -43,7 +43,7 @@ impl Setup {
         setup
     }
 
-    /// In front of a server without TLS that the test plays itself, without log-in.
+    /// A sidecar without log-in, in front of a server without TLS that the test plays itself.
     pub fn plain(upstream: SocketAddr) -> Self {
         let mut setup = Self::empty();
         setup
@@ -55,7 +55,7 @@ impl Setup {
         setup
     }
 
-    /// In front of `upstream`, a base URL, without log-in; the roots are `ca_pem` alone.
+    /// A sidecar without log-in, in front of `upstream`, a base URL. It trusts `ca_pem` alone.
     pub fn without_login(upstream: &str, ca_pem: &str) -> Self {
         let mut setup = Self::empty();
         setup
@@ -67,7 +67,7 @@ impl Setup {
         setup
     }
 
-    /// Nothing but what keeps a daemon to itself.
+    /// A sidecar with no account and no API, which opens nothing that other tests could meet.
     pub fn empty() -> Self {
         let mut setup = Self { dir: tempfile::tempdir().unwrap(), variables: BTreeMap::new(), arguments: Vec::new() };
         setup
@@ -79,14 +79,15 @@ impl Setup {
         setup
     }
 
-    /// A 401 may replace a token that is as old as the smallest floor; see [`outgrow_the_floor`].
+    /// As [`Setup::new`], with the smallest `relogin_floor`: a 401 may replace a token that is 100 ms old.
     pub fn eager(simulator: &Simulator) -> Self {
         let mut setup = Self::new(simulator);
         setup.account("relogin_floor", "100ms");
         setup
     }
 
-    /// HTTP/2 to the upstream if it takes it, from one worker: what was written first has arrived first.
+    /// As [`Setup::new`], with HTTP/2 to the upstream if it takes it. With one worker, requests arrive in the order in which
+    /// they were written.
     pub fn auto(simulator: &Simulator) -> Self {
         let mut setup = Self::new(simulator);
         setup.api("http2", "auto").variable("CAREPORTALS_WORKERS", "1");
@@ -103,22 +104,22 @@ impl Setup {
         self
     }
 
-    /// A key of the only API, in TOML syntax or as a bare word.
+    /// Sets a key of the only API, in TOML syntax or as a bare word.
     pub fn api(&mut self, key: &str, value: &str) -> &mut Self {
         self.variable(&format!("CAREPORTALS__APIS__DEFAULT__{}", key.to_uppercase()), value)
     }
 
-    /// A key of the only account.
+    /// Sets a key of the only account.
     pub fn account(&mut self, key: &str, value: &str) -> &mut Self {
         self.variable(&format!("CAREPORTALS__ACCOUNTS__DEFAULT__{}", key.to_uppercase()), value)
     }
 
-    /// A global key.
+    /// Sets a global key.
     pub fn global(&mut self, key: &str, value: &str) -> &mut Self {
         self.variable(&format!("CAREPORTALS__{}", key.to_uppercase()), value)
     }
 
-    /// A settings file.
+    /// Writes a settings file and names it in the environment.
     pub fn settings(&mut self, toml: &str) -> &mut Self {
         let path = self.file("config.toml", toml);
         self.variable("CAREPORTALS_CONFIG", path.to_str().unwrap())
@@ -144,12 +145,12 @@ impl Setup {
             .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()))
     }
 
-    /// With health and metrics on a free port; see [`Sidecar::telemetry`].
+    /// Opens health and metrics on a free port; see [`Sidecar::telemetry`].
     pub fn with_telemetry(&mut self) -> &mut Self {
         self.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0")
     }
 
-    /// With a control socket in the test's own directory; see [`Setup::control_socket`].
+    /// Opens a control socket in the test's own directory; see [`Setup::control_socket`].
     pub fn with_control_socket(&mut self) -> &mut Self {
         let path = self.control_socket();
         self.variable("CAREPORTALS_CONTROL_SOCKET", path.to_str().unwrap())
@@ -162,7 +163,7 @@ impl Setup {
         setup
     }
 
-    /// Where that socket is.
+    /// The path of the control socket.
     pub fn control_socket(&self) -> PathBuf {
         self.dir.path().join("control.sock")
     }
@@ -185,7 +186,7 @@ impl Setup {
         self.output_of(&[subcommand])
     }
 
-    /// The same with further arguments.
+    /// Runs a command with further arguments that ends by itself.
     pub fn output_of(&self, arguments: &[&str]) -> Output {
         let output = self.command(arguments[0]).args(&arguments[1..]).output().unwrap();
         Output {
@@ -201,7 +202,7 @@ impl Setup {
         self.start_with(command)
     }
 
-    /// The same with a command line of one's own that becomes the daemon.
+    /// Starts the daemon by this command line, and waits until it listens.
     pub fn start_with(self, mut command: Command) -> Sidecar {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let logs = Arc::new(Logs::default());
@@ -212,7 +213,7 @@ impl Setup {
     }
 }
 
-/// The program. Where Ctrl-C is ignored, `env` comes first, gives the signals back, and becomes the program.
+/// The program. Where Ctrl-C is ignored, `env` restores the signals before it becomes the program.
 fn program() -> Command {
     const BINARY: &str = env!("CARGO_BIN_EXE_careportals-sidecar");
     if !interrupts_are_ignored() {
@@ -223,8 +224,8 @@ fn program() -> Command {
     command
 }
 
-/// Whether these tests were begun with Ctrl-C ignored, as in a shell's background; all that they start inherits that, and a
-/// terminal's signals can't be tried.
+/// Whether these tests were started with Ctrl-C ignored, as in a shell's background. Every process that they start inherits
+/// that, so a terminal's signals can't be tried.
 pub fn interrupts_are_ignored() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
@@ -232,7 +233,7 @@ pub fn interrupts_are_ignored() -> bool {
     ignored.unwrap_or_default() & interrupt_and_quit != 0
 }
 
-/// What a command that ended said.
+/// The output of a command that has ended.
 #[derive(Debug)]
 pub struct Output {
     pub code: Option<i32>,

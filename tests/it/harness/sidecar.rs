@@ -17,10 +17,10 @@ use serde_json::Value;
 
 use crate::harness::{Answer, Connection, Request, Setup, logs::Logs, until};
 
-/// In each line, and in no other, that tells of a log-in that brought a token.
+/// This text is in each log line about a log-in that brought a token, and in no other.
 pub const LOGGED_IN: &str = "\"refresh_in_s\"";
 
-/// A running daemon. Dropped, it is gone, with everything it wrote.
+/// A running daemon. It is killed when dropped, and its files are removed.
 pub struct Sidecar {
     pub(super) child: Child,
     pub(super) readers: Vec<JoinHandle<()>>,
@@ -30,7 +30,7 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// With everything at its default.
+    /// Starts one with everything at its default.
     pub fn start(simulator: &Simulator) -> Self {
         Setup::new(simulator).start()
     }
@@ -39,12 +39,12 @@ impl Sidecar {
         self.child.id()
     }
 
-    /// Where the first TCP listener is.
+    /// The address of the first TCP listener.
     pub fn address(&self) -> SocketAddr {
         self.addresses()[0]
     }
 
-    /// All TCP listeners, in the order in which they were logged.
+    /// The addresses of all TCP listeners, in the order in which they were logged.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let events = self.events();
         let listening = events.iter().filter(|event| event["message"] == "listening");
@@ -59,7 +59,7 @@ impl Sidecar {
         Connection::unix(UnixStream::connect(path).unwrap())
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a connection of its own.
     pub fn send(&self, request: &Request) -> Answer {
         self.connect().send(request)
     }
@@ -68,7 +68,7 @@ impl Sidecar {
         self.send(&Request::get(target))
     }
 
-    /// Where health and metrics are.
+    /// The address of health and metrics.
     pub fn telemetry_address(&self) -> SocketAddr {
         let line: Value = serde_json::from_str(&self.wait_for_log("health and metrics")).unwrap();
         let mut address: SocketAddr = line["listener"].as_str().unwrap().parse().unwrap();
@@ -78,7 +78,7 @@ impl Sidecar {
         address
     }
 
-    /// One request to the telemetry listener.
+    /// Sends one request to the telemetry listener.
     pub fn telemetry_send(&self, request: &Request) -> Answer {
         Connection::tcp(TcpStream::connect(self.telemetry_address()).unwrap()).send(request)
     }
@@ -87,14 +87,14 @@ impl Sidecar {
         self.telemetry_send(&Request::get(path))
     }
 
-    /// Repeats a request until the daemon has its first token, for tests that don't look at the beginning.
+    /// Sends a request, which waits for the first token, for tests that don't look at the beginning.
     pub fn ready(self) -> Self {
         let answer = self.get("/users/account");
         assert_eq!(answer.status, 200, "{answer:?}\n{}", self.logs());
         self
     }
 
-    /// As [`Sidecar::ready`], where only some requests pass.
+    /// As [`Sidecar::ready`], with this request, where not every request passes.
     pub fn ready_with(self, request: &Request) -> Self {
         let answer = self.send(request);
         assert_eq!(answer.status, 200, "{answer:?}\n{}", self.logs());
@@ -106,17 +106,17 @@ impl Sidecar {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Everything written so far, both streams.
+    /// Everything that was written so far to both streams.
     pub fn logs(&self) -> String {
         self.logs.text()
     }
 
-    /// Every log line that is JSON.
+    /// Parses every log line that is JSON.
     pub fn events(&self) -> Vec<Value> {
         self.logs().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Waits until a line contains `text`.
+    /// Waits until a line contains `text`, and returns it.
     pub fn wait_for_log(&self, text: &str) -> String {
         self.logs.find(&format!("the log has a line with {text:?}"), |all| {
             all.lines().find(|line| line.contains(text)).map(str::to_owned)
@@ -129,13 +129,13 @@ impl Sidecar {
         self.logs.find(&format!("the log has {count} lines with {text:?}"), |all| (lines(all) >= count).then_some(()));
     }
 
-    /// Waits for an event of that kind.
+    /// Waits for the first event that is wanted, and returns it.
     pub fn wait_for_event(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let events = |all: &str| all.lines().filter_map(|line| serde_json::from_str(line).ok()).find(&wanted);
         self.logs.find("the log has such an event", events)
     }
 
-    /// Where an API's first TCP listener is.
+    /// The address of an API's first TCP listener.
     pub fn address_of(&self, api: &str) -> SocketAddr {
         let event = self.wait_for_event(|event| event["message"] == "listening" && event["api"] == api);
         event["listener"].as_str().unwrap().parse().unwrap()
@@ -145,7 +145,7 @@ impl Sidecar {
         Connection::tcp(TcpStream::connect(self.address_of(api)).unwrap())
     }
 
-    /// Waits until so many access lines were written, and gives them all.
+    /// Waits until `count` access lines were written, and returns all of them.
     pub fn wait_for_access_lines(&self, count: usize) -> Vec<Value> {
         self.wait_for_logs("careportals_sidecar::access", count);
         self.events().into_iter().filter(|event| event["target"] == "careportals_sidecar::access").collect()
@@ -164,18 +164,18 @@ impl Sidecar {
         status
     }
 
-    /// SIGTERM, and the exit status.
+    /// Sends SIGTERM, and waits for the exit status.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait()
     }
 
-    /// The most memory that it ever took, but for the pages of its program, of which there are many in a debug build.
+    /// The most memory that the daemon ever took, without the pages of its program, which are many in a debug build.
     pub fn peak_memory_kib(&self) -> u64 {
         self.memory_kib("VmHWM").saturating_sub(self.memory_kib("RssFile"))
     }
 
-    /// A figure of `/proc/PID/status`, in KiB.
+    /// Reads a figure of `/proc/PID/status`, in KiB.
     fn memory_kib(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();

@@ -1,4 +1,4 @@
-//! CarePortals as a test sees it, and what a test often does to it.
+//! The simulated CarePortals, and what tests often do to it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub fn simulator() -> Simulator {
 /// The smallest `relogin_floor` that can be set.
 const FLOOR: Duration = Duration::from_millis(100);
 
-/// Afterwards the present token is older than the smallest floor.
+/// Waits until the present token is older than the smallest `relogin_floor`.
 pub fn outgrow_the_floor() {
     let_time_pass("the token grows older than the smallest `relogin_floor`", FLOOR);
 }
@@ -25,7 +25,7 @@ pub fn revoke(simulator: &Simulator) {
     simulator.control().revoke_tokens();
 }
 
-/// A request that the simulator holds until it is told otherwise.
+/// Sends a request that the simulator holds until `hold_requests(false)`.
 pub fn held(simulator: &Simulator, sidecar: &Sidecar) -> Connection {
     let control = simulator.control();
     control.reset_counts();
@@ -41,7 +41,7 @@ pub fn seen(simulator: &Simulator, path: &str) -> Option<Seen> {
     simulator.control().requests().into_iter().find(|seen| seen.target.starts_with(path))
 }
 
-/// Waits until the simulator has seen so much of the request for `path`.
+/// Waits until what the simulator has seen of the request for `path` meets `condition`.
 #[track_caller]
 pub fn until_seen(what: &str, simulator: &Simulator, path: &str, condition: impl Fn(&Seen) -> bool) {
     until(&format!("{what} ({path})"), || seen(simulator, path).is_some_and(|seen| condition(&seen)));

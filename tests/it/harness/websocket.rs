@@ -5,7 +5,7 @@ use crate::harness::{Answer, Connection, Request, Sidecar};
 /// RFC 6455, 1.3: a key, and what the server makes of it.
 pub const KEY: (&str, &str) = ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 
-/// Asks for a tunnel.
+/// A request for a tunnel.
 pub fn handshake(target: &str) -> Request {
     Request::get(target)
         .header("Connection", "keep-alive, Upgrade")
@@ -22,7 +22,7 @@ pub fn open(sidecar: &Sidecar) -> Connection {
     client
 }
 
-/// The head of the answer to `request`.
+/// Sends `request`, and reads the head of its answer.
 pub fn ask(client: &mut Connection, request: &Request) -> Answer {
     client.write(&request.head());
     client.head()
@@ -35,7 +35,7 @@ pub fn message(text: &str) -> Vec<u8> {
     [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()
 }
 
-/// What is written into a tunnel to the echo comes back.
+/// Asserts that what is written into a tunnel to the echo comes back.
 pub fn assert_echoes(client: &mut Connection, text: &str) {
     client.write(&message(text));
     client.read_until(text.as_bytes());

@@ -27,7 +27,7 @@ struct Flood {
     then: Vec<u8>,
 }
 
-/// What became of a flooder that reads what it is told.
+/// What became of a flooder that reads its answers.
 struct Flooded {
     /// Bytes that were taken of it.
     taken: usize,
@@ -35,7 +35,7 @@ struct Flooded {
     words: Option<u32>,
 }
 
-/// Floods with at most so many bytes; meanwhile others are served.
+/// Floods with at most `most` bytes, and asserts that others are served meanwhile.
 fn flood(scene: &mut Scene, flood: &Flood, most: usize) -> Flooded {
     let mut raw = FrameClient::silent(scene.sidecar.address());
     raw.write(&opened(std::slice::from_ref(&flood.first)));

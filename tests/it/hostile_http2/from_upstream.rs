@@ -1,4 +1,4 @@
-//! The same from an upstream: its client hears of a problem, or gets an answer that is visibly cut; the request is not sent
+//! Hostile frames from an upstream: its client is told a problem, or gets an answer that is visibly cut; the request is not sent
 //! twice, other APIs are served, and memory is bounded.
 
 use crate::harness::{
@@ -47,7 +47,7 @@ fn flood(name: &'static str, first: &[Vec<u8>], then: Vec<u8>, told: Told) -> Ca
 /// The first stream of a connection, on which every request here is.
 const STREAM: u32 = 1;
 
-/// How much of a flood there is.
+/// How many bytes a flood has.
 const FLOOD: usize = 512 * 1024;
 
 fn ok() -> Vec<u8> {
@@ -78,7 +78,7 @@ impl Scene {
         Self::patient("10s")
     }
 
-    /// That waits so long for an answer's head.
+    /// Starts a sidecar with this `response_timeout`.
     fn patient(response_timeout: &str) -> Self {
         let (hostile, other) = (ManualHttp2::listen(), RecordingUpstream::start(OK));
         let mut setup = hostile.setup();
@@ -287,7 +287,7 @@ fn a_body_beyond_the_window_is_cut_off() {
     let (stream, _) = peer.request();
     let piece = frame(BODY, 0, stream, &[7; 16_384]);
     peer.pour(&ok(), 1);
-    // The client reads nothing: what comes beyond the window has no place to go to.
+    // The client reads nothing, so what comes beyond the window can't be passed on.
     peer.pour(&piece, 32 * 1024 * 1024);
     scene.other_is_served();
     let answer = client.answer("GET");

@@ -15,7 +15,7 @@ const PATH: (&str, &str) = (":path", "/");
 /// The stream is reset, and nothing of it reaches upstream.
 const RESET: Ends = Ends::Stream(1, PROTOCOL_ERROR);
 
-/// A name that is none may end the connection, too (RFC 9113, 5.4.2).
+/// An invalid name may end the connection, too (RFC 9113, 5.4.2).
 const UNREADABLE: Ends = Ends::Either(&[PROTOCOL_ERROR, COMPRESSION_ERROR]);
 
 /// A head alone.

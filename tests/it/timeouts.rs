@@ -42,6 +42,7 @@ fn bytes_that_drip_in_do_not_extend_head_timeout() {
     let sidecar = with_short(&simulator, "head_timeout");
     let start = now();
     let mut stream = TcpStream::connect(sidecar.address()).unwrap();
+    // Each read waits that long for the end of the connection, and so paces the bytes.
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     stream.write_all(b"GET /_sim/echo HTTP/1.1\r\nX-Slow: ").unwrap();
     let closed = (0..200).any(|_| {

@@ -72,12 +72,13 @@ impl Screen {
     }
 
     /// Waits until that is shown, after what was waited for before; gives what stands between the two.
+    #[track_caller]
     fn shows(&mut self, text: &str) -> String {
         let between = within(PATIENCE, || {
             let shown = self.shown.lock().unwrap();
             shown[self.seen..].find(text).map(|at| shown[self.seen..self.seen + at].to_owned())
         });
-        let between = between.unwrap_or_else(|| panic!("waited until {text:?} is shown:\n{}", self.shown.lock().unwrap()));
+        let Some(between) = between else { panic!("waited until {text:?} is shown:\n{}", self.shown.lock().unwrap()) };
         self.seen += between.len() + text.len();
         between
     }

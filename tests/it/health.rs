@@ -21,6 +21,7 @@ fn observed(simulator: &Simulator) -> Setup {
 }
 
 /// Asks the telemetry listener until the answer has that status.
+#[track_caller]
 fn until_status(sidecar: &Sidecar, path: &str, status: u16) -> Answer {
     until_some(&format!("{path} is answered by {status}"), || {
         Some(sidecar.telemetry(path)).filter(|answer| answer.status == status)

@@ -82,9 +82,11 @@ fn scrape(sidecar: &Sidecar) -> Page {
 }
 
 /// Scrapes until it is so: a request counts once its connection is done with it, which its client does not see.
+#[track_caller]
 fn until_page(sidecar: &Sidecar, what: &str, condition: impl Fn(&Page) -> bool) -> Page {
     let found = within(PATIENCE, || Some(scrape(sidecar)).filter(&condition));
-    found.unwrap_or_else(|| panic!("waited in vain until {what}\n{}", scrape(sidecar).text))
+    let Some(page) = found else { panic!("waited in vain until {what}\n{}", scrape(sidecar).text) };
+    page
 }
 
 /// Waits until a figure has that value.

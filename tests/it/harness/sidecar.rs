@@ -117,6 +117,7 @@ impl Sidecar {
     }
 
     /// Waits until a line contains `text`, and returns it.
+    #[track_caller]
     pub fn wait_for_log(&self, text: &str) -> String {
         self.logs.find(&format!("the log has a line with {text:?}"), |all| {
             all.lines().find(|line| line.contains(text)).map(str::to_owned)
@@ -124,12 +125,14 @@ impl Sidecar {
     }
 
     /// Waits until `count` lines contain `text`.
+    #[track_caller]
     pub fn wait_for_logs(&self, text: &str, count: usize) {
         let lines = |all: &str| all.lines().filter(|line| line.contains(text)).count();
         self.logs.find(&format!("the log has {count} lines with {text:?}"), |all| (lines(all) >= count).then_some(()));
     }
 
     /// Waits for the first event that is wanted, and returns it.
+    #[track_caller]
     pub fn wait_for_event(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let events = |all: &str| all.lines().filter_map(|line| serde_json::from_str(line).ok()).find(&wanted);
         self.logs.find("the log has such an event", events)
@@ -146,12 +149,14 @@ impl Sidecar {
     }
 
     /// Waits until `count` access lines were written, and returns all of them.
+    #[track_caller]
     pub fn wait_for_access_lines(&self, count: usize) -> Vec<Value> {
         self.wait_for_logs("careportals_sidecar::access", count);
         self.events().into_iter().filter(|event| event["target"] == "careportals_sidecar::access").collect()
     }
 
     /// Waits for the daemon to end by itself.
+    #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         if let Some(status) = self.exited {
             return status;

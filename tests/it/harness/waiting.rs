@@ -38,7 +38,8 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 /// Waits until `find` finds something. Fails after [`PATIENCE`] with `what`.
 #[track_caller]
 pub fn until_some<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
-    within(PATIENCE, find).unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain until {what}"))
+    let Some(found) = within(PATIENCE, find) else { panic!("waited {PATIENCE:?} in vain until {what}") };
+    found
 }
 
 /// Waits until `holds` does. Fails after `limit`, the promise that the test is about, with `what`.

@@ -160,37 +160,37 @@ fn head_bombs_at_the_limit_from_many_connections_are_bounded_by_it() {
 
 #[test]
 fn a_client_that_hoards_silent_connections_loses_one_to_others_after_a_moment() {
-    const SEATS: usize = 50;
+    const LIMIT: usize = 50;
     let simulator = simulator();
     let sidecar = with(&simulator, &[("max_connections", "50")]);
-    let mut silent = open(&sidecar, 2 * SEATS);
+    let mut silent = open(&sidecar, 2 * LIMIT);
     let start = now();
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
     // All connections were taken twice, and each had a second to say something; `head_timeout` is ten.
     assert!(start.elapsed() >= Duration::from_millis(900), "they were not in the way: {:?}", start.elapsed());
     assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
     // The connections of now are kept: one that has just come is not closed.
-    for stream in &mut silent[..SEATS] {
+    for stream in &mut silent[..LIMIT] {
         assert_eq!(rest(stream), b"");
     }
-    assert_memory_within(&sidecar, AT_REST + SEATS as u64 * CONNECTION);
+    assert_memory_within(&sidecar, AT_REST + LIMIT as u64 * CONNECTION);
 }
 
 #[test]
 fn a_client_that_hoards_idle_connections_loses_one_to_others_at_once() {
-    const SEATS: usize = 120;
+    const LIMIT: usize = 120;
     let simulator = simulator();
     let sidecar = with(&simulator, &[("max_connections", "120")]);
-    let mut idle: Vec<Connection> = (0..SEATS).map(|_| sidecar.connect()).collect();
+    let mut idle: Vec<Connection> = (0..LIMIT).map(|_| sidecar.connect()).collect();
     for client in &mut idle {
         assert_eq!(client.send(&Request::get("/_sim/status/204")).status, 204);
     }
-    for _ in 0..SEATS {
+    for _ in 0..LIMIT {
         let start = now();
         assert_eq!(sidecar.get("/_sim/status/204").status, 204);
         assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
     }
-    assert_memory_within(&sidecar, AT_REST + 2 * SEATS as u64 * CONNECTION);
+    assert_memory_within(&sidecar, AT_REST + 2 * LIMIT as u64 * CONNECTION);
 }
 
 #[test]

@@ -372,7 +372,7 @@ fn how_many_may_connect_and_how_long_they_may_be_idle_changes_too() {
     // Each of the two workers held a permit for the next connection.
     (0..3).for_each(|_| drop(idle(&daemon)));
     for mut client in others.into_iter().chain([newcomer]) {
-        assert!(client.is_closed(), "all had to go before there was a seat again");
+        assert!(client.is_closed(), "all of them are closed before a connection is accepted again");
     }
 }
 

@@ -32,7 +32,7 @@ fn is_root() -> bool {
     is_root
 }
 
-/// What a thread comes back with that acts as another user, with that group and no other.
+/// Runs `act` on a thread that acts as another user, with that group and no other.
 fn acting_as<T: Send + 'static>(uid: u32, gid: u32, act: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(move || {
         set_thread_groups(&[]).unwrap();
@@ -60,7 +60,7 @@ fn assert_refused(answer: &Answer) {
     assert!(detail.contains("`allow_uids`") && detail.contains("`allow_gids`"), "{detail}");
 }
 
-/// Behind a Unix socket that everybody can open, and a TCP address.
+/// A sidecar at a TCP address and at a Unix socket that every user can open.
 fn behind_both(simulator: &Simulator) -> (Setup, PathBuf) {
     let mut setup = Setup::new(simulator);
     fs::set_permissions(setup.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();

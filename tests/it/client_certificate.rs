@@ -17,7 +17,7 @@ use crate::harness::{
 
 const PAST: &str = "are of no use";
 
-/// Whom everybody here trusts.
+/// The authorities that servers and clients of these tests trust.
 struct World {
     servers: Authority,
     clients: Authority,
@@ -44,7 +44,7 @@ impl World {
         config
     }
 
-    /// Without log-in, with this certificate.
+    /// A sidecar without log-in, which shows this certificate.
     fn setup(&self, peer: &TlsPeer, client: &Identity) -> Setup {
         let mut setup = Setup::without_login(&peer.base_url(), &self.servers.pem);
         let files = write(&setup, client);
@@ -61,7 +61,7 @@ fn show(setup: &mut Setup, [certificate, key]: &[PathBuf; 2]) {
     setup.global("tls_cert_file", certificate.to_str().unwrap()).global("tls_key_file", key.to_str().unwrap());
 }
 
-/// Each with a log-in, in a world of its own.
+/// A sidecar that logs in at `peer`.
 fn with_login(peer: &TlsPeer, world: &World) -> Setup {
     let mut setup = Setup::without_login(&peer.base_url(), &world.servers.pem);
     setup

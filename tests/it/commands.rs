@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::harness::{PASSWORD, Setup, Sidecar, simulator};
 
-/// A command that succeeds, and what it prints.
+/// Runs a command that must succeed, and returns what it prints.
 #[track_caller]
 fn says(sidecar: &Sidecar, arguments: &[&str]) -> String {
     let output = sidecar.setup.output_of(arguments);
@@ -22,7 +22,7 @@ fn says(sidecar: &Sidecar, arguments: &[&str]) -> String {
     output.stdout
 }
 
-/// A command that fails with 1, and what it complains of.
+/// Runs a command that must fail with 1, and returns its complaint.
 #[track_caller]
 fn complains(setup: &Setup, arguments: &[&str]) -> String {
     let output = setup.output_of(arguments);

@@ -6,7 +6,7 @@ use careportals_simulator::Simulator;
 
 use crate::harness::{OFF_AND_AUTO, Request, Setup, Sidecar, never, simulator, until};
 
-/// One worker whose connections live 1 s, give or take a fifth.
+/// A sidecar with one worker, whose connections live 1 s, give or take a fifth.
 fn short_lived(simulator: &Simulator, http2: &str) -> Sidecar {
     let mut setup = Setup::auto(simulator);
     setup.api("http2", http2).api("connection_max_age", "1s");

@@ -306,7 +306,7 @@ fn a_second_sigterm_after_a_shutdown_ends_at_once() {
     assert_eq!(sidecar.wait().code(), Some(1));
 }
 
-/// The program's own client, run by another user.
+/// Runs the program's own client as another user.
 fn status_as(uid: u32, sidecar: &Sidecar) -> std::process::Output {
     let dir = sidecar.setup.dir.path();
     let program = dir.join("client");

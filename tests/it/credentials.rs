@@ -260,7 +260,7 @@ fn systemds_credentials_directory_is_used_by_default() {
     assert_eq!(setup.start().get("/users/account").status, 200);
 }
 
-/// Each value in a file of its own, named by a variable.
+/// A sidecar that reads each value from a file of its own, named by a variable.
 fn in_files(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
     for (name, value) in [("organization", ORGANIZATION), ("username", USERNAME), ("password", PASSWORD)] {
@@ -271,7 +271,7 @@ fn in_files(simulator: &Simulator) -> Setup {
     setup
 }
 
-/// A directory as Kubernetes mounts a secret.
+/// A sidecar that reads its credentials from a directory, as Kubernetes mounts a secret.
 fn mounted(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
     let mount = setup.dir.path().join("mount");
@@ -293,7 +293,7 @@ fn files<'a>(organization: &'a str, username: &'a str, password: &'a str) -> [(&
     [("organization", organization), ("username", username), ("password", password)]
 }
 
-/// The password's file is changed in some way; requests get through all the time.
+/// Changes the password's file, and asserts that requests get through all the time.
 fn changed(change: impl FnOnce(&Path)) {
     let simulator = simulator();
     let control = simulator.control();

@@ -21,7 +21,7 @@ fn demo(arguments: &[&str]) -> Command {
     command
 }
 
-/// What `demo --once` says; it must come to its good end and have nothing to say on standard error.
+/// Runs `demo --once`, which must end well and write nothing to standard error. Returns what it says.
 fn told(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
@@ -97,22 +97,22 @@ fn settings_of_the_environment_are_ignored() {
     assert!(told.contains("All went as told.") && !told.contains("acme"), "{told}");
 }
 
-/// A demo that stays.
+/// A demo that stays up.
 struct Staying {
     child: Child,
     out: BufReader<ChildStdout>,
-    /// Read so far.
+    /// What was read so far.
     told: String,
     errors: Option<JoinHandle<String>>,
 }
 
 impl Staying {
-    /// Waits until the story is over.
+    /// Starts it, and waits until all steps are done.
     fn start() -> Self {
         Self::started(&[], "Ctrl-C")
     }
 
-    /// Waits until it has said so much.
+    /// Starts it, and waits until it has said `said`.
     fn started(arguments: &[&str], said: &str) -> Self {
         let mut child = demo(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
@@ -134,7 +134,7 @@ impl Staying {
         Connection::tcp(TcpStream::connect(address).unwrap()).send(&Request::get(target)).status
     }
 
-    /// A signal, the exit code, and what was said on standard error.
+    /// Sends a signal, and returns the exit code and what was written to standard error.
     fn end_with(mut self, signal: Signal) -> (Option<i32>, String) {
         kill_process(Pid::from_raw(self.child.id().try_into().unwrap()).unwrap(), signal).unwrap();
         self.out.read_to_string(&mut self.told).unwrap();

@@ -7,7 +7,7 @@ use crate::harness::{ConnectProxy, Crowd, Manner, Request, Setup, Sidecar, webso
 
 /// A name that only the proxy finds.
 const NAME: &str = "api.sim.example.test";
-/// Not loopback by name, and yet this machine: what is reached there is reached directly.
+/// A name of this machine that is not one of loopback: what is reached there is reached directly.
 const HERE: &str = "0.0.0.0";
 /// What must not be seen anywhere.
 const PASSWORD: &str = "egress-canary-7f3a";
@@ -16,7 +16,7 @@ fn named_simulator() -> Simulator {
     Simulator::start(Options { names: vec![NAME.to_owned(), HERE.to_owned()], ..Options::default() }).unwrap()
 }
 
-/// In front of the simulator by that name, with the proxy on the way.
+/// A sidecar in front of the simulator by that name, with the proxy on the way.
 fn behind(simulator: &Simulator, proxy: &ConnectProxy, userinfo: &str) -> Setup {
     let mut setup = Setup::new(simulator);
     let scheme = if proxy.certificate.is_some() { "https" } else { "http" };
@@ -170,7 +170,7 @@ fn a_proxy_over_tls_is_verified_like_any_server() {
     assert!(proxy.heads().len() >= 2);
 }
 
-/// Without log-in, in front of a name that only a proxy finds.
+/// A sidecar without log-in, in front of a name that only a proxy finds.
 fn unlogged(proxy: &ConnectProxy, simulator: &Simulator) -> Setup {
     let upstream = format!("https://{NAME}:{}", simulator.address().port());
     let mut setup = Setup::without_login(&upstream, simulator.ca_pem());
@@ -253,7 +253,7 @@ fn a_drain_ends_connections_through_the_proxy() {
     assert_eq!(sidecar.wait().code(), Some(0));
 }
 
-/// Through a proxy over plain TCP, and through one over TLS that is trusted.
+/// Runs the check through a proxy over plain TCP, and through one over TLS that is trusted.
 fn through_each(simulator: &Simulator, check: impl Fn(&ConnectProxy, Setup)) {
     let manner = Manner::Lead(simulator.address());
     for proxy in [ConnectProxy::plain(manner.clone()), ConnectProxy::over_tls(manner)] {

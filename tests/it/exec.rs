@@ -17,7 +17,7 @@ use crate::harness::{
     Connection, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, USERNAME, interrupts_are_ignored, simulator, until,
 };
 
-/// As on a laptop: credentials and an upstream, and everything else at `exec`'s own defaults.
+/// The environment of a laptop: credentials and an upstream, and everything else at `exec`'s own defaults.
 fn setup(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
     for name in ["LISTEN", "TELEMETRY_LISTEN", "CONTROL_SOCKET", "LOG", "LOG_FORMAT"] {
@@ -29,7 +29,7 @@ fn setup(simulator: &Simulator) -> Setup {
     setup
 }
 
-/// `exec OPTIONS -- WORDS` to its end.
+/// Runs `exec OPTIONS -- WORDS` to its end.
 fn executed(setup: &Setup, options: &[&str], words: &[&str]) -> (Option<i32>, String, String) {
     let mut command = setup.command("exec");
     let output = command.args(options).arg("--").args(words).output().unwrap();
@@ -67,7 +67,7 @@ impl Executing {
         Self { input: sidecar.stdin.take(), sidecar, lines, errors: Some(errors), _setup: setup }
     }
 
-    /// The next line that the program writes.
+    /// Waits for the next line that the program writes.
     fn line(&mut self) -> String {
         self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line"))
     }
@@ -84,7 +84,7 @@ impl Executing {
         Pid::from_child(&self.sidecar)
     }
 
-    /// Ends the program's input, and waits for both. With what was written meanwhile, and to standard error.
+    /// Ends the program's input, and waits for both. Returns what was written meanwhile, and what to standard error.
     fn end(mut self) -> (ExitStatus, Vec<String>, String) {
         drop(self.input.take());
         self.wait()
@@ -425,7 +425,7 @@ fn a_stopped_program_goes_on_when_the_sidecar_is_told_to() {
     assert_eq!(run.end().0.code(), Some(7));
 }
 
-/// Waits until `/proc` says so.
+/// Waits until a process is in a state, as `/proc` shows it.
 fn wait_for_state(pid: i32, state: char) {
     until(&format!("process {pid} is in state {state}"), || {
         let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).unwrap();

@@ -21,7 +21,7 @@ use crate::harness::{PATIENCE, Setup, interrupts_are_ignored, simulator, within}
 const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
 
-/// A shell, or whatever else, at a terminal of its own that a test types on and looks at.
+/// A program at a terminal of its own, on which a test types and at which it looks.
 struct Screen {
     keyboard: File,
     session: Child,
@@ -33,7 +33,7 @@ struct Screen {
 }
 
 impl Screen {
-    /// `words` as the first of a session; `$EXEC` is how it starts `exec`.
+    /// Starts `words` as the first program of a session, which starts `exec` as `$EXEC`.
     fn open(simulator: &Simulator, words: &[&str]) -> Self {
         let mut setup = Setup::new(simulator);
         setup.without("CAREPORTALS_LOG");
@@ -71,7 +71,7 @@ impl Screen {
         self.keyboard.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits until that is shown, after what was waited for before; gives what stands between the two.
+    /// Waits until `text` is shown after what was waited for before. Returns what stands between the two.
     #[track_caller]
     fn shows(&mut self, text: &str) -> String {
         let between = within(PATIENCE, || {
@@ -83,7 +83,7 @@ impl Screen {
         between
     }
 
-    /// Waits for the session's end. With what was shown in the meantime.
+    /// Waits for the session's end. Returns what was shown in the meantime.
     fn ends(mut self) -> (ExitStatus, String) {
         let status = self.session.wait().unwrap();
         drop(self.keyboard);

@@ -51,7 +51,7 @@ fn open(sidecar: &Sidecar, count: usize) -> Vec<TcpStream> {
     (0..count).map(connect).collect()
 }
 
-/// All that comes until the other side closes or resets.
+/// Reads everything until the other side closes or resets.
 fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
@@ -94,13 +94,13 @@ fn while_another_is_served(sidecar: &Sidecar, flood: impl FnOnce()) {
     });
 }
 
-/// In KiB.
+/// Asserts that the daemon never took more than `bound` KiB.
 fn assert_memory_within(sidecar: &Sidecar, bound: u64) {
     let peak = sidecar.peak_memory_kib();
     assert!(peak < bound, "{peak} KiB, more than {bound}");
 }
 
-/// Requests that the simulator got from the flood.
+/// Counts the requests that the simulator got from the flood.
 fn forwarded(simulator: &Simulator) -> usize {
     let others = |target: &str| target == "/_sim/echo?another" || target == "/users/account";
     simulator.control().requests().iter().filter(|seen| !others(&seen.target)).count()

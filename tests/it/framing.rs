@@ -2,20 +2,20 @@
 
 use crate::harness::{OK, RecordingUpstream, Request, Setup, Sidecar, simulator};
 
-/// What a client gets that writes `bytes` and reads until it is cut off.
+/// Writes `bytes`, and reads until the connection ends.
 fn told(sidecar: &Sidecar, bytes: &[u8]) -> String {
     let mut client = sidecar.connect();
     client.write(bytes);
     client.read_to_end().iter().map(|&byte| char::from(byte)).collect()
 }
 
-/// The one answer in `told`, which must be one.
+/// Parses `told`, which must be one answer.
 fn only_status(told: &str) -> u16 {
     assert_eq!(told.matches("HTTP/1.1 ").count(), 1, "{told:?}");
     told.strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap()
 }
 
-/// Upstream got nothing of what was sent before.
+/// Asserts that the upstream got nothing of what was sent before.
 fn assert_nothing_arrived(sidecar: &Sidecar, upstream: &RecordingUpstream) {
     assert_eq!(sidecar.get("/marker").status, 200);
     assert_eq!(upstream.lines(), ["GET /marker HTTP/1.1"]);

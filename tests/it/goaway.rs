@@ -7,7 +7,7 @@ use crate::harness::{
     simulator, until,
 };
 
-/// A request that is on its way.
+/// Sends a request, and does not wait for its answer.
 fn begin(sidecar: &Sidecar, method: &str, body: &str) -> Connection {
     let request = Request::new(method, "/users").body(body);
     let mut client = sidecar.connect();

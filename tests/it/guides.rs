@@ -10,7 +10,7 @@ use crate::harness::{PASSWORD, Setup, Sidecar, simulator};
 enum Fate {
     /// It is run, succeeds, and prints this.
     Prints(&'static str),
-    /// Not here; the reason.
+    /// It is not run here, for this reason.
     Elsewhere(&'static str),
 }
 use Fate::*;
@@ -29,7 +29,7 @@ const BUILDS: &str = "it takes minutes; .ci/run and deploy/check-image build";
 const UNITS: &str = "systemd/test does it under a real systemd";
 const CLUSTER: &str = "deploy/kubernetes/check and play do it, without a cluster";
 
-/// By how a command begins; the first that fits.
+/// What the test does with a command that begins like this; the first row that fits counts.
 const COMMANDS: &[(&str, Fate)] = &[
     ("cargo ", Elsewhere(BUILDS)),
     ("docker ", Elsewhere(BUILDS)),
@@ -54,7 +54,7 @@ const COMMANDS: &[(&str, Fate)] = &[
     ("curl --unix-socket /run/careportals-sidecar/control.sock -X POST", Prints("\"accounts\"")),
 ];
 
-/// Written for users, besides docs/; simulator/README.md has a test of its own there.
+/// The documents for users, besides docs/; simulator/README.md has a test of its own there.
 const OUTSIDE_DOCS: &[&str] = &["README.md", "systemd/README.md"];
 
 /// Each command in a block that shows a shell, with its document; those on several lines as one.

@@ -494,7 +494,8 @@ fn rapid_resets_end_the_connection() {
     assert_unaffected(&sidecar);
 }
 
-/// Asks something, waits until it was taken up, and gives it up. Whether GOAWAY came meanwhile; `None` once it is closed.
+/// Opens a stream, waits until its request was taken up, and resets it. Returns whether GOAWAY came meanwhile, or `None` once
+/// the connection is closed.
 fn abandon(raw: &mut FrameClient, stream: u32) -> Option<bool> {
     let (mut going, pause) = (false, Duration::from_secs(1));
     let asked = [frame(HEADERS, 5, stream, &get_fields("/_sim/echo", &[])), frame(PING, 0, 0, b"taken up")].concat();

@@ -16,10 +16,10 @@ use serde_json::Value;
 
 use crate::harness::{LOGGED_IN, PASSWORD, Request, Setup, Sidecar, USERNAME, mount_secret, renew_secret, simulator, until};
 
-/// Where an unprivileged user may read.
+/// A directory that an unprivileged user may read.
 const NOBODY: u32 = 65534;
 
-/// User name and password in files of a directory of their own.
+/// A sidecar with user name and password in files of a directory of their own.
 fn with_files(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
     for (name, value) in [("username", USERNAME), ("password", PASSWORD)] {
@@ -30,7 +30,7 @@ fn with_files(simulator: &Simulator) -> Setup {
     setup
 }
 
-/// Of every thread, in `/proc/PID/task/TID/status`.
+/// Reads a field of `/proc/PID/task/TID/status` for every thread.
 fn of_threads(sidecar: &Sidecar, field: &str) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{}/task", sidecar.pid())).unwrap();
     let statuses = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
@@ -45,7 +45,7 @@ fn core_limit(sidecar: &Sidecar) -> Vec<String> {
     line.split_whitespace().take(2).map(str::to_owned).collect()
 }
 
-/// Each step with what was said of it.
+/// Returns each step with what was logged of it.
 fn steps(sidecar: &Sidecar) -> Vec<(String, String)> {
     let step = |event: &Value| Some((event["step"].as_str()?.to_owned(), event["message"].as_str()?.to_owned()));
     sidecar.events().iter().filter_map(step).collect()
@@ -83,7 +83,7 @@ fn off_gives_up_nothing() {
     assert!(of_threads(&sidecar, "NoNewPrivs:").iter().all(|value| value == own));
 }
 
-/// The daemon as a user without rights, where these tests may have that.
+/// Starts the daemon as a user without rights, where these tests may do that.
 fn as_nobody(setup: &Setup) -> Command {
     let mut command = setup.command("run");
     if rustix::process::geteuid().is_root() {

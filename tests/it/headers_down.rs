@@ -20,11 +20,11 @@ use crate::harness::{
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// Whatever the upstream speaks.
+    /// It is removed, whatever the upstream speaks.
     Removed,
-    /// From an HTTP/1.1 upstream; to an HTTP/2 one it is forbidden.
+    /// It is removed from an HTTP/1.1 upstream's answer; an HTTP/2 upstream must not send it.
     RemovedOfConnection,
-    /// In its order.
+    /// It is kept in its order.
     Kept,
 }
 use Fate::{Kept, Removed, RemovedOfConnection};
@@ -55,7 +55,7 @@ const TABLE: &[(&str, &str, Fate)] = &[
     ("location", "https://elsewhere.example/", Kept),
 ];
 
-/// Where the upstream is below, and under which prefix an API is here; `BASE` below is the upstream's own URL.
+/// The path of the upstream's base URL, and the prefix of its API.
 type Layout = (&'static str, &'static str);
 const AT_THE_ROOT: Layout = ("", "");
 const BELOW_A_PATH: Layout = ("/_sim", "");
@@ -384,7 +384,7 @@ fn an_echoed_token_does_not_come_back() {
     );
 }
 
-/// An upstream that says back what it was sent, in every place there is, to so many requests.
+/// An upstream that repeats the token in every part of an answer, to this many requests.
 fn parrot(answers: usize) -> (Setup, Simulator, thread::JoinHandle<()>) {
     let (simulator, listener) = (simulator(), TcpListener::bind("127.0.0.1:0").unwrap());
     let mut setup = Setup::new(&simulator);

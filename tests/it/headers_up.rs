@@ -10,9 +10,9 @@ use crate::harness::{
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// In each spelling, alone and twice.
+    /// It is removed in each spelling, alone and twice.
     Removed,
-    /// With all other kept ones in one request, in their order.
+    /// It is kept, with all other kept ones in one request, in their order.
     Kept,
 }
 use Fate::{Kept, Removed};
@@ -71,7 +71,7 @@ const TABLE: &[(&str, &str, Fate)] = &[
     ("x_under_scored", "1", Kept),
 ];
 
-/// In this spelling an error over HTTP/2 (RFC 9113, 8.2.2).
+/// In this spelling these are an error over HTTP/2 (RFC 9113, 8.2.2).
 const OF_A_CONNECTION: [&str; 5] = ["proxy-connection", "keep-alive", "te", "upgrade", "connection"];
 
 /// A request of several headers, under these settings of its API.
@@ -84,7 +84,7 @@ struct Case {
     sent: &'static [(&'static str, &'static str)],
     /// What arrives beside what the sidecar sets.
     arrives: &'static [(&'static str, &'static str)],
-    /// The same from an HTTP/2 client, where that differs.
+    /// What arrives from an HTTP/2 client, where that differs.
     arrives_from_http2: Option<&'static [(&'static str, &'static str)]>,
 }
 
@@ -211,7 +211,7 @@ fn arrived(way: &Way<'_>, answer: &Answer) -> Result<Vec<(String, String)>, Stri
     Ok(all)
 }
 
-/// As it is, in lower case, in upper case, and with underscores.
+/// A name as it is, in lower case, in upper case, and with underscores.
 fn spellings(name: &str) -> Vec<String> {
     let mut all = vec![name.to_owned(), name.to_lowercase(), name.to_uppercase(), name.replace('-', "_")];
     all.sort();

@@ -32,7 +32,7 @@ fn listener(at: &str, answers: &'static [&'static str]) -> (SocketAddr, JoinHand
     (address, std::thread::spawn(move || answers.iter().map(answer).collect()))
 }
 
-/// Without a credential, and with settings that no daemon could start with.
+/// Runs `healthcheck` without a credential, with settings that no daemon could start with.
 fn healthcheck(listen: &str, arguments: &[&str]) -> Output {
     let mut setup = Setup::empty();
     setup.variable("CAREPORTALS_TELEMETRY_LISTEN", listen);

@@ -20,7 +20,7 @@ enum End {
     Reset,
 }
 
-/// Everything that is answered to one request, and how the connection ended.
+/// Sends one request, and returns all bytes of the answer and how the connection ended.
 fn ask(sidecar: &Sidecar, request: &[u8]) -> (Vec<u8>, End) {
     let mut stream = TcpStream::connect(sidecar.address()).unwrap();
     stream.write_all(request).unwrap();

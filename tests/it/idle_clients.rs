@@ -20,7 +20,7 @@ fn with_short_idle(simulator: &Simulator) -> Sidecar {
     setup.start().ready()
 }
 
-/// One more connection that has had an answer and is idle now.
+/// Opens a connection that has had an answer and is idle now.
 fn idle(sidecar: &Sidecar) -> Connection {
     let mut client = sidecar.connect();
     assert_eq!(client.send(&Request::get("/_sim/status/204")).status, 204);

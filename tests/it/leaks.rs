@@ -11,7 +11,7 @@ use crate::harness::{Answer, ConnectProxy, Connection, Manner, Request, Setup, S
 const ORGANIZATION: &str = "canary-organization";
 const USERNAME: &str = "canary-user@mail.canary.test";
 const PASSWORD: &str = "canary-password!\"\\";
-/// Of the claims that the simulator makes up.
+/// Secrets among the claims that the simulator makes up.
 const CLAIMS: [&str; 4] = ["+15550100142", "1984-07-19", "Robin Sample", "5550100142"];
 /// Secrets of requests, each in another part of it.
 const REQUESTED: [&str; 14] = [
@@ -49,7 +49,7 @@ impl Hunt {
         hunt
     }
 
-    /// In plain, as Base64 at any offset, and in hexadecimal.
+    /// Adds a secret in plain, as Base64 at any offset, and in hexadecimal.
     fn secret(&mut self, secret: &str) {
         self.secrets.insert(secret.to_owned());
         self.secrets.insert(secret.replace('@', "%40"));
@@ -64,7 +64,7 @@ impl Hunt {
         }
     }
 
-    /// Every part of it.
+    /// Adds a token and every part of it.
     fn token(&mut self, token: &str) {
         for part in token.split('.') {
             let pieces = (0..part.len().saturating_sub(16)).step_by(8).map(|at| part[at..at + 16].to_owned());
@@ -72,7 +72,7 @@ impl Hunt {
         }
     }
 
-    /// The tokens that a simulator saw or issued.
+    /// Adds the tokens that a simulator saw or issued.
     fn tokens_of(&mut self, simulator: &Simulator) {
         let control = simulator.control();
         let bearers: Vec<String> = control
@@ -91,7 +91,7 @@ impl Hunt {
         self.said.push(text.into());
     }
 
-    /// Our own answers are searched, the upstream's belong to the client.
+    /// Searches the sidecar's own answers. The upstream's belong to the client.
     fn answered(&mut self, answer: &Answer) {
         if answer.header("proxy-status").is_some() {
             self.said(format!("{:?} {}", answer.headers, answer.text()));
@@ -109,7 +109,7 @@ impl Hunt {
     }
 }
 
-/// RFC 4648 with padding left out; the dependency is not worth it.
+/// Base64 (RFC 4648) without padding; a dependency is not worth it.
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
@@ -146,7 +146,7 @@ fn setup(simulator: &Simulator) -> Setup {
     setup
 }
 
-/// Whatever can be looked at from outside.
+/// Looks at everything that can be looked at from outside.
 fn look_around(sidecar: &Sidecar, hunt: &mut Hunt) {
     let mut looks: Vec<Request> =
         ["/", "/status", "/metrics", "/readyz", "/readyz/default", "/livez", "/startupz"].map(Request::get).into();
@@ -195,7 +195,7 @@ fn refused() -> Vec<Request> {
     ]
 }
 
-/// What no parser takes.
+/// Requests that no parser takes.
 const MALFORMED: [&str; 5] = [
     "canary-body\r\n\r\n",
     "GET /canary-id HTTP/9.9\r\nHost: localhost\r\n\r\n",
@@ -258,7 +258,7 @@ fn calls_that_succeed_or_fail_leave_no_trace_of_their_secrets() {
     hunt.ends();
 }
 
-/// With a request in flight all the while.
+/// Logs out and drains while a request is in flight.
 fn log_out_and_drain(simulator: &Simulator, sidecar: &mut Sidecar, hunt: &mut Hunt) {
     let control = simulator.control();
     control.reset_counts();
@@ -280,7 +280,7 @@ fn log_out_and_drain(simulator: &Simulator, sidecar: &mut Sidecar, hunt: &mut Hu
     hunt.said(sidecar.logs());
 }
 
-/// Each case on a thread of its own: they wait more than they work.
+/// Runs each case on a thread of its own: they wait more than they work.
 fn hunt_through<T: Send>(cases: impl IntoIterator<Item = T>, case: impl Fn(T) -> Hunt + Sync) {
     thread::scope(|scope| {
         let hunts: Vec<_> = cases.into_iter().map(|one| scope.spawn(|| case(one).ends())).collect();
@@ -290,10 +290,10 @@ fn hunt_through<T: Send>(cases: impl IntoIterator<Item = T>, case: impl Fn(T) ->
     });
 }
 
-/// A sidecar that can't log in, and `check --online` of the same settings.
+/// Runs a sidecar that can't log in, and `check --online` with the same settings.
 fn hunt_failing(fault: &LoginFault) -> Hunt {
     let mut hunt = Hunt::new();
-    let simulator = simulator();
+    let simulator = simulator_of_secrets();
     simulator.control().set_login_fault(Some(fault.clone()));
     let mut online = setup(&simulator);
     online.argument("--online");
@@ -332,7 +332,7 @@ fn logins_that_fail_leave_no_trace_of_their_secrets() {
     hunt_through(&faults, hunt_failing);
 }
 
-/// A sidecar that logs in, and again when the first token is about to expire.
+/// Runs a sidecar that logs in, and again when the first token is about to expire.
 #[expect(clippy::needless_pass_by_value, reason = "what `hunt_through` calls takes its own")]
 fn hunt_refreshing(fault: Option<LoginFault>) -> Hunt {
     let mut hunt = Hunt::new();
@@ -421,7 +421,7 @@ fn hunt_for_egress() -> Hunt {
     hunt
 }
 
-/// A proxy that opens no way: the commands, a log-in, and a request without a log-in before it.
+/// Runs the commands, a log-in, and a request without a log-in before it through a proxy that refuses CONNECT.
 fn hunt_before(proxy: &ConnectProxy) -> Hunt {
     let (simulator, mut hunt) = (simulator_of_secrets(), hunt_for_egress());
     for command in [&["check"][..], &["config"], &["check", "--online"]] {

@@ -153,7 +153,7 @@ fn sighup_and_sigusr1_during_a_drain_do_no_harm() {
     assert_eq!(sidecar.wait().code(), Some(0));
 }
 
-/// Processor time used so far, in ticks of 10 ms.
+/// The processor time that was used so far, in ticks of 10 ms.
 fn ticks(sidecar: &Sidecar) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", sidecar.pid())).unwrap();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
@@ -259,7 +259,7 @@ fn roots_that_cannot_be_read_are_a_fault_of_the_configuration() {
     }
 }
 
-/// On a Unix socket in the test's own directory.
+/// A sidecar on a Unix socket in the test's own directory.
 fn on_unix(simulator: &Simulator) -> (Setup, std::path::PathBuf) {
     let mut setup = Setup::new(simulator);
     let path = setup.dir.path().join("sidecar.sock");

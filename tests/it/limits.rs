@@ -6,7 +6,7 @@ use careportals_simulator::Simulator;
 
 use crate::harness::{Connection, Request, Setup, Sidecar, never, simulator, until};
 
-/// As many requests as given, each on a connection of its own, all held by the simulator.
+/// Sends `count` requests, each on a connection of its own, and has the simulator hold them.
 fn in_flight(count: u64, simulator: &Simulator, sidecar: &Sidecar) -> Vec<Connection> {
     let control = simulator.control();
     control.reset_counts();

@@ -33,7 +33,7 @@ fn setup(simulator: &Simulator, settings: &str) -> Setup {
     setup
 }
 
-/// Two tenants behind one Unix socket, and a third API under the prefix of the first.
+/// Two organizations at one Unix socket, and a third API under the prefix of the first.
 fn shared(simulator: &Simulator) -> (Sidecar, std::path::PathBuf) {
     let base = simulator.base_url();
     let setup = setup(simulator, "");
@@ -194,7 +194,7 @@ fn a_socket_file_that_somebody_else_put_in_our_place_is_left_alone_at_the_end() 
     assert!(path.exists());
 }
 
-/// A daemon that was handed two sockets; its output is not read. Dropped, it is gone.
+/// A daemon that was handed two sockets; its output is not read. It is killed when dropped.
 struct Activated(Child);
 
 impl Activated {
@@ -273,7 +273,7 @@ fn a_socket_named_after_an_api_is_that_apis() {
     }
 }
 
-/// The error of a start that must fail.
+/// Starts the daemon, which must fail, and returns its error.
 fn refused(setup: &Setup, names: &str, socket: OwnedFd) -> String {
     let output = activation(setup, names, socket, None).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Crowd, PASSWORD, Request, Setup, Sidecar, never, now, simulator, until, until_within};
 
-/// Longer than a changed file takes to be noticed, by far.
+/// This is far longer than a changed file takes to be noticed.
 const LONG_ENOUGH: Duration = Duration::from_millis(800);
 
 #[test]

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::harness::{Connection, Request, Setup, Sidecar, simulator};
 
-/// The access line of one request.
+/// Sends one request, and returns its access line.
 fn line_of(sidecar: &Sidecar, request: &Request) -> Value {
     sidecar.send(request);
     sidecar.wait_for_access_lines(1).pop().unwrap()

@@ -21,14 +21,14 @@ const NEXT_PASSWORD: &str = "hunted-password-c07d4419be5f83a2d91b-next";
 const PIECE: usize = 16;
 /// Memory is looked at from every eighth byte: what is left of a secret is found from 23 bytes on.
 const STEP: usize = 8;
-/// As long as most of what is looked for.
+/// The length of most pieces that are looked for.
 const REST: usize = 512;
 
 /// What is looked for: every piece of every secret, with a name for it.
 #[derive(Default)]
 struct Wanted {
     pieces: BTreeMap<[u8; PIECE], &'static str>,
-    /// How any of them begins: most memory is told by that alone.
+    /// How any of them begins: that alone rules most memory out.
     beginnings: HashSet<u16>,
 }
 
@@ -41,14 +41,14 @@ impl Wanted {
         }
     }
 
-    /// All that is unlike in any two tokens: neither the first part nor what names the issuer.
+    /// Adds what differs in any two tokens: neither the first part nor what names the issuer.
     fn add_token(&mut self, token: &str) {
         let parts: Vec<&str> = token.split('.').collect();
         self.add("a token's claims", parts[1]);
         self.add("a token's signature", parts[2]);
     }
 
-    /// Where any of it is, and how often.
+    /// Finds where any of it is, and how often.
     fn found_in(&self, sidecar: &Sidecar) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
         for (place, memory) in image(sidecar) {
@@ -69,13 +69,13 @@ impl Wanted {
     }
 }
 
-/// The end of what stands before it: enough to tell whose buffer it was.
+/// The end of what stands before a find: enough to tell whose buffer it was.
 fn before(memory: &[u8], at: usize) -> String {
     let text = String::from_utf8_lossy(&memory[at.saturating_sub(48)..at]);
     text.chars().map(|letter| if letter.is_ascii_graphic() { letter } else { '.' }).collect()
 }
 
-/// Everything that a debugger could read of the process, but for its program's own text.
+/// Reads everything of the process that a debugger could, but for its program's own text.
 fn image(sidecar: &Sidecar) -> Vec<(String, Vec<u8>)> {
     let maps = fs::read_to_string(format!("/proc/{}/maps", sidecar.pid())).unwrap();
     let memory = File::open(format!("/proc/{}/mem", sidecar.pid())).unwrap();
@@ -104,7 +104,7 @@ fn simulator_of_secrets() -> Simulator {
     simulator
 }
 
-/// Credentials in files, as secret mounts have them, and nothing that keeps a debugger out.
+/// A sidecar with credentials in files, as secret mounts have them, that a debugger may read.
 fn setup(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
     let files = [("username", USERNAME), ("password", PASSWORD)];
@@ -129,7 +129,7 @@ fn tokens(simulator: &Simulator) -> Vec<String> {
     tokens
 }
 
-/// Requests of every kind, a 401 with its new log-in, a failed log-in, and a password that changes.
+/// Goes through requests of every kind, a 401 with its new log-in, a failed log-in, and a password that changes.
 fn live_through(simulator: &Simulator, sidecar: &Sidecar) {
     let control = simulator.control();
     let mut client = sidecar.connect();

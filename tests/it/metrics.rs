@@ -51,7 +51,7 @@ impl Page {
         Self { text, series }
     }
 
-    /// Without the prefix of ours; 0 when there is none.
+    /// Sums the series of that name, without our prefix, that have these labels: 0 when there is none.
     fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.matching(name, labels).map(|series| series.value).sum()
     }
@@ -81,7 +81,7 @@ fn scrape(sidecar: &Sidecar) -> Page {
     Page::parse(&sidecar.telemetry("/metrics"))
 }
 
-/// Scrapes until it is so: a request counts once its connection is done with it, which its client does not see.
+/// Scrapes until the page is as wanted: a request counts once its connection is done with it, which its client does not see.
 #[track_caller]
 fn until_page(sidecar: &Sidecar, what: &str, condition: impl Fn(&Page) -> bool) -> Page {
     let found = within(PATIENCE, || Some(scrape(sidecar)).filter(&condition));
@@ -236,7 +236,7 @@ fn the_tokens_expiry_is_when_the_token_expires_and_goes_with_it() {
     assert!(!page.has("token_expiry_timestamp_seconds", &[]), "{}", page.text);
 }
 
-/// Of RFC 3339 in UTC, with the calendar of the years that tests run in.
+/// Parses a time (RFC 3339, in UTC), with the calendar of the years that tests run in.
 fn unix_time(text: &str) -> f64 {
     let numbers: Vec<f64> =
         text.split(['-', 'T', ':', 'Z']).filter(|part| !part.is_empty()).map(|part| part.parse().unwrap()).collect();
@@ -261,7 +261,7 @@ fn an_accounts_state_is_the_one_with_a_1() {
     assert!(is(page.sum("account_state", &[("state", "rejected")]), 0.0), "{}", page.text);
 }
 
-/// The account `demo` and these APIs, each under its prefix; the second column is where it listens.
+/// Settings of the account `demo` and these APIs, each under its prefix; the second column is where it listens.
 fn settings(simulator: &Simulator, apis: &[(&str, &str)]) -> String {
     let account =
         "[accounts.demo]\norganization = \"demo\"\nusername = \"service@demo.example.test\"\npassword = \"demo-password-1\"\n";
@@ -433,7 +433,7 @@ fn nothing_of_a_request_is_in_any_metric() {
     }
 }
 
-/// What is asked for, and what comes.
+/// What a scraper accepts, and the content type that it is given.
 const FORMATS: [(&str, &str); 3] = [
     ("application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "application/openmetrics-text; version=1.0.0; charset=utf-8"),
     ("text/plain;version=0.0.4", "text/plain; version=0.0.4; charset=utf-8"),
@@ -455,7 +455,7 @@ fn a_scraper_that_asks_for_openmetrics_gets_it_and_all_others_get_the_older_text
 /// A metric's name, with its type and its labels.
 type Families = BTreeMap<String, (String, BTreeSet<String>)>;
 
-/// By the daemon: of OpenMetrics, under the names that its series have.
+/// Reads the metrics of the daemon, as OpenMetrics under the names of their series.
 fn families(text: &str) -> Families {
     let kinds: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     let mut families = Families::new();
@@ -470,7 +470,7 @@ fn families(text: &str) -> Families {
     families
 }
 
-/// What stands in backquotes.
+/// Finds what stands in backquotes.
 fn quoted(cell: &str) -> BTreeSet<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
@@ -517,7 +517,7 @@ fn the_documentation_lists_every_value_that_a_label_has() {
     }
 }
 
-/// Every file of that folder, as text.
+/// Reads every file of that folder.
 fn deployed(folder: &str) -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(folder);
     let files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();

@@ -18,7 +18,7 @@ fn marked(method: &str, path: &str) -> Request {
     Request::new(method, &target).header(&format!("X-{MARK}"), MARK).header("Authorization", MARK)
 }
 
-/// The problem is this one, in each of its forms, and tells nothing of the request or of the account.
+/// Asserts that the problem is this one, in each of its forms, and tells nothing of the request or of the account.
 fn assert_problem(answer: &Answer, status: u16, code: &str, proxy_error: &str) {
     assert_eq!(answer.problem(), code, "{answer:?}");
     assert_eq!(answer.status, status, "{code}");
@@ -35,7 +35,7 @@ fn assert_problem(answer: &Answer, status: u16, code: &str, proxy_error: &str) {
     }
 }
 
-/// An API that is elsewhere than the log-in.
+/// A sidecar whose API is elsewhere than its log-in.
 fn split(simulator: &Simulator, upstream: &str) -> Setup {
     let mut setup = Setup::new(simulator);
     setup.upstream(upstream, simulator);

@@ -45,7 +45,7 @@ impl Reloading {
         self.sidecar.setup.file("config.toml", settings);
     }
 
-    /// Takes over other settings.
+    /// Reloads with other settings, which must be taken over.
     fn reload(&mut self, settings: &str) {
         self.write(settings);
         self.reloads += 1;
@@ -53,7 +53,7 @@ impl Reloading {
         self.sidecar.wait_for_logs("\"message\":\"reloaded\"", self.reloads);
     }
 
-    /// Is refused; why.
+    /// Reloads with other settings, which must be refused. Returns why.
     fn refused(&self, settings: &str) -> String {
         self.write(settings);
         let before = self.sidecar.logs().matches("not reloaded").count();

@@ -17,7 +17,7 @@ use crate::harness::{
 const VALUE: &str = "canary-required-1";
 const NEXT: &str = "canary-required-2";
 
-/// Behind a TCP address and a Unix socket.
+/// A sidecar at a TCP address and at a Unix socket that requires a header.
 fn requiring(simulator: &Simulator, setting: &str) -> Setup {
     let mut setup = Setup::new(simulator);
     let socket = setup.dir.path().join("api.sock");
@@ -26,7 +26,7 @@ fn requiring(simulator: &Simulator, setting: &str) -> Setup {
     setup
 }
 
-/// `value` comes from that source.
+/// A sidecar whose required value comes from that source.
 fn with_value(simulator: &Simulator, value: &str) -> Setup {
     requiring(simulator, &format!("{{ name = \"X-App-Key\", value = {value} }}"))
 }
@@ -48,7 +48,7 @@ fn with(value: &str) -> Request {
     echo(&[("X-App-Key", value)])
 }
 
-/// Over each kind of listener in each protocol.
+/// Sends the request over each kind of listener in each protocol.
 fn every_way(sidecar: &Sidecar, request: &Request) -> [Answer; 3] {
     let socket = sidecar.setup.dir.path().join("api.sock");
     let mut http2 = Http2::connect(sidecar.address());
@@ -63,7 +63,7 @@ fn assert_refused(answer: &Answer) {
     assert!(detail.contains("`require_header`"), "{detail}");
 }
 
-/// Repeats the request until it is answered like that.
+/// Repeats the request until it is answered with that status.
 #[track_caller]
 fn until_status(sidecar: &Sidecar, request: &Request, status: u16) {
     let mut client = sidecar.connect();

@@ -6,14 +6,14 @@ use careportals_simulator::{Control, Simulator};
 
 use crate::harness::{Answer, Connection, Crowd, ManualUpstream, OFF_AND_AUTO, Request, Setup, Sidecar, simulator, until};
 
-/// With one worker: what one request leaves behind the next one finds.
+/// A sidecar with one worker, so that a request finds the connection that the last one left.
 fn sidecar(simulator: &Simulator, http2: &str) -> Sidecar {
     let mut setup = Setup::auto(simulator);
     setup.api("http2", http2);
     setup.start().ready()
 }
 
-/// How often a route was asked.
+/// Counts how often a route was asked.
 fn arrivals(control: &Control, route: &str) -> u64 {
     control.counts().by_route.get(route).copied().unwrap_or_default()
 }
@@ -164,7 +164,7 @@ fn an_idempotency_key_makes_a_post_safe_to_send_again_if_the_settings_say_so() {
     }
 }
 
-/// Closes what the sidecar has pooled, and waits until its kernel knows.
+/// Closes the connections in the sidecar's pool, and waits until its kernel knows.
 fn make_stale(simulator: &Simulator) {
     let established = format!("0100007F:{:04X} 01 ", simulator.address().port());
     until("no connection to the upstream is established", || {

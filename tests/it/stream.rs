@@ -8,7 +8,7 @@ use crate::harness::{
 };
 
 const MIB: u64 = 1024 * 1024;
-/// Enough for many buffers of everybody's.
+/// A size that is many times that of every buffer on the way.
 const LARGE: u64 = 6 * MIB + 12_345;
 
 fn chunk(data: &[u8]) -> Vec<u8> {

@@ -16,7 +16,7 @@ use crate::harness::{LETS_DEBUGGERS_IN, PATIENCE, Request, Setup, Sidecar, Stall
 struct Systemd(UnixDatagram);
 
 impl Systemd {
-    /// It wants `setup`'s daemon to tell it.
+    /// Binds a socket, and names it to `setup`'s daemon.
     fn new(setup: &mut Setup) -> Self {
         let path = setup.dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -34,7 +34,7 @@ impl Systemd {
         }
     }
 
-    /// Every message until one has that line, that one included.
+    /// Waits for a message with that line, and returns every message up to that one.
     fn until(&self, line: &str) -> Vec<String> {
         let deadline = now() + PATIENCE;
         let mut messages = Vec::new();

@@ -14,14 +14,14 @@ use crate::harness::{Answer, Connection, ManualUpstream, Request, Setup, Sidecar
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// With one key of the API at 300 ms.
+/// A sidecar with one key of its API at 300 ms.
 fn with_short(simulator: &Simulator, key: &str) -> Sidecar {
     let mut setup = Setup::new(simulator);
     setup.api(key, "300ms");
     setup.start().ready()
 }
 
-/// What the problem says, with its status.
+/// The status and code of a problem.
 fn problem(answer: &Answer) -> (u16, String) {
     (answer.status, answer.problem())
 }
@@ -99,7 +99,7 @@ fn a_tls_handshake_that_is_not_answered_ends_with_connect_timeout() {
     assert!(start.elapsed() >= SHORT);
 }
 
-/// A listener whose queue is full, and what fills it.
+/// A listener whose queue is full, and the connections that fill it.
 fn full() -> (Socket, SocketAddr, Vec<TcpStream>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();

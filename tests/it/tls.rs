@@ -40,7 +40,7 @@ fn logging_in(peer: &TlsPeer, trusted: &Authority) -> Setup {
     setup
 }
 
-/// Neither a request nor a log-in reaches `server`; the reason is told, and it hears nothing.
+/// Asserts that neither a request nor a log-in reaches `server`, that the reason is told, and that the server hears nothing.
 fn is_refused(server: impl Fn() -> TlsPeer, trusted: &Authority, code: &str, reason: &str) {
     let (simulator, peer) = (simulator(), server());
     let sidecar = forwarding(&simulator, &peer, trusted).start();
@@ -94,7 +94,7 @@ fn authority() -> Authority {
     Authority::new("The tests' authority")
 }
 
-/// With these limits, counted from now.
+/// The parameters of a certificate with these limits, counted from now.
 fn valid(from: impl Fn(SystemTime) -> SystemTime, to: impl Fn(SystemTime) -> SystemTime) -> CertificateParams {
     let (now, mut params) = (wall_clock(), params("localhost"));
     params.not_before = from(now).into();
@@ -208,7 +208,7 @@ fn tls_1_2_is_spoken_unless_tls_min_is_1_3() {
     learned_nothing(&peer.heard_of(1), &[]);
 }
 
-/// With sessions to resume.
+/// The settings of a server that resumes sessions.
 fn resuming(identity: &Identity, version: &'static rustls::SupportedProtocolVersion) -> ServerConfig {
     let mut config = server_of(identity, &[version], None);
     config.session_storage = ServerSessionMemoryCache::new(32);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Http2, OFF_AND_AUTO, RecordingUpstream, Request, Setup, Sidecar, revoke, simulator};
 
-/// A chunked request over HTTP/1.1 with these trailers, which announces `announced`.
+/// Sends a chunked request over HTTP/1.1 with these trailers, which announces `announced`.
 fn post(sidecar: &Sidecar, target: &str, announced: &str, trailers: &[(&str, &str)]) -> Answer {
     let mut client = sidecar.connect();
     let mut request = Request::new("POST", target).header("Transfer-Encoding", "chunked");

@@ -6,7 +6,7 @@ fn as_is((fate, text): &(Fate, &str)) -> Case {
     (*fate, (*text).to_owned())
 }
 
-/// Requests that hide in others, or follow where none may.
+/// Requests that hide in others, or follow where none is allowed.
 const DESYNC: &[(Fate, &str)] = &[
     // CL.0: the body looks like a request.
     (
@@ -118,7 +118,7 @@ const PIPELINES: &[(Fate, &str)] = &[
     (EachThenClosed(1, 400), "GET /CASE/1 HTTP/1.1\r\nHost: localhost\r\n\r\n\x16\x03\x01\x02\0\x01\0\x01\u{fc}\x03\x03\r\n\r\n"),
 ];
 
-/// Written up to there, and then the client's end.
+/// The client writes this much of a head, and ends.
 const CUT_HEADS: &[&str] = &[
     "",
     "G",

@@ -104,7 +104,7 @@ const UPGRADES: &[(Fate, &str)] = &[
     (Passes, "Trailer: Authorization, Organization, Content-Length"),
 ];
 
-/// With a body, or of another method, or in HTTP/1.0, it is no upgrade; the body is the request's, whatever it looks like.
+/// A request with a body, of another method, or in HTTP/1.0 is no upgrade; its body stays its body, whatever it looks like.
 #[test]
 fn an_upgrade_that_opens_no_tunnel_is_an_ordinary_request() {
     let more = [

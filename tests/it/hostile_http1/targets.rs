@@ -148,7 +148,7 @@ const LOGINS: &[&str] = &[
     "http://[::1]/a/../auth",
 ];
 
-/// Where rules are set, and everything below one path is allowed but one of its branches.
+/// Targets for a sidecar whose rules allow everything below one path but one of its branches.
 const RULED: &[(Fate, &str)] = &[
     (Passes, "/open/CASE"),
     (Passes, "/open/CASE/x?deny=/open/shut/../.."),
@@ -203,7 +203,7 @@ fn a_disguised_log_in_path_is_refused() {
     play(LOGINS.iter().map(ask));
 }
 
-/// As a client would that wants a token: with credentials in the body.
+/// A client that wants a token sends credentials in the body.
 #[test]
 fn a_disguised_log_in_path_is_refused_with_a_body_too() {
     let body = r#"{"username":"CASE","password":"b"}"#;

@@ -29,7 +29,7 @@ struct Flood {
 
 /// What became of a flooder that reads its answers.
 struct Flooded {
-    /// Bytes that were taken of it.
+    /// How many of its bytes were taken.
     taken: usize,
     /// The code of the last GOAWAY.
     words: Option<u32>,
@@ -58,7 +58,7 @@ fn flood(scene: &mut Scene, flood: &Flood, most: usize) -> Flooded {
     flooding.join().unwrap_or_else(|_| panic!("{}", flood.name))
 }
 
-/// The process has never taken more than this and what it takes by itself.
+/// Asserts that the process has never taken more than this and what it takes by itself.
 fn assert_peak(sidecar: &Sidecar, name: &str, kib: u64) {
     let peak = sidecar.peak_memory_kib();
     println!("peak of {name}: {peak} KiB of {}", ITSELF + kib);
@@ -114,7 +114,7 @@ fn frames_without_content_end_the_connection() {
     assert!(scene.foreign().is_empty());
 }
 
-/// What makes us reset a stream, after its head.
+/// Frames that make the sidecar reset a stream, after its head.
 type Provocation = (&'static str, fn(u32) -> Vec<u8>);
 
 const PROVOCATIONS: [Provocation; 6] = [
@@ -273,7 +273,7 @@ fn heads_that_wait_are_as_large_as_they_may_be_and_as_many() {
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
 }
 
-/// Bytes that upstream has sent.
+/// Counts the bytes that the upstream has sent.
 fn sent(control: &Control) -> u64 {
     control.requests().iter().map(|seen| seen.answer_bytes).sum()
 }

@@ -14,13 +14,13 @@ use crate::harness::{
 /// What a client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
-    /// A problem of ours with this code, and this status.
+    /// It is told a problem of the sidecar's with this status and this code.
     Problem(u16, &'static str),
-    /// 200, and no end.
+    /// It is told 200, and the body is cut.
     Cut,
-    /// 200, and this.
+    /// It is told 200 with this body.
     Whole(&'static str),
-    /// 200 and a cut answer, or a problem: it depends on what was read together.
+    /// It is told 200 with a cut body, or a problem: that depends on what was read together.
     Broken,
 }
 
@@ -35,7 +35,7 @@ struct Case {
     told: Told,
 }
 
-/// `first`, once.
+/// The upstream says `first` once.
 fn once(name: &'static str, first: &[Vec<u8>], told: Told) -> Case {
     Case { name, first: first.concat(), then: Vec::new(), told }
 }

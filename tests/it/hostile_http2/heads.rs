@@ -18,7 +18,7 @@ const RESET: Ends = Ends::Stream(1, PROTOCOL_ERROR);
 /// An invalid name may end the connection, too (RFC 9113, 5.4.2).
 const UNREADABLE: Ends = Ends::Either(&[PROTOCOL_ERROR, COMPRESSION_ERROR]);
 
-/// A head alone.
+/// A request that is a head alone.
 fn head(name: &str, block: Fields<'_>, ends: Ends, reaches: usize) -> Case {
     case(name, &[frame(HEADERS, WHOLE, 1, &fields(block))], ends, reaches)
 }

@@ -105,7 +105,7 @@ fn check_life(token: &[u8], times: &Times) -> Option<TokenLife> {
 fn check_expiry(claims: &[u8], life: &TokenLife, times: &Times) {
     let now = if times.server > 0 { times.server } else { 1_800_000_000 };
     let Ok(Value::Object(read)) = serde_json::from_slice::<Value>(claims) else { return };
-    // Which of two counts is nobody's to say.
+    // Of two claims with that name, either may count.
     let mentions = claims.windows(3).filter(|part| part == b"exp").count();
     if mentions > 1 || claims.contains(&b'\\') {
         return;

@@ -12,7 +12,7 @@ use std::{
 
 use super::strict::{Fault, Request};
 
-/// Answers every request alike until it is told that nobody will come any more.
+/// An upstream that answers every request alike until [`Recorder::finish`].
 pub struct Recorder {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -20,7 +20,7 @@ pub struct Recorder {
     accepting: JoinHandle<()>,
 }
 
-/// Bytes that came, as far as they are one request.
+/// The bytes of one request, whole or not.
 pub struct Seen {
     pub bytes: Vec<u8>,
     pub read: Result<Request, Fault>,
@@ -55,10 +55,10 @@ impl Recorder {
         self.address
     }
 
-    /// Everything, once every connection has ended: who made them must be gone.
+    /// Waits until every connection has ended, and returns everything. The sidecar must have ended before.
     pub fn finish(self) -> Vec<Seen> {
         self.over.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
+        // A connection wakes the thread that accepts.
         let _ = TcpStream::connect(self.address);
         self.accepting.join().unwrap();
         std::mem::take(&mut self.seen.lock().unwrap())

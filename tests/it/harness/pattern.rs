@@ -2,7 +2,7 @@
 
 use careportals_simulator::Pattern;
 
-/// The first so many of them.
+/// The first `bytes` of the pattern.
 pub fn pattern(bytes: u64) -> Vec<u8> {
     let (pattern, mut all) = (Pattern::new(), Vec::new());
     while (all.len() as u64) < bytes {

@@ -1,14 +1,11 @@
-//! Many clients at once.
+//! A crowd sends one request from many connections at once.
 
 use std::{
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::{
-    http::{Answer, Connection, Request},
-    sidecar::Sidecar,
-};
+use crate::harness::{Answer, Connection, Request, Sidecar};
 
 /// Clients that have sent their request and wait for its answer, each on a connection of its own.
 pub struct Crowd {
@@ -17,7 +14,7 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// All of them have written their request when this returns.
+    /// Writes the request on `count` connections. All of them are written when this returns.
     pub fn send(sidecar: &Sidecar, count: usize, request: &Request) -> Self {
         Self::send_to(sidecar.address(), count, request)
     }
@@ -45,7 +42,7 @@ impl Crowd {
     }
 }
 
-/// Threads that wait for it end even when a test fails.
+/// Sets the flag when dropped, so that threads that watch it end even when a test fails.
 pub struct SetAtEnd<'a>(pub &'a AtomicBool);
 
 impl Drop for SetAtEnd<'_> {

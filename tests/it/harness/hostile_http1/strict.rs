@@ -5,7 +5,7 @@
 pub struct Request {
     pub method: String,
     pub target: String,
-    /// In lower case already: that is how the sidecar writes names.
+    /// Names are in lower case: that is how the sidecar writes them.
     pub fields: Vec<(String, String)>,
     pub trailers: Vec<(String, String)>,
     /// Where it ends in the bytes it was read from.
@@ -14,7 +14,7 @@ pub struct Request {
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// So far it is well formed, and its end has not come.
+    /// The request is well formed so far, and its end has not come.
     Unfinished,
     Malformed(String),
 }
@@ -23,7 +23,7 @@ fn malformed<T>(why: impl Into<String>) -> Result<T, Fault> {
     Err(Fault::Malformed(why.into()))
 }
 
-/// What else stands in a request than what everybody needs.
+/// The values that the sidecar must have set.
 pub struct Credentials {
     pub authorization: String,
     pub organization: String,
@@ -31,7 +31,7 @@ pub struct Credentials {
 }
 
 impl Request {
-    /// The first request in `bytes`.
+    /// Reads the first request in `bytes`.
     pub fn read(bytes: &[u8]) -> Result<Self, Fault> {
         let mut lines = Lines { bytes, at: 0 };
         let line = lines.next()?;
@@ -73,7 +73,7 @@ impl Request {
         self.fields.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect()
     }
 
-    /// What of its headers must not reach the upstream, or must and does not.
+    /// Finds a header that must not reach the upstream, or one that must and does not.
     pub fn fault(&self, credentials: &Credentials) -> Option<String> {
         for (name, wanted) in [
             ("authorization", &credentials.authorization),
@@ -84,7 +84,7 @@ impl Request {
                 return Some(format!("{name} is not exactly ours"));
             }
         }
-        // With `_` for `-`, as a CGI-like server reads it, there is none beside them either.
+        // A CGI-like server reads `_` as `-`, so such names must not stand beside them either.
         for (name, _) in &self.fields {
             let folded = name.replace('_', "-");
             let ours = ["authorization", "organization", "host"].contains(&folded.as_str());
@@ -160,7 +160,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    /// A line, each character of which is a byte. CRLF alone ends it, and neither CR nor LF nor NUL stands in it.
+    /// Reads a line, whose characters are bytes. Only CRLF ends it, and no CR, LF or NUL stands in it.
     fn next(&mut self) -> Result<String, Fault> {
         let rest = &self.bytes[self.at..];
         let end = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n' | 0));
@@ -175,7 +175,7 @@ impl Lines<'_> {
         }
     }
 
-    /// Lines up to an empty one.
+    /// Reads lines up to an empty one.
     fn fields(&mut self) -> Result<Vec<(String, String)>, Fault> {
         let mut fields = Vec::new();
         loop {
@@ -216,7 +216,7 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 #[test]
-fn the_reader_forgives_nothing() {
+fn the_strict_reader_forgives_nothing() {
     let (whole, unfinished) = ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", Some(Fault::Unfinished));
     assert_eq!(Request::read(whole.as_bytes()).unwrap().end, whole.len());
     for cut in 0..whole.len() {

@@ -1,4 +1,4 @@
-//! An egress proxy that a test plays itself: it takes CONNECT, plain or over TLS, and leads everybody to one place.
+//! An egress proxy that a test plays itself: it takes CONNECT, plain or over TLS, and connects every client to one address.
 
 use std::{
     net::SocketAddr,
@@ -17,18 +17,18 @@ use tokio_rustls::TlsAcceptor;
 /// What it does with a CONNECT.
 #[derive(Clone)]
 pub enum Manner {
-    /// Connects to this address, whatever name it was asked for.
+    /// It connects to this address, whatever name the client asked for.
     Lead(SocketAddr),
-    /// Says this.
+    /// It answers with this text.
     Say(&'static str),
-    /// Says nothing.
+    /// It never answers.
     Silent,
 }
 
 /// The proxy. It ends when dropped.
 pub struct ConnectProxy {
     pub address: SocketAddr,
-    /// Of its certificate, when it speaks TLS.
+    /// Its certificate in PEM, when it speaks TLS.
     pub certificate: Option<String>,
     heads: Arc<Mutex<Vec<String>>>,
     thread: Option<(oneshot::Sender<()>, JoinHandle<()>)>,

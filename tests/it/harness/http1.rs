@@ -6,7 +6,7 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use crate::sidecar::PATIENCE;
+use crate::harness::PATIENCE;
 
 /// A request, exactly as it will be written.
 #[derive(Clone, Debug)]
@@ -36,13 +36,18 @@ impl Request {
         self
     }
 
+    /// Adds several headers, in their order.
+    pub fn headers<'a>(self, headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        headers.into_iter().fold(self, |request, (name, value)| request.header(name, value))
+    }
+
     /// Replaces the `Host` that every request has from the start.
     pub fn host(mut self, host: &str) -> Self {
         host.clone_into(&mut self.headers[0].1);
         self
     }
 
-    /// With its length.
+    /// Adds a body and its `Content-Length`.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         let length = self.body.len().to_string();
@@ -89,7 +94,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The `code` of a problem of the sidecar's own; it must look like one in every respect.
+    /// Asserts that this is a problem of the sidecar's own in every respect, and returns its `code`.
     pub fn problem(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         let status = self.header("proxy-status").unwrap_or_default();
@@ -102,7 +107,7 @@ impl Answer {
         document["code"].as_str().unwrap().to_owned()
     }
 
-    /// From the simulator's echo: the values of one header that reached upstream.
+    /// Reads the simulator's echo: the values of one header that reached the upstream.
     pub fn echoed(&self, name: &str) -> Vec<String> {
         let document = self.json();
         let headers = document["headers"].as_array().unwrap_or_else(|| panic!("not an echo: {self:?}"));
@@ -119,7 +124,7 @@ enum Socket {
 /// A connection to the sidecar.
 pub struct Connection {
     socket: Socket,
-    /// Read and not used yet.
+    /// Bytes that were read and not used yet.
     ahead: Vec<u8>,
 }
 
@@ -154,7 +159,7 @@ impl Connection {
         }
     }
 
-    /// How long a write may wait for the other side.
+    /// Limits how long a write may wait for the other side.
     pub fn write_timeout(&self, limit: std::time::Duration) {
         match &self.socket {
             Socket::Tcp(stream) => stream.set_write_timeout(Some(limit)).unwrap(),
@@ -162,7 +167,7 @@ impl Connection {
         }
     }
 
-    /// No more will be written.
+    /// Tells the other side that no more will be written.
     pub fn finish_writing(&self) {
         match &self.socket {
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Write).unwrap(),
@@ -170,7 +175,7 @@ impl Connection {
         }
     }
 
-    /// Some more bytes; none at the end. A reset is an end.
+    /// Reads some more bytes: none at the end. A reset counts as an end.
     pub fn read_some(&mut self) -> Vec<u8> {
         if !self.ahead.is_empty() {
             return std::mem::take(&mut self.ahead);
@@ -188,7 +193,7 @@ impl Connection {
         buffer
     }
 
-    /// Everything up to and with `end`.
+    /// Reads everything up to and including `end`.
     pub fn read_until(&mut self, end: &[u8]) -> Vec<u8> {
         loop {
             if let Some(at) = find(&self.ahead, end) {
@@ -198,7 +203,7 @@ impl Connection {
         }
     }
 
-    /// Everything until the other side closes.
+    /// Reads everything until the other side closes.
     pub fn read_to_end(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         loop {
@@ -210,12 +215,12 @@ impl Connection {
         }
     }
 
-    /// Whether the other side has closed, once it does.
+    /// Reads, and returns whether the other side has closed rather than sent something.
     pub fn is_closed(&mut self) -> bool {
         self.read_some().is_empty()
     }
 
-    /// The next answer's head, without its body.
+    /// Reads the next answer's head, without its body.
     pub fn head(&mut self) -> Answer {
         let end = loop {
             if let Some(at) = find(&self.ahead, b"\r\n\r\n") {
@@ -230,7 +235,7 @@ impl Connection {
         Answer { status, headers: fields(lines), ..Answer::default() }
     }
 
-    /// The next answer, whole; `method` is what was asked.
+    /// Reads the next answer to its end. `method` is the request's.
     pub fn answer(&mut self, method: &str) -> Answer {
         let mut answer = self.head();
         let bodiless = method == "HEAD" || answer.status == 204 || answer.status == 304 || answer.status < 200;
@@ -303,9 +308,8 @@ impl Connection {
     }
 }
 
-/// For connections that the other side may close while they are idle.
 impl Connection {
-    /// `None` when it has ended before an answer began.
+    /// As [`Connection::send`], on a connection that may have been closed: `None` when it ended before an answer began.
     pub fn try_send(&mut self, request: &Request) -> Option<Answer> {
         self.try_write(&[request.head(), request.body.clone()].concat()).ok()?;
         if self.ahead.is_empty() && !self.fill() {

@@ -9,10 +9,10 @@ use std::{
 
 use careportals_simulator::Simulator;
 
-use crate::sidecar::Setup;
+use crate::harness::Setup;
 
-/// Says the same to every request, on plain TCP. Dropped, it is gone.
-pub struct RawUpstream {
+/// An upstream on plain TCP that answers every request alike. It ends when dropped.
+pub struct RecordingUpstream {
     address: SocketAddr,
     heard: Arc<Mutex<Heard>>,
     accepting: Option<JoinHandle<()>>,
@@ -21,17 +21,17 @@ pub struct RawUpstream {
 #[derive(Default)]
 struct Heard {
     requests: Vec<String>,
-    /// Those of requests that did not end, too.
+    /// All bytes that came, those of unfinished requests included.
     bytes: usize,
     connections: Vec<TcpStream>,
     over: bool,
 }
 
-/// What an upstream says that has little to say.
+/// A short answer.
 pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-impl RawUpstream {
-    /// `answer`: bytes; one that says `Connection: close` is the last on its connection.
+impl RecordingUpstream {
+    /// Answers every request with the bytes of `answer`. One that says `Connection: close` is the last on its connection.
     pub fn start(answer: impl Into<Vec<u8>>) -> Self {
         let (listener, answer) = (TcpListener::bind("127.0.0.1:0").unwrap(), answer.into());
         let address = listener.local_addr().unwrap();
@@ -65,20 +65,19 @@ impl RawUpstream {
     pub fn setup(&self, simulator: &Simulator) -> Setup {
         let mut setup = Setup::new(simulator);
         setup
-            .variable("CAREPORTALS_UPSTREAM", &self.base_url())
-            .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()))
-            // With one worker, what was written first has arrived first.
+            .upstream(&self.base_url(), simulator)
+            // With one worker, requests arrive in the order in which they were written.
             .variable("CAREPORTALS_WORKERS", "1")
             .api("allow_insecure_upstream", "true");
         setup
     }
 
-    /// Every request so far, as it came; one whose end never came is not among them.
+    /// Every whole request so far, as it came.
     pub fn requests(&self) -> Vec<String> {
         self.heard.lock().unwrap().requests.clone()
     }
 
-    /// Bytes of requests that have not come to their end.
+    /// How many bytes of unfinished requests have come.
     pub fn unfinished(&self) -> usize {
         let heard = self.heard.lock().unwrap();
         heard.bytes - heard.requests.iter().map(|request| request.chars().count()).sum::<usize>()
@@ -115,7 +114,7 @@ fn serve(heard: &Mutex<Heard>, mut stream: TcpStream, answer: &[u8]) {
     }
 }
 
-/// Where the first request in `text` ends, if it does; each character is a byte.
+/// Finds the end of the first request in `text`, whose characters are bytes.
 fn end_of_request(text: &str) -> Option<usize> {
     let head = text.find("\r\n\r\n")? + 4;
     let (lines, rest) = (text[..head].split("\r\n"), &text[head..]);
@@ -132,7 +131,7 @@ fn end_of_request(text: &str) -> Option<usize> {
     rest.char_indices().nth(length - 1).map(|(at, last)| head + at + last.len_utf8())
 }
 
-impl Drop for RawUpstream {
+impl Drop for RecordingUpstream {
     fn drop(&mut self) {
         let mut heard = self.heard.lock().unwrap();
         heard.over = true;
@@ -140,7 +139,7 @@ impl Drop for RawUpstream {
             let _ = connection.shutdown(Shutdown::Both);
         }
         drop(heard);
-        // Wakes the thread that accepts.
+        // A connection wakes the thread that accepts.
         let _ = TcpStream::connect(self.address);
         let _ = self.accepting.take().map(JoinHandle::join);
     }

@@ -6,15 +6,15 @@ use std::{
     time::Duration,
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
 use super::{
     record::{Recorder, Seen},
     strict::{Credentials, Fault},
 };
-use crate::sidecar::{ORGANIZATION, Setup, Sidecar};
+use crate::harness::{ORGANIZATION, Setup, Sidecar, simulator};
 
-/// What has to become of a case, on either side.
+/// What must become of a case, on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// One request arrives, and the connection goes on.
@@ -23,14 +23,14 @@ pub enum Fate {
     Last,
     /// Nothing arrives, the client is told that status, and the connection goes on.
     Refused(u16),
-    /// The same, and the connection ends.
+    /// Nothing arrives, the client is told that status, and the connection ends.
     Closed(u16),
-    /// Its body is broken: of one request the beginning may arrive and its end never does. The client is told 400, if
-    /// anything, and the connection ends.
+    /// Its body is broken: the beginning of one request may arrive, and its end never does. The client is told 400 or
+    /// nothing, and the connection ends.
     Broken,
-    /// One request arrives for each of so many; the connection goes on.
+    /// This many requests arrive, and the connection goes on.
     Each(usize),
-    /// The same, and then one is refused with that status, which ends the connection.
+    /// This many requests arrive; then one is refused with that status, which ends the connection.
     EachThenClosed(usize, u16),
 }
 
@@ -49,32 +49,32 @@ impl Fate {
     }
 }
 
-/// Bytes of a client, one a character, and what has to become of them. `CASE` stands for the case's own name, which has to
-/// be in every request that may arrive; a request whose target holds `smuggled` must not.
+/// What a client writes, a character for each byte, and what must become of it. `CASE` stands for the case's own name, which
+/// is in every request that may arrive. A request whose target holds `smuggled` must not arrive.
 pub type Case = (Fate, String);
 
 /// How a client writes its case.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Client {
-    /// All of it, and at once one more request, by which is seen whether the two sides still agree on where requests begin.
+    /// It writes all of it, and at once one more request, which shows whether both sides still agree on where requests begin.
     InOnePiece,
-    /// The same byte by byte, so that every boundary of the sidecar's reader is met.
+    /// It does so byte by byte, so that every boundary of the sidecar's reader is met.
     ByteByByte,
-    /// All of it, and then it says that it will write no more.
+    /// It writes all of it, and then shuts its side down.
     Ending,
 }
 
-/// Plays them with everything at its default.
+/// Plays the cases with everything at its default.
 pub fn play(cases: impl IntoIterator<Item = Case>) {
     Stage::new(|_| ()).play(Client::InOnePiece, cases);
 }
 
-/// The same byte by byte.
+/// Plays the cases byte by byte.
 pub fn play_slowly(cases: impl IntoIterator<Item = Case>) {
     Stage::new(|_| ()).play(Client::ByteByByte, cases);
 }
 
-/// A sidecar with one worker and what stands around it.
+/// A sidecar with one worker, its simulator and its upstream.
 pub struct Stage {
     simulator: Simulator,
     upstream: Recorder,
@@ -83,11 +83,10 @@ pub struct Stage {
 
 impl Stage {
     pub fn new(adjust: impl FnOnce(&mut Setup)) -> Self {
-        let (simulator, upstream) = (Simulator::start(Options::default()).unwrap(), Recorder::start());
+        let (simulator, upstream) = (simulator(), Recorder::start());
         let mut setup = Setup::new(&simulator);
         setup
-            .variable("CAREPORTALS_UPSTREAM", &format!("http://{}", upstream.address()))
-            .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()))
+            .upstream(&format!("http://{}", upstream.address()), &simulator)
             .variable("CAREPORTALS_WORKERS", "1")
             .api("allow_insecure_upstream", "true");
         adjust(&mut setup);
@@ -96,8 +95,8 @@ impl Stage {
         Self { simulator, upstream, sidecar }
     }
 
-    /// Plays every case, sees that the sidecar still serves and ends in good order, and only then looks at what the
-    /// upstream got: by then it is all there. Every fault is told, with the bytes.
+    /// Plays every case, asserts that the sidecar still serves and ends in good order, and only then looks at what the
+    /// upstream got, because all of it is there by then. Fails with every fault and its bytes.
     pub fn play(mut self, client: Client, cases: impl IntoIterator<Item = Case>) {
         let mut played = Vec::new();
         for (number, (fate, text)) in cases.into_iter().enumerate() {
@@ -199,7 +198,7 @@ impl Played {
     }
 }
 
-/// All that a client gets to read before it is cut off.
+/// Plays one case as a client, and returns everything that it reads.
 fn told(sidecar: &Sidecar, client: Client, name: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut stream = TcpStream::connect(sidecar.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -207,7 +206,7 @@ fn told(sidecar: &Sidecar, client: Client, name: &str, bytes: &[u8]) -> Result<V
     stream.set_nodelay(true).unwrap();
     let probe = format!("GET /{name}/probe HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let with_probe = [bytes, probe.as_bytes()].concat();
-    // Whoever is refused in the middle of it may be cut off while he writes.
+    // A client that is refused in the middle may be cut off while it writes.
     let _ = match client {
         Client::InOnePiece => stream.write_all(&with_probe),
         Client::ByteByByte => with_probe.chunks(1).try_for_each(|byte| stream.write_all(byte)),
@@ -224,7 +223,7 @@ fn told(sidecar: &Sidecar, client: Client, name: &str, bytes: &[u8]) -> Result<V
     }
 }
 
-/// The status of each answer, one right after the other; those that only say "go on" are left out.
+/// Reads the status of each answer, one after the other. Interim answers (1xx) are left out.
 fn statuses(mut told: &[u8]) -> Result<Vec<u16>, String> {
     let mut statuses = Vec::new();
     while !told.is_empty() {

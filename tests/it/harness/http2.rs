@@ -1,11 +1,6 @@
-//! HTTP/2 in cleartext, by prior knowledge: a client that behaves, and frames by hand for one that does not.
+//! A well-behaved HTTP/2 client in cleartext, by prior knowledge. `frames` has one that misbehaves.
 
-use std::{
-    future::Future,
-    io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use h2::{
@@ -15,12 +10,9 @@ use h2::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
-use crate::{
-    http::{Answer, Request},
-    sidecar::PATIENCE,
-};
+use crate::harness::{Answer, PATIENCE, Request, waiting::assert_short};
 
-/// One connection. It moves only while something is waited for.
+/// One connection. It makes progress only while one of its methods waits.
 pub struct Http2 {
     runtime: Runtime,
     sender: SendRequest<Bytes>,
@@ -64,7 +56,7 @@ impl Http2 {
         self.open_at(&format!("http://{}{}", request.headers[0].1, request.target), request, ends)
     }
 
-    /// The same with a target of one's own.
+    /// Sends the head with this URI.
     pub fn open_at(&mut self, uri: &str, request: &Request, ends: bool) -> Stream {
         let mut head = http::Request::builder().method(request.method.as_str()).uri(uri).body(()).unwrap();
         for (name, value) in &request.headers[1..] {
@@ -77,7 +69,7 @@ impl Http2 {
         Stream { response, body }
     }
 
-    /// A whole exchange.
+    /// Sends the request, and reads the answer to its end.
     pub fn send(&mut self, request: &Request) -> Answer {
         let mut stream = self.open(request, request.body.is_empty());
         if !request.body.is_empty() {
@@ -90,12 +82,12 @@ impl Http2 {
         self.send(&Request::get(target))
     }
 
-    /// As much of `bytes` as the other side lets us, all of it in the end.
+    /// Writes all of `bytes`, as the other side's window permits.
     pub fn write(&self, stream: &mut Stream, bytes: &[u8], ends: bool) {
         assert!(self.try_write(stream, bytes, ends, PATIENCE), "the body is not read");
     }
 
-    /// Whether the other side took all of it in time.
+    /// Writes, and returns whether the other side took all of `bytes` within `limit`.
     pub fn try_write(&self, stream: &mut Stream, bytes: &[u8], ends: bool, limit: Duration) -> bool {
         let body = &mut stream.body;
         let writing = async move {
@@ -123,7 +115,7 @@ impl Http2 {
         stream.body.send_trailers(map).unwrap();
     }
 
-    /// Gives the request up.
+    /// Cancels the request.
     pub fn reset(&self, mut stream: Stream) {
         stream.body.send_reset(Reason::CANCEL);
         drop(stream);
@@ -139,8 +131,9 @@ impl Http2 {
         });
     }
 
-    /// Keeps the connection alive for so long, as a client with nothing to ask does.
-    pub fn stay_for(&self, time: Duration) {
+    /// As [`let_time_pass`](crate::harness::let_time_pass), while the connection is served: its pings are answered.
+    pub fn stay_for(&self, why: &str, time: Duration) {
+        assert_short(why, time);
         self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
@@ -148,7 +141,7 @@ impl Http2 {
         self.try_head(stream).unwrap()
     }
 
-    /// The head, or why there will be none.
+    /// Reads the head. An error says why there will be none.
     pub fn try_head(&self, stream: Stream) -> Result<Answering, h2::Error> {
         let (head, body) = self.wait(stream.response)?.into_parts();
         assert_eq!(head.version, http::Version::HTTP_2);
@@ -161,7 +154,7 @@ impl Http2 {
         self.rest(answering)
     }
 
-    /// Some bytes of the body; none at the end.
+    /// Reads some bytes of the body: none at the end.
     pub fn read_some(&self, answering: &mut Answering) -> Result<Bytes, h2::Error> {
         let body = &mut answering.body;
         self.wait(async {
@@ -192,7 +185,7 @@ impl Http2 {
         answering.head
     }
 
-    /// Waits until the other side has closed the connection. What it said, if it did not end well.
+    /// Waits until the other side has closed the connection. An error is what it said, if it did not end well.
     pub fn closed(self) -> Result<(), h2::Error> {
         let Self { runtime, sender, driver } = self;
         runtime.block_on(async {
@@ -202,7 +195,7 @@ impl Http2 {
         })
     }
 
-    /// Sends a PING and waits for its answer; whether there was one.
+    /// Connects, with a handle for pings.
     pub fn ping(address: SocketAddr) -> (Self, h2::PingPong) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (sender, driver, pings) = runtime.block_on(async {
@@ -221,163 +214,4 @@ impl Http2 {
 
 fn listed(headers: &HeaderMap) -> Vec<(String, String)> {
     headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect()
-}
-
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-pub const END_STREAM: u8 = 0x1;
-pub const END_HEADERS: u8 = 0x4;
-
-/// Kinds of frames (RFC 9113, 6).
-pub const BODY: u8 = 0x0;
-pub const HEADERS: u8 = 0x1;
-pub const RST_STREAM: u8 = 0x3;
-pub const SETTINGS: u8 = 0x4;
-pub const PING: u8 = 0x6;
-pub const GOAWAY: u8 = 0x7;
-pub const WINDOW_UPDATE: u8 = 0x8;
-pub const CONTINUATION: u8 = 0x9;
-
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A block of fields: literals without indexing, so that nobody needs a table.
-pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    let text = |block: &mut Vec<u8>, text: &str| {
-        // RFC 7541, 5.1: a prefix of seven bits.
-        let length = text.len();
-        if length < 127 {
-            block.push(u8::try_from(length).unwrap());
-        } else {
-            block.push(127);
-            let mut rest = length - 127;
-            while rest >= 128 {
-                block.push(u8::try_from(rest % 128).unwrap() | 0x80);
-                rest /= 128;
-            }
-            block.push(u8::try_from(rest).unwrap());
-        }
-        block.extend(text.bytes());
-    };
-    for (name, value) in fields {
-        block.push(0);
-        text(&mut block, name);
-        text(&mut block, value);
-    }
-    block
-}
-
-/// The fields of a GET from localhost, and more.
-pub fn get_fields<'a>(path: &'a str, more: &[(&'a str, &'a str)]) -> Vec<u8> {
-    let mut all = vec![(":method", "GET"), (":scheme", "http"), (":authority", "localhost"), (":path", path)];
-    all.extend(more);
-    fields(&all)
-}
-
-/// Frames by hand.
-pub struct Raw(pub TcpStream);
-
-/// What came.
-#[derive(Debug)]
-pub struct Frame {
-    pub kind: u8,
-    pub flags: u8,
-    pub stream: u32,
-    pub payload: Vec<u8>,
-}
-
-impl Raw {
-    /// With the preface, empty settings, and room for all that may be answered.
-    pub fn connect(address: SocketAddr) -> Self {
-        let mut raw = Self::silent(address);
-        let room = frame(WINDOW_UPDATE, 0, 0, &0x3fff_ffff_u32.to_be_bytes());
-        raw.write(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &room].concat());
-        raw
-    }
-
-    /// Nothing said yet.
-    pub fn silent(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self(stream)
-    }
-
-    /// Writes until the other side ends the connection: what it said of it is still to be read, and at the end of reading
-    /// the end is seen.
-    pub fn write(&mut self, bytes: &[u8]) {
-        match self.0.write_all(bytes) {
-            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
-                panic!("writing frames: {error}");
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
-
-    /// Writes the same again and again until the other side ends it or takes no more for `limit`. The bytes it took.
-    pub fn flood(&mut self, bytes: &[u8], limit: Duration, most: usize) -> usize {
-        self.0.set_write_timeout(Some(limit)).unwrap();
-        let mut written = 0;
-        while written < most {
-            // Where the kernel took a part, the rest of it follows.
-            match self.0.write(&bytes[written % bytes.len()..]) {
-                Ok(some) => written += some,
-                Err(_) => break,
-            }
-        }
-        written
-    }
-
-    /// The next frame; `None` at the end.
-    pub fn read(&mut self) -> Option<Frame> {
-        let mut head = [0; 9];
-        self.fill(&mut head)?;
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let mut payload = vec![0; length];
-        self.fill(&mut payload)?;
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff;
-        Some(Frame { kind: head[3], flags: head[4], stream, payload })
-    }
-
-    fn fill(&mut self, buffer: &mut [u8]) -> Option<()> {
-        match self.0.read_exact(buffer) {
-            Ok(()) => Some(()),
-            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => None,
-            Err(error) => panic!("reading frames: {error}"),
-        }
-    }
-
-    /// The next frame of that kind; those before it are dropped. `None` when the connection ends first.
-    pub fn next(&mut self, kind: u8) -> Option<Frame> {
-        loop {
-            let frame = self.read()?;
-            if frame.kind == kind {
-                return Some(frame);
-            }
-        }
-    }
-
-    /// The next frame on that stream.
-    pub fn on(&mut self, stream: u32) -> Option<Frame> {
-        loop {
-            let frame = self.read()?;
-            if frame.stream == stream && frame.kind != WINDOW_UPDATE {
-                return Some(frame);
-            }
-        }
-    }
-
-    /// Reads until the other side closes; the error code of its last GOAWAY.
-    pub fn last_words(&mut self) -> Option<u32> {
-        let mut code = None;
-        while let Some(frame) = self.read() {
-            if frame.kind == GOAWAY {
-                code = Some(u32::from_be_bytes(frame.payload[4..8].try_into().unwrap()));
-            }
-        }
-        code
-    }
 }

@@ -1,10 +1,10 @@
-//! A server on TLS that a test plays itself, where the simulator is too trustworthy: any certificate, any version, any first
-//! words. It keeps whatever it was told, so that a test can say that it was told nothing.
+//! A TLS server that a test plays itself, where the simulator is too trustworthy: it has any certificate, any version, any
+//! first words. It keeps every byte that it is sent, so that a test can show that it was sent nothing.
 
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Duration,
 };
@@ -18,9 +18,9 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use crate::sidecar::PATIENCE;
+use crate::harness::{PATIENCE, until_some};
 
-/// The token that it gives to whoever logs in.
+/// The token that it gives to each client that logs in.
 pub const TOKEN: &str = "token-of-the-peer";
 
 /// An authority that a test makes up.
@@ -52,14 +52,14 @@ impl Identity {
         }
     }
 
-    /// Vouched for by nobody but itself.
+    /// A certificate that only vouches for itself.
     pub fn self_signed(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         Self::new(&params(name).self_signed(&key).unwrap(), &key)
     }
 }
 
-/// Those of a certificate for `name`, which is valid for thousands of years.
+/// The parameters of a certificate for `name`, which is valid for thousands of years.
 pub fn params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -82,7 +82,7 @@ impl Authority {
     }
 }
 
-/// What a server is like: TLS 1.2 and 1.3, unless changed.
+/// The settings of a server that speaks TLS 1.2 and 1.3.
 pub fn server(identity: &Identity) -> ServerConfig {
     server_of(identity, &[&TLS12, &TLS13], None)
 }
@@ -98,20 +98,20 @@ pub fn server_of(
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_single_cert(vec![identity.certificate.clone()], identity.key()).unwrap();
-    // Each connection is judged by itself.
+    // No session is resumed, so that each connection is judged by itself.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config
 }
 
-/// How it meets those who connect.
+/// How it treats a connection.
 enum Manner {
     Tls(Mutex<Arc<ServerConfig>>),
-    /// Whatever they say first, these bytes, and the end.
+    /// It answers the first bytes, whatever they are, with these, and ends the connection.
     Words(Vec<u8>),
 }
 
-/// What it was told.
+/// What clients have sent.
 #[derive(Clone, Default)]
 pub struct Heard {
     /// Connections that have ended or got as far as a request.
@@ -131,18 +131,18 @@ struct State {
     over: bool,
 }
 
-type Shared = (Mutex<State>, Condvar);
+type Shared = Mutex<State>;
 
 /// Listens on loopback until dropped. A request to `/auth` is answered with [`TOKEN`], any other with `200`; each is the
 /// last on its connection, but for those to [`KEPT`].
-pub struct Peer {
+pub struct TlsPeer {
     address: SocketAddr,
     manner: Arc<Manner>,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
 }
 
-impl Peer {
+impl TlsPeer {
     pub fn tls(config: ServerConfig) -> Self {
         Self::start(Manner::Tls(Mutex::new(Arc::new(config))))
     }
@@ -160,7 +160,7 @@ impl Peer {
             move || {
                 let mut serving = Vec::new();
                 while let Ok((stream, _)) = listener.accept() {
-                    let mut state = shared.0.lock().unwrap();
+                    let mut state = shared.lock().unwrap();
                     if state.over {
                         break;
                     }
@@ -190,23 +190,22 @@ impl Peer {
         self.address.port()
     }
 
-    /// By the name that certificates of these tests are for.
+    /// Its base URL, by the name that the certificates of these tests are for.
     pub fn base_url(&self) -> String {
         format!("https://localhost:{}", self.port())
     }
 
-    /// What it has heard once so many connections have come to their end.
+    /// Waits until that many connections have come to their end, and returns what they sent.
     pub fn heard_of(&self, connections: usize) -> Heard {
-        let (state, changed) = (self.shared.0.lock().unwrap(), &self.shared.1);
-        let waiting = |state: &mut State| state.heard.connections < connections;
-        let (state, late) = changed.wait_timeout_while(state, PATIENCE, waiting).unwrap();
-        assert!(!late.timed_out(), "{} connections have ended", state.heard.connections);
-        state.heard.clone()
+        until_some(&format!("{connections} connections have come to their end"), || {
+            let heard = &self.shared.lock().unwrap().heard;
+            (heard.connections >= connections).then(|| heard.clone())
+        })
     }
 }
 
-impl Peer {
-    /// What it is like from the next connection on.
+impl TlsPeer {
+    /// Changes its settings from the next connection on.
     pub fn change(&self, config: ServerConfig) {
         match &*self.manner {
             Manner::Tls(present) => *present.lock().unwrap() = Arc::new(config),
@@ -216,27 +215,26 @@ impl Peer {
 
     /// How many handshakes went on with a session from before.
     pub fn resumed(&self) -> usize {
-        self.shared.0.lock().unwrap().heard.resumed
+        self.shared.lock().unwrap().heard.resumed
     }
 }
 
-impl Drop for Peer {
+impl Drop for TlsPeer {
     fn drop(&mut self) {
-        let Ok(mut state) = self.shared.0.lock() else { return };
+        let Ok(mut state) = self.shared.lock() else { return };
         state.over = true;
         for stream in state.open.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
         drop(state);
-        // Wakes the thread that accepts.
+        // A connection wakes the thread that accepts.
         let _ = TcpStream::connect(self.address);
         let _ = self.accepting.take().map(JoinHandle::join);
     }
 }
 
 fn change(shared: &Shared, change: impl FnOnce(&mut Heard)) {
-    change(&mut shared.0.lock().unwrap().heard);
-    shared.1.notify_all();
+    change(&mut shared.lock().unwrap().heard);
 }
 
 fn speak(shared: &Shared, words: &[u8], mut stream: TcpStream) {
@@ -249,17 +247,17 @@ fn speak(shared: &Shared, words: &[u8], mut stream: TcpStream) {
     }
 }
 
-/// A path. Its answer leaves the connection open for another request.
+/// The path whose answer leaves the connection open for another request.
 pub const KEPT: &str = "/kept";
 
-/// Until its client has its answer, or will have none.
+/// Serves a connection until its client has its last answer, or will have none.
 fn serve(shared: &Shared, config: &Arc<ServerConfig>, mut stream: TcpStream) {
     let mut tls = ServerConnection::new(Arc::clone(config)).unwrap();
     while serve_one(shared, &mut tls, &mut stream) {}
     linger(&stream);
 }
 
-/// Whether another request may follow.
+/// Serves one request. Returns whether another may follow.
 fn serve_one(shared: &Shared, tls: &mut ServerConnection, stream: &mut TcpStream) -> bool {
     let (mut request, mut buffer) = (Vec::new(), [0; 16 * 1024]);
     while !is_whole(&request) {
@@ -291,7 +289,7 @@ fn serve_one(shared: &Shared, tls: &mut ServerConnection, stream: &mut TcpStream
     kept
 }
 
-/// Ends the connection so that what was written arrives: a reset would overtake it.
+/// Closes the connection in a way that lets the last bytes arrive: a reset would overtake them.
 fn linger(mut stream: &TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));

@@ -1,4 +1,4 @@
-//! A worker that does not turn: one thread of the daemon held by ptrace, as a debugger would.
+//! A worker whose event loop does not turn: ptrace holds one thread of the daemon, as a debugger would.
 
 use std::fs;
 
@@ -10,12 +10,12 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::sidecar::Sidecar;
+use crate::harness::Sidecar;
 
-/// The `hardening` under which a test that is not root's may hold a thread.
+/// The `hardening` under which a test may hold a thread without being root.
 pub const LETS_DEBUGGERS_IN: &str = "off";
 
-/// Held until dropped, which must happen on the thread that made it.
+/// Holds the thread until dropped, which must happen on the thread that made this.
 pub struct Stalled(Pid);
 
 impl Stalled {
@@ -30,7 +30,7 @@ impl Stalled {
 
 impl Drop for Stalled {
     fn drop(&mut self) {
-        // It may have been killed meanwhile.
+        // The daemon may have been killed meanwhile.
         let _ = ptrace::detach(self.0, None);
     }
 }

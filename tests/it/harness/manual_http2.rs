@@ -4,61 +4,28 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::Arc,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivatePkcs8KeyDer};
 
-use crate::sidecar::{PATIENCE, Setup};
+use crate::harness::{
+    PATIENCE, Setup,
+    frames::{
+        ACK, BODY, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, NO_ERROR, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+        frame,
+    },
+    manual_upstream::accept,
+};
 
-/// Listens, and does nothing by itself.
-pub struct RawH2 {
+/// A listener that does nothing by itself.
+pub struct ManualHttp2 {
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     certificate: String,
 }
 
-/// Kinds of frames (RFC 9113, 6).
-/// DATA, in the words of the RFC.
-pub const BODY: u8 = 0;
-pub const HEADERS: u8 = 1;
-pub const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-pub const PING: u8 = 6;
-pub const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// Error codes (RFC 9113, 7).
-pub const NO_ERROR: u32 = 0;
-pub const INTERNAL_ERROR: u32 = 2;
-pub const REFUSED_STREAM: u32 = 7;
-pub const CANCEL: u32 = 8;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
-    pub kind: u8,
-    pub flags: u8,
-    pub stream: u32,
-    pub payload: Vec<u8>,
-}
-
-impl Frame {
-    pub fn ends_stream(&self) -> bool {
-        self.flags & END_STREAM != 0
-    }
-
-    /// Of a reset.
-    pub fn code(&self) -> u32 {
-        u32::from_be_bytes(self.payload[..4].try_into().unwrap())
-    }
-}
-
-impl RawH2 {
+impl ManualHttp2 {
     pub fn listen() -> Self {
         let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
@@ -85,59 +52,48 @@ impl RawH2 {
         setup
     }
 
-    /// The next connection, once it comes; its client has been told that it may open `streams` at once.
-    pub fn accept(&self, streams: u32) -> Peer {
+    /// Waits for the next connection, and tells its client that it may open `streams` at once.
+    pub fn accept(&self, streams: u32) -> Http2Peer {
         let mut peer = self.accept_silently();
         peer.send(SETTINGS, 0, 0, &[&[0, 3], &streams.to_be_bytes()[..]].concat());
         peer
     }
 
-    /// The same before TLS.
+    /// Waits for the next connection, before TLS.
     pub fn accept_tcp(&self) -> TcpStream {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.listener.accept() {
-                Ok((tcp, _)) => return tcp,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    assert!(Instant::now() < deadline, "nobody connects");
-                    thread::park_timeout(Duration::from_millis(1));
-                }
-                Err(error) => panic!("accepting: {error}"),
-            }
-        }
+        accept(&self.listener)
     }
 
-    /// The same without a word.
-    fn accept_silently(&self) -> Peer {
+    /// Waits for the next connection, and for the client's preface, and says nothing.
+    fn accept_silently(&self) -> Http2Peer {
         let tcp = self.accept_tcp();
-        tcp.set_nonblocking(false).unwrap();
         tcp.set_nodelay(true).unwrap();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         let tls = StreamOwned::new(ServerConnection::new(Arc::clone(&self.tls)).unwrap(), tcp);
-        let mut peer = Peer { tls };
+        let mut peer = Http2Peer { tls };
         let mut preface = [0; 24];
         peer.tls.read_exact(&mut preface).unwrap();
-        assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        assert_eq!(preface, PREFACE);
         peer
     }
 
-    /// Whether somebody has connected and was not accepted yet.
+    /// Accepts a connection, if there is one, and drops it. Returns whether there was.
     pub fn has_more(&self) -> bool {
         self.listener.accept().is_ok()
     }
 }
 
 /// One connection, seen from the server.
-pub struct Peer {
+pub struct Http2Peer {
     tls: StreamOwned<ServerConnection, TcpStream>,
 }
 
-impl Peer {
+impl Http2Peer {
     pub fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        self.write(&bytes(kind, flags, stream, payload));
+        self.write(&frame(kind, flags, stream, payload));
     }
 
-    /// When the other side has ended the connection, reading tells.
+    /// Writes the bytes. That the other side has ended the connection is no error here: reading tells it.
     fn write(&mut self, bytes: &[u8]) {
         match self.tls.write_all(bytes).and_then(|()| self.tls.flush()) {
             Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
@@ -147,7 +103,7 @@ impl Peer {
         }
     }
 
-    /// Writes the same again and again until so many bytes were taken, or the other side takes no more.
+    /// Repeats `bytes` until `most` bytes were taken, or the other side takes no more.
     pub fn pour(&mut self, bytes: &[u8], most: usize) {
         self.tls.sock.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
         let mut written = 0;
@@ -159,7 +115,7 @@ impl Peer {
         }
     }
 
-    /// The next frame that is about an exchange or its end; `None` when the connection has ended.
+    /// Reads the next frame that is about an exchange or its end. `None` means that the connection has ended.
     pub fn frame(&mut self) -> Option<Frame> {
         loop {
             let frame = self.any_frame()?;
@@ -186,7 +142,7 @@ impl Peer {
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// So many whole requests, in the order in which they end: their streams and bodies.
+    /// Reads `count` whole requests, in the order in which they end: their streams and bodies.
     pub fn requests(&mut self, count: usize) -> Vec<(u32, String)> {
         let (mut begun, mut ended) = (std::collections::HashMap::<u32, Vec<u8>>::new(), Vec::new());
         while ended.len() < count {
@@ -204,7 +160,7 @@ impl Peer {
         ended
     }
 
-    /// The next request's stream, and its body.
+    /// Reads the next request: its stream and its body.
     pub fn request(&mut self) -> (u32, Vec<u8>) {
         let head = self.frame().expect("a request");
         assert_eq!(head.kind, HEADERS, "{head:?}");
@@ -218,43 +174,38 @@ impl Peer {
         (stream, body)
     }
 
-    /// `200 OK`, and nothing else yet.
+    /// Sends the head of a `200 OK`, and nothing else yet.
     pub fn head(&mut self, stream: u32) {
         // `:status: 200` has a number of its own (RFC 7541, Appendix A).
         self.send(HEADERS, END_HEADERS, stream, &[0x88]);
     }
 
-    /// `200 OK` with this body.
+    /// Sends a `200 OK` with this body.
     pub fn answer(&mut self, stream: u32, body: &[u8]) {
         self.head(stream);
         self.send(BODY, END_STREAM, stream, body);
     }
 
-    /// The same, and that the rest of the request is not needed (RFC 9113, 8.1). In one piece: who hears of the answer hears
-    /// of that.
+    /// Sends a `200 OK` with this body, and that the rest of the request is not needed (RFC 9113, 8.1). It is one write, so
+    /// that a client that reads the answer reads that, too.
     pub fn answer_early(&mut self, stream: u32, body: &[u8]) {
-        let head = bytes(HEADERS, END_HEADERS, stream, &[0x88]);
-        let reset = bytes(RST_STREAM, 0, stream, &NO_ERROR.to_be_bytes());
-        self.write(&[head, bytes(BODY, END_STREAM, stream, body), reset].concat());
+        let head = frame(HEADERS, END_HEADERS, stream, &[0x88]);
+        let reset = frame(RST_STREAM, 0, stream, &NO_ERROR.to_be_bytes());
+        self.write(&[head, frame(BODY, END_STREAM, stream, body), reset].concat());
     }
 
     pub fn reset(&mut self, stream: u32, code: u32) {
         self.send(RST_STREAM, 0, stream, &code.to_be_bytes());
     }
 
-    /// Ends the connection in order: who reads this sends nothing more on it.
+    /// Ends the connection in order: a client that reads the GOAWAY sends nothing more on it.
     pub fn leave(mut self) {
         self.go_away(u32::MAX >> 1, NO_ERROR);
         while self.frame().is_some() {}
     }
 
-    /// Nothing above `last` was or will be processed.
+    /// Says that no stream above `last` was or will be processed.
     pub fn go_away(&mut self, last: u32, code: u32) {
         self.send(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat());
     }
-}
-
-fn bytes(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }

@@ -82,12 +82,12 @@ fn send_and_print(input: Input, request: ControlRequest<'_>, done: &str) -> Exit
 
 /// Returns the daemon's answer. If there is none, it prints why and returns the exit code.
 fn send(input: Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
-    let reach = source::reach(input);
-    control::send(reach.control, request).map_err(|error| {
+    let daemon = source::reach(input);
+    control::send(daemon.control, request).map_err(|error| {
         let code = fail(&error, if matches!(error, ControlError::Setting(_)) { EX_CONFIG } else { 1 });
         // A daemon that answered was found, so faults in the settings here don't matter.
         if !matches!(error, ControlError::Problem(_)) {
-            note_faults(&reach.faults);
+            note_faults(&daemon.faults);
         }
         code
     })

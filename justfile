@@ -1,27 +1,45 @@
-# What a merge needs, and its parts. `just ci` is what runs elsewhere, nothing more.
+# Shortcuts for `.ci/run`, which holds the commands. `just --list` shows them, `.ci/run --list` shows every step.
 
+# Every step of a merge
 ci:
     .ci/run
 
+# Format all code
 fmt:
     cargo fmt --all
 
+# Clippy, with and without default features
 lint:
-    cargo clippy --workspace --all-targets --locked -- -D warnings
-    cargo clippy --workspace --all-targets --locked --no-default-features -- -D warnings
+    .ci/run lint
 
+# All tests, or those that the arguments choose
 test *ARGS:
-    cargo test --locked {{ ARGS }}
+    .ci/run test {{ ARGS }}
 
+# The house rules
 tidy:
-    cargo test --locked --test tidy
+    .ci/run tidy
 
+# The crates' documentation
 doc:
-    RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
+    .ci/run doc
 
+# Licences, duplicates, sources
 deny:
-    cargo deny --offline check licenses bans sources
+    .ci/run deny
 
-# Ten seconds of each fuzz target; see fuzz/README.md.
-fuzz-smoke *SECONDS:
-    fuzz/smoke {{ SECONDS }}
+# Known weaknesses of dependencies
+advisories:
+    .ci/run advisories
+
+# Each fuzz target, ten seconds or as many as are given
+fuzz *SECONDS:
+    .ci/run fuzz {{ SECONDS }}
+
+# A build with the oldest Rust that Cargo.toml allows
+msrv:
+    .ci/run msrv
+
+# Line coverage
+coverage:
+    .ci/run coverage

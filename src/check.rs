@@ -1,7 +1,8 @@
-//! `check --online`: can this configuration do its job from here?
+//! Runs `check --online`: it resolves each API's host, connects, verifies TLS, reads the values of required headers, logs in,
+//! and compares clocks.
 //!
-//! Depends on `account`, `connect`, `proxy` and `tls`. Resolves, connects, verifies TLS, reads the values of required headers,
-//! logs in and compares clocks, one line for each; keeps nothing, listens nowhere, prints no secret.
+//! Guarantees: each check prints one line, with advice if it failed. It binds nothing, discards the tokens that it gets, and
+//! prints no secret.
 
 use std::{
     io::{self, Write},
@@ -19,18 +20,24 @@ use crate::{
     tls::ClientTls,
 };
 
-/// Clocks that differ by more are worth a word: tokens seem to live too long or too short.
+/// Clocks that differ by more fail the check, because tokens then seem to live longer or shorter than they do.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
-/// Makes every check and prints its outcome; whether all went well. A reader that went away ends nothing.
+/// Makes every check and prints its outcome to `out`. Returns whether all passed. It blocks for as long as the settings'
+/// time-outs allow.
+///
+/// # Errors
+///
+/// A host can't have a certificate, `out` can't be written to, or the system refused what a runtime needs. A check that
+/// failed is no error.
 pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write) -> Result<bool, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut report = Report { out, well: true };
+    let mut report = Report { out, all_passed: true };
     runtime.block_on(async {
         for api in &config.apis {
             let connector = connector(&api.upstream.origin, tls, &config.egress, api.timeouts.connect)?;
             let subject = format!("api {}: {}", api.name, api.upstream.origin);
-            let outcome = connects(&connector).await;
+            let outcome = check_connection(&connector).await;
             report.line(&subject, outcome.as_deref().map_err(String::as_str))?;
             if let Some(source) = api.require_header.as_ref().and_then(|required| required.value.as_ref()) {
                 let outcome = proxy::try_source(source).await.map_err(|fault| fault.to_string());
@@ -41,7 +48,7 @@ pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write) -> Res
         for (index, account) in config.accounts.iter().enumerate() {
             check_account(config, AccountId(index), account, tls, &mut report).await?;
         }
-        Ok(report.well)
+        Ok(report.all_passed)
     })
 }
 
@@ -56,8 +63,8 @@ async fn check_account(
         return Ok(report.line(&format!("account {}", account.name), Ok("does not log in"))?);
     };
     let connectors = login_connectors(login, tls, &config.egress)?;
-    let way = connectors.login.proxy().map_or_else(String::new, |proxy| format!(" through the egress proxy {proxy}"));
-    let subject = format!("account {}: log-in at {}{way}", account.name, login.url.origin);
+    let route = connectors.login.proxy().map_or_else(String::new, |proxy| format!(" through the egress proxy {proxy}"));
+    let subject = format!("account {}: log-in at {}{route}", account.name, login.url.origin);
     match try_log_in(Arc::clone(config), id, connectors, Arc::new(SystemClock)).await {
         Err(error) => report.line(&subject, Err(&error.to_string()))?,
         Ok(tried) => {
@@ -78,7 +85,7 @@ fn connector(origin: &Origin, tls: &ClientTls, egress: &Egress, limit: Duration)
     Connector::new(origin, tls, egress, limit).ok_or_else(|| StartError::Host(origin.clone()))
 }
 
-async fn connects(connector: &Connector) -> Result<String, String> {
+async fn check_connection(connector: &Connector) -> Result<String, String> {
     let failed = |error: ConnectError| format!("{error}; {}", advice(error));
     let addresses = connector.resolve().await.map_err(failed)?.len();
     connector.connect(Offer::Http1).await.map_err(failed)?;
@@ -130,14 +137,15 @@ fn in_words(duration: Duration) -> String {
     }
 }
 
+/// Prints the outcomes and remembers whether all were good.
 struct Report<'a> {
     out: &'a mut dyn Write,
-    well: bool,
+    all_passed: bool,
 }
 
 impl Report<'_> {
     fn line(&mut self, subject: &str, outcome: Result<&str, &str>) -> io::Result<()> {
-        self.well &= outcome.is_ok();
+        self.all_passed &= outcome.is_ok();
         match outcome {
             Ok(good) => writeln!(self.out, "ok: {subject}: {good}"),
             Err(bad) => writeln!(self.out, "failed: {subject}: {bad}"),
@@ -150,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks_that_differ_are_named_with_their_direction() {
+    fn the_check_of_clocks_says_which_one_is_ahead() {
         let ours = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let minute = Duration::from_secs(60);
         assert!(compare_clocks(Some(ours + minute), ours).unwrap_err().starts_with("ours is 60 s behind"));
@@ -160,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_read_like_speech() {
+    fn durations_are_printed_in_a_readable_unit() {
         for (seconds, words) in [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (2_592_000, "30 days")] {
             assert_eq!(in_words(Duration::from_secs(seconds)), words);
         }

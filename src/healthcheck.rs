@@ -107,6 +107,7 @@ pub fn run(listener: Setting<Option<SocketAddr>>, probe: Probe, wait: Duration) 
             return outcome;
         }
         // Nobody unparks this thread; that it might wake early does no harm.
+        #[expect(clippy::disallowed_methods, reason = "there is nothing that could wake a probe when the daemon is up")]
         std::thread::park_timeout(PAUSE.min(left));
     }
 }

@@ -24,19 +24,19 @@
 //! | 3 account | `sources` | what the sources of secrets give, and when their files change |
 //! | 3 account | `account` | credentials and organization, the session that makes a token of them, the bearer |
 //! | 4 proxy | `proxy` | the life of one request: admitted, given a bearer, sent, perhaps sent again, answered |
-//! | 5 admin | `status` | how the daemon is, as a document; whether it is ready |
-//! | 5 admin | `liveness` | whether every worker's event loop turns |
-//! | 5 admin | `systemd` | what systemd is told, and its watchdog |
-//! | 5 admin | `telemetry` | health and metrics over HTTP, read-only |
-//! | 5 admin | `control` | the control socket: what the daemon can be told, and by whom; the commands' end of it |
-//! | 5 admin | `hardening` | what the process gives up before it serves, and what it can still reach |
-//! | 6 app | `app` | the daemon as a whole: built, run by worker threads, drained |
-//! | 7 edge | `process` | signals in, and what a panic says |
-//! | 7 edge | `check` | `check --online` |
-//! | 7 edge | `exec` | the daemon around one program: its environment, its signals, its end |
-//! | 7 edge | `demo` | the main job against a simulated CarePortals |
-//! | 7 edge | `healthcheck` | what a probe asks of the telemetry listener |
-//! | 7 edge | `cli` | the command line, and errors as exit codes |
+//! | 5 admin | `status` | builds the status document, and decides whether the daemon is ready |
+//! | 5 admin | `liveness` | checks that every worker's event loop runs |
+//! | 5 admin | `systemd` | sends the state to systemd, and feeds its watchdog |
+//! | 5 admin | `telemetry` | serves health and metrics over HTTP; read-only but for `POST /quitquitquit` |
+//! | 5 admin | `control` | serves the control socket for administrators, and holds the client that the commands use |
+//! | 5 admin | `hardening` | takes away what the process does not need while it serves: core dumps, debuggers, most of the file system |
+//! | 6 app | `app` | builds the daemon, runs it on worker threads, reloads it and drains it |
+//! | 7 edge | `process` | catches signals, and reports panics without their messages |
+//! | 7 edge | `check` | runs `check --online`: connects, verifies TLS, logs in, compares clocks |
+//! | 7 edge | `exec` | runs the daemon around one program: sets its environment, forwards signals, ends with it |
+//! | 7 edge | `demo` | runs the sidecar against a simulated CarePortals and explains each call |
+//! | 7 edge | `healthcheck` | sends the request of a probe to the telemetry listener |
+//! | 7 edge | `cli` | parses the command line, runs the commands, turns errors into exit codes |
 
 pub mod account;
 pub mod allocator;

@@ -1,7 +1,8 @@
-//! How the daemon is: its phase, its accounts, its APIs, as a document for people and programs; and whether it is ready.
+//! The daemon's state: its phase, accounts and APIs as a document for people and programs, and whether it is ready.
 //!
-//! Depends on `account`, `proxy`, `server` and `logging` for what they count, and on `clock` for times. Read when somebody asks;
-//! nothing here is kept up to date for its own sake. Guarantees: nothing of a request is in it, and no secret.
+//! It reads everything when asked; nothing is kept up to date for its own sake. The daemon writes and the commands read
+//! [`StatusDocument`] by the same types. Guarantees: no secret is in it, and nothing of a request. A failed command's standard
+//! error may be in `last_error` and `detail`, so those are for this machine only ([`Detail`]).
 
 use std::{
     net::SocketAddr,
@@ -13,212 +14,233 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
-    account::{Account, AccountStatus, StateName},
-    clock::{Clock, Moment},
+    account::{Account, AccountSnapshot, StateName},
+    clock::{Clock, Moment, Now},
     logging::{AccessLog, rfc3339},
     metrics::{AccountReading, ApiMetrics, ApiReading, ListenerReading, Readings},
     proxy::RequestLimit,
     server::ConnectionLimit,
 };
 
-/// Where a daemon is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How long a worker may take to answer the liveness probe. A busy worker answers between two requests, and a machine that
+/// is short of processors may delay it.
+pub const TURN_MAX: Duration = Duration::from_secs(3);
+
+/// The daemon's phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Bound, and about to serve.
+    /// Its listeners are bound; it does not serve yet.
     Starting,
-    /// Serving.
+    /// It serves.
     Running,
-    /// Finishing what is in flight.
+    /// It finishes the requests in flight.
     Draining,
-    /// Done.
+    /// It has ended.
     Stopped,
 }
 
-/// What there is to look at, by the settings in force.
+impl Phase {
+    /// The name in `status`.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The parts of a daemon that can be looked at, by the settings in force.
 #[derive(Default)]
 pub struct View {
-    /// As the settings name them; none before they were started.
+    /// The accounts in the settings' order; none before they were started.
     pub accounts: Vec<Account>,
-    /// As the settings name them.
+    /// The APIs in the settings' order.
     pub apis: Vec<ApiView>,
-    /// Addresses where clients come in, with their connections.
+    /// The addresses that clients connect to, with their connections.
     pub listeners: Vec<(String, ConnectionLimit)>,
-    /// The longest that a drain takes.
+    /// The longest time that a drain takes.
     pub drain: Duration,
 }
 
-/// One API, as far as it is looked at.
+/// The part of one API that can be looked at.
 pub struct ApiView {
-    /// As in the settings.
+    /// Its name in the settings.
     pub name: String,
-    /// Its account's.
+    /// The name of its account.
     pub account: String,
-    /// Where it listens, ports as they really are.
+    /// Its listen addresses, with the ports that were really bound.
     pub listen: Vec<String>,
     /// The base URL that requests go to.
     pub upstream: String,
-    /// Requests in flight.
-    pub places: RequestLimit,
-    /// What has been counted.
+    /// Its requests in flight.
+    pub request_limit: RequestLimit,
+    /// Its counters.
     pub metrics: Arc<ApiMetrics>,
 }
 
-/// Looks at a daemon. Clones look at the same one.
+/// Reads a daemon's state. Clones read the same daemon.
 #[derive(Clone)]
 pub struct StatusReader {
-    /// Where it is in its life.
+    /// The daemon's phase.
     pub phase: watch::Receiver<Phase>,
-    /// What there is to look at.
+    /// The parts to look at.
     pub view: watch::Receiver<Arc<View>>,
-    /// What time it is.
+    /// The daemon's clock.
     pub clock: Arc<dyn Clock>,
-    /// When it started.
+    /// When the daemon started.
     pub started: Moment,
-    /// Where health and metrics are, if they are anywhere.
+    /// The telemetry listener's address; `None`: there is none.
     pub telemetry: Option<SocketAddr>,
-    /// Its logs.
+    /// The access log, for the count of lost lines.
     pub access: AccessLog,
 }
 
-/// How much may be told.
+/// How much a reader may be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
     /// Everything.
     Full,
-    /// To whoever asks over the network: codes instead of sentences, which may name files and hosts.
+    /// Codes without sentences, which may name files and hosts: for readers over the network.
     CodesOnly,
 }
 
-/// The document of `status --json`. Members may be added, and none changes its meaning. Times are RFC 3339, in UTC.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Document {
-    /// The program's.
+/// The document of `status --json`. Later versions may add members, and none changes its meaning. Times are RFC 3339 in UTC.
+///
+/// States and times are text and every member may be missing, so that a command reads the document of another version too.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StatusDocument {
+    /// The program's version.
     pub version: String,
-    /// Where the daemon is in its life.
-    pub phase: Phase,
-    /// Since its start.
+    /// The daemon's [`Phase`].
+    pub phase: String,
+    /// Seconds since the daemon's start.
     pub uptime_seconds: u64,
-    /// The daemon's clock.
+    /// The daemon's wall clock.
     pub now: String,
-    /// In the settings' order.
+    /// The accounts in the settings' order.
     pub accounts: Vec<AccountDocument>,
-    /// In the settings' order.
+    /// The APIs in the settings' order.
     pub apis: Vec<ApiDocument>,
-    /// Where health and metrics are; null: nowhere.
+    /// The telemetry listener's address; null: there is none.
     pub telemetry: Option<String>,
 }
 
 /// One account.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AccountDocument {
-    /// As in the settings.
+    /// Its name in the settings.
     pub name: String,
-    /// One of six; null for an account without log-in.
+    /// One of six [`StateName`]s; null for an account without log-in.
     pub state: Option<String>,
     /// Whether requests get its token now, or its organization when it does not log in.
     pub usable: bool,
-    /// When the token ends.
+    /// When the token expires.
     pub expires_at: Option<String>,
-    /// When its successor is due.
+    /// When the token's successor is due.
     pub refresh_at: Option<String>,
-    /// When the next attempt begins, after one that failed.
+    /// When the next attempt starts, after one that failed.
     pub retry_at: Option<String>,
     /// When a log-in brought a token last.
     pub last_login_at: Option<String>,
-    /// What went wrong at the latest attempt, for people; null while nothing did.
+    /// Why the latest attempt failed, for people; null when it did not.
     pub last_error: Option<String>,
-    /// The same in a word, for programs.
+    /// Why it failed, in a word for programs.
     pub last_error_code: Option<String>,
-    /// When that was.
+    /// When it failed.
     pub last_error_at: Option<String>,
-    /// What to do about it.
+    /// What an administrator can do about it.
     pub advice: Option<String>,
 }
 
-/// One API.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// One API. The daemon gives all numbers; they are options for readers of another version's document.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ApiDocument {
-    /// As in the settings.
+    /// Its name in the settings.
     pub name: String,
-    /// Its account's name.
+    /// The name of its account.
     pub account: String,
-    /// Where it listens.
+    /// Its listen addresses.
     pub listen: Vec<String>,
     /// The base URL that requests go to.
     pub upstream: String,
-    /// Requests that have ended, since the start.
-    pub requests: u64,
-    /// Those of them that were answered by a 5xx, ours or the upstream's.
-    pub errors: u64,
-    /// Requests being served.
-    pub in_flight: usize,
+    /// The number of requests that have ended since the start.
+    pub requests: Option<u64>,
+    /// How many of them were answered by a 5xx, ours or the upstream's.
+    pub errors: Option<u64>,
+    /// The number of requests in flight.
+    pub in_flight: Option<usize>,
 }
 
-/// Whether requests can be served with what they need.
+/// Whether the daemon can serve requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Readiness {
-    /// No reason against it.
+    /// Whether there is no reason against it.
     pub ready: bool,
-    /// Why not.
+    /// The reasons against it.
     pub reasons: Vec<Reason>,
 }
 
 /// Why a daemon, or an account, is not ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// Whose token is missing; null where it is the daemon's own matter.
+    /// The account that holds no token; null when the reason is the daemon's own phase.
     pub account: Option<String>,
-    /// Stable, for programs.
+    /// The reason's stable name, for programs.
     pub code: &'static str,
-    /// For people.
+    /// The reason in words, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
 impl StatusReader {
-    /// Whether it serves, or did so before.
+    /// Whether the daemon serves, or has served.
     #[must_use]
     pub fn has_started(&self) -> bool {
         *self.phase.borrow() != Phase::Starting
     }
 
-    /// Everything, as it is now.
+    /// Reads everything now.
     #[must_use]
-    pub fn document(&self, detail: Detail) -> Document {
+    pub fn document(&self, detail: Detail) -> StatusDocument {
         let now = self.clock.now();
         let view = Arc::clone(&self.view.borrow());
-        Document {
+        StatusDocument {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            phase: *self.phase.borrow(),
+            phase: self.phase.borrow().as_str().to_owned(),
             uptime_seconds: now.moment.since(self.started).as_secs(),
             now: rfc3339(now.wall),
-            accounts: view.accounts.iter().map(|account| AccountDocument::of(account, detail)).collect(),
+            accounts: view.accounts.iter().map(|account| AccountDocument::of(account, now, detail)).collect(),
             apis: view.apis.iter().map(ApiDocument::of).collect(),
             telemetry: self.telemetry.map(|address| address.to_string()),
         }
     }
 
-    /// What metrics show of it that is not counted.
+    /// Reads the gauges for metrics.
     #[must_use]
     pub fn readings(&self) -> Readings {
-        let view = Arc::clone(&self.view.borrow());
+        let (now, view) = (self.clock.now(), Arc::clone(&self.view.borrow()));
         let api = |api: &ApiView| ApiReading {
             name: api.name.clone(),
-            in_flight: api.places.taken(),
-            in_flight_max: api.places.most(),
+            in_flight: api.request_limit.taken(),
+            in_flight_max: api.request_limit.most(),
         };
         let account = |account: &Account| {
-            let status = account.status();
-            let state = status.state.map(StateName::as_str);
-            AccountReading { name: account.name().to_owned(), state, expires_at: status.expires_at }
+            let snapshot = account.snapshot();
+            let state = snapshot.state().map(StateName::as_str);
+            AccountReading { name: account.name().to_owned(), state, expires_at: snapshot.expires_at(now) }
         };
         let listener = |(address, connection_limit): &(String, ConnectionLimit)| {
             let (connections, connections_max) = connection_limit.taken();
             ListenerReading { address: address.clone(), connections, connections_max }
         };
         Readings {
-            started_at: self.clock.now().wall_at(self.started),
+            started_at: now.wall_at(self.started),
             apis: view.apis.iter().map(api).collect(),
             accounts: view.accounts.iter().map(account).collect(),
             listeners: view.listeners.iter().map(listener).collect(),
@@ -226,8 +248,8 @@ impl StatusReader {
         }
     }
 
-    /// Whether every account that logs in holds a valid token and nothing is ending. `only`: of one account; `None` when
-    /// there is none of that name.
+    /// Whether the daemon serves and every account that logs in holds a valid token. `only` restricts it to one account;
+    /// `None` when there is none of that name.
     #[must_use]
     pub fn readiness(&self, only: Option<&str>, detail: Detail) -> Option<Readiness> {
         let view = Arc::clone(&self.view.borrow());
@@ -236,57 +258,57 @@ impl StatusReader {
         if only.is_some() && accounts.is_empty() {
             return None;
         }
-        let statuses = accounts.into_iter().map(|account| (account.name().to_owned(), account.status()));
-        Some(readiness(*self.phase.borrow(), statuses, detail))
+        let snapshots = accounts.into_iter().map(|account| (account.name().to_owned(), account.snapshot()));
+        Some(readiness(*self.phase.borrow(), snapshots, self.clock.now().moment, detail))
     }
 }
 
-fn readiness(phase: Phase, accounts: impl Iterator<Item = (String, AccountStatus)>, detail: Detail) -> Readiness {
-    let told = |text: String| (detail == Detail::Full).then_some(text);
+fn readiness(phase: Phase, accounts: impl Iterator<Item = (String, AccountSnapshot)>, now: Moment, detail: Detail) -> Readiness {
+    let for_people = |text: String| (detail == Detail::Full).then_some(text);
     let own = match phase {
         Phase::Running => None,
         Phase::Starting => Some(("starting", "the daemon is starting")),
         Phase::Draining | Phase::Stopped => Some(("draining", "the daemon is stopping")),
     };
-    let own = own.map(|(code, text)| Reason { account: None, code, detail: told(text.to_owned()) });
-    let missing = accounts.filter(|(_, status)| !status.holds_valid_token).filter_map(|(name, status)| {
-        let (code, text) = without_token(status.state?);
-        let detail = told(status.last_error.map_or_else(|| text.to_owned(), |error| format!("{text}: {error}")));
-        Some(Reason { account: Some(name), code, detail })
+    let own = own.map(|(code, text)| Reason { account: None, code, detail: for_people(text.to_owned()) });
+    let missing = accounts.filter(|(_, snapshot)| !snapshot.holds_valid_token(now)).filter_map(|(name, snapshot)| {
+        let (code, text) = without_token(snapshot.state()?);
+        let text = snapshot.last_error().map_or_else(|| text.to_owned(), |error| format!("{text}: {error}"));
+        Some(Reason { account: Some(name), code, detail: for_people(text) })
     });
     let reasons: Vec<Reason> = own.into_iter().chain(missing).collect();
     Readiness { ready: reasons.is_empty(), reasons }
 }
 
-/// The code is the one that requests get meanwhile.
+/// The reason of an account without a token. Its code is the one that requests get meanwhile.
 fn without_token(state: StateName) -> (&'static str, &'static str) {
     match state {
         StateName::LoggedOut => ("logged_out", "logged out; `careportals-sidecar login` logs in"),
         StateName::Rejected => ("login_rejected", "the log-in is refused"),
         StateName::BackingOff => ("login_failing", "the log-in fails, and is tried again"),
-        // These two hold a token, unless it ends this very moment.
+        // `Ready` and `Refreshing` are without a token only at the moment when it expires.
         StateName::LoggingIn | StateName::Ready | StateName::Refreshing => ("token_pending", "the log-in is under way"),
     }
 }
 
 impl AccountDocument {
-    fn of(account: &Account, detail: Detail) -> Self {
-        let status = account.status();
+    fn of(account: &Account, now: Now, detail: Detail) -> Self {
+        let snapshot = account.snapshot();
         let time = |time: Option<SystemTime>| time.map(rfc3339);
-        let error = status.last_error.as_ref();
-        let told = error.filter(|_| detail == Detail::Full);
+        let error = snapshot.last_error();
+        let for_people = error.filter(|_| detail == Detail::Full);
         Self {
             name: account.name().to_owned(),
-            state: status.state.map(|state| state.as_str().to_owned()),
-            usable: status.usable,
-            expires_at: time(status.expires_at),
-            refresh_at: time(status.refresh_at),
-            retry_at: time(status.retry_at),
-            last_login_at: time(status.last_login_at),
-            last_error: told.map(ToString::to_string),
+            state: snapshot.state().map(|state| state.as_str().to_owned()),
+            usable: snapshot.is_usable(now.moment),
+            expires_at: time(snapshot.expires_at(now)),
+            refresh_at: time(snapshot.refresh_at(now)),
+            retry_at: time(snapshot.retry_at(now)),
+            last_login_at: time(snapshot.last_login_at()),
+            last_error: for_people.map(ToString::to_string),
             last_error_code: error.map(|error| error.code().to_owned()),
-            last_error_at: time(status.last_error_at),
-            advice: told.map(|error| error.advice().to_owned()),
+            last_error_at: time(snapshot.last_error_at()),
+            advice: for_people.map(|error| error.advice().to_owned()),
         }
     }
 }
@@ -299,16 +321,12 @@ impl ApiDocument {
             account: api.account.clone(),
             listen: api.listen.clone(),
             upstream: api.upstream.clone(),
-            requests: totals.requests,
-            errors: totals.errors,
-            in_flight: api.places.taken(),
+            requests: Some(totals.requests),
+            errors: Some(totals.errors),
+            in_flight: Some(api.request_limit.taken()),
         }
     }
 }
-
-/// How long a worker may take to show that it turns. One that is busy answers between two requests; a machine that is
-/// short of processors may let it wait for a moment.
-pub const TURN_MAX: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
@@ -318,23 +336,17 @@ mod tests {
         sources::SourceFault,
     };
 
-    fn status(state: Option<StateName>, holds_valid_token: bool) -> AccountStatus {
-        AccountStatus {
-            state,
-            usable: holds_valid_token,
-            holds_valid_token,
-            expires_at: None,
-            refresh_at: None,
-            retry_at: None,
-            last_login_at: None,
-            last_error: None,
-            last_error_at: None,
-        }
+    fn now() -> Moment {
+        Moment::new(Duration::ZERO)
+    }
+
+    fn account(state: Option<StateName>, holds_token: bool) -> AccountSnapshot {
+        AccountSnapshot::showing(state, holds_token.then_some(60), None, None)
     }
 
     fn codes(phase: Phase, accounts: &[(Option<StateName>, bool)]) -> Vec<&'static str> {
-        let named = accounts.iter().map(|(state, holds)| ("some".to_owned(), status(*state, *holds)));
-        let readiness = readiness(phase, named, Detail::Full);
+        let named = accounts.iter().map(|(state, holds)| ("some".to_owned(), account(*state, *holds)));
+        let readiness = readiness(phase, named, now(), Detail::Full);
         assert_eq!(readiness.ready, readiness.reasons.is_empty());
         readiness.reasons.iter().map(|reason| reason.code).collect()
     }
@@ -360,13 +372,35 @@ mod tests {
     #[test]
     fn over_the_network_there_are_codes_and_no_sentences() {
         let missing = SourceError { which: Field::Password, fault: SourceFault::Missing("/run/secrets/password".into()) };
-        let failed =
-            AccountStatus { last_error: Some(LoginError::Source(missing)), ..status(Some(StateName::BackingOff), false) };
-        let of = |detail| readiness(Phase::Draining, [("a".to_owned(), failed.clone())].into_iter(), detail);
+        let error = Some(LoginError::Source(missing));
+        let failed = AccountSnapshot::showing(Some(StateName::BackingOff), None, None, error);
+        let of = |detail| readiness(Phase::Draining, [("a".to_owned(), failed.clone())].into_iter(), now(), detail);
         let full = serde_json::to_string(&of(Detail::Full)).unwrap();
         assert!(full.contains("/run/secrets/password") && full.contains("stopping"), "{full}");
         let codes = serde_json::to_string(&of(Detail::CodesOnly)).unwrap();
         let expected = r#"{"ready":false,"reasons":[{"account":null,"code":"draining"},{"account":"a","code":"login_failing"}]}"#;
         assert_eq!(codes, expected);
+    }
+
+    #[test]
+    fn the_document_names_a_phase_as_serde_does() {
+        for phase in [Phase::Starting, Phase::Running, Phase::Draining, Phase::Stopped] {
+            assert_eq!(serde_json::to_string(&phase).unwrap(), format!("\"{}\"", phase.as_str()));
+        }
+    }
+
+    #[test]
+    fn the_members_of_the_document_keep_their_names_order_and_nulls() {
+        let (accounts, apis) =
+            (vec![AccountDocument::default()], vec![ApiDocument { requests: Some(7), ..ApiDocument::default() }]);
+        let document = StatusDocument { accounts, apis, ..StatusDocument::default() };
+        let expected = concat!(
+            r#"{"version":"","phase":"","uptime_seconds":0,"now":"","#,
+            r#""accounts":[{"name":"","state":null,"usable":false,"expires_at":null,"refresh_at":null,"retry_at":null,"#,
+            r#""last_login_at":null,"last_error":null,"last_error_code":null,"last_error_at":null,"advice":null}],"#,
+            r#""apis":[{"name":"","account":"","listen":[],"upstream":"","requests":7,"errors":null,"in_flight":null}],"#,
+            r#""telemetry":null}"#,
+        );
+        assert_eq!(serde_json::to_string(&document).unwrap(), expected);
     }
 }

@@ -1,7 +1,6 @@
-//! The token in a log-in's answer.
+//! Finds the token in a log-in's answer.
 //!
-//! Pure; depends on `careportals` and `secret`. Guarantees: a string that may be a secret is copied once, into a buffer
-//! that is wiped; any bytes are read without a panic.
+//! Pure. Guarantees: it copies a string that may be a secret once, into a buffer that is wiped; no input makes it panic.
 
 use std::fmt;
 
@@ -14,7 +13,7 @@ use crate::{
     secret::{Pages, Secret},
 };
 
-/// What an answer holds.
+/// The tokens in an answer.
 #[derive(Debug)]
 pub(super) struct LoginAnswer {
     pub(super) token: Secret,
@@ -32,20 +31,25 @@ pub(super) fn read(body: &[u8], pointer: Option<&str>) -> Result<LoginAnswer, Ma
     Ok(LoginAnswer { token, refresh: first(answer, &REFRESH_TOKEN_FIELDS) })
 }
 
+/// The tokens in an answer, the refresh token second, for the fuzz targets.
+pub fn read_answer(body: &[u8], pointer: Option<&str>) -> Result<(Secret, Option<Secret>), Malformed> {
+    read(body, pointer).map(|answer| (answer.token, answer.refresh))
+}
+
 fn first(answer: &RawValue, names: &[&str]) -> Option<Secret> {
     names.iter().find_map(|name| child(answer, name).and_then(string))
 }
 
 fn pointed<'a>(answer: &'a RawValue, pointer: &str) -> Option<&'a RawValue> {
     let mut steps = pointer.split('/');
-    // Before the first slash there is nothing: a pointer is empty, or starts with one.
+    // A pointer is empty or starts with a slash, so the first step is empty.
     if !steps.next()?.is_empty() {
         return None;
     }
     steps.try_fold(answer, |value, step| child(value, &step.replace("~1", "/").replace("~0", "~")))
 }
 
-/// A member of an object, or an element of an array.
+/// Finds a member of an object, or an element of an array.
 fn child<'a>(value: &'a RawValue, name: &str) -> Option<&'a RawValue> {
     Child(name).deserialize(&mut serde_json::Deserializer::from_str(value.get())).ok()?
 }
@@ -92,7 +96,7 @@ impl<'de> Visitor<'de> for Child<'_> {
     }
 }
 
-/// The content of a JSON string; `None` when it is none, or an empty one.
+/// Reads a JSON string; `None` when the value is no string or an empty one.
 fn string(value: &RawValue) -> Option<Secret> {
     let quoted = value.get().strip_prefix('"')?.strip_suffix('"')?;
     let mut text = Pages::with_capacity(quoted.len());
@@ -107,7 +111,7 @@ fn string(value: &RawValue) -> Option<Secret> {
     (!text.is_empty()).then(|| text.into())
 }
 
-/// The character that an escape (without its backslash) stands for, and what follows it.
+/// Reads an escape (without its backslash): the character that it stands for, and the text after it.
 fn escape(text: &str) -> Option<(char, &str)> {
     let mut characters = text.chars();
     let character = match characters.next()? {
@@ -117,7 +121,7 @@ fn escape(text: &str) -> Option<(char, &str)> {
         'r' => '\r',
         't' => '\t',
         'u' => return unicode(characters.as_str()),
-        // A quote, a slash or a backslash; the parser let nothing else through.
+        // The parser lets only a quote, a slash or a backslash through here.
         itself => itself,
     };
     Some((character, characters.as_str()))

@@ -1,14 +1,15 @@
-//! The task that owns an account's session: everything that happens to it happens here, one thing after the other.
+//! The task that owns an account's session. It handles everything that happens to the account, one event after the other.
 //!
-//! Depends on everything before it in this folder. Guarantees: one log-in at a time, since there is one place for it; what
-//! is published is what the session says is usable; when the task has ended, its token is wiped. It keeps no lock.
+//! Guarantees: one log-in at a time, since there is one place for it; the published bearer is the one that the session
+//! says is usable; the token is wiped when the task has ended. It holds no lock.
 
 use std::{
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -20,18 +21,25 @@ use tokio::{
 use super::{
     failure::LoginError,
     login::{LogIn, LoggingIn},
-    phase::{Held, Outlook, Phase},
     session::{Attempt, Effect, Event, Session, StateName},
+    snapshot::{AccountSnapshot, LoginHistory, Standing},
     token::{Bearer, Generation, Grant, Token},
-    transition_log::{TransitionLog, tell_of_change},
-    watch::{CredentialChange, Watch},
+    transition_log::{TransitionLog, log_credential_change},
+    watch::{CredentialChange, CredentialWatch},
 };
 use crate::{
     clock::{self, Clock, Jitter, Now},
     metrics::{AccountMetrics, LoginOutcome},
 };
 
-/// What is asked of the driver. Each carries a way to answer, after what it changed was published.
+/// The driver looks at the clocks at least this often.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A shorter gap between clocks is not taken for a suspend.
+const SUSPEND_MIN: Duration = Duration::from_secs(5);
+/// At most this many explicit log-ins wait for the one in flight.
+const WAITING_MAX: usize = 64;
+
+/// A request to the driver. It answers after it has published what changed.
 pub(super) enum DriverRequest {
     Reconfigure(Box<AccountSettings>, oneshot::Sender<()>),
     LogIn(oneshot::Sender<Result<(), LogInFailed>>),
@@ -40,14 +48,14 @@ pub(super) enum DriverRequest {
     ShutDown,
 }
 
-/// What a reload changes.
+/// What a reload changes for the driver.
 pub(super) struct AccountSettings {
     pub(super) log_in: Box<dyn LogIn>,
     pub(super) assumed_life: Duration,
     pub(super) relogin_floor: Duration,
-    /// Where there is something else to watch.
-    pub(super) watch: Option<Watch>,
-    /// What the token at hand is no longer good for.
+    /// A new watch, when the sources have changed.
+    pub(super) watch: Option<CredentialWatch>,
+    /// Why the token at hand no longer fits, if it does not.
     pub(super) change: Option<CredentialChange>,
 }
 
@@ -60,7 +68,7 @@ pub enum LogInFailed {
     /// A log-out came in between, and wins.
     #[error("the account was logged out meanwhile")]
     LoggedOut,
-    /// Too many are waiting for the same.
+    /// Too many others wait for the log-in in flight.
     #[error("too many log-ins are waiting for an answer")]
     Busy,
     /// The daemon is going down.
@@ -68,47 +76,48 @@ pub enum LogInFailed {
     Ended,
 }
 
-/// Verdicts on a token, and a knock: any number of them is one wake-up.
+/// Signals from requests to the driver: verdicts on a token, and wake-ups. Any number of them is one wake-up, so requests
+/// never wait here.
 #[derive(Default)]
 pub(super) struct Signals {
-    cured: AtomicU64,
-    uncured: AtomicU64,
+    accepted: AtomicU64,
+    rejected_again: AtomicU64,
     wake: Notify,
 }
 
 impl Signals {
-    pub(super) fn cured(&self, by: Generation) {
-        self.cured.fetch_max(by.0, Ordering::Relaxed);
+    pub(super) fn accepted(&self, by: Generation) {
+        self.accepted.fetch_max(by.0, Ordering::Relaxed);
         self.wake.notify_one();
     }
 
-    pub(super) fn uncured(&self, by: Generation) {
-        self.uncured.fetch_max(by.0, Ordering::Relaxed);
+    pub(super) fn rejected_again(&self, by: Generation) {
+        self.rejected_again.fetch_max(by.0, Ordering::Relaxed);
         self.wake.notify_one();
     }
 
-    /// Have the driver look at the clock.
+    /// Has the driver look at the clock.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
     }
 }
 
-/// Where everybody looks.
+/// What the driver publishes, and everybody else reads.
 pub(super) struct Published {
-    pub(super) current: Arc<ArcSwapOption<Bearer>>,
-    pub(super) phase: watch::Sender<Phase>,
+    pub(super) bearer: Arc<ArcSwapOption<Bearer>>,
+    pub(super) snapshot: watch::Sender<AccountSnapshot>,
 }
 
 impl Published {
-    /// The bearer first: who sees the phase finds it.
-    pub(super) fn publish(&self, bearer: Option<&Arc<Bearer>>, phase: Phase) {
-        let published = self.current.load().as_ref().map(|bearer| bearer.generation);
+    /// Publishes the bearer first, so that a reader whom the snapshot wakes finds it.
+    pub(super) fn publish(&self, bearer: Option<&Arc<Bearer>>, snapshot: AccountSnapshot) {
+        let published = self.bearer.load().as_ref().map(|bearer| bearer.generation);
         if published != bearer.map(|bearer| bearer.generation) {
-            self.current.store(bearer.cloned());
+            self.bearer.store(bearer.cloned());
         }
-        self.phase.send_if_modified(|before| {
-            let differs = *before != phase;
-            *before = phase;
+        self.snapshot.send_if_modified(|before| {
+            let differs = *before != snapshot;
+            *before = snapshot;
             differs
         });
     }
@@ -116,14 +125,16 @@ impl Published {
 
 impl Drop for Published {
     fn drop(&mut self) {
-        self.current.store(None);
-        self.phase.send_modify(|phase| {
-            *phase = Phase { outlook: Outlook::Ended, ..Phase::new(phase.state.and(Some(StateName::LoggedOut))) };
+        self.bearer.store(None);
+        self.snapshot.send_modify(|snapshot| {
+            let logs_in = snapshot.state().is_some();
+            let standing = if logs_in { Standing::Session(StateName::LoggedOut) } else { Standing::Ended };
+            *snapshot = AccountSnapshot::new(standing);
         });
     }
 }
 
-/// An account that logs in.
+/// The task of an account that logs in.
 pub(super) struct Driver {
     pub(super) name: String,
     pub(super) session: Session,
@@ -133,41 +144,36 @@ pub(super) struct Driver {
     pub(super) jitter: Jitter,
     pub(super) published: Published,
     pub(super) signals: Arc<Signals>,
-    pub(super) watch: Watch,
+    pub(super) watch: CredentialWatch,
     pub(super) requests: mpsc::Receiver<DriverRequest>,
     pub(super) counts: Arc<AccountMetrics>,
 }
 
 impl Driver {
-    /// Logs in, and goes on until it is told to stop or nobody is left to tell it.
+    /// Logs in, and goes on until it is told to stop or every handle is gone.
     pub(super) async fn run(self) {
         let suspend = SuspendDetector { now: self.clock.now(), instant: clock::instant() };
-        let mut work = Work {
+        let mut active = ActiveDriver {
             driver: self,
             attempt: None,
-            asked: Vec::new(),
+            waiting: Vec::new(),
             suspend,
-            last_login_at: None,
-            last_error: None,
-            failed_at: None,
+            history: LoginHistory::default(),
             transition_log: TransitionLog::default(),
         };
-        work.feed(Event::LogIn);
-        while work.turn().await == Turn::GoOn {}
+        active.step(Event::LogIn);
+        while active.turn().await.is_continue() {}
     }
 }
 
-/// The driver with what it is busy with.
-struct Work {
+/// A driver that runs, and its work in progress.
+struct ActiveDriver {
     driver: Driver,
     attempt: Option<(Attempt, LoggingIn)>,
-    /// Who waits for the log-in in flight.
-    asked: Vec<oneshot::Sender<Result<(), LogInFailed>>>,
+    /// Explicit log-ins that wait for the one in flight.
+    waiting: Vec<oneshot::Sender<Result<(), LogInFailed>>>,
     suspend: SuspendDetector,
-    last_login_at: Option<SystemTime>,
-    last_error: Option<LoginError>,
-    /// When an attempt failed last.
-    failed_at: Option<SystemTime>,
+    history: LoginHistory,
     transition_log: TransitionLog,
 }
 
@@ -180,59 +186,54 @@ impl From<CredentialChange> for Event {
     }
 }
 
-#[derive(PartialEq, Eq)]
-enum Turn {
-    GoOn,
-    Stop,
-}
-
-impl Work {
-    async fn turn(&mut self) -> Turn {
+impl ActiveDriver {
+    /// Handles the next thing that happens, then what is due. `Break`: the account is shut down.
+    async fn turn(&mut self) -> ControlFlow<()> {
         let pause = self.pause();
         tokio::select! {
             biased;
             request = self.driver.requests.recv() => match request {
-                Some(DriverRequest::ShutDown) | None => return Turn::Stop,
+                Some(DriverRequest::ShutDown) | None => return ControlFlow::Break(()),
                 Some(request) => self.serve(request),
             },
-            (attempt, outcome) = land(&mut self.attempt) => self.landed(attempt, outcome),
+            (attempt, outcome) = end_of(&mut self.attempt) => self.ended(attempt, outcome),
             change = self.driver.watch.changed() => {
-                tell_of_change(&self.driver.name, &self.driver.session, change);
-                self.feed(change.into());
+                log_credential_change(&self.driver.name, &self.driver.session, change);
+                self.step(change.into());
             }
-            () = self.driver.signals.wake.notified() => self.hear_verdicts(),
+            () = self.driver.signals.wake.notified() => self.take_verdicts(),
             () = sleep(pause) => {}
         }
         let resumed = self.suspend.advance(self.driver.clock.now());
-        self.feed(if resumed { Event::Resumed } else { Event::Tick });
-        Turn::GoOn
+        self.step(if resumed { Event::Resumed } else { Event::Tick });
+        ControlFlow::Continue(())
     }
 
-    /// Never long: this timer stands still while the machine is suspended.
+    /// The time until the session's deadline, but never long: this timer stands still while the machine is suspended.
     fn pause(&self) -> Duration {
         let now = self.driver.clock.now().moment;
         self.driver.session.deadline().map_or(PAUSE_MAX, |deadline| deadline.since(now).min(PAUSE_MAX))
     }
 
+    /// Serves one request. Its sender may have gone; then nobody needs the answer.
     fn serve(&mut self, request: DriverRequest) {
-        // Whoever gave up waiting takes no place.
-        self.asked.retain(|asked| !asked.is_closed());
-        // Whoever asked may have gone; then nobody needs the answer.
+        // Those that gave up must not count against the limit.
+        self.waiting.retain(|waiting| !waiting.is_closed());
         match request {
-            DriverRequest::LogIn(answer) if self.asked.len() >= ASKED_MAX => {
+            DriverRequest::LogIn(answer) if self.waiting.len() >= WAITING_MAX => {
                 answer.send(Err(LogInFailed::Busy)).ok();
             }
             DriverRequest::LogIn(answer) => {
-                self.feed(Event::LogIn);
-                self.asked.push(answer);
+                self.step(Event::LogIn);
+                self.waiting.push(answer);
             }
             DriverRequest::LogOut(answer) => {
-                self.feed(Event::LogOut);
-                self.answer_asked(&Err(LogInFailed::LoggedOut));
+                self.step(Event::LogOut);
+                self.answer_waiting(&Err(LogInFailed::LoggedOut));
                 answer.send(()).ok();
             }
             DriverRequest::Unauthorized(refused, answer) => {
-                self.feed(Event::Unauthorized(refused));
+                self.step(Event::Unauthorized(refused));
                 answer.send(()).ok();
             }
             DriverRequest::Reconfigure(settings, answer) => {
@@ -247,53 +248,53 @@ impl Work {
         let AccountSettings { log_in, assumed_life, relogin_floor, watch, change } = settings;
         self.driver.log_in = log_in;
         self.driver.assumed_life = assumed_life;
-        self.driver.session.set_floor(relogin_floor);
+        self.driver.session.set_relogin_floor(relogin_floor);
         if let Some(watch) = watch {
             self.driver.watch = watch;
         }
-        // What failed for want of trust or of a way may be good now. A refusal is not asked for again so easily: it may
-        // lock the account.
+        // New settings may cure a failed connection, so try at once. They do not cure a refusal, and another refused
+        // log-in may lock the account.
         let session = &self.driver.session;
         let may_help = session.last_error().is_some() && session.name() != StateName::Rejected;
         if let Some(change) = change.or(may_help.then_some(CredentialChange::Credentials)) {
-            self.feed(change.into());
+            self.step(change.into());
         }
     }
 
-    fn hear_verdicts(&mut self) {
-        let uncured = self.driver.signals.uncured.swap(0, Ordering::Relaxed);
-        let cured = self.driver.signals.cured.swap(0, Ordering::Relaxed);
+    fn take_verdicts(&mut self) {
+        let rejected_again = self.driver.signals.rejected_again.swap(0, Ordering::Relaxed);
+        let accepted = self.driver.signals.accepted.swap(0, Ordering::Relaxed);
         // No log-in has the number zero.
-        if uncured > 0 {
-            self.feed(Event::RejectedAgain(Generation(uncured)));
+        if rejected_again > 0 {
+            self.step(Event::RejectedAgain(Generation(rejected_again)));
         }
-        if cured > 0 {
-            self.feed(Event::Accepted(Generation(cured)));
+        if accepted > 0 {
+            self.step(Event::Accepted(Generation(accepted)));
         }
     }
 
-    fn landed(&mut self, attempt: Attempt, outcome: Result<Grant, LoginError>) {
+    fn ended(&mut self, attempt: Attempt, outcome: Result<Grant, LoginError>) {
         self.attempt = None;
         let life = self.driver.assumed_life;
         let outcome = outcome.and_then(|grant| Token::read(grant, attempt.generation(), life).map_err(LoginError::Malformed));
         let now = Some(self.driver.clock.now().wall);
-        *(if outcome.is_ok() { &mut self.last_login_at } else { &mut self.failed_at }) = now;
-        self.feed(Event::Landed(attempt, outcome));
-        // As the session judged it: a token may have been too old when it landed.
-        let error = self.last_error.as_ref();
+        *(if outcome.is_ok() { &mut self.history.succeeded_at } else { &mut self.history.failed_at }) = now;
+        self.step(Event::Ended(attempt, outcome));
+        // The session has judged the token by now: it may have expired on the way.
+        let error = self.history.error.as_ref();
         self.driver.counts.logged_in(error.map_or(LoginOutcome::Ok, LoginError::outcome));
-        let answer = self.last_error.clone().map_or(Ok(()), |error| Err(LogInFailed::Failed(error)));
-        self.answer_asked(&answer);
+        let answer = error.cloned().map_or(Ok(()), |error| Err(LogInFailed::Failed(error)));
+        self.answer_waiting(&answer);
     }
 
-    fn answer_asked(&mut self, answer: &Result<(), LogInFailed>) {
-        for asked in self.asked.drain(..) {
-            asked.send(answer.clone()).ok();
+    fn answer_waiting(&mut self, answer: &Result<(), LogInFailed>) {
+        for waiting in self.waiting.drain(..) {
+            waiting.send(answer.clone()).ok();
         }
     }
 
-    /// One step of the session, what it asks for, and the transition_log of it.
-    fn feed(&mut self, event: Event) {
+    /// Has the session handle an event, carries out its effect, and publishes and logs the result.
+    fn step(&mut self, event: Event) {
         let now = self.driver.clock.now();
         let effect = self.driver.session.step(event, now.moment, &mut self.driver.jitter);
         debug_assert_eq!(self.driver.session.check_invariants(now.moment), Ok(()));
@@ -301,75 +302,49 @@ impl Work {
             Some(Effect::StartLogin { attempt, refresh }) => {
                 self.attempt = Some((attempt, self.driver.log_in.log_in(refresh)));
             }
-            // After a log-out nobody waits for it: what it brings is wiped unseen.
+            // After a log-out nobody waits for it: a token that it brings is wiped unread.
             None if self.driver.session.attempt().is_none() => self.attempt = None,
             None => {}
         }
         self.remember_error();
         self.publish(now);
-        self.transition_log.tell(&self.driver.name, &self.driver.session, now.moment);
+        self.transition_log.log(&self.driver.name, &self.driver.session, now.moment);
     }
 
-    /// The latest failure stays in sight until something ends it.
+    /// Keeps the latest failure in `status` until a log-in succeeds or the account is logged out.
     fn remember_error(&mut self) {
         let session = &self.driver.session;
         match session.last_error() {
-            Some(error) if self.last_error.as_ref() != Some(error) => self.last_error = Some(error.clone()),
-            None if matches!(session.name(), StateName::Ready | StateName::LoggedOut) => self.last_error = None,
+            Some(error) if self.history.error.as_ref() != Some(error) => self.history.error = Some(error.clone()),
+            None if matches!(session.name(), StateName::Ready | StateName::LoggedOut) => self.history.error = None,
             _ => {}
         }
     }
 
     fn publish(&self, now: Now) {
         let session = &self.driver.session;
-        let usable = session.usable(now.moment);
-        let phase = Phase {
-            state: Some(session.name()),
-            outlook: outlook(session, usable),
-            held: session.token().map(|token| Held {
-                generation: token.generation(),
-                expires: token.expires,
-                usable_until: token.usable_until,
-            }),
-            complaints: session.complaints(),
-            probation: session.probation(),
-            due_at: session.due_at(),
-            last_login_at: self.last_login_at,
-            last_error: self.last_error.clone(),
-            last_error_at: self.last_error.as_ref().and(self.failed_at),
-        };
-        self.driver.published.publish(usable.map(|token| &token.bearer), phase);
+        let bearer = session.usable(now.moment).map(|token| &token.bearer);
+        self.driver.published.publish(bearer, AccountSnapshot::of(session, &self.history));
     }
 }
 
-fn outlook(session: &Session, usable: Option<&Token>) -> Outlook {
-    if usable.is_some() {
-        return Outlook::Usable;
-    }
-    match (session.name(), session.due_at()) {
-        (StateName::LoggedOut, _) => Outlook::LoggedOut,
-        (StateName::Rejected, Some(until)) => Outlook::RejectedUntil(until),
-        (_, Some(until)) => Outlook::AttemptAt(until),
-        (_, None) => Outlook::Pending,
-    }
-}
-
-/// The end of the log-in in flight; never, when there is none.
-async fn land(attempt: &mut Option<(Attempt, LoggingIn)>) -> (Attempt, Result<Grant, LoginError>) {
+/// Waits for the end of the log-in in flight; for ever when there is none.
+async fn end_of(attempt: &mut Option<(Attempt, LoggingIn)>) -> (Attempt, Result<Grant, LoginError>) {
     match attempt {
         Some((number, log_in)) => (*number, log_in.await),
         None => std::future::pending().await,
     }
 }
 
-/// The last look at the clocks: those that count a suspend, and the one that doesn't.
+/// Compares clocks that count a suspend with one that does not.
 struct SuspendDetector {
     now: Now,
     instant: Instant,
 }
 
 impl SuspendDetector {
-    /// Whether the machine slept since the last look. Where no clock counts that (macOS), the wall clock's jump tells.
+    /// Whether the machine was suspended since the last call. Where no monotonic clock counts that (macOS), the wall clock's
+    /// jump tells.
     fn advance(&mut self, now: Now) -> bool {
         let instant = clock::instant();
         let awake = instant.duration_since(self.instant);
@@ -379,7 +354,3 @@ impl SuspendDetector {
         passed > awake + SUSPEND_MIN
     }
 }
-
-const PAUSE_MAX: Duration = Duration::from_secs(30);
-const SUSPEND_MIN: Duration = Duration::from_secs(5);
-const ASKED_MAX: usize = 64;

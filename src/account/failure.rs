@@ -1,7 +1,8 @@
 //! Why an account has no new token, in words.
 //!
-//! Pure. Guarantees: none of these holds a value of a source, a body or a header that a server sent; what they print may
-//! stand in a log line and in `status`.
+//! Pure. Guarantees: none of these errors holds a value of a source, or a header or body that a server sent. One thing comes
+//! from outside: the first 512 bytes of a failed `command`'s standard error, control characters removed. So a command that
+//! prints a secret there puts it into the log, into `status` and into `/readyz` on this machine.
 
 use std::time::Duration;
 
@@ -13,28 +14,28 @@ use crate::{metrics::LoginOutcome, sources::SourceFault, upstream::SendError};
 /// Why one log-in gave no token.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LoginError {
-    /// The server said no (any 3xx or 4xx but 429): trying soon again would be no better.
+    /// The server refused (any 3xx or 4xx but 429). Another attempt soon would not help.
     #[error("the server refused the log-in with status {}", .0.as_u16())]
     Refused(StatusCode),
-    /// 429, with the wait that the server asked for, when it asked for a sensible one.
+    /// The server answered 429, with the wait that it asked for, if that is sensible.
     #[error("the server asked for fewer log-ins (429)")]
     Throttled(Option<Duration>),
-    /// The exchange did not come about.
+    /// There was no complete answer, or the server failed.
     #[error("{0}")]
     Unreachable(Unreachable),
-    /// A success that brought no usable token.
+    /// The log-in succeeded but brought no usable token.
     #[error("the answer to the log-in is of no use: {0}")]
     Malformed(Malformed),
-    /// Credentials or organization are not at hand.
+    /// A source gave no usable credential or organization.
     #[error("{0}")]
     Source(#[from] SourceError),
-    /// Not done within `login_timeout`.
+    /// The log-in took longer than `login_timeout`.
     #[error("the log-in took too long")]
     TimedOut,
 }
 
 impl LoginError {
-    /// A constant word for logs and readiness.
+    /// The error's constant name in logs, `status` and readiness.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
@@ -47,7 +48,7 @@ impl LoginError {
         }
     }
 
-    /// What whoever runs the daemon can do about it.
+    /// What an administrator can do about it.
     #[must_use]
     pub const fn advice(&self) -> &'static str {
         match self {
@@ -68,7 +69,7 @@ impl LoginError {
         }
     }
 
-    /// What it is counted as.
+    /// The outcome that metrics count.
     pub(super) const fn outcome(&self) -> LoginOutcome {
         match self {
             Self::Refused(_) => LoginOutcome::Refused,
@@ -81,16 +82,16 @@ impl LoginError {
     }
 }
 
-/// What kept the exchange from coming about.
+/// Why there was no answer of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Unreachable {
-    /// No connection, or no answer over it.
+    /// There was no connection, or no answer over it.
     #[error("{0}")]
     NoAnswer(SendError),
-    /// An answer that ended too early.
+    /// The answer ended too early.
     #[error("the connection failed before the answer was complete")]
     Cut,
-    /// The server answered with its own failure (5xx).
+    /// The server reported a failure of its own (5xx).
     #[error("the server failed the log-in with status {}", .0.as_u16())]
     ServerFailed(StatusCode),
 }
@@ -108,46 +109,46 @@ impl Unreachable {
 /// What is wrong with a successful answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Malformed {
-    /// Longer than any token.
+    /// It is longer than any token.
     #[error("it is longer than 64 KiB")]
     TooLarge,
-    /// Not JSON at all.
+    /// It is not JSON.
     #[error("it is not JSON")]
     NotJson,
-    /// JSON without a token where one is looked for.
+    /// It is JSON without a token where one is expected.
     #[error("it holds no token")]
     NoToken,
-    /// A token with characters that no header takes.
+    /// Its token has characters that a header can't hold.
     #[error("its token can't stand in a header")]
     NotAHeader,
-    /// Too late already.
+    /// Its token has expired.
     #[error("its token has expired already, by the server's own clock")]
     Expired,
-    /// Neither a success nor a refusal.
+    /// Its status is neither a success nor a refusal.
     #[error("its status means nothing here")]
     Status,
 }
 
-/// Which source gave nothing usable, and why.
+/// A source that gave nothing usable, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{which}: {fault}")]
 pub struct SourceError {
-    /// The setting.
+    /// The setting that names the source.
     pub which: Field,
     /// What is wrong with it.
     pub fault: SourceFault,
 }
 
-/// What a source gives.
+/// A value that a source gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Field {
-    /// The organization_only.
+    /// The organization.
     #[error("organization")]
     Organization,
-    /// Who logs in.
+    /// The user name.
     #[error("username")]
     Username,
-    /// With what.
+    /// The password.
     #[error("password")]
     Password,
 }

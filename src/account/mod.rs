@@ -1,29 +1,25 @@
-//! One account: credentials and organization, the session that makes a token of them, and whoever wants to carry it.
+//! One account: its credentials and organization, the session that makes a token of them, and the bearer.
 //!
-//! Depends on `config`, `careportals`, `clock`, `secret`, `sources`, `metrics`, `connect` and `upstream`. An [`Account`] is a handle: requests
-//! load the bearer from it without a lock, and one driver task owns everything else. A client's request is never seen
-//! here, and a client that goes away takes nothing with it but its own wait.
+//! An [`Account`] is a handle. Requests load the bearer from it without a lock, and one driver task owns everything else.
+//! Guarantees: this module never sees a client's request; a client that hangs up ends its own wait and nothing else.
 //!
-//! Files, each using only those before it: `failure`, `token`, `relogin_floor`, `session` (pure: the state machine), `credentials`,
-//! `watch`, `answer` (pure), `login`, `phase` (pure: what others see), `transition_log` (what the log says), `driver`, `organization_only` (no
-//! log-in); `internal` (for fuzzing).
+//! Files, each using only those before it: `failure`, `token`, `relogin_floor` (pure), `session` (pure: the state machine),
+//! `credentials`, `watch`, `answer` (pure), `login`, `snapshot` (pure: what the driver publishes), `transition_log`, `driver`,
+//! `organization_only` (an account without log-in).
 
 mod answer;
 mod credentials;
 mod driver;
 mod failure;
-pub mod internal;
 mod login;
 mod organization_only;
-mod phase;
 mod relogin_floor;
 mod session;
+mod snapshot;
 mod token;
 mod transition_log;
 mod watch;
 
-#[cfg(test)]
-mod fixture;
 #[cfg(test)]
 mod tests;
 
@@ -45,18 +41,18 @@ use self::{
     driver::{AccountSettings, Driver, DriverRequest, Published, Signals},
     login::{HttpLogIn, LogIn},
     organization_only::OrganizationOnly,
-    phase::{Advice, Outlook},
     relogin_floor::Verdict,
     session::Session,
+    snapshot::{Availability, OnUnauthorized, Standing},
     token::Token,
-    watch::{CredentialChange, Watch},
+    watch::{CredentialChange, CredentialWatch},
 };
 pub use self::{
     driver::LogInFailed,
     failure::{Field, LoginError, Malformed, SourceError, Unreachable},
     login::LoginConnectors,
-    phase::{AccountStatus, Phase, Unavailable, Why},
     session::StateName,
+    snapshot::{AccountSnapshot, Unavailable, Why},
     token::{Bearer, Generation},
 };
 use crate::{
@@ -65,43 +61,59 @@ use crate::{
     metrics::AccountMetrics,
 };
 
+/// Requests to the driver that wait in its queue; further senders wait for room.
+const REQUESTS_MAX: usize = 256;
+/// How long a request waits for the organization of an account without log-in: only a file or a command can be slow.
+const ORGANIZATION_WAIT: Duration = Duration::from_secs(10);
+
+/// What the fuzz targets call, and the test that replays what they found. Not an interface: the program calls nothing here.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::account::{
+        answer::read_answer,
+        token::{TokenLife, read_token},
+    };
+}
+
 /// The handle of an account. Clones are the same account.
 #[derive(Clone)]
 pub struct Account {
-    terms: Arc<Terms>,
-    shared: Arc<Shared>,
+    settings: Arc<RequestSettings>,
+    task: Arc<AccountTask>,
 }
 
-/// What a reload may change of an account, for whoever carries its bearers.
-struct Terms {
+/// The settings that requests go by; a reload makes new ones.
+struct RequestSettings {
     sources: Sources,
     relogin_on: Vec<StatusCode>,
     token_wait: Duration,
 }
 
-impl Terms {
+impl RequestSettings {
     fn of(sources: Sources) -> Self {
         let login = sources.login();
         let relogin_on = login.map(|login| login.relogin_on.clone()).unwrap_or_default();
-        let token_wait = login.map_or(TENANT_WAIT, |login| login.token_wait);
+        let token_wait = login.map_or(ORGANIZATION_WAIT, |login| login.token_wait);
         Self { sources, relogin_on, token_wait }
     }
 }
 
-struct Shared {
+/// The account's task, what it publishes, and the ways to reach it. All handles share it.
+struct AccountTask {
     name: String,
     clock: Arc<dyn Clock>,
-    current: Arc<ArcSwapOption<Bearer>>,
-    phase: tokio::sync::watch::Receiver<Phase>,
+    bearer: Arc<ArcSwapOption<Bearer>>,
+    snapshot: tokio::sync::watch::Receiver<AccountSnapshot>,
     signals: Arc<Signals>,
     requests: mpsc::Sender<DriverRequest>,
-    /// Taken by whoever joins it.
-    task: Mutex<Option<JoinHandle<()>>>,
+    /// Taken by the handle that joins it.
+    join: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Account {
     /// Starts the account's task on the present runtime; it logs in at once. `connectors` is `None` for an account without
-    /// log-in; `counts`: where log-ins are counted. `None` when the configuration has no such account, or the connectors do not fit it.
+    /// log-in; log-ins are counted in `counts`. `None` when the configuration has no such account, or the connectors do not
+    /// fit it.
     #[must_use]
     pub fn start(
         config: Arc<Config>,
@@ -120,21 +132,21 @@ impl Account {
             (None, _) => None,
             (Some(_), None) => return None,
         };
-        let watch = Watch::start(&sources);
+        let watch = CredentialWatch::start(&sources);
         Some(Self::assemble(sources, log_in, Dependencies { clock, jitter, watch, counts }))
     }
 
     fn assemble(sources: Sources, log_in: Option<Box<dyn LogIn>>, dependencies: Dependencies) -> Self {
         let Dependencies { clock, jitter, watch, counts } = dependencies;
         let name = sources.account().name.clone();
-        let terms = Arc::new(Terms::of(sources.clone()));
-        let settings = sources.login();
-        let current = Arc::new(ArcSwapOption::empty());
-        let (phase, seen) = tokio::sync::watch::channel(Phase::new(settings.map(|_| StateName::LoggingIn)));
-        let published = Published { current: Arc::clone(&current), phase };
+        let settings = Arc::new(RequestSettings::of(sources.clone()));
+        let bearer = Arc::new(ArcSwapOption::empty());
+        let standing = sources.login().map_or(Standing::OrganizationPending, |_| Standing::Session(StateName::LoggingIn));
+        let (publish, snapshot) = tokio::sync::watch::channel(AccountSnapshot::new(standing));
+        let published = Published { bearer: Arc::clone(&bearer), snapshot: publish };
         let signals = Arc::new(Signals::default());
-        let (asks, requests) = mpsc::channel(REQUESTS_MAX);
-        let task = if let (Some(login), Some(log_in)) = (settings, log_in) {
+        let (ask, requests) = mpsc::channel(REQUESTS_MAX);
+        let join = if let (Some(login), Some(log_in)) = (sources.login(), log_in) {
             let driver = Driver {
                 name: name.clone(),
                 session: Session::new(login.relogin_floor),
@@ -153,210 +165,223 @@ impl Account {
             let clock = Arc::clone(&clock);
             tokio::spawn(OrganizationOnly { sources, clock, jitter, published, watch, requests }.run())
         };
-        let task = Mutex::new(Some(task));
-        Self { terms, shared: Arc::new(Shared { name, clock, current, phase: seen, signals, requests: asks, task }) }
+        let join = Mutex::new(Some(join));
+        Self { settings, task: Arc::new(AccountTask { name, clock, bearer, snapshot, signals, requests: ask, join }) }
     }
 
-    /// The same account under other settings. Its token stays in use when it can still be taken for the account's; where
-    /// user name, password or the way to log in differ, a log-in begins; where organization_only or log-in server differ, the token is
-    /// withdrawn at once. `None` when one of the two does not log in, or the configuration has no such account: then there
-    /// is nothing to go on with.
+    /// Takes over other settings; the result is a handle of the same account. Its token stays in use when it can still be
+    /// the account's. Where user name, password or the way to log in differ, a log-in starts; where the organization or the
+    /// log-in server differ, the token is withdrawn at once. `None` when one of the two does not log in, or the
+    /// configuration has no such account: the caller must start it anew.
     pub async fn reconfigure(&self, config: Arc<Config>, id: AccountId, connectors: Option<LoginConnectors>) -> Option<Self> {
         let connectors = connectors?;
-        let (before, after) = (self.terms.sources.account(), config.accounts.get(id.0)?);
+        let (before, after) = (self.settings.sources.account(), config.accounts.get(id.0)?);
         let (old, new) = (before.login.as_ref()?, after.login.as_ref()?);
         let change = CredentialChange::between(before, after);
         let same_sources = before.organization.is_same(&after.organization)
             && old.username.is_same(&new.username)
             && old.password.is_same(&new.password);
         let (assumed_life, relogin_floor) = (new.assumed_life, new.relogin_floor);
-        // What was read last is what changes of files are told by.
-        let sources = if same_sources { self.terms.sources.under(config, id) } else { Sources::new(config, id)? };
-        let watch = (!same_sources).then(|| Watch::start(&sources));
-        let log_in = Box::new(HttpLogIn { sources: sources.clone(), connectors, clock: Arc::clone(&self.shared.clock) });
-        let terms = Arc::new(Terms::of(sources));
+        // The watch compares files with what was read last, so the same sources keep that.
+        let sources = if same_sources { self.settings.sources.under(config, id) } else { Sources::new(config, id)? };
+        let watch = (!same_sources).then(|| CredentialWatch::start(&sources));
+        let log_in = Box::new(HttpLogIn { sources: sources.clone(), connectors, clock: Arc::clone(&self.task.clock) });
+        let request_settings = Arc::new(RequestSettings::of(sources));
         let (answer, answered) = oneshot::channel();
         let settings = AccountSettings { log_in, assumed_life, relogin_floor, watch, change };
-        self.shared.requests.send(DriverRequest::Reconfigure(Box::new(settings), answer)).await.ok()?;
+        self.task.requests.send(DriverRequest::Reconfigure(Box::new(settings), answer)).await.ok()?;
         answered.await.ok()?;
-        Some(Self { terms, shared: Arc::clone(&self.shared) })
+        Some(Self { settings: request_settings, task: Arc::clone(&self.task) })
     }
 
-    /// Whether both are handles of one account, under whatever settings.
+    /// Whether both are handles of one account, under the same settings or others.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
+        Arc::ptr_eq(&self.task, &other.task)
     }
 
-    /// As configured.
+    /// The account's name in the settings.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.shared.name
+        &self.task.name
     }
 
-    /// Upstream statuses that make a token suspect; none for an account without log-in.
+    /// The upstream statuses that make a token suspect; none for an account without log-in.
     #[must_use]
     pub fn relogin_on(&self) -> &[StatusCode] {
-        &self.terms.relogin_on
+        &self.settings.relogin_on
     }
 
-    /// What a request may carry right now. No lock is taken.
+    /// The bearer that a request may carry at `now`. It takes no lock.
     #[must_use]
     pub fn bearer(&self, now: Moment) -> Option<Arc<Bearer>> {
-        let current = self.shared.current.load();
-        current.as_ref().filter(|bearer| bearer.is_usable(now)).cloned()
+        let bearer = self.task.bearer.load();
+        bearer.as_ref().filter(|bearer| bearer.is_usable(now)).cloned()
     }
 
-    /// Shows the token at hand, whether or not it may still be sent; it must not be kept. No lock is taken.
+    /// Passes the published token to `to`, whether or not it may still be sent; `to` must not keep it. It takes no lock.
     pub fn show_token<R>(&self, to: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        let current = self.shared.current.load();
-        current.as_ref().and_then(|bearer| bearer.token()).map(to)
+        let bearer = self.task.bearer.load();
+        bearer.as_ref().and_then(|bearer| bearer.token()).map(to)
     }
 
-    /// What [`bearer`](Self::bearer) gives, after waiting for a log-in that is under way or close, at most `token_wait`. Dropping the future ends
-    /// the wait and nothing else.
+    /// Gives the [`bearer`](Self::bearer) after waiting, at most `token_wait`, for a log-in that is in flight or close.
+    /// Dropping the future ends the wait and nothing else.
     ///
     /// # Errors
     ///
-    /// Says why there is none, and when asking again makes sense.
+    /// There is no bearer in time; the error says why, and when the client should ask again.
     pub async fn wait_for_bearer(&self) -> Result<Arc<Bearer>, Unavailable> {
-        let deadline = self.shared.clock.now().moment + self.terms.token_wait;
-        match timeout(self.terms.token_wait, self.bearer_before(deadline)).await {
+        let deadline = self.task.clock.now().moment + self.settings.token_wait;
+        match timeout(self.settings.token_wait, self.bearer_before(deadline)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Unavailable::of(self.shared.phase.borrow().outlook, self.shared.clock.now().moment)),
+            Err(_) => Err(self.task.snapshot.borrow().availability().unavailable(self.task.clock.now().moment)),
         }
     }
 
     async fn bearer_before(&self, deadline: Moment) -> Result<Arc<Bearer>, Unavailable> {
-        let mut phase = self.shared.phase.clone();
+        let mut snapshot = self.task.snapshot.clone();
         loop {
-            let outlook = phase.borrow_and_update().outlook;
-            let now = self.shared.clock.now().moment;
+            let availability = snapshot.borrow_and_update().availability();
+            let now = self.task.clock.now().moment;
             if let Some(bearer) = self.bearer(now) {
                 return Ok(bearer);
             }
-            match outlook {
-                Outlook::Pending => {}
-                // Its end has come, but the driver's timer slept through it.
-                Outlook::Usable => self.shared.signals.wake(),
-                Outlook::AttemptAt(moment) | Outlook::NoOrganization(moment) if moment <= now => self.shared.signals.wake(),
-                Outlook::AttemptAt(moment) if moment <= deadline => {}
-                _ => return Err(Unavailable::of(outlook, now)),
+            match availability {
+                // The bearer has expired, or an attempt is due, but the driver's timer slept through it.
+                Availability::Available => self.task.signals.wake(),
+                Availability::Unavailable { why: Why::LoginFailing | Why::NoOrganization, until: Some(until) }
+                    if until <= now =>
+                {
+                    self.task.signals.wake();
+                }
+                Availability::Unavailable { why: Why::TokenPending, .. } => {}
+                Availability::Unavailable { why: Why::LoginFailing, until: Some(until) } if until <= deadline => {}
+                Availability::Unavailable { .. } => return Err(availability.unavailable(now)),
             }
-            if phase.changed().await.is_err() {
-                return Err(Unavailable::of(Outlook::Ended, now));
+            if snapshot.changed().await.is_err() {
+                return Err(Availability::Unavailable { why: Why::LoggedOut, until: None }.unavailable(now));
             }
         }
     }
 
-    /// Reports that a request with that token got a 401. A bearer that is newer, at once or from the log-in that all
-    /// such requests share; `None` when the 401 is the client's: the token is too young, a failed log-in has yet to wait,
-    /// the log-in fails or takes longer than `token_wait`.
+    /// Reports that a request with token `refused` got a 401, and gives a newer bearer: at once, or from the log-in that all
+    /// such requests share. `None` when the client gets the 401: the token is too young, the next log-in has its time, the
+    /// log-in fails or takes longer than `token_wait`. Dropping the future ends the wait, not the log-in.
     pub async fn replace(&self, refused: Generation) -> Option<Arc<Bearer>> {
-        timeout(self.terms.token_wait, self.newer_than(refused)).await.ok().flatten()
+        timeout(self.settings.token_wait, self.newer_than(refused)).await.ok().flatten()
     }
 
     async fn newer_than(&self, refused: Generation) -> Option<Arc<Bearer>> {
-        let mut phase = self.shared.phase.clone();
-        let mut has_complained = false;
+        let mut snapshot = self.task.snapshot.clone();
+        let mut has_reported = false;
         loop {
-            let now = self.shared.clock.now().moment;
-            let advice = phase.borrow_and_update().advise(refused, now);
+            let now = self.task.clock.now().moment;
+            let on_unauthorized = snapshot.borrow_and_update().on_unauthorized(refused, now);
             if let Some(bearer) = self.bearer(now).filter(|bearer| bearer.generation > refused) {
                 return Some(bearer);
             }
-            match advice {
-                Advice::PassOn => return None,
-                Advice::Complain if has_complained => return None,
-                Advice::Complain => {
-                    has_complained = true;
+            match on_unauthorized {
+                OnUnauthorized::PassOn => return None,
+                OnUnauthorized::Report if has_reported => return None,
+                OnUnauthorized::Report => {
+                    has_reported = true;
                     let (answer, answered) = oneshot::channel();
-                    self.shared.requests.send(DriverRequest::Unauthorized(refused, answer)).await.ok()?;
-                    // What it led to is published by then.
+                    self.task.requests.send(DriverRequest::Unauthorized(refused, answer)).await.ok()?;
+                    // The driver answers after it has published the outcome.
                     answered.await.ok()?;
                     continue;
                 }
-                Advice::WakeAndWait => self.shared.signals.wake(),
-                Advice::Wait => {}
+                OnUnauthorized::WakeAndWait => self.task.signals.wake(),
+                OnUnauthorized::Wait => {}
             }
-            phase.changed().await.ok()?;
+            snapshot.changed().await.ok()?;
         }
     }
 
-    /// Reports the same for a request that can't be sent again, and does not wait for what comes of it.
+    /// Reports that a request with token `refused` got a 401 and can't be sent again. It does not wait for a new token.
     pub async fn unauthorized(&self, refused: Generation) {
-        let now = self.shared.clock.now().moment;
-        if self.shared.phase.borrow().advise(refused, now) != Advice::Complain {
+        let now = self.task.clock.now().moment;
+        if self.task.snapshot.borrow().on_unauthorized(refused, now) != OnUnauthorized::Report {
             return;
         }
         let (answer, answered) = oneshot::channel();
-        if self.shared.requests.send(DriverRequest::Unauthorized(refused, answer)).await.is_ok() {
+        if self.task.requests.send(DriverRequest::Unauthorized(refused, answer)).await.is_ok() {
             drop(answered.await);
         }
     }
 
-    /// A request that had got a 401 got through with that (newer) token.
-    pub fn cured(&self, by: Generation) {
-        if self.shared.phase.borrow().is_open_to(Verdict::Accepted, by) {
-            self.shared.signals.cured(by);
+    /// Reports that a request that had got a 401 got through with the newer token `by`.
+    pub fn accepted(&self, by: Generation) {
+        if self.task.snapshot.borrow().is_open_to(Verdict::Accepted, by) {
+            self.task.signals.accepted(by);
         }
     }
 
-    /// A request that had got a 401 got another with that (newer) token.
-    pub fn uncured(&self, by: Generation) {
-        if self.shared.phase.borrow().is_open_to(Verdict::RejectedAgain, by) {
-            self.shared.signals.uncured(by);
+    /// Reports that a request that had got a 401 got another with the newer token `by`.
+    pub fn rejected_again(&self, by: Generation) {
+        if self.task.snapshot.borrow().is_open_to(Verdict::RejectedAgain, by) {
+            self.task.signals.rejected_again(by);
         }
     }
 
-    /// Logs in anew, or joins the log-in in flight, and waits for its outcome. The only way back from a log-out.
+    /// Logs in anew, or joins the log-in in flight, and waits for its outcome. It is the only way back from a log-out.
+    /// Dropping the future ends the wait, not the log-in.
     ///
     /// # Errors
     ///
-    /// The log-in failed, or something came in between.
+    /// The log-in failed, or a log-out or the end of the account came in between.
     pub async fn log_in(&self) -> Result<(), LogInFailed> {
         let (answer, answered) = oneshot::channel();
-        self.shared.requests.send(DriverRequest::LogIn(answer)).await.map_err(|_| LogInFailed::Ended)?;
+        self.task.requests.send(DriverRequest::LogIn(answer)).await.map_err(|_| LogInFailed::Ended)?;
         answered.await.unwrap_or(Err(LogInFailed::Ended))
     }
 
-    /// Withdraws and forgets the token, and gives up a log-in in flight; done when it returns.
+    /// Withdraws and forgets the token, and gives up a log-in in flight. It returns when that is done.
     pub async fn log_out(&self) {
         let (answer, answered) = oneshot::channel();
         // An account that has ended has no token either.
-        if self.shared.requests.send(DriverRequest::LogOut(answer)).await.is_ok() {
+        if self.task.requests.send(DriverRequest::LogOut(answer)).await.is_ok() {
             drop(answered.await);
         }
     }
 
-    /// For `status`, readiness and metrics.
+    /// The latest snapshot, for `status`, readiness and metrics.
     #[must_use]
-    pub fn status(&self) -> AccountStatus {
-        let now = self.shared.clock.now();
-        AccountStatus::of(&self.shared.phase.borrow(), self.bearer(now.moment).is_some(), now)
+    pub fn snapshot(&self) -> AccountSnapshot {
+        self.task.snapshot.borrow().clone()
     }
 
-    /// Wakes whenever the status changes.
+    /// A receiver that wakes whenever the snapshot changes.
     #[must_use]
-    pub fn subscribe(&self) -> tokio::sync::watch::Receiver<Phase> {
-        self.shared.phase.clone()
+    pub fn subscribe(&self) -> tokio::sync::watch::Receiver<AccountSnapshot> {
+        self.task.snapshot.clone()
     }
 
-    /// Ends the task; its token is wiped when this returns, but for requests that still carry it.
+    /// Whether the account logs in and its requests get no bearer now.
+    #[must_use]
+    pub fn lacks_token(&self) -> bool {
+        let snapshot = self.task.snapshot.borrow();
+        snapshot.state().is_some() && !snapshot.is_usable(self.task.clock.now().moment)
+    }
+
+    /// Ends the task. The token is wiped when this returns, or when the last request that carries it ends.
     pub async fn shut_down(&self) {
         // An error means that it has ended already.
-        drop(self.shared.requests.send(DriverRequest::ShutDown).await);
-        let task = self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Err(error)) = match task {
-            Some(task) => Some(task.await),
-            None => None,
-        } {
-            tracing::error!(account = self.shared.name, panicked = error.is_panic(), "the account's task did not end well");
+        drop(self.task.requests.send(DriverRequest::ShutDown).await);
+        let join = self.task.join.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(join) = join else { return };
+        if let Err(error) = join.await {
+            tracing::error!(account = self.task.name, panicked = error.is_panic(), "the account's task did not end well");
         }
     }
 }
 
-/// One log-in by itself, for `check --online`: nothing is kept of it.
+/// Logs in once, for `check --online`, and wipes the token.
+///
+/// # Errors
+///
+/// The log-in failed.
 pub async fn try_log_in(
     config: Arc<Config>,
     id: AccountId,
@@ -374,26 +399,21 @@ pub async fn try_log_in(
     Ok(Tried { life: token.life, server_date, received })
 }
 
-/// What a log-in by itself showed.
+/// What that log-in showed.
 #[derive(Clone, Copy, Debug)]
 pub struct Tried {
-    /// Of the token.
+    /// The token's life.
     pub life: Duration,
     /// The server's clock when it answered.
     pub server_date: Option<SystemTime>,
-    /// Ours at that moment.
+    /// Our clock at that moment.
     pub received: SystemTime,
 }
 
-/// What an account's task is made of, beside its settings.
+/// What an account's task needs beside its settings.
 struct Dependencies {
     clock: Arc<dyn Clock>,
     jitter: Jitter,
-    watch: Watch,
+    watch: CredentialWatch,
     counts: Arc<AccountMetrics>,
 }
-
-/// Reports of 401s wait for a place beyond that.
-const REQUESTS_MAX: usize = 256;
-/// Without a log-in there is only a file or a command to wait for.
-const TENANT_WAIT: Duration = Duration::from_secs(10);

@@ -1,7 +1,6 @@
-//! An account without log-in: its organization alone is sent, as soon as the source gives one.
+//! An account without log-in: requests carry its organization alone, as soon as the source gives one.
 //!
-//! Depends on `credentials` and `driver`. Whoever asked for something may have gone by the time of the answer; then nobody
-//! needs it.
+//! The task answers requests of the handle, though little can change. A sender that has gone needs no answer.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -12,31 +11,36 @@ use super::{
     credentials::Sources,
     driver::{DriverRequest, LogInFailed, Published},
     failure::{LoginError, SourceError},
-    phase::{Outlook, Phase},
+    snapshot::{AccountSnapshot, LoginHistory, Standing},
     token::{Bearer, Generation},
-    watch::{CredentialChange, Watch},
+    watch::{CredentialChange, CredentialWatch},
 };
 use crate::clock::{Clock, Jitter};
 
-/// The task behind the handle.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// At most this many explicit log-ins wait for one reading.
+const WAITING_MAX: usize = 64;
+
+/// The account's task.
 pub(super) struct OrganizationOnly {
     pub(super) sources: Sources,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) jitter: Jitter,
     pub(super) published: Published,
-    pub(super) watch: Watch,
+    pub(super) watch: CredentialWatch,
     pub(super) requests: mpsc::Receiver<DriverRequest>,
 }
 
 impl OrganizationOnly {
-    /// Reads the organization again whenever it changes, until nobody needs it.
+    /// Reads the organization, and reads it again whenever it changes, until the account is shut down.
     pub(super) async fn run(mut self) {
         let mut failures = 0;
         for number in 1.. {
             let Some(outcome) = self.read().await else { return };
             match &outcome {
                 Ok(organization) => self.publish(organization, Generation(number)),
-                // Once, not for each attempt.
+                // Log a failure once, not for each attempt.
                 Err(error) if failures == 0 => {
                     tracing::warn!(account = self.sources.account().name, "no organization yet: {error}");
                 }
@@ -50,24 +54,24 @@ impl OrganizationOnly {
         }
     }
 
-    /// `None` when it is time to stop.
+    /// Reads the organization once; `None` when the account is shut down meanwhile.
     async fn read(&mut self) -> Option<Result<HeaderValue, SourceError>> {
         let sources = self.sources.clone();
         let mut reading = pin!(sources.organization());
-        let mut asked = Vec::new();
+        let mut waiting = Vec::new();
         loop {
             tokio::select! {
                 biased;
                 request = self.requests.recv() => match request? {
                     DriverRequest::ShutDown => return None,
-                    DriverRequest::LogIn(answer) if asked.len() < ASKED_MAX => asked.push(answer),
+                    DriverRequest::LogIn(answer) if waiting.len() < WAITING_MAX => waiting.push(answer),
                     DriverRequest::LogIn(answer) => answer.send(Err(LogInFailed::Busy)).unwrap_or(()),
                     DriverRequest::LogOut(answer) | DriverRequest::Unauthorized(_, answer) => answer.send(()).unwrap_or(()),
-                    // Only for accounts that log in.
+                    // Only accounts that log in are reconfigured.
                     DriverRequest::Reconfigure(..) => {}
                 },
                 outcome = &mut reading => {
-                    for answer in asked {
+                    for answer in waiting {
                         answer.send(answer_to_log_in(&outcome)).unwrap_or(());
                     }
                     return Some(outcome);
@@ -79,25 +83,22 @@ impl OrganizationOnly {
     fn publish(&self, organization: &HeaderValue, generation: Generation) {
         let organization = organization.clone();
         let bearer = Bearer { authorization: None, organization, generation, usable_until: None };
-        self.published.publish(Some(&Arc::new(bearer)), Phase { outlook: Outlook::Usable, ..Phase::new(None) });
+        self.published.publish(Some(&Arc::new(bearer)), AccountSnapshot::new(Standing::OrganizationKnown));
         tracing::info!(account = self.sources.account().name, "the organization is known");
     }
 
-    /// Until it is time to read again.
+    /// Waits until it is time to read again.
     async fn wait(&mut self, outcome: &Result<(), SourceError>, failures: u32) -> Next {
         let pause = outcome.as_ref().err().map(|error| {
             let pause = self.pause(failures);
             let now = self.clock.now();
-            let due_at = now.moment + pause;
-            let last_error = Some(LoginError::Source(error.clone()));
-            let phase = Phase {
-                outlook: Outlook::NoOrganization(due_at),
-                due_at: Some(due_at),
-                last_error,
-                last_error_at: Some(now.wall),
-                ..Phase::new(None)
+            let error = Some(LoginError::Source(error.clone()));
+            let snapshot = AccountSnapshot {
+                due_at: Some(now.moment + pause),
+                history: LoginHistory { succeeded_at: None, failed_at: Some(now.wall), error },
+                ..AccountSnapshot::new(Standing::OrganizationMissing)
             };
-            self.published.publish(None, phase);
+            self.published.publish(None, snapshot);
             pause
         });
         let waiting = async {
@@ -111,8 +112,8 @@ impl OrganizationOnly {
                         Some(DriverRequest::Reconfigure(..)) => {}
                     },
                     change = self.watch.changed() => if change == CredentialChange::Organization {
-                        // At once: what is sent from now on must not name the old organization_only.
-                        self.published.publish(None, Phase::new(None));
+                        // Withdraw it before the new one is read: no request may name the old organization any more.
+                        self.published.publish(None, AccountSnapshot::new(Standing::OrganizationPending));
                         return Next::Read;
                     }
                 }
@@ -136,14 +137,10 @@ enum Next {
     Stop,
 }
 
-/// There is nothing to log in to; what can fail is the source.
+/// The answer to a log-in: there is none, so it fails only when the source does.
 fn answer_to_log_in<T>(outcome: &Result<T, SourceError>) -> Result<(), LogInFailed> {
     match outcome {
         Ok(_) => Ok(()),
         Err(error) => Err(LogInFailed::Failed(LoginError::Source(error.clone()))),
     }
 }
-
-const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
-const ASKED_MAX: usize = 64;

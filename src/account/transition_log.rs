@@ -1,57 +1,59 @@
-//! What the log says of an account: one line for each change that an operator cares about, not one for each attempt.
+//! Logs what happens to an account: one line for each change that matters to an operator, not one for each attempt.
 //!
-//! Depends on `session`, `failure` and `watch`. Says no more of the credentials than which setting they are.
+//! Guarantees: a line says which setting is at fault and never what the setting gives, but for the start of a failed
+//! command's standard error ([`SourceFault::CommandFailed`](crate::sources::SourceFault::CommandFailed)).
 
 use tracing::{debug, info, warn};
 
 use super::{
     failure::LoginError,
-    session::{Complaints, Session, StateName},
+    session::{Replacement, Session, StateName},
     watch::CredentialChange,
 };
 use crate::clock::Moment;
 
-/// What the log last said of an account.
+/// What the log last said about an account.
 #[derive(Default)]
 pub(super) struct TransitionLog {
-    told: Option<Told>,
-    /// Whether there was a token when it was told.
-    held: bool,
+    logged: Option<Logged>,
+    /// Whether the account held a token then.
+    held_token: bool,
 }
 
+/// What makes a line differ from the one before.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Told {
+struct Logged {
     state: StateName,
-    /// Why the last log-in brought nothing.
+    /// Why the last log-in failed.
     reason: Option<&'static str>,
     /// Requests wait because a 401 named the token.
     suspect: bool,
 }
 
 impl TransitionLog {
-    /// Says what has changed since it was last asked, if anything has.
-    pub(super) fn tell(&mut self, account: &str, session: &Session, now: Moment) {
-        // What went before has been told, and so will be what comes of it.
+    /// Logs what has changed since the last call, if anything has.
+    pub(super) fn log(&mut self, account: &str, session: &Session, now: Moment) {
+        // The failure before this attempt was logged, and the attempt's outcome will be.
         if session.is_retrying() {
             return;
         }
         let (state, error) = (session.name(), session.last_error());
-        let suspect = session.complaints() == Complaints::Joined;
-        let told = Told { state, reason: error.map(LoginError::code), suspect };
-        if self.told.replace(told) == Some(told) {
+        let suspect = session.replacement() == Replacement::InFlight;
+        let logged = Logged { state, reason: error.map(LoginError::code), suspect };
+        if self.logged.replace(logged) == Some(logged) {
             return;
         }
-        let held = std::mem::replace(&mut self.held, session.token().is_some());
+        let held_token = std::mem::replace(&mut self.held_token, session.token().is_some());
         let in_seconds = |moment: Option<Moment>| moment.map(|moment| moment.since(now).as_secs());
         let due_in_s = in_seconds(session.due_at());
         let expires_in_s = in_seconds(session.token().map(|token| token.expires));
         let state_name = state.as_str();
         if let Some(error) = error {
-            tell_of_failure(account, state, error, due_in_s, expires_in_s);
+            log_failure(account, state, error, due_in_s, expires_in_s);
             return;
         }
         match state {
-            StateName::Ready if held => {
+            StateName::Ready if held_token => {
                 info!(account, state = state_name, expires_in_s, refresh_in_s = due_in_s, "token renewed");
             }
             StateName::Ready => info!(account, state = state_name, expires_in_s, refresh_in_s = due_in_s, "logged in"),
@@ -63,14 +65,14 @@ impl TransitionLog {
             }
             StateName::Refreshing => debug!(account, state = state_name, expires_in_s, "renewing the token"),
             StateName::LoggingIn => info!(account, state = state_name, "logging in"),
-            // Neither is without its error.
+            // These two have an error, which was logged above.
             StateName::BackingOff | StateName::Rejected => {}
         }
     }
 }
 
-/// Says that a file of credentials holds something else. After a log-out nothing comes of it.
-pub(super) fn tell_of_change(account: &str, session: &Session, change: CredentialChange) {
+/// Logs that a file of credentials holds something else, unless the account is logged out and ignores it.
+pub(super) fn log_credential_change(account: &str, session: &Session, change: CredentialChange) {
     if session.name() == StateName::LoggedOut {
         return;
     }
@@ -80,7 +82,7 @@ pub(super) fn tell_of_change(account: &str, session: &Session, change: Credentia
     }
 }
 
-fn tell_of_failure(account: &str, state: StateName, error: &LoginError, next_attempt_s: Option<u64>, expires_in_s: Option<u64>) {
+fn log_failure(account: &str, state: StateName, error: &LoginError, next_attempt_s: Option<u64>, expires_in_s: Option<u64>) {
     let (state_name, reason) = (state.as_str(), error.code());
     let advice = error.advice();
     if expires_in_s.is_some() {

@@ -56,7 +56,7 @@ impl Snapshot {
                 account: self.config.accounts[api.account.0].name.clone(),
                 listen: listens.map(|(listener, _)| listener.bound.name.clone()).collect(),
                 upstream: api.upstream.to_string(),
-                places: shared.request_limit.clone(),
+                request_limit: shared.request_limit.clone(),
                 metrics: Arc::clone(&shared.metrics),
             }
         });

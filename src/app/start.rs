@@ -8,7 +8,7 @@ use super::listeners::{self, ListenerError};
 use crate::{
     config::{Config, Egress, Origin},
     connect::Connector,
-    hardening::Missing,
+    hardening::MissingStep,
     server::{BindError, NoSuchGroup},
     tls::{ClientTls, TlsSetupError},
 };
@@ -27,7 +27,7 @@ pub enum StartError {
     /// The control socket can't be bound.
     Control(BindError),
     /// A required hardening step can't be taken.
-    Hardening(Missing),
+    Hardening(MissingStep),
     /// The system refuses a thread, a descriptor or another resource.
     System(io::Error),
 }

@@ -1,6 +1,6 @@
-//! What can be typed. The help in here is the manual: `docs/commands.md` and the man pages are made from it.
+//! Declares the command line: commands, flags and their help, from which `docs/commands.md` and the man pages are made.
 //!
-//! Pure. Guarantees: what a command means is decided elsewhere.
+//! It only parses; `cli` and `control` run the commands.
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -11,6 +11,10 @@ use crate::{
     config::source::{self, Input, Loaded},
     healthcheck::Probe,
 };
+
+/// What the help says of exit codes.
+const EXIT_CODES: &str = "Exit codes: 0 all is well; 1 it failed, and standard error says why; 2 the command line is wrong; \
+    78 the configuration is wrong. `exec` has its program's.";
 
 /// A local authenticating proxy for CarePortals.
 ///
@@ -30,9 +34,6 @@ pub(super) struct Cli {
     #[command(flatten)]
     pub(super) settings: SettingsFlags,
 }
-
-const EXIT_CODES: &str = "Exit codes: 0 all is well; 1 it failed, and standard error says why; 2 the command line is wrong; \
-    78 the configuration is wrong. `exec` has its program's.";
 
 /// Settings that are handy on a command line; they win over environment and file.
 #[derive(Debug, Args)]
@@ -56,7 +57,7 @@ pub(super) struct SettingsFlags {
 }
 
 impl SettingsFlags {
-    /// `defaults`: those that a command has instead of the daemon's.
+    /// Turns the flags into the input of the settings' reader. `defaults` replace the daemon's defaults.
     pub(super) fn input(self, defaults: &'static [(&'static str, &'static str)]) -> Input {
         let flags = [
             ("log", self.log),
@@ -68,6 +69,7 @@ impl SettingsFlags {
         Input { defaults, ..Input::of_process(self.config, flags) }
     }
 
+    /// Reads the settings with the daemon's defaults.
     pub(super) fn load(self) -> Loaded {
         source::load(self.input(&[]))
     }
@@ -177,7 +179,7 @@ pub(super) enum Subcommands {
     },
 }
 
-/// What the flags of `healthcheck` ask for.
+/// Finds the probe that the flags of `healthcheck` ask for; without a flag it is `live`.
 pub(super) fn probe(started: bool, ready: bool) -> Probe {
     match (started, ready) {
         (true, _) => Probe::Started,

@@ -3,7 +3,7 @@
 //! Depends on everything below it. The only place where a process ends and where its exit code is chosen.
 
 mod arguments;
-mod control_commands;
+mod control;
 mod status;
 
 use std::{
@@ -28,7 +28,6 @@ use crate::{
         Config,
         source::{self, Environment, Fault, Input, Loaded},
     },
-    control,
     exec::{self, Exit, Program},
     healthcheck::{self, Probe},
     logging::{self, Logging, Reader},
@@ -57,11 +56,11 @@ pub fn run() -> ExitCode {
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
-        Subcommands::Status { json } => control_commands::status(settings.input(&[]), json),
-        Subcommands::Login { account } => control_commands::log_in(settings.input(&[]), account.as_deref()),
-        Subcommands::Logout { account } => control_commands::log_out(settings.input(&[]), account.as_deref()),
-        Subcommands::Reload => control_commands::reload(settings.input(&[])),
-        Subcommands::Shutdown => control_commands::shut_down(settings.input(&[])),
+        Subcommands::Status { json } => control::status(settings.input(&[]), json),
+        Subcommands::Login { account } => control::log_in(settings.input(&[]), account.as_deref()),
+        Subcommands::Logout { account } => control::log_out(settings.input(&[]), account.as_deref()),
+        Subcommands::Reload => control::reload(settings.input(&[])),
+        Subcommands::Shutdown => control::shut_down(settings.input(&[])),
         Subcommands::Healthcheck { started, ready, wait, live: _ } => {
             check_health(settings.input(&[]), arguments::probe(started, ready), wait)
         }
@@ -120,10 +119,10 @@ fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Log
     let app = App::bind(Arc::new(config))?.reloading_from(input, logging.control().clone()).harden()?.with_systemd(systemd);
     // The first thread beside this one; each has given up what this one had.
     logging.write().map_err(io::Error::other)?;
-    let (commands, given) = control::commands();
+    let (commands, receiver) = crate::control::commands();
     let _signals = signals.deliver(commands.clone(), OnHangup::Reload)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(app.run(Arc::new(SystemClock), logging.access_log(), commands, given));
+    let outcome = runtime.block_on(app.run(Arc::new(SystemClock), logging.access_log(), commands, receiver));
     // A file or a name server that does not answer holds a thread, which must not hold the process.
     runtime.shutdown_background();
     outcome

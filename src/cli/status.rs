@@ -1,69 +1,36 @@
-//! The status document as a table for people.
+//! Prints the status document as a table for people.
 //!
-//! Pure. Depends on nothing of ours but the document's form: a daemon of another version may have answered, so whatever
-//! is missing is left out, and nothing it says can move the cursor. Times are told from the daemon's own `now`. Guarantees:
-//! 80 columns suffice for names of a usual length; a column is as wide as a terminal shows it.
+//! Pure. A daemon of another version may have sent the document, so the table leaves out what is missing. It tells times
+//! relative to the daemon's own `now`. Guarantees: nothing in the document can move the terminal's cursor; 80 columns suffice
+//! for names of a usual length; a column is as wide as a terminal shows it.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
-use serde::Deserialize;
 use unicode_width::UnicodeWidthStr;
 
-/// `GET /status`, as far as it is shown.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Document {
-    version: String,
-    phase: String,
-    uptime_seconds: u64,
-    now: String,
-    accounts: Vec<Account>,
-    apis: Vec<Api>,
-    telemetry: Option<String>,
-}
+use crate::status::{AccountDocument, ApiDocument, StatusDocument};
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Account {
-    name: String,
-    state: Option<String>,
-    expires_at: Option<String>,
-    refresh_at: Option<String>,
-    retry_at: Option<String>,
-    last_login_at: Option<String>,
-    last_error: Option<String>,
-    last_error_code: Option<String>,
-    last_error_at: Option<String>,
-    advice: Option<String>,
-}
+const WIDTH: usize = 80;
+const BOLD: &str = "1";
+const RED: &str = "31";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Api {
-    name: String,
-    account: String,
-    listen: Vec<String>,
-    upstream: String,
-    requests: Option<u64>,
-    errors: Option<u64>,
-    in_flight: Option<u64>,
-}
-
-/// The table. `colour`: for a terminal.
-pub(super) fn table(document: &Document, colour: bool) -> String {
-    let ink = Ink { colour };
+/// Formats the document as a table; `colour` is for a terminal.
+pub(super) fn table(document: &StatusDocument, colour: bool) -> String {
+    let style = Style { colour };
     let now = seconds(&document.now);
     let mut text = String::new();
     let version = printable(&document.version);
-    let phase = ink.phase(&printable(&document.phase));
-    // Writing to a text can't fail.
+    let phase = style.phase(&printable(&document.phase));
+    // Writing to a string can't fail.
     let _ = writeln!(text, "careportals-sidecar {version}: {phase} for {}\n", span(document.uptime_seconds));
-    columns(&mut text, &ink, &accounts(&document.accounts, now), [Side::Left; 5]);
+    columns(&mut text, &style, &accounts(&document.accounts, now), [Side::Left; 5]);
     for account in &document.accounts {
-        trouble(&mut text, &ink, account, now);
+        last_error(&mut text, &style, account, now);
     }
     text.push('\n');
-    apis(&mut text, &ink, &document.apis);
+    apis(&mut text, &style, &document.apis);
     if let Some(telemetry) = &document.telemetry {
         let _ = writeln!(text, "\ntelemetry: http://{}/", printable(telemetry));
     }
@@ -72,7 +39,7 @@ pub(super) fn table(document: &Document, colour: bool) -> String {
 
 type Row = Vec<Cell>;
 
-/// What is shown, and the colour that it is shown in.
+/// A cell's text and its colour.
 struct Cell {
     text: String,
     colour: &'static str,
@@ -90,15 +57,15 @@ enum Side {
     Right,
 }
 
-fn accounts(accounts: &[Account], now: Option<i64>) -> Vec<Row> {
+fn accounts(accounts: &[AccountDocument], now: Option<i64>) -> Vec<Row> {
     let mut rows = vec![head(["ACCOUNT", "STATE", "TOKEN EXPIRES", "NEXT LOG-IN", "LAST LOG-IN"])];
     for account in accounts {
         let state = account.state.as_deref().map_or_else(|| "no log-in".to_owned(), printable);
-        // A log-in that failed has its time before the token's successor is due.
+        // After a failure the next attempt comes before the scheduled refresh.
         let next = account.retry_at.as_ref().or(account.refresh_at.as_ref());
         rows.push(vec![
             Cell::plain(printable(&account.name)),
-            Cell { colour: of_state(&state), text: state.replace('_', " ") },
+            Cell { colour: state_colour(&state), text: state.replace('_', " ") },
             Cell::plain(relative(account.expires_at.as_deref(), now)),
             Cell::plain(relative(next.map(String::as_str), now)),
             Cell::plain(relative(account.last_login_at.as_deref(), now)),
@@ -107,19 +74,19 @@ fn accounts(accounts: &[Account], now: Option<i64>) -> Vec<Row> {
     rows
 }
 
-/// What failed last, and what to do about it.
-fn trouble(text: &mut String, ink: &Ink, account: &Account, now: Option<i64>) {
+/// Writes what failed last, and what to do about it.
+fn last_error(text: &mut String, style: &Style, account: &AccountDocument, now: Option<i64>) {
     let Some(said) = account.last_error.as_ref().or(account.last_error_code.as_ref()) else { return };
     let when = account.last_error_at.as_deref().map(|at| format!(" {}", relative(Some(at), now))).unwrap_or_default();
     let error = format!("{} failed{when}: {}", printable(&account.name), printable(said));
     text.push('\n');
-    wrap(text, ink, RED, &error, "  ");
+    wrap(text, style, RED, &error, "  ");
     if let Some(advice) = &account.advice {
-        wrap(text, ink, "", &printable(advice), "  ");
+        wrap(text, style, "", &printable(advice), "  ");
     }
 }
 
-fn apis(text: &mut String, ink: &Ink, apis: &[Api]) {
+fn apis(text: &mut String, style: &Style, apis: &[ApiDocument]) {
     let sides = [Side::Left, Side::Left, Side::Right, Side::Right, Side::Right];
     let mut rows = vec![head(["API", "ACCOUNT", "REQUESTS", "ERRORS", "IN FLIGHT"])];
     for api in apis {
@@ -132,18 +99,18 @@ fn apis(text: &mut String, ink: &Ink, apis: &[Api]) {
         ]);
     }
     let mut lines = String::new();
-    columns(&mut lines, ink, &rows, sides);
+    columns(&mut lines, style, &rows, sides);
     let mut lines = lines.lines();
     let _ = writeln!(text, "{}", lines.next().unwrap_or_default());
     for (api, line) in apis.iter().zip(lines) {
         let _ = writeln!(text, "{line}");
         let listen = api.listen.iter().map(|listen| printable(listen)).collect::<Vec<_>>().join(", ");
-        wrap(text, ink, "", &format!("from {listen}"), "  ");
-        wrap(text, ink, "", &format!("to {}", printable(&api.upstream)), "  ");
+        wrap(text, style, "", &format!("from {listen}"), "  ");
+        wrap(text, style, "", &format!("to {}", printable(&api.upstream)), "  ");
     }
 }
 
-fn count(number: Option<u64>) -> String {
+fn count(number: Option<impl Display>) -> String {
     number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
 
@@ -151,15 +118,15 @@ fn head(names: [&str; 5]) -> Row {
     names.map(|name| Cell { text: name.to_owned(), colour: BOLD }).into()
 }
 
-/// Rows of the same length, two blanks between columns, none at the end of a line.
-fn columns(text: &mut String, ink: &Ink, rows: &[Row], sides: [Side; 5]) {
+/// Writes rows of five cells in aligned columns: two blanks between columns, none at the end of a line.
+fn columns(text: &mut String, style: &Style, rows: &[Row], sides: [Side; 5]) {
     let width = |column: usize| rows.iter().map(|row| row[column].text.width()).max().unwrap_or(0);
     let widths: [usize; 5] = std::array::from_fn(width);
     for row in rows {
         let mut line = String::new();
         for ((cell, width), side) in row.iter().zip(widths).zip(sides) {
             let padding = " ".repeat(width - cell.text.width());
-            let shown = ink.paint(cell.colour, &cell.text);
+            let shown = style.paint(cell.colour, &cell.text);
             let (before, after) = if side == Side::Left { ("", padding.as_str()) } else { (padding.as_str(), "") };
             line.extend([before, &shown, after, "  "]);
         }
@@ -167,13 +134,13 @@ fn columns(text: &mut String, ink: &Ink, rows: &[Row], sides: [Side; 5]) {
     }
 }
 
-/// A paragraph, each of its lines after `indent`.
-fn wrap(text: &mut String, ink: &Ink, colour: &str, paragraph: &str, indent: &str) {
+/// Writes a paragraph, wrapped to the width, with `indent` before each line.
+fn wrap(text: &mut String, style: &Style, colour: &str, paragraph: &str, indent: &str) {
     let mut line = String::new();
     for word in paragraph.split_whitespace() {
         let fits = indent.width() + line.width() + 1 + word.width() <= WIDTH;
         if !line.is_empty() && !fits {
-            let _ = writeln!(text, "{indent}{}", ink.paint(colour, &line));
+            let _ = writeln!(text, "{indent}{}", style.paint(colour, &line));
             line.clear();
         }
         if !line.is_empty() {
@@ -182,11 +149,11 @@ fn wrap(text: &mut String, ink: &Ink, colour: &str, paragraph: &str, indent: &st
         line += word;
     }
     if !line.is_empty() {
-        let _ = writeln!(text, "{indent}{}", ink.paint(colour, &line));
+        let _ = writeln!(text, "{indent}{}", style.paint(colour, &line));
     }
 }
 
-/// `in 42 min`, `3 s ago`; `-` for nothing, and the time itself when it can't be told.
+/// Formats a time relative to `now`: `in 42 min`, `3 s ago`. It is `-` for no time, and the text itself when that is no time.
 fn relative(time: Option<&str>, now: Option<i64>) -> String {
     let Some(time) = time else { return "-".to_owned() };
     match (seconds(time), now) {
@@ -196,12 +163,12 @@ fn relative(time: Option<&str>, now: Option<i64>) -> String {
     }
 }
 
-/// The same for times of another document.
+/// Formats a time relative to `now`, both as a document has them.
 pub(super) fn relative_to(time: &str, now: &str) -> String {
     relative(Some(time), seconds(now))
 }
 
-/// At most two units, the smaller one only where it says something.
+/// Formats a span in at most two units; the smaller one only where it is not zero.
 fn span(seconds: u64) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
@@ -218,7 +185,7 @@ fn span(seconds: u64) -> String {
     }
 }
 
-/// Seconds since 1970 of an RFC 3339 time in UTC; `None` when it is none.
+/// Reads an RFC 3339 time in UTC as seconds since 1970; `None` when it is not one.
 fn seconds(time: &str) -> Option<i64> {
     let (date, clock) = time.strip_suffix('Z')?.split_once('T')?;
     let [year, month, day] = numbers(date, '-')?;
@@ -226,7 +193,7 @@ fn seconds(time: &str) -> Option<i64> {
     if !(1..=12).contains(&month) || !(0..=9999).contains(&year) {
         return None;
     }
-    // Counted in years that begin in March, so that a leap day is the last of its year.
+    // Count years from March, so that a leap day is the last day of its year.
     let year = if month > 2 { year } else { year - 1 };
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let era = year.div_euclid(400);
@@ -240,17 +207,17 @@ fn numbers(text: &str, between: char) -> Option<[i64; 3]> {
     numbers.try_into().ok()
 }
 
-/// Without control characters, which a terminal would obey.
+/// Replaces control characters, which a terminal would obey.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// Colours, or none.
-struct Ink {
+/// The style of the output: coloured or not.
+struct Style {
     colour: bool,
 }
 
-impl Ink {
+impl Style {
     fn paint(&self, colour: &str, text: &str) -> String {
         if self.colour && !colour.is_empty() { format!("\u{1b}[{colour}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
@@ -260,7 +227,7 @@ impl Ink {
     }
 }
 
-fn of_state(state: &str) -> &'static str {
+fn state_colour(state: &str) -> &'static str {
     match state {
         "ready" | "refreshing" => GREEN,
         "rejected" => RED,
@@ -268,12 +235,6 @@ fn of_state(state: &str) -> &'static str {
         _ => YELLOW,
     }
 }
-
-const WIDTH: usize = 80;
-const BOLD: &str = "1";
-const RED: &str = "31";
-const GREEN: &str = "32";
-const YELLOW: &str = "33";
 
 #[cfg(test)]
 mod tests {
@@ -323,7 +284,7 @@ public  public          7       3          0
 telemetry: http://127.0.0.1:2274/
 ";
 
-    fn document(text: &str) -> Document {
+    fn document(text: &str) -> StatusDocument {
         serde_json::from_str(text).unwrap()
     }
 

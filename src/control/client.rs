@@ -1,6 +1,6 @@
-//! The other end of the control socket: what `status` and its siblings ask, and what they say when nobody answers.
+//! Sends the requests of `status`, `login`, `logout`, `reload` and `shutdown` to the daemon's control socket.
 //!
-//! Depends on `socket`, `problem` and `ask`. Guarantees: every error says which socket it is about, why that one, and what to do.
+//! Guarantees: an error names the socket, says why it is that one, and what to do.
 
 use std::{io, time::Duration};
 
@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::{
     problem::ControlProblem,
-    socket_path::{self, ControlSocketPath, PathReason, SYSTEM},
+    socket_path::{self, ControlSocketPath, PathReason, SYSTEM_DIRECTORY},
 };
 use crate::{
     config::{
@@ -18,18 +18,18 @@ use crate::{
     local_http::{self, LocalHttpError, LocalResponse},
 };
 
-/// What a running daemon is asked.
+/// A request to a running daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlRequest<'a> {
-    /// How it is.
+    /// Get the status document.
     Status,
-    /// To log in: one account, or all.
+    /// Log in one account, or all (`None`).
     LogIn(Option<&'a str>),
-    /// To log out: one account, or all.
+    /// Log out one account, or all (`None`).
     LogOut(Option<&'a str>),
-    /// To read the settings again.
+    /// Read the settings again.
     Reload,
-    /// To drain and end.
+    /// Drain and end.
     Shutdown,
 }
 
@@ -39,19 +39,20 @@ impl ControlRequest<'_> {
     }
 
     fn target(self) -> String {
-        let of =
+        let with_account =
             |path: &str, account: Option<&str>| account.map_or_else(|| path.to_owned(), |name| format!("{path}?account={name}"));
         match self {
             Self::Status => "/status".to_owned(),
-            Self::LogIn(account) => of("/login", account),
-            Self::LogOut(account) => of("/logout", account),
+            Self::LogIn(account) => with_account("/login", account),
+            Self::LogOut(account) => with_account("/logout", account),
             Self::Reload => "/reload".to_owned(),
             Self::Shutdown => "/shutdown".to_owned(),
         }
     }
 
-    /// Those that wait for their outcome may take as long as the settings let a log-in take.
-    fn patience(self) -> Duration {
+    /// How long the daemon may take to answer. It answers `login` and `reload` when their outcome is known, and the settings
+    /// allow a log-in to take minutes.
+    fn time_limit(self) -> Duration {
         match self {
             Self::LogIn(_) | Self::Reload => Duration::from_secs(10 * 60),
             Self::Status | Self::LogOut(_) | Self::Shutdown => Duration::from_secs(10),
@@ -59,7 +60,7 @@ impl ControlRequest<'_> {
     }
 }
 
-/// Why a request did not do what it was made for.
+/// Why the daemon did not do what was requested.
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// `control_socket = "off"`.
@@ -67,40 +68,45 @@ pub enum ControlError {
         "the control socket is off ({0}): there is no way to reach the daemon\n  hint: set control_socket (CAREPORTALS_CONTROL_SOCKET) to a path, or unset it, and restart the daemon"
     )]
     Off(Origin),
-    /// No default socket exists here.
+    /// No setting names a socket, and this machine has none of the default directories.
     #[error(
-        "there is no default socket for a control socket here: no {SYSTEM}, and neither $RUNTIME_DIRECTORY nor $XDG_RUNTIME_DIR is set\n  hint: name the daemon's socket with --control-socket or CAREPORTALS_CONTROL_SOCKET; `control socket` in its log says where it is"
+        "there is no default place for a control socket here: no {SYSTEM_DIRECTORY}, and neither $RUNTIME_DIRECTORY nor $XDG_RUNTIME_DIR is set\n  hint: name the daemon's socket with --control-socket or CAREPORTALS_CONTROL_SOCKET; `control socket` in its log says where it is"
     )]
-    NoPlace,
-    /// The setting is wrong.
+    NoDefaultPath,
+    /// The setting `control_socket` is wrong.
     #[error("{0}")]
     Setting(Fault),
-    /// An account's name is made of few letters, and nothing else travels.
+    /// The name can't be an account's. Such a name is never sent, so it needs no escaping.
     #[error("there is no account {0:?}: names are made of a-z, 0-9 and `-`")]
     Name(String),
-    /// Nobody answered.
+    /// There was no answer.
     #[error("cannot reach the daemon at {}: {error}\n  ({})\n  hint: {}", socket.path.display(), socket.reason, hint(socket, error))]
     Unreachable {
-        /// Where it was tried.
+        /// The socket that was tried.
         socket: ControlSocketPath,
-        /// What happened.
+        /// What went wrong there.
         error: LocalHttpError,
     },
-    /// Somebody else answers there.
+    /// Another program answers there.
     #[error("what answers at {} is not a sidecar of ours (status {status})\n  ({})", socket.path.display(), socket.reason)]
     NotOurs {
-        /// Where it was tried.
+        /// The socket that was tried.
         socket: ControlSocketPath,
-        /// Of the answer.
+        /// The HTTP status of its answer.
         status: u16,
     },
-    /// The daemon says no, or that it failed.
+    /// The daemon refused, or it failed to do it.
     #[error("{0}")]
     Problem(Box<ControlProblem>),
 }
 
-/// Asks the daemon that `socket` leads to; its answer, when it is a yes.
-pub fn ask(socket: Setting<ControlSocket>, request: ControlRequest<'_>) -> Result<Vec<u8>, ControlError> {
+/// Sends `request` to the daemon that `socket` leads to, and returns the body of its answer when that has a 2xx status. It
+/// blocks until the answer is there: ten seconds at most, ten minutes for `login` and `reload`.
+///
+/// # Errors
+///
+/// The daemon was not reached, or it did not do it; see [`ControlError`].
+pub fn send(socket: Setting<ControlSocket>, request: ControlRequest<'_>) -> Result<Vec<u8>, ControlError> {
     if let ControlRequest::LogIn(Some(name)) | ControlRequest::LogOut(Some(name)) = request
         && !is_name(name)
     {
@@ -108,22 +114,22 @@ pub fn ask(socket: Setting<ControlSocket>, request: ControlRequest<'_>) -> Resul
     }
     let socket = match socket.value.map_err(ControlError::Setting)? {
         ControlSocket::Off => return Err(ControlError::Off(socket.origin)),
-        ControlSocket::Path(path) => ControlSocketPath { path, reason: PathReason::Told(socket.origin) },
-        ControlSocket::Default(directories) => socket_path::to_ask(&directories).ok_or(ControlError::NoPlace)?,
+        ControlSocket::Path(path) => ControlSocketPath { path, reason: PathReason::Configured(socket.origin) },
+        ControlSocket::Default(directories) => socket_path::for_client(&directories).ok_or(ControlError::NoDefaultPath)?,
     };
-    let asked = local_http::ask(
+    let answer = local_http::ask(
         &local_http::LocalEndpoint::Unix(socket.path.clone()),
         request.method(),
         &request.target(),
-        request.patience(),
+        request.time_limit(),
     );
-    match asked {
-        Ok(answer) => judge(answer, socket),
+    match answer {
+        Ok(answer) => success_body(answer, socket),
         Err(error) => Err(ControlError::Unreachable { socket, error }),
     }
 }
 
-fn judge(answer: LocalResponse, socket: ControlSocketPath) -> Result<Vec<u8>, ControlError> {
+fn success_body(answer: LocalResponse, socket: ControlSocketPath) -> Result<Vec<u8>, ControlError> {
     if matches!(answer.status, 200..300) {
         return Ok(answer.body);
     }
@@ -144,7 +150,7 @@ fn hint(socket: &ControlSocketPath, error: &LocalHttpError) -> String {
             let me = rustix::process::geteuid().as_raw();
             let own = match socket.reason {
                 PathReason::System => "; a daemon of your own has its socket under $XDG_RUNTIME_DIR",
-                PathReason::Told(_) | PathReason::Service | PathReason::User => "",
+                PathReason::Configured(_) | PathReason::Service | PathReason::User => "",
             };
             format!(
                 "the socket is for root and for the daemon's own user; you are user id {me}. Try sudo, or set control_allow_uids = [{me}] and restart the daemon{own}"
@@ -152,7 +158,7 @@ fn hint(socket: &ControlSocketPath, error: &LocalHttpError) -> String {
         }
         LocalHttpError::Silent(_) => "it listens but does not answer: it may be stopped or stuck; see its log".to_owned(),
         LocalHttpError::NotHttp => format!("something else listens there; {elsewhere}"),
-        LocalHttpError::Connect(_) | LocalHttpError::Cut if matches!(socket.reason, PathReason::Told(_)) => {
+        LocalHttpError::Connect(_) | LocalHttpError::Cut if matches!(socket.reason, PathReason::Configured(_)) => {
             "is the daemon running, and with the same control_socket?".to_owned()
         }
         LocalHttpError::Connect(_) | LocalHttpError::Cut => format!("is the daemon running? Start it with `run`, or {elsewhere}"),

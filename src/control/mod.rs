@@ -14,7 +14,7 @@ mod routes;
 mod server;
 mod socket_path;
 
-pub use client::{ControlError, ControlRequest, ask};
+pub use client::{ControlError, ControlRequest, send};
 pub use commands::{Command, CommandReceiver, Commands, LogOut, NotReloaded, ReloadOutcome, UrgentCommand, commands};
 pub use problem::ControlProblem;
 pub use server::ControlListener;

@@ -1,7 +1,7 @@
-//! What an administrator is told when something was not done: a problem document (RFC 9457).
+//! Turns a failed request at the control socket into a problem document (RFC 9457).
 //!
-//! Depends on `account` for why a log-in failed. One match without a wildcard turns every cause into a [`ControlProblem`].
-//! Guarantees: sentences for people, and no secret in them.
+//! Pure. One match without a wildcard gives each cause its status, code and title. Guarantees: the document explains the
+//! failure in sentences for people, and holds no secret.
 
 use std::fmt;
 
@@ -10,27 +10,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::LogInFailed;
 
-/// What the daemon says of a request that failed.
+/// The daemon's answer to a request that failed.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlProblem {
-    /// A name for the code.
+    /// A URN made of the code.
     #[serde(default)]
     r#type: String,
-    /// The same for each occurrence.
+    /// A short summary, which depends on the code alone.
     #[serde(default)]
     title: String,
-    /// Of HTTP.
+    /// The HTTP status.
     #[serde(default)]
     pub(super) status: u16,
     /// What happened, and what to do.
     pub(super) detail: String,
-    /// Stable, for programs.
+    /// A stable code for programs.
     #[serde(default)]
     pub(super) code: String,
-    /// Log-ins that failed, each by itself.
+    /// The accounts whose log-in failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     accounts: Vec<FailedAccount>,
-    /// Why a reload changed nothing.
+    /// The reasons why a reload changed nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     faults: Vec<String>,
 }
@@ -62,33 +62,33 @@ impl fmt::Display for ControlProblem {
     }
 }
 
-/// Why a request was not done.
+/// Why the daemon did not carry out a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// By whoever asked; `None`: nobody knows who.
+    /// This user id may not control the daemon; `None`: the kernel does not tell the client's user id.
     Caller(Option<u32>),
-    /// There is nothing under that path.
+    /// No action has this path.
     NoSuchPath,
-    /// It is asked for by other methods.
+    /// The action needs one of these methods.
     Method(&'static str),
-    /// It takes `account=NAME` alone, or nothing at all.
+    /// The action takes `account=NAME` and nothing else, or no query at all.
     Query,
-    /// There is no such account.
+    /// No account has this name.
     NoAccount,
-    /// The account, or every account, is one that does not log in.
+    /// The account does not log in; nor does any other, if all were meant.
     NoLogin,
-    /// It is too late.
+    /// The daemon is draining.
     Stopping,
-    /// Too many wait for the same.
+    /// Too many wait for the outcome of the same command.
     Busy,
-    /// The settings are wrong, or want what a reload can't do.
+    /// The settings are invalid, or ask for something that needs a restart.
     NotReloaded(Vec<String>),
-    /// These log-ins failed, of so many.
+    /// These log-ins failed; the number counts those that were tried.
     LogIn(Vec<(String, LogInFailed)>, usize),
 }
 
 impl Refused {
-    /// How it is told.
+    /// The document that the client gets.
     pub(super) fn problem(self) -> ControlProblem {
         let (status, code, title) = self.kind();
         let detail = self.detail();
@@ -120,7 +120,7 @@ impl Refused {
             Self::Stopping => (StatusCode::CONFLICT, "draining", "The daemon is stopping"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many wait for the same command"),
             Self::NotReloaded(_) => (StatusCode::CONFLICT, "not_reloaded", "The settings were not taken over"),
-            Self::LogIn(failed, _) if failed.iter().any(|(_, why)| is_upstreams(why)) => {
+            Self::LogIn(failed, _) if failed.iter().any(|(_, why)| is_upstream_failure(why)) => {
                 (StatusCode::BAD_GATEWAY, "login_failed", "A log-in failed")
             }
             Self::LogIn(..) => (StatusCode::CONFLICT, "login_failed", "A log-in failed"),
@@ -148,14 +148,14 @@ impl Refused {
         }
     }
 
-    /// What `Allow` says, where it belongs.
+    /// The value of `Allow`, which only a 405 has.
     pub(super) fn allowed(&self) -> Option<&'static str> {
         if let Self::Method(methods) = self { Some(methods) } else { None }
     }
 }
 
-/// Whether CarePortals, or the way there, is why; else it is something here.
-fn is_upstreams(why: &LogInFailed) -> bool {
+/// Whether CarePortals or the network caused the failure, rather than something on this machine.
+fn is_upstream_failure(why: &LogInFailed) -> bool {
     use crate::account::LoginError::{Malformed, Refused, Source, Throttled, TimedOut, Unreachable};
     match why {
         LogInFailed::Failed(error) => match error {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_has_its_status_and_its_code() {
+    fn each_cause_has_its_own_status_and_code() {
         let named = |why: LogInFailed| ("crm".to_owned(), why);
         for (refused, status, code) in [
             (Refused::Caller(Some(7)), 403, "caller_not_allowed"),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn several_failures_are_told_one_by_one() {
+    fn each_of_several_failures_has_a_line_of_its_own() {
         let failed = [("a", refused(StatusCode::FORBIDDEN)), ("b", LogInFailed::LoggedOut)];
         let failed = failed.map(|(name, why)| (name.to_owned(), why));
         let said = Refused::LogIn(failed.into(), 3).problem().to_string();

@@ -1,28 +1,28 @@
-//! What a request at the control socket means.
+//! Turns a request at the control socket into an action.
 //!
-//! Pure. Whatever is not understood in full is refused: a misspelt account must not become every account.
+//! Pure. It refuses a request that it does not understand in full: a misspelt `account` must not mean every account.
 
 use http::Method;
 
 use super::problem::Refused;
 
-/// What is to be done.
+/// An action that a client of the control socket can request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// To say how the daemon is.
+    /// Answer with the status document.
     Status,
-    /// To log in: one account, or all.
+    /// Log in one account, or all (`None`).
     LogIn(Option<String>),
-    /// To log out: one account, or all.
+    /// Log out one account, or all (`None`).
     LogOut(Option<String>),
-    /// To read the settings again.
+    /// Read the settings again.
     Reload,
-    /// To drain and end.
+    /// Drain and end.
     Shutdown,
 }
 
 impl Action {
-    /// As its command is called.
+    /// The name of the command that requests it.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Status => "status",
@@ -34,14 +34,18 @@ impl Action {
     }
 }
 
-/// The action that a request asks for.
+/// Finds the action that a request asks for.
+///
+/// # Errors
+///
+/// The path, the method or the query is not one of an action.
 pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Action, Refused> {
-    let (wanted, name) = match path {
+    let (expected, name) = match path {
         "/status" => (Method::GET, "GET"),
         "/login" | "/logout" | "/reload" | "/shutdown" => (Method::POST, "POST"),
         _ => return Err(Refused::NoSuchPath),
     };
-    if *method != wanted {
+    if *method != expected {
         return Err(Refused::Method(name));
     }
     match (path, query) {
@@ -54,7 +58,7 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
     }
 }
 
-/// Names need no escapes, so none is undone: one that is written with them is none.
+/// Reads `account=NAME`. Account names need no percent-encoding, so a name with an escape matches no account.
 fn account(query: Option<&str>) -> Result<Option<String>, Refused> {
     let Some(query) = query else { return Ok(None) };
     match query.strip_prefix("account=") {
@@ -73,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_in_full_is_refused() {
+    fn a_request_that_is_not_understood_in_full_is_refused() {
         let crm = || Some("crm".to_owned());
         for (method, target, expected) in [
             ("GET", "/status", Ok(Action::Status)),

@@ -60,7 +60,7 @@ impl ControlListener {
 
     /// Nobody asked for it, so nothing fails for want of it.
     fn open_default(directories: &RuntimeDirectories, config: &Config) -> Option<Self> {
-        let Some(found) = socket_path::to_open(directories) else {
+        let Some(found) = socket_path::for_daemon(directories) else {
             info!("no control socket: there is no directory for one; control_socket names one");
             return None;
         };
@@ -173,7 +173,7 @@ impl Control {
         if named.is_empty() {
             return Err(Refused::NoAccount);
         }
-        let meant: Vec<Account> = named.into_iter().filter(|account| account.status().state.is_some()).cloned().collect();
+        let meant: Vec<Account> = named.into_iter().filter(|account| account.snapshot().state().is_some()).cloned().collect();
         if meant.is_empty() { Err(Refused::NoLogin) } else { Ok(meant) }
     }
 

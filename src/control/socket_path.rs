@@ -1,7 +1,7 @@
-//! Which file the control socket is, for the daemon and for the commands that talk to it.
+//! Finds the control socket's file, for the daemon and for the commands that talk to it.
 //!
-//! Depends on `config`. The directory that the service manager made for us comes first, then the system's, then the
-//! user's; a daemon uses only what is its own.
+//! Without a setting, the first of these directories counts: the one that the service manager made for us, the system
+//! daemon's, the user's. The daemon uses a directory only if its own user owns it.
 
 use std::{
     fmt, fs, io,
@@ -11,63 +11,72 @@ use std::{
 
 use crate::config::{RuntimeDirectories, source::Origin};
 
-/// A socket's file, and why it is that one.
+/// The directory of a daemon that runs as a system service.
+pub(super) const SYSTEM_DIRECTORY: &str = "/run/careportals-sidecar";
+
+/// The name of the daemon's own directory below the user's runtime directory.
+const USER_SUBDIRECTORY: &str = "careportals-sidecar";
+
+const FILE_NAME: &str = "control.sock";
+
+/// The control socket's file, and why it is that one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlSocketPath {
-    /// The file.
+    /// The socket's file.
     pub path: PathBuf,
-    /// Who says so.
+    /// Why the socket is there.
     pub reason: PathReason,
 }
 
-/// Why a place is the one.
+/// Why the control socket has this path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathReason {
-    /// A setting.
-    Told(Origin),
-    /// `$RUNTIME_DIRECTORY`.
+    /// The setting `control_socket` names it.
+    Configured(Origin),
+    /// It is in `$RUNTIME_DIRECTORY`, which the service manager sets.
     Service,
-    /// The system's directory exists.
+    /// The system daemon's directory exists.
     System,
-    /// `$XDG_RUNTIME_DIR`.
+    /// It is below `$XDG_RUNTIME_DIR`.
     User,
 }
 
 impl fmt::Display for PathReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Told(origin) => write!(f, "control_socket: {origin}"),
+            Self::Configured(origin) => write!(f, "control_socket: {origin}"),
             Self::Service => f.write_str("the default: in $RUNTIME_DIRECTORY"),
-            Self::System => write!(f, "the default, as {SYSTEM} exists"),
+            Self::System => write!(f, "the default, as {SYSTEM_DIRECTORY} exists"),
             Self::User => f.write_str("the default: under $XDG_RUNTIME_DIR"),
         }
     }
 }
 
-/// The default place, as a command sees it: where a daemon would be that may be somebody else's.
-pub(super) fn to_ask(directories: &RuntimeDirectories) -> Option<ControlSocketPath> {
-    first(directories, Path::new(SYSTEM), Path::is_dir, |_| true)
+/// The default path at which a command looks for a daemon, which another user may have started. `None`: there is none of the
+/// directories.
+pub(super) fn for_client(directories: &RuntimeDirectories) -> Option<ControlSocketPath> {
+    default_path(directories, Path::new(SYSTEM_DIRECTORY), Path::is_dir, |_| true)
 }
 
-/// The default place for a daemon of this user.
-pub(super) fn to_open(directories: &RuntimeDirectories) -> Option<ControlSocketPath> {
-    first(directories, Path::new(SYSTEM), is_ours, is_ours)
+/// The default path at which a daemon of this user opens its socket. `None`: this user owns none of the directories.
+pub(super) fn for_daemon(directories: &RuntimeDirectories) -> Option<ControlSocketPath> {
+    default_path(directories, Path::new(SYSTEM_DIRECTORY), is_ours, is_ours)
 }
 
-fn first(
+fn default_path(
     directories: &RuntimeDirectories,
     system: &Path,
-    fits: impl Fn(&Path) -> bool,
-    fits_user: impl Fn(&Path) -> bool,
+    accepts_system: impl Fn(&Path) -> bool,
+    accepts_user: impl Fn(&Path) -> bool,
 ) -> Option<ControlSocketPath> {
     let service = directories.service.as_deref().map(|directory| (directory.to_owned(), PathReason::Service));
-    let system = || fits(system).then(|| (system.to_owned(), PathReason::System));
+    let system = || accepts_system(system).then(|| (system.to_owned(), PathReason::System));
     let user = || {
-        let directory = directories.user.as_deref().filter(|directory| fits_user(directory))?;
-        Some((directory.join(OURS), PathReason::User))
+        let directory = directories.user.as_deref().filter(|directory| accepts_user(directory))?;
+        Some((directory.join(USER_SUBDIRECTORY), PathReason::User))
     };
     let (directory, reason) = service.or_else(system).or_else(user)?;
-    Some(ControlSocketPath { path: directory.join(SOCKET), reason })
+    Some(ControlSocketPath { path: directory.join(FILE_NAME), reason })
 }
 
 fn is_ours(directory: &Path) -> bool {
@@ -75,56 +84,55 @@ fn is_ours(directory: &Path) -> bool {
 }
 
 impl ControlSocketPath {
-    /// Where the user keeps such things there is no directory of ours at first.
+    /// Creates the daemon's own directory (mode 0700) below the user's runtime directory. The other directories exist.
+    ///
+    /// # Errors
+    ///
+    /// The directory can't be created, or something else has its name.
     pub(super) fn make_directory(&self) -> io::Result<()> {
         let (PathReason::User, Some(directory)) = (&self.reason, self.path.parent()) else { return Ok(()) };
         match fs::DirBuilder::new().mode(0o700).create(directory) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_ours(directory) => Ok(()),
-            made => made,
+            created => created,
         }
     }
 }
-
-/// The directory of the system's own daemon.
-pub(super) const SYSTEM: &str = "/run/careportals-sidecar";
-const OURS: &str = "careportals-sidecar";
-const SOCKET: &str = "control.sock";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Where it is, by what is set and by what fits.
-    fn place(service: Option<&str>, user: Option<&str>, fits: [bool; 2]) -> Option<(String, PathReason)> {
+    /// The default path for these runtime directories. `accepted`: whether the system's and the user's may be used.
+    fn chosen(service: Option<&str>, user: Option<&str>, accepted: [bool; 2]) -> Option<(String, PathReason)> {
         let directories = RuntimeDirectories { service: service.map(Into::into), user: user.map(Into::into) };
-        let place = first(&directories, Path::new("/system"), |_| fits[0], |_| fits[1])?;
-        Some((place.path.to_str()?.to_owned(), place.reason))
+        let socket = default_path(&directories, Path::new("/system"), |_| accepted[0], |_| accepted[1])?;
+        Some((socket.path.to_str()?.to_owned(), socket.reason))
     }
 
     #[test]
-    fn the_systemds_directory_comes_first_then_the_systems_then_the_users() {
+    fn the_service_managers_directory_comes_first_then_the_systems_then_the_users() {
         let found = |path: &str, reason| Some((path.to_owned(), reason));
-        for (service, user, fits, expected) in [
+        for (service, user, accepted, expected) in [
             (Some("/a"), Some("/u"), [true, true], found("/a/control.sock", PathReason::Service)),
             (None, Some("/u"), [true, true], found("/system/control.sock", PathReason::System)),
             (None, Some("/u"), [false, true], found("/u/careportals-sidecar/control.sock", PathReason::User)),
             (None, Some("/u"), [false, false], None),
             (None, None, [false, true], None),
         ] {
-            assert_eq!(place(service, user, fits), expected);
+            assert_eq!(chosen(service, user, accepted), expected);
         }
     }
 
     #[test]
-    fn the_users_directory_is_made_for_the_user_alone() {
+    fn the_directory_below_the_users_is_created_for_the_user_alone() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(OURS).join(SOCKET);
-        let place = ControlSocketPath { path: path.clone(), reason: PathReason::User };
-        place.make_directory().unwrap();
-        place.make_directory().unwrap();
+        let path = directory.path().join(USER_SUBDIRECTORY).join(FILE_NAME);
+        let socket = ControlSocketPath { path: path.clone(), reason: PathReason::User };
+        socket.make_directory().unwrap();
+        socket.make_directory().unwrap();
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
         fs::remove_dir(path.parent().unwrap()).unwrap();
         fs::write(path.parent().unwrap(), "in the way").unwrap();
-        assert!(place.make_directory().is_err());
+        assert!(socket.make_directory().is_err());
     }
 }

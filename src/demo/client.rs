@@ -1,4 +1,4 @@
-//! The app: a client that knows no token, no organization and no TLS.
+//! The client that stands for an app: it knows no token, no organization and no TLS.
 
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
@@ -13,27 +13,27 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
     runtime::Runtime,
-    time::{error::Elapsed, timeout},
+    time::{error::Elapsed, sleep, timeout},
 };
 
-/// Longer than the sidecar lets a call wait for a token.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The limit for one call. It is longer than the sidecar lets a request wait for a token.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One call after the other, each on a connection of its own.
-pub(super) struct Client {
+/// Makes one call after the other, each on a connection of its own.
+pub(super) struct AppClient {
     runtime: Runtime,
     address: SocketAddr,
 }
 
-/// An answer, read to its end.
+/// The answer to a call, read to its end.
 pub(super) struct CallResponse {
     pub(super) status: StatusCode,
-    /// Without parameters; empty when there is none.
+    /// The media type without parameters; empty when the answer has none.
     pub(super) content_type: String,
     pub(super) body: Bytes,
 }
 
-/// Why there is none.
+/// Why a call got no answer.
 #[derive(Debug)]
 pub(super) enum CallError {
     Connect(io::Error),
@@ -46,7 +46,7 @@ impl fmt::Display for CallError {
         match self {
             Self::Connect(error) => write!(f, "cannot connect to the sidecar: {error}"),
             Self::Http(error) => write!(f, "no proper answer from the sidecar: {error}"),
-            Self::TimedOut => write!(f, "no answer from the sidecar within {} s", PATIENCE.as_secs()),
+            Self::TimedOut => write!(f, "no answer from the sidecar within {} s", CALL_TIMEOUT.as_secs()),
         }
     }
 }
@@ -69,16 +69,29 @@ impl From<Elapsed> for CallError {
     }
 }
 
-impl Client {
-    /// Of the sidecar at `address`.
+impl AppClient {
+    /// Creates a client of the sidecar at `address`.
+    ///
+    /// # Errors
+    ///
+    /// The system refused what a runtime needs.
     pub(super) fn new(address: SocketAddr) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self { runtime, address })
     }
 
-    /// Makes one call without a body.
+    /// Makes one call without a body. It blocks until the whole answer is there, or [`CALL_TIMEOUT`] has passed.
+    ///
+    /// # Errors
+    ///
+    /// There was no whole answer.
     pub(super) fn call(&self, method: Method, target: &str) -> Result<CallResponse, CallError> {
-        self.runtime.block_on(async { timeout(PATIENCE, self.exchange(method, target)).await? })
+        self.runtime.block_on(async { timeout(CALL_TIMEOUT, self.exchange(method, target)).await? })
+    }
+
+    /// Lets `pause` pass without a call.
+    pub(super) fn pause(&self, pause: Duration) {
+        self.runtime.block_on(async { sleep(pause).await });
     }
 
     async fn exchange(&self, method: Method, target: &str) -> Result<CallResponse, CallError> {
@@ -98,7 +111,7 @@ impl Client {
             let content_type = content_type.split(';').next().unwrap_or_default().to_owned();
             Ok(CallResponse { status: head.status, content_type, body: body.collect().await?.to_bytes() })
         };
-        // The sender goes with the answer, and the connection ends with its sender.
+        // The future drops its sender when it has the answer, and then the connection ends too.
         let (answer, _) = tokio::join!(answer, connection);
         answer
     }

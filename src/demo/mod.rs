@@ -1,14 +1,13 @@
-//! `demo`: the main job at work, against a simulated CarePortals, told in plain words.
+//! The `demo` command runs the sidecar in front of a simulated CarePortals, makes real calls through it, and explains each.
 //!
-//! Depends on everything below `cli`, and on the simulator. What is shown are real calls of a real sidecar: `stage` sets
-//! both up in this process, `client` plays the app, `story` makes the calls and judges each, `page` writes.
-//! Guarantees: needs no file, no network, no root, and heeds none of the environment's settings; what it prints holds of a
-//! token no more than the first characters, which are the same for every token, and nothing of credentials or bodies.
+//! `setup` starts both in this process, `client` stands for the app, `steps` makes the calls and checks each outcome, and
+//! `narration` prints. Guarantees: the demo needs no file, no network and no root, and ignores the environment's settings.
+//! Of a token it prints only the first characters, which are the same for every token; of credentials and bodies, nothing.
 
 mod client;
-mod page;
-mod stage;
-mod story;
+mod narration;
+mod setup;
+mod steps;
 
 use std::{fmt, io};
 
@@ -18,38 +17,38 @@ use crate::{
     logging::{self, LogError, Reader},
     process::report_panics_by_place,
 };
-use page::Narration;
-use stage::Stage;
-use story::{Amiss, Story};
+use narration::Narration;
+use setup::Setup;
+use steps::{StepError, Steps};
 
-/// Why a demo did not come to its good end.
+/// Why the demo failed.
 #[derive(Debug)]
 pub enum DemoError {
-    /// There are no logs to tell of trouble.
+    /// The log can't be written.
     Log(LogError),
     /// The simulator did not start.
     Simulator(io::Error),
-    /// The demo's own settings are wrong; each fault in words.
+    /// The demo's own settings are wrong; the text names each fault.
     Settings(String),
-    /// The sidecar did not start, or ended badly.
+    /// The sidecar did not start, or ended with an error.
     Sidecar(StartError),
-    /// The sidecar ended in a panic, which has been reported.
+    /// The sidecar panicked, which the log says.
     Panic,
-    /// Neither the usual port nor one of several free ones could be had.
+    /// Neither the usual port nor any of several free ports could be bound.
     NoPort,
-    /// The system refuses a pipe, a thread or the like.
+    /// The system refused a pipe, a thread or another resource.
     System(io::Error),
-    /// Standard output takes no more.
+    /// Standard output can't be written to.
     Output(io::Error),
-    /// A signal came before the story was over.
+    /// A signal came before the last step was done.
     Interrupted,
-    /// Something did not go as told.
+    /// A step had another outcome than the demo explains.
     Step {
-        /// As printed.
+        /// The number that is printed before the step.
         number: usize,
-        /// As printed.
+        /// The step's title, as it is printed.
         title: &'static str,
-        /// What was expected, and what happened.
+        /// What the step expected, and what happened.
         why: String,
     },
 }
@@ -66,8 +65,8 @@ impl fmt::Display for DemoError {
                 f,
                 "no port to listen on: {} is taken on 127.0.0.1 or [::1], and so was every other that was tried\n  \
                  hint: end what listens on {}, or try again",
-                stage::USUAL_PORT,
-                stage::USUAL_PORT
+                setup::USUAL_PORT,
+                setup::USUAL_PORT
             ),
             Self::System(error) => write!(f, "the system refused what the demo needs: {error}"),
             Self::Output(error) => write!(f, "standard output: {error}"),
@@ -79,39 +78,43 @@ impl fmt::Display for DemoError {
 
 impl std::error::Error for DemoError {}
 
-/// Plays the demo, and unless `once`, stays up until a signal.
+/// Runs the steps. Unless `once`, sidecar and simulator then stay up until a signal comes.
+///
+/// # Errors
+///
+/// One of the two could not be started, a step had another outcome than expected, or the output can't be written.
 pub fn run(once: bool) -> Result<(), DemoError> {
-    // The sidecar's lines would drown the story; what is wrong is said, and not on standard output.
+    // The sidecar's `info` lines would hide the narration. Its warnings go to standard error.
     let log = Log { filter: "warn".to_owned(), format: LogFormat::Auto, access: false };
     let environment = Environment::of_process();
     let mut logging = logging::start(&log, io::stderr(), Reader::of(&io::stderr(), &environment)).map_err(DemoError::Log)?;
     logging.write().map_err(DemoError::Log)?;
     report_panics_by_place();
-    let stage = Stage::set(logging.access_log())?;
-    let _signals = stage.catch_signals()?;
-    let mut page =
-        Narration::new(io::stdout().lock(), Reader::of(&io::stdout(), &environment) == Reader::Terminal { colour: true });
-    let told = Story::new(&stage, &mut page).and_then(|mut story| story.tell());
-    if told.is_err() && stage.is_stopping() {
-        // Calls fail when a signal has stopped the sidecar; that is no failure of theirs.
-        stage.wait()?;
+    let setup = Setup::start(logging.access_log())?;
+    let _signals = setup.catch_signals()?;
+    let colour = Reader::of(&io::stdout(), &environment) == Reader::Terminal { colour: true };
+    let mut narration = Narration::new(io::stdout().lock(), colour);
+    let outcome = Steps::new(&setup, &mut narration).and_then(|mut steps| steps.run());
+    if outcome.is_err() && setup.is_stopping() {
+        // The step failed because a signal stopped the sidecar under it, which is no failure of the demo.
+        setup.wait()?;
         return if once { Err(DemoError::Interrupted) } else { Ok(()) };
     }
-    if told.is_err() || once {
-        stage.stop()?;
-        told?;
-        return page.all_well().map_err(DemoError::Output);
+    if outcome.is_err() || once {
+        setup.stop()?;
+        outcome?;
+        return narration.all_well().map_err(DemoError::Output);
     }
-    story::invite(&stage, &mut page).map_err(DemoError::Output)?;
-    stage.wait()?;
-    page.say("\nStopped.").map_err(DemoError::Output)
+    steps::suggest_commands(&setup, &mut narration).map_err(DemoError::Output)?;
+    setup.wait()?;
+    narration.line("\nStopped.").map_err(DemoError::Output)
 }
 
-impl Amiss {
+impl StepError {
     fn in_step(self, number: usize, title: &'static str) -> DemoError {
         match self {
             Self::Output(error) => DemoError::Output(error),
-            Self::Otherwise(why) => DemoError::Step { number, title, why },
+            Self::Unexpected(why) => DemoError::Step { number, title, why },
         }
     }
 }

@@ -1,6 +1,7 @@
-//! What the program is told by its environment, and what it is not.
+//! Tells the program by environment variables where the APIs are, and keeps secrets out of its environment.
 //!
-//! Pure but for the command it writes to; depends on `config`.
+//! Pure: it changes the `Command` that it gets, and reads no variable of the process itself. A variable in the program's
+//! environment never holds a secret of ours, and never a base URL that leads past the sidecar.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,30 +14,40 @@ use crate::config::{
     source::{Environment, MEANT_FOR_US},
 };
 
-/// Where the program reaches an API.
+/// The variable for the main API: the only one, or the one that is called `default`.
+const BASE_URL: &str = "CAREPORTALS_BASE_URL";
+
+/// Variables that name a proxy which HTTP clients use for plain `http` URLs, such as ours.
+const HTTP_PROXY_VARIABLES: [&str; 4] = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+
+/// What `NO_PROXY` must name so that a client connects to the sidecar directly.
+const LOOPBACK: &str = "localhost,127.0.0.1,::1";
+
+/// The base URL at which the program reaches one API.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Base {
+pub(super) struct ApiBaseUrl {
     api: String,
-    /// `None`: only a Unix socket leads there, for which there is no URL.
+    /// `None` when the API listens on Unix sockets alone, for which there is no URL.
     url: Option<String>,
 }
 
-/// Each API's. `addresses`: an API's name with an address, ports as they really are; several of one API in any order.
-pub(super) fn bases<'a>(config: &Config, addresses: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Base> {
+/// Finds the base URL of each API. `addresses` pairs an API's name with an address that it is bound to (with the port that
+/// the kernel chose); one API may have several, in any order.
+pub(super) fn api_base_urls<'a>(config: &Config, addresses: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<ApiBaseUrl> {
     let addresses: Vec<(&str, SocketAddr)> = addresses.filter_map(|(api, address)| Some((api, address.parse().ok()?))).collect();
-    let base = |api: &crate::config::Api| {
+    let base_url = |api: &crate::config::Api| {
         let own = addresses.iter().filter(|(name, _)| *name == api.name).map(|(_, address)| reachable(*address));
         let prefix = api.prefix.as_ref().map_or("", |prefix| prefix.as_str());
-        // Loopback is what every client is let in by; IPv4 is what every client speaks.
+        // The check of `Host` accepts loopback without a setting, and every client speaks IPv4.
         let best = own.min_by_key(|address| (!address.ip().is_loopback(), address.is_ipv6()));
-        Base { api: api.name.clone(), url: best.map(|address| format!("http://{address}{prefix}")) }
+        ApiBaseUrl { api: api.name.clone(), url: best.map(|address| format!("http://{address}{prefix}")) }
     };
-    config.apis.iter().map(base).collect()
+    config.apis.iter().map(base_url).collect()
 }
 
-impl Base {
-    /// The API's name when it has no URL.
-    pub(super) fn is_missing(&self) -> Option<&str> {
+impl ApiBaseUrl {
+    /// The API's name if it has no URL.
+    pub(super) fn api_without_url(&self) -> Option<&str> {
         self.url.is_none().then_some(&self.api)
     }
 
@@ -45,40 +56,43 @@ impl Base {
     }
 }
 
-/// Of what we were given the program inherits everything but `secret`; it is told where the APIs are.
-pub(super) fn prepare(command: &mut Command, environment: &Environment, secret: &[OsString], bases: &[Base]) {
+/// Sets up the environment of `command`, which inherits ours (`environment`). It removes the variables in `secret` and those
+/// that systemd meant for us, sets the base URLs, and keeps proxies from getting requests for the sidecar.
+pub(super) fn set_environment(command: &mut Command, environment: &Environment, secret: &[OsString], base_urls: &[ApiBaseUrl]) {
     for name in secret {
         command.env_remove(name);
     }
     for name in MEANT_FOR_US.iter().filter(|name| environment.get(name).is_some()) {
         command.env_remove(name);
     }
-    let main = bases.iter().find(|base| base.api == "default" || bases.len() == 1);
-    let named = bases.iter().map(|base| (base.variable(), base));
+    let main = base_urls.iter().find(|base| base.api == "default" || base_urls.len() == 1);
+    let named = base_urls.iter().map(|base| (base.variable(), base));
     for (name, base) in named.chain(main.map(|base| (BASE_URL.to_owned(), base))) {
         if let Some(url) = &base.url {
             command.env(name, url);
         } else {
-            // One that we were given leads elsewhere.
+            // A value that we inherited would lead past the sidecar.
             command.env_remove(name);
         }
     }
     if main.is_none() {
         command.env_remove(BASE_URL);
     }
-    let inherits = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty()) && !is_among(secret, name);
-    if PROXIES_OF_HTTP.iter().any(|name| inherits(name)) {
-        reach_loopback_directly(command, environment);
+    let is_secret = |name: &str| secret.iter().any(|known| known == name);
+    let inherits = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty()) && !is_secret(name);
+    if HTTP_PROXY_VARIABLES.iter().any(|name| inherits(name)) {
+        exempt_loopback_from_proxies(command, environment);
     }
 }
 
-/// Else the program would ask its proxy for us. Programs differ in which spelling they heed, so both are set.
-fn reach_loopback_directly(command: &mut Command, environment: &Environment) {
-    let given = |name: &str| environment.get(name).filter(|value| !value.is_empty()).map(OsStr::to_owned);
+/// Adds loopback to `NO_PROXY`; otherwise the program would send its requests for the sidecar to its proxy. Programs differ
+/// in which spelling they read, so both are set.
+fn exempt_loopback_from_proxies(command: &mut Command, environment: &Environment) {
+    let inherited = |name: &str| environment.get(name).filter(|value| !value.is_empty()).map(OsStr::to_owned);
     for (name, other) in [("NO_PROXY", "no_proxy"), ("no_proxy", "NO_PROXY")] {
-        let mut value = given(name).or_else(|| given(other)).unwrap_or_default();
+        let mut value = inherited(name).or_else(|| inherited(other)).unwrap_or_default();
         if value == "*" {
-            // As it is: beside anything else it would mean nothing.
+            // `*` exempts every host, but only when it stands alone.
             command.env(name, value);
             continue;
         }
@@ -90,32 +104,24 @@ fn reach_loopback_directly(command: &mut Command, environment: &Environment) {
     }
 }
 
-/// Proxies that are not passed on because of the credentials in their URLs, by their variables.
+/// Picks the proxy variables out of `secret`: the program does not get them, since their URLs hold credentials.
 pub(super) fn withheld_proxies(secret: &[OsString]) -> Vec<&str> {
     secret.iter().filter_map(|name| name.to_str()).filter(|name| name.to_ascii_lowercase().ends_with("_proxy")).collect()
 }
-
-fn is_among(secret: &[OsString], name: &str) -> bool {
-    secret.iter().any(|known| known == name)
-}
-
-const BASE_URL: &str = "CAREPORTALS_BASE_URL";
-const PROXIES_OF_HTTP: [&str; 4] = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
-const LOOPBACK: &str = "localhost,127.0.0.1,::1";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn base(api: &str, url: &str) -> Base {
-        Base { api: api.to_owned(), url: (!url.is_empty()).then(|| url.to_owned()) }
+    fn base(api: &str, url: &str) -> ApiBaseUrl {
+        ApiBaseUrl { api: api.to_owned(), url: (!url.is_empty()).then(|| url.to_owned()) }
     }
 
-    /// What is changed for the program: `name=value`, or `name` when it is taken away.
-    fn changes(variables: &[(&str, &str)], secret: &[&str], bases: &[Base]) -> Vec<String> {
+    /// Lists what changes for the program: `name=value` for a variable that is set, `name` for one that is removed.
+    fn changes(variables: &[(&str, &str)], secret: &[&str], base_urls: &[ApiBaseUrl]) -> Vec<String> {
         let mut command = Command::new("x");
         let secret: Vec<OsString> = secret.iter().map(OsString::from).collect();
-        prepare(&mut command, &variables.iter().copied().collect(), &secret, bases);
+        set_environment(&mut command, &variables.iter().copied().collect(), &secret, base_urls);
         let change = |(name, value): (&OsStr, Option<&OsStr>)| match value {
             Some(value) => format!("{}={}", name.display(), value.display()),
             None => name.display().to_string(),
@@ -136,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_would_lead_elsewhere_is_taken_away() {
+    fn an_inherited_base_url_that_would_lead_past_the_sidecar_is_removed() {
         assert_eq!(
             changes(&[], &[], &[base("crm", "http://a"), base("emr", "")]),
             ["CAREPORTALS_BASE_URL", "CAREPORTALS_CRM_BASE_URL=http://a", "CAREPORTALS_EMR_BASE_URL"]
@@ -144,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_proxy_for_http_loopback_is_excepted_in_both_spellings() {
+    fn with_a_proxy_for_http_both_spellings_of_no_proxy_name_loopback() {
         let none = changes(&[("HTTPS_PROXY", "http://p"), ("NO_PROXY", "a")], &[], &[]);
         assert_eq!(none, ["CAREPORTALS_BASE_URL"]);
         let secret = changes(&[("HTTP_PROXY", "http://u:p@p")], &["HTTP_PROXY"], &[]);
@@ -163,13 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn what_systemd_means_for_us_is_taken_away() {
+    fn the_variables_that_systemd_meant_for_the_sidecar_are_removed() {
         let variables = [("NOTIFY_SOCKET", "/run/systemd/notify"), ("LISTEN_FDS", "1"), ("JOURNAL_STREAM", "8:1")];
         assert_eq!(changes(&variables, &[], &[]), ["CAREPORTALS_BASE_URL", "LISTEN_FDS", "NOTIFY_SOCKET"]);
     }
 
     #[test]
-    fn an_address_of_every_interface_is_reached_over_loopback() {
+    fn a_wildcard_address_is_reached_over_loopback() {
         for (bound, reached) in
             [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.1:1", "10.0.0.1:1"), ("127.0.0.2:1", "127.0.0.2:1")]
         {

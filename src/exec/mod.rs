@@ -1,14 +1,13 @@
-//! `exec`: the daemon around one program.
+//! The `exec` command runs the daemon in this process and one program as its child, in a process group of its own.
 //!
-//! Depends on everything below `cli`. The daemon serves in this process; the program is a child in a group of its own.
-//! Guarantees: the program is started once every account that logs in has a token, without any variable that holds a
-//! secret; signals reach it once and never end us before it; it is served until it has ended; nothing of its group is
-//! left when we are gone, unless we are killed by SIGKILL.
+//! Guarantees: the program starts once every account that logs in has a token, and gets no variable that holds a secret.
+//! Each signal reaches it once and never ends us before it. The daemon serves until the program has ended. Nothing of the
+//! program's group outlives us, unless SIGKILL ends us.
 //!
-//! Files, each using only those before it: `environment` (pure), `group` (processes), `terminal`, `supervisor`.
+//! Files, each using only those before it: `environment` (pure), `process_group`, `terminal`, `supervisor`.
 
 mod environment;
-mod group;
+mod process_group;
 mod supervisor;
 mod terminal;
 
@@ -17,7 +16,7 @@ use std::{ffi::OsString, fmt, io, process::Command, sync::Arc, time::Duration};
 use tracing::warn;
 
 use crate::{
-    account::AccountStatus,
+    account::AccountSnapshot,
     app::{App, StartError},
     clock::SystemClock,
     config::{Config, source::Environment},
@@ -25,41 +24,44 @@ use crate::{
     logging::AccessLog,
     process::{CaughtSignals, adopt_orphans},
 };
-use supervisor::{Outcome, Supervisor};
+use supervisor::{ProgramOutcome, Supervisor};
 use terminal::Terminal;
 
-/// What to run, and how.
-#[derive(Debug)]
-pub struct Program {
-    /// The program and its arguments; one word at least.
-    pub words: Vec<OsString>,
-    /// How long a token may take; zero: the program is started at once, and its calls wait for themselves.
-    pub wait: Duration,
-    /// Variables that it must not have.
-    pub secret_variables: Vec<OsString>,
-}
-
-/// Defaults that differ from the daemon's: a free port, nothing else that listens, and only what is wrong is said.
+/// Defaults that differ from the daemon's: the API listens on a free port, nothing else listens, and the log holds warnings
+/// and errors alone.
 pub const DEFAULTS: &[(&str, &str)] =
     &[("listen", "[\"127.0.0.1:0\"]"), ("telemetry_listen", "\"off\""), ("control_socket", "\"off\""), ("log", "\"warn\"")];
+
+/// The program to run, and how.
+#[derive(Debug)]
+pub struct Program {
+    /// The program and its arguments; at least one word.
+    pub words: Vec<OsString>,
+    /// How long the accounts may take to get their tokens. With zero the program starts at once, and its requests wait for
+    /// a token themselves.
+    pub wait: Duration,
+    /// Variables that the program must not inherit.
+    pub secret_variables: Vec<OsString>,
+}
 
 /// Why the program was not run to its end.
 #[derive(Debug)]
 pub enum ExecError {
     /// The daemon could not start, or failed while the program ran.
     Daemon(StartError),
-    /// Accounts had no token in time: name and status of each.
-    NoToken(Duration, Vec<(String, AccountStatus)>),
+    /// Accounts had no token in time: name and snapshot of each.
+    NoToken(Duration, Vec<(String, AccountSnapshot)>),
     /// The program could not be started.
     NotStarted(OsString, io::Error),
     /// The daemon was told to stop before the program was started.
     Stopped,
-    /// The system refuses a thread or the like.
+    /// The system refused a thread, a signal handler or another resource.
     System(io::Error),
 }
 
 impl ExecError {
-    /// As a shell has it for a program that is not there (127) or can't be run (126).
+    /// The exit code that a shell uses for a program that is not there (127) or can't be run (126); 78 for a fault of the
+    /// configuration, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -77,12 +79,12 @@ impl fmt::Display for ExecError {
             Self::Daemon(error) => error.fmt(f),
             Self::NoToken(wait, accounts) => {
                 write!(f, "no token within {}, so the program was not started", in_words(*wait))?;
-                for (name, status) in accounts {
+                for (name, snapshot) in accounts {
                     write!(f, "\n  account `{name}`")?;
-                    if let Some(state) = status.state {
+                    if let Some(state) = snapshot.state() {
                         write!(f, " ({})", state.as_str())?;
                     }
-                    match &status.last_error {
+                    match snapshot.last_error() {
                         Some(error) => write!(f, ": {error}")?,
                         None => f.write_str(": no answer to the log-in yet")?,
                     }
@@ -111,36 +113,43 @@ fn in_words(duration: Duration) -> String {
     if duration.subsec_millis() == 0 { format!("{} s", duration.as_secs()) } else { format!("{} ms", duration.as_millis()) }
 }
 
-/// How to end.
+/// How this process has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The program's, or 128+n when signal n ended it or the wait for a token.
+    /// It exits with the program's code, or with 128+n when signal n ended the program or the wait for a token.
     Code(u8),
-    /// Ctrl-C did. A shell goes on with its script or loop after a program that only says so with 130, so we end by that
-    /// signal, too.
+    /// It kills itself with SIGINT, because Ctrl-C ended the program. A shell goes on with its script or loop when a command
+    /// merely exits with 130.
     ByInterrupt,
 }
 
-/// Serves, runs the program, and ends after it.
+/// Starts the daemon, runs the program, and drains the daemon when the program has ended.
+///
+/// It returns when both have ended and nothing is left of the program's process group. Call it while the process has no
+/// threads but that of the log: it takes hardening steps, and signals are caught from here on.
+///
+/// # Errors
+///
+/// The daemon or the program could not be started, a token did not come in time, or the daemon failed; see [`ExecError`].
 pub fn run(program: &Program, config: Config, environment: &Environment, access: AccessLog) -> Result<Exit, ExecError> {
     let config = Arc::new(config);
-    // Opened before there are more threads, as `App` asks.
+    // `App` has to bind before there are more threads.
     let app = App::bind(Arc::clone(&config)).map_err(ExecError::Daemon)?;
     app.harden_around_a_program().map_err(ExecError::Daemon)?;
-    let command = command(program, &config, environment, &app)?;
+    let command = program_command(program, &config, environment, &app)?;
     adopt_orphans()?;
     let (_caught, signals) = CaughtSignals::catch()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (commands, given) = control::commands();
+    let (commands, receiver) = control::commands();
     let mut supervisor = Supervisor {
         signals,
         views: app.views(),
         phases: app.phases(),
         terminal: Terminal::open(),
-        patience: config.drain_timeout,
+        kill_after: config.drain_timeout,
     };
     let (served, outcome) = runtime.block_on(async {
-        let serving = Box::pin(app.run(Arc::new(SystemClock), access, commands.clone(), given));
+        let serving = Box::pin(app.run(Arc::new(SystemClock), access, commands.clone(), receiver));
         let supervised = async {
             let outcome = supervisor.run(command, program.wait).await;
             commands.shut_down();
@@ -152,21 +161,23 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
     runtime.shutdown_background();
     served.map_err(ExecError::Daemon)?;
     match outcome {
-        Outcome::Ended(end) => Ok(Exit::Code(end.exit_code())),
-        Outcome::Interrupted => Ok(Exit::ByInterrupt),
-        Outcome::Signalled(signal) => Ok(Exit::Code(group::exit_code_of(signal.as_raw()))),
-        Outcome::Stopped => Err(ExecError::Stopped),
-        Outcome::NoToken(accounts) => Err(ExecError::NoToken(program.wait, accounts)),
-        Outcome::NotStarted(error) => Err(ExecError::NotStarted(program.words.first().cloned().unwrap_or_default(), error)),
+        ProgramOutcome::Ended(exit) => Ok(Exit::Code(exit.exit_code())),
+        ProgramOutcome::Interrupted => Ok(Exit::ByInterrupt),
+        ProgramOutcome::Signalled(signal) => Ok(Exit::Code(process_group::exit_code_of_signal(signal.as_raw()))),
+        ProgramOutcome::Stopped => Err(ExecError::Stopped),
+        ProgramOutcome::NoToken(accounts) => Err(ExecError::NoToken(program.wait, accounts)),
+        ProgramOutcome::NotStarted(error) => {
+            Err(ExecError::NotStarted(program.words.first().cloned().unwrap_or_default(), error))
+        }
     }
 }
 
-fn command(program: &Program, config: &Config, environment: &Environment, app: &App) -> Result<Command, ExecError> {
+fn program_command(program: &Program, config: &Config, environment: &Environment, app: &App) -> Result<Command, ExecError> {
     let Some((name, arguments)) = program.words.split_first() else {
         return Err(ExecError::NotStarted(OsString::new(), io::ErrorKind::InvalidInput.into()));
     };
-    let bases = environment::bases(config, app.addresses());
-    for api in bases.iter().filter_map(environment::Base::is_missing) {
+    let base_urls = environment::api_base_urls(config, app.addresses());
+    for api in base_urls.iter().filter_map(environment::ApiBaseUrl::api_without_url) {
         warn!(api, "the program is not told a base URL: the API listens on no TCP address");
     }
     let withheld = environment::withheld_proxies(&program.secret_variables);
@@ -175,6 +186,6 @@ fn command(program: &Program, config: &Config, environment: &Environment, app: &
     }
     let mut command = Command::new(name);
     command.args(arguments);
-    environment::prepare(&mut command, environment, &program.secret_variables, &bases);
+    environment::set_environment(&mut command, environment, &program.secret_variables, &base_urls);
     Ok(command)
 }

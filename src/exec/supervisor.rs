@@ -1,6 +1,6 @@
-//! The life of the program: waited for a token, started, given its signals, ended, swept up after.
+//! Supervises the program: waits for the tokens, starts it, forwards signals, waits for its end, and ends what it left behind.
 //!
-//! One task that waits for one thing at a time, so that no two of them race.
+//! One task does all of it and waits at one place at a time, so no two steps race.
 
 use std::{future::pending, io, process::Command, sync::Arc, time::Duration};
 
@@ -12,115 +12,130 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
-    group::{End, Group, GroupEvent},
+    process_group::{LeaderEvent, ProcessGroup, ProgramExit},
     terminal::{Terminal, stop_our_group},
 };
 use crate::{
-    account::{Account, AccountStatus},
+    account::{Account, AccountSnapshot},
     clock,
     status::{Phase, View},
 };
 
-/// What is needed to look after a program.
+/// How often we check whether the program's group is empty. Nobody tells us: a process whose parent is not us ends without
+/// a SIGCHLD to us.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long we wait at most for killed processes to be gone. A process that the kernel can't end must not keep us.
+const GONE_AFTER_KILL: Duration = Duration::from_secs(1);
+
+/// Runs a program while the daemon serves it.
 pub(super) struct Supervisor {
+    /// The signals that this process catches.
     pub(super) signals: mpsc::Receiver<Signal>,
-    /// Without accounts until they have been started.
+    /// The daemon's accounts; there are none in it until the daemon has started them.
     pub(super) views: watch::Receiver<Arc<View>>,
+    /// The daemon's phase.
     pub(super) phases: watch::Receiver<Phase>,
+    /// The controlling terminal, if there is one.
     pub(super) terminal: Option<Terminal>,
-    /// Between SIGTERM and SIGKILL.
-    pub(super) patience: Duration,
+    /// The time from SIGTERM to SIGKILL.
+    pub(super) kill_after: Duration,
 }
 
-/// What came of it.
+/// How supervision ended.
 #[derive(Debug)]
-pub(super) enum Outcome {
-    Ended(End),
-    /// By Ctrl-C, before or after the program was started.
+pub(super) enum ProgramOutcome {
+    /// The program ended.
+    Ended(ProgramExit),
+    /// Ctrl-C ended the program, or the wait for a token.
     Interrupted,
-    /// Another signal, before the program was started.
+    /// Another signal ended the wait for a token.
     Signalled(Signal),
-    /// The daemon ended before that.
+    /// The daemon stopped before the program was started.
     Stopped,
-    NoToken(Vec<(String, AccountStatus)>),
+    /// These accounts had no token in time: name and state of each.
+    NoToken(Vec<(String, AccountSnapshot)>),
+    /// The program could not be started.
     NotStarted(io::Error),
 }
 
 impl Supervisor {
-    /// Returns when the program has ended and nothing is left of its group.
-    pub(super) async fn run(&mut self, mut command: Command, wait: Duration) -> Outcome {
+    /// Waits for the tokens (for `wait` at most; not at all when it is zero) and runs the program. It returns when the program
+    /// has ended and its process group is empty. Dropping the future kills the group.
+    pub(super) async fn run(&mut self, mut command: Command, wait: Duration) -> ProgramOutcome {
         if let Some(outcome) = self.wait_for_tokens(wait).await {
             return outcome;
         }
-        let mut group = match Group::start(&mut command) {
+        let mut group = match ProcessGroup::start(&mut command) {
             Ok(group) => group,
-            Err(error) => return Outcome::NotStarted(error),
+            Err(error) => return ProgramOutcome::NotStarted(error),
         };
         if let Some(terminal) = &mut self.terminal {
-            terminal.lend_at_start(group.id());
+            terminal.give_foreground_at_start(group.id());
         }
-        let end = self.attend(&mut group).await;
-        let by_interrupt = end == End::Killed(Signal::INT.as_raw()) && self.takes_interrupts();
+        let exit = self.wait_for_exit(&mut group).await;
+        let by_interrupt = exit == ProgramExit::Killed(Signal::INT.as_raw()) && self.takes_interrupts();
         if let Some(terminal) = &mut self.terminal {
             if by_interrupt {
-                terminal.tell_our_group();
+                terminal.interrupt_our_group();
             }
-            terminal.take_back();
+            terminal.take_foreground_back();
         }
-        self.sweep(&mut group).await;
-        if by_interrupt { Outcome::Interrupted } else { Outcome::Ended(end) }
+        self.end_remaining(&mut group).await;
+        if by_interrupt { ProgramOutcome::Interrupted } else { ProgramOutcome::Ended(exit) }
     }
 
     fn takes_interrupts(&self) -> bool {
         self.terminal.as_ref().is_some_and(Terminal::takes_interrupts)
     }
 
-    /// `None`: every account that logs in has one.
-    async fn wait_for_tokens(&mut self, wait: Duration) -> Option<Outcome> {
+    /// Waits until every account that logs in has a token, and then returns `None`. Otherwise it says what ended the wait.
+    async fn wait_for_tokens(&mut self, wait: Duration) -> Option<ProgramOutcome> {
         if wait.is_zero() {
             return None;
         }
         let (views, phases) = (&mut self.views, &mut self.phases);
         tokio::select! {
             biased;
-            signal = interruption(&mut self.signals) => {
+            signal = terminating_signal(&mut self.signals) => {
                 let by_interrupt = signal == Signal::INT && self.takes_interrupts();
-                Some(if by_interrupt { Outcome::Interrupted } else { Outcome::Signalled(signal) })
+                Some(if by_interrupt { ProgramOutcome::Interrupted } else { ProgramOutcome::Signalled(signal) })
             }
-            () = stopping(phases) => Some(Outcome::Stopped),
-            held = timeout(wait, tokens(views)) => match held {
+            () = daemon_stopping(phases) => Some(ProgramOutcome::Stopped),
+            held = timeout(wait, every_token(views)) => match held {
                 Ok(()) => None,
-                Err(_) => Some(Outcome::NoToken(without_token(&views.borrow().accounts))),
+                Err(_) => Some(ProgramOutcome::NoToken(without_token(&views.borrow().accounts))),
             }
         }
     }
 
-    /// Until the program has ended. When the daemon stops, so does the program: it has nobody to call any more.
-    async fn attend(&mut self, group: &mut Group) -> End {
+    /// Forwards signals until the program has ended. When the daemon stops, the program is terminated, since nothing serves
+    /// it any more.
+    async fn wait_for_exit(&mut self, group: &mut ProcessGroup) -> ProgramExit {
         let mut deadline: Option<Instant> = None;
-        let mut is_told = false;
+        let mut is_terminated = false;
         loop {
-            match group.look() {
-                Some(GroupEvent::Ended(end)) => return end,
-                Some(GroupEvent::Stopped(signal)) => {
-                    self.on_stop(group, signal);
+            match group.reap() {
+                Some(LeaderEvent::Ended(exit)) => return exit,
+                Some(LeaderEvent::Stopped(signal)) => {
+                    self.on_stopped(group, signal);
                     continue;
                 }
                 None => {}
             }
             tokio::select! {
                 signal = self.signals.recv() => match signal {
-                    Some(signal) => self.pass_on(group, signal),
-                    // Unreachable while signals are caught; never turn round and round.
+                    Some(signal) => self.forward_signal(group, signal),
+                    // The channel stays open while signals are caught. If it closed, the loop must not spin.
                     None => pending().await,
                 },
-                () = stopping(&mut self.phases), if !is_told => {
+                () = daemon_stopping(&mut self.phases), if !is_terminated => {
                     error!("the sidecar is stopping, and so must the program");
-                    is_told = true;
-                    deadline = Some(clock::instant() + self.patience);
+                    is_terminated = true;
+                    deadline = Some(clock::instant() + self.kill_after);
                     group.terminate();
                 }
-                () = at(deadline) => {
+                () = reached(deadline) => {
                     warn!("the program did not end in time and was killed");
                     deadline = None;
                     group.signal(Signal::KILL);
@@ -129,15 +144,15 @@ impl Supervisor {
         }
     }
 
-    /// A signal that we got instead of the program.
-    fn pass_on(&mut self, group: &Group, signal: Signal) {
+    /// Sends the program a signal that we got in its place.
+    fn forward_signal(&mut self, group: &ProcessGroup, signal: Signal) {
         match signal {
             Signal::CHILD => {}
-            // They mean something to the program alone, and would end whatever does not know them.
+            // These mean something to the program alone; they would kill its children that don't handle them.
             Signal::HUP | Signal::USR1 | Signal::USR2 => group.signal_leader(signal),
             Signal::CONT => {
                 if let Some(terminal) = &mut self.terminal {
-                    terminal.go_on(group.id());
+                    terminal.continued(group.id());
                 }
                 group.signal(signal);
             }
@@ -145,43 +160,42 @@ impl Supervisor {
         }
     }
 
-    /// The program was stopped: by Ctrl-Z, or because it wanted a terminal that it did not have.
-    fn on_stop(&mut self, group: &Group, signal: Signal) {
+    /// Handles that `signal` stopped the program: Ctrl-Z, or the use of a terminal whose foreground it did not have. The
+    /// program gets the foreground, or we stop as well; if neither is possible after Ctrl-Z, the program continues.
+    fn on_stopped(&mut self, group: &ProcessGroup, signal: Signal) {
         let Some(terminal) = &mut self.terminal else { return };
         let wants_terminal = matches!(signal, Signal::TTIN | Signal::TTOU);
-        let goes_on = (wants_terminal && terminal.lend(group.id())) || (!terminal.stop() && signal == Signal::TSTP);
-        if goes_on {
+        let continues = (wants_terminal && terminal.give_foreground(group.id())) || (!terminal.stop() && signal == Signal::TSTP);
+        if continues {
             group.signal(Signal::CONT);
         }
     }
 
-    /// Ends what the program left behind in its group: nobody will serve it any more.
-    async fn sweep(&mut self, group: &mut Group) {
-        let mut deadline = Some(clock::instant() + self.patience);
+    /// Ends the processes that the program left behind in its group, since nothing serves them any more.
+    async fn end_remaining(&mut self, group: &mut ProcessGroup) {
+        let mut deadline = Some(clock::instant() + self.kill_after);
         if !group.is_empty() {
             group.terminate();
         }
         loop {
-            // Nobody else reaps whom we adopted.
-            group.look();
+            // Orphans of the group are our children by now (`adopt_orphans`), so only we can reap them.
+            group.reap();
             if group.is_empty() {
                 return;
             }
             tokio::select! {
                 signal = self.signals.recv() => {
-                    // Whoever is impatient need not wait.
-                    if signal.is_some_and(is_interruption) {
+                    // A user who sends Ctrl-C or SIGTERM now does not want to wait.
+                    if signal.is_some_and(is_terminating) {
                         group.signal(Signal::KILL);
                     }
                 }
-                // Whoever has a parent elsewhere ends without our being told.
-                () = sleep(LOOK_AGAIN) => {}
-                () = at(deadline) => {
+                () = sleep(POLL_INTERVAL) => {}
+                () = reached(deadline) => {
                     warn!("processes that the program left behind did not end in time and were killed");
                     group.signal(Signal::KILL);
                     deadline = None;
-                    // A process that the kernel can't end can't keep us.
-                    if timeout(self.patience.min(LAST_WAIT), emptied(group)).await.is_err() {
+                    if timeout(self.kill_after.min(GONE_AFTER_KILL), group_is_empty(group)).await.is_err() {
                         return;
                     }
                 }
@@ -190,28 +204,30 @@ impl Supervisor {
     }
 }
 
-async fn emptied(group: &mut Group) {
+/// Reaps the processes of the group until there is none.
+async fn group_is_empty(group: &mut ProcessGroup) {
     loop {
-        group.look();
+        group.reap();
         if group.is_empty() {
             return;
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn at(deadline: Option<Instant>) {
+/// Waits until the deadline has passed; forever if there is none.
+async fn reached(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => pending().await,
     }
 }
 
-/// A signal that ends a program which does nothing about it, and is meant to.
-async fn interruption(signals: &mut mpsc::Receiver<Signal>) -> Signal {
+/// Waits for a signal that asks this process to end. A stop signal (Ctrl-Z) stops our group meanwhile.
+async fn terminating_signal(signals: &mut mpsc::Receiver<Signal>) -> Signal {
     loop {
         match signals.recv().await {
-            Some(signal) if is_interruption(signal) => return signal,
+            Some(signal) if is_terminating(signal) => return signal,
             Some(Signal::TSTP) => {
                 stop_our_group();
             }
@@ -221,43 +237,36 @@ async fn interruption(signals: &mut mpsc::Receiver<Signal>) -> Signal {
     }
 }
 
-fn is_interruption(signal: Signal) -> bool {
+fn is_terminating(signal: Signal) -> bool {
     matches!(signal, Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT)
 }
 
-/// Until the daemon drains or has ended, whoever wants it.
-async fn stopping(phases: &mut watch::Receiver<Phase>) {
-    // An error means that it is gone.
+/// Waits until the daemon drains or has ended, for whatever reason.
+async fn daemon_stopping(phases: &mut watch::Receiver<Phase>) {
+    // An error means that the daemon has ended.
     let _ = phases.wait_for(|phase| matches!(phase, Phase::Draining | Phase::Stopped)).await;
 }
 
-/// Until every account that logs in has a token.
-async fn tokens(views: &mut watch::Receiver<Arc<View>>) {
+/// Waits until every account that logs in has a token.
+async fn every_token(views: &mut watch::Receiver<Arc<View>>) {
     let Ok(started) = views.wait_for(|view| !view.accounts.is_empty()).await.map(|view| view.accounts.clone()) else {
-        // The daemon is gone, which is noticed elsewhere.
+        // The daemon has ended, which `daemon_stopping` reports.
         return pending().await;
     };
     for account in started {
-        let mut phase = account.subscribe();
-        while is_without_token(&account.status()) {
-            if phase.changed().await.is_err() {
+        let mut snapshots = account.subscribe();
+        while account.lacks_token() {
+            if snapshots.changed().await.is_err() {
                 return pending().await;
             }
         }
     }
 }
 
-fn is_without_token(status: &AccountStatus) -> bool {
-    status.state.is_some() && !status.usable
+fn without_token(accounts: &[Account]) -> Vec<(String, AccountSnapshot)> {
+    let without = accounts.iter().filter(|account| account.lacks_token());
+    without.map(|account| (account.name().to_owned(), account.snapshot())).collect()
 }
-
-fn without_token(accounts: &[Account]) -> Vec<(String, AccountStatus)> {
-    let statuses = accounts.iter().map(|account| (account.name().to_owned(), account.status()));
-    statuses.filter(|(_, status)| is_without_token(status)).collect()
-}
-
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
-const LAST_WAIT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -271,13 +280,13 @@ mod tests {
     use super::*;
     use crate::process::CaughtSignals;
 
-    /// Runs a script whose first line of output is waited for, then has the daemon drain.
-    fn ended_by_the_daemon(script: &str) -> Outcome {
+    /// Runs a shell script and lets the daemon drain once the script has written a line.
+    fn ended_by_the_daemon(script: &str) -> ProgramOutcome {
         let (_caught, signals) = CaughtSignals::catch().unwrap();
         let (phase, phases) = watch::channel(Phase::Running);
         let (_view, views) = watch::channel(Arc::default());
-        let patience = Duration::from_millis(300);
-        let mut supervisor = Supervisor { signals, views, phases, terminal: None, patience };
+        let kill_after = Duration::from_millis(300);
+        let mut supervisor = Supervisor { signals, views, phases, terminal: None, kill_after };
         let (output, input) = io::pipe().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdout(input);
@@ -294,20 +303,20 @@ mod tests {
     }
 
     #[test]
-    fn when_the_daemon_stops_the_program_is_asked_to_end_and_its_own_end_counts() {
+    fn when_the_daemon_stops_the_program_gets_sigterm_and_its_exit_code_counts() {
         let outcome = ended_by_the_daemon("trap 'exit 9' TERM; echo ready; sleep 60 & wait");
-        assert!(matches!(outcome, Outcome::Ended(End::Code(9))), "{outcome:?}");
+        assert!(matches!(outcome, ProgramOutcome::Ended(ProgramExit::Code(9))), "{outcome:?}");
     }
 
     #[test]
     fn when_the_daemon_stops_a_program_that_does_not_end_is_killed() {
         let outcome = ended_by_the_daemon("trap '' TERM; echo ready; sleep 60");
-        assert!(matches!(outcome, Outcome::Ended(End::Killed(9))), "{outcome:?}");
+        assert!(matches!(outcome, ProgramOutcome::Ended(ProgramExit::Killed(9))), "{outcome:?}");
     }
 
     #[test]
-    fn a_program_that_nobody_looks_after_any_more_is_killed() {
-        let group = Group::start(Command::new("sleep").arg("60")).unwrap();
+    fn a_program_whose_supervisor_is_dropped_is_killed() {
+        let group = ProcessGroup::start(Command::new("sleep").arg("60")).unwrap();
         let leader = group.id();
         drop(group);
         let (_, status) = waitpid(Some(leader), WaitOptions::empty()).unwrap().unwrap();

@@ -1,15 +1,15 @@
-//! The terminal that a program is run from, lent to it and taken back.
+//! Gives the program the terminal's foreground, takes it back, and stops us when the program is stopped.
 //!
-//! Depends on nothing of ours. A terminal has one foreground group: it gets what is typed, Ctrl-C and Ctrl-Z included, and
-//! only it may read. The program has a group of its own, so it is lent the foreground, and we stop when it is stopped, for
-//! the shell above us to see.
+//! A terminal has one foreground process group. Only that group may read from the terminal, and Ctrl-C and Ctrl-Z signal
+//! that group alone. The program runs in a group of its own, so it gets the foreground; and when Ctrl-Z stops it, our group
+//! stops too, so that the shell above us notices.
 
 use std::{
     fs::File,
     io::{self, IsTerminal},
 };
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal as Blocked};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal as BlockedSignal};
 use rustix::{
     process::{Pid, Signal, getpgid, getpgrp, getppid, getsid, kill_current_process_group},
     termios::{tcgetpgrp, tcsetpgrp},
@@ -19,74 +19,74 @@ use rustix::{
 pub(super) struct Terminal {
     device: File,
     own_group: Pid,
-    /// The program's group has the foreground.
-    lent: bool,
-    /// It had it when it was stopped, and gets it again when we go on in the foreground.
-    owed: bool,
+    /// We gave the foreground to the program's group.
+    is_given: bool,
+    /// The program's group had the foreground when it was stopped, and gets it again when we continue in the foreground.
+    give_again: bool,
 }
 
 impl Terminal {
-    /// `None`: there is none.
+    /// Opens the controlling terminal; `None` if there is none.
     pub(super) fn open() -> Option<Self> {
         let device = File::options().read(true).write(true).open("/dev/tty").ok()?;
-        Some(Self { device, own_group: getpgrp(), lent: false, owed: false })
+        Some(Self { device, own_group: getpgrp(), is_given: false, give_again: false })
     }
 
-    /// Lends the foreground to a program that was just started, when it is ours to lend and the program has the terminal to
-    /// itself. In a pipeline it has not: there it gets the foreground when it asks for it.
-    pub(super) fn lend_at_start(&mut self, group: Pid) {
+    /// Gives the foreground to the group of a program that has just started, if our group has it and the program has the
+    /// terminal to itself. A program in a pipeline shares the terminal; it gets the foreground when it asks for it.
+    pub(super) fn give_foreground_at_start(&mut self, group: Pid) {
         if io::stdin().is_terminal() && io::stdout().is_terminal() {
-            self.lend(group);
+            self.give_foreground(group);
         }
     }
 
-    /// Lends the foreground if it is ours. Whether `group` has it now.
-    pub(super) fn lend(&mut self, group: Pid) -> bool {
+    /// Gives the foreground to `group` if our group has it. Returns whether `group` has it now.
+    pub(super) fn give_foreground(&mut self, group: Pid) -> bool {
         let foreground = self.foreground();
         if foreground == Some(self.own_group) {
-            self.lent = self.set_foreground(group);
-            return self.lent;
+            self.is_given = self.set_foreground(group);
+            return self.is_given;
         }
         foreground == Some(group)
     }
 
-    /// Stops us as the program was stopped; from then on the shell above us decides who has the foreground. False as for
-    /// [`stop_our_group`].
+    /// Stops our group after the program was stopped; from then on the shell above us decides who has the foreground. False
+    /// when that is not possible, as [`stop_our_group`] says.
     pub(super) fn stop(&mut self) -> bool {
-        let was_lent = self.lent;
-        // Before, since we stop in the midst of it.
-        (self.lent, self.owed) = (false, self.owed || was_lent);
+        let was_given = self.is_given;
+        // This comes first, since the call below stops us before it returns.
+        (self.is_given, self.give_again) = (false, self.give_again || was_given);
         let stopped = stop_our_group();
         if !stopped {
-            (self.lent, self.owed) = (was_lent, false);
+            (self.is_given, self.give_again) = (was_given, false);
         }
         stopped
     }
 
-    /// After we were stopped: the program gets back what it had, unless it goes on in the background.
-    pub(super) fn go_on(&mut self, group: Pid) {
-        if std::mem::take(&mut self.owed) {
-            self.lend(group);
+    /// Gives the foreground back to the program after we were stopped and continued, unless we continue in the background.
+    pub(super) fn continued(&mut self, group: Pid) {
+        if std::mem::take(&mut self.give_again) {
+            self.give_foreground(group);
         }
     }
 
-    /// Whether Ctrl-C, here and now, is for the program or for us.
+    /// Whether a Ctrl-C now would reach the program or us.
     pub(super) fn takes_interrupts(&self) -> bool {
-        self.lent || (io::stdin().is_terminal() && self.foreground() == Some(self.own_group))
+        self.is_given || (io::stdin().is_terminal() && self.foreground() == Some(self.own_group))
     }
 
-    /// After a program that Ctrl-C ended: whoever shares our group, such as the script that called us, would have got it
-    /// too, had the foreground not been lent. We catch it ourselves.
-    pub(super) fn tell_our_group(&self) {
-        if self.lent {
-            // We are in it, so it exists.
+    /// Sends SIGINT to our group after Ctrl-C ended the program. Others in our group, such as the script that called us,
+    /// would have got it from the terminal if we had kept the foreground. We catch it ourselves.
+    pub(super) fn interrupt_our_group(&self) {
+        if self.is_given {
+            // We are in the group, so it exists.
             let _ = kill_current_process_group(Signal::INT);
         }
     }
 
     /// Takes the foreground back from a program that has ended.
-    pub(super) fn take_back(&mut self) {
-        if std::mem::take(&mut self.lent) {
+    pub(super) fn take_foreground_back(&mut self) {
+        if std::mem::take(&mut self.is_given) {
             self.set_foreground(self.own_group);
         }
     }
@@ -95,22 +95,22 @@ impl Terminal {
         tcgetpgrp(&self.device).ok()
     }
 
-    /// It fails when the terminal is gone or the group is; then there is nothing to be done.
+    /// Returns false when the terminal or the group is gone; nothing can be done then.
     fn set_foreground(&self, group: Pid) -> bool {
-        // Whoever is not in the foreground is stopped for this by SIGTTOU, unless that is blocked. Only here and now: a
-        // program that is started inherits what is blocked.
+        // The kernel sends SIGTTOU to a background process that calls `tcsetpgrp`, unless the signal is blocked. It is
+        // blocked for this call alone, since a program that we start would inherit the mask.
         let mut mask = SigSet::empty();
-        mask.add(Blocked::SIGTTOU);
+        mask.add(BlockedSignal::SIGTTOU);
         let Ok(before) = mask.thread_swap_mask(SigmaskHow::SIG_BLOCK) else { return false };
         let set = tcsetpgrp(&self.device, group).is_ok();
-        // Neither call fails with a mask that the system itself gave.
+        // The mask came from the system, so setting it can't fail.
         let _ = before.thread_set_mask();
         set
     }
 }
 
-/// Stops everybody in our group, as Ctrl-Z would have done. False: nobody is above us who could make us go on, so that the
-/// kernel would have ignored Ctrl-Z (POSIX calls such a group orphaned).
+/// Stops every process of our group, as Ctrl-Z would have done. Returns false, and stops nobody, when no shell above us
+/// could continue us: the kernel ignores Ctrl-Z for such a group, which POSIX calls orphaned.
 pub(super) fn stop_our_group() -> bool {
     if is_orphaned() {
         return false;
@@ -118,8 +118,8 @@ pub(super) fn stop_our_group() -> bool {
     kill_current_process_group(Signal::STOP).is_ok()
 }
 
-/// As far as our own ancestors tell: a shell with job control makes a group for us that is neither its own nor the
-/// session's first.
+/// Whether our group is orphaned, as far as our ancestors tell. A shell with job control puts us in a group that is neither
+/// its own nor the session's first.
 fn is_orphaned() -> bool {
     let (group, session) = (getpgrp(), getsid(None).ok());
     let parent_in_session = getppid().is_some_and(|parent| getsid(Some(parent)).ok() == session);

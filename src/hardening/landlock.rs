@@ -1,5 +1,15 @@
-//! Landlock (linux/Documentation/userspace-api/landlock.rst): this thread, and those that it starts, can do with files what
-//! is allowed here and nothing else. Not with ports: settings that are read later may name others.
+//! Restricts with Landlock (linux/Documentation/userspace-api/landlock.rst) which files this thread, and the threads that it
+//! starts, can open.
+//!
+//! The kernel then refuses to open a file for reading outside `AllowedDirectories::read`, to open any file for writing, to
+//! create, rename or delete one, and to run a program. Below `AllowedDirectories::bind` it lets sockets be created and files
+//! be deleted. From Landlock 6 (Linux 6.12) it also refuses signals to processes outside the restriction, and connections to
+//! their abstract Unix sockets.
+//!
+//! It does not refuse everything. Whole directories stay readable, among them all of `/etc`, `/usr` and `/proc`. Below a
+//! socket's directory every file can be deleted. Before Landlock 3 (Linux 6.2) `truncate` works on any file that the user may
+//! write to. No version covers `chmod`, `chown` or `utime`, or `stat`. TCP ports stay open, since settings that are read
+//! later may name others.
 
 use landlock::{
     ABI, Access as _, AccessFs, LandlockStatus, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreated,
@@ -9,16 +19,17 @@ use tracing::{debug, warn};
 
 use super::{AllowedDirectories, Sandbox};
 
-/// Everything that this version knows is denied; an older kernel denies what it knows of it.
-const KNOWN: ABI = ABI::V6;
+/// The Landlock version whose rights are all denied unless a rule allows them. An older kernel denies those that it knows.
+const NEWEST_ABI: ABI = ABI::V6;
 
-/// Closes off everything but `directories`. Also gives the version of Landlock that the kernel has.
+/// Restricts this thread to `directories`. Also returns the version of the kernel's Landlock.
 ///
 /// # Errors
 ///
-/// Says why the kernel does not.
-pub(super) fn enter(directories: AllowedDirectories) -> Result<(Sandbox, i32), String> {
-    let denied = || Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.scope(Scope::from_all(KNOWN))?.create();
+/// The kernel has no Landlock, or does not enforce it; the text says why.
+pub(super) fn restrict(directories: AllowedDirectories) -> Result<(Sandbox, i32), String> {
+    let denied =
+        || Ruleset::default().handle_access(AccessFs::from_all(NEWEST_ABI))?.scope(Scope::from_all(NEWEST_ABI))?.create();
     let status = denied()
         .and_then(|rules| allow(rules, &directories))
         .and_then(RulesetCreated::restrict_self)
@@ -47,7 +58,7 @@ fn allow(rules: RulesetCreated, directories: &AllowedDirectories) -> Result<Rule
     let mut rules = rules;
     for (directories, access) in [(&directories.read, read), (&directories.bind, bind)] {
         for directory in directories {
-            // One that is gone by now can't be opened, and is not needed.
+            // A directory that is gone by now can't be opened, and needs no rule.
             let Ok(opened) = PathFd::new(directory) else { continue };
             rules = rules.add_rule(PathBeneath::new(opened, access))?;
         }

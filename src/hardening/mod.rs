@@ -1,8 +1,12 @@
-//! What the process gives up before it serves: core dumps, debuggers, new privileges, and all files but those that it needs.
+//! Takes away from the process, before it serves, what it does not need: core dumps, debuggers, new privileges, and with
+//! Landlock most of the file system. Secrets get locked memory.
 //!
-//! Depends on `config` and `secret`. Belongs after every socket is bound and before there is a second thread: a thread has
-//! what the one had that started it. Guarantees: each step is logged once; with `required` a step that can't be taken is an
-//! error, and one that does not apply is not missing.
+//! The caller runs it after every socket is bound and before there is a second thread, because a new thread inherits the
+//! limits of the thread that starts it. Guarantees: each step is logged once. With `hardening = "required"` a step that can't
+//! be taken is an error; a step that does not apply is no error.
+//!
+//! What Landlock restricts and what it leaves open stands in `landlock`. Around a program of `exec`, and where a source runs
+//! a `command`, there is no Landlock at all.
 
 mod directories;
 #[cfg(target_os = "linux")]
@@ -12,17 +16,28 @@ use std::fmt;
 
 use tracing::{info, warn};
 
-pub use self::directories::{AllowedDirectories, Outside, Sandbox};
+pub use self::directories::{AllowedDirectories, OutsideSandbox, Sandbox};
 use crate::{config::Hardening, secret::Pages};
 
-/// A step that can't be taken here, and must be.
+/// The names of the steps in the log.
+const CORE_DUMPS: &str = "no core dumps";
+const NOT_DUMPABLE: &str = "not dumpable";
+const PRIVILEGES: &str = "no new privileges";
+const MEMORY_LOCKED: &str = "memory locked";
+const LANDLOCK: &str = "Landlock";
+
+/// Bytes of memory that the process must be able to lock: some pages for each secret of a few accounts. It is half of what
+/// containers often allow, because secrets that the settings hold are locked before this check.
+const LOCKED_MIN: usize = 32 * 1024;
+
+/// A required step that can't be taken here.
 #[derive(Debug)]
-pub struct Missing {
+pub struct MissingStep {
     step: &'static str,
     reason: String,
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for MissingStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { step, reason } = self;
         write!(f, "hardening = \"required\", and this step can't be taken here: {step}: {reason}")?;
@@ -30,83 +45,93 @@ impl fmt::Display for Missing {
     }
 }
 
-impl std::error::Error for Missing {}
+impl std::error::Error for MissingStep {}
 
-/// What a step comes to.
-enum Outcome {
-    /// With the version of what the kernel has for it, if that matters.
+/// What came of one step.
+enum StepOutcome {
+    /// The step was taken; with the version of the kernel's Landlock, if the step is that one.
     Taken(Option<i32>),
-    /// There is no use for it.
-    Needless(&'static str),
-    Missing(String),
+    /// The step does not apply here, for this reason.
+    NotApplicable(&'static str),
+    /// The step can't be taken, for this reason.
+    Impossible(String),
 }
 
-/// Takes every step. `directories`: what must stay within reach, or why nothing can be closed off. The sandbox, once it
-/// is closed, says what may be asked of it later.
-pub fn harden(level: Hardening, directories: Result<AllowedDirectories, &'static str>) -> Result<Option<Sandbox>, Missing> {
+/// Takes every step that `level` asks for, for good: no step can be undone. `directories` holds the directories that stay
+/// accessible, or the reason why Landlock does not apply. The returned sandbox, if Landlock is in force, tells whether
+/// settings that are read later stay within these directories.
+///
+/// # Errors
+///
+/// `level` is `required`, and a step that applies can't be taken.
+pub fn harden(level: Hardening, directories: Result<AllowedDirectories, &'static str>) -> Result<Option<Sandbox>, MissingStep> {
     if level == Hardening::Off {
         info!("hardening is off");
         return Ok(None);
     }
-    settle(level, CORE_DUMPS, of(no_core_dumps()))?;
-    settle(level, NOT_DUMPABLE, of(not_dumpable()))?;
-    settle(level, PRIVILEGES, of(no_new_privileges()))?;
-    settle(level, MEMORY_LOCKED, of(Pages::probe(LOCKED_MIN)))?;
-    let (sandbox, outcome) = match directories.map(enter) {
-        Ok(Ok((sandbox, abi))) => (Some(sandbox), Outcome::Taken(Some(abi))),
-        Ok(Err(reason)) => (None, Outcome::Missing(reason)),
-        Err(needless) => (None, Outcome::Needless(needless)),
+    report(level, CORE_DUMPS, outcome_of(no_core_dumps()))?;
+    report(level, NOT_DUMPABLE, outcome_of(not_dumpable()))?;
+    report(level, PRIVILEGES, outcome_of(no_new_privileges()))?;
+    report(level, MEMORY_LOCKED, outcome_of(Pages::probe(LOCKED_MIN)))?;
+    let (sandbox, outcome) = match directories.map(restrict) {
+        Ok(Ok((sandbox, abi))) => (Some(sandbox), StepOutcome::Taken(Some(abi))),
+        Ok(Err(reason)) => (None, StepOutcome::Impossible(reason)),
+        Err(reason) => (None, StepOutcome::NotApplicable(reason)),
     };
-    settle(level, LANDLOCK, outcome)?;
+    report(level, LANDLOCK, outcome)?;
     Ok(sandbox)
 }
 
-/// What can be given up around a program that somebody else runs: nothing that it would inherit.
-pub fn harden_around_a_program(level: Hardening) -> Result<(), Missing> {
+/// Takes only the steps that a program which `exec` starts does not inherit.
+///
+/// # Errors
+///
+/// `level` is `required`, and one of these steps can't be taken.
+pub fn harden_around_a_program(level: Hardening) -> Result<(), MissingStep> {
     if level == Hardening::Off {
         return Ok(());
     }
-    settle(level, NOT_DUMPABLE, of(not_dumpable()))?;
-    settle(level, MEMORY_LOCKED, of(Pages::probe(LOCKED_MIN)))
+    report(level, NOT_DUMPABLE, outcome_of(not_dumpable()))?;
+    report(level, MEMORY_LOCKED, outcome_of(Pages::probe(LOCKED_MIN)))
 }
 
-fn of(done: std::io::Result<()>) -> Outcome {
-    done.map_or_else(|error| Outcome::Missing(error.to_string()), |()| Outcome::Taken(None))
+fn outcome_of(done: std::io::Result<()>) -> StepOutcome {
+    done.map_or_else(|error| StepOutcome::Impossible(error.to_string()), |()| StepOutcome::Taken(None))
 }
 
-fn settle(level: Hardening, step: &'static str, outcome: Outcome) -> Result<(), Missing> {
+fn report(level: Hardening, step: &'static str, outcome: StepOutcome) -> Result<(), MissingStep> {
     match outcome {
-        Outcome::Taken(abi) => info!(step, abi, "hardened"),
-        Outcome::Needless(reason) => info!(step, reason, "this hardening step does not apply"),
-        Outcome::Missing(reason) if level == Hardening::Required => return Err(Missing { step, reason }),
-        Outcome::Missing(reason) => warn!(step, reason, "this hardening step can't be taken here"),
+        StepOutcome::Taken(abi) => info!(step, abi, "hardened"),
+        StepOutcome::NotApplicable(reason) => info!(step, reason, "this hardening step does not apply"),
+        StepOutcome::Impossible(reason) if level == Hardening::Required => return Err(MissingStep { step, reason }),
+        StepOutcome::Impossible(reason) => warn!(step, reason, "this hardening step can't be taken here"),
     }
     Ok(())
 }
 
-/// For good: the hard limit goes too.
+/// Forbids core files, by the hard limit too.
 fn no_core_dumps() -> std::io::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
     Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
 }
 
-/// No dump even where dumps go through a pipe, whatever the limit; and no other process of this user may attach, or read
-/// memory, environment and open files.
+/// Prevents dumps where the kernel pipes them to a program, which ignores the limit on core files. Other processes of this
+/// user can't attach to this one either, nor read its memory, environment and open files.
 #[cfg(target_os = "linux")]
 fn not_dumpable() -> std::io::Result<()> {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Whatever is run has no more rights than we have, set-uid programs included.
+/// Keeps every program that we run from getting more rights than we have, set-uid programs included.
 #[cfg(target_os = "linux")]
 fn no_new_privileges() -> std::io::Result<()> {
     Ok(rustix::thread::set_no_new_privs(true)?)
 }
 
 #[cfg(target_os = "linux")]
-fn enter(directories: AllowedDirectories) -> Result<(Sandbox, i32), String> {
-    landlock::enter(directories)
+fn restrict(directories: AllowedDirectories) -> Result<(Sandbox, i32), String> {
+    landlock::restrict(directories)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -120,16 +145,6 @@ fn no_new_privileges() -> std::io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn enter(_: AllowedDirectories) -> Result<(Sandbox, i32), String> {
+fn restrict(_: AllowedDirectories) -> Result<(Sandbox, i32), String> {
     Err("this system has no Landlock".to_owned())
 }
-
-const CORE_DUMPS: &str = "no core dumps";
-const NOT_DUMPABLE: &str = "not dumpable";
-const PRIVILEGES: &str = "no new privileges";
-const MEMORY_LOCKED: &str = "memory locked";
-const LANDLOCK: &str = "Landlock";
-
-/// Of locked memory, so much must be had: some pages for each secret of a few accounts. Half of what containers often allow,
-/// as values that stand in the settings are locked by then.
-const LOCKED_MIN: usize = 32 * 1024;

@@ -254,7 +254,7 @@ impl Route {
             match self.send_once(outgoing, bearer, reuse, deadline, waits).await {
                 Ok(answer) if account.relogin_on().contains(&answer.status()) => {
                     if replaces.is_some() {
-                        account.uncured(generation);
+                        account.rejected_again(generation);
                     }
                     let fresh = waits.on(Box::pin(self.fresh_bearer(&mut retry_budget, generation, outgoing)).as_mut()).await;
                     match fresh {
@@ -270,7 +270,7 @@ impl Route {
                 }
                 Ok(answer) => {
                     if replaces.is_some() {
-                        account.cured(generation);
+                        account.accepted(generation);
                     }
                     return Ok(answer);
                 }

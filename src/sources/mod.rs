@@ -1,6 +1,7 @@
-//! What the sources of secrets give: read, and their files watched.
+//! Sources of secrets: reads what they give, and watches their files.
 //!
-//! Depends on `config` and `secret`. Guarantees: nothing here says what a source gave; what holds a value is wiped.
+//! Guarantees: a buffer that held a value is wiped; an error holds no value. It may hold the first 512 bytes of a failed
+//! command's standard error ([`SourceFault::CommandFailed`]), which are logged and shown in `status` and `/readyz`.
 
 mod read;
 mod watch;
@@ -17,48 +18,48 @@ pub use self::{
 /// What is wrong with a source.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SourceFault {
-    /// There is no such file, yet.
+    /// The file does not exist, yet.
     #[error("{} does not exist; it is watched, and used as soon as it appears", .0.display())]
     Missing(PathBuf),
-    /// There is one, but not for us.
+    /// The file exists and can't be read.
     #[error("{} can't be read ({})", .path.display(), .kind)]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// As the system says.
+        /// The system's error.
         kind: io::ErrorKind,
     },
-    /// A directory, a pipe, a device.
+    /// The path is a directory, a pipe or a device.
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),
-    /// More than a credential can be.
+    /// The value is longer than any credential.
     #[error("its value is longer than 64 KiB")]
     TooLarge,
-    /// Nothing, or only a newline.
+    /// The value is nothing, or only a newline.
     #[error("its value is empty")]
     Empty,
-    /// JSON carries text only.
+    /// The value is not UTF-8, and JSON carries text only.
     #[error("its value is not UTF-8")]
     NotText,
-    /// It travels in a header.
+    /// The value can't be sent in a header.
     #[error("its value can't stand in a header (line breaks, control characters or outer spaces)")]
     NotAHeader,
     /// The command could not be started.
     #[error("the command {program} can't be run ({kind})")]
     CommandNotRun {
-        /// Its first word.
+        /// The first word of the command.
         program: String,
-        /// As the system says.
+        /// The system's error.
         kind: io::ErrorKind,
     },
-    /// The command says that it failed.
+    /// The command ended with an error.
     #[error("the command {program} failed ({}): {stderr}", exit_status(*.status))]
     CommandFailed {
-        /// Its first word.
+        /// The first word of the command.
         program: String,
-        /// Its exit code; `None`: ended by a signal.
+        /// Its exit code; `None`: a signal ended it.
         status: Option<i32>,
-        /// How its standard error begins, control characters removed.
+        /// The first 512 bytes of its standard error, without control characters. The program does not know what they say.
         stderr: String,
     },
     /// The source took too long.
@@ -67,7 +68,7 @@ pub enum SourceFault {
 }
 
 impl SourceFault {
-    /// A constant word for logs and readiness.
+    /// The fault's constant name in logs, `status` and readiness.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {

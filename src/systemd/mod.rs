@@ -1,10 +1,9 @@
-//! What systemd is told of a daemon that it runs (`sd_notify(3)`), and the watchdog that it is to be fed.
+//! Tells systemd how the daemon is (`sd_notify(3)`), and feeds its watchdog.
 //!
-//! Depends on `status`, `liveness`, and `config`'s [`Environment`]. Guarantees: nothing but counts, names, states and times is
-//! said, since `systemctl status` shows it to everybody; after STOPPING there is no READY; the watchdog is fed only after
-//! every worker has answered.
+//! Guarantees: it sends only counts, names, states and times, since `systemctl status` shows them to everybody; after
+//! STOPPING there is no READY; it feeds the watchdog only after every worker has answered.
 //!
-//! Files, each using only those before it: `status_text` (pure), `notify_state` (pure).
+//! Files, each using only those before it: `status_text`, `notify_state` (pure).
 
 mod notify_state;
 mod status_text;
@@ -24,7 +23,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::notify_state::{NotifyState, Scene};
+use self::notify_state::{DaemonState, NotifyState};
 use crate::{
     clock,
     config::source::Environment,
@@ -32,39 +31,47 @@ use crate::{
     status::{Phase, StatusReader, View},
 };
 
-/// The way to the service manager that started this process.
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
+const WATCHDOG_PID: &str = "WATCHDOG_PID";
+
+/// The connection to the service manager that started this process.
 pub struct Systemd {
-    /// Connected. It wants messages.
+    /// A connected socket.
     socket: UnixDatagram,
-    /// After so long without a sign of life it kills us.
+    /// systemd kills the process after this time without a message from it.
     watchdog: Option<Duration>,
 }
 
-/// Reloads so far. They follow each other: at most one is under way.
+/// Counts reloads. They follow each other: at most one is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reloads {
-    /// How many have been asked for.
+    /// The number of reloads that have begun.
     pub begun: u64,
-    /// How many are over.
+    /// The number of reloads that have ended.
     pub ended: u64,
-    /// Faults of the last one, when it was refused.
+    /// The number of faults for which the last one was refused, if it was.
     pub refused: Option<usize>,
 }
 
 impl Reloads {
-    /// One more is under way.
+    /// Another reload begins.
     pub fn begin(&mut self) {
         self.begun += 1;
     }
 
-    /// It is over; `refused`: for so many faults.
+    /// The reload ends; `refused` is the number of faults for which it was refused, if it was.
     pub fn end(&mut self, refused: Option<usize>) {
         *self = Self { begun: self.begun, ended: self.begun, refused };
     }
 }
 
 impl Systemd {
-    /// As `NOTIFY_SOCKET` and `WATCHDOG_USEC` say; `None` when nobody wants to be told.
+    /// Connects as `NOTIFY_SOCKET` and `WATCHDOG_USEC` say; `None` when the environment names no socket.
+    ///
+    /// # Errors
+    ///
+    /// The socket can't be reached.
     pub fn of(environment: &Environment) -> io::Result<Option<Self>> {
         let Some(address) = environment.get(NOTIFY_SOCKET).filter(|address| !address.is_empty()) else { return Ok(None) };
         let socket = UnixDatagram::unbound()?;
@@ -73,7 +80,7 @@ impl Systemd {
         Ok(Some(Self { socket, watchdog: watchdog(environment, std::process::id()) }))
     }
 
-    /// Tells it what happens, until the daemon has stopped. Needs a tokio runtime.
+    /// Sends what happens, until the daemon has stopped. It needs a tokio runtime.
     pub async fn tell(self, status: StatusReader, liveness: LivenessProbe, reloads: watch::Receiver<Reloads>) {
         let Ok(socket) = tokio::net::UnixDatagram::from_std(self.socket) else { return };
         let fed = async {
@@ -83,13 +90,13 @@ impl Systemd {
             }
         };
         tokio::select! {
-            () = narrate(&socket, status, reloads) => {}
+            () = report(&socket, status, reloads) => {}
             () = fed => {}
         }
     }
 }
 
-/// Both kinds of address: a path, or a name in the kernel's abstract namespace, which is written with an `@`.
+/// Connects to a path, or to a name in the kernel's abstract namespace, which is written with an `@`.
 fn connect(socket: &UnixDatagram, address: &OsStr) -> io::Result<()> {
     match address.as_bytes().strip_prefix(b"@") {
         #[cfg(target_os = "linux")]
@@ -101,27 +108,27 @@ fn connect(socket: &UnixDatagram, address: &OsStr) -> io::Result<()> {
     }
 }
 
-/// The limit, when it is meant for the process of that number.
+/// The watchdog's limit, when it is meant for the process of that number.
 fn watchdog(environment: &Environment, process: u32) -> Option<Duration> {
     let number = |name| environment.get(name)?.to_str()?.parse::<u64>().ok();
     let is_ours = environment.get(WATCHDOG_PID).is_none() || number(WATCHDOG_PID) == Some(process.into());
     number(WATCHDOG_USEC).filter(|limit| is_ours && *limit > 0).map(Duration::from_micros)
 }
 
-async fn narrate(socket: &tokio::net::UnixDatagram, mut status: StatusReader, mut reloads: watch::Receiver<Reloads>) {
-    let stirred = Arc::new(Notify::new());
+async fn report(socket: &tokio::net::UnixDatagram, mut status: StatusReader, mut reloads: watch::Receiver<Reloads>) {
+    let account_changed = Arc::new(Notify::new());
     let mut watched = JoinSet::new();
-    watch_accounts(&mut watched, &status.view.borrow_and_update(), &stirred);
+    watch_accounts(&mut watched, &status.view.borrow_and_update(), &account_changed);
     let mut notify_state = NotifyState::default();
     loop {
         let phase = *status.phase.borrow_and_update();
         let reloads_so_far = *reloads.borrow_and_update();
         let view = Arc::clone(&status.view.borrow());
-        let now = status.clock.now().wall;
+        let now = status.clock.now();
         let text = status_text::status(phase, &view, reloads_so_far.refused, now);
-        let scene = Scene { phase, reloads: reloads_so_far, drain: view.drain, status: text };
-        for message in notify_state.go_on(scene, clock::monotonic()) {
-            // Whoever does not listen any more misses nothing.
+        let state = DaemonState { phase, reloads: reloads_so_far, drain: view.drain, status: text };
+        for message in notify_state.messages(state, clock::monotonic()) {
+            // systemd may have gone; then nobody misses the message.
             let _ = socket.send(message.as_bytes()).await;
         }
         if phase == Phase::Stopped {
@@ -130,51 +137,48 @@ async fn narrate(socket: &tokio::net::UnixDatagram, mut status: StatusReader, mu
         tokio::select! {
             Ok(()) = status.phase.changed() => {}
             Ok(()) = reloads.changed() => {}
-            Ok(()) = status.view.changed() => watch_accounts(&mut watched, &status.view.borrow_and_update(), &stirred),
-            () = stirred.notified() => {}
-            // All of them are gone, and the daemon with them.
+            Ok(()) = status.view.changed() => watch_accounts(&mut watched, &status.view.borrow_and_update(), &account_changed),
+            () = account_changed.notified() => {}
+            // The senders are gone, and the daemon with them.
             else => return,
         }
     }
 }
 
-/// From now on each change of one of these accounts' states knocks; no other account's does.
-fn watch_accounts(watched: &mut JoinSet<()>, view: &View, stirred: &Arc<Notify>) {
+/// Notifies `account_changed` whenever one of the view's accounts changes, and for no account of an earlier view.
+fn watch_accounts(watched: &mut JoinSet<()>, view: &View, account_changed: &Arc<Notify>) {
     *watched = JoinSet::new();
     for account in &view.accounts {
-        let (mut phase, stirred) = (account.subscribe(), Arc::clone(stirred));
+        let (mut snapshots, account_changed) = (account.subscribe(), Arc::clone(account_changed));
         watched.spawn(async move {
-            while phase.changed().await.is_ok() {
-                stirred.notify_one();
+            while snapshots.changed().await.is_ok() {
+                account_changed.notify_one();
             }
         });
     }
 }
 
-/// Asks the workers three times within `limit`, so that one late answer is no end.
+/// Feeds the watchdog while every worker answers. It asks three times within `limit`, so that one late answer does not end
+/// the daemon.
 async fn feed(socket: &tokio::net::UnixDatagram, liveness: &LivenessProbe, limit: Duration) {
     let period = limit / 3;
     let mut rounds = tokio::time::interval(period);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut turned = true;
+    let mut answered = true;
     loop {
         rounds.tick().await;
-        let turns = liveness.turns(period).await;
-        if turns {
+        let answers = liveness.turns(period).await;
+        if answers {
             let _ = socket.send(b"WATCHDOG=1").await;
         }
-        match (turned, turns) {
+        match (answered, answers) {
             (true, false) => warn!(limit_s = limit.as_secs(), "a worker does not answer: the watchdog is not fed"),
             (false, true) => info!("every worker answers again"),
             _ => {}
         }
-        turned = turns;
+        answered = answers;
     }
 }
-
-const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
-const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
-const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
 #[cfg(test)]
 mod tests {

@@ -1,33 +1,37 @@
-//! Which message is due, from what was said so far and how things are now.
+//! Decides which message to systemd is due, from what was sent before and the daemon's state now.
 //!
-//! Pure. Changes may be seen late, and several at once; what is said is in order all the same.
+//! Pure. Guarantees: messages are in systemd's order, though changes may be seen late and several at once; after STOPPING
+//! there is no READY.
 
 use std::time::Duration;
 
 use super::Reloads;
 use crate::status::Phase;
 
-/// How things are.
-pub(super) struct Scene {
+/// The time beyond the drain for accounts to end and the log to be written.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// The daemon's state, as far as systemd is told.
+pub(super) struct DaemonState {
     pub(super) phase: Phase,
     pub(super) reloads: Reloads,
-    /// The longest that a drain takes.
+    /// The longest time that a drain takes.
     pub(super) drain: Duration,
-    /// One line.
+    /// The text of `STATUS=`, one line.
     pub(super) status: String,
 }
 
-/// What was said so far.
+/// What was sent so far.
 #[derive(Default)]
 pub(super) struct NotifyState {
-    told: Told,
+    announced: Announced,
     begun: u64,
     ended: u64,
     status: String,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Told {
+enum Announced {
     #[default]
     Nothing,
     Ready,
@@ -35,51 +39,48 @@ enum Told {
 }
 
 impl NotifyState {
-    /// Each message that is due, in order. `monotonic`: the reading of `CLOCK_MONOTONIC`.
-    pub(super) fn go_on(&mut self, scene: Scene, monotonic: Duration) -> Vec<String> {
-        let mut messages: Vec<String> = self.news(&scene, monotonic).into_iter().collect();
-        if self.status != scene.status {
-            let line = format!("STATUS={}", scene.status);
+    /// The messages that are due, in order. `monotonic` is the reading of `CLOCK_MONOTONIC`.
+    pub(super) fn messages(&mut self, state: DaemonState, monotonic: Duration) -> Vec<String> {
+        let mut messages = self.lifecycle_messages(&state, monotonic);
+        if self.status != state.status {
+            let line = format!("STATUS={}", state.status);
             match messages.last_mut() {
                 Some(last) => *last = format!("{last}\n{line}"),
                 None => messages.push(line),
             }
-            self.status = scene.status;
+            self.status = state.status;
         }
         messages
     }
 
-    fn news(&mut self, scene: &Scene, monotonic: Duration) -> Vec<String> {
+    fn lifecycle_messages(&mut self, state: &DaemonState, monotonic: Duration) -> Vec<String> {
         let mut messages = Vec::new();
-        match (self.told, scene.phase) {
-            (Told::Stopping, _) | (Told::Nothing, Phase::Starting) => {}
+        match (self.announced, state.phase) {
+            (Announced::Stopping, _) | (Announced::Nothing, Phase::Starting) => {}
             (_, Phase::Draining | Phase::Stopped) => {
-                self.told = Told::Stopping;
-                // The unit need not know the settings' drain times.
-                let patience = (scene.drain + MARGIN).as_micros();
-                messages.push(format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={patience}"));
+                self.announced = Announced::Stopping;
+                // The unit's own time-out does not know the settings' drain time.
+                let time_out = (state.drain + MARGIN).as_micros();
+                messages.push(format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={time_out}"));
             }
-            (Told::Nothing, Phase::Running) => {
-                self.told = Told::Ready;
+            (Announced::Nothing, Phase::Running) => {
+                self.announced = Announced::Ready;
                 messages.push("READY=1".to_owned());
             }
-            (Told::Ready, _) => {
-                if scene.reloads.begun > self.begun {
+            (Announced::Ready, _) => {
+                if state.reloads.begun > self.begun {
                     messages.push(format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic.as_micros()));
                 }
-                if scene.reloads.ended > self.ended {
+                if state.reloads.ended > self.ended {
                     messages.push("READY=1".to_owned());
                 }
             }
         }
-        self.begun = scene.reloads.begun;
-        self.ended = scene.reloads.ended;
+        self.begun = state.reloads.begun;
+        self.ended = state.reloads.ended;
         messages
     }
 }
-
-/// For accounts to end and the log to be written.
-const MARGIN: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -87,9 +88,9 @@ mod tests {
 
     const NOW: Duration = Duration::from_micros(77);
 
-    fn tell(notify_state: &mut NotifyState, phase: Phase, (begun, ended): (u64, u64), status: &str) -> Vec<String> {
+    fn messages(notify_state: &mut NotifyState, phase: Phase, (begun, ended): (u64, u64), status: &str) -> Vec<String> {
         let reloads = Reloads { begun, ended, refused: None };
-        notify_state.go_on(Scene { phase, reloads, drain: Duration::from_secs(2), status: status.to_owned() }, NOW)
+        notify_state.messages(DaemonState { phase, reloads, drain: Duration::from_secs(2), status: status.to_owned() }, NOW)
     }
 
     #[test]
@@ -107,19 +108,19 @@ mod tests {
             (Phase::Draining, (2, 2), "g", vec!["STOPPING=1\nEXTEND_TIMEOUT_USEC=7000000\nSTATUS=g"]),
             (Phase::Stopped, (2, 2), "g", vec![]),
         ] {
-            assert_eq!(tell(&mut notify_state, phase, reloads, status), expected, "{phase:?} {reloads:?} {status}");
+            assert_eq!(messages(&mut notify_state, phase, reloads, status), expected, "{phase:?} {reloads:?} {status}");
         }
     }
 
     #[test]
     fn after_stopping_there_is_no_ready() {
         let mut notify_state = NotifyState::default();
-        assert_eq!(tell(&mut notify_state, Phase::Draining, (0, 0), "a").len(), 1, "it was stopped before it was ready");
-        assert_eq!(tell(&mut notify_state, Phase::Running, (0, 0), "a"), [""; 0]);
+        assert_eq!(messages(&mut notify_state, Phase::Draining, (0, 0), "a").len(), 1, "it was stopped before it was ready");
+        assert_eq!(messages(&mut notify_state, Phase::Running, (0, 0), "a"), [""; 0]);
         // A reload whose end was not seen before the drain began.
         let mut notify_state = NotifyState::default();
-        tell(&mut notify_state, Phase::Running, (1, 0), "a");
-        let messages = tell(&mut notify_state, Phase::Draining, (1, 1), "a");
+        messages(&mut notify_state, Phase::Running, (1, 0), "a");
+        let messages = messages(&mut notify_state, Phase::Draining, (1, 1), "a");
         assert!(messages.len() == 1 && messages[0].starts_with("STOPPING=1"), "{messages:?}");
     }
 }

@@ -1,44 +1,45 @@
-//! How the daemon is, in the one line that `systemctl status` shows.
+//! The daemon's state in the one line that `systemctl status` shows.
 //!
-//! Pure but for asking accounts how they are. Everybody on the machine may read it: codes, not errors.
+//! Guarantees: it has codes and no error texts, since everybody on the machine may read it.
 
 use std::{fmt::Write as _, time::SystemTime};
 
 use crate::{
-    account::{AccountStatus, StateName},
+    account::{AccountSnapshot, LoginError, StateName},
+    clock::Now,
     logging::rfc3339,
     status::{Phase, View},
 };
 
-/// Accounts that are told of one by one.
+/// At most this many accounts are named one by one.
 const NAMED_MAX: usize = 4;
 
-/// `refused`: faults of the last reload, when nothing came of it.
-pub(super) fn status(phase: Phase, view: &View, refused: Option<usize>, now: SystemTime) -> String {
+/// The text of `STATUS=`. `refused` is the number of faults for which the last reload was refused, if it was.
+pub(super) fn status(phase: Phase, view: &View, refused: Option<usize>, now: Now) -> String {
     match phase {
         Phase::Starting => "Starting".to_owned(),
         Phase::Running => {
-            let accounts: Vec<_> = view.accounts.iter().map(|account| (account.name(), account.status())).collect();
+            let accounts: Vec<_> = view.accounts.iter().map(|account| (account.name(), account.snapshot())).collect();
             serving(view.apis.len(), &accounts, refused, now)
         }
         Phase::Draining => {
-            let in_flight: usize = view.apis.iter().map(|api| api.places.taken()).sum();
+            let in_flight: usize = view.apis.iter().map(|api| api.request_limit.taken()).sum();
             format!("Stopping; {} in flight, {} s at most", count(in_flight, "request"), view.drain.as_secs())
         }
         Phase::Stopped => "Stopped".to_owned(),
     }
 }
 
-fn serving(apis: usize, accounts: &[(&str, AccountStatus)], refused: Option<usize>, now: SystemTime) -> String {
+fn serving(apis: usize, accounts: &[(&str, AccountSnapshot)], refused: Option<usize>, now: Now) -> String {
     let mut status_text = format!("Serving {}", count(apis, "API"));
-    // What is wrong comes first: the rest may not be shown.
-    let (fine, wrong): (Vec<_>, Vec<_>) = accounts.iter().partition(|(_, status)| status.usable);
-    for (name, status) in wrong.iter().chain(&fine).take(NAMED_MAX) {
+    // Accounts without a bearer come first, since only some are named.
+    let (usable, unusable): (Vec<_>, Vec<_>) = accounts.iter().partition(|(_, snapshot)| snapshot.is_usable(now.moment));
+    for (name, snapshot) in unusable.iter().chain(&usable).take(NAMED_MAX) {
         // Writing to a string can't fail.
-        let _ = write!(status_text, "; account {name} {}", in_words(status, now));
+        let _ = write!(status_text, "; account {name} {}", in_words(snapshot, now));
     }
     if accounts.len() > NAMED_MAX {
-        let _ = write!(status_text, "; {} of {} accounts usable", fine.len(), accounts.len());
+        let _ = write!(status_text, "; {} of {} accounts usable", usable.len(), accounts.len());
     }
     if let Some(faults) = refused {
         let _ = write!(status_text, "; the last reload was refused ({}, see the log)", count(faults, "fault"));
@@ -46,12 +47,13 @@ fn serving(apis: usize, accounts: &[(&str, AccountStatus)], refused: Option<usiz
     status_text
 }
 
-fn in_words(status: &AccountStatus, now: SystemTime) -> String {
-    let code = status.last_error.as_ref().map_or("", |error| error.code());
-    let until = status.expires_at.map(|time| format!(", token until {}", of_day(time, now))).unwrap_or_default();
-    let again = status.retry_at.map(|time| format!(", next attempt {}", of_day(time, now))).unwrap_or_default();
-    match status.state {
-        None if status.usable => "ready (no log-in)".to_owned(),
+fn in_words(snapshot: &AccountSnapshot, now: Now) -> String {
+    let code = snapshot.last_error().map_or("", LoginError::code);
+    let time = |time| time_of_day(time, now.wall);
+    let until = snapshot.expires_at(now).map(|at| format!(", token until {}", time(at))).unwrap_or_default();
+    let again = snapshot.retry_at(now).map(|at| format!(", next attempt {}", time(at))).unwrap_or_default();
+    match snapshot.state() {
+        None if snapshot.is_usable(now.moment) => "ready (no log-in)".to_owned(),
         None => format!("has no organization ({code})"),
         Some(StateName::LoggedOut) => "logged out".to_owned(),
         Some(StateName::LoggingIn) => "logging in".to_owned(),
@@ -63,13 +65,13 @@ fn in_words(status: &AccountStatus, now: SystemTime) -> String {
     }
 }
 
-/// `12:34:56Z`, and the date when it is another day.
-fn of_day(time: SystemTime, now: SystemTime) -> String {
+/// Formats a time as `12:34:56Z`, with the date when it is another day.
+fn time_of_day(time: SystemTime, now: SystemTime) -> String {
     let (time, now) = (rfc3339(time), rfc3339(now));
     match (time.split_once('T'), now.split_once('T')) {
-        (Some((day, of_day)), Some((today, _))) => {
-            let of_day = of_day.split('.').next().unwrap_or(of_day);
-            if day == today { format!("{of_day}Z") } else { format!("{day} {of_day}Z") }
+        (Some((day, clock)), Some((today, _))) => {
+            let clock = clock.split('.').next().unwrap_or(clock);
+            if day == today { format!("{clock}Z") } else { format!("{day} {clock}Z") }
         }
         _ => time,
     }
@@ -86,32 +88,19 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::account::LoginError;
+    use crate::clock::Moment;
 
-    const NOW: SystemTime = UNIX_EPOCH;
+    const NOW: Now = Now { moment: Moment::new(Duration::ZERO), wall: UNIX_EPOCH };
 
-    fn at(seconds: u64) -> SystemTime {
-        NOW + Duration::from_secs(seconds)
-    }
-
-    fn account(state: Option<StateName>, expires: Option<u64>, retry: Option<u64>, failed: bool) -> AccountStatus {
-        AccountStatus {
-            state,
-            usable: expires.is_some() || (state.is_none() && !failed),
-            holds_valid_token: expires.is_some(),
-            expires_at: expires.map(at),
-            refresh_at: None,
-            retry_at: retry.map(at),
-            last_login_at: None,
-            last_error: failed.then_some(LoginError::Refused(StatusCode::UNAUTHORIZED)),
-            last_error_at: None,
-        }
+    fn account(state: Option<StateName>, expires: Option<u64>, retry: Option<u64>, failed: bool) -> AccountSnapshot {
+        let error = failed.then_some(LoginError::Refused(StatusCode::UNAUTHORIZED));
+        AccountSnapshot::showing(state, expires, retry, error)
     }
 
     #[test]
     fn each_state_has_its_words() {
         use StateName::*;
-        for (status, expected) in [
+        for (snapshot, expected) in [
             (account(Some(Ready), Some(45_296), None, false), "ready, token until 12:34:56Z"),
             (account(Some(Ready), Some(90_000), None, false), "ready, token until 1970-01-02 01:00:00Z"),
             (account(Some(Refreshing), Some(60), None, false), "renewing its token, token until 00:01:00Z"),
@@ -126,7 +115,7 @@ mod tests {
             (account(None, None, None, false), "ready (no log-in)"),
             (account(None, None, None, true), "has no organization (login_refused)"),
         ] {
-            assert_eq!(in_words(&status, NOW), expected);
+            assert_eq!(in_words(&snapshot, NOW), expected);
         }
     }
 

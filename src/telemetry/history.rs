@@ -1,6 +1,7 @@
-//! The traffic of the last minutes, for the status page.
+//! The traffic of the last five minutes, for the status page.
 //!
-//! Counters are read every [`STEP`]; what lies between two readings is a step. Pure but for the counters.
+//! It reads the counters every [`STEP`]; a step is the difference of two readings. Guarantees: it keeps at most [`STEPS`]
+//! steps.
 
 use std::{
     collections::VecDeque,
@@ -16,87 +17,87 @@ use crate::{
     status::View,
 };
 
-/// Between two readings.
+/// The time between two readings.
 pub(super) const STEP: Duration = Duration::from_secs(5);
 
-/// Five minutes of them.
+/// The steps that are kept: five minutes.
 const STEPS: usize = 60;
 
-/// The last readings.
+/// The readings of the last five minutes.
 #[derive(Default)]
-pub(super) struct History(Mutex<VecDeque<Reading>>);
+pub(super) struct Recorder(Mutex<VecDeque<CounterReading>>);
 
-/// Every API's counters at one moment.
-struct Reading {
+/// The counters of every API at one moment.
+struct CounterReading {
     at: SystemTime,
     totals: Vec<(String, Totals)>,
 }
 
-/// The steps, oldest first; as many as there are.
+/// The steps of each API, oldest first; fewer than [`STEPS`] soon after the start.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Document {
+pub(super) struct TrafficHistory {
     step_seconds: u64,
-    /// The end of the last one.
+    /// The end of the last step.
     ends_at: Option<String>,
-    apis: Vec<Steps>,
+    apis: Vec<ApiSteps>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
-struct Steps {
+struct ApiSteps {
     name: String,
-    /// That have ended.
+    /// The requests that ended in each step.
     requests: Vec<u64>,
-    /// Those of them that were answered by a 5xx.
+    /// How many of them were answered by a 5xx.
     errors: Vec<u64>,
-    /// Null where there was no request.
+    /// The median duration; null where there was no request.
     p50_ms: Vec<Option<f64>>,
     p99_ms: Vec<Option<f64>>,
 }
 
-impl History {
-    /// Another step has ended.
+impl Recorder {
+    /// Reads the counters at the end of a step.
     pub(super) fn read(&self, view: &View, at: SystemTime) {
         let totals = view.apis.iter().map(|api| (api.name.clone(), api.metrics.totals())).collect();
-        self.push(Reading { at, totals });
+        self.push(CounterReading { at, totals });
     }
 
-    fn push(&self, reading: Reading) {
+    fn push(&self, reading: CounterReading) {
         let mut readings = self.lock();
-        // One more than there are steps.
+        // Keep one reading more than there are steps.
         while readings.len() > STEPS {
             readings.pop_front();
         }
         readings.push_back(reading);
     }
 
-    /// Of the APIs that there are now.
-    pub(super) fn document(&self) -> Document {
+    /// The steps of the APIs in the latest reading.
+    pub(super) fn traffic(&self) -> TrafficHistory {
         let readings = self.lock();
         let last = readings.back();
         let names = last.iter().flat_map(|last| &last.totals).map(|(name, _)| name);
-        Document {
+        TrafficHistory {
             step_seconds: STEP.as_secs(),
             ends_at: last.map(|last| rfc3339(last.at)),
-            apis: names.map(|name| Steps::of(name, &readings)).collect(),
+            apis: names.map(|name| ApiSteps::of(name, &readings)).collect(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Reading>> {
-        // Readings come and go whole.
+    fn lock(&self) -> MutexGuard<'_, VecDeque<CounterReading>> {
+        // A panic while it is locked leaves whole readings.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Steps {
-    fn of(name: &str, readings: &VecDeque<Reading>) -> Self {
-        let totals = |reading: &Reading| {
+impl ApiSteps {
+    fn of(name: &str, readings: &VecDeque<CounterReading>) -> Self {
+        let totals = |reading: &CounterReading| {
             let found = reading.totals.iter().find(|(known, _)| known == name);
             found.map(|(_, totals)| *totals)
         };
         let mut steps =
             Self { name: name.to_owned(), requests: Vec::new(), errors: Vec::new(), p50_ms: Vec::new(), p99_ms: Vec::new() };
         for (before, after) in readings.iter().zip(readings.iter().skip(1)) {
-            // Before a reload made it, it had no requests.
+            // Before a reload added the API, it had no requests.
             let (before, after) = match (totals(before), totals(after)) {
                 (Some(before), Some(after)) => (before, after),
                 (None, _) | (_, None) => (Totals::default(), Totals::default()),
@@ -111,7 +112,7 @@ impl Steps {
     }
 }
 
-/// To a hundredth: more would pretend to know.
+/// Rounds to a hundredth; the buckets of durations are not more exact.
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 100_000.0).round() / 100.0
 }
@@ -121,13 +122,13 @@ mod tests {
     use super::*;
     use crate::metrics::{BUCKETS, Buckets};
 
-    fn reading(step: u64, apis: &[(&str, u64, u64)]) -> Reading {
+    fn reading(step: u64, apis: &[(&str, u64, u64)]) -> CounterReading {
         let totals = |requests, errors| {
             let mut durations: Buckets = [0; BUCKETS];
             durations[3] = requests;
             Totals { requests, errors, durations }
         };
-        Reading {
+        CounterReading {
             at: SystemTime::UNIX_EPOCH + STEP * u32::try_from(step).unwrap(),
             totals: apis.iter().map(|(name, requests, errors)| ((*name).to_owned(), totals(*requests, *errors))).collect(),
         }
@@ -135,12 +136,12 @@ mod tests {
 
     #[test]
     fn a_step_is_what_lies_between_two_readings() {
-        let history = History::default();
-        assert_eq!(history.document().apis, []);
+        let recorder = Recorder::default();
+        assert_eq!(recorder.traffic().apis, []);
         for (step, requests, errors) in [(0, 100, 1), (1, 100, 1), (2, 130, 4)] {
-            history.push(reading(step, &[("a", requests, errors)]));
+            recorder.push(reading(step, &[("a", requests, errors)]));
         }
-        let document = history.document();
+        let document = recorder.traffic();
         assert_eq!(document.ends_at.as_deref(), Some("1970-01-01T00:00:10.000000Z"));
         let [steps] = &document.apis[..] else { panic!("{document:?}") };
         assert_eq!((&steps.requests[..], &steps.errors[..]), (&[0, 30][..], &[0, 3][..]));
@@ -150,22 +151,22 @@ mod tests {
 
     #[test]
     fn there_are_five_minutes_and_no_more() {
-        let history = History::default();
+        let recorder = Recorder::default();
         for step in 0..200 {
-            history.push(reading(step, &[("a", step * 2, 0)]));
+            recorder.push(reading(step, &[("a", step * 2, 0)]));
         }
-        let steps = history.document().apis.remove(0);
+        let steps = recorder.traffic().apis.remove(0);
         assert_eq!((steps.requests.len(), steps.p99_ms.len()), (STEPS, STEPS));
         assert!(steps.requests.iter().all(|requests| *requests == 2));
     }
 
     #[test]
     fn an_api_that_comes_or_goes_by_a_reload_has_no_requests_where_it_was_not() {
-        let history = History::default();
-        history.push(reading(0, &[("old", 5, 0)]));
-        history.push(reading(1, &[("old", 9, 0), ("new", 70, 0)]));
-        history.push(reading(2, &[("new", 71, 0)]));
-        let [steps] = &history.document().apis[..] else { panic!("the old one is gone") };
+        let recorder = Recorder::default();
+        recorder.push(reading(0, &[("old", 5, 0)]));
+        recorder.push(reading(1, &[("old", 9, 0), ("new", 70, 0)]));
+        recorder.push(reading(2, &[("new", 71, 0)]));
+        let [steps] = &recorder.traffic().apis[..] else { panic!("the old one is gone") };
         assert_eq!((steps.name.as_str(), &steps.requests[..]), ("new", &[0, 1][..]));
     }
 }

@@ -1,9 +1,8 @@
 //! Health and metrics over HTTP, read-only: for probes, Prometheus, and people with a browser.
 //!
-//! Depends on `server` for the listener, `status` and `metrics` for what it tells, `liveness` for whether the workers turn. It runs beside
-//! the workers, so it answers while they are busy or stuck. Guarantees: no request changes anything, but for `POST
-//! /quitquitquit` where the settings have it; nothing of a client's request is ever in an answer; over the network there
-//! are codes and no sentences.
+//! The listener runs beside the workers, so it answers while they are busy or stuck. Guarantees: no request changes anything,
+//! but for `POST /quitquitquit` where the settings have it; no answer holds anything of a client's request; an answer to
+//! another machine has codes and no sentences.
 
 mod history;
 mod page;
@@ -25,69 +24,22 @@ use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tracing::error;
 
+use self::{
+    history::{Recorder, STEP, TrafficHistory},
+    page::StatusPage,
+};
 use crate::{
     config::TELEMETRY_DEFAULT,
     liveness::LivenessProbe,
     metrics::{Format, Metrics},
     server::{Acceptor, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, bind_tcp},
-    status::{self, Detail, StatusReader, TURN_MAX},
+    status::{Detail, StatusDocument, StatusReader, TURN_MAX},
 };
 
-use history::{History, STEP};
-use page::StatusPage;
-
-/// A telemetry listener that is bound and serves nobody yet.
-pub struct TelemetryListener {
-    bound: Bound,
-    /// Where it really listens.
-    address: SocketAddr,
-}
-
-impl TelemetryListener {
-    /// Binds `address`. `Ok(None)`: it is the built-in default, and this machine lacks its family.
-    pub fn bind(address: SocketAddr) -> Result<Option<Self>, BindError> {
-        let listener = |bound: Bound| Self { address: bound.tcp_address().unwrap_or(address), bound };
-        let bound = bind_tcp(address, address != TELEMETRY_DEFAULT).map_err(|error| error.of_setting("telemetry_listen"))?;
-        Ok(bound.map(listener))
-    }
-
-    /// Where it really listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Serves until `closing` turns true, then finishes what is under way.
-    pub async fn serve(self, telemetry: Telemetry, closing: watch::Receiver<bool>) {
-        let (detail, page, history) = (detail(self.address), StatusPage::new(), History::default());
-        let routes = Arc::new(Routes { telemetry, detail, page, history });
-        let acceptor = match Acceptor::new(self.bound, ConnectionLimit::new(CONNECTIONS)) {
-            Ok(acceptor) => acceptor,
-            Err(cause) => return error!(listener = %self.address, error = %cause, "health and metrics can't be served"),
-        };
-        tokio::select! {
-            () = acceptor.run_alone(Arc::clone(&routes), closing) => {}
-            () = routes.remember() => {}
-        }
-    }
-}
-
-/// What is shown.
-pub struct Telemetry {
-    /// The daemon.
-    pub status: StatusReader,
-    /// Its workers.
-    pub liveness: LivenessProbe,
-    /// What was counted.
-    pub metrics: Arc<Metrics>,
-    /// Rung by `POST /quitquitquit`; `None`: there is no such route.
-    pub quit: Option<Arc<Notify>>,
-}
-
-/// Probes and scrapers come one at a time.
+/// The most connections: probes and scrapers open one at a time.
 const CONNECTIONS: usize = 64;
 
-/// What its clients need is small and quick.
+/// The limits of a connection: requests here are small and quick.
 const LIMITS: ConnectionLimits = ConnectionLimits {
     head_bytes: 16 * 1024,
     head_lines: 64,
@@ -95,7 +47,59 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     client_idle: Duration::from_secs(120),
 };
 
-/// Whoever can reach a loopback address is on this machine.
+/// A telemetry listener that is bound and does not serve yet.
+pub struct TelemetryListener {
+    bound: Bound,
+    /// The bound address, with the real port.
+    address: SocketAddr,
+}
+
+impl TelemetryListener {
+    /// Binds `address`. `Ok(None)`: it is the built-in default, and this machine lacks its address family.
+    ///
+    /// # Errors
+    ///
+    /// The address can't be bound.
+    pub fn bind(address: SocketAddr) -> Result<Option<Self>, BindError> {
+        let listener = |bound: Bound| Self { address: bound.tcp_address().unwrap_or(address), bound };
+        let bound = bind_tcp(address, address != TELEMETRY_DEFAULT).map_err(|error| error.of_setting("telemetry_listen"))?;
+        Ok(bound.map(listener))
+    }
+
+    /// The bound address, with the real port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `closing` turns true, then finishes the requests in flight.
+    pub async fn serve(self, telemetry: Telemetry, closing: watch::Receiver<bool>) {
+        let (detail, page, recorder) = (detail(self.address), StatusPage::new(), Recorder::default());
+        let routes = Arc::new(Routes { telemetry, detail, page, recorder });
+        let acceptor = match Acceptor::new(self.bound, ConnectionLimit::new(CONNECTIONS)) {
+            Ok(acceptor) => acceptor,
+            Err(cause) => return error!(listener = %self.address, error = %cause, "health and metrics can't be served"),
+        };
+        tokio::select! {
+            () = acceptor.run_alone(Arc::clone(&routes), closing) => {}
+            () = routes.record_traffic() => {}
+        }
+    }
+}
+
+/// The sources of what the listener shows.
+pub struct Telemetry {
+    /// The daemon's state.
+    pub status: StatusReader,
+    /// The probe of its workers.
+    pub liveness: LivenessProbe,
+    /// Its counters.
+    pub metrics: Arc<Metrics>,
+    /// Notified by `POST /quitquitquit`; `None`: there is no such route.
+    pub quit: Option<Arc<Notify>>,
+}
+
+/// Clients of a loopback address are on this machine, so they may be told everything.
 fn detail(address: SocketAddr) -> Detail {
     if address.ip().is_loopback() { Detail::Full } else { Detail::CodesOnly }
 }
@@ -104,23 +108,23 @@ struct Routes {
     telemetry: Telemetry,
     detail: Detail,
     page: StatusPage,
-    history: History,
+    recorder: Recorder,
 }
 
-/// The document, and what only the page needs.
+/// The document of `/status`: that of the control socket, and the traffic that only the page needs.
 #[derive(Serialize)]
-struct StatusDocument {
+struct PageDocument {
     #[serde(flatten)]
-    now: status::Document,
-    history: history::Document,
+    status: StatusDocument,
+    history: TrafficHistory,
 }
 
-type Answer = Response<Full<Bytes>>;
+type TelemetryResponse = Response<Full<Bytes>>;
 
 impl RequestService for Routes {
     type Body = Full<Bytes>;
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Answer {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> TelemetryResponse {
         let mut answer = self.route(&request, &peer).await;
         let headers = answer.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -134,7 +138,7 @@ impl RequestService for Routes {
 }
 
 impl Routes {
-    async fn route(&self, request: &Request<Incoming>, peer: &Peer) -> Answer {
+    async fn route(&self, request: &Request<Incoming>, peer: &Peer) -> TelemetryResponse {
         let path = request.uri().path();
         if let ("/quitquitquit", Some(quit)) = (path, &self.telemetry.quit) {
             return quit_quit_quit(request.method(), peer, quit);
@@ -159,29 +163,29 @@ impl Routes {
         }
     }
 
-    /// Reads the counters at every step, for ever.
-    async fn remember(&self) {
+    /// Reads the counters at the end of every step, for ever.
+    async fn record_traffic(&self) {
         let mut step = tokio::time::interval(STEP);
         step.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             step.tick().await;
             let status = &self.telemetry.status;
             let view = Arc::clone(&status.view.borrow());
-            self.history.read(&view, status.clock.now().wall);
+            self.recorder.read(&view, status.clock.now().wall);
         }
     }
 
-    fn status(&self) -> StatusDocument {
-        StatusDocument { now: self.telemetry.status.document(self.detail), history: self.history.document() }
+    fn status(&self) -> PageDocument {
+        PageDocument { status: self.telemetry.status.document(self.detail), history: self.recorder.traffic() }
     }
 
-    fn page(&self) -> Answer {
+    fn page(&self) -> TelemetryResponse {
         let mut answer = answer(StatusCode::OK, "text/html; charset=utf-8", self.page.html.clone());
         answer.headers_mut().insert(CONTENT_SECURITY_POLICY, self.page.policy.clone());
         answer
     }
 
-    fn metrics(&self, headers: &HeaderMap) -> Answer {
+    fn metrics(&self, headers: &HeaderMap) -> TelemetryResponse {
         let format = Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()));
         let page = self.telemetry.metrics.encode(self.telemetry.status.readings(), format);
         let mut answer = answer(StatusCode::OK, format.content_type(), page.into());
@@ -189,7 +193,7 @@ impl Routes {
         answer
     }
 
-    fn readiness(&self, only: Option<&str>) -> Answer {
+    fn readiness(&self, only: Option<&str>) -> TelemetryResponse {
         match self.telemetry.status.readiness(only, self.detail) {
             Some(readiness) if readiness.ready => json(StatusCode::OK, &readiness),
             Some(readiness) => json(StatusCode::SERVICE_UNAVAILABLE, &readiness),
@@ -202,8 +206,8 @@ fn is_known(path: &str) -> bool {
     matches!(path, "/" | "/metrics" | "/livez" | "/startupz" | "/readyz" | "/status") || path.starts_with("/readyz/")
 }
 
-/// For Jobs whose containers must end by themselves. Only the pod's own containers may ask.
-fn quit_quit_quit(method: &Method, peer: &Peer, quit: &Notify) -> Answer {
+/// Stops the daemon, for Kubernetes Jobs whose containers must end by themselves. Only the pod's own containers may ask.
+fn quit_quit_quit(method: &Method, peer: &Peer, quit: &Notify) -> TelemetryResponse {
     if *method != Method::POST {
         return not_allowed("POST");
     }
@@ -214,8 +218,8 @@ fn quit_quit_quit(method: &Method, peer: &Peer, quit: &Notify) -> Answer {
     text(StatusCode::OK, "stopping\n")
 }
 
-/// Whether the page was asked for by a name that only this machine, or whoever knows its address, would use: a page on the
-/// web can have its own name lead here, and then read the answer (DNS rebinding).
+/// Whether the request names an address or `localhost`. A web page can point a DNS name of its own at this listener and then
+/// read the answer (DNS rebinding), so other names are refused.
 fn names_this_machine<B>(request: &Request<B>) -> bool {
     let header = |headers: &HeaderMap| {
         let mut hosts = headers.get_all(HOST).iter();
@@ -233,26 +237,26 @@ fn names_this_machine<B>(request: &Request<B>) -> bool {
     })
 }
 
-fn text(status: StatusCode, text: &'static str) -> Answer {
+fn text(status: StatusCode, text: &'static str) -> TelemetryResponse {
     answer(status, "text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()))
 }
 
-fn json(status: StatusCode, document: &impl Serialize) -> Answer {
+fn json(status: StatusCode, document: &impl Serialize) -> TelemetryResponse {
     let document = serde_json::to_vec(document).expect("names, texts and numbers always have a JSON form");
     answer(status, "application/json", document.into())
 }
 
-fn misdirected() -> Answer {
+fn misdirected() -> TelemetryResponse {
     text(StatusCode::MISDIRECTED_REQUEST, "ask for this page by an address or as localhost\n")
 }
 
-fn not_allowed(methods: &'static str) -> Answer {
+fn not_allowed(methods: &'static str) -> TelemetryResponse {
     let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "not by this method\n");
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     answer
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> TelemetryResponse {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));

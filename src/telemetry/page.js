@@ -1,5 +1,5 @@
 "use strict";
-// Reads /status every 2 s and shows it. Text goes in as text only; countdowns run by the sidecar's clock, not by ours.
+// Reads /status every 2 s and shows it. Text is inserted as text only; countdowns use the sidecar's clock, not the browser's.
 
 const POLL = 2000, PATIENCE = 4000, STEPS = 60, HEIGHT = 40;
 const $ = (id) => document.getElementById(id);
@@ -19,7 +19,7 @@ const inASecond = (value) => `${rate(value)} ${rate(value) === "1" ? "request" :
 const latency = (ms) => ms < 1000 ? `${number(ms, ms < 10 ? 1 : 0)} ms` : `${number(ms / 1000, ms < 10000 ? 1 : 0)} s`;
 const moment = (text) => text ? Date.parse(text) : NaN;
 const tally = (value) => value < 100000 ? number(value) : compact(value);
-// Facts in a row, which break between them only.
+// Joins facts in a row that breaks only between them.
 const strung = (facts) => facts.filter(Boolean).map((each) => each.replaceAll(" ", "\u00a0")).join(" · ");
 const pad = (value) => String(value).padStart(2, "0");
 
@@ -46,9 +46,9 @@ function names(list) {
   return some.length < 2 ? some.join("") : `${some.slice(0, -1).join(", ")} and ${some.at(-1)}`;
 }
 
-// ---- What it means
+// ---- States in words
 
-// An account's state: a tone (colour), a sign (shape), a word, whether its requests are served, what to do if nobody knows better.
+// Describes an account's state: tone (colour), sign (shape), word, whether its requests are served, and what to do by default.
 function reading(account, now) {
   const good = moment(account.expires_at) > now;
   switch (account.state) {
@@ -77,7 +77,7 @@ function traffic(api) {
   return { step, requests, errors, p50, p99, failing: lately.errors >= 5 && lately.errors > lately.requests / 20 };
 }
 
-// The one sentence, what to do, and the tab's words. Nothing in it counts down: screen readers hear each change.
+// Gives the verdict, what to do, and the tab's title. Nothing in it counts down: screen readers read each change aloud.
 function verdict(accounts, apis) {
   const say = (tone, tab, says, todo = "", sign = tone) => ({ tone, tab, says, todo, sign });
   if (shown.phase === "draining") return say("busy", "Draining", "Draining: it finishes what is in flight, then ends.", "Nothing to do if this was meant.", "off");
@@ -126,7 +126,7 @@ function make(tag, attributes = {}, ...children) {
   return made;
 }
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-// What is to be typed stands between backticks.
+// Backticks mark what a user types.
 function putCode(node, text) {
   if (node.dataset.text === text) return;
   node.dataset.text = text;
@@ -149,7 +149,7 @@ function stateMark() {
   } };
 }
 
-// Rows stay as long as their names do, so that a selection or a screen reader's place survives an update.
+// A row stays while its name is listed, so that a selection or a screen reader's position survives an update.
 const tables = new Map();
 function rows(id, list, build) {
   const key = JSON.stringify(list.map((each) => each.name));
@@ -190,13 +190,13 @@ function accountRow(account) {
     put(nextAt, idle || isNaN(when) || !(when > now) ? "" : `at ${clock(when, now)}`);
     put(login, isNaN(since) ? (none ? "–" : "none yet") : ago(now - since));
     put(loginAt, isNaN(since) ? "" : `at ${clock(since, now)}`);
-    // Where others may look on, the sidecar gives codes only.
+    // A sidecar that others can reach gives codes only.
     const error = account.last_error ?? (account.last_error_code && `${account.last_error_code} (“careportals-sidecar status” says more)`);
     note.hidden = !error;
     if (!error) return;
     mark(note, "data-tone", waits ? view.tone : "off");
     put(fault, `Last failure${isNaN(failed) ? "" : ` ${ago(now - failed)}`}: ${error}${since > failed ? ". A log-in succeeded since." : ""}`);
-    // Once is enough where the verdict says it already.
+    // Leave it out where the verdict says it already.
     advice.hidden = !waits || said.endsWith(advised(account));
     putCode(advice, `What to do: ${advised(account)}`);
   } };
@@ -207,7 +207,7 @@ function ceiling(most) {
   const power = 10 ** Math.floor(Math.log10(most));
   return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((each) => each * power).find((each) => each >= most * .999) ?? most;
 }
-// A step for each value, with a gap where there is none.
+// Draws a step for each value, with a gap where there is none.
 function line(values, top, closed = false) {
   let path = "", joined = false;
   values.forEach((value, at) => {
@@ -254,7 +254,7 @@ function apiRow(api) {
     put(now, none ? "–" : `${rate(perSecond.at(-1))}/s`);
     put(total, none ? "no figures yet" : `${tally(all)} in ${span}`);
     requests.show(`${rate(top)}/s`, step, none ? "no figures yet" : `now ${now.textContent}, at most ${rate(most)}/s, ${plural(all, "request")} in all`, [area(perSecond, top)]);
-    // A single error is not to fill the chart.
+    // A single error must not fill the chart.
     const worst = Math.max(0, ...past.errors), height = ceiling(Math.max(5, worst));
     put(bad, none ? "–" : tally(faults));
     put(share, faults ? `${number(100 * faults / Math.max(all, faults), 1)} %` : "");
@@ -271,7 +271,7 @@ function apiRow(api) {
   } };
 }
 
-// ---- Showing it
+// ---- Updating the page
 
 function render() {
   const gone = failures > 1 || (failures > 0 && !shown);
@@ -329,7 +329,7 @@ async function poll() {
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const next = await answer.json();
     if (mine !== flight) return;
-    // Another version may say things that this page does not know.
+    // A sidecar of another version may send what this page does not know.
     if (shown && shown.version !== next.version) return location.reload();
     [shown, received, failures] = [next, performance.now(), 0];
   } catch {

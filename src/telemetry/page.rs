@@ -1,12 +1,16 @@
-//! The status page: one document with nothing outside it.
+//! The status page: one document that loads nothing from elsewhere.
 //!
-//! Pure. Its style and script are named in its policy by their hashes, so that nothing else can run in it, whatever were
-//! to get into the page.
+//! Pure. Guarantees: its policy allows its own style and script by their hashes, so nothing else runs in it, even if
+//! something got into the page.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use http::HeaderValue;
+
+const HTML: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
 
 /// The page and its policy.
 pub(super) struct StatusPage {
@@ -14,10 +18,6 @@ pub(super) struct StatusPage {
     /// `Content-Security-Policy`.
     pub(super) policy: HeaderValue,
 }
-
-const HTML: &str = include_str!("page.html");
-const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
 
 impl StatusPage {
     pub(super) fn new() -> Self {
@@ -38,7 +38,7 @@ impl StatusPage {
 mod tests {
     use super::*;
 
-    /// What stands between a tag's two ends; there is one of it.
+    /// The text inside the only element with that tag.
     fn inside<'a>(html: &'a str, tag: &str) -> &'a str {
         let (begin, end) = (format!("<{tag}>"), format!("</{tag}>"));
         assert_eq!(html.matches(&begin).count(), 1, "{tag}");

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use careportals_sidecar::{
     account::{
         Malformed,
-        internal::{Life, read_answer, read_token},
+        internal::{TokenLife, read_answer, read_token},
     },
     careportals::{REFRESH_TOKEN_FIELDS, TOKEN_FIELDS},
     clock::{Moment, Now},
@@ -78,7 +78,7 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 /// A life is bounded, and every time within it lies in order; `None` when there is none.
-fn check_life(token: &[u8], times: &Times) -> Option<Life> {
+fn check_life(token: &[u8], times: &Times) -> Option<TokenLife> {
     const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     let received = Now { moment: Moment::new(Duration::from_secs(1000)), wall: at(1_800_000_000) };
     let date = (times.server > 0).then(|| at(times.server));
@@ -102,10 +102,10 @@ fn check_life(token: &[u8], times: &Times) -> Option<Life> {
 }
 
 /// Of the claims `exp` alone counts, by the server's clock.
-fn check_expiry(claims: &[u8], life: &Life, times: &Times) {
+fn check_expiry(claims: &[u8], life: &TokenLife, times: &Times) {
     let now = if times.server > 0 { times.server } else { 1_800_000_000 };
     let Ok(Value::Object(read)) = serde_json::from_slice::<Value>(claims) else { return };
-    // Which of two counts is nobody's to say.
+    // Of two claims with that name, either may count.
     let mentions = claims.windows(3).filter(|part| part == b"exp").count();
     if mentions > 1 || claims.contains(&b'\\') {
         return;

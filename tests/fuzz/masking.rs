@@ -84,7 +84,7 @@ struct Pipe(mpsc::Sender<Vec<u8>>);
 
 impl Write for Pipe {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        // Whoever reads it is gone only when the process ends.
+        // The reader ends only with the process.
         let _ = self.0.send(text.to_vec());
         Ok(text.len())
     }
@@ -154,7 +154,7 @@ fn check_access(form: &Form, input: &Input<'_>) {
     writer.write(&line, SystemTime::UNIX_EPOCH + number);
     drop(writer);
     let shown = form.line();
-    // Whoever writes the same elsewhere has said it himself.
+    // An input that holds the same text elsewhere shows it itself.
     let elsewhere = |text: &str| text.contains("jane.d0e");
     let said = elsewhere(input.id)
         || elsewhere(input.listener)

@@ -238,7 +238,7 @@ fn matches(rule: &str, method: &Method, path: &str) -> bool {
     let (only, pattern) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let patterns: Vec<&str> = pattern.split('/').skip(1).collect();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
-    // So many ways take too long, and no setting has so many.
+    // More of these take too long to try, and no setting has that many.
     if patterns.iter().filter(|pattern| **pattern == "**").count() > 3 || segments.len() > 24 {
         return Rule::parse(rule).is_ok_and(|rule| rule.matches(method, path));
     }

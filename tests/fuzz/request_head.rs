@@ -29,7 +29,7 @@ const TOKEN: &str = "tok3n.of.ours";
 const LAST: &[u8] = b"\r\n\r\nGET /last HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 /// Silence after which a client hangs up: the server waits for the rest of something.
 const SILENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 4_000_000 };
-/// So many silences later whoever still waits hangs.
+/// A client that still waits after this many silences hangs.
 const HANGS: usize = 5000;
 
 /// Any bytes; more than some heads and bodies is not looked at.
@@ -115,7 +115,7 @@ impl World {
                     rest = &rest[written..];
                     continue;
                 }
-                // Who is refused is cut off while it still writes; what it is told comes first.
+                // A client that is refused may be cut off while it still writes; the answer comes first.
                 Err(error) if error.kind() != ErrorKind::WouldBlock => rest = &[],
                 _ => {}
             }
@@ -205,7 +205,7 @@ fn run(app: App) -> RequestLimit {
         runtime.block_on(async {
             let started = async {
                 let _ = phases.wait_for(|phase| *phase == Phase::Running).await;
-                let _ = ready.send(views.borrow().apis[0].places.clone());
+                let _ = ready.send(views.borrow().apis[0].request_limit.clone());
                 std::future::pending::<()>().await;
             };
             tokio::select! {
@@ -263,7 +263,7 @@ impl Connection {
                     heard.push(seen);
                     let body = if method == "HEAD" { "" } else { "ok" };
                     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{body}");
-                    // Whoever is gone needs no answer; there is always room for this one.
+                    // A client that is gone needs no answer; there is always room for this one.
                     let _ = self.stream.write_all(answer.as_bytes());
                 }
                 Ok(None) => return,

@@ -74,7 +74,7 @@ fn is_secret(text: &[u8], variables: &BTreeMap<&str, &str>) -> bool {
         && variables.iter().all(|(name, value)| !name.contains(CANARY) && (!value.contains(CANARY) || is_secret_variable(name)))
 }
 
-/// Keys whose values nobody may see, at home and astray.
+/// Keys whose values must not be shown, in their own table and in any other.
 fn is_secret_key(key: &str) -> bool {
     ["organization", "username", "password", "login_extra", "login_headers", "headers"].contains(&key)
 }

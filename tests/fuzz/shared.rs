@@ -36,7 +36,7 @@ thread_local! {
     static CONFIG: RefCell<Config> = RefCell::new(config(&LEAST));
 }
 
-/// Lends a configuration to change; whoever borrows it sets all that matters to them.
+/// Lends a configuration to change. Each check sets all keys that matter to it.
 pub fn with_config<T>(what: impl FnOnce(&mut Config) -> T) -> T {
     CONFIG.with_borrow_mut(what)
 }
@@ -51,7 +51,7 @@ pub fn logs(log: &Log, writer: impl Write + Send + 'static, reader: Reader, cloc
     logs
 }
 
-/// `_` and `-`, capitals and small letters told apart by nobody.
+/// A name in lower case, with `-` for `_`.
 pub fn folded(name: &[u8]) -> String {
     name.iter().map(|byte| if *byte == b'_' { '-' } else { char::from(byte.to_ascii_lowercase()) }).collect()
 }

@@ -2,17 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 
-use crate::{
-    crowd::{Crowd, SetAtEnd},
-    http::Request,
-    sidecar::{LOGGED_IN, ORGANIZATION, PATIENCE, Setup, Sidecar, outgrow_the_floor, revoke},
+use crate::harness::{
+    Crowd, LOGGED_IN, ORGANIZATION, Request, SetAtEnd, Setup, Sidecar, outgrow_the_floor, revoke, simulator, until,
 };
 
 #[test]
 fn two_apis_of_one_account_share_its_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = start(&simulator, &[DEMO], &[("north", "demo"), ("south", "demo")]);
     for api in ["north", "south"] {
@@ -30,7 +28,7 @@ fn two_apis_of_one_account_share_its_log_in() {
 
 #[test]
 fn tenants_are_never_mixed_whatever_happens_to_their_tokens() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = start(&simulator, &[DEMO, OTHER], &[("demo", "demo"), ("other", "other")]);
     let revocations = ["other", "demo", "other"];
@@ -50,10 +48,10 @@ fn tenants_are_never_mixed_whatever_happens_to_their_tokens() {
         let _over = SetAtEnd(&over);
         for (logins, organization) in (2..).zip(revocations) {
             sidecar.wait_for_logs(LOGGED_IN, logins);
-            outgrow_the_floor(&simulator);
+            outgrow_the_floor();
             control.revoke_tokens_of(organization);
         }
-        assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 5));
+        until("five log-ins have succeeded", || control.counts().login_ok == 5);
     });
     // One tenant's token with the other's name is refused: of each client, only what was revoked may have been.
     let counts = control.counts();
@@ -66,7 +64,7 @@ fn tenants_are_never_mixed_whatever_happens_to_their_tokens() {
 
 #[test]
 fn an_account_that_fails_takes_no_other_down() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let wrong = Account { password: "not-the-password", ..OTHER };
     let sidecar = start(&simulator, &[DEMO, wrong], &[("demo", "demo"), ("other", "other")]);
     sidecar.wait_for_log("log-in failed");
@@ -78,8 +76,7 @@ fn an_account_that_fails_takes_no_other_down() {
 
 #[test]
 fn one_accounts_log_in_does_not_wait_for_anothers() {
-    let simulator = Simulator::start(Options::default()).unwrap();
-    let slow = Simulator::start(Options::default()).unwrap();
+    let (simulator, slow) = (simulator(), simulator());
     slow.control().set_login_fault(Some(LoginFault::Hang));
     let mut setup = Setup::empty();
     setup.settings(&format!(
@@ -90,16 +87,15 @@ fn one_accounts_log_in_does_not_wait_for_anothers() {
         api("demo", "demo", &simulator.base_url()),
         api("other", "other", &simulator.base_url()),
     ));
-    let ca = setup.file("ca.pem", &format!("{}{}", simulator.ca_pem(), slow.ca_pem()));
-    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.trust(&format!("{}{}", simulator.ca_pem(), slow.ca_pem()));
     let sidecar = setup.start();
-    assert!(slow.control().wait_until(PATIENCE, |control| control.counts().logins == 1));
+    until("one log-in has begun", || slow.control().counts().logins == 1);
     assert_eq!(sidecar.connect_to("demo").send(&Request::get("/users/account")).status, 200);
 }
 
 #[test]
 fn an_account_whose_log_in_is_off_adds_its_organization_only() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_LOGIN_URL", "off").without("CAREPORTALS_USERNAME").without("CAREPORTALS_PASSWORD");
     only_the_organization(&simulator, &setup.start());
@@ -107,7 +103,7 @@ fn an_account_whose_log_in_is_off_adds_its_organization_only() {
 
 #[test]
 fn the_public_api_needs_no_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_API", "public").without("CAREPORTALS_USERNAME").without("CAREPORTALS_PASSWORD");
     only_the_organization(&simulator, &setup.start());
@@ -158,7 +154,6 @@ fn start(simulator: &Simulator, accounts: &[Account], apis: &[(&str, &str)]) -> 
     let accounts: String = accounts.iter().map(|account| account.toml()).collect();
     let apis: String = apis.iter().map(|(name, account)| api(name, account, &simulator.base_url())).collect();
     setup.settings(&format!("{accounts}{apis}"));
-    let ca = setup.file("ca.pem", simulator.ca_pem());
-    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.trust(simulator.ca_pem());
     setup.start()
 }

@@ -1,4 +1,4 @@
-//! Who may call: `allow_uids` and `allow_gids`, on Unix sockets and over TCP.
+//! Which users may call: `allow_uids` and `allow_gids`, on Unix sockets and over TCP.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::{
     process::{Gid, Pid, Signal, Uid, WaitOptions, getgid, getuid, waitpid},
     thread::{set_thread_gid, set_thread_groups, set_thread_uid},
@@ -17,20 +17,12 @@ use rustix::{
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
-use crate::{
-    http::{Answer, Connection, Request},
-    http2::Http2,
-    sidecar::{Setup, Sidecar},
-};
+use crate::harness::{Answer, Connection, Http2, Request, Setup, Sidecar, simulator};
 
 const FRIEND: u32 = 65_521;
 const STRANGER: u32 = 65_522;
 const TEAM: u32 = 65_523;
 const CROWD: u32 = 65_524;
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn is_root() -> bool {
     let is_root = getuid().is_root();
@@ -40,7 +32,7 @@ fn is_root() -> bool {
     is_root
 }
 
-/// What a thread comes back with that acts as another user, with that group and no other.
+/// Runs `act` on a thread that acts as another user, with that group and no other.
 fn acting_as<T: Send + 'static>(uid: u32, gid: u32, act: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(move || {
         set_thread_groups(&[]).unwrap();
@@ -68,7 +60,7 @@ fn assert_refused(answer: &Answer) {
     assert!(detail.contains("`allow_uids`") && detail.contains("`allow_gids`"), "{detail}");
 }
 
-/// Behind a Unix socket that everybody can open, and a TCP address.
+/// A sidecar at a TCP address and at a Unix socket that every user can open.
 fn behind_both(simulator: &Simulator) -> (Setup, PathBuf) {
     let mut setup = Setup::new(simulator);
     fs::set_permissions(setup.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -105,7 +97,7 @@ fn another_user_is_refused_over_tcp() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_LISTEN", "127.0.0.1:0,[::1]:0,0.0.0.0:0").api("allow_uids", &format!("[{FRIEND}]"));
-    setup.api("allow_non_loopback", "true").variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.api("allow_non_loopback", "true").with_telemetry();
     let sidecar = setup.start();
     sidecar.wait_for_logs("\"listening\"", 3);
     let [v4, v6, wildcard] = sidecar.addresses().try_into().unwrap();
@@ -189,7 +181,7 @@ fn a_supplementary_group_counts_on_a_unix_socket() {
 }
 
 #[test]
-fn who_is_in_none_of_the_groups_is_refused() {
+fn a_user_in_none_of_the_groups_is_refused() {
     let simulator = simulator();
     let (mut setup, socket) = behind_both(&simulator);
     setup.api("allow_gids", "[4000000000]");
@@ -206,7 +198,7 @@ fn a_connection_without_an_owner_is_refused() {
     sidecar.signal(Signal::STOP);
     let pid = Pid::from_raw(sidecar.pid().try_into().unwrap());
     waitpid(pid, WaitOptions::UNTRACED).unwrap();
-    // Nobody has its socket any more by the time the request is read.
+    // No process holds its socket any more by the time the request is read.
     let mut client = TcpStream::connect(sidecar.address()).unwrap();
     client.write_all(&Request::get("/_sim/echo").head()).unwrap();
     drop(client);
@@ -229,8 +221,7 @@ fn an_open_connection_follows_a_reload() {
         )
     };
     let mut setup = Setup::empty();
-    let ca = setup.file("ca.pem", simulator.ca_pem());
-    setup.settings(&settings("")).variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.settings(&settings("")).trust(simulator.ca_pem());
     let sidecar = setup.start();
     let (mut client, mut http2) = (sidecar.connect(), Http2::connect(sidecar.address()));
     let mut statuses = || (client.send(&Request::get("/_sim/echo")).status, http2.get("/_sim/echo").status);
@@ -244,7 +235,7 @@ fn an_open_connection_follows_a_reload() {
 }
 
 #[test]
-fn each_api_behind_an_address_has_its_own_callers() {
+fn each_api_at_an_address_has_its_own_callers() {
     let simulator = simulator();
     let us = getuid().as_raw();
     let base = simulator.base_url();
@@ -252,7 +243,6 @@ fn each_api_behind_an_address_has_its_own_callers() {
         format!("[apis.{name}]\naccount = \"demo\"\nupstream = \"{base}\"\nprefix = \"/{name}\"\nallow_uids = [{uid}]\n")
     };
     let mut setup = Setup::empty();
-    let ca = setup.file("ca.pem", simulator.ca_pem());
     let socket = setup.dir.path().join("api.sock");
     let listen = format!("listen = \"unix:{}\"\n", socket.display());
     setup.settings(&format!(
@@ -260,7 +250,7 @@ fn each_api_behind_an_address_has_its_own_callers() {
         api("theirs", us + 1),
         api("ours", us)
     ));
-    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.trust(simulator.ca_pem());
     let _sidecar = setup.start();
     let mut client = Sidecar::connect_unix(&socket);
     assert_eq!(client.send(&Request::get("/ours/_sim/echo")).status, 200);

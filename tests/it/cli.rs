@@ -1,13 +1,9 @@
 //! The commands that end by themselves, and what the program says of its settings.
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::LoginFault;
 use serde_json::Value;
 
-use crate::sidecar::{PASSWORD, Setup, USERNAME};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{self, PASSWORD, Setup, USERNAME, simulator};
 
 /// A settings file with faults on its lines 2, 6 and 8.
 const FAULTY: &str = r#"[accounts.default]
@@ -53,7 +49,7 @@ fn check_names_every_fault_with_its_line_and_a_suggestion() {
 }
 
 #[test]
-fn check_names_files_of_tls_that_are_of_no_use() {
+fn check_names_tls_files_that_can_not_be_used() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     let empty = setup.file("empty.pem", "no certificate\n");
@@ -157,7 +153,7 @@ fn check_online_fails_with_1_and_says_what_does_not_work() {
     assert_eq!((apart.code, apart.stdout.contains("behind the server's")), (Some(1), true), "{apart:?}");
     control.set_clock_offset(0);
 
-    let stranger = Simulator::start(Options::default()).unwrap();
+    let stranger = harness::simulator();
     let mut setup = Setup::new(&simulator);
     let other = setup.file("other.pem", stranger.ca_pem());
     setup.variable("CAREPORTALS_CA_ONLY_FILE", other.to_str().unwrap());

@@ -1,4 +1,4 @@
-//! Our own certificate, for servers that let nobody in without one.
+//! The sidecar's own certificate, for servers that require one.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -10,14 +10,14 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use crate::{
-    sidecar::{ORGANIZATION, PASSWORD, Setup, USERNAME},
-    tls_peer::{Authority, Identity, Peer, TOKEN, params, server_of},
+use crate::harness::{
+    ORGANIZATION, PASSWORD, Setup, TlsPeer, USERNAME,
+    tls_peer::{Authority, Identity, TOKEN, params, server_of},
 };
 
 const PAST: &str = "are of no use";
 
-/// Whom everybody here trusts.
+/// The authorities that servers and clients of these tests trust.
 struct World {
     servers: Authority,
     clients: Authority,
@@ -32,7 +32,7 @@ impl World {
         self.clients.sign(&params("sidecar.test"))
     }
 
-    /// A server that requires a certificate, and remembers those who have shown one.
+    /// A server that requires a certificate, and resumes sessions of clients that have shown one.
     fn server(&self, version: &'static rustls::SupportedProtocolVersion) -> ServerConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.clients.der.clone()).unwrap();
@@ -44,8 +44,8 @@ impl World {
         config
     }
 
-    /// Without log-in, with this certificate.
-    fn setup(&self, peer: &Peer, client: &Identity) -> Setup {
+    /// A sidecar without log-in, which shows this certificate.
+    fn setup(&self, peer: &TlsPeer, client: &Identity) -> Setup {
         let mut setup = Setup::without_login(&peer.base_url(), &self.servers.pem);
         let files = write(&setup, client);
         show(&mut setup, &files);
@@ -61,8 +61,8 @@ fn show(setup: &mut Setup, [certificate, key]: &[PathBuf; 2]) {
     setup.global("tls_cert_file", certificate.to_str().unwrap()).global("tls_key_file", key.to_str().unwrap());
 }
 
-/// Each with a log-in, in a world of its own.
-fn with_login(peer: &Peer, world: &World) -> Setup {
+/// A sidecar that logs in at `peer`.
+fn with_login(peer: &TlsPeer, world: &World) -> Setup {
     let mut setup = Setup::without_login(&peer.base_url(), &world.servers.pem);
     setup
         .without("CAREPORTALS_LOGIN_URL")
@@ -77,7 +77,7 @@ fn log_in_server_and_upstream_are_shown_the_certificate_that_they_ask_for() {
     for version in [&TLS12, &TLS13] {
         let (world, client) = (World::new(), World::new());
         let (client, stranger) = (world.client(), client.client());
-        let peer = Peer::tls(world.server(version));
+        let peer = TlsPeer::tls(world.server(version));
         let mut setup = with_login(&peer, &world);
         let files = write(&setup, &client);
         show(&mut setup, &files);
@@ -89,9 +89,9 @@ fn log_in_server_and_upstream_are_shown_the_certificate_that_they_ask_for() {
         assert!(words.contains(PASSWORD) && words.contains(TOKEN) && words.contains(ORGANIZATION), "{words}");
         assert!(!sidecar.logs().contains("PRIVATE KEY") && !sidecar.logs().contains(client.key_pem.lines().nth(1).unwrap()));
 
-        // Whom the server does not know, or who shows nothing, gets nowhere.
+        // A client that the server does not know, or that shows no certificate, is refused.
         for other in [None, Some(&stranger)] {
-            let peer = Peer::tls(world.server(version));
+            let peer = TlsPeer::tls(world.server(version));
             let mut setup = Setup::without_login(&peer.base_url(), &world.servers.pem);
             if let Some(other) = other {
                 let files = write(&setup, other);
@@ -111,7 +111,7 @@ fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_is_not() {
     for version in [&TLS12, &TLS13] {
         let world = World::new();
         let [first, second, third] = [world.client(), world.client(), world.client()];
-        let peer = Peer::tls(world.server(version));
+        let peer = TlsPeer::tls(world.server(version));
         let sidecar = world.setup(&peer, &first).start();
         let shown = |requests: usize| {
             assert_eq!(sidecar.get("/a").text(), "served", "{}", sidecar.logs());
@@ -128,7 +128,7 @@ fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_is_not() {
         fs::write(&key, &third.key_pem).unwrap();
         assert_eq!([shown(3), shown(4)], [second.certificate.clone(), second.certificate.clone()]);
         assert!(sidecar.wait_for_log(PAST).contains("tls_key_file: the key does not belong"), "{}", sidecar.logs());
-        // It has been replaced by another that is no better: that is no news.
+        // It has been replaced by another that is no better: that is not logged again.
         fs::write(&key, &world.client().key_pem).unwrap();
         assert_eq!(shown(5), second.certificate);
         fs::remove_file(&key).unwrap();
@@ -142,10 +142,10 @@ fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_is_not() {
 }
 
 #[test]
-fn a_reload_takes_over_another_pair_of_files_and_refuses_one_that_is_of_no_use() {
+fn a_reload_takes_over_another_pair_of_files_and_refuses_one_that_can_not_be_used() {
     let world = World::new();
     let [first, second] = [world.client(), world.client()];
-    let peer = Peer::tls(world.server(&TLS13));
+    let peer = TlsPeer::tls(world.server(&TLS13));
     let mut setup = Setup::without_login(&peer.base_url(), &world.servers.pem);
     write(&setup, &first);
     setup.file("other.crt", &second.certificate_pem);
@@ -170,7 +170,7 @@ fn a_reload_takes_over_another_pair_of_files_and_refuses_one_that_is_of_no_use()
 fn a_certificate_that_cannot_be_used_is_a_fault_at_start_that_names_its_setting() {
     let world = World::new();
     let (client, other) = (world.client(), world.client());
-    let server = Peer::tls(world.server(&TLS13));
+    let server = TlsPeer::tls(world.server(&TLS13));
     let (certificate, key) = ("tls_cert_file", "tls_key_file");
     for (name, text, said) in [
         ("tls.crt", None, format!("{certificate}: cannot read")),

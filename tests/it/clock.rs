@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use careportals_simulator::{LoginFault, Options, Simulator};
 
-use crate::sidecar::{LOGGED_IN, PATIENCE, Sidecar};
+use crate::harness::{LOGGED_IN, Sidecar, simulator, until, until_within};
 
 const HOUR: i64 = 3600;
 
 #[test]
 fn a_token_lives_by_the_servers_clock_however_far_that_is_off() {
     for offset in [-30 * HOUR, -2 * HOUR, 2 * HOUR, 30 * HOUR] {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         simulator.control().set_clock_offset(offset);
         let sidecar = Sidecar::start(&simulator).ready();
         let event = sidecar.wait_for_event(|event| event["message"] == "logged in");
@@ -38,7 +38,7 @@ fn a_clock_that_jumps_is_followed_at_the_next_log_in() {
     control.set_token_life(Duration::from_secs(3600));
     // Backwards: the token at hand does not expire early.
     control.set_clock_offset(-7 * HOUR);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 2));
+    until("two log-ins have succeeded", || control.counts().login_ok == 2);
     assert_eq!(sidecar.get("/users/account").status, 200);
     sidecar.wait_for_logs(LOGGED_IN, 2);
     let events = sidecar.events();
@@ -48,7 +48,7 @@ fn a_clock_that_jumps_is_followed_at_the_next_log_in() {
 
 #[test]
 fn without_a_date_our_own_clock_counts() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     simulator.control().set_omit_date(true);
     let sidecar = Sidecar::start(&simulator).ready();
     let event = sidecar.wait_for_event(|event| event["message"] == "logged in");
@@ -57,7 +57,7 @@ fn without_a_date_our_own_clock_counts() {
 
 #[test]
 fn a_token_that_has_ended_by_the_servers_clock_is_no_token() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     // By ours it would end in an hour.
     simulator.control().set_clock_offset(2 * HOUR);
     simulator.control().set_login_fault(Some(LoginFault::ExpiredToken));
@@ -72,7 +72,7 @@ fn is_refreshed_in_time(offset: i64) {
     let control = simulator.control();
     control.set_clock_offset(offset);
     let sidecar = Sidecar::start(&simulator).ready();
-    assert!(control.wait_until(Duration::from_secs(15), |control| control.counts().login_ok >= 2));
+    until_within(Duration::from_secs(15), "at least two log-ins have succeeded", || control.counts().login_ok >= 2);
     assert_eq!(sidecar.get("/users/account").status, 200);
     assert_eq!(control.counts().unauthorized, 0);
 }

@@ -1,4 +1,4 @@
-//! The commands that talk to a running daemon, as somebody at a terminal meets them.
+//! The commands that talk to a running daemon, as a user at a terminal sees them.
 
 use std::{
     fs::{self, File},
@@ -8,25 +8,13 @@ use std::{
     process::Command,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::LoginFault;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
-use crate::sidecar::{PASSWORD, Setup, Sidecar};
+use crate::harness::{PASSWORD, Setup, Sidecar, simulator};
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// With a control socket in the test's own directory.
-fn controlled(simulator: &Simulator) -> Setup {
-    let mut setup = Setup::new(simulator);
-    let path = setup.dir.path().join("control.sock");
-    setup.variable("CAREPORTALS_CONTROL_SOCKET", path.to_str().unwrap());
-    setup
-}
-
-/// A command that succeeds, and what it prints.
+/// Runs a command that must succeed, and returns what it prints.
 #[track_caller]
 fn says(sidecar: &Sidecar, arguments: &[&str]) -> String {
     let output = sidecar.setup.output_of(arguments);
@@ -34,7 +22,7 @@ fn says(sidecar: &Sidecar, arguments: &[&str]) -> String {
     output.stdout
 }
 
-/// A command that fails with 1, and what it complains of.
+/// Runs a command that must fail with 1, and returns its complaint.
 #[track_caller]
 fn complains(setup: &Setup, arguments: &[&str]) -> String {
     let output = setup.output_of(arguments);
@@ -45,7 +33,7 @@ fn complains(setup: &Setup, arguments: &[&str]) -> String {
 #[test]
 fn status_is_a_table() {
     let simulator = simulator();
-    let sidecar = controlled(&simulator).start().ready();
+    let sidecar = Setup::controlled(&simulator).start().ready();
     let table = says(&sidecar, &["status"]);
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with(&format!("careportals-sidecar {}: running for ", env!("CARGO_PKG_VERSION"))), "{table}");
@@ -64,7 +52,7 @@ fn status_is_a_table() {
 fn status_says_what_failed_and_what_to_do() {
     let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::Status(401)));
-    let sidecar = controlled(&simulator).start();
+    let sidecar = Setup::controlled(&simulator).start();
     sidecar.wait_for_log("\"rejected\"");
     let table = says(&sidecar, &["status"]);
     assert!(table.contains("\ndefault  rejected  -  "), "{table}");
@@ -75,7 +63,7 @@ fn status_says_what_failed_and_what_to_do() {
 #[test]
 fn status_json_is_the_document_as_it_came() {
     let simulator = simulator();
-    let sidecar = controlled(&simulator).start().ready();
+    let sidecar = Setup::controlled(&simulator).start().ready();
     let printed = says(&sidecar, &["status", "--json"]);
     let document: Value = serde_json::from_str(&printed).unwrap();
     assert!(printed.ends_with("}\n"));
@@ -88,7 +76,7 @@ fn status_json_is_the_document_as_it_came() {
 #[test]
 fn colours_are_for_a_terminal_and_not_under_no_color() {
     let simulator = simulator();
-    let sidecar = controlled(&simulator).start().ready();
+    let sidecar = Setup::controlled(&simulator).start().ready();
     let at_terminal = |variable: (&str, &str)| {
         let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&screen).unwrap();
@@ -98,7 +86,7 @@ fn colours_are_for_a_terminal_and_not_under_no_color() {
         let mut command = sidecar.setup.command("status");
         let ended = command.env(variable.0, variable.1).stdout(line).status().unwrap();
         assert!(ended.success());
-        // Nobody but us holds the terminal now, so that it ends.
+        // Only this process holds the terminal now, so that it ends.
         drop(command);
         let (mut shown, mut bytes, mut screen) = (Vec::new(), [0; 4096], File::from(screen));
         while let Ok(count @ 1..) = screen.read(&mut bytes) {
@@ -116,9 +104,9 @@ fn colours_are_for_a_terminal_and_not_under_no_color() {
 #[test]
 fn login_after_rejected_credentials_were_corrected_waits_for_the_token() {
     let simulator = simulator();
-    let mut setup = controlled(&simulator);
+    let mut setup = Setup::controlled(&simulator);
     let password = setup.file("password", "wrong");
-    // A command can't be watched: nobody but `login` notices the change.
+    // A command can't be watched: only `login` notices the change.
     setup.without("CAREPORTALS_PASSWORD").account("password", &format!("{{ command = [\"cat\", {password:?}] }}"));
     let sidecar = setup.start();
     sidecar.wait_for_log("\"rejected\"");
@@ -134,7 +122,7 @@ fn login_after_rejected_credentials_were_corrected_waits_for_the_token() {
 #[test]
 fn logout_then_login_by_name_and_a_name_that_is_none() {
     let simulator = simulator();
-    let sidecar = controlled(&simulator).start().ready();
+    let sidecar = Setup::controlled(&simulator).start().ready();
     assert_eq!(says(&sidecar, &["logout", "default"]), "default: logged out\n");
     assert_eq!(sidecar.get("/users/account").status, 503);
     let said = complains(&sidecar.setup, &["login", "nobody"]);
@@ -148,7 +136,7 @@ fn logout_then_login_by_name_and_a_name_that_is_none() {
 #[test]
 fn reload_waits_for_the_outcome_and_names_every_fault() {
     let simulator = simulator();
-    let mut setup = controlled(&simulator);
+    let mut setup = Setup::controlled(&simulator);
     setup.settings("drain_timeout = \"20s\"\n");
     let sidecar = setup.start().ready();
     assert_eq!(says(&sidecar, &["reload"]), "reloaded\n");
@@ -158,7 +146,7 @@ fn reload_waits_for_the_outcome_and_names_every_fault() {
     for fault in ["config.toml:1: drain_timout: no such key\n    hint: did you mean", "config.toml:2: drain_delay: "] {
         assert!(said.contains(fault), "{fault}\n{said}");
     }
-    // A file that nobody can read any more does not keep the command from the daemon, which says so.
+    // A settings file that can't be read any more does not keep the command from the daemon, which says so.
     sidecar.setup.file("config.toml", "no TOML\n");
     let said = complains(&sidecar.setup, &["reload"]);
     assert!(said.contains("config.toml:1: not valid TOML") && !said.contains("note:"), "{said}");
@@ -167,7 +155,7 @@ fn reload_waits_for_the_outcome_and_names_every_fault() {
 #[test]
 fn shutdown_ends_the_daemon_with_0() {
     let simulator = simulator();
-    let mut sidecar = controlled(&simulator).start().ready();
+    let mut sidecar = Setup::controlled(&simulator).start().ready();
     let said = says(&sidecar, &["shutdown"]);
     assert!(said.starts_with("shutting down"), "{said}");
     assert_eq!(sidecar.wait().code(), Some(0));

@@ -4,10 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use careportals_simulator::{Options, Simulator};
 
-use crate::{
-    http::Request,
-    sidecar::{PATIENCE, Setup},
-};
+use crate::harness::{Request, Setup, simulator, until};
 
 /// Whether the name means both loopback addresses here.
 fn localhost_is_both() -> bool {
@@ -33,7 +30,7 @@ fn an_upstream_is_reached_by_whichever_of_its_addresses_answers() {
 #[test]
 fn tls_sessions_are_resumed() {
     for http2 in ["off", "auto"] {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         let mut setup = Setup::new(&simulator);
         setup.api("http2", http2);
         let sidecar = setup.start().ready();
@@ -45,7 +42,7 @@ fn tls_sessions_are_resumed() {
         let (full, resumed) = made(&simulator);
         assert_eq!(full + resumed, 2, "{http2}");
         simulator.control().drop_connections();
-        assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+        until("no connection to the upstream is open", || simulator.control().counts().open_connections == 0);
         assert_eq!(sidecar.get("/_sim/echo").status, 200);
         assert_eq!(made(&simulator), (full, resumed + 1), "{http2}");
     }

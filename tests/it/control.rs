@@ -1,40 +1,20 @@
-//! The control socket: who is answered, what can be asked, and what comes of it.
+//! The control socket: which users are answered, what can be asked, and what comes of it.
 
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, net::UnixListener, process::CommandExt},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::{Signal, getuid};
 use serde_json::{Value, json};
 
-use crate::{
-    http::{Answer, Request},
-    lifecycle::held,
-    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// With a control socket in the test's own directory.
-fn controlled(simulator: &Simulator) -> Setup {
-    let mut setup = Setup::new(simulator);
-    let path = socket(&setup);
-    setup.variable("CAREPORTALS_CONTROL_SOCKET", path.to_str().unwrap());
-    setup
-}
-
-fn socket(setup: &Setup) -> PathBuf {
-    setup.dir.path().join("control.sock")
-}
+use crate::harness::{Answer, ORGANIZATION, PASSWORD, Request, Setup, Sidecar, USERNAME, held, mode, simulator, until};
 
 fn ask(sidecar: &Sidecar, method: &str, target: &str) -> Answer {
-    Sidecar::connect_unix(&socket(&sidecar.setup)).send(&Request::new(method, target))
+    Sidecar::connect_unix(&sidecar.setup.control_socket()).send(&Request::new(method, target))
 }
 
 fn get(sidecar: &Sidecar, target: &str) -> Answer {
@@ -59,15 +39,11 @@ fn expect(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
-fn mode(path: &Path) -> u32 {
-    fs::metadata(path).unwrap().permissions().mode() & 0o777
-}
-
 #[test]
 fn the_socket_is_for_its_owner_alone_and_gone_after_the_end() {
     let simulator = simulator();
-    let mut sidecar = controlled(&simulator).start();
-    let path = socket(&sidecar.setup);
+    let mut sidecar = Setup::controlled(&simulator).start();
+    let path = sidecar.setup.control_socket();
     assert_eq!(mode(&path), 0o600);
     assert!(sidecar.wait_for_log("\"control socket\"").contains(path.to_str().unwrap()));
     assert!(!sidecar.logs().contains("not in effect"), "{}", sidecar.logs());
@@ -78,8 +54,8 @@ fn the_socket_is_for_its_owner_alone_and_gone_after_the_end() {
 #[test]
 fn status_tells_everything_of_accounts_and_apis() {
     let simulator = simulator();
-    let mut setup = controlled(&simulator);
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    let mut setup = Setup::controlled(&simulator);
+    setup.with_telemetry();
     let sidecar = setup.start().ready();
     let answer = get(&sidecar, "/status");
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -108,7 +84,7 @@ fn status_tells_everything_of_accounts_and_apis() {
 #[test]
 fn what_is_not_there_is_refused_and_changes_nothing() {
     let simulator = simulator();
-    let sidecar = controlled(&simulator).start().ready();
+    let sidecar = Setup::controlled(&simulator).start().ready();
     for (method, target, status, code, allow) in [
         ("HEAD", "/status", 405, "", Some("GET")),
         ("POST", "/status", 405, "method_not_allowed", Some("GET")),
@@ -134,17 +110,17 @@ fn what_is_not_there_is_refused_and_changes_nothing() {
 fn after_a_logout_requests_get_503_until_a_login_is_answered() {
     let simulator = simulator();
     let control = simulator.control();
-    let sidecar = controlled(&simulator).start().ready();
+    let sidecar = Setup::controlled(&simulator).start().ready();
     let answer = post(&sidecar, "/logout");
     assert_eq!((answer.status, &answer.json()["accounts"][0]["state"]), (200, &json!("logged_out")), "{answer:?}");
-    assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0), "idle connections are closed");
+    until("idle connections are closed", || control.counts().open_connections == 0);
     let refused = sidecar.get("/users/account");
     assert_eq!((refused.status, refused.problem().as_str()), (503, "logged_out"));
 
     control.hold_logins(true);
     std::thread::scope(|scope| {
         let login = scope.spawn(|| post(&sidecar, "/login"));
-        assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+        until("two log-ins have begun", || control.counts().logins == 2);
         assert!(!login.is_finished(), "the outcome is not known yet");
         control.hold_logins(false);
         let answer = login.join().unwrap();
@@ -159,7 +135,7 @@ fn after_a_logout_requests_get_503_until_a_login_is_answered() {
 fn a_login_that_fails_says_which_account_and_why() {
     let simulator = simulator();
     let control = simulator.control();
-    let sidecar = controlled(&simulator).start().ready();
+    let sidecar = Setup::controlled(&simulator).start().ready();
     for (fault, code) in [(LoginFault::Status(401), "login_refused"), (LoginFault::Garbage, "login_answer_malformed")] {
         control.set_login_fault(Some(fault));
         let answer = post(&sidecar, "/login?account=default");
@@ -177,7 +153,7 @@ fn a_login_that_fails_says_which_account_and_why() {
 #[test]
 fn a_credential_that_is_not_there_is_a_conflict_and_nothing_of_the_servers() {
     let simulator = simulator();
-    let mut setup = controlled(&simulator);
+    let mut setup = Setup::controlled(&simulator);
     let missing = setup.dir.path().join("absent");
     setup.without("CAREPORTALS_PASSWORD").variable("CAREPORTALS_PASSWORD_FILE", missing.to_str().unwrap());
     let sidecar = setup.start();
@@ -191,7 +167,7 @@ fn a_credential_that_is_not_there_is_a_conflict_and_nothing_of_the_servers() {
 /// Two accounts that log in and one that does not, each with an API.
 fn three_accounts(simulator: &Simulator) -> Sidecar {
     simulator.control().set_credentials("other", "user@other", "other-password");
-    let mut setup = controlled(simulator);
+    let mut setup = Setup::controlled(simulator);
     for name in ["ORGANIZATION", "USERNAME", "PASSWORD", "UPSTREAM", "LISTEN"] {
         setup.without(&format!("CAREPORTALS_{name}"));
     }
@@ -251,7 +227,7 @@ fn all_accounts_log_in_at_the_same_time() {
     control.hold_logins(true);
     std::thread::scope(|scope| {
         let login = scope.spawn(|| post(&sidecar, "/login"));
-        assert!(control.wait_until(PATIENCE, |control| control.counts().logins == before + 2), "one waits for the other");
+        until("one waits for the other", || control.counts().logins == before + 2);
         control.hold_logins(false);
         let answer = login.join().unwrap();
         assert_eq!((answer.status, answer.json()["accounts"].as_array().unwrap().len()), (200, 2));
@@ -271,7 +247,7 @@ fn an_account_that_does_not_log_in_can_neither_log_in_nor_out() {
 #[test]
 fn a_reload_is_answered_when_the_settings_are_in_force_or_refused_with_every_reason() {
     let simulator = simulator();
-    let mut setup = controlled(&simulator);
+    let mut setup = Setup::controlled(&simulator);
     setup.settings("drain_timeout = \"20s\"\n");
     let sidecar = setup.start().ready();
     let more = format!("[apis.default]\n[apis.more]\nlisten = \"127.0.0.1:0\"\nupstream = \"{}\"\n", simulator.base_url());
@@ -298,7 +274,7 @@ fn a_reload_is_answered_when_the_settings_are_in_force_or_refused_with_every_rea
 #[test]
 fn a_shutdown_is_answered_at_once_and_what_is_in_flight_finishes_through_one_sigterm() {
     let simulator = simulator();
-    let mut sidecar = controlled(&simulator).start().ready();
+    let mut sidecar = Setup::controlled(&simulator).start().ready();
     let mut client = held(&simulator, &sidecar);
     let answer = post(&sidecar, "/shutdown");
     assert_eq!((answer.status, answer.json()), (202, json!({"phase": "draining"})));
@@ -321,7 +297,7 @@ fn a_shutdown_is_answered_at_once_and_what_is_in_flight_finishes_through_one_sig
 #[test]
 fn a_second_sigterm_after_a_shutdown_ends_at_once() {
     let simulator = simulator();
-    let mut sidecar = controlled(&simulator).start().ready();
+    let mut sidecar = Setup::controlled(&simulator).start().ready();
     let _client = held(&simulator, &sidecar);
     assert_eq!(post(&sidecar, "/shutdown").status, 202);
     sidecar.wait_for_log("\"draining\"");
@@ -330,7 +306,7 @@ fn a_second_sigterm_after_a_shutdown_ends_at_once() {
     assert_eq!(sidecar.wait().code(), Some(1));
 }
 
-/// The program's own client, run by another user.
+/// Runs the program's own client as another user.
 fn status_as(uid: u32, sidecar: &Sidecar) -> std::process::Output {
     let dir = sidecar.setup.dir.path();
     let program = dir.join("client");
@@ -340,7 +316,7 @@ fn status_as(uid: u32, sidecar: &Sidecar) -> std::process::Output {
         fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
     }
     let mut command = Command::new(program);
-    command.env_clear().current_dir("/").args(["status", "--json", "--control-socket"]).arg(socket(&sidecar.setup));
+    command.env_clear().current_dir("/").args(["status", "--json", "--control-socket"]).arg(sidecar.setup.control_socket());
     command.uid(uid).gid(uid).output().unwrap()
 }
 
@@ -354,16 +330,16 @@ fn another_user_is_refused_unless_control_allow_uids_names_him() {
         return;
     }
     let simulator = simulator();
-    let sidecar = controlled(&simulator).start().ready();
+    let sidecar = Setup::controlled(&simulator).start().ready();
     let refused = status_as(STRANGER, &sidecar);
     let said = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(said.contains("permission denied") && said.contains(&format!("control_allow_uids = [{STRANGER}]")), "{said}");
 
-    let mut setup = controlled(&simulator);
+    let mut setup = Setup::controlled(&simulator);
     setup.global("control_allow_uids", &format!("[{FRIEND}]"));
     let sidecar = setup.start().ready();
-    assert_eq!(mode(&socket(&sidecar.setup)), 0o666, "the kernel lets everybody ask, and the daemon answers some");
+    assert_eq!(mode(&sidecar.setup.control_socket()), 0o666, "the kernel lets everybody ask, and the daemon answers some");
     let refused = status_as(STRANGER, &sidecar);
     let said = String::from_utf8(refused.stderr).unwrap();
     assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0), "{said}");
@@ -387,7 +363,7 @@ fn the_flag_names_the_socket_for_daemon_and_commands_alike() {
     assert_eq!(output.code, Some(0), "the variable says off: {output:?}");
 }
 
-/// At the default place of a service whose runtime directory is `run`.
+/// Starts a daemon with the default control socket of a service whose runtime directory is `run`.
 fn by_default(simulator: &Simulator, run: &Path) -> Setup {
     let mut setup = Setup::new(simulator);
     let others = "/nowhere/else";
@@ -413,8 +389,8 @@ fn a_default_socket_where_a_daemon_answers_is_left_alone() {
 #[test]
 fn a_configured_socket_where_a_daemon_answers_is_an_error_at_start() {
     let simulator = simulator();
-    let first = controlled(&simulator).start();
-    let path = socket(&first.setup);
+    let first = Setup::controlled(&simulator).start();
+    let path = first.setup.control_socket();
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_CONTROL_SOCKET", path.to_str().unwrap());
     let output = setup.output("run");
@@ -435,7 +411,7 @@ fn a_socket_that_a_killed_daemon_left_behind_is_replaced() {
 }
 
 #[test]
-fn a_default_socket_that_cannot_be_had_is_done_without() {
+fn without_its_default_socket_the_daemon_starts_all_the_same() {
     let (simulator, run) = (simulator(), tempfile::tempdir().unwrap());
     fs::write(run.path().join("control.sock"), "in the way").unwrap();
     let sidecar = by_default(&simulator, run.path()).start().ready();

@@ -1,19 +1,18 @@
 //! Where credentials come from: files that appear and change, commands, variables, mounts.
 
-use std::{fs, os::unix::fs::symlink, path::Path, time::Instant};
+use std::{fs, path::Path};
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    http::Request,
-    sidecar::{LOGGED_IN, ORGANIZATION, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME, revoke},
+use crate::harness::{
+    LOGGED_IN, ORGANIZATION, PASSWORD, Request, Setup, Sidecar, USERNAME, mount_secret, renew_secret, revoke, simulator, until,
 };
 
 const NEXT: &str = "demo-password-2";
 
 #[test]
 fn a_file_that_is_absent_at_start_is_waited_for() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = in_files(&simulator);
     fs::remove_file(setup.dir.path().join("password")).unwrap();
     setup.account("token_wait", "100ms");
@@ -24,14 +23,14 @@ fn a_file_that_is_absent_at_start_is_waited_for() {
     assert_eq!((answer.status, answer.problem().as_str()), (503, "login_failing"));
     assert_eq!(simulator.control().counts().logins, 0);
     sidecar.setup.file("password", PASSWORD);
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().login_ok == 1));
+    until("one log-in has succeeded", || simulator.control().counts().login_ok == 1);
     sidecar.wait_for_log("logged in");
     assert_eq!(sidecar.get("/users/account").status, 200);
 }
 
 #[test]
 fn a_directory_that_is_absent_at_start_is_waited_for() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     let directory = setup.dir.path().join("not/yet");
     setup.without("CAREPORTALS_ORGANIZATION").without("CAREPORTALS_USERNAME").without("CAREPORTALS_PASSWORD");
@@ -39,13 +38,13 @@ fn a_directory_that_is_absent_at_start_is_waited_for() {
     let sidecar = setup.start();
     sidecar.wait_for_log("does not exist");
     write(&directory, ORGANIZATION, USERNAME, PASSWORD);
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().login_ok == 1));
+    until("one log-in has succeeded", || simulator.control().counts().login_ok == 1);
     assert_eq!(sidecar.get("/users/account").status, 200);
 }
 
 #[test]
 fn one_trailing_newline_of_a_file_is_no_part_of_its_value() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let setup = in_files(&simulator);
     setup.file("organization", &format!("{ORGANIZATION}\n"));
     setup.file("username", &format!("{USERNAME}\n"));
@@ -58,7 +57,7 @@ fn one_trailing_newline_of_a_file_is_no_part_of_its_value() {
 
 #[test]
 fn a_password_may_hold_any_character() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let password = "\"quoted\", back\\slash, пароль, tab\t, two lines\n and a trailing one\n";
     simulator.control().set_credentials(ORGANIZATION, USERNAME, password);
     let setup = in_files(&simulator);
@@ -90,56 +89,56 @@ fn a_file_removed_and_made_again_logs_in_anew() {
 
 #[test]
 fn a_swapped_kubernetes_mount_logs_in_anew() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let setup = mounted(&simulator);
     let mount = setup.dir.path().join("mount");
     let sidecar = setup.start().ready();
     control.set_credentials(ORGANIZATION, USERNAME, NEXT);
-    swap(&mount, "..second", ORGANIZATION, USERNAME, NEXT);
+    renew_secret(&mount, "..second", &files(ORGANIZATION, USERNAME, NEXT));
     logs_in_with(&simulator, NEXT);
     assert_eq!(sidecar.get("/users/account").status, 200);
     // The new directory is watched as the old one was.
     control.set_credentials(ORGANIZATION, USERNAME, "demo-password-3");
-    swap(&mount, "..third", ORGANIZATION, USERNAME, "demo-password-3");
+    renew_secret(&mount, "..third", &files(ORGANIZATION, USERNAME, "demo-password-3"));
     logs_in_with(&simulator, "demo-password-3");
     assert_eq!(control.counts().logins, 3);
 }
 
 #[test]
 fn a_change_of_credentials_drops_no_request() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = in_files(&simulator).start().ready();
     let token = control.last_token().unwrap();
     control.set_credentials(ORGANIZATION, USERNAME, NEXT);
     control.hold_logins(true);
     sidecar.setup.file("password", NEXT);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || control.counts().logins == 2);
     let answer = sidecar.get("/_sim/echo");
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.echoed("authorization"), [format!("Bearer {token}")]);
     control.hold_logins(false);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 2));
+    until("two log-ins have succeeded", || control.counts().login_ok == 2);
 }
 
 #[test]
 fn corrected_credentials_are_tried_at_once() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let setup = in_files(&simulator);
     setup.file("password", "not-the-password");
     let sidecar = setup.start();
     sidecar.wait_for_log("\"rejected\"");
     sidecar.setup.file("password", PASSWORD);
     // Left alone it would take a minute.
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().login_ok == 1));
+    until("one log-in has succeeded", || simulator.control().counts().login_ok == 1);
     sidecar.wait_for_log("logged in");
     assert_eq!(sidecar.get("/users/account").status, 200);
 }
 
 #[test]
 fn a_changed_organization_drops_the_old_token_at_once() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let mut setup = mounted(&simulator);
     setup.account("token_wait", "200ms");
@@ -148,13 +147,13 @@ fn a_changed_organization_drops_the_old_token_at_once() {
     sidecar.wait_for_log("logged in");
     let sidecar = sidecar.ready();
     control.hold_logins(true);
-    swap(&mount, "..second", "other", "service@other.example.test", "other-password-1");
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+    renew_secret(&mount, "..second", &files("other", "service@other.example.test", "other-password-1"));
+    until("two log-ins have begun", || control.counts().logins == 2);
     let answer = sidecar.get("/users/account");
     assert_eq!((answer.status, answer.problem().as_str()), (503, "token_pending"));
     assert_eq!(control.counts().requests, 1, "the old tenant's token was used");
     control.hold_logins(false);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 2));
+    until("two log-ins have succeeded", || control.counts().login_ok == 2);
     sidecar.wait_for_logs(LOGGED_IN, 2);
     let answer = sidecar.get("/_sim/echo");
     assert_eq!((answer.status, answer.echoed("organization")), (200, vec!["other".to_owned()]));
@@ -163,7 +162,7 @@ fn a_changed_organization_drops_the_old_token_at_once() {
 
 #[test]
 fn a_changed_organization_counts_without_a_log_in_too() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let mut setup = in_files(&simulator);
     setup.variable("CAREPORTALS_LOGIN_URL", "off");
@@ -180,7 +179,7 @@ fn a_changed_organization_counts_without_a_log_in_too() {
 
 #[test]
 fn a_command_gives_a_value_at_each_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::new(&simulator);
     // It says something else the second time.
@@ -201,7 +200,7 @@ fn a_command_gives_a_value_at_each_log_in() {
 
 #[test]
 fn a_command_gets_its_arguments_as_they_are_and_none_of_our_settings() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     // No shell makes anything of the second argument; the third is what `sh -c` prints.
     setup.without("CAREPORTALS_PASSWORD");
@@ -213,7 +212,7 @@ fn a_command_gets_its_arguments_as_they_are_and_none_of_our_settings() {
 
 #[test]
 fn what_a_failing_command_says_is_shown_but_not_what_it_gave() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let sidecar = with_command(&simulator, r#"["sh", "-c", "echo hunter2; echo the vault is sealed >&2; exit 3"]"#);
     let event = sidecar.wait_for_log("log-in failed");
     assert!(event.contains("the vault is sealed") && event.contains("exit status 3"), "{event}");
@@ -226,7 +225,7 @@ fn what_a_failing_command_says_is_shown_but_not_what_it_gave() {
 
 #[test]
 fn a_command_whose_output_is_no_value_is_a_failed_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let cases = [
         (r#"["head", "-c", "70000", "/dev/zero"]"#, "longer than 64 KiB"),
         (r#"["true"]"#, "empty"),
@@ -243,7 +242,7 @@ fn a_command_whose_output_is_no_value_is_a_failed_log_in() {
 
 #[test]
 fn a_variable_of_any_name_may_hold_a_value() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.without("CAREPORTALS_PASSWORD").variable("PORTAL_SECRET", PASSWORD);
     setup.account("password", r#"{ env = "PORTAL_SECRET" }"#);
@@ -252,7 +251,7 @@ fn a_variable_of_any_name_may_hold_a_value() {
 
 #[test]
 fn systemds_credentials_directory_is_used_by_default() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     let directory = setup.dir.path().join("credentials");
     write(&directory, ORGANIZATION, USERNAME, PASSWORD);
@@ -261,7 +260,7 @@ fn systemds_credentials_directory_is_used_by_default() {
     assert_eq!(setup.start().get("/users/account").status, 200);
 }
 
-/// Each value in a file of its own, named by a variable.
+/// A sidecar that reads each value from a file of its own, named by a variable.
 fn in_files(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
     for (name, value) in [("organization", ORGANIZATION), ("username", USERNAME), ("password", PASSWORD)] {
@@ -272,49 +271,40 @@ fn in_files(simulator: &Simulator) -> Setup {
     setup
 }
 
-/// A directory as Kubernetes mounts a secret.
+/// A sidecar that reads its credentials from a directory, as Kubernetes mounts a secret.
 fn mounted(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
     let mount = setup.dir.path().join("mount");
-    write(&mount.join("..first"), ORGANIZATION, USERNAME, PASSWORD);
-    symlink("..first", mount.join("..data")).unwrap();
-    for name in ["organization", "username", "password"] {
-        symlink(format!("..data/{name}"), mount.join(name)).unwrap();
-    }
+    mount_secret(&mount, "..first", &files(ORGANIZATION, USERNAME, PASSWORD));
     setup.without("CAREPORTALS_ORGANIZATION").without("CAREPORTALS_USERNAME").without("CAREPORTALS_PASSWORD");
     setup.variable("CAREPORTALS_CREDENTIALS_DIR", mount.to_str().unwrap());
     setup
 }
 
-/// As the kubelet does it: a new directory, the symlink replaced in one step, the old directory removed.
-fn swap(mount: &Path, directory: &str, organization: &str, username: &str, password: &str) {
-    let old = mount.join(fs::read_link(mount.join("..data")).unwrap());
-    write(&mount.join(directory), organization, username, password);
-    symlink(directory, mount.join("..data_tmp")).unwrap();
-    fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
-    fs::remove_dir_all(old).unwrap();
-}
-
 fn write(directory: &Path, organization: &str, username: &str, password: &str) {
     fs::create_dir_all(directory).unwrap();
-    for (name, value) in [("organization", organization), ("username", username), ("password", password)] {
+    for (name, value) in files(organization, username, password) {
         fs::write(directory.join(name), value).unwrap();
     }
 }
 
-/// The password's file is changed in some way; requests get through all the time.
+/// Files of credentials: names and values.
+fn files<'a>(organization: &'a str, username: &'a str, password: &'a str) -> [(&'static str, &'a str); 3] {
+    [("organization", organization), ("username", username), ("password", password)]
+}
+
+/// Changes the password's file, and asserts that requests get through all the time.
 fn changed(change: impl FnOnce(&Path)) {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = in_files(&simulator).start().ready();
     control.set_credentials(ORGANIZATION, USERNAME, NEXT);
     change(&sidecar.setup.dir.path().join("password"));
     let mut connection = sidecar.connect();
-    let deadline = Instant::now() + PATIENCE;
-    while control.counts().login_ok < 2 {
-        assert!(Instant::now() < deadline, "the change is not noticed");
+    until("the change is noticed", || {
         assert_eq!(connection.send(&Request::get("/users/account")).status, 200);
-    }
+        control.counts().login_ok >= 2
+    });
     logs_in_with(&simulator, NEXT);
     assert_eq!((control.counts().logins, control.counts().unauthorized), (2, 0));
 }
@@ -323,7 +313,7 @@ fn logs_in_with(simulator: &Simulator, password: &str) {
     let last = |logins: &[careportals_simulator::RecordedLogin]| {
         logins.last().is_some_and(|login| login.body["password"] == password && login.status == 201)
     };
-    assert!(simulator.control().wait_until(PATIENCE, |control| last(&control.logins())));
+    until("the last log-in used the new password", || last(&simulator.control().logins()));
 }
 
 fn with_command(simulator: &Simulator, argv: &str) -> Sidecar {

@@ -12,10 +12,7 @@ use std::{
 use careportals_simulator::Options;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::PASSWORD,
-};
+use crate::harness::{Connection, PASSWORD, Request};
 
 /// The program with no environment at all.
 fn demo(arguments: &[&str]) -> Command {
@@ -24,7 +21,7 @@ fn demo(arguments: &[&str]) -> Command {
     command
 }
 
-/// What `demo --once` says; it must come to its good end and have nothing to say on standard error.
+/// Runs `demo --once`, which must end well and write nothing to standard error. Returns what it says.
 fn told(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
@@ -49,7 +46,7 @@ const STEPS: [&str; 6] = [
 ];
 
 #[test]
-fn it_tells_each_step_and_ends_well_without_any_environment() {
+fn the_demo_tells_each_step_and_ends_well_without_any_environment() {
     let told = told(&mut demo(&["--once"]));
     for step in STEPS {
         assert!(told.lines().any(|line| line == step), "{step:?}\n{told}");
@@ -63,13 +60,13 @@ fn it_tells_each_step_and_ends_well_without_any_environment() {
 }
 
 #[test]
-fn piped_it_is_plain() {
+fn piped_output_of_the_demo_is_plain() {
     let told = told(demo(&["--once"]).env("TERM", "xterm-256color"));
     assert!(!told.contains('\x1b'), "{told:?}");
 }
 
 #[test]
-fn it_keeps_token_credentials_and_people_to_itself() {
+fn the_demo_shows_no_token_no_credentials_and_no_people() {
     let told = told(&mut demo(&["--once"]));
     for (_, username, password) in Options::default().credentials {
         assert!(!told.contains(&username) && !told.contains(&password), "{told}");
@@ -100,22 +97,22 @@ fn settings_of_the_environment_are_ignored() {
     assert!(told.contains("All went as told.") && !told.contains("acme"), "{told}");
 }
 
-/// A demo that stays.
+/// A demo that stays up.
 struct Staying {
     child: Child,
     out: BufReader<ChildStdout>,
-    /// Read so far.
+    /// What was read so far.
     told: String,
     errors: Option<JoinHandle<String>>,
 }
 
 impl Staying {
-    /// Waits until the story is over.
+    /// Starts it, and waits until all steps are done.
     fn start() -> Self {
         Self::started(&[], "Ctrl-C")
     }
 
-    /// Waits until it has said so much.
+    /// Starts it, and waits until it has said `said`.
     fn started(arguments: &[&str], said: &str) -> Self {
         let mut child = demo(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
@@ -137,7 +134,7 @@ impl Staying {
         Connection::tcp(TcpStream::connect(address).unwrap()).send(&Request::get(target)).status
     }
 
-    /// A signal, the exit code, and what was said on standard error.
+    /// Sends a signal, and returns the exit code and what was written to standard error.
     fn end_with(mut self, signal: Signal) -> (Option<i32>, String) {
         kill_process(Pid::from_raw(self.child.id().try_into().unwrap()).unwrap(), signal).unwrap();
         self.out.read_to_string(&mut self.told).unwrap();
@@ -154,7 +151,7 @@ impl Drop for Staying {
 }
 
 #[test]
-fn it_stays_up_for_calls_until_a_signal_and_two_do_not_mind_each_other() {
+fn the_demo_stays_up_until_a_signal_and_two_run_side_by_side() {
     let (first, second) = (Staying::start(), Staying::start());
     assert_ne!(port(&first.told), port(&second.told));
     for demo in [&first, &second] {
@@ -167,12 +164,12 @@ fn it_stays_up_for_calls_until_a_signal_and_two_do_not_mind_each_other() {
 }
 
 #[test]
-fn it_ends_with_its_terminal() {
+fn the_demo_ends_with_its_terminal() {
     assert_eq!(Staying::start().end_with(Signal::HUP), (Some(0), String::new()));
 }
 
 #[test]
-fn a_signal_in_the_middle_of_the_story_is_no_failure_of_its_steps() {
+fn a_signal_in_the_middle_of_the_demo_is_no_failure_of_its_steps() {
     assert_eq!(Staying::started(&[], STEPS[2]).end_with(Signal::TERM), (Some(0), String::new()));
 }
 

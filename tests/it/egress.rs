@@ -3,26 +3,20 @@
 use careportals_simulator::{Options, Pattern, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    connect_proxy::{ConnectProxy, Manner},
-    crowd::Crowd,
-    http::Request,
-    sidecar::{Setup, Sidecar},
-    websocket,
-};
+use crate::harness::{ConnectProxy, Crowd, Manner, Request, Setup, Sidecar, websocket};
 
 /// A name that only the proxy finds.
 const NAME: &str = "api.sim.example.test";
-/// Not loopback by name, and yet this machine: what is reached there is reached directly.
+/// A name of this machine that is not one of loopback: what is reached there is reached directly.
 const HERE: &str = "0.0.0.0";
 /// What must not be seen anywhere.
 const PASSWORD: &str = "egress-canary-7f3a";
 
-fn simulator() -> Simulator {
+fn named_simulator() -> Simulator {
     Simulator::start(Options { names: vec![NAME.to_owned(), HERE.to_owned()], ..Options::default() }).unwrap()
 }
 
-/// In front of the simulator by that name, with the proxy on the way.
+/// A sidecar in front of the simulator by that name, with the proxy on the way.
 fn behind(simulator: &Simulator, proxy: &ConnectProxy, userinfo: &str) -> Setup {
     let mut setup = Setup::new(simulator);
     let scheme = if proxy.certificate.is_some() { "https" } else { "http" };
@@ -38,7 +32,7 @@ fn lead(simulator: &Simulator) -> ConnectProxy {
 
 #[test]
 fn log_ins_and_requests_go_through_the_proxy_and_connections_are_used_again() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     let proxy = lead(&simulator);
     let sidecar = behind(&simulator, &proxy, "").start().ready();
     let mut client = sidecar.connect();
@@ -58,7 +52,7 @@ fn log_ins_and_requests_go_through_the_proxy_and_connections_are_used_again() {
 
 #[test]
 fn http2_and_websockets_go_through_it_too() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     let proxy = lead(&simulator);
     let mut setup = behind(&simulator, &proxy, "");
     setup.api("http2", "auto");
@@ -78,7 +72,7 @@ fn http2_and_websockets_go_through_it_too() {
 
 #[test]
 fn credentials_are_sent_decoded_and_seen_nowhere_else() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     let proxy = lead(&simulator);
     let mut setup = behind(&simulator, &proxy, &format!("an%6E:{PASSWORD}%2F%40@"));
     let shown = setup.output("config");
@@ -101,8 +95,8 @@ fn credentials_are_sent_decoded_and_seen_nowhere_else() {
 }
 
 #[test]
-fn of_a_name_in_two_cases_the_lower_one_counts() {
-    let simulator = simulator();
+fn of_a_proxy_variable_in_two_cases_the_lower_one_counts() {
+    let simulator = named_simulator();
     let (used, unused) = (lead(&simulator), lead(&simulator));
     let mut setup = behind(&simulator, &unused, "");
     setup.variable("https_proxy", &format!("http://{}", used.address));
@@ -114,7 +108,7 @@ fn of_a_name_in_two_cases_the_lower_one_counts() {
 
 #[test]
 fn loopback_is_never_reached_through_a_proxy() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     let proxy = lead(&simulator);
     for host in ["localhost", "127.0.0.1"] {
         let mut setup = behind(&simulator, &proxy, "");
@@ -125,8 +119,8 @@ fn loopback_is_never_reached_through_a_proxy() {
 }
 
 #[test]
-fn who_is_in_no_proxy_is_reached_directly_and_nobody_else() {
-    let simulator = simulator();
+fn a_host_in_no_proxy_is_reached_directly_and_no_other_is() {
+    let simulator = named_simulator();
     let port = simulator.address().port();
     let here = format!("{HERE}:{port}");
     for (list, direct) in [
@@ -147,13 +141,13 @@ fn who_is_in_no_proxy_is_reached_directly_and_nobody_else() {
 
 #[test]
 fn a_name_in_no_proxy_is_resolved_here_and_not_by_the_proxy() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     let proxy = lead(&simulator);
     for list in [NAME, ".sim.example.test", "b.example,test"] {
         let mut setup = unlogged(&proxy, &simulator);
         setup.variable("NO_PROXY", list);
         let code = setup.start().get("/v2/products").problem();
-        // A resolver that nobody answers is as good as one that knows no such name.
+        // A name server that does not answer counts like one that knows no such name.
         assert!(["dns_failed", "dns_timeout"].contains(&code.as_str()), "{list}: {code}");
     }
     assert_eq!(proxy.heads(), Vec::<String>::new());
@@ -161,7 +155,7 @@ fn a_name_in_no_proxy_is_resolved_here_and_not_by_the_proxy() {
 
 #[test]
 fn a_proxy_over_tls_is_verified_like_any_server() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     let proxy = ConnectProxy::over_tls(Manner::Lead(simulator.address()));
     let setup = behind(&simulator, &proxy, &format!("ann:{PASSWORD}@"));
     let untrusted = setup.start();
@@ -176,7 +170,7 @@ fn a_proxy_over_tls_is_verified_like_any_server() {
     assert!(proxy.heads().len() >= 2);
 }
 
-/// Without log-in, in front of a name that only a proxy finds.
+/// A sidecar without log-in, in front of a name that only a proxy finds.
 fn unlogged(proxy: &ConnectProxy, simulator: &Simulator) -> Setup {
     let upstream = format!("https://{NAME}:{}", simulator.address().port());
     let mut setup = Setup::without_login(&upstream, simulator.ca_pem());
@@ -190,7 +184,7 @@ fn without_login(proxy: &ConnectProxy, simulator: &Simulator) -> Sidecar {
 
 #[test]
 fn what_the_proxy_refuses_is_said_to_be_so() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     for (says, reason) in [
         ("HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", "407"),
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", "it answered CONNECT with 403"),
@@ -213,7 +207,7 @@ fn what_the_proxy_refuses_is_said_to_be_so() {
 
 #[test]
 fn a_proxy_that_is_silent_or_not_there_is_an_error_of_connecting_to_the_proxy() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     let proxy = ConnectProxy::plain(Manner::Silent);
     let sidecar = without_login(&proxy, &simulator);
     let answer = sidecar.get("/_sim/echo");
@@ -221,7 +215,7 @@ fn a_proxy_that_is_silent_or_not_there_is_an_error_of_connecting_to_the_proxy() 
     sidecar.wait_for_log("the egress proxy is no way to the upstream: it took too long");
     assert_eq!(proxy.heads().len(), 1);
     let mut gone = ConnectProxy::plain(Manner::Silent);
-    // Bound by nobody who listens.
+    // Nothing listens at this port.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     gone.address = socket.local_addr().unwrap().as_socket().unwrap();
@@ -239,8 +233,8 @@ fn a_proxy_that_is_silent_or_not_there_is_an_error_of_connecting_to_the_proxy() 
 }
 
 #[test]
-fn a_proxy_that_is_none_of_ours_is_a_fault_without_its_credentials() {
-    let simulator = simulator();
+fn a_proxy_with_an_unsupported_url_is_a_fault_that_does_not_show_its_credentials() {
+    let simulator = named_simulator();
     for url in ["socks5://ann:egress-canary-7f3a@proxy.example", "http://ann:egress-canary-7f3a@proxy.example/path"] {
         let mut setup = Setup::new(&simulator);
         setup.variable("HTTPS_PROXY", url);
@@ -252,14 +246,14 @@ fn a_proxy_that_is_none_of_ours_is_a_fault_without_its_credentials() {
 
 #[test]
 fn a_drain_ends_connections_through_the_proxy() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     let proxy = lead(&simulator);
     let mut sidecar = behind(&simulator, &proxy, "").start().ready();
     sidecar.signal(Signal::TERM);
     assert_eq!(sidecar.wait().code(), Some(0));
 }
 
-/// Through a proxy over plain TCP, and through one over TLS that is trusted.
+/// Runs the check through a proxy over plain TCP, and through one over TLS that is trusted.
 fn through_each(simulator: &Simulator, check: impl Fn(&ConnectProxy, Setup)) {
     let manner = Manner::Lead(simulator.address());
     for proxy in [ConnectProxy::plain(manner.clone()), ConnectProxy::over_tls(manner)] {
@@ -272,7 +266,7 @@ fn through_each(simulator: &Simulator, check: impl Fn(&ConnectProxy, Setup)) {
 #[test]
 fn large_bodies_pass_whole_through_each_kind_of_proxy() {
     const BYTES: u64 = 3_000_001;
-    let simulator = simulator();
+    let simulator = named_simulator();
     let (pattern, mut body) = (Pattern::new(), Vec::new());
     while (body.len() as u64) < BYTES {
         let offset = body.len() as u64;
@@ -288,7 +282,7 @@ fn large_bodies_pass_whole_through_each_kind_of_proxy() {
 
 #[test]
 fn a_websockets_messages_go_both_ways_through_each_kind_of_proxy() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     through_each(&simulator, |_, setup| {
         let sidecar = setup.start().ready();
         let mut client = websocket::open(&sidecar);
@@ -300,7 +294,7 @@ fn a_websockets_messages_go_both_ways_through_each_kind_of_proxy() {
 
 #[test]
 fn many_requests_share_one_http2_connection_through_each_kind_of_proxy() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     through_each(&simulator, |proxy, mut setup| {
         setup.api("http2", "auto").variable("CAREPORTALS_WORKERS", "1");
         let sidecar = setup.start().ready();
@@ -311,7 +305,7 @@ fn many_requests_share_one_http2_connection_through_each_kind_of_proxy() {
 
 #[test]
 fn the_proxys_credentials_go_to_the_proxy_and_the_clients_go_nowhere() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     through_each(&simulator, |proxy, setup| {
         let sidecar = setup.start().ready();
         let answer = sidecar.send(&Request::get("/_sim/echo").header("Proxy-Authorization", "Basic eDp5"));
@@ -324,7 +318,7 @@ fn the_proxys_credentials_go_to_the_proxy_and_the_clients_go_nowhere() {
 
 #[test]
 fn the_upstreams_own_certificate_is_verified_inside_the_tunnel() {
-    let (simulator, other) = (simulator(), simulator());
+    let (simulator, other) = (named_simulator(), named_simulator());
     let proxy = lead(&other);
     let sidecar = without_login(&proxy, &simulator);
     let answer = sidecar.get("/v2/products");
@@ -335,7 +329,7 @@ fn the_upstreams_own_certificate_is_verified_inside_the_tunnel() {
 
 #[test]
 fn an_upstream_that_is_silent_inside_the_tunnel_is_not_the_proxys_fault() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     simulator.pause_accepting(true);
     let proxy = lead(&simulator);
     let sidecar = without_login(&proxy, &simulator);
@@ -346,7 +340,7 @@ fn an_upstream_that_is_silent_inside_the_tunnel_is_not_the_proxys_fault() {
 
 #[test]
 fn a_log_in_that_the_proxy_refuses_says_so() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     let proxy = ConnectProxy::plain(Manner::Say("HTTP/1.1 407 No\r\n\r\n"));
     let sidecar = behind(&simulator, &proxy, "").start();
     sidecar.wait_for_log("log-in failed: the egress proxy is no way to the upstream: it asks for other credentials (407)");
@@ -354,7 +348,7 @@ fn a_log_in_that_the_proxy_refuses_says_so() {
 
 #[test]
 fn check_online_says_where_the_proxy_is_on_the_way_and_which_step_failed() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     through_each(&simulator, |proxy, setup| {
         let output = setup.output_of(&["check", "--online"]);
         assert_eq!(output.code, Some(0), "{output:?}");
@@ -384,7 +378,7 @@ fn check_online_says_where_the_proxy_is_on_the_way_and_which_step_failed() {
 
 #[test]
 fn a_reload_keeps_the_proxy() {
-    let simulator = simulator();
+    let simulator = named_simulator();
     let proxy = lead(&simulator);
     let mut setup = unlogged(&proxy, &simulator);
     setup.settings("[apis.default]\nresponse_timeout = \"50s\"\npool_idle = \"9s\"\n");

@@ -10,19 +10,14 @@ use std::{
     thread::JoinHandle,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, USERNAME, interrupts_are_ignored},
+use crate::harness::{
+    Connection, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, USERNAME, interrupts_are_ignored, simulator, until,
 };
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// As on a laptop: credentials and an upstream, and everything else at `exec`'s own defaults.
+/// The environment of a laptop: credentials and an upstream, and everything else at `exec`'s own defaults.
 fn setup(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
     for name in ["LISTEN", "TELEMETRY_LISTEN", "CONTROL_SOCKET", "LOG", "LOG_FORMAT"] {
@@ -34,7 +29,7 @@ fn setup(simulator: &Simulator) -> Setup {
     setup
 }
 
-/// `exec OPTIONS -- WORDS` to its end.
+/// Runs `exec OPTIONS -- WORDS` to its end.
 fn executed(setup: &Setup, options: &[&str], words: &[&str]) -> (Option<i32>, String, String) {
     let mut command = setup.command("exec");
     let output = command.args(options).arg("--").args(words).output().unwrap();
@@ -72,7 +67,7 @@ impl Executing {
         Self { input: sidecar.stdin.take(), sidecar, lines, errors: Some(errors), _setup: setup }
     }
 
-    /// The next line that the program writes.
+    /// Waits for the next line that the program writes.
     fn line(&mut self) -> String {
         self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line"))
     }
@@ -89,14 +84,14 @@ impl Executing {
         Pid::from_child(&self.sidecar)
     }
 
-    /// Ends the program's input, and waits for both. With what was written meanwhile, and to standard error.
+    /// Ends the program's input, and waits for both. Returns what was written meanwhile, and what to standard error.
     fn end(mut self) -> (ExitStatus, Vec<String>, String) {
         drop(self.input.take());
         self.wait()
     }
 
     fn wait(&mut self) -> (ExitStatus, Vec<String>, String) {
-        // Until everybody who could write has ended.
+        // The lines end when every process that could write has ended.
         let mut rest = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
             rest.push(line);
@@ -146,7 +141,7 @@ fn the_program_calls_the_api_at_the_base_url_that_it_is_given() {
 }
 
 #[test]
-fn several_at_once_do_not_get_in_each_others_way() {
+fn several_programs_at_once_do_not_disturb_each_other() {
     let simulator = simulator();
     let start = || Executing::start(setup(&simulator), &["sh", "-c", "echo $CAREPORTALS_BASE_URL; read _; exit 0"]);
     let (mut first, mut second) = (start(), start());
@@ -273,7 +268,7 @@ fn the_program_is_started_as_soon_as_a_log_in_succeeds_and_at_once_when_nothing_
     simulator.control().set_login_fault(Some(LoginFault::Status(503)));
     assert_eq!(executed(&setup, &["--wait", "0s"], &["echo", "started"]).1, "started\n");
     let mut run = Executing::start(setup, &["echo", "started"]);
-    assert!(simulator.control().wait_until(PATIENCE, |seen| seen.counts().logins >= 2));
+    until("at least two log-ins have begun", || simulator.control().counts().logins >= 2);
     simulator.control().set_login_fault(None);
     assert_eq!(run.line(), "started");
 }
@@ -292,7 +287,7 @@ fn a_signal_ends_the_wait_for_a_token() {
     let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::Status(503)));
     let mut run = Executing::start(setup(&simulator), &["echo", "started"]);
-    assert!(simulator.control().wait_until(PATIENCE, |seen| seen.counts().logins >= 1));
+    until("a log-in has begun", || simulator.control().counts().logins >= 1);
     run.signal(Signal::INT);
     let (status, lines, _) = run.wait();
     assert_eq!((status.code(), lines), (Some(130), vec![]));
@@ -418,7 +413,7 @@ fn what_the_program_leaves_in_its_group_ends_with_it() {
 }
 
 #[test]
-fn a_stopped_program_goes_on_when_we_are_told_to() {
+fn a_stopped_program_goes_on_when_the_sidecar_is_told_to() {
     let simulator = simulator();
     let mut run = Executing::start(setup(&simulator), &["sh", "-c", "echo $$; while read line; do echo $line; done; exit 7"]);
     let program: i32 = run.line().parse().unwrap();
@@ -430,17 +425,12 @@ fn a_stopped_program_goes_on_when_we_are_told_to() {
     assert_eq!(run.end().0.code(), Some(7));
 }
 
-/// Waits until `/proc` says so.
+/// Waits until a process is in a state, as `/proc` shows it.
 fn wait_for_state(pid: i32, state: char) {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
+    until(&format!("process {pid} is in state {state}"), || {
         let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).unwrap();
-        if stat.rsplit_once(") ").unwrap().1.starts_with(state) {
-            return;
-        }
-        assert!(std::time::Instant::now() < deadline, "{stat}");
-        std::thread::yield_now();
-    }
+        stat.rsplit_once(") ").unwrap().1.starts_with(state)
+    });
 }
 
 #[test]

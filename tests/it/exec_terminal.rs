@@ -6,27 +6,26 @@ use std::{
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::Path,
     process::{Child, Command, ExitStatus},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Mutex},
     thread::JoinHandle,
-    time::Instant,
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{OptionalActions, tcgetattr, tcsetattr},
 };
 
-use crate::sidecar::{PATIENCE, Setup, interrupts_are_ignored};
+use crate::harness::{PATIENCE, Setup, interrupts_are_ignored, simulator, within};
 
 const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
 
-/// A shell, or whatever else, at a terminal of its own that a test types on and looks at.
+/// A program at a terminal of its own, on which a test types and at which it looks.
 struct Screen {
     keyboard: File,
     session: Child,
-    shown: Arc<(Mutex<String>, Condvar)>,
+    shown: Arc<Mutex<String>>,
     reader: JoinHandle<()>,
     /// What was waited for already.
     seen: usize,
@@ -34,7 +33,7 @@ struct Screen {
 }
 
 impl Screen {
-    /// `words` as the first of a session; `$EXEC` is how it starts `exec`.
+    /// Starts `words` as the first program of a session, which starts `exec` as `$EXEC`.
     fn open(simulator: &Simulator, words: &[&str]) -> Self {
         let mut setup = Setup::new(simulator);
         setup.without("CAREPORTALS_LOG");
@@ -54,16 +53,15 @@ impl Screen {
         command.env_clear().envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.env("EXEC", format!("{} exec --", exec.get_program().display())).env("PS1", "").env("ENV", "");
         let session = command.stdin(line.try_clone().unwrap()).stdout(line.try_clone().unwrap()).stderr(line).spawn().unwrap();
-        // Nobody but the session holds the terminal now, so that it ends when they have.
+        // Only the session holds the terminal now, so that it ends with the session.
         drop(command);
-        let shown = Arc::new((Mutex::new(String::new()), Condvar::new()));
+        let shown = Arc::new(Mutex::new(String::new()));
         let (showing, mut screen) = (Arc::clone(&shown), File::from(keyboard.try_clone().unwrap()));
         let reader = std::thread::spawn(move || {
             let mut bytes = [0; 1024];
             // The end is an error: EIO.
             while let Ok(count @ 1..) = screen.read(&mut bytes) {
-                showing.0.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
-                showing.1.notify_all();
+                showing.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
             }
         });
         Self { keyboard: keyboard.into(), session, shown, reader, seen: 0, _setup: setup }
@@ -73,28 +71,24 @@ impl Screen {
         self.keyboard.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits until that is shown, after what was waited for before; gives what stands between the two.
+    /// Waits until `text` is shown after what was waited for before. Returns what stands between the two.
+    #[track_caller]
     fn shows(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        let mut shown = self.shown.0.lock().unwrap();
-        loop {
-            if let Some(at) = shown[self.seen..].find(text) {
-                let between = shown[self.seen..self.seen + at].to_owned();
-                self.seen += at + text.len();
-                return between;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no {text:?}\n{shown}");
-            shown = self.shown.1.wait_timeout(shown, left).unwrap().0;
-        }
+        let between = within(PATIENCE, || {
+            let shown = self.shown.lock().unwrap();
+            shown[self.seen..].find(text).map(|at| shown[self.seen..self.seen + at].to_owned())
+        });
+        let Some(between) = between else { panic!("waited until {text:?} is shown:\n{}", self.shown.lock().unwrap()) };
+        self.seen += between.len() + text.len();
+        between
     }
 
-    /// Waits for the session's end. With what was shown in the meantime.
+    /// Waits for the session's end. Returns what was shown in the meantime.
     fn ends(mut self) -> (ExitStatus, String) {
         let status = self.session.wait().unwrap();
         drop(self.keyboard);
         self.reader.join().unwrap();
-        let shown = self.shown.0.lock().unwrap();
+        let shown = self.shown.lock().unwrap();
         (status, shown[self.seen..].to_owned())
     }
 }
@@ -102,10 +96,6 @@ impl Screen {
 /// Tells each SIGINT, and ends with the terminal's input or with `q`.
 const TELLS_INT: &str = "trap 'echo INT' INT; echo ready; while read line || [ $? -gt 128 ]; do echo \"got $line\"; \
                          [ \"$line\" = q ] && exit 7; done";
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 #[test]
 fn what_is_typed_goes_to_the_program_and_ctrl_c_reaches_it_once() {
@@ -144,7 +134,7 @@ fn ctrl_c_ends_a_program_that_does_nothing_about_it_and_the_script_that_called_u
 }
 
 #[test]
-fn the_terminal_is_ours_again_when_the_program_has_ended() {
+fn the_terminal_is_the_callers_again_when_the_program_has_ended() {
     if interrupts_are_ignored() {
         return;
     }

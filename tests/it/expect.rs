@@ -1,17 +1,10 @@
 //! `Expect: 100-continue`: answered when the body is about to be read, and only then.
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Connection, Request, Setup, Sidecar, simulator, until};
 
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn post(target: &str) -> Request {
     Request::new("POST", target).header("Expect", "100-continue")
@@ -113,5 +106,5 @@ fn an_upstream_that_answers_at_once_is_heard_before_the_body_is_there() {
     let over = |simulator: &Simulator| simulator.control().requests().iter().any(|seen| seen.status == Some(413));
     assert!(over(&simulator));
     drop(client);
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+    until("every exchange is over", || simulator.control().requests().iter().all(|seen| seen.over));
 }

@@ -7,16 +7,12 @@ use std::{
     net::{Shutdown, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    crowd::SetAtEnd,
-    http::{Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Connection, PATIENCE, Request, SetAtEnd, Setup, Sidecar, let_time_pass, never, now, simulator, until};
 
 /// Answers of the simulator take milliseconds; the rest is for machines that have much else to do. Shorter than every
 /// default time-out that somebody could have to wait for because of a flood.
@@ -24,7 +20,7 @@ const PROMPTLY: Duration = Duration::from_secs(8);
 
 /// The program at rest in a debug build, in KiB, which is half of it, and what the allocator keeps of what was freed.
 const AT_REST: u64 = 8 * 1024;
-/// What a connection takes by itself: 8 KiB for the parser to read into, its task, its seat, its deadline; a debug build's
+/// What a connection takes by itself: 8 KiB for the parser to read into, its task, its permit, its deadline; a debug build's
 /// futures are larger than a release build's.
 const CONNECTION: u64 = 32;
 /// A head under way: `max_header_bytes` of text, and the buffer of half that size which it has outgrown.
@@ -32,10 +28,6 @@ const HEAD: u64 = 64 + 32;
 /// An exchange under way, each way: 64 KiB that wait to be written, 64 KiB that were read, and a TLS record of upstream's;
 /// and 64 KiB of `replay_buffer`.
 const EXCHANGE: u64 = 2 * (64 + 64) + 2 * 16 + 64;
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn with(simulator: &Simulator, keys: &[(&str, &str)]) -> Sidecar {
     let mut setup = Setup::new(simulator);
@@ -59,7 +51,7 @@ fn open(sidecar: &Sidecar, count: usize) -> Vec<TcpStream> {
     (0..count).map(connect).collect()
 }
 
-/// All that comes until the other side closes or resets.
+/// Reads everything until the other side closes or resets.
 fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
@@ -72,7 +64,7 @@ fn rest(stream: &mut TcpStream) -> Vec<u8> {
     }
 }
 
-/// Runs the flood while somebody else asks on, in turn on a connection of his own and on a new one. Each answer must come
+/// Runs the flood while another client goes on asking, in turn on a kept connection and on a new one. Each answer must come
 /// promptly.
 fn while_another_is_served(sidecar: &Sidecar, flood: impl FnOnce()) {
     let over = AtomicBool::new(false);
@@ -85,12 +77,12 @@ fn while_another_is_served(sidecar: &Sidecar, flood: impl FnOnce()) {
         let another = scope.spawn(|| {
             let (mut served, mut slowest) = (0, Duration::ZERO);
             while served < 4 || !over.load(Ordering::Relaxed) {
-                let start = Instant::now();
+                let start = now();
                 let status = if served % 2 == 0 { connect().send(&ask).status } else { kept.send(&ask).status };
                 assert_eq!(status, 200);
                 slowest = slowest.max(start.elapsed());
                 served += 1;
-                thread::park_timeout(Duration::from_millis(5));
+                let_time_pass("the other client asks now and then", Duration::from_millis(5));
             }
             slowest
         });
@@ -102,20 +94,20 @@ fn while_another_is_served(sidecar: &Sidecar, flood: impl FnOnce()) {
     });
 }
 
-/// In KiB.
+/// Asserts that the daemon never took more than `bound` KiB.
 fn assert_memory_within(sidecar: &Sidecar, bound: u64) {
     let peak = sidecar.peak_memory_kib();
     assert!(peak < bound, "{peak} KiB, more than {bound}");
 }
 
-/// Requests that the simulator got from the flood.
+/// Counts the requests that the simulator got from the flood.
 fn forwarded(simulator: &Simulator) -> usize {
     let others = |target: &str| target == "/_sim/echo?another" || target == "/users/account";
     simulator.control().requests().iter().filter(|seen| !others(&seen.target)).count()
 }
 
-fn all_are_over(simulator: &Simulator) -> bool {
-    simulator.control().wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over))
+fn until_all_are_over(simulator: &Simulator) {
+    until("every exchange is over", || simulator.control().requests().iter().all(|seen| seen.over));
 }
 
 #[test]
@@ -124,7 +116,7 @@ fn heads_that_drip_in_byte_by_byte_from_many_end_with_head_timeout() {
     let simulator = simulator();
     let sidecar = with(&simulator, &[("head_timeout", "500ms")]);
     while_another_is_served(&sidecar, || {
-        let (start, mut slow) = (Instant::now(), open(&sidecar, CLIENTS));
+        let (start, mut slow) = (now(), open(&sidecar, CLIENTS));
         for stream in &slow {
             stream.set_nonblocking(true).unwrap();
         }
@@ -135,7 +127,7 @@ fn heads_that_drip_in_byte_by_byte_from_many_end_with_head_timeout() {
                 break;
             }
             assert!(start.elapsed() < PATIENCE, "{} are still there", slow.len());
-            thread::park_timeout(Duration::from_millis(5));
+            let_time_pass("the heads drip in", Duration::from_millis(5));
         }
         assert!(start.elapsed() >= Duration::from_millis(500));
     });
@@ -167,45 +159,45 @@ fn head_bombs_at_the_limit_from_many_connections_are_bounded_by_it() {
 }
 
 #[test]
-fn who_hoards_silent_connections_has_to_give_way_after_a_moment() {
-    const SEATS: usize = 50;
+fn a_client_that_hoards_silent_connections_loses_one_to_others_after_a_moment() {
+    const LIMIT: usize = 50;
     let simulator = simulator();
     let sidecar = with(&simulator, &[("max_connections", "50")]);
-    let mut silent = open(&sidecar, 2 * SEATS);
-    let start = Instant::now();
+    let mut silent = open(&sidecar, 2 * LIMIT);
+    let start = now();
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
-    // Two full houses were there before, and each had its second to say something; `head_timeout` is ten.
+    // All connections were taken twice, and each had a second to say something; `head_timeout` is ten.
     assert!(start.elapsed() >= Duration::from_millis(900), "they were not in the way: {:?}", start.elapsed());
     assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
-    // The present house is kept; who has just come is not sent away.
-    for stream in &mut silent[..SEATS] {
+    // The connections of now are kept: one that has just come is not closed.
+    for stream in &mut silent[..LIMIT] {
         assert_eq!(rest(stream), b"");
     }
-    assert_memory_within(&sidecar, AT_REST + SEATS as u64 * CONNECTION);
+    assert_memory_within(&sidecar, AT_REST + LIMIT as u64 * CONNECTION);
 }
 
 #[test]
-fn who_hoards_idle_connections_has_to_give_way_at_once() {
-    const SEATS: usize = 120;
+fn a_client_that_hoards_idle_connections_loses_one_to_others_at_once() {
+    const LIMIT: usize = 120;
     let simulator = simulator();
     let sidecar = with(&simulator, &[("max_connections", "120")]);
-    let mut idle: Vec<Connection> = (0..SEATS).map(|_| sidecar.connect()).collect();
+    let mut idle: Vec<Connection> = (0..LIMIT).map(|_| sidecar.connect()).collect();
     for client in &mut idle {
         assert_eq!(client.send(&Request::get("/_sim/status/204")).status, 204);
     }
-    for _ in 0..SEATS {
-        let start = Instant::now();
+    for _ in 0..LIMIT {
+        let start = now();
         assert_eq!(sidecar.get("/_sim/status/204").status, 204);
         assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
     }
-    assert_memory_within(&sidecar, AT_REST + 2 * SEATS as u64 * CONNECTION);
+    assert_memory_within(&sidecar, AT_REST + 2 * LIMIT as u64 * CONNECTION);
 }
 
 #[test]
-fn bodies_that_stall_are_told_408_and_leave_their_places() {
+fn bodies_that_stall_are_told_408_and_count_no_longer_as_in_flight() {
     const CLIENTS: usize = 48;
     let simulator = simulator();
-    // One is left for somebody else.
+    // One is left for another client.
     let sidecar = with(&simulator, &[("body_idle", "500ms"), ("max_requests", "49")]);
     while_another_is_served(&sidecar, || {
         let mut stalled = open(&sidecar, CLIENTS);
@@ -218,7 +210,7 @@ fn bodies_that_stall_are_told_408_and_leave_their_places() {
             assert_eq!((answer.status, answer.header("connection")), (408, Some("close")));
         }
     });
-    assert!(all_are_over(&simulator));
+    until_all_are_over(&simulator);
     let whole = simulator.control().requests().iter().filter(|seen| seen.method == "POST" && seen.complete).count();
     assert_eq!(whole, 0, "what is missing is not made up");
     assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
@@ -237,13 +229,13 @@ fn a_body_in_a_great_many_small_pieces_takes_no_more_memory_than_others() {
             write!(stream, "Transfer-Encoding: chunked\r\n\r\n{pieces}").unwrap();
             stream.set_nonblocking(true).unwrap();
         }
-        // Until nobody takes any more.
-        let start = Instant::now();
+        // This writes until no client can write any more.
+        let start = now();
         while start.elapsed() < Duration::from_millis(700) {
             for stream in &mut clients {
                 let _ = stream.write(pieces.as_bytes());
             }
-            thread::park_timeout(Duration::from_millis(5));
+            let_time_pass("what can be read is read before more is written", Duration::from_millis(5));
         }
     });
     assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
@@ -264,12 +256,12 @@ fn clients_that_never_read_their_answer_hold_back_upstream_and_nobody_else() {
         for stream in &mut deaf {
             write!(stream, "GET /_sim/download?bytes={BYTES} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         }
-        assert!(simulator.control().wait_until(PATIENCE, |_| answers().len() == CLIENTS));
+        until("every client is being answered", || answers().len() == CLIENTS);
         // Longer than `body_idle`: it is not upstream that is silent. A kernel whose buffers fill up may pause for less.
-        assert!(!simulator.control().wait_until(Duration::from_secs(2), |_| answers().iter().any(|seen| seen.over)));
+        never("an answer is given up", Duration::from_secs(2), || answers().iter().any(|seen| seen.over));
         assert!(answers().iter().all(|seen| seen.answer_bytes < BYTES / 2));
     });
-    assert!(all_are_over(&simulator), "they have hung up");
+    until_all_are_over(&simulator);
     assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
 }
 
@@ -291,12 +283,13 @@ fn thousands_of_pipelined_requests_whose_answers_nobody_reads_wait_their_turn() 
                 }
             }
         }
-        // What the kernel keeps for those who don't read is some MiB each; 200 MB were asked for.
-        let runs_ahead = simulator.control().wait_until(Duration::from_millis(900), |_| forwarded(&simulator) > CLIENTS * 200);
-        assert!(!runs_ahead, "{} requests", forwarded(&simulator));
+        // The kernel keeps some MiB for each client that does not read; 200 MB were asked for.
+        never("requests are forwarded whose answers have no room", Duration::from_millis(900), || {
+            forwarded(&simulator) > CLIENTS * 200
+        });
         assert!(forwarded(&simulator) > CLIENTS);
     });
-    assert!(all_are_over(&simulator));
+    until_all_are_over(&simulator);
     assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
 }
 
@@ -347,11 +340,7 @@ fn clients_that_come_and_go_leave_nothing_behind() {
     });
     assert_eq!(forwarded(&simulator), 0);
     // Beside what was open before there may be two connections to upstream that were not needed then.
-    let start = Instant::now();
-    while open_files() > before + 2 {
-        assert!(start.elapsed() < PATIENCE, "{} files, {before} before", open_files());
-        thread::park_timeout(Duration::from_millis(5));
-    }
+    until(&format!("no more than {} files are open", before + 2), || open_files() <= before + 2);
     assert_memory_within(&sidecar, AT_REST + 64 * CONNECTION);
 }
 
@@ -362,7 +351,7 @@ fn clients_that_stop_writing_in_a_head_or_body_are_let_go_at_once() {
     // No limit but the longest ones.
     let sidecar = with(&simulator, &[]);
     while_another_is_served(&sidecar, || {
-        let start = Instant::now();
+        let start = now();
         let mut clients = open(&sidecar, CLIENTS);
         for (number, stream) in clients.iter_mut().enumerate() {
             let begun = if number % 2 == 0 {
@@ -378,7 +367,7 @@ fn clients_that_stop_writing_in_a_head_or_body_are_let_go_at_once() {
         }
         assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
     });
-    assert!(all_are_over(&simulator));
+    until_all_are_over(&simulator);
     assert!(simulator.control().requests().iter().all(|seen| seen.method != "POST" || !seen.complete));
     assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
 }

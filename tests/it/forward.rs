@@ -1,15 +1,10 @@
 //! The main job: a call without a token comes out with one.
 
-use careportals_simulator::{Options, Simulator};
-
-use crate::{
-    http::Request,
-    sidecar::{ORGANIZATION, Sidecar},
-};
+use crate::harness::{ORGANIZATION, Request, Sidecar, simulator};
 
 #[test]
 fn a_call_without_a_token_arrives_with_token_and_organization() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     let answer = sidecar.send(&Request::get("/_sim/echo?a=b"));
     assert_eq!(answer.status, 200);

@@ -1,32 +1,22 @@
 //! Where a request ends: for each one upstream receives nothing, or one request framed by the sidecar.
 
-use careportals_simulator::{Options, Simulator};
+use crate::harness::{OK, RecordingUpstream, Request, Setup, Sidecar, simulator};
 
-use crate::{
-    http::Request,
-    raw_upstream::{OK, RawUpstream},
-    sidecar::{Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// What a client gets that writes `bytes` and reads until it is cut off.
+/// Writes `bytes`, and reads until the connection ends.
 fn told(sidecar: &Sidecar, bytes: &[u8]) -> String {
     let mut client = sidecar.connect();
     client.write(bytes);
     client.read_to_end().iter().map(|&byte| char::from(byte)).collect()
 }
 
-/// The one answer in `told`, which must be one.
+/// Parses `told`, which must be one answer.
 fn only_status(told: &str) -> u16 {
     assert_eq!(told.matches("HTTP/1.1 ").count(), 1, "{told:?}");
     told.strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap()
 }
 
-/// Upstream got nothing of what was sent before.
-fn assert_nothing_arrived(sidecar: &Sidecar, upstream: &RawUpstream) {
+/// Asserts that the upstream got nothing of what was sent before.
+fn assert_nothing_arrived(sidecar: &Sidecar, upstream: &RecordingUpstream) {
     assert_eq!(sidecar.get("/marker").status, 200);
     assert_eq!(upstream.lines(), ["GET /marker HTTP/1.1"]);
     assert_eq!(upstream.unfinished(), 0);
@@ -42,7 +32,7 @@ fn framing(request: &str) -> (Vec<String>, String) {
 #[test]
 fn a_body_of_known_length_goes_out_with_its_length() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     for (written, length) in [("5", "5"), ("0005", "5")] {
         let mut client = sidecar.connect();
@@ -56,7 +46,7 @@ fn a_body_of_known_length_goes_out_with_its_length() {
 #[test]
 fn a_chunked_body_is_chunked_anew() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     for coding in ["chunked", "Chunked", "CHUNKED", "\t chunked "] {
         let mut client = sidecar.connect();
@@ -72,7 +62,7 @@ fn a_chunked_body_is_chunked_anew() {
 #[test]
 fn an_empty_body_stays_one() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     let mut client = sidecar.connect();
     assert_eq!(client.send(&Request::post("/", "")).status, 200);
@@ -86,7 +76,7 @@ fn an_empty_body_stays_one() {
 #[test]
 fn pipelined_requests_are_separate_requests_answered_in_order() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     let mut client = sidecar.connect();
     client.write(
@@ -109,7 +99,7 @@ fn pipelined_requests_are_separate_requests_answered_in_order() {
 #[test]
 fn any_other_transfer_encoding_is_400_and_ends_the_connection() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     for coding in [
         "Transfer-Encoding: gzip, chunked",
@@ -144,7 +134,7 @@ fn any_other_transfer_encoding_is_400_and_ends_the_connection() {
 #[test]
 fn a_doubtful_content_length_is_400_and_ends_the_connection() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     for length in [
         "Content-Length: 5\r\nContent-Length: 6",
@@ -169,7 +159,7 @@ fn a_doubtful_content_length_is_400_and_ends_the_connection() {
 #[test]
 fn transfer_encoding_beside_content_length_wins_and_the_connection_closes() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     for both in ["Content-Length: 3\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 3"] {
         let request = format!(
@@ -186,7 +176,7 @@ fn transfer_encoding_beside_content_length_wins_and_the_connection_closes() {
 #[test]
 fn what_is_not_http_gets_a_bare_answer_and_a_closed_connection() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let mut setup = upstream.setup(&simulator);
     // Room for a target that is longer than any.
     setup.api("max_header_bytes", "80KiB");
@@ -237,7 +227,7 @@ fn the_size_of_a_head_is_limited_as_configured() {
 #[test]
 fn a_broken_chunk_ends_the_request_and_the_connection() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     for body in
         ["x\r\nfive!\r\n0\r\n\r\n", "5\r\nfive!too much\r\n0\r\n\r\n", "-5\r\nfive!\r\n0\r\n\r\n", "fffffffffffffffff\r\n"]

@@ -1,16 +1,13 @@
 //! A server that says which requests it did not process: those are sent again, whatever their method, and no others are
 //! that must not arrive twice.
 
-use careportals_simulator::{Options, Simulator};
-
-use crate::{
-    crowd::Crowd,
-    http::{Connection, Request},
-    raw_h2::{CANCEL, GOAWAY, INTERNAL_ERROR, NO_ERROR, Peer, REFUSED_STREAM, RawH2},
-    sidecar::{PATIENCE, Setup, Sidecar},
+use crate::harness::{
+    Connection, Crowd, Http2Peer, ManualHttp2, Request, Setup, Sidecar,
+    frames::{CANCEL, GOAWAY, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM},
+    simulator, until,
 };
 
-/// A request that is on its way.
+/// Sends a request, and does not wait for its answer.
 fn begin(sidecar: &Sidecar, method: &str, body: &str) -> Connection {
     let request = Request::new(method, "/users").body(body);
     let mut client = sidecar.connect();
@@ -18,7 +15,7 @@ fn begin(sidecar: &Sidecar, method: &str, body: &str) -> Connection {
     client
 }
 
-fn serve(peer: &mut Peer, expected: &str) {
+fn serve(peer: &mut Http2Peer, expected: &str) {
     let (stream, body) = peer.request();
     assert_eq!(String::from_utf8(body).unwrap(), expected);
     peer.answer(stream, expected.as_bytes());
@@ -26,28 +23,27 @@ fn serve(peer: &mut Peer, expected: &str) {
 
 #[test]
 fn a_drain_under_load_loses_no_request_and_repeats_none() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::auto(&simulator).start().ready();
     control.reset_counts();
     control.hold_requests(true);
     let held = Crowd::send(&sidecar, 20, &Request::post("/_sim/echo", "held"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 20));
+    until("the upstream has got 20 requests", || control.counts().requests == 20);
     control.drain_connections();
     let later = Crowd::send(&sidecar, 20, &Request::post("/_sim/echo", "later"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 40));
+    until("the upstream has got 40 requests", || control.counts().requests == 40);
     control.hold_requests(false);
     held.succeeds();
     later.succeeds();
     let counts = control.counts();
     assert_eq!((counts.requests, counts.requests_http2), (40, 40));
-    let gone = control.wait_until(PATIENCE, |control| control.counts().open_connections == control.counts().connections);
-    assert!(gone, "the drained one is still there: {:?}", control.counts());
+    until("the drained connection is gone", || control.counts().open_connections == control.counts().connections);
 }
 
 #[test]
 fn draining_again_and_again_loses_no_request_and_repeats_none() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::auto(&simulator).start().ready();
     control.reset_counts();
@@ -61,7 +57,7 @@ fn draining_again_and_again_loses_no_request_and_repeats_none() {
 
 #[test]
 fn requests_above_the_last_one_of_a_goaway_are_sent_again_whatever_their_method() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     let mut first = begin(&sidecar, "POST", "first");
     let mut peer = upstream.accept(100);
@@ -91,8 +87,8 @@ fn requests_above_the_last_one_of_a_goaway_are_sent_again_whatever_their_method(
 }
 
 #[test]
-fn a_request_that_a_goaway_may_include_is_not_sent_again_when_the_connection_ends() {
-    let upstream = RawH2::listen();
+fn a_request_that_a_goaway_includes_is_not_sent_again_when_the_connection_ends() {
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     for code in [NO_ERROR, INTERNAL_ERROR] {
         let mut client = begin(&sidecar, "POST", "perhaps");
@@ -115,7 +111,7 @@ fn a_request_that_a_goaway_may_include_is_not_sent_again_when_the_connection_end
 
 #[test]
 fn a_refused_stream_is_sent_again_on_another_connection_and_only_once() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     let mut bystander = begin(&sidecar, "POST", "bystander");
     let mut peer = upstream.accept(100);
@@ -144,7 +140,7 @@ fn a_refused_stream_is_sent_again_on_another_connection_and_only_once() {
 
 #[test]
 fn a_stream_that_was_reset_for_another_reason_is_sent_again_only_if_it_may_arrive_twice() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     for code in [INTERNAL_ERROR, CANCEL, NO_ERROR] {
         let mut client = begin(&sidecar, "POST", "once");
@@ -166,7 +162,7 @@ fn a_stream_that_was_reset_for_another_reason_is_sent_again_only_if_it_may_arriv
 
 #[test]
 fn many_refused_requests_share_the_connection_on_which_they_go_again() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     let mut clients = vec![begin(&sidecar, "POST", "0")];
     let mut peer = upstream.accept(100);

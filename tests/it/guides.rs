@@ -4,20 +4,18 @@
 
 use std::{collections::HashSet, fs, os::unix::fs::symlink, process::Command};
 
-use careportals_simulator::{Options, Simulator};
+use crate::harness::{PASSWORD, Setup, Sidecar, simulator};
 
-use crate::sidecar::{PASSWORD, Setup, Sidecar};
-
-/// What is to be made of a command.
+/// What the test does with a command.
 enum Fate {
     /// It is run, succeeds, and prints this.
     Prints(&'static str),
-    /// Not here; the reason.
+    /// It is not run here, for this reason.
     Elsewhere(&'static str),
 }
 use Fate::*;
 
-/// All of a guide's commands.
+/// Reads all commands of a guide.
 const GUIDES: &[(&str, Fate)] = &[
     ("RELEASING.md", Elsewhere("it is for those who may push a tag; deploy/release/version has a check of its own")),
     ("deploy/compose/README.md", Elsewhere("deploy/compose/check brings the files up in podman")),
@@ -31,7 +29,7 @@ const BUILDS: &str = "it takes minutes; .ci/run and deploy/check-image build";
 const UNITS: &str = "systemd/test does it under a real systemd";
 const CLUSTER: &str = "deploy/kubernetes/check and play do it, without a cluster";
 
-/// By how a command begins; the first that fits.
+/// What the test does with a command that begins like this; the first row that fits counts.
 const COMMANDS: &[(&str, Fate)] = &[
     ("cargo ", Elsewhere(BUILDS)),
     ("docker ", Elsewhere(BUILDS)),
@@ -56,7 +54,7 @@ const COMMANDS: &[(&str, Fate)] = &[
     ("curl --unix-socket /run/careportals-sidecar/control.sock -X POST", Prints("\"accounts\"")),
 ];
 
-/// Written for users, besides docs/; simulator/README.md has a test of its own there.
+/// The documents for users, besides docs/; simulator/README.md has a test of its own there.
 const OUTSIDE_DOCS: &[&str] = &["README.md", "systemd/README.md"];
 
 /// Each command in a block that shows a shell, with its document; those on several lines as one.
@@ -83,13 +81,12 @@ fn commands() -> Vec<(String, String)> {
 
 #[test]
 fn what_the_guides_have_typed_does_what_they_say() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     let password = setup.file("password", PASSWORD);
-    let socket = setup.dir.path().join("control.sock");
+    let socket = setup.control_socket();
     setup.without("CAREPORTALS_PASSWORD").variable("CAREPORTALS_PASSWORD_FILE", password.to_str().unwrap());
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
-    setup.variable("CAREPORTALS_CONTROL_SOCKET", socket.to_str().unwrap());
+    setup.with_telemetry().with_control_socket();
     symlink(env!("CARGO_BIN_EXE_careportals-sidecar"), setup.dir.path().join("careportals-sidecar")).unwrap();
     let environment: Vec<_> =
         setup.command("run").get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();
@@ -134,7 +131,7 @@ fn shell(sidecar: &Sidecar, command: &str, environment: &[(std::ffi::OsString, s
     shell.args(["-c", command]).current_dir(sidecar.setup.dir.path()).env_clear();
     shell.envs(environment.iter().map(|(name, value)| (name, value))).env("PATH", path);
     if command.contains(" exec ") {
-        // A daemon of its own, which nobody but its program asks.
+        // It is a daemon of its own, which only its program asks.
         shell.env_remove("CAREPORTALS_CONTROL_SOCKET").env_remove("CAREPORTALS_TELEMETRY_LISTEN");
     }
     let output = shell.output().unwrap();

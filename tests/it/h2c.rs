@@ -1,40 +1,22 @@
 //! HTTP/2 by prior knowledge, on the listeners that serve HTTP/1.x.
 
-use std::{
-    net::Shutdown,
-    time::{Duration, Instant},
-};
+use std::{net::Shutdown, time::Duration};
 
-use careportals_simulator::{Options, RecordedRequest, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    http::Request,
-    http2::{
-        BODY, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PREFACE, RST_STREAM, Raw, SETTINGS, fields,
+use crate::harness::{
+    Http2, PATIENCE, Request, Setup, Sidecar,
+    frames::{
+        BODY, CONTINUATION, END_HEADERS, END_STREAM, FrameClient, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, fields,
         frame, get_fields,
     },
-    pattern::pattern,
-    sidecar::{PATIENCE, Setup, Sidecar},
+    let_time_pass, never, now, pattern, seen, simulator, until, until_seen,
 };
 
 const MIB: u64 = 1024 * 1024;
 const PROTOCOL_ERROR: u32 = 1;
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-fn seen(simulator: &Simulator, path: &str) -> Option<RecordedRequest> {
-    simulator.control().requests().into_iter().find(|seen| seen.target.starts_with(path))
-}
-
-fn wait_for(simulator: &Simulator, path: &str, condition: impl Fn(&RecordedRequest) -> bool) {
-    let seen = || seen(simulator, path);
-    assert!(simulator.control().wait_until(PATIENCE, |_| seen().is_some_and(|seen| condition(&seen))), "{:?}", seen());
-}
 
 #[test]
 fn one_listener_serves_http2_and_http1() {
@@ -72,11 +54,10 @@ fn a_unix_socket_serves_http2_too() {
 fn the_preface_may_come_in_pieces() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
-    let mut raw = Raw::silent(sidecar.address());
+    let mut raw = FrameClient::silent(sidecar.address());
     for byte in [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat() {
         raw.write(&[byte]);
-        // So that it is read by itself.
-        assert!(!simulator.control().wait_until(Duration::from_millis(5), |_| false));
+        let_time_pass("each byte is read by itself", Duration::from_millis(5));
     }
     raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &get_fields("/_sim/status/204", &[])));
     let head = raw.on(1).unwrap();
@@ -90,7 +71,7 @@ fn what_only_begins_like_the_preface_is_http1() {
     let mut client = sidecar.connect();
     for piece in ["P", "O", "ST /_sim/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nok"] {
         client.write(piece.as_bytes());
-        assert!(!simulator.control().wait_until(Duration::from_millis(50), |_| false));
+        let_time_pass("each piece is read by itself", Duration::from_millis(50));
     }
     assert_eq!(client.answer("POST").json()["body"], "ok");
     assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
@@ -114,8 +95,8 @@ fn head_timeout_runs_until_the_first_whole_request() {
     setup.api("head_timeout", "300ms");
     let sidecar = setup.start().ready();
     for beginning in [&PREFACE[..5], PREFACE, &[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()] {
-        let start = Instant::now();
-        let mut raw = Raw::silent(sidecar.address());
+        let start = now();
+        let mut raw = FrameClient::silent(sidecar.address());
         raw.write(beginning);
         raw.last_words();
         assert!(start.elapsed() >= Duration::from_millis(300));
@@ -124,7 +105,7 @@ fn head_timeout_runs_until_the_first_whole_request() {
     // A connection that has asked something may be idle for longer.
     let mut client = Http2::connect(sidecar.address());
     assert_eq!(client.get("/_sim/echo").status, 200);
-    client.stay_for(Duration::from_millis(700));
+    client.stay_for("the connection is idle for longer than `head_timeout`", Duration::from_millis(700));
     assert_eq!(client.get("/_sim/echo").status, 200);
 }
 
@@ -160,7 +141,7 @@ fn many_requests_are_served_at_once_on_one_connection() {
     let mut client = Http2::connect(sidecar.address());
     let streams: Vec<_> = (0..20).map(|number| client.open(&Request::get(&format!("/_sim/echo?{number}")), true)).collect();
     client.turn();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 20));
+    until("the upstream has got 20 requests", || control.counts().requests == 20);
     control.hold_requests(false);
     for (number, stream) in streams.into_iter().enumerate() {
         assert_eq!(client.answer(stream).json()["target"], format!("/_sim/echo?{number}"));
@@ -184,7 +165,7 @@ fn the_authority_is_judged_as_host() {
     assert_eq!(client.answer(secure).status, 200);
     assert_eq!(client.answer(same).status, 200);
 
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     raw.write(&frame(HEADERS, 5, 1, &fields(&[(":method", "GET"), (":scheme", "http"), (":path", "/_sim/echo")])));
     let head = raw.next(HEADERS).unwrap();
     // An indexed field (RFC 7541, 6.1), the twelfth of appendix A: `:status: 400`.
@@ -192,7 +173,7 @@ fn the_authority_is_judged_as_host() {
 }
 
 #[test]
-fn the_guard_judges_http2_as_any_request() {
+fn an_http2_request_is_refused_for_the_same_reasons_as_any() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
@@ -233,7 +214,7 @@ fn fields_of_a_connection_are_an_error_of_their_stream_alone() {
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
     control.reset_counts();
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     let forbidden = [
         ("connection", "close"),
         ("keep-alive", "1"),
@@ -301,7 +282,7 @@ fn beyond_max_requests_a_stream_is_told_503() {
     let mut client = Http2::connect(sidecar.address());
     let held = [1, 2].map(|_| client.open(&Request::get("/_sim/echo"), true));
     client.turn();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || control.counts().requests == 2);
     assert_eq!(client.get("/_sim/echo").problem(), "too_many_requests_in_flight");
     control.hold_requests(false);
     for stream in held {
@@ -319,12 +300,12 @@ fn a_stream_that_is_reset_ends_its_exchange_and_no_other() {
     let mut half = client.open(&Request::new("POST", "/_sim/upload"), false);
     client.write(&mut half, b"half", false);
     client.turn();
-    wait_for(&simulator, "/_sim/hang", |_| true);
-    wait_for(&simulator, "/_sim/upload", |seen| seen.body_bytes == 4);
+    until_seen("the request arrives", &simulator, "/_sim/hang", |_| true);
+    until_seen("half of the body arrives", &simulator, "/_sim/upload", |seen| seen.body_bytes == 4);
     client.reset(hanging);
     client.reset(half);
-    wait_for(&simulator, "/_sim/hang", |seen| seen.over);
-    wait_for(&simulator, "/_sim/upload", |seen| seen.over && !seen.complete);
+    until_seen("the exchange is over", &simulator, "/_sim/hang", |seen| seen.over);
+    until_seen("the exchange is over and its body incomplete", &simulator, "/_sim/upload", |seen| seen.over && !seen.complete);
     assert_eq!(client.get("/_sim/echo").status, 200);
     let lines = sidecar.wait_for_access_lines(3);
     assert_eq!(lines.iter().filter(|line| line["status"] == 499 && line["cut"] == "client_closed").count(), 2, "{lines:?}");
@@ -355,7 +336,7 @@ fn a_slow_reader_holds_back_its_own_stream_and_no_other() {
     assert!(!client.read_some(&mut slow).unwrap().is_empty());
     // The client's window for that stream is full, its connection's is not.
     let runs_ahead = || seen(&simulator, &path).is_some_and(|seen| seen.answer_bytes > 24 * MIB);
-    assert!(!simulator.control().wait_until(Duration::from_millis(300), |_| runs_ahead()));
+    never("the upstream runs ahead of the reader", Duration::from_millis(300), runs_ahead);
     assert_eq!(client.get("/_sim/echo").status, 200);
     let mut read = 0;
     while read < 16 * MIB {
@@ -408,7 +389,7 @@ fn a_client_that_reads_slowly_does_not_trip_body_idle() {
     let bytes = 24 * MIB;
     let stream = client.open(&Request::get(&format!("/_sim/download?bytes={bytes}")), true);
     let answering = client.head(stream);
-    client.stay_for(Duration::from_millis(700));
+    client.stay_for("the client does not read for longer than `body_idle`", Duration::from_millis(700));
     assert!(seen(&simulator, "/_sim/download").unwrap().answer_bytes < bytes, "held back by the client");
     let answer = client.rest(answering);
     assert_eq!((answer.body.len() as u64, answer.cut), (bytes, false));
@@ -452,14 +433,14 @@ fn on_sigterm_streams_finish_and_an_idle_connection_is_told_to_go() {
     let (mut busy, mut idle) = (Http2::connect(sidecar.address()), Http2::connect(sidecar.address()));
     assert_eq!(idle.get("/_sim/echo").status, 200);
     // One that never answers our PING does not hold the drain up.
-    let mut mute = Raw::connect(sidecar.address());
+    let mut mute = FrameClient::connect(sidecar.address());
     mute.write(&frame(HEADERS, 5, 1, &get_fields("/_sim/status/204", &[])));
     mute.next(HEADERS).unwrap();
     control.reset_counts();
     control.hold_requests(true);
     let stream = busy.open(&Request::get("/_sim/echo"), true);
     busy.turn();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    until("the upstream has got one request", || control.counts().requests == 1);
     sidecar.signal(Signal::TERM);
     sidecar.wait_for_log("draining");
     idle.closed().unwrap();
@@ -471,7 +452,7 @@ fn on_sigterm_streams_finish_and_an_idle_connection_is_told_to_go() {
     assert!(!sidecar.logs().contains("the drain time ran out"));
 }
 
-/// A client that is served while somebody else misbehaves.
+/// A client that is served while another one misbehaves.
 fn assert_unaffected(sidecar: &Sidecar) {
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
     assert_eq!(Http2::connect(sidecar.address()).get("/_sim/echo").status, 200);
@@ -479,12 +460,12 @@ fn assert_unaffected(sidecar: &Sidecar) {
 }
 
 #[test]
-fn streams_over_the_limit_are_refused_unseen() {
+fn streams_over_the_limit_are_refused() {
     let simulator = simulator();
     let control = simulator.control();
     control.hold_logins(true);
     let sidecar = Sidecar::start(&simulator);
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     let mut request = |number: u32| raw.write(&frame(HEADERS, 5, 2 * number + 1, &get_fields("/_sim/echo", &[])));
     (0..256).for_each(&mut request);
     request(256);
@@ -501,7 +482,7 @@ fn rapid_resets_end_the_connection() {
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
     control.reset_counts();
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     let mut pairs = Vec::new();
     for number in 0..2000 {
         pairs.extend(frame(HEADERS, 5, 2 * number + 1, &get_fields("/_sim/hang", &[])));
@@ -513,8 +494,9 @@ fn rapid_resets_end_the_connection() {
     assert_unaffected(&sidecar);
 }
 
-/// Asks something, waits until it was taken up, and gives it up. Whether GOAWAY came meanwhile; `None` once it is closed.
-fn abandon(raw: &mut Raw, stream: u32) -> Option<bool> {
+/// Opens a stream, waits until its request was taken up, and resets it. Returns whether GOAWAY came meanwhile, or `None` once
+/// the connection is closed.
+fn abandon(raw: &mut FrameClient, stream: u32) -> Option<bool> {
     let (mut going, pause) = (false, Duration::from_secs(1));
     let asked = [frame(HEADERS, 5, stream, &get_fields("/_sim/echo", &[])), frame(PING, 0, 0, b"taken up")].concat();
     raw.flood(&asked, pause, asked.len());
@@ -531,12 +513,12 @@ fn abandon(raw: &mut Raw, stream: u32) -> Option<bool> {
 }
 
 #[test]
-fn a_client_that_abandons_one_stream_after_the_other_is_asked_to_leave_and_then_cut() {
+fn a_client_that_resets_one_stream_after_the_other_is_sent_goaway_and_then_cut() {
     let simulator = simulator();
     let control = simulator.control();
     control.hold_logins(true);
     let sidecar = Sidecar::start(&simulator);
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     let said: Vec<bool> = (0..400).map_while(|number| abandon(&mut raw, 2 * number + 1)).collect();
     let asked = said.iter().position(|going| *going).unwrap();
     assert!((100..110).contains(&asked), "{asked}");
@@ -546,11 +528,11 @@ fn a_client_that_abandons_one_stream_after_the_other_is_asked_to_leave_and_then_
 }
 
 #[test]
-fn a_client_that_lets_most_streams_finish_may_abandon_the_others() {
+fn a_client_that_lets_most_streams_finish_may_reset_the_others() {
     let simulator = simulator();
     simulator.control().hold_logins(true);
     let sidecar = Sidecar::start(&simulator);
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     for number in 0..150 {
         assert_eq!(abandon(&mut raw, 6 * number + 1), Some(false), "{number}");
         for refused in [6 * number + 3, 6 * number + 5] {
@@ -565,7 +547,7 @@ fn a_flood_of_continuations_ends_the_connection() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
     for piece in [&b""[..], &fields(&[("x-more", &"m".repeat(16_000))])] {
-        let mut raw = Raw::connect(sidecar.address());
+        let mut raw = FrameClient::connect(sidecar.address());
         raw.write(&frame(HEADERS, END_STREAM, 1, &get_fields("/_sim/echo", &[])));
         let taken = raw.flood(&frame(CONTINUATION, 0, 1, piece), PATIENCE, 64 * 1024 * 1024);
         assert!(taken < 64 * 1024 * 1024);
@@ -581,8 +563,8 @@ fn floods_of_settings_and_pings_cost_no_memory_and_nobody_else() {
     let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]).repeat(1000);
     let pings = frame(PING, 0, 0, b"flooding").repeat(1000);
     for flood in [settings, pings] {
-        // Nobody reads the answers, so in the end nobody reads the questions.
-        let mut raw = Raw::connect(sidecar.address());
+        // The client does not read the answers, so in the end the sidecar does not read the requests.
+        let mut raw = FrameClient::connect(sidecar.address());
         raw.write(&frame(HEADERS, 5, 1, &get_fields("/_sim/status/204", &[])));
         let taken = raw.flood(&flood, Duration::from_millis(300), 256 * 1024 * 1024);
         assert!(taken < 256 * 1024 * 1024);
@@ -614,7 +596,7 @@ fn the_log_says_the_same_as_of_http1() {
 fn a_304_ends_with_its_head_and_tells_no_length_that_could_be_misread() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     raw.write(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &get_fields("/_sim/status/304", &[])));
     let head = raw.on(1).unwrap();
     assert_eq!((head.kind, head.flags & END_STREAM), (HEADERS, END_STREAM), "no empty frame follows");
@@ -628,7 +610,7 @@ fn a_304_ends_with_its_head_and_tells_no_length_that_could_be_misread() {
 fn an_upload_whose_end_comes_after_its_answer_is_not_reset() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
-    let mut raw = Raw::connect(sidecar.address());
+    let mut raw = FrameClient::connect(sidecar.address());
     // One that upstream answers, and one that is refused here.
     for (stream, path) in [(1, "/_sim/upload"), (3, "/patient/auth")] {
         let post =

@@ -10,23 +10,16 @@ use std::{
     process::Command,
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{
-    http::Request,
-    sidecar::{LOGGED_IN, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME},
-};
+use crate::harness::{LOGGED_IN, PASSWORD, Request, Setup, Sidecar, USERNAME, mount_secret, renew_secret, simulator, until};
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// Where an unprivileged user may read.
+/// A directory that an unprivileged user may read.
 const NOBODY: u32 = 65534;
 
-/// User name and password in files of a directory of their own.
+/// A sidecar with user name and password in files of a directory of their own.
 fn with_files(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
     for (name, value) in [("username", USERNAME), ("password", PASSWORD)] {
@@ -37,7 +30,7 @@ fn with_files(simulator: &Simulator) -> Setup {
     setup
 }
 
-/// Of every thread, in `/proc/PID/task/TID/status`.
+/// Reads a field of `/proc/PID/task/TID/status` for every thread.
 fn of_threads(sidecar: &Sidecar, field: &str) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{}/task", sidecar.pid())).unwrap();
     let statuses = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
@@ -52,7 +45,7 @@ fn core_limit(sidecar: &Sidecar) -> Vec<String> {
     line.split_whitespace().take(2).map(str::to_owned).collect()
 }
 
-/// Each step with what was said of it.
+/// Returns each step with what was logged of it.
 fn steps(sidecar: &Sidecar) -> Vec<(String, String)> {
     let step = |event: &Value| Some((event["step"].as_str()?.to_owned(), event["message"].as_str()?.to_owned()));
     sidecar.events().iter().filter_map(step).collect()
@@ -89,7 +82,7 @@ fn off_gives_up_nothing() {
     assert!(of_threads(&sidecar, "NoNewPrivs:").iter().all(|value| value == own));
 }
 
-/// The daemon as a user without rights, where these tests may have that.
+/// Starts the daemon as a user without rights, where these tests may do that.
 fn as_nobody(setup: &Setup) -> Command {
     let mut command = setup.command("run");
     if rustix::process::geteuid().is_root() {
@@ -217,16 +210,6 @@ fn a_file_that_comes_to_lead_out_of_reach_is_not_read_whoever_we_are() {
     assert_eq!(sidecar.send(&request("anything")).status, 200);
 }
 
-/// As Kubernetes renews a mounted secret: a directory of the new files, and a link that is swapped.
-fn swap(mount: &Path, version: &str, password: &str) {
-    let directory = mount.join(version);
-    fs::create_dir(&directory).unwrap();
-    fs::write(directory.join("username"), USERNAME).unwrap();
-    fs::write(directory.join("password"), password).unwrap();
-    symlink(version, mount.join("..next")).unwrap();
-    fs::rename(mount.join("..next"), mount.join("..data")).unwrap();
-}
-
 #[test]
 fn secrets_are_renewed_inside_the_sandbox() {
     let simulator = simulator();
@@ -234,17 +217,14 @@ fn secrets_are_renewed_inside_the_sandbox() {
     let mut setup = Setup::new(&simulator);
     setup.global("hardening", "required");
     let mount = setup.dir.path().join("mount");
-    fs::create_dir(&mount).unwrap();
-    swap(&mount, "..1", PASSWORD);
+    mount_secret(&mount, "..1", &[("username", USERNAME), ("password", PASSWORD)]);
     for name in ["username", "password"] {
-        symlink(format!("..data/{name}"), mount.join(name)).unwrap();
         let variable = format!("CAREPORTALS_{}", name.to_uppercase());
         setup.without(&variable).variable(&format!("{variable}_FILE"), mount.join(name).to_str().unwrap());
     }
     let sidecar = setup.start().ready();
     control.set_credentials("demo", USERNAME, "another-password");
-    swap(&mount, "..2", "another-password");
-    fs::remove_dir_all(mount.join("..1")).unwrap();
+    renew_secret(&mount, "..2", &[("username", USERNAME), ("password", "another-password")]);
     sidecar.wait_for_logs(LOGGED_IN, 2);
     assert_eq!(control.counts().login_ok, 2);
     assert_eq!(sidecar.get("/users/account").status, 200);
@@ -276,7 +256,7 @@ fn a_reload_inside_the_sandbox_adds_addresses_sockets_and_upstreams() {
     assert_eq!(client.send(&Request::get("/users/account")).status, 200);
     let answer = sidecar.connect_to("other").send(&Request::get("/v2/products"));
     assert!(answer.header("proxy-status").is_none(), "{answer:?}");
-    assert!(second.control().wait_until(PATIENCE, |control| control.counts().requests > 0));
+    until("the upstream has got at least one request", || second.control().counts().requests > 0);
 }
 
 #[test]

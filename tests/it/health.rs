@@ -3,40 +3,29 @@
 
 use std::{
     net::{SocketAddr, TcpStream},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::{
-    crowd::Crowd,
-    http::{Answer, Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar, revoke},
-    stalled::{LETS_DEBUGGERS_IN, Stalled},
+use crate::harness::{
+    Answer, Connection, Crowd, LETS_DEBUGGERS_IN, Request, Setup, Sidecar, Stalled, now, revoke, simulator, until, until_some,
 };
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn observed(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.with_telemetry();
     setup
 }
 
 /// Asks the telemetry listener until the answer has that status.
-fn until(sidecar: &Sidecar, path: &str, status: u16) -> Answer {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let answer = sidecar.telemetry(path);
-        if answer.status == status {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "{path} stays {answer:?}");
-    }
+#[track_caller]
+fn until_status(sidecar: &Sidecar, path: &str, status: u16) -> Answer {
+    until_some(&format!("{path} is answered by {status}"), || {
+        Some(sidecar.telemetry(path)).filter(|answer| answer.status == status)
+    })
 }
 
 fn codes(answer: &Answer) -> Vec<Value> {
@@ -65,16 +54,16 @@ fn a_daemon_with_a_token_is_alive_started_and_ready() {
 }
 
 #[test]
-fn it_is_alive_and_started_but_not_ready_while_the_log_in_takes_its_time() {
+fn a_daemon_is_alive_and_started_but_not_ready_while_its_log_in_takes_its_time() {
     let simulator = simulator();
     simulator.control().hold_logins(true);
     let sidecar = observed(&simulator).start();
-    assert_eq!(until(&sidecar, "/startupz", 200).text(), "ok\n");
+    assert_eq!(until_status(&sidecar, "/startupz", 200).text(), "ok\n");
     assert_eq!(sidecar.telemetry("/livez").status, 200);
     let answer = sidecar.telemetry("/readyz");
     assert_eq!((answer.status, codes(&answer)), (503, vec![json!(["default", "token_pending"])]));
     simulator.control().hold_logins(false);
-    until(&sidecar, "/readyz", 200);
+    until_status(&sidecar, "/readyz", 200);
 }
 
 #[test]
@@ -83,7 +72,7 @@ fn in_an_outage_at_start_the_reason_is_told_and_nobody_restarts_the_daemon_for_i
     simulator.control().set_login_fault(Some(LoginFault::Status(500)));
     let sidecar = observed(&simulator).start();
     sidecar.wait_for_log("log-in failed");
-    let answer = until(&sidecar, "/readyz", 503);
+    let answer = until_status(&sidecar, "/readyz", 503);
     assert_eq!(codes(&answer), vec![json!(["default", "login_failing"])]);
     let detail = answer.json()["reasons"][0]["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("500"), "{detail}");
@@ -91,10 +80,10 @@ fn in_an_outage_at_start_the_reason_is_told_and_nobody_restarts_the_daemon_for_i
 }
 
 #[test]
-fn rejected_with_a_token_that_is_still_good_it_stays_ready() {
+fn a_daemon_whose_log_in_is_rejected_stays_ready_while_its_token_is_good() {
     let simulator = simulator();
     let mut setup = Setup::eager(&simulator);
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.with_telemetry();
     let sidecar = setup.start().ready();
     simulator.control().set_login_fault(Some(LoginFault::Status(401)));
     // The log-in that its 401 causes is refused; the token may yet be good for other paths.
@@ -108,12 +97,12 @@ fn rejected_with_a_token_that_is_still_good_it_stays_ready() {
 }
 
 #[test]
-fn rejected_without_a_token_it_is_not_ready_and_says_what_to_do() {
+fn a_daemon_whose_log_in_is_rejected_and_that_has_no_token_is_not_ready_and_says_what_to_do() {
     let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::Status(401)));
     let sidecar = observed(&simulator).start();
     sidecar.wait_for_log("\"state\":\"rejected\"");
-    let answer = until(&sidecar, "/readyz/default", 503);
+    let answer = until_status(&sidecar, "/readyz/default", 503);
     assert_eq!(codes(&answer), vec![json!(["default", "login_rejected"])]);
     let account = sidecar.telemetry("/status").json()["accounts"][0].clone();
     assert_eq!(account["state"], "rejected");
@@ -124,11 +113,11 @@ fn rejected_without_a_token_it_is_not_ready_and_says_what_to_do() {
 }
 
 #[test]
-fn logged_out_it_is_not_ready() {
+fn a_daemon_that_is_logged_out_is_not_ready() {
     let simulator = simulator();
     let sidecar = observed(&simulator).start().ready();
     sidecar.signal(Signal::USR1);
-    let answer = until(&sidecar, "/readyz", 503);
+    let answer = until_status(&sidecar, "/readyz", 503);
     assert_eq!(codes(&answer), vec![json!(["default", "logged_out"])]);
 }
 
@@ -138,19 +127,19 @@ fn an_account_without_log_in_counts_in_no_readiness() {
     let mut setup = observed(&simulator);
     setup.variable("CAREPORTALS_LOGIN_URL", "off");
     let sidecar = setup.start();
-    until(&sidecar, "/readyz", 200);
+    until_status(&sidecar, "/readyz", 200);
     assert_eq!(sidecar.telemetry("/readyz/default").status, 200);
     assert!(sidecar.telemetry("/status").json()["accounts"][0]["state"].is_null());
 }
 
 #[test]
-fn during_a_drain_delay_it_is_not_ready_and_still_serves() {
+fn during_drain_delay_a_daemon_is_not_ready_and_still_serves() {
     let simulator = simulator();
     let mut setup = observed(&simulator);
     setup.global("drain_delay", "20s");
     let mut sidecar = setup.start().ready();
     sidecar.signal(Signal::TERM);
-    let answer = until(&sidecar, "/readyz", 503);
+    let answer = until_status(&sidecar, "/readyz", 503);
     assert_eq!(codes(&answer), vec![json!([null, "draining"])]);
     assert_eq!(sidecar.telemetry("/readyz/default").status, 503);
     assert_eq!(sidecar.telemetry("/livez").status, 200);
@@ -162,12 +151,12 @@ fn during_a_drain_delay_it_is_not_ready_and_still_serves() {
 }
 
 #[test]
-fn it_is_alive_for_as_long_as_a_drain_takes() {
+fn a_daemon_is_alive_for_as_long_as_its_drain_takes() {
     let simulator = simulator();
     let mut sidecar = observed(&simulator).start().ready();
     simulator.control().hold_requests(true);
     let crowd = Crowd::send(&sidecar, 1, &Request::get("/users/account"));
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || simulator.control().counts().requests == 2);
     sidecar.signal(Signal::TERM);
     sidecar.wait_for_log("draining");
     // One worker is done by now; that is no fault.
@@ -180,14 +169,14 @@ fn it_is_alive_for_as_long_as_a_drain_takes() {
 }
 
 #[test]
-fn it_answers_while_every_place_and_every_seat_is_taken() {
+fn health_is_answered_while_max_requests_and_max_connections_are_reached() {
     let simulator = simulator();
     let mut setup = observed(&simulator);
     setup.api("max_requests", "4").api("max_connections", "6");
     let sidecar = setup.start().ready();
     simulator.control().hold_requests(true);
     let crowd = Crowd::send(&sidecar, 4, &Request::get("/users/account"));
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().requests == 5));
+    until("the upstream has got five requests", || simulator.control().counts().requests == 5);
     let _more: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(sidecar.address()).unwrap()).collect();
     for path in ["/livez", "/startupz", "/readyz", "/status"] {
         assert_eq!(sidecar.telemetry(path).status, 200, "{path}");
@@ -208,7 +197,7 @@ fn a_worker_that_is_stuck_is_not_alive_and_the_answer_comes_all_the_same() {
     assert_eq!((answer.status, answer.text()), (503, "a worker does not answer\n"));
     assert_eq!(sidecar.telemetry("/readyz").status, 200, "readiness is about tokens");
     drop(stalled);
-    until(&sidecar, "/livez", 200);
+    until_status(&sidecar, "/livez", 200);
 }
 
 #[test]
@@ -220,7 +209,7 @@ fn over_the_network_reasons_are_codes() {
     let sidecar = setup.start();
     sidecar.wait_for_log("\"state\":\"rejected\"");
     let expected = json!({"ready": false, "reasons": [{"account": "default", "code": "login_rejected"}]});
-    assert_eq!(until(&sidecar, "/readyz", 503).json(), expected);
+    assert_eq!(until_status(&sidecar, "/readyz", 503).json(), expected);
     let account = sidecar.telemetry("/status").json()["accounts"][0].clone();
     assert!(account["last_error"].is_null() && account["advice"].is_null(), "{account}");
     assert_eq!(account["last_error_code"], "login_refused");
@@ -296,7 +285,7 @@ fn slow_clients_and_many_of_them_keep_nobody_from_asking() {
         connection.write(&Request::get("/livez").head());
         assert_eq!(connection.answer("GET").status, 200);
     }
-    let begun = Instant::now();
+    let begun = now();
     assert_eq!(sidecar.telemetry("/livez").status, 200, "the longest idle one makes room");
     assert!(begun.elapsed() < Duration::from_secs(8));
 }

@@ -4,18 +4,17 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener},
     thread::JoinHandle,
-    time::Instant,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::LoginFault;
 
-use crate::sidecar::{Output, PATIENCE, Setup};
+use crate::harness::{Output, PATIENCE, Setup, now, simulator};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const NOT_READY: &str = "HTTP/1.1 503 Service Unavailable\r\n\r\n\
     {\"ready\": false, \"reasons\": [{\"account\": \"crm\", \"code\": \"rejected\", \"detail\": \"the server said no\"}]}";
 
-/// Somebody who gives each of these answers once, in their order, and tells what was asked.
+/// A listener that gives each of these answers once, in their order, and returns what was asked.
 fn listener(at: &str, answers: &'static [&'static str]) -> (SocketAddr, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind(at).unwrap();
     let address = listener.local_addr().unwrap();
@@ -33,7 +32,7 @@ fn listener(at: &str, answers: &'static [&'static str]) -> (SocketAddr, JoinHand
     (address, std::thread::spawn(move || answers.iter().map(answer).collect()))
 }
 
-/// Without a credential, and with settings that no daemon could start with.
+/// Runs `healthcheck` without a credential, with settings that no daemon could start with.
 fn healthcheck(listen: &str, arguments: &[&str]) -> Output {
     let mut setup = Setup::empty();
     setup.variable("CAREPORTALS_TELEMETRY_LISTEN", listen);
@@ -71,10 +70,10 @@ fn a_listener_on_every_address_is_asked_by_loopback() {
 
 #[test]
 fn a_daemon_without_a_token_is_alive_and_started_but_not_ready() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::Status(401)));
     let mut setup = Setup::new(&simulator);
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.with_telemetry();
     let mut sidecar = setup.start();
     let address = sidecar.telemetry_address().to_string();
     for probe in ["--live", "--started"] {
@@ -109,7 +108,7 @@ fn wait_ends_in_time_when_nobody_answers() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap().to_string();
     drop(free);
-    let start = Instant::now();
+    let start = now();
     let output = healthcheck(&address, &["--wait", "300ms"]);
     assert_eq!(output.code, Some(1), "{output:?}");
     assert!(start.elapsed().as_millis() >= 300);

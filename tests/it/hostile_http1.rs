@@ -9,7 +9,4 @@ mod bodies;
 mod connections;
 mod fields;
 mod heads;
-mod record;
-mod stage;
-mod strict;
 mod targets;

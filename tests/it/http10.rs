@@ -5,19 +5,9 @@ use std::{
     net::TcpStream,
 };
 
-use careportals_simulator::{Options, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    http::{Connection, Request},
-    pattern::pattern,
-    raw_upstream::RawUpstream,
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Connection, PATIENCE, RecordingUpstream, Request, Setup, Sidecar, pattern, simulator};
 
 fn get(target: &str, lines: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.0\r\n{lines}\r\n").into_bytes()
@@ -30,7 +20,7 @@ enum End {
     Reset,
 }
 
-/// Everything that is answered to one request, and how the connection ended.
+/// Sends one request, and returns all bytes of the answer and how the connection ended.
 fn ask(sidecar: &Sidecar, request: &[u8]) -> (Vec<u8>, End) {
     let mut stream = TcpStream::connect(sidecar.address()).unwrap();
     stream.write_all(request).unwrap();
@@ -157,7 +147,7 @@ fn an_upload_needs_a_length() {
     let sidecar = Sidecar::start(&simulator);
     let mut client: Connection = sidecar.connect();
     client.write(b"POST /_sim/echo HTTP/1.0\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello");
-    // Nobody says 100 to a client that can't know it.
+    // No 100 is sent to a client that can't know it.
     assert_eq!(client.answer("POST").json()["body"], "hello");
     let mut client = sidecar.connect();
     client.write(b"POST /_sim/echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
@@ -167,7 +157,7 @@ fn an_upload_needs_a_length() {
 #[test]
 fn an_http10_upstream_is_understood() {
     let simulator = simulator();
-    let upstream = RawUpstream::start("HTTP/1.0 200 OK\r\nConnection: close\r\n\r\nuntil the end");
+    let upstream = RecordingUpstream::start("HTTP/1.0 200 OK\r\nConnection: close\r\n\r\nuntil the end");
     let sidecar = upstream.setup(&simulator).start();
     let (answer, end) = ask(&sidecar, &get("/", "Host: localhost\r\n"));
     assert_eq!((head_and_body(&answer).1, end), (b"until the end".to_vec(), End::Clean));

@@ -5,26 +5,20 @@ use std::time::Duration;
 use careportals_simulator::{Control, Options, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    crowd::Crowd,
-    http::{Answer, Connection, Request},
-    pattern::pattern,
-    raw_h2::{BODY, CANCEL, INTERNAL_ERROR, NO_ERROR, Peer, RST_STREAM, RawH2},
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
+use crate::harness::{
+    Answer, Connection, Crowd, Http2Peer, ManualHttp2, OFF_AND_AUTO, Request, Setup, Sidecar,
+    frames::{BODY, CANCEL, INTERNAL_ERROR, NO_ERROR, RST_STREAM},
+    pattern, simulator, until, until_still,
 };
 
 const MIB: u64 = 1024 * 1024;
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// So many requests are held by the upstream at the same time, and then answered.
+/// Sends `count` requests, which the upstream holds at the same time and then answers.
 fn all_at_once(control: &Control, sidecar: &Sidecar, count: u64) {
     control.reset_counts();
     control.hold_requests(true);
     let crowd = Crowd::send(sidecar, usize::try_from(count).unwrap(), &Request::post("/_sim/echo", "once"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == count), "{:?}", control.counts());
+    until("the upstream has got all requests", || control.counts().requests == count);
     control.hold_requests(false);
     crowd.succeeds();
     assert_eq!(control.counts().requests, count, "none was sent twice");
@@ -124,7 +118,7 @@ fn a_burst_at_the_beginning_waits_for_one_connection_instead_of_making_one_each(
     let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::auto(&simulator);
-    // Somebody else's log-in: nobody has been at this upstream.
+    // The log-in goes to another server: no connection to this upstream was made.
     setup.variable("CAREPORTALS_LOGIN_URL", "off");
     let sidecar = setup.start();
     simulator.pause_accepting(true);
@@ -154,7 +148,7 @@ fn a_server_that_changes_its_protocol_is_followed() {
     for (offered, version) in [(true, "HTTP/2.0"), (false, "HTTP/1.1"), (true, "HTTP/2.0")] {
         control.set_http2(offered);
         control.drain_connections();
-        assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+        until("no connection to the upstream is open", || control.counts().open_connections == 0);
         assert_eq!(client.send(&Request::get("/_sim/echo")).json()["version"], version);
         Crowd::send(&sidecar, 30, &Request::get("/_sim/echo")).succeeds();
     }
@@ -162,16 +156,18 @@ fn a_server_that_changes_its_protocol_is_followed() {
 
 #[test]
 fn when_the_server_hangs_up_on_everybody_a_burst_fails_without_two_connections_for_each() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     let attempts = std::thread::scope(|scope| {
         let crowd = Crowd::send(&sidecar, 80, &Request::post("/users", "once"));
         let answering = scope.spawn(|| crowd.answers());
         let mut attempts = 0;
-        while !answering.is_finished() {
-            attempts += usize::from(upstream.has_more());
-            std::thread::yield_now();
-        }
+        until("every client is answered", || {
+            while upstream.has_more() {
+                attempts += 1;
+            }
+            answering.is_finished()
+        });
         for answer in answering.join().unwrap() {
             assert_eq!(answer.status, 502, "{answer:?}");
         }
@@ -227,17 +223,16 @@ fn a_slow_reader_holds_back_the_upstream_and_nobody_else() {
         })
         .collect();
     let sent = |control: &Control| control.requests().iter().map(|seen| seen.answer_bytes).sum::<u64>();
-    // Until every window and buffer on the way is full.
-    let mut before = 0;
-    while control.wait_until(Duration::from_millis(300), |control| sent(control) > before) {
-        before = sent(control);
-        assert!(before < 1024 * MIB, "nobody reads that");
-    }
+    until_still("every window and buffer on the way is full", Duration::from_millis(300), || {
+        let sent = sent(control);
+        assert!(sent < 1024 * MIB, "nobody reads that");
+        sent
+    });
     let answer = sidecar.get(&format!("/_sim/download?bytes={MIB}"));
     assert!(answer.body == pattern(MIB));
     assert_eq!(control.counts().connections, 0, "they share one connection");
     drop(slow);
-    assert!(control.wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+    until("every exchange is over", || control.requests().iter().all(|seen| seen.over));
     assert!(sidecar.peak_memory_kib() < 52 * 1024, "{} KiB", sidecar.peak_memory_kib());
 }
 
@@ -261,7 +256,7 @@ fn a_slow_upstream_holds_back_the_client_and_nobody_else() {
 
 #[test]
 fn a_client_that_hangs_up_resets_its_stream_and_the_connection_lives_on() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     let mut waiting = sidecar.connect();
     waiting.write(&Request::get("/users").head());
@@ -277,7 +272,7 @@ fn a_client_that_hangs_up_resets_its_stream_and_the_connection_lives_on() {
         }
         drop(client);
         let reset = peer.frame().unwrap();
-        assert_eq!((reset.kind, reset.stream, reset.code()), (RST_STREAM, stream, CANCEL));
+        assert_eq!((reset.kind, reset.stream, reset.error_code()), (RST_STREAM, stream, CANCEL));
     }
     // In the middle of its own body.
     let mut client = sidecar.connect();
@@ -287,7 +282,7 @@ fn a_client_that_hangs_up_resets_its_stream_and_the_connection_lives_on() {
     assert_eq!(peer.frame().unwrap().payload, b"half");
     drop(client);
     let reset = peer.frame().unwrap();
-    assert_eq!((reset.kind, reset.stream, reset.code()), (RST_STREAM, head.stream, CANCEL), "never a clean end");
+    assert_eq!((reset.kind, reset.stream, reset.error_code()), (RST_STREAM, head.stream, CANCEL), "never a clean end");
     peer.answer(first, b"not disturbed");
     assert_eq!(waiting.answer("GET").text(), "not disturbed");
     assert!(!upstream.has_more());
@@ -295,7 +290,7 @@ fn a_client_that_hangs_up_resets_its_stream_and_the_connection_lives_on() {
 
 #[test]
 fn an_answer_that_ends_before_its_request_ends_the_stream_and_nothing_else() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     // With an error code that is none, as it should be, or without.
     for polite in [true, false] {
@@ -328,7 +323,7 @@ fn an_answer_that_ends_before_its_request_ends_the_stream_and_nothing_else() {
 
 #[test]
 fn a_truncated_body_stays_truncated_however_it_was_cut() {
-    let upstream = RawH2::listen();
+    let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();
     for how in [Some(NO_ERROR), Some(CANCEL), Some(INTERNAL_ERROR), None] {
         let mut client = sidecar.connect();
@@ -349,7 +344,7 @@ fn a_truncated_body_stays_truncated_however_it_was_cut() {
             None => drop(peer.take()),
         }
         assert_eq!(client.read_to_end(), b"", "{how:?}: no clean end");
-        let _ = peer.take().map(Peer::leave);
+        let _ = peer.take().map(Http2Peer::leave);
         assert!(!upstream.has_more());
     }
     let simulator = simulator();
@@ -394,7 +389,7 @@ fn an_idle_connection_is_closed_after_pool_idle() {
     setup.api("pool_idle", "500ms");
     let sidecar = setup.start().ready();
     assert_eq!(sidecar.get("/_sim/echo").json()["version"], "HTTP/2.0");
-    assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+    until("no connection to the upstream is open", || control.counts().open_connections == 0);
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
 }
 
@@ -410,16 +405,16 @@ fn a_log_out_closes_the_idle_connection_and_one_in_use_when_it_is_done() {
     };
     let sidecar = start();
     sidecar.signal(Signal::USR1);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+    until("no connection to the upstream is open", || control.counts().open_connections == 0);
 
     let sidecar = start();
     control.reset_counts();
     control.hold_requests(true);
     let crowd = Crowd::send(&sidecar, 2, &Request::get("/_sim/echo"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || control.counts().requests == 2);
     sidecar.signal(Signal::USR1);
     sidecar.wait_for_log("logged_out");
     control.hold_requests(false);
     crowd.succeeds();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+    until("no connection to the upstream is open", || control.counts().open_connections == 0);
 }

@@ -1,25 +1,18 @@
-//! Connections on which nothing happens: how long they stay, and who has to go when there is no seat left.
+//! Idle connections of clients: how long they stay, and which one is closed when `max_connections` is reached.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    http::{Connection, Request},
-    http2::{HEADERS, Http2, Raw, frame, get_fields},
-    sidecar::{PATIENCE, Setup, Sidecar},
+use crate::harness::{
+    Connection, Http2, PATIENCE, Request, Setup, Sidecar,
+    frames::{FrameClient, HEADERS, frame, get_fields},
+    let_time_pass, now, simulator, until,
 };
 
 const SHORT: Duration = Duration::from_millis(300);
 /// The time counts from the answer's end, which is a moment before it is read.
 const ALMOST: Duration = Duration::from_millis(250);
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn with_short_idle(simulator: &Simulator) -> Sidecar {
     let mut setup = Setup::new(simulator);
@@ -27,7 +20,7 @@ fn with_short_idle(simulator: &Simulator) -> Sidecar {
     setup.start().ready()
 }
 
-/// One more connection that has had an answer and is idle now.
+/// Opens a connection that has had an answer and is idle now.
 fn idle(sidecar: &Sidecar) -> Connection {
     let mut client = sidecar.connect();
     assert_eq!(client.send(&Request::get("/_sim/status/204")).status, 204);
@@ -39,13 +32,13 @@ fn an_idle_connection_is_closed_after_client_idle_and_not_before() {
     let simulator = simulator();
     let sidecar = with_short_idle(&simulator);
     let mut client = idle(&sidecar);
-    let start = Instant::now();
+    let start = now();
     assert_eq!(client.read_to_end(), b"");
     assert!(start.elapsed() >= ALMOST, "{:?}", start.elapsed());
 
     // One that asks again and again stays.
     let mut client = sidecar.connect();
-    let start = Instant::now();
+    let start = now();
     while start.elapsed() < 3 * SHORT {
         assert_eq!(client.send(&Request::get("/_sim/drip?bytes=3&interval_ms=60")).status, 200);
     }
@@ -56,8 +49,7 @@ fn by_default_an_idle_connection_stays() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
     let mut client = idle(&sidecar);
-    // Longer than the tests of short limits wait.
-    assert!(!simulator.control().wait_until(2 * SHORT, |_| false));
+    let_time_pass("the connection is idle for longer than the short limits of other tests", 2 * SHORT);
     assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
 }
 
@@ -65,13 +57,13 @@ fn by_default_an_idle_connection_stays() {
 fn a_request_in_progress_is_not_idle() {
     let simulator = simulator();
     let sidecar = with_short_idle(&simulator);
-    // Upstream silent, client slow, answer slow to be read: none of it is the client's idleness.
+    // A silent upstream, a slow upload and a slow download do not make the client idle.
     let quiet = Request::get("/_sim/sse?events=2&interval_ms=900");
     assert!(!sidecar.send(&quiet).cut);
     assert!(!Http2::connect(sidecar.address()).send(&quiet).cut);
     let mut client = sidecar.connect();
     client.write(b"POST /_sim/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl");
-    assert!(!simulator.control().wait_until(2 * SHORT, |_| false));
+    let_time_pass("the client pauses in its body for longer than `client_idle`", 2 * SHORT);
     client.write(b"ow");
     assert_eq!(client.answer("POST").json()["body"], "slow");
 }
@@ -90,7 +82,7 @@ fn a_client_that_reads_slowly_does_not_trip_client_idle() {
         // So slow at the end that what is left waits in the sidecar's memory and the kernel's.
         if left < 6 * 1024 * 1024 && pauses < 2 {
             pauses += 1;
-            thread::park_timeout(3 * SHORT);
+            let_time_pass("the client does not read for longer than `client_idle`", 3 * SHORT);
         }
         let some = client.read_some();
         assert!(!some.is_empty(), "cut with {left} bytes left");
@@ -104,16 +96,16 @@ fn an_idle_http2_connection_is_told_and_closed_and_pings_do_not_keep_it() {
     let sidecar = with_short_idle(&simulator);
     let (mut client, mut pings) = Http2::ping(sidecar.address());
     assert_eq!(client.get("/_sim/echo").status, 200);
-    let start = Instant::now();
+    let start = now();
     while client.pong(&mut pings) {
         assert!(start.elapsed() < PATIENCE, "still open");
-        client.stay_for(Duration::from_millis(20));
+        client.stay_for("the client pings now and then", Duration::from_millis(20));
     }
     client.closed().unwrap();
     assert!(start.elapsed() >= ALMOST);
 
     // One that does not answer is closed all the same.
-    let mut mute = Raw::connect(sidecar.address());
+    let mut mute = FrameClient::connect(sidecar.address());
     mute.write(&frame(HEADERS, 5, 1, &get_fields("/_sim/status/204", &[])));
     assert_eq!(mute.last_words(), Some(0));
 }
@@ -128,8 +120,8 @@ fn an_http2_connection_with_a_stream_open_is_not_idle() {
     control.hold_requests(true);
     let stream = client.open(&Request::get("/_sim/echo"), true);
     client.turn();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
-    client.stay_for(3 * SHORT);
+    until("the upstream has got one request", || control.counts().requests == 1);
+    client.stay_for("the stream lasts longer than `client_idle`", 3 * SHORT);
     control.hold_requests(false);
     assert_eq!(client.answer(stream).status, 200);
     // The time counts from the last stream's end.
@@ -137,7 +129,7 @@ fn an_http2_connection_with_a_stream_open_is_not_idle() {
 }
 
 #[test]
-fn when_all_seats_are_taken_the_longest_idle_connection_has_to_go() {
+fn at_max_connections_the_connection_that_was_idle_longest_is_closed_for_a_new_one() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("max_connections", "3");
@@ -154,7 +146,7 @@ fn when_all_seats_are_taken_the_longest_idle_connection_has_to_go() {
 }
 
 #[test]
-fn an_idle_http2_connection_gives_up_its_seat_and_a_busy_one_does_not() {
+fn at_max_connections_an_idle_http2_connection_is_closed_and_a_busy_one_is_not() {
     let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::new(&simulator);
@@ -166,11 +158,11 @@ fn an_idle_http2_connection_gives_up_its_seat_and_a_busy_one_does_not() {
     control.hold_requests(true);
     let stream = busy.open(&Request::get("/_sim/echo"), true);
     busy.turn();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    until("the upstream has got one request", || control.counts().requests == 1);
     let mut late = sidecar.connect();
     late.write(&Request::get("/_sim/status/204").head());
     quiet.closed().unwrap();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || control.counts().requests == 2);
     control.hold_requests(false);
     assert_eq!(late.answer("GET").status, 204);
     assert_eq!(busy.answer(stream).status, 200);

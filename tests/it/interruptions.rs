@@ -8,23 +8,16 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::{
     fs::{CWD, Mode, mkfifoat},
     process::Signal,
 };
 
-use crate::{
-    http::Request,
-    sidecar::{Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Answer, Request, Setup, Sidecar, now, simulator};
 
 /// Less than any time limit of a source or a file.
 const SOON: Duration = Duration::from_secs(5);
@@ -66,7 +59,7 @@ fn held_in_a_reload(simulator: &Simulator) -> (Sidecar, File) {
     (sidecar, hold(&value))
 }
 
-fn post(sidecar: &Sidecar, target: &str) -> crate::http::Answer {
+fn post(sidecar: &Sidecar, target: &str) -> Answer {
     Sidecar::connect_unix(&control_socket(&sidecar.setup)).send(&Request::new("POST", target))
 }
 
@@ -77,7 +70,7 @@ fn sigterm_ends_a_daemon_that_is_held_in_a_reload_behind_which_thirty_more_wait(
     for _ in 0..30 {
         sidecar.signal(Signal::HUP);
     }
-    let start = Instant::now();
+    let start = now();
     assert_eq!(sidecar.stop().code(), Some(0));
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     assert!(sidecar.logs().contains("the daemon is stopping"), "the reload is told as refused");
@@ -91,7 +84,7 @@ fn a_shutdown_by_the_control_socket_ends_a_daemon_behind_any_number_of_reloads()
         let sidecar = &sidecar;
         let reloads: Vec<_> = (0..25).map(|_| scope.spawn(move || post(sidecar, "/reload"))).collect();
         sidecar.wait_for_logs("\"action\":\"reload\"", 25);
-        let start = Instant::now();
+        let start = now();
         assert_eq!(post(sidecar, "/shutdown").status, 202);
         for reload in reloads {
             let answer = reload.join().unwrap();
@@ -108,7 +101,7 @@ fn a_log_out_does_not_wait_for_a_reload() {
     let (sidecar, held) = held_in_a_reload(&simulator);
     let with_key = Request::get("/users/account").header("X-App-Key", "canary-required");
     assert_eq!(sidecar.send(&with_key).status, 200);
-    let start = Instant::now();
+    let start = now();
     assert_eq!(post(&sidecar, "/logout").status, 200);
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     assert_eq!(sidecar.send(&with_key).json()["code"], "logged_out");
@@ -144,7 +137,7 @@ fn sigterm_ends_a_start_that_waits_for_a_source() {
     replace_by_pipe(&value);
     let child = setup.command("run").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let _held = hold(&value);
-    let start = Instant::now();
+    let start = now();
     terminate(child.id());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
@@ -163,7 +156,7 @@ fn sigterm_ends_a_start_that_waits_for_its_settings_file() {
     setup.variable("CAREPORTALS_CONFIG", settings.to_str().unwrap());
     let mut child = setup.command("run").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let _held = hold(&settings);
-    let start = Instant::now();
+    let start = now();
     terminate(child.id());
     assert_eq!(child.wait().unwrap().code(), Some(0), "the handlers come before everything that may wait");
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
@@ -184,7 +177,7 @@ fn a_file_that_does_not_answer_holds_up_neither_health_nor_the_end() {
     let _held = hold(&ca);
     assert_eq!(sidecar.telemetry("/livez").status, 200);
     assert_eq!(sidecar.get("/users/account").status, 200);
-    let start = Instant::now();
+    let start = now();
     assert_eq!(sidecar.stop().code(), Some(0));
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }

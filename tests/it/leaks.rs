@@ -6,18 +6,14 @@ use std::{collections::BTreeSet, thread, time::Duration};
 use careportals_simulator::{LoginFault, Options, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    connect_proxy::{ConnectProxy, Manner},
-    http::{Answer, Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Answer, ConnectProxy, Connection, Manner, Request, Setup, Sidecar, simulator, until};
 
 const ORGANIZATION: &str = "canary-organization";
 const USERNAME: &str = "canary-user@mail.canary.test";
 const PASSWORD: &str = "canary-password!\"\\";
-/// Of the claims that the simulator makes up.
+/// Secrets among the claims that the simulator makes up.
 const CLAIMS: [&str; 4] = ["+15550100142", "1984-07-19", "Robin Sample", "5550100142"];
-/// In requests: each at another place.
+/// Secrets of requests, each in another part of it.
 const REQUESTED: [&str; 14] = [
     "canary-query",
     "canary-header",
@@ -53,7 +49,7 @@ impl Hunt {
         hunt
     }
 
-    /// In plain, as Base64 at any offset, and in hexadecimal.
+    /// Adds a secret in plain, as Base64 at any offset, and in hexadecimal.
     fn secret(&mut self, secret: &str) {
         self.secrets.insert(secret.to_owned());
         self.secrets.insert(secret.replace('@', "%40"));
@@ -68,7 +64,7 @@ impl Hunt {
         }
     }
 
-    /// Every part of it.
+    /// Adds a token and every part of it.
     fn token(&mut self, token: &str) {
         for part in token.split('.') {
             let pieces = (0..part.len().saturating_sub(16)).step_by(8).map(|at| part[at..at + 16].to_owned());
@@ -76,7 +72,7 @@ impl Hunt {
         }
     }
 
-    /// The tokens that a simulator saw or issued.
+    /// Adds the tokens that a simulator saw or issued.
     fn tokens_of(&mut self, simulator: &Simulator) {
         let control = simulator.control();
         let bearers: Vec<String> = control
@@ -95,7 +91,7 @@ impl Hunt {
         self.said.push(text.into());
     }
 
-    /// Our own answers are searched, the upstream's belong to the client.
+    /// Searches the sidecar's own answers. The upstream's belong to the client.
     fn answered(&mut self, answer: &Answer) {
         if answer.header("proxy-status").is_some() {
             self.said(format!("{:?} {}", answer.headers, answer.text()));
@@ -113,7 +109,7 @@ impl Hunt {
     }
 }
 
-/// RFC 4648 with padding left out; the dependency is not worth it.
+/// Base64 (RFC 4648) without padding; a dependency is not worth it.
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
@@ -135,8 +131,8 @@ fn the_hunt_would_find_a_secret_in_any_of_its_forms() {
     }
 }
 
-fn simulator() -> Simulator {
-    let simulator = Simulator::start(Options::default()).unwrap();
+fn simulator_of_secrets() -> Simulator {
+    let simulator = simulator();
     simulator.control().set_credentials(ORGANIZATION, USERNAME, PASSWORD);
     simulator
 }
@@ -146,13 +142,11 @@ fn setup(simulator: &Simulator) -> Setup {
     for (name, value) in [("ORGANIZATION", ORGANIZATION), ("USERNAME", USERNAME), ("PASSWORD", PASSWORD)] {
         setup.variable(&format!("CAREPORTALS_{name}"), value);
     }
-    let socket = setup.dir.path().join("control.sock");
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
-    setup.variable("CAREPORTALS_CONTROL_SOCKET", socket.to_str().unwrap());
+    setup.with_telemetry().with_control_socket();
     setup
 }
 
-/// Whatever can be looked at from outside.
+/// Looks at everything that can be looked at from outside.
 fn look_around(sidecar: &Sidecar, hunt: &mut Hunt) {
     let mut looks: Vec<Request> =
         ["/", "/status", "/metrics", "/readyz", "/readyz/default", "/livez", "/startupz"].map(Request::get).into();
@@ -162,7 +156,7 @@ fn look_around(sidecar: &Sidecar, hunt: &mut Hunt) {
         assert!(!answer.text().is_empty(), "{request:?} {answer:?}");
         hunt.said(format!("{:?} {}", answer.headers, answer.text()));
     }
-    let answer = Sidecar::connect_unix(&sidecar.setup.dir.path().join("control.sock")).send(&Request::get("/status"));
+    let answer = Sidecar::connect_unix(&sidecar.setup.control_socket()).send(&Request::get("/status"));
     assert_eq!(answer.status, 200, "{answer:?}");
     hunt.said(answer.text());
     for arguments in [&["status"][..], &["status", "--json"], &["config"]] {
@@ -170,7 +164,7 @@ fn look_around(sidecar: &Sidecar, hunt: &mut Hunt) {
     }
 }
 
-/// A call with a mark at every place that a client may fill.
+/// A call with a mark in every part that a client may fill.
 fn marked(method: &str, path: &str) -> Request {
     let separator = if path.contains('?') { '&' } else { '?' };
     let target = format!("{path}{separator}keyword=canary-query&mail=canary%40mail.test");
@@ -201,7 +195,7 @@ fn refused() -> Vec<Request> {
     ]
 }
 
-/// What no parser takes.
+/// Requests that no parser takes.
 const MALFORMED: [&str; 5] = [
     "canary-body\r\n\r\n",
     "GET /canary-id HTTP/9.9\r\nHost: localhost\r\n\r\n",
@@ -212,7 +206,7 @@ const MALFORMED: [&str; 5] = [
 
 #[test]
 fn calls_that_succeed_or_fail_leave_no_trace_of_their_secrets() {
-    let simulator = simulator();
+    let simulator = simulator_of_secrets();
     let control = simulator.control();
     let mut setup = setup(&simulator);
     setup.api("response_timeout", "200ms").api("body_idle", "200ms").account("relogin_floor", "100ms");
@@ -264,7 +258,7 @@ fn calls_that_succeed_or_fail_leave_no_trace_of_their_secrets() {
     hunt.ends();
 }
 
-/// With a request in flight all the while.
+/// Logs out and drains while a request is in flight.
 fn log_out_and_drain(simulator: &Simulator, sidecar: &mut Sidecar, hunt: &mut Hunt) {
     let control = simulator.control();
     control.reset_counts();
@@ -272,7 +266,7 @@ fn log_out_and_drain(simulator: &Simulator, sidecar: &mut Sidecar, hunt: &mut Hu
     let request = marked("GET", "/_sim/drip?bytes=3&interval_ms=100");
     client.write(&request.head());
     client.write(&request.body);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    until("the upstream has got one request", || control.counts().requests == 1);
     hunt.tokens_of(simulator);
     sidecar.signal(Signal::USR1);
     sidecar.wait_for_log("\"logged_out\"");
@@ -286,7 +280,7 @@ fn log_out_and_drain(simulator: &Simulator, sidecar: &mut Sidecar, hunt: &mut Hu
     hunt.said(sidecar.logs());
 }
 
-/// Each case on a thread of its own: they wait more than they work.
+/// Runs each case on a thread of its own: they wait more than they work.
 fn hunt_through<T: Send>(cases: impl IntoIterator<Item = T>, case: impl Fn(T) -> Hunt + Sync) {
     thread::scope(|scope| {
         let hunts: Vec<_> = cases.into_iter().map(|one| scope.spawn(|| case(one).ends())).collect();
@@ -296,10 +290,10 @@ fn hunt_through<T: Send>(cases: impl IntoIterator<Item = T>, case: impl Fn(T) ->
     });
 }
 
-/// A sidecar that can't log in, and `check --online` of the same settings.
+/// Runs a sidecar that can't log in, and `check --online` with the same settings.
 fn hunt_failing(fault: &LoginFault) -> Hunt {
     let mut hunt = Hunt::new();
-    let simulator = simulator();
+    let simulator = simulator_of_secrets();
     simulator.control().set_login_fault(Some(fault.clone()));
     let mut online = setup(&simulator);
     online.argument("--online");
@@ -338,11 +332,11 @@ fn logins_that_fail_leave_no_trace_of_their_secrets() {
     hunt_through(&faults, hunt_failing);
 }
 
-/// A sidecar that logs in, and again when the first token is about to expire.
+/// Runs a sidecar that logs in, and again when the first token is about to expire.
 #[expect(clippy::needless_pass_by_value, reason = "what `hunt_through` calls takes its own")]
 fn hunt_refreshing(fault: Option<LoginFault>) -> Hunt {
     let mut hunt = Hunt::new();
-    let simulator = simulator();
+    let simulator = simulator_of_secrets();
     let control = simulator.control();
     control.set_login_fault(fault.clone());
     control.set_token_life(Duration::from_secs(2));
@@ -352,7 +346,7 @@ fn hunt_refreshing(fault: Option<LoginFault>) -> Hunt {
     sidecar.wait_for_log("logged in");
     hunt.token(&control.last_token().unwrap());
     assert_eq!(sidecar.send(&marked("GET", "/_sim/echo")).status, 200, "{fault:?}");
-    assert!(control.wait_until(PATIENCE, |control| control.tokens_issued() >= 2), "{fault:?}");
+    until(&format!("a second token is issued: {fault:?}"), || control.tokens_issued() >= 2);
     hunt.token(&control.last_token().unwrap());
     look_around(&sidecar, &mut hunt);
     assert!(sidecar.stop().success());
@@ -369,7 +363,7 @@ fn logins_that_succeed_and_refresh_leave_no_trace_of_their_secrets() {
 
 #[test]
 fn what_the_commands_print_holds_no_secret() {
-    let simulator = simulator();
+    let simulator = simulator_of_secrets();
     let mut hunt = Hunt::new();
     // It says whose settings these are, and is no credential.
     hunt.secrets.retain(|secret| secret != ORGANIZATION);
@@ -427,9 +421,9 @@ fn hunt_for_egress() -> Hunt {
     hunt
 }
 
-/// A proxy that opens no way: the commands, a log-in, and a request without a log-in before it.
+/// Runs the commands, a log-in, and a request without a log-in before it through a proxy that refuses CONNECT.
 fn hunt_before(proxy: &ConnectProxy) -> Hunt {
-    let (simulator, mut hunt) = (simulator(), hunt_for_egress());
+    let (simulator, mut hunt) = (simulator_of_secrets(), hunt_for_egress());
     for command in [&["check"][..], &["config"], &["check", "--online"]] {
         let output = setup_behind(&simulator, proxy).output_of(command);
         assert_eq!(output.code, Some(i32::from(command.len() > 1)), "{output:?}");
@@ -462,7 +456,7 @@ fn an_egress_proxy_that_opens_no_way_leaves_no_trace_of_its_credentials_or_its_w
         "",
     ];
     let plain = answers.map(|answer| ConnectProxy::plain(Manner::Say(answer)));
-    // Nobody trusts it.
+    // Its certificate is not trusted.
     let stranger = ConnectProxy::over_tls(Manner::Say("canary-answer"));
     hunt_through(plain.iter().chain([&stranger]), hunt_before);
     assert!(plain.iter().all(|proxy| proxy.heads()[0].contains("Proxy-Authorization: Basic ")), "nothing was at stake");

@@ -4,45 +4,21 @@ use std::{
     fs,
     io::ErrorKind,
     net::{TcpListener, TcpStream},
-    os::unix::{fs::PermissionsExt, net::UnixListener},
-    path::Path,
+    os::unix::net::UnixListener,
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use careportals_simulator::{Control, Options, Simulator};
+use careportals_simulator::{Control, Simulator};
 use rustix::process::{Signal, getuid};
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Connection, Request, Setup, Sidecar, held, mode, now, simulator, until};
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// A request that the simulator holds until it is told otherwise.
-pub fn held(simulator: &Simulator, sidecar: &Sidecar) -> Connection {
-    let control = simulator.control();
-    control.reset_counts();
-    control.hold_requests(true);
-    let mut client = sidecar.connect();
-    client.write(&Request::get("/_sim/echo").head());
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
-    client
-}
-
-/// Waits until nobody listens there any more.
-fn wait_until_refused(sidecar: &Sidecar) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match TcpStream::connect(sidecar.address()) {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
-            // Still queued, and closed with the socket or after its moment of silence.
-            Ok(_) | Err(_) => assert!(Instant::now() < deadline, "still listening"),
-        }
-    }
+fn until_refused(sidecar: &Sidecar) {
+    // Until then a connection may be queued, and is closed with the socket or a moment later.
+    until("nobody listens any more", || {
+        TcpStream::connect(sidecar.address()).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
 }
 
 #[test]
@@ -53,7 +29,7 @@ fn on_sigterm_what_is_in_flight_finishes_while_new_connections_are_refused() {
         let mut client = held(&simulator, &sidecar);
         sidecar.signal(signal);
         sidecar.wait_for_log("draining");
-        wait_until_refused(&sidecar);
+        until_refused(&sidecar);
         simulator.control().hold_requests(false);
         assert_eq!(client.answer("GET").status, 200);
         assert!(client.is_closed());
@@ -68,7 +44,7 @@ fn what_is_still_in_flight_after_drain_timeout_is_cut_and_the_exit_code_is_0() {
     setup.global("drain_timeout", "300ms");
     let mut sidecar = setup.start().ready();
     let mut client = held(&simulator, &sidecar);
-    let start = Instant::now();
+    let start = now();
     sidecar.signal(Signal::TERM);
     assert!(client.is_closed());
     assert!(start.elapsed() >= Duration::from_millis(300));
@@ -99,7 +75,7 @@ fn idle_connections_do_not_delay_the_end() {
     let mut sidecar = Sidecar::start(&simulator).ready();
     let mut idle = sidecar.connect();
     assert_eq!(idle.send(&Request::get("/_sim/echo")).status, 200);
-    let start = Instant::now();
+    let start = now();
     assert_eq!(sidecar.stop().code(), Some(0));
     assert!(idle.is_closed());
     assert!(start.elapsed() < Duration::from_secs(5), "the drain time-out is 25 s");
@@ -111,7 +87,7 @@ fn for_drain_delay_new_requests_are_still_served() {
     let mut setup = Setup::new(&simulator);
     setup.global("drain_delay", "800ms");
     let mut sidecar = setup.start().ready();
-    let start = Instant::now();
+    let start = now();
     sidecar.signal(Signal::TERM);
     sidecar.wait_for_log("new requests are still served");
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
@@ -177,7 +153,7 @@ fn sighup_and_sigusr1_during_a_drain_do_no_harm() {
     assert_eq!(sidecar.wait().code(), Some(0));
 }
 
-/// Processor time used so far, in ticks of 10 ms.
+/// The processor time that was used so far, in ticks of 10 ms.
 fn ticks(sidecar: &Sidecar) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", sidecar.pid())).unwrap();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
@@ -214,9 +190,9 @@ fn a_client_that_hangs_up_cancels_its_request_upstream() {
     control.reset_counts();
     let mut client = sidecar.connect();
     client.write(&Request::get("/_sim/hang").head());
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+    until("the upstream has got one request", || control.counts().requests == 1);
     drop(client);
-    assert!(control.wait_until(PATIENCE, |control| control.requests()[0].over));
+    until("the exchange is over", || control.requests()[0].over);
     let lines = sidecar.wait_for_access_lines(2);
     assert!(lines.iter().any(|line| line["status"] == 499 && line["cut"] == "client_closed"), "{lines:?}");
 }
@@ -231,7 +207,7 @@ fn a_client_that_hangs_up_cancels_its_download() {
     client.write(&Request::get("/_sim/download?bytes=10000000000").head());
     assert_eq!(client.head().status, 200);
     drop(client);
-    assert!(control.wait_until(PATIENCE, |control| control.requests()[0].over));
+    until("the exchange is over", || control.requests()[0].over);
 }
 
 #[test]
@@ -242,7 +218,7 @@ fn a_client_that_hangs_up_does_not_cancel_the_login() {
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_WORKERS", "1");
     let sidecar = setup.start();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 1));
+    until("one log-in has begun", || control.counts().logins == 1);
     let mut client = sidecar.connect();
     client.write(&Request::get("/_sim/echo").head());
     // Once the one worker has answered this, the other request is waiting for the token.
@@ -283,16 +259,12 @@ fn roots_that_cannot_be_read_are_a_fault_of_the_configuration() {
     }
 }
 
-/// On a Unix socket in the test's own directory.
+/// A sidecar on a Unix socket in the test's own directory.
 fn on_unix(simulator: &Simulator) -> (Setup, std::path::PathBuf) {
     let mut setup = Setup::new(simulator);
     let path = setup.dir.path().join("sidecar.sock");
     setup.variable("CAREPORTALS_LISTEN", &format!("unix:{}", path.display()));
     (setup, path)
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
 #[test]
@@ -370,7 +342,7 @@ fn the_listener_accepts_before_the_first_login_is_done() {
     let sidecar = Sidecar::start(&simulator);
     let mut client = sidecar.connect();
     client.write(&Request::get("/_sim/echo").head());
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 1));
+    until("one log-in has begun", || control.counts().logins == 1);
     control.hold_logins(false);
     assert_eq!(client.answer("GET").status, 200);
 }

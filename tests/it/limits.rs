@@ -2,18 +2,11 @@
 
 use std::time::Duration;
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Connection, Request, Setup, Sidecar, never, simulator, until};
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// As many requests as given, each on a connection of its own, all held by the simulator.
+/// Sends `count` requests, each on a connection of its own, and has the simulator hold them.
 fn in_flight(count: u64, simulator: &Simulator, sidecar: &Sidecar) -> Vec<Connection> {
     let control = simulator.control();
     control.reset_counts();
@@ -25,7 +18,7 @@ fn in_flight(count: u64, simulator: &Simulator, sidecar: &Sidecar) -> Vec<Connec
             connection
         })
         .collect();
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == count));
+    until("the upstream has got all requests", || control.counts().requests == count);
     connections
 }
 
@@ -53,14 +46,14 @@ fn beyond_max_requests_the_answer_is_503_at_once_and_later_requests_pass_again()
 }
 
 #[test]
-fn a_client_that_hangs_up_frees_its_place_among_the_requests() {
+fn a_client_that_hangs_up_counts_no_longer_against_max_requests() {
     let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::new(&simulator);
     setup.api("max_requests", "2");
     let sidecar = setup.start().ready();
     drop(in_flight(2, &simulator, &sidecar));
-    assert!(control.wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+    until("every exchange is over", || control.requests().iter().all(|seen| seen.over));
     for mut connection in in_flight(2, &simulator, &sidecar) {
         control.hold_requests(false);
         assert_eq!(connection.answer("GET").status, 200);
@@ -77,10 +70,10 @@ fn beyond_max_connections_clients_wait_in_the_kernels_queue() {
     let mut admitted = in_flight(2, &simulator, &sidecar);
     let mut waiting = sidecar.connect();
     waiting.write(&Request::get("/_sim/status/200").head());
-    // Both are in the middle of a request, so neither has to go.
-    assert!(!control.wait_until(Duration::from_millis(300), |control| control.counts().requests > 2));
+    // Both are in the middle of a request, so neither is closed.
+    never("a third client is served", Duration::from_millis(300), || control.counts().requests > 2);
     drop(admitted.pop());
-    assert!(control.wait_until(PATIENCE, |control| control.counts().by_route.contains_key("/_sim/status")));
+    until("the client that waited is served", || control.counts().by_route.contains_key("/_sim/status"));
     control.hold_requests(false);
     assert_eq!(waiting.answer("GET").status, 200);
     assert_eq!(admitted[0].answer("GET").status, 200);

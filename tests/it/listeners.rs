@@ -11,17 +11,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::process::{Pid, Signal, getgid, getgroups, getuid, kill_process};
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::{Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Connection, Request, Setup, Sidecar, simulator};
 
 fn account(name: &str, base: &str) -> String {
     format!(
@@ -36,12 +29,11 @@ fn api(name: &str, account: &str, upstream: &str, rest: &str) -> String {
 fn setup(simulator: &Simulator, settings: &str) -> Setup {
     let mut setup = Setup::empty();
     setup.settings(settings);
-    let ca = setup.file("ca.pem", simulator.ca_pem());
-    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.trust(simulator.ca_pem());
     setup
 }
 
-/// Two tenants behind one Unix socket, and a third API under the prefix of the first.
+/// Two organizations at one Unix socket, and a third API under the prefix of the first.
 fn shared(simulator: &Simulator) -> (Sidecar, std::path::PathBuf) {
     let base = simulator.base_url();
     let setup = setup(simulator, "");
@@ -202,7 +194,7 @@ fn a_socket_file_that_somebody_else_put_in_our_place_is_left_alone_at_the_end() 
     assert!(path.exists());
 }
 
-/// A daemon that was handed two sockets; its output is not read. Dropped, it is gone.
+/// A daemon that was handed two sockets; its output is not read. It is killed when dropped.
 struct Activated(Child);
 
 impl Activated {
@@ -281,7 +273,7 @@ fn a_socket_named_after_an_api_is_that_apis() {
     }
 }
 
-/// The error of a start that must fail.
+/// Starts the daemon, which must fail, and returns its error.
 fn refused(setup: &Setup, names: &str, socket: OwnedFd) -> String {
     let output = activation(setup, names, socket, None).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -1,23 +1,19 @@
 //! The first log-in: what requests do meanwhile, and what becomes of one that fails.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 
-use crate::{
-    crowd::Crowd,
-    http::{Answer, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Answer, Crowd, Request, Setup, Sidecar, now, simulator, until, wall_clock};
 
 #[test]
 fn requests_are_accepted_before_the_first_log_in_and_wait_for_it() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     control.hold_logins(true);
     let sidecar = Sidecar::start(&simulator);
     let crowd = Crowd::send(&sidecar, 3, &Request::get("/_sim/echo"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 1));
+    until("one log-in has begun", || control.counts().logins == 1);
     assert_eq!(control.counts().requests, 0);
     control.hold_logins(false);
     let answers = crowd.answers();
@@ -31,7 +27,7 @@ fn requests_are_accepted_before_the_first_log_in_and_wait_for_it() {
 
 #[test]
 fn five_hundred_requests_at_cold_start_share_one_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     control.hold_logins(true);
     let mut setup = Setup::new(&simulator);
@@ -46,12 +42,12 @@ fn five_hundred_requests_at_cold_start_share_one_log_in() {
 
 #[test]
 fn a_request_waits_for_a_token_no_longer_than_token_wait() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     simulator.control().hold_logins(true);
     let mut setup = Setup::new(&simulator);
     setup.account("token_wait", "300ms");
     let sidecar = setup.start();
-    let begun = Instant::now();
+    let begun = now();
     let answer = sidecar.get("/users/account");
     assert!((Duration::from_millis(300)..Duration::from_secs(9)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     assert_eq!((answer.status, answer.problem().as_str()), (503, "token_pending"));
@@ -61,7 +57,7 @@ fn a_request_waits_for_a_token_no_longer_than_token_wait() {
 
 #[test]
 fn after_a_failed_log_in_requests_are_told_when_to_come_back() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let faults = [
         LoginFault::Status(500),
@@ -91,7 +87,7 @@ fn after_a_failed_log_in_requests_are_told_when_to_come_back() {
 
 #[test]
 fn a_log_in_without_an_answer_fails_after_login_timeout() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::Hang));
     let mut setup = impatient(&simulator);
     setup.account("login_timeout", "100ms");
@@ -104,7 +100,7 @@ fn a_log_in_without_an_answer_fails_after_login_timeout() {
 
 #[test]
 fn a_server_that_is_not_there_is_a_failed_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let setup = impatient(&simulator);
     simulator.stop();
     let sidecar = setup.start();
@@ -115,8 +111,7 @@ fn a_server_that_is_not_there_is_a_failed_log_in() {
 
 #[test]
 fn a_server_whose_certificate_is_not_trusted_sees_no_password() {
-    let simulator = Simulator::start(Options::default()).unwrap();
-    let other = Simulator::start(Options::default()).unwrap();
+    let (simulator, other) = (simulator(), simulator());
     let setup = impatient(&simulator);
     setup.file("ca.pem", other.ca_pem());
     let sidecar = setup.start();
@@ -128,7 +123,7 @@ fn a_server_whose_certificate_is_not_trusted_sees_no_password() {
 
 #[test]
 fn a_request_waits_for_the_next_attempt_when_that_is_close() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     simulator.control().fail_next_logins(1, LoginFault::Status(503));
     let sidecar = Sidecar::start(&simulator);
     sidecar.wait_for_log("log-in failed");
@@ -139,15 +134,15 @@ fn a_request_waits_for_the_next_attempt_when_that_is_close() {
 
 #[test]
 fn a_log_in_told_to_wait_waits_as_long_as_it_was_told() {
-    let in_two_minutes = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(120));
+    let in_two_minutes = httpdate::fmt_http_date(wall_clock() + Duration::from_secs(120));
     // What was asked for, and the seconds that may be left.
     let cases = [("300", 290..=300), (&in_two_minutes, 100..=120), ("100000", 890..=900)];
     for (asked, left) in cases {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         simulator.control().set_login_fault(Some(LoginFault::StatusRetryAfter(429, asked.to_owned())));
         let sidecar = Sidecar::start(&simulator);
         sidecar.wait_for_log("log-in failed");
-        let begun = Instant::now();
+        let begun = now();
         let answer = sidecar.get("/users/account");
         assert!(begun.elapsed() < Duration::from_secs(8), "{asked}: it waited for an attempt beyond token_wait");
         assert_eq!((answer.status, answer.problem().as_str()), (503, "login_failing"), "{asked}");
@@ -158,7 +153,7 @@ fn a_log_in_told_to_wait_waits_as_long_as_it_was_told() {
 
 #[test]
 fn refused_credentials_are_not_tried_again_soon_and_no_request_waits() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     for status in [300, 304, 400, 401, 403, 404, 406, 422] {
         control.reset_counts();
@@ -174,8 +169,7 @@ fn refused_credentials_are_not_tried_again_soon_and_no_request_waits() {
 
 #[test]
 fn a_log_in_never_follows_a_redirect() {
-    let simulator = Simulator::start(Options::default()).unwrap();
-    let elsewhere = Simulator::start(Options::default()).unwrap();
+    let (simulator, elsewhere) = (simulator(), simulator());
     let both = format!("{}{}", simulator.ca_pem(), elsewhere.ca_pem());
     let location = format!("{}/patient/auth", elsewhere.base_url());
     simulator.control().set_login_fault(Some(LoginFault::Redirect(location)));
@@ -188,7 +182,7 @@ fn a_log_in_never_follows_a_redirect() {
 fn is_rejected(simulator: &Simulator, sidecar: &Sidecar) {
     let event = sidecar.wait_for_log("log-in failed");
     assert!(event.contains("\"rejected\""), "{event}");
-    let begun = Instant::now();
+    let begun = now();
     let answer = sidecar.get("/users/account");
     assert!(begun.elapsed() < Duration::from_secs(8), "it waited");
     assert_eq!((answer.status, answer.problem().as_str()), (503, "login_rejected"));

@@ -1,16 +1,13 @@
 //! What a log-in sends, where it sends it, and where in the answer it finds the token.
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::LoginFault;
 use serde_json::json;
 
-use crate::{
-    http::Request,
-    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME, revoke},
-};
+use crate::harness::{ORGANIZATION, PASSWORD, Request, Setup, Sidecar, USERNAME, revoke, simulator, until};
 
 #[test]
 fn a_log_in_posts_the_credentials_with_the_organization_and_nothing_else() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let _sidecar = Sidecar::start(&simulator).ready();
     let logins = simulator.control().logins();
     let [login] = logins.as_slice() else { panic!("{logins:?}") };
@@ -24,7 +21,7 @@ fn a_log_in_posts_the_credentials_with_the_organization_and_nothing_else() {
 
 #[test]
 fn the_token_is_found_in_every_known_field_and_as_a_bare_string() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let field = |name: &str| LoginFault::Field(name.to_owned());
     for fault in [field("access_token"), field("accessToken"), field("jwt"), LoginFault::BareString] {
         simulator.control().set_login_fault(Some(fault.clone()));
@@ -35,7 +32,7 @@ fn the_token_is_found_in_every_known_field_and_as_a_bare_string() {
 
 #[test]
 fn token_pointer_says_where_the_token_is() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::Field("session/key".to_owned())));
     let mut setup = Setup::new(&simulator);
     setup.account("token_pointer", "/session~1key");
@@ -45,7 +42,7 @@ fn token_pointer_says_where_the_token_is() {
 
 #[test]
 fn fields_headers_and_additions_of_the_log_in_can_be_set() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     simulator.control().set_login_fields("login", "secret");
     let mut setup = Setup::new(&simulator);
     setup
@@ -64,7 +61,7 @@ fn fields_headers_and_additions_of_the_log_in_can_be_set() {
 
 #[test]
 fn a_log_in_path_goes_to_the_upstream() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_LOGIN_URL", "/auth/login");
     let _sidecar = setup.start().ready();
@@ -73,8 +70,8 @@ fn a_log_in_path_goes_to_the_upstream() {
 
 #[test]
 fn an_absolute_log_in_url_gets_the_credentials_and_the_upstream_the_token() {
-    let portal = Simulator::start(Options::default()).unwrap();
-    let upstream = Simulator::start(Options::default()).unwrap();
+    let portal = simulator();
+    let upstream = simulator();
     let mut setup = Setup::new(&upstream);
     setup.file("ca.pem", &format!("{}{}", portal.ca_pem(), upstream.ca_pem()));
     setup.variable("CAREPORTALS_LOGIN_URL", &format!("{}/auth", portal.base_url()));
@@ -91,7 +88,7 @@ fn an_absolute_log_in_url_gets_the_credentials_and_the_upstream_the_token() {
 
 #[test]
 fn a_refresh_token_is_used_first_and_a_log_in_is_the_fallback() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     control.set_login_fault(Some(LoginFault::WithRefreshToken));
     let mut setup = Setup::new(&simulator);
@@ -108,12 +105,12 @@ fn a_refresh_token_is_used_first_and_a_log_in_is_the_fallback() {
     assert_eq!(sidecar.get("/users/account").status, 200);
     let counts = control.counts();
     assert_eq!((counts.logins, counts.refreshes, counts.refresh_ok), (2, 3, 2));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 2));
+    until("two log-ins have succeeded", || control.counts().login_ok == 2);
 }
 
 #[test]
 fn without_refresh_url_a_refresh_token_is_left_alone() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     control.set_login_fault(Some(LoginFault::WithRefreshToken));
     let mut setup = Setup::new(&simulator);

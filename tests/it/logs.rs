@@ -1,4 +1,4 @@
-//! What the log says of a request, what it never says, and that nobody waits for its reader.
+//! What the log says of a request, what it never says, and that no request waits for its reader.
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +8,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::{
     fs::fstat,
     process::{Pid, Signal, kill_process},
@@ -16,16 +16,9 @@ use rustix::{
 };
 use serde_json::Value;
 
-use crate::{
-    http::{Connection, Request},
-    sidecar::{Setup, Sidecar},
-};
+use crate::harness::{Connection, Request, Setup, Sidecar, simulator};
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// The access line of one request.
+/// Sends one request, and returns its access line.
 fn line_of(sidecar: &Sidecar, request: &Request) -> Value {
     sidecar.send(request);
     sidecar.wait_for_access_lines(1).pop().unwrap()
@@ -265,7 +258,7 @@ fn in_the_journal_each_line_has_its_level_and_no_time() {
 }
 
 #[test]
-fn a_journal_that_another_stream_goes_to_changes_nothing() {
+fn a_journal_that_standard_output_does_not_go_to_changes_nothing() {
     let (_simulator, mut setup) = with_refused_login();
     setup.variable("JOURNAL_STREAM", "1:1");
     let sidecar = setup.start();
@@ -274,7 +267,7 @@ fn a_journal_that_another_stream_goes_to_changes_nothing() {
 }
 
 #[test]
-fn on_a_terminal_lines_are_aligned_and_coloured_unless_somebody_objects() {
+fn on_a_terminal_lines_are_aligned_and_coloured_unless_it_is_dumb_or_no_color_is_set() {
     for (objection, time, level) in [
         (None, "\x1b[2m20", "\x1b[32mINFO \x1b[0m"),
         (Some(("NO_COLOR", "1")), "20", " INFO "),

@@ -4,16 +4,13 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs::{self, File},
     os::unix::fs::FileExt as _,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    http::Request,
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar, revoke},
-};
+use crate::harness::{OFF_AND_AUTO, Request, Setup, Sidecar, revoke, simulator, until, within};
 
 const ORGANIZATION: &str = "demo";
 const USERNAME: &str = "hunted-user-name-9f83b1c25d70e64a@mail.hunted.test";
@@ -24,14 +21,14 @@ const NEXT_PASSWORD: &str = "hunted-password-c07d4419be5f83a2d91b-next";
 const PIECE: usize = 16;
 /// Memory is looked at from every eighth byte: what is left of a secret is found from 23 bytes on.
 const STEP: usize = 8;
-/// As long as most of what is looked for.
+/// The length of most pieces that are looked for.
 const REST: usize = 512;
 
 /// What is looked for: every piece of every secret, with a name for it.
 #[derive(Default)]
 struct Wanted {
     pieces: BTreeMap<[u8; PIECE], &'static str>,
-    /// How any of them begins: most memory is told by that alone.
+    /// How any of them begins: that alone rules most memory out.
     beginnings: HashSet<u16>,
 }
 
@@ -44,14 +41,14 @@ impl Wanted {
         }
     }
 
-    /// All that is unlike in any two tokens: neither the first part nor what names the issuer.
+    /// Adds what differs in any two tokens: neither the first part nor what names the issuer.
     fn add_token(&mut self, token: &str) {
         let parts: Vec<&str> = token.split('.').collect();
         self.add("a token's claims", parts[1]);
         self.add("a token's signature", parts[2]);
     }
 
-    /// Where any of it is, and how often.
+    /// Finds where any of it is, and how often.
     fn found_in(&self, sidecar: &Sidecar) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
         for (place, memory) in image(sidecar) {
@@ -72,13 +69,13 @@ impl Wanted {
     }
 }
 
-/// The end of what stands before it: enough to tell whose buffer it was.
+/// The end of what stands before a find: enough to tell whose buffer it was.
 fn before(memory: &[u8], at: usize) -> String {
     let text = String::from_utf8_lossy(&memory[at.saturating_sub(48)..at]);
     text.chars().map(|letter| if letter.is_ascii_graphic() { letter } else { '.' }).collect()
 }
 
-/// Everything that a debugger could read of the process, but for its program's own text.
+/// Reads everything of the process that a debugger could, but for its program's own text.
 fn image(sidecar: &Sidecar) -> Vec<(String, Vec<u8>)> {
     let maps = fs::read_to_string(format!("/proc/{}/maps", sidecar.pid())).unwrap();
     let memory = File::open(format!("/proc/{}/mem", sidecar.pid())).unwrap();
@@ -101,13 +98,13 @@ fn image(sidecar: &Sidecar) -> Vec<(String, Vec<u8>)> {
     image
 }
 
-fn simulator() -> Simulator {
-    let simulator = Simulator::start(Options::default()).unwrap();
+fn simulator_of_secrets() -> Simulator {
+    let simulator = simulator();
     simulator.control().set_credentials(ORGANIZATION, USERNAME, PASSWORD);
     simulator
 }
 
-/// Credentials in files, as secret mounts have them, and nothing that keeps a debugger out.
+/// A sidecar with credentials in files, as secret mounts have them, that a debugger may read.
 fn setup(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
     let files = [("username", USERNAME), ("password", PASSWORD)];
@@ -132,7 +129,7 @@ fn tokens(simulator: &Simulator) -> Vec<String> {
     tokens
 }
 
-/// Requests of every kind, a 401 with its new log-in, a failed log-in, and a password that changes.
+/// Goes through requests of every kind, a 401 with its new log-in, a failed log-in, and a password that changes.
 fn live_through(simulator: &Simulator, sidecar: &Sidecar) {
     let control = simulator.control();
     let mut client = sidecar.connect();
@@ -150,7 +147,7 @@ fn live_through(simulator: &Simulator, sidecar: &Sidecar) {
     control.set_credentials(ORGANIZATION, USERNAME, NEXT_PASSWORD);
     let logins = control.counts().logins;
     sidecar.setup.file("password", NEXT_PASSWORD);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins > logins), "{}", sidecar.logs());
+    until("another log-in has begun", || control.counts().logins > logins);
     sidecar.wait_for_logs("\"refresh_in_s\"", 3);
     assert_eq!(client.send(&Request::get("/users/account")).status, 200);
 }
@@ -158,7 +155,7 @@ fn live_through(simulator: &Simulator, sidecar: &Sidecar) {
 #[test]
 fn after_a_log_out_no_token_and_no_password_is_left_in_memory() {
     for http2 in OFF_AND_AUTO {
-        let simulator = simulator();
+        let simulator = simulator_of_secrets();
         let mut setup = setup(&simulator);
         setup.api("http2", http2);
         let sidecar = setup.start().ready();
@@ -173,15 +170,13 @@ fn after_a_log_out_no_token_and_no_password_is_left_in_memory() {
         assert!(!wanted.found_in(&sidecar).is_empty(), "the hunt does not see the token that is in use");
         sidecar.signal(Signal::USR1);
         sidecar.wait_for_log("\"logged_out\"");
-        assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+        until("no connection to the upstream is open", || simulator.control().counts().open_connections == 0);
         // The simulator sees the end of a connection a moment before its buffers are gone.
-        let deadline = Instant::now() + Duration::from_secs(2);
-        let left = loop {
-            let left = wanted.found_in(&sidecar);
-            if left.is_empty() || Instant::now() > deadline {
-                break left;
-            }
-        };
-        assert!(left.is_empty(), "http2 = {http2}: {} places: {left:#?}", left.len());
+        let mut left = BTreeMap::new();
+        let is_gone = within(Duration::from_secs(2), || {
+            left = wanted.found_in(&sidecar);
+            left.is_empty().then_some(())
+        });
+        assert!(is_gone.is_some(), "http2 = {http2}: {} places: {left:#?}", left.len());
     }
 }

@@ -8,28 +8,22 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Stdio},
-    time::{Instant, SystemTime},
+    time::SystemTime,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{
-    crowd::Crowd,
-    http::{Answer, Connection, Request},
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar, revoke},
-    websocket,
+use crate::harness::{
+    Answer, Connection, Crowd, OFF_AND_AUTO, PATIENCE, Request, Setup, Sidecar, revoke, simulator, until, wall_clock, websocket,
+    within,
 };
 
 const PREFIX: &str = "careportals_sidecar_";
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
 fn observed(mut setup: Setup) -> Setup {
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.with_telemetry();
     setup
 }
 
@@ -57,7 +51,7 @@ impl Page {
         Self { text, series }
     }
 
-    /// Without the prefix of ours; 0 when there is none.
+    /// Sums the series of that name, without our prefix, that have these labels: 0 when there is none.
     fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.matching(name, labels).map(|series| series.value).sum()
     }
@@ -87,21 +81,17 @@ fn scrape(sidecar: &Sidecar) -> Page {
     Page::parse(&sidecar.telemetry("/metrics"))
 }
 
-/// Scrapes until it is so: a request counts once its connection is done with it, which its client does not see.
-fn until(sidecar: &Sidecar, what: &str, condition: impl Fn(&Page) -> bool) -> Page {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let page = scrape(sidecar);
-        if condition(&page) {
-            return page;
-        }
-        assert!(Instant::now() < deadline, "not so: {what}\n{}", page.text);
-    }
+/// Scrapes until the page is as wanted: a request counts once its connection is done with it, which its client does not see.
+#[track_caller]
+fn until_page(sidecar: &Sidecar, what: &str, condition: impl Fn(&Page) -> bool) -> Page {
+    let found = within(PATIENCE, || Some(scrape(sidecar)).filter(&condition));
+    let Some(page) = found else { panic!("waited in vain until {what}\n{}", scrape(sidecar).text) };
+    page
 }
 
 /// Waits until a figure has that value.
 fn becomes(sidecar: &Sidecar, name: &str, labels: &[(&str, &str)], value: f64) -> Page {
-    until(sidecar, &format!("{name} {labels:?} is {value}"), |page| is(page.sum(name, labels), value))
+    until_page(sidecar, &format!("{name} {labels:?} is {value}"), |page| is(page.sum(name, labels), value))
 }
 
 fn is(one: f64, other: f64) -> bool {
@@ -153,7 +143,7 @@ fn a_client_that_hangs_up_before_its_answer_counts_as_4xx_and_as_a_cut() {
     control.hold_requests(true);
     let mut client = sidecar.connect();
     client.write(&Request::get("/_sim/echo").head());
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || control.counts().requests == 2);
     drop(client);
     let page = becomes(&sidecar, "requests_total", &[("method", "GET"), ("status", "4xx"), ("code", "")], 1.0);
     assert!(is(page.sum("answers_cut_total", &[("reason", "client_closed")]), 1.0), "{}", page.text);
@@ -169,10 +159,10 @@ fn requests_in_flight_and_connections_are_seen_while_they_last() {
         setup.api("http2", http2).api("max_requests", "7").variable("CAREPORTALS_WORKERS", "1");
         let sidecar = setup.start().ready();
         let connections = |page: &Page, state| page.sum("upstream_connections", &[("state", state)]);
-        until(&sidecar, "one is kept", |page| is(connections(page, "idle"), 1.0) && is(connections(page, "active"), 0.0));
+        until_page(&sidecar, "one is kept", |page| is(connections(page, "idle"), 1.0) && is(connections(page, "active"), 0.0));
         control.hold_requests(true);
         let crowd = Crowd::send(&sidecar, 3, &Request::get("/_sim/echo"));
-        assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 4));
+        until("the upstream has got four requests", || control.counts().requests == 4);
         let page = scrape(&sidecar);
         let shared = if http2 == "auto" { 1.0 } else { 3.0 };
         assert!(is(page.sum("requests_in_flight", &[("api", "default")]), 3.0), "{}", page.text);
@@ -181,7 +171,7 @@ fn requests_in_flight_and_connections_are_seen_while_they_last() {
         assert!(page.sum("client_connections", &[]) >= 3.0, "{}", page.text);
         control.hold_requests(false);
         crowd.succeeds();
-        until(&sidecar, "all are idle", |page| {
+        until_page(&sidecar, "all are idle", |page| {
             is(page.sum("requests_in_flight", &[]), 0.0) && is(connections(page, "idle"), shared)
         });
     }
@@ -219,14 +209,14 @@ fn log_ins_are_counted_by_their_outcome() {
         }
         let sidecar = setup.start();
         let counted = |page: &Page| page.sum("logins_total", &[("account", "default"), ("outcome", outcome)]);
-        let page = until(&sidecar, outcome, |page| counted(page) > 0.0);
+        let page = until_page(&sidecar, outcome, |page| counted(page) > 0.0);
         assert!(is(page.sum("logins_total", &[]), counted(&page)), "{outcome} and nothing else\n{}", page.text);
     }
     let simulator = simulator();
     let mut setup = observed(Setup::new(&simulator));
     setup.without("CAREPORTALS_PASSWORD").variable("CAREPORTALS_PASSWORD_FILE", "/nowhere/at/all");
     let sidecar = setup.start();
-    until(&sidecar, "no credentials", |page| page.sum("logins_total", &[("outcome", "no_credentials")]) > 0.0);
+    until_page(&sidecar, "no credentials", |page| page.sum("logins_total", &[("outcome", "no_credentials")]) > 0.0);
 }
 
 #[test]
@@ -238,7 +228,7 @@ fn the_tokens_expiry_is_when_the_token_expires_and_goes_with_it() {
     let told = sidecar.telemetry("/status").json()["accounts"][0]["expires_at"].as_str().unwrap().to_owned();
     // The document has milliseconds, of its own reading of two clocks.
     assert!((expiry - unix_time(&told)).abs() <= 1.0, "{expiry} {told}");
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    let now = wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
     assert!(expiry > now + 60.0, "{expiry} {now}");
     assert_eq!(scrape(&sidecar).sum("token_expiry_timestamp_seconds", &[]).to_bits(), expiry.to_bits(), "the same each time");
     sidecar.signal(Signal::USR1);
@@ -246,7 +236,7 @@ fn the_tokens_expiry_is_when_the_token_expires_and_goes_with_it() {
     assert!(!page.has("token_expiry_timestamp_seconds", &[]), "{}", page.text);
 }
 
-/// Of RFC 3339 in UTC, with the calendar of the years that tests run in.
+/// Parses a time (RFC 3339, in UTC), with the calendar of the years that tests run in.
 fn unix_time(text: &str) -> f64 {
     let numbers: Vec<f64> =
         text.split(['-', 'T', ':', 'Z']).filter(|part| !part.is_empty()).map(|part| part.parse().unwrap()).collect();
@@ -271,7 +261,7 @@ fn an_accounts_state_is_the_one_with_a_1() {
     assert!(is(page.sum("account_state", &[("state", "rejected")]), 0.0), "{}", page.text);
 }
 
-/// The account `demo` and these APIs, each under its prefix; the second column is where it listens.
+/// Settings of the account `demo` and these APIs, each under its prefix; the second column is where it listens.
 fn settings(simulator: &Simulator, apis: &[(&str, &str)]) -> String {
     let account =
         "[accounts.demo]\norganization = \"demo\"\nusername = \"service@demo.example.test\"\npassword = \"demo-password-1\"\n";
@@ -294,7 +284,7 @@ fn two(simulator: &Simulator) -> (Setup, String) {
 }
 
 #[test]
-fn a_request_that_no_api_is_for_is_no_apis() {
+fn a_request_under_no_prefix_counts_for_no_api() {
     let simulator = simulator();
     let sidecar = two(&simulator).0.start();
     assert_eq!(sidecar.get("/one/_sim/echo").status, 200);
@@ -353,7 +343,7 @@ fn an_answer_that_the_upstream_breaks_off_is_counted_as_cut() {
 }
 
 #[test]
-fn waiting_for_others_is_no_overhead() {
+fn time_spent_waiting_for_client_and_upstream_is_no_overhead() {
     let simulator = simulator();
     let control = simulator.control();
     control.set_latency(std::time::Duration::from_millis(300));
@@ -366,7 +356,7 @@ fn waiting_for_others_is_no_overhead() {
     assert!(overhead > 0.0 && overhead < 0.25, "{overhead}");
 }
 
-/// A daemon whose standard output nobody reads any more once it has said where it listens.
+/// A daemon whose standard output is not read any more once it has said where it listens.
 struct Unread {
     child: Child,
     setup: Setup,
@@ -413,10 +403,7 @@ fn log_lines_are_counted_as_dropped_while_nobody_reads_standard_output() {
     let faults: String = (0..1450).map(|number| format!("unknown_{number} = {number}\n")).collect();
     daemon.setup.file("config.toml", &faults);
     kill_process(Pid::from_child(&daemon.child), Signal::HUP).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while is(daemon.scrape().sum("log_lines_dropped_total", &[]), 0.0) {
-        assert!(Instant::now() < deadline, "no line was dropped");
-    }
+    until("a line is dropped", || !is(daemon.scrape().sum("log_lines_dropped_total", &[]), 0.0));
 }
 
 const CANARIES: [&str; 6] = ["canary-path", "canary-query", "canary-header", "canary-body", "canarymethod", "canary-host"];
@@ -446,7 +433,7 @@ fn nothing_of_a_request_is_in_any_metric() {
     }
 }
 
-/// What is asked for, and what comes.
+/// What a scraper accepts, and the content type that it is given.
 const FORMATS: [(&str, &str); 3] = [
     ("application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "application/openmetrics-text; version=1.0.0; charset=utf-8"),
     ("text/plain;version=0.0.4", "text/plain; version=0.0.4; charset=utf-8"),
@@ -454,7 +441,7 @@ const FORMATS: [(&str, &str); 3] = [
 ];
 
 #[test]
-fn who_asks_for_openmetrics_gets_it_and_all_others_get_the_older_text() {
+fn a_scraper_that_asks_for_openmetrics_gets_it_and_all_others_get_the_older_text() {
     let simulator = simulator();
     let sidecar = start(&simulator).ready();
     for (asked, expected) in FORMATS {
@@ -468,7 +455,7 @@ fn who_asks_for_openmetrics_gets_it_and_all_others_get_the_older_text() {
 /// A metric's name, with its type and its labels.
 type Families = BTreeMap<String, (String, BTreeSet<String>)>;
 
-/// By the daemon: of OpenMetrics, under the names that its series have.
+/// Reads the metrics of the daemon, as OpenMetrics under the names of their series.
 fn families(text: &str) -> Families {
     let kinds: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     let mut families = Families::new();
@@ -483,7 +470,7 @@ fn families(text: &str) -> Families {
     families
 }
 
-/// What stands in backquotes.
+/// Finds what stands in backquotes.
 fn quoted(cell: &str) -> BTreeSet<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
@@ -530,7 +517,7 @@ fn the_documentation_lists_every_value_that_a_label_has() {
     }
 }
 
-/// Every file of that folder, as text.
+/// Reads every file of that folder.
 fn deployed(folder: &str) -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(folder);
     let files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -538,7 +525,7 @@ fn deployed(folder: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn rules_and_dashboard_use_only_metrics_that_there_are() {
+fn rules_and_dashboard_use_only_metrics_that_exist() {
     let documented = include_str!("../../docs/metrics.md");
     let files = [deployed("prometheus"), deployed("grafana")].concat();
     let mut used = BTreeSet::new();

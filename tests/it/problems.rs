@@ -2,18 +2,12 @@
 
 use std::net::TcpListener;
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    http::{Answer, Connection, Request},
-    raw_upstream::RawUpstream,
-    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, Sidecar, USERNAME},
+use crate::harness::{
+    Answer, Connection, ORGANIZATION, PASSWORD, RecordingUpstream, Request, Setup, Sidecar, USERNAME, simulator, until,
 };
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 /// What no problem may repeat.
 const MARK: &str = "mark3d";
@@ -24,7 +18,7 @@ fn marked(method: &str, path: &str) -> Request {
     Request::new(method, &target).header(&format!("X-{MARK}"), MARK).header("Authorization", MARK)
 }
 
-/// The problem is this one, in each of its forms, and tells nothing of the request or of the account.
+/// Asserts that the problem is this one, in each of its forms, and tells nothing of the request or of the account.
 fn assert_problem(answer: &Answer, status: u16, code: &str, proxy_error: &str) {
     assert_eq!(answer.problem(), code, "{answer:?}");
     assert_eq!(answer.status, status, "{code}");
@@ -41,22 +35,20 @@ fn assert_problem(answer: &Answer, status: u16, code: &str, proxy_error: &str) {
     }
 }
 
-/// An API that is elsewhere than the log-in.
+/// A sidecar whose API is elsewhere than its log-in.
 fn split(simulator: &Simulator, upstream: &str) -> Setup {
     let mut setup = Setup::new(simulator);
-    setup
-        .variable("CAREPORTALS_UPSTREAM", upstream)
-        .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()));
+    setup.upstream(upstream, simulator);
     setup
 }
 
-/// The port of nobody.
+/// A port where nothing listens.
 fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[test]
-fn refusals() {
+fn a_refused_request_is_told_why_by_its_code() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     let cases = [
@@ -102,7 +94,7 @@ fn a_problem_for_head_has_no_body() {
 }
 
 #[test]
-fn token_pending() {
+fn without_a_token_in_time_the_code_is_token_pending() {
     let simulator = simulator();
     simulator.control().hold_logins(true);
     let mut setup = Setup::new(&simulator);
@@ -112,7 +104,7 @@ fn token_pending() {
 }
 
 #[test]
-fn login_failing() {
+fn while_log_ins_fail_the_code_is_login_failing_with_the_time_of_the_next_one() {
     let simulator = simulator();
     simulator.control().set_login_fault(Some(LoginFault::StatusRetryAfter(429, "77".to_owned())));
     let sidecar = Sidecar::start(&simulator);
@@ -123,7 +115,7 @@ fn login_failing() {
 }
 
 #[test]
-fn login_rejected() {
+fn with_rejected_credentials_the_code_is_login_rejected() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.variable("CAREPORTALS_PASSWORD", &format!("{PASSWORD}-wrong"));
@@ -132,7 +124,7 @@ fn login_rejected() {
 }
 
 #[test]
-fn logged_out() {
+fn after_a_log_out_the_code_is_logged_out() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
     sidecar.signal(Signal::USR1);
@@ -141,7 +133,7 @@ fn logged_out() {
 }
 
 #[test]
-fn no_organization() {
+fn without_an_organization_the_code_is_no_organization() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     let absent = setup.dir.path().join("absent");
@@ -158,7 +150,7 @@ fn no_organization() {
 }
 
 #[test]
-fn too_many_requests_in_flight() {
+fn beyond_max_requests_the_code_is_too_many_requests_in_flight() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("max_requests", "2");
@@ -169,7 +161,7 @@ fn too_many_requests_in_flight() {
     for holder in &mut holders {
         holder.write(&Request::get("/_sim/echo").head());
     }
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || simulator.control().counts().requests == 2);
     let answer = sidecar.send(&marked("GET", "/_sim/echo"));
     assert_problem(&answer, 503, "too_many_requests_in_flight", "connection_limit_reached");
     simulator.control().hold_requests(false);
@@ -181,23 +173,23 @@ fn too_many_requests_in_flight() {
 }
 
 #[test]
-fn dns_failed() {
+fn for_a_name_that_does_not_exist_the_code_is_dns_failed() {
     let simulator = simulator();
     let sidecar = split(&simulator, "https://api.careportals.invalid").start();
     assert_problem(&sidecar.send(&marked("GET", "/_sim/echo")), 502, "dns_failed", "dns_error");
 }
 
 #[test]
-fn connect_failed() {
+fn for_a_port_where_nobody_listens_the_code_is_connect_failed() {
     let simulator = simulator();
     let sidecar = split(&simulator, &format!("https://localhost:{}", closed_port())).start();
     assert_problem(&sidecar.send(&marked("GET", "/_sim/echo")), 502, "connect_failed", "connection_refused");
 }
 
 #[test]
-fn connect_timeout() {
+fn for_a_connection_that_takes_too_long_the_code_is_connect_timeout() {
     let simulator = simulator();
-    // The kernel accepts, and nobody ever shakes hands.
+    // The kernel accepts, and no handshake is ever answered.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut setup = split(&simulator, &format!("https://127.0.0.1:{}", silent.local_addr().unwrap().port()));
     setup.api("connect_timeout", "200ms");
@@ -206,7 +198,7 @@ fn connect_timeout() {
 }
 
 #[test]
-fn tls_failed() {
+fn for_an_upstream_without_tls_the_code_is_tls_failed() {
     let simulator = simulator();
     let plain = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = plain.local_addr().unwrap().port();
@@ -226,7 +218,7 @@ fn tls_failed() {
 }
 
 #[test]
-fn certificate_rejected() {
+fn for_an_untrusted_certificate_the_code_is_certificate_rejected() {
     let (simulator, stranger) = (simulator(), self::simulator());
     let sidecar = split(&simulator, &stranger.base_url()).start();
     assert_problem(&sidecar.send(&marked("GET", "/_sim/echo")), 502, "certificate_rejected", "tls_certificate_error");
@@ -234,7 +226,7 @@ fn certificate_rejected() {
 }
 
 #[test]
-fn upstream_closed() {
+fn for_a_connection_that_closes_before_its_answer_the_code_is_upstream_closed() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     for how in ["rst", "close"] {
@@ -247,7 +239,7 @@ fn upstream_closed() {
 }
 
 #[test]
-fn upstream_protocol() {
+fn for_an_answer_that_is_no_http_the_code_is_upstream_protocol() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     assert_problem(&sidecar.send(&marked("GET", "/_sim/garbage")), 502, "upstream_protocol", "http_protocol_error");
@@ -255,9 +247,9 @@ fn upstream_protocol() {
 }
 
 #[test]
-fn an_upgrade_that_nobody_asked_for_is_a_protocol_error() {
+fn for_an_upgrade_that_nobody_asked_for_the_code_is_upstream_protocol() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(
+    let upstream = RecordingUpstream::start(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
     );
     let sidecar = upstream.setup(&simulator).start();
@@ -265,7 +257,7 @@ fn an_upgrade_that_nobody_asked_for_is_a_protocol_error() {
 }
 
 #[test]
-fn upstream_head_too_large() {
+fn for_an_answer_with_too_large_a_head_the_code_is_upstream_head_too_large() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     for (count, size) in [(1, 70_000), (300, 1)] {
@@ -276,7 +268,7 @@ fn upstream_head_too_large() {
 }
 
 #[test]
-fn upstream_timeout() {
+fn for_an_answer_that_takes_too_long_the_code_is_upstream_timeout() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("response_timeout", "200ms");
@@ -288,7 +280,7 @@ fn upstream_timeout() {
 }
 
 #[test]
-fn request_body_failed() {
+fn for_a_body_that_is_broken_the_code_is_request_body_failed() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     for (framing, value, body) in [("Content-Length", "10", "half"), ("Transfer-Encoding", "chunked", "4\r\nhalf\r\n")] {
@@ -302,7 +294,7 @@ fn request_body_failed() {
 }
 
 #[test]
-fn request_body_timeout() {
+fn for_a_body_that_pauses_too_long_the_code_is_request_body_timeout() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("body_idle", "200ms");

@@ -1,17 +1,10 @@
 //! A token's life: when it is replaced, what is sent meanwhile, and that it is never sent too late.
 
-use std::{
-    ops::RangeInclusive,
-    time::{Duration, Instant},
-};
+use std::{ops::RangeInclusive, time::Duration};
 
 use careportals_simulator::{Control, LoginFault, Options, Simulator};
 
-use crate::{
-    crowd::Crowd,
-    http::Request,
-    sidecar::{LOGGED_IN, PATIENCE, Setup, Sidecar},
-};
+use crate::harness::{Crowd, LOGGED_IN, Request, Setup, Sidecar, now, simulator, until, until_some};
 
 #[test]
 fn the_refresh_is_planned_between_half_and_nine_tenths_of_a_life_and_thirty_seconds_before_its_end() {
@@ -26,7 +19,7 @@ fn the_refresh_is_planned_between_half_and_nine_tenths_of_a_life_and_thirty_seco
 #[test]
 fn a_token_without_an_end_lives_for_assumed_life() {
     for fault in [LoginFault::NoExp, LoginFault::OpaqueToken] {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         simulator.control().set_login_fault(Some(fault));
         is_planned(&Sidecar::start(&simulator), 3600, 2590..=3168);
         let mut setup = Setup::new(&simulator);
@@ -42,12 +35,11 @@ fn a_token_is_replaced_before_its_end_while_requests_run() {
     let sidecar = Sidecar::start(&simulator);
     let mut connection = sidecar.connect();
     let mut sent = 0;
-    let deadline = Instant::now() + PATIENCE;
-    while control.counts().login_ok < 2 {
-        assert!(Instant::now() < deadline, "it is not replaced");
+    until("the token is replaced", || {
         assert_eq!(connection.send(&Request::get("/users/account")).status, 200);
         sent += 1;
-    }
+        control.counts().login_ok >= 2
+    });
     // The new one is carried without a request having asked for it.
     carries_the_last_token(&sidecar, control);
     let counts = control.counts();
@@ -78,7 +70,7 @@ fn an_expired_token_is_never_sent() {
     let sidecar = setup.start();
     sidecar.wait_for_log("logged in");
     let sidecar = sidecar.ready();
-    let issued = Instant::now();
+    let issued = now();
     control.hold_logins(true);
     let mut connection = sidecar.connect();
     let (mut passed, mut refused) = (1, 0);
@@ -110,7 +102,7 @@ fn five_hundred_requests_at_expiry_share_one_log_in() {
     control.set_token_life(Duration::from_secs(3600));
     let before = control.counts().login_ok;
     // A token that lives for two seconds has its successor asked for when it counts as expired.
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == before + 1));
+    until("another log-in has begun", || control.counts().logins == before + 1);
     let crowd = Crowd::send(&sidecar, 500, &Request::get("/users/account"));
     assert_eq!(control.counts().requests, 1);
     control.hold_logins(false);
@@ -127,14 +119,9 @@ fn a_refused_refresh_takes_the_requests_down_only_when_the_token_ends() {
     control.set_login_fault(Some(LoginFault::Status(403)));
     sidecar.wait_for_log("\"rejected\"");
     let mut connection = sidecar.connect();
-    let deadline = Instant::now() + PATIENCE;
-    let refused = loop {
-        assert!(Instant::now() < deadline, "the token does not end");
-        let answer = connection.send(&Request::get("/users/account"));
-        if answer.status != 200 {
-            break answer;
-        }
-    };
+    let refused = until_some("the token ends", || {
+        Some(connection.send(&Request::get("/users/account"))).filter(|answer| answer.status != 200)
+    });
     assert_eq!((refused.status, refused.problem().as_str()), (503, "login_rejected"));
     assert_eq!((control.counts().logins, control.counts().unauthorized), (2, 0));
 }
@@ -156,7 +143,7 @@ fn goes_on(fault: LoginFault) {
     let token = control.last_token().unwrap();
     let is_answered = fault != LoginFault::Hang;
     control.set_login_fault(Some(fault));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || control.counts().logins == 2);
     if is_answered {
         sidecar.wait_for_log("log-in failed");
     }
@@ -167,14 +154,10 @@ fn goes_on(fault: LoginFault) {
 
 /// Repeats the request while a log-in that the simulator has answered is on its way to the sidecar.
 fn carries_the_last_token(sidecar: &Sidecar, control: &Control) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    until("the new token is used", || {
         let expected = control.last_token().unwrap();
         let answer = sidecar.get("/_sim/echo");
         assert_eq!(answer.status, 200, "{answer:?}");
-        if answer.echoed("authorization") == [format!("Bearer {expected}")] {
-            return;
-        }
-        assert!(Instant::now() < deadline, "the new token is not used");
-    }
+        answer.echoed("authorization") == [format!("Bearer {expected}")]
+    });
 }

@@ -1,17 +1,8 @@
 //! Requests that are refused without a byte of them reaching upstream, and in which order.
 
-use careportals_simulator::{Options, Simulator};
-
-use crate::{
-    http::{Answer, Request},
-    sidecar::{Setup, Sidecar},
-};
+use crate::harness::{Answer, Request, Setup, Sidecar, simulator};
 
 const LOGIN_PATHS: [&str; 4] = ["/patient/auth", "/auth/login", "/auth", "/patient/auth/login"];
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn code(answer: &Answer) -> String {
     if answer.status == 200 { "passes".to_owned() } else { answer.problem() }
@@ -19,7 +10,7 @@ fn code(answer: &Answer) -> String {
 
 /// A request to the echo with each of `headers`.
 fn echo(headers: &[(&str, &str)]) -> Request {
-    headers.iter().fold(Request::get("/_sim/echo"), |request, (name, value)| request.header(name, value))
+    Request::get("/_sim/echo").headers(headers.iter().copied())
 }
 
 #[test]
@@ -55,7 +46,7 @@ fn a_host_that_is_not_ours_is_421() {
 }
 
 #[test]
-fn names_of_this_machine_pass_with_any_port() {
+fn a_host_that_names_this_machine_passes_with_any_port() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     for host in
@@ -66,13 +57,10 @@ fn names_of_this_machine_pass_with_any_port() {
 }
 
 #[test]
-fn the_name_of_the_upstream_passes() {
+fn a_host_that_names_the_upstream_passes() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
-    setup
-        .variable("CAREPORTALS_UPSTREAM", "https://api.careportals.invalid")
-        .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()))
-        .api("connect_timeout", "200ms");
+    setup.upstream("https://api.careportals.invalid", &simulator).api("connect_timeout", "200ms");
     let sidecar = setup.start();
     for host in ["api.careportals.invalid", "API.CarePortals.invalid:443"] {
         let answer = sidecar.send(&Request::get("/").host(host));
@@ -310,9 +298,7 @@ fn log_in_and_refresh_paths_of_the_account_are_refused_too() {
 fn the_final_path_at_the_upstream_is_what_counts() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
-    setup
-        .variable("CAREPORTALS_UPSTREAM", &format!("{}/auth", simulator.base_url()))
-        .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()));
+    setup.upstream(&format!("{}/auth", simulator.base_url()), &simulator);
     let sidecar = setup.start();
     // The upstream sees /auth/login, /auth/ and so on; and /auth/auth would be its log-in if it has its own under its base.
     for target in ["/login", "/LOGIN/", "/", "/?x", "http://localhost", "/../auth", "/%2e%2e/patient/auth", "/auth"] {
@@ -359,7 +345,7 @@ fn a_refused_request_does_not_cost_the_connection() {
     let sidecar = Sidecar::start(&simulator);
     let mut client = sidecar.connect();
     assert_eq!(client.send(&Request::get("/auth")).problem(), "login_path");
-    // Of a body that nobody wants, too, wherever it is when the answer comes.
+    // That holds for a request with a body, too, however much of it has come when the answer does.
     assert_eq!(client.send(&Request::post("/auth", "a body")).problem(), "login_path");
     let request = Request::post("/auth", vec![b'x'; 8 * 1024 * 1024]);
     client.write(&request.head());

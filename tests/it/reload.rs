@@ -7,19 +7,10 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rustix::process::Signal;
 
-use crate::{
-    crowd::SetAtEnd,
-    http::{Connection, Request},
-    http2::Http2,
-    sidecar::{LOGGED_IN, PATIENCE, Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{self, Answer, Connection, Http2, LOGGED_IN, Request, SetAtEnd, Setup, Sidecar, simulator, until};
 
 /// The account `demo`.
 const ACCOUNT: &str =
@@ -39,18 +30,22 @@ struct Reloading {
 }
 
 impl Reloading {
+    fn of(sidecar: Sidecar) -> Self {
+        let ca = sidecar.setup.dir.path().join("ca.pem");
+        Self { sidecar, ca, reloads: 0 }
+    }
+
     fn start(simulator: &Simulator, apis: &str) -> Self {
         let mut setup = Setup::empty();
-        let ca = setup.file("ca.pem", simulator.ca_pem());
-        setup.settings(&format!("{ACCOUNT}{apis}")).variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
-        Self { sidecar: setup.start(), ca, reloads: 0 }
+        setup.settings(&format!("{ACCOUNT}{apis}")).trust(simulator.ca_pem());
+        Self::of(setup.start())
     }
 
     fn write(&self, settings: &str) {
         self.sidecar.setup.file("config.toml", settings);
     }
 
-    /// Takes over other settings.
+    /// Reloads with other settings, which must be taken over.
     fn reload(&mut self, settings: &str) {
         self.write(settings);
         self.reloads += 1;
@@ -58,7 +53,7 @@ impl Reloading {
         self.sidecar.wait_for_logs("\"message\":\"reloaded\"", self.reloads);
     }
 
-    /// Is refused; why.
+    /// Reloads with other settings, which must be refused. Returns why.
     fn refused(&self, settings: &str) -> String {
         self.write(settings);
         let before = self.sidecar.logs().matches("not reloaded").count();
@@ -67,12 +62,12 @@ impl Reloading {
         self.sidecar.logs().lines().rfind(|line| line.contains("not reloaded")).unwrap().to_owned()
     }
 
-    fn echo(&self) -> crate::http::Answer {
+    fn echo(&self) -> Answer {
         self.sidecar.get("/_sim/echo")
     }
 }
 
-/// A free port, kept from others until it is bound by whoever it is for: they may share it with one that does not listen.
+/// A free port, reserved until the daemon binds it: an address may be shared with a socket that does not listen.
 fn free_port() -> (SocketAddr, socket2::Socket) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -80,7 +75,7 @@ fn free_port() -> (SocketAddr, socket2::Socket) {
     (socket.local_addr().unwrap().as_socket().unwrap(), socket)
 }
 
-fn get(address: SocketAddr, target: &str) -> crate::http::Answer {
+fn get(address: SocketAddr, target: &str) -> Answer {
     Connection::tcp(TcpStream::connect(address).unwrap()).send(&Request::get(target))
 }
 
@@ -130,7 +125,7 @@ fn changed_limits_hold_for_requests_that_come_then() {
     simulator.control().hold_requests(true);
     let mut busy = daemon.sidecar.connect();
     busy.write(&Request::get("/_sim/echo").head());
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().requests == 2));
+    until("the upstream has got two requests", || simulator.control().counts().requests == 2);
     daemon.reload(&with("max_requests = 1\nresponse_timeout = \"300ms\""));
     let refused = daemon.echo();
     assert_eq!((refused.status, refused.problem().as_str()), (503, "too_many_requests_in_flight"));
@@ -172,10 +167,9 @@ fn what_needs_a_restart_is_refused_whole_with_that_reason() {
     let simulator = simulator();
     let fixed = |rest: &str| format!("{ACCOUNT}{}", api("one", &simulator, &format!("{ANY_PORT}\n{rest}")));
     let mut setup = Setup::empty();
-    let ca = setup.file("ca.pem", simulator.ca_pem());
-    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap()).without("CAREPORTALS_WORKERS");
+    setup.trust(simulator.ca_pem()).without("CAREPORTALS_WORKERS");
     setup.settings(&format!("workers = 2\n{}", fixed("")));
-    let daemon = Reloading { sidecar: setup.start(), ca, reloads: 0 };
+    let daemon = Reloading::of(setup.start());
     for (global, setting) in [
         ("workers = 3", "workers"),
         ("workers = 2\nhardening = \"off\"", "hardening"),
@@ -237,7 +231,7 @@ fn connections_to_upstream_are_kept_unless_what_they_are_made_of_changes() {
     assert_eq!(connections_after(&daemon), 2, "it has nothing to do with connections");
     daemon.reload(&with("pool_idle = \"9s\""));
     assert_eq!(connections_after(&daemon), 3);
-    let other = Simulator::start(Options::default()).unwrap();
+    let other = harness::simulator();
     fs::write(&daemon.ca, format!("{}{}", simulator.ca_pem(), other.ca_pem())).unwrap();
     daemon.reload(&with("pool_idle = \"9s\""));
     assert_eq!(connections_after(&daemon), 4, "other roots, other connections");
@@ -256,7 +250,7 @@ fn other_credentials_log_in_anew_while_the_old_token_serves() {
     control.hold_logins(true);
     let account = ACCOUNT.replace("service@", "second@").replace("demo-password-1", "second-password");
     daemon.reload(&format!("{account}{one}"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || control.counts().logins == 2);
     assert_eq!(daemon.echo().echoed("authorization"), before);
     control.hold_logins(false);
     daemon.sidecar.wait_for_logs(LOGGED_IN, 2);
@@ -281,7 +275,7 @@ fn another_organization_withdraws_the_old_bearer_at_once() {
     ));
     let mut client = daemon.sidecar.connect();
     client.write(&Request::get("/_sim/echo").head());
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || simulator.control().counts().logins == 2);
     assert_eq!(simulator.control().counts().requests, 1, "nothing goes out for the old tenant");
     simulator.control().hold_logins(false);
     assert_eq!(client.answer("GET").echoed("organization"), ["other"]);
@@ -292,10 +286,9 @@ fn the_log_filter_and_the_access_log_change_at_once() {
     let simulator = simulator();
     let one = api("one", &simulator, ANY_PORT);
     let mut setup = Setup::empty();
-    let ca = setup.file("ca.pem", simulator.ca_pem());
-    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap()).without("CAREPORTALS_LOG");
+    setup.trust(simulator.ca_pem()).without("CAREPORTALS_LOG");
     setup.settings(&format!("access_log = \"off\"\n{ACCOUNT}{one}"));
-    let mut daemon = Reloading { sidecar: setup.start(), ca, reloads: 0 };
+    let mut daemon = Reloading::of(setup.start());
     assert_eq!(daemon.echo().status, 200);
     daemon.reload(&format!("{ACCOUNT}{one}"));
     assert_eq!(daemon.sidecar.get("/users/account").status, 200);
@@ -332,16 +325,14 @@ fn ten_reloads_under_load_fail_no_request() {
         for number in 0..reloads {
             let before = sent.load(Ordering::Relaxed);
             // Roots that change each time, limits that do, and from the third on an API and an address more.
-            let other = Simulator::start(Options::default()).unwrap();
+            let other = harness::simulator();
             fs::write(&daemon.ca, format!("{}{}", simulator.ca_pem(), other.ca_pem())).unwrap();
             let limits =
                 format!("max_requests = {}\nbody_idle = \"{}s\"\npool_idle = \"{}s\"", 100 + number, 20 + number, 5 + number);
             let listen = if number < 2 { ANY_PORT.to_owned() } else { format!("listen = [\"127.0.0.1:0\", \"{second}\"]") };
             let more = if number < 2 { String::new() } else { api("two", &simulator, ANY_PORT) };
             daemon.reload(&format!("{ACCOUNT}{}{more}", api("one", &simulator, &format!("{listen}\n{limits}"))));
-            while sent.load(Ordering::Relaxed) < before + 500 {
-                std::thread::yield_now();
-            }
+            until("500 more requests are sent", || sent.load(Ordering::Relaxed) >= before + 500);
         }
     });
     assert_eq!(get(second, "/_sim/echo").status, 200);
@@ -372,16 +363,16 @@ fn how_many_may_connect_and_how_long_they_may_be_idle_changes_too() {
         assert_eq!(client.send(&request).status, 204);
     }
 
-    // Who was there before keeps the time that he was granted.
+    // A connection from before keeps the time-out that it started with.
     daemon.reload(&settings("max_connections = 9\nclient_idle = \"300ms\""));
     assert!(idle(&daemon).is_closed());
     assert_eq!(newcomer.send(&request).status, 204);
 
     daemon.reload(&settings("max_connections = 1"));
-    // Each of the two workers had a seat ready for whoever came next.
+    // Each of the two workers held a permit for the next connection.
     (0..3).for_each(|_| drop(idle(&daemon)));
     for mut client in others.into_iter().chain([newcomer]) {
-        assert!(client.is_closed(), "all had to go before there was a seat again");
+        assert!(client.is_closed(), "all of them are closed before a connection is accepted again");
     }
 }
 

@@ -3,31 +3,21 @@
 use std::{
     fs,
     net::TcpStream,
-    os::unix::fs::symlink,
-    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Instant,
 };
 
-use careportals_simulator::{Options, Simulator};
-use rustix::{process::Signal, process::getuid};
+use careportals_simulator::Simulator;
+use rustix::process::{Signal, getuid};
 
-use crate::{
-    crowd::SetAtEnd,
-    http::{Answer, Connection, Request},
-    http2::Http2,
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
+use crate::harness::{
+    Answer, Connection, Http2, OFF_AND_AUTO, Request, SetAtEnd, Setup, Sidecar, mount_secret, now, renew_secret, simulator, until,
 };
 
 const VALUE: &str = "canary-required-1";
 const NEXT: &str = "canary-required-2";
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// Behind a TCP address and a Unix socket.
+/// A sidecar at a TCP address and at a Unix socket that requires a header.
 fn requiring(simulator: &Simulator, setting: &str) -> Setup {
     let mut setup = Setup::new(simulator);
     let socket = setup.dir.path().join("api.sock");
@@ -36,7 +26,7 @@ fn requiring(simulator: &Simulator, setting: &str) -> Setup {
     setup
 }
 
-/// `value` comes from that source.
+/// A sidecar whose required value comes from that source.
 fn with_value(simulator: &Simulator, value: &str) -> Setup {
     requiring(simulator, &format!("{{ name = \"X-App-Key\", value = {value} }}"))
 }
@@ -51,14 +41,14 @@ fn from_file(simulator: &Simulator, content: &str) -> Setup {
 }
 
 fn echo(lines: &[(&str, &str)]) -> Request {
-    lines.iter().fold(Request::get("/_sim/echo"), |request, (name, value)| request.header(name, value))
+    Request::get("/_sim/echo").headers(lines.iter().copied())
 }
 
 fn with(value: &str) -> Request {
     echo(&[("X-App-Key", value)])
 }
 
-/// Over each kind of listener in each protocol.
+/// Sends the request over each kind of listener in each protocol.
 fn every_way(sidecar: &Sidecar, request: &Request) -> [Answer; 3] {
     let socket = sidecar.setup.dir.path().join("api.sock");
     let mut http2 = Http2::connect(sidecar.address());
@@ -73,14 +63,11 @@ fn assert_refused(answer: &Answer) {
     assert!(detail.contains("`require_header`"), "{detail}");
 }
 
-/// Repeats the request until it is answered like that.
+/// Repeats the request until it is answered with that status.
 #[track_caller]
-fn until(sidecar: &Sidecar, request: &Request, status: u16) {
-    let deadline = Instant::now() + PATIENCE;
+fn until_status(sidecar: &Sidecar, request: &Request, status: u16) {
     let mut client = sidecar.connect();
-    while client.send(request).status != status {
-        assert!(Instant::now() < deadline, "never {status}");
-    }
+    until(&format!("the answer is {status}"), || client.send(request).status == status);
 }
 
 #[test]
@@ -106,7 +93,7 @@ fn without_a_value_the_header_must_be_there_whatever_it_holds() {
 fn with_a_value_it_must_be_there_once_and_hold_just_that() {
     let simulator = simulator();
     let mut setup = with_value(&simulator, &format!("\"{VALUE}\""));
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+    setup.with_telemetry();
     let sidecar = setup.start().ready_with(&with(VALUE));
     simulator.control().reset_counts();
     for name in ["x-app-key", "x_app_key", "x-app_key"] {
@@ -155,7 +142,7 @@ fn missing_and_wrong_are_answered_alike() {
 }
 
 #[test]
-fn it_counts_neither_as_a_trailer_nor_goes_on_as_one() {
+fn as_a_trailer_the_required_header_neither_counts_nor_passes() {
     for http2 in OFF_AND_AUTO {
         let simulator = simulator();
         let mut setup = with_value(&simulator, &format!("\"{VALUE}\""));
@@ -188,7 +175,7 @@ fn with_post(value: &str) -> Request {
 }
 
 #[test]
-fn connection_can_neither_spare_nor_keep_it() {
+fn naming_the_required_header_in_connection_changes_nothing() {
     let simulator = simulator();
     let sidecar = with_value(&simulator, &format!("\"{VALUE}\"")).start().ready_with(&with(VALUE));
     let named = with(VALUE).header("Connection", "x-app-key");
@@ -198,7 +185,7 @@ fn connection_can_neither_spare_nor_keep_it() {
 }
 
 #[test]
-fn a_required_cookie_goes_no_further_either() {
+fn a_required_cookie_is_not_passed_on() {
     let simulator = simulator();
     let mut setup = requiring(&simulator, "{ name = \"cookie\", value = \"a=1\" }");
     setup.api("cookies", "pass");
@@ -210,7 +197,7 @@ fn a_required_cookie_goes_no_further_either() {
 }
 
 #[test]
-fn it_is_judged_after_the_web_page_and_before_caller_and_path() {
+fn the_required_header_is_judged_after_the_web_page_and_before_caller_and_path() {
     let simulator = simulator();
     let mut setup = with_value(&simulator, &format!("\"{VALUE}\""));
     setup.api("allow_uids", &format!("[{}]", getuid().as_raw() + 1)).api("prefix", "\"/api\"");
@@ -226,16 +213,15 @@ fn it_is_judged_after_the_web_page_and_before_caller_and_path() {
 }
 
 #[test]
-fn each_api_behind_an_address_requires_its_own() {
+fn each_api_at_an_address_requires_its_own_header() {
     let simulator = simulator();
     let mut setup = Setup::empty();
     let socket = setup.dir.path().join("api.sock");
     let shared = format!("account = \"demo\"\nupstream = \"{}\"\nlisten = \"unix:{}\"", simulator.base_url(), socket.display());
     let api = |name: &str, rest: &str| format!("[apis.{name}]\n{shared}\nprefix = \"/{name}\"\n{rest}\n");
-    let ca = setup.file("ca.pem", simulator.ca_pem());
     let one = api("one", &format!("require_header = {{ name = \"x-app-key\", value = \"{VALUE}\" }}"));
     let (two, three) = (api("two", "require_header = { name = \"x-two\" }"), api("three", ""));
-    setup.settings(&format!("{ACCOUNT}{one}{two}{three}")).variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.settings(&format!("{ACCOUNT}{one}{two}{three}")).trust(simulator.ca_pem());
     let _sidecar = setup.start();
     let mut client = Sidecar::connect_unix(&socket);
     let mut status = |path: &str, lines: &[(&str, &str)]| {
@@ -270,32 +256,19 @@ fn the_value_may_come_from_a_variable_a_command_or_a_file() {
     }
 }
 
-/// As Kubernetes does it: the directory behind `..data` is another one at once.
-fn swap(mount: &Path, name: &str, value: &str) {
-    fs::create_dir(mount.join(name)).unwrap();
-    fs::write(mount.join(name).join("key"), value).unwrap();
-    symlink(name, mount.join("..data_tmp")).unwrap();
-    let old = fs::read_link(mount.join("..data"));
-    fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
-    if let Ok(old) = old {
-        fs::remove_dir_all(mount.join(old)).unwrap();
-    }
-}
-
 #[test]
 fn a_swapped_kubernetes_mount_is_followed_under_load_and_the_new_value_is_never_refused_again() {
     let simulator = simulator();
     let setup = from_file(&simulator, "");
     let mount = setup.dir.path().join("mount");
-    swap(&mount, "..first", VALUE);
-    symlink("..data/key", mount.join("key")).unwrap();
+    mount_secret(&mount, "..first", &[("key", VALUE)]);
     let sidecar = setup.start().ready_with(&with(VALUE));
-    let (ended, begun) = (AtomicBool::new(false), Instant::now());
+    let (ended, begun) = (AtomicBool::new(false), now());
     thread::scope(|scope| {
         let _end = SetAtEnd(&ended);
         let load: Vec<_> = (0..2).map(|_| scope.spawn(|| follows(&sidecar, &ended))).collect();
-        swap(&mount, "..second", NEXT);
-        until(&sidecar, &with(NEXT), 200);
+        renew_secret(&mount, "..second", &[("key", NEXT)]);
+        until_status(&sidecar, &with(NEXT), 200);
         assert_refused(&sidecar.send(&with(VALUE)));
         let mut client = sidecar.connect();
         for _ in 0..50 {
@@ -307,9 +280,9 @@ fn a_swapped_kubernetes_mount_is_followed_under_load_and_the_new_value_is_never_
             assert!(old + new > 0, "{old} {new}");
         }
     });
-    // The new directory is watched as the old one was, and each change was noticed by an event: nobody looks so soon.
-    swap(&mount, "..third", "canary-required-3");
-    until(&sidecar, &with("canary-required-3"), 200);
+    // The new directory is watched as the old one was, and each change was noticed by an event: the next look at the file would come later.
+    renew_secret(&mount, "..third", &[("key", "canary-required-3")]);
+    until_status(&sidecar, &with("canary-required-3"), 200);
     assert_refused(&sidecar.send(&with(NEXT)));
     assert!(begun.elapsed().as_secs() < 25, "noticed by looking");
     sidecar.wait_for_logs("the required header has a new value", 2);
@@ -347,16 +320,16 @@ fn while_the_file_is_absent_or_empty_nothing_passes_and_the_log_says_why() {
         assert_refused(&sidecar.send(&echo(lines)));
     }
     put(&format!("{VALUE}\n"));
-    until(&sidecar, &with(VALUE), 200);
+    until_status(&sidecar, &with(VALUE), 200);
     put("\n");
-    until(&sidecar, &with(VALUE), 403);
+    until_status(&sidecar, &with(VALUE), 403);
     for lines in [&[][..], &[("X-App-Key", "")]] {
         assert_refused(&sidecar.send(&echo(lines)));
     }
     put(NEXT);
-    until(&sidecar, &with(NEXT), 200);
+    until_status(&sidecar, &with(NEXT), 200);
     fs::remove_file(sidecar.setup.dir.path().join("mount/key")).unwrap();
-    until(&sidecar, &with(NEXT), 403);
+    until_status(&sidecar, &with(NEXT), 403);
     sidecar.wait_for_logs("every request is refused", 3);
     let told = sidecar.events();
     let told = told.iter().filter_map(|event| event["message"].as_str()).filter(|text| text.contains("every request is refused"));
@@ -367,7 +340,7 @@ fn while_the_file_is_absent_or_empty_nothing_passes_and_the_log_says_why() {
 }
 
 #[test]
-fn a_reload_to_another_value_or_name_never_leaves_the_door_open() {
+fn during_a_reload_to_another_value_or_name_no_request_passes_unchecked() {
     let simulator = simulator();
     let settings = |required: &str| {
         let base = simulator.base_url();
@@ -375,9 +348,8 @@ fn a_reload_to_another_value_or_name_never_leaves_the_door_open() {
     };
     let of = |name: &str, value: &str| settings(&format!("require_header = {{ name = \"{name}\", value = {value} }}"));
     let mut setup = Setup::empty();
-    let ca = setup.file("ca.pem", simulator.ca_pem());
     setup.file("second", NEXT);
-    setup.settings(&settings("")).variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup.settings(&settings("")).trust(simulator.ca_pem());
     // A reload can't bring a command to a daemon that has given up running any.
     setup.global("hardening", "off");
     let sidecar = setup.start().ready();
@@ -451,9 +423,7 @@ fn check_warns_of_a_written_value_and_online_tells_of_a_source_that_gives_none()
 fn the_value_and_what_clients_tried_show_nowhere() {
     let simulator = simulator();
     let mut setup = from_file(&simulator, VALUE);
-    let control = setup.dir.path().join("control.sock");
-    setup.variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
-    setup.variable("CAREPORTALS_CONTROL_SOCKET", control.to_str().unwrap());
+    setup.with_telemetry().with_control_socket();
     let mut sidecar = setup.start().ready_with(&with(VALUE));
     let tried = "canary-tried-value";
     let mut said = String::new();
@@ -461,7 +431,7 @@ fn the_value_and_what_clients_tried_show_nowhere() {
         said.push_str(&format!("{answer:?} {}", answer.text()));
     }
     sidecar.setup.file("mount/key", NEXT);
-    until(&sidecar, &with(NEXT), 200);
+    until_status(&sidecar, &with(NEXT), 200);
     sidecar.signal(Signal::HUP);
     sidecar.wait_for_log("\"message\":\"reloaded\"");
     for path in ["/", "/metrics", "/status", "/readyz", "/livez"] {

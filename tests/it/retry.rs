@@ -1,28 +1,19 @@
 //! Sent again once, on a fresh connection, where that can't do anything twice; and connections used again.
 
-use std::{fs, thread, time::Instant};
+use std::{fs, thread};
 
-use careportals_simulator::{Control, Options, Simulator};
+use careportals_simulator::{Control, Simulator};
 
-use crate::{
-    crowd::Crowd,
-    http::{Answer, Connection, Request},
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
-    upstream::Upstream,
-};
+use crate::harness::{Answer, Connection, Crowd, ManualUpstream, OFF_AND_AUTO, Request, Setup, Sidecar, simulator, until};
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// With one worker: what one request leaves behind the next one finds.
+/// A sidecar with one worker, so that a request finds the connection that the last one left.
 fn sidecar(simulator: &Simulator, http2: &str) -> Sidecar {
     let mut setup = Setup::auto(simulator);
     setup.api("http2", http2);
     setup.start().ready()
 }
 
-/// How often a route was asked.
+/// Counts how often a route was asked.
 fn arrivals(control: &Control, route: &str) -> u64 {
     control.counts().by_route.get(route).copied().unwrap_or_default()
 }
@@ -41,7 +32,7 @@ fn cut_before_the_answer(simulator: &Simulator, sidecar: &Sidecar, request: &Req
         });
         let length = request.body.len() as u64;
         let has_arrived = |control: &Control| control.requests().iter().any(|seen| seen.body_bytes == length || seen.over);
-        assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 1));
+        until("the upstream has got one request", || control.counts().requests == 1);
         // The simulator reads bodies only once it answers, so a held request shows none.
         assert!(request.body.is_empty() || !has_arrived(control));
         let before = control.counts().connections;
@@ -106,7 +97,7 @@ fn a_post_is_never_sent_twice() {
 }
 
 #[test]
-fn of_a_crowd_on_one_connection_that_ends_each_request_that_may_is_sent_again() {
+fn when_a_shared_connection_ends_each_request_that_may_be_sent_again_is() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = sidecar(&simulator, "auto");
@@ -114,7 +105,7 @@ fn of_a_crowd_on_one_connection_that_ends_each_request_that_may_is_sent_again() 
     control.hold_requests(true);
     let reads = Crowd::send(&sidecar, 20, &Request::get("/_sim/echo"));
     let writes = Crowd::send(&sidecar, 20, &Request::post("/_sim/echo", "once"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 40));
+    until("the upstream has got 40 requests", || control.counts().requests == 40);
     simulator.drop_connections();
     control.hold_requests(false);
     reads.succeeds();
@@ -173,15 +164,14 @@ fn an_idempotency_key_makes_a_post_safe_to_send_again_if_the_settings_say_so() {
     }
 }
 
-/// Closes what the sidecar has pooled, and waits until its kernel knows.
+/// Closes the connections in the sidecar's pool, and waits until its kernel knows.
 fn make_stale(simulator: &Simulator) {
-    let deadline = Instant::now() + PATIENCE;
     let established = format!("0100007F:{:04X} 01 ", simulator.address().port());
-    while fs::read_to_string("/proc/net/tcp").unwrap().contains(&established) {
-        assert!(Instant::now() < deadline, "still established");
-        // Again, for an exchange may end a moment after its answer.
+    until("no connection to the upstream is established", || {
+        // Again each time, for an exchange may end a moment after its answer.
         simulator.control().close_idle_connections();
-    }
+        !fs::read_to_string("/proc/net/tcp").unwrap().contains(&established)
+    });
 }
 
 #[test]
@@ -204,7 +194,7 @@ fn a_post_on_a_connection_that_the_upstream_has_closed_arrives_once() {
 
 #[test]
 fn a_post_that_found_no_tls_is_tried_on_one_more_connection() {
-    let upstream = Upstream::listen();
+    let upstream = ManualUpstream::listen();
     let simulator = simulator();
     let sidecar = Setup::without_login(&format!("https://{}", upstream.address()), simulator.ca_pem()).start();
     let mut client = sidecar.connect();
@@ -264,7 +254,7 @@ fn a_connection_is_closed_once_it_idled_for_pool_idle() {
     let sidecar = setup.start().ready();
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
     assert!(control.counts().open_connections > 0);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().open_connections == 0));
+    until("no connection to the upstream is open", || control.counts().open_connections == 0);
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
 }
 
@@ -275,7 +265,7 @@ fn answer_early(upstream: &mut Connection) {
 
 #[test]
 fn a_connection_whose_upload_was_not_finished_is_not_used_again() {
-    let upstream = Upstream::listen();
+    let upstream = ManualUpstream::listen();
     let sidecar = upstream.setup().start();
     let mut client = sidecar.connect();
     client.write(b"POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n01234");

@@ -1,17 +1,8 @@
 //! `allow` and `deny`: what passes, what does not, and that nothing of the latter reaches upstream.
 
-use careportals_simulator::{Options, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    http::{Answer, Request},
-    http2::Http2,
-    sidecar::{Setup, Sidecar},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Answer, Http2, Request, Setup, Sidecar, simulator};
 
 /// A problem's code, or the status of the upstream's own answer.
 fn outcome(answer: &Answer) -> String {

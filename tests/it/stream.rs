@@ -2,37 +2,17 @@
 
 use std::time::Duration;
 
-use careportals_simulator::{Options, RecordedRequest, Simulator};
-
-use crate::{
-    http::{Connection, Request},
-    http2::Http2,
-    pattern::pattern,
-    raw_upstream::RawUpstream,
-    sidecar::{OFF_AND_AUTO, PATIENCE, Setup, Sidecar},
+use crate::harness::{
+    Connection, Http2, OFF_AND_AUTO, RecordingUpstream, Request, Setup, Sidecar, never, pattern, seen, simulator, until,
+    until_seen,
 };
 
 const MIB: u64 = 1024 * 1024;
-/// Enough for many buffers of everybody's.
+/// A size that is many times that of every buffer on the way.
 const LARGE: u64 = 6 * MIB + 12_345;
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
 
 fn chunk(data: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", data.len()).as_bytes(), data, b"\r\n"].concat()
-}
-
-/// The request for `path`, as the simulator has seen it so far.
-fn seen(simulator: &Simulator, path: &str) -> Option<RecordedRequest> {
-    simulator.control().requests().into_iter().find(|seen| seen.target.starts_with(path))
-}
-
-/// Waits until the simulator has seen so much of the request for `path`.
-fn wait_for(simulator: &Simulator, path: &str, condition: impl Fn(&RecordedRequest) -> bool) {
-    let holds = simulator.control().wait_until(PATIENCE, |_| seen(simulator, path).is_some_and(|seen| condition(&seen)));
-    assert!(holds, "{:?}", seen(simulator, path));
 }
 
 #[test]
@@ -106,9 +86,9 @@ fn the_beginning_of_a_body_is_forwarded_before_its_end_comes() {
     {
         let mut client = sidecar.connect();
         client.write(&Request::new("POST", path).header(framing, value).head());
-        wait_for(&simulator, path, |_| true);
+        until_seen("the request arrives", &simulator, path, |_| true);
         client.write(if framing == "Content-Length" { b"12345" } else { b"5\r\n12345\r\n" });
-        wait_for(&simulator, path, |seen| seen.body_bytes == 5);
+        until_seen("the first bytes of the body arrive", &simulator, path, |seen| seen.body_bytes == 5);
         client.write(if framing == "Content-Length" { b"67890" } else { b"5\r\n67890\r\n0\r\n\r\n" });
         assert_eq!(client.answer("POST").json()["bytes"], 10);
     }
@@ -147,8 +127,7 @@ fn events_arrive_while_the_stream_goes_on_whatever_either_side_speaks() {
         assert!(String::from_utf8(text).unwrap().ends_with(FIRST), "{http2}");
 
         drop((client, answering, shared));
-        let all_over = simulator.control().wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over));
-        assert!(all_over, "nobody is left to listen");
+        until("every exchange is over, for nobody listens", || simulator.control().requests().iter().all(|seen| seen.over));
         assert_eq!(simulator.control().counts().requests_http2, if http2 == "auto" { 2 } else { 0 });
     }
 }
@@ -186,7 +165,7 @@ fn head_204_and_304_have_no_body_and_keep_their_length() {
 #[test]
 fn a_304_without_a_length_gets_none() {
     let simulator = simulator();
-    let upstream = RawUpstream::start("HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
+    let upstream = RecordingUpstream::start("HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
     let sidecar = upstream.setup(&simulator).start();
     let mut client = sidecar.connect();
     for _ in 0..2 {
@@ -200,7 +179,7 @@ fn compressed_bodies_are_not_touched() {
     let simulator = simulator();
     let body = [b"\x1f\x8b\x08\x00not really gzip\x00\xff".as_slice(), &pattern(5000)].concat();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
-    let upstream = RawUpstream::start([head.as_bytes(), &body].concat());
+    let upstream = RecordingUpstream::start([head.as_bytes(), &body].concat());
     let sidecar = upstream.setup(&simulator).start();
     let answer = sidecar.get("/");
     assert_eq!(answer.header("content-encoding"), Some("gzip"));
@@ -214,7 +193,7 @@ fn compressed_bodies_are_not_touched() {
 #[test]
 fn an_upstream_body_that_ends_with_its_connection_arrives_whole() {
     let simulator = simulator();
-    let upstream = RawUpstream::start("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end");
+    let upstream = RecordingUpstream::start("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end");
     let sidecar = upstream.setup(&simulator).start();
     let mut client = sidecar.connect();
     for _ in 0..2 {
@@ -270,9 +249,9 @@ fn a_client_that_hangs_up_in_its_body_leaves_half_a_request_upstream() {
         let mut client = sidecar.connect();
         client.write(&Request::new("POST", path).header(framing, value).head());
         client.write(half.as_bytes());
-        wait_for(&simulator, path, |seen| seen.body_bytes == 4);
+        until_seen("half of the body arrives", &simulator, path, |seen| seen.body_bytes == 4);
         drop(client);
-        wait_for(&simulator, path, |seen| seen.over);
+        until_seen("the exchange is over", &simulator, path, |seen| seen.over);
         assert!(!seen(&simulator, path).unwrap().complete, "half a body must not look like a whole one");
     }
     assert_eq!(simulator.control().counts().by_route["/_sim/upload"], 2, "it is not sent again");
@@ -285,9 +264,9 @@ fn a_client_that_hangs_up_ends_the_exchange_upstream() {
     for path in ["/_sim/hang", "/_sim/download?bytes=1073741824", "/_sim/drip?bytes=10&interval_ms=3600000"] {
         let mut client = sidecar.connect();
         client.write(&Request::get(path).head());
-        wait_for(&simulator, path, |_| true);
+        until_seen("the request arrives", &simulator, path, |_| true);
         drop(client);
-        wait_for(&simulator, path, |seen| seen.over);
+        until_seen("the exchange is over", &simulator, path, |seen| seen.over);
     }
 }
 
@@ -301,8 +280,8 @@ fn a_slow_reader_holds_back_the_upstream() {
     assert_eq!(client.head().status, 200);
     // What fits into the kernel's buffers on both sides is some MiB.
     let runs_ahead = || seen(&simulator, &path).is_some_and(|seen| seen.answer_bytes > 48 * MIB);
-    assert!(!simulator.control().wait_until(Duration::from_millis(700), |_| runs_ahead()));
-    // The same upstream is fast when somebody reads.
+    never("the upstream runs ahead of the reader", Duration::from_millis(700), runs_ahead);
+    // The same upstream is fast when the client reads.
     let mut read = 0;
     while read < 64 * MIB {
         read += client.read_some().len() as u64;

@@ -4,23 +4,19 @@ use std::{
     fs,
     io::ErrorKind,
     os::unix::{fs::PermissionsExt, net::UnixDatagram},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::LoginFault;
 use rustix::process::Signal;
 
-use crate::{
-    http::Request,
-    sidecar::{PATIENCE, Setup, Sidecar},
-    stalled::{LETS_DEBUGGERS_IN, Stalled},
-};
+use crate::harness::{LETS_DEBUGGERS_IN, PATIENCE, Request, Setup, Sidecar, Stalled, now, simulator};
 
 /// A service manager that notes what it is told.
 struct Systemd(UnixDatagram);
 
 impl Systemd {
-    /// It wants `setup`'s daemon to tell it.
+    /// Binds a socket, and names it to `setup`'s daemon.
     fn new(setup: &mut Setup) -> Self {
         let path = setup.dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -38,12 +34,12 @@ impl Systemd {
         }
     }
 
-    /// Every message until one has that line, that one included.
+    /// Waits for a message with that line, and returns every message up to that one.
     fn until(&self, line: &str) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = now() + PATIENCE;
         let mut messages = Vec::new();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let left = deadline.saturating_duration_since(now()).max(Duration::from_millis(1));
             let Some(message) = self.next_within(left) else { panic!("no {line:?} in {messages:#?}") };
             let found = message.lines().any(|it| it.starts_with(line));
             messages.push(message);
@@ -54,16 +50,12 @@ impl Systemd {
     }
 }
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
 fn is_said(messages: &[String], line: &str) -> bool {
     messages.iter().flat_map(|message| message.lines()).any(|it| it.starts_with(line))
 }
 
 #[test]
-fn it_is_ready_once_clients_are_let_in_and_says_how_each_account_is() {
+fn systemd_is_told_ready_once_clients_are_accepted_and_how_each_account_is() {
     let simulator = simulator();
     simulator.control().hold_logins(true);
     let mut setup = Setup::new(&simulator);
@@ -71,7 +63,7 @@ fn it_is_ready_once_clients_are_let_in_and_says_how_each_account_is() {
     let sidecar = setup.start();
     let messages = systemd.until("READY=1");
     assert!(is_said(&messages, "STATUS=Serving 1 API; account default logging in"), "{messages:?}");
-    // Whoever comes after it is served.
+    // The next client is served.
     assert_eq!(sidecar.send(&Request::get("/users").host("elsewhere.example")).status, 421);
     simulator.control().hold_logins(false);
     let messages = systemd.until("STATUS=Serving 1 API; account default ready, token until ");
@@ -124,7 +116,7 @@ fn a_reload_is_told_with_its_beginning_and_its_end_whether_it_was_taken_over_or_
 }
 
 #[test]
-fn on_sigterm_it_says_that_it_stops_how_long_it_may_take_and_never_again_that_it_is_ready() {
+fn on_sigterm_systemd_is_told_that_the_daemon_stops_and_how_long_it_may_take() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.global("drain_timeout", "7s").global("drain_delay", "200ms");
@@ -170,7 +162,7 @@ fn the_watchdog_is_fed_while_every_worker_turns_and_not_while_one_is_stuck() {
     let stalled = Stalled::worker(&sidecar, 1);
     sidecar.wait_for_log("a worker does not answer: the watchdog is not fed");
     while systemd.next_within(Duration::from_millis(1)).is_some() {}
-    let silent = Instant::now();
+    let silent = now();
     while let Some(left) = LIMIT.checked_sub(silent.elapsed()).filter(|left| !left.is_zero()) {
         let message = systemd.next_within(left);
         assert!(message.as_deref() != Some("WATCHDOG=1"), "fed though a worker is stuck");

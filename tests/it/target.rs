@@ -1,15 +1,6 @@
 //! The request's target: what the client wrote, byte for byte, below the upstream's base path.
 
-use careportals_simulator::{Options, Simulator};
-
-use crate::{
-    http::{Connection, Request},
-    raw_upstream::{OK, RawUpstream},
-};
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
+use crate::harness::{Connection, OK, RecordingUpstream, Request, simulator};
 
 fn asks(client: &mut Connection, line: &str) -> u16 {
     client.write(format!("{line} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
@@ -19,7 +10,7 @@ fn asks(client: &mut Connection, line: &str) -> u16 {
 #[test]
 fn a_target_is_forwarded_byte_for_byte() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     let mut client = sidecar.connect();
     let targets = [
@@ -47,7 +38,7 @@ fn a_target_is_forwarded_byte_for_byte() {
 #[test]
 fn a_long_target_is_forwarded_whole() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     let target = format!("/{}?{}", "p".repeat(20_000), "q".repeat(20_000));
     assert_eq!(sidecar.get(&target).status, 200);
@@ -57,7 +48,7 @@ fn a_long_target_is_forwarded_whole() {
 #[test]
 fn a_fragment_is_cut() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     let mut client = sidecar.connect();
     for target in ["/a#b", "/a?b#c?d", "/#", "http://localhost/a#b"] {
@@ -69,7 +60,7 @@ fn a_fragment_is_cut() {
 #[test]
 fn methods_pass_as_they_are_written() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     let mut client = sidecar.connect();
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE", "get", "M-SEARCH"] {
@@ -82,7 +73,7 @@ fn methods_pass_as_they_are_written() {
 #[test]
 fn absolute_form_is_served_for_names_of_ours() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let mut setup = upstream.setup(&simulator);
     setup.api("allowed_hosts", r#"["sidecar.example.test"]"#);
     let sidecar = setup.start();
@@ -105,7 +96,7 @@ fn absolute_form_is_served_for_names_of_ours() {
 #[test]
 fn absolute_form_for_anybody_else_is_400() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let sidecar = upstream.setup(&simulator).start();
     for target in [
         "http://elsewhere.example.test/",
@@ -126,7 +117,7 @@ fn absolute_form_for_anybody_else_is_400() {
 #[test]
 fn the_asterisk_is_for_options_alone() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let mut setup = upstream.setup(&simulator);
     setup.variable("CAREPORTALS_UPSTREAM", &format!("{}/base", upstream.base_url()));
     let sidecar = setup.start();
@@ -138,7 +129,7 @@ fn the_asterisk_is_for_options_alone() {
 #[test]
 fn the_base_path_of_the_upstream_comes_before_the_target() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(OK);
+    let upstream = RecordingUpstream::start(OK);
     let mut setup = upstream.setup(&simulator);
     setup.variable("CAREPORTALS_UPSTREAM", &format!("{}/base/v1", upstream.base_url()));
     let sidecar = setup.start();

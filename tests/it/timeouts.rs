@@ -1,35 +1,27 @@
-//! Who may keep whom waiting, for how long, and what the client is told.
+//! Time-outs of either side: when they end an exchange, and what the client is told.
 
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use careportals_simulator::{Options, Simulator};
 use socket2::{Domain, Socket, Type};
 
-use crate::{
-    http::{Answer, Connection, Request},
-    sidecar::{PATIENCE, Setup, Sidecar},
-    upstream::Upstream,
-};
+use crate::harness::{Answer, Connection, ManualUpstream, Request, Setup, Sidecar, now, simulator, until};
 
 const SHORT: Duration = Duration::from_millis(300);
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// With one key of the API at 300 ms.
+/// A sidecar with one key of its API at 300 ms.
 fn with_short(simulator: &Simulator, key: &str) -> Sidecar {
     let mut setup = Setup::new(simulator);
     setup.api(key, "300ms");
     setup.start().ready()
 }
 
-/// What the problem says, with its status.
+/// The status and code of a problem.
 fn problem(answer: &Answer) -> (u16, String) {
     (answer.status, answer.problem())
 }
@@ -38,7 +30,7 @@ fn problem(answer: &Answer) -> (u16, String) {
 fn a_client_that_says_nothing_is_closed_after_head_timeout() {
     let simulator = simulator();
     let sidecar = with_short(&simulator, "head_timeout");
-    let start = Instant::now();
+    let start = now();
     let mut silent = sidecar.connect();
     assert!(silent.is_closed());
     assert!(start.elapsed() >= SHORT);
@@ -48,8 +40,9 @@ fn a_client_that_says_nothing_is_closed_after_head_timeout() {
 fn bytes_that_drip_in_do_not_extend_head_timeout() {
     let simulator = simulator();
     let sidecar = with_short(&simulator, "head_timeout");
-    let start = Instant::now();
+    let start = now();
     let mut stream = TcpStream::connect(sidecar.address()).unwrap();
+    // Each read waits that long for the end of the connection, and so paces the bytes.
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     stream.write_all(b"GET /_sim/echo HTTP/1.1\r\nX-Slow: ").unwrap();
     let closed = (0..200).any(|_| {
@@ -76,7 +69,7 @@ fn an_idle_connection_outlives_head_timeout_but_a_begun_head_does_not() {
     assert!(sidecar.connect().is_closed());
     assert_eq!(idle.send(&request).status, 200);
     assert!(sidecar.connect().is_closed());
-    let start = Instant::now();
+    let start = now();
     idle.write(b"GET /_sim/echo HTTP/1.1\r\nHost: loc");
     assert!(idle.is_closed());
     assert!(start.elapsed() >= SHORT);
@@ -101,12 +94,12 @@ fn a_tls_handshake_that_is_not_answered_ends_with_connect_timeout() {
     let mut setup = Setup::without_login(&format!("https://{}", silent.local_addr().unwrap()), simulator.ca_pem());
     setup.api("connect_timeout", "300ms");
     let sidecar = setup.start();
-    let start = Instant::now();
+    let start = now();
     assert_eq!(problem(&sidecar.get("/users/account")), (504, "connect_timeout".to_owned()));
     assert!(start.elapsed() >= SHORT);
 }
 
-/// A listener whose queue is full, and what fills it.
+/// A listener whose queue is full, and the connections that fill it.
 fn full() -> (Socket, SocketAddr, Vec<TcpStream>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -155,7 +148,7 @@ fn a_certificate_of_an_unknown_authority_is_a_502() {
     assert!(sidecar.wait_for_log("the upstream can't be reached").contains("its issuer is not trusted"));
 }
 
-/// A port of our own that refuses connections until somebody listens.
+/// A reserved port that refuses connections until the test listens there.
 fn closed_port() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -163,13 +156,13 @@ fn closed_port() -> (Socket, SocketAddr) {
     (socket, address)
 }
 
-/// Hears every connection, and answers it with the same bytes, for as long as the test lasts.
+/// Answers every connection with the same bytes, for as long as the test lasts.
 fn open_port(socket: &Socket, answer: &'static [u8]) {
     socket.listen(8).unwrap();
     let listener = TcpListener::from(socket.try_clone().unwrap());
     thread::spawn(move || {
         for stream in listener.incoming() {
-            // Who hung up meanwhile has had its answer.
+            // A client that has hung up has had its answer.
             let _ = stream.and_then(|mut stream| stream.read(&mut [0; 4096]).and_then(|_| stream.write_all(answer)));
         }
     });
@@ -221,7 +214,7 @@ fn a_certificate_for_another_name_is_a_502() {
 #[test]
 fn an_upstream_that_speaks_no_tls_is_a_502() {
     let simulator = simulator();
-    let upstream = Upstream::listen();
+    let upstream = ManualUpstream::listen();
     let sidecar = Setup::without_login(&format!("https://{}", upstream.address()), simulator.ca_pem()).start();
     let mut client = sidecar.connect();
     client.write(&Request::get("/users/account").head());
@@ -246,7 +239,7 @@ fn an_upstream_that_does_not_answer_within_response_timeout_is_a_504() {
     let sidecar = with_short(&simulator, "response_timeout");
     for request in [Request::get("/_sim/hang"), Request::post("/_sim/hang", "a body"), Request::new("PUT", "/_sim/hang")] {
         simulator.control().reset_counts();
-        let start = Instant::now();
+        let start = now();
         assert_eq!(problem(&sidecar.send(&request)), (504, "upstream_timeout".to_owned()));
         assert!(start.elapsed() >= SHORT);
         assert_eq!(simulator.control().counts().requests, 1, "a time-out is not tried again");
@@ -266,7 +259,7 @@ fn response_timeout_counts_from_the_last_byte_of_the_request() {
     assert_eq!(slow.answer("POST").json()["body"], "slow");
     slow.write(b"POST /_sim/hang HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl");
     assert_eq!(sidecar.get("/_sim/hang").status, 504);
-    let start = Instant::now();
+    let start = now();
     slow.write(b"ow");
     assert_eq!(problem(&slow.answer("POST")), (504, "upstream_timeout".to_owned()));
     assert!(start.elapsed() >= SHORT);
@@ -278,13 +271,13 @@ fn a_client_that_pauses_in_its_body_for_body_idle_is_told_408() {
     let sidecar = with_short(&simulator, "body_idle");
     let mut client = sidecar.connect();
     client.write(b"POST /_sim/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl");
-    let start = Instant::now();
+    let start = now();
     let answer = client.answer("POST");
     assert_eq!(problem(&answer), (408, "request_body_timeout".to_owned()));
     assert!(start.elapsed() >= SHORT);
     assert_eq!(answer.header("connection"), Some("close"));
     let seen = || simulator.control().requests().into_iter().find(|seen| seen.method == "POST").unwrap();
-    assert!(simulator.control().wait_until(PATIENCE, |_| seen().over));
+    until("the exchange is over", || seen().over);
     assert!(!seen().complete, "what is missing is not made up");
 }
 
@@ -294,7 +287,7 @@ fn an_upstream_that_pauses_in_its_body_for_body_idle_is_cut_off() {
     let sidecar = with_short(&simulator, "body_idle");
     let mut client = sidecar.connect();
     client.write(&Request::get("/_sim/drip?bytes=2&interval_ms=3600000").head());
-    let start = Instant::now();
+    let start = now();
     let answer = client.answer("GET");
     assert_eq!(answer.status, 200);
     assert_eq!(answer.body.len(), 1);
@@ -302,7 +295,7 @@ fn an_upstream_that_pauses_in_its_body_for_body_idle_is_cut_off() {
     assert!(start.elapsed() >= SHORT);
     let lines = sidecar.wait_for_access_lines(2);
     assert!(lines.iter().any(|line| line["cut"] == "upstream_silent"), "{lines:?}");
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+    until("every exchange is over", || simulator.control().requests().iter().all(|seen| seen.over));
 }
 
 #[test]
@@ -310,7 +303,7 @@ fn an_event_stream_is_held_to_stream_idle_instead() {
     let simulator = simulator();
     let quiet = "/_sim/sse?events=2&interval_ms=3600000";
     let sidecar = with_short(&simulator, "stream_idle");
-    let start = Instant::now();
+    let start = now();
     assert!(sidecar.get(quiet).cut);
     assert!(start.elapsed() >= SHORT);
 
@@ -356,7 +349,7 @@ fn a_client_that_reads_slowly_does_not_trip_body_idle() {
 
 #[test]
 fn an_upstream_that_stops_reading_is_not_blamed_on_the_client() {
-    let upstream = Upstream::listen();
+    let upstream = ManualUpstream::listen();
     let mut setup = upstream.setup();
     setup.api("body_idle", "300ms");
     let sidecar = setup.start();

@@ -2,11 +2,10 @@
 
 use std::{
     sync::Arc,
-    thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
-use careportals_simulator::{Options, Simulator};
+use careportals_simulator::Simulator;
 use rcgen::CertificateParams;
 use rustls::{
     ServerConfig,
@@ -14,40 +13,35 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use crate::{
-    sidecar::{ORGANIZATION, PASSWORD, PATIENCE, Setup, USERNAME},
-    tls_peer::{Authority, Heard, Identity, KEPT, Peer, TOKEN, params, server, server_of},
+use crate::harness::{
+    ORGANIZATION, PASSWORD, Setup, TlsPeer, USERNAME, let_time_pass, now, simulator,
+    tls_peer::{Authority, Heard, Identity, KEPT, TOKEN, params, server, server_of},
+    until_some, wall_clock,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
 /// A sidecar that logs in at the simulator and forwards to the peer.
-fn forwarding(simulator: &Simulator, peer: &Peer, trusted: &Authority) -> Setup {
+fn forwarding(simulator: &Simulator, peer: &TlsPeer, trusted: &Authority) -> Setup {
     let mut setup = Setup::new(simulator);
     setup.file("ca.pem", &format!("{}{}", simulator.ca_pem(), trusted.pem));
-    setup
-        .variable("CAREPORTALS_UPSTREAM", &peer.base_url())
-        .variable("CAREPORTALS_LOGIN_URL", &format!("{}/patient/auth", simulator.base_url()));
+    setup.upstream(&peer.base_url(), simulator);
     setup
 }
 
 /// A sidecar that logs in at the peer, whose requests don't wait for that.
-fn logging_in(peer: &Peer, trusted: &Authority) -> Setup {
+fn logging_in(peer: &TlsPeer, trusted: &Authority) -> Setup {
     let mut setup = Setup::without_login(&peer.base_url(), &trusted.pem);
     setup
         .variable("CAREPORTALS_LOGIN_URL", "/auth")
         .variable("CAREPORTALS_USERNAME", USERNAME)
         .variable("CAREPORTALS_PASSWORD", PASSWORD)
-        .variable("CAREPORTALS_TELEMETRY_LISTEN", "127.0.0.1:0");
+        .with_telemetry();
     setup
 }
 
-/// Neither a request nor a log-in reaches `server`; the reason is told, and it hears nothing.
-fn is_refused(server: impl Fn() -> Peer, trusted: &Authority, code: &str, reason: &str) {
+/// Asserts that neither a request nor a log-in reaches `server`, that the reason is told, and that the server hears nothing.
+fn is_refused(server: impl Fn() -> TlsPeer, trusted: &Authority, code: &str, reason: &str) {
     let (simulator, peer) = (simulator(), server());
     let sidecar = forwarding(&simulator, &peer, trusted).start();
     let answer = sidecar.get("/wards");
@@ -92,7 +86,7 @@ fn learned_nothing(heard: &Heard, secrets: &[&str]) {
 
 fn certificate_is_refused(trusted: &Authority, identity: &Identity, reason: &str) {
     for version in [&TLS12, &TLS13] {
-        is_refused(|| Peer::tls(server_of(identity, &[version], None)), trusted, "certificate_rejected", reason);
+        is_refused(|| TlsPeer::tls(server_of(identity, &[version], None)), trusted, "certificate_rejected", reason);
     }
 }
 
@@ -100,18 +94,18 @@ fn authority() -> Authority {
     Authority::new("The tests' authority")
 }
 
-/// With these limits, counted from now.
+/// The parameters of a certificate with these limits, counted from now.
 fn valid(from: impl Fn(SystemTime) -> SystemTime, to: impl Fn(SystemTime) -> SystemTime) -> CertificateParams {
-    let (now, mut params) = (SystemTime::now(), params("localhost"));
+    let (now, mut params) = (wall_clock(), params("localhost"));
     params.not_before = from(now).into();
     params.not_after = to(now).into();
     params
 }
 
 #[test]
-fn who_is_trusted_is_told_token_and_password() {
+fn a_trusted_server_is_told_token_and_password() {
     let (authority, simulator) = (authority(), simulator());
-    let peer = Peer::tls(server(&authority.sign(&params("localhost"))));
+    let peer = TlsPeer::tls(server(&authority.sign(&params("localhost"))));
     let sidecar = forwarding(&simulator, &peer, &authority).start();
     assert_eq!(sidecar.get("/wards").text(), "served", "{}", sidecar.logs());
     let token = simulator.control().last_token().unwrap();
@@ -162,7 +156,7 @@ fn a_certificate_of_an_unknown_issuer_is_refused_whatever_it_calls_itself() {
 #[test]
 fn a_plaintext_answer_ends_the_connection() {
     for words in [&b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..], b"220 mail.test ESMTP ready\r\n"] {
-        is_refused(|| Peer::words(words), &authority(), "tls_failed", "it does not speak TLS at that port");
+        is_refused(|| TlsPeer::words(words), &authority(), "tls_failed", "it does not speak TLS at that port");
     }
 }
 
@@ -179,24 +173,24 @@ fn tls_1_0_and_1_1_are_not_spoken() {
     // Servers either go ahead with their version, or object to ours: a fatal alert, protocol version.
     let (tls_1_0, tls_1_1, objection) = (old_hello([3, 1]), old_hello([3, 2]), vec![21, 3, 1, 0, 2, 2, 70]);
     for words in [tls_1_0, tls_1_1, objection] {
-        is_refused(|| Peer::words(&words), &authority(), "tls_failed", "no TLS version that `tls_min` allows");
+        is_refused(|| TlsPeer::words(&words), &authority(), "tls_failed", "no TLS version that `tls_min` allows");
     }
 }
 
 #[test]
 fn a_server_that_hangs_up_in_the_handshake_hears_nothing() {
-    is_refused(|| Peer::words(b""), &authority(), "tls_failed", "it closed the connection");
+    is_refused(|| TlsPeer::words(b""), &authority(), "tls_failed", "it closed the connection");
 }
 
 #[test]
 fn tls_1_2_is_spoken_unless_tls_min_is_1_3() {
     let authority = authority();
-    let peer = Peer::tls(server_of(&authority.sign(&params("localhost")), &[&TLS12], None));
+    let peer = TlsPeer::tls(server_of(&authority.sign(&params("localhost")), &[&TLS12], None));
     let sidecar = logging_in(&peer, &authority).start();
     assert_eq!(sidecar.get("/a").text(), "served", "{}", sidecar.logs());
     assert!(String::from_utf8_lossy(&peer.heard_of(2).words).contains(PASSWORD));
 
-    let only_1_2 = || Peer::tls(server_of(&authority.sign(&params("localhost")), &[&TLS12], None));
+    let only_1_2 = || TlsPeer::tls(server_of(&authority.sign(&params("localhost")), &[&TLS12], None));
     let (simulator, peer) = (simulator(), only_1_2());
     let mut setup = forwarding(&simulator, &peer, &authority);
     setup.global("tls_min", "1.3");
@@ -214,7 +208,7 @@ fn tls_1_2_is_spoken_unless_tls_min_is_1_3() {
     learned_nothing(&peer.heard_of(1), &[]);
 }
 
-/// With sessions to resume.
+/// The settings of a server that resumes sessions.
 fn resuming(identity: &Identity, version: &'static rustls::SupportedProtocolVersion) -> ServerConfig {
     let mut config = server_of(identity, &[version], None);
     config.session_storage = ServerSessionMemoryCache::new(32);
@@ -229,7 +223,7 @@ fn a_session_is_not_resumed_beyond_the_certificate_that_it_was_made_under() {
     let begin = |version| {
         let config = resuming(&identity, version);
         let sessions = Arc::clone(&config.session_storage);
-        let peer = Peer::tls(config);
+        let peer = TlsPeer::tls(config);
         let sidecar = Setup::without_login(&peer.base_url(), &authority.pem).start();
         for _ in 0..2 {
             assert_eq!(sidecar.get("/a").text(), "served", "{}", sidecar.logs());
@@ -243,16 +237,8 @@ fn a_session_is_not_resumed_beyond_the_certificate_that_it_was_made_under() {
         config.session_storage = Arc::clone(sessions);
         peer.change(config);
     }
-    let deadline = Instant::now() + PATIENCE;
     for (_, sidecar, _) in &old {
-        let refused = loop {
-            let answer = sidecar.get("/a");
-            if answer.status != 200 {
-                break answer;
-            }
-            assert!(Instant::now() < deadline, "an expired certificate is still good enough");
-            thread::park_timeout(Duration::from_millis(20));
-        };
+        let refused = until_some("the certificate has expired", || Some(sidecar.get("/a")).filter(|answer| answer.status != 200));
         assert_eq!((refused.status, refused.problem().as_str()), (502, "certificate_rejected"), "{refused:?}");
         assert!(sidecar.wait_for_log("the upstream can't be reached").contains("it has expired"));
     }
@@ -265,8 +251,8 @@ fn a_session_is_not_resumed_beyond_the_certificate_that_it_was_made_under() {
 #[test]
 fn a_kept_connection_is_not_used_beyond_its_servers_certificate() {
     let authority = authority();
-    let ends = Instant::now() + Duration::from_millis(2500);
-    let peer = Peer::tls(server(&authority.sign(&valid(|now| now - DAY, |now| now + Duration::from_millis(2500)))));
+    let ends = now() + Duration::from_millis(2500);
+    let peer = TlsPeer::tls(server(&authority.sign(&valid(|now| now - DAY, |now| now + Duration::from_millis(2500)))));
     let mut setup = Setup::without_login(&peer.base_url(), &authority.pem);
     setup.variable("CAREPORTALS_WORKERS", "1");
     let sidecar = setup.start();
@@ -277,8 +263,8 @@ fn a_kept_connection_is_not_used_beyond_its_servers_certificate() {
             break answer;
         }
         served += 1;
-        assert!(Instant::now() < ends + Duration::from_secs(5), "a connection outlives its certificate");
-        thread::park_timeout(Duration::from_millis(50));
+        assert!(now() < ends + Duration::from_secs(5), "a connection outlives its certificate");
+        let_time_pass("the certificate expires while the connection is used now and then", Duration::from_millis(50));
     };
     assert_eq!((refused.status, refused.problem().as_str()), (502, "certificate_rejected"), "{refused:?}");
     assert!(sidecar.wait_for_log("the upstream can't be reached").contains("it has expired"));
@@ -289,7 +275,8 @@ fn a_kept_connection_is_not_used_beyond_its_servers_certificate() {
 #[test]
 fn ca_only_file_leaves_the_systems_roots_out_and_ca_file_does_not() {
     let [of_the_system, of_the_file] = [Authority::new("The system's"), Authority::new("The file's")];
-    let [system, file] = [&of_the_system, &of_the_file].map(|authority| Peer::tls(server(&authority.sign(&params("localhost")))));
+    let [system, file] =
+        [&of_the_system, &of_the_file].map(|authority| TlsPeer::tls(server(&authority.sign(&params("localhost")))));
     for (only, peer, served) in [(true, &system, false), (true, &file, true), (false, &system, true), (false, &file, true)] {
         let mut setup = Setup::without_login(&peer.base_url(), &of_the_file.pem);
         let roots = setup.file("system.pem", &of_the_system.pem);

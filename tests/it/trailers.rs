@@ -1,20 +1,10 @@
 //! Trailers, both ways.
 
-use careportals_simulator::{Options, Simulator};
 use serde_json::{Value, json};
 
-use crate::{
-    http::{Answer, Request},
-    http2::Http2,
-    raw_upstream::RawUpstream,
-    sidecar::{OFF_AND_AUTO, Setup, Sidecar},
-};
+use crate::harness::{Answer, Http2, OFF_AND_AUTO, RecordingUpstream, Request, Setup, Sidecar, revoke, simulator};
 
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-/// A chunked request over HTTP/1.1 with these trailers, which announces `announced`.
+/// Sends a chunked request over HTTP/1.1 with these trailers, which announces `announced`.
 fn post(sidecar: &Sidecar, target: &str, announced: &str, trailers: &[(&str, &str)]) -> Answer {
     let mut client = sidecar.connect();
     let mut request = Request::new("POST", target).header("Transfer-Encoding", "chunked");
@@ -57,10 +47,10 @@ fn announced_trailers_of_a_request_arrive() {
 }
 
 #[test]
-fn they_are_sent_again_with_a_body_that_is() {
+fn trailers_are_sent_again_with_their_body() {
     let simulator = simulator();
     let sidecar = Setup::eager(&simulator).start().ready();
-    crate::sidecar::revoke(&simulator);
+    revoke(&simulator);
     let answer = post(&sidecar, "/_sim/echo", "x-checksum", &[("x-checksum", "abc")]);
     assert_eq!((answer.status, received(&answer)), (200, json!([["x-checksum", "abc"]])));
 }
@@ -87,7 +77,7 @@ fn what_the_sidecar_owns_never_passes_as_a_trailer() {
 }
 
 #[test]
-fn trailers_of_an_answer_reach_who_asks_for_them() {
+fn trailers_of_an_answer_reach_a_client_that_asks_for_them() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     let mut client = sidecar.connect();
@@ -107,7 +97,7 @@ fn trailers_of_an_answer_reach_who_asks_for_them() {
 }
 
 #[test]
-fn they_pass_both_ways_whatever_either_side_speaks() {
+fn trailers_pass_both_ways_over_http1_and_http2() {
     for http2 in OFF_AND_AUTO {
         let simulator = simulator();
         let mut setup = Setup::new(&simulator);
@@ -143,7 +133,7 @@ fn they_pass_both_ways_whatever_either_side_speaks() {
 #[test]
 fn an_upstream_can_set_nothing_by_a_trailer() {
     let simulator = simulator();
-    let upstream = RawUpstream::start(
+    let upstream = RecordingUpstream::start(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: set-cookie, x-good, authorization\r\n\r\n\
          2\r\nok\r\n0\r\nset-cookie: a=1\r\nx-good: 1\r\nauthorization: x\r\nkeep-alive: 1\r\n\r\n",
     );

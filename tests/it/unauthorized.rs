@@ -2,20 +2,18 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator};
+use careportals_simulator::LoginFault;
 
-use crate::{
-    crowd::{Crowd, SetAtEnd},
-    http::{Answer, Request},
-    sidecar::{LOGGED_IN, PATIENCE, Setup, Sidecar, outgrow_the_floor, revoke},
+use crate::harness::{
+    Answer, Crowd, LOGGED_IN, Request, SetAtEnd, Setup, Sidecar, now, outgrow_the_floor, revoke, simulator, until,
 };
 
 #[test]
 fn a_request_with_a_revoked_token_is_sent_once_more_with_a_new_one() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::eager(&simulator).start().ready();
     let revoked = control.last_token().unwrap();
@@ -32,7 +30,7 @@ fn a_request_with_a_revoked_token_is_sent_once_more_with_a_new_one() {
 
 #[test]
 fn a_replay_needs_no_new_connection() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::eager(&simulator).start();
     let mut client = sidecar.connect();
@@ -46,7 +44,7 @@ fn a_replay_needs_no_new_connection() {
 
 #[test]
 fn five_hundred_requests_after_a_revocation_share_one_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::eager(&simulator);
     setup.account("token_wait", "30s").api("connect_timeout", "30s");
@@ -55,7 +53,7 @@ fn five_hundred_requests_after_a_revocation_share_one_log_in() {
     control.hold_requests(true);
     let crowd = Crowd::send(&sidecar, 500, &Request::get("/users/account"));
     // All of them carry the revoked token.
-    assert!(control.wait_until(PATIENCE, |control| control.counts().requests == 501));
+    until("the upstream has got 501 requests", || control.counts().requests == 501);
     control.hold_requests(false);
     crowd.succeeds();
     let counts = control.counts();
@@ -64,13 +62,13 @@ fn five_hundred_requests_after_a_revocation_share_one_log_in() {
 
 #[test]
 fn other_requests_wait_for_the_log_in_that_a_401_caused() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::eager(&simulator).start().ready();
     revoke(&simulator);
     control.hold_logins(true);
     let first = Crowd::send(&sidecar, 1, &Request::get("/users/account"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || control.counts().logins == 2);
     let others = Crowd::send(&sidecar, 5, &Request::get("/customers"));
     control.hold_logins(false);
     first.succeeds();
@@ -81,7 +79,7 @@ fn other_requests_wait_for_the_log_in_that_a_401_caused() {
 
 #[test]
 fn a_body_is_replayed_byte_for_byte() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::eager(&simulator).start().ready();
     let body: Vec<u8> = (0..60_000_u32).map(|index| u8::try_from(index * 7 % 251).unwrap()).collect();
@@ -105,13 +103,13 @@ fn a_body_is_replayed_byte_for_byte() {
 
 #[test]
 fn a_body_that_is_still_coming_when_the_401_comes_is_replayed_whole() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::eager(&simulator).start().ready();
     revoke(&simulator);
     let mut connection = sidecar.connect();
     connection.write(b"POST /_sim/mirror HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\n\r\nfirst");
-    assert!(control.wait_until(PATIENCE, |control| control.counts().unauthorized == 1));
+    until("the 401 is on its way", || control.counts().unauthorized == 1);
     connection.write(b"second");
     let answer = connection.answer("POST");
     assert_eq!((answer.status, answer.text()), (200, "firstsecond"));
@@ -122,12 +120,12 @@ fn a_body_that_is_still_coming_when_the_401_comes_is_replayed_whole() {
 fn a_body_beyond_replay_buffer_is_not_replayed_and_its_401_is_passed_on() {
     // How long the body is, and how often it is sent.
     for (length, times) in [(1024, 2), (1025, 1)] {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         let control = simulator.control();
         let mut setup = Setup::eager(&simulator);
         setup.api("replay_buffer", "1KiB");
         let sidecar = setup.start().ready();
-        outgrow_the_floor(&simulator);
+        outgrow_the_floor();
         // This path reads a body to its end before it refuses it.
         is_upstreams_401(&sidecar.send(&Request::post("/_sim/always-401", vec![b'x'; length])));
         assert_eq!(control.counts().by_route["/_sim/always-401"], times, "{length}");
@@ -139,10 +137,10 @@ fn a_body_beyond_replay_buffer_is_not_replayed_and_its_401_is_passed_on() {
 
 #[test]
 fn a_second_401_is_passed_on_as_it_came() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::eager(&simulator).start().ready();
-    outgrow_the_floor(&simulator);
+    outgrow_the_floor();
     is_upstreams_401(&sidecar.get("/_sim/always-401"));
     let counts = control.counts();
     assert_eq!((counts.by_route["/_sim/always-401"], counts.logins), (2, 2));
@@ -150,7 +148,7 @@ fn a_second_401_is_passed_on_as_it_came() {
 
 #[test]
 fn a_401_for_a_token_younger_than_the_floor_is_passed_on_without_a_log_in() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     // The floor is 30 s unless it is set.
     let sidecar = Sidecar::start(&simulator).ready();
@@ -164,13 +162,13 @@ fn a_401_for_a_token_younger_than_the_floor_is_passed_on_without_a_log_in() {
 
 #[test]
 fn a_log_in_that_does_not_cure_raises_the_floor() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::eager(&simulator).start().ready();
     let mut connection = sidecar.connect();
     for _ in 0..3 {
         // Old enough for the floor as it is set.
-        outgrow_the_floor(&simulator);
+        outgrow_the_floor();
         is_upstreams_401(&connection.send(&Request::get("/_sim/always-401")));
     }
     // One log-in and one replay, and then the floor is seconds high.
@@ -181,7 +179,7 @@ fn a_log_in_that_does_not_cure_raises_the_floor() {
 
 #[test]
 fn a_log_in_that_cures_leaves_the_floor_as_it_is() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::eager(&simulator).start().ready();
     for logins in 2..=5 {
@@ -195,7 +193,7 @@ fn a_log_in_that_cures_leaves_the_floor_as_it_is() {
 fn a_failed_log_in_passes_the_401_on_and_starts_no_other() {
     // None of these tries again soon by itself.
     for fault in [LoginFault::Status(403), LoginFault::StatusRetryAfter(429, "600".to_owned())] {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         let control = simulator.control();
         let sidecar = Setup::eager(&simulator).start().ready();
         let token = control.last_token().unwrap();
@@ -215,7 +213,7 @@ fn a_failed_log_in_passes_the_401_on_and_starts_no_other() {
 
 #[test]
 fn a_log_in_slower_than_token_wait_passes_the_401_on_and_makes_others_wait_no_longer() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::eager(&simulator);
     setup.account("token_wait", "400ms");
@@ -225,24 +223,24 @@ fn a_log_in_slower_than_token_wait_passes_the_401_on_and_makes_others_wait_no_lo
     revoke(&simulator);
     control.hold_logins(true);
     let first = Crowd::send(&sidecar, 1, &Request::get("/users/account"));
-    assert!(control.wait_until(PATIENCE, |control| control.counts().logins == 2));
+    until("two log-ins have begun", || control.counts().logins == 2);
     let other = sidecar.get("/customers");
     assert_eq!((other.status, other.problem().as_str()), (503, "token_pending"));
     is_upstreams_401(&first.answers()[0]);
     control.hold_logins(false);
-    assert!(control.wait_until(PATIENCE, |control| control.counts().login_ok == 2));
+    until("two log-ins have succeeded", || control.counts().login_ok == 2);
     assert_eq!(sidecar.get("/customers").status, 200);
     assert_eq!(control.counts().logins, 2);
 }
 
 #[test]
 fn relogin_on_names_the_statuses_that_make_a_token_suspect() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::eager(&simulator);
     setup.account("relogin_on", "[403, 419]");
     let sidecar = setup.start().ready();
-    outgrow_the_floor(&simulator);
+    outgrow_the_floor();
     assert_eq!(sidecar.get("/_sim/status/403").status, 403);
     assert_eq!((control.counts().by_route["/_sim/status"], control.counts().logins), (2, 2));
     revoke(&simulator);
@@ -255,18 +253,18 @@ fn a_path_that_always_answers_401_takes_nothing_else_down() {
     const CLIENTS: usize = 4;
     const EACH: usize = 2500;
     const LOGIN: Duration = Duration::from_millis(50);
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     control.set_login_delay(LOGIN);
     let sidecar = Setup::eager(&simulator).start().ready();
-    let begun = Instant::now();
+    let begun = now();
     let over = AtomicBool::new(false);
     let (served, longest) = std::thread::scope(|scope| {
         let other = scope.spawn(|| {
             let (mut served, mut longest) = (0, Duration::ZERO);
             let mut connection = sidecar.connect();
             while !over.load(Ordering::Relaxed) {
-                let sent = Instant::now();
+                let sent = now();
                 let answer = connection.send(&Request::get("/users/account"));
                 longest = longest.max(sent.elapsed());
                 assert_eq!(answer.status, 200, "{answer:?}");

@@ -1,58 +1,15 @@
 //! `Upgrade: websocket` becomes a tunnel; every other `Upgrade` is a plain request.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use careportals_simulator::{Options, Simulator};
 use rustix::process::Signal;
 
-use crate::{
-    http::{Answer, Connection, Request},
-    raw_upstream::RawUpstream,
-    sidecar::{PATIENCE, Setup, Sidecar},
-    upstream::Upstream,
+use crate::harness::{
+    Connection, ManualUpstream, RecordingUpstream, Request, Setup, Sidecar, let_time_pass, now, revoke, simulator, until,
+    websocket::{KEY, ask, assert_echoes, handshake, message, open},
 };
 
 const SHORT: Duration = Duration::from_millis(300);
-/// RFC 6455, 1.3: a key, and what the server makes of it.
-const KEY: (&str, &str) = ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-
-fn simulator() -> Simulator {
-    Simulator::start(Options::default()).unwrap()
-}
-
-fn handshake(target: &str) -> Request {
-    Request::get(target)
-        .header("Connection", "keep-alive, Upgrade")
-        .header("Upgrade", "websocket")
-        .header("Sec-WebSocket-Version", "13")
-        .header("Sec-WebSocket-Key", KEY.0)
-}
-
-/// Asks for a tunnel to the simulator's echo, and gets it.
-pub fn open(sidecar: &Sidecar) -> Connection {
-    let mut client = sidecar.connect();
-    let head = ask(&mut client, &handshake("/_sim/websocket"));
-    assert_eq!(head.status, 101, "{head:?}");
-    client
-}
-
-fn ask(client: &mut Connection, request: &Request) -> Answer {
-    client.write(&request.head());
-    client.head()
-}
-
-/// A masked text frame (RFC 6455, 5.2); the mask is all zeros.
-fn message(text: &str) -> Vec<u8> {
-    let length = u8::try_from(text.len()).unwrap();
-    assert!(length < 126);
-    [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()
-}
-
-pub fn assert_echoes(client: &mut Connection, text: &str) {
-    client.write(&message(text));
-    client.read_until(text.as_bytes());
-}
-
 #[test]
 fn messages_go_both_ways_after_a_101() {
     let simulator = simulator();
@@ -106,7 +63,7 @@ fn a_tunnels_connection_is_its_own_and_never_used_again() {
 }
 
 #[test]
-fn beside_an_http2_connection_it_gets_one_of_http1() {
+fn an_upgrade_goes_over_http1_even_beside_an_http2_connection() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::auto(&simulator).start().ready();
@@ -122,7 +79,7 @@ fn beside_an_http2_connection_it_gets_one_of_http1() {
 }
 
 #[test]
-fn an_answer_other_than_101_is_an_ordinary_one() {
+fn an_answer_other_than_101_is_passed_on_as_any() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator);
     let mut client = sidecar.connect();
@@ -143,7 +100,7 @@ fn a_401_is_cured_by_a_log_in_as_for_any_request() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = Setup::eager(&simulator).start().ready();
-    crate::sidecar::revoke(&simulator);
+    revoke(&simulator);
     control.reset_counts();
     let mut client = open(&sidecar);
     assert_echoes(&mut client, "hello");
@@ -160,15 +117,16 @@ fn a_101_that_does_not_agree_is_a_502() {
         "Connection: upgrade\r\nUpgrade: h2c\r\n",
         "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
     ] {
-        let upstream = RawUpstream::start(format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n"));
+        let upstream = RecordingUpstream::start(format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n"));
         let sidecar = upstream.setup(&simulator).start();
         let answer = sidecar.send(&handshake("/"));
         assert_eq!((answer.status, answer.problem().as_str()), (502, "upgrade_failed"), "{lines}");
         assert_eq!(answer.header("proxy-status"), Some("careportals-sidecar; error=http_upgrade_failed"));
         assert_eq!(upstream.requests().len(), 1, "it is not asked again");
     }
-    // Nobody asked.
-    let upstream = RawUpstream::start("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    // No client asked for an upgrade.
+    let upstream =
+        RecordingUpstream::start("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
     let sidecar = upstream.setup(&simulator).start();
     assert_eq!(sidecar.get("/").problem(), "upstream_protocol");
 }
@@ -181,13 +139,13 @@ fn an_upstream_that_does_not_answer_or_hangs_up_is_told_as_for_any_request() {
     let sidecar = setup.start().ready();
     let answer = sidecar.send(&handshake("/_sim/hang"));
     assert_eq!((answer.status, answer.problem().as_str()), (504, "upstream_timeout"));
-    assert!(simulator.control().wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+    until("every exchange is over", || simulator.control().requests().iter().all(|seen| seen.over));
     let answer = sidecar.send(&handshake("/_sim/reset-before"));
     assert_eq!((answer.status, answer.problem().as_str()), (502, "upstream_closed"));
 }
 
 #[test]
-fn the_guard_judges_it_as_any_request() {
+fn an_upgrade_is_refused_for_the_same_reasons_as_any_request() {
     let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
@@ -233,18 +191,18 @@ fn any_other_upgrade_is_served_as_a_plain_request() {
 }
 
 #[test]
-fn silence_on_both_sides_for_stream_idle_closes_it() {
+fn a_tunnel_is_closed_after_silence_on_both_sides_for_stream_idle() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("stream_idle", "300ms").api("body_idle", "10ms").api("client_idle", "10ms");
     let sidecar = setup.start();
     let mut client = open(&sidecar);
-    let start = Instant::now();
+    let start = now();
     while start.elapsed() < 2 * SHORT {
         assert_echoes(&mut client, "still here");
-        assert!(!simulator.control().wait_until(Duration::from_millis(100), |_| false));
+        let_time_pass("the tunnel rests for less than `stream_idle`", Duration::from_millis(100));
     }
-    let start = Instant::now();
+    let start = now();
     assert_eq!(client.read_to_end(), b"");
     assert!(start.elapsed() >= Duration::from_millis(150), "{:?}", start.elapsed());
     assert_eq!(sidecar.wait_for_access_lines(1)[0]["cut"], "silent");
@@ -252,7 +210,7 @@ fn silence_on_both_sides_for_stream_idle_closes_it() {
 
 /// An upstream played by the test, and a tunnel to it.
 fn tunnel(setup: impl FnOnce(&mut Setup)) -> (Sidecar, Connection, Connection) {
-    let upstream = Upstream::listen();
+    let upstream = ManualUpstream::listen();
     let mut with = upstream.setup();
     setup(&mut with);
     let sidecar = with.start();
@@ -317,7 +275,7 @@ fn a_side_that_breaks_off_takes_the_other_one_along() {
 }
 
 #[test]
-fn it_holds_its_place_among_the_requests_and_its_seat() {
+fn a_tunnel_counts_against_max_requests_and_max_connections() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.api("max_requests", "1").api("max_connections", "2");
@@ -339,7 +297,7 @@ fn it_holds_its_place_among_the_requests_and_its_seat() {
 }
 
 #[test]
-fn the_drain_waits_for_it() {
+fn a_drain_waits_for_a_tunnel() {
     let simulator = simulator();
     let mut sidecar = Sidecar::start(&simulator).ready();
     let mut client = open(&sidecar);
@@ -352,7 +310,7 @@ fn the_drain_waits_for_it() {
 }
 
 #[test]
-fn the_drain_cuts_it_after_drain_timeout() {
+fn a_drain_cuts_a_tunnel_after_drain_timeout() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     setup.global("drain_timeout", "300ms");
@@ -368,7 +326,7 @@ fn the_drain_cuts_it_after_drain_timeout() {
 }
 
 #[test]
-fn a_client_that_is_gone_ends_it() {
+fn a_tunnel_ends_when_its_client_is_gone() {
     let (sidecar, client, mut server) = tunnel(|_| {});
     drop(client);
     // Whatever the server still says has nowhere to go.

@@ -212,3 +212,17 @@ fn the_template_unit_is_the_service_but_for_its_names() {
     let (service, template) = (lines("systemd/careportals-sidecar.service"), lines("systemd/careportals-sidecar@.service"));
     assert_eq!(service, template, "what protects one instance protects all of them");
 }
+
+#[test]
+fn the_test_that_contributing_md_shows_is_one_of_the_suite() {
+    let text = read("CONTRIBUTING.md");
+    let shown = text.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
+    let shown: Vec<&str> = shown.filter(|code| code.starts_with("#[test]\n")).collect();
+    assert!(!shown.is_empty(), "CONTRIBUTING.md has lost its test");
+    let tree = Tree::read();
+    let is_real =
+        |code: &str| tree.sources.iter().any(|source| source.file.starts_with("tests/it/") && source.text.contains(code));
+    for code in shown {
+        assert!(is_real(code), "CONTRIBUTING.md shows a test that is not in tests/it:\n{code}");
+    }
+}

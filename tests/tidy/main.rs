@@ -8,6 +8,7 @@ mod documents;
 mod events;
 mod layout;
 mod manual;
+mod names;
 mod source;
 mod writing;
 

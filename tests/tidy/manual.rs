@@ -1,6 +1,7 @@
-//! The manual is the program's own help: `docs/commands.md`, and the man pages and completions that packages install.
+//! The manual equals the program's own help: `docs/commands.md`, and the man pages and completions that packages install.
 //!
-//! `UPDATE_DOCS=1` writes all of them anew.
+//! `UPDATE_DOCS=1` writes all of them. They are kept in git since a plain `cargo deb` runs nothing between its build and its
+//! packing but build scripts, and a build script can't see the command line's definition, which uses `config`.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -10,10 +11,10 @@ use clap_complete::Shell;
 
 use crate::read;
 
-/// Of a text for programs and of one for people.
+/// The width at which help and man pages are rendered, whatever the terminal's.
 const COLUMNS: usize = 100;
 
-/// Every command with everything that it takes, as it is typed; the program itself first.
+/// Every visible command with its arguments. The program itself comes first.
 fn commands() -> Vec<Command> {
     let mut program = cli::command().term_width(COLUMNS);
     program.build();
@@ -22,7 +23,7 @@ fn commands() -> Vec<Command> {
     [vec![program], subcommands].concat()
 }
 
-/// Each command's help; the settings that all of them take stand with the program's own.
+/// Renders each command's help. Flags that all commands take appear in the program's own help only.
 fn reference() -> String {
     let mut text = String::new();
     for (place, command) in commands().into_iter().enumerate() {
@@ -47,7 +48,7 @@ fn is_update() -> bool {
 fn the_reference_of_commands_is_what_the_help_says() {
     const MARKS: [&str; 2] = ["<!-- begin -->\n", "<!-- end -->"];
     if cfg!(not(feature = "demo")) {
-        // The manual is that of the whole program.
+        // The manual describes the program with all features.
         return;
     }
     let text = read("docs/commands.md");
@@ -61,7 +62,7 @@ fn the_reference_of_commands_is_what_the_help_says() {
     }
 }
 
-/// The program as packages have it, and images: without what helps to try it.
+/// The command line as packages and images ship it, without `demo`.
 fn packaged() -> Command {
     let program = cli::command();
     Command::new("careportals-sidecar")
@@ -75,7 +76,7 @@ fn packaged() -> Command {
         .term_width(COLUMNS)
 }
 
-/// Holds the files of a folder to be these and no others, or writes them.
+/// Asserts that a folder holds these files and no others. With `UPDATE_DOCS=1` it writes them first.
 fn holds(folder: &str, files: &[(String, Vec<u8>)]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     for (name, right) in files {
@@ -89,7 +90,7 @@ fn holds(folder: &str, files: &[(String, Vec<u8>)]) {
     for found in fs::read_dir(&folder).unwrap() {
         let found = found.unwrap();
         let is_one = files.iter().any(|(name, _)| **name == *found.file_name());
-        assert!(is_one, "{} is of no command", found.path().display());
+        assert!(is_one, "{} belongs to no command", found.path().display());
     }
 }
 

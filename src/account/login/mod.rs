@@ -1,8 +1,7 @@
-//! One log-in: sources in, a [`Grant`] or a classified [`LoginError`] out.
+//! Performs one log-in: it reads the sources, and returns a [`Grant`] or a classified [`LoginError`].
 //!
-//! Depends on `config`, `careportals`, `upstream` and `connect`. Goes over a connection of its own, never the data path's.
-//! Guarantees: bodies with secrets live in buffers that are wiped; nothing that the server says, its `message` included,
-//! is kept or printed; redirects are never followed.
+//! Guarantees: a log-in uses a connection of its own, never the data path's; bodies with secrets live in buffers that are
+//! wiped; nothing that the server says, its `message` included, is kept or logged; redirects are never followed.
 
 use std::{
     io,
@@ -20,7 +19,7 @@ use tokio::time::timeout;
 
 use super::{
     answer::{self, LoginAnswer},
-    credentials::{Credentials, Sources},
+    credentials::{LoginCredentials, Sources},
     failure::{LoginError, Malformed, Unreachable},
     token::Grant,
 };
@@ -33,21 +32,24 @@ use crate::{
     upstream,
 };
 
-/// How a token is had; the driver's only way to the world, and a test's way in.
+/// The longest answer that is read, in bytes.
+const ANSWER_MAX: usize = 64 * 1024;
+
+/// How the driver gets a token. Tests script it.
 pub(super) trait LogIn: Send + Sync + 'static {
-    /// `refresh`: what an earlier log-in left for this one.
+    /// Starts a log-in. `refresh` is the refresh token that an earlier one left.
     fn log_in(&self, refresh: Option<Arc<Secret>>) -> LoggingIn;
 }
 
-/// A log-in under way; dropping it gives it up.
+/// A log-in in flight; dropping it gives it up.
 pub(super) type LoggingIn = Pin<Box<dyn Future<Output = Result<Grant, LoginError>> + Send>>;
 
 /// The connections that an account may make.
 #[derive(Clone)]
 pub struct LoginConnectors {
-    /// To the origin of `login_url`.
+    /// Connects to the origin of `login_url`.
     pub login: Connector,
-    /// To the origin of `refresh_url`, when there is one.
+    /// Connects to the origin of `refresh_url`, when there is one.
     pub refresh: Option<Connector>,
 }
 
@@ -65,7 +67,7 @@ impl LogIn for HttpLogIn {
         Box::pin(async move {
             match this.sources.login() {
                 Some(login) => this.grant(login, refresh.as_deref()).await,
-                // The driver of an account without log-in has no use for this.
+                // An account without log-in has no driver that calls this.
                 None => Err(LoginError::Malformed(Malformed::NoToken)),
             }
         })
@@ -79,15 +81,15 @@ impl HttpLogIn {
             let organization = self.sources.organization().await?;
             let body = body(|out| write_refresh(out, refresh));
             let request = request(login, endpoint, connector, &organization, body);
-            // Half of the time, so that the other way is not cut off.
+            // The refresh gets half of the time, so that a log-in still fits after it.
             let tried = timeout(login.timeout / 2, self.exchange(login, connector, request, organization)).await;
             match tried {
-                // A server that sends no new refresh token means the old one to be used on (RFC 6749, 6).
+                // When the server sends no new refresh token, the old one stays in use (RFC 6749, 6).
                 Ok(Ok(grant)) => {
                     let kept = || Secret::of(refresh.expose());
                     return Ok(Grant { refresh: grant.refresh.or_else(|| Some(kept())), ..grant });
                 }
-                // Who asks for fewer log-ins must not be sent another.
+                // A server that asks for fewer log-ins must not get another one.
                 Ok(Err(error @ LoginError::Throttled(_))) => return Err(error),
                 Ok(Err(error)) => tracing::debug!(reason = error.code(), "refresh failed, logging in instead"),
                 Err(_) => tracing::debug!(reason = LoginError::TimedOut.code(), "refresh failed, logging in instead"),
@@ -139,10 +141,10 @@ fn request(
     for (name, value) in &login.headers {
         headers.append(name, value.clone());
     }
-    // Last: what these say is not a matter of settings.
+    // These come last: settings can't change them.
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(HeaderName::from_static(ORGANIZATION_HEADER), organization.clone());
-    // An origin's authority is a legal value: it was parsed from a URL.
+    // An authority that was parsed from a URL is a legal value.
     if let Ok(host) = HeaderValue::from_str(&connector.origin().authority()) {
         headers.insert(header::HOST, host);
     }
@@ -153,7 +155,7 @@ fn request(
     request
 }
 
-/// The answer's status, as the contract sorts it.
+/// Sorts an answer by its status: a success, or one of the errors.
 fn classify(response: &Response<Incoming>, server_now: SystemTime) -> Result<(), LoginError> {
     let status = response.status();
     if status.is_success() {
@@ -173,11 +175,11 @@ fn date(headers: &HeaderMap) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(header::DATE)?.to_str().ok()?).ok()
 }
 
-/// Seconds, or a date by the server's clock; `None` for anything else, and for no wait at all.
+/// Reads `Retry-After`: seconds, or a date by the server's clock. `None` for anything else, and for no wait at all.
 fn retry_after(headers: &HeaderMap, server_now: SystemTime) -> Option<Duration> {
     let asked = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !asked.is_empty() && asked.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Too large for a number is still a number.
+        // A number that is too large for us still asks for a long wait.
         Duration::from_secs(asked.parse().unwrap_or(u64::MAX))
     } else {
         httpdate::parse_http_date(asked).ok()?.duration_since(server_now).ok()?
@@ -203,15 +205,15 @@ async fn collect(mut body: Incoming) -> Result<Pages, LoginError> {
     Ok(bytes)
 }
 
-/// As `write` writes it, wiped when the last reference to it goes.
+/// Makes a body that is wiped when the last reference to it goes.
 fn body(write: impl Fn(&mut Pages) -> io::Result<()>) -> Bytes {
     let mut pages = Pages::default();
-    // A buffer in memory does not fail to be written to, nor does text to be JSON.
+    // Writing text as JSON into memory does not fail.
     let _ = write(&mut pages);
     Bytes::from_owner(pages)
 }
 
-fn write_login(out: &mut Pages, login: &Login, credentials: &Credentials) -> io::Result<()> {
+fn write_login(out: &mut Pages, login: &Login, credentials: &LoginCredentials) -> io::Result<()> {
     out.extend(b"{");
     write_member(out, &login.username_field, &credentials.username)?;
     out.extend(b",");
@@ -236,12 +238,10 @@ fn write_refresh(out: &mut Pages, refresh: &Secret) -> io::Result<()> {
 fn write_member(out: &mut Pages, name: &str, value: &Secret) -> io::Result<()> {
     serde_json::to_writer(&mut *out, name)?;
     out.extend(b":");
-    // `Sources` lets nothing but text through, and a token is text by its origin.
+    // `Sources` lets only text through, and the refresh token came out of JSON.
     serde_json::to_writer(&mut *out, value.expose_str().unwrap_or_default())?;
     Ok(())
 }
-
-const ANSWER_MAX: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The exchange over a real connection, with a server that says what it is told to.
+//! Tests the exchange over a real connection, with a scripted server.
 
 use std::sync::Mutex;
 
@@ -11,13 +11,13 @@ use tokio::{
 
 use super::*;
 use crate::{
-    account::fixture,
+    account::tests::{config, endpoint},
     clock::SystemClock,
     config::{AccountId, Config, Source},
     tls::ClientTls,
 };
 
-/// Answers one connection after the other, then no more.
+/// A server that answers one connection after the other, then no more.
 struct Server {
     port: u16,
     requests: Arc<Mutex<Vec<String>>>,
@@ -66,11 +66,11 @@ fn response(status: &str, headers: &str, body: &str) -> Vec<u8> {
 
 fn connector(port: u16) -> Connector {
     let tls = ClientTls::with_roots(RootCertStore::empty()).unwrap();
-    Connector::new(&fixture::endpoint(port, "/").origin, &tls, &crate::config::Egress::default(), Duration::from_secs(5)).unwrap()
+    Connector::new(&endpoint(port, "/").origin, &tls, &crate::config::Egress::default(), Duration::from_secs(5)).unwrap()
 }
 
 fn log_in_at(port: u16, change: impl FnOnce(&mut Config)) -> HttpLogIn {
-    let mut config = fixture::config();
+    let mut config = config();
     change(&mut config);
     let sources = Sources::new(Arc::new(config), AccountId(0)).unwrap();
     let connectors = LoginConnectors { login: connector(port), refresh: Some(connector(port)) };
@@ -221,7 +221,7 @@ async fn a_missing_source_is_an_error_before_anything_is_sent() {
 
 fn refreshable(config: &mut Config) {
     let login = config.accounts[0].login.as_mut().unwrap();
-    login.refresh_url = Some(fixture::endpoint(9, "/auth/refresh"));
+    login.refresh_url = Some(endpoint(9, "/auth/refresh"));
 }
 
 fn held() -> Arc<Secret> {

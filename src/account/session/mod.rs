@@ -1,14 +1,15 @@
-//! The account's state machine: an event in, the next state and at most one effect out.
+//! The account's state machine: an event goes in, the next state and at most one effect come out.
 //!
-//! Pure: time and chance are arguments, the driver acts. Guarantees: at most one log-in is in flight, since a new one
-//! makes the id of the one before stale; a token that counts as expired is never [`Session::usable`]; after a log-out
-//! nothing but [`Event::LogIn`] starts a log-in; `LoggedOut`, `LoggingIn` and `BackingOff` can't hold a token.
+//! Pure: time and chance are arguments, and the driver carries out the effects. Guarantees: at most one log-in is in
+//! flight, since a new one makes the one before stale; a token that counts as expired is never [`Session::usable`]; after a
+//! log-out nothing but [`Event::LogIn`] starts a log-in; `LoggedOut`, `LoggingIn` and `BackingOff` hold no token.
+//! [`Session::check_invariants`] states what holds after every step.
 
 use std::{mem, sync::Arc, time::Duration};
 
 use super::{
     failure::{LoginError, Malformed},
-    relogin_floor::{Probation, ReloginFloor, Verdict},
+    relogin_floor::{Probation, ReloginFloor},
     token::{Generation, Token},
 };
 use crate::{
@@ -16,16 +17,22 @@ use crate::{
     secret::Secret,
 };
 
-/// One account between its log-ins.
+const BACK_OFF_MIN: Duration = Duration::from_secs(1);
+const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+const REFUSED_MIN: Duration = Duration::from_secs(60);
+const REFUSED_MAX: Duration = Duration::from_secs(15 * 60);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// The session of one account: its state, and what outlives each state.
 #[derive(Debug)]
 pub(super) struct Session {
     state: State,
-    floor: ReloginFloor,
+    relogin_floor: ReloginFloor,
     /// Log-ins started so far; a token's generation is the number of its log-in.
-    flights: u64,
+    attempts: u64,
 }
 
-/// Each variant holds what it may know, and no more.
+/// The state. Each variant holds exactly what is known in it.
 #[derive(Debug)]
 pub(super) enum State {
     LoggedOut,
@@ -36,103 +43,105 @@ pub(super) enum State {
     Rejected { token: Option<Token>, until: Moment, tries: Tries, last: LoginError },
 }
 
-/// Where a refresh stands.
+/// The step of a refresh.
 #[derive(Debug)]
 pub(super) enum Step {
     InFlight { attempt: Attempt, trust: Trust },
     Waiting { until: Moment, last: LoginError },
 }
 
-/// Whether the token at hand is handed out while its successor is fetched.
+/// Whether requests carry the token at hand while its successor is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
     Trusted,
-    /// A 401 named it.
+    /// A 401 named the token, so requests wait for its successor.
     Suspect,
 }
 
-/// One log-in flight; what lands under an older one is dropped.
+/// The number of a log-in. The session drops the outcome of any but the latest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Attempt(pub(super) u64);
 
 impl Attempt {
-    /// Of the token that it may bring.
+    /// The generation of the token that this log-in may bring.
     pub(super) fn generation(self) -> Generation {
         Generation(self.0)
     }
 }
 
-/// What went wrong since the last success.
+/// Attempts that failed since the last success.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tries {
     failures: u32,
-    /// Kept through failures in between: they must not speed up attempts that may lock an account.
+    /// Failures in between do not reset this: they must not speed up attempts that may lock an account.
     refusals: u32,
 }
 
-/// What happens to a session.
+/// An event in the life of a session.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Somebody asked for it.
+    /// The daemon started, or an administrator asked for a log-in.
     LogIn,
     LogOut,
-    /// The sources give something else than the last log-in used.
+    /// User name or password are no longer those that the last log-in used.
     CredentialsChanged,
+    /// The organization is no longer the one that the last log-in used.
     OrganizationChanged,
-    /// The machine slept; who knows what the server did meanwhile.
+    /// The machine was suspended; the server may have ended the token meanwhile.
     Resumed,
-    /// A 401 for that token.
+    /// A request with that token got a 401.
     Unauthorized(Generation),
     /// A request that had got a 401 got through with that token.
     Accepted(Generation),
     /// A request that had got a 401 got another with that token.
     RejectedAgain(Generation),
-    Landed(Attempt, Result<Token, LoginError>),
+    /// That log-in ended.
+    Ended(Attempt, Result<Token, LoginError>),
     /// Time has passed.
     Tick,
 }
 
-/// What the driver must do; everything else it reads off the state.
+/// An action for the driver. Everything else follows from the state.
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// Start this log-in and forget the one before.
+    /// Start this log-in and give up the one before.
     StartLogin { attempt: Attempt, refresh: Option<Arc<Secret>> },
 }
 
-/// What a 401 for the token at hand would do.
+/// When a 401 has the token at hand replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Complaints {
-    /// Nothing: a log-in waits for its time, or there is no token.
-    Ignored,
-    /// One log-in is in flight because of another.
-    Joined,
-    /// Something, from then on.
-    HeardFrom(Moment),
+pub(super) enum Replacement {
+    /// It does not: the next log-in has its time, or there is no token.
+    Never,
+    /// An earlier 401 made the token suspect, and its replacement is in flight.
+    InFlight,
+    /// From this time on, a 401 starts a log-in or makes the one in flight a replacement.
+    From(Moment),
 }
 
-/// The contract's names.
+/// A state's name, as users see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StateName {
-    /// Until an explicit log-in.
+    /// No token until an explicit log-in.
     LoggedOut,
-    /// No token yet, or none any more; a log-in is in flight.
+    /// No token; a log-in is in flight.
     LoggingIn,
-    /// A valid token, nothing to do.
+    /// A valid token, and nothing to do.
     Ready,
-    /// A token, and its successor is under way.
+    /// A token, while its successor is in flight or waits for its next attempt.
     Refreshing,
     /// No token; the next attempt has its time.
     BackingOff,
-    /// The server refused the credentials; perhaps the old token is still good.
+    /// The server refused the credentials; the old token serves until it expires.
     Rejected,
 }
 
 impl StateName {
-    /// All of them, for metrics.
+    /// All states, for metrics.
     pub const ALL: [Self; 6] =
         [Self::LoggedOut, Self::LoggingIn, Self::Ready, Self::Refreshing, Self::BackingOff, Self::Rejected];
 
-    /// As users see it.
+    /// The name in `status`, logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -147,23 +156,23 @@ impl StateName {
 }
 
 impl Session {
-    /// Logged out; the driver's first event is a log-in.
+    /// A session that is logged out; the driver's first event is a log-in.
     pub(super) fn new(relogin_floor: Duration) -> Self {
-        Self { state: State::LoggedOut, floor: ReloginFloor::new(relogin_floor), flights: 0 }
+        Self { state: State::LoggedOut, relogin_floor: ReloginFloor::new(relogin_floor), attempts: 0 }
     }
 
-    /// Changes the age from which a 401 may have a token replaced.
-    pub(super) fn set_floor(&mut self, relogin_floor: Duration) {
-        self.floor.rebase(relogin_floor);
+    /// Changes the least age at which a 401 replaces a token.
+    pub(super) fn set_relogin_floor(&mut self, relogin_floor: Duration) {
+        self.relogin_floor.rebase(relogin_floor);
     }
 
-    /// Every event is also a tick: whatever is due at `now` is done with it.
+    /// Handles one event. Every event is also a tick: the session also does what is due at `now`.
     pub(super) fn step(&mut self, event: Event, now: Moment, jitter: &mut Jitter) -> Option<Effect> {
         self.forget_expired(now);
         let effect = match event {
             Event::LogOut => {
                 self.state = State::LoggedOut;
-                self.floor.end_trial();
+                self.relogin_floor.end_probation();
                 None
             }
             Event::LogIn => self.log_in(now),
@@ -172,17 +181,17 @@ impl Session {
             Event::Resumed => matches!(self.state, State::Ready { .. }).then(|| self.start(Trust::Trusted, now)),
             Event::Unauthorized(refused) => self.unauthorized(refused, now),
             Event::Accepted(by) => {
-                self.floor.cured(by);
+                self.relogin_floor.accepted(by);
                 None
             }
             Event::RejectedAgain(by) => {
-                self.floor.uncured(by);
+                self.relogin_floor.rejected_again(by);
                 None
             }
-            Event::Landed(attempt, outcome) => {
-                // Late ones are wiped unseen.
+            Event::Ended(attempt, outcome) => {
+                // A token from an older attempt is wiped here, unused.
                 if self.attempt() == Some(attempt) {
-                    self.landed(outcome, now, jitter);
+                    self.ended(outcome, now, jitter);
                 }
                 None
             }
@@ -203,7 +212,7 @@ impl Session {
         token.filter(|token| token.is_usable(now))
     }
 
-    /// The token at hand, suspect or not.
+    /// The token at hand, suspect or not; never an expired one after a step.
     pub(super) fn token(&self) -> Option<&Token> {
         match &self.state {
             State::LoggedOut | State::LoggingIn { .. } | State::BackingOff { .. } => None,
@@ -212,7 +221,7 @@ impl Session {
         }
     }
 
-    /// When a tick changes something; `None` when only other events do.
+    /// When a tick next changes something; `None` when only other events do.
     pub(super) fn deadline(&self) -> Option<Moment> {
         let expiry = self.token().map(|token| token.usable_until);
         self.due_at().into_iter().chain(expiry).min()
@@ -229,6 +238,7 @@ impl Session {
         }
     }
 
+    /// The log-in in flight.
     pub(super) fn attempt(&self) -> Option<Attempt> {
         match &self.state {
             State::LoggingIn { attempt, .. } | State::Refreshing { step: Step::InFlight { attempt, .. }, .. } => Some(*attempt),
@@ -236,7 +246,7 @@ impl Session {
         }
     }
 
-    /// Why there is no newer token.
+    /// Why the latest log-in failed, until the next one is in flight.
     pub(super) fn last_error(&self) -> Option<&LoginError> {
         match &self.state {
             State::Refreshing { step: Step::Waiting { last, .. }, .. }
@@ -246,7 +256,7 @@ impl Session {
         }
     }
 
-    /// Whether the log-in in flight follows one that brought nothing.
+    /// Whether the log-in in flight follows one that failed.
     pub(super) fn is_retrying(&self) -> bool {
         match &self.state {
             State::LoggingIn { tries, .. } | State::Refreshing { tries, step: Step::InFlight { .. }, .. } => {
@@ -256,24 +266,25 @@ impl Session {
         }
     }
 
-    pub(super) fn complaints(&self) -> Complaints {
+    /// When a 401 has the token at hand replaced.
+    pub(super) fn replacement(&self) -> Replacement {
         match &self.state {
-            State::Refreshing { step: Step::InFlight { trust: Trust::Suspect, .. }, .. } => Complaints::Joined,
+            State::Refreshing { step: Step::InFlight { trust: Trust::Suspect, .. }, .. } => Replacement::InFlight,
             State::Ready { token, .. } | State::Refreshing { token, step: Step::InFlight { .. }, .. } => {
-                match self.floor.probation() {
-                    // The first 401 is a verdict, however young the token.
+                match self.relogin_floor.probation() {
+                    // The first 401 is a verdict, however young the token is.
                     Some(Probation { generation, verdict: None }) if generation == token.generation() => {
-                        Complaints::HeardFrom(token.received)
+                        Replacement::From(token.received)
                     }
-                    _ => Complaints::HeardFrom(token.received + self.floor.current()),
+                    _ => Replacement::From(token.received + self.relogin_floor.current()),
                 }
             }
-            _ => Complaints::Ignored,
+            _ => Replacement::Never,
         }
     }
 
     pub(super) fn probation(&self) -> Option<Probation> {
-        self.floor.probation()
+        self.relogin_floor.probation()
     }
 
     pub(super) fn name(&self) -> StateName {
@@ -287,14 +298,14 @@ impl Session {
         }
     }
 
-    /// What must hold after every step, in words when it doesn't.
+    /// Checks what holds after every step; the error says which rule is broken.
     pub(super) fn check_invariants(&self, now: Moment) -> Result<(), &'static str> {
         let rules = [
             (self.usable(now).is_none_or(|token| token.is_usable(now)), "an expired token is usable"),
-            (self.attempt().is_none_or(|attempt| attempt.0 == self.flights), "the attempt is not the latest"),
+            (self.attempt().is_none_or(|attempt| attempt.0 == self.attempts), "the attempt is not the latest"),
             (
                 self.token().is_none_or(|token| {
-                    let latest = self.attempt().map_or(self.flights + 1, |attempt| attempt.0);
+                    let latest = self.attempt().map_or(self.attempts + 1, |attempt| attempt.0);
                     token.generation().0 < latest
                 }),
                 "a token is newer than its log-in",
@@ -306,7 +317,10 @@ impl Session {
                 self.name() == StateName::LoggedOut || self.attempt().is_some() || self.due_at().is_some(),
                 "nothing will ever happen again",
             ),
-            ((self.floor.base()..=self.floor.max()).contains(&self.floor.current()), "the floor has left its bounds"),
+            (
+                (self.relogin_floor.base()..=self.relogin_floor.max()).contains(&self.relogin_floor.current()),
+                "the floor is out of its bounds",
+            ),
         ];
         rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, broken)| Err(broken))
     }
@@ -324,7 +338,7 @@ impl Session {
             return None;
         }
         self.drop_refresh_token();
-        // Other credentials have not failed yet.
+        // The new credentials have not failed yet.
         self.forget_tries();
         Some(self.start(Trust::Trusted, now))
     }
@@ -333,7 +347,7 @@ impl Session {
         if self.name() == StateName::LoggedOut {
             return None;
         }
-        self.floor.end_trial();
+        self.relogin_floor.end_probation();
         self.state = State::LoggedOut;
         Some(self.start(Trust::Trusted, now))
     }
@@ -341,8 +355,8 @@ impl Session {
     fn unauthorized(&mut self, refused: Generation, now: Moment) -> Option<Effect> {
         let token = self.token().filter(|token| token.generation() == refused && token.is_usable(now))?;
         let age = now.since(token.received);
-        self.floor.uncured(refused);
-        if age < self.floor.current() {
+        self.relogin_floor.rejected_again(refused);
+        if age < self.relogin_floor.current() {
             return None;
         }
         match &mut self.state {
@@ -355,10 +369,10 @@ impl Session {
         }
     }
 
-    /// The next attempt, whatever was going on. A token that was suspect stays so.
+    /// Starts the next attempt, in whatever state. A token that was suspect stays so.
     fn start(&mut self, trust: Trust, now: Moment) -> Effect {
-        self.flights += 1;
-        let attempt = Attempt(self.flights);
+        self.attempts += 1;
+        let attempt = Attempt(self.attempts);
         let (token, trust_before, tries) = mem::replace(&mut self.state, State::LoggedOut).into_parts();
         let trust = if trust_before == Trust::Suspect { trust_before } else { trust };
         let token = token.filter(|token| token.is_usable(now));
@@ -370,7 +384,7 @@ impl Session {
         Effect::StartLogin { attempt, refresh }
     }
 
-    fn landed(&mut self, outcome: Result<Token, LoginError>, now: Moment, jitter: &mut Jitter) {
+    fn ended(&mut self, outcome: Result<Token, LoginError>, now: Moment, jitter: &mut Jitter) {
         match outcome {
             Ok(token) if token.is_usable(now) => self.succeeded(token, jitter),
             Ok(_) => self.failed(LoginError::Malformed(Malformed::Expired), now, jitter),
@@ -381,14 +395,14 @@ impl Session {
     fn succeeded(&mut self, token: Token, jitter: &mut Jitter) {
         let (_, trust, _) = mem::replace(&mut self.state, State::LoggedOut).into_parts();
         match trust {
-            Trust::Suspect => self.floor.put_on_trial(token.generation()),
-            Trust::Trusted => self.floor.end_trial(),
+            Trust::Suspect => self.relogin_floor.start_probation(token.generation()),
+            Trust::Trusted => self.relogin_floor.end_probation(),
         }
         let refresh_at = token.refresh_at(jitter.fraction());
         self.state = State::Ready { token, refresh_at };
     }
 
-    /// The suspect token comes back into use with it.
+    /// A failed log-in brings a suspect token back into use: a token that may work beats none.
     fn failed(&mut self, error: LoginError, now: Moment, jitter: &mut Jitter) {
         let (token, _, mut tries) = mem::replace(&mut self.state, State::LoggedOut).into_parts();
         self.state = if let LoginError::Refused(_) = error {
@@ -405,7 +419,7 @@ impl Session {
         };
     }
 
-    /// Drops a token that counts as expired; `Ready` is due by then, and [`Session::start`] drops its token.
+    /// Drops a token that counts as expired. In `Ready` a log-in is due by then, and [`Session::start`] drops the token.
     fn forget_expired(&mut self, now: Moment) {
         if self.token().is_none_or(|token| token.is_usable(now)) {
             return;
@@ -418,7 +432,7 @@ impl Session {
         };
     }
 
-    /// What was asked for by name logs in with the credentials, not with what an earlier log-in left.
+    /// Has the next log-in use the credentials, since it was asked for or they changed.
     fn drop_refresh_token(&mut self) {
         match &mut self.state {
             State::Ready { token, .. } | State::Refreshing { token, .. } | State::Rejected { token: Some(token), .. } => {
@@ -452,21 +466,11 @@ impl State {
     }
 }
 
-impl Probation {
-    /// Whether that verdict would still change something.
-    pub(super) fn is_open_to(self, verdict: Verdict) -> bool {
-        match verdict {
-            Verdict::Accepted => self.verdict != Some(Verdict::Accepted),
-            Verdict::RejectedAgain => self.verdict.is_none(),
-        }
-    }
-}
-
 fn wait_after(error: &LoginError, failures: u32, jitter: &mut Jitter) -> Duration {
     match error {
         LoginError::Throttled(Some(asked)) if !asked.is_zero() => (*asked).min(RETRY_AFTER_MAX),
         _ => {
-            // Full jitter, so that many sidecars don't come back at once.
+            // Jitter keeps many sidecars from coming back at once.
             let most = doubled(BACK_OFF_MIN, failures, BACK_OFF_MAX);
             BACK_OFF_MIN + most.saturating_sub(BACK_OFF_MIN).mul_f64(jitter.fraction())
         }
@@ -476,12 +480,6 @@ fn wait_after(error: &LoginError, failures: u32, jitter: &mut Jitter) -> Duratio
 fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
     first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(most)
 }
-
-const BACK_OFF_MIN: Duration = Duration::from_secs(1);
-const BACK_OFF_MAX: Duration = Duration::from_secs(60);
-const REFUSED_MIN: Duration = Duration::from_secs(60);
-const REFUSED_MAX: Duration = Duration::from_secs(15 * 60);
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
 
 #[cfg(test)]
 mod tests;

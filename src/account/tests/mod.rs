@@ -1,6 +1,6 @@
-//! The driver on paused time, with a scripted log-in that must be used up.
+//! Tests the driver on paused time with scripted log-ins, all of which must be used; and holds settings for this folder's tests.
 
-mod scenes;
+mod promises;
 mod whole;
 
 use std::{
@@ -9,16 +9,24 @@ use std::{
     time::SystemTime,
 };
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{fixture, login::LoggingIn, token::Grant, watch::CredentialChange, *};
+use super::{login::LoggingIn, token::Grant, watch::CredentialChange, *};
 use crate::{
     clock::{Now, instant},
+    config::{self, Endpoint, Login, Origin, Scheme, Source},
     secret::Secret,
 };
 
-/// Follows tokio's paused clock, and jumps ahead when the machine sleeps.
+const LOGIN_TAKES: Duration = Duration::from_millis(200);
+const FLOOR: Duration = Duration::from_secs(30);
+const LIFE: Duration = Duration::from_secs(24 * 3600);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A clock that follows tokio's paused one, and jumps ahead when the machine is suspended.
 pub(super) struct ManualClock {
     started: Instant,
     slept: Mutex<Duration>,
@@ -34,7 +42,7 @@ impl ManualClock {
         *self.slept.lock().unwrap() += asleep;
     }
 
-    /// The wall clock alone is set ahead.
+    /// Sets the wall clock alone ahead.
     fn step_wall(&self, ahead: Duration) {
         *self.stepped.lock().unwrap() += ahead;
     }
@@ -51,10 +59,10 @@ impl Clock for ManualClock {
 /// What the next log-in does, and how long it takes.
 #[derive(Clone, Debug)]
 enum Scripted {
-    /// A token of that life.
+    /// It brings a token of that life.
     Grant(Duration),
     Fail(LoginError),
-    /// Nothing ever.
+    /// It never ends.
     Hang,
 }
 
@@ -99,7 +107,7 @@ impl LogIn for ScriptedLogIn {
     }
 }
 
-/// An account in a story.
+/// An account with its script and clock.
 struct Stage {
     account: Account,
     script: Arc<Script>,
@@ -121,17 +129,17 @@ impl Stage {
             refreshed: Mutex::default(),
             organization: Mutex::new("acme"),
         });
-        let sources = Sources::new(Arc::new(fixture::config()), AccountId(0)).unwrap();
+        let sources = Sources::new(Arc::new(config()), AccountId(0)).unwrap();
         let log_in = Box::new(ScriptedLogIn { script: Arc::clone(&script), clock: Arc::clone(&clock) });
         let (changes, watched) = mpsc::channel(4);
-        let watch = Watch::scripted(watched);
+        let watch = CredentialWatch::scripted(watched);
         let parts =
             Dependencies { clock: Arc::<ManualClock>::clone(&clock), jitter: Jitter::seeded(7), watch, counts: Arc::default() };
         let account = Account::assemble(sources, Some(log_in), parts);
         Self { account, script, clock, changes }
     }
 
-    /// With a token that is old enough to be replaced.
+    /// Opens a stage whose token is old enough to be replaced.
     async fn seasoned(lines: impl IntoIterator<Item = Scripted>) -> (Self, Arc<Bearer>) {
         let first = [Scripted::Grant(LIFE)];
         let stage = Self::open(first.into_iter().chain(lines));
@@ -140,7 +148,7 @@ impl Stage {
         (stage, bearer)
     }
 
-    /// Lets time go by, and the driver with it.
+    /// Lets time pass, and the driver act.
     async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
@@ -154,16 +162,16 @@ impl Stage {
     }
 
     fn state(&self) -> Option<StateName> {
-        self.account.status().state
+        self.account.snapshot().state()
     }
 
     async fn until(&self, state: StateName) {
-        let mut phase = self.account.subscribe();
-        let reached = timeout(DAY, phase.wait_for(|phase| phase.state() == Some(state))).await;
+        let mut snapshots = self.account.subscribe();
+        let reached = timeout(DAY, snapshots.wait_for(|snapshot| snapshot.state() == Some(state))).await;
         reached.expect("in good time").expect("while the driver runs");
     }
 
-    /// Ends the story: the whole script must have been played.
+    /// Ends the account; the whole script must have been played.
     async fn close(self) {
         self.account.shut_down().await;
         assert!(self.bearer().is_none());
@@ -171,9 +179,36 @@ impl Stage {
     }
 }
 
-const LOGIN_TAKES: Duration = Duration::from_millis(200);
-const FLOOR: Duration = Duration::from_secs(30);
-const LIFE: Duration = Duration::from_secs(24 * 3600);
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Settings of one account, `crm`, that logs in with literals at a port where nothing listens.
+pub(in crate::account) fn config() -> Config {
+    Config { accounts: vec![account()], ..crate::config::fixture::config() }
+}
+
+fn account() -> config::Account {
+    config::Account { name: "crm".to_owned(), organization: Source::Value(Secret::from("acme")), login: Some(login()) }
+}
+
+fn login() -> Login {
+    Login {
+        url: endpoint(9, "/auth"),
+        refresh_url: None,
+        username: Source::Value(Secret::from("ann")),
+        password: Source::Value(Secret::from("s3cret")),
+        username_field: "username".to_owned(),
+        password_field: "password".to_owned(),
+        extra: serde_json::Map::new(),
+        headers: HeaderMap::new(),
+        timeout: Duration::from_secs(10),
+        token_wait: Duration::from_secs(10),
+        relogin_floor: Duration::from_secs(30),
+        relogin_on: vec![StatusCode::UNAUTHORIZED],
+        assumed_life: Duration::from_secs(3600),
+        token_pointer: None,
+    }
+}
+
+/// An endpoint over plain HTTP on loopback.
+pub(in crate::account) fn endpoint(port: u16, target: &'static str) -> Endpoint {
+    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".to_owned(), port };
+    Endpoint { origin, target: PathAndQuery::from_static(target) }
+}

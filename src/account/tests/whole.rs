@@ -1,4 +1,4 @@
-//! The whole account: real files, a real connection, real time.
+//! Tests the whole account with real files, a real connection and real time.
 
 use std::{
     fs,
@@ -13,12 +13,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
-    clock::SystemClock,
-    config::{Origin, Scheme, Source},
-    connect::Connector,
-    tls::ClientTls,
-};
+use crate::{clock::SystemClock, connect::Connector, tls::ClientTls};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -52,17 +47,17 @@ fn connectors(port: u16) -> LoginConnectors {
 }
 
 fn start(change: impl FnOnce(&mut Config), port: Option<u16>) -> Account {
-    let mut config = fixture::config();
+    let mut config = config();
     change(&mut config);
     let clock = Arc::new(SystemClock);
     Account::start(Arc::new(config), AccountId(0), port.map(connectors), clock, Jitter::seeded(1), Arc::default()).unwrap()
 }
 
-async fn until(account: &Account, what: impl FnMut(&Phase) -> bool) {
+async fn until(account: &Account, what: impl FnMut(&AccountSnapshot) -> bool) {
     timeout(PATIENCE, account.subscribe().wait_for(what)).await.expect("in good time").expect("while the driver runs");
 }
 
-/// In one step, as well-behaved writers do.
+/// Replaces the file in one step, as well-behaved writers do.
 fn put(path: &Path, content: &str) {
     let staged = path.with_extension("new");
     fs::write(&staged, content).unwrap();
@@ -78,12 +73,12 @@ async fn a_password_file_that_is_missing_is_named_waited_for_and_then_used() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("password");
     let account = start(password_in(path.clone()), Some(server().await));
-    until(&account, |phase| phase.state() == Some(StateName::BackingOff)).await;
-    let error = account.status().last_error.unwrap();
+    until(&account, |snapshot| snapshot.state() == Some(StateName::BackingOff)).await;
+    let error = account.snapshot().last_error().cloned().unwrap();
     assert_eq!(error.code(), "source_missing");
     assert!(error.to_string().contains(path.to_str().unwrap()));
     put(&path, "right\n");
-    until(&account, |phase| phase.state() == Some(StateName::Ready)).await;
+    until(&account, |snapshot| snapshot.state() == Some(StateName::Ready)).await;
     let bearer = account.wait_for_bearer().await.unwrap();
     assert_eq!(bearer.authorization.as_ref().unwrap(), "Bearer t");
     account.shut_down().await;
@@ -95,11 +90,11 @@ async fn a_rejected_password_that_is_corrected_is_used_at_once() {
     let path = directory.path().join("password");
     put(&path, "wrong");
     let account = start(password_in(path.clone()), Some(server().await));
-    until(&account, |phase| phase.state() == Some(StateName::Rejected)).await;
+    until(&account, |snapshot| snapshot.state() == Some(StateName::Rejected)).await;
     assert_eq!(account.wait_for_bearer().await.unwrap_err().why, Why::LoginRejected);
     put(&path, "right");
-    // Far within the minute after which it would be tried again anyway.
-    until(&account, |phase| phase.state() == Some(StateName::Ready)).await;
+    // This is far within the minute after which it would be tried again anyway.
+    until(&account, |snapshot| snapshot.state() == Some(StateName::Ready)).await;
     account.shut_down().await;
 }
 
@@ -113,15 +108,15 @@ async fn an_organization_alone_is_waited_for_and_followed() {
         config.accounts[0].organization = Source::File(from_file);
     };
     let account = start(without_login, None);
-    until(&account, |phase| phase.last_error.is_some()).await;
+    until(&account, |snapshot| snapshot.last_error().is_some()).await;
     assert_eq!(account.wait_for_bearer().await.unwrap_err().why, Why::NoOrganization);
     assert!(matches!(account.log_in().await, Err(LogInFailed::Failed(LoginError::Source(_)))));
     put(&path, "acme\n");
-    until(&account, |phase| phase.outlook == Outlook::Usable).await;
+    until(&account, |snapshot| snapshot.standing == Standing::OrganizationKnown).await;
     let first = account.wait_for_bearer().await.unwrap();
     assert_eq!(first.organization, "acme");
     put(&path, "umbrella\n");
-    // The bearer is published before the phase that wakes us.
+    // The bearer is published before the snapshot that wakes us.
     let current = || account.bearer(SystemClock.now().moment);
     until(&account, |_| current().is_some_and(|bearer| bearer.generation > first.generation)).await;
     assert_eq!(current().unwrap().organization, "umbrella");
@@ -138,18 +133,18 @@ async fn a_changed_organization_is_withdrawn_before_the_new_one_is_known() {
         let path = path.clone();
         tokio::task::spawn_blocking(move || fs::write(path, organization).unwrap())
     };
-    let mut config = fixture::config();
+    let mut config = config();
     config.accounts[0].login = None;
     config.accounts[0].organization = Source::Command(vec!["cat".to_owned(), path.to_str().unwrap().to_owned()]);
     let sources = Sources::new(Arc::new(config), AccountId(0)).unwrap();
     let (changes, watched) = mpsc::channel(1);
-    let (clock, watch) = (Arc::new(SystemClock), Watch::scripted(watched));
+    let (clock, watch) = (Arc::new(SystemClock), CredentialWatch::scripted(watched));
     let dependencies = Dependencies { clock, jitter: Jitter::seeded(1), watch, counts: Arc::default() };
     let account = Account::assemble(sources, None, dependencies);
     say("acme").await.unwrap();
     assert_eq!(account.wait_for_bearer().await.unwrap().organization, "acme");
     changes.send(CredentialChange::Organization).await.unwrap();
-    until(&account, |phase| phase.outlook == Outlook::Pending).await;
+    until(&account, |snapshot| snapshot.standing == Standing::OrganizationPending).await;
     assert!(account.bearer(SystemClock.now().moment).is_none());
     say("umbrella").await.unwrap();
     assert_eq!(account.wait_for_bearer().await.unwrap().organization, "umbrella");

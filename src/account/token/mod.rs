@@ -1,7 +1,7 @@
-//! A token and how long it lives.
+//! A token and its life.
 //!
-//! Pure; depends on `secret` and `clock`. Of the claims only `exp` is read, and everything decoded on the way is wiped.
-//! Whatever a server sends, nothing here panics, and a life is never negative, infinite or longer than ten years.
+//! Pure. Guarantees: it reads `exp` and no other claim, and wipes what it decodes; no input makes it panic; a life is never
+//! negative, infinite or longer than ten years.
 
 use std::{
     fmt,
@@ -18,19 +18,30 @@ use crate::{
     secret::{Pages, Secret, token_of},
 };
 
-/// Which token. A later one is greater; none is used twice.
+/// A refresh starts this long before the token expires, when its life is long enough.
+const REFRESH_BEFORE_END: Duration = Duration::from_secs(30);
+const MARGIN_MIN: Duration = Duration::from_secs(1);
+const MARGIN_MAX: Duration = Duration::from_secs(2);
+/// A token with a shorter life counts as expired when it comes: most of its life is margin, and a log-in at each end would
+/// be a storm.
+const LIFE_MIN: Duration = Duration::from_secs(2);
+/// The longest life keeps arithmetic on absurd claims far from any limit.
+const LIFE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The number of a token. A later token has a greater one, and none is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub(super) u64);
 
-/// What a request carries: token and organization_only of one log-in, published and read as one value.
+/// What a request carries. Token and organization of one log-in are published and read as one value, so that a token never
+/// travels with another organization.
 pub struct Bearer {
     /// `Bearer <token>`, one allocation for all requests; `None` when the account has no log-in.
     pub authorization: Option<HeaderValue>,
-    /// The organization_only.
+    /// The value of the organization header.
     pub organization: HeaderValue,
-    /// Which token it is.
+    /// The number of the token.
     pub generation: Generation,
-    /// From then on it may not be sent; `None`: no end.
+    /// From this time on it may not be sent; `None`: it has no end.
     pub(super) usable_until: Option<Moment>,
 }
 
@@ -54,13 +65,12 @@ impl fmt::Debug for Bearer {
     }
 }
 
-/// What a log-in brought, before it is known to be usable.
+/// What a log-in brought, before its token is read.
 pub(super) struct Grant {
-    /// The token.
     pub(super) token: Secret,
-    /// For the next time.
+    /// The refresh token for the next log-in.
     pub(super) refresh: Option<Secret>,
-    /// The organization_only that the log-in was for.
+    /// The organization that the log-in was for.
     pub(super) organization: HeaderValue,
     /// The server's clock when it answered.
     pub(super) server_date: Option<SystemTime>,
@@ -68,7 +78,7 @@ pub(super) struct Grant {
     pub(super) received: Now,
 }
 
-/// A token of known life.
+/// A token whose life is known.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
     pub(super) bearer: Arc<Bearer>,
@@ -76,12 +86,12 @@ pub(super) struct Token {
     pub(super) received: Moment,
     pub(super) expires: Moment,
     pub(super) life: Duration,
-    /// `expires`, less the margin within which it already counts as expired.
+    /// `expires` less a margin, so that a request does not arrive with a token that has just expired.
     pub(super) usable_until: Moment,
 }
 
 impl Token {
-    /// Reads the token's end by the server's clock (ours when it sent no `Date`).
+    /// Reads when the token expires, by the server's clock (ours when it sent no `Date`).
     pub(super) fn read(grant: Grant, generation: Generation, assumed_life: Duration) -> Result<Self, Malformed> {
         let authorization = grant.token.authorization().ok_or(Malformed::NotAHeader)?;
         let server_now = grant.server_date.unwrap_or(grant.received.wall);
@@ -113,8 +123,8 @@ impl Token {
         now < self.usable_until
     }
 
-    /// `max(life/2, min(0.8 * life * (1 ± 0.1), life - 30 s))` after it was received: early enough, and never at once
-    /// for ever, however short its life. `fraction` is uniform in `[0, 1)`.
+    /// When the refresh is due: `max(life/2, min(0.8 * life * (1 ± 0.1), life - 30 s))` after the token was received. Half of
+    /// the life at least, so that a short one does not cause a loop of refreshes. `fraction` is uniform in `[0, 1)`.
     pub(super) fn refresh_at(&self, fraction: f64) -> Moment {
         let scattered = self.life.mul_f64(0.8 * (0.9 + 0.2 * fraction.clamp(0.0, 1.0)));
         let after = scattered.min(self.life.saturating_sub(REFRESH_BEFORE_END)).max(self.life / 2);
@@ -126,7 +136,7 @@ fn margin(life: Duration) -> Duration {
     (life / 10).clamp(MARGIN_MIN, MARGIN_MAX)
 }
 
-/// `exp` in seconds since 1970; `None` when this is no JWT, or one that names no end.
+/// Reads `exp` in seconds since 1970; `None` when the token is no JWT or has no `exp`.
 fn expiry(token: &[u8]) -> Option<f64> {
     let mut parts = token.split(|&byte| byte == b'.');
     let (_header, payload) = (parts.next()?, parts.next()?);
@@ -142,21 +152,21 @@ fn expiry(token: &[u8]) -> Option<f64> {
     serde_json::from_slice::<Claims>(&claims).ok()?.exp
 }
 
-/// All that is kept of them.
+/// The only claim that is kept.
 #[derive(Deserialize)]
 struct Claims {
     exp: Option<f64>,
 }
 
-/// Time between the server's now and `exp`; `None` when that lies behind.
+/// The time from the server's now until `exp`; `None` when `exp` has passed.
 fn life_left(exp: f64, server_now: SystemTime) -> Option<Duration> {
     let server_now = server_now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let left = exp - server_now.as_secs_f64();
-    // Not finite, negative and zero alike fail the comparison.
+    // A number that is not finite, negative or zero fails the comparison.
     (left > 0.0).then(|| Duration::try_from_secs_f64(left).unwrap_or(LIFE_MAX).min(LIFE_MAX))
 }
 
-/// RFC 4648, 5; padding is tolerated.
+/// Decodes Base64url (RFC 4648, 5) and tolerates padding.
 fn base64url(text: &[u8]) -> Option<Pages> {
     let unpadded = text.len() - text.iter().rev().take_while(|&&byte| byte == b'=').count();
     let text = &text[..unpadded];
@@ -188,15 +198,38 @@ fn sextet(byte: u8) -> Option<u32> {
     Some(u32::from(value))
 }
 
-/// Before the end, when a life is long enough for it.
-const REFRESH_BEFORE_END: Duration = Duration::from_secs(30);
-const MARGIN_MIN: Duration = Duration::from_secs(1);
-const MARGIN_MAX: Duration = Duration::from_secs(2);
-/// What lives shorter counts as expired when it comes: most of its life is margin, and a log-in each time it ends would be
-/// a storm.
-const LIFE_MIN: Duration = Duration::from_secs(2);
-/// Keeps arithmetic on absurd claims far from any limit.
-const LIFE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// The life of a token, for the fuzz targets.
+#[derive(Debug)]
+pub struct TokenLife {
+    /// `Bearer <token>`.
+    pub authorization: Option<HeaderValue>,
+    /// The time from receipt to expiry.
+    pub whole: Duration,
+    /// The time from receipt until it may not be sent any more.
+    pub usable: Duration,
+    /// The time from receipt until it is renewed.
+    pub refreshed: Duration,
+}
+
+/// Reads a token that came at `received` from a server whose clock showed `server_date`, for the fuzz targets; `fraction` is
+/// the jitter's.
+pub fn read_token(
+    token: Secret,
+    server_date: Option<SystemTime>,
+    received: Now,
+    assumed_life: Duration,
+    fraction: f64,
+) -> Result<TokenLife, Malformed> {
+    let grant = Grant { token, refresh: None, organization: HeaderValue::from_static("acme"), server_date, received };
+    let token = Token::read(grant, Generation(1), assumed_life)?;
+    let since = |moment: Moment| moment.since(received.moment);
+    Ok(TokenLife {
+        authorization: token.bearer.authorization.clone(),
+        whole: token.life,
+        usable: since(token.usable_until),
+        refreshed: since(token.refresh_at(fraction)),
+    })
+}
 
 #[cfg(test)]
 pub(super) mod tests;

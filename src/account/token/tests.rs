@@ -129,7 +129,7 @@ fn the_refresh_follows_the_formula_for_every_life() {
 }
 
 #[test]
-fn debug_shows_neither_token_nor_tenant() {
+fn debug_shows_neither_token_nor_organization() {
     let token = read("s3cret", None).unwrap();
     let shown = format!("{token:?}");
     assert!(!shown.contains("s3cret") && !shown.contains("acme"), "{shown}");

@@ -1,13 +1,13 @@
 //! Notices when the files of credentials give something else than the last log-in used.
 //!
-//! `sources` says when to look. A change is reported when the content differs, and once.
+//! `sources` says when to look. Guarantees: a change is reported only when the content differs, and once.
 
 use std::{future::pending, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 
 use super::{
-    credentials::{Reading, Seen, Sources},
+    credentials::{LastRead, Reading, Sources},
     failure::Field,
 };
 use crate::{
@@ -15,18 +15,21 @@ use crate::{
     sources::{WatchedDirectories, read_file},
 };
 
+/// The pause after a change: a file that never stays the same must not cause a storm of log-ins.
+const AFTER_CHANGE: Duration = Duration::from_secs(1);
+
 /// What differs from what the last log-in used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CredentialChange {
     /// User name or password.
     Credentials,
-    /// The organization_only, whatever else.
+    /// The organization, and perhaps the others too.
     Organization,
 }
 
 impl CredentialChange {
-    /// What other settings make of a log-in. Another log-in server is another organization_only's, as far as we know: what it gives
-    /// must not be mixed with what the old one gave.
+    /// What changes when an account gets other settings. Another log-in server counts as another organization: a token of
+    /// the old one must not be sent on.
     pub(super) fn between(before: &Account, after: &Account) -> Option<Self> {
         let (old, new) = (before.login.as_ref()?, after.login.as_ref()?);
         if !before.organization.is_same(&after.organization) || old.url != new.url {
@@ -43,27 +46,27 @@ impl CredentialChange {
     }
 }
 
-/// The watch; it ends, with its threads, when dropped.
-pub(super) struct Watch {
+/// A watch over an account's files. Dropping it ends its threads.
+pub(super) struct CredentialWatch {
     changes: mpsc::Receiver<CredentialChange>,
     /// `None` when the account has no files.
     task: Option<JoinHandle<()>>,
 }
 
-impl Watch {
+impl CredentialWatch {
     pub(super) fn start(sources: &Sources) -> Self {
-        let (tell, changes) = mpsc::channel(1);
-        let task = Eyes::new(sources).map(|eyes| tokio::spawn(eyes.look_on(tell)));
+        let (report, changes) = mpsc::channel(1);
+        let task = FileComparison::new(sources).map(|files| tokio::spawn(files.run(report)));
         Self { changes, task }
     }
 
-    /// One that tells what it is told.
+    /// A watch that reports what a test sends.
     #[cfg(test)]
     pub(super) fn scripted(changes: mpsc::Receiver<CredentialChange>) -> Self {
         Self { changes, task: None }
     }
 
-    /// The next change; dropping the future loses none.
+    /// Waits for the next change. Dropping the future loses none.
     pub(super) async fn changed(&mut self) -> CredentialChange {
         match self.changes.recv().await {
             Some(change) => change,
@@ -72,7 +75,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for CredentialWatch {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();
@@ -80,16 +83,17 @@ impl Drop for Watch {
     }
 }
 
-struct Eyes {
+/// Compares the files with what was read last.
+struct FileComparison {
     account: String,
     files: Vec<(Field, PathBuf)>,
-    /// What was reported of each file: a change is told once, even if no log-in reads it.
-    announced: Vec<Reading>,
-    seen: Arc<Seen>,
+    /// What was reported of each file: a change is reported once, even if no log-in reads it.
+    reported: Vec<Reading>,
+    last_read: Arc<LastRead>,
     directories: WatchedDirectories,
 }
 
-impl Eyes {
+impl FileComparison {
     fn new(sources: &Sources) -> Option<Self> {
         let files: Vec<(Field, PathBuf)> = sources
             .each()
@@ -103,17 +107,17 @@ impl Eyes {
         }
         Some(Self {
             account: sources.account().name.clone(),
-            announced: vec![Reading::Never; files.len()],
+            reported: vec![Reading::Never; files.len()],
             directories: WatchedDirectories::of(files.iter().map(|(_, path)| path.clone()).collect()),
             files,
-            seen: Arc::clone(sources.seen()),
+            last_read: Arc::clone(sources.last_read()),
         })
     }
 
-    async fn look_on(mut self, changes: mpsc::Sender<CredentialChange>) {
+    async fn run(mut self, changes: mpsc::Sender<CredentialChange>) {
         loop {
-            // Watching first, reading then: what happens in between makes us look again.
-            let looked = tokio::task::spawn_blocking(move || {
+            // Watch first, then read: what happens in between causes another look.
+            let compared = tokio::task::spawn_blocking(move || {
                 if let Err(reason) = self.directories.arm() {
                     tracing::warn!(
                         account = self.account,
@@ -121,34 +125,33 @@ impl Eyes {
                         "credential files can't be watched: looking twice a minute instead"
                     );
                 }
-                let change = self.look();
+                let change = self.compare();
                 (self, change)
             });
             // It fails only while the runtime shuts down, or in a panic, which was printed.
-            let Ok((eyes, change)) = looked.await else { return };
-            self = eyes;
+            let Ok((files, change)) = compared.await else { return };
+            self = files;
             if let Some(change) = change {
                 if changes.send(change).await.is_err() {
                     return;
                 }
-                // A file that never stays the same must not cause a storm of log-ins.
                 sleep(AFTER_CHANGE).await;
             }
             self.directories.changed().await;
         }
     }
 
-    fn look(&mut self) -> Option<CredentialChange> {
+    fn compare(&mut self) -> Option<CredentialChange> {
         let mut change = None;
-        for ((field, path), announced) in self.files.iter().zip(&mut self.announced) {
-            // A file that is gone or empty, in the midst of being replaced perhaps, is no reason to log in.
+        for ((field, path), reported) in self.files.iter().zip(&mut self.reported) {
+            // A file that is gone or empty may be in the middle of being replaced; there is nothing to log in with.
             let Some(value) = read_file(path).ok().filter(|value| !value.is_empty()) else { continue };
-            let reading = self.seen.reading_of(Some(&value));
-            let last = self.seen.last(*field);
+            let reading = self.last_read.reading_of(Some(&value));
+            let last = self.last_read.of(*field);
             if last == Reading::Never || last == reading {
-                *announced = Reading::Never;
-            } else if *announced != reading {
-                *announced = reading;
+                *reported = Reading::Never;
+            } else if *reported != reading {
+                *reported = reading;
                 change = match (field, change) {
                     (Field::Organization, _) | (_, Some(CredentialChange::Organization)) => Some(CredentialChange::Organization),
                     _ => Some(CredentialChange::Credentials),
@@ -158,8 +161,6 @@ impl Eyes {
         change
     }
 }
-
-const AFTER_CHANGE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

@@ -9,11 +9,11 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    account::fixture,
+    account::tests,
     config::{AccountId, Config},
 };
 
-/// Far below the time after which we would look anyway: only events can be that quick.
+/// This is far below the time after which the watch looks anyway: only events can be that quick.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Mount {
@@ -45,22 +45,22 @@ impl Mount {
         }
     }
 
-    /// As a log-in does.
+    /// Reads all values, as a log-in does.
     async fn log_in(&self) -> bool {
         self.sources.credentials(self.sources.login().unwrap()).await.is_ok()
     }
 
-    fn watch(&self) -> Watch {
-        Watch::start(&self.sources)
+    fn watch(&self) -> CredentialWatch {
+        CredentialWatch::start(&self.sources)
     }
 
-    fn eyes(&self) -> Eyes {
-        Eyes::new(&self.sources).unwrap()
+    fn files(&self) -> FileComparison {
+        FileComparison::new(&self.sources).unwrap()
     }
 }
 
 fn config(at: &Path) -> Config {
-    let mut config = fixture::config();
+    let mut config = tests::config();
     let account = &mut config.accounts[0];
     account.organization = Source::File(at.join("organization"));
     let login = account.login.as_mut().unwrap();
@@ -69,7 +69,7 @@ fn config(at: &Path) -> Config {
     config
 }
 
-async fn next(watch: &mut Watch) -> CredentialChange {
+async fn next(watch: &mut CredentialWatch) -> CredentialChange {
     timeout(PATIENCE, watch.changed()).await.expect("noticed by an event")
 }
 
@@ -131,7 +131,7 @@ async fn a_directory_that_appears_later_is_noticed() {
     fs::create_dir_all(mount.path("run/secrets")).unwrap();
     fs::rename(mount.path("staged/one"), mount.path("run/secrets/app")).unwrap();
     assert_eq!(next(&mut watch).await, CredentialChange::Organization);
-    // Gone and made anew: watched by its new identity.
+    // A directory that is made anew is watched by its new identity.
     assert!(mount.log_in().await);
     fs::rename(mount.path("run/secrets/app"), mount.path("run/secrets/old")).unwrap();
     fs::rename(mount.path("staged/two"), mount.path("run/secrets/app")).unwrap();
@@ -177,34 +177,34 @@ async fn a_changed_organization_outweighs_changed_credentials() {
     let mount = Mount::new("secret");
     mount.write_all("secret", ["acme", "ann", "one"]);
     assert!(mount.log_in().await);
-    let mut eyes = mount.eyes();
+    let mut files = mount.files();
     mount.write_all("secret", ["umbrella", "bob", "two"]);
-    assert_eq!(eyes.look(), Some(CredentialChange::Organization));
+    assert_eq!(files.compare(), Some(CredentialChange::Organization));
 }
 
 #[tokio::test]
 async fn a_change_is_told_once_and_only_if_the_content_differs() {
     let mount = Mount::new("secret");
     mount.write_all("secret", ["acme", "ann", "one"]);
-    let mut eyes = mount.eyes();
-    assert_eq!(eyes.look(), None, "no log-in has read anything yet");
+    let mut files = mount.files();
+    assert_eq!(files.compare(), None, "no log-in has read anything yet");
     assert!(mount.log_in().await);
-    assert_eq!(eyes.look(), None);
+    assert_eq!(files.compare(), None);
     mount.write("secret/password", "one\n");
-    assert_eq!(eyes.look(), None, "the same value");
+    assert_eq!(files.compare(), None, "the same value");
     mount.write("secret/password", "two");
-    assert_eq!(eyes.look(), Some(CredentialChange::Credentials));
-    assert_eq!(eyes.look(), None, "told already");
+    assert_eq!(files.compare(), Some(CredentialChange::Credentials));
+    assert_eq!(files.compare(), None, "reported already");
     mount.write("secret/password", "");
-    assert_eq!(eyes.look(), None, "half written");
+    assert_eq!(files.compare(), None, "half written");
     fs::remove_file(mount.path("secret/password")).unwrap();
-    assert_eq!(eyes.look(), None, "gone");
+    assert_eq!(files.compare(), None, "gone");
     mount.write("secret/password", "three");
-    assert_eq!(eyes.look(), Some(CredentialChange::Credentials));
+    assert_eq!(files.compare(), Some(CredentialChange::Credentials));
     mount.write("secret/password", "one");
-    assert_eq!(eyes.look(), None, "back to what is in use");
+    assert_eq!(files.compare(), None, "back to what is in use");
     mount.write("secret/password", "three");
-    assert_eq!(eyes.look(), Some(CredentialChange::Credentials), "and away from it again");
+    assert_eq!(files.compare(), Some(CredentialChange::Credentials), "and away from it again");
 }
 
 #[tokio::test]
@@ -224,8 +224,8 @@ async fn the_watch_ends_with_its_threads_when_dropped() {
 
 #[tokio::test]
 async fn without_files_there_is_nothing_to_watch() {
-    let sources = Sources::new(Arc::new(fixture::config()), AccountId(0)).unwrap();
-    let mut watch = Watch::start(&sources);
+    let sources = Sources::new(Arc::new(tests::config()), AccountId(0)).unwrap();
+    let mut watch = CredentialWatch::start(&sources);
     assert!(watch.task.is_none());
     tokio::select! {
         biased;

@@ -1,6 +1,7 @@
-//! Which directories the daemon goes on needing, and whether settings that come later fit into them.
+//! Computes which directories the daemon needs while it serves, and whether settings that are read later stay within them.
 //!
-//! AllowedDirectories and never files: a secret mount swaps a symlink, an editor renames, and a file may appear later.
+//! Access is granted to directories, not files, so every way of rotating a secret works: a rewrite, a rename, the swap of a
+//! symlink, a file that appears later. It reads the file system to follow symlinks, and changes nothing.
 
 use std::{
     collections::BTreeSet,
@@ -10,29 +11,37 @@ use std::{
 
 use crate::config::{Config, Listen, Source};
 
-/// AllowedDirectories within reach, each with all that is below it.
+/// Directories that every program on glibc reads while it runs: names of hosts and groups, the libraries that look them up,
+/// roots of trust, and what the kernel tells about processes (a caller's groups, our own memory).
+const SYSTEM_DIRECTORIES: [&str; 8] =
+    ["/etc", "/usr", "/lib", "/lib64", "/nix/store", "/var/lib/ca-certificates", "/proc", "/sys/devices/system/cpu"];
+
+/// The resolver's settings. The file is often a symlink to one that a service writes elsewhere.
+const RESOLVER_SETTINGS: &str = "/etc/resolv.conf";
+
+/// The directories that stay accessible, each with everything below it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct AllowedDirectories {
-    /// To read from.
+    /// Files below these can be read.
     pub(super) read: BTreeSet<PathBuf>,
-    /// To make sockets in, and to remove them.
+    /// Sockets can be created below these, and files of any kind deleted.
     pub(super) bind: BTreeSet<PathBuf>,
 }
 
-/// What was left within reach when the rest was closed off.
+/// The restriction that is in force: the directories that it leaves accessible.
 #[derive(Debug)]
 pub struct Sandbox(pub(super) AllowedDirectories);
 
-/// What new settings name, and the process can't reach any more.
+/// Something that new settings name and that the sandbox does not let the process use.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Outside {
-    /// A file, or a socket's.
+pub enum OutsideSandbox {
+    /// A file or a Unix socket outside the accessible directories.
     File(PathBuf),
-    /// A program.
+    /// A program that a `command` source runs.
     Command,
 }
 
-impl fmt::Display for Outside {
+impl fmt::Display for OutsideSandbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => {
@@ -44,54 +53,59 @@ impl fmt::Display for Outside {
 }
 
 impl AllowedDirectories {
-    /// What `config` needs, beside what every program does. `files`: further ones that are read again later.
+    /// The directories that `config` needs, and those that every program needs. `files` holds further files that are read
+    /// again later.
     ///
     /// # Errors
     ///
-    /// Why nothing can be closed off.
+    /// Landlock does not apply, for the reason in the text.
     pub fn of<'a>(config: &'a Config, files: impl IntoIterator<Item = &'a Path>) -> Result<Self, &'static str> {
         if runs_commands(config) {
             return Err("a `command` is run, which may need anything");
         }
         let mut directories = Self::default();
         for path in config.files().chain(files) {
-            directories.read.extend(homes(path));
+            directories.read.extend(parent_directories(path));
         }
         for socket in sockets(config) {
-            directories.bind.extend(homes(socket));
+            directories.bind.extend(parent_directories(socket));
         }
-        for path in SYSTEM.iter().map(Path::new) {
+        for path in SYSTEM_DIRECTORIES.iter().map(Path::new) {
             directories.read.extend(path.canonicalize());
         }
-        directories.read.extend(homes(Path::new(RESOLVER)));
+        directories.read.extend(parent_directories(Path::new(RESOLVER_SETTINGS)));
         Ok(directories)
     }
 
-    /// Sockets are made and removed beside `socket` too.
+    /// Also allows sockets to be created, and files to be deleted, in the directory of `socket`.
     pub fn add_socket(&mut self, socket: &Path) {
-        self.bind.extend(homes(socket));
+        self.bind.extend(parent_directories(socket));
     }
 
-    /// Everything below `path` may be read, once that is a directory.
+    /// Also allows everything below `path` to be read. It has no effect when there is no such directory.
     pub fn add_directory(&mut self, path: &Path) {
         self.read.extend(path.canonicalize());
     }
 }
 
 impl Sandbox {
-    /// Whether all that `config` names is within reach. `files`: further ones.
-    pub fn admits<'a>(&self, config: &'a Config, files: impl IntoIterator<Item = &'a Path>) -> Result<(), Outside> {
+    /// Checks that the process can use everything that `config` names, and the further `files`.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that the sandbox does not let the process use.
+    pub fn admits<'a>(&self, config: &'a Config, files: impl IntoIterator<Item = &'a Path>) -> Result<(), OutsideSandbox> {
         if runs_commands(config) {
-            return Err(Outside::Command);
+            return Err(OutsideSandbox::Command);
         }
         let outside = |path: &Path, within: &BTreeSet<PathBuf>| {
-            let is_within = |home: &PathBuf| within.iter().any(|directory| home.starts_with(directory));
-            !homes(path).iter().all(is_within)
+            let is_within = |parent: &PathBuf| within.iter().any(|directory| parent.starts_with(directory));
+            !parent_directories(path).iter().all(is_within)
         };
         let mut read = config.files().chain(files).filter(|path| outside(path, &self.0.read));
         let mut bind = sockets(config).filter(|path| outside(path, &self.0.bind));
         match read.next().or_else(|| bind.next()) {
-            Some(path) => Err(Outside::File(path.to_owned())),
+            Some(path) => Err(OutsideSandbox::File(path.to_owned())),
             None => Ok(()),
         }
     }
@@ -109,9 +123,9 @@ fn sockets(config: &Config) -> impl Iterator<Item = &Path> {
     })
 }
 
-/// The directory that `path` names something in, and the one that it leads to now, if symlinks lead elsewhere. Of one that
-/// does not exist yet, the closest above it that does.
-fn homes(path: &Path) -> BTreeSet<PathBuf> {
+/// The directory of `path`, and the directory of the file that `path` leads to now if symlinks lead elsewhere. When the
+/// directory does not exist yet, the closest one above it that does.
+fn parent_directories(path: &Path) -> BTreeSet<PathBuf> {
     let named = path.ancestors().skip(1).find_map(|directory| {
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         directory.canonicalize().ok()
@@ -119,14 +133,6 @@ fn homes(path: &Path) -> BTreeSet<PathBuf> {
     let target = path.canonicalize().ok().and_then(|target| target.parent().map(Path::to_owned));
     named.into_iter().chain(target).collect()
 }
-
-/// What a program on glibc reads while it runs (names of hosts and groups, libraries that know them, roots of trust), and what
-/// the system tells of processes: the groups of a caller, our own memory.
-const SYSTEM: [&str; 8] =
-    ["/etc", "/usr", "/lib", "/lib64", "/nix/store", "/var/lib/ca-certificates", "/proc", "/sys/devices/system/cpu"];
-
-/// Often a symlink to what a service writes.
-const RESOLVER: &str = "/etc/resolv.conf";
 
 #[cfg(test)]
 mod tests;

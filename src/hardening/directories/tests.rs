@@ -15,7 +15,7 @@ use crate::{
     secret::Secret,
 };
 
-/// A configuration that reads that file, and nothing else.
+/// A configuration whose organization comes from this source, and that has no other source.
 fn config(organization: Source) -> Config {
     let account = Account { name: "default".to_owned(), organization, login: None };
     Config { accounts: vec![account], ..fixture::config() }
@@ -25,57 +25,57 @@ fn reading(path: &Path) -> Config {
     config(Source::File(path.to_owned()))
 }
 
-fn home(directory: &TempDir) -> PathBuf {
+fn real_path(directory: &TempDir) -> PathBuf {
     directory.path().canonicalize().unwrap()
 }
 
 #[test]
-fn a_file_makes_its_directory_reachable_and_the_one_that_it_leads_to() {
+fn the_directory_of_a_file_and_of_its_symlinks_target_are_allowed() {
     let (named, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::write(target.path().join("organization"), "acme").unwrap();
     let link = named.path().join("organization");
     std::os::unix::fs::symlink(target.path().join("organization"), &link).unwrap();
     let directories = AllowedDirectories::of(&reading(&link), []).unwrap();
-    assert!(directories.read.contains(&home(&named)) && directories.read.contains(&home(&target)));
+    assert!(directories.read.contains(&real_path(&named)) && directories.read.contains(&real_path(&target)));
     assert!(directories.read.contains(Path::new("/proc")), "groups of callers come from there");
     assert!(directories.bind.is_empty());
 }
 
 #[test]
-fn of_a_file_whose_directory_does_not_exist_yet_the_closest_one_above_is_reachable() {
+fn when_a_files_directory_does_not_exist_yet_the_closest_one_above_is_allowed() {
     let directory = tempfile::tempdir().unwrap();
     let directories = AllowedDirectories::of(&reading(&directory.path().join("a/b/organization")), []).unwrap();
-    assert!(directories.read.contains(&home(&directory)));
+    assert!(directories.read.contains(&real_path(&directory)));
 }
 
 #[test]
-fn nothing_is_closed_off_where_commands_are_run() {
+fn landlock_does_not_apply_when_a_source_runs_a_command() {
     let command = config(Source::Command(vec!["op".to_owned()]));
     assert!(AllowedDirectories::of(&command, []).is_err());
     let sandbox = Sandbox(AllowedDirectories::of(&config(Source::Value(Secret::from("acme"))), []).unwrap());
-    assert_eq!(sandbox.admits(&command, []), Err(Outside::Command));
+    assert_eq!(sandbox.admits(&command, []), Err(OutsideSandbox::Command));
 }
 
 #[test]
-fn settings_that_come_later_may_name_what_is_reachable_and_nothing_else() {
+fn later_settings_may_name_files_in_allowed_directories_and_no_others() {
     let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let sandbox = Sandbox(AllowedDirectories::of(&reading(&inside.path().join("organization")), []).unwrap());
     for path in ["other", "below/it", "./organization"] {
         assert_eq!(sandbox.admits(&reading(&inside.path().join(path)), []), Ok(()), "{path}");
     }
     let foreign = outside.path().join("organization");
-    assert_eq!(sandbox.admits(&reading(&foreign), []), Err(Outside::File(foreign.clone())));
+    assert_eq!(sandbox.admits(&reading(&foreign), []), Err(OutsideSandbox::File(foreign.clone())));
     let link = inside.path().join("link");
     fs::write(&foreign, "acme").unwrap();
     std::os::unix::fs::symlink(&foreign, &link).unwrap();
-    assert_eq!(sandbox.admits(&reading(&link), []), Err(Outside::File(link)));
-    assert_eq!(sandbox.admits(&fixture::config(), [foreign.as_path()]), Err(Outside::File(foreign)));
+    assert_eq!(sandbox.admits(&reading(&link), []), Err(OutsideSandbox::File(link)));
+    assert_eq!(sandbox.admits(&fixture::config(), [foreign.as_path()]), Err(OutsideSandbox::File(foreign)));
 }
 
-/// What this thread may still do; the rest of the process is not touched.
+/// Restricts one thread of the test's process; its other threads keep their rights.
 #[cfg(target_os = "linux")]
 #[test]
-fn the_kernel_refuses_what_is_out_of_reach() {
+fn the_kernel_refuses_to_read_outside_and_to_write_rename_or_run() {
     let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for directory in [&inside, &outside] {
         fs::write(directory.path().join("organization"), "acme").unwrap();
@@ -84,18 +84,18 @@ fn the_kernel_refuses_what_is_out_of_reach() {
     let mut directories = AllowedDirectories::of(&reading(&inside.path().join("organization")), []).unwrap();
     let sockets = tempfile::tempdir().unwrap();
     directories.add_socket(&sockets.path().join("a.sock"));
-    let (inside, outside, sockets) = (inside.path().to_owned(), outside.path().to_owned(), sockets);
+    let (inside, outside) = (inside.path().to_owned(), outside.path().to_owned());
     let denied = |outcome: std::io::Result<()>| {
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::PermissionDenied);
     };
     std::thread::scope(|scope| {
-        let tried = scope.spawn(|| {
-            let Ok((_sandbox, abi)) = super::super::landlock::enter(directories) else {
+        let restricted = scope.spawn(|| {
+            let Ok((_sandbox, abi)) = super::super::landlock::restrict(directories) else {
                 eprintln!("not tried: this kernel has no Landlock");
                 return;
             };
             assert!(abi >= 1);
-            // What is needed goes on.
+            // What the daemon needs still works.
             assert_eq!(fs::read(inside.join("organization")).unwrap(), b"acme");
             assert_eq!(fs::read_dir(&inside).unwrap().count(), 2);
             fs::read("/proc/self/status").unwrap();
@@ -104,7 +104,7 @@ fn the_kernel_refuses_what_is_out_of_reach() {
             drop(listener);
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             TcpStream::connect(listener.local_addr().unwrap()).unwrap().write_all(b"x").unwrap();
-            // Nothing else does, whoever this user is.
+            // Everything else fails, for root too.
             denied(fs::read(outside.join("organization")).map(drop));
             denied(fs::read(inside.join("link")).map(drop));
             denied(fs::read_dir("/").map(drop));
@@ -118,8 +118,8 @@ fn the_kernel_refuses_what_is_out_of_reach() {
             denied(UnixListener::bind(inside.join("a.sock")).map(drop));
             denied(Command::new("/usr/bin/true").status().map(drop));
         });
-        tried.join().unwrap();
+        restricted.join().unwrap();
     });
-    // Others can.
+    // This thread is not restricted.
     fs::write(outside.join("organization"), "other").unwrap();
 }

@@ -1,7 +1,7 @@
-//! Reads one value from where the settings say it is.
+//! Reads one value from its source.
 //!
-//! Guarantees: every buffer that held a value is wiped; a [`SourceFault`] never says what a source gave; a command is
-//! ended, with all it started, when its time is over or nobody waits for it any more.
+//! Guarantees: every buffer that held a value is wiped; a [`SourceFault`] holds no value, but it holds the first 512 bytes of a
+//! failed command's standard error; a command and all that it started is killed when its time is over or its reader gives up.
 
 use std::{
     ffi::OsString,
@@ -27,17 +27,26 @@ use crate::{
     secret::{Pages, Secret},
 };
 
-/// What `source` gives: one value, without one trailing newline of a file or a command. Takes 10 s at most; dropping the
-/// future ends a command. `readers`: how many files may be read at a time, since a file system that hangs holds a thread.
+/// The longest value, in bytes.
+const VALUE_MAX: usize = 64 * 1024;
+/// The bytes that are read at a time; most values are shorter.
+const PIECE: usize = 1024;
+/// The bytes of a failed command's standard error that are kept.
+const STDERR_MAX: usize = 512;
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
+const OUR_PREFIX: &[u8] = b"CAREPORTALS_";
+
+/// Reads one value, and removes one trailing newline of a file or a command. It takes 10 s at most; dropping the future kills
+/// a command. `readers` limits how many files are read at a time, since a file system that hangs holds a thread.
 ///
 /// # Errors
 ///
-/// Says what is wrong with the source; a value that is empty is none.
+/// The source gives no value, or an empty one; the error says why.
 pub async fn read(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, SourceFault> {
     let value = match source {
         Source::Value(value) => Secret::of(value.expose()),
         Source::File(path) => {
-            // A file system that doesn't answer must not hold the account for ever.
+            // A file system that hangs must not hold the account for ever.
             let read = timeout(SOURCE_TIMEOUT, read_apart(path.clone(), Arc::clone(readers))).await;
             read.unwrap_or(Err(SourceFault::TimedOut))?
         }
@@ -49,9 +58,9 @@ pub async fn read(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, S
     if value.is_empty() { Err(SourceFault::Empty) } else { Ok(value) }
 }
 
-/// On a thread where blocking does no harm.
+/// Reads a file on a thread for blocking work.
 async fn read_apart(path: PathBuf, readers: Arc<Semaphore>) -> Result<Secret, SourceFault> {
-    // Neither fails: nobody closes the semaphore, and `read_file` does not panic.
+    // Neither of the two fails: nobody closes the semaphore, and `read_file` does not panic.
     let permit = readers.acquire_owned().await.map_err(|_| SourceFault::TimedOut)?;
     let reading = tokio::task::spawn_blocking(move || {
         let _permit = permit;
@@ -60,17 +69,17 @@ async fn read_apart(path: PathBuf, readers: Arc<Semaphore>) -> Result<Secret, So
     reading.await.unwrap_or(Err(SourceFault::TimedOut))
 }
 
-/// The file's value without its trailing newline; it may be empty. Blocks.
+/// Reads a file without its trailing newline; the value may be empty. It blocks.
 ///
 /// # Errors
 ///
-/// Says what is wrong with the file.
+/// The file can't be read, or is too long.
 pub fn read_file(path: &Path) -> Result<Secret, SourceFault> {
     let fault = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => SourceFault::Missing(path.to_owned()),
         kind => SourceFault::Unreadable { path: path.to_owned(), kind },
     };
-    // Before it is opened: opening a pipe would wait for its writer.
+    // Check this before opening it: opening a pipe would wait for its writer.
     if !path.metadata().map_err(fault)?.is_file() {
         return Err(SourceFault::NotAFile(path.to_owned()));
     }
@@ -87,7 +96,7 @@ pub fn read_file(path: &Path) -> Result<Secret, SourceFault> {
     Err(SourceFault::TooLarge)
 }
 
-/// The command's standard output.
+/// Runs a command and returns its standard output.
 async fn run(argv: &[String]) -> Result<Secret, SourceFault> {
     let Some((program, arguments)) = argv.split_first() else {
         return Err(SourceFault::CommandNotRun { program: String::new(), kind: io::ErrorKind::InvalidInput });
@@ -100,7 +109,7 @@ async fn run(argv: &[String]) -> Result<Secret, SourceFault> {
         command.env_remove(name);
     }
     let child = command.spawn().map_err(not_run)?;
-    let mut group = Group(child);
+    let mut group = ProcessGroup(child);
     let (stdout, stderr) = (group.0.stdout.take(), group.0.stderr.take());
     let (stdout, stderr) = tokio::try_join!(collect(stdout, VALUE_MAX), collect(stderr, STDERR_MAX)).map_err(not_run)?;
     let status = group.0.wait().await.map_err(not_run)?;
@@ -114,14 +123,14 @@ fn failed(program: &str, status: ExitStatus, stderr: &Collected) -> SourceFault 
     SourceFault::CommandFailed { program: program.to_owned(), status: status.code(), stderr: printable(&stderr.start) }
 }
 
-/// One line without anything that a terminal would act on.
+/// Joins the text into one line without control characters, which a terminal would obey.
 fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let words: Vec<&str> = text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty()).collect();
     words.join(" ")
 }
 
-/// Settings may hold secrets, and a command needs none of ours. Names only are read here.
+/// The names of our own variables. They may hold secrets, and a command needs none of ours. Only names are read here.
 #[expect(clippy::disallowed_methods, reason = "a child inherits the environment unless its names are known")]
 fn our_variables() -> impl Iterator<Item = OsString> {
     let is_ours =
@@ -129,21 +138,21 @@ fn our_variables() -> impl Iterator<Item = OsString> {
     std::env::vars_os().map(|(name, _)| name).filter(is_ours)
 }
 
-/// A command and what it started; dropped before its end was seen, they are killed.
-struct Group(Child);
+/// A command and all that it started. Dropping it before the command's end was seen kills them.
+struct ProcessGroup(Child);
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        // `id` is gone once the end was seen: the number may be somebody else's by then.
+        // `id` is none once the end was seen, since another process may have the number by then.
         let leader = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(leader) = leader {
-            // It fails only when all of them have ended by themselves.
+            // It fails only when all of them have ended already.
             let _ = kill_process_group(leader, Signal::KILL);
         }
     }
 }
 
-/// The start of a stream; what came after it was read and thrown away, so that the writer does not stall.
+/// The start of a stream. The rest is read and thrown away, so that the writer does not stall.
 struct Collected {
     start: Pages,
     more: bool,
@@ -161,13 +170,6 @@ async fn collect<R: AsyncRead + Unpin>(stream: Option<R>, most: usize) -> io::Re
         collected.start.truncate(most);
     }
 }
-
-const VALUE_MAX: usize = 64 * 1024;
-/// Read at a time; most values are shorter.
-const PIECE: usize = 1024;
-const STDERR_MAX: usize = 512;
-const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
-const OUR_PREFIX: &[u8] = b"CAREPORTALS_";
 
 #[cfg(test)]
 mod tests;

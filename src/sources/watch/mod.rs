@@ -1,8 +1,8 @@
-//! Notices that files may give something else.
+//! Notices that files may have changed.
 //!
-//! Directories are watched, never files: a Kubernetes mount swaps a symlink, an editor renames, and a file may appear
-//! later. What can't be watched (some network and FUSE file systems say nothing) is looked at twice a minute. An event
-//! only says that it is time to look.
+//! It watches directories, never files: a Kubernetes mount swaps a symlink, an editor renames, and a file may appear later.
+//! Directories that can't be watched (some network and FUSE file systems send no events) are looked at twice a minute. An
+//! event says only that it is time to look.
 
 use std::{
     collections::BTreeSet,
@@ -19,16 +19,26 @@ use notify::{
 };
 use tokio::{sync::Notify, time::timeout};
 
-/// The directories that decide what some files give; the watch ends, with its thread, when dropped.
+/// The time between two looks when no event comes.
+const POLL: Duration = Duration::from_secs(30);
+/// Files count as settled after this time without an event.
+const QUIET: Duration = Duration::from_millis(100);
+/// A directory that is never quiet is looked at after this time.
+const QUIET_WAIT_MAX: Duration = Duration::from_secs(1);
+const ARM_TRIES: usize = 3;
+/// The most symbolic links in one path, as Linux counts them.
+const LINKS_MAX: usize = 40;
+
+/// A watch over the directories that decide what some files give. Dropping it ends its thread.
 pub struct WatchedDirectories {
     files: Vec<PathBuf>,
-    stirred: Arc<Notify>,
+    event_seen: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<Directory>,
-    complained: bool,
+    has_failed: bool,
 }
 
-/// By identity too: a directory that was made anew must be watched anew.
+/// A directory by path and identity: one that was made anew must be watched anew.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Directory {
     path: PathBuf,
@@ -37,53 +47,52 @@ struct Directory {
 }
 
 impl WatchedDirectories {
-    /// Those of `files`; nothing is watched yet.
+    /// The directories of `files`; nothing is watched yet.
     #[must_use]
     pub fn of(files: Vec<PathBuf>) -> Self {
-        Self { files, stirred: Arc::new(Notify::new()), watcher: None, watched: BTreeSet::new(), complained: false }
+        Self { files, event_seen: Arc::new(Notify::new()), watcher: None, watched: BTreeSet::new(), has_failed: false }
     }
 
-    /// Watches what decides now. Called before each look: what happens after that makes for another one. Blocks.
+    /// Watches the directories as they are now. Call it before each look: a change after that causes another look. It blocks.
     ///
     /// # Errors
     ///
-    /// Once, when they can't be watched; [`changed`](Self::changed) then ends twice a minute.
+    /// The directories can't be watched; the error comes once, and [`changed`](Self::changed) then ends twice a minute.
     pub fn arm(&mut self) -> Result<(), ErrorKind> {
-        let mut complaint = Ok(());
-        // What the path leads through may change while we read it.
+        let mut outcome = Ok(());
+        // The path may change while it is read, so compare until it stays the same.
         for _ in 0..ARM_TRIES {
             let wanted: BTreeSet<Directory> = self.files.iter().flat_map(|path| directories(path)).collect();
             if wanted == self.watched {
-                return complaint;
+                return outcome;
             }
-            match watch(&wanted, Arc::clone(&self.stirred)) {
+            match watch(&wanted, Arc::clone(&self.event_seen)) {
                 Ok(watcher) => (self.watcher, self.watched) = (Some(watcher), wanted),
                 Err(error) => {
                     (self.watcher, self.watched) = (None, BTreeSet::new());
-                    if !std::mem::replace(&mut self.complained, true) {
-                        complaint = Err(error.kind);
+                    if !std::mem::replace(&mut self.has_failed, true) {
+                        outcome = Err(error.kind);
                     }
                 }
             }
         }
-        complaint
+        outcome
     }
 
-    /// Until something stirs and settles, or it is time to look anyway.
+    /// Waits until something changes and settles, or it is time to look anyway.
     pub async fn changed(&self) {
-        if timeout(POLL, self.stirred.notified()).await.is_err() {
+        if timeout(POLL, self.event_seen.notified()).await.is_err() {
             return;
         }
-        let settled = async { while timeout(QUIET, self.stirred.notified()).await.is_ok() {} };
-        // A directory that is never quiet is looked at from time to time.
+        let settled = async { while timeout(QUIET, self.event_seen.notified()).await.is_ok() {} };
         let _ = timeout(QUIET_WAIT_MAX, settled).await;
     }
 }
 
-fn watch(directories: &BTreeSet<Directory>, stirred: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
+fn watch(directories: &BTreeSet<Directory>, event_seen: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event| {
         if may_change_something(&event) {
-            stirred.notify_one();
+            event_seen.notify_one();
         }
     })?;
     for directory in directories {
@@ -92,7 +101,7 @@ fn watch(directories: &BTreeSet<Directory>, stirred: Arc<Notify>) -> notify::Res
     Ok(watcher)
 }
 
-/// Reading makes events too, our own above all; an error may stand for events that were lost.
+/// Whether an event is a reason to look. Reading makes events too, above all our own; an error may stand for lost events.
 fn may_change_something(event: &notify::Result<notify::Event>) -> bool {
     match event {
         Ok(event) => match event.kind {
@@ -103,8 +112,8 @@ fn may_change_something(event: &notify::Result<notify::Event>) -> bool {
     }
 }
 
-/// Every directory in which a change may lead `path` to other content: where it ends, where each symbolic link on the
-/// way lies, and where the way breaks off.
+/// Finds every directory in which a change may lead `path` to other content: the one where it ends or breaks off, and the
+/// one of each symbolic link in it.
 fn directories(path: &Path) -> BTreeSet<Directory> {
     let mut found = BTreeSet::new();
     let mut ahead: Vec<PathBuf> = vec![path.to_owned()];
@@ -145,13 +154,6 @@ fn identify(directory: &Path) -> Option<Directory> {
     let metadata = directory.metadata().ok()?;
     Some(Directory { path: directory.to_owned(), device: metadata.dev(), inode: metadata.ino() })
 }
-
-const POLL: Duration = Duration::from_secs(30);
-const QUIET: Duration = Duration::from_millis(100);
-const QUIET_WAIT_MAX: Duration = Duration::from_secs(1);
-const ARM_TRIES: usize = 3;
-/// As Linux counts them in one path.
-const LINKS_MAX: usize = 40;
 
 #[cfg(test)]
 mod tests;

@@ -26,11 +26,11 @@ async fn the_watch_ends_with_its_thread_when_dropped() {
     let directory = TempDir::new().unwrap();
     let mut directories = WatchedDirectories::of(vec![directory.path().join("file")]);
     directories.arm().unwrap();
-    let stirred = Arc::clone(&directories.stirred);
+    let event_seen = Arc::clone(&directories.event_seen);
     drop(directories);
     // The thread holds the other reference.
     timeout(Duration::from_secs(10), async {
-        while Arc::strong_count(&stirred) > 1 {
+        while Arc::strong_count(&event_seen) > 1 {
             tokio::task::yield_now().await;
         }
     })

@@ -1,6 +1,6 @@
 //! Where a body ends: lengths, transfer codings, chunks and trailers.
 
-use super::stage::{Case, Fate, Fate::*, play, play_slowly};
+use crate::harness::hostile_http1::{Case, Fate, Fate::*, play, play_slowly};
 
 /// Five bytes follow, and then what would be a request of its own if they were not the body.
 fn counted((fate, lines): &(Fate, &str)) -> Case {
@@ -164,30 +164,30 @@ const TRAILERS: &[(Fate, &str)] = &[
 ];
 
 #[test]
-fn lengths() {
+fn a_content_length_is_read_in_one_way_or_refused() {
     play(LENGTHS.iter().map(counted));
 }
 
 #[test]
-fn lengths_in_http10() {
+fn a_content_length_in_http_1_0_is_read_in_one_way_or_refused() {
     let old = |case: Case| (if case.0 == Passes { Last } else { case.0 }, case.1.replacen("HTTP/1.1", "HTTP/1.0", 1));
     play(LENGTHS.iter().map(counted).map(old));
 }
 
 #[test]
-fn transfer_codings() {
+fn a_transfer_coding_other_than_chunked_is_refused() {
     play(CODINGS.iter().map(coded));
 }
 
 /// RFC 9112, 6.1: a server that gets one from such a client can't know where the body ends.
 #[test]
-fn no_transfer_coding_passes_in_http10() {
+fn a_transfer_coding_in_http_1_0_is_refused() {
     let old = |(_, text): Case| (Closed(400), text.replacen("HTTP/1.1", "HTTP/1.0", 1));
     play(CODINGS.iter().map(coded).map(old));
 }
 
 #[test]
-fn chunks() {
+fn chunks_are_read_in_one_way_or_the_body_stays_incomplete() {
     let extension = |bytes: usize| format!("5;{}\r\nfive!\r\n0\r\n\r\n", "x".repeat(bytes));
     let long = [(Passes, extension(10_000)), (Broken, extension(20_000)), (Broken, extension(200_000))];
     let long = long.iter().map(|(fate, body)| chunked(&(*fate, body)));
@@ -198,7 +198,7 @@ fn chunks() {
 }
 
 #[test]
-fn trailers() {
+fn trailers_that_the_sidecar_owns_never_arrive() {
     // Only what is announced is sent on, so everything is.
     const ANNOUNCED: &str = "Trailer: X-Checksum, Authorization, Organization, Host, Content-Length, Content_Length, \
         Transfer-Encoding, Transfer_Encoding, Connection, Upgrade, TE, Trailer, Cookie, Origin, X-Forwarded-For, X_Real_Ip, \

@@ -1,12 +1,12 @@
 //! Several requests on one connection, requests inside others, ends that come too early, and other protocols.
 
-use super::stage::{Case, Client, Fate, Fate::*, Stage, play, play_slowly};
+use crate::harness::hostile_http1::{Case, Client, Fate, Fate::*, Stage, play, play_slowly};
 
 fn as_is((fate, text): &(Fate, &str)) -> Case {
     (*fate, (*text).to_owned())
 }
 
-/// Requests that hide in others, or follow where none may.
+/// Requests that hide in others, or follow where none is allowed.
 const DESYNC: &[(Fate, &str)] = &[
     // CL.0: the body looks like a request.
     (
@@ -118,7 +118,7 @@ const PIPELINES: &[(Fate, &str)] = &[
     (EachThenClosed(1, 400), "GET /CASE/1 HTTP/1.1\r\nHost: localhost\r\n\r\n\x16\x03\x01\x02\0\x01\0\x01\u{fc}\x03\x03\r\n\r\n"),
 ];
 
-/// Written up to there, and then the client's end.
+/// The client writes this much of a head, and ends.
 const CUT_HEADS: &[&str] = &[
     "",
     "G",
@@ -190,13 +190,13 @@ const OTHER_PROTOCOLS: &[(Fate, &str)] = &[
 ];
 
 #[test]
-fn requests_inside_others() {
+fn a_request_inside_another_ones_body_is_never_served() {
     play(DESYNC.iter().map(as_is));
     play_slowly(DESYNC.iter().map(as_is));
 }
 
 #[test]
-fn pipelines() {
+fn pipelined_requests_arrive_one_by_one_and_nothing_between_them_does() {
     let many: String = (0..200).map(|number| format!("GET /CASE/{number} HTTP/1.1\r\nHost: localhost\r\n\r\n")).collect();
     let mixed =
         "POST /auth HTTP/1.1\r\nHost: localhost\r\nContent-Length: 46\r\n\r\nGET /CASE/smuggled HTTP/1.1\r\nHost: x\r\n\r\n12";
@@ -208,18 +208,18 @@ fn pipelines() {
 }
 
 #[test]
-fn heads_that_are_cut() {
+fn a_head_that_is_cut_reaches_nobody() {
     // A client that hangs up in a head is told what it is, or nothing.
     Stage::new(|_| ()).play(Client::Ending, CUT_HEADS.iter().map(|text| (Broken, (*text).to_owned())));
 }
 
 #[test]
-fn bodies_that_are_cut() {
+fn a_body_that_is_cut_stays_incomplete() {
     let cut = |rest: &&str| (Broken, format!("POST /CASE HTTP/1.1\r\nHost: localhost\r\n{rest}"));
     Stage::new(|_| ()).play(Client::Ending, CUT_BODIES.iter().map(cut));
 }
 
 #[test]
-fn other_protocols() {
+fn another_protocol_is_refused() {
     play(OTHER_PROTOCOLS.iter().map(as_is));
 }

@@ -1,6 +1,6 @@
 //! What a client may try with headers that are well formed: `Host`, our own names, hop-by-hop fields, `Expect`, `Upgrade`.
 
-use super::stage::{Case, Fate, Fate::*, play};
+use crate::harness::hostile_http1::{Case, Fate, Fate::*, play};
 
 fn get((fate, lines): &(Fate, &str)) -> Case {
     (*fate, format!("GET /CASE HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n"))
@@ -104,9 +104,9 @@ const UPGRADES: &[(Fate, &str)] = &[
     (Passes, "Trailer: Authorization, Organization, Content-Length"),
 ];
 
-/// With a body, or of another method, or in HTTP/1.0, it is no upgrade; the body is the request's, whatever it looks like.
+/// A request with a body, of another method, or in HTTP/1.0 is no upgrade; its body stays its body, whatever it looks like.
 #[test]
-fn upgrades() {
+fn an_upgrade_that_opens_no_tunnel_is_an_ordinary_request() {
     let more = [
         (
             Passes,
@@ -136,21 +136,21 @@ fn upgrades() {
 }
 
 #[test]
-fn hosts() {
+fn a_host_that_can_be_read_in_two_ways_is_refused() {
     play(HOSTS.iter().map(|(fate, lines)| (*fate, format!("GET /CASE HTTP/1.1\r\n{lines}\r\n\r\n"))));
 }
 
 #[test]
-fn names_that_are_the_sidecars() {
+fn headers_that_the_sidecar_owns_never_arrive_from_a_client() {
     play(OURS.iter().map(get));
 }
 
 #[test]
-fn names_that_are_the_sidecars_beside_a_body() {
+fn headers_that_the_sidecar_owns_never_arrive_beside_a_body_either() {
     play(OURS.iter().map(post));
 }
 
 #[test]
-fn expectations() {
+fn an_expectation_other_than_100_continue_is_a_417() {
     play(EXPECTATIONS.iter().map(post));
 }

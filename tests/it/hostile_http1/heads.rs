@@ -1,6 +1,6 @@
 //! Request lines, versions, the shape of header lines, and heads that are too large.
 
-use super::stage::{Case, Client, Fate, Fate::*, Stage, play};
+use crate::harness::hostile_http1::{Case, Client, Fate, Fate::*, Stage, play};
 
 fn with_line((fate, line): &(Fate, &str)) -> Case {
     (*fate, format!("{line}\r\nHost: localhost\r\nX-Case: CASE\r\n\r\n"))
@@ -143,32 +143,32 @@ const BARE_LINE_ENDS: &[(Fate, &str)] = &[
 ];
 
 #[test]
-fn request_lines() {
+fn a_request_line_is_read_in_one_way_or_refused() {
     play(LINES.iter().map(with_line));
 }
 
 #[test]
-fn versions() {
+fn a_version_other_than_http_1_0_and_1_1_is_refused() {
     play(VERSIONS.iter().map(with_line));
 }
 
 #[test]
-fn names_of_headers() {
+fn a_header_name_with_a_forbidden_byte_is_refused() {
     play(NAMES.iter().map(with_fields));
 }
 
 #[test]
-fn values_of_headers() {
+fn a_header_value_with_a_control_byte_is_refused() {
     play(VALUES.iter().map(with_fields));
 }
 
 #[test]
-fn line_ends() {
+fn a_line_that_ends_oddly_hides_no_second_line() {
     play(BARE_LINE_ENDS.iter().map(|(fate, text)| (*fate, (*text).to_owned())));
 }
 
 #[test]
-fn heads_that_are_too_large() {
+fn a_head_over_the_limits_is_refused() {
     let stage = Stage::new(|setup| {
         setup.api("max_header_bytes", "9KiB").api("max_headers", "20");
     });

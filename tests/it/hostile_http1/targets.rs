@@ -1,6 +1,6 @@
 //! What is asked for: targets of every form, and the way to a log-in in every disguise.
 
-use super::stage::{Case, Client, Fate, Fate::*, Stage, play};
+use crate::harness::hostile_http1::{Case, Client, Fate, Fate::*, Stage, play};
 
 fn get((fate, target): &(Fate, &str)) -> Case {
     (*fate, format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nX-Case: CASE\r\n\r\n"))
@@ -148,7 +148,7 @@ const LOGINS: &[&str] = &[
     "http://[::1]/a/../auth",
 ];
 
-/// Where rules are set, and everything below one path is allowed but one of its branches.
+/// Targets for a sidecar whose rules allow everything below one path but one of its branches.
 const RULED: &[(Fate, &str)] = &[
     (Passes, "/open/CASE"),
     (Passes, "/open/CASE/x?deny=/open/shut/../.."),
@@ -179,7 +179,7 @@ const RULED: &[(Fate, &str)] = &[
 ];
 
 #[test]
-fn targets_where_rules_are_set() {
+fn a_disguised_path_gets_around_no_rule() {
     let stage = Stage::new(|setup| {
         setup.api("allow", r#"["GET /open/**", "GET /*/probe", "GET /case-none"]"#).api("deny", r#"["* /open/shut/**"]"#);
     });
@@ -187,25 +187,25 @@ fn targets_where_rules_are_set() {
 }
 
 #[test]
-fn targets() {
+fn a_target_arrives_as_it_was_judged_or_not_at_all() {
     play(TARGETS.iter().map(get));
 }
 
 #[test]
-fn methods() {
+fn a_method_arrives_as_written_or_not_at_all() {
     let ask = |(fate, line): &(Fate, &str)| (*fate, format!("{line} HTTP/1.1\r\nHost: localhost\r\nX-Case: CASE\r\n\r\n"));
     play(METHODS.iter().map(ask));
 }
 
 #[test]
-fn disguises_of_a_log_in_path() {
+fn a_disguised_log_in_path_is_refused() {
     let ask = |target: &&str| (Refused(403), format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nX-Case: CASE\r\n\r\n"));
     play(LOGINS.iter().map(ask));
 }
 
-/// As a client would that wants a token: with credentials in the body.
+/// A client that wants a token sends credentials in the body.
 #[test]
-fn disguises_of_a_log_in_path_with_a_body() {
+fn a_disguised_log_in_path_is_refused_with_a_body_too() {
     let body = r#"{"username":"CASE","password":"b"}"#;
     let ask = |target: &&str| {
         let length = body.len() + "case-000".len() - "CASE".len();

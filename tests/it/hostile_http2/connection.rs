@@ -1,12 +1,12 @@
 //! Frames that are not what they should be, or not where they should be.
 
-use super::{
-    COMPRESSION_ERROR, Case, Ends, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, PADDED, PRIORITY, PROTOCOL_ERROR, PUSH_PROMISE,
-    STREAM_CLOSED, WHOLE, WITH_PRIORITY, case, get, play, refused,
-};
-use crate::http2::{
-    BODY, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, fields,
-    frame, get_fields,
+use crate::harness::{
+    frames::{
+        BODY, COMPRESSION_ERROR, CONTINUATION, END_HEADERS, END_STREAM, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, GOAWAY, HEADERS,
+        PADDED, PING, PREFACE, PRIORITY, PROTOCOL_ERROR, PUSH_PROMISE, RST_STREAM, SETTINGS, STREAM_CLOSED, WHOLE, WINDOW_UPDATE,
+        WITH_PRIORITY, frame, get_fields,
+    },
+    hostile_http2::{Case, Ends, case, get, play, post, refused},
 };
 
 /// One setting (RFC 9113, 6.5.1).
@@ -14,18 +14,12 @@ fn setting(number: u16, value: u32) -> Vec<u8> {
     [&number.to_be_bytes()[..], &value.to_be_bytes()].concat()
 }
 
-/// The head of a POST to which a body belongs.
-fn post(stream: u32) -> Vec<u8> {
-    let head = [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", "/")];
-    frame(HEADERS, END_HEADERS, stream, &fields(&head))
-}
-
 fn update(stream: u32, by: u32) -> Vec<u8> {
     frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes())
 }
 
 #[test]
-fn settings_that_are_none_end_the_connection() {
+fn invalid_settings_end_the_connection() {
     let settings = |flags, stream, payload: &[u8]| [frame(SETTINGS, flags, stream, payload), get(1)];
     let (window, largest, push) = (4, 5, 2);
     play(
@@ -43,7 +37,7 @@ fn settings_that_are_none_end_the_connection() {
 }
 
 #[test]
-fn a_beginning_that_is_none_ends_the_connection() {
+fn an_invalid_preface_ends_the_connection() {
     let settings = frame(SETTINGS, 0, 0, &[]);
     let case = |name: &str, pieces: &[&[u8]], ends| Case { name: name.to_owned(), bytes: pieces.concat(), ends, reaches: 0 };
     let http1 = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -71,15 +65,15 @@ fn frames_of_the_wrong_size_end_the_connection() {
     play(
         &[
             case("a body's of 2^24 - 1 bytes", &[endless], size, 0),
-            case("a body's of one byte too many", &[post(1), frame(BODY, 1, 1, &vec![0; 16_385])], size, 0),
+            case("a body's of one byte too many", &[post(1, "/"), frame(BODY, 1, 1, &vec![0; 16_385])], size, 0),
             case("a head's of one byte too many", &[frame(HEADERS, WHOLE, 1, &vec![0; 16_385])], size, 0),
             case("PING of seven bytes", &[frame(PING, 0, 0, b"seven..")], size, 0),
-            case("RST_STREAM of three", &[post(1), frame(RST_STREAM, 0, 1, &[0; 3])], size, 0),
+            case("RST_STREAM of three", &[post(1, "/"), frame(RST_STREAM, 0, 1, &[0; 3])], size, 0),
             case("WINDOW_UPDATE of three", &[frame(WINDOW_UPDATE, 0, 0, &[0; 3])], size, 0),
             case("GOAWAY of four", &[frame(GOAWAY, 0, 0, &[0; 4])], size, 0),
             case("PRIORITY of four", &[frame(PRIORITY, 0, 1, &[0; 4])], size, 0),
-            case("a body padded beyond its end", &[post(1), frame(BODY, PADDED, 1, &[9, 1, 2])], protocol, 0),
-            case("a body padded by nothing at all", &[post(1), frame(BODY, PADDED, 1, &[])], protocol, 0),
+            case("a body padded beyond its end", &[post(1, "/"), frame(BODY, PADDED, 1, &[9, 1, 2])], protocol, 0),
+            case("a body padded by nothing at all", &[post(1, "/"), frame(BODY, PADDED, 1, &[])], protocol, 0),
             case("a head padded beyond its end", &[frame(HEADERS, WHOLE | PADDED, 1, &[200, 0x82])], protocol, 0),
             case("a head with half a priority", &[frame(HEADERS, WHOLE | WITH_PRIORITY, 1, &[0; 3])], protocol, 0),
         ],
@@ -120,7 +114,7 @@ fn frames_where_they_may_not_be_end_the_connection() {
 }
 
 #[test]
-fn streams_are_used_once_and_upwards() {
+fn streams_are_used_once_and_in_ascending_order() {
     let reset = |stream| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
     let depends = |on: u32| [&on.to_be_bytes()[..], &[1]].concat();
     let after = Ends::Either(&[PROTOCOL_ERROR, STREAM_CLOSED]);
@@ -128,11 +122,11 @@ fn streams_are_used_once_and_upwards() {
         &[
             case("a lower number", &[refused(5), get(3)], after, 0),
             case("a number again", &[refused(1), get(1)], after, 0),
-            case("a number again after a reset", &[post(1), reset(1), get(1)], after, 0),
+            case("a number again after a reset", &[post(1, "/"), reset(1), get(1)], after, 0),
             case("a body after the end", &[refused(1), frame(BODY, 1, 1, b"more")], after, 0),
             case(
                 "a body after a reset, and on",
-                &[post(1), reset(1), frame(BODY, 1, 1, b"more"), get(3)],
+                &[post(1, "/"), reset(1), frame(BODY, 1, 1, b"more"), get(3)],
                 Ends::Answer(3, 200),
                 1,
             ),
@@ -151,17 +145,17 @@ fn streams_are_used_once_and_upwards() {
 }
 
 #[test]
-fn windows_do_not_overflow_and_do_not_shrink_by_nothing() {
+fn a_window_update_of_nothing_or_too_much_is_an_error() {
     let most = 0x7fff_ffff;
     play(
         &[
             case("the connection's by nothing", &[update(0, 0), get(1)], Ends::Connection(PROTOCOL_ERROR), 0),
             case("the connection's over 2^31", &[update(0, most), get(1)], Ends::Connection(FLOW_CONTROL_ERROR), 0),
-            case("a stream's by nothing", &[post(1), update(1, 0)], Ends::Either(&[PROTOCOL_ERROR]), 0),
-            case("a stream's over 2^31", &[post(1), update(1, most)], Ends::Stream(1, FLOW_CONTROL_ERROR), 0),
+            case("a stream's by nothing", &[post(1, "/"), update(1, 0)], Ends::Either(&[PROTOCOL_ERROR]), 0),
+            case("a stream's over 2^31", &[post(1, "/"), update(1, most)], Ends::Stream(1, FLOW_CONTROL_ERROR), 0),
             case(
                 "all streams' over 2^31 by a setting",
-                &[post(1), update(1, most - 65_535), frame(SETTINGS, 0, 0, &setting(4, 65_536))],
+                &[post(1, "/"), update(1, most - 65_535), frame(SETTINGS, 0, 0, &setting(4, 65_536))],
                 Ends::Connection(FLOW_CONTROL_ERROR),
                 0,
             ),
@@ -171,7 +165,7 @@ fn windows_do_not_overflow_and_do_not_shrink_by_nothing() {
 }
 
 #[test]
-fn field_blocks_that_are_none_end_the_connection() {
+fn invalid_field_blocks_end_the_connection() {
     let compression = Ends::Connection(COMPRESSION_ERROR);
     let head = |name: &str, more: &[u8]| {
         case(name, &[frame(HEADERS, WHOLE, 1, &[&get_fields("/", &[]), more].concat())], compression, 0)

@@ -3,17 +3,16 @@
 
 use std::{net::Shutdown, thread, time::Duration};
 
-use careportals_simulator::{Control, Options, Simulator};
+use careportals_simulator::Control;
 
-use super::{
-    ENHANCE_YOUR_CALM, PADDED, PRIORITY, PROMPTLY, PROTOCOL_ERROR, Scene, WHOLE, code_of, get, opened, refused, status_of,
-};
-use crate::{
-    http2::{
-        BODY, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PREFACE, RST_STREAM, Raw, SETTINGS,
-        WINDOW_UPDATE, fields, frame, get_fields,
+use crate::harness::{
+    Http2, PATIENCE, Setup, Sidecar,
+    frames::{
+        BODY, CONTINUATION, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FrameClient, GOAWAY, HEADERS, PADDED,
+        PING, PREFACE, PRIORITY, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WHOLE, WINDOW_UPDATE, fields, frame, get_fields,
     },
-    sidecar::{PATIENCE, Setup, Sidecar},
+    hostile_http2::{PROMPTLY, Scene, get, opened, post, refused, status_of},
+    now, simulator, until, until_still,
 };
 
 const MIB: usize = 1024 * 1024;
@@ -28,21 +27,21 @@ struct Flood {
     then: Vec<u8>,
 }
 
-/// What became of a flooder that reads what it is told.
+/// What became of a flooder that reads its answers.
 struct Flooded {
-    /// Bytes that were taken of it.
+    /// How many of its bytes were taken.
     taken: usize,
     /// The code of the last GOAWAY.
     words: Option<u32>,
 }
 
-/// Floods with at most so many bytes; meanwhile others are served.
+/// Floods with at most `most` bytes, and asserts that others are served meanwhile.
 fn flood(scene: &mut Scene, flood: &Flood, most: usize) -> Flooded {
-    let mut raw = Raw::silent(scene.sidecar.address());
+    let mut raw = FrameClient::silent(scene.sidecar.address());
     raw.write(&opened(std::slice::from_ref(&flood.first)));
     let piece = flood.then.repeat(4096 / flood.then.len() + 1);
     let flooding = thread::spawn(move || {
-        let mut reader = Raw(raw.0.try_clone().unwrap());
+        let mut reader = FrameClient(raw.0.try_clone().unwrap());
         let reading = thread::spawn(move || reader.last_words());
         let taken = raw.flood(&piece, PATIENCE, most);
         // The connection may be gone.
@@ -59,17 +58,11 @@ fn flood(scene: &mut Scene, flood: &Flood, most: usize) -> Flooded {
     flooding.join().unwrap_or_else(|_| panic!("{}", flood.name))
 }
 
-/// The process has never taken more than this and what it takes by itself.
+/// Asserts that the process has never taken more than this and what it takes by itself.
 fn assert_peak(sidecar: &Sidecar, name: &str, kib: u64) {
     let peak = sidecar.peak_memory_kib();
     println!("peak of {name}: {peak} KiB of {}", ITSELF + kib);
     assert!(peak < ITSELF + kib, "{name}: {peak} KiB");
-}
-
-/// The head of a POST to which a body belongs.
-fn post(stream: u32, path: &str) -> Vec<u8> {
-    let head = [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", path)];
-    frame(HEADERS, END_HEADERS, stream, &fields(&head))
 }
 
 #[test]
@@ -121,7 +114,7 @@ fn frames_without_content_end_the_connection() {
     assert!(scene.foreign().is_empty());
 }
 
-/// What makes us reset a stream, after its head.
+/// Frames that make the sidecar reset a stream, after its head.
 type Provocation = (&'static str, fn(u32) -> Vec<u8>);
 
 const PROVOCATIONS: [Provocation; 6] = [
@@ -136,15 +129,15 @@ const PROVOCATIONS: [Provocation; 6] = [
 ];
 
 #[test]
-fn resets_that_we_are_made_to_send_end_the_connection() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+fn resets_that_a_client_provokes_end_the_connection() {
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
     for (name, provocation) in PROVOCATIONS {
         control.reset_counts();
         let streams = (0..2000).map(|number| 2 * number + 1);
         let bytes: Vec<u8> = streams.flat_map(|stream| [post(stream, "/_sim/upload"), provocation(stream)].concat()).collect();
-        let mut raw = Raw::silent(sidecar.address());
+        let mut raw = FrameClient::silent(sidecar.address());
         raw.write(&opened(&[]));
         raw.flood(&bytes, PATIENCE, bytes.len());
         let words = raw.last_words();
@@ -158,17 +151,17 @@ fn resets_that_we_are_made_to_send_end_the_connection() {
 }
 
 #[test]
-fn resets_that_we_are_made_to_send_one_after_the_other_end_the_connection() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+fn resets_that_a_client_provokes_one_after_the_other_end_the_connection() {
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
     for (name, provocation) in PROVOCATIONS {
         control.reset_counts();
-        let mut raw = Raw::silent(sidecar.address());
+        let mut raw = FrameClient::silent(sidecar.address());
         raw.write(&opened(&[]));
         let mut streams = 0;
         // Each is taken up before it is given reason for a reset.
-        let mut goes_on = |raw: &mut Raw, stream| {
+        let mut goes_on = |raw: &mut FrameClient, stream| {
             let begun = [post(stream, "/_sim/upload"), frame(PING, 0, 0, b"taken up")].concat();
             raw.flood(&begun, PATIENCE, begun.len());
             while raw.next(PING)?.payload != b"taken up" {}
@@ -199,7 +192,7 @@ fn rapid_resets_on_many_connections_hold_up_nobody() {
         .map(|_| {
             let pairs = pairs.clone();
             thread::spawn(move || {
-                let mut raw = Raw::silent(address);
+                let mut raw = FrameClient::silent(address);
                 raw.write(&opened(&[]));
                 raw.flood(&pairs, PATIENCE, pairs.len());
                 raw.last_words()
@@ -232,7 +225,7 @@ fn a_field_that_is_named_again_and_again_takes_no_memory() {
         let block = [&get_fields("/", &[])[..], if stream == 1 { &literal } else { &[] }, &[0xbe].repeat(12_000)].concat();
         frame(HEADERS, WHOLE, stream, &block)
     };
-    let mut raw = Raw::silent(scene.sidecar.address());
+    let mut raw = FrameClient::silent(scene.sidecar.address());
     // 100 times 46 MB.
     raw.write(&opened(&(0..100).map(|number| bomb(2 * number + 1)).collect::<Vec<_>>()));
     let (mut told, mut first) = (0, None);
@@ -243,7 +236,7 @@ fn a_field_that_is_named_again_and_again_takes_no_memory() {
             told += 1;
         }
         if frame.kind == GOAWAY {
-            assert_eq!(code_of(&frame), ENHANCE_YOUR_CALM);
+            assert_eq!(frame.error_code(), ENHANCE_YOUR_CALM);
             break;
         }
     }
@@ -256,12 +249,12 @@ fn a_field_that_is_named_again_and_again_takes_no_memory() {
 
 #[test]
 fn heads_that_wait_are_as_large_as_they_may_be_and_as_many() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let control = simulator.control();
     control.hold_logins(true);
     let sidecar = Sidecar::start(&simulator);
     let piece = "f".repeat(15_000);
-    let mut raw = Raw::silent(sidecar.address());
+    let mut raw = FrameClient::silent(sidecar.address());
     raw.write(&opened(&[]));
     for number in 0..256 {
         let stream = 2 * number + 1;
@@ -280,7 +273,7 @@ fn heads_that_wait_are_as_large_as_they_may_be_and_as_many() {
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
 }
 
-/// Bytes that upstream has sent.
+/// Counts the bytes that the upstream has sent.
 fn sent(control: &Control) -> u64 {
     control.requests().iter().map(|seen| seen.answer_bytes).sum()
 }
@@ -289,25 +282,24 @@ fn sent(control: &Control) -> u64 {
 fn answers_that_nobody_reads_are_held_back() {
     // Of a stream and of the connection; the last client says that there is room, and does not read.
     for window in [0_u32, 1, 0x7fff_0000] {
-        let simulator = Simulator::start(Options::default()).unwrap();
+        let simulator = simulator();
         let control = simulator.control();
         let mut setup = Setup::new(&simulator);
         // A hundred handshakes at a time take theirs on a busy machine.
         setup.api("connect_timeout", "60s");
         let sidecar = setup.start().ready();
-        let mut raw = Raw::silent(sidecar.address());
+        let mut raw = FrameClient::silent(sidecar.address());
         let settings = frame(SETTINGS, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat());
         let room = frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes());
         let requests =
             (0..100).map(|number| frame(HEADERS, WHOLE, 2 * number + 1, &get_fields("/_sim/download?bytes=67108864", &[])));
         raw.write(&[PREFACE.to_vec(), settings, room, requests.flatten().collect()].concat());
-        assert!(control.wait_until(PATIENCE, |control| control.counts().requests >= 100));
-        // Until every buffer on the way is full.
-        let mut before = 0;
-        while control.wait_until(Duration::from_millis(300), |control| sent(control) > before) {
-            before = sent(control);
-            assert!(before < 1024 * 1024 * 1024, "nobody reads that");
-        }
+        until("the upstream has got at least 100 requests", || control.counts().requests >= 100);
+        until_still("every buffer on the way is full", Duration::from_millis(300), || {
+            let sent = sent(control);
+            assert!(sent < 1024 * 1024 * 1024, "nobody reads that");
+            sent
+        });
         assert_eq!(Http2::connect(sidecar.address()).get("/_sim/echo").status, 200);
         // Of each stream 64 KiB read ahead, as much that waits to be sent, and what TLS has decrypted. Where there is room in
         // the windows, one frame of a body on its way in between, and one over the limit of what waits.
@@ -320,36 +312,36 @@ fn answers_that_nobody_reads_are_held_back() {
             assert_peak(&sidecar, "answers by the byte", 100 * each);
         }
         drop(raw);
-        assert!(control.wait_until(PATIENCE, |control| control.requests().iter().all(|seen| seen.over)));
+        until("every exchange is over", || control.requests().iter().all(|seen| seen.over));
         assert_eq!(sidecar.get("/_sim/echo").status, 200);
     }
 }
 
 #[test]
 fn bodies_that_upstream_does_not_read_are_held_back() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+    let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
-    let mut raw = Raw::silent(sidecar.address());
+    let mut raw = FrameClient::silent(sidecar.address());
     let heads: Vec<Vec<u8>> = (0..100).map(|number| post(2 * number + 1, "/_sim/slow-read?bytes_per_second=1")).collect();
     raw.write(&opened(&heads));
     let piece = vec![7; 16_384];
     // Whatever the windows say.
     let bodies: Vec<u8> = (0..100).flat_map(|number| frame(BODY, 0, 2 * number + 1, &piece)).collect();
     raw.flood(&bodies, Duration::from_secs(1), 64 * MIB);
-    assert_eq!(raw.last_words(), Some(super::FLOW_CONTROL_ERROR));
+    assert_eq!(raw.last_words(), Some(FLOW_CONTROL_ERROR));
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
     // The connection's window, and what is ahead of upstream on each stream.
     assert_peak(&sidecar, "unread bodies", 1024 + 100 * (64 + 40));
 }
 
 #[test]
-fn thousands_of_streams_at_once_are_256_that_go_on() {
-    let simulator = Simulator::start(Options::default()).unwrap();
+fn of_thousands_of_streams_at_once_256_are_served() {
+    let simulator = simulator();
     let control = simulator.control();
     let sidecar = Sidecar::start(&simulator).ready();
     control.reset_counts();
     control.hold_requests(true);
-    let mut raw = Raw::silent(sidecar.address());
+    let mut raw = FrameClient::silent(sidecar.address());
     let requests: Vec<Vec<u8>> =
         (0..4000).map(|number| frame(HEADERS, WHOLE, 2 * number + 1, &get_fields("/_sim/echo", &[]))).collect();
     let bytes = opened(&requests);
@@ -363,11 +355,11 @@ fn thousands_of_streams_at_once_are_256_that_go_on() {
 }
 
 #[test]
-fn a_connection_that_says_goodbye_and_goes_on_is_let_finish_and_no_more() {
+fn a_client_that_said_goaway_may_finish_its_streams_and_open_no_others() {
     let mut scene = Scene::new();
-    let mut raw = Raw::silent(scene.sidecar.address());
+    let mut raw = FrameClient::silent(scene.sidecar.address());
     raw.write(&opened(&[get(1), frame(GOAWAY, 0, 0, &[0; 8])]));
-    let start = std::time::Instant::now();
+    let start = now();
     raw.last_words();
     assert!(start.elapsed() < PROMPTLY);
     scene.others_are_served();

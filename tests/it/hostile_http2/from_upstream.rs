@@ -1,30 +1,26 @@
-//! The same from an upstream: its client hears of a problem, or gets an answer that is visibly cut; the request is not sent
+//! Hostile frames from an upstream: its client is told a problem, or gets an answer that is visibly cut; the request is not sent
 //! twice, other APIs are served, and memory is bounded.
 
-use std::time::Instant;
-
-use crate::{
-    http::{Answer, Request},
-    http2::{
-        BODY, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, fields, frame,
+use crate::harness::{
+    Answer, ManualHttp2, OK, RecordingUpstream, Request, Sidecar,
+    frames::{
+        BODY, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS,
+        WHOLE, WINDOW_UPDATE, fields, frame,
     },
-    raw_h2::RawH2,
-    raw_upstream::{OK, RawUpstream},
-    sidecar::Sidecar,
+    hostile_http2::{PROMPTLY, tell_all},
+    now,
 };
-
-use super::{PADDED, PRIORITY, PROMPTLY, PUSH_PROMISE, WHOLE, tell_all};
 
 /// What a client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
-    /// A problem of ours with this code, and this status.
+    /// It is told a problem of the sidecar's with this status and this code.
     Problem(u16, &'static str),
-    /// 200, and no end.
+    /// It is told 200, and the body is cut.
     Cut,
-    /// 200, and this.
+    /// It is told 200 with this body.
     Whole(&'static str),
-    /// 200 and a cut answer, or a problem: it depends on what was read together.
+    /// It is told 200 with a cut body, or a problem: that depends on what was read together.
     Broken,
 }
 
@@ -39,7 +35,7 @@ struct Case {
     told: Told,
 }
 
-/// `first`, once.
+/// The upstream says `first` once.
 fn once(name: &'static str, first: &[Vec<u8>], told: Told) -> Case {
     Case { name, first: first.concat(), then: Vec::new(), told }
 }
@@ -51,7 +47,7 @@ fn flood(name: &'static str, first: &[Vec<u8>], then: Vec<u8>, told: Told) -> Ca
 /// The first stream of a connection, on which every request here is.
 const STREAM: u32 = 1;
 
-/// How much of a flood there is.
+/// How many bytes a flood has.
 const FLOOD: usize = 512 * 1024;
 
 fn ok() -> Vec<u8> {
@@ -72,8 +68,8 @@ fn part(text: &str) -> Vec<u8> {
 
 /// A sidecar with that upstream, and another one that behaves.
 struct Scene {
-    hostile: RawH2,
-    _other: RawUpstream,
+    hostile: ManualHttp2,
+    _other: RecordingUpstream,
     sidecar: Sidecar,
 }
 
@@ -82,9 +78,9 @@ impl Scene {
         Self::patient("10s")
     }
 
-    /// That waits so long for an answer's head.
+    /// Starts a sidecar with this `response_timeout`.
     fn patient(response_timeout: &str) -> Self {
-        let (hostile, other) = (RawH2::listen(), RawUpstream::start(OK));
+        let (hostile, other) = (ManualHttp2::listen(), RecordingUpstream::start(OK));
         let mut setup = hostile.setup();
         setup
             .api("response_timeout", response_timeout)
@@ -97,7 +93,7 @@ impl Scene {
     }
 
     fn other_is_served(&self) {
-        let start = Instant::now();
+        let start = now();
         assert_eq!(self.sidecar.connect_to("other").send(&Request::get("/")).status, 200);
         assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
     }
@@ -145,7 +141,7 @@ impl Told {
 }
 
 #[test]
-fn a_head_that_is_none_is_a_problem() {
+fn an_invalid_head_is_a_problem() {
     let status = |text| frame(HEADERS, WHOLE, STREAM, &fields(&[(":status", text)]));
     let with = |field| frame(HEADERS, WHOLE, STREAM, &[&[0x88], &fields(&[field])[..]].concat());
     Scene::new().all(
@@ -175,7 +171,7 @@ fn a_head_that_is_none_is_a_problem() {
 }
 
 #[test]
-fn frames_that_are_none_are_a_problem() {
+fn invalid_frames_are_a_problem() {
     let setting = |number: u8, value: u32| frame(SETTINGS, 0, 0, &[&[0, number][..], &value.to_be_bytes()].concat());
     let mut endless = frame(BODY, 0, STREAM, b"some");
     endless[..3].copy_from_slice(&[0xff, 0xff, 0xff]);
@@ -208,7 +204,7 @@ fn frames_that_are_none_are_a_problem() {
 }
 
 #[test]
-fn a_body_that_is_not_what_was_said_is_cut() {
+fn a_body_of_another_length_than_announced_is_cut() {
     Scene::new().all(
         &[
             once("shorter than its length", &[head(&[("content-length", "5")]), body("ok")], Told::Broken),
@@ -291,7 +287,7 @@ fn a_body_beyond_the_window_is_cut_off() {
     let (stream, _) = peer.request();
     let piece = frame(BODY, 0, stream, &[7; 16_384]);
     peer.pour(&ok(), 1);
-    // The client reads nothing: what comes beyond the window has no place to go to.
+    // The client reads nothing, so what comes beyond the window can't be passed on.
     peer.pour(&piece, 32 * 1024 * 1024);
     scene.other_is_served();
     let answer = client.answer("GET");
@@ -302,7 +298,7 @@ fn a_body_beyond_the_window_is_cut_off() {
 }
 
 #[test]
-fn a_server_that_sends_everybody_away_is_asked_twice_and_no_more() {
+fn a_server_that_closes_every_connection_is_asked_twice_and_no_more() {
     let scene = Scene::new();
     for code in [0_u32, 11] {
         let mut client = scene.sidecar.connect_to("default");
@@ -320,11 +316,11 @@ fn a_server_that_sends_everybody_away_is_asked_twice_and_no_more() {
 }
 
 #[test]
-fn a_server_that_allows_no_stream_is_a_problem_and_not_a_wait_without_end() {
+fn a_server_that_allows_no_stream_is_a_problem_in_time() {
     let scene = Scene::patient("300ms");
     let mut client = scene.sidecar.connect_to("default");
     client.write(&Request::get("/users").head());
-    let start = Instant::now();
+    let start = now();
     let peer = scene.hostile.accept(0);
     let answer = client.answer("GET");
     assert!(matches!(answer.status, 502 | 504), "{answer:?}");

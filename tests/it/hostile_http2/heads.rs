@@ -1,7 +1,9 @@
 //! Heads that HTTP/1.1 could not say, or would say otherwise, and bodies that are not as long as they claim.
 
-use super::{COMPRESSION_ERROR, Case, Ends, PROTOCOL_ERROR, Scene, WHOLE, case, play, tell_all};
-use crate::http2::{BODY, END_HEADERS, END_STREAM, HEADERS, fields, frame, get_fields};
+use crate::harness::{
+    frames::{BODY, COMPRESSION_ERROR, END_HEADERS, END_STREAM, HEADERS, PROTOCOL_ERROR, WHOLE, fields, frame, get_fields},
+    hostile_http2::{Case, Ends, Scene, case, play, tell_all},
+};
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
 
@@ -13,10 +15,10 @@ const PATH: (&str, &str) = (":path", "/");
 /// The stream is reset, and nothing of it reaches upstream.
 const RESET: Ends = Ends::Stream(1, PROTOCOL_ERROR);
 
-/// A name that is none may end the connection, too (RFC 9113, 5.4.2).
+/// An invalid name may end the connection, too (RFC 9113, 5.4.2).
 const UNREADABLE: Ends = Ends::Either(&[PROTOCOL_ERROR, COMPRESSION_ERROR]);
 
-/// A head alone.
+/// A request that is a head alone.
 fn head(name: &str, block: Fields<'_>, ends: Ends, reaches: usize) -> Case {
     case(name, &[frame(HEADERS, WHOLE, 1, &fields(block))], ends, reaches)
 }
@@ -161,7 +163,7 @@ fn the_log_in_path_is_refused_in_any_disguise() {
 }
 
 #[test]
-fn a_body_is_as_long_as_its_length_says_or_the_request_is_none() {
+fn a_body_of_another_length_than_announced_ends_its_stream() {
     let post = |length: &[(&str, &str)]| {
         let head = [(":method", "POST"), SCHEME, AUTHORITY, PATH];
         frame(HEADERS, END_HEADERS, 1, &fields(&[&head, length].concat()))
@@ -208,7 +210,7 @@ fn trailers_carry_nothing_of_ours() {
 }
 
 #[test]
-fn a_head_that_is_too_much_is_a_431() {
+fn a_head_over_the_limits_is_a_431() {
     let many: Vec<(String, &str)> = (0..257).map(|number| (format!("x-{number}"), "1")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let block = get_fields("/", &many);

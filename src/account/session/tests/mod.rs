@@ -1,6 +1,6 @@
-//! The table of the states, then a seeded simulation against a model that knows only the rules.
+//! Tests each state and event by a table, then by a seeded simulation against a model that knows only the rules.
 //!
-//! `SIDECAR_SIM_SEED=<n>` plays one seed again, `SIDECAR_SIM_SEEDS=<n>` plays that many.
+//! `SIDECAR_SIM_SEED=<n>` replays one seed, `SIDECAR_SIM_SEEDS=<n>` plays that many.
 
 use std::time::SystemTime;
 
@@ -20,67 +20,67 @@ const FLOOR: Duration = Duration::from_secs(30);
 const LIFE: Duration = Duration::from_secs(1000);
 
 /// A session and its clock.
-struct Story {
+struct Bench {
     session: Session,
     now: Moment,
     jitter: Jitter,
 }
 
-impl Story {
+impl Bench {
     fn new() -> Self {
         Self { session: Session::new(FLOOR), now: Moment::new(100 * SECOND), jitter: Jitter::seeded(1) }
     }
 
     fn logging_in() -> Self {
-        let mut story = Self::new();
-        story.starts(Event::LogIn);
-        story
+        let mut bench = Self::new();
+        bench.starts(Event::LogIn);
+        bench
     }
 
     fn ready() -> Self {
-        let mut story = Self::logging_in();
-        story.land_token(LIFE);
-        story
+        let mut bench = Self::logging_in();
+        bench.end_with_token(LIFE);
+        bench
     }
 
-    /// A token as old as the floor asks.
+    /// Holds a token as old as the floor.
     fn seasoned() -> Self {
-        let mut story = Self::ready();
-        story.now = story.now + FLOOR;
-        story
+        let mut bench = Self::ready();
+        bench.now = bench.now + FLOOR;
+        bench
     }
 
     fn suspect() -> Self {
-        let mut story = Self::seasoned();
-        let refused = story.generation();
-        story.starts(Event::Unauthorized(refused));
-        story
+        let mut bench = Self::seasoned();
+        let refused = bench.generation();
+        bench.starts(Event::Unauthorized(refused));
+        bench
     }
 
     fn refresh_waiting() -> Self {
-        let mut story = Self::ready();
-        story.starts(Event::LogIn);
-        story.land_error(transient());
-        story
+        let mut bench = Self::ready();
+        bench.starts(Event::LogIn);
+        bench.end_with_error(transient());
+        bench
     }
 
     fn backing_off() -> Self {
-        let mut story = Self::logging_in();
-        story.land_error(transient());
-        story
+        let mut bench = Self::logging_in();
+        bench.end_with_error(transient());
+        bench
     }
 
     fn rejected() -> Self {
-        let mut story = Self::logging_in();
-        story.land_error(refused());
-        story
+        let mut bench = Self::logging_in();
+        bench.end_with_error(refused());
+        bench
     }
 
     fn rejected_with_token() -> Self {
-        let mut story = Self::ready();
-        story.starts(Event::LogIn);
-        story.land_error(refused());
-        story
+        let mut bench = Self::ready();
+        bench.starts(Event::LogIn);
+        bench.end_with_error(refused());
+        bench
     }
 
     fn step(&mut self, event: Event) -> Option<Effect> {
@@ -107,14 +107,14 @@ impl Story {
         assert!(self.step(event).is_none(), "{shown} started a log-in");
     }
 
-    fn land_token(&mut self, life: Duration) {
+    fn end_with_token(&mut self, life: Duration) {
         let attempt = self.session.attempt().unwrap();
-        self.quiet(Event::Landed(attempt, Ok(token(attempt, self.now, life))));
+        self.quiet(Event::Ended(attempt, Ok(token(attempt, self.now, life))));
     }
 
-    fn land_error(&mut self, error: LoginError) {
+    fn end_with_error(&mut self, error: LoginError) {
         let attempt = self.session.attempt().unwrap();
-        self.quiet(Event::Landed(attempt, Err(error)));
+        self.quiet(Event::Ended(attempt, Err(error)));
     }
 
     fn generation(&self) -> Generation {
@@ -130,7 +130,7 @@ impl Story {
         assert_eq!(self.session.name(), name);
     }
 
-    /// Until the next log-in starts by itself.
+    /// The time until the next log-in starts by itself.
     fn wait(&self) -> Duration {
         self.session.due_at().unwrap().since(self.now)
     }
@@ -159,25 +159,25 @@ fn refused() -> LoginError {
     LoginError::Refused(StatusCode::UNAUTHORIZED)
 }
 
-type Begin = fn() -> Story;
+type Begin = fn() -> Bench;
 
-/// Every state, by name, with whether it serves a token.
+/// Lists every state by name, with whether it serves a token.
 fn every_state() -> [(&'static str, Begin, bool); 9] {
     [
-        ("logged out", Story::new, false),
-        ("logging in", Story::logging_in, false),
-        ("ready", Story::ready, true),
-        ("suspect", Story::suspect, false),
-        ("waiting with a token", Story::refresh_waiting, true),
-        ("backing off", Story::backing_off, false),
-        ("rejected", Story::rejected, false),
-        ("rejected with a token", Story::rejected_with_token, true),
+        ("logged out", Bench::new, false),
+        ("logging in", Bench::logging_in, false),
+        ("ready", Bench::ready, true),
+        ("suspect", Bench::suspect, false),
+        ("waiting with a token", Bench::refresh_waiting, true),
+        ("backing off", Bench::backing_off, false),
+        ("rejected", Bench::rejected, false),
+        ("rejected with a token", Bench::rejected_with_token, true),
         (
             "refreshing",
             || {
-                let mut story = Story::ready();
-                story.starts(Event::LogIn);
-                story
+                let mut bench = Bench::ready();
+                bench.starts(Event::LogIn);
+                bench
             },
             true,
         ),
@@ -186,20 +186,20 @@ fn every_state() -> [(&'static str, Begin, bool); 9] {
 
 #[test]
 fn each_state_serves_exactly_the_token_it_may() {
-    for (name, story, serves) in every_state() {
-        assert_eq!(story().serves(), serves, "{name}");
+    for (name, bench, serves) in every_state() {
+        assert_eq!(bench().serves(), serves, "{name}");
     }
 }
 
 #[test]
 fn log_out_wins_in_every_state_and_only_log_in_ends_it() {
-    for (name, story, _) in every_state() {
-        let mut story = story();
-        let attempt = story.session.attempt();
-        story.quiet(Event::LogOut);
-        assert!(!story.serves() && story.session.token().is_none(), "{name}");
+    for (name, bench, _) in every_state() {
+        let mut bench = bench();
+        let attempt = bench.session.attempt();
+        bench.quiet(Event::LogOut);
+        assert!(!bench.serves() && bench.session.token().is_none(), "{name}");
         if let Some(attempt) = attempt {
-            story.quiet(Event::Landed(attempt, Ok(token(attempt, story.now, LIFE))));
+            bench.quiet(Event::Ended(attempt, Ok(token(attempt, bench.now, LIFE))));
         }
         for event in [
             Event::CredentialsChanged,
@@ -210,13 +210,13 @@ fn log_out_wins_in_every_state_and_only_log_in_ends_it() {
             Event::RejectedAgain(Generation(1)),
             Event::Tick,
         ] {
-            story.now = story.now + MINUTE;
-            story.quiet(event);
-            story.is(StateName::LoggedOut);
+            bench.now = bench.now + MINUTE;
+            bench.quiet(event);
+            bench.is(StateName::LoggedOut);
         }
-        assert_eq!(story.session.deadline(), None);
-        story.starts(Event::LogIn);
-        story.is(StateName::LoggingIn);
+        assert_eq!(bench.session.deadline(), None);
+        bench.starts(Event::LogIn);
+        bench.is(StateName::LoggingIn);
     }
 }
 
@@ -238,67 +238,67 @@ fn what_each_event_does_in_each_state() {
     ];
     let events: [fn() -> Event; 4] =
         [|| Event::LogIn, || Event::CredentialsChanged, || Event::OrganizationChanged, || Event::Resumed];
-    for ((name, story, serves), (row, expected)) in every_state().into_iter().zip(table) {
+    for ((name, bench, serves), (row, expected)) in every_state().into_iter().zip(table) {
         assert_eq!(name, row);
         for (event, (after, starts)) in events.iter().zip(expected) {
-            let mut story = story();
-            let before = story.session.attempt();
-            let effect = story.step(event());
+            let mut bench = bench();
+            let before = bench.session.attempt();
+            let effect = bench.step(event());
             assert_eq!(effect.is_some(), starts, "{name}: {:?}", event());
-            story.is(after);
+            bench.is(after);
             if let (Some(before), true) = (before, starts) {
-                story.quiet(Event::Landed(before, Ok(token(before, story.now, LIFE))));
-                story.is(after);
+                bench.quiet(Event::Ended(before, Ok(token(before, bench.now, LIFE))));
+                bench.is(after);
             }
             let withdrawn = matches!(event(), Event::OrganizationChanged);
-            assert_eq!(story.serves(), serves && !withdrawn, "{name}: {:?}", event());
+            assert_eq!(bench.serves(), serves && !withdrawn, "{name}: {:?}", event());
         }
     }
 }
 
 #[test]
 fn the_refresh_starts_in_time_while_the_old_token_serves() {
-    let mut story = Story::ready();
-    assert!((720..=880).contains(&story.wait().as_secs()));
-    story.skip_to_deadline();
-    assert!(story.starts(Event::Tick).is_some(), "with the refresh token");
-    story.is(StateName::Refreshing);
-    assert!(story.serves());
-    let old = story.generation();
-    story.land_token(LIFE);
-    story.is(StateName::Ready);
-    assert!(story.generation() > old);
+    let mut bench = Bench::ready();
+    assert!((720..=880).contains(&bench.wait().as_secs()));
+    bench.skip_to_deadline();
+    assert!(bench.starts(Event::Tick).is_some(), "with the refresh token");
+    bench.is(StateName::Refreshing);
+    assert!(bench.serves());
+    let old = bench.generation();
+    bench.end_with_token(LIFE);
+    bench.is(StateName::Ready);
+    assert!(bench.generation() > old);
 }
 
 #[test]
 fn a_failing_refresh_keeps_the_token_until_it_expires() {
-    let mut story = Story::refresh_waiting();
-    let end = story.session.token().unwrap().usable_until;
+    let mut bench = Bench::refresh_waiting();
+    let end = bench.session.token().unwrap().usable_until;
     let mut attempts = 0;
-    while story.now < end {
-        assert!(story.serves());
-        story.skip_to_deadline();
-        if story.step(Event::Tick).is_some() {
+    while bench.now < end {
+        assert!(bench.serves());
+        bench.skip_to_deadline();
+        if bench.step(Event::Tick).is_some() {
             attempts += 1;
-            story.land_error(transient());
+            bench.end_with_error(transient());
         }
     }
-    assert!(!story.serves());
-    assert!(story.session.token().is_none());
-    story.is(StateName::BackingOff);
+    assert!(!bench.serves());
+    assert!(bench.session.token().is_none());
+    bench.is(StateName::BackingOff);
     assert!((15..60).contains(&attempts), "{attempts}");
 }
 
 #[test]
-fn a_token_that_expires_in_flight_is_dropped_and_the_flight_goes_on() {
-    let mut story = Story::ready();
-    story.starts(Event::LogIn);
-    let attempt = story.session.attempt();
-    story.skip_to_deadline();
-    story.quiet(Event::Tick);
-    story.is(StateName::LoggingIn);
-    assert_eq!(story.session.attempt(), attempt);
-    let mut rejected = Story::rejected_with_token();
+fn a_token_that_expires_in_flight_is_dropped_and_the_log_in_goes_on() {
+    let mut bench = Bench::ready();
+    bench.starts(Event::LogIn);
+    let attempt = bench.session.attempt();
+    bench.skip_to_deadline();
+    bench.quiet(Event::Tick);
+    bench.is(StateName::LoggingIn);
+    assert_eq!(bench.session.attempt(), attempt);
+    let mut rejected = Bench::rejected_with_token();
     let (until, end) = (rejected.session.due_at(), rejected.session.token().unwrap().usable_until);
     assert_eq!(rejected.session.deadline(), until, "the retry comes first");
     rejected.now = end;
@@ -308,185 +308,185 @@ fn a_token_that_expires_in_flight_is_dropped_and_the_flight_goes_on() {
 
 #[test]
 fn any_event_after_a_long_suspend_finds_no_token() {
-    let mut story = Story::ready();
-    story.now = story.now + 2 * LIFE;
-    assert!(!story.serves());
-    assert!(story.starts(Event::Resumed).is_none(), "the refresh token went with its token");
-    story.is(StateName::LoggingIn);
+    let mut bench = Bench::ready();
+    bench.now = bench.now + 2 * LIFE;
+    assert!(!bench.serves());
+    assert!(bench.starts(Event::Resumed).is_none(), "the refresh token went with its token");
+    bench.is(StateName::LoggingIn);
 }
 
 #[test]
 fn back_off_is_jittered_and_bounded() {
-    let mut story = Story::logging_in();
+    let mut bench = Bench::logging_in();
     for attempt in 1..20_u32 {
-        story.land_error(transient());
-        story.is(StateName::BackingOff);
+        bench.end_with_error(transient());
+        bench.is(StateName::BackingOff);
         let most = 2_u64.checked_pow(attempt).map_or(60, |seconds| seconds.min(60));
-        assert!(story.wait() >= SECOND && story.wait() <= Duration::from_secs(most), "{attempt}: {:?}", story.wait());
-        story.skip_to_deadline();
-        story.starts(Event::Tick);
+        assert!(bench.wait() >= SECOND && bench.wait() <= Duration::from_secs(most), "{attempt}: {:?}", bench.wait());
+        bench.skip_to_deadline();
+        bench.starts(Event::Tick);
     }
 }
 
 #[test]
 fn retry_after_is_honoured_up_to_a_quarter_of_an_hour() {
     for (asked, expected) in [(2, 2), (90, 90), (900, 900), (901, 900), (1 << 40, 900)] {
-        let mut story = Story::logging_in();
-        story.land_error(LoginError::Throttled(Some(Duration::from_secs(asked))));
-        story.is(StateName::BackingOff);
-        assert_eq!(story.wait(), Duration::from_secs(expected), "{asked}");
+        let mut bench = Bench::logging_in();
+        bench.end_with_error(LoginError::Throttled(Some(Duration::from_secs(asked))));
+        bench.is(StateName::BackingOff);
+        assert_eq!(bench.wait(), Duration::from_secs(expected), "{asked}");
     }
     for useless in [None, Some(Duration::ZERO)] {
-        let mut story = Story::logging_in();
-        story.land_error(LoginError::Throttled(useless));
-        assert!(story.wait() >= SECOND && story.wait() <= 2 * SECOND);
+        let mut bench = Bench::logging_in();
+        bench.end_with_error(LoginError::Throttled(useless));
+        assert!(bench.wait() >= SECOND && bench.wait() <= 2 * SECOND);
     }
 }
 
 #[test]
 fn a_rejected_log_in_is_retried_slowly() {
-    let mut story = Story::logging_in();
+    let mut bench = Bench::logging_in();
     for minutes in [1, 2, 4, 8, 15, 15] {
-        story.land_error(refused());
-        story.is(StateName::Rejected);
-        assert_eq!(story.wait(), minutes * MINUTE);
-        story.skip_to_deadline();
-        story.starts(Event::Tick);
+        bench.end_with_error(refused());
+        bench.is(StateName::Rejected);
+        assert_eq!(bench.wait(), minutes * MINUTE);
+        bench.skip_to_deadline();
+        bench.starts(Event::Tick);
     }
     // A failure in between does not make it faster.
-    story.land_error(transient());
-    story.skip_to_deadline();
-    story.starts(Event::Tick);
-    story.land_error(refused());
-    assert_eq!(story.wait(), 15 * MINUTE);
-    story.starts(Event::CredentialsChanged);
-    story.land_error(refused());
-    assert_eq!(story.wait(), MINUTE, "other credentials have not been refused yet");
+    bench.end_with_error(transient());
+    bench.skip_to_deadline();
+    bench.starts(Event::Tick);
+    bench.end_with_error(refused());
+    assert_eq!(bench.wait(), 15 * MINUTE);
+    bench.starts(Event::CredentialsChanged);
+    bench.end_with_error(refused());
+    assert_eq!(bench.wait(), MINUTE, "other credentials have not been refused yet");
 }
 
 #[test]
 fn success_forgets_what_failed_before() {
-    let mut story = Story::rejected();
-    story.skip_to_deadline();
-    story.starts(Event::Tick);
-    assert!(story.session.is_retrying());
-    story.land_token(LIFE);
-    story.starts(Event::LogIn);
-    assert!(!story.session.is_retrying());
-    story.land_error(refused());
-    assert_eq!(story.wait(), MINUTE);
+    let mut bench = Bench::rejected();
+    bench.skip_to_deadline();
+    bench.starts(Event::Tick);
+    assert!(bench.session.is_retrying());
+    bench.end_with_token(LIFE);
+    bench.starts(Event::LogIn);
+    assert!(!bench.session.is_retrying());
+    bench.end_with_error(refused());
+    assert_eq!(bench.wait(), MINUTE);
 }
 
 #[test]
 fn a_401_makes_the_token_suspect_and_one_log_in_answers_all() {
-    let mut story = Story::seasoned();
-    let refused = story.generation();
-    assert!(story.starts(Event::Unauthorized(refused)).is_some(), "with the refresh token");
+    let mut bench = Bench::seasoned();
+    let refused = bench.generation();
+    assert!(bench.starts(Event::Unauthorized(refused)).is_some(), "with the refresh token");
     for _ in 0..50 {
-        story.quiet(Event::Unauthorized(refused));
+        bench.quiet(Event::Unauthorized(refused));
     }
-    assert!(!story.serves());
-    assert_eq!(story.session.complaints(), Complaints::Joined);
-    story.land_token(LIFE);
-    assert!(story.serves());
-    story.quiet(Event::Unauthorized(refused));
-    story.is(StateName::Ready);
+    assert!(!bench.serves());
+    assert_eq!(bench.session.replacement(), Replacement::InFlight);
+    bench.end_with_token(LIFE);
+    assert!(bench.serves());
+    bench.quiet(Event::Unauthorized(refused));
+    bench.is(StateName::Ready);
 }
 
 #[test]
 fn a_failed_log_in_brings_the_suspect_token_back() {
     for error in [transient(), self::refused(), LoginError::Throttled(Some(MINUTE))] {
-        let mut story = Story::suspect();
-        let refused = story.generation();
-        story.land_error(error.clone());
-        assert!(story.serves(), "{error}");
-        assert_eq!(story.session.complaints(), Complaints::Ignored);
-        story.quiet(Event::Unauthorized(refused));
-        assert!(story.serves(), "while a log-in waits, a 401 starts none");
-        story.skip_to_deadline();
-        story.starts(Event::Tick);
-        assert!(story.serves(), "the retry is not because of a 401");
-        story.quiet(Event::Unauthorized(refused));
-        assert!(!story.serves(), "but one may join it");
+        let mut bench = Bench::suspect();
+        let refused = bench.generation();
+        bench.end_with_error(error.clone());
+        assert!(bench.serves(), "{error}");
+        assert_eq!(bench.session.replacement(), Replacement::Never);
+        bench.quiet(Event::Unauthorized(refused));
+        assert!(bench.serves(), "while a log-in waits, a 401 starts none");
+        bench.skip_to_deadline();
+        bench.starts(Event::Tick);
+        assert!(bench.serves(), "the retry is not because of a 401");
+        bench.quiet(Event::Unauthorized(refused));
+        assert!(!bench.serves(), "but one may join it");
     }
 }
 
 #[test]
 fn a_young_token_is_not_replaced() {
-    let mut story = Story::ready();
-    let refused = story.generation();
-    story.now = story.now + FLOOR - Duration::from_nanos(1);
-    story.quiet(Event::Unauthorized(refused));
-    assert!(story.serves());
-    story.now = story.now + Duration::from_nanos(1);
-    story.starts(Event::Unauthorized(refused));
+    let mut bench = Bench::ready();
+    let refused = bench.generation();
+    bench.now = bench.now + FLOOR - Duration::from_nanos(1);
+    bench.quiet(Event::Unauthorized(refused));
+    assert!(bench.serves());
+    bench.now = bench.now + Duration::from_nanos(1);
+    bench.starts(Event::Unauthorized(refused));
 }
 
 #[test]
 fn a_401_for_another_token_is_ignored() {
-    let mut story = Story::seasoned();
+    let mut bench = Bench::seasoned();
     for generation in [0, 99] {
-        story.quiet(Event::Unauthorized(Generation(generation)));
-        assert!(story.serves());
+        bench.quiet(Event::Unauthorized(Generation(generation)));
+        assert!(bench.serves());
     }
 }
 
 #[test]
 fn changed_credentials_keep_a_suspect_token_suspect() {
-    let mut story = Story::suspect();
-    assert!(story.starts(Event::CredentialsChanged).is_none(), "with the new credentials, not the refresh token");
-    assert!(!story.serves());
-    story.land_error(transient());
-    assert!(story.serves());
-    story.skip_to_deadline();
-    assert!(story.starts(Event::Tick).is_none(), "nor at the retry");
+    let mut bench = Bench::suspect();
+    assert!(bench.starts(Event::CredentialsChanged).is_none(), "with the new credentials, not the refresh token");
+    assert!(!bench.serves());
+    bench.end_with_error(transient());
+    assert!(bench.serves());
+    bench.skip_to_deadline();
+    assert!(bench.starts(Event::Tick).is_none(), "nor at the retry");
 }
 
 #[test]
-fn an_uncured_log_in_doubles_the_floor_and_a_cure_resets_it() {
-    let mut story = Story::suspect();
-    story.land_token(LIFE);
-    let second = story.generation();
+fn a_log_in_that_does_not_help_doubles_the_floor_and_acceptance_resets_it() {
+    let mut bench = Bench::suspect();
+    bench.end_with_token(LIFE);
+    let second = bench.generation();
     for _ in 0..10 {
-        story.quiet(Event::RejectedAgain(second));
+        bench.quiet(Event::RejectedAgain(second));
     }
-    assert_eq!(story.session.complaints(), Complaints::HeardFrom(story.now + 2 * FLOOR));
-    story.now = story.now + FLOOR;
-    story.quiet(Event::Unauthorized(second));
-    story.now = story.now + FLOOR;
-    story.starts(Event::Unauthorized(second));
-    story.land_token(LIFE);
-    story.quiet(Event::Accepted(story.generation()));
-    assert_eq!(story.session.complaints(), Complaints::HeardFrom(story.now + FLOOR));
+    assert_eq!(bench.session.replacement(), Replacement::From(bench.now + 2 * FLOOR));
+    bench.now = bench.now + FLOOR;
+    bench.quiet(Event::Unauthorized(second));
+    bench.now = bench.now + FLOOR;
+    bench.starts(Event::Unauthorized(second));
+    bench.end_with_token(LIFE);
+    bench.quiet(Event::Accepted(bench.generation()));
+    assert_eq!(bench.session.replacement(), Replacement::From(bench.now + FLOOR));
 }
 
 #[test]
-fn a_401_for_the_token_on_trial_is_a_verdict_even_without_a_replay() {
-    let mut story = Story::suspect();
-    story.land_token(LIFE);
-    assert_eq!(story.session.complaints(), Complaints::HeardFrom(story.now), "the first one is heard");
-    let second = story.generation();
-    story.quiet(Event::Unauthorized(second));
-    assert_eq!(story.session.complaints(), Complaints::HeardFrom(story.now + 2 * FLOOR));
+fn a_401_for_the_token_on_probation_is_a_verdict_even_without_a_replay() {
+    let mut bench = Bench::suspect();
+    bench.end_with_token(LIFE);
+    assert_eq!(bench.session.replacement(), Replacement::From(bench.now), "the first one is heard");
+    let second = bench.generation();
+    bench.quiet(Event::Unauthorized(second));
+    assert_eq!(bench.session.replacement(), Replacement::From(bench.now + 2 * FLOOR));
 }
 
 #[test]
-fn a_scheduled_refresh_is_not_on_trial() {
-    let mut story = Story::ready();
-    story.skip_to_deadline();
-    story.starts(Event::Tick);
-    story.land_token(LIFE);
-    let generation = story.generation();
-    story.quiet(Event::RejectedAgain(generation));
-    assert_eq!(story.session.complaints(), Complaints::HeardFrom(story.now + FLOOR));
+fn a_scheduled_refresh_is_not_on_probation() {
+    let mut bench = Bench::ready();
+    bench.skip_to_deadline();
+    bench.starts(Event::Tick);
+    bench.end_with_token(LIFE);
+    let generation = bench.generation();
+    bench.quiet(Event::RejectedAgain(generation));
+    assert_eq!(bench.session.replacement(), Replacement::From(bench.now + FLOOR));
 }
 
 #[test]
-fn a_grant_that_lands_after_its_end_is_no_success() {
-    let mut story = Story::logging_in();
-    let attempt = story.session.attempt().unwrap();
-    let late = token(attempt, story.now, 10 * SECOND);
-    story.now = story.now + MINUTE;
-    story.quiet(Event::Landed(attempt, Ok(late)));
-    story.is(StateName::BackingOff);
+fn a_grant_that_comes_after_its_end_is_no_success() {
+    let mut bench = Bench::logging_in();
+    let attempt = bench.session.attempt().unwrap();
+    let late = token(attempt, bench.now, 10 * SECOND);
+    bench.now = bench.now + MINUTE;
+    bench.quiet(Event::Ended(attempt, Ok(late)));
+    bench.is(StateName::BackingOff);
 }

@@ -1,13 +1,14 @@
-//! Random events at random times; the model keeps only what the rules speak of.
+//! Feeds a session random events at random times and compares it with a model that knows only the rules.
 
 use super::*;
+use crate::account::snapshot::{AccountSnapshot, LoginHistory};
 
-/// What must be true whatever happened.
+/// A model of the session that holds only what the rules speak of.
 struct Model {
     logged_out: bool,
-    /// The latest token that landed, unless it was withdrawn.
+    /// The latest token that a log-in brought, unless it was withdrawn.
     held: Option<(Generation, Moment)>,
-    /// A log-in in flight that a 401 waits for.
+    /// A 401 waits for the log-in in flight.
     suspect: bool,
     newest: Option<Generation>,
     attempt: Option<Attempt>,
@@ -17,7 +18,7 @@ struct Model {
 }
 
 struct Run {
-    story: Story,
+    bench: Bench,
     model: Model,
     chance: fastrand::Rng,
     started: Moment,
@@ -25,8 +26,8 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Self {
-        let mut story = Story::new();
-        story.jitter = Jitter::seeded(seed);
+        let mut bench = Bench::new();
+        bench.jitter = Jitter::seeded(seed);
         let model = Model {
             logged_out: true,
             held: None,
@@ -36,7 +37,7 @@ impl Run {
             not_before: None,
             caused_by_401: 0,
         };
-        Self { started: story.now, story, model, chance: fastrand::Rng::with_seed(seed) }
+        Self { started: bench.now, bench, model, chance: fastrand::Rng::with_seed(seed) }
     }
 
     fn pass_time(&mut self) {
@@ -44,9 +45,9 @@ impl Run {
             0..5 => Duration::from_millis(self.chance.u64(..2000)),
             5..8 => Duration::from_secs(self.chance.u64(..120)),
             8 => Duration::from_secs(self.chance.u64(..4000)),
-            _ => self.story.session.deadline().map_or(Duration::ZERO, |deadline| deadline.since(self.story.now)),
+            _ => self.bench.session.deadline().map_or(Duration::ZERO, |deadline| deadline.since(self.bench.now)),
         };
-        self.story.now = self.story.now + passed;
+        self.bench.now = self.bench.now + passed;
     }
 
     fn draw(&mut self) -> Event {
@@ -63,38 +64,38 @@ impl Run {
             7..15 => Event::Unauthorized(generation),
             15..17 => Event::Accepted(generation),
             17..20 => Event::RejectedAgain(generation),
-            20..34 => self.landing(),
+            20..34 => self.ending(),
             _ => Event::Tick,
         }
     }
 
-    fn landing(&mut self) -> Event {
-        let Some(attempt) = self.story.session.attempt() else { return Event::Tick };
+    fn ending(&mut self) -> Event {
+        let Some(attempt) = self.bench.session.attempt() else { return Event::Tick };
         let stale = self.chance.u32(..8) == 0;
         let attempt = if stale { Attempt(attempt.0.saturating_sub(1)) } else { attempt };
         let outcome = match self.chance.u32(..10) {
             0 => Err(refused()),
             1..3 => Err(transient()),
             3 => Err(LoginError::Throttled(Some(Duration::from_secs(self.chance.u64(..2000))))),
-            _ => Ok(token(attempt, self.story.now, Duration::from_secs(self.chance.u64(3..5000)))),
+            _ => Ok(token(attempt, self.bench.now, Duration::from_secs(self.chance.u64(3..5000)))),
         };
-        Event::Landed(attempt, outcome)
+        Event::Ended(attempt, outcome)
     }
 
     fn step(&mut self, event: Event) {
-        let now = self.story.now;
+        let now = self.bench.now;
         self.expect(&event);
         let cause = Cause::of(&event);
-        let effect = self.story.step(event);
+        let effect = self.bench.step(event);
         if let Some(Effect::StartLogin { attempt, .. }) = effect {
             self.check_start(attempt, cause);
         }
         self.check_served(now);
     }
 
-    /// What the rules say of the event, before it is known what the session makes of it.
+    /// Updates the model by the rules, before the session handles the event.
     fn expect(&mut self, event: &Event) {
-        let now = self.story.now;
+        let now = self.bench.now;
         match event {
             Event::LogOut => {
                 self.model.logged_out = true;
@@ -102,7 +103,7 @@ impl Run {
             }
             Event::LogIn => self.model.logged_out = false,
             Event::OrganizationChanged => (self.model.held, self.model.suspect) = (None, false),
-            Event::Landed(attempt, outcome) if self.model.attempt == Some(*attempt) => {
+            Event::Ended(attempt, outcome) if self.model.attempt == Some(*attempt) => {
                 (self.model.attempt, self.model.suspect) = (None, false);
                 match outcome {
                     Ok(token) => {
@@ -123,12 +124,12 @@ impl Run {
     }
 
     fn check_start(&mut self, attempt: Attempt, cause: Cause) {
-        let now = self.story.now;
+        let now = self.bench.now;
         assert!(!self.model.logged_out, "after a log-out only a log-in starts one");
-        assert!(self.model.attempt.is_none_or(|before| before.0 < attempt.0), "flights have rising numbers");
+        assert!(self.model.attempt.is_none_or(|before| before.0 < attempt.0), "attempts have rising numbers");
         let waited = self.model.not_before.is_none_or(|moment| now >= moment);
         assert!(cause == Cause::Asked || waited, "{cause:?} did not wait its time");
-        if cause == Cause::Complaint && self.story.session.complaints() == Complaints::Joined {
+        if cause == Cause::Unauthorized && self.bench.session.replacement() == Replacement::InFlight {
             self.model.caused_by_401 += 1;
             self.model.suspect = true;
             let most = 1 + now.since(self.started).as_secs() / FLOOR.as_secs();
@@ -139,23 +140,25 @@ impl Run {
     }
 
     fn check_served(&mut self, now: Moment) {
-        if self.story.session.complaints() == Complaints::Joined {
+        if self.bench.session.replacement() == Replacement::InFlight {
             self.model.suspect = true;
         }
         let expected = self.model.held.filter(|(_, end)| now < *end && !self.model.suspect).map(|(generation, _)| generation);
-        let served = self.story.session.usable(now).map(Token::generation);
-        assert_eq!(served, expected, "{:?}", self.story.session);
-        assert_eq!(self.story.session.attempt(), self.model.attempt);
-        assert_eq!(self.story.session.name() == StateName::LoggedOut, self.model.logged_out);
+        let served = self.bench.session.usable(now).map(Token::generation);
+        assert_eq!(served, expected, "{:?}", self.bench.session);
+        let snapshot = AccountSnapshot::of(&self.bench.session, &LoginHistory::default());
+        assert_eq!(snapshot.is_usable(now), served.is_some(), "{snapshot:?} does not show {:?}", self.bench.session);
+        assert_eq!(self.bench.session.attempt(), self.model.attempt);
+        assert_eq!(self.bench.session.name() == StateName::LoggedOut, self.model.logged_out);
     }
 }
 
-/// On whose behalf a log-in may start.
+/// Why a log-in may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
-    /// Somebody said that now is better than later.
+    /// An administrator, changed sources or a resume asked for it.
     Asked,
-    Complaint,
+    Unauthorized,
     Time,
 }
 
@@ -163,7 +166,7 @@ impl Cause {
     fn of(event: &Event) -> Self {
         match event {
             Event::LogIn | Event::CredentialsChanged | Event::OrganizationChanged | Event::Resumed => Self::Asked,
-            Event::Unauthorized(_) => Self::Complaint,
+            Event::Unauthorized(_) => Self::Unauthorized,
             _ => Self::Time,
         }
     }
@@ -195,22 +198,22 @@ fn random_lives_keep_every_rule() {
     }
 }
 
-/// A path that always answers 401, hit every second among good traffic, for two days.
+/// One path always answers 401 and is hit every second among good traffic, for two days.
 #[test]
 fn a_path_that_always_answers_401_costs_one_log_in_an_hour_at_last() {
-    let mut story = Story::logging_in();
+    let mut bench = Bench::logging_in();
     let month = Duration::from_secs(30 * 24 * 3600);
-    story.land_token(month);
+    bench.end_with_token(month);
     let mut log_ins = Vec::new();
     for second in 0..2 * 24 * 3600_u64 {
-        story.now = story.now + SECOND;
-        let refused = story.generation();
-        if story.step(Event::Unauthorized(refused)).is_some() {
+        bench.now = bench.now + SECOND;
+        let refused = bench.generation();
+        if bench.step(Event::Unauthorized(refused)).is_some() {
             log_ins.push(second);
-            story.land_token(month);
-            story.quiet(Event::RejectedAgain(story.generation()));
+            bench.end_with_token(month);
+            bench.quiet(Event::RejectedAgain(bench.generation()));
         }
-        assert!(story.serves());
+        assert!(bench.serves());
     }
     let gaps: Vec<u64> = log_ins.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert_eq!(gaps[..8], [60, 120, 240, 480, 960, 1920, 3600, 3600]);

@@ -1,0 +1,360 @@
+//! The published state of an account, and what readers derive from it.
+//!
+//! Pure: no clock, no I/O. The driver makes one [`AccountSnapshot`] from its session after each step; requests, readiness,
+//! `status`, metrics and systemd read nothing else. The bearer is not in it: requests load that without a lock.
+
+use std::time::{Duration, SystemTime};
+
+use super::{
+    failure::LoginError,
+    relogin_floor::{Probation, Verdict},
+    session::{Replacement, Session, StateName},
+    token::Generation,
+};
+use crate::clock::{Moment, Now};
+
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// An account that is logged out waits for an administrator, so clients need not ask often.
+const LOGGED_OUT_RETRY: Duration = Duration::from_secs(30);
+
+/// One account after one step of its driver.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccountSnapshot {
+    pub(super) standing: Standing,
+    pub(super) token: Option<HeldToken>,
+    pub(super) probation: Option<Probation>,
+    /// When the next log-in or reading of the sources starts by itself.
+    pub(super) due_at: Option<Moment>,
+    pub(super) history: LoginHistory,
+}
+
+/// What the account is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It logs in, and its session is in this state.
+    Session(StateName),
+    /// It has no log-in, and its organization is being read.
+    OrganizationPending,
+    /// It has no log-in, and requests carry its organization.
+    OrganizationKnown,
+    /// It has no log-in, and its source gave no organization.
+    OrganizationMissing,
+    /// It had no log-in, and its task has ended.
+    Ended,
+}
+
+/// The token at hand, suspect or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HeldToken {
+    pub(super) generation: Generation,
+    pub(super) expires: Moment,
+    pub(super) usable_until: Moment,
+    pub(super) replacement: Replacement,
+}
+
+/// How the latest log-ins ended.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct LoginHistory {
+    pub(super) succeeded_at: Option<SystemTime>,
+    pub(super) failed_at: Option<SystemTime>,
+    /// Why the latest one failed; `None` once a log-in succeeded or the account was logged out.
+    pub(super) error: Option<LoginError>,
+}
+
+/// Whether requests get a bearer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Availability {
+    /// A bearer is published. It may have expired since: the driver withdraws it at its next step.
+    Available,
+    /// There is none. `until`: when the next attempt starts, where that has a time.
+    Unavailable { why: Why, until: Option<Moment> },
+}
+
+/// What a 401 does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnUnauthorized {
+    /// The driver starts a log-in, or makes the one in flight a replacement. It must be told.
+    Report,
+    /// A log-in is in flight, and the request waits for its token.
+    Wait,
+    /// The token expired and the driver has not noticed: it must be woken, then the request waits.
+    WakeAndWait,
+    /// Nothing: the client gets the 401.
+    PassOn,
+}
+
+/// Why a request gets no bearer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unavailable {
+    /// The cause.
+    pub why: Why,
+    /// When the client should ask again; a second at least.
+    pub retry_after: Duration,
+}
+
+/// The cause that a request gets no bearer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The account is logged out until an explicit log-in, or has been shut down.
+    LoggedOut,
+    /// A log-in is in flight and took longer than the request may wait.
+    TokenPending,
+    /// The last log-in failed, and the next one has its time.
+    LoginFailing,
+    /// The server refused the credentials.
+    LoginRejected,
+    /// The source of the organization gives none.
+    NoOrganization,
+}
+
+impl AccountSnapshot {
+    /// A snapshot before the first log-in or reading.
+    pub(super) fn new(standing: Standing) -> Self {
+        Self { standing, token: None, probation: None, due_at: None, history: LoginHistory::default() }
+    }
+
+    /// What `session` shows. It must have stepped now, so that it holds no expired token.
+    pub(super) fn of(session: &Session, history: &LoginHistory) -> Self {
+        let token = session.token().map(|token| HeldToken {
+            generation: token.generation(),
+            expires: token.expires,
+            usable_until: token.usable_until,
+            replacement: session.replacement(),
+        });
+        Self {
+            standing: Standing::Session(session.name()),
+            token,
+            probation: session.probation(),
+            due_at: session.due_at(),
+            history: history.clone(),
+        }
+    }
+
+    /// The session's state; `None` for an account without log-in.
+    #[must_use]
+    pub fn state(&self) -> Option<StateName> {
+        match self.standing {
+            Standing::Session(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether requests get a bearer; if not, why, and until when it pays to wait.
+    pub(super) fn availability(&self) -> Availability {
+        let is_suspect = |token: HeldToken| token.replacement == Replacement::InFlight;
+        let (why, until) = match self.standing {
+            Standing::OrganizationKnown => return Availability::Available,
+            Standing::Session(_) if self.token.is_some_and(|token| !is_suspect(token)) => return Availability::Available,
+            Standing::Ended | Standing::Session(StateName::LoggedOut) => (Why::LoggedOut, None),
+            Standing::OrganizationMissing => (Why::NoOrganization, self.due_at),
+            Standing::Session(StateName::Rejected) => (Why::LoginRejected, self.due_at),
+            Standing::Session(_) if self.due_at.is_some() => (Why::LoginFailing, self.due_at),
+            Standing::OrganizationPending | Standing::Session(_) => (Why::TokenPending, None),
+        };
+        Availability::Unavailable { why, until }
+    }
+
+    /// What a 401 for the token `refused` does at `now`.
+    pub(super) fn on_unauthorized(&self, refused: Generation, now: Moment) -> OnUnauthorized {
+        let Some(token) = self.token else {
+            let pending = matches!(self.availability(), Availability::Unavailable { why: Why::TokenPending, .. });
+            return if pending { OnUnauthorized::Wait } else { OnUnauthorized::PassOn };
+        };
+        match token.replacement {
+            _ if now >= token.usable_until => OnUnauthorized::WakeAndWait,
+            Replacement::InFlight => OnUnauthorized::Wait,
+            Replacement::From(moment) if token.generation == refused && now >= moment => OnUnauthorized::Report,
+            Replacement::From(_) | Replacement::Never => OnUnauthorized::PassOn,
+        }
+    }
+
+    /// Whether the driver needs that verdict.
+    pub(super) fn is_open_to(&self, verdict: Verdict, on: Generation) -> bool {
+        self.probation.is_some_and(|probation| probation.generation == on && probation.is_open_to(verdict))
+    }
+
+    /// Whether requests get a bearer at `now`.
+    #[must_use]
+    pub fn is_usable(&self, now: Moment) -> bool {
+        let has_ended = self.token.is_some_and(|token| now >= token.usable_until);
+        self.availability() == Availability::Available && !has_ended
+    }
+
+    /// Whether a token that has not expired is at hand, even while a 401 has it replaced.
+    #[must_use]
+    pub fn holds_valid_token(&self, now: Moment) -> bool {
+        self.token.is_some_and(|token| now < token.usable_until)
+    }
+
+    /// When the token expires, by our wall clock.
+    #[must_use]
+    pub fn expires_at(&self, now: Now) -> Option<SystemTime> {
+        self.token.map(|token| now.wall_at(token.expires))
+    }
+
+    /// When the token's successor is due.
+    #[must_use]
+    pub fn refresh_at(&self, now: Now) -> Option<SystemTime> {
+        self.token.and(self.due_at).map(|due| now.wall_at(due))
+    }
+
+    /// When the next attempt starts, after one that failed.
+    #[must_use]
+    pub fn retry_at(&self, now: Now) -> Option<SystemTime> {
+        self.last_error().and(self.due_at).map(|due| now.wall_at(due))
+    }
+
+    /// When a log-in brought a token last.
+    #[must_use]
+    pub fn last_login_at(&self) -> Option<SystemTime> {
+        self.history.succeeded_at
+    }
+
+    /// Why the latest log-in, or reading of the organization, failed; `None` when it did not.
+    #[must_use]
+    pub fn last_error(&self) -> Option<&LoginError> {
+        self.history.error.as_ref()
+    }
+
+    /// When it failed.
+    #[must_use]
+    pub fn last_error_at(&self) -> Option<SystemTime> {
+        self.last_error().and(self.history.failed_at)
+    }
+}
+
+impl Availability {
+    /// The error of a request that waited until `now` in vain.
+    pub(super) fn unavailable(self, now: Moment) -> Unavailable {
+        let (why, wait) = match self {
+            // The log-in ended just after the wait did.
+            Self::Available => (Why::TokenPending, RETRY_MIN),
+            Self::Unavailable { why: Why::LoggedOut, .. } => (Why::LoggedOut, LOGGED_OUT_RETRY),
+            Self::Unavailable { why, until } => (why, until.map_or(RETRY_MIN, |until| until.since(now))),
+        };
+        Unavailable { why, retry_after: wait.max(RETRY_MIN) }
+    }
+}
+
+#[cfg(test)]
+impl AccountSnapshot {
+    /// An account for the tests of those who show it. `expires` and `due_at` are in seconds since boot.
+    pub(crate) fn showing(
+        state: Option<StateName>,
+        expires: Option<u64>,
+        due_at: Option<u64>,
+        error: Option<LoginError>,
+    ) -> Self {
+        let standing = match (state, &error) {
+            (Some(name), _) => Standing::Session(name),
+            (None, None) => Standing::OrganizationKnown,
+            (None, Some(_)) => Standing::OrganizationMissing,
+        };
+        let at = |seconds| Moment::new(Duration::from_secs(seconds));
+        let token = expires.map(at).map(|expires| HeldToken {
+            generation: Generation(1),
+            expires,
+            usable_until: expires,
+            replacement: Replacement::Never,
+        });
+        let history = LoginHistory { error, ..LoginHistory::default() };
+        Self { token, due_at: due_at.map(at), history, ..Self::new(standing) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::new(Duration::from_secs(seconds))
+    }
+
+    fn snapshot(name: StateName, token: Option<(u64, Replacement)>, due_at: Option<Moment>) -> AccountSnapshot {
+        let token = token.map(|(generation, replacement)| HeldToken {
+            generation: Generation(generation),
+            expires: at(102),
+            usable_until: at(100),
+            replacement,
+        });
+        AccountSnapshot { token, due_at, ..AccountSnapshot::new(Standing::Session(name)) }
+    }
+
+    #[test]
+    fn a_401_is_judged_by_what_the_driver_published() {
+        use {OnUnauthorized::*, Replacement::*, StateName::*};
+        // State, token and when a 401 replaces it, when a log-in is due, the time: what a 401 for the second token does.
+        for (name, token, due, now, expected) in [
+            (Ready, Some((2, From(at(50)))), Some(90), 50, Report),
+            (Ready, Some((2, From(at(50)))), Some(90), 49, PassOn),
+            (Refreshing, Some((2, InFlight)), None, 50, Wait),
+            (Refreshing, Some((2, Never)), Some(51), 50, PassOn),
+            (Ready, Some((2, From(at(50)))), Some(90), 100, WakeAndWait),
+            (Ready, Some((2, From(at(150)))), Some(90), 100, WakeAndWait),
+            (Ready, Some((1, From(at(50)))), Some(90), 50, PassOn),
+            (Ready, Some((3, From(at(50)))), Some(90), 50, PassOn),
+            (Refreshing, Some((3, InFlight)), None, 50, Wait),
+            (LoggingIn, None, None, 50, Wait),
+            (BackingOff, None, Some(51), 50, PassOn),
+            (Rejected, None, Some(51), 50, PassOn),
+            (LoggedOut, None, None, 50, PassOn),
+        ] {
+            let snapshot = snapshot(name, token, due.map(at));
+            assert_eq!(snapshot.on_unauthorized(Generation(2), at(now)), expected, "{snapshot:?} {now}");
+        }
+        assert_eq!(AccountSnapshot::new(Standing::Ended).on_unauthorized(Generation(2), at(50)), PassOn);
+    }
+
+    #[test]
+    fn a_bearer_is_available_while_a_token_is_at_hand_that_no_401_has_replaced() {
+        use StateName::*;
+        let unavailable = |why, until| Availability::Unavailable { why, until };
+        let due = Some(at(110));
+        for (name, token, due, expected) in [
+            (Ready, Some(Replacement::From(at(50))), due, Availability::Available),
+            (Refreshing, Some(Replacement::From(at(50))), None, Availability::Available),
+            (Refreshing, Some(Replacement::Never), due, Availability::Available),
+            (Rejected, Some(Replacement::Never), due, Availability::Available),
+            (Refreshing, Some(Replacement::InFlight), None, unavailable(Why::TokenPending, None)),
+            (LoggingIn, None, None, unavailable(Why::TokenPending, None)),
+            (BackingOff, None, due, unavailable(Why::LoginFailing, due)),
+            (Rejected, None, due, unavailable(Why::LoginRejected, due)),
+            (LoggedOut, None, None, unavailable(Why::LoggedOut, None)),
+        ] {
+            let snapshot = snapshot(name, token.map(|replacement| (1, replacement)), due);
+            assert_eq!(snapshot.availability(), expected, "{snapshot:?}");
+            let usable = expected == Availability::Available;
+            assert_eq!((snapshot.is_usable(at(99)), snapshot.is_usable(at(100))), (usable, false), "{snapshot:?}");
+            assert_eq!(snapshot.holds_valid_token(at(99)), token.is_some(), "a suspect token is valid too: {snapshot:?}");
+        }
+    }
+
+    #[test]
+    fn an_account_without_log_in_is_available_while_its_organization_is_known() {
+        for (standing, expected) in [
+            (Standing::OrganizationKnown, Availability::Available),
+            (Standing::OrganizationPending, Availability::Unavailable { why: Why::TokenPending, until: None }),
+            (Standing::OrganizationMissing, Availability::Unavailable { why: Why::NoOrganization, until: Some(at(12)) }),
+            (Standing::Ended, Availability::Unavailable { why: Why::LoggedOut, until: None }),
+        ] {
+            let snapshot = AccountSnapshot { due_at: Some(at(12)), ..AccountSnapshot::new(standing) };
+            assert_eq!(snapshot.availability(), expected);
+        }
+    }
+
+    #[test]
+    fn retry_after_is_at_least_a_second_and_tells_when_it_makes_sense() {
+        for (why, until, seconds) in [
+            (Why::TokenPending, None, 1),
+            (Why::LoginFailing, Some(10), 1),
+            (Why::LoginFailing, Some(25), 15),
+            (Why::LoginRejected, Some(70), 60),
+            (Why::NoOrganization, Some(12), 2),
+            (Why::LoggedOut, None, 30),
+        ] {
+            let expected = Unavailable { why, retry_after: Duration::from_secs(seconds) };
+            assert_eq!(Availability::Unavailable { why, until: until.map(at) }.unavailable(at(10)), expected);
+        }
+        assert_eq!(Availability::Available.unavailable(at(10)).why, Why::TokenPending);
+    }
+}

@@ -1,0 +1,580 @@
+//! Tests what users were promised, one promise each.
+
+use super::*;
+use crate::account::failure::Unreachable;
+
+fn fail() -> Scripted {
+    Scripted::Fail(LoginError::Unreachable(Unreachable::Cut))
+}
+
+fn refuse() -> Scripted {
+    Scripted::Fail(LoginError::Refused(StatusCode::UNAUTHORIZED))
+}
+
+fn throttle(seconds: u64) -> Scripted {
+    Scripted::Fail(LoginError::Throttled(Some(Duration::from_secs(seconds))))
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_hundred_requests_at_a_cold_start_share_one_log_in() {
+    let stage = Stage::open([Scripted::Grant(LIFE)]);
+    let waits: Vec<_> = (0..500)
+        .map(|_| {
+            let account = stage.account.clone();
+            tokio::spawn(async move { account.wait_for_bearer().await.map(|bearer| bearer.generation) })
+        })
+        .collect();
+    for wait in waits {
+        assert!(wait.await.unwrap().is_ok());
+    }
+    assert_eq!(stage.log_ins(), 1);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifty_401s_cause_one_login() {
+    let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
+    let reports: Vec<_> = (0..50)
+        .map(|_| {
+            let (account, refused) = (stage.account.clone(), old.generation);
+            tokio::spawn(async move { account.replace(refused).await.map(|bearer| bearer.generation) })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    for report in reports {
+        assert!(report.await.unwrap().unwrap() > old.generation);
+    }
+    assert_eq!(stage.log_ins(), 2);
+    // A later report gets the new token at once.
+    let asked = instant();
+    assert!(stage.account.replace(old.generation).await.is_some());
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_requests_wait_while_the_token_is_suspect() {
+    let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
+    let account = stage.account.clone();
+    let report = tokio::spawn(async move { account.replace(old.generation).await.is_some() });
+    stage.until(StateName::Refreshing).await;
+    assert!(stage.bearer().is_none());
+    assert!(stage.account.snapshot().holds_valid_token(stage.clock.now().moment), "readiness does not flap");
+    assert_eq!(stage.account.wait_for_bearer().await.unwrap().generation, Generation(2));
+    assert!(report.await.unwrap());
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_log_in_passes_the_401_on_and_brings_the_token_back() {
+    let (stage, old) = Stage::seasoned([throttle(60), Scripted::Grant(LIFE)]).await;
+    assert!(stage.account.replace(old.generation).await.is_none());
+    assert_eq!(stage.bearer().unwrap().generation, old.generation);
+    let asked = instant();
+    assert!(stage.account.replace(old.generation).await.is_none(), "while it waits, a 401 starts none");
+    assert_eq!(asked.elapsed(), Duration::ZERO, "and is not held back");
+    assert_eq!(stage.log_ins(), 2);
+    stage.pass(MINUTE + SECOND).await;
+    assert_eq!(stage.bearer().unwrap().generation, Generation(3));
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_in_that_takes_too_long_passes_the_401_on() {
+    let lines = [(LOGIN_TAKES, Scripted::Grant(LIFE)), (15 * SECOND, Scripted::Grant(LIFE))];
+    let stage = Stage::open_slow(lines);
+    let old = stage.account.wait_for_bearer().await.unwrap().generation;
+    stage.pass(FLOOR).await;
+    let asked = instant();
+    let account = stage.account.clone();
+    let other = tokio::spawn(async move {
+        tokio::time::sleep(SECOND).await;
+        (account.wait_for_bearer().await.unwrap_err(), instant())
+    });
+    assert!(stage.account.replace(old).await.is_none());
+    assert_eq!(asked.elapsed(), 10 * SECOND);
+    let (unavailable, answered) = other.await.unwrap();
+    assert_eq!(unavailable.why, Why::TokenPending);
+    assert_eq!(answered - asked, 11 * SECOND);
+    stage.pass(5 * SECOND).await;
+    assert!(stage.bearer().unwrap().generation > old, "the log-in itself went on");
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelled_waiter_does_not_cancel_the_login() {
+    let stage = Stage::open([Scripted::Grant(LIFE)]);
+    let account = stage.account.clone();
+    let waiter = tokio::spawn(async move { account.wait_for_bearer().await.is_ok() });
+    tokio::task::yield_now().await;
+    waiter.abort();
+    assert!(waiter.await.unwrap_err().is_cancelled());
+    stage.until(StateName::Ready).await;
+    assert_eq!(stage.log_ins(), 1);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelled_report_does_not_cancel_the_login() {
+    let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
+    let account = stage.account.clone();
+    let report = tokio::spawn(async move { account.replace(old.generation).await.is_some() });
+    stage.until(StateName::Refreshing).await;
+    report.abort();
+    stage.until(StateName::Ready).await;
+    assert_eq!(stage.bearer().unwrap().generation, Generation(2));
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn suspend_past_expiry_never_sends_the_old_token() {
+    let stage = Stage::open([Scripted::Grant(10 * MINUTE), Scripted::Grant(LIFE)]);
+    let old = stage.account.wait_for_bearer().await.unwrap().generation;
+    stage.clock.suspend(11 * MINUTE);
+    // No timer has noticed yet.
+    assert!(stage.bearer().is_none());
+    let asked = instant();
+    let new = stage.account.wait_for_bearer().await.unwrap().generation;
+    assert!(new > old);
+    assert!(asked.elapsed() < SECOND, "the request itself wakes the driver");
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_401_after_expiry_in_a_suspend_waits_for_the_new_token() {
+    let stage = Stage::open([Scripted::Grant(10 * MINUTE), Scripted::Grant(LIFE)]);
+    let old = stage.account.wait_for_bearer().await.unwrap().generation;
+    stage.clock.suspend(11 * MINUTE);
+    assert!(stage.account.replace(old).await.unwrap().generation > old);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_refreshed_right_after_a_suspend() {
+    let stage = Stage::open([Scripted::Grant(LIFE), Scripted::Grant(LIFE)]);
+    let old = stage.account.wait_for_bearer().await.unwrap().generation;
+    stage.clock.suspend(MINUTE);
+    assert_eq!(stage.bearer().unwrap().generation, old, "it still serves");
+    stage.pass(31 * SECOND).await;
+    assert!(stage.bearer().unwrap().generation > old);
+    assert_eq!(*stage.script.refreshed.lock().unwrap(), [false, true]);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_jumps_ends_no_token() {
+    let stage = Stage::open([Scripted::Grant(LIFE), Scripted::Grant(LIFE)]);
+    let old = stage.account.wait_for_bearer().await.unwrap().generation;
+    stage.clock.step_wall(3 * DAY);
+    assert_eq!(stage.bearer().unwrap().generation, old);
+    // It may have been a suspend that no other clock counted.
+    stage.pass(31 * SECOND).await;
+    assert!(stage.bearer().unwrap().generation > old);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_refresh_comes_in_time_and_no_request_waits_for_it() {
+    let stage = Stage::open([Scripted::Grant(100 * SECOND), Scripted::Grant(LIFE)]);
+    stage.account.wait_for_bearer().await.unwrap();
+    for _ in 0..100 {
+        stage.pass(SECOND).await;
+        assert!(stage.bearer().is_some());
+    }
+    assert_eq!(stage.bearer().unwrap().generation, Generation(2));
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn expiry_during_an_outage_ends_in_a_503_and_then_heals() {
+    let outage = [fail(), fail(), fail(), fail(), fail(), fail(), fail(), fail()];
+    let lines = [Scripted::Grant(60 * SECOND)].into_iter().chain(outage).chain([Scripted::Grant(LIFE)]);
+    let stage = Stage::open(lines);
+    let old = stage.account.wait_for_bearer().await.unwrap();
+    stage.pass(58 * SECOND).await;
+    assert!(stage.bearer().is_none() && !old.is_usable(stage.clock.now().moment));
+    stage.until(StateName::BackingOff).await;
+    let (snapshot, now) = (stage.account.snapshot(), stage.clock.now());
+    assert!(!snapshot.holds_valid_token(now.moment) && snapshot.last_error().is_some() && snapshot.expires_at(now).is_none());
+    stage.until(StateName::Ready).await;
+    assert!(stage.bearer().is_some());
+    assert_eq!(stage.account.snapshot().last_error(), None);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn backing_off_holds_a_request_only_if_the_next_attempt_is_close() {
+    let stage = Stage::open([throttle(5), throttle(90), Scripted::Grant(LIFE)]);
+    stage.until(StateName::BackingOff).await;
+    let asked = instant();
+    // The attempt in five seconds is waited for; the one after it is too far.
+    let unavailable = stage.account.wait_for_bearer().await.unwrap_err();
+    assert_eq!(unavailable.why, Why::LoginFailing);
+    assert_eq!(unavailable.retry_after, 90 * SECOND);
+    assert!((5 * SECOND..6 * SECOND).contains(&asked.elapsed()));
+    let asked = instant();
+    assert_eq!(stage.account.wait_for_bearer().await.unwrap_err().why, Why::LoginFailing);
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+    stage.until(StateName::Ready).await;
+    assert!(asked.elapsed() >= 89 * SECOND, "Retry-After is honoured");
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejected_retry_schedule() {
+    let stage = Stage::open([refuse(), refuse(), refuse(), refuse(), refuse(), refuse(), Scripted::Grant(LIFE)]);
+    stage.until(StateName::Rejected).await;
+    let unavailable = stage.account.wait_for_bearer().await.unwrap_err();
+    assert_eq!((unavailable.why, unavailable.retry_after), (Why::LoginRejected, MINUTE));
+    for (number, minutes) in (2..).zip([1, 2, 4, 8, 15, 15]) {
+        stage.pass(Duration::from_secs(minutes * 60 - 1)).await;
+        assert_eq!(stage.log_ins(), number - 1);
+        stage.pass(SECOND + 2 * LOGIN_TAKES).await;
+        assert_eq!(stage.log_ins(), number);
+    }
+    assert_eq!(stage.state(), Some(StateName::Ready));
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn changed_credentials_end_a_rejection_at_once() {
+    let stage = Stage::open([refuse(), Scripted::Grant(LIFE)]);
+    stage.until(StateName::Rejected).await;
+    let changed = instant();
+    stage.changes.send(CredentialChange::Credentials).await.unwrap();
+    stage.until(StateName::Ready).await;
+    assert!(changed.elapsed() < SECOND);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_change_in_flight_start_a_new_log_in() {
+    let stage = Stage::open([Scripted::Hang, Scripted::Grant(LIFE)]);
+    stage.until(StateName::LoggingIn).await;
+    tokio::task::yield_now().await;
+    stage.changes.send(CredentialChange::Credentials).await.unwrap();
+    stage.until(StateName::Ready).await;
+    assert_eq!(stage.log_ins(), 2);
+    assert_eq!(stage.script.finished.load(Ordering::SeqCst), 1, "the first was given up");
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn changed_credentials_log_in_anew_without_a_gap_or_the_refresh_token() {
+    let stage = Stage::open([Scripted::Grant(LIFE), Scripted::Grant(LIFE)]);
+    stage.account.wait_for_bearer().await.unwrap();
+    stage.changes.send(CredentialChange::Credentials).await.unwrap();
+    stage.until(StateName::Refreshing).await;
+    assert!(stage.bearer().is_some());
+    stage.until(StateName::Ready).await;
+    assert_eq!(stage.bearer().unwrap().generation, Generation(2));
+    assert_eq!(*stage.script.refreshed.lock().unwrap(), [false, false]);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_organization_withdraws_the_bearer_at_once() {
+    let stage = Stage::open([Scripted::Grant(LIFE), Scripted::Grant(LIFE)]);
+    assert_eq!(stage.account.wait_for_bearer().await.unwrap().organization, "acme");
+    *stage.script.organization.lock().unwrap() = "umbrella";
+    stage.changes.send(CredentialChange::Organization).await.unwrap();
+    stage.until(StateName::LoggingIn).await;
+    assert!(stage.bearer().is_none());
+    assert_eq!(stage.account.wait_for_bearer().await.unwrap().organization, "umbrella");
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_out_while_in_flight_ends_the_log_in() {
+    let stage = Stage::open([Scripted::Grant(LIFE)]);
+    stage.until(StateName::LoggingIn).await;
+    tokio::task::yield_now().await;
+    stage.account.log_out().await;
+    assert_eq!(stage.state(), Some(StateName::LoggedOut));
+    stage.pass(MINUTE).await;
+    assert!(stage.bearer().is_none());
+    assert_eq!(stage.script.finished.load(Ordering::SeqCst), 0);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_log_out_only_a_log_in_helps() {
+    let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
+    stage.account.log_out().await;
+    assert!(stage.bearer().is_none());
+    stage.changes.send(CredentialChange::Credentials).await.unwrap();
+    stage.changes.send(CredentialChange::Organization).await.unwrap();
+    stage.clock.suspend(DAY);
+    assert!(stage.account.replace(old.generation).await.is_none());
+    stage.pass(MINUTE).await;
+    let asked = instant();
+    assert_eq!(stage.account.wait_for_bearer().await.unwrap_err().why, Why::LoggedOut);
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+    assert_eq!(stage.log_ins(), 1);
+    assert_eq!(stage.account.log_in().await, Ok(()));
+    assert!(stage.bearer().is_some());
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_in_waits_for_its_outcome_and_tells_it() {
+    let stage = Stage::open([refuse(), refuse(), Scripted::Grant(LIFE), Scripted::Hang]);
+    let refused = LogInFailed::Failed(LoginError::Refused(StatusCode::UNAUTHORIZED));
+    assert_eq!(stage.account.log_in().await, Err(refused.clone()), "it joins the one in flight");
+    assert_eq!(stage.account.log_in().await, Err(refused));
+    assert_eq!(stage.account.log_in().await, Ok(()));
+    let account = stage.account.clone();
+    let asked = tokio::spawn(async move { account.log_in().await });
+    stage.until(StateName::Refreshing).await;
+    stage.account.log_out().await;
+    assert_eq!(asked.await.unwrap(), Err(LogInFailed::LoggedOut));
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_that_wait_for_a_log_in_are_told_so() {
+    let stage = Stage::open([(Scripted::Grant(LIFE))]);
+    let asked: Vec<_> = (0..100)
+        .map(|_| {
+            let account = stage.account.clone();
+            tokio::spawn(async move { account.log_in().await })
+        })
+        .collect();
+    let mut busy = 0;
+    for asked in asked {
+        match asked.await.unwrap() {
+            Ok(()) => {}
+            other => {
+                assert_eq!(other, Err(LogInFailed::Busy));
+                busy += 1;
+            }
+        }
+    }
+    assert_eq!(busy, 36);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shut_down_forgets_the_token_and_ends_every_wait() {
+    let stage = Stage::open([Scripted::Hang]);
+    let account = stage.account.clone();
+    let waiter = tokio::spawn(async move { account.wait_for_bearer().await.map(drop) });
+    tokio::task::yield_now().await;
+    stage.account.shut_down().await;
+    assert_eq!(waiter.await.unwrap().unwrap_err().why, Why::LoggedOut);
+    assert_eq!(stage.account.log_in().await, Err(LogInFailed::Ended));
+    stage.account.log_out().await;
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_token_is_wiped_when_the_last_request_lets_go() {
+    let (stage, bearer) = Stage::seasoned([]).await;
+    let held = Arc::downgrade(&bearer);
+    stage.account.log_out().await;
+    assert!(held.upgrade().is_some(), "a request still carries it");
+    drop(bearer);
+    assert!(held.upgrade().is_none(), "and nobody else does");
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_is_handed_to_the_next_scheduled_log_in() {
+    let stage = Stage::open([Scripted::Grant(100 * SECOND), Scripted::Grant(LIFE), Scripted::Grant(LIFE)]);
+    stage.account.wait_for_bearer().await.unwrap();
+    stage.pass(90 * SECOND).await;
+    assert_eq!(stage.account.log_in().await, Ok(()), "asked for by name, it uses the credentials");
+    assert_eq!(*stage.script.refreshed.lock().unwrap(), [false, true, false]);
+    stage.close().await;
+}
+
+/// One path answers ten thousand 401s among good traffic, over two hours.
+#[tokio::test(start_paused = true)]
+async fn a_path_that_always_answers_401_costs_one_log_in_for_each_doubled_floor() {
+    let (stage, _) = Stage::seasoned(std::iter::repeat_n(Scripted::Grant(30 * DAY), 7)).await;
+    let mut longest = Duration::ZERO;
+    for _ in 0..100 {
+        let carried = stage.account.wait_for_bearer().await.unwrap().generation;
+        let storm: Vec<_> = (0..100)
+            .map(|_| {
+                let account = stage.account.clone();
+                tokio::spawn(async move {
+                    if let Some(fresh) = account.replace(carried).await {
+                        account.rejected_again(fresh.generation);
+                    }
+                })
+            })
+            .collect();
+        let asked = instant();
+        tokio::task::yield_now().await;
+        assert!(stage.account.wait_for_bearer().await.is_ok(), "good traffic goes on");
+        longest = longest.max(asked.elapsed());
+        for path in storm {
+            path.await.unwrap();
+        }
+        stage.pass(72 * SECOND).await;
+    }
+    assert!(longest <= 2 * LOGIN_TAKES, "{longest:?}");
+    // 30 s, 1, 2, 4, 8, 16, 32 minutes apart: seven in two hours, the next after an hour.
+    assert_eq!(stage.log_ins(), 1 + 7);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn acceptance_resets_the_floor_though_another_path_still_gets_401s() {
+    let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE), Scripted::Grant(LIFE), Scripted::Grant(LIFE)]).await;
+    let second = stage.account.replace(old.generation).await.unwrap().generation;
+    stage.account.rejected_again(second);
+    stage.pass(FLOOR).await;
+    assert!(stage.account.replace(second).await.is_none(), "the floor has doubled");
+    stage.pass(FLOOR).await;
+    let third = stage.account.replace(second).await.unwrap().generation;
+    stage.account.rejected_again(third);
+    stage.account.accepted(third);
+    stage.pass(FLOOR).await;
+    assert!(stage.account.replace(third).await.is_some());
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_401_for_a_young_token_is_passed_on_at_once() {
+    let stage = Stage::open([Scripted::Grant(LIFE)]);
+    let young = stage.account.wait_for_bearer().await.unwrap().generation;
+    let asked = instant();
+    assert!(stage.account.replace(young).await.is_none());
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_status_tells_times_by_our_clock() {
+    let stage = Stage::open([Scripted::Grant(1000 * SECOND)]);
+    stage.account.wait_for_bearer().await.unwrap();
+    let (snapshot, now) = (stage.account.snapshot(), stage.clock.now());
+    let left = snapshot.expires_at(now).unwrap().duration_since(now.wall).unwrap();
+    assert!((999 * SECOND..=1000 * SECOND).contains(&left), "{left:?}");
+    let refresh = snapshot.refresh_at(now).unwrap().duration_since(now.wall).unwrap();
+    assert!((719 * SECOND..=880 * SECOND).contains(&refresh), "{refresh:?}");
+    assert_eq!(snapshot.last_login_at(), Some(now.wall));
+    assert_eq!(snapshot.state(), Some(StateName::Ready));
+    assert!(snapshot.is_usable(now.moment));
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_without_log_in_sends_its_organization_alone() {
+    let mut config = config();
+    config.accounts[0].login = None;
+    let clock = ManualClock::new();
+    let account = Account::start(Arc::new(config), AccountId(0), None, clock.clone(), Jitter::seeded(1), Arc::default()).unwrap();
+    let bearer = account.wait_for_bearer().await.unwrap();
+    assert!(bearer.authorization.is_none());
+    assert_eq!(bearer.organization, "acme");
+    assert_eq!(account.snapshot().state(), None);
+    assert!(account.relogin_on().is_empty());
+    assert!(account.replace(bearer.generation).await.is_none());
+    assert_eq!(account.log_in().await, Ok(()));
+    account.log_out().await;
+    assert!(account.bearer(clock.now().moment).is_some());
+    account.shut_down().await;
+    assert!(account.bearer(clock.now().moment).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_401s_at_once_cause_one_log_in() {
+    let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
+    let reports: Vec<_> = (0..10_000)
+        .map(|_| {
+            let (account, refused) = (stage.account.clone(), old.generation);
+            tokio::spawn(async move { account.replace(refused).await.is_some() })
+        })
+        .collect();
+    for report in reports {
+        assert!(report.await.unwrap());
+    }
+    assert_eq!(stage.log_ins(), 2);
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn workers_on_other_threads_share_the_account() {
+    let stage = Stage::open([Scripted::Grant(LIFE)]);
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let account = stage.account.clone();
+            let clock = Arc::clone(&stage.clock);
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+                let generation = runtime.block_on(account.wait_for_bearer()).unwrap().generation;
+                assert_eq!(account.bearer(clock.now().moment).unwrap().generation, generation);
+                generation
+            })
+        })
+        .collect();
+    for worker in workers {
+        let joined = tokio::task::spawn_blocking(move || worker.join().unwrap()).await;
+        assert_eq!(joined.unwrap(), Generation(1));
+    }
+    stage.close().await;
+}
+
+/// A writer that collects what is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn lines(&self) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_has_one_line_for_each_change_of_the_state() {
+    let log = Log::default();
+    let writer = log.clone();
+    let format = tracing_subscriber::fmt().without_time().with_ansi(false).with_max_level(tracing::Level::TRACE);
+    let subscriber = format.with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let script = [fail(), fail(), fail(), refuse(), refuse(), Scripted::Grant(MINUTE), fail(), fail(), Scripted::Grant(LIFE)];
+    let stage = Stage::open(script);
+    stage.until(StateName::Ready).await;
+    stage.pass(50 * SECOND).await;
+    stage.until(StateName::Ready).await;
+    stage.account.log_out().await;
+    stage.close().await;
+    let lines = log.lines();
+    let words = [
+        ("INFO", "logging in", "state=\"logging_in\""),
+        ("WARN", "log-in failed: the connection failed", "state=\"backing_off\" reason=\"login_cut\" next_attempt_s="),
+        ("WARN", "log-in failed: the server refused", "state=\"rejected\" reason=\"login_refused\" next_attempt_s=60 advice="),
+        ("INFO", "logged in", "state=\"ready\" expires_in_s="),
+        ("DEBUG", "renewing the token", "state=\"refreshing\" expires_in_s="),
+        (
+            "WARN",
+            "log-in failed, the present token serves until it expires: ",
+            "state=\"refreshing\" reason=\"login_cut\" next_attempt_s=",
+        ),
+        ("INFO", "token renewed", "state=\"ready\" expires_in_s="),
+        ("INFO", "logged out: only an explicit log-in", "state=\"logged_out\""),
+    ];
+    assert_eq!(lines.len(), words.len(), "{lines:#?}");
+    for (line, (level, message, field)) in lines.iter().zip(words) {
+        assert!(line.contains(level) && line.contains("account=\"crm\""), "{line}");
+        assert!(line.contains(message) && line.contains(field), "{line}");
+        for secret in ["ann", "s3cret", "acme", "Bearer", "eyJ"] {
+            assert!(!line.contains(secret), "{line}");
+        }
+    }
+}

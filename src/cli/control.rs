@@ -1,0 +1,94 @@
+//! Runs the commands that talk to a running daemon: each sends one request and prints the answer.
+//!
+//! Exit code 0 means that the daemon has done it; with `shutdown`, that it has begun to.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use super::{EX_CONFIG, fail, note_faults, print, status};
+use crate::{
+    config::source::{self, Input},
+    control::{self, ControlError, ControlRequest},
+    logging::Reader,
+    status::{AccountDocument, StatusDocument},
+};
+
+/// Runs `status`. With `json` it prints the daemon's document as it is, else a table.
+pub(super) fn status(input: Input, json: bool) -> ExitCode {
+    let colour = Reader::of(&io::stdout(), &input.environment) == Reader::Terminal { colour: true };
+    let document = match send(input, ControlRequest::Status) {
+        Ok(document) => document,
+        Err(code) => return code,
+    };
+    if json {
+        return print(|out| {
+            out.write_all(&document)?;
+            if document.ends_with(b"\n") { Ok(()) } else { writeln!(out) }
+        });
+    }
+    match serde_json::from_slice(&document) {
+        Ok(document) => print(|out| out.write_all(status::table(&document, colour).as_bytes())),
+        Err(_) => fail(&"the daemon's answer is not a status document; is it of another version? `status --json` shows it", 1),
+    }
+}
+
+/// Runs `login`, which returns when the outcome is known.
+pub(super) fn log_in(input: Input, account: Option<&str>) -> ExitCode {
+    accounts(input, ControlRequest::LogIn(account), |account, now| match &account.expires_at {
+        Some(at) => format!("logged in; the token expires {}", status::relative_to(at, now)),
+        None => "logged in".to_owned(),
+    })
+}
+
+/// Runs `logout`.
+pub(super) fn log_out(input: Input, account: Option<&str>) -> ExitCode {
+    accounts(input, ControlRequest::LogOut(account), |_, _| "logged out".to_owned())
+}
+
+fn accounts(input: Input, request: ControlRequest<'_>, outcome: impl Fn(&AccountDocument, &str) -> String) -> ExitCode {
+    let answer = match send(input, request) {
+        Ok(answer) => answer,
+        Err(code) => return code,
+    };
+    // The answer is a status document of these accounts. Its HTTP status alone says that it is done; another version may send
+    // another document.
+    let done: StatusDocument = serde_json::from_slice(&answer).unwrap_or_default();
+    print(|out| {
+        for account in &done.accounts {
+            writeln!(out, "{}: {}", status::printable(&account.name), outcome(account, &done.now))?;
+        }
+        Ok(())
+    })
+}
+
+/// Runs `reload`, which returns when the settings have been taken over or refused.
+pub(super) fn reload(input: Input) -> ExitCode {
+    send_and_print(input, ControlRequest::Reload, "reloaded")
+}
+
+/// Runs `shutdown`, which returns while requests in flight still finish.
+pub(super) fn shut_down(input: Input) -> ExitCode {
+    send_and_print(input, ControlRequest::Shutdown, "shutting down: what is in flight may finish within drain_timeout")
+}
+
+fn send_and_print(input: Input, request: ControlRequest<'_>, done: &str) -> ExitCode {
+    match send(input, request) {
+        Ok(_) => print(|out| writeln!(out, "{done}")),
+        Err(code) => code,
+    }
+}
+
+/// Returns the daemon's answer. If there is none, it prints why and returns the exit code.
+fn send(input: Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
+    let daemon = source::reach(input);
+    control::send(daemon.control, request).map_err(|error| {
+        let code = fail(&error, if matches!(error, ControlError::Setting(_)) { EX_CONFIG } else { 1 });
+        // A daemon that answered was found, so faults in the settings here don't matter.
+        if !matches!(error, ControlError::Problem(_)) {
+            note_faults(&daemon.faults);
+        }
+        code
+    })
+}

@@ -1,0 +1,61 @@
+//! What every chapter needs: the program, what stands on both sides of it, and how a test waits.
+//!
+//! | part | what it is for |
+//! | --- | --- |
+//! | `setup` | a daemon about to be started: environment, settings file, command line |
+//! | `sidecar`, `logs` | a daemon that runs: addresses, log, signals, end |
+//! | `waiting` | the only ways to wait, each with a reason |
+//! | `simulator` | CarePortals as a well-behaved server over real TLS, and what is often done to it |
+//! | `http1` | a client of HTTP/1.1 that hides nothing |
+//! | `http2`, `frames` | a client of HTTP/2 that behaves, and one that writes each frame by hand |
+//! | `each_way` | a client of each protocol in front of an upstream of each, and rows that name themselves |
+//! | `websocket` | the client's side of a tunnel |
+//! | `crowd` | many clients at once |
+//! | `files` | modes of files, and secrets as Kubernetes mounts them |
+//! | `pattern` | bodies that both ends can check |
+//! | `recording_upstream` | an upstream that answers always alike, and keeps every byte that it is sent |
+//! | `manual_upstream` | an upstream that a test plays itself, over plain HTTP/1.1 |
+//! | `manual_http2` | the same over HTTP/2, frame by frame |
+//! | `tls_peer` | a server with any certificate and any TLS version |
+//! | `connect_proxy` | an egress proxy |
+//! | `stalled` | a worker that is held |
+//! | `hostile_http1`, `hostile_http2` | stages on which tables of hostile input are played, and both sides judged |
+
+pub mod each_way;
+pub mod frames;
+pub mod hostile_http1;
+pub mod hostile_http2;
+pub mod tls_peer;
+pub mod websocket;
+
+mod connect_proxy;
+mod crowd;
+mod files;
+mod http1;
+mod http2;
+mod logs;
+mod manual_http2;
+mod manual_upstream;
+mod pattern;
+mod recording_upstream;
+mod setup;
+mod sidecar;
+mod simulator;
+mod stalled;
+mod waiting;
+
+pub use connect_proxy::{ConnectProxy, Manner};
+pub use crowd::{Crowd, SetAtEnd};
+pub use files::{mode, mount_secret, renew_secret};
+pub use http1::{Answer, Connection, Request};
+pub use http2::Http2;
+pub use manual_http2::{Http2Peer, ManualHttp2};
+pub use manual_upstream::ManualUpstream;
+pub use pattern::pattern;
+pub use recording_upstream::{OK, RecordingUpstream};
+pub use setup::{OFF_AND_AUTO, ORGANIZATION, Output, PASSWORD, Setup, USERNAME, interrupts_are_ignored};
+pub use sidecar::{LOGGED_IN, Sidecar};
+pub use simulator::{held, outgrow_the_floor, revoke, seen, simulator, until_seen};
+pub use stalled::{LETS_DEBUGGERS_IN, Stalled};
+pub use tls_peer::TlsPeer;
+pub use waiting::{PATIENCE, let_time_pass, never, now, until, until_some, until_still, until_within, wall_clock, within};

@@ -7,7 +7,7 @@ mod control;
 mod status;
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fmt::Display,
     io::{self, Write},
     path::Path,
@@ -41,6 +41,8 @@ const EX_CONFIG: u8 = 78;
 /// Runs the program with the process's own arguments, environment and standard streams.
 #[must_use]
 pub fn run() -> ExitCode {
+    // First of all: as the first process of a container we would never see a signal that has no handler yet.
+    let signals = may_be_the_daemon(std::env::args_os().nth(1).as_deref()).then(DaemonSignals::catch).transpose();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -51,7 +53,7 @@ pub fn run() -> ExitCode {
     };
     let settings = cli.settings;
     match cli.command.unwrap_or(Subcommands::Run) {
-        Subcommands::Run => daemon(settings.input(&[])),
+        Subcommands::Run => daemon(settings.input(&[]), signals),
         Subcommands::Exec { wait, command } => execute(source::load(settings.input(exec::DEFAULTS)), wait, command),
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
@@ -74,6 +76,11 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Whether a command line with this first argument may mean the daemon. Flags may stand before `run`, or without it.
+fn may_be_the_daemon(first: Option<&OsStr>) -> bool {
+    first.is_none_or(|first| first == "run" || first.as_encoded_bytes().starts_with(b"-"))
+}
+
 /// What can be typed, for whoever writes it down: the manual, the man pages.
 #[must_use]
 pub fn command() -> clap::Command {
@@ -81,8 +88,8 @@ pub fn command() -> clap::Command {
 }
 
 /// `run`. Everything that must be open is opened before there is a second thread.
-fn daemon(input: Input) -> ExitCode {
-    let signals = match DaemonSignals::catch() {
+fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode {
+    let signals = match signals.and_then(|caught| caught.map_or_else(DaemonSignals::catch, Ok)) {
         Ok(signals) => signals,
         Err(error) => return fail(&StartError::System(error), 1),
     };

@@ -4,6 +4,7 @@
 
 use std::{io, time::Duration};
 
+use http::Method;
 use thiserror::Error;
 
 use super::{
@@ -34,8 +35,8 @@ pub enum ControlRequest<'a> {
 }
 
 impl ControlRequest<'_> {
-    fn method(self) -> &'static str {
-        if self == Self::Status { "GET" } else { "POST" }
+    fn method(self) -> Method {
+        if self == Self::Status { Method::GET } else { Method::POST }
     }
 
     fn target(self) -> String {
@@ -111,7 +112,7 @@ pub fn ask(socket: Setting<ControlSocket>, request: ControlRequest<'_>) -> Resul
         ControlSocket::Path(path) => ControlSocketPath { path, reason: PathReason::Told(socket.origin) },
         ControlSocket::Default(directories) => socket_path::to_ask(&directories).ok_or(ControlError::NoPlace)?,
     };
-    let asked = local_http::ask(
+    let asked = local_http::request(
         &local_http::LocalEndpoint::Unix(socket.path.clone()),
         request.method(),
         &request.target(),

@@ -160,14 +160,19 @@ where
     response.await
 }
 
-/// What a failure says about the other side. hyper wraps the error of a connection in that of its request, so the innermost
-/// one counts. A server that speaks first, like SSH, is not HTTP either, but has no predicate of its own.
 fn classify(error: &hyper::Error) -> LocalHttpError {
+    if connection_ended(error) { LocalHttpError::Cut } else { LocalHttpError::NotHttp }
+}
+
+/// Whether a request failed because its connection ended. If not, the other side broke the protocol.
+///
+/// hyper wraps the error of a connection in that of its request, so the innermost one counts.
+#[must_use]
+pub fn connection_ended(error: &hyper::Error) -> bool {
     let causes = iter::successors(Some(error as &(dyn Error + 'static)), |error| (**error).source());
     let innermost = causes.filter_map(|error| error.downcast_ref::<hyper::Error>()).last().unwrap_or(error);
     let is_io = innermost.source().is_some_and(|source| source.is::<io::Error>());
-    let is_cut = is_io || innermost.is_incomplete_message() || innermost.is_canceled() || innermost.is_closed();
-    if is_cut { LocalHttpError::Cut } else { LocalHttpError::NotHttp }
+    is_io || innermost.is_incomplete_message() || innermost.is_canceled() || innermost.is_closed()
 }
 
 /// Says in words why the connection could not be made, without the system's error number.

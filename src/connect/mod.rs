@@ -226,11 +226,11 @@ impl Connector {
         let mut tcp = CountingTcp::new(tcp, Arc::clone(written)).map_err(|_| self.to_peer(ConnectError::Unreachable))?;
         let (Some((proxy, name)), Some((tls, _))) = (&self.proxy, &self.tls) else { return Ok(Way::Tcp(tcp)) };
         let Some(name) = name else {
-            egress::ask(&mut tcp, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
+            egress::connect(&mut tcp, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
             return Ok(Way::Tcp(tcp));
         };
         let (mut outer, _) = handshake(tls, Offer::Http1, name, tcp).await.map_err(|error| self.to_peer(error))?;
-        egress::ask(&mut outer, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
+        egress::connect(&mut outer, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
         Ok(Way::Tls(Box::new(outer)))
     }
 

@@ -107,7 +107,7 @@ impl App {
         let telemetry = config.telemetry_listen.map(bind).transpose()?.flatten();
         let control = control::ControlListener::open(&config).map_err(StartError::Control)?;
         let (phase, view) = (watch::Sender::new(Phase::Starting), watch::Sender::default());
-        let metrics = Metrics::new(workers(&config), proxy::vocabulary());
+        let metrics = proxy::metrics(workers(&config));
         let (settings, systemd, reloads) = (None, None, watch::Sender::default());
         Ok(Self {
             config,

@@ -4,10 +4,12 @@
 //! is missing is left out, and nothing it says can move the cursor. Times are told from the daemon's own `now`. Guarantees:
 //! 80 columns suffice for names of a usual length; a column is as wide as a terminal shows it.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::UNIX_EPOCH};
 
 use serde::Deserialize;
 use unicode_width::UnicodeWidthStr;
+
+use crate::logging::parse_rfc3339;
 
 /// `GET /status`, as far as it is shown.
 #[derive(Default, Deserialize)]
@@ -220,24 +222,8 @@ fn span(seconds: u64) -> String {
 
 /// Seconds since 1970 of an RFC 3339 time in UTC; `None` when it is none.
 fn seconds(time: &str) -> Option<i64> {
-    let (date, clock) = time.strip_suffix('Z')?.split_once('T')?;
-    let [year, month, day] = numbers(date, '-')?;
-    let [hour, minute, second] = numbers(clock.split('.').next()?, ':')?;
-    if !(1..=12).contains(&month) || !(0..=9999).contains(&year) {
-        return None;
-    }
-    // Counted in years that begin in March, so that a leap day is the last of its year.
-    let year = if month > 2 { year } else { year - 1 };
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
-}
-
-fn numbers(text: &str, between: char) -> Option<[i64; 3]> {
-    let numbers: Vec<i64> = text.split(between).map(|part| part.parse().ok()).collect::<Option<_>>()?;
-    numbers.try_into().ok()
+    let since_epoch = parse_rfc3339(time)?.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since_epoch.as_secs()).ok()
 }
 
 /// Without control characters, which a terminal would obey.
@@ -373,7 +359,7 @@ telemetry: http://127.0.0.1:2274/
 
     #[test]
     fn times_are_read_as_the_rest_of_the_program_writes_them() {
-        use std::time::{Duration, UNIX_EPOCH};
+        use std::time::Duration;
         for at in [0_u64, 951_782_399, 951_782_400, 1_709_164_800, 1_798_761_599, 4_107_542_400] {
             let written = crate::logging::rfc3339(UNIX_EPOCH + Duration::from_secs(at));
             assert_eq!(seconds(&written), i64::try_from(at).ok(), "{written}");

@@ -132,7 +132,8 @@ fn basic(credentials: &Secret) -> Option<HeaderValue> {
     let mut value = Pages::default();
     value.extend(b"Basic ");
     // The encoding fits: it takes exactly this much.
-    let written = STANDARD.encode_slice(credentials.expose(), value.room(4 * credentials.expose().len().div_ceil(3)));
+    let written =
+        STANDARD.encode_slice(credentials.expose(), value.spare_capacity_mut(4 * credentials.expose().len().div_ceil(3)));
     value.filled(written.unwrap_or_default());
     Secret::from(value).header_value()
 }

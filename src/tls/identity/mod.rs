@@ -82,7 +82,7 @@ fn read_wiped(path: &Path) -> io::Result<Pages> {
     let mut file = fs::File::open(path)?;
     let mut text = Pages::default();
     while text.len() <= KEY_FILE_MAX {
-        match io::Read::read(&mut file, text.room(PIECE)) {
+        match io::Read::read(&mut file, text.spare_capacity_mut(PIECE)) {
             Ok(0) => return Ok(text),
             Ok(read) => text.filled(read),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

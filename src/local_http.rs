@@ -53,6 +53,11 @@ pub struct LocalResponse {
     pub body: Vec<u8>,
 }
 
+/// Any byte stream. hyper's client is large, and is compiled only once for all rare requests by taking this one type.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<Stream: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for Stream {}
+
 /// Why a request has no response.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalHttpError {
@@ -90,17 +95,12 @@ pub async fn send(
 ) -> Result<LocalResponse, LocalHttpError> {
     let deadline = clock::instant() + limit;
     let request = build(method, target)?;
-    let exchanged = match endpoint {
-        LocalEndpoint::Tcp(address) => {
-            let stream = connect_tcp(address, limit).map_err(LocalHttpError::Connect)?;
-            timeout_at(deadline, exchange(stream, request)).await
-        }
-        LocalEndpoint::Unix(path) => {
-            let stream = connect_unix(path, limit).map_err(LocalHttpError::Connect)?;
-            timeout_at(deadline, exchange(stream, request)).await
-        }
+    let connected: io::Result<Box<dyn ByteStream>> = match endpoint {
+        LocalEndpoint::Tcp(address) => connect_tcp(address, limit).map(|stream| Box::new(stream) as _),
+        LocalEndpoint::Unix(path) => connect_unix(path, limit).map(|stream| Box::new(stream) as _),
     };
-    exchanged.map_err(|_| LocalHttpError::Silent(limit))?
+    let mut stream = connected.map_err(LocalHttpError::Connect)?;
+    timeout_at(deadline, exchange(&mut *stream, request)).await.map_err(|_| LocalHttpError::Silent(limit))?
 }
 
 fn build(method: Method, target: &str) -> Result<Request<Empty<Bytes>>, LocalHttpError> {
@@ -138,10 +138,7 @@ fn connect_unix(path: &Path, limit: Duration) -> io::Result<UnixStream> {
 }
 
 /// Sends `request` and reads the response. How long that may take is the caller's to say.
-async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<LocalResponse, LocalHttpError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn exchange(stream: &mut dyn ByteStream, request: Request<Empty<Bytes>>) -> Result<LocalResponse, LocalHttpError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| classify(&error))?;
     let mut response = pin!(async {
         let response = sender.send_request(request).await.map_err(|error| classify(&error))?;
@@ -197,7 +194,7 @@ mod tests {
 
     /// How an exchange ends when the server sends `sent`, and then hangs up if it is `over`. `None`: it waits for more.
     async fn outcome(sent: &str, over: bool) -> Result<Option<(u16, String)>, String> {
-        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
         let serve = async {
             let mut asked = Vec::new();
             while !asked.ends_with(b"\r\n\r\n") {
@@ -206,7 +203,7 @@ mod tests {
             theirs.write_all(sent.as_bytes()).await.unwrap();
             (!over).then_some(theirs)
         };
-        let exchanged = timeout(Duration::from_secs(3600), exchange(ours, build(Method::GET, "/").unwrap()));
+        let exchanged = timeout(Duration::from_secs(3600), exchange(&mut ours, build(Method::GET, "/").unwrap()));
         let (exchanged, _open) = tokio::join!(exchanged, serve);
         let Ok(response) = exchanged else { return Ok(None) };
         let LocalResponse { status, body } = response.map_err(|error| error.to_string())?;
@@ -278,25 +275,30 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_speaks_or_hangs_up_before_the_request_has_its_error() {
         for (greeting, expected) in [("SSH-2.0-OpenSSH\r\n", LocalHttpError::NotHttp), ("", LocalHttpError::Cut)] {
-            let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+            let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
             theirs.write_all(greeting.as_bytes()).await.unwrap();
             drop(theirs);
-            let outcome = exchange(ours, build(Method::GET, "/").unwrap()).await;
+            let outcome = exchange(&mut ours, build(Method::GET, "/").unwrap()).await;
             assert_eq!(outcome.unwrap_err().to_string(), expected.to_string());
         }
     }
 
     #[tokio::test]
     async fn a_response_that_is_too_long_is_not_read_to_its_end() {
-        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
         let serve = async {
             theirs.read_u8().await.unwrap();
             let (head, piece) = ("HTTP/1.1 200 OK\r\n\r\n", vec![b'x'; 64 * 1024]);
             theirs.write_all(head.as_bytes()).await.unwrap();
-            // It ends by the client's hanging up.
+            // This ends when the client hangs up.
             while theirs.write_all(&piece).await.is_ok() {}
         };
-        let (outcome, ()) = tokio::join!(exchange(ours, build(Method::GET, "/").unwrap()), serve);
+        let asked = async move {
+            let outcome = exchange(&mut ours, build(Method::GET, "/").unwrap()).await;
+            drop(ours);
+            outcome
+        };
+        let (outcome, ()) = tokio::join!(asked, serve);
         assert!(matches!(outcome, Err(LocalHttpError::NotHttp)), "{outcome:?}");
     }
 }

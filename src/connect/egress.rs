@@ -14,13 +14,12 @@ use http::{
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{CertificateFault, ConnectError, TlsFault};
 use crate::{
     allocator::Wiped,
     config::{EgressProxy, Origin},
-    local_http::connection_ended,
+    local_http::{ByteStream, connection_ended},
     secret::{Pages, Secret},
 };
 
@@ -83,18 +82,12 @@ impl EgressError {
 
 /// Asks the proxy to connect `stream` to `server`. How long that may take is the caller's to say. Dropping the future leaves the
 /// stream in an unknown state.
-pub(super) async fn connect<S>(stream: &mut S, proxy: &EgressProxy, server: &Origin) -> Result<(), EgressError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub(super) async fn connect(stream: &mut dyn ByteStream, proxy: &EgressProxy, server: &Origin) -> Result<(), EgressError> {
     // hyper's buffers have held the proxy's credentials.
     Wiped::throughout(exchange(stream, request(proxy, server)?)).await
 }
 
-async fn exchange<S>(stream: &mut S, request: Request<Empty<Bytes>>) -> Result<(), EgressError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn exchange(stream: &mut dyn ByteStream, request: Request<Empty<Bytes>>) -> Result<(), EgressError> {
     // Old proxies may not know that names of headers have no case.
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_MAX).title_case_headers(true);

@@ -168,7 +168,7 @@ fn classify(error: &hyper::Error) -> LocalHttpError {
 pub fn connection_ended(error: &hyper::Error) -> bool {
     let causes = iter::successors(Some(error as &(dyn Error + 'static)), |error| (**error).source());
     let innermost = causes.filter_map(|error| error.downcast_ref::<hyper::Error>()).last().unwrap_or(error);
-    let is_io = innermost.source().is_some_and(|source| source.is::<io::Error>());
+    let is_io = innermost.source().is_some_and(<dyn Error>::is::<io::Error>);
     is_io || innermost.is_incomplete_message() || innermost.is_canceled() || innermost.is_closed()
 }
 

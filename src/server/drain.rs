@@ -41,13 +41,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_drain_ends_when_the_last_connection_has_ended() {
-        let (begin, begun) = watch::channel(false);
+        let (sender, begun) = watch::channel(false);
         let (drain, mut gone) = Drain::new(begun);
         let connection = drain.hold();
         let mut acceptor = drain.clone();
         drop(drain);
         assert!(!acceptor.has_begun());
-        begin.send(true).unwrap();
+        sender.send(true).unwrap();
         acceptor.begun().await;
         assert!(acceptor.has_begun());
         drop(acceptor);
@@ -58,9 +58,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_drain_begins_when_nobody_is_left_to_begin_it() {
-        let (begin, begun) = watch::channel(false);
+        let (sender, begun) = watch::channel(false);
         let (mut drain, _gone) = Drain::new(begun);
-        drop(begin);
+        drop(sender);
         drain.begun().await;
     }
 }

@@ -93,7 +93,7 @@ fn octets(address: IpAddr) -> [u8; 16] {
 }
 
 /// The owner in a response, if it is about this connection. Without such a connection, the kernel describes the socket that
-/// listens at the port. For a socket that no process holds any more (closed, or in TIME_WAIT) it gives root and no inode.
+/// listens at the port. For a socket that no process holds any more (closed, or in `TIME_WAIT`) it gives root and no inode.
 fn owner_in(answer: &[u8], from: SocketAddr, ours: SocketAddr) -> Option<u32> {
     if answer.get(4..6)? != BY_FAMILY.to_ne_bytes() {
         return None;

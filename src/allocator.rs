@@ -124,9 +124,9 @@ mod tests {
     use super::*;
 
     /// Notes whether large blocks were spared when it was polled, and when it was dropped.
-    struct Probe<'a>(&'a Cell<Option<bool>>, &'a Cell<Option<bool>>);
+    struct WipeProbe<'a>(&'a Cell<Option<bool>>, &'a Cell<Option<bool>>);
 
-    impl Future for Probe<'_> {
+    impl Future for WipeProbe<'_> {
         type Output = ();
 
         fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    impl Drop for Probe<'_> {
+    impl Drop for WipeProbe<'_> {
         fn drop(&mut self) {
             self.1.set(Some(SPARES_LARGE.get()));
         }
@@ -147,7 +147,7 @@ mod tests {
         spare_large_blocks();
         for throughout in [false, true] {
             let (polled, dropped) = (Cell::new(None), Cell::new(None));
-            let probe = Probe(&polled, &dropped);
+            let probe = WipeProbe(&polled, &dropped);
             let mut wiped = if throughout { Wiped::throughout(probe) } else { Wiped::at_the_end(probe) };
             assert!(Pin::new(&mut wiped).poll(&mut Context::from_waker(std::task::Waker::noop())).is_ready());
             assert_eq!((polled.get(), SPARES_LARGE.get()), (Some(!throughout), true));

@@ -51,9 +51,9 @@ impl Sub<Duration> for Moment {
 /// One reading of both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// For all decisions.
+    /// The reading for all decisions.
     pub moment: Moment,
-    /// For times that people and other machines read; it may jump.
+    /// The reading for times that people and other machines see; it may jump.
     pub wall: SystemTime,
 }
 

@@ -37,14 +37,14 @@ struct Table {
 
 #[derive(Default)]
 struct Slots {
-    all: Vec<Slot>,
+    all: Vec<DeadlineSlot>,
     free: Vec<usize>,
     /// The time of the next check; `None`: nothing is armed.
     next_check: Option<Instant>,
 }
 
 #[derive(Default)]
-struct Slot {
+struct DeadlineSlot {
     state: SlotState,
     waker: Option<Waker>,
 }
@@ -63,7 +63,7 @@ impl Deadlines {
     pub fn deadline(&self) -> Deadline {
         let mut slots = self.0.lock();
         let slot = slots.free.pop().unwrap_or_else(|| {
-            slots.all.push(Slot::default());
+            slots.all.push(DeadlineSlot::default());
             slots.all.len() - 1
         });
         Deadline { table: Arc::clone(&self.0), slot }
@@ -108,7 +108,7 @@ impl Table {
     }
 }
 
-impl Slot {
+impl DeadlineSlot {
     fn pass(&mut self) {
         self.state = SlotState::Passed;
         if let Some(waker) = self.waker.take() {
@@ -173,7 +173,7 @@ impl Deadline {
 impl Drop for Deadline {
     fn drop(&mut self) {
         let mut slots = self.table.lock();
-        slots.all[self.slot] = Slot::default();
+        slots.all[self.slot] = DeadlineSlot::default();
         slots.free.push(self.slot);
     }
 }

@@ -123,11 +123,11 @@ pub fn run(listener: Setting<Option<SocketAddr>>, probe: Probe, wait: Duration) 
 /// The body of `/readyz`; other endpoints have none like it.
 #[derive(Deserialize)]
 struct Reasons {
-    reasons: Vec<Reason>,
+    reasons: Vec<UnreadyReason>,
 }
 
 #[derive(Deserialize)]
-struct Reason {
+struct UnreadyReason {
     account: Option<String>,
     code: String,
     detail: Option<String>,
@@ -137,7 +137,7 @@ fn judge(probe: Probe, answer: &LocalResponse) -> Result<(), Unhealthy> {
     if answer.status == 200 {
         return Ok(());
     }
-    let reasons: Vec<Reason> = serde_json::from_slice(&answer.body).map(|said: Reasons| said.reasons).unwrap_or_default();
+    let reasons: Vec<UnreadyReason> = serde_json::from_slice(&answer.body).map(|said: Reasons| said.reasons).unwrap_or_default();
     let sentences = reasons.into_iter().map(|reason| {
         let account = reason.account.map(|name| format!("account {name}: ")).unwrap_or_default();
         format!("{account}{}", reason.detail.unwrap_or(reason.code))

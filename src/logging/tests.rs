@@ -13,13 +13,13 @@ impl Clock for Fixed {
     }
 }
 
-struct Pipe {
+struct StallingPipe {
     written: mpsc::Sender<Vec<u8>>,
     /// The first write waits until the sender is dropped.
     stall: Option<mpsc::Receiver<()>>,
 }
 
-impl Write for Pipe {
+impl Write for StallingPipe {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         if let Some(stall) = self.stall.take() {
             let _ = stall.recv();
@@ -39,7 +39,7 @@ fn log(filter: &str, format: LogFormat) -> Log {
 
 fn build(log: &Log, reader: Reader) -> (Logging, mpsc::Receiver<Vec<u8>>) {
     let (written, received) = mpsc::channel();
-    let pipe = Pipe { written, stall: None };
+    let pipe = StallingPipe { written, stall: None };
     let mut logging = Logging::build(log, pipe, reader, Arc::new(Fixed)).unwrap();
     logging.write().unwrap();
     (logging, received)
@@ -297,7 +297,7 @@ fn a_changed_filter_holds_for_access_lines() {
 fn a_stalled_output_loses_lines_and_says_how_many() {
     let (written, reader) = mpsc::channel();
     let (wake, stall) = mpsc::channel();
-    let pipe = Pipe { written, stall: Some(stall) };
+    let pipe = StallingPipe { written, stall: Some(stall) };
     let mut logging = Logging::build(&log("info", LogFormat::Json), pipe, Reader::Unknown, Arc::new(Fixed)).unwrap();
     logging.write().unwrap();
     let sent = 3000;
@@ -329,7 +329,7 @@ fn a_stalled_output_loses_lines_and_says_how_many() {
 fn a_stalled_output_does_not_hang_the_exit() {
     let (written, _reader) = mpsc::channel();
     let (_wake, stall) = mpsc::channel();
-    let pipe = Pipe { written, stall: Some(stall) };
+    let pipe = StallingPipe { written, stall: Some(stall) };
     let mut logging = Logging::build(&log("info", LogFormat::Text), pipe, Reader::Unknown, Arc::new(Fixed)).unwrap();
     logging.write().unwrap();
     dispatcher::with_default(logging.dispatch(), || info!("Line"));

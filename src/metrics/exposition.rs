@@ -121,8 +121,8 @@ impl Scrape {
     }
 
     fn durations(&self, page: &mut Page<'_, '_>) -> fmt::Result {
-        type Choice = fn(&ApiMetrics) -> Observed;
-        let families: [(&str, &str, &Bounds, Choice); 3] = [
+        type ReadHistogram = fn(&ApiMetrics) -> Observed;
+        let families: [(&str, &str, &Bounds, ReadHistogram); 3] = [
             (
                 "careportals_sidecar_request_duration_seconds",
                 "From the arrival of a request's head to the end of its answer; tunnels are left out.",
@@ -143,10 +143,10 @@ impl Scrape {
             ),
         ];
         let apis = self.apis();
-        for (name, help, bounds, choice) in families {
+        for (name, help, bounds, read) in families {
             let mut family = page.begin(name, help, MetricType::Histogram)?;
             for (api, counts) in named(&apis) {
-                let observed = choice(counts);
+                let observed = read(counts);
                 let labels = [("api", api)];
                 family.0.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
                     observed.sum(),

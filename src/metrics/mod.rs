@@ -112,7 +112,7 @@ impl AccountMetrics {
 label! {
     /// How a log-in ended.
     pub enum LoginOutcome {
-        /// With a token.
+        /// It gave a token.
         Ok = "ok",
         /// The server refused the credentials.
         Refused = "refused",

@@ -8,14 +8,14 @@ use super::*;
 
 label! {
     /// Codes of problems, one of each kind.
-    enum Code {
+    enum TestCode {
         CrossSite = "cross_site",
         NoApi = "no_api",
         UpstreamTimeout = "upstream_timeout",
     }
 }
 
-impl ProblemLabel for Code {
+impl ProblemLabel for TestCode {
     fn status(self) -> u16 {
         match self {
             Self::CrossSite => 403,
@@ -35,17 +35,17 @@ impl ProblemLabel for Code {
 
 label! {
     /// Why an answer is cut.
-    enum Cut {
+    enum TestCut {
         UpstreamClosed = "upstream_closed",
         ClientClosed = "client_closed",
     }
 }
 
 fn metrics() -> Arc<Metrics> {
-    Metrics::new::<Code, Cut>(NonZeroUsize::new(2).unwrap())
+    Metrics::new::<TestCode, TestCut>(NonZeroUsize::new(2).unwrap())
 }
 
-fn ended(method: &Method, status: u16) -> Ended<'_, Code, Cut> {
+fn ended(method: &Method, status: u16) -> Ended<'_, TestCode, TestCut> {
     Ended { method, status, code: None, cut: None, duration: Duration::from_millis(7), first_byte: None }
 }
 
@@ -89,7 +89,7 @@ fn requests_are_counted_by_api_method_status_and_code_over_all_workers() {
     other.ended(&ended(&Method::GET, 204));
     other.ended(&ended(&Method::POST, 404));
     one.ended(&ended(&Method::from_bytes(b"PURGE").unwrap(), 302));
-    one.ended(&Ended { code: Some(Code::UpstreamTimeout), ..ended(&Method::GET, 504) });
+    one.ended(&Ended { code: Some(TestCode::UpstreamTimeout), ..ended(&Method::GET, 504) });
     other.ended(&ended(&Method::HEAD, 799));
     other.ended(&ended(&Method::GET, 499));
     let page = page(&metrics);
@@ -128,7 +128,7 @@ fn a_request_that_no_api_is_for_has_an_empty_label_and_is_refused_nowhere_else()
     let metrics = metrics();
     let unclaimed = metrics.api("").meter(0);
     drop(metrics.api("emr"));
-    unclaimed.ended(&Ended { code: Some(Code::NoApi), ..ended(&Method::GET, 404) });
+    unclaimed.ended(&Ended { code: Some(TestCode::NoApi), ..ended(&Method::GET, 404) });
     let page = page(&metrics);
     assert_eq!(request_count(&page, r#"api="",method="GET",status="4xx",code="no_api""#), Some(1.0));
     let refusals: Vec<_> = page.lines().filter(|line| line.starts_with("careportals_sidecar_refusals_total{")).collect();
@@ -147,7 +147,7 @@ fn a_refusal_is_counted_by_its_reason_whatever_the_method() {
     let metrics = metrics();
     let meter = metrics.api("emr").meter(1);
     for method in [Method::GET, Method::POST] {
-        meter.ended(&Ended { code: Some(Code::CrossSite), ..ended(&method, 403) });
+        meter.ended(&Ended { code: Some(TestCode::CrossSite), ..ended(&method, 403) });
     }
     let refused = value(&page(&metrics), r#"careportals_sidecar_refusals_total{api="emr",reason="cross_site"}"#);
     assert_eq!(refused, Some(2.0));
@@ -196,7 +196,7 @@ fn retries_cuts_log_ins_and_reloads_are_counted_by_their_words() {
     let metrics = metrics();
     let meter = metrics.api("emr").meter(0);
     meter.retried(Retry::Bearer);
-    meter.ended(&Ended { cut: Some(Cut::ClientClosed), ..ended(&Method::GET, 200) });
+    meter.ended(&Ended { cut: Some(TestCut::ClientClosed), ..ended(&Method::GET, 200) });
     metrics.account("crm").logged_in(LoginOutcome::TimedOut);
     metrics.reloaded(Reload::Refused);
     let page = page(&metrics);

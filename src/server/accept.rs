@@ -35,11 +35,11 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 /// One worker's descriptor of a listening socket, and the connection limit of its address.
 pub struct Acceptor {
     name: String,
-    socket: Socket,
+    socket: ListeningSocket,
     connection_limit: ConnectionLimit,
 }
 
-enum Socket {
+enum ListeningSocket {
     /// A listener with its address.
     Tcp(TcpListener, SocketAddr),
     Unix(UnixListener),
@@ -52,9 +52,9 @@ impl Acceptor {
             ListenSocket::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
                 let address = listener.local_addr()?;
-                Socket::Tcp(listener, address)
+                ListeningSocket::Tcp(listener, address)
             }
-            ListenSocket::Unix(listener) => Socket::Unix(UnixListener::from_std(listener)?),
+            ListenSocket::Unix(listener) => ListeningSocket::Unix(UnixListener::from_std(listener)?),
         };
         Ok(Self { name: bound.name, socket, connection_limit })
     }
@@ -114,8 +114,8 @@ impl Acceptor {
         };
         // Workers share the socket; tokio goes on waiting when another worker was faster.
         let stream = match &self.socket {
-            Socket::Tcp(listener, address) => ClientStream::tcp(listener.accept().await?, *address),
-            Socket::Unix(listener) => ClientStream::Unix(listener.accept().await?.0),
+            ListeningSocket::Tcp(listener, address) => ClientStream::tcp(listener.accept().await?, *address),
+            ListeningSocket::Unix(listener) => ClientStream::Unix(listener.accept().await?.0),
         };
         Ok((stream, permit))
     }
@@ -134,7 +134,7 @@ impl Acceptor {
                 () = self.socket.client_waits() => {}
             }
             if let Some(guard) = self.connection_limit.eviction_guard() {
-                // Another worker may have accepted the client meanwhile, and then there is nobody to evict a connection for.
+                // Another worker may have accepted the client meanwhile, and then no connection has to be evicted.
                 if !self.socket.has_client_waiting() {
                     continue;
                 }
@@ -146,7 +146,7 @@ impl Acceptor {
 
     /// Accepts and serves what the kernel has queued, within the limit, and closes the socket.
     fn empty_queue<A: RequestService>(self, service: &Arc<A>, deadlines: &Deadlines, drain: &Drain) {
-        let Ok(queue) = Queue::of(self.socket) else { return };
+        let Ok(queue) = AcceptQueue::of(self.socket) else { return };
         while let Some(permit) = self.connection_limit.take(deadlines) {
             match queue.next() {
                 Ok(stream) => spawn(stream, permit, service, drain),
@@ -157,7 +157,7 @@ impl Acceptor {
     }
 }
 
-impl Socket {
+impl ListeningSocket {
     /// Completes when there is a connection to accept. tokio's listeners tell that only by accepting, so this watches a
     /// descriptor of its own. It is wrapped as a stream, which does not matter: the kernel is only asked whether it is
     /// readable.
@@ -180,7 +180,7 @@ impl Socket {
     }
 }
 
-impl AsFd for Socket {
+impl AsFd for ListeningSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(listener, _) => listener.as_fd(),
@@ -190,16 +190,16 @@ impl AsFd for Socket {
 }
 
 /// A listening socket outside the runtime, which may not have heard yet of what is queued.
-enum Queue {
+enum AcceptQueue {
     Tcp(std::net::TcpListener, SocketAddr),
     Unix(std::os::unix::net::UnixListener),
 }
 
-impl Queue {
-    fn of(socket: Socket) -> io::Result<Self> {
+impl AcceptQueue {
+    fn of(socket: ListeningSocket) -> io::Result<Self> {
         Ok(match socket {
-            Socket::Tcp(listener, address) => Self::Tcp(listener.into_std()?, address),
-            Socket::Unix(listener) => Self::Unix(listener.into_std()?),
+            ListeningSocket::Tcp(listener, address) => Self::Tcp(listener.into_std()?, address),
+            ListeningSocket::Unix(listener) => Self::Unix(listener.into_std()?),
         })
     }
 

@@ -1,7 +1,7 @@
 //! Listening sockets: bound here, or passed in by a service manager.
 //!
 //! Guarantees: nobody connects to a Unix socket before its mode and group are set; a socket file is removed only by the
-//! process that made it, or when nobody answers on it.
+//! process that made it, or when no process answers on it.
 
 use std::{
     fmt, fs, io,
@@ -297,7 +297,7 @@ fn bind_closed(socket: &Socket, address: &SockAddr) -> io::Result<()> {
     bound
 }
 
-/// Removes the socket file of a process that was killed. Does not remove a socket on which somebody answers.
+/// Removes the socket file of a process that was killed. Keeps a socket on which a process answers.
 fn remove_stale(path: &Path) -> Result<(), BindErrorKind> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {

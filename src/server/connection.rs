@@ -57,7 +57,7 @@ pub trait RequestService: Send + Sync + 'static {
 
 /// Serves one connection until either side closes it, its deadline passes, or it becomes a tunnel.
 pub(super) async fn serve<A: RequestService>(stream: ClientStream, service: Arc<A>, state: Arc<ConnectionState>, drain: Drain) {
-    let client = Client { service, peer: stream.peer(), state };
+    let client = ClientConnection { service, peer: stream.peer(), state };
     let stream = ClientIo::new(stream, Arc::clone(&client.state));
     if let Some(stream) = http1(stream, &client, drain.clone()).await {
         // The future is boxed because it is large, and most connections never need it.
@@ -66,7 +66,7 @@ pub(super) async fn serve<A: RequestService>(stream: ClientStream, service: Arc<
 }
 
 /// Serves HTTP/1.x. Gives the stream back when the client's first bytes are HTTP/2's.
-async fn http1<A: RequestService>(stream: ClientIo, client: &Client<A>, drain: Drain) -> Option<ClientIo> {
+async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) -> Option<ClientIo> {
     let limits = client.state.limits();
     let mut connection = http1::Builder::new()
         .max_buf_size(limits.head_bytes.max(BODY_BUFFER))
@@ -79,7 +79,7 @@ async fn http1<A: RequestService>(stream: ClientIo, client: &Client<A>, drain: D
         .with_upgrades();
     drive(&client.state, drain, |cx, step| {
         let mut connection = Pin::new(&mut connection);
-        if step == Step::ShutDown {
+        if step == ConnectionStep::ShutDown {
             connection.as_mut().graceful_shutdown();
         }
         let ended = connection.poll(cx).is_ready();
@@ -89,7 +89,7 @@ async fn http1<A: RequestService>(stream: ClientIo, client: &Client<A>, drain: D
     if client.state.is_http2() { connection.into_parts().map(|parts| parts.io.into_inner()) } else { None }
 }
 
-async fn http2<A: RequestService>(stream: ClientIo, client: &Client<A>, drain: Drain) {
+async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) {
     let limits = client.state.limits();
     // Each stream is a task of its own. It ends with the connection, and holds its `ConnectionState`, so the drain waits for it.
     let mut connection = http2::Builder::new(TokioExecutor::new())
@@ -104,7 +104,7 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &Client<A>, drain: D
         .serve_connection(TokioIo::new(stream), service_fn(|request| client.answer(request)));
     drive(&client.state, drain, |cx, step| {
         let mut connection = Pin::new(&mut connection);
-        if step == Step::ShutDown {
+        if step == ConnectionStep::ShutDown {
             connection.as_mut().graceful_shutdown();
         }
         connection.poll(cx).map(drop)
@@ -114,18 +114,18 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &Client<A>, drain: D
 
 /// What [`drive`] asks of hyper's connection with a poll.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum ConnectionStep {
     Serve,
     /// Finish what is in progress, accept no more requests, and end.
     ShutDown,
 }
 
 /// Polls a connection until it ends. A deadline that passes, and a drain, end it: gracefully, or at once.
-async fn drive(state: &ConnectionState, mut drain: Drain, mut poll: impl FnMut(&mut Context<'_>, Step) -> Poll<()>) {
+async fn drive(state: &ConnectionState, mut drain: Drain, mut poll: impl FnMut(&mut Context<'_>, ConnectionStep) -> Poll<()>) {
     let mut begun = pin!(drain.begun());
     let (mut draining, mut shutting_down) = (false, false);
     std::future::poll_fn(|cx| {
-        let mut step = Step::Serve;
+        let mut step = ConnectionStep::Serve;
         loop {
             // hyper's result is dropped: the exchange that was in progress knows how the connection ended.
             if poll(cx, step).is_ready() {
@@ -149,20 +149,20 @@ async fn drive(state: &ConnectionState, mut drain: Drain, mut poll: impl FnMut(&
             }
             shutting_down = true;
             state.leave();
-            step = Step::ShutDown;
+            step = ConnectionStep::ShutDown;
         }
     })
     .await;
 }
 
 /// What every request of a connection shares.
-struct Client<A> {
+struct ClientConnection<A> {
     service: Arc<A>,
     peer: Peer,
     state: Arc<ConnectionState>,
 }
 
-impl<A: RequestService> Client<A> {
+impl<A: RequestService> ClientConnection<A> {
     fn answer(
         &self,
         request: Request<Incoming>,

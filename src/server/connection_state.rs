@@ -306,13 +306,13 @@ mod tests {
         client_idle: Duration::from_secs(3600),
     };
 
-    struct Scene {
+    struct LimitedConnection {
         limit: ConnectionLimit,
         deadlines: Deadlines,
         state: Arc<ConnectionState>,
     }
 
-    impl Scene {
+    impl LimitedConnection {
         /// Accepts one connection, which is all that the limit allows.
         fn new() -> Self {
             let (limit, deadlines) = (ConnectionLimit::new(1), Deadlines::default());
@@ -349,11 +349,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_has_to_come_in_time_and_an_idle_connection_is_closed_later() {
-        let scene = Scene::new();
+        let scene = LimitedConnection::new();
         scene.state.read_some();
         let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
         assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
-        let scene = Scene::new();
+        let scene = LimitedConnection::new();
         scene.ask_and_answer();
         let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
         assert!(due == Due::Leave && is_about(took, LIMITS.client_idle), "{due:?} {took:?}");
@@ -361,10 +361,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_connection_is_evicted_after_a_moment() {
-        let scene = Scene::new();
+        let scene = LimitedConnection::new();
         let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
         assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "without an eviction: {due:?} {took:?}");
-        let scene = Scene::new();
+        let scene = LimitedConnection::new();
         scene.evict().await;
         let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
         assert!(due == Due::Cut && is_about(took, IDLE_GRACE), "{due:?} {took:?}");
@@ -373,7 +373,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_speaks_just_when_it_is_evicted_has_time_for_its_head() {
         for evicted_first in [true, false] {
-            let scene = Scene::new();
+            let scene = LimitedConnection::new();
             if evicted_first {
                 scene.state.permit.evict();
             }
@@ -388,7 +388,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_ends_a_connection_while_a_request_is_in_progress() {
-        let scene = Scene::new();
+        let scene = LimitedConnection::new();
         scene.state.read_some();
         let _request = InProgress::begin(&scene.state, true);
         scene.evict().await;
@@ -397,7 +397,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_evicted_at_once() {
-        let scene = Scene::new();
+        let scene = LimitedConnection::new();
         scene.ask_and_answer();
         scene.evict().await;
         assert_eq!(scene.due(LIMITS.client_idle).await, Some((Due::Leave, Duration::ZERO)));
@@ -405,7 +405,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_that_began_just_before_an_eviction_has_its_time() {
-        let scene = Scene::new();
+        let scene = LimitedConnection::new();
         scene.ask_and_answer();
         scene.state.read_some();
         scene.state.permit.evict();
@@ -415,7 +415,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_whose_response_is_still_being_read_is_not_idle() {
-        let scene = Scene::new();
+        let scene = LimitedConnection::new();
         scene.ask_and_answer();
         scene.state.set_blocked(true);
         scene.evict().await;
@@ -427,7 +427,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_http2_client_has_a_moment_after_the_goaway() {
         for asked_before in [false, true] {
-            let scene = Scene::new();
+            let scene = LimitedConnection::new();
             scene.state.read_some();
             scene.state.preface_came();
             if asked_before {
@@ -441,7 +441,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_http2_client_may_finish_after_the_goaway_and_then_has_a_moment() {
-        let scene = Scene::new();
+        let scene = LimitedConnection::new();
         scene.state.preface_came();
         let first = InProgress::begin(&scene.state, false);
         let mut second = InProgress::begin(&scene.state, false);

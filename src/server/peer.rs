@@ -16,9 +16,9 @@ const OVERFLOW: u32 = 65_534;
 
 /// The client of a connection. Clones share what was found out.
 #[derive(Clone)]
-pub struct Peer(Arc<End>);
+pub struct Peer(Arc<PeerIdentity>);
 
-enum End {
+enum PeerIdentity {
     /// The client's address, the address that it connected to, and the user who owns the client's socket, once known.
     Tcp { from: SocketAddr, ours: SocketAddr, owner: OnceLock<u32> },
     /// The client's ids when it connected, and its supplementary groups, once known.
@@ -29,21 +29,21 @@ impl Peer {
     /// Describes a TCP client. `from`: the client's address, `ours`: the address that it connected to.
     #[must_use]
     pub fn tcp(from: SocketAddr, ours: SocketAddr) -> Self {
-        Self(Arc::new(End::Tcp { from, ours, owner: OnceLock::new() }))
+        Self(Arc::new(PeerIdentity::Tcp { from, ours, owner: OnceLock::new() }))
     }
 
     /// Describes the client of a Unix socket. `client`: the result of `SO_PEERCRED`.
     #[must_use]
     pub fn unix(client: Option<UCred>) -> Self {
-        Self(Arc::new(End::Unix { client, groups: OnceLock::new() }))
+        Self(Arc::new(PeerIdentity::Unix { client, groups: OnceLock::new() }))
     }
 
     /// The user id. It is known on Unix sockets, and over TCP once [`Self::is_user`] has found it out.
     #[must_use]
     pub fn uid(&self) -> Option<u32> {
         match &*self.0 {
-            End::Tcp { owner, .. } => owner.get().copied(),
-            End::Unix { client, .. } => client.map(|client| client.uid()),
+            PeerIdentity::Tcp { owner, .. } => owner.get().copied(),
+            PeerIdentity::Unix { client, .. } => client.map(|client| client.uid()),
         }
     }
 
@@ -51,8 +51,8 @@ impl Peer {
     #[must_use]
     pub fn pid(&self) -> Option<i32> {
         match &*self.0 {
-            End::Tcp { .. } => None,
-            End::Unix { client, .. } => client.and_then(|client| client.pid()),
+            PeerIdentity::Tcp { .. } => None,
+            PeerIdentity::Unix { client, .. } => client.and_then(|client| client.pid()),
         }
     }
 
@@ -60,8 +60,8 @@ impl Peer {
     #[must_use]
     pub fn is_local(&self) -> bool {
         match &*self.0 {
-            End::Tcp { from, .. } => from.ip().is_loopback(),
-            End::Unix { .. } => true,
+            PeerIdentity::Tcp { from, .. } => from.ip().is_loopback(),
+            PeerIdentity::Unix { .. } => true,
         }
     }
 
@@ -71,11 +71,11 @@ impl Peer {
     pub fn is_user(&self, uids: &[u32]) -> bool {
         let uid = match &*self.0 {
             // A failure is not kept, since descriptors can run out for a moment.
-            End::Tcp { from, ours, owner } => owner.get().copied().or_else(|| {
+            PeerIdentity::Tcp { from, ours, owner } => owner.get().copied().or_else(|| {
                 let uid = owner_of(*from, *ours)?;
                 Some(*owner.get_or_init(|| uid))
             }),
-            End::Unix { client, .. } => client.map(|client| client.uid()),
+            PeerIdentity::Unix { client, .. } => client.map(|client| client.uid()),
         };
         uid.is_some_and(|uid| uids.contains(&uid) && is_one_id(uid, "uid"))
     }
@@ -83,7 +83,7 @@ impl Peer {
     /// Whether the client is known to be in one of these groups. Always false over TCP: a socket has an owner, and no groups.
     #[must_use]
     pub fn is_in(&self, gids: &[u32]) -> bool {
-        let End::Unix { client: Some(client), groups } = &*self.0 else { return false };
+        let PeerIdentity::Unix { client: Some(client), groups } = &*self.0 else { return false };
         let is_listed = |gid: u32| gids.contains(&gid) && is_one_id(gid, "gid");
         if is_listed(client.gid()) {
             return true;

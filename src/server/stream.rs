@@ -71,13 +71,13 @@ impl ClientStream {
 pub(super) struct ClientIo {
     stream: ClientStream,
     state: Arc<ConnectionState>,
-    protocol: Protocol,
+    protocol: ClientProtocol,
     /// Bytes that were read, and not given to a parser yet.
     held: BytesMut,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Protocol {
+enum ClientProtocol {
     Unknown,
     Http1,
     Http2,
@@ -85,7 +85,7 @@ enum Protocol {
 
 impl ClientIo {
     pub(super) fn new(stream: ClientStream, state: Arc<ConnectionState>) -> Self {
-        Self { stream, state, protocol: Protocol::Unknown, held: BytesMut::new() }
+        Self { stream, state, protocol: ClientProtocol::Unknown, held: BytesMut::new() }
     }
 
     /// Reads until the protocol is known. If it is HTTP/2, the whole preface is held for the HTTP/2 connection that takes
@@ -96,22 +96,22 @@ impl ClientIo {
             ready!(self.stream.poll_read(cx, buffer))?;
             let read = &buffer.filled()[before..];
             if read.is_empty() {
-                self.protocol = Protocol::Http1;
+                self.protocol = ClientProtocol::Http1;
                 return self.give_held(buffer);
             }
             self.state.read_some();
             if self.held.is_empty() && !could_be_preface(read) {
-                self.protocol = Protocol::Http1;
+                self.protocol = ClientProtocol::Http1;
                 return Poll::Ready(Ok(()));
             }
             self.held.extend_from_slice(read);
             buffer.set_filled(before);
             if !could_be_preface(&self.held) {
-                self.protocol = Protocol::Http1;
+                self.protocol = ClientProtocol::Http1;
                 return self.give_held(buffer);
             }
             if self.held.len() >= PREFACE.len() {
-                self.protocol = Protocol::Http2;
+                self.protocol = ClientProtocol::Http2;
                 self.state.preface_came();
                 return Poll::Pending;
             }
@@ -139,7 +139,7 @@ fn could_be_preface(bytes: &[u8]) -> bool {
 impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.protocol == Protocol::Unknown {
+        if this.protocol == ClientProtocol::Unknown {
             return this.poll_first(cx, buffer);
         }
         if !this.held.is_empty() {
@@ -147,7 +147,7 @@ impl AsyncRead for ClientIo {
         }
         let before = buffer.filled().len();
         let polled = this.stream.poll_read(cx, buffer);
-        if this.protocol == Protocol::Http1 && buffer.filled().len() > before {
+        if this.protocol == ClientProtocol::Http1 && buffer.filled().len() > before {
             this.state.read_some();
         }
         polled

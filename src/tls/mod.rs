@@ -138,11 +138,11 @@ struct TlsState {
 /// The files of our own certificate, to notice a renewed one.
 struct Renewal {
     files: ClientCertificate,
-    seen: Mutex<Seen>,
+    seen: Mutex<FilesSeen>,
 }
 
 /// The state of the files when they were last read.
-struct Seen {
+struct FilesSeen {
     stamp: Stamp,
     /// Why they were not usable, if they were not; logged once.
     fault: Option<String>,
@@ -163,7 +163,7 @@ impl ClientTls {
         // The stamp is taken before the files are read, so a change in between is noticed at the next connection.
         let stamped = tls.client_certificate.as_ref().map(|files| (files.clone(), Stamp::of(files)));
         let identity = tls.client_certificate.as_ref().map(identity::read).transpose()?;
-        let renewal = stamped.map(|(files, stamp)| Renewal { files, seen: Mutex::new(Seen { stamp, fault: None }) });
+        let renewal = stamped.map(|(files, stamp)| Renewal { files, seen: Mutex::new(FilesSeen { stamp, fault: None }) });
         Self::of_roots(roots(tls)?, tls.min_version, identity, renewal)
     }
 

@@ -39,7 +39,7 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct QueueState {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<QueuedLines>,
     /// Bytes of the entries and of the one that is being written.
     bytes: usize,
     /// Lines dropped since the last report.
@@ -49,7 +49,7 @@ struct QueueState {
     ended: bool,
 }
 
-struct Entry {
+struct QueuedLines {
     text: Vec<u8>,
     lines: u64,
 }
@@ -90,7 +90,7 @@ impl Queue {
             self.dropped.fetch_add(lines, Ordering::Relaxed);
         } else {
             state.bytes += text.len();
-            state.entries.push_back(Entry { text: text.to_vec(), lines });
+            state.entries.push_back(QueuedLines { text: text.to_vec(), lines });
         }
         drop(state);
         // The thread is woken also when lines were dropped, to report them: a text may be too long for an empty queue.
@@ -116,46 +116,46 @@ impl Queue {
         let mut unflushed = false;
         loop {
             match self.next(unflushed) {
-                Work::Write(entry) => {
+                LogWork::Write(entry) => {
                     let outcome = writer.write_all(&entry.text);
                     self.settle(&entry, &outcome);
                     unflushed = true;
                 }
                 // A report that can't be written is lost; `dropped` still counts the lines.
-                Work::Report(lines) => unflushed = writer.write_all(&report(lines)).is_ok(),
-                Work::Flush => {
+                LogWork::Report(lines) => unflushed = writer.write_all(&report(lines)).is_ok(),
+                LogWork::Flush => {
                     // A failure can't be reported, and another attempt at once would spin.
                     let _ = writer.flush();
                     unflushed = false;
                 }
-                Work::End => return,
+                LogWork::End => return,
             }
         }
     }
 
     /// Waits for the log thread's next piece of work.
-    fn next(&self, unflushed: bool) -> Work {
+    fn next(&self, unflushed: bool) -> LogWork {
         let mut state = self.lock();
         loop {
             // The writer keeps up again once half of the queue is free. Without this, a slow writer would report after each line.
             let keeps_up = state.bytes <= self.capacity.bytes / 2 && state.entries.len() <= self.capacity.entries / 2;
             if state.unreported > 0 && keeps_up {
-                return Work::Report(mem::take(&mut state.unreported));
+                return LogWork::Report(mem::take(&mut state.unreported));
             }
             if let Some(entry) = state.entries.pop_front() {
-                return Work::Write(entry);
+                return LogWork::Write(entry);
             }
             if unflushed {
-                return Work::Flush;
+                return LogWork::Flush;
             }
             if state.closed {
-                return Work::End;
+                return LogWork::End;
             }
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn settle(&self, entry: &Entry, outcome: &io::Result<()>) {
+    fn settle(&self, entry: &QueuedLines, outcome: &io::Result<()>) {
         let mut state = self.lock();
         state.bytes -= entry.text.len();
         if outcome.is_err() {
@@ -170,8 +170,8 @@ impl Queue {
     }
 }
 
-enum Work {
-    Write(Entry),
+enum LogWork {
+    Write(QueuedLines),
     Report(u64),
     Flush,
     End,

@@ -37,7 +37,7 @@ pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSe
     }
     let unusable = |reason| TlsSetupError::Key { path: key.clone(), reason };
     let pem = read_wiped(key).map_err(|error| unreadable(KEY, key, &error))?;
-    let key = Wiped(private_key(&pem).map_err(unusable)?);
+    let key = WipedKey(private_key(&pem).map_err(unusable)?);
     let signing = any_supported_type(&key.0).map_err(|_| unusable(KeyFault::Unsupported))?;
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {
@@ -53,7 +53,7 @@ pub enum KeyFault {
     /// The file holds no PEM block of a key.
     #[error("it must hold a `-----BEGIN PRIVATE KEY-----` block (or RSA, or EC)")]
     Missing,
-    /// The key needs a passphrase, and nobody is there to enter it.
+    /// The key needs a passphrase, which the daemon can't ask for.
     #[error("it is encrypted: store it without a passphrase, readable by this user alone")]
     Encrypted,
     /// The block is not what its first line says, or a kind of key that TLS does not use.
@@ -65,9 +65,9 @@ pub enum KeyFault {
 }
 
 /// A key that is wiped on drop, which the library's type is not.
-struct Wiped(PrivateKeyDer<'static>);
+struct WipedKey(PrivateKeyDer<'static>);
 
-impl Drop for Wiped {
+impl Drop for WipedKey {
     fn drop(&mut self) {
         zeroize::Zeroize::zeroize(&mut self.0);
     }

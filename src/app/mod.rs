@@ -81,7 +81,7 @@ impl App {
         let bind = |address| telemetry::TelemetryListener::bind(address).map_err(StartError::Telemetry);
         let telemetry = config.telemetry_listen.map(bind).transpose()?.flatten();
         let control = control::ControlListener::open(&config).map_err(StartError::Control)?;
-        let metrics = Metrics::new(workers(&config), proxy::vocabulary());
+        let metrics = proxy::metrics(workers(&config));
         Ok(Self {
             config,
             tls,

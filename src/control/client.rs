@@ -4,6 +4,7 @@
 
 use std::{io, time::Duration};
 
+use http::Method;
 use thiserror::Error;
 
 use super::{
@@ -34,8 +35,8 @@ pub enum ControlRequest<'a> {
 }
 
 impl ControlRequest<'_> {
-    fn method(self) -> &'static str {
-        if self == Self::Status { "GET" } else { "POST" }
+    fn method(self) -> Method {
+        if self == Self::Status { Method::GET } else { Method::POST }
     }
 
     fn target(self) -> String {
@@ -117,7 +118,7 @@ pub fn send(socket: Setting<ControlSocket>, request: ControlRequest<'_>) -> Resu
         ControlSocket::Path(path) => ControlSocketPath { path, reason: PathReason::Configured(socket.origin) },
         ControlSocket::Default(directories) => socket_path::for_client(&directories).ok_or(ControlError::NoDefaultPath)?,
     };
-    let answer = local_http::ask(
+    let answer = local_http::request(
         &local_http::LocalEndpoint::Unix(socket.path.clone()),
         request.method(),
         &request.target(),

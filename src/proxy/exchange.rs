@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock,
     logging::AccessLine,
-    metrics::{Ended, Meter},
+    metrics::{Ended, Label as _, Meter, label},
     server::Peer,
 };
 
@@ -55,25 +55,17 @@ enum Ending {
     Cut(Cut),
 }
 
-/// Why an answer is shorter than upstream meant it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
-    /// Upstream broke off.
-    UpstreamClosed,
-    /// Upstream said nothing for too long.
-    UpstreamSilent,
-    /// The client hung up.
-    ClientClosed,
-    /// Nobody said anything for too long, in a tunnel.
-    Silent,
-}
-
-impl Cut {
-    /// In the order of the variants.
-    pub(super) const WORDS: [&str; 4] = ["upstream_closed", "upstream_silent", "client_closed", "silent"];
-
-    fn as_str(self) -> &'static str {
-        Self::WORDS[self as usize]
+label! {
+    /// Why an answer is shorter than upstream meant it.
+    pub(super) enum Cut {
+        /// Upstream broke off.
+        UpstreamClosed = "upstream_closed",
+        /// Upstream said nothing for too long.
+        UpstreamSilent = "upstream_silent",
+        /// The client hung up.
+        ClientClosed = "client_closed",
+        /// Nobody said anything for too long, in a tunnel.
+        Silent = "silent",
     }
 }
 
@@ -203,14 +195,7 @@ impl Drop for Exchange {
         let route = &self.route;
         let api = if self.is_of_no_api() { "" } else { &*route.api.name };
         let duration = self.started.elapsed();
-        self.meter().ended(&Ended {
-            method: &self.method,
-            status,
-            code: code.map(|code| code as usize),
-            cut: cut.map(|cut| cut as usize),
-            duration,
-            first_byte: self.first_byte,
-        });
+        self.meter().ended(&Ended { method: &self.method, status, code, cut, duration, first_byte: self.first_byte });
         route.worker.log(&AccessLine {
             api,
             listener: &route.listener,

@@ -22,6 +22,7 @@ mod upload;
 mod upstream_time;
 
 use std::{
+    num::NonZeroUsize,
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
@@ -48,7 +49,7 @@ use crate::{
     config::Timeouts,
     deadline::{Deadline, Deadlines},
     logging::{AccessLine, AccessWriter},
-    metrics::{Meter, Retry, Vocabulary},
+    metrics::{Meter, Metrics, Retry},
     path::Words,
     server::Peer,
     upstream::{Cause, ResponseBody, Reuse, SendError, Upstream},
@@ -152,10 +153,10 @@ fn with_document(response: Response<Bytes>, exchange: Option<Exchange>) -> Respo
     response.map(|document| ToClient::Problem { document: Some(document), exchange })
 }
 
-/// The words of ours that requests are counted by.
+/// Makes the metrics of a daemon, which count requests by this module's codes and cuts.
 #[must_use]
-pub fn vocabulary() -> Vocabulary {
-    Vocabulary { codes: Code::ALL.iter().map(|code| code.counted_as()).collect(), cuts: exchange::Cut::WORDS.to_vec() }
+pub fn metrics(workers: NonZeroUsize) -> Arc<Metrics> {
+    Metrics::new::<Code, exchange::Cut>(workers)
 }
 
 /// What stays the same whenever the request is sent.

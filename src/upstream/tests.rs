@@ -2,6 +2,7 @@
 //! for the connector's time-out would pass at once.
 
 use std::{
+    convert::Infallible,
     net::Ipv4Addr,
     num::NonZeroUsize,
     sync::{
@@ -21,14 +22,14 @@ use tokio::{
 use super::*;
 use crate::{
     config::{Egress, Origin, Scheme},
-    metrics::{ApiMetrics, Metrics, Vocabulary},
+    metrics::{ApiMetrics, Metrics},
     tls::ClientTls,
 };
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, lines: 100 };
 
 fn counts() -> Arc<ApiMetrics> {
-    Metrics::new(NonZeroUsize::MIN, Vocabulary::default()).api("emr")
+    Metrics::new::<Infallible, Infallible>(NonZeroUsize::MIN).api("emr")
 }
 
 struct Fixture {

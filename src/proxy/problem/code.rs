@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use crate::metrics::{CodeWord, RefusalReason};
+use crate::metrics::{Label, ProblemLabel, RefusalScope};
 
 /// Makes the enum and its texts of one list, so that no code can lack one.
 macro_rules! codes {
@@ -54,12 +54,27 @@ macro_rules! codes {
     };
 }
 
-impl Code {
-    /// What metrics have to know of it; its place among [`Self::ALL`] is its value.
-    pub(in crate::proxy) const fn counted_as(self) -> CodeWord {
+impl Label for Code {
+    const ALL: &'static [Self] = Self::ALL;
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn as_str(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+impl ProblemLabel for Code {
+    fn status(self) -> u16 {
+        self.status().as_u16()
+    }
+
+    fn refused(self) -> Option<RefusalScope> {
         // There is no `_`, so that a new refusal can't stay uncounted.
-        let refusal = match self {
-            Self::NoApi => Some(RefusalReason::OfNone),
+        match self {
+            Self::NoApi => Some(RefusalScope::NoApi),
             Self::BadHost
             | Self::BadTarget
             | Self::BadFraming
@@ -71,7 +86,7 @@ impl Code {
             | Self::CallerNotAllowed
             | Self::LoginPath
             | Self::NotCanonical
-            | Self::NotAllowed => Some(RefusalReason::OfApi),
+            | Self::NotAllowed => Some(RefusalScope::Api),
             Self::LoggedOut
             | Self::TokenPending
             | Self::LoginFailing
@@ -93,10 +108,11 @@ impl Code {
             | Self::RequestBodyFailed
             | Self::RequestBodyTimeout
             | Self::Internal => None,
-        };
-        CodeWord { word: self.as_str(), status: self.status().as_u16(), refusal }
+        }
     }
+}
 
+impl Code {
     /// Whether what follows on the connection could be the rest of this request's body.
     #[must_use]
     pub const fn ends_the_connection(self) -> bool {

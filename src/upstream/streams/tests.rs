@@ -1,6 +1,6 @@
 //! Who gets a stream, who connects, and who waits. The server is h2's, on plain TCP.
 
-use std::{net::Ipv4Addr, num::NonZeroUsize};
+use std::{convert::Infallible, net::Ipv4Addr, num::NonZeroUsize};
 
 use bytes::Bytes;
 use h2::server;
@@ -15,7 +15,7 @@ use tokio::{
 use super::*;
 use crate::{
     connect::{ConnectError, Connection},
-    metrics::{ApiMetrics, Metrics, Vocabulary},
+    metrics::{ApiMetrics, Metrics},
     upstream::{Cause, HeadLimits, Sent, h2 as exchange},
     upstream_io,
 };
@@ -54,7 +54,7 @@ async fn connection(mut tcp: TcpStream, streams: Option<u32>) {
 
 impl Server {
     fn at(port: u16) -> Self {
-        Self { port, counts: Metrics::new(NonZeroUsize::MIN, Vocabulary::default()).api("emr") }
+        Self { port, counts: Metrics::new::<Infallible, Infallible>(NonZeroUsize::MIN).api("emr") }
     }
 
     async fn connect(&self) -> (Http2Handle, Http2Driver) {

@@ -8,12 +8,12 @@ fn config() -> Config {
     Config { login_paths: LoginPaths::new(["/auth", "/auth/login", "/v2/token"]), ..fixture::config() }
 }
 
-/// Somebody whom the kernel does not know.
+/// A caller whom the kernel does not know.
 fn nobody() -> Peer {
     Peer::unix(None)
 }
 
-/// A request as clients send it, changed line by line into what a test is about.
+/// A request as clients send it, which each test changes where it matters.
 #[derive(Clone)]
 struct Request {
     api: fn(&mut Api),
@@ -115,7 +115,7 @@ fn a_target_is_sent_byte_for_byte_without_its_fragment() {
     }
 }
 
-/// As HTTP/2 requests come: the authority in the target, no `Host`.
+/// A request over HTTP/2: the authority is in the target, and there is no `Host`.
 fn get2(target: &str) -> Request {
     get(target).in_version(Version::HTTP_2).without_host()
 }

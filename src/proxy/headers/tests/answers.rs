@@ -78,7 +78,7 @@ fn leads(upstream: &str, prefix: Option<&str>, location: &str, expected: &str) {
     api.prefix = prefix.map(|prefix| Prefix::parse(prefix).unwrap());
     let (scheme, rest) = upstream.split_once("://").unwrap();
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let authority = Authority::parse(authority.as_bytes()).unwrap();
+    let authority = HostAndPort::parse(authority.as_bytes()).unwrap();
     let scheme = if scheme == "https" { Scheme::Https } else { Scheme::Http };
     api.upstream = Upstream {
         origin: Origin {
@@ -174,7 +174,7 @@ fn only_location_is_rewritten() {
 #[test]
 fn an_authority_is_a_host_and_perhaps_a_port() {
     let parse = |text: &'static str| {
-        Authority::parse(text.as_bytes())
+        HostAndPort::parse(text.as_bytes())
             .map(|authority| (std::str::from_utf8(authority.host).unwrap(), authority.bracketed, authority.port))
     };
     for (text, expected) in [

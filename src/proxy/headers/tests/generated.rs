@@ -70,7 +70,7 @@ proptest! {
             head.iter().filter(|(name, _)| folded(name) == wanted).map(|(_, value)| value.clone()).collect()
         };
         prop_assert_eq!(values("authorization"), [TOKEN.clone()]);
-        prop_assert_eq!(values("organization"), [TENANT.clone()]);
+        prop_assert_eq!(values("organization"), [ORGANIZATION_VALUE.clone()]);
         prop_assert_eq!(values("host"), ["api.example.com"]);
         prop_assert_eq!(values("x-plan"), ["gold"]);
         let length = match framing { Framing::Length(length) => vec![length.to_string()], _ => vec![] };

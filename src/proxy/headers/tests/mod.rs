@@ -72,8 +72,8 @@ fn lines(map: &HeaderMap) -> Vec<(&str, &str)> {
 }
 
 static TOKEN: HeaderValue = HeaderValue::from_static("Bearer ours");
-static TENANT: HeaderValue = HeaderValue::from_static("acme");
-static OURS: Credentials<'static> = Credentials { authorization: Some(&TOKEN), organization: &TENANT };
+static ORGANIZATION_VALUE: HeaderValue = HeaderValue::from_static("acme");
+static OURS: AccountFields<'static> = AccountFields { authorization: Some(&TOKEN), organization: &ORGANIZATION_VALUE };
 
 #[track_caller]
 fn forwards(api: &Api, client: &[(&str, &str)], framing: Framing, expected: &[(&str, &str)]) {
@@ -147,7 +147,7 @@ fn nothing_names_the_proxy_to_the_upstream() {
 
 #[test]
 fn an_account_without_log_in_sends_its_organization_only() {
-    let ours = Credentials { authorization: None, organization: &TENANT };
+    let ours = AccountFields { authorization: None, organization: &ORGANIZATION_VALUE };
     let head = to_upstream(&rules(&api()), &map(&[("authorization", "Bearer theirs")]), Version::HTTP_11, ours, Framing::None);
     assert_eq!(lines(&head), [("host", "api.example.com"), ("organization", "acme")]);
 }
@@ -156,7 +156,7 @@ fn an_account_without_log_in_sends_its_organization_only() {
 fn a_secret_stays_marked_as_one() {
     let mut token = TOKEN.clone();
     token.set_sensitive(true);
-    let ours = Credentials { authorization: Some(&token), organization: &TENANT };
+    let ours = AccountFields { authorization: Some(&token), organization: &ORGANIZATION_VALUE };
     assert!(to_upstream(&rules(&api()), &HeaderMap::new(), Version::HTTP_11, ours, Framing::None)[AUTHORIZATION].is_sensitive());
 }
 

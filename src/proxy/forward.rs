@@ -150,14 +150,12 @@ impl<'a> Forwarding<'a> {
 
     async fn bearer(&mut self) -> Result<Arc<Bearer>, ProxyError> {
         let Route { api, worker, .. } = self.route;
-        match api.account.bearer(worker.clock.now().moment) {
-            Some(bearer) => Ok(bearer),
-            // Boxed, as all that is rare: it takes no memory in each request's future.
-            None => {
-                let bearer = self.exchange.time.wait(Box::pin(api.account.wait_for_bearer()).as_mut()).await;
-                bearer.map_err(ProxyError::NoBearer)
-            }
+        if let Some(bearer) = api.account.bearer(worker.clock.now().moment) {
+            return Ok(bearer);
         }
+        // Boxed, as all that is rare: it takes no memory in each request's future.
+        let bearer = self.exchange.time.wait(Box::pin(api.account.wait_for_bearer()).as_mut()).await;
+        bearer.map_err(ProxyError::NoBearer)
     }
 
     /// Makes one attempt. The bearer is dropped with the head: a long upload must not keep an old token in memory.

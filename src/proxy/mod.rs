@@ -1,9 +1,9 @@
 //! The life of one request: admitted, given a bearer, sent, perhaps sent again, answered.
 //!
-//! `forward` tells it from top to bottom. Everything that decides is pure and stands in its own file. Guarantees: no client
-//! gets a token, and no request goes out more than three times.
+//! The file `forward` tells it from top to bottom. What decides is pure and stands in files of its own. Guarantees: a client
+//! gets the token neither in the head nor in the trailers of an answer; no request is sent more than three times.
 //!
-//! Files, each using only those before it: `headers` (pure), `required` (the value of `require_header`), `admit` (pure),
+//! Files, each using only those before it: `headers` (pure), `required` (a header that each request must have), `admit` (pure),
 //! `problem` (our error answers; pure), `retry` (pure), `upload` (the request's body), `api` (what a worker has of an API),
 //! `exchange` (the record of a request), `download` (the answer's body), `tunnel`, `forward`, `router`, `internal` (for
 //! fuzzing).

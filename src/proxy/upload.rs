@@ -1,6 +1,6 @@
 //! A request's body on its way to upstream: streamed as it comes, and kept while it is small, so that it can be sent again.
 //!
-//! Guarantees: [`UploadState`] alone decides when the body has ended; `upstream` and `server` ask by `is_end_stream`. Keeping
+//! Guarantees: [`UploadState`] alone decides when the body has ended; `upstream` asks by `is_end_stream`. Keeping
 //! never delays a frame and never holds more than the limit; a frame that was kept is the same allocation that was sent; at
 //! most one attempt reads the client; no trailer passes that the sidecar owns.
 

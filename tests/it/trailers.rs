@@ -169,6 +169,7 @@ fn an_answer_that_ends_with_trailers_is_whole_and_its_connection_is_used_again()
         assert_eq!(client.send(&request).trailers.len(), 1);
     }
     assert_eq!(simulator.control().counts().connections, before);
-    let cuts: Vec<_> = sidecar.wait_for_access_lines(4).iter().map(|line| line["cut"].clone()).collect();
-    assert_eq!(cuts, vec![Value::Null; 4]);
+    // Becoming ready took a request, too.
+    let lines = sidecar.wait_for_access_lines(5);
+    assert!(lines.iter().all(|line| line["cut"].is_null()), "{lines:?}");
 }

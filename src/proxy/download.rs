@@ -71,20 +71,14 @@ impl Download {
         body: ResponseBody<ToUpstream>,
         idle: Duration,
         deadline: Deadline,
-        exchange: Exchange,
+        mut exchange: Exchange,
     ) -> Self {
         deadline.disarm();
-        let length_only = head.status == StatusCode::NOT_MODIFIED && head.headers.contains_key(CONTENT_LENGTH);
-        let mut download = Self { body, deadline, idle, waiting: false, length_only, broken: false, exchange };
-        download.complete_at_end();
-        download
-    }
-
-    /// Upstream's body knows whether it has ended.
-    fn complete_at_end(&mut self) {
-        if self.body.is_end_stream() {
-            self.exchange.complete();
+        if body.is_end_stream() {
+            exchange.complete();
         }
+        let length_only = head.status == StatusCode::NOT_MODIFIED && head.headers.contains_key(CONTENT_LENGTH);
+        Self { body, deadline, idle, waiting: false, length_only, broken: false, exchange }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -104,7 +98,9 @@ impl Download {
             self.waiting = false;
             self.deadline.disarm();
         }
-        self.complete_at_end();
+        if self.body.is_end_stream() {
+            self.exchange.complete();
+        }
         match polled {
             None => Poll::Ready(None),
             Some(Err(_)) => {

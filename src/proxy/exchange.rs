@@ -3,7 +3,7 @@
 //! Guarantees: however an exchange ends, also when the client hangs up or a panic unwinds, one line is written, the exchange is
 //! counted once, and its request permit is released.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Uri, Version, header::HeaderValue, request};
 use tokio::time::Instant;
@@ -33,8 +33,6 @@ pub(super) struct Exchange {
     peer: Peer,
     request_id: RequestId,
     started: Instant,
-    /// What is spent in waiting for the account and the upstream.
-    pub(super) time: UpstreamTime,
     first_byte: Option<Duration>,
     status: Option<u16>,
     code: Option<Code>,
@@ -92,7 +90,6 @@ impl Exchange {
             peer,
             request_id: RequestId::of(&head.headers, || route.worker.random_id()),
             started: clock::instant(),
-            time: UpstreamTime::default(),
             first_byte: None,
             status: None,
             code: None,
@@ -139,10 +136,10 @@ impl Exchange {
         self.request_id.as_str()
     }
 
-    /// The upstream's answer has begun.
-    pub(super) fn answered(&mut self, status: u16) {
+    /// The upstream's answer has begun, `at` this time.
+    pub(super) fn answered(&mut self, status: u16, at: Option<Instant>) {
         self.status = Some(status);
-        self.first_byte = self.time.answered.map(|at| at - self.started);
+        self.first_byte = at.map(|at| at - self.started);
     }
 
     /// The answer is a problem of ours.
@@ -151,10 +148,10 @@ impl Exchange {
         self.code = Some(code);
     }
 
-    /// The answer's head is about to go to the client. The time since the request's head that was not spent in waiting is
-    /// the sidecar's own overhead.
-    pub(super) fn head_is_ready(&self) {
-        self.meter().spent(self.started.elapsed().saturating_sub(self.time.total));
+    /// The answer's head is about to go to the client. The time since the request's head, without the time `waited` for the
+    /// account and the upstream, is the sidecar's own overhead.
+    pub(super) fn head_is_ready(&self, waited: Duration) {
+        self.meter().spent(self.started.elapsed().saturating_sub(waited));
     }
 
     /// This many bytes have gone through a tunnel so far, from the client and to it.
@@ -240,59 +237,6 @@ impl Drop for Exchange {
     }
 }
 
-/// Time that a request spends in waiting for the account and the upstream; the rest of its time is the sidecar's own
-/// overhead. A request that is sent again adds up. A request that gets its bearer and connection at once reads the clock
-/// twice: when it is sent, and when the answer's head is there.
-#[derive(Default)]
-pub(super) struct UpstreamTime {
-    total: Duration,
-    sent: Option<Instant>,
-    answered: Option<Instant>,
-}
-
-impl UpstreamTime {
-    /// Waits for `future`, and adds the time that it takes. A future that is ready at once adds nothing and reads no clock.
-    pub(super) async fn wait<F: Future>(&mut self, mut future: Pin<&mut F>) -> F::Output {
-        let mut since = None;
-        let output = std::future::poll_fn(|cx| {
-            let polled = future.as_mut().poll(cx);
-            if polled.is_pending() {
-                since.get_or_insert_with(clock::instant);
-            }
-            polled
-        })
-        .await;
-        if let Some(since) = since {
-            self.total += since.elapsed();
-        }
-        output
-    }
-
-    /// The request needs a connection, perhaps once more.
-    pub(super) fn begin_attempt(&mut self) {
-        self.sent = None;
-    }
-
-    /// The request has its connection and goes out now.
-    pub(super) fn send(&mut self) -> Instant {
-        let now = clock::instant();
-        self.sent = Some(now);
-        now
-    }
-
-    /// The upstream has answered, or it won't.
-    pub(super) fn end(&mut self) {
-        let now = clock::instant();
-        self.answered = Some(now);
-        self.total += self.sent.map_or(Duration::ZERO, |sent| now - sent);
-    }
-
-    /// When the present attempt got its connection.
-    pub(super) fn sent(&self) -> Option<Instant> {
-        self.sent
-    }
-}
-
 /// The id that connects a log line, a problem and the client's own records.
 enum RequestId {
     /// It is well-formed, so it is ASCII.
@@ -325,31 +269,7 @@ fn hex(bits: u64) -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-
-    use tokio::time::sleep;
-
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn time_that_others_take_adds_up_and_what_is_ready_at_once_takes_none() {
-        let mut time = UpstreamTime::default();
-        assert_eq!(time.wait(pin!(async { 7 })).await, 7);
-        assert_eq!((time.total, time.sent, time.answered), (Duration::ZERO, None, None));
-        time.wait(pin!(sleep(Duration::from_secs(3)))).await;
-        // Nobody waits now: this is the sidecar's own time.
-        tokio::time::advance(Duration::from_secs(100)).await;
-        for _ in 0..2 {
-            let sent = time.send();
-            tokio::time::advance(Duration::from_secs(5)).await;
-            time.end();
-            assert_eq!(time.answered, Some(sent + Duration::from_secs(5)));
-            tokio::time::advance(Duration::from_secs(100)).await;
-        }
-        // Tokio's timers have a resolution of a millisecond.
-        let over = time.total.saturating_sub(Duration::from_secs(13));
-        assert!(time.total >= Duration::from_secs(13) && over <= Duration::from_millis(1), "{:?}", time.total);
-    }
 
     #[test]
     fn our_request_ids_are_sixteen_hex_digits() {

@@ -16,10 +16,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header::CONTENT_LENGTH, request};
 use http_body::Body;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::time::Instant;
 
 use super::{
     admit::Admitted,
-    api::Route,
+    api::{Api, Route},
     download::{self, Download, ToClient},
     exchange::Exchange,
     headers::{self, AccountFields, Framing},
@@ -79,9 +80,10 @@ struct Forwarding<'a> {
     head: &'a request::Parts,
     framing: Framing,
     websocket: bool,
-    /// The record of the request. It holds the body and the time spent in waiting.
+    /// The record of the request, which holds its body.
     exchange: Exchange,
     deadline: Deadline,
+    time: UpstreamTime,
 }
 
 impl<'a> Forwarding<'a> {
@@ -92,7 +94,8 @@ impl<'a> Forwarding<'a> {
         if !body.is_end_stream() {
             exchange.set_upload(Upload::new(body, Arc::clone(&route.api.rules), route.api.replay_buffer));
         }
-        Self { route, head, framing, websocket, exchange, deadline: route.worker.deadlines.deadline() }
+        let (deadline, time) = (route.worker.deadlines.deadline(), UpstreamTime::default());
+        Self { route, head, framing, websocket, exchange, deadline, time }
     }
 
     /// Sends the request, and sends it again where that is safe or where its bearer was refused.
@@ -116,7 +119,7 @@ impl<'a> Forwarding<'a> {
                     }
                     // A server that rejects a request may close the connection, so a request with a body takes another one.
                     if self.exchange.upload().is_none() {
-                        self.exchange.time.wait(Box::pin(drain_for_reuse(answer, &self.deadline)).as_mut()).await;
+                        self.time.wait(Box::pin(drain_for_reuse(answer, &self.deadline)).as_mut()).await;
                     }
                     api.meter.retried(Retry::Bearer);
                     replaced_bearer = true;
@@ -132,7 +135,7 @@ impl<'a> Forwarding<'a> {
                         return Err(error);
                     }
                     api.meter.retried(Retry::Connection);
-                    reuse = Reuse::OpenedAfter(self.exchange.time.sent().unwrap_or_else(clock::instant));
+                    reuse = Reuse::OpenedAfter(self.time.sent().unwrap_or_else(clock::instant));
                     bearer = self.bearer().await?;
                 }
             }
@@ -154,20 +157,20 @@ impl<'a> Forwarding<'a> {
             return Ok(bearer);
         }
         // Boxed, as all that is rare: it takes no memory in each request's future.
-        let bearer = self.exchange.time.wait(Box::pin(api.account.wait_for_bearer()).as_mut()).await;
+        let bearer = self.time.wait(Box::pin(api.account.wait_for_bearer()).as_mut()).await;
         bearer.map_err(ProxyError::NoBearer)
     }
 
     /// Makes one attempt. The bearer is dropped with the head: a long upload must not keep an old token in memory.
     async fn send(&mut self, admitted: &Admitted, bearer: Arc<Bearer>, reuse: Reuse) -> Result<UpstreamResponse, ProxyError> {
         let upstream = &self.route.api.upstream;
-        let time = &mut self.exchange.time;
+        let time = &mut self.time;
         time.begin_attempt();
         let lease =
             if self.websocket { None } else { Some(time.wait(pin!(upstream.lease(reuse))).await.map_err(ProxyError::Upstream)?) };
         let request = self.request(admitted, &bearer)?;
         drop(bearer);
-        let sent = self.exchange.time.send();
+        let sent = self.time.send();
         self.deadline.arm_at(sent + self.first_limit());
         let mut sending = pin!(async {
             match lease {
@@ -187,7 +190,7 @@ impl<'a> Forwarding<'a> {
             Poll::Pending
         })
         .await;
-        self.exchange.time.end();
+        self.time.end();
         outcome
     }
 
@@ -249,12 +252,12 @@ impl<'a> Forwarding<'a> {
         let account = &self.route.api.account;
         match retry_budget.after_unauthorized(self.replay()) {
             AfterUnauthorized::FreshBearer => {
-                let newer = self.exchange.time.wait(Box::pin(account.replace(refused)).as_mut()).await?;
+                let newer = self.time.wait(Box::pin(account.replace(refused)).as_mut()).await?;
                 // While we waited, the client may have sent more than is kept.
                 (self.replay() == Replay::Possible).then_some(newer)
             }
             AfterUnauthorized::PassOn => {
-                self.exchange.time.wait(Box::pin(account.unauthorized(refused)).as_mut()).await;
+                self.time.wait(Box::pin(account.unauthorized(refused)).as_mut()).await;
                 None
             }
         }
@@ -272,18 +275,16 @@ impl<'a> Forwarding<'a> {
     }
 
     /// Passes the upstream's answer on. `upgrade`: the client's side of a tunnel, if it asked for one.
-    fn pass_on(mut self, answer: UpstreamResponse, upgrade: Option<OnUpgrade>) -> Response<ToClient> {
-        let Route { api, .. } = self.route;
+    fn pass_on(self, answer: UpstreamResponse, upgrade: Option<OnUpgrade>) -> Response<ToClient> {
+        let Self { route: Route { api, .. }, mut exchange, deadline, time, .. } = self;
         api.reachability.reached(&api.name);
-        self.exchange.answered(answer.status().as_u16());
-        match upgrade {
-            Some(client) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => self.begin_tunnel(answer, client),
-            _ => self.begin_download(answer),
+        exchange.answered(answer.status().as_u16(), time.answered);
+        if let Some(client) = upgrade
+            && answer.status() == StatusCode::SWITCHING_PROTOCOLS
+        {
+            exchange.head_is_ready(time.total);
+            return begin_tunnel(api, answer, client, exchange, deadline);
         }
-    }
-
-    fn begin_download(self, answer: UpstreamResponse) -> Response<ToClient> {
-        let Self { route: Route { api, .. }, exchange, deadline, .. } = self;
         let (mut head, body) = answer.into_parts();
         // The length of what was not modified: over HTTP/2 some clients wait for it, though the stream has ended.
         let misread = head.status == StatusCode::NOT_MODIFIED && exchange.version() == Version::HTTP_2;
@@ -292,37 +293,40 @@ impl<'a> Forwarding<'a> {
         head.version = Version::HTTP_11;
         let event_stream = download::is_event_stream(&head.headers);
         let idle = if event_stream { api.timeouts.stream_idle } else { api.timeouts.body_idle };
-        exchange.head_is_ready();
+        exchange.head_is_ready(time.total);
         let download = Download::new(&head, body, idle, deadline, exchange);
         Response::from_parts(head, ToClient::Download(download))
     }
 
-    /// The upstream has agreed to a tunnel: what follows is not HTTP.
-    fn begin_tunnel(self, mut answer: UpstreamResponse, client: OnUpgrade) -> Response<ToClient> {
-        let Self { route: Route { api, .. }, exchange, deadline, .. } = self;
-        let upstream = hyper::upgrade::on(&mut answer);
-        let (mut head, answer) = answer.into_parts();
-        head.headers = headers::to_client(&api.rules, head.headers, false);
-        api.hide_token(&mut head);
-        headers::upgrade_to_websocket(&mut head.headers);
-        let idle = api.timeouts.stream_idle;
-        exchange.head_is_ready();
-        // The drain waits for the task, since it waits until the client's connection is closed.
-        tokio::spawn(Tunnel { client, upstream, deadline, idle, exchange, answer }.run());
-        Response::from_parts(head, ToClient::Empty)
-    }
-
     /// Answers with a problem of ours.
     fn fail(self, error: ProxyError) -> Response<ToClient> {
-        let Self { route: Route { api, .. }, head, mut exchange, .. } = self;
+        let Self { route: Route { api, .. }, head, mut exchange, time, .. } = self;
         if let ProxyError::Upstream(SendError { cause: Cause::Connect(cause), .. }) = error {
             api.reachability.failed(&api.name, error.code(), cause);
         }
         let response = problem::response(&error, head.version, exchange.request_id());
         exchange.failed(response.status().as_u16(), error.code());
-        exchange.head_is_ready();
+        exchange.head_is_ready(time.total);
         response.map(|document| ToClient::problem(document, exchange, head.method == Method::HEAD))
     }
+}
+
+/// Begins a tunnel, to which the upstream has agreed: what follows is not HTTP.
+fn begin_tunnel(
+    api: &Api,
+    mut answer: UpstreamResponse,
+    client: OnUpgrade,
+    exchange: Exchange,
+    deadline: Deadline,
+) -> Response<ToClient> {
+    let upstream = hyper::upgrade::on(&mut answer);
+    let (mut head, answer) = answer.into_parts();
+    head.headers = headers::to_client(&api.rules, head.headers, false);
+    api.hide_token(&mut head);
+    headers::upgrade_to_websocket(&mut head.headers);
+    // The drain waits for the task, since it waits until the client's connection is closed.
+    tokio::spawn(Tunnel { client, upstream, deadline, idle: api.timeouts.stream_idle, exchange, answer }.run());
+    Response::from_parts(head, ToClient::Empty)
 }
 
 /// Reads an answer that nobody gets, so that its connection serves again: after a revocation many requests are sent once
@@ -355,9 +359,84 @@ fn framing(headers: &HeaderMap, body: &Incoming) -> Framing {
     body.size_hint().exact().map_or(Framing::Chunked, Framing::Length)
 }
 
+/// Time that a request spends in waiting for the account and the upstream; the rest of its time is the sidecar's own
+/// overhead. A request that is sent again adds up. A request that gets its bearer and connection at once reads the clock
+/// twice: when it is sent, and when the answer's head is there.
+#[derive(Default)]
+struct UpstreamTime {
+    total: Duration,
+    sent: Option<Instant>,
+    answered: Option<Instant>,
+}
+
+impl UpstreamTime {
+    /// Waits for `future`, and adds the time that it takes. A future that is ready at once adds nothing and reads no clock.
+    async fn wait<F: Future>(&mut self, mut future: Pin<&mut F>) -> F::Output {
+        let mut since = None;
+        let output = std::future::poll_fn(|cx| {
+            let polled = future.as_mut().poll(cx);
+            if polled.is_pending() {
+                since.get_or_insert_with(clock::instant);
+            }
+            polled
+        })
+        .await;
+        if let Some(since) = since {
+            self.total += since.elapsed();
+        }
+        output
+    }
+
+    /// The request needs a connection, perhaps once more.
+    fn begin_attempt(&mut self) {
+        self.sent = None;
+    }
+
+    /// The request has its connection and goes out now.
+    fn send(&mut self) -> Instant {
+        let now = clock::instant();
+        self.sent = Some(now);
+        now
+    }
+
+    /// The upstream has answered, or it won't.
+    fn end(&mut self) {
+        let now = clock::instant();
+        self.answered = Some(now);
+        self.total += self.sent.map_or(Duration::ZERO, |sent| now - sent);
+    }
+
+    /// When the present attempt got its connection.
+    fn sent(&self) -> Option<Instant> {
+        self.sent
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_others_take_adds_up_and_what_is_ready_at_once_takes_none() {
+        let mut time = UpstreamTime::default();
+        assert_eq!(time.wait(pin!(async { 7 })).await, 7);
+        assert_eq!((time.total, time.sent, time.answered), (Duration::ZERO, None, None));
+        time.wait(pin!(sleep(Duration::from_secs(3)))).await;
+        // The request does not wait now: this is the sidecar's own time.
+        tokio::time::advance(Duration::from_secs(100)).await;
+        for _ in 0..2 {
+            let sent = time.send();
+            tokio::time::advance(Duration::from_secs(5)).await;
+            time.end();
+            assert_eq!(time.answered, Some(sent + Duration::from_secs(5)));
+            tokio::time::advance(Duration::from_secs(100)).await;
+        }
+        // Tokio's timers have a resolution of a millisecond.
+        let over = time.total.saturating_sub(Duration::from_secs(13));
+        assert!(time.total >= Duration::from_secs(13) && over <= Duration::from_millis(1), "{:?}", time.total);
+    }
 
     #[test]
     fn only_an_idempotent_request_takes_a_connection_that_idled_for_more_than_four_seconds() {

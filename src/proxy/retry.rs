@@ -154,7 +154,8 @@ mod tests {
     ];
 
     fn after(method: &Method, key: IdempotencyKey, replay: Replay, cause: Cause, sent: Sent) -> AfterFailure {
-        RetryBudget::FULL.after_failure(&FailedSend { method, key, replay, error: SendError { cause, sent } })
+        let mut retry_budget = RetryBudget::FULL;
+        retry_budget.after_failure(&FailedSend { method, key, replay, error: SendError { cause, sent } })
     }
 
     #[test]

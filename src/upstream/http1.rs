@@ -84,7 +84,7 @@ where
 {
     /// Sends `request`. Dropping the future closes the connection. The connection is free again when the bodies of both the
     /// request and the answer have ended.
-    pub(super) async fn send(mut self, request: Request<B>, pool: Http1Pool<B>) -> Result<Response<Http1Body<B>>, SendError> {
+    pub(super) async fn send(&mut self, request: Request<B>) -> Result<(Response<Incoming>, UploadFlag), SendError> {
         let before = bytes_written(&self.written);
         let (request, upload) = with_upload_flag(request);
         let in_flight = AbortOnDrop(&self.driver);
@@ -97,7 +97,7 @@ where
             return Err(SendError::after_sending(Cause::Protocol));
         }
         in_flight.disarm();
-        Ok(response.map(|incoming| Http1Body { incoming, after: After::Reuse(self, pool, upload) }))
+        Ok((response, upload))
     }
 }
 
@@ -157,6 +157,11 @@ enum After<B> {
 }
 
 impl<B> Http1Body<B> {
+    /// The body of an answer whose connection goes to `pool` afterwards, if the exchange is complete.
+    pub(super) fn new(incoming: Incoming, connection: Http1Connection<B>, pool: Http1Pool<B>, upload: UploadFlag) -> Self {
+        Self { incoming, after: After::Reuse(connection, pool, upload) }
+    }
+
     /// The body of an answer whose connection is not kept.
     pub(super) fn alone(incoming: Incoming, gauge: ConnectionGauge) -> Self {
         Self { incoming, after: After::Close { _gauge: gauge } }
@@ -187,7 +192,7 @@ impl<B> Http1Body<B> {
 }
 
 /// Whether a request's body left completely; `None`: it has no body.
-struct UploadFlag(Option<Arc<AtomicBool>>);
+pub(super) struct UploadFlag(Option<Arc<AtomicBool>>);
 
 impl UploadFlag {
     fn is_complete(&self) -> bool {

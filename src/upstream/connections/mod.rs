@@ -208,8 +208,10 @@ where
     /// the exchange: it closes the connection, or resets the stream.
     pub async fn send(self, request: Request<B>) -> Result<Response<ResponseBody<B>>, SendError> {
         match self.0 {
-            Leased::Connection(connection, pool) => {
-                Ok(connection.send(request, pool).await?.map(|body| ResponseBody::new(BodySource::Http1(body))))
+            Leased::Connection(mut connection, pool) => {
+                let (response, upload) = connection.send(request).await?;
+                let body = |incoming| BodySource::Http1(Http1Body::new(incoming, connection, pool, upload));
+                Ok(response.map(|incoming| ResponseBody::new(body(incoming))))
             }
             Leased::Stream(permit) => {
                 Ok(http2::send(permit, request).await?.map(|body| ResponseBody::new(BodySource::Http2(body))))

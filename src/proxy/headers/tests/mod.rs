@@ -1,4 +1,4 @@
-//! Requests and trailers here; answers, and what is generated, in modules of their own.
+//! Tests requests and trailers; answers and generated headers have modules of their own.
 
 mod answers;
 mod generated;
@@ -169,7 +169,7 @@ fn cookies_pass_only_when_asked_to() {
 }
 
 #[test]
-fn the_required_header_is_ours_to_read_and_goes_no_further() {
+fn the_required_header_does_not_reach_the_upstream() {
     let mut api = api();
     api.require_header = Some(RequireHeader { name: HeaderName::from_static("x-sidecar"), value: None });
     forwards(&api, &[("X-Sidecar", "yes"), ("x_sidecar", "yes"), ("x-a", "1")], Framing::None, &[("x-a", "1")]);
@@ -326,7 +326,7 @@ fn the_cookies_of_an_http2_client_become_one_line() {
 }
 
 #[test]
-fn a_websocket_is_asked_for_by_exactly_that() {
+fn a_websocket_is_asked_for_by_upgrade_and_connection_alone() {
     let asks = |lines: &[(&str, &str)]| asks_for_websocket(&map(lines));
     assert!(asks(&[("upgrade", "websocket"), ("connection", "Upgrade")]));
     assert!(asks(&[("upgrade", "WebSocket"), ("connection", "keep-alive, upgrade")]));

@@ -1,4 +1,4 @@
-//! Requests and trailers here; answers, and what is generated, in modules of their own.
+//! Tests requests and trailers; answers and generated headers have modules of their own.
 
 mod answers;
 mod generated;
@@ -72,8 +72,8 @@ fn lines(map: &HeaderMap) -> Vec<(&str, &str)> {
 }
 
 static TOKEN: HeaderValue = HeaderValue::from_static("Bearer ours");
-static TENANT: HeaderValue = HeaderValue::from_static("acme");
-static OURS: Credentials<'static> = Credentials { authorization: Some(&TOKEN), organization: &TENANT };
+static ORGANIZATION_VALUE: HeaderValue = HeaderValue::from_static("acme");
+static OURS: AccountFields<'static> = AccountFields { authorization: Some(&TOKEN), organization: &ORGANIZATION_VALUE };
 
 #[track_caller]
 fn forwards(api: &Api, client: &[(&str, &str)], framing: Framing, expected: &[(&str, &str)]) {
@@ -147,7 +147,7 @@ fn nothing_names_the_proxy_to_the_upstream() {
 
 #[test]
 fn an_account_without_log_in_sends_its_organization_only() {
-    let ours = Credentials { authorization: None, organization: &TENANT };
+    let ours = AccountFields { authorization: None, organization: &ORGANIZATION_VALUE };
     let head = to_upstream(&rules(&api()), &map(&[("authorization", "Bearer theirs")]), Version::HTTP_11, ours, Framing::None);
     assert_eq!(lines(&head), [("host", "api.example.com"), ("organization", "acme")]);
 }
@@ -156,7 +156,7 @@ fn an_account_without_log_in_sends_its_organization_only() {
 fn a_secret_stays_marked_as_one() {
     let mut token = TOKEN.clone();
     token.set_sensitive(true);
-    let ours = Credentials { authorization: Some(&token), organization: &TENANT };
+    let ours = AccountFields { authorization: Some(&token), organization: &ORGANIZATION_VALUE };
     assert!(to_upstream(&rules(&api()), &HeaderMap::new(), Version::HTTP_11, ours, Framing::None)[AUTHORIZATION].is_sensitive());
 }
 
@@ -169,7 +169,7 @@ fn cookies_pass_only_when_asked_to() {
 }
 
 #[test]
-fn the_required_header_is_ours_to_read_and_goes_no_further() {
+fn the_required_header_does_not_reach_the_upstream() {
     let mut api = api();
     api.require_header = Some(RequireHeader { name: HeaderName::from_static("x-sidecar"), value: None });
     forwards(&api, &[("X-Sidecar", "yes"), ("x_sidecar", "yes"), ("x-a", "1")], Framing::None, &[("x-a", "1")]);
@@ -326,7 +326,7 @@ fn the_cookies_of_an_http2_client_become_one_line() {
 }
 
 #[test]
-fn a_websocket_is_asked_for_by_exactly_that() {
+fn a_websocket_is_asked_for_by_upgrade_and_connection_alone() {
     let asks = |lines: &[(&str, &str)]| asks_for_websocket(&map(lines));
     assert!(asks(&[("upgrade", "websocket"), ("connection", "Upgrade")]));
     assert!(asks(&[("upgrade", "WebSocket"), ("connection", "keep-alive, upgrade")]));

@@ -104,7 +104,7 @@ impl App {
         }
         let apis_by_listener = layout.apis_by_listener(&listeners);
         let bind = |address| telemetry::TelemetryListener::bind(address).map_err(StartError::Telemetry);
-        let telemetry = config.telemetry_listen.map(bind).transpose()?.flatten();
+        let telemetry = config.restart_only.telemetry_listen.map(bind).transpose()?.flatten();
         let control = control::ControlListener::open(&config).map_err(StartError::Control)?;
         let (phase, view) = (watch::Sender::new(Phase::Starting), watch::Sender::default());
         let metrics = Metrics::new(workers(&config), proxy::vocabulary());
@@ -142,7 +142,7 @@ impl App {
             self.control.iter().filter_map(control::ControlListener::file).for_each(|socket| directories.add_socket(socket));
             inputs().flat_map(Input::directories).for_each(|directory| directories.add_directory(&directory));
         }
-        let sandbox = hardening::harden(self.config.hardening, directories).map_err(StartError::Hardening)?;
+        let sandbox = hardening::harden(self.config.restart_only.hardening, directories).map_err(StartError::Hardening)?;
         if let Some(settings) = &mut self.settings {
             settings.sandbox = sandbox;
         }
@@ -151,7 +151,7 @@ impl App {
 
     /// The same where another's program is run: settings are not read again, and it can do what it could.
     pub fn harden_around_a_program(&self) -> Result<(), StartError> {
-        hardening::harden_around_a_program(self.config.hardening).map_err(StartError::Hardening)
+        hardening::harden_around_a_program(self.config.restart_only.hardening).map_err(StartError::Hardening)
     }
 
     /// Has the service manager told how the daemon is.
@@ -241,7 +241,7 @@ impl App {
             tasks.spawn(listener.serve(status.clone(), orders, closing.clone()));
         }
         if let Some(listener) = self.telemetry.take() {
-            let quit = self.config.quitquitquit.then(|| Arc::clone(quit));
+            let quit = self.config.restart_only.quitquitquit.then(|| Arc::clone(quit));
             info!(listener = %listener.address(), "health and metrics");
             let telemetry = Telemetry { status, liveness: workers.liveness(), metrics: Arc::clone(&self.metrics), quit };
             tasks.spawn(listener.serve(telemetry, closing));
@@ -251,7 +251,7 @@ impl App {
 }
 
 fn workers(config: &Config) -> NonZeroUsize {
-    config.workers.or_else(|| NonZeroUsize::new(default_workers())).unwrap_or(NonZeroUsize::MIN)
+    config.restart_only.workers.or_else(|| NonZeroUsize::new(default_workers())).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// Usable cores (affinity and cgroup quota honoured), at most 4.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, ControlSocket, Egress, Hardening, Log, LogFormat, Tls};
+use super::{Config, ControlSocket, Egress, Hardening, LogFormat, RestartOnly, Tls};
 use crate::path::LoginPaths;
 
 /// Nothing but defaults: no account, no API, no log-in path.
@@ -11,15 +11,19 @@ pub(crate) fn config() -> Config {
         accounts: Vec::new(),
         apis: Vec::new(),
         login_paths: LoginPaths::default(),
-        workers: None,
-        log: Log { filter: "info".to_owned(), format: LogFormat::Auto, access: true },
-        telemetry_listen: None,
-        quitquitquit: false,
-        control_socket: ControlSocket::Off,
-        control_allow_uids: Vec::new(),
+        restart_only: RestartOnly {
+            workers: None,
+            log_format: LogFormat::Auto,
+            telemetry_listen: None,
+            quitquitquit: false,
+            control_socket: ControlSocket::Off,
+            control_allow_uids: Vec::new(),
+            hardening: Hardening::Auto,
+        },
+        log_filter: "info".to_owned(),
+        access_log: true,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(25),
-        hardening: Hardening::Auto,
         tls: Tls::default(),
         egress: Egress::default(),
         socket_names: Vec::new(),

@@ -35,10 +35,39 @@ pub struct Config {
     pub apis: Vec<Api>,
     /// Canonical log-in and refresh paths of every preset and account, refused at every API.
     pub login_paths: LoginPaths,
+    /// What a reload can't change.
+    pub restart_only: RestartOnly,
+    /// tracing's filter syntax, for our own targets.
+    pub log_filter: String,
+    /// A line for each request.
+    pub access_log: bool,
+    /// How long new requests are still served once a drain began.
+    pub drain_delay: Duration,
+    /// How long requests in flight may take to finish.
+    pub drain_timeout: Duration,
+    /// Trust and versions towards upstream.
+    pub tls: Tls,
+    /// The way out, when it leads through a proxy.
+    pub egress: Egress,
+    /// Names of the sockets that the service manager passes, in their order.
+    pub socket_names: Vec<String>,
+}
+
+impl Config {
+    /// What the log is built from, and what a reload changes of it.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        Log { filter: self.log_filter.clone(), format: self.restart_only.log_format, access: self.access_log }
+    }
+}
+
+/// Settings that are in effect from the daemon's start to its end. A reload that changes one of them is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartOnly {
     /// Worker threads; `None`: usable cores, at most 4.
     pub workers: Option<NonZeroUsize>,
-    /// What is logged, and how.
-    pub log: Log,
+    /// The form of log lines.
+    pub log_format: LogFormat,
     /// Health and metrics; `None`: off.
     pub telemetry_listen: Option<SocketAddr>,
     /// `POST /quitquitquit` on the telemetry listener.
@@ -47,18 +76,26 @@ pub struct Config {
     pub control_socket: ControlSocket,
     /// User ids, besides our own and root, that may use it.
     pub control_allow_uids: Vec<u32>,
-    /// How long new requests are still served once a drain began.
-    pub drain_delay: Duration,
-    /// How long requests in flight may take to finish.
-    pub drain_timeout: Duration,
     /// What the process gives up at start.
     pub hardening: Hardening,
-    /// Trust and versions towards upstream.
-    pub tls: Tls,
-    /// The way out, when it leads through a proxy.
-    pub egress: Egress,
-    /// Names of the sockets that the service manager passes, in their order.
-    pub socket_names: Vec<String>,
+}
+
+impl RestartOnly {
+    /// The first setting that differs from the other's, by name.
+    #[must_use]
+    pub fn changed(&self, other: &Self) -> Option<&'static str> {
+        let Self { workers, log_format, telemetry_listen, quitquitquit, control_socket, control_allow_uids, hardening } = self;
+        let differing = [
+            ("workers", *workers != other.workers),
+            ("log_format", *log_format != other.log_format),
+            ("telemetry_listen", *telemetry_listen != other.telemetry_listen),
+            ("quitquitquit", *quitquitquit != other.quitquitquit),
+            ("control_socket", *control_socket != other.control_socket),
+            ("control_allow_uids", *control_allow_uids != other.control_allow_uids),
+            ("hardening", *hardening != other.hardening),
+        ];
+        differing.into_iter().find_map(|(name, differs)| differs.then_some(name))
+    }
 }
 
 /// An account by its place in [`Config::accounts`].
@@ -272,6 +309,42 @@ pub struct Api {
     pub limits: Limits,
     /// Durations.
     pub timeouts: Timeouts,
+}
+
+/// All that connections to an upstream are made from. A reload keeps connections only where these are equal, so whatever
+/// opens connections takes this type and no other settings of the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamSettings {
+    /// Whom to connect to.
+    pub origin: Origin,
+    /// Protocol towards upstream.
+    pub http2: Http2,
+    /// Bytes of a response's head.
+    pub max_header_bytes: usize,
+    /// Header lines of a response.
+    pub max_headers: usize,
+    /// Name, connection and TLS together.
+    pub connect_timeout: Duration,
+    /// Silence of a kept connection.
+    pub pool_idle: Duration,
+    /// Age of a connection, ±20 %.
+    pub connection_max_age: Duration,
+}
+
+impl Api {
+    /// Its part that connections to upstream depend on.
+    #[must_use]
+    pub fn upstream_settings(&self) -> UpstreamSettings {
+        UpstreamSettings {
+            origin: self.upstream.origin.clone(),
+            http2: self.http2,
+            max_header_bytes: self.limits.max_header_bytes,
+            max_headers: self.limits.max_headers,
+            connect_timeout: self.timeouts.connect,
+            pool_idle: self.timeouts.pool_idle,
+            connection_max_age: self.timeouts.connection_max_age,
+        }
+    }
 }
 
 /// A base URL.

@@ -19,8 +19,8 @@ use super::{
 use crate::{
     careportals::LOGIN_PATHS,
     config::{
-        Account, AccountId, Api, ClientCertificate, Config, ControlSocket, Cookies, Endpoint, Hardening, Http2, Limits, Log,
-        LogFormat, Login, RequireHeader, Source, Timeouts, Tls, TlsVersion,
+        Account, AccountId, Api, ClientCertificate, Config, ControlSocket, Cookies, Endpoint, Hardening, Http2, Limits,
+        LogFormat, Login, RequireHeader, RestartOnly, Source, Timeouts, Tls, TlsVersion,
     },
     path::LoginPaths,
 };
@@ -55,19 +55,11 @@ pub(super) fn config(values: &mut Values<'_>, environment: &Environment) -> Opti
         accounts: accounts.into_iter().collect::<Option<_>>()?,
         apis: apis.into_iter().collect::<Option<_>>()?,
         login_paths,
-        workers: values.number("workers").and_then(count).and_then(NonZeroUsize::new),
-        log: log(values)?,
-        telemetry_listen: values.socket("telemetry_listen")?,
-        quitquitquit: values.switch("quitquitquit")?,
-        control_socket: ControlSocket::of(values.text("control_socket").as_deref(), environment),
-        control_allow_uids: values.ids("control_allow_uids")?,
+        restart_only: restart_only(values, environment)?,
+        log_filter: values.text("log")?,
+        access_log: values.text("access_log")? == "on",
         drain_delay: values.duration("drain_delay")?,
         drain_timeout: values.duration("drain_timeout")?,
-        hardening: match values.text("hardening")?.as_str() {
-            "required" => Hardening::Required,
-            "off" => Hardening::Off,
-            _ => Hardening::Auto,
-        },
         tls: tls(values)?,
         egress,
         socket_names: socket_names(environment),
@@ -87,15 +79,23 @@ fn login_paths(drafts: &[PartialApi], endpoints: &[&Endpoint]) -> LoginPaths {
     LoginPaths::new(known.chain(endpoints.iter().map(|endpoint| endpoint.target.path().to_owned())))
 }
 
-fn log(values: &Values<'_>) -> Option<Log> {
-    Some(Log {
-        filter: values.text("log")?,
-        format: match values.text("log_format")?.as_str() {
+fn restart_only(values: &Values<'_>, environment: &Environment) -> Option<RestartOnly> {
+    Some(RestartOnly {
+        workers: values.number("workers").and_then(count).and_then(NonZeroUsize::new),
+        log_format: match values.text("log_format")?.as_str() {
             "text" => LogFormat::Text,
             "json" => LogFormat::Json,
             _ => LogFormat::Auto,
         },
-        access: values.text("access_log")? == "on",
+        telemetry_listen: values.socket("telemetry_listen")?,
+        quitquitquit: values.switch("quitquitquit")?,
+        control_socket: ControlSocket::of(values.text("control_socket").as_deref(), environment),
+        control_allow_uids: values.ids("control_allow_uids")?,
+        hardening: match values.text("hardening")?.as_str() {
+            "required" => Hardening::Required,
+            "off" => Hardening::Off,
+            _ => Hardening::Auto,
+        },
     })
 }
 

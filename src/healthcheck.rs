@@ -12,7 +12,7 @@ use crate::{
     clock,
     config::{
         reachable,
-        source::{Fault, Origin, Setting},
+        source::{Fault, Setting, ValueOrigin},
     },
     local_http::{self, LocalEndpoint, LocalHttpError, LocalResponse},
 };
@@ -55,12 +55,12 @@ pub enum Unhealthy {
     #[error(
         "the telemetry listener is off ({0}), so there is nobody to ask\n  hint: set telemetry_listen (CAREPORTALS_TELEMETRY_LISTEN) to an address, such as 127.0.0.1:2274"
     )]
-    Off(Origin),
+    Off(ValueOrigin),
     /// Nobody knows which port it became.
     #[error(
         "telemetry_listen has port 0 ({0}): which port that became can't be known from here\n  hint: give it a port of its own, such as 2274, or ask the address that `status` shows"
     )]
-    AnyPort(Origin),
+    AnyPort(ValueOrigin),
     /// The setting is wrong.
     #[error("{0}")]
     Setting(Fault),
@@ -72,7 +72,7 @@ pub enum Unhealthy {
         /// Who was asked.
         address: SocketAddr,
         /// Where that address comes from.
-        origin: Origin,
+        origin: ValueOrigin,
         /// What happened.
         error: LocalHttpError,
     },

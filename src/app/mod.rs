@@ -298,7 +298,7 @@ impl Snapshot {
         });
         let listeners =
             listeners.iter().map(|listener| (listener.bound.name.clone(), listener.connection_limit.clone())).collect();
-        let drain = self.config.drain_delay + self.config.drain_timeout;
+        let drain = self.config.reloadable.drain_delay + self.config.reloadable.drain_timeout;
         Arc::new(View { apis: apis.collect(), accounts: self.accounts.clone(), listeners, drain })
     }
 
@@ -414,7 +414,7 @@ impl Daemon {
 
     /// Ends the workers: in their own time, then in ours.
     async fn drain(mut self, begun: &watch::Sender<bool>, mut sources: CommandSources) {
-        let (delay, limit) = (self.snapshot.config.drain_delay, self.snapshot.config.drain_timeout);
+        let (delay, limit) = (self.snapshot.config.reloadable.drain_delay, self.snapshot.config.reloadable.drain_timeout);
         if !delay.is_zero() {
             info!(seconds = delay.as_secs(), "stopping: new requests are still served for the drain delay");
             // A log-out still counts; another shutdown changes nothing.

@@ -97,12 +97,12 @@ fn tell(input: Input, request: ControlRequest<'_>, done: &str) -> ExitCode {
 
 /// The daemon's answer, or the exit code after it was said why there is none.
 fn ask(input: Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
-    let reach = source::reach(input);
-    control::ask(reach.control, request).map_err(|error| {
+    let daemon = source::daemon_address(&input);
+    control::ask(daemon.control, request).map_err(|error| {
         let code = fail(&error, if matches!(error, ControlError::Setting(_)) { EX_CONFIG } else { 1 });
         // A daemon that answers has settings of its own.
         if !matches!(error, ControlError::Problem(_)) {
-            note_faults(&reach.faults);
+            note_faults(&daemon.faults);
         }
         code
     })

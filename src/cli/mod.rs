@@ -181,12 +181,12 @@ fn show_settings(loaded: &Loaded) -> ExitCode {
 
 /// `healthcheck`. Whatever is wrong, the code is 1: Docker knows no other.
 fn check_health(input: Input, probe: Probe, wait: Duration) -> ExitCode {
-    let reach = source::reach(input);
-    match healthcheck::run(reach.telemetry, probe, wait) {
+    let daemon = source::daemon_address(&input);
+    match healthcheck::run(daemon.telemetry, probe, wait) {
         Ok(()) => print(|out| writeln!(out, "{}", probe.word())),
         Err(error) => {
             let failed = fail(&error, 1);
-            note_faults(&reach.faults);
+            note_faults(&daemon.faults);
             failed
         }
     }

@@ -1,11 +1,11 @@
-//! Settings for the tests of other folders.
+//! A configuration for the tests of other modules.
 
 use std::time::Duration;
 
-use super::{Config, ControlSocket, Egress, Hardening, LogFormat, RestartOnly, Tls};
+use super::{Config, ControlSocket, Egress, Hardening, LogFormat, Reloadable, RestartOnly, Tls};
 use crate::path::LoginPaths;
 
-/// Nothing but defaults: no account, no API, no log-in path.
+/// The defaults, with no account, no API and no log-in path.
 pub(crate) fn config() -> Config {
     Config {
         accounts: Vec::new(),
@@ -20,10 +20,12 @@ pub(crate) fn config() -> Config {
             control_allow_uids: Vec::new(),
             hardening: Hardening::Auto,
         },
-        log_filter: "info".to_owned(),
-        access_log: true,
-        drain_delay: Duration::ZERO,
-        drain_timeout: Duration::from_secs(25),
+        reloadable: Reloadable {
+            log_filter: "info".to_owned(),
+            access_log: true,
+            drain_delay: Duration::ZERO,
+            drain_timeout: Duration::from_secs(25),
+        },
         tls: Tls::default(),
         egress: Egress::default(),
         socket_names: Vec::new(),

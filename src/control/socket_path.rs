@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::{RuntimeDirectories, source::Origin};
+use crate::config::{RuntimeDirectories, source::ValueOrigin};
 
 /// A socket's file, and why it is that one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct ControlSocketPath {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathReason {
     /// A setting.
-    Told(Origin),
+    Told(ValueOrigin),
     /// `$RUNTIME_DIRECTORY`.
     Service,
     /// The system's directory exists.

@@ -138,7 +138,7 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
         views: app.views(),
         phases: app.phases(),
         terminal: Terminal::open(),
-        patience: config.drain_timeout,
+        patience: config.reloadable.drain_timeout,
     };
     let (served, outcome) = runtime.block_on(async {
         let serving = Box::pin(app.run(Arc::new(SystemClock), access, given));

@@ -1,134 +1,135 @@
-//! Where an account logs in: its own words, or what the presets of its APIs agree on.
+//! Decides where an account logs in: at its own `login_url`, or where the presets of its APIs agree.
 //!
 //! Pure.
 
 use http::uri::PathAndQuery;
 
 use super::{
-    faults::{Diagnostic, Origin},
-    partial_api::PartialApi,
-    reading::Values,
-    url::Address,
+    account::AccountTable,
+    api::ApiTable,
+    faults::{Diagnostic, Fault},
+    setting::{Entry, Report, Setting},
+    url::{self, Address},
 };
 use crate::{
     careportals::{Preset, PresetLogin},
-    config::{Endpoint, Scheme, Upstream},
+    config::{Endpoint, Origin, Scheme, Upstream},
 };
 
-/// What came of it.
+/// Where an account logs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
-    /// A fault was named, here or where the APIs were read.
+    /// Nobody can tell, because of a fault that is in the report.
     Unknown,
-    /// The organization alone is sent.
+    /// Nowhere: the organization alone is sent.
     Off,
-    /// Here.
+    /// At this URL.
     At(Endpoint),
 }
 
-/// Decides for one account. `drafts`: every API.
-pub(super) fn choose(values: &mut Values<'_>, account: &str, drafts: &[PartialApi]) -> Choice {
-    let entry = format!("accounts.{account}.");
-    let path = format!("{entry}login_url");
-    let own: Vec<&PartialApi> = drafts.iter().filter(|api| api.account.as_deref() == Some(account)).collect();
-    let choice = match values.address(&path) {
-        Some(Address::Off) => Choice::Off,
-        Some(address) => resolve(values, &path, &address, &own),
-        None if values.is_written(&path) => Choice::Unknown,
-        None => from_presets(values, account, &path, &own),
+/// Decides for one account, and shows the outcome if it was not written.
+pub(super) fn choose(account: &Entry<AccountTable>, apis: &[Entry<ApiTable>], report: &mut Report) -> Choice {
+    let setting = &account.table.login_url;
+    let own = own(account, apis);
+    let choice = match setting.set() {
+        Some(address) => resolve(setting, address, &own, report),
+        None if setting.is_written() => Choice::Unknown,
+        None => from_presets(account, &own, apis, report),
     };
     if let Choice::At(endpoint) = &choice
-        && endpoint.origin.scheme == Scheme::Http
-        && !endpoint.origin.is_loopback()
+        && is_open(endpoint)
     {
-        values.fault(&path, Diagnostic::new("log-in never goes over plain http to anything but loopback").hint("use https"));
+        let wrong = Diagnostic::new("log-in never goes over plain http to anything but loopback").hint("use https");
+        report.faults.push(setting.fault(wrong));
     }
-    if !values.is_written(&path) {
+    if !setting.is_written() {
+        let entry = format!("accounts.{}.", account.name);
         match &choice {
-            Choice::At(endpoint) => {
-                values.show_in(&entry, "login_url", format!("\"{}{}\"", endpoint.origin, endpoint.target), Origin::Preset);
-            }
-            Choice::Off => values.show_in(&entry, "login_url", "\"off\"".to_owned(), Origin::Preset),
+            Choice::At(Endpoint { origin, target }) => report.show_derived(&entry, "login_url", format!("\"{origin}{target}\"")),
+            Choice::Off => report.show_derived(&entry, "login_url", "\"off\"".to_owned()),
             Choice::Unknown => {}
         }
     }
     choice
 }
 
-/// The same for `refresh_url`, which has no preset.
-pub(super) fn refresh(values: &mut Values<'_>, account: &str, drafts: &[PartialApi]) -> Option<Endpoint> {
-    let path = format!("accounts.{account}.refresh_url");
-    let address = values.address(&path)?;
-    let own: Vec<&PartialApi> = drafts.iter().filter(|api| api.account.as_deref() == Some(account)).collect();
-    let Choice::At(endpoint) = resolve(values, &path, &address, &own) else { return None };
-    if endpoint.origin.scheme == Scheme::Http && !endpoint.origin.is_loopback() {
-        values.fault(&path, Diagnostic::new("a refresh never goes over plain http to anything but loopback").hint("use https"));
+/// Decides where a refresh token becomes a token. No preset says that.
+pub(super) fn refresh(account: &Entry<AccountTable>, apis: &[Entry<ApiTable>], report: &mut Report) -> Option<Endpoint> {
+    let setting = &account.table.refresh_url;
+    let Choice::At(endpoint) = resolve(setting, setting.set()?, &own(account, apis), report) else { return None };
+    if is_open(&endpoint) {
+        let wrong = Diagnostic::new("a refresh never goes over plain http to anything but loopback").hint("use https");
+        report.faults.push(setting.fault(wrong));
     }
     Some(endpoint)
 }
 
-/// Whether the account logs in, wherever that is: then a missing user name can be told at once.
-pub(super) fn is_certain(account: &str, drafts: &[PartialApi]) -> bool {
-    let mut own = drafts.iter().filter(|api| api.account.as_deref() == Some(account)).peekable();
-    own.peek().is_some() && own.all(|api| api.preset.is_some_and(|preset| preset.login() != PresetLogin::Off))
+/// Whether the account logs in, wherever that is. Then a missing user name is a fault in any case.
+pub(super) fn is_certain(account: &Entry<AccountTable>, apis: &[Entry<ApiTable>]) -> bool {
+    let own = own(account, apis);
+    let logs_in = |api: &&Entry<ApiTable>| api.table.preset.known().is_some_and(|preset| preset.login() != PresetLogin::Off);
+    !own.is_empty() && own.iter().all(logs_in)
 }
 
-fn resolve(values: &mut Values<'_>, key: &str, address: &Address, own: &[&PartialApi]) -> Choice {
+/// The APIs that use the account.
+fn own<'a>(account: &Entry<AccountTable>, apis: &'a [Entry<ApiTable>]) -> Vec<&'a Entry<ApiTable>> {
+    apis.iter().filter(|api| api.table.account.known() == Some(&account.name)).collect()
+}
+
+fn is_open(endpoint: &Endpoint) -> bool {
+    endpoint.origin.scheme == Scheme::Http && !endpoint.origin.is_loopback()
+}
+
+fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&Entry<ApiTable>], report: &mut Report) -> Choice {
     match (address, own) {
         (Address::Off, _) => Choice::Off,
-        (Address::Absolute { origin, path }, _) => {
-            target(path).map_or(Choice::Unknown, |target| Choice::At(Endpoint { origin: origin.clone(), target }))
-        }
-        (Address::Path(path), [api]) => match &api.upstream {
-            Some(upstream) => under(upstream, path),
-            None => Choice::Unknown,
-        },
+        (Address::Absolute { origin, path }, _) => at(origin, path),
+        (Address::Path(path), [api]) => api.table.upstream.set().map_or(Choice::Unknown, |upstream| under(upstream, path)),
         (Address::Path(_), own) => {
             let count = if own.is_empty() { "no API uses it" } else { "several APIs use it" };
-            values.fault(
-                key,
-                Diagnostic::new(format!("a path needs an account with exactly one API, and {count}"))
-                    .hint("write an absolute URL"),
-            );
+            let wrong = Diagnostic::new(format!("a path needs an account with exactly one API, and {count}"));
+            report.faults.push(setting.fault(wrong.hint("write an absolute URL")));
             Choice::Unknown
         }
     }
 }
 
-fn from_presets(values: &mut Values<'_>, account: &str, key: &str, own: &[&PartialApi]) -> Choice {
+fn from_presets(
+    account: &Entry<AccountTable>,
+    own: &[&Entry<ApiTable>],
+    apis: &[Entry<ApiTable>],
+    report: &mut Report,
+) -> Choice {
     if own.is_empty() {
         // An API whose account could not be read may be the one that uses it.
-        if values.apis.iter().all(|api| values.text(&format!("apis.{api}.account")).is_some()) {
+        if apis.iter().all(|api| api.table.account.known().is_some()) {
             let wrong = Diagnostic::new("no API uses this account, so nothing says where it logs in")
                 .hint("remove it, or give it a login_url");
-            values.fault(&format!("accounts.{account}"), wrong);
+            report.faults.push(Fault::new(account.place.clone(), format!("accounts.{}", account.name), wrong));
         }
         return Choice::Unknown;
     }
+    let setting = &account.table.login_url;
     let mut agreed: Option<(&str, Choice)> = None;
     for api in own {
-        let (Some(preset), Some(upstream)) = (api.preset, &api.upstream) else { return Choice::Unknown };
+        let (Some(preset), Some(upstream)) = (api.table.preset.get(), api.table.upstream.set()) else { return Choice::Unknown };
         let choice = match preset.login() {
             PresetLogin::Off => Choice::Off,
             PresetLogin::Path(path) => under(upstream, path),
-            PresetLogin::Url(url) => {
-                if !is_upstream_of(preset, upstream) {
-                    let wrong = Diagnostic::new(format!(
-                        "needed, since API `{}` has the preset `{}` with another upstream",
-                        api.name,
-                        preset.name()
-                    ));
-                    values.fault(key, wrong.hint("give the account a login_url"));
-                    return Choice::Unknown;
-                }
-                absolute(url)
+            PresetLogin::Url(_) if !is_upstream_of(preset, upstream) => {
+                let (name, preset) = (&api.name, preset.name());
+                let wrong =
+                    Diagnostic::new(format!("needed, since API `{name}` has the preset `{preset}` with another upstream"));
+                report.faults.push(setting.fault(wrong.hint("give the account a login_url")));
+                return Choice::Unknown;
             }
+            PresetLogin::Url(url) => absolute(url),
         };
         match &agreed {
             Some((other, earlier)) if *earlier != choice => {
                 let wrong =
                     Diagnostic::new(format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name));
-                values.fault(key, wrong.hint("give the account a login_url, or each API its own account"));
+                report.faults.push(setting.fault(wrong.hint("give the account a login_url, or each API its own account")));
                 return Choice::Unknown;
             }
             Some(_) => {}
@@ -139,23 +140,21 @@ fn from_presets(values: &mut Values<'_>, account: &str, key: &str, own: &[&Parti
 }
 
 fn is_upstream_of(preset: Preset, upstream: &Upstream) -> bool {
-    matches!(super::url::address(preset.upstream()), Ok(Address::Absolute { origin, .. }) if origin == upstream.origin && upstream.base_path.is_empty())
+    url::upstream(preset.upstream()).is_ok_and(|known| known == *upstream)
 }
 
 fn under(upstream: &Upstream, path: &str) -> Choice {
-    target(&format!("{}{path}", upstream.base_path))
-        .map_or(Choice::Unknown, |target| Choice::At(Endpoint { origin: upstream.origin.clone(), target }))
+    at(&upstream.origin, &format!("{}{path}", upstream.base_path))
 }
 
 fn absolute(url: &str) -> Choice {
-    match super::url::address(url) {
-        Ok(Address::Absolute { origin, path }) => {
-            target(&path).map_or(Choice::Unknown, |target| Choice::At(Endpoint { origin, target }))
-        }
+    match url::address(url) {
+        Ok(Address::Absolute { origin, path }) => at(&origin, &path),
         _ => Choice::Unknown,
     }
 }
 
-fn target(path: &str) -> Option<PathAndQuery> {
-    PathAndQuery::try_from(if path.is_empty() { "/" } else { path }).ok()
+fn at(origin: &Origin, path: &str) -> Choice {
+    let target = PathAndQuery::try_from(if path.is_empty() { "/" } else { path });
+    target.map_or(Choice::Unknown, |target| Choice::At(Endpoint { origin: origin.clone(), target }))
 }

@@ -127,7 +127,7 @@ fn required(account: &str, key: &str, setting: &mut Setting<Option<Source>>, rep
                 .hint(format!("set it, {variable}_FILE or CAREPORTALS_CREDENTIALS_DIR, or write a settings file"));
             Fault::new(ValueOrigin::Variable(variable), setting.path.clone(), wrong)
         } else {
-            setting.fault(Diagnostic::new("is missing").hint(format!("write {key} = {{ file = \"…\" }}")))
+            setting.finding(Diagnostic::new("is missing").hint(format!("write {key} = {{ file = \"…\" }}")))
         });
     }
     source

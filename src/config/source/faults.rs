@@ -54,13 +54,32 @@ impl fmt::Display for ValueOrigin {
     }
 }
 
+/// A fault: the daemon does not start, or does not reload, with it.
+pub type Fault = Finding;
+
+/// A warning: the settings work, but perhaps not as their user wants.
+pub type Warning = Finding;
+
 /// A message about a setting, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Finding {
+pub struct Finding {
     origin: ValueOrigin,
     path: String,
     message: String,
     hint: Option<String>,
+}
+
+impl Finding {
+    /// `path`: the key, such as `apis.emr.listen`; empty when it concerns none.
+    pub(super) fn new(origin: ValueOrigin, path: impl Into<String>, wrong: Diagnostic) -> Self {
+        Self { origin, path: path.into(), message: wrong.message, hint: wrong.hint }
+    }
+
+    /// Where to correct it.
+    #[must_use]
+    pub fn origin(&self) -> &ValueOrigin {
+        &self.origin
+    }
 }
 
 impl fmt::Display for Finding {
@@ -82,50 +101,6 @@ impl fmt::Display for Finding {
             write!(f, "\n  hint: {}", printable(hint))?;
         }
         Ok(())
-    }
-}
-
-/// A fault: the daemon does not start, or does not reload, with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault(Finding);
-
-impl Fault {
-    pub(super) fn new(origin: ValueOrigin, path: impl Into<String>, wrong: Diagnostic) -> Self {
-        Self(Finding { origin, path: path.into(), message: wrong.message, hint: wrong.hint })
-    }
-
-    /// Where to correct it.
-    #[must_use]
-    pub fn origin(&self) -> &ValueOrigin {
-        &self.0.origin
-    }
-
-    /// The key, such as `apis.emr.listen`; empty when the fault concerns none.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        &self.0.path
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// A warning: the settings work, but perhaps not as their user wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Warning(Finding);
-
-impl Warning {
-    pub(super) fn new(origin: ValueOrigin, path: impl Into<String>, wrong: Diagnostic) -> Self {
-        Self(Finding { origin, path: path.into(), message: wrong.message, hint: wrong.hint })
-    }
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

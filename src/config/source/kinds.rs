@@ -35,12 +35,8 @@ macro_rules! kinds {
             type Value = $value;
             const FORM: Form = Form::$form;
 
-            fn words() -> String {
-                $words.into()
-            }
-
-            fn schema() -> Value {
-                $schema
+            fn described() -> (String, Value) {
+                ($words.into(), $schema)
             }
 
             fn read($read: &Value, _: &Environment) -> Result<$value, Diagnostic> {
@@ -123,12 +119,8 @@ impl<K: Kind> Kind for Optional<K> {
     type Value = Option<K::Value>;
     const FORM: Form = K::FORM;
 
-    fn words() -> String {
-        K::words()
-    }
-
-    fn schema() -> Value {
-        K::schema()
+    fn described() -> (String, Value) {
+        K::described()
     }
 
     fn read(value: &Value, environment: &Environment) -> Result<Self::Value, Diagnostic> {
@@ -147,12 +139,9 @@ impl<K: Kind> Kind for List<K> {
     type Value = Vec<K::Value>;
     const FORM: Form = Form::Compound;
 
-    fn words() -> String {
-        format!("list of {}", K::words())
-    }
-
-    fn schema() -> Value {
-        some_list(K::schema())
+    fn described() -> (String, Value) {
+        let (words, schema) = K::described();
+        (format!("list of {words}"), some_list(schema))
     }
 
     fn read(value: &Value, environment: &Environment) -> Result<Self::Value, Diagnostic> {
@@ -167,12 +156,9 @@ impl<T: Words> Kind for OneOf<T> {
     type Value = T;
     const FORM: Form = Form::Text;
 
-    fn words() -> String {
-        all_quoted::<T>()
-    }
-
-    fn schema() -> Value {
-        json!({ "enum": T::all().iter().map(|(word, _)| *word).collect::<Vec<_>>() })
+    fn described() -> (String, Value) {
+        let words: Vec<_> = T::all().iter().map(|(word, _)| *word).collect();
+        (all_quoted::<T>(), json!({ "enum": words }))
     }
 
     fn read(value: &Value, _: &Environment) -> Result<T, Diagnostic> {
@@ -198,12 +184,8 @@ impl<const IN_HEADER: bool> Kind for SourceOf<IN_HEADER> {
     type Value = Source;
     const FORM: Form = Form::Source;
 
-    fn words() -> String {
-        "text or source".to_owned()
-    }
-
-    fn schema() -> Value {
-        json!({ "$ref": "#/$defs/source" })
+    fn described() -> (String, Value) {
+        ("text or source".to_owned(), json!({ "$ref": "#/$defs/source" }))
     }
 
     fn read(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
@@ -226,12 +208,8 @@ impl Kind for SocketOrOff {
     type Value = ControlSocket;
     const FORM: Form = Form::Text;
 
-    fn words() -> String {
-        "path or `off`".to_owned()
-    }
-
-    fn schema() -> Value {
-        some_text()
+    fn described() -> (String, Value) {
+        ("path or `off`".to_owned(), some_text())
     }
 
     fn read(value: &Value, _: &Environment) -> Result<ControlSocket, Diagnostic> {

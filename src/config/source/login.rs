@@ -36,11 +36,8 @@ pub(super) fn choose(account: &Entry<AccountTable>, apis: &[Entry<ApiTable>], re
         None if setting.is_written() => Choice::Unknown,
         None => from_presets(account, &own, apis, report),
     };
-    if let Choice::At(endpoint) = &choice
-        && is_open(endpoint)
-    {
-        let wrong = Diagnostic::new("log-in never goes over plain http to anything but loopback").hint("use https");
-        report.faults.push(setting.fault(wrong));
+    if let Choice::At(endpoint) = &choice {
+        forbid_plain_http("log-in", setting, endpoint, report);
     }
     if !setting.is_written() {
         let entry = format!("accounts.{}.", account.name);
@@ -57,10 +54,7 @@ pub(super) fn choose(account: &Entry<AccountTable>, apis: &[Entry<ApiTable>], re
 pub(super) fn refresh(account: &Entry<AccountTable>, apis: &[Entry<ApiTable>], report: &mut Report) -> Option<Endpoint> {
     let setting = &account.table.refresh_url;
     let Choice::At(endpoint) = resolve(setting, setting.set()?, &own(account, apis), report) else { return None };
-    if is_open(&endpoint) {
-        let wrong = Diagnostic::new("a refresh never goes over plain http to anything but loopback").hint("use https");
-        report.faults.push(setting.fault(wrong));
-    }
+    forbid_plain_http("a refresh", setting, &endpoint, report);
     Some(endpoint)
 }
 
@@ -76,8 +70,11 @@ fn own<'a>(account: &Entry<AccountTable>, apis: &'a [Entry<ApiTable>]) -> Vec<&'
     apis.iter().filter(|api| api.table.account.known() == Some(&account.name)).collect()
 }
 
-fn is_open(endpoint: &Endpoint) -> bool {
-    endpoint.origin.scheme == Scheme::Http && !endpoint.origin.is_loopback()
+fn forbid_plain_http(what: &str, setting: &Setting<Option<Address>>, endpoint: &Endpoint, report: &mut Report) {
+    if endpoint.origin.scheme == Scheme::Http && !endpoint.origin.is_loopback() {
+        let wrong = Diagnostic::new(format!("{what} never goes over plain http to anything but loopback"));
+        report.faults.push(setting.finding(wrong.hint("use https")));
+    }
 }
 
 fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&Entry<ApiTable>], report: &mut Report) -> Choice {
@@ -88,7 +85,7 @@ fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&Entry<
         (Address::Path(_), own) => {
             let count = if own.is_empty() { "no API uses it" } else { "several APIs use it" };
             let wrong = Diagnostic::new(format!("a path needs an account with exactly one API, and {count}"));
-            report.faults.push(setting.fault(wrong.hint("write an absolute URL")));
+            report.faults.push(setting.finding(wrong.hint("write an absolute URL")));
             Choice::Unknown
         }
     }
@@ -120,7 +117,7 @@ fn from_presets(
                 let (name, preset) = (&api.name, preset.name());
                 let wrong =
                     Diagnostic::new(format!("needed, since API `{name}` has the preset `{preset}` with another upstream"));
-                report.faults.push(setting.fault(wrong.hint("give the account a login_url")));
+                report.faults.push(setting.finding(wrong.hint("give the account a login_url")));
                 return Choice::Unknown;
             }
             PresetLogin::Url(url) => absolute(url),
@@ -129,7 +126,7 @@ fn from_presets(
             Some((other, earlier)) if *earlier != choice => {
                 let wrong =
                     Diagnostic::new(format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name));
-                report.faults.push(setting.fault(wrong.hint("give the account a login_url, or each API its own account")));
+                report.faults.push(setting.finding(wrong.hint("give the account a login_url, or each API its own account")));
                 return Choice::Unknown;
             }
             Some(_) => {}

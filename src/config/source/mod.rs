@@ -12,7 +12,6 @@ pub mod account;
 pub mod api;
 mod build;
 mod child_environment;
-mod daemon_address;
 mod egress;
 mod faults;
 mod file;
@@ -25,7 +24,6 @@ mod named_variables;
 mod reference;
 mod relations;
 mod render;
-mod schema;
 mod setting;
 pub mod top_level;
 mod url;
@@ -39,6 +37,7 @@ use std::{
     ffi::OsString,
     fs,
     io::ErrorKind,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -49,20 +48,19 @@ use self::{
     layers::{Leaf, Merged},
     named_variables::CONFIG,
     setting::{Reader, Report},
+    top_level::TopLevel,
     variables::Variables,
 };
 pub use self::{
     child_environment::MEANT_FOR_US,
-    daemon_address::{DaemonAddress, daemon_address},
-    faults::{Fault, ValueOrigin, Warning},
+    faults::{Fault, Finding, ValueOrigin, Warning},
     measures::parse_duration,
-    reference::reference,
+    reference::{json_schema, reference},
     render::{render_check, render_effective},
-    schema::json_schema,
     setting::Setting,
     variables::Environment,
 };
-use super::Config;
+use super::{Config, ControlSocket};
 
 /// The default of [`Input::default_file`].
 pub const DEFAULT_FILE: &str = "/etc/careportals-sidecar/config.toml";
@@ -173,6 +171,30 @@ pub fn load(input: Input) -> Loaded {
     faults.dedup();
     let secret_variables = child_environment::secret_variables(environment, &merged);
     Loaded { config: config.filter(|_| faults.is_empty()), faults, warnings, values, file: path, secret_variables }
+}
+
+/// Where a daemon is, as its settings say, for commands that talk to it.
+#[derive(Debug)]
+pub struct DaemonAddress {
+    /// Health and metrics. `None`: off.
+    pub telemetry: Setting<Option<SocketAddr>>,
+    /// The socket for `status` and its siblings.
+    pub control: Setting<ControlSocket>,
+    /// What else is wrong with the settings. It may be why the daemon is looked for at the wrong address.
+    pub faults: Vec<Fault>,
+}
+
+/// Reads the address out of every layer, and judges no other setting: a probe needs no credentials, and a fault elsewhere must
+/// not keep it from asking. The daemon may run with settings that were right when it started.
+#[must_use]
+pub fn daemon_address(input: &Input) -> DaemonAddress {
+    let Layers { file, variables, flags, report } = Layers::read(input);
+    let file = file.unwrap_or_default();
+    let merged = Merged::new(file.lines, file.leaves.into_iter().chain(variables.leaves).chain(flags));
+    let (environment, defaults) = (&input.environment, input.defaults);
+    let mut reader = Reader { merged: &merged, environment, defaults, report: Report::default() };
+    let TopLevel { telemetry_listen, control_socket, .. } = TopLevel::read(&mut reader, "");
+    DaemonAddress { telemetry: telemetry_listen, control: control_socket, faults: report.faults }
 }
 
 /// The settings file and who names it.

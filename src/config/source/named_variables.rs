@@ -9,64 +9,7 @@ pub(super) const CREDENTIALS_DIR: &str = "CAREPORTALS_CREDENTIALS_DIR";
 /// The same, as systemd sets it.
 pub(super) const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
-/// All named variables, in the order of the documentation.
-const VARIABLES: &[Variable] = &[
-    variable(CONFIG, None, "The settings file.", "`/etc/careportals-sidecar/config.toml` when present"),
-    from_file(variable("CAREPORTALS_ORGANIZATION", Some("accounts.default.organization"), "Organization id.", "required")),
-    from_file(variable(
-        "CAREPORTALS_USERNAME",
-        Some("accounts.default.username"),
-        "User name.",
-        "required, unless log-in is off",
-    )),
-    from_file(variable(
-        "CAREPORTALS_PASSWORD",
-        Some("accounts.default.password"),
-        "Password; warned about when given directly.",
-        "required, unless log-in is off",
-    )),
-    variable(
-        CREDENTIALS_DIR,
-        None,
-        "Directory holding `organization`, `username`, `password` (a Kubernetes secret mount).",
-        "`$CREDENTIALS_DIRECTORY` (systemd `LoadCredential=`)",
-    ),
-    variable(
-        "CAREPORTALS_API",
-        Some("apis.default.preset"),
-        "Preset: `careportals`, `patient`, `crm`, `emr` or `public`.",
-        "`careportals`",
-    ),
-    variable("CAREPORTALS_UPSTREAM", Some("apis.default.upstream"), "Base URL; may carry a path prefix.", "from the preset"),
-    variable(
-        "CAREPORTALS_LOGIN_URL",
-        Some("accounts.default.login_url"),
-        "Absolute, or a path under the upstream; `off` for none.",
-        "from the preset",
-    ),
-    variable("CAREPORTALS_LISTEN", Some("apis.default.listen"), "Comma-separated addresses.", "`127.0.0.1:2273,[::1]:2273`"),
-    variable(
-        "CAREPORTALS_ALLOW_NON_LOOPBACK",
-        Some("apis.default.allow_non_loopback"),
-        "`true` allows other TCP addresses in the former.",
-        "`false`",
-    ),
-    variable(
-        "CAREPORTALS_TELEMETRY_LISTEN",
-        Some("telemetry_listen"),
-        "Health and metrics; any address, or `off`.",
-        "`127.0.0.1:2274`",
-    ),
-    variable("CAREPORTALS_CONTROL_SOCKET", Some("control_socket"), "Unix socket, or `off`.", "the first default place that fits"),
-    variable("CAREPORTALS_CA_FILE", Some("ca_file"), "PEM roots to trust besides the system's.", "none"),
-    variable("CAREPORTALS_CA_ONLY_FILE", Some("ca_only_file"), "PEM roots to trust instead of the system's.", "none"),
-    variable("CAREPORTALS_WORKERS", Some("workers"), "Worker threads.", "usable cores, at most 4"),
-    variable("CAREPORTALS_LOG", Some("log"), "Log filter.", "`info`"),
-    variable("CAREPORTALS_LOG_FORMAT", Some("log_format"), "`auto`, `text` or `json`.", "`auto`"),
-];
-
 /// A variable that sets one key, or says where settings are.
-#[derive(Clone, Copy, Debug)]
 pub(super) struct Variable {
     pub(super) name: &'static str,
     /// The key that it sets, as a path. `None`: it sets none.
@@ -77,13 +20,58 @@ pub(super) struct Variable {
     pub(super) default: &'static str,
 }
 
-const fn variable(name: &'static str, path: Option<&'static str>, doc: &'static str, default: &'static str) -> Variable {
-    Variable { name, path, file: false, doc, default }
+/// Declares the variables, in the order of the documentation: `/// Meaning. NAME or_file => "key", "default";`
+macro_rules! variables {
+    ($(#[doc = $doc:literal] $name:ident $($or_file:ident)? $(=> $path:literal)?, $default:literal;)+) => {
+        const VARIABLES: &[Variable] = &[$(Variable {
+            name: stringify!($name),
+            path: variables!(@path $($path)?),
+            file: variables!(@file $($or_file)?),
+            doc: $doc.trim_ascii(),
+            default: $default,
+        }),+];
+    };
+    (@path) => { None };
+    (@path $path:literal) => { Some($path) };
+    (@file) => { false };
+    (@file or_file) => { true };
 }
 
-const fn from_file(mut variable: Variable) -> Variable {
-    variable.file = true;
-    variable
+variables! {
+    /// The settings file.
+    CAREPORTALS_CONFIG, "`/etc/careportals-sidecar/config.toml` when present";
+    /// Organization id.
+    CAREPORTALS_ORGANIZATION or_file => "accounts.default.organization", "required";
+    /// User name.
+    CAREPORTALS_USERNAME or_file => "accounts.default.username", "required, unless log-in is off";
+    /// Password; warned about when given directly.
+    CAREPORTALS_PASSWORD or_file => "accounts.default.password", "required, unless log-in is off";
+    /// Directory holding `organization`, `username`, `password` (a Kubernetes secret mount).
+    CAREPORTALS_CREDENTIALS_DIR, "`$CREDENTIALS_DIRECTORY` (systemd `LoadCredential=`)";
+    /// Preset: `careportals`, `patient`, `crm`, `emr` or `public`.
+    CAREPORTALS_API => "apis.default.preset", "`careportals`";
+    /// Base URL; may carry a path prefix.
+    CAREPORTALS_UPSTREAM => "apis.default.upstream", "from the preset";
+    /// Absolute, or a path under the upstream; `off` for none.
+    CAREPORTALS_LOGIN_URL => "accounts.default.login_url", "from the preset";
+    /// Comma-separated addresses.
+    CAREPORTALS_LISTEN => "apis.default.listen", "`127.0.0.1:2273,[::1]:2273`";
+    /// `true` allows other TCP addresses in the former.
+    CAREPORTALS_ALLOW_NON_LOOPBACK => "apis.default.allow_non_loopback", "`false`";
+    /// Health and metrics; any address, or `off`.
+    CAREPORTALS_TELEMETRY_LISTEN => "telemetry_listen", "`127.0.0.1:2274`";
+    /// Unix socket, or `off`.
+    CAREPORTALS_CONTROL_SOCKET => "control_socket", "the first default place that fits";
+    /// PEM roots to trust besides the system's.
+    CAREPORTALS_CA_FILE => "ca_file", "none";
+    /// PEM roots to trust instead of the system's.
+    CAREPORTALS_CA_ONLY_FILE => "ca_only_file", "none";
+    /// Worker threads.
+    CAREPORTALS_WORKERS => "workers", "usable cores, at most 4";
+    /// Log filter.
+    CAREPORTALS_LOG => "log", "`info`";
+    /// `auto`, `text` or `json`.
+    CAREPORTALS_LOG_FORMAT => "log_format", "`auto`";
 }
 
 /// All of them, in the order of the documentation.

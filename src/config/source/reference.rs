@@ -1,6 +1,8 @@
-//! Writes the reference of all settings, which `docs/settings.md` holds between its marks.
+//! What the declared settings give without further words: the reference in `docs/settings.md`, and the JSON Schema.
 //!
-//! Pure. Each row comes from the declaration of its setting.
+//! Pure.
+
+use serde_json::{Map, Value, json};
 
 use super::{
     named_variables,
@@ -41,5 +43,50 @@ fn setting(text: &mut String, key: &Key) {
         (Some(default), _) => format!("`{}`", in_toml(&default())),
         (None, Unset::Shown(words) | Unset::Documented(words)) => words.to_owned(),
     };
-    row(text, &[&format!("`{}`", key.name), &(key.words)(), &default, key.doc]);
+    row(text, &[&format!("`{}`", key.name), &(key.kind)().0, &default, key.doc]);
+}
+
+/// The JSON Schema (draft 2020-12) that editors complete settings files with.
+#[must_use]
+pub fn json_schema() -> Value {
+    let named =
+        |entry| json!({ "type": "object", "propertyNames": { "pattern": "^[a-z0-9-]+$" }, "additionalProperties": entry });
+    let mut root = schema_of(Section::TopLevel);
+    root["properties"]["accounts"] = named(schema_of(Section::Account));
+    root["properties"]["apis"] = named(schema_of(Section::Api));
+    root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    root["title"] = json!("Settings of careportals-sidecar");
+    root["$defs"] = json!({ "source": {
+        "description": "Text, or where it is read from.",
+        "oneOf": [
+            { "type": "string", "minLength": 1 },
+            source_schema("file", &json!({ "type": "string" })),
+            source_schema("env", &json!({ "type": "string" })),
+            source_schema("command", &json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 })),
+        ]
+    } });
+    root
+}
+
+fn source_schema(member: &str, schema: &Value) -> Value {
+    json!({ "type": "object", "properties": { member: schema }, "required": [member], "additionalProperties": false })
+}
+
+fn schema_of(section: Section) -> Value {
+    let mut properties = Map::new();
+    for key in section.keys() {
+        let (_, mut schema) = (key.kind)();
+        schema["description"] = json!(key.doc);
+        if let Some(default) = key.default {
+            schema["default"] = default();
+        }
+        match key.name.split_once('.') {
+            None => drop(properties.insert(key.name.to_owned(), schema)),
+            Some((table, name)) => {
+                let empty = || json!({ "type": "object", "properties": {}, "additionalProperties": false });
+                properties.entry(table).or_insert_with(empty)["properties"][name] = schema;
+            }
+        }
+    }
+    json!({ "type": "object", "properties": properties, "additionalProperties": false })
 }

@@ -50,7 +50,7 @@ fn account(api: &ApiEntry, accounts: &[Entry<AccountTable>], report: &mut Report
         return;
     }
     let wrong = Diagnostic::new(format!("there is no account {}", shown(name)));
-    report.faults.push(setting.fault(match accounts {
+    report.faults.push(setting.finding(match accounts {
         [only] => wrong.hint(format!("write account = \"{}\"", only.name)),
         _ => wrong.did_you_mean(name, accounts.iter().map(|account| account.name.as_str())),
     }));
@@ -62,14 +62,14 @@ fn listen(api: &ApiEntry, report: &mut Report) {
         for address in &open {
             let wrong = Diagnostic::new(format!("{address} is not a loopback address: whoever reaches it can use the token"));
             let wrong = wrong.hint("listen on 127.0.0.1 or a Unix socket, or set allow_non_loopback");
-            report.faults.push(api.table.listen.fault(wrong));
+            report.faults.push(api.table.listen.finding(wrong));
         }
     } else if !open.is_empty() && matches!(api.table.allowed_hosts.known(), Some(AllowedHosts::Names(names)) if names.is_empty())
     {
         let wrong = Diagnostic::new(
             "listens beyond loopback without `allowed_hosts`: only callers that name a loopback host will be served",
         );
-        report.warnings.push(api.table.listen.warning(wrong.hint("name the hosts that clients use in allowed_hosts")));
+        report.warnings.push(api.table.listen.finding(wrong.hint("name the hosts that clients use in allowed_hosts")));
     }
 }
 
@@ -79,7 +79,7 @@ fn callers(api: &ApiEntry, report: &mut Report) {
     if gids && !uids && api.addresses().next().is_some() {
         let wrong = Diagnostic::new("lets nobody in over TCP: there only the caller's user can be known, and not its groups");
         let wrong = wrong.hint("name users in allow_uids, or listen on a Unix socket alone");
-        report.warnings.push(api.table.allow_gids.warning(wrong));
+        report.warnings.push(api.table.allow_gids.finding(wrong));
     }
 }
 
@@ -89,16 +89,16 @@ fn upstream(api: &ApiEntry, top: &TopLevel, apis: &[ApiEntry], report: &mut Repo
     if upstream.origin.scheme == Scheme::Http {
         if !upstream.origin.is_loopback() {
             let wrong = Diagnostic::new("plain http would show the token to the network").hint("use https");
-            report.faults.push(setting.fault(wrong));
+            report.faults.push(setting.finding(wrong));
         } else if api.table.allow_insecure_upstream.get() == Some(false) {
             let wrong =
                 Diagnostic::new("plain http is refused").hint("for a loopback upstream, set allow_insecure_upstream = true");
-            report.faults.push(setting.fault(wrong));
+            report.faults.push(setting.finding(wrong));
         }
     }
     if let Some(own) = own_address(&upstream.origin, top, apis) {
         let wrong = Diagnostic::new(format!("is our own address {own}: requests would go round in a circle"));
-        report.faults.push(setting.fault(wrong));
+        report.faults.push(setting.finding(wrong));
     }
 }
 
@@ -136,7 +136,7 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, report: &mut Report) {
         };
         if let Some(why) = keyed {
             let wrong = Diagnostic::new(format!("shares {shared} with API `{}`, {why}", other.name));
-            report.faults.push(setting.fault(wrong.hint("give each API its own prefix, or its own address")));
+            report.faults.push(setting.finding(wrong.hint("give each API its own prefix, or its own address")));
         }
         if matches!(shared, Listen::Unix(_)) {
             shared_file(api, other, report);
@@ -144,7 +144,7 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, report: &mut Report) {
     }
     let overlap = |own| other.addresses().find(|theirs| overlaps(own, *theirs)).map(|theirs| (own, theirs));
     if let Some((own, theirs)) = api.addresses().find_map(overlap) {
-        report.faults.push(setting.fault(Diagnostic::new(format!("{own} overlaps {theirs} of API `{}`", other.name))));
+        report.faults.push(setting.finding(Diagnostic::new(format!("{own} overlaps {theirs} of API `{}`", other.name))));
     }
 }
 
@@ -155,10 +155,10 @@ fn shared_file(api: &ApiEntry, other: &ApiEntry, report: &mut Report) {
         wrong.hint("give both the same")
     };
     if api.table.socket_mode.known() != other.table.socket_mode.known() {
-        report.faults.push(api.table.socket_mode.fault(wrong()));
+        report.faults.push(api.table.socket_mode.finding(wrong()));
     }
     if api.table.socket_group.set() != other.table.socket_group.set() {
-        report.faults.push(api.table.socket_group.fault(wrong()));
+        report.faults.push(api.table.socket_group.finding(wrong()));
     }
 }
 
@@ -176,7 +176,7 @@ fn telemetry(top: &TopLevel, apis: &[ApiEntry], report: &mut Report) {
     if let Some(api) = apis.iter().find(|api| api.addresses().any(clashes)) {
         let wrong = Diagnostic::new(format!("the telemetry address {telemetry} is also where API `{}` listens", api.name));
         let wrong = wrong.hint("choose another port for one of the two");
-        report.faults.push(if setting.is_written() { setting.fault(wrong) } else { api.table.listen.fault(wrong) });
+        report.faults.push(if setting.is_written() { setting.finding(wrong) } else { api.table.listen.finding(wrong) });
     }
 }
 
@@ -188,7 +188,9 @@ fn log_in(account: &Entry<AccountTable>, choice: &Choice, top: &TopLevel, apis: 
             if let Some(own) = own_address(&endpoint.origin, top, apis)
                 && login.is_written()
             {
-                report.faults.push(login.fault(Diagnostic::new(format!("is our own address {own}, which refuses log-in paths"))));
+                report
+                    .faults
+                    .push(login.finding(Diagnostic::new(format!("is our own address {own}, which refuses log-in paths"))));
             }
             let known = apis.iter().all(|api| api.table.account.known().is_some());
             if known && !apis.iter().any(|api| api.table.account.known() == Some(&account.name)) {
@@ -197,7 +199,7 @@ fn log_in(account: &Entry<AccountTable>, choice: &Choice, top: &TopLevel, apis: 
             }
         }
         Choice::Off if refresh.is_written() => {
-            report.warnings.push(refresh.warning(Diagnostic::new("has no effect, since log-in is off")));
+            report.warnings.push(refresh.finding(Diagnostic::new("has no effect, since log-in is off")));
         }
         Choice::Off | Choice::Unknown => {}
     }
@@ -206,19 +208,19 @@ fn log_in(account: &Entry<AccountTable>, choice: &Choice, top: &TopLevel, apis: 
 fn required_header(api: &ApiEntry, report: &mut Report) {
     let (name, value) = (&api.table.require_header_name, &api.table.require_header_value);
     if value.is_written() && !name.is_written() {
-        report.faults.push(value.fault(Diagnostic::new("needs `require_header.name` beside it")));
+        report.faults.push(value.finding(Diagnostic::new("needs `require_header.name` beside it")));
     }
 }
 
 fn pairs(top: &TopLevel, report: &mut Report) {
     if top.ca_file.is_written() && top.ca_only_file.is_written() {
         let wrong = Diagnostic::new("contradicts `ca_file`, which adds to the system's roots").hint("unset one of the two");
-        report.faults.push(top.ca_only_file.fault(wrong));
+        report.faults.push(top.ca_only_file.finding(wrong));
     }
     let (certificate, key) = (&top.tls_cert_file, &top.tls_key_file);
     for (present, absent, name) in [(certificate, key, "tls_key_file"), (key, certificate, "tls_cert_file")] {
         if present.is_written() && !absent.is_written() {
-            report.faults.push(present.fault(Diagnostic::new(format!("needs `{name}` beside it"))));
+            report.faults.push(present.finding(Diagnostic::new(format!("needs `{name}` beside it"))));
         }
     }
 }

@@ -9,14 +9,12 @@ use super::{
     EffectiveValue,
     account::AccountTable,
     api::ApiTable,
-    faults::{Diagnostic, Fault, ValueOrigin, Warning},
+    faults::{Diagnostic, Fault, Finding, ValueOrigin, Warning},
     layers::Merged,
     render,
     top_level::TopLevel,
     variables::{self, Environment},
 };
-
-const REQUIRED_SOURCE: &str = "use value = { file = \"…\" }, or `env` or `command`";
 
 /// Where a key stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,9 +98,8 @@ pub(super) struct Key {
     pub(super) default: Option<fn() -> Value>,
     pub(super) unset: Unset,
     pub(super) form: Form,
-    /// The type's name in the documentation.
-    pub(super) words: fn() -> String,
-    pub(super) schema: fn() -> Value,
+    /// The kind's name in the documentation, and its JSON Schema.
+    pub(super) kind: fn() -> (String, Value),
 }
 
 /// How values of one kind are read.
@@ -111,11 +108,8 @@ pub(super) trait Kind {
     type Value;
     const FORM: Form;
 
-    /// The kind's name in the documentation.
-    fn words() -> String;
-
-    /// What editors accept.
-    fn schema() -> Value;
+    /// The kind's name in the documentation, and its JSON Schema.
+    fn described() -> (String, Value);
 
     fn read(value: &Value, environment: &Environment) -> Result<Self::Value, Diagnostic>;
 
@@ -157,12 +151,9 @@ impl<T> Setting<T> {
         !matches!(self.origin, ValueOrigin::Default | ValueOrigin::Preset)
     }
 
-    pub(super) fn fault(&self, wrong: Diagnostic) -> Fault {
-        Fault::new(self.place.clone(), self.path.clone(), wrong)
-    }
-
-    pub(super) fn warning(&self, wrong: Diagnostic) -> Warning {
-        Warning::new(self.place.clone(), self.path.clone(), wrong)
+    /// A fault or a warning about it.
+    pub(super) fn finding(&self, wrong: Diagnostic) -> Finding {
+        Finding::new(self.place.clone(), self.path.clone(), wrong)
     }
 }
 
@@ -275,23 +266,20 @@ impl Reader<'_> {
 
 /// What to say about a secret that is written down where others may see it.
 fn literal_secret(key: &Key, value: &Value, origin: &ValueOrigin) -> Option<Diagnostic> {
-    const IN_FILE: &str = "is written in the settings file itself";
-    const GIVEN: &str = "is given directly; whoever sees this process's environment sees it";
-    if !value.is_string() {
-        return None;
-    }
-    match (key.name, origin) {
+    let hint = match (key.name, origin) {
+        ("require_header.value", _) => "use value = { file = \"…\" }, or `env` or `command`".to_owned(),
         ("password" | "username", ValueOrigin::File { .. }) => {
-            Some(Diagnostic::new(IN_FILE).hint(format!("use {} = {{ file = \"…\" }}, or `env` or `command`", key.name)))
+            format!("use {} = {{ file = \"…\" }}, or `env` or `command`", key.name)
         }
-        ("require_header.value", ValueOrigin::File { .. }) => Some(Diagnostic::new(IN_FILE).hint(REQUIRED_SOURCE)),
-        ("require_header.value", _) => Some(Diagnostic::new(GIVEN).hint(REQUIRED_SOURCE)),
-        ("password", ValueOrigin::Variable(name)) if name.starts_with("CAREPORTALS__") => {
-            Some(Diagnostic::new(GIVEN).hint(format!("use {name}__FILE")))
-        }
-        ("password", _) => Some(Diagnostic::new(GIVEN).hint("use CAREPORTALS_PASSWORD_FILE")),
-        _ => None,
-    }
+        ("password", ValueOrigin::Variable(name)) if name.starts_with("CAREPORTALS__") => format!("use {name}__FILE"),
+        ("password", _) => "use CAREPORTALS_PASSWORD_FILE".to_owned(),
+        _ => return None,
+    };
+    let wrong = match origin {
+        ValueOrigin::File { .. } => "is written in the settings file itself",
+        _ => "is given directly; whoever sees this process's environment sees it",
+    };
+    value.is_string().then(|| Diagnostic::new(wrong).hint(hint))
 }
 
 /// Declares the settings of one table of the file, in the order of the documentation:
@@ -333,8 +321,7 @@ macro_rules! table {
             default: table!(@default $($default)?),
             unset: table!(@unset $($unset $words)?),
             form: <$kind as Kind>::FORM,
-            words: <$kind as Kind>::words,
-            schema: <$kind as Kind>::schema,
+            kind: <$kind as Kind>::described,
         }
     };
     (@name $field:ident) => { stringify!($field) };

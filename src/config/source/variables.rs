@@ -64,7 +64,7 @@ pub(super) struct Variables {
     pub(super) offered: Vec<Leaf>,
     /// A directory of credentials, then each variable: these win over the file.
     pub(super) leaves: Vec<Leaf>,
-    /// Accounts that `CAREPORTALS__…` variables name, and APIs.
+    /// Accounts that `CAREPORTALS__…` variables name, and APIs; some more than once.
     pub(super) accounts: Vec<String>,
     pub(super) apis: Vec<String>,
     pub(super) faults: Vec<Fault>,
@@ -121,11 +121,8 @@ impl Variables {
         }
         if is_file {
             if environment.get(variable.name).is_some() {
-                return self.fault(
-                    name,
-                    path,
-                    Diagnostic::new(format!("set together with {}", variable.name)).hint("unset one of the two"),
-                );
+                let wrong = Diagnostic::new(format!("set together with {}", variable.name));
+                return self.fault(name, path, wrong.hint("unset one of the two"));
             }
             return self.set(name, path, file_source(Path::new(value)));
         }
@@ -161,8 +158,8 @@ impl Variables {
         };
         match target.key.section {
             Section::TopLevel => {}
-            Section::Account => remember(&mut self.accounts, &target.entry),
-            Section::Api => remember(&mut self.apis, &target.entry),
+            Section::Account => self.accounts.push(target.entry),
+            Section::Api => self.apis.push(target.entry),
         }
         self.set(name, &path, value);
     }
@@ -177,7 +174,7 @@ impl Variables {
         // Suggestions as they would be written, group and name included.
         let depth = if section == Section::TopLevel { 1 } else { 3 };
         let before = name.split("__").take(depth).collect::<Vec<_>>().join("__");
-        let whole = |key: &Key| format!("{before}__{}", variable_part(key.name));
+        let whole = |key: &Key| format!("{before}__{}", key.name.replace('.', "__").to_uppercase());
         let known: Vec<String> = section.keys().map(whole).collect();
         let wrong = Diagnostic::new("no such key");
         let wrong = match section.keys().find(|known| key.starts_with(&format!("{}.", known.name))) {
@@ -202,12 +199,6 @@ impl Variables {
 
     fn fault(&mut self, name: &str, path: &str, wrong: Diagnostic) {
         self.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), path, wrong));
-    }
-}
-
-fn remember(names: &mut Vec<String>, name: &str) {
-    if !names.iter().any(|known| known == name) {
-        names.push(name.to_owned());
     }
 }
 
@@ -265,10 +256,6 @@ fn members(written: &str, value: &OsStr) -> Option<Vec<(String, String)>> {
     let members = table.iter().map(|(member, value)| (named(member), value.to_string().trim().to_owned()));
     let members: Vec<_> = members.collect();
     members.iter().any(|(member, _)| Target::of(member).is_some()).then_some(members)
-}
-
-fn variable_part(name: &str) -> String {
-    name.replace('.', "__").to_uppercase()
 }
 
 /// Reads a value in TOML syntax, or text without quotes, as its form has it.

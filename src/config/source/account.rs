@@ -22,31 +22,31 @@ table! {
     organization: Optional<SourceOf<true>>, Documented("required");
     /// User name: text or a source.
     username: Optional<SourceOf<false>>, Documented("required, unless log-in is off");
-    /// Password: a source; a literal is allowed and warned about.
+    /// Password: a source; text is allowed and warned about.
     password: Optional<SourceOf<false>>, Documented("required, unless log-in is off");
-    /// Absolute, or a path under the upstream of the account's only API; `off` for none.
+    /// URL of the log-in: absolute, or a path under the upstream of the account's only API; `off` for none.
     login_url: Optional<LoginUrl>, Documented("from the preset");
-    /// Where a refresh token becomes a token; absolute, or a path as for `login_url`.
+    /// URL that exchanges a refresh token for a token: absolute, or a path as for `login_url`.
     refresh_url: Optional<UrlOrPath>;
-    /// For one log-in, connection included.
+    /// Time limit of one log-in, connection included.
     login_timeout: Between<10, { 5 * MINUTE }> = "10s";
-    /// Body member for the user name.
+    /// Member of the log-in's JSON body that holds the user name.
     login_fields_username ("login_fields.username"): Text = "username";
-    /// Body member for the password.
+    /// Member of the log-in's JSON body that holds the password.
     login_fields_password ("login_fields.password"): Text = "password";
     /// Further members of the log-in's JSON body.
     login_extra: Json = {};
     /// Further headers of the log-in request.
     login_headers: LoginHeaders = {};
-    /// JSON pointer to the token in the log-in's answer.
+    /// JSON pointer to the token in the log-in's response.
     token_pointer: Optional<Pointer>, Shown("the known field names");
-    /// How long a request waits for a token.
+    /// Time for which a request waits for a token.
     token_wait: Between<0, { 5 * MINUTE }> = "10s";
     /// A token younger than this is never replaced because of a 401.
     relogin_floor: Between<100, HOUR> = "30s";
     /// Upstream statuses that make a token suspect.
     relogin_on: List<Status> = [401];
-    /// Life of a token that does not say when it expires.
+    /// Assumed life of a token that does not say when it expires.
     assumed_life: Between<1000, { 3650 * DAY }> = "1h";
 }
 

@@ -28,35 +28,35 @@ table! {
 
     /// Which API this is: sets `upstream` and the account's `login_url`.
     preset: OneOf<Preset> = "careportals";
-    /// Whose token it sends.
+    /// Account whose token it sends.
     account: AccountName = "default";
     /// Base URL; may carry a path prefix.
     upstream: Optional<BaseUrl>, Documented("from the preset");
     /// TCP addresses, `unix:/path` or `systemd`; port 0 binds a free port.
     listen: Listeners = ["127.0.0.1:2273", "[::1]:2273"];
-    /// Allows other than loopback addresses in `listen`.
+    /// Allows addresses other than loopback in `listen`.
     allow_non_loopback: Switch = false;
-    /// Path under which this API shares its addresses with others; stripped before forwarding.
+    /// Path prefix of this API at addresses that it shares with others; stripped before forwarding.
     prefix: Optional<PathPrefix>;
-    /// The only requests that pass: `METHOD /a/*/b/**`, by the path that the upstream gets, its base path included.
+    /// The only requests that pass: `METHOD /a/*/b/**`, matched against the path that upstream gets, base path included.
     allow: Optional<List<RequestRule>>, Shown("everything but log-in paths");
-    /// Requests that never pass; wins over `allow`.
+    /// Requests that never pass, even where `allow` lets them.
     deny: List<RequestRule> = [];
-    /// Fixed extra request headers.
+    /// Fixed headers that each request gets.
     headers: RequestHeaders = {};
-    /// Whether cookies pass, both ways.
+    /// Whether cookies pass, in both directions.
     cookies: OneOf<Cookies> = "strip";
     /// Hosts that clients may name besides loopback's and upstream's, without port; `*` for any.
     allowed_hosts: Hosts = [];
     /// Origins of web pages that may call.
     allowed_origins: List<WebOrigin> = [];
-    /// A header without which nothing passes, against requests that a server was tricked into; it is not forwarded.
+    /// Header that each request must have, against requests that a server was tricked into; it is not forwarded.
     require_header_name ("require_header.name"): Optional<RequiredHeaderName>;
-    /// What that header must hold: text or a source.
+    /// Value that this header must have: text or a source.
     require_header_value ("require_header.value"): Optional<SourceOf<true>>, Documented("anything");
-    /// User ids that may call; with `allow_gids` empty too, any.
+    /// User ids that may connect; where `allow_gids` is empty too, all may.
     allow_uids: List<Id> = [];
-    /// Group ids that may call, on Unix sockets.
+    /// Group ids that may connect, on Unix sockets.
     allow_gids: List<Id> = [];
     /// Mode of Unix sockets, in octal.
     socket_mode: Mode = "0660";
@@ -68,33 +68,33 @@ table! {
     allow_insecure_upstream: Switch = false;
     /// Protocol towards upstream; `auto` offers HTTP/2.
     http2: OneOf<Http2> = "off";
-    /// Bytes of a request body kept to send it again.
+    /// Bytes of a request's body that are kept to send it again.
     replay_buffer: Size<0, { 64 * MIB }> = "64KiB";
-    /// `Idempotency-Key` makes a request safe to send again.
+    /// Whether `Idempotency-Key` makes a request safe to send again.
     retry_idempotency_key: Switch = false;
-    /// Requests in flight.
+    /// Limit of requests in flight.
     max_requests: Count<1, 1_000_000> = 1024;
-    /// Connections per listen address.
+    /// Limit of connections, for each listen address.
     max_connections: Count<1, 1_000_000> = 4096;
-    /// Bytes of a head.
+    /// Limit of the bytes in the head of a request or a response.
     max_header_bytes: Size<{ 8 * KIB }, MIB> = "64KiB";
-    /// Header lines of a head.
+    /// Limit of the header lines in the head of a request or a response.
     max_headers: Count<8, 4096> = 256;
-    /// From accept to the first whole head, and from the first byte of each later one.
+    /// Time limit of a request's head: from accept for the first one, from its first byte for each later one.
     head_timeout: Between<10, { 10 * MINUTE }> = "10s";
-    /// Name, connection and TLS together.
+    /// Time limit of name, connection and TLS together.
     connect_timeout: Between<10, { 5 * MINUTE }> = "5s";
-    /// From the last byte of the request's body to the answer's head.
+    /// Time limit from the last byte of the request's body to the response's head.
     response_timeout: Between<10, DAY> = "60s";
-    /// Silence of the side that a body comes from.
+    /// Time for which the sender of a body may be silent.
     body_idle: Between<10, DAY> = "60s";
-    /// The same for event streams and tunnels.
+    /// Time for which an event stream or a tunnel may be silent.
     stream_idle: Between<10, { 30 * DAY }> = "1h";
-    /// Silence between a client's requests.
+    /// Time for which a client's connection may be idle between requests.
     client_idle: Between<10, { 30 * DAY }> = "1h";
-    /// Silence of a kept upstream connection.
+    /// Time for which an upstream connection is kept idle.
     pool_idle: Between<0, HOUR> = "15s";
-    /// Age of an upstream connection, ±20 %.
+    /// Age at which an upstream connection is retired, ±20 %.
     connection_max_age: Between<1000, { 30 * DAY }> = "5m";
 }
 

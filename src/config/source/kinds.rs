@@ -74,7 +74,7 @@ kinds! {
     LoginUrl => Address, "URL, path or `off`", Text, some_text(), |value|
         if value == "off" { Ok(Address::Off) } else { url::address(text(value)?) };
     /// Addresses where clients connect.
-    Listeners => Vec<Listen>, "list of addresses", Compound, some_list(some_text()), |value| listeners(value);
+    Listeners => Vec<Listen>, "list of addresses", Compound, some_list(&some_text()), |value| listeners(value);
     /// One TCP address, or `off`.
     AddressOrOff => Option<SocketAddr>, "address or `off`", Text, some_text(), |value|
         match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
@@ -102,7 +102,7 @@ kinds! {
     /// A web page's origin, as browsers send it.
     WebOrigin => String, "origins", Text, some_text(), |value| url::serialized_origin(text(value)?);
     /// Host names, or `*`.
-    Hosts => AllowedHosts, "list of hosts", Compound, some_list(some_text()), |value| hosts(value);
+    Hosts => AllowedHosts, "list of hosts", Compound, some_list(&some_text()), |value| hosts(value);
     /// A path segment.
     PathWord => String, "words", Text, some_text(), |value| path_word(text(value)?);
     /// A file mode in octal.
@@ -141,7 +141,7 @@ impl<K: Kind> Kind for List<K> {
 
     fn described() -> (String, Value) {
         let (words, schema) = K::described();
-        (format!("list of {words}"), some_list(schema))
+        (format!("list of {words}"), some_list(&schema))
     }
 
     fn read(value: &Value, environment: &Environment) -> Result<Self::Value, Diagnostic> {
@@ -233,7 +233,7 @@ fn some_text() -> Value {
     json!({ "type": "string", "minLength": 1 })
 }
 
-fn some_list(items: Value) -> Value {
+fn some_list(items: &Value) -> Value {
     json!({ "anyOf": [{ "type": "array", "items": items }, items] })
 }
 

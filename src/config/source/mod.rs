@@ -150,18 +150,18 @@ impl Input {
 /// Reads every layer, finds every fault, and builds the configuration if there is none.
 #[must_use]
 pub fn load(input: Input) -> Loaded {
-    let (environment, defaults) = (&input.environment, input.defaults);
     let Layers { file, variables, flags, mut report } = Layers::read(&input);
+    let Input { environment, defaults, .. } = input;
     let path = file.as_ref().map(|file| file.lines.file.clone());
     let file = file.unwrap_or_default();
     let accounts = names("accounts", &file.accounts, &variables.accounts, &flags);
     let apis = names("apis", &file.apis, &variables.apis, &flags);
     let mut merged = merge(file, variables, flags, [&accounts, &apis], &mut report);
     build::derive_upstreams(&mut merged, &apis);
-    let mut reader = Reader { merged: &merged, environment, defaults, report };
+    let mut reader = Reader { merged: &merged, environment: &environment, defaults, report };
     let written = Written::read(&mut reader, &accounts, &apis);
     let mut report = reader.report;
-    let config = build::config(written, environment, &mut report);
+    let config = build::config(written, &environment, &mut report);
     if config.is_none() && report.faults.is_empty() {
         // Unreachable as long as `build` names a fault for each value that it misses; never start on a guess.
         report.faults.push(Fault::new(ValueOrigin::Default, "", Diagnostic::new("the settings are incomplete")));
@@ -169,7 +169,7 @@ pub fn load(input: Input) -> Loaded {
     let Report { mut faults, warnings, values } = report;
     faults.sort_by_key(|fault| fault.origin().rank());
     faults.dedup();
-    let secret_variables = child_environment::secret_variables(environment, &merged);
+    let secret_variables = child_environment::secret_variables(&environment, &merged);
     Loaded { config: config.filter(|_| faults.is_empty()), faults, warnings, values, file: path, secret_variables }
 }
 

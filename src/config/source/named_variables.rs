@@ -52,21 +52,21 @@ variables! {
     CAREPORTALS_API => "apis.default.preset", "`careportals`";
     /// Base URL; may carry a path prefix.
     CAREPORTALS_UPSTREAM => "apis.default.upstream", "from the preset";
-    /// Absolute, or a path under the upstream; `off` for none.
+    /// URL of the log-in: absolute, or a path under the upstream; `off` for none.
     CAREPORTALS_LOGIN_URL => "accounts.default.login_url", "from the preset";
-    /// Comma-separated addresses.
+    /// Addresses, separated by commas.
     CAREPORTALS_LISTEN => "apis.default.listen", "`127.0.0.1:2273,[::1]:2273`";
-    /// `true` allows other TCP addresses in the former.
+    /// `true` allows addresses other than loopback in `CAREPORTALS_LISTEN`.
     CAREPORTALS_ALLOW_NON_LOOPBACK => "apis.default.allow_non_loopback", "`false`";
-    /// Health and metrics; any address, or `off`.
+    /// Address of health and metrics; any address, or `off`.
     CAREPORTALS_TELEMETRY_LISTEN => "telemetry_listen", "`127.0.0.1:2274`";
-    /// Unix socket, or `off`.
+    /// Unix socket for the commands that talk to the daemon, or `off`.
     CAREPORTALS_CONTROL_SOCKET => "control_socket", "the first default place that fits";
-    /// PEM roots to trust besides the system's.
+    /// PEM file with roots to trust besides the system's.
     CAREPORTALS_CA_FILE => "ca_file", "none";
-    /// PEM roots to trust instead of the system's.
+    /// PEM file with roots to trust instead of the system's.
     CAREPORTALS_CA_ONLY_FILE => "ca_only_file", "none";
-    /// Worker threads.
+    /// Number of worker threads.
     CAREPORTALS_WORKERS => "workers", "usable cores, at most 4";
     /// Log filter.
     CAREPORTALS_LOG => "log", "`info`";

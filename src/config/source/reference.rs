@@ -18,7 +18,7 @@ pub fn reference() -> String {
         let file = if variable.file { ", `_FILE`" } else { "" };
         row(&mut text, &[&format!("`{}`{file}", variable.name), variable.doc, variable.default]);
     }
-    text += "| `HTTPS_PROXY`, `NO_PROXY` | Egress through a CONNECT proxy (`http://` or `https://`, credentials in the URL allowed), and who is reached without it; lower case wins. Never for loopback. | none |\n";
+    text += "| `HTTPS_PROXY`, `NO_PROXY` | CONNECT proxy towards upstream (`http://` or `https://`, credentials in the URL allowed), and the hosts that are reached without it; lower case wins. Never used for loopback. | none |\n";
     for (section, title) in
         [(Section::TopLevel, "Top level"), (Section::Account, "`[accounts.NAME]`"), (Section::Api, "`[apis.NAME]`")]
     {

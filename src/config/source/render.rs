@@ -91,7 +91,7 @@ fn counted(count: usize, what: &str) -> String {
 pub(super) fn shown(form: Form, value: &Value) -> String {
     match (form, value) {
         (Form::SecretTable, Value::Object(table)) => {
-            braced(table.keys().map(|name| format!("{} = {REDACTED}", key_in_toml(name))).collect())
+            braced(&table.keys().map(|name| format!("{} = {REDACTED}", key_in_toml(name))).collect::<Vec<_>>())
         }
         (Form::Source, Value::Object(table)) => match table.iter().next() {
             Some((name, Value::Array(words))) if name == "command" => {
@@ -112,14 +112,14 @@ pub(super) fn in_toml(value: &Value) -> String {
         Value::String(text) => toml_edit::Value::from(text.as_str()).to_string(),
         Value::Array(values) => format!("[{}]", values.iter().map(in_toml).collect::<Vec<_>>().join(", ")),
         Value::Object(table) => {
-            braced(table.iter().map(|(name, value)| format!("{} = {}", key_in_toml(name), in_toml(value))).collect())
+            braced(&table.iter().map(|(name, value)| format!("{} = {}", key_in_toml(name), in_toml(value))).collect::<Vec<_>>())
         }
         Value::Null => "\"\"".to_owned(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
 }
 
-fn braced(entries: Vec<String>) -> String {
+fn braced(entries: &[String]) -> String {
     if entries.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", entries.join(", ")) }
 }
 

@@ -14,37 +14,37 @@ table! {
     /// The top level as it is written.
     TopLevel of TopLevel;
 
-    /// Worker threads.
+    /// Number of worker threads.
     workers: Optional<Count<1, 256>>, Shown("usable cores (cgroup quota honoured), at most 4");
-    /// Filter, in tracing's syntax, for the sidecar's own targets; dependencies stay at `warn`.
+    /// Log filter in tracing's syntax, for the sidecar's own targets; dependencies stay at `warn`.
     log: Filter = "info";
-    /// `auto` is text on a terminal and in systemd's journal, else JSON.
+    /// `auto` writes text on a terminal and in systemd's journal, and JSON elsewhere.
     log_format: OneOf<LogFormat> = "auto";
-    /// One line for each request.
+    /// Whether each request gets a log line.
     access_log: OneOf<bool> = "on";
-    /// Health and metrics, read-only; any address, or `off`.
+    /// Address of health and metrics, read-only; any address, or `off`.
     telemetry_listen: AddressOrOff = "127.0.0.1:2274";
-    /// `POST /quitquitquit` on the telemetry listener, from this machine, shuts down.
+    /// Lets `POST /quitquitquit` on the telemetry listener, from this machine, shut the daemon down.
     quitquitquit: Switch = false;
-    /// Unix socket for `status` and its siblings, or `off`.
+    /// Unix socket for `status` and the other commands that talk to the daemon, or `off`.
     control_socket: SocketOrOff, Shown("the first default place that fits");
-    /// User ids, besides our own and root, that may use the control socket.
+    /// User ids, besides the daemon's own and root, that may use the control socket.
     control_allow_uids: List<Id> = [];
-    /// How long new requests are still served once a drain began.
+    /// Time for which new requests are still served after a drain began.
     drain_delay: Between<0, HOUR> = "0s";
-    /// How long requests in flight may take to finish.
+    /// Time that requests in flight have to finish.
     drain_timeout: Between<0, HOUR> = "25s";
-    /// What the process gives up at start; `required` fails when a step is missing.
+    /// What the process gives up at start; with `required`, the start fails when a step is missing.
     hardening: OneOf<Hardening> = "auto";
-    /// PEM roots to trust besides the system's.
+    /// PEM file with roots to trust besides the system's.
     ca_file: Optional<Path>;
-    /// PEM roots to trust instead of the system's.
+    /// PEM file with roots to trust instead of the system's.
     ca_only_file: Optional<Path>;
     /// The lowest TLS version accepted.
     tls_min: OneOf<TlsVersion> = "1.2";
-    /// PEM chain of a client certificate, shown to servers that ask; read again when it changes.
+    /// PEM file with a client certificate and its chain, shown to servers that ask; read again when it changes.
     tls_cert_file: Optional<Path>;
-    /// PEM key of the client certificate, without a passphrase.
+    /// PEM file with the key of the client certificate, without a passphrase.
     tls_key_file: Optional<Path>;
 }
 
@@ -121,7 +121,7 @@ built! {
         /// PEM roots instead of the system's.
         ca_only_file: Option<PathBuf> = top.ca_only_file.get(),
         min_version: TlsVersion = top.tls_min.get(),
-        client_certificate: Option<ClientCertificate> = client_certificate(top),
+        client_certificate: Option<ClientCertificate> = Some(client_certificate(top)),
     }
 }
 
@@ -154,7 +154,7 @@ pub struct ClientCertificate {
     pub key: PathBuf,
 }
 
-fn client_certificate(top: &TopLevel) -> Option<Option<ClientCertificate>> {
-    let (certificates, key) = (top.tls_cert_file.get()?, top.tls_key_file.get()?);
-    Some(certificates.zip(key).map(|(certificates, key)| ClientCertificate { certificates, key }))
+fn client_certificate(top: &TopLevel) -> Option<ClientCertificate> {
+    let (certificates, key) = (top.tls_cert_file.set()?.clone(), top.tls_key_file.set()?.clone());
+    Some(ClientCertificate { certificates, key })
 }

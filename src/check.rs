@@ -28,7 +28,7 @@ pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write) -> Res
     let mut report = Report { out, well: true };
     runtime.block_on(async {
         for api in &config.apis {
-            let connector = connector(&api.upstream.origin, tls, &config.egress, api.timeouts.connect)?;
+            let connector = connector(&api.upstream.origin, tls, &config.egress, api.connections.connect_timeout)?;
             let subject = format!("api {}: {}", api.name, api.upstream.origin);
             let outcome = connects(&connector).await;
             report.line(&subject, outcome.as_deref().map_err(String::as_str))?;

@@ -168,7 +168,7 @@ impl WorkerState {
     fn kept(&self, snapshot: &Snapshot, index: usize) -> Option<Arc<Upstream<ToUpstream>>> {
         let (before, settings) = (self.snapshot.as_ref()?, &snapshot.config.apis[index]);
         let known = before.config.apis.iter().find(|known| known.name == settings.name)?;
-        let same = known.upstream_settings() == settings.upstream_settings() && before.tls.is_same(&snapshot.tls);
+        let same = known.connections == settings.connections && before.tls.is_same(&snapshot.tls);
         let api = self.apis.iter().find(|api| api.name == settings.name)?;
         same.then(|| Arc::clone(&api.upstream))
     }
@@ -217,7 +217,7 @@ fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstre
     let words = rules.flat_map(crate::path::Rule::words).chain(settings.path_words.iter().map(String::as_str));
     let shared = &snapshot.shared[index];
     let meter = shared.metrics.meter(worker);
-    let connections = || upstream(&snapshot.tls, &snapshot.config.egress, &settings.upstream_settings(), Arc::clone(&meter));
+    let connections = || upstream(&snapshot.tls, &snapshot.config.egress, &settings.connections, Arc::clone(&meter));
     Some(Api {
         name: settings.name.clone(),
         account: snapshot.accounts[settings.account.0].clone(),

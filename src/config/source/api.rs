@@ -175,7 +175,8 @@ built! {
         /// Users that may call; where this and `allow_gids` are empty, all may.
         allow_uids: Vec<u32> = api.allow_uids.get(),
         allow_gids: Vec<u32> = api.allow_gids.get(),
-        http2: Http2 = api.http2.get(),
+        /// Connections to upstream.
+        connections: UpstreamSettings = UpstreamSettings::of(api),
         /// Counts and sizes.
         limits: Limits = Limits::of(api),
         /// Durations.
@@ -199,49 +200,28 @@ built! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     Timeouts of (api: &ApiTable) {
         head: Duration = api.head_timeout.get(),
-        connect: Duration = api.connect_timeout.get(),
         response: Duration = api.response_timeout.get(),
         body_idle: Duration = api.body_idle.get(),
         stream_idle: Duration = api.stream_idle.get(),
         client_idle: Duration = api.client_idle.get(),
-        pool_idle: Duration = api.pool_idle.get(),
-        connection_max_age: Duration = api.connection_max_age.get(),
     }
 }
 
-/// All that connections to an upstream are made from. A reload keeps connections only where these are equal, so what opens
-/// connections takes this type and no other settings of the API.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamSettings {
-    /// Where connections go.
-    pub origin: Origin,
-    /// The protocol.
-    pub http2: Http2,
-    /// Bytes of a response's head.
-    pub max_header_bytes: usize,
-    /// Header lines of a response.
-    pub max_headers: usize,
-    /// For name, connection and TLS together.
-    pub connect_timeout: Duration,
-    /// Silence of a kept connection.
-    pub pool_idle: Duration,
-    /// Age of a connection, ±20 %.
-    pub connection_max_age: Duration,
-}
-
-impl Api {
-    /// Its part that connections to upstream depend on.
-    #[must_use]
-    pub fn upstream_settings(&self) -> UpstreamSettings {
-        UpstreamSettings {
-            origin: self.upstream.origin.clone(),
-            http2: self.http2,
-            max_header_bytes: self.limits.max_header_bytes,
-            max_headers: self.limits.max_headers,
-            connect_timeout: self.timeouts.connect,
-            pool_idle: self.timeouts.pool_idle,
-            connection_max_age: self.timeouts.connection_max_age,
-        }
+built! {
+    /// All that connections to an upstream are made from. A reload keeps connections only where these are equal, so what
+    /// opens connections takes this type and no other settings of the API.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    UpstreamSettings of (api: &ApiTable) {
+        /// The server.
+        origin: Origin = api.upstream.set().map(|upstream| upstream.origin.clone()),
+        http2: Http2 = api.http2.get(),
+        /// Of a response.
+        max_header_bytes: usize = api.max_header_bytes.get(),
+        /// Of a response.
+        max_headers: usize = api.max_headers.get(),
+        connect_timeout: Duration = api.connect_timeout.get(),
+        pool_idle: Duration = api.pool_idle.get(),
+        connection_max_age: Duration = api.connection_max_age.get(),
     }
 }
 

@@ -79,7 +79,7 @@ fn modes_are_octal_however_they_are_written() {
 fn words_of_a_choice() {
     let config = sound(api_with("cookies = \"pass\""));
     assert_eq!(
-        (config.apis[0].cookies, config.apis[0].http2, config.restart_only.hardening),
+        (config.apis[0].cookies, config.apis[0].connections.http2, config.restart_only.hardening),
         (Cookies::Pass, Http2::Off, Hardening::Auto)
     );
     assert_eq!(sound(global_with("hardening = \"off\"")).restart_only.hardening, Hardening::Off);

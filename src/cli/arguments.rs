@@ -56,7 +56,7 @@ pub(super) struct SettingsFlags {
 }
 
 impl SettingsFlags {
-    /// `defaults`: those that a command has instead of the daemon's.
+    /// `defaults`: the defaults that a command has instead of the daemon's.
     pub(super) fn input(self, defaults: &'static [(&'static str, &'static str)]) -> Input {
         let flags = [
             ("log", self.log),

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::{
     kinds::{Between, Json, List, LoginHeaders, LoginUrl, Optional, Pointer, SourceOf, Status, Text, UrlOrPath},
     measures::{DAY, HOUR, MINUTE},
-    setting::{Key, Kind, Reader, Section, Setting, Unset, built, table},
+    setting::{Key, Kind, Section, Setting, SettingsReader, Unset, built, table},
 };
 use crate::config::{Endpoint, Source};
 

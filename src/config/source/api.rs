@@ -13,7 +13,7 @@ use super::{
         RequestHeaders, RequestRule, RequiredHeaderName, Size, SourceOf, Switch, Text, WebOrigin,
     },
     measures::{DAY, HOUR, KIB, MIB, MINUTE},
-    setting::{Entry, Key, Kind, Reader, Section, Setting, Unset, built, table},
+    setting::{Key, Kind, Named, Section, Setting, SettingsReader, Unset, built, table},
     words::words,
 };
 use crate::{
@@ -225,7 +225,7 @@ built! {
     }
 }
 
-impl Entry<ApiTable> {
+impl Named<ApiTable> {
     /// The TCP addresses that it listens on.
     pub(super) fn addresses(&self) -> impl Iterator<Item = std::net::SocketAddr> {
         let listeners = self.table.listen.known().into_iter().flatten();
@@ -233,7 +233,7 @@ impl Entry<ApiTable> {
     }
 }
 
-/// A machine may lack the address family of a built-in address.
+/// The listeners. A built-in address is not required, since the machine may lack its address family.
 fn listeners(api: &ApiTable) -> Option<Vec<Listen>> {
     let mut listeners = api.listen.get()?;
     for listener in &mut listeners {

@@ -10,9 +10,9 @@ use super::{
     egress,
     faults::{Diagnostic, Fault, ValueOrigin},
     layers::Merged,
-    login::{self, Choice},
+    login::{self, LoginChoice},
     relations,
-    setting::{Entry, Reader, Report, Setting},
+    setting::{Findings, Named, Setting, SettingsReader},
     top_level::TopLevel,
     variables::Environment,
 };
@@ -25,12 +25,12 @@ use crate::{
 /// The settings as they are written.
 pub(super) struct Written {
     top: TopLevel,
-    accounts: Vec<Entry<AccountTable>>,
-    apis: Vec<Entry<ApiTable>>,
+    accounts: Vec<Named<AccountTable>>,
+    apis: Vec<Named<ApiTable>>,
 }
 
 impl Written {
-    pub(super) fn read(reader: &mut Reader<'_>, accounts: &[String], apis: &[String]) -> Self {
+    pub(super) fn read(reader: &mut SettingsReader<'_>, accounts: &[String], apis: &[String]) -> Self {
         let top = TopLevel::read(reader, "");
         let accounts = accounts.iter().map(|name| reader.entry("accounts", name, AccountTable::read)).collect();
         let apis = apis.iter().map(|name| reader.entry("apis", name, ApiTable::read)).collect();
@@ -52,22 +52,22 @@ pub(super) fn derive_upstreams(merged: &mut Merged, apis: &[String]) {
 }
 
 /// The configuration, unless something is wrong.
-pub(super) fn config(written: Written, environment: &Environment, report: &mut Report) -> Option<Config> {
+pub(super) fn config(written: Written, environment: &Environment, findings: &mut Findings) -> Option<Config> {
     let Written { top, mut accounts, mut apis } = written;
-    let choices: Vec<Choice> = accounts.iter().map(|account| login::choose(account, &apis, report)).collect();
-    let refreshes: Vec<Option<Endpoint>> = accounts.iter().map(|account| login::refresh(account, &apis, report)).collect();
-    relations::check(&top, &accounts, &apis, &choices, report);
-    let egress = egress::read(environment, report);
+    let choices: Vec<LoginChoice> = accounts.iter().map(|account| login::choose(account, &apis, findings)).collect();
+    let refreshes: Vec<Option<Endpoint>> = accounts.iter().map(|account| login::refresh(account, &apis, findings)).collect();
+    relations::check(&top, &accounts, &apis, &choices, findings);
+    let egress = egress::read(environment, findings);
     let login_paths = login_paths(&apis, &choices, &refreshes);
 
     // Build all of them before any `?`, so that every fault is reported.
     let mut built: Vec<Option<Account>> = Vec::new();
     for ((entry, choice), refresh) in accounts.iter_mut().zip(choices).zip(refreshes) {
-        if choice == Choice::Unknown && login::is_certain(entry, &apis) {
-            required(&entry.name, "username", &mut entry.table.username, report);
-            required(&entry.name, "password", &mut entry.table.password, report);
+        if choice == LoginChoice::Unknown && login::is_certain(entry, &apis) {
+            required(&entry.name, "username", &mut entry.table.username, findings);
+            required(&entry.name, "password", &mut entry.table.password, findings);
         }
-        built.push(account(entry, choice, refresh, report));
+        built.push(account(entry, choice, refresh, findings));
     }
     let apis: Vec<Option<Api>> = apis.iter_mut().map(|entry| api(entry, &accounts)).collect();
     Some(Config {
@@ -88,8 +88,8 @@ fn socket_names(environment: &Environment) -> Vec<String> {
     names.split(':').map(str::to_owned).collect()
 }
 
-fn login_paths(apis: &[Entry<ApiTable>], choices: &[Choice], refreshes: &[Option<Endpoint>]) -> LoginPaths {
-    let chosen = choices.iter().filter_map(|choice| if let Choice::At(endpoint) = choice { Some(endpoint) } else { None });
+fn login_paths(apis: &[Named<ApiTable>], choices: &[LoginChoice], refreshes: &[Option<Endpoint>]) -> LoginPaths {
+    let chosen = choices.iter().filter_map(|choice| if let LoginChoice::At(endpoint) = choice { Some(endpoint) } else { None });
     let chosen = chosen.chain(refreshes.iter().flatten()).map(|endpoint| endpoint.target.path().to_owned());
     // Under an upstream's base path, too: the path that the upstream sees is compared.
     let bases = apis.iter().filter_map(|api| api.table.upstream.set()).map(|upstream| upstream.base_path.as_str()).chain([""]);
@@ -98,19 +98,19 @@ fn login_paths(apis: &[Entry<ApiTable>], choices: &[Choice], refreshes: &[Option
 }
 
 fn account(
-    entry: &mut Entry<AccountTable>,
-    choice: Choice,
+    entry: &mut Named<AccountTable>,
+    choice: LoginChoice,
     refresh_url: Option<Endpoint>,
-    report: &mut Report,
+    findings: &mut Findings,
 ) -> Option<Account> {
-    let Entry { name, table, .. } = entry;
-    let organization = required(name, "organization", &mut table.organization, report);
+    let Named { name, table, .. } = entry;
+    let organization = required(name, "organization", &mut table.organization, findings);
     let login = match choice {
-        Choice::Off => None,
-        Choice::Unknown => return None,
-        Choice::At(url) => {
-            let username = required(name, "username", &mut table.username, report);
-            let password = required(name, "password", &mut table.password, report);
+        LoginChoice::Off => None,
+        LoginChoice::Unknown => return None,
+        LoginChoice::At(url) => {
+            let username = required(name, "username", &mut table.username, findings);
+            let password = required(name, "password", &mut table.password, findings);
             Some(Login::of(table, LoginParts { url, refresh_url, username: username?, password: password? })?)
         }
     };
@@ -118,10 +118,10 @@ fn account(
 }
 
 /// Takes a source that must be there.
-fn required(account: &str, key: &str, setting: &mut Setting<Option<Source>>, report: &mut Report) -> Option<Source> {
+fn required(account: &str, key: &str, setting: &mut Setting<Option<Source>>, findings: &mut Findings) -> Option<Source> {
     let source = setting.take();
     if source.is_none() && !setting.is_written() {
-        report.faults.push(if account == "default" && setting.place == ValueOrigin::Default {
+        findings.faults.push(if account == "default" && setting.place == ValueOrigin::Default {
             let variable = format!("CAREPORTALS_{}", key.to_uppercase());
             let wrong = Diagnostic::new("is not set")
                 .hint(format!("set it, {variable}_FILE or CAREPORTALS_CREDENTIALS_DIR, or write a settings file"));
@@ -133,7 +133,7 @@ fn required(account: &str, key: &str, setting: &mut Setting<Option<Source>>, rep
     source
 }
 
-fn api(entry: &mut Entry<ApiTable>, accounts: &[Entry<AccountTable>]) -> Option<Api> {
+fn api(entry: &mut Named<ApiTable>, accounts: &[Named<AccountTable>]) -> Option<Api> {
     let table = &mut entry.table;
     let value = table.require_header_value.take();
     let require_header = table.require_header_name.take().map(|name| RequireHeader { name, value });

@@ -5,7 +5,7 @@
 use super::{
     faults::{Diagnostic, Fault, ValueOrigin, Warning, shown},
     render::in_toml,
-    setting::Report,
+    setting::Findings,
     url::{self, Address},
     variables::Environment,
 };
@@ -15,31 +15,31 @@ use crate::{
 };
 
 /// Reads both variables. Where a name is set in both cases, the lower one wins, as it does for curl.
-pub(super) fn read(environment: &Environment, report: &mut Report) -> Egress {
-    let exceptions = exceptions(environment, report);
-    let Some((name, url)) = first(environment, report, ["https_proxy", "HTTPS_PROXY"]) else {
+pub(super) fn read(environment: &Environment, findings: &mut Findings) -> Egress {
+    let exceptions = exceptions(environment, findings);
+    let Some((name, url)) = first(environment, findings, ["https_proxy", "HTTPS_PROXY"]) else {
         return Egress::new(None, exceptions);
     };
-    report.show(name, "\"[redacted]\"".to_owned(), ValueOrigin::Variable(name.to_owned()));
+    findings.show(name, "\"[redacted]\"".to_owned(), ValueOrigin::Variable(name.to_owned()));
     match proxy(&url) {
         Ok(proxy) => Egress::new(Some(proxy), exceptions),
         Err(wrong) => {
-            report.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
+            findings.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
             Egress::default()
         }
     }
 }
 
-fn exceptions(environment: &Environment, report: &mut Report) -> Vec<Exception> {
-    let Some((name, list)) = first(environment, report, ["no_proxy", "NO_PROXY"]) else { return Vec::new() };
-    report.show(name, in_toml(&list.as_str().into()), ValueOrigin::Variable(name.to_owned()));
+fn exceptions(environment: &Environment, findings: &mut Findings) -> Vec<Exception> {
+    let Some((name, list)) = first(environment, findings, ["no_proxy", "NO_PROXY"]) else { return Vec::new() };
+    findings.show(name, in_toml(&list.as_str().into()), ValueOrigin::Variable(name.to_owned()));
     let entries = list.split(|letter: char| letter == ',' || letter.is_whitespace()).filter(|entry| !entry.is_empty());
     let mut exceptions = Vec::new();
     for entry in entries {
         match Exception::parse(entry) {
             Some(exception) => exceptions.push(exception),
             // Not a fault: other programs on the machine may know more forms.
-            None => report.warnings.push(Warning::new(
+            None => findings.warnings.push(Warning::new(
                 ValueOrigin::Variable(name.to_owned()),
                 "",
                 Diagnostic::new(format!("{} is no name, address or network, and excepts nothing", shown(entry))),
@@ -108,11 +108,11 @@ fn unescape(text: &str, out: &mut Pages) -> Result<(), Diagnostic> {
 }
 
 /// The first variable that is set. An empty one counts as not set.
-fn first(environment: &Environment, report: &mut Report, names: [&'static str; 2]) -> Option<(&'static str, String)> {
+fn first(environment: &Environment, findings: &mut Findings, names: [&'static str; 2]) -> Option<(&'static str, String)> {
     let name = names.into_iter().find(|name| environment.get(name).is_some_and(|value| !value.is_empty()))?;
     let text = environment.get(name).and_then(|value| value.to_str());
     if text.is_none() {
-        report.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), "", Diagnostic::new("is not UTF-8")));
+        findings.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), "", Diagnostic::new("is not UTF-8")));
     }
     text.map(|text| (name, text.to_owned()))
 }

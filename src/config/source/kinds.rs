@@ -14,7 +14,7 @@ use super::{
     setting::{Form, Kind},
     url::{self, Address},
     variables::Environment,
-    words::Words,
+    words::Worded,
 };
 use crate::{
     config::{AllowedHosts, ControlSocket, Listen, RuntimeDirectories, Source, Upstream},
@@ -112,7 +112,7 @@ kinds! {
     Filter => String, "filter", Text, some_text(), |value| filter(text(value)?);
 }
 
-/// A key that may be absent.
+/// The kind of a key that may be absent.
 pub(super) struct Optional<K>(K);
 
 impl<K: Kind> Kind for Optional<K> {
@@ -132,7 +132,7 @@ impl<K: Kind> Kind for Optional<K> {
     }
 }
 
-/// A list of values of one kind, or one value that stands for a list of one.
+/// The kind of a list of values, or of one value that stands for a list of one.
 pub(super) struct List<K>(K);
 
 impl<K: Kind> Kind for List<K> {
@@ -152,7 +152,7 @@ impl<K: Kind> Kind for List<K> {
 /// One of several words.
 pub(super) struct OneOf<T>(T);
 
-impl<T: Words> Kind for OneOf<T> {
+impl<T: Worded> Kind for OneOf<T> {
     type Value = T;
     const FORM: Form = Form::Text;
 
@@ -173,7 +173,7 @@ impl<T: Words> Kind for OneOf<T> {
     }
 }
 
-fn all_quoted<T: Words>() -> String {
+fn all_quoted<T: Worded>() -> String {
     T::all().iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
@@ -315,7 +315,7 @@ fn command(value: &Value) -> Option<Source> {
     words.first().is_some_and(|program| !program.is_empty()).then_some(Source::Command(words))
 }
 
-/// A list, or one value that stands for a list of one.
+/// Reads a list, or one value that stands for a list of one.
 fn list<T>(value: &Value, mut item: impl FnMut(&Value) -> Result<T, Diagnostic>) -> Result<Vec<T>, Diagnostic> {
     match value {
         Value::Array(values) => values.iter().map(item).collect(),

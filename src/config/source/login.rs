@@ -8,7 +8,7 @@ use super::{
     account::AccountTable,
     api::ApiTable,
     faults::{Diagnostic, Fault},
-    setting::{Entry, Report, Setting},
+    setting::{Findings, Named, Setting},
     url::{self, Address},
 };
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
 
 /// Where an account logs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Choice {
-    /// Nobody can tell, because of a fault that is in the report.
+pub(super) enum LoginChoice {
+    /// Unknown, because of a fault that was found.
     Unknown,
     /// Nowhere: the organization alone is sent.
     Off,
@@ -27,98 +27,107 @@ pub(super) enum Choice {
     At(Endpoint),
 }
 
-/// Decides for one account, and shows the outcome if it was not written.
-pub(super) fn choose(account: &Entry<AccountTable>, apis: &[Entry<ApiTable>], report: &mut Report) -> Choice {
+/// Decides for one account, and has `config` show the outcome where nobody wrote it.
+pub(super) fn choose(account: &Named<AccountTable>, apis: &[Named<ApiTable>], findings: &mut Findings) -> LoginChoice {
     let setting = &account.table.login_url;
     let own = own(account, apis);
     let choice = match setting.set() {
-        Some(address) => resolve(setting, address, &own, report),
-        None if setting.is_written() => Choice::Unknown,
-        None => from_presets(account, &own, apis, report),
+        Some(address) => resolve(setting, address, &own, findings),
+        None if setting.is_written() => LoginChoice::Unknown,
+        None => from_presets(account, &own, apis, findings),
     };
-    if let Choice::At(endpoint) = &choice {
-        forbid_plain_http("log-in", setting, endpoint, report);
+    if let LoginChoice::At(endpoint) = &choice {
+        forbid_plain_http("log-in", setting, endpoint, findings);
     }
     if !setting.is_written() {
         let entry = format!("accounts.{}.", account.name);
         match &choice {
-            Choice::At(Endpoint { origin, target }) => report.show_derived(&entry, "login_url", format!("\"{origin}{target}\"")),
-            Choice::Off => report.show_derived(&entry, "login_url", "\"off\"".to_owned()),
-            Choice::Unknown => {}
+            LoginChoice::At(Endpoint { origin, target }) => {
+                findings.show_derived(&entry, "login_url", format!("\"{origin}{target}\""))
+            }
+            LoginChoice::Off => findings.show_derived(&entry, "login_url", "\"off\"".to_owned()),
+            LoginChoice::Unknown => {}
         }
     }
     choice
 }
 
 /// Decides where a refresh token becomes a token. No preset says that.
-pub(super) fn refresh(account: &Entry<AccountTable>, apis: &[Entry<ApiTable>], report: &mut Report) -> Option<Endpoint> {
+pub(super) fn refresh(account: &Named<AccountTable>, apis: &[Named<ApiTable>], findings: &mut Findings) -> Option<Endpoint> {
     let setting = &account.table.refresh_url;
-    let Choice::At(endpoint) = resolve(setting, setting.set()?, &own(account, apis), report) else { return None };
-    forbid_plain_http("a refresh", setting, &endpoint, report);
+    let LoginChoice::At(endpoint) = resolve(setting, setting.set()?, &own(account, apis), findings) else { return None };
+    forbid_plain_http("a refresh", setting, &endpoint, findings);
     Some(endpoint)
 }
 
 /// Whether the account logs in, wherever that is. Then a missing user name is a fault in any case.
-pub(super) fn is_certain(account: &Entry<AccountTable>, apis: &[Entry<ApiTable>]) -> bool {
+pub(super) fn is_certain(account: &Named<AccountTable>, apis: &[Named<ApiTable>]) -> bool {
     let own = own(account, apis);
-    let logs_in = |api: &&Entry<ApiTable>| api.table.preset.known().is_some_and(|preset| preset.login() != PresetLogin::Off);
+    let logs_in = |api: &&Named<ApiTable>| api.table.preset.known().is_some_and(|preset| preset.login() != PresetLogin::Off);
     !own.is_empty() && own.iter().all(logs_in)
 }
 
 /// The APIs that use the account.
-fn own<'a>(account: &Entry<AccountTable>, apis: &'a [Entry<ApiTable>]) -> Vec<&'a Entry<ApiTable>> {
+fn own<'a>(account: &Named<AccountTable>, apis: &'a [Named<ApiTable>]) -> Vec<&'a Named<ApiTable>> {
     apis.iter().filter(|api| api.table.account.known() == Some(&account.name)).collect()
 }
 
-fn forbid_plain_http(what: &str, setting: &Setting<Option<Address>>, endpoint: &Endpoint, report: &mut Report) {
+fn forbid_plain_http(what: &str, setting: &Setting<Option<Address>>, endpoint: &Endpoint, findings: &mut Findings) {
     if endpoint.origin.scheme == Scheme::Http && !endpoint.origin.is_loopback() {
         let wrong = Diagnostic::new(format!("{what} never goes over plain http to anything but loopback"));
-        report.faults.push(setting.finding(wrong.hint("use https")));
+        findings.faults.push(setting.finding(wrong.hint("use https")));
     }
 }
 
-fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&Entry<ApiTable>], report: &mut Report) -> Choice {
+fn resolve(
+    setting: &Setting<Option<Address>>,
+    address: &Address,
+    own: &[&Named<ApiTable>],
+    findings: &mut Findings,
+) -> LoginChoice {
     match (address, own) {
-        (Address::Off, _) => Choice::Off,
+        (Address::Off, _) => LoginChoice::Off,
         (Address::Absolute { origin, path }, _) => at(origin, path),
-        (Address::Path(path), [api]) => api.table.upstream.set().map_or(Choice::Unknown, |upstream| under(upstream, path)),
+        (Address::Path(path), [api]) => api.table.upstream.set().map_or(LoginChoice::Unknown, |upstream| under(upstream, path)),
         (Address::Path(_), own) => {
             let count = if own.is_empty() { "no API uses it" } else { "several APIs use it" };
             let wrong = Diagnostic::new(format!("a path needs an account with exactly one API, and {count}"));
-            report.faults.push(setting.finding(wrong.hint("write an absolute URL")));
-            Choice::Unknown
+            findings.faults.push(setting.finding(wrong.hint("write an absolute URL")));
+            LoginChoice::Unknown
         }
     }
 }
 
 fn from_presets(
-    account: &Entry<AccountTable>,
-    own: &[&Entry<ApiTable>],
-    apis: &[Entry<ApiTable>],
-    report: &mut Report,
-) -> Choice {
+    account: &Named<AccountTable>,
+    own: &[&Named<ApiTable>],
+    apis: &[Named<ApiTable>],
+    findings: &mut Findings,
+) -> LoginChoice {
     if own.is_empty() {
         // An API whose account could not be read may be the one that uses it.
         if apis.iter().all(|api| api.table.account.known().is_some()) {
             let wrong = Diagnostic::new("no API uses this account, so nothing says where it logs in")
                 .hint("remove it, or give it a login_url");
-            report.faults.push(Fault::new(account.place.clone(), format!("accounts.{}", account.name), wrong));
+            findings.faults.push(Fault::new(account.place.clone(), format!("accounts.{}", account.name), wrong));
         }
-        return Choice::Unknown;
+        return LoginChoice::Unknown;
     }
     let setting = &account.table.login_url;
-    let mut agreed: Option<(&str, Choice)> = None;
+    let mut agreed: Option<(&str, LoginChoice)> = None;
     for api in own {
-        let (Some(preset), Some(upstream)) = (api.table.preset.get(), api.table.upstream.set()) else { return Choice::Unknown };
+        let (Some(preset), Some(upstream)) = (api.table.preset.get(), api.table.upstream.set()) else {
+            return LoginChoice::Unknown;
+        };
         let choice = match preset.login() {
-            PresetLogin::Off => Choice::Off,
+            PresetLogin::Off => LoginChoice::Off,
             PresetLogin::Path(path) => under(upstream, path),
             PresetLogin::Url(_) if !is_upstream_of(preset, upstream) => {
                 let (name, preset) = (&api.name, preset.name());
                 let wrong =
                     Diagnostic::new(format!("needed, since API `{name}` has the preset `{preset}` with another upstream"));
-                report.faults.push(setting.finding(wrong.hint("give the account a login_url")));
-                return Choice::Unknown;
+                findings.faults.push(setting.finding(wrong.hint("give the account a login_url")));
+                return LoginChoice::Unknown;
             }
             PresetLogin::Url(url) => absolute(url),
         };
@@ -126,32 +135,32 @@ fn from_presets(
             Some((other, earlier)) if *earlier != choice => {
                 let wrong =
                     Diagnostic::new(format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name));
-                report.faults.push(setting.finding(wrong.hint("give the account a login_url, or each API its own account")));
-                return Choice::Unknown;
+                findings.faults.push(setting.finding(wrong.hint("give the account a login_url, or each API its own account")));
+                return LoginChoice::Unknown;
             }
             Some(_) => {}
             None => agreed = Some((&api.name, choice)),
         }
     }
-    agreed.map_or(Choice::Unknown, |(_, choice)| choice)
+    agreed.map_or(LoginChoice::Unknown, |(_, choice)| choice)
 }
 
 fn is_upstream_of(preset: Preset, upstream: &Upstream) -> bool {
     url::upstream(preset.upstream()).is_ok_and(|known| known == *upstream)
 }
 
-fn under(upstream: &Upstream, path: &str) -> Choice {
+fn under(upstream: &Upstream, path: &str) -> LoginChoice {
     at(&upstream.origin, &format!("{}{path}", upstream.base_path))
 }
 
-fn absolute(url: &str) -> Choice {
+fn absolute(url: &str) -> LoginChoice {
     match url::address(url) {
         Ok(Address::Absolute { origin, path }) => at(&origin, &path),
-        _ => Choice::Unknown,
+        _ => LoginChoice::Unknown,
     }
 }
 
-fn at(origin: &Origin, path: &str) -> Choice {
+fn at(origin: &Origin, path: &str) -> LoginChoice {
     let target = PathAndQuery::try_from(if path.is_empty() { "/" } else { path });
-    target.map_or(Choice::Unknown, |target| Choice::At(Endpoint { origin: origin.clone(), target }))
+    target.map_or(LoginChoice::Unknown, |target| LoginChoice::At(Endpoint { origin: origin.clone(), target }))
 }

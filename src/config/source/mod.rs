@@ -4,9 +4,9 @@
 //! a secret. Only [`Environment::of_process`] reads the environment of the process, and only this file reads the settings
 //! file; the rest is pure.
 //!
-//! The way of a value: `file` and `variables` make leaves of what is written, and `layers` merges them. `top_level`,
-//! `account` and `api` declare the settings, by the means of `setting`; a setting's type among the `kinds` reads its value.
-//! `relations` judges what only several values together show, and `build` makes the types of [`super`].
+//! `file` and `variables` make leaves of what is written, and `layers` merges them. `top_level`, `account` and `api` declare
+//! the settings with the macros of `setting`, and the `kinds` read one value each. `relations` finds faults that only several
+//! values together show, and `build` makes the [`Config`].
 
 pub mod account;
 pub mod api;
@@ -47,7 +47,7 @@ use self::{
     file::File,
     layers::{Leaf, Merged},
     named_variables::CONFIG,
-    setting::{Reader, Report},
+    setting::{Findings, SettingsReader},
     top_level::TopLevel,
     variables::Variables,
 };
@@ -107,7 +107,7 @@ pub struct Loaded {
 pub struct EffectiveValue {
     /// A key such as `apis.emr.listen`, or a variable that has no key.
     pub path: String,
-    /// The value in TOML syntax: a secret as `"[redacted]"`, a faulty one as `"[invalid]"`. Words, if it has no value.
+    /// The value in TOML syntax: a secret as `"[redacted]"`, a faulty one as `"[invalid]"`. Worded, if it has no value.
     pub shown: String,
     /// Where it came from.
     pub origin: ValueOrigin,
@@ -150,23 +150,23 @@ impl Input {
 /// Reads every layer, finds every fault, and builds the configuration if there is none.
 #[must_use]
 pub fn load(input: Input) -> Loaded {
-    let Layers { file, variables, flags, mut report } = Layers::read(&input);
+    let Layers { file, variables, flags, mut findings } = Layers::read(&input);
     let Input { environment, defaults, .. } = input;
     let path = file.as_ref().map(|file| file.lines.file.clone());
     let file = file.unwrap_or_default();
     let accounts = names("accounts", &file.accounts, &variables.accounts, &flags);
     let apis = names("apis", &file.apis, &variables.apis, &flags);
-    let mut merged = merge(file, variables, flags, [&accounts, &apis], &mut report);
+    let mut merged = merge(file, variables, flags, [&accounts, &apis], &mut findings);
     build::derive_upstreams(&mut merged, &apis);
-    let mut reader = Reader { merged: &merged, environment: &environment, defaults, report };
+    let mut reader = SettingsReader { merged: &merged, environment: &environment, defaults, findings };
     let written = Written::read(&mut reader, &accounts, &apis);
-    let mut report = reader.report;
-    let config = build::config(written, &environment, &mut report);
-    if config.is_none() && report.faults.is_empty() {
+    let mut findings = reader.findings;
+    let config = build::config(written, &environment, &mut findings);
+    if config.is_none() && findings.faults.is_empty() {
         // Unreachable as long as `build` names a fault for each value that it misses; never start on a guess.
-        report.faults.push(Fault::new(ValueOrigin::Default, "", Diagnostic::new("the settings are incomplete")));
+        findings.faults.push(Fault::new(ValueOrigin::Default, "", Diagnostic::new("the settings are incomplete")));
     }
-    let Report { mut faults, warnings, values } = report;
+    let Findings { mut faults, warnings, values } = findings;
     faults.sort_by_key(|fault| fault.origin().rank());
     faults.dedup();
     let secret_variables = child_environment::secret_variables(&environment, &merged);
@@ -188,13 +188,13 @@ pub struct DaemonAddress {
 /// not keep it from asking. The daemon may run with settings that were right when it started.
 #[must_use]
 pub fn daemon_address(input: &Input) -> DaemonAddress {
-    let Layers { file, variables, flags, report } = Layers::read(input);
+    let Layers { file, variables, flags, findings } = Layers::read(input);
     let file = file.unwrap_or_default();
     let merged = Merged::new(file.lines, file.leaves.into_iter().chain(variables.leaves).chain(flags));
     let (environment, defaults) = (&input.environment, input.defaults);
-    let mut reader = Reader { merged: &merged, environment, defaults, report: Report::default() };
+    let mut reader = SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() };
     let TopLevel { telemetry_listen, control_socket, .. } = TopLevel::read(&mut reader, "");
-    DaemonAddress { telemetry: telemetry_listen, control: control_socket, faults: report.faults }
+    DaemonAddress { telemetry: telemetry_listen, control: control_socket, faults: findings.faults }
 }
 
 /// The settings file and who names it.
@@ -213,27 +213,27 @@ struct Layers {
     file: Option<File>,
     variables: Variables,
     flags: Vec<Leaf>,
-    report: Report,
+    findings: Findings,
 }
 
 impl Layers {
     fn read(input: &Input) -> Self {
-        let (mut report, mut flags) = (Report::default(), Vec::new());
-        let text = read_file(input, &mut report.faults);
+        let (mut findings, mut flags) = (Findings::default(), Vec::new());
+        let text = read_file(input, &mut findings.faults);
         let mut file = text.map(|(path, text)| file::read(&path, &text));
-        report.faults.extend(file.iter_mut().flat_map(|file| file.faults.drain(..)));
+        findings.faults.extend(file.iter_mut().flat_map(|file| file.faults.drain(..)));
         let mut variables = variables::read(&input.environment);
-        report.faults.append(&mut variables.faults);
-        report.warnings.append(&mut variables.warnings);
+        findings.faults.append(&mut variables.faults);
+        findings.warnings.append(&mut variables.warnings);
         for (path, value) in &input.flags {
             let name = path.rsplit('.').next().unwrap_or(path).replace('_', "-");
             let (path, origin) = (path.clone(), ValueOrigin::Flag(format!("--{name}")));
             match setting::at(&path) {
                 Some(key) => flags.push(Leaf { path, value: variables::value_of(key.form, value), origin }),
-                None => report.faults.push(Fault::new(origin, path, Diagnostic::new("no such key"))),
+                None => findings.faults.push(Fault::new(origin, path, Diagnostic::new("no such key"))),
             }
         }
-        Self { file, variables, flags, report }
+        Self { file, variables, flags, findings }
     }
 }
 
@@ -269,7 +269,7 @@ fn names(group: &str, file: &[String], variables: &[String], flags: &[Leaf]) -> 
 }
 
 /// Merges the layers, the weakest first, and reports values whose account or API does not exist.
-fn merge(file: File, variables: Variables, flags: Vec<Leaf>, names: [&[String]; 2], report: &mut Report) -> Merged {
+fn merge(file: File, variables: Variables, flags: Vec<Leaf>, names: [&[String]; 2], findings: &mut Findings) -> Merged {
     let exists = |leaf: &Leaf| {
         let mut parts = leaf.path.split('.');
         let known = match parts.next() {
@@ -284,19 +284,19 @@ fn merge(file: File, variables: Variables, flags: Vec<Leaf>, names: [&[String]; 
     for leaf in variables.leaves {
         if exists(&leaf) {
             leaves.push(leaf);
-        } else if report.faults.last().is_none_or(|fault| *fault.origin() != leaf.origin) {
+        } else if findings.faults.last().is_none_or(|fault| *fault.origin() != leaf.origin) {
             // Once for a directory of credentials, which gives several values.
             let (group, what) = if leaf.path.starts_with("accounts") { ("accounts", "account") } else { ("apis", "API") };
             let wrong = Diagnostic::new(format!("sets the {what} `default`, which the settings do not have"))
                 .hint(format!("add `[{group}.default]`, or use CAREPORTALS__{}__NAME__KEY", group.to_uppercase()));
-            report.faults.push(Fault::new(leaf.origin, leaf.path, wrong));
+            findings.faults.push(Fault::new(leaf.origin, leaf.path, wrong));
         }
     }
     for leaf in flags {
         if exists(&leaf) {
             leaves.push(leaf);
         } else {
-            report.faults.push(Fault::new(leaf.origin, leaf.path, Diagnostic::new("the settings have no such table")));
+            findings.faults.push(Fault::new(leaf.origin, leaf.path, Diagnostic::new("the settings have no such table")));
         }
     }
     Merged::new(file.lines, leaves)

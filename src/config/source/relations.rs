@@ -8,97 +8,97 @@ use super::{
     account::AccountTable,
     api::ApiTable,
     faults::{Diagnostic, Warning, shown},
-    login::Choice,
-    setting::{Entry, Report},
+    login::LoginChoice,
+    setting::{Findings, Named},
     top_level::TopLevel,
 };
 use crate::config::{AllowedHosts, Listen, Origin, Scheme};
 
-type ApiEntry = Entry<ApiTable>;
+type ApiEntry = Named<ApiTable>;
 
 /// Reports every fault and warning. `choices`: one for each account.
 pub(super) fn check(
     top: &TopLevel,
-    accounts: &[Entry<AccountTable>],
+    accounts: &[Named<AccountTable>],
     apis: &[ApiEntry],
-    choices: &[Choice],
-    report: &mut Report,
+    choices: &[LoginChoice],
+    findings: &mut Findings,
 ) {
     for api in apis {
-        account(api, accounts, report);
-        listen(api, report);
-        callers(api, report);
-        upstream(api, top, apis, report);
-        required_header(api, report);
+        account(api, accounts, findings);
+        listen(api, findings);
+        callers(api, findings);
+        upstream(api, top, apis, findings);
+        required_header(api, findings);
     }
     for (index, api) in apis.iter().enumerate() {
         for other in &apis[..index] {
-            sharing(api, other, report);
+            sharing(api, other, findings);
         }
     }
-    telemetry(top, apis, report);
+    telemetry(top, apis, findings);
     for (account, choice) in accounts.iter().zip(choices) {
-        log_in(account, choice, top, apis, report);
+        log_in(account, choice, top, apis, findings);
     }
-    pairs(top, report);
+    pairs(top, findings);
 }
 
-fn account(api: &ApiEntry, accounts: &[Entry<AccountTable>], report: &mut Report) {
+fn account(api: &ApiEntry, accounts: &[Named<AccountTable>], findings: &mut Findings) {
     let setting = &api.table.account;
     let Some(name) = setting.known() else { return };
     if accounts.iter().any(|account| account.name == *name) {
         return;
     }
     let wrong = Diagnostic::new(format!("there is no account {}", shown(name)));
-    report.faults.push(setting.finding(match accounts {
+    findings.faults.push(setting.finding(match accounts {
         [only] => wrong.hint(format!("write account = \"{}\"", only.name)),
         _ => wrong.did_you_mean(name, accounts.iter().map(|account| account.name.as_str())),
     }));
 }
 
-fn listen(api: &ApiEntry, report: &mut Report) {
+fn listen(api: &ApiEntry, findings: &mut Findings) {
     let open: Vec<SocketAddr> = api.addresses().filter(|address| !address.ip().to_canonical().is_loopback()).collect();
     if api.table.allow_non_loopback.get() == Some(false) {
         for address in &open {
             let wrong = Diagnostic::new(format!("{address} is not a loopback address: whoever reaches it can use the token"));
             let wrong = wrong.hint("listen on 127.0.0.1 or a Unix socket, or set allow_non_loopback");
-            report.faults.push(api.table.listen.finding(wrong));
+            findings.faults.push(api.table.listen.finding(wrong));
         }
     } else if !open.is_empty() && matches!(api.table.allowed_hosts.known(), Some(AllowedHosts::Names(names)) if names.is_empty())
     {
         let wrong = Diagnostic::new(
             "listens beyond loopback without `allowed_hosts`: only callers that name a loopback host will be served",
         );
-        report.warnings.push(api.table.listen.finding(wrong.hint("name the hosts that clients use in allowed_hosts")));
+        findings.warnings.push(api.table.listen.finding(wrong.hint("name the hosts that clients use in allowed_hosts")));
     }
 }
 
-/// Groups are known on Unix sockets alone.
-fn callers(api: &ApiEntry, report: &mut Report) {
+/// Warns of groups that let nobody in: they are known only on Unix sockets.
+fn callers(api: &ApiEntry, findings: &mut Findings) {
     let [uids, gids] = [&api.table.allow_uids, &api.table.allow_gids].map(|ids| ids.known().is_some_and(|ids| !ids.is_empty()));
     if gids && !uids && api.addresses().next().is_some() {
         let wrong = Diagnostic::new("lets nobody in over TCP: there only the caller's user can be known, and not its groups");
         let wrong = wrong.hint("name users in allow_uids, or listen on a Unix socket alone");
-        report.warnings.push(api.table.allow_gids.finding(wrong));
+        findings.warnings.push(api.table.allow_gids.finding(wrong));
     }
 }
 
-fn upstream(api: &ApiEntry, top: &TopLevel, apis: &[ApiEntry], report: &mut Report) {
+fn upstream(api: &ApiEntry, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     let setting = &api.table.upstream;
     let Some(upstream) = setting.set() else { return };
     if upstream.origin.scheme == Scheme::Http {
         if !upstream.origin.is_loopback() {
             let wrong = Diagnostic::new("plain http would show the token to the network").hint("use https");
-            report.faults.push(setting.finding(wrong));
+            findings.faults.push(setting.finding(wrong));
         } else if api.table.allow_insecure_upstream.get() == Some(false) {
             let wrong =
                 Diagnostic::new("plain http is refused").hint("for a loopback upstream, set allow_insecure_upstream = true");
-            report.faults.push(setting.finding(wrong));
+            findings.faults.push(setting.finding(wrong));
         }
     }
     if let Some(own) = own_address(&upstream.origin, top, apis) {
         let wrong = Diagnostic::new(format!("is our own address {own}: requests would go round in a circle"));
-        report.faults.push(setting.finding(wrong));
+        findings.faults.push(setting.finding(wrong));
     }
 }
 
@@ -116,10 +116,10 @@ fn own_address(origin: &Origin, top: &TopLevel, apis: &[ApiEntry]) -> Option<Soc
         };
         port && host
     };
-    apis.iter().flat_map(Entry::addresses).chain(top.telemetry_listen.get().flatten()).find(is_ours)
+    apis.iter().flat_map(Named::addresses).chain(top.telemetry_listen.get().flatten()).find(is_ours)
 }
 
-fn sharing(api: &ApiEntry, other: &ApiEntry, report: &mut Report) {
+fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
     let (setting, theirs) = (&api.table.listen, other.table.listen.known());
     let same = |left: &Listen, right: &Listen| match (left, right) {
         (Listen::Tcp { address: left, .. }, Listen::Tcp { address: right, .. }) => left == right && left.port() != 0,
@@ -136,29 +136,29 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, report: &mut Report) {
         };
         if let Some(why) = keyed {
             let wrong = Diagnostic::new(format!("shares {shared} with API `{}`, {why}", other.name));
-            report.faults.push(setting.finding(wrong.hint("give each API its own prefix, or its own address")));
+            findings.faults.push(setting.finding(wrong.hint("give each API its own prefix, or its own address")));
         }
         if matches!(shared, Listen::Unix(_)) {
-            shared_file(api, other, report);
+            shared_file(api, other, findings);
         }
     }
     let overlap = |own| other.addresses().find(|theirs| overlaps(own, *theirs)).map(|theirs| (own, theirs));
     if let Some((own, theirs)) = api.addresses().find_map(overlap) {
-        report.faults.push(setting.finding(Diagnostic::new(format!("{own} overlaps {theirs} of API `{}`", other.name))));
+        findings.faults.push(setting.finding(Diagnostic::new(format!("{own} overlaps {theirs} of API `{}`", other.name))));
     }
 }
 
-/// A Unix socket's file has one mode and one group.
-fn shared_file(api: &ApiEntry, other: &ApiEntry, report: &mut Report) {
+/// Reports different modes and groups of APIs that share a Unix socket, whose file has one of each.
+fn shared_file(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
     let wrong = || {
         let wrong = Diagnostic::new(format!("is not that of API `{}`, with which it shares a Unix socket", other.name));
         wrong.hint("give both the same")
     };
     if api.table.socket_mode.known() != other.table.socket_mode.known() {
-        report.faults.push(api.table.socket_mode.finding(wrong()));
+        findings.faults.push(api.table.socket_mode.finding(wrong()));
     }
     if api.table.socket_group.set() != other.table.socket_group.set() {
-        report.faults.push(api.table.socket_group.finding(wrong()));
+        findings.faults.push(api.table.socket_group.finding(wrong()));
     }
 }
 
@@ -169,58 +169,58 @@ fn overlaps(left: SocketAddr, right: SocketAddr) -> bool {
     family && port && left != right && (left.ip().is_unspecified() || right.ip().is_unspecified())
 }
 
-fn telemetry(top: &TopLevel, apis: &[ApiEntry], report: &mut Report) {
+fn telemetry(top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     let setting = &top.telemetry_listen;
     let Some(telemetry) = setting.get().flatten() else { return };
     let clashes = |own: SocketAddr| overlaps(own, telemetry) || (own == telemetry && own.port() != 0);
     if let Some(api) = apis.iter().find(|api| api.addresses().any(clashes)) {
         let wrong = Diagnostic::new(format!("the telemetry address {telemetry} is also where API `{}` listens", api.name));
         let wrong = wrong.hint("choose another port for one of the two");
-        report.faults.push(if setting.is_written() { setting.finding(wrong) } else { api.table.listen.finding(wrong) });
+        findings.faults.push(if setting.is_written() { setting.finding(wrong) } else { api.table.listen.finding(wrong) });
     }
 }
 
-fn log_in(account: &Entry<AccountTable>, choice: &Choice, top: &TopLevel, apis: &[ApiEntry], report: &mut Report) {
+fn log_in(account: &Named<AccountTable>, choice: &LoginChoice, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     let (login, refresh) = (&account.table.login_url, &account.table.refresh_url);
     match choice {
-        Choice::At(endpoint) => {
+        LoginChoice::At(endpoint) => {
             // A fault names an own address as upstream already; the preset's log-in path follows from it.
             if let Some(own) = own_address(&endpoint.origin, top, apis)
                 && login.is_written()
             {
-                report
+                findings
                     .faults
                     .push(login.finding(Diagnostic::new(format!("is our own address {own}, which refuses log-in paths"))));
             }
             let known = apis.iter().all(|api| api.table.account.known().is_some());
             if known && !apis.iter().any(|api| api.table.account.known() == Some(&account.name)) {
                 let (place, path) = (account.place.clone(), format!("accounts.{}", account.name));
-                report.warnings.push(Warning::new(place, path, Diagnostic::new("no API uses this account")));
+                findings.warnings.push(Warning::new(place, path, Diagnostic::new("no API uses this account")));
             }
         }
-        Choice::Off if refresh.is_written() => {
-            report.warnings.push(refresh.finding(Diagnostic::new("has no effect, since log-in is off")));
+        LoginChoice::Off if refresh.is_written() => {
+            findings.warnings.push(refresh.finding(Diagnostic::new("has no effect, since log-in is off")));
         }
-        Choice::Off | Choice::Unknown => {}
+        LoginChoice::Off | LoginChoice::Unknown => {}
     }
 }
 
-fn required_header(api: &ApiEntry, report: &mut Report) {
+fn required_header(api: &ApiEntry, findings: &mut Findings) {
     let (name, value) = (&api.table.require_header_name, &api.table.require_header_value);
     if value.is_written() && !name.is_written() {
-        report.faults.push(value.finding(Diagnostic::new("needs `require_header.name` beside it")));
+        findings.faults.push(value.finding(Diagnostic::new("needs `require_header.name` beside it")));
     }
 }
 
-fn pairs(top: &TopLevel, report: &mut Report) {
+fn pairs(top: &TopLevel, findings: &mut Findings) {
     if top.ca_file.is_written() && top.ca_only_file.is_written() {
         let wrong = Diagnostic::new("contradicts `ca_file`, which adds to the system's roots").hint("unset one of the two");
-        report.faults.push(top.ca_only_file.finding(wrong));
+        findings.faults.push(top.ca_only_file.finding(wrong));
     }
     let (certificate, key) = (&top.tls_cert_file, &top.tls_key_file);
     for (present, absent, name) in [(certificate, key, "tls_key_file"), (key, certificate, "tls_cert_file")] {
         if present.is_written() && !absent.is_written() {
-            report.faults.push(present.finding(Diagnostic::new(format!("needs `{name}` beside it"))));
+            findings.faults.push(present.finding(Diagnostic::new(format!("needs `{name}` beside it"))));
         }
     }
 }

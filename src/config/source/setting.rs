@@ -170,23 +170,23 @@ impl<T> Setting<Option<T>> {
 }
 
 /// An account or an API as it was written.
-pub(super) struct Entry<T> {
+pub(super) struct Named<T> {
     pub(super) name: String,
     /// Where its table begins.
     pub(super) place: ValueOrigin,
     pub(super) table: T,
 }
 
-/// Everything that is said about the settings.
+/// Everything that was found out about the settings.
 #[derive(Default)]
-pub(super) struct Report {
+pub(super) struct Findings {
     pub(super) faults: Vec<Fault>,
     pub(super) warnings: Vec<Warning>,
     /// In the order of `config`.
     pub(super) values: Vec<EffectiveValue>,
 }
 
-impl Report {
+impl Findings {
     pub(super) fn show(&mut self, path: &str, shown: String, origin: ValueOrigin) {
         self.values.push(EffectiveValue { path: path.to_owned(), shown, origin, is_set: true });
     }
@@ -199,23 +199,24 @@ impl Report {
     }
 }
 
-/// Reads settings out of the merged layers. Every fault goes into the report.
-pub(super) struct Reader<'a> {
+/// Reads settings out of the merged layers, and collects the findings.
+pub(super) struct SettingsReader<'a> {
     pub(super) merged: &'a Merged,
     pub(super) environment: &'a Environment,
     /// Defaults that a command has instead of the daemon's, in TOML syntax, by key.
     pub(super) defaults: &'static [(&'static str, &'static str)],
-    pub(super) report: Report,
+    pub(super) findings: Findings,
 }
 
-impl Reader<'_> {
-    pub(super) fn entry<T>(&mut self, group: &str, name: &str, read: fn(&mut Self, &str) -> T) -> Entry<T> {
+impl SettingsReader<'_> {
+    /// Reads `[group.name]`.
+    pub(super) fn entry<T>(&mut self, group: &str, name: &str, read: fn(&mut Self, &str) -> T) -> Named<T> {
         let path = format!("{group}.{name}");
         let table = read(self, &format!("{path}."));
-        Entry { name: name.to_owned(), place: self.merged.place(&path), table }
+        Named { name: name.to_owned(), place: self.merged.place(&path), table }
     }
 
-    /// `entry`: `accounts.NAME.`, `apis.NAME.` or nothing.
+    /// Reads one setting. `entry`: `accounts.NAME.`, `apis.NAME.` or nothing.
     pub(super) fn setting<K: Kind>(&mut self, entry: &str, key: &Key) -> Setting<K::Value> {
         let path = format!("{entry}{}", key.name);
         let written = self.merged.get(&path).cloned();
@@ -227,16 +228,16 @@ impl Reader<'_> {
         let Some((value, origin)) = written.or_else(default) else { return self.absent::<K>(key, path, place) };
         match K::read(&value, self.environment) {
             Ok(read) => {
-                self.report.show(&path, render::shown(key.form, &value), origin.clone());
+                self.findings.show(&path, render::shown(key.form, &value), origin.clone());
                 if let Some(wrong) = literal_secret(key, &value, &origin) {
-                    self.report.warnings.push(Warning::new(origin.clone(), &path, wrong));
+                    self.findings.warnings.push(Warning::new(origin.clone(), &path, wrong));
                 }
                 Setting { value: Ok(read), origin, path, place }
             }
             Err(wrong) => {
-                self.report.show(&path, "\"[invalid]\"".to_owned(), origin.clone());
+                self.findings.show(&path, "\"[invalid]\"".to_owned(), origin.clone());
                 let fault = Fault::new(origin.clone(), &path, wrong);
-                self.report.faults.push(fault.clone());
+                self.findings.faults.push(fault.clone());
                 Setting { value: Err(fault), origin, path, place }
             }
         }
@@ -253,11 +254,11 @@ impl Reader<'_> {
         let origin = ValueOrigin::Default;
         if let Unset::Shown(words) = key.unset {
             let (path, shown, origin) = (path.clone(), words.to_owned(), origin.clone());
-            self.report.values.push(EffectiveValue { path, shown, origin, is_set: false });
+            self.findings.values.push(EffectiveValue { path, shown, origin, is_set: false });
         }
         let value = K::absent(self.environment).ok_or_else(|| {
             let fault = Fault::new(place.clone(), &path, Diagnostic::new("is missing"));
-            self.report.faults.push(fault.clone());
+            self.findings.faults.push(fault.clone());
             fault
         });
         Setting { value, origin, path, place }
@@ -303,7 +304,7 @@ macro_rules! table {
             pub(super) const KEYS: &'static [Key] = &[$(table!(@key $section, ($($doc),+), $field, ($($name)?), $kind, ($($default)?), ($($unset $words)?))),+];
 
             /// `entry`: what stands before each key.
-            pub(super) fn read(reader: &mut Reader<'_>, entry: &str) -> Self {
+            pub(super) fn read(reader: &mut SettingsReader<'_>, entry: &str) -> Self {
                 Self {
                     $($field: reader.setting::<$kind>(
                         entry,

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 use super::{
     kinds::{AddressOrOff, Between, Count, Filter, Id, List, OneOf, Optional, Path, SocketOrOff, Switch},
     measures::HOUR,
-    setting::{Key, Kind, Reader, Section, Setting, Unset, built, table},
+    setting::{Key, Kind, Section, Setting, SettingsReader, Unset, built, table},
     words::words,
 };
 table! {

@@ -5,19 +5,19 @@
 use crate::careportals::Preset;
 
 /// Values that are written as one of several words.
-pub(super) trait Words: Sized + 'static {
+pub(super) trait Worded: Sized + 'static {
     /// Each word with its value, in the order of the documentation.
     fn all() -> Vec<(&'static str, Self)>;
 }
 
 /// `on` and `off`, in quotes.
-impl Words for bool {
+impl Worded for bool {
     fn all() -> Vec<(&'static str, Self)> {
         vec![("on", true), ("off", false)]
     }
 }
 
-impl Words for Preset {
+impl Worded for Preset {
     fn all() -> Vec<(&'static str, Self)> {
         Self::ALL.into_iter().map(|preset| (preset.name(), preset)).collect()
     }
@@ -32,7 +32,7 @@ macro_rules! words {
             $($(#[$variant_meta])* $variant,)+
         }
 
-        impl super::words::Words for $name {
+        impl super::words::Worded for $name {
             fn all() -> Vec<(&'static str, Self)> {
                 vec![$(($word, Self::$variant)),+]
             }

@@ -10,7 +10,7 @@ use super::{
     egress,
     faults::{Diagnostic, Fault, ValueOrigin},
     layers::Merged,
-    login::{self, LoginChoice},
+    login::{self, Choice},
     relations,
     setting::{Findings, Named, Setting, SettingsReader},
     top_level::TopLevel,
@@ -54,7 +54,7 @@ pub(super) fn derive_upstreams(merged: &mut Merged, apis: &[String]) {
 /// The configuration, unless something is wrong.
 pub(super) fn config(written: Written, environment: &Environment, findings: &mut Findings) -> Option<Config> {
     let Written { top, mut accounts, mut apis } = written;
-    let choices: Vec<LoginChoice> = accounts.iter().map(|account| login::choose(account, &apis, findings)).collect();
+    let choices: Vec<Choice> = accounts.iter().map(|account| login::choose(account, &apis, findings)).collect();
     let refreshes: Vec<Option<Endpoint>> = accounts.iter().map(|account| login::refresh(account, &apis, findings)).collect();
     relations::check(&top, &accounts, &apis, &choices, findings);
     let egress = egress::read(environment, findings);
@@ -63,7 +63,7 @@ pub(super) fn config(written: Written, environment: &Environment, findings: &mut
     // Build all of them before any `?`, so that every fault is reported.
     let mut built: Vec<Option<Account>> = Vec::new();
     for ((entry, choice), refresh) in accounts.iter_mut().zip(choices).zip(refreshes) {
-        if choice == LoginChoice::Unknown && login::is_certain(entry, &apis) {
+        if choice == Choice::Unknown && login::is_certain(entry, &apis) {
             required(&entry.name, "username", &mut entry.table.username, findings);
             required(&entry.name, "password", &mut entry.table.password, findings);
         }
@@ -88,8 +88,8 @@ fn socket_names(environment: &Environment) -> Vec<String> {
     names.split(':').map(str::to_owned).collect()
 }
 
-fn login_paths(apis: &[Named<ApiTable>], choices: &[LoginChoice], refreshes: &[Option<Endpoint>]) -> LoginPaths {
-    let chosen = choices.iter().filter_map(|choice| if let LoginChoice::At(endpoint) = choice { Some(endpoint) } else { None });
+fn login_paths(apis: &[Named<ApiTable>], choices: &[Choice], refreshes: &[Option<Endpoint>]) -> LoginPaths {
+    let chosen = choices.iter().filter_map(|choice| if let Choice::At(endpoint) = choice { Some(endpoint) } else { None });
     let chosen = chosen.chain(refreshes.iter().flatten()).map(|endpoint| endpoint.target.path().to_owned());
     // Under an upstream's base path, too: the path that the upstream sees is compared.
     let bases = apis.iter().filter_map(|api| api.table.upstream.set()).map(|upstream| upstream.base_path.as_str()).chain([""]);
@@ -99,16 +99,16 @@ fn login_paths(apis: &[Named<ApiTable>], choices: &[LoginChoice], refreshes: &[O
 
 fn account(
     entry: &mut Named<AccountTable>,
-    choice: LoginChoice,
+    choice: Choice,
     refresh_url: Option<Endpoint>,
     findings: &mut Findings,
 ) -> Option<Account> {
     let Named { name, table, .. } = entry;
     let organization = required(name, "organization", &mut table.organization, findings);
     let login = match choice {
-        LoginChoice::Off => None,
-        LoginChoice::Unknown => return None,
-        LoginChoice::At(url) => {
+        Choice::Off => None,
+        Choice::Unknown => return None,
+        Choice::At(url) => {
             let username = required(name, "username", &mut table.username, findings);
             let password = required(name, "password", &mut table.password, findings);
             Some(Login::of(table, LoginParts { url, refresh_url, username: username?, password: password? })?)

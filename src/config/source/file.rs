@@ -30,7 +30,7 @@ pub(super) fn read(path: &Path, text: &str) -> File {
     let mut reader = FileReader { text, file: File::default() };
     path.clone_into(&mut reader.file.lines.file);
     match Document::parse(text) {
-        Ok(document) => reader.top(document.as_table()),
+        Ok(document) => reader.keys(Section::TopLevel, "", "", document.as_table()),
         Err(error) => {
             let line = error.span().map_or(0, |span| reader.line(span.start));
             reader.fault(line, "", Diagnostic::new(format!("not valid TOML: {}", error.message())));
@@ -45,51 +45,43 @@ struct FileReader<'a> {
 }
 
 impl FileReader<'_> {
-    fn top(&mut self, table: &dyn TableLike) {
+    /// Reads a table's keys. `entry`: `apis.NAME.` or the like. `parent`: empty, or a table inside the entry such as
+    /// `login_fields.`.
+    fn keys(&mut self, section: Section, entry: &str, parent: &str, table: &dyn TableLike) {
         for (name, item) in table.iter() {
             let line = self.line_of(table, name);
-            match name {
-                "accounts" => self.entries(Section::Account, "accounts", item, line),
-                "apis" => self.entries(Section::Api, "apis", item, line),
-                _ => self.key(Section::TopLevel, "", "", name, item, line),
+            match (section, name) {
+                (Section::TopLevel, "accounts") => self.entries(Section::Account, name, item, line),
+                (Section::TopLevel, "apis") => self.entries(Section::Api, name, item, line),
+                _ => self.key(section, entry, &format!("{parent}{name}"), item, line),
             }
         }
     }
 
     fn entries(&mut self, section: Section, group: &str, item: &Item, line: usize) {
-        self.file.lines.by_path.insert(group.to_owned(), line);
-        let Some(table) = item.as_table_like() else {
-            self.fault(line, group, Diagnostic::new("expected tables with names").hint(format!("write `[{group}.NAME]`")));
-            return;
-        };
+        let wrong = Diagnostic::new("expected tables with names").hint(format!("write `[{group}.NAME]`"));
+        let Some(table) = self.table(item, line, group, wrong) else { return };
         for (name, item) in table.iter() {
-            let line = self.line_of(table, name);
-            let path = format!("{group}.{name}");
+            let (line, path) = (self.line_of(table, name), format!("{group}.{name}"));
             if !is_name(name) {
                 self.fault(line, &path, Diagnostic::new("a name is made of a-z, 0-9 and `-`"));
                 continue;
             }
-            self.file.lines.by_path.insert(path.clone(), line);
             match section {
                 Section::Account => self.file.accounts.push(name.to_owned()),
                 _ => self.file.apis.push(name.to_owned()),
             }
-            let Some(table) = item.as_table_like() else {
-                self.fault(line, &path, Diagnostic::new("expected a table").hint(format!("write `[{path}]`")));
-                continue;
-            };
-            for (key, item) in table.iter() {
-                let line = self.line_of(table, key);
-                self.key(section, &format!("{path}."), "", key, item, line);
+            let wrong = Diagnostic::new("expected a table").hint(format!("write `[{path}]`"));
+            if let Some(table) = self.table(item, line, &path, wrong) {
+                self.keys(section, &format!("{path}."), "", table);
             }
         }
     }
 
-    /// `entry`: `apis.NAME.` or the like. `parent`: empty, or a table inside the entry such as `login_fields.`.
-    fn key(&mut self, section: Section, entry: &str, parent: &str, name: &str, item: &Item, line: usize) {
-        let full = format!("{parent}{name}");
-        let path = format!("{entry}{full}");
-        if let Some(key) = section.find(&full) {
+    fn key(&mut self, section: Section, entry: &str, name: &str, item: &Item, line: usize) {
+        let path = format!("{entry}{name}");
+        let group = format!("{name}.");
+        if let Some(key) = section.find(name) {
             match self.leaf(key, item) {
                 Some(value) => {
                     self.file.lines.by_path.insert(path.clone(), line);
@@ -98,23 +90,23 @@ impl FileReader<'_> {
                 }
                 None => self.fault(line, &path, Diagnostic::new("has no value")),
             }
-            return;
-        }
-        let group = format!("{full}.");
-        if parent.is_empty() && section.keys().any(|key| key.name.starts_with(&group)) {
-            self.file.lines.by_path.insert(path.clone(), line);
-            let Some(table) = item.as_table_like() else {
-                self.fault(line, &path, Diagnostic::new("expected a table"));
-                return;
-            };
-            for (name, item) in table.iter() {
-                let line = self.line_of(table, name);
-                self.key(section, entry, &group, name, item, line);
+        } else if section.keys().any(|key| key.name.starts_with(&group)) {
+            if let Some(table) = self.table(item, line, &path, Diagnostic::new("expected a table")) {
+                self.keys(section, entry, &group, table);
             }
-            return;
+        } else {
+            self.fault(line, &path, unknown(section, name));
         }
-        let wrong = unknown(section, &full);
-        self.fault(line, &path, wrong);
+    }
+
+    /// Notes the line of what must be a table. `wrong`: the fault if it is none.
+    fn table<'t>(&mut self, item: &'t Item, line: usize, path: &str, wrong: Diagnostic) -> Option<&'t dyn TableLike> {
+        self.file.lines.by_path.insert(path.to_owned(), line);
+        let table = item.as_table_like();
+        if table.is_none() {
+            self.fault(line, path, wrong);
+        }
+        table
     }
 
     fn leaf(&self, key: &Key, item: &Item) -> Option<Value> {

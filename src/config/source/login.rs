@@ -18,7 +18,7 @@ use crate::{
 
 /// Where an account logs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum LoginChoice {
+pub(super) enum Choice {
     /// Unknown, because of a fault that was found.
     Unknown,
     /// Nowhere: the organization alone is sent.
@@ -28,25 +28,25 @@ pub(super) enum LoginChoice {
 }
 
 /// Decides for one account, and has `config` show the outcome where nobody wrote it.
-pub(super) fn choose(account: &Named<AccountTable>, apis: &[Named<ApiTable>], findings: &mut Findings) -> LoginChoice {
+pub(super) fn choose(account: &Named<AccountTable>, apis: &[Named<ApiTable>], findings: &mut Findings) -> Choice {
     let setting = &account.table.login_url;
     let own = own(account, apis);
     let choice = match setting.set() {
         Some(address) => resolve(setting, address, &own, findings),
-        None if setting.is_written() => LoginChoice::Unknown,
+        None if setting.is_written() => Choice::Unknown,
         None => from_presets(account, &own, apis, findings),
     };
-    if let LoginChoice::At(endpoint) = &choice {
+    if let Choice::At(endpoint) = &choice {
         forbid_plain_http("log-in", setting, endpoint, findings);
     }
     if !setting.is_written() {
         let entry = format!("accounts.{}.", account.name);
         match &choice {
-            LoginChoice::At(Endpoint { origin, target }) => {
+            Choice::At(Endpoint { origin, target }) => {
                 findings.show_derived(&entry, "login_url", format!("\"{origin}{target}\""))
             }
-            LoginChoice::Off => findings.show_derived(&entry, "login_url", "\"off\"".to_owned()),
-            LoginChoice::Unknown => {}
+            Choice::Off => findings.show_derived(&entry, "login_url", "\"off\"".to_owned()),
+            Choice::Unknown => {}
         }
     }
     choice
@@ -55,7 +55,7 @@ pub(super) fn choose(account: &Named<AccountTable>, apis: &[Named<ApiTable>], fi
 /// Decides where a refresh token becomes a token. No preset says that.
 pub(super) fn refresh(account: &Named<AccountTable>, apis: &[Named<ApiTable>], findings: &mut Findings) -> Option<Endpoint> {
     let setting = &account.table.refresh_url;
-    let LoginChoice::At(endpoint) = resolve(setting, setting.set()?, &own(account, apis), findings) else { return None };
+    let Choice::At(endpoint) = resolve(setting, setting.set()?, &own(account, apis), findings) else { return None };
     forbid_plain_http("a refresh", setting, &endpoint, findings);
     Some(endpoint)
 }
@@ -75,25 +75,20 @@ fn own<'a>(account: &Named<AccountTable>, apis: &'a [Named<ApiTable>]) -> Vec<&'
 fn forbid_plain_http(what: &str, setting: &Setting<Option<Address>>, endpoint: &Endpoint, findings: &mut Findings) {
     if endpoint.origin.scheme == Scheme::Http && !endpoint.origin.is_loopback() {
         let wrong = Diagnostic::new(format!("{what} never goes over plain http to anything but loopback"));
-        findings.faults.push(setting.finding(wrong.hint("use https")));
+        findings.fault(setting, wrong.hint("use https"));
     }
 }
 
-fn resolve(
-    setting: &Setting<Option<Address>>,
-    address: &Address,
-    own: &[&Named<ApiTable>],
-    findings: &mut Findings,
-) -> LoginChoice {
+fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&Named<ApiTable>], findings: &mut Findings) -> Choice {
     match (address, own) {
-        (Address::Off, _) => LoginChoice::Off,
+        (Address::Off, _) => Choice::Off,
         (Address::Absolute { origin, path }, _) => at(origin, path),
-        (Address::Path(path), [api]) => api.table.upstream.set().map_or(LoginChoice::Unknown, |upstream| under(upstream, path)),
+        (Address::Path(path), [api]) => api.table.upstream.set().map_or(Choice::Unknown, |upstream| under(upstream, path)),
         (Address::Path(_), own) => {
             let count = if own.is_empty() { "no API uses it" } else { "several APIs use it" };
             let wrong = Diagnostic::new(format!("a path needs an account with exactly one API, and {count}"));
-            findings.faults.push(setting.finding(wrong.hint("write an absolute URL")));
-            LoginChoice::Unknown
+            findings.fault(setting, wrong.hint("write an absolute URL"));
+            Choice::Unknown
         }
     }
 }
@@ -103,7 +98,7 @@ fn from_presets(
     own: &[&Named<ApiTable>],
     apis: &[Named<ApiTable>],
     findings: &mut Findings,
-) -> LoginChoice {
+) -> Choice {
     if own.is_empty() {
         // An API whose account could not be read may be the one that uses it.
         if apis.iter().all(|api| api.table.account.known().is_some()) {
@@ -111,23 +106,23 @@ fn from_presets(
                 .hint("remove it, or give it a login_url");
             findings.faults.push(Fault::new(account.place.clone(), format!("accounts.{}", account.name), wrong));
         }
-        return LoginChoice::Unknown;
+        return Choice::Unknown;
     }
     let setting = &account.table.login_url;
-    let mut agreed: Option<(&str, LoginChoice)> = None;
+    let mut agreed: Option<(&str, Choice)> = None;
     for api in own {
         let (Some(preset), Some(upstream)) = (api.table.preset.get(), api.table.upstream.set()) else {
-            return LoginChoice::Unknown;
+            return Choice::Unknown;
         };
         let choice = match preset.login() {
-            PresetLogin::Off => LoginChoice::Off,
+            PresetLogin::Off => Choice::Off,
             PresetLogin::Path(path) => under(upstream, path),
             PresetLogin::Url(_) if !is_upstream_of(preset, upstream) => {
                 let (name, preset) = (&api.name, preset.name());
                 let wrong =
                     Diagnostic::new(format!("needed, since API `{name}` has the preset `{preset}` with another upstream"));
-                findings.faults.push(setting.finding(wrong.hint("give the account a login_url")));
-                return LoginChoice::Unknown;
+                findings.fault(setting, wrong.hint("give the account a login_url"));
+                return Choice::Unknown;
             }
             PresetLogin::Url(url) => absolute(url),
         };
@@ -135,32 +130,32 @@ fn from_presets(
             Some((other, earlier)) if *earlier != choice => {
                 let wrong =
                     Diagnostic::new(format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name));
-                findings.faults.push(setting.finding(wrong.hint("give the account a login_url, or each API its own account")));
-                return LoginChoice::Unknown;
+                findings.fault(setting, wrong.hint("give the account a login_url, or each API its own account"));
+                return Choice::Unknown;
             }
             Some(_) => {}
             None => agreed = Some((&api.name, choice)),
         }
     }
-    agreed.map_or(LoginChoice::Unknown, |(_, choice)| choice)
+    agreed.map_or(Choice::Unknown, |(_, choice)| choice)
 }
 
 fn is_upstream_of(preset: Preset, upstream: &Upstream) -> bool {
     url::upstream(preset.upstream()).is_ok_and(|known| known == *upstream)
 }
 
-fn under(upstream: &Upstream, path: &str) -> LoginChoice {
+fn under(upstream: &Upstream, path: &str) -> Choice {
     at(&upstream.origin, &format!("{}{path}", upstream.base_path))
 }
 
-fn absolute(url: &str) -> LoginChoice {
+fn absolute(url: &str) -> Choice {
     match url::address(url) {
         Ok(Address::Absolute { origin, path }) => at(&origin, &path),
-        _ => LoginChoice::Unknown,
+        _ => Choice::Unknown,
     }
 }
 
-fn at(origin: &Origin, path: &str) -> LoginChoice {
+fn at(origin: &Origin, path: &str) -> Choice {
     let target = PathAndQuery::try_from(if path.is_empty() { "/" } else { path });
-    target.map_or(LoginChoice::Unknown, |target| LoginChoice::At(Endpoint { origin: origin.clone(), target }))
+    target.map_or(Choice::Unknown, |target| Choice::At(Endpoint { origin: origin.clone(), target }))
 }

@@ -8,7 +8,7 @@ use super::{
     account::AccountTable,
     api::ApiTable,
     faults::{Diagnostic, Warning, shown},
-    login::LoginChoice,
+    login::Choice,
     setting::{Findings, Named},
     top_level::TopLevel,
 };
@@ -21,7 +21,7 @@ pub(super) fn check(
     top: &TopLevel,
     accounts: &[Named<AccountTable>],
     apis: &[ApiEntry],
-    choices: &[LoginChoice],
+    choices: &[Choice],
     findings: &mut Findings,
 ) {
     for api in apis {
@@ -50,10 +50,11 @@ fn account(api: &ApiEntry, accounts: &[Named<AccountTable>], findings: &mut Find
         return;
     }
     let wrong = Diagnostic::new(format!("there is no account {}", shown(name)));
-    findings.faults.push(setting.finding(match accounts {
+    let wrong = match accounts {
         [only] => wrong.hint(format!("write account = \"{}\"", only.name)),
         _ => wrong.did_you_mean(name, accounts.iter().map(|account| account.name.as_str())),
-    }));
+    };
+    findings.fault(setting, wrong);
 }
 
 fn listen(api: &ApiEntry, findings: &mut Findings) {
@@ -62,14 +63,14 @@ fn listen(api: &ApiEntry, findings: &mut Findings) {
         for address in &open {
             let wrong = Diagnostic::new(format!("{address} is not a loopback address: whoever reaches it can use the token"));
             let wrong = wrong.hint("listen on 127.0.0.1 or a Unix socket, or set allow_non_loopback");
-            findings.faults.push(api.table.listen.finding(wrong));
+            findings.fault(&api.table.listen, wrong);
         }
     } else if !open.is_empty() && matches!(api.table.allowed_hosts.known(), Some(AllowedHosts::Names(names)) if names.is_empty())
     {
         let wrong = Diagnostic::new(
             "listens beyond loopback without `allowed_hosts`: only callers that name a loopback host will be served",
         );
-        findings.warnings.push(api.table.listen.finding(wrong.hint("name the hosts that clients use in allowed_hosts")));
+        findings.warn(&api.table.listen, wrong.hint("name the hosts that clients use in allowed_hosts"));
     }
 }
 
@@ -79,7 +80,7 @@ fn callers(api: &ApiEntry, findings: &mut Findings) {
     if gids && !uids && api.addresses().next().is_some() {
         let wrong = Diagnostic::new("lets nobody in over TCP: there only the caller's user can be known, and not its groups");
         let wrong = wrong.hint("name users in allow_uids, or listen on a Unix socket alone");
-        findings.warnings.push(api.table.allow_gids.finding(wrong));
+        findings.warn(&api.table.allow_gids, wrong);
     }
 }
 
@@ -89,16 +90,16 @@ fn upstream(api: &ApiEntry, top: &TopLevel, apis: &[ApiEntry], findings: &mut Fi
     if upstream.origin.scheme == Scheme::Http {
         if !upstream.origin.is_loopback() {
             let wrong = Diagnostic::new("plain http would show the token to the network").hint("use https");
-            findings.faults.push(setting.finding(wrong));
+            findings.fault(setting, wrong);
         } else if api.table.allow_insecure_upstream.get() == Some(false) {
             let wrong =
                 Diagnostic::new("plain http is refused").hint("for a loopback upstream, set allow_insecure_upstream = true");
-            findings.faults.push(setting.finding(wrong));
+            findings.fault(setting, wrong);
         }
     }
     if let Some(own) = own_address(&upstream.origin, top, apis) {
         let wrong = Diagnostic::new(format!("is our own address {own}: requests would go round in a circle"));
-        findings.faults.push(setting.finding(wrong));
+        findings.fault(setting, wrong);
     }
 }
 
@@ -136,7 +137,7 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
         };
         if let Some(why) = keyed {
             let wrong = Diagnostic::new(format!("shares {shared} with API `{}`, {why}", other.name));
-            findings.faults.push(setting.finding(wrong.hint("give each API its own prefix, or its own address")));
+            findings.fault(setting, wrong.hint("give each API its own prefix, or its own address"));
         }
         if matches!(shared, Listen::Unix(_)) {
             shared_file(api, other, findings);
@@ -144,7 +145,7 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
     }
     let overlap = |own| other.addresses().find(|theirs| overlaps(own, *theirs)).map(|theirs| (own, theirs));
     if let Some((own, theirs)) = api.addresses().find_map(overlap) {
-        findings.faults.push(setting.finding(Diagnostic::new(format!("{own} overlaps {theirs} of API `{}`", other.name))));
+        findings.fault(setting, Diagnostic::new(format!("{own} overlaps {theirs} of API `{}`", other.name)));
     }
 }
 
@@ -155,10 +156,10 @@ fn shared_file(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
         wrong.hint("give both the same")
     };
     if api.table.socket_mode.known() != other.table.socket_mode.known() {
-        findings.faults.push(api.table.socket_mode.finding(wrong()));
+        findings.fault(&api.table.socket_mode, wrong());
     }
     if api.table.socket_group.set() != other.table.socket_group.set() {
-        findings.faults.push(api.table.socket_group.finding(wrong()));
+        findings.fault(&api.table.socket_group, wrong());
     }
 }
 
@@ -176,21 +177,19 @@ fn telemetry(top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     if let Some(api) = apis.iter().find(|api| api.addresses().any(clashes)) {
         let wrong = Diagnostic::new(format!("the telemetry address {telemetry} is also where API `{}` listens", api.name));
         let wrong = wrong.hint("choose another port for one of the two");
-        findings.faults.push(if setting.is_written() { setting.finding(wrong) } else { api.table.listen.finding(wrong) });
+        if setting.is_written() { findings.fault(setting, wrong) } else { findings.fault(&api.table.listen, wrong) }
     }
 }
 
-fn log_in(account: &Named<AccountTable>, choice: &LoginChoice, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
+fn log_in(account: &Named<AccountTable>, choice: &Choice, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     let (login, refresh) = (&account.table.login_url, &account.table.refresh_url);
     match choice {
-        LoginChoice::At(endpoint) => {
+        Choice::At(endpoint) => {
             // A fault names an own address as upstream already; the preset's log-in path follows from it.
             if let Some(own) = own_address(&endpoint.origin, top, apis)
                 && login.is_written()
             {
-                findings
-                    .faults
-                    .push(login.finding(Diagnostic::new(format!("is our own address {own}, which refuses log-in paths"))));
+                findings.fault(login, Diagnostic::new(format!("is our own address {own}, which refuses log-in paths")));
             }
             let known = apis.iter().all(|api| api.table.account.known().is_some());
             if known && !apis.iter().any(|api| api.table.account.known() == Some(&account.name)) {
@@ -198,29 +197,29 @@ fn log_in(account: &Named<AccountTable>, choice: &LoginChoice, top: &TopLevel, a
                 findings.warnings.push(Warning::new(place, path, Diagnostic::new("no API uses this account")));
             }
         }
-        LoginChoice::Off if refresh.is_written() => {
-            findings.warnings.push(refresh.finding(Diagnostic::new("has no effect, since log-in is off")));
+        Choice::Off if refresh.is_written() => {
+            findings.warn(refresh, Diagnostic::new("has no effect, since log-in is off"));
         }
-        LoginChoice::Off | LoginChoice::Unknown => {}
+        Choice::Off | Choice::Unknown => {}
     }
 }
 
 fn required_header(api: &ApiEntry, findings: &mut Findings) {
     let (name, value) = (&api.table.require_header_name, &api.table.require_header_value);
     if value.is_written() && !name.is_written() {
-        findings.faults.push(value.finding(Diagnostic::new("needs `require_header.name` beside it")));
+        findings.fault(value, Diagnostic::new("needs `require_header.name` beside it"));
     }
 }
 
 fn pairs(top: &TopLevel, findings: &mut Findings) {
     if top.ca_file.is_written() && top.ca_only_file.is_written() {
         let wrong = Diagnostic::new("contradicts `ca_file`, which adds to the system's roots").hint("unset one of the two");
-        findings.faults.push(top.ca_only_file.finding(wrong));
+        findings.fault(&top.ca_only_file, wrong);
     }
     let (certificate, key) = (&top.tls_cert_file, &top.tls_key_file);
     for (present, absent, name) in [(certificate, key, "tls_key_file"), (key, certificate, "tls_cert_file")] {
         if present.is_written() && !absent.is_written() {
-            findings.faults.push(present.finding(Diagnostic::new(format!("needs `{name}` beside it"))));
+            findings.fault(present, Diagnostic::new(format!("needs `{name}` beside it")));
         }
     }
 }

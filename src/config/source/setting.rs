@@ -187,6 +187,14 @@ pub(super) struct Findings {
 }
 
 impl Findings {
+    pub(super) fn fault<T>(&mut self, setting: &Setting<T>, wrong: Diagnostic) {
+        self.faults.push(setting.finding(wrong));
+    }
+
+    pub(super) fn warn<T>(&mut self, setting: &Setting<T>, wrong: Diagnostic) {
+        self.warnings.push(setting.finding(wrong));
+    }
+
     pub(super) fn show(&mut self, path: &str, shown: String, origin: ValueOrigin) {
         self.values.push(EffectiveValue { path: path.to_owned(), shown, origin, is_set: true });
     }

@@ -43,7 +43,7 @@ pub(super) fn choose(account: &Named<AccountTable>, apis: &[Named<ApiTable>], fi
         let entry = format!("accounts.{}.", account.name);
         match &choice {
             Choice::At(Endpoint { origin, target }) => {
-                findings.show_derived(&entry, "login_url", format!("\"{origin}{target}\""))
+                findings.show_derived(&entry, "login_url", format!("\"{origin}{target}\""));
             }
             Choice::Off => findings.show_derived(&entry, "login_url", "\"off\"".to_owned()),
             Choice::Unknown => {}

@@ -5,6 +5,7 @@ mod examples;
 mod file;
 mod properties;
 mod relations;
+mod reload;
 mod rendering;
 mod values;
 mod variables;

@@ -25,9 +25,11 @@ use crate::{
 const SOURCE_HINT: &str = "write text, { file = \"…\" }, { env = \"…\" } or { command = [\"…\"] }";
 const COMMAND_WRONG: &str = "`command` must be a list: the program and its arguments";
 
-/// Declares kinds: what a value means, its name in the documentation, its form, its JSON Schema, and how it is read.
+/// Declares kinds. A row says what a value means, the kind's name in the documentation, its form, its JSON Schema, and how a
+/// value is read.
 macro_rules! kinds {
-    ($($(#[$meta:meta])* $name:ident $(<$(const $limit:ident),+>)? => $value:ty, $words:expr, $form:ident, $schema:expr, |$read:ident| $body:expr;)+) => {$(
+    ($($(#[$meta:meta])* $name:ident $(<$(const $limit:ident),+>)? => $value:ty,
+       $words:expr, $form:ident, $schema:expr, |$read:ident| $body:expr;)+) => {$(
         $(#[$meta])*
         pub(super) enum $name $(<$(const $limit: u64),+>)? {}
 
@@ -54,51 +56,49 @@ kinds! {
     /// A file's path.
     Path => PathBuf, "path", Text, some_text(), |value| text(value).map(PathBuf::from);
     /// `true` or `false`.
-    Switch => bool, "`true` or `false`", Literal, json!({ "type": "boolean" }), |value|
-        value.as_bool().ok_or_else(|| mismatch("true or false", value));
+    Switch => bool, "`true` or `false`", Literal, json!({ "type": "boolean" }),
+        |value| value.as_bool().ok_or_else(|| mismatch("true or false", value));
     /// A whole number.
-    Count<const MIN, const MAX> => usize, format!("{MIN} to {MAX}"), Literal, json!({ "type": "integer", "minimum": MIN, "maximum": MAX }), |value|
-        count(within(number(value)?, MIN, MAX, |n| n.to_string())?);
+    Count<const MIN, const MAX> => usize, format!("{MIN} to {MAX}"), Literal, whole(MIN, MAX),
+        |value| count(within(number(value)?, MIN, MAX, |n| n.to_string())?);
     /// Bytes.
     Size<const MIN, const MAX> => usize, "size", Compound,
-        json!({ "anyOf": [{ "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$" }, { "type": "integer", "minimum": MIN, "maximum": MAX }] }), |value|
-        count(within(size(value)?, MIN, MAX, show_size)?);
+        json!({ "anyOf": [matching("^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$"), whole(MIN, MAX)] }),
+        |value| count(within(size(value)?, MIN, MAX, show_size)?);
     /// A duration; the limits are in milliseconds.
-    Between<const MIN, const MAX> => Duration, "duration", Text, json!({ "type": "string", "pattern": "^([0-9]+(ms|s|m|h|d))+$" }), |value|
-        within(duration(value)?, Duration::from_millis(MIN), Duration::from_millis(MAX), show_duration);
+    Between<const MIN, const MAX> => Duration, "duration", Text, matching("^([0-9]+(ms|s|m|h|d))+$"),
+        |value| within(duration(value)?, Duration::from_millis(MIN), Duration::from_millis(MAX), show_duration);
     /// A base URL.
     BaseUrl => Upstream, "URL", Text, some_text(), |value| url::upstream(text(value)?);
     /// A URL or a path.
     UrlOrPath => Address, "URL or path", Text, some_text(), |value| url::address(text(value)?);
     /// A URL or a path, or `off`.
-    LoginUrl => Address, "URL, path or `off`", Text, some_text(), |value|
-        if value == "off" { Ok(Address::Off) } else { url::address(text(value)?) };
+    LoginUrl => Address, "URL, path or `off`", Text, some_text(),
+        |value| if value == "off" { Ok(Address::Off) } else { url::address(text(value)?) };
     /// Addresses where clients connect.
     Listeners => Vec<Listen>, "list of addresses", Compound, some_list(&some_text()), |value| listeners(value);
     /// One TCP address, or `off`.
-    AddressOrOff => Option<SocketAddr>, "address or `off`", Text, some_text(), |value|
-        match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
+    AddressOrOff => Option<SocketAddr>, "address or `off`", Text, some_text(),
+        |value| match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
     /// Fixed headers of requests.
-    RequestHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, json!({ "type": "object", "additionalProperties": { "type": "string" } }), |value|
-        request_headers(value);
+    RequestHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(), |value| request_headers(value);
     /// Fixed headers of log-ins.
-    LoginHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, json!({ "type": "object", "additionalProperties": { "type": "string" } }), |value|
-        login_headers(value);
+    LoginHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(), |value| login_headers(value);
     /// The name of a header that a client sends.
     RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value| header_name(text(value)?, &[]);
     /// Anything that JSON can hold, by name.
     Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value| json_object(value);
     /// A JSON pointer (RFC 6901).
-    Pointer => String, "JSON pointer", Text, json!({ "type": "string", "pattern": "^/" }), |value| pointer(text(value)?);
+    Pointer => String, "JSON pointer", Text, matching("^/"), |value| pointer(text(value)?);
     /// The status of an error.
-    Status => StatusCode, "400 to 599", Literal, json!({ "type": "integer", "minimum": 400, "maximum": 599 }), |value| status(value);
+    Status => StatusCode, "400 to 599", Literal, whole(400, 599), |value| status(value);
     /// A user's or group's id.
-    Id => u32, "ids", Literal, json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX }), |value|
-        u32::try_from(number(value)?).map_err(|_| Diagnostic::new("an id is at most 4294967295"));
+    Id => u32, "ids", Literal, whole(0, u32::MAX.into()),
+        |value| u32::try_from(number(value)?).map_err(|_| Diagnostic::new("an id is at most 4294967295"));
     /// `METHOD /path`.
     RequestRule => Rule, "rules", Text, some_text(), |value| rule(text(value)?);
     /// `/whole/segments`.
-    PathPrefix => Prefix, "path", Text, json!({ "type": "string", "pattern": "^/" }), |value| prefix(text(value)?);
+    PathPrefix => Prefix, "path", Text, matching("^/"), |value| prefix(text(value)?);
     /// A web page's origin, as browsers send it.
     WebOrigin => String, "origins", Text, some_text(), |value| url::serialized_origin(text(value)?);
     /// Host names, or `*`.
@@ -106,8 +106,8 @@ kinds! {
     /// A path segment.
     PathWord => String, "words", Text, some_text(), |value| path_word(text(value)?);
     /// A file mode in octal.
-    Mode => u32, "octal mode", Octal, json!({ "anyOf": [{ "type": "string", "pattern": "^(0o)?[0-7]{3,4}$" }, { "type": "integer" }] }), |value|
-        mode(text(value)?);
+    Mode => u32, "octal mode", Octal, json!({ "anyOf": [matching("^(0o)?[0-7]{3,4}$"), { "type": "integer" }] }),
+        |value| mode(text(value)?);
     /// A filter in tracing's syntax.
     Filter => String, "filter", Text, some_text(), |value| filter(text(value)?);
 }
@@ -231,6 +231,18 @@ impl Kind for SocketOrOff {
 
 fn some_text() -> Value {
     json!({ "type": "string", "minLength": 1 })
+}
+
+fn matching(pattern: &str) -> Value {
+    json!({ "type": "string", "pattern": pattern })
+}
+
+fn whole(min: u64, max: u64) -> Value {
+    json!({ "type": "integer", "minimum": min, "maximum": max })
+}
+
+fn text_table() -> Value {
+    json!({ "type": "object", "additionalProperties": { "type": "string" } })
 }
 
 fn some_list(items: &Value) -> Value {

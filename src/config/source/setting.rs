@@ -302,35 +302,30 @@ fn literal_secret(key: &Key, value: &Value, origin: &ValueOrigin) -> Option<Diag
 /// when it is absent; then the words say what that means, or it is "none".
 macro_rules! table {
     ($(#[$meta:meta])* $table:ident of $section:ident;
-     $($(#[doc = $doc:literal])+ $field:ident $(($name:literal))?: $kind:ty $(= $default:tt)? $(, $unset:ident($words:literal))?;)+) => {
+     $($(#[doc = $doc:literal])+
+       $field:ident $(($name:literal))?: $kind:ty $(= $default:tt)? $(, $unset:ident($words:literal))?;)+) => {
         $(#[$meta])*
         pub(super) struct $table {
             $($(#[doc = $doc])+ pub(super) $field: Setting<<$kind as Kind>::Value>,)+
         }
 
         impl $table {
-            pub(super) const KEYS: &'static [Key] = &[$(table!(@key $section, ($($doc),+), $field, ($($name)?), $kind, ($($default)?), ($($unset $words)?))),+];
+            pub(super) const KEYS: &'static [Key] = &[$(Key {
+                name: table!(@name $field $($name)?),
+                section: Section::$section,
+                doc: concat!($($doc),+).trim_ascii(),
+                default: table!(@default $($default)?),
+                unset: table!(@unset $($unset $words)?),
+                form: <$kind as Kind>::FORM,
+                kind: <$kind as Kind>::described,
+            }),+];
 
             /// `entry`: what stands before each key.
             pub(super) fn read(reader: &mut SettingsReader<'_>, entry: &str) -> Self {
-                Self {
-                    $($field: reader.setting::<$kind>(
-                        entry,
-                        &table!(@key $section, ($($doc),+), $field, ($($name)?), $kind, ($($default)?), ($($unset $words)?)),
-                    )),+
-                }
+                let mut keys = Self::KEYS.iter();
+                let mut next = || keys.next().expect("there is a key for each field");
+                Self { $($field: reader.setting::<$kind>(entry, next())),+ }
             }
-        }
-    };
-    (@key $section:ident, ($($doc:literal),+), $field:ident, ($($name:literal)?), $kind:ty, ($($default:tt)?), ($($unset:ident $words:literal)?)) => {
-        Key {
-            name: table!(@name $field $($name)?),
-            section: Section::$section,
-            doc: concat!($($doc),+).trim_ascii(),
-            default: table!(@default $($default)?),
-            unset: table!(@unset $($unset $words)?),
-            form: <$kind as Kind>::FORM,
-            kind: <$kind as Kind>::described,
         }
     };
     (@name $field:ident) => { stringify!($field) };

@@ -283,7 +283,8 @@ fn credentials(variable: &str, directory: &OsStr) -> Vec<Leaf> {
     ["organization", "username", "password"].map(leaf).into()
 }
 
-/// Whether Kubernetes wrote the variable: it writes such ones into every container for a service called `careportals` or `careportals-…`.
+/// Whether Kubernetes wrote the variable. It writes such variables into every container for a service called `careportals` or
+/// `careportals-…`.
 fn is_service_link(name: &str, value: &str) -> bool {
     let after = |marker: &str| name.rfind(marker).map(|at| &name[at + marker.len()..]);
     if name.ends_with("_SERVICE_HOST") || after("_SERVICE_PORT").is_some_and(|rest| rest.is_empty() || rest.starts_with('_')) {

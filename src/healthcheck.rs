@@ -13,7 +13,7 @@ use crate::{
     clock,
     config::{
         reachable,
-        source::{Fault, Origin, Setting},
+        source::{Fault, Setting, ValueOrigin},
     },
     local_http::{self, LocalEndpoint, LocalHttpError, LocalResponse},
 };
@@ -63,12 +63,12 @@ pub enum Unhealthy {
     #[error(
         "the telemetry listener is off ({0}), so there is nobody to ask\n  hint: set telemetry_listen (CAREPORTALS_TELEMETRY_LISTEN) to an address, such as 127.0.0.1:2274"
     )]
-    Off(Origin),
+    Off(ValueOrigin),
     /// The settings leave the port to the kernel, so it is not known here.
     #[error(
         "telemetry_listen has port 0 ({0}): which port that became can't be known from here\n  hint: give it a port of its own, such as 2274, or ask the address that `status` shows"
     )]
-    AnyPort(Origin),
+    AnyPort(ValueOrigin),
     /// The setting of the listener is wrong.
     #[error("{0}")]
     Setting(Fault),
@@ -80,7 +80,7 @@ pub enum Unhealthy {
         /// The listener's address.
         address: SocketAddr,
         /// The origin of the address in the settings.
-        origin: Origin,
+        origin: ValueOrigin,
         /// Why there is no answer.
         error: LocalHttpError,
     },

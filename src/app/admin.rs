@@ -42,7 +42,7 @@ impl AdminTasks {
             tasks.spawn(listener.serve(status.clone(), commands, closing.clone()));
         }
         if let Some(listener) = app.telemetry.take() {
-            let quit = app.config.quitquitquit.then(|| Arc::clone(quit));
+            let quit = app.config.restart_only.quitquitquit.then(|| Arc::clone(quit));
             info!(listener = %listener.address(), "health and metrics");
             let telemetry = Telemetry { status, liveness: workers.liveness(), metrics: Arc::clone(&app.metrics), quit };
             tasks.spawn(listener.serve(telemetry, closing));

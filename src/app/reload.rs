@@ -1,7 +1,9 @@
-//! Taking over changed settings while requests run: whole, or not at all.
+//! Reloads settings while requests run: all of them, or none.
 //!
-//! Everything that can fail comes first and changes nothing: reading, judging, trust, binding. Then accounts and workers
-//! take over, which can't fail; what is under way ends by the settings it began with.
+//! [`Daemon::prepare`] does everything that may be refused, and changes nothing that is in force: it judges the settings,
+//! makes every connector once, and binds new listeners. Then accounts and workers take over. One step of that still returns
+//! an error, an account whose connector can't be made; it does not happen, because `prepare` made the same connector before.
+//! Requests in flight keep the settings that they started with.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -29,9 +31,9 @@ use crate::{
 enum Refused {
     /// They are wrong.
     Invalid(Vec<Fault>),
-    /// They want what only a restart can do.
+    /// A restart is needed for what they change: the subject of the sentence.
     NeedsRestart(String),
-    /// They want what can't be had.
+    /// A file can't be loaded, or a listener can't be bound.
     Unusable(StartError),
     /// The daemon was not told where its settings are.
     NoSettings,
@@ -66,20 +68,24 @@ impl From<StartError> for Refused {
     }
 }
 
-/// What was read, judged and opened, and has changed nothing yet.
+/// Everything that a reload needs to take over, made before anything changes.
 struct Prepared {
     config: Arc<Config>,
     tls: ClientTls,
-    /// Behind the listeners that there are, and the new ones after them.
+    /// The indices of the APIs that each listener serves: the present listeners first, then the new ones.
     apis_by_listener: Vec<Vec<usize>>,
     listeners: Vec<Listener>,
-    /// Of the new listeners, for each worker.
+    /// A copy of each new listener's descriptor, for each worker.
     descriptors: Vec<Vec<Listener>>,
     adjustments: Adjustments,
 }
 
 impl Daemon {
-    /// Reads the settings again and takes them over. What comes of it is logged.
+    /// Reads the settings again, takes them over, and logs the outcome.
+    ///
+    /// # Errors
+    ///
+    /// Every reason why the settings were refused; nothing has changed then.
     pub(super) async fn reload(&mut self) -> Result<(), NotReloaded> {
         match self.take_over_settings().await {
             Ok(()) => {
@@ -89,7 +95,7 @@ impl Daemon {
             }
             Err(refused) => {
                 self.metrics.reloaded(Reload::Refused);
-                // One is the reason itself.
+                // A single fault is the reason in the line below.
                 if let Refused::Invalid(faults) = &refused
                     && faults.len() > 1
                 {
@@ -120,7 +126,7 @@ impl Daemon {
         adjustments.make(&mut self.listeners);
         if let Some(source) = &self.reload_source {
             // The filter is one of the settings, so it has been judged.
-            drop(source.log.adopt(&self.snapshot.config.log));
+            drop(source.log.adopt(&self.snapshot.config.log()));
         }
         self.view.send_replace(self.snapshot.view(&self.listeners));
         self.snapshot.announce(&self.listeners, first_new);
@@ -128,10 +134,10 @@ impl Daemon {
         Ok(())
     }
 
-    /// All that can go wrong.
+    /// Does everything that may be refused.
     fn prepare(&mut self, config: Config) -> Result<Prepared, Refused> {
         let before = &self.snapshot.config;
-        if let Some(what) = needs_restart(before, &config) {
+        if let Some(what) = before.restart_only.changed(&config.restart_only) {
             return Err(Refused::NeedsRestart(format!("a changed `{what}`")));
         }
         if let Some(ReloadSource { input, sandbox: Some(sandbox), .. }) = &self.reload_source {
@@ -144,7 +150,7 @@ impl Daemon {
             return Err(Refused::NeedsRestart(format!("to stop listening on {}", listener.bound.name)));
         }
         let read_anew = trust(&config)?;
-        // Connections and sessions are worth keeping.
+        // With the same roots and certificate, connections and TLS sessions are kept.
         let unchanged = read_anew.is_like(&self.snapshot.tls);
         let tls = if unchanged { self.snapshot.tls.clone() } else { read_anew };
         let present: Vec<Key> = self.listeners.iter().map(|listener| listener.key().clone()).collect();
@@ -157,7 +163,7 @@ impl Daemon {
     }
 }
 
-/// On a thread where a slow file system holds up nobody.
+/// Loads the settings on a blocking thread, so that a slow file system holds up no task.
 async fn read(input: Input) -> Result<Config, Refused> {
     let loaded = tokio::task::spawn_blocking(move || source::load(input)).await;
     let loaded = loaded.map_err(|error| StartError::System(error.into()))?;
@@ -165,18 +171,4 @@ async fn read(input: Input) -> Result<Config, Refused> {
         warn!("{warning}");
     }
     loaded.config.ok_or(Refused::Invalid(loaded.faults))
-}
-
-/// The first setting that differs and is in effect from start to end.
-fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
-    let differing = [
-        ("workers", before.workers != after.workers),
-        ("log_format", before.log.format != after.log.format),
-        ("telemetry_listen", before.telemetry_listen != after.telemetry_listen),
-        ("quitquitquit", before.quitquitquit != after.quitquitquit),
-        ("control_socket", before.control_socket != after.control_socket),
-        ("control_allow_uids", before.control_allow_uids != after.control_allow_uids),
-        ("hardening", before.hardening != after.hardening),
-    ];
-    differing.into_iter().find_map(|(name, differs)| differs.then_some(name))
 }

@@ -82,7 +82,7 @@ fn send_and_print(input: Input, request: ControlRequest<'_>, done: &str) -> Exit
 
 /// Returns the daemon's answer. If there is none, it prints why and returns the exit code.
 fn send(input: Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
-    let daemon = source::reach(input);
+    let daemon = source::daemon_address(&input);
     control::send(daemon.control, request).map_err(|error| {
         let code = fail(&error, if matches!(error, ControlError::Setting(_)) { EX_CONFIG } else { 1 });
         // A daemon that answered was found, so faults in the settings here don't matter.

@@ -89,7 +89,7 @@ fn daemon(input: Input) -> ExitCode {
     let loaded = source::load(input.clone());
     let Loaded { config: Some(config), warnings, file, .. } = loaded else { return refuse(&loaded) };
     let reader = Reader::of(&io::stdout(), &input.environment);
-    let mut logging = match logging::start(&config.log, io::stdout(), reader) {
+    let mut logging = match logging::start(&config.log(), io::stdout(), reader) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),
     };
@@ -128,7 +128,7 @@ fn serve(config: Config, input: Input, logging: &mut Logging) -> Result<(), Star
 fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
     let Loaded { config: Some(config), warnings, secret_variables, .. } = loaded else { return refuse(&loaded) };
     let environment = Environment::of_process();
-    let started = logging::start(&config.log, io::stderr(), Reader::of(&io::stderr(), &environment));
+    let started = logging::start(&config.log(), io::stderr(), Reader::of(&io::stderr(), &environment));
     let logging = match started.and_then(|mut logging| logging.write().map(|()| logging)) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),
@@ -181,12 +181,12 @@ fn show_settings(loaded: &Loaded) -> ExitCode {
 
 /// `healthcheck`. Whatever is wrong, the code is 1: Docker knows no other.
 fn check_health(input: Input, probe: Probe, wait: Duration) -> ExitCode {
-    let reach = source::reach(input);
-    match healthcheck::run(reach.telemetry, probe, wait) {
+    let daemon = source::daemon_address(&input);
+    match healthcheck::run(daemon.telemetry, probe, wait) {
         Ok(()) => print(|out| writeln!(out, "{}", probe.word())),
         Err(error) => {
             let failed = fail(&error, 1);
-            note_faults(&reach.faults);
+            note_faults(&daemon.faults);
             failed
         }
     }

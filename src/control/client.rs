@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::{
         ControlSocket,
-        source::{Fault, Origin, Setting},
+        source::{Fault, Setting, ValueOrigin},
     },
     local_http::{self, LocalHttpError, LocalResponse},
 };
@@ -68,7 +68,7 @@ pub enum ControlError {
     #[error(
         "the control socket is off ({0}): there is no way to reach the daemon\n  hint: set control_socket (CAREPORTALS_CONTROL_SOCKET) to a path, or unset it, and restart the daemon"
     )]
-    Off(Origin),
+    Off(ValueOrigin),
     /// No setting names a socket, and this machine has none of the default directories.
     #[error(
         "there is no default place for a control socket here: no {SYSTEM_DIRECTORY}, and neither $RUNTIME_DIRECTORY nor $XDG_RUNTIME_DIR is set\n  hint: name the daemon's socket with --control-socket or CAREPORTALS_CONTROL_SOCKET; `control socket` in its log says where it is"

@@ -9,7 +9,7 @@ use http::header::{COOKIE, ORIGIN};
 
 use super::*;
 use crate::{
-    config::{AccountId, AllowedHosts, Http2, Limits, RequireHeader, Scheme, Timeouts},
+    config::{AccountId, AllowedHosts, Http2, Limits, RequireHeader, Scheme, Timeouts, UpstreamSettings},
     path::Prefix,
 };
 
@@ -40,17 +40,22 @@ pub(in crate::proxy) fn api() -> Api {
         socket_group: None,
         allow_uids: Vec::new(),
         allow_gids: Vec::new(),
-        http2: Http2::Off,
+        connections: UpstreamSettings {
+            origin: Origin { scheme: Scheme::Https, host: "api.example.com".to_owned(), port: 443 },
+            http2: Http2::Off,
+            max_header_bytes: 65536,
+            max_headers: 256,
+            connect_timeout: 5 * second,
+            pool_idle: 15 * second,
+            connection_max_age: 300 * second,
+        },
         limits: Limits { max_requests: 1024, max_connections: 4096, max_header_bytes: 65536, max_headers: 256 },
         timeouts: Timeouts {
             head: 10 * second,
-            connect: 5 * second,
             response: 60 * second,
             body_idle: 60 * second,
             stream_idle: 3600 * second,
             client_idle: 3600 * second,
-            pool_idle: 15 * second,
-            connection_max_age: 300 * second,
         },
     }
 }

@@ -179,15 +179,15 @@ impl WorkerState {
         let name: Arc<str> = listener.bound.name.as_str().into();
         let entry = if listener.bound.socket.is_tcp() { Entry::Tcp } else { Entry::Unix };
         let Some(routes) = self.routes(snapshot, apis, apis_by_listener, &name, entry) else { return };
-        let router = Arc::new(Router::new(routes));
+        let service = Arc::new(Router::new(routes));
         match Acceptor::new(listener.bound, listener.connection_limit) {
             Ok(acceptor) => {
-                tokio::spawn(acceptor.run(Arc::clone(&router), self.deadlines.clone(), self.drain.clone()));
+                tokio::spawn(acceptor.run(Arc::clone(&service), self.deadlines.clone(), self.drain.clone()));
             }
             // Other workers accept on the same socket.
             Err(cause) => error!(listener = %name, error = %cause, "a worker can't accept here"),
         }
-        self.routers.push((name, entry, router));
+        self.routers.push((name, entry, service));
     }
 
     /// The routes of a listener; `None` when it serves no API, which a reload rules out.

@@ -60,13 +60,13 @@ pub fn run() -> ExitCode {
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
-        Subcommands::Status { json } => control::status(settings.input(&[]), json),
-        Subcommands::Login { account } => control::log_in(settings.input(&[]), account.as_deref()),
-        Subcommands::Logout { account } => control::log_out(settings.input(&[]), account.as_deref()),
-        Subcommands::Reload => control::reload(settings.input(&[])),
-        Subcommands::Shutdown => control::shut_down(settings.input(&[])),
+        Subcommands::Status { json } => control::status(&settings.input(&[]), json),
+        Subcommands::Login { account } => control::log_in(&settings.input(&[]), account.as_deref()),
+        Subcommands::Logout { account } => control::log_out(&settings.input(&[]), account.as_deref()),
+        Subcommands::Reload => control::reload(&settings.input(&[])),
+        Subcommands::Shutdown => control::shut_down(&settings.input(&[])),
         Subcommands::Healthcheck { started, ready, wait, live: _ } => {
-            check_health(settings.input(&[]), arguments::probe(started, ready), wait)
+            check_health(&settings.input(&[]), arguments::probe(started, ready), wait)
         }
         Subcommands::Completions { shell } => {
             let mut script = Vec::new();
@@ -180,8 +180,8 @@ fn show_settings(loaded: &Loaded) -> ExitCode {
 }
 
 /// `healthcheck`. Whatever is wrong, the code is 1: Docker knows no other.
-fn check_health(input: Input, probe: Probe, wait: Duration) -> ExitCode {
-    let daemon = source::daemon_address(&input);
+fn check_health(input: &Input, probe: Probe, wait: Duration) -> ExitCode {
+    let daemon = source::daemon_address(input);
     match healthcheck::run(daemon.telemetry, probe, wait) {
         Ok(()) => print(|out| writeln!(out, "{}", probe.word())),
         Err(error) => {

@@ -46,11 +46,12 @@ impl Provider for Layer {
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        let wrapped = |leaf: &Leaf| {
+        let mut members = Dict::new();
+        for leaf in &self.leaves {
             let value = Merging::serialize(&leaf.value)?;
-            Ok((leaf.path.clone(), Merging::Array(Tag::Default, vec![value])))
-        };
-        Ok(Profile::Default.collect(self.leaves.iter().map(wrapped).collect::<Result<Dict, figment::Error>>()?))
+            members.insert(leaf.path.clone(), Merging::Array(Tag::Default, vec![value]));
+        }
+        Ok(Profile::Default.collect(members))
     }
 }
 

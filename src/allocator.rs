@@ -1,9 +1,9 @@
-//! Memory that is wiped when it is given back, whichever library had it.
+//! The program's allocator, which wipes memory when it is freed.
 //!
-//! Depends on nothing of ours. Buffers of HTTP and TLS have held the token, and libraries don't wipe them. Guarantees: freed
-//! memory is overwritten, but for large blocks that a worker frees in the course of its requests. Those are read buffers,
-//! 8 KiB and more of what clients and upstream said: to wipe six of them for a request would cost more than the request. What
-//! may have held the token among large blocks belongs to an upstream connection, and is freed within [`Wiped`].
+//! Buffers of HTTP and TLS libraries have held the token, and the libraries do not wipe them. Guarantees: freed memory is
+//! overwritten, except for large blocks that a worker frees while it serves requests. Those are read buffers of 8 KiB and
+//! more; a request frees about six of them, and to wipe them would cost more than the request. A large block that may have
+//! held the token belongs to an upstream connection, and is freed within [`Wiped`].
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -14,17 +14,17 @@ use std::{
 
 use zeroizing_alloc::ZeroAlloc;
 
-/// The program's allocator: the system's, and what is said above.
+/// The program's allocator: the system's, with wiping.
 pub struct Wiping;
 
-/// It does not wipe by itself: a compiler sees through a write to memory that is freed next, and leaves it out.
+/// The crate's allocator wipes so that the compiler can't leave it out, as it may with a plain write before memory is freed.
 const WIPING: ZeroAlloc<System> = ZeroAlloc(System);
 
 thread_local! {
     static SPARES_LARGE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What hyper reads into at least.
+/// The size of hyper's smallest read buffer, in bytes.
 const LARGE: usize = 8 * 1024;
 
 #[expect(unsafe_code, reason = "an allocator is unsafe to write; every call is passed on as it came")]
@@ -50,33 +50,33 @@ unsafe impl GlobalAlloc for Wiping {
         }
     }
 
-    /// What grows is copied and wiped, whatever its size.
+    /// Copies a block of any size that grows, and wipes the old one.
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above.
         unsafe { WIPING.realloc(block, layout, size) }
     }
 }
 
-/// From now on this thread does not wipe large blocks: it serves requests.
+/// Stops wiping large blocks on this thread, which serves requests.
 pub fn spare_large_blocks() {
     SPARES_LARGE.set(true);
 }
 
-/// A future whose memory, large blocks included, is wiped as it goes, on a worker too.
+/// A future whose memory is wiped when it is freed, large blocks included, on a worker, too.
 pub struct Wiped<F: Future> {
-    /// Taken out when this is dropped.
+    /// The future; `None` while this is being dropped.
     future: Option<Pin<Box<F>>>,
     while_it_runs: bool,
 }
 
 impl<F: Future> Wiped<F> {
-    /// Wipes what the future leaves behind at its end; not what it gives back before, as an `async` block does of a future
-    /// that it has awaited.
+    /// Wipes the memory that is freed when the future is dropped. Memory that it frees earlier is not wiped, like that of a
+    /// future which an `async` block has awaited.
     pub fn at_the_end(future: F) -> Self {
         Self { future: Some(Box::pin(future)), while_it_runs: false }
     }
 
-    /// Wipes what it frees while it runs, too.
+    /// Wipes also the memory that the future frees while it runs.
     pub fn throughout(future: F) -> Self {
         Self { future: Some(Box::pin(future)), while_it_runs: true }
     }
@@ -89,7 +89,7 @@ impl<F: Future> Future for Wiped<F> {
         let _wiping = self.while_it_runs.then(WipeAll::begin);
         match &mut self.future {
             Some(future) => future.as_mut().poll(cx),
-            // Only a future that is being dropped has none.
+            // This is never polled while it is being dropped.
             None => Poll::Pending,
         }
     }
@@ -102,7 +102,7 @@ impl<F: Future> Drop for Wiped<F> {
     }
 }
 
-/// Until dropped, this thread wipes everything.
+/// Makes this thread wipe all freed memory until it is dropped.
 struct WipeAll {
     spared: bool,
 }
@@ -124,9 +124,9 @@ mod tests {
     use super::*;
 
     /// Notes whether large blocks were spared when it was polled, and when it was dropped.
-    struct Probe<'a>(&'a Cell<Option<bool>>, &'a Cell<Option<bool>>);
+    struct WipeProbe<'a>(&'a Cell<Option<bool>>, &'a Cell<Option<bool>>);
 
-    impl Future for Probe<'_> {
+    impl Future for WipeProbe<'_> {
         type Output = ();
 
         fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
@@ -135,19 +135,19 @@ mod tests {
         }
     }
 
-    impl Drop for Probe<'_> {
+    impl Drop for WipeProbe<'_> {
         fn drop(&mut self) {
             self.1.set(Some(SPARES_LARGE.get()));
         }
     }
 
     #[test]
-    fn a_worker_spares_large_blocks_except_within_what_is_wiped() {
+    fn a_worker_does_not_wipe_large_blocks_except_within_wiped() {
         assert!(!SPARES_LARGE.get(), "a thread wipes everything unless it says otherwise");
         spare_large_blocks();
         for throughout in [false, true] {
             let (polled, dropped) = (Cell::new(None), Cell::new(None));
-            let probe = Probe(&polled, &dropped);
+            let probe = WipeProbe(&polled, &dropped);
             let mut wiped = if throughout { Wiped::throughout(probe) } else { Wiped::at_the_end(probe) };
             assert!(Pin::new(&mut wiped).poll(&mut Context::from_waker(std::task::Waker::noop())).is_ready());
             assert_eq!((polled.get(), SPARES_LARGE.get()), (Some(!throughout), true));

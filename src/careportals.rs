@@ -1,7 +1,7 @@
-//! Everything known of the CarePortals API: presets, hosts, log-in paths, field names, route words.
+//! Facts about the CarePortals API: presets, hosts, log-in paths, field names, words of routes.
 //!
-//! Depends on nothing of ours. No other file holds a CarePortals name. What is only observed and not documented is a
-//! default here and a setting everywhere else.
+//! No other file holds such a name. A fact that was only observed, and is not documented, is a default here, and a setting can
+//! change it.
 
 /// One of CarePortals' APIs, as named by `preset`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -24,14 +24,14 @@ pub enum Preset {
 pub enum PresetLogin {
     /// A path under the API's own upstream.
     Path(&'static str),
-    /// Another API's URL.
+    /// The URL of another API.
     Url(&'static str),
-    /// Not at all.
+    /// It has no log-in.
     Off,
 }
 
 impl Preset {
-    /// All of them, in the order of the documentation.
+    /// All presets, in the order of the documentation.
     pub const ALL: [Self; 5] = [Self::Careportals, Self::Patient, Self::Crm, Self::Emr, Self::Public];
 
     /// The name in settings.
@@ -64,7 +64,7 @@ impl Preset {
         }
     }
 
-    /// Where its credentials are exchanged for a token.
+    /// The place where credentials are exchanged for a token.
     #[must_use]
     pub const fn login(self) -> PresetLogin {
         match self {
@@ -77,13 +77,13 @@ impl Preset {
     }
 }
 
-/// Paths that answer with a token at any CarePortals host. No client may reach them through the proxy.
+/// Paths that answer with a token at some CarePortals host. No client may reach them through the proxy.
 pub const LOGIN_PATHS: [&str; 4] = ["/patient/auth", "/auth/login", "/auth", "/patient/auth/login"];
 
-/// Members of a log-in's answer that may hold the token, in the order in which they are tried.
+/// The members of a log-in's answer that may hold the token; the first one found counts.
 pub const TOKEN_FIELDS: [&str; 4] = ["token", "access_token", "accessToken", "jwt"];
 
-/// Members of a log-in's answer that may hold a refresh token.
+/// The members of a log-in's answer that may hold a refresh token.
 pub const REFRESH_TOKEN_FIELDS: [&str; 2] = ["refreshToken", "refresh_token"];
 
 /// The member that carries the refresh token in a refresh request.
@@ -92,7 +92,7 @@ pub const REFRESH_REQUEST_FIELD: &str = "refreshToken";
 /// The header that selects the tenant.
 pub const ORGANIZATION_HEADER: &str = "organization";
 
-/// Path segments of documented routes: safe to show in a log line, since none of them names a person or a record.
+/// Path segments of documented routes. A log line may show them, since none of them names a person or a record.
 pub const ROUTE_WORDS: [&str; 18] = [
     "account",
     "auth",

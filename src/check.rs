@@ -35,7 +35,7 @@ pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write) -> Res
     let mut report = Report { out, all_passed: true };
     runtime.block_on(async {
         for api in &config.apis {
-            let connector = connector(&api.upstream.origin, tls, &config.egress, api.timeouts.connect)?;
+            let connector = connector(&api.upstream.origin, tls, &config.egress, api.connections.connect_timeout)?;
             let subject = format!("api {}: {}", api.name, api.upstream.origin);
             let outcome = check_connection(&connector).await;
             report.line(&subject, outcome.as_deref().map_err(String::as_str))?;

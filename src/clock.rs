@@ -1,7 +1,7 @@
-//! Time and chance, the only place that reads either.
+//! The clocks and the random numbers. No other module reads either.
 //!
-//! Depends on nothing of ours. [`Moment`] counts time in which the machine was suspended as well, since a token grows
-//! old while a laptop sleeps; tokio's and std's `Instant` on Linux do not.
+//! A [`Moment`] counts the time while the machine is suspended, since a token ages while a laptop sleeps. `Instant`, of tokio
+//! and std, does not count that time on Linux.
 
 use std::{
     ops::{Add, Sub},
@@ -13,13 +13,13 @@ use std::{
 pub struct Moment(Duration);
 
 impl Moment {
-    /// `since_boot`: the reading of the clock.
+    /// Makes the moment when the clock shows `since_boot`.
     #[must_use]
     pub const fn new(since_boot: Duration) -> Self {
         Self(since_boot)
     }
 
-    /// Time passed since `earlier`; zero when it lies ahead.
+    /// The time since `earlier`; zero when `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
@@ -51,14 +51,14 @@ impl Sub<Duration> for Moment {
 /// One reading of both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// For every decision.
+    /// The reading for all decisions.
     pub moment: Moment,
-    /// For what people and other machines read; it may jump.
+    /// The reading for times that people and other machines see; it may jump.
     pub wall: SystemTime,
 }
 
 impl Now {
-    /// The wall-clock time of `moment`, as far as today's offset tells.
+    /// The wall-clock time of `moment`, by the current offset between the clocks.
     #[must_use]
     pub fn wall_at(&self, moment: Moment) -> SystemTime {
         let time = if moment >= self.moment {
@@ -70,7 +70,7 @@ impl Now {
     }
 }
 
-/// Where time comes from: the system, or a test.
+/// A source of time: the system, or a test.
 pub trait Clock: Send + Sync + 'static {
     /// Reads both clocks.
     fn now(&self) -> Now;
@@ -90,12 +90,12 @@ impl Clock for SystemClock {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn boot_time() -> Moment {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    // Since boot, so neither part is negative.
+    // The time since boot is not negative.
     Moment(Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0)))
 }
 
-/// Elsewhere the monotonic clock is the best at hand (on macOS it stands still during sleep; the wall clock's jump is
-/// noticed by the account's driver instead).
+/// Elsewhere this reads the monotonic clock. On macOS it stops while the machine sleeps; there the account's driver notices the
+/// jump of the wall clock.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn boot_time() -> Moment {
     Moment(monotonic())
@@ -108,36 +108,36 @@ pub fn monotonic() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// tokio's clock, for how long something took or may take while the machine is awake. Tests pause it.
+/// Reads tokio's clock, for durations and time limits while the machine is awake. Tests can pause it.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
 pub fn instant() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }
 
-/// Chance that needs no secrecy: jitter, request ids. Seedable, so that a test can play a run again.
+/// Random numbers that need no secrecy, for jitter and request ids. A test can seed them and repeat a run.
 #[derive(Debug)]
 pub struct Jitter(fastrand::Rng);
 
 impl Jitter {
-    /// Seeded by the system.
+    /// Takes a seed from the system.
     #[must_use]
     pub fn from_system() -> Self {
         Self(fastrand::Rng::new())
     }
 
-    /// The same draws for the same seed.
+    /// Repeats the same numbers for the same seed.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self(fastrand::Rng::with_seed(seed))
     }
 
-    /// Uniform in `[0, 1)`.
+    /// Draws a number, uniform in `[0, 1)`.
     pub fn fraction(&mut self) -> f64 {
         self.0.f64()
     }
 
-    /// 64 random bits.
+    /// Draws 64 random bits.
     pub fn bits(&mut self) -> u64 {
         self.0.u64(..)
     }
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_repeats_its_draws() {
+    fn the_same_seed_gives_the_same_numbers() {
         let draws = |seed| {
             let mut jitter = Jitter::seeded(seed);
             [jitter.bits(), jitter.bits()]

@@ -1,8 +1,8 @@
-//! Deadlines that cost next to nothing while they are kept.
+//! Deadlines that cost next to nothing to arm and disarm.
 //!
-//! Depends on `clock`. One [`Deadlines`] per worker looks at all of its deadlines together, instead of one timer a phase:
-//! every [`TICK`] while one of them is near, else every second, and not at all while nothing is armed. So a deadline
-//! passes up to a tick late, never early; arming one wakes nobody unless it is due before the next look.
+//! Instead of one timer per phase of a request, one [`Deadlines`] per worker checks all of its deadlines together: every
+//! [`TICK`] while one of them is near, else every second, and not at all while none is armed. Guarantees: a deadline passes up
+//! to a tick late and never early; arming one wakes no task unless it is due before the next check.
 
 use std::{
     future::poll_fn,
@@ -18,38 +18,39 @@ use crate::clock;
 /// How late a deadline may pass.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// How often deadlines are looked at while none is due within [`NEAR`]. Connections may be idle for hours.
+/// How often deadlines are checked while none is due within [`NEAR`]. Connections may be idle for hours.
 const SLOW: Duration = Duration::from_secs(1);
-/// What is due sooner than this is looked at every tick. More than one slow look away, so that none comes too late.
+/// A deadline that is due sooner than this is checked every tick. It is more than [`SLOW`], so that a slow check is never late.
 const NEAR: Duration = Duration::from_secs(2);
 
 /// All deadlines of one worker. Clones share them.
 #[derive(Clone, Default)]
-pub struct Deadlines(Arc<Shared>);
+pub struct Deadlines(Arc<Table>);
 
+/// The deadlines of one worker.
 #[derive(Default)]
-struct Shared {
+struct Table {
     slots: Mutex<Slots>,
-    /// One was armed that is due before the next look.
+    /// Notified when a deadline is armed that is due before the next check.
     sooner: Notify,
 }
 
 #[derive(Default)]
 struct Slots {
-    all: Vec<Slot>,
+    all: Vec<DeadlineSlot>,
     free: Vec<usize>,
-    /// When all are looked at next; `None`: nothing is armed.
-    next_look: Option<Instant>,
+    /// The time of the next check; `None`: nothing is armed.
+    next_check: Option<Instant>,
 }
 
 #[derive(Default)]
-struct Slot {
-    state: State,
+struct DeadlineSlot {
+    state: SlotState,
     waker: Option<Waker>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum State {
+enum SlotState {
     #[default]
     Unarmed,
     Armed(Instant),
@@ -57,23 +58,23 @@ enum State {
 }
 
 impl Deadlines {
-    /// A deadline that is not armed yet.
+    /// Makes a deadline that is not armed yet.
     #[must_use]
     pub fn deadline(&self) -> Deadline {
         let mut slots = self.0.lock();
         let slot = slots.free.pop().unwrap_or_else(|| {
-            slots.all.push(Slot::default());
+            slots.all.push(DeadlineSlot::default());
             slots.all.len() - 1
         });
-        Deadline { shared: Arc::clone(&self.0), slot }
+        Deadline { table: Arc::clone(&self.0), slot }
     }
 
-    /// Looks for ever. One task of the worker runs it.
+    /// Checks the deadlines and never returns. One task of the worker runs it.
     pub async fn run(&self) {
         loop {
-            let next_look = self.0.look();
+            let next_check = self.0.check();
             let sooner = self.0.sooner.notified();
-            match next_look {
+            match next_check {
                 None => sooner.await,
                 Some(at) => tokio::select! {
                     () = tokio::time::sleep_until(at) => {}
@@ -84,77 +85,77 @@ impl Deadlines {
     }
 }
 
-impl Shared {
+impl Table {
     fn lock(&self) -> MutexGuard<'_, Slots> {
-        // Nothing in here can panic half-way.
+        // No code panics while it holds the lock.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes whose time has come, and says when to look again.
-    fn look(&self) -> Option<Instant> {
+    /// Lets every deadline pass whose time has come, and returns the time of the next check.
+    fn check(&self) -> Option<Instant> {
         let now = clock::instant();
         let mut slots = self.lock();
         let mut soonest: Option<Instant> = None;
         for slot in &mut slots.all {
             match slot.state {
-                State::Armed(at) if at <= now => slot.pass(),
-                State::Armed(at) => soonest = Some(soonest.map_or(at, |soonest| soonest.min(at))),
-                State::Unarmed | State::Passed => {}
+                SlotState::Armed(at) if at <= now => slot.pass(),
+                SlotState::Armed(at) => soonest = Some(soonest.map_or(at, |soonest| soonest.min(at))),
+                SlotState::Unarmed | SlotState::Passed => {}
             }
         }
-        slots.next_look = soonest.map(|soonest| now + if soonest <= now + NEAR { TICK } else { SLOW });
-        slots.next_look
+        slots.next_check = soonest.map(|soonest| now + if soonest <= now + NEAR { TICK } else { SLOW });
+        slots.next_check
     }
 }
 
-impl Slot {
+impl DeadlineSlot {
     fn pass(&mut self) {
-        self.state = State::Passed;
+        self.state = SlotState::Passed;
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 }
 
-/// One deadline, armed and disarmed as often as needed. Freed when dropped.
+/// One deadline, which may be armed and disarmed any number of times. Its slot is freed on drop.
 pub struct Deadline {
-    shared: Arc<Shared>,
+    table: Arc<Table>,
     slot: usize,
 }
 
 impl Deadline {
-    /// It passes `after` from now; an earlier arming is forgotten.
+    /// Arms it to pass `after` from now, in place of an earlier time.
     pub fn arm(&self, after: Duration) {
         self.arm_at(clock::instant() + after);
     }
 
-    /// It passes at `at`.
+    /// Arms it to pass at `at`.
     pub fn arm_at(&self, at: Instant) {
-        let mut slots = self.shared.lock();
-        slots.all[self.slot].state = State::Armed(at);
-        if slots.next_look.is_none_or(|next| at < next) {
-            // Whoever arms the next one need not say so again.
-            slots.next_look = Some(at);
+        let mut slots = self.table.lock();
+        slots.all[self.slot].state = SlotState::Armed(at);
+        if slots.next_check.is_none_or(|next| at < next) {
+            // A deadline that is armed next need not notify again unless it is due even sooner.
+            slots.next_check = Some(at);
             drop(slots);
-            self.shared.sooner.notify_one();
+            self.table.sooner.notify_one();
         }
     }
 
-    /// It passes now. From any thread.
+    /// Lets it pass now. Any thread may call this.
     pub fn pass(&self) {
-        self.shared.lock().all[self.slot].pass();
+        self.table.lock().all[self.slot].pass();
     }
 
-    /// It does not pass until it is armed again.
+    /// Disarms it: it does not pass until it is armed again.
     pub fn disarm(&self) {
-        self.shared.lock().all[self.slot].state = State::Unarmed;
+        self.table.lock().all[self.slot].state = SlotState::Unarmed;
     }
 
-    /// Whether it has passed; if not, the task is woken when it does.
+    /// Whether it has passed. If it has not, the task is woken when it does.
     pub fn poll_passed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut slots = self.shared.lock();
+        let mut slots = self.table.lock();
         let slot = &mut slots.all[self.slot];
-        if slot.state == State::Passed {
+        if slot.state == SlotState::Passed {
             return Poll::Ready(());
         }
         if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -163,7 +164,7 @@ impl Deadline {
         Poll::Pending
     }
 
-    /// Waits until it has passed.
+    /// Waits until it has passed. Cancelling the wait changes nothing.
     pub async fn passed(&self) {
         poll_fn(|cx| self.poll_passed(cx)).await;
     }
@@ -171,8 +172,8 @@ impl Deadline {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        let mut slots = self.shared.lock();
-        slots.all[self.slot] = Slot::default();
+        let mut slots = self.table.lock();
+        slots.all[self.slot] = DeadlineSlot::default();
         slots.free.push(self.slot);
     }
 }
@@ -181,7 +182,7 @@ impl Drop for Deadline {
 mod tests {
     use super::*;
 
-    async fn looking() -> Deadlines {
+    async fn checked() -> Deadlines {
         let deadlines = Deadlines::default();
         let runner = deadlines.clone();
         tokio::spawn(async move { runner.run().await });
@@ -191,7 +192,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_passes_within_a_tick_and_never_early() {
-        let deadlines = looking().await;
+        let deadlines = checked().await;
         for after in [10, 300, 1000, 1950, 2050, 3000, 3333] {
             let deadline = deadlines.deadline();
             let (start, after) = (clock::instant(), Duration::from_millis(after));
@@ -204,8 +205,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_armed_between_two_slow_looks_passes_in_time() {
-        let deadlines = looking().await;
+    async fn a_deadline_that_is_armed_between_two_slow_checks_passes_in_time() {
+        let deadlines = checked().await;
         let (far, near) = (deadlines.deadline(), deadlines.deadline());
         far.arm(Duration::from_secs(3600));
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -216,8 +217,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn arming_again_moves_it_and_disarming_stops_it() {
-        let deadlines = looking().await;
+    async fn arming_again_moves_a_deadline_and_disarming_stops_it() {
+        let deadlines = checked().await;
         let (moved, stopped) = (deadlines.deadline(), deadlines.deadline());
         moved.arm(Duration::from_secs(1));
         stopped.arm(Duration::from_secs(1));
@@ -231,8 +232,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_can_be_made_to_pass_long_before_its_time() {
-        let deadlines = looking().await;
+    async fn a_deadline_can_be_made_to_pass_long_before_its_time() {
+        let deadlines = checked().await;
         let deadline = deadlines.deadline();
         deadline.arm(Duration::from_secs(3600));
         let start = clock::instant();
@@ -242,21 +243,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_everything_is_far_away_looks_are_rare_and_arming_wakes_nobody() {
-        let deadlines = looking().await;
+    async fn while_every_deadline_is_far_away_checks_are_rare_and_arming_wakes_no_task() {
+        let deadlines = checked().await;
         let deadline = deadlines.deadline();
         deadline.arm(Duration::from_secs(3600));
         tokio::time::sleep(Duration::from_millis(10)).await;
-        let next = deadlines.0.lock().next_look;
+        let next = deadlines.0.lock().next_check;
         assert!(next.is_some_and(|next| next > clock::instant() + SLOW / 2));
         deadline.arm(Duration::from_secs(10));
         deadline.arm(Duration::from_secs(60));
-        assert_eq!(deadlines.0.lock().next_look, next);
+        assert_eq!(deadlines.0.lock().next_check, next);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_looking_stops_while_nothing_is_armed_and_slots_are_used_again() {
-        let deadlines = looking().await;
+    async fn the_checks_stop_while_nothing_is_armed_and_slots_are_used_again() {
+        let deadlines = checked().await;
         for _ in 0..3 {
             let deadline = deadlines.deadline();
             deadline.arm(Duration::from_millis(200));
@@ -264,6 +265,6 @@ mod tests {
         }
         assert_eq!(deadlines.0.lock().all.len(), 1);
         tokio::time::sleep(2 * TICK).await;
-        assert_eq!(deadlines.0.lock().next_look, None);
+        assert_eq!(deadlines.0.lock().next_check, None);
     }
 }

@@ -1,10 +1,11 @@
-//! `healthcheck`: asks the telemetry listener, for probes and for `HEALTHCHECK` in an image without a shell.
+//! `healthcheck`: asks the telemetry listener whether the daemon is healthy, for probes and for `HEALTHCHECK` in an image
+//! without a shell.
 //!
-//! Depends on `ask` and on where the settings say that the listener is. No credentials, no TLS, no runtime and no thread:
-//! a container runs this every few seconds.
+//! A container runs this every few seconds, so it needs no credentials, no TLS and no thread.
 
 use std::{net::SocketAddr, time::Duration};
 
+use http::Method;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -12,24 +13,31 @@ use crate::{
     clock,
     config::{
         reachable,
-        source::{Fault, Origin, Setting},
+        source::{Fault, Setting, ValueOrigin},
     },
     local_http::{self, LocalEndpoint, LocalHttpError, LocalResponse},
 };
 
-/// What is asked.
+/// The time limit of one answer. The daemon is on this machine, but takes some seconds to find that a worker is stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The time limit of the last answer, however little of `wait` is left.
+const LEAST: Duration = Duration::from_millis(200);
+/// The pause between two questions.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The question that the daemon has to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// Do the event loops turn?
+    /// Do the event loops run?
     Live,
-    /// Is the configuration valid, and does everybody listen?
+    /// Are the settings valid, and are all listeners bound?
     Started,
     /// Is there a token for every account?
     Ready,
 }
 
 impl Probe {
-    /// What the answer is called when it is yes.
+    /// What the daemon is when the answer is yes.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -48,45 +56,45 @@ impl Probe {
     }
 }
 
-/// Why the answer is no.
+/// Why the check has failed.
 #[derive(Debug, Error)]
 pub enum Unhealthy {
-    /// There is nobody to ask.
+    /// The telemetry listener is off.
     #[error(
         "the telemetry listener is off ({0}), so there is nobody to ask\n  hint: set telemetry_listen (CAREPORTALS_TELEMETRY_LISTEN) to an address, such as 127.0.0.1:2274"
     )]
-    Off(Origin),
-    /// Nobody knows which port it became.
+    Off(ValueOrigin),
+    /// The settings leave the port to the kernel, so it is not known here.
     #[error(
         "telemetry_listen has port 0 ({0}): which port that became can't be known from here\n  hint: give it a port of its own, such as 2274, or ask the address that `status` shows"
     )]
-    AnyPort(Origin),
-    /// The setting is wrong.
+    AnyPort(ValueOrigin),
+    /// The setting of the listener is wrong.
     #[error("{0}")]
     Setting(Fault),
-    /// Nobody answered.
+    /// The listener did not answer.
     #[error(
         "cannot ask {address} (telemetry_listen: {origin}): {error}\n  hint: is the daemon running, and with the same telemetry_listen?"
     )]
     NoAnswer {
-        /// Who was asked.
+        /// The listener's address.
         address: SocketAddr,
-        /// Where that address comes from.
-        origin: Origin,
-        /// What happened.
+        /// The origin of the address in the settings.
+        origin: ValueOrigin,
+        /// Why there is no answer.
         error: LocalHttpError,
     },
-    /// The daemon says no.
+    /// The daemon answered with no.
     #[error("not {}: {why}", probe.word())]
     Not {
-        /// To this question.
+        /// The question.
         probe: Probe,
-        /// Its reasons.
+        /// The daemon's reasons.
         why: String,
     },
 }
 
-/// Asks once, or again and again for as long as `wait` says, until the answer is yes.
+/// Asks once; while the answer is no, asks again until `wait` has passed. Blocks the thread.
 pub fn run(listener: Setting<Option<SocketAddr>>, probe: Probe, wait: Duration) -> Result<(), Unhealthy> {
     let origin = listener.origin;
     let Some(address) = listener.value.map_err(Unhealthy::Setting)? else { return Err(Unhealthy::Off(origin)) };
@@ -94,32 +102,32 @@ pub fn run(listener: Setting<Option<SocketAddr>>, probe: Probe, wait: Duration) 
         return Err(Unhealthy::AnyPort(origin));
     }
     let address = reachable(address);
-    let start = clock::instant();
-    loop {
-        let left = wait.saturating_sub(start.elapsed());
-        let limit = if wait.is_zero() { PATIENCE } else { PATIENCE.min(left.max(LEAST)) };
-        let outcome = match local_http::ask(&LocalEndpoint::Tcp(address), "GET", probe.path(), limit) {
-            Ok(answer) => judge(probe, &answer),
-            Err(error) => Err(Unhealthy::NoAnswer { address, origin: origin.clone(), error }),
-        };
-        let left = wait.saturating_sub(start.elapsed());
-        if outcome.is_ok() || left.is_zero() {
-            return outcome;
+    let no_answer = |error| Unhealthy::NoAnswer { address, origin: origin.clone(), error };
+    let runtime = local_http::runtime().map_err(|error| no_answer(LocalHttpError::Connect(error)))?;
+    runtime.block_on(async {
+        let start = clock::instant();
+        loop {
+            let left = wait.saturating_sub(start.elapsed());
+            let limit = if wait.is_zero() { PATIENCE } else { PATIENCE.min(left.max(LEAST)) };
+            let answer = local_http::send(&LocalEndpoint::Tcp(address), Method::GET, probe.path(), limit).await;
+            let outcome = answer.map_err(no_answer).and_then(|answer| judge(probe, &answer));
+            let left = wait.saturating_sub(start.elapsed());
+            if outcome.is_ok() || left.is_zero() {
+                return outcome;
+            }
+            tokio::time::sleep(PAUSE.min(left)).await;
         }
-        // Nobody unparks this thread; that it might wake early does no harm.
-        #[expect(clippy::disallowed_methods, reason = "there is nothing that could wake a probe when the daemon is up")]
-        std::thread::park_timeout(PAUSE.min(left));
-    }
+    })
 }
 
-/// What readiness says (`/readyz`); other endpoints need not.
+/// The body of `/readyz`; other endpoints have none like it.
 #[derive(Deserialize)]
 struct Reasons {
-    reasons: Vec<Reason>,
+    reasons: Vec<UnreadyReason>,
 }
 
 #[derive(Deserialize)]
-struct Reason {
+struct UnreadyReason {
     account: Option<String>,
     code: String,
     detail: Option<String>,
@@ -129,7 +137,7 @@ fn judge(probe: Probe, answer: &LocalResponse) -> Result<(), Unhealthy> {
     if answer.status == 200 {
         return Ok(());
     }
-    let reasons: Vec<Reason> = serde_json::from_slice(&answer.body).map(|said: Reasons| said.reasons).unwrap_or_default();
+    let reasons: Vec<UnreadyReason> = serde_json::from_slice(&answer.body).map(|said: Reasons| said.reasons).unwrap_or_default();
     let sentences = reasons.into_iter().map(|reason| {
         let account = reason.account.map(|name| format!("account {name}: ")).unwrap_or_default();
         format!("{account}{}", reason.detail.unwrap_or(reason.code))
@@ -143,18 +151,12 @@ fn judge(probe: Probe, answer: &LocalResponse) -> Result<(), Unhealthy> {
     Err(Unhealthy::Not { probe, why })
 }
 
-/// A body that is one short line.
+/// The body, if it is one short line.
 fn line(body: &[u8]) -> Option<String> {
     let line = std::str::from_utf8(body).ok()?.trim();
     let is_line = !line.is_empty() && line.len() <= 200 && !line.contains(char::is_control);
     is_line.then(|| line.to_owned())
 }
-
-/// For one answer. The daemon is on this machine, but takes some seconds to say that a worker is stuck.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// For the last one before time is up.
-const LEAST: Duration = Duration::from_millis(200);
-const PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_told_as_far_as_there_are_any() {
+    fn an_unhealthy_daemons_reasons_are_shown() {
         for (status, body, expected) in [
             (200, "whatever", None),
             (503, "", Some("not ready: /readyz was answered with status 503")),

@@ -5,22 +5,22 @@
 //!
 //! | layer | module | what it is |
 //! | --- | --- | --- |
-//! | 0 words | `allocator` | memory that is wiped when it is given back |
-//! | 0 words | `secret` | bytes that nobody may print, wiped when dropped; the only maker of an `Authorization` value |
-//! | 0 words | `clock` | time and chance, the only place that reads either |
+//! | 0 words | `allocator` | wipes memory when it is freed |
+//! | 0 words | `secret` | secrets: never printed, wiped on drop; the only maker of an `Authorization` value |
+//! | 0 words | `clock` | the clocks and the random numbers; no other module reads either |
 //! | 0 words | `files` | reads a file within a time limit, whatever its file system does |
-//! | 0 words | `careportals` | everything known of the CarePortals API: hosts, log-in paths, field names, route words |
-//! | 0 words | `path` | what a request's path reaches, which rule it matches, what a log may show of it; pure |
+//! | 0 words | `careportals` | facts about the CarePortals API: hosts, log-in paths, field names, words of routes |
+//! | 0 words | `path` | request paths: canonical form, rules, log-in paths, masking; pure |
 //! | 1 settings and sight | `config` | what users write, and what it means once it is known to be right |
-//! | 1 settings and sight | `logging` | what is said and in which form, and a thread that writes it |
-//! | 1 settings and sight | `metrics` | what is counted, and the text that tells it |
-//! | 2 wire | `local_http` | one question to a daemon on this machine, for the program's own commands |
-//! | 2 wire | `deadline` | a worker's deadlines, looked at together |
-//! | 2 wire | `upstream_io` | a byte stream to upstream that counts what the kernel took |
-//! | 2 wire | `tls` | whom we trust |
-//! | 2 wire | `connect` | one connection: name, TCP, TLS |
+//! | 1 settings and sight | `logging` | logs: their filter, their formats, and the thread that writes them |
+//! | 1 settings and sight | `metrics` | metrics and their Prometheus encoding |
+//! | 2 wire | `local_http` | an HTTP client for the program's own commands: one request to a daemon on this machine |
+//! | 2 wire | `deadline` | a worker's deadlines, checked together |
+//! | 2 wire | `upstream_io` | a byte stream to upstream that counts the bytes that the kernel took |
+//! | 2 wire | `tls` | the client side of TLS: trusted roots, our own certificate, sessions |
+//! | 2 wire | `connect` | one connection: name, TCP, egress proxy, TLS |
 //! | 2 wire | `upstream` | connections to one origin, kept and used again; one request, sent once |
-//! | 2 wire | `server` | bind, accept within the connection limit, serve HTTP/1.x and h2c, drain |
+//! | 2 wire | `server` | binds, accepts within the connection limit, serves HTTP/1.x and h2c, drains |
 //! | 3 account | `sources` | what the sources of secrets give, and when their files change |
 //! | 3 account | `account` | credentials and organization, the session that makes a token of them, the bearer |
 //! | 4 proxy | `proxy` | the life of one request: admitted, given a bearer, sent, perhaps sent again, answered |

@@ -1,6 +1,7 @@
-//! A byte stream to upstream: plain or TLS over TCP that counts what the kernel took and notices when nobody is there.
+//! A byte stream to upstream: plain or TLS over TCP. The TCP stream counts the bytes that the kernel took, and ends when the
+//! peer is gone.
 //!
-//! Depends on nothing of ours. Both directions pass straight through; vectored writes stay vectored.
+//! Guarantees: reads and writes are passed on without a copy; vectored writes stay vectored.
 
 use std::{
     io::{self, IoSlice},
@@ -20,44 +21,51 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-/// TCP that counts the bytes it wrote, and that ends when the peer is gone without a word.
+/// How long bytes may stay unacknowledged.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+/// Keep-alive probes: the time before the first one, the interval, and how many may stay unanswered.
+const PROBES: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(1), 5);
+/// How many bytes every peer takes without reading. Most requests are smaller.
+const WINDOW: usize = 32 * 1024;
+
+/// A TCP stream that counts the bytes that the kernel took, and that ends when the peer is gone.
 ///
-/// Packets that are dropped on the way say nothing, and by itself the kernel would send again for a quarter of an hour. So
-/// what is not acknowledged for ten seconds ends the connection, and so does a peer that answers no probe while it
-/// owes us an answer: about ten seconds either way, a time in which a network may well reconverge.
+/// A network that drops packets gives no error, and by itself the kernel would send again for a quarter of an hour. Two limits
+/// end the connection earlier:
+/// - While we wait for the peer, it has to answer keep-alive probes: without an answer the connection ends after about ten
+///   seconds.
+/// - Bytes that we wrote have to be acknowledged within ten seconds (`TCP_USER_TIMEOUT`, Linux only). This limit ends once
+///   more than 32 KiB were written without anything read, as in a large upload: the kernel then sends again for as long as it
+///   does by default, and only the time-outs of the request end the wait.
+///
+/// Ten seconds are long enough for a network to find another route.
 pub struct CountingTcp {
     tcp: TcpStream,
     written: Arc<AtomicU64>,
-    patience: Patience,
+    acknowledgement: Acknowledgement,
 }
 
-/// How long bytes may go without an acknowledgement.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
-/// When the peer is asked whether it is still there, how often, and how many questions may go unanswered.
-const PROBES: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(1), 5);
-/// So much any peer takes without reading, and most requests are smaller.
-const WINDOW: usize = 32 * 1024;
-
 /// Whether [`UNACKNOWLEDGED`] is in force.
-enum Patience {
-    /// It is; `unanswered` bytes were written since something was read.
+enum Acknowledgement {
+    /// It is in force; `unanswered` bytes were written since something was read.
     Limited { unanswered: usize },
-    /// Not any more, for the rest of the connection's life. A peer that does not read a large body closes its window, which
-    /// the kernel takes for silence though the peer acknowledges every probe of it. That something is read meanwhile proves
-    /// nothing: a tunnel, or an answer that begins before its request has ended, goes both ways, and with the limit set
-    /// again the kernel counts from the closing of the window. How long a peer may be slow, the time-outs of a body say.
+    /// It is not in force any more, for the rest of the connection's life.
+    ///
+    /// A peer that does not read a large body closes its window. The kernel counts that time, too, though the peer
+    /// acknowledges every window probe. A read does not bring the limit back: in a tunnel, or when an answer begins before its
+    /// request has ended, bytes go both ways, and the kernel would count from the closing of the window.
     Unlimited,
 }
 
 impl CountingTcp {
-    /// Adds to `written` from now on.
+    /// Wraps a connected stream. It adds the bytes that it writes to `written`.
     pub fn new(tcp: TcpStream, written: Arc<AtomicU64>) -> io::Result<Self> {
-        // A proxy's writes are whole messages: waiting for more only adds delay.
+        // A proxy writes whole messages, so Nagle's algorithm only adds delay.
         tcp.set_nodelay(true)?;
         let (after, every, count) = PROBES;
         let probes = TcpKeepalive::new().with_time(after).with_interval(every).with_retries(count);
         SockRef::from(&tcp).set_tcp_keepalive(&probes)?;
-        let counted = Self { tcp, written, patience: Patience::Limited { unanswered: 0 } };
+        let counted = Self { tcp, written, acknowledgement: Acknowledgement::Limited { unanswered: 0 } };
         counted.end_when_unacknowledged(true);
         Ok(counted)
     }
@@ -65,23 +73,23 @@ impl CountingTcp {
     fn wrote(&mut self, outcome: &Poll<io::Result<usize>>) {
         let Poll::Ready(Ok(bytes)) = outcome else { return };
         self.written.fetch_add(*bytes as u64, Ordering::Relaxed);
-        let Patience::Limited { unanswered } = &mut self.patience else { return };
+        let Acknowledgement::Limited { unanswered } = &mut self.acknowledgement else { return };
         *unanswered += *bytes;
         if *unanswered > WINDOW {
-            self.patience = Patience::Unlimited;
+            self.acknowledgement = Acknowledgement::Unlimited;
             self.end_when_unacknowledged(false);
         }
     }
 
     fn read(&mut self) {
-        if let Patience::Limited { unanswered } = &mut self.patience {
+        if let Acknowledgement::Limited { unanswered } = &mut self.acknowledgement {
             *unanswered = 0;
         }
     }
 
     #[cfg(target_os = "linux")]
     fn end_when_unacknowledged(&self, wanted: bool) {
-        // Without it the connection ends later.
+        // If it can't be set, a dead connection only ends later.
         drop(SockRef::from(&self.tcp).set_tcp_user_timeout(wanted.then_some(UNACKNOWLEDGED)));
     }
 
@@ -125,11 +133,11 @@ impl AsyncWrite for CountingTcp {
     }
 }
 
-/// What HTTP to upstream runs over.
+/// The byte stream of an HTTP connection to upstream.
 pub enum UpstreamIo {
     /// Plain HTTP, to loopback only.
     Plain(CountingTcp),
-    /// Everything else. Boxed: a TLS session is some kilobytes.
+    /// TLS. It is boxed because a TLS session takes some kilobytes.
     Tls(Box<TlsStream<CountingTcp>>),
     /// TLS through a proxy that speaks TLS itself.
     Nested(Box<TlsStream<TlsStream<CountingTcp>>>),
@@ -235,7 +243,7 @@ mod tests {
         let (mut counted, mut peer) = connected().await;
         counted.write_all(&vec![0; 33 * 1024]).await.unwrap();
         assert_eq!(limit(&counted), None);
-        // It has read nothing, and its window may be closed all the same.
+        // The peer has read nothing, and its window may be closed.
         peer.write_all(b"x").await.unwrap();
         counted.read_u8().await.unwrap();
         assert_eq!(limit(&counted), None);

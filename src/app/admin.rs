@@ -35,7 +35,7 @@ impl AdminTasks {
             tasks.spawn(listener.serve(status.clone(), commands.clone(), closing.clone()));
         }
         if let Some(listener) = app.telemetry.take() {
-            let quit = app.config.quitquitquit.then(|| Arc::new(Notify::new()));
+            let quit = app.config.restart_only.quitquitquit.then(|| Arc::new(Notify::new()));
             if let Some(quit) = quit.clone() {
                 let commands = commands.clone();
                 tasks.spawn(async move {

@@ -130,7 +130,7 @@ impl Daemon {
     /// Drains: new requests are served for `drain_delay`, requests in flight have `drain_timeout` to finish, and then the
     /// workers stop.
     pub(super) async fn drain(mut self, begun: &watch::Sender<bool>, mut commands: CommandReceiver) {
-        let (delay, limit) = (self.snapshot.config.drain_delay, self.snapshot.config.drain_timeout);
+        let (delay, limit) = (self.snapshot.config.reloadable.drain_delay, self.snapshot.config.reloadable.drain_timeout);
         if !delay.is_zero() {
             info!(seconds = delay.as_secs(), "stopping: new requests are still served for the drain delay");
             self.run_commands_until(sleep(delay), &mut commands).await;

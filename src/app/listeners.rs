@@ -288,7 +288,7 @@ impl Adjustments {
                 match access.apply(path) {
                     Ok(()) => listener.access = Some(access),
                     Err(error) => {
-                        warn!(listener = listener.bound.name, error = %error.kind(), "the socket's mode stays as it was")
+                        warn!(listener = listener.bound.name, error = %error.kind(), "the socket's mode stays as it was");
                     }
                 }
             }

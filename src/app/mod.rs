@@ -80,9 +80,9 @@ impl App {
         }
         let apis_by_listener = plan.apis_by_listener(&listeners);
         let bind = |address| telemetry::TelemetryListener::bind(address).map_err(StartError::Telemetry);
-        let telemetry = config.telemetry_listen.map(bind).transpose()?.flatten();
+        let telemetry = config.restart_only.telemetry_listen.map(bind).transpose()?.flatten();
         let control = control::ControlListener::open(&config).map_err(StartError::Control)?;
-        let metrics = Metrics::new(workers(&config), proxy::vocabulary());
+        let metrics = proxy::metrics(workers(&config));
         Ok(Self {
             config,
             tls,
@@ -120,7 +120,7 @@ impl App {
             self.control.iter().filter_map(control::ControlListener::file).for_each(|socket| directories.add_socket(socket));
             inputs().flat_map(Input::directories).for_each(|directory| directories.add_directory(&directory));
         }
-        let sandbox = hardening::harden(self.config.hardening, directories).map_err(StartError::Hardening)?;
+        let sandbox = hardening::harden(self.config.restart_only.hardening, directories).map_err(StartError::Hardening)?;
         if let Some(source) = &mut self.reload_source {
             source.sandbox = sandbox.map(Arc::new);
         }
@@ -133,7 +133,7 @@ impl App {
     ///
     /// A step that `hardening = "required"` demands can't be taken.
     pub fn harden_around_a_program(&self) -> Result<(), StartError> {
-        hardening::harden_around_a_program(self.config.hardening).map_err(StartError::Hardening)
+        hardening::harden_around_a_program(self.config.restart_only.hardening).map_err(StartError::Hardening)
     }
 
     /// Reports the daemon's state to the service manager.
@@ -232,5 +232,5 @@ async fn end(accounts: &[Account], phase: &watch::Sender<Phase>, admin: AdminTas
 /// The number of worker threads: as configured, else the usable cores (affinity and cgroup quota honoured), at most 4.
 fn workers(config: &Config) -> NonZeroUsize {
     let usable = || std::thread::available_parallelism().map_or(1, usize::from).min(4);
-    config.workers.or_else(|| NonZeroUsize::new(usable())).unwrap_or(NonZeroUsize::MIN)
+    config.restart_only.workers.or_else(|| NonZeroUsize::new(usable())).unwrap_or(NonZeroUsize::MIN)
 }

@@ -39,9 +39,9 @@ const TAKE_OVER: Duration = Duration::from_secs(2);
 enum Refused {
     /// They are wrong.
     Invalid(Vec<Fault>),
-    /// They want what only a restart can do.
+    /// A restart is needed for what they change: the subject of the sentence.
     NeedsRestart(String),
-    /// They want what can't be had.
+    /// A file can't be loaded, or a listener can't be bound.
     Unusable(StartError),
     /// The daemon was not told where its settings are.
     NoSettings,
@@ -170,7 +170,7 @@ impl Daemon {
         adjustments.make(&mut self.listeners);
         if let Some(source) = &self.reload_source {
             // The filter is one of the settings, so it has been judged.
-            drop(source.log.adopt(&self.snapshot.config.log));
+            drop(source.log.adopt(&self.snapshot.config.log()));
         }
         self.view.send_replace(self.snapshot.view(&self.listeners));
         self.snapshot.announce(&self.listeners, first_new);
@@ -187,7 +187,7 @@ impl Preparation {
             warn!("{warning}");
         }
         let config = loaded.config.ok_or(Refused::Invalid(loaded.faults))?;
-        if let Some(what) = needs_restart(&self.before.config, &config) {
+        if let Some(what) = self.before.config.restart_only.changed(&config.restart_only) {
             return Err(Refused::NeedsRestart(format!("a changed `{what}`")));
         }
         if let Some(sandbox) = &self.source.sandbox {
@@ -207,18 +207,4 @@ impl Preparation {
         let adjustments = Adjustments::new(&config, &plan.apis_of(&keys)).map_err(StartError::Listener)?;
         Ok((Arc::new(config), tls, plan, adjustments))
     }
-}
-
-/// The first setting that differs and is in effect from start to end.
-fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
-    let differing = [
-        ("workers", before.workers != after.workers),
-        ("log_format", before.log.format != after.log.format),
-        ("telemetry_listen", before.telemetry_listen != after.telemetry_listen),
-        ("quitquitquit", before.quitquitquit != after.quitquitquit),
-        ("control_socket", before.control_socket != after.control_socket),
-        ("control_allow_uids", before.control_allow_uids != after.control_allow_uids),
-        ("hardening", before.hardening != after.hardening),
-    ];
-    differing.into_iter().find_map(|(name, differs)| differs.then_some(name))
 }

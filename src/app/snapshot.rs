@@ -61,7 +61,7 @@ impl Snapshot {
             }
         });
         let listeners = listeners.iter().map(|listener| (listener.bound.name.clone(), listener.connection_limit.clone()));
-        let drain = self.config.drain_delay + self.config.drain_timeout;
+        let drain = self.config.reloadable.drain_delay + self.config.reloadable.drain_timeout;
         Arc::new(View { apis: apis.collect(), accounts: self.accounts.clone(), listeners: listeners.collect(), drain })
     }
 

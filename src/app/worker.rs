@@ -15,7 +15,7 @@ use super::{listeners::Listener, snapshot::Snapshot};
 use crate::{
     allocator::spare_large_blocks,
     clock::{Clock, Jitter},
-    config,
+    config::{self, Egress, UpstreamSettings},
     connect::Connector,
     deadline::Deadlines,
     liveness::{LivenessProbe, Responder},
@@ -24,6 +24,7 @@ use crate::{
     path::Words,
     proxy::{Api, Entry, Gate, HeaderRules, Route, Router, Routes, ToUpstream, Worker},
     server::{Acceptor, ConnectionLimits, Drain},
+    tls::ClientTls,
     upstream::{HeadLimits, Lifetimes, Upstream},
 };
 
@@ -176,7 +177,7 @@ impl WorkerState {
     fn kept(&self, snapshot: &Snapshot, index: usize) -> Option<Arc<Upstream<ToUpstream>>> {
         let (before, settings) = (self.snapshot.as_ref()?, &snapshot.config.apis[index]);
         let known = before.config.apis.iter().find(|known| known.name == settings.name)?;
-        let same = connect_alike(known, settings) && before.tls.is_same(&snapshot.tls);
+        let same = known.connections == settings.connections && before.tls.is_same(&snapshot.tls);
         let api = self.apis.iter().find(|api| api.name == settings.name)?;
         same.then(|| Arc::clone(&api.upstream))
     }
@@ -225,13 +226,14 @@ fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstre
     let words = rules.flat_map(crate::path::Rule::words).chain(settings.path_words.iter().map(String::as_str));
     let shared = &snapshot.shared[index];
     let meter = shared.metrics.meter(worker);
+    let connections = || upstream(&snapshot.tls, &snapshot.config.egress, &settings.connections, Arc::clone(&meter));
     Some(Api {
         name: settings.name.clone(),
         account: snapshot.accounts[settings.account.0].clone(),
-        upstream: kept.or_else(|| upstream(snapshot, settings, Arc::clone(&meter)).map(Arc::new))?,
-        rules: HeaderRules::new(settings, authority),
+        upstream: kept.or_else(|| connections().map(Arc::new))?,
+        rules: Arc::new(HeaderRules::new(settings, authority)),
         words: Words::new(words),
-        places: shared.request_limit.clone(),
+        request_limit: shared.request_limit.clone(),
         reachability: shared.reachability.clone(),
         meter,
         timeouts: settings.timeouts,
@@ -240,22 +242,12 @@ fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstre
     })
 }
 
-/// Its own connections to upstream. The daemon has made the same connector before; what passes once passes again.
-fn upstream(snapshot: &Snapshot, settings: &config::Api, meter: Arc<Meter>) -> Option<Upstream<ToUpstream>> {
-    let connector = Connector::new(&settings.upstream.origin, &snapshot.tls, &snapshot.config.egress, settings.timeouts.connect)?;
-    let head = HeadLimits { bytes: settings.limits.max_header_bytes, lines: settings.limits.max_headers };
-    let lifetimes = Lifetimes { idle: settings.timeouts.pool_idle, max_age: settings.timeouts.connection_max_age };
+/// The worker's own connections to an upstream. `None` where the connector can't be made; the daemon made the same one before.
+fn upstream(tls: &ClientTls, egress: &Egress, settings: &UpstreamSettings, meter: Arc<Meter>) -> Option<Upstream<ToUpstream>> {
+    let connector = Connector::new(&settings.origin, tls, egress, settings.connect_timeout)?;
+    let head = HeadLimits { bytes: settings.max_header_bytes, lines: settings.max_headers };
+    let lifetimes = Lifetimes { idle: settings.pool_idle, max_age: settings.connection_max_age };
     Upstream::new(connector, settings.http2, head, lifetimes, Jitter::from_system(), meter)
-}
-
-/// Whether connections of the one are good for the other: everything that [`upstream`] looks at.
-fn connect_alike(one: &config::Api, other: &config::Api) -> bool {
-    let of = |api: &config::Api| {
-        let (limits, timeouts) = (api.limits, api.timeouts);
-        let head = (limits.max_header_bytes, limits.max_headers);
-        (api.http2, head, timeouts.connect, timeouts.pool_idle, timeouts.connection_max_age)
-    };
-    one.upstream.origin == other.upstream.origin && of(one) == of(other)
 }
 
 impl Workers {

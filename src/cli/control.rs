@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Runs `status`. With `json` it prints the daemon's document as it is, else a table.
-pub(super) fn status(input: Input, json: bool) -> ExitCode {
+pub(super) fn status(input: &Input, json: bool) -> ExitCode {
     let colour = Reader::of(&io::stdout(), &input.environment) == Reader::Terminal { colour: true };
     let document = match send(input, ControlRequest::Status) {
         Ok(document) => document,
@@ -35,7 +35,7 @@ pub(super) fn status(input: Input, json: bool) -> ExitCode {
 }
 
 /// Runs `login`, which returns when the outcome is known.
-pub(super) fn log_in(input: Input, account: Option<&str>) -> ExitCode {
+pub(super) fn log_in(input: &Input, account: Option<&str>) -> ExitCode {
     accounts(input, ControlRequest::LogIn(account), |account, now| match &account.expires_at {
         Some(at) => format!("logged in; the token expires {}", status::relative_to(at, now)),
         None => "logged in".to_owned(),
@@ -43,11 +43,11 @@ pub(super) fn log_in(input: Input, account: Option<&str>) -> ExitCode {
 }
 
 /// Runs `logout`.
-pub(super) fn log_out(input: Input, account: Option<&str>) -> ExitCode {
+pub(super) fn log_out(input: &Input, account: Option<&str>) -> ExitCode {
     accounts(input, ControlRequest::LogOut(account), |_, _| "logged out".to_owned())
 }
 
-fn accounts(input: Input, request: ControlRequest<'_>, outcome: impl Fn(&AccountDocument, &str) -> String) -> ExitCode {
+fn accounts(input: &Input, request: ControlRequest<'_>, outcome: impl Fn(&AccountDocument, &str) -> String) -> ExitCode {
     let answer = match send(input, request) {
         Ok(answer) => answer,
         Err(code) => return code,
@@ -64,16 +64,16 @@ fn accounts(input: Input, request: ControlRequest<'_>, outcome: impl Fn(&Account
 }
 
 /// Runs `reload`, which returns when the settings have been taken over or refused.
-pub(super) fn reload(input: Input) -> ExitCode {
+pub(super) fn reload(input: &Input) -> ExitCode {
     send_and_print(input, ControlRequest::Reload, "reloaded")
 }
 
 /// Runs `shutdown`, which returns while requests in flight still finish.
-pub(super) fn shut_down(input: Input) -> ExitCode {
+pub(super) fn shut_down(input: &Input) -> ExitCode {
     send_and_print(input, ControlRequest::Shutdown, "shutting down: what is in flight may finish within drain_timeout")
 }
 
-fn send_and_print(input: Input, request: ControlRequest<'_>, done: &str) -> ExitCode {
+fn send_and_print(input: &Input, request: ControlRequest<'_>, done: &str) -> ExitCode {
     match send(input, request) {
         Ok(_) => print(|out| writeln!(out, "{done}")),
         Err(code) => code,
@@ -81,8 +81,8 @@ fn send_and_print(input: Input, request: ControlRequest<'_>, done: &str) -> Exit
 }
 
 /// Returns the daemon's answer. If there is none, it prints why and returns the exit code.
-fn send(input: Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
-    let daemon = source::reach(input);
+fn send(input: &Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
+    let daemon = source::daemon_address(input);
     control::send(daemon.control, request).map_err(|error| {
         let code = fail(&error, if matches!(error, ControlError::Setting(_)) { EX_CONFIG } else { 1 });
         // A daemon that answered was found, so faults in the settings here don't matter.

@@ -58,13 +58,13 @@ pub fn run() -> ExitCode {
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
-        Subcommands::Status { json } => control::status(settings.input(&[]), json),
-        Subcommands::Login { account } => control::log_in(settings.input(&[]), account.as_deref()),
-        Subcommands::Logout { account } => control::log_out(settings.input(&[]), account.as_deref()),
-        Subcommands::Reload => control::reload(settings.input(&[])),
-        Subcommands::Shutdown => control::shut_down(settings.input(&[])),
+        Subcommands::Status { json } => control::status(&settings.input(&[]), json),
+        Subcommands::Login { account } => control::log_in(&settings.input(&[]), account.as_deref()),
+        Subcommands::Logout { account } => control::log_out(&settings.input(&[]), account.as_deref()),
+        Subcommands::Reload => control::reload(&settings.input(&[])),
+        Subcommands::Shutdown => control::shut_down(&settings.input(&[])),
         Subcommands::Healthcheck { started, ready, wait, live: _ } => {
-            check_health(settings.input(&[]), arguments::probe(started, ready), wait)
+            check_health(&settings.input(&[]), arguments::probe(started, ready), wait)
         }
         Subcommands::Completions { shell } => {
             let mut script = Vec::new();
@@ -96,7 +96,7 @@ fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode 
     let loaded = source::load(input.clone());
     let Loaded { config: Some(config), warnings, file, .. } = loaded else { return refuse(&loaded) };
     let reader = Reader::of(&io::stdout(), &input.environment);
-    let mut logging = match logging::start(&config.log, io::stdout(), reader) {
+    let mut logging = match logging::start(&config.log(), io::stdout(), reader) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),
     };
@@ -139,7 +139,7 @@ fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Log
 fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
     let Loaded { config: Some(config), warnings, secret_variables, .. } = loaded else { return refuse(&loaded) };
     let environment = Environment::of_process();
-    let started = logging::start(&config.log, io::stderr(), Reader::of(&io::stderr(), &environment));
+    let started = logging::start(&config.log(), io::stderr(), Reader::of(&io::stderr(), &environment));
     let logging = match started.and_then(|mut logging| logging.write().map(|()| logging)) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),
@@ -191,13 +191,13 @@ fn show_settings(loaded: &Loaded) -> ExitCode {
 }
 
 /// `healthcheck`. Whatever is wrong, the code is 1: Docker knows no other.
-fn check_health(input: Input, probe: Probe, wait: Duration) -> ExitCode {
-    let reach = source::reach(input);
-    match healthcheck::run(reach.telemetry, probe, wait) {
+fn check_health(input: &Input, probe: Probe, wait: Duration) -> ExitCode {
+    let daemon = source::daemon_address(input);
+    match healthcheck::run(daemon.telemetry, probe, wait) {
         Ok(()) => print(|out| writeln!(out, "{}", probe.word())),
         Err(error) => {
             let failed = fail(&error, 1);
-            note_faults(&reach.faults);
+            note_faults(&daemon.faults);
             failed
         }
     }

@@ -4,11 +4,17 @@
 //! relative to the daemon's own `now`. Guarantees: nothing in the document can move the terminal's cursor; 80 columns suffice
 //! for names of a usual length; a column is as wide as a terminal shows it.
 
-use std::fmt::{Display, Write as _};
+use std::{
+    fmt::{Display, Write as _},
+    time::UNIX_EPOCH,
+};
 
 use unicode_width::UnicodeWidthStr;
 
-use crate::status::{AccountDocument, ApiDocument, StatusDocument};
+use crate::{
+    logging::parse_rfc3339,
+    status::{AccountDocument, ApiDocument, StatusDocument},
+};
 
 const WIDTH: usize = 80;
 const BOLD: &str = "1";
@@ -187,24 +193,8 @@ fn span(seconds: u64) -> String {
 
 /// Reads an RFC 3339 time in UTC as seconds since 1970; `None` when it is not one.
 fn seconds(time: &str) -> Option<i64> {
-    let (date, clock) = time.strip_suffix('Z')?.split_once('T')?;
-    let [year, month, day] = numbers(date, '-')?;
-    let [hour, minute, second] = numbers(clock.split('.').next()?, ':')?;
-    if !(1..=12).contains(&month) || !(0..=9999).contains(&year) {
-        return None;
-    }
-    // Count years from March, so that a leap day is the last day of its year.
-    let year = if month > 2 { year } else { year - 1 };
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
-}
-
-fn numbers(text: &str, between: char) -> Option<[i64; 3]> {
-    let numbers: Vec<i64> = text.split(between).map(|part| part.parse().ok()).collect::<Option<_>>()?;
-    numbers.try_into().ok()
+    let since_epoch = parse_rfc3339(time)?.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since_epoch.as_secs()).ok()
 }
 
 /// Replaces control characters, which a terminal would obey.
@@ -334,7 +324,7 @@ telemetry: http://127.0.0.1:2274/
 
     #[test]
     fn times_are_read_as_the_rest_of_the_program_writes_them() {
-        use std::time::{Duration, UNIX_EPOCH};
+        use std::time::Duration;
         for at in [0_u64, 951_782_399, 951_782_400, 1_709_164_800, 1_798_761_599, 4_107_542_400] {
             let written = crate::logging::rfc3339(UNIX_EPOCH + Duration::from_secs(at));
             assert_eq!(seconds(&written), i64::try_from(at).ok(), "{written}");

@@ -1,4 +1,4 @@
-//! The way out, when it leads through a proxy: whom it concerns.
+//! Decides which servers are reached through a proxy.
 //!
 //! Pure. A proxy's credentials are a [`Secret`].
 
@@ -7,14 +7,14 @@ use std::{net::IpAddr, sync::Arc};
 use super::Origin;
 use crate::secret::Secret;
 
-/// `HTTPS_PROXY` and `NO_PROXY`.
+/// The proxy towards upstream, and the servers that are reached without it: `HTTPS_PROXY` and `NO_PROXY`.
 #[derive(Debug, Default)]
 pub struct Egress {
     proxy: Option<Arc<EgressProxy>>,
     exceptions: Vec<Exception>,
 }
 
-/// A proxy that is asked to CONNECT.
+/// A proxy that serves CONNECT.
 #[derive(Debug)]
 pub struct EgressProxy {
     /// `https`: TLS to the proxy, and inside of it TLS to the upstream.
@@ -28,22 +28,22 @@ pub struct EgressProxy {
 pub enum Exception {
     /// `*`.
     Everything,
-    /// A name with everything under it; lower case, without dots around it.
+    /// A name and every name under it, in lower case and without dots around it.
     Name(String, Option<u16>),
     /// One address.
     Address(IpAddr, Option<u16>),
-    /// The addresses that share so many leading bits.
+    /// A network: an address and the number of its leading bits.
     Network(IpAddr, u32),
 }
 
 impl Egress {
-    /// `exceptions`: who is reached without the proxy.
+    /// `exceptions`: the servers that are reached without the proxy.
     #[must_use]
     pub fn new(proxy: Option<EgressProxy>, exceptions: Vec<Exception>) -> Self {
         Self { proxy: proxy.map(Arc::new), exceptions }
     }
 
-    /// The proxy on the way to `server`. Never for a loopback one: it is on this machine, and the proxy is not.
+    /// The proxy on the way to `server`. A loopback server never has one: it is on this machine, and the proxy may not be.
     #[must_use]
     pub fn on_the_way_to(&self, server: &Origin) -> Option<&Arc<EgressProxy>> {
         let excepted = || self.exceptions.iter().any(|exception| exception.is_for(server));
@@ -95,7 +95,7 @@ impl Exception {
     }
 }
 
-/// With or without the brackets of a URL.
+/// Reads an address with or without the brackets of a URL.
 fn address(text: &str) -> Option<IpAddr> {
     let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     inner.unwrap_or(text).parse().ok().filter(|address: &IpAddr| inner.is_none() || address.is_ipv6())

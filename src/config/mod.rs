@@ -1,10 +1,9 @@
-//! What the settings mean, once they are known to be right.
+//! The settings, once they are known to be right.
 //!
-//! Depends on `secret`, `careportals` and `path`. Every value here is valid by construction: [`source`] parses what users
-//! write, and nothing after it looks at a setting's text again.
+//! Pure. Every value here is valid by construction: [`source`] parses what users write, and no other module looks at the text
+//! of a setting again.
 
 mod egress;
-mod files;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod source;
@@ -12,19 +11,25 @@ pub mod source;
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    num::NonZeroUsize,
-    path::PathBuf,
-    time::Duration,
+    path::{Path, PathBuf},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, uri::PathAndQuery};
+use http::uri::PathAndQuery;
 
-pub use egress::{Egress, EgressProxy, Exception};
-
-use crate::{
-    path::{LoginPaths, Prefix, Rule},
-    secret::Secret,
+pub use self::{
+    egress::{Egress, EgressProxy, Exception},
+    source::{
+        account::{Account, Login},
+        api::{AllowedHosts, Api, Cookies, Http2, Limits, RequireHeader, Timeouts, UpstreamSettings},
+        top_level::{
+            ClientCertificate, ControlSocket, Hardening, LogFormat, Reloadable, RestartOnly, RuntimeDirectories, Tls, TlsVersion,
+        },
+    },
 };
+use crate::{path::LoginPaths, secret::Secret};
+
+/// The default of `telemetry_listen`.
+pub const TELEMETRY_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2274);
 
 /// All settings of one daemon.
 #[derive(Debug)]
@@ -35,91 +40,51 @@ pub struct Config {
     pub apis: Vec<Api>,
     /// Canonical log-in and refresh paths of every preset and account, refused at every API.
     pub login_paths: LoginPaths,
-    /// Worker threads; `None`: usable cores, at most 4.
-    pub workers: Option<NonZeroUsize>,
-    /// What is logged, and how.
-    pub log: Log,
-    /// Health and metrics; `None`: off.
-    pub telemetry_listen: Option<SocketAddr>,
-    /// `POST /quitquitquit` on the telemetry listener.
-    pub quitquitquit: bool,
-    /// Where `status` and its siblings reach the daemon.
-    pub control_socket: ControlSocket,
-    /// User ids, besides our own and root, that may use it.
-    pub control_allow_uids: Vec<u32>,
-    /// How long new requests are still served once a drain began.
-    pub drain_delay: Duration,
-    /// How long requests in flight may take to finish.
-    pub drain_timeout: Duration,
-    /// What the process gives up at start.
-    pub hardening: Hardening,
+    /// Settings of the daemon that a reload can't change.
+    pub restart_only: RestartOnly,
+    /// Settings of the daemon that a reload changes.
+    pub reloadable: Reloadable,
     /// Trust and versions towards upstream.
     pub tls: Tls,
-    /// The way out, when it leads through a proxy.
+    /// The proxy on the way to upstream, if there is one.
     pub egress: Egress,
     /// Names of the sockets that the service manager passes, in their order.
     pub socket_names: Vec<String>,
 }
 
-/// An account by its place in [`Config::accounts`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AccountId(pub usize);
+impl Config {
+    /// The settings of the log.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        let Reloadable { log_filter, access_log, .. } = &self.reloadable;
+        Log { filter: log_filter.clone(), format: self.restart_only.log_format, access: *access_log }
+    }
 
-/// Credentials and organization, shared by one or more APIs.
-#[derive(Debug)]
-pub struct Account {
-    /// `[a-z0-9-]+`.
-    pub name: String,
-    /// The tenant; a source, since a secret mount may hold it.
-    pub organization: Source,
-    /// `None`: the organization header alone is sent.
-    pub login: Option<Login>,
-}
+    /// Files that must stay readable while the daemon runs: those of sources, roots of trust, and the client certificate.
+    /// Nothing else among the settings is read after the start, so a process that gives up access to all other files can
+    /// still work. A file may not exist yet; then its directory must be reachable.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let tls = &self.tls;
+        let own = tls.client_certificate.iter().flat_map(|own| [&own.certificates, &own.key]);
+        let of_tls = tls.ca_file.iter().chain(&tls.ca_only_file).chain(own);
+        self.sources().filter_map(Source::file).chain(of_tls.map(PathBuf::as_path))
+    }
 
-/// How an account logs in.
-pub struct Login {
-    /// Where credentials become a token.
-    pub url: Endpoint,
-    /// Where a refresh token becomes a token.
-    pub refresh_url: Option<Endpoint>,
-    /// Read anew at each log-in.
-    pub username: Source,
-    /// Read anew at each log-in.
-    pub password: Source,
-    /// Body member for the user name.
-    pub username_field: String,
-    /// Body member for the password.
-    pub password_field: String,
-    /// Further members of the body.
-    pub extra: serde_json::Map<String, serde_json::Value>,
-    /// Further headers of the log-in request.
-    pub headers: HeaderMap,
-    /// For one log-in, connection included.
-    pub timeout: Duration,
-    /// How long a request waits for a token.
-    pub token_wait: Duration,
-    /// A token younger than this is never replaced because of a 401.
-    pub relogin_floor: Duration,
-    /// Upstream statuses that make a token suspect.
-    pub relogin_on: Vec<StatusCode>,
-    /// Life of a token without `exp`.
-    pub assumed_life: Duration,
-    /// JSON pointer (RFC 6901) to the token in the answer; `None`: the known fields.
-    pub token_pointer: Option<String>,
-}
-
-/// Not derived: `extra` and `headers` may hold secrets.
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login")
-            .field("url", &self.url)
-            .field("username", &self.username)
-            .field("password", &self.password)
-            .finish_non_exhaustive()
+    /// Every source of a value that is read after the start.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        let logins = self.accounts.iter().filter_map(|account| account.login.as_ref());
+        let credentials = logins.flat_map(|login| [&login.username, &login.password]);
+        let organizations = self.accounts.iter().map(|account| &account.organization);
+        let required = self.apis.iter().filter_map(|api| api.require_header.as_ref()?.value.as_ref());
+        credentials.chain(organizations).chain(required)
     }
 }
 
-/// Where a value comes from.
+/// An account, as its index in [`Config::accounts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountId(pub usize);
+
+/// Where a secret, or a value that is kept with secrets, is read from.
 pub enum Source {
     /// Written down, or read from the environment at start.
     Value(Secret),
@@ -130,7 +95,14 @@ pub enum Source {
 }
 
 impl Source {
-    /// Whether both are written alike; of what a file or a command gives, this says nothing.
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Value(_) | Self::Command(_) => None,
+        }
+    }
+
+    /// Whether both are written alike. A file or a command may still give another value later.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
@@ -153,12 +125,12 @@ impl fmt::Debug for Source {
     }
 }
 
-/// A URL that the sidecar itself calls.
+/// A URL that the sidecar calls for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Whom to connect to.
+    /// The server.
     pub origin: Origin,
-    /// What to ask for.
+    /// The target of the request.
     pub target: PathAndQuery,
 }
 
@@ -173,7 +145,7 @@ pub struct Origin {
     pub port: u16,
 }
 
-/// How an origin is spoken to.
+/// The scheme of an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// Plain text.
@@ -203,7 +175,7 @@ impl Scheme {
 }
 
 impl Origin {
-    /// As `Host` carries it: IPv6 in brackets, the port only when it is not the scheme's own (RFC 9110, 7.2).
+    /// The value of `Host`: IPv6 in brackets, the port only when it is not the scheme's own (RFC 9110, 7.2).
     #[must_use]
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -223,61 +195,10 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A base URL with its rules.
-#[derive(Debug)]
-pub struct Api {
-    /// `[a-z0-9-]+`.
-    pub name: String,
-    /// Whose bearer it sends.
-    pub account: AccountId,
-    /// Where requests go.
-    pub upstream: Upstream,
-    /// Where clients come in.
-    pub listen: Vec<Listen>,
-    /// Other than loopback addresses may be among them; of sockets that are passed to us, that shows only at start.
-    pub allow_non_loopback: bool,
-    /// Shares its addresses with other APIs under this prefix.
-    pub prefix: Option<Prefix>,
-    /// `None`: everything but log-in paths.
-    pub allow: Option<Vec<Rule>>,
-    /// Wins over `allow`.
-    pub deny: Vec<Rule>,
-    /// What happens to cookies.
-    pub cookies: Cookies,
-    /// Fixed extra request headers.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Hosts clients may name besides loopback's and upstream's.
-    pub allowed_hosts: AllowedHosts,
-    /// Origins (serialized, RFC 6454) of web pages that may call.
-    pub allowed_origins: Vec<String>,
-    /// A header without which nothing passes.
-    pub require_header: Option<RequireHeader>,
-    /// Bytes of a request body kept to send it again.
-    pub replay_buffer: usize,
-    /// `Idempotency-Key` makes a request safe to send again.
-    pub retry_idempotency_key: bool,
-    /// Further path segments that logs may show.
-    pub path_words: Vec<String>,
-    /// Of Unix sockets.
-    pub socket_mode: u32,
-    /// Of Unix sockets, by name or number.
-    pub socket_group: Option<String>,
-    /// Users that may call; both this and `allow_gids` empty: anybody.
-    pub allow_uids: Vec<u32>,
-    /// Groups that may call.
-    pub allow_gids: Vec<u32>,
-    /// Protocol towards upstream.
-    pub http2: Http2,
-    /// Counts and sizes.
-    pub limits: Limits,
-    /// Durations.
-    pub timeouts: Timeouts,
-}
-
 /// A base URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Whom to connect to.
+    /// The server.
     pub origin: Origin,
     /// Path prefix without a trailing slash; empty for none.
     pub base_path: String,
@@ -289,11 +210,8 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// Where `telemetry_listen` is unless it is set.
-pub const TELEMETRY_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2274);
-
-/// Where a program of this machine connects to who listens on `address`: a listener on every address is reached by
-/// loopback.
+/// The address by which a program on this machine reaches a listener on `address`. A listener on every address is reached
+/// over loopback.
 #[must_use]
 pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
@@ -304,14 +222,14 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// A place where clients come in.
+/// An address where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Listen {
-    /// TCP. `required`: false for built-in defaults, whose address family the machine may lack.
+    /// TCP.
     Tcp {
         /// Port 0: any free one.
         address: SocketAddr,
-        /// A configured address must bind.
+        /// False for built-in defaults, whose address family the machine may lack; other addresses must bind.
         required: bool,
     },
     /// A Unix socket.
@@ -330,161 +248,13 @@ impl fmt::Display for Listen {
     }
 }
 
-/// `cookies`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Cookies {
-    /// Neither `Cookie` nor `Set-Cookie` passes: a token may travel in them.
-    #[default]
-    Strip,
-    /// Both pass.
-    Pass,
-}
-
-/// `allowed_hosts`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AllowedHosts {
-    /// `*`.
-    Any,
-    /// Exact names, lower case, without port.
-    Names(Vec<String>),
-}
-
-/// `require_header`.
-#[derive(Debug)]
-pub struct RequireHeader {
-    /// Its name.
-    pub name: HeaderName,
-    /// What it must hold; `None`: anything.
-    pub value: Option<Source>,
-}
-
-/// `http2`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Http2 {
-    /// HTTP/1.1.
-    #[default]
-    Off,
-    /// HTTP/2 when the server takes it.
-    Auto,
-}
-
-/// Counts and sizes of one API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Requests in flight.
-    pub max_requests: usize,
-    /// Connections per listen address.
-    pub max_connections: usize,
-    /// Bytes of a request's or answer's head.
-    pub max_header_bytes: usize,
-    /// Header lines of a request or an answer.
-    pub max_headers: usize,
-}
-
-/// Durations of one API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// From accept to the first whole head; from the first byte of each later one.
-    pub head: Duration,
-    /// Name, connection and TLS together.
-    pub connect: Duration,
-    /// From the last byte of the request's body to the answer's head.
-    pub response: Duration,
-    /// Silence of the side that a body comes from.
-    pub body_idle: Duration,
-    /// The same for event streams and tunnels.
-    pub stream_idle: Duration,
-    /// Between a client's requests.
-    pub client_idle: Duration,
-    /// Of a kept upstream connection.
-    pub pool_idle: Duration,
-    /// Of an upstream connection, ±20 %.
-    pub connection_max_age: Duration,
-}
-
-/// Logging.
+/// The settings of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// tracing's filter syntax, for our own targets.
     pub filter: String,
-    /// One of three.
+    /// The form of its lines.
     pub format: LogFormat,
     /// A line for each request.
     pub access: bool,
-}
-
-/// `log_format`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    /// Text on a terminal and in systemd's journal, else JSON.
-    #[default]
-    Auto,
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
-}
-
-/// `control_socket`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ControlSocket {
-    /// The first default place that fits; these may be among them.
-    Default(RuntimeDirectories),
-    /// None.
-    Off,
-    /// Here.
-    Path(PathBuf),
-}
-
-/// Directories for sockets, as the environment names them.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct RuntimeDirectories {
-    /// `$RUNTIME_DIRECTORY`, the first of them: the service manager made it for this daemon.
-    pub service: Option<PathBuf>,
-    /// `$XDG_RUNTIME_DIR`: the user's own.
-    pub user: Option<PathBuf>,
-}
-
-/// `hardening`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Hardening {
-    /// What the kernel offers.
-    #[default]
-    Auto,
-    /// All of it, or no start.
-    Required,
-    /// Nothing.
-    Off,
-}
-
-/// Trust towards upstream.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Tls {
-    /// PEM roots beside the system's.
-    pub ca_file: Option<PathBuf>,
-    /// PEM roots instead of the system's.
-    pub ca_only_file: Option<PathBuf>,
-    /// The lowest version accepted.
-    pub min_version: TlsVersion,
-    /// Our own certificate and key, PEM.
-    pub client_certificate: Option<ClientCertificate>,
-}
-
-/// `tls_min`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum TlsVersion {
-    /// TLS 1.2.
-    #[default]
-    Tls12,
-    /// TLS 1.3.
-    Tls13,
-}
-
-/// `tls_cert_file` and `tls_key_file`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate {
-    /// PEM chain.
-    pub certificates: PathBuf,
-    /// PEM key.
-    pub key: PathBuf,
 }

@@ -1,19 +1,32 @@
-//! The way through a proxy: CONNECT (RFC 9110, 9.3.6), and what it answers.
+//! Has an egress proxy connect us to the upstream: CONNECT (RFC 9110, 9.3.6).
 //!
-//! Depends on `config` and `secret`. Guarantees: the proxy is told the upstream's host and port and nothing else of what
-//! follows; its credentials are written from a buffer that is wiped; an answer that is too long or goes on after its head
-//! ends the attempt.
+//! Guarantees: the proxy is told the upstream's host and port and nothing else; every buffer that has held its credentials is
+//! wiped; a response whose head is too long, or that goes on after its head, ends the attempt.
+
+use std::{future::poll_fn, pin::pin};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use bytes::Bytes;
+use http::{
+    HeaderValue, Request,
+    header::{HOST, PROXY_AUTHORIZATION},
+};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 
 use super::{CertificateFault, ConnectError, TlsFault};
 use crate::{
+    allocator::Wiped,
     config::{EgressProxy, Origin},
-    secret::Pages,
+    local_http::{ByteStream, connection_ended},
+    secret::{Pages, Secret},
 };
 
-/// Why the proxy is no way out.
+/// The longest head of a proxy's response, in bytes.
+const HEAD_MAX: usize = 8 * 1024;
+
+/// Why the egress proxy does not connect us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EgressError {
     /// Its name has no address, or the resolver failed.
@@ -22,37 +35,37 @@ pub enum EgressError {
     /// The resolver did not answer in time.
     #[error("resolving its name took too long")]
     DnsTimeout,
-    /// Nobody listens there.
+    /// Nothing listens at its address.
     #[error("it refused the connection")]
     Refused,
-    /// No way there.
+    /// There is no route to it.
     #[error("it could not be reached")]
     Unreachable,
-    /// TCP, TLS or its answer did not come in time.
+    /// TCP, TLS or its response took too long.
     #[error("it took too long")]
     Timeout,
-    /// It does not speak TLS as we need it.
+    /// The TLS handshake failed.
     #[error("the TLS handshake with it failed: {0}")]
     TlsFailed(TlsFault),
-    /// Its certificate is not one to trust.
+    /// Its certificate is not trusted.
     #[error("its certificate was not accepted: {0}")]
     CertificateRejected(CertificateFault),
-    /// It wants to know who we are, or does not believe it.
+    /// It wants credentials, or refused ours.
     #[error("it asks for other credentials (407)")]
     CredentialsRefused,
-    /// It won't connect us.
+    /// It refused to connect us, with this status.
     #[error("it answered CONNECT with {0}")]
     Denied(u16),
-    /// It hung up before its answer was whole.
+    /// It hung up before its response was whole.
     #[error("it closed the connection before it had answered")]
     Closed,
-    /// What it answered is not HTTP, or more than an answer.
+    /// Its response is not HTTP, or goes on after its head.
     #[error("its answer to CONNECT is not HTTP")]
     NotHttp,
 }
 
 impl EgressError {
-    /// What happened on the way to the upstream, if it happened on the way to the proxy.
+    /// Makes an error about the upstream one about the proxy, which is where it happened.
     pub(super) fn on_the_way(error: ConnectError) -> ConnectError {
         ConnectError::Egress(match error {
             ConnectError::DnsFailed => Self::DnsFailed,
@@ -67,109 +80,148 @@ impl EgressError {
     }
 }
 
-/// Has the proxy connect `stream` to `server`. How long that may take is the caller's to say.
-pub(super) async fn ask<S>(stream: &mut S, proxy: &EgressProxy, server: &Origin) -> Result<(), EgressError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let request = request(proxy, server);
-    stream.write_all(&request).await.map_err(|_| EgressError::Closed)?;
-    stream.flush().await.map_err(|_| EgressError::Closed)?;
-    let mut head = Vec::with_capacity(HEAD_MAX);
-    loop {
-        if stream.read_buf(&mut head).await.map_err(|_| EgressError::Closed)? == 0 {
-            return Err(EgressError::Closed);
-        }
-        match status(&head)? {
-            None if head.len() >= HEAD_MAX => return Err(EgressError::NotHttp),
-            None => {}
-            Some(200..=299) => return Ok(()),
-            Some(407) => return Err(EgressError::CredentialsRefused),
-            Some(other) => return Err(EgressError::Denied(other)),
-        }
+/// Asks the proxy to connect `stream` to `server`. How long that may take is the caller's to say. Dropping the future leaves the
+/// stream in an unknown state.
+pub(super) async fn connect(stream: &mut dyn ByteStream, proxy: &EgressProxy, server: &Origin) -> Result<(), EgressError> {
+    // hyper's buffers have held the proxy's credentials.
+    Wiped::throughout(exchange(stream, request(proxy, server)?)).await
+}
+
+async fn exchange(stream: &mut dyn ByteStream, request: Request<Empty<Bytes>>) -> Result<(), EgressError> {
+    // Old proxies may not know that names of headers have no case.
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HEAD_MAX).title_case_headers(true);
+    let (mut sender, mut connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| classify(&error))?;
+    let mut response = pin!(sender.send_request(request));
+    let response = tokio::select! {
+        biased;
+        response = response.as_mut() => response,
+        // hyper hands an error of the connection to the response.
+        _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => response.await,
+    };
+    match response.map_err(|error| classify(&error))?.status().as_u16() {
+        // The upstream speaks only after us, so nothing may follow the head.
+        200..=299 if connection.into_parts().read_buf.is_empty() => Ok(()),
+        200..=299 => Err(EgressError::NotHttp),
+        407 => Err(EgressError::CredentialsRefused),
+        other => Err(EgressError::Denied(other)),
     }
 }
 
-fn request(proxy: &EgressProxy, server: &Origin) -> Pages {
+fn request(proxy: &EgressProxy, server: &Origin) -> Result<Request<Empty<Bytes>>, EgressError> {
     let host = if server.host.contains(':') { format!("[{}]", server.host) } else { server.host.clone() };
-    let place = format!("{host}:{}", server.port);
-    let mut out = Pages::default();
-    for part in ["CONNECT ", &place, " HTTP/1.1\r\nHost: ", &place, "\r\n"] {
-        out.extend(part.as_bytes());
+    let authority = format!("{host}:{}", server.port);
+    let request = Request::connect(&*authority).header(HOST, &*authority).body(Empty::new());
+    // A host that a certificate may name is a legal authority, so this does not fail.
+    let mut request = request.map_err(|_| EgressError::NotHttp)?;
+    if let Some(credentials) = proxy.credentials.as_ref().and_then(basic) {
+        request.headers_mut().insert(PROXY_AUTHORIZATION, credentials);
     }
-    if let Some(credentials) = &proxy.credentials {
-        out.extend(b"Proxy-Authorization: Basic ");
-        let room = out.room(4 * credentials.expose().len().div_ceil(3));
-        // It fits: the room is what the encoding takes.
-        let written = STANDARD.encode_slice(credentials.expose(), room).unwrap_or_default();
-        out.filled(written);
-        out.extend(b"\r\n");
-    }
-    out.extend(b"\r\n");
-    out
+    Ok(request)
 }
 
-/// The status, once the head is whole. The upstream speaks only after us, so nothing may follow; but for the body of a
-/// refusal, which nobody reads.
-fn status(head: &[u8]) -> Result<Option<u16>, EgressError> {
-    // What is no HTTP may never end like a head: it is not waited for.
-    if !head.iter().zip(VERSION).all(|(byte, expected)| byte == expected) {
-        return Err(EgressError::NotHttp);
-    }
-    let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
-    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    let line = std::str::from_utf8(line).map_err(|_| EgressError::NotHttp)?;
-    let mut words = line.splitn(3, ' ');
-    let is_http = matches!(words.next(), Some("HTTP/1.1" | "HTTP/1.0"));
-    let digits = words.next().filter(|word| is_http && word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_digit()));
-    let status: u16 = digits.and_then(|digits| digits.parse().ok()).ok_or(EgressError::NotHttp)?;
-    let goes_on = head.len() > end + 4;
-    if (200..300).contains(&status) && goes_on { Err(EgressError::NotHttp) } else { Ok(Some(status)) }
+/// `Basic <credentials>` (RFC 7617, 2), wiped with its last clone.
+fn basic(credentials: &Secret) -> Option<HeaderValue> {
+    let mut value = Pages::default();
+    value.extend(b"Basic ");
+    // The encoding fits: it takes exactly this much.
+    let written =
+        STANDARD.encode_slice(credentials.expose(), value.spare_capacity_mut(4 * credentials.expose().len().div_ceil(3)));
+    value.filled(written.unwrap_or_default());
+    Secret::from(value).header_value()
 }
 
-const HEAD_MAX: usize = 8 * 1024;
-const VERSION: &[u8] = b"HTTP/1.";
+fn classify(error: &hyper::Error) -> EgressError {
+    if connection_ended(error) { EgressError::Closed } else { EgressError::NotHttp }
+}
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{config::Scheme, secret::Secret};
+    use std::time::Duration;
 
-    #[test]
-    fn the_request_names_the_server_and_carries_the_credentials() {
-        let origin = |host: &str, port| Origin { scheme: Scheme::Https, host: host.to_owned(), port };
-        let proxy = |credentials: Option<&str>| EgressProxy {
-            origin: origin("proxy.example", 3128),
-            credentials: credentials.map(Secret::from),
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::config::Scheme;
+
+    fn origin(host: &str, port: u16) -> Origin {
+        Origin { scheme: Scheme::Https, host: host.to_owned(), port }
+    }
+
+    fn proxy(credentials: Option<&str>) -> EgressProxy {
+        EgressProxy { origin: origin("proxy.example", 3128), credentials: credentials.map(Secret::from) }
+    }
+
+    /// What the proxy is asked, and how that ends when it sends `response` and goes on listening; `None`: it is waited for.
+    async fn ask(proxy: &EgressProxy, server: &Origin, response: &str) -> (String, Option<Result<(), EgressError>>) {
+        let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let answer = async {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                theirs.read_buf(&mut asked).await.unwrap();
+            }
+            theirs.write_all(response.as_bytes()).await.unwrap();
+            String::from_utf8(asked).unwrap()
         };
-        let text = |proxy: &EgressProxy, server: &Origin| String::from_utf8(request(proxy, server).to_vec()).unwrap();
+        let (outcome, asked) = tokio::join!(timeout(Duration::from_secs(3600), connect(&mut ours, proxy, server)), answer);
+        if let Ok(Ok(())) = outcome {
+            theirs.write_all(b"hello").await.unwrap();
+            let mut first = [0; 5];
+            ours.read_exact(&mut first).await.unwrap();
+            assert_eq!(&first, b"hello", "the stream is the upstream's from then on");
+        }
+        (asked, outcome.ok())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_request_names_the_server_and_carries_the_credentials() {
+        let whole = "HTTP/1.1 200 OK\r\n\r\n";
         assert_eq!(
-            text(&proxy(None), &origin("api.example", 443)),
+            ask(&proxy(None), &origin("api.example", 443), whole).await.0,
             "CONNECT api.example:443 HTTP/1.1\r\nHost: api.example:443\r\n\r\n"
         );
         assert_eq!(
-            text(&proxy(Some("ann:s3cret")), &origin("fd00::1", 8443)),
+            ask(&proxy(Some("ann:s3cret")), &origin("fd00::1", 8443), whole).await.0,
             "CONNECT [fd00::1]:8443 HTTP/1.1\r\nHost: [fd00::1]:8443\r\nProxy-Authorization: Basic YW5uOnMzY3JldA==\r\n\r\n"
         );
     }
 
-    #[test]
-    fn an_answer_is_a_whole_head_and_nothing_after_it() {
-        for (answer, expected) in [
-            ("HTTP/1.1 200 Connection established\r\n\r\n", Ok(Some(200))),
-            ("HTTP/1.0 200 OK\r\nVia: x\r\n\r\n", Ok(Some(200))),
-            ("HTTP/1.1 204\r\n\r\n", Ok(Some(204))),
-            ("HTTP/1.1 200 OK\r\n", Ok(None)),
-            ("HTTP/1.1 200 OK\r\n\r\nx", Err(EgressError::NotHttp)),
-            ("HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno", Ok(Some(403))),
-            ("HTTP/2 200 OK\r\n\r\n", Err(EgressError::NotHttp)),
-            ("HTTP/1.1 20x OK\r\n\r\n", Err(EgressError::NotHttp)),
-            ("220 mail.example\r\n\r\n", Err(EgressError::NotHttp)),
-            ("HTT", Ok(None)),
-            ("SSH-2.0", Err(EgressError::NotHttp)),
-            ("\r\n\r\n", Err(EgressError::NotHttp)),
+    #[tokio::test(start_paused = true)]
+    async fn a_response_is_a_whole_head_and_nothing_after_it() {
+        let long = format!("HTTP/1.1 200 OK\r\nVia: {}", "x".repeat(HEAD_MAX));
+        for (response, expected) in [
+            ("HTTP/1.1 200 Connection established\r\n\r\n", Some(Ok(()))),
+            ("HTTP/1.0 200 OK\r\nVia: x\r\n\r\n", Some(Ok(()))),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", Some(Ok(()))),
+            ("HTTP/1.1 204\r\n\r\n", Some(Ok(()))),
+            ("HTTP/1.1 200 OK\r\n", None),
+            ("HTTP/1.1 200 OK\r\n\r\nx", Some(Err(EgressError::NotHttp))),
+            ("HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno", Some(Err(EgressError::Denied(403)))),
+            ("HTTP/1.1 407 Who\r\nContent-Length: 0\r\n\r\n", Some(Err(EgressError::CredentialsRefused))),
+            ("HTTP/2 200 OK\r\n\r\n", Some(Err(EgressError::NotHttp))),
+            ("HTTP/1.1 20x OK\r\n\r\n", Some(Err(EgressError::NotHttp))),
+            ("220 mail.example\r\n\r\n", Some(Err(EgressError::NotHttp))),
+            ("HTT", None),
+            ("SSH-2.0", Some(Err(EgressError::NotHttp))),
+            // A blank line may come before a message (RFC 9112, 2.2); the caller's time limit ends the wait.
+            ("\r\n\r\n", None),
+            (&long, Some(Err(EgressError::NotHttp))),
         ] {
-            assert_eq!(status(answer.as_bytes()), expected, "{answer:?}");
+            let (_, outcome) = ask(&proxy(None), &origin("api.example", 443), response).await;
+            assert_eq!(outcome, expected, "{response:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_speaks_or_hangs_up_before_it_is_asked_has_its_error() {
+        for (greeting, expected) in [("220 mail.example\r\n", EgressError::NotHttp), ("", EgressError::Closed)] {
+            let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
+            theirs.write_all(greeting.as_bytes()).await.unwrap();
+            drop(theirs);
+            assert_eq!(connect(&mut ours, &proxy(None), &origin("api.example", 443)).await, Err(expected));
         }
     }
 }

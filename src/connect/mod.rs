@@ -1,8 +1,7 @@
-//! One connection to one origin: name, TCP, perhaps a proxy, TLS.
+//! Connects to one origin: resolves its name, opens TCP, passes an egress proxy if there is one, and does TLS.
 //!
-//! Depends on `config`, `tls` and `stream`. Guarantees: it is either verified and ready for HTTP, or a [`ConnectError`] says
-//! which step failed; nothing here knows a token. A name is resolved anew for each connection, so that a server that moves
-//! is followed as connections are renewed.
+//! Guarantees: a connection is verified and ready for HTTP, or a [`ConnectError`] says which step failed; nothing here knows a
+//! token. The name is resolved for each connection, so new connections follow a server that moves.
 
 mod egress;
 mod race;
@@ -36,7 +35,7 @@ use crate::{
 pub use crate::tls::Offer;
 pub use egress::EgressError;
 
-/// The step that failed. Holds nothing of the request, and no address.
+/// The step that failed. It holds no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ConnectError {
     /// The name has no address, or the resolver failed.
@@ -45,22 +44,22 @@ pub enum ConnectError {
     /// The resolver did not answer in time.
     #[error("resolving the upstream's name took too long")]
     DnsTimeout,
-    /// Nobody listens there.
+    /// Nothing listens at the address.
     #[error("the upstream refused the connection")]
     Refused,
-    /// No way there, or reset on the way.
+    /// There is no route to the address, or the connection was reset.
     #[error("the upstream could not be reached")]
     Unreachable,
     /// TCP or TLS did not finish in time.
     #[error("connecting to the upstream took too long")]
     Timeout,
-    /// The peer does not speak TLS as we need it.
+    /// The TLS handshake failed.
     #[error("the TLS handshake with the upstream failed: {0}")]
     TlsFailed(TlsFault),
-    /// The peer's certificate is not one to trust.
+    /// The peer's certificate is not trusted.
     #[error("the upstream's certificate was not accepted: {0}")]
     CertificateRejected(CertificateFault),
-    /// The way out leads through a proxy, and ends there.
+    /// The egress proxy does not connect us.
     #[error("the egress proxy is no way to the upstream: {0}")]
     Egress(EgressError),
 }
@@ -68,65 +67,65 @@ pub enum ConnectError {
 /// What is wrong with a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum CertificateFault {
-    /// Its time is over.
+    /// It has expired.
     #[error("it has expired")]
     Expired,
-    /// Its time has not come; or our clock is behind.
+    /// It is not valid yet, or our clock is slow.
     #[error("it is not valid yet")]
     NotYetValid,
-    /// It is somebody else's.
+    /// It is for another name.
     #[error("it is for another name")]
     WrongName,
-    /// Nobody we trust has signed it.
+    /// No root that we trust has signed it.
     #[error("its issuer is not trusted")]
     UnknownIssuer,
-    /// Anything else.
+    /// It can't be verified for another reason.
     #[error("it can't be verified")]
     Unverifiable,
 }
 
-/// What ended a handshake.
+/// Why a TLS handshake failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TlsFault {
-    /// Its first words are no TLS.
+    /// The peer's first bytes are not TLS.
     #[error("it does not speak TLS at that port")]
     NotTls,
-    /// All its versions are too old.
+    /// The peer supports no version that is new enough.
     #[error("it speaks no TLS version that `tls_min` allows")]
     Version,
-    /// It lets nobody in without a certificate, or not with this one.
+    /// The peer wants a client certificate, or another one.
     #[error("it wants a client certificate that it trusts (`tls_cert_file`, `tls_key_file`)")]
     ClientCertificate,
-    /// It objects to something. TLS 1.2 has no alert for a certificate that is missing (RFC 5246, 7.4.6).
+    /// The peer sent another alert. TLS 1.2 has no alert for a missing certificate (RFC 5246, 7.4.6).
     #[error("it refused: either the two sides have nothing in common, or it wants a client certificate (`tls_cert_file`)")]
     Refused,
-    /// It hung up.
+    /// The peer hung up.
     #[error("it closed the connection")]
     Closed,
-    /// A session from before was made under a certificate that is no longer good.
+    /// The peer resumed a session that was made under a certificate which is no longer valid.
     #[error("its session has outlived its certificate")]
     SessionOver,
-    /// Anything else.
+    /// The handshake failed for another reason.
     #[error("the two sides do not agree")]
     Other,
 }
 
-/// A connection, ready for HTTP.
+/// A connection that is ready for HTTP.
 pub struct Connection {
-    /// The bytes.
+    /// The byte stream.
     pub stream: UpstreamIo,
-    /// Bytes given to the kernel so far, handshake included: tells whether a failed request left at all.
+    /// Bytes given to the kernel so far, with those of the handshake. It tells whether a failed request was sent at all.
     pub written: Arc<AtomicU64>,
-    /// What both sides speak over it.
+    /// The protocol that both sides agreed on.
     pub protocol: Protocol,
 }
 
 /// The version of HTTP that was agreed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/1.1; also when nothing was said about it, as over plain TCP.
+    /// HTTP/1.1, also when nothing was negotiated, as over plain TCP.
     Http1,
-    /// HTTP/2, which the peer chose out of what it was offered.
+    /// HTTP/2, which the peer chose from our offer.
     Http2,
 }
 
@@ -136,14 +135,14 @@ pub struct Connector {
     origin: Arc<Origin>,
     /// `None` for plain HTTP to loopback.
     tls: Option<(ClientTls, ServerName<'static>)>,
-    /// The proxy on the way, and its name where it speaks TLS.
+    /// The egress proxy, and its name for TLS if it speaks TLS.
     proxy: Option<(Arc<EgressProxy>, Option<ServerName<'static>>)>,
     timeout: Duration,
 }
 
 impl Connector {
-    /// `timeout` bounds a whole connection: name, TCP, proxy and TLS. `None` when the host, or the proxy's on the way to
-    /// it, can't stand in a certificate.
+    /// Makes a connector. `timeout` bounds a whole connection: name, TCP, proxy and TLS. Returns `None` when the host, or that
+    /// of its egress proxy, is a name that no certificate can have.
     #[must_use]
     pub fn new(origin: &Origin, tls: &ClientTls, egress: &Egress, timeout: Duration) -> Option<Self> {
         let name = |origin: &Origin| match origin.scheme {
@@ -151,7 +150,7 @@ impl Connector {
             Scheme::Https => ServerName::try_from(origin.host.clone()).ok().map(Some),
         };
         let proxy = match egress.on_the_way_to(origin) {
-            // Plain HTTP is loopback's. Nothing of it is shown to a proxy, whatever happens.
+            // Plain HTTP is for loopback only, and must not go to a proxy.
             Some(_) if origin.scheme == Scheme::Http => return None,
             Some(proxy) => Some((Arc::clone(proxy), name(&proxy.origin)?)),
             None => None,
@@ -160,13 +159,13 @@ impl Connector {
         Some(Self { origin: Arc::new(origin.clone()), tls, proxy, timeout })
     }
 
-    /// The proxy on the way, if there is one.
+    /// The egress proxy, if there is one.
     #[must_use]
     pub fn proxy(&self) -> Option<&Origin> {
         self.proxy.as_ref().map(|(proxy, _)| &proxy.origin)
     }
 
-    /// Whom it connects to.
+    /// The origin that it connects to.
     #[must_use]
     pub fn origin(&self) -> &Origin {
         &self.origin
@@ -177,9 +176,9 @@ impl Connector {
         let deadline = clock::instant() + self.timeout;
         let resolved = timeout_at(deadline, self.resolve());
         let addresses = resolved.await.map_err(|_| self.to_peer(ConnectError::DnsTimeout))??;
-        // Boxed: it is large, and most requests find a connection that is there.
+        // The future is boxed because it is large, and most requests use a connection of the pool.
         match Box::pin(self.reach(&addresses, deadline, offer)).await {
-            // By now all sessions are forgotten: the server shows the certificate that it has today.
+            // The handshake has dropped all sessions, so the server now has to show its current certificate.
             Err(
                 ConnectError::TlsFailed(TlsFault::SessionOver)
                 | ConnectError::Egress(EgressError::TlsFailed(TlsFault::SessionOver)),
@@ -188,7 +187,7 @@ impl Connector {
         }
     }
 
-    /// The addresses of whom it connects to, in the resolver's order: the host, or the proxy, which resolves the host itself.
+    /// Resolves the host, or its egress proxy, which resolves the host itself. The addresses are in the resolver's order.
     pub async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
         let Origin { host, port, .. } = self.proxy().unwrap_or(&self.origin);
         if let Ok(address) = host.parse::<IpAddr>() {
@@ -203,46 +202,46 @@ impl Connector {
         let late = |_| ConnectError::Timeout;
         let written = Arc::new(AtomicU64::new(0));
         let opened = timeout_at(deadline, self.open(addresses, &written)).await;
-        let way = opened.map_err(|error| self.to_peer(late(error)))??;
-        let (stream, protocol) = match (way, &self.tls) {
-            (Way::Tcp(tcp), None) => (UpstreamIo::Plain(tcp), Protocol::Http1),
-            (Way::Tcp(tcp), Some((tls, name))) => {
+        let transport = opened.map_err(|error| self.to_peer(late(error)))??;
+        let (stream, protocol) = match (transport, &self.tls) {
+            (Transport::Tcp(tcp), None) => (UpstreamIo::Plain(tcp), Protocol::Http1),
+            (Transport::Tcp(tcp), Some((tls, name))) => {
                 let (session, protocol) = timeout_at(deadline, handshake(tls, offer, name, tcp)).await.map_err(late)??;
                 (UpstreamIo::Tls(Box::new(session)), protocol)
             }
-            (Way::Tls(outer), Some((tls, name))) => {
+            (Transport::Tls(outer), Some((tls, name))) => {
                 let (session, protocol) = timeout_at(deadline, handshake(tls, offer, name, *outer)).await.map_err(late)??;
                 (UpstreamIo::Nested(Box::new(session)), protocol)
             }
-            // Plain HTTP is loopback's, where no proxy leads.
-            (Way::Tls(_), None) => return Err(ConnectError::TlsFailed(TlsFault::Other)),
+            // Plain HTTP is for loopback only, and never goes to a proxy: `new` refuses it.
+            (Transport::Tls(_), None) => return Err(ConnectError::TlsFailed(TlsFault::Other)),
         };
         Ok(Connection { stream, written, protocol })
     }
 
-    /// TCP to the upstream, or to the proxy; then the proxy's part, until bytes go through it.
-    async fn open(&self, addresses: &[SocketAddr], written: &Arc<AtomicU64>) -> Result<Way, ConnectError> {
+    /// Opens TCP to the upstream; or TCP to the egress proxy, perhaps TLS to it, and CONNECT.
+    async fn open(&self, addresses: &[SocketAddr], written: &Arc<AtomicU64>) -> Result<Transport, ConnectError> {
         let tcp = race::connect(addresses).await.map_err(|error| self.to_peer(error))?;
         let mut tcp = CountingTcp::new(tcp, Arc::clone(written)).map_err(|_| self.to_peer(ConnectError::Unreachable))?;
-        let (Some((proxy, name)), Some((tls, _))) = (&self.proxy, &self.tls) else { return Ok(Way::Tcp(tcp)) };
+        let (Some((proxy, name)), Some((tls, _))) = (&self.proxy, &self.tls) else { return Ok(Transport::Tcp(tcp)) };
         let Some(name) = name else {
-            egress::ask(&mut tcp, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
-            return Ok(Way::Tcp(tcp));
+            egress::connect(&mut tcp, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
+            return Ok(Transport::Tcp(tcp));
         };
         let (mut outer, _) = handshake(tls, Offer::Http1, name, tcp).await.map_err(|error| self.to_peer(error))?;
-        egress::ask(&mut outer, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
-        Ok(Way::Tls(Box::new(outer)))
+        egress::connect(&mut outer, proxy, &self.origin).await.map_err(ConnectError::Egress)?;
+        Ok(Transport::Tls(Box::new(outer)))
     }
 
-    /// What went wrong with whom we connect to, who may be the proxy.
+    /// Makes an error about the peer one about the egress proxy if we connect to that.
     fn to_peer(&self, error: ConnectError) -> ConnectError {
         if self.proxy.is_some() { EgressError::on_the_way(error) } else { error }
     }
 }
 
 impl Connector {
-    /// How long `connection`, which this made, may be used: `limit`, or as long as the certificates last that it was made
-    /// under.
+    /// How long `connection`, which this connector made, may be used: for `limit`, but no longer than its certificates are
+    /// valid.
     #[must_use]
     pub fn trusted_for(&self, limit: Duration, connection: &Connection) -> Duration {
         let Some((tls, name)) = &self.tls else { return limit };
@@ -255,8 +254,8 @@ impl Connector {
     }
 }
 
-/// What leads to the upstream, and carries its own TLS.
-enum Way {
+/// What the upstream's own TLS runs over.
+enum Transport {
     /// TCP, perhaps through a proxy.
     Tcp(CountingTcp),
     /// TLS to a proxy.
@@ -272,18 +271,18 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     let session = tls.connector(offer).await.connect(name.clone(), stream).await.map_err(|error| classify_tls(&error))?;
     let state = session.get_ref().1;
     if state.handshake_kind() == Some(HandshakeKind::Resumed) {
-        let judged = tls.judge_again(state.peer_certificates().unwrap_or_default(), name);
-        if judged.is_err() {
+        let verified = tls.verify_again(state.peer_certificates().unwrap_or_default(), name);
+        if verified.is_err() {
             tls.forget_sessions();
             return Err(ConnectError::TlsFailed(TlsFault::SessionOver));
         }
     }
-    // An answer that was not offered never comes this far: rustls ends the handshake.
+    // rustls ends the handshake if the server chooses a protocol that was not offered.
     let protocol = if state.alpn_protocol() == Some(H2) { Protocol::Http2 } else { Protocol::Http1 };
     Ok((session, protocol))
 }
 
-/// The count as it stands now.
+/// The current count of bytes given to the kernel.
 #[must_use]
 pub fn bytes_written(written: &AtomicU64) -> u64 {
     written.load(Ordering::Relaxed)
@@ -294,14 +293,16 @@ fn classify_tls(error: &io::Error) -> ConnectError {
         Some(rustls::Error::InvalidCertificate(error)) => ConnectError::CertificateRejected(classify_certificate(error)),
         Some(rustls::Error::NoCertificatesPresented) => ConnectError::CertificateRejected(CertificateFault::Unverifiable),
         Some(error) => ConnectError::TlsFailed(classify_handshake(error)),
-        // The peer hung up in the middle of the handshake.
+        // The peer hung up during the handshake.
         None if error.kind() == io::ErrorKind::UnexpectedEof => ConnectError::TlsFailed(TlsFault::Closed),
         None => ConnectError::Unreachable,
     }
 }
 
-/// A handshake of TLS 1.3 is over for us before the server has judged our certificate (RFC 8446, 4.4.2.4): what it thinks of it
-/// comes in the place of an answer. `None`: that is not what `error` is about.
+/// Whether `error`, of a request, is the server's alert that refuses our client certificate.
+///
+/// In TLS 1.3 our side finishes the handshake before the server has checked the certificate (RFC 8446, 4.4.2.4), so its alert
+/// comes in place of a response.
 #[must_use]
 pub fn refused_afterwards(error: &(dyn std::error::Error + 'static)) -> Option<ConnectError> {
     let causes = std::iter::successors(Some(error), |error| error.source());
@@ -329,7 +330,7 @@ fn classify_handshake(error: &rustls::Error) -> TlsFault {
             | Alert::CertificateUnknown
             | Alert::UnknownCA
             | Alert::AccessDenied
-            // A signature that the server can't verify: ours, or that of an authority with the right name and another key.
+            // The server can't verify a signature: ours, or that of an authority with a known name and another key.
             | Alert::DecryptError,
         ) => TlsFault::ClientCertificate,
         Error::AlertReceived(_) => TlsFault::Refused,
@@ -342,7 +343,7 @@ fn classify_certificate(error: &CertificateError) -> CertificateFault {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => CertificateFault::Expired,
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => CertificateFault::NotYetValid,
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => CertificateFault::WrongName,
-        // A bad signature: the issuer's name is one we trust, its key is not.
+        // With a bad signature, the issuer has the name of a root that we trust, and another key.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => CertificateFault::UnknownIssuer,
         _ => CertificateFault::Unverifiable,
     }

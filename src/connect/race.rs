@@ -1,7 +1,7 @@
-//! Which of a host's addresses answers first (RFC 8305, "Happy Eyeballs").
+//! Connects to the one of a host's addresses that answers first (RFC 8305, "Happy Eyeballs").
 //!
-//! Depends on `clock`. Guarantees: an address that says nothing costs the others [`HEAD_START`] and no more; one that
-//! refuses costs them nothing; attempts that lose are closed.
+//! Guarantees: an address that does not answer delays the next one by [`HEAD_START`]; an address that refuses delays it not at
+//! all; the other attempts are closed when one succeeds.
 
 use std::{
     io,
@@ -16,11 +16,11 @@ use tokio::{net::TcpStream, time::sleep};
 use super::ConnectError;
 use crate::clock;
 
-/// How long an address is ahead of the next one (RFC 8305, 5: "Connection Attempt Delay").
+/// The delay between two attempts (RFC 8305, 5: "Connection Attempt Delay").
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Connects to one of `addresses`, which are in the resolver's order. How long that may take is the caller's to say.
-/// When all fail, the error is the most telling of theirs.
+/// Connects to one of `addresses`, which are in the resolver's order. The caller sets a time limit; dropping the future closes
+/// all attempts. When all attempts fail, the error is that of the highest precedence.
 pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
     let mut waiting = interleaved(addresses).into_iter();
     let mut attempts: Vec<Pin<Box<_>>> = Vec::new();
@@ -39,9 +39,9 @@ pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Conne
                     None => {}
                 }
             }
-            let Some((place, outcome)) =
-                attempts.iter_mut().enumerate().find_map(|(place, attempt)| match attempt.as_mut().poll(cx) {
-                    Poll::Ready(outcome) => Some((place, outcome)),
+            let Some((index, outcome)) =
+                attempts.iter_mut().enumerate().find_map(|(index, attempt)| match attempt.as_mut().poll(cx) {
+                    Poll::Ready(outcome) => Some((index, outcome)),
                     Poll::Pending => None,
                 })
             else {
@@ -50,9 +50,9 @@ pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Conne
             match outcome {
                 Ok(tcp) => return Poll::Ready(Ok(tcp)),
                 Err(error) => {
-                    drop(attempts.swap_remove(place));
-                    failed = Some(more_telling(failed, classify(&error)));
-                    // Whoever comes next need not wait for one that has failed.
+                    drop(attempts.swap_remove(index));
+                    failed = Some(of_higher_precedence(failed, classify(&error)));
+                    // The next attempt need not wait for one that has failed.
                     head_start.as_mut().reset(clock::instant());
                 }
             }
@@ -61,7 +61,8 @@ pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Conne
     .await
 }
 
-/// Families in turn, beginning with the first one's; each in its own order (RFC 8305, 4).
+/// Orders addresses so that families take turns, beginning with the first address's family; each family keeps its order
+/// (RFC 8305, 4).
 fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let first_is_ipv4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
     let (mut same, mut other): (Vec<_>, Vec<_>) =
@@ -76,8 +77,8 @@ fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     all
 }
 
-/// Somebody who refuses is nearer than one who says nothing, and that one than one to whom there is no way.
-fn more_telling(before: Option<ConnectError>, now: ConnectError) -> ConnectError {
+/// Error precedence: refused, then timed out, then unreachable.
+fn of_higher_precedence(before: Option<ConnectError>, now: ConnectError) -> ConnectError {
     let rank = |error| match error {
         ConnectError::Refused => 2,
         ConnectError::Timeout => 1,
@@ -102,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    /// Accepts nobody, and its queue is full: who connects hears nothing.
+    /// A listener that accepts nobody, and whose queue is full: a client that connects gets no answer.
     struct BlackHole {
         address: SocketAddr,
         socket: Socket,
@@ -118,7 +119,7 @@ mod tests {
             let queue = || {
                 let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
                 client.set_nonblocking(true).unwrap();
-                // Under way at most.
+                // It may fail, or never finish.
                 let _ = client.connect(&address);
                 client
             };
@@ -132,7 +133,7 @@ mod tests {
         }
     }
 
-    /// Bound by nobody who listens.
+    /// An address that is bound, but where nothing listens.
     fn refusing() -> (SocketAddr, Socket) {
         refusing_at(Ipv4Addr::LOCALHOST.into()).unwrap()
     }
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_says_nothing_delays_the_next_by_its_head_start() {
+    async fn an_address_that_does_not_answer_delays_the_next_by_its_head_start() {
         let (hole, (live, _listener)) = (BlackHole::dig(), listening());
         let started = clock::instant();
         let tcp = connect(&[hole.address, live]).await.unwrap();
@@ -163,7 +164,7 @@ mod tests {
         let ((dead, _held), (live, _listener)) = (refusing(), listening());
         let hole = BlackHole::dig();
         let started = clock::instant();
-        // The last one is tried only if nobody has answered by then.
+        // The last one is tried only if no other has answered by then.
         let tcp = connect(&[dead, live, hole.address]).await.unwrap();
         assert_eq!(tcp.peer_addr().unwrap(), live);
         assert!(started.elapsed() < HEAD_START);
@@ -174,7 +175,7 @@ mod tests {
         let (hole, (dead, _held)) = (BlackHole::dig(), refusing());
         let addresses = [hole.address, dead];
         let listener = tokio::net::TcpListener::from_std(hole.listening()).unwrap();
-        // It answers late: there is room in its queue only once the other one has had its turn.
+        // It answers late: its queue is emptied only after the second attempt has failed.
         let emptied = async {
             sleep(HEAD_START * 2).await;
             loop {
@@ -200,12 +201,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_told_rather_than_silence() {
+    async fn a_refusal_takes_precedence_over_a_time_out() {
         let (dead, _held) = refusing();
         assert_eq!(connect(&[dead]).await.unwrap_err(), ConnectError::Refused);
-        assert_eq!(more_telling(Some(ConnectError::Unreachable), ConnectError::Refused), ConnectError::Refused);
-        assert_eq!(more_telling(Some(ConnectError::Refused), ConnectError::Timeout), ConnectError::Refused);
-        assert_eq!(more_telling(Some(ConnectError::Unreachable), ConnectError::Timeout), ConnectError::Timeout);
+        assert_eq!(of_higher_precedence(Some(ConnectError::Unreachable), ConnectError::Refused), ConnectError::Refused);
+        assert_eq!(of_higher_precedence(Some(ConnectError::Refused), ConnectError::Timeout), ConnectError::Refused);
+        assert_eq!(of_higher_precedence(Some(ConnectError::Unreachable), ConnectError::Timeout), ConnectError::Timeout);
         assert_eq!(connect(&[]).await.unwrap_err(), ConnectError::Unreachable);
     }
 

@@ -4,6 +4,7 @@
 
 use std::{io, time::Duration};
 
+use http::Method;
 use thiserror::Error;
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     config::{
         ControlSocket,
-        source::{Fault, Origin, Setting},
+        source::{Fault, Setting, ValueOrigin},
     },
     local_http::{self, LocalHttpError, LocalResponse},
 };
@@ -34,8 +35,8 @@ pub enum ControlRequest<'a> {
 }
 
 impl ControlRequest<'_> {
-    fn method(self) -> &'static str {
-        if self == Self::Status { "GET" } else { "POST" }
+    fn method(self) -> Method {
+        if self == Self::Status { Method::GET } else { Method::POST }
     }
 
     fn target(self) -> String {
@@ -67,7 +68,7 @@ pub enum ControlError {
     #[error(
         "the control socket is off ({0}): there is no way to reach the daemon\n  hint: set control_socket (CAREPORTALS_CONTROL_SOCKET) to a path, or unset it, and restart the daemon"
     )]
-    Off(Origin),
+    Off(ValueOrigin),
     /// No setting names a socket, and this machine has none of the default directories.
     #[error(
         "there is no default place for a control socket here: no {SYSTEM_DIRECTORY}, and neither $RUNTIME_DIRECTORY nor $XDG_RUNTIME_DIR is set\n  hint: name the daemon's socket with --control-socket or CAREPORTALS_CONTROL_SOCKET; `control socket` in its log says where it is"
@@ -117,7 +118,7 @@ pub fn send(socket: Setting<ControlSocket>, request: ControlRequest<'_>) -> Resu
         ControlSocket::Path(path) => ControlSocketPath { path, reason: PathReason::Configured(socket.origin) },
         ControlSocket::Default(directories) => socket_path::for_client(&directories).ok_or(ControlError::NoDefaultPath)?,
     };
-    let answer = local_http::ask(
+    let answer = local_http::request(
         &local_http::LocalEndpoint::Unix(socket.path.clone()),
         request.method(),
         &request.target(),

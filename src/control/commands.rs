@@ -108,19 +108,18 @@ impl Commands {
         if pending.ended {
             return Err(NotTaken::Ended);
         }
-        let log_out = match pending.log_outs.iter().position(|known| known.account.as_deref() == account) {
-            Some(known) => &mut pending.log_outs[known],
-            None if pending.log_outs.len() >= WAITING_MAX => return Err(NotTaken::Busy),
-            None => {
-                pending.log_outs.push(LogOut { account: account.map(str::to_owned), done: Vec::new() });
-                pending.log_outs.last_mut().expect("it was pushed in the line above")
+        let is_full = pending.log_outs.len() >= WAITING_MAX;
+        match pending.log_outs.iter_mut().find(|known| known.account.as_deref() == account) {
+            Some(known) => {
+                known.done.retain(|waiting| !waiting.is_closed());
+                if known.done.len() >= WAITING_MAX {
+                    return Err(NotTaken::Busy);
+                }
+                known.done.push(done);
             }
-        };
-        log_out.done.retain(|waiting| !waiting.is_closed());
-        if log_out.done.len() >= WAITING_MAX {
-            return Err(NotTaken::Busy);
+            None if is_full => return Err(NotTaken::Busy),
+            None => pending.log_outs.push(LogOut { account: account.map(str::to_owned), done: vec![done] }),
         }
-        log_out.done.push(done);
         drop(pending);
         self.0.changed.notify_one();
         Ok(outcome)

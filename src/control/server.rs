@@ -43,7 +43,7 @@ impl ControlListener {
     ///
     /// Where the settings name one that can't be had. A default one that can't be had is done without.
     pub fn open(config: &Config) -> Result<Option<Self>, BindError> {
-        match &config.control_socket {
+        match &config.restart_only.control_socket {
             ControlSocket::Off => Ok(None),
             ControlSocket::Path(path) => Self::bind(path, config).map(Some).map_err(|error| error.of_setting("control_socket")),
             ControlSocket::Default(directories) => Ok(Self::open_default(directories, config)),
@@ -51,11 +51,11 @@ impl ControlListener {
     }
 
     fn bind(path: &Path, config: &Config) -> Result<Self, BindError> {
-        let mode = if config.control_allow_uids.is_empty() { FOR_US } else { FOR_OTHERS_TOO };
+        let mode = if config.restart_only.control_allow_uids.is_empty() { FOR_US } else { FOR_OTHERS_TOO };
         let access = SocketAccess::new(mode, None).expect("only a group's name may be unknown");
         let bound = bind_unix(path, access)?;
         info!(socket = %path.display(), "control socket");
-        Ok(Self { bound, allow_uids: config.control_allow_uids.clone() })
+        Ok(Self { bound, allow_uids: config.restart_only.control_allow_uids.clone() })
     }
 
     /// Nobody asked for it, so nothing fails for want of it.

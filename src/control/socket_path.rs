@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::{RuntimeDirectories, source::Origin};
+use crate::config::{RuntimeDirectories, source::ValueOrigin};
 
 /// The directory of a daemon that runs as a system service.
 pub(super) const SYSTEM_DIRECTORY: &str = "/run/careportals-sidecar";
@@ -32,7 +32,7 @@ pub struct ControlSocketPath {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathReason {
     /// The setting `control_socket` names it.
-    Configured(Origin),
+    Configured(ValueOrigin),
     /// It is in `$RUNTIME_DIRECTORY`, which the service manager sets.
     Service,
     /// The system daemon's directory exists.

@@ -157,7 +157,7 @@ fn bind(simulator: &Simulator, user: &User) -> Result<(App, String), DemoError> 
         for api in &mut config.apis {
             api.listen = loopback(port);
         }
-        config.telemetry_listen = Some((Ipv4Addr::LOCALHOST, telemetry).into());
+        config.restart_only.telemetry_listen = Some((Ipv4Addr::LOCALHOST, telemetry).into());
         let login = config.accounts.iter().find_map(|account| account.login.as_ref());
         let login_path = login.map(|login| login.url.target.to_string()).unwrap_or_default();
         match App::bind(Arc::new(config)) {

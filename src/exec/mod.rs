@@ -146,7 +146,7 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
         views: app.views(),
         phases: app.phases(),
         terminal: Terminal::open(),
-        kill_after: config.drain_timeout,
+        kill_after: config.reloadable.drain_timeout,
     };
     let (served, outcome) = runtime.block_on(async {
         let serving = Box::pin(app.run(Arc::new(SystemClock), access, commands.clone(), receiver));

@@ -1,9 +1,8 @@
-//! Logs: what is said, in which form, and how it gets to standard output without anybody waiting for it.
+//! Logs: their filter, their formats, and a thread that writes them to standard output.
 //!
-//! Depends on `clock`, `path` and `config`'s [`Log`]. Guarantees: requests never wait for the reader of our standard
-//! output; a dependency's events below `warn` are never written, whatever the filter says, since they may hold header
-//! values; of a request only what [`AccessLine`] lists is written. There is no state but [`Logging`] and tracing's own
-//! subscriber.
+//! The only state is a [`Logging`] and tracing's own subscriber. Guarantees: a request never waits for the reader of standard
+//! output; a dependency's events below `warn` are never written, whatever the filter says, since they may hold header values;
+//! of a request only the members of [`AccessLine`] are written.
 
 mod access;
 mod format;
@@ -32,19 +31,27 @@ use tracing_subscriber::{
 };
 
 pub use access::{AccessLine, AccessLog, AccessWriter, TARGET as ACCESS_TARGET};
-pub use format::rfc3339;
+pub use format::{parse_rfc3339, rfc3339};
 pub use reader::Reader;
 
 use crate::{
     clock::{Clock, SystemClock},
     config::{Log, LogFormat},
 };
-use access::Shared;
+use access::AccessOutput;
 use format::{Events, Timestamp};
 use queue::{Capacity, Queue};
 use text::Shape;
 
-/// Why there are no logs.
+/// How long the end of the process waits for standard output.
+pub const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The bounds of the queue, which holds some seconds of a busy daemon's lines.
+const CAPACITY: Capacity = Capacity { bytes: 1024 * 1024, entries: 1024 };
+
+const DROPPED: &str = "log lines were dropped: standard output did not take them";
+
+/// Why logs could not be started.
 #[derive(Debug, Error)]
 pub enum LogError {
     /// The filter is not in tracing's syntax.
@@ -53,27 +60,27 @@ pub enum LogError {
     /// The log thread did not start.
     #[error("the log thread did not start: {0}")]
     Thread(#[source] io::Error),
-    /// Somebody in this process logs already.
+    /// This process has a logger already.
     #[error("logs have been started before")]
     Started,
 }
 
-/// The logs. Dropping it writes what is left, for [`PATIENCE`] at most; what comes later is lost, so it is dropped last,
+/// The logs. Dropping it writes the lines that are left, for [`PATIENCE`] at most. Later lines are lost, so it is dropped last,
 /// after every [`AccessWriter`].
 pub struct Logging {
     control: LogControl,
-    /// Starts the log thread, as long as nobody has.
+    /// Starts the log thread; `None` once it was started.
     thread: Option<Start>,
 }
 
 type Start = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
-/// Changes what is logged while it is. Clones control the same logs.
+/// Changes the filter of running logs. Clones control the same logs.
 #[derive(Clone)]
 pub struct LogControl {
     dispatch: Dispatch,
     filter: reload::Handle<Levels, Registry>,
-    shared: Arc<Shared>,
+    access: Arc<AccessOutput>,
 }
 
 /// Makes this process's events go to `writer`, once [`Logging::write`] has started the log thread.
@@ -89,7 +96,7 @@ pub fn check_filter(filter: &str) -> Result<(), LogError> {
 }
 
 impl Logging {
-    /// The same without making it the process's own: for several daemons in one process.
+    /// Builds logs without making them the process's own, for several daemons in one process.
     pub fn build(
         log: &Log,
         writer: impl Write + Send + 'static,
@@ -111,40 +118,40 @@ impl Logging {
             .fmt_fields(events.clone())
             .event_format(events)
             .log_internal_errors(false)
-            .with_writer(Sender(Arc::clone(&queue)));
+            .with_writer(QueueWriter(Arc::clone(&queue)));
         let waiting = Arc::clone(&queue);
         let thread: Start = Box::new(move || waiting.start(writer, report));
-        let shared = Arc::new(Shared { queue, shape, wanted: AtomicBool::new(false) });
+        let access = Arc::new(AccessOutput { queue, shape, wanted: AtomicBool::new(false) });
         let dispatch = Dispatch::new(tracing_subscriber::registry().with(levels).with(layer));
-        let control = LogControl { dispatch, filter, shared };
+        let control = LogControl { dispatch, filter, access };
         control.judge_access(log.access);
         Ok(Self { control, thread: Some(thread) })
     }
 
-    /// Starts the log thread; what was said so far is written first. Until then there is no second thread.
+    /// Starts the log thread, which first writes the lines so far. Before that, the logs have no thread.
     pub fn write(&mut self) -> Result<(), LogError> {
         self.thread.take().map_or(Ok(()), |start| start()).map_err(LogError::Thread)
     }
 
-    /// For whoever reads settings again.
+    /// Changes the filter, for a reload of the settings.
     #[must_use]
     pub fn control(&self) -> &LogControl {
         &self.control
     }
 
-    /// For the workers.
+    /// Makes writers of access lines, for the workers.
     #[must_use]
     pub fn access_log(&self) -> AccessLog {
-        AccessLog::new(Arc::clone(&self.control.shared))
+        AccessLog::new(Arc::clone(&self.control.access))
     }
 
-    /// Lines lost so far, because standard output did not take them.
+    /// Lines dropped so far, because standard output did not take them.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.control.shared.queue.dropped()
+        self.control.access.queue.dropped()
     }
 
-    /// Where events go.
+    /// The subscriber that gets the events.
     #[must_use]
     pub fn dispatch(&self) -> &Dispatch {
         &self.control.dispatch
@@ -155,35 +162,30 @@ impl LogControl {
     /// Changes the filter, and whether there are access lines. A bad filter changes nothing; the format stays.
     pub fn adopt(&self, log: &Log) -> Result<(), LogError> {
         let levels = Levels::parse(&log.filter)?;
-        // After a reload tracing asks anew who wants which event, and a lone subscriber is asked only while it is the
-        // current one. It lives as long as `dispatch`, so there is something to reload.
+        // After a reload, tracing asks subscribers again which events they want, and it asks a single subscriber only while that
+        // is the current one. The filter lives as long as `dispatch`, so the reload does not fail.
         let _ = dispatcher::with_default(&self.dispatch, || self.filter.reload(levels));
         self.judge_access(log.access);
         Ok(())
     }
 
-    /// Access lines are no events, but the filter speaks of them as if they were. `asked`: the settings want them.
+    /// Applies the filter to access lines, which are no events but have a target. `asked`: the settings want access lines.
     fn judge_access(&self, asked: bool) {
         let passes = || tracing::enabled!(target: ACCESS_TARGET, Level::INFO);
         let wanted = asked && dispatcher::with_default(&self.dispatch, passes);
-        self.shared.wanted.store(wanted, Ordering::Relaxed);
+        self.access.wanted.store(wanted, Ordering::Relaxed);
     }
 }
 
 impl Drop for Logging {
     fn drop(&mut self) {
-        // Whoever ends before there was a log thread has something to say, too. Without one it is lost.
+        // A process that ends before it started the log thread has lines to write, too. If the thread fails, they are lost.
         let _ = self.write();
-        self.control.shared.queue.close(PATIENCE);
+        self.control.access.queue.close(PATIENCE);
     }
 }
 
-/// How long exit waits for standard output.
-pub const PATIENCE: Duration = Duration::from_millis(500);
-
-/// Some seconds of a busy daemon's lines.
-const CAPACITY: Capacity = Capacity { bytes: 1024 * 1024, entries: 1024 };
-
+/// The line that says how many lines were dropped.
 fn dropped_line(shape: Shape, lines: u64, clock: &dyn Clock) -> Vec<u8> {
     let mut timestamp = Timestamp::new();
     let time = timestamp.set(clock.now().wall);
@@ -197,24 +199,22 @@ fn dropped_line(shape: Shape, lines: u64, clock: &dyn Clock) -> Vec<u8> {
     line.into_bytes()
 }
 
-const DROPPED: &str = "log lines were dropped: standard output did not take them";
-
 /// Hands each formatted line to the queue.
 #[derive(Clone)]
-struct Sender(Arc<Queue>);
+struct QueueWriter(Arc<Queue>);
 
-impl<'a> MakeWriter<'a> for Sender {
-    type Writer = Line<'a>;
+impl<'a> MakeWriter<'a> for QueueWriter {
+    type Writer = LineWriter<'a>;
 
-    fn make_writer(&'a self) -> Line<'a> {
-        Line(&self.0)
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        LineWriter(&self.0)
     }
 }
 
-struct Line<'a>(&'a Queue);
+struct LineWriter<'a>(&'a Queue);
 
-impl Write for Line<'_> {
-    /// The formatter writes each line at once.
+impl Write for LineWriter<'_> {
+    /// Takes one whole line, since the formatter writes each line at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.send(line, 1);
         Ok(line.len())
@@ -225,7 +225,7 @@ impl Write for Line<'_> {
     }
 }
 
-/// The user's filter for what is ours, `warn` for the rest.
+/// The user's filter for our own events, and `warn` for those of dependencies.
 struct Levels {
     ours: EnvFilter,
 }
@@ -245,7 +245,7 @@ fn is_warning(metadata: &Metadata<'_>) -> bool {
     metadata.is_event() && *metadata.level() <= Level::WARN
 }
 
-/// A filter for the whole subscriber and not for one layer, since `enabled!` does not see filters of layers.
+/// Filters for the whole subscriber and not for one layer, since `enabled!` does not see the filters of layers.
 impl<S: Subscriber> Layer<S> for Levels {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         if is_ours(metadata) {

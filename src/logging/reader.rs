@@ -1,28 +1,28 @@
-//! Who reads what is written: what a stream is, and what its reader can show.
+//! Finds out what reads an output stream: a terminal, the journal, or something else.
 //!
-//! Depends on `config`'s [`Environment`]. Reads no variable itself.
+//! It gets environment variables as a value, and reads none itself.
 
 use std::{io::IsTerminal, os::fd::AsFd};
 
 use crate::config::source::Environment;
 
-/// Who is at the other end of a stream.
+/// The reader of an output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
-    /// People.
+    /// A person at a terminal.
     Terminal {
-        /// The terminal shows colours, and its user wants them.
+        /// Whether the terminal shows colours and its user wants them.
         colour: bool,
     },
-    /// systemd's journal, which notes the time itself and understands levels (sd-daemon(3)).
+    /// systemd's journal, which adds the time itself and understands levels (sd-daemon(3)).
     Journal,
-    /// A file, or a program that we know nothing of.
+    /// A file, or an unknown program.
     Unknown,
 }
 
 impl Reader {
-    /// Of `stream`. `NO_COLOR` (no-color.org) and `TERM=dumb` are honoured; `JOURNAL_STREAM` is believed only when it
-    /// names this very stream, since programs that redirect their children's output pass the variable on.
+    /// Finds the reader of `stream`. It honours `NO_COLOR` (no-color.org) and `TERM=dumb`. `JOURNAL_STREAM` counts only when it
+    /// names this stream, since a program that redirects its children's output passes the variable on.
     #[must_use]
     pub fn of(stream: &(impl AsFd + IsTerminal), environment: &Environment) -> Self {
         if stream.is_terminal() {
@@ -43,7 +43,7 @@ impl Reader {
     }
 }
 
-/// Device and inode; their types differ between systems.
+/// The device and the inode, whose types differ between systems.
 #[allow(clippy::useless_conversion, clippy::unnecessary_cast, reason = "they are u64 on some systems only")]
 fn identity(stat: &rustix::fs::Stat) -> (u64, u64) {
     (stat.st_dev as u64, stat.st_ino as u64)
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn the_journal_is_whom_the_variable_names_and_nobody_else() {
+    fn only_the_stream_that_the_variable_names_is_the_journals() {
         let file = tempfile::tempfile().unwrap();
         let (device, inode) = identity(&rustix::fs::fstat(&file).unwrap());
         assert_eq!(reader(&file, &[("JOURNAL_STREAM", &format!("{device}:{inode}"))]), Reader::Journal);
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_for_terminals_that_show_them_and_people_who_want_them() {
+    fn colours_are_for_terminals_that_show_them_and_users_who_want_them() {
         let terminal = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
         let terminal = File::from(terminal);
         assert!(terminal.is_terminal());

@@ -13,13 +13,13 @@ impl Clock for Fixed {
     }
 }
 
-struct Pipe {
+struct StallingPipe {
     written: mpsc::Sender<Vec<u8>>,
-    /// A write waits until the other end is dropped.
+    /// The first write waits until the sender is dropped.
     stall: Option<mpsc::Receiver<()>>,
 }
 
-impl Write for Pipe {
+impl Write for StallingPipe {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         if let Some(stall) = self.stall.take() {
             let _ = stall.recv();
@@ -39,13 +39,13 @@ fn log(filter: &str, format: LogFormat) -> Log {
 
 fn build(log: &Log, reader: Reader) -> (Logging, mpsc::Receiver<Vec<u8>>) {
     let (written, received) = mpsc::channel();
-    let pipe = Pipe { written, stall: None };
+    let pipe = StallingPipe { written, stall: None };
     let mut logging = Logging::build(log, pipe, reader, Arc::new(Fixed)).unwrap();
     logging.write().unwrap();
     (logging, received)
 }
 
-/// All that was written, once the logs have ended.
+/// Everything that was written, once the logs have ended.
 fn output(logging: Logging, reader: mpsc::Receiver<Vec<u8>>) -> String {
     assert_eq!(logging.dropped(), 0);
     drop(logging);
@@ -144,7 +144,7 @@ fn the_journal_gets_levels_and_no_time() {
 }
 
 #[test]
-fn what_the_journal_is_told_of_lost_lines_has_its_level_too() {
+fn the_line_about_dropped_lines_has_a_level_in_the_journal() {
     let line = |shape| String::from_utf8(dropped_line(shape, 7, &Fixed)).unwrap();
     assert_eq!(line(Shape::Journal), "<4>log lines were dropped: standard output did not take them dropped=7\n");
     assert_eq!(
@@ -154,7 +154,7 @@ fn what_the_journal_is_told_of_lost_lines_has_its_level_too() {
 }
 
 #[test]
-fn auto_means_text_on_a_terminal_and_in_the_journal_and_json_elsewhere() {
+fn auto_is_text_on_a_terminal_and_in_the_journal_and_json_elsewhere() {
     let terminal = Reader::Terminal { colour: false };
     for (format, reader, is_json) in [
         (LogFormat::Auto, terminal, false),
@@ -190,7 +190,7 @@ fn dependencies_stay_at_warn_whatever_the_filter_says() {
 }
 
 #[test]
-fn the_filter_speaks_of_what_is_ours() {
+fn the_filter_is_for_our_own_events() {
     let messages = |filter: &str| {
         let text = logged(filter, LogFormat::Text, || {
             debug!(target: "careportals_sidecar::account", "1");
@@ -297,7 +297,7 @@ fn a_changed_filter_holds_for_access_lines() {
 fn a_stalled_output_loses_lines_and_says_how_many() {
     let (written, reader) = mpsc::channel();
     let (wake, stall) = mpsc::channel();
-    let pipe = Pipe { written, stall: Some(stall) };
+    let pipe = StallingPipe { written, stall: Some(stall) };
     let mut logging = Logging::build(&log("info", LogFormat::Json), pipe, Reader::Unknown, Arc::new(Fixed)).unwrap();
     logging.write().unwrap();
     let sent = 3000;
@@ -307,11 +307,11 @@ fn a_stalled_output_loses_lines_and_says_how_many() {
         }
     });
     let dropped = logging.dropped();
-    // One may be in the writer's hands and the rest fill the queue.
+    // The writer may have one line, and the others fill the queue.
     let kept = sent - dropped;
     assert!((CAPACITY.entries as u64..=CAPACITY.entries as u64 + 1).contains(&kept), "{kept}");
     drop(wake);
-    assert!(logging.control.shared.queue.close(Duration::from_secs(60)));
+    assert!(logging.control.access.queue.close(Duration::from_secs(60)));
     drop(logging);
     let text = String::from_utf8(reader.into_iter().flatten().collect()).unwrap();
     let reports: Vec<&str> = text.lines().filter(|line| line.contains("were dropped")).collect();
@@ -329,18 +329,18 @@ fn a_stalled_output_loses_lines_and_says_how_many() {
 fn a_stalled_output_does_not_hang_the_exit() {
     let (written, _reader) = mpsc::channel();
     let (_wake, stall) = mpsc::channel();
-    let pipe = Pipe { written, stall: Some(stall) };
+    let pipe = StallingPipe { written, stall: Some(stall) };
     let mut logging = Logging::build(&log("info", LogFormat::Text), pipe, Reader::Unknown, Arc::new(Fixed)).unwrap();
     logging.write().unwrap();
     dispatcher::with_default(logging.dispatch(), || info!("Line"));
-    // Would never come back if it waited for the writer.
+    // This would hang if it waited for the writer.
     drop(logging);
 }
 
 #[test]
 fn a_process_logs_once() {
     let log = log("off", LogFormat::Json);
-    // Another test of this process may have been first.
+    // Another test of this process may have started logs before.
     let first = start(&log, io::sink(), Reader::Unknown);
     assert!(matches!(start(&log, io::sink(), Reader::Unknown), Err(LogError::Started)));
     drop(first);

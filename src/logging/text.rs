@@ -1,26 +1,33 @@
-//! How a line begins: aligned and perhaps coloured for people, with a level for the journal, or as an object for machines.
+//! How a line begins: aligned and perhaps coloured for people, with a level for the journal, or as a JSON object for programs.
 //!
-//! Depends on nothing of ours. Pure.
+//! Pure: no clock, no I/O.
 
 use std::fmt;
 
 use tracing::Level;
 
-/// What a line is written for.
+const RESET: &str = "\x1b[0m";
+const DIM: &str = "\x1b[2m";
+const RED: &str = "\x1b[31m";
+const GREEN: &str = "\x1b[32m";
+const YELLOW: &str = "\x1b[33m";
+const BLUE: &str = "\x1b[34m";
+
+/// The form of a line, by its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// People: `2026-01-02T03:04:05.678Z INFO  message      key=value`.
+    /// Text for people: `2026-01-02T03:04:05.678Z INFO  message      key=value`.
     Text { colour: bool },
-    /// systemd's journal: `<6>message key=value`. It has a time of its own.
+    /// Text for systemd's journal, which adds the time: `<6>message key=value`.
     Journal,
-    /// Machines: one object per line.
+    /// JSON for programs: one object per line.
     Json,
 }
 
-/// Where fields begin, after messages that are no longer than this.
+/// The width of the column of messages; fields begin after it.
 const MESSAGE_WIDTH: usize = 16;
 
-/// Of a time with microseconds, so much is for people: milliseconds are enough.
+/// How many characters of a time people see: milliseconds are enough for them.
 const SHOWN_OF_TIME: usize = 23;
 
 const SPACES: &str = match std::str::from_utf8(&[b' '; MESSAGE_WIDTH]) {
@@ -29,7 +36,7 @@ const SPACES: &str = match std::str::from_utf8(&[b' '; MESSAGE_WIDTH]) {
 };
 
 impl Shape {
-    /// What stands before the message. `time`: as [`super::format::Timestamp`] has it.
+    /// Writes what stands before the message. `time`: the text of a [`super::format::Timestamp`].
     pub(super) fn open(self, time: &str, level: Level, to: &mut impl fmt::Write) -> fmt::Result {
         match self {
             Self::Text { colour } => {
@@ -43,7 +50,7 @@ impl Shape {
         }
     }
 
-    /// What is missing between a message of that many characters and the first field.
+    /// The padding between a message of this many characters and the first field.
     pub(super) fn gap(self, message: usize) -> &'static str {
         match self {
             Self::Text { .. } => &SPACES[message.min(MESSAGE_WIDTH)..],
@@ -51,12 +58,12 @@ impl Shape {
         }
     }
 
-    /// How a key of a text is painted.
+    /// The colour of a key.
     pub(super) fn key(self) -> Paint {
         Paint::new(self == Self::Text { colour: true }, DIM)
     }
 
-    /// How an HTTP status is painted.
+    /// The colour of an HTTP status.
     pub(super) fn status(self, status: u16) -> Paint {
         let code = match status {
             500.. => RED,
@@ -67,7 +74,7 @@ impl Shape {
     }
 }
 
-/// A colour, on with `{}` and off with `{:#}`; or nothing at all.
+/// A colour, or none. `{}` switches it on, `{:#}` off.
 #[derive(Clone, Copy)]
 pub(super) struct Paint(&'static str);
 
@@ -76,12 +83,12 @@ impl Paint {
         Self(if colour { code } else { "" })
     }
 
-    /// Before what is painted.
+    /// The escape sequence before the coloured text.
     pub(super) fn on(self) -> &'static str {
         self.0
     }
 
-    /// After it.
+    /// The escape sequence after the coloured text.
     pub(super) fn off(self) -> &'static str {
         if self.0.is_empty() { "" } else { RESET }
     }
@@ -93,13 +100,6 @@ impl fmt::Display for Paint {
     }
 }
 
-const RESET: &str = "\x1b[0m";
-const DIM: &str = "\x1b[2m";
-const RED: &str = "\x1b[31m";
-const GREEN: &str = "\x1b[32m";
-const YELLOW: &str = "\x1b[33m";
-const BLUE: &str = "\x1b[34m";
-
 fn of_level(level: Level) -> &'static str {
     match level {
         Level::ERROR => RED,
@@ -109,7 +109,7 @@ fn of_level(level: Level) -> &'static str {
     }
 }
 
-/// syslog's: error, warning, informational, debug.
+/// The priority in syslog's numbers: error, warning, informational, debug.
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,

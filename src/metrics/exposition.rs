@@ -1,7 +1,7 @@
-//! The metrics as text: every family with its name, its type and its series.
+//! The Prometheus encoding: every family with its name, its type and its series.
 //!
-//! The library writes the text; which series there are is said here. Counters that hardly anybody sees more than zero of
-//! are shown once they are used; the usual ones from the start, so that a rate sees the first one.
+//! `prometheus-client` writes the text; this file decides which series there are. The usual counters are shown from the start,
+//! so that a rate sees their first increment; the others are shown once they are not zero.
 
 use std::{
     fmt,
@@ -20,14 +20,15 @@ use prometheus_client::{
 };
 
 use super::{
-    ApiMetrics, Format, LoginOutcome, Metrics, Readings, RefusalReason, Reload, STATES, Vocabulary,
+    ApiMetrics, Format, Label, LoginOutcome, Metrics, Readings, RefusalScope, Reload, STATES,
     histogram::{Bounds, LATENCY, OVERHEAD, Observed},
+    labels::RequestLabels,
     lock,
     meter::{CLASSES, METHODS, Retry, class_of},
     process::Process,
 };
 
-/// Reads what has to be read now, and writes.
+/// Reads the process's own values, and encodes everything.
 pub(super) fn write(metrics: Arc<Metrics>, readings: Readings, format: Format) -> String {
     let scrape = Scrape { metrics, readings, process: Process::read() };
     let mut registry = Registry::default();
@@ -61,17 +62,17 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
-    /// Every API that was ever counted, with its name.
+    /// Every API that was in force since the start, with its name.
     fn apis(&self) -> Vec<(String, Arc<ApiMetrics>)> {
         lock(&self.metrics.apis).iter().map(|(name, api)| (name.clone(), Arc::clone(api))).collect()
     }
 
     fn requests(&self, page: &mut Page<'_, '_>) -> fmt::Result {
-        let (apis, vocabulary) = (self.apis(), &self.metrics.vocabulary);
+        let (apis, labels) = (self.apis(), &self.metrics.labels);
         let mut family = page.counter("careportals_sidecar_requests", "Requests that have ended, by the answer.")?;
         for (api, counts) in &apis {
             for (method, method_name) in METHODS.iter().enumerate() {
-                for (answer, status, code) in answers(vocabulary) {
+                for (answer, status, code) in answers(labels) {
                     let count = counts.requests(method, answer);
                     if count > 0 || (!api.is_empty() && code.is_empty() && is_usual(method_name, status)) {
                         family.count(&[("api", api), ("method", method_name), ("status", status), ("code", code)], count)?;
@@ -81,16 +82,16 @@ impl Scrape {
         }
         let mut family = page.counter("careportals_sidecar_refusals", "Requests that were not let through, by the reason.")?;
         for (api, counts) in &apis {
-            let about = if api.is_empty() { RefusalReason::OfNone } else { RefusalReason::OfApi };
-            for (place, code) in vocabulary.codes.iter().enumerate().filter(|(_, code)| code.refusal == Some(about)) {
-                let refused = (0..METHODS.len()).map(|method| counts.requests(method, CLASSES.len() + place)).sum();
+            let scope = if api.is_empty() { RefusalScope::NoApi } else { RefusalScope::Api };
+            for (index, code) in labels.codes.iter().enumerate().filter(|(_, code)| code.refused == Some(scope)) {
+                let refused = (0..METHODS.len()).map(|method| counts.requests(method, CLASSES.len() + index)).sum();
                 family.count(&[("api", api), ("reason", code.word)], refused)?;
             }
         }
         let mut family = page.counter("careportals_sidecar_retries", "Requests that were sent again, by the reason.")?;
         for (api, counts) in named(&apis) {
-            for (place, reason) in Retry::WORDS.iter().enumerate() {
-                family.count(&[("api", api), ("reason", reason)], counts.retries(place))?;
+            for reason in Retry::ALL {
+                family.count(&[("api", api), ("reason", reason.as_str())], counts.retries(*reason))?;
             }
         }
         let mut family =
@@ -100,12 +101,14 @@ impl Scrape {
         }
         let mut family = page.counter("careportals_sidecar_answers_cut", "Answers that ended early, by the reason.")?;
         for (api, counts) in named(&apis) {
-            for (place, reason) in vocabulary.cuts.iter().enumerate() {
-                family.count(&[("api", api), ("reason", reason)], counts.cuts(place))?;
+            for (index, reason) in labels.cuts.iter().enumerate() {
+                family.count(&[("api", api), ("reason", reason)], counts.cuts(index))?;
             }
         }
-        let mut family =
-            page.gauge("careportals_sidecar_requests_in_flight", "Requests that were admitted and have not ended yet.")?;
+        let mut family = page.gauge(
+            "careportals_sidecar_requests_in_flight",
+            "Requests that were let through and have not ended yet, tunnels and event streams included.",
+        )?;
         for api in &self.readings.apis {
             family.gauge(&[("api", &api.name)], &(api.in_flight as u64))?;
         }
@@ -118,8 +121,8 @@ impl Scrape {
     }
 
     fn durations(&self, page: &mut Page<'_, '_>) -> fmt::Result {
-        type Choice = fn(&ApiMetrics) -> Observed;
-        let families: [(&str, &str, &Bounds, Choice); 3] = [
+        type ReadHistogram = fn(&ApiMetrics) -> Observed;
+        let families: [(&str, &str, &Bounds, ReadHistogram); 3] = [
             (
                 "careportals_sidecar_request_duration_seconds",
                 "From the arrival of a request's head to the end of its answer; tunnels are left out.",
@@ -140,10 +143,10 @@ impl Scrape {
             ),
         ];
         let apis = self.apis();
-        for (name, help, bounds, choice) in families {
+        for (name, help, bounds, read) in families {
             let mut family = page.begin(name, help, MetricType::Histogram)?;
             for (api, counts) in named(&apis) {
-                let observed = choice(counts);
+                let observed = read(counts);
                 let labels = [("api", api)];
                 family.0.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
                     observed.sum(),
@@ -200,7 +203,7 @@ impl Scrape {
         };
         let mut family = page.counter("careportals_sidecar_logins", "Log-ins and refreshes that have ended, by the outcome.")?;
         for (account, counts) in &accounts {
-            family.each("outcome", ("account", account), &LoginOutcome::WORDS, &counts.logins)?;
+            family.each::<LoginOutcome>("outcome", ("account", account), &counts.logins)?;
         }
         Ok(())
     }
@@ -209,8 +212,8 @@ impl Scrape {
         let mut family = page.counter("careportals_sidecar_log_lines_dropped", "Log lines that standard output did not take.")?;
         family.count(&[], self.readings.log_lines_dropped)?;
         let mut family = page.counter("careportals_sidecar_reloads", "Reloads of the settings, by the outcome.")?;
-        for (outcome, count) in Reload::WORDS.iter().zip(&self.metrics.reloads) {
-            family.count(&[("outcome", outcome)], count.load(Ordering::Relaxed))?;
+        for (outcome, count) in Reload::ALL.iter().zip(&self.metrics.reloads) {
+            family.count(&[("outcome", outcome.as_str())], count.load(Ordering::Relaxed))?;
         }
         let mut family = page.begin("careportals_sidecar_build", "What is running.", MetricType::Info)?;
         family.0.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
@@ -238,30 +241,30 @@ fn named(apis: &[(String, Arc<ApiMetrics>)]) -> impl Iterator<Item = (&str, &Api
     apis.iter().filter(|(name, _)| !name.is_empty()).map(|(name, api)| (name.as_str(), &**api))
 }
 
-/// Everything that can come of a request: its place, the class of its status, and a problem's code.
-fn answers(vocabulary: &Vocabulary) -> impl Iterator<Item = (usize, &'static str, &'static str)> {
+/// All answers that a request can get: the index, the class of the status, and the code of the problem.
+fn answers(labels: &RequestLabels) -> impl Iterator<Item = (usize, &'static str, &'static str)> {
     let classes = CLASSES.iter().map(|class| (*class, ""));
-    let codes = vocabulary.codes.iter().map(|code| (CLASSES[class_of(code.status)], code.word));
-    classes.chain(codes).enumerate().map(|(place, (status, code))| (place, status, code))
+    let codes = labels.codes.iter().map(|code| (CLASSES[class_of(code.status)], code.word));
+    classes.chain(codes).enumerate().map(|(index, (status, code))| (index, status, code))
 }
 
-/// What most APIs answer sooner or later.
+/// Whether most APIs answer such a request sooner or later.
 fn is_usual(method: &str, status: &str) -> bool {
     matches!(method, "GET" | "POST" | "PUT" | "PATCH" | "DELETE") && matches!(status, "2xx" | "4xx" | "5xx")
 }
 
-/// In whole seconds: made of two clocks that are read one after the other, it would differ a little each time, and what
-/// counts changes would count them.
+/// The time in whole seconds. Such a time is made of two clocks that are read one after the other, so its fraction differs each
+/// time, and a rule that counts changes would count that.
 fn unix_time(at: SystemTime) -> u64 {
     let exact = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     exact.saturating_add(Duration::from_millis(500)).as_secs()
 }
 
-/// Families, one after the other.
+/// Encodes families, one after the other.
 struct Page<'p, 'e>(&'p mut DescriptorEncoder<'e>);
 
 impl Page<'_, '_> {
-    /// The library appends a unit to the name by itself, and `_total` or `_info`.
+    /// Begins a family. The library appends the unit to the name, and `_total` or `_info`.
     fn begin<'f>(&'f mut self, name: &'f str, help: &str, kind: MetricType) -> Result<Family<'f>, fmt::Error> {
         let units = [("_seconds", &Unit::Seconds), ("_bytes", &Unit::Bytes)];
         let unit = units.into_iter().find_map(|(suffix, unit)| Some((name.strip_suffix(suffix)?, unit)));
@@ -278,7 +281,7 @@ impl Page<'_, '_> {
     }
 }
 
-/// A metric's series, one after the other.
+/// Encodes the series of a family, one after the other.
 struct Family<'f>(MetricEncoder<'f>);
 
 impl Family<'_> {
@@ -290,10 +293,10 @@ impl Family<'_> {
         self.0.encode_family(&labels)?.encode_gauge(value)
     }
 
-    /// A counter for each of `words`.
-    fn each(&mut self, label: &str, of: (&str, &str), words: &[&str], counts: &[AtomicU64]) -> fmt::Result {
-        for (word, count) in words.iter().zip(counts) {
-            self.count(&[of, (label, word)], count.load(Ordering::Relaxed))?;
+    /// Encodes a counter for each value of the label `Value`.
+    fn each<Value: Label>(&mut self, label: &str, of: (&str, &str), counts: &[AtomicU64]) -> fmt::Result {
+        for (value, count) in Value::ALL.iter().zip(counts) {
+            self.count(&[of, (label, value.as_str())], count.load(Ordering::Relaxed))?;
         }
         Ok(())
     }

@@ -1,17 +1,17 @@
-//! Which of the two texts a scraper gets. Pure.
+//! Chooses the text format that a scraper gets. Pure: no clock, no I/O.
 
 /// A text format for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// OpenMetrics 1.0.0, for who asks for it; Prometheus does.
+    /// OpenMetrics 1.0.0, for scrapers that ask for it, like Prometheus.
     OpenMetrics,
-    /// Prometheus' own, 0.0.4, which everything reads.
+    /// Prometheus' text format 0.0.4, which every scraper reads.
     Prometheus,
 }
 
 impl Format {
-    /// By the values of a request's `Accept` lines (RFC 9110, 12.5.1): OpenMetrics when it is asked for by name in a version
-    /// that we write, and nothing else of ours is preferred.
+    /// Chooses by the values of a request's `Accept` lines (RFC 9110, 12.5.1): OpenMetrics when the scraper names it, in a
+    /// version that we write, and does not prefer the other format.
     pub fn accepted<'a>(lines: impl IntoIterator<Item = &'a str>) -> Self {
         let (mut open, mut classic) = (0, 0);
         for range in lines.into_iter().flat_map(|line| line.split(',')) {
@@ -23,7 +23,7 @@ impl Format {
             };
             let quality = of("q").map_or(Some(1000), thousandths).unwrap_or_default();
             if kind.eq_ignore_ascii_case("application/openmetrics-text") {
-                // 0.0.1 was the draft, and reads the same.
+                // A parser of the draft, 0.0.1, reads 1.0.0, too.
                 if matches!(of("version"), None | Some("1.0.0" | "0.0.1")) {
                     open = open.max(quality);
                 }
@@ -34,7 +34,7 @@ impl Format {
         if open > 0 && open >= classic { Self::OpenMetrics } else { Self::Prometheus }
     }
 
-    /// The answer's `Content-Type`.
+    /// The `Content-Type` of the format.
     #[must_use]
     pub const fn content_type(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl Format {
     }
 }
 
-/// A quality value in thousandths; it has three digits at most.
+/// A quality value in thousandths; its fraction has at most three digits.
 fn thousandths(value: &str) -> Option<u32> {
     let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
     let whole: u32 = whole.parse().ok().filter(|whole| *whole <= 1)?;
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openmetrics_is_for_those_who_ask_for_it() {
+    fn openmetrics_is_for_scrapers_that_ask_for_it() {
         use Format::{OpenMetrics, Prometheus};
         let old = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
                    text/plain;version=0.0.4;q=0.5,*/*;q=0.1";

@@ -1,26 +1,26 @@
-//! Durations in buckets that can be read back, and quantiles of them.
+//! Histograms of durations whose buckets can be read, and quantiles of them.
 //!
-//! The library's own histogram takes a lock for each observation and shows nothing but text.
+//! `prometheus-client` has a histogram, too, but that one takes a lock for each observation and its buckets can't be read.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-/// Buckets of a histogram; the last one has no upper bound.
+/// The number of a histogram's buckets; the last bucket has no upper bound.
 pub const BUCKETS: usize = 17;
 
-/// How many observations fell into each bucket, and into no smaller one.
+/// How many observations each bucket holds. An observation is in one bucket only.
 pub type Buckets = [u64; BUCKETS];
 
-/// The upper bounds of all but the last one, in nanoseconds.
+/// The upper bounds of all buckets but the last one, in nanoseconds.
 pub(super) type Bounds = [u64; BUCKETS - 1];
 
 const MICRO: u64 = 1_000;
 const MILLI: u64 = 1_000 * MICRO;
 const SECOND: u64 = 1_000 * MILLI;
 
-/// What a proxy on loopback takes, up to what only trouble takes.
+/// Bounds for the sidecar's own time, from microseconds to what only a fault takes.
 pub(super) const OVERHEAD: Bounds = [
     5 * MICRO,
     10 * MICRO,
@@ -40,7 +40,7 @@ pub(super) const OVERHEAD: Bounds = [
     SECOND,
 ];
 
-/// What an API takes, up to the longest time-outs that make sense.
+/// Bounds for the time of an API, up to the longest useful time-outs.
 pub(super) const LATENCY: Bounds = [
     MILLI,
     2_500 * MICRO,
@@ -60,16 +60,16 @@ pub(super) const LATENCY: Bounds = [
     300 * SECOND,
 ];
 
-/// Counts durations. Each observation is two additions.
+/// A histogram of durations. Each observation is two additions.
 #[derive(Debug)]
 pub(super) struct Histogram {
     bounds: &'static Bounds,
     counts: [AtomicU64; BUCKETS],
-    /// Nanoseconds. They begin anew after 584 years of waiting, which a scraper takes for a restart.
+    /// The sum in nanoseconds. It wraps after 584 years, which a scraper takes for a restart.
     sum: AtomicU64,
 }
 
-/// What several of them hold together.
+/// The sum of several histograms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Observed {
     pub(super) buckets: Buckets,
@@ -83,9 +83,9 @@ impl Histogram {
 
     pub(super) fn observe(&self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        // A bound is part of its bucket.
-        let place = self.bounds.partition_point(|bound| *bound < nanos);
-        self.counts[place].fetch_add(1, Ordering::Relaxed);
+        // An upper bound belongs to its bucket.
+        let bucket = self.bounds.partition_point(|bound| *bound < nanos);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         self.sum.fetch_add(nanos, Ordering::Relaxed);
     }
 
@@ -102,43 +102,44 @@ impl Observed {
         self.buckets.iter().sum()
     }
 
-    /// In seconds.
+    /// The sum in seconds.
     pub(super) fn sum(&self) -> f64 {
         seconds(self.sum)
     }
 
-    /// With upper bounds in seconds.
+    /// The buckets, each with its upper bound in seconds.
     pub(super) fn bounded(&self, bounds: &Bounds) -> [(f64, u64); BUCKETS] {
-        let bound = |place: usize| bounds.get(place).map_or(f64::INFINITY, |bound| seconds(*bound));
-        std::array::from_fn(|place| (bound(place), self.buckets[place]))
+        let bound = |bucket: usize| bounds.get(bucket).map_or(f64::INFINITY, |bound| seconds(*bound));
+        std::array::from_fn(|bucket| (bound(bucket), self.buckets[bucket]))
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a float has 53 bits: a second in three months of waiting is a microsecond off")]
+#[expect(clippy::cast_precision_loss, reason = "a float has 53 bits: a sum of three months is off by a microsecond at most")]
 fn seconds(nanos: u64) -> f64 {
     nanos as f64 / SECOND as f64
 }
 
-/// The duration that the part `of` (0 to 1) of all requests between two readings of [`Totals`](super::Totals) took at most,
-/// as Prometheus' `histogram_quantile` estimates it: evenly spread within a bucket, and the largest bound for what is above
-/// it. `None` when there were no requests.
+/// Estimates the quantile `of` (0 to 1) of the durations between two readings of [`Totals`](super::Totals).
+///
+/// It does so like Prometheus' `histogram_quantile`: it takes durations for evenly spread within a bucket, and returns the
+/// largest bound for durations above it. `None` when there were no requests.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "counts of minutes")]
 pub fn quantile(of: f64, from: &Buckets, to: &Buckets) -> Option<Duration> {
-    let counts: Buckets = std::array::from_fn(|place| to[place].saturating_sub(from[place]));
+    let counts: Buckets = std::array::from_fn(|bucket| to[bucket].saturating_sub(from[bucket]));
     let all: u64 = counts.iter().sum();
     if all == 0 {
         return None;
     }
     let rank = of.clamp(0.0, 1.0) * all as f64;
     let mut below = 0;
-    let place = counts.iter().position(|count| {
+    let bucket = counts.iter().position(|count| {
         below += count;
         *count > 0 && below as f64 >= rank
     })?;
-    let Some(upper) = LATENCY.get(place) else { return LATENCY.last().copied().map(Duration::from_nanos) };
-    let lower = place.checked_sub(1).map_or(0, |place| LATENCY[place]);
-    let count = counts[place];
+    let Some(upper) = LATENCY.get(bucket) else { return LATENCY.last().copied().map(Duration::from_nanos) };
+    let lower = bucket.checked_sub(1).map_or(0, |lower| LATENCY[lower]);
+    let count = counts[bucket];
     let part = (rank - (below - count) as f64) / count as f64;
     Some(Duration::from_nanos(lower) + Duration::from_nanos(upper - lower).mul_f64(part.clamp(0.0, 1.0)))
 }
@@ -151,8 +152,8 @@ mod tests {
 
     fn buckets(of: &[(usize, u64)]) -> Buckets {
         let mut buckets = Buckets::default();
-        for (place, count) in of {
-            buckets[*place] = *count;
+        for (bucket, count) in of {
+            buckets[*bucket] = *count;
         }
         buckets
     }
@@ -190,15 +191,15 @@ mod tests {
     }
 
     #[test]
-    fn a_quantile_is_of_what_came_between_two_readings() {
+    fn a_quantile_is_of_the_durations_between_two_readings() {
         let none = Buckets::default();
         assert_eq!(quantile(0.5, &none, &none), None);
         let before = buckets(&[(0, 7), (16, 3)]);
         assert_eq!(quantile(0.5, &before, &before), None, "nothing came");
         let millis = |part, to: &[(usize, u64)]| {
             let mut after = before;
-            for (place, count) in to {
-                after[*place] += count;
+            for (bucket, count) in to {
+                after[*bucket] += count;
             }
             quantile(part, &before, &after).unwrap().as_micros()
         };
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_that_lies_behind_counts_nothing() {
+    fn a_later_reading_with_lower_counts_has_no_quantile() {
         assert_eq!(quantile(0.5, &buckets(&[(2, 9)]), &buckets(&[(2, 3)])), None);
     }
 

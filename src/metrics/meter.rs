@@ -1,5 +1,6 @@
-//! What one API's requests and connections are counted by. Each worker counts in memory of its own, which no other one
-//! writes: a count that all of them shared would travel from core to core with every request.
+//! Counts one API's requests and connections, in a [`Meter`] per worker.
+//!
+//! Each worker counts in memory that no other worker writes: a shared count would move from core to core with every request.
 
 use std::{
     num::NonZeroUsize,
@@ -13,46 +14,55 @@ use std::{
 use http::Method;
 
 use super::{
-    Vocabulary,
     histogram::{Buckets, Histogram, LATENCY, OVERHEAD, Observed},
+    labels::{Label, ProblemLabel, RequestLabels, label},
 };
 
-/// An API over all workers.
+/// The nine registered methods, and `OTHER` for the rest.
+pub(super) const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "OTHER"];
+
+/// The classes of HTTP statuses.
+pub(super) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// The status of a request that has become a tunnel (RFC 9110, 15.2.2).
+const SWITCHING_PROTOCOLS: u16 = 101;
+
+/// The metrics of one API: a meter per worker.
 #[derive(Debug)]
 pub struct ApiMetrics(Box<[Arc<Meter>]>);
 
-/// Sums since the start, to be compared with earlier ones.
+/// Sums since the start of the process; two of them can be compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// That have ended.
+    /// Requests that have ended.
     pub requests: u64,
-    /// Answered by a 5xx, ours or upstream's.
+    /// Requests that were answered with a 5xx, by us or by the upstream.
     pub errors: u64,
-    /// How long they took; for [`quantile`](super::quantile). Tunnels are left out.
+    /// The requests' durations, for [`quantile`](super::quantile). Tunnels are left out.
     pub durations: Buckets,
 }
 
 impl ApiMetrics {
-    pub(super) fn new(workers: NonZeroUsize, vocabulary: &Vocabulary) -> Self {
-        Self((0..workers.get()).map(|_| Arc::new(Meter::new(vocabulary))).collect())
+    pub(super) fn new(workers: NonZeroUsize, labels: &RequestLabels) -> Self {
+        Self((0..workers.get()).map(|_| Arc::new(Meter::new(labels))).collect())
     }
 
-    /// What the worker with that number counts by.
+    /// The meter of the worker with this number.
     #[must_use]
     pub fn meter(&self, worker: usize) -> Arc<Meter> {
         // There is at least one.
         Arc::clone(&self.0[worker % self.0.len()])
     }
 
-    /// Some hundred loads.
+    /// Sums the meters, which takes some hundred loads.
     #[must_use]
     pub fn totals(&self) -> Totals {
         let mut totals = Totals { durations: self.observed(|meter| &meter.duration).buckets, ..Totals::default() };
         for meter in &self.0 {
-            for (place, count) in meter.counts.iter().enumerate() {
+            for (index, count) in meter.counts.iter().enumerate() {
                 let count = count.load(Ordering::Relaxed);
                 totals.requests += count;
-                if meter.statuses[place % meter.statuses.len()] >= 500 {
+                if meter.statuses[index % meter.statuses.len()] >= 500 {
                     totals.errors += count;
                 }
             }
@@ -60,13 +70,13 @@ impl ApiMetrics {
         totals
     }
 
-    /// Requests with a method and an answer, each by its place.
+    /// Requests with this method and this answer, given by their indexes.
     pub(super) fn requests(&self, method: usize, answer: usize) -> u64 {
         self.sum(|meter| meter.counts.get(method * meter.statuses.len() + answer))
     }
 
-    pub(super) fn retries(&self, reason: usize) -> u64 {
-        self.sum(|meter| meter.retries.get(reason))
+    pub(super) fn retries(&self, reason: Retry) -> u64 {
+        self.sum(|meter| meter.retries.get(reason.index()))
     }
 
     pub(super) fn redactions(&self) -> u64 {
@@ -89,11 +99,11 @@ impl ApiMetrics {
         self.observed(|meter| &meter.overhead)
     }
 
-    /// Connections to upstream: active, idle.
+    /// The numbers of active and of idle connections to upstream.
     #[must_use]
     pub fn connections(&self) -> (u64, u64) {
         let idle = self.sum(|meter| Some(&meter.idle));
-        // What was read apart may not fit together.
+        // The counts are read one after the other, so the difference could be negative.
         (self.sum(|meter| Some(&meter.open)).saturating_sub(idle), idle)
     }
 
@@ -110,61 +120,55 @@ impl ApiMetrics {
     }
 }
 
-/// One worker's counts of an API.
-// A cache line of its own, and the one that is fetched along with it.
+/// One worker's metrics of an API.
+// The alignment gives it a cache line of its own, and the one that is fetched along with it.
 #[repr(align(128))]
 #[derive(Debug)]
 pub struct Meter {
-    /// By method, and there by answer: the classes of statuses, then the problems' codes.
+    /// Requests, by method, then by answer: the classes of statuses, then the codes of problems.
     counts: Box<[AtomicU64]>,
-    /// Of each answer; of a class the first one.
+    /// The status of each answer; for a class, its first status.
     statuses: Box<[u16]>,
     duration: Histogram,
     first_byte: Histogram,
     overhead: Histogram,
-    retries: [AtomicU64; Retry::WORDS.len()],
+    retries: [AtomicU64; Retry::ALL.len()],
     redactions: AtomicU64,
     cuts: Box<[AtomicU64]>,
-    /// Connections to upstream.
+    /// All connections to upstream.
     open: AtomicU64,
-    /// Those of them without an exchange.
+    /// The connections to upstream that have no exchange.
     idle: AtomicU64,
 }
 
 /// A request that has ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended<'a> {
-    /// Counted as `OTHER` unless it is registered.
+pub struct Ended<'a, Code, Cut> {
+    /// The method, counted as `OTHER` unless it is registered.
     pub method: &'a Method,
-    /// Of the answer.
+    /// The status of the answer.
     pub status: u16,
-    /// Its place among the codes of the [`Vocabulary`], when the answer is a problem.
-    pub code: Option<usize>,
-    /// The reason's place among the cuts of the [`Vocabulary`], when the answer ended early.
-    pub cut: Option<usize>,
-    /// From the head's arrival to the answer's end.
+    /// The problem's code, when the answer is a problem.
+    pub code: Option<Code>,
+    /// The reason why the answer ended early, when it did.
+    pub cut: Option<Cut>,
+    /// The time from the arrival of the request's head to the end of the answer.
     pub duration: Duration,
-    /// From the head's arrival to the upstream's head.
+    /// The time from the arrival of the request's head to the head of the upstream's answer.
     pub first_byte: Option<Duration>,
 }
 
-/// Why a request is sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// Its connection failed.
-    Connection,
-    /// Its bearer was refused.
-    Bearer,
+label! {
+    /// Why a request is sent again.
+    pub enum Retry {
+        /// Its connection failed.
+        Connection = "connection",
+        /// Its bearer was refused.
+        Bearer = "bearer",
+    }
 }
 
-impl Retry {
-    pub(super) const WORDS: [&str; 2] = ["connection", "bearer"];
-}
-
-/// The registered nine, and the rest.
-pub(super) const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "OTHER"];
-
-fn place_of(method: &Method) -> usize {
+fn index_of(method: &Method) -> usize {
     match *method {
         Method::GET => 0,
         Method::HEAD => 1,
@@ -179,10 +183,7 @@ fn place_of(method: &Method) -> usize {
     }
 }
 
-/// Classes of statuses.
-pub(super) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-
-/// RFC 9110, 15: what is no status is taken for a 5xx.
+/// The index of a status' class. A number that is no status counts as 5xx (RFC 9110, 15).
 pub(super) fn class_of(status: u16) -> usize {
     match status {
         100..200 => 0,
@@ -193,15 +194,10 @@ pub(super) fn class_of(status: u16) -> usize {
     }
 }
 
-/// RFC 9110, 15.2.2: the request has become a tunnel.
-const SWITCHING_PROTOCOLS: u16 = 101;
-
 impl Meter {
-    /// Counts nothing yet.
-    #[must_use]
-    pub fn new(vocabulary: &Vocabulary) -> Self {
+    pub(super) fn new(labels: &RequestLabels) -> Self {
         let statuses: Box<[u16]> =
-            [100, 200, 300, 400, 500].into_iter().chain(vocabulary.codes.iter().map(|code| code.status)).collect();
+            [100, 200, 300, 400, 500].into_iter().chain(labels.codes.iter().map(|code| code.status)).collect();
         let zeros = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect::<Box<[AtomicU64]>>();
         Self {
             counts: zeros(METHODS.len() * statuses.len()),
@@ -211,47 +207,45 @@ impl Meter {
             overhead: Histogram::new(&OVERHEAD),
             retries: Default::default(),
             redactions: AtomicU64::new(0),
-            cuts: zeros(vocabulary.cuts.len()),
+            cuts: zeros(labels.cuts.len()),
             open: AtomicU64::new(0),
             idle: AtomicU64::new(0),
         }
     }
 
-    /// Counts a request that has ended. How long a tunnel lasts says nothing of the upstream, and is left out.
-    pub fn ended(&self, ended: &Ended<'_>) {
-        let answer = match ended.code {
-            Some(code) if CLASSES.len() + code < self.statuses.len() => CLASSES.len() + code,
-            _ => class_of(ended.status),
-        };
-        let place = place_of(ended.method) * self.statuses.len() + answer;
-        self.counts[place].fetch_add(1, Ordering::Relaxed);
+    /// Counts a request that has ended. `Code` and `Cut` are the types that the [`Metrics`](super::Metrics) were made for. The
+    /// duration of a tunnel says nothing about the upstream and is left out.
+    pub fn ended<Code: ProblemLabel, Cut: Label>(&self, ended: &Ended<'_, Code, Cut>) {
+        let answer = ended.code.map_or_else(|| class_of(ended.status), |code| CLASSES.len() + code.index());
+        let index = index_of(ended.method) * self.statuses.len() + answer;
+        self.counts[index].fetch_add(1, Ordering::Relaxed);
         if ended.status != SWITCHING_PROTOCOLS {
             self.duration.observe(ended.duration);
         }
         if let Some(first_byte) = ended.first_byte {
             self.first_byte.observe(first_byte);
         }
-        if let Some(cut) = ended.cut.and_then(|cut| self.cuts.get(cut)) {
+        if let Some(cut) = ended.cut.and_then(|cut| self.cuts.get(cut.index())) {
             cut.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// The head of an answer is ready, and so much of the time since the request's was ours.
+    /// Observes how much of the time between the heads of a request and its answer the sidecar itself took.
     pub fn spent(&self, overhead: Duration) {
         self.overhead.observe(overhead);
     }
 
-    /// A request is sent again.
+    /// Counts a request that is sent again.
     pub fn retried(&self, reason: Retry) {
-        self.retries[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.retries[reason.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// So many headers of an answer held the token.
+    /// Counts headers of an answer that held the token.
     pub fn redacted(&self, headers: u64) {
         self.redactions.fetch_add(headers, Ordering::Relaxed);
     }
 
-    /// There is a new connection to upstream, for an exchange. It counts until what is returned is dropped.
+    /// Counts a new connection to upstream, which is active at first, until the gauge is dropped.
     #[must_use]
     pub fn connected(self: &Arc<Self>) -> ConnectionGauge {
         self.open.fetch_add(1, Ordering::Relaxed);
@@ -259,7 +253,7 @@ impl Meter {
     }
 }
 
-/// A connection to upstream that counts.
+/// Counts one connection to upstream, as active or as idle, until it is dropped.
 #[derive(Debug)]
 pub struct ConnectionGauge {
     meter: Arc<Meter>,
@@ -267,7 +261,7 @@ pub struct ConnectionGauge {
 }
 
 impl ConnectionGauge {
-    /// Whether it has no exchange now.
+    /// Notes whether the connection has no exchange now.
     pub fn set_idle(&self, idle: bool) {
         if self.idle.swap(idle, Ordering::Relaxed) != idle {
             let count = &self.meter.idle;

@@ -1,14 +1,14 @@
-//! What is counted, and the text that tells it to Prometheus.
+//! Metrics and their Prometheus encoding.
 //!
-//! Depends on nothing of ours: what is counted comes in as words, numbers and times. There is no state but a [`Metrics`].
-//! Guarantees: no label ever holds anything of a request but a registered method's name, the class of a status and words
-//! of ours; counting takes no lock, allocates nothing and touches memory of one worker only; a counter lives as long as the
-//! process, so that a reload, or an API that comes back, goes on where it was. `docs/metrics.md` is held against this module
-//! by a test.
+//! The only state is a [`Metrics`]. Guarantees: of a request, a label holds only the name of a registered method, the class of
+//! a status, and words of our own; counting takes no lock, allocates nothing, and touches memory of one worker only; a counter
+//! lives as long as the process, so an API that comes back with a reload goes on counting where it was. A test compares
+//! `docs/metrics.md` with this module.
 
 mod exposition;
 mod format;
 mod histogram;
+mod labels;
 mod meter;
 mod process;
 
@@ -24,82 +24,57 @@ use std::{
 
 pub use format::Format;
 pub use histogram::{BUCKETS, Buckets, quantile};
+use labels::RequestLabels;
+pub(crate) use labels::label;
+pub use labels::{Label, ProblemLabel, RefusalScope};
 pub use meter::{ApiMetrics, ConnectionGauge, Ended, Meter, Retry, Totals};
 
-/// The states that an account can be in.
+/// The states of an account.
 pub const STATES: [&str; 6] = ["logged_out", "logging_in", "ready", "refreshing", "backing_off", "rejected"];
 
-/// Words that become labels and that others know: they are counted by their place in these lists.
-#[derive(Clone, Debug, Default)]
-pub struct Vocabulary {
-    /// Of problems.
-    pub codes: Vec<CodeWord>,
-    /// Why answers are cut.
-    pub cuts: Vec<&'static str>,
-}
-
-/// A problem's code.
-#[derive(Clone, Copy, Debug)]
-pub struct CodeWord {
-    /// As users see it.
-    pub word: &'static str,
-    /// The answer's.
-    pub status: u16,
-    /// Why a request was not let through.
-    pub refusal: Option<RefusalReason>,
-}
-
-/// Whose requests a refusal is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusalReason {
-    /// Those of an API.
-    OfApi,
-    /// Those that no API is for.
-    OfNone,
-}
-
-/// Everything that is counted. One per daemon.
+/// All metrics of one daemon.
 #[derive(Debug)]
 pub struct Metrics {
     workers: NonZeroUsize,
-    vocabulary: Vocabulary,
+    labels: RequestLabels,
     apis: Mutex<BTreeMap<String, Arc<ApiMetrics>>>,
     accounts: Mutex<BTreeMap<String, Arc<AccountMetrics>>>,
-    reloads: [AtomicU64; 2],
+    reloads: [AtomicU64; Reload::ALL.len()],
 }
 
 impl Metrics {
-    /// For so many workers.
+    /// Makes the metrics of a daemon with this number of workers. `Code` and `Cut` are the types of [`Ended::code`] and
+    /// [`Ended::cut`].
     #[must_use]
-    pub fn new(workers: NonZeroUsize, vocabulary: Vocabulary) -> Arc<Self> {
+    pub fn new<Code: ProblemLabel, Cut: Label>(workers: NonZeroUsize) -> Arc<Self> {
         let (apis, accounts) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { workers, vocabulary, apis, accounts, reloads: Default::default() })
+        Arc::new(Self { workers, labels: RequestLabels::new::<Code, Cut>(), apis, accounts, reloads: Default::default() })
     }
 
-    /// What is counted of the API with that name; `""` stands for requests that no API is for.
+    /// The metrics of the API with this name; `""` stands for requests that no API is for.
     #[must_use]
     pub fn api(&self, name: &str) -> Arc<ApiMetrics> {
         let mut apis = lock(&self.apis);
         if let Some(known) = apis.get(name) {
             return Arc::clone(known);
         }
-        let new = Arc::new(ApiMetrics::new(self.workers, &self.vocabulary));
+        let new = Arc::new(ApiMetrics::new(self.workers, &self.labels));
         apis.insert(name.to_owned(), Arc::clone(&new));
         new
     }
 
-    /// What is counted of the account with that name.
+    /// The metrics of the account with this name.
     #[must_use]
     pub fn account(&self, name: &str) -> Arc<AccountMetrics> {
         Arc::clone(lock(&self.accounts).entry(name.to_owned()).or_default())
     }
 
-    /// A reload has ended.
+    /// Counts a reload that has ended.
     pub fn reloaded(&self, outcome: Reload) {
-        self.reloads[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        self.reloads[outcome.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// All of it as text.
+    /// Encodes all metrics as text.
     #[must_use]
     pub fn encode(self: &Arc<Self>, readings: Readings, format: Format) -> String {
         exposition::write(Arc::clone(self), readings, format)
@@ -107,104 +82,98 @@ impl Metrics {
 }
 
 fn lock<T>(map: &Mutex<T>) -> MutexGuard<'_, T> {
-    // An entry is there or is not.
+    // Nothing panics between two changes of a map.
     map.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How a reload ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reload {
-    /// The settings are in force.
-    Done,
-    /// They were refused, and nothing has changed.
-    Refused,
-}
-
-impl Reload {
-    const WORDS: [&str; 2] = ["ok", "refused"];
-}
-
-/// What is counted of one account.
-#[derive(Debug, Default)]
-pub struct AccountMetrics {
-    logins: [AtomicU64; LoginOutcome::WORDS.len()],
-}
-
-impl AccountMetrics {
-    /// A log-in, or a refresh, has ended.
-    pub fn logged_in(&self, outcome: LoginOutcome) {
-        self.logins[outcome as usize].fetch_add(1, Ordering::Relaxed);
+label! {
+    /// How a reload ended.
+    pub enum Reload {
+        /// The settings are in force.
+        Done = "ok",
+        /// The settings were refused, and nothing has changed.
+        Refused = "refused",
     }
 }
 
-/// How a log-in ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoginOutcome {
-    /// With a token.
-    Ok,
-    /// The server said no.
-    Refused,
-    /// The server asked for fewer log-ins.
-    Throttled,
-    /// There was no answer, or the server's own failure.
-    Unreachable,
-    /// An answer without a usable token.
-    Malformed,
-    /// A source gave no credentials.
-    NoCredentials,
-    /// Not within its time.
-    TimedOut,
+/// The metrics of one account.
+#[derive(Debug, Default)]
+pub struct AccountMetrics {
+    logins: [AtomicU64; LoginOutcome::ALL.len()],
 }
 
-impl LoginOutcome {
-    const WORDS: [&str; 7] = ["ok", "refused", "throttled", "unreachable", "malformed", "no_credentials", "timed_out"];
+impl AccountMetrics {
+    /// Counts a log-in, or a refresh, that has ended.
+    pub fn logged_in(&self, outcome: LoginOutcome) {
+        self.logins[outcome.index()].fetch_add(1, Ordering::Relaxed);
+    }
 }
 
-/// What is read when it is asked for, because it is kept elsewhere.
+label! {
+    /// How a log-in ended.
+    pub enum LoginOutcome {
+        /// It gave a token.
+        Ok = "ok",
+        /// The server refused the credentials.
+        Refused = "refused",
+        /// The server asked for fewer log-ins.
+        Throttled = "throttled",
+        /// The server did not answer, or failed itself.
+        Unreachable = "unreachable",
+        /// The server's answer holds no usable token.
+        Malformed = "malformed",
+        /// A source gave no credentials.
+        NoCredentials = "no_credentials",
+        /// The log-in took too long.
+        TimedOut = "timed_out",
+    }
+}
+
+/// Values that other modules keep, read at the time of a scrape.
 #[derive(Clone, Debug)]
 pub struct Readings {
     /// When the process began.
     pub started_at: SystemTime,
-    /// Those in force.
+    /// The APIs in force.
     pub apis: Vec<ApiReading>,
-    /// Those in force.
+    /// The accounts in force.
     pub accounts: Vec<AccountReading>,
-    /// Those in force.
+    /// The listen addresses in force.
     pub listeners: Vec<ListenerReading>,
-    /// Since the start.
+    /// Log lines dropped since the start.
     pub log_lines_dropped: u64,
 }
 
-/// An API as it is now.
+/// The gauges of an API.
 #[derive(Clone, Debug)]
 pub struct ApiReading {
-    /// As in the settings.
+    /// The name in the settings.
     pub name: String,
-    /// Requests.
+    /// Requests in flight.
     pub in_flight: usize,
-    /// At most so many.
+    /// The limit of requests in flight.
     pub in_flight_max: usize,
 }
 
-/// An account as it is now.
+/// The gauges of an account.
 #[derive(Clone, Debug)]
 pub struct AccountReading {
-    /// As in the settings.
+    /// The name in the settings.
     pub name: String,
     /// One of [`STATES`]; `None` for an account without log-in.
     pub state: Option<&'static str>,
-    /// When the token at hand ends.
+    /// When the current token expires.
     pub expires_at: Option<SystemTime>,
 }
 
-/// A listen address as it is now.
+/// The gauges of a listen address.
 #[derive(Clone, Debug)]
 pub struct ListenerReading {
-    /// As in the log.
+    /// The address as in the log.
     pub address: String,
-    /// Of clients.
+    /// Client connections.
     pub connections: usize,
-    /// At most so many.
+    /// The limit of client connections.
     pub connections_max: usize,
 }
 

@@ -1,12 +1,13 @@
-//! What the system says of this process, under the names that every exporter uses. What can't be had is left out.
+//! Reads the system's values of this process, which every exporter names alike (`process_…`). A value that can't be read is
+//! left out.
 
 use std::{fs, time::Duration};
 
-/// One reading.
+/// The values of this process at one time.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) cpu: Duration,
-    /// Bytes.
+    /// Resident memory in bytes.
     pub(super) resident: Option<u64>,
     pub(super) open_fds: Option<u64>,
     pub(super) max_fds: Option<u64>,
@@ -19,14 +20,14 @@ impl Process {
         Self {
             cpu: Duration::new(whole.unwrap_or_default(), rest.unwrap_or_default()),
             resident: fs::read_to_string("/proc/self/status").ok().and_then(|status| resident(&status)),
-            // The directory that is being read is one of them.
+            // The directory itself is open while it is read.
             open_fds: fs::read_dir("/proc/self/fd").ok().map(|entries| (entries.count() as u64).saturating_sub(1)),
             max_fds: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
         }
     }
 }
 
-/// proc(5): in kB, whatever the size of a page.
+/// Resident memory in bytes. The kernel gives it in kB, independent of the page size (proc(5)).
 fn resident(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

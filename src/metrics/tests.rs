@@ -1,4 +1,4 @@
-//! What a scraper reads of what was counted.
+//! Tests of the metrics as a scraper reads them.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -6,23 +6,46 @@ use http::Method;
 
 use super::*;
 
-fn vocabulary() -> Vocabulary {
-    let code = |word, status, refusal| CodeWord { word, status, refusal };
-    Vocabulary {
-        codes: vec![
-            code("cross_site", 403, Some(RefusalReason::OfApi)),
-            code("no_api", 404, Some(RefusalReason::OfNone)),
-            code("upstream_timeout", 504, None),
-        ],
-        cuts: vec!["upstream_closed", "client_closed"],
+label! {
+    /// Codes of problems, one of each kind.
+    enum TestCode {
+        CrossSite = "cross_site",
+        NoApi = "no_api",
+        UpstreamTimeout = "upstream_timeout",
+    }
+}
+
+impl ProblemLabel for TestCode {
+    fn status(self) -> u16 {
+        match self {
+            Self::CrossSite => 403,
+            Self::NoApi => 404,
+            Self::UpstreamTimeout => 504,
+        }
+    }
+
+    fn refused(self) -> Option<RefusalScope> {
+        match self {
+            Self::CrossSite => Some(RefusalScope::Api),
+            Self::NoApi => Some(RefusalScope::NoApi),
+            Self::UpstreamTimeout => None,
+        }
+    }
+}
+
+label! {
+    /// Why an answer is cut.
+    enum TestCut {
+        UpstreamClosed = "upstream_closed",
+        ClientClosed = "client_closed",
     }
 }
 
 fn metrics() -> Arc<Metrics> {
-    Metrics::new(NonZeroUsize::new(2).unwrap(), vocabulary())
+    Metrics::new::<TestCode, TestCut>(NonZeroUsize::new(2).unwrap())
 }
 
-fn ended(method: &Method, status: u16) -> Ended<'_> {
+fn ended(method: &Method, status: u16) -> Ended<'_, TestCode, TestCut> {
     Ended { method, status, code: None, cut: None, duration: Duration::from_millis(7), first_byte: None }
 }
 
@@ -47,7 +70,7 @@ fn page(metrics: &Arc<Metrics>) -> String {
     metrics.encode(readings(), Format::Prometheus)
 }
 
-/// The value of the series that is written like that.
+/// The value of the series with this name and these labels.
 fn value(page: &str, series: &str) -> Option<f64> {
     let lines = || page.lines().filter_map(|line| line.rsplit_once(' '));
     assert!(lines().filter(|(name, _)| *name == series).count() <= 1, "twice: {series}");
@@ -66,7 +89,7 @@ fn requests_are_counted_by_api_method_status_and_code_over_all_workers() {
     other.ended(&ended(&Method::GET, 204));
     other.ended(&ended(&Method::POST, 404));
     one.ended(&ended(&Method::from_bytes(b"PURGE").unwrap(), 302));
-    one.ended(&Ended { code: Some(2), ..ended(&Method::GET, 504) });
+    one.ended(&Ended { code: Some(TestCode::UpstreamTimeout), ..ended(&Method::GET, 504) });
     other.ended(&ended(&Method::HEAD, 799));
     other.ended(&ended(&Method::GET, 499));
     let page = page(&metrics);
@@ -105,7 +128,7 @@ fn a_request_that_no_api_is_for_has_an_empty_label_and_is_refused_nowhere_else()
     let metrics = metrics();
     let unclaimed = metrics.api("").meter(0);
     drop(metrics.api("emr"));
-    unclaimed.ended(&Ended { code: Some(1), ..ended(&Method::GET, 404) });
+    unclaimed.ended(&Ended { code: Some(TestCode::NoApi), ..ended(&Method::GET, 404) });
     let page = page(&metrics);
     assert_eq!(request_count(&page, r#"api="",method="GET",status="4xx",code="no_api""#), Some(1.0));
     let refusals: Vec<_> = page.lines().filter(|line| line.starts_with("careportals_sidecar_refusals_total{")).collect();
@@ -124,7 +147,7 @@ fn a_refusal_is_counted_by_its_reason_whatever_the_method() {
     let metrics = metrics();
     let meter = metrics.api("emr").meter(1);
     for method in [Method::GET, Method::POST] {
-        meter.ended(&Ended { code: Some(0), ..ended(&method, 403) });
+        meter.ended(&Ended { code: Some(TestCode::CrossSite), ..ended(&method, 403) });
     }
     let refused = value(&page(&metrics), r#"careportals_sidecar_refusals_total{api="emr",reason="cross_site"}"#);
     assert_eq!(refused, Some(2.0));
@@ -173,7 +196,7 @@ fn retries_cuts_log_ins_and_reloads_are_counted_by_their_words() {
     let metrics = metrics();
     let meter = metrics.api("emr").meter(0);
     meter.retried(Retry::Bearer);
-    meter.ended(&Ended { cut: Some(1), ..ended(&Method::GET, 200) });
+    meter.ended(&Ended { cut: Some(TestCut::ClientClosed), ..ended(&Method::GET, 200) });
     metrics.account("crm").logged_in(LoginOutcome::TimedOut);
     metrics.reloaded(Reload::Refused);
     let page = page(&metrics);

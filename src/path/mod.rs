@@ -1,9 +1,8 @@
-//! Request paths: what they reach, whether they are canonical, which rule they match, what a log may show of them.
+//! Request paths: whether they are canonical, which rule they match, whether they reach a log-in, what a log may show of them.
 //!
-//! Pure; depends on `careportals` (its route words) and `http::Method`. Two views of a path, and only these: rules,
-//! prefixes and masking take it as it is sent, once [`is_canonical`] has ruled out that it can be read in two ways;
-//! [`LoginPaths`] takes it as the most careless server might, since a path that reaches a log-in yields a token.
-//! Guarantees: no input makes any of it slower than its length times a small constant.
+//! Pure: no clock, no I/O. There are two readings of a path. Rules, prefixes and masking take it as it is sent, after
+//! [`is_canonical`] has made sure that it has only one meaning. [`LoginPaths`] takes it as the most lenient server might, since a
+//! path that reaches a log-in yields a token. Guarantees: no input takes longer than its length times a small constant.
 
 mod login;
 
@@ -13,21 +12,24 @@ pub use login::LoginPaths;
 
 use crate::careportals;
 
-/// Whether a path, as sent, can be read in one way only, so that judging it judges what upstream will see.
+/// How many segments of a path a log shows, so that a line stays short.
+const MAX_SEGMENTS_SHOWN: usize = 32;
+
+/// Whether a path, as it is sent, has only one meaning, so that a decision about it holds for every server.
 ///
-/// Not so with dot segments, `//`, `\`, and escapes of unreserved characters, of slashes and of controls; nor when
-/// escapes are malformed or spell overlong UTF-8, or anything stands there that belongs into an escape or a query.
-/// Escapes may be written in either case.
+/// A path is not canonical if it has dot segments, `//` or `\`, or escapes of unreserved characters, of slashes or of controls,
+/// or malformed escapes, or escapes that spell overlong UTF-8, or characters that belong into an escape or a query. The digits
+/// of an escape may be written in either case.
 #[must_use]
 pub fn is_canonical(path: &str) -> bool {
     let Some(relative) = path.strip_prefix('/') else { return false };
     let mut segments = relative.split('/').peekable();
     while let Some(segment) = segments.next() {
-        // Only the last one may be empty, which is a trailing slash.
+        // Only the last segment may be empty: it stands for a trailing slash.
         if segment.is_empty() && segments.peek().is_some() {
             return false;
         }
-        // Some servers drop the parameters first.
+        // Some servers drop parameters before they resolve dots.
         if matches!(segment.split(';').next(), Some("." | "..")) || !is_canonical_segment(segment.as_bytes()) {
             return false;
         }
@@ -62,12 +64,12 @@ fn is_canonical_segment(segment: &[u8]) -> bool {
     true
 }
 
-/// Whole segments that tell one API's requests from another's at a shared address.
+/// The leading segments that tell the requests of one API from those of another one at a shared address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Prefix(String);
 
 impl Prefix {
-    /// A canonical path such as `/emr`.
+    /// Parses a canonical path such as `/emr`.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if !text.starts_with('/') || text.len() == 1 {
             return Err("a prefix begins with `/` and names at least one segment, like `/emr`");
@@ -81,15 +83,15 @@ impl Prefix {
         Ok(Self(text.to_owned()))
     }
 
-    /// As it was written.
+    /// The prefix as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What is left of `path` without the prefix, `/` at least; `None` when it lies elsewhere.
+    /// Removes the prefix from `path`; the rest is at least `/`. `None` when `path` does not have the prefix.
     ///
-    /// The rest is untouched, so it may begin with `//`: it is a path and must never be parsed as a URL reference.
+    /// The rest is unchanged and may begin with `//`: it is a path, and must never be parsed as a URL reference.
     #[must_use]
     pub fn strip<'a>(&self, path: &'a str) -> Option<&'a str> {
         match path.strip_prefix(&self.0)? {
@@ -100,26 +102,26 @@ impl Prefix {
     }
 }
 
-/// `METHOD /a/*/b`: an entry of `allow` or `deny`.
+/// An entry of `allow` or `deny`, such as `METHOD /a/*/b`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// `None`: any.
+    /// The method; `None` stands for any.
     method: Option<Method>,
     segments: Vec<Pattern>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Pattern {
-    /// This segment, or an equivalent spelling of it; empty for a trailing slash.
+    /// One segment, or an equivalent spelling of it; it is empty for a trailing slash.
     Literal(String),
     /// `*`: one segment, which may be empty (a trailing slash).
     One,
-    /// `**`: any number of segments, none too.
+    /// `**`: any number of segments, also none.
     Any,
 }
 
 impl Rule {
-    /// A method in capitals or `*`, a space, and a canonical path in which `*` and `**` may stand for segments.
+    /// Parses a method in capitals or `*`, a space, and a canonical path in which `*` and `**` may stand for segments.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let mut words = text.split_ascii_whitespace();
         let (Some(method), Some(path), None) = (words.next(), words.next(), words.next()) else {
@@ -153,7 +155,7 @@ impl Rule {
         self.method.as_ref().is_none_or(|only| only == method) && self.matches_path(path)
     }
 
-    /// The segments that it spells out: words of routes, not of people.
+    /// The segments that the rule spells out. They are words of routes, and name no person.
     pub fn words(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(|pattern| match pattern {
             Pattern::Literal(word) if !word.is_empty() => Some(word.as_str()),
@@ -161,7 +163,8 @@ impl Rule {
         })
     }
 
-    /// When a segment does not fit, only the last `**` seen takes one more: an earlier one could gain nothing by it.
+    /// Matches without recursion: when a segment does not fit, only the last `**` so far takes one more, since an earlier `**`
+    /// could not match more by that.
     fn matches_path(&self, path: &str) -> bool {
         let Some(relative) = path.strip_prefix('/') else { return false };
         let mut patterns = self.segments.as_slice();
@@ -206,7 +209,7 @@ impl Pattern {
     }
 }
 
-/// The bytes of a segment, each escape as one.
+/// The bytes of a segment, each escape as one byte.
 struct Unescaped<'a>(&'a [u8]);
 
 impl Iterator for Unescaped<'_> {
@@ -220,14 +223,14 @@ impl Iterator for Unescaped<'_> {
     }
 }
 
-/// Path segments that a log may show.
+/// The path segments that a log may show.
 #[derive(Clone, Debug)]
 pub struct Words(Vec<Box<str>>);
 
 impl Words {
-    /// The words of CarePortals' routes and `further` ones: those of rules, and `path_words`.
+    /// Collects the words of CarePortals' routes and `further` ones, which come from rules and `path_words`.
     ///
-    /// A word that a log line would have to escape is left out, and so stays masked.
+    /// A word that a log line would have to escape is left out, so it stays masked.
     pub fn new(further: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let routes = careportals::ROUTE_WORDS.into_iter().map(Box::from);
         let further = further.into_iter().map(|word| Box::from(word.as_ref()));
@@ -246,16 +249,13 @@ fn is_printable(word: &str) -> bool {
     word.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'/' | b'?' | b'#'))
 }
 
-/// `v2`.
+/// Whether a segment is a version, like `v2`.
 fn is_version(segment: &str) -> bool {
     let digits = segment.strip_prefix('v').unwrap_or_default();
     (1..=3).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A line stays short whatever the path.
-const MAX_SEGMENTS_SHOWN: usize = 32;
-
-/// Appends `path` with every segment that is no word as `{…}`, and without its query. Nothing in it needs escaping.
+/// Appends `path` without its query, with `{…}` for every segment that is not one of `words`. The result needs no escaping.
 pub fn mask(path: &str, words: &Words, out: &mut Vec<u8>) {
     for (at, segment) in without_query(path).split('/').enumerate() {
         if at > 0 {

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn canonical_paths_can_be_read_in_one_way() {
+fn canonical_paths_have_one_meaning() {
     for path in [
         "/",
         "/a",
@@ -118,7 +118,7 @@ fn rules_match_segment_by_segment() {
 }
 
 #[test]
-fn a_rule_that_means_nothing_is_a_fault() {
+fn a_malformed_rule_is_refused() {
     for bad in [
         "",
         "GET",
@@ -141,7 +141,7 @@ fn a_rule_that_means_nothing_is_a_fault() {
 
 #[test]
 fn a_rule_takes_time_in_proportion_to_the_path() {
-    // An exponential matcher would not come back from this.
+    // An exponential matcher would not finish this.
     let rule = Rule::parse(&format!("GET {}/b", "/**/a".repeat(40))).unwrap();
     assert!(!rule.matches(&Method::GET, &"/a".repeat(5000)));
     assert!(rule.matches(&Method::GET, &format!("{}/b", "/a".repeat(5000))));

@@ -1,7 +1,7 @@
-//! An answer's body on its way to the client: counted, watched for silence, and the last thing that holds the exchange.
+//! An answer on its way to the client.
 //!
-//! Depends on `deadline` and `upstream`. Guarantees: a body that upstream cut stays cut; when the body is dropped, for
-//! whatever reason, the exchange ends and writes its line.
+//! Guarantees: [`ToClient`] alone decides when an answer has ended, from what upstream's body says of itself; `server` asks by
+//! `is_end_stream`. A body that the upstream cut stays cut. When the body is dropped, the exchange ends and writes its line.
 
 use std::{
     fmt,
@@ -24,97 +24,112 @@ use super::{
 };
 use crate::{deadline::Deadline, upstream::ResponseBody};
 
-/// What the client reads.
+/// The body of an answer as the client gets it.
 pub enum ToClient {
-    /// A problem of ours.
+    /// The document of a problem of ours.
     #[expect(private_interfaces, reason = "nobody outside looks into it")]
     Problem {
         /// The whole document, until it is taken.
         document: Option<Bytes>,
-        /// Ends with it.
+        /// Ends with the document; `None` when a panic has ended it before.
         exchange: Option<Exchange>,
     },
-    /// Upstream's answer.
-    ResponseBody(Download),
-    /// There is none: the answer is the beginning of a tunnel.
+    /// Upstream's body.
+    Download(Download),
+    /// No body: a tunnel begins.
     Empty,
 }
 
-/// Upstream's body.
+impl ToClient {
+    /// `bodiless`: the request was a HEAD, so the client gets the document's head alone.
+    pub(super) fn problem(document: Bytes, mut exchange: Exchange, bodiless: bool) -> Self {
+        if bodiless {
+            exchange.complete();
+        }
+        Self::Problem { document: Some(document), exchange: Some(exchange) }
+    }
+}
+
+/// Upstream's body, watched for silence.
 pub struct Download {
-    answer: ResponseBody<ToUpstream>,
+    body: ResponseBody<ToUpstream>,
     deadline: Deadline,
     idle: Duration,
     waiting: bool,
-    /// There is no body, and yet the head tells a length (304). Of a body that is known to be empty hyper takes it away.
+    /// A 304 keeps the length of what was not modified, though it has no body. hyper would remove the length if it knew that
+    /// the body is empty.
     length_only: bool,
-    /// Upstream's body broke off, and the client is not told yet.
+    /// The upstream broke off, and the client is not told yet.
     broken: bool,
     exchange: Exchange,
 }
 
 impl Download {
-    /// `idle`: how long upstream may be silent while we wait for it.
-    pub(super) fn new(answer: ResponseBody<ToUpstream>, deadline: Deadline, idle: Duration, exchange: Exchange) -> Self {
+    /// The body that belongs to `head`. `idle`: how long the upstream may be silent while we wait for it.
+    pub(super) fn new(
+        head: &response::Parts,
+        body: ResponseBody<ToUpstream>,
+        idle: Duration,
+        deadline: Deadline,
+        mut exchange: Exchange,
+    ) -> Self {
         deadline.disarm();
-        Self { answer, deadline, idle, waiting: false, length_only: false, broken: false, exchange }
-    }
-
-    /// A 304 keeps the length of what was not modified.
-    pub(super) fn under(mut self, head: &response::Parts) -> Self {
-        self.length_only = head.status == StatusCode::NOT_MODIFIED && head.headers.contains_key(CONTENT_LENGTH);
-        self
+        if body.is_end_stream() {
+            exchange.complete();
+        }
+        let length_only = head.status == StatusCode::NOT_MODIFIED && head.headers.contains_key(CONTENT_LENGTH);
+        Self { body, deadline, idle, waiting: false, length_only, broken: false, exchange }
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.length_only && self.answer.is_end_stream()
+        !self.length_only && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.length_only { SizeHint::default() } else { self.answer.size_hint() }
+        if self.length_only { SizeHint::default() } else { self.body.size_hint() }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         if self.broken {
             return Poll::Ready(Some(Err(CutOff)));
         }
-        let Poll::Ready(polled) = Pin::new(&mut self.answer).poll_frame(cx) else {
-            if !self.waiting {
-                self.waiting = true;
-                self.deadline.arm(self.idle);
-            }
-            return self.deadline.poll_passed(cx).map(|()| {
-                self.exchange.cut(Cut::UpstreamSilent);
-                Some(Err(CutOff))
-            });
-        };
+        let Poll::Ready(polled) = Pin::new(&mut self.body).poll_frame(cx) else { return self.poll_silence(cx) };
         if self.waiting {
             self.waiting = false;
             self.deadline.disarm();
         }
-        Poll::Ready(match polled {
-            None => {
-                self.exchange.complete();
-                None
-            }
+        if self.body.is_end_stream() {
+            self.exchange.complete();
+        }
+        match polled {
+            None => Poll::Ready(None),
             Some(Err(_)) => {
                 self.exchange.cut(Cut::UpstreamClosed);
-                // hyper drops what it has not written when a body fails, the head too, and writes it when a body pauses.
+                // When a body fails, hyper drops what it has not written yet, the head too; when a body pauses, it writes.
                 self.broken = true;
                 cx.waker().wake_by_ref();
-                return Poll::Pending;
+                Poll::Pending
             }
             Some(Ok(frame)) => {
                 let frame = match frame.into_trailers() {
-                    Ok(trailers) => Frame::trailers(self.exchange.trailers(&trailers)),
+                    Ok(trailers) => Frame::trailers(self.exchange.api().trailers_to_client(&trailers)),
                     Err(frame) => frame,
                 };
                 self.exchange.passed_on(frame.data_ref().map_or(0, |data| data.len() as u64));
-                if self.answer.is_end_stream() {
-                    self.exchange.complete();
-                }
-                Some(Ok(frame))
+                Poll::Ready(Some(Ok(frame)))
             }
+        }
+    }
+
+    /// The upstream has nothing more yet. After `idle` the answer is cut.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        if !self.waiting {
+            self.waiting = true;
+            self.deadline.arm(self.idle);
+        }
+        self.deadline.poll_passed(cx).map(|()| {
+            self.exchange.cut(Cut::UpstreamSilent);
+            Some(Err(CutOff))
         })
     }
 }
@@ -136,7 +151,7 @@ impl Body for ToClient {
                     Ok(Frame::data(document))
                 }))
             }
-            Self::ResponseBody(download) => download.poll_frame(cx),
+            Self::Download(download) => download.poll_frame(cx),
             Self::Empty => Poll::Ready(None),
         }
     }
@@ -144,7 +159,7 @@ impl Body for ToClient {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Problem { document, .. } => document.is_none(),
-            Self::ResponseBody(download) => download.is_end_stream(),
+            Self::Download(download) => download.is_end_stream(),
             Self::Empty => true,
         }
     }
@@ -152,13 +167,13 @@ impl Body for ToClient {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Problem { document, .. } => SizeHint::with_exact(document.as_ref().map_or(0, |document| document.len() as u64)),
-            Self::ResponseBody(download) => download.size_hint(),
+            Self::Download(download) => download.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }
 }
 
-/// The answer ends here, and not as it should: the client's connection is closed without a clean end.
+/// The answer was cut off: the client's connection must be closed without a clean end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CutOff;
 
@@ -170,7 +185,7 @@ impl fmt::Display for CutOff {
 
 impl std::error::Error for CutOff {}
 
-/// Event streams are silent for as long as nothing happens (HTML Living Standard, 9.2).
+/// Whether an answer is an event stream, which is silent for as long as nothing happens (HTML Living Standard, 9.2).
 pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
     const MEDIA_TYPE: &[u8] = b"text/event-stream";
     headers

@@ -1,6 +1,6 @@
-//! The pure decisions of this folder, for the fuzz targets and for the test that replays what they found.
+//! Opens the pure decisions of this folder to the fuzz targets, and to the test that replays what they found.
 //!
-//! Not an interface: the program calls nothing here, so nothing here is in it. Adds no rule of its own.
+//! The program calls nothing here, so nothing here is compiled into it. It adds no rule of its own.
 
 #![doc(hidden)]
 
@@ -8,12 +8,12 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, uri::PathAndQuery};
 
 use super::{
     admit::{Gate, Refusal},
-    headers::{self, Credentials, Framing, HeaderRules},
-    redact::redact,
+    api::redact,
+    headers::{self, AccountFields, Framing, HeaderRules},
 };
 use crate::server::Peer;
 
-/// What the upstream would be asked for; or the refusal's name.
+/// The target that the upstream would be asked for, or the refusal.
 pub fn admit(
     gate: &Gate,
     method: &Method,
@@ -25,7 +25,8 @@ pub fn admit(
     gate.admit(method, uri, version, headers, peer).map(|admitted| admitted.target().clone())
 }
 
-/// The head that the upstream gets, with `Bearer <token>` as `authorization`. `length`: of the body; `Err`: unknown.
+/// The head that the upstream gets, with `Bearer <token>` as `authorization`. `length`: how many bytes the body has; `Err`:
+/// it is unknown.
 #[must_use]
 pub fn head_to_upstream(
     rules: &HeaderRules,
@@ -39,8 +40,8 @@ pub fn head_to_upstream(
         Some(Ok(length)) => Framing::Length(length),
         Some(Err(())) => Framing::Chunked,
     };
-    let credentials = Credentials { authorization: Some(authorization), organization };
-    headers::to_upstream(rules, client, version, credentials, framing)
+    let account = AccountFields { authorization: Some(authorization), organization };
+    headers::to_upstream(rules, client, version, account, framing)
 }
 
 /// The head that the client gets, and how many of its values held `token`.
@@ -51,13 +52,13 @@ pub fn head_to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool, t
     (head, redacted)
 }
 
-/// What passes of trailers: of a request's, of an answer's.
+/// What passes of trailers, as a request's and as an answer's.
 #[must_use]
 pub fn trailers(rules: &HeaderRules, trailers: &HeaderMap) -> [HeaderMap; 2] {
     [headers::trailers_to_upstream(rules, trailers), headers::trailers_to_client(rules, trailers)]
 }
 
-/// The client's own name for a request, and whether it asks for a WebSocket.
+/// The client's own id of a request, and whether it asks for a WebSocket.
 #[must_use]
 pub fn request_id_and_websocket(client: &HeaderMap) -> (Option<&str>, bool) {
     (headers::request_id(client), headers::asks_for_websocket(client))

@@ -1,8 +1,8 @@
-//! May this request be sent again?
+//! Decides whether a request may be sent again. Pure.
 //!
-//! Pure; depends on `upstream` for what went wrong. There are two reasons: a connection that failed before it answered,
-//! and a bearer that was refused. Each is good once, whatever comes in between, so that a request is sent three times at
-//! the most: neither a path that always answers 401 nor an upstream that drops every connection makes a loop.
+//! There are two reasons: a connection that failed before it answered, and a bearer that was refused. Each counts once,
+//! whatever happens in between, so a request is sent three times at most: neither a path that always answers 401 nor an
+//! upstream that drops every connection makes a loop.
 
 use std::mem;
 
@@ -13,9 +13,9 @@ use crate::{
     upstream::{Cause, SendError, Sent},
 };
 
-/// The reasons that a request has not used yet.
+/// The reasons to send it again that a request has not used yet.
 ///
-/// Not `Clone`: a copy would bring a used reason back.
+/// It is not `Clone`: a copy would bring a used reason back.
 #[derive(Debug)]
 pub(super) struct RetryBudget {
     connection: bool,
@@ -24,13 +24,13 @@ pub(super) struct RetryBudget {
 
 /// A request that got no answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Failed<'a> {
-    /// Of the request.
+pub(super) struct FailedSend<'a> {
+    /// The request's method.
     pub(super) method: &'a Method,
-    /// Whether the upstream will notice a repetition.
+    /// Whether the upstream notices a repetition.
     pub(super) key: IdempotencyKey,
-    /// Whether there is anything to send again.
-    pub(super) body: Body,
+    /// Whether the body can be sent again.
+    pub(super) replay: Replay,
     /// What went wrong, and whether the upstream may have acted before it did.
     pub(super) error: SendError,
 }
@@ -38,7 +38,7 @@ pub(super) struct Failed<'a> {
 /// Whether a request carries an `Idempotency-Key` that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdempotencyKey {
-    /// The upstream does the same thing once.
+    /// The upstream acts once on the same key.
     Honoured,
     /// There is none, or the settings do not rely on it.
     Absent,
@@ -52,55 +52,52 @@ impl IdempotencyKey {
     }
 }
 
-/// What is left of a request's body.
+/// Whether a request's body can be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
-    /// All that was taken from the client can be sent again: there was nothing, or it was kept.
-    AtHand,
+pub(super) enum Replay {
+    /// All that was read from the client is kept, or there is no body.
+    Possible,
     /// Some of it is lost.
-    Gone,
+    Impossible,
 }
 
-/// After a failure.
+/// What to do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum AfterFailure {
-    /// Send it again, on a connection made for it.
+    /// Send the request again, on a new connection.
     Reconnect,
-    /// Tell the client.
+    /// Answer the client with a problem.
     GiveUp,
 }
 
-/// After an answer that says the bearer is no good.
+/// What to do after an answer that refuses the bearer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum AfterUnauthorized {
-    /// Send it again, with a bearer newer than the refused one.
+    /// Send the request again, with a bearer newer than the refused one.
     FreshBearer,
-    /// The answer goes to the client as it came.
+    /// Give the client the answer as it came.
     PassOn,
 }
 
 impl RetryBudget {
-    /// For a request that was not sent yet.
-    #[must_use]
-    pub(super) fn new() -> Self {
-        Self { connection: true, bearer: true }
-    }
+    /// The budget of a request that was not sent yet.
+    pub(super) const FULL: Self = Self { connection: true, bearer: true };
 
-    /// RFC 9110, 9.2.2: repeat what is idempotent, or what never left.
-    pub(super) fn after_failure(&mut self, failed: &Failed<'_>) -> AfterFailure {
+    /// Repeats a request that is idempotent or that never left (RFC 9110, 9.2.2).
+    pub(super) fn after_failure(&mut self, failed: &FailedSend<'_>) -> AfterFailure {
         let harmless = match failed.error.sent {
             Sent::Nothing => true,
             Sent::Something => failed.method.is_idempotent() || failed.key == IdempotencyKey::Honoured,
         };
-        let promising = is_curable(failed.error.cause) && failed.body == Body::AtHand;
+        let promising = is_curable(failed.error.cause) && failed.replay == Replay::Possible;
         if promising && harmless && mem::take(&mut self.connection) { AfterFailure::Reconnect } else { AfterFailure::GiveUp }
     }
 
-    /// A refused request was not acted on, whatever its method.
-    pub(super) fn after_unauthorized(&mut self, body: Body) -> AfterUnauthorized {
-        if body == Body::AtHand && mem::take(&mut self.bearer) {
+    /// Repeats a request whatever its method: by `relogin_on` the settings promise that the upstream did nothing.
+    pub(super) fn after_unauthorized(&mut self, replay: Replay) -> AfterUnauthorized {
+        if replay == Replay::Possible && mem::take(&mut self.bearer) {
             AfterUnauthorized::FreshBearer
         } else {
             AfterUnauthorized::PassOn
@@ -108,14 +105,8 @@ impl RetryBudget {
     }
 }
 
-impl Default for RetryBudget {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Whether another connection may fare better. A time-out has used up the client's patience; a certificate, a name,
-/// what an egress proxy says and an answer that is not HTTP will be the same again.
+/// Whether another connection may succeed. After a time-out the client has waited long enough; a certificate, a name, the
+/// answer of an egress proxy and an answer that is not HTTP will be the same again.
 const fn is_curable(cause: Cause) -> bool {
     match cause {
         Cause::Closed | Cause::Connect(ConnectError::Refused | ConnectError::Unreachable | ConnectError::TlsFailed(_)) => true,
@@ -143,7 +134,7 @@ mod tests {
     const IDEMPOTENT: [Method; 6] = [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE];
     const OTHERS: [Method; 3] = [Method::POST, Method::PATCH, Method::CONNECT];
     const KEYS: [IdempotencyKey; 2] = [IdempotencyKey::Honoured, IdempotencyKey::Absent];
-    const BODIES: [Body; 2] = [Body::AtHand, Body::Gone];
+    const REPLAYS: [Replay; 2] = [Replay::Possible, Replay::Impossible];
     const SENT: [Sent; 2] = [Sent::Nothing, Sent::Something];
     const CURABLE: [Cause; 4] = [
         Cause::Closed,
@@ -162,23 +153,24 @@ mod tests {
         Cause::Upgrade,
     ];
 
-    fn after(method: &Method, key: IdempotencyKey, body: Body, cause: Cause, sent: Sent) -> AfterFailure {
-        RetryBudget::new().after_failure(&Failed { method, key, body, error: SendError { cause, sent } })
+    fn after(method: &Method, key: IdempotencyKey, replay: Replay, cause: Cause, sent: Sent) -> AfterFailure {
+        let mut retry_budget = RetryBudget::FULL;
+        retry_budget.after_failure(&FailedSend { method, key, replay, error: SendError { cause, sent } })
     }
 
     #[test]
     fn the_whole_table_of_failures() {
         for method in IDEMPOTENT.iter().chain(&OTHERS) {
-            for (key, body, sent) in
-                KEYS.iter().flat_map(|k| BODIES.iter().flat_map(move |b| SENT.iter().map(move |s| (k, b, s))))
+            for (key, replay, sent) in
+                KEYS.iter().flat_map(|k| REPLAYS.iter().flat_map(move |b| SENT.iter().map(move |s| (k, b, s))))
             {
                 for cause in CURABLE.iter().chain(&INCURABLE) {
                     let again = CURABLE.contains(cause)
-                        && *body == Body::AtHand
+                        && *replay == Replay::Possible
                         && (*sent == Sent::Nothing || IDEMPOTENT.contains(method) || *key == IdempotencyKey::Honoured);
                     let expected = if again { AfterFailure::Reconnect } else { AfterFailure::GiveUp };
-                    let verdict = after(method, *key, *body, *cause, *sent);
-                    assert_eq!(verdict, expected, "{method} {key:?} {body:?} {cause:?} {sent:?}");
+                    let verdict = after(method, *key, *replay, *cause, *sent);
+                    assert_eq!(verdict, expected, "{method} {key:?} {replay:?} {cause:?} {sent:?}");
                 }
             }
         }
@@ -186,50 +178,50 @@ mod tests {
 
     #[test]
     fn a_get_is_repeated_although_it_left() {
-        let verdict = after(&Method::GET, IdempotencyKey::Absent, Body::AtHand, Cause::Closed, Sent::Something);
+        let verdict = after(&Method::GET, IdempotencyKey::Absent, Replay::Possible, Cause::Closed, Sent::Something);
         assert_eq!(verdict, AfterFailure::Reconnect);
     }
 
     #[test]
     fn a_post_that_left_is_repeated_only_with_an_idempotency_key() {
-        let after = |key| after(&Method::POST, key, Body::AtHand, Cause::Closed, Sent::Something);
+        let after = |key| after(&Method::POST, key, Replay::Possible, Cause::Closed, Sent::Something);
         assert_eq!(after(IdempotencyKey::Absent), AfterFailure::GiveUp);
         assert_eq!(after(IdempotencyKey::Honoured), AfterFailure::Reconnect);
     }
 
     #[test]
     fn a_post_that_never_left_is_repeated() {
-        let verdict = after(&Method::POST, IdempotencyKey::Absent, Body::AtHand, Cause::Closed, Sent::Nothing);
+        let verdict = after(&Method::POST, IdempotencyKey::Absent, Replay::Possible, Cause::Closed, Sent::Nothing);
         assert_eq!(verdict, AfterFailure::Reconnect);
     }
 
     #[test]
-    fn a_method_nobody_knows_counts_as_one_that_acts() {
+    fn an_unknown_method_counts_as_one_that_acts() {
         let method = Method::from_bytes(b"PURGE").unwrap();
-        let verdict = after(&method, IdempotencyKey::Absent, Body::AtHand, Cause::Closed, Sent::Something);
+        let verdict = after(&method, IdempotencyKey::Absent, Replay::Possible, Cause::Closed, Sent::Something);
         assert_eq!(verdict, AfterFailure::GiveUp);
     }
 
     #[test]
     fn a_failure_that_is_not_repeated_does_not_use_up_the_reason() {
-        let mut retry_budget = RetryBudget::new();
-        let failure = |body| Failed {
+        let mut retry_budget = RetryBudget::FULL;
+        let failure = |replay| FailedSend {
             method: &Method::GET,
             key: IdempotencyKey::Absent,
-            body,
+            replay,
             error: SendError { cause: Cause::Closed, sent: Sent::Nothing },
         };
-        assert_eq!(retry_budget.after_failure(&failure(Body::Gone)), AfterFailure::GiveUp);
-        assert_eq!(retry_budget.after_failure(&failure(Body::AtHand)), AfterFailure::Reconnect);
-        assert_eq!(retry_budget.after_failure(&failure(Body::AtHand)), AfterFailure::GiveUp);
+        assert_eq!(retry_budget.after_failure(&failure(Replay::Impossible)), AfterFailure::GiveUp);
+        assert_eq!(retry_budget.after_failure(&failure(Replay::Possible)), AfterFailure::Reconnect);
+        assert_eq!(retry_budget.after_failure(&failure(Replay::Possible)), AfterFailure::GiveUp);
     }
 
     #[test]
     fn a_refused_bearer_is_replaced_once_while_the_body_is_at_hand() {
-        let mut retry_budget = RetryBudget::new();
-        assert_eq!(retry_budget.after_unauthorized(Body::Gone), AfterUnauthorized::PassOn);
-        assert_eq!(retry_budget.after_unauthorized(Body::AtHand), AfterUnauthorized::FreshBearer);
-        assert_eq!(retry_budget.after_unauthorized(Body::AtHand), AfterUnauthorized::PassOn);
+        let mut retry_budget = RetryBudget::FULL;
+        assert_eq!(retry_budget.after_unauthorized(Replay::Impossible), AfterUnauthorized::PassOn);
+        assert_eq!(retry_budget.after_unauthorized(Replay::Possible), AfterUnauthorized::FreshBearer);
+        assert_eq!(retry_budget.after_unauthorized(Replay::Possible), AfterUnauthorized::PassOn);
     }
 
     #[test]
@@ -244,14 +236,14 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_happens_a_request_is_sent_three_times_at_most(unauthorized in proptest::collection::vec(any::<bool>(), 0..12)) {
-            let mut retry_budget = RetryBudget::new();
+            let mut retry_budget = RetryBudget::FULL;
             let mut sends = 1;
             for unauthorized in unauthorized {
                 let again = if unauthorized {
-                    retry_budget.after_unauthorized(Body::AtHand) == AfterUnauthorized::FreshBearer
+                    retry_budget.after_unauthorized(Replay::Possible) == AfterUnauthorized::FreshBearer
                 } else {
                     let error = SendError { cause: Cause::Closed, sent: Sent::Nothing };
-                    let failure = Failed { method: &Method::GET, key: IdempotencyKey::Absent, body: Body::AtHand, error };
+                    let failure = FailedSend { method: &Method::GET, key: IdempotencyKey::Absent, replay: Replay::Possible, error };
                     retry_budget.after_failure(&failure) == AfterFailure::Reconnect
                 };
                 if !again {

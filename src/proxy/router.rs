@@ -1,38 +1,52 @@
-//! Where clients come in, and which API a request is for.
+//! Finds the API that a request is for, by its path's prefix, and has it answered.
 //!
-//! Depends on `admit` and `server`. Guarantees: a request is answered by the routes in force when its head came, whatever
-//! a reload puts in their place meanwhile.
+//! Guarantees: a request is answered by the routes in force when its head came, whatever a reload puts in their place
+//! meanwhile. A panic ends one request, and not its connection or its worker.
 
-use std::{iter, sync::Arc};
+use std::{
+    iter,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use pin_project_lite::pin_project;
 
-use super::{Route, ToClient, admit::Refusal};
+use super::{
+    admit::Gate,
+    api::Route,
+    download::ToClient,
+    problem::{self, ProxyError},
+};
 use crate::server::{ConnectionLimits, Peer, RequestService};
 
-/// One listen address of one worker.
+/// Routes the requests of one listen address of one worker.
 pub struct Router {
     routes: ArcSwap<Routes>,
 }
 
-/// What is behind a listen address.
+/// The APIs behind a listen address.
 pub struct Routes {
     first: Arc<Route>,
     /// Each has its own prefix then, the first one too.
     others: Vec<Arc<Route>>,
+    /// Refuses requests that have none of the prefixes.
+    unrouted: Arc<Route>,
     limits: ConnectionLimits,
 }
 
 impl Router {
-    /// Leads to `routes`.
+    /// Routes requests to `routes`.
     #[must_use]
     pub fn new(routes: Routes) -> Self {
         Self { routes: ArcSwap::from_pointee(routes) }
     }
 
-    /// From now on leads to `routes`.
+    /// Routes requests to `routes` from now on.
     pub fn replace_routes(&self, routes: Routes) {
         self.routes.store(Arc::new(routes));
     }
@@ -41,10 +55,16 @@ impl Router {
 impl RequestService for Router {
     type Body = ToClient;
 
-    /// The route's own future, not one around it: it is large, and each layer would copy it.
+    /// Returns the route's own future, not one around it: it is large, and each layer would copy it.
     fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<ToClient>> + Send {
-        let route = Arc::clone(self.routes.load().route_of(&request, &peer));
-        route.answer(request, peer)
+        let route = Arc::clone(self.routes.load().route_of(request.uri().path()));
+        let (worker, version) = (Arc::clone(&route.worker), request.version());
+        unless_panicked(route.forward((request, peer)), move || {
+            // The exchange wrote its line when the panic dropped it.
+            let request_id = format!("{:016x}", worker.random_id());
+            problem::response(&ProxyError::Bug, version, &request_id)
+                .map(|document| ToClient::Problem { document: Some(document), exchange: None })
+        })
     }
 
     fn limits(&self) -> ConnectionLimits {
@@ -53,25 +73,71 @@ impl RequestService for Router {
 }
 
 impl Routes {
-    /// `limits`: what connections are granted, since which API they are for shows only later.
+    /// `limits`: what each connection is granted. Which API a connection is for shows only with its first request.
     #[must_use]
     pub fn new(first: Route, others: impl IntoIterator<Item = Route>, limits: ConnectionLimits) -> Self {
-        Self { first: Arc::new(first), others: others.into_iter().map(Arc::new).collect(), limits }
+        let (first, others) = (Arc::new(first), others.into_iter().map(Arc::new).collect::<Vec<_>>());
+        let gate = Gate::of_no_api(&first.gate, others.iter().map(|route| &route.gate));
+        let unrouted =
+            Route { api: Arc::clone(&first.api), gate, listener: Arc::clone(&first.listener), worker: Arc::clone(&first.worker) };
+        Self { first, others, unrouted: Arc::new(unrouted), limits }
     }
 
-    /// The route with the longest prefix of the request. Without one, a route that would admit the request but for that, so
-    /// that it is told so; else any, since all refuse it.
-    fn route_of(&self, request: &Request<Incoming>, peer: &Peer) -> &Arc<Route> {
+    /// The route with the longest prefix of `path`.
+    fn route_of(&self, path: &str) -> &Arc<Route> {
         if self.others.is_empty() {
             return &self.first;
         }
-        let all = || iter::once(&self.first).chain(&self.others);
-        let admits_but_for_that = |route: &&Arc<Route>| {
-            let judged = route.gate.admit(request.method(), request.uri(), request.version(), request.headers(), peer);
-            judged.err() == Some(Refusal::NoApi)
+        let routes = iter::once(&self.first).chain(&self.others);
+        let matching = routes.filter_map(|route| Some((route.gate.prefix_of(path)?, route)));
+        matching.max_by_key(|(bytes, _)| *bytes).map_or(&self.unrouted, |(_, route)| route)
+    }
+}
+
+/// Completes with what `work` gives, or with what `instead` gives when `work` panics.
+fn unless_panicked<W: Future, I: FnOnce() -> W::Output>(work: W, instead: I) -> UnlessPanicked<W, I> {
+    UnlessPanicked { work, instead: Some(instead) }
+}
+
+pin_project! {
+    /// Written by hand: an `async` block would copy the work, which is large, once more.
+    struct UnlessPanicked<W, I> {
+        #[pin]
+        work: W,
+        instead: Option<I>,
+    }
+}
+
+impl<W: Future, I: FnOnce() -> W::Output> Future for UnlessPanicked<W, I> {
+    type Output = W::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<W::Output> {
+        let this = self.project();
+        let work = this.work;
+        // After a panic the work is not polled again, so only destructors see what it left half done.
+        let panicked = match catch_unwind(AssertUnwindSafe(|| work.poll(cx))) {
+            Ok(polled) => return polled,
+            Err(panicked) => panicked,
         };
-        let by_prefix =
-            all().filter_map(|route| Some((route.gate.prefix_of(request.uri())?, route))).max_by_key(|(bytes, _)| *bytes);
-        by_prefix.map(|(_, route)| route).or_else(|| all().find(admits_but_for_that)).unwrap_or(&self.first)
+        match this.instead.take() {
+            Some(instead) => Poll::Ready(instead()),
+            // It was polled after its end, against its contract.
+            None => resume_unwind(panicked),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_one_request_and_nothing_else() {
+        assert_eq!(unless_panicked(async { 7 }, || 8).await, 7);
+        let panics = async {
+            tokio::task::yield_now().await;
+            panic!("on purpose")
+        };
+        assert_eq!(unless_panicked(panics, || 8).await, 8);
     }
 }

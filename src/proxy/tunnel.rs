@@ -1,8 +1,7 @@
-//! Two connections that have become one: bytes both ways, until both sides are done or nobody says anything.
+//! A tunnel: passes bytes both ways, until both sides have ended or both are silent for too long.
 //!
-//! Depends on `exchange` and `deadline`. Guarantees: a direction holds one buffer at the most, and reads only
-//! when that is empty; the end of one direction is passed on and the other one goes on; whatever ends it, both connections
-//! are closed and the exchange writes its line.
+//! Guarantees: each direction holds one buffer at most, and reads only when it is empty; the end of one direction is passed
+//! on and the other one continues; however the tunnel ends, both connections are closed and the exchange writes its line.
 
 use std::{
     io,
@@ -19,12 +18,12 @@ use tokio::{
 };
 
 use super::{
-    ToUpstream,
     exchange::{Cut, Exchange},
+    upload::ToUpstream,
 };
 use crate::{clock, deadline::Deadline, upstream::ResponseBody};
 
-/// Bytes that each direction may hold.
+/// How many bytes each direction may hold.
 const BUFFER: usize = 16 * 1024;
 
 /// A tunnel that both sides have agreed to.
@@ -35,15 +34,15 @@ pub(super) struct Tunnel {
     /// How long both sides may be silent.
     pub(super) idle: Duration,
     pub(super) exchange: Exchange,
-    /// What agreed to it: the connection counts for as long as it is there.
+    /// The answer that agreed to the tunnel. While it lives, the connection to the upstream is counted.
     pub(super) answer: ResponseBody<ToUpstream>,
 }
 
 impl Tunnel {
-    /// Lasts as long as the tunnel. Dropped, it closes both connections.
+    /// Passes bytes until the tunnel ends. Dropping the future closes both connections.
     pub(super) async fn run(self) {
         let Self { client, upstream, deadline, idle, mut exchange, answer: _answer } = self;
-        // The client's comes when it was sent the answer.
+        // The client's side is there once it was sent the answer.
         deadline.arm(idle);
         let upgraded = tokio::select! {
             ends = async { (client.await, upstream.await) } => Some(ends),
@@ -65,7 +64,7 @@ impl Tunnel {
     }
 }
 
-/// Until both directions have ended. Why they did not, if so.
+/// Passes bytes until both directions have ended, or until something ends the tunnel before: then it tells what.
 async fn join<C, U>(client: &mut C, upstream: &mut U, deadline: &Deadline, idle: Duration, exchange: &mut Exchange) -> Option<Cut>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -78,20 +77,20 @@ where
             let back = down.poll(cx, upstream, client);
             exchange.tunnelled(up.passed, down.passed);
             match (forth, back) {
-                (Poll::Ready(Err(Side::Reads)), _) | (_, Poll::Ready(Err(Side::Writes))) => {
+                (Poll::Ready(Err(FailedSide::Reads)), _) | (_, Poll::Ready(Err(FailedSide::Writes))) => {
                     return Poll::Ready(Some(Cut::ClientClosed));
                 }
-                (Poll::Ready(Err(Side::Writes)), _) | (_, Poll::Ready(Err(Side::Reads))) => {
+                (Poll::Ready(Err(FailedSide::Writes)), _) | (_, Poll::Ready(Err(FailedSide::Reads))) => {
                     return Poll::Ready(Some(Cut::UpstreamClosed));
                 }
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(None),
                 _ => {}
             }
             ready!(deadline.poll_passed(cx));
-            // Who does not read is not silent, and neither is who is held back by him.
-            let stuck = up.holds_something() || down.holds_something();
+            // A side that is blocked by back-pressure does not count as idle.
+            let blocked = up.is_blocked() || down.is_blocked();
             let (now, due) = (clock::instant(), up.last.max(down.last) + idle);
-            if !stuck && due <= now {
+            if !blocked && due <= now {
                 return Poll::Ready(Some(Cut::Silent));
             }
             deadline.arm_at(if due > now { due } else { now + idle });
@@ -100,36 +99,41 @@ where
     .await
 }
 
-/// Whose fault a direction's failure is.
-enum Side {
+/// Where a direction failed.
+enum FailedSide {
+    /// The side that it reads from.
     Reads,
+    /// The side that it writes to.
     Writes,
 }
 
-/// One direction.
+/// One direction of a tunnel.
 struct Direction {
     buffer: Box<[u8]>,
     /// What was read and not written yet.
     held: std::ops::Range<usize>,
+    /// How many bytes were written so far.
     passed: u64,
+    /// When bytes were written last.
     last: Instant,
-    state: State,
+    state: DirectionState,
 }
 
 #[derive(PartialEq, Eq)]
-enum State {
+enum DirectionState {
     Open,
-    /// The one side has no more to say; the other one is being told.
+    /// The one side has ended; the other one is being told.
     Ending,
     Ended,
 }
 
 impl Direction {
     fn new() -> Self {
-        Self { buffer: vec![0; BUFFER].into(), held: 0..0, passed: 0, last: clock::instant(), state: State::Open }
+        Self { buffer: vec![0; BUFFER].into(), held: 0..0, passed: 0, last: clock::instant(), state: DirectionState::Open }
     }
 
-    fn holds_something(&self) -> bool {
+    /// Bytes wait for the side that it writes to.
+    fn is_blocked(&self) -> bool {
         !self.held.is_empty()
     }
 
@@ -138,33 +142,33 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<Result<(), Side>> {
+    ) -> Poll<Result<(), FailedSide>> {
         loop {
-            if self.state == State::Open && self.held.is_empty() {
+            if self.state == DirectionState::Open && self.held.is_empty() {
                 let polled = self.poll_read(cx, from);
                 if polled.is_pending() {
-                    // What was written may still be on its way through TLS.
-                    ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Side::Writes)?;
+                    // TLS may still hold what was written.
+                    ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| FailedSide::Writes)?;
                 }
-                ready!(polled).map_err(|_| Side::Reads)?;
+                ready!(polled).map_err(|_| FailedSide::Reads)?;
             }
             while !self.held.is_empty() {
                 let pending = &self.buffer[self.held.clone()];
-                let written = ready!(Pin::new(&mut *to).poll_write(cx, pending)).map_err(|_| Side::Writes)?;
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, pending)).map_err(|_| FailedSide::Writes)?;
                 if written == 0 {
-                    return Poll::Ready(Err(Side::Writes));
+                    return Poll::Ready(Err(FailedSide::Writes));
                 }
                 self.held.start += written;
                 self.passed += written as u64;
                 self.last = clock::instant();
             }
             match self.state {
-                State::Open => {}
-                State::Ending => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|_| Side::Writes)?;
-                    self.state = State::Ended;
+                DirectionState::Open => {}
+                DirectionState::Ending => {
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|_| FailedSide::Writes)?;
+                    self.state = DirectionState::Ended;
                 }
-                State::Ended => return Poll::Ready(Ok(())),
+                DirectionState::Ended => return Poll::Ready(Ok(())),
             }
         }
     }
@@ -175,7 +179,7 @@ impl Direction {
         let read = buffer.filled().len();
         self.held = 0..read;
         if read == 0 {
-            self.state = State::Ending;
+            self.state = DirectionState::Ending;
         }
         Poll::Ready(Ok(()))
     }

@@ -1,8 +1,8 @@
 //! A request's body on its way to upstream: streamed as it comes, and kept while it is small, so that it can be sent again.
 //!
-//! Depends on `clock`, `deadline` and `headers`. Guarantees: keeping never delays a frame and never holds more than the limit; a
-//! frame that was kept is the same allocation that was sent; at most one attempt reads the client; no trailer passes that
-//! the sidecar owns.
+//! Guarantees: [`UploadState`] alone decides when the body has ended; `upstream` asks by `is_end_stream`. Keeping
+//! never delays a frame and never holds more than the limit; a frame that was kept is the same allocation that was sent; at
+//! most one attempt reads the client; no trailer passes that the sidecar owns.
 
 use std::{
     fmt,
@@ -18,76 +18,82 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::{Api, headers};
+use super::headers::{self, HeaderRules};
 use crate::{clock, deadline::Deadlines};
 
-/// Frames kept at most: many tiny ones would cost more than their bytes.
+/// How many frames are kept at most: many tiny ones would cost more than their bytes.
 const FRAMES: usize = 256;
 
-/// Once an answer ended early, how long and how much of the rest of the request is still read and thrown away. A client
-/// that is cut off while it writes may never read the answer.
-const LINGER: (Duration, u64) = (Duration::from_secs(5), 64 * 1024 * 1024);
+/// When an answer ends before its request does: for how long, and how many bytes of the rest are still read and thrown away.
+/// A client that is cut off while it writes may never read the answer.
+const DISCARD: (Duration, u64) = (Duration::from_secs(5), 64 * 1024 * 1024);
 
-/// The client's body, shared between the attempts to send it.
+/// The client's body, which all attempts to send it share.
 #[derive(Clone)]
-pub(super) struct Upload(Arc<Mutex<Shared>>);
+pub(super) struct Upload(Arc<Mutex<UploadState>>);
 
-struct Shared {
+struct UploadState {
     client: Incoming,
-    /// How much is kept, and which trailers pass.
-    api: Arc<Api>,
+    /// Which trailers pass.
+    rules: Arc<HeaderRules>,
+    /// How many bytes are kept at most.
+    replay_buffer: u64,
     kept: Vec<Bytes>,
     trailers: Option<HeaderMap>,
     /// Everything that was read is in `kept`.
     whole: bool,
+    /// The client has sent all of it.
     ended: bool,
+    /// How many bytes came from the client.
     bytes: u64,
+    /// The number of the attempt that may read.
     attempt: u64,
-    waiting: Waiting,
+    waits_for: WaitsFor,
     since: Instant,
 }
 
-/// Which side owes the next step.
+/// What the exchange waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waiting {
-    /// The client, more of its body.
+pub(super) enum WaitsFor {
+    /// The client must send more of the body.
     Client,
-    /// The upstream, to take what is there.
+    /// The upstream must take what is there.
     Upstream,
-    /// The upstream, an answer: the body is complete.
-    ResponseBody,
+    /// The body is complete, and the upstream must answer.
+    Answer,
 }
 
 impl Upload {
-    /// `client`: what is left to read, to be sent by the rules of `api`.
-    pub(super) fn new(client: Incoming, api: Arc<Api>) -> Self {
-        Self(Arc::new(Mutex::new(Shared {
+    /// `client`: the body as the client sends it. `replay_buffer`: how many bytes are kept at most.
+    pub(super) fn new(client: Incoming, rules: Arc<HeaderRules>, replay_buffer: usize) -> Self {
+        Self(Arc::new(Mutex::new(UploadState {
             client,
-            api,
+            rules,
+            replay_buffer: replay_buffer as u64,
             kept: Vec::new(),
             trailers: None,
             whole: true,
             ended: false,
             bytes: 0,
             attempt: 0,
-            waiting: Waiting::Upstream,
+            waits_for: WaitsFor::Upstream,
             since: clock::instant(),
         })))
     }
 
-    /// The body for one more attempt, from its beginning. The attempt before it can read no further. `None`: the beginning
-    /// is no longer at hand.
-    pub(super) fn attempt(&self) -> Option<Attempt> {
-        let mut shared = self.lock();
-        if !shared.whole {
+    /// The body for one more attempt, from its beginning. The attempt before it can read no further. `None` when the
+    /// beginning is no longer at hand.
+    pub(super) fn attempt(&self) -> Option<UploadAttempt> {
+        let mut state = self.lock();
+        if !state.whole {
             return None;
         }
-        shared.attempt += 1;
-        shared.wait_for(Waiting::Upstream);
-        Some(Attempt { number: shared.attempt, next: 0, trailers_sent: false, upload: self.clone() })
+        state.attempt += 1;
+        state.wait_for(WaitsFor::Upstream);
+        Some(UploadAttempt { number: state.attempt, next: 0, trailers_sent: false, upload: self.clone() })
     }
 
-    /// Whether it could be sent from its beginning.
+    /// Whether the body can be sent from its beginning.
     pub(super) fn is_at_hand(&self) -> bool {
         self.lock().whole
     }
@@ -97,32 +103,32 @@ impl Upload {
         self.lock().ended
     }
 
-    /// Bytes that came from the client.
+    /// How many bytes came from the client.
     pub(super) fn bytes(&self) -> u64 {
         self.lock().bytes
     }
 
-    /// Whom the exchange waits for, and since when.
-    pub(super) fn waiting(&self) -> (Waiting, Instant) {
-        let shared = self.lock();
-        (shared.waiting, shared.since)
+    /// What the exchange waits for, and since when.
+    pub(super) fn waits_for(&self) -> (WaitsFor, Instant) {
+        let state = self.lock();
+        (state.waits_for, state.since)
     }
 
-    /// Reads what is left and throws it away, within bounds.
+    /// Reads the rest of the body and throws it away, for a limited time and up to a limited size.
     pub(super) async fn discard_upload(self, deadlines: Deadlines) {
         self.lock().attempt += 1;
         let deadline = deadlines.deadline();
-        deadline.arm(LINGER.0);
-        let end = self.bytes().saturating_add(LINGER.1);
+        deadline.arm(DISCARD.0);
+        let end = self.bytes().saturating_add(DISCARD.1);
         std::future::poll_fn(|cx| {
             if deadline.poll_passed(cx).is_ready() {
                 return Poll::Ready(());
             }
-            let mut shared = self.lock();
-            while let Poll::Ready(frame) = Pin::new(&mut shared.client).poll_frame(cx) {
+            let mut state = self.lock();
+            while let Poll::Ready(frame) = Pin::new(&mut state.client).poll_frame(cx) {
                 let Some(Ok(frame)) = frame else { return Poll::Ready(()) };
-                shared.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                if shared.bytes > end {
+                state.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if state.bytes > end {
                     return Poll::Ready(());
                 }
             }
@@ -131,36 +137,36 @@ impl Upload {
         .await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, UploadState> {
         // The state is consistent between any two statements that could panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Shared {
-    fn wait_for(&mut self, whom: Waiting) {
-        self.waiting = whom;
+impl UploadState {
+    fn wait_for(&mut self, what: WaitsFor) {
+        self.waits_for = what;
         self.since = clock::instant();
     }
 
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let Poll::Ready(polled) = Pin::new(&mut self.client).poll_frame(cx) else {
-            if self.waiting != Waiting::Client {
-                self.wait_for(Waiting::Client);
+            if self.waits_for != WaitsFor::Client {
+                self.wait_for(WaitsFor::Client);
             }
             return Poll::Pending;
         };
-        self.wait_for(Waiting::Upstream);
+        self.wait_for(WaitsFor::Upstream);
         match polled {
             None => self.end(),
             Some(Err(_)) => return Poll::Ready(Some(Err(UploadError::Client))),
             Some(Ok(frame)) => {
                 let frame = match frame.into_trailers() {
-                    Ok(trailers) => Frame::trailers(headers::trailers_to_upstream(&self.api.rules, &trailers)),
+                    Ok(trailers) => Frame::trailers(headers::trailers_to_upstream(&self.rules, &trailers)),
                     Err(frame) => frame,
                 };
                 self.keep(&frame);
-                // Trailers are the last: whoever has them does not ask again.
+                // Nothing follows trailers, and their reader does not ask again.
                 if frame.is_trailers() || self.client.is_end_stream() {
                     self.end();
                 }
@@ -172,7 +178,7 @@ impl Shared {
 
     fn end(&mut self) {
         self.ended = true;
-        self.wait_for(Waiting::ResponseBody);
+        self.wait_for(WaitsFor::Answer);
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {
@@ -184,7 +190,7 @@ impl Shared {
         if !self.whole {
             return;
         }
-        if self.bytes <= self.api.replay_buffer as u64 && self.kept.len() < FRAMES {
+        if self.bytes <= self.replay_buffer && self.kept.len() < FRAMES {
             self.kept.push(data.clone());
         } else {
             self.whole = false;
@@ -193,59 +199,59 @@ impl Shared {
     }
 }
 
-/// One attempt's view of the body.
-pub(super) struct Attempt {
+/// The body as one attempt to send the request reads it.
+pub(super) struct UploadAttempt {
     upload: Upload,
     number: u64,
     next: usize,
     trailers_sent: bool,
 }
 
-impl Body for Attempt {
+impl Body for UploadAttempt {
     type Data = Bytes;
     type Error = UploadError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let this = &mut *self;
-        let mut shared = this.upload.lock();
-        if shared.attempt != this.number {
+        let mut state = this.upload.lock();
+        if state.attempt != this.number {
             return Poll::Ready(Some(Err(UploadError::Superseded)));
         }
-        if let Some(kept) = shared.kept.get(this.next).cloned() {
+        if let Some(kept) = state.kept.get(this.next).cloned() {
             this.next += 1;
-            let owed = if shared.ended { Waiting::ResponseBody } else { Waiting::Upstream };
-            shared.wait_for(owed);
+            let next = if state.ended { WaitsFor::Answer } else { WaitsFor::Upstream };
+            state.wait_for(next);
             return Poll::Ready(Some(Ok(Frame::data(kept))));
         }
-        if shared.ended {
-            let trailers = if this.trailers_sent { None } else { shared.trailers.clone() };
+        if state.ended {
+            let trailers = if this.trailers_sent { None } else { state.trailers.clone() };
             this.trailers_sent = true;
-            shared.wait_for(Waiting::ResponseBody);
+            state.wait_for(WaitsFor::Answer);
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        let polled = shared.poll_client(cx);
-        this.next = shared.kept.len();
+        let polled = state.poll_client(cx);
+        this.next = state.kept.len();
         this.trailers_sent |= matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_trailers());
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        let shared = self.upload.lock();
-        let trailers_due = shared.trailers.is_some() && !self.trailers_sent;
-        shared.attempt == self.number && shared.ended && self.next >= shared.kept.len() && !trailers_due
+        let state = self.upload.lock();
+        let trailers_due = state.trailers.is_some() && !self.trailers_sent;
+        state.attempt == self.number && state.ended && self.next >= state.kept.len() && !trailers_due
     }
 
     fn size_hint(&self) -> SizeHint {
-        let shared = self.upload.lock();
-        let ahead: u64 = shared.kept.iter().skip(self.next).map(|frame| frame.len() as u64).sum();
-        match shared.client.size_hint().exact() {
+        let state = self.upload.lock();
+        let ahead: u64 = state.kept.iter().skip(self.next).map(|frame| frame.len() as u64).sum();
+        match state.client.size_hint().exact() {
             Some(rest) => SizeHint::with_exact(ahead + rest),
             None => SizeHint::default(),
         }
     }
 }
 
-/// Why an attempt can't go on.
+/// Why an attempt can't read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UploadError {
     /// The client's body broke off.
@@ -265,13 +271,13 @@ impl fmt::Display for UploadError {
 
 impl std::error::Error for UploadError {}
 
-/// What upstream reads.
+/// The body of a request as the upstream gets it.
 pub enum ToUpstream {
-    /// A request without a body.
+    /// The request has no body.
     Empty,
-    /// One attempt of a request with a body.
+    /// One attempt to send a body.
     #[expect(private_interfaces, reason = "nobody outside looks into it")]
-    Upload(Attempt),
+    Upload(UploadAttempt),
 }
 
 impl Body for ToUpstream {

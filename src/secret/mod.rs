@@ -1,7 +1,7 @@
-//! Bytes that nobody may print, in memory of their own, and wiped when dropped.
+//! Secrets: bytes in memory of their own that are never printed, and wiped on drop.
 //!
-//! Depends on nothing of ours. Guarantees: no `Clone`, `Display`, `Serialize` or `PartialEq`; `Debug` says
-//! `[redacted]`; [`Secret::expose`] is the only door, and this file alone builds an `Authorization` value.
+//! Guarantees: a [`Secret`] has no `Clone`, `Display`, `Serialize` or `PartialEq`, and its `Debug` shows `[redacted]`; only
+//! [`Secret::expose`] and [`Secret::expose_str`] give the bytes; no other module builds an `Authorization` value.
 
 mod pages;
 
@@ -12,11 +12,14 @@ use http::HeaderValue;
 
 pub use pages::Pages;
 
-/// A password, a user name, an organization before it is sent, a token.
+/// The scheme of an `Authorization` value (RFC 6750, 2.1).
+const SCHEME: &[u8] = b"Bearer ";
+
+/// A password, a user name, an organization before it is sent, or a token.
 pub struct Secret(Pages);
 
 impl Secret {
-    /// A copy of `bytes`, which the caller wipes if they are its own.
+    /// Copies `bytes`. The caller wipes its own copy, if it has one.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let mut pages = Pages::default();
@@ -24,7 +27,7 @@ impl Secret {
         Self(pages)
     }
 
-    /// The bytes. Whoever calls this must not copy them into anything that is not wiped, printed or kept.
+    /// The bytes. The caller must not print them, nor copy them into memory that is not wiped.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -36,13 +39,13 @@ impl Secret {
         std::str::from_utf8(&self.0).ok()
     }
 
-    /// Whether there is nothing in it.
+    /// Whether it has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Drops one trailing newline (`\n` or `\r\n`), as files written by hand end with one.
+    /// Drops one trailing newline (`\n` or `\r\n`), since a file written by hand ends with one.
     #[must_use]
     pub fn trim_newline(mut self) -> Self {
         let kept = match &*self.0 {
@@ -53,21 +56,20 @@ impl Secret {
         self
     }
 
-    /// Equality in time that does not depend on where the two differ.
+    /// Compares in a time that does not depend on where the two differ.
     ///
-    /// It does depend on their lengths, so who can measure it may learn how long the secret is. That leaves a value that
-    /// was drawn at random as hard to guess as before: its length is usually known from how such values are made. The
-    /// barrier keeps the compiler from ending the loop at the first difference.
+    /// The time does depend on the lengths, so a caller that measures it may learn the secret's length. A value that was drawn
+    /// at random stays as hard to guess, since the length of such values is usually known. The barrier keeps the compiler from
+    /// ending the loop at the first difference.
     #[must_use]
     pub fn matches(&self, other: &[u8]) -> bool {
         let differing = self.0.iter().zip(other).fold(0, |bits, (a, b)| bits | (a ^ b));
         self.0.len() == other.len() && std::hint::black_box(differing) == 0
     }
 
-    /// `Bearer <token>` as one shared allocation: clones share it, and the last one to go wipes it.
+    /// Makes the header value `Bearer <token>`. Its clones share one allocation, which is wiped with the last clone.
     ///
-    /// `None` when the bytes are empty or can't stand in a header as one word (RFC 6750, `b64token`, read generously:
-    /// visible ASCII without spaces).
+    /// `None` when the bytes are empty or are not visible ASCII without spaces (a generous reading of `b64token`, RFC 6750).
     #[must_use]
     pub fn authorization(&self) -> Option<HeaderValue> {
         if self.0.is_empty() || !self.0.iter().all(u8::is_ascii_graphic) {
@@ -79,8 +81,8 @@ impl Secret {
         sensitive(line)
     }
 
-    /// The bytes as a header value that `Debug` doesn't print; wiped with its last clone. `None` when empty or not a
-    /// legal value.
+    /// Makes a header value that `Debug` does not print, and that is wiped with its last clone. `None` when the bytes are empty
+    /// or are no legal value.
     #[must_use]
     pub fn header_value(&self) -> Option<HeaderValue> {
         if self.0.is_empty() {
@@ -116,9 +118,6 @@ impl From<&str> for Secret {
     }
 }
 
-/// RFC 6750, 2.1.
-const SCHEME: &[u8] = b"Bearer ";
-
 /// The token in an `Authorization` value that this module made.
 #[must_use]
 pub fn token_of(authorization: &HeaderValue) -> Option<&[u8]> {
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_header_is_no_authorization() {
+    fn bytes_that_no_header_may_hold_are_no_authorization() {
         for bad in ["", "a b", "a\r\nx: y", "ä", "\u{7f}"] {
             assert!(Secret::from(bad).authorization().is_none(), "{bad:?}");
         }

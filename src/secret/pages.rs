@@ -1,7 +1,7 @@
-//! Memory for secrets alone: pages that are not swapped, not dumped, and wiped before they are given back.
+//! Memory for secrets: pages that are locked, left out of dumps, and wiped before they are freed.
 //!
-//! Depends on nothing of ours. Guarantees: what was in it is wiped when it is dropped, and when it grows; it never shares a
-//! page with anything else, so that locking it costs no more than itself.
+//! Guarantees: the bytes are wiped on drop, and the old copy is wiped when the buffer grows; a buffer shares its pages with
+//! nothing else, so only they are locked.
 
 use std::{
     alloc::{Layout, handle_alloc_error},
@@ -12,16 +12,19 @@ use std::{
 use memmap2::MmapMut;
 use zeroize::Zeroize as _;
 
+/// The page size of most machines. Where pages are larger, the rest of the last one stays unused.
+const PAGE: usize = 4096;
+
 /// A buffer that grows as it is written to.
 #[derive(Default)]
 pub struct Pages {
-    /// None before the first byte.
+    /// `None` before the first byte.
     mapping: Option<MmapMut>,
     length: usize,
 }
 
 impl Pages {
-    /// Nothing yet, but room for so many bytes.
+    /// Makes an empty buffer with space for `bytes` bytes.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
         let mut pages = Self::default();
@@ -29,14 +32,14 @@ impl Pages {
         pages
     }
 
-    /// Appends.
+    /// Appends `bytes`.
     pub fn extend(&mut self, bytes: &[u8]) {
-        self.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+        self.spare_capacity_mut(bytes.len())[..bytes.len()].copy_from_slice(bytes);
         self.length += bytes.len();
     }
 
-    /// Room for `at_least` bytes and perhaps more, to write into; [`Self::filled`] says how many were.
-    pub fn room(&mut self, at_least: usize) -> &mut [u8] {
+    /// Space for `at_least` bytes and perhaps more, to write into. Call [`Self::filled`] with the number of written bytes.
+    pub fn spare_capacity_mut(&mut self, at_least: usize) -> &mut [u8] {
         self.reserve(at_least);
         match &mut self.mapping {
             Some(mapping) => &mut mapping[self.length..],
@@ -44,13 +47,13 @@ impl Pages {
         }
     }
 
-    /// Appends the first `count` bytes of the room.
+    /// Appends the first `count` bytes of the spare capacity.
     pub fn filled(&mut self, count: usize) {
         let capacity = self.mapping.as_ref().map_or(0, |mapping| mapping.len());
         self.length = self.length.saturating_add(count).min(capacity);
     }
 
-    /// Forgets what comes after so many bytes.
+    /// Keeps the first `length` bytes and wipes the rest.
     pub fn truncate(&mut self, length: usize) {
         if let (Some(mapping), true) = (&mut self.mapping, length < self.length) {
             mapping[length..self.length].zeroize();
@@ -58,7 +61,7 @@ impl Pages {
         }
     }
 
-    /// Whether memory can be kept from swap and dumps in this process, so many bytes of it.
+    /// Checks whether this process may lock `bytes` bytes of memory and leave them out of dumps.
     pub fn probe(bytes: usize) -> io::Result<()> {
         protect(&MmapMut::map_anon(bytes.max(1))?)
     }
@@ -71,17 +74,17 @@ impl Pages {
         }
         let size = wanted.max(2 * present).next_multiple_of(PAGE);
         let mut mapping = map(size);
-        // Where the process may lock no more, the secret is still left out of dumps and wiped. Whether that may be is
-        // judged at start: here nobody could be told.
+        // If the process may lock no more memory, the secret is still left out of dumps and wiped. The check at start decides
+        // whether that is acceptable; an error here could not be reported.
         drop(protect(&mapping));
         mapping[..self.length].copy_from_slice(self);
         let length = self.length;
-        // The old ones are wiped as they go.
+        // The assignment drops the old pages, which wipes them.
         *self = Self { mapping: Some(mapping), length };
     }
 }
 
-/// As every allocation, it ends the process when there is no memory left.
+/// Maps memory. Like every allocation, it ends the process when no memory is left.
 fn map(size: usize) -> MmapMut {
     MmapMut::map_anon(size).unwrap_or_else(|_| match Layout::array::<u8>(size) {
         Ok(layout) => handle_alloc_error(layout),
@@ -89,7 +92,7 @@ fn map(size: usize) -> MmapMut {
     })
 }
 
-/// Kept out of dumps first: that needs no right.
+/// Leaves the pages out of dumps, which needs no privilege, and then locks them.
 fn protect(mapping: &MmapMut) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     mapping.advise(memmap2::Advice::DontDump)?;
@@ -124,14 +127,11 @@ impl io::Write for Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         if let Some(mapping) = &mut self.mapping {
-            // All of it: a read that failed may have left something in the room.
+            // The whole mapping is wiped, since a read that failed may have left bytes in the spare capacity.
             mapping.zeroize();
         }
     }
 }
-
-/// Of most machines; where pages are larger, the rest of one stays unused.
-const PAGE: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_however_it_grew() {
+    fn written_bytes_are_read_back_however_the_buffer_grew() {
         let mut pages = Pages::default();
         assert!(pages.is_empty());
         let mut expected = Vec::new();
@@ -157,16 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_into_the_room_is_appended_and_no_more_than_there_is() {
+    fn bytes_in_the_spare_capacity_are_appended_and_no_more_than_there_is() {
         let mut pages = Pages::with_capacity(10);
         pages.extend(b"ab");
-        pages.room(3)[..3].copy_from_slice(b"cde");
+        pages.spare_capacity_mut(3)[..3].copy_from_slice(b"cde");
         pages.filled(3);
         assert_eq!(&*pages, b"abcde");
-        assert!(pages.room(PAGE).len() >= PAGE);
+        assert!(pages.spare_capacity_mut(PAGE).len() >= PAGE);
         pages.filled(usize::MAX);
         assert_eq!(pages.len(), 2 * PAGE);
-        assert!(Pages::default().room(0).is_empty());
+        assert!(Pages::default().spare_capacity_mut(0).is_empty());
     }
 
     #[cfg(target_os = "linux")]

@@ -1,4 +1,7 @@
-//! Accepting: one loop per worker and listen address, on descriptors of one shared socket.
+//! Accepts connections: one loop per worker and listen address, on descriptors of one shared socket.
+//!
+//! Guarantees: a connection is accepted only with a permit; running out of descriptors slows accepting and never ends it; when
+//! a drain begins, connections that the kernel has queued are still accepted.
 
 use std::{
     io,
@@ -26,37 +29,37 @@ use super::{
 };
 use crate::deadline::Deadlines;
 
-/// When accepting fails for want of descriptors or memory, the first and the longest pause.
+/// The first and the longest pause after accepting has failed because descriptors or memory ran out (EMFILE, ENFILE, ENOMEM).
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// One worker's end of a listening socket.
+/// One worker's descriptor of a listening socket, and the connection limit of its address.
 pub struct Acceptor {
     name: String,
-    socket: Socket,
+    socket: ListeningSocket,
     connection_limit: ConnectionLimit,
 }
 
-enum Socket {
-    /// With its address.
+enum ListeningSocket {
+    /// A listener with its address.
     Tcp(TcpListener, SocketAddr),
     Unix(UnixListener),
 }
 
 impl Acceptor {
-    /// `connection_limit`: shared by all workers on this address. Must be called on the worker's runtime.
+    /// Registers the socket with the runtime that this is called on. All workers on the address share `connection_limit`.
     pub fn new(bound: Bound, connection_limit: ConnectionLimit) -> io::Result<Self> {
         let socket = match bound.socket {
             ListenSocket::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
                 let address = listener.local_addr()?;
-                Socket::Tcp(listener, address)
+                ListeningSocket::Tcp(listener, address)
             }
-            ListenSocket::Unix(listener) => Socket::Unix(UnixListener::from_std(listener)?),
+            ListenSocket::Unix(listener) => ListeningSocket::Unix(UnixListener::from_std(listener)?),
         };
         Ok(Self { name: bound.name, socket, connection_limit })
     }
 
-    /// Accepts and serves until the drain begins, then what is queued, then closes the socket.
+    /// Accepts and serves connections until the drain begins, then those that are queued, and then closes the socket.
     pub async fn run<A: RequestService>(self, service: Arc<A>, deadlines: Deadlines, mut drain: Drain) {
         let mut pause = PAUSE.0;
         loop {
@@ -73,7 +76,7 @@ impl Acceptor {
                     }
                     spawn(stream, permit, &service, &drain);
                 }
-                // The client gave up while it was queued; the next one waits already.
+                // The client gave up while it was queued; the next one may be there already.
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
                     if pause == PAUSE.0 {
@@ -87,8 +90,8 @@ impl Acceptor {
         self.empty_queue(&service, &deadlines, &drain);
     }
 
-    /// The same for a listener that is no worker's: it has deadlines of its own, and ends when its connections have, after
-    /// `closing` turned true.
+    /// Runs outside the workers, with deadlines of its own. Returns when `closing` has turned true and the last connection has
+    /// ended.
     pub async fn run_alone<A: RequestService>(self, service: Arc<A>, closing: watch::Receiver<bool>) {
         let deadlines = Deadlines::default();
         let (drain, mut gone) = Drain::new(closing);
@@ -102,23 +105,23 @@ impl Acceptor {
         }
     }
 
-    /// The permit comes first: a connection that was accepted is one that will be served.
+    /// Takes a permit, then accepts: a connection that was accepted will be served.
     async fn next(&self, deadlines: &Deadlines) -> io::Result<(ClientStream, ConnectionPermit)> {
-        // The eviction_guard is kept until somebody was accepted: others would take him for one more who waits.
-        let (permit, _claim) = match self.connection_limit.take(deadlines) {
+        // Hold the guard until accept returns; otherwise another acceptor counts the same client twice.
+        let (permit, _guard) = match self.connection_limit.take(deadlines) {
             Some(permit) => (permit, None),
-            None => self.wait_for_seat(deadlines).await,
+            None => self.wait_for_permit(deadlines).await,
         };
-        // Workers share the socket; tokio waits on when another one was faster.
+        // Workers share the socket; tokio goes on waiting when another worker was faster.
         let stream = match &self.socket {
-            Socket::Tcp(listener, address) => ClientStream::tcp(listener.accept().await?, *address),
-            Socket::Unix(listener) => ClientStream::Unix(listener.accept().await?.0),
+            ListeningSocket::Tcp(listener, address) => ClientStream::tcp(listener.accept().await?, *address),
+            ListeningSocket::Unix(listener) => ClientStream::Unix(listener.accept().await?.0),
         };
         Ok((stream, permit))
     }
 
-    /// All connection_limit are taken. Somebody has to come before anybody is asked to leave.
-    async fn wait_for_seat(&self, deadlines: &Deadlines) -> (ConnectionPermit, Option<EvictionGuard>) {
+    /// Waits until a permit is free. Evicts a connection only when a client waits in the kernel's queue.
+    async fn wait_for_permit(&self, deadlines: &Deadlines) -> (ConnectionPermit, Option<EvictionGuard>) {
         loop {
             let mut changed = pin!(self.connection_limit.changed());
             changed.as_mut().enable();
@@ -128,22 +131,22 @@ impl Acceptor {
             tokio::select! {
                 biased;
                 () = changed.as_mut() => continue,
-                () = self.socket.somebody_waits() => {}
+                () = self.socket.client_waits() => {}
             }
-            if let Some(eviction_guard) = self.connection_limit.eviction_guard() {
-                // Another worker may have accepted whoever it was, meanwhile; nobody has to go for one who is gone.
-                if !self.socket.has_somebody_waiting() {
+            if let Some(guard) = self.connection_limit.eviction_guard() {
+                // Another worker may have accepted the client meanwhile, and then no connection has to be evicted.
+                if !self.socket.has_client_waiting() {
                     continue;
                 }
-                return (eviction_guard.permit(deadlines).await, Some(eviction_guard));
+                return (guard.permit(deadlines).await, Some(guard));
             }
             changed.await;
         }
     }
 
-    /// Serves what the kernel has queued, and closes the socket.
+    /// Accepts and serves what the kernel has queued, within the limit, and closes the socket.
     fn empty_queue<A: RequestService>(self, service: &Arc<A>, deadlines: &Deadlines, drain: &Drain) {
-        let Ok(queue) = Queue::of(self.socket) else { return };
+        let Ok(queue) = AcceptQueue::of(self.socket) else { return };
         while let Some(permit) = self.connection_limit.take(deadlines) {
             match queue.next() {
                 Ok(stream) => spawn(stream, permit, service, drain),
@@ -154,30 +157,30 @@ impl Acceptor {
     }
 }
 
-impl Socket {
-    /// Completes when there is a connection to accept. The runtime's listeners tell that only by accepting, so this watches
-    /// a descriptor of its own; that it is wrapped as a stream does not matter to the kernel, which is only asked whether
-    /// it is readable.
-    async fn somebody_waits(&self) {
+impl ListeningSocket {
+    /// Completes when there is a connection to accept. tokio's listeners tell that only by accepting, so this watches a
+    /// descriptor of its own. It is wrapped as a stream, which does not matter: the kernel is only asked whether it is
+    /// readable.
+    async fn client_waits(&self) {
         let watched = self.as_fd().try_clone_to_owned().and_then(|own| UnixStream::from_std(own.into()));
         let waits = match &watched {
             Ok(watched) => watched.readable().await.is_ok(),
             Err(_) => false,
         };
         if !waits {
-            // Out of descriptors: then whoever leaves makes registry.
+            // Descriptors have run out. A connection that closes frees one, and its permit.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Whether there is one right now.
-    fn has_somebody_waiting(&self) -> bool {
+    /// Whether there is a connection to accept now.
+    fn has_client_waiting(&self) -> bool {
         let mut asked = [PollFd::new(self, PollFlags::IN)];
         poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 }
 
-impl AsFd for Socket {
+impl AsFd for ListeningSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(listener, _) => listener.as_fd(),
@@ -186,21 +189,21 @@ impl AsFd for Socket {
     }
 }
 
-/// A listening socket asked directly: the runtime may not have heard yet of what is queued.
-enum Queue {
+/// A listening socket outside the runtime, which may not have heard yet of what is queued.
+enum AcceptQueue {
     Tcp(std::net::TcpListener, SocketAddr),
     Unix(std::os::unix::net::UnixListener),
 }
 
-impl Queue {
-    fn of(socket: Socket) -> io::Result<Self> {
+impl AcceptQueue {
+    fn of(socket: ListeningSocket) -> io::Result<Self> {
         Ok(match socket {
-            Socket::Tcp(listener, address) => Self::Tcp(listener.into_std()?, address),
-            Socket::Unix(listener) => Self::Unix(listener.into_std()?),
+            ListeningSocket::Tcp(listener, address) => Self::Tcp(listener.into_std()?, address),
+            ListeningSocket::Unix(listener) => Self::Unix(listener.into_std()?),
         })
     }
 
-    /// The next connection; `WouldBlock` when there is none.
+    /// Accepts the next connection; `WouldBlock` when there is none.
     fn next(&self) -> io::Result<ClientStream> {
         match self {
             Self::Tcp(listener, address) => {
@@ -218,12 +221,12 @@ impl Queue {
 }
 
 fn spawn<A: RequestService>(stream: ClientStream, permit: ConnectionPermit, service: &Arc<A>, drain: &Drain) {
-    let connection_state = ConnectionState::begin(permit, service.limits(), drain);
-    // Its owner is the drain, which waits for the connection_state to end. A panic ends this task and nothing else.
-    tokio::spawn(connection::serve(stream, Arc::clone(service), connection_state, drain.clone()));
+    let state = ConnectionState::begin(permit, service.limits(), drain);
+    // The drain owns this task: it waits until the state is dropped. A panic ends the task and nothing else.
+    tokio::spawn(connection::serve(stream, Arc::clone(service), state, drain.clone()));
 }
 
-/// In words, with what an operator can do about it.
+/// Says in words why accepting failed, and what an operator can do about it.
 fn why(error: &io::Error) -> String {
     let errno = rustix::io::Errno::from_io_error(error);
     match errno {
@@ -233,7 +236,7 @@ fn why(error: &io::Error) -> String {
     }
 }
 
-/// Errors of one connection, not of the socket (accept(2)).
+/// Whether an error of accept(2) is about one connection and not about the socket.
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionReset, Interrupted, InvalidInput, NotConnected, PermissionDenied, TimedOut,

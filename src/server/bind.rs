@@ -1,4 +1,7 @@
-//! Sockets that clients connect to.
+//! Listening sockets: bound here, or passed in by a service manager.
+//!
+//! Guarantees: nobody connects to a Unix socket before its mode and group are set; a socket file is removed only by the
+//! process that made it, or when no process answers on it.
 
 use std::{
     fmt, fs, io,
@@ -10,17 +13,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use listenfd::ListenFd;
 use nix::unistd::{Gid, Group};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// Connections the kernel may queue; it cuts this to `net.core.somaxconn`.
+/// How many connections the kernel may queue; it reduces this to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+/// The mode of a Unix socket's file until its own mode and group are set.
+const OWNER_ONLY: u32 = 0o600;
 
 /// Why a listen address can't be used.
 #[derive(Debug)]
 pub struct BindError {
     listen: String,
-    /// The one that another address could be written in.
+    /// The setting in which the user could choose another address.
     setting: &'static str,
     kind: BindErrorKind,
 }
@@ -57,26 +63,26 @@ impl BindError {
         Self { listen, setting: "listen", kind }
     }
 
-    /// Somebody answers on that Unix socket.
+    /// Whether another process answers on that Unix socket.
     #[must_use]
     pub fn is_answered(&self) -> bool {
         matches!(self.kind, BindErrorKind::Answered)
     }
 
-    /// The address came from that setting, and not from `listen`.
+    /// Names the setting that the address came from, when it is not `listen`.
     #[must_use]
     pub fn of_setting(self, setting: &'static str) -> Self {
         Self { setting, ..self }
     }
 }
 
-/// A bound socket and what to call it.
+/// A bound socket and its name.
 pub struct Bound {
-    /// `127.0.0.1:2273` with the port that was really taken, or `unix:/path`.
+    /// `127.0.0.1:2273`, with the port that the kernel chose if the settings say 0, or `unix:/path`.
     pub name: String,
-    /// The socket, not blocking.
+    /// The socket, in non-blocking mode.
     pub socket: ListenSocket,
-    /// Of a Unix socket, which is removed at the end.
+    /// The file of a Unix socket that this process has bound; removed on drop.
     file: Option<SocketFile>,
 }
 
@@ -86,8 +92,8 @@ impl Bound {
         Ok(Self { name, socket: ListenSocket::Tcp(listener), file: None })
     }
 
-    /// A socket that somebody else has bound, and whose file is theirs.
-    pub(super) fn passed(socket: ListenSocket) -> io::Result<Self> {
+    /// Takes a socket that a service manager has bound. Its file belongs to the service manager.
+    fn passed(socket: ListenSocket) -> io::Result<Self> {
         match socket {
             ListenSocket::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
@@ -102,7 +108,7 @@ impl Bound {
         }
     }
 
-    /// Where clients connect to over TCP.
+    /// The TCP address that clients connect to; `None` for a Unix socket.
     #[must_use]
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match &self.socket {
@@ -111,13 +117,13 @@ impl Bound {
         }
     }
 
-    /// The Unix socket's file, if it is ours.
+    /// The Unix socket's file, if this process has bound it.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.file.as_ref().map(|file| file.path.as_path())
     }
 
-    /// Another descriptor of the same socket, for another worker. It does not remove a file.
+    /// Makes another descriptor of the same socket, for another worker. Dropping it removes no file.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { name: self.name.clone(), socket: self.socket.try_clone()?, file: None })
     }
@@ -146,7 +152,7 @@ impl ListenSocket {
     }
 }
 
-/// Who may open a Unix socket.
+/// The mode and the group of a Unix socket's file, which decide who may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketAccess {
     mode: u32,
@@ -154,14 +160,15 @@ pub struct SocketAccess {
 }
 
 impl SocketAccess {
-    /// `group`: by name or number; `None`: the process's.
+    /// Resolves `group`, a name or a number; `None` stands for the process's own group.
     pub fn new(mode: u32, group: Option<&str>) -> Result<Self, NoSuchGroup> {
         Ok(Self { mode, group: group.map(group_id).transpose()? })
     }
 
     /// Gives the file at `path` this mode and group.
     pub fn apply(self, path: &Path) -> io::Result<()> {
-        // The group first: a moment of the old mode for the new group is less than one of the new mode for the old group.
+        // The group comes first: for a moment the new group has the old mode, which is narrower than the new mode for the old
+        // group.
         if let Some(group) = self.group {
             std::os::unix::fs::chown(path, None, Some(group.as_raw()))?;
         }
@@ -194,7 +201,7 @@ fn group_id(group: &str) -> Result<Gid, NoSuchGroup> {
     found.map(|found| found.gid).ok_or_else(|| NoSuchGroup(group.to_owned()))
 }
 
-/// Binds a TCP address. `Ok(None)`: a default address whose family this machine lacks.
+/// Binds a TCP address. Returns `Ok(None)` for an address that is not `required` and whose family this machine lacks.
 pub fn bind_tcp(address: SocketAddr, required: bool) -> Result<Option<Bound>, BindError> {
     let failed = |error| BindError::new(address.to_string(), BindErrorKind::Io(error));
     match tcp(address) {
@@ -204,7 +211,7 @@ pub fn bind_tcp(address: SocketAddr, required: bool) -> Result<Option<Bound>, Bi
     }
 }
 
-/// Binds a Unix socket; its file goes when the last of [`Bound`] does.
+/// Binds a Unix socket. Its file is removed when the [`Bound`] is dropped.
 pub fn bind_unix(path: &Path, access: SocketAccess) -> Result<Bound, BindError> {
     let name = format!("unix:{}", path.display());
     match unix(path, access) {
@@ -213,14 +220,43 @@ pub fn bind_unix(path: &Path, access: SocketAccess) -> Result<Bound, BindError> 
     }
 }
 
+/// A socket that a service manager has bound for us (`sd_listen_fds(3)`).
+///
+/// A connection that comes while we restart waits in such a socket, so none is refused.
+pub struct Passed {
+    /// The name that `FileDescriptorName=` gives; by default the unit's name.
+    pub name: String,
+    /// The socket.
+    pub bound: Bound,
+}
+
+/// Takes all sockets that were passed in; a process can do so once. `names`: the sockets' names, in their order.
+///
+/// Their number is in `LISTEN_FDS`, which counts only when `LISTEN_PID` is ours.
+pub fn passed_sockets(names: &[String]) -> io::Result<Vec<Passed>> {
+    let mut sockets = ListenFd::from_env();
+    let mut all = Vec::new();
+    for index in 0..sockets.len() {
+        let socket = match sockets.take_tcp_listener(index) {
+            Ok(listener) => listener.map(ListenSocket::Tcp),
+            Err(_) => sockets.take_unix_listener(index)?.map(ListenSocket::Unix),
+        };
+        if let Some(socket) = socket {
+            let name = names.get(index).cloned().unwrap_or_default();
+            all.push(Passed { name, bound: Bound::passed(socket)? });
+        }
+    }
+    Ok(all)
+}
+
 fn family_is_missing(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
 fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of a former process that wait out their time must not keep us from starting. It does not let two
-    // listeners share the address.
+    // Connections of a former process in TIME_WAIT must not keep us from starting. SO_REUSEADDR does not let two listeners
+    // share the address.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -243,16 +279,16 @@ fn unix(path: &Path, access: SocketAccess) -> Result<(UnixListener, SocketFile),
     Ok((socket.into(), file))
 }
 
-/// Nobody else may connect before mode and group are set, so the file is made closed and then opened. On Linux the file
-/// takes the mode of the socket.
+/// Binds with a file that only the owner may open, so that nobody else connects before mode and group are set. On Linux the
+/// file takes the mode of the socket.
 #[cfg(target_os = "linux")]
 fn bind_closed(socket: &Socket, address: &SockAddr) -> io::Result<()> {
     rustix::fs::fchmod(socket, rustix::fs::Mode::from_raw_mode(OWNER_ONLY))?;
     socket.bind(address)
 }
 
-/// Elsewhere only the mask does it, which belongs to the whole process: other files that are made at this very moment are
-/// closed to others too.
+/// Binds with a file that only the owner may open. Elsewhere than on Linux only the process's umask can do that; other files
+/// that the process makes at this moment get the same mode.
 #[cfg(not(target_os = "linux"))]
 fn bind_closed(socket: &Socket, address: &SockAddr) -> io::Result<()> {
     let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(!OWNER_ONLY & 0o777));
@@ -261,7 +297,7 @@ fn bind_closed(socket: &Socket, address: &SockAddr) -> io::Result<()> {
     bound
 }
 
-/// A socket file outlives a process that was killed. It goes only when nobody answers on it.
+/// Removes the socket file of a process that was killed. Keeps a socket on which a process answers.
 fn remove_stale(path: &Path) -> Result<(), BindErrorKind> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {
@@ -269,7 +305,7 @@ fn remove_stale(path: &Path) -> Result<(), BindErrorKind> {
     }
     let probe = || {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // Whoever is there may be too busy to accept; waiting for that would be waiting for ever.
+        // A process that is too busy to accept could block this for ever.
         socket.set_nonblocking(true)?;
         socket.connect(&SockAddr::unix(path)?)
     };
@@ -281,7 +317,7 @@ fn remove_stale(path: &Path) -> Result<(), BindErrorKind> {
     }
 }
 
-/// Removes the file that it was made for when dropped, and no other that took its place.
+/// Removes a socket's file on drop, unless another file has taken its place.
 struct SocketFile {
     path: PathBuf,
     id: (u64, u64),
@@ -296,7 +332,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if file_id(&self.path).is_ok_and(|id| id == self.id) {
-            // There is nobody left to tell.
+            // An error can't be reported any more.
             drop(fs::remove_file(&self.path));
         }
     }
@@ -306,5 +342,3 @@ fn file_id(path: &Path) -> io::Result<(u64, u64)> {
     let found = fs::symlink_metadata(path)?;
     Ok((found.dev(), found.ino()))
 }
-
-const OWNER_ONLY: u32 = 0o600;

@@ -1,4 +1,6 @@
-//! One client connection, from its first byte to its last.
+//! Serves one client connection: HTTP/1.x or HTTP/2 by hyper, until it ends, must end, or becomes a tunnel.
+//!
+//! Guarantees: an HTTP/2 connection is bounded in streams, resets, heads and memory.
 
 use std::{
     convert::Infallible,
@@ -25,75 +27,71 @@ use super::{
     stream::{ClientIo, ClientStream},
 };
 
-/// Memory that one HTTP/1.x connection may take to buffer a body.
+/// How much of a body an HTTP/1.x connection may buffer, in bytes.
 const BODY_BUFFER: usize = 64 * 1024;
 
-/// Bounds of an HTTP/2 connection. What a client may send ahead: a stream's window, a connection's.
+/// HTTP/2's windows, in bytes: how much a client may send ahead on a stream, and on the connection.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
-/// Requests in progress; more are refused unseen (`REFUSED_STREAM`).
+/// HTTP/2 requests in progress; hyper refuses further ones (`REFUSED_STREAM`).
 const STREAMS: u32 = 256;
-/// Bytes of an answer that wait in memory for the client to read; one frame of a body may go over it.
+/// How much of an HTTP/2 response may wait in memory for the client to read, in bytes; one frame may exceed it.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Streams reset by the client before we saw them, and streams that we had to reset: more end the connection.
+/// How many streams a client may reset before we saw them, and how many we may have to reset, on one HTTP/2 connection;
+/// more end it.
 const RESETS: (usize, usize) = (32, 256);
 
-/// What answers requests. One per worker and listen address.
+/// Answers requests. There is one per worker and listen address.
 pub trait RequestService: Send + Sync + 'static {
-    /// The body of an answer.
+    /// The body of a response.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static;
 
-    /// Answers one request. Dropped when the client hangs up.
+    /// Answers one request. The future is dropped when the client hangs up.
     ///
-    /// After a 101 the connection is the answerer's, by hyper's `OnUpgrade`; it keeps its permit, and the drain waiting, for as
-    /// long as it is open.
+    /// After a 101, the service has the connection through hyper's `OnUpgrade`. The connection keeps its permit, and the drain
+    /// waiting, until it is closed.
     fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Self::Body>> + Send;
 
-    /// What the next connection is granted.
+    /// The limits of the next connection.
     fn limits(&self) -> ConnectionLimits;
 }
 
-/// Serves one connection until either side closes it, or until it becomes a tunnel.
-pub(super) async fn serve<A: RequestService>(
-    stream: ClientStream,
-    service: Arc<A>,
-    connection_state: Arc<ConnectionState>,
-    drain: Drain,
-) {
-    let client = Client { service, peer: stream.peer(), connection_state };
-    let stream = ClientIo::new(stream, Arc::clone(&client.connection_state));
+/// Serves one connection until either side closes it, its deadline passes, or it becomes a tunnel.
+pub(super) async fn serve<A: RequestService>(stream: ClientStream, service: Arc<A>, state: Arc<ConnectionState>, drain: Drain) {
+    let client = ClientConnection { service, peer: stream.peer(), state };
+    let stream = ClientIo::new(stream, Arc::clone(&client.state));
     if let Some(stream) = http1(stream, &client, drain.clone()).await {
-        // Boxed: it is large, and most connections never need it.
+        // The future is boxed because it is large, and most connections never need it.
         Box::pin(http2(stream, &client, drain)).await;
     }
 }
 
-/// HTTP/1.x. Gives the stream back when the client's first bytes are HTTP/2's.
-async fn http1<A: RequestService>(stream: ClientIo, client: &Client<A>, drain: Drain) -> Option<ClientIo> {
-    let limits = client.connection_state.limits();
+/// Serves HTTP/1.x. Gives the stream back when the client's first bytes are HTTP/2's.
+async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) -> Option<ClientIo> {
+    let limits = client.state.limits();
     let mut connection = http1::Builder::new()
         .max_buf_size(limits.head_bytes.max(BODY_BUFFER))
         .max_header_size(limits.head_bytes)
         .max_headers(limits.head_lines)
-        // It also runs while a connection is idle, and does not run before the first byte: see `ConnectionState`.
+        // hyper's time-out also runs while a connection is idle, and not before the first byte. `ConnectionState` has ours.
         .header_read_timeout(None)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service_fn(|request| client.answer(request)))
         .with_upgrades();
-    drive(&client.connection_state, drain, |cx, turn| {
+    drive(&client.state, drain, |cx, step| {
         let mut connection = Pin::new(&mut connection);
-        if turn == Turn::Leave {
+        if step == ConnectionStep::ShutDown {
             connection.as_mut().graceful_shutdown();
         }
         let ended = connection.poll(cx).is_ready();
-        if ended || client.connection_state.is_http2() { Poll::Ready(()) } else { Poll::Pending }
+        if ended || client.state.is_http2() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    if client.connection_state.is_http2() { connection.into_parts().map(|parts| parts.io.into_inner()) } else { None }
+    if client.state.is_http2() { connection.into_parts().map(|parts| parts.io.into_inner()) } else { None }
 }
 
-async fn http2<A: RequestService>(stream: ClientIo, client: &Client<A>, drain: Drain) {
-    let limits = client.connection_state.limits();
-    // Each stream is a task of its own. They end with the connection, and hold its `ConnectionState`, for which the drain waits.
+async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) {
+    let limits = client.state.limits();
+    // Each stream is a task of its own. It ends with the connection, and holds its `ConnectionState`, so the drain waits for it.
     let mut connection = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
@@ -104,9 +102,9 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &Client<A>, drain: D
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service_fn(|request| client.answer(request)));
-    drive(&client.connection_state, drain, |cx, turn| {
+    drive(&client.state, drain, |cx, step| {
         let mut connection = Pin::new(&mut connection);
-        if turn == Turn::Leave {
+        if step == ConnectionStep::ShutDown {
             connection.as_mut().graceful_shutdown();
         }
         connection.poll(cx).map(drop)
@@ -114,66 +112,65 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &Client<A>, drain: D
     .await;
 }
 
-/// What a connection is polled for.
+/// What [`drive`] asks of hyper's connection with a poll.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    GoOn,
-    /// To finish what is in progress, accept no more, and end.
-    Leave,
+enum ConnectionStep {
+    Serve,
+    /// Finish what is in progress, accept no more requests, and end.
+    ShutDown,
 }
 
-/// Polls a connection until it ends, or until it must: a deadline has passed, or a drain wants it gone.
-async fn drive(connection_state: &ConnectionState, mut drain: Drain, mut poll: impl FnMut(&mut Context<'_>, Turn) -> Poll<()>) {
+/// Polls a connection until it ends. A deadline that passes, and a drain, end it: gracefully, or at once.
+async fn drive(state: &ConnectionState, mut drain: Drain, mut poll: impl FnMut(&mut Context<'_>, ConnectionStep) -> Poll<()>) {
     let mut begun = pin!(drain.begun());
-    let (mut draining, mut leaving) = (false, false);
+    let (mut draining, mut shutting_down) = (false, false);
     std::future::poll_fn(|cx| {
-        let mut turn = Turn::GoOn;
+        let mut step = ConnectionStep::Serve;
         loop {
-            // How it ended is known to the exchange that was under way; there is nobody else to tell.
-            if poll(cx, turn).is_ready() {
+            // hyper's result is dropped: the exchange that was in progress knows how the connection ended.
+            if poll(cx, step).is_ready() {
                 return Poll::Ready(());
             }
             if !draining && begun.as_mut().poll(cx).is_ready() {
                 draining = true;
-                connection_state.shorten_for_drain();
+                state.shorten_for_drain();
             }
-            let due = match connection_state.poll_due(cx) {
+            let due = match state.poll_due(cx) {
                 Poll::Ready(due) => Some(due),
-                Poll::Pending => connection_state.misuse(),
+                Poll::Pending => state.misuse(),
             };
             if due == Some(Due::Cut) {
                 return Poll::Ready(());
             }
-            // hyper would close a connection that has not said anything, though its first request may be on the way.
-            let leave = due == Some(Due::Leave) || (draining && !connection_state.is_silent());
-            if leaving || !leave {
+            // hyper would close a connection that has sent nothing yet, though its first request may be on the way.
+            let shut_down = due == Some(Due::Leave) || (draining && !state.is_silent());
+            if shutting_down || !shut_down {
                 return Poll::Pending;
             }
-            leaving = true;
-            connection_state.leave();
-            turn = Turn::Leave;
+            shutting_down = true;
+            state.leave();
+            step = ConnectionStep::ShutDown;
         }
     })
     .await;
 }
 
-/// What is the same for every request of a connection.
-struct Client<A> {
+/// What every request of a connection shares.
+struct ClientConnection<A> {
     service: Arc<A>,
     peer: Peer,
-    connection_state: Arc<ConnectionState>,
+    state: Arc<ConnectionState>,
 }
 
-impl<A: RequestService> Client<A> {
+impl<A: RequestService> ClientConnection<A> {
     fn answer(
         &self,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<TrackedBody<A::Body>>, Infallible>> + Send + use<A> {
         let (service, peer) = (Arc::clone(&self.service), self.peer.clone());
-        let mut in_progress = InProgress::begin(&self.connection_state, !request.body().is_end_stream());
-        // HTTP/1.x's parser has counted already.
-        let too_many =
-            request.version() == Version::HTTP_2 && request.headers().len() > self.connection_state.limits().head_lines;
+        let mut in_progress = InProgress::begin(&self.state, !request.body().is_end_stream());
+        // The HTTP/1.x parser has counted the lines itself.
+        let too_many = request.version() == Version::HTTP_2 && request.headers().len() > self.state.limits().head_lines;
         let older = request.version() == Version::HTTP_10 && *request.method() != Method::HEAD;
         async move {
             if too_many {
@@ -187,7 +184,7 @@ impl<A: RequestService> Client<A> {
                 delimit(&mut answer, &in_progress);
             }
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-                in_progress.goes_on();
+                in_progress.is_tunnel();
             } else if answer.body().is_end_stream() {
                 in_progress.is_answered();
             }
@@ -196,23 +193,23 @@ impl<A: RequestService> Client<A> {
     }
 }
 
-/// HTTP/1.0 knows no chunks: unless there is a length, the body ends with the connection, and if it is cut, so does what
-/// was left of it. Then the end must not look like one.
+/// Prepares a response to an HTTP/1.0 client, which knows no chunks: without a length, the body ends with the connection. If
+/// the body is cut, the connection must not end cleanly, since the client would take the body for whole.
 fn delimit<B: Body>(answer: &mut Response<B>, in_progress: &InProgress) {
     let bodiless = matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) || answer.body().is_end_stream();
     if bodiless {
         return;
     }
-    in_progress.close_delimited();
+    in_progress.set_close_delimited();
     if answer.body().size_hint().exact().is_none() {
-        // Says that the connection is not kept, even if the client has asked for that.
+        // hyper then closes the connection, even if the client has asked to keep it.
         *answer.version_mut() = Version::HTTP_10;
     }
 }
 
-/// An answer's body that tells when its exchange is over.
+/// A response body that tells its [`InProgress`] when the last byte was given.
 struct TrackedBody<B> {
-    /// `None`: there is none, and nobody of ours answered.
+    /// `None`: the response is this module's own, and has no body.
     inner: Option<B>,
     in_progress: InProgress,
 }

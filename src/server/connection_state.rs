@@ -1,8 +1,8 @@
-//! One connection's phases: who owes the next step, and until when.
+//! State of one client connection: its phase, and the deadline that the phase sets.
 //!
-//! Depends on `connection_limit` and `deadline`. A connection has one deadline, which means what its phase says. Guarantees: nothing
-//! but a whole head ends the time for it; a connection is idle only when no request is in progress on it and nothing is
-//! left to write; whoever holds a [`ConnectionState`] keeps the connection's permit, and the drain waiting.
+//! Guarantees: only a whole head ends the time for the head; a connection is idle only when no request is in progress on it
+//! and nothing is left to write; a [`ConnectionState`] keeps the connection's permit, and the drain waiting, until it is
+//! dropped.
 
 use std::{
     sync::{
@@ -18,48 +18,48 @@ use tokio::sync::mpsc;
 use super::{ConnectionLimits, connection_limit::ConnectionPermit, drain::Drain};
 use crate::clock;
 
-/// For what should follow at once: the first bytes on a connection accepted during a drain; the end of an HTTP/2
-/// connection after our GOAWAY.
+/// The time for what should follow at once: the first bytes on a connection that was accepted during a drain, or the end of
+/// an HTTP/2 connection after our GOAWAY.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// A connection that has said nothing for so long since it was accepted counts as idle, should its permit be wanted.
+/// A connection that has sent nothing for this long since it was accepted counts as idle, and may be evicted.
 const IDLE_GRACE: Duration = Duration::from_secs(1);
 
-/// Streams that an HTTP/2 client may abandon, over those that it lets finish, before it is asked to connect anew; twice as
-/// many, and the connection is cut. Each may have cost a request to upstream (CVE-2023-44487).
+/// How many more streams an HTTP/2 client may abandon than it lets finish, before we close its connection gracefully; at
+/// twice as many we cut it. Each abandoned stream may have cost a request to upstream (CVE-2023-44487).
 const ABANDONED: usize = 100;
 
-/// Accepted, and nothing read yet.
+/// The first phase: accepted, and nothing read yet.
 const FIRST: u8 = 0;
-/// Part of a head was read, or of HTTP/2's beginning.
+/// Part of a head was read, or part of HTTP/2's preface.
 const PARTIAL: u8 = 1;
 /// At least one request is in progress.
 const EXCHANGE: u8 = 2;
 /// Between requests.
 const IDLE: u8 = 3;
 
-/// What a connection has to do now that its deadline has passed.
+/// How a connection ends now that its deadline has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// To end in its protocol's own way.
+    /// Gracefully, as its protocol provides.
     Leave,
-    /// To end at once.
+    /// At once.
     Cut,
 }
 
-/// A connection's time at the sidecar. All of it happens on the connection's own worker; atomics only because tasks may
-/// move.
+/// State of one client connection. Only the connection's own worker uses it; its members are atomic because a task must be
+/// `Send`.
 pub(super) struct ConnectionState {
     phase: AtomicU8,
     http2: AtomicBool,
     /// Requests in progress: at most one over HTTP/1.x.
     streams: AtomicUsize,
     abandoned: AtomicUsize,
-    /// Bytes came while a request without a body was answered: they begin the next head.
+    /// Bytes came while a request without a body was in progress: they begin the next head.
     surplus: AtomicBool,
     /// The last write could not be finished.
     blocked: AtomicBool,
-    /// The client learns only from the connection's end where the present answer ends (HTTP/1.0).
+    /// The current response ends with the connection, without another delimiter (HTTP/1.0).
     close_delimited: AtomicBool,
     leaving: AtomicBool,
     limits: ConnectionLimits,
@@ -68,11 +68,11 @@ pub(super) struct ConnectionState {
 }
 
 impl ConnectionState {
-    /// Begins now, and with it the time for the first head.
+    /// Starts the connection's first phase, and the time for its first head.
     pub(super) fn begin(mut permit: ConnectionPermit, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
         permit.accepted();
         permit.deadline().arm(limits.head_timeout);
-        // Whoever says nothing takes the place of somebody who would.
+        // A client that sends nothing must not keep out one that would.
         permit.idle(clock::instant() + IDLE_GRACE);
         Arc::new(Self {
             phase: AtomicU8::new(FIRST),
@@ -101,18 +101,18 @@ impl ConnectionState {
         self.phase.store(phase, Ordering::Relaxed);
     }
 
-    /// Nothing was read since it was accepted.
+    /// Whether nothing was read since the connection was accepted.
     pub(super) fn is_silent(&self) -> bool {
         self.phase() == FIRST
     }
 
-    /// Something was read, in HTTP/1.x, or before the protocol was known.
+    /// Notes that something was read, in HTTP/1.x, or before the protocol was known.
     pub(super) fn read_some(&self) {
         match self.phase() {
             FIRST => {
                 self.set(PARTIAL);
                 if self.permit.busy() {
-                    // Asked to leave a moment earlier, which made the deadline pass.
+                    // It was evicted a moment earlier, which made the deadline pass.
                     self.permit.deadline().arm(self.limits.head_timeout);
                 }
             }
@@ -128,7 +128,7 @@ impl ConnectionState {
         self.permit.busy();
     }
 
-    /// The client speaks HTTP/2.
+    /// Notes that the client speaks HTTP/2.
     pub(super) fn preface_came(&self) {
         self.http2.store(true, Ordering::Relaxed);
     }
@@ -137,7 +137,7 @@ impl ConnectionState {
         self.http2.load(Ordering::Relaxed)
     }
 
-    /// Whether the kernel did not take all of the last write.
+    /// Notes whether the last write is blocked: the kernel did not take all of it.
     pub(super) fn set_blocked(&self, blocked: bool) {
         if self.is_blocked() == blocked {
             return;
@@ -152,7 +152,7 @@ impl ConnectionState {
         self.blocked.load(Ordering::Relaxed)
     }
 
-    /// Whether the client would mistake the connection's end for the answer's.
+    /// Whether the client would take the connection's end for the end of the response.
     pub(super) fn close_delimited(&self) -> bool {
         self.close_delimited.load(Ordering::Relaxed)
     }
@@ -177,7 +177,7 @@ impl ConnectionState {
         self.begin_idling();
     }
 
-    /// It counts as idle once everything is written.
+    /// Starts the idle time-out. The connection counts as idle once everything is written.
     fn begin_idling(&self) {
         let now = clock::instant();
         self.permit.deadline().arm_at(now + if self.is_leaving() { CLOSE_GRACE } else { self.limits.client_idle });
@@ -186,13 +186,13 @@ impl ConnectionState {
         }
     }
 
-    /// A stream has ended. `whole`: the client let it.
+    /// Counts a stream that has ended. `whole`: the client did not abandon it.
     fn count_stream(&self, whole: bool) {
         let abandoned = self.abandoned.load(Ordering::Relaxed);
         self.abandoned.store(if whole { abandoned.saturating_sub(1) } else { abandoned + 1 }, Ordering::Relaxed);
     }
 
-    /// What an HTTP/2 client deserves that abandons one stream after the other.
+    /// How the connection has to end when its HTTP/2 client abandons one stream after the other.
     pub(super) fn misuse(&self) -> Option<Due> {
         match self.abandoned.load(Ordering::Relaxed) {
             0..ABANDONED => None,
@@ -201,7 +201,7 @@ impl ConnectionState {
         }
     }
 
-    /// The drain began: a connection that is silent since it was accepted gets a moment, and no more.
+    /// Shortens the time for the first bytes to [`CLOSE_GRACE`], since a drain has begun.
     pub(super) fn shorten_for_drain(&self) {
         if self.is_silent() {
             self.permit.deadline().arm(CLOSE_GRACE.min(self.limits.head_timeout));
@@ -212,8 +212,7 @@ impl ConnectionState {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    /// It was evicting, in its protocol, that it ends. An HTTP/2 client with nothing in progress has a moment to say that it
-    /// has heard.
+    /// Notes that a graceful close has begun. An HTTP/2 client with nothing in progress has [`CLOSE_GRACE`] to close its end.
     pub(super) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
         let nothing_in_progress = self.phase() == IDLE || (self.is_http2() && self.phase() != EXCHANGE);
@@ -222,24 +221,25 @@ impl ConnectionState {
         }
     }
 
-    /// What there is to do once the deadline has passed, or somebody else wants the permit. Pending, it wakes the task.
+    /// How the connection has to end, once its deadline has passed or it was evicted. While it is pending, it wakes the task
+    /// when that changes.
     pub(super) fn poll_due(&self, cx: &mut Context<'_>) -> Poll<Due> {
         let deadline = self.permit.deadline();
         loop {
             ready!(deadline.poll_passed(cx));
             match self.phase() {
                 EXCHANGE => {
-                    // Somebody wanted its permit just when a request began.
+                    // It was evicted at the moment when a request began.
                     deadline.disarm();
                     self.permit.refuse_eviction();
                 }
                 IDLE if self.is_blocked() => {
-                    // The end of an answer is still on its way to a client that reads slowly.
+                    // A client that reads slowly has not got the end of its response yet.
                     self.begin_idling();
                     self.permit.busy();
                 }
                 IDLE if !self.is_leaving() => return Poll::Ready(Due::Leave),
-                // The same, a moment earlier.
+                // It was evicted at the moment when a head began.
                 PARTIAL if self.permit.refuse_eviction() => deadline.arm(self.limits.head_timeout),
                 _ => return Poll::Ready(Due::Cut),
             }
@@ -247,46 +247,46 @@ impl ConnectionState {
     }
 }
 
-/// A request in progress, from its head to the last byte of its answer.
+/// A request in progress, from its head to the last byte of its response.
 pub(super) struct InProgress {
-    connection_state: Arc<ConnectionState>,
+    state: Arc<ConnectionState>,
     had_body: bool,
     answered: bool,
-    goes_on: bool,
+    is_tunnel: bool,
 }
 
 impl InProgress {
-    pub(super) fn begin(connection_state: &Arc<ConnectionState>, had_body: bool) -> Self {
-        connection_state.begin_exchange();
-        Self { connection_state: Arc::clone(connection_state), had_body, answered: false, goes_on: false }
+    pub(super) fn begin(state: &Arc<ConnectionState>, had_body: bool) -> Self {
+        state.begin_exchange();
+        Self { state: Arc::clone(state), had_body, answered: false, is_tunnel: false }
     }
 
-    /// The answer that begins is delimited by the connection's end alone, or nothing older clients would notice.
-    pub(super) fn close_delimited(&self) {
-        self.connection_state.close_delimited.store(true, Ordering::Relaxed);
+    /// Notes that the response ends with the connection, without a delimiter that an HTTP/1.0 client would notice.
+    pub(super) fn set_close_delimited(&self) {
+        self.state.close_delimited.store(true, Ordering::Relaxed);
     }
 
-    /// The answer was given to its last byte.
+    /// Notes that the response was given to its last byte.
     pub(super) fn is_answered(&mut self) {
         self.answered = true;
-        self.connection_state.close_delimited.store(false, Ordering::Relaxed);
+        self.state.close_delimited.store(false, Ordering::Relaxed);
     }
 
-    /// It does not end: the connection has become a tunnel.
-    pub(super) fn goes_on(&mut self) {
-        self.goes_on = true;
+    /// Notes that the connection has become a tunnel: the request stays in progress until it closes.
+    pub(super) fn is_tunnel(&mut self) {
+        self.is_tunnel = true;
     }
 }
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        if self.goes_on {
+        if self.is_tunnel {
             return;
         }
-        if self.connection_state.is_http2() {
-            self.connection_state.count_stream(self.answered);
+        if self.state.is_http2() {
+            self.state.count_stream(self.answered);
         }
-        self.connection_state.end_exchange(self.had_body);
+        self.state.end_exchange(self.had_body);
     }
 }
 
@@ -306,39 +306,39 @@ mod tests {
         client_idle: Duration::from_secs(3600),
     };
 
-    struct Scene {
-        connection_limit: ConnectionLimit,
+    struct LimitedConnection {
+        limit: ConnectionLimit,
         deadlines: Deadlines,
-        connection_state: Arc<ConnectionState>,
+        state: Arc<ConnectionState>,
     }
 
-    impl Scene {
-        /// One connection, the only one that may be.
+    impl LimitedConnection {
+        /// Accepts one connection, which is all that the limit allows.
         fn new() -> Self {
-            let (connection_limit, deadlines) = (ConnectionLimit::new(1), Deadlines::default());
+            let (limit, deadlines) = (ConnectionLimit::new(1), Deadlines::default());
             let looking = deadlines.clone();
             tokio::spawn(async move { looking.run().await });
             let (drain, _gone) = Drain::new(watch::channel(false).1);
-            let connection_state = ConnectionState::begin(connection_limit.take(&deadlines).unwrap(), LIMITS, &drain);
-            Self { connection_limit, deadlines, connection_state }
+            let state = ConnectionState::begin(limit.take(&deadlines).unwrap(), LIMITS, &drain);
+            Self { limit, deadlines, state }
         }
 
         fn ask_and_answer(&self) {
-            self.connection_state.read_some();
-            InProgress::begin(&self.connection_state, false).is_answered();
+            self.state.read_some();
+            InProgress::begin(&self.state, false).is_answered();
         }
 
-        /// What is due within `limit`, and after how long.
+        /// How the connection ends within `limit`, and after how long.
         async fn due(&self, limit: Duration) -> Option<(Due, Duration)> {
             let start = clock::instant();
-            let due = timeout(limit, poll_fn(|cx| self.connection_state.poll_due(cx))).await.ok()?;
+            let due = timeout(limit, poll_fn(|cx| self.state.poll_due(cx))).await.ok()?;
             Some((due, start.elapsed()))
         }
 
-        /// Somebody wants the only permit from now on.
-        async fn is_wanted(&self) {
-            let (connection_limit, deadlines) = (self.connection_limit.clone(), self.deadlines.clone());
-            tokio::spawn(async move { drop(connection_limit.eviction_guard().unwrap().permit(&deadlines).await) });
+        /// Another client waits for the only permit from now on.
+        async fn evict(&self) {
+            let (limit, deadlines) = (self.limit.clone(), self.deadlines.clone());
+            tokio::spawn(async move { drop(limit.eviction_guard().unwrap().permit(&deadlines).await) });
             tokio::task::yield_now().await;
         }
     }
@@ -348,38 +348,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_is_due_in_time_and_an_idle_connection_leaves_later() {
-        let scene = Scene::new();
-        scene.connection_state.read_some();
+    async fn a_head_has_to_come_in_time_and_an_idle_connection_is_closed_later() {
+        let scene = LimitedConnection::new();
+        scene.state.read_some();
         let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
         assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
-        let scene = Scene::new();
+        let scene = LimitedConnection::new();
         scene.ask_and_answer();
         let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
         assert!(due == Due::Leave && is_about(took, LIMITS.client_idle), "{due:?} {took:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_says_nothing_leaves_after_a_moment_when_its_seat_is_wanted() {
-        let scene = Scene::new();
+    async fn a_silent_connection_is_evicted_after_a_moment() {
+        let scene = LimitedConnection::new();
         let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
-        assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "nobody wants it: {due:?} {took:?}");
-        let scene = Scene::new();
-        scene.is_wanted().await;
+        assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "without an eviction: {due:?} {took:?}");
+        let scene = LimitedConnection::new();
+        scene.evict().await;
         let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
         assert!(due == Due::Cut && is_about(took, IDLE_GRACE), "{due:?} {took:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_speaks_just_when_its_seat_is_wanted_has_time_for_its_head() {
-        for asked_first in [true, false] {
-            let scene = Scene::new();
-            if asked_first {
-                scene.connection_state.permit.evict();
+    async fn a_connection_that_speaks_just_when_it_is_evicted_has_time_for_its_head() {
+        for evicted_first in [true, false] {
+            let scene = LimitedConnection::new();
+            if evicted_first {
+                scene.state.permit.evict();
             }
-            scene.connection_state.read_some();
-            if !asked_first {
-                scene.connection_state.permit.evict();
+            scene.state.read_some();
+            if !evicted_first {
+                scene.state.permit.evict();
             }
             let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
             assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
@@ -387,65 +387,65 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_due_while_a_request_is_in_progress() {
-        let scene = Scene::new();
-        scene.connection_state.read_some();
-        let _request = InProgress::begin(&scene.connection_state, true);
-        scene.is_wanted().await;
+    async fn nothing_ends_a_connection_while_a_request_is_in_progress() {
+        let scene = LimitedConnection::new();
+        scene.state.read_some();
+        let _request = InProgress::begin(&scene.state, true);
+        scene.evict().await;
         assert_eq!(scene.due(2 * LIMITS.client_idle).await, None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_connection_leaves_at_once_when_its_seat_is_wanted() {
-        let scene = Scene::new();
+    async fn an_idle_connection_is_evicted_at_once() {
+        let scene = LimitedConnection::new();
         scene.ask_and_answer();
-        scene.is_wanted().await;
+        scene.evict().await;
         assert_eq!(scene.due(LIMITS.client_idle).await, Some((Due::Leave, Duration::ZERO)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_began_just_when_the_seat_was_wanted_has_its_time() {
-        let scene = Scene::new();
+    async fn a_head_that_began_just_before_an_eviction_has_its_time() {
+        let scene = LimitedConnection::new();
         scene.ask_and_answer();
-        scene.connection_state.read_some();
-        scene.connection_state.permit.evict();
+        scene.state.read_some();
+        scene.state.permit.evict();
         let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
         assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_whose_answer_is_still_being_read_is_not_idle() {
-        let scene = Scene::new();
+    async fn a_connection_whose_response_is_still_being_read_is_not_idle() {
+        let scene = LimitedConnection::new();
         scene.ask_and_answer();
-        scene.connection_state.set_blocked(true);
-        scene.is_wanted().await;
+        scene.state.set_blocked(true);
+        scene.evict().await;
         assert_eq!(scene.due(LIMITS.client_idle / 2).await, None);
-        scene.connection_state.set_blocked(false);
+        scene.state.set_blocked(false);
         assert_eq!(scene.due(LIMITS.client_idle).await.map(|(due, _)| due), Some(Due::Leave));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_http2_client_that_was_told_to_go_has_a_moment() {
+    async fn an_idle_http2_client_has_a_moment_after_the_goaway() {
         for asked_before in [false, true] {
-            let scene = Scene::new();
-            scene.connection_state.read_some();
-            scene.connection_state.preface_came();
+            let scene = LimitedConnection::new();
+            scene.state.read_some();
+            scene.state.preface_came();
             if asked_before {
-                InProgress::begin(&scene.connection_state, false).is_answered();
+                InProgress::begin(&scene.state, false).is_answered();
             }
-            scene.connection_state.leave();
+            scene.state.leave();
             let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
             assert!(due == Due::Cut && is_about(took, CLOSE_GRACE), "{due:?} {took:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_http2_client_that_was_told_to_go_may_finish_and_then_has_a_moment() {
-        let scene = Scene::new();
-        scene.connection_state.preface_came();
-        let first = InProgress::begin(&scene.connection_state, false);
-        let mut second = InProgress::begin(&scene.connection_state, false);
-        scene.connection_state.leave();
+    async fn an_http2_client_may_finish_after_the_goaway_and_then_has_a_moment() {
+        let scene = LimitedConnection::new();
+        scene.state.preface_came();
+        let first = InProgress::begin(&scene.state, false);
+        let mut second = InProgress::begin(&scene.state, false);
+        scene.state.leave();
         drop(first);
         assert_eq!(scene.due(2 * LIMITS.client_idle).await, None, "one is left");
         second.is_answered();

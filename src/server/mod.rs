@@ -1,9 +1,9 @@
-//! The listener side: bind, accept when there is a seat, serve HTTP/1.x and h2c, drain.
+//! Binds listen addresses, accepts connections within the connection limit, serves HTTP/1.x and h2c, and drains.
 //!
-//! Depends on `config`, `clock` and `deadline`; what answers a request is an argument. Guarantees: a seat is held before
-//! a connection is accepted; running out of descriptors slows accepting and never ends it; an HTTP/2 connection is bounded
-//! in streams, resets, heads and memory; once a drain begins what the kernel has queued is still accepted, what is in
-//! flight finishes, and then each connection closes.
+//! A [`RequestService`], which is an argument, answers the requests. Guarantees: a connection is accepted only with a permit;
+//! running out of descriptors slows accepting and never ends it; an HTTP/2 connection is bounded in streams, resets, heads
+//! and memory; when a drain begins, connections that the kernel has queued are still accepted, requests in flight finish, and
+//! then each connection closes.
 
 mod accept;
 mod bind;
@@ -13,30 +13,28 @@ mod connection_state;
 mod drain;
 #[cfg(target_os = "linux")]
 mod owner;
-mod passed;
 mod peer;
 mod stream;
 
 use std::time::Duration;
 
 pub use accept::Acceptor;
-pub use bind::{BindError, Bound, ListenSocket, NoSuchGroup, SocketAccess, bind_tcp, bind_unix};
+pub use bind::{BindError, Bound, ListenSocket, NoSuchGroup, Passed, SocketAccess, bind_tcp, bind_unix, passed_sockets};
 pub use connection::RequestService;
 pub use connection_limit::ConnectionLimit;
 pub use drain::Drain;
-pub use passed::{Passed, passed_sockets};
 pub use peer::Peer;
 pub use stream::ClientStream;
 
-/// What one listen address grants its connections.
+/// The limits of a connection at one listen address.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
-    /// Bytes of a request's head.
+    /// The longest head of a request, in bytes.
     pub head_bytes: usize,
-    /// Header lines of a request.
+    /// The most header lines of a request.
     pub head_lines: usize,
-    /// From accept to the first whole head, and from the first byte of each later one.
+    /// How long a head may take: the first one from accept on, each later one from its first byte on.
     pub head_timeout: Duration,
-    /// How long a connection may be idle between requests.
+    /// How long a connection may be idle between two requests.
     pub client_idle: Duration,
 }

@@ -1,7 +1,7 @@
-//! Who is at the other end of a connection, as far as the kernel tells.
+//! Identifies the client of a connection, as far as the kernel knows it: user, groups, process.
 //!
-//! Depends on `owner`. What costs something is asked only when somebody wants to know, and once it is known, not again for
-//! that connection. Guarantees: who can't be known is no user and in no group. Nothing here waits for anybody.
+//! The kernel is asked only when a rule needs the answer, and only once per connection. Guarantees: an unknown client is no
+//! user and in no group; no call here blocks.
 
 use std::{
     fmt, fs,
@@ -11,80 +11,80 @@ use std::{
 
 use tokio::net::unix::UCred;
 
-/// What the kernel calls users and groups that have no number in our user namespace: several, and none of them known.
+/// The id that the kernel gives for every user and group without a number in our user namespace.
 const OVERFLOW: u32 = 65_534;
 
-/// Who is at the other end of a connection.
+/// The client of a connection. Clones share what was found out.
 #[derive(Clone)]
-pub struct Peer(Arc<End>);
+pub struct Peer(Arc<PeerIdentity>);
 
-enum End {
-    /// `from` the client's address, to `ours`.
+enum PeerIdentity {
+    /// The client's address, the address that it connected to, and the user who owns the client's socket, once known.
     Tcp { from: SocketAddr, ours: SocketAddr, owner: OnceLock<u32> },
-    /// As the client was when it connected, and its further groups.
+    /// The client's ids when it connected, and its supplementary groups, once known.
     Unix { client: Option<UCred>, groups: OnceLock<Vec<u32>> },
 }
 
 impl Peer {
-    /// `from`: the client's address, `ours`: where it connected to.
+    /// Describes a TCP client. `from`: the client's address, `ours`: the address that it connected to.
     #[must_use]
     pub fn tcp(from: SocketAddr, ours: SocketAddr) -> Self {
-        Self(Arc::new(End::Tcp { from, ours, owner: OnceLock::new() }))
+        Self(Arc::new(PeerIdentity::Tcp { from, ours, owner: OnceLock::new() }))
     }
 
-    /// `client`: as `SO_PEERCRED` tells.
+    /// Describes the client of a Unix socket. `client`: the result of `SO_PEERCRED`.
     #[must_use]
     pub fn unix(client: Option<UCred>) -> Self {
-        Self(Arc::new(End::Unix { client, groups: OnceLock::new() }))
+        Self(Arc::new(PeerIdentity::Unix { client, groups: OnceLock::new() }))
     }
 
-    /// User id: on Unix sockets, and over TCP if [`Self::is_user`] has found it out.
+    /// The user id. It is known on Unix sockets, and over TCP once [`Self::is_user`] has found it out.
     #[must_use]
     pub fn uid(&self) -> Option<u32> {
         match &*self.0 {
-            End::Tcp { owner, .. } => owner.get().copied(),
-            End::Unix { client, .. } => client.map(|client| client.uid()),
+            PeerIdentity::Tcp { owner, .. } => owner.get().copied(),
+            PeerIdentity::Unix { client, .. } => client.map(|client| client.uid()),
         }
     }
 
-    /// Process id, on Unix sockets.
+    /// The process id. It is known on Unix sockets only.
     #[must_use]
     pub fn pid(&self) -> Option<i32> {
         match &*self.0 {
-            End::Tcp { .. } => None,
-            End::Unix { client, .. } => client.and_then(|client| client.pid()),
+            PeerIdentity::Tcp { .. } => None,
+            PeerIdentity::Unix { client, .. } => client.and_then(|client| client.pid()),
         }
     }
 
-    /// On this machine: over loopback, or on Unix sockets.
+    /// Whether the client is on this machine: it came over loopback, or on a Unix socket.
     #[must_use]
     pub fn is_local(&self) -> bool {
         match &*self.0 {
-            End::Tcp { from, .. } => from.ip().is_loopback(),
-            End::Unix { .. } => true,
+            PeerIdentity::Tcp { from, .. } => from.ip().is_loopback(),
+            PeerIdentity::Unix { .. } => true,
         }
     }
 
-    /// Whether it is known to be one of these users. Over TCP that is the one who made the client's socket; the first time,
-    /// the kernel is asked: a few system calls that wait for nothing.
+    /// Whether the client is known to be one of these users. Over TCP, that is the owner of the client's socket; the first call
+    /// asks the kernel, with a few system calls that do not block.
     #[must_use]
     pub fn is_user(&self, uids: &[u32]) -> bool {
         let uid = match &*self.0 {
-            // A failure is not kept: descriptors can be short for a moment.
-            End::Tcp { from, ours, owner } => owner.get().copied().or_else(|| {
+            // A failure is not kept, since descriptors can run out for a moment.
+            PeerIdentity::Tcp { from, ours, owner } => owner.get().copied().or_else(|| {
                 let uid = owner_of(*from, *ours)?;
                 Some(*owner.get_or_init(|| uid))
             }),
-            End::Unix { client, .. } => client.map(|client| client.uid()),
+            PeerIdentity::Unix { client, .. } => client.map(|client| client.uid()),
         };
-        uid.is_some_and(|uid| uids.contains(&uid) && is_somebody(uid, "uid"))
+        uid.is_some_and(|uid| uids.contains(&uid) && is_one_id(uid, "uid"))
     }
 
-    /// Whether it is known to be in one of these groups. Never over TCP: a socket has an owner, and no groups.
+    /// Whether the client is known to be in one of these groups. Always false over TCP: a socket has an owner, and no groups.
     #[must_use]
     pub fn is_in(&self, gids: &[u32]) -> bool {
-        let End::Unix { client: Some(client), groups } = &*self.0 else { return false };
-        let is_listed = |gid: u32| gids.contains(&gid) && is_somebody(gid, "gid");
+        let PeerIdentity::Unix { client: Some(client), groups } = &*self.0 else { return false };
+        let is_listed = |gid: u32| gids.contains(&gid) && is_one_id(gid, "gid");
         if is_listed(client.gid()) {
             return true;
         }
@@ -98,7 +98,7 @@ impl Peer {
 }
 
 impl fmt::Debug for Peer {
-    /// Without addresses.
+    /// Leaves out the addresses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peer").field("uid", &self.uid()).field("pid", &self.pid()).finish_non_exhaustive()
     }
@@ -109,29 +109,28 @@ fn owner_of(from: SocketAddr, ours: SocketAddr) -> Option<u32> {
     super::owner::owner(from, ours)
 }
 
-/// Nobody tells.
+/// Other systems do not tell who owns a socket.
 #[cfg(not(target_os = "linux"))]
 fn owner_of(_: SocketAddr, _: SocketAddr) -> Option<u32> {
     None
 }
 
-/// Whether the number stands for one user or group alone, as it does unless this process is in a user namespace of its own.
-fn is_somebody(id: u32, kind: &str) -> bool {
-    id != OVERFLOW || fs::read_to_string(format!("/proc/self/{kind}_map")).is_ok_and(|map| leaves_nobody_out(&map))
+/// Whether the id stands for one user or group. [`OVERFLOW`] does so only outside a user namespace.
+fn is_one_id(id: u32, kind: &str) -> bool {
+    id != OVERFLOW || fs::read_to_string(format!("/proc/self/{kind}_map")).is_ok_and(|map| is_initial_map(&map))
 }
 
-/// Whether a map of `user_namespaces(7)` is that of the first namespace.
-fn leaves_nobody_out(map: &str) -> bool {
+/// Whether an id map (`user_namespaces(7)`) is that of the initial namespace.
+fn is_initial_map(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// The client's supplementary groups, from `/proc` (where there is one).
+/// Reads the client's supplementary groups from `/proc`, where there is one.
 ///
-/// The process with its number may be another one by now, or may have become somebody else. It counts if it is wholly the
-/// user, and with the same group, that connected: such a process could just as well lend itself to the caller, who may
-/// trace it.
+/// By now another process may have the client's number, or the client may have changed its ids. The groups count only if all
+/// ids of the process are those that connected: a caller with these ids may trace the process, and so has its groups anyway.
 fn further_groups(client: &UCred) -> Option<Vec<u32>> {
-    // Its name can be in any encoding.
+    // The file is not always UTF-8, since it contains the process's name.
     let status = fs::read(format!("/proc/{}/status", client.pid()?)).ok()?;
     groups_in(&String::from_utf8_lossy(&status), client.uid(), client.gid())
 }
@@ -152,7 +151,7 @@ mod tests {
     const STATUS: &str = "Name:\tapp\nUid:\t1000\t1000\t1000\t1000\nGid:\t100\t100\t100\t100\nGroups:\t7 100 4711 \nNgid:\t0\n";
 
     #[test]
-    fn the_groups_of_a_process_count_if_it_is_wholly_the_one_that_connected() {
+    fn the_groups_of_a_process_count_if_all_its_ids_are_those_that_connected() {
         assert_eq!(groups_in(STATUS, 1000, 100), Some(vec![7, 100, 4711]));
         assert_eq!(groups_in(&STATUS.replace("7 100 4711", ""), 1000, 100), Some(Vec::new()));
         assert_eq!(groups_in(STATUS, 1001, 100), None, "another user's");
@@ -166,12 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_somebody_only_in_the_first_user_namespace() {
-        assert!(leaves_nobody_out("         0          0 4294967295\n"));
+    fn the_overflow_id_is_one_user_only_in_the_initial_user_namespace() {
+        assert!(is_initial_map("         0          0 4294967295\n"));
         for map in ["", "0 1000 1\n", "0 0 65536\n", "0 100000 65536\n", "0 0 1000\n1000 0 4294966295\n"] {
-            assert!(!leaves_nobody_out(map), "{map}");
+            assert!(!is_initial_map(map), "{map}");
         }
-        assert!(is_somebody(OVERFLOW - 1, "uid") && !is_somebody(OVERFLOW, "no such"));
+        assert!(is_one_id(OVERFLOW - 1, "uid") && !is_one_id(OVERFLOW, "no such"));
     }
 
     #[tokio::test]
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_known_is_nobody() {
+    fn an_unknown_client_is_no_user_and_in_no_group() {
         let peer = Peer::unix(None);
         assert!(!peer.is_user(&[0]) && !peer.is_in(&[0]) && peer.uid().is_none());
         let peer = Peer::tcp("192.0.2.1:4000".parse().unwrap(), "192.0.2.2:2273".parse().unwrap());

@@ -1,8 +1,8 @@
-//! A client's byte stream, and which protocol its first bytes are.
+//! A client's byte stream. It tells HTTP/2 from HTTP/1.x by the first bytes, and notes reads and writes in [`ConnectionState`].
 //!
-//! Depends on `connection_state`, which it tells what happens. Guarantees: the bytes of an HTTP/1.x connection are read straight into
-//! the parser's own buffer, the first ones too; only what begins like HTTP/2's preface is held back until it is known. An
-//! answer that only the connection's end delimits never ends cleanly unless it is whole.
+//! Guarantees: the bytes of an HTTP/1.x connection, the first ones too, are read straight into the parser's buffer; only bytes
+//! that could begin HTTP/2's preface are held back until the protocol is known. A close-delimited response that is not whole
+//! ends with a reset, never with a clean end.
 
 use std::{
     io::{self, IoSlice},
@@ -22,23 +22,23 @@ use tokio::{
 
 use super::{connection_state::ConnectionState, peer::Peer};
 
-/// RFC 9113, 3.4.
+/// What an HTTP/2 client sends first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A client's byte stream.
 pub enum ClientStream {
-    /// TCP, with the client's address and ours.
+    /// TCP, with the client's address and our own.
     Tcp(TcpStream, [SocketAddr; 2]),
-    /// Unix.
+    /// A Unix socket.
     Unix(UnixStream),
 }
 
 impl ClientStream {
-    /// `listener`: the address that it was accepted on.
+    /// Wraps an accepted connection. `listener`: the address that it was accepted on.
     pub(super) fn tcp((stream, from): (TcpStream, SocketAddr), listener: SocketAddr) -> Self {
-        // Answers are written whole; waiting for more only adds delay. Nothing breaks where it can't be set.
+        // Responses are written whole, so Nagle's algorithm only adds delay. A failure to disable it breaks nothing.
         drop(stream.set_nodelay(true));
-        // Only a listener on all addresses leaves it open which one the client has called; it stays open if that fails.
+        // Only for a listener on all addresses, the kernel has to say which one the client has called.
         let ours = if listener.ip().is_unspecified() { stream.local_addr().unwrap_or(listener) } else { listener };
         Self::Tcp(stream, [from, ours])
     }
@@ -50,10 +50,10 @@ impl ClientStream {
         }
     }
 
-    /// Closing it will be a reset. Unix sockets know none; their clients get the end.
+    /// Makes closing the stream a reset. Unix sockets have no resets; their clients see a clean end.
     fn reset_when_closed(&self) {
         if let Self::Tcp(stream, _) = self {
-            // Nothing can be done where it fails: the client has hung up already.
+            // It fails only when the client has hung up already.
             drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
         }
     }
@@ -66,53 +66,53 @@ impl ClientStream {
     }
 }
 
-/// A client's stream that tells its [`ConnectionState`] what was read, and whether writing is stuck. The connection_state lasts as long, also
-/// when the connection has become a tunnel.
+/// A client's stream that tells its [`ConnectionState`] what was read, and whether writing is blocked. It keeps the state
+/// until the connection is closed, also after the connection has become a tunnel.
 pub(super) struct ClientIo {
     stream: ClientStream,
-    connection_state: Arc<ConnectionState>,
-    protocol: Protocol,
-    /// Read, and not given to anybody yet.
+    state: Arc<ConnectionState>,
+    protocol: ClientProtocol,
+    /// Bytes that were read, and not given to a parser yet.
     held: BytesMut,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Protocol {
+enum ClientProtocol {
     Unknown,
     Http1,
     Http2,
 }
 
 impl ClientIo {
-    pub(super) fn new(stream: ClientStream, connection_state: Arc<ConnectionState>) -> Self {
-        Self { stream, connection_state, protocol: Protocol::Unknown, held: BytesMut::new() }
+    pub(super) fn new(stream: ClientStream, state: Arc<ConnectionState>) -> Self {
+        Self { stream, state, protocol: ClientProtocol::Unknown, held: BytesMut::new() }
     }
 
-    /// Reads until the protocol is known. The whole preface is kept for the HTTP/2 connection that takes over; for this
-    /// reader, HTTP/1's, there is nothing then.
+    /// Reads until the protocol is known. If it is HTTP/2, the whole preface is held for the HTTP/2 connection that takes
+    /// over, and the HTTP/1.x parser, which reads here, gets nothing.
     fn poll_first(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let before = buffer.filled().len();
             ready!(self.stream.poll_read(cx, buffer))?;
             let read = &buffer.filled()[before..];
             if read.is_empty() {
-                self.protocol = Protocol::Http1;
+                self.protocol = ClientProtocol::Http1;
                 return self.give_held(buffer);
             }
-            self.connection_state.read_some();
+            self.state.read_some();
             if self.held.is_empty() && !could_be_preface(read) {
-                self.protocol = Protocol::Http1;
+                self.protocol = ClientProtocol::Http1;
                 return Poll::Ready(Ok(()));
             }
             self.held.extend_from_slice(read);
             buffer.set_filled(before);
             if !could_be_preface(&self.held) {
-                self.protocol = Protocol::Http1;
+                self.protocol = ClientProtocol::Http1;
                 return self.give_held(buffer);
             }
             if self.held.len() >= PREFACE.len() {
-                self.protocol = Protocol::Http2;
-                self.connection_state.preface_came();
+                self.protocol = ClientProtocol::Http2;
+                self.state.preface_came();
                 return Poll::Pending;
             }
         }
@@ -126,7 +126,7 @@ impl ClientIo {
     }
 
     fn wrote<T>(&self, polled: Poll<T>) -> Poll<T> {
-        self.connection_state.set_blocked(polled.is_pending());
+        self.state.set_blocked(polled.is_pending());
         polled
     }
 }
@@ -139,7 +139,7 @@ fn could_be_preface(bytes: &[u8]) -> bool {
 impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.protocol == Protocol::Unknown {
+        if this.protocol == ClientProtocol::Unknown {
             return this.poll_first(cx, buffer);
         }
         if !this.held.is_empty() {
@@ -147,8 +147,8 @@ impl AsyncRead for ClientIo {
         }
         let before = buffer.filled().len();
         let polled = this.stream.poll_read(cx, buffer);
-        if this.protocol == Protocol::Http1 && buffer.filled().len() > before {
-            this.connection_state.read_some();
+        if this.protocol == ClientProtocol::Http1 && buffer.filled().len() > before {
+            this.state.read_some();
         }
         polled
     }
@@ -176,7 +176,7 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Neither kind of socket buffers on our side.
+        // Neither kind of socket has a buffer in this process.
         Poll::Ready(Ok(()))
     }
 
@@ -190,8 +190,8 @@ impl AsyncWrite for ClientIo {
 
 impl Drop for ClientIo {
     fn drop(&mut self) {
-        // However it comes to its end, by a fault upstream, a time-out or because the process stops.
-        if self.connection_state.close_delimited() {
+        // This holds for every way to end: an error of the upstream, a time-out, or the end of the process.
+        if self.state.close_delimited() {
             self.stream.reset_when_closed();
         }
     }

@@ -1,19 +1,18 @@
-//! Whom we trust, who we are, and how we speak TLS to upstream.
+//! The client side of TLS: the roots that we trust, our own certificate, and sessions.
 //!
-//! Depends on `config`. Guarantees: a certificate is always verified, and there is no setting that turns it off; sessions
-//! are resumed, whichever protocols a connection offers, but never beyond the server's certificate or under another one of ours.
+//! Guarantees: a server's certificate is always verified, and no setting turns that off; sessions are resumed whichever
+//! protocols a connection offers, but not after the server's certificate has expired, nor after our own has changed.
 
 mod identity;
 
 use std::{
     fmt, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-
 use rustls::{
     ClientConfig, RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
@@ -32,7 +31,10 @@ use crate::{
 pub use identity::KeyFault;
 use identity::Stamp;
 
-/// Why trust could not be set up.
+/// The name of HTTP/2 in ALPN (RFC 9113, 3.2).
+pub const H2: &[u8] = b"h2";
+
+/// Why TLS could not be set up.
 #[derive(Debug)]
 pub enum TlsSetupError {
     /// A file can't be read.
@@ -41,17 +43,17 @@ pub enum TlsSetupError {
         setting: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         kind: io::ErrorKind,
     },
-    /// A file holds no certificate that can be used.
+    /// A file holds no usable certificate.
     NoCertificate {
         /// The setting that names it.
         setting: &'static str,
         /// The file.
         path: PathBuf,
     },
-    /// The key of our own certificate is of no use.
+    /// The key of our own certificate is not usable.
     Key {
         /// The file.
         path: PathBuf,
@@ -60,12 +62,12 @@ pub enum TlsSetupError {
     },
     /// The system has no roots, and no setting names any.
     NoRoots,
-    /// The cryptography library refuses its own defaults.
+    /// The cryptography library rejects its own defaults.
     Provider,
 }
 
 impl TlsSetupError {
-    /// The key of the setting whose value is of no use; `None` when it is none's.
+    /// The setting whose value is not usable; `None` when no setting is at fault.
     #[must_use]
     pub fn setting(&self) -> Option<&'static str> {
         match self {
@@ -75,7 +77,7 @@ impl TlsSetupError {
         }
     }
 
-    /// What is wrong with it.
+    /// What is wrong, without the setting's name.
     #[must_use]
     pub fn message(&self) -> String {
         match self {
@@ -114,61 +116,61 @@ impl fmt::Display for TlsSetupError {
 
 impl std::error::Error for TlsSetupError {}
 
-/// The HTTP versions that a connection is offered for.
+/// The HTTP versions that a connection offers to the server (ALPN).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
     /// `http/1.1` alone.
     Http1,
-    /// `h2` or `http/1.1`, as the server likes.
+    /// `h2` and `http/1.1`; the server chooses.
     Http1And2,
 }
 
 /// The client side of TLS, shared by every connection to upstream. Cheap to clone.
 #[derive(Clone)]
-pub struct ClientTls(Arc<Shared>);
+pub struct ClientTls(Arc<TlsState>);
 
-struct Shared {
+struct TlsState {
     roots: Arc<RootCertStore>,
     min_version: TlsVersion,
-    /// None without roots: nobody is trusted.
+    /// `None` without roots: no server is trusted then.
     verifier: Option<Arc<WebPkiServerVerifier>>,
     connectors: ArcSwap<Connectors>,
     renewal: Option<Renewal>,
 }
 
-/// Where a renewed certificate of ours is found.
+/// The files of our own certificate, to notice a renewed one.
 struct Renewal {
     files: ClientCertificate,
-    seen: Mutex<Seen>,
+    seen: Mutex<FilesSeen>,
 }
 
-/// The files when they were last read.
-struct Seen {
+/// The state of the files when they were last read.
+struct FilesSeen {
     stamp: Stamp,
-    /// What was wrong with them, when something was; said once.
+    /// Why they were not usable, if they were not; logged once.
     fault: Option<String>,
 }
 
-/// One verifier and one store of sessions behind both: rustls resumes a session only for the verifier that it was made with,
-/// and finds it by the server's name, whatever was offered the last time.
+/// A connector for each offer. Both share one verifier and one store of sessions: rustls resumes a session only with the
+/// verifier that it was made with, and finds it by the server's name, independent of the offer.
 struct Connectors {
     http1: TlsConnector,
     http1_and_2: TlsConnector,
-    /// Shown to servers that ask.
+    /// The certificate for servers that ask for one.
     identity: Option<Arc<CertifiedKey>>,
 }
 
 impl ClientTls {
-    /// Reads files, so it belongs to start-up.
+    /// Reads the files that the settings name. It blocks, so it belongs to start-up and reloads.
     pub fn new(tls: &Tls) -> Result<Self, TlsSetupError> {
-        // Before the files are read: what changes meanwhile is read at the next connection.
+        // The stamp is taken before the files are read, so a change in between is noticed at the next connection.
         let stamped = tls.client_certificate.as_ref().map(|files| (files.clone(), Stamp::of(files)));
         let identity = tls.client_certificate.as_ref().map(identity::read).transpose()?;
-        let renewal = stamped.map(|(files, stamp)| Renewal { files, seen: Mutex::new(Seen { stamp, fault: None }) });
+        let renewal = stamped.map(|(files, stamp)| Renewal { files, seen: Mutex::new(FilesSeen { stamp, fault: None }) });
         Self::of_roots(roots(tls)?, tls.min_version, identity, renewal)
     }
 
-    /// Trusts `roots` and nobody else; otherwise the defaults.
+    /// Trusts only `roots`, with defaults for everything else.
     pub fn with_roots(roots: RootCertStore) -> Result<Self, TlsSetupError> {
         Self::of_roots(roots, TlsVersion::default(), None, None)
     }
@@ -183,46 +185,46 @@ impl ClientTls {
         let connectors = Connectors::new(&roots, min_version, identity)?;
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider()).build().ok();
         let connectors = ArcSwap::from_pointee(connectors);
-        Ok(Self(Arc::new(Shared { roots, min_version, verifier, connectors, renewal })))
+        Ok(Self(Arc::new(TlsState { roots, min_version, verifier, connectors, renewal })))
     }
 
-    /// Whether both trust the same, in the same versions, and are the same to servers.
+    /// Whether both trust the same roots, allow the same versions, and show the same certificate.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         let (one, other) = (&self.0, &other.0);
-        let files = |shared: &Shared| shared.renewal.as_ref().map(|renewal| renewal.files.clone());
+        let files = |state: &TlsState| state.renewal.as_ref().map(|renewal| renewal.files.clone());
         one.roots.roots == other.roots.roots
             && one.min_version == other.min_version
             && files(one) == files(other)
-            // A chain has one key.
+            // The key need not be compared: a chain has one key.
             && one.connectors.load().chain() == other.connectors.load().chain()
     }
 
-    /// Whether a connection of the one could be one of the other: same trust, same sessions.
+    /// Whether both are clones of one, with the same trust and the same sessions.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Judges a server's chain by the present time, as a whole handshake would. One that goes on with a session from before
-    /// does not, and sessions may outlive certificates.
-    pub fn judge_again(&self, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Result<(), rustls::Error> {
-        self.judge_at(UnixTime::now(), chain, name)
+    /// Verifies a server's chain at the current time, as a full handshake does. A resumed handshake does not, and a session may
+    /// outlive the certificate.
+    pub fn verify_again(&self, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Result<(), rustls::Error> {
+        self.verify_at(UnixTime::now(), chain, name)
     }
 
-    /// For how much of `limit` from now on a server's chain stays good, to the second: certificates end in the midst of
-    /// connections, too.
+    /// For how long from now on, at most `limit`, a server's chain stays valid, to the second. A certificate may expire while a
+    /// connection is open.
     #[must_use]
     pub fn trusted_for(&self, limit: Duration, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Duration {
         let now = UnixTime::now().as_secs();
         let is_good = |after: u64| {
             let then = UnixTime::since_unix_epoch(Duration::from_secs(now.saturating_add(after)));
-            self.judge_at(then, chain, name).is_ok()
+            self.verify_at(then, chain, name).is_ok()
         };
         if is_good(limit.as_secs().saturating_add(1)) {
             return limit;
         }
-        // Good after the one, no more after the other: whatever ends first in the chain, it ends once.
+        // This is a binary search: a chain is valid until its first certificate expires, and never again.
         let (mut good, mut bad) = (0, limit.as_secs().saturating_add(1));
         while bad - good > 1 {
             let middle = good + (bad - good) / 2;
@@ -231,29 +233,29 @@ impl ClientTls {
         limit.min(Duration::from_secs(good))
     }
 
-    fn judge_at(&self, time: UnixTime, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Result<(), rustls::Error> {
+    fn verify_at(&self, time: UnixTime, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Result<(), rustls::Error> {
         let none = rustls::Error::NoCertificatesPresented;
         let (Some(verifier), Some((server, intermediates))) = (&self.0.verifier, chain.split_first()) else { return Err(none) };
         verifier.verify_server_cert(server, intermediates, name, &[], time).map(drop)
     }
 
-    /// Has every connection from now on begin with a whole handshake.
+    /// Drops all sessions, so that every new connection begins with a full handshake.
     pub fn forget_sessions(&self) {
-        let Shared { roots, min_version, connectors, .. } = &*self.0;
+        let TlsState { roots, min_version, connectors, .. } = &*self.0;
         connectors.rcu(|present| {
             let renewed = Connectors::new(roots, *min_version, present.identity.clone());
-            // It was made of the same parts before.
+            // It does not fail, since the same parts have made the present ones.
             renewed.map_or_else(|_| Arc::clone(present), Arc::new)
         });
     }
 
-    /// What makes a connection that offers this, with our certificate as it now is in its files. They are looked at on a
-    /// thread where a slow file system holds up nobody else; without a certificate nothing waits.
+    /// The connector for this offer, with our own certificate as it now is in its files. The files are checked on a thread for
+    /// blocking work, since a file system may be slow; without a certificate of our own nothing waits.
     pub async fn connector(&self, offer: Offer) -> TlsConnector {
         if self.0.renewal.is_some() {
-            let shared = Arc::clone(&self.0);
-            // It fails only while the runtime ends, or by a panic: then the certificate stays what it was.
-            let _ = tokio::task::spawn_blocking(move || shared.renew()).await;
+            let state = Arc::clone(&self.0);
+            // It fails only while the runtime ends, or by a panic: then the certificate stays as it was.
+            let _ = tokio::task::spawn_blocking(move || state.renew()).await;
         }
         let connectors = self.0.connectors.load();
         match offer {
@@ -263,8 +265,8 @@ impl ClientTls {
     }
 }
 
-impl Shared {
-    /// Reads our certificate again when its files have changed.
+impl TlsState {
+    /// Reads our own certificate again when its files have changed.
     fn renew(&self) {
         let Some(Renewal { files, seen }) = &self.renewal else { return };
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -310,7 +312,7 @@ impl Connectors {
             Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(identity)))),
             None => builder.with_no_client_auth(),
         };
-        // Clones share the verifier and the sessions.
+        // Clones of a configuration share the verifier and the sessions.
         let offering = |protocols: &[&[u8]]| {
             let alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
             let mut config = config.clone();
@@ -330,17 +332,14 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// HTTP/2 over TLS in ALPN (RFC 9113, 3.2).
-pub const H2: &[u8] = b"h2";
-
 fn roots(tls: &Tls) -> Result<RootCertStore, TlsSetupError> {
     let mut store = RootCertStore::empty();
     if let Some(path) = &tls.ca_only_file {
         add_file(&mut store, "ca_only_file", path)?;
         return Ok(store);
     }
-    // Honours SSL_CERT_FILE and SSL_CERT_DIR. Single unreadable files are no reason to fail: what is missing shows as a
-    // certificate that isn't trusted.
+    // This honours SSL_CERT_FILE and SSL_CERT_DIR. An unreadable file is no reason to fail: if its root is needed, the server's
+    // certificate will not be trusted.
     store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = &tls.ca_file {
         add_file(&mut store, "ca_file", path)?;
@@ -348,12 +347,13 @@ fn roots(tls: &Tls) -> Result<RootCertStore, TlsSetupError> {
     if store.is_empty() { Err(TlsSetupError::NoRoots) } else { Ok(store) }
 }
 
-fn add_file(store: &mut RootCertStore, setting: &'static str, path: &PathBuf) -> Result<(), TlsSetupError> {
-    let pem = files::read(path).map_err(|error| TlsSetupError::Unreadable { setting, path: path.clone(), kind: error.kind() })?;
+fn add_file(store: &mut RootCertStore, setting: &'static str, path: &Path) -> Result<(), TlsSetupError> {
+    let pem =
+        files::read(path).map_err(|error| TlsSetupError::Unreadable { setting, path: path.to_owned(), kind: error.kind() })?;
     let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
     let (added, _) = store.add_parsable_certificates(certificates);
     if added == 0 {
-        return Err(TlsSetupError::NoCertificate { setting, path: path.clone() });
+        return Err(TlsSetupError::NoCertificate { setting, path: path.to_owned() });
     }
     Ok(())
 }
@@ -376,7 +376,7 @@ mod tests {
         tls.connector(offer).await.connect(ServerName::try_from("localhost").unwrap(), tcp).await
     }
 
-    /// Says something and hears something: what resumes a session comes after the handshake (RFC 8446, 4.6.1).
+    /// Sends a request and reads a response: the ticket for resumption comes after the handshake (RFC 8446, 4.6.1).
     async fn talk(mut stream: TlsStream<TcpStream>) {
         let greeting: &[u8] = match stream.get_ref().1.alpn_protocol() {
             Some(H2) => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
@@ -387,7 +387,7 @@ mod tests {
         stream.read_u8().await.unwrap();
     }
 
-    /// Trusts a certificate that lasts so long from now on, which is given too.
+    /// Makes a certificate that is valid for `seconds` from now on, and trusts it.
     fn lasting(seconds: u64) -> (ClientTls, CertificateDer<'static>) {
         let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.not_after = (SystemClock.now().wall + Duration::from_secs(seconds)).into();
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_trusted_until_its_certificate_ends() {
+    fn a_chain_is_trusted_until_its_certificate_expires() {
         let name = ServerName::try_from("localhost").unwrap();
         let limit = Duration::from_secs(300);
         let (tls, certificate) = lasting(100);
@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(tls.trusted_for(Duration::from_millis(1500), &[certificate], &name), Duration::from_millis(1500));
         let (tls, certificate) = lasting(3600);
         assert_eq!(tls.trusted_for(limit, &[certificate], &name), limit);
-        assert_eq!(tls.trusted_for(limit, &[], &name), Duration::ZERO, "nobody is not trusted");
+        assert_eq!(tls.trusted_for(limit, &[], &name), Duration::ZERO, "without a chain there is no trust");
     }
 
     #[tokio::test]
@@ -426,7 +426,7 @@ mod tests {
         }
     }
 
-    /// How a handshake ends with a server whose hello, of TLS 1.2, chooses `h2` and is all that it says; and its last words.
+    /// The error of a handshake with a server whose only message, a hello of TLS 1.2, chooses `h2`; and what we sent last.
     async fn insisting_on_http2(offer: Offer) -> (io::Error, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -448,9 +448,9 @@ mod tests {
     }
 
     fn server_hello() -> Vec<u8> {
-        // Extended master secret (RFC 7627), then the protocol that was chosen (RFC 7301).
+        // The extensions are the extended master secret (RFC 7627) and the chosen protocol (RFC 7301).
         let extensions = [&[0x00, 0x17, 0, 0][..], &[0x00, 0x10, 0, 5, 0, 3, 2, b'h', b'2']].concat();
-        // No session, ECDHE_RSA_WITH_AES_128_GCM_SHA256, no compression.
+        // It chooses no session, ECDHE_RSA_WITH_AES_128_GCM_SHA256 and no compression.
         let choices = [0, 0xc0, 0x2f, 0, 0, u8::try_from(extensions.len()).unwrap()];
         let body = [&[3, 3][..], &[7; 32], &choices, &extensions].concat();
         let length = u8::try_from(body.len()).unwrap();
@@ -467,7 +467,7 @@ mod tests {
         };
         let (error, heard) = insisting_on_http2(Offer::Http1).await;
         assert!(objects(&error), "{error:?}");
-        // A fatal alert, illegal parameter.
+        // The last bytes are a fatal alert: illegal parameter.
         assert!(heard.ends_with(&[2, 47]), "{heard:?}");
         let (error, _) = insisting_on_http2(Offer::Http1And2).await;
         assert!(!objects(&error), "the server hung up: {error:?}");

@@ -1,4 +1,4 @@
-//! What a log line shows: one line in each form, no control characters, and of a request nothing that names a person.
+//! Fuzzes log lines: in each form there is one line without control characters, and nothing of a request that names a person.
 //!
 //! An input is lines, each beginning with what it is: `m` method, `t` path, `i` request id, `l` listener, `c` code, `w` path
 //! word, `e` an event's text, `n` number. The path is asked for with a query that must not be seen.
@@ -35,7 +35,7 @@ struct Input<'a> {
     number: u64,
 }
 
-/// Any bytes.
+/// Checks one input, which may be any bytes.
 pub fn check(input: &[u8]) {
     let input = read(input);
     FORMS.with(|forms| {
@@ -65,7 +65,7 @@ fn read(input: &[u8]) -> Input<'_> {
     read
 }
 
-/// Logs in one form, and what comes out of them.
+/// Logs in one form, and their output.
 struct Form {
     is_json: bool,
     logging: Logging,
@@ -84,7 +84,7 @@ struct Pipe(mpsc::Sender<Vec<u8>>);
 
 impl Write for Pipe {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        // The reader ends only with the process.
+        // The receiver is dropped only when the process ends.
         let _ = self.0.send(text.to_vec());
         Ok(text.len())
     }
@@ -94,7 +94,7 @@ impl Write for Pipe {
     }
 }
 
-/// The same time always, so that an input does the same always.
+/// A clock that stands still, so that an input always gives the same result.
 struct Stopped;
 
 impl Clock for Stopped {
@@ -111,7 +111,7 @@ impl Form {
         Self { is_json: format == LogFormat::Json, logging, written }
     }
 
-    /// The one line that was written.
+    /// Takes the one line that was written.
     fn line(&self) -> String {
         let mut text = self.written.recv_timeout(Duration::from_secs(10)).expect("a line");
         while text.last() != Some(&b'\n') {
@@ -154,7 +154,7 @@ fn check_access(form: &Form, input: &Input<'_>) {
     writer.write(&line, SystemTime::UNIX_EPOCH + number);
     drop(writer);
     let shown = form.line();
-    // An input that holds the same text elsewhere shows it itself.
+    // An input that holds the same text elsewhere shows it there.
     let elsewhere = |text: &str| text.contains("jane.d0e");
     let said = elsewhere(input.id)
         || elsewhere(input.listener)
@@ -169,7 +169,7 @@ fn check_access(form: &Form, input: &Input<'_>) {
         check_method(&method, &field("method"));
         check_path(input, &field("path"));
     } else {
-        // Before it stand only fields whose form is known: a quoted listener can't hold a bare ` path=`.
+        // Only fields of a known form stand before the path. A listener without quotes can't hold ` path=`.
         let quoted = !input.listener.is_empty()
             && input.listener.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'=' && byte != b'\\');
         if quoted || input.listener.is_empty() {

@@ -1,4 +1,4 @@
-//! Target and policy: what is refused, what is sent, and what a log shows of it.
+//! Fuzzes targets of requests against the policy: what is refused, what is sent, and what a log shows of it.
 //!
 //! An input is lines, each beginning with what it is: `t` target, `m` method, `a` allow, `d` deny, `p` prefix, `b` base path,
 //! `l` a further log-in path, `w` path word, `e` how a log-in path is disguised, `2` HTTP/2.
@@ -30,7 +30,7 @@ struct Input<'a> {
     http2: bool,
 }
 
-/// Any bytes.
+/// Checks one input, which may be any bytes.
 pub fn check(input: &[u8]) {
     let input = read(input);
     if let Ok(text) = std::str::from_utf8(input.target) {
@@ -51,7 +51,7 @@ fn read(input: &[u8]) -> Input<'_> {
             b'a' if read.allow.len() < 8 => read.allow.push(text),
             b'd' if read.deny.len() < 8 => read.deny.push(text),
             b'p' => read.prefix = Prefix::parse(text).ok(),
-            // The settings take no other.
+            // The settings refuse any other base path.
             b'b' if is_canonical(text) && !text.ends_with('/') && !text.contains(['?', '#']) => read.base = text,
             b'l' if read.logins.len() < 4 && text.starts_with('/') => read.logins.push(text),
             b'w' if read.words.len() < 8 => read.words.push(text),
@@ -63,7 +63,7 @@ fn read(input: &[u8]) -> Input<'_> {
     read
 }
 
-/// A canonical path survives every harmless reading unchanged.
+/// Checks that a canonical path means the same in every harmless reading.
 fn check_canonical(path: &str) {
     if !is_canonical(path) {
         return;
@@ -92,7 +92,7 @@ fn check_canonical(path: &str) {
     assert!(resolved.len() == named.len() || parameters_only, "{path:?}");
 }
 
-/// A log shows words that are known, and nothing else.
+/// Checks that a log shows known words and nothing else of a path.
 fn check_mask(path: &str, input: &Input<'_>) {
     let rules = input.allow.iter().chain(&input.deny).filter_map(|rule| Rule::parse(rule).ok()).collect::<Vec<_>>();
     let of_rules = rules.iter().flat_map(Rule::words).chain(input.words.iter().copied());
@@ -116,7 +116,7 @@ fn login_paths() -> &'static LoginPaths {
     PATHS.get_or_init(|| LoginPaths::new(LOGIN_PATHS))
 }
 
-/// Whatever is done to a log-in path that some server undoes, it is found. Each byte of `how` disguises one of the path's.
+/// Checks that a log-in path is found in every disguise that some server undoes. Each byte of `how` disguises one of its bytes.
 fn check_disguise(how: &[u8]) {
     let Some((first, how)) = how.split_first() else { return };
     let known = LOGIN_PATHS[usize::from(*first) % LOGIN_PATHS.len()];
@@ -142,7 +142,7 @@ fn check_disguise(how: &[u8]) {
             _ => path.push(plain),
         }
     }
-    // What may stand before it without meaning anything.
+    // A path begins with a slash, or with what some server takes for one.
     if !path.starts_with(['/', '\\', '%']) {
         path.insert(0, '/');
     }
@@ -159,7 +159,7 @@ fn check_disguise(how: &[u8]) {
     assert!(login_paths().contains(&path), "{known} is not recognized in {path:?}");
 }
 
-/// Whatever passes is what was judged, and what the policy lets through by another reading of it.
+/// Checks that the path that is sent is the one that was judged, and that an independent reading of the policy allows it.
 fn check_gate(input: &Input<'_>) {
     let Ok(uri) = Uri::try_from(input.target) else { return };
     let logins = LoginPaths::new(LOGIN_PATHS.iter().copied().chain(input.logins.iter().copied()));
@@ -196,7 +196,7 @@ fn check_gate(input: &Input<'_>) {
     for login in LOGIN_PATHS.iter().chain(&input.logins) {
         let known = careless(login.as_bytes(), 8);
         for passes in 0..8 {
-            // A path of nothing is the root, which the settings never take for a log-in.
+            // An empty path is the root, which the settings never allow as a log-in.
             assert!(
                 known.is_empty() || careless(path.as_bytes(), passes) != known,
                 "{path:?} is {login:?} after {passes} passes"
@@ -211,7 +211,7 @@ fn check_gate(input: &Input<'_>) {
     }
 }
 
-/// Base path, then what was asked for without the prefix, byte for byte.
+/// Checks that the sent target is the base path and then the requested target without the prefix, byte for byte.
 fn check_sent(input: &Input<'_>, uri: &Uri, sent: &str) {
     let asked = uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     let text = input.prefix.as_ref().map_or(asked, |prefix| {
@@ -223,7 +223,7 @@ fn check_sent(input: &Input<'_>, uri: &Uri, sent: &str) {
     assert!(sent == format!("{}{root}{text}", input.base) || (sent == "*" && text == "*"), "{asked:?} became {sent:?}");
 }
 
-/// A rule by the book: all ways to spread `**` are tried.
+/// Matches a rule in the simplest way: it tries all ways to spread `**`.
 fn matches(rule: &str, method: &Method, path: &str) -> bool {
     fn fits(patterns: &[&str], segments: &[&str]) -> bool {
         match patterns.split_first() {
@@ -238,7 +238,7 @@ fn matches(rule: &str, method: &Method, path: &str) -> bool {
     let (only, pattern) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let patterns: Vec<&str> = pattern.split('/').skip(1).collect();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
-    // More of these take too long to try, and no setting has that many.
+    // More ways would take too long, and no setting has as many.
     if patterns.iter().filter(|pattern| **pattern == "**").count() > 3 || segments.len() > 24 {
         return Rule::parse(rule).is_ok_and(|rule| rule.matches(method, path));
     }

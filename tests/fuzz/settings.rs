@@ -1,8 +1,8 @@
-//! Settings: whatever stands in the file and in the environment, there is a configuration or a fault, no secret is shown, and
-//! what `config` prints can be given back.
+//! Checks the settings: any file and any environment give a configuration or a fault, no secret is shown, and the output of
+//! `config` can be given back.
 //!
 //! An input is a settings file, and after a byte of 1 further variables, `NAME=value`, separated by such bytes. Where
-//! `cAn4ry` stands as (part of) a secret, it must not be printed.
+//! `cAn4ry` is a secret or a part of one, it must not be printed.
 
 use std::{collections::BTreeMap, io::Write as _, os::fd::AsRawFd, path::PathBuf};
 
@@ -11,7 +11,7 @@ use toml_edit::{Document, Item, TableLike, Value};
 
 const CANARY: &str = "cAn4ry";
 
-/// Any bytes; more than what fits into a pipe for certain is not looked at.
+/// Checks any bytes, up to the size that certainly fits into a pipe.
 pub fn check(input: &[u8]) {
     let input = &input[..input.len().min(4096)];
     let mut parts = input.split(|&byte| byte == 1);
@@ -29,7 +29,7 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// What `config` prints of sound settings is a settings file, which means the same; but for what it does not show.
+/// Checks that the output of `config` is a settings file with the same meaning, where it shows every value.
 fn check_again(loaded: &Loaded) {
     let mut text = Vec::new();
     render_effective(loaded, &mut text).expect("a vector takes everything");
@@ -45,7 +45,7 @@ fn check_again(loaded: &Loaded) {
     assert_eq!(values(&again), values(loaded));
 }
 
-/// The file is a pipe: no disk is touched.
+/// Loads the settings. The file is a pipe, so that no disk is touched.
 fn loaded(text: &[u8], environment: Environment) -> Loaded {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
     writer.write_all(text).expect("an empty pipe takes a page");
@@ -61,20 +61,20 @@ fn printed(loaded: &Loaded) -> String {
     String::from_utf8(out).expect("what is printed is text")
 }
 
-/// Whether the canary stands only where a secret is meant to stand: in values of such keys, or in text that is no TOML, of
-/// which nothing is known.
+/// Whether the canary stands only where a secret belongs: in values of secret keys, or in text that is not TOML and so says
+/// nothing.
 fn is_secret(text: &[u8], variables: &BTreeMap<&str, &str>) -> bool {
     let Ok(text) = std::str::from_utf8(text) else { return false };
     let of_file = match Document::parse(text) {
         Ok(document) => of_table("", document.as_table(), false),
-        // Keys that stand twice are named.
+        // A fault names a key that stands twice.
         Err(_) => !text.lines().any(|line| line.split('=').next().is_some_and(|key| key.contains(CANARY))),
     };
     of_file
         && variables.iter().all(|(name, value)| !name.contains(CANARY) && (!value.contains(CANARY) || is_secret_variable(name)))
 }
 
-/// Keys whose values must not be shown, in their own table and in any other.
+/// Whether the values of a key are never shown, in whichever table it stands.
 fn is_secret_key(key: &str) -> bool {
     ["organization", "username", "password", "login_extra", "login_headers", "headers"].contains(&key)
 }
@@ -89,7 +89,7 @@ fn is_secret_variable(name: &str) -> bool {
 /// `secret`: under a key whose values are secret.
 fn of_table(name: &str, table: &dyn TableLike, secret: bool) -> bool {
     table.iter().all(|(key, item)| {
-        // A source says where a secret is to be had, which may be shown.
+        // A source says where a secret is read from, which may be shown.
         let shown = secret && ["file", "env", "command"].contains(&key) || name == "login_fields";
         !key.contains(CANARY) && of_item(key, item, !shown && (secret || is_secret_key(key)))
     })

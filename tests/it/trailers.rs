@@ -146,3 +146,20 @@ fn an_upstream_can_set_nothing_by_a_trailer() {
     let answer = Http2::connect(sidecar.address()).get("/");
     assert_eq!((answer.text(), answer.trailers.clone()), ("ok", vec![("x-good".to_owned(), "1".to_owned())]));
 }
+
+#[test]
+fn an_answer_that_ends_with_trailers_is_whole_and_its_connection_is_used_again() {
+    let simulator = simulator();
+    let sidecar = Setup::eager(&simulator).start().ready();
+    let mut client = sidecar.connect();
+    let request = Request::post("/_sim/trailers", "body").header("TE", "trailers").header("Connection", "TE");
+    assert_eq!(client.send(&request).trailers.len(), 1);
+    let before = simulator.control().counts().connections;
+    for _ in 0..3 {
+        assert_eq!(client.send(&request).trailers.len(), 1);
+    }
+    assert_eq!(simulator.control().counts().connections, before);
+    // Becoming ready took a request, too.
+    let lines = sidecar.wait_for_access_lines(5);
+    assert!(lines.iter().all(|line| line["cut"].is_null()), "{lines:?}");
+}

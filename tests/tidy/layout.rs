@@ -178,7 +178,11 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
         &["src/secret/", "src/demo/", "simulator/"],
         "one maker of `Authorization` values, whose buffer is wiped; the demo shows what arrived",
     ),
-    ("client::conn", &["src/upstream/", "src/demo/"], "one place knows how a request is sent, and whether it left"),
+    (
+        "client::conn",
+        &["src/upstream/", "src/connect/egress.rs", "src/local_http.rs", "src/demo/"],
+        "one place knows how a request to upstream is sent, and whether it left",
+    ),
     (
         "TcpListener",
         &["src/server/", "src/demo", "simulator/"],

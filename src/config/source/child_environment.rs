@@ -1,25 +1,29 @@
-//! Which variables a program that we start must not inherit: those that hold a secret or lead to one.
+//! Finds the variables that a started program must not inherit: those that hold a secret or lead to one.
 //!
-//! Pure. Judged by what the variables mean here, not by a list of names: a key that is a source or is never shown, a name
-//! that a source gives, a value that is a password, a proxy's URL with credentials in it.
+//! Pure. A variable counts as secret by its meaning here, not by a list of names: it sets a key that is a source or is never
+//! shown, a source names it, its value is a password, or it is a proxy's URL with credentials.
 
 use std::ffi::{OsStr, OsString};
 
 use super::{
-    keys::{CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY, Kind},
     layers::Merged,
+    named_variables::{CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY},
+    setting::Form,
     variables::{self, Environment},
 };
 
-/// What a service manager means for this process alone: a program that we start would take our sockets for its own, or
-/// speak to systemd in our name.
+/// Variables that a service manager sets for this process alone. A started program would take the sockets for its own, or
+/// speak to systemd in the sidecar's name.
 pub const MEANT_FOR_US: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
-/// Their names.
+const PROXIES: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"];
+/// A shorter text may be in a variable by chance, such as a shell's level.
+const SECRET_MIN: usize = 8;
+
+/// The names of the variables that hold a secret or lead to one.
 pub(super) fn secret_variables(environment: &Environment, merged: &Merged) -> Vec<OsString> {
     let named = |name: &OsStr| merged.named_variables().iter().any(|known| OsStr::new(known) == name);
-    // A shorter text may be in a variable by chance, such as a shell's level.
     let is_secret = |value: &OsStr| {
         let bytes = value.as_encoded_bytes();
         bytes.len() >= SECRET_MIN && merged.is_literal_secret(bytes)
@@ -38,7 +42,7 @@ fn leads_to_one(name: &str, value: &OsStr) -> bool {
         return true;
     }
     match variables::key_of(name) {
-        Some(key) => key.kind == Kind::Source || key.redacted || key.name == "tls_key_file",
+        Some(key) => matches!(key.form, Form::Source | Form::SecretTable) || key.name == "tls_key_file",
         // A whole table may hold anything.
         None => name.starts_with("CAREPORTALS__"),
     }
@@ -48,12 +52,9 @@ fn leads_to_one(name: &str, value: &OsStr) -> bool {
 fn has_credentials(url: &OsStr) -> bool {
     let url = url.to_string_lossy();
     let rest = url.split_once("://").map_or(&*url, |(_, rest)| rest);
-    // A password that is not percent-encoded may itself hold what ends an authority; better once too often.
+    // A password that is not percent-encoded may hold a `/`, so the whole rest counts, not only the authority.
     rest.contains('@')
 }
-
-const SECRET_MIN: usize = 8;
-const PROXIES: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"];
 
 #[cfg(test)]
 mod tests {
@@ -61,7 +62,7 @@ mod tests {
 
     use super::super::{Input, load};
 
-    /// The variables of these that nobody else may have.
+    /// The variables of these that a program may not inherit.
     fn secret(variables: &[(&str, &str)], file: &str) -> Vec<String> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.toml");

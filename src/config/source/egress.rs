@@ -1,11 +1,11 @@
-//! `HTTPS_PROXY` and `NO_PROXY`.
+//! Reads `HTTPS_PROXY` and `NO_PROXY`.
 //!
 //! Pure. The proxy's URL may hold a password and is never shown.
 
 use super::{
-    EffectiveValue,
-    faults::{Diagnostic, Fault, Origin, Warning, shown},
-    reading::Values,
+    faults::{Diagnostic, Fault, ValueOrigin, Warning, shown},
+    render::in_toml,
+    setting::Findings,
     url::{self, Address},
     variables::Environment,
 };
@@ -14,33 +14,33 @@ use crate::{
     secret::{Pages, Secret},
 };
 
-/// Reads both variables. Of a name in two cases the lower one wins, as it does for curl.
-pub(super) fn read(values: &mut Values<'_>, environment: &Environment) -> Egress {
-    let exceptions = exceptions(values, environment);
-    let Some((name, url)) = first(values, environment, ["https_proxy", "HTTPS_PROXY"]) else {
+/// Reads both variables. Where a name is set in both cases, the lower one wins, as it does for curl.
+pub(super) fn read(environment: &Environment, findings: &mut Findings) -> Egress {
+    let exceptions = exceptions(environment, findings);
+    let Some((name, url)) = first(environment, findings, ["https_proxy", "HTTPS_PROXY"]) else {
         return Egress::new(None, exceptions);
     };
-    show(values, name, "\"[redacted]\"".to_owned());
+    findings.show(name, "\"[redacted]\"".to_owned(), ValueOrigin::Variable(name.to_owned()));
     match proxy(&url) {
         Ok(proxy) => Egress::new(Some(proxy), exceptions),
         Err(wrong) => {
-            values.faults.push(Fault::new(Origin::Variable(name.to_owned()), "", wrong));
+            findings.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
             Egress::default()
         }
     }
 }
 
-fn exceptions(values: &mut Values<'_>, environment: &Environment) -> Vec<Exception> {
-    let Some((name, list)) = first(values, environment, ["no_proxy", "NO_PROXY"]) else { return Vec::new() };
-    show(values, name, toml_edit::Value::from(list.as_str()).to_string().trim().to_owned());
+fn exceptions(environment: &Environment, findings: &mut Findings) -> Vec<Exception> {
+    let Some((name, list)) = first(environment, findings, ["no_proxy", "NO_PROXY"]) else { return Vec::new() };
+    findings.show(name, in_toml(&list.as_str().into()), ValueOrigin::Variable(name.to_owned()));
     let entries = list.split(|letter: char| letter == ',' || letter.is_whitespace()).filter(|entry| !entry.is_empty());
     let mut exceptions = Vec::new();
     for entry in entries {
         match Exception::parse(entry) {
             Some(exception) => exceptions.push(exception),
-            // No fault: other programs on the machine may know more forms.
-            None => values.warnings.push(Warning::new(
-                Origin::Variable(name.to_owned()),
+            // Not a fault: other programs on the machine may know more forms.
+            None => findings.warnings.push(Warning::new(
+                ValueOrigin::Variable(name.to_owned()),
                 "",
                 Diagnostic::new(format!("{} is no name, address or network, and excepts nothing", shown(entry))),
             )),
@@ -49,22 +49,22 @@ fn exceptions(values: &mut Values<'_>, environment: &Environment) -> Vec<Excepti
     exceptions
 }
 
-/// `http://user:password@host:port`, with the scheme's port by default. A URL without a scheme is an `http` one.
+/// Reads `http://user:password@host:port`, with the scheme's port by default. A URL without a scheme is an `http` one.
 fn proxy(text: &str) -> Result<EgressProxy, Diagnostic> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
     if !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") {
         return Err(Diagnostic::new("only http:// and https:// proxies are supported").hint("use a proxy that serves CONNECT"));
     }
-    let (userinfo, place) = match rest.rsplit_once('@') {
-        // Others would read the host out of what stands before (RFC 3986, 3.2).
+    let (userinfo, address) = match rest.rsplit_once('@') {
+        // Other programs would take the host from the part before such a character (RFC 3986, 3.2).
         Some((userinfo, _)) if userinfo.contains(['/', '?', '#', '\\']) => {
             let wrong = Diagnostic::new("the proxy's credentials hold a character that ends a URL's host");
             return Err(wrong.hint("percent-encode it: / is %2F, ? is %3F, # is %23, \\ is %5C"));
         }
-        Some((userinfo, place)) => (Some(userinfo).filter(|userinfo| !userinfo.is_empty()), place),
+        Some((userinfo, address)) => (Some(userinfo).filter(|userinfo| !userinfo.is_empty()), address),
         None => (None, rest),
     };
-    match url::address(&format!("{scheme}://{}", place.trim_end_matches('/')))? {
+    match url::address(&format!("{scheme}://{}", address.trim_end_matches('/')))? {
         Address::Absolute { origin, path } if path.is_empty() => {
             Ok(EgressProxy { origin, credentials: userinfo.map(credentials).transpose()? })
         }
@@ -72,7 +72,7 @@ fn proxy(text: &str) -> Result<EgressProxy, Diagnostic> {
     }
 }
 
-/// `user:password`; what stands for itself in neither is percent-encoded (RFC 3986, 3.2.1).
+/// Decodes `user:password`, which may be percent-encoded (RFC 3986, 3.2.1).
 fn credentials(userinfo: &str) -> Result<Secret, Diagnostic> {
     let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
     let mut decoded = Pages::with_capacity(userinfo.len() + 1);
@@ -107,23 +107,14 @@ fn unescape(text: &str, out: &mut Pages) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// The first that is set; an empty one is not.
-fn first(values: &mut Values<'_>, environment: &Environment, names: [&'static str; 2]) -> Option<(&'static str, String)> {
+/// The first variable that is set. An empty one counts as not set.
+fn first(environment: &Environment, findings: &mut Findings, names: [&'static str; 2]) -> Option<(&'static str, String)> {
     let name = names.into_iter().find(|name| environment.get(name).is_some_and(|value| !value.is_empty()))?;
     let text = environment.get(name).and_then(|value| value.to_str());
     if text.is_none() {
-        values.faults.push(Fault::new(Origin::Variable(name.to_owned()), "", Diagnostic::new("is not UTF-8")));
+        findings.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), "", Diagnostic::new("is not UTF-8")));
     }
     text.map(|text| (name, text.to_owned()))
-}
-
-fn show(values: &mut Values<'_>, name: &str, shown: String) {
-    values.effective.push(EffectiveValue {
-        path: name.to_owned(),
-        shown,
-        origin: Origin::Variable(name.to_owned()),
-        is_set: true,
-    });
 }
 
 #[cfg(test)]
@@ -167,7 +158,7 @@ mod tests {
             "http://ann:s3cret\\@proxy.example",
         ] {
             let Err(wrong) = proxy(url) else { panic!("{url}") };
-            let shown = Fault::new(Origin::Variable("HTTPS_PROXY".to_owned()), "", wrong).to_string();
+            let shown = Fault::new(ValueOrigin::Variable("HTTPS_PROXY".to_owned()), "", wrong).to_string();
             assert!(!shown.contains("s3cret") && !shown.contains("ann:"), "{shown}");
         }
     }

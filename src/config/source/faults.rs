@@ -1,21 +1,26 @@
-//! What is wrong with the settings, and where.
+//! Faults and warnings: what is wrong with the settings, and where.
 //!
-//! Pure. A message never holds a secret: whoever writes one shows at most [`shown`] values of keys that are none.
+//! Pure. A message never holds a secret: it repeats only values of keys that are not secret, and those by [`shown`].
 
 use std::{fmt, path::PathBuf};
 
-/// Where a value was written.
+/// Letters of a value that a message repeats.
+const SHOWN_MAX: usize = 60;
+/// Letters of two names that are compared: nobody means a key by a text of hundreds of letters.
+const COMPARED_MAX: usize = 64;
+
+/// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Nowhere: built in.
+pub enum ValueOrigin {
+    /// It is built in.
     Default,
-    /// Nowhere: it follows from the API's preset.
+    /// It follows from the API's preset.
     Preset,
-    /// In the settings file.
+    /// The settings file.
     File {
-        /// As it was named.
+        /// Its path, as it was given.
         path: PathBuf,
-        /// From 1; 0 when no line is to blame.
+        /// Counted from 1; 0 when no single line is meant.
         line: usize,
     },
     /// An environment variable.
@@ -24,8 +29,8 @@ pub enum Origin {
     Flag(String),
 }
 
-impl Origin {
-    /// The file from top to bottom, then what is in no file.
+impl ValueOrigin {
+    /// Orders faults: the file from top to bottom, then variables, flags and the rest.
     pub(super) fn rank(&self) -> (u8, usize) {
         match self {
             Self::File { line, .. } => (0, *line),
@@ -36,7 +41,7 @@ impl Origin {
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -49,28 +54,47 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Something to say about a setting.
+/// A fault: the daemon does not start, or does not reload, with it.
+pub type Fault = Finding;
+
+/// A warning: the settings work, but perhaps not as their user wants.
+pub type Warning = Finding;
+
+/// A message about a setting, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Finding {
-    origin: Origin,
+pub struct Finding {
+    origin: ValueOrigin,
     path: String,
     message: String,
     hint: Option<String>,
 }
 
+impl Finding {
+    /// `path`: the key, such as `apis.emr.listen`; empty when it concerns none.
+    pub(super) fn new(origin: ValueOrigin, path: impl Into<String>, wrong: Diagnostic) -> Self {
+        Self { origin, path: path.into(), message: wrong.message, hint: wrong.hint }
+    }
+
+    /// Where to correct it.
+    #[must_use]
+    pub fn origin(&self) -> &ValueOrigin {
+        &self.origin
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.origin {
-            // The variable or the flag is what its user wrote; the key behind it would only confuse.
-            Origin::Variable(_) | Origin::Flag(_) => write!(f, "{}: ", self.origin)?,
-            Origin::File { .. } => {
+            // The user wrote the variable or the flag, and may not know the key behind it.
+            ValueOrigin::Variable(_) | ValueOrigin::Flag(_) => write!(f, "{}: ", self.origin)?,
+            ValueOrigin::File { .. } => {
                 write!(f, "{}: ", self.origin)?;
                 if !self.path.is_empty() {
                     write!(f, "{}: ", printable(&self.path))?;
                 }
             }
-            Origin::Default | Origin::Preset if self.path.is_empty() => {}
-            Origin::Default | Origin::Preset => write!(f, "{}: ", printable(&self.path))?,
+            ValueOrigin::Default | ValueOrigin::Preset if self.path.is_empty() => {}
+            ValueOrigin::Default | ValueOrigin::Preset => write!(f, "{}: ", printable(&self.path))?,
         }
         f.write_str(&printable(&self.message))?;
         if let Some(hint) = &self.hint {
@@ -80,51 +104,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Something that must be mended before the daemon starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault(Finding);
-
-impl Fault {
-    pub(super) fn new(origin: Origin, path: impl Into<String>, wrong: Diagnostic) -> Self {
-        Self(Finding { origin, path: path.into(), message: wrong.message, hint: wrong.hint })
-    }
-
-    /// Where to mend it.
-    #[must_use]
-    pub fn origin(&self) -> &Origin {
-        &self.0.origin
-    }
-
-    /// The key, as `apis.emr.listen`; empty when it concerns none.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        &self.0.path
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Something that works, and that its user may not want.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Warning(Finding);
-
-impl Warning {
-    pub(super) fn new(origin: Origin, path: impl Into<String>, wrong: Diagnostic) -> Self {
-        Self(Finding { origin, path: path.into(), message: wrong.message, hint: wrong.hint })
-    }
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// A message before it has a place.
+/// A message with a hint, before it has a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Diagnostic {
     message: String,
@@ -141,7 +121,7 @@ impl Diagnostic {
         self
     }
 
-    /// Adds "did you mean", when one of the names known is near.
+    /// Adds "did you mean" when a known name is near.
     pub(super) fn did_you_mean<'a>(self, written: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         match nearest(written, known) {
             Some(name) => self.hint(format!("did you mean `{name}`?")),
@@ -150,61 +130,39 @@ impl Diagnostic {
     }
 }
 
-/// A value that is no secret, fit for a terminal and for one line.
+/// Quotes a value that is not secret, fit for a terminal and for one line.
 pub(super) fn shown(text: &str) -> String {
-    const MOST: usize = 60;
-    if text.chars().count() > MOST {
-        format!("`{}…`", printable(&text.chars().take(MOST).collect::<String>()))
+    if text.chars().count() > SHOWN_MAX {
+        format!("`{}…`", printable(&text.chars().take(SHOWN_MAX).collect::<String>()))
     } else {
         format!("`{}`", printable(text))
     }
 }
 
-/// Without control characters, which a terminal might obey.
+/// Escapes control characters, which a terminal might obey.
 pub(super) fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }.chars().collect::<Vec<_>>())
         .collect()
 }
 
-/// The name that was most likely meant; at most a third of it may differ.
+/// Finds the name that was most likely meant; at most a third of it may differ.
 fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let written = written.to_lowercase().replace('-', "_");
+    let folded = |name: &str| name.to_lowercase().replace('-', "_");
+    let cut = |name: &str| folded(name).chars().take(COMPARED_MAX).collect::<String>();
     known
         .into_iter()
-        .map(|name| (distance(&written, &name.to_lowercase().replace('-', "_")), name))
-        .filter(|(distance, name)| *distance <= (own_length(&written, name) / 3).clamp(1, 4))
+        .map(|name| (strsim::osa_distance(&cut(written), &cut(name)), name))
+        .filter(|(distance, name)| *distance <= (own_length(&folded(written), &folded(name)) / 3).clamp(1, 4))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
 
-/// How long a name is without the words that both begin with: `CAREPORTALS_` makes no two variables alike.
+/// Counts the letters of a name without the words that both begin with: `CAREPORTALS_` makes no two variables alike.
 fn own_length(written: &str, name: &str) -> usize {
-    let name = name.to_lowercase().replace('-', "_");
     let shared: String =
         written.chars().zip(name.chars()).take_while(|(left, right)| left == right).map(|(letter, _)| letter).collect();
     name.len() - shared.rfind('_').map_or(0, |at| at + 1)
-}
-
-/// Insertions, deletions, replacements and swaps of neighbours (optimal string alignment). Long names are cut: nobody
-/// means a key by a text of hundreds of letters.
-fn distance(left: &str, right: &str) -> usize {
-    let left: Vec<char> = left.chars().take(64).collect();
-    let right: Vec<char> = right.chars().take(64).collect();
-    let mut before: Vec<usize> = Vec::new();
-    let mut above: Vec<usize> = (0..=right.len()).collect();
-    for (i, l) in left.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, r) in right.iter().enumerate() {
-            let mut least = (above[j] + usize::from(l != r)).min(above[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *l == right[j - 1] && left[i - 1] == *r {
-                least = least.min(before[j - 1] + 1);
-            }
-            row.push(least);
-        }
-        before = std::mem::replace(&mut above, row);
-    }
-    above[right.len()]
 }
 
 #[cfg(test)]
@@ -229,10 +187,10 @@ mod tests {
 
     #[test]
     fn a_fault_prints_its_place_its_key_and_its_hint() {
-        let file = Origin::File { path: "a/b.toml".into(), line: 12 };
+        let file = ValueOrigin::File { path: "a/b.toml".into(), line: 12 };
         let fault = Fault::new(file, "apis.emr.listen", Diagnostic::new("bad").hint("better"));
         assert_eq!(fault.to_string(), "a/b.toml:12: apis.emr.listen: bad\n  hint: better");
-        let fault = Fault::new(Origin::Variable("CAREPORTALS_LISTEN".into()), "apis.default.listen", Diagnostic::new("bad"));
+        let fault = Fault::new(ValueOrigin::Variable("CAREPORTALS_LISTEN".into()), "apis.default.listen", Diagnostic::new("bad"));
         assert_eq!(fault.to_string(), "CAREPORTALS_LISTEN: bad");
     }
 

@@ -1,28 +1,25 @@
-//! The settings file: TOML into leaves, each with its line.
+//! Takes the settings file apart: TOML into leaves, each with its line.
 //!
-//! Pure but for the text it is given. Unknown keys fall out here. Text of a file that cannot be parsed is never
-//! repeated, since it may hold a password.
+//! Pure. Unknown keys become faults here. Text of a file that can't be parsed is never repeated, since it may hold a
+//! password.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
-use figment::value::{Dict, Value};
+use serde_json::Value;
 use toml_edit::{Document, Item, TableLike};
 
 use super::{
-    faults::{Diagnostic, Fault, Origin, printable},
-    keys::{self, Key, Kind, Section},
-    layers::Layer,
+    faults::{Diagnostic, Fault, ValueOrigin, printable},
+    layers::{Leaf, Lines},
+    setting::{Form, Key, Section},
 };
 
-/// What a file holds.
+/// The contents of a settings file.
+#[derive(Default)]
 pub(super) struct File {
-    pub(super) layer: Layer,
-    /// Of each key and table, by path.
-    pub(super) lines: BTreeMap<String, usize>,
-    /// In the file's order.
+    pub(super) leaves: Vec<Leaf>,
+    pub(super) lines: Lines,
+    /// In the file's order, as the APIs.
     pub(super) accounts: Vec<String>,
     pub(super) apis: Vec<String>,
     pub(super) faults: Vec<Fault>,
@@ -30,19 +27,10 @@ pub(super) struct File {
 
 /// Reads all of it, and goes on after each fault but a broken syntax.
 pub(super) fn read(path: &Path, text: &str) -> File {
-    let mut reader = Reader {
-        path: path.to_owned(),
-        text,
-        file: File {
-            layer: Layer::new(Origin::File { path: path.to_owned(), line: 0 }),
-            lines: BTreeMap::new(),
-            accounts: Vec::new(),
-            apis: Vec::new(),
-            faults: Vec::new(),
-        },
-    };
+    let mut reader = FileReader { text, file: File::default() };
+    path.clone_into(&mut reader.file.lines.file);
     match Document::parse(text) {
-        Ok(document) => reader.top(document.as_table()),
+        Ok(document) => reader.keys(Section::TopLevel, "", "", document.as_table()),
         Err(error) => {
             let line = error.span().map_or(0, |span| reader.line(span.start));
             reader.fault(line, "", Diagnostic::new(format!("not valid TOML: {}", error.message())));
@@ -51,87 +39,79 @@ pub(super) fn read(path: &Path, text: &str) -> File {
     reader.file
 }
 
-struct Reader<'a> {
-    path: PathBuf,
+struct FileReader<'a> {
     text: &'a str,
     file: File,
 }
 
-impl Reader<'_> {
-    fn top(&mut self, table: &dyn TableLike) {
+impl FileReader<'_> {
+    /// Reads a table's keys. `entry`: `apis.NAME.` or the like. `parent`: empty, or a table inside the entry such as
+    /// `login_fields.`.
+    fn keys(&mut self, section: Section, entry: &str, parent: &str, table: &dyn TableLike) {
         for (name, item) in table.iter() {
             let line = self.line_of(table, name);
-            match name {
-                "accounts" => self.entries(Section::Account, "accounts", item, line),
-                "apis" => self.entries(Section::Api, "apis", item, line),
-                _ => self.key(Section::Global, "", "", name, item, line),
+            match (section, name) {
+                (Section::TopLevel, "accounts") => self.entries(Section::Account, name, item, line),
+                (Section::TopLevel, "apis") => self.entries(Section::Api, name, item, line),
+                _ => self.key(section, entry, &format!("{parent}{name}"), item, line),
             }
         }
     }
 
     fn entries(&mut self, section: Section, group: &str, item: &Item, line: usize) {
-        self.file.lines.insert(group.to_owned(), line);
-        let Some(table) = item.as_table_like() else {
-            self.fault(line, group, Diagnostic::new("expected tables with names").hint(format!("write `[{group}.NAME]`")));
-            return;
-        };
+        let wrong = Diagnostic::new("expected tables with names").hint(format!("write `[{group}.NAME]`"));
+        let Some(table) = self.table(item, line, group, wrong) else { return };
         for (name, item) in table.iter() {
-            let line = self.line_of(table, name);
-            let path = format!("{group}.{name}");
+            let (line, path) = (self.line_of(table, name), format!("{group}.{name}"));
             if !is_name(name) {
                 self.fault(line, &path, Diagnostic::new("a name is made of a-z, 0-9 and `-`"));
                 continue;
             }
-            self.file.lines.insert(path.clone(), line);
             match section {
                 Section::Account => self.file.accounts.push(name.to_owned()),
                 _ => self.file.apis.push(name.to_owned()),
             }
-            let Some(table) = item.as_table_like() else {
-                self.fault(line, &path, Diagnostic::new("expected a table").hint(format!("write `[{path}]`")));
-                continue;
-            };
-            for (key, item) in table.iter() {
-                let line = self.line_of(table, key);
-                self.key(section, &format!("{path}."), "", key, item, line);
+            let wrong = Diagnostic::new("expected a table").hint(format!("write `[{path}]`"));
+            if let Some(table) = self.table(item, line, &path, wrong) {
+                self.keys(section, &format!("{path}."), "", table);
             }
         }
     }
 
-    /// `parent`: empty, or a table inside an entry such as `login_fields.`.
-    fn key(&mut self, section: Section, entry: &str, parent: &str, name: &str, item: &Item, line: usize) {
-        let full = format!("{parent}{name}");
-        let path = format!("{entry}{full}");
-        if let Some(key) = keys::find(section, &full) {
+    fn key(&mut self, section: Section, entry: &str, name: &str, item: &Item, line: usize) {
+        let path = format!("{entry}{name}");
+        let group = format!("{name}.");
+        if let Some(key) = section.find(name) {
             match self.leaf(key, item) {
                 Some(value) => {
-                    self.file.lines.insert(path.clone(), line);
-                    self.file.layer.push(path, value);
+                    self.file.lines.by_path.insert(path.clone(), line);
+                    let origin = self.origin(line);
+                    self.file.leaves.push(Leaf { path, value, origin });
                 }
                 None => self.fault(line, &path, Diagnostic::new("has no value")),
             }
-            return;
-        }
-        let group = format!("{full}.");
-        if parent.is_empty() && keys::of(section).any(|key| key.name.starts_with(&group)) {
-            self.file.lines.insert(path.clone(), line);
-            let Some(table) = item.as_table_like() else {
-                self.fault(line, &path, Diagnostic::new("expected a table"));
-                return;
-            };
-            for (name, item) in table.iter() {
-                let line = self.line_of(table, name);
-                self.key(section, entry, &group, name, item, line);
+        } else if section.keys().any(|key| key.name.starts_with(&group)) {
+            if let Some(table) = self.table(item, line, &path, Diagnostic::new("expected a table")) {
+                self.keys(section, entry, &group, table);
             }
-            return;
+        } else {
+            self.fault(line, &path, unknown(section, name));
         }
-        let wrong = unknown(section, &full);
-        self.fault(line, &path, wrong);
+    }
+
+    /// Notes the line of what must be a table. `wrong`: the fault if it is none.
+    fn table<'t>(&mut self, item: &'t Item, line: usize, path: &str, wrong: Diagnostic) -> Option<&'t dyn TableLike> {
+        self.file.lines.by_path.insert(path.to_owned(), line);
+        let table = item.as_table_like();
+        if table.is_none() {
+            self.fault(line, path, wrong);
+        }
+        table
     }
 
     fn leaf(&self, key: &Key, item: &Item) -> Option<Value> {
-        // A mode is octal however it is written, so its digits count and not its number.
-        if key.kind == Kind::Mode && item.is_integer() {
+        // A mode is octal however it is written, so its digits count, not the integer that TOML reads.
+        if key.form == Form::Octal && item.is_integer() {
             return item.span().and_then(|span| self.text.get(span)).map(Value::from);
         }
         value_of(item)
@@ -148,58 +128,56 @@ impl Reader<'_> {
         self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
     }
 
+    fn origin(&self, line: usize) -> ValueOrigin {
+        ValueOrigin::File { path: self.file.lines.file.clone(), line }
+    }
+
     fn fault(&mut self, line: usize, path: &str, wrong: Diagnostic) {
-        self.file.faults.push(Fault::new(Origin::File { path: self.path.clone(), line }, path, wrong));
+        self.file.faults.push(Fault::new(self.origin(line), path, wrong));
     }
 }
 
-/// Whether accounts and APIs may be called so.
+/// Whether an account or an API may have this name.
 pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-/// Says that there is no such key, and where there is one like it.
+/// Says that there is no such key, and which one may be meant.
 fn unknown(section: Section, name: &str) -> Diagnostic {
     let wrong = Diagnostic::new("no such key");
-    let (known, places) = match section {
-        Section::Global => {
-            (&["accounts", "apis"][..], [(Section::Account, "under `[accounts.NAME]`"), (Section::Api, "under `[apis.NAME]`")])
-        }
-        Section::Account => (&[][..], [(Section::Api, "under `[apis.NAME]`"), (Section::Global, "at the top level")]),
-        Section::Api => (&[][..], [(Section::Account, "under `[accounts.NAME]`"), (Section::Global, "at the top level")]),
-    };
-    for (other, place) in places {
-        if keys::find(other, name).is_some() {
-            return wrong.hint(format!("`{}` belongs {place}", printable(name)));
-        }
+    let elsewhere = [Section::Account, Section::Api, Section::TopLevel].into_iter().find(|other| other.find(name).is_some());
+    if let Some(other) = elsewhere {
+        return wrong.hint(format!("`{}` belongs {}", printable(name), other.place()));
     }
-    wrong.did_you_mean(name, keys::of(section).map(|key| key.name).chain(known.iter().copied()))
+    let groups: &[&str] = if section == Section::TopLevel { &["accounts", "apis"] } else { &[] };
+    wrong.did_you_mean(name, section.keys().map(|key| key.name).chain(groups.iter().copied()))
 }
 
-/// Any TOML as figment's; `None` for what is no value.
+/// A TOML item as a JSON value. `None`: it is no value.
 fn value_of(item: &Item) -> Option<Value> {
     if let Some(table) = item.as_table_like() {
-        return table_of(table).map(Value::from);
+        return table
+            .iter()
+            .map(|(name, item)| Some((name.to_owned(), value_of(item)?)))
+            .collect::<Option<_>>()
+            .map(Value::Object);
     }
     if let Item::ArrayOfTables(tables) = item {
-        return tables.iter().map(|table| table_of(table).map(Value::from)).collect::<Option<Vec<_>>>().map(Value::from);
+        let tables = tables.iter().map(|table| value_of(&Item::Table(table.clone())));
+        return tables.collect::<Option<_>>().map(Value::Array);
     }
-    item.as_value().and_then(plain)
+    item.as_value().and_then(json_of)
 }
 
-fn table_of(table: &dyn TableLike) -> Option<Dict> {
-    table.iter().map(|(name, item)| Some((name.to_owned(), value_of(item)?))).collect()
-}
-
-/// A TOML value as figment's.
-pub(super) fn plain(value: &toml_edit::Value) -> Option<Value> {
+/// A TOML value as a JSON value: a date becomes text, and a number that is not finite becomes null.
+pub(super) fn json_of(value: &toml_edit::Value) -> Option<Value> {
     Some(match value {
         toml_edit::Value::String(text) => Value::from(text.value().as_str()),
         toml_edit::Value::Integer(number) => Value::from(*number.value()),
         toml_edit::Value::Float(number) => Value::from(*number.value()),
         toml_edit::Value::Boolean(switch) => Value::from(*switch.value()),
-        toml_edit::Value::Datetime(moment) => Value::from(moment.value().to_string()),
-        toml_edit::Value::Array(array) => Value::from(array.iter().map(plain).collect::<Option<Vec<_>>>()?),
-        toml_edit::Value::InlineTable(table) => Value::from(table_of(table)?),
+        toml_edit::Value::Datetime(date) => Value::from(date.value().to_string()),
+        toml_edit::Value::Array(array) => Value::Array(array.iter().map(json_of).collect::<Option<_>>()?),
+        toml_edit::Value::InlineTable(_) => return value_of(&Item::Value(value.clone())),
     })
 }

@@ -1,118 +1,125 @@
-//! What users write, from the file, the environment and flags, and what it comes to.
+//! Reads what users write in the file, the environment and flags, and makes the configuration from it.
 //!
-//! Depends on figment (layers), `toml_edit` (lines), and on `careportals`, `path` and `secret` of ours. Guarantees: every
-//! fault is found in one go, each with its file and line, variable or flag; no fault, warning or rendering holds a
-//! secret; nothing but [`Environment::of_process`] reads the process's environment.
+//! It finds every fault in one run, each with its file and line, variable or flag. No fault, warning or printed value holds
+//! a secret. Only [`Environment::of_process`] reads the environment of the process, and only this file reads the settings
+//! file; the rest is pure.
 //!
-//! The way through: `layers` from `file` and `variables`; each value read by its kind in `values`, as the table in `keys`
-//! says; `build` makes the types of [`super`]; `relations` judges what only several values together can get wrong.
+//! `file` and `variables` make leaves of what is written, and `layers` merges them. `top_level`, `account` and `api` declare
+//! the settings with the macros of `setting`, and the `kinds` read one value each. `relations` finds faults that only several
+//! values together show, and `build` makes the [`Config`].
 
+pub mod account;
+pub mod api;
 mod build;
 mod child_environment;
-mod daemon_address;
 mod egress;
 mod faults;
 mod file;
-mod keys;
+mod headers;
+mod kinds;
 mod layers;
 mod login;
-mod partial_api;
-mod reading;
+mod measures;
+mod named_variables;
 mod reference;
 mod relations;
 mod render;
-mod schema;
+mod setting;
+pub mod top_level;
 mod url;
-mod values;
 mod variables;
+mod words;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     io::ErrorKind,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-pub use child_environment::MEANT_FOR_US;
-pub use daemon_address::{DaemonAddress, Setting, reach};
-pub use faults::{Fault, Origin, Warning};
-pub use reference::reference;
-pub use render::{render_check, render_effective};
-pub use schema::json_schema;
-pub use values::parse_duration;
-pub use variables::Environment;
-
 use self::{
+    build::Written,
     faults::Diagnostic,
     file::File,
-    keys::{CONFIG, Section},
-    layers::{Layer, Merged},
-    reading::Values,
+    layers::{Leaf, Merged},
+    named_variables::CONFIG,
+    setting::{Findings, SettingsReader},
+    top_level::TopLevel,
     variables::Variables,
 };
-use super::Config;
+pub use self::{
+    child_environment::MEANT_FOR_US,
+    faults::{Fault, Finding, ValueOrigin, Warning},
+    measures::parse_duration,
+    reference::{json_schema, reference},
+    render::{render_check, render_effective},
+    setting::Setting,
+    variables::Environment,
+};
+use super::{Config, ControlSocket};
 use crate::files;
 
-/// Where settings may stand.
+/// The default of [`Input::default_file`].
+pub const DEFAULT_FILE: &str = "/etc/careportals-sidecar/config.toml";
+
+/// The variable by which OpenSSL, and most programs, find the system's roots of trust, where it is set.
+const ROOTS_FILE: &str = "SSL_CERT_FILE";
+/// The same for whole directories.
+const ROOTS_DIRECTORIES: &str = "SSL_CERT_DIR";
+
+/// Where settings may be written.
 #[derive(Clone, Debug)]
 pub struct Input {
     /// `--config`.
     pub config_flag: Option<PathBuf>,
     /// Read when neither `--config` nor its variable names a file, and only if present.
     pub default_file: PathBuf,
-    /// Key paths such as `log` and their values, from flags.
+    /// Flags: the path of a key, such as `log`, and its value.
     pub flags: Vec<(String, String)>,
-    /// Variables as at start.
+    /// The environment, as it was at start.
     pub environment: Environment,
-    /// Keys' names and the defaults, in TOML syntax, that a command has instead of the daemon's.
+    /// Defaults that a command has instead of the daemon's: the name of a key and a value in TOML syntax.
     pub defaults: &'static [(&'static str, &'static str)],
 }
 
-/// The default of [`Input::default_file`].
-pub const DEFAULT_FILE: &str = "/etc/careportals-sidecar/config.toml";
-
-/// Where OpenSSL, and so everybody, looks for the system's roots of trust, if it is set.
-const ROOTS_FILE: &str = "SSL_CERT_FILE";
-const ROOTS_DIRECTORIES: &str = "SSL_CERT_DIR";
-
-/// What came of it.
+/// The outcome of [`load`].
 #[derive(Debug)]
 pub struct Loaded {
-    /// Only when there is no fault.
+    /// `None`: there are faults.
     pub config: Option<Config>,
-    /// Everything that is wrong.
+    /// All faults: the file's from top to bottom, then those of variables and flags.
     pub faults: Vec<Fault>,
-    /// Everything that is worth a word.
+    /// All warnings.
     pub warnings: Vec<Warning>,
     /// Every value in effect, for `config`.
     pub values: Vec<EffectiveValue>,
     /// The settings file, if one was read.
     pub file: Option<PathBuf>,
-    /// Variables that hold a secret, or say where one is to be had: not for a program that is started. By name.
+    /// The names of the variables that hold a secret or lead to one. A started program must not inherit them.
     pub secret_variables: Vec<OsString>,
 }
 
 /// One value in effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveValue {
-    /// `apis.emr.listen`, or a variable that has no key.
+    /// A key such as `apis.emr.listen`, or a variable that has no key.
     pub path: String,
-    /// In TOML syntax; a secret as `"[redacted]"`, a faulty value as `"[invalid]"`. Words when it has no value.
+    /// The value in TOML syntax: a secret as `"[redacted]"`, a faulty one as `"[invalid]"`. Worded, if it has no value.
     pub shown: String,
-    /// Who gave it.
-    pub origin: Origin,
-    /// Whether it has a value at all.
+    /// Where it came from.
+    pub origin: ValueOrigin,
+    /// Whether it has a value.
     pub is_set: bool,
 }
 
 impl Loaded {
-    /// Takes up what only shows when a value is used: a file that is of no use, say. `key`: whose value; empty: nobody's.
+    /// Adds a fault that only the use of a value shows, such as a file that can't be used. `key`: the value's key, or empty.
     pub fn refuse(&mut self, key: &str, message: String, hint: Option<&str>) {
         let value = self.values.iter().find(|value| value.path == key);
-        let origin = value.map_or(Origin::Default, |value| value.origin.clone());
+        let origin = value.map_or(ValueOrigin::Default, |value| value.origin.clone());
         let wrong = Diagnostic::new(message);
         let wrong = if let Some(hint) = hint { wrong.hint(hint) } else { wrong };
         self.faults.push(Fault::new(origin, key, wrong));
@@ -121,20 +128,20 @@ impl Loaded {
 }
 
 impl Input {
-    /// What a command started from a shell goes by.
+    /// The settings of this process.
     #[must_use]
     pub fn of_process(config_flag: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
         let (default_file, environment) = (PathBuf::from(DEFAULT_FILE), Environment::of_process());
         Self { config_flag, default_file, flags, environment, defaults: &[] }
     }
 
-    /// Files that a later [`load`], or what becomes of it, reads again, beside those that the settings name.
+    /// Files that a later [`load`] reads again, or trust that is loaded after it, besides those that the settings name.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         let (settings, _) = settings_file(self.config_flag.as_deref(), &self.default_file, &self.environment);
         std::iter::once(settings).chain(self.environment.get(ROOTS_FILE).map(PathBuf::from))
     }
 
-    /// The same of whole directories.
+    /// Directories whose files are read again likewise.
     pub fn directories(&self) -> impl Iterator<Item = PathBuf> {
         self.environment.get(ROOTS_DIRECTORIES).into_iter().flat_map(std::env::split_paths)
     }
@@ -143,167 +150,154 @@ impl Input {
 /// Reads every layer, finds every fault, and builds the configuration if there is none.
 #[must_use]
 pub fn load(input: Input) -> Loaded {
-    let mut faults = Vec::new();
-    let environment = input.environment;
-    let text = read_file(input.config_flag.as_deref(), &input.default_file, &environment, &mut faults);
-    let file = text.as_ref().map(|(path, text)| file::read(path, text));
-    let path = text.as_ref().map(|(path, _)| path.clone());
-    let variables = variables::read(&environment);
-    let flags = flag_layers(input.flags, &mut faults);
-    let accounts = names(file.as_ref().map(|file| &file.accounts), &variables.accounts, "accounts", &flags);
-    let apis = names(file.as_ref().map(|file| &file.apis), &variables.apis, "apis", &flags);
-    let defaults = defaults(&accounts, &apis, input.defaults);
-    let (merged, warnings) = merge(defaults, file, path.as_deref(), variables, flags, [&accounts, &apis], &mut faults);
-
-    let mut values = Values::read(&merged, &environment, &accounts, &apis);
-    faults.append(&mut values.faults);
-    let unsound = !faults.is_empty();
-    let mut config = build::config(&mut values, &environment);
-    faults.append(&mut values.faults);
-    if config.is_none() && faults.is_empty() {
-        // Unreachable as long as `build` names a fault for whatever it misses; never start on a guess.
-        faults.push(Fault::new(Origin::Default, "", Diagnostic::new("the settings are incomplete")));
+    let Layers { file, variables, flags, mut findings } = Layers::read(&input);
+    let Input { environment, defaults, .. } = input;
+    let path = file.as_ref().map(|file| file.lines.file.clone());
+    let file = file.unwrap_or_default();
+    let accounts = names("accounts", &file.accounts, &variables.accounts, &flags);
+    let apis = names("apis", &file.apis, &variables.apis, &flags);
+    let mut merged = merge(file, variables, flags, [&accounts, &apis], &mut findings);
+    build::derive_upstreams(&mut merged, &apis);
+    let mut reader = SettingsReader { merged: &merged, environment: &environment, defaults, findings };
+    let written = Written::read(&mut reader, &accounts, &apis);
+    let mut findings = reader.findings;
+    let config = build::config(written, &environment, &mut findings);
+    if config.is_none() && findings.faults.is_empty() {
+        // Unreachable as long as `build` names a fault for each value that it misses; never start on a guess.
+        findings.faults.push(Fault::new(ValueOrigin::Default, "", Diagnostic::new("the settings are incomplete")));
     }
-    if unsound || !faults.is_empty() {
-        config = None;
-    }
+    let Findings { mut faults, warnings, values } = findings;
     faults.sort_by_key(|fault| fault.origin().rank());
     faults.dedup();
-    let mut all_warnings = warnings;
-    all_warnings.append(&mut values.warnings);
     let secret_variables = child_environment::secret_variables(&environment, &merged);
-    Loaded { config, faults, warnings: all_warnings, values: values.effective, file: path, secret_variables }
+    Loaded { config: config.filter(|_| faults.is_empty()), faults, warnings, values, file: path, secret_variables }
 }
 
-/// Its path, and who says so.
-fn settings_file(flag: Option<&Path>, default: &Path, environment: &Environment) -> (PathBuf, Origin) {
+/// Where a daemon is, as its settings say, for commands that talk to it.
+#[derive(Debug)]
+pub struct DaemonAddress {
+    /// Health and metrics. `None`: off.
+    pub telemetry: Setting<Option<SocketAddr>>,
+    /// The socket for `status` and its siblings.
+    pub control: Setting<ControlSocket>,
+    /// What else is wrong with the settings. It may be why the daemon is looked for at the wrong address.
+    pub faults: Vec<Fault>,
+}
+
+/// Reads the address out of every layer, and judges no other setting: a probe needs no credentials, and a fault elsewhere must
+/// not keep it from asking. The daemon may run with settings that were right when it started.
+#[must_use]
+pub fn daemon_address(input: &Input) -> DaemonAddress {
+    let Layers { file, variables, flags, findings } = Layers::read(input);
+    let file = file.unwrap_or_default();
+    let merged = Merged::new(file.lines, file.leaves.into_iter().chain(variables.leaves).chain(flags));
+    let (environment, defaults) = (&input.environment, input.defaults);
+    let mut reader = SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() };
+    let TopLevel { telemetry_listen, control_socket, .. } = TopLevel::read(&mut reader, "");
+    DaemonAddress { telemetry: telemetry_listen, control: control_socket, faults: findings.faults }
+}
+
+/// The settings file and who names it.
+fn settings_file(flag: Option<&Path>, default: &Path, environment: &Environment) -> (PathBuf, ValueOrigin) {
     let variable = environment.get(CONFIG).map(PathBuf::from);
     match (flag, variable) {
-        (Some(path), _) => (path.to_owned(), Origin::Flag("--config".to_owned())),
-        (None, Some(path)) => (path, Origin::Variable(CONFIG.to_owned())),
-        (None, None) => (default.to_owned(), Origin::Default),
+        (Some(path), _) => (path.to_owned(), ValueOrigin::Flag("--config".to_owned())),
+        (None, Some(path)) => (path, ValueOrigin::Variable(CONFIG.to_owned())),
+        (None, None) => (default.to_owned(), ValueOrigin::Default),
+    }
+}
+
+/// What is written, before it is merged.
+struct Layers {
+    /// `None`: there is none, or it can't be read.
+    file: Option<File>,
+    variables: Variables,
+    flags: Vec<Leaf>,
+    findings: Findings,
+}
+
+impl Layers {
+    fn read(input: &Input) -> Self {
+        let (mut findings, mut flags) = (Findings::default(), Vec::new());
+        let text = read_file(input, &mut findings.faults);
+        let mut file = text.map(|(path, text)| file::read(&path, &text));
+        findings.faults.extend(file.iter_mut().flat_map(|file| file.faults.drain(..)));
+        let mut variables = variables::read(&input.environment);
+        findings.faults.append(&mut variables.faults);
+        findings.warnings.append(&mut variables.warnings);
+        for (path, value) in &input.flags {
+            let name = path.rsplit('.').next().unwrap_or(path).replace('_', "-");
+            let (path, origin) = (path.clone(), ValueOrigin::Flag(format!("--{name}")));
+            match setting::at(&path) {
+                Some(key) => flags.push(Leaf { path, value: variables::value_of(key.form, value), origin }),
+                None => findings.faults.push(Fault::new(origin, path, Diagnostic::new("no such key"))),
+            }
+        }
+        Self { file, variables, flags, findings }
     }
 }
 
 /// The file's path and text. A file that was asked for must be there; the default one need not.
-fn read_file(
-    flag: Option<&Path>,
-    default: &Path,
-    environment: &Environment,
-    faults: &mut Vec<Fault>,
-) -> Option<(PathBuf, String)> {
-    let (path, origin) = settings_file(flag, default, environment);
+fn read_file(input: &Input, faults: &mut Vec<Fault>) -> Option<(PathBuf, String)> {
+    let (path, origin) = settings_file(input.config_flag.as_deref(), &input.default_file, &input.environment);
     match files::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => return Some((path, text)),
-        Ok(Err(_)) => faults.push(Fault::new(Origin::File { path, line: 0 }, "", Diagnostic::new("is not UTF-8"))),
-        Err(error) if error.kind() == ErrorKind::NotFound && origin == Origin::Default => {}
+        Ok(Err(_)) => faults.push(Fault::new(ValueOrigin::File { path, line: 0 }, "", Diagnostic::new("is not UTF-8"))),
+        Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => {}
         Err(error) => {
-            let origin = if origin == Origin::Default { Origin::File { path: path.clone(), line: 0 } } else { origin };
-            faults.push(Fault::new(origin, "", Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind()))));
+            let wrong = Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind()));
+            let origin = if origin == ValueOrigin::Default { ValueOrigin::File { path, line: 0 } } else { origin };
+            faults.push(Fault::new(origin, "", wrong));
         }
     }
     None
 }
 
-fn flag_layers(flags: Vec<(String, String)>, faults: &mut Vec<Fault>) -> Vec<Layer> {
-    let mut layers = Vec::new();
-    for (path, value) in flags {
-        let origin = Origin::Flag(format!("--{}", path.rsplit('.').next().unwrap_or(&path).replace('_', "-")));
-        match keys::at(&path) {
-            Some(key) => layers.push(Layer::with(origin, path, variables::value_of(key, &value))),
-            None => faults.push(Fault::new(origin, path, Diagnostic::new("no such key"))),
-        }
-    }
-    layers
-}
-
-/// The file's names, then the variables'; `default` when nobody names any.
-fn names(file: Option<&Vec<String>>, variables: &[String], group: &str, flags: &[Layer]) -> Vec<String> {
-    let of_flags =
-        flags.iter().flat_map(Layer::paths).filter_map(|path| path.strip_prefix(group)?.strip_prefix('.')?.split('.').next());
+/// The file's names, then those of variables. Where neither has one, that of a flag, or `default`.
+fn names(group: &str, file: &[String], variables: &[String], flags: &[Leaf]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for name in file.into_iter().flatten().chain(variables) {
+    for name in file.iter().chain(variables) {
         if !names.contains(name) {
             names.push(name.clone());
         }
     }
     if names.is_empty() {
-        names.extend(of_flags.map(str::to_owned).take(1));
-    }
-    if names.is_empty() {
-        names.push("default".to_owned());
+        let of_flag = |leaf: &Leaf| leaf.path.strip_prefix(group)?.strip_prefix('.')?.split('.').next().map(str::to_owned);
+        names.push(flags.iter().find_map(of_flag).unwrap_or_else(|| "default".to_owned()));
     }
     names
 }
 
-fn merge(
-    defaults: Layer,
-    file: Option<File>,
-    path: Option<&Path>,
-    variables: Variables,
-    flags: Vec<Layer>,
-    names: [&[String]; 2],
-    faults: &mut Vec<Fault>,
-) -> (Merged, Vec<Warning>) {
-    let [accounts, apis] = names;
-    let exists = |path: &str| {
-        let missing = |group: &str, names: &[String]| path.starts_with(group) && !names.iter().any(|name| name == "default");
-        !missing("accounts.default.", accounts) && !missing("apis.default.", apis)
-    };
-    let mut layers = vec![defaults];
-    layers.extend(variables.offered.filter(|layer| layer.paths().all(exists)));
-    let mut lines = BTreeMap::new();
-    if let Some(file) = file {
-        layers.push(file.layer);
-        lines = file.lines;
-        faults.extend(file.faults);
-    }
-    faults.extend(variables.faults);
-    for layer in variables.layers {
-        let homeless = layer.paths().find(|path| !exists(path)).map(str::to_owned);
-        match homeless {
-            None => layers.push(layer),
-            Some(path) => {
-                let (group, kind) = if path.starts_with("accounts") { ("accounts", "account") } else { ("apis", "API") };
-                let wrong = Diagnostic::new(format!("sets the {kind} `default`, which the settings do not have"))
-                    .hint(format!("add `[{group}.default]`, or use CAREPORTALS__{}__NAME__KEY", group.to_uppercase()));
-                faults.push(Fault::new(layer.origin().clone(), path, wrong));
-            }
-        }
-    }
-    for layer in flags {
-        let known = |path: &str| match path.split('.').collect::<Vec<_>>().as_slice() {
-            ["accounts", name, ..] => accounts.iter().any(|known| known == name),
-            ["apis", name, ..] => apis.iter().any(|known| known == name),
-            _ => true,
+/// Merges the layers, the weakest first, and reports values whose account or API does not exist.
+fn merge(file: File, variables: Variables, flags: Vec<Leaf>, names: [&[String]; 2], findings: &mut Findings) -> Merged {
+    let exists = |leaf: &Leaf| {
+        let mut parts = leaf.path.split('.');
+        let known = match parts.next() {
+            Some("accounts") => names[0],
+            Some("apis") => names[1],
+            _ => return true,
         };
-        let homeless = layer.paths().find(|path| !known(path)).map(str::to_owned);
-        match homeless {
-            None => layers.push(layer),
-            Some(path) => {
-                faults.push(Fault::new(layer.origin().clone(), path, Diagnostic::new("the settings have no such table")))
-            }
-        }
-    }
-    (Merged::new(layers, path, lines), variables.warnings)
-}
-
-fn defaults(accounts: &[String], apis: &[String], instead: &[(&str, &str)]) -> Layer {
-    let mut layer = Layer::new(Origin::Default);
-    let mut add = |section: Section, entry: &str| {
-        for key in keys::of(section) {
-            let instead = instead.iter().find(|(name, _)| *name == key.name).map(|(_, default)| *default);
-            if let Some(default) = instead.or(key.default) {
-                layer.push(format!("{entry}{}", key.name), variables::value_of(key, default));
-            }
-        }
+        parts.next().is_none_or(|name| known.iter().any(|known| known == name))
     };
-    add(Section::Global, "");
-    for name in accounts {
-        add(Section::Account, &format!("accounts.{name}."));
+    let mut leaves: Vec<Leaf> = variables.offered.into_iter().filter(exists).collect();
+    leaves.extend(file.leaves);
+    for leaf in variables.leaves {
+        if exists(&leaf) {
+            leaves.push(leaf);
+        } else if findings.faults.last().is_none_or(|fault| *fault.origin() != leaf.origin) {
+            // Once for a directory of credentials, which gives several values.
+            let (group, what) = if leaf.path.starts_with("accounts") { ("accounts", "account") } else { ("apis", "API") };
+            let wrong = Diagnostic::new(format!("sets the {what} `default`, which the settings do not have"))
+                .hint(format!("add `[{group}.default]`, or use CAREPORTALS__{}__NAME__KEY", group.to_uppercase()));
+            findings.faults.push(Fault::new(leaf.origin, leaf.path, wrong));
+        }
     }
-    for name in apis {
-        add(Section::Api, &format!("apis.{name}."));
+    for leaf in flags {
+        if exists(&leaf) {
+            leaves.push(leaf);
+        } else {
+            findings.faults.push(Fault::new(leaf.origin, leaf.path, Diagnostic::new("the settings have no such table")));
+        }
     }
-    layer
+    Merged::new(file.lines, leaves)
 }

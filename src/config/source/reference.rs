@@ -1,25 +1,31 @@
-//! The reference of all settings, as `docs/settings.md` holds it between its marks.
+//! What the declared settings give without further words: the reference in `docs/settings.md`, and the JSON Schema.
 //!
-//! Pure. Made from the table of keys, so that a key's doc is its definition.
+//! Pure.
 
-use super::keys::{self, Key, Kind, Section, VARIABLES};
+use serde_json::{Map, Value, json};
 
-/// The tables, in Markdown.
+use super::{
+    named_variables,
+    render::in_toml,
+    setting::{Key, Section, Unset},
+};
+
+/// The tables of the reference, in Markdown.
 #[must_use]
 pub fn reference() -> String {
     let mut text = String::from("### Variables\n\n| variable | meaning | default |\n| --- | --- | --- |\n");
-    for variable in VARIABLES {
+    for variable in named_variables::all() {
         let file = if variable.file { ", `_FILE`" } else { "" };
         row(&mut text, &[&format!("`{}`{file}", variable.name), variable.doc, variable.default]);
     }
-    text += "| `HTTPS_PROXY`, `NO_PROXY` | Egress through a CONNECT proxy (`http://` or `https://`, credentials in the URL allowed), and who is reached without it; lower case wins. Never for loopback. | none |\n";
+    text += "| `HTTPS_PROXY`, `NO_PROXY` | CONNECT proxy towards upstream (`http://` or `https://`, credentials in the URL allowed), and the hosts that are reached without it; lower case wins. Never used for loopback. | none |\n";
     for (section, title) in
-        [(Section::Global, "Top level"), (Section::Account, "`[accounts.NAME]`"), (Section::Api, "`[apis.NAME]`")]
+        [(Section::TopLevel, "Top level"), (Section::Account, "`[accounts.NAME]`"), (Section::Api, "`[apis.NAME]`")]
     {
         text += "\n### ";
         text += title;
         text += "\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n";
-        for key in keys::of(section) {
+        for key in section.keys() {
             setting(&mut text, key);
         }
     }
@@ -33,46 +39,54 @@ fn row(text: &mut String, cells: &[&str]) {
 }
 
 fn setting(text: &mut String, key: &Key) {
-    let default = match key.default {
-        Some(default) => format!("`{default}`"),
-        None => key.otherwise.to_owned(),
+    let default = match (key.default, key.unset) {
+        (Some(default), _) => format!("`{}`", in_toml(&default())),
+        (None, Unset::Shown(words) | Unset::Documented(words)) => words.to_owned(),
     };
-    let name = format!("`{}`", key.name);
-    row(text, &[&name, &kind(key.kind), &default, key.doc]);
+    row(text, &[&format!("`{}`", key.name), &(key.kind)().0, &default, key.doc]);
 }
 
-fn kind(kind: Kind) -> String {
-    match kind {
-        Kind::Text => "text".to_owned(),
-        Kind::Path | Kind::Prefix => "path".to_owned(),
-        Kind::Switch => "`true` or `false`".to_owned(),
-        Kind::Count { min, max } => format!("{min} to {max}"),
-        Kind::Size { .. } => "size".to_owned(),
-        Kind::Duration { .. } => "duration".to_owned(),
-        Kind::OneOf(words) => quoted(words, ", "),
-        Kind::Source => "text or source".to_owned(),
-        Kind::Upstream => "URL".to_owned(),
-        Kind::LoginUrl => "URL, path or `off`".to_owned(),
-        Kind::Endpoint => "URL or path".to_owned(),
-        Kind::Listen => "list of addresses".to_owned(),
-        Kind::AddressOrOff => "address or `off`".to_owned(),
-        Kind::SocketOrOff => "path or `off`".to_owned(),
-        Kind::Headers { .. } => "table of texts".to_owned(),
-        Kind::HeaderName => "header's name".to_owned(),
-        Kind::Json => "table".to_owned(),
-        Kind::Pointer => "JSON pointer".to_owned(),
-        Kind::Statuses => "list of 400 to 599".to_owned(),
-        Kind::Ids => "list of ids".to_owned(),
-        Kind::Rules => "list of rules".to_owned(),
-        Kind::Origins => "list of origins".to_owned(),
-        Kind::Hosts => "list of hosts".to_owned(),
-        Kind::Words => "list of words".to_owned(),
-        Kind::Mode => "octal mode".to_owned(),
-        Kind::Account => "account's name".to_owned(),
-        Kind::Filter => "filter".to_owned(),
+/// The JSON Schema (draft 2020-12) that editors complete settings files with.
+#[must_use]
+pub fn json_schema() -> Value {
+    let named =
+        |entry| json!({ "type": "object", "propertyNames": { "pattern": "^[a-z0-9-]+$" }, "additionalProperties": entry });
+    let mut root = schema_of(Section::TopLevel);
+    root["properties"]["accounts"] = named(schema_of(Section::Account));
+    root["properties"]["apis"] = named(schema_of(Section::Api));
+    root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    root["title"] = json!("Settings of careportals-sidecar");
+    root["$defs"] = json!({ "source": {
+        "description": "Text, or where it is read from.",
+        "oneOf": [
+            { "type": "string", "minLength": 1 },
+            source_schema("file", &json!({ "type": "string" })),
+            source_schema("env", &json!({ "type": "string" })),
+            source_schema("command", &json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 })),
+        ]
+    } });
+    root
+}
+
+fn source_schema(member: &str, schema: &Value) -> Value {
+    json!({ "type": "object", "properties": { member: schema }, "required": [member], "additionalProperties": false })
+}
+
+fn schema_of(section: Section) -> Value {
+    let mut properties = Map::new();
+    for key in section.keys() {
+        let (_, mut schema) = (key.kind)();
+        schema["description"] = json!(key.doc);
+        if let Some(default) = key.default {
+            schema["default"] = default();
+        }
+        match key.name.split_once('.') {
+            None => drop(properties.insert(key.name.to_owned(), schema)),
+            Some((table, name)) => {
+                let empty = || json!({ "type": "object", "properties": {}, "additionalProperties": false });
+                properties.entry(table).or_insert_with(empty)["properties"][name] = schema;
+            }
+        }
     }
-}
-
-fn quoted(words: &[&str], between: &str) -> String {
-    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(between)
+    json!({ "type": "object", "properties": properties, "additionalProperties": false })
 }

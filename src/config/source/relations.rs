@@ -1,101 +1,110 @@
-//! What several values together can get wrong.
+//! Finds faults that only several values together show.
 //!
-//! Pure. Judged on as much as could be read, so that one broken value does not hide the next fault.
+//! Pure. It judges whatever could be read, so that one broken value does not hide the next fault.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    faults::Diagnostic,
+    account::AccountTable,
+    api::ApiTable,
+    faults::{Diagnostic, Warning, shown},
     login::Choice,
-    partial_api::{PartialApi, no_hosts},
-    reading::Values,
+    setting::{Findings, Named},
+    top_level::TopLevel,
 };
-use crate::config::{Listen, Origin, Scheme};
+use crate::config::{AllowedHosts, Listen, Origin, Scheme};
 
-/// Names every fault and warning.
-pub(super) fn check(values: &mut Values<'_>, drafts: &[PartialApi], choices: &[Choice]) {
-    for api in drafts {
-        account(values, api);
-        listen(values, api);
-        callers(values, api);
-        upstream(values, api, drafts);
-        required_header(values, api);
+type ApiEntry = Named<ApiTable>;
+
+/// Reports every fault and warning. `choices`: one for each account.
+pub(super) fn check(
+    top: &TopLevel,
+    accounts: &[Named<AccountTable>],
+    apis: &[ApiEntry],
+    choices: &[Choice],
+    findings: &mut Findings,
+) {
+    for api in apis {
+        account(api, accounts, findings);
+        listen(api, findings);
+        callers(api, findings);
+        upstream(api, top, apis, findings);
+        required_header(api, findings);
     }
-    for (at, api) in drafts.iter().enumerate() {
-        for other in &drafts[..at] {
-            sharing(values, api, other);
+    for (index, api) in apis.iter().enumerate() {
+        for other in &apis[..index] {
+            sharing(api, other, findings);
         }
     }
-    telemetry(values, drafts);
-    for (account, choice) in values.accounts.clone().iter().zip(choices) {
-        log_in(values, account, choice, drafts);
+    telemetry(top, apis, findings);
+    for (account, choice) in accounts.iter().zip(choices) {
+        log_in(account, choice, top, apis, findings);
     }
-    pairs(values);
+    pairs(top, findings);
 }
 
-fn account(values: &mut Values<'_>, api: &PartialApi) {
-    let Some(name) = &api.account else { return };
-    let accounts = values.accounts.clone();
-    if !accounts.contains(name) {
-        let path = format!("apis.{}.account", api.name);
-        let wrong = Diagnostic::new(format!("there is no account {}", super::faults::shown(name)));
-        let wrong = match accounts.as_slice() {
-            [only] => wrong.hint(format!("write account = \"{only}\"")),
-            _ => wrong.did_you_mean(name, accounts.iter().map(String::as_str)),
-        };
-        values.fault(&path, wrong);
+fn account(api: &ApiEntry, accounts: &[Named<AccountTable>], findings: &mut Findings) {
+    let setting = &api.table.account;
+    let Some(name) = setting.known() else { return };
+    if accounts.iter().any(|account| account.name == *name) {
+        return;
     }
+    let wrong = Diagnostic::new(format!("there is no account {}", shown(name)));
+    let wrong = match accounts {
+        [only] => wrong.hint(format!("write account = \"{}\"", only.name)),
+        _ => wrong.did_you_mean(name, accounts.iter().map(|account| account.name.as_str())),
+    };
+    findings.fault(setting, wrong);
 }
 
-fn listen(values: &mut Values<'_>, api: &PartialApi) {
-    let path = format!("apis.{}.listen", api.name);
-    let open: Vec<SocketAddr> = addresses(api).filter(|address| !address.ip().to_canonical().is_loopback()).collect();
-    let allowed = values.switch(&format!("apis.{}.allow_non_loopback", api.name)).unwrap_or(true);
-    for address in &open {
-        if !allowed {
+fn listen(api: &ApiEntry, findings: &mut Findings) {
+    let open: Vec<SocketAddr> = api.addresses().filter(|address| !address.ip().to_canonical().is_loopback()).collect();
+    if api.table.allow_non_loopback.get() == Some(false) {
+        for address in &open {
             let wrong = Diagnostic::new(format!("{address} is not a loopback address: whoever reaches it can use the token"));
-            values.fault(&path, wrong.hint("listen on 127.0.0.1 or a Unix socket, or set allow_non_loopback"));
+            let wrong = wrong.hint("listen on 127.0.0.1 or a Unix socket, or set allow_non_loopback");
+            findings.fault(&api.table.listen, wrong);
         }
-    }
-    if allowed && !open.is_empty() && no_hosts(values, &api.name) {
+    } else if !open.is_empty() && matches!(api.table.allowed_hosts.known(), Some(AllowedHosts::Names(names)) if names.is_empty())
+    {
         let wrong = Diagnostic::new(
             "listens beyond loopback without `allowed_hosts`: only callers that name a loopback host will be served",
         );
-        values.warn(&path, wrong.hint("name the hosts that clients use in allowed_hosts"));
+        findings.warn(&api.table.listen, wrong.hint("name the hosts that clients use in allowed_hosts"));
     }
 }
 
-/// Groups are known on Unix sockets alone.
-fn callers(values: &mut Values<'_>, api: &PartialApi) {
-    let path = |key: &str| format!("apis.{}.{key}", api.name);
-    let has = |values: &mut Values<'_>, key: &str| values.ids(&path(key)).is_some_and(|ids| !ids.is_empty());
-    if has(values, "allow_gids") && !has(values, "allow_uids") && addresses(api).next().is_some() {
+/// Warns of groups that let nobody in: they are known only on Unix sockets.
+fn callers(api: &ApiEntry, findings: &mut Findings) {
+    let [uids, gids] = [&api.table.allow_uids, &api.table.allow_gids].map(|ids| ids.known().is_some_and(|ids| !ids.is_empty()));
+    if gids && !uids && api.addresses().next().is_some() {
         let wrong = Diagnostic::new("lets nobody in over TCP: there only the caller's user can be known, and not its groups");
-        values.warn(&path("allow_gids"), wrong.hint("name users in allow_uids, or listen on a Unix socket alone"));
+        let wrong = wrong.hint("name users in allow_uids, or listen on a Unix socket alone");
+        findings.warn(&api.table.allow_gids, wrong);
     }
 }
 
-fn upstream(values: &mut Values<'_>, api: &PartialApi, drafts: &[PartialApi]) {
-    let Some(upstream) = &api.upstream else { return };
-    let path = format!("apis.{}.upstream", api.name);
+fn upstream(api: &ApiEntry, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
+    let setting = &api.table.upstream;
+    let Some(upstream) = setting.set() else { return };
     if upstream.origin.scheme == Scheme::Http {
         if !upstream.origin.is_loopback() {
-            values.fault(&path, Diagnostic::new("plain http would show the token to the network").hint("use https"));
-        } else if values.switch(&format!("apis.{}.allow_insecure_upstream", api.name)) == Some(false) {
-            values.fault(
-                &path,
-                Diagnostic::new("plain http is refused").hint("for a loopback upstream, set allow_insecure_upstream = true"),
-            );
+            let wrong = Diagnostic::new("plain http would show the token to the network").hint("use https");
+            findings.fault(setting, wrong);
+        } else if api.table.allow_insecure_upstream.get() == Some(false) {
+            let wrong =
+                Diagnostic::new("plain http is refused").hint("for a loopback upstream, set allow_insecure_upstream = true");
+            findings.fault(setting, wrong);
         }
     }
-    if let Some(own) = own_address(values, &upstream.origin, drafts) {
-        values.fault(&path, Diagnostic::new(format!("is our own address {own}: requests would go round in a circle")));
+    if let Some(own) = own_address(&upstream.origin, top, apis) {
+        let wrong = Diagnostic::new(format!("is our own address {own}: requests would go round in a circle"));
+        findings.fault(setting, wrong);
     }
 }
 
-/// The address of ours that an origin leads to, as far as names and numbers tell.
-fn own_address(values: &Values<'_>, origin: &Origin, drafts: &[PartialApi]) -> Option<SocketAddr> {
-    let telemetry = values.socket("telemetry_listen").flatten();
+/// The sidecar's own address that an origin leads to, as far as names and numbers tell.
+fn own_address(origin: &Origin, top: &TopLevel, apis: &[ApiEntry]) -> Option<SocketAddr> {
     let is_ours = |ours: &SocketAddr| {
         let port = ours.port() != 0 && ours.port() == origin.port;
         let (ours, any) = (ours.ip().to_canonical(), ours.ip().is_unspecified());
@@ -108,121 +117,109 @@ fn own_address(values: &Values<'_>, origin: &Origin, drafts: &[PartialApi]) -> O
         };
         port && host
     };
-    drafts.iter().flat_map(addresses).chain(telemetry).find(is_ours)
+    apis.iter().flat_map(Named::addresses).chain(top.telemetry_listen.get().flatten()).find(is_ours)
 }
 
-fn addresses(api: &PartialApi) -> impl Iterator<Item = SocketAddr> {
-    api.listen.iter().filter_map(|place| if let Listen::Tcp { address, .. } = place { Some(*address) } else { None })
-}
-
-fn sharing(values: &mut Values<'_>, api: &PartialApi, other: &PartialApi) {
-    let path = format!("apis.{}.listen", api.name);
+fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
+    let (setting, theirs) = (&api.table.listen, other.table.listen.known());
     let same = |left: &Listen, right: &Listen| match (left, right) {
         (Listen::Tcp { address: left, .. }, Listen::Tcp { address: right, .. }) => left == right && left.port() != 0,
-        // Which API a socket from systemd is for, its name says, and that is known only at start.
+        // A socket's name from systemd says which API it is for, and it is known only at start.
         (Listen::Systemd, Listen::Systemd) => false,
         (left, right) => left == right,
     };
-    if let Some(place) = api.listen.iter().find(|place| other.listen.iter().any(|theirs| same(place, theirs))) {
-        let keyed = match (&api.prefix, &other.prefix) {
+    let is_shared = |own: &&Listen| theirs.into_iter().flatten().any(|theirs| same(own, theirs));
+    if let Some(shared) = setting.known().into_iter().flatten().find(is_shared) {
+        let keyed = match (api.table.prefix.set(), other.table.prefix.set()) {
             (Some(own), Some(theirs)) if own != theirs => None,
             (Some(own), Some(_)) => Some(format!("and both have the prefix {}", own.as_str())),
             _ => Some("and each then needs a prefix of its own".to_owned()),
         };
         if let Some(why) = keyed {
-            let wrong = Diagnostic::new(format!("shares {place} with API `{}`, {why}", other.name));
-            values.fault(&path, wrong.hint("give each API its own prefix, or its own address"));
+            let wrong = Diagnostic::new(format!("shares {shared} with API `{}`, {why}", other.name));
+            findings.fault(setting, wrong.hint("give each API its own prefix, or its own address"));
         }
-        if matches!(place, Listen::Unix(_)) {
-            shared_file(values, api, other);
+        if matches!(shared, Listen::Unix(_)) {
+            shared_file(api, other, findings);
         }
     }
-    let overlap =
-        addresses(api).find_map(|own| addresses(other).find(|theirs| overlaps(own, *theirs)).map(|theirs| (own, theirs)));
-    if let Some((own, theirs)) = overlap {
-        values.fault(&path, Diagnostic::new(format!("{own} overlaps {theirs} of API `{}`", other.name)));
+    let overlap = |own| other.addresses().find(|theirs| overlaps(own, *theirs)).map(|theirs| (own, theirs));
+    if let Some((own, theirs)) = api.addresses().find_map(overlap) {
+        findings.fault(setting, Diagnostic::new(format!("{own} overlaps {theirs} of API `{}`", other.name)));
     }
 }
 
-/// A Unix socket's file has one mode and one group.
-fn shared_file(values: &mut Values<'_>, api: &PartialApi, other: &PartialApi) {
-    let at = |name: &str, key: &str| format!("apis.{name}.{key}");
-    let mode = |values: &Values<'_>, name: &str| values.number(&at(name, "socket_mode"));
-    let group = |values: &Values<'_>, name: &str| values.text(&at(name, "socket_group"));
-    let differing = [
-        ("socket_mode", mode(values, &api.name) != mode(values, &other.name)),
-        ("socket_group", group(values, &api.name) != group(values, &other.name)),
-    ];
-    for (key, _) in differing.into_iter().filter(|(_, differs)| *differs) {
+/// Reports different modes and groups of APIs that share a Unix socket, whose file has one of each.
+fn shared_file(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
+    let wrong = || {
         let wrong = Diagnostic::new(format!("is not that of API `{}`, with which it shares a Unix socket", other.name));
-        values.fault(&at(&api.name, key), wrong.hint("give both the same"));
+        wrong.hint("give both the same")
+    };
+    if api.table.socket_mode.known() != other.table.socket_mode.known() {
+        findings.fault(&api.table.socket_mode, wrong());
+    }
+    if api.table.socket_group.set() != other.table.socket_group.set() {
+        findings.fault(&api.table.socket_group, wrong());
     }
 }
 
-/// One of the two is every address of its family, the other's included.
+/// Whether one of the two is every address of its family, which includes the other.
 fn overlaps(left: SocketAddr, right: SocketAddr) -> bool {
     let family = left.is_ipv4() == right.is_ipv4();
     let port = left.port() == right.port() && left.port() != 0;
     family && port && left != right && (left.ip().is_unspecified() || right.ip().is_unspecified())
 }
 
-fn telemetry(values: &mut Values<'_>, drafts: &[PartialApi]) {
-    let Some(telemetry) = values.socket("telemetry_listen").flatten() else { return };
-    let clashes = |own: &SocketAddr| overlaps(*own, telemetry) || (*own == telemetry && own.port() != 0);
-    if let Some(api) = drafts.iter().find(|api| addresses(api).any(|own| clashes(&own))) {
-        let path = if values.is_written("telemetry_listen") {
-            "telemetry_listen".to_owned()
-        } else {
-            format!("apis.{}.listen", api.name)
-        };
+fn telemetry(top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
+    let setting = &top.telemetry_listen;
+    let Some(telemetry) = setting.get().flatten() else { return };
+    let clashes = |own: SocketAddr| overlaps(own, telemetry) || (own == telemetry && own.port() != 0);
+    if let Some(api) = apis.iter().find(|api| api.addresses().any(clashes)) {
         let wrong = Diagnostic::new(format!("the telemetry address {telemetry} is also where API `{}` listens", api.name));
-        values.fault(&path, wrong.hint("choose another port for one of the two"));
+        let wrong = wrong.hint("choose another port for one of the two");
+        if setting.is_written() { findings.fault(setting, wrong) } else { findings.fault(&api.table.listen, wrong) }
     }
 }
 
-fn log_in(values: &mut Values<'_>, account: &str, choice: &Choice, drafts: &[PartialApi]) {
-    let path = format!("accounts.{account}.login_url");
-    let known = drafts.iter().all(|api| api.account.is_some());
-    let used = drafts.iter().any(|api| api.account.as_deref() == Some(account));
+fn log_in(account: &Named<AccountTable>, choice: &Choice, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
+    let (login, refresh) = (&account.table.login_url, &account.table.refresh_url);
     match choice {
         Choice::At(endpoint) => {
-            if let Some(own) = own_address(values, &endpoint.origin, drafts) {
-                // An upstream that is ours was named already; its log-in path follows from it.
-                if values.is_written(&path) {
-                    values.fault(&path, Diagnostic::new(format!("is our own address {own}, which refuses log-in paths")));
-                }
+            // A fault names an own address as upstream already; the preset's log-in path follows from it.
+            if let Some(own) = own_address(&endpoint.origin, top, apis)
+                && login.is_written()
+            {
+                findings.fault(login, Diagnostic::new(format!("is our own address {own}, which refuses log-in paths")));
             }
-            if known && !used {
-                values.warn(&format!("accounts.{account}"), Diagnostic::new("no API uses this account"));
-            }
-        }
-        Choice::Off => {
-            let refresh = format!("accounts.{account}.refresh_url");
-            if values.is_written(&refresh) {
-                values.warn(&refresh, Diagnostic::new("has no effect, since log-in is off"));
+            let known = apis.iter().all(|api| api.table.account.known().is_some());
+            if known && !apis.iter().any(|api| api.table.account.known() == Some(&account.name)) {
+                let (place, path) = (account.place.clone(), format!("accounts.{}", account.name));
+                findings.warnings.push(Warning::new(place, path, Diagnostic::new("no API uses this account")));
             }
         }
-        Choice::Unknown => {}
+        Choice::Off if refresh.is_written() => {
+            findings.warn(refresh, Diagnostic::new("has no effect, since log-in is off"));
+        }
+        Choice::Off | Choice::Unknown => {}
     }
 }
 
-fn required_header(values: &mut Values<'_>, api: &PartialApi) {
-    let [name, value] = ["name", "value"].map(|key| format!("apis.{}.require_header.{key}", api.name));
-    if values.is_written(&value) && !values.is_written(&name) {
-        values.fault(&value, Diagnostic::new("needs `require_header.name` beside it"));
+fn required_header(api: &ApiEntry, findings: &mut Findings) {
+    let (name, value) = (&api.table.require_header_name, &api.table.require_header_value);
+    if value.is_written() && !name.is_written() {
+        findings.fault(value, Diagnostic::new("needs `require_header.name` beside it"));
     }
 }
 
-fn pairs(values: &mut Values<'_>) {
-    if values.is_written("ca_file") && values.is_written("ca_only_file") {
-        values.fault(
-            "ca_only_file",
-            Diagnostic::new("contradicts `ca_file`, which adds to the system's roots").hint("unset one of the two"),
-        );
+fn pairs(top: &TopLevel, findings: &mut Findings) {
+    if top.ca_file.is_written() && top.ca_only_file.is_written() {
+        let wrong = Diagnostic::new("contradicts `ca_file`, which adds to the system's roots").hint("unset one of the two");
+        findings.fault(&top.ca_only_file, wrong);
     }
-    for (present, absent) in [("tls_cert_file", "tls_key_file"), ("tls_key_file", "tls_cert_file")] {
-        if values.is_written(present) && !values.is_written(absent) {
-            values.fault(present, Diagnostic::new(format!("needs `{absent}` beside it")));
+    let (certificate, key) = (&top.tls_cert_file, &top.tls_key_file);
+    for (present, absent, name) in [(certificate, key, "tls_key_file"), (key, certificate, "tls_cert_file")] {
+        if present.is_written() && !absent.is_written() {
+            findings.fault(present, Diagnostic::new(format!("needs `{name}` beside it")));
         }
     }
 }

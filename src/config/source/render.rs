@@ -1,24 +1,20 @@
-//! What `config` and `check` print.
+//! Prints for `config` and `check`.
 //!
-//! Pure but for the writer it is given. Secrets, fixed header values and further log-in members are never shown.
+//! Pure but for the writer that it is given. It never shows secrets, the values of fixed headers, or further log-in members.
 
 use std::io::{self, Write};
 
-use figment::value::Value;
+use serde_json::Value;
 
-use super::{
-    Loaded,
-    faults::printable,
-    keys::{Key, Kind},
-};
+use super::{Loaded, faults::printable, setting::Form};
 
 const REDACTED: &str = "\"[redacted]\"";
 
-/// Each value in effect with its origin, as TOML that says where it came from.
+/// Writes each value in effect as TOML, with its origin in a comment.
 ///
 /// # Errors
 ///
-/// When `out` fails.
+/// Writing to `out` failed.
 pub fn render_effective(loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
     match &loaded.file {
         Some(path) => writeln!(out, "# settings file: {}", printable(&path.to_string_lossy()))?,
@@ -49,7 +45,7 @@ pub fn render_effective(loaded: &Loaded, out: &mut impl Write) -> io::Result<()>
     Ok(())
 }
 
-/// `accounts.crm.login_fields.username`: the table it is shown in, and its name there.
+/// Splits `accounts.crm.login_fields.username` into the table that it is shown in and its name there.
 fn entry_and_name(path: &str) -> (String, String) {
     let mut parts = path.splitn(3, '.');
     match (parts.next(), parts.next(), parts.next()) {
@@ -61,11 +57,11 @@ fn entry_and_name(path: &str) -> (String, String) {
     }
 }
 
-/// Every fault and warning, then a line that sums it up.
+/// Writes every fault and warning, then a line that sums them up.
 ///
 /// # Errors
 ///
-/// When `out` fails.
+/// Writing to `out` failed.
 pub fn render_check(loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
     for fault in &loaded.faults {
         writeln!(out, "error: {fault}")?;
@@ -91,48 +87,40 @@ fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
-/// A right value in TOML syntax, without what nobody may see.
-pub(super) fn shown(key: &Key, value: &Value) -> String {
-    match value {
-        Value::Dict(_, table) if key.redacted => {
-            let entries: Vec<String> = table.keys().map(|name| format!("{} = {REDACTED}", key_in_toml(name))).collect();
-            if entries.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", entries.join(", ")) }
+/// Writes a value in TOML syntax, without its secrets.
+pub(super) fn shown(form: Form, value: &Value) -> String {
+    match (form, value) {
+        (Form::SecretTable, Value::Object(table)) => {
+            braced(&table.keys().map(|name| format!("{} = {REDACTED}", key_in_toml(name))).collect::<Vec<_>>())
         }
-        _ if key.redacted => REDACTED.to_owned(),
-        Value::Dict(_, table) if key.kind == Kind::Source => match table.iter().next() {
-            Some((name, Value::Array(_, words))) if name == "command" => {
+        (Form::Source, Value::Object(table)) => match table.iter().next() {
+            Some((name, Value::Array(words))) if name == "command" => {
                 let more = if words.len() > 1 { format!(", {REDACTED}") } else { String::new() };
                 format!("{{ command = [{}{more}] }}", words.first().map(in_toml).unwrap_or_default())
             }
             Some((name, value)) if name != "command" => format!("{{ {name} = {} }}", in_toml(value)),
             _ => REDACTED.to_owned(),
         },
-        _ if key.kind == Kind::Source => REDACTED.to_owned(),
-        value => in_toml(value),
+        (Form::SecretTable | Form::Source, _) => REDACTED.to_owned(),
+        (_, value) => in_toml(value),
     }
 }
 
-fn in_toml(value: &Value) -> String {
+/// Writes a value in TOML syntax.
+pub(super) fn in_toml(value: &Value) -> String {
     match value {
-        Value::String(_, text) => toml_edit::Value::from(text.as_str()).to_string(),
-        Value::Bool(_, switch) => switch.to_string(),
-        Value::Num(_, number) => match number.to_i128() {
-            Some(number) => number.to_string(),
-            None => number
-                .to_u128()
-                .map(|number| number.to_string())
-                .or_else(|| number.to_f64().map(|number| number.to_string()))
-                .unwrap_or_default(),
-        },
-        Value::Array(_, values) => format!("[{}]", values.iter().map(in_toml).collect::<Vec<_>>().join(", ")),
-        Value::Dict(_, table) => {
-            let entries: Vec<String> =
-                table.iter().map(|(name, value)| format!("{} = {}", key_in_toml(name), in_toml(value))).collect();
-            if entries.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", entries.join(", ")) }
+        Value::String(text) => toml_edit::Value::from(text.as_str()).to_string(),
+        Value::Array(values) => format!("[{}]", values.iter().map(in_toml).collect::<Vec<_>>().join(", ")),
+        Value::Object(table) => {
+            braced(&table.iter().map(|(name, value)| format!("{} = {}", key_in_toml(name), in_toml(value))).collect::<Vec<_>>())
         }
-        Value::Char(_, letter) => toml_edit::Value::from(letter.to_string()).to_string(),
-        Value::Empty(..) => "\"\"".to_owned(),
+        Value::Null => "\"\"".to_owned(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
+}
+
+fn braced(entries: &[String]) -> String {
+    if entries.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", entries.join(", ")) }
 }
 
 fn key_in_toml(name: &str) -> String {

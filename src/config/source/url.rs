@@ -1,25 +1,31 @@
-//! URLs, hosts and origins as settings hold them.
+//! URLs, hosts, origins and addresses as settings hold them.
 //!
-//! Pure. Strict on purpose: what two parsers could read in two ways is refused, since a token goes where these point.
-//! Messages never repeat the text, which may hold a password before its `@`.
+//! Pure. A text that two parsers could read in two ways is refused, since a token goes where a URL points. Messages never
+//! repeat a URL, which may hold a password before its `@`.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::faults::Diagnostic;
-use crate::config::{Origin, Scheme};
+use super::faults::{Diagnostic, shown};
+use crate::{
+    config::{Listen, Origin, Scheme, Upstream},
+    path::is_canonical,
+};
 
-/// Where something is reached.
+/// Bytes of a Unix socket's path: `sun_path` has 108 with its NUL on Linux, 104 elsewhere.
+const SOCKET_PATH_MAX: usize = 103;
+
+/// A URL or a path, as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
-    /// Nowhere.
+    /// `off`.
     Off,
     /// Under an API's upstream.
     Path(String),
-    /// Anywhere; the path is empty or starts with `/`.
+    /// A whole URL. The path is empty or starts with `/`.
     Absolute { origin: Origin, path: String },
 }
 
-/// A URL, or a path that starts with `/`.
+/// Reads a URL, or a path that starts with `/`.
 pub(super) fn address(text: &str) -> Result<Address, Diagnostic> {
     if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'\\') {
         return Err(Diagnostic::new("a URL holds no spaces, control characters or backslashes"));
@@ -59,7 +65,7 @@ pub(super) fn address(text: &str) -> Result<Address, Diagnostic> {
     Ok(Address::Absolute { origin: Origin { scheme, host, port }, path })
 }
 
-/// Each character as it will be sent, no segment that means another one.
+/// Checks a path: each character as it will be sent, and no segment that means another one.
 fn path(text: &str) -> Result<String, Diagnostic> {
     let segments: Vec<&str> = text.split('/').skip(1).collect();
     let inner = segments.split_last().map_or(&[][..], |(_, inner)| inner);
@@ -81,7 +87,7 @@ fn path(text: &str) -> Result<String, Diagnostic> {
     Ok(text.to_owned())
 }
 
-/// `host`, `host:port`, `[v6]`, `[v6]:port`.
+/// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
 fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Diagnostic> {
     let colon = match authority.rfind(']') {
         Some(bracket) => authority[bracket..].find(':').map(|at| bracket + at),
@@ -101,7 +107,7 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Diagnostic> {
     Ok((host(name)?, port))
 }
 
-/// A host in lower case, an IPv6 address without brackets and in its short form.
+/// Reads a host: in lower case, and an IPv6 address without brackets and in its short form.
 pub(super) fn host(text: &str) -> Result<String, Diagnostic> {
     let wrong = || Diagnostic::new("holds what is not a host");
     if let Some(address) = text.strip_prefix('[') {
@@ -125,7 +131,7 @@ pub(super) fn host(text: &str) -> Result<String, Diagnostic> {
     Ok(text.to_ascii_lowercase())
 }
 
-/// What a browser sends as `Origin` (RFC 6454, 6.2): `scheme://host[:port]`, lower case, without a default port.
+/// Reads what a browser sends as `Origin` (RFC 6454, 6.2): `scheme://host[:port]`, lower case, without a default port.
 pub(super) fn serialized_origin(text: &str) -> Result<String, Diagnostic> {
     let wrong = |why: &str| {
         Diagnostic::new(format!("an origin {why}"))
@@ -152,4 +158,48 @@ pub(super) fn serialized_origin(text: &str) -> Result<String, Diagnostic> {
         _ => format!("{scheme}://{shown}"),
     };
     if serialized == text { Ok(serialized) } else { Err(wrong("is in lower case, without its scheme's own port")) }
+}
+
+/// Reads an API's base URL.
+pub(super) fn upstream(text: &str) -> Result<Upstream, Diagnostic> {
+    match address(text)? {
+        // A rule judges the base path too, and it judges only what can be read in one way.
+        Address::Absolute { path, .. } if !path.is_empty() && !is_canonical(&path) => {
+            Err(Diagnostic::new("its path is not in canonical form")
+                .hint("write letters, digits and `-._~` as they are, not percent-encoded"))
+        }
+        Address::Absolute { origin, path } => Ok(Upstream { origin, base_path: path.trim_end_matches('/').to_owned() }),
+        _ => Err(Diagnostic::new("expected a URL").hint("write https://HOST or https://HOST/PATH")),
+    }
+}
+
+/// Reads one listener: a TCP address, `unix:/path` or `systemd`.
+pub(super) fn listener(entry: &str) -> Result<Listen, Diagnostic> {
+    if entry == "systemd" {
+        return Ok(Listen::Systemd);
+    }
+    match entry.strip_prefix("unix:") {
+        Some(path) if !path.starts_with('/') => {
+            Err(Diagnostic::new(format!("{}: the path of a Unix socket must start with `/`", shown(entry))))
+        }
+        Some(path) if path.len() > SOCKET_PATH_MAX => {
+            Err(Diagnostic::new(format!("the path of a Unix socket has at most {SOCKET_PATH_MAX} bytes")))
+        }
+        Some(path) if path.ends_with('/') => Err(Diagnostic::new(format!("{} names a directory", shown(entry)))),
+        Some(path) => Ok(Listen::Unix(path.into())),
+        None => Ok(Listen::Tcp { address: socket_address(entry)?, required: true }),
+    }
+}
+
+/// Reads an IP address with a port.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Diagnostic> {
+    text.parse().map_err(|_| {
+        let wrong = Diagnostic::new(format!("{} is not an address", shown(text)));
+        let hint = match text.rsplit_once(':') {
+            Some(("localhost" | "", port)) if port.parse::<u16>().is_ok() => format!("write 127.0.0.1:{port}"),
+            _ if text.starts_with('/') => format!("for a Unix socket write unix:{text}"),
+            _ => "write 127.0.0.1:2273 or [::1]:2273".to_owned(),
+        };
+        wrong.hint(hint)
+    })
 }

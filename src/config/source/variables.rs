@@ -1,6 +1,6 @@
-//! The environment as a layer: the named variables, `CAREPORTALS__…` paths, credential directories.
+//! Reads the environment: the named variables, `CAREPORTALS__…` paths, credential directories.
 //!
-//! Pure: the environment is a value, and [`Environment::of_process`] is the only place that reads the real one.
+//! Pure, since the environment is a value: only [`Environment::of_process`] reads that of the process.
 
 use std::{
     collections::BTreeMap,
@@ -9,28 +9,32 @@ use std::{
     path::Path,
 };
 
-use figment::value::{Dict, Value};
+use serde_json::{Value, json};
 
 use super::{
-    faults::{Diagnostic, Fault, Origin, Warning},
-    file::{is_name, plain},
-    keys::{self, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY, Key, Kind, Section, VARIABLES, Variable},
-    layers::Layer,
+    faults::{Diagnostic, Fault, ValueOrigin, Warning},
+    file::{is_name, json_of},
+    layers::Leaf,
+    named_variables::{self, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY},
+    setting::{self, Form, Key, Section},
 };
 
-/// Environment variables, as at start.
+/// Protocols in the names of the variables that Kubernetes writes for a service.
+const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+
+/// Environment variables, as they were at start.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
-    /// The real ones.
+    /// Those of this process.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the only place that reads the environment")]
     pub fn of_process() -> Self {
         std::env::vars_os().collect()
     }
 
-    /// The value of one.
+    /// The value of a variable.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str)
@@ -53,13 +57,14 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// What the environment says.
+/// The settings in the environment.
+#[derive(Default)]
 pub(super) struct Variables {
-    /// Of less weight than the file: what the service manager offers.
-    pub(super) offered: Option<Layer>,
-    /// A directory of credentials, then one layer for each variable.
-    pub(super) layers: Vec<Layer>,
-    /// Named by `CAREPORTALS__…` variables.
+    /// The service manager's credentials: the file wins over these.
+    pub(super) offered: Vec<Leaf>,
+    /// A directory of credentials, then each variable: these win over the file.
+    pub(super) leaves: Vec<Leaf>,
+    /// Accounts that `CAREPORTALS__…` variables name, and APIs; some more than once.
     pub(super) accounts: Vec<String>,
     pub(super) apis: Vec<String>,
     pub(super) faults: Vec<Fault>,
@@ -68,22 +73,15 @@ pub(super) struct Variables {
 
 /// Reads every `CAREPORTALS_…` variable.
 pub(super) fn read(environment: &Environment) -> Variables {
-    let mut reader = Variables {
-        offered: environment
-            .get(CREDENTIALS_DIRECTORY)
-            .filter(|directory| !directory.is_empty())
-            .map(|directory| credentials(CREDENTIALS_DIRECTORY, directory)),
-        layers: Vec::new(),
-        accounts: Vec::new(),
-        apis: Vec::new(),
-        faults: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let mut reader = Variables::default();
+    if let Some(directory) = environment.get(CREDENTIALS_DIRECTORY).filter(|directory| !directory.is_empty()) {
+        reader.offered = credentials(CREDENTIALS_DIRECTORY, directory);
+    }
     if let Some(directory) = environment.get(CREDENTIALS_DIR) {
         if directory.is_empty() {
             reader.fault(CREDENTIALS_DIR, "", empty());
         } else {
-            reader.layers.push(credentials(CREDENTIALS_DIR, directory));
+            reader.leaves = credentials(CREDENTIALS_DIR, directory);
         }
     }
     for (name, value) in &environment.0 {
@@ -100,26 +98,22 @@ pub(super) fn read(environment: &Environment) -> Variables {
     reader
 }
 
-/// The key that a variable of ours sets; `None` when it sets none, or several at once.
+/// The key that a variable sets. `None`: it sets none, or several at once.
 pub(super) fn key_of(name: &str) -> Option<&'static Key> {
     if let Some(path) = name.strip_prefix("CAREPORTALS__") {
         return Target::of(path).map(|target| target.key);
     }
-    let sets =
-        |variable: &&Variable| variable.name == name || (variable.file && name.strip_suffix("_FILE") == Some(variable.name));
-    keys::at(VARIABLES.iter().find(sets)?.path?)
+    setting::at(named_variables::find(name)?.0.path?)
 }
 
 impl Variables {
     fn by_name(&mut self, name: &str, value: &OsStr, environment: &Environment) {
-        let plainly = VARIABLES.iter().find(|variable| variable.name == name);
-        let as_file = VARIABLES.iter().find(|variable| variable.file && name.strip_suffix("_FILE") == Some(variable.name));
-        let (variable, is_file): (&Variable, bool) = match (plainly, as_file) {
-            (Some(variable), _) => (variable, false),
-            (None, Some(variable)) => (variable, true),
-            // What `exec` tells the program that it starts, which may be one of our own commands.
-            (None, None) if name.ends_with("_BASE_URL") => return,
-            (None, None) => return self.unknown_name(name),
+        let Some((variable, is_file)) = named_variables::find(name) else {
+            // `exec` sets these for the program that it starts, which may be one of the sidecar's own commands.
+            if !name.ends_with("_BASE_URL") {
+                self.unknown_name(name);
+            }
+            return;
         };
         let Some(path) = variable.path else { return };
         if value.is_empty() {
@@ -127,30 +121,22 @@ impl Variables {
         }
         if is_file {
             if environment.get(variable.name).is_some() {
-                return self.fault(
-                    name,
-                    path,
-                    Diagnostic::new(format!("set together with {}", variable.name)).hint("unset one of the two"),
-                );
+                let wrong = Diagnostic::new(format!("set together with {}", variable.name));
+                return self.fault(name, path, wrong.hint("unset one of the two"));
             }
             return self.set(name, path, file_source(Path::new(value)));
         }
         let Some(text) = value.to_str() else { return self.fault(name, path, Diagnostic::new("is not UTF-8")) };
-        let Some(key) = keys::at(path) else { return };
-        // Names come with plain values; only numbers and switches are read as such.
-        let value = match key.kind {
-            Kind::Count { .. } | Kind::Switch => value_of(key, text),
-            _ => Value::from(text),
-        };
+        let Some(key) = setting::at(path) else { return };
+        // Named variables hold plain text; only numbers and switches are read as TOML.
+        let value = if key.form == Form::Literal { value_of(key.form, text) } else { Value::from(text) };
         self.set(name, path, value);
     }
 
     fn unknown_name(&mut self, name: &str) {
-        let known = VARIABLES.iter().map(|variable| variable.name.to_owned());
-        let files = VARIABLES.iter().filter(|variable| variable.file).map(|variable| format!("{}_FILE", variable.name));
-        let known: Vec<String> = known.chain(files).collect();
+        let known = named_variables::names();
         let wrong = Diagnostic::new("no such variable; ignored").did_you_mean(name, known.iter().map(String::as_str));
-        self.warnings.push(Warning::new(Origin::Variable(name.to_owned()), "", wrong));
+        self.warnings.push(Warning::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
     }
 
     fn by_path(&mut self, name: &str, written: &str, value: &OsStr) {
@@ -164,16 +150,16 @@ impl Variables {
         }
         let Some(text) = value.to_str() else { return self.fault(name, &path, Diagnostic::new("is not UTF-8")) };
         let value = match &target.source {
-            None => value_of(target.key, text),
+            None => value_of(target.key.form, text),
             Some(kind) => {
-                let inner = if kind == "command" { toml(text).unwrap_or_else(|| Value::from(text)) } else { bare(text) };
-                Value::from(Dict::from([(kind.clone(), inner)]))
+                let form = if kind == "command" { Form::Compound } else { Form::Text };
+                json!({ kind: value_of(form, text) })
             }
         };
         match target.key.section {
-            Section::Global => {}
-            Section::Account => remember(&mut self.accounts, &target.entry),
-            Section::Api => remember(&mut self.apis, &target.entry),
+            Section::TopLevel => {}
+            Section::Account => self.accounts.push(target.entry),
+            Section::Api => self.apis.push(target.entry),
         }
         self.set(name, &path, value);
     }
@@ -183,46 +169,36 @@ impl Variables {
         let (section, key) = match parts.as_slice() {
             [group, _, rest @ ..] if group == "accounts" => (Section::Account, rest.join(".")),
             [group, _, rest @ ..] if group == "apis" => (Section::Api, rest.join(".")),
-            rest => (Section::Global, rest.join(".")),
+            rest => (Section::TopLevel, rest.join(".")),
         };
         // Suggestions as they would be written, group and name included.
-        let depth = if section == Section::Global { 1 } else { 3 };
+        let depth = if section == Section::TopLevel { 1 } else { 3 };
         let before = name.split("__").take(depth).collect::<Vec<_>>().join("__");
-        let whole = |key: &Key| format!("{before}__{}", variable_part(key.name));
-        let known: Vec<String> = keys::of(section).map(whole).collect();
+        let whole = |key: &Key| format!("{before}__{}", key.name.replace('.', "__").to_uppercase());
+        let known: Vec<String> = section.keys().map(whole).collect();
         let wrong = Diagnostic::new("no such key");
-        let wrong = match keys::of(section).find(|known| key.starts_with(&format!("{}.", known.name))) {
+        let wrong = match section.keys().find(|known| key.starts_with(&format!("{}.", known.name))) {
             Some(whole) => wrong.hint(format!("give `{}` as a whole, in TOML syntax", whole.name)),
-            None if keys::find(section, &key).is_some() => wrong.hint("an account's or API's name is made of a-z, 0-9 and `-`"),
+            None if section.find(&key).is_some() => wrong.hint("an account's or API's name is made of a-z, 0-9 and `-`"),
             None => wrong.did_you_mean(name, known.iter().map(String::as_str)),
         };
         self.fault(name, "", wrong);
     }
 
-    /// One layer for each variable, so that each value knows its own. Two for one key would leave the choice to chance.
+    /// Adds a variable's value. Two variables for one key would leave the choice to chance.
     fn set(&mut self, name: &str, path: &str, value: Value) {
-        let other = self.layers.iter().find(|layer| is_other(layer, path)).map(|layer| layer.origin().to_string());
-        match other {
+        let is_directory = |leaf: &Leaf| matches!(&leaf.origin, ValueOrigin::Variable(name) if name == CREDENTIALS_DIR);
+        let other = self.leaves.iter().find(|leaf| leaf.path == path && !is_directory(leaf));
+        match other.map(|leaf| leaf.origin.to_string()) {
             Some(other) => {
                 self.fault(name, path, Diagnostic::new(format!("sets the same key as {other}")).hint("unset one of the two"));
             }
-            None => self.layers.push(Layer::with(Origin::Variable(name.to_owned()), path, value)),
+            None => self.leaves.push(Leaf { path: path.to_owned(), value, origin: ValueOrigin::Variable(name.to_owned()) }),
         }
     }
 
     fn fault(&mut self, name: &str, path: &str, wrong: Diagnostic) {
-        self.faults.push(Fault::new(Origin::Variable(name.to_owned()), path, wrong));
-    }
-}
-
-fn is_other(layer: &Layer, path: &str) -> bool {
-    let directory = matches!(layer.origin(), Origin::Variable(name) if name == CREDENTIALS_DIR);
-    !directory && layer.paths().any(|taken| taken == path)
-}
-
-fn remember(names: &mut Vec<String>, name: &str) {
-    if !names.iter().any(|known| known == name) {
-        names.push(name.to_owned());
+        self.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), path, wrong));
     }
 }
 
@@ -230,23 +206,23 @@ fn empty() -> Diagnostic {
     Diagnostic::new("is empty").hint("unset it or give it a value")
 }
 
-/// What `CAREPORTALS__…` names.
+/// The key that the rest of a `CAREPORTALS__…` variable names.
 struct Target {
     key: &'static Key,
-    /// The account or API; empty for a global key.
+    /// The account or API; empty at the top level.
     entry: String,
     /// `file`, `env` or `command` when the variable ends in it.
     source: Option<String>,
 }
 
 impl Target {
-    /// A name may hold `--`, written `__`: the first reading that gives a known key counts.
+    /// An account's or API's name may hold `--`, written `__`: the first reading that gives a known key counts.
     fn of(written: &str) -> Option<Self> {
         let parts: Vec<String> = written.split("__").map(str::to_lowercase).collect();
         let section = match parts.first()?.as_str() {
             "accounts" => Section::Account,
             "apis" => Section::Api,
-            _ => return Self::key(Section::Global, String::new(), &parts),
+            _ => return Self::key(Section::TopLevel, String::new(), &parts),
         };
         (2..parts.len()).find_map(|end| {
             let entry = parts[1..end].join("__").replace('_', "-");
@@ -255,24 +231,24 @@ impl Target {
     }
 
     fn key(section: Section, entry: String, parts: &[String]) -> Option<Self> {
-        if let Some(key) = keys::find(section, &parts.join(".")) {
+        if let Some(key) = section.find(&parts.join(".")) {
             return Some(Self { key, entry, source: None });
         }
         let (last, rest) = parts.split_last()?;
-        let key = keys::find(section, &rest.join(".")).filter(|key| key.kind == Kind::Source)?;
+        let key = section.find(&rest.join(".")).filter(|key| key.form == Form::Source)?;
         matches!(last.as_str(), "file" | "env" | "command").then(|| Self { key, entry, source: Some(last.clone()) })
     }
 
     fn path(&self) -> String {
         match self.key.section {
-            Section::Global => self.key.name.to_owned(),
+            Section::TopLevel => self.key.name.to_owned(),
             Section::Account => format!("accounts.{}.{}", self.entry, self.key.name),
             Section::Api => format!("apis.{}.{}", self.entry, self.key.name),
         }
     }
 }
 
-/// The members of a table given as a whole, each as a variable of its own would give it; `None` when it is no such table.
+/// The members of a table that is given as a whole, each as its own variable would give it. `None`: it is no such table.
 fn members(written: &str, value: &OsStr) -> Option<Vec<(String, String)>> {
     let table = value.to_str()?.parse::<toml_edit::Value>().ok()?;
     let table = table.as_inline_table()?;
@@ -282,48 +258,34 @@ fn members(written: &str, value: &OsStr) -> Option<Vec<(String, String)>> {
     members.iter().any(|(member, _)| Target::of(member).is_some()).then_some(members)
 }
 
-fn variable_part(name: &str) -> String {
-    name.replace('.', "__").to_uppercase()
-}
-
-/// A value in TOML syntax, or a bare string, as the key would have it.
-pub(super) fn value_of(key: &Key, text: &str) -> Value {
-    match toml(text) {
-        Some(Value::String(tag, inner)) => Value::String(tag, inner),
-        Some(Value::Dict(tag, table)) if key.kind == Kind::Source => Value::Dict(tag, table),
-        Some(_) if key.is_text() || key.kind == Kind::Source => Value::from(text),
-        Some(value) => value,
-        None => Value::from(text),
-    }
-}
-
-fn toml(text: &str) -> Option<Value> {
-    text.parse::<toml_edit::Value>().ok().as_ref().and_then(plain)
-}
-
-fn bare(text: &str) -> Value {
-    match toml(text) {
-        Some(Value::String(tag, inner)) => Value::String(tag, inner),
-        _ => Value::from(text),
-    }
+/// Reads a value in TOML syntax, or text without quotes, as its form has it.
+pub(super) fn value_of(form: Form, text: &str) -> Value {
+    let toml = text.parse::<toml_edit::Value>().ok().as_ref().and_then(json_of);
+    let fits = |value: &Value| match form {
+        Form::Text | Form::Octal => value.is_string(),
+        Form::Source => value.is_string() || value.is_object(),
+        Form::Literal | Form::Compound | Form::SecretTable => true,
+    };
+    toml.filter(fits).unwrap_or_else(|| Value::from(text))
 }
 
 fn file_source(path: &Path) -> Value {
-    // A path that is no text can't travel as a value; what is lost here is found missing when it is read.
-    Value::from(Dict::from([("file".to_owned(), Value::from(path.to_string_lossy().into_owned()))]))
+    // A path that is not text can't be a value; the file is found missing when it is read.
+    json!({ "file": path.to_string_lossy() })
 }
 
-fn credentials(variable: &str, directory: &OsStr) -> Layer {
-    let mut layer = Layer::new(Origin::Variable(variable.to_owned()));
-    for name in ["organization", "username", "password"] {
-        layer.push(format!("accounts.default.{name}"), file_source(&Path::new(directory).join(name)));
-    }
-    layer
+fn credentials(variable: &str, directory: &OsStr) -> Vec<Leaf> {
+    let leaf = |name: &str| Leaf {
+        path: format!("accounts.default.{name}"),
+        value: file_source(&Path::new(directory).join(name)),
+        origin: ValueOrigin::Variable(variable.to_owned()),
+    };
+    ["organization", "username", "password"].map(leaf).into()
 }
 
-/// Kubernetes writes such variables into every container for a service called `careportals` or `careportals-…`.
+/// Whether Kubernetes wrote the variable. It writes such variables into every container for a service called `careportals` or
+/// `careportals-…`.
 fn is_service_link(name: &str, value: &str) -> bool {
-    const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
     let after = |marker: &str| name.rfind(marker).map(|at| &name[at + marker.len()..]);
     if name.ends_with("_SERVICE_HOST") || after("_SERVICE_PORT").is_some_and(|rest| rest.is_empty() || rest.starts_with('_')) {
         return true;

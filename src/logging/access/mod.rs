@@ -1,7 +1,7 @@
-//! One line per request, formatted by hand: it is written for every request, so it costs no allocation and no event.
+//! Access lines: one per request. They are formatted by hand, since each request has one: it costs no allocation and no event.
 //!
-//! Depends on `path`. Guarantees: of the request it shows the method, the masked path and the request's id, and nothing
-//! else; a worker touches only its own buffer but once a second, or when that is full.
+//! Guarantees: of the request, a line shows the method, the masked path and the request's id, and nothing else; a worker
+//! writes to a buffer of its own, and takes the queue's lock once a second, or when the buffer is full.
 
 use std::{
     fmt::Write as _,
@@ -26,46 +26,52 @@ use crate::path::{Words, mask};
 /// The target by which a filter may silence the access lines.
 pub const TARGET: &str = "careportals_sidecar::access";
 
-/// What there is to say about one request and its answer.
+/// How many bytes a buffer holds when it is handed over.
+const FULL: usize = 16 * 1024;
+/// The space for the line that fills the buffer, in bytes; a longer line makes the buffer grow.
+const LINE: usize = 1024;
+
+/// The content of one access line.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessLine<'a> {
-    /// The API's name; empty when the request was of none.
+    /// The API's name; empty when no API is for the request.
     pub api: &'a str,
-    /// Where it came in.
+    /// The listen address.
     pub listener: &'a str,
-    /// Shown as `OTHER` unless it is registered.
+    /// The method; shown as `OTHER` unless it is registered.
     pub method: &'a Method,
-    /// As it came; shown masked, without its query.
+    /// The path as it came; shown masked, without its query.
     pub path: &'a str,
-    /// What the path may show.
+    /// The segments that a path may show.
     pub words: &'a Words,
-    /// Of the answer.
+    /// The status of the answer.
     pub status: u16,
-    /// The problem's, when the answer is ours.
+    /// The problem's code, when the answer is our own.
     pub code: Option<&'a str>,
     /// Why the answer ended early.
     pub cut: Option<&'a str>,
-    /// Of the body.
+    /// The length of the request's body.
     pub request_bytes: u64,
-    /// Of the body.
+    /// The length of the answer's body.
     pub response_bytes: u64,
-    /// From the head's arrival to the answer's end.
+    /// The time from the arrival of the request's head to the end of the answer.
     pub duration: Duration,
-    /// From the head's arrival to the upstream's head.
+    /// The time from the arrival of the request's head to the head of the upstream's answer.
     pub upstream_first_byte: Option<Duration>,
-    /// The client's when it is well formed, else ours.
+    /// The request's id: the client's if it is well formed, else our own.
     pub request_id: &'a str,
-    /// The caller's, on Unix sockets.
+    /// The caller's user id, where it is known.
     pub uid: Option<u32>,
-    /// The caller's, on Unix sockets.
+    /// The caller's process id, on Unix sockets.
     pub pid: Option<i32>,
 }
 
 /// Makes writers of access lines.
 #[derive(Clone)]
-pub struct AccessLog(Arc<Shared>);
+pub struct AccessLog(Arc<AccessOutput>);
 
-pub(super) struct Shared {
+/// Where access lines go, and how they look.
+pub(super) struct AccessOutput {
     pub(super) queue: Arc<Queue>,
     pub(super) shape: Shape,
     /// Whether settings and filter want access lines; the filter may change.
@@ -73,44 +79,44 @@ pub(super) struct Shared {
 }
 
 impl AccessLog {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self(shared)
+    pub(super) fn new(output: Arc<AccessOutput>) -> Self {
+        Self(output)
     }
 
-    /// Lines lost so far, because standard output did not take them; events too.
+    /// Lines dropped so far, events included, because standard output did not take them.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.0.queue.dropped()
     }
 
-    /// A writer for one thread.
+    /// Makes a writer for one worker.
     #[must_use]
     pub fn worker(&self) -> AccessWriter {
-        AccessWriter { shared: Arc::clone(&self.0), buffer: Vec::new(), lines: 0, timestamp: Timestamp::new() }
+        AccessWriter { output: Arc::clone(&self.0), buffer: Vec::new(), lines: 0, timestamp: Timestamp::new() }
     }
 }
 
-/// A buffer of access lines. It belongs to one thread; what it holds is handed over when it is dropped.
+/// A buffer of access lines. It belongs to one worker, and hands over its lines when it is dropped.
 pub struct AccessWriter {
-    shared: Arc<Shared>,
+    output: Arc<AccessOutput>,
     buffer: Vec<u8>,
     lines: u64,
     timestamp: Timestamp,
 }
 
 impl AccessWriter {
-    /// Adds one line, as of `at`. Next to nothing when access lines are off.
+    /// Adds one line with the time `at`. Does nothing when access lines are off.
     pub fn write(&mut self, line: &AccessLine<'_>, at: SystemTime) {
-        if !self.shared.wanted.load(Ordering::Relaxed) {
+        if !self.output.wanted.load(Ordering::Relaxed) {
             return;
         }
         if self.buffer.capacity() == 0 {
             self.buffer.reserve_exact(FULL + LINE);
         }
         let time = self.timestamp.set(at);
-        match self.shared.shape {
-            Shape::Json => Json(&mut self.buffer).line(line, time),
-            shape => Text { to: &mut self.buffer, shape }.line(line, time),
+        match self.output.shape {
+            Shape::Json => JsonLine(&mut self.buffer).line(line, time),
+            shape => TextLine { to: &mut self.buffer, shape }.line(line, time),
         }
         self.lines += 1;
         if self.buffer.len() >= FULL {
@@ -118,10 +124,10 @@ impl AccessWriter {
         }
     }
 
-    /// Hands over what is there; to be called once a second, so that no line is late.
+    /// Hands over the lines so far. Call it once a second, so that no line is late.
     pub fn tick(&mut self) {
         if self.lines > 0 {
-            self.shared.queue.send(&self.buffer, self.lines);
+            self.output.queue.send(&self.buffer, self.lines);
             self.buffer.clear();
             self.lines = 0;
         }
@@ -134,20 +140,14 @@ impl Drop for AccessWriter {
     }
 }
 
-/// A buffer is handed over when it holds so much.
-const FULL: usize = 16 * 1024;
-
-/// Room for the line that fills it; a longer one makes the buffer grow.
-const LINE: usize = 1024;
-
-/// Of the registry (RFC 9110 and 5789); any other name may be anything a client likes to write.
+/// The name of a registered method (RFC 9110 and 5789), and `OTHER` for the rest, since a client may send any word.
 fn method_name(method: &Method) -> &'static str {
     const REGISTERED: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
     REGISTERED.into_iter().find(|name| *name == method.as_str()).unwrap_or("OTHER")
 }
 
-/// The fields in their order, for either shape.
-trait Line {
+/// Writes the fields in their order, as text or JSON.
+trait FieldWriter {
     fn word(&mut self, key: &'static str, value: &str);
     fn number(&mut self, key: &'static str, value: u64);
     fn status(&mut self, status: u16);
@@ -185,9 +185,9 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-struct Json<'a>(&'a mut Vec<u8>);
+struct JsonLine<'a>(&'a mut Vec<u8>);
 
-impl Json<'_> {
+impl JsonLine<'_> {
     fn line(&mut self, line: &AccessLine<'_>, time: &str) {
         self.push("{\"timestamp\":\"");
         self.push(time);
@@ -209,7 +209,7 @@ impl Json<'_> {
     }
 }
 
-impl Line for Json<'_> {
+impl FieldWriter for JsonLine<'_> {
     fn word(&mut self, key: &'static str, value: &str) {
         self.key(key);
         push_quoted(self.0, value);
@@ -231,13 +231,13 @@ impl Line for Json<'_> {
     }
 }
 
-/// For people, and for the journal.
-struct Text<'a> {
+/// A line for people, or for the journal.
+struct TextLine<'a> {
     to: &'a mut Vec<u8>,
     shape: Shape,
 }
 
-impl Text<'_> {
+impl TextLine<'_> {
     fn line(&mut self, line: &AccessLine<'_>, time: &str) {
         const MESSAGE: &str = "request";
         // Appending to a vector can't fail.
@@ -262,7 +262,7 @@ impl Text<'_> {
     }
 }
 
-impl Line for Text<'_> {
+impl FieldWriter for TextLine<'_> {
     fn word(&mut self, key: &'static str, value: &str) {
         self.key(key);
         if is_bare(value) { self.push(value) } else { push_quoted(self.to, value) }

@@ -26,13 +26,13 @@ impl Write for Pipe {
     }
 }
 
-/// An access log and what arrives of it, one item for each hand-over.
+/// An access log and its output, one item for each buffer that is handed over.
 fn access_log(shape: Shape, wanted: bool) -> (AccessLog, mpsc::Receiver<String>) {
     let (written, reader) = mpsc::channel();
     let capacity = Capacity { bytes: 1024 * 1024, entries: 1024 };
     let queue = Queue::new(capacity);
     queue.start(Pipe(written), |lines| panic!("{lines} lines lost")).unwrap();
-    (AccessLog::new(Arc::new(Shared { queue, shape, wanted: AtomicBool::new(wanted) })), reader)
+    (AccessLog::new(Arc::new(AccessOutput { queue, shape, wanted: AtomicBool::new(wanted) })), reader)
 }
 
 fn line<'a>(path: &'a str, method: &'a Method, words: &'a Words) -> AccessLine<'a> {
@@ -110,7 +110,7 @@ fn a_line_is_readable_text() {
 }
 
 #[test]
-fn an_unregistered_method_is_other() {
+fn an_unregistered_method_is_shown_as_other() {
     for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"] {
         assert_eq!(method_name(&Method::from_bytes(method.as_bytes()).unwrap()), method);
     }
@@ -120,7 +120,7 @@ fn an_unregistered_method_is_other() {
 }
 
 #[test]
-fn lines_wait_for_the_tick() {
+fn lines_are_handed_over_at_the_tick() {
     let (log, reader) = access_log(TEXT, true);
     let words = Words::new([""; 0]);
     let mut writer = log.worker();
@@ -144,21 +144,21 @@ fn a_full_buffer_is_handed_over_and_never_grows() {
     assert_eq!(writer.buffer.capacity(), 0);
     let line = line("/users", &Method::GET, &words);
     writer.write(&line, UNIX_EPOCH);
-    let (place, room) = (writer.buffer.as_ptr(), writer.buffer.capacity());
+    let (address, capacity) = (writer.buffer.as_ptr(), writer.buffer.capacity());
     for _ in 0..999 {
         writer.write(&line, UNIX_EPOCH);
-        assert_eq!((writer.buffer.as_ptr(), writer.buffer.capacity()), (place, room));
+        assert_eq!((writer.buffer.as_ptr(), writer.buffer.capacity()), (address, capacity));
     }
     drop(writer);
     assert!(log.0.queue.close(Duration::from_secs(60)));
     let parts: Vec<String> = reader.iter().collect();
     assert!(parts.len() > 10);
-    assert!(parts[..parts.len() - 1].iter().all(|part| (FULL..room).contains(&part.len())));
+    assert!(parts[..parts.len() - 1].iter().all(|part| (FULL..capacity).contains(&part.len())));
     assert_eq!(parts.concat().lines().count(), 1000);
 }
 
 #[test]
-fn nothing_is_kept_when_nobody_wants_it() {
+fn nothing_is_written_when_access_lines_are_off() {
     let (log, reader) = access_log(Shape::Json, false);
     let words = Words::new([""; 0]);
     let mut writer = log.worker();
@@ -189,7 +189,7 @@ proptest! {
         let words = Words::new([""; 0]);
         let line = AccessLine { request_id: &id, listener: &listener, ..line(&path, &Method::GET, &words) };
         let mut json = Vec::new();
-        Json(&mut json).line(&line, "now");
+        JsonLine(&mut json).line(&line, "now");
         let text = String::from_utf8(json).unwrap();
         prop_assert_eq!(text.lines().count(), 1);
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -200,7 +200,7 @@ proptest! {
         prop_assert_eq!(parsed["path"].as_str().map(str::as_bytes), Some(masked.as_slice()));
         for shape in [TEXT, Shape::Journal] {
             let mut text = Vec::new();
-            Text { to: &mut text, shape }.line(&line, "now");
+            TextLine { to: &mut text, shape }.line(&line, "now");
             let text = String::from_utf8(text).unwrap();
             prop_assert!(text.ends_with('\n') && !text.trim_end_matches('\n').contains(char::is_control));
         }

@@ -1,9 +1,10 @@
-//! How a line looks: times, escaping, and tracing's events as text or JSON.
+//! Formats log lines: times, escaping, and tracing's events as text or JSON.
 //!
-//! Depends on `clock`, and on `text` for how lines begin. Guarantees: one event is one line, whatever is in it.
+//! Guarantees: one event is one line, whatever it contains.
 
 use std::{
     fmt::{self, Write as _},
+    io::Write as _,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -21,11 +22,16 @@ use tracing_subscriber::{
 use super::text::Shape;
 use crate::clock::Clock;
 
-/// `2026-01-02T03:04:05.678901Z` (RFC 3339), always of the same length.
+/// The last time that has four digits of a year: 9999-12-31T23:59:59.999999999.
+const LAST: Duration = Duration::new(253_402_300_799, 999_999_999);
+/// The name that tracing gives to the message of an event.
+const MESSAGE: &str = "message";
+
+/// A time like `2026-01-02T03:04:05.678901Z` (RFC 3339), always of the same length.
 #[derive(Clone, Copy)]
 pub(super) struct Timestamp {
     text: [u8; 27],
-    /// Of what `text` says; the day is worked out only when it changes.
+    /// The second that `text` shows. Date and time are formatted only when it changes.
     second: u64,
 }
 
@@ -34,84 +40,62 @@ impl Timestamp {
         Self { text: *b"1970-01-01T00:00:00.000000Z", second: 0 }
     }
 
-    /// Writes `time` over what was there. Before 1970 and after 9999 the nearest time between is shown.
+    /// Shows `time`. For a time before 1970 or after 9999 it shows the nearest one in between.
     pub(super) fn set(&mut self, time: SystemTime) -> &str {
         let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default().min(LAST);
         if since_epoch.as_secs() != self.second {
             self.second = since_epoch.as_secs();
             self.set_second();
         }
-        self.put(20, 6, u64::from(since_epoch.subsec_micros()));
-        // Only ASCII is ever put into it.
+        self.set_micros(since_epoch.subsec_micros());
+        // It holds only ASCII.
         std::str::from_utf8(&self.text).unwrap_or_default()
     }
 
     fn set_second(&mut self) {
-        let (year, month, day) = civil(self.second / 86_400);
-        let of_day = self.second % 86_400;
-        let parts =
-            [(0, 4, year), (5, 2, month), (8, 2, day), (11, 2, of_day / 3600), (14, 2, of_day / 60 % 60), (17, 2, of_day % 60)];
-        for (at, width, value) in parts {
-            self.put(at, width, value);
-        }
+        let time = UNIX_EPOCH + Duration::from_secs(self.second);
+        let mut shown = *b"1970-01-01T00:00:00Z";
+        // It fits: up to 9999, a time takes exactly this much.
+        let _ = write!(&mut shown[..], "{}", humantime::format_rfc3339_seconds(time));
+        let digits = shown.len() - 1;
+        self.text[..digits].copy_from_slice(&shown[..digits]);
     }
 
-    fn put(&mut self, at: usize, width: usize, mut value: u64) {
-        for digit in self.text[at..at + width].iter_mut().rev() {
-            *digit = b'0' + u8::try_from(value % 10).unwrap_or(0);
-            value /= 10;
+    fn set_micros(&mut self, mut micros: u32) {
+        for digit in self.text[20..26].iter_mut().rev() {
+            *digit = b'0' + u8::try_from(micros % 10).unwrap_or(0);
+            micros /= 10;
         }
     }
 }
 
-/// 9999-12-31T23:59:59.999999999.
-const LAST: Duration = Duration::new(253_402_300_799, 999_999_999);
-
-/// Year, month and day of a number of days since 1970, in the Gregorian calendar.
-///
-/// Counted in years that begin in March, so that a leap day is the last of its year.
-fn civil(days: u64) -> (u64, u64, u64) {
-    const FOUR_CENTURIES: u64 = 146_097;
-    const CENTURY: u64 = 36_524;
-    const FOUR_YEARS: u64 = 1461;
-    // From 0000-03-01 to 1970-01-01.
-    let days = days + 719_468;
-    let rest = days % FOUR_CENTURIES;
-    // The fourth century is a day longer than the others, the fourth year likewise.
-    let centuries = (rest / CENTURY).min(3);
-    let rest = rest - centuries * CENTURY;
-    let quads = rest / FOUR_YEARS;
-    let rest = rest - quads * FOUR_YEARS;
-    let years = (rest / 365).min(3);
-    let day_of_year = rest - years * 365;
-    // Months of 31, 30, 31, 30, 31 days, over and over.
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let year = days / FOUR_CENTURIES * 400 + centuries * 100 + quads * 4 + years;
-    if month < 10 { (year, month + 3, day) } else { (year + 1, month - 9, day) }
-}
-
-/// `time` as RFC 3339, with microseconds, in UTC.
+/// Formats a time as RFC 3339, with microseconds, in UTC.
 #[must_use]
 pub fn rfc3339(time: SystemTime) -> String {
     Timestamp::new().set(time).to_owned()
 }
 
-/// Escapes what would end a line or a quoted string.
+/// Reads a time in RFC 3339 and UTC, as [`rfc3339`] writes it. `None` when `text` is something else.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(text).ok()
+}
+
+/// Escapes characters that would end a line or a quoted string.
 pub(super) struct Escaped<'a, W: ?Sized> {
     to: &'a mut W,
     quoted: bool,
-    /// The indentation of a further line is being left out.
+    /// The indentation of a further line is being skipped.
     unindenting: bool,
 }
 
 impl<'a, W: fmt::Write + ?Sized> Escaped<'a, W> {
-    /// What stands between quotes, as JSON has it.
+    /// Escapes text between quotes as JSON does.
     pub(super) fn quoted(to: &'a mut W) -> Self {
         Self { to, quoted: true, unindenting: false }
     }
 
-    /// What stands by itself: several lines become clauses of one.
+    /// Escapes text without quotes: several lines become one, with semicolons.
     pub(super) fn bare(to: &'a mut W) -> Self {
         Self { to, quoted: false, unindenting: false }
     }
@@ -135,8 +119,8 @@ impl<'a, W: fmt::Write + ?Sized> Escaped<'a, W> {
 impl<W: fmt::Write + ?Sized> fmt::Write for Escaped<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let quoted = self.quoted;
-        // Controls, those of C1 too, and the two separators that some readers take for the end of a line: all of them
-        // lie below U+10000, so four digits hold them.
+        // These are controls, with those of C1, and the two separators that some readers take for the end of a line. All of them
+        // lie below U+10000, so four digits are enough.
         let special = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || (quoted && matches!(c, '"' | '\\'));
         let mut plain = 0;
         for (at, character) in text.char_indices() {
@@ -157,12 +141,12 @@ impl<W: fmt::Write + ?Sized> fmt::Write for Escaped<'_, W> {
     }
 }
 
-/// Whether `text` can stand after `key=` and still be told from what follows.
+/// Whether `text` needs no quotes after `key=`.
 pub(super) fn is_bare(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\'))
 }
 
-/// Our form of tracing's events and fields.
+/// Formats tracing's events and fields.
 #[derive(Clone)]
 pub(super) struct Events {
     pub(super) shape: Shape,
@@ -194,7 +178,7 @@ where
     }
 }
 
-/// Fields of spans: they follow those of the event.
+/// Formats the fields of spans, which follow those of the event.
 impl<'writer> FormatFields<'writer> for Events {
     fn format_fields<R: RecordFields>(&self, mut to: Writer<'writer>, recorded: R) -> fmt::Result {
         let mut fields = Fields::new(&mut to, self.shape);
@@ -207,18 +191,18 @@ impl<'writer> FormatFields<'writer> for Events {
     }
 }
 
-/// Writes each field with whatever separates it from what stands before.
+/// Writes fields, each with its separator.
 struct Fields<'a, W> {
-    to: Counted<'a, W>,
+    to: CharacterCount<'a, W>,
     shape: Shape,
-    /// What is still to be written before the first field after the message.
+    /// The padding between the message and the first field, until it is written.
     gap: &'static str,
     outcome: fmt::Result,
 }
 
 impl<'a, W: fmt::Write> Fields<'a, W> {
     fn new(to: &'a mut W, shape: Shape) -> Self {
-        Self { to: Counted { to, characters: 0 }, shape, gap: "", outcome: Ok(()) }
+        Self { to: CharacterCount { to, characters: 0 }, shape, gap: "", outcome: Ok(()) }
     }
 
     fn key(&mut self, name: &str) -> fmt::Result {
@@ -234,7 +218,7 @@ impl<'a, W: fmt::Write> Fields<'a, W> {
         write!(self.to, "{} {paint}{name}={paint:#}", std::mem::take(&mut self.gap))
     }
 
-    /// Numbers and truth values.
+    /// Writes a number or a truth value.
     fn bare(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         self.outcome = self.outcome.and_then(|()| self.key(field.name())).and_then(|()| self.to.write_fmt(value));
     }
@@ -256,15 +240,13 @@ impl<'a, W: fmt::Write> Fields<'a, W> {
     }
 }
 
-const MESSAGE: &str = "message";
-
-/// Counts characters on their way.
-struct Counted<'a, W> {
+/// Counts the characters that it passes on.
+struct CharacterCount<'a, W> {
     to: &'a mut W,
     characters: usize,
 }
 
-impl<W: fmt::Write> fmt::Write for Counted<'_, W> {
+impl<W: fmt::Write> fmt::Write for CharacterCount<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.characters += text.chars().count();
         self.to.write_str(text)
@@ -272,12 +254,12 @@ impl<W: fmt::Write> fmt::Write for Counted<'_, W> {
 }
 
 impl<W: fmt::Write> Visit for Fields<'_, W> {
-    /// Also whatever has a `Display` and is recorded with `%`.
+    /// Writes a value that was recorded with `?` or `%`.
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if self.shape == Shape::Json || field.name() == MESSAGE {
             self.outcome = self.escaped(field, format_args!("{value:?}"), self.shape == Shape::Json);
         } else {
-            // Whether it needs quotes shows only when it is there.
+            // Whether the value needs quotes is known only once it is formatted.
             self.record_str(field, &format!("{value:?}"));
         }
     }
@@ -303,7 +285,7 @@ impl<W: fmt::Write> Visit for Fields<'_, W> {
         if value.is_finite() {
             self.bare(field, format_args!("{value}"));
         } else {
-            // JSON has no number for it.
+            // JSON has no such number.
             self.record_str(field, &value.to_string());
         }
     }

@@ -7,7 +7,7 @@ fn at(seconds: u64, micros: u64) -> SystemTime {
 }
 
 #[test]
-fn times_are_known_ones() {
+fn a_time_is_shown_in_rfc_3339() {
     for (seconds, micros, expected) in [
         (0, 0, "1970-01-01T00:00:00.000000Z"),
         (1, 1, "1970-01-01T00:00:01.000001Z"),
@@ -26,7 +26,7 @@ fn times_are_known_ones() {
     assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(5)), "1970-01-01T00:00:00.000000Z");
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT` in our order.
+/// Brings a date like `Sun, 06 Nov 1994 08:49:37 GMT` into the order of RFC 3339.
 fn reordered(http_date: &str) -> String {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let parts: Vec<&str> = http_date.split(' ').collect();
@@ -43,6 +43,12 @@ fn every_day_of_four_centuries_has_its_date() {
 }
 
 proptest! {
+    #[test]
+    fn a_time_is_read_as_it_was_written(seconds in 0..=LAST.as_secs(), micros in 0..1_000_000_u64) {
+        let time = at(seconds, micros);
+        prop_assert_eq!(parse_rfc3339(&rfc3339(time)), Some(time));
+    }
+
     #[test]
     fn a_time_does_not_depend_on_the_one_before(times in prop::collection::vec((0..253_402_300_799_u64, 0..1_000_000_u64), 1..6)) {
         let mut timestamp = Timestamp::new();
@@ -62,7 +68,7 @@ proptest! {
     }
 
     #[test]
-    fn text_has_no_control_left(text in any::<String>()) {
+    fn escaped_text_has_no_control_characters(text in any::<String>()) {
         let mut escaped = String::new();
         Escaped::bare(&mut escaped).write_str(&text).unwrap();
         let ends_a_line = |c: char| c.is_control() || c == '\u{2028}' || c == '\u{2029}';

@@ -1,8 +1,8 @@
-//! Lines on their way to standard output, and the thread that writes them.
+//! The queue of log lines, and the thread that writes them to standard output.
 //!
-//! Depends on nothing of ours. Guarantees: a sender never waits for the writer, only for another sender's copy of a few
-//! kilobytes; memory is bounded in bytes and in entries; what does not fit is dropped and counted, and once the writer
-//! keeps up again one line says how many that were.
+//! Guarantees: a sender never waits for the writer, only while another sender copies a few kilobytes; memory is bounded in
+//! bytes and in entries; lines that do not fit are dropped and counted, and once the writer keeps up again, one line reports
+//! their number.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-/// Bounds of the queue.
+/// The stack of the log thread, in bytes.
+const STACK: usize = 128 * 1024;
+
+/// The bounds of the queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Capacity {
     pub(super) bytes: usize,
@@ -25,34 +28,34 @@ pub(super) struct Capacity {
 
 /// Whole lines, shared by all senders and the log thread.
 pub(super) struct Queue {
-    state: Mutex<State>,
-    /// The log thread has something to do.
+    state: Mutex<QueueState>,
+    /// Notified when the log thread has something to do.
     filled: Condvar,
-    /// The log thread has ended.
+    /// Notified when the log thread has ended.
     ended: Condvar,
     capacity: Capacity,
     dropped: AtomicU64,
 }
 
 #[derive(Default)]
-struct State {
-    entries: VecDeque<Entry>,
-    /// Of the entries and of the one being written.
+struct QueueState {
+    entries: VecDeque<QueuedLines>,
+    /// Bytes of the entries and of the one that is being written.
     bytes: usize,
-    /// Dropped since the last line that said so.
+    /// Lines dropped since the last report.
     unreported: u64,
-    /// Nothing more is taken.
+    /// No more lines are taken.
     closed: bool,
     ended: bool,
 }
 
-struct Entry {
+struct QueuedLines {
     text: Vec<u8>,
     lines: u64,
 }
 
 impl Queue {
-    /// Takes lines, which wait for the log thread.
+    /// Makes a queue. Lines wait in it until the log thread starts.
     pub(super) fn new(capacity: Capacity) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
@@ -63,7 +66,7 @@ impl Queue {
         })
     }
 
-    /// Starts the log thread, of which there must be one. `report` writes the line that tells how many lines were dropped.
+    /// Starts the log thread; call it once. `report` makes the line that tells how many lines were dropped.
     pub(super) fn start(
         self: &Arc<Self>,
         mut writer: impl Write + Send + 'static,
@@ -72,7 +75,7 @@ impl Queue {
         let receiver = Arc::clone(self);
         let builder = thread::Builder::new().name("log".to_owned()).stack_size(STACK);
         builder.spawn(move || {
-            let _ended = Ended(&receiver);
+            let _end = EndNotice(&receiver);
             receiver.write_all_to(&mut writer, report);
         })?;
         Ok(())
@@ -87,10 +90,10 @@ impl Queue {
             self.dropped.fetch_add(lines, Ordering::Relaxed);
         } else {
             state.bytes += text.len();
-            state.entries.push_back(Entry { text: text.to_vec(), lines });
+            state.entries.push_back(QueuedLines { text: text.to_vec(), lines });
         }
         drop(state);
-        // Also when it was dropped: a text too long for an empty queue has to be reported by a thread that sleeps.
+        // The thread is woken also when lines were dropped, to report them: a text may be too long for an empty queue.
         self.filled.notify_one();
     }
 
@@ -99,7 +102,7 @@ impl Queue {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Takes nothing more, and waits until all is written, but not longer than `patience`. Whether all was.
+    /// Takes no more lines, and waits until all are written, for at most `patience`. Returns whether all were written.
     pub(super) fn close(&self, patience: Duration) -> bool {
         let mut state = self.lock();
         state.closed = true;
@@ -113,78 +116,76 @@ impl Queue {
         let mut unflushed = false;
         loop {
             match self.next(unflushed) {
-                Work::Write(entry) => {
+                LogWork::Write(entry) => {
                     let outcome = writer.write_all(&entry.text);
                     self.settle(&entry, &outcome);
                     unflushed = true;
                 }
-                // A report that fails is lost; `dropped` still counts those lines.
-                Work::Report(lines) => unflushed = writer.write_all(&report(lines)).is_ok(),
-                Work::Flush => {
-                    // Nothing can be done about a failure, and trying again at once would spin.
+                // A report that can't be written is lost; `dropped` still counts the lines.
+                LogWork::Report(lines) => unflushed = writer.write_all(&report(lines)).is_ok(),
+                LogWork::Flush => {
+                    // A failure can't be reported, and another attempt at once would spin.
                     let _ = writer.flush();
                     unflushed = false;
                 }
-                Work::End => return,
+                LogWork::End => return,
             }
         }
     }
 
-    /// Waits for something to do.
-    fn next(&self, unflushed: bool) -> Work {
+    /// Waits for the log thread's next piece of work.
+    fn next(&self, unflushed: bool) -> LogWork {
         let mut state = self.lock();
         loop {
-            // The writer keeps up again once half of the queue is free; a slow one would else report after each line.
+            // The writer keeps up again once half of the queue is free. Without this, a slow writer would report after each line.
             let keeps_up = state.bytes <= self.capacity.bytes / 2 && state.entries.len() <= self.capacity.entries / 2;
             if state.unreported > 0 && keeps_up {
-                return Work::Report(mem::take(&mut state.unreported));
+                return LogWork::Report(mem::take(&mut state.unreported));
             }
             if let Some(entry) = state.entries.pop_front() {
-                return Work::Write(entry);
+                return LogWork::Write(entry);
             }
             if unflushed {
-                return Work::Flush;
+                return LogWork::Flush;
             }
             if state.closed {
-                return Work::End;
+                return LogWork::End;
             }
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn settle(&self, entry: &Entry, outcome: &io::Result<()>) {
+    fn settle(&self, entry: &QueuedLines, outcome: &io::Result<()>) {
         let mut state = self.lock();
         state.bytes -= entry.text.len();
         if outcome.is_err() {
-            // Standard output is gone: there is no other place to tell it.
+            // Standard output is gone, and there is no other place to report that.
             state.unreported += entry.lines;
             self.dropped.fetch_add(entry.lines, Ordering::Relaxed);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-enum Work {
-    Write(Entry),
+enum LogWork {
+    Write(QueuedLines),
     Report(u64),
     Flush,
     End,
 }
 
-/// Tells `close` that the thread has ended, even by a panic of the writer.
-struct Ended<'a>(&'a Queue);
+/// Tells [`Queue::close`] on drop that the thread has ended, even by a panic of the writer.
+struct EndNotice<'a>(&'a Queue);
 
-impl Drop for Ended<'_> {
+impl Drop for EndNotice<'_> {
     fn drop(&mut self) {
         self.0.lock().ended = true;
         self.0.ended.notify_all();
     }
 }
-
-const STACK: usize = 128 * 1024;
 
 #[cfg(test)]
 mod tests;

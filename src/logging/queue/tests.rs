@@ -2,7 +2,7 @@ use std::sync::mpsc;
 
 use super::*;
 
-/// Like a pipe whose reader has gone to sleep: each write says that it has begun, and ends when the test lets it.
+/// A writer like a pipe whose reader stalls: each write says that it has begun, and ends when the test lets it.
 struct Stalling {
     begun: mpsc::Sender<()>,
     /// A write waits for a message, or for the other end to be dropped.
@@ -10,17 +10,17 @@ struct Stalling {
     written: mpsc::Sender<String>,
 }
 
-struct Reader {
+struct PipeReader {
     begun: mpsc::Receiver<()>,
     leave: mpsc::Sender<()>,
     written: mpsc::Receiver<String>,
 }
 
-fn stalling() -> (Stalling, Reader) {
+fn stalling() -> (Stalling, PipeReader) {
     let (begun, begun_at) = mpsc::channel();
     let (leave_at, leave) = mpsc::channel();
     let (written, written_at) = mpsc::channel();
-    (Stalling { begun, leave, written }, Reader { begun: begun_at, leave: leave_at, written: written_at })
+    (Stalling { begun, leave, written }, PipeReader { begun: begun_at, leave: leave_at, written: written_at })
 }
 
 impl Write for Stalling {
@@ -45,14 +45,14 @@ fn report(lines: u64) -> Vec<u8> {
 }
 
 #[test]
-fn a_stalled_writer_costs_lines_and_no_time_and_says_so_when_it_recovers() {
+fn a_stalled_writer_costs_lines_and_no_time_and_reports_them_when_it_recovers() {
     let (writer, reader) = stalling();
     let queue = Queue::new(SMALL);
     queue.start(writer, report).unwrap();
     queue.send(b"first", 1);
     reader.begun.recv().unwrap();
     for text in ["a", "b", "c", "d", "e", "f"] {
-        // Would hang here if it waited for the writer.
+        // This would hang if it waited for the writer.
         queue.send(text.as_bytes(), 1);
     }
     queue.send(b"g and h", 2);
@@ -60,12 +60,12 @@ fn a_stalled_writer_costs_lines_and_no_time_and_says_so_when_it_recovers() {
     drop(reader.leave);
     assert!(queue.close(LONG));
     drop(queue);
-    // Half of the queue is free before `c`.
+    // Half of the queue is free before `c` is written.
     assert_eq!(reader.written.iter().collect::<Vec<_>>(), ["first", "a", "b", "lost 4", "c", "d", "flush"]);
 }
 
 #[test]
-fn bytes_are_bounded_with_the_one_being_written() {
+fn the_entry_that_is_being_written_counts_against_the_bound() {
     let (writer, reader) = stalling();
     let queue = Queue::new(SMALL);
     queue.start(writer, report).unwrap();
@@ -98,7 +98,7 @@ fn a_stalled_writer_does_not_hang_the_exit() {
 }
 
 #[test]
-fn what_was_sent_is_written_and_flushed_at_the_close() {
+fn every_line_is_written_and_flushed_at_the_close() {
     let (writer, reader) = stalling();
     drop(reader.leave);
     let queue = Queue::new(Capacity { bytes: 1000, entries: 100 });
@@ -116,7 +116,7 @@ fn what_was_sent_is_written_and_flushed_at_the_close() {
 }
 
 #[test]
-fn a_writer_that_fails_is_counted_and_tried_again() {
+fn lines_of_a_failed_write_are_counted_and_later_lines_are_written() {
     struct Failing {
         failures: usize,
         written: mpsc::Sender<String>,

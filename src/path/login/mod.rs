@@ -1,18 +1,24 @@
-//! Which paths reach a log-in, in the eyes of the most careless server.
+//! Finds paths that the most lenient server could take for a log-in.
 //!
-//! Pure; depends on nothing but its parent's reading of hexadecimal digits. Guarantees: what decodes, by whatever rules
-//! and however often, to a log-in path is found to be one; in doubt the answer is yes.
+//! Pure: no clock, no I/O. Guarantees: a path that decodes to a log-in path, by any server's rules and any number of passes, is
+//! found; in doubt the answer is yes.
 
 use std::borrow::Cow;
 
 use super::{hex, without_query};
+
+/// How many segments of a log-in path are compared: states have to fit into a word. Every path that begins with those segments
+/// of a longer log-in path is refused.
+const MAX_SEGMENTS: usize = 63;
+/// How often a path is decoded. A path that is encoded more often is an attack, and each pass costs time.
+const MAX_PASSES: usize = 8;
 
 /// The paths that answer with a token, which no client may reach.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct LoginPaths(Vec<LoginPath>);
 
 impl LoginPaths {
-    /// Takes the final paths at the upstream; a query is cut off.
+    /// Collects paths as the upstream sees them; a query is cut off.
     pub fn new(paths: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let mut known: Vec<_> = paths.into_iter().map(|path| LoginPath::new(path.as_ref())).collect();
         known.sort_unstable();
@@ -20,7 +26,7 @@ impl LoginPaths {
         Self(known)
     }
 
-    /// Whether some server, however it decodes and tidies, could take `final_path` for one of them.
+    /// Whether a server could take `final_path` for a log-in path, however it decodes and normalizes.
     ///
     /// `final_path` is the upstream's base path and the request's path. The whole path counts: `/auth/forgot` is not
     /// `/auth`. In doubt the answer is yes.
@@ -31,7 +37,7 @@ impl LoginPaths {
             return self.0.iter().any(|known| known.joined.eq_ignore_ascii_case(path.as_bytes()));
         }
         let Some(decoded) = decode(without_query(final_path).as_bytes()) else {
-            // Nobody encodes that deep but to hide something.
+            // A path is encoded that often only to hide something.
             return true;
         };
         // A server in C stops at the first NUL.
@@ -40,7 +46,7 @@ impl LoginPaths {
     }
 }
 
-/// No byte in it means anything but itself, to any server, and no segment but the last is empty.
+/// Whether every byte means itself to every server, and no segment but the last is empty.
 fn is_plain(path: &str) -> bool {
     let special = |byte: u8| byte <= b' ' || byte >= 0x7f || matches!(byte, b'%' | b';' | b'\\' | b'.' | b'?' | b'#');
     let mut previous = 0;
@@ -51,16 +57,13 @@ fn is_plain(path: &str) -> bool {
     })
 }
 
-/// One log-in path in lower case, decoded, without parameters, dots and empty segments.
+/// One log-in path: decoded, in lower case, without parameters, dots and empty segments.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct LoginPath {
-    /// The segments, each with a slash before it: what plain paths are compared with.
+    /// The segments, each after a slash, to compare plain paths with.
     joined: Vec<u8>,
     segments: Vec<Vec<u8>>,
 }
-
-/// States fit into a word: of a log-in path with more segments these are compared, and what begins so is refused.
-const MAX_SEGMENTS: usize = 63;
 
 impl LoginPath {
     fn new(path: &str) -> Self {
@@ -83,10 +86,12 @@ impl LoginPath {
         Self { joined, segments }
     }
 
-    /// Follows all readings of `decoded` at once: bit `i` of a state is set when some reading has arrived at our first
-    /// `i` segments. Servers differ in what `..` takes away (an empty segment? one between backslashes?), and in where
-    /// parameters end, so `..` may lead back to wherever a reading has been, parameters may run up to any later
-    /// slash, and the path may end at `;`, `?` or `#`.
+    /// Follows all readings of `decoded` at once: bit `i` of a state is set when some reading has matched our first `i`
+    /// segments.
+    ///
+    /// Servers differ in what `..` removes (an empty segment? one between backslashes?), and in where parameters end. So `..`
+    /// may lead back to every state that a reading has had, parameters may end at any later slash, and the path may end at `;`,
+    /// `?` or `#`.
     fn is_reached_by(&self, decoded: &[u8]) -> bool {
         let goal = 1_u64 << self.segments.len();
         let mut here = 1_u64;
@@ -129,20 +134,17 @@ fn is_separator(byte: u8) -> bool {
     matches!(byte, b'/' | b'\\')
 }
 
-/// Where parameters begin, or a query that was hidden by encoding.
+/// Whether parameters begin here, or a query that was hidden by encoding.
 fn ends_name(byte: u8) -> bool {
     matches!(byte, b';' | b'?' | b'#')
 }
 
-/// Controls and blanks are dropped by some.
+/// Whether every server keeps the byte; some drop controls and blanks.
 fn is_seen(byte: u8) -> bool {
     byte > b' ' && byte != 0x7f
 }
 
-/// Beyond this it is an attack, and each pass costs time.
-const MAX_PASSES: usize = 8;
-
-/// Decodes until nothing changes; `None` when that does not end soon.
+/// Decodes until nothing changes. `None` when that takes more than [`MAX_PASSES`].
 fn decode(path: &[u8]) -> Option<Cow<'_, [u8]>> {
     let mut text = Cow::Borrowed(path);
     for _ in 0..MAX_PASSES {
@@ -159,7 +161,7 @@ fn decode(path: &[u8]) -> Option<Cow<'_, [u8]>> {
     None
 }
 
-/// `%41` and IIS's `%u0041`; what is malformed stays.
+/// Decodes `%41` and IIS's `%u0041`, and keeps malformed escapes.
 fn unescape(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -184,14 +186,14 @@ fn unicode(digits: &[u8]) -> Option<char> {
     digits.get(..4).and_then(hex).and_then(char::from_u32)
 }
 
-/// ASCII for what only looks like something else: overlong UTF-8, and the characters that compatibility mappings and
-/// "best fit" conversions make into ASCII. Blanks and controls go, but for NUL.
+/// Replaces overlong UTF-8, and characters that compatibility mappings and "best fit" conversions turn into ASCII, with ASCII.
+/// Removes blanks and controls, except for NUL.
 fn fold(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some(&lead) = rest.first() {
         if lead != 0 && !is_seen(lead) {
-            // Dropped now, since what stood around it may be an escape.
+            // It is removed before the next pass, since the bytes around it may form an escape.
             rest = &rest[1..];
             continue;
         }
@@ -205,7 +207,7 @@ fn fold(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A sequence of UTF-8's shape, whether it is legal or not.
+/// Reads a sequence that has the form of UTF-8, legal or not: the code point and the length.
 fn scalar(text: &[u8]) -> Option<(u32, usize)> {
     let lead = *text.first()?;
     let length = match lead {
@@ -223,13 +225,13 @@ fn scalar(text: &[u8]) -> Option<(u32, usize)> {
     Some((point, length))
 }
 
-/// The byte that a code point may become, and how often; `None`: it stays what it is.
+/// The ASCII byte that a code point may become, and how many of it; `None` when it stays as it is.
 fn ascii_for(point: u32) -> Option<(u8, usize)> {
     let letter = |offset: u32| u8::try_from(offset % 26).map_or(b'?', |offset| b'a' + offset);
     let (byte, times) = match point {
-        // Overlong.
+        // Overlong UTF-8.
         0..=0x7f => (u8::try_from(point).ok()?, 1),
-        // Full width.
+        // Full-width forms.
         0xff01..=0xff5e => (u8::try_from(point - 0xfee0).ok()?, 1),
         // Long s and the Kelvin sign change their script with their case.
         0x17f => (b's', 1),
@@ -245,7 +247,7 @@ fn ascii_for(point: u32) -> Option<(u8, usize)> {
         0x2216 | 0x29f5 | 0xfe68 => (b'\\', 1),
         0x37e | 0xfe54 => (b';', 1),
         0xfe6a => (b'%', 1),
-        // Blanks, and what has no width: soft hyphen, joiners, byte order mark.
+        // Blanks, and characters without width: soft hyphen, joiners, byte order mark.
         0xa0 | 0x2000..=0x200a | 0x3000 => (b' ', 1),
         0xad | 0x200b..=0x200f | 0x2060 | 0xfeff => (b' ', 0),
         _ => return None,

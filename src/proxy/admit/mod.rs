@@ -1,12 +1,13 @@
-//! Admit a request or refuse it, on its head alone.
+//! Admits a request or refuses it, by its head alone. Pure, but for the question to the kernel who calls.
 //!
-//! Depends on `config`, `path`, `headers`, `callers` and `required`, and is pure but for the question who calls. Guarantees: an [`Admitted`] is made only here, and the target it
-//! holds is exactly the one that was judged, the upstream's base path included. Without this gate any web page could use
-//! the account through its visitor's browser (DNS rebinding, cross-site requests), and any client could fetch a token.
+//! Guarantees: an [`Admitted`] is made only here, and its target is exactly the one that was judged, the upstream's base path
+//! included. Without this gate any web page could use the account through its visitor's browser (DNS rebinding, cross-site
+//! requests), and any client could fetch a token.
 
 use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -15,24 +16,31 @@ use http::{
     uri::{PathAndQuery, Scheme},
 };
 
-use super::{callers::Callers, headers::Authority, required::Required};
+use super::{headers::HostAndPort, required::Required};
 use crate::{
     config::{AllowedHosts, Api, Config},
     path::{LoginPaths, Prefix, Rule, is_canonical},
     server::Peer,
 };
 
-/// The conditions of one API at one kind of listener, built once.
+/// Admits the requests of one API at one kind of listener. Built once.
 pub struct Gate {
+    conditions: Arc<Conditions>,
+    /// The conditions of the other APIs behind an address, for a request that has no API's prefix.
+    others: Vec<Arc<Conditions>>,
+}
+
+/// The conditions of one API.
+struct Conditions {
     entry: Entry,
-    /// Tells this API from others at the same address.
+    /// Distinguishes this API from others at the same address.
     prefix: Option<Prefix>,
     upstream_host: String,
     base_path: String,
     allowed_hosts: AllowedHosts,
     allowed_origins: Vec<String>,
     required: Option<Required>,
-    callers: Callers,
+    callers: AllowedCallers,
     login_paths: LoginPaths,
     allow: Option<Vec<Rule>>,
     deny: Vec<Rule>,
@@ -41,9 +49,9 @@ pub struct Gate {
 /// How clients reach a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// By an address, which a browser reaches too.
+    /// They connect to an address, which a browser reaches too.
     Tcp,
-    /// By a path in the file system, which names no host.
+    /// They connect to a path in the file system, which names no host.
     Unix,
 }
 
@@ -53,7 +61,7 @@ pub(super) struct Admitted {
 }
 
 impl Admitted {
-    /// What to ask the upstream for: base path, path and query, byte for byte, without a fragment.
+    /// The target at the upstream: base path, path and query, byte for byte, without a fragment.
     #[must_use]
     pub(super) fn target(&self) -> &PathAndQuery {
         &self.target
@@ -61,7 +69,7 @@ impl Admitted {
 }
 
 impl fmt::Debug for Admitted {
-    /// Without the target: it names people and records.
+    /// Leaves the target out: it names people and records.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Admitted").finish_non_exhaustive()
     }
@@ -74,17 +82,17 @@ pub enum Refusal {
     HostCount,
     /// CONNECT or TRACE.
     MethodNotAllowed,
-    /// A `Host` that is none of ours: DNS rebinding.
+    /// A `Host` that is not one of our names: DNS rebinding.
     HostNotAllowed,
-    /// Absolute form with somebody else's authority, or a target that is no path.
+    /// Absolute form with an authority that is not ours, or a target that is no path.
     BadTarget,
     /// Sent by a web page that may not call.
     CrossSite,
-    /// `require_header` is missing, or is not as it must be. Which of the two is not told.
+    /// The header of `require_header` is missing or has another value. The client is not told which.
     HeaderRequired,
-    /// The caller is none of those that may call.
+    /// The caller is not one of those that may call.
     CallerNotAllowed,
-    /// No API goes by the path's first segments.
+    /// No API has a prefix of the path.
     NoApi,
     /// The path answers with a token.
     LoginPath,
@@ -99,10 +107,10 @@ pub enum Refusal {
 }
 
 impl Gate {
-    /// The conditions of `api` for requests that come in by `entry`. `required`: what its `require_header` comes to.
+    /// The gate of `api` for requests that come in by `entry`. `required`: the header that its `require_header` asks for.
     #[must_use]
     pub fn new(config: &Config, api: &Api, required: Option<Required>, entry: Entry) -> Self {
-        Self {
+        let conditions = Conditions {
             entry,
             prefix: api.prefix.clone(),
             upstream_host: api.upstream.origin.host.clone(),
@@ -110,22 +118,30 @@ impl Gate {
             allowed_hosts: api.allowed_hosts.clone(),
             allowed_origins: api.allowed_origins.clone(),
             required,
-            callers: Callers::new(api),
+            callers: AllowedCallers::new(api),
             login_paths: config.login_paths.clone(),
             allow: api.allow.clone(),
             deny: api.deny.clone(),
-        }
+        };
+        Self { conditions: Arc::new(conditions), others: Vec::new() }
     }
 
-    /// How much of a request's path is this API's prefix, in bytes; `None` when the path is under another.
+    /// The gate for requests that have no API's prefix, behind an address with the gates `first` and `others`. It admits none:
+    /// a client that any API would let in learns that there is no such API, and others are refused as by `first`.
+    pub(super) fn of_no_api<'a>(first: &Self, others: impl Iterator<Item = &'a Self>) -> Self {
+        Self { conditions: Arc::clone(&first.conditions), others: others.map(|gate| Arc::clone(&gate.conditions)).collect() }
+    }
+
+    /// How many bytes of `path` are this API's prefix; `None` when the path does not begin with it.
     #[must_use]
-    pub(super) fn prefix_of(&self, uri: &Uri) -> Option<usize> {
-        self.prefix.as_ref().map_or(Some(0), |prefix| prefix.strip(uri.path()).map(|_| prefix.as_str().len()))
+    pub(super) fn prefix_of(&self, path: &str) -> Option<usize> {
+        let prefix = self.conditions.prefix.as_ref();
+        prefix.map_or(Some(0), |prefix| prefix.strip(path).map(|_| prefix.as_str().len()))
     }
 
     /// Judges a request in the order that users are told, so that the first fault is the one they read about.
     ///
-    /// Allocates only when there is a prefix, or the upstream has a base path.
+    /// It allocates only if there is a prefix, or if the upstream has a base path.
     pub(super) fn admit(
         &self,
         method: &Method,
@@ -134,6 +150,14 @@ impl Gate {
         headers: &HeaderMap,
         peer: &Peer,
     ) -> Result<Admitted, Refusal> {
+        let judged = self.conditions.judge(method, uri, version, headers, peer);
+        let has_no_api = |other: &Arc<Conditions>| other.judge(method, uri, version, headers, peer).err() == Some(Refusal::NoApi);
+        if judged.is_err() && self.others.iter().any(has_no_api) { Err(Refusal::NoApi) } else { judged }
+    }
+}
+
+impl Conditions {
+    fn judge(&self, method: &Method, uri: &Uri, version: Version, headers: &HeaderMap, peer: &Peer) -> Result<Admitted, Refusal> {
         let head = Head::read(uri, version, headers);
         if !head.host_count_fits(version) {
             return Err(Refusal::HostCount);
@@ -168,25 +192,25 @@ impl Gate {
         Ok(Admitted { target })
     }
 
-    fn host_passes(&self, host: Field<'_>) -> bool {
+    fn host_passes(&self, host: HeadField<'_>) -> bool {
         match (self.entry, host) {
-            // `Field::Absent`: HTTP/1.0, which no browser speaks any more.
-            (Entry::Unix, _) | (_, Field::Absent) => true,
-            (Entry::Tcp, Field::Once(value)) => self.is_allowed_host(value),
-            (Entry::Tcp, Field::Several) => false,
+            // Without `Host` it is HTTP/1.0, which no browser speaks any more.
+            (Entry::Unix, _) | (_, HeadField::Absent) => true,
+            (Entry::Tcp, HeadField::Once(value)) => self.is_allowed_host(value),
+            (Entry::Tcp, HeadField::Several) => false,
         }
     }
 
-    /// Whether it is a name of this machine, of the upstream, or one of `allowed_hosts`; the port does not matter.
+    /// Whether it is a name of this machine, of the upstream, or one of `allowed_hosts`, at any port.
     fn is_allowed_host(&self, text: &[u8]) -> bool {
-        let Some(Authority { host, bracketed, .. }) = Authority::parse(text) else { return false };
+        let Some(HostAndPort { host, bracketed, .. }) = HostAndPort::parse(text) else { return false };
         let Ok(host) = std::str::from_utf8(host) else { return false };
         let loopback = if bracketed {
             host.parse() == Ok(Ipv6Addr::LOCALHOST)
         } else {
             host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
         };
-        // An IPv6 address is an exact name too, with or without its brackets.
+        // The settings may name an IPv6 address with or without its brackets.
         let is = |name: &str| {
             let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
             host.eq_ignore_ascii_case(name) && bracketed == name.contains(':')
@@ -199,8 +223,8 @@ impl Gate {
             }
     }
 
-    /// The part of the request's target that the upstream gets. Absolute form takes us for a forward proxy, which we are
-    /// only for names of our own, at whatever entry. HTTP/2 has no other form, and there the authority was judged as `Host`.
+    /// The part of the request's target that the upstream gets. Absolute form is for forward proxies; it is accepted with
+    /// names of our own only, at either entry. HTTP/2 has no other form, and there the authority was judged as `Host`.
     fn asked_for<'a>(&self, method: &Method, uri: &'a Uri, version: Version) -> Result<&'a PathAndQuery, Refusal> {
         if version == Version::HTTP_2 {
             // RFC 9113, 8.3.1.
@@ -221,7 +245,7 @@ impl Gate {
         Ok(asked)
     }
 
-    /// Without the prefix, under the base path. `OPTIONS *` asks about the whole server, which no base path divides.
+    /// The target without the prefix, under the base path. `OPTIONS *` asks about the whole server, so it stays.
     fn at_upstream(&self, asked: &PathAndQuery) -> Result<PathAndQuery, Refusal> {
         let text = match &self.prefix {
             None => asked.as_str(),
@@ -234,61 +258,82 @@ impl Gate {
             return Ok(asked.clone());
         }
         let whole = Bytes::from([&self.base_path, root, text].concat());
-        // Fails only for what has become too long.
+        // It fails only if the target has become too long.
         PathAndQuery::from_maybe_shared(whole).map_err(|_| Refusal::BadTarget)
     }
 
-    /// `path` is the one that is sent, base path included: what is judged must not be read otherwise by the upstream.
+    /// Judges `path` by the rules. It is the path that is sent, base path included: the upstream must read it as it was judged.
     fn rules_pass(&self, method: &Method, path: &str) -> Result<(), Refusal> {
         if self.allow.is_none() && self.deny.is_empty() {
             return Ok(());
         }
-        // `OPTIONS *` asks about the whole server, of which no rule speaks.
+        // `OPTIONS *` asks about the whole server, which no rule matches.
         if path == "*" {
             return Err(Refusal::NotAllowed);
         }
         if !is_canonical(path) {
             return Err(Refusal::NotCanonical);
         }
-        let speaks_of_it = |rules: &[Rule]| rules.iter().any(|rule| rule.matches(method, path));
-        let is_allowed = self.allow.as_deref().is_none_or(speaks_of_it) && !speaks_of_it(&self.deny);
+        let any_matches = |rules: &[Rule]| rules.iter().any(|rule| rule.matches(method, path));
+        let is_allowed = self.allow.as_deref().is_none_or(any_matches) && !any_matches(&self.deny);
         if is_allowed { Ok(()) } else { Err(Refusal::NotAllowed) }
     }
 
-    /// Whether no web page sent it, or one that may: of an allowed origin, or served under the very host that it calls.
+    /// Whether no web page sent the request, or one that may: of an allowed origin, or served under the host that it calls.
     fn page_passes(&self, head: &Head<'_>) -> bool {
         match head.origin {
-            Field::Absent => !head.foreign_site,
-            Field::Once(origin) => {
+            HeadField::Absent => !head.foreign_site,
+            HeadField::Once(origin) => {
                 let listed = self.allowed_origins.iter().any(|allowed| origin.eq_ignore_ascii_case(allowed.as_bytes()));
                 listed || (!head.foreign_site && head.is_own_origin(origin))
             }
-            Field::Several => false,
+            HeadField::Several => false,
         }
     }
 }
 
-/// What a head says about the things that are judged, read in one pass.
+/// The users and groups that may call: `allow_uids` and `allow_gids`. If both are empty, anyone may, and the kernel is not
+/// asked; otherwise only a caller who is known to be listed.
+struct AllowedCallers {
+    uids: Vec<u32>,
+    gids: Vec<u32>,
+}
+
+impl AllowedCallers {
+    fn new(api: &Api) -> Self {
+        Self { uids: api.allow_uids.clone(), gids: api.allow_gids.clone() }
+    }
+
+    fn include(&self, peer: &Peer) -> bool {
+        if self.uids.is_empty() && self.gids.is_empty() {
+            return true;
+        }
+        // Ask for the user even if none is listed: the log names a refused caller.
+        peer.is_user(&self.uids) || (!self.gids.is_empty() && peer.is_in(&self.gids))
+    }
+}
+
+/// The fields of a head that are judged, read in one pass.
 struct Head<'a> {
-    host: Field<'a>,
-    origin: Field<'a>,
-    /// `Sec-Fetch-Site` that is neither `none` (typed, bookmarked) nor `same-origin`.
+    host: HeadField<'a>,
+    origin: HeadField<'a>,
+    /// There is a `Sec-Fetch-Site` other than `none` (typed, bookmarked) and `same-origin`.
     foreign_site: bool,
-    transfer_encoding: Field<'a>,
-    content_length: Field<'a>,
+    transfer_encoding: HeadField<'a>,
+    content_length: HeadField<'a>,
     unmet_expectation: bool,
 }
 
-/// A field that may stand in a head once.
+/// A field that a head may have once.
 #[derive(Clone, Copy)]
-enum Field<'a> {
+enum HeadField<'a> {
     Absent,
     Once(&'a [u8]),
     Several,
 }
 
-impl<'a> Field<'a> {
-    fn see(&mut self, value: &'a [u8]) {
+impl<'a> HeadField<'a> {
+    fn add(&mut self, value: &'a [u8]) {
         *self = match self {
             Self::Absent => Self::Once(value),
             Self::Once(_) | Self::Several => Self::Several,
@@ -297,29 +342,29 @@ impl<'a> Field<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// Over HTTP/2 `:authority` is the host; a `Host` beside it may only repeat it (RFC 9113, 8.3.1).
+    /// Reads a head. Over HTTP/2 `:authority` is the host; a `Host` beside it may only repeat it (RFC 9113, 8.3.1).
     fn read(uri: &'a Uri, version: Version, headers: &'a HeaderMap) -> Self {
         let authority = uri.authority().filter(|_| version == Version::HTTP_2).map(|authority| authority.as_str().as_bytes());
         let mut head = Self {
-            host: Field::Absent,
-            origin: Field::Absent,
+            host: HeadField::Absent,
+            origin: HeadField::Absent,
             foreign_site: false,
-            transfer_encoding: Field::Absent,
-            content_length: Field::Absent,
+            transfer_encoding: HeadField::Absent,
+            content_length: HeadField::Absent,
             unmet_expectation: false,
         };
         if let Some(authority) = authority {
-            head.host.see(authority);
+            head.host.add(authority);
         }
         for (name, value) in headers {
             let value = value.as_bytes();
             match name.as_str() {
                 "host" if authority.is_some_and(|authority| authority.eq_ignore_ascii_case(value)) => {}
-                "host" => head.host.see(value),
-                "origin" => head.origin.see(value),
+                "host" => head.host.add(value),
+                "origin" => head.origin.add(value),
                 "sec-fetch-site" => head.foreign_site |= !matches!(value, b"none" | b"same-origin"),
-                "transfer-encoding" => head.transfer_encoding.see(value),
-                "content-length" => head.content_length.see(value),
+                "transfer-encoding" => head.transfer_encoding.add(value),
+                "content-length" => head.content_length.add(value),
                 "expect" => head.unmet_expectation |= !value.eq_ignore_ascii_case(b"100-continue"),
                 _ => {}
             }
@@ -327,41 +372,42 @@ impl<'a> Head<'a> {
         head
     }
 
-    /// RFC 9112, 3.2: one in HTTP/1.1, and so in HTTP/2. Two could be read differently by us and by the upstream, in any
-    /// version.
+    /// Whether there is one host in HTTP/1.1 (RFC 9112, 3.2) and in HTTP/2, and not several in any version: the upstream could
+    /// read another one of them than we do.
     fn host_count_fits(&self, version: Version) -> bool {
         match self.host {
-            Field::Once(_) => true,
-            Field::Absent => !matches!(version, Version::HTTP_11 | Version::HTTP_2),
-            Field::Several => false,
+            HeadField::Once(_) => true,
+            HeadField::Absent => !matches!(version, Version::HTTP_11 | Version::HTTP_2),
+            HeadField::Several => false,
         }
     }
 
-    /// The parser refuses most of this by itself; a body's end is too important to rest on that alone.
+    /// Whether it is certain where the body ends. The parser refuses most of this by itself; a body's end is too important to
+    /// rest on that alone.
     ///
-    /// `Content-Length` beside `Transfer-Encoding` is overridden by it (RFC 9112, 6.3), and neither is passed on.
+    /// `Transfer-Encoding` overrides a `Content-Length` beside it (RFC 9112, 6.3), and neither is passed on.
     fn framing_is_certain(&self, version: Version) -> bool {
         let coded = match self.transfer_encoding {
-            Field::Absent => true,
-            Field::Once(value) => version == Version::HTTP_11 && value.eq_ignore_ascii_case(b"chunked"),
-            Field::Several => false,
+            HeadField::Absent => true,
+            HeadField::Once(value) => version == Version::HTTP_11 && value.eq_ignore_ascii_case(b"chunked"),
+            HeadField::Several => false,
         };
         let counted = match self.content_length {
-            Field::Absent => true,
-            Field::Once(value) => !value.is_empty() && value.iter().all(u8::is_ascii_digit),
-            Field::Several => false,
+            HeadField::Absent => true,
+            HeadField::Once(value) => !value.is_empty() && value.iter().all(u8::is_ascii_digit),
+            HeadField::Several => false,
         };
         coded && counted
     }
 
     fn is_own_origin(&self, origin: &[u8]) -> bool {
-        let Field::Once(host) = self.host else { return false };
+        let HeadField::Once(host) = self.host else { return false };
         let Some((scheme, authority)) = origin.split_at_checked(7) else { return false };
         scheme.eq_ignore_ascii_case(b"http://") && authority.eq_ignore_ascii_case(host)
     }
 }
 
-/// RFC 3986, 3.2.2: what may stand for a host at all, of which `*` allows any.
+/// Whether it can be a host at all (RFC 3986, 3.2.2). With `allowed_hosts = "*"` any one passes.
 fn is_host(host: &str, bracketed: bool) -> bool {
     if bracketed {
         return host.parse::<Ipv6Addr>().is_ok();

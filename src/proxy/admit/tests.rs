@@ -8,12 +8,12 @@ fn config() -> Config {
     Config { login_paths: LoginPaths::new(["/auth", "/auth/login", "/v2/token"]), ..fixture::config() }
 }
 
-/// Somebody whom the kernel does not know.
+/// A caller whom the kernel does not know.
 fn nobody() -> Peer {
     Peer::unix(None)
 }
 
-/// A request as clients send it, changed line by line into what a test is about.
+/// A request as clients send it, which each test changes where it matters.
 #[derive(Clone)]
 struct Request {
     api: fn(&mut Api),
@@ -115,7 +115,7 @@ fn a_target_is_sent_byte_for_byte_without_its_fragment() {
     }
 }
 
-/// As HTTP/2 requests come: the authority in the target, no `Host`.
+/// A request over HTTP/2: the authority is in the target, and there is no `Host`.
 fn get2(target: &str) -> Request {
     get(target).in_version(Version::HTTP_2).without_host()
 }
@@ -163,7 +163,7 @@ fn options_may_ask_about_the_whole_server() {
 }
 
 #[test]
-fn a_target_too_long_with_the_base_path_refused_for() {
+fn a_target_that_is_too_long_with_the_base_path_is_refused() {
     let longest = format!("/{}", "a".repeat(65_500));
     get(&longest).sent_as(&longest);
     get(&longest).to(|api| api.upstream.base_path = format!("/{}", "b".repeat(100))).refused_for(Refusal::BadTarget);
@@ -209,7 +209,7 @@ fn hosts_of_this_machine_and_of_the_upstream_pass_at_any_port() {
 }
 
 #[test]
-fn any_other_host_refused_for() {
+fn any_other_host_is_refused() {
     for host in [
         "",
         ":80",
@@ -356,7 +356,7 @@ fn a_browser_says_whether_the_page_is_ours() {
 fn no_path_that_answers_with_a_token_is_reached() {
     for target in ["/auth", "/auth?x=1", "/AUTH/", "//auth", "/auth/login", "/%61uth", "/x/../auth", "/auth;a=b", "/a\\..\\auth"]
     {
-        // Some of these no parser lets through; those that it does are refused here.
+        // The parser refuses some of these itself; the gate refuses the others.
         if Uri::from_maybe_shared(Bytes::from(target)).is_ok() {
             for method in [Method::GET, Method::POST, Method::OPTIONS] {
                 get(target).by(method).refused_for(Refusal::LoginPath);
@@ -376,7 +376,7 @@ fn log_in_paths_are_matched_with_the_upstreams_base_path() {
 }
 
 #[test]
-fn any_transfer_encoding_but_chunked_refused_for() {
+fn any_transfer_encoding_but_chunked_is_refused() {
     let post = || get("/").by(Method::POST);
     post().with("transfer-encoding", "chunked").passes();
     post().with("transfer-encoding", "Chunked").passes();
@@ -456,7 +456,7 @@ fn rules(rules: &[&str]) -> Vec<Rule> {
 }
 
 #[test]
-fn with_allow_only_what_a_rule_speaks_of_passes() {
+fn with_allow_only_what_a_rule_matches_passes() {
     let allow = |api: &mut Api| api.allow = Some(rules(&["GET /customers/**", "* /v1/*/notes", "GET /"]));
     for target in ["/customers", "/customers/", "/customers/7/orders?all=%2f..", "/v1/7/notes", "/"] {
         get(target).to(allow).sent_as(target);
@@ -565,7 +565,7 @@ proptest! {
     }
 
     #[test]
-    fn no_host_line_whatever_it_holds_lets_a_stranger_in(
+    fn no_host_header_lets_another_name_in(
         pieces in proptest::collection::vec(
             proptest::sample::select(vec![
                 "localhost", "127.0.0.1", "127.9.9.9", "[::1]", "api.example.com", "evil.example", ":", "80", ".", "@", "/", ",", " ", "[", "]",

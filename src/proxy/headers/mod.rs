@@ -1,9 +1,9 @@
-//! What is added to, removed from and rewritten in the headers of a request and of its answer.
+//! What is added to, removed from and rewritten in the headers of a request and of its answer. Pure.
 //!
-//! Pure; depends on `config` and `careportals`. Guarantees: whatever a client sends, the upstream sees at most one
-//! `Authorization` and exactly one `organization`, both ours; no hop-by-hop field crosses in either direction; values
-//! of one name keep their order. A new map is built in one pass: `HeaderMap::remove` would reorder what is kept, and a
-//! look-up for each removed name costs more than a glance at each present one.
+//! Guarantees: whatever a client sends, the upstream sees at most one `Authorization` and exactly one `organization`, both
+//! ours; no hop-by-hop field crosses in either direction; values of one name keep their order. A new map is built in one
+//! pass: `HeaderMap::remove` would reorder what is kept, and looking up each removed name costs more than looking at each
+//! present one.
 //!
 //! Names are compared with `_` and `-` folded, since CGI-like servers can't tell the two apart.
 
@@ -19,21 +19,30 @@ use crate::{
     config::{Api, Cookies, Origin, Upstream},
 };
 
-/// What the rules of one API come to, built once.
+/// What the sidecar calls itself in a `Proxy-Status`.
+pub(super) const OURS: &str = "careportals-sidecar";
+const ORGANIZATION: HeaderName = HeaderName::from_static(ORGANIZATION_HEADER);
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// How many bytes a client's request id may have.
+const REQUEST_ID_MAX: usize = 64;
+/// Options of `Connection` that name no header, or one that is removed anyway.
+const FAMILIAR_OPTIONS: [&str; 5] = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
+
+/// The rules of one API, built once.
 ///
-/// Not `Debug`: fixed header values may be confidential.
+/// It is not `Debug`: fixed header values may be confidential.
 pub struct HeaderRules {
     host: HeaderValue,
     cookies: Cookies,
     required: Option<HeaderName>,
     fixed: Vec<(HeaderName, HeaderValue)>,
     upstream: Upstream,
-    /// What clients put before the path; empty for none.
+    /// The prefix of the path, without the last slash; empty for none.
     prefix: String,
 }
 
 impl HeaderRules {
-    /// The rules of `api`, whose upstream goes by `upstream_authority` (the `Host` it is sent).
+    /// The rules of `api`. `upstream_authority`: the `Host` that its upstream is sent.
     #[must_use]
     pub fn new(api: &Api, upstream_authority: HeaderValue) -> Self {
         let prefix = api.prefix.as_ref().map_or("", |prefix| prefix.as_str());
@@ -41,7 +50,7 @@ impl HeaderRules {
             host: upstream_authority,
             cookies: api.cookies,
             required: api.require_header.as_ref().map(|required| required.name.clone()),
-            // The settings refuse these names; the promise of "exactly one of each" holds even if they did not.
+            // The settings refuse these names already; exactly one of each goes out even if they did not.
             fixed: api.headers.iter().filter(|(name, _)| !is_ours(bytes_of(name))).cloned().collect(),
             upstream: api.upstream.clone(),
             prefix: prefix.trim_end_matches('/').to_owned(),
@@ -49,35 +58,36 @@ impl HeaderRules {
     }
 }
 
-/// What a request carries of its account; both from the same log-in.
+/// The two fields that a request carries of its account; both come from one log-in.
 #[derive(Clone, Copy)]
-pub(super) struct Credentials<'a> {
+pub(super) struct AccountFields<'a> {
     /// `Bearer <token>`; `None` for an account that does not log in.
     pub(super) authorization: Option<&'a HeaderValue>,
-    /// The tenant.
+    /// The account's organization.
     pub(super) organization: &'a HeaderValue,
 }
 
-/// How the body is delimited towards the upstream, whatever the client said about it.
+/// How a body is delimited towards the upstream, whatever the client said about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// There is none.
+    /// There is no body.
     None,
-    /// Of this many bytes.
+    /// It has this many bytes.
     Length(u64),
-    /// Of unknown length.
+    /// Its length is unknown.
     Chunked,
 }
 
-/// The head that the upstream gets for `client`'s, which came in `version`.
+/// The headers that the upstream gets for those of `client`, which came in `version`.
 ///
-/// Ours go in last and unconditionally, so that nothing a client writes (`Connection: authorization`) removes them.
+/// The account's fields are added last and always, so that nothing a client writes (`Connection: authorization`) removes
+/// them.
 #[must_use]
 pub(super) fn to_upstream(
     rules: &HeaderRules,
     client: &HeaderMap,
     version: Version,
-    bearer: Credentials<'_>,
+    account: AccountFields<'_>,
     framing: Framing,
 ) -> HeaderMap {
     let named = NamedByConnection::in_headers(client);
@@ -127,26 +137,26 @@ pub(super) fn to_upstream(
     for (name, value) in &rules.fixed {
         head.append(name.clone(), value.clone());
     }
-    if let Some(authorization) = bearer.authorization {
+    if let Some(authorization) = account.authorization {
         head.append(AUTHORIZATION, authorization.clone());
     }
-    head.append(ORGANIZATION, bearer.organization.clone());
+    head.append(ORGANIZATION, account.organization.clone());
     head
 }
 
-/// The head that the client gets for the upstream's. A head with nothing to remove is returned as it came.
+/// The headers that the client gets for those of `upstream`. If there is nothing to remove, they are returned as they came.
 ///
-/// `Content-Length` stays as sent, since answers to HEAD and 304 have one without a body. It goes beside
-/// `Transfer-Encoding`, where it means nothing (RFC 9112, 6.3), and where the client takes it for a body's: `misread`.
+/// `Content-Length` stays as sent, since answers to HEAD and 304 have one without a body. It is removed beside
+/// `Transfer-Encoding`, where it means nothing (RFC 9112, 6.3), and if the client would expect a body by it (`misread`).
 #[must_use]
 pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool) -> HeaderMap {
     let named = NamedByConnection::in_headers(&upstream);
-    let (mut clean, mut redirects, mut chunked, mut tells) = (!misread, false, misread, false);
+    let (mut clean, mut redirects, mut chunked, mut has_proxy_status) = (!misread, false, misread, false);
     for name in upstream.keys() {
         clean &= !rules.removes_from_answer(name, &named);
         redirects |= *name == LOCATION;
         chunked |= *name == TRANSFER_ENCODING;
-        tells |= is_proxy_status(name);
+        has_proxy_status |= is_proxy_status(name);
     }
     let mut head = if clean { upstream } else { without_removed(rules, upstream, &named, chunked) };
     if redirects && let Entry::Occupied(mut location) = head.entry(LOCATION) {
@@ -156,23 +166,20 @@ pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool)
             }
         }
     }
-    if tells { only(&head, |name, value| !imitates(name, value)) } else { head }
+    if has_proxy_status { only(&head, |name, value| !imitates(name, value)) } else { head }
 }
 
-/// `Proxy-Status` (RFC 9209) of whoever stands behind us passes.
+/// Whether it is `Proxy-Status` (RFC 9209). Those of proxies behind the upstream pass.
 fn is_proxy_status(name: &HeaderName) -> bool {
     same_name(bytes_of(name), b"proxy-status")
 }
 
-/// It would have clients take an upstream's answer for one of the sidecar's own.
+/// Whether clients would take the upstream's answer for one of the sidecar's own.
 fn imitates(name: &HeaderName, value: &HeaderValue) -> bool {
     is_proxy_status(name) && value.as_bytes().windows(OURS.len()).any(|part| part.eq_ignore_ascii_case(OURS.as_bytes()))
 }
 
-/// What the sidecar calls itself in a `Proxy-Status`.
-pub(super) const OURS: &str = "careportals-sidecar";
-
-/// What passes of the trailers of a request: nothing that the sidecar owns, and nothing that frames, routes or identifies.
+/// The trailers of a request that pass: none that the sidecar owns, and none that frames, routes or identifies.
 #[must_use]
 pub(super) fn trailers_to_upstream(rules: &HeaderRules, trailers: &HeaderMap) -> HeaderMap {
     let passes = |name: &HeaderName, _: &HeaderValue| {
@@ -182,7 +189,7 @@ pub(super) fn trailers_to_upstream(rules: &HeaderRules, trailers: &HeaderMap) ->
     only(trailers, passes)
 }
 
-/// The same for an answer's.
+/// The trailers of an answer that pass.
 #[must_use]
 pub(super) fn trailers_to_client(rules: &HeaderRules, trailers: &HeaderMap) -> HeaderMap {
     const NEVER: [&str; 3] = ["trailer", "set-cookie", "set-cookie2"];
@@ -211,13 +218,13 @@ fn is_websocket(protocol: &HeaderValue) -> bool {
     protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
 }
 
-/// Puts the two fields back that make a head ask for a WebSocket, or agree to one.
+/// Adds the two fields that make a head ask for a WebSocket, or agree to one.
 pub(super) fn upgrade_to_websocket(head: &mut HeaderMap) {
     head.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     head.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// The client's own name for a request: one `X-Request-Id` of at most 64 of `A-Za-z0-9._-`.
+/// The client's own id of a request: one `X-Request-Id` of at most 64 of `A-Za-z0-9._-`.
 #[must_use]
 pub(super) fn request_id(client: &HeaderMap) -> Option<&str> {
     let mut values = client.get_all(X_REQUEST_ID).iter();
@@ -229,7 +236,7 @@ pub(super) fn request_id(client: &HeaderMap) -> Option<&str> {
 
 /// `host[:port]`, as in `Host` and in a URL without user information.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Authority<'a> {
+pub(super) struct HostAndPort<'a> {
     /// As written, without an IPv6 literal's brackets.
     pub(super) host: &'a [u8],
     /// Whether there were brackets.
@@ -238,9 +245,9 @@ pub(super) struct Authority<'a> {
     pub(super) port: Option<u16>,
 }
 
-impl<'a> Authority<'a> {
-    /// `None` for what is not of that shape. User information never is: `@` is no part of a port, and a host with one
-    /// equals no name anybody would compare it with.
+impl<'a> HostAndPort<'a> {
+    /// `None` for text of another shape. User information has another shape: `@` can't be part of a port, and a host with one
+    /// equals no name that it is compared with.
     pub(super) fn parse(text: &'a [u8]) -> Option<Self> {
         let bracketed = text.first() == Some(&b'[');
         let (host, rest) = if bracketed {
@@ -258,7 +265,7 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// What becomes of a request's header by its name alone.
+/// What happens to a request's header, by its name alone.
 enum RequestField {
     Removed,
     ContentLength,
@@ -321,7 +328,7 @@ impl HeaderRules {
         removed || (named.contains(bytes) && *name != CONTENT_LENGTH)
     }
 
-    /// Where a redirect leads on our side; `None` when it stays as it is.
+    /// Where a redirect leads on the client's side; `None` when it stays as it is.
     fn location(&self, value: &[u8]) -> Option<HeaderValue> {
         let (base, prefix) = (self.upstream.base_path.as_bytes(), self.prefix.as_bytes());
         let moved = !(base.is_empty() && prefix.is_empty());
@@ -358,7 +365,7 @@ fn target_at<'a>(origin: &Origin, reference: &'a [u8]) -> Option<&'a [u8]> {
     let rest = after_scheme.strip_prefix(b"//")?;
     let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(end);
-    let authority = Authority::parse(authority)?;
+    let authority = HostAndPort::parse(authority)?;
     let same = authority.host.eq_ignore_ascii_case(origin.host.as_bytes())
         && authority.bracketed == origin.host.contains(':')
         && authority.port.unwrap_or(origin.scheme.default_port()) == origin.port;
@@ -369,10 +376,9 @@ fn is_path_absolute(reference: &[u8]) -> bool {
     reference.starts_with(b"/") && !reference.starts_with(b"//")
 }
 
-/// The names that `Connection` lists, read leniently: whatever can't be part of a name separates two.
+/// The names that `Connection` lists, read leniently: any byte that can't be part of a name separates two.
 ///
-/// `close` and what is removed anyway are left out, so that for nearly every message this is empty and allocates
-/// nothing.
+/// [`FAMILIAR_OPTIONS`] are left out, so that for nearly every message this is empty and allocates nothing.
 struct NamedByConnection(Vec<Vec<u8>>);
 
 impl NamedByConnection {
@@ -395,7 +401,7 @@ impl NamedByConnection {
     }
 }
 
-/// Moves what is kept into a new map; no name or value is copied.
+/// Moves the fields that stay into a new map; no name or value is copied.
 fn without_removed(rules: &HeaderRules, upstream: HeaderMap, named: &NamedByConnection, chunked: bool) -> HeaderMap {
     let mut head = HeaderMap::with_capacity(upstream.keys_len());
     let mut fields = upstream.into_iter().peekable();
@@ -419,18 +425,18 @@ fn without_removed(rules: &HeaderRules, upstream: HeaderMap, named: &NamedByConn
     head
 }
 
-/// Whether a comma-separated field has that member, case aside.
+/// Whether a comma-separated field has that member, in any case.
 fn lists(value: &HeaderValue, member: &str) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(member.as_bytes()))
 }
 
-/// HTTP/2 clients may send each cookie in a field of its own; elsewhere there may only be one (RFC 9113, 8.2.3).
+/// Joins cookies. HTTP/2 clients may send each one in a field of its own; HTTP/1.1 has one field (RFC 9113, 8.2.3).
 fn one_cookie_line(client: &HeaderMap) -> HeaderValue {
     let lines: Vec<&[u8]> = client.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     HeaderValue::from_bytes(&lines.join(&b"; "[..])).expect("values and a separator, all of them legal, make a legal value")
 }
 
-/// The client's own value when we would write the same: sharing it allocates nothing.
+/// The client's own value if it is what we would write: sharing it allocates nothing.
 fn length_value(length: u64, written: Option<&HeaderValue>) -> HeaderValue {
     let same = |value: &&HeaderValue| {
         let digits = value.as_bytes();
@@ -441,7 +447,7 @@ fn length_value(length: u64, written: Option<&HeaderValue>) -> HeaderValue {
     written.filter(same).cloned().unwrap_or_else(|| HeaderValue::from(length))
 }
 
-/// Names that no setting may give a value, since they carry the account or the framing.
+/// Whether no setting may give the name a value, since it carries the account or the framing.
 fn is_ours(name: &[u8]) -> bool {
     [ORGANIZATION_HEADER, "authorization", "host", "content-length", "transfer-encoding"]
         .iter()
@@ -452,7 +458,7 @@ pub(super) fn bytes_of(name: &HeaderName) -> &[u8] {
     name.as_str().as_bytes()
 }
 
-/// `HeaderName`s are lower case already; only `_` and `-` are left to fold.
+/// Whether two names are equal with `_` and `-` folded. `HeaderName`s are lower case already.
 pub(super) fn same_name(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| fold(a) == fold(b))
 }
@@ -465,13 +471,13 @@ const fn fold(byte: u8) -> u8 {
     if byte == b'_' { b'-' } else { byte }
 }
 
-/// RFC 9110, 5.6.2: `tchar`.
+/// Whether it is a `tchar` (RFC 9110, 5.6.2).
 const fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
 }
 
-/// `.` or `..`, their dots encoded or not.
+/// Whether it is `.` or `..`, with dots encoded or not.
 fn is_dot_segment(segment: &[u8]) -> bool {
     let after_dot = |text: &'_ [u8]| -> Option<usize> {
         match text {
@@ -484,11 +490,6 @@ fn is_dot_segment(segment: &[u8]) -> bool {
     let rest = &segment[first..];
     rest.is_empty() || after_dot(rest).is_some_and(|second| rest.len() == second)
 }
-
-const ORGANIZATION: HeaderName = HeaderName::from_static(ORGANIZATION_HEADER);
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const REQUEST_ID_MAX: usize = 64;
-const FAMILIAR_OPTIONS: [&str; 5] = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
 
 #[cfg(test)]
 pub(super) mod tests;

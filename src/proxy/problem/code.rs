@@ -1,10 +1,11 @@
-//! The names of our errors, and what each means: answers, metrics and `docs/problems.md` are made of this one list.
+//! The codes of the sidecar's own error answers, and what each means. Answers, metrics and `docs/problems.md` use this one
+//! list.
 
 use http::StatusCode;
 
-use crate::metrics::{CodeWord, RefusalReason};
+use crate::metrics::{Label, ProblemLabel, RefusalScope};
 
-/// Makes the enum and its texts of one list, so that no code can lack one.
+/// Makes the enum and its texts from one list, so that no code can lack a text.
 macro_rules! codes {
     ($($code:ident $name:literal $status:ident
         title $title:literal
@@ -18,10 +19,10 @@ macro_rules! codes {
         }
 
         impl Code {
-            /// All of them, in the order of the documentation.
+            /// All codes, in the order of the documentation.
             pub const ALL: &[Self] = &[$(Self::$code),*];
 
-            /// As programs see it.
+            /// The code as programs see it.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$code => $name,)* }
@@ -33,7 +34,7 @@ macro_rules! codes {
                 match self { $(Self::$code => StatusCode::$status,)* }
             }
 
-            /// What it is.
+            /// What went wrong.
             #[must_use]
             pub const fn title(self) -> &'static str {
                 match self { $(Self::$code => $title,)* }
@@ -45,7 +46,7 @@ macro_rules! codes {
                 match self { $(Self::$code => $detail,)* }
             }
 
-            /// The settings that govern it.
+            /// The settings that govern the problem.
             #[must_use]
             pub const fn settings(self) -> &'static [&'static str] {
                 match self { $(Self::$code => &[$($setting),*],)* }
@@ -54,12 +55,27 @@ macro_rules! codes {
     };
 }
 
-impl Code {
-    /// What metrics have to know of it; its place among [`Self::ALL`] is its value.
-    pub(in crate::proxy) const fn counted_as(self) -> CodeWord {
+impl Label for Code {
+    const ALL: &'static [Self] = Self::ALL;
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn as_str(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+impl ProblemLabel for Code {
+    fn status(self) -> u16 {
+        self.status().as_u16()
+    }
+
+    fn refused(self) -> Option<RefusalScope> {
         // There is no `_`, so that a new refusal can't stay uncounted.
-        let refusal = match self {
-            Self::NoApi => Some(RefusalReason::OfNone),
+        match self {
+            Self::NoApi => Some(RefusalScope::NoApi),
             Self::BadHost
             | Self::BadTarget
             | Self::BadFraming
@@ -71,7 +87,7 @@ impl Code {
             | Self::CallerNotAllowed
             | Self::LoginPath
             | Self::NotCanonical
-            | Self::NotAllowed => Some(RefusalReason::OfApi),
+            | Self::NotAllowed => Some(RefusalScope::Api),
             Self::LoggedOut
             | Self::TokenPending
             | Self::LoginFailing
@@ -93,11 +109,12 @@ impl Code {
             | Self::RequestBodyFailed
             | Self::RequestBodyTimeout
             | Self::Internal => None,
-        };
-        CodeWord { word: self.as_str(), status: self.status().as_u16(), refusal }
+        }
     }
+}
 
-    /// Whether what follows on the connection could be the rest of this request's body.
+impl Code {
+    /// Whether the next bytes on the connection could be the rest of this request's body.
     #[must_use]
     pub const fn ends_the_connection(self) -> bool {
         matches!(self, Self::BadFraming | Self::RequestBodyFailed | Self::RequestBodyTimeout)

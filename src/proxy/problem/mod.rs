@@ -1,8 +1,8 @@
-//! Our own error answers: what each cause tells the client.
+//! The sidecar's own error answers: what each cause tells the client. Pure.
 //!
-//! Pure; depends on `admit`, `account`, `connect` and `upstream` for the causes. One match without a wildcard turns every
-//! cause into a [`Problem`], so a new one can't be forgotten. Guarantees: all text is constant; nothing of a request, of
-//! a secret or of an error's source reaches a client. `docs/problems.md` is this file in prose, held to it by a test.
+//! One match without a wildcard turns every cause into a [`Problem`], so none can be forgotten. Guarantees: all text is
+//! constant; nothing of a request, of a secret or of an error's source reaches a client, but the request's own id. A test
+//! compares `docs/problems.md` with these texts.
 
 mod code;
 
@@ -24,37 +24,43 @@ use crate::{
     upstream::{Cause, SendError},
 };
 
-/// Why the client gets an answer of ours instead of the upstream's.
+/// When to try again if too many requests are in flight, which passes quickly.
+const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// All registered methods but CONNECT and TRACE.
+const ALLOWED_METHODS: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Why the client gets an answer of the sidecar's instead of the upstream's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyError {
-    /// The request may not pass.
+    /// The request was not admitted.
     Refused(Refusal),
-    /// There is no bearer to send it with.
+    /// There is no bearer to send with it.
     NoBearer(Unavailable),
-    /// `max_requests` are in flight.
+    /// `max_requests` requests are in flight.
     Busy,
     /// The exchange failed before the answer's head.
     Upstream(SendError),
-    /// No head within `response_timeout`.
+    /// No answer came within `response_timeout`.
     UpstreamTimeout,
     /// The client stopped sending its body for longer than `body_idle`.
     RequestBodyTimeout,
-    /// A fault of ours.
+    /// The sidecar has a fault.
     Bug,
 }
 
-/// What a cause tells the client. A table row, not a message: every text is constant.
+/// What a cause tells the client. Every text is constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
-    /// Of the answer.
+    /// The answer's status.
     pub(super) status: StatusCode,
-    /// Stable, for programs.
+    /// The stable name, for programs.
     pub(super) code: Code,
-    /// The same for each occurrence.
+    /// A summary, equal for each occurrence.
     pub(super) title: &'static str,
     /// What to do, and which setting governs it.
     pub(super) detail: &'static str,
-    /// RFC 9209, 2.3.
+    /// The error type in `Proxy-Status` (RFC 9209, 2.3).
     pub(super) proxy_error: &'static str,
     /// When to try again, where that makes sense.
     pub(super) retry_after: Option<Duration>,
@@ -64,7 +70,7 @@ impl From<&ProxyError> for Problem {
     fn from(error: &ProxyError) -> Self {
         let retry_after = match error {
             ProxyError::NoBearer(unavailable) => Some(unavailable.retry_after),
-            ProxyError::Busy => Some(SOON),
+            ProxyError::Busy => Some(BUSY_RETRY_AFTER),
             ProxyError::Refused(_)
             | ProxyError::Upstream(_)
             | ProxyError::UpstreamTimeout
@@ -83,7 +89,7 @@ impl ProxyError {
         self.name().0
     }
 
-    /// The cause in our words and in RFC 9209's.
+    /// The cause's code, and its error type in `Proxy-Status`.
     const fn name(&self) -> (Code, &'static str) {
         match self {
             Self::Refused(refusal) => match refusal {
@@ -142,9 +148,10 @@ impl ProxyError {
     }
 }
 
-/// The answer to the client: a problem document (RFC 9457) that no upstream could have sent, since it says who did.
+/// The answer to the client: a problem document (RFC 9457), whose `Proxy-Status` says that the sidecar made it. Answers of
+/// the upstream never say that.
 #[must_use]
-pub(super) fn response(error: &ProxyError, asked_by: Version, request_id: &str) -> Response<Bytes> {
+pub(super) fn response(error: &ProxyError, version: Version, request_id: &str) -> Response<Bytes> {
     let problem = Problem::from(error);
     let document = problem.document(request_id);
     let mut response = Response::new(Bytes::new());
@@ -161,16 +168,16 @@ pub(super) fn response(error: &ProxyError, asked_by: Version, request_id: &str) 
         headers.insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
     }
     // Over HTTP/2 only the stream ends, and the field may not be sent.
-    if problem.code.ends_the_connection() && asked_by != Version::HTTP_2 {
+    if problem.code.ends_the_connection() && version != Version::HTTP_2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     *response.body_mut() = document;
     response
 }
 
-/// RFC 9457, 3.
+/// The members of a problem document (RFC 9457, 3).
 #[derive(Serialize)]
-struct Document<'a> {
+struct ProblemDocument<'a> {
     r#type: String,
     title: &'a str,
     status: u16,
@@ -182,7 +189,7 @@ struct Document<'a> {
 impl Problem {
     fn document(&self, request_id: &str) -> Bytes {
         let code = self.code.as_str();
-        let document = Document {
+        let document = ProblemDocument {
             r#type: format!("urn:careportals-sidecar:problem:{code}"),
             title: self.title,
             status: self.status.as_u16(),
@@ -203,12 +210,6 @@ impl Problem {
 fn whole_seconds(after: Duration) -> u64 {
     after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0)).max(1)
 }
-
-/// What is short-lived by nature is worth another try after a moment.
-const SOON: Duration = Duration::from_secs(1);
-/// Everything registered but CONNECT and TRACE.
-const ALLOWED_METHODS: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 #[cfg(test)]
 mod tests;

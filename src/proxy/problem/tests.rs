@@ -130,7 +130,7 @@ fn every_cause_has_its_status_code_and_proxy_status() {
 }
 
 #[test]
-fn every_code_is_some_causes_and_no_two_share_a_name() {
+fn every_code_has_a_cause_and_no_two_share_a_name() {
     let used: Vec<_> = every_error().iter().map(|error| Problem::from(error).code).collect();
     for (index, code) in Code::ALL.iter().enumerate() {
         assert!(used.contains(code), "{code:?}");
@@ -141,7 +141,7 @@ fn every_code_is_some_causes_and_no_two_share_a_name() {
 }
 
 #[test]
-fn the_document_is_a_whole_problem_and_says_so() {
+fn the_document_is_a_complete_problem() {
     let response = response(&failed(Cause::Closed), Version::HTTP_11, "0af7-1");
     let headers = response.headers();
     assert_eq!(headers["content-type"], "application/problem+json");
@@ -162,7 +162,7 @@ fn the_document_is_a_whole_problem_and_says_so() {
 }
 
 #[test]
-fn a_request_id_can_not_break_the_document() {
+fn a_request_id_cannot_break_the_document() {
     let id = "a\"},\n\\\u{1}";
     let document: serde_json::Value = serde_json::from_slice(response(&ProxyError::Bug, Version::HTTP_11, id).body()).unwrap();
     assert_eq!(document["request_id"], id);

@@ -1,8 +1,8 @@
-//! The header without which nothing passes: `require_header`.
+//! The header that each request must have: `require_header`.
 //!
-//! Depends on `config`, `secret`, `sources` and `headers`. Guarantees: a value is compared in constant time, and neither it
-//! nor what a client sent is ever shown; where a value is wanted and its source gives none, nothing passes; a request
-//! takes no lock and waits for nothing. A file's value follows the file, a command's is read once.
+//! A file's value follows the file. A command runs again every [`RETRY_COMMAND`] until it gives a value, and not after that.
+//! Guarantees: values are compared in constant time, and neither the required value nor a client's is ever shown; if a value is
+//! required and its source gives none, no request passes; a request takes no lock and waits for nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,22 +22,25 @@ use crate::{
     sources::{self, SourceFault, WatchedDirectories},
 };
 
-/// What an API requires. Clones are the same, and the last one to go ends the watch of its file.
+/// How long after a failure a command is run again.
+const RETRY_COMMAND: Duration = Duration::from_secs(30);
+
+/// The header that an API requires. Clones share its value; dropping the last one ends the watch of its file.
 #[derive(Clone)]
 pub struct Required {
     name: HeaderName,
-    /// `None`: any value will do.
-    value: Option<Arc<Value>>,
+    /// `None`: any value passes.
+    value: Option<Arc<RequiredValue>>,
 }
 
 /// The value as its source gives it.
-struct Value {
-    reader: Reader,
-    /// `None` when there is nothing that could change it.
+struct RequiredValue {
+    reader: ValueReader,
+    /// Follows the source; `None` when the value can't change.
     task: Option<JoinHandle<()>>,
 }
 
-impl Drop for Value {
+impl Drop for RequiredValue {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();
@@ -46,27 +49,27 @@ impl Drop for Value {
 }
 
 impl Required {
-    /// What the API at that place of [`Config::apis`] requires, its value read already, which takes 10 s at most; it is
-    /// followed from then on by a task on the present runtime. `before`: what was required of the same API until now. A
-    /// command that gave a value then, and fails now, has not changed its mind.
+    /// Reads the header that the API with this index in [`Config::apis`] requires; that takes 10 s at most. A task on the
+    /// present runtime follows the value from then on. `None` when it requires none. `before`: what the same API required until
+    /// now; a command that gave a value then, and fails now, keeps that value.
     pub async fn begin(config: &Arc<Config>, api: usize, before: Option<&Self>) -> Option<Self> {
         let setting = config.apis.get(api)?.require_header.as_ref()?;
         let value = match &setting.value {
             None => None,
             Some(source) => {
                 let (readers, current) = (Arc::new(Semaphore::new(1)), Arc::new(ArcSwapOption::empty()));
-                let reader = Reader { config: Arc::clone(config), api, readers, current };
+                let reader = ValueReader { config: Arc::clone(config), api, readers, current };
                 let known = before.and_then(|before| before.value.as_ref()).map(|value| &value.reader);
-                let state = reader.read_after(known, source).await;
-                let task = reader.follow(source, state);
-                Some(Arc::new(Value { reader, task }))
+                let outcome = reader.read_first(known, source).await;
+                let task = reader.follow(source, outcome);
+                Some(Arc::new(RequiredValue { reader, task }))
             }
         };
         Some(Self { name: setting.name.clone(), value })
     }
 
-    /// Whether a request with these headers has it. Without a value any header of that name will do; with one there must be
-    /// exactly one of it, which must hold that value and nothing else.
+    /// Whether a request with these headers has the required one. Without a value any header of that name passes; with a value
+    /// there must be exactly one, which must hold that value and nothing else.
     pub(super) fn is_met(&self, headers: &HeaderMap) -> bool {
         let named = headers.iter().filter(|(name, _)| same_name(bytes_of(name), bytes_of(&self.name)));
         let mut lines = named.map(|(_, line)| line.as_bytes());
@@ -78,19 +81,19 @@ impl Required {
     }
 }
 
-/// Reads the value; the task's side of it.
+/// Reads the value, at first and for the task that follows it.
 #[derive(Clone)]
-struct Reader {
+struct ValueReader {
     config: Arc<Config>,
     api: usize,
     readers: Arc<Semaphore>,
     current: Arc<ArcSwapOption<Secret>>,
 }
 
-/// How the last reading ended: what was said of it is not said again.
-type Reading = Result<(), SourceFault>;
+/// How the last reading ended. The same fault is logged once.
+type ReadOutcome = Result<(), SourceFault>;
 
-impl Reader {
+impl ValueReader {
     fn api(&self) -> &Api {
         &self.config.apis[self.api]
     }
@@ -99,8 +102,8 @@ impl Reader {
         self.api().require_header.as_ref()?.value.as_ref()
     }
 
-    /// The first reading.
-    async fn read_after(&self, before: Option<&Self>, source: &Source) -> Reading {
+    /// Reads the value for the first time. `before`: the reader of the settings before.
+    async fn read_first(&self, before: Option<&Self>, source: &Source) -> ReadOutcome {
         let outcome = read_value(source, &self.readers).await;
         let is_same = before.and_then(Self::source).is_some_and(|known| known.is_same(source));
         if let (Err(fault), Source::Command(_), Some(before), true) = (&outcome, source, before, is_same)
@@ -113,8 +116,8 @@ impl Reader {
         self.take(outcome, &Ok(()), true)
     }
 
-    /// Puts what was read in force, and says what has changed.
-    fn take(&self, outcome: Result<Secret, SourceFault>, last: &Reading, first: bool) -> Reading {
+    /// Puts what was read in force, and logs what has changed.
+    fn take(&self, outcome: Result<Secret, SourceFault>, last: &ReadOutcome, first: bool) -> ReadOutcome {
         let api = &self.api().name;
         match outcome {
             Ok(value) => {
@@ -137,7 +140,7 @@ impl Reader {
         }
     }
 
-    fn follow(&self, source: &Source, last: Reading) -> Option<JoinHandle<()>> {
+    fn follow(&self, source: &Source, last: ReadOutcome) -> Option<JoinHandle<()>> {
         match (source, &last) {
             (Source::File(path), _) => {
                 let directories = WatchedDirectories::of(vec![path.clone()]);
@@ -148,10 +151,10 @@ impl Reader {
         }
     }
 
-    /// Looks whenever something stirs, and from time to time anyway.
-    async fn follow_file(self, mut directories: WatchedDirectories, mut last: Reading) {
+    /// Reads whenever a watched directory changes, and from time to time anyway.
+    async fn follow_file(self, mut directories: WatchedDirectories, mut last: ReadOutcome) {
         loop {
-            // Watching first, reading then: what happens in between makes us look again.
+            // Watch first and read then: a change in between makes us read again.
             let armed = spawn_blocking(move || {
                 let armed = directories.arm();
                 (directories, armed)
@@ -168,24 +171,24 @@ impl Reader {
         }
     }
 
-    /// Until the command has given a value.
-    async fn retry_until_read(self, mut last: Reading) {
+    /// Runs the command until it gives a value.
+    async fn retry_until_read(self, mut last: ReadOutcome) {
         while last.is_err() {
-            sleep(INSIST).await;
+            sleep(RETRY_COMMAND).await;
             last = self.look(last).await;
         }
     }
 
-    async fn look(&self, last: Reading) -> Reading {
+    async fn look(&self, last: ReadOutcome) -> ReadOutcome {
         let Some(source) = self.source() else { return last };
         self.take(read_value(source, &self.readers).await, &last, false)
     }
 }
 
-/// A value that a header can hold.
+/// Reads a value, which a header must be able to hold.
 async fn read_value(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, SourceFault> {
     let value = sources::read(source, readers).await?;
-    // No client could send outer spaces.
+    // A client can't send spaces at either end.
     let fits = value.expose().trim_ascii().len() == value.expose().len() && value.header_value().is_some();
     if fits { Ok(value) } else { Err(SourceFault::NotAHeader) }
 }
@@ -194,8 +197,6 @@ async fn read_value(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret,
 pub async fn try_source(source: &Source) -> Result<(), SourceFault> {
     read_value(source, &Arc::new(Semaphore::new(1))).await.map(drop)
 }
-
-const INSIST: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests;

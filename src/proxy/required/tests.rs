@@ -48,7 +48,7 @@ async fn nothing_is_required_unless_the_setting_says_so() {
 }
 
 #[tokio::test]
-async fn without_a_value_any_header_of_that_name_will_do() {
+async fn without_a_value_any_header_of_that_name_passes() {
     let required = Required::begin(&config(None), 0, None).await.unwrap();
     for lines in [&[("x-app", "true")][..], &[("x-app", "")], &[("x_app", "1")], &[("x-app", "1"), ("x-app", "2")]] {
         assert!(is_met(&required, lines), "{lines:?}");
@@ -59,7 +59,7 @@ async fn without_a_value_any_header_of_that_name_will_do() {
 }
 
 #[tokio::test]
-async fn with_a_value_it_stands_there_once_and_exactly() {
+async fn with_a_value_the_header_must_be_there_once_and_equal_it() {
     let required = begun(text("canary")).await;
     for lines in [&[("x-app", "canary")][..], &[("x_app", "canary")]] {
         assert!(is_met(&required, lines), "{lines:?}");
@@ -110,7 +110,7 @@ async fn a_reload_that_fails_to_run_the_same_command_keeps_its_value() {
     assert!(takes(&renewed, "second") && !takes(&renewed, "canary"));
 }
 
-/// A file that is gone was taken away: its value is not kept, across a reload neither.
+/// The value of a file that is gone is not kept, not even across a reload.
 #[tokio::test]
 async fn a_reload_keeps_no_value_of_a_file_that_is_gone() {
     let directory = TempDir::new().unwrap();
@@ -130,14 +130,14 @@ async fn a_command_that_failed_at_first_is_tried_again() {
     let required = begun(command(&format!("cat '{}'", path.display()))).await;
     assert!(!takes(&required, "canary"));
     fs::write(&path, "canary").unwrap();
-    // No timer is near but the one that it waits for.
+    // No timer is due before the one that it waits for.
     while !takes(&required, "canary") {
         sleep(Duration::from_secs(1)).await;
     }
 }
 
 #[tokio::test]
-async fn a_file_is_followed_until_nobody_wants_it_any_more() {
+async fn a_file_is_followed_until_the_last_clone_is_dropped() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("value");
     let required = begun(Source::File(path.clone())).await;
@@ -175,5 +175,5 @@ async fn until(required: &Required, value: &str) {
     .expect("the value is taken");
 }
 
-/// Far below the time after which we would look anyway: only events can be that quick.
+/// It is far below the time after which the file is read anyway: only an event can be that quick.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,8 +1,8 @@
-//! Whose socket is at the other end of a TCP connection on this machine, by the kernel's socket diagnostics (`sock_diag(7)`).
+//! Finds the user who owns the client's socket of a local TCP connection, by the kernel's socket diagnostics
+//! (`sock_diag(7)`). Linux only.
 //!
-//! Depends on nothing. Linux only. Guarantees: the answer is about exactly the connection that was asked about, and about a
-//! socket that some process still holds; whatever else comes back is nobody. The kernel answers while it is asked, so that
-//! nothing is waited for.
+//! Guarantees: an answer counts only if it is about exactly the connection that was asked about, and about a socket that a
+//! process still holds. The kernel answers within the call that asks, so nothing here blocks.
 
 use std::{
     io,
@@ -11,30 +11,31 @@ use std::{
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink::SOCK_DIAG, recv, send, socket_with};
 
-/// `SOCK_DIAG_BY_FAMILY`: the type of question and answer.
+/// `SOCK_DIAG_BY_FAMILY`: the type of request and response.
 const BY_FAMILY: u16 = 20;
-/// `NLM_F_REQUEST`, without `NLM_F_DUMP`: about one socket.
+/// `NLM_F_REQUEST`; without `NLM_F_DUMP` it asks about one socket.
 const REQUEST: u16 = 1;
 const IPPROTO_TCP: u8 = 6;
-/// `AF_INET` and `AF_INET6`, which the ABI keeps for good.
+/// `AF_INET` and `AF_INET6`; the kernel's ABI fixes both numbers.
 const FAMILIES: [u8; 2] = [2, 10];
 
-/// `struct nlmsghdr`.
+/// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
-/// `struct inet_diag_req_v2`.
+/// Bytes of `struct inet_diag_req_v2`.
 const QUESTION: usize = 56;
-/// `struct inet_diag_msg`.
+/// Bytes of `struct inet_diag_msg`.
 const ANSWER: usize = 72;
 
-/// The user whose socket `from` is, connected to `ours`. `None`: another machine's, another network namespace's, one that
-/// is closed already, or the kernel doesn't tell.
+/// The user who owns the socket at `from` that is connected to `ours`. `None` when it belongs to another machine or network
+/// namespace, when it is closed already, or when the kernel does not tell.
 pub(super) fn owner(from: SocketAddr, ours: SocketAddr) -> Option<u32> {
     let mut answer = [0; 1024];
     let length = ask(&question(from, ours)?, &mut answer).ok()?;
     owner_in(answer.get(..length)?, from, ours)
 }
 
-/// A socket for one question alone: there is no other answer that could come, and only root can write to it but the kernel.
+/// Sends one request on a netlink socket of its own: no other response can arrive there, and only root and the kernel can write
+/// to it.
 fn ask(question: &[u8], answer: &mut [u8]) -> io::Result<usize> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(SOCK_DIAG))?;
@@ -43,7 +44,7 @@ fn ask(question: &[u8], answer: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-/// The connection as the other side sees it: its own end first.
+/// The request for the client's socket, whose own end is `from`.
 fn question(from: SocketAddr, ours: SocketAddr) -> Option<[u8; HEADER + QUESTION]> {
     let (own, other) = (from.ip().to_canonical(), ours.ip().to_canonical());
     let family = match (own, other) {
@@ -56,26 +57,26 @@ fn question(from: SocketAddr, ours: SocketAddr) -> Option<[u8; HEADER + QUESTION
     let mut rest = message.as_mut_slice();
     let length = u32::try_from(HEADER + QUESTION).ok()?;
     let mut put = |bytes: &[u8]| {
-        if let Some((place, after)) = std::mem::take(&mut rest).split_at_mut_checked(bytes.len()) {
-            place.copy_from_slice(bytes);
+        if let Some((field, after)) = std::mem::take(&mut rest).split_at_mut_checked(bytes.len()) {
+            field.copy_from_slice(bytes);
             rest = after;
         }
     };
     put(&length.to_ne_bytes());
     put(&BY_FAMILY.to_ne_bytes());
     put(&REQUEST.to_ne_bytes());
-    // The number and the sender of the question, for whoever asks several.
+    // `nlmsg_seq` and `nlmsg_pid`, which tell several requests apart.
     put(&[0; 8]);
-    // No extensions; one byte of padding.
+    // Family and protocol, then no extensions, then one byte of padding.
     put(&[family, IPPROTO_TCP, 0, 0]);
-    // In whatever state.
+    // All states of a socket.
     put(&u32::MAX.to_ne_bytes());
     put(&from.port().to_be_bytes());
     put(&ours.port().to_be_bytes());
     put(&octets(own));
     put(&octets(other));
     put(&interface.to_ne_bytes());
-    // `INET_DIAG_NOCOOKIE`: whichever socket it is.
+    // `INET_DIAG_NOCOOKIE`: any socket with these addresses.
     put(&[0xff; 8]);
     Some(message)
 }
@@ -91,14 +92,14 @@ fn octets(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// What an answer says, if it is about that connection. Without a connection the kernel tells of who listens at the port;
-/// of a socket that nobody holds any more (closed, or waiting out its time) it says that root owns it, without an inode.
+/// The owner in a response, if it is about this connection. Without such a connection, the kernel describes the socket that
+/// listens at the port. For a socket that no process holds any more (closed, or in `TIME_WAIT`) it gives root and no inode.
 fn owner_in(answer: &[u8], from: SocketAddr, ours: SocketAddr) -> Option<u32> {
     if answer.get(4..6)? != BY_FAMILY.to_ne_bytes() {
         return None;
     }
     let socket: &[u8; ANSWER] = answer.get(HEADER..HEADER + ANSWER)?.try_into().ok()?;
-    // `idiag_family`; `id` begins at the fourth byte.
+    // Byte 0 is `idiag_family`; `id` begins at byte 4.
     let end = |port: usize, address: usize| Some((u16::from_be_bytes(field(socket, port)), end_address(socket, address)?));
     let is = |address: SocketAddr| Some((address.port(), address.ip().to_canonical()));
     if end(4, 8) != is(from) || end(6, 24) != is(ours) {
@@ -108,7 +109,7 @@ fn owner_in(answer: &[u8], from: SocketAddr, ours: SocketAddr) -> Option<u32> {
     (inode != 0).then_some(uid)
 }
 
-/// Of a socket for both families (Java's) the kernel gives IPv4 addresses as mapped ones.
+/// Reads an address. For a socket of both families, such as Java's, the kernel gives an IPv4 address as a mapped IPv6 one.
 fn end_address(socket: &[u8; ANSWER], at: usize) -> Option<IpAddr> {
     match socket[0] {
         family if family == FAMILIES[0] => Some(IpAddr::V4(Ipv4Addr::from(field::<4>(socket, at)))),
@@ -117,7 +118,7 @@ fn end_address(socket: &[u8; ANSWER], at: usize) -> Option<IpAddr> {
     }
 }
 
-/// `at` is one of the places above, all within an answer.
+/// Reads the bytes at `at`, one of the offsets above, which all lie within a response.
 fn field<const BYTES: usize>(socket: &[u8; ANSWER], at: usize) -> [u8; BYTES] {
     std::array::from_fn(|byte| socket[at + byte])
 }

@@ -23,7 +23,7 @@ fn the_owner_of_a_local_connection_is_known() {
 }
 
 #[test]
-fn so_it_is_for_a_client_that_uses_one_kind_of_socket_for_both_families() {
+fn the_owner_of_a_socket_for_both_families_is_known() {
     let (listener, ours) = listening("127.0.0.1:0");
     let client = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
     let mapped: SocketAddr = format!("[::ffff:127.0.0.1]:{}", ours.port()).parse().unwrap();
@@ -33,17 +33,17 @@ fn so_it_is_for_a_client_that_uses_one_kind_of_socket_for_both_families() {
 }
 
 #[test]
-fn a_connection_that_the_client_has_closed_is_nobodys() {
+fn a_connection_that_the_client_has_closed_has_no_owner() {
     let (listener, ours) = listening("127.0.0.1:0");
     drop(TcpStream::connect(ours).unwrap());
     let (stream, from) = listener.accept().unwrap();
     assert_eq!(owner(from, ours), None, "both ends are half closed");
     drop(stream);
-    assert_eq!(owner(from, ours), None, "and now it waits out its time");
+    assert_eq!(owner(from, ours), None, "it is in TIME_WAIT");
 }
 
 #[test]
-fn who_only_listens_where_the_connection_should_come_from_is_not_its_owner() {
+fn a_listener_at_the_clients_address_is_not_the_owner() {
     let (_listener, from) = listening("0.0.0.0:0");
     let from = SocketAddr::from(([127, 0, 0, 1], from.port()));
     assert_eq!(owner(from, "127.0.0.1:9".parse().unwrap()), None);
@@ -52,7 +52,7 @@ fn who_only_listens_where_the_connection_should_come_from_is_not_its_owner() {
 }
 
 #[test]
-fn an_answer_about_anything_else_is_none() {
+fn a_response_about_another_socket_is_ignored() {
     let (from, ours): (SocketAddr, SocketAddr) = ("127.0.0.1:4000".parse().unwrap(), "127.0.0.1:2273".parse().unwrap());
     let mut answer = [0_u8; HEADER + ANSWER];
     answer[4..6].copy_from_slice(&BY_FAMILY.to_ne_bytes());

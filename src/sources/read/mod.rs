@@ -86,7 +86,7 @@ pub fn read_file(path: &Path) -> Result<Secret, SourceFault> {
     let mut file = File::open(path).map_err(fault)?;
     let mut value = Pages::default();
     while value.len() <= VALUE_MAX {
-        match file.read(value.room(PIECE)) {
+        match file.read(value.spare_capacity_mut(PIECE)) {
             Ok(0) => return Ok(Secret::from(value).trim_newline()),
             Ok(count) => value.filled(count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -162,7 +162,7 @@ async fn collect<R: AsyncRead + Unpin>(stream: Option<R>, most: usize) -> io::Re
     let mut collected = Collected { start: Pages::default(), more: false };
     let Some(mut stream) = stream else { return Ok(collected) };
     loop {
-        match stream.read(collected.start.room(PIECE)).await? {
+        match stream.read(collected.start.spare_capacity_mut(PIECE)).await? {
             0 => return Ok(collected),
             count => collected.start.filled(count),
         }

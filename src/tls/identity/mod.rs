@@ -1,8 +1,7 @@
-//! Our own certificate towards servers that ask for one, read again when its files change.
+//! Reads our own certificate, for servers that ask for one, and notices when its files change.
 //!
-//! Depends on `config` and `secret`'s ways. Guarantees: a chain and a key are taken only together, and only if they belong
-//! together; the key's text and bytes are wiped once the library has made its own form of them; files that are of no use
-//! any more leave in place what was read last.
+//! Guarantees: a chain and a key are used only together, and only if the key belongs to the chain; the key's text and bytes
+//! are wiped once the library has made its own form of them.
 
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
@@ -17,10 +16,17 @@ use zeroize::Zeroizing;
 use super::TlsSetupError;
 use crate::{config::ClientCertificate, files, secret::Pages};
 
+/// The setting that names the chain's file.
 const CERTIFICATE: &str = "tls_cert_file";
+/// The setting that names the key's file.
 pub(super) const KEY: &str = "tls_key_file";
 
-/// Reads both files.
+/// The longest file of a key, in bytes; no key takes as much.
+const KEY_FILE_MAX: usize = 64 * 1024;
+/// How much is read at a time, in bytes; most keys are shorter.
+const PIECE: usize = 4096;
+
+/// Reads the chain and its key.
 pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSetupError> {
     let (certificates, key) = (&files.certificates, &files.key);
     let none = || TlsSetupError::NoCertificate { setting: CERTIFICATE, path: certificates.clone() };
@@ -32,7 +38,7 @@ pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSe
     let unusable = |reason| TlsSetupError::Key { path: key.clone(), reason };
     let path = key.clone();
     let pem = files::within(files::LIMIT, move || read_wiped(&path)).map_err(|error| unreadable(KEY, key, &error))?;
-    let key = Wiped(private_key(&pem).map_err(unusable)?);
+    let key = WipedKey(private_key(&pem).map_err(unusable)?);
     let signing = any_supported_type(&key.0).map_err(|_| unusable(KeyFault::Unsupported))?;
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {
@@ -45,24 +51,24 @@ pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSe
 /// Why a key can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFault {
-    /// Nothing that looks like one.
+    /// The file holds no PEM block of a key.
     #[error("it must hold a `-----BEGIN PRIVATE KEY-----` block (or RSA, or EC)")]
     Missing,
-    /// There is nobody to ask for the passphrase.
+    /// The key needs a passphrase, which the daemon can't ask for.
     #[error("it is encrypted: store it without a passphrase, readable by this user alone")]
     Encrypted,
-    /// Not what its first line says, or of a kind that TLS does not know.
+    /// The block is not what its first line says, or a kind of key that TLS does not use.
     #[error("it must be an RSA, ECDSA or Ed25519 key")]
     Unsupported,
-    /// Not the one of the certificate.
+    /// The key belongs to another certificate.
     #[error("the key does not belong to the first certificate in `tls_cert_file`: set both files of one pair")]
     OfAnotherCertificate,
 }
 
-/// Wiped when dropped, which its own type is not.
-struct Wiped(PrivateKeyDer<'static>);
+/// A key that is wiped on drop, which the library's type is not.
+struct WipedKey(PrivateKeyDer<'static>);
 
-impl Drop for Wiped {
+impl Drop for WipedKey {
     fn drop(&mut self) {
         zeroize::Zeroize::zeroize(&mut self.0);
     }
@@ -72,16 +78,12 @@ fn unreadable(setting: &'static str, path: &Path, error: &io::Error) -> TlsSetup
     TlsSetupError::Unreadable { setting, path: path.to_owned(), kind: error.kind() }
 }
 
-/// More than any key takes.
-const KEY_FILE_MAX: usize = 64 * 1024;
-/// Read at a time; most keys are shorter.
-const PIECE: usize = 4096;
-
+/// Reads a file into memory that is wiped.
 fn read_wiped(path: &Path) -> io::Result<Pages> {
     let mut file = fs::File::open(path)?;
     let mut text = Pages::default();
     while text.len() <= KEY_FILE_MAX {
-        match io::Read::read(&mut file, text.room(PIECE)) {
+        match io::Read::read(&mut file, text.spare_capacity_mut(PIECE)) {
             Ok(0) => return Ok(text),
             Ok(read) => text.filled(read),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -91,7 +93,7 @@ fn read_wiped(path: &Path) -> io::Result<Pages> {
     Err(io::ErrorKind::FileTooLarge.into())
 }
 
-/// The first private key in a PEM file (RFC 7468). Not the library's reader: its buffers are not wiped.
+/// Finds the first private key in a PEM file (RFC 7468). The library's reader is not used, since its buffers are not wiped.
 fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyFault> {
     let text = std::str::from_utf8(pem).map_err(|_| KeyFault::Missing)?;
     let mut lines = text.lines().map(str::trim);
@@ -109,7 +111,7 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyFault> {
         if line.starts_with("-----END ") {
             break;
         }
-        // The header of a key in OpenSSL's own encryption (RFC 1421, 4.6.1.1).
+        // This header begins a key in OpenSSL's own encryption (RFC 1421, 4.6.1.1).
         if line.starts_with("Proc-Type:") {
             return Err(KeyFault::Encrypted);
         }
@@ -117,7 +119,7 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyFault> {
     }
     let mut der = Zeroizing::new(vec![0; encoded.len() / 4 * 3 + 3]);
     let length = STANDARD.decode_slice(&*encoded, &mut der).map_err(|_| KeyFault::Unsupported)?;
-    // Moved and not copied; who takes it wipes it.
+    // The bytes are moved and not copied; the caller wipes them.
     let mut der = std::mem::take(&mut *der);
     der.truncate(length);
     Ok(match label {
@@ -127,7 +129,7 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyFault> {
     })
 }
 
-/// What both files are like without reading them; changes whenever one is written, replaced, removed or appears.
+/// The metadata of both files. It changes whenever a file is written, replaced, removed or made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp([Option<[i64; 6]>; 2]);
 
@@ -136,7 +138,7 @@ impl Stamp {
         Self([&files.certificates, &files.key].map(|path| {
             let now = fs::metadata(path).ok()?;
             let [device, inode, size] = [now.dev(), now.ino(), now.size()].map(u64::cast_signed);
-            // A time of change can't be set back, unlike that of modification.
+            // The time of change (ctime) can't be set back, unlike that of modification.
             Some([device, inode, size, now.mtime_nsec(), now.ctime(), now.ctime_nsec()])
         }))
     }

@@ -23,7 +23,7 @@ fn pair() -> (String, String) {
 }
 
 #[test]
-fn a_pair_is_read_from_two_files_or_one_in_any_line_ends() {
+fn a_pair_is_read_from_two_files_or_one_with_any_line_ends() {
     let (certificate, key) = pair();
     let both = format!("Subject: whoever\n{certificate}{key}");
     let dos = |text: &str| text.lines().collect::<Vec<_>>().join("\r\n") + "\r\n";
@@ -86,7 +86,7 @@ fn each_fault_names_its_setting() {
 }
 
 #[test]
-fn a_stamp_tells_a_file_written_replaced_or_gone() {
+fn a_stamp_changes_when_a_file_is_written_replaced_or_removed() {
     let Files { _dir: dir, files } = files("a", "b");
     let mut before = Stamp::of(&files);
     assert_eq!(before, Stamp::of(&files));

@@ -178,6 +178,8 @@ impl Setup {
         let mut command = program();
         command.env_clear().envs(&self.variables).env("PATH", "/usr/bin:/bin").current_dir(self.dir.path());
         command.arg(subcommand).args(&self.arguments).stdin(Stdio::null());
+        // `.ci/run coverage` sets it. The program counts its lines into that file, and the environment was cleared.
+        command.envs(option_env!("LLVM_PROFILE_FILE").map(|file| ("LLVM_PROFILE_FILE", file)));
         command
     }
 

@@ -7,7 +7,7 @@ fn reached(text: &str, variables: &[(&str, &str)]) -> DaemonAddress {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
     fs::write(&path, text).unwrap();
-    reach(Input { config_flag: Some(path), ..input(variables) })
+    daemon_address(&Input { config_flag: Some(path), ..input(variables) })
 }
 
 #[test]

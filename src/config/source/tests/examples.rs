@@ -23,7 +23,7 @@ fn what_is_commented_out_loads_too() {
     let lines = text.lines().map(|line| match line.strip_prefix("# ") {
         Some(setting)
             if setting.contains(" = ")
-                && setting.split(' ').next().is_some_and(|key| keys::KEYS.iter().any(|known| known.name == key)) =>
+                && setting.split(' ').next().is_some_and(|key| keys().iter().any(|known| known.name == key)) =>
         {
             // The second way to listen is another choice, not a second line.
             listen += usize::from(setting.starts_with("listen"));

@@ -1,15 +1,19 @@
-//! Every sentence of the settings' contract, as tables.
+//! Tests of the settings: the contract's sentences, as tables.
 
 mod daemon_address;
 mod examples;
 mod file;
 mod properties;
 mod relations;
+mod reload;
 mod rendering;
 mod values;
 mod variables;
 
-use super::*;
+use super::{
+    setting::{Key, Section},
+    *,
+};
 use crate::config::{Account, Api, Login};
 use std::fs;
 
@@ -27,6 +31,10 @@ fn load_both(text: &str, variables: &[(&str, &str)]) -> Loaded {
     let path = directory.path().join("config.toml");
     fs::write(&path, text).unwrap();
     load(Input { config_flag: Some(path), ..input(variables) })
+}
+
+fn keys() -> Vec<&'static Key> {
+    [Section::TopLevel, Section::Account, Section::Api].into_iter().flat_map(Section::keys).collect()
 }
 
 fn load_text(text: &str) -> Loaded {

@@ -78,8 +78,11 @@ fn modes_are_octal_however_they_are_written() {
 #[test]
 fn words_of_a_choice() {
     let config = sound(api_with("cookies = \"pass\""));
-    assert_eq!((config.apis[0].cookies, config.apis[0].http2, config.hardening), (Cookies::Pass, Http2::Off, Hardening::Auto));
-    assert_eq!(sound(global_with("hardening = \"off\"")).hardening, Hardening::Off);
+    assert_eq!(
+        (config.apis[0].cookies, config.apis[0].connections.http2, config.restart_only.hardening),
+        (Cookies::Pass, Http2::Off, Hardening::Auto)
+    );
+    assert_eq!(sound(global_with("hardening = \"off\"")).restart_only.hardening, Hardening::Off);
     assert_faults(&api_with("cookies = \"keep\""), &["config.toml:6: apis.default.cookies: `keep` is none of `strip`, `pass`"]);
     assert_faults(&global_with("log_format = 1"), &["config.toml:1: log_format: expected text, found a whole number"]);
     assert_faults(&global_with("log = \"[[\""), &["config.toml:1: log: `[[` is not a filter"]);
@@ -287,5 +290,5 @@ fn keys_that_have_their_effect_are_not_warned_about() {
 
 #[test]
 fn the_default_of_the_telemetry_address_is_the_one_that_may_be_skipped() {
-    assert_eq!(sound(global_with("")).telemetry_listen, Some(crate::config::TELEMETRY_DEFAULT));
+    assert_eq!(sound(global_with("")).restart_only.telemetry_listen, Some(crate::config::TELEMETRY_DEFAULT));
 }

@@ -20,8 +20,8 @@ fn the_environment_alone_is_enough_for_one_account_and_one_api() {
     let listen: Vec<String> = api.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["127.0.0.1:2273", "[::1]:2273"]);
     assert!(api.listen.iter().all(|place| matches!(place, Listen::Tcp { required: false, .. })));
-    assert_eq!(config.control_socket, ControlSocket::Default(RuntimeDirectories::default()));
-    assert_eq!(config.telemetry_listen.unwrap().to_string(), "127.0.0.1:2274");
+    assert_eq!(config.restart_only.control_socket, ControlSocket::Default(RuntimeDirectories::default()));
+    assert_eq!(config.restart_only.telemetry_listen.unwrap().to_string(), "127.0.0.1:2274");
 }
 
 #[test]
@@ -50,10 +50,10 @@ fn every_variable_reaches_its_key() {
     let listen: Vec<String> = api.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["127.0.0.1:0", "unix:/run/x.sock", "0.0.0.0:80"]);
     assert!(matches!(api.listen[0], Listen::Tcp { required: true, .. }));
-    assert_eq!((config.telemetry_listen, &config.control_socket), (None, &ControlSocket::Off));
+    assert_eq!((config.restart_only.telemetry_listen, &config.restart_only.control_socket), (None, &ControlSocket::Off));
     assert_eq!(config.tls.ca_file.as_deref(), Some(Path::new("/ca.pem")));
-    assert_eq!(config.workers.map(std::num::NonZero::get), Some(3));
-    assert_eq!((config.log.filter.as_str(), config.log.format), ("debug", LogFormat::Json));
+    assert_eq!(config.restart_only.workers.map(std::num::NonZero::get), Some(3));
+    assert_eq!((config.reloadable.log_filter.as_str(), config.restart_only.log_format), ("debug", LogFormat::Json));
 }
 
 #[test]
@@ -172,8 +172,8 @@ fn any_key_is_reachable_by_its_path() {
     assert_eq!(api.timeouts.response.as_secs(), 90);
     assert_eq!(api.headers[0].0, "origin");
     assert_eq!((api.limits.max_requests, api.socket_mode), (7, 0o600));
-    assert_eq!(config.drain_delay.as_secs(), 5);
-    assert!(!config.log.access);
+    assert_eq!(config.reloadable.drain_delay.as_secs(), 5);
+    assert!(!config.reloadable.access_log);
 }
 
 #[test]
@@ -331,8 +331,8 @@ fn flags_win_over_variables_and_variables_over_the_file_and_the_file_over_defaul
     assert_eq!(origin("hardening"), "default");
     assert_eq!(origin("apis.default.upstream"), "preset");
     let config = sound(loaded);
-    assert_eq!(config.log.filter, "trace");
-    assert_eq!((config.drain_delay.as_secs(), config.drain_timeout.as_secs()), (2, 1));
+    assert_eq!(config.reloadable.log_filter, "trace");
+    assert_eq!((config.reloadable.drain_delay.as_secs(), config.reloadable.drain_timeout.as_secs()), (2, 1));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What passes of an answer, and where its redirects lead.
+//! Tests which headers of an answer pass, and where its redirects lead.
 
 use super::*;
 
@@ -28,7 +28,7 @@ fn an_answer_does_not_speak_in_the_sidecars_name() {
 }
 
 #[test]
-fn hop_by_hop_headers_alt_svc_and_cookies_end_here() {
+fn hop_by_hop_headers_alt_svc_and_cookies_do_not_pass() {
     for name in [
         "connection",
         "keep-alive",
@@ -78,7 +78,7 @@ fn leads(upstream: &str, prefix: Option<&str>, location: &str, expected: &str) {
     api.prefix = prefix.map(|prefix| Prefix::parse(prefix).unwrap());
     let (scheme, rest) = upstream.split_once("://").unwrap();
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let authority = Authority::parse(authority.as_bytes()).unwrap();
+    let authority = HostAndPort::parse(authority.as_bytes()).unwrap();
     let scheme = if scheme == "https" { Scheme::Https } else { Scheme::Http };
     api.upstream = Upstream {
         origin: Origin {
@@ -125,7 +125,7 @@ fn a_redirect_under_the_upstreams_base_stays_on_our_side() {
 }
 
 #[test]
-fn any_other_redirect_is_left_alone() {
+fn any_other_redirect_stays_as_it_is() {
     let plain = "https://api.example.com";
     for (upstream, prefix, location) in [
         (plain, None, "/a"),
@@ -152,7 +152,7 @@ fn any_other_redirect_is_left_alone() {
         (plain, None, "https://api.example.com/\t/evil.example/a"),
         ("https://api.example.com/v2", None, "https://api.example.com/v2//evil.example"),
         ("https://api.example.com/v2", None, "/v2//evil.example"),
-        // Outside the base, or climbing out of it.
+        // These are outside the base, or climb out of it.
         ("https://api.example.com/v2", None, "https://api.example.com/v20/a"),
         ("https://api.example.com/v2", None, "https://api.example.com/V2/a"),
         ("https://api.example.com/v2", None, "/a"),
@@ -174,7 +174,7 @@ fn only_location_is_rewritten() {
 #[test]
 fn an_authority_is_a_host_and_perhaps_a_port() {
     let parse = |text: &'static str| {
-        Authority::parse(text.as_bytes())
+        HostAndPort::parse(text.as_bytes())
             .map(|authority| (std::str::from_utf8(authority.host).unwrap(), authority.bracketed, authority.port))
     };
     for (text, expected) in [
@@ -198,7 +198,7 @@ fn an_authority_is_a_host_and_perhaps_a_port() {
 }
 
 #[test]
-fn a_length_that_would_be_misread_goes_and_nothing_else() {
+fn a_length_that_would_be_misread_is_removed_and_nothing_else() {
     let upstream = map(&[("etag", "x"), ("content-length", "9"), ("x-a", "1"), ("x-a", "2")]);
     assert_eq!(lines(&to_client(&rules(&api()), upstream, true)), [("etag", "x"), ("x-a", "1"), ("x-a", "2")]);
 }

@@ -1,10 +1,10 @@
-//! Whatever comes, in either direction.
+//! Tests both directions with generated headers.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Names that matter, in all spellings, and some that do not.
+/// Names that the rules know, in all spellings, and some others.
 fn any_name() -> impl Strategy<Value = String> {
     let known = proptest::sample::select(vec![
         "authorization",
@@ -58,7 +58,7 @@ fn folded(name: &HeaderName) -> String {
 
 proptest! {
     #[test]
-    fn whatever_a_client_sends_ours_are_there_once_and_no_hop_is_crossed(
+    fn whatever_a_client_sends_the_accounts_fields_are_there_once_and_no_hop_by_hop_field_passes(
         client in any_headers(), framing in any_framing(), pass in any::<bool>(),
     ) {
         let mut api = api();
@@ -70,7 +70,7 @@ proptest! {
             head.iter().filter(|(name, _)| folded(name) == wanted).map(|(_, value)| value.clone()).collect()
         };
         prop_assert_eq!(values("authorization"), [TOKEN.clone()]);
-        prop_assert_eq!(values("organization"), [TENANT.clone()]);
+        prop_assert_eq!(values("organization"), [ORGANIZATION_VALUE.clone()]);
         prop_assert_eq!(values("host"), ["api.example.com"]);
         prop_assert_eq!(values("x-plan"), ["gold"]);
         let length = match framing { Framing::Length(length) => vec![length.to_string()], _ => vec![] };
@@ -95,7 +95,7 @@ proptest! {
         let client = map(&client);
         let head = to_upstream(&rules(&api()), &client, Version::HTTP_11, OURS, framing);
         for name in ["accept", "x-a", "x-b"] {
-            // All of a name's values pass, or none.
+            // Either all values of a name pass, or none.
             let passed: Vec<_> = head.get_all(name).iter().collect();
             let sent: Vec<_> = client.get_all(name).iter().collect();
             prop_assert!(passed.is_empty() || passed == sent);
@@ -103,7 +103,7 @@ proptest! {
     }
 
     #[test]
-    fn an_answer_keeps_its_values_in_order_and_crosses_no_hop(upstream in any_headers()) {
+    fn an_answer_keeps_its_values_in_order_and_no_hop_by_hop_field_passes(upstream in any_headers()) {
         let upstream: Vec<_> = upstream.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let upstream = map(&upstream);
         let head = to_client(&rules(&api()), upstream.clone(), false);
@@ -117,7 +117,7 @@ proptest! {
 
     #[test]
     fn a_rewritten_location_is_an_absolute_path_that_names_no_host(
-        // Made of what could trick a parser, behind what looks like the upstream.
+        // It is made of what could trick a parser, after what looks like the upstream.
         start in "(https?:)?(//)?(me@)?(api\\.example\\.com)?(:443)?(/v2)?", rest in "[/\\\\a.?#:@%2e\t]{0,8}",
         base in proptest::sample::select(vec!["", "/v2"]), prefix in proptest::sample::select(vec!["", "/emr"]),
     ) {

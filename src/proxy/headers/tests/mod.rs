@@ -1,4 +1,4 @@
-//! Requests and trailers here; answers, and what is generated, in modules of their own.
+//! Tests requests and trailers; answers and generated headers have modules of their own.
 
 mod answers;
 mod generated;
@@ -9,7 +9,7 @@ use http::header::{COOKIE, ORIGIN};
 
 use super::*;
 use crate::{
-    config::{AccountId, AllowedHosts, Http2, Limits, RequireHeader, Scheme, Timeouts},
+    config::{AccountId, AllowedHosts, Http2, Limits, RequireHeader, Scheme, Timeouts, UpstreamSettings},
     path::Prefix,
 };
 
@@ -40,17 +40,22 @@ pub(in crate::proxy) fn api() -> Api {
         socket_group: None,
         allow_uids: Vec::new(),
         allow_gids: Vec::new(),
-        http2: Http2::Off,
+        connections: UpstreamSettings {
+            origin: Origin { scheme: Scheme::Https, host: "api.example.com".to_owned(), port: 443 },
+            http2: Http2::Off,
+            max_header_bytes: 65536,
+            max_headers: 256,
+            connect_timeout: 5 * second,
+            pool_idle: 15 * second,
+            connection_max_age: 300 * second,
+        },
         limits: Limits { max_requests: 1024, max_connections: 4096, max_header_bytes: 65536, max_headers: 256 },
         timeouts: Timeouts {
             head: 10 * second,
-            connect: 5 * second,
             response: 60 * second,
             body_idle: 60 * second,
             stream_idle: 3600 * second,
             client_idle: 3600 * second,
-            pool_idle: 15 * second,
-            connection_max_age: 300 * second,
         },
     }
 }
@@ -72,8 +77,8 @@ fn lines(map: &HeaderMap) -> Vec<(&str, &str)> {
 }
 
 static TOKEN: HeaderValue = HeaderValue::from_static("Bearer ours");
-static TENANT: HeaderValue = HeaderValue::from_static("acme");
-static OURS: Credentials<'static> = Credentials { authorization: Some(&TOKEN), organization: &TENANT };
+static ORGANIZATION_VALUE: HeaderValue = HeaderValue::from_static("acme");
+static OURS: AccountFields<'static> = AccountFields { authorization: Some(&TOKEN), organization: &ORGANIZATION_VALUE };
 
 #[track_caller]
 fn forwards(api: &Api, client: &[(&str, &str)], framing: Framing, expected: &[(&str, &str)]) {
@@ -147,7 +152,7 @@ fn nothing_names_the_proxy_to_the_upstream() {
 
 #[test]
 fn an_account_without_log_in_sends_its_organization_only() {
-    let ours = Credentials { authorization: None, organization: &TENANT };
+    let ours = AccountFields { authorization: None, organization: &ORGANIZATION_VALUE };
     let head = to_upstream(&rules(&api()), &map(&[("authorization", "Bearer theirs")]), Version::HTTP_11, ours, Framing::None);
     assert_eq!(lines(&head), [("host", "api.example.com"), ("organization", "acme")]);
 }
@@ -156,7 +161,7 @@ fn an_account_without_log_in_sends_its_organization_only() {
 fn a_secret_stays_marked_as_one() {
     let mut token = TOKEN.clone();
     token.set_sensitive(true);
-    let ours = Credentials { authorization: Some(&token), organization: &TENANT };
+    let ours = AccountFields { authorization: Some(&token), organization: &ORGANIZATION_VALUE };
     assert!(to_upstream(&rules(&api()), &HeaderMap::new(), Version::HTTP_11, ours, Framing::None)[AUTHORIZATION].is_sensitive());
 }
 
@@ -169,7 +174,7 @@ fn cookies_pass_only_when_asked_to() {
 }
 
 #[test]
-fn the_required_header_is_ours_to_read_and_goes_no_further() {
+fn the_required_header_does_not_reach_the_upstream() {
     let mut api = api();
     api.require_header = Some(RequireHeader { name: HeaderName::from_static("x-sidecar"), value: None });
     forwards(&api, &[("X-Sidecar", "yes"), ("x_sidecar", "yes"), ("x-a", "1")], Framing::None, &[("x-a", "1")]);
@@ -326,7 +331,7 @@ fn the_cookies_of_an_http2_client_become_one_line() {
 }
 
 #[test]
-fn a_websocket_is_asked_for_by_exactly_that() {
+fn a_websocket_is_asked_for_by_upgrade_and_connection_alone() {
     let asks = |lines: &[(&str, &str)]| asks_for_websocket(&map(lines));
     assert!(asks(&[("upgrade", "websocket"), ("connection", "Upgrade")]));
     assert!(asks(&[("upgrade", "WebSocket"), ("connection", "keep-alive, upgrade")]));

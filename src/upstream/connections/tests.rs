@@ -1,7 +1,8 @@
-//! Which connections are used again. The clock stands still but where a test moves it; it runs while a connection is made,
-//! for the connector's time-out would pass at once.
+//! Which connections are used again. The clock stands still unless a test moves it. It runs while a connection is made:
+//! otherwise the connector's time-out would pass at once.
 
 use std::{
+    convert::Infallible,
     net::Ipv4Addr,
     num::NonZeroUsize,
     sync::{
@@ -21,14 +22,14 @@ use tokio::{
 use super::*;
 use crate::{
     config::{Egress, Origin, Scheme},
-    metrics::{ApiMetrics, Metrics, Vocabulary},
+    metrics::{ApiMetrics, Metrics},
     tls::ClientTls,
 };
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, lines: 100 };
 
 fn counts() -> Arc<ApiMetrics> {
-    Metrics::new(NonZeroUsize::MIN, Vocabulary::default()).api("emr")
+    Metrics::new::<Infallible, Infallible>(NonZeroUsize::MIN).api("emr")
 }
 
 struct Fixture {
@@ -38,7 +39,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// A server that answers everything, and counts its connections.
+    /// Starts a server that answers everything and counts its connections.
     async fn keeping(idle: Duration) -> Self {
         Self::with(Lifetimes { idle, max_age: Duration::from_secs(300) }).await
     }
@@ -62,7 +63,7 @@ impl Fixture {
         Self { upstream, accepted, counts }
     }
 
-    /// One exchange; how many connections there were until now.
+    /// Makes one exchange, and tells how many connections the server has accepted so far.
     async fn exchange(&self, reuse: Reuse) -> usize {
         let lease = self.upstream.lease(reuse).await.unwrap();
         let answer = lease.send(Request::new(Empty::new())).await.unwrap();
@@ -143,7 +144,7 @@ async fn a_request_that_is_sent_again_takes_a_new_connection() {
 
 const AGE: Duration = Duration::from_secs(100);
 
-/// Old connections, but none that was idle for too long.
+/// Connections may be idle for longer than they may live, so only their age counts.
 async fn aging() -> Fixture {
     Fixture::with(Lifetimes { idle: Duration::from_secs(3600), max_age: AGE }).await
 }
@@ -191,7 +192,7 @@ async fn after_a_suspend_no_connection_from_before_it_is_used() {
     pass(Duration::from_secs(3)).await;
     fixture.upstream.sweep(moment(1003));
     assert_eq!(fixture.exchange(Reuse::Any).await, 2, "nothing happened");
-    // The boot clock went on for a minute while ours stood still.
+    // The boot clock went on for a minute while the other one stood still.
     fixture.upstream.sweep(moment(1063));
     let in_use = lease.send(Request::new(Empty::new())).await.unwrap();
     in_use.into_body().collect().await.unwrap();

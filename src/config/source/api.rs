@@ -1,0 +1,245 @@
+//! `[apis.NAME]`: an API's settings as they are written, and what they mean.
+//!
+//! Pure. CONTRIBUTING.md says how to add a setting.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+use super::{
+    faults::ValueOrigin,
+    kinds::{
+        AccountName, BaseUrl, Between, Count, Hosts, Id, List, Listeners, Mode, OneOf, Optional, PathPrefix, PathWord,
+        RequestHeaders, RequestRule, RequiredHeaderName, Size, SourceOf, Switch, Text, WebOrigin,
+    },
+    measures::{DAY, HOUR, KIB, MIB, MINUTE},
+    setting::{Key, Kind, Named, Section, Setting, SettingsReader, Unset, built, table},
+    words::words,
+};
+use crate::{
+    careportals::Preset,
+    config::{AccountId, Listen, Origin, Source, Upstream},
+    path::{Prefix, Rule},
+};
+
+table! {
+    /// `[apis.NAME]` as it is written.
+    ApiTable of Api;
+
+    /// Which API this is: sets `upstream` and the account's `login_url`.
+    preset: OneOf<Preset> = "careportals";
+    /// Account whose token it sends.
+    account: AccountName = "default";
+    /// Base URL; may carry a path prefix.
+    upstream: Optional<BaseUrl>, Documented("from the preset");
+    /// TCP addresses, `unix:/path` or `systemd`; port 0 binds a free port.
+    listen: Listeners = ["127.0.0.1:2273", "[::1]:2273"];
+    /// Allows addresses other than loopback in `listen`.
+    allow_non_loopback: Switch = false;
+    /// Path prefix of this API at addresses that it shares with others; stripped before forwarding.
+    prefix: Optional<PathPrefix>;
+    /// The only requests that pass: `METHOD /a/*/b/**`, matched against the path that upstream gets, base path included.
+    allow: Optional<List<RequestRule>>, Shown("everything but log-in paths");
+    /// Requests that never pass, even where `allow` lets them.
+    deny: List<RequestRule> = [];
+    /// Fixed headers that each request gets.
+    headers: RequestHeaders = {};
+    /// Whether cookies pass, in both directions.
+    cookies: OneOf<Cookies> = "strip";
+    /// Hosts that clients may name besides loopback's and upstream's, without port; `*` for any.
+    allowed_hosts: Hosts = [];
+    /// Origins of web pages that may call.
+    allowed_origins: List<WebOrigin> = [];
+    /// Header that each request must have, against requests that a server was tricked into; it is not forwarded.
+    require_header_name ("require_header.name"): Optional<RequiredHeaderName>;
+    /// Value that this header must have: text or a source.
+    require_header_value ("require_header.value"): Optional<SourceOf<true>>, Documented("anything");
+    /// User ids that may connect; where `allow_gids` is empty too, all may.
+    allow_uids: List<Id> = [];
+    /// Group ids that may connect, on Unix sockets.
+    allow_gids: List<Id> = [];
+    /// Mode of Unix sockets, in octal.
+    socket_mode: Mode = "0660";
+    /// Group of Unix sockets, by name or number.
+    socket_group: Optional<Text>, Shown("the process's");
+    /// Further path segments that logs may show.
+    path_words: List<PathWord> = [];
+    /// Allows plain http to a loopback upstream.
+    allow_insecure_upstream: Switch = false;
+    /// Protocol towards upstream; `auto` offers HTTP/2.
+    http2: OneOf<Http2> = "off";
+    /// Bytes of a request's body that are kept to send it again.
+    replay_buffer: Size<0, { 64 * MIB }> = "64KiB";
+    /// Whether `Idempotency-Key` makes a request safe to send again.
+    retry_idempotency_key: Switch = false;
+    /// Limit of requests in flight.
+    max_requests: Count<1, 1_000_000> = 1024;
+    /// Limit of connections, for each listen address.
+    max_connections: Count<1, 1_000_000> = 4096;
+    /// Limit of the bytes in the head of a request or a response.
+    max_header_bytes: Size<{ 8 * KIB }, MIB> = "64KiB";
+    /// Limit of the header lines in the head of a request or a response.
+    max_headers: Count<8, 4096> = 256;
+    /// Time limit of a request's head: from accept for the first one, from its first byte for each later one.
+    head_timeout: Between<10, { 10 * MINUTE }> = "10s";
+    /// Time limit of name, connection and TLS together.
+    connect_timeout: Between<10, { 5 * MINUTE }> = "5s";
+    /// Time limit from the last byte of the request's body to the response's head.
+    response_timeout: Between<10, DAY> = "60s";
+    /// Time for which the sender of a body may be silent.
+    body_idle: Between<10, DAY> = "60s";
+    /// Time for which a response of the type `text/event-stream`, or a tunnel, may be silent.
+    stream_idle: Between<10, { 30 * DAY }> = "1h";
+    /// Time for which a client's connection may be idle between requests.
+    client_idle: Between<10, { 30 * DAY }> = "1h";
+    /// Time for which an upstream connection is kept idle.
+    pool_idle: Between<0, HOUR> = "15s";
+    /// Age at which an upstream connection is retired, ±20 %.
+    connection_max_age: Between<1000, { 30 * DAY }> = "5m";
+}
+
+words! {
+    /// `cookies`.
+    Cookies {
+        /// Neither `Cookie` nor `Set-Cookie` passes: a token may travel in them.
+        #[default]
+        Strip = "strip",
+        /// Both pass.
+        Pass = "pass",
+    }
+}
+
+words! {
+    /// `http2`.
+    Http2 {
+        /// HTTP/1.1.
+        #[default]
+        Off = "off",
+        /// HTTP/2 when the server takes it.
+        Auto = "auto",
+    }
+}
+
+/// `allowed_hosts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedHosts {
+    /// `*`.
+    Any,
+    /// Exact names, lower case, without port.
+    Names(Vec<String>),
+}
+
+/// `require_header`.
+#[derive(Debug)]
+pub struct RequireHeader {
+    /// Its name.
+    pub name: HeaderName,
+    /// The value that it must have. `None`: any value.
+    pub value: Option<Source>,
+}
+
+built! {
+    /// A base URL with its rules.
+    #[derive(Debug)]
+    Api of (name: String, account: AccountId, api: &ApiTable, require_header: Option<RequireHeader>) {
+        /// `[a-z0-9-]+`.
+        name: String = Some(name),
+        /// The account whose bearer it sends.
+        account: AccountId = Some(account),
+        /// Where requests go.
+        upstream: Upstream = api.upstream.get()?,
+        /// Where clients connect.
+        listen: Vec<Listen> = listeners(api),
+        /// Whether `listen` may name other than loopback addresses. Of sockets that are passed in, that shows only at start.
+        allow_non_loopback: bool = api.allow_non_loopback.get(),
+        /// The API shares its addresses with others under this prefix.
+        prefix: Option<Prefix> = api.prefix.get(),
+        /// `None`: everything but log-in paths.
+        allow: Option<Vec<Rule>> = api.allow.get(),
+        /// Wins over `allow`.
+        deny: Vec<Rule> = api.deny.get(),
+        cookies: Cookies = api.cookies.get(),
+        headers: Vec<(HeaderName, HeaderValue)> = api.headers.get(),
+        allowed_hosts: AllowedHosts = api.allowed_hosts.get(),
+        /// Serialized (RFC 6454).
+        allowed_origins: Vec<String> = api.allowed_origins.get(),
+        /// A header without which nothing passes.
+        require_header: Option<RequireHeader> = Some(require_header),
+        /// Bytes.
+        replay_buffer: usize = api.replay_buffer.get(),
+        retry_idempotency_key: bool = api.retry_idempotency_key.get(),
+        path_words: Vec<String> = api.path_words.get(),
+        socket_mode: u32 = api.socket_mode.get(),
+        /// By name or number.
+        socket_group: Option<String> = api.socket_group.get(),
+        /// Users that may call; where this and `allow_gids` are empty, all may.
+        allow_uids: Vec<u32> = api.allow_uids.get(),
+        allow_gids: Vec<u32> = api.allow_gids.get(),
+        /// Connections to upstream.
+        connections: UpstreamSettings = UpstreamSettings::of(api),
+        /// Counts and sizes.
+        limits: Limits = Limits::of(api),
+        /// Durations.
+        timeouts: Timeouts = Timeouts::of(api),
+    }
+}
+
+built! {
+    /// Counts and sizes of one API.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    Limits of (api: &ApiTable) {
+        max_requests: usize = api.max_requests.get(),
+        max_connections: usize = api.max_connections.get(),
+        max_header_bytes: usize = api.max_header_bytes.get(),
+        max_headers: usize = api.max_headers.get(),
+    }
+}
+
+built! {
+    /// Durations of one API.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    Timeouts of (api: &ApiTable) {
+        head: Duration = api.head_timeout.get(),
+        response: Duration = api.response_timeout.get(),
+        body_idle: Duration = api.body_idle.get(),
+        stream_idle: Duration = api.stream_idle.get(),
+        client_idle: Duration = api.client_idle.get(),
+    }
+}
+
+built! {
+    /// All that connections to an upstream are made from. A reload keeps connections only where these are equal, so what
+    /// opens connections takes this type and no other settings of the API.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    UpstreamSettings of (api: &ApiTable) {
+        /// The server.
+        origin: Origin = api.upstream.set().map(|upstream| upstream.origin.clone()),
+        http2: Http2 = api.http2.get(),
+        /// Of a response.
+        max_header_bytes: usize = api.max_header_bytes.get(),
+        /// Of a response.
+        max_headers: usize = api.max_headers.get(),
+        connect_timeout: Duration = api.connect_timeout.get(),
+        pool_idle: Duration = api.pool_idle.get(),
+        connection_max_age: Duration = api.connection_max_age.get(),
+    }
+}
+
+impl Named<ApiTable> {
+    /// The TCP addresses that it listens on.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = std::net::SocketAddr> {
+        let listeners = self.table.listen.known().into_iter().flatten();
+        listeners.filter_map(|listener| if let Listen::Tcp { address, .. } = listener { Some(*address) } else { None })
+    }
+}
+
+/// The listeners. A built-in address is not required, since the machine may lack its address family.
+fn listeners(api: &ApiTable) -> Option<Vec<Listen>> {
+    let mut listeners = api.listen.get()?;
+    for listener in &mut listeners {
+        if let (Listen::Tcp { required, .. }, ValueOrigin::Default) = (listener, &api.listen.origin) {
+            *required = false;
+        }
+    }
+    Some(listeners)
+}

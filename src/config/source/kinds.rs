@@ -1,0 +1,426 @@
+//! The kinds of settings: one value at a time, from what was written to a type that can't be wrong.
+//!
+//! Pure. Messages never repeat a secret, nor a URL (which may hold one).
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::{
+    faults::{Diagnostic, shown},
+    headers::{header_name, login_headers, request_headers},
+    measures::{duration, show_duration, show_size, size},
+    setting::{Form, Kind},
+    url::{self, Address},
+    variables::Environment,
+    words::Worded,
+};
+use crate::{
+    config::{AllowedHosts, ControlSocket, Listen, RuntimeDirectories, Source, Upstream},
+    path::{Prefix, Rule},
+    secret::Secret,
+};
+
+const SOURCE_HINT: &str = "write text, { file = \"…\" }, { env = \"…\" } or { command = [\"…\"] }";
+const COMMAND_WRONG: &str = "`command` must be a list: the program and its arguments";
+
+/// Declares kinds. A row says what a value means, the kind's name in the documentation, its form, its JSON Schema, and how a
+/// value is read.
+macro_rules! kinds {
+    ($($(#[$meta:meta])* $name:ident $(<$(const $limit:ident),+>)? => $value:ty,
+       $words:expr, $form:ident, $schema:expr, |$read:ident| $body:expr;)+) => {$(
+        $(#[$meta])*
+        pub(super) enum $name $(<$(const $limit: u64),+>)? {}
+
+        impl $(<$(const $limit: u64),+>)? Kind for $name $(<$($limit),+>)? {
+            type Value = $value;
+            const FORM: Form = Form::$form;
+
+            fn described() -> (String, Value) {
+                ($words.into(), $schema)
+            }
+
+            fn read($read: &Value, _: &Environment) -> Result<$value, Diagnostic> {
+                $body
+            }
+        }
+    )+};
+}
+
+kinds! {
+    /// Any text but the empty one.
+    Text => String, "text", Text, some_text(), |value| text(value).map(str::to_owned);
+    /// An account's name.
+    AccountName => String, "account's name", Text, some_text(), |value| text(value).map(str::to_owned);
+    /// A file's path.
+    Path => PathBuf, "path", Text, some_text(), |value| text(value).map(PathBuf::from);
+    /// `true` or `false`.
+    Switch => bool, "`true` or `false`", Literal, json!({ "type": "boolean" }),
+        |value| value.as_bool().ok_or_else(|| mismatch("true or false", value));
+    /// A whole number.
+    Count<const MIN, const MAX> => usize, format!("{MIN} to {MAX}"), Literal, whole(MIN, MAX),
+        |value| count(within(number(value)?, MIN, MAX, |n| n.to_string())?);
+    /// Bytes.
+    Size<const MIN, const MAX> => usize, "size", Compound,
+        json!({ "anyOf": [matching("^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$"), whole(MIN, MAX)] }),
+        |value| count(within(size(value)?, MIN, MAX, show_size)?);
+    /// A duration; the limits are in milliseconds.
+    Between<const MIN, const MAX> => Duration, "duration", Text, matching("^([0-9]+(ms|s|m|h|d))+$"),
+        |value| within(duration(value)?, Duration::from_millis(MIN), Duration::from_millis(MAX), show_duration);
+    /// A base URL.
+    BaseUrl => Upstream, "URL", Text, some_text(), |value| url::upstream(text(value)?);
+    /// A URL or a path.
+    UrlOrPath => Address, "URL or path", Text, some_text(), |value| url::address(text(value)?);
+    /// A URL or a path, or `off`.
+    LoginUrl => Address, "URL, path or `off`", Text, some_text(),
+        |value| if value == "off" { Ok(Address::Off) } else { url::address(text(value)?) };
+    /// Addresses where clients connect.
+    Listeners => Vec<Listen>, "list of addresses", Compound, some_list(&some_text()), |value| listeners(value);
+    /// One TCP address, or `off`.
+    AddressOrOff => Option<SocketAddr>, "address or `off`", Text, some_text(),
+        |value| match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
+    /// Fixed headers of requests.
+    RequestHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(), |value| request_headers(value);
+    /// Fixed headers of log-ins.
+    LoginHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(), |value| login_headers(value);
+    /// The name of a header that a client sends.
+    RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value| header_name(text(value)?, &[]);
+    /// Anything that JSON can hold, by name.
+    Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value| json_object(value);
+    /// A JSON pointer (RFC 6901).
+    Pointer => String, "JSON pointer", Text, matching("^/"), |value| pointer(text(value)?);
+    /// The status of an error.
+    Status => StatusCode, "400 to 599", Literal, whole(400, 599), |value| status(value);
+    /// A user's or group's id.
+    Id => u32, "ids", Literal, whole(0, u32::MAX.into()),
+        |value| u32::try_from(number(value)?).map_err(|_| Diagnostic::new("an id is at most 4294967295"));
+    /// `METHOD /path`.
+    RequestRule => Rule, "rules", Text, some_text(), |value| rule(text(value)?);
+    /// `/whole/segments`.
+    PathPrefix => Prefix, "path", Text, matching("^/"), |value| prefix(text(value)?);
+    /// A web page's origin, as browsers send it.
+    WebOrigin => String, "origins", Text, some_text(), |value| url::serialized_origin(text(value)?);
+    /// Host names, or `*`.
+    Hosts => AllowedHosts, "list of hosts", Compound, some_list(&some_text()), |value| hosts(value);
+    /// A path segment.
+    PathWord => String, "words", Text, some_text(), |value| path_word(text(value)?);
+    /// A file mode in octal.
+    Mode => u32, "octal mode", Octal, json!({ "anyOf": [matching("^(0o)?[0-7]{3,4}$"), { "type": "integer" }] }),
+        |value| mode(text(value)?);
+    /// A filter in tracing's syntax.
+    Filter => String, "filter", Text, some_text(), |value| filter(text(value)?);
+}
+
+/// The kind of a key that may be absent.
+pub(super) struct Optional<K>(K);
+
+impl<K: Kind> Kind for Optional<K> {
+    type Value = Option<K::Value>;
+    const FORM: Form = K::FORM;
+
+    fn described() -> (String, Value) {
+        K::described()
+    }
+
+    fn read(value: &Value, environment: &Environment) -> Result<Self::Value, Diagnostic> {
+        K::read(value, environment).map(Some)
+    }
+
+    fn absent(_: &Environment) -> Option<Self::Value> {
+        Some(None)
+    }
+}
+
+/// The kind of a list of values, or of one value that stands for a list of one.
+pub(super) struct List<K>(K);
+
+impl<K: Kind> Kind for List<K> {
+    type Value = Vec<K::Value>;
+    const FORM: Form = Form::Compound;
+
+    fn described() -> (String, Value) {
+        let (words, schema) = K::described();
+        (format!("list of {words}"), some_list(&schema))
+    }
+
+    fn read(value: &Value, environment: &Environment) -> Result<Self::Value, Diagnostic> {
+        list(value, |item| K::read(item, environment))
+    }
+}
+
+/// One of several words.
+pub(super) struct OneOf<T>(T);
+
+impl<T: Worded> Kind for OneOf<T> {
+    type Value = T;
+    const FORM: Form = Form::Text;
+
+    fn described() -> (String, Value) {
+        let words: Vec<_> = T::all().iter().map(|(word, _)| *word).collect();
+        (all_quoted::<T>(), json!({ "enum": words }))
+    }
+
+    fn read(value: &Value, _: &Environment) -> Result<T, Diagnostic> {
+        // TOML's switches are not the words `on` and `off`.
+        if value.is_boolean() && T::all().iter().any(|(word, _)| *word == "on") {
+            return Err(mismatch("`on` or `off` in quotes", value));
+        }
+        let written = text(value)?;
+        let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted::<T>()));
+        let found = T::all().into_iter().find_map(|(word, meaning)| (word == written).then_some(meaning));
+        found.ok_or_else(|| wrong().did_you_mean(written, T::all().iter().map(|(word, _)| *word)))
+    }
+}
+
+fn all_quoted<T: Worded>() -> String {
+    T::all().iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// A secret, or where it is read from. `IN_HEADER`: it is sent in a header.
+pub(super) struct SourceOf<const IN_HEADER: bool>;
+
+impl<const IN_HEADER: bool> Kind for SourceOf<IN_HEADER> {
+    type Value = Source;
+    const FORM: Form = Form::Source;
+
+    fn described() -> (String, Value) {
+        ("text or source".to_owned(), json!({ "$ref": "#/$defs/source" }))
+    }
+
+    fn read(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
+        match source(value, environment)? {
+            Source::Value(secret)
+                if IN_HEADER
+                    && (secret.expose().trim_ascii().len() != secret.expose().len() || secret.header_value().is_none()) =>
+            {
+                Err(Diagnostic::new("cannot stand in a header"))
+            }
+            source => Ok(source),
+        }
+    }
+}
+
+/// The path of the control socket, or `off`.
+pub(super) struct SocketOrOff;
+
+impl Kind for SocketOrOff {
+    type Value = ControlSocket;
+    const FORM: Form = Form::Text;
+
+    fn described() -> (String, Value) {
+        ("path or `off`".to_owned(), some_text())
+    }
+
+    fn read(value: &Value, _: &Environment) -> Result<ControlSocket, Diagnostic> {
+        match text(value)? {
+            "off" => Ok(ControlSocket::Off),
+            path if path.starts_with('/') => Ok(ControlSocket::Path(path.into())),
+            _ => Err(Diagnostic::new("expected a path that starts with `/`, or `off`")),
+        }
+    }
+
+    fn absent(environment: &Environment) -> Option<ControlSocket> {
+        // systemd separates several by colons; the XDG base directory specification has relative paths ignored.
+        let absolute = |path: &str| path.starts_with('/').then(|| path.into());
+        let service = environment.get("RUNTIME_DIRECTORY").and_then(|value| value.to_str()?.split(':').find_map(absolute));
+        let user = environment.get("XDG_RUNTIME_DIR").and_then(|value| absolute(value.to_str()?));
+        Some(ControlSocket::Default(RuntimeDirectories { service, user }))
+    }
+}
+
+fn some_text() -> Value {
+    json!({ "type": "string", "minLength": 1 })
+}
+
+fn matching(pattern: &str) -> Value {
+    json!({ "type": "string", "pattern": pattern })
+}
+
+fn whole(min: u64, max: u64) -> Value {
+    json!({ "type": "integer", "minimum": min, "maximum": max })
+}
+
+fn text_table() -> Value {
+    json!({ "type": "object", "additionalProperties": { "type": "string" } })
+}
+
+fn some_list(items: &Value) -> Value {
+    json!({ "anyOf": [{ "type": "array", "items": items }, items] })
+}
+
+fn text(value: &Value) -> Result<&str, Diagnostic> {
+    match value {
+        Value::String(text) if text.is_empty() => Err(Diagnostic::new("is empty")),
+        Value::String(text) if text.contains('\0') => Err(Diagnostic::new("holds a NUL")),
+        Value::String(text) => Ok(text),
+        other => Err(mismatch("text", other)),
+    }
+}
+
+pub(super) fn mismatch(expected: &str, found: &Value) -> Diagnostic {
+    let found = match found {
+        Value::String(_) => "text",
+        Value::Bool(_) => "a switch",
+        Value::Number(number) if !number.is_f64() => "a whole number",
+        // A number without a value in JSON is not finite.
+        Value::Number(_) | Value::Null => "a fractional number",
+        Value::Object(_) => "a table",
+        Value::Array(_) => "a list",
+    };
+    Diagnostic::new(format!("expected {expected}, found {found}"))
+}
+
+pub(super) fn number(value: &Value) -> Result<u64, Diagnostic> {
+    value.as_u64().ok_or_else(|| match value {
+        Value::Number(number) if number.is_i64() => Diagnostic::new("must not be negative"),
+        other => mismatch("a whole number", other),
+    })
+}
+
+fn within<T: PartialOrd>(value: T, min: T, max: T, show: impl Fn(T) -> String) -> Result<T, Diagnostic> {
+    if value < min || value > max {
+        return Err(Diagnostic::new(format!("must be from {} to {}", show(min), show(max))));
+    }
+    Ok(value)
+}
+
+fn count(number: u64) -> Result<usize, Diagnostic> {
+    usize::try_from(number).map_err(|_| Diagnostic::new("is more than this machine can count"))
+}
+
+fn source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
+    let Value::Object(table) = value else {
+        return match value {
+            Value::String(text) if text.is_empty() => Err(Diagnostic::new("is empty")),
+            Value::String(text) => Ok(Source::Value(Secret::from(text.as_str()))),
+            other => Err(mismatch("text or a source", other).hint(SOURCE_HINT)),
+        };
+    };
+    match (table.len(), table.iter().next().map(|(name, value)| (name.as_str(), value))) {
+        (1, Some(("file", value))) => {
+            text(value).map(|path| Source::File(path.into())).map_err(|_| Diagnostic::new("`file` must name a file"))
+        }
+        (1, Some(("env", value))) => from_variable(value, environment),
+        (1, Some(("command", value))) => command(value).ok_or_else(|| Diagnostic::new(COMMAND_WRONG)),
+        _ => Err(Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT)),
+    }
+}
+
+fn from_variable(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
+    let name = text(value).map_err(|_| Diagnostic::new("`env` must name a variable"))?;
+    // Somebody may have put the secret itself where its variable's name belongs.
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        return Err(Diagnostic::new("`env` must name a variable"));
+    }
+    match environment.get(name).map(|value| value.to_str()) {
+        Some(Some("")) => Err(Diagnostic::new("the variable that `env` names is empty")),
+        Some(Some(secret)) => Ok(Source::Value(Secret::from(secret))),
+        Some(None) => Err(Diagnostic::new("the variable that `env` names is not UTF-8")),
+        None => Err(Diagnostic::new("the variable that `env` names is not set")),
+    }
+}
+
+fn command(value: &Value) -> Option<Source> {
+    let word = |word: &Value| word.as_str().filter(|text| !text.contains('\0')).map(str::to_owned);
+    let words: Vec<String> = value.as_array()?.iter().map(word).collect::<Option<_>>()?;
+    words.first().is_some_and(|program| !program.is_empty()).then_some(Source::Command(words))
+}
+
+/// Reads a list, or one value that stands for a list of one.
+fn list<T>(value: &Value, mut item: impl FnMut(&Value) -> Result<T, Diagnostic>) -> Result<Vec<T>, Diagnostic> {
+    match value {
+        Value::Array(values) => values.iter().map(item).collect(),
+        Value::Object(_) => Err(mismatch("a list", value)),
+        single => Ok(vec![item(single)?]),
+    }
+}
+
+fn listeners(value: &Value) -> Result<Vec<Listen>, Diagnostic> {
+    let mut listeners: Vec<Listen> = Vec::new();
+    let texts = match value {
+        // One text may hold several, as in the variable.
+        Value::String(text) => text.split(',').map(|entry| entry.trim().to_owned()).collect(),
+        other => list(other, |entry| text(entry).map(str::to_owned))?,
+    };
+    for entry in &texts {
+        let listener = url::listener(entry)?;
+        if listeners.contains(&listener) && !matches!(listener, Listen::Tcp { address, .. } if address.port() == 0) {
+            return Err(Diagnostic::new(format!("{} is named twice", shown(entry))));
+        }
+        listeners.push(listener);
+    }
+    if listeners.is_empty() { Err(Diagnostic::new("names no address")) } else { Ok(listeners) }
+}
+
+fn json_object(value: &Value) -> Result<Map<String, Value>, Diagnostic> {
+    let Value::Object(table) = value else { return Err(mismatch("a table", value)) };
+    if holds_null(value) {
+        return Err(Diagnostic::new("holds a number that JSON can't"));
+    }
+    Ok(table.clone())
+}
+
+/// TOML's infinities and NaN have no value in JSON, and nothing else in TOML lacks one.
+fn holds_null(value: &Value) -> bool {
+    match value {
+        Value::Array(values) => values.iter().any(holds_null),
+        Value::Object(table) => table.values().any(holds_null),
+        other => other.is_null(),
+    }
+}
+
+fn pointer(text: &str) -> Result<String, Diagnostic> {
+    if !text.starts_with('/') {
+        return Err(Diagnostic::new("a JSON pointer starts with `/`").hint("write \"/data/token\""));
+    }
+    // RFC 6901, 3: `~` stands only in `~0` and `~1`.
+    if text.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
+        return Err(Diagnostic::new("in a JSON pointer `~` is written `~0`"));
+    }
+    Ok(text.to_owned())
+}
+
+fn status(value: &Value) -> Result<StatusCode, Diagnostic> {
+    let number = within(number(value)?, 400, 599, |n| n.to_string())?;
+    u16::try_from(number).ok().and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| Diagnostic::new("is not a status"))
+}
+
+fn rule(text: &str) -> Result<Rule, Diagnostic> {
+    Rule::parse(text).map_err(|why| Diagnostic::new(format!("{}: {why}", shown(text))).hint("write `METHOD /a/*/b` or `* /a/**`"))
+}
+
+fn prefix(text: &str) -> Result<Prefix, Diagnostic> {
+    Prefix::parse(text).map_err(|why| Diagnostic::new(format!("{}: {why}", shown(text))))
+}
+
+fn hosts(value: &Value) -> Result<AllowedHosts, Diagnostic> {
+    let names = list(value, |host| match text(host)? {
+        "*" => Ok("*".to_owned()),
+        name => url::host(name).map_err(|wrong| wrong.hint("a host's exact name, without port, or `*`")),
+    })?;
+    Ok(if names.iter().any(|name| name == "*") { AllowedHosts::Any } else { AllowedHosts::Names(names) })
+}
+
+fn path_word(word: &str) -> Result<String, Diagnostic> {
+    let plain = word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte));
+    if plain { Ok(word.to_owned()) } else { Err(Diagnostic::new("a path word is one segment, without `/` and `%`")) }
+}
+
+fn mode(text: &str) -> Result<u32, Diagnostic> {
+    let wrong = || Diagnostic::new("a mode is three octal digits").hint("write \"0660\"");
+    let mode = u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8).map_err(|_| wrong())?;
+    // Without read and write for the owner, the daemon itself could not reach the socket.
+    match mode {
+        _ if mode > 0o777 => Err(wrong()),
+        _ if mode & 0o600 == 0o600 => Ok(mode),
+        _ => Err(Diagnostic::new("the owner must be able to read and write")),
+    }
+}
+
+fn filter(text: &str) -> Result<String, Diagnostic> {
+    tracing_subscriber::EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|_| {
+        Diagnostic::new(format!("{} is not a filter", shown(text)))
+            .hint("write `info` or `info,careportals_sidecar::account=debug`")
+    })
+}

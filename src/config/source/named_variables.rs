@@ -1,0 +1,93 @@
+//! The named variables of the environment.
+//!
+//! Pure.
+
+/// The variable that names the settings file.
+pub(super) const CONFIG: &str = "CAREPORTALS_CONFIG";
+/// The variable that names a directory of credentials.
+pub(super) const CREDENTIALS_DIR: &str = "CAREPORTALS_CREDENTIALS_DIR";
+/// The same, as systemd sets it.
+pub(super) const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
+/// A variable that sets one key, or says where settings are.
+pub(super) struct Variable {
+    pub(super) name: &'static str,
+    /// The key that it sets, as a path. `None`: it sets none.
+    pub(super) path: Option<&'static str>,
+    /// Whether `NAME_FILE` may hold the name of a file instead.
+    pub(super) file: bool,
+    pub(super) doc: &'static str,
+    pub(super) default: &'static str,
+}
+
+/// Declares the variables, in the order of the documentation: `/// Meaning. NAME or_file => "key", "default";`
+macro_rules! variables {
+    ($(#[doc = $doc:literal] $name:ident $($or_file:ident)? $(=> $path:literal)?, $default:literal;)+) => {
+        const VARIABLES: &[Variable] = &[$(Variable {
+            name: stringify!($name),
+            path: variables!(@path $($path)?),
+            file: variables!(@file $($or_file)?),
+            doc: $doc.trim_ascii(),
+            default: $default,
+        }),+];
+    };
+    (@path) => { None };
+    (@path $path:literal) => { Some($path) };
+    (@file) => { false };
+    (@file or_file) => { true };
+}
+
+variables! {
+    /// The settings file.
+    CAREPORTALS_CONFIG, "`/etc/careportals-sidecar/config.toml` when present";
+    /// Organization id.
+    CAREPORTALS_ORGANIZATION or_file => "accounts.default.organization", "required";
+    /// User name.
+    CAREPORTALS_USERNAME or_file => "accounts.default.username", "required, unless log-in is off";
+    /// Password; warned about when given directly.
+    CAREPORTALS_PASSWORD or_file => "accounts.default.password", "required, unless log-in is off";
+    /// Directory holding `organization`, `username`, `password` (a Kubernetes secret mount).
+    CAREPORTALS_CREDENTIALS_DIR, "`$CREDENTIALS_DIRECTORY` (systemd `LoadCredential=`)";
+    /// Preset: `careportals`, `patient`, `crm`, `emr` or `public`.
+    CAREPORTALS_API => "apis.default.preset", "`careportals`";
+    /// Base URL; may carry a path prefix.
+    CAREPORTALS_UPSTREAM => "apis.default.upstream", "from the preset";
+    /// URL of the log-in: absolute, or a path under the upstream; `off` for none.
+    CAREPORTALS_LOGIN_URL => "accounts.default.login_url", "from the preset";
+    /// Addresses, separated by commas.
+    CAREPORTALS_LISTEN => "apis.default.listen", "`127.0.0.1:2273,[::1]:2273`";
+    /// `true` allows addresses other than loopback in `CAREPORTALS_LISTEN`.
+    CAREPORTALS_ALLOW_NON_LOOPBACK => "apis.default.allow_non_loopback", "`false`";
+    /// Address of health and metrics; any address, or `off`.
+    CAREPORTALS_TELEMETRY_LISTEN => "telemetry_listen", "`127.0.0.1:2274`";
+    /// Unix socket for the commands that talk to the daemon, or `off`.
+    CAREPORTALS_CONTROL_SOCKET => "control_socket", "the first default place that fits";
+    /// PEM file with roots to trust besides the system's.
+    CAREPORTALS_CA_FILE => "ca_file", "none";
+    /// PEM file with roots to trust instead of the system's.
+    CAREPORTALS_CA_ONLY_FILE => "ca_only_file", "none";
+    /// Number of worker threads.
+    CAREPORTALS_WORKERS => "workers", "usable cores, at most 4";
+    /// Log filter.
+    CAREPORTALS_LOG => "log", "`info`";
+    /// `auto`, `text` or `json`.
+    CAREPORTALS_LOG_FORMAT => "log_format", "`auto`";
+}
+
+/// All of them, in the order of the documentation.
+pub(super) fn all() -> &'static [Variable] {
+    VARIABLES
+}
+
+/// The variable of that name, and whether the name is that for a file.
+pub(super) fn find(name: &str) -> Option<(&'static Variable, bool)> {
+    let plain = VARIABLES.iter().find(|variable| variable.name == name).map(|variable| (variable, false));
+    let is_file = |variable: &&Variable| variable.file && name.strip_suffix("_FILE") == Some(variable.name);
+    plain.or_else(|| VARIABLES.iter().find(is_file).map(|variable| (variable, true)))
+}
+
+/// Every name that is known: those of the variables, then those for files.
+pub(super) fn names() -> Vec<String> {
+    let files = VARIABLES.iter().filter(|variable| variable.file).map(|variable| format!("{}_FILE", variable.name));
+    VARIABLES.iter().map(|variable| variable.name.to_owned()).chain(files).collect()
+}

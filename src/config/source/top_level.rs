@@ -1,0 +1,160 @@
+//! The file's top level: its settings as they are written, and what they mean.
+//!
+//! Pure. CONTRIBUTING.md says how to add a setting.
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use super::{
+    kinds::{AddressOrOff, Between, Count, Filter, Id, List, OneOf, Optional, Path, SocketOrOff, Switch},
+    measures::HOUR,
+    setting::{Key, Kind, Section, Setting, SettingsReader, Unset, built, table},
+    words::words,
+};
+table! {
+    /// The top level as it is written.
+    TopLevel of TopLevel;
+
+    /// Number of worker threads.
+    workers: Optional<Count<1, 256>>, Shown("usable cores (cgroup quota honoured), at most 4");
+    /// Log filter in tracing's syntax, for the sidecar's own targets; dependencies stay at `warn`.
+    log: Filter = "info";
+    /// `auto` writes text on a terminal and in systemd's journal, and JSON elsewhere.
+    log_format: OneOf<LogFormat> = "auto";
+    /// Whether each request gets a log line.
+    access_log: OneOf<bool> = "on";
+    /// Address of health and metrics, read-only; any address, or `off`.
+    telemetry_listen: AddressOrOff = "127.0.0.1:2274";
+    /// Lets `POST /quitquitquit` on the telemetry listener, from this machine, shut the daemon down.
+    quitquitquit: Switch = false;
+    /// Unix socket for `status` and the other commands that talk to the daemon, or `off`.
+    control_socket: SocketOrOff, Shown("the first default place that fits");
+    /// User ids, besides the daemon's own and root, that may use the control socket.
+    control_allow_uids: List<Id> = [];
+    /// Time for which new requests are still served after a drain began.
+    drain_delay: Between<0, HOUR> = "0s";
+    /// Time that requests in flight have to finish.
+    drain_timeout: Between<0, HOUR> = "25s";
+    /// What the process gives up at start; with `required`, the start fails when a step is missing.
+    hardening: OneOf<Hardening> = "auto";
+    /// PEM file with roots to trust besides the system's.
+    ca_file: Optional<Path>;
+    /// PEM file with roots to trust instead of the system's.
+    ca_only_file: Optional<Path>;
+    /// The lowest TLS version accepted.
+    tls_min: OneOf<TlsVersion> = "1.2";
+    /// PEM file with a client certificate and its chain, shown to servers that ask; read again when it changes.
+    tls_cert_file: Optional<Path>;
+    /// PEM file with the key of the client certificate, without a passphrase.
+    tls_key_file: Optional<Path>;
+}
+
+words! {
+    /// `log_format`.
+    LogFormat {
+        /// Text on a terminal and in systemd's journal, else JSON.
+        #[default]
+        Auto = "auto",
+        /// For people.
+        Text = "text",
+        /// For machines.
+        Json = "json",
+    }
+}
+
+words! {
+    /// `hardening`.
+    Hardening {
+        /// What the kernel offers.
+        #[default]
+        Auto = "auto",
+        /// All of it, or no start.
+        Required = "required",
+        /// Nothing.
+        Off = "off",
+    }
+}
+
+words! {
+    /// `tls_min`.
+    TlsVersion {
+        /// TLS 1.2.
+        #[default]
+        Tls12 = "1.2",
+        /// TLS 1.3.
+        Tls13 = "1.3",
+    }
+}
+
+built! { named
+    /// Settings that are in effect from the daemon's start to its end. A reload that changes one of them is refused.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    RestartOnly of (top: &TopLevel) {
+        /// `None`: usable cores, at most 4.
+        workers: Option<NonZeroUsize> = top.workers.get().map(|count| count.and_then(NonZeroUsize::new)),
+        log_format: LogFormat = top.log_format.get(),
+        /// `None`: off.
+        telemetry_listen: Option<SocketAddr> = top.telemetry_listen.get(),
+        quitquitquit: bool = top.quitquitquit.get(),
+        control_socket: ControlSocket = top.control_socket.get(),
+        control_allow_uids: Vec<u32> = top.control_allow_uids.get(),
+        hardening: Hardening = top.hardening.get(),
+    }
+}
+
+built! {
+    /// Settings of the daemon that a reload changes.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    Reloadable of (top: &TopLevel) {
+        log_filter: String = top.log.get(),
+        access_log: bool = top.access_log.get(),
+        drain_delay: Duration = top.drain_delay.get(),
+        drain_timeout: Duration = top.drain_timeout.get(),
+    }
+}
+
+built! {
+    /// Trust and versions towards upstream.
+    #[derive(Clone, Debug, PartialEq, Eq, Default)]
+    Tls of (top: &TopLevel) {
+        /// PEM roots beside the system's.
+        ca_file: Option<PathBuf> = top.ca_file.get(),
+        /// PEM roots instead of the system's.
+        ca_only_file: Option<PathBuf> = top.ca_only_file.get(),
+        min_version: TlsVersion = top.tls_min.get(),
+        client_certificate: Option<ClientCertificate> = Some(client_certificate(top)),
+    }
+}
+
+/// `control_socket`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlSocket {
+    /// The first default place that fits; these directories may be among them.
+    Default(RuntimeDirectories),
+    /// None.
+    Off,
+    /// This path.
+    Path(PathBuf),
+}
+
+/// Directories for sockets, from the environment.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RuntimeDirectories {
+    /// The first of `$RUNTIME_DIRECTORY`: the service manager made it for this daemon.
+    pub service: Option<PathBuf>,
+    /// `$XDG_RUNTIME_DIR`: the user's own.
+    pub user: Option<PathBuf>,
+}
+
+/// `tls_cert_file` and `tls_key_file`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// PEM chain.
+    pub certificates: PathBuf,
+    /// PEM key.
+    pub key: PathBuf,
+}
+
+fn client_certificate(top: &TopLevel) -> Option<ClientCertificate> {
+    let (certificates, key) = (top.tls_cert_file.set()?.clone(), top.tls_key_file.set()?.clone());
+    Some(ClientCertificate { certificates, key })
+}

@@ -1,0 +1,274 @@
+//! What a worker has of an API, and what all workers share of it.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU8, AtomicUsize, Ordering},
+};
+
+use http::{HeaderMap, HeaderValue, response};
+use hyper::ext::ReasonPhrase;
+use tracing::{info, warn};
+
+use super::{
+    admit::Gate,
+    headers::{self, HeaderRules},
+    problem::Code,
+    upload::ToUpstream,
+};
+use crate::{
+    account::Account,
+    clock::{Clock, Jitter},
+    config::Timeouts,
+    connect::ConnectError,
+    deadline::Deadlines,
+    logging::{AccessLine, AccessWriter},
+    metrics::Meter,
+    path::Words,
+    upstream::Upstream,
+};
+
+/// What stands in an answer instead of the token.
+const REDACTED: HeaderValue = HeaderValue::from_static("[redacted]");
+
+/// In a [`ReachabilityLog`]: the last connection succeeded.
+const REACHED: u8 = 0;
+
+/// What all connections of one worker share.
+pub struct Worker {
+    pub(super) deadlines: Deadlines,
+    pub(super) clock: Arc<dyn Clock>,
+    access: Mutex<AccessWriter>,
+    ids: Mutex<Jitter>,
+    /// Counts requests whose path belongs to no API.
+    pub(super) unclaimed: Arc<Meter>,
+}
+
+impl Worker {
+    /// A worker with its own deadlines, log buffer and request ids. `unclaimed` counts requests whose path belongs to no API.
+    #[must_use]
+    pub fn new(deadlines: Deadlines, clock: Arc<dyn Clock>, access: AccessWriter, unclaimed: Arc<Meter>) -> Self {
+        Self { deadlines, clock, access: Mutex::new(access), ids: Mutex::new(Jitter::from_system()), unclaimed }
+    }
+
+    /// Hands the buffered access lines to the log's thread. Called about once a second, so that no line is late.
+    pub fn flush_access_log(&self) {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).tick();
+    }
+
+    /// Random bits for a request id.
+    pub(super) fn random_id(&self) -> u64 {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).bits()
+    }
+
+    pub(super) fn log(&self, line: &AccessLine<'_>) {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).write(line, self.clock.now().wall);
+    }
+}
+
+/// One API of one worker.
+pub struct Api {
+    /// As in the settings.
+    pub name: String,
+    /// The account whose bearer is sent.
+    pub account: Account,
+    /// The worker's own connections to the upstream.
+    pub upstream: Arc<Upstream<ToUpstream>>,
+    /// What happens to headers.
+    pub rules: Arc<HeaderRules>,
+    /// What a log line may show of a path.
+    pub words: Words,
+    /// The limit of requests in flight, which all workers share.
+    pub request_limit: RequestLimit,
+    /// Whether the upstream was reached last, over all workers.
+    pub reachability: ReachabilityLog,
+    /// Counts this worker's requests.
+    pub meter: Arc<Meter>,
+    /// Time-outs.
+    pub timeouts: Timeouts,
+    /// How many bytes of a request's body are kept to send it again.
+    pub replay_buffer: usize,
+    /// Whether `Idempotency-Key` makes a request safe to send again.
+    pub retry_idempotency_key: bool,
+}
+
+/// One API behind one listen address; each worker has its own.
+pub struct Route {
+    /// The API.
+    pub api: Arc<Api>,
+    /// The conditions on which a request is forwarded.
+    pub gate: Gate,
+    /// The address, for logs.
+    pub listener: Arc<str>,
+    /// The worker that serves the connection.
+    pub worker: Arc<Worker>,
+}
+
+/// Limits the requests of an API in flight, over all workers. Clones share the count.
+#[derive(Clone)]
+pub struct RequestLimit(Arc<RequestsInFlight>);
+
+struct RequestsInFlight {
+    taken: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl RequestLimit {
+    /// Allows `most` requests at a time.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self(Arc::new(RequestsInFlight { taken: AtomicUsize::new(0), most: AtomicUsize::new(most) }))
+    }
+
+    /// How many requests are in flight.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.0.taken.load(Ordering::Relaxed)
+    }
+
+    /// Allows `most` requests at a time from now on. Requests in flight keep their permits.
+    pub fn limit_to(&self, most: usize) {
+        self.0.most.store(most, Ordering::Relaxed);
+    }
+
+    /// How many requests may be in flight.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        self.0.most.load(Ordering::Relaxed)
+    }
+
+    /// A permit, unless the limit is reached.
+    pub(super) fn take(&self) -> Option<RequestPermit> {
+        let permit = RequestPermit(Arc::clone(&self.0));
+        let before = permit.0.taken.fetch_add(1, Ordering::Relaxed);
+        (before < self.0.most.load(Ordering::Relaxed)).then_some(permit)
+    }
+}
+
+/// The right to have one request in flight. Released on drop.
+pub(super) struct RequestPermit(Arc<RequestsInFlight>);
+
+impl Drop for RequestPermit {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Logs once that an upstream can't be reached, and once that it can again, over all workers; each request's access line has
+/// its own code. Clones share the state. A request that succeeds costs one load.
+#[derive(Clone, Default)]
+pub struct ReachabilityLog(Arc<AtomicU8>);
+
+impl ReachabilityLog {
+    /// No connection could be made.
+    pub(super) fn failed(&self, api: &str, code: Code, error: ConnectError) {
+        let now = code as u8 + 1;
+        if self.0.swap(now, Ordering::Relaxed) != now {
+            warn!(api, code = code.as_str(), reason = %error, "the upstream can't be reached");
+        }
+    }
+
+    /// The upstream answered.
+    pub(super) fn reached(&self, api: &str) {
+        if self.0.load(Ordering::Relaxed) != REACHED && self.0.swap(REACHED, Ordering::Relaxed) != REACHED {
+            info!(api, "the upstream is reached again");
+        }
+    }
+}
+
+/// What an upstream echoes must not give the token to a client, nor to a log of its answers. Bodies are not searched.
+impl Api {
+    /// Hides the present token in an answer's head. The reason phrase is free text, which hyper passes on.
+    pub(super) fn hide_token(&self, head: &mut response::Parts) {
+        let hidden = self.account.show_token(|token| {
+            let echoed = head.extensions.get::<ReasonPhrase>().is_some_and(|reason| holds(reason.as_bytes(), token));
+            if echoed {
+                head.extensions.remove::<ReasonPhrase>();
+            }
+            u64::from(echoed) + redact(&mut head.headers, token)
+        });
+        self.count_redacted(hidden);
+    }
+
+    /// The trailers of an answer that the client gets, the present token hidden.
+    pub(super) fn trailers_to_client(&self, upstream: &HeaderMap) -> HeaderMap {
+        let mut trailers = headers::trailers_to_client(&self.rules, upstream);
+        self.count_redacted(self.account.show_token(|token| redact(&mut trailers, token)));
+        trailers
+    }
+
+    fn count_redacted(&self, hidden: Option<u64>) {
+        if let Some(hidden @ 1..) = hidden {
+            self.meter.redacted(hidden);
+        }
+    }
+}
+
+/// Hides each value that holds `token`, and tells how many there were.
+pub(super) fn redact(fields: &mut HeaderMap, token: &[u8]) -> u64 {
+    let mut redacted = 0;
+    for value in fields.values_mut() {
+        if holds(value.as_bytes(), token) {
+            *value = REDACTED;
+            redacted += 1;
+        }
+    }
+    redacted
+}
+
+/// Whether `text` holds the token. Most texts are shorter than it, and cost one comparison.
+fn holds(text: &[u8], token: &[u8]) -> bool {
+    text.len() >= token.len() && text.windows(token.len().max(1)).any(|part| part == token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_over_the_limit_gets_no_permit_and_leaves_none_taken() {
+        let limit = RequestLimit::new(2);
+        let first = limit.take().unwrap();
+        let _second = limit.take().unwrap();
+        assert!(limit.take().is_none());
+        assert!(limit.take().is_none());
+        drop(first);
+        assert!(limit.take().is_some());
+        assert_eq!(limit.taken(), 1);
+    }
+
+    #[test]
+    fn a_new_limit_counts_for_new_requests_and_not_for_those_in_flight() {
+        let limit = RequestLimit::new(2);
+        let both = [limit.take().unwrap(), limit.take().unwrap()];
+        limit.limit_to(1);
+        assert!(limit.take().is_none());
+        drop(both);
+        let _one = limit.take().unwrap();
+        assert!(limit.take().is_none());
+        limit.limit_to(3);
+        assert!(limit.take().is_some());
+    }
+
+    #[test]
+    fn a_value_that_holds_the_token_is_hidden_and_counted() {
+        let token = b"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjF9.c2ln";
+        let text = std::str::from_utf8(token).unwrap();
+        let mut answer = HeaderMap::new();
+        for (name, value) in [
+            ("x-echo", text.to_owned()),
+            ("x-echo", format!("Bearer {text}")),
+            ("location", format!("https://elsewhere.example/?access_token={text}&a=b")),
+            ("x-part", text[..text.len() - 1].to_owned()),
+            ("x-other", "x".repeat(4096)),
+            ("x-empty", String::new()),
+        ] {
+            answer.append(name, value.parse().unwrap());
+        }
+        assert_eq!(redact(&mut answer, token), 3);
+        assert_eq!(answer.get_all("x-echo").iter().collect::<Vec<_>>(), ["[redacted]", "[redacted]"]);
+        assert_eq!(answer["location"], "[redacted]");
+        assert_eq!(answer["x-part"].len(), text.len() - 1);
+        assert_eq!(redact(&mut answer, token), 0);
+        assert_eq!(redact(&mut answer, b""), 0);
+    }
+}

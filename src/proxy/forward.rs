@@ -1,0 +1,451 @@
+//! The life of one request: admitted, given a bearer, sent, perhaps sent again, answered.
+//!
+//! [`Forwarding`] holds its state; its methods stand in the order of time. A request goes out three times at most. It is sent
+//! again on another connection only if that can't do anything twice (`retry`). It is sent again with a newer bearer, once, when
+//! its answer has a status of `relogin_on`: whatever its method, if its body is at hand. By default that is 401, by which a
+//! server says that it did nothing; the setting allows any status from 400 to 599.
+
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header::CONTENT_LENGTH, request};
+use http_body::Body;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::time::Instant;
+
+use super::{
+    admit::Admitted,
+    api::{Api, Route},
+    download::{self, Download, ToClient},
+    exchange::Exchange,
+    headers::{self, AccountFields, Framing},
+    problem::{self, ProxyError},
+    retry::{AfterFailure, AfterUnauthorized, FailedSend, IdempotencyKey, Replay, RetryBudget},
+    tunnel::Tunnel,
+    upload::{ToUpstream, Upload, WaitsFor},
+};
+use crate::{
+    account::{Bearer, Generation},
+    clock,
+    deadline::Deadline,
+    metrics::Retry,
+    server::Peer,
+    upstream::{Cause, ResponseBody, Reuse, SendError},
+};
+
+/// A request that must not arrive twice takes no connection that was idle for longer: the upstream may be closing it.
+const SAFE_IDLE: Duration = Duration::from_secs(4);
+
+/// For how long, and how many bytes of an answer that nobody gets are read so that its connection serves again.
+const DRAIN_FOR_REUSE: (Duration, usize) = (Duration::from_millis(500), 64 * 1024);
+
+/// An answer of the upstream's.
+type UpstreamResponse = Response<ResponseBody<ToUpstream>>;
+
+impl Route {
+    /// Forwards a request, and answers it with the upstream's answer or with a problem. Dropping the future ends the exchange.
+    ///
+    /// What arrived is one value: as two, the compiler would put one at either end of the future, and copy all between them.
+    pub(super) async fn forward(self: Arc<Self>, arrived: (Request<Incoming>, Peer)) -> Response<ToClient> {
+        let (mut request, peer) = arrived;
+        let upgrade = websocket_upgrade(&mut request);
+        let (head, body) = request.into_parts();
+        let mut forwarding = Forwarding::begin(&self, &head, body, peer, upgrade.is_some());
+        match forwarding.send_until_answered().await {
+            Ok(answer) => forwarding.pass_on(answer, upgrade),
+            Err(error) => forwarding.fail(error),
+        }
+    }
+}
+
+/// The client's side of a tunnel, when a request asks for a WebSocket.
+fn websocket_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
+    // hyper's sign of an `Upgrade`, which nearly no request has.
+    request.extensions().get::<OnUpgrade>()?;
+    let asks = *request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && request.body().is_end_stream()
+        && headers::asks_for_websocket(request.headers());
+    asks.then(|| hyper::upgrade::on(request))
+}
+
+/// A request on its way, from the arrival of its head until the head of its answer.
+struct Forwarding<'a> {
+    route: &'a Route,
+    head: &'a request::Parts,
+    framing: Framing,
+    websocket: bool,
+    /// The record of the request, which holds its body.
+    exchange: Exchange,
+    deadline: Deadline,
+    time: UpstreamTime,
+}
+
+impl<'a> Forwarding<'a> {
+    fn begin(route: &'a Arc<Route>, head: &'a request::Parts, body: Incoming, peer: Peer, websocket: bool) -> Self {
+        let mut exchange = Exchange::begin(route, head, peer);
+        let framing = framing(&head.headers, &body);
+        // Before the request may be refused: a client that still writes the body must be able to read why.
+        if !body.is_end_stream() {
+            exchange.set_upload(Upload::new(body, Arc::clone(&route.api.rules), route.api.replay_buffer));
+        }
+        let (deadline, time) = (route.worker.deadlines.deadline(), UpstreamTime::default());
+        Self { route, head, framing, websocket, exchange, deadline, time }
+    }
+
+    /// Sends the request, and sends it again where that is safe or where its bearer was refused.
+    async fn send_until_answered(&mut self) -> Result<UpstreamResponse, ProxyError> {
+        let (api, account) = (&self.route.api, &self.route.api.account);
+        let admitted = self.admit()?;
+        let mut retry_budget = RetryBudget::FULL;
+        let mut reuse = reuse_for(&self.head.method);
+        let mut bearer = self.bearer().await?;
+        let mut replaced_bearer = false;
+        loop {
+            let generation = bearer.generation;
+            match self.send(&admitted, bearer, reuse).await {
+                Ok(answer) if account.relogin_on().contains(&answer.status()) => {
+                    if replaced_bearer {
+                        account.rejected_again(generation);
+                    }
+                    match self.newer_bearer(&mut retry_budget, generation).await {
+                        Some(newer) => bearer = newer,
+                        None => return Ok(answer),
+                    }
+                    // A server that rejects a request may close the connection, so a request with a body takes another one.
+                    if self.exchange.upload().is_none() {
+                        self.time.wait(Box::pin(drain_for_reuse(answer, &self.deadline)).as_mut()).await;
+                    }
+                    api.meter.retried(Retry::Bearer);
+                    replaced_bearer = true;
+                }
+                Ok(answer) => {
+                    if replaced_bearer {
+                        account.accepted(generation);
+                    }
+                    return Ok(answer);
+                }
+                Err(error) => {
+                    if !self.may_reconnect(&mut retry_budget, error) {
+                        return Err(error);
+                    }
+                    api.meter.retried(Retry::Connection);
+                    reuse = Reuse::OpenedAfter(self.time.sent().unwrap_or_else(clock::instant));
+                    bearer = self.bearer().await?;
+                }
+            }
+        }
+    }
+
+    /// Judges the head, and takes a request permit.
+    fn admit(&mut self) -> Result<Admitted, ProxyError> {
+        let Self { route, head, exchange, .. } = self;
+        let admitted = route.gate.admit(&head.method, &head.uri, head.version, &head.headers, exchange.peer());
+        let admitted = admitted.map_err(ProxyError::Refused)?;
+        exchange.keep(route.api.request_limit.take().ok_or(ProxyError::Busy)?);
+        Ok(admitted)
+    }
+
+    async fn bearer(&mut self) -> Result<Arc<Bearer>, ProxyError> {
+        let Route { api, worker, .. } = self.route;
+        if let Some(bearer) = api.account.bearer(worker.clock.now().moment) {
+            return Ok(bearer);
+        }
+        // Boxed, as all that is rare: it takes no memory in each request's future.
+        let bearer = self.time.wait(Box::pin(api.account.wait_for_bearer()).as_mut()).await;
+        bearer.map_err(ProxyError::NoBearer)
+    }
+
+    /// Makes one attempt. The bearer is dropped with the head: a long upload must not keep an old token in memory.
+    async fn send(&mut self, admitted: &Admitted, bearer: Arc<Bearer>, reuse: Reuse) -> Result<UpstreamResponse, ProxyError> {
+        let upstream = &self.route.api.upstream;
+        let time = &mut self.time;
+        time.begin_attempt();
+        let lease =
+            if self.websocket { None } else { Some(time.wait(pin!(upstream.lease(reuse))).await.map_err(ProxyError::Upstream)?) };
+        let request = self.request(admitted, &bearer)?;
+        drop(bearer);
+        let sent = self.time.send();
+        self.deadline.arm_at(sent + self.first_limit());
+        let mut sending = pin!(async {
+            match lease {
+                Some(lease) => lease.send(request).await,
+                None => Box::pin(upstream.open_tunnel(request)).await,
+            }
+        });
+        let outcome = std::future::poll_fn(|cx| {
+            if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
+                return Poll::Ready(outcome.map_err(ProxyError::Upstream));
+            }
+            while self.deadline.poll_passed(cx).is_ready() {
+                if let Some(error) = self.overdue() {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        self.time.end();
+        outcome
+    }
+
+    /// The request as the upstream gets it.
+    fn request(&self, admitted: &Admitted, bearer: &Bearer) -> Result<Request<ToUpstream>, ProxyError> {
+        let body = match self.exchange.upload() {
+            None => ToUpstream::Empty,
+            Some(upload) => ToUpstream::Upload(upload.attempt().ok_or(ProxyError::Bug)?),
+        };
+        let account = AccountFields { authorization: bearer.authorization.as_ref(), organization: &bearer.organization };
+        let framing = if self.websocket { Framing::None } else { self.framing };
+        let mut request = Request::new(body);
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = Uri::from(admitted.target().clone());
+        let (client, version) = (&self.head.headers, self.head.version);
+        *request.headers_mut() = headers::to_upstream(&self.route.api.rules, client, version, account, framing);
+        if self.websocket {
+            headers::upgrade_to_websocket(request.headers_mut());
+        }
+        Ok(request)
+    }
+
+    /// When the first look at the deadline is due: while a body is sent, either side may be silent for `body_idle` only.
+    fn first_limit(&self) -> Duration {
+        let timeouts = &self.route.api.timeouts;
+        if self.exchange.upload().is_some() { timeouts.response.min(timeouts.body_idle) } else { timeouts.response }
+    }
+
+    /// The deadline has passed. Tells which side has kept us waiting for too long; if neither has, the deadline moves to when
+    /// one will have.
+    fn overdue(&self) -> Option<ProxyError> {
+        let Route { api, .. } = self.route;
+        let timeouts = &api.timeouts;
+        let (limit, error) = match self.exchange.upload().map(Upload::waits_for) {
+            None => (timeouts.response, ProxyError::UpstreamTimeout),
+            Some((waits_for, since)) => {
+                let (limit, error) = match waits_for {
+                    WaitsFor::Client => (timeouts.body_idle, ProxyError::RequestBodyTimeout),
+                    WaitsFor::Upstream => (timeouts.body_idle, ProxyError::UpstreamTimeout),
+                    WaitsFor::Answer => (timeouts.response, ProxyError::UpstreamTimeout),
+                };
+                let (now, due) = (clock::instant(), since + limit);
+                if due > now {
+                    // The body may end meanwhile, and then the answer is due sooner.
+                    self.deadline.arm_at(due.min(now + timeouts.response));
+                    return None;
+                }
+                (limit, error)
+            }
+        };
+        if matches!(error, ProxyError::UpstreamTimeout) {
+            api.upstream.retire_older_than(limit);
+        }
+        Some(error)
+    }
+
+    /// Reports the refused bearer. Gives a newer one if the request may be sent again with it.
+    async fn newer_bearer(&mut self, retry_budget: &mut RetryBudget, refused: Generation) -> Option<Arc<Bearer>> {
+        let account = &self.route.api.account;
+        match retry_budget.after_unauthorized(self.replay()) {
+            AfterUnauthorized::FreshBearer => {
+                let newer = self.time.wait(Box::pin(account.replace(refused)).as_mut()).await?;
+                // While we waited, the client may have sent more than is kept.
+                (self.replay() == Replay::Possible).then_some(newer)
+            }
+            AfterUnauthorized::PassOn => {
+                self.time.wait(Box::pin(account.unauthorized(refused)).as_mut()).await;
+                None
+            }
+        }
+    }
+
+    fn may_reconnect(&self, retry_budget: &mut RetryBudget, error: ProxyError) -> bool {
+        let ProxyError::Upstream(error) = error else { return false };
+        let key = IdempotencyKey::of(&self.head.headers, self.route.api.retry_idempotency_key);
+        let failed = FailedSend { method: &self.head.method, key, replay: self.replay(), error };
+        retry_budget.after_failure(&failed) == AfterFailure::Reconnect
+    }
+
+    fn replay(&self) -> Replay {
+        if self.exchange.upload().is_none_or(Upload::is_at_hand) { Replay::Possible } else { Replay::Impossible }
+    }
+
+    /// Passes the upstream's answer on. `upgrade`: the client's side of a tunnel, if it asked for one.
+    fn pass_on(self, answer: UpstreamResponse, upgrade: Option<OnUpgrade>) -> Response<ToClient> {
+        let Self { route: Route { api, .. }, mut exchange, deadline, time, .. } = self;
+        api.reachability.reached(&api.name);
+        exchange.answered(answer.status().as_u16(), time.answered);
+        if let Some(client) = upgrade
+            && answer.status() == StatusCode::SWITCHING_PROTOCOLS
+        {
+            exchange.head_is_ready(time.total);
+            return begin_tunnel(api, answer, client, exchange, deadline);
+        }
+        let (mut head, body) = answer.into_parts();
+        // The length of what was not modified: over HTTP/2 some clients wait for it, though the stream has ended.
+        let misread = head.status == StatusCode::NOT_MODIFIED && exchange.version() == Version::HTTP_2;
+        head.headers = headers::to_client(&api.rules, head.headers, misread);
+        api.hide_token(&mut head);
+        head.version = Version::HTTP_11;
+        let event_stream = download::is_event_stream(&head.headers);
+        let idle = if event_stream { api.timeouts.stream_idle } else { api.timeouts.body_idle };
+        exchange.head_is_ready(time.total);
+        let download = Download::new(&head, body, idle, deadline, exchange);
+        Response::from_parts(head, ToClient::Download(download))
+    }
+
+    /// Answers with a problem of ours.
+    fn fail(self, error: ProxyError) -> Response<ToClient> {
+        let Self { route: Route { api, .. }, head, mut exchange, time, .. } = self;
+        if let ProxyError::Upstream(SendError { cause: Cause::Connect(cause), .. }) = error {
+            api.reachability.failed(&api.name, error.code(), cause);
+        }
+        let response = problem::response(&error, head.version, exchange.request_id());
+        exchange.failed(response.status().as_u16(), error.code());
+        exchange.head_is_ready(time.total);
+        response.map(|document| ToClient::problem(document, exchange, head.method == Method::HEAD))
+    }
+}
+
+/// Begins a tunnel, to which the upstream has agreed: what follows is not HTTP.
+fn begin_tunnel(
+    api: &Api,
+    mut answer: UpstreamResponse,
+    client: OnUpgrade,
+    exchange: Exchange,
+    deadline: Deadline,
+) -> Response<ToClient> {
+    let upstream = hyper::upgrade::on(&mut answer);
+    let (mut head, answer) = answer.into_parts();
+    head.headers = headers::to_client(&api.rules, head.headers, false);
+    api.hide_token(&mut head);
+    headers::upgrade_to_websocket(&mut head.headers);
+    // The drain waits for the task, since it waits until the client's connection is closed.
+    tokio::spawn(Tunnel { client, upstream, deadline, idle: api.timeouts.stream_idle, exchange, answer }.run());
+    Response::from_parts(head, ToClient::Empty)
+}
+
+/// Reads an answer that nobody gets, so that its connection serves again: after a revocation many requests are sent once
+/// more, and each would begin with a handshake. An answer that is long or slow is dropped with its connection.
+async fn drain_for_reuse(answer: UpstreamResponse, deadline: &Deadline) {
+    let (mut body, mut left) = (answer.into_body(), DRAIN_FOR_REUSE.1);
+    deadline.arm(DRAIN_FOR_REUSE.0);
+    std::future::poll_fn(|cx| {
+        while let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) {
+            let read = frame.and_then(Result::ok).map(|frame| frame.data_ref().map_or(0, Bytes::len));
+            match read.and_then(|bytes| left.checked_sub(bytes)) {
+                Some(rest) => left = rest,
+                None => return Poll::Ready(()),
+            }
+        }
+        deadline.poll_passed(cx)
+    })
+    .await;
+}
+
+fn reuse_for(method: &Method) -> Reuse {
+    if method.is_idempotent() { Reuse::Any } else { Reuse::IdleAtMost(SAFE_IDLE) }
+}
+
+/// A length of 0 that was written stays: servers answer 411 to a POST that says nothing of its body.
+fn framing(headers: &HeaderMap, body: &Incoming) -> Framing {
+    if body.is_end_stream() {
+        return if headers.contains_key(CONTENT_LENGTH) { Framing::Length(0) } else { Framing::None };
+    }
+    body.size_hint().exact().map_or(Framing::Chunked, Framing::Length)
+}
+
+/// Time that a request spends in waiting for the account and the upstream; the rest of its time is the sidecar's own
+/// overhead. A request that is sent again adds up. A request that gets its bearer and connection at once reads the clock
+/// twice: when it is sent, and when the answer's head is there.
+#[derive(Default)]
+struct UpstreamTime {
+    total: Duration,
+    sent: Option<Instant>,
+    answered: Option<Instant>,
+}
+
+impl UpstreamTime {
+    /// Waits for `future`, and adds the time that it takes. A future that is ready at once adds nothing and reads no clock.
+    async fn wait<F: Future>(&mut self, mut future: Pin<&mut F>) -> F::Output {
+        let mut since = None;
+        let output = std::future::poll_fn(|cx| {
+            let polled = future.as_mut().poll(cx);
+            if polled.is_pending() {
+                since.get_or_insert_with(clock::instant);
+            }
+            polled
+        })
+        .await;
+        if let Some(since) = since {
+            self.total += since.elapsed();
+        }
+        output
+    }
+
+    /// The request needs a connection, perhaps once more.
+    fn begin_attempt(&mut self) {
+        self.sent = None;
+    }
+
+    /// The request has its connection and goes out now.
+    fn send(&mut self) -> Instant {
+        let now = clock::instant();
+        self.sent = Some(now);
+        now
+    }
+
+    /// The upstream has answered, or it won't.
+    fn end(&mut self) {
+        let now = clock::instant();
+        self.answered = Some(now);
+        self.total += self.sent.map_or(Duration::ZERO, |sent| now - sent);
+    }
+
+    /// When the present attempt got its connection.
+    fn sent(&self) -> Option<Instant> {
+        self.sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_others_take_adds_up_and_what_is_ready_at_once_takes_none() {
+        let mut time = UpstreamTime::default();
+        assert_eq!(time.wait(pin!(async { 7 })).await, 7);
+        assert_eq!((time.total, time.sent, time.answered), (Duration::ZERO, None, None));
+        time.wait(pin!(sleep(Duration::from_secs(3)))).await;
+        // The request does not wait now: this is the sidecar's own time.
+        tokio::time::advance(Duration::from_secs(100)).await;
+        for _ in 0..2 {
+            let sent = time.send();
+            tokio::time::advance(Duration::from_secs(5)).await;
+            time.end();
+            assert_eq!(time.answered, Some(sent + Duration::from_secs(5)));
+            tokio::time::advance(Duration::from_secs(100)).await;
+        }
+        // Tokio's timers have a resolution of a millisecond.
+        let over = time.total.saturating_sub(Duration::from_secs(13));
+        assert!(time.total >= Duration::from_secs(13) && over <= Duration::from_millis(1), "{:?}", time.total);
+    }
+
+    #[test]
+    fn only_an_idempotent_request_takes_a_connection_that_idled_for_more_than_four_seconds() {
+        for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS] {
+            assert_eq!(reuse_for(&method), Reuse::Any, "{method}");
+        }
+        let unknown = Method::from_bytes(b"MERGE").unwrap();
+        for method in [Method::POST, Method::PATCH, unknown] {
+            assert_eq!(reuse_for(&method), Reuse::IdleAtMost(Duration::from_secs(4)), "{method}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! All connections to one origin, of which each request leases one; and the bodies of answers that come on them.
+//!
+//! Guarantees: a lease sends one request, once. [`ResponseBody`] alone decides whether an answer was read to its end, and so
+//! whether its connection serves again.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, uri::Authority};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::{
+    error::{BodyBroken, SendError},
+    http1::{self, Http1Body, Http1Connection, Http1Pool},
+    http2::{self, Checkout, Http2Body, Http2Pool, PendingConnection, StreamPermit, Wakeup},
+    options::{HeadLimits, Lifetimes, Reuse},
+    tunnel,
+};
+use crate::{
+    clock::{self, Jitter, Moment},
+    config::Http2,
+    connect::{Connection, Connector, Offer, Protocol},
+    metrics::Meter,
+};
+
+/// By how much the boot clock may run ahead, from one sweep to the next, of the clock that stops during a suspend.
+const SUSPENDED: Duration = Duration::from_secs(2);
+
+/// One origin with its kept connections; one per worker and API.
+pub struct Upstream<B> {
+    connector: Connector,
+    head: HeadLimits,
+    max_age: Duration,
+    jitter: Mutex<Jitter>,
+    http1: Http1Pool<B>,
+    /// With the authority that requests name; `None` where HTTP/2 is not offered.
+    http2: Option<(Http2Pool, Authority)>,
+    /// When the last sweep was, by both clocks.
+    swept: Mutex<Option<(Moment, Instant)>>,
+    meter: Arc<Meter>,
+}
+
+impl<B> Upstream<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
+    /// No connection is made until one is needed; `meter` counts them. `None` when the origin's host can't stand in a URI.
+    #[must_use]
+    pub fn new(
+        connector: Connector,
+        http2: Http2,
+        head: HeadLimits,
+        lifetimes: Lifetimes,
+        jitter: Jitter,
+        meter: Arc<Meter>,
+    ) -> Option<Self> {
+        let Lifetimes { idle, max_age } = lifetimes;
+        let http2 = match http2 {
+            Http2::Off => None,
+            Http2::Auto => Some((Http2Pool::new(idle), connector.origin().authority().try_into().ok()?)),
+        };
+        let (jitter, swept) = (Mutex::new(jitter), Mutex::default());
+        Some(Self { connector, head, max_age, jitter, http1: Http1Pool::new(idle), http2, swept, meter })
+    }
+
+    /// Gives an idle connection, a stream on a shared one, or a new connection; the connector's time-out bounds the wait.
+    pub async fn lease(&self, reuse: Reuse) -> Result<Lease<B>, SendError> {
+        loop {
+            if let Some(idle) = self.http1.take(reuse).await {
+                return Ok(self.exclusive(idle));
+            }
+            // Connecting is boxed: each request reserves memory for the largest future that it may await, and few connect.
+            let Some((pool, _)) = &self.http2 else { return Box::pin(self.connect_http1()).await };
+            match pool.checkout(reuse) {
+                Checkout::Stream(permit) => return Ok(Lease(Leased::Stream(permit))),
+                Checkout::Connect(pending) => return Box::pin(self.connect_offering_http2(Some(pending))).await,
+                Checkout::ConnectHttp1 => return Box::pin(self.connect_offering_http2(None)).await,
+                Checkout::Wait(wakeup) => match wakeup.await {
+                    Ok(Wakeup::Stream(permit)) => return Ok(Lease(Leased::Stream(permit))),
+                    Ok(Wakeup::Connect(pending)) => return Box::pin(self.connect_offering_http2(Some(pending))).await,
+                    Ok(Wakeup::Failed(error)) => return Err(error),
+                    Ok(Wakeup::TryAgain) | Err(_) => {}
+                },
+            }
+        }
+    }
+
+    async fn connect_http1(&self) -> Result<Lease<B>, SendError> {
+        let connection = self.connector.connect(Offer::Http1).await.map_err(SendError::unsent)?;
+        self.open_http1(connection).await
+    }
+
+    /// Connects and learns which protocol the server speaks. `pending`: other requests wait for this connection.
+    async fn connect_offering_http2(&self, pending: Option<PendingConnection>) -> Result<Lease<B>, SendError> {
+        let Some((pool, authority)) = &self.http2 else { return self.connect_http1().await };
+        let opened = match self.connector.connect(Offer::Http1And2).await {
+            Ok(connection) if connection.protocol == Protocol::Http1 => {
+                pool.speaks_http1();
+                drop(pending);
+                return self.open_http1(connection).await;
+            }
+            Ok(connection) => {
+                let retires = self.retirement(&connection);
+                let opened = http2::open(connection, authority.clone(), self.head, self.meter.connected()).await;
+                opened.map(|(handle, driver)| (handle, driver, retires)).map_err(SendError::unsent)
+            }
+            Err(error) => Err(SendError::unsent(error)),
+        };
+        match opened {
+            Ok((handle, driver, retires)) => Ok(Lease(Leased::Stream(pool.insert(handle, driver, pending, retires)))),
+            Err(error) => {
+                if let Some(pending) = pending {
+                    pending.failed(error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn open_http1(&self, connection: Connection) -> Result<Lease<B>, SendError> {
+        let retires = self.retirement(&connection);
+        let opened = http1::open(connection, self.head, retires, self.meter.connected()).await;
+        Ok(self.exclusive(opened.map_err(SendError::unsent)?))
+    }
+
+    fn exclusive(&self, connection: Http1Connection<B>) -> Lease<B> {
+        Lease(Leased::Connection(connection, self.http1.handle()))
+    }
+
+    /// When a connection that was made just now is too old, or its server's certificate expires.
+    fn retirement(&self, connection: &Connection) -> Instant {
+        clock::instant() + self.connector.trusted_for(self.age(), connection)
+    }
+
+    /// How old a connection may grow. It is scattered, so that connections are not all renewed at once.
+    fn age(&self) -> Duration {
+        let fraction = self.jitter.lock().unwrap_or_else(PoisonError::into_inner).fraction();
+        self.max_age.mul_f64(0.8 + 0.4 * fraction)
+    }
+
+    /// Sends a request for a WebSocket on a connection of its own, which is never kept. A 101 that agrees to it has hyper's
+    /// `OnUpgrade` among its extensions; any other answer is an ordinary one. Dropping the future closes the connection.
+    pub async fn open_tunnel(&self, request: Request<B>) -> Result<Response<ResponseBody<B>>, SendError> {
+        let connection = self.connector.connect(Offer::Http1).await.map_err(SendError::unsent)?;
+        let gauge = self.meter.connected();
+        let response = tunnel::open(connection, self.head, request).await?;
+        Ok(response.map(|incoming| ResponseBody::new(BodySource::Http1(Http1Body::alone(incoming, gauge)))))
+    }
+
+    /// Closes connections that were idle for too long, that have grown old or that the upstream closed. `now` is the clock
+    /// that runs on while the machine is suspended: after a suspend the connections may be dead, so all idle ones are
+    /// closed. Called about once a second.
+    pub fn sweep(&self, now: Moment) {
+        let awake = clock::instant();
+        let before = self.swept.lock().unwrap_or_else(PoisonError::into_inner).replace((now, awake));
+        if before.is_some_and(|(then, instant)| now.since(then) > awake.duration_since(instant) + SUSPENDED) {
+            self.close_idle();
+        }
+        self.http1.sweep();
+        if let Some((pool, _)) = &self.http2 {
+            pool.sweep();
+        }
+    }
+
+    /// An answer did not come within `silence`. Connections that were open when it was asked for may be dead: those idle
+    /// since then are closed, and shared ones take no new request.
+    pub fn retire_older_than(&self, silence: Duration) {
+        self.http1.retire_older_than(silence);
+        if let Some((pool, _)) = &self.http2 {
+            pool.retire_older_than(silence);
+        }
+    }
+
+    /// Closes every idle connection now, and those in use once their exchanges have ended.
+    pub fn close_idle(&self) {
+        self.http1.clear();
+        if let Some((pool, _)) = &self.http2 {
+            pool.clear();
+        }
+    }
+}
+
+/// The right to one exchange.
+pub struct Lease<B>(Leased<B>);
+
+enum Leased<B> {
+    /// A connection for this exchange alone, and the pool where it goes afterwards.
+    Connection(Http1Connection<B>, Http1Pool<B>),
+    /// A stream on a shared connection.
+    Stream(StreamPermit),
+}
+
+impl<B> Lease<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
+    /// Sends one request, once. It waits for as long as the upstream takes: the caller limits that. Dropping the future ends
+    /// the exchange: it closes the connection, or resets the stream.
+    pub async fn send(self, request: Request<B>) -> Result<Response<ResponseBody<B>>, SendError> {
+        match self.0 {
+            Leased::Connection(mut connection, pool) => {
+                let (response, upload) = connection.send(request).await?;
+                let body = |incoming| BodySource::Http1(Http1Body::new(incoming, connection, pool, upload));
+                Ok(response.map(|incoming| ResponseBody::new(body(incoming))))
+            }
+            Leased::Stream(permit) => {
+                Ok(http2::send(permit, request).await?.map(|body| ResponseBody::new(BodySource::Http2(body))))
+            }
+        }
+    }
+}
+
+/// Sends one request over a connection of its own, for log-ins: nothing is kept or shared with the data path.
+pub async fn exchange(connector: &Connector, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
+    let connection = connector.connect(Offer::Http1).await.map_err(SendError::unsent)?;
+    http1::send_alone(connection, request).await
+}
+
+/// An answer's body. Over HTTP/1.1, read to its end it gives its connection back; dropped before, it closes it. Over
+/// HTTP/2, dropped before its end it resets its stream.
+pub struct ResponseBody<B> {
+    source: BodySource<B>,
+    /// The last frame was read, or the sign that there is none.
+    ended: bool,
+}
+
+enum BodySource<B> {
+    Http1(Http1Body<B>),
+    Http2(Http2Body),
+}
+
+impl<B> ResponseBody<B> {
+    fn new(source: BodySource<B>) -> Self {
+        Self { source, ended: false }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended
+            || match &self.source {
+                BodySource::Http1(body) => body.is_end_stream(),
+                BodySource::Http2(body) => body.is_end_stream(),
+            }
+    }
+}
+
+impl<B> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = BodyBroken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
+        let polled = match &mut self.source {
+            BodySource::Http1(body) => body.poll_frame(cx),
+            BodySource::Http2(body) => body.poll_frame(cx),
+        };
+        // Nothing follows trailers.
+        self.ended |= match &polled {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+        };
+        polled
+    }
+
+    /// Whether the answer was read to its end.
+    fn is_end_stream(&self) -> bool {
+        self.has_ended()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            BodySource::Http1(body) => body.size_hint(),
+            BodySource::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
+impl<B> Drop for ResponseBody<B> {
+    fn drop(&mut self) {
+        let whole = self.has_ended();
+        if let BodySource::Http1(body) = &mut self.source {
+            body.release(whole);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,341 @@
+//! HTTP/1.1 to upstream: connections that carry one exchange at a time, and the pool where they wait for the next one.
+//!
+//! Guarantees: an exchange that is given up closes its connection; a connection returns to the pool only when both the
+//! request and its answer were read to their ends; a connection that was open when the pool was cleared never returns.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, Builder, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{task::AbortHandle, time::Instant};
+
+use super::{
+    error::{BodyBroken, Cause, SendError, Sent},
+    options::{BODY_BUFFER, HeadLimits, Reuse},
+};
+use crate::{
+    allocator::Wiped,
+    clock,
+    connect::{Connection, bytes_written, refused_afterwards},
+    metrics::ConnectionGauge,
+};
+
+/// An open connection without an exchange.
+pub(super) struct Http1Connection<B> {
+    sender: SendRequest<SentBody<B>>,
+    written: Arc<AtomicU64>,
+    driver: AbortHandle,
+    retires: Instant,
+    gauge: ConnectionGauge,
+}
+
+/// Makes a connection ready for requests. A task drives it until either side closes it. `retires`: when it is too old for
+/// another request.
+pub(super) async fn open<B>(
+    connection: Connection,
+    limits: HeadLimits,
+    retires: Instant,
+    gauge: ConnectionGauge,
+) -> Result<Http1Connection<B>, Cause>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
+    let (sender, driver) = builder(limits).handshake(TokioIo::new(connection.stream)).await.map_err(|_| Cause::Closed)?;
+    // The task ends with its connection: when the sender and the answer's body are dropped, when an exchange is left
+    // unfinished, or when the upstream closes. The exchange in progress learns how the connection ended.
+    let driver = tokio::spawn(Wiped::at_the_end(driver)).abort_handle();
+    Ok(Http1Connection { sender, written: connection.written, driver, retires, gauge })
+}
+
+/// hyper's side of a connection that keeps to these limits.
+pub(super) fn builder(limits: HeadLimits) -> Builder {
+    let mut builder = Builder::new();
+    builder.max_buf_size(limits.bytes.max(BODY_BUFFER)).max_header_size(limits.bytes).max_headers(limits.lines);
+    builder
+}
+
+impl<B> Http1Connection<B> {
+    /// Whether the last exchange has ended on both sides and the upstream has not closed the connection.
+    async fn is_usable(&mut self) -> bool {
+        self.sender.is_ready() || self.sender.ready().await.is_ok()
+    }
+}
+
+impl<B> Http1Connection<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
+    /// Sends `request`. Dropping the future closes the connection. The connection is free again when the bodies of both the
+    /// request and the answer have ended.
+    pub(super) async fn send(&mut self, request: Request<B>) -> Result<(Response<Incoming>, UploadFlag), SendError> {
+        let before = bytes_written(&self.written);
+        let (request, upload) = with_upload_flag(request);
+        let in_flight = AbortOnDrop(&self.driver);
+        let response = self.sender.try_send_request(request).await.map_err(|mut error| {
+            let unsent = error.take_message().is_some() || bytes_written(&self.written) == before;
+            SendError { cause: classify(&error.into_error()), sent: if unsent { Sent::Nothing } else { Sent::Something } }
+        })?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // Nobody asked for it: what follows is not HTTP any more.
+            return Err(SendError::after_sending(Cause::Protocol));
+        }
+        in_flight.disarm();
+        Ok((response, upload))
+    }
+}
+
+/// Closes a connection whose exchange is given up before its answer. Without it, hyper's driver would wait for the rest of a
+/// request that the client may never send.
+pub(super) struct AbortOnDrop<'a>(pub(super) &'a AbortHandle);
+
+impl AbortOnDrop<'_> {
+    /// The answer came.
+    pub(super) fn disarm(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for AbortOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Sends one request on a connection that is closed after the answer.
+pub(super) async fn send_alone(connection: Connection, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
+    let handshake = http1::handshake(TokioIo::new(connection.stream)).await;
+    let (mut sender, driver) = handshake.map_err(|_| SendError::unsent(Cause::Closed))?;
+    // The task ends with its connection, as above.
+    tokio::spawn(async move { drop(driver.await) });
+    sender.send_request(request).await.map_err(|error| SendError::after_sending(classify(&error)))
+}
+
+/// What an error of hyper's means.
+pub(super) fn classify(error: &hyper::Error) -> Cause {
+    if error.is_parse_too_large() {
+        Cause::HeadTooLarge
+    } else if error.is_parse() {
+        Cause::Protocol
+    } else if error.is_user() || error.is_body_write_aborted() {
+        Cause::RequestBody
+    } else {
+        refused_afterwards(error).map_or(Cause::Closed, Cause::Connect)
+    }
+}
+
+/// An answer's body.
+pub(super) struct Http1Body<B> {
+    incoming: Incoming,
+    after: After<B>,
+}
+
+/// What becomes of the connection after the answer.
+enum After<B> {
+    /// It goes to the pool, if the exchange is complete.
+    Reuse(Http1Connection<B>, Http1Pool<B>, UploadFlag),
+    /// It closes, and counts until then.
+    Close { _gauge: ConnectionGauge },
+    /// It was given away already.
+    Released,
+}
+
+impl<B> Http1Body<B> {
+    /// The body of an answer whose connection goes to `pool` afterwards, if the exchange is complete.
+    pub(super) fn new(incoming: Incoming, connection: Http1Connection<B>, pool: Http1Pool<B>, upload: UploadFlag) -> Self {
+        Self { incoming, after: After::Reuse(connection, pool, upload) }
+    }
+
+    /// The body of an answer whose connection is not kept.
+    pub(super) fn alone(incoming: Incoming, gauge: ConnectionGauge) -> Self {
+        Self { incoming, after: After::Close { _gauge: gauge } }
+    }
+
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
+        Pin::new(&mut self.incoming).poll_frame(cx).map_err(|_| BodyBroken)
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+
+    /// Nobody reads on. `whole`: the answer was read to its end.
+    pub(super) fn release(&mut self, whole: bool) {
+        let After::Reuse(connection, pool, upload) = std::mem::replace(&mut self.after, After::Released) else { return };
+        if !(whole && upload.is_complete()) {
+            // hyper's driver would wait for the rest of a request that nobody reads from the client any more.
+            connection.driver.abort();
+        } else if !connection.sender.is_closed() {
+            pool.put(connection);
+        }
+    }
+}
+
+/// Whether a request's body left completely; `None`: it has no body.
+pub(super) struct UploadFlag(Option<Arc<AtomicBool>>);
+
+impl UploadFlag {
+    fn is_complete(&self) -> bool {
+        self.0.as_ref().is_none_or(|flag| flag.load(Ordering::Relaxed))
+    }
+}
+
+fn with_upload_flag<B: Body>(request: Request<B>) -> (Request<SentBody<B>>, UploadFlag) {
+    let flag = (!request.body().is_end_stream()).then(Arc::<AtomicBool>::default);
+    let complete = flag.clone();
+    (request.map(|inner| SentBody { inner, complete }), UploadFlag(flag))
+}
+
+/// A request's body, and the flag that it was read to its end. Until then its connection is not fit for another request,
+/// even if the answer is complete: an upstream may answer before it has read everything.
+struct SentBody<B> {
+    inner: B,
+    complete: Option<Arc<AtomicBool>>,
+}
+
+impl<B: Body + Unpin> Body for SentBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        // The body alone knows whether it has ended.
+        if let (Poll::Ready(_), Some(complete)) = (&polled, &self.complete)
+            && self.inner.is_end_stream()
+        {
+            complete.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Idle connections to one origin. The one that was used last is taken first, so that the rest can grow old and be closed.
+/// Clones share the connections.
+pub(super) struct Http1Pool<B> {
+    connections: Arc<Mutex<IdleConnections<B>>>,
+    keep: Duration,
+    /// How often the pool had been cleared when this handle was made.
+    generation: u64,
+}
+
+struct IdleConnections<B> {
+    /// The one that was used last comes last.
+    idle: Vec<IdleConnection<B>>,
+    /// How often the pool was cleared.
+    generation: u64,
+}
+
+struct IdleConnection<B> {
+    since: Instant,
+    connection: Http1Connection<B>,
+}
+
+impl<B> Http1Pool<B> {
+    /// `keep`: for how long a connection may be idle.
+    pub(super) fn new(keep: Duration) -> Self {
+        let connections = IdleConnections { idle: Vec::new(), generation: 0 };
+        Self { connections: Arc::new(Mutex::new(connections)), keep, generation: 0 }
+    }
+
+    /// A handle for a connection that may be put back, unless the pool is cleared first.
+    pub(super) fn handle(&self) -> Self {
+        Self { connections: Arc::clone(&self.connections), keep: self.keep, generation: self.lock().generation }
+    }
+
+    /// The connection that was used last, if `reuse` allows it.
+    pub(super) async fn take(&self, reuse: Reuse) -> Option<Http1Connection<B>> {
+        let limit = match reuse {
+            Reuse::Any => self.keep,
+            Reuse::IdleAtMost(limit) => limit.min(self.keep),
+            Reuse::OpenedAfter(_) => return None,
+        };
+        loop {
+            let mut connection = self.pop(limit)?;
+            if connection.is_usable().await {
+                connection.gauge.set_idle(false);
+                return Some(connection);
+            }
+        }
+    }
+
+    fn pop(&self, limit: Duration) -> Option<Http1Connection<B>> {
+        let idle = &mut self.lock().idle;
+        let newest = idle.last()?;
+        let now = clock::instant();
+        // Sorted by age: when the newest has been idle for too long, all have.
+        if now.duration_since(newest.since) > limit {
+            return None;
+        }
+        while let Some(newest) = idle.pop() {
+            if now < newest.connection.retires {
+                return (now.duration_since(newest.since) <= limit).then_some(newest.connection);
+            }
+        }
+        None
+    }
+
+    /// Takes a connection back whose exchange is complete. A connection that has grown old, or that was in use when the pool
+    /// was cleared, is closed instead.
+    fn put(&self, connection: Http1Connection<B>) {
+        let since = clock::instant();
+        let mut connections = self.lock();
+        if connections.generation == self.generation && since < connection.retires {
+            connection.gauge.set_idle(true);
+            connections.idle.push(IdleConnection { since, connection });
+        }
+    }
+
+    /// Closes what was idle for too long, what has grown old and what the upstream closed.
+    pub(super) fn sweep(&self) {
+        let (keep, now) = (self.keep, clock::instant());
+        self.lock().idle.retain(|idle| {
+            let kept = !idle.connection.sender.is_closed() && now.duration_since(idle.since) <= keep;
+            kept && now < idle.connection.retires
+        });
+    }
+
+    /// Closes what has been idle for `silence` or longer.
+    pub(super) fn retire_older_than(&self, silence: Duration) {
+        self.lock().idle.retain(|idle| idle.since.elapsed() < silence);
+    }
+
+    /// Closes every idle connection now, and those in use once their exchanges have ended.
+    pub(super) fn clear(&self) {
+        let mut connections = self.lock();
+        connections.generation += 1;
+        connections.idle.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, IdleConnections<B>> {
+        // A list of connections can't be left half changed.
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -8,6 +8,7 @@
 //! | 0 words | `allocator` | wipes memory when it is freed |
 //! | 0 words | `secret` | secrets: never printed, wiped on drop; the only maker of an `Authorization` value |
 //! | 0 words | `clock` | the clocks and the random numbers; no other module reads either |
+//! | 0 words | `files` | reads a file within a time limit, whatever its file system does |
 //! | 0 words | `careportals` | facts about the CarePortals API: hosts, log-in paths, field names, words of routes |
 //! | 0 words | `path` | request paths: canonical form, rules, log-in paths, masking; pure |
 //! | 1 settings and sight | `config` | what users write, and what it means once it is known to be right |
@@ -51,6 +52,7 @@ pub mod deadline;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod exec;
+pub mod files;
 pub mod hardening;
 pub mod healthcheck;
 pub mod liveness;

@@ -6,7 +6,10 @@
 use std::{
     io,
     panic::PanicHookInfo,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -19,48 +22,80 @@ use signal_hook::{
 use tokio::sync::mpsc;
 use tracing::error;
 
-use crate::control::Command;
+use crate::control::Commands;
 
 /// The exit code of a second SIGTERM or SIGINT.
 const AT_ONCE: i32 = 1;
 
-/// Signals that may wait for whoever passes them on.
+/// Signals of `exec` that may wait until they are passed on.
 const SIGNALS: usize = 64;
 
-/// Signals, as commands. They are caught from the moment this exists until it is dropped.
-pub struct SignalCommands {
-    _listener: Listener,
+/// What SIGHUP means to a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnHangup {
+    /// The settings have changed.
+    Reload,
+    /// The terminal is closed.
+    ShutDown,
 }
 
-impl SignalCommands {
-    /// Sends a command for each signal. A second SIGTERM or SIGINT ends the process from within the signal handler, so it
-    /// works even when nothing else does.
-    pub fn catch(commands: mpsc::Sender<Command>) -> io::Result<Self> {
+/// The signals that are commands to a daemon, caught and kept until [`deliver`](Self::deliver).
+///
+/// Catch them before anything else: as the first process of a container we would never see a signal that has no handler.
+pub struct DaemonSignals {
+    signals: Signals,
+    nothing_to_clean_up: Arc<AtomicBool>,
+}
+
+impl DaemonSignals {
+    /// Catches SIGTERM, SIGINT, SIGHUP and SIGUSR1. Until [`clean_up_from_now_on`](Self::clean_up_from_now_on), a SIGTERM
+    /// or SIGINT ends the process at once with exit code 0. Later, a second one ends it with exit code 1 from within the
+    /// signal handler, so it works even when nothing else does.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a handler or a descriptor.
+    pub fn catch() -> io::Result<Self> {
+        let nothing_to_clean_up = Arc::new(AtomicBool::new(true));
         let [terminated, interrupted] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
         for (signal, seen, other_seen) in [(SIGTERM, &terminated, &interrupted), (SIGINT, &interrupted, &terminated)] {
-            // The order counts: a flag is looked at before it is set, and the other one after, so that of two different
-            // signals, on two threads at the same moment, one sees the other.
+            flag::register_conditional_shutdown(signal, 0, Arc::clone(&nothing_to_clean_up))?;
+            // The order counts: a handler looks at its flag before it sets it, and at the other flag after. So of two
+            // different signals, on two threads at the same moment, one sees the other.
             flag::register_conditional_shutdown(signal, AT_ONCE, Arc::clone(seen))?;
             flag::register(signal, Arc::clone(seen))?;
             flag::register_conditional_shutdown(signal, AT_ONCE, Arc::clone(other_seen))?;
         }
-        let listener = Listener::start(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1], move |signal| {
-            let command = match signal {
-                SIGHUP => Command::Reload { done: None },
-                SIGUSR1 => Command::LogOut { account: None, done: None },
-                _ => Command::Shutdown,
-            };
-            // Full: as many commands as anyone can mean are waiting already. Closed: the daemon is ending.
-            let _ = commands.try_send(command);
-        })?;
-        Ok(Self { _listener: listener })
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+        Ok(Self { signals, nothing_to_clean_up })
+    }
+
+    /// Says that there is something to clean up: from now on SIGTERM and SIGINT wait to be delivered.
+    pub fn clean_up_from_now_on(&self) {
+        self.nothing_to_clean_up.store(false, Ordering::SeqCst);
+    }
+
+    /// Delivers the signals as commands, those too that have come already; `on_hangup` says what SIGHUP means. It starts
+    /// a thread, which ends when the outcome is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a thread.
+    pub fn deliver(self, commands: Commands, on_hangup: OnHangup) -> io::Result<SignalThread> {
+        self.clean_up_from_now_on();
+        SignalThread::start(self.signals, move |signal| match signal {
+            // Nobody waits for the outcome of a signal.
+            SIGHUP if on_hangup == OnHangup::Reload => drop(commands.reload()),
+            SIGUSR1 => drop(commands.log_out(None)),
+            _ => commands.shut_down(),
+        })
     }
 }
 
 /// Signals as they come, for whoever runs a program that they are meant for. While this exists none of them has its
 /// default effect on this process.
 pub struct CaughtSignals {
-    _listener: Listener,
+    _thread: SignalThread,
 }
 
 impl CaughtSignals {
@@ -72,13 +107,13 @@ impl CaughtSignals {
         let passed_on = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP];
         signals.extend(passed_on.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0));
         let (caught, given) = mpsc::channel(SIGNALS);
-        let listener = Listener::start(&signals, move |signal| {
+        let thread = SignalThread::start(Signals::new(&signals)?, move |signal| {
             if let Some(signal) = Signal::from_named_raw(signal) {
                 // Waits while it is full: a child's end must not be missed. Closed: nobody runs a program any more.
                 let _ = caught.blocking_send(signal);
             }
         })?;
-        Ok((Self { _listener: listener }, given))
+        Ok((Self { _thread: thread }, given))
     }
 }
 
@@ -104,14 +139,13 @@ pub fn end_by_interrupt() {
 }
 
 /// A thread that waits for signals until this is dropped.
-struct Listener {
+pub struct SignalThread {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Listener {
-    fn start(signals: &[i32], mut on_signal: impl FnMut(i32) + Send + 'static) -> io::Result<Self> {
-        let mut signals = Signals::new(signals)?;
+impl SignalThread {
+    fn start(mut signals: Signals, mut on_signal: impl FnMut(i32) + Send + 'static) -> io::Result<Self> {
         let handle = signals.handle();
         let thread = thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
@@ -122,7 +156,7 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl Drop for SignalThread {
     fn drop(&mut self) {
         self.handle.close();
         if let Some(thread) = self.thread.take() {

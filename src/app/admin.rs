@@ -5,17 +5,17 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, watch},
     task::JoinSet,
     time::timeout,
 };
 use tracing::info;
 
 use super::{App, worker::Workers};
-use crate::{control::Command, status::StatusReader, telemetry::Telemetry};
+use crate::{control::Commands, status::StatusReader, telemetry::Telemetry};
 
 /// How long answers in progress may take once the daemon has stopped.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+const LAST_ANSWERS: Duration = Duration::from_millis(300);
 
 /// The running tasks; dropping this aborts them.
 pub(super) struct AdminTasks {
@@ -24,25 +24,25 @@ pub(super) struct AdminTasks {
 }
 
 impl AdminTasks {
-    /// Takes the listeners out of `app` and serves them. The control socket sends its commands to `commands`;
-    /// `POST /quitquitquit` notifies `quit` where the settings allow it.
-    pub(super) fn start(
-        app: &mut App,
-        workers: &Workers,
-        status: StatusReader,
-        quit: &Arc<Notify>,
-        commands: mpsc::Sender<Command>,
-    ) -> Self {
+    /// Takes the listeners out of `app` and serves them; what they are told goes to `commands`.
+    pub(super) fn start(app: &mut App, workers: &Workers, status: StatusReader, commands: &Commands) -> Self {
         let (close, closing) = watch::channel(false);
         let mut tasks = JoinSet::new();
         if let Some(systemd) = app.systemd.take() {
             tasks.spawn(systemd.tell(status.clone(), workers.liveness(), app.reloads.subscribe()));
         }
         if let Some(listener) = app.control.take() {
-            tasks.spawn(listener.serve(status.clone(), commands, closing.clone()));
+            tasks.spawn(listener.serve(status.clone(), commands.clone(), closing.clone()));
         }
         if let Some(listener) = app.telemetry.take() {
-            let quit = app.config.restart_only.quitquitquit.then(|| Arc::clone(quit));
+            let quit = app.config.restart_only.quitquitquit.then(|| Arc::new(Notify::new()));
+            if let Some(quit) = quit.clone() {
+                let commands = commands.clone();
+                tasks.spawn(async move {
+                    quit.notified().await;
+                    commands.shut_down();
+                });
+            }
             info!(listener = %listener.address(), "health and metrics");
             let telemetry = Telemetry { status, liveness: workers.liveness(), metrics: Arc::clone(&app.metrics), quit };
             tasks.spawn(listener.serve(telemetry, closing));

@@ -1,22 +1,26 @@
-//! The running daemon: it carries out commands one after the other, and drains at the end.
+//! The running daemon: it carries out commands, and drains at the end.
+//!
+//! A shutdown and a log-out interrupt everything else: a start, and a reload as long as it has changed nothing. Guarantees: a
+//! log-out that has begun is finished; the process ends one second after `drain_timeout` at the latest, whatever blocks.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
-    time::timeout,
+    sync::watch,
+    time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
 use super::{
     listeners::{Listener, PassedSockets},
     snapshot::Snapshot,
-    worker::{WorkerCommand, Workers},
+    worker::Workers,
 };
 use crate::{
+    account::Account,
     clock::Clock,
     config::source::Input,
-    control::{Command, NotReloaded},
+    control::{Command, CommandReceiver, LogOut, NotReloaded, UrgentCommand},
     hardening::Sandbox,
     logging::LogControl,
     metrics::Metrics,
@@ -24,8 +28,17 @@ use crate::{
     systemd::Reloads,
 };
 
-/// Commands of the control socket that may wait while one is carried out.
-pub(super) const CONTROL_COMMANDS: usize = 16;
+/// How long a log-out waits until the workers have closed their idle connections. Only a worker that is stuck takes longer.
+pub(super) const CLOSE_IDLE: Duration = Duration::from_secs(2);
+
+/// The same while the daemon drains.
+const CLOSE_IDLE_WHILE_DRAINING: Duration = Duration::from_millis(300);
+
+/// How long the workers may take to end once they are stopped.
+pub(super) const STOP_WORKERS: Duration = Duration::from_millis(200);
+
+/// How long the accounts may take to end.
+const STOP_ACCOUNTS: Duration = Duration::from_millis(100);
 
 /// A daemon that serves.
 pub(super) struct Daemon {
@@ -41,48 +54,74 @@ pub(super) struct Daemon {
 }
 
 /// Where a reload reads the settings, who adopts their log settings, and the sandbox that limits what they may name.
+#[derive(Clone)]
 pub(super) struct ReloadSource {
     pub(super) input: Input,
     pub(super) log: LogControl,
     /// `None`: the settings may name any path.
-    pub(super) sandbox: Option<Sandbox>,
+    pub(super) sandbox: Option<Arc<Sandbox>>,
 }
 
-/// The channels that commands come through.
-pub(super) struct CommandSources {
-    /// Signals; under `exec`, the supervisor.
-    pub(super) commands: mpsc::Receiver<Command>,
-    /// `POST /quitquitquit`.
-    pub(super) quit: Arc<Notify>,
-    /// The control socket; closed when there is none.
-    pub(super) control: mpsc::Receiver<Command>,
-}
-
-impl CommandSources {
-    /// The next command; `None` when no sender of signals is left. Cancelling it loses no command.
-    async fn next(&mut self) -> Option<Command> {
+/// Waits for `work`, and meanwhile carries out log-outs by `log_out`. `None`: a shutdown came first, and `work` was dropped.
+pub(super) async fn unless_shut_down<T>(
+    work: impl Future<Output = T>,
+    commands: &mut CommandReceiver,
+    log_out: impl AsyncFn(LogOut),
+) -> Option<T> {
+    let mut work = pin!(work);
+    loop {
         tokio::select! {
-            command = self.commands.recv() => command,
-            () = self.quit.notified() => Some(Command::Shutdown),
-            Some(command) = self.control.recv() => Some(command),
+            biased;
+            urgent = commands.urgent() => match urgent {
+                UrgentCommand::Shutdown => return None,
+                UrgentCommand::LogOut(asked) => log_out(asked).await,
+            },
+            outcome = &mut work => return Some(outcome),
         }
     }
 }
 
+/// Logs out the account that is meant, or all of them.
+pub(super) async fn log_out_accounts(accounts: &[Account], asked: &LogOut) {
+    for account in accounts.iter().filter(|account| asked.account.as_ref().is_none_or(|name| account.name() == name)) {
+        account.log_out().await;
+    }
+}
+
+/// Tells the senders of a log-out that it is done.
+pub(super) fn confirm(asked: LogOut) {
+    for done in asked.done {
+        // The sender may no longer wait for it.
+        done.send(()).unwrap_or(());
+    }
+}
+
+/// Ends the accounts, so that their tokens are wiped.
+pub(super) async fn end_accounts(accounts: &[Account]) {
+    let ended = async {
+        for account in accounts {
+            account.shut_down().await;
+        }
+    };
+    drop(timeout(STOP_ACCOUNTS, ended).await);
+}
+
 impl Daemon {
-    /// Carries out commands until a `Shutdown`, or until nobody can send one.
-    pub(super) async fn run_commands(&mut self, sources: &mut CommandSources) {
-        while let Some(command) = sources.next().await {
-            match command {
-                Command::Shutdown => return,
-                Command::LogOut { account, done } => self.log_out(account.as_deref(), done).await,
-                Command::Reload { done } => {
+    /// Carries out commands until a shutdown.
+    pub(super) async fn run_commands(&mut self, commands: &mut CommandReceiver) {
+        loop {
+            match commands.next().await {
+                Command::Urgent(UrgentCommand::Shutdown) => return,
+                Command::Urgent(UrgentCommand::LogOut(asked)) => self.log_out(asked, CLOSE_IDLE).await,
+                Command::Reload(waiting) => {
                     self.reloads.send_modify(Reloads::begin);
-                    let outcome = self.reload().await;
+                    let outcome = self.reload(commands).await;
                     let faults = outcome.as_ref().err().map(|NotReloaded(reasons)| reasons.len());
                     self.reloads.send_modify(|reloads| reloads.end(faults));
-                    // The sender of the command may no longer wait for it.
-                    drop(done.map(|done| done.send(outcome)));
+                    for done in waiting {
+                        // The sender may no longer wait for it.
+                        drop(done.send(outcome.clone()));
+                    }
                 }
             }
         }
@@ -90,53 +129,46 @@ impl Daemon {
 
     /// Drains: new requests are served for `drain_delay`, requests in flight have `drain_timeout` to finish, and then the
     /// workers stop.
-    pub(super) async fn drain(mut self, begun: &watch::Sender<bool>, mut sources: CommandSources) {
+    pub(super) async fn drain(mut self, begun: &watch::Sender<bool>, mut commands: CommandReceiver) {
         let (delay, limit) = (self.snapshot.config.reloadable.drain_delay, self.snapshot.config.reloadable.drain_timeout);
         if !delay.is_zero() {
             info!(seconds = delay.as_secs(), "stopping: new requests are still served for the drain delay");
-            drop(timeout(delay, self.run_commands_while_draining(&mut sources)).await);
+            self.run_commands_until(sleep(delay), &mut commands).await;
         }
         info!(seconds = limit.as_secs(), "draining");
         // The workers hold the last descriptors of the listening sockets now, and close them once the queues are empty.
         self.listeners.clear();
         begun.send_replace(true);
         let mut finished = self.workers.finished();
-        let ended = async {
-            tokio::select! {
-                () = self.run_commands_while_draining(&mut sources) => std::future::pending().await,
-                _ = finished.recv() => {}
-            }
-        };
-        if timeout(limit, ended).await.is_err() {
+        let drained = timeout(limit, finished.recv());
+        if self.run_commands_until(drained, &mut commands).await.is_err() {
             warn!("the drain time ran out: what is still in flight is cut off");
         }
-        self.workers.command(|| WorkerCommand::Stop).await;
-        self.workers.join();
+        self.workers.stop(finished, STOP_WORKERS).await;
     }
 
-    /// Carries out log-outs and refuses reloads until nobody can send a command. A shutdown can't be called off.
-    async fn run_commands_while_draining(&self, sources: &mut CommandSources) {
-        while let Some(command) = sources.next().await {
-            match command {
-                Command::LogOut { account, done } => self.log_out(account.as_deref(), done).await,
-                Command::Reload { done: Some(done) } => {
-                    drop(done.send(Err(NotReloaded(vec!["the daemon is stopping".to_owned()]))));
-                }
-                Command::Reload { done: None } | Command::Shutdown => {}
+    /// Carries out log-outs and refuses reloads until `end` is there. A log-out that has begun is finished first.
+    async fn run_commands_until<T>(&self, end: impl Future<Output = T>, commands: &mut CommandReceiver) -> T {
+        let mut end = pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                command = commands.next_while_draining() => match command {
+                    Command::Urgent(UrgentCommand::LogOut(asked)) => self.log_out(asked, CLOSE_IDLE_WHILE_DRAINING).await,
+                    // It can't be called off, and is under way.
+                    Command::Urgent(UrgentCommand::Shutdown) => {}
+                    // Its senders learn from that that the daemon is stopping.
+                    Command::Reload(waiting) => drop(waiting),
+                },
+                outcome = &mut end => return outcome,
             }
         }
     }
 
-    /// Logs out the account named `only`, or all. Idle upstream connections are closed too, since their buffers may hold
-    /// the token.
-    async fn log_out(&self, only: Option<&str>, done: Option<oneshot::Sender<()>>) {
-        for account in self.snapshot.accounts.iter().filter(|account| only.is_none_or(|name| account.name() == name)) {
-            account.log_out().await;
-        }
-        self.workers.command(|| WorkerCommand::CloseIdle).await;
-        if let Some(done) = done {
-            // The sender of the command may no longer wait for it.
-            done.send(()).unwrap_or(());
-        }
+    /// Logs out, and closes idle upstream connections, since their buffers may hold the token.
+    pub(super) async fn log_out(&self, asked: LogOut, limit: Duration) {
+        log_out_accounts(&self.snapshot.accounts, &asked).await;
+        self.workers.close_idle(limit).await;
+        confirm(asked);
     }
 }

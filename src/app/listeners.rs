@@ -43,6 +43,7 @@ pub(super) struct PassedSockets {
 }
 
 /// Name and address of a passed socket.
+#[derive(Clone)]
 pub(super) struct PassedSocket {
     name: String,
     address: Option<SocketAddr>,
@@ -158,16 +159,20 @@ impl ListenerPlan {
         Ok(())
     }
 
-    /// A listener that is open and that this configuration no longer has.
-    pub(super) fn missing<'a>(&self, listeners: &'a [Listener]) -> Option<&'a Listener> {
-        listeners.iter().find(|listener| !self.0.iter().any(|(key, _)| *key == listener.key))
+    /// The index of the first of the open listeners `keys` that this configuration no longer has.
+    pub(super) fn missing(&self, keys: &[&Key]) -> Option<usize> {
+        keys.iter().position(|open| !self.0.iter().any(|(key, _)| key == *open))
     }
 
     /// For each of `listeners`, its APIs.
     pub(super) fn apis_by_listener(&self, listeners: &[Listener]) -> Vec<Vec<usize>> {
-        let apis_by_listener =
-            |listener: &Listener| self.0.iter().find(|(key, _)| *key == listener.key).map(|(_, apis)| apis.clone());
-        listeners.iter().map(|listener| apis_by_listener(listener).unwrap_or_default()).collect()
+        self.apis_of(&listeners.iter().map(|listener| &listener.key).collect::<Vec<_>>())
+    }
+
+    /// For each of the listeners `keys`, its APIs.
+    pub(super) fn apis_of(&self, keys: &[&Key]) -> Vec<Vec<usize>> {
+        let apis = |key: &Key| self.0.iter().find(|(known, _)| known == key).map(|(_, apis)| apis.clone());
+        keys.iter().map(|key| apis(key).unwrap_or_default()).collect()
     }
 
     /// Opens the listeners that are not among `present`.

@@ -17,15 +17,16 @@ mod snapshot;
 mod start;
 mod worker;
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
+    account::Account,
     clock::Clock,
     config::{Config, source::Input},
-    control::{self, Command},
+    control::{self, CommandReceiver, Commands},
     hardening::{self, AllowedDirectories},
     logging::{AccessLog, LogControl},
     metrics::Metrics,
@@ -36,7 +37,7 @@ use crate::{
     tls::ClientTls,
 };
 use admin::AdminTasks;
-use daemon::{CONTROL_COMMANDS, CommandSources, Daemon, ReloadSource};
+use daemon::{Daemon, ReloadSource, STOP_WORKERS, confirm, end_accounts, log_out_accounts, unless_shut_down};
 pub use listeners::ListenerError;
 use listeners::{Listener, ListenerPlan, PassedSockets};
 use snapshot::{ApiShared, Snapshot, required_headers};
@@ -99,7 +100,7 @@ impl App {
         })
     }
 
-    /// Lets [`Command::Reload`] read the settings again from `input`, and adopt their log settings through `log`.
+    /// Lets [`Commands::reload`] read the settings again from `input`, and adopt their log settings through `log`.
     #[must_use]
     pub fn reloading_from(self, input: Input, log: LogControl) -> Self {
         Self { reload_source: Some(ReloadSource { input, log, sandbox: None }), ..self }
@@ -121,7 +122,7 @@ impl App {
         }
         let sandbox = hardening::harden(self.config.restart_only.hardening, directories).map_err(StartError::Hardening)?;
         if let Some(source) = &mut self.reload_source {
-            source.sandbox = sandbox;
+            source.sandbox = sandbox.map(Arc::new);
         }
         Ok(self)
     }
@@ -168,8 +169,8 @@ impl App {
         self.telemetry.as_ref().map(telemetry::TelemetryListener::address)
     }
 
-    /// Serves until a `Shutdown` arrives or the sender of commands is gone, then drains. Needs a tokio runtime; workers
-    /// have their own.
+    /// Serves until a shutdown is among `commands`, then drains; `senders` is the other end, for the admin listeners. Needs
+    /// a tokio runtime; workers have their own.
     ///
     /// # Errors
     ///
@@ -178,35 +179,39 @@ impl App {
         mut self,
         clock: Arc<dyn Clock>,
         access: AccessLog,
-        commands: mpsc::Receiver<Command>,
+        senders: Commands,
+        mut commands: CommandReceiver,
     ) -> Result<(), StartError> {
         let (begun, drain) = watch::channel(false);
         let accounts = accounts::start(&self.config, &self.tls, &clock, &self.metrics)?;
         let status = self.status_reader(&clock, access.clone());
         let factory = WorkerFactory { clock: Arc::clone(&clock), access, drain, metrics: Arc::clone(&self.metrics) };
-        let workers = factory.start(self::workers(&self.config))?;
-        let (quit, (control_commands, from_control)) = (Arc::new(Notify::new()), mpsc::channel(CONTROL_COMMANDS));
-        let admin = AdminTasks::start(&mut self, &workers, status, &quit, control_commands);
+        let mut workers = factory.start(self::workers(&self.config))?;
+        let admin = AdminTasks::start(&mut self, &workers, status, &senders);
         let Self { config, tls, listeners, apis_by_listener, passed, phase, view, reloads, reload_source, metrics, .. } = self;
-        let required = required_headers(&config, None).await;
+        let log_out = async |asked| {
+            log_out_accounts(&accounts, &asked).await;
+            confirm(asked);
+        };
+        let Some(required) = unless_shut_down(required_headers(&config, None), &mut commands, log_out).await else {
+            phase.send_replace(Phase::Draining);
+            let finished = workers.finished();
+            workers.stop(finished, STOP_WORKERS).await;
+            end(&accounts, &phase, admin).await;
+            return Ok(());
+        };
         let shared = config.apis.iter().zip(required).map(|(api, required)| ApiShared::new(api, &metrics, required)).collect();
         let snapshot = Arc::new(Snapshot { config, tls, accounts, shared, apis_by_listener });
         view.send_replace(snapshot.view(&listeners));
-        workers.take_over(&snapshot, workers.descriptors(&listeners)?).await;
+        workers.take_over(&snapshot, workers.descriptors(&listeners)?, Duration::MAX).await;
         snapshot.announce(&listeners, 0);
         phase.send_replace(Phase::Running);
         let mut daemon = Daemon { snapshot, listeners, workers, passed, reload_source, clock, view, reloads, metrics };
-        let mut sources = CommandSources { commands, quit, control: from_control };
-        daemon.run_commands(&mut sources).await;
+        daemon.run_commands(&mut commands).await;
         phase.send_replace(Phase::Draining);
         let snapshot = Arc::clone(&daemon.snapshot);
-        daemon.drain(&begun, sources).await;
-        for account in &snapshot.accounts {
-            account.shut_down().await;
-        }
-        phase.send_replace(Phase::Stopped);
-        admin.close().await;
-        info!("stopped");
+        daemon.drain(&begun, commands).await;
+        end(&snapshot.accounts, &phase, admin).await;
         Ok(())
     }
 
@@ -214,6 +219,14 @@ impl App {
         let (phase, view, telemetry) = (self.phase.subscribe(), self.view.subscribe(), self.telemetry_address());
         StatusReader { phase, view, started: clock.now().moment, clock: Arc::clone(clock), telemetry, access }
     }
+}
+
+/// Ends the accounts last, so that their tokens are wiped, and then the tasks that show the daemon.
+async fn end(accounts: &[Account], phase: &watch::Sender<Phase>, admin: AdminTasks) {
+    end_accounts(accounts).await;
+    phase.send_replace(Phase::Stopped);
+    admin.close().await;
+    info!("stopped");
 }
 
 /// The number of worker threads: as configured, else the usable cores (affinity and cgroup quota honoured), at most 4.

@@ -1,30 +1,38 @@
-//! Reloads settings while requests run: all of them, or none.
+//! Takes over changed settings while requests run: all of them, or none.
 //!
-//! [`Daemon::prepare`] does everything that may be refused, and changes nothing that is in force: it judges the settings,
-//! makes every connector once, and binds new listeners. Then accounts and workers take over. One step of that still returns
-//! an error, an account whose connector can't be made; it does not happen, because `prepare` made the same connector before.
-//! Requests in flight keep the settings that they started with.
+//! Preparing comes first: it reads and judges the settings and the files that they name, and changes nothing. A shutdown
+//! ends it, and a file that does not answer holds up nobody. Then listeners are bound, which may fail, and accounts and
+//! workers take over. Two things may still fail, and are logged: a socket's mode, and a worker's accept loop. Requests in
+//! flight keep the settings that they started with.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::{
     StartError, accounts,
-    daemon::{Daemon, ReloadSource},
-    listeners::{Adjustments, Key, Listener, ListenerPlan},
+    daemon::{CLOSE_IDLE, Daemon, ReloadSource, unless_shut_down},
+    listeners::{Adjustments, Key, ListenerPlan, PassedSocket},
     snapshot::{Snapshot, required_headers},
     trust,
 };
 use crate::{
     config::{
         Config,
-        source::{self, Fault, Input},
+        source::{self, Fault},
     },
-    control::NotReloaded,
+    control::{CommandReceiver, NotReloaded, ReloadOutcome},
     metrics::Reload,
+    proxy::Required,
     tls::ClientTls,
 };
+
+/// How long all files that the settings name may take together. It is longer than one may take, which is then named.
+const FILES_MAX: Duration = Duration::from_secs(15);
+
+/// How long the workers may take to take over. Only a worker that is stuck takes longer; it takes over when it goes on.
+const TAKE_OVER: Duration = Duration::from_secs(2);
 
 /// Why settings were not taken over.
 #[derive(Debug)]
@@ -37,6 +45,10 @@ enum Refused {
     Unusable(StartError),
     /// The daemon was not told where its settings are.
     NoSettings,
+    /// The files that they name were not read in time.
+    FilesTimedOut,
+    /// A shutdown came first.
+    Stopping,
 }
 
 impl fmt::Display for Refused {
@@ -49,6 +61,8 @@ impl fmt::Display for Refused {
             Self::NeedsRestart(what) => write!(f, "{what} needs a restart"),
             Self::Unusable(error) => error.fmt(f),
             Self::NoSettings => f.write_str("there are no settings to read again"),
+            Self::FilesTimedOut => write!(f, "the files that the settings name were not read within {} s", FILES_MAX.as_secs()),
+            Self::Stopping => f.write_str("the daemon is stopping"),
         }
     }
 }
@@ -57,7 +71,9 @@ impl Refused {
     fn reasons(&self) -> NotReloaded {
         NotReloaded(match self {
             Self::Invalid(faults) => faults.iter().map(ToString::to_string).collect(),
-            Self::NeedsRestart(_) | Self::Unusable(_) | Self::NoSettings => vec![self.to_string()],
+            Self::NeedsRestart(_) | Self::Unusable(_) | Self::NoSettings | Self::FilesTimedOut | Self::Stopping => {
+                vec![self.to_string()]
+            }
         })
     }
 }
@@ -68,26 +84,36 @@ impl From<StartError> for Refused {
     }
 }
 
-/// Everything that a reload needs to take over, made before anything changes.
+/// New settings that were read and judged. Nothing has changed yet.
 struct Prepared {
     config: Arc<Config>,
     tls: ClientTls,
-    /// The indices of the APIs that each listener serves: the present listeners first, then the new ones.
-    apis_by_listener: Vec<Vec<usize>>,
-    listeners: Vec<Listener>,
-    /// A copy of each new listener's descriptor, for each worker.
-    descriptors: Vec<Vec<Listener>>,
+    plan: ListenerPlan,
     adjustments: Adjustments,
+    /// The required header of each API.
+    required: Vec<Option<Required>>,
+}
+
+/// What preparing looks at. It owns it, since it runs on a thread of its own and may be given up.
+struct Preparation {
+    source: ReloadSource,
+    before: Arc<Snapshot>,
+    passed: Vec<PassedSocket>,
+    /// Key and name of each listener that is open.
+    open: Vec<(Key, String)>,
 }
 
 impl Daemon {
-    /// Reads the settings again, takes them over, and logs the outcome.
-    ///
-    /// # Errors
-    ///
-    /// Every reason why the settings were refused; nothing has changed then.
-    pub(super) async fn reload(&mut self) -> Result<(), NotReloaded> {
-        match self.take_over_settings().await {
+    /// Reads the settings again and takes them over. The outcome is logged. Until the settings are known to be good, a
+    /// shutdown ends the reload, and `commands` keeps it for the next look; log-outs are carried out meanwhile.
+    pub(super) async fn reload(&mut self, commands: &mut CommandReceiver) -> ReloadOutcome {
+        let outcome = match unless_shut_down(self.prepare(), commands, async |asked| self.log_out(asked, CLOSE_IDLE).await).await
+        {
+            Some(Ok(prepared)) => self.take_over(prepared).await,
+            Some(Err(refused)) => Err(refused),
+            None => Err(Refused::Stopping),
+        };
+        match outcome {
             Ok(()) => {
                 self.metrics.reloaded(Reload::Done);
                 info!("reloaded");
@@ -95,7 +121,7 @@ impl Daemon {
             }
             Err(refused) => {
                 self.metrics.reloaded(Reload::Refused);
-                // A single fault is the reason in the line below.
+                // A single fault is the reason itself.
                 if let Refused::Invalid(faults) = &refused
                     && faults.len() > 1
                 {
@@ -109,17 +135,35 @@ impl Daemon {
         }
     }
 
-    async fn take_over_settings(&mut self) -> Result<(), Refused> {
-        let source = self.reload_source.as_ref().ok_or(Refused::NoSettings)?;
-        let config = read(source.input.clone()).await?;
-        let Prepared { config, tls, apis_by_listener, listeners, descriptors, adjustments } = self.prepare(config)?;
-        // Before anything is served by the new settings: what they require is in force from their first request on.
+    /// Everything that may take long, or that only reads. Dropping the future changes nothing.
+    async fn prepare(&self) -> Result<Prepared, Refused> {
+        let preparation = Preparation {
+            source: self.reload_source.clone().ok_or(Refused::NoSettings)?,
+            before: Arc::clone(&self.snapshot),
+            passed: self.passed.sockets.clone(),
+            open: self.listeners.iter().map(|listener| (listener.key().clone(), listener.bound.name.clone())).collect(),
+        };
+        // Each file has a time limit of its own; links and directories on the way to one have only this.
+        let judged = timeout(FILES_MAX, tokio::task::spawn_blocking(move || preparation.judge())).await;
+        let judged = judged.map_err(|_| Refused::FilesTimedOut)?;
+        let (config, tls, plan, adjustments) = judged.map_err(|error| StartError::System(error.into()))??;
         let required = required_headers(&config, Some(&self.snapshot)).await;
+        Ok(Prepared { config, tls, plan, adjustments, required })
+    }
+
+    /// Binds the new listeners, which may fail, and then serves by the new settings. It takes a moment only.
+    async fn take_over(&mut self, prepared: Prepared) -> Result<(), Refused> {
+        let Prepared { config, tls, plan, adjustments, required } = prepared;
+        let present: Vec<Key> = self.listeners.iter().map(|listener| listener.key().clone()).collect();
+        let listeners = plan.open(&config, &present, &mut self.passed).map_err(StartError::Listener)?;
+        let descriptors = self.workers.descriptors(&listeners).map_err(StartError::System)?;
+        let mut apis_by_listener = plan.apis_by_listener(&self.listeners);
+        apis_by_listener.extend(plan.apis_by_listener(&listeners));
         let accounts = accounts::take_over(&self.snapshot.accounts, &config, &tls, &self.clock, &self.metrics).await?;
         let apis = config.apis.iter().zip(required);
         let shared = apis.map(|(api, required)| self.snapshot.shared_of(api, &self.metrics, required)).collect();
         let snapshot = Arc::new(Snapshot { config, tls, accounts, shared, apis_by_listener });
-        self.workers.take_over(&snapshot, descriptors).await;
+        self.workers.take_over(&snapshot, descriptors, TAKE_OVER).await;
         let before = std::mem::replace(&mut self.snapshot, snapshot);
         let first_new = self.listeners.len();
         self.listeners.extend(listeners);
@@ -133,42 +177,34 @@ impl Daemon {
         accounts::end_the_rest(&before.accounts, &self.snapshot.accounts).await;
         Ok(())
     }
+}
 
-    /// Does everything that may be refused.
-    fn prepare(&mut self, config: Config) -> Result<Prepared, Refused> {
-        let before = &self.snapshot.config;
-        if let Some(what) = before.restart_only.changed(&config.restart_only) {
+impl Preparation {
+    /// Reads the settings and the files that they name. Blocks.
+    fn judge(self) -> Result<(Arc<Config>, ClientTls, ListenerPlan, Adjustments), Refused> {
+        let loaded = source::load(self.source.input.clone());
+        for warning in &loaded.warnings {
+            warn!("{warning}");
+        }
+        let config = loaded.config.ok_or(Refused::Invalid(loaded.faults))?;
+        if let Some(what) = self.before.config.restart_only.changed(&config.restart_only) {
             return Err(Refused::NeedsRestart(format!("a changed `{what}`")));
         }
-        if let Some(ReloadSource { input, sandbox: Some(sandbox), .. }) = &self.reload_source {
-            let files: Vec<_> = input.files().collect();
+        if let Some(sandbox) = &self.source.sandbox {
+            let files: Vec<_> = self.source.input.files().collect();
             let admitted = sandbox.admits(&config, files.iter().map(PathBuf::as_path));
             admitted.map_err(|outside| Refused::NeedsRestart(outside.to_string()))?;
         }
-        let plan = ListenerPlan::of(&config, &self.passed.sockets).map_err(StartError::Listener)?;
-        if let Some(listener) = plan.missing(&self.listeners) {
-            return Err(Refused::NeedsRestart(format!("to stop listening on {}", listener.bound.name)));
+        let plan = ListenerPlan::of(&config, &self.passed).map_err(StartError::Listener)?;
+        let keys: Vec<&Key> = self.open.iter().map(|(key, _)| key).collect();
+        if let Some(missing) = plan.missing(&keys) {
+            return Err(Refused::NeedsRestart(format!("to stop listening on {}", self.open[missing].1)));
         }
         let read_anew = trust(&config)?;
-        // With the same roots and certificate, connections and TLS sessions are kept.
-        let unchanged = read_anew.is_like(&self.snapshot.tls);
-        let tls = if unchanged { self.snapshot.tls.clone() } else { read_anew };
-        let present: Vec<Key> = self.listeners.iter().map(|listener| listener.key().clone()).collect();
-        let adjustments = Adjustments::new(&config, &plan.apis_by_listener(&self.listeners)).map_err(StartError::Listener)?;
-        let listeners = plan.open(&config, &present, &mut self.passed).map_err(StartError::Listener)?;
-        let descriptors = self.workers.descriptors(&listeners).map_err(StartError::System)?;
-        let mut apis_by_listener = plan.apis_by_listener(&self.listeners);
-        apis_by_listener.extend(plan.apis_by_listener(&listeners));
-        Ok(Prepared { config: Arc::new(config), tls, apis_by_listener, listeners, descriptors, adjustments })
+        // Unchanged TLS files keep the old value, and with it connections and sessions.
+        let unchanged = read_anew.is_like(&self.before.tls);
+        let tls = if unchanged { self.before.tls.clone() } else { read_anew };
+        let adjustments = Adjustments::new(&config, &plan.apis_of(&keys)).map_err(StartError::Listener)?;
+        Ok((Arc::new(config), tls, plan, adjustments))
     }
-}
-
-/// Loads the settings on a blocking thread, so that a slow file system holds up no task.
-async fn read(input: Input) -> Result<Config, Refused> {
-    let loaded = tokio::task::spawn_blocking(move || source::load(input)).await;
-    let loaded = loaded.map_err(|error| StartError::System(error.into()))?;
-    for warning in &loaded.warnings {
-        warn!("{warning}");
-    }
-    loaded.config.ok_or(Refused::Invalid(loaded.faults))
 }

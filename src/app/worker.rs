@@ -5,7 +5,10 @@
 use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use http::HeaderValue;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 use tracing::error;
 
 use super::{listeners::Listener, snapshot::Snapshot};
@@ -36,7 +39,7 @@ pub(super) enum WorkerCommand {
     /// Serve by this snapshot from now on, also at these new listeners.
     TakeOver { snapshot: Arc<Snapshot>, listeners: Vec<Listener>, done: oneshot::Sender<()> },
     /// Close every idle upstream connection.
-    CloseIdle,
+    CloseIdle { done: oneshot::Sender<()> },
     /// End now and drop the connections that are left.
     Stop,
 }
@@ -70,6 +73,8 @@ impl WorkerFactory {
             let (factory, working, responder) = (self.clone(), working.clone(), workers.liveness.add());
             workers.threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 runtime.block_on(factory.work(number, given, responder));
+                // A name server that does not answer holds a thread, which must not hold the worker.
+                runtime.shutdown_background();
                 drop(working);
             })?);
             workers.commands.push(commands);
@@ -106,10 +111,12 @@ impl WorkerFactory {
                         // The daemon may no longer wait for it.
                         let _ = done.send(());
                     }
-                    Some(WorkerCommand::CloseIdle) => {
+                    Some(WorkerCommand::CloseIdle { done }) => {
                         for api in &apis {
                             api.upstream.close_idle();
                         }
+                        // The daemon may no longer wait for it.
+                        let _ = done.send(());
                     }
                     Some(WorkerCommand::Stop) | None => break,
                 },
@@ -249,25 +256,53 @@ impl Workers {
         self.commands.iter().map(|_| listeners.iter().map(Listener::for_worker).collect()).collect()
     }
 
-    /// Makes every worker serve by `snapshot`, and returns when all do. `descriptors`: the new listeners, one list for each worker.
-    pub(super) async fn take_over(&self, snapshot: &Arc<Snapshot>, descriptors: Vec<Vec<Listener>>) {
-        let mut taking_over = Vec::new();
-        for (commands, listeners) in self.commands.iter().zip(descriptors) {
-            let (done, taken_over) = oneshot::channel();
-            // A worker that has ended needs no snapshot.
-            drop(commands.send(WorkerCommand::TakeOver { snapshot: Arc::clone(snapshot), listeners, done }).await);
-            taking_over.push(taken_over);
+    /// Makes every worker serve by `snapshot`, and returns when all do. A worker that is stuck is waited for `limit`; it
+    /// takes the snapshot over when it goes on. `descriptors`: the new listeners, one list for each worker.
+    pub(super) async fn take_over(&self, snapshot: &Arc<Snapshot>, descriptors: Vec<Vec<Listener>>, limit: Duration) {
+        let mut descriptors = descriptors.into_iter();
+        let command = |done| {
+            let listeners = descriptors.next().unwrap_or_default();
+            WorkerCommand::TakeOver { snapshot: Arc::clone(snapshot), listeners, done }
+        };
+        self.carry_out(command, limit).await;
+    }
+
+    /// Makes every worker close its idle upstream connections, and returns when all have, after `limit` at the latest.
+    pub(super) async fn close_idle(&self, limit: Duration) {
+        self.carry_out(|done| WorkerCommand::CloseIdle { done }, limit).await;
+    }
+
+    /// Ends the workers now, with the connections that are left. Threads that have not ended after `limit` are left alone. `finished`: the
+    /// channel of [`finished`](Self::finished).
+    pub(super) async fn stop(self, mut finished: mpsc::Receiver<()>, limit: Duration) {
+        for commands in &self.commands {
+            // Full: the worker is stuck.
+            drop(commands.try_send(WorkerCommand::Stop));
         }
-        for taken_over in taking_over {
-            drop(taken_over.await);
+        if timeout(limit, finished.recv()).await.is_err() {
+            return;
+        }
+        for thread in self.threads {
+            // A worker that panicked has logged it.
+            drop(thread.join());
         }
     }
 
-    /// Sends each worker the same command.
-    pub(super) async fn command(&self, command: impl Fn() -> WorkerCommand) {
-        for commands in &self.commands {
-            drop(commands.send(command()).await);
-        }
+    /// Sends a command to every worker and waits until each has carried it out, for `limit` at most.
+    async fn carry_out(&self, mut command: impl FnMut(oneshot::Sender<()>) -> WorkerCommand, limit: Duration) {
+        let all = async {
+            let mut outcomes = Vec::with_capacity(self.commands.len());
+            for commands in &self.commands {
+                let (done, outcome) = oneshot::channel();
+                // A worker that has ended drops its command.
+                drop(commands.send(command(done)).await);
+                outcomes.push(outcome);
+            }
+            for outcome in outcomes {
+                drop(outcome.await);
+            }
+        };
+        drop(timeout(limit, all).await);
     }
 
     /// Probes whether the workers' event loops turn.
@@ -278,14 +313,6 @@ impl Workers {
     /// A channel that closes once every worker has ended.
     pub(super) fn finished(&mut self) -> mpsc::Receiver<()> {
         self.finished.take().unwrap_or_else(|| mpsc::channel(1).1)
-    }
-
-    /// Waits for the threads to end.
-    pub(super) fn join(self) {
-        for thread in self.threads {
-            // A worker that panicked has logged it.
-            drop(thread.join());
-        }
     }
 }
 

@@ -7,7 +7,7 @@ mod control;
 mod status;
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fmt::Display,
     io::{self, Write},
     path::Path,
@@ -17,7 +17,6 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
-use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use self::arguments::{Cli, Subcommands};
@@ -32,19 +31,18 @@ use crate::{
     exec::{self, Exit, Program},
     healthcheck::{self, Probe},
     logging::{self, Logging, Reader},
-    process::{SignalCommands, end_by_interrupt, report_panics_by_place},
+    process::{DaemonSignals, OnHangup, end_by_interrupt, report_panics_by_place},
     systemd::Systemd,
 };
 
 /// sysexits.h: something in the configuration is wrong.
 const EX_CONFIG: u8 = 78;
 
-/// Commands that may wait while one is carried out.
-const COMMANDS: usize = 16;
-
 /// Runs the program with the process's own arguments, environment and standard streams.
 #[must_use]
 pub fn run() -> ExitCode {
+    // First of all: as the first process of a container we would never see a signal that has no handler yet.
+    let signals = may_be_the_daemon(std::env::args_os().nth(1).as_deref()).then(DaemonSignals::catch).transpose();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -55,7 +53,7 @@ pub fn run() -> ExitCode {
     };
     let settings = cli.settings;
     match cli.command.unwrap_or(Subcommands::Run) {
-        Subcommands::Run => daemon(settings.input(&[])),
+        Subcommands::Run => daemon(settings.input(&[]), signals),
         Subcommands::Exec { wait, command } => execute(source::load(settings.input(exec::DEFAULTS)), wait, command),
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
@@ -78,6 +76,11 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Whether a command line with this first argument may mean the daemon. Flags may stand before `run`, or without it.
+fn may_be_the_daemon(first: Option<&OsStr>) -> bool {
+    first.is_none_or(|first| first == "run" || first.as_encoded_bytes().starts_with(b"-"))
+}
+
 /// What can be typed, for whoever writes it down: the manual, the man pages.
 #[must_use]
 pub fn command() -> clap::Command {
@@ -85,7 +88,11 @@ pub fn command() -> clap::Command {
 }
 
 /// `run`. Everything that must be open is opened before there is a second thread.
-fn daemon(input: Input) -> ExitCode {
+fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode {
+    let signals = match signals.and_then(|caught| caught.map_or_else(DaemonSignals::catch, Ok)) {
+        Ok(signals) => signals,
+        Err(error) => return fail(&StartError::System(error), 1),
+    };
     let loaded = source::load(input.clone());
     let Loaded { config: Some(config), warnings, file, .. } = loaded else { return refuse(&loaded) };
     let reader = Reader::of(&io::stdout(), &input.environment);
@@ -99,7 +106,7 @@ fn daemon(input: Input) -> ExitCode {
     for warning in &warnings {
         warn!("{warning}");
     }
-    let outcome = serve(config, input, &mut logging);
+    let outcome = serve(config, input, signals, &mut logging);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -110,18 +117,22 @@ fn daemon(input: Input) -> ExitCode {
     }
 }
 
-fn serve(config: Config, input: Input, logging: &mut Logging) -> Result<(), StartError> {
+fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Logging) -> Result<(), StartError> {
     let systemd = Systemd::of(&input.environment).unwrap_or_else(|error| {
         warn!(error = %error.kind(), "systemd can't be told how the daemon is");
         None
     });
+    signals.clean_up_from_now_on();
     let app = App::bind(Arc::new(config))?.reloading_from(input, logging.control().clone()).harden()?.with_systemd(systemd);
     // The first thread beside this one; each has given up what this one had.
     logging.write().map_err(io::Error::other)?;
-    let (commands, given) = mpsc::channel(COMMANDS);
-    let _signals = SignalCommands::catch(commands)?;
+    let (commands, receiver) = crate::control::commands();
+    let _signals = signals.deliver(commands.clone(), OnHangup::Reload)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(app.run(Arc::new(SystemClock), logging.access_log(), given))
+    let outcome = runtime.block_on(app.run(Arc::new(SystemClock), logging.access_log(), commands, receiver));
+    // A file or a name server that does not answer holds a thread, which must not hold the process.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// `exec`. Standard output is the program's, so logs go to standard error.

@@ -79,6 +79,8 @@ pub(super) enum Refused {
     NoLogin,
     /// The daemon is draining.
     Stopping,
+    /// Too many wait for the outcome of the same command.
+    Busy,
     /// The settings are invalid, or ask for something that needs a restart.
     NotReloaded(Vec<String>),
     /// These log-ins failed; the number counts those that were tried.
@@ -116,6 +118,7 @@ impl Refused {
             Self::NoAccount => (StatusCode::NOT_FOUND, "no_account", "There is no such account"),
             Self::NoLogin => (StatusCode::CONFLICT, "no_login", "The account does not log in"),
             Self::Stopping => (StatusCode::CONFLICT, "draining", "The daemon is stopping"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many wait for the same command"),
             Self::NotReloaded(_) => (StatusCode::CONFLICT, "not_reloaded", "The settings were not taken over"),
             Self::LogIn(failed, _) if failed.iter().any(|(_, why)| is_upstream_failure(why)) => {
                 (StatusCode::BAD_GATEWAY, "login_failed", "A log-in failed")
@@ -138,6 +141,7 @@ impl Refused {
                 "it sends its organization alone (login_url is off), so there is nothing to log in or out".to_owned()
             }
             Self::Stopping => "the daemon is stopping, and begins nothing new".to_owned(),
+            Self::Busy => "too many clients wait for the outcome of this command: try again".to_owned(),
             Self::NotReloaded(_) => "not reloaded: nothing has changed".to_owned(),
             Self::LogIn(failed, 1) if failed.len() == 1 => "the log-in failed".to_owned(),
             Self::LogIn(failed, of) => format!("{} of {of} log-ins failed", failed.len()),
@@ -199,6 +203,7 @@ mod tests {
             (Refused::NoAccount, 404, "no_account"),
             (Refused::NoLogin, 409, "no_login"),
             (Refused::Stopping, 409, "draining"),
+            (Refused::Busy, 503, "busy"),
             (Refused::NotReloaded(vec![]), 409, "not_reloaded"),
             (Refused::LogIn(vec![named(refused(StatusCode::UNAUTHORIZED))], 1), 502, "login_failed"),
             (Refused::LogIn(vec![named(source())], 1), 409, "login_failed"),

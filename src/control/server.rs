@@ -14,14 +14,11 @@ use http::{
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 use tracing::{error, info, warn};
 
 use super::{
-    Command, NotReloaded,
+    commands::{Commands, NotReloaded, NotTaken},
     problem::Refused,
     routes::{Action, route},
     socket_path,
@@ -92,7 +89,7 @@ impl ControlListener {
     }
 
     /// Serves until `closing` turns true, then finishes what is under way.
-    pub async fn serve(self, status: StatusReader, commands: mpsc::Sender<Command>, closing: watch::Receiver<bool>) {
+    pub async fn serve(self, status: StatusReader, commands: Commands, closing: watch::Receiver<bool>) {
         let own_uid = rustix::process::geteuid().as_raw();
         let control = Arc::new(Control { status, commands, own_uid, allow_uids: self.allow_uids });
         // The original stays here: the file goes when nobody is answered any more.
@@ -121,7 +118,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
 
 struct Control {
     status: StatusReader,
-    commands: mpsc::Sender<Command>,
+    commands: Commands,
     own_uid: u32,
     allow_uids: Vec<u32>,
 }
@@ -163,8 +160,7 @@ impl Control {
             Action::LogOut(only) => self.log_out(only.as_deref()).await,
             Action::Reload => self.reload().await,
             Action::Shutdown => {
-                // Full: as many commands as anyone can mean are waiting already. Closed: it has come to its end.
-                let _ = self.commands.try_send(Command::Shutdown);
+                self.commands.shut_down();
                 Ok(json(StatusCode::ACCEPTED, &Stopping { phase: Phase::Draining }))
             }
         }
@@ -205,17 +201,14 @@ impl Control {
 
     async fn log_out(&self, only: Option<&str>) -> Result<Answer, Refused> {
         let meant = self.meant(only)?;
-        let (done, outcome) = oneshot::channel();
-        let command = Command::LogOut { account: only.map(str::to_owned), done: Some(done) };
-        self.commands.send(command).await.map_err(|_| Refused::Stopping)?;
+        let outcome = self.commands.log_out(only).map_err(not_taken)?;
         outcome.await.map_err(|_| Refused::Stopping)?;
         Ok(self.done(&meant))
     }
 
     async fn reload(&self) -> Result<Answer, Refused> {
         self.check_running()?;
-        let (done, outcome) = oneshot::channel();
-        self.commands.send(Command::Reload { done: Some(done) }).await.map_err(|_| Refused::Stopping)?;
+        let outcome = self.commands.reload().map_err(not_taken)?;
         match outcome.await.map_err(|_| Refused::Stopping)? {
             Ok(()) => Ok(json(StatusCode::OK, &Reloaded { reloaded: true })),
             Err(NotReloaded(reasons)) => Err(Refused::NotReloaded(reasons)),
@@ -228,6 +221,13 @@ impl Control {
         let is_meant = |account: &AccountDocument| accounts.iter().any(|meant| meant.name() == account.name);
         let accounts = document.accounts.into_iter().filter(is_meant).collect();
         json(StatusCode::OK, &Accounts { now: document.now, accounts })
+    }
+}
+
+fn not_taken(reason: NotTaken) -> Refused {
+    match reason {
+        NotTaken::Ended => Refused::Stopping,
+        NotTaken::Busy => Refused::Busy,
     }
 }
 

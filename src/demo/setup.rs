@@ -12,7 +12,7 @@ use std::{
 };
 
 use careportals_simulator::{Control, Options, Simulator};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::DemoError;
 use crate::{
@@ -22,9 +22,9 @@ use crate::{
         Config, Listen,
         source::{self, Environment, Input},
     },
-    control::Command,
+    control::{self, Commands},
     logging::AccessLog,
-    process::SignalCommands,
+    process::{DaemonSignals, OnHangup, SignalThread},
     status::Phase,
 };
 
@@ -40,19 +40,14 @@ pub(super) const RELOGIN_FLOOR: Duration = Duration::from_millis(100);
 /// How many free ports are tried. Another process may bind one, at one of the two addresses, before the sidecar does.
 const FREE_PORTS: usize = 8;
 
-/// Commands that may wait in the daemon's queue while it carries one out.
-const COMMAND_QUEUE: usize = 16;
-
 /// The running sidecar and simulator.
 pub(super) struct Setup {
     sidecar: JoinHandle<Result<(), StartError>>,
-    commands: mpsc::Sender<Command>,
+    commands: Commands,
     phases: watch::Receiver<Phase>,
     addresses: Vec<SocketAddr>,
     telemetry: Option<SocketAddr>,
     login_path: String,
-    /// Takes the commands of caught signals; `forward_signals` has the other end.
-    signal_commands: mpsc::Sender<Command>,
     /// The simulator ends after the sidecar.
     simulator: Simulator,
 }
@@ -71,29 +66,27 @@ impl Setup {
         let addresses = app.addresses().filter_map(|(_, address)| address.parse().ok()).collect();
         let telemetry = app.telemetry_address();
         let phases = app.phases();
-        let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
-        let (signal_commands, caught) = mpsc::channel(COMMAND_QUEUE);
-        let forwarding = forward_signals(caught, commands.clone());
+        let (commands, receiver) = control::commands();
+        let senders = commands.clone();
         let serve = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let forwarding = tokio::spawn(forwarding);
-                let outcome = app.run(Arc::new(SystemClock), access, command_queue).await;
-                forwarding.abort();
-                outcome
-            })
+            let outcome = runtime.block_on(app.run(Arc::new(SystemClock), access, senders, receiver));
+            runtime.shutdown_background();
+            outcome
         };
         let sidecar = thread::Builder::new().name("sidecar".to_owned()).spawn(serve).map_err(DemoError::System)?;
-        Ok(Self { sidecar, commands, phases, addresses, telemetry, login_path, signal_commands, simulator })
+        Ok(Self { sidecar, commands, phases, addresses, telemetry, login_path, simulator })
     }
 
-    /// Makes signals commands to the sidecar, until the returned value is dropped.
+    /// Makes signals commands to the sidecar, until the returned value is dropped. SIGHUP ends the demo: it has no settings
+    /// to read again, and comes when the terminal is closed.
     ///
     /// # Errors
     ///
     /// The system refused a signal handler or a thread.
-    pub(super) fn catch_signals(&self) -> Result<SignalCommands, DemoError> {
-        SignalCommands::catch(self.signal_commands.clone()).map_err(DemoError::System)
+    pub(super) fn catch_signals(&self) -> Result<SignalThread, DemoError> {
+        let deliver = |signals: DaemonSignals| signals.deliver(self.commands.clone(), OnHangup::ShutDown);
+        DaemonSignals::catch().and_then(deliver).map_err(DemoError::System)
     }
 
     /// The simulator's controls: what it received, and faults to set.
@@ -143,20 +136,8 @@ impl Setup {
     ///
     /// The sidecar ended with an error, or panicked.
     pub(super) fn stop(self) -> Result<(), DemoError> {
-        // An error means that the sidecar has ended already; `wait` returns how.
-        let _ = self.commands.blocking_send(Command::Shutdown);
+        self.commands.shut_down();
         self.wait()
-    }
-}
-
-/// Forwards the commands of signals. SIGHUP ends the demo: it has no settings to read again, and comes when the terminal is
-/// closed.
-async fn forward_signals(mut signals: mpsc::Receiver<Command>, commands: mpsc::Sender<Command>) {
-    while let Some(command) = signals.recv().await {
-        let command = if matches!(command, Command::Reload { .. }) { Command::Shutdown } else { command };
-        if commands.send(command).await.is_err() {
-            return;
-        }
     }
 }
 

@@ -13,7 +13,6 @@ mod terminal;
 
 use std::{ffi::OsString, fmt, io, process::Command, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::{
@@ -32,9 +31,6 @@ use terminal::Terminal;
 /// and errors alone.
 pub const DEFAULTS: &[(&str, &str)] =
     &[("listen", "[\"127.0.0.1:0\"]"), ("telemetry_listen", "\"off\""), ("control_socket", "\"off\""), ("log", "\"warn\"")];
-
-/// Commands that may wait in the daemon's queue while it carries one out.
-const COMMAND_QUEUE: usize = 4;
 
 /// The program to run, and how.
 #[derive(Debug)]
@@ -144,7 +140,7 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
     adopt_orphans()?;
     let (_caught, signals) = CaughtSignals::catch()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
+    let (commands, receiver) = control::commands();
     let mut supervisor = Supervisor {
         signals,
         views: app.views(),
@@ -153,15 +149,16 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
         kill_after: config.reloadable.drain_timeout,
     };
     let (served, outcome) = runtime.block_on(async {
-        let serving = Box::pin(app.run(Arc::new(SystemClock), access, command_queue));
+        let serving = Box::pin(app.run(Arc::new(SystemClock), access, commands.clone(), receiver));
         let supervised = async {
             let outcome = supervisor.run(command, program.wait).await;
-            // An error means that the daemon has ended already.
-            let _ = commands.send(control::Command::Shutdown).await;
+            commands.shut_down();
             outcome
         };
         tokio::join!(serving, supervised)
     });
+    // A file or a name server that does not answer holds a thread, which must not hold the process.
+    runtime.shutdown_background();
     served.map_err(ExecError::Daemon)?;
     match outcome {
         ProgramOutcome::Ended(exit) => Ok(Exit::Code(exit.exit_code())),

@@ -4,23 +4,16 @@
 //! process that made it, or when no process answers on it.
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     net::{SocketAddr, TcpListener},
-    os::unix::{
-        fs::{FileTypeExt, MetadataExt, PermissionsExt},
-        net::UnixListener,
-    },
-    path::{Path, PathBuf},
+    os::unix::net::UnixListener,
+    path::Path,
 };
 
 use listenfd::ListenFd;
-use nix::unistd::{Gid, Group};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
-/// How many connections the kernel may queue; it reduces this to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
-/// The mode of a Unix socket's file until its own mode and group are set.
-const OWNER_ONLY: u32 = 0o600;
+use super::unix_socket::{self, BACKLOG, BindErrorKind, SocketAccess, SocketFile};
 
 /// Why a listen address can't be used.
 #[derive(Debug)]
@@ -29,13 +22,6 @@ pub struct BindError {
     /// The setting in which the user could choose another address.
     setting: &'static str,
     kind: BindErrorKind,
-}
-
-#[derive(Debug)]
-enum BindErrorKind {
-    Io(io::Error),
-    Answered,
-    NotASocket,
 }
 
 impl fmt::Display for BindError {
@@ -152,55 +138,6 @@ impl ListenSocket {
     }
 }
 
-/// The mode and the group of a Unix socket's file, which decide who may connect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketAccess {
-    mode: u32,
-    group: Option<Gid>,
-}
-
-impl SocketAccess {
-    /// Resolves `group`, a name or a number; `None` stands for the process's own group.
-    pub fn new(mode: u32, group: Option<&str>) -> Result<Self, NoSuchGroup> {
-        Ok(Self { mode, group: group.map(group_id).transpose()? })
-    }
-
-    /// Gives the file at `path` this mode and group.
-    pub fn apply(self, path: &Path) -> io::Result<()> {
-        // The group comes first: for a moment the new group has the old mode, which is narrower than the new mode for the old
-        // group.
-        if let Some(group) = self.group {
-            std::os::unix::fs::chown(path, None, Some(group.as_raw()))?;
-        }
-        fs::set_permissions(path, fs::Permissions::from_mode(self.mode))
-    }
-}
-
-/// The system knows no group of that name.
-#[derive(Debug)]
-pub struct NoSuchGroup(String);
-
-impl NoSuchGroup {
-    /// What to do about it.
-    pub const HINT: &str = "correct `socket_group`, or create the group";
-}
-
-impl fmt::Display for NoSuchGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there is no group {:?}", self.0)
-    }
-}
-
-impl std::error::Error for NoSuchGroup {}
-
-fn group_id(group: &str) -> Result<Gid, NoSuchGroup> {
-    if let Ok(number) = group.parse() {
-        return Ok(Gid::from_raw(number));
-    }
-    let found = Group::from_name(group).ok().flatten();
-    found.map(|found| found.gid).ok_or_else(|| NoSuchGroup(group.to_owned()))
-}
-
 /// Binds a TCP address. Returns `Ok(None)` for an address that is not `required` and whose family this machine lacks.
 pub fn bind_tcp(address: SocketAddr, required: bool) -> Result<Option<Bound>, BindError> {
     let failed = |error| BindError::new(address.to_string(), BindErrorKind::Io(error));
@@ -214,7 +151,7 @@ pub fn bind_tcp(address: SocketAddr, required: bool) -> Result<Option<Bound>, Bi
 /// Binds a Unix socket. Its file is removed when the [`Bound`] is dropped.
 pub fn bind_unix(path: &Path, access: SocketAccess) -> Result<Bound, BindError> {
     let name = format!("unix:{}", path.display());
-    match unix(path, access) {
+    match unix_socket::listen(path, access) {
         Ok((listener, file)) => Ok(Bound { name, socket: ListenSocket::Unix(listener), file: Some(file) }),
         Err(kind) => Err(BindError::new(name, kind)),
     }
@@ -265,80 +202,4 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
-}
-
-fn unix(path: &Path, access: SocketAccess) -> Result<(UnixListener, SocketFile), BindErrorKind> {
-    remove_stale(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(BindErrorKind::Io)?;
-    let address = SockAddr::unix(path).map_err(BindErrorKind::Io)?;
-    bind_closed(&socket, &address).map_err(BindErrorKind::Io)?;
-    let file = SocketFile::at(path).map_err(BindErrorKind::Io)?;
-    access.apply(path).map_err(BindErrorKind::Io)?;
-    socket.listen(BACKLOG).map_err(BindErrorKind::Io)?;
-    socket.set_nonblocking(true).map_err(BindErrorKind::Io)?;
-    Ok((socket.into(), file))
-}
-
-/// Binds with a file that only the owner may open, so that nobody else connects before mode and group are set. On Linux the
-/// file takes the mode of the socket.
-#[cfg(target_os = "linux")]
-fn bind_closed(socket: &Socket, address: &SockAddr) -> io::Result<()> {
-    rustix::fs::fchmod(socket, rustix::fs::Mode::from_raw_mode(OWNER_ONLY))?;
-    socket.bind(address)
-}
-
-/// Binds with a file that only the owner may open. Elsewhere than on Linux only the process's umask can do that; other files
-/// that the process makes at this moment get the same mode.
-#[cfg(not(target_os = "linux"))]
-fn bind_closed(socket: &Socket, address: &SockAddr) -> io::Result<()> {
-    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(!OWNER_ONLY & 0o777));
-    let bound = socket.bind(address);
-    rustix::process::umask(mask);
-    bound
-}
-
-/// Removes the socket file of a process that was killed. Keeps a socket on which a process answers.
-fn remove_stale(path: &Path) -> Result<(), BindErrorKind> {
-    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
-    if !found.file_type().is_socket() {
-        return Err(BindErrorKind::NotASocket);
-    }
-    let probe = || {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // A process that is too busy to accept could block this for ever.
-        socket.set_nonblocking(true)?;
-        socket.connect(&SockAddr::unix(path)?)
-    };
-    match probe() {
-        Ok(()) => Err(BindErrorKind::Answered),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(BindErrorKind::Answered),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(BindErrorKind::Io),
-        Err(error) => Err(BindErrorKind::Io(error)),
-    }
-}
-
-/// Removes a socket's file on drop, unless another file has taken its place.
-struct SocketFile {
-    path: PathBuf,
-    id: (u64, u64),
-}
-
-impl SocketFile {
-    fn at(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), id: file_id(path)? })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if file_id(&self.path).is_ok_and(|id| id == self.id) {
-            // An error can't be reported any more.
-            drop(fs::remove_file(&self.path));
-        }
-    }
-}
-
-fn file_id(path: &Path) -> io::Result<(u64, u64)> {
-    let found = fs::symlink_metadata(path)?;
-    Ok((found.dev(), found.ino()))
 }

@@ -15,16 +15,18 @@ mod drain;
 mod owner;
 mod peer;
 mod stream;
+mod unix_socket;
 
 use std::time::Duration;
 
 pub use accept::Acceptor;
-pub use bind::{BindError, Bound, ListenSocket, NoSuchGroup, Passed, SocketAccess, bind_tcp, bind_unix, passed_sockets};
+pub use bind::{BindError, Bound, ListenSocket, Passed, bind_tcp, bind_unix, passed_sockets};
 pub use connection::RequestService;
 pub use connection_limit::ConnectionLimit;
 pub use drain::Drain;
 pub use peer::Peer;
 pub use stream::ClientStream;
+pub use unix_socket::{NoSuchGroup, SocketAccess};
 
 /// The limits of a connection at one listen address.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ mod identity;
 
 use std::{
     fmt, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,7 +24,10 @@ use rustls::{
 use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
 
-use crate::config::{ClientCertificate, Tls, TlsVersion};
+use crate::{
+    config::{ClientCertificate, Tls, TlsVersion},
+    files,
+};
 pub use identity::KeyFault;
 use identity::Stamp;
 
@@ -344,13 +347,13 @@ fn roots(tls: &Tls) -> Result<RootCertStore, TlsSetupError> {
     if store.is_empty() { Err(TlsSetupError::NoRoots) } else { Ok(store) }
 }
 
-fn add_file(store: &mut RootCertStore, setting: &'static str, path: &PathBuf) -> Result<(), TlsSetupError> {
+fn add_file(store: &mut RootCertStore, setting: &'static str, path: &Path) -> Result<(), TlsSetupError> {
     let pem =
-        std::fs::read(path).map_err(|error| TlsSetupError::Unreadable { setting, path: path.clone(), kind: error.kind() })?;
+        files::read(path).map_err(|error| TlsSetupError::Unreadable { setting, path: path.to_owned(), kind: error.kind() })?;
     let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
     let (added, _) = store.add_parsable_certificates(certificates);
     if added == 0 {
-        return Err(TlsSetupError::NoCertificate { setting, path: path.clone() });
+        return Err(TlsSetupError::NoCertificate { setting, path: path.to_owned() });
     }
     Ok(())
 }

@@ -21,7 +21,6 @@ use careportals_sidecar::{
     status::Phase,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::sync::mpsc;
 
 use crate::shared::{careless, config, folded, logs};
 
@@ -201,7 +200,7 @@ fn run(app: App) -> RequestLimit {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let log = Log { filter: "error".to_owned(), format: LogFormat::Json, access: true };
         let logging = logs(&log, std::io::sink(), Reader::Unknown, Arc::new(SystemClock));
-        let (_commands, given) = mpsc::channel(1);
+        let (commands, given) = careportals_sidecar::control::commands();
         let (mut phases, views) = (app.phases(), app.views());
         runtime.block_on(async {
             let started = async {
@@ -210,7 +209,7 @@ fn run(app: App) -> RequestLimit {
                 std::future::pending::<()>().await;
             };
             tokio::select! {
-                ended = app.run(Arc::new(SystemClock), logging.access_log(), given) => panic!("the daemon ended: {ended:?}"),
+                ended = app.run(Arc::new(SystemClock), logging.access_log(), commands.clone(), given) => panic!("the daemon ended: {ended:?}"),
                 () = started => {}
             }
         });

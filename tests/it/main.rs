@@ -11,6 +11,7 @@ mod harness;
 
 // Start and settings.
 mod cli;
+mod interruptions;
 mod lifecycle;
 mod listeners;
 mod reload;

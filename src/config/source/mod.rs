@@ -35,7 +35,6 @@ mod tests;
 
 use std::{
     ffi::OsString,
-    fs,
     io::ErrorKind,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -61,6 +60,7 @@ pub use self::{
     variables::Environment,
 };
 use super::{Config, ControlSocket};
+use crate::files;
 
 /// The default of [`Input::default_file`].
 pub const DEFAULT_FILE: &str = "/etc/careportals-sidecar/config.toml";
@@ -240,7 +240,7 @@ impl Layers {
 /// The file's path and text. A file that was asked for must be there; the default one need not.
 fn read_file(input: &Input, faults: &mut Vec<Fault>) -> Option<(PathBuf, String)> {
     let (path, origin) = settings_file(input.config_flag.as_deref(), &input.default_file, &input.environment);
-    match fs::read(&path).map(String::from_utf8) {
+    match files::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => return Some((path, text)),
         Ok(Err(_)) => faults.push(Fault::new(ValueOrigin::File { path, line: 0 }, "", Diagnostic::new("is not UTF-8"))),
         Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => {}

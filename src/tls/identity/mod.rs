@@ -14,7 +14,7 @@ use rustls::{
 use zeroize::Zeroizing;
 
 use super::TlsSetupError;
-use crate::{config::ClientCertificate, secret::Pages};
+use crate::{config::ClientCertificate, files, secret::Pages};
 
 /// The setting that names the chain's file.
 const CERTIFICATE: &str = "tls_cert_file";
@@ -30,13 +30,14 @@ const PIECE: usize = 4096;
 pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSetupError> {
     let (certificates, key) = (&files.certificates, &files.key);
     let none = || TlsSetupError::NoCertificate { setting: CERTIFICATE, path: certificates.clone() };
-    let pem = fs::read(certificates).map_err(|error| unreadable(CERTIFICATE, certificates, &error))?;
+    let pem = files::read(certificates).map_err(|error| unreadable(CERTIFICATE, certificates, &error))?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| none())?;
     if chain.is_empty() {
         return Err(none());
     }
     let unusable = |reason| TlsSetupError::Key { path: key.clone(), reason };
-    let pem = read_wiped(key).map_err(|error| unreadable(KEY, key, &error))?;
+    let path = key.clone();
+    let pem = files::within(files::LIMIT, move || read_wiped(&path)).map_err(|error| unreadable(KEY, key, &error))?;
     let key = WipedKey(private_key(&pem).map_err(unusable)?);
     let signing = any_supported_type(&key.0).map_err(|_| unusable(KeyFault::Unsupported))?;
     let certified = CertifiedKey::new(chain, signing);

@@ -15,6 +15,7 @@ use super::{
     *,
 };
 use crate::config::{Account, Api, Login};
+use std::fs;
 
 /// Enough of an account for the rest to be judged.
 const ACCOUNT: &str =

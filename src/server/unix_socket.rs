@@ -1,0 +1,338 @@
+//! Takes the address of a Unix socket in one step, so that of two daemons that start at the same moment one has it.
+//!
+//! The socket is bound under another name, listens there, and then takes the place of what was at its path: of nothing, or
+//! of the socket that a process left behind which was killed. Guarantees: at its path a socket of ours always listens; a
+//! socket on which a process answers is never replaced; a file is removed only by the process that made it.
+
+use std::{
+    fmt, fs, io,
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{Gid, Group};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// How many connections the kernel may queue; it reduces this to `net.core.somaxconn`.
+pub(super) const BACKLOG: i32 = 4096;
+/// The mode of the file until its own mode and group are set.
+const OWNER_ONLY: u32 = 0o600;
+
+/// How often another name is tried. A name is taken when a process was killed while it started.
+const NAMES: usize = 16;
+
+/// Device and inode: which file it is, whatever its name.
+type FileId = (u64, u64);
+
+/// Why an address can't be used.
+#[derive(Debug)]
+pub(super) enum BindErrorKind {
+    Io(io::Error),
+    Answered,
+    NotASocket,
+}
+
+/// The mode and the group of a Unix socket's file, which decide who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketAccess {
+    mode: u32,
+    group: Option<Gid>,
+}
+
+impl SocketAccess {
+    /// Resolves `group`, a name or a number; `None` stands for the process's own group.
+    pub fn new(mode: u32, group: Option<&str>) -> Result<Self, NoSuchGroup> {
+        Ok(Self { mode, group: group.map(group_id).transpose()? })
+    }
+
+    /// Gives the file at `path` this mode and group.
+    pub fn apply(self, path: &Path) -> io::Result<()> {
+        // The group comes first: for a moment the new group has the old mode, which is narrower than the new mode for the old
+        // group.
+        if let Some(group) = self.group {
+            std::os::unix::fs::chown(path, None, Some(group.as_raw()))?;
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(self.mode))
+    }
+}
+
+/// The system knows no group of that name.
+#[derive(Debug)]
+pub struct NoSuchGroup(String);
+
+impl NoSuchGroup {
+    /// What to do about it.
+    pub const HINT: &str = "correct `socket_group`, or create the group";
+}
+
+impl fmt::Display for NoSuchGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no group {:?}", self.0)
+    }
+}
+
+impl std::error::Error for NoSuchGroup {}
+
+fn group_id(group: &str) -> Result<Gid, NoSuchGroup> {
+    if let Ok(number) = group.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    let found = Group::from_name(group).ok().flatten();
+    found.map(|found| found.gid).ok_or_else(|| NoSuchGroup(group.to_owned()))
+}
+
+/// Listens at `path`. The file goes when the outcome's second part is dropped.
+pub(super) fn listen(path: &Path, access: SocketAccess) -> Result<(UnixListener, SocketFile), BindErrorKind> {
+    let claim = Claim::prepare(path, access)?;
+    match claim.look()? {
+        Occupant::Nobody => claim.take_free(),
+        Occupant::Stale(id) => claim.replace(id),
+    }
+}
+
+/// A socket that listens under another name.
+struct Claim<'a> {
+    path: &'a Path,
+    socket: Socket,
+    file: SocketFile,
+}
+
+/// What is at the path of a socket, if it may be replaced.
+#[derive(Clone, Copy)]
+enum Occupant {
+    Nobody,
+    /// A socket on which no process listens.
+    Stale(FileId),
+}
+
+impl<'a> Claim<'a> {
+    fn prepare(path: &'a Path, access: SocketAccess) -> Result<Self, BindErrorKind> {
+        let prepare = || {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            // The path must fit, too.
+            SockAddr::unix(path)?;
+            let name = bind_to_a_free_name(&socket, path)?;
+            let file = SocketFile::at(&name)?;
+            access.apply(&name)?;
+            socket.listen(BACKLOG)?;
+            socket.set_nonblocking(true)?;
+            Ok(Self { path, socket, file })
+        };
+        prepare().map_err(BindErrorKind::Io)
+    }
+
+    /// Looks what is at the path.
+    fn look(&self) -> Result<Occupant, BindErrorKind> {
+        let found = match fs::symlink_metadata(self.path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Occupant::Nobody),
+            Err(error) => return Err(BindErrorKind::Io(error)),
+        };
+        if !found.file_type().is_socket() {
+            return Err(BindErrorKind::NotASocket);
+        }
+        let probe = || {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            // A process that is too busy to accept could block this for ever.
+            socket.set_nonblocking(true)?;
+            socket.connect(&SockAddr::unix(self.path)?)
+        };
+        match probe() {
+            Ok(()) => Err(BindErrorKind::Answered),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(BindErrorKind::Answered),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Occupant::Stale((found.dev(), found.ino()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Occupant::Nobody),
+            Err(error) => Err(BindErrorKind::Io(error)),
+        }
+    }
+
+    /// Takes a path at which nothing was. Something that has come since is not replaced.
+    fn take_free(self) -> Result<(UnixListener, SocketFile), BindErrorKind> {
+        match renameat_with(CWD, &self.file.path, CWD, self.path, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(self.taken()),
+            Err(rustix::io::Errno::EXIST) => Err(BindErrorKind::Answered),
+            Err(error) if is_unsupported(error) => self.rename(),
+            Err(error) => Err(BindErrorKind::Io(error.into())),
+        }
+    }
+
+    /// Takes the path of the stale socket `stale`. If another daemon has replaced that meanwhile, its socket is put back.
+    fn replace(self, stale: FileId) -> Result<(UnixListener, SocketFile), BindErrorKind> {
+        let exchange = || renameat_with(CWD, &self.file.path, CWD, self.path, RenameFlags::EXCHANGE);
+        match exchange() {
+            Ok(()) => {}
+            // Another daemon has found it stale, too, and removed it; or it has ended since.
+            Err(rustix::io::Errno::NOENT) => return self.take_free(),
+            Err(error) if is_unsupported(error) => return self.rename(),
+            Err(error) => return Err(BindErrorKind::Io(error.into())),
+        }
+        let replaced = file_id(&self.file.path).map_err(BindErrorKind::Io)?;
+        if replaced != stale {
+            exchange().map_err(|error| BindErrorKind::Io(error.into()))?;
+            return Err(BindErrorKind::Answered);
+        }
+        // It stays when it can't be removed, under a name that nobody knows.
+        drop(fs::remove_file(&self.file.path));
+        Ok(self.taken())
+    }
+
+    /// Takes the path where the file system knows no other way: between the last look and this, another daemon might come.
+    fn rename(self) -> Result<(UnixListener, SocketFile), BindErrorKind> {
+        fs::rename(&self.file.path, self.path).map_err(BindErrorKind::Io)?;
+        Ok(self.taken())
+    }
+
+    fn taken(mut self) -> (UnixListener, SocketFile) {
+        self.path.clone_into(&mut self.file.path);
+        (self.socket.into(), self.file)
+    }
+}
+
+/// A socket's file. On drop it is removed, unless another file has taken its place.
+pub(super) struct SocketFile {
+    pub(super) path: PathBuf,
+    id: FileId,
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), id: file_id(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if file_id(&self.path).is_ok_and(|id| id == self.id) {
+            // An error can't be reported any more.
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Binds `socket` to a hidden name beside `path`, which is no longer than most: the kernel limits paths of sockets.
+fn bind_to_a_free_name(socket: &Socket, path: &Path) -> io::Result<PathBuf> {
+    let mut outcome = Err(io::ErrorKind::AddrInUse.into());
+    for _ in 0..NAMES {
+        let name = path.with_file_name(format!(".{:05x}", fastrand::u32(..1 << 20)));
+        outcome = bind_closed(socket, &SockAddr::unix(&name)?).map(|()| name);
+        if !matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
+            break;
+        }
+    }
+    outcome
+}
+
+/// Binds with a file that only the owner may open, so that nobody else connects before mode and group are set. On Linux the
+/// file takes the mode of the socket.
+#[cfg(target_os = "linux")]
+fn bind_closed(socket: &Socket, address: &SockAddr) -> io::Result<()> {
+    rustix::fs::fchmod(socket, rustix::fs::Mode::from_raw_mode(OWNER_ONLY))?;
+    socket.bind(address)
+}
+
+/// Binds with a file that only the owner may open. Elsewhere than on Linux only the process's umask can do that; other files
+/// that the process makes at this moment get the same mode.
+#[cfg(not(target_os = "linux"))]
+fn bind_closed(socket: &Socket, address: &SockAddr) -> io::Result<()> {
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(!OWNER_ONLY & 0o777));
+    let bound = socket.bind(address);
+    rustix::process::umask(mask);
+    bound
+}
+
+/// Whether the file system, or the kernel, knows no such way to rename.
+fn is_unsupported(error: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP].contains(&error)
+}
+
+fn file_id(path: &Path) -> io::Result<FileId> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn access() -> SocketAccess {
+        SocketAccess::new(0o600, None).unwrap()
+    }
+
+    fn claim(path: &Path) -> Claim<'_> {
+        Claim::prepare(path, access()).unwrap()
+    }
+
+    /// Leaves the file of a process that was killed.
+    fn leave_stale(path: &Path) {
+        drop(UnixListener::bind(path).unwrap());
+    }
+
+    /// Whether this very listener gets what comes in at the path.
+    fn serves(listener: &UnixListener, path: &Path) -> bool {
+        let _client = UnixStream::connect(path).unwrap();
+        listener.accept().is_ok()
+    }
+
+    fn take(claim: Claim<'_>, occupant: Occupant) -> Result<(UnixListener, SocketFile), BindErrorKind> {
+        match occupant {
+            Occupant::Nobody => claim.take_free(),
+            Occupant::Stale(id) => claim.replace(id),
+        }
+    }
+
+    #[test]
+    fn of_two_starts_that_both_found_the_path_free_or_stale_the_first_has_it() {
+        for stale in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("api.sock");
+            if stale {
+                leave_stale(&path);
+            }
+            let (first, second) = (claim(&path), claim(&path));
+            let (first_found, second_found) = (first.look().unwrap(), second.look().unwrap());
+            let (listener, file) = take(first, first_found).unwrap();
+            assert!(matches!(take(second, second_found), Err(BindErrorKind::Answered)), "stale: {stale}");
+            assert!(serves(&listener, &path), "stale: {stale}");
+            drop(file);
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left");
+        }
+    }
+
+    #[test]
+    fn a_start_that_is_held_after_its_look_does_not_replace_a_daemon_that_has_come_and_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        leave_stale(&path);
+        let held = claim(&path);
+        let found = held.look().unwrap();
+        drop(listen(&path, access()).unwrap());
+        let (listener, _file) = take(held, found).unwrap();
+        assert!(serves(&listener, &path));
+    }
+
+    #[test]
+    fn a_second_start_finds_the_first_answering_from_the_moment_its_file_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let (listener, _file) = listen(&path, access()).unwrap();
+        assert!(matches!(listen(&path, access()), Err(BindErrorKind::Answered)));
+        assert!(serves(&listener, &path) || serves(&listener, &path), "the probe's connection comes first");
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(listen(&path, access()), Err(BindErrorKind::NotASocket)));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}

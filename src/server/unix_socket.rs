@@ -87,15 +87,15 @@ fn group_id(group: &str) -> Result<Gid, NoSuchGroup> {
 
 /// Listens at `path`. The file goes when the outcome's second part is dropped.
 pub(super) fn listen(path: &Path, access: SocketAccess) -> Result<(UnixListener, SocketFile), BindErrorKind> {
-    let claim = Claim::prepare(path, access)?;
-    match claim.look()? {
-        Occupant::Nobody => claim.take_free(),
-        Occupant::Stale(id) => claim.replace(id),
+    let prepared = PreparedSocket::prepare(path, access)?;
+    match prepared.look()? {
+        Occupant::Nobody => prepared.take_free(),
+        Occupant::Stale(id) => prepared.replace(id),
     }
 }
 
 /// A socket that listens under another name.
-struct Claim<'a> {
+struct PreparedSocket<'a> {
     path: &'a Path,
     socket: Socket,
     file: SocketFile,
@@ -109,7 +109,7 @@ enum Occupant {
     Stale(FileId),
 }
 
-impl<'a> Claim<'a> {
+impl<'a> PreparedSocket<'a> {
     fn prepare(path: &'a Path, access: SocketAccess) -> Result<Self, BindErrorKind> {
         let prepare = || {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -265,8 +265,8 @@ mod tests {
         SocketAccess::new(0o600, None).unwrap()
     }
 
-    fn claim(path: &Path) -> Claim<'_> {
-        Claim::prepare(path, access()).unwrap()
+    fn prepare(path: &Path) -> PreparedSocket<'_> {
+        PreparedSocket::prepare(path, access()).unwrap()
     }
 
     /// Leaves the file of a process that was killed.
@@ -280,10 +280,10 @@ mod tests {
         listener.accept().is_ok()
     }
 
-    fn take(claim: Claim<'_>, occupant: Occupant) -> Result<(UnixListener, SocketFile), BindErrorKind> {
+    fn take(prepared: PreparedSocket<'_>, occupant: Occupant) -> Result<(UnixListener, SocketFile), BindErrorKind> {
         match occupant {
-            Occupant::Nobody => claim.take_free(),
-            Occupant::Stale(id) => claim.replace(id),
+            Occupant::Nobody => prepared.take_free(),
+            Occupant::Stale(id) => prepared.replace(id),
         }
     }
 
@@ -295,7 +295,7 @@ mod tests {
             if stale {
                 leave_stale(&path);
             }
-            let (first, second) = (claim(&path), claim(&path));
+            let (first, second) = (prepare(&path), prepare(&path));
             let (first_found, second_found) = (first.look().unwrap(), second.look().unwrap());
             let (listener, file) = take(first, first_found).unwrap();
             assert!(matches!(take(second, second_found), Err(BindErrorKind::Answered)), "stale: {stale}");
@@ -310,7 +310,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("api.sock");
         leave_stale(&path);
-        let held = claim(&path);
+        let held = prepare(&path);
         let found = held.look().unwrap();
         drop(listen(&path, access()).unwrap());
         let (listener, _file) = take(held, found).unwrap();

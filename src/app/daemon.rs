@@ -118,6 +118,10 @@ impl Daemon {
                     let outcome = self.reload(commands).await;
                     let faults = outcome.as_ref().err().map(|NotReloaded(reasons)| reasons.len());
                     self.reloads.send_modify(|reloads| reloads.end(faults));
+                    if outcome.is_err() && commands.is_shut_down() {
+                        // Dropped, the senders learn that the daemon is stopping.
+                        continue;
+                    }
                     for done in waiting {
                         // The sender may no longer wait for it.
                         drop(done.send(outcome.clone()));

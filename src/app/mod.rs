@@ -41,7 +41,6 @@ use daemon::{Daemon, ReloadSource, STOP_WORKERS, confirm, end_accounts, log_out_
 pub use listeners::ListenerError;
 use listeners::{Listener, ListenerPlan, PassedSockets};
 use snapshot::{ApiShared, Snapshot, required_headers};
-use start::trust;
 pub use start::{StartError, rehearse};
 use worker::WorkerFactory;
 
@@ -64,14 +63,13 @@ pub struct App {
 }
 
 impl App {
-    /// Binds the listeners and reads the TLS files. Call it before the runtime starts: it takes over the sockets that a
-    /// service manager passed to the process.
+    /// Binds the listeners. `tls` is what [`rehearse`] made of the same settings. Call it before the runtime starts: it takes
+    /// over the sockets that a service manager passed to the process.
     ///
     /// # Errors
     ///
-    /// A file, an address or a socket can't be used.
-    pub fn bind(config: Arc<Config>) -> Result<Self, StartError> {
-        let tls = trust(&config)?;
+    /// An address or a socket can't be used.
+    pub fn bind(config: Arc<Config>, tls: ClientTls) -> Result<Self, StartError> {
         let mut passed = PassedSockets::take(&config.socket_names)?;
         let plan = ListenerPlan::of(&config, &passed.sockets).map_err(StartError::Listener)?;
         let listeners = plan.open(&config, &[], &mut passed).map_err(StartError::Listener)?;

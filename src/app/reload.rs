@@ -15,7 +15,7 @@ use super::{
     daemon::{CLOSE_IDLE, Daemon, ReloadSource, unless_shut_down},
     listeners::{Adjustments, Key, ListenerPlan, PassedSocket},
     snapshot::{Snapshot, required_headers},
-    trust,
+    start::trust,
 };
 use crate::{
     config::{

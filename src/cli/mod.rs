@@ -122,8 +122,10 @@ fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Log
         warn!(error = %error.kind(), "systemd can't be told how the daemon is");
         None
     });
+    // Files may take long, and until there are sockets a signal may end the process at once.
+    let tls = app::rehearse(&config)?;
     signals.clean_up_from_now_on();
-    let app = App::bind(Arc::new(config))?.reloading_from(input, logging.control().clone()).harden()?.with_systemd(systemd);
+    let app = App::bind(Arc::new(config), tls)?.reloading_from(input, logging.control().clone()).harden()?.with_systemd(systemd);
     // The first thread beside this one; each has given up what this one had.
     logging.write().map_err(io::Error::other)?;
     let (commands, receiver) = crate::control::commands();

@@ -174,6 +174,12 @@ impl CommandReceiver {
         .await
     }
 
+    /// Whether a shutdown was asked for.
+    #[must_use]
+    pub fn is_shut_down(&self) -> bool {
+        self.0.lock().shutdown
+    }
+
     async fn first<T>(&mut self, take: impl Fn(&mut Pending) -> Option<T>) -> T {
         loop {
             if let Some(command) = take(&mut self.0.lock()) {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::DemoError;
 use crate::{
-    app::{App, StartError},
+    app::{self, App, StartError},
     clock::SystemClock,
     config::{
         Config, Listen,
@@ -160,7 +160,7 @@ fn bind(simulator: &Simulator, user: &User) -> Result<(App, String), DemoError> 
         config.restart_only.telemetry_listen = Some((Ipv4Addr::LOCALHOST, telemetry).into());
         let login = config.accounts.iter().find_map(|account| account.login.as_ref());
         let login_path = login.map(|login| login.url.target.to_string()).unwrap_or_default();
-        match App::bind(Arc::new(config)) {
+        match app::rehearse(&config).and_then(|tls| App::bind(Arc::new(config), tls)) {
             Err(StartError::Listener(_) | StartError::Telemetry(_)) => {}
             Err(error) => return Err(DemoError::Sidecar(error)),
             Ok(app) => return Ok((app, login_path)),

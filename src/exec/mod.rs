@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::{
     account::AccountSnapshot,
-    app::{App, StartError},
+    app::{self, App, StartError},
     clock::SystemClock,
     config::{Config, source::Environment},
     control,
@@ -134,7 +134,7 @@ pub enum Exit {
 pub fn run(program: &Program, config: Config, environment: &Environment, access: AccessLog) -> Result<Exit, ExecError> {
     let config = Arc::new(config);
     // `App` has to bind before there are more threads.
-    let app = App::bind(Arc::clone(&config)).map_err(ExecError::Daemon)?;
+    let app = app::rehearse(&config).and_then(|tls| App::bind(Arc::clone(&config), tls)).map_err(ExecError::Daemon)?;
     app.harden_around_a_program().map_err(ExecError::Daemon)?;
     let command = program_command(program, &config, environment, &app)?;
     adopt_orphans()?;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use careportals_sidecar::{
-    app::App,
+    app::{self, App},
     careportals::LOGIN_PATHS,
     clock::SystemClock,
     config::{Log, LogFormat},
@@ -92,7 +92,8 @@ impl World {
             ("CAREPORTALS__APIS__DEFAULT__ALLOW_INSECURE_UPSTREAM", "true"),
             ("CAREPORTALS__ACCOUNTS__DEFAULT__ASSUMED_LIFE", "3650d"),
         ]);
-        let app = App::bind(Arc::new(config)).expect("free ports");
+        let tls = app::rehearse(&config).expect("no files");
+        let app = App::bind(Arc::new(config), tls).expect("free ports");
         let address = app.addresses().next().and_then(|(_, address)| address.parse().ok()).expect("an address");
         let places = run(app);
         Self { address, places, listener, authority, connections: Vec::new() }

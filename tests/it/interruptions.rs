@@ -163,6 +163,21 @@ fn sigterm_ends_a_start_that_waits_for_its_settings_file() {
 }
 
 #[test]
+fn sigterm_ends_a_start_that_waits_for_a_certificate_file() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    let roots = setup.dir.path().join("roots.pem");
+    mkfifoat(CWD, &roots, Mode::RUSR | Mode::WUSR).unwrap();
+    setup.variable("CAREPORTALS_CA_ONLY_FILE", roots.to_str().unwrap());
+    let mut child = setup.command("run").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let _held = hold(&roots);
+    let start = now();
+    terminate(child.id());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_file_that_does_not_answer_holds_up_neither_health_nor_the_end() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);

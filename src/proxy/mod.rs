@@ -257,7 +257,7 @@ impl Route {
                         account.rejected_again(generation);
                     }
                     let fresh = waits.on(Box::pin(self.fresh_bearer(&mut retry_budget, generation, outgoing)).as_mut()).await;
-                    match fresh {
+                    match fresh? {
                         Some(newer) => bearer = newer,
                         None => return Ok(answer),
                     }
@@ -299,16 +299,16 @@ impl Route {
         retry_budget: &mut RetryBudget,
         refused: Generation,
         outgoing: &Outgoing<'_>,
-    ) -> Option<Arc<Bearer>> {
+    ) -> Result<Option<Arc<Bearer>>, ProxyError> {
         match retry_budget.after_unauthorized(outgoing.body()) {
             AfterUnauthorized::FreshBearer => {
-                let newer = self.api.account.replace(refused).await?;
+                let newer = self.api.account.replace(refused).await.map_err(ProxyError::NoBearer)?;
                 // While we waited the client may have sent more than is kept.
-                (outgoing.body() == retry::Body::AtHand).then_some(newer)
+                Ok(newer.filter(|_| outgoing.body() == retry::Body::AtHand))
             }
             AfterUnauthorized::PassOn => {
                 self.api.account.unauthorized(refused).await;
-                None
+                Ok(None)
             }
         }
     }

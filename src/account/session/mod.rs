@@ -6,22 +6,19 @@
 //! of the organization that a log-in read last.
 //! [`Session::check_invariants`] states what holds after every step.
 
+mod backoff;
+
 use std::{mem, time::Duration};
 
 use http::HeaderValue;
 
+use self::backoff::Tries;
 use super::{
     failure::{LoginError, Malformed},
     relogin_floor::{Probation, ReloginFloor},
     token::{Generation, Refresh, Token},
 };
 use crate::clock::{Jitter, Moment};
-
-const BACK_OFF_MIN: Duration = Duration::from_secs(1);
-const BACK_OFF_MAX: Duration = Duration::from_secs(60);
-const REFUSED_MIN: Duration = Duration::from_secs(60);
-const REFUSED_MAX: Duration = Duration::from_secs(15 * 60);
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// The session of one account: its state, and what outlives each state.
 #[derive(Debug)]
@@ -69,14 +66,6 @@ impl Attempt {
     pub(super) fn generation(self) -> Generation {
         Generation(self.0)
     }
-}
-
-/// Attempts that failed since the last success.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tries {
-    failures: u32,
-    /// Failures in between do not reset this: they must not speed up attempts that may lock an account.
-    refusals: u32,
 }
 
 /// An event in the life of a session.
@@ -434,12 +423,10 @@ impl Session {
     fn failed(&mut self, error: LoginError, now: Moment, jitter: &mut Jitter) {
         let (token, _, mut tries) = mem::replace(&mut self.state, State::LoggedOut).into_parts();
         self.state = if let LoginError::Refused(_) = error {
-            tries.refusals = tries.refusals.saturating_add(1);
-            let until = now + doubled(REFUSED_MIN, tries.refusals - 1, REFUSED_MAX);
+            let until = now + tries.refused();
             State::Rejected { token, until, tries, last: error }
         } else {
-            tries.failures = tries.failures.saturating_add(1);
-            let until = now + wait_after(&error, tries.failures, jitter);
+            let until = now + tries.failed(&error, jitter);
             match token {
                 Some(token) => State::Refreshing { token, step: Step::Waiting { until, last: error }, tries },
                 None => State::BackingOff { until, tries, last: error },
@@ -492,21 +479,6 @@ impl State {
             Self::Rejected { token, tries, .. } => (token, Trust::Trusted, tries),
         }
     }
-}
-
-fn wait_after(error: &LoginError, failures: u32, jitter: &mut Jitter) -> Duration {
-    match error {
-        LoginError::Throttled(Some(asked)) if !asked.is_zero() => (*asked).min(RETRY_AFTER_MAX),
-        _ => {
-            // Jitter keeps many sidecars from coming back at once.
-            let most = doubled(BACK_OFF_MIN, failures, BACK_OFF_MAX);
-            BACK_OFF_MIN + most.saturating_sub(BACK_OFF_MIN).mul_f64(jitter.fraction())
-        }
-    }
-}
-
-fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
-    first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(most)
 }
 
 #[cfg(test)]

@@ -495,14 +495,14 @@ fn a_grant_that_comes_after_its_end_is_no_success() {
     bench.is(StateName::BackingOff);
 }
 
-fn organization(name: &'static str) -> Option<HeaderValue> {
-    Some(HeaderValue::from_static(name))
+fn organization(name: &'static str) -> HeaderValue {
+    HeaderValue::from_static(name)
 }
 
 #[test]
 fn the_organization_that_a_log_in_reads_ends_the_token_of_another_one_at_once() {
     for begin in [Bench::ready, Bench::seasoned, Bench::suspect, Bench::refresh_waiting, Bench::rejected_with_token] {
-        for read in [organization("umbrella"), None] {
+        for read in [Some(organization("umbrella")), None] {
             let mut bench = begin();
             bench.step(Event::LogIn);
             let attempt = bench.session.attempt().unwrap();
@@ -523,12 +523,12 @@ fn the_same_organization_read_again_changes_nothing() {
     let mut bench = Bench::ready();
     bench.starts(Event::LogIn);
     let attempt = bench.session.attempt().unwrap();
-    bench.quiet(Event::OrganizationRead(attempt, organization("acme")));
+    bench.quiet(Event::OrganizationRead(attempt, Some(organization("acme"))));
     assert!(bench.serves());
     bench.is(StateName::Refreshing);
     let mut bench = Bench::suspect();
     let attempt = bench.session.attempt().unwrap();
-    bench.quiet(Event::OrganizationRead(attempt, organization("acme")));
+    bench.quiet(Event::OrganizationRead(attempt, Some(organization("acme"))));
     assert_eq!(bench.session.replacement(), Replacement::InFlight, "a suspect token stays suspect");
 }
 
@@ -538,10 +538,10 @@ fn what_a_stale_log_in_has_read_changes_nothing() {
     bench.starts(Event::LogIn);
     let stale = bench.session.attempt().unwrap();
     bench.starts(Event::CredentialsChanged);
-    bench.quiet(Event::OrganizationRead(stale, organization("umbrella")));
+    bench.quiet(Event::OrganizationRead(stale, Some(organization("umbrella"))));
     assert!(bench.serves());
     bench.quiet(Event::LogOut);
-    bench.quiet(Event::OrganizationRead(stale, organization("umbrella")));
+    bench.quiet(Event::OrganizationRead(stale, Some(organization("umbrella"))));
     bench.is(StateName::LoggedOut);
 }
 
@@ -551,7 +551,7 @@ fn a_token_of_another_organization_on_probation_says_nothing_of_its_successor() 
     bench.end_with_token(LIFE);
     bench.starts(Event::LogIn);
     let attempt = bench.session.attempt().unwrap();
-    bench.quiet(Event::OrganizationRead(attempt, organization("umbrella")));
+    bench.quiet(Event::OrganizationRead(attempt, Some(organization("umbrella"))));
     assert_eq!(bench.session.probation(), None);
     bench.quiet(Event::Ended(attempt, Ok(token_of("umbrella", attempt, bench.now, LIFE))));
     assert!(bench.serves());

@@ -82,7 +82,7 @@ impl Run {
         let Some(attempt) = self.bench.session.attempt() else { return Event::Tick };
         let attempt = if self.chance.u32(..8) == 0 { Attempt(attempt.0.saturating_sub(1)) } else { attempt };
         let read = ORGANIZATIONS[self.chance.usize(..2)];
-        Event::OrganizationRead(attempt, organization(read))
+        Event::OrganizationRead(attempt, Some(organization(read)))
     }
 
     fn ending(&mut self) -> Event {
@@ -122,7 +122,7 @@ impl Run {
             }
             Event::LogIn => self.model.logged_out = false,
             Event::OrganizationRead(attempt, read) if self.model.attempt == Some(*attempt) => {
-                let read = ORGANIZATIONS.into_iter().find(|name| organization(name) == *read);
+                let read = ORGANIZATIONS.into_iter().find(|name| Some(organization(name)) == *read);
                 self.model.read = read;
                 if read != Some(self.model.held_of) {
                     (self.model.held, self.model.suspect) = (None, false);

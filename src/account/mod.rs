@@ -400,6 +400,18 @@ impl Account {
         snapshot.state().is_some() && !snapshot.is_usable(self.task.clock.now().moment)
     }
 
+    /// Ends the task in favour of `successor`, the account of that name after a reload. If the successor found this one logged
+    /// out and an administrator has logged it in since, the successor logs in. It does not wait for that log-in.
+    pub async fn give_way_to(&self, successor: Option<&Self>) {
+        let owed = successor.filter(|successor| successor.is_logged_out() && !self.is_logged_out());
+        self.shut_down().await;
+        if let Some(successor) = owed {
+            let (answer, _) = oneshot::channel();
+            // An error means that the successor has ended, too.
+            drop(successor.task.requests.send(DriverRequest::LogIn(answer)).await);
+        }
+    }
+
     /// Ends the task. The token is wiped when this returns, or when the last request that carries it ends.
     pub async fn shut_down(&self) {
         // An error means that it has ended already.

@@ -57,7 +57,7 @@ fn first_step(before: Option<&Account>) -> Start {
 pub(super) async fn end_the_rest(before: &[Account], now: &[Account]) {
     for account in before {
         if !now.iter().any(|other| other.is_same(account)) {
-            account.shut_down().await;
+            account.give_way_to(now.iter().find(|other| other.name() == account.name())).await;
         }
     }
 }

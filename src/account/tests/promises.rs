@@ -371,6 +371,25 @@ async fn an_account_that_follows_a_logged_out_one_waits_for_a_log_in() {
     stage.close().await;
 }
 
+/// The log-in comes between the successor's start and the end of the one before.
+#[tokio::test(start_paused = true)]
+async fn a_log_in_is_not_lost_when_another_account_takes_the_place() {
+    for logs_in in [true, false] {
+        let (before, _) = Stage::seasoned(logs_in.then_some(Scripted::Grant(LIFE))).await;
+        before.account.log_out().await;
+        let lines = logs_in.then_some((LOGIN_TAKES, Scripted::Grant(LIFE)));
+        let after = Stage::begin(Start::StayLoggedOut, lines);
+        if logs_in {
+            assert_eq!(before.account.log_in().await, Ok(()));
+        }
+        before.account.give_way_to(Some(&after.account)).await;
+        assert!(before.bearer().is_none());
+        after.pass(MINUTE).await;
+        assert_eq!(after.bearer().is_some(), logs_in);
+        after.close().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn log_out_while_in_flight_ends_the_log_in() {
     let stage = Stage::open([Scripted::Grant(LIFE)]);

@@ -232,6 +232,7 @@ fn reloads_between_two_servers_under_load_send_no_token_to_the_other_one() {
                 moving.reload(&back);
             }
             until("the account has logged in there", || target.counts().login_ok > before);
+            until("its token is in use", || moving.sidecar.get("/_sim/echo").status == 200);
             let_time_pass("the token grows older than the smallest `relogin_floor`", Duration::from_millis(250));
         }
     });

@@ -5,11 +5,12 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use http::HeaderValue;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::failure::{Field, SourceError};
 use crate::{
@@ -21,12 +22,14 @@ use crate::{
 /// A file system that hangs holds at most this many threads: one for each field.
 const READERS_MAX: usize = 3;
 
-/// The values for one log-in.
+/// User name and password for one log-in.
 pub(super) struct LoginCredentials {
     pub(super) username: Secret,
     pub(super) password: Secret,
-    pub(super) organization: HeaderValue,
 }
+
+/// The reading of user name and password; dropping it gives it up.
+pub(super) type Secrets = Pin<Box<dyn Future<Output = Result<LoginCredentials, SourceError>> + Send>>;
 
 /// The sources of one account.
 #[derive(Clone)]
@@ -69,15 +72,26 @@ impl Sources {
         &self.last_read
     }
 
-    /// Reads all three at the same time.
-    pub(super) async fn credentials(&self, login: &Login) -> Result<LoginCredentials, SourceError> {
-        // Each is read to the end even if another fails: the watch compares with what each gave.
-        let (organization, username, password) = tokio::join!(
-            self.organization(),
-            self.text(&login.username, Field::Username),
-            self.text(&login.password, Field::Password),
-        );
-        Ok(LoginCredentials { organization: organization?, username: username?, password: password? })
+    /// Reads all three at the same time, and returns as soon as the organization is there; the others may still be on their
+    /// way.
+    pub(super) async fn organization_first(&self) -> (Result<HeaderValue, SourceError>, Secrets) {
+        let mut secrets: Secrets = Box::pin(self.clone().secrets());
+        let mut organization = pin!(self.organization());
+        tokio::select! {
+            biased;
+            organization = &mut organization => (organization, secrets),
+            read = &mut secrets => (organization.await, Box::pin(std::future::ready(read))),
+        }
+    }
+
+    /// Reads user name and password. Each is read to the end even if the other fails: the watch compares with what each gave.
+    async fn secrets(self) -> Result<LoginCredentials, SourceError> {
+        // An account without log-in has neither.
+        let missing = |which| SourceError { which, fault: SourceFault::Empty };
+        let login = self.login().ok_or(missing(Field::Username))?;
+        let (username, password) =
+            tokio::join!(self.text(&login.username, Field::Username), self.text(&login.password, Field::Password));
+        Ok(LoginCredentials { username: username?, password: password? })
     }
 
     /// Reads the organization alone.
@@ -109,7 +123,17 @@ impl Sources {
 #[derive(Default)]
 pub(super) struct LastRead {
     key: RandomState,
-    read: Mutex<[Reading; 3]>,
+    read: Mutex<[Noted; 3]>,
+    /// The watch looks again after each reading.
+    noted: Arc<Notify>,
+}
+
+/// The latest reading of a field. A comparison with an earlier one is out of date.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Noted {
+    pub(super) reading: Reading,
+    /// Readings of this field so far.
+    number: u64,
 }
 
 /// What one reading of a field found.
@@ -124,17 +148,24 @@ pub(super) enum Reading {
 }
 
 impl LastRead {
-    fn note(&self, which: Field, value: Option<&Secret>) {
+    pub(super) fn note(&self, which: Field, value: Option<&Secret>) {
         let reading = self.reading_of(value);
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)[which as usize] = reading;
+        let last = &mut self.read.lock().unwrap_or_else(PoisonError::into_inner)[which as usize];
+        *last = Noted { reading, number: last.number + 1 };
+        self.noted.notify_one();
     }
 
-    pub(super) fn of(&self, which: Field) -> Reading {
+    pub(super) fn of(&self, which: Field) -> Noted {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)[which as usize]
     }
 
     pub(super) fn reading_of(&self, value: Option<&Secret>) -> Reading {
         value.map_or(Reading::Nothing, |value| Reading::Hash(self.key.hash_one(value.expose())))
+    }
+
+    /// Is notified of each reading.
+    pub(super) fn noted(&self) -> &Arc<Notify> {
+        &self.noted
     }
 }
 
@@ -166,10 +197,12 @@ mod tests {
             login.password = Source::File("/nonexistent/password".into());
         }
         let sources = Sources::new(Arc::new(config), AccountId(0)).unwrap();
-        let error = sources.credentials(sources.login().unwrap()).await.err().unwrap();
+        let (organization, secrets) = sources.organization_first().await;
+        assert_eq!(organization.unwrap(), "acme");
+        let error = secrets.await.err().unwrap();
         let text = "password: /nonexistent/password does not exist; it is watched, and used as soon as it appears";
         assert_eq!(error.to_string(), text);
-        assert_eq!(sources.last_read().of(Field::Password), Reading::Nothing);
-        assert_eq!(sources.last_read().of(Field::Username), Reading::Never, "only files are noted");
+        assert_eq!(sources.last_read().of(Field::Password).reading, Reading::Nothing);
+        assert_eq!(sources.last_read().of(Field::Username).reading, Reading::Never, "only files are noted");
     }
 }

@@ -19,10 +19,11 @@ use tokio::{
 };
 
 use super::{
+    Start,
     failure::LoginError,
-    login::{LogIn, LoggingIn},
+    login::{LogIn, LoggingIn, Progress},
     session::{Attempt, Effect, Event, Session, StateName},
-    snapshot::{AccountSnapshot, LoginHistory, Standing},
+    snapshot::{AccountSnapshot, LoginHistory},
     token::{Bearer, Generation, Grant, Token},
     transition_log::{TransitionLog, log_credential_change},
     watch::{CredentialChange, CredentialWatch},
@@ -55,8 +56,8 @@ pub(super) struct AccountSettings {
     pub(super) relogin_floor: Duration,
     /// A new watch, when the sources have changed.
     pub(super) watch: Option<CredentialWatch>,
-    /// Why the token at hand no longer fits, if it does not.
-    pub(super) change: Option<CredentialChange>,
+    /// Whether a log-in sends the same as before.
+    pub(super) same_log_in: bool,
 }
 
 /// Why an explicit log-in brought no token.
@@ -71,7 +72,7 @@ pub enum LogInFailed {
     /// Too many others wait for the log-in in flight.
     #[error("too many log-ins are waiting for an answer")]
     Busy,
-    /// The daemon is going down.
+    /// The daemon is going down, or a reload has replaced the account.
     #[error("the account has been shut down")]
     Ended,
 }
@@ -126,11 +127,7 @@ impl Published {
 impl Drop for Published {
     fn drop(&mut self) {
         self.bearer.store(None);
-        self.snapshot.send_modify(|snapshot| {
-            let logs_in = snapshot.state().is_some();
-            let standing = if logs_in { Standing::Session(StateName::LoggedOut) } else { Standing::Ended };
-            *snapshot = AccountSnapshot::new(standing);
-        });
+        self.snapshot.send_modify(|snapshot| *snapshot = snapshot.ended());
     }
 }
 
@@ -150,8 +147,8 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Logs in, and goes on until it is told to stop or every handle is gone.
-    pub(super) async fn run(self) {
+    /// Does what `start` says, and goes on until it is told to stop or every handle is gone.
+    pub(super) async fn run(self, start: Start) {
         let suspend = SuspendDetector { now: self.clock.now(), instant: clock::instant() };
         let mut active = ActiveDriver {
             driver: self,
@@ -161,7 +158,10 @@ impl Driver {
             history: LoginHistory::default(),
             transition_log: TransitionLog::default(),
         };
-        active.step(Event::LogIn);
+        active.step(match start {
+            Start::LogIn => Event::LogIn,
+            Start::StayLoggedOut => Event::Tick,
+        });
         while active.turn().await.is_continue() {}
     }
 }
@@ -196,7 +196,7 @@ impl ActiveDriver {
                 Some(DriverRequest::ShutDown) | None => return ControlFlow::Break(()),
                 Some(request) => self.serve(request),
             },
-            (attempt, outcome) = end_of(&mut self.attempt) => self.ended(attempt, outcome),
+            (attempt, progress) = progress_of(&mut self.attempt) => self.progressed(attempt, progress),
             change = self.driver.watch.changed() => {
                 log_credential_change(&self.driver.name, &self.driver.session, change);
                 self.step(change.into());
@@ -245,7 +245,7 @@ impl ActiveDriver {
     }
 
     fn reconfigure(&mut self, settings: AccountSettings) {
-        let AccountSettings { log_in, assumed_life, relogin_floor, watch, change } = settings;
+        let AccountSettings { log_in, assumed_life, relogin_floor, watch, same_log_in } = settings;
         self.driver.log_in = log_in;
         self.driver.assumed_life = assumed_life;
         self.driver.session.set_relogin_floor(relogin_floor);
@@ -256,8 +256,8 @@ impl ActiveDriver {
         // log-in may lock the account.
         let session = &self.driver.session;
         let may_help = session.last_error().is_some() && session.name() != StateName::Rejected;
-        if let Some(change) = change.or(may_help.then_some(CredentialChange::Credentials)) {
-            self.step(change.into());
+        if !same_log_in || may_help {
+            self.step(Event::CredentialsChanged);
         }
     }
 
@@ -270,6 +270,21 @@ impl ActiveDriver {
         }
         if accepted > 0 {
             self.step(Event::Accepted(Generation(accepted)));
+        }
+    }
+
+    /// The log-in in flight has read the organization, or has ended. It goes on only after the session has heard of the
+    /// organization: no request carries another one once the log-in connects.
+    fn progressed(&mut self, attempt: Attempt, progress: Progress) {
+        match progress {
+            Progress::OrganizationRead { organization, rest } => {
+                self.attempt = Some((attempt, rest));
+                if self.driver.session.token().is_some_and(|token| !token.is_of(organization.as_ref())) {
+                    log_credential_change(&self.driver.name, &self.driver.session, CredentialChange::Organization);
+                }
+                self.step(Event::OrganizationRead(attempt, organization));
+            }
+            Progress::Ended(outcome) => self.ended(attempt, outcome),
         }
     }
 
@@ -328,8 +343,8 @@ impl ActiveDriver {
     }
 }
 
-/// Waits for the end of the log-in in flight; for ever when there is none.
-async fn end_of(attempt: &mut Option<(Attempt, LoggingIn)>) -> (Attempt, Result<Grant, LoginError>) {
+/// Waits for the next progress of the log-in in flight; for ever when there is none.
+async fn progress_of(attempt: &mut Option<(Attempt, LoggingIn)>) -> (Attempt, Progress) {
     match attempt {
         Some((number, log_in)) => (*number, log_in.await),
         None => std::future::pending().await,

@@ -1,11 +1,12 @@
 //! One account: its credentials and organization, the session that makes a token of them, and the bearer.
 //!
 //! An [`Account`] is a handle. Requests load the bearer from it without a lock, and one driver task owns everything else.
-//! Guarantees: this module never sees a client's request; a client that hangs up ends its own wait and nothing else.
+//! Guarantees: this module never sees a client's request; a client that hangs up ends its own wait and nothing else; every
+//! bearer that a handle gives was fetched under the same terms (`terms`), since another set of terms is another account.
 //!
-//! Files, each using only those before it: `failure`, `token`, `relogin_floor` (pure), `session` (pure: the state machine),
-//! `credentials`, `watch`, `answer` (pure), `login`, `snapshot` (pure: what the driver publishes), `transition_log`, `driver`,
-//! `organization_only` (an account without log-in).
+//! Files, each using only those before it: `failure`, `terms` (pure: what a bearer is good for), `token`, `relogin_floor`
+//! (pure), `session` (pure: the state machine), `credentials`, `watch`, `answer` (pure), `login`, `snapshot` (pure: what the
+//! driver publishes), `transition_log`, `driver`, `organization_only` (an account without log-in).
 
 mod answer;
 mod credentials;
@@ -16,6 +17,7 @@ mod organization_only;
 mod relogin_floor;
 mod session;
 mod snapshot;
+mod terms;
 mod token;
 mod transition_log;
 mod watch;
@@ -41,11 +43,11 @@ use self::{
     driver::{AccountSettings, Driver, DriverRequest, Published, Signals},
     login::{HttpLogIn, LogIn},
     organization_only::OrganizationOnly,
-    relogin_floor::Verdict,
+    relogin_floor::ProbationOutcome,
     session::Session,
     snapshot::{Availability, OnUnauthorized, Standing},
     token::Token,
-    watch::{CredentialChange, CredentialWatch},
+    watch::CredentialWatch,
 };
 pub use self::{
     driver::LogInFailed,
@@ -82,6 +84,15 @@ pub struct Account {
     task: Arc<AccountTask>,
 }
 
+/// What a new account does first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// It logs in.
+    LogIn,
+    /// It stays logged out until an explicit log-in: it follows an account that was logged out.
+    StayLoggedOut,
+}
+
 /// The settings that requests go by; a reload makes new ones.
 struct RequestSettings {
     sources: Sources,
@@ -111,14 +122,14 @@ struct AccountTask {
 }
 
 impl Account {
-    /// Starts the account's task on the present runtime; it logs in at once. `connectors` is `None` for an account without
-    /// log-in; log-ins are counted in `counts`. `None` when the configuration has no such account, or the connectors do not
-    /// fit it.
+    /// Starts the account's task on the present runtime. `connectors` is `None` for an account without log-in; log-ins are
+    /// counted in `counts`. `None` when the configuration has no such account, or the connectors do not fit it.
     #[must_use]
     pub fn start(
         config: Arc<Config>,
         id: AccountId,
         connectors: Option<LoginConnectors>,
+        start: Start,
         clock: Arc<dyn Clock>,
         jitter: Jitter,
         counts: Arc<AccountMetrics>,
@@ -133,15 +144,19 @@ impl Account {
             (Some(_), None) => return None,
         };
         let watch = CredentialWatch::start(&sources);
-        Some(Self::assemble(sources, log_in, Dependencies { clock, jitter, watch, counts }))
+        Some(Self::assemble(sources, log_in, Dependencies { start, clock, jitter, watch, counts }))
     }
 
     fn assemble(sources: Sources, log_in: Option<Box<dyn LogIn>>, dependencies: Dependencies) -> Self {
-        let Dependencies { clock, jitter, watch, counts } = dependencies;
+        let Dependencies { start, clock, jitter, watch, counts } = dependencies;
         let name = sources.account().name.clone();
         let settings = Arc::new(RequestSettings::of(sources.clone()));
         let bearer = Arc::new(ArcSwapOption::empty());
-        let standing = sources.login().map_or(Standing::OrganizationPending, |_| Standing::Session(StateName::LoggingIn));
+        let standing = match (sources.login(), start) {
+            (None, _) => Standing::OrganizationPending,
+            (Some(_), Start::LogIn) => Standing::Session(StateName::LoggingIn),
+            (Some(_), Start::StayLoggedOut) => Standing::Session(StateName::LoggedOut),
+        };
         let (publish, snapshot) = tokio::sync::watch::channel(AccountSnapshot::new(standing));
         let published = Published { bearer: Arc::clone(&bearer), snapshot: publish };
         let signals = Arc::new(Signals::default());
@@ -160,7 +175,7 @@ impl Account {
                 requests,
                 counts,
             };
-            tokio::spawn(driver.run())
+            tokio::spawn(driver.run(start))
         } else {
             let clock = Arc::clone(&clock);
             tokio::spawn(OrganizationOnly { sources, clock, jitter, published, watch, requests }.run())
@@ -169,18 +184,18 @@ impl Account {
         Self { settings, task: Arc::new(AccountTask { name, clock, bearer, snapshot, signals, requests: ask, join }) }
     }
 
-    /// Takes over other settings; the result is a handle of the same account. Its token stays in use when it can still be
-    /// the account's. Where user name, password or the way to log in differ, a log-in starts; where the organization or the
-    /// log-in server differ, the token is withdrawn at once. `None` when one of the two does not log in, or the
-    /// configuration has no such account: the caller must start it anew.
+    /// Takes over other settings; the result is a handle of the same account, whose token stays in use. Where user name,
+    /// password or the way to log in differ, a log-in starts. `None` when the terms differ (log-in server, refresh server or
+    /// source of the organization; see `terms`), when it does not log in, or when the configuration has no such account. The
+    /// caller must start another account then: handles of this one never see a bearer of other terms.
     pub async fn reconfigure(&self, config: Arc<Config>, id: AccountId, connectors: Option<LoginConnectors>) -> Option<Self> {
         let connectors = connectors?;
         let (before, after) = (self.settings.sources.account(), config.accounts.get(id.0)?);
+        if !terms::are_kept(before, after) {
+            return None;
+        }
         let (old, new) = (before.login.as_ref()?, after.login.as_ref()?);
-        let change = CredentialChange::between(before, after);
-        let same_sources = before.organization.is_same(&after.organization)
-            && old.username.is_same(&new.username)
-            && old.password.is_same(&new.password);
+        let (same_sources, same_log_in) = (terms::have_same_secrets(old, new), terms::log_in_alike(old, new));
         let (assumed_life, relogin_floor) = (new.assumed_life, new.relogin_floor);
         // The watch compares files with what was read last, so the same sources keep that.
         let sources = if same_sources { self.settings.sources.under(config, id) } else { Sources::new(config, id)? };
@@ -188,7 +203,7 @@ impl Account {
         let log_in = Box::new(HttpLogIn { sources: sources.clone(), connectors, clock: Arc::clone(&self.task.clock) });
         let request_settings = Arc::new(RequestSettings::of(sources));
         let (answer, answered) = oneshot::channel();
-        let settings = AccountSettings { log_in, assumed_life, relogin_floor, watch, change };
+        let settings = AccountSettings { log_in, assumed_life, relogin_floor, watch, same_log_in };
         self.task.requests.send(DriverRequest::Reconfigure(Box::new(settings), answer)).await.ok()?;
         answered.await.ok()?;
         Some(Self { settings: request_settings, task: Arc::clone(&self.task) })
@@ -198,6 +213,12 @@ impl Account {
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.task, &other.task)
+    }
+
+    /// Whether only an explicit log-in gives it a token again.
+    #[must_use]
+    pub fn is_logged_out(&self) -> bool {
+        self.task.snapshot.borrow().standing == Standing::Session(StateName::LoggedOut)
     }
 
     /// The account's name in the settings.
@@ -230,7 +251,7 @@ impl Account {
     ///
     /// # Errors
     ///
-    /// There is no bearer in time; the error says why, and when the client should ask again.
+    /// There is no bearer in time, or the account has ended; the error says why, and when the client should ask again.
     pub async fn wait_for_bearer(&self) -> Result<Arc<Bearer>, Unavailable> {
         let deadline = self.task.clock.now().moment + self.settings.token_wait;
         match timeout(self.settings.token_wait, self.bearer_before(deadline)).await {
@@ -257,45 +278,59 @@ impl Account {
                 }
                 Availability::Unavailable { why: Why::TokenPending, .. } => {}
                 Availability::Unavailable { why: Why::LoginFailing, until: Some(until) } if until <= deadline => {}
-                Availability::Unavailable { .. } => return Err(availability.unavailable(now)),
+                Availability::Unavailable { .. } | Availability::Ended => return Err(availability.unavailable(now)),
             }
             if snapshot.changed().await.is_err() {
-                return Err(Availability::Unavailable { why: Why::LoggedOut, until: None }.unavailable(now));
+                return Err(self.ended());
             }
         }
+    }
+
+    /// The error of a request that waits at an account whose task has ended.
+    fn ended(&self) -> Unavailable {
+        Availability::Ended.unavailable(self.task.clock.now().moment)
     }
 
     /// Reports that a request with token `refused` got a 401, and gives a newer bearer: at once, or from the log-in that all
     /// such requests share. `None` when the client gets the 401: the token is too young, the next log-in has its time, the
     /// log-in fails or takes longer than `token_wait`. Dropping the future ends the wait, not the log-in.
-    pub async fn replace(&self, refused: Generation) -> Option<Arc<Bearer>> {
-        timeout(self.settings.token_wait, self.newer_than(refused)).await.ok().flatten()
+    ///
+    /// # Errors
+    ///
+    /// The account has ended: a reload has put another in its place, so the 401 says nothing that the client can use.
+    pub async fn replace(&self, refused: Generation) -> Result<Option<Arc<Bearer>>, Unavailable> {
+        timeout(self.settings.token_wait, self.newer_than(refused)).await.unwrap_or(Ok(None))
     }
 
-    async fn newer_than(&self, refused: Generation) -> Option<Arc<Bearer>> {
+    async fn newer_than(&self, refused: Generation) -> Result<Option<Arc<Bearer>>, Unavailable> {
         let mut snapshot = self.task.snapshot.clone();
         let mut has_reported = false;
         loop {
             let now = self.task.clock.now().moment;
             let on_unauthorized = snapshot.borrow_and_update().on_unauthorized(refused, now);
             if let Some(bearer) = self.bearer(now).filter(|bearer| bearer.generation > refused) {
-                return Some(bearer);
+                return Ok(Some(bearer));
             }
             match on_unauthorized {
-                OnUnauthorized::PassOn => return None,
-                OnUnauthorized::Report if has_reported => return None,
+                OnUnauthorized::PassOn => return Ok(None),
+                OnUnauthorized::Report if has_reported => return Ok(None),
+                OnUnauthorized::Ended => return Err(self.ended()),
                 OnUnauthorized::Report => {
                     has_reported = true;
                     let (answer, answered) = oneshot::channel();
-                    self.task.requests.send(DriverRequest::Unauthorized(refused, answer)).await.ok()?;
+                    let sent = self.task.requests.send(DriverRequest::Unauthorized(refused, answer)).await;
                     // The driver answers after it has published the outcome.
-                    answered.await.ok()?;
+                    if sent.is_err() || answered.await.is_err() {
+                        return Err(self.ended());
+                    }
                     continue;
                 }
                 OnUnauthorized::WakeAndWait => self.task.signals.wake(),
                 OnUnauthorized::Wait => {}
             }
-            snapshot.changed().await.ok()?;
+            if snapshot.changed().await.is_err() {
+                return Err(self.ended());
+            }
         }
     }
 
@@ -313,14 +348,14 @@ impl Account {
 
     /// Reports that a request that had got a 401 got through with the newer token `by`.
     pub fn accepted(&self, by: Generation) {
-        if self.task.snapshot.borrow().is_open_to(Verdict::Accepted, by) {
+        if self.task.snapshot.borrow().is_open_to(ProbationOutcome::Accepted, by) {
             self.task.signals.accepted(by);
         }
     }
 
     /// Reports that a request that had got a 401 got another with the newer token `by`.
     pub fn rejected_again(&self, by: Generation) {
-        if self.task.snapshot.borrow().is_open_to(Verdict::RejectedAgain, by) {
+        if self.task.snapshot.borrow().is_open_to(ProbationOutcome::RejectedAgain, by) {
             self.task.signals.rejected_again(by);
         }
     }
@@ -365,6 +400,18 @@ impl Account {
         snapshot.state().is_some() && !snapshot.is_usable(self.task.clock.now().moment)
     }
 
+    /// Ends the task in favour of `successor`, the account of that name after a reload. If the successor found this one logged
+    /// out and an administrator has logged it in since, the successor logs in. It does not wait for that log-in.
+    pub async fn give_way_to(&self, successor: Option<&Self>) {
+        let owed = successor.filter(|successor| successor.is_logged_out() && !self.is_logged_out());
+        self.shut_down().await;
+        if let Some(successor) = owed {
+            let (answer, _) = oneshot::channel();
+            // An error means that the successor has ended, too.
+            drop(successor.task.requests.send(DriverRequest::LogIn(answer)).await);
+        }
+    }
+
     /// Ends the task. The token is wiped when this returns, or when the last request that carries it ends.
     pub async fn shut_down(&self) {
         // An error means that it has ended already.
@@ -393,7 +440,7 @@ pub async fn try_log_in(
     else {
         return Err(LoginError::Malformed(Malformed::NoToken));
     };
-    let grant = HttpLogIn { sources, connectors, clock }.log_in(None).await?;
+    let grant = login::outcome(HttpLogIn { sources, connectors, clock }.log_in(None)).await?;
     let (server_date, received) = (grant.server_date, grant.received.wall);
     let token = Token::read(grant, Generation(0), assumed_life).map_err(LoginError::Malformed)?;
     Ok(Tried { life: token.life, server_date, received })
@@ -412,6 +459,7 @@ pub struct Tried {
 
 /// What an account's task needs beside its settings.
 struct Dependencies {
+    start: Start,
     clock: Arc<dyn Clock>,
     jitter: Jitter,
     watch: CredentialWatch,

@@ -24,12 +24,12 @@ pub(super) struct ReloginFloor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Probation {
     pub(super) generation: Generation,
-    pub(super) verdict: Option<Verdict>,
+    pub(super) verdict: Option<ProbationOutcome>,
 }
 
 /// What a request showed about the token on probation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ProbationOutcome {
     /// A request that had got a 401 got through. Final.
     Accepted,
     /// A request got a 401 with the new token too. It may still be accepted.
@@ -82,7 +82,7 @@ impl ReloginFloor {
     /// A request that had got a 401 got through with token `by`.
     pub(super) fn accepted(&mut self, by: Generation) {
         if let Some(probation) = self.probation.as_mut().filter(|probation| probation.generation == by) {
-            probation.verdict = Some(Verdict::Accepted);
+            probation.verdict = Some(ProbationOutcome::Accepted);
             self.current = self.base;
         }
     }
@@ -93,7 +93,7 @@ impl ReloginFloor {
         if let Some(probation) =
             self.probation.as_mut().filter(|probation| probation.generation == by && probation.verdict.is_none())
         {
-            probation.verdict = Some(Verdict::RejectedAgain);
+            probation.verdict = Some(ProbationOutcome::RejectedAgain);
             self.current = self.current.max(FLOOR_STEP_MIN).saturating_mul(2).min(max);
         }
     }
@@ -101,10 +101,10 @@ impl ReloginFloor {
 
 impl Probation {
     /// Whether that verdict would still change something.
-    pub(super) fn is_open_to(self, verdict: Verdict) -> bool {
+    pub(super) fn is_open_to(self, verdict: ProbationOutcome) -> bool {
         match verdict {
-            Verdict::Accepted => self.verdict != Some(Verdict::Accepted),
-            Verdict::RejectedAgain => self.verdict.is_none(),
+            ProbationOutcome::Accepted => self.verdict != Some(ProbationOutcome::Accepted),
+            ProbationOutcome::RejectedAgain => self.verdict.is_none(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{
     failure::LoginError,
-    relogin_floor::{Probation, Verdict},
+    relogin_floor::{Probation, ProbationOutcome},
     session::{Replacement, Session, StateName},
     token::Generation,
 };
@@ -39,8 +39,8 @@ pub(super) enum Standing {
     OrganizationKnown,
     /// It has no log-in, and its source gave no organization.
     OrganizationMissing,
-    /// It had no log-in, and its task has ended.
-    Ended,
+    /// Its task has ended: at a reload or at the daemon's end. `status` shows this state.
+    Ended(Option<StateName>),
 }
 
 /// The token at hand, suspect or not.
@@ -68,6 +68,8 @@ pub(super) enum Availability {
     Available,
     /// There is none. `until`: when the next attempt starts, where that has a time.
     Unavailable { why: Why, until: Option<Moment> },
+    /// There is none, and there never will be: the account has ended. A reload may have started another one.
+    Ended,
 }
 
 /// What a 401 does.
@@ -81,6 +83,8 @@ pub(super) enum OnUnauthorized {
     WakeAndWait,
     /// Nothing: the client gets the 401.
     PassOn,
+    /// The account has ended, so no token will come.
+    Ended,
 }
 
 /// Why a request gets no bearer.
@@ -95,9 +99,9 @@ pub struct Unavailable {
 /// The cause that a request gets no bearer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// The account is logged out until an explicit log-in, or has been shut down.
+    /// The account is logged out until an explicit log-in.
     LoggedOut,
-    /// A log-in is in flight and took longer than the request may wait.
+    /// A log-in is in flight and took longer than the request may wait, or a reload has replaced the account meanwhile.
     TokenPending,
     /// The last log-in failed, and the next one has its time.
     LoginFailing,
@@ -135,8 +139,17 @@ impl AccountSnapshot {
     pub fn state(&self) -> Option<StateName> {
         match self.standing {
             Standing::Session(name) => Some(name),
-            _ => None,
+            Standing::Ended(name) => name,
+            Standing::OrganizationPending | Standing::OrganizationKnown | Standing::OrganizationMissing => None,
         }
+    }
+
+    /// What readers find once the account's task has ended. An account that was logged out stays so.
+    pub(super) fn ended(&self) -> Self {
+        Self::new(match self.standing {
+            Standing::Session(StateName::LoggedOut) => self.standing,
+            _ => Standing::Ended(self.state().map(|_| StateName::LoggedOut)),
+        })
     }
 
     /// Whether requests get a bearer; if not, why, and until when it pays to wait.
@@ -145,7 +158,8 @@ impl AccountSnapshot {
         let (why, until) = match self.standing {
             Standing::OrganizationKnown => return Availability::Available,
             Standing::Session(_) if self.token.is_some_and(|token| !is_suspect(token)) => return Availability::Available,
-            Standing::Ended | Standing::Session(StateName::LoggedOut) => (Why::LoggedOut, None),
+            Standing::Ended(_) => return Availability::Ended,
+            Standing::Session(StateName::LoggedOut) => (Why::LoggedOut, None),
             Standing::OrganizationMissing => (Why::NoOrganization, self.due_at),
             Standing::Session(StateName::Rejected) => (Why::LoginRejected, self.due_at),
             Standing::Session(_) if self.due_at.is_some() => (Why::LoginFailing, self.due_at),
@@ -157,8 +171,11 @@ impl AccountSnapshot {
     /// What a 401 for the token `refused` does at `now`.
     pub(super) fn on_unauthorized(&self, refused: Generation, now: Moment) -> OnUnauthorized {
         let Some(token) = self.token else {
-            let pending = matches!(self.availability(), Availability::Unavailable { why: Why::TokenPending, .. });
-            return if pending { OnUnauthorized::Wait } else { OnUnauthorized::PassOn };
+            return match self.availability() {
+                Availability::Ended => OnUnauthorized::Ended,
+                Availability::Unavailable { why: Why::TokenPending, .. } => OnUnauthorized::Wait,
+                Availability::Unavailable { .. } | Availability::Available => OnUnauthorized::PassOn,
+            };
         };
         match token.replacement {
             _ if now >= token.usable_until => OnUnauthorized::WakeAndWait,
@@ -169,7 +186,7 @@ impl AccountSnapshot {
     }
 
     /// Whether the driver needs that verdict.
-    pub(super) fn is_open_to(&self, verdict: Verdict, on: Generation) -> bool {
+    pub(super) fn is_open_to(&self, verdict: ProbationOutcome, on: Generation) -> bool {
         self.probation.is_some_and(|probation| probation.generation == on && probation.is_open_to(verdict))
     }
 
@@ -227,8 +244,8 @@ impl Availability {
     /// The error of a request that waited until `now` in vain.
     pub(super) fn unavailable(self, now: Moment) -> Unavailable {
         let (why, wait) = match self {
-            // The log-in ended just after the wait did.
-            Self::Available => (Why::TokenPending, RETRY_MIN),
+            // The log-in ended just after the wait did, or another account has the token by now.
+            Self::Available | Self::Ended => (Why::TokenPending, RETRY_MIN),
             Self::Unavailable { why: Why::LoggedOut, .. } => (Why::LoggedOut, LOGGED_OUT_RETRY),
             Self::Unavailable { why, until } => (why, until.map_or(RETRY_MIN, |until| until.since(now))),
         };
@@ -302,7 +319,9 @@ mod tests {
             let snapshot = snapshot(name, token, due.map(at));
             assert_eq!(snapshot.on_unauthorized(Generation(2), at(now)), expected, "{snapshot:?} {now}");
         }
-        assert_eq!(AccountSnapshot::new(Standing::Ended).on_unauthorized(Generation(2), at(50)), PassOn);
+        for state in [None, Some(LoggedOut)] {
+            assert_eq!(AccountSnapshot::new(Standing::Ended(state)).on_unauthorized(Generation(2), at(50)), Ended);
+        }
     }
 
     #[test]
@@ -335,11 +354,24 @@ mod tests {
             (Standing::OrganizationKnown, Availability::Available),
             (Standing::OrganizationPending, Availability::Unavailable { why: Why::TokenPending, until: None }),
             (Standing::OrganizationMissing, Availability::Unavailable { why: Why::NoOrganization, until: Some(at(12)) }),
-            (Standing::Ended, Availability::Unavailable { why: Why::LoggedOut, until: None }),
+            (Standing::Ended(None), Availability::Ended),
         ] {
             let snapshot = AccountSnapshot { due_at: Some(at(12)), ..AccountSnapshot::new(standing) };
             assert_eq!(snapshot.availability(), expected);
         }
+    }
+
+    #[test]
+    fn an_account_that_has_ended_says_so_unless_it_was_logged_out() {
+        use StateName::*;
+        for (name, token) in [(LoggingIn, None), (BackingOff, None), (Ready, Some((1, Replacement::Never)))] {
+            let ended = snapshot(name, token, Some(at(110))).ended();
+            assert_eq!((ended.availability(), ended.state(), ended.token), (Availability::Ended, Some(LoggedOut), None));
+        }
+        let ended = snapshot(LoggedOut, None, None).ended();
+        assert_eq!(ended.availability(), Availability::Unavailable { why: Why::LoggedOut, until: None });
+        let ended = AccountSnapshot::new(Standing::OrganizationKnown).ended();
+        assert_eq!((ended.availability(), ended.state()), (Availability::Ended, None));
     }
 
     #[test]
@@ -355,6 +387,9 @@ mod tests {
             let expected = Unavailable { why, retry_after: Duration::from_secs(seconds) };
             assert_eq!(Availability::Unavailable { why, until: until.map(at) }.unavailable(at(10)), expected);
         }
-        assert_eq!(Availability::Available.unavailable(at(10)).why, Why::TokenPending);
+        for availability in [Availability::Available, Availability::Ended] {
+            let expected = Unavailable { why: Why::TokenPending, retry_after: Duration::from_secs(1) };
+            assert_eq!(availability.unavailable(at(10)), expected);
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! Starts the accounts of a configuration, carries them over a reload, and ends them.
+//!
+//! One running account has one set of terms (`account`): where a reload changes them, another account starts, and the one
+//! before ends once the workers have taken over.
 
 use std::sync::Arc;
 
 use super::start::{StartError, connector};
 use crate::{
-    account::{Account, LoginConnectors},
+    account::{Account, LoginConnectors, Start},
     clock::{Clock, Jitter},
     config::{AccountId, Config, Endpoint},
     metrics::Metrics,
@@ -18,10 +21,11 @@ pub(super) fn start(
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
 ) -> Result<Vec<Account>, StartError> {
-    (0..config.accounts.len()).map(|index| start_one(config, AccountId(index), tls, clock, metrics)).collect()
+    (0..config.accounts.len()).map(|index| start_one(config, AccountId(index), Start::LogIn, tls, clock, metrics)).collect()
 }
 
-/// Carries over the accounts of `before` that keep their name, with their tokens, and starts the others.
+/// Carries over the accounts of `before` that keep their terms, with their tokens, and starts the others. An account that
+/// follows a logged-out one of its name stays logged out: only a log-in or a restart ends that.
 pub(super) async fn take_over(
     before: &[Account],
     config: &Arc<Config>,
@@ -39,17 +43,21 @@ pub(super) async fn take_over(
         };
         accounts.push(match taken {
             Some(account) => account,
-            None => start_one(config, id, tls, clock, metrics)?,
+            None => start_one(config, id, first_step(known), tls, clock, metrics)?,
         });
     }
     Ok(accounts)
 }
 
-/// Ends the accounts of `before` that are not among `now`.
+fn first_step(before: Option<&Account>) -> Start {
+    if before.is_some_and(Account::is_logged_out) { Start::StayLoggedOut } else { Start::LogIn }
+}
+
+/// Ends the accounts of `before` that are not among `now`. Requests that wait for their tokens are told to come again.
 pub(super) async fn end_the_rest(before: &[Account], now: &[Account]) {
     for account in before {
         if !now.iter().any(|other| other.is_same(account)) {
-            account.shut_down().await;
+            account.give_way_to(now.iter().find(|other| other.name() == account.name())).await;
         }
     }
 }
@@ -57,6 +65,7 @@ pub(super) async fn end_the_rest(before: &[Account], now: &[Account]) {
 fn start_one(
     config: &Arc<Config>,
     id: AccountId,
+    start: Start,
     tls: &ClientTls,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
@@ -64,7 +73,7 @@ fn start_one(
     let counts = metrics.account(&config.accounts[id.0].name);
     let connectors = connectors(config, id, tls)?;
     // `None` would mean that index and connectors do not fit each other; both come from this configuration.
-    Account::start(Arc::clone(config), id, connectors, Arc::clone(clock), Jitter::from_system(), counts)
+    Account::start(Arc::clone(config), id, connectors, start, Arc::clone(clock), Jitter::from_system(), counts)
         .ok_or(StartError::System(std::io::ErrorKind::InvalidInput.into()))
 }
 

@@ -113,7 +113,7 @@ impl<'a> Forwarding<'a> {
                     if replaced_bearer {
                         account.rejected_again(generation);
                     }
-                    match self.newer_bearer(&mut retry_budget, generation).await {
+                    match self.newer_bearer(&mut retry_budget, generation).await? {
                         Some(newer) => bearer = newer,
                         None => return Ok(answer),
                     }
@@ -247,18 +247,23 @@ impl<'a> Forwarding<'a> {
         Some(error)
     }
 
-    /// Reports the refused bearer. Gives a newer one if the request may be sent again with it.
-    async fn newer_bearer(&mut self, retry_budget: &mut RetryBudget, refused: Generation) -> Option<Arc<Bearer>> {
+    /// Reports the refused bearer. Gives a newer one if the request may be sent again with it. It fails when the account has
+    /// ended meanwhile: the answer was for a token of other terms.
+    async fn newer_bearer(
+        &mut self,
+        retry_budget: &mut RetryBudget,
+        refused: Generation,
+    ) -> Result<Option<Arc<Bearer>>, ProxyError> {
         let account = &self.route.api.account;
         match retry_budget.after_unauthorized(self.replay()) {
             AfterUnauthorized::FreshBearer => {
-                let newer = self.time.wait(Box::pin(account.replace(refused)).as_mut()).await?;
+                let newer = self.time.wait(Box::pin(account.replace(refused)).as_mut()).await.map_err(ProxyError::NoBearer)?;
                 // While we waited, the client may have sent more than is kept.
-                (self.replay() == Replay::Possible).then_some(newer)
+                Ok(newer.filter(|_| self.replay() == Replay::Possible))
             }
             AfterUnauthorized::PassOn => {
                 self.time.wait(Box::pin(account.unauthorized(refused)).as_mut()).await;
-                None
+                Ok(None)
             }
         }
     }

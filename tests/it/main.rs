@@ -24,6 +24,7 @@ mod login;
 mod login_exchange;
 mod logout;
 mod refresh;
+mod terms;
 mod unauthorized;
 
 // Forwarding: what a request and its answer are on the other side.

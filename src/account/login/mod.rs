@@ -15,13 +15,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     answer::{self, LoginAnswer},
-    credentials::{LoginCredentials, Sources},
+    credentials::{LoginCredentials, Secrets, Sources},
     failure::{LoginError, Malformed, Unreachable},
-    token::Grant,
+    token::{Grant, Refresh},
 };
 use crate::{
     careportals::{ORGANIZATION_HEADER, REFRESH_REQUEST_FIELD},
@@ -29,6 +29,7 @@ use crate::{
     config::{Endpoint, Login},
     connect::Connector,
     secret::{Pages, Secret},
+    sources::SourceFault,
     upstream,
 };
 
@@ -38,11 +39,32 @@ const ANSWER_MAX: usize = 64 * 1024;
 /// How the driver gets a token. Tests script it.
 pub(super) trait LogIn: Send + Sync + 'static {
     /// Starts a log-in. `refresh` is the refresh token that an earlier one left.
-    fn log_in(&self, refresh: Option<Arc<Secret>>) -> LoggingIn;
+    fn log_in(&self, refresh: Option<Refresh>) -> LoggingIn;
 }
 
 /// A log-in in flight; dropping it gives it up.
-pub(super) type LoggingIn = Pin<Box<dyn Future<Output = Result<Grant, LoginError>> + Send>>;
+pub(super) type LoggingIn = Pin<Box<dyn Future<Output = Progress> + Send>>;
+
+/// How far a log-in has come. It connects only after its owner has taken the organization and polls the rest.
+pub(super) enum Progress {
+    /// It has read the organization, and goes on with `rest`. This may come twice. `None`: the source gives one that no header
+    /// can hold, so it is another one than that of any token.
+    OrganizationRead {
+        organization: Option<HeaderValue>,
+        rest: LoggingIn,
+    },
+    Ended(Result<Grant, LoginError>),
+}
+
+/// How a log-in ends, for callers that hold no token which another organization would end.
+pub(super) async fn outcome(mut log_in: LoggingIn) -> Result<Grant, LoginError> {
+    loop {
+        match log_in.await {
+            Progress::OrganizationRead { rest, .. } => log_in = rest,
+            Progress::Ended(outcome) => return outcome,
+        }
+    }
+}
 
 /// The connections that an account may make.
 #[derive(Clone)]
@@ -62,24 +84,38 @@ pub(super) struct HttpLogIn {
 }
 
 impl LogIn for HttpLogIn {
-    fn log_in(&self, refresh: Option<Arc<Secret>>) -> LoggingIn {
+    fn log_in(&self, refresh: Option<Refresh>) -> LoggingIn {
         let this = self.clone();
-        Box::pin(async move {
-            match this.sources.login() {
-                Some(login) => this.grant(login, refresh.as_deref()).await,
-                // An account without log-in has no driver that calls this.
-                None => Err(LoginError::Malformed(Malformed::NoToken)),
-            }
-        })
+        let Some(timeout) = self.sources.login().map(|login| login.timeout) else {
+            // An account without log-in has no driver that calls this.
+            return Box::pin(async { Progress::Ended(Err(LoginError::Malformed(Malformed::NoToken))) });
+        };
+        let deadline = crate::clock::instant() + timeout;
+        match refresh.filter(|_| self.connectors.refresh.is_some()) {
+            Some(refresh) => Box::pin(this.begin_refresh(refresh, deadline)),
+            None => Box::pin(this.begin_login(deadline)),
+        }
     }
 }
 
 impl HttpLogIn {
-    async fn grant(&self, login: &Login, refresh: Option<&Secret>) -> Result<Grant, LoginError> {
-        let deadline = crate::clock::instant() + login.timeout;
-        if let (Some(refresh), Some(endpoint), Some(connector)) = (refresh, &login.refresh_url, &self.connectors.refresh) {
-            let organization = self.sources.organization().await?;
-            let body = body(|out| write_refresh(out, refresh));
+    /// Reads the organization for a refresh.
+    async fn begin_refresh(self, refresh: Refresh, deadline: Instant) -> Progress {
+        match self.sources.organization().await {
+            Ok(organization) if organization == refresh.organization => {
+                let rest = Box::pin(self.refresh(refresh.token, organization.clone(), deadline));
+                Progress::OrganizationRead { organization: Some(organization), rest }
+            }
+            // A refresh token is good for its own organization only.
+            _ => self.begin_login(deadline).await,
+        }
+    }
+
+    /// Exchanges the refresh token, or else logs in with the credentials.
+    async fn refresh(self, refresh: Arc<Secret>, organization: HeaderValue, deadline: Instant) -> Progress {
+        let Some(login) = self.sources.login() else { return self.begin_login(deadline).await };
+        if let (Some(endpoint), Some(connector)) = (&login.refresh_url, &self.connectors.refresh) {
+            let body = body(|out| write_refresh(out, &refresh));
             let request = request(login, endpoint, connector, &organization, body);
             // The refresh gets half of the time, so that a log-in still fits after it.
             let tried = timeout(login.timeout / 2, self.exchange(login, connector, request, organization)).await;
@@ -87,18 +123,53 @@ impl HttpLogIn {
                 // When the server sends no new refresh token, the old one stays in use (RFC 6749, 6).
                 Ok(Ok(grant)) => {
                     let kept = || Secret::of(refresh.expose());
-                    return Ok(Grant { refresh: grant.refresh.or_else(|| Some(kept())), ..grant });
+                    return Progress::Ended(Ok(Grant { refresh: grant.refresh.or_else(|| Some(kept())), ..grant }));
                 }
                 // A server that asks for fewer log-ins must not get another one.
-                Ok(Err(error @ LoginError::Throttled(_))) => return Err(error),
+                Ok(Err(error @ LoginError::Throttled(_))) => return Progress::Ended(Err(error)),
                 Ok(Err(error)) => tracing::debug!(reason = error.code(), "refresh failed, logging in instead"),
                 Err(_) => tracing::debug!(reason = LoginError::TimedOut.code(), "refresh failed, logging in instead"),
             }
         }
+        self.begin_login(deadline).await
+    }
+
+    /// Reads the sources for a log-in, and tells the organization as soon as it is known.
+    async fn begin_login(self, deadline: Instant) -> Progress {
         let remaining = deadline.saturating_duration_since(crate::clock::instant());
-        let credentials = self.sources.credentials(login).await?;
+        let (organization, secrets) = self.sources.organization_first().await;
+        match organization {
+            Ok(organization) => {
+                let rest = Box::pin(self.finish_login(organization.clone(), secrets, remaining));
+                Progress::OrganizationRead { organization: Some(organization), rest }
+            }
+            Err(error) => {
+                let cant_be_sent = error.fault == SourceFault::NotAHeader;
+                let end = Box::pin(async move {
+                    // The rest is read to its end even so: the watch compares with what each gave.
+                    drop(secrets.await);
+                    Progress::Ended(Err(error.into()))
+                });
+                if cant_be_sent { Progress::OrganizationRead { organization: None, rest: end } } else { end.await }
+            }
+        }
+    }
+
+    async fn finish_login(self, organization: HeaderValue, secrets: Secrets, remaining: Duration) -> Progress {
+        Progress::Ended(match secrets.await {
+            Ok(credentials) => self.send_login(organization, credentials, remaining).await,
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    async fn send_login(
+        &self,
+        organization: HeaderValue,
+        credentials: LoginCredentials,
+        remaining: Duration,
+    ) -> Result<Grant, LoginError> {
+        let login = self.sources.login().ok_or(LoginError::Malformed(Malformed::NoToken))?;
         let connector = &self.connectors.login;
-        let organization = credentials.organization.clone();
         let body = body(|out| write_login(out, login, &credentials));
         drop(credentials);
         let request = request(login, &login.url, connector, &organization, body);

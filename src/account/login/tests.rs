@@ -83,9 +83,9 @@ fn with_login(change: impl FnOnce(&mut Login)) -> impl FnOnce(&mut Config) {
 
 async fn answered(answer: Vec<u8>) -> Result<Grant, LoginError> {
     let server = Server::start(vec![answer]).await;
-    let outcome = log_in_at(server.port, |_| {}).log_in(None).await;
+    let answered = outcome(log_in_at(server.port, |_| {}).log_in(None)).await;
     server.task.await.unwrap();
-    outcome
+    answered
 }
 
 async fn error(answer: Vec<u8>) -> LoginError {
@@ -105,7 +105,7 @@ async fn the_request_is_what_the_api_asks_for() {
         login.headers.insert("accept", HeaderValue::from_static("*/*"));
         login.headers.insert("organization", HeaderValue::from_static("someone-else"));
     });
-    let grant = log_in.log_in(None).await.unwrap();
+    let grant = outcome(log_in.log_in(None)).await.unwrap();
     assert!(grant.token.matches(b"t"));
     assert_eq!(grant.organization, "acme");
     let request = server.request(0);
@@ -200,7 +200,7 @@ async fn nobody_listening_is_a_failure_that_says_so() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    let error = log_in_at(port, |_| {}).log_in(None).await.err().unwrap();
+    let error = outcome(log_in_at(port, |_| {}).log_in(None)).await.err().unwrap();
     assert_eq!(error.to_string(), "the upstream refused the connection");
 }
 
@@ -209,13 +209,13 @@ async fn a_server_that_stays_silent_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let log_in = log_in_at(port, with_login(|login| login.timeout = Duration::from_millis(50)));
-    assert_eq!(log_in.log_in(None).await.err(), Some(LoginError::TimedOut));
+    assert_eq!(outcome(log_in.log_in(None)).await.err(), Some(LoginError::TimedOut));
 }
 
 #[tokio::test]
 async fn a_missing_source_is_an_error_before_anything_is_sent() {
     let log_in = log_in_at(9, with_login(|login| login.password = Source::File("/nonexistent/password".into())));
-    let error = log_in.log_in(None).await.err().unwrap();
+    let error = outcome(log_in.log_in(None)).await.err().unwrap();
     assert_eq!(error.code(), "source_missing");
 }
 
@@ -224,15 +224,19 @@ fn refreshable(config: &mut Config) {
     login.refresh_url = Some(endpoint(9, "/auth/refresh"));
 }
 
-fn held() -> Arc<Secret> {
-    Arc::new(Secret::from("r1"))
+fn held() -> Refresh {
+    held_for("acme")
+}
+
+fn held_for(organization: &'static str) -> Refresh {
+    Refresh { token: Arc::new(Secret::from("r1")), organization: HeaderValue::from_static(organization) }
 }
 
 #[tokio::test]
 async fn a_refresh_token_is_used_first() {
     for (body, next) in [(r#"{"token":"t","refreshToken":"r2"}"#, "r2"), (r#"{"token":"t"}"#, "r1")] {
         let server = Server::start(vec![response("200", "", body)]).await;
-        let grant = log_in_at(server.port, refreshable).log_in(Some(held())).await.unwrap();
+        let grant = outcome(log_in_at(server.port, refreshable).log_in(Some(held()))).await.unwrap();
         assert!(grant.refresh.unwrap().matches(next.as_bytes()));
         let request = server.request(0);
         assert!(request.starts_with("POST /auth/refresh HTTP/1.1\r\n"));
@@ -245,7 +249,7 @@ async fn a_refresh_token_is_used_first() {
 async fn a_log_in_is_the_fallback_of_a_failed_refresh() {
     for failure in [response("401", "", ""), response("500", "", ""), response("200", "", "{}"), Vec::new()] {
         let server = Server::start(vec![failure, response("201", "", r#"{"token":"t"}"#)]).await;
-        let grant = log_in_at(server.port, refreshable).log_in(Some(held())).await.unwrap();
+        let grant = outcome(log_in_at(server.port, refreshable).log_in(Some(held()))).await.unwrap();
         assert!(grant.token.matches(b"t") && grant.refresh.is_none());
         assert!(server.request(1).starts_with("POST /auth HTTP/1.1\r\n"));
     }
@@ -254,14 +258,56 @@ async fn a_log_in_is_the_fallback_of_a_failed_refresh() {
 #[tokio::test]
 async fn a_throttled_refresh_is_not_followed_by_a_log_in() {
     let server = Server::start(vec![response("429", "retry-after: 5\r\n", "")]).await;
-    let error = log_in_at(server.port, refreshable).log_in(Some(held())).await.err();
+    let error = outcome(log_in_at(server.port, refreshable).log_in(Some(held()))).await.err();
     assert_eq!(error, Some(LoginError::Throttled(Some(Duration::from_secs(5)))));
 }
 
 #[tokio::test]
 async fn without_a_refresh_url_the_refresh_token_is_not_used() {
     let server = Server::start(vec![response("201", "", r#"{"token":"t","refreshToken":"r"}"#)]).await;
-    let grant = log_in_at(server.port, |_| {}).log_in(Some(held())).await.unwrap();
+    let grant = outcome(log_in_at(server.port, |_| {}).log_in(Some(held()))).await.unwrap();
     assert!(server.request(0).starts_with("POST /auth HTTP/1.1\r\n"));
     assert!(grant.refresh.is_some());
+}
+
+#[tokio::test]
+async fn a_refresh_token_of_another_organization_is_not_used() {
+    let server = Server::start(vec![response("201", "", r#"{"token":"t"}"#)]).await;
+    let grant = outcome(log_in_at(server.port, refreshable).log_in(Some(held_for("umbrella")))).await.unwrap();
+    assert_eq!(grant.organization, "acme");
+    assert!(server.request(0).starts_with("POST /auth HTTP/1.1\r\n"));
+}
+
+/// A password that is never there holds the log-in, so nothing but its own order can make the organization come first.
+#[tokio::test]
+async fn the_organization_is_told_before_the_password_is_there_and_before_anything_is_sent() {
+    let server = Server::start(vec![response("201", "", r#"{"token":"t"}"#)]).await;
+    let slow = with_login(|login| login.password = Source::Command(vec!["sleep".to_owned(), "60".to_owned()]));
+    let Progress::OrganizationRead { organization, rest } = log_in_at(server.port, slow).log_in(None).await else {
+        panic!("the organization comes first");
+    };
+    assert_eq!(organization.unwrap(), "acme");
+    assert!(timeout(Duration::from_millis(50), rest).await.is_err(), "the password is waited for");
+    assert!(server.requests.lock().unwrap().is_empty());
+    for refresh in [None, Some(held())] {
+        let Progress::OrganizationRead { rest, .. } = log_in_at(server.port, refreshable).log_in(refresh).await else {
+            panic!("the organization comes first");
+        };
+        drop(rest);
+    }
+    assert!(server.requests.lock().unwrap().is_empty(), "and whoever drops the rest has sent nothing");
+}
+
+#[tokio::test]
+async fn an_organization_that_no_header_can_hold_is_told_too() {
+    let unfit = |config: &mut Config| config.accounts[0].organization = Source::Value(Secret::from(" acme"));
+    let Progress::OrganizationRead { organization: None, rest } = log_in_at(9, unfit).log_in(None).await else {
+        panic!("it is another organization than that of any token");
+    };
+    assert_eq!(outcome(rest).await.err().unwrap().code(), "source_invalid");
+    let missing = |config: &mut Config| config.accounts[0].organization = Source::File("/nonexistent/organization".into());
+    let Progress::Ended(Err(error)) = log_in_at(9, missing).log_in(None).await else {
+        panic!("a file that is absent says nothing of the organization");
+    };
+    assert_eq!(error.code(), "source_missing");
 }

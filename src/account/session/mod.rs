@@ -2,32 +2,31 @@
 //!
 //! Pure: time and chance are arguments, and the driver carries out the effects. Guarantees: at most one log-in is in
 //! flight, since a new one makes the one before stale; a token that counts as expired is never [`Session::usable`]; after a
-//! log-out nothing but [`Event::LogIn`] starts a log-in; `LoggedOut`, `LoggingIn` and `BackingOff` hold no token.
+//! log-out nothing but [`Event::LogIn`] starts a log-in; `LoggedOut`, `LoggingIn` and `BackingOff` hold no token; a token is
+//! of the organization that a log-in read last.
 //! [`Session::check_invariants`] states what holds after every step.
 
-use std::{mem, sync::Arc, time::Duration};
+mod backoff;
 
+use std::{mem, time::Duration};
+
+use http::HeaderValue;
+
+use self::backoff::Tries;
 use super::{
     failure::{LoginError, Malformed},
     relogin_floor::{Probation, ReloginFloor},
-    token::{Generation, Token},
+    token::{Generation, Refresh, Token},
 };
-use crate::{
-    clock::{Jitter, Moment},
-    secret::Secret,
-};
-
-const BACK_OFF_MIN: Duration = Duration::from_secs(1);
-const BACK_OFF_MAX: Duration = Duration::from_secs(60);
-const REFUSED_MIN: Duration = Duration::from_secs(60);
-const REFUSED_MAX: Duration = Duration::from_secs(15 * 60);
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
+use crate::clock::{Jitter, Moment};
 
 /// The session of one account: its state, and what outlives each state.
 #[derive(Debug)]
 pub(super) struct Session {
     state: State,
     relogin_floor: ReloginFloor,
+    /// The organization that a log-in read last; `None` when that was none that a request could carry.
+    organization: Option<HeaderValue>,
     /// Log-ins started so far; a token's generation is the number of its log-in.
     attempts: u64,
 }
@@ -69,14 +68,6 @@ impl Attempt {
     }
 }
 
-/// Attempts that failed since the last success.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tries {
-    failures: u32,
-    /// Failures in between do not reset this: they must not speed up attempts that may lock an account.
-    refusals: u32,
-}
-
 /// An event in the life of a session.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -87,6 +78,8 @@ pub(super) enum Event {
     CredentialsChanged,
     /// The organization is no longer the one that the last log-in used.
     OrganizationChanged,
+    /// That log-in has read this organization, and goes on; `None`: one that no request can carry.
+    OrganizationRead(Attempt, Option<HeaderValue>),
     /// The machine was suspended; the server may have ended the token meanwhile.
     Resumed,
     /// A request with that token got a 401.
@@ -105,7 +98,7 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) enum Effect {
     /// Start this log-in and give up the one before.
-    StartLogin { attempt: Attempt, refresh: Option<Arc<Secret>> },
+    StartLogin { attempt: Attempt, refresh: Option<Refresh> },
 }
 
 /// When a 401 has the token at hand replaced.
@@ -158,7 +151,7 @@ impl StateName {
 impl Session {
     /// A session that is logged out; the driver's first event is a log-in.
     pub(super) fn new(relogin_floor: Duration) -> Self {
-        Self { state: State::LoggedOut, relogin_floor: ReloginFloor::new(relogin_floor), attempts: 0 }
+        Self { state: State::LoggedOut, relogin_floor: ReloginFloor::new(relogin_floor), organization: None, attempts: 0 }
     }
 
     /// Changes the least age at which a 401 replaces a token.
@@ -178,6 +171,12 @@ impl Session {
             Event::LogIn => self.log_in(now),
             Event::CredentialsChanged => self.credentials_changed(now),
             Event::OrganizationChanged => self.organization_changed(now),
+            Event::OrganizationRead(attempt, organization) => {
+                if self.attempt() == Some(attempt) {
+                    self.organization_read(organization);
+                }
+                None
+            }
             Event::Resumed => matches!(self.state, State::Ready { .. }).then(|| self.start(Trust::Trusted, now)),
             Event::Unauthorized(refused) => self.unauthorized(refused, now),
             Event::Accepted(by) => {
@@ -310,6 +309,10 @@ impl Session {
                 }),
                 "a token is newer than its log-in",
             ),
+            (
+                self.token().is_none_or(|token| token.is_of(self.organization.as_ref())),
+                "a token is of another organization than the one that was read last",
+            ),
             (self.due_at().is_none_or(|due| due > now), "something due was not done"),
             (self.token().is_none_or(|token| token.is_usable(now)), "an expired token is kept"),
             (self.attempt().is_none() || self.due_at().is_none(), "a log-in is in flight and another one has its time"),
@@ -352,6 +355,19 @@ impl Session {
         Some(self.start(Trust::Trusted, now))
     }
 
+    /// Drops a token of another organization. The log-in that read this one goes on.
+    fn organization_read(&mut self, organization: Option<HeaderValue>) {
+        if self.token().is_some_and(|token| !token.is_of(organization.as_ref())) {
+            self.relogin_floor.end_probation();
+            self.state = match mem::replace(&mut self.state, State::LoggedOut) {
+                State::Refreshing { step: Step::InFlight { attempt, .. }, tries, .. } => State::LoggingIn { attempt, tries },
+                // No other state has both a token and a log-in in flight.
+                other => other,
+            };
+        }
+        self.organization = organization;
+    }
+
     fn unauthorized(&mut self, refused: Generation, now: Moment) -> Option<Effect> {
         let token = self.token().filter(|token| token.generation() == refused && token.is_usable(now))?;
         let age = now.since(token.received);
@@ -376,7 +392,7 @@ impl Session {
         let (token, trust_before, tries) = mem::replace(&mut self.state, State::LoggedOut).into_parts();
         let trust = if trust_before == Trust::Suspect { trust_before } else { trust };
         let token = token.filter(|token| token.is_usable(now));
-        let refresh = token.as_ref().and_then(|token| token.refresh.clone());
+        let refresh = token.as_ref().and_then(Token::refresh);
         self.state = match token {
             Some(token) => State::Refreshing { token, step: Step::InFlight { attempt, trust }, tries },
             None => State::LoggingIn { attempt, tries },
@@ -399,6 +415,7 @@ impl Session {
             Trust::Trusted => self.relogin_floor.end_probation(),
         }
         let refresh_at = token.refresh_at(jitter.fraction());
+        self.organization = Some(token.bearer.organization.clone());
         self.state = State::Ready { token, refresh_at };
     }
 
@@ -406,12 +423,10 @@ impl Session {
     fn failed(&mut self, error: LoginError, now: Moment, jitter: &mut Jitter) {
         let (token, _, mut tries) = mem::replace(&mut self.state, State::LoggedOut).into_parts();
         self.state = if let LoginError::Refused(_) = error {
-            tries.refusals = tries.refusals.saturating_add(1);
-            let until = now + doubled(REFUSED_MIN, tries.refusals - 1, REFUSED_MAX);
+            let until = now + tries.refused();
             State::Rejected { token, until, tries, last: error }
         } else {
-            tries.failures = tries.failures.saturating_add(1);
-            let until = now + wait_after(&error, tries.failures, jitter);
+            let until = now + tries.failed(&error, jitter);
             match token {
                 Some(token) => State::Refreshing { token, step: Step::Waiting { until, last: error }, tries },
                 None => State::BackingOff { until, tries, last: error },
@@ -464,21 +479,6 @@ impl State {
             Self::Rejected { token, tries, .. } => (token, Trust::Trusted, tries),
         }
     }
-}
-
-fn wait_after(error: &LoginError, failures: u32, jitter: &mut Jitter) -> Duration {
-    match error {
-        LoginError::Throttled(Some(asked)) if !asked.is_zero() => (*asked).min(RETRY_AFTER_MAX),
-        _ => {
-            // Jitter keeps many sidecars from coming back at once.
-            let most = doubled(BACK_OFF_MIN, failures, BACK_OFF_MAX);
-            BACK_OFF_MIN + most.saturating_sub(BACK_OFF_MIN).mul_f64(jitter.fraction())
-        }
-    }
-}
-
-fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
-    first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(most)
 }
 
 #[cfg(test)]

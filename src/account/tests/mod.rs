@@ -12,7 +12,13 @@ use std::{
 use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{login::LoggingIn, token::Grant, watch::CredentialChange, *};
+use super::{
+    credentials::Noted,
+    login::{LoggingIn, Progress},
+    token::{Grant, Refresh},
+    watch::{CredentialChange, Differences},
+    *,
+};
 use crate::{
     clock::{Now, instant},
     config::{self, Endpoint, Login, Origin, Scheme, Source},
@@ -81,14 +87,15 @@ struct ScriptedLogIn {
 }
 
 impl LogIn for ScriptedLogIn {
-    fn log_in(&self, refresh: Option<Arc<Secret>>) -> LoggingIn {
+    fn log_in(&self, refresh: Option<Refresh>) -> LoggingIn {
         let number = self.script.started.fetch_add(1, Ordering::SeqCst) + 1;
         self.script.refreshed.lock().unwrap().push(refresh.is_some());
         let next = self.script.lines.lock().unwrap().pop_front();
         let (takes, what) = next.unwrap_or_else(|| panic!("log-in {number} is not in the script"));
         let organization = HeaderValue::from_static(*self.script.organization.lock().unwrap());
         let (script, clock) = (Arc::clone(&self.script), Arc::clone(&self.clock));
-        Box::pin(async move {
+        let read = organization.clone();
+        let rest = Box::pin(async move {
             tokio::time::sleep(takes).await;
             let outcome = match what {
                 Scripted::Grant(life) => {
@@ -102,8 +109,9 @@ impl LogIn for ScriptedLogIn {
                 Scripted::Hang => std::future::pending().await,
             };
             script.finished.fetch_add(1, Ordering::SeqCst);
-            outcome
-        })
+            Progress::Ended(outcome)
+        });
+        Box::pin(async { Progress::OrganizationRead { organization: Some(read), rest: rest as LoggingIn } })
     }
 }
 
@@ -112,7 +120,20 @@ struct Stage {
     account: Account,
     script: Arc<Script>,
     clock: Arc<ManualClock>,
-    changes: mpsc::Sender<CredentialChange>,
+    changes: Changes,
+}
+
+/// Reports changed files to the driver.
+struct Changes(mpsc::Sender<Differences>);
+
+impl Changes {
+    async fn send(&self, change: CredentialChange) -> Result<(), mpsc::error::SendError<Differences>> {
+        let field = match change {
+            CredentialChange::Credentials => Field::Password,
+            CredentialChange::Organization => Field::Organization,
+        };
+        self.0.send(vec![(field, Noted::default())]).await
+    }
 }
 
 impl Stage {
@@ -121,6 +142,10 @@ impl Stage {
     }
 
     fn open_slow(lines: impl IntoIterator<Item = (Duration, Scripted)>) -> Self {
+        Self::begin(Start::LogIn, lines)
+    }
+
+    fn begin(start: Start, lines: impl IntoIterator<Item = (Duration, Scripted)>) -> Self {
         let clock = ManualClock::new();
         let script = Arc::new(Script {
             lines: Mutex::new(lines.into_iter().collect()),
@@ -133,10 +158,15 @@ impl Stage {
         let log_in = Box::new(ScriptedLogIn { script: Arc::clone(&script), clock: Arc::clone(&clock) });
         let (changes, watched) = mpsc::channel(4);
         let watch = CredentialWatch::scripted(watched);
-        let parts =
-            Dependencies { clock: Arc::<ManualClock>::clone(&clock), jitter: Jitter::seeded(7), watch, counts: Arc::default() };
+        let parts = Dependencies {
+            start,
+            clock: Arc::<ManualClock>::clone(&clock),
+            jitter: Jitter::seeded(7),
+            watch,
+            counts: Arc::default(),
+        };
         let account = Account::assemble(sources, Some(log_in), parts);
-        Self { account, script, clock, changes }
+        Self { account, script, clock, changes: Changes(changes) }
     }
 
     /// Opens a stage whose token is old enough to be replaced.

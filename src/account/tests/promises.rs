@@ -37,7 +37,7 @@ async fn fifty_401s_cause_one_login() {
     let reports: Vec<_> = (0..50)
         .map(|_| {
             let (account, refused) = (stage.account.clone(), old.generation);
-            tokio::spawn(async move { account.replace(refused).await.map(|bearer| bearer.generation) })
+            tokio::spawn(async move { account.replace(refused).await.unwrap().map(|bearer| bearer.generation) })
         })
         .collect();
     tokio::task::yield_now().await;
@@ -47,7 +47,7 @@ async fn fifty_401s_cause_one_login() {
     assert_eq!(stage.log_ins(), 2);
     // A later report gets the new token at once.
     let asked = instant();
-    assert!(stage.account.replace(old.generation).await.is_some());
+    assert!(stage.account.replace(old.generation).await.unwrap().is_some());
     assert_eq!(asked.elapsed(), Duration::ZERO);
     stage.close().await;
 }
@@ -56,7 +56,7 @@ async fn fifty_401s_cause_one_login() {
 async fn other_requests_wait_while_the_token_is_suspect() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
     let account = stage.account.clone();
-    let report = tokio::spawn(async move { account.replace(old.generation).await.is_some() });
+    let report = tokio::spawn(async move { account.replace(old.generation).await.unwrap().is_some() });
     stage.until(StateName::Refreshing).await;
     assert!(stage.bearer().is_none());
     assert!(stage.account.snapshot().holds_valid_token(stage.clock.now().moment), "readiness does not flap");
@@ -68,10 +68,10 @@ async fn other_requests_wait_while_the_token_is_suspect() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_log_in_passes_the_401_on_and_brings_the_token_back() {
     let (stage, old) = Stage::seasoned([throttle(60), Scripted::Grant(LIFE)]).await;
-    assert!(stage.account.replace(old.generation).await.is_none());
+    assert!(stage.account.replace(old.generation).await.unwrap().is_none());
     assert_eq!(stage.bearer().unwrap().generation, old.generation);
     let asked = instant();
-    assert!(stage.account.replace(old.generation).await.is_none(), "while it waits, a 401 starts none");
+    assert!(stage.account.replace(old.generation).await.unwrap().is_none(), "while it waits, a 401 starts none");
     assert_eq!(asked.elapsed(), Duration::ZERO, "and is not held back");
     assert_eq!(stage.log_ins(), 2);
     stage.pass(MINUTE + SECOND).await;
@@ -91,7 +91,7 @@ async fn a_log_in_that_takes_too_long_passes_the_401_on() {
         tokio::time::sleep(SECOND).await;
         (account.wait_for_bearer().await.unwrap_err(), instant())
     });
-    assert!(stage.account.replace(old).await.is_none());
+    assert!(stage.account.replace(old).await.unwrap().is_none());
     assert_eq!(asked.elapsed(), 10 * SECOND);
     let (unavailable, answered) = other.await.unwrap();
     assert_eq!(unavailable.why, Why::TokenPending);
@@ -118,7 +118,7 @@ async fn cancelled_waiter_does_not_cancel_the_login() {
 async fn cancelled_report_does_not_cancel_the_login() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
     let account = stage.account.clone();
-    let report = tokio::spawn(async move { account.replace(old.generation).await.is_some() });
+    let report = tokio::spawn(async move { account.replace(old.generation).await.unwrap().is_some() });
     stage.until(StateName::Refreshing).await;
     report.abort();
     stage.until(StateName::Ready).await;
@@ -145,7 +145,7 @@ async fn a_401_after_expiry_in_a_suspend_waits_for_the_new_token() {
     let stage = Stage::open([Scripted::Grant(10 * MINUTE), Scripted::Grant(LIFE)]);
     let old = stage.account.wait_for_bearer().await.unwrap().generation;
     stage.clock.suspend(11 * MINUTE);
-    assert!(stage.account.replace(old).await.unwrap().generation > old);
+    assert!(stage.account.replace(old).await.unwrap().unwrap().generation > old);
     stage.close().await;
 }
 
@@ -284,6 +284,112 @@ async fn a_changed_organization_withdraws_the_bearer_at_once() {
     stage.close().await;
 }
 
+/// The watch need not have seen the change: a log-in may come first.
+#[tokio::test(start_paused = true)]
+async fn a_log_in_that_reads_another_organization_ends_the_old_bearer_however_it_ends() {
+    for ending in [fail(), refuse(), Scripted::Hang] {
+        let stage = Stage::open([Scripted::Grant(LIFE), ending]);
+        stage.account.wait_for_bearer().await.unwrap();
+        *stage.script.organization.lock().unwrap() = "umbrella";
+        let account = stage.account.clone();
+        let log_in = tokio::spawn(async move { account.log_in().await });
+        stage.until(StateName::LoggingIn).await;
+        assert!(stage.bearer().is_none(), "no request carries the old organization while the log-in is in flight");
+        assert!(!stage.account.snapshot().holds_valid_token(stage.clock.now().moment));
+        stage.pass(LOGIN_TAKES + Duration::from_millis(1)).await;
+        assert!(stage.bearer().is_none(), "nor after it");
+        log_in.abort();
+        stage.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_reads_the_same_organization_lets_the_bearer_serve() {
+    let stage = Stage::open([Scripted::Grant(LIFE), Scripted::Hang]);
+    let bearer = stage.account.wait_for_bearer().await.unwrap();
+    let account = stage.account.clone();
+    let log_in = tokio::spawn(async move { account.log_in().await });
+    stage.until(StateName::Refreshing).await;
+    stage.pass(SECOND).await;
+    assert_eq!(stage.bearer().unwrap().generation, bearer.generation);
+    log_in.abort();
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_at_an_account_that_ends_is_told_to_come_again() {
+    let again = Unavailable { why: Why::TokenPending, retry_after: SECOND };
+    for line in [Scripted::Hang, throttle(5)] {
+        let stage = Stage::open([line]);
+        let account = stage.account.clone();
+        let waits = tokio::spawn(async move { account.wait_for_bearer().await });
+        stage.pass(SECOND).await;
+        stage.account.shut_down().await;
+        assert_eq!(waits.await.unwrap().unwrap_err(), again);
+        assert_eq!(stage.account.wait_for_bearer().await.unwrap_err(), again, "and so is one that comes later");
+        assert_eq!(stage.state(), Some(StateName::LoggedOut), "status has no word for it");
+        assert!(!stage.account.is_logged_out());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_with_a_401_at_an_account_that_ends_is_told_to_come_again() {
+    let again = Unavailable { why: Why::TokenPending, retry_after: SECOND };
+    let (stage, old) = Stage::seasoned([Scripted::Hang]).await;
+    let (account, refused) = (stage.account.clone(), old.generation);
+    let waits = tokio::spawn(async move { account.replace(refused).await.map(|bearer| bearer.is_some()) });
+    stage.until(StateName::Refreshing).await;
+    stage.account.shut_down().await;
+    assert_eq!(waits.await.unwrap(), Err(again));
+    assert_eq!(stage.account.replace(old.generation).await.err(), Some(again), "and so is one that comes later");
+    // One that can't go again has nobody to tell.
+    stage.account.unauthorized(old.generation).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_that_ends_after_a_log_out_stays_logged_out() {
+    let (stage, _) = Stage::seasoned([]).await;
+    stage.account.log_out().await;
+    assert!(stage.account.is_logged_out());
+    stage.account.shut_down().await;
+    assert!(stage.account.is_logged_out());
+    assert_eq!(stage.account.wait_for_bearer().await.unwrap_err().why, Why::LoggedOut);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_that_follows_a_logged_out_one_waits_for_a_log_in() {
+    let stage = Stage::begin(Start::StayLoggedOut, [(LOGIN_TAKES, Scripted::Grant(LIFE))]);
+    assert!(stage.account.is_logged_out(), "from the first moment on");
+    stage.changes.send(CredentialChange::Credentials).await.unwrap();
+    stage.changes.send(CredentialChange::Organization).await.unwrap();
+    stage.clock.suspend(DAY);
+    stage.pass(MINUTE).await;
+    assert_eq!(stage.account.wait_for_bearer().await.unwrap_err().why, Why::LoggedOut);
+    assert_eq!(stage.log_ins(), 0);
+    assert_eq!(stage.account.log_in().await, Ok(()));
+    assert!(stage.bearer().is_some());
+    stage.close().await;
+}
+
+/// The log-in comes between the successor's start and the end of the one before.
+#[tokio::test(start_paused = true)]
+async fn a_log_in_is_not_lost_when_another_account_takes_the_place() {
+    for logs_in in [true, false] {
+        let (before, _) = Stage::seasoned(logs_in.then_some(Scripted::Grant(LIFE))).await;
+        before.account.log_out().await;
+        let lines = logs_in.then_some((LOGIN_TAKES, Scripted::Grant(LIFE)));
+        let after = Stage::begin(Start::StayLoggedOut, lines);
+        if logs_in {
+            assert_eq!(before.account.log_in().await, Ok(()));
+        }
+        before.account.give_way_to(Some(&after.account)).await;
+        assert!(before.bearer().is_none());
+        after.pass(MINUTE).await;
+        assert_eq!(after.bearer().is_some(), logs_in);
+        after.close().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn log_out_while_in_flight_ends_the_log_in() {
     let stage = Stage::open([Scripted::Grant(LIFE)]);
@@ -305,7 +411,7 @@ async fn after_a_log_out_only_a_log_in_helps() {
     stage.changes.send(CredentialChange::Credentials).await.unwrap();
     stage.changes.send(CredentialChange::Organization).await.unwrap();
     stage.clock.suspend(DAY);
-    assert!(stage.account.replace(old.generation).await.is_none());
+    assert!(stage.account.replace(old.generation).await.unwrap().is_none());
     stage.pass(MINUTE).await;
     let asked = instant();
     assert_eq!(stage.account.wait_for_bearer().await.unwrap_err().why, Why::LoggedOut);
@@ -361,7 +467,7 @@ async fn a_shut_down_forgets_the_token_and_ends_every_wait() {
     let waiter = tokio::spawn(async move { account.wait_for_bearer().await.map(drop) });
     tokio::task::yield_now().await;
     stage.account.shut_down().await;
-    assert_eq!(waiter.await.unwrap().unwrap_err().why, Why::LoggedOut);
+    assert_eq!(waiter.await.unwrap().unwrap_err().why, Why::TokenPending);
     assert_eq!(stage.account.log_in().await, Err(LogInFailed::Ended));
     stage.account.log_out().await;
     stage.close().await;
@@ -399,7 +505,7 @@ async fn a_path_that_always_answers_401_costs_one_log_in_for_each_doubled_floor(
             .map(|_| {
                 let account = stage.account.clone();
                 tokio::spawn(async move {
-                    if let Some(fresh) = account.replace(carried).await {
+                    if let Some(fresh) = account.replace(carried).await.unwrap() {
                         account.rejected_again(fresh.generation);
                     }
                 })
@@ -423,16 +529,16 @@ async fn a_path_that_always_answers_401_costs_one_log_in_for_each_doubled_floor(
 #[tokio::test(start_paused = true)]
 async fn acceptance_resets_the_floor_though_another_path_still_gets_401s() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE), Scripted::Grant(LIFE), Scripted::Grant(LIFE)]).await;
-    let second = stage.account.replace(old.generation).await.unwrap().generation;
+    let second = stage.account.replace(old.generation).await.unwrap().unwrap().generation;
     stage.account.rejected_again(second);
     stage.pass(FLOOR).await;
-    assert!(stage.account.replace(second).await.is_none(), "the floor has doubled");
+    assert!(stage.account.replace(second).await.unwrap().is_none(), "the floor has doubled");
     stage.pass(FLOOR).await;
-    let third = stage.account.replace(second).await.unwrap().generation;
+    let third = stage.account.replace(second).await.unwrap().unwrap().generation;
     stage.account.rejected_again(third);
     stage.account.accepted(third);
     stage.pass(FLOOR).await;
-    assert!(stage.account.replace(third).await.is_some());
+    assert!(stage.account.replace(third).await.unwrap().is_some());
     stage.close().await;
 }
 
@@ -441,7 +547,7 @@ async fn a_401_for_a_young_token_is_passed_on_at_once() {
     let stage = Stage::open([Scripted::Grant(LIFE)]);
     let young = stage.account.wait_for_bearer().await.unwrap().generation;
     let asked = instant();
-    assert!(stage.account.replace(young).await.is_none());
+    assert!(stage.account.replace(young).await.unwrap().is_none());
     assert_eq!(asked.elapsed(), Duration::ZERO);
     stage.close().await;
 }
@@ -466,13 +572,15 @@ async fn an_account_without_log_in_sends_its_organization_alone() {
     let mut config = config();
     config.accounts[0].login = None;
     let clock = ManualClock::new();
-    let account = Account::start(Arc::new(config), AccountId(0), None, clock.clone(), Jitter::seeded(1), Arc::default()).unwrap();
+    let account =
+        Account::start(Arc::new(config), AccountId(0), None, Start::LogIn, clock.clone(), Jitter::seeded(1), Arc::default())
+            .unwrap();
     let bearer = account.wait_for_bearer().await.unwrap();
     assert!(bearer.authorization.is_none());
     assert_eq!(bearer.organization, "acme");
     assert_eq!(account.snapshot().state(), None);
     assert!(account.relogin_on().is_empty());
-    assert!(account.replace(bearer.generation).await.is_none());
+    assert!(account.replace(bearer.generation).await.unwrap().is_none());
     assert_eq!(account.log_in().await, Ok(()));
     account.log_out().await;
     assert!(account.bearer(clock.now().moment).is_some());
@@ -486,7 +594,7 @@ async fn ten_thousand_401s_at_once_cause_one_log_in() {
     let reports: Vec<_> = (0..10_000)
         .map(|_| {
             let (account, refused) = (stage.account.clone(), old.generation);
-            tokio::spawn(async move { account.replace(refused).await.is_some() })
+            tokio::spawn(async move { account.replace(refused).await.unwrap().is_some() })
         })
         .collect();
     for report in reports {

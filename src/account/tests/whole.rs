@@ -50,7 +50,8 @@ fn start(change: impl FnOnce(&mut Config), port: Option<u16>) -> Account {
     let mut config = config();
     change(&mut config);
     let clock = Arc::new(SystemClock);
-    Account::start(Arc::new(config), AccountId(0), port.map(connectors), clock, Jitter::seeded(1), Arc::default()).unwrap()
+    Account::start(Arc::new(config), AccountId(0), port.map(connectors), Start::LogIn, clock, Jitter::seeded(1), Arc::default())
+        .unwrap()
 }
 
 async fn until(account: &Account, what: impl FnMut(&AccountSnapshot) -> bool) {
@@ -139,14 +140,49 @@ async fn a_changed_organization_is_withdrawn_before_the_new_one_is_known() {
     let sources = Sources::new(Arc::new(config), AccountId(0)).unwrap();
     let (changes, watched) = mpsc::channel(1);
     let (clock, watch) = (Arc::new(SystemClock), CredentialWatch::scripted(watched));
-    let dependencies = Dependencies { clock, jitter: Jitter::seeded(1), watch, counts: Arc::default() };
+    let dependencies = Dependencies { start: Start::LogIn, clock, jitter: Jitter::seeded(1), watch, counts: Arc::default() };
     let account = Account::assemble(sources, None, dependencies);
     say("acme").await.unwrap();
     assert_eq!(account.wait_for_bearer().await.unwrap().organization, "acme");
-    changes.send(CredentialChange::Organization).await.unwrap();
+    Changes(changes).send(CredentialChange::Organization).await.unwrap();
     until(&account, |snapshot| snapshot.standing == Standing::OrganizationPending).await;
     assert!(account.bearer(SystemClock.now().moment).is_none());
     say("umbrella").await.unwrap();
     assert_eq!(account.wait_for_bearer().await.unwrap().organization, "umbrella");
+    account.shut_down().await;
+}
+
+#[tokio::test]
+async fn other_terms_are_no_settings_of_a_running_account() {
+    let port = server().await;
+    let at = |port, change: &dyn Fn(&mut Config)| {
+        let mut config = config();
+        let login = config.accounts[0].login.as_mut().unwrap();
+        login.url = endpoint(port, "/auth");
+        login.password = Source::Value(Secret::from("right"));
+        change(&mut config);
+        Arc::new(config)
+    };
+    let before = at(port, &|_| {});
+    let clock = Arc::new(SystemClock);
+    let account =
+        Account::start(before, AccountId(0), Some(connectors(port)), Start::LogIn, clock, Jitter::seeded(1), Arc::default())
+            .unwrap();
+    let bearer = account.wait_for_bearer().await.unwrap();
+    for change in [
+        (&|config: &mut Config| config.accounts[0].organization = Source::Value(Secret::from("umbrella")))
+            as &dyn Fn(&mut Config),
+        &|config| config.accounts[0].login.as_mut().unwrap().url = endpoint(9, "/auth"),
+        &|config| config.accounts[0].login.as_mut().unwrap().refresh_url = Some(endpoint(9, "/refresh")),
+        &|config| config.accounts[0].login = None,
+    ] {
+        assert!(account.reconfigure(at(port, change), AccountId(0), Some(connectors(port))).await.is_none());
+    }
+    let kept = at(port, &|config| config.accounts[0].login.as_mut().unwrap().token_wait = PATIENCE);
+    let kept = account.reconfigure(kept, AccountId(0), Some(connectors(port))).await.unwrap();
+    assert!(kept.is_same(&account));
+    for handle in [&account, &kept] {
+        assert_eq!(handle.bearer(SystemClock.now().moment).unwrap().generation, bearer.generation, "nothing has changed");
+    }
     account.shut_down().await;
 }

@@ -78,6 +78,13 @@ pub(super) struct Grant {
     pub(super) received: Now,
 }
 
+/// A refresh token, and the organization that it is good for.
+#[derive(Clone, Debug)]
+pub(super) struct Refresh {
+    pub(super) token: Arc<Secret>,
+    pub(super) organization: HeaderValue,
+}
+
 /// A token whose life is known.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
@@ -113,6 +120,15 @@ impl Token {
         };
         let refresh = grant.refresh.map(Arc::new);
         Ok(Self { bearer: Arc::new(bearer), refresh, received, expires, life, usable_until })
+    }
+
+    /// What the next log-in may use in place of the credentials.
+    pub(super) fn refresh(&self) -> Option<Refresh> {
+        self.refresh.clone().map(|token| Refresh { token, organization: self.bearer.organization.clone() })
+    }
+
+    pub(super) fn is_of(&self, organization: Option<&HeaderValue>) -> bool {
+        organization == Some(&self.bearer.organization)
     }
 
     pub(super) fn generation(&self) -> Generation {

@@ -1,17 +1,19 @@
 //! Notices when the files of credentials give something else than the last log-in used.
 //!
-//! `sources` says when to look. Guarantees: a change is reported only when the content differs, and once.
+//! `sources` says when to look; after each reading of a log-in the watch looks too. Guarantees: whenever the files say something
+//! else than the last log-in read, and both have come to rest, a look finds it; a change is reported only when the content
+//! differs, and at most once a second.
 
 use std::{future::pending, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 
 use super::{
-    credentials::{LastRead, Reading, Sources},
+    credentials::{LastRead, Noted, Reading, Sources},
     failure::Field,
 };
 use crate::{
-    config::{Account, Source},
+    config::Source,
     sources::{WatchedDirectories, read_file},
 };
 
@@ -27,51 +29,50 @@ pub(super) enum CredentialChange {
     Organization,
 }
 
-impl CredentialChange {
-    /// What changes when an account gets other settings. Another log-in server counts as another organization: a token of
-    /// the old one must not be sent on.
-    pub(super) fn between(before: &Account, after: &Account) -> Option<Self> {
-        let (old, new) = (before.login.as_ref()?, after.login.as_ref()?);
-        if !before.organization.is_same(&after.organization) || old.url != new.url {
-            return Some(Self::Organization);
-        }
-        let same_credentials = old.username.is_same(&new.username) && old.password.is_same(&new.password);
-        let same_way = old.refresh_url == new.refresh_url
-            && old.username_field == new.username_field
-            && old.password_field == new.password_field
-            && old.extra == new.extra
-            && old.headers == new.headers
-            && old.token_pointer == new.token_pointer;
-        (!(same_credentials && same_way)).then_some(Self::Credentials)
-    }
-}
+/// What a look found: the fields whose file says something else than the last log-in read, with that reading.
+pub(super) type Differences = Vec<(Field, Noted)>;
 
 /// A watch over an account's files. Dropping it ends its threads.
 pub(super) struct CredentialWatch {
-    changes: mpsc::Receiver<CredentialChange>,
+    differences: mpsc::Receiver<Differences>,
+    last_read: Arc<LastRead>,
     /// `None` when the account has no files.
     task: Option<JoinHandle<()>>,
 }
 
 impl CredentialWatch {
     pub(super) fn start(sources: &Sources) -> Self {
-        let (report, changes) = mpsc::channel(1);
+        let (report, differences) = mpsc::channel(1);
         let task = FileComparison::new(sources).map(|files| tokio::spawn(files.run(report)));
-        Self { changes, task }
+        Self { differences, last_read: Arc::clone(sources.last_read()), task }
     }
 
     /// A watch that reports what a test sends.
     #[cfg(test)]
-    pub(super) fn scripted(changes: mpsc::Receiver<CredentialChange>) -> Self {
-        Self { changes, task: None }
+    pub(super) fn scripted(changes: mpsc::Receiver<Differences>) -> Self {
+        Self { differences: changes, last_read: Arc::default(), task: None }
     }
 
     /// Waits for the next change. Dropping the future loses none.
     pub(super) async fn changed(&mut self) -> CredentialChange {
-        match self.changes.recv().await {
-            Some(change) => change,
-            None => pending().await,
+        while let Some(differences) = self.differences.recv().await {
+            if let Some(change) = self.last_read.judge(&differences) {
+                return change;
+            }
         }
+        pending().await
+    }
+}
+
+impl LastRead {
+    /// What a look found, if it still counts. A field that a log-in has read since does not: the watch looks again after each
+    /// reading.
+    fn judge(&self, differences: &Differences) -> Option<CredentialChange> {
+        let fields = differences.iter().filter(|(field, compared)| self.of(*field) == *compared);
+        fields.fold(None, |change, (field, _)| match (field, change) {
+            (Field::Organization, _) | (_, Some(CredentialChange::Organization)) => Some(CredentialChange::Organization),
+            _ => Some(CredentialChange::Credentials),
+        })
     }
 }
 
@@ -83,12 +84,10 @@ impl Drop for CredentialWatch {
     }
 }
 
-/// Compares the files with what was read last.
+/// Compares the files with what was read last. It remembers nothing of earlier looks: each look compares anew.
 struct FileComparison {
     account: String,
     files: Vec<(Field, PathBuf)>,
-    /// What was reported of each file: a change is reported once, even if no log-in reads it.
-    reported: Vec<Reading>,
     last_read: Arc<LastRead>,
     directories: WatchedDirectories,
 }
@@ -105,16 +104,14 @@ impl FileComparison {
         if files.is_empty() {
             return None;
         }
-        Some(Self {
-            account: sources.account().name.clone(),
-            reported: vec![Reading::Never; files.len()],
-            directories: WatchedDirectories::of(files.iter().map(|(_, path)| path.clone()).collect()),
-            files,
-            last_read: Arc::clone(sources.last_read()),
-        })
+        let last_read = Arc::clone(sources.last_read());
+        // A file may change between a log-in's reading and the note of it. So each note causes another look.
+        let paths = files.iter().map(|(_, path)| path.clone()).collect();
+        let directories = WatchedDirectories::with_signal(paths, Arc::clone(last_read.noted()));
+        Some(Self { account: sources.account().name.clone(), directories, files, last_read })
     }
 
-    async fn run(mut self, changes: mpsc::Sender<CredentialChange>) {
+    async fn run(mut self, report: mpsc::Sender<Differences>) {
         loop {
             // Watch first, then read: what happens in between causes another look.
             let compared = tokio::task::spawn_blocking(move || {
@@ -125,40 +122,33 @@ impl FileComparison {
                         "credential files can't be watched: looking twice a minute instead"
                     );
                 }
-                let change = self.compare();
-                (self, change)
+                let differences = self.compare();
+                (self, differences)
             });
             // It fails only while the runtime shuts down, or in a panic, which was printed.
-            let Ok((files, change)) = compared.await else { return };
+            let Ok((files, differences)) = compared.await else { return };
             self = files;
-            if let Some(change) = change {
-                if changes.send(change).await.is_err() {
+            if !differences.is_empty() {
+                if report.send(differences).await.is_err() {
                     return;
                 }
                 sleep(AFTER_CHANGE).await;
             }
+            // A signal during the pause is kept: a log-in that has read, or a file that has changed, causes another look.
             self.directories.changed().await;
         }
     }
 
-    fn compare(&mut self) -> Option<CredentialChange> {
-        let mut change = None;
-        for ((field, path), reported) in self.files.iter().zip(&mut self.reported) {
-            // A file that is gone or empty may be in the middle of being replaced; there is nothing to log in with.
-            let Some(value) = read_file(path).ok().filter(|value| !value.is_empty()) else { continue };
-            let reading = self.last_read.reading_of(Some(&value));
+    fn compare(&self) -> Differences {
+        let differs = |(field, path): &(Field, PathBuf)| {
+            // Take what was read last before the look, so that a reading during the look makes the comparison out of date.
             let last = self.last_read.of(*field);
-            if last == Reading::Never || last == reading {
-                *reported = Reading::Never;
-            } else if *reported != reading {
-                *reported = reading;
-                change = match (field, change) {
-                    (Field::Organization, _) | (_, Some(CredentialChange::Organization)) => Some(CredentialChange::Organization),
-                    _ => Some(CredentialChange::Credentials),
-                };
-            }
-        }
-        change
+            // A file that is gone or empty may be in the middle of being replaced; there is nothing to log in with.
+            let value = read_file(path).ok().filter(|value| !value.is_empty())?;
+            let differs = last.reading != Reading::Never && last.reading != self.last_read.reading_of(Some(&value));
+            differs.then_some((*field, last))
+        };
+        self.files.iter().filter_map(differs).collect()
     }
 }
 

@@ -11,6 +11,7 @@ use super::*;
 use crate::{
     account::tests,
     config::{AccountId, Config},
+    secret::Secret,
 };
 
 /// This is far below the time after which the watch looks anyway: only events can be that quick.
@@ -47,7 +48,8 @@ impl Mount {
 
     /// Reads all values, as a log-in does.
     async fn log_in(&self) -> bool {
-        self.sources.credentials(self.sources.login().unwrap()).await.is_ok()
+        let (organization, secrets) = self.sources.organization_first().await;
+        secrets.await.is_ok() && organization.is_ok()
     }
 
     fn watch(&self) -> CredentialWatch {
@@ -56,6 +58,10 @@ impl Mount {
 
     fn files(&self) -> FileComparison {
         FileComparison::new(&self.sources).unwrap()
+    }
+
+    fn look(&self, files: &FileComparison) -> Option<CredentialChange> {
+        self.sources.last_read().judge(&files.compare())
     }
 }
 
@@ -177,34 +183,36 @@ async fn a_changed_organization_outweighs_changed_credentials() {
     let mount = Mount::new("secret");
     mount.write_all("secret", ["acme", "ann", "one"]);
     assert!(mount.log_in().await);
-    let mut files = mount.files();
+    let files = mount.files();
     mount.write_all("secret", ["umbrella", "bob", "two"]);
-    assert_eq!(files.compare(), Some(CredentialChange::Organization));
+    assert_eq!(mount.look(&files), Some(CredentialChange::Organization));
 }
 
 #[tokio::test]
-async fn a_change_is_told_once_and_only_if_the_content_differs() {
+async fn a_change_is_told_until_a_log_in_reads_it_and_only_if_the_content_differs() {
     let mount = Mount::new("secret");
     mount.write_all("secret", ["acme", "ann", "one"]);
-    let mut files = mount.files();
-    assert_eq!(files.compare(), None, "no log-in has read anything yet");
+    let files = mount.files();
+    assert_eq!(mount.look(&files), None, "no log-in has read anything yet");
     assert!(mount.log_in().await);
-    assert_eq!(files.compare(), None);
+    assert_eq!(mount.look(&files), None);
     mount.write("secret/password", "one\n");
-    assert_eq!(files.compare(), None, "the same value");
+    assert_eq!(mount.look(&files), None, "the same value");
     mount.write("secret/password", "two");
-    assert_eq!(files.compare(), Some(CredentialChange::Credentials));
-    assert_eq!(files.compare(), None, "reported already");
+    assert_eq!(mount.look(&files), Some(CredentialChange::Credentials));
+    assert_eq!(mount.look(&files), Some(CredentialChange::Credentials), "no log-in has read it");
     mount.write("secret/password", "");
-    assert_eq!(files.compare(), None, "half written");
+    assert_eq!(mount.look(&files), None, "half written");
     fs::remove_file(mount.path("secret/password")).unwrap();
-    assert_eq!(files.compare(), None, "gone");
+    assert_eq!(mount.look(&files), None, "gone");
     mount.write("secret/password", "three");
-    assert_eq!(files.compare(), Some(CredentialChange::Credentials));
+    assert_eq!(mount.look(&files), Some(CredentialChange::Credentials));
     mount.write("secret/password", "one");
-    assert_eq!(files.compare(), None, "back to what is in use");
+    assert_eq!(mount.look(&files), None, "back to what is in use");
     mount.write("secret/password", "three");
-    assert_eq!(files.compare(), Some(CredentialChange::Credentials), "and away from it again");
+    assert_eq!(mount.look(&files), Some(CredentialChange::Credentials), "and away from it again");
+    assert!(mount.log_in().await);
+    assert_eq!(mount.look(&files), None, "read");
 }
 
 #[tokio::test]
@@ -216,7 +224,7 @@ async fn the_watch_ends_with_its_threads_when_dropped() {
     mount.write("secret/password", "two");
     next(&mut watch).await;
     let (_, none) = mpsc::channel(1);
-    let mut changes = std::mem::replace(&mut watch.changes, none);
+    let mut changes = std::mem::replace(&mut watch.differences, none);
     drop(watch);
     // The sender lives in the task, and goes when the task does.
     assert!(timeout(PATIENCE, changes.recv()).await.unwrap().is_none());
@@ -232,4 +240,70 @@ async fn without_files_there_is_nothing_to_watch() {
         _ = watch.changed() => panic!("nothing changed"),
         () = std::future::ready(()) => {}
     }
+}
+
+#[tokio::test]
+async fn a_file_that_goes_back_is_read_and_changes_again_is_noticed() {
+    let mount = Mount::new("secret");
+    mount.write_all("secret", ["acme", "ann", "one"]);
+    assert!(mount.log_in().await);
+    let mut watch = mount.watch();
+    mount.write("secret/password", "two");
+    assert_eq!(next(&mut watch).await, CredentialChange::Credentials);
+    // All of this happens in the pause after that change.
+    mount.write("secret/password", "one");
+    assert!(mount.log_in().await);
+    mount.write("secret/password", "two");
+    assert_eq!(next(&mut watch).await, CredentialChange::Credentials);
+}
+
+/// The log-in has read the file before it changed, and its note comes after the look at the change: no event follows.
+#[tokio::test]
+async fn a_reading_that_is_noted_late_is_compared_too() {
+    let mount = Mount::new("secret");
+    mount.write_all("secret", ["acme", "ann", "one"]);
+    assert!(mount.log_in().await);
+    let mut watch = mount.watch();
+    mount.write("secret/password", "two");
+    assert_eq!(next(&mut watch).await, CredentialChange::Credentials);
+    assert!(mount.log_in().await);
+    mount.sources.last_read().note(Field::Password, Some(&Secret::from("one")));
+    assert_eq!(next(&mut watch).await, CredentialChange::Credentials);
+}
+
+#[tokio::test]
+async fn what_a_log_in_has_read_since_the_look_is_not_told() {
+    let mount = Mount::new("secret");
+    mount.write_all("secret", ["acme", "ann", "one"]);
+    assert!(mount.log_in().await);
+    mount.write_all("secret", ["umbrella", "ann", "two"]);
+    let differences = mount.files().compare();
+    let last_read = mount.sources.last_read();
+    assert_eq!(last_read.judge(&differences), Some(CredentialChange::Organization));
+    last_read.note(Field::Organization, Some(&Secret::from("umbrella")));
+    assert_eq!(last_read.judge(&differences), Some(CredentialChange::Credentials), "the password is still the old one");
+    last_read.note(Field::Password, Some(&Secret::from("two")));
+    assert_eq!(last_read.judge(&differences), None);
+}
+
+/// Real time: the pauses of the watch are what this is about.
+#[tokio::test]
+async fn a_file_that_never_stays_the_same_is_told_once_a_second_at_most() {
+    let mount = Mount::new("secret");
+    mount.write_all("secret", ["acme", "ann", "one"]);
+    assert!(mount.log_in().await);
+    let mut watch = mount.watch();
+    let started = crate::clock::instant();
+    let mut told: u32 = 0;
+    for number in 0..u32::MAX {
+        if started.elapsed() >= Duration::from_millis(2500) {
+            break;
+        }
+        mount.write("secret/password", &format!("password {number}"));
+        if timeout(Duration::from_millis(10), watch.changed()).await.is_ok() {
+            told += 1;
+            assert!(mount.log_in().await);
+        }
+    }
+    assert!((1..=3).contains(&told), "{told}");
 }

@@ -50,7 +50,13 @@ impl WatchedDirectories {
     /// The directories of `files`; nothing is watched yet.
     #[must_use]
     pub fn of(files: Vec<PathBuf>) -> Self {
-        Self { files, event_seen: Arc::new(Notify::new()), watcher: None, watched: BTreeSet::new(), has_failed: false }
+        Self::with_signal(files, Arc::default())
+    }
+
+    /// As [`of`](Self::of); whoever notifies `event_seen` causes another look, too.
+    #[must_use]
+    pub fn with_signal(files: Vec<PathBuf>, event_seen: Arc<Notify>) -> Self {
+        Self { files, event_seen, watcher: None, watched: BTreeSet::new(), has_failed: false }
     }
 
     /// Watches the directories as they are now. Call it before each look: a change after that causes another look. It blocks.

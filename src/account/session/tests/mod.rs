@@ -10,7 +10,7 @@ use super::{
     super::{failure::Unreachable, token::Grant},
     *,
 };
-use crate::clock::Now;
+use crate::{clock::Now, secret::Secret};
 
 mod simulation;
 
@@ -90,7 +90,7 @@ impl Bench {
     }
 
     #[track_caller]
-    fn starts(&mut self, event: Event) -> Option<Arc<Secret>> {
+    fn starts(&mut self, event: Event) -> Option<Refresh> {
         let shown = format!("{event:?}");
         match self.step(event) {
             Some(Effect::StartLogin { attempt, refresh }) => {
@@ -141,10 +141,14 @@ impl Bench {
 }
 
 fn token(attempt: Attempt, now: Moment, life: Duration) -> Token {
+    token_of("acme", attempt, now, life)
+}
+
+fn token_of(organization: &'static str, attempt: Attempt, now: Moment, life: Duration) -> Token {
     let grant = Grant {
         token: Secret::from("opaque"),
         refresh: Some(Secret::from("refresh")),
-        organization: HeaderValue::from_static("acme"),
+        organization: HeaderValue::from_static(organization),
         server_date: None,
         received: Now { moment: now, wall: SystemTime::UNIX_EPOCH },
     };
@@ -489,4 +493,66 @@ fn a_grant_that_comes_after_its_end_is_no_success() {
     bench.now = bench.now + MINUTE;
     bench.quiet(Event::Ended(attempt, Ok(late)));
     bench.is(StateName::BackingOff);
+}
+
+fn organization(name: &'static str) -> HeaderValue {
+    HeaderValue::from_static(name)
+}
+
+#[test]
+fn the_organization_that_a_log_in_reads_ends_the_token_of_another_one_at_once() {
+    for begin in [Bench::ready, Bench::seasoned, Bench::suspect, Bench::refresh_waiting, Bench::rejected_with_token] {
+        for read in [Some(organization("umbrella")), None] {
+            let mut bench = begin();
+            bench.step(Event::LogIn);
+            let attempt = bench.session.attempt().unwrap();
+            bench.quiet(Event::OrganizationRead(attempt, read));
+            assert!(!bench.serves() && bench.session.token().is_none());
+            assert_eq!(bench.session.attempt(), Some(attempt), "the log-in goes on");
+            bench.is(StateName::LoggingIn);
+            // However it ends, the old token does not come back.
+            bench.end_with_error(refused());
+            assert!(!bench.serves());
+            bench.is(StateName::Rejected);
+        }
+    }
+}
+
+#[test]
+fn the_same_organization_read_again_changes_nothing() {
+    let mut bench = Bench::ready();
+    bench.starts(Event::LogIn);
+    let attempt = bench.session.attempt().unwrap();
+    bench.quiet(Event::OrganizationRead(attempt, Some(organization("acme"))));
+    assert!(bench.serves());
+    bench.is(StateName::Refreshing);
+    let mut bench = Bench::suspect();
+    let attempt = bench.session.attempt().unwrap();
+    bench.quiet(Event::OrganizationRead(attempt, Some(organization("acme"))));
+    assert_eq!(bench.session.replacement(), Replacement::InFlight, "a suspect token stays suspect");
+}
+
+#[test]
+fn what_a_stale_log_in_has_read_changes_nothing() {
+    let mut bench = Bench::ready();
+    bench.starts(Event::LogIn);
+    let stale = bench.session.attempt().unwrap();
+    bench.starts(Event::CredentialsChanged);
+    bench.quiet(Event::OrganizationRead(stale, Some(organization("umbrella"))));
+    assert!(bench.serves());
+    bench.quiet(Event::LogOut);
+    bench.quiet(Event::OrganizationRead(stale, Some(organization("umbrella"))));
+    bench.is(StateName::LoggedOut);
+}
+
+#[test]
+fn a_token_of_another_organization_on_probation_says_nothing_of_its_successor() {
+    let mut bench = Bench::suspect();
+    bench.end_with_token(LIFE);
+    bench.starts(Event::LogIn);
+    let attempt = bench.session.attempt().unwrap();
+    bench.quiet(Event::OrganizationRead(attempt, Some(organization("umbrella"))));
+    assert_eq!(bench.session.probation(), None);
+    bench.quiet(Event::Ended(attempt, Ok(token_of("umbrella", attempt, bench.now, LIFE))));
+    assert!(bench.serves());
 }

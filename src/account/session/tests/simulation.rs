@@ -3,11 +3,17 @@
 use super::*;
 use crate::account::snapshot::{AccountSnapshot, LoginHistory};
 
+const ORGANIZATIONS: [&str; 2] = ["acme", "umbrella"];
+
 /// A model of the session that holds only what the rules speak of.
 struct Model {
     logged_out: bool,
     /// The latest token that a log-in brought, unless it was withdrawn.
     held: Option<(Generation, Moment)>,
+    /// The organization of that token.
+    held_of: &'static str,
+    /// The organization that the log-in in flight has read.
+    read: Option<&'static str>,
     /// A 401 waits for the log-in in flight.
     suspect: bool,
     newest: Option<Generation>,
@@ -31,6 +37,8 @@ impl Run {
         let model = Model {
             logged_out: true,
             held: None,
+            held_of: ORGANIZATIONS[0],
+            read: None,
             suspect: false,
             newest: None,
             attempt: None,
@@ -64,9 +72,17 @@ impl Run {
             7..15 => Event::Unauthorized(generation),
             15..17 => Event::Accepted(generation),
             17..20 => Event::RejectedAgain(generation),
-            20..34 => self.ending(),
+            20..33 => self.ending(),
+            33 => self.reading(),
             _ => Event::Tick,
         }
+    }
+
+    fn reading(&mut self) -> Event {
+        let Some(attempt) = self.bench.session.attempt() else { return Event::Tick };
+        let attempt = if self.chance.u32(..8) == 0 { Attempt(attempt.0.saturating_sub(1)) } else { attempt };
+        let read = ORGANIZATIONS[self.chance.usize(..2)];
+        Event::OrganizationRead(attempt, Some(organization(read)))
     }
 
     fn ending(&mut self) -> Event {
@@ -77,7 +93,10 @@ impl Run {
             0 => Err(refused()),
             1..3 => Err(transient()),
             3 => Err(LoginError::Throttled(Some(Duration::from_secs(self.chance.u64(..2000))))),
-            _ => Ok(token(attempt, self.bench.now, Duration::from_secs(self.chance.u64(3..5000)))),
+            _ => {
+                let of = self.model.read.unwrap_or(self.model.held_of);
+                Ok(token_of(of, attempt, self.bench.now, Duration::from_secs(self.chance.u64(3..5000))))
+            }
         };
         Event::Ended(attempt, outcome)
     }
@@ -102,6 +121,13 @@ impl Run {
                 (self.model.held, self.model.attempt, self.model.suspect) = (None, None, false);
             }
             Event::LogIn => self.model.logged_out = false,
+            Event::OrganizationRead(attempt, read) if self.model.attempt == Some(*attempt) => {
+                let read = ORGANIZATIONS.into_iter().find(|name| Some(organization(name)) == *read);
+                self.model.read = read;
+                if read != Some(self.model.held_of) {
+                    (self.model.held, self.model.suspect) = (None, false);
+                }
+            }
             Event::OrganizationChanged => (self.model.held, self.model.suspect) = (None, false),
             Event::Ended(attempt, outcome) if self.model.attempt == Some(*attempt) => {
                 (self.model.attempt, self.model.suspect) = (None, false);
@@ -110,6 +136,7 @@ impl Run {
                         assert!(self.model.newest.is_none_or(|newest| newest < token.generation()));
                         self.model.newest = Some(token.generation());
                         self.model.held = Some((token.generation(), token.usable_until));
+                        self.model.held_of = self.model.read.unwrap_or(self.model.held_of);
                         self.model.not_before = None;
                     }
                     Err(LoginError::Refused(_)) => self.model.not_before = Some(now + MINUTE),
@@ -136,6 +163,7 @@ impl Run {
             assert!(u64::from(self.model.caused_by_401) <= most, "more log-ins by 401s than floors");
         }
         self.model.attempt = Some(attempt);
+        self.model.read = None;
         self.model.not_before = None;
     }
 

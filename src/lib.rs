@@ -1,19 +1,19 @@
 //! careportals-sidecar: a local authenticating proxy for CarePortals.
 //!
-//! This library exists for the program and its tests and is not a published interface. `ARCHITECTURE.md` tells the story;
-//! this is its map. A module uses only modules that are listed above it; `tests/tidy` reads the table and checks.
+//! This library exists for the program and its tests and is not a published interface. `ARCHITECTURE.md` explains the
+//! code; this is its map. A module uses only modules that are listed above it; `tests/tidy` reads the table and checks.
 //!
 //! | layer | module | what it is |
 //! | --- | --- | --- |
-//! | 0 words | `allocator` | wipes memory when it is freed |
-//! | 0 words | `secret` | secrets: never printed, wiped on drop; the only maker of an `Authorization` value |
-//! | 0 words | `clock` | the clocks and the random numbers; no other module reads either |
-//! | 0 words | `files` | reads a file within a time limit, whatever its file system does |
-//! | 0 words | `careportals` | facts about the CarePortals API: hosts, log-in paths, field names, words of routes |
-//! | 0 words | `path` | request paths: canonical form, rules, log-in paths, masking; pure |
-//! | 1 settings and sight | `config` | what users write, and what it means once it is known to be right |
-//! | 1 settings and sight | `logging` | logs: their filter, their formats, and the thread that writes them |
-//! | 1 settings and sight | `metrics` | metrics and their Prometheus encoding |
+//! | 0 basics | `allocator` | wipes memory when it is freed |
+//! | 0 basics | `secret` | secrets: never printed, wiped on drop; the only maker of an `Authorization` value |
+//! | 0 basics | `clock` | the clocks and the random numbers; no other module reads the time of day or draws numbers |
+//! | 0 basics | `files` | reads a file within a time limit, whatever its file system does |
+//! | 0 basics | `careportals` | facts about the CarePortals API: hosts, log-in paths, field names, words of routes |
+//! | 0 basics | `path` | request paths: canonical form, rules, log-in paths, masking; pure |
+//! | 1 settings and output | `config` | what users write, and what it means once it is known to be right |
+//! | 1 settings and output | `logging` | logs: their filter, their formats, and the thread that writes them |
+//! | 1 settings and output | `metrics` | metrics and their Prometheus encoding |
 //! | 2 wire | `local_http` | an HTTP client for the program's own commands: one request to a daemon on this machine |
 //! | 2 wire | `deadline` | a worker's deadlines, checked together |
 //! | 2 wire | `upstream_io` | a byte stream to upstream that counts the bytes that the kernel took |

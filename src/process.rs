@@ -1,7 +1,7 @@
-//! What passes between the process and its operating system: signals in, and what a panic says.
+//! Signals and panics of the process.
 //!
-//! Depends on `control` for commands. Signals are commands to a daemon, or are handed on as they are by `exec`, whose
-//! program they are for.
+//! A daemon takes signals as commands. `exec` passes them on to its program, which they are meant for. Guarantee: nothing of a
+//! panic is logged but its place.
 
 use std::{
     io,
@@ -92,15 +92,15 @@ impl DaemonSignals {
     }
 }
 
-/// Signals as they come, for whoever runs a program that they are meant for. While this exists none of them has its
-/// default effect on this process.
+/// Catches signals for `exec`, which passes them on to its program. While this exists, none of them has its default effect on
+/// this process.
 pub struct CaughtSignals {
     _thread: SignalThread,
 }
 
 impl CaughtSignals {
-    /// Catches what may be meant for the program, and SIGCHLD. What this process was started to ignore (`nohup`, a shell's
-    /// `&`) stays ignored, by the program too.
+    /// Catches the signals that may be meant for the program, and SIGCHLD. Signals that this process was started to ignore
+    /// (`nohup`, a shell's `&`) stay ignored, by the program too.
     pub fn catch() -> io::Result<(Self, mpsc::Receiver<Signal>)> {
         let ignored = ignored_signals();
         let mut signals = vec![SIGCHLD, SIGCONT];
@@ -117,22 +117,22 @@ impl CaughtSignals {
     }
 }
 
-/// A bit for each signal that is ignored, the lowest for signal 1. Where the system does not tell, none.
+/// Reads which signals are ignored: a bit for each, the lowest for signal 1; none where the system does not tell.
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// From now on, whatever a program that we run leaves behind comes to us when its parent ends, for us to end and to reap.
-/// Only Linux has this; elsewhere it goes to the system's first process.
+/// Makes this process the parent of every process that its program leaves behind, so that it can end and reap them. Only Linux
+/// has this; elsewhere they go to the system's first process.
 pub fn adopt_orphans() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     Ok(())
 }
 
-/// Ends this process as SIGINT ends one that does nothing about it. Belongs at the very end: nothing is tidied up.
+/// Ends this process as SIGINT ends a process without a handler. Call it at the very end: nothing is cleaned up.
 pub fn end_by_interrupt() {
     // It returns only when it failed.
     let _ = signal_hook::low_level::emulate_default_handler(SIGINT);
@@ -165,7 +165,7 @@ impl Drop for SignalThread {
     }
 }
 
-/// From now on a panic is one log line that says where, and never with what: its message may quote a request.
+/// Logs a panic as one line with its place, and without its message, which may quote a request.
 pub fn report_panics_by_place() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let place = panic.location().map_or_else(String::new, ToString::to_string);

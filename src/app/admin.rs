@@ -15,7 +15,7 @@ use super::{App, worker::Workers};
 use crate::{control::Commands, status::StatusReader, telemetry::Telemetry};
 
 /// How long answers in progress may take once the daemon has stopped.
-const LAST_ANSWERS: Duration = Duration::from_millis(300);
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
 /// The running tasks; dropping this aborts them.
 pub(super) struct AdminTasks {

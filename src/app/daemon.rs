@@ -1,7 +1,8 @@
 //! The running daemon: it carries out commands, and drains at the end.
 //!
 //! A shutdown and a log-out interrupt everything else: a start, and a reload as long as it has changed nothing. Guarantees: a
-//! log-out that has begun is finished; the process ends one second after `drain_timeout` at the latest, whatever blocks.
+//! log-out that has begun is finished; once requests in flight have ended, or `drain_timeout` has passed, the process ends within a
+//! second, whatever blocks. The limits below, with those of `admin` and of the log's last lines, add up to less.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -28,11 +29,11 @@ use crate::{
     systemd::Reloads,
 };
 
-/// How long a log-out waits until the workers have closed their idle connections. Only a worker that is stuck takes longer.
+/// How long a log-out may take, with the workers closing their idle connections. Only a worker that is stuck takes longer.
 pub(super) const CLOSE_IDLE: Duration = Duration::from_secs(2);
 
 /// The same while the daemon drains.
-const CLOSE_IDLE_WHILE_DRAINING: Duration = Duration::from_millis(300);
+const CLOSE_IDLE_WHILE_DRAINING: Duration = Duration::from_millis(200);
 
 /// How long the workers may take to end once they are stopped.
 pub(super) const STOP_WORKERS: Duration = Duration::from_millis(200);
@@ -171,8 +172,11 @@ impl Daemon {
 
     /// Logs out, and closes idle upstream connections, since their buffers may hold the token.
     pub(super) async fn log_out(&self, asked: LogOut, limit: Duration) {
-        log_out_accounts(&self.snapshot.accounts, &asked).await;
-        self.workers.close_idle(limit).await;
+        let logged_out = async {
+            log_out_accounts(&self.snapshot.accounts, &asked).await;
+            self.workers.close_idle(limit).await;
+        };
+        drop(timeout(limit, logged_out).await);
         confirm(asked);
     }
 }

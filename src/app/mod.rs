@@ -1,7 +1,7 @@
 //! The daemon as a whole: built from a valid configuration, run until it is told to stop, drained.
 //!
 //! [`App::bind`] opens everything that must be open and can fail; [`App::run`] serves. Guarantees: clients are accepted
-//! before the first log-in is done; a reload changes everything or nothing; after a stop, requests in flight have
+//! before the first log-in is done; a reload changes everything or nothing, except for a socket's mode that can't be changed; after a stop, requests in flight have
 //! `drain_timeout` to finish; accounts end last, so that their tokens are wiped before the process is gone.
 //!
 //! Files, each using only those before it: `listeners` (sockets, and which APIs they serve), `start` (why a start fails),
@@ -17,7 +17,7 @@ mod snapshot;
 mod start;
 mod worker;
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -42,7 +42,7 @@ pub use listeners::ListenerError;
 use listeners::{Listener, ListenerPlan, PassedSockets};
 use snapshot::{ApiShared, Snapshot, required_headers};
 pub use start::{StartError, rehearse};
-use worker::WorkerFactory;
+use worker::{TAKE_OVER, WorkerFactory};
 
 /// A daemon whose sockets are bound and whose TLS is set up.
 pub struct App {
@@ -201,7 +201,7 @@ impl App {
         let shared = config.apis.iter().zip(required).map(|(api, required)| ApiShared::new(api, &metrics, required)).collect();
         let snapshot = Arc::new(Snapshot { config, tls, accounts, shared, apis_by_listener });
         view.send_replace(snapshot.view(&listeners));
-        workers.take_over(&snapshot, workers.descriptors(&listeners)?, Duration::MAX).await;
+        workers.take_over(&snapshot, workers.descriptors(&listeners)?, TAKE_OVER).await;
         snapshot.announce(&listeners, 0);
         phase.send_replace(Phase::Running);
         let mut daemon = Daemon { snapshot, listeners, workers, passed, reload_source, clock, view, reloads, metrics };

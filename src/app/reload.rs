@@ -16,6 +16,7 @@ use super::{
     listeners::{Adjustments, Key, ListenerPlan, PassedSocket},
     snapshot::{Snapshot, required_headers},
     start::trust,
+    worker::TAKE_OVER,
 };
 use crate::{
     config::{
@@ -30,9 +31,6 @@ use crate::{
 
 /// How long all files that the settings name may take together. It is longer than one may take, which is then named.
 const FILES_MAX: Duration = Duration::from_secs(15);
-
-/// How long the workers may take to take over. Only a worker that is stuck takes longer; it takes over when it goes on.
-const TAKE_OVER: Duration = Duration::from_secs(2);
 
 /// Why settings were not taken over.
 #[derive(Debug)]

@@ -31,6 +31,9 @@ use crate::{
 /// How often idle upstream connections are swept and access lines are flushed.
 const ROUND: Duration = Duration::from_secs(1);
 
+/// How long the workers may take to take over a snapshot. Only a worker that is stuck takes longer; it takes over when it goes on.
+pub(super) const TAKE_OVER: Duration = Duration::from_secs(2);
+
 /// Commands that may wait while a worker carries one out.
 const COMMANDS: usize = 4;
 

@@ -90,7 +90,8 @@ impl Waiting {
 }
 
 impl Commands {
-    /// Has the daemon drain and end. It can't be called off, and nothing that the daemon does delays it.
+    /// Has the daemon drain and end. It can't be called off. Nothing delays it by more than the two seconds that a log-out, or
+    /// the last step of a reload, may take.
     pub fn shut_down(&self) {
         self.0.lock().shutdown = true;
         self.0.changed.notify_one();

@@ -1,11 +1,11 @@
-//! What a running daemon can be told, and the socket by which its administrators tell it.
+//! The control socket: commands to a running daemon, by its administrators and by signals.
 //!
-//! Depends on `config`, `server`, `status`, `ask` and `deadline`; never on `telemetry`, which only looks. HTTP over a Unix
-//! socket. Guarantees: nobody is answered but the daemon's own user, root and those that `control_allow_uids` names; no
-//! answer holds a secret; `login` and `reload` are answered when it is known what came of them.
+//! It speaks HTTP over a Unix socket. It may not use `telemetry`, which is read-only. Guarantees: only the daemon's own user,
+//! root and the users that `control_allow_uids` names get an answer; no answer holds a secret; `login` and `reload` are answered
+//! when their outcome is known.
 //!
-//! Files, each using only those before it: `commands` (what waits for the daemon), `socket_path` (which file), `problem` (what a failure is told as; pure), `routes`
-//! (what a request means; pure), `server` (the daemon's end), `client` (what commands ask).
+//! Files, each using only those before it: `commands` (those that wait for the daemon), `socket_path` (which file), `problem`
+//! (error answers; pure), `routes` (what a request asks for; pure), `server` (the daemon's end), `client` (the commands' end).
 
 mod client;
 mod commands;

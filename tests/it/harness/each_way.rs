@@ -56,8 +56,11 @@ pub fn each_way(set: impl Fn(&Simulator, &mut Setup), mut check: impl FnMut(&mut
         setup.api("http2", http2);
         set(simulator, &mut setup);
         let sidecar = setup.start();
-        for client in clients(&sidecar) {
-            check(&mut Way { simulator, client, upstream_is_http2: http2 == "auto" });
+        // Each connects when its turn comes: a connection without a request is closed after `head_timeout`.
+        let connect: [fn(&Sidecar) -> Client; 2] =
+            [|sidecar| Client::Http1(sidecar.connect()), |sidecar| Client::Http2(Http2::connect(sidecar.address()))];
+        for connect in connect {
+            check(&mut Way { simulator, client: connect(&sidecar), upstream_is_http2: http2 == "auto" });
         }
         let spoken = simulator.control().counts().requests_http2 > 0;
         assert_eq!(spoken, http2 == "auto", "the upstream was spoken to as meant");

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::{account::failure::LoginError, clock::Jitter};
 
-const BACK_OFF_MIN: Duration = Duration::from_secs(1);
-const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
 const REFUSED_MIN: Duration = Duration::from_secs(60);
 const REFUSED_MAX: Duration = Duration::from_secs(15 * 60);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
@@ -35,8 +35,8 @@ impl Tries {
             LoginError::Throttled(Some(asked)) if !asked.is_zero() => (*asked).min(RETRY_AFTER_MAX),
             _ => {
                 // Jitter keeps many sidecars from coming back at once.
-                let most = doubled(BACK_OFF_MIN, self.failures, BACK_OFF_MAX);
-                BACK_OFF_MIN + most.saturating_sub(BACK_OFF_MIN).mul_f64(jitter.fraction())
+                let most = doubled(BACKOFF_MIN, self.failures, BACKOFF_MAX);
+                BACKOFF_MIN + most.saturating_sub(BACKOFF_MIN).mul_f64(jitter.fraction())
             }
         }
     }

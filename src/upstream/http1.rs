@@ -41,15 +41,18 @@ pub(super) struct Http1Connection<B> {
     written: Arc<AtomicU64>,
     driver: AbortHandle,
     retires: Instant,
+    /// How often its pool had been cleared when it was opened.
+    generation: u64,
     gauge: ConnectionGauge,
 }
 
-/// Makes a connection ready for requests. A task drives it until either side closes it. `retires`: when it is too old for
-/// another request.
+/// Makes a connection for `pool` ready for requests. A task drives it until either side closes it. `retires`: when it is too
+/// old for another request.
 pub(super) async fn open<B>(
     connection: Connection,
     limits: HeadLimits,
     retires: Instant,
+    pool: &Http1Pool<B>,
     gauge: ConnectionGauge,
 ) -> Result<Http1Connection<B>, Cause>
 where
@@ -60,7 +63,8 @@ where
     // The task ends with its connection: when the sender and the answer's body are dropped, when an exchange is left
     // unfinished, or when the upstream closes. The exchange in progress learns how the connection ended.
     let driver = tokio::spawn(Wiped::at_the_end(driver)).abort_handle();
-    Ok(Http1Connection { sender, written: connection.written, driver, retires, gauge })
+    let generation = pool.lock().generation;
+    Ok(Http1Connection { sender, written: connection.written, driver, retires, generation, gauge })
 }
 
 /// hyper's side of a connection that keeps to these limits.
@@ -242,8 +246,12 @@ impl<B: Body + Unpin> Body for SentBody<B> {
 pub(super) struct Http1Pool<B> {
     connections: Arc<Mutex<IdleConnections<B>>>,
     keep: Duration,
-    /// How often the pool had been cleared when this handle was made.
-    generation: u64,
+}
+
+impl<B> Clone for Http1Pool<B> {
+    fn clone(&self) -> Self {
+        Self { connections: Arc::clone(&self.connections), keep: self.keep }
+    }
 }
 
 struct IdleConnections<B> {
@@ -262,12 +270,7 @@ impl<B> Http1Pool<B> {
     /// `keep`: for how long a connection may be idle.
     pub(super) fn new(keep: Duration) -> Self {
         let connections = IdleConnections { idle: Vec::new(), generation: 0 };
-        Self { connections: Arc::new(Mutex::new(connections)), keep, generation: 0 }
-    }
-
-    /// A handle for a connection that may be put back, unless the pool is cleared first.
-    pub(super) fn handle(&self) -> Self {
-        Self { connections: Arc::clone(&self.connections), keep: self.keep, generation: self.lock().generation }
+        Self { connections: Arc::new(Mutex::new(connections)), keep }
     }
 
     /// The connection that was used last, if `reuse` allows it.
@@ -302,12 +305,12 @@ impl<B> Http1Pool<B> {
         None
     }
 
-    /// Takes a connection back whose exchange is complete. A connection that has grown old, or that was in use when the pool
-    /// was cleared, is closed instead.
-    fn put(&self, connection: Http1Connection<B>) {
+    /// Takes a connection back whose exchange is complete or never began. A connection that has grown old, or that was in use
+    /// when the pool was cleared, is closed instead.
+    pub(super) fn put(&self, connection: Http1Connection<B>) {
         let since = clock::instant();
         let mut connections = self.lock();
-        if connections.generation == self.generation && since < connection.retires {
+        if connections.generation == connection.generation && since < connection.retires {
             connection.gauge.set_idle(true);
             connections.idle.push(IdleConnection { since, connection });
         }

@@ -24,6 +24,7 @@ use crate::{
     config::{Egress, Origin, Scheme},
     metrics::{ApiMetrics, Metrics},
     tls::ClientTls,
+    upstream::Cause,
 };
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, lines: 100 };
@@ -66,10 +67,14 @@ impl Fixture {
     /// Makes one exchange, and tells how many connections the server has accepted so far.
     async fn exchange(&self, reuse: Reuse) -> usize {
         let lease = self.upstream.lease(reuse).await.unwrap();
-        let answer = lease.send(Request::new(Empty::new())).await.unwrap();
+        let answer = send(lease).await.unwrap();
         answer.into_body().collect().await.unwrap();
         self.accepted.load(Ordering::Relaxed)
     }
+}
+
+async fn send(lease: Lease<Empty<Bytes>>) -> Result<Response<ResponseBody<Empty<Bytes>>>, SendError> {
+    lease.send(|| Ok((Request::new(Empty::new()), ()))).await.map(|(answer, ())| answer)
 }
 
 fn unused_tls() -> ClientTls {
@@ -120,7 +125,7 @@ async fn a_connection_is_counted_as_active_or_idle_for_as_long_as_it_is_there() 
     assert_eq!(counted(), (0, 0));
     let lease = fixture.upstream.lease(Reuse::Any).await.unwrap();
     assert_eq!(counted(), (1, 0));
-    let answer = lease.send(Request::new(Empty::new())).await.unwrap();
+    let answer = send(lease).await.unwrap();
     assert_eq!(fixture.exchange(Reuse::Any).await, 2);
     assert_eq!(counted(), (1, 1), "one is kept, the other one's answer is not read yet");
     answer.into_body().collect().await.unwrap();
@@ -129,7 +134,7 @@ async fn a_connection_is_counted_as_active_or_idle_for_as_long_as_it_is_there() 
     assert_eq!(counted(), (0, 1), "a connection that is given up is gone");
     fixture.upstream.close_idle();
     assert_eq!(counted(), (0, 0));
-    let tunnel = fixture.upstream.open_tunnel(Request::new(Empty::new())).await.unwrap();
+    let tunnel = send(fixture.upstream.lease_for_tunnel().await.unwrap()).await.unwrap();
     assert_eq!(counted(), (1, 0));
     drop(tunnel);
     assert_eq!(counted(), (0, 0));
@@ -164,7 +169,7 @@ async fn a_connection_takes_requests_until_it_is_as_old_as_the_settings_say_give
 async fn a_connection_that_grew_old_in_its_exchange_is_closed_afterwards() {
     let fixture = aging().await;
     let lease = fixture.upstream.lease(Reuse::Any).await.unwrap();
-    let answer = lease.send(Request::new(Empty::new())).await.unwrap();
+    let answer = send(lease).await.unwrap();
     pass(AGE.mul_f64(1.2)).await;
     answer.into_body().collect().await.unwrap();
     assert_eq!(fixture.exchange(Reuse::Any).await, 2);
@@ -194,7 +199,7 @@ async fn after_a_suspend_no_connection_from_before_it_is_used() {
     assert_eq!(fixture.exchange(Reuse::Any).await, 2, "nothing happened");
     // The boot clock went on for a minute while the other one stood still.
     fixture.upstream.sweep(moment(1063));
-    let in_use = lease.send(Request::new(Empty::new())).await.unwrap();
+    let in_use = send(lease).await.unwrap();
     in_use.into_body().collect().await.unwrap();
     assert_eq!(fixture.exchange(Reuse::Any).await, 3, "neither the idle one nor the one in use");
     fixture.upstream.sweep(moment(1064));
@@ -211,4 +216,21 @@ async fn after_a_time_out_no_connection_that_was_idle_meanwhile_is_used() {
     pass(Duration::from_secs(5)).await;
     fixture.upstream.retire_older_than(Duration::from_secs(5));
     assert_eq!(fixture.exchange(Reuse::Any).await, 2);
+}
+
+#[tokio::test]
+async fn a_lease_whose_request_can_not_be_made_gives_its_connection_back_and_sends_nothing() {
+    let fixture = Fixture::keeping(Duration::from_secs(15)).await;
+    let refuse = async || {
+        let lease = fixture.upstream.lease(Reuse::Any).await.unwrap();
+        let refused: Result<(_, ()), _> = lease.send(|| Err(SendError::unsent(Cause::RequestBody))).await;
+        assert_eq!(refused.map(drop), Err(SendError::unsent(Cause::RequestBody)));
+        // The connection's driver learns of it.
+        tokio::task::yield_now().await;
+    };
+    refuse().await;
+    assert_eq!(fixture.counts.connections(), (0, 1), "a new connection is kept");
+    assert_eq!(fixture.exchange(Reuse::Any).await, 1);
+    refuse().await;
+    assert_eq!(fixture.exchange(Reuse::Any).await, 1, "so is one that was used");
 }

@@ -1,7 +1,8 @@
 //! HTTP/1.1 to upstream: connections that carry one exchange at a time, and the pool where they wait for the next one.
 //!
 //! Guarantees: an exchange that is given up closes its connection; a connection returns to the pool only when both the
-//! request and its answer were read to their ends; a connection that was open when the pool was cleared never returns.
+//! request and its answer were read to their ends; a connection that was open when the pool was cleared never returns; taking
+//! a connection from the pool never waits.
 
 use std::{
     pin::Pin,
@@ -75,9 +76,20 @@ pub(super) fn builder(limits: HeadLimits) -> Builder {
 }
 
 impl<B> Http1Connection<B> {
-    /// Whether the last exchange has ended on both sides and the upstream has not closed the connection.
-    async fn is_usable(&mut self) -> bool {
-        self.sender.is_ready() || self.sender.ready().await.is_ok()
+    /// Whether the last exchange has ended on both sides, the kernel took all of its request, and the upstream has not closed
+    /// the connection.
+    fn is_usable(&self) -> bool {
+        self.sender.is_ready()
+    }
+}
+
+impl<B> Drop for Http1Connection<B> {
+    fn drop(&mut self) {
+        // hyper's driver closes a connection only after it has written all of the request: it would wait for an upstream that
+        // answered early and reads no further.
+        if !self.is_usable() && !self.sender.is_closed() {
+            self.driver.abort();
+        }
     }
 }
 
@@ -273,16 +285,17 @@ impl<B> Http1Pool<B> {
         Self { connections: Arc::new(Mutex::new(connections)), keep }
     }
 
-    /// The connection that was used last, if `reuse` allows it.
-    pub(super) async fn take(&self, reuse: Reuse) -> Option<Http1Connection<B>> {
+    /// The connection that was used last, if `reuse` allows it. One that is not ready now is closed: its upstream may never
+    /// read the rest of the last request.
+    pub(super) fn take(&self, reuse: Reuse) -> Option<Http1Connection<B>> {
         let limit = match reuse {
             Reuse::Any => self.keep,
             Reuse::IdleAtMost(limit) => limit.min(self.keep),
             Reuse::OpenedAfter(_) => return None,
         };
         loop {
-            let mut connection = self.pop(limit)?;
-            if connection.is_usable().await {
+            let connection = self.pop(limit)?;
+            if connection.is_usable() {
                 connection.gauge.set_idle(false);
                 return Some(connection);
             }

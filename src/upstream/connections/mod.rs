@@ -75,7 +75,7 @@ where
     /// Gives an idle connection, a stream on a shared one, or a new connection; the connector's time-out bounds the wait.
     pub async fn lease(&self, reuse: Reuse) -> Result<Lease<B>, SendError> {
         loop {
-            if let Some(idle) = self.http1.take(reuse).await {
+            if let Some(idle) = self.http1.take(reuse) {
                 return Ok(self.exclusive(idle));
             }
             // Connecting is boxed: each request reserves memory for the largest future that it may await, and few connect.

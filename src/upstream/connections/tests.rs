@@ -234,3 +234,37 @@ async fn a_lease_whose_request_can_not_be_made_gives_its_connection_back_and_sen
     refuse().await;
     assert_eq!(fixture.exchange(Reuse::Any).await, 1, "so is one that was used");
 }
+
+/// More than the kernel takes for a server that does not read.
+const LARGE: usize = 64 * 1024 * 1024;
+
+#[tokio::test]
+async fn a_connection_whose_upstream_answered_and_does_not_read_the_rest_of_the_request_delays_no_other_and_is_closed() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
+    let connector = Connector::new(&origin, &unused_tls(), &Egress::default(), Duration::from_secs(5)).unwrap();
+    let lifetimes = Lifetimes { idle: Duration::from_secs(15), max_age: Duration::from_secs(300) };
+    let counts = counts();
+    let upstream: Upstream<Full<Bytes>> =
+        Upstream::new(connector, Http2::Off, LIMITS, lifetimes, Jitter::seeded(7), counts.meter(0)).unwrap();
+    let exchange = async |body: Bytes| {
+        let lease = upstream.lease(Reuse::Any).await.unwrap();
+        let (answer, ()) = lease.send(|| Ok::<_, SendError>((Request::new(Full::new(body)), ()))).await.unwrap();
+        answer.into_body().collect().await.unwrap();
+    };
+    let serve = async || {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = [0; 1024];
+        stream.read(&mut buffer).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        stream
+    };
+    let (mut unread, ()) = tokio::join!(serve(), exchange(Bytes::from(vec![0; LARGE])));
+    let second = async { tokio::join!(serve(), exchange(Bytes::new())).0 };
+    let _second = time::timeout(Duration::from_secs(5), second).await.expect("the second request waits for the first one's rest");
+    let mut rest = Vec::new();
+    // A reset is an end, too.
+    let _ = time::timeout(Duration::from_secs(5), unread.read_to_end(&mut rest)).await.expect("the connection is still open");
+    assert!(rest.len() < LARGE / 2, "the connection went on for {} bytes", rest.len());
+}

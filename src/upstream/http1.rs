@@ -271,6 +271,8 @@ struct IdleConnections<B> {
     idle: Vec<IdleConnection<B>>,
     /// How often the pool was cleared.
     generation: u64,
+    /// No connection is kept any more.
+    retired: bool,
 }
 
 struct IdleConnection<B> {
@@ -281,7 +283,7 @@ struct IdleConnection<B> {
 impl<B> Http1Pool<B> {
     /// `keep`: for how long a connection may be idle.
     pub(super) fn new(keep: Duration) -> Self {
-        let connections = IdleConnections { idle: Vec::new(), generation: 0 };
+        let connections = IdleConnections { idle: Vec::new(), generation: 0, retired: false };
         Self { connections: Arc::new(Mutex::new(connections)), keep }
     }
 
@@ -319,11 +321,11 @@ impl<B> Http1Pool<B> {
     }
 
     /// Takes a connection back whose exchange is complete or never began. A connection that has grown old, or that was in use
-    /// when the pool was cleared, is closed instead.
+    /// when the pool was cleared or retired, is closed instead.
     pub(super) fn put(&self, connection: Http1Connection<B>) {
         let since = clock::instant();
         let mut connections = self.lock();
-        if connections.generation == connection.generation && since < connection.retires {
+        if !connections.retired && connections.generation == connection.generation && since < connection.retires {
             connection.gauge.set_idle(true);
             connections.idle.push(IdleConnection { since, connection });
         }
@@ -347,6 +349,13 @@ impl<B> Http1Pool<B> {
     pub(super) fn clear(&self) {
         let mut connections = self.lock();
         connections.generation += 1;
+        connections.idle.clear();
+    }
+
+    /// Closes every idle connection now and each other one once its exchange has ended, also those that are opened later.
+    pub(super) fn retire(&self) {
+        let mut connections = self.lock();
+        connections.retired = true;
         connections.idle.clear();
     }
 

@@ -188,6 +188,36 @@ fn a_request_in_flight_at_the_log_out_leaves_no_token_in_memory_when_it_has_ende
     }
 }
 
+#[test]
+fn a_connection_that_a_request_opens_after_a_reload_replaced_its_upstream_is_not_kept() {
+    for http2 in OFF_AND_AUTO {
+        let simulator = simulator_of_secrets();
+        let control = simulator.control();
+        control.hold_logins(true);
+        let mut setup = setup(&simulator);
+        setup.api("http2", http2).settings("[apis.default]\nconnect_timeout = \"5s\"\n").with_telemetry();
+        let sidecar = setup.start();
+        let mut client = sidecar.connect();
+        client.write(&Request::get("/users/account").head());
+        let in_flight = "careportals_sidecar_requests_in_flight{api=\"default\"} 1";
+        until("the request waits for a token", || sidecar.telemetry("/metrics").text().contains(in_flight));
+        sidecar.setup.file("config.toml", "[apis.default]\nconnect_timeout = \"4s\"\n");
+        sidecar.signal(Signal::HUP);
+        sidecar.wait_for_log("\"message\":\"reloaded\"");
+        control.hold_logins(false);
+        assert_eq!(client.answer("GET").status, 200);
+        let mut wanted = Wanted::default();
+        for token in tokens(&simulator) {
+            wanted.add_token(&token);
+        }
+        // It closes without a log-out, long before `pool_idle`.
+        until("the connection is closed", || control.counts().open_connections == 0);
+        assert!(!wanted.found_in(&sidecar).is_empty(), "the hunt does not see the token that is in use");
+        log_out(&sidecar);
+        assert_gone(&wanted, &simulator, &sidecar, http2);
+    }
+}
+
 /// Sends a request that the simulator holds, and gives its client and what is looked for.
 fn begin_request(simulator: &Simulator, sidecar: &Sidecar) -> (Wanted, Connection) {
     let control = simulator.control();

@@ -187,6 +187,15 @@ where
             pool.clear();
         }
     }
+
+    /// Keeps no connection from now on: closes every idle one at once, and each other one when its last exchange has ended,
+    /// also those that are opened later. For an upstream that was replaced: it needs no further [`sweep`](Self::sweep).
+    pub fn retire(&self) {
+        self.http1.retire();
+        if let Some((pool, _)) = &self.http2 {
+            pool.retire();
+        }
+    }
 }
 
 /// The right to one exchange.

@@ -235,6 +235,21 @@ async fn a_lease_whose_request_can_not_be_made_gives_its_connection_back_and_sen
     assert_eq!(fixture.exchange(Reuse::Any).await, 1, "so is one that was used");
 }
 
+#[tokio::test]
+async fn a_retired_upstream_keeps_no_connection_neither_one_that_was_in_use_nor_a_new_one() {
+    let fixture = Fixture::keeping(Duration::from_secs(15)).await;
+    let counted = || fixture.counts.connections();
+    let in_use = send(fixture.upstream.lease(Reuse::Any).await.unwrap()).await.unwrap();
+    assert_eq!(fixture.exchange(Reuse::Any).await, 2);
+    assert_eq!(counted(), (1, 1));
+    fixture.upstream.retire();
+    assert_eq!(counted(), (1, 0), "the idle one is closed");
+    in_use.into_body().collect().await.unwrap();
+    assert_eq!(counted(), (0, 0), "so is the other one, once its exchange has ended");
+    assert_eq!(fixture.exchange(Reuse::Any).await, 3, "a request that came before gets its answer");
+    assert_eq!(counted(), (0, 0), "and its connection is closed");
+}
+
 /// More than the kernel takes for a server that does not read.
 const LARGE: usize = 64 * 1024 * 1024;
 

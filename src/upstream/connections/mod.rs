@@ -228,7 +228,7 @@ where
         match self.0 {
             Leased::Connection(mut connection, pool) => {
                 let (request, beside) = match make() {
-                    Ok(made) => made,
+                    Ok(request) => request,
                     Err(error) => {
                         pool.put(connection);
                         return Err(error);

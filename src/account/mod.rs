@@ -253,8 +253,23 @@ impl Account {
     ///
     /// There is no bearer in time, or the account has ended; the error says why, and when the client should ask again.
     pub async fn wait_for_bearer(&self) -> Result<Arc<Bearer>, Unavailable> {
-        let deadline = self.task.clock.now().moment + self.settings.token_wait;
-        match timeout(self.settings.token_wait, self.bearer_before(deadline)).await {
+        self.wait_for_bearer_within(self.settings.token_wait).await
+    }
+
+    /// How long one request may wait for bearers in all.
+    #[must_use]
+    pub fn token_wait(&self) -> Duration {
+        self.settings.token_wait
+    }
+
+    /// [`wait_for_bearer`](Self::wait_for_bearer) for a request that has only `limit` of its `token_wait` left.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn wait_for_bearer_within(&self, limit: Duration) -> Result<Arc<Bearer>, Unavailable> {
+        let deadline = self.task.clock.now().moment + limit;
+        match timeout(limit, self.bearer_before(deadline)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(self.task.snapshot.borrow().availability().unavailable(self.task.clock.now().moment)),
         }

@@ -171,7 +171,7 @@ impl WorkerState {
         // Connections in use close when their exchange ends.
         for old in before {
             if !self.apis.iter().any(|new| Arc::ptr_eq(&new.upstream, &old.upstream)) {
-                old.upstream.close_idle();
+                old.upstream.retire();
             }
         }
     }

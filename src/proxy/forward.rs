@@ -1,4 +1,4 @@
-//! The life of one request: admitted, given a bearer, sent, perhaps sent again, answered.
+//! The life of one request: admitted, given a connection and a bearer, sent, perhaps sent again, answered.
 //!
 //! [`Forwarding`] holds its state; its methods stand in the order of time. A request goes out three times at most. It is sent
 //! again on another connection only if that can't do anything twice (`retry`). It is sent again with a newer bearer, once, when
@@ -101,21 +101,21 @@ impl<'a> Forwarding<'a> {
     /// Sends the request, and sends it again where that is safe or where its bearer was refused.
     async fn send_until_answered(&mut self) -> Result<UpstreamResponse, ProxyError> {
         let (api, account) = (&self.route.api, &self.route.api.account);
+        let mut token_wait = account.token_wait();
         let admitted = self.admit()?;
         let mut retry_budget = RetryBudget::FULL;
         let mut reuse = reuse_for(&self.head.method);
-        let mut bearer = self.bearer().await?;
         let mut replaced_bearer = false;
+        // No connection is opened for a request that gets no bearer.
+        self.wait_for_bearer(&mut token_wait).await?;
         loop {
-            let generation = bearer.generation;
-            match self.send(&admitted, bearer, reuse).await {
-                Ok(answer) if account.relogin_on().contains(&answer.status()) => {
+            match self.send(&admitted, reuse).await {
+                Ok((answer, generation)) if account.relogin_on().contains(&answer.status()) => {
                     if replaced_bearer {
                         account.rejected_again(generation);
                     }
-                    match self.newer_bearer(&mut retry_budget, generation).await? {
-                        Some(newer) => bearer = newer,
-                        None => return Ok(answer),
+                    if !self.wait_for_newer_bearer(&mut retry_budget, generation).await? {
+                        return Ok(answer);
                     }
                     // A server that rejects a request may close the connection, so a request with a body takes another one.
                     if self.exchange.upload().is_none() {
@@ -124,19 +124,20 @@ impl<'a> Forwarding<'a> {
                     api.meter.retried(Retry::Bearer);
                     replaced_bearer = true;
                 }
-                Ok(answer) => {
+                Ok((answer, generation)) => {
                     if replaced_bearer {
                         account.accepted(generation);
                     }
                     return Ok(answer);
                 }
-                Err(error) => {
+                Err(SendFailed::BearerGone) => self.wait_for_bearer(&mut token_wait).await?,
+                Err(SendFailed::NoAnswer(error)) => {
                     if !self.may_reconnect(&mut retry_budget, error) {
                         return Err(error);
                     }
                     api.meter.retried(Retry::Connection);
                     reuse = Reuse::OpenedAfter(self.time.sent().unwrap_or_else(clock::instant));
-                    bearer = self.bearer().await?;
+                    self.wait_for_bearer(&mut token_wait).await?;
                 }
             }
         }
@@ -151,47 +152,61 @@ impl<'a> Forwarding<'a> {
         Ok(admitted)
     }
 
-    async fn bearer(&mut self) -> Result<Arc<Bearer>, ProxyError> {
-        let Route { api, worker, .. } = self.route;
-        if let Some(bearer) = api.account.bearer(worker.clock.now().moment) {
-            return Ok(bearer);
+    /// Waits until there is a bearer; takes the time from `left`. The request loads it later, when its head is made.
+    async fn wait_for_bearer(&mut self, left: &mut Duration) -> Result<(), ProxyError> {
+        let account = &self.route.api.account;
+        if self.bearer().is_some() {
+            return Ok(());
         }
+        let since = clock::instant();
         // Boxed, as all that is rare: it takes no memory in each request's future.
-        let bearer = self.time.wait(Box::pin(api.account.wait_for_bearer()).as_mut()).await;
-        bearer.map_err(ProxyError::NoBearer)
+        let outcome = self.time.wait(Box::pin(account.wait_for_bearer_within(*left)).as_mut()).await;
+        *left = left.saturating_sub(since.elapsed());
+        outcome.map(drop).map_err(ProxyError::NoBearer)
     }
 
-    /// Makes one attempt. The bearer is dropped with the head: a long upload must not keep an old token in memory.
-    async fn send(&mut self, admitted: &Admitted, bearer: Arc<Bearer>, reuse: Reuse) -> Result<UpstreamResponse, ProxyError> {
+    /// The bearer that may be sent now.
+    fn bearer(&self) -> Option<Arc<Bearer>> {
+        let Route { api, worker, .. } = self.route;
+        api.account.bearer(worker.clock.now().moment)
+    }
+
+    /// Makes one attempt: takes a connection, then makes the head for it. Tells which token was sent.
+    async fn send(&mut self, admitted: &Admitted, reuse: Reuse) -> Result<(UpstreamResponse, Generation), SendFailed> {
         let upstream = &self.route.api.upstream;
-        let time = &mut self.time;
-        time.begin_attempt();
-        let lease =
-            if self.websocket { None } else { Some(time.wait(pin!(upstream.lease(reuse))).await.map_err(ProxyError::Upstream)?) };
-        let request = self.request(admitted, &bearer)?;
-        drop(bearer);
+        self.time.begin_attempt();
+        let lease = if self.websocket {
+            self.time.wait(Box::pin(upstream.lease_for_tunnel()).as_mut()).await?
+        } else {
+            self.time.wait(pin!(upstream.lease(reuse))).await?
+        };
         let sent = self.time.send();
         self.deadline.arm_at(sent + self.first_limit());
-        let mut sending = pin!(async {
-            match lease {
-                Some(lease) => lease.send(request).await,
-                None => Box::pin(upstream.open_tunnel(request)).await,
-            }
-        });
-        let outcome = std::future::poll_fn(|cx| {
-            if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
-                return Poll::Ready(outcome.map_err(ProxyError::Upstream));
-            }
-            while self.deadline.poll_passed(cx).is_ready() {
-                if let Some(error) = self.overdue() {
-                    return Poll::Ready(Err(error));
+        let outcome = {
+            let mut sending = pin!(lease.send(|| self.make_request(admitted)));
+            std::future::poll_fn(|cx| {
+                if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
+                    return Poll::Ready(outcome);
                 }
-            }
-            Poll::Pending
-        })
-        .await;
+                while self.deadline.poll_passed(cx).is_ready() {
+                    if let Some(error) = self.overdue() {
+                        return Poll::Ready(Err(SendFailed::NoAnswer(error)));
+                    }
+                }
+                Poll::Pending
+            })
+            .await
+        };
         self.time.end();
         outcome
+    }
+
+    /// Makes the request, with the bearer of this moment: while the request waited for its connection, the one before may have
+    /// expired or been withdrawn. The bearer is dropped with the head: a long upload must not keep an old token in memory.
+    fn make_request(&self, admitted: &Admitted) -> Result<(Request<ToUpstream>, Generation), SendFailed> {
+        let bearer = self.bearer().ok_or(SendFailed::BearerGone)?;
+        let request = self.request(admitted, &bearer).map_err(SendFailed::NoAnswer)?;
+        Ok((request, bearer.generation))
     }
 
     /// The request as the upstream gets it.
@@ -247,23 +262,19 @@ impl<'a> Forwarding<'a> {
         Some(error)
     }
 
-    /// Reports the refused bearer. Gives a newer one if the request may be sent again with it. It fails when the account has
-    /// ended meanwhile: the answer was for a token of other terms.
-    async fn newer_bearer(
-        &mut self,
-        retry_budget: &mut RetryBudget,
-        refused: Generation,
-    ) -> Result<Option<Arc<Bearer>>, ProxyError> {
+    /// Reports the refused bearer. Tells whether there is a newer one and the request may be sent again with it. It fails when
+    /// the account has ended meanwhile: the answer was for a token of other terms.
+    async fn wait_for_newer_bearer(&mut self, retry_budget: &mut RetryBudget, refused: Generation) -> Result<bool, ProxyError> {
         let account = &self.route.api.account;
         match retry_budget.after_unauthorized(self.replay()) {
             AfterUnauthorized::FreshBearer => {
                 let newer = self.time.wait(Box::pin(account.replace(refused)).as_mut()).await.map_err(ProxyError::NoBearer)?;
                 // While we waited, the client may have sent more than is kept.
-                Ok(newer.filter(|_| self.replay() == Replay::Possible))
+                Ok(newer.is_some() && self.replay() == Replay::Possible)
             }
             AfterUnauthorized::PassOn => {
                 self.time.wait(Box::pin(account.unauthorized(refused)).as_mut()).await;
-                Ok(None)
+                Ok(false)
             }
         }
     }
@@ -313,6 +324,20 @@ impl<'a> Forwarding<'a> {
         exchange.failed(response.status().as_u16(), error.code());
         exchange.head_is_ready(time.total);
         response.map(|document| ToClient::problem(document, exchange, head.method == Method::HEAD))
+    }
+}
+
+/// Why an attempt brought no answer.
+enum SendFailed {
+    /// When the connection was there, the bearer was no longer. Nothing was sent.
+    BearerGone,
+    /// The attempt failed.
+    NoAnswer(ProxyError),
+}
+
+impl From<SendError> for SendFailed {
+    fn from(error: SendError) -> Self {
+        Self::NoAnswer(ProxyError::Upstream(error))
     }
 }
 

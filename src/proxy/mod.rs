@@ -1,7 +1,8 @@
 //! The life of one request: admitted, given a bearer, sent, perhaps sent again, answered.
 //!
 //! The file `forward` tells it from top to bottom. What decides is pure and stands in files of its own. Guarantees: a client
-//! gets the token neither in the head nor in the trailers of an answer; no request is sent more than three times.
+//! gets the token neither in the head nor in the trailers of an answer; no request is sent more than three times; a token that
+//! expired or was withdrawn before the request's connection was there is not sent.
 //!
 //! Files, each using only those before it: `headers` (pure), `required` (a header that each request must have), `admit` (pure),
 //! `problem` (our error answers; pure), `retry` (pure), `upload` (the request's body), `api` (what a worker has of an API),

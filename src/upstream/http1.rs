@@ -1,7 +1,8 @@
 //! HTTP/1.1 to upstream: connections that carry one exchange at a time, and the pool where they wait for the next one.
 //!
 //! Guarantees: an exchange that is given up closes its connection; a connection returns to the pool only when both the
-//! request and its answer were read to their ends; a connection that was open when the pool was cleared never returns.
+//! request and its answer were read to their ends; a connection that was open when the pool was cleared never returns; taking
+//! a connection from the pool never waits.
 
 use std::{
     pin::Pin,
@@ -41,15 +42,18 @@ pub(super) struct Http1Connection<B> {
     written: Arc<AtomicU64>,
     driver: AbortHandle,
     retires: Instant,
+    /// How often its pool had been cleared when it was opened.
+    generation: u64,
     gauge: ConnectionGauge,
 }
 
-/// Makes a connection ready for requests. A task drives it until either side closes it. `retires`: when it is too old for
-/// another request.
+/// Makes a connection for `pool` ready for requests. A task drives it until either side closes it. `retires`: when it is too
+/// old for another request.
 pub(super) async fn open<B>(
     connection: Connection,
     limits: HeadLimits,
     retires: Instant,
+    pool: &Http1Pool<B>,
     gauge: ConnectionGauge,
 ) -> Result<Http1Connection<B>, Cause>
 where
@@ -60,7 +64,8 @@ where
     // The task ends with its connection: when the sender and the answer's body are dropped, when an exchange is left
     // unfinished, or when the upstream closes. The exchange in progress learns how the connection ended.
     let driver = tokio::spawn(Wiped::at_the_end(driver)).abort_handle();
-    Ok(Http1Connection { sender, written: connection.written, driver, retires, gauge })
+    let generation = pool.lock().generation;
+    Ok(Http1Connection { sender, written: connection.written, driver, retires, generation, gauge })
 }
 
 /// hyper's side of a connection that keeps to these limits.
@@ -71,9 +76,20 @@ pub(super) fn builder(limits: HeadLimits) -> Builder {
 }
 
 impl<B> Http1Connection<B> {
-    /// Whether the last exchange has ended on both sides and the upstream has not closed the connection.
-    async fn is_usable(&mut self) -> bool {
-        self.sender.is_ready() || self.sender.ready().await.is_ok()
+    /// Whether the last exchange has ended on both sides, the kernel took all of its request, and the upstream has not closed
+    /// the connection.
+    fn is_usable(&self) -> bool {
+        self.sender.is_ready()
+    }
+}
+
+impl<B> Drop for Http1Connection<B> {
+    fn drop(&mut self) {
+        // hyper's driver closes a connection only after it has written all of the request: it would wait for an upstream that
+        // answered early and reads no further.
+        if !self.is_usable() && !self.sender.is_closed() {
+            self.driver.abort();
+        }
     }
 }
 
@@ -242,8 +258,12 @@ impl<B: Body + Unpin> Body for SentBody<B> {
 pub(super) struct Http1Pool<B> {
     connections: Arc<Mutex<IdleConnections<B>>>,
     keep: Duration,
-    /// How often the pool had been cleared when this handle was made.
-    generation: u64,
+}
+
+impl<B> Clone for Http1Pool<B> {
+    fn clone(&self) -> Self {
+        Self { connections: Arc::clone(&self.connections), keep: self.keep }
+    }
 }
 
 struct IdleConnections<B> {
@@ -251,6 +271,8 @@ struct IdleConnections<B> {
     idle: Vec<IdleConnection<B>>,
     /// How often the pool was cleared.
     generation: u64,
+    /// No connection is kept any more.
+    retired: bool,
 }
 
 struct IdleConnection<B> {
@@ -261,25 +283,21 @@ struct IdleConnection<B> {
 impl<B> Http1Pool<B> {
     /// `keep`: for how long a connection may be idle.
     pub(super) fn new(keep: Duration) -> Self {
-        let connections = IdleConnections { idle: Vec::new(), generation: 0 };
-        Self { connections: Arc::new(Mutex::new(connections)), keep, generation: 0 }
+        let connections = IdleConnections { idle: Vec::new(), generation: 0, retired: false };
+        Self { connections: Arc::new(Mutex::new(connections)), keep }
     }
 
-    /// A handle for a connection that may be put back, unless the pool is cleared first.
-    pub(super) fn handle(&self) -> Self {
-        Self { connections: Arc::clone(&self.connections), keep: self.keep, generation: self.lock().generation }
-    }
-
-    /// The connection that was used last, if `reuse` allows it.
-    pub(super) async fn take(&self, reuse: Reuse) -> Option<Http1Connection<B>> {
+    /// The connection that was used last, if `reuse` allows it. One that is not ready now is closed: its upstream may never
+    /// read the rest of the last request.
+    pub(super) fn take(&self, reuse: Reuse) -> Option<Http1Connection<B>> {
         let limit = match reuse {
             Reuse::Any => self.keep,
             Reuse::IdleAtMost(limit) => limit.min(self.keep),
             Reuse::OpenedAfter(_) => return None,
         };
         loop {
-            let mut connection = self.pop(limit)?;
-            if connection.is_usable().await {
+            let connection = self.pop(limit)?;
+            if connection.is_usable() {
                 connection.gauge.set_idle(false);
                 return Some(connection);
             }
@@ -302,12 +320,12 @@ impl<B> Http1Pool<B> {
         None
     }
 
-    /// Takes a connection back whose exchange is complete. A connection that has grown old, or that was in use when the pool
-    /// was cleared, is closed instead.
-    fn put(&self, connection: Http1Connection<B>) {
+    /// Takes a connection back whose exchange is complete or never began. A connection that has grown old, or that was in use
+    /// when the pool was cleared or retired, is closed instead.
+    pub(super) fn put(&self, connection: Http1Connection<B>) {
         let since = clock::instant();
         let mut connections = self.lock();
-        if connections.generation == self.generation && since < connection.retires {
+        if !connections.retired && connections.generation == connection.generation && since < connection.retires {
             connection.gauge.set_idle(true);
             connections.idle.push(IdleConnection { since, connection });
         }
@@ -331,6 +349,13 @@ impl<B> Http1Pool<B> {
     pub(super) fn clear(&self) {
         let mut connections = self.lock();
         connections.generation += 1;
+        connections.idle.clear();
+    }
+
+    /// Closes every idle connection now and each other one once its exchange has ended, also those that are opened later.
+    pub(super) fn retire(&self) {
+        let mut connections = self.lock();
+        connections.retired = true;
         connections.idle.clear();
     }
 

@@ -6,8 +6,9 @@ use http::{
     header::{CONNECTION, UPGRADE},
 };
 use http_body::Body;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::task::AbortHandle;
 
 use super::{
     error::{Cause, SendError},
@@ -16,29 +17,42 @@ use super::{
 };
 use crate::{allocator::Wiped, connect::Connection};
 
-/// Sends a request for a WebSocket. A 101 that agrees to it has hyper's `OnUpgrade` among its extensions; any other answer is
-/// an ordinary one. Dropping the future closes the connection.
-pub(super) async fn open<B>(
-    connection: Connection,
-    limits: HeadLimits,
-    request: Request<B>,
-) -> Result<Response<Incoming>, SendError>
+/// A connection that was opened for one request for a WebSocket.
+pub(super) struct TunnelConnection<B> {
+    sender: SendRequest<B>,
+    driver: AbortHandle,
+}
+
+/// Makes a connection ready for its only request.
+pub(super) async fn open<B>(connection: Connection, limits: HeadLimits) -> Result<TunnelConnection<B>, SendError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
     let handshake = http1::builder(limits).handshake(TokioIo::new(connection.stream)).await;
-    let (mut sender, driver) = handshake.map_err(|_| SendError::unsent(Cause::Closed))?;
+    let (sender, driver) = handshake.map_err(|_| SendError::unsent(Cause::Closed))?;
     // The task ends with its connection: when sender and answer are dropped, or when the connection becomes a tunnel.
     let driver = tokio::spawn(Wiped::throughout(async move { drop(driver.with_upgrades().await) })).abort_handle();
-    let in_flight = AbortOnDrop(&driver);
-    let sent = sender.send_request(request).await;
-    let response = sent.map_err(|error| SendError::after_sending(http1::classify(&error)))?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !agrees_to_websocket(&response) {
-        return Err(SendError::after_sending(Cause::Upgrade));
+    Ok(TunnelConnection { sender, driver })
+}
+
+impl<B> TunnelConnection<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
+    /// Sends a request for a WebSocket. A 101 that agrees to it has hyper's `OnUpgrade` among its extensions; any other answer
+    /// is an ordinary one. Dropping the future closes the connection.
+    pub(super) async fn send(mut self, request: Request<B>) -> Result<Response<Incoming>, SendError> {
+        let in_flight = AbortOnDrop(&self.driver);
+        let sent = self.sender.send_request(request).await;
+        let response = sent.map_err(|error| SendError::after_sending(http1::classify(&error)))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS && !agrees_to_websocket(&response) {
+            return Err(SendError::after_sending(Cause::Upgrade));
+        }
+        in_flight.disarm();
+        Ok(response)
     }
-    in_flight.disarm();
-    Ok(response)
 }
 
 /// Whether the upstream switches to the protocol that it was asked for (RFC 6455, 4.1). The client checks

@@ -42,6 +42,7 @@ mod websocket;
 
 // Connections to the upstream.
 mod client_certificate;
+mod connecting;
 mod connection_age;
 mod connections;
 mod egress;

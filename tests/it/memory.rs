@@ -10,7 +10,7 @@ use std::{
 use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::Signal;
 
-use crate::harness::{OFF_AND_AUTO, Request, Setup, Sidecar, revoke, simulator, until, within};
+use crate::harness::{Connection, OFF_AND_AUTO, Request, Setup, Sidecar, revoke, simulator, until, within};
 
 const ORGANIZATION: &str = "demo";
 const USERNAME: &str = "hunted-user-name-9f83b1c25d70e64a@mail.hunted.test";
@@ -168,15 +168,84 @@ fn after_a_log_out_no_token_and_no_password_is_left_in_memory() {
             wanted.add(name, secret);
         }
         assert!(!wanted.found_in(&sidecar).is_empty(), "the hunt does not see the token that is in use");
-        sidecar.signal(Signal::USR1);
-        sidecar.wait_for_log("\"logged_out\"");
-        until("no connection to the upstream is open", || simulator.control().counts().open_connections == 0);
-        // The simulator sees the end of a connection a moment before its buffers are gone.
-        let mut left = BTreeMap::new();
-        let is_gone = within(Duration::from_secs(2), || {
-            left = wanted.found_in(&sidecar);
-            left.is_empty().then_some(())
-        });
-        assert!(is_gone.is_some(), "http2 = {http2}: {} places: {left:#?}", left.len());
+        log_out(&sidecar);
+        assert_gone(&wanted, &simulator, &sidecar, http2);
     }
+}
+
+#[test]
+fn a_request_in_flight_at_the_log_out_leaves_no_token_in_memory_when_it_has_ended() {
+    for http2 in OFF_AND_AUTO {
+        let simulator = simulator_of_secrets();
+        let mut setup = setup(&simulator);
+        setup.api("http2", http2);
+        let sidecar = setup.start().ready();
+        let (wanted, mut client) = begin_request(&simulator, &sidecar);
+        log_out(&sidecar);
+        simulator.control().hold_requests(false);
+        assert_eq!(client.answer("GET").status, 200);
+        assert_gone(&wanted, &simulator, &sidecar, http2);
+    }
+}
+
+#[test]
+fn a_connection_that_a_request_opens_after_a_reload_replaced_its_upstream_is_not_kept() {
+    for http2 in OFF_AND_AUTO {
+        let simulator = simulator_of_secrets();
+        let control = simulator.control();
+        control.hold_logins(true);
+        let mut setup = setup(&simulator);
+        setup.api("http2", http2).settings("[apis.default]\nconnect_timeout = \"5s\"\n").with_telemetry();
+        let sidecar = setup.start();
+        let mut client = sidecar.connect();
+        client.write(&Request::get("/users/account").head());
+        let in_flight = "careportals_sidecar_requests_in_flight{api=\"default\"} 1";
+        until("the request waits for a token", || sidecar.telemetry("/metrics").text().contains(in_flight));
+        sidecar.setup.file("config.toml", "[apis.default]\nconnect_timeout = \"4s\"\n");
+        sidecar.signal(Signal::HUP);
+        sidecar.wait_for_log("\"message\":\"reloaded\"");
+        control.hold_logins(false);
+        assert_eq!(client.answer("GET").status, 200);
+        let mut wanted = Wanted::default();
+        for token in tokens(&simulator) {
+            wanted.add_token(&token);
+        }
+        // It closes without a log-out, long before `pool_idle`.
+        until("the connection is closed", || control.counts().open_connections == 0);
+        assert!(!wanted.found_in(&sidecar).is_empty(), "the hunt does not see the token that is in use");
+        log_out(&sidecar);
+        assert_gone(&wanted, &simulator, &sidecar, http2);
+    }
+}
+
+/// Sends a request that the simulator holds, and gives its client and what is looked for.
+fn begin_request(simulator: &Simulator, sidecar: &Sidecar) -> (Wanted, Connection) {
+    let control = simulator.control();
+    let before = control.counts().requests;
+    control.hold_requests(true);
+    let mut client = sidecar.connect();
+    client.write(&Request::get("/users/account").head());
+    until("the upstream has got the request", || control.counts().requests > before);
+    let mut wanted = Wanted::default();
+    for token in tokens(simulator) {
+        wanted.add_token(&token);
+    }
+    assert!(!wanted.found_in(sidecar).is_empty(), "the hunt does not see the token that is in use");
+    (wanted, client)
+}
+
+fn log_out(sidecar: &Sidecar) {
+    sidecar.signal(Signal::USR1);
+    sidecar.wait_for_log("\"logged_out\"");
+}
+
+fn assert_gone(wanted: &Wanted, simulator: &Simulator, sidecar: &Sidecar, http2: &str) {
+    until("no connection to the upstream is open", || simulator.control().counts().open_connections == 0);
+    // The simulator sees the end of a connection a moment before its buffers are gone.
+    let mut left = BTreeMap::new();
+    let is_gone = within(Duration::from_secs(2), || {
+        left = wanted.found_in(sidecar);
+        left.is_empty().then_some(())
+    });
+    assert!(is_gone.is_some(), "http2 = {http2}: {} places: {left:#?}", left.len());
 }

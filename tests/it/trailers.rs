@@ -150,16 +150,20 @@ fn an_upstream_can_set_nothing_by_a_trailer() {
 #[test]
 fn an_answer_that_ends_with_trailers_is_whole_and_its_connection_is_used_again() {
     let simulator = simulator();
-    let sidecar = Setup::eager(&simulator).start().ready();
+    let mut setup = Setup::new(&simulator);
+    setup.api("http2", "off");
+    let sidecar = setup.start().ready();
     let mut client = sidecar.connect();
-    let request = Request::post("/_sim/trailers", "body").header("TE", "trailers").header("Connection", "TE");
-    assert_eq!(client.send(&request).trailers.len(), 1);
+    let plain = Request::post("/_sim/trailers", "body");
+    let asks = Request::post("/_sim/trailers", "body").header("TE", "trailers").header("Connection", "TE");
+    assert_eq!(client.send(&asks).trailers.len(), 1);
     let before = simulator.control().counts().connections;
-    for _ in 0..3 {
-        assert_eq!(client.send(&request).trailers.len(), 1);
+    for (request, trailers) in [(&asks, 1), (&plain, 0), (&asks, 1), (&plain, 0), (&plain, 0)] {
+        let answer = client.send(request);
+        assert_eq!((answer.status, answer.trailers.len(), answer.cut), (200, trailers, false), "{answer:?}");
     }
     assert_eq!(simulator.control().counts().connections, before);
     // Becoming ready took a request, too.
-    let lines = sidecar.wait_for_access_lines(5);
+    let lines = sidecar.wait_for_access_lines(7);
     assert!(lines.iter().all(|line| line["cut"].is_null()), "{lines:?}");
 }

@@ -22,13 +22,13 @@ use super::{
     http1::{self, Http1Body, Http1Connection, Http1Pool},
     http2::{self, Checkout, Http2Body, Http2Pool, PendingConnection, StreamPermit, Wakeup},
     options::{HeadLimits, Lifetimes, Reuse},
-    tunnel,
+    tunnel::{self, TunnelConnection},
 };
 use crate::{
     clock::{self, Jitter, Moment},
     config::Http2,
     connect::{Connection, Connector, Offer, Protocol},
-    metrics::Meter,
+    metrics::{ConnectionGauge, Meter},
 };
 
 /// By how much the boot clock may run ahead, from one sweep to the next, of the clock that stops during a suspend.
@@ -75,7 +75,7 @@ where
     /// Gives an idle connection, a stream on a shared one, or a new connection; the connector's time-out bounds the wait.
     pub async fn lease(&self, reuse: Reuse) -> Result<Lease<B>, SendError> {
         loop {
-            if let Some(idle) = self.http1.take(reuse).await {
+            if let Some(idle) = self.http1.take(reuse) {
                 return Ok(self.exclusive(idle));
             }
             // Connecting is boxed: each request reserves memory for the largest future that it may await, and few connect.
@@ -128,12 +128,12 @@ where
 
     async fn open_http1(&self, connection: Connection) -> Result<Lease<B>, SendError> {
         let retires = self.retirement(&connection);
-        let opened = http1::open(connection, self.head, retires, self.meter.connected()).await;
+        let opened = http1::open(connection, self.head, retires, &self.http1, self.meter.connected()).await;
         Ok(self.exclusive(opened.map_err(SendError::unsent)?))
     }
 
     fn exclusive(&self, connection: Http1Connection<B>) -> Lease<B> {
-        Lease(Leased::Connection(connection, self.http1.handle()))
+        Lease(Leased::Connection(connection, self.http1.clone()))
     }
 
     /// When a connection that was made just now is too old, or its server's certificate expires.
@@ -147,13 +147,12 @@ where
         self.max_age.mul_f64(0.8 + 0.4 * fraction)
     }
 
-    /// Sends a request for a WebSocket on a connection of its own, which is never kept. A 101 that agrees to it has hyper's
-    /// `OnUpgrade` among its extensions; any other answer is an ordinary one. Dropping the future closes the connection.
-    pub async fn open_tunnel(&self, request: Request<B>) -> Result<Response<ResponseBody<B>>, SendError> {
+    /// Gives a new connection for a request for a WebSocket, which is never kept; the connector's time-out bounds the wait. A
+    /// 101 that agrees to the request has hyper's `OnUpgrade` among its extensions; any other answer is an ordinary one.
+    pub async fn lease_for_tunnel(&self) -> Result<Lease<B>, SendError> {
         let connection = self.connector.connect(Offer::Http1).await.map_err(SendError::unsent)?;
-        let gauge = self.meter.connected();
-        let response = tunnel::open(connection, self.head, request).await?;
-        Ok(response.map(|incoming| ResponseBody::new(BodySource::Http1(Http1Body::alone(incoming, gauge)))))
+        let opened = tunnel::open(connection, self.head).await?;
+        Ok(Lease(Leased::Tunnel(opened, self.meter.connected())))
     }
 
     /// Closes connections that were idle for too long, that have grown old or that the upstream closed. `now` is the clock
@@ -180,11 +179,21 @@ where
         }
     }
 
-    /// Closes every idle connection now, and those in use once their exchanges have ended.
+    /// Closes every idle connection now, and those in use once their exchanges have ended. Connections that are opened later
+    /// are kept.
     pub fn close_idle(&self) {
         self.http1.clear();
         if let Some((pool, _)) = &self.http2 {
             pool.clear();
+        }
+    }
+
+    /// Keeps no connection from now on: closes every idle one at once, and each other one when its last exchange has ended,
+    /// also those that are opened later. For an upstream that was replaced: it needs no further [`sweep`](Self::sweep).
+    pub fn retire(&self) {
+        self.http1.retire();
+        if let Some((pool, _)) = &self.http2 {
+            pool.retire();
         }
     }
 }
@@ -197,6 +206,8 @@ enum Leased<B> {
     Connection(Http1Connection<B>, Http1Pool<B>),
     /// A stream on a shared connection.
     Stream(StreamPermit),
+    /// A connection that may become a tunnel.
+    Tunnel(TunnelConnection<B>, ConnectionGauge),
 }
 
 impl<B> Lease<B>
@@ -206,15 +217,38 @@ where
 {
     /// Sends one request, once. It waits for as long as the upstream takes: the caller limits that. Dropping the future ends
     /// the exchange: it closes the connection, or resets the stream.
-    pub async fn send(self, request: Request<B>) -> Result<Response<ResponseBody<B>>, SendError> {
+    ///
+    /// `make` makes the request in the same poll in which the connection's driver or h2 gets it, so that nothing of it can grow
+    /// old in a wait. What `make` gives beside the request comes back with the answer. If it fails, nothing is sent and the
+    /// lease is given back at once.
+    pub async fn send<T, E: From<SendError>>(
+        self,
+        make: impl FnOnce() -> Result<(Request<B>, T), E>,
+    ) -> Result<(Response<ResponseBody<B>>, T), E> {
         match self.0 {
             Leased::Connection(mut connection, pool) => {
+                let (request, beside) = match make() {
+                    Ok(request) => request,
+                    Err(error) => {
+                        pool.put(connection);
+                        return Err(error);
+                    }
+                };
                 let (response, upload) = connection.send(request).await?;
                 let body = |incoming| BodySource::Http1(Http1Body::new(incoming, connection, pool, upload));
-                Ok(response.map(|incoming| ResponseBody::new(body(incoming))))
+                Ok((response.map(|incoming| ResponseBody::new(body(incoming))), beside))
             }
             Leased::Stream(permit) => {
-                Ok(http2::send(permit, request).await?.map(|body| ResponseBody::new(BodySource::Http2(body))))
+                let (request, beside) = make()?;
+                let response = http2::send(permit, request).await?;
+                Ok((response.map(|body| ResponseBody::new(BodySource::Http2(body))), beside))
+            }
+            Leased::Tunnel(connection, gauge) => {
+                let (request, beside) = make()?;
+                // Boxed: each request reserves memory for the largest future that it may await, and few open a tunnel.
+                let response = Box::pin(connection.send(request)).await?;
+                let body = |incoming| BodySource::Http1(Http1Body::alone(incoming, gauge));
+                Ok((response.map(|incoming| ResponseBody::new(body(incoming))), beside))
             }
         }
     }

@@ -24,6 +24,7 @@ use crate::{
     config::{Egress, Origin, Scheme},
     metrics::{ApiMetrics, Metrics},
     tls::ClientTls,
+    upstream::Cause,
 };
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, lines: 100 };
@@ -66,10 +67,14 @@ impl Fixture {
     /// Makes one exchange, and tells how many connections the server has accepted so far.
     async fn exchange(&self, reuse: Reuse) -> usize {
         let lease = self.upstream.lease(reuse).await.unwrap();
-        let answer = lease.send(Request::new(Empty::new())).await.unwrap();
+        let answer = send(lease).await.unwrap();
         answer.into_body().collect().await.unwrap();
         self.accepted.load(Ordering::Relaxed)
     }
+}
+
+async fn send(lease: Lease<Empty<Bytes>>) -> Result<Response<ResponseBody<Empty<Bytes>>>, SendError> {
+    lease.send(|| Ok((Request::new(Empty::new()), ()))).await.map(|(answer, ())| answer)
 }
 
 fn unused_tls() -> ClientTls {
@@ -120,7 +125,7 @@ async fn a_connection_is_counted_as_active_or_idle_for_as_long_as_it_is_there() 
     assert_eq!(counted(), (0, 0));
     let lease = fixture.upstream.lease(Reuse::Any).await.unwrap();
     assert_eq!(counted(), (1, 0));
-    let answer = lease.send(Request::new(Empty::new())).await.unwrap();
+    let answer = send(lease).await.unwrap();
     assert_eq!(fixture.exchange(Reuse::Any).await, 2);
     assert_eq!(counted(), (1, 1), "one is kept, the other one's answer is not read yet");
     answer.into_body().collect().await.unwrap();
@@ -129,7 +134,7 @@ async fn a_connection_is_counted_as_active_or_idle_for_as_long_as_it_is_there() 
     assert_eq!(counted(), (0, 1), "a connection that is given up is gone");
     fixture.upstream.close_idle();
     assert_eq!(counted(), (0, 0));
-    let tunnel = fixture.upstream.open_tunnel(Request::new(Empty::new())).await.unwrap();
+    let tunnel = send(fixture.upstream.lease_for_tunnel().await.unwrap()).await.unwrap();
     assert_eq!(counted(), (1, 0));
     drop(tunnel);
     assert_eq!(counted(), (0, 0));
@@ -164,7 +169,7 @@ async fn a_connection_takes_requests_until_it_is_as_old_as_the_settings_say_give
 async fn a_connection_that_grew_old_in_its_exchange_is_closed_afterwards() {
     let fixture = aging().await;
     let lease = fixture.upstream.lease(Reuse::Any).await.unwrap();
-    let answer = lease.send(Request::new(Empty::new())).await.unwrap();
+    let answer = send(lease).await.unwrap();
     pass(AGE.mul_f64(1.2)).await;
     answer.into_body().collect().await.unwrap();
     assert_eq!(fixture.exchange(Reuse::Any).await, 2);
@@ -194,7 +199,7 @@ async fn after_a_suspend_no_connection_from_before_it_is_used() {
     assert_eq!(fixture.exchange(Reuse::Any).await, 2, "nothing happened");
     // The boot clock went on for a minute while the other one stood still.
     fixture.upstream.sweep(moment(1063));
-    let in_use = lease.send(Request::new(Empty::new())).await.unwrap();
+    let in_use = send(lease).await.unwrap();
     in_use.into_body().collect().await.unwrap();
     assert_eq!(fixture.exchange(Reuse::Any).await, 3, "neither the idle one nor the one in use");
     fixture.upstream.sweep(moment(1064));
@@ -211,4 +216,70 @@ async fn after_a_time_out_no_connection_that_was_idle_meanwhile_is_used() {
     pass(Duration::from_secs(5)).await;
     fixture.upstream.retire_older_than(Duration::from_secs(5));
     assert_eq!(fixture.exchange(Reuse::Any).await, 2);
+}
+
+#[tokio::test]
+async fn a_lease_whose_request_can_not_be_made_gives_its_connection_back_and_sends_nothing() {
+    let fixture = Fixture::keeping(Duration::from_secs(15)).await;
+    let refuse = async || {
+        let lease = fixture.upstream.lease(Reuse::Any).await.unwrap();
+        let refused: Result<(_, ()), _> = lease.send(|| Err(SendError::unsent(Cause::RequestBody))).await;
+        assert_eq!(refused.map(drop), Err(SendError::unsent(Cause::RequestBody)));
+        // The connection's driver learns of it.
+        tokio::task::yield_now().await;
+    };
+    refuse().await;
+    assert_eq!(fixture.counts.connections(), (0, 1), "a new connection is kept");
+    assert_eq!(fixture.exchange(Reuse::Any).await, 1);
+    refuse().await;
+    assert_eq!(fixture.exchange(Reuse::Any).await, 1, "so is one that was used");
+}
+
+#[tokio::test]
+async fn a_retired_upstream_keeps_no_connection_neither_one_that_was_in_use_nor_a_new_one() {
+    let fixture = Fixture::keeping(Duration::from_secs(15)).await;
+    let counted = || fixture.counts.connections();
+    let in_use = send(fixture.upstream.lease(Reuse::Any).await.unwrap()).await.unwrap();
+    assert_eq!(fixture.exchange(Reuse::Any).await, 2);
+    assert_eq!(counted(), (1, 1));
+    fixture.upstream.retire();
+    assert_eq!(counted(), (1, 0), "the idle one is closed");
+    in_use.into_body().collect().await.unwrap();
+    assert_eq!(counted(), (0, 0), "so is the other one, once its exchange has ended");
+    assert_eq!(fixture.exchange(Reuse::Any).await, 3, "a request that came before gets its answer");
+    assert_eq!(counted(), (0, 0), "and its connection is closed");
+}
+
+/// More than the kernel takes for a server that does not read.
+const LARGE: usize = 64 * 1024 * 1024;
+
+#[tokio::test]
+async fn a_connection_whose_upstream_answered_and_does_not_read_the_rest_of_the_request_delays_no_other_and_is_closed() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
+    let connector = Connector::new(&origin, &unused_tls(), &Egress::default(), Duration::from_secs(5)).unwrap();
+    let lifetimes = Lifetimes { idle: Duration::from_secs(15), max_age: Duration::from_secs(300) };
+    let counts = counts();
+    let upstream: Upstream<Full<Bytes>> =
+        Upstream::new(connector, Http2::Off, LIMITS, lifetimes, Jitter::seeded(7), counts.meter(0)).unwrap();
+    let exchange = async |body: Bytes| {
+        let lease = upstream.lease(Reuse::Any).await.unwrap();
+        let (answer, ()) = lease.send(|| Ok::<_, SendError>((Request::new(Full::new(body)), ()))).await.unwrap();
+        answer.into_body().collect().await.unwrap();
+    };
+    let serve = async || {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = [0; 1024];
+        assert!(stream.read(&mut buffer).await.unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        stream
+    };
+    let (mut unread, ()) = tokio::join!(serve(), exchange(Bytes::from(vec![0; LARGE])));
+    let second = async { tokio::join!(serve(), exchange(Bytes::new())).0 };
+    let _second = time::timeout(Duration::from_secs(5), second).await.expect("the second request waits for the first one's rest");
+    let mut rest = Vec::new();
+    // A reset is an end, too.
+    let _ = time::timeout(Duration::from_secs(5), unread.read_to_end(&mut rest)).await.expect("the connection is still open");
+    assert!(rest.len() < LARGE / 2, "the connection went on for {} bytes", rest.len());
 }

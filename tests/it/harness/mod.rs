@@ -16,6 +16,7 @@
 //! | `recording_upstream` | an upstream that answers always alike, and keeps every byte that it is sent |
 //! | `manual_upstream` | an upstream that a test plays itself, over plain HTTP/1.1 |
 //! | `manual_http2` | the same over HTTP/2, frame by frame |
+//! | `held_upstream` | the simulator behind a relay that holds TLS handshakes |
 //! | `tls_peer` | a server with any certificate and any TLS version |
 //! | `connect_proxy` | an egress proxy |
 //! | `stalled` | a worker that is held |
@@ -31,6 +32,7 @@ pub mod websocket;
 mod connect_proxy;
 mod crowd;
 mod files;
+mod held_upstream;
 mod http1;
 mod http2;
 mod logs;
@@ -47,6 +49,7 @@ mod waiting;
 pub use connect_proxy::{ConnectProxy, Manner};
 pub use crowd::{Crowd, SetAtEnd};
 pub use files::{mode, mount_secret, renew_secret};
+pub use held_upstream::HeldUpstream;
 pub use http1::{Answer, Connection, Request};
 pub use http2::Http2;
 pub use manual_http2::{Http2Peer, ManualHttp2};

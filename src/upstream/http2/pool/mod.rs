@@ -42,6 +42,8 @@ struct PoolState {
     expected_limit: Option<usize>,
     /// The number of the connection that comes next.
     next: u64,
+    /// No connection without a stream is kept any more.
+    retired: bool,
 }
 
 struct PooledConnection {
@@ -99,7 +101,8 @@ impl Http2Pool {
     /// `keep`: for how long an unused connection is kept.
     pub(in crate::upstream) fn new(keep: Duration) -> Self {
         let (connections, waiting) = (Vec::new(), VecDeque::new());
-        let state = PoolState { keep, spoken: None, connections, waiting, connecting: 0, expected_limit: None, next: 0 };
+        let (connecting, expected_limit, next, retired) = (0, None, 0, false);
+        let state = PoolState { keep, spoken: None, connections, waiting, connecting, expected_limit, next, retired };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -175,10 +178,18 @@ impl Http2Pool {
         self.lock().connections.clear();
     }
 
+    /// Closes each connection once it has no stream, also those that are opened later.
+    pub(in crate::upstream) fn retire(&self) {
+        self.change(None, |state| state.retired = true);
+    }
+
     fn change(&self, failure: Option<SendError>, change: impl FnOnce(&mut PoolState)) {
         let mut state = self.lock();
         change(&mut state);
         let wakeups = state.settle(self, failure);
+        if state.retired {
+            state.connections.retain(|connection| connection.in_flight > 0);
+        }
         drop(state);
         for (sender, wakeup) in wakeups {
             // A request that was given up gives back what it is sent.

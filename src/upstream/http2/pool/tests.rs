@@ -414,3 +414,43 @@ async fn a_connection_on_which_pings_are_answered_lives_on() {
     assert_eq!(head.status, 200);
     assert!(std::future::poll_fn(|cx| body.poll_frame(cx)).await.is_none());
 }
+
+#[tokio::test]
+async fn a_retired_pool_closes_each_connection_with_its_last_stream() {
+    let (server, pool) = (serve(Some(1000)).await, Http2Pool::new(HOUR));
+    let counted = || server.counts.connections();
+    let first = server.insert(&pool, connecting(pool.checkout(Reuse::Any))).await;
+    pool.retire();
+    assert_eq!(counted(), (1, 0), "it has a stream");
+    // A request that came before the upstream was replaced may still need one.
+    let second = waiting_or_stream(&pool).await;
+    drop(first);
+    assert_eq!(counted(), (1, 0));
+    drop(second);
+    assert_eq!(counted(), (0, 0));
+    let third = server.insert(&pool, connecting(pool.checkout(Reuse::Any))).await;
+    assert_eq!(counted(), (1, 0));
+    drop(third);
+    assert_eq!(counted(), (0, 0), "nor is a new one kept");
+}
+
+#[tokio::test]
+async fn a_retired_pool_closes_its_idle_connections_at_once() {
+    let (server, pool) = (serve(Some(1000)).await, Http2Pool::new(HOUR));
+    drop(server.insert(&pool, connecting(pool.checkout(Reuse::Any))).await);
+    assert_eq!(server.counts.connections(), (0, 1));
+    pool.retire();
+    assert_eq!(server.counts.connections(), (0, 0));
+}
+
+/// A stream, at once or when the server has said how many it allows.
+async fn waiting_or_stream(pool: &Http2Pool) -> StreamPermit {
+    match pool.checkout(Reuse::Any) {
+        Checkout::Stream(permit) => permit,
+        Checkout::Wait(wakeup) => match wakeup.await {
+            Ok(Wakeup::Stream(permit)) => permit,
+            _ => panic!("no stream"),
+        },
+        _ => panic!("not to connect"),
+    }
+}

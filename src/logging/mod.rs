@@ -8,7 +8,6 @@ mod access;
 mod format;
 mod queue;
 mod reader;
-mod text;
 
 use std::{
     fmt::Write as _,
@@ -21,10 +20,10 @@ use std::{
 };
 
 use thiserror::Error;
-use tracing::{Dispatch, Level, Metadata, Subscriber, dispatcher, level_filters::LevelFilter, span, subscriber::Interest};
+use tracing::{Dispatch, Level, Metadata, Subscriber, dispatcher, level_filters::LevelFilter};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
-    filter::ParseError,
+    Layer, Registry,
+    filter::Targets,
     fmt::{self, MakeWriter},
     layer::{Context, SubscriberExt as _},
     reload,
@@ -39,9 +38,8 @@ use crate::{
     config::{Log, LogFormat},
 };
 use access::AccessOutput;
-use format::{Events, Timestamp};
+use format::{Events, Shape, Timestamp};
 use queue::{Capacity, Queue};
-use text::Shape;
 
 /// How long the end of the process waits for standard output.
 pub const PATIENCE: Duration = Duration::from_millis(500);
@@ -56,7 +54,7 @@ const DROPPED: &str = "log lines were dropped: standard output did not take them
 pub enum LogError {
     /// The filter is not in tracing's syntax.
     #[error("not a log filter: {0}")]
-    Filter(#[from] ParseError),
+    Filter(String),
     /// The log thread did not start.
     #[error("the log thread did not start: {0}")]
     Thread(#[source] io::Error),
@@ -88,11 +86,6 @@ pub fn start(log: &Log, writer: impl Write + Send + 'static, reader: Reader) -> 
     let logging = Logging::build(log, writer, reader, Arc::new(SystemClock))?;
     dispatcher::set_global_default(logging.dispatch().clone()).map_err(|_| LogError::Started)?;
     Ok(logging)
-}
-
-/// Whether `filter` is in tracing's syntax.
-pub fn check_filter(filter: &str) -> Result<(), LogError> {
-    Levels::parse(filter).map(drop)
 }
 
 impl Logging {
@@ -226,13 +219,11 @@ impl Write for LineWriter<'_> {
 }
 
 /// The user's filter for our own events, and `warn` for those of dependencies.
-struct Levels {
-    ours: EnvFilter,
-}
+struct Levels(Targets);
 
 impl Levels {
     fn parse(filter: &str) -> Result<Self, LogError> {
-        Ok(Self { ours: EnvFilter::builder().with_regex(false).parse(filter)? })
+        Log::parse_filter(filter).map(Self).ok_or_else(|| LogError::Filter(filter.to_owned()))
     }
 }
 
@@ -247,42 +238,12 @@ fn is_warning(metadata: &Metadata<'_>) -> bool {
 
 /// Filters for the whole subscriber and not for one layer, since `enabled!` does not see the filters of layers.
 impl<S: Subscriber> Layer<S> for Levels {
-    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if is_ours(metadata) {
-            Layer::<S>::register_callsite(&self.ours, metadata)
-        } else if is_warning(metadata) {
-            Interest::always()
-        } else {
-            Interest::never()
-        }
-    }
-
     fn enabled(&self, metadata: &Metadata<'_>, context: Context<'_, S>) -> bool {
-        if is_ours(metadata) { Layer::enabled(&self.ours, metadata, context) } else { is_warning(metadata) }
+        if is_ours(metadata) { Layer::enabled(&self.0, metadata, context) } else { is_warning(metadata) }
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Layer::<S>::max_level_hint(&self.ours).map(|level| level.max(LevelFilter::WARN))
-    }
-
-    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
-        Layer::on_new_span(&self.ours, attributes, id, context);
-    }
-
-    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, context: Context<'_, S>) {
-        Layer::on_record(&self.ours, id, values, context);
-    }
-
-    fn on_enter(&self, id: &span::Id, context: Context<'_, S>) {
-        Layer::on_enter(&self.ours, id, context);
-    }
-
-    fn on_exit(&self, id: &span::Id, context: Context<'_, S>) {
-        Layer::on_exit(&self.ours, id, context);
-    }
-
-    fn on_close(&self, id: span::Id, context: Context<'_, S>) {
-        Layer::on_close(&self.ours, id, context);
+        Layer::<S>::max_level_hint(&self.0).map(|level| level.max(LevelFilter::WARN))
     }
 }
 

@@ -1,11 +1,12 @@
-//! What a running daemon can be told, and the socket by which its administrators tell it.
+//! Takes an administrator's commands over a Unix socket, and sends them.
 //!
-//! Depends on `config`, `server`, `status`, `ask` and `deadline`; never on `telemetry`, which only looks. HTTP over a Unix
-//! socket. Guarantees: nobody is answered but the daemon's own user, root and those that `control_allow_uids` names; no
-//! answer holds a secret; `login` and `reload` are answered when it is known what came of them.
+//! It uses `config`, `server`, `status`, `local_http` and `deadline`; never `telemetry`, which only shows. Guarantees: only the
+//! daemon's own user, root and those that `control_allow_uids` names get an answer; no answer holds a secret; `login` and
+//! `reload` are answered when their outcome is known.
 //!
-//! Files, each using only those before it: `commands` (what waits for the daemon), `socket_path` (which file), `problem` (what a failure is told as; pure), `routes`
-//! (what a request means; pure), `server` (the daemon's end), `client` (what commands ask).
+//! Files, each using only those before it: `commands` (commands that wait for the daemon), `socket_path` (which file),
+//! `problem` (the document of a failure; pure), `routes` (the requests; pure), `server` (the daemon's end), `client` (the
+//! commands' end).
 
 mod client;
 mod commands;
@@ -14,8 +15,9 @@ mod routes;
 mod server;
 mod socket_path;
 
-pub use client::{ControlError, ControlRequest, send};
+pub use client::{ControlError, send};
 pub use commands::{Command, CommandReceiver, Commands, LogOut, NotReloaded, ReloadOutcome, UrgentCommand, commands};
 pub use problem::ControlProblem;
+pub use routes::ControlRequest;
 pub use server::ControlListener;
 pub use socket_path::{ControlSocketPath, PathReason};

@@ -16,7 +16,7 @@ use http::Method;
 use tracing::Level;
 
 use super::{
-    format::{Escaped, Shape, Timestamp, is_bare},
+    format::{Shape, Timestamp, escape_quoted, is_bare},
     queue::Queue,
 };
 use crate::path::{Words, mask};
@@ -215,7 +215,7 @@ impl LineWriter<'_> {
         if is_bare {
             self.push(value);
         } else {
-            let _ = Escaped::quoted(&mut Utf8(self.to)).write_str(value);
+            let _ = escape_quoted(value, &mut Utf8(self.to));
         }
         self.push(quote);
     }

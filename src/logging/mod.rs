@@ -24,7 +24,7 @@ use tracing::{Dispatch, Level, Metadata, Subscriber, dispatcher, level_filters::
 use tracing_subscriber::{
     Layer, Registry,
     filter::Targets,
-    fmt::{self, MakeWriter},
+    fmt,
     layer::{Context, SubscriberExt as _},
     reload,
 };
@@ -111,7 +111,7 @@ impl Logging {
             .fmt_fields(events.clone())
             .event_format(events)
             .log_internal_errors(false)
-            .with_writer(QueueWriter(Arc::clone(&queue)));
+            .with_writer(Arc::clone(&queue));
         let waiting = Arc::clone(&queue);
         let thread: Start = Box::new(move || waiting.start(writer, report));
         let access = Arc::new(AccessOutput { queue, shape, wanted: AtomicBool::new(false) });
@@ -190,32 +190,6 @@ fn dropped_line(shape: Shape, lines: u64, clock: &dyn Clock) -> Vec<u8> {
         Shape::Json => writeln!(line, r#","message":"{DROPPED}","dropped":{lines},"target":"{}"}}"#, module_path!()),
     };
     line.into_bytes()
-}
-
-/// Hands each formatted line to the queue.
-#[derive(Clone)]
-struct QueueWriter(Arc<Queue>);
-
-impl<'a> MakeWriter<'a> for QueueWriter {
-    type Writer = LineWriter<'a>;
-
-    fn make_writer(&'a self) -> LineWriter<'a> {
-        LineWriter(&self.0)
-    }
-}
-
-struct LineWriter<'a>(&'a Queue);
-
-impl Write for LineWriter<'_> {
-    /// Takes one whole line, since the formatter writes each line at once.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.send(line, 1);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// The user's filter for our own events, and `warn` for those of dependencies.

@@ -203,7 +203,9 @@ impl LineWriter<'_> {
     fn key(&mut self, key: &'static str) {
         let paint = self.shape.key();
         let parts = if self.is_json() { [",\"", key, "\":", ""] } else { [" ", paint.on(), key, "="] };
-        parts.into_iter().for_each(|part| self.push(part));
+        for part in parts {
+            self.push(part);
+        }
         self.push(paint.off());
     }
 

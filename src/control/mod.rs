@@ -1,12 +1,11 @@
-//! Takes an administrator's commands over a Unix socket, and sends them.
+//! The control socket: commands to a running daemon, by its administrators and by signals.
 //!
-//! It uses `config`, `server`, `status`, `local_http` and `deadline`; never `telemetry`, which only shows. Guarantees: only the
-//! daemon's own user, root and those that `control_allow_uids` names get an answer; no answer holds a secret; `login` and
-//! `reload` are answered when their outcome is known.
+//! It speaks HTTP over a Unix socket. It may not use `telemetry`, which is read-only. Guarantees: only the daemon's own user,
+//! root and the users that `control_allow_uids` names get an answer; no answer holds a secret; `login` and `reload` are answered
+//! when their outcome is known.
 //!
-//! Files, each using only those before it: `commands` (commands that wait for the daemon), `socket_path` (which file),
-//! `problem` (the document of a failure; pure), `routes` (the requests; pure), `server` (the daemon's end), `client` (the
-//! commands' end).
+//! Files, each using only those before it: `commands` (those that wait for the daemon), `socket_path` (which file), `problem`
+//! (error answers; pure), `routes` (what a request asks for; pure), `server` (the daemon's end), `client` (the commands' end).
 
 mod client;
 mod commands;

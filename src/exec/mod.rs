@@ -50,7 +50,7 @@ pub struct Program {
 pub enum ExecError {
     /// The daemon could not start, or failed while the program ran.
     #[error(transparent)]
-    Daemon(#[from] StartError),
+    Daemon(StartError),
     /// Accounts had no token in time: name and snapshot of each.
     #[error("no token within {}, so the program was not started{}", in_words(*.0), states(.1))]
     NoToken(Duration, Vec<(String, AccountSnapshot)>),
@@ -118,8 +118,8 @@ pub enum Exit {
 pub fn run(program: &Program, config: Config, environment: &Environment, access: AccessLog) -> Result<Exit, ExecError> {
     let config = Arc::new(config);
     // `App` has to bind before there are more threads.
-    let app = App::bind(Arc::clone(&config))?;
-    app.harden_around_a_program()?;
+    let app = App::bind(Arc::clone(&config)).map_err(ExecError::Daemon)?;
+    app.harden_around_a_program().map_err(ExecError::Daemon)?;
     let command = program_command(program, &config, environment, &app)?;
     adopt_orphans()?;
     let (_caught, signals) = CaughtSignals::catch()?;
@@ -143,7 +143,7 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
     });
     // A file or a name server that does not answer holds a thread, which must not hold the process.
     runtime.shutdown_background();
-    served?;
+    served.map_err(ExecError::Daemon)?;
     match outcome {
         ProgramOutcome::Ended(exit) => Ok(Exit::Code(exit.exit_code())),
         ProgramOutcome::Interrupted => Ok(Exit::ByInterrupt),

@@ -25,7 +25,7 @@ use crate::{
     logging::AccessLog,
     process::{CaughtSignals, adopt_orphans},
 };
-use supervisor::{ProgramOutcome, Supervisor};
+use supervisor::Supervisor;
 use terminal::Terminal;
 
 /// Defaults that differ from the daemon's: the API listens on a free port, nothing else listens, and the log holds warnings
@@ -144,16 +144,7 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
     // A file or a name server that does not answer holds a thread, which must not hold the process.
     runtime.shutdown_background();
     served.map_err(ExecError::Daemon)?;
-    match outcome {
-        ProgramOutcome::Ended(exit) => Ok(Exit::Code(exit.exit_code())),
-        ProgramOutcome::Interrupted => Ok(Exit::ByInterrupt),
-        ProgramOutcome::Signalled(signal) => Ok(Exit::Code(process_group::exit_code_of_signal(signal.as_raw()))),
-        ProgramOutcome::Stopped => Err(ExecError::Stopped),
-        ProgramOutcome::NoToken(accounts) => Err(ExecError::NoToken(program.wait, accounts)),
-        ProgramOutcome::NotStarted(error) => {
-            Err(ExecError::NotStarted(program.words.first().cloned().unwrap_or_default(), error))
-        }
-    }
+    outcome
 }
 
 fn program_command(program: &Program, config: &Config, environment: &Environment, app: &App) -> Result<Command, ExecError> {

@@ -188,7 +188,7 @@ mod tests {
                 Some("not ready: account crm: the server said no; draining"),
             ),
         ] {
-            let answer = LocalResponse { status, body: body.as_bytes().to_vec() };
+            let answer = LocalResponse { status, content_type: String::new(), body: body.as_bytes().to_vec() };
             let said = judge(Probe::Ready, &answer).err().map(|error| error.to_string());
             assert_eq!(said.as_deref(), expected);
         }

@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request,
-    header::{ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, USER_AGENT},
+    header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT},
 };
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
@@ -49,6 +49,8 @@ pub enum LocalEndpoint {
 pub struct LocalResponse {
     /// The HTTP status.
     pub status: u16,
+    /// The media type without parameters; empty when the response has none.
+    pub content_type: String,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -143,10 +145,12 @@ async fn exchange(stream: &mut dyn ByteStream, request: Request<Empty<Bytes>>) -
     let mut response = pin!(async {
         let response = sender.send_request(request).await.map_err(|error| classify(&error))?;
         let status = response.status().as_u16();
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let content_type = content_type.split(';').next().unwrap_or_default().to_owned();
         // The other error of a limited body is that it exceeds the limit.
         let failed = |error: Box<dyn Error + Send + Sync>| error.downcast_ref().map_or(LocalHttpError::NotHttp, classify);
         let body = Limited::new(response.into_body(), BODY_MAX).collect().await.map_err(failed)?;
-        Ok(LocalResponse { status, body: body.to_bytes().to_vec() })
+        Ok(LocalResponse { status, content_type, body: body.to_bytes().to_vec() })
     });
     tokio::select! {
         biased;
@@ -206,7 +210,7 @@ mod tests {
         let exchanged = timeout(Duration::from_secs(3600), exchange(&mut ours, build(Method::GET, "/").unwrap()));
         let (exchanged, _open) = tokio::join!(exchanged, serve);
         let Ok(response) = exchanged else { return Ok(None) };
-        let LocalResponse { status, body } = response.map_err(|error| error.to_string())?;
+        let LocalResponse { status, body, .. } = response.map_err(|error| error.to_string())?;
         Ok(Some((status, String::from_utf8(body).unwrap())))
     }
 

@@ -12,7 +12,7 @@ use crate::{
     config::source::{self, Input},
     control::{self, ControlError, ControlRequest},
     logging::Reader,
-    status::{AccountDocument, StatusDocument},
+    status::StatusDocument,
 };
 
 /// Runs `status`. With `json` it prints the daemon's document as it is, else a table.
@@ -34,50 +34,28 @@ pub(super) fn status(input: &Input, json: bool) -> ExitCode {
     }
 }
 
-/// Runs `login`, which returns when the outcome is known.
-pub(super) fn log_in(input: &Input, account: Option<&str>) -> ExitCode {
-    accounts(input, ControlRequest::LogIn(account), |account, now| match &account.expires_at {
-        Some(at) => format!("logged in; the token expires {}", status::relative_to(at, now)),
-        None => "logged in".to_owned(),
-    })
-}
-
-/// Runs `logout`.
-pub(super) fn log_out(input: &Input, account: Option<&str>) -> ExitCode {
-    accounts(input, ControlRequest::LogOut(account), |_, _| "logged out".to_owned())
-}
-
-fn accounts(input: &Input, request: ControlRequest<'_>, outcome: impl Fn(&AccountDocument, &str) -> String) -> ExitCode {
+/// Runs `login`, `logout`, `reload` or `shutdown`. It returns when the outcome is known; after `shutdown`, requests in flight
+/// still finish.
+pub(super) fn command(input: &Input, request: ControlRequest<'_>) -> ExitCode {
     let answer = match send(input, request) {
         Ok(answer) => answer,
         Err(code) => return code,
     };
-    // The answer is a status document of these accounts. Its HTTP status alone says that it is done; another version may send
-    // another document.
+    // The answer to a log-in and a log-out is a status document of the accounts. Its HTTP status alone says that it is done;
+    // another version may send another document.
     let done: StatusDocument = serde_json::from_slice(&answer).unwrap_or_default();
-    print(|out| {
-        for account in &done.accounts {
-            writeln!(out, "{}: {}", status::printable(&account.name), outcome(account, &done.now))?;
-        }
-        Ok(())
+    print(|out| match request {
+        ControlRequest::Reload => writeln!(out, "reloaded"),
+        ControlRequest::Shutdown => writeln!(out, "shutting down: what is in flight may finish within drain_timeout"),
+        _ => done.accounts.iter().try_for_each(|account| {
+            let outcome = match (request, &account.expires_at) {
+                (ControlRequest::LogOut(_), _) => "logged out".to_owned(),
+                (_, Some(at)) => format!("logged in; the token expires {}", status::relative_to(at, &done.now)),
+                (_, None) => "logged in".to_owned(),
+            };
+            writeln!(out, "{}: {outcome}", status::printable(&account.name))
+        }),
     })
-}
-
-/// Runs `reload`, which returns when the settings have been taken over or refused.
-pub(super) fn reload(input: &Input) -> ExitCode {
-    send_and_print(input, ControlRequest::Reload, "reloaded")
-}
-
-/// Runs `shutdown`, which returns while requests in flight still finish.
-pub(super) fn shut_down(input: &Input) -> ExitCode {
-    send_and_print(input, ControlRequest::Shutdown, "shutting down: what is in flight may finish within drain_timeout")
-}
-
-fn send_and_print(input: &Input, request: ControlRequest<'_>, done: &str) -> ExitCode {
-    match send(input, request) {
-        Ok(_) => print(|out| writeln!(out, "{done}")),
-        Err(code) => code,
-    }
 }
 
 /// Returns the daemon's answer. If there is none, it prints why and returns the exit code.

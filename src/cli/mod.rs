@@ -28,6 +28,7 @@ use crate::{
         Config,
         source::{self, Environment, Fault, Input, Loaded},
     },
+    control::ControlRequest,
     exec::{self, Exit, Program},
     healthcheck::{self, Probe},
     logging::{self, Logging, Reader},
@@ -59,10 +60,10 @@ pub fn run() -> ExitCode {
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
         Subcommands::Status { json } => control::status(&settings.input(&[]), json),
-        Subcommands::Login { account } => control::log_in(&settings.input(&[]), account.as_deref()),
-        Subcommands::Logout { account } => control::log_out(&settings.input(&[]), account.as_deref()),
-        Subcommands::Reload => control::reload(&settings.input(&[])),
-        Subcommands::Shutdown => control::shut_down(&settings.input(&[])),
+        Subcommands::Login { account } => control::command(&settings.input(&[]), ControlRequest::LogIn(account.as_deref())),
+        Subcommands::Logout { account } => control::command(&settings.input(&[]), ControlRequest::LogOut(account.as_deref())),
+        Subcommands::Reload => control::command(&settings.input(&[]), ControlRequest::Reload),
+        Subcommands::Shutdown => control::command(&settings.input(&[]), ControlRequest::Shutdown),
         Subcommands::Healthcheck { started, ready, wait, live: _ } => {
             check_health(&settings.input(&[]), arguments::probe(started, ready), wait)
         }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use http::uri::PathAndQuery;
+use tracing_subscriber::filter::Targets;
 
 pub use self::{
     egress::{Egress, EgressProxy, Exception},
@@ -257,4 +258,15 @@ pub struct Log {
     pub format: LogFormat,
     /// A line for each request.
     pub access: bool,
+}
+
+impl Log {
+    /// Parses a filter in tracing's syntax. `None` when `text` is something else.
+    #[must_use]
+    pub fn parse_filter(text: &str) -> Option<Targets> {
+        // tracing takes an empty part for `error`, and a bracket that stays open for a part of a target.
+        let parts: Vec<&str> = text.split(',').filter(|part| !part.is_empty()).collect();
+        let is_balanced = text.matches('[').count() == text.matches(']').count();
+        if is_balanced { parts.join(",").parse().ok() } else { None }
+    }
 }

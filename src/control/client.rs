@@ -2,13 +2,13 @@
 //!
 //! Guarantees: an error names the socket, says why it is that one, and what to do.
 
-use std::{io, time::Duration};
+use std::io;
 
-use http::Method;
 use thiserror::Error;
 
 use super::{
     problem::ControlProblem,
+    routes::ControlRequest,
     socket_path::{self, ControlSocketPath, PathReason, SYSTEM_DIRECTORY},
 };
 use crate::{
@@ -18,48 +18,6 @@ use crate::{
     },
     local_http::{self, LocalHttpError, LocalResponse},
 };
-
-/// A request to a running daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ControlRequest<'a> {
-    /// Get the status document.
-    Status,
-    /// Log in one account, or all (`None`).
-    LogIn(Option<&'a str>),
-    /// Log out one account, or all (`None`).
-    LogOut(Option<&'a str>),
-    /// Read the settings again.
-    Reload,
-    /// Drain and end.
-    Shutdown,
-}
-
-impl ControlRequest<'_> {
-    fn method(self) -> Method {
-        if self == Self::Status { Method::GET } else { Method::POST }
-    }
-
-    fn target(self) -> String {
-        let with_account =
-            |path: &str, account: Option<&str>| account.map_or_else(|| path.to_owned(), |name| format!("{path}?account={name}"));
-        match self {
-            Self::Status => "/status".to_owned(),
-            Self::LogIn(account) => with_account("/login", account),
-            Self::LogOut(account) => with_account("/logout", account),
-            Self::Reload => "/reload".to_owned(),
-            Self::Shutdown => "/shutdown".to_owned(),
-        }
-    }
-
-    /// How long the daemon may take to answer. It answers `login` and `reload` when their outcome is known, and the settings
-    /// allow a log-in to take minutes.
-    fn time_limit(self) -> Duration {
-        match self {
-            Self::LogIn(_) | Self::Reload => Duration::from_secs(10 * 60),
-            Self::Status | Self::LogOut(_) | Self::Shutdown => Duration::from_secs(10),
-        }
-    }
-}
 
 /// Why the daemon did not do what was requested.
 #[derive(Debug, Error)]
@@ -108,9 +66,7 @@ pub enum ControlError {
 ///
 /// The daemon was not reached, or it did not do it; see [`ControlError`].
 pub fn send(socket: Setting<ControlSocket>, request: ControlRequest<'_>) -> Result<Vec<u8>, ControlError> {
-    if let ControlRequest::LogIn(Some(name)) | ControlRequest::LogOut(Some(name)) = request
-        && !is_name(name)
-    {
+    if let Some(name) = request.account().filter(|name| !is_name(name)) {
         return Err(ControlError::Name(name.to_owned()));
     }
     let socket = match socket.value.map_err(ControlError::Setting)? {

@@ -14,8 +14,9 @@ mod routes;
 mod server;
 mod socket_path;
 
-pub use client::{ControlError, ControlRequest, send};
+pub use client::{ControlError, send};
 pub use commands::{Command, CommandReceiver, Commands, LogOut, NotReloaded, ReloadOutcome, UrgentCommand, commands};
 pub use problem::ControlProblem;
+pub use routes::ControlRequest;
 pub use server::ControlListener;
 pub use socket_path::{ControlSocketPath, PathReason};

@@ -1,29 +1,31 @@
-//! Turns a request at the control socket into an action.
+//! The requests at the control socket: what each one is on the wire, and how long it may take.
 //!
-//! Pure. It refuses a request that it does not understand in full: a misspelt `account` must not mean every account.
+//! Pure. The daemon refuses a request that it does not understand in full: a misspelt `account` must not mean every account.
+
+use std::time::Duration;
 
 use http::Method;
 
 use super::problem::Refused;
 
-/// An action that a client of the control socket can request.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Action {
-    /// Answer with the status document.
+/// A request to a running daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlRequest<'a> {
+    /// Get the status document.
     Status,
     /// Log in one account, or all (`None`).
-    LogIn(Option<String>),
+    LogIn(Option<&'a str>),
     /// Log out one account, or all (`None`).
-    LogOut(Option<String>),
+    LogOut(Option<&'a str>),
     /// Read the settings again.
     Reload,
     /// Drain and end.
     Shutdown,
 }
 
-impl Action {
-    /// The name of the command that requests it.
-    pub(super) fn name(&self) -> &'static str {
+impl<'a> ControlRequest<'a> {
+    /// The name of the command that sends it; its path is the same after a slash.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Status => "status",
             Self::LogIn(_) => "login",
@@ -32,38 +34,50 @@ impl Action {
             Self::Shutdown => "shutdown",
         }
     }
-}
 
-/// Finds the action that a request asks for.
-///
-/// # Errors
-///
-/// The path, the method or the query is not one of an action.
-pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Action, Refused> {
-    let (expected, name) = match path {
-        "/status" => (Method::GET, "GET"),
-        "/login" | "/logout" | "/reload" | "/shutdown" => (Method::POST, "POST"),
-        _ => return Err(Refused::NoSuchPath),
-    };
-    if *method != expected {
-        return Err(Refused::Method(name));
+    pub(super) fn method(self) -> Method {
+        if self == Self::Status { Method::GET } else { Method::POST }
     }
-    match (path, query) {
-        ("/login", query) => Ok(Action::LogIn(account(query)?)),
-        ("/logout", query) => Ok(Action::LogOut(account(query)?)),
-        (_, Some(_)) => Err(Refused::Query),
-        ("/reload", None) => Ok(Action::Reload),
-        ("/shutdown", None) => Ok(Action::Shutdown),
-        (_, None) => Ok(Action::Status),
-    }
-}
 
-/// Reads `account=NAME`. Account names need no percent-encoding, so a name with an escape matches no account.
-fn account(query: Option<&str>) -> Result<Option<String>, Refused> {
-    let Some(query) = query else { return Ok(None) };
-    match query.strip_prefix("account=") {
-        Some(name) if !name.is_empty() && !name.contains('&') => Ok(Some(name.to_owned())),
-        _ => Err(Refused::Query),
+    /// The account that is named.
+    pub(super) fn account(self) -> Option<&'a str> {
+        if let Self::LogIn(account) | Self::LogOut(account) = self { account } else { None }
+    }
+
+    pub(super) fn target(self) -> String {
+        let query = self.account().map(|name| format!("?account={name}")).unwrap_or_default();
+        format!("/{}{query}", self.name())
+    }
+
+    /// How long the daemon may take to answer. It answers `login` and `reload` when their outcome is known, and the settings
+    /// allow a log-in to take minutes.
+    pub(super) fn time_limit(self) -> Duration {
+        match self {
+            Self::LogIn(_) | Self::Reload => Duration::from_secs(10 * 60),
+            Self::Status | Self::LogOut(_) | Self::Shutdown => Duration::from_secs(10),
+        }
+    }
+
+    /// Reads a request that came in.
+    ///
+    /// # Errors
+    ///
+    /// The path, the method or the query is not that of a request.
+    pub(super) fn parse(method: &Method, path: &str, query: Option<&'a str>) -> Result<Self, Refused> {
+        let named = [Self::Status, Self::LogIn(None), Self::LogOut(None), Self::Reload, Self::Shutdown];
+        let request = named.into_iter().find(|request| path.strip_prefix('/') == Some(request.name()));
+        let request = request.ok_or(Refused::NoSuchPath)?;
+        if request.method() != *method {
+            return Err(Refused::Method(if request == Self::Status { "GET" } else { "POST" }));
+        }
+        let Some(query) = query else { return Ok(request) };
+        // Account names need no percent-encoding, so a name with an escape matches no account.
+        let name = query.strip_prefix("account=").filter(|name| !name.is_empty() && !name.contains('&'));
+        match (request, name) {
+            (Self::LogIn(_), Some(_)) => Ok(Self::LogIn(name)),
+            (Self::LogOut(_), Some(_)) => Ok(Self::LogOut(name)),
+            _ => Err(Refused::Query),
+        }
     }
 }
 
@@ -71,22 +85,22 @@ fn account(query: Option<&str>) -> Result<Option<String>, Refused> {
 mod tests {
     use super::*;
 
-    fn outcome(method: &str, target: &str) -> Result<Action, Refused> {
+    fn outcome<'a>(method: &str, target: &'a str) -> Result<ControlRequest<'a>, Refused> {
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        route(&method.parse().unwrap(), path, query)
+        ControlRequest::parse(&method.parse().unwrap(), path, query)
     }
 
     #[test]
     fn a_request_that_is_not_understood_in_full_is_refused() {
-        let crm = || Some("crm".to_owned());
+        let crm = Some("crm");
         for (method, target, expected) in [
-            ("GET", "/status", Ok(Action::Status)),
-            ("POST", "/login", Ok(Action::LogIn(None))),
-            ("POST", "/login?account=crm", Ok(Action::LogIn(crm()))),
-            ("POST", "/logout", Ok(Action::LogOut(None))),
-            ("POST", "/logout?account=crm", Ok(Action::LogOut(crm()))),
-            ("POST", "/reload", Ok(Action::Reload)),
-            ("POST", "/shutdown", Ok(Action::Shutdown)),
+            ("GET", "/status", Ok(ControlRequest::Status)),
+            ("POST", "/login", Ok(ControlRequest::LogIn(None))),
+            ("POST", "/login?account=crm", Ok(ControlRequest::LogIn(crm))),
+            ("POST", "/logout", Ok(ControlRequest::LogOut(None))),
+            ("POST", "/logout?account=crm", Ok(ControlRequest::LogOut(crm))),
+            ("POST", "/reload", Ok(ControlRequest::Reload)),
+            ("POST", "/shutdown", Ok(ControlRequest::Shutdown)),
             ("HEAD", "/status", Err(Refused::Method("GET"))),
             ("POST", "/status", Err(Refused::Method("GET"))),
             ("GET", "/login", Err(Refused::Method("POST"))),

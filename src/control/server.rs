@@ -1,8 +1,7 @@
 //! The daemon's end of the control socket.
 //!
-//! Depends on `server` for the listener, `status` for what there is to say, `place`, `routes` and `problem`. Guarantees: who
-//! asks is known by the kernel's word before anything is done; what is done is logged with the user id; the socket's file
-//! is gone when the daemon is.
+//! Guarantees: the kernel has named the client's user before anything is done; what is done is logged with the user id; the
+//! socket's file is gone when the daemon is.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -14,13 +13,14 @@ use http::{
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
+use serde_json::json;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{error, info, warn};
 
 use super::{
     commands::{Commands, NotReloaded, NotTaken},
     problem::Refused,
-    routes::{Action, route},
+    routes::ControlRequest,
     socket_path,
 };
 use crate::{
@@ -131,12 +131,12 @@ impl RequestService for Control {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Answer {
         let (method, uri) = (request.method(), request.uri());
         let asked = if may_ask(peer.uid(), self.own_uid, &self.allow_uids) {
-            route(method, uri.path(), uri.query())
+            ControlRequest::parse(method, uri.path(), uri.query())
         } else {
             Err(Refused::Caller(peer.uid()))
         };
         let done = match asked {
-            Ok(action) => self.carry_out(action, &peer).await,
+            Ok(asked) => self.carry_out(asked, &peer).await,
             Err(refused) => Err(refused),
         };
         let mut answer = done.unwrap_or_else(|refused| problem(refused, &peer));
@@ -150,18 +150,18 @@ impl RequestService for Control {
 }
 
 impl Control {
-    async fn carry_out(&self, action: Action, peer: &Peer) -> Result<Answer, Refused> {
-        if action != Action::Status {
-            info!(action = action.name(), uid = peer.uid(), pid = peer.pid(), "asked over the control socket");
+    async fn carry_out(&self, asked: ControlRequest<'_>, peer: &Peer) -> Result<Answer, Refused> {
+        if asked != ControlRequest::Status {
+            info!(action = asked.name(), uid = peer.uid(), pid = peer.pid(), "asked over the control socket");
         }
-        match action {
-            Action::Status => Ok(json(StatusCode::OK, &self.status.document(Detail::Full))),
-            Action::LogIn(only) => self.log_in(only.as_deref()).await,
-            Action::LogOut(only) => self.log_out(only.as_deref()).await,
-            Action::Reload => self.reload().await,
-            Action::Shutdown => {
+        match asked {
+            ControlRequest::Status => Ok(document(StatusCode::OK, &self.status.document(Detail::Full))),
+            ControlRequest::LogIn(only) => self.log_in(only).await,
+            ControlRequest::LogOut(only) => self.log_out(only).await,
+            ControlRequest::Reload => self.reload().await,
+            ControlRequest::Shutdown => {
                 self.commands.shut_down();
-                Ok(json(StatusCode::ACCEPTED, &Stopping { phase: Phase::Draining }))
+                Ok(document(StatusCode::ACCEPTED, &json!({ "phase": Phase::Draining })))
             }
         }
     }
@@ -210,17 +210,17 @@ impl Control {
         self.check_running()?;
         let outcome = self.commands.reload().map_err(not_taken)?;
         match outcome.await.map_err(|_| Refused::Stopping)? {
-            Ok(()) => Ok(json(StatusCode::OK, &Reloaded { reloaded: true })),
+            Ok(()) => Ok(document(StatusCode::OK, &json!({ "reloaded": true }))),
             Err(NotReloaded(reasons)) => Err(Refused::NotReloaded(reasons)),
         }
     }
 
     /// How these accounts are now.
     fn done(&self, accounts: &[Account]) -> Answer {
-        let document = self.status.document(Detail::Full);
+        let status = self.status.document(Detail::Full);
         let is_meant = |account: &AccountDocument| accounts.iter().any(|meant| meant.name() == account.name);
-        let accounts = document.accounts.into_iter().filter(is_meant).collect();
-        json(StatusCode::OK, &Accounts { now: document.now, accounts })
+        let accounts = status.accounts.into_iter().filter(is_meant).collect();
+        document(StatusCode::OK, &Accounts { now: status.now, accounts })
     }
 }
 
@@ -242,17 +242,7 @@ struct Accounts {
     accounts: Vec<AccountDocument>,
 }
 
-#[derive(Serialize)]
-struct Reloaded {
-    reloaded: bool,
-}
-
-#[derive(Serialize)]
-struct Stopping {
-    phase: Phase,
-}
-
-fn json(status: StatusCode, document: &impl Serialize) -> Answer {
+fn document(status: StatusCode, document: &impl Serialize) -> Answer {
     answer(status, "application/json", document)
 }
 

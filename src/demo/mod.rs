@@ -1,15 +1,15 @@
 //! The `demo` command runs the sidecar in front of a simulated CarePortals, makes real calls through it, and explains each.
 //!
-//! `setup` starts both in this process, `client` stands for the app, `steps` makes the calls and checks each outcome, and
-//! `narration` prints. Guarantees: the demo needs no file, no network and no root, and ignores the environment's settings.
+//! `setup` starts both in this process, `steps` makes the calls and checks each outcome, and `narration` prints. Guarantees: the demo needs no file, no network and no root, and ignores the environment's settings.
 //! Of a token it prints only the first characters, which are the same for every token; of credentials and bodies, nothing.
 
-mod client;
 mod narration;
 mod setup;
 mod steps;
 
-use std::{fmt, io};
+use std::io;
+
+use thiserror::Error;
 
 use crate::{
     app::StartError,
@@ -19,30 +19,44 @@ use crate::{
 };
 use narration::Narration;
 use setup::Setup;
-use steps::{StepError, Steps};
+use steps::Steps;
 
 /// Why the demo failed.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum DemoError {
     /// The log can't be written.
-    Log(LogError),
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The simulator did not start.
+    #[error("the simulated CarePortals did not start: {0}")]
     Simulator(io::Error),
     /// The demo's own settings are wrong; the text names each fault.
+    #[error("the demo's own settings are wrong, which is a bug:\n{0}")]
     Settings(String),
     /// The sidecar did not start, or ended with an error.
+    #[error("the sidecar did not run: {0}")]
     Sidecar(StartError),
     /// The sidecar panicked, which the log says.
+    #[error("the sidecar ended in a panic, which is a bug")]
     Panic,
     /// Neither the usual port nor any of several free ports could be bound.
+    #[error(
+        "no port to listen on: {port} is taken on 127.0.0.1 or [::1], and so was every other that was tried\n  \
+         hint: end what listens on {port}, or try again",
+        port = setup::USUAL_PORT
+    )]
     NoPort,
     /// The system refused a pipe, a thread or another resource.
+    #[error("the system refused what the demo needs: {0}")]
     System(io::Error),
     /// Standard output can't be written to.
+    #[error("standard output: {0}")]
     Output(io::Error),
     /// A signal came before the last step was done.
+    #[error("stopped by a signal before the demo was over")]
     Interrupted,
     /// A step had another outcome than the demo explains.
+    #[error("step {number} ({title}) failed: {why}")]
     Step {
         /// The number that is printed before the step.
         number: usize,
@@ -53,31 +67,6 @@ pub enum DemoError {
     },
 }
 
-impl fmt::Display for DemoError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Log(error) => error.fmt(f),
-            Self::Simulator(error) => write!(f, "the simulated CarePortals did not start: {error}"),
-            Self::Settings(faults) => write!(f, "the demo's own settings are wrong, which is a bug:\n{faults}"),
-            Self::Sidecar(error) => write!(f, "the sidecar did not run: {error}"),
-            Self::Panic => f.write_str("the sidecar ended in a panic, which is a bug"),
-            Self::NoPort => write!(
-                f,
-                "no port to listen on: {} is taken on 127.0.0.1 or [::1], and so was every other that was tried\n  \
-                 hint: end what listens on {}, or try again",
-                setup::USUAL_PORT,
-                setup::USUAL_PORT
-            ),
-            Self::System(error) => write!(f, "the system refused what the demo needs: {error}"),
-            Self::Output(error) => write!(f, "standard output: {error}"),
-            Self::Interrupted => f.write_str("stopped by a signal before the demo was over"),
-            Self::Step { number, title, why } => write!(f, "step {number} ({title}) failed: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for DemoError {}
-
 /// Runs the steps. Unless `once`, sidecar and simulator then stay up until a signal comes.
 ///
 /// # Errors
@@ -87,8 +76,8 @@ pub fn run(once: bool) -> Result<(), DemoError> {
     // The sidecar's `info` lines would hide the narration. Its warnings go to standard error.
     let log = Log { filter: "warn".to_owned(), format: LogFormat::Auto, access: false };
     let environment = Environment::of_process();
-    let mut logging = logging::start(&log, io::stderr(), Reader::of(&io::stderr(), &environment)).map_err(DemoError::Log)?;
-    logging.write().map_err(DemoError::Log)?;
+    let mut logging = logging::start(&log, io::stderr(), Reader::of(&io::stderr(), &environment))?;
+    logging.write()?;
     report_panics_by_place();
     let setup = Setup::start(logging.access_log())?;
     let _signals = setup.catch_signals()?;
@@ -108,13 +97,4 @@ pub fn run(once: bool) -> Result<(), DemoError> {
     steps::suggest_commands(&setup, &mut narration).map_err(DemoError::Output)?;
     setup.wait()?;
     narration.line("\nStopped.").map_err(DemoError::Output)
-}
-
-impl StepError {
-    fn in_step(self, number: usize, title: &'static str) -> DemoError {
-        match self {
-            Self::Output(error) => DemoError::Output(error),
-            Self::Unexpected(why) => DemoError::Step { number, title, why },
-        }
-    }
 }

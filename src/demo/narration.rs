@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use http::{Method, StatusCode};
+use http::Method;
 
 /// The width of the column of names, in characters.
 const NAME_WIDTH: usize = 15;
@@ -12,20 +12,17 @@ const NAME_WIDTH: usize = 15;
 /// The width of the column of values, if a note follows, in characters.
 const VALUE_WIDTH: usize = 27;
 
+// How words look on a terminal (ECMA-48, 8.3.117).
+const STRONG: &str = "1";
+const FAINT: &str = "2";
+const ACCENT: &str = "36";
+const GOOD: &str = "32";
+const CAUTION: &str = "33";
+
 /// Prints the demo's text to `W`. Every method returns the error of the output, except for a closed pipe.
 pub(super) struct Narration<W> {
     out: W,
     colour: bool,
-}
-
-/// How words look on a terminal.
-#[derive(Clone, Copy)]
-enum Style {
-    Strong,
-    Faint,
-    Accent,
-    Good,
-    Caution,
 }
 
 impl<W: Write> Narration<W> {
@@ -36,19 +33,19 @@ impl<W: Write> Narration<W> {
 
     /// Prints the demo's title.
     pub(super) fn title(&mut self, title: &str, subtitle: &str) -> io::Result<()> {
-        let (title, subtitle) = (self.styled(Style::Strong, title), self.styled(Style::Faint, subtitle));
+        let (title, subtitle) = (self.styled(STRONG, title), self.styled(FAINT, subtitle));
         self.line(&format!("\n{title}\n{subtitle}"))
     }
 
     /// Prints the number and the title of a step.
     pub(super) fn step(&mut self, number: usize, title: &str) -> io::Result<()> {
-        let (number, title) = (self.styled(Style::Accent, &number.to_string()), self.styled(Style::Strong, title));
+        let (number, title) = (self.styled(ACCENT, &number.to_string()), self.styled(STRONG, title));
         self.line(&format!("\n{number}  {title}"))
     }
 
     /// Prints the title of a part without a number.
     pub(super) fn heading(&mut self, title: &str) -> io::Result<()> {
-        let title = self.styled(Style::Strong, title);
+        let title = self.styled(STRONG, title);
         self.line(&format!("\n{title}"))
     }
 
@@ -58,57 +55,47 @@ impl<W: Write> Narration<W> {
     }
 
     /// Prints a call and the status of its answer.
-    pub(super) fn call(&mut self, who: &str, method: &Method, target: &str, status: StatusCode, note: &str) -> io::Result<()> {
-        let code = status.as_str();
-        let style = if status.is_success() { Style::Good } else { Style::Caution };
+    pub(super) fn call(&mut self, who: &str, method: &Method, target: &str, status: u16, note: &str) -> io::Result<()> {
+        let code = status.to_string();
+        let style = if matches!(status, 200..300) { GOOD } else { CAUTION };
         let plain = format!("{method} {target} → {code}");
-        let shown = format!("{method} {target} → {}", self.styled(style, code));
+        let shown = format!("{method} {target} → {}", self.styled(style, &code));
         self.row(who, &plain, &shown, note)
     }
 
     /// Prints a sentence inside a step.
     pub(super) fn remark(&mut self, sentence: &str) -> io::Result<()> {
-        let sentence = self.styled(Style::Faint, sentence);
+        let sentence = self.styled(FAINT, sentence);
         self.line(&format!("   {sentence}"))
     }
 
     /// Prints a command to type, and what it does. `width` is the length of the longest command in the list.
     pub(super) fn command(&mut self, command: &str, width: usize, does: &str) -> io::Result<()> {
         let padding = " ".repeat(width.saturating_sub(command.len()));
-        let (command, does) = (self.styled(Style::Accent, command), self.styled(Style::Faint, &format!("# {does}")));
+        let (command, does) = (self.styled(ACCENT, command), self.styled(FAINT, &format!("# {does}")));
         self.line(&format!("   {command}{padding}  {does}"))
     }
 
     /// Prints that every step had the expected outcome; for a demo that does not stay up.
     pub(super) fn all_well(&mut self) -> io::Result<()> {
-        let verdict = self.styled(Style::Good, "All went as told.");
-        let more = self.styled(Style::Faint, "Without --once the demo stays up, for you to try.");
+        let verdict = self.styled(GOOD, "All went as told.");
+        let more = self.styled(FAINT, "Without --once the demo stays up, for you to try.");
         self.line(&format!("\n{verdict} {more}\n"))
     }
 
     fn row(&mut self, name: &str, value: &str, shown: &str, note: &str) -> io::Result<()> {
         let name = format!("{name:NAME_WIDTH$}");
-        let name = self.styled(Style::Faint, &name);
+        let name = self.styled(FAINT, &name);
         if note.is_empty() {
             return self.line(&format!("   {name} {shown}"));
         }
         let padding = " ".repeat(VALUE_WIDTH.saturating_sub(value.chars().count()));
-        let note = self.styled(Style::Faint, note);
+        let note = self.styled(FAINT, note);
         self.line(&format!("   {name} {shown}{padding}  {note}"))
     }
 
-    fn styled(&self, style: Style, words: &str) -> String {
-        if !self.colour {
-            return words.to_owned();
-        }
-        let code = match style {
-            Style::Strong => "1",
-            Style::Faint => "2",
-            Style::Accent => "36",
-            Style::Good => "32",
-            Style::Caution => "33",
-        };
-        format!("\x1b[{code}m{words}\x1b[0m")
+    fn styled(&self, style: &str, words: &str) -> String {
+        if self.colour { format!("\x1b[{style}m{words}\x1b[0m") } else { words.to_owned() }
     }
 
     /// Prints a line as it is.
@@ -129,7 +116,7 @@ mod tests {
         let mut narration = Narration::new(&mut out, colour);
         narration.step(1, "A step").unwrap();
         narration.fact("name", "value", "note").unwrap();
-        narration.call("your app", &Method::GET, "/x", StatusCode::FORBIDDEN, "note").unwrap();
+        narration.call("your app", &Method::GET, "/x", 403, "note").unwrap();
         narration.command("curl", 6, "calls").unwrap();
         String::from_utf8(out).unwrap()
     }

@@ -45,9 +45,12 @@ pub(super) struct Setup {
     sidecar: JoinHandle<Result<(), StartError>>,
     commands: Commands,
     phases: watch::Receiver<Phase>,
-    addresses: Vec<SocketAddr>,
-    telemetry: Option<SocketAddr>,
-    login_path: String,
+    /// The sidecar's addresses: at least one, and all with the same port.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// The address of the sidecar's status page.
+    pub(super) telemetry: Option<SocketAddr>,
+    /// The path to which the sidecar posts its log-in.
+    pub(super) login_path: String,
     /// The simulator ends after the sidecar.
     simulator: Simulator,
 }
@@ -97,21 +100,6 @@ impl Setup {
     /// The simulator's base URL.
     pub(super) fn upstream(&self) -> String {
         upstream(&self.simulator)
-    }
-
-    /// The sidecar's addresses: at least one, and all with the same port.
-    pub(super) fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
-    /// The address of the sidecar's status page.
-    pub(super) fn telemetry(&self) -> Option<SocketAddr> {
-        self.telemetry
-    }
-
-    /// The path to which the sidecar posts its log-in.
-    pub(super) fn login_path(&self) -> &str {
-        &self.login_path
     }
 
     /// Whether a signal stopped the sidecar, or it ended by itself.

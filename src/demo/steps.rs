@@ -7,21 +7,26 @@ use std::{
 };
 
 use careportals_simulator::{Control, RecordedRequest};
-use http::{Method, StatusCode};
-use serde::Deserialize;
+use http::Method;
+use serde_json::Value;
+use tokio::{runtime::Runtime, time::sleep};
 
 use super::{
     DemoError,
-    client::{AppClient, CallError, CallResponse},
     narration::Narration,
     setup::{RELOGIN_FLOOR, Setup},
 };
-use crate::{clock, proxy::Code};
+use crate::{
+    clock,
+    local_http::{self, LocalEndpoint, LocalResponse},
+    proxy::Code,
+};
 
 /// The path that the app calls.
 const ACCOUNT: &str = "/users/account";
 
-/// The limit for what a step waits for. Nothing takes that long unless it is broken.
+/// The limit for what a step waits for. Nothing takes that long unless it is broken; it is longer than the sidecar lets a
+/// request wait for a token.
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The time between two calls while the demo waits for the renewal of the token.
@@ -50,9 +55,12 @@ impl From<io::Error> for StepError {
     }
 }
 
-impl From<CallError> for StepError {
-    fn from(error: CallError) -> Self {
-        Self::Unexpected(error.to_string())
+impl StepError {
+    fn in_step(self, number: usize, title: &'static str) -> DemoError {
+        match self {
+            Self::Output(error) => DemoError::Output(error),
+            Self::Unexpected(why) => DemoError::Step { number, title, why },
+        }
     }
 }
 
@@ -60,7 +68,9 @@ impl From<CallError> for StepError {
 pub(super) struct Steps<'a, W> {
     setup: &'a Setup,
     narration: &'a mut Narration<W>,
-    client: AppClient,
+    runtime: Runtime,
+    /// The sidecar, as the app knows it.
+    sidecar: LocalEndpoint,
 }
 
 /// A step: its title, and the function that makes its calls.
@@ -73,9 +83,9 @@ impl<'a, W: Write> Steps<'a, W> {
     ///
     /// The system refused what the client needs.
     pub(super) fn new(setup: &'a Setup, narration: &'a mut Narration<W>) -> Result<Self, DemoError> {
-        let address = setup.addresses().first().copied().ok_or(DemoError::NoPort)?;
-        let client = AppClient::new(address).map_err(DemoError::System)?;
-        Ok(Self { setup, narration, client })
+        let address = setup.addresses.first().copied().ok_or(DemoError::NoPort)?;
+        let runtime = local_http::runtime().map_err(DemoError::System)?;
+        Ok(Self { setup, narration, runtime, sidecar: LocalEndpoint::Tcp(address) })
     }
 
     /// Runs and prints the steps, up to the first that fails.
@@ -107,7 +117,7 @@ impl<'a, W: Write> Steps<'a, W> {
     }
 
     fn both_are_up(&mut self) -> Result<(), StepError> {
-        let listening: Vec<String> = self.setup.addresses().iter().map(ToString::to_string).collect();
+        let listening: Vec<String> = self.setup.addresses.iter().map(ToString::to_string).collect();
         self.narration.fact("CarePortals", &self.setup.upstream(), "simulated, over real TLS")?;
         self.narration.fact("sidecar", &base_url(self.setup), &format!("listens on {}", listening.join(" and ")))?;
         Ok(())
@@ -120,9 +130,9 @@ impl<'a, W: Write> Steps<'a, W> {
         }
         let logins = self.control().logins();
         let Some(login) = logins.first() else { return Err(unexpected("the log-in is gone")) };
-        let status = status(login.status);
-        self.narration.call("sidecar", &Method::POST, &login.path, status, &format!("organization {}", login.organization))?;
-        expect("the log-in's answer", StatusCode::CREATED, status)?;
+        let note = format!("organization {}", login.organization);
+        self.narration.call("sidecar", &Method::POST, &login.path, login.status, &note)?;
+        expect("the log-in's answer", 201, login.status)?;
         self.narration.fact("log-ins so far", &self.logins_so_far().to_string(), "")?;
         self.narration.remark("The token stays in the sidecar's memory: no file, no log, no answer holds it.")?;
         Ok(())
@@ -130,7 +140,7 @@ impl<'a, W: Write> Steps<'a, W> {
 
     fn call_without_token(&mut self) -> Result<(), StepError> {
         let answer = self.call_and_print(ACCOUNT)?;
-        expect("the call's answer", StatusCode::OK, answer.status)?;
+        expect("the call's answer", 200, answer.status)?;
         let requests = self.control().requests();
         let Some(received) = requests.iter().rev().find(|request| request.target == ACCOUNT) else {
             return Err(unexpected("the call did not reach the simulator"));
@@ -148,13 +158,13 @@ impl<'a, W: Write> Steps<'a, W> {
 
     fn revocation(&mut self) -> Result<(), StepError> {
         // The sidecar would pass the 401 on if the token were younger than the floor.
-        self.client.pause(RELOGIN_FLOOR * 2);
+        self.runtime.block_on(async { sleep(RELOGIN_FLOOR * 2).await });
         let before = self.logins_so_far();
         self.control().set_token_life(SHORT_LIFE);
         self.control().revoke_tokens();
         let answer = self.call_and_print(ACCOUNT)?;
         self.control().set_token_life(LONG_LIFE);
-        expect("the call's answer", StatusCode::OK, answer.status)?;
+        expect("the call's answer", 200, answer.status)?;
         let logins = self.logins_so_far();
         if logins <= before || self.control().counts().unauthorized == 0 {
             return Err(unexpected("the revoked token was not refused, or not replaced"));
@@ -172,8 +182,8 @@ impl<'a, W: Write> Steps<'a, W> {
         self.narration
             .remark(&format!("The new token lives {life} s. It is renewed after about half of that, in the background."))?;
         loop {
-            let answer = self.client.call(Method::GET, ACCOUNT)?;
-            expect("the answer of a call meanwhile", StatusCode::OK, answer.status)?;
+            let answer = self.call(Method::GET, ACCOUNT)?;
+            expect("the answer of a call meanwhile", 200, answer.status)?;
             calls += 1;
             if self.control().wait_until(CALL_INTERVAL, |control| control.counts().login_ok > before) {
                 break;
@@ -183,20 +193,20 @@ impl<'a, W: Write> Steps<'a, W> {
             }
         }
         self.narration.fact("your app", &format!("{calls} calls meanwhile"), "each answered 200")?;
-        self.call_and_print(ACCOUNT).and_then(|answer| expect("the next answer", StatusCode::OK, answer.status))?;
+        self.call_and_print(ACCOUNT).and_then(|answer| expect("the next answer", 200, answer.status))?;
         self.narration.fact("log-ins so far", &format!("{before} → {}", self.logins_so_far()), "")?;
         Ok(())
     }
 
     fn refusal(&mut self) -> Result<(), StepError> {
         let before = self.control().counts().logins;
-        let answer = self.client.call(Method::POST, self.setup.login_path())?;
-        let problem: ProblemCode =
-            serde_json::from_slice(&answer.body).map_err(|_| unexpected("the answer is no problem document"))?;
-        let code = Code::ALL.iter().find(|code| code.as_str() == problem.code);
-        self.narration.call("your app", &Method::POST, self.setup.login_path(), answer.status, &answer.content_type)?;
-        self.narration.fact("the sidecar", &problem.code, code.map_or("", |code| code.title()))?;
-        expect("the answer", StatusCode::FORBIDDEN, answer.status)?;
+        let answer = self.call(Method::POST, &self.setup.login_path)?;
+        let problem: Value = serde_json::from_slice(&answer.body).map_err(|_| unexpected("the answer is no problem document"))?;
+        let named = problem["code"].as_str().unwrap_or_default();
+        let code = Code::ALL.iter().find(|code| code.as_str() == named);
+        self.narration.call("your app", &Method::POST, &self.setup.login_path, answer.status, &answer.content_type)?;
+        self.narration.fact("the sidecar", named, code.map_or("", |code| code.title()))?;
+        expect("the answer", 403, answer.status)?;
         if code != Some(&Code::LoginPath) {
             return Err(unexpected("refused for another reason than the path"));
         }
@@ -207,9 +217,15 @@ impl<'a, W: Write> Steps<'a, W> {
         Ok(())
     }
 
+    /// Calls the sidecar as an app does that knows no token, no organization and no TLS.
+    fn call(&self, method: Method, target: &str) -> Result<LocalResponse, StepError> {
+        let answer = self.runtime.block_on(local_http::send(&self.sidecar, method, target, STEP_TIMEOUT));
+        answer.map_err(|error| StepError::Unexpected(format!("no answer from the sidecar: {error}")))
+    }
+
     /// Makes a call and prints it.
-    fn call_and_print(&mut self, target: &str) -> Result<CallResponse, StepError> {
-        let answer = self.client.call(Method::GET, target)?;
+    fn call_and_print(&mut self, target: &str) -> Result<LocalResponse, StepError> {
+        let answer = self.call(Method::GET, target)?;
         let what = format!("{}, {} bytes", answer.content_type, answer.body.len());
         self.narration.call("your app", &Method::GET, target, answer.status, &what)?;
         Ok(answer)
@@ -236,7 +252,7 @@ pub(super) fn suggest_commands<W: Write>(setup: &Setup, narration: &mut Narratio
         (format!("curl {base}{ACCOUNT}"), "no token, no organization, and yet an answer"),
         (format!("curl -i {base}/v2/products"), "every header of it"),
         (format!("curl -N {base}/_sim/sse"), "a stream, event by event"),
-        (format!("curl -X POST {base}{}", setup.login_path()), "refused"),
+        (format!("curl -X POST {base}{}", setup.login_path), "refused"),
         (log_out, "log out: the token is gone, calls are answered 503 until a restart"),
     ];
     let width = commands.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
@@ -244,7 +260,7 @@ pub(super) fn suggest_commands<W: Write>(setup: &Setup, narration: &mut Narratio
     for (command, does) in &commands {
         narration.command(command, width, does)?;
     }
-    if let Some(address) = setup.telemetry() {
+    if let Some(address) = setup.telemetry {
         narration.heading("Or watch it in a browser")?;
         narration.line(&format!("   http://{address}/"))?;
     }
@@ -253,14 +269,8 @@ pub(super) fn suggest_commands<W: Write>(setup: &Setup, narration: &mut Narratio
 
 /// The base URL that an app would be given.
 fn base_url(setup: &Setup) -> String {
-    let port = setup.addresses().first().map_or(0, SocketAddr::port);
+    let port = setup.addresses.first().map_or(0, SocketAddr::port);
     format!("http://localhost:{port}")
-}
-
-/// The part of a problem document that the steps need.
-#[derive(Deserialize)]
-struct ProblemCode {
-    code: String,
 }
 
 fn shortened(token: &str) -> String {
@@ -276,20 +286,12 @@ fn single<'r>(received: &'r RecordedRequest, name: &str) -> Result<&'r str, Step
     }
 }
 
-fn expect(what: &str, expected: StatusCode, got: StatusCode) -> Result<(), StepError> {
-    if got == expected {
-        return Ok(());
-    }
-    Err(StepError::Unexpected(format!("{what}: expected {}, got {}", expected.as_str(), got.as_str())))
+fn expect(what: &str, expected: u16, got: u16) -> Result<(), StepError> {
+    if got == expected { Ok(()) } else { Err(StepError::Unexpected(format!("{what}: expected {expected}, got {got}"))) }
 }
 
 fn unexpected(why: &str) -> StepError {
     StepError::Unexpected(why.to_owned())
-}
-
-/// Turns the number back that the simulator recorded of a status.
-fn status(number: u16) -> StatusCode {
-    StatusCode::from_u16(number).unwrap_or_default()
 }
 
 #[cfg(test)]

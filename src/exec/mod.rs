@@ -11,8 +11,9 @@ mod process_group;
 mod supervisor;
 mod terminal;
 
-use std::{ffi::OsString, fmt, io, process::Command, sync::Arc, time::Duration};
+use std::{ffi::OsString, io, process::Command, sync::Arc, time::Duration};
 
+use thiserror::Error;
 use tracing::warn;
 
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     logging::AccessLog,
     process::{CaughtSignals, adopt_orphans},
 };
-use supervisor::{ProgramOutcome, Supervisor};
+use supervisor::Supervisor;
 use terminal::Terminal;
 
 /// Defaults that differ from the daemon's: the API listens on a free port, nothing else listens, and the log holds warnings
@@ -45,18 +46,23 @@ pub struct Program {
 }
 
 /// Why the program was not run to its end.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum ExecError {
     /// The daemon could not start, or failed while the program ran.
+    #[error(transparent)]
     Daemon(StartError),
     /// Accounts had no token in time: name and snapshot of each.
+    #[error("no token within {}, so the program was not started{}", in_words(*.0), states(.1))]
     NoToken(Duration, Vec<(String, AccountSnapshot)>),
     /// The program could not be started.
+    #[error("{}: {}", .0.display(), if is_missing(.1) { "not found".to_owned() } else { .1.to_string() })]
     NotStarted(OsString, io::Error),
     /// The daemon was told to stop before the program was started.
+    #[error("told to stop before the program was started")]
     Stopped,
     /// The system refused a thread, a signal handler or another resource.
-    System(io::Error),
+    #[error("the system refused what is needed: {0}")]
+    System(#[from] io::Error),
 }
 
 impl ExecError {
@@ -65,7 +71,7 @@ impl ExecError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NotStarted(_, error) if error.kind() == io::ErrorKind::NotFound => 127,
+            Self::NotStarted(_, error) if is_missing(error) => 127,
             Self::NotStarted(..) => 126,
             Self::Daemon(error) if error.is_configuration() => 78,
             Self::Daemon(_) | Self::NoToken(..) | Self::Stopped | Self::System(_) => 1,
@@ -73,40 +79,18 @@ impl ExecError {
     }
 }
 
-impl fmt::Display for ExecError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Daemon(error) => error.fmt(f),
-            Self::NoToken(wait, accounts) => {
-                write!(f, "no token within {}, so the program was not started", in_words(*wait))?;
-                for (name, snapshot) in accounts {
-                    write!(f, "\n  account `{name}`")?;
-                    if let Some(state) = snapshot.state() {
-                        write!(f, " ({})", state.as_str())?;
-                    }
-                    match snapshot.last_error() {
-                        Some(error) => write!(f, ": {error}")?,
-                        None => f.write_str(": no answer to the log-in yet")?,
-                    }
-                }
-                Ok(())
-            }
-            Self::NotStarted(program, error) if error.kind() == io::ErrorKind::NotFound => {
-                write!(f, "{}: not found", program.display())
-            }
-            Self::NotStarted(program, error) => write!(f, "{}: {error}", program.display()),
-            Self::Stopped => f.write_str("told to stop before the program was started"),
-            Self::System(error) => write!(f, "the system refused what is needed: {error}"),
-        }
-    }
+/// What each account without a token waits for, a line each.
+fn states(accounts: &[(String, AccountSnapshot)]) -> String {
+    let line = |(name, snapshot): &(String, AccountSnapshot)| {
+        let state = snapshot.state().map(|state| format!(" ({})", state.as_str())).unwrap_or_default();
+        let error = snapshot.last_error().map_or_else(|| "no answer to the log-in yet".to_owned(), ToString::to_string);
+        format!("\n  account `{name}`{state}: {error}")
+    };
+    accounts.iter().map(line).collect()
 }
 
-impl std::error::Error for ExecError {}
-
-impl From<io::Error> for ExecError {
-    fn from(error: io::Error) -> Self {
-        Self::System(error)
-    }
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 fn in_words(duration: Duration) -> String {
@@ -160,16 +144,7 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
     // A file or a name server that does not answer holds a thread, which must not hold the process.
     runtime.shutdown_background();
     served.map_err(ExecError::Daemon)?;
-    match outcome {
-        ProgramOutcome::Ended(exit) => Ok(Exit::Code(exit.exit_code())),
-        ProgramOutcome::Interrupted => Ok(Exit::ByInterrupt),
-        ProgramOutcome::Signalled(signal) => Ok(Exit::Code(process_group::exit_code_of_signal(signal.as_raw()))),
-        ProgramOutcome::Stopped => Err(ExecError::Stopped),
-        ProgramOutcome::NoToken(accounts) => Err(ExecError::NoToken(program.wait, accounts)),
-        ProgramOutcome::NotStarted(error) => {
-            Err(ExecError::NotStarted(program.words.first().cloned().unwrap_or_default(), error))
-        }
-    }
+    outcome
 }
 
 fn program_command(program: &Program, config: &Config, environment: &Environment, app: &App) -> Result<Command, ExecError> {

@@ -6,7 +6,7 @@
 use std::{io, os::unix::process::CommandExt as _, process::Command};
 
 use rustix::{
-    io::Errno,
+    io::retry_on_intr,
     process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, waitpgid, waitpid},
 };
 
@@ -95,14 +95,14 @@ impl ProcessGroup {
     pub(super) fn reap(&mut self) -> Option<LeaderEvent> {
         let mut event = None;
         let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
-        while let Some((pid, status)) = retry_interrupted(|| waitpgid(self.leader, options)) {
+        while let Some((pid, status)) = changed(|| waitpgid(self.leader, options)) {
             if pid == self.leader {
                 event = self.record(status).or(event);
             }
         }
         // The leader may have moved to another group.
         while self.exit.is_none()
-            && let Some((_, status)) = retry_interrupted(|| waitpid(Some(self.leader), options))
+            && let Some((_, status)) = changed(|| waitpid(Some(self.leader), options))
         {
             event = self.record(status).or(event);
         }
@@ -130,12 +130,7 @@ impl Drop for ProcessGroup {
     }
 }
 
-/// Calls `wait` again after a signal interrupted it. `None`: no process has changed, or there is none.
-fn retry_interrupted(mut wait: impl FnMut() -> rustix::io::Result<Option<(Pid, WaitStatus)>>) -> Option<(Pid, WaitStatus)> {
-    loop {
-        match wait() {
-            Err(Errno::INTR) => {}
-            outcome => return outcome.ok().flatten(),
-        }
-    }
+/// The change that `wait` finds. `None`: no process has changed, or there is none.
+fn changed(wait: impl FnMut() -> rustix::io::Result<Option<(Pid, WaitStatus)>>) -> Option<(Pid, WaitStatus)> {
+    retry_on_intr(wait).ok().flatten()
 }

@@ -2,7 +2,7 @@
 //!
 //! One task does all of it and waits at one place at a time, so no two steps race.
 
-use std::{future::pending, io, process::Command, sync::Arc, time::Duration};
+use std::{future::pending, process::Command, sync::Arc, time::Duration};
 
 use rustix::process::Signal;
 use tokio::{
@@ -12,7 +12,8 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
-    process_group::{LeaderEvent, ProcessGroup, ProgramExit},
+    ExecError, Exit,
+    process_group::{LeaderEvent, ProcessGroup, ProgramExit, exit_code_of_signal},
     terminal::{Terminal, stop_our_group},
 };
 use crate::{
@@ -42,34 +43,15 @@ pub(super) struct Supervisor {
     pub(super) kill_after: Duration,
 }
 
-/// How supervision ended.
-#[derive(Debug)]
-pub(super) enum ProgramOutcome {
-    /// The program ended.
-    Ended(ProgramExit),
-    /// Ctrl-C ended the program, or the wait for a token.
-    Interrupted,
-    /// Another signal ended the wait for a token.
-    Signalled(Signal),
-    /// The daemon stopped before the program was started.
-    Stopped,
-    /// These accounts had no token in time: name and state of each.
-    NoToken(Vec<(String, AccountSnapshot)>),
-    /// The program could not be started.
-    NotStarted(io::Error),
-}
-
 impl Supervisor {
     /// Waits for the tokens (for `wait` at most; not at all when it is zero) and runs the program. It returns when the program
-    /// has ended and its process group is empty. Dropping the future kills the group.
-    pub(super) async fn run(&mut self, mut command: Command, wait: Duration) -> ProgramOutcome {
+    /// has ended and its process group is empty; an error says why the program was not started. Dropping the future kills the group.
+    pub(super) async fn run(&mut self, mut command: Command, wait: Duration) -> Result<Exit, ExecError> {
         if let Some(outcome) = self.wait_for_tokens(wait).await {
             return outcome;
         }
-        let mut group = match ProcessGroup::start(&mut command) {
-            Ok(group) => group,
-            Err(error) => return ProgramOutcome::NotStarted(error),
-        };
+        let started = ProcessGroup::start(&mut command);
+        let mut group = started.map_err(|error| ExecError::NotStarted(command.get_program().to_owned(), error))?;
         if let Some(terminal) = &mut self.terminal {
             terminal.give_foreground_at_start(group.id());
         }
@@ -82,7 +64,7 @@ impl Supervisor {
             terminal.take_foreground_back();
         }
         self.end_remaining(&mut group).await;
-        if by_interrupt { ProgramOutcome::Interrupted } else { ProgramOutcome::Ended(exit) }
+        Ok(if by_interrupt { Exit::ByInterrupt } else { Exit::Code(exit.exit_code()) })
     }
 
     fn takes_interrupts(&self) -> bool {
@@ -90,7 +72,7 @@ impl Supervisor {
     }
 
     /// Waits until every account that logs in has a token, and then returns `None`. Otherwise it says what ended the wait.
-    async fn wait_for_tokens(&mut self, wait: Duration) -> Option<ProgramOutcome> {
+    async fn wait_for_tokens(&mut self, wait: Duration) -> Option<Result<Exit, ExecError>> {
         if wait.is_zero() {
             return None;
         }
@@ -99,12 +81,12 @@ impl Supervisor {
             biased;
             signal = terminating_signal(&mut self.signals) => {
                 let by_interrupt = signal == Signal::INT && self.takes_interrupts();
-                Some(if by_interrupt { ProgramOutcome::Interrupted } else { ProgramOutcome::Signalled(signal) })
+                Some(Ok(if by_interrupt { Exit::ByInterrupt } else { Exit::Code(exit_code_of_signal(signal.as_raw())) }))
             }
-            () = daemon_stopping(phases) => Some(ProgramOutcome::Stopped),
+            () = daemon_stopping(phases) => Some(Err(ExecError::Stopped)),
             held = timeout(wait, every_token(views)) => match held {
                 Ok(()) => None,
-                Err(_) => Some(ProgramOutcome::NoToken(without_token(&views.borrow().accounts))),
+                Err(_) => Some(Err(ExecError::NoToken(wait, without_token(&views.borrow().accounts)))),
             }
         }
     }
@@ -271,7 +253,7 @@ fn without_token(accounts: &[Account]) -> Vec<(String, AccountSnapshot)> {
 #[cfg(test)]
 mod tests {
     use std::{
-        io::{BufRead as _, BufReader},
+        io::{self, BufRead as _, BufReader},
         thread,
     };
 
@@ -281,7 +263,7 @@ mod tests {
     use crate::process::CaughtSignals;
 
     /// Runs a shell script and lets the daemon drain once the script has written a line.
-    fn ended_by_the_daemon(script: &str) -> ProgramOutcome {
+    fn ended_by_the_daemon(script: &str) -> Result<Exit, ExecError> {
         let (_caught, signals) = CaughtSignals::catch().unwrap();
         let (phase, phases) = watch::channel(Phase::Running);
         let (_view, views) = watch::channel(Arc::default());
@@ -305,13 +287,13 @@ mod tests {
     #[test]
     fn when_the_daemon_stops_the_program_gets_sigterm_and_its_exit_code_counts() {
         let outcome = ended_by_the_daemon("trap 'exit 9' TERM; echo ready; sleep 60 & wait");
-        assert!(matches!(outcome, ProgramOutcome::Ended(ProgramExit::Code(9))), "{outcome:?}");
+        assert!(matches!(outcome, Ok(Exit::Code(9))), "{outcome:?}");
     }
 
     #[test]
     fn when_the_daemon_stops_a_program_that_does_not_end_is_killed() {
         let outcome = ended_by_the_daemon("trap '' TERM; echo ready; sleep 60");
-        assert!(matches!(outcome, ProgramOutcome::Ended(ProgramExit::Killed(9))), "{outcome:?}");
+        assert!(matches!(outcome, Ok(Exit::Code(137))), "{outcome:?}");
     }
 
     #[test]

@@ -12,8 +12,6 @@ mod directories;
 #[cfg(target_os = "linux")]
 mod landlock;
 
-use std::fmt;
-
 use tracing::{info, warn};
 
 pub use self::directories::{AllowedDirectories, OutsideSandbox, Sandbox};
@@ -31,21 +29,15 @@ const LANDLOCK: &str = "Landlock";
 const LOCKED_MIN: usize = 32 * 1024;
 
 /// A required step that can't be taken here.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "hardening = \"required\", and this step can't be taken here: {step}: {reason}\n  \
+     hint: lift what is in its way, or set hardening = \"auto\" to start without it"
+)]
 pub struct MissingStep {
     step: &'static str,
     reason: String,
 }
-
-impl fmt::Display for MissingStep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { step, reason } = self;
-        write!(f, "hardening = \"required\", and this step can't be taken here: {step}: {reason}")?;
-        f.write_str("\n  hint: lift what is in its way, or set hardening = \"auto\" to start without it")
-    }
-}
-
-impl std::error::Error for MissingStep {}
 
 /// What came of one step.
 enum StepOutcome {

@@ -8,7 +8,6 @@ mod access;
 mod format;
 mod queue;
 mod reader;
-mod text;
 
 use std::{
     fmt::Write as _,
@@ -21,11 +20,11 @@ use std::{
 };
 
 use thiserror::Error;
-use tracing::{Dispatch, Level, Metadata, Subscriber, dispatcher, level_filters::LevelFilter, span, subscriber::Interest};
+use tracing::{Dispatch, Level, Metadata, Subscriber, dispatcher, level_filters::LevelFilter};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
-    filter::ParseError,
-    fmt::{self, MakeWriter},
+    Layer, Registry,
+    filter::Targets,
+    fmt,
     layer::{Context, SubscriberExt as _},
     reload,
 };
@@ -39,9 +38,8 @@ use crate::{
     config::{Log, LogFormat},
 };
 use access::AccessOutput;
-use format::{Events, Timestamp};
+use format::{Events, Shape, Timestamp};
 use queue::{Capacity, Queue};
-use text::Shape;
 
 /// How long the end of the process waits for standard output.
 pub const PATIENCE: Duration = Duration::from_millis(500);
@@ -56,7 +54,7 @@ const DROPPED: &str = "log lines were dropped: standard output did not take them
 pub enum LogError {
     /// The filter is not in tracing's syntax.
     #[error("not a log filter: {0}")]
-    Filter(#[from] ParseError),
+    Filter(String),
     /// The log thread did not start.
     #[error("the log thread did not start: {0}")]
     Thread(#[source] io::Error),
@@ -90,11 +88,6 @@ pub fn start(log: &Log, writer: impl Write + Send + 'static, reader: Reader) -> 
     Ok(logging)
 }
 
-/// Whether `filter` is in tracing's syntax.
-pub fn check_filter(filter: &str) -> Result<(), LogError> {
-    Levels::parse(filter).map(drop)
-}
-
 impl Logging {
     /// Builds logs without making them the process's own, for several daemons in one process.
     pub fn build(
@@ -118,7 +111,7 @@ impl Logging {
             .fmt_fields(events.clone())
             .event_format(events)
             .log_internal_errors(false)
-            .with_writer(QueueWriter(Arc::clone(&queue)));
+            .with_writer(Arc::clone(&queue));
         let waiting = Arc::clone(&queue);
         let thread: Start = Box::new(move || waiting.start(writer, report));
         let access = Arc::new(AccessOutput { queue, shape, wanted: AtomicBool::new(false) });
@@ -199,40 +192,12 @@ fn dropped_line(shape: Shape, lines: u64, clock: &dyn Clock) -> Vec<u8> {
     line.into_bytes()
 }
 
-/// Hands each formatted line to the queue.
-#[derive(Clone)]
-struct QueueWriter(Arc<Queue>);
-
-impl<'a> MakeWriter<'a> for QueueWriter {
-    type Writer = LineWriter<'a>;
-
-    fn make_writer(&'a self) -> LineWriter<'a> {
-        LineWriter(&self.0)
-    }
-}
-
-struct LineWriter<'a>(&'a Queue);
-
-impl Write for LineWriter<'_> {
-    /// Takes one whole line, since the formatter writes each line at once.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.send(line, 1);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The user's filter for our own events, and `warn` for those of dependencies.
-struct Levels {
-    ours: EnvFilter,
-}
+struct Levels(Targets);
 
 impl Levels {
     fn parse(filter: &str) -> Result<Self, LogError> {
-        Ok(Self { ours: EnvFilter::builder().with_regex(false).parse(filter)? })
+        Log::parse_filter(filter).map(Self).ok_or_else(|| LogError::Filter(filter.to_owned()))
     }
 }
 
@@ -247,42 +212,12 @@ fn is_warning(metadata: &Metadata<'_>) -> bool {
 
 /// Filters for the whole subscriber and not for one layer, since `enabled!` does not see the filters of layers.
 impl<S: Subscriber> Layer<S> for Levels {
-    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if is_ours(metadata) {
-            Layer::<S>::register_callsite(&self.ours, metadata)
-        } else if is_warning(metadata) {
-            Interest::always()
-        } else {
-            Interest::never()
-        }
-    }
-
     fn enabled(&self, metadata: &Metadata<'_>, context: Context<'_, S>) -> bool {
-        if is_ours(metadata) { Layer::enabled(&self.ours, metadata, context) } else { is_warning(metadata) }
+        if is_ours(metadata) { Layer::enabled(&self.0, metadata, context) } else { is_warning(metadata) }
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Layer::<S>::max_level_hint(&self.ours).map(|level| level.max(LevelFilter::WARN))
-    }
-
-    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
-        Layer::on_new_span(&self.ours, attributes, id, context);
-    }
-
-    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, context: Context<'_, S>) {
-        Layer::on_record(&self.ours, id, values, context);
-    }
-
-    fn on_enter(&self, id: &span::Id, context: Context<'_, S>) {
-        Layer::on_enter(&self.ours, id, context);
-    }
-
-    fn on_exit(&self, id: &span::Id, context: Context<'_, S>) {
-        Layer::on_exit(&self.ours, id, context);
-    }
-
-    fn on_close(&self, id: span::Id, context: Context<'_, S>) {
-        Layer::on_close(&self.ours, id, context);
+        Layer::<S>::max_level_hint(&self.0).map(|level| level.max(LevelFilter::WARN))
     }
 }
 

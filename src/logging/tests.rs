@@ -213,12 +213,12 @@ fn the_filter_is_for_our_own_events() {
 fn a_bad_filter_is_an_error_and_changes_nothing() {
     let (logging, reader) = build(&log("info", LogFormat::Text), Reader::Unknown);
     for bad in ["careportals_sidecar=loud", "a=b=c", "[", "info,=,x=9"] {
-        assert!(matches!(check_filter(bad), Err(LogError::Filter(_))), "{bad}");
+        assert!(matches!(Levels::parse(bad), Err(LogError::Filter(_))), "{bad}");
         assert!(logging.control().adopt(&log(bad, LogFormat::Text)).is_err(), "{bad}");
         let failed = Logging::build(&log(bad, LogFormat::Text), io::sink(), Reader::Unknown, Arc::new(Fixed));
         assert!(matches!(failed, Err(LogError::Filter(_))), "{bad}");
     }
-    check_filter("info,careportals_sidecar::account=trace").unwrap();
+    Levels::parse("info,careportals_sidecar::account=trace").unwrap();
     dispatcher::with_default(logging.dispatch(), || info!("Still here"));
     assert!(output(logging, reader).contains("Still here"));
 }

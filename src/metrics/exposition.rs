@@ -4,11 +4,9 @@
 //! so that a rate sees their first increment; the others are shown once they are not zero.
 
 use std::{
+    collections::BTreeMap,
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -21,10 +19,9 @@ use prometheus_client::{
 
 use super::{
     ApiMetrics, Format, Label, LoginOutcome, Metrics, Readings, RefusalScope, Reload, STATES,
-    histogram::{Bounds, LATENCY, OVERHEAD, Observed},
     labels::RequestLabels,
     lock,
-    meter::{CLASSES, METHODS, Retry, class_of},
+    meter::{Bounds, CLASSES, LATENCY, METHODS, OVERHEAD, Observed, Retry, class_of},
     process::Process,
 };
 
@@ -63,8 +60,8 @@ impl Collector for Scrape {
 
 impl Scrape {
     /// Every API that was in force since the start, with its name.
-    fn apis(&self) -> Vec<(String, Arc<ApiMetrics>)> {
-        lock(&self.metrics.apis).iter().map(|(name, api)| (name.clone(), Arc::clone(api))).collect()
+    fn apis(&self) -> BTreeMap<String, Arc<ApiMetrics>> {
+        lock(&self.metrics.apis).clone()
     }
 
     fn requests(&self, page: &mut Page<'_, '_>) -> fmt::Result {
@@ -197,13 +194,13 @@ impl Scrape {
                 family.gauge(&[("account", &account.name)], &unix_time(expires_at))?;
             }
         }
-        let accounts: Vec<_> = {
-            let accounts = lock(&self.metrics.accounts);
-            accounts.iter().map(|(name, account)| (name.clone(), Arc::clone(account))).collect()
-        };
+        let accounts = lock(&self.metrics.accounts).clone();
         let mut family = page.counter("careportals_sidecar_logins", "Log-ins and refreshes that have ended, by the outcome.")?;
         for (account, counts) in &accounts {
-            family.each::<LoginOutcome>("outcome", ("account", account), &counts.logins)?;
+            for (outcome, count) in LoginOutcome::ALL.iter().zip(&counts.logins) {
+                let labels = [("account", account.as_str()), ("outcome", outcome.as_str())];
+                family.count(&labels, count.load(Ordering::Relaxed))?;
+            }
         }
         Ok(())
     }
@@ -237,7 +234,7 @@ impl Scrape {
     }
 }
 
-fn named(apis: &[(String, Arc<ApiMetrics>)]) -> impl Iterator<Item = (&str, &ApiMetrics)> {
+fn named(apis: &BTreeMap<String, Arc<ApiMetrics>>) -> impl Iterator<Item = (&str, &ApiMetrics)> {
     apis.iter().filter(|(name, _)| !name.is_empty()).map(|(name, api)| (name.as_str(), &**api))
 }
 
@@ -291,13 +288,5 @@ impl Family<'_> {
 
     fn gauge(&mut self, labels: &[(&str, &str)], value: &impl EncodeGaugeValue) -> fmt::Result {
         self.0.encode_family(&labels)?.encode_gauge(value)
-    }
-
-    /// Encodes a counter for each value of the label `Value`.
-    fn each<Value: Label>(&mut self, label: &str, of: (&str, &str), counts: &[AtomicU64]) -> fmt::Result {
-        for (value, count) in Value::ALL.iter().zip(counts) {
-            self.count(&[of, (label, value.as_str())], count.load(Ordering::Relaxed))?;
-        }
-        Ok(())
     }
 }

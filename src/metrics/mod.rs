@@ -7,7 +7,6 @@
 
 mod exposition;
 mod format;
-mod histogram;
 mod labels;
 mod meter;
 mod process;
@@ -23,11 +22,10 @@ use std::{
 };
 
 pub use format::Format;
-pub use histogram::{BUCKETS, Buckets, quantile};
 use labels::RequestLabels;
 pub(crate) use labels::label;
 pub use labels::{Label, ProblemLabel, RefusalScope};
-pub use meter::{ApiMetrics, ConnectionGauge, Ended, Meter, Retry, Totals};
+pub use meter::{ApiMetrics, BUCKETS, Buckets, ConnectionGauge, Ended, Meter, Retry, Totals, quantile};
 
 /// The states of an account.
 pub const STATES: [&str; 6] = ["logged_out", "logging_in", "ready", "refreshing", "backing_off", "rejected"];
@@ -54,13 +52,8 @@ impl Metrics {
     /// The metrics of the API with this name; `""` stands for requests that no API is for.
     #[must_use]
     pub fn api(&self, name: &str) -> Arc<ApiMetrics> {
-        let mut apis = lock(&self.apis);
-        if let Some(known) = apis.get(name) {
-            return Arc::clone(known);
-        }
-        let new = Arc::new(ApiMetrics::new(self.workers, &self.labels));
-        apis.insert(name.to_owned(), Arc::clone(&new));
-        new
+        let new = || Arc::new(ApiMetrics::new(self.workers, &self.labels));
+        Arc::clone(lock(&self.apis).entry(name.to_owned()).or_insert_with(new))
     }
 
     /// The metrics of the account with this name.

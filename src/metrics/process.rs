@@ -16,9 +16,8 @@ pub(super) struct Process {
 impl Process {
     pub(super) fn read() -> Self {
         let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-        let (whole, rest) = (u64::try_from(spent.tv_sec), u32::try_from(spent.tv_nsec));
         Self {
-            cpu: Duration::new(whole.unwrap_or_default(), rest.unwrap_or_default()),
+            cpu: spent.try_into().unwrap_or_default(),
             resident: fs::read_to_string("/proc/self/status").ok().and_then(|status| resident(&status)),
             // The directory itself is open while it is read.
             open_fds: fs::read_dir("/proc/self/fd").ok().map(|entries| (entries.count() as u64).saturating_sub(1)),

@@ -15,6 +15,9 @@ use zeroize::Zeroize as _;
 /// The page size of most machines. Where pages are larger, the rest of the last one stays unused.
 const PAGE: usize = 4096;
 
+/// How much of a stream is read at a time, in bytes. Most secrets are shorter, and take one page.
+const PIECE: usize = 1024;
+
 /// A buffer that grows as it is written to.
 #[derive(Default)]
 pub struct Pages {
@@ -59,6 +62,20 @@ impl Pages {
             mapping[length..self.length].zeroize();
             self.length = length;
         }
+    }
+
+    /// Reads `from` to its end. More than `most` bytes are an error, `FileTooLarge`.
+    pub fn read(mut from: impl io::Read, most: usize) -> io::Result<Self> {
+        let mut pages = Self::default();
+        while pages.len() <= most {
+            match from.read(pages.spare_capacity_mut(PIECE)) {
+                Ok(0) => return Ok(pages),
+                Ok(count) => pages.filled(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::FileTooLarge.into())
     }
 
     /// Checks whether this process may lock `bytes` bytes of memory and leave them out of dumps.

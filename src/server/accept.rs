@@ -13,6 +13,7 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::watch,
@@ -20,12 +21,11 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
+    Drain,
     bind::{Bound, ListenSocket},
     connection::{self, RequestService},
     connection_limit::{ConnectionLimit, ConnectionPermit, EvictionGuard},
-    connection_state::ConnectionState,
-    drain::Drain,
-    stream::ClientStream,
+    connection_state::{ClientStream, ConnectionState},
 };
 use crate::deadline::Deadlines;
 
@@ -146,9 +146,8 @@ impl Acceptor {
 
     /// Accepts and serves what the kernel has queued, within the limit, and closes the socket.
     fn empty_queue<A: RequestService>(self, service: &Arc<A>, deadlines: &Deadlines, drain: &Drain) {
-        let Ok(queue) = AcceptQueue::of(self.socket) else { return };
         while let Some(permit) = self.connection_limit.take(deadlines) {
-            match queue.next() {
+            match self.socket.accept_queued() {
                 Ok(stream) => spawn(stream, permit, service, drain),
                 Err(error) if is_the_clients(&error) => {}
                 Err(_) => return,
@@ -178,6 +177,17 @@ impl ListeningSocket {
         let mut asked = [PollFd::new(self, PollFlags::IN)];
         poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
+
+    /// Accepts the next connection; `WouldBlock` when there is none. It asks the kernel itself, since the runtime may not have
+    /// heard yet of what is queued.
+    fn accept_queued(&self) -> io::Result<ClientStream> {
+        let (stream, from) = SockRef::from(self).accept()?;
+        stream.set_nonblocking(true)?;
+        match (self, from.as_socket()) {
+            (Self::Tcp(_, address), Some(from)) => Ok(ClientStream::tcp((TcpStream::from_std(stream.into())?, from), *address)),
+            _ => UnixStream::from_std(stream.into()).map(ClientStream::Unix),
+        }
+    }
 }
 
 impl AsFd for ListeningSocket {
@@ -185,37 +195,6 @@ impl AsFd for ListeningSocket {
         match self {
             Self::Tcp(listener, _) => listener.as_fd(),
             Self::Unix(listener) => listener.as_fd(),
-        }
-    }
-}
-
-/// A listening socket outside the runtime, which may not have heard yet of what is queued.
-enum AcceptQueue {
-    Tcp(std::net::TcpListener, SocketAddr),
-    Unix(std::os::unix::net::UnixListener),
-}
-
-impl AcceptQueue {
-    fn of(socket: ListeningSocket) -> io::Result<Self> {
-        Ok(match socket {
-            ListeningSocket::Tcp(listener, address) => Self::Tcp(listener.into_std()?, address),
-            ListeningSocket::Unix(listener) => Self::Unix(listener.into_std()?),
-        })
-    }
-
-    /// Accepts the next connection; `WouldBlock` when there is none.
-    fn next(&self) -> io::Result<ClientStream> {
-        match self {
-            Self::Tcp(listener, address) => {
-                let (stream, from) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok(ClientStream::tcp((TcpStream::from_std(stream)?, from), *address))
-            }
-            Self::Unix(listener) => {
-                let stream = listener.accept()?.0;
-                stream.set_nonblocking(true)?;
-                UnixStream::from_std(stream).map(ClientStream::Unix)
-            }
         }
     }
 }

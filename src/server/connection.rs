@@ -20,11 +20,8 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::{
-    ConnectionLimits,
-    connection_state::{ConnectionState, Due, InProgress},
-    drain::Drain,
-    peer::Peer,
-    stream::{ClientIo, ClientStream},
+    ConnectionLimits, Drain, Peer,
+    connection_state::{ClientIo, ClientStream, ConnectionState, Due, InProgress},
 };
 
 /// How much of a body an HTTP/1.x connection may buffer, in bytes.

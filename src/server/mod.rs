@@ -10,22 +10,21 @@ mod bind;
 mod connection;
 mod connection_limit;
 mod connection_state;
-mod drain;
 #[cfg(target_os = "linux")]
 mod owner;
 mod peer;
-mod stream;
 mod unix_socket;
 
 use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
 
 pub use accept::Acceptor;
 pub use bind::{BindError, Bound, ListenSocket, Passed, bind_tcp, bind_unix, passed_sockets};
 pub use connection::RequestService;
 pub use connection_limit::ConnectionLimit;
-pub use drain::Drain;
+pub use connection_state::ClientStream;
 pub use peer::Peer;
-pub use stream::ClientStream;
 pub use unix_socket::{NoSuchGroup, SocketAccess};
 
 /// The limits of a connection at one listen address.
@@ -39,4 +38,67 @@ pub struct ConnectionLimits {
     pub head_timeout: Duration,
     /// How long a connection may be idle between two requests.
     pub client_idle: Duration,
+}
+
+/// Tells a worker's acceptors and connections that a drain has begun. The drain ends when the last holder is dropped.
+#[derive(Clone)]
+pub struct Drain {
+    begun: watch::Receiver<bool>,
+    /// Every acceptor and connection holds a sender; the channel closes when the last one is dropped.
+    alive: mpsc::Sender<()>,
+}
+
+impl Drain {
+    /// Makes a drain that begins when `begun` turns true. The receiver yields `None` when the last holder is dropped.
+    #[must_use]
+    pub fn new(begun: watch::Receiver<bool>) -> (Self, mpsc::Receiver<()>) {
+        let (alive, gone) = mpsc::channel(1);
+        (Self { begun, alive }, gone)
+    }
+
+    /// Waits for the drain to begin. It also begins when the sender of `begun` is dropped.
+    pub async fn begun(&mut self) {
+        drop(self.begun.wait_for(|begun| *begun).await);
+    }
+
+    /// Whether the drain has begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        *self.begun.borrow()
+    }
+
+    /// Makes a holder that keeps the drain from ending until it is dropped.
+    fn hold(&self) -> mpsc::Sender<()> {
+        self.alive.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_drain_ends_when_the_last_connection_has_ended() {
+        let (sender, begun) = watch::channel(false);
+        let (drain, mut gone) = Drain::new(begun);
+        let connection = drain.hold();
+        let mut acceptor = drain.clone();
+        drop(drain);
+        assert!(!acceptor.has_begun());
+        sender.send(true).unwrap();
+        acceptor.begun().await;
+        assert!(acceptor.has_begun());
+        drop(acceptor);
+        assert_eq!(gone.try_recv(), Err(mpsc::error::TryRecvError::Empty), "a connection is left");
+        drop(connection);
+        assert_eq!(gone.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_drain_begins_when_nobody_is_left_to_begin_it() {
+        let (sender, begun) = watch::channel(false);
+        let (mut drain, _gone) = Drain::new(begun);
+        drop(sender);
+        drain.begun().await;
+    }
 }

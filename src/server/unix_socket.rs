@@ -5,7 +5,7 @@
 //! socket on which a process answers is never replaced; a file is removed only by the process that made it.
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::UnixListener,
@@ -61,21 +61,14 @@ impl SocketAccess {
 }
 
 /// The system knows no group of that name.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("there is no group {0:?}")]
 pub struct NoSuchGroup(String);
 
 impl NoSuchGroup {
     /// What to do about it.
     pub const HINT: &str = "correct `socket_group`, or create the group";
 }
-
-impl fmt::Display for NoSuchGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there is no group {:?}", self.0)
-    }
-}
-
-impl std::error::Error for NoSuchGroup {}
 
 fn group_id(group: &str) -> Result<Gid, NoSuchGroup> {
     if let Ok(number) = group.parse() {

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, VARY, X_CONTENT_TYPE_OPTIONS},
+    uri::Authority,
 };
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -221,17 +222,10 @@ fn quit_quit_quit(method: &Method, peer: &Peer, quit: &Notify) -> TelemetryRespo
 /// Whether the request names an address or `localhost`. A web page can point a DNS name of its own at this listener and then
 /// read the answer (DNS rebinding), so other names are refused.
 fn names_this_machine<B>(request: &Request<B>) -> bool {
-    let header = |headers: &HeaderMap| {
-        let mut hosts = headers.get_all(HOST).iter();
-        let host = hosts.next().and_then(|host| host.to_str().ok())?;
-        hosts.next().is_none().then(|| host.to_owned())
-    };
-    let asked = request.uri().authority().map(|authority| authority.as_str().to_owned()).or_else(|| header(request.headers()));
-    asked.is_some_and(|asked| {
-        let host = match asked.parse::<http::uri::Authority>() {
-            Ok(authority) => authority.host().to_ascii_lowercase(),
-            Err(_) => return false,
-        };
+    let mut headers = request.headers().get_all(HOST).iter();
+    let only = headers.next().filter(|_| headers.next().is_none()).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    request.uri().authority().cloned().or(only).is_some_and(|authority| {
+        let host = authority.host().to_ascii_lowercase();
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
         host == "localhost" || address.parse::<IpAddr>().is_ok()
     })

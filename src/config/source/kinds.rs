@@ -17,7 +17,7 @@ use super::{
     words::Worded,
 };
 use crate::{
-    config::{AllowedHosts, ControlSocket, Listen, RuntimeDirectories, Source, Upstream},
+    config::{AllowedHosts, ControlSocket, Listen, Log, RuntimeDirectories, Source, Upstream},
     path::{Prefix, Rule},
     secret::Secret,
 };
@@ -419,7 +419,7 @@ fn mode(text: &str) -> Result<u32, Diagnostic> {
 }
 
 fn filter(text: &str) -> Result<String, Diagnostic> {
-    tracing_subscriber::EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|_| {
+    Log::parse_filter(text).map(|_| text.to_owned()).ok_or_else(|| {
         Diagnostic::new(format!("{} is not a filter", shown(text)))
             .hint("write `info` or `info,careportals_sidecar::account=debug`")
     })

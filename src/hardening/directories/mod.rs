@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
     path::{Path, PathBuf},
 };
 
@@ -33,23 +32,14 @@ pub struct AllowedDirectories {
 pub struct Sandbox(pub(super) AllowedDirectories);
 
 /// Something that new settings name and that the sandbox does not let the process use.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OutsideSandbox {
     /// A file or a Unix socket outside the accessible directories.
+    #[error("{}, which lies outside the directories that hardening left within reach,", .0.display())]
     File(PathBuf),
     /// A program that a `command` source runs.
+    #[error("a `command`, which hardening keeps from being run,")]
     Command,
-}
-
-impl fmt::Display for OutsideSandbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => {
-                write!(f, "{}, which lies outside the directories that hardening left within reach,", path.display())
-            }
-            Self::Command => f.write_str("a `command`, which hardening keeps from being run,"),
-        }
-    }
 }
 
 impl AllowedDirectories {

@@ -1,16 +1,16 @@
-//! Formats log lines: times, escaping, and tracing's events as text or JSON.
+//! Formats log lines: how a line begins, times, escaping, and tracing's events.
 //!
 //! Guarantees: one event is one line, whatever it contains.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     io::Write as _,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tracing::{
-    Event, Subscriber,
+    Event, Level, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
@@ -19,13 +19,123 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use super::text::Shape;
 use crate::clock::Clock;
 
 /// The last time that has four digits of a year: 9999-12-31T23:59:59.999999999.
 const LAST: Duration = Duration::new(253_402_300_799, 999_999_999);
 /// The name that tracing gives to the message of an event.
 const MESSAGE: &str = "message";
+
+const RESET: &str = "\x1b[0m";
+const DIM: &str = "\x1b[2m";
+const RED: &str = "\x1b[31m";
+const GREEN: &str = "\x1b[32m";
+const YELLOW: &str = "\x1b[33m";
+const BLUE: &str = "\x1b[34m";
+
+/// The form of a line, by its reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Text for people: `2026-01-02T03:04:05.678Z INFO  message      key=value`.
+    Text { colour: bool },
+    /// Text for systemd's journal, which adds the time: `<6>message key=value`.
+    Journal,
+    /// JSON for programs: one object per line.
+    Json,
+}
+
+/// The width of the column of messages; fields begin after it.
+const MESSAGE_WIDTH: usize = 16;
+
+/// How many characters of a time people see: milliseconds are enough for them.
+const SHOWN_OF_TIME: usize = 23;
+
+/// As many spaces as that column is wide.
+const SPACES: &str = "                ";
+
+impl Shape {
+    /// Writes what stands before the message. `time`: the text of a [`Timestamp`].
+    pub(super) fn open(self, time: &str, level: Level, to: &mut impl fmt::Write) -> fmt::Result {
+        match self {
+            Self::Text { colour } => {
+                let time = time.get(..SHOWN_OF_TIME).unwrap_or(time);
+                let dim = Paint::new(colour, DIM);
+                let bright = Paint::new(colour, of_level(level));
+                write!(to, "{dim}{time}Z{dim:#} {bright}{level:<5}{bright:#} ")
+            }
+            Self::Journal => write!(to, "<{}>", priority(level)),
+            Self::Json => write!(to, r#"{{"timestamp":"{time}","level":"{level}""#),
+        }
+    }
+
+    /// The padding between a message of this many characters and the first field.
+    pub(super) fn gap(self, message: usize) -> &'static str {
+        match self {
+            Self::Text { .. } => &SPACES[message.min(MESSAGE_WIDTH)..],
+            Self::Journal | Self::Json => "",
+        }
+    }
+
+    /// The colour of a key.
+    pub(super) fn key(self) -> Paint {
+        Paint::new(self == Self::Text { colour: true }, DIM)
+    }
+
+    /// The colour of an HTTP status.
+    pub(super) fn status(self, status: u16) -> Paint {
+        let code = match status {
+            500.. => RED,
+            400.. => YELLOW,
+            _ => GREEN,
+        };
+        Paint::new(self == Self::Text { colour: true }, code)
+    }
+}
+
+/// A colour, or none. `{}` switches it on, `{:#}` off.
+#[derive(Clone, Copy)]
+pub(super) struct Paint(&'static str);
+
+impl Paint {
+    fn new(colour: bool, code: &'static str) -> Self {
+        Self(if colour { code } else { "" })
+    }
+
+    /// The escape sequence before the coloured text.
+    pub(super) fn on(self) -> &'static str {
+        self.0
+    }
+
+    /// The escape sequence after the coloured text.
+    pub(super) fn off(self) -> &'static str {
+        if self.0.is_empty() { "" } else { RESET }
+    }
+}
+
+impl fmt::Display for Paint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if f.alternate() { self.off() } else { self.on() })
+    }
+}
+
+fn of_level(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => RED,
+        Level::WARN => YELLOW,
+        Level::INFO => GREEN,
+        _ => BLUE,
+    }
+}
+
+/// The priority in syslog's numbers: error, warning, informational, debug.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
 
 /// A time like `2026-01-02T03:04:05.678901Z` (RFC 3339), always of the same length.
 #[derive(Clone, Copy)]
@@ -81,64 +191,39 @@ pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(text).ok()
 }
 
+/// Appends `text` as JSON has it between quotes.
+pub(super) fn escape_quoted(text: &str, to: &mut impl fmt::Write) -> fmt::Result {
+    escape(text, true, to)
+}
+
+/// Appends `text` for a line without quotes: several lines become one, with semicolons and without indentation.
+fn escape_bare(text: &str, to: &mut impl fmt::Write) -> fmt::Result {
+    let mut lines = text.split('\n');
+    escape(lines.next().unwrap_or_default(), false, to)?;
+    lines.try_for_each(|line| {
+        to.write_str("; ")?;
+        escape(line.trim_start_matches(' '), false, to)
+    })
+}
+
 /// Escapes characters that would end a line or a quoted string.
-pub(super) struct Escaped<'a, W: ?Sized> {
-    to: &'a mut W,
-    quoted: bool,
-    /// The indentation of a further line is being skipped.
-    unindenting: bool,
-}
-
-impl<'a, W: fmt::Write + ?Sized> Escaped<'a, W> {
-    /// Escapes text between quotes as JSON does.
-    pub(super) fn quoted(to: &'a mut W) -> Self {
-        Self { to, quoted: true, unindenting: false }
+fn escape(text: &str, quoted: bool, to: &mut impl fmt::Write) -> fmt::Result {
+    // These are controls, with those of C1, and the two separators that some readers take for the end of a line. All of them lie
+    // below U+10000, so four digits are enough.
+    let special = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || (quoted && matches!(c, '"' | '\\'));
+    let mut plain = 0;
+    for (at, character) in text.char_indices().filter(|(_, character)| special(*character)) {
+        to.write_str(&text[plain..at])?;
+        match character {
+            '\n' => to.write_str("\\n"),
+            '\r' => to.write_str("\\r"),
+            '\t' => to.write_str("\\t"),
+            '"' | '\\' => write!(to, "\\{character}"),
+            _ => write!(to, "\\u{:04x}", u32::from(character)),
+        }?;
+        plain = at + character.len_utf8();
     }
-
-    /// Escapes text without quotes: several lines become one, with semicolons.
-    pub(super) fn bare(to: &'a mut W) -> Self {
-        Self { to, quoted: false, unindenting: false }
-    }
-
-    fn escape(&mut self, character: char) -> fmt::Result {
-        match (character, self.quoted) {
-            ('\n', false) => {
-                self.unindenting = true;
-                self.to.write_str("; ")
-            }
-            ('\n', true) => self.to.write_str("\\n"),
-            ('\r', _) => self.to.write_str("\\r"),
-            ('\t', _) => self.to.write_str("\\t"),
-            ('"', true) => self.to.write_str("\\\""),
-            ('\\', true) => self.to.write_str("\\\\"),
-            _ => write!(self.to, "\\u{:04x}", u32::from(character)),
-        }
-    }
-}
-
-impl<W: fmt::Write + ?Sized> fmt::Write for Escaped<'_, W> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let quoted = self.quoted;
-        // These are controls, with those of C1, and the two separators that some readers take for the end of a line. All of them
-        // lie below U+10000, so four digits are enough.
-        let special = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || (quoted && matches!(c, '"' | '\\'));
-        let mut plain = 0;
-        for (at, character) in text.char_indices() {
-            if self.unindenting {
-                if character == ' ' {
-                    plain = at + 1;
-                    continue;
-                }
-                self.unindenting = false;
-            }
-            if special(character) {
-                self.to.write_str(&text[plain..at])?;
-                self.escape(character)?;
-                plain = at + character.len_utf8();
-            }
-        }
-        self.to.write_str(&text[plain..])
-    }
+    to.write_str(&text[plain..])
 }
 
 /// Whether `text` needs no quotes after `key=`.
@@ -193,7 +278,7 @@ impl<'writer> FormatFields<'writer> for Events {
 
 /// Writes fields, each with its separator.
 struct Fields<'a, W> {
-    to: CharacterCount<'a, W>,
+    to: &'a mut W,
     shape: Shape,
     /// The padding between the message and the first field, until it is written.
     gap: &'static str,
@@ -202,17 +287,14 @@ struct Fields<'a, W> {
 
 impl<'a, W: fmt::Write> Fields<'a, W> {
     fn new(to: &'a mut W, shape: Shape) -> Self {
-        Self { to: CharacterCount { to, characters: 0 }, shape, gap: "", outcome: Ok(()) }
+        Self { to, shape, gap: "", outcome: Ok(()) }
     }
 
     fn key(&mut self, name: &str) -> fmt::Result {
         if self.shape == Shape::Json {
             self.to.write_str(",\"")?;
-            Escaped::quoted(&mut self.to).write_str(name)?;
+            escape_quoted(name, self.to)?;
             return self.to.write_str("\":");
-        }
-        if name == MESSAGE {
-            return Ok(());
         }
         let paint = self.shape.key();
         write!(self.to, "{} {paint}{name}={paint:#}", std::mem::take(&mut self.gap))
@@ -223,50 +305,31 @@ impl<'a, W: fmt::Write> Fields<'a, W> {
         self.outcome = self.outcome.and_then(|()| self.key(field.name())).and_then(|()| self.to.write_fmt(value));
     }
 
-    fn escaped(&mut self, field: &Field, value: fmt::Arguments<'_>, quoted: bool) -> fmt::Result {
-        self.outcome?;
-        self.key(field.name())?;
-        if quoted {
-            self.to.write_char('"')?;
-            Escaped::quoted(&mut self.to).write_fmt(value)?;
-            return self.to.write_char('"');
+    fn text(&mut self, name: &str, value: &str) -> fmt::Result {
+        if name == MESSAGE && self.shape != Shape::Json {
+            let mut message = String::new();
+            escape_bare(value, &mut message)?;
+            self.gap = self.shape.gap(message.chars().count());
+            return self.to.write_str(&message);
         }
-        let before = self.to.characters;
-        Escaped::bare(&mut self.to).write_fmt(value)?;
-        if field.name() == MESSAGE {
-            self.gap = self.shape.gap(self.to.characters - before);
+        self.key(name)?;
+        if self.shape != Shape::Json && is_bare(value) {
+            return self.to.write_str(value);
         }
-        Ok(())
-    }
-}
-
-/// Counts the characters that it passes on.
-struct CharacterCount<'a, W> {
-    to: &'a mut W,
-    characters: usize,
-}
-
-impl<W: fmt::Write> fmt::Write for CharacterCount<'_, W> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.characters += text.chars().count();
-        self.to.write_str(text)
+        self.to.write_char('"')?;
+        escape_quoted(value, self.to)?;
+        self.to.write_char('"')
     }
 }
 
 impl<W: fmt::Write> Visit for Fields<'_, W> {
     /// Writes a value that was recorded with `?` or `%`.
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if self.shape == Shape::Json || field.name() == MESSAGE {
-            self.outcome = self.escaped(field, format_args!("{value:?}"), self.shape == Shape::Json);
-        } else {
-            // Whether the value needs quotes is known only once it is formatted.
-            self.record_str(field, &format!("{value:?}"));
-        }
+        self.record_str(field, &format!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let quoted = self.shape == Shape::Json || (field.name() != MESSAGE && !is_bare(value));
-        self.outcome = self.escaped(field, format_args!("{value}"), quoted);
+        self.outcome = self.outcome.and_then(|()| self.text(field.name(), value));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {

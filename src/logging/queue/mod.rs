@@ -170,6 +170,18 @@ impl Queue {
     }
 }
 
+/// Takes events: the formatter writes each whole line at once.
+impl Write for &Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.send(line, 1);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 enum LogWork {
     Write(QueuedLines),
     Report(u64),

@@ -21,8 +21,8 @@ const FAMILIES: [u8; 2] = [2, 10];
 
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
-/// Bytes of `struct inet_diag_req_v2`.
-const QUESTION: usize = 56;
+/// Bytes of a request: `struct nlmsghdr` and `struct inet_diag_req_v2`.
+const QUESTION: u32 = 16 + 56;
 /// Bytes of `struct inet_diag_msg`.
 const ANSWER: usize = 72;
 
@@ -45,7 +45,7 @@ fn ask(question: &[u8], answer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// The request for the client's socket, whose own end is `from`.
-fn question(from: SocketAddr, ours: SocketAddr) -> Option<[u8; HEADER + QUESTION]> {
+fn question(from: SocketAddr, ours: SocketAddr) -> Option<Vec<u8>> {
     let (own, other) = (from.ip().to_canonical(), ours.ip().to_canonical());
     let family = match (own, other) {
         (IpAddr::V4(_), IpAddr::V4(_)) => FAMILIES[0],
@@ -53,32 +53,25 @@ fn question(from: SocketAddr, ours: SocketAddr) -> Option<[u8; HEADER + QUESTION
         _ => return None,
     };
     let interface = if let SocketAddr::V6(from) = from { from.scope_id() } else { 0 };
-    let mut message = [0; HEADER + QUESTION];
-    let mut rest = message.as_mut_slice();
-    let length = u32::try_from(HEADER + QUESTION).ok()?;
-    let mut put = |bytes: &[u8]| {
-        if let Some((field, after)) = std::mem::take(&mut rest).split_at_mut_checked(bytes.len()) {
-            field.copy_from_slice(bytes);
-            rest = after;
-        }
-    };
-    put(&length.to_ne_bytes());
-    put(&BY_FAMILY.to_ne_bytes());
-    put(&REQUEST.to_ne_bytes());
-    // `nlmsg_seq` and `nlmsg_pid`, which tell several requests apart.
-    put(&[0; 8]);
-    // Family and protocol, then no extensions, then one byte of padding.
-    put(&[family, IPPROTO_TCP, 0, 0]);
-    // All states of a socket.
-    put(&u32::MAX.to_ne_bytes());
-    put(&from.port().to_be_bytes());
-    put(&ours.port().to_be_bytes());
-    put(&octets(own));
-    put(&octets(other));
-    put(&interface.to_ne_bytes());
-    // `INET_DIAG_NOCOOKIE`: any socket with these addresses.
-    put(&[0xff; 8]);
-    Some(message)
+    let fields: [&[u8]; 12] = [
+        &QUESTION.to_ne_bytes(),
+        &BY_FAMILY.to_ne_bytes(),
+        &REQUEST.to_ne_bytes(),
+        // `nlmsg_seq` and `nlmsg_pid`, which tell several requests apart.
+        &[0; 8],
+        // Family and protocol, then no extensions, then one byte of padding.
+        &[family, IPPROTO_TCP, 0, 0],
+        // All states of a socket.
+        &u32::MAX.to_ne_bytes(),
+        &from.port().to_be_bytes(),
+        &ours.port().to_be_bytes(),
+        &octets(own),
+        &octets(other),
+        &interface.to_ne_bytes(),
+        // `INET_DIAG_NOCOOKIE`: any socket with these addresses.
+        &[0xff; 8],
+    ];
+    Some(fields.concat())
 }
 
 fn octets(address: IpAddr) -> [u8; 16] {

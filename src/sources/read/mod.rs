@@ -6,7 +6,7 @@
 use std::{
     ffi::OsString,
     fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::Arc,
@@ -77,23 +77,15 @@ async fn read_apart(path: PathBuf, readers: Arc<Semaphore>) -> Result<Secret, So
 pub fn read_file(path: &Path) -> Result<Secret, SourceFault> {
     let fault = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => SourceFault::Missing(path.to_owned()),
+        io::ErrorKind::FileTooLarge => SourceFault::TooLarge,
         kind => SourceFault::Unreadable { path: path.to_owned(), kind },
     };
     // Check this before opening it: opening a pipe would wait for its writer.
     if !path.metadata().map_err(fault)?.is_file() {
         return Err(SourceFault::NotAFile(path.to_owned()));
     }
-    let mut file = File::open(path).map_err(fault)?;
-    let mut value = Pages::default();
-    while value.len() <= VALUE_MAX {
-        match file.read(value.spare_capacity_mut(PIECE)) {
-            Ok(0) => return Ok(Secret::from(value).trim_newline()),
-            Ok(count) => value.filled(count),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(fault(error)),
-        }
-    }
-    Err(SourceFault::TooLarge)
+    let value = File::open(path).and_then(|file| Pages::read(file, VALUE_MAX)).map_err(fault)?;
+    Ok(Secret::from(value).trim_newline())
 }
 
 /// Runs a command and returns its standard output.

@@ -23,9 +23,6 @@ pub(super) const KEY: &str = "tls_key_file";
 
 /// The longest file of a key, in bytes; no key takes as much.
 const KEY_FILE_MAX: usize = 64 * 1024;
-/// How much is read at a time, in bytes; most keys are shorter.
-const PIECE: usize = 4096;
-
 /// Reads the chain and its key.
 pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSetupError> {
     let (certificates, key) = (&files.certificates, &files.key);
@@ -37,7 +34,8 @@ pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSe
     }
     let unusable = |reason| TlsSetupError::Key { path: key.clone(), reason };
     let path = key.clone();
-    let pem = files::within(files::LIMIT, move || read_wiped(&path)).map_err(|error| unreadable(KEY, key, &error))?;
+    let pem = files::within(files::LIMIT, move || Pages::read(fs::File::open(&path)?, KEY_FILE_MAX))
+        .map_err(|error| unreadable(KEY, key, &error))?;
     let key = WipedKey(private_key(&pem).map_err(unusable)?);
     let signing = any_supported_type(&key.0).map_err(|_| unusable(KeyFault::Unsupported))?;
     let certified = CertifiedKey::new(chain, signing);
@@ -76,21 +74,6 @@ impl Drop for WipedKey {
 
 fn unreadable(setting: &'static str, path: &Path, error: &io::Error) -> TlsSetupError {
     TlsSetupError::Unreadable { setting, path: path.to_owned(), kind: error.kind() }
-}
-
-/// Reads a file into memory that is wiped.
-fn read_wiped(path: &Path) -> io::Result<Pages> {
-    let mut file = fs::File::open(path)?;
-    let mut text = Pages::default();
-    while text.len() <= KEY_FILE_MAX {
-        match io::Read::read(&mut file, text.spare_capacity_mut(PIECE)) {
-            Ok(0) => return Ok(text),
-            Ok(read) => text.filled(read),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(io::ErrorKind::FileTooLarge.into())
 }
 
 /// Finds the first private key in a PEM file (RFC 7468). The library's reader is not used, since its buffers are not wiped.

@@ -12,7 +12,7 @@ use super::{
     layers::Merged,
     login::{self, Choice},
     relations,
-    setting::{Findings, Named, Setting, SettingsReader},
+    setting::{Findings, Named, Section, Setting, SettingsReader},
     top_level::TopLevel,
     variables::Environment,
 };
@@ -32,8 +32,8 @@ pub(super) struct Written {
 impl Written {
     pub(super) fn read(reader: &mut SettingsReader<'_>, accounts: &[String], apis: &[String]) -> Self {
         let top = TopLevel::read(reader, "");
-        let accounts = accounts.iter().map(|name| reader.entry("accounts", name, AccountTable::read)).collect();
-        let apis = apis.iter().map(|name| reader.entry("apis", name, ApiTable::read)).collect();
+        let accounts = accounts.iter().map(|name| reader.entry(Section::Account, name, AccountTable::read)).collect();
+        let apis = apis.iter().map(|name| reader.entry(Section::Api, name, ApiTable::read)).collect();
         Self { top, accounts, apis }
     }
 }

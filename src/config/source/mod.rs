@@ -46,7 +46,7 @@ use self::{
     file::File,
     layers::{Leaf, Merged},
     named_variables::CONFIG,
-    setting::{Findings, SettingsReader},
+    setting::{Findings, Section, SettingsReader},
     top_level::TopLevel,
     variables::Variables,
 };
@@ -154,8 +154,7 @@ pub fn load(input: Input) -> Loaded {
     let Input { environment, defaults, .. } = input;
     let path = file.as_ref().map(|file| file.lines.file.clone());
     let file = file.unwrap_or_default();
-    let accounts = names("accounts", &file.accounts, &variables.accounts, &flags);
-    let apis = names("apis", &file.apis, &variables.apis, &flags);
+    let [accounts, apis] = [Section::Account, Section::Api].map(|section| names(section, &file, &variables, &flags));
     let mut merged = merge(file, variables, flags, [&accounts, &apis], &mut findings);
     build::derive_upstreams(&mut merged, &apis);
     let mut reader = SettingsReader { merged: &merged, environment: &environment, defaults, findings };
@@ -254,50 +253,49 @@ fn read_file(input: &Input, faults: &mut Vec<Fault>) -> Option<(PathBuf, String)
 }
 
 /// The file's names, then those of variables. Where neither has one, that of a flag, or `default`.
-fn names(group: &str, file: &[String], variables: &[String], flags: &[Leaf]) -> Vec<String> {
+fn names(section: Section, file: &File, variables: &Variables, flags: &[Leaf]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for name in file.iter().chain(variables) {
+    for (_, name) in file.entries.iter().chain(&variables.entries).filter(|(other, _)| *other == section) {
         if !names.contains(name) {
             names.push(name.clone());
         }
     }
     if names.is_empty() {
-        let of_flag = |leaf: &Leaf| leaf.path.strip_prefix(group)?.strip_prefix('.')?.split('.').next().map(str::to_owned);
-        names.push(flags.iter().find_map(of_flag).unwrap_or_else(|| "default".to_owned()));
+        let mut of_flags = flags.iter().map(|leaf| setting::parts(&leaf.path)).filter(|(other, ..)| *other == section);
+        names.push(of_flags.next().map_or("default", |(_, name, _)| name).to_owned());
     }
     names
 }
 
 /// Merges the layers, the weakest first, and reports values whose account or API does not exist.
 fn merge(file: File, variables: Variables, flags: Vec<Leaf>, names: [&[String]; 2], findings: &mut Findings) -> Merged {
-    let exists = |leaf: &Leaf| {
-        let mut parts = leaf.path.split('.');
-        let known = match parts.next() {
-            Some("accounts") => names[0],
-            Some("apis") => names[1],
-            _ => return true,
-        };
-        parts.next().is_none_or(|name| known.iter().any(|known| known == name))
+    let [accounts, apis] = names;
+    let exists = |leaf: &Leaf| match setting::parts(&leaf.path) {
+        (Section::TopLevel, ..) => true,
+        (Section::Account, name, _) => accounts.iter().any(|known| known == name),
+        (Section::Api, name, _) => apis.iter().any(|known| known == name),
     };
     let mut leaves: Vec<Leaf> = variables.offered.into_iter().filter(exists).collect();
     leaves.extend(file.leaves);
-    for leaf in variables.leaves {
+    for leaf in variables.leaves.into_iter().chain(flags) {
         if exists(&leaf) {
             leaves.push(leaf);
         } else if findings.faults.last().is_none_or(|fault| *fault.origin() != leaf.origin) {
             // Once for a directory of credentials, which gives several values.
-            let (group, what) = if leaf.path.starts_with("accounts") { ("accounts", "account") } else { ("apis", "API") };
-            let wrong = Diagnostic::new(format!("sets the {what} `default`, which the settings do not have"))
-                .hint(format!("add `[{group}.default]`, or use CAREPORTALS__{}__NAME__KEY", group.to_uppercase()));
-            findings.faults.push(Fault::new(leaf.origin, leaf.path, wrong));
-        }
-    }
-    for leaf in flags {
-        if exists(&leaf) {
-            leaves.push(leaf);
-        } else {
-            findings.faults.push(Fault::new(leaf.origin, leaf.path, Diagnostic::new("the settings have no such table")));
+            findings.faults.push(homeless(leaf));
         }
     }
     Merged::new(file.lines, leaves)
+}
+
+/// The fault of a value whose account or API does not exist.
+fn homeless(leaf: Leaf) -> Fault {
+    let section = setting::parts(&leaf.path).0;
+    let (group, what) = (section.group(), if section == Section::Account { "account" } else { "API" });
+    let wrong = match leaf.origin {
+        ValueOrigin::Flag(_) => Diagnostic::new("the settings have no such table"),
+        _ => Diagnostic::new(format!("sets the {what} `default`, which the settings do not have"))
+            .hint(format!("add `[{group}.default]`, or use CAREPORTALS__{}__NAME__KEY", group.to_uppercase())),
+    };
+    Fault::new(leaf.origin, leaf.path, wrong)
 }

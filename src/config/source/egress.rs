@@ -3,7 +3,7 @@
 //! Pure. The proxy's URL may hold a password and is never shown.
 
 use super::{
-    faults::{Diagnostic, Fault, ValueOrigin, Warning, shown},
+    faults::{Diagnostic, Fault, ValueOrigin, Warning, ensure, shown},
     render::in_toml,
     setting::Findings,
     url::{self, Address},
@@ -52,21 +52,16 @@ fn exceptions(environment: &Environment, findings: &mut Findings) -> Vec<Excepti
 /// Reads `http://user:password@host:port`, with the scheme's port by default. A URL without a scheme is an `http` one.
 fn proxy(text: &str) -> Result<EgressProxy, Diagnostic> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-    if !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") {
-        return Err(Diagnostic::new("only http:// and https:// proxies are supported").hint("use a proxy that serves CONNECT"));
-    }
-    let (userinfo, address) = match rest.rsplit_once('@') {
-        // Other programs would take the host from the part before such a character (RFC 3986, 3.2).
-        Some((userinfo, _)) if userinfo.contains(['/', '?', '#', '\\']) => {
-            let wrong = Diagnostic::new("the proxy's credentials hold a character that ends a URL's host");
-            return Err(wrong.hint("percent-encode it: / is %2F, ? is %3F, # is %23, \\ is %5C"));
-        }
-        Some((userinfo, address)) => (Some(userinfo).filter(|userinfo| !userinfo.is_empty()), address),
-        None => (None, rest),
-    };
+    let (is_http, hint) = (["http", "https"].contains(&&*scheme.to_ascii_lowercase()), "use a proxy that serves CONNECT");
+    ensure!(is_http, "only http:// and https:// proxies are supported", hint = hint);
+    let (userinfo, address) = rest.rsplit_once('@').unwrap_or(("", rest));
+    // Other programs would take the host from the part before such a character (RFC 3986, 3.2).
+    let (ends, hint) = (['/', '?', '#', '\\'], "percent-encode it: / is %2F, ? is %3F, # is %23, \\ is %5C");
+    ensure!(!userinfo.contains(ends), "the proxy's credentials hold a character that ends a URL's host", hint = hint);
     match url::address(&format!("{scheme}://{}", address.trim_end_matches('/')))? {
         Address::Absolute { origin, path } if path.is_empty() => {
-            Ok(EgressProxy { origin, credentials: userinfo.map(credentials).transpose()? })
+            let credentials = if userinfo.is_empty() { None } else { Some(credentials(userinfo)?) };
+            Ok(EgressProxy { origin, credentials })
         }
         _ => Err(Diagnostic::new("a proxy is a host and perhaps a port, without a path")),
     }
@@ -77,15 +72,11 @@ fn credentials(userinfo: &str) -> Result<Secret, Diagnostic> {
     let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
     let mut decoded = Pages::with_capacity(userinfo.len() + 1);
     unescape(user, &mut decoded)?;
-    if decoded.contains(&b':') {
-        return Err(Diagnostic::new("the proxy's user name holds a colon, which Basic authentication can't carry"));
-    }
+    ensure!(!decoded.contains(&b':'), "the proxy's user name holds a colon, which Basic authentication can't carry");
     decoded.extend(b":");
     unescape(password, &mut decoded)?;
     let secret = Secret::from(decoded);
-    if secret.expose().iter().any(u8::is_ascii_control) {
-        return Err(Diagnostic::new("the proxy's credentials hold a control character"));
-    }
+    ensure!(!secret.expose().iter().any(u8::is_ascii_control), "the proxy's credentials hold a control character");
     Ok(secret)
 }
 

@@ -130,6 +130,17 @@ impl Diagnostic {
     }
 }
 
+/// Returns a diagnostic unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $message:expr $(, hint = $hint:expr)?) => {
+        if !$condition {
+            return Err(Diagnostic::new($message)$(.hint($hint))?);
+        }
+    };
+}
+
+pub(super) use ensure;
+
 /// Quotes a value that is not secret, fit for a terminal and for one line.
 pub(super) fn shown(text: &str) -> String {
     if text.chars().count() > SHOWN_MAX {

@@ -215,12 +215,14 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    pub(super) fn fault<T>(&mut self, setting: &Setting<T>, wrong: Diagnostic) {
-        self.faults.push(setting.finding(wrong));
+    /// Adds a fault, if there is one.
+    pub(super) fn fault<T>(&mut self, setting: &Setting<T>, wrong: impl Into<Option<Diagnostic>>) {
+        self.faults.extend(wrong.into().map(|wrong| setting.finding(wrong)));
     }
 
-    pub(super) fn warn<T>(&mut self, setting: &Setting<T>, wrong: Diagnostic) {
-        self.warnings.push(setting.finding(wrong));
+    /// Adds a warning, if there is one.
+    pub(super) fn warn<T>(&mut self, setting: &Setting<T>, wrong: impl Into<Option<Diagnostic>>) {
+        self.warnings.extend(wrong.into().map(|wrong| setting.finding(wrong)));
     }
 
     pub(super) fn show(&mut self, path: &str, shown: String, origin: ValueOrigin) {

@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use super::{
     account::AccountTable,
     api::ApiTable,
-    faults::{Diagnostic, Fault},
+    faults::{Diagnostic, Fault, ensure},
     setting::{Findings, Named, Setting},
     url::{self, Address},
 };
@@ -40,14 +40,12 @@ pub(super) fn choose(account: &Named<AccountTable>, apis: &[Named<ApiTable>], fi
         forbid_plain_http("log-in", setting, endpoint, findings);
     }
     if !setting.is_written() {
-        let entry = format!("accounts.{}.", account.name);
-        match &choice {
-            Choice::At(Endpoint { origin, target }) => {
-                findings.show_derived(&entry, "login_url", format!("\"{origin}{target}\""));
-            }
-            Choice::Off => findings.show_derived(&entry, "login_url", "\"off\"".to_owned()),
-            Choice::Unknown => {}
-        }
+        let shown = match &choice {
+            Choice::At(Endpoint { origin, target }) => Some(format!("\"{origin}{target}\"")),
+            Choice::Off => Some("\"off\"".to_owned()),
+            Choice::Unknown => None,
+        };
+        findings.show_derived(&format!("accounts.{}.", account.name), "login_url", shown);
     }
     choice
 }
@@ -108,36 +106,33 @@ fn from_presets(
         }
         return Choice::Unknown;
     }
-    let setting = &account.table.login_url;
+    agreed(own).unwrap_or_else(|wrong| {
+        findings.fault(&account.table.login_url, wrong);
+        Choice::Unknown
+    })
+}
+
+/// Where the presets of all these APIs log in.
+fn agreed(own: &[&Named<ApiTable>]) -> Result<Choice, Diagnostic> {
     let mut agreed: Option<(&str, Choice)> = None;
     for api in own {
         let (Some(preset), Some(upstream)) = (api.table.preset.get(), api.table.upstream.set()) else {
-            return Choice::Unknown;
+            return Ok(Choice::Unknown);
         };
         let choice = match preset.login() {
             PresetLogin::Off => Choice::Off,
             PresetLogin::Path(path) => under(upstream, path),
-            PresetLogin::Url(_) if !is_upstream_of(preset, upstream) => {
-                let (name, preset) = (&api.name, preset.name());
-                let wrong =
-                    Diagnostic::new(format!("needed, since API `{name}` has the preset `{preset}` with another upstream"));
-                findings.fault(setting, wrong.hint("give the account a login_url"));
-                return Choice::Unknown;
+            PresetLogin::Url(url) if is_upstream_of(preset, upstream) => absolute(url),
+            PresetLogin::Url(_) => {
+                let why = format!("needed, since API `{}` has the preset `{}` with another upstream", api.name, preset.name());
+                return Err(Diagnostic::new(why).hint("give the account a login_url"));
             }
-            PresetLogin::Url(url) => absolute(url),
         };
-        match &agreed {
-            Some((other, earlier)) if *earlier != choice => {
-                let wrong =
-                    Diagnostic::new(format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name));
-                findings.fault(setting, wrong.hint("give the account a login_url, or each API its own account"));
-                return Choice::Unknown;
-            }
-            Some(_) => {}
-            None => agreed = Some((&api.name, choice)),
-        }
+        let (other, earlier) = agreed.get_or_insert((&api.name, choice.clone()));
+        let wrong = || format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name);
+        ensure!(*earlier == choice, wrong(), hint = "give the account a login_url, or each API its own account");
     }
-    agreed.map_or(Choice::Unknown, |(_, choice)| choice)
+    Ok(agreed.map_or(Choice::Unknown, |(_, choice)| choice))
 }
 
 fn is_upstream_of(preset: Preset, upstream: &Upstream) -> bool {

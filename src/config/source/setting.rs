@@ -229,11 +229,11 @@ impl Findings {
         self.values.push(EffectiveValue { path: path.to_owned(), shown, origin, is_set: true });
     }
 
-    /// Shows a value that follows from others, behind those of its table.
-    pub(super) fn show_derived(&mut self, entry: &str, name: &str, shown: String) {
+    /// Shows a value that follows from others, if there is one, behind those of its table.
+    pub(super) fn show_derived(&mut self, entry: &str, name: &str, shown: Option<String>) {
         let end = self.values.iter().rposition(|value| value.path.starts_with(entry)).map_or(self.values.len(), |at| at + 1);
         let (path, origin) = (format!("{entry}{name}"), ValueOrigin::Preset);
-        self.values.insert(end, EffectiveValue { path, shown, origin, is_set: true });
+        self.values.splice(end..end, shown.map(|shown| EffectiveValue { path, shown, origin, is_set: true }));
     }
 }
 

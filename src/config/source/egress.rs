@@ -34,19 +34,16 @@ fn exceptions(environment: &Environment, findings: &mut Findings) -> Vec<Excepti
     let Some((name, list)) = first(environment, findings, ["no_proxy", "NO_PROXY"]) else { return Vec::new() };
     findings.show(name, in_toml(&list.as_str().into()), ValueOrigin::Variable(name.to_owned()));
     let entries = list.split(|letter: char| letter == ',' || letter.is_whitespace()).filter(|entry| !entry.is_empty());
-    let mut exceptions = Vec::new();
-    for entry in entries {
-        match Exception::parse(entry) {
-            Some(exception) => exceptions.push(exception),
+    let read = |entry| {
+        let exception = Exception::parse(entry);
+        if exception.is_none() {
             // Not a fault: other programs on the machine may know more forms.
-            None => findings.warnings.push(Warning::new(
-                ValueOrigin::Variable(name.to_owned()),
-                "",
-                Diagnostic::new(format!("{} is no name, address or network, and excepts nothing", shown(entry))),
-            )),
+            let wrong = Diagnostic::new(format!("{} is no name, address or network, and excepts nothing", shown(entry)));
+            findings.warnings.push(Warning::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
         }
-    }
-    exceptions
+        exception
+    };
+    entries.filter_map(read).collect()
 }
 
 /// Reads `http://user:password@host:port`, with the scheme's port by default. A URL without a scheme is an `http` one.
@@ -101,7 +98,7 @@ fn unescape(text: &str, out: &mut Pages) -> Result<(), Diagnostic> {
 /// The first variable that is set. An empty one counts as not set.
 fn first(environment: &Environment, findings: &mut Findings, names: [&'static str; 2]) -> Option<(&'static str, String)> {
     let name = names.into_iter().find(|name| environment.get(name).is_some_and(|value| !value.is_empty()))?;
-    let text = environment.get(name).and_then(|value| value.to_str());
+    let text = environment.get(name)?.to_str();
     if text.is_none() {
         findings.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), "", Diagnostic::new("is not UTF-8")));
     }

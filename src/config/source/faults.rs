@@ -65,14 +65,13 @@ pub type Warning = Finding;
 pub struct Finding {
     origin: ValueOrigin,
     path: String,
-    message: String,
-    hint: Option<String>,
+    wrong: Diagnostic,
 }
 
 impl Finding {
     /// `path`: the key, such as `apis.emr.listen`; empty when it concerns none.
     pub(super) fn new(origin: ValueOrigin, path: impl Into<String>, wrong: Diagnostic) -> Self {
-        Self { origin, path: path.into(), message: wrong.message, hint: wrong.hint }
+        Self { origin, path: path.into(), wrong }
     }
 
     /// Where to correct it.
@@ -84,20 +83,15 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.origin {
-            // The user wrote the variable or the flag, and may not know the key behind it.
-            ValueOrigin::Variable(_) | ValueOrigin::Flag(_) => write!(f, "{}: ", self.origin)?,
-            ValueOrigin::File { .. } => {
-                write!(f, "{}: ", self.origin)?;
-                if !self.path.is_empty() {
-                    write!(f, "{}: ", printable(&self.path))?;
-                }
-            }
-            ValueOrigin::Default | ValueOrigin::Preset if self.path.is_empty() => {}
-            ValueOrigin::Default | ValueOrigin::Preset => write!(f, "{}: ", printable(&self.path))?,
+        if !matches!(self.origin, ValueOrigin::Default | ValueOrigin::Preset) {
+            write!(f, "{}: ", self.origin)?;
         }
-        f.write_str(&printable(&self.message))?;
-        if let Some(hint) = &self.hint {
+        // The user wrote the variable or the flag, and may not know the key behind it.
+        if !self.path.is_empty() && !matches!(self.origin, ValueOrigin::Variable(_) | ValueOrigin::Flag(_)) {
+            write!(f, "{}: ", printable(&self.path))?;
+        }
+        f.write_str(&printable(&self.wrong.message))?;
+        if let Some(hint) = &self.wrong.hint {
             write!(f, "\n  hint: {}", printable(hint))?;
         }
         Ok(())

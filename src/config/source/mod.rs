@@ -239,16 +239,14 @@ impl Layers {
 /// The file's path and text. A file that was asked for must be there; the default one need not.
 fn read_file(input: &Input, faults: &mut Vec<Fault>) -> Option<(PathBuf, String)> {
     let (path, origin) = settings_file(input.config_flag.as_deref(), &input.default_file, &input.environment);
-    match files::read(&path).map(String::from_utf8) {
+    let (named_by, wrong) = match files::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => return Some((path, text)),
-        Ok(Err(_)) => faults.push(Fault::new(ValueOrigin::File { path, line: 0 }, "", Diagnostic::new("is not UTF-8"))),
-        Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => {}
-        Err(error) => {
-            let wrong = Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind()));
-            let origin = if origin == ValueOrigin::Default { ValueOrigin::File { path, line: 0 } } else { origin };
-            faults.push(Fault::new(origin, "", wrong));
-        }
-    }
+        Ok(Err(_)) => (ValueOrigin::Default, Diagnostic::new("is not UTF-8")),
+        Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => return None,
+        Err(error) => (origin, Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind()))),
+    };
+    let origin = if named_by == ValueOrigin::Default { ValueOrigin::File { path, line: 0 } } else { named_by };
+    faults.push(Fault::new(origin, "", wrong));
     None
 }
 

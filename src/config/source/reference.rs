@@ -14,7 +14,7 @@ use super::{
 #[must_use]
 pub fn reference() -> String {
     let mut text = String::from("### Variables\n\n| variable | meaning | default |\n| --- | --- | --- |\n");
-    for variable in named_variables::all() {
+    for variable in named_variables::VARIABLES {
         let file = if variable.file { ", `_FILE`" } else { "" };
         row(&mut text, &[&format!("`{}`{file}", variable.name), variable.doc, variable.default]);
     }

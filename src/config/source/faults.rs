@@ -117,7 +117,7 @@ impl Diagnostic {
 
     /// Adds "did you mean" when a known name is near.
     pub(super) fn did_you_mean<'a>(self, written: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
-        match nearest(written, known) {
+        match nearest(written, &mut known.into_iter()) {
             Some(name) => self.hint(format!("did you mean `{name}`?")),
             None => self,
         }
@@ -152,11 +152,10 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// Finds the name that was most likely meant; at most a third of it may differ.
-fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+fn nearest<'a>(written: &str, known: &mut dyn Iterator<Item = &'a str>) -> Option<&'a str> {
     let folded = |name: &str| name.to_lowercase().replace('-', "_");
     let cut = |name: &str| folded(name).chars().take(COMPARED_MAX).collect::<String>();
     known
-        .into_iter()
         .map(|name| (strsim::osa_distance(&cut(written), &cut(name)), name))
         .filter(|(distance, name)| *distance <= (own_length(&folded(written), &folded(name)) / 3).clamp(1, 4))
         .min_by_key(|(distance, _)| *distance)
@@ -186,7 +185,7 @@ mod tests {
             ("banana", None),
             ("login_xyz", None),
         ] {
-            assert_eq!(nearest(written, known), expected, "{written}");
+            assert_eq!(nearest(written, &mut known.into_iter()), expected, "{written}");
         }
     }
 

@@ -10,24 +10,14 @@ use toml_edit::{Document, Item, TableLike};
 
 use super::{
     faults::{Diagnostic, Fault, ValueOrigin, printable},
-    layers::{Leaf, Lines},
+    layers::{Layers, Leaf},
     setting::{Form, Key, Section},
 };
 
-/// The contents of a settings file.
-#[derive(Default)]
-pub(super) struct File {
-    pub(super) leaves: Vec<Leaf>,
-    pub(super) lines: Lines,
-    /// Accounts and APIs, in the file's order.
-    pub(super) entries: Vec<(Section, String)>,
-    pub(super) faults: Vec<Fault>,
-}
-
 /// Reads all of it, and goes on after each fault but a broken syntax.
-pub(super) fn read(path: &Path, text: &str) -> File {
-    let mut reader = FileReader { text, file: File::default() };
-    path.clone_into(&mut reader.file.lines.file);
+pub(super) fn read(path: &Path, text: &str, layers: &mut Layers) {
+    layers.lines.file = Some(path.to_owned());
+    let mut reader = FileReader { path, text, layers };
     match Document::parse(text) {
         Ok(document) => reader.keys(Section::TopLevel, "", "", document.as_table()),
         Err(error) => {
@@ -35,12 +25,12 @@ pub(super) fn read(path: &Path, text: &str) -> File {
             reader.fault(line, "", Diagnostic::new(format!("not valid TOML: {}", error.message())));
         }
     }
-    reader.file
 }
 
 struct FileReader<'a> {
+    path: &'a Path,
     text: &'a str,
-    file: File,
+    layers: &'a mut Layers,
 }
 
 impl FileReader<'_> {
@@ -65,7 +55,7 @@ impl FileReader<'_> {
                 self.fault(line, &path, Diagnostic::new("a name is made of a-z, 0-9 and `-`"));
                 continue;
             }
-            self.file.entries.push((section, name.to_owned()));
+            self.layers.entries.push((section, name.to_owned()));
             let wrong = Diagnostic::new("expected a table").hint(format!("write `[{path}]`"));
             if let Some(table) = self.table(item, line, &path, wrong) {
                 self.keys(section, &format!("{path}."), "", table);
@@ -79,9 +69,9 @@ impl FileReader<'_> {
         if let Some(key) = section.find(name) {
             match self.leaf(key, item) {
                 Some(value) => {
-                    self.file.lines.by_path.insert(path.clone(), line);
+                    self.layers.lines.by_path.insert(path.clone(), line);
                     let origin = self.origin(line);
-                    self.file.leaves.push(Leaf { path, value, origin });
+                    self.layers.file.push(Leaf { path, value, origin });
                 }
                 None => self.fault(line, &path, Diagnostic::new("has no value")),
             }
@@ -96,7 +86,7 @@ impl FileReader<'_> {
 
     /// Notes the line of what must be a table. `wrong`: the fault if it is none.
     fn table<'t>(&mut self, item: &'t Item, line: usize, path: &str, wrong: Diagnostic) -> Option<&'t dyn TableLike> {
-        self.file.lines.by_path.insert(path.to_owned(), line);
+        self.layers.lines.by_path.insert(path.to_owned(), line);
         let table = item.as_table_like();
         if table.is_none() {
             self.fault(line, path, wrong);
@@ -124,11 +114,11 @@ impl FileReader<'_> {
     }
 
     fn origin(&self, line: usize) -> ValueOrigin {
-        ValueOrigin::File { path: self.file.lines.file.clone(), line }
+        ValueOrigin::File { path: self.path.to_owned(), line }
     }
 
     fn fault(&mut self, line: usize, path: &str, wrong: Diagnostic) {
-        self.file.faults.push(Fault::new(self.origin(line), path, wrong));
+        self.layers.findings.faults.push(Fault::new(self.origin(line), path, wrong));
     }
 }
 

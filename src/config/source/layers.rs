@@ -13,7 +13,10 @@ use figment::{
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::faults::ValueOrigin;
+use super::{
+    faults::ValueOrigin,
+    setting::{Findings, Section},
+};
 
 /// A key with its value and its origin.
 #[derive(Clone)]
@@ -51,10 +54,27 @@ impl Provider for Layer {
     }
 }
 
+/// What is written, before it is merged.
+#[derive(Default)]
+pub(super) struct Layers {
+    /// The service manager's credentials: the file wins over these.
+    pub(super) offered: Vec<Leaf>,
+    pub(super) file: Vec<Leaf>,
+    pub(super) lines: Lines,
+    /// A directory of credentials, then each variable: these win over the file.
+    pub(super) variables: Vec<Leaf>,
+    /// These win over all others.
+    pub(super) flags: Vec<Leaf>,
+    /// Accounts and APIs that the file names, in its order, then those of `CAREPORTALS__…` variables; some more than once.
+    pub(super) entries: Vec<(Section, String)>,
+    pub(super) findings: Findings,
+}
+
 /// The lines of a settings file's keys and tables.
 #[derive(Default)]
 pub(super) struct Lines {
-    pub(super) file: PathBuf,
+    /// `None`: no file was read.
+    pub(super) file: Option<PathBuf>,
     pub(super) by_path: BTreeMap<String, usize>,
 }
 
@@ -113,8 +133,8 @@ impl Merged {
     /// The line of a key or, failing that, of the table it would stand in. `Default`: neither is in the file.
     pub(super) fn place(&self, mut path: &str) -> ValueOrigin {
         loop {
-            if let Some(line) = self.lines.by_path.get(path) {
-                return ValueOrigin::File { path: self.lines.file.clone(), line: *line };
+            if let (Some(file), Some(line)) = (&self.lines.file, self.lines.by_path.get(path)) {
+                return ValueOrigin::File { path: file.clone(), line: *line };
             }
             match path.rsplit_once('.') {
                 Some((table, _)) => path = table,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{
     faults::{Diagnostic, Fault, ValueOrigin, Warning},
     file::{is_name, json_of},
-    layers::Leaf,
+    layers::{Layers, Leaf},
     named_variables::{self, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY},
     setting::{self, Form, Key, Section},
 };
@@ -57,30 +57,17 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// The settings in the environment.
-#[derive(Default)]
-pub(super) struct Variables {
-    /// The service manager's credentials: the file wins over these.
-    pub(super) offered: Vec<Leaf>,
-    /// A directory of credentials, then each variable: these win over the file.
-    pub(super) leaves: Vec<Leaf>,
-    /// Accounts and APIs that `CAREPORTALS__…` variables name; some more than once.
-    pub(super) entries: Vec<(Section, String)>,
-    pub(super) faults: Vec<Fault>,
-    pub(super) warnings: Vec<Warning>,
-}
-
 /// Reads every `CAREPORTALS_…` variable.
-pub(super) fn read(environment: &Environment) -> Variables {
-    let mut reader = Variables::default();
+pub(super) fn read(environment: &Environment, layers: &mut Layers) {
+    let mut reader = VariablesReader { environment, layers };
     if let Some(directory) = environment.get(CREDENTIALS_DIRECTORY).filter(|directory| !directory.is_empty()) {
-        reader.offered = credentials(CREDENTIALS_DIRECTORY, directory);
+        reader.layers.offered = credentials(CREDENTIALS_DIRECTORY, directory);
     }
     if let Some(directory) = environment.get(CREDENTIALS_DIR) {
         if directory.is_empty() {
             reader.fault(CREDENTIALS_DIR, "", empty());
         } else {
-            reader.leaves = credentials(CREDENTIALS_DIR, directory);
+            reader.layers.variables = credentials(CREDENTIALS_DIR, directory);
         }
     }
     for (name, value) in &environment.0 {
@@ -91,10 +78,9 @@ pub(super) fn read(environment: &Environment) -> Variables {
         if let Some(path) = name.strip_prefix("CAREPORTALS__") {
             reader.by_path(name, path, value);
         } else {
-            reader.by_name(name, value, environment);
+            reader.by_name(name, value);
         }
     }
-    reader
 }
 
 /// The key that a variable sets. `None`: it sets none, or several at once.
@@ -105,8 +91,13 @@ pub(super) fn key_of(name: &str) -> Option<&'static Key> {
     setting::at(named_variables::find(name)?.0.path?)
 }
 
-impl Variables {
-    fn by_name(&mut self, name: &str, value: &OsStr, environment: &Environment) {
+struct VariablesReader<'a> {
+    environment: &'a Environment,
+    layers: &'a mut Layers,
+}
+
+impl VariablesReader<'_> {
+    fn by_name(&mut self, name: &str, value: &OsStr) {
         let Some((variable, is_file)) = named_variables::find(name) else {
             // `exec` sets these for the program that it starts, which may be one of the sidecar's own commands.
             if !name.ends_with("_BASE_URL") {
@@ -116,7 +107,7 @@ impl Variables {
         };
         let Some(path) = variable.path else { return };
         if is_file && !value.is_empty() {
-            if environment.get(variable.name).is_some() {
+            if self.environment.get(variable.name).is_some() {
                 let wrong = Diagnostic::new(format!("set together with {}", variable.name));
                 return self.fault(name, path, wrong.hint("unset one of the two"));
             }
@@ -132,7 +123,7 @@ impl Variables {
     fn unknown_name(&mut self, name: &str) {
         let known = named_variables::names();
         let wrong = Diagnostic::new("no such variable; ignored").did_you_mean(name, known.iter().map(String::as_str));
-        self.warnings.push(Warning::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
+        self.layers.findings.warnings.push(Warning::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
     }
 
     fn by_path(&mut self, name: &str, written: &str, value: &OsStr) {
@@ -149,7 +140,7 @@ impl Variables {
                 json!({ kind: value_of(form, text) })
             }
         };
-        self.entries.push((target.key.section, target.entry));
+        self.layers.entries.push((target.key.section, target.entry));
         self.set(name, &path, value);
     }
 
@@ -175,12 +166,14 @@ impl Variables {
     /// Adds a variable's value. Two variables for one key would leave the choice to chance.
     fn set(&mut self, name: &str, path: &str, value: Value) {
         let is_directory = |leaf: &Leaf| matches!(&leaf.origin, ValueOrigin::Variable(name) if name == CREDENTIALS_DIR);
-        let other = self.leaves.iter().find(|leaf| leaf.path == path && !is_directory(leaf));
+        let other = self.layers.variables.iter().find(|leaf| leaf.path == path && !is_directory(leaf));
         match other.map(|leaf| leaf.origin.to_string()) {
             Some(other) => {
                 self.fault(name, path, Diagnostic::new(format!("sets the same key as {other}")).hint("unset one of the two"));
             }
-            None => self.leaves.push(Leaf { path: path.to_owned(), value, origin: ValueOrigin::Variable(name.to_owned()) }),
+            None => {
+                self.layers.variables.push(Leaf { path: path.to_owned(), value, origin: ValueOrigin::Variable(name.to_owned()) })
+            }
         }
     }
 
@@ -195,7 +188,7 @@ impl Variables {
     }
 
     fn fault(&mut self, name: &str, path: &str, wrong: Diagnostic) {
-        self.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), path, wrong));
+        self.layers.findings.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), path, wrong));
     }
 }
 

@@ -26,7 +26,7 @@ const SOURCE_HINT: &str = "write text, { file = \"…\" }, { env = \"…\" } or 
 const COMMAND_WRONG: &str = "`command` must be a list: the program and its arguments";
 
 /// Declares kinds. A row says what a value means, the kind's name in the documentation, its form, its JSON Schema, and how a
-/// value is read.
+/// value is read, perhaps with a look at the environment.
 macro_rules! kinds {
     ($($(#[$meta:meta])* $name:ident $(<$(const $limit:ident),+>)? => $value:ty,
        $words:expr, $form:ident, $schema:expr, |$read:ident $(, $environment:ident)?| $body:expr;)+) => {$(
@@ -83,9 +83,11 @@ kinds! {
     AddressOrOff => Option<SocketAddr>, "address or `off`", Text, some_text(),
         |value| match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
     /// Fixed headers of requests.
-    RequestHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(), |value| headers(value, REQUEST_HEADERS);
+    RequestHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
+        |value| headers(value, REQUEST_HEADERS);
     /// Fixed headers of log-ins.
-    LoginHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(), |value| headers(value, LOGIN_HEADERS);
+    LoginHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
+        |value| headers(value, LOGIN_HEADERS);
     /// The name of a header that a client sends.
     RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value| header_name(text(value)?, &[]);
     /// Anything that JSON can hold, by name.
@@ -113,9 +115,11 @@ kinds! {
     /// A filter in tracing's syntax.
     Filter => String, "filter", Text, some_text(), |value| filter(text(value)?);
     /// A secret, or where it is read from.
-    AnySource => Source, "text or source", Source, json!({ "$ref": "#/$defs/source" }), |value, environment| source(value, environment);
-    /// The same for what is sent in a header.
-    HeaderSource => Source, "text or source", Source, AnySource::described().1, |value, environment| header_source(value, environment);
+    AnySource => Source, "text or source", Source, json!({ "$ref": "#/$defs/source" }),
+        |value, environment| source(value, environment);
+    /// A secret that is sent in a header, or where it is read from.
+    HeaderSource => Source, "text or source", Source, AnySource::described().1,
+        |value, environment| header_source(value, environment);
 }
 
 /// The kind of a key that may be absent.

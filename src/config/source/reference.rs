@@ -37,7 +37,7 @@ fn row(text: &mut String, cells: &[&str]) {
 }
 
 fn setting(text: &mut String, key: &Key) {
-    let default = match (key.default_value(), key.unset) {
+    let default = match (key.default_value(&[]), key.unset) {
         (Some(default), _) => format!("`{}`", in_toml(&default)),
         (None, Unset::Shown(words) | Unset::Documented(words)) => words.to_owned(),
     };
@@ -75,7 +75,7 @@ fn schema_of(section: Section) -> Value {
     for key in section.keys() {
         let (_, mut schema) = (key.kind)();
         schema["description"] = json!(key.doc);
-        if let Some(default) = key.default_value() {
+        if let Some(default) = key.default_value(&[]) {
             schema["default"] = default;
         }
         match key.name.split_once('.') {

@@ -125,8 +125,10 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub(super) fn default_value(&self) -> Option<Value> {
-        self.default.map(|text| variables::value_of(self.form, text))
+    /// Its default value. `instead`: defaults that a command has instead of the daemon's, in TOML syntax, by key.
+    pub(super) fn default_value(&self, instead: &[(&str, &'static str)]) -> Option<Value> {
+        let other = instead.iter().find(|(name, _)| *name == self.name).map(|(_, text)| *text);
+        other.or(self.default).map(|text| variables::value_of(self.form, text))
     }
 }
 
@@ -284,16 +286,9 @@ impl SettingsReader<'_> {
         };
         let (value, origin) = match written {
             Some((value, origin)) => (Some(value), origin),
-            None => (self.default_of(key), ValueOrigin::Default),
+            None => (key.default_value(self.defaults), ValueOrigin::Default),
         };
         Found { key, value, origin, path, place }
-    }
-
-    fn default_of(&self, key: &Key) -> Option<Value> {
-        match self.defaults.iter().find(|(name, _)| *name == key.name) {
-            Some((_, default)) => Some(variables::value_of(key.form, default)),
-            None => key.default_value(),
-        }
     }
 
     /// Has `config` show the value, and warns of a secret that others can see.

@@ -49,12 +49,13 @@ fn exceptions(environment: &Environment, findings: &mut Findings) -> Vec<Excepti
 /// Reads `http://user:password@host:port`, with the scheme's port by default. A URL without a scheme is an `http` one.
 fn proxy(text: &str) -> Result<EgressProxy, Diagnostic> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-    let (is_http, hint) = (["http", "https"].contains(&&*scheme.to_ascii_lowercase()), "use a proxy that serves CONNECT");
-    ensure!(is_http, "only http:// and https:// proxies are supported", hint = hint);
+    let is_http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    ensure!(is_http, "only http:// and https:// proxies are supported", hint = "use a proxy that serves CONNECT");
     let (userinfo, address) = rest.rsplit_once('@').unwrap_or(("", rest));
     // Other programs would take the host from the part before such a character (RFC 3986, 3.2).
-    let (ends, hint) = (['/', '?', '#', '\\'], "percent-encode it: / is %2F, ? is %3F, # is %23, \\ is %5C");
-    ensure!(!userinfo.contains(ends), "the proxy's credentials hold a character that ends a URL's host", hint = hint);
+    let is_whole = !userinfo.contains(['/', '?', '#', '\\']);
+    let hint = "percent-encode it: / is %2F, ? is %3F, # is %23, \\ is %5C";
+    ensure!(is_whole, "the proxy's credentials hold a character that ends a URL's host", hint = hint);
     match url::address(&format!("{scheme}://{}", address.trim_end_matches('/')))? {
         Address::Absolute { origin, path } if path.is_empty() => {
             let credentials = if userinfo.is_empty() { None } else { Some(credentials(userinfo)?) };

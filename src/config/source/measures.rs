@@ -92,7 +92,8 @@ fn show(mut left: u64, units: &[(&str, u64)]) -> String {
     let mut shown = String::new();
     for (unit, factor) in units.iter().rev() {
         if left >= *factor {
-            shown += &format!("{}{unit}", left / factor);
+            shown += &(left / factor).to_string();
+            shown += unit;
             left %= factor;
         }
     }

@@ -167,14 +167,12 @@ impl VariablesReader<'_> {
     fn set(&mut self, name: &str, path: &str, value: Value) {
         let is_directory = |leaf: &Leaf| matches!(&leaf.origin, ValueOrigin::Variable(name) if name == CREDENTIALS_DIR);
         let other = self.layers.variables.iter().find(|leaf| leaf.path == path && !is_directory(leaf));
-        match other.map(|leaf| leaf.origin.to_string()) {
-            Some(other) => {
-                self.fault(name, path, Diagnostic::new(format!("sets the same key as {other}")).hint("unset one of the two"));
-            }
-            None => {
-                self.layers.variables.push(Leaf { path: path.to_owned(), value, origin: ValueOrigin::Variable(name.to_owned()) })
-            }
+        if let Some(other) = other.map(|leaf| leaf.origin.to_string()) {
+            let wrong = Diagnostic::new(format!("sets the same key as {other}"));
+            return self.fault(name, path, wrong.hint("unset one of the two"));
         }
+        let origin = ValueOrigin::Variable(name.to_owned());
+        self.layers.variables.push(Leaf { path: path.to_owned(), value, origin });
     }
 
     /// The text of a variable's value.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::{
     kinds::{AnySource, Between, HeaderSource, Json, List, LoginHeaders, LoginUrl, Optional, Pointer, Status, Text, UrlOrPath},
     measures::{DAY, HOUR, MINUTE},
-    setting::{Key, Kind, Section, Setting, SettingsReader, Unset, built, table},
+    setting::{Key, Kind, Named, Section, Setting, SettingsReader, Unset, built, table},
 };
 use crate::config::{Endpoint, Source};
 
@@ -49,6 +49,9 @@ table! {
     /// Assumed life of a token that does not say when it expires.
     assumed_life: Between<1000, { 3650 * DAY }> = "1h";
 }
+
+/// An account as it is written.
+pub(super) type AccountEntry = Named<AccountTable>;
 
 /// Credentials and organization, shared by one or more APIs.
 #[derive(Debug)]

@@ -98,6 +98,9 @@ table! {
     connection_max_age: Between<1000, { 30 * DAY }> = "5m";
 }
 
+/// An API as it is written.
+pub(super) type ApiEntry = Named<ApiTable>;
+
 words! {
     /// `cookies`.
     Cookies {
@@ -225,7 +228,7 @@ built! {
     }
 }
 
-impl Named<ApiTable> {
+impl ApiEntry {
     /// The TCP addresses that it listens on.
     pub(super) fn addresses(&self) -> impl Iterator<Item = std::net::SocketAddr> {
         let listeners = self.table.listen.known().into_iter().flatten();

@@ -5,25 +5,19 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    account::AccountTable,
-    api::ApiTable,
+    account::AccountEntry,
+    api::ApiEntry,
+    build::Written,
     faults::{Diagnostic, Warning, shown},
     login::Choice,
-    setting::{Findings, Named},
+    setting::Findings,
     top_level::TopLevel,
 };
 use crate::config::{AllowedHosts, Listen, Origin, Scheme, Upstream};
 
-type ApiEntry = Named<ApiTable>;
-
 /// Reports every fault and warning. `choices`: one for each account.
-pub(super) fn check(
-    top: &TopLevel,
-    accounts: &[Named<AccountTable>],
-    apis: &[ApiEntry],
-    choices: &[Choice],
-    findings: &mut Findings,
-) {
+pub(super) fn check(written: &Written, choices: &[Choice], findings: &mut Findings) {
+    let Written { top, accounts, apis } = written;
     for api in apis {
         findings.fault(&api.table.account, account(api, accounts));
         listen(api, findings);
@@ -45,7 +39,7 @@ pub(super) fn check(
     pairs(top, findings);
 }
 
-fn account(api: &ApiEntry, accounts: &[Named<AccountTable>]) -> Option<Diagnostic> {
+fn account(api: &ApiEntry, accounts: &[AccountEntry]) -> Option<Diagnostic> {
     let name = api.table.account.known().filter(|name| accounts.iter().all(|account| account.name != **name))?;
     let wrong = Diagnostic::new(format!("there is no account {}", shown(name)));
     Some(match accounts {
@@ -105,7 +99,7 @@ fn own_address(origin: &Origin, top: &TopLevel, apis: &[ApiEntry]) -> Option<Soc
         };
         port && host
     };
-    apis.iter().flat_map(Named::addresses).chain(top.telemetry_listen.get().flatten()).find(is_ours)
+    apis.iter().flat_map(ApiEntry::addresses).chain(top.telemetry_listen.get().flatten()).find(is_ours)
 }
 
 fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
@@ -165,7 +159,7 @@ fn telemetry(top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     }
 }
 
-fn log_in(account: &Named<AccountTable>, choice: &Choice, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
+fn log_in(account: &AccountEntry, choice: &Choice, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     let (login, refresh) = (&account.table.login_url, &account.table.refresh_url);
     match choice {
         Choice::At(endpoint) => {

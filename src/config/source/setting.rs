@@ -350,8 +350,8 @@ fn literal_secret(key: &Key, value: &Value, origin: &ValueOrigin) -> Option<Diag
 /// field ("name.in.file"): Kind = default, Unset("words");
 /// ```
 ///
-/// The name is left out when it is the field's. A default is written as TOML, and as JSON. A key has a default, or a kind that has a value
-/// when it is absent; then the words say what that means, or it is "none".
+/// The name is left out when it is the field's. A default is written in TOML syntax. A key has a default, or a kind that has a
+/// value when it is absent; then the words say what that means, or it is "none".
 macro_rules! table {
     ($(#[$meta:meta])* $table:ident of $section:ident;
      $($(#[doc = $doc:literal])+

@@ -30,10 +30,8 @@ pub enum Exception {
     Everything,
     /// A name and every name under it, in lower case and without dots around it.
     Name(String, Option<u16>),
-    /// One address.
-    Address(IpAddr, Option<u16>),
-    /// A network: an address and the number of its leading bits.
-    Network(IpAddr, u32),
+    /// A network: an address and the number of its leading bits. One address has all of them.
+    Network(IpAddr, u32, Option<u16>),
 }
 
 impl Egress {
@@ -61,19 +59,16 @@ impl Exception {
         }
         if let Some((network, bits)) = entry.split_once('/') {
             let network = address(network)?;
-            let most = if network.is_ipv4() { 32 } else { 128 };
-            let bits = bits.parse().ok().filter(|bits| *bits <= most)?;
-            return Some(Self::Network(network, bits));
-        }
-        if let Some(address) = address(&entry) {
-            return Some(Self::Address(address, None));
+            let bits = bits.parse().ok().filter(|bits| *bits <= width(network))?;
+            return Some(Self::Network(network, bits, None));
         }
         let (host, port) = match entry.rsplit_once(':') {
-            Some((host, port)) => (host, Some(port.parse().ok()?)),
-            None => (entry.as_str(), None),
+            // The last group of an IPv6 address is no port.
+            Some((host, port)) if address(&entry).is_none() => (host, Some(port.parse().ok()?)),
+            _ => (entry.as_str(), None),
         };
         if let Some(address) = address(host) {
-            return Some(Self::Address(address, port));
+            return Some(Self::Network(address, width(address), port));
         }
         let name = host.strip_prefix("*.").unwrap_or(host).trim_matches('.');
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -89,8 +84,9 @@ impl Exception {
                 let under = server.host.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
                 literal.is_none() && under && is_its(*port)
             }
-            Self::Address(address, port) => literal == Some(*address) && is_its(*port),
-            Self::Network(network, bits) => literal.is_some_and(|address| is_within(*network, *bits, address)),
+            Self::Network(network, bits, port) => {
+                literal.is_some_and(|address| is_within(*network, *bits, address)) && is_its(*port)
+            }
         }
     }
 }
@@ -101,16 +97,18 @@ fn address(text: &str) -> Option<IpAddr> {
     inner.unwrap_or(text).parse().ok().filter(|address: &IpAddr| inner.is_none() || address.is_ipv6())
 }
 
+/// The number of bits in an address.
+fn width(address: IpAddr) -> u32 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
 fn is_within(network: IpAddr, bits: u32, address: IpAddr) -> bool {
-    match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => {
-            u32::MAX.checked_shl(32 - bits).unwrap_or(0) & (network.to_bits() ^ address.to_bits()) == 0
-        }
-        (IpAddr::V6(network), IpAddr::V6(address)) => {
-            u128::MAX.checked_shl(128 - bits).unwrap_or(0) & (network.to_bits() ^ address.to_bits()) == 0
-        }
-        _ => false,
-    }
+    let number = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let differing: u128 = number(network) ^ number(address);
+    network.is_ipv4() == address.is_ipv4() && differing.checked_shr(width(network) - bits).unwrap_or(0) == 0
 }
 
 #[cfg(test)]

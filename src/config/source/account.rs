@@ -8,9 +8,9 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 
 use super::{
-    kinds::{Between, Json, List, LoginHeaders, LoginUrl, Optional, Pointer, SourceOf, Status, Text, UrlOrPath},
+    kinds::{AnySource, Between, HeaderSource, Json, List, LoginHeaders, LoginUrl, Optional, Pointer, Status, Text, UrlOrPath},
     measures::{DAY, HOUR, MINUTE},
-    setting::{Key, Kind, Section, Setting, SettingsReader, Unset, built, table},
+    setting::{Key, Kind, Named, Section, Setting, SettingsReader, Unset, built, table},
 };
 use crate::config::{Endpoint, Source};
 
@@ -19,11 +19,11 @@ table! {
     AccountTable of Account;
 
     /// Organization id: text or a source.
-    organization: Optional<SourceOf<true>>, Documented("required");
+    organization: Optional<HeaderSource>, Documented("required");
     /// User name: text or a source.
-    username: Optional<SourceOf<false>>, Documented("required, unless log-in is off");
+    username: Optional<AnySource>, Documented("required, unless log-in is off");
     /// Password: a source; text is allowed and warned about.
-    password: Optional<SourceOf<false>>, Documented("required, unless log-in is off");
+    password: Optional<AnySource>, Documented("required, unless log-in is off");
     /// URL of the log-in: absolute, or a path under the upstream of the account's only API; `off` for none.
     login_url: Optional<LoginUrl>, Documented("from the preset");
     /// URL that exchanges a refresh token for a token: absolute, or a path as for `login_url`.
@@ -49,6 +49,9 @@ table! {
     /// Assumed life of a token that does not say when it expires.
     assumed_life: Between<1000, { 3650 * DAY }> = "1h";
 }
+
+/// An account as it is written.
+pub(super) type AccountEntry = Named<AccountTable>;
 
 /// Credentials and organization, shared by one or more APIs.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use http::{HeaderName, HeaderValue};
 use super::{
     faults::ValueOrigin,
     kinds::{
-        AccountName, BaseUrl, Between, Count, Hosts, Id, List, Listeners, Mode, OneOf, Optional, PathPrefix, PathWord,
-        RequestHeaders, RequestRule, RequiredHeaderName, Size, SourceOf, Switch, Text, WebOrigin,
+        AccountName, BaseUrl, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, OneOf, Optional, PathPrefix,
+        PathWord, RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, WebOrigin,
     },
     measures::{DAY, HOUR, KIB, MIB, MINUTE},
     setting::{Key, Kind, Named, Section, Setting, SettingsReader, Unset, built, table},
@@ -53,7 +53,7 @@ table! {
     /// Header that each request must have, against requests that a server was tricked into; it is not forwarded.
     require_header_name ("require_header.name"): Optional<RequiredHeaderName>;
     /// Value that this header must have: text or a source.
-    require_header_value ("require_header.value"): Optional<SourceOf<true>>, Documented("anything");
+    require_header_value ("require_header.value"): Optional<HeaderSource>, Documented("anything");
     /// User ids that may connect; where `allow_gids` is empty too, all may.
     allow_uids: List<Id> = [];
     /// Group ids that may connect, on Unix sockets.
@@ -97,6 +97,9 @@ table! {
     /// Age at which an upstream connection is retired, ±20 %.
     connection_max_age: Between<1000, { 30 * DAY }> = "5m";
 }
+
+/// An API as it is written.
+pub(super) type ApiEntry = Named<ApiTable>;
 
 words! {
     /// `cookies`.
@@ -225,7 +228,7 @@ built! {
     }
 }
 
-impl Named<ApiTable> {
+impl ApiEntry {
     /// The TCP addresses that it listens on.
     pub(super) fn addresses(&self) -> impl Iterator<Item = std::net::SocketAddr> {
         let listeners = self.table.listen.known().into_iter().flatten();

@@ -5,14 +5,14 @@
 use serde_json::Value;
 
 use super::{
-    account::{AccountTable, LoginParts},
-    api::ApiTable,
+    account::{AccountEntry, AccountTable, LoginParts},
+    api::{ApiEntry, ApiTable},
     egress,
     faults::{Diagnostic, Fault, ValueOrigin},
     layers::Merged,
     login::{self, Choice},
     relations,
-    setting::{Findings, Named, Setting, SettingsReader},
+    setting::{Findings, Section, Setting, SettingsReader},
     top_level::TopLevel,
     variables::Environment,
 };
@@ -24,16 +24,16 @@ use crate::{
 
 /// The settings as they are written.
 pub(super) struct Written {
-    top: TopLevel,
-    accounts: Vec<Named<AccountTable>>,
-    apis: Vec<Named<ApiTable>>,
+    pub(super) top: TopLevel,
+    pub(super) accounts: Vec<AccountEntry>,
+    pub(super) apis: Vec<ApiEntry>,
 }
 
 impl Written {
     pub(super) fn read(reader: &mut SettingsReader<'_>, accounts: &[String], apis: &[String]) -> Self {
         let top = TopLevel::read(reader, "");
-        let accounts = accounts.iter().map(|name| reader.entry("accounts", name, AccountTable::read)).collect();
-        let apis = apis.iter().map(|name| reader.entry("apis", name, ApiTable::read)).collect();
+        let accounts = accounts.iter().map(|name| reader.entry(Section::Account, name, AccountTable::read)).collect();
+        let apis = apis.iter().map(|name| reader.entry(Section::Api, name, ApiTable::read)).collect();
         Self { top, accounts, apis }
     }
 }
@@ -53,10 +53,11 @@ pub(super) fn derive_upstreams(merged: &mut Merged, apis: &[String]) {
 
 /// The configuration, unless something is wrong.
 pub(super) fn config(written: Written, environment: &Environment, findings: &mut Findings) -> Option<Config> {
+    let Written { accounts, apis, .. } = &written;
+    let choices: Vec<Choice> = accounts.iter().map(|account| login::choose(account, apis, findings)).collect();
+    let refreshes: Vec<Option<Endpoint>> = accounts.iter().map(|account| login::refresh(account, apis, findings)).collect();
+    relations::check(&written, &choices, findings);
     let Written { top, mut accounts, mut apis } = written;
-    let choices: Vec<Choice> = accounts.iter().map(|account| login::choose(account, &apis, findings)).collect();
-    let refreshes: Vec<Option<Endpoint>> = accounts.iter().map(|account| login::refresh(account, &apis, findings)).collect();
-    relations::check(&top, &accounts, &apis, &choices, findings);
     let egress = egress::read(environment, findings);
     let login_paths = login_paths(&apis, &choices, &refreshes);
 
@@ -88,7 +89,7 @@ fn socket_names(environment: &Environment) -> Vec<String> {
     names.split(':').map(str::to_owned).collect()
 }
 
-fn login_paths(apis: &[Named<ApiTable>], choices: &[Choice], refreshes: &[Option<Endpoint>]) -> LoginPaths {
+fn login_paths(apis: &[ApiEntry], choices: &[Choice], refreshes: &[Option<Endpoint>]) -> LoginPaths {
     let chosen = choices.iter().filter_map(|choice| if let Choice::At(endpoint) = choice { Some(endpoint) } else { None });
     let chosen = chosen.chain(refreshes.iter().flatten()).map(|endpoint| endpoint.target.path().to_owned());
     // Under an upstream's base path, too: the path that the upstream sees is compared.
@@ -97,13 +98,8 @@ fn login_paths(apis: &[Named<ApiTable>], choices: &[Choice], refreshes: &[Option
     LoginPaths::new(known.chain(chosen))
 }
 
-fn account(
-    entry: &mut Named<AccountTable>,
-    choice: Choice,
-    refresh_url: Option<Endpoint>,
-    findings: &mut Findings,
-) -> Option<Account> {
-    let Named { name, table, .. } = entry;
+fn account(entry: &mut AccountEntry, choice: Choice, refresh_url: Option<Endpoint>, findings: &mut Findings) -> Option<Account> {
+    let AccountEntry { name, table, .. } = entry;
     let organization = required(name, "organization", &mut table.organization, findings);
     let login = match choice {
         Choice::Off => None,
@@ -133,7 +129,7 @@ fn required(account: &str, key: &str, setting: &mut Setting<Option<Source>>, fin
     source
 }
 
-fn api(entry: &mut Named<ApiTable>, accounts: &[Named<AccountTable>]) -> Option<Api> {
+fn api(entry: &mut ApiEntry, accounts: &[AccountEntry]) -> Option<Api> {
     let table = &mut entry.table;
     let value = table.require_header_value.take();
     let require_header = table.require_header_name.take().map(|name| RequireHeader { name, value });

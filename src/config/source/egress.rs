@@ -3,7 +3,7 @@
 //! Pure. The proxy's URL may hold a password and is never shown.
 
 use super::{
-    faults::{Diagnostic, Fault, ValueOrigin, Warning, shown},
+    faults::{Diagnostic, Fault, ValueOrigin, Warning, ensure, shown},
     render::in_toml,
     setting::Findings,
     url::{self, Address},
@@ -34,39 +34,32 @@ fn exceptions(environment: &Environment, findings: &mut Findings) -> Vec<Excepti
     let Some((name, list)) = first(environment, findings, ["no_proxy", "NO_PROXY"]) else { return Vec::new() };
     findings.show(name, in_toml(&list.as_str().into()), ValueOrigin::Variable(name.to_owned()));
     let entries = list.split(|letter: char| letter == ',' || letter.is_whitespace()).filter(|entry| !entry.is_empty());
-    let mut exceptions = Vec::new();
-    for entry in entries {
-        match Exception::parse(entry) {
-            Some(exception) => exceptions.push(exception),
+    let read = |entry| {
+        let exception = Exception::parse(entry);
+        if exception.is_none() {
             // Not a fault: other programs on the machine may know more forms.
-            None => findings.warnings.push(Warning::new(
-                ValueOrigin::Variable(name.to_owned()),
-                "",
-                Diagnostic::new(format!("{} is no name, address or network, and excepts nothing", shown(entry))),
-            )),
+            let wrong = Diagnostic::new(format!("{} is no name, address or network, and excepts nothing", shown(entry)));
+            findings.warnings.push(Warning::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
         }
-    }
-    exceptions
+        exception
+    };
+    entries.filter_map(read).collect()
 }
 
 /// Reads `http://user:password@host:port`, with the scheme's port by default. A URL without a scheme is an `http` one.
 fn proxy(text: &str) -> Result<EgressProxy, Diagnostic> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-    if !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") {
-        return Err(Diagnostic::new("only http:// and https:// proxies are supported").hint("use a proxy that serves CONNECT"));
-    }
-    let (userinfo, address) = match rest.rsplit_once('@') {
-        // Other programs would take the host from the part before such a character (RFC 3986, 3.2).
-        Some((userinfo, _)) if userinfo.contains(['/', '?', '#', '\\']) => {
-            let wrong = Diagnostic::new("the proxy's credentials hold a character that ends a URL's host");
-            return Err(wrong.hint("percent-encode it: / is %2F, ? is %3F, # is %23, \\ is %5C"));
-        }
-        Some((userinfo, address)) => (Some(userinfo).filter(|userinfo| !userinfo.is_empty()), address),
-        None => (None, rest),
-    };
+    let is_http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    ensure!(is_http, "only http:// and https:// proxies are supported", hint = "use a proxy that serves CONNECT");
+    let (userinfo, address) = rest.rsplit_once('@').unwrap_or(("", rest));
+    // Other programs would take the host from the part before such a character (RFC 3986, 3.2).
+    let is_whole = !userinfo.contains(['/', '?', '#', '\\']);
+    let hint = "percent-encode it: / is %2F, ? is %3F, # is %23, \\ is %5C";
+    ensure!(is_whole, "the proxy's credentials hold a character that ends a URL's host", hint = hint);
     match url::address(&format!("{scheme}://{}", address.trim_end_matches('/')))? {
         Address::Absolute { origin, path } if path.is_empty() => {
-            Ok(EgressProxy { origin, credentials: userinfo.map(credentials).transpose()? })
+            let credentials = if userinfo.is_empty() { None } else { Some(credentials(userinfo)?) };
+            Ok(EgressProxy { origin, credentials })
         }
         _ => Err(Diagnostic::new("a proxy is a host and perhaps a port, without a path")),
     }
@@ -77,15 +70,11 @@ fn credentials(userinfo: &str) -> Result<Secret, Diagnostic> {
     let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
     let mut decoded = Pages::with_capacity(userinfo.len() + 1);
     unescape(user, &mut decoded)?;
-    if decoded.contains(&b':') {
-        return Err(Diagnostic::new("the proxy's user name holds a colon, which Basic authentication can't carry"));
-    }
+    ensure!(!decoded.contains(&b':'), "the proxy's user name holds a colon, which Basic authentication can't carry");
     decoded.extend(b":");
     unescape(password, &mut decoded)?;
     let secret = Secret::from(decoded);
-    if secret.expose().iter().any(u8::is_ascii_control) {
-        return Err(Diagnostic::new("the proxy's credentials hold a control character"));
-    }
+    ensure!(!secret.expose().iter().any(u8::is_ascii_control), "the proxy's credentials hold a control character");
     Ok(secret)
 }
 
@@ -110,7 +99,7 @@ fn unescape(text: &str, out: &mut Pages) -> Result<(), Diagnostic> {
 /// The first variable that is set. An empty one counts as not set.
 fn first(environment: &Environment, findings: &mut Findings, names: [&'static str; 2]) -> Option<(&'static str, String)> {
     let name = names.into_iter().find(|name| environment.get(name).is_some_and(|value| !value.is_empty()))?;
-    let text = environment.get(name).and_then(|value| value.to_str());
+    let text = environment.get(name)?.to_str();
     if text.is_none() {
         findings.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), "", Diagnostic::new("is not UTF-8")));
     }

@@ -65,14 +65,13 @@ pub type Warning = Finding;
 pub struct Finding {
     origin: ValueOrigin,
     path: String,
-    message: String,
-    hint: Option<String>,
+    wrong: Diagnostic,
 }
 
 impl Finding {
     /// `path`: the key, such as `apis.emr.listen`; empty when it concerns none.
     pub(super) fn new(origin: ValueOrigin, path: impl Into<String>, wrong: Diagnostic) -> Self {
-        Self { origin, path: path.into(), message: wrong.message, hint: wrong.hint }
+        Self { origin, path: path.into(), wrong }
     }
 
     /// Where to correct it.
@@ -84,20 +83,15 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.origin {
-            // The user wrote the variable or the flag, and may not know the key behind it.
-            ValueOrigin::Variable(_) | ValueOrigin::Flag(_) => write!(f, "{}: ", self.origin)?,
-            ValueOrigin::File { .. } => {
-                write!(f, "{}: ", self.origin)?;
-                if !self.path.is_empty() {
-                    write!(f, "{}: ", printable(&self.path))?;
-                }
-            }
-            ValueOrigin::Default | ValueOrigin::Preset if self.path.is_empty() => {}
-            ValueOrigin::Default | ValueOrigin::Preset => write!(f, "{}: ", printable(&self.path))?,
+        if !matches!(self.origin, ValueOrigin::Default | ValueOrigin::Preset) {
+            write!(f, "{}: ", self.origin)?;
         }
-        f.write_str(&printable(&self.message))?;
-        if let Some(hint) = &self.hint {
+        // The user wrote the variable or the flag, and may not know the key behind it.
+        if !self.path.is_empty() && !matches!(self.origin, ValueOrigin::Variable(_) | ValueOrigin::Flag(_)) {
+            write!(f, "{}: ", printable(&self.path))?;
+        }
+        f.write_str(&printable(&self.wrong.message))?;
+        if let Some(hint) = &self.wrong.hint {
             write!(f, "\n  hint: {}", printable(hint))?;
         }
         Ok(())
@@ -123,12 +117,23 @@ impl Diagnostic {
 
     /// Adds "did you mean" when a known name is near.
     pub(super) fn did_you_mean<'a>(self, written: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
-        match nearest(written, known) {
+        match nearest(written, &mut known.into_iter()) {
             Some(name) => self.hint(format!("did you mean `{name}`?")),
             None => self,
         }
     }
 }
+
+/// Returns a diagnostic unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $message:expr $(, hint = $hint:expr)?) => {
+        if !$condition {
+            return Err(Diagnostic::new($message)$(.hint($hint))?);
+        }
+    };
+}
+
+pub(super) use ensure;
 
 /// Quotes a value that is not secret, fit for a terminal and for one line.
 pub(super) fn shown(text: &str) -> String {
@@ -147,11 +152,10 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// Finds the name that was most likely meant; at most a third of it may differ.
-fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+fn nearest<'a>(written: &str, known: &mut dyn Iterator<Item = &'a str>) -> Option<&'a str> {
     let folded = |name: &str| name.to_lowercase().replace('-', "_");
     let cut = |name: &str| folded(name).chars().take(COMPARED_MAX).collect::<String>();
     known
-        .into_iter()
         .map(|name| (strsim::osa_distance(&cut(written), &cut(name)), name))
         .filter(|(distance, name)| *distance <= (own_length(&folded(written), &folded(name)) / 3).clamp(1, 4))
         .min_by_key(|(distance, _)| *distance)
@@ -181,7 +185,7 @@ mod tests {
             ("banana", None),
             ("login_xyz", None),
         ] {
-            assert_eq!(nearest(written, known), expected, "{written}");
+            assert_eq!(nearest(written, &mut known.into_iter()), expected, "{written}");
         }
     }
 

@@ -10,25 +10,14 @@ use toml_edit::{Document, Item, TableLike};
 
 use super::{
     faults::{Diagnostic, Fault, ValueOrigin, printable},
-    layers::{Leaf, Lines},
+    layers::{Layers, Leaf},
     setting::{Form, Key, Section},
 };
 
-/// The contents of a settings file.
-#[derive(Default)]
-pub(super) struct File {
-    pub(super) leaves: Vec<Leaf>,
-    pub(super) lines: Lines,
-    /// In the file's order, as the APIs.
-    pub(super) accounts: Vec<String>,
-    pub(super) apis: Vec<String>,
-    pub(super) faults: Vec<Fault>,
-}
-
 /// Reads all of it, and goes on after each fault but a broken syntax.
-pub(super) fn read(path: &Path, text: &str) -> File {
-    let mut reader = FileReader { text, file: File::default() };
-    path.clone_into(&mut reader.file.lines.file);
+pub(super) fn read(path: &Path, text: &str, layers: &mut Layers) {
+    layers.lines.file = Some(path.to_owned());
+    let mut reader = FileReader { path, text, layers };
     match Document::parse(text) {
         Ok(document) => reader.keys(Section::TopLevel, "", "", document.as_table()),
         Err(error) => {
@@ -36,12 +25,12 @@ pub(super) fn read(path: &Path, text: &str) -> File {
             reader.fault(line, "", Diagnostic::new(format!("not valid TOML: {}", error.message())));
         }
     }
-    reader.file
 }
 
 struct FileReader<'a> {
+    path: &'a Path,
     text: &'a str,
-    file: File,
+    layers: &'a mut Layers,
 }
 
 impl FileReader<'_> {
@@ -50,10 +39,9 @@ impl FileReader<'_> {
     fn keys(&mut self, section: Section, entry: &str, parent: &str, table: &dyn TableLike) {
         for (name, item) in table.iter() {
             let line = self.line_of(table, name);
-            match (section, name) {
-                (Section::TopLevel, "accounts") => self.entries(Section::Account, name, item, line),
-                (Section::TopLevel, "apis") => self.entries(Section::Api, name, item, line),
-                _ => self.key(section, entry, &format!("{parent}{name}"), item, line),
+            match Section::of_group(name).filter(|_| section == Section::TopLevel) {
+                Some(section) => self.entries(section, name, item, line),
+                None => self.key(section, entry, &format!("{parent}{name}"), item, line),
             }
         }
     }
@@ -67,10 +55,7 @@ impl FileReader<'_> {
                 self.fault(line, &path, Diagnostic::new("a name is made of a-z, 0-9 and `-`"));
                 continue;
             }
-            match section {
-                Section::Account => self.file.accounts.push(name.to_owned()),
-                _ => self.file.apis.push(name.to_owned()),
-            }
+            self.layers.entries.push((section, name.to_owned()));
             let wrong = Diagnostic::new("expected a table").hint(format!("write `[{path}]`"));
             if let Some(table) = self.table(item, line, &path, wrong) {
                 self.keys(section, &format!("{path}."), "", table);
@@ -84,9 +69,9 @@ impl FileReader<'_> {
         if let Some(key) = section.find(name) {
             match self.leaf(key, item) {
                 Some(value) => {
-                    self.file.lines.by_path.insert(path.clone(), line);
+                    self.layers.lines.by_path.insert(path.clone(), line);
                     let origin = self.origin(line);
-                    self.file.leaves.push(Leaf { path, value, origin });
+                    self.layers.file.push(Leaf { path, value, origin });
                 }
                 None => self.fault(line, &path, Diagnostic::new("has no value")),
             }
@@ -101,7 +86,7 @@ impl FileReader<'_> {
 
     /// Notes the line of what must be a table. `wrong`: the fault if it is none.
     fn table<'t>(&mut self, item: &'t Item, line: usize, path: &str, wrong: Diagnostic) -> Option<&'t dyn TableLike> {
-        self.file.lines.by_path.insert(path.to_owned(), line);
+        self.layers.lines.by_path.insert(path.to_owned(), line);
         let table = item.as_table_like();
         if table.is_none() {
             self.fault(line, path, wrong);
@@ -114,7 +99,7 @@ impl FileReader<'_> {
         if key.form == Form::Octal && item.is_integer() {
             return item.span().and_then(|span| self.text.get(span)).map(Value::from);
         }
-        value_of(item)
+        item.clone().into_value().ok().map(|value| json_of(&value))
     }
 
     fn line_of(&self, table: &dyn TableLike, name: &str) -> usize {
@@ -129,11 +114,11 @@ impl FileReader<'_> {
     }
 
     fn origin(&self, line: usize) -> ValueOrigin {
-        ValueOrigin::File { path: self.file.lines.file.clone(), line }
+        ValueOrigin::File { path: self.path.to_owned(), line }
     }
 
     fn fault(&mut self, line: usize, path: &str, wrong: Diagnostic) {
-        self.file.faults.push(Fault::new(self.origin(line), path, wrong));
+        self.layers.findings.faults.push(Fault::new(self.origin(line), path, wrong));
     }
 }
 
@@ -145,39 +130,26 @@ pub(super) fn is_name(name: &str) -> bool {
 /// Says that there is no such key, and which one may be meant.
 fn unknown(section: Section, name: &str) -> Diagnostic {
     let wrong = Diagnostic::new("no such key");
-    let elsewhere = [Section::Account, Section::Api, Section::TopLevel].into_iter().find(|other| other.find(name).is_some());
-    if let Some(other) = elsewhere {
-        return wrong.hint(format!("`{}` belongs {}", printable(name), other.place()));
+    match [Section::Account, Section::Api, Section::TopLevel].into_iter().find(|other| other.find(name).is_some()) {
+        Some(Section::TopLevel) => wrong.hint(format!("`{}` belongs at the top level", printable(name))),
+        Some(other) => wrong.hint(format!("`{}` belongs under {}", printable(name), other.heading())),
+        None => {
+            let groups = [Section::Account, Section::Api].map(Section::group);
+            let groups = groups.into_iter().filter(|_| section == Section::TopLevel);
+            wrong.did_you_mean(name, section.keys().map(|key| key.name).chain(groups))
+        }
     }
-    let groups: &[&str] = if section == Section::TopLevel { &["accounts", "apis"] } else { &[] };
-    wrong.did_you_mean(name, section.keys().map(|key| key.name).chain(groups.iter().copied()))
-}
-
-/// A TOML item as a JSON value. `None`: it is no value.
-fn value_of(item: &Item) -> Option<Value> {
-    if let Some(table) = item.as_table_like() {
-        return table
-            .iter()
-            .map(|(name, item)| Some((name.to_owned(), value_of(item)?)))
-            .collect::<Option<_>>()
-            .map(Value::Object);
-    }
-    if let Item::ArrayOfTables(tables) = item {
-        let tables = tables.iter().map(|table| value_of(&Item::Table(table.clone())));
-        return tables.collect::<Option<_>>().map(Value::Array);
-    }
-    item.as_value().and_then(json_of)
 }
 
 /// A TOML value as a JSON value: a date becomes text, and a number that is not finite becomes null.
-pub(super) fn json_of(value: &toml_edit::Value) -> Option<Value> {
-    Some(match value {
+pub(super) fn json_of(value: &toml_edit::Value) -> Value {
+    match value {
         toml_edit::Value::String(text) => Value::from(text.value().as_str()),
         toml_edit::Value::Integer(number) => Value::from(*number.value()),
         toml_edit::Value::Float(number) => Value::from(*number.value()),
         toml_edit::Value::Boolean(switch) => Value::from(*switch.value()),
         toml_edit::Value::Datetime(date) => Value::from(date.value().to_string()),
-        toml_edit::Value::Array(array) => Value::Array(array.iter().map(json_of).collect::<Option<_>>()?),
-        toml_edit::Value::InlineTable(_) => return value_of(&Item::Value(value.clone())),
-    })
+        toml_edit::Value::Array(array) => array.iter().map(json_of).collect(),
+        toml_edit::Value::InlineTable(table) => table.iter().map(|(name, value)| (name, json_of(value))).collect(),
+    }
 }

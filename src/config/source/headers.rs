@@ -5,7 +5,10 @@
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
-use super::{faults::Diagnostic, kinds::mismatch};
+use super::{
+    faults::{Diagnostic, ensure},
+    kinds::mismatch,
+};
 use crate::careportals::ORGANIZATION_HEADER;
 
 /// Framing and hop-by-hop fields, which belong to a connection and not to a message.
@@ -26,28 +29,18 @@ const CONNECTION_HEADERS: &[&str] = &[
     "upgrade",
 ];
 /// Names that `headers` may not set, besides those of the connection.
-const REQUEST_HEADERS: &[&str] = &["authorization", ORGANIZATION_HEADER, "cookie"];
+pub(super) const REQUEST_HEADERS: &[&str] = &["authorization", ORGANIZATION_HEADER, "cookie"];
 /// Names that `login_headers` may not set, besides those of the connection.
-const LOGIN_HEADERS: &[&str] = &[ORGANIZATION_HEADER, "content-type", "cookie"];
+pub(super) const LOGIN_HEADERS: &[&str] = &[ORGANIZATION_HEADER, "content-type", "cookie"];
 
-/// Reads `headers`.
-pub(super) fn request_headers(value: &Value) -> Result<Vec<(HeaderName, HeaderValue)>, Diagnostic> {
-    headers(value, REQUEST_HEADERS)
-}
-
-/// Reads `login_headers`.
-pub(super) fn login_headers(value: &Value) -> Result<Vec<(HeaderName, HeaderValue)>, Diagnostic> {
-    headers(value, LOGIN_HEADERS)
-}
-
-fn headers(value: &Value, reserved: &[&str]) -> Result<Vec<(HeaderName, HeaderValue)>, Diagnostic> {
+/// Reads a table of headers. `reserved`: names that the sidecar sets itself, besides those of the connection.
+pub(super) fn headers(value: &Value, reserved: &[&str]) -> Result<Vec<(HeaderName, HeaderValue)>, Diagnostic> {
     let Value::Object(table) = value else { return Err(mismatch("a table of headers", value)) };
     let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
     for (name, value) in table {
         let name = header_name(name, reserved)?;
-        if headers.iter().any(|(known, _)| folded(known.as_str()) == folded(name.as_str())) {
-            return Err(Diagnostic::new(format!("`{name}` is set twice")));
-        }
+        let is_set = headers.iter().any(|(known, _)| folded(known.as_str()) == folded(name.as_str()));
+        ensure!(!is_set, format!("`{name}` is set twice"));
         let Value::String(text) = value else { return Err(mismatch(&format!("text for `{name}`"), value)) };
         let mut value = HeaderValue::from_str(text)
             .ok()
@@ -59,12 +52,11 @@ fn headers(value: &Value, reserved: &[&str]) -> Result<Vec<(HeaderName, HeaderVa
     Ok(headers)
 }
 
-/// Reads a name. `reserved`: names that the sidecar sets itself, besides those of the connection.
+/// Reads a name.
 pub(super) fn header_name(text: &str, reserved: &[&str]) -> Result<HeaderName, Diagnostic> {
     let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| Diagnostic::new("holds what is not a header's name"))?;
-    if CONNECTION_HEADERS.iter().chain(reserved).any(|owned| folded(owned) == folded(name.as_str())) {
-        return Err(Diagnostic::new(format!("`{name}` is the sidecar's own to set")));
-    }
+    let is_owned = CONNECTION_HEADERS.iter().chain(reserved).any(|owned| folded(owned) == folded(name.as_str()));
+    ensure!(!is_owned, format!("`{name}` is the sidecar's own to set"));
     Ok(name)
 }
 

@@ -8,8 +8,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::{
-    faults::{Diagnostic, shown},
-    headers::{header_name, login_headers, request_headers},
+    faults::{Diagnostic, ensure, shown},
+    headers::{LOGIN_HEADERS, REQUEST_HEADERS, header_name, headers},
     measures::{duration, show_duration, show_size, size},
     setting::{Form, Kind},
     url::{self, Address},
@@ -26,10 +26,10 @@ const SOURCE_HINT: &str = "write text, { file = \"…\" }, { env = \"…\" } or 
 const COMMAND_WRONG: &str = "`command` must be a list: the program and its arguments";
 
 /// Declares kinds. A row says what a value means, the kind's name in the documentation, its form, its JSON Schema, and how a
-/// value is read.
+/// value is read, perhaps with a look at the environment.
 macro_rules! kinds {
     ($($(#[$meta:meta])* $name:ident $(<$(const $limit:ident),+>)? => $value:ty,
-       $words:expr, $form:ident, $schema:expr, |$read:ident| $body:expr;)+) => {$(
+       $words:expr, $form:ident, $schema:expr, |$read:ident $(, $environment:ident)?| $body:expr;)+) => {$(
         $(#[$meta])*
         pub(super) enum $name $(<$(const $limit: u64),+>)? {}
 
@@ -41,11 +41,13 @@ macro_rules! kinds {
                 ($words.into(), $schema)
             }
 
-            fn read($read: &Value, _: &Environment) -> Result<$value, Diagnostic> {
+            fn read($read: &Value, kinds!(@environment $($environment)?): &Environment) -> Result<$value, Diagnostic> {
                 $body
             }
         }
     )+};
+    (@environment) => { _ };
+    (@environment $environment:ident) => { $environment };
 }
 
 kinds! {
@@ -67,7 +69,7 @@ kinds! {
         |value| count(within(size(value)?, MIN, MAX, show_size)?);
     /// A duration; the limits are in milliseconds.
     Between<const MIN, const MAX> => Duration, "duration", Text, matching("^([0-9]+(ms|s|m|h|d))+$"),
-        |value| within(duration(value)?, Duration::from_millis(MIN), Duration::from_millis(MAX), show_duration);
+        |value| within(duration(value)?, MIN, MAX, show_duration).map(Duration::from_millis);
     /// A base URL.
     BaseUrl => Upstream, "URL", Text, some_text(), |value| url::upstream(text(value)?);
     /// A URL or a path.
@@ -81,9 +83,11 @@ kinds! {
     AddressOrOff => Option<SocketAddr>, "address or `off`", Text, some_text(),
         |value| match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
     /// Fixed headers of requests.
-    RequestHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(), |value| request_headers(value);
+    RequestHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
+        |value| headers(value, REQUEST_HEADERS);
     /// Fixed headers of log-ins.
-    LoginHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(), |value| login_headers(value);
+    LoginHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
+        |value| headers(value, LOGIN_HEADERS);
     /// The name of a header that a client sends.
     RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value| header_name(text(value)?, &[]);
     /// Anything that JSON can hold, by name.
@@ -110,6 +114,12 @@ kinds! {
         |value| mode(text(value)?);
     /// A filter in tracing's syntax.
     Filter => String, "filter", Text, some_text(), |value| filter(text(value)?);
+    /// A secret, or where it is read from.
+    AnySource => Source, "text or source", Source, json!({ "$ref": "#/$defs/source" }),
+        |value, environment| source(value, environment);
+    /// A secret that is sent in a header, or where it is read from.
+    HeaderSource => Source, "text or source", Source, AnySource::described().1,
+        |value, environment| header_source(value, environment);
 }
 
 /// The kind of a key that may be absent.
@@ -157,48 +167,34 @@ impl<T: Worded> Kind for OneOf<T> {
     const FORM: Form = Form::Text;
 
     fn described() -> (String, Value) {
-        let words: Vec<_> = T::all().iter().map(|(word, _)| *word).collect();
-        (all_quoted::<T>(), json!({ "enum": words }))
+        let words = words_of::<T>();
+        (all_quoted(&words), json!({ "enum": words }))
     }
 
     fn read(value: &Value, _: &Environment) -> Result<T, Diagnostic> {
-        // TOML's switches are not the words `on` and `off`.
-        if value.is_boolean() && T::all().iter().any(|(word, _)| *word == "on") {
-            return Err(mismatch("`on` or `off` in quotes", value));
-        }
-        let written = text(value)?;
-        let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted::<T>()));
-        let found = T::all().into_iter().find_map(|(word, meaning)| (word == written).then_some(meaning));
-        found.ok_or_else(|| wrong().did_you_mean(written, T::all().iter().map(|(word, _)| *word)))
+        let at = one_of(value, &words_of::<T>())?;
+        Ok(T::all().swap_remove(at).1)
     }
 }
 
-fn all_quoted<T: Worded>() -> String {
-    T::all().iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+fn words_of<T: Worded>() -> Vec<&'static str> {
+    T::all().into_iter().map(|(word, _)| word).collect()
 }
 
-/// A secret, or where it is read from. `IN_HEADER`: it is sent in a header.
-pub(super) struct SourceOf<const IN_HEADER: bool>;
+fn all_quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
 
-impl<const IN_HEADER: bool> Kind for SourceOf<IN_HEADER> {
-    type Value = Source;
-    const FORM: Form = Form::Source;
-
-    fn described() -> (String, Value) {
-        ("text or source".to_owned(), json!({ "$ref": "#/$defs/source" }))
+/// The index of the word.
+fn one_of(value: &Value, words: &[&str]) -> Result<usize, Diagnostic> {
+    // TOML's switches are not the words `on` and `off`.
+    if value.is_boolean() && words.contains(&"on") {
+        return Err(mismatch("`on` or `off` in quotes", value));
     }
-
-    fn read(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
-        match source(value, environment)? {
-            Source::Value(secret)
-                if IN_HEADER
-                    && (secret.expose().trim_ascii().len() != secret.expose().len() || secret.header_value().is_none()) =>
-            {
-                Err(Diagnostic::new("cannot stand in a header"))
-            }
-            source => Ok(source),
-        }
-    }
+    let written = text(value)?;
+    let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted(words)));
+    let found = words.iter().position(|word| *word == written);
+    found.ok_or_else(|| wrong().did_you_mean(written, words.iter().copied()))
 }
 
 /// The path of the control socket, or `off`.
@@ -278,10 +274,8 @@ pub(super) fn number(value: &Value) -> Result<u64, Diagnostic> {
     })
 }
 
-fn within<T: PartialOrd>(value: T, min: T, max: T, show: impl Fn(T) -> String) -> Result<T, Diagnostic> {
-    if value < min || value > max {
-        return Err(Diagnostic::new(format!("must be from {} to {}", show(min), show(max))));
-    }
+fn within(value: u64, min: u64, max: u64, show: fn(u64) -> String) -> Result<u64, Diagnostic> {
+    ensure!((min..=max).contains(&value), format!("must be from {} to {}", show(min), show(max)));
     Ok(value)
 }
 
@@ -307,18 +301,26 @@ fn source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic
     }
 }
 
+fn header_source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
+    let source = source(value, environment)?;
+    if let Source::Value(secret) = &source {
+        let is_trimmed = secret.expose().trim_ascii().len() == secret.expose().len();
+        ensure!(is_trimmed && secret.header_value().is_some(), "cannot stand in a header");
+    }
+    Ok(source)
+}
+
 fn from_variable(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
-    let name = text(value).map_err(|_| Diagnostic::new("`env` must name a variable"))?;
     // Somebody may have put the secret itself where its variable's name belongs.
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-        return Err(Diagnostic::new("`env` must name a variable"));
-    }
-    match environment.get(name).map(|value| value.to_str()) {
-        Some(Some("")) => Err(Diagnostic::new("the variable that `env` names is empty")),
-        Some(Some(secret)) => Ok(Source::Value(Secret::from(secret))),
-        Some(None) => Err(Diagnostic::new("the variable that `env` names is not UTF-8")),
-        None => Err(Diagnostic::new("the variable that `env` names is not set")),
-    }
+    let is_name = |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let name = text(value).ok().filter(is_name).ok_or_else(|| Diagnostic::new("`env` must name a variable"))?;
+    let wrong = match environment.get(name).map(|value| value.to_str()) {
+        Some(Some("")) => "empty",
+        Some(Some(secret)) => return Ok(Source::Value(Secret::from(secret))),
+        Some(None) => "not UTF-8",
+        None => "not set",
+    };
+    Err(Diagnostic::new(format!("the variable that `env` names is {wrong}")))
 }
 
 fn command(value: &Value) -> Option<Source> {
@@ -345,19 +347,17 @@ fn listeners(value: &Value) -> Result<Vec<Listen>, Diagnostic> {
     };
     for entry in &texts {
         let listener = url::listener(entry)?;
-        if listeners.contains(&listener) && !matches!(listener, Listen::Tcp { address, .. } if address.port() == 0) {
-            return Err(Diagnostic::new(format!("{} is named twice", shown(entry))));
-        }
+        let may_repeat = matches!(listener, Listen::Tcp { address, .. } if address.port() == 0);
+        ensure!(may_repeat || !listeners.contains(&listener), format!("{} is named twice", shown(entry)));
         listeners.push(listener);
     }
-    if listeners.is_empty() { Err(Diagnostic::new("names no address")) } else { Ok(listeners) }
+    ensure!(!listeners.is_empty(), "names no address");
+    Ok(listeners)
 }
 
 fn json_object(value: &Value) -> Result<Map<String, Value>, Diagnostic> {
     let Value::Object(table) = value else { return Err(mismatch("a table", value)) };
-    if holds_null(value) {
-        return Err(Diagnostic::new("holds a number that JSON can't"));
-    }
+    ensure!(!holds_null(value), "holds a number that JSON can't");
     Ok(table.clone())
 }
 
@@ -371,13 +371,9 @@ fn holds_null(value: &Value) -> bool {
 }
 
 fn pointer(text: &str) -> Result<String, Diagnostic> {
-    if !text.starts_with('/') {
-        return Err(Diagnostic::new("a JSON pointer starts with `/`").hint("write \"/data/token\""));
-    }
+    ensure!(text.starts_with('/'), "a JSON pointer starts with `/`", hint = "write \"/data/token\"");
     // RFC 6901, 3: `~` stands only in `~0` and `~1`.
-    if text.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
-        return Err(Diagnostic::new("in a JSON pointer `~` is written `~0`"));
-    }
+    ensure!(text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1'])), "in a JSON pointer `~` is written `~0`");
     Ok(text.to_owned())
 }
 
@@ -403,19 +399,17 @@ fn hosts(value: &Value) -> Result<AllowedHosts, Diagnostic> {
 }
 
 fn path_word(word: &str) -> Result<String, Diagnostic> {
-    let plain = word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte));
-    if plain { Ok(word.to_owned()) } else { Err(Diagnostic::new("a path word is one segment, without `/` and `%`")) }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte);
+    ensure!(word.bytes().all(plain), "a path word is one segment, without `/` and `%`");
+    Ok(word.to_owned())
 }
 
 fn mode(text: &str) -> Result<u32, Diagnostic> {
-    let wrong = || Diagnostic::new("a mode is three octal digits").hint("write \"0660\"");
-    let mode = u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8).map_err(|_| wrong())?;
+    let mode = u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8).ok().filter(|mode| *mode <= 0o777);
+    let mode = mode.ok_or_else(|| Diagnostic::new("a mode is three octal digits").hint("write \"0660\""))?;
     // Without read and write for the owner, the daemon itself could not reach the socket.
-    match mode {
-        _ if mode > 0o777 => Err(wrong()),
-        _ if mode & 0o600 == 0o600 => Ok(mode),
-        _ => Err(Diagnostic::new("the owner must be able to read and write")),
-    }
+    ensure!(mode & 0o600 == 0o600, "the owner must be able to read and write");
+    Ok(mode)
 }
 
 fn filter(text: &str) -> Result<String, Diagnostic> {

@@ -1,19 +1,22 @@
 //! Layers of settings, merged: a later value replaces an earlier one, and keeps its origin.
 //!
-//! Pure. figment merges the layers and remembers which layer each value comes from. It would merge tables member by member,
-//! but a source `{ file = … }` must not mix with an earlier `{ env = … }`. So each value travels in an array of one, which
-//! figment replaces whole.
+//! Pure. figment merges the layers, and remembers which layer each key comes from. It merges the keys alone: the values stay
+//! with their layers, since figment would merge tables member by member, and a source `{ file = … }` must not mix with an
+//! earlier `{ env = … }`.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use figment::{
     Figment, Metadata, Profile, Provider,
-    value::{Dict, Map, Tag, Value as Merging},
+    value::{Dict, Map, Value as Merging},
 };
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::faults::ValueOrigin;
+use super::{
+    faults::ValueOrigin,
+    setting::{Findings, Section},
+};
 
 /// A key with its value and its origin.
 #[derive(Clone)]
@@ -46,19 +49,32 @@ impl Provider for Layer {
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        let mut members = Dict::new();
-        for leaf in &self.leaves {
-            let value = Merging::serialize(&leaf.value)?;
-            members.insert(leaf.path.clone(), Merging::Array(Tag::Default, vec![value]));
-        }
-        Ok(Profile::Default.collect(members))
+        let keys: Dict = self.leaves.iter().map(|leaf| (leaf.path.clone(), Merging::from(true))).collect();
+        Ok(Profile::Default.collect(keys))
     }
+}
+
+/// What is written, before it is merged.
+#[derive(Default)]
+pub(super) struct Layers {
+    /// The service manager's credentials: the file wins over these.
+    pub(super) offered: Vec<Leaf>,
+    pub(super) file: Vec<Leaf>,
+    pub(super) lines: Lines,
+    /// A directory of credentials, then each variable: these win over the file.
+    pub(super) variables: Vec<Leaf>,
+    /// These win over all others.
+    pub(super) flags: Vec<Leaf>,
+    /// Accounts and APIs that the file names, in its order, then those of `CAREPORTALS__…` variables; some more than once.
+    pub(super) entries: Vec<(Section, String)>,
+    pub(super) findings: Findings,
 }
 
 /// The lines of a settings file's keys and tables.
 #[derive(Default)]
 pub(super) struct Lines {
-    pub(super) file: PathBuf,
+    /// `None`: no file was read.
+    pub(super) file: Option<PathBuf>,
     pub(super) by_path: BTreeMap<String, usize>,
 }
 
@@ -87,15 +103,10 @@ impl Merged {
         let figment = layers.iter().fold(Figment::new(), Figment::merge);
         // Layers are made of values, so reading them can't fail.
         let merged = figment.data().ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).unwrap_or_default();
-        let origin = |path: &str, tag: Tag| {
-            let index: usize = figment.get_metadata(tag)?.name.parse().ok()?;
-            layers.get(index)?.leaves.iter().find(|leaf| leaf.path == path).map(|leaf| leaf.origin.clone())
-        };
-        let value = |(path, wrapped): (String, Merging)| {
-            let Merging::Array(tag, wrapped) = wrapped else { return None };
-            let value = wrapped.into_iter().next()?.deserialize().ok()?;
-            let origin = origin(&path, tag)?;
-            Some((path, (value, origin)))
+        let value = |(path, key): (String, Merging)| {
+            let index: usize = figment.get_metadata(key.tag())?.name.parse().ok()?;
+            let leaf = layers.get(index)?.leaves.iter().rfind(|leaf| leaf.path == path)?;
+            Some((path, (leaf.value.clone(), leaf.origin.clone())))
         };
         Self { values: merged.into_iter().filter_map(value).collect(), lines, named_variables, literal_secrets }
     }
@@ -122,8 +133,8 @@ impl Merged {
     /// The line of a key or, failing that, of the table it would stand in. `Default`: neither is in the file.
     pub(super) fn place(&self, mut path: &str) -> ValueOrigin {
         loop {
-            if let Some(line) = self.lines.by_path.get(path) {
-                return ValueOrigin::File { path: self.lines.file.clone(), line: *line };
+            if let (Some(file), Some(line)) = (&self.lines.file, self.lines.by_path.get(path)) {
+                return ValueOrigin::File { path: file.clone(), line: *line };
             }
             match path.rsplit_once('.') {
                 Some((table, _)) => path = table,

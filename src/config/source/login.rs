@@ -5,10 +5,10 @@
 use http::uri::PathAndQuery;
 
 use super::{
-    account::AccountTable,
-    api::ApiTable,
-    faults::{Diagnostic, Fault},
-    setting::{Findings, Named, Setting},
+    account::AccountEntry,
+    api::ApiEntry,
+    faults::{Diagnostic, Fault, ensure},
+    setting::{Findings, Setting},
     url::{self, Address},
 };
 use crate::{
@@ -28,7 +28,7 @@ pub(super) enum Choice {
 }
 
 /// Decides for one account, and has `config` show the outcome where nobody wrote it.
-pub(super) fn choose(account: &Named<AccountTable>, apis: &[Named<ApiTable>], findings: &mut Findings) -> Choice {
+pub(super) fn choose(account: &AccountEntry, apis: &[ApiEntry], findings: &mut Findings) -> Choice {
     let setting = &account.table.login_url;
     let own = own(account, apis);
     let choice = match setting.set() {
@@ -40,20 +40,18 @@ pub(super) fn choose(account: &Named<AccountTable>, apis: &[Named<ApiTable>], fi
         forbid_plain_http("log-in", setting, endpoint, findings);
     }
     if !setting.is_written() {
-        let entry = format!("accounts.{}.", account.name);
-        match &choice {
-            Choice::At(Endpoint { origin, target }) => {
-                findings.show_derived(&entry, "login_url", format!("\"{origin}{target}\""));
-            }
-            Choice::Off => findings.show_derived(&entry, "login_url", "\"off\"".to_owned()),
-            Choice::Unknown => {}
-        }
+        let shown = match &choice {
+            Choice::At(Endpoint { origin, target }) => Some(format!("\"{origin}{target}\"")),
+            Choice::Off => Some("\"off\"".to_owned()),
+            Choice::Unknown => None,
+        };
+        findings.show_derived(&format!("accounts.{}.", account.name), "login_url", shown);
     }
     choice
 }
 
 /// Decides where a refresh token becomes a token. No preset says that.
-pub(super) fn refresh(account: &Named<AccountTable>, apis: &[Named<ApiTable>], findings: &mut Findings) -> Option<Endpoint> {
+pub(super) fn refresh(account: &AccountEntry, apis: &[ApiEntry], findings: &mut Findings) -> Option<Endpoint> {
     let setting = &account.table.refresh_url;
     let Choice::At(endpoint) = resolve(setting, setting.set()?, &own(account, apis), findings) else { return None };
     forbid_plain_http("a refresh", setting, &endpoint, findings);
@@ -61,14 +59,14 @@ pub(super) fn refresh(account: &Named<AccountTable>, apis: &[Named<ApiTable>], f
 }
 
 /// Whether the account logs in, wherever that is. Then a missing user name is a fault in any case.
-pub(super) fn is_certain(account: &Named<AccountTable>, apis: &[Named<ApiTable>]) -> bool {
+pub(super) fn is_certain(account: &AccountEntry, apis: &[ApiEntry]) -> bool {
     let own = own(account, apis);
-    let logs_in = |api: &&Named<ApiTable>| api.table.preset.known().is_some_and(|preset| preset.login() != PresetLogin::Off);
+    let logs_in = |api: &&ApiEntry| api.table.preset.known().is_some_and(|preset| preset.login() != PresetLogin::Off);
     !own.is_empty() && own.iter().all(logs_in)
 }
 
 /// The APIs that use the account.
-fn own<'a>(account: &Named<AccountTable>, apis: &'a [Named<ApiTable>]) -> Vec<&'a Named<ApiTable>> {
+fn own<'a>(account: &AccountEntry, apis: &'a [ApiEntry]) -> Vec<&'a ApiEntry> {
     apis.iter().filter(|api| api.table.account.known() == Some(&account.name)).collect()
 }
 
@@ -79,7 +77,7 @@ fn forbid_plain_http(what: &str, setting: &Setting<Option<Address>>, endpoint: &
     }
 }
 
-fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&Named<ApiTable>], findings: &mut Findings) -> Choice {
+fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&ApiEntry], findings: &mut Findings) -> Choice {
     match (address, own) {
         (Address::Off, _) => Choice::Off,
         (Address::Absolute { origin, path }, _) => at(origin, path),
@@ -93,12 +91,7 @@ fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&Named<
     }
 }
 
-fn from_presets(
-    account: &Named<AccountTable>,
-    own: &[&Named<ApiTable>],
-    apis: &[Named<ApiTable>],
-    findings: &mut Findings,
-) -> Choice {
+fn from_presets(account: &AccountEntry, own: &[&ApiEntry], apis: &[ApiEntry], findings: &mut Findings) -> Choice {
     if own.is_empty() {
         // An API whose account could not be read may be the one that uses it.
         if apis.iter().all(|api| api.table.account.known().is_some()) {
@@ -108,36 +101,33 @@ fn from_presets(
         }
         return Choice::Unknown;
     }
-    let setting = &account.table.login_url;
+    agreed(own).unwrap_or_else(|wrong| {
+        findings.fault(&account.table.login_url, wrong);
+        Choice::Unknown
+    })
+}
+
+/// Where the presets of all these APIs log in.
+fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
     let mut agreed: Option<(&str, Choice)> = None;
     for api in own {
         let (Some(preset), Some(upstream)) = (api.table.preset.get(), api.table.upstream.set()) else {
-            return Choice::Unknown;
+            return Ok(Choice::Unknown);
         };
         let choice = match preset.login() {
             PresetLogin::Off => Choice::Off,
             PresetLogin::Path(path) => under(upstream, path),
-            PresetLogin::Url(_) if !is_upstream_of(preset, upstream) => {
-                let (name, preset) = (&api.name, preset.name());
-                let wrong =
-                    Diagnostic::new(format!("needed, since API `{name}` has the preset `{preset}` with another upstream"));
-                findings.fault(setting, wrong.hint("give the account a login_url"));
-                return Choice::Unknown;
+            PresetLogin::Url(url) if is_upstream_of(preset, upstream) => absolute(url),
+            PresetLogin::Url(_) => {
+                let why = format!("needed, since API `{}` has the preset `{}` with another upstream", api.name, preset.name());
+                return Err(Diagnostic::new(why).hint("give the account a login_url"));
             }
-            PresetLogin::Url(url) => absolute(url),
         };
-        match &agreed {
-            Some((other, earlier)) if *earlier != choice => {
-                let wrong =
-                    Diagnostic::new(format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name));
-                findings.fault(setting, wrong.hint("give the account a login_url, or each API its own account"));
-                return Choice::Unknown;
-            }
-            Some(_) => {}
-            None => agreed = Some((&api.name, choice)),
-        }
+        let (other, earlier) = agreed.get_or_insert((&api.name, choice.clone()));
+        let wrong = || format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name);
+        ensure!(*earlier == choice, wrong(), hint = "give the account a login_url, or each API its own account");
     }
-    agreed.map_or(Choice::Unknown, |(_, choice)| choice)
+    Ok(agreed.map_or(Choice::Unknown, |(_, choice)| choice))
 }
 
 fn is_upstream_of(preset: Preset, upstream: &Upstream) -> bool {

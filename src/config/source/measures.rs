@@ -33,10 +33,10 @@ const DURATION_HINT: &str = "write a duration like \"30s\", \"250ms\" or \"1h30m
 ///
 /// The text says what to write instead.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    milliseconds(text).ok_or_else(|| DURATION_HINT.replace('"', ""))
+    milliseconds(text).map(Duration::from_millis).ok_or_else(|| DURATION_HINT.replace('"', ""))
 }
 
-pub(super) fn duration(value: &Value) -> Result<Duration, Diagnostic> {
+pub(super) fn duration(value: &Value) -> Result<u64, Diagnostic> {
     match value {
         Value::String(text) => {
             milliseconds(text).ok_or_else(|| Diagnostic::new(format!("{} is not a duration", shown(text))).hint(DURATION_HINT))
@@ -54,8 +54,8 @@ pub(super) fn size(value: &Value) -> Result<u64, Diagnostic> {
     }
 }
 
-fn milliseconds(text: &str) -> Option<Duration> {
-    measure(text, &DURATION_UNITS, true).map(Duration::from_millis)
+fn milliseconds(text: &str) -> Option<u64> {
+    measure(text, &DURATION_UNITS, true)
 }
 
 /// `1h30m`: numbers, each with its unit; `several`: more than one.
@@ -79,24 +79,23 @@ fn measure(text: &str, units: &[(&str, u64)], several: bool) -> Option<u64> {
     }
 }
 
-pub(super) fn show_duration(duration: Duration) -> String {
-    let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+pub(super) fn show_duration(milliseconds: u64) -> String {
+    if milliseconds == 0 { "0s".to_owned() } else { show(milliseconds, &DURATION_UNITS) }
+}
+
+pub(super) fn show_size(bytes: u64) -> String {
+    if bytes == 0 { "0B".to_owned() } else { show(bytes, &SIZE_UNITS[..3]) }
+}
+
+/// Writes as much as fits in each unit, the largest first.
+fn show(mut left: u64, units: &[(&str, u64)]) -> String {
     let mut shown = String::new();
-    for (unit, factor) in DURATION_UNITS.iter().rev() {
+    for (unit, factor) in units.iter().rev() {
         if left >= *factor {
             shown += &(left / factor).to_string();
             shown += unit;
             left %= factor;
         }
     }
-    if shown.is_empty() { "0s".to_owned() } else { shown }
-}
-
-pub(super) fn show_size(bytes: u64) -> String {
-    match bytes {
-        0 => "0B".to_owned(),
-        _ if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
-        _ if bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
-        _ => format!("{bytes}B"),
-    }
+    shown
 }

@@ -43,12 +43,10 @@ use std::{
 use self::{
     build::Written,
     faults::Diagnostic,
-    file::File,
-    layers::{Leaf, Merged},
+    layers::{Layers, Leaf, Merged},
     named_variables::CONFIG,
-    setting::{Findings, SettingsReader},
+    setting::{Findings, Section, SettingsReader},
     top_level::TopLevel,
-    variables::Variables,
 };
 pub use self::{
     child_environment::MEANT_FOR_US,
@@ -150,13 +148,11 @@ impl Input {
 /// Reads every layer, finds every fault, and builds the configuration if there is none.
 #[must_use]
 pub fn load(input: Input) -> Loaded {
-    let Layers { file, variables, flags, mut findings } = Layers::read(&input);
+    let layers = read_layers(&input);
     let Input { environment, defaults, .. } = input;
-    let path = file.as_ref().map(|file| file.lines.file.clone());
-    let file = file.unwrap_or_default();
-    let accounts = names("accounts", &file.accounts, &variables.accounts, &flags);
-    let apis = names("apis", &file.apis, &variables.apis, &flags);
-    let mut merged = merge(file, variables, flags, [&accounts, &apis], &mut findings);
+    let file = layers.lines.file.clone();
+    let [accounts, apis] = [Section::Account, Section::Api].map(|section| names(section, &layers));
+    let (mut merged, findings) = merge(layers, &accounts, &apis);
     build::derive_upstreams(&mut merged, &apis);
     let mut reader = SettingsReader { merged: &merged, environment: &environment, defaults, findings };
     let written = Written::read(&mut reader, &accounts, &apis);
@@ -170,7 +166,7 @@ pub fn load(input: Input) -> Loaded {
     faults.sort_by_key(|fault| fault.origin().rank());
     faults.dedup();
     let secret_variables = child_environment::secret_variables(&environment, &merged);
-    Loaded { config: config.filter(|_| faults.is_empty()), faults, warnings, values, file: path, secret_variables }
+    Loaded { config: config.filter(|_| faults.is_empty()), faults, warnings, values, file, secret_variables }
 }
 
 /// Where a daemon is, as its settings say, for commands that talk to it.
@@ -188,9 +184,8 @@ pub struct DaemonAddress {
 /// not keep it from asking. The daemon may run with settings that were right when it started.
 #[must_use]
 pub fn daemon_address(input: &Input) -> DaemonAddress {
-    let Layers { file, variables, flags, findings } = Layers::read(input);
-    let file = file.unwrap_or_default();
-    let merged = Merged::new(file.lines, file.leaves.into_iter().chain(variables.leaves).chain(flags));
+    let Layers { file, lines, variables, flags, findings, .. } = read_layers(input);
+    let merged = Merged::new(lines, file.into_iter().chain(variables).chain(flags));
     let (environment, defaults) = (&input.environment, input.defaults);
     let mut reader = SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() };
     let TopLevel { telemetry_listen, control_socket, .. } = TopLevel::read(&mut reader, "");
@@ -207,97 +202,82 @@ fn settings_file(flag: Option<&Path>, default: &Path, environment: &Environment)
     }
 }
 
-/// What is written, before it is merged.
-struct Layers {
-    /// `None`: there is none, or it can't be read.
-    file: Option<File>,
-    variables: Variables,
-    flags: Vec<Leaf>,
-    findings: Findings,
-}
-
-impl Layers {
-    fn read(input: &Input) -> Self {
-        let (mut findings, mut flags) = (Findings::default(), Vec::new());
-        let text = read_file(input, &mut findings.faults);
-        let mut file = text.map(|(path, text)| file::read(&path, &text));
-        findings.faults.extend(file.iter_mut().flat_map(|file| file.faults.drain(..)));
-        let mut variables = variables::read(&input.environment);
-        findings.faults.append(&mut variables.faults);
-        findings.warnings.append(&mut variables.warnings);
-        for (path, value) in &input.flags {
-            let name = path.rsplit('.').next().unwrap_or(path).replace('_', "-");
-            let (path, origin) = (path.clone(), ValueOrigin::Flag(format!("--{name}")));
-            match setting::at(&path) {
-                Some(key) => flags.push(Leaf { path, value: variables::value_of(key.form, value), origin }),
-                None => findings.faults.push(Fault::new(origin, path, Diagnostic::new("no such key"))),
-            }
-        }
-        Self { file, variables, flags, findings }
+/// Reads the file, the environment and the flags.
+fn read_layers(input: &Input) -> Layers {
+    let mut layers = Layers::default();
+    if let Some((path, text)) = read_file(input, &mut layers.findings.faults) {
+        file::read(&path, &text, &mut layers);
     }
+    variables::read(&input.environment, &mut layers);
+    for (path, value) in &input.flags {
+        let name = path.rsplit('.').next().unwrap_or(path).replace('_', "-");
+        let (path, origin) = (path.clone(), ValueOrigin::Flag(format!("--{name}")));
+        match setting::at(&path) {
+            Some(key) => layers.flags.push(Leaf { path, value: variables::value_of(key.form, value), origin }),
+            None => layers.findings.faults.push(Fault::new(origin, path, Diagnostic::new("no such key"))),
+        }
+    }
+    layers
 }
 
 /// The file's path and text. A file that was asked for must be there; the default one need not.
 fn read_file(input: &Input, faults: &mut Vec<Fault>) -> Option<(PathBuf, String)> {
     let (path, origin) = settings_file(input.config_flag.as_deref(), &input.default_file, &input.environment);
-    match files::read(&path).map(String::from_utf8) {
+    let (named_by, wrong) = match files::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => return Some((path, text)),
-        Ok(Err(_)) => faults.push(Fault::new(ValueOrigin::File { path, line: 0 }, "", Diagnostic::new("is not UTF-8"))),
-        Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => {}
-        Err(error) => {
-            let wrong = Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind()));
-            let origin = if origin == ValueOrigin::Default { ValueOrigin::File { path, line: 0 } } else { origin };
-            faults.push(Fault::new(origin, "", wrong));
-        }
-    }
+        Ok(Err(_)) => (ValueOrigin::Default, Diagnostic::new("is not UTF-8")),
+        Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => return None,
+        Err(error) => (origin, Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind()))),
+    };
+    let origin = if named_by == ValueOrigin::Default { ValueOrigin::File { path, line: 0 } } else { named_by };
+    faults.push(Fault::new(origin, "", wrong));
     None
 }
 
 /// The file's names, then those of variables. Where neither has one, that of a flag, or `default`.
-fn names(group: &str, file: &[String], variables: &[String], flags: &[Leaf]) -> Vec<String> {
+fn names(section: Section, layers: &Layers) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for name in file.iter().chain(variables) {
+    for (_, name) in layers.entries.iter().filter(|(other, _)| *other == section) {
         if !names.contains(name) {
             names.push(name.clone());
         }
     }
     if names.is_empty() {
-        let of_flag = |leaf: &Leaf| leaf.path.strip_prefix(group)?.strip_prefix('.')?.split('.').next().map(str::to_owned);
-        names.push(flags.iter().find_map(of_flag).unwrap_or_else(|| "default".to_owned()));
+        let mut of_flags = layers.flags.iter().map(|leaf| setting::parts(&leaf.path)).filter(|(other, ..)| *other == section);
+        names.push(of_flags.next().map_or("default", |(_, name, _)| name).to_owned());
     }
     names
 }
 
 /// Merges the layers, the weakest first, and reports values whose account or API does not exist.
-fn merge(file: File, variables: Variables, flags: Vec<Leaf>, names: [&[String]; 2], findings: &mut Findings) -> Merged {
-    let exists = |leaf: &Leaf| {
-        let mut parts = leaf.path.split('.');
-        let known = match parts.next() {
-            Some("accounts") => names[0],
-            Some("apis") => names[1],
-            _ => return true,
-        };
-        parts.next().is_none_or(|name| known.iter().any(|known| known == name))
+fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findings) {
+    let Layers { offered, file, lines, variables, flags, mut findings, .. } = layers;
+    let exists = |leaf: &Leaf| match setting::parts(&leaf.path) {
+        (Section::TopLevel, ..) => true,
+        (Section::Account, name, _) => accounts.iter().any(|known| known == name),
+        (Section::Api, name, _) => apis.iter().any(|known| known == name),
     };
-    let mut leaves: Vec<Leaf> = variables.offered.into_iter().filter(exists).collect();
-    leaves.extend(file.leaves);
-    for leaf in variables.leaves {
+    let mut leaves: Vec<Leaf> = offered.into_iter().filter(exists).collect();
+    leaves.extend(file);
+    for leaf in variables.into_iter().chain(flags) {
         if exists(&leaf) {
             leaves.push(leaf);
         } else if findings.faults.last().is_none_or(|fault| *fault.origin() != leaf.origin) {
             // Once for a directory of credentials, which gives several values.
-            let (group, what) = if leaf.path.starts_with("accounts") { ("accounts", "account") } else { ("apis", "API") };
-            let wrong = Diagnostic::new(format!("sets the {what} `default`, which the settings do not have"))
-                .hint(format!("add `[{group}.default]`, or use CAREPORTALS__{}__NAME__KEY", group.to_uppercase()));
-            findings.faults.push(Fault::new(leaf.origin, leaf.path, wrong));
+            findings.faults.push(homeless(leaf));
         }
     }
-    for leaf in flags {
-        if exists(&leaf) {
-            leaves.push(leaf);
-        } else {
-            findings.faults.push(Fault::new(leaf.origin, leaf.path, Diagnostic::new("the settings have no such table")));
-        }
-    }
-    Merged::new(file.lines, leaves)
+    (Merged::new(lines, leaves), findings)
+}
+
+/// The fault of a value whose account or API does not exist.
+fn homeless(leaf: Leaf) -> Fault {
+    let section = setting::parts(&leaf.path).0;
+    let (group, what) = (section.group(), if section == Section::Account { "account" } else { "API" });
+    let wrong = match leaf.origin {
+        ValueOrigin::Flag(_) => Diagnostic::new("the settings have no such table"),
+        _ => Diagnostic::new(format!("sets the {what} `default`, which the settings do not have"))
+            .hint(format!("add `[{group}.default]`, or use CAREPORTALS__{}__NAME__KEY", group.to_uppercase())),
+    };
+    Fault::new(leaf.origin, leaf.path, wrong)
 }

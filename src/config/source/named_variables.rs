@@ -23,7 +23,8 @@ pub(super) struct Variable {
 /// Declares the variables, in the order of the documentation: `/// Meaning. NAME or_file => "key", "default";`
 macro_rules! variables {
     ($(#[doc = $doc:literal] $name:ident $($or_file:ident)? $(=> $path:literal)?, $default:literal;)+) => {
-        const VARIABLES: &[Variable] = &[$(Variable {
+        /// All of them, in the order of the documentation.
+        pub(super) const VARIABLES: &[Variable] = &[$(Variable {
             name: stringify!($name),
             path: variables!(@path $($path)?),
             file: variables!(@file $($or_file)?),
@@ -72,11 +73,6 @@ variables! {
     CAREPORTALS_LOG => "log", "`info`";
     /// `auto`, `text` or `json`.
     CAREPORTALS_LOG_FORMAT => "log_format", "`auto`";
-}
-
-/// All of them, in the order of the documentation.
-pub(super) fn all() -> &'static [Variable] {
-    VARIABLES
 }
 
 /// The variable of that name, and whether the name is that for a file.

@@ -14,16 +14,14 @@ use super::{
 #[must_use]
 pub fn reference() -> String {
     let mut text = String::from("### Variables\n\n| variable | meaning | default |\n| --- | --- | --- |\n");
-    for variable in named_variables::all() {
+    for variable in named_variables::VARIABLES {
         let file = if variable.file { ", `_FILE`" } else { "" };
         row(&mut text, &[&format!("`{}`{file}", variable.name), variable.doc, variable.default]);
     }
     text += "| `HTTPS_PROXY`, `NO_PROXY` | CONNECT proxy towards upstream (`http://` or `https://`, credentials in the URL allowed), and the hosts that are reached without it; lower case wins. Never used for loopback. | none |\n";
-    for (section, title) in
-        [(Section::TopLevel, "Top level"), (Section::Account, "`[accounts.NAME]`"), (Section::Api, "`[apis.NAME]`")]
-    {
+    for section in Section::ALL {
         text += "\n### ";
-        text += title;
+        text += &section.heading();
         text += "\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n";
         for key in section.keys() {
             setting(&mut text, key);
@@ -39,8 +37,8 @@ fn row(text: &mut String, cells: &[&str]) {
 }
 
 fn setting(text: &mut String, key: &Key) {
-    let default = match (key.default, key.unset) {
-        (Some(default), _) => format!("`{}`", in_toml(&default())),
+    let default = match (key.default_value(&[]), key.unset) {
+        (Some(default), _) => format!("`{}`", in_toml(&default)),
         (None, Unset::Shown(words) | Unset::Documented(words)) => words.to_owned(),
     };
     row(text, &[&format!("`{}`", key.name), &(key.kind)().0, &default, key.doc]);
@@ -77,8 +75,8 @@ fn schema_of(section: Section) -> Value {
     for key in section.keys() {
         let (_, mut schema) = (key.kind)();
         schema["description"] = json!(key.doc);
-        if let Some(default) = key.default {
-            schema["default"] = default();
+        if let Some(default) = key.default_value(&[]) {
+            schema["default"] = default;
         }
         match key.name.split_once('.') {
             None => drop(properties.insert(key.name.to_owned(), schema)),

@@ -5,31 +5,27 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    account::AccountTable,
-    api::ApiTable,
+    account::AccountEntry,
+    api::ApiEntry,
+    build::Written,
     faults::{Diagnostic, Warning, shown},
     login::Choice,
-    setting::{Findings, Named},
+    setting::Findings,
     top_level::TopLevel,
 };
-use crate::config::{AllowedHosts, Listen, Origin, Scheme};
-
-type ApiEntry = Named<ApiTable>;
+use crate::config::{AllowedHosts, Listen, Origin, Scheme, Upstream};
 
 /// Reports every fault and warning. `choices`: one for each account.
-pub(super) fn check(
-    top: &TopLevel,
-    accounts: &[Named<AccountTable>],
-    apis: &[ApiEntry],
-    choices: &[Choice],
-    findings: &mut Findings,
-) {
+pub(super) fn check(written: &Written, choices: &[Choice], findings: &mut Findings) {
+    let Written { top, accounts, apis } = written;
     for api in apis {
-        account(api, accounts, findings);
+        findings.fault(&api.table.account, account(api, accounts));
         listen(api, findings);
-        callers(api, findings);
+        findings.warn(&api.table.allow_gids, callers(api));
         upstream(api, top, apis, findings);
-        required_header(api, findings);
+        let is_nameless = api.table.require_header_value.is_written() && !api.table.require_header_name.is_written();
+        let wrong = is_nameless.then(|| Diagnostic::new("needs `require_header.name` beside it"));
+        findings.fault(&api.table.require_header_value, wrong);
     }
     for (index, api) in apis.iter().enumerate() {
         for other in &apis[..index] {
@@ -43,18 +39,13 @@ pub(super) fn check(
     pairs(top, findings);
 }
 
-fn account(api: &ApiEntry, accounts: &[Named<AccountTable>], findings: &mut Findings) {
-    let setting = &api.table.account;
-    let Some(name) = setting.known() else { return };
-    if accounts.iter().any(|account| account.name == *name) {
-        return;
-    }
+fn account(api: &ApiEntry, accounts: &[AccountEntry]) -> Option<Diagnostic> {
+    let name = api.table.account.known().filter(|name| accounts.iter().all(|account| account.name != **name))?;
     let wrong = Diagnostic::new(format!("there is no account {}", shown(name)));
-    let wrong = match accounts {
+    Some(match accounts {
         [only] => wrong.hint(format!("write account = \"{}\"", only.name)),
         _ => wrong.did_you_mean(name, accounts.iter().map(|account| account.name.as_str())),
-    };
-    findings.fault(setting, wrong);
+    })
 }
 
 fn listen(api: &ApiEntry, findings: &mut Findings) {
@@ -62,45 +53,36 @@ fn listen(api: &ApiEntry, findings: &mut Findings) {
     if api.table.allow_non_loopback.get() == Some(false) {
         for address in &open {
             let wrong = Diagnostic::new(format!("{address} is not a loopback address: whoever reaches it can use the token"));
-            let wrong = wrong.hint("listen on 127.0.0.1 or a Unix socket, or set allow_non_loopback");
-            findings.fault(&api.table.listen, wrong);
+            let hint = "listen on 127.0.0.1 or a Unix socket, or set allow_non_loopback";
+            findings.fault(&api.table.listen, wrong.hint(hint));
         }
     } else if !open.is_empty() && matches!(api.table.allowed_hosts.known(), Some(AllowedHosts::Names(names)) if names.is_empty())
     {
-        let wrong = Diagnostic::new(
-            "listens beyond loopback without `allowed_hosts`: only callers that name a loopback host will be served",
-        );
-        findings.warn(&api.table.listen, wrong.hint("name the hosts that clients use in allowed_hosts"));
+        let wrong = "listens beyond loopback without `allowed_hosts`: only callers that name a loopback host will be served";
+        findings.warn(&api.table.listen, Diagnostic::new(wrong).hint("name the hosts that clients use in allowed_hosts"));
     }
 }
 
 /// Warns of groups that let nobody in: they are known only on Unix sockets.
-fn callers(api: &ApiEntry, findings: &mut Findings) {
+fn callers(api: &ApiEntry) -> Option<Diagnostic> {
     let [uids, gids] = [&api.table.allow_uids, &api.table.allow_gids].map(|ids| ids.known().is_some_and(|ids| !ids.is_empty()));
-    if gids && !uids && api.addresses().next().is_some() {
-        let wrong = Diagnostic::new("lets nobody in over TCP: there only the caller's user can be known, and not its groups");
-        let wrong = wrong.hint("name users in allow_uids, or listen on a Unix socket alone");
-        findings.warn(&api.table.allow_gids, wrong);
-    }
+    let wrong = "lets nobody in over TCP: there only the caller's user can be known, and not its groups";
+    let hint = "name users in allow_uids, or listen on a Unix socket alone";
+    (gids && !uids && api.addresses().next().is_some()).then(|| Diagnostic::new(wrong).hint(hint))
 }
 
 fn upstream(api: &ApiEntry, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     let setting = &api.table.upstream;
-    let Some(upstream) = setting.set() else { return };
-    if upstream.origin.scheme == Scheme::Http {
-        if !upstream.origin.is_loopback() {
-            let wrong = Diagnostic::new("plain http would show the token to the network").hint("use https");
-            findings.fault(setting, wrong);
-        } else if api.table.allow_insecure_upstream.get() == Some(false) {
-            let wrong =
-                Diagnostic::new("plain http is refused").hint("for a loopback upstream, set allow_insecure_upstream = true");
-            findings.fault(setting, wrong);
-        }
+    let Some(Upstream { origin, .. }) = setting.set() else { return };
+    if origin.scheme == Scheme::Http && !origin.is_loopback() {
+        findings.fault(setting, Diagnostic::new("plain http would show the token to the network").hint("use https"));
+    } else if origin.scheme == Scheme::Http && api.table.allow_insecure_upstream.get() == Some(false) {
+        let hint = "for a loopback upstream, set allow_insecure_upstream = true";
+        findings.fault(setting, Diagnostic::new("plain http is refused").hint(hint));
     }
-    if let Some(own) = own_address(&upstream.origin, top, apis) {
-        let wrong = Diagnostic::new(format!("is our own address {own}: requests would go round in a circle"));
-        findings.fault(setting, wrong);
-    }
+    let own = own_address(origin, top, apis);
+    let wrong = own.map(|own| Diagnostic::new(format!("is our own address {own}: requests would go round in a circle")));
+    findings.fault(setting, wrong);
 }
 
 /// The sidecar's own address that an origin leads to, as far as names and numbers tell.
@@ -117,7 +99,7 @@ fn own_address(origin: &Origin, top: &TopLevel, apis: &[ApiEntry]) -> Option<Soc
         };
         port && host
     };
-    apis.iter().flat_map(Named::addresses).chain(top.telemetry_listen.get().flatten()).find(is_ours)
+    apis.iter().flat_map(ApiEntry::addresses).chain(top.telemetry_listen.get().flatten()).find(is_ours)
 }
 
 fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
@@ -130,15 +112,13 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
     };
     let is_shared = |own: &&Listen| theirs.into_iter().flatten().any(|theirs| same(own, theirs));
     if let Some(shared) = setting.known().into_iter().flatten().find(is_shared) {
-        let keyed = match (api.table.prefix.set(), other.table.prefix.set()) {
+        let why = match (api.table.prefix.set(), other.table.prefix.set()) {
             (Some(own), Some(theirs)) if own != theirs => None,
             (Some(own), Some(_)) => Some(format!("and both have the prefix {}", own.as_str())),
             _ => Some("and each then needs a prefix of its own".to_owned()),
         };
-        if let Some(why) = keyed {
-            let wrong = Diagnostic::new(format!("shares {shared} with API `{}`, {why}", other.name));
-            findings.fault(setting, wrong.hint("give each API its own prefix, or its own address"));
-        }
+        let wrong = why.map(|why| Diagnostic::new(format!("shares {shared} with API `{}`, {why}", other.name)));
+        findings.fault(setting, wrong.map(|wrong| wrong.hint("give each API its own prefix, or its own address")));
         if matches!(shared, Listen::Unix(_)) {
             shared_file(api, other, findings);
         }
@@ -151,15 +131,13 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
 
 /// Reports different modes and groups of APIs that share a Unix socket, whose file has one of each.
 fn shared_file(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
-    let wrong = || {
-        let wrong = Diagnostic::new(format!("is not that of API `{}`, with which it shares a Unix socket", other.name));
-        wrong.hint("give both the same")
-    };
+    let wrong = Diagnostic::new(format!("is not that of API `{}`, with which it shares a Unix socket", other.name));
+    let wrong = wrong.hint("give both the same");
     if api.table.socket_mode.known() != other.table.socket_mode.known() {
-        findings.fault(&api.table.socket_mode, wrong());
+        findings.fault(&api.table.socket_mode, wrong.clone());
     }
     if api.table.socket_group.set() != other.table.socket_group.set() {
-        findings.fault(&api.table.socket_group, wrong());
+        findings.fault(&api.table.socket_group, wrong);
     }
 }
 
@@ -181,7 +159,7 @@ fn telemetry(top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     }
 }
 
-fn log_in(account: &Named<AccountTable>, choice: &Choice, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
+fn log_in(account: &AccountEntry, choice: &Choice, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     let (login, refresh) = (&account.table.login_url, &account.table.refresh_url);
     match choice {
         Choice::At(endpoint) => {
@@ -201,13 +179,6 @@ fn log_in(account: &Named<AccountTable>, choice: &Choice, top: &TopLevel, apis: 
             findings.warn(refresh, Diagnostic::new("has no effect, since log-in is off"));
         }
         Choice::Off | Choice::Unknown => {}
-    }
-}
-
-fn required_header(api: &ApiEntry, findings: &mut Findings) {
-    let (name, value) = (&api.table.require_header_name, &api.table.require_header_value);
-    if value.is_written() && !name.is_written() {
-        findings.fault(value, Diagnostic::new("needs `require_header.name` beside it"));
     }
 }
 

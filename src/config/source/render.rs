@@ -6,7 +6,11 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use super::{Loaded, faults::printable, setting::Form};
+use super::{
+    EffectiveValue, Loaded,
+    faults::printable,
+    setting::{self, Form, Section, parts},
+};
 
 const REDACTED: &str = "\"[redacted]\"";
 
@@ -20,24 +24,20 @@ pub fn render_effective(loaded: &Loaded, out: &mut impl Write) -> io::Result<()>
         Some(path) => writeln!(out, "# settings file: {}", printable(&path.to_string_lossy()))?,
         None => writeln!(out, "# settings file: none")?,
     }
+    let line = |value: &EffectiveValue| {
+        let (name, shown) = (table_and_name(&value.path).1, printable(&value.shown));
+        if value.is_set { format!("{name} = {shown}") } else { format!("# {name}: {shown}") }
+    };
+    let widths = loaded.values.iter().map(|value| line(value).chars().count());
+    let width = widths.filter(|width| *width <= 60).max().unwrap_or(0);
     let mut table = String::new();
-    let lines: Vec<(String, String, String)> = loaded
-        .values
-        .iter()
-        .map(|value| {
-            let (entry, name) = entry_and_name(&value.path);
-            let unset = if value.is_set { "" } else { "# " };
-            let equals = if value.is_set { " =" } else { ":" };
-            (entry, format!("{unset}{name}{equals} {}", printable(&value.shown)), value.origin.to_string())
-        })
-        .collect();
-    let width = lines.iter().map(|(_, text, _)| text.chars().count()).filter(|width| *width <= 60).max().unwrap_or(0);
-    for (entry, text, origin) in lines {
-        if entry != table {
-            writeln!(out, "\n[{entry}]")?;
-            table = entry;
+    for value in &loaded.values {
+        let (next, _) = table_and_name(&value.path);
+        if next != table {
+            writeln!(out, "\n[{next}]")?;
+            table = next;
         }
-        writeln!(out, "{text:width$}  # {}", printable(&origin))?;
+        writeln!(out, "{:width$}  # {}", line(value), printable(&value.origin.to_string()))?;
     }
     if !loaded.faults.is_empty() {
         writeln!(out, "\n# {}; see `check`", counted(loaded.faults.len(), "fault"))?;
@@ -46,14 +46,11 @@ pub fn render_effective(loaded: &Loaded, out: &mut impl Write) -> io::Result<()>
 }
 
 /// Splits `accounts.crm.login_fields.username` into the table that it is shown in and its name there.
-fn entry_and_name(path: &str) -> (String, String) {
-    let mut parts = path.splitn(3, '.');
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some(group), Some(entry), Some(name)) => (format!("{group}.{entry}"), name.to_owned()),
-        _ if path.chars().all(|c| c == '_' || c.is_ascii_uppercase()) || path.ends_with("_proxy") => {
-            ("environment".to_owned(), path.to_owned())
-        }
-        _ => (String::new(), path.to_owned()),
+fn table_and_name(path: &str) -> (String, &str) {
+    match parts(path) {
+        (Section::TopLevel, ..) if setting::at(path).is_none() => ("environment".to_owned(), path),
+        (Section::TopLevel, ..) => (String::new(), path),
+        (section, entry, name) => (format!("{}.{entry}", section.group()), name),
     }
 }
 

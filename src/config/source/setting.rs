@@ -3,6 +3,8 @@
 //! Pure. [`table!`] declares the settings of one table of the file. Everything else comes from the declaration: what is
 //! recognized, the defaults, the output of `config`, the JSON Schema and `docs/settings.md`.
 
+use std::slice;
+
 use serde_json::Value;
 
 use super::{
@@ -28,6 +30,23 @@ pub(super) enum Section {
 }
 
 impl Section {
+    /// All of them, in the order of the documentation.
+    pub(super) const ALL: [Self; 3] = [Self::TopLevel, Self::Account, Self::Api];
+
+    /// The group that holds its tables; empty for the top level.
+    pub(super) fn group(self) -> &'static str {
+        match self {
+            Self::TopLevel => "",
+            Self::Account => "accounts",
+            Self::Api => "apis",
+        }
+    }
+
+    /// The section whose tables stand in that group.
+    pub(super) fn of_group(group: &str) -> Option<Self> {
+        [Self::Account, Self::Api].into_iter().find(|section| section.group() == group)
+    }
+
     /// Its keys, in the order of the documentation.
     pub(super) fn keys(self) -> impl Iterator<Item = &'static Key> {
         let keys = match self {
@@ -43,24 +62,26 @@ impl Section {
         self.keys().find(|key| key.name == name)
     }
 
-    /// Where a message says that its keys belong.
-    pub(super) fn place(self) -> &'static str {
-        match self {
-            Self::TopLevel => "at the top level",
-            Self::Account => "under `[accounts.NAME]`",
-            Self::Api => "under `[apis.NAME]`",
-        }
+    /// Its heading in the documentation.
+    pub(super) fn heading(self) -> String {
+        if self == Self::TopLevel { "Top level".to_owned() } else { format!("`[{}.NAME]`", self.group()) }
+    }
+}
+
+/// Takes a path such as `apis.emr.listen` apart: the section, the account or the API, and the key's name. At the top level
+/// the second is empty.
+pub(super) fn parts(path: &str) -> (Section, &str, &str) {
+    let mut parts = path.splitn(3, '.');
+    match (parts.next().and_then(Section::of_group), parts.next(), parts.next()) {
+        (Some(section), Some(entry), Some(name)) => (section, entry, name),
+        _ => (Section::TopLevel, "", path),
     }
 }
 
 /// The key that a path such as `apis.emr.listen` or `log` names.
 pub(super) fn at(path: &str) -> Option<&'static Key> {
-    let mut parts = path.splitn(3, '.');
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some("accounts"), Some(_), Some(name)) => Section::Account.find(name),
-        (Some("apis"), Some(_), Some(name)) => Section::Api.find(name),
-        _ => Section::TopLevel.find(path),
-    }
+    let (section, _, name) = parts(path);
+    section.find(name)
 }
 
 /// How a value is written: what text without quotes means, and how much of the value `config` shows.
@@ -95,11 +116,20 @@ pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) section: Section,
     pub(super) doc: &'static str,
-    pub(super) default: Option<fn() -> Value>,
+    /// In TOML syntax.
+    pub(super) default: Option<&'static str>,
     pub(super) unset: Unset,
     pub(super) form: Form,
     /// The kind's name in the documentation, and its JSON Schema.
     pub(super) kind: fn() -> (String, Value),
+}
+
+impl Key {
+    /// Its default value. `instead`: defaults that a command has instead of the daemon's, in TOML syntax, by key.
+    pub(super) fn default_value(&self, instead: &[(&str, &'static str)]) -> Option<Value> {
+        let other = instead.iter().find(|(name, _)| *name == self.name).map(|(_, text)| *text);
+        other.or(self.default).map(|text| variables::value_of(self.form, text))
+    }
 }
 
 /// How values of one kind are read.
@@ -187,23 +217,25 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    pub(super) fn fault<T>(&mut self, setting: &Setting<T>, wrong: Diagnostic) {
-        self.faults.push(setting.finding(wrong));
+    /// Adds a fault, if there is one.
+    pub(super) fn fault<T>(&mut self, setting: &Setting<T>, wrong: impl Into<Option<Diagnostic>>) {
+        self.faults.extend(wrong.into().map(|wrong| setting.finding(wrong)));
     }
 
-    pub(super) fn warn<T>(&mut self, setting: &Setting<T>, wrong: Diagnostic) {
-        self.warnings.push(setting.finding(wrong));
+    /// Adds a warning, if there is one.
+    pub(super) fn warn<T>(&mut self, setting: &Setting<T>, wrong: impl Into<Option<Diagnostic>>) {
+        self.warnings.extend(wrong.into().map(|wrong| setting.finding(wrong)));
     }
 
     pub(super) fn show(&mut self, path: &str, shown: String, origin: ValueOrigin) {
         self.values.push(EffectiveValue { path: path.to_owned(), shown, origin, is_set: true });
     }
 
-    /// Shows a value that follows from others, behind those of its table.
-    pub(super) fn show_derived(&mut self, entry: &str, name: &str, shown: String) {
+    /// Shows a value that follows from others, if there is one, behind those of its table.
+    pub(super) fn show_derived(&mut self, entry: &str, name: &str, shown: Option<String>) {
         let end = self.values.iter().rposition(|value| value.path.starts_with(entry)).map_or(self.values.len(), |at| at + 1);
         let (path, origin) = (format!("{entry}{name}"), ValueOrigin::Preset);
-        self.values.insert(end, EffectiveValue { path, shown, origin, is_set: true });
+        self.values.splice(end..end, shown.map(|shown| EffectiveValue { path, shown, origin, is_set: true }));
     }
 }
 
@@ -217,60 +249,80 @@ pub(super) struct SettingsReader<'a> {
 }
 
 impl SettingsReader<'_> {
-    /// Reads `[group.name]`.
-    pub(super) fn entry<T>(&mut self, group: &str, name: &str, read: fn(&mut Self, &str) -> T) -> Named<T> {
-        let path = format!("{group}.{name}");
+    /// Reads the table of one account or API.
+    pub(super) fn entry<T>(&mut self, section: Section, name: &str, read: fn(&mut Self, &str) -> T) -> Named<T> {
+        let path = format!("{}.{name}", section.group());
         let table = read(self, &format!("{path}."));
         Named { name: name.to_owned(), place: self.merged.place(&path), table }
     }
 
-    /// Reads one setting. `entry`: `accounts.NAME.`, `apis.NAME.` or nothing.
-    pub(super) fn setting<K: Kind>(&mut self, entry: &str, key: &Key) -> Setting<K::Value> {
+    /// Reads the setting of the next key. `entry`: `accounts.NAME.`, `apis.NAME.` or nothing. `read` and `absent`: those of
+    /// its [`Kind`]. There is one copy of this function per type of value, so most of it stands in the functions below.
+    pub(super) fn setting<T>(
+        &mut self,
+        entry: &str,
+        keys: &mut slice::Iter<'static, Key>,
+        read: fn(&Value, &Environment) -> Result<T, Diagnostic>,
+        absent: fn(&Environment) -> Option<T>,
+    ) -> Setting<T> {
+        let found = self.find(entry, keys);
+        let read = match &found.value {
+            Some(value) => read(value, self.environment),
+            None => absent(self.environment).ok_or_else(|| Diagnostic::new("is missing")),
+        };
+        self.show(&found, read.is_ok());
+        let value = read.map_err(|wrong| self.refuse(&found, wrong));
+        let Found { origin, path, place, .. } = found;
+        Setting { value, origin, path, place }
+    }
+
+    fn find(&self, entry: &str, keys: &mut slice::Iter<'static, Key>) -> Found {
+        let key = keys.next().expect("there is a key for each field");
         let path = format!("{entry}{}", key.name);
         let written = self.merged.get(&path).cloned();
         let place = match &written {
             Some((_, origin)) if *origin != ValueOrigin::Preset => origin.clone(),
             _ => self.merged.place(&path),
         };
-        let default = || Some((self.default_of(key)?, ValueOrigin::Default));
-        let Some((value, origin)) = written.or_else(default) else { return self.absent::<K>(key, path, place) };
-        match K::read(&value, self.environment) {
-            Ok(read) => {
-                self.findings.show(&path, render::shown(key.form, &value), origin.clone());
-                if let Some(wrong) = literal_secret(key, &value, &origin) {
-                    self.findings.warnings.push(Warning::new(origin.clone(), &path, wrong));
-                }
-                Setting { value: Ok(read), origin, path, place }
-            }
-            Err(wrong) => {
-                self.findings.show(&path, "\"[invalid]\"".to_owned(), origin.clone());
-                let fault = Fault::new(origin.clone(), &path, wrong);
-                self.findings.faults.push(fault.clone());
-                Setting { value: Err(fault), origin, path, place }
-            }
+        let (value, origin) = match written {
+            Some((value, origin)) => (Some(value), origin),
+            None => (key.default_value(self.defaults), ValueOrigin::Default),
+        };
+        Found { key, value, origin, path, place }
+    }
+
+    /// Has `config` show the value, and warns of a secret that others can see.
+    fn show(&mut self, found: &Found, is_right: bool) {
+        let Found { key, value, origin, path, .. } = found;
+        let shown = match (value, key.unset) {
+            (Some(value), _) if is_right => render::shown(key.form, value),
+            (Some(_), _) => "\"[invalid]\"".to_owned(),
+            (None, Unset::Shown(words)) => words.to_owned(),
+            (None, Unset::Documented(_)) => return,
+        };
+        let is_set = value.is_some();
+        self.findings.values.push(EffectiveValue { path: path.clone(), shown, origin: origin.clone(), is_set });
+        if let Some(wrong) = value.as_ref().filter(|_| is_right).and_then(|value| literal_secret(key, value, origin)) {
+            self.findings.warnings.push(Warning::new(origin.clone(), path, wrong));
         }
     }
 
-    fn default_of(&self, key: &Key) -> Option<Value> {
-        match self.defaults.iter().find(|(name, _)| *name == key.name) {
-            Some((_, default)) => Some(variables::value_of(key.form, default)),
-            None => key.default.map(|default| default()),
-        }
+    fn refuse(&mut self, found: &Found, wrong: Diagnostic) -> Fault {
+        let origin = if found.value.is_some() { &found.origin } else { &found.place };
+        let fault = Fault::new(origin.clone(), &found.path, wrong);
+        self.findings.faults.push(fault.clone());
+        fault
     }
+}
 
-    fn absent<K: Kind>(&mut self, key: &Key, path: String, place: ValueOrigin) -> Setting<K::Value> {
-        let origin = ValueOrigin::Default;
-        if let Unset::Shown(words) = key.unset {
-            let (path, shown, origin) = (path.clone(), words.to_owned(), origin.clone());
-            self.findings.values.push(EffectiveValue { path, shown, origin, is_set: false });
-        }
-        let value = K::absent(self.environment).ok_or_else(|| {
-            let fault = Fault::new(place.clone(), &path, Diagnostic::new("is missing"));
-            self.findings.faults.push(fault.clone());
-            fault
-        });
-        Setting { value, origin, path, place }
-    }
+/// A setting as it was found, before its value is read.
+struct Found {
+    key: &'static Key,
+    /// `None`: nobody has written one, and there is no default.
+    value: Option<Value>,
+    origin: ValueOrigin,
+    path: String,
+    place: ValueOrigin,
 }
 
 /// What to say about a secret that is written down where others may see it.
@@ -298,8 +350,8 @@ fn literal_secret(key: &Key, value: &Value, origin: &ValueOrigin) -> Option<Diag
 /// field ("name.in.file"): Kind = default, Unset("words");
 /// ```
 ///
-/// The name is left out when it is the field's. A default is written as JSON. A key has a default, or a kind that has a value
-/// when it is absent; then the words say what that means, or it is "none".
+/// The name is left out when it is the field's. A default is written in TOML syntax. A key has a default, or a kind that has a
+/// value when it is absent; then the words say what that means, or it is "none".
 macro_rules! table {
     ($(#[$meta:meta])* $table:ident of $section:ident;
      $($(#[doc = $doc:literal])+
@@ -322,16 +374,15 @@ macro_rules! table {
 
             /// `entry`: what stands before each key.
             pub(super) fn read(reader: &mut SettingsReader<'_>, entry: &str) -> Self {
-                let mut keys = Self::KEYS.iter();
-                let mut next = || keys.next().expect("there is a key for each field");
-                Self { $($field: reader.setting::<$kind>(entry, next())),+ }
+                let keys = &mut Self::KEYS.iter();
+                Self { $($field: reader.setting(entry, keys, <$kind as Kind>::read, <$kind as Kind>::absent)),+ }
             }
         }
     };
     (@name $field:ident) => { stringify!($field) };
     (@name $field:ident $name:literal) => { $name };
     (@default) => { None };
-    (@default $default:tt) => { Some(|| serde_json::json!($default)) };
+    (@default $default:tt) => { Some(stringify!($default)) };
     (@unset) => { Unset::Documented("none") };
     (@unset $unset:ident $words:literal) => { Unset::$unset($words) };
 }

@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::faults::{Diagnostic, shown};
+use super::faults::{Diagnostic, ensure, shown};
 use crate::{
     config::{Listen, Origin, Scheme, Upstream},
     path::is_canonical,
@@ -27,62 +27,38 @@ pub(super) enum Address {
 
 /// Reads a URL, or a path that starts with `/`.
 pub(super) fn address(text: &str) -> Result<Address, Diagnostic> {
-    if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'\\') {
-        return Err(Diagnostic::new("a URL holds no spaces, control characters or backslashes"));
-    }
-    if !text.is_ascii() {
-        return Err(
-            Diagnostic::new("a URL is made of ASCII").hint("write the host in its `xn--` form and percent-encode the path")
-        );
-    }
-    if text.contains('?') {
-        return Err(Diagnostic::new("a query cannot be part of it"));
-    }
-    if text.contains('#') {
-        return Err(Diagnostic::new("a fragment cannot be part of it"));
-    }
+    let plain = |byte: u8| byte > b' ' && byte != 0x7f && byte != b'\\';
+    ensure!(text.bytes().all(plain), "a URL holds no spaces, control characters or backslashes");
+    let hint = "write the host in its `xn--` form and percent-encode the path";
+    ensure!(text.is_ascii(), "a URL is made of ASCII", hint = hint);
+    ensure!(!text.contains('?'), "a query cannot be part of it");
+    ensure!(!text.contains('#'), "a fragment cannot be part of it");
     if text.starts_with('/') {
         return path(text).map(Address::Path);
     }
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(Diagnostic::new("expected a URL").hint("write https://HOST or https://HOST/PATH"));
-    };
+    let (scheme, rest) = text.split_once("://").ok_or_else(no_url)?;
     let scheme = match scheme.to_ascii_lowercase().as_str() {
         "https" => Scheme::Https,
         "http" => Scheme::Http,
         _ => return Err(Diagnostic::new("the scheme must be https")),
     };
     let (authority, target) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    if authority.contains('@') {
-        return Err(Diagnostic::new("a user name or password cannot be part of it").hint("credentials belong to the account"));
-    }
+    let hint = "credentials belong to the account";
+    ensure!(!authority.contains('@'), "a user name or password cannot be part of it", hint = hint);
     let (host, port) = host_and_port(authority)?;
     let port = port.unwrap_or(scheme.default_port());
-    if port == 0 {
-        return Err(Diagnostic::new("port 0 cannot be reached"));
-    }
+    ensure!(port != 0, "port 0 cannot be reached");
     let path = if target.is_empty() { String::new() } else { path(target)? };
     Ok(Address::Absolute { origin: Origin { scheme, host, port }, path })
 }
 
 /// Checks a path: each character as it will be sent, and no segment that means another one.
 fn path(text: &str) -> Result<String, Diagnostic> {
-    let segments: Vec<&str> = text.split('/').skip(1).collect();
-    let inner = segments.split_last().map_or(&[][..], |(_, inner)| inner);
-    if inner.iter().any(|segment| segment.is_empty()) {
-        return Err(Diagnostic::new("its path holds an empty segment (`//`)"));
-    }
+    ensure!(!text.contains("//"), "its path holds an empty segment (`//`)");
     let decoded = text.to_ascii_lowercase().replace("%2e", ".");
-    if decoded.split('/').any(|segment| segment == "." || segment == "..") {
-        return Err(Diagnostic::new("its path holds a dot segment"));
-    }
-    let mut rest = text;
-    while let Some((_, after)) = rest.split_once('%') {
-        if after.len() < 2 || !after.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit) {
-            return Err(Diagnostic::new("its path holds a broken percent escape"));
-        }
-        rest = after;
-    }
+    ensure!(!decoded.split('/').any(|segment| segment == "." || segment == ".."), "its path holds a dot segment");
+    let is_escape = |after: &str| after.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    ensure!(text.split('%').skip(1).all(is_escape), "its path holds a broken percent escape");
     http::uri::PathAndQuery::try_from(text).map_err(|_| Diagnostic::new("its path cannot stand in a request"))?;
     Ok(text.to_owned())
 }
@@ -93,18 +69,11 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Diagnostic> {
         Some(bracket) => authority[bracket..].find(':').map(|at| bracket + at),
         None => authority.find(':'),
     };
-    let (name, port) = match colon {
-        Some(at) => (&authority[..at], Some(&authority[at + 1..])),
-        None => (authority, None),
-    };
-    let port = match port {
-        None => None,
-        Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Some(digits.parse().map_err(|_| Diagnostic::new("its port is beyond 65535"))?)
-        }
-        Some(_) => return Err(Diagnostic::new("its port is not a number")),
-    };
-    Ok((host(name)?, port))
+    let Some(colon) = colon else { return Ok((host(authority)?, None)) };
+    let (name, digits) = (&authority[..colon], &authority[colon + 1..]);
+    ensure!(!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()), "its port is not a number");
+    let port = digits.parse().map_err(|_| Diagnostic::new("its port is beyond 65535"))?;
+    Ok((host(name)?, Some(port)))
 }
 
 /// Reads a host: in lower case, and an IPv6 address without brackets and in its short form.
@@ -125,10 +94,8 @@ pub(super) fn host(text: &str) -> Result<String, Diagnostic> {
     // `127.1` and `0x7f.1` are addresses to some resolvers (inet_aton) and names to others.
     let last = labels.last().copied().unwrap_or_default();
     let numeric = last.bytes().all(|byte| byte.is_ascii_digit()) || last.to_ascii_lowercase().starts_with("0x");
-    if text.len() > 253 || !labels.iter().all(plain) || numeric {
-        return Err(wrong());
-    }
-    Ok(text.to_ascii_lowercase())
+    let is_name = text.len() <= 253 && labels.iter().all(plain) && !numeric;
+    is_name.then(|| text.to_ascii_lowercase()).ok_or_else(wrong)
 }
 
 /// Reads what a browser sends as `Origin` (RFC 6454, 6.2): `scheme://host[:port]`, lower case, without a default port.
@@ -148,13 +115,8 @@ pub(super) fn serialized_origin(text: &str) -> Result<String, Diagnostic> {
     }
     let (host, port) = host_and_port(authority).map_err(|_| wrong("has a host's name and perhaps a port"))?;
     let shown = if host.contains(':') { format!("[{host}]") } else { host };
-    let default = match scheme {
-        "https" => Some(443),
-        "http" => Some(80),
-        _ => None,
-    };
     let serialized = match port {
-        Some(port) if Some(port) != default => format!("{scheme}://{shown}:{port}"),
+        Some(port) if !matches!((scheme, port), ("https", 443) | ("http", 80)) => format!("{scheme}://{shown}:{port}"),
         _ => format!("{scheme}://{shown}"),
     };
     if serialized == text { Ok(serialized) } else { Err(wrong("is in lower case, without its scheme's own port")) }
@@ -162,15 +124,15 @@ pub(super) fn serialized_origin(text: &str) -> Result<String, Diagnostic> {
 
 /// Reads an API's base URL.
 pub(super) fn upstream(text: &str) -> Result<Upstream, Diagnostic> {
-    match address(text)? {
-        // A rule judges the base path too, and it judges only what can be read in one way.
-        Address::Absolute { path, .. } if !path.is_empty() && !is_canonical(&path) => {
-            Err(Diagnostic::new("its path is not in canonical form")
-                .hint("write letters, digits and `-._~` as they are, not percent-encoded"))
-        }
-        Address::Absolute { origin, path } => Ok(Upstream { origin, base_path: path.trim_end_matches('/').to_owned() }),
-        _ => Err(Diagnostic::new("expected a URL").hint("write https://HOST or https://HOST/PATH")),
-    }
+    let Address::Absolute { origin, path } = address(text)? else { return Err(no_url()) };
+    // A rule judges the base path too, and it judges only what can be read in one way.
+    let hint = "write letters, digits and `-._~` as they are, not percent-encoded";
+    ensure!(path.is_empty() || is_canonical(&path), "its path is not in canonical form", hint = hint);
+    Ok(Upstream { origin, base_path: path.trim_end_matches('/').to_owned() })
+}
+
+fn no_url() -> Diagnostic {
+    Diagnostic::new("expected a URL").hint("write https://HOST or https://HOST/PATH")
 }
 
 /// Reads one listener: a TCP address, `unix:/path` or `systemd`.
@@ -178,17 +140,13 @@ pub(super) fn listener(entry: &str) -> Result<Listen, Diagnostic> {
     if entry == "systemd" {
         return Ok(Listen::Systemd);
     }
-    match entry.strip_prefix("unix:") {
-        Some(path) if !path.starts_with('/') => {
-            Err(Diagnostic::new(format!("{}: the path of a Unix socket must start with `/`", shown(entry))))
-        }
-        Some(path) if path.len() > SOCKET_PATH_MAX => {
-            Err(Diagnostic::new(format!("the path of a Unix socket has at most {SOCKET_PATH_MAX} bytes")))
-        }
-        Some(path) if path.ends_with('/') => Err(Diagnostic::new(format!("{} names a directory", shown(entry)))),
-        Some(path) => Ok(Listen::Unix(path.into())),
-        None => Ok(Listen::Tcp { address: socket_address(entry)?, required: true }),
-    }
+    let Some(path) = entry.strip_prefix("unix:") else {
+        return Ok(Listen::Tcp { address: socket_address(entry)?, required: true });
+    };
+    ensure!(path.starts_with('/'), format!("{}: the path of a Unix socket must start with `/`", shown(entry)));
+    ensure!(path.len() <= SOCKET_PATH_MAX, format!("the path of a Unix socket has at most {SOCKET_PATH_MAX} bytes"));
+    ensure!(!path.ends_with('/'), format!("{} names a directory", shown(entry)));
+    Ok(Listen::Unix(path.into()))
 }
 
 /// Reads an IP address with a port.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{
     faults::{Diagnostic, Fault, ValueOrigin, Warning},
     file::{is_name, json_of},
-    layers::Leaf,
+    layers::{Layers, Leaf},
     named_variables::{self, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY},
     setting::{self, Form, Key, Section},
 };
@@ -57,31 +57,17 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// The settings in the environment.
-#[derive(Default)]
-pub(super) struct Variables {
-    /// The service manager's credentials: the file wins over these.
-    pub(super) offered: Vec<Leaf>,
-    /// A directory of credentials, then each variable: these win over the file.
-    pub(super) leaves: Vec<Leaf>,
-    /// Accounts that `CAREPORTALS__…` variables name, and APIs; some more than once.
-    pub(super) accounts: Vec<String>,
-    pub(super) apis: Vec<String>,
-    pub(super) faults: Vec<Fault>,
-    pub(super) warnings: Vec<Warning>,
-}
-
 /// Reads every `CAREPORTALS_…` variable.
-pub(super) fn read(environment: &Environment) -> Variables {
-    let mut reader = Variables::default();
+pub(super) fn read(environment: &Environment, layers: &mut Layers) {
+    let mut reader = VariablesReader { environment, layers };
     if let Some(directory) = environment.get(CREDENTIALS_DIRECTORY).filter(|directory| !directory.is_empty()) {
-        reader.offered = credentials(CREDENTIALS_DIRECTORY, directory);
+        reader.layers.offered = credentials(CREDENTIALS_DIRECTORY, directory);
     }
     if let Some(directory) = environment.get(CREDENTIALS_DIR) {
         if directory.is_empty() {
             reader.fault(CREDENTIALS_DIR, "", empty());
         } else {
-            reader.leaves = credentials(CREDENTIALS_DIR, directory);
+            reader.layers.variables = credentials(CREDENTIALS_DIR, directory);
         }
     }
     for (name, value) in &environment.0 {
@@ -92,10 +78,9 @@ pub(super) fn read(environment: &Environment) -> Variables {
         if let Some(path) = name.strip_prefix("CAREPORTALS__") {
             reader.by_path(name, path, value);
         } else {
-            reader.by_name(name, value, environment);
+            reader.by_name(name, value);
         }
     }
-    reader
 }
 
 /// The key that a variable sets. `None`: it sets none, or several at once.
@@ -106,8 +91,13 @@ pub(super) fn key_of(name: &str) -> Option<&'static Key> {
     setting::at(named_variables::find(name)?.0.path?)
 }
 
-impl Variables {
-    fn by_name(&mut self, name: &str, value: &OsStr, environment: &Environment) {
+struct VariablesReader<'a> {
+    environment: &'a Environment,
+    layers: &'a mut Layers,
+}
+
+impl VariablesReader<'_> {
+    fn by_name(&mut self, name: &str, value: &OsStr) {
         let Some((variable, is_file)) = named_variables::find(name) else {
             // `exec` sets these for the program that it starts, which may be one of the sidecar's own commands.
             if !name.ends_with("_BASE_URL") {
@@ -116,17 +106,14 @@ impl Variables {
             return;
         };
         let Some(path) = variable.path else { return };
-        if value.is_empty() {
-            return self.fault(name, path, empty());
-        }
-        if is_file {
-            if environment.get(variable.name).is_some() {
+        if is_file && !value.is_empty() {
+            if self.environment.get(variable.name).is_some() {
                 let wrong = Diagnostic::new(format!("set together with {}", variable.name));
                 return self.fault(name, path, wrong.hint("unset one of the two"));
             }
             return self.set(name, path, file_source(Path::new(value)));
         }
-        let Some(text) = value.to_str() else { return self.fault(name, path, Diagnostic::new("is not UTF-8")) };
+        let Some(text) = self.text(name, path, value) else { return };
         let Some(key) = setting::at(path) else { return };
         // Named variables hold plain text; only numbers and switches are read as TOML.
         let value = if key.form == Form::Literal { value_of(key.form, text) } else { Value::from(text) };
@@ -136,7 +123,7 @@ impl Variables {
     fn unknown_name(&mut self, name: &str) {
         let known = named_variables::names();
         let wrong = Diagnostic::new("no such variable; ignored").did_you_mean(name, known.iter().map(String::as_str));
-        self.warnings.push(Warning::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
+        self.layers.findings.warnings.push(Warning::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
     }
 
     fn by_path(&mut self, name: &str, written: &str, value: &OsStr) {
@@ -145,10 +132,7 @@ impl Variables {
             return members.iter().for_each(|(member, text)| self.by_path(name, member, OsStr::new(text)));
         };
         let path = target.path();
-        if value.is_empty() {
-            return self.fault(name, &path, empty());
-        }
-        let Some(text) = value.to_str() else { return self.fault(name, &path, Diagnostic::new("is not UTF-8")) };
+        let Some(text) = self.text(name, &path, value) else { return };
         let value = match &target.source {
             None => value_of(target.key.form, text),
             Some(kind) => {
@@ -156,24 +140,18 @@ impl Variables {
                 json!({ kind: value_of(form, text) })
             }
         };
-        match target.key.section {
-            Section::TopLevel => {}
-            Section::Account => self.accounts.push(target.entry),
-            Section::Api => self.apis.push(target.entry),
-        }
+        self.layers.entries.push((target.key.section, target.entry));
         self.set(name, &path, value);
     }
 
     fn unknown_path(&mut self, name: &str, written: &str) {
         let parts: Vec<String> = written.split("__").map(str::to_lowercase).collect();
-        let (section, key) = match parts.as_slice() {
-            [group, _, rest @ ..] if group == "accounts" => (Section::Account, rest.join(".")),
-            [group, _, rest @ ..] if group == "apis" => (Section::Api, rest.join(".")),
-            rest => (Section::TopLevel, rest.join(".")),
-        };
+        // The top level has no account or API between `CAREPORTALS` and the key.
+        let section = Section::of_group(&parts[0]).filter(|_| parts.len() > 1).unwrap_or(Section::TopLevel);
+        let depth = if section == Section::TopLevel { 0 } else { 2 };
+        let key = parts[depth..].join(".");
         // Suggestions as they would be written, group and name included.
-        let depth = if section == Section::TopLevel { 1 } else { 3 };
-        let before = name.split("__").take(depth).collect::<Vec<_>>().join("__");
+        let before = name.split("__").take(depth + 1).collect::<Vec<_>>().join("__");
         let whole = |key: &Key| format!("{before}__{}", key.name.replace('.', "__").to_uppercase());
         let known: Vec<String> = section.keys().map(whole).collect();
         let wrong = Diagnostic::new("no such key");
@@ -188,17 +166,27 @@ impl Variables {
     /// Adds a variable's value. Two variables for one key would leave the choice to chance.
     fn set(&mut self, name: &str, path: &str, value: Value) {
         let is_directory = |leaf: &Leaf| matches!(&leaf.origin, ValueOrigin::Variable(name) if name == CREDENTIALS_DIR);
-        let other = self.leaves.iter().find(|leaf| leaf.path == path && !is_directory(leaf));
-        match other.map(|leaf| leaf.origin.to_string()) {
-            Some(other) => {
-                self.fault(name, path, Diagnostic::new(format!("sets the same key as {other}")).hint("unset one of the two"));
-            }
-            None => self.leaves.push(Leaf { path: path.to_owned(), value, origin: ValueOrigin::Variable(name.to_owned()) }),
+        let other = self.layers.variables.iter().find(|leaf| leaf.path == path && !is_directory(leaf));
+        if let Some(other) = other.map(|leaf| leaf.origin.to_string()) {
+            let wrong = Diagnostic::new(format!("sets the same key as {other}"));
+            return self.fault(name, path, wrong.hint("unset one of the two"));
         }
+        let origin = ValueOrigin::Variable(name.to_owned());
+        self.layers.variables.push(Leaf { path: path.to_owned(), value, origin });
+    }
+
+    /// The text of a variable's value.
+    fn text<'v>(&mut self, name: &str, path: &str, value: &'v OsStr) -> Option<&'v str> {
+        match value.to_str() {
+            Some("") => self.fault(name, path, empty()),
+            Some(text) => return Some(text),
+            None => self.fault(name, path, Diagnostic::new("is not UTF-8")),
+        }
+        None
     }
 
     fn fault(&mut self, name: &str, path: &str, wrong: Diagnostic) {
-        self.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), path, wrong));
+        self.layers.findings.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), path, wrong));
     }
 }
 
@@ -219,10 +207,8 @@ impl Target {
     /// An account's or API's name may hold `--`, written `__`: the first reading that gives a known key counts.
     fn of(written: &str) -> Option<Self> {
         let parts: Vec<String> = written.split("__").map(str::to_lowercase).collect();
-        let section = match parts.first()?.as_str() {
-            "accounts" => Section::Account,
-            "apis" => Section::Api,
-            _ => return Self::key(Section::TopLevel, String::new(), &parts),
+        let Some(section) = Section::of_group(parts.first()?) else {
+            return Self::key(Section::TopLevel, String::new(), &parts);
         };
         (2..parts.len()).find_map(|end| {
             let entry = parts[1..end].join("__").replace('_', "-");
@@ -242,8 +228,7 @@ impl Target {
     fn path(&self) -> String {
         match self.key.section {
             Section::TopLevel => self.key.name.to_owned(),
-            Section::Account => format!("accounts.{}.{}", self.entry, self.key.name),
-            Section::Api => format!("apis.{}.{}", self.entry, self.key.name),
+            section => format!("{}.{}.{}", section.group(), self.entry, self.key.name),
         }
     }
 }
@@ -260,7 +245,7 @@ fn members(written: &str, value: &OsStr) -> Option<Vec<(String, String)>> {
 
 /// Reads a value in TOML syntax, or text without quotes, as its form has it.
 pub(super) fn value_of(form: Form, text: &str) -> Value {
-    let toml = text.parse::<toml_edit::Value>().ok().as_ref().and_then(json_of);
+    let toml = text.parse::<toml_edit::Value>().ok().as_ref().map(json_of);
     let fits = |value: &Value| match form {
         Form::Text | Form::Octal => value.is_string(),
         Form::Source => value.is_string() || value.is_object(),

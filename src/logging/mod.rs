@@ -42,7 +42,7 @@ use format::{Events, Shape, Timestamp};
 use queue::{Capacity, Queue};
 
 /// How long the end of the process waits for standard output.
-pub const PATIENCE: Duration = Duration::from_millis(500);
+pub const PATIENCE: Duration = Duration::from_millis(250);
 
 /// The bounds of the queue, which holds some seconds of a busy daemon's lines.
 const CAPACITY: Capacity = Capacity { bytes: 1024 * 1024, entries: 1024 };

@@ -26,7 +26,7 @@ pub use connection_limit::ConnectionLimit;
 pub use drain::Drain;
 pub use peer::Peer;
 pub use stream::ClientStream;
-pub use unix_socket::{NoSuchGroup, SocketAccess};
+pub use unix_socket::{DirectoryAccess, NoSuchGroup, SocketAccess};
 
 /// The limits of a connection at one listen address.
 #[derive(Clone, Copy, Debug)]

@@ -24,6 +24,7 @@ use super::{
     login::{LogIn, LoggingIn, Progress},
     session::{Attempt, Effect, Event, Session, StateName},
     snapshot::{AccountSnapshot, LoginHistory},
+    terms::AccountIdentity,
     token::{Bearer, Generation, Grant, Token},
     transition_log::{TransitionLog, log_credential_change},
     watch::{CredentialChange, CredentialWatch},
@@ -105,6 +106,8 @@ impl Signals {
 
 /// What the driver publishes, and everybody else reads.
 pub(super) struct Published {
+    /// The account whose bearers these are.
+    pub(super) identity: AccountIdentity,
     pub(super) bearer: Arc<ArcSwapOption<Bearer>>,
     pub(super) snapshot: watch::Sender<AccountSnapshot>,
 }
@@ -291,7 +294,8 @@ impl ActiveDriver {
     fn ended(&mut self, attempt: Attempt, outcome: Result<Grant, LoginError>) {
         self.attempt = None;
         let life = self.driver.assumed_life;
-        let outcome = outcome.and_then(|grant| Token::read(grant, attempt.generation(), life).map_err(LoginError::Malformed));
+        let (identity, generation) = (self.driver.published.identity, attempt.generation());
+        let outcome = outcome.and_then(|grant| Token::read(grant, identity, generation, life).map_err(LoginError::Malformed));
         let now = Some(self.driver.clock.now().wall);
         *(if outcome.is_ok() { &mut self.history.succeeded_at } else { &mut self.history.failed_at }) = now;
         self.step(Event::Ended(attempt, outcome));

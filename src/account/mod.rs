@@ -26,7 +26,7 @@ mod watch;
 mod tests;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, Once, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -46,6 +46,7 @@ use self::{
     relogin_floor::ProbationOutcome,
     session::Session,
     snapshot::{Availability, OnUnauthorized, Standing},
+    terms::AccountIdentity,
     token::Token,
     watch::CredentialWatch,
 };
@@ -55,7 +56,7 @@ pub use self::{
     login::LoginConnectors,
     session::StateName,
     snapshot::{AccountSnapshot, Unavailable, Why},
-    token::{Bearer, Generation},
+    token::{Bearer, Fingerprint, Generation},
 };
 use crate::{
     clock::{Clock, Jitter, Moment},
@@ -112,8 +113,11 @@ impl RequestSettings {
 /// The account's task, what it publishes, and the ways to reach it. All handles share it.
 struct AccountTask {
     name: String,
+    identity: AccountIdentity,
     clock: Arc<dyn Clock>,
     bearer: Arc<ArcSwapOption<Bearer>>,
+    /// Logs once that a bearer of another account was found here.
+    found_foreign: Once,
     snapshot: tokio::sync::watch::Receiver<AccountSnapshot>,
     signals: Arc<Signals>,
     requests: mpsc::Sender<DriverRequest>,
@@ -158,7 +162,8 @@ impl Account {
             (Some(_), Start::StayLoggedOut) => Standing::Session(StateName::LoggedOut),
         };
         let (publish, snapshot) = tokio::sync::watch::channel(AccountSnapshot::new(standing));
-        let published = Published { bearer: Arc::clone(&bearer), snapshot: publish };
+        let identity = AccountIdentity::new();
+        let published = Published { identity, bearer: Arc::clone(&bearer), snapshot: publish };
         let signals = Arc::new(Signals::default());
         let (ask, requests) = mpsc::channel(REQUESTS_MAX);
         let join = if let (Some(login), Some(log_in)) = (sources.login(), log_in) {
@@ -181,7 +186,9 @@ impl Account {
             tokio::spawn(OrganizationOnly { sources, clock, jitter, published, watch, requests }.run())
         };
         let join = Mutex::new(Some(join));
-        Self { settings, task: Arc::new(AccountTask { name, clock, bearer, snapshot, signals, requests: ask, join }) }
+        let found_foreign = Once::new();
+        let task = AccountTask { name, identity, clock, bearer, found_foreign, snapshot, signals, requests: ask, join };
+        Self { settings, task: Arc::new(task) }
     }
 
     /// Takes over other settings; the result is a handle of the same account, whose token stays in use. Where user name,
@@ -240,10 +247,22 @@ impl Account {
         bearer.as_ref().filter(|bearer| bearer.is_usable(now)).cloned()
     }
 
-    /// Passes the published token to `to`, whether or not it may still be sent; `to` must not keep it. It takes no lock.
-    pub fn show_token<R>(&self, to: impl FnOnce(&[u8]) -> R) -> Option<R> {
+    /// Whether this account has fetched `bearer`, so that its requests may carry it: before 1.9.5 arc-swap could hand out another
+    /// instance's value, which would be another tenant's token. The first such find is logged.
+    #[must_use]
+    pub fn has_fetched(&self, bearer: &Bearer) -> bool {
+        let own = bearer.account == self.task.identity;
+        if !own {
+            let log = || tracing::error!(account = self.name(), "a bearer of another account was found here: it is not sent");
+            self.task.found_foreign.call_once(log);
+        }
+        own
+    }
+
+    /// Passes the fingerprint of the published token to `to`, whether or not the token may still be sent. It takes no lock.
+    pub fn show_fingerprint<R>(&self, to: impl FnOnce(Option<&Fingerprint>) -> R) -> R {
         let bearer = self.task.bearer.load();
-        bearer.as_ref().and_then(|bearer| bearer.token()).map(to)
+        to(bearer.as_ref().and_then(|bearer| bearer.fingerprint.as_deref()))
     }
 
     /// Gives the [`bearer`](Self::bearer) after waiting, at most `token_wait`, for a log-in that is in flight or close.
@@ -457,7 +476,7 @@ pub async fn try_log_in(
     };
     let grant = login::outcome(HttpLogIn { sources, connectors, clock }.log_in(None)).await?;
     let (server_date, received) = (grant.server_date, grant.received.wall);
-    let token = Token::read(grant, Generation(0), assumed_life).map_err(LoginError::Malformed)?;
+    let token = Token::read(grant, AccountIdentity::new(), Generation(0), assumed_life).map_err(LoginError::Malformed)?;
     Ok(Tried { life: token.life, server_date, received })
 }
 

@@ -82,7 +82,8 @@ impl OrganizationOnly {
 
     fn publish(&self, organization: &HeaderValue, generation: Generation) {
         let organization = organization.clone();
-        let bearer = Bearer { authorization: None, organization, generation, usable_until: None };
+        let account = self.published.identity;
+        let bearer = Bearer { authorization: None, organization, generation, fingerprint: None, account, usable_until: None };
         self.published.publish(Some(&Arc::new(bearer)), AccountSnapshot::new(Standing::OrganizationKnown));
         tracing::info!(account = self.sources.account().name, "the organization is known");
     }

@@ -1,9 +1,24 @@
 //! The terms of an account: what a bearer is fetched under, and good for.
 //!
-//! Pure. A running account has one set of terms for its whole life: a reload that changes them starts another account. So a
-//! request of an old route can't see a bearer that was fetched under other terms.
+//! Pure, but for the count of accounts. A running account has one set of terms for its whole life: a reload that changes them
+//! starts another account. So a request of an old route can't see a bearer that was fetched under other terms.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::{Account, Login};
+
+/// Which running account, and so under which terms: the account after a reload that changed them has another identity. A
+/// bearer names the account that fetched it, and a request checks that before it sends the bearer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AccountIdentity(u64);
+
+impl AccountIdentity {
+    /// An identity that nobody else has.
+    pub(super) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// Whether a bearer that was fetched under the settings `before` may be used under `after`. Both must be the same account by
 /// name, log in at the same servers and take the organization from the same source. An account without log-in has its

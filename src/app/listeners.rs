@@ -3,13 +3,20 @@
 //! A listener stays open as long as the daemon runs, and workers know it by its index. A reload may add listeners, and may
 //! change which APIs a listener serves.
 
-use std::{fmt, io, net::SocketAddr, path::PathBuf};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use tracing::{info, warn};
 
 use crate::{
     config::{Api, Config, Listen},
-    server::{BindError, Bound, ConnectionLimit, NoSuchGroup, Passed, SocketAccess, bind_tcp, bind_unix, passed_sockets},
+    server::{
+        BindError, Bound, ConnectionLimit, DirectoryAccess, NoSuchGroup, Passed, SocketAccess, bind_tcp, bind_unix,
+        passed_sockets,
+    },
 };
 
 /// A listening socket.
@@ -73,6 +80,8 @@ pub enum ListenerError {
     Bind(BindError),
     /// The `socket_group` of the named API does not exist.
     Group(String, NoSuchGroup),
+    /// Everybody may replace files in the directory of the named API's Unix socket.
+    OpenDirectory(String, PathBuf),
     /// None of the addresses exists on this machine.
     NoListener,
     /// The named API listens on passed sockets, and the service manager passed none for it.
@@ -88,6 +97,9 @@ impl fmt::Display for ListenerError {
         match self {
             Self::Bind(error) => error.fmt(f),
             Self::Group(api, error) => write!(f, "apis.{api}.socket_group: {error}\n  hint: {}", NoSuchGroup::HINT),
+            Self::OpenDirectory(api, path) => {
+                write!(f, "apis.{api}.listen: {}\n  hint: {OPEN_DIRECTORY_HINT}", open_directory(path))
+            }
             Self::NoListener => {
                 f.write_str("none of the addresses to listen on exists on this machine\n  hint: set CAREPORTALS_LISTEN")
             }
@@ -108,6 +120,16 @@ impl fmt::Display for ListenerError {
 }
 
 impl std::error::Error for ListenerError {}
+
+/// What to do about a socket in a directory that others may write to.
+pub(super) const OPEN_DIRECTORY_HINT: &str =
+    "choose a directory that only the sidecar's user may write to, or take that right from the others (chmod o-w)";
+
+/// What is wrong with the directory of the Unix socket `path`, to which others may write.
+pub(super) fn open_directory(path: &Path) -> String {
+    let directory = path.parent().unwrap_or(path).display();
+    format!("unix:{}: everybody may write to {directory}, so another program can take the socket's place", path.display())
+}
 
 impl ListenerPlan {
     /// Assigns each API to the listeners that its `listen` names.
@@ -242,6 +264,10 @@ fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Boun
         Key::AnyPort(_, at) => api.listen.get(*at).map_or(Ok(None), tcp).map(|bound| bound.map(|bound| (bound, None))),
         Key::Unix(path) => {
             let access = access(api)?;
+            if check_directory(api, path)? == DirectoryAccess::Sticky {
+                let socket = path.display();
+                warn!(api = api.name, %socket, "everybody may write to the socket's directory, so another program can come first");
+            }
             let bound = bind_unix(path, access).map_err(ListenerError::Bind)?;
             Ok(Some((bound, Some(access))))
         }
@@ -249,10 +275,29 @@ fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Boun
     }
 }
 
-/// Checks that the groups exist which may open Unix sockets.
-pub(super) fn check_groups(config: &Config) -> Result<(), ListenerError> {
-    let on_unix = config.apis.iter().filter(|api| api.listen.iter().any(|listen| matches!(listen, Listen::Unix(_))));
-    on_unix.map(access).try_for_each(|access| access.map(drop))
+/// Checks that the groups exist which may open Unix sockets, and that not everybody may replace the sockets. Gives the sockets
+/// whose place others may take before the daemon has it: each with the index of its API.
+pub(super) fn check_sockets(config: &Config) -> Result<Vec<(usize, &Path)>, ListenerError> {
+    let mut exposed = Vec::new();
+    for (index, api) in config.apis.iter().enumerate() {
+        for listen in &api.listen {
+            let Listen::Unix(path) = listen else { continue };
+            access(api)?;
+            if check_directory(api, path)? == DirectoryAccess::Sticky {
+                exposed.push((index, path.as_path()));
+            }
+        }
+    }
+    Ok(exposed)
+}
+
+/// Looks at the directory of the socket `path`. That of one that is not there is found out when the socket is bound.
+fn check_directory(api: &Api, path: &Path) -> Result<DirectoryAccess, ListenerError> {
+    match DirectoryAccess::of(path) {
+        Ok(DirectoryAccess::Open) => Err(ListenerError::OpenDirectory(api.name.clone(), path.to_owned())),
+        Ok(access) => Ok(access),
+        Err(_) => Ok(DirectoryAccess::Closed),
+    }
 }
 
 fn access(api: &Api) -> Result<SocketAccess, ListenerError> {
@@ -282,14 +327,12 @@ impl Adjustments {
         for (index, access, max_connections) in self.0 {
             let Some(listener) = listeners.get_mut(index) else { continue };
             listener.connection_limit.set_limit(max_connections);
-            if let (Key::Unix(path), Some(access)) = (&listener.key, access)
+            if let (Key::Unix(_), Some(access)) = (&listener.key, access)
                 && listener.access != Some(access)
             {
-                match access.apply(path) {
+                match listener.bound.set_access(access) {
                     Ok(()) => listener.access = Some(access),
-                    Err(error) => {
-                        warn!(listener = listener.bound.name, error = %error.kind(), "the socket's mode stays as it was");
-                    }
+                    Err(error) => warn!(listener = listener.bound.name, %error, "the socket's mode stays as it was"),
                 }
             }
         }

@@ -41,7 +41,7 @@ use daemon::{Daemon, ReloadSource, STOP_WORKERS, confirm, end_accounts, log_out_
 pub use listeners::ListenerError;
 use listeners::{Listener, ListenerPlan, PassedSockets};
 use snapshot::{ApiShared, Snapshot, required_headers};
-pub use start::{StartError, rehearse};
+pub use start::{StartError, rehearse, warnings};
 use worker::{TAKE_OVER, WorkerFactory};
 
 /// A daemon whose sockets are bound and whose TLS is set up.

@@ -1,10 +1,10 @@
 //! Why a start fails, and the part of a start that `check` can try.
 //!
-//! It reads files and looks up groups; it binds nothing and connects to nothing.
+//! It reads files, and looks up groups and the modes of directories; it binds nothing and connects to nothing.
 
 use std::{fmt, io, time::Duration};
 
-use super::listeners::{self, ListenerError};
+use super::listeners::{self, ListenerError, OPEN_DIRECTORY_HINT};
 use crate::{
     config::{Config, Egress, Origin},
     connect::Connector,
@@ -36,7 +36,8 @@ impl StartError {
     /// Whether changing the settings would help.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Tls(_) | Self::Host(_) | Self::Listener(ListenerError::Group(..)) | Self::Hardening(_))
+        let listener = matches!(self, Self::Listener(ListenerError::Group(..) | ListenerError::OpenDirectory(..)));
+        listener || matches!(self, Self::Tls(_) | Self::Host(_) | Self::Hardening(_))
     }
 
     /// The error as a fault of a setting: its key (empty when no setting is at fault), what is wrong, and a hint.
@@ -46,6 +47,9 @@ impl StartError {
             Self::Tls(error) => (error.setting().unwrap_or_default().to_owned(), error.message(), error.hint()),
             Self::Listener(ListenerError::Group(api, group)) => {
                 (format!("apis.{api}.socket_group"), group.to_string(), Some(NoSuchGroup::HINT))
+            }
+            Self::Listener(ListenerError::OpenDirectory(api, path)) => {
+                (format!("apis.{api}.listen"), listeners::open_directory(path), Some(OPEN_DIRECTORY_HINT))
             }
             other => (String::new(), other.to_string(), None),
         }
@@ -73,15 +77,26 @@ impl From<io::Error> for StartError {
     }
 }
 
-/// Looks at the files, hosts and groups that the settings name, without starting anything.
+/// Looks at the files, hosts, groups and directories that the settings name, without starting anything.
 ///
 /// # Errors
 ///
 /// A fault of the settings that reading them alone does not show.
 pub fn rehearse(config: &Config) -> Result<ClientTls, StartError> {
     let tls = trust(config)?;
-    listeners::check_groups(config).map_err(StartError::Listener)?;
+    listeners::check_sockets(config).map_err(StartError::Listener)?;
     Ok(tls)
+}
+
+/// What `check` warns of besides what [`rehearse`] refuses: for each, the key, what may go wrong, and a hint. The log says the same
+/// when the socket is bound.
+#[must_use]
+pub fn warnings(config: &Config) -> Vec<(String, String, &'static str)> {
+    let exposed = listeners::check_sockets(config).unwrap_or_default();
+    let warning = |(api, path): (usize, _)| {
+        (format!("apis.{}.listen", config.apis[api].name), listeners::open_directory(path), OPEN_DIRECTORY_HINT)
+    };
+    exposed.into_iter().map(warning).collect()
 }
 
 /// Reads the roots to trust and the client certificate.

@@ -170,6 +170,9 @@ fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
 /// `check`.
 fn check_settings(mut loaded: Loaded, online: bool) -> ExitCode {
     let rehearsal = loaded.config.as_ref().map(app::rehearse).transpose();
+    for (key, message, hint) in loaded.config.as_ref().map(app::warnings).unwrap_or_default() {
+        loaded.warn(&key, message, hint);
+    }
     let tls = rehearsal.unwrap_or_else(|error| {
         let (key, message, hint) = error.as_fault();
         loaded.refuse(&key, message, hint);

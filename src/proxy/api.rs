@@ -1,8 +1,11 @@
 //! What a worker has of an API, and what all workers share of it.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU8, AtomicUsize, Ordering},
+use std::{
+    ptr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicUsize, Ordering},
+    },
 };
 
 use http::{HeaderMap, HeaderValue, response};
@@ -16,7 +19,7 @@ use super::{
     upload::ToUpstream,
 };
 use crate::{
-    account::Account,
+    account::{Account, Fingerprint},
     clock::{Clock, Jitter},
     config::Timeouts,
     connect::ConnectError,
@@ -177,47 +180,60 @@ impl ReachabilityLog {
 
 /// What an upstream echoes must not give the token to a client, nor to a log of its answers. Bodies are not searched.
 impl Api {
-    /// Hides the present token in an answer's head. The reason phrase is free text, which hyper passes on.
-    pub(super) fn hide_token(&self, head: &mut response::Parts) {
-        let hidden = self.account.show_token(|token| {
-            let echoed = head.extensions.get::<ReasonPhrase>().is_some_and(|reason| holds(reason.as_bytes(), token));
+    /// Hides tokens in an answer's head: the one that the request `carried`, which may have been replaced or withdrawn since
+    /// and still be valid, and the present one. The reason phrase is free text, which hyper passes on.
+    pub(super) fn hide_tokens(&self, carried: Option<&Fingerprint>, head: &mut response::Parts) {
+        let hidden = self.account.show_fingerprint(|present| {
+            let tokens = Tokens { carried, present };
+            let echoed = head.extensions.get::<ReasonPhrase>().is_some_and(|reason| tokens.are_in(reason.as_bytes()));
             if echoed {
                 head.extensions.remove::<ReasonPhrase>();
             }
-            u64::from(echoed) + redact(&mut head.headers, token)
+            u64::from(echoed) + redact(&mut head.headers, tokens)
         });
         self.count_redacted(hidden);
     }
 
-    /// The trailers of an answer that the client gets, the present token hidden.
-    pub(super) fn trailers_to_client(&self, upstream: &HeaderMap) -> HeaderMap {
+    /// The trailers of an answer that the client gets, tokens hidden as in its head.
+    pub(super) fn trailers_to_client(&self, carried: Option<&Fingerprint>, upstream: &HeaderMap) -> HeaderMap {
         let mut trailers = headers::trailers_to_client(&self.rules, upstream);
-        self.count_redacted(self.account.show_token(|token| redact(&mut trailers, token)));
+        self.count_redacted(self.account.show_fingerprint(|present| redact(&mut trailers, Tokens { carried, present })));
         trailers
     }
 
-    fn count_redacted(&self, hidden: Option<u64>) {
-        if let Some(hidden @ 1..) = hidden {
+    fn count_redacted(&self, hidden: u64) {
+        if hidden > 0 {
             self.meter.redacted(hidden);
         }
     }
 }
 
-/// Hides each value that holds `token`, and tells how many there were.
-pub(super) fn redact(fields: &mut HeaderMap, token: &[u8]) -> u64 {
+/// The tokens that no answer may show: nearly always one.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens<'a> {
+    /// That of the request.
+    pub(super) carried: Option<&'a Fingerprint>,
+    /// That of the account now.
+    pub(super) present: Option<&'a Fingerprint>,
+}
+
+impl Tokens<'_> {
+    fn are_in(self, text: &[u8]) -> bool {
+        let present = self.present.filter(|present| !self.carried.is_some_and(|carried| ptr::eq(carried, *present)));
+        self.carried.is_some_and(|token| token.is_in(text)) || present.is_some_and(|token| token.is_in(text))
+    }
+}
+
+/// Hides each value that holds one of `tokens`, and tells how many there were.
+pub(super) fn redact(fields: &mut HeaderMap, tokens: Tokens<'_>) -> u64 {
     let mut redacted = 0;
     for value in fields.values_mut() {
-        if holds(value.as_bytes(), token) {
+        if tokens.are_in(value.as_bytes()) {
             *value = REDACTED;
             redacted += 1;
         }
     }
     redacted
-}
-
-/// Whether `text` holds the token. Most texts are shorter than it, and cost one comparison.
-fn holds(text: &[u8], token: &[u8]) -> bool {
-    text.len() >= token.len() && text.windows(token.len().max(1)).any(|part| part == token)
 }
 
 #[cfg(test)]
@@ -251,8 +267,9 @@ mod tests {
 
     #[test]
     fn a_value_that_holds_the_token_is_hidden_and_counted() {
-        let token = b"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjF9.c2ln";
-        let text = std::str::from_utf8(token).unwrap();
+        let text = "eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjF9.c2ln";
+        let (token, other) = (Fingerprint::of(text.as_bytes()), Fingerprint::of(b"another.token.here"));
+        let of = |carried, present| Tokens { carried, present };
         let mut answer = HeaderMap::new();
         for (name, value) in [
             ("x-echo", text.to_owned()),
@@ -264,11 +281,16 @@ mod tests {
         ] {
             answer.append(name, value.parse().unwrap());
         }
-        assert_eq!(redact(&mut answer, token), 3);
+        assert_eq!(redact(&mut answer.clone(), of(None, None)), 0);
+        assert_eq!(redact(&mut answer.clone(), of(Some(&other), Some(&other))), 0);
+        assert_eq!(redact(&mut answer.clone(), of(Some(&token), Some(&other))), 3);
+        assert_eq!(redact(&mut answer.clone(), of(Some(&token), None)), 3);
+        assert_eq!(redact(&mut answer.clone(), of(Some(&token), Some(&token))), 3);
+        assert_eq!(redact(&mut answer, of(Some(&other), Some(&token))), 3);
         assert_eq!(answer.get_all("x-echo").iter().collect::<Vec<_>>(), ["[redacted]", "[redacted]"]);
         assert_eq!(answer["location"], "[redacted]");
         assert_eq!(answer["x-part"].len(), text.len() - 1);
-        assert_eq!(redact(&mut answer, token), 0);
-        assert_eq!(redact(&mut answer, b""), 0);
+        assert_eq!(redact(&mut answer, of(Some(&token), None)), 0);
+        assert_eq!(redact(&mut answer, of(Some(&Fingerprint::of(b"")), None)), 0);
     }
 }

@@ -112,7 +112,7 @@ impl Download {
             }
             Some(Ok(frame)) => {
                 let frame = match frame.into_trailers() {
-                    Ok(trailers) => Frame::trailers(self.exchange.api().trailers_to_client(&trailers)),
+                    Ok(trailers) => Frame::trailers(self.exchange.trailers_to_client(&trailers)),
                     Err(frame) => frame,
                 };
                 self.exchange.passed_on(frame.data_ref().map_or(0, |data| data.len() as u64));

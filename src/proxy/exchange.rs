@@ -5,16 +5,17 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Uri, Version, header::HeaderValue, request};
+use http::{HeaderMap, Method, Uri, Version, header::HeaderValue, request, response};
 use tokio::time::Instant;
 
 use super::{
-    api::{Api, RequestPermit, Route},
+    api::{RequestPermit, Route},
     headers,
     problem::Code,
     upload::Upload,
 };
 use crate::{
+    account::Fingerprint,
     clock,
     logging::AccessLine,
     metrics::{Ended, Label as _, Meter, Metrics, label},
@@ -37,6 +38,8 @@ pub(super) struct Exchange {
     status: Option<u16>,
     code: Option<Code>,
     upload: Option<Upload>,
+    /// Finds echoes of the token that the request carried.
+    carried: Option<Arc<Fingerprint>>,
     /// Bytes from the client through a tunnel, which has no upload.
     tunnelled_bytes: u64,
     response_bytes: u64,
@@ -86,6 +89,7 @@ impl Exchange {
             status: None,
             code: None,
             upload: None,
+            carried: None,
             tunnelled_bytes: 0,
             response_bytes: 0,
             ending: Ending::Open,
@@ -108,9 +112,19 @@ impl Exchange {
         self.upload.as_ref()
     }
 
-    /// The API that the request is for.
-    pub(super) fn api(&self) -> &Api {
-        &self.route.api
+    /// The request went out with the token of this fingerprint; `None`: the account has no log-in.
+    pub(super) fn set_carried(&mut self, token: Option<Arc<Fingerprint>>) {
+        self.carried = token;
+    }
+
+    /// Hides tokens in the head of the answer.
+    pub(super) fn hide_tokens(&self, head: &mut response::Parts) {
+        self.route.api.hide_tokens(self.carried.as_deref(), head);
+    }
+
+    /// The trailers of the answer that the client gets.
+    pub(super) fn trailers_to_client(&self, upstream: &HeaderMap) -> HeaderMap {
+        self.route.api.trailers_to_client(self.carried.as_deref(), upstream)
     }
 
     /// The client.

@@ -30,7 +30,7 @@ use super::{
     upload::{ToUpstream, Upload, WaitsFor},
 };
 use crate::{
-    account::{Bearer, Generation},
+    account::{Bearer, Fingerprint, Generation},
     clock,
     deadline::Deadline,
     metrics::Retry,
@@ -198,15 +198,20 @@ impl<'a> Forwarding<'a> {
             .await
         };
         self.time.end();
-        outcome
+        let (answer, sent) = outcome?;
+        self.exchange.set_carried(sent.fingerprint);
+        Ok((answer, sent.generation))
     }
 
     /// Makes the request, with the bearer of this moment: while the request waited for its connection, the one before may have
     /// expired or been withdrawn. The bearer is dropped with the head: a long upload must not keep an old token in memory.
-    fn make_request(&self, admitted: &Admitted) -> Result<(Request<ToUpstream>, Generation), SendFailed> {
+    fn make_request(&self, admitted: &Admitted) -> Result<(Request<ToUpstream>, SentToken), SendFailed> {
         let bearer = self.bearer().ok_or(SendFailed::BearerGone)?;
+        if !self.route.api.account.has_fetched(&bearer) {
+            return Err(SendFailed::NoAnswer(ProxyError::Bug));
+        }
         let request = self.request(admitted, &bearer).map_err(SendFailed::NoAnswer)?;
-        Ok((request, bearer.generation))
+        Ok((request, SentToken { generation: bearer.generation, fingerprint: bearer.fingerprint.clone() }))
     }
 
     /// The request as the upstream gets it.
@@ -305,7 +310,7 @@ impl<'a> Forwarding<'a> {
         // The length of what was not modified: over HTTP/2 some clients wait for it, though the stream has ended.
         let misread = head.status == StatusCode::NOT_MODIFIED && exchange.version() == Version::HTTP_2;
         head.headers = headers::to_client(&api.rules, head.headers, misread);
-        api.hide_token(&mut head);
+        exchange.hide_tokens(&mut head);
         head.version = Version::HTTP_11;
         let event_stream = download::is_event_stream(&head.headers);
         let idle = if event_stream { api.timeouts.stream_idle } else { api.timeouts.body_idle };
@@ -325,6 +330,12 @@ impl<'a> Forwarding<'a> {
         exchange.head_is_ready(time.total);
         response.map(|document| ToClient::problem(document, exchange, head.method == Method::HEAD))
     }
+}
+
+/// What is kept of the token that a request carried.
+struct SentToken {
+    generation: Generation,
+    fingerprint: Option<Arc<Fingerprint>>,
 }
 
 /// Why an attempt brought no answer.
@@ -352,7 +363,7 @@ fn begin_tunnel(
     let upstream = hyper::upgrade::on(&mut answer);
     let (mut head, answer) = answer.into_parts();
     head.headers = headers::to_client(&api.rules, head.headers, false);
-    api.hide_token(&mut head);
+    exchange.hide_tokens(&mut head);
     headers::upgrade_to_websocket(&mut head.headers);
     // The drain waits for the task, since it waits until the client's connection is closed.
     tokio::spawn(Tunnel { client, upstream, deadline, idle: api.timeouts.stream_idle, exchange, answer }.run());

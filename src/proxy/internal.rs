@@ -8,10 +8,10 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, uri::PathAndQuery};
 
 use super::{
     admit::{Gate, Refusal},
-    api::redact,
+    api::{Tokens, redact},
     headers::{self, AccountFields, Framing, HeaderRules},
 };
-use crate::server::Peer;
+use crate::{account::Fingerprint, server::Peer};
 
 /// The target that the upstream would be asked for, or the refusal.
 pub fn admit(
@@ -48,7 +48,8 @@ pub fn head_to_upstream(
 #[must_use]
 pub fn head_to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool, token: &[u8]) -> (HeaderMap, u64) {
     let mut head = headers::to_client(rules, upstream, misread);
-    let redacted = redact(&mut head, token);
+    let token = Fingerprint::of(token);
+    let redacted = redact(&mut head, Tokens { carried: None, present: Some(&token) });
     (head, redacted)
 }
 

@@ -118,12 +118,6 @@ impl From<&str> for Secret {
     }
 }
 
-/// The token in an `Authorization` value that this module made.
-#[must_use]
-pub fn token_of(authorization: &HeaderValue) -> Option<&[u8]> {
-    authorization.as_bytes().strip_prefix(SCHEME)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

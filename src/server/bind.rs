@@ -109,6 +109,15 @@ impl Bound {
         self.file.as_ref().map(|file| file.path.as_path())
     }
 
+    /// Changes mode and group of the Unix socket's file, if this process has bound it.
+    ///
+    /// # Errors
+    ///
+    /// Another file is in its place, which is not touched; or the system refuses the change.
+    pub fn set_access(&self, access: SocketAccess) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| file.set_access(access))
+    }
+
     /// Makes another descriptor of the same socket, for another worker. Dropping it removes no file.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { name: self.name.clone(), socket: self.socket.try_clone()?, file: None })

@@ -25,7 +25,7 @@ pub use connection::RequestService;
 pub use connection_limit::ConnectionLimit;
 pub use connection_state::ClientStream;
 pub use peer::Peer;
-pub use unix_socket::{NoSuchGroup, SocketAccess};
+pub use unix_socket::{DirectoryAccess, NoSuchGroup, SocketAccess};
 
 /// The limits of a connection at one listen address.
 #[derive(Clone, Copy, Debug)]

@@ -2,19 +2,20 @@
 //!
 //! The socket is bound under another name, listens there, and then takes the place of what was at its path: of nothing, or
 //! of the socket that a process left behind which was killed. Guarantees: at its path a socket of ours always listens; a
-//! socket on which a process answers is never replaced; a file is removed only by the process that made it.
+//! socket on which a process answers is never replaced; a file is removed only by the process that made it; mode and group
+//! are given to the socket's own file, never to another one that took its place, nor to what a link there leads to.
 
 use std::{
     fs, io,
     os::unix::{
-        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt},
         net::UnixListener,
     },
     path::{Path, PathBuf},
 };
 
 use nix::unistd::{Gid, Group};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, RawMode, RenameFlags, Stat, renameat_with};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// How many connections the kernel may queue; it reduces this to `net.core.somaxconn`.
@@ -48,16 +49,6 @@ impl SocketAccess {
     pub fn new(mode: u32, group: Option<&str>) -> Result<Self, NoSuchGroup> {
         Ok(Self { mode, group: group.map(group_id).transpose()? })
     }
-
-    /// Gives the file at `path` this mode and group.
-    pub fn apply(self, path: &Path) -> io::Result<()> {
-        // The group comes first: for a moment the new group has the old mode, which is narrower than the new mode for the old
-        // group.
-        if let Some(group) = self.group {
-            std::os::unix::fs::chown(path, None, Some(group.as_raw()))?;
-        }
-        fs::set_permissions(path, fs::Permissions::from_mode(self.mode))
-    }
 }
 
 /// The system knows no group of that name.
@@ -76,6 +67,30 @@ fn group_id(group: &str) -> Result<Gid, NoSuchGroup> {
     }
     let found = Group::from_name(group).ok().flatten();
     found.map(|found| found.gid).ok_or_else(|| NoSuchGroup(group.to_owned()))
+}
+
+/// Who, beside the owner and the group of a socket's directory, can put another socket in its place and answer its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectoryAccess {
+    /// Nobody.
+    Closed,
+    /// Whoever comes before the daemon: everybody may write there, and remove what is their own (the sticky bit).
+    Sticky,
+    /// Everybody, at any time.
+    Open,
+}
+
+impl DirectoryAccess {
+    /// Looks at the directory in which the socket `path` is, or will be.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let mode = fs::metadata(path.parent().unwrap_or(path))?.mode();
+        let (sticky, others_write) = (mode & 0o1000 != 0, mode & 0o002 != 0);
+        Ok(match (others_write, sticky) {
+            (false, _) => Self::Closed,
+            (true, true) => Self::Sticky,
+            (true, false) => Self::Open,
+        })
+    }
 }
 
 /// Listens at `path`. The file goes when the outcome's second part is dropped.
@@ -110,7 +125,7 @@ impl<'a> PreparedSocket<'a> {
             SockAddr::unix(path)?;
             let name = bind_to_a_free_name(&socket, path)?;
             let file = SocketFile::at(&name)?;
-            access.apply(&name)?;
+            file.set_access(access)?;
             socket.listen(BACKLOG)?;
             socket.set_nonblocking(true)?;
             Ok(Self { path, socket, file })
@@ -195,6 +210,83 @@ impl SocketFile {
     fn at(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), id: file_id(path)? })
     }
+
+    /// Gives the file this mode and group.
+    ///
+    /// # Errors
+    ///
+    /// Another file is at its path, which is not touched; or the system refuses the change.
+    pub(super) fn set_access(&self, access: SocketAccess) -> io::Result<()> {
+        let opened = OpenedFile::open(&self.path)?;
+        let found = opened.stat()?;
+        // While the socket is open, the system gives its inode to no other file.
+        if id_of(&found) != self.id || FileType::from_raw_mode(found.st_mode) != FileType::Socket {
+            return Err(io::Error::other("another file is in the socket's place"));
+        }
+        // The group comes first: for a moment the new group has the old mode, which is narrower than the new mode for the old
+        // group.
+        if let Some(group) = access.group {
+            opened.set_group(group)?;
+        }
+        let mode = Mode::from_raw_mode(access.mode as RawMode);
+        if Mode::from_raw_mode(found.st_mode) == mode { Ok(()) } else { opened.set_mode(mode) }
+    }
+}
+
+/// A file that is held fast, so that what was found out about it stays true whatever happens at its path. The socket's own
+/// descriptor does not serve: `fchmod` changes the mode of that, and not the file's.
+#[cfg(target_os = "linux")]
+struct OpenedFile(std::os::fd::OwnedFd);
+
+#[cfg(target_os = "linux")]
+impl OpenedFile {
+    /// Opens what is at `path`, be it a link.
+    fn open(path: &Path) -> io::Result<Self> {
+        use rustix::fs::OFlags;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
+    }
+
+    fn stat(&self) -> io::Result<Stat> {
+        Ok(rustix::fs::fstat(&self.0)?)
+    }
+
+    fn set_group(&self, group: Gid) -> io::Result<()> {
+        let group = rustix::fs::Gid::from_raw(group.as_raw());
+        Ok(rustix::fs::chownat(&self.0, "", None, Some(group), AtFlags::EMPTY_PATH)?)
+    }
+
+    fn set_mode(&self, mode: Mode) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        // Before Linux 6.6 no call takes a descriptor that was opened with O_PATH; its name in /proc leads to the very file.
+        let name = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        Ok(rustix::fs::chmod(name, mode)?)
+    }
+}
+
+/// A file by its path. Elsewhere than on Linux a socket's file can't be opened. No link is followed; but a file that takes the
+/// place between a look and a change is changed.
+#[cfg(not(target_os = "linux"))]
+struct OpenedFile(PathBuf);
+
+#[cfg(not(target_os = "linux"))]
+impl OpenedFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self(path.to_owned()))
+    }
+
+    fn stat(&self) -> io::Result<Stat> {
+        Ok(rustix::fs::lstat(&self.0)?)
+    }
+
+    fn set_group(&self, group: Gid) -> io::Result<()> {
+        let group = rustix::fs::Gid::from_raw(group.as_raw());
+        Ok(rustix::fs::chownat(CWD, &self.0, None, Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    fn set_mode(&self, mode: Mode) -> io::Result<()> {
+        Ok(rustix::fs::chmodat(CWD, &self.0, mode, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
 }
 
 impl Drop for SocketFile {
@@ -231,7 +323,7 @@ fn bind_closed(socket: &Socket, address: &SockAddr) -> io::Result<()> {
 /// that the process makes at this moment get the same mode.
 #[cfg(not(target_os = "linux"))]
 fn bind_closed(socket: &Socket, address: &SockAddr) -> io::Result<()> {
-    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(!OWNER_ONLY & 0o777));
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode((!OWNER_ONLY & 0o777) as RawMode));
     let bound = socket.bind(address);
     rustix::process::umask(mask);
     bound
@@ -246,6 +338,11 @@ fn is_unsupported(error: rustix::io::Errno) -> bool {
 fn file_id(path: &Path) -> io::Result<FileId> {
     let found = fs::symlink_metadata(path)?;
     Ok((found.dev(), found.ino()))
+}
+
+#[cfg_attr(target_os = "linux", expect(clippy::unnecessary_cast, reason = "the types differ between systems"))]
+fn id_of(found: &Stat) -> FileId {
+    (found.st_dev as u64, found.st_ino as u64)
 }
 
 #[cfg(test)]
@@ -317,6 +414,33 @@ mod tests {
         let (listener, _file) = listen(&path, access()).unwrap();
         assert!(matches!(listen(&path, access()), Err(BindErrorKind::Answered)));
         assert!(serves(&listener, &path) || serves(&listener, &path), "the probe's connection comes first");
+    }
+
+    #[test]
+    fn mode_and_group_are_given_to_the_sockets_own_file_and_to_no_other() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let directory = tempfile::tempdir().unwrap();
+        let (path, target) = (directory.path().join("api.sock"), directory.path().join("password"));
+        let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777;
+        let open_to_all = SocketAccess::new(0o666, Some(&rustix::process::getgid().as_raw().to_string())).unwrap();
+        let (_listener, file) = listen(&path, access()).unwrap();
+        file.set_access(open_to_all).unwrap();
+        assert_eq!(mode(&path), 0o666);
+        fs::write(&target, "secret").unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o400)).unwrap();
+        let replace_by: [&dyn Fn(); 3] =
+            [&|| symlink(&target, &path).unwrap(), &|| fs::hard_link(&target, &path).unwrap(), &|| {
+                drop(UnixListener::bind(&path).unwrap());
+            }];
+        for replace in replace_by {
+            fs::remove_file(&path).unwrap();
+            replace();
+            let before = mode(&path);
+            assert!(file.set_access(SocketAccess::new(0o646, None).unwrap()).is_err());
+            assert_eq!((mode(&path), mode(&target)), (before, 0o400));
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(file.set_access(access()).is_err());
     }
 
     #[test]

@@ -9,13 +9,18 @@ use std::{
     thread,
 };
 
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD},
+};
 use careportals_simulator::Simulator;
+use rustix::process::Signal;
 
 use crate::harness::{
-    Answer, Http2, ManualHttp2, RecordingUpstream, Request, Setup, Sidecar,
+    Answer, Crowd, Http2, ManualHttp2, RecordingUpstream, Request, Setup, Sidecar,
     each_way::{Client, Faults, Way, clients, each_way, owned},
     frames::{BODY, END_HEADERS, END_STREAM, HEADERS, fields},
-    simulator,
+    simulator, until,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -435,10 +440,15 @@ fn a_token_that_is_echoed_wherever_it_fits_comes_back_nowhere() {
     talking.join().unwrap();
 }
 
+/// A target that upstream redirects to `to`.
+fn redirect(path: &str, to: &str) -> String {
+    let encoded: String = to.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    format!("{path}?to={encoded}")
+}
+
 /// The `Location` a client gets when upstream redirects to `to`.
 fn location(sidecar: &Sidecar, path: &str, to: &str) -> String {
-    let encoded: String = to.bytes().map(|byte| format!("%{byte:02x}")).collect();
-    let answer = sidecar.get(&format!("{path}?to={encoded}"));
+    let answer = sidecar.get(&redirect(path, to));
     assert_eq!(answer.status, 302, "{answer:?}");
     answer.header("location").unwrap().to_owned()
 }
@@ -458,4 +468,43 @@ fn a_header_that_echoes_the_token_comes_back_without_it_and_is_counted() {
     let counted = "careportals_sidecar_headers_redacted_total{api=\"default\"} 1\n";
     assert!(metrics.text().contains(counted), "{}", metrics.text());
     assert!(!sidecar.logs().contains(&token));
+}
+
+#[test]
+fn the_token_of_a_request_is_hidden_when_it_was_replaced_or_withdrawn_before_the_answer() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = Setup::controlled(&simulator).start().ready();
+    let log_in = || assert_eq!(sidecar.setup.output("login").code, Some(0));
+    let log_out = || {
+        sidecar.signal(Signal::USR1);
+        sidecar.wait_for_log("\"logged_out\"");
+    };
+    for replace in [&log_in as &dyn Fn(), &log_out] {
+        let carried = control.last_token().unwrap();
+        let requests = control.counts().requests;
+        control.hold_requests(true);
+        let target = redirect("/_sim/redirect", &format!("https://elsewhere.example/?token={carried}"));
+        let crowd = Crowd::send(&sidecar, 1, &Request::get(&target));
+        until("the upstream has got the request", || control.counts().requests == requests + 1);
+        replace();
+        control.hold_requests(false);
+        let [answer] = crowd.answers().try_into().unwrap();
+        assert_eq!((answer.status, answer.header("location")), (302, Some("[redacted]")));
+    }
+}
+
+#[test]
+fn a_token_in_base64_is_hidden_in_either_alphabet_padded_or_not() {
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator).ready();
+    let token = simulator.control().last_token().unwrap();
+    for text in [token.clone(), format!("Bearer {token}"), format!("service:{token}\n")] {
+        for engine in [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD] {
+            let to = format!("https://elsewhere.example/?state={}&a=b", engine.encode(&text));
+            assert_eq!(location(&sidecar, "/_sim/redirect", &to), "[redacted]", "{}", text.len() - token.len());
+        }
+    }
+    let other = format!("https://elsewhere.example/?state={}", STANDARD.encode(&token[1..]));
+    assert_eq!(location(&sidecar, "/_sim/redirect", &other), other);
 }

@@ -5,7 +5,10 @@ use std::{
     net::{TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
-        unix::{fs::MetadataExt, net::UnixListener},
+        unix::{
+            fs::{MetadataExt, PermissionsExt},
+            net::UnixListener,
+        },
     },
     path::Path,
     process::{Child, Command, Stdio},
@@ -162,6 +165,47 @@ fn a_group_that_does_not_exist_is_named_and_nothing_is_bound() {
     assert_eq!(output.code, Some(78), "{output:?}");
     assert!(output.stderr.contains("apis.default.socket_group: there is no group \"no-such-group-here\""), "{output:?}");
     assert!(!path.exists());
+}
+
+/// An API at a Unix socket in a directory of this mode.
+fn in_directory(simulator: &Simulator, mode: u32) -> (Setup, std::path::PathBuf) {
+    let mut setup = Setup::new(simulator);
+    let directory = setup.dir.path().join("sockets");
+    fs::create_dir(&directory).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+    let path = directory.join("x.sock");
+    setup.variable("CAREPORTALS_LISTEN", &format!("unix:{}", path.display()));
+    (setup, path)
+}
+
+#[test]
+fn a_socket_in_a_directory_that_everybody_may_write_to_is_a_fault() {
+    let simulator = simulator();
+    for mode in [0o777, 0o703, 0o2777] {
+        let (setup, path) = in_directory(&simulator, mode);
+        for command in ["run", "check"] {
+            let output = setup.output(command);
+            assert_eq!(output.code, Some(78), "{output:?}");
+            let said = format!("{}{}", output.stdout, output.stderr);
+            let key = if command == "check" { "CAREPORTALS_LISTEN: " } else { "apis.default.listen: " };
+            let fault = format!("{key}unix:{}: everybody may write to ", path.display());
+            assert!(said.contains(&fault) && said.contains("hint: choose a directory that only"), "{said}");
+        }
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn with_the_sticky_bit_it_is_a_warning_and_a_directory_of_a_group_is_neither() {
+    let simulator = simulator();
+    for (mode, warned) in [(0o1777, true), (0o770, false), (0o755, false)] {
+        let (setup, path) = in_directory(&simulator, mode);
+        let checked = setup.output("check");
+        assert_eq!((checked.code, checked.stdout.contains("everybody may write to")), (Some(0), warned), "{checked:?}");
+        let sidecar = setup.start();
+        assert_eq!(Sidecar::connect_unix(&path).send(&Request::get("/_sim/echo")).status, 200);
+        assert_eq!(sidecar.logs().contains("everybody may write to"), warned, "{mode:o}");
+    }
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::{
     fs,
     net::{SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
@@ -385,4 +386,60 @@ fn an_http2_connection_follows_a_reload() {
     daemon.reload(&format!("{ACCOUNT}{}", api("one", &simulator, &format!("{ANY_PORT}\nprefix = \"/one\""))));
     assert_eq!(client.get("/_sim/echo").problem(), "no_api");
     assert_eq!(client.get("/one/_sim/echo").json()["target"], "/_sim/echo");
+}
+
+#[test]
+fn a_new_socket_mode_is_given_to_the_socket_alone_whatever_took_its_place() {
+    let simulator = simulator();
+    let mut setup = Setup::empty();
+    setup.trust(simulator.ca_pem());
+    let (socket, moved) = (setup.dir.path().join("api.sock"), setup.dir.path().join("moved.sock"));
+    let password = setup.file("password", "precious");
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o400)).unwrap();
+    let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777;
+    let settings = |mode: &str| {
+        let listen = format!("listen = \"unix:{}\"\nsocket_mode = \"{mode}\"", socket.display());
+        format!("{ACCOUNT}{}", api("one", &simulator, &listen))
+    };
+    setup.settings(&settings("0600"));
+    let mut daemon = Reloading::of(setup.start());
+    daemon.reload(&settings("0660"));
+    assert_eq!(mode(&socket), 0o660);
+    fs::rename(&socket, &moved).unwrap();
+    let untouched = "the socket's mode stays as it was";
+    symlink(&password, &socket).unwrap();
+    daemon.reload(&settings("0666"));
+    daemon.sidecar.wait_for_logs(untouched, 1);
+    assert_eq!((mode(&password), mode(&moved)), (0o400, 0o660));
+    fs::remove_file(&socket).unwrap();
+    fs::hard_link(&password, &socket).unwrap();
+    daemon.reload(&settings("0666"));
+    daemon.sidecar.wait_for_logs(untouched, 2);
+    assert_eq!((mode(&password), mode(&moved)), (0o400, 0o660));
+    // It is tried again once the socket is back.
+    fs::remove_file(&socket).unwrap();
+    fs::rename(&moved, &socket).unwrap();
+    daemon.reload(&settings("0666"));
+    assert_eq!((mode(&password), mode(&socket)), (0o400, 0o666));
+}
+
+#[test]
+fn a_new_socket_in_a_directory_that_everybody_may_write_to_is_refused() {
+    let simulator = simulator();
+    let mut setup = Setup::empty();
+    setup.trust(simulator.ca_pem());
+    let directory = setup.dir.path().join("sockets");
+    fs::create_dir(&directory).unwrap();
+    let (first, second) = (directory.join("first.sock"), directory.join("second.sock"));
+    let settings = |more: &str| {
+        let listen = format!("listen = [\"127.0.0.1:0\", \"unix:{}\"{more}]", first.display());
+        format!("{ACCOUNT}{}", api("one", &simulator, &listen))
+    };
+    setup.settings(&settings(""));
+    let daemon = Reloading::of(setup.start());
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+    let why = daemon.refused(&settings(&format!(", \"unix:{}\"", second.display())));
+    assert!(why.contains("apis.one.listen") && why.contains("everybody may write to"), "{why}");
+    assert!(first.exists() && !second.exists());
+    assert_eq!(daemon.echo().status, 200);
 }

@@ -686,3 +686,25 @@ async fn the_log_has_one_line_for_each_change_of_the_state() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_bearer_of_another_account_is_known_as_such_and_logged_once() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::ERROR);
+    let _guard = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+    let (stage, _) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
+    let (other, foreign) = Stage::seasoned([]).await;
+    stage.account.log_in().await.unwrap();
+    // A renewed token is its own, too.
+    assert!(stage.account.has_fetched(&stage.bearer().unwrap()) && other.account.has_fetched(&foreign));
+    assert_eq!(log.lines(), Vec::<String>::new());
+    stage.account.task.bearer.store(Some(foreign));
+    for _ in 0..3 {
+        assert!(!stage.account.has_fetched(&stage.bearer().unwrap()));
+    }
+    let [line] = log.lines().try_into().unwrap();
+    assert!(line.contains("a bearer of another account") && line.contains("account=\"crm\""), "{line}");
+    stage.close().await;
+    other.close().await;
+}

@@ -3,6 +3,8 @@
 //! Pure. Guarantees: it reads `exp` and no other claim, and wipes what it decodes; no input makes it panic; a life is never
 //! negative, infinite or longer than ten years.
 
+mod fingerprint;
+
 use std::{
     fmt,
     sync::Arc,
@@ -12,10 +14,11 @@ use std::{
 use http::HeaderValue;
 use serde::Deserialize;
 
-use super::failure::Malformed;
+pub use self::fingerprint::Fingerprint;
+use super::{failure::Malformed, terms::AccountIdentity};
 use crate::{
     clock::{Moment, Now},
-    secret::{Pages, Secret, token_of},
+    secret::{Pages, Secret},
 };
 
 /// A refresh starts this long before the token expires, when its life is long enough.
@@ -41,6 +44,10 @@ pub struct Bearer {
     pub organization: HeaderValue,
     /// The number of the token.
     pub generation: Generation,
+    /// Finds echoes of the token; `None` when the account has no log-in.
+    pub fingerprint: Option<Arc<Fingerprint>>,
+    /// The account that fetched it. Requests of no other may carry it.
+    pub(super) account: AccountIdentity,
     /// From this time on it may not be sent; `None`: it has no end.
     pub(super) usable_until: Option<Moment>,
 }
@@ -50,12 +57,6 @@ impl Bearer {
     #[must_use]
     pub fn is_usable(&self, now: Moment) -> bool {
         self.usable_until.is_none_or(|end| now < end)
-    }
-
-    /// The token alone; `None` when the account has no log-in.
-    #[must_use]
-    pub fn token(&self) -> Option<&[u8]> {
-        self.authorization.as_ref().and_then(token_of)
     }
 }
 
@@ -98,8 +99,13 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// Reads when the token expires, by the server's clock (ours when it sent no `Date`).
-    pub(super) fn read(grant: Grant, generation: Generation, assumed_life: Duration) -> Result<Self, Malformed> {
+    /// Reads when the token expires, by the server's clock (ours when it sent no `Date`). `account` has fetched it.
+    pub(super) fn read(
+        grant: Grant,
+        account: AccountIdentity,
+        generation: Generation,
+        assumed_life: Duration,
+    ) -> Result<Self, Malformed> {
         let authorization = grant.token.authorization().ok_or(Malformed::NotAHeader)?;
         let server_now = grant.server_date.unwrap_or(grant.received.wall);
         let life = match expiry(grant.token.expose()) {
@@ -116,6 +122,8 @@ impl Token {
             authorization: Some(authorization),
             organization: grant.organization,
             generation,
+            fingerprint: Some(Arc::new(Fingerprint::of(grant.token.expose()))),
+            account,
             usable_until: Some(usable_until),
         };
         let refresh = grant.refresh.map(Arc::new);
@@ -220,7 +228,7 @@ pub fn read_token(
     fraction: f64,
 ) -> Result<TokenLife, Malformed> {
     let grant = Grant { token, refresh: None, organization: HeaderValue::from_static("acme"), server_date, received };
-    let token = Token::read(grant, Generation(1), assumed_life)?;
+    let token = Token::read(grant, AccountIdentity::new(), Generation(1), assumed_life)?;
     let since = |moment: Moment| moment.since(received.moment);
     Ok(TokenLife {
         authorization: token.bearer.authorization.clone(),

@@ -42,7 +42,7 @@ fn grant(token: &str, server_date: Option<SystemTime>) -> Grant {
 }
 
 fn read(token: &str, server_date: Option<SystemTime>) -> Result<Token, Malformed> {
-    Token::read(grant(token, server_date), Generation(1), Duration::from_secs(3600))
+    Token::read(grant(token, server_date), AccountIdentity::new(), Generation(1), Duration::from_secs(3600))
 }
 
 fn life(claims: &str) -> Result<f64, Malformed> {

@@ -116,12 +116,20 @@ pub struct EffectiveValue {
 impl Loaded {
     /// Adds a fault that only the use of a value shows, such as a file that can't be used. `key`: the value's key, or empty.
     pub fn refuse(&mut self, key: &str, message: String, hint: Option<&str>) {
-        let value = self.values.iter().find(|value| value.path == key);
-        let origin = value.map_or(ValueOrigin::Default, |value| value.origin.clone());
         let wrong = Diagnostic::new(message);
         let wrong = if let Some(hint) = hint { wrong.hint(hint) } else { wrong };
-        self.faults.push(Fault::new(origin, key, wrong));
+        self.faults.push(Fault::new(self.origin_of(key), key, wrong));
         self.config = None;
+    }
+
+    /// Adds a warning that only the use of the value of `key` shows.
+    pub fn warn(&mut self, key: &str, message: String, hint: &str) {
+        self.warnings.push(Warning::new(self.origin_of(key), key, Diagnostic::new(message).hint(hint)));
+    }
+
+    fn origin_of(&self, key: &str) -> ValueOrigin {
+        let value = self.values.iter().find(|value| value.path == key);
+        value.map_or(ValueOrigin::Default, |value| value.origin.clone())
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use http::{HeaderValue, StatusCode};
 
 use super::{
-    super::{failure::Unreachable, token::Grant},
+    super::{failure::Unreachable, terms::AccountIdentity, token::Grant},
     *,
 };
 use crate::{clock::Now, secret::Secret};
@@ -152,7 +152,7 @@ fn token_of(organization: &'static str, attempt: Attempt, now: Moment, life: Dur
         server_date: None,
         received: Now { moment: now, wall: SystemTime::UNIX_EPOCH },
     };
-    Token::read(grant, attempt.generation(), life).unwrap()
+    Token::read(grant, AccountIdentity::new(), attempt.generation(), life).unwrap()
 }
 
 fn transient() -> LoginError {

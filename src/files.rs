@@ -6,13 +6,20 @@
 use std::{
     fs, io,
     path::Path,
-    sync::mpsc::{RecvTimeoutError, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{RecvTimeoutError, sync_channel},
+    },
     thread,
     time::Duration,
 };
 
 /// The longest time that a file may take.
 pub const LIMIT: Duration = Duration::from_secs(10);
+
+/// Readings of the same files that may hang at a time.
+const HANGING_MAX: usize = 8;
 
 /// Reads all of a file. Blocks the calling thread.
 ///
@@ -22,6 +29,34 @@ pub const LIMIT: Duration = Duration::from_secs(10);
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let path = path.to_owned();
     within(LIMIT, move || fs::read(path))
+}
+
+/// Counts readings that have been given up and still hang, so that they hold a bounded number of threads.
+#[derive(Clone, Default)]
+pub struct Readings(Arc<AtomicUsize>);
+
+impl Readings {
+    /// Runs `reading` as [`within`] does, unless too many earlier ones still hang.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`within`]; [`io::ErrorKind::TimedOut`], too, while too many hang.
+    pub fn within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        reading: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let under_way = Arc::clone(&self.0);
+        if under_way.fetch_add(1, Ordering::Relaxed) >= HANGING_MAX {
+            under_way.fetch_sub(1, Ordering::Relaxed);
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        within(limit, move || {
+            let outcome = reading();
+            under_way.fetch_sub(1, Ordering::Relaxed);
+            outcome
+        })
+    }
 }
 
 /// Runs `reading` on another thread and waits for its outcome. Blocks the calling thread.
@@ -61,5 +96,23 @@ mod tests {
         let outcome = within(Duration::from_millis(20), move || held.recv().map_err(io::Error::other));
         assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(release);
+    }
+
+    #[test]
+    fn readings_that_hang_hold_no_further_threads() {
+        let readings = Readings::default();
+        let (release, held) = (Arc::new(std::sync::Barrier::new(HANGING_MAX + 1)), Duration::from_millis(1));
+        for _ in 0..HANGING_MAX {
+            let release = Arc::clone(&release);
+            let outcome = readings.within(held, move || Ok(release.wait().is_leader()));
+            assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
+        let refused = readings.within(LIMIT, || -> io::Result<()> { unreachable!("it would be one too many") });
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        release.wait();
+        while readings.0.load(Ordering::Relaxed) > 0 {
+            std::thread::yield_now();
+        }
+        readings.within(LIMIT, || Ok(())).unwrap();
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A file system that hangs holds at most this many threads: one for each field.
-const READERS_MAX: usize = 3;
+const READERS_MAX: usize = 12;
 
 /// User name and password for one log-in.
 pub(super) struct LoginCredentials {

@@ -222,6 +222,12 @@ impl Account {
         Arc::ptr_eq(&self.task, &other.task)
     }
 
+    /// Whether it logs in at all.
+    #[must_use]
+    pub fn logs_in(&self) -> bool {
+        matches!(self.task.snapshot.borrow().standing, Standing::Session(_))
+    }
+
     /// Whether only an explicit log-in gives it a token again.
     #[must_use]
     pub fn is_logged_out(&self) -> bool {

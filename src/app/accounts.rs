@@ -25,7 +25,8 @@ pub(super) fn start(
 }
 
 /// Carries over the accounts of `before` that keep their terms, with their tokens, and starts the others. An account that
-/// follows a logged-out one of its name stays logged out: only a log-in or a restart ends that.
+/// follows a logged-out one of its name stays logged out, and so does every account when all were logged out: only a log-in
+/// or a restart ends that.
 pub(super) async fn take_over(
     before: &[Account],
     config: &Arc<Config>,
@@ -34,6 +35,8 @@ pub(super) async fn take_over(
     metrics: &Metrics,
 ) -> Result<Vec<Account>, StartError> {
     let mut accounts = Vec::with_capacity(config.accounts.len());
+    let mut that_log_in = before.iter().filter(|account| account.logs_in()).peekable();
+    let all_logged_out = that_log_in.peek().is_some() && that_log_in.all(Account::is_logged_out);
     for (index, settings) in config.accounts.iter().enumerate() {
         let id = AccountId(index);
         let known = before.iter().find(|account| account.name() == settings.name);
@@ -43,14 +46,14 @@ pub(super) async fn take_over(
         };
         accounts.push(match taken {
             Some(account) => account,
-            None => start_one(config, id, first_step(known), tls, clock, metrics)?,
+            None => start_one(config, id, first_step(known, all_logged_out), tls, clock, metrics)?,
         });
     }
     Ok(accounts)
 }
 
-fn first_step(before: Option<&Account>) -> Start {
-    if before.is_some_and(Account::is_logged_out) { Start::StayLoggedOut } else { Start::LogIn }
+fn first_step(before: Option<&Account>, all_logged_out: bool) -> Start {
+    if all_logged_out || before.is_some_and(Account::is_logged_out) { Start::StayLoggedOut } else { Start::LogIn }
 }
 
 /// Ends the accounts of `before` that are not among `now`. Requests that wait for their tokens are told to come again.

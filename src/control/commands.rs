@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-/// Outcomes of reloads, and of log-outs, that may be waited for at a time.
-const WAITING_MAX: usize = 128;
+/// Outcomes of reloads, and of log-outs, that may be waited for at a time. The control socket has connections for more than
+/// these and as many log-ins, so that a shutdown always finds one.
+pub(super) const WAITING_MAX: usize = 64;
 
 /// Why a reload changed nothing: each reason in words, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]

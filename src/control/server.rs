@@ -18,7 +18,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tracing::{error, info, warn};
 
 use super::{
-    commands::{Commands, NotReloaded, NotTaken},
+    commands::{Commands, NotReloaded, NotTaken, WAITING_MAX},
     problem::Refused,
     routes::ControlRequest,
     socket_path,
@@ -106,8 +106,8 @@ const FOR_US: u32 = 0o600;
 /// Then the kernel lets everybody connect, and who asks decides: a file's mode knows no list of users.
 const FOR_OTHERS_TOO: u32 = 0o666;
 
-/// People and scripts come one at a time.
-const CONNECTIONS: usize = 64;
+/// Connections at a time: clients that wait for reloads, log-outs and log-ins, and as many others.
+const CONNECTIONS: usize = 4 * WAITING_MAX;
 
 const LIMITS: ConnectionLimits = ConnectionLimits {
     head_bytes: 8 * 1024,

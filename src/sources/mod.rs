@@ -11,7 +11,7 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 pub use self::{
-    read::{read, read_file},
+    read::{read, read_file, read_file_in_time},
     watch::WatchedDirectories,
 };
 
@@ -62,7 +62,10 @@ pub enum SourceFault {
         /// The first 512 bytes of its standard error, without control characters. The program does not know what they say.
         stderr: String,
     },
-    /// The source took too long.
+    /// The file's system did not answer.
+    #[error("{} gave no answer within 10 s", .0.display())]
+    NoAnswer(PathBuf),
+    /// The command took too long, or earlier readings of the files still hang.
     #[error("it gave no value within 10 s")]
     TimedOut,
 }
@@ -76,7 +79,7 @@ impl SourceFault {
             Self::Unreadable { .. } | Self::NotAFile(_) => "source_unreadable",
             Self::TooLarge | Self::Empty | Self::NotText | Self::NotAHeader => "source_invalid",
             Self::CommandNotRun { .. } | Self::CommandFailed { .. } => "source_command_failed",
-            Self::TimedOut => "source_timeout",
+            Self::NoAnswer(_) | Self::TimedOut => "source_timeout",
         }
     }
 }

@@ -8,7 +8,7 @@ mod identity;
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, TryLockError},
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
 
@@ -33,6 +34,10 @@ use identity::Stamp;
 
 /// The name of HTTP/2 in ALPN (RFC 9113, 3.2).
 pub const H2: &[u8] = b"h2";
+
+/// How long a new connection waits for a look at the files of our own certificate. The look goes on by itself, and the pair
+/// that it finds is for later connections.
+const RENEWAL_WAIT: Duration = Duration::from_millis(250);
 
 /// Why TLS could not be set up.
 #[derive(Debug)]
@@ -254,8 +259,8 @@ impl ClientTls {
     pub async fn connector(&self, offer: Offer) -> TlsConnector {
         if self.0.renewal.is_some() {
             let state = Arc::clone(&self.0);
-            // It fails only while the runtime ends, or by a panic: then the certificate stays as it was.
-            let _ = tokio::task::spawn_blocking(move || state.renew()).await;
+            // While it takes longer, or fails with the end of the runtime, the certificate stays as it was.
+            let _ = timeout(RENEWAL_WAIT, tokio::task::spawn_blocking(move || state.renew())).await;
         }
         let connectors = self.0.connectors.load();
         match offer {
@@ -269,7 +274,12 @@ impl TlsState {
     /// Reads our own certificate again when its files have changed.
     fn renew(&self) {
         let Some(Renewal { files, seen }) = &self.renewal else { return };
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = match seen.try_lock() {
+            Ok(seen) => seen,
+            Err(TryLockError::Poisoned(seen)) => seen.into_inner(),
+            // Another connection's check is under way; it may hang.
+            Err(TryLockError::WouldBlock) => return,
+        };
         let stamp = Stamp::of(files);
         if seen.stamp == stamp {
             return;

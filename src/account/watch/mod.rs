@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     config::Source,
-    sources::{WatchedDirectories, read_file},
+    files::Readings,
+    sources::{SourceFault, WatchedDirectories, read_file_in_time},
 };
 
 /// The pause after a change: a file that never stays the same must not cause a storm of log-ins.
@@ -90,6 +91,9 @@ struct FileComparison {
     files: Vec<(Field, PathBuf)>,
     last_read: Arc<LastRead>,
     directories: WatchedDirectories,
+    readings: Readings,
+    /// A file has given no answer, and the log says so.
+    unanswered: bool,
 }
 
 impl FileComparison {
@@ -108,7 +112,8 @@ impl FileComparison {
         // A file may change between a log-in's reading and the note of it. So each note causes another look.
         let paths = files.iter().map(|(_, path)| path.clone()).collect();
         let directories = WatchedDirectories::with_signal(paths, Arc::clone(last_read.noted()));
-        Some(Self { account: sources.account().name.clone(), directories, files, last_read })
+        let (account, readings) = (sources.account().name.clone(), Readings::default());
+        Some(Self { account, directories, files, last_read, readings, unanswered: false })
     }
 
     async fn run(mut self, report: mpsc::Sender<Differences>) {
@@ -139,16 +144,29 @@ impl FileComparison {
         }
     }
 
-    fn compare(&self) -> Differences {
-        let differs = |(field, path): &(Field, PathBuf)| {
+    fn compare(&mut self) -> Differences {
+        let (mut differences, mut fault) = (Differences::new(), None);
+        for (field, path) in &self.files {
             // Take what was read last before the look, so that a reading during the look makes the comparison out of date.
             let last = self.last_read.of(*field);
             // A file that is gone or empty may be in the middle of being replaced; there is nothing to log in with.
-            let value = read_file(path).ok().filter(|value| !value.is_empty())?;
-            let differs = last.reading != Reading::Never && last.reading != self.last_read.reading_of(Some(&value));
-            differs.then_some((*field, last))
-        };
-        self.files.iter().filter_map(differs).collect()
+            let value = match read_file_in_time(path, &self.readings) {
+                Ok(value) if !value.is_empty() => value,
+                Err(SourceFault::NoAnswer(path)) => {
+                    fault = Some(SourceFault::NoAnswer(path));
+                    continue;
+                }
+                _ => continue,
+            };
+            if last.reading != Reading::Never && last.reading != self.last_read.reading_of(Some(&value)) {
+                differences.push((*field, last));
+            }
+        }
+        if let Some(fault) = fault.as_ref().filter(|_| !self.unanswered) {
+            tracing::warn!(account = self.account, "a credential file can't be checked: {fault}");
+        }
+        self.unanswered = fault.is_some();
+        differences
     }
 }
 

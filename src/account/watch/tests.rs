@@ -60,7 +60,7 @@ impl Mount {
         FileComparison::new(&self.sources).unwrap()
     }
 
-    fn look(&self, files: &FileComparison) -> Option<CredentialChange> {
+    fn look(&self, files: &mut FileComparison) -> Option<CredentialChange> {
         self.sources.last_read().judge(&files.compare())
     }
 }
@@ -183,36 +183,36 @@ async fn a_changed_organization_outweighs_changed_credentials() {
     let mount = Mount::new("secret");
     mount.write_all("secret", ["acme", "ann", "one"]);
     assert!(mount.log_in().await);
-    let files = mount.files();
+    let mut files = mount.files();
     mount.write_all("secret", ["umbrella", "bob", "two"]);
-    assert_eq!(mount.look(&files), Some(CredentialChange::Organization));
+    assert_eq!(mount.look(&mut files), Some(CredentialChange::Organization));
 }
 
 #[tokio::test]
 async fn a_change_is_told_until_a_log_in_reads_it_and_only_if_the_content_differs() {
     let mount = Mount::new("secret");
     mount.write_all("secret", ["acme", "ann", "one"]);
-    let files = mount.files();
-    assert_eq!(mount.look(&files), None, "no log-in has read anything yet");
+    let mut files = mount.files();
+    assert_eq!(mount.look(&mut files), None, "no log-in has read anything yet");
     assert!(mount.log_in().await);
-    assert_eq!(mount.look(&files), None);
+    assert_eq!(mount.look(&mut files), None);
     mount.write("secret/password", "one\n");
-    assert_eq!(mount.look(&files), None, "the same value");
+    assert_eq!(mount.look(&mut files), None, "the same value");
     mount.write("secret/password", "two");
-    assert_eq!(mount.look(&files), Some(CredentialChange::Credentials));
-    assert_eq!(mount.look(&files), Some(CredentialChange::Credentials), "no log-in has read it");
+    assert_eq!(mount.look(&mut files), Some(CredentialChange::Credentials));
+    assert_eq!(mount.look(&mut files), Some(CredentialChange::Credentials), "no log-in has read it");
     mount.write("secret/password", "");
-    assert_eq!(mount.look(&files), None, "half written");
+    assert_eq!(mount.look(&mut files), None, "half written");
     fs::remove_file(mount.path("secret/password")).unwrap();
-    assert_eq!(mount.look(&files), None, "gone");
+    assert_eq!(mount.look(&mut files), None, "gone");
     mount.write("secret/password", "three");
-    assert_eq!(mount.look(&files), Some(CredentialChange::Credentials));
+    assert_eq!(mount.look(&mut files), Some(CredentialChange::Credentials));
     mount.write("secret/password", "one");
-    assert_eq!(mount.look(&files), None, "back to what is in use");
+    assert_eq!(mount.look(&mut files), None, "back to what is in use");
     mount.write("secret/password", "three");
-    assert_eq!(mount.look(&files), Some(CredentialChange::Credentials), "and away from it again");
+    assert_eq!(mount.look(&mut files), Some(CredentialChange::Credentials), "and away from it again");
     assert!(mount.log_in().await);
-    assert_eq!(mount.look(&files), None, "read");
+    assert_eq!(mount.look(&mut files), None, "read");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! writes to a buffer of its own, and takes the queue's lock once a second, or when the buffer is full.
 
 use std::{
-    fmt::Write as _,
+    str,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -112,7 +112,10 @@ impl AccessWriter {
             self.buffer.reserve_exact(FULL + LINE);
         }
         let time = self.timestamp.set(at);
-        LineWriter { to: &mut self.buffer, shape: self.output.shape }.line(line, time);
+        match self.output.shape {
+            Shape::Json => JsonLine(&mut self.buffer).line(line, time),
+            shape => TextLine { to: &mut self.buffer, shape }.line(line, time),
+        }
         self.lines += 1;
         if self.buffer.len() >= FULL {
             self.tick();
@@ -141,29 +144,12 @@ fn method_name(method: &Method) -> &'static str {
     REGISTERED.into_iter().find(|name| *name == method.as_str()).unwrap_or("OTHER")
 }
 
-/// Appends one line. Nothing here fails: a vector takes all that is written to it.
-struct LineWriter<'a> {
-    to: &'a mut Vec<u8>,
-    shape: Shape,
-}
-
-impl LineWriter<'_> {
-    fn line(&mut self, line: &AccessLine<'_>, time: &str) {
-        const MESSAGE: &str = "request";
-        let _ = self.shape.open(time, Level::INFO, &mut Utf8(self.to));
-        if self.is_json() {
-            self.word("message", MESSAGE);
-        } else {
-            self.push(MESSAGE);
-            self.push(self.shape.gap(MESSAGE.len()));
-        }
-        self.fields(line);
-        if self.is_json() {
-            self.word("target", TARGET);
-            self.push("}");
-        }
-        self.push("\n");
-    }
+/// Writes the fields in their order, as text or JSON.
+trait FieldWriter {
+    fn word(&mut self, key: &'static str, value: &str);
+    fn number(&mut self, key: &'static str, value: u64);
+    fn status(&mut self, status: u16);
+    fn path(&mut self, path: &str, words: &Words);
 
     fn fields(&mut self, line: &AccessLine<'_>) {
         self.word("api", line.api);
@@ -191,9 +177,73 @@ impl LineWriter<'_> {
             self.number("pid", pid);
         }
     }
+}
 
-    fn is_json(&self) -> bool {
-        self.shape == Shape::Json
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+struct JsonLine<'a>(&'a mut Vec<u8>);
+
+impl JsonLine<'_> {
+    fn line(&mut self, line: &AccessLine<'_>, time: &str) {
+        self.push("{\"timestamp\":\"");
+        self.push(time);
+        self.push("\",\"level\":\"INFO\",\"message\":\"request\"");
+        self.fields(line);
+        self.push(",\"target\":\"");
+        self.push(TARGET);
+        self.push("\"}\n");
+    }
+
+    fn push(&mut self, text: &str) {
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    fn key(&mut self, key: &'static str) {
+        self.push(",\"");
+        self.push(key);
+        self.push("\":");
+    }
+}
+
+impl FieldWriter for JsonLine<'_> {
+    fn word(&mut self, key: &'static str, value: &str) {
+        self.key(key);
+        push_quoted(self.0, value);
+    }
+
+    fn number(&mut self, key: &'static str, value: u64) {
+        self.key(key);
+        push_number(self.0, value);
+    }
+
+    fn status(&mut self, status: u16) {
+        self.number("status", status.into());
+    }
+
+    fn path(&mut self, path: &str, words: &Words) {
+        self.push(",\"path\":\"");
+        mask(path, words, self.0);
+        self.0.push(b'"');
+    }
+}
+
+/// A line for people, or for the journal.
+struct TextLine<'a> {
+    to: &'a mut Vec<u8>,
+    shape: Shape,
+}
+
+impl TextLine<'_> {
+    fn line(&mut self, line: &AccessLine<'_>, time: &str) {
+        const MESSAGE: &str = "request";
+        // Appending to a vector can't fail.
+        let _ = self.shape.open(time, Level::INFO, &mut Utf8(self.to));
+        self.push(MESSAGE);
+        self.push(self.shape.gap(MESSAGE.len()));
+        self.fields(line);
+        self.to.push(b'\n');
     }
 
     fn push(&mut self, text: &str) {
@@ -202,48 +252,48 @@ impl LineWriter<'_> {
 
     fn key(&mut self, key: &'static str) {
         let paint = self.shape.key();
-        let parts = if self.is_json() { [",\"", key, "\":", ""] } else { [" ", paint.on(), key, "="] };
-        for part in parts {
-            self.push(part);
-        }
+        self.to.push(b' ');
+        self.push(paint.on());
+        self.push(key);
+        self.to.push(b'=');
         self.push(paint.off());
     }
+}
 
+impl FieldWriter for TextLine<'_> {
     fn word(&mut self, key: &'static str, value: &str) {
-        let is_bare = is_bare(value);
-        let quote = if is_bare && !self.is_json() { "" } else { "\"" };
         self.key(key);
-        self.push(quote);
-        if is_bare {
-            self.push(value);
-        } else {
-            let _ = escape_quoted(value, &mut Utf8(self.to));
-        }
-        self.push(quote);
+        if is_bare(value) { self.push(value) } else { push_quoted(self.to, value) }
     }
 
     fn number(&mut self, key: &'static str, value: u64) {
         self.key(key);
-        let _ = write!(Utf8(self.to), "{value}");
+        push_number(self.to, value);
     }
 
     fn status(&mut self, status: u16) {
         let paint = self.shape.status(status);
         self.key("status");
-        let _ = write!(Utf8(self.to), "{paint}{status}{paint:#}");
+        self.push(paint.on());
+        push_number(self.to, status.into());
+        self.push(paint.off());
     }
 
     fn path(&mut self, path: &str, words: &Words) {
-        let quote = if self.is_json() { "\"" } else { "" };
         self.key("path");
-        self.push(quote);
         mask(path, words, self.to);
-        self.push(quote);
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+fn push_quoted(to: &mut Vec<u8>, value: &str) {
+    to.push(b'"');
+    if is_bare(value) {
+        to.extend_from_slice(value.as_bytes());
+    } else {
+        // Appending to a vector can't fail.
+        let _ = escape_quoted(value, &mut Utf8(to));
+    }
+    to.push(b'"');
 }
 
 struct Utf8<'a>(&'a mut Vec<u8>);
@@ -253,6 +303,20 @@ impl std::fmt::Write for Utf8<'_> {
         self.0.extend_from_slice(text.as_bytes());
         Ok(())
     }
+}
+
+fn push_number(to: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(value % 10).unwrap_or(0);
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    to.extend_from_slice(&digits[at..]);
 }
 
 #[cfg(test)]

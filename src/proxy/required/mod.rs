@@ -22,6 +22,9 @@ use crate::{
     sources::{self, SourceFault, WatchedDirectories},
 };
 
+/// Readings of its file that may hang at a time.
+const READERS_MAX: usize = 4;
+
 /// How long after a failure a command is run again.
 const RETRY_COMMAND: Duration = Duration::from_secs(30);
 
@@ -57,7 +60,7 @@ impl Required {
         let value = match &setting.value {
             None => None,
             Some(source) => {
-                let (readers, current) = (Arc::new(Semaphore::new(1)), Arc::new(ArcSwapOption::empty()));
+                let (readers, current) = (Arc::new(Semaphore::new(READERS_MAX)), Arc::new(ArcSwapOption::empty()));
                 let reader = ValueReader { config: Arc::clone(config), api, readers, current };
                 let known = before.and_then(|before| before.value.as_ref()).map(|value| &value.reader);
                 let outcome = reader.read_first(known, source).await;

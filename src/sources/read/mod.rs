@@ -24,6 +24,7 @@ use tokio::{
 use super::SourceFault;
 use crate::{
     config::{Source, source::MEANT_FOR_US},
+    files::Readings,
     secret::{Pages, Secret},
 };
 
@@ -48,7 +49,7 @@ pub async fn read(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, S
         Source::File(path) => {
             // A file system that hangs must not hold the account for ever.
             let read = timeout(SOURCE_TIMEOUT, read_apart(path.clone(), Arc::clone(readers))).await;
-            read.unwrap_or(Err(SourceFault::TimedOut))?
+            read.unwrap_or_else(|_| Err(SourceFault::NoAnswer(path.clone())))?
         }
         Source::Command(argv) => {
             let output = timeout(SOURCE_TIMEOUT, run(argv)).await.map_err(|_| SourceFault::TimedOut)??;
@@ -67,6 +68,17 @@ async fn read_apart(path: PathBuf, readers: Arc<Semaphore>) -> Result<Secret, So
         read_file(&path)
     });
     reading.await.unwrap_or(Err(SourceFault::TimedOut))
+}
+
+/// Reads a file as [`read_file`] does, and gives up after 10 s, or at once while too many of `readings` hang. It blocks.
+///
+/// # Errors
+///
+/// The file can't be read, or gives no answer; the error says why.
+pub fn read_file_in_time(path: &Path, readings: &Readings) -> Result<Secret, SourceFault> {
+    let wanted = path.to_owned();
+    let read = readings.within(SOURCE_TIMEOUT, move || Ok(read_file(&wanted)));
+    read.unwrap_or_else(|_| Err(SourceFault::NoAnswer(path.to_owned())))
 }
 
 /// Reads a file without its trailing newline; the value may be empty. It blocks.

@@ -114,7 +114,7 @@ pub struct Rule {
 enum Pattern {
     /// One segment, or an equivalent spelling of it; it is empty for a trailing slash.
     Literal(String),
-    /// `*`: one segment, which may be empty (a trailing slash).
+    /// `*`: one segment, which is not empty.
     One,
     /// `**`: any number of segments, also none.
     Any,
@@ -204,7 +204,8 @@ impl Pattern {
     fn fits(&self, segment: &str) -> bool {
         match self {
             Self::Literal(word) => word == segment || Unescaped(word.as_bytes()).eq(Unescaped(segment.as_bytes())),
-            Self::One | Self::Any => true,
+            Self::One => !segment.is_empty(),
+            Self::Any => true,
         }
     }
 }

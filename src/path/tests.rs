@@ -110,7 +110,10 @@ fn rules_match_segment_by_segment() {
     check("GET /a/**", &["/a", "/a/", "/a/b", "/a/b/c/"], &["/", "/ab", "/b/a"]);
     check("GET /a/**/b", &["/a/b", "/a/x/b", "/a/x/y/b", "/a/b/b"], &["/a", "/a/b/", "/a/x", "/b"]);
     check("GET /**/a/*/b/**", &["/a/x/b", "/z/a/a/a/b/c", "/a/b/b"], &["/a/b", "/a/x/y/b"]);
-    check("GET /a/*", &["/a/x", "/a/"], &["/a", "/a/x/y"]);
+    check("GET /a/*", &["/a/x"], &["/a", "/a/", "/a/x/", "/a/x/y"]);
+    check("GET /*", &["/a"], &["/", "/a/"]);
+    check("GET /a/*/", &["/a/x/"], &["/a/x", "/a/", "/a"]);
+    check("GET /a/*/**", &["/a/x", "/a/x/", "/a/x/y"], &["/a", "/a/"]);
     check("GET /**/**", &["/", "/a/b/c"], &[]);
     check("* /a", &["/a"], &["/b"]);
     check("POST /a", &[], &["/a"]);
@@ -201,13 +204,16 @@ proptest! {
     #[test]
     fn stars_match_as_a_plain_recursion_would(
         rule in prop::collection::vec(prop::sample::select(&["a", "b", "*", "**", ""][..]), 1..6),
-        path in prop::collection::vec(prop::sample::select(&["a", "b", "c"][..]), 1..7),
+        mut path in prop::collection::vec(prop::sample::select(&["a", "b", "c"][..]), 1..7), slash in any::<bool>(),
     ) {
+        if slash {
+            path.push("");
+        }
         fn expected(rule: &[&str], path: &[&str]) -> bool {
             match (rule, path) {
                 ([], []) => true,
                 (["**", rest @ ..], _) => (0..=path.len()).any(|taken| expected(rest, &path[taken..])),
-                (["*", rest @ ..], [_, path @ ..]) => expected(rest, path),
+                (["*", rest @ ..], [segment, path @ ..]) => !segment.is_empty() && expected(rest, path),
                 ([word, rest @ ..], [segment, path @ ..]) => word == segment && expected(rest, path),
                 _ => false,
             }

@@ -230,7 +230,8 @@ fn matches(rule: &str, method: &Method, path: &str) -> bool {
             None => segments.is_empty(),
             Some((&"**", rest)) => (0..=segments.len()).any(|taken| fits(rest, &segments[taken..])),
             Some((pattern, rest)) => segments.split_first().is_some_and(|(segment, after)| {
-                (*pattern == "*" || decoded(pattern.as_bytes()) == decoded(segment.as_bytes())) && fits(rest, after)
+                let same = decoded(pattern.as_bytes()) == decoded(segment.as_bytes());
+                (same || (*pattern == "*" && !segment.is_empty())) && fits(rest, after)
             }),
         }
     }

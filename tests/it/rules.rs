@@ -112,3 +112,14 @@ fn a_reload_changes_the_rules_for_the_next_request() {
     assert_eq!(outcome(&client.send(&Request::get("/users/account"))), "200");
     assert_eq!(outcome(&client.send(&Request::get("/v2/products"))), "not_allowed");
 }
+
+#[test]
+fn a_star_in_allow_is_one_segment_that_is_not_empty() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("allow", r#"["GET /users/*", "GET /v2/**"]"#);
+    let sidecar = setup.start().ready();
+    let outcomes = asked(&sidecar, &[("GET", "/users/account"), ("GET", "/users/"), ("GET", "/users"), ("GET", "/users/7/")]);
+    assert_eq!(outcomes, ["200", "not_allowed", "not_allowed", "not_allowed"]);
+    assert_eq!(asked(&sidecar, &[("GET", "/v2/products"), ("get", "/v2/products")]), ["200", "not_allowed"]);
+}

@@ -468,6 +468,11 @@ fn with_allow_only_what_a_rule_matches_passes() {
     get("/customers").by(Method::POST).to(allow).refused_for(Refusal::NotAllowed);
     get("/customers").by(Method::HEAD).to(allow).refused_for(Refusal::NotAllowed);
     get("/").to(|api| api.allow = Some(Vec::new())).refused_for(Refusal::NotAllowed);
+    let one = |api: &mut Api| api.allow = Some(rules(&["GET /customers/*"]));
+    get("/customers/7").to(one).passes();
+    for target in ["/customers/", "/customers", "/customers/7/"] {
+        get(target).to(one).refused_for(Refusal::NotAllowed);
+    }
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! Request paths: whether they are canonical, which rule they match, whether they reach a log-in, what a log may show of them.
 //!
-//! Pure: no clock, no I/O. There are two readings of a path. Rules, prefixes and masking take it as it is sent, after
-//! [`is_canonical`] has made sure that it has only one meaning. [`LoginPaths`] takes it as the most lenient server might, since a
-//! path that reaches a log-in yields a token. Guarantees: no input takes longer than its length times a small constant.
+//! Pure: no clock, no I/O. There are two readings of a path. `allow`, prefixes and masking take it as it is sent, after
+//! [`is_canonical`] has made sure that it has only one meaning. [`LoginPaths`] and `deny` take it as the most lenient server might:
+//! what must not be reached is reached by none of its spellings. Guarantees: no input takes longer than its length times a small constant.
 
+mod lenient;
 mod login;
-
-use http::Method;
+mod rule;
 
 pub use login::LoginPaths;
+pub use rule::Rule;
 
 use crate::careportals;
 
@@ -99,128 +100,6 @@ impl Prefix {
             rest if rest.starts_with('/') => Some(rest),
             _ => None,
         }
-    }
-}
-
-/// An entry of `allow` or `deny`, such as `METHOD /a/*/b`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// The method; `None` stands for any.
-    method: Option<Method>,
-    segments: Vec<Pattern>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Pattern {
-    /// One segment, or an equivalent spelling of it; it is empty for a trailing slash.
-    Literal(String),
-    /// `*`: one segment, which is not empty.
-    One,
-    /// `**`: any number of segments, also none.
-    Any,
-}
-
-impl Rule {
-    /// Parses a method in capitals or `*`, a space, and a canonical path in which `*` and `**` may stand for segments.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let mut words = text.split_ascii_whitespace();
-        let (Some(method), Some(path), None) = (words.next(), words.next(), words.next()) else {
-            return Err("a rule is a method and a path, like `GET /customers/**`");
-        };
-        let method = match method {
-            "*" => None,
-            _ if method.bytes().any(|byte| byte.is_ascii_lowercase()) => {
-                return Err("methods are written in capitals, like `GET`");
-            }
-            _ => Some(Method::from_bytes(method.as_bytes()).map_err(|_| "that is no HTTP method")?),
-        };
-        let relative = path.strip_prefix('/').ok_or("the path of a rule begins with `/`")?;
-        if !is_canonical(path) {
-            return Err("the path of a rule is canonical: no `//`, `.`, `..`, `\\`, query, nor needless escapes");
-        }
-        let segments = relative.split('/').map(|segment| match segment {
-            "*" => Ok(Pattern::One),
-            "**" => Ok(Pattern::Any),
-            _ if segment.contains('*') => Err("`*` and `**` stand for whole segments"),
-            _ => Ok(Pattern::Literal(segment.to_owned())),
-        });
-        Ok(Self { method, segments: segments.collect::<Result<_, _>>()? })
-    }
-
-    /// Whether it speaks of this request; `path` is canonical and without a query.
-    ///
-    /// An escape equals the character it stands for, as it does for servers: `/a%3Ab` is `/a:b`.
-    #[must_use]
-    pub fn matches(&self, method: &Method, path: &str) -> bool {
-        self.method.as_ref().is_none_or(|only| only == method) && self.matches_path(path)
-    }
-
-    /// The segments that the rule spells out. They are words of routes, and name no person.
-    pub fn words(&self) -> impl Iterator<Item = &str> {
-        self.segments.iter().filter_map(|pattern| match pattern {
-            Pattern::Literal(word) if !word.is_empty() => Some(word.as_str()),
-            _ => None,
-        })
-    }
-
-    /// Matches without recursion: when a segment does not fit, only the last `**` so far takes one more, since an earlier `**`
-    /// could not match more by that.
-    fn matches_path(&self, path: &str) -> bool {
-        let Some(relative) = path.strip_prefix('/') else { return false };
-        let mut patterns = self.segments.as_slice();
-        let mut rest = Some(relative);
-        let mut last_any = None;
-        loop {
-            let fits = match (patterns.split_first(), rest) {
-                (Some((Pattern::Any, after)), _) => {
-                    last_any = Some((after, rest));
-                    patterns = after;
-                    continue;
-                }
-                (Some((pattern, after)), Some(path)) => {
-                    let (segment, remaining) = first_segment(path);
-                    patterns = after;
-                    rest = remaining;
-                    pattern.fits(segment)
-                }
-                (None, None) => return true,
-                (None, Some(_)) | (Some(_), None) => false,
-            };
-            if !fits {
-                let Some((after, Some(taken_until))) = last_any else { return false };
-                patterns = after;
-                rest = first_segment(taken_until).1;
-                last_any = Some((after, rest));
-            }
-        }
-    }
-}
-
-fn first_segment(path: &str) -> (&str, Option<&str>) {
-    path.split_once('/').map_or((path, None), |(segment, rest)| (segment, Some(rest)))
-}
-
-impl Pattern {
-    fn fits(&self, segment: &str) -> bool {
-        match self {
-            Self::Literal(word) => word == segment || Unescaped(word.as_bytes()).eq(Unescaped(segment.as_bytes())),
-            Self::One => !segment.is_empty(),
-            Self::Any => true,
-        }
-    }
-}
-
-/// The bytes of a segment, each escape as one byte.
-struct Unescaped<'a>(&'a [u8]);
-
-impl Iterator for Unescaped<'_> {
-    type Item = u8;
-
-    fn next(&mut self) -> Option<u8> {
-        let (&byte, after) = self.0.split_first()?;
-        let escaped = if byte == b'%' { after.get(..2).and_then(hex) } else { None };
-        self.0 = if escaped.is_some() { &after[2..] } else { after };
-        Some(escaped.and_then(|value| u8::try_from(value).ok()).unwrap_or(byte))
     }
 }
 

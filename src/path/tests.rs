@@ -1,3 +1,4 @@
+use http::Method;
 use proptest::prelude::*;
 
 use super::*;
@@ -120,6 +121,100 @@ fn rules_match_segment_by_segment() {
     check("GET /a:b/%c3%a4", &["/a:b/%C3%A4", "/a%3Ab/%c3%A4"], &["/a%3Ab/%C3%A5", "/a/%C3%A4"]);
 }
 
+fn denies(rule: &str, method: &str, path: &str) -> bool {
+    Rule::any_denies(&[Rule::parse(rule).unwrap()], &Method::from_bytes(method.as_bytes()).unwrap(), path)
+}
+
+#[test]
+fn deny_matches_every_spelling() {
+    for path in [
+        "/customers/1/ssn",
+        "/customers/1/SSN",
+        "/Customers/1/ssn",
+        "/customers/1/ssn/",
+        "/customers/1/ssn//",
+        "/customers//1/ssn",
+        "/customers//ssn",
+        "/customers/1/ssn;a",
+        "/customers;a/1/ssn",
+        "/customers/1;a/ssn",
+        "/customers/1/%73sn",
+        "/customers/1/%2573sn",
+        "/customers/1%2fssn",
+        "/customers\\1\\ssn",
+        "/customers/1/ssn.",
+        "/customers/1/ssn%20",
+        "/customers/1/ssn%2e%20",
+        "/customers/1/ssn%00",
+        "/customers/1/ssn%3fx",
+        "/customers/1/ssn%23x",
+        "/customers/1/x/../ssn",
+        "/x/../customers/1/ssn",
+        "/./customers/1/./ssn",
+        "/customers/1/%ef%bd%93sn",
+        "/customers/1/\u{17f}sn",
+    ] {
+        assert!(denies("* /customers/*/ssn", "GET", path), "{path}");
+    }
+    for path in
+        ["/customers/1", "/customers/1/ssnx", "/customers/1/2/ssn", "/customers/ssn", "/x/customers/1/ssn", "/", "/ssn", ""]
+    {
+        assert!(!denies("* /customers/*/ssn", "GET", path), "{path}");
+    }
+}
+
+#[test]
+fn deny_knows_stars_as_allow_does_and_forgets_a_slash_at_the_end() {
+    let check = |rule: &str, denied: &[&str], others: &[&str]| {
+        for path in denied {
+            assert!(denies(rule, "GET", path), "{rule} {path}");
+        }
+        for path in others {
+            assert!(!denies(rule, "GET", path), "{rule} {path}");
+        }
+    };
+    check("* /", &["/", "//", "/."], &["/a"]);
+    check("* /**", &["/", "/a", "/a/b/"], &[]);
+    check("* /a", &["/a", "/a/", "//a"], &["/", "/ab", "/a/b"]);
+    check("* /a/", &["/a", "/a/"], &["/", "/a/b"]);
+    // Some routers fill a parameter with nothing.
+    check("* /a/*", &["/a/b", "/a/b/", "/a/"], &["/a", "/a/b/c", "/b/a"]);
+    check("* /*/a", &["/b/a", "/b/a/"], &["/a", "/b/a/c"]);
+    check("* /a/**", &["/a", "/a/", "/A/b/c"], &["/", "/ab", "/b/a"]);
+    check("* /a/**/b", &["/a/b", "/a/x/B", "/a/x/y/b/", "/a/b/b"], &["/a", "/a/x", "/b"]);
+    check("* /**/a/*/b/**", &["/a/x/b", "/z/a/a/a/b/c", "/a/b/b"], &["/a/b", "/a/x/y/b"]);
+    check("* /**/**/a", &["/a", "/x/a", "/x/y/a"], &["/", "/a/x"]);
+    check("* /a:b/%C3%A4", &["/a:b/%C3%A4", "/a%3Ab/%c3%a4"], &["/a:b/%C3%A5"]);
+}
+
+#[test]
+fn deny_ignores_the_case_of_methods_and_get_denies_head() {
+    for method in ["GET", "get", "Get", "HEAD", "head"] {
+        assert!(denies("GET /a", method, "/a"), "{method}");
+    }
+    for method in ["POST", "GETS", "OPTIONS"] {
+        assert!(!denies("GET /a", method, "/a"), "{method}");
+        assert!(denies("* /a", method, "/a"), "{method}");
+    }
+    assert!(denies("DELETE /a", "delete", "/a"));
+    assert!(!denies("HEAD /a", "GET", "/a"));
+}
+
+#[test]
+fn a_path_that_is_encoded_too_often_is_denied() {
+    let deep = format!("/x%{}41", "25".repeat(20));
+    assert!(denies("GET /a", "GET", &deep));
+    assert!(!denies("GET /a", "POST", &deep));
+    assert!(!Rule::any_denies(&[], &Method::GET, &deep));
+}
+
+#[test]
+fn a_deny_of_very_many_segments_still_denies() {
+    let deep = format!("/*{}", "/a".repeat(80));
+    assert!(denies(&format!("* {deep}"), "GET", &deep.replace('*', "x")));
+    assert!(!denies(&format!("* {deep}"), "GET", "/x/a/a"));
+}
+
 #[test]
 fn a_malformed_rule_is_refused() {
     for bad in [
@@ -221,6 +316,22 @@ proptest! {
         let written = format!("GET /{}", rule.join("/"));
         if let Ok(parsed) = Rule::parse(&written) {
             prop_assert_eq!(parsed.matches(&Method::GET, &format!("/{}", path.join("/"))), expected(&rule, &path), "{}", written);
+        }
+    }
+
+    #[test]
+    fn deny_matches_at_least_what_allow_does(
+        rule in prop::collection::vec(prop::sample::select(&["a", "b", "*", "**", ""][..]), 1..6),
+        path in "(/(a|b|A|%c3%a4|c)){0,6}/?", method in prop::sample::select(&["GET", "POST", "HEAD"][..]),
+    ) {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        if let Ok(rule) = Rule::parse(&format!("GET /{}", rule.join("/"))) && rule.matches(&method, &path) {
+            let rules = [rule];
+            prop_assert!(Rule::any_denies(&rules, &method, &path));
+            prop_assert!(Rule::any_denies(&rules, &method, &path.to_uppercase()));
+            let with_slash = path.clone() + "/";
+            prop_assert!(Rule::any_denies(&rules, &method, &with_slash));
+            prop_assert!(Rule::any_denies(&rules, &method, &path.replace('a', "%2561")));
         }
     }
 

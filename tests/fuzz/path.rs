@@ -207,7 +207,9 @@ fn check_gate(input: &Input<'_>) {
         assert!(is_canonical(path), "{path:?} was judged though it can be read in two ways");
         let speaks = |rules: &[&str]| rules.iter().any(|rule| Rule::parse(rule).is_ok() && matches(rule, &method, path));
         assert!(allow.is_empty() || speaks(&input.allow), "{method} {path:?} is not allowed by {:?}", input.allow);
-        assert!(!speaks(&input.deny), "{method} {path:?} is denied by {:?}", input.deny);
+        for rule in input.deny.iter().filter(|rule| Rule::parse(rule).is_ok()) {
+            assert!(!denies(rule, &method, path), "{method} {path:?} is denied by {rule:?}");
+        }
     }
 }
 
@@ -221,6 +223,30 @@ fn check_sent(input: &Input<'_>, uri: &Uri, sent: &str) {
     });
     let root = if text.starts_with(['/', '*']) { "" } else { "/" };
     assert!(sent == format!("{}{root}{text}", input.base) || (sent == "*" && text == "*"), "{asked:?} became {sent:?}");
+}
+
+/// Whether a rule of `deny` matches some careless reading of the request.
+fn denies(rule: &str, method: &Method, path: &str) -> bool {
+    fn fits(patterns: &[Vec<u8>], segments: &[Vec<u8>]) -> bool {
+        match (patterns, segments) {
+            ([], _) => segments.is_empty(),
+            ([star, rest @ ..], _) if star == b"**" => (0..=segments.len()).any(|taken| fits(rest, &segments[taken..])),
+            ([pattern, rest @ ..], [segment, after @ ..]) => (pattern == b"*" || pattern == segment) && fits(rest, after),
+            _ => false,
+        }
+    }
+    let mut words = rule.split_ascii_whitespace();
+    let (only, pattern) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let named = if method.as_str().eq_ignore_ascii_case("HEAD") { &["HEAD", "GET"][..] } else { &[method.as_str()] };
+    if only != "*" && !named.iter().any(|name| name.eq_ignore_ascii_case(only)) {
+        return false;
+    }
+    let patterns = careless(pattern.as_bytes(), 8);
+    (0..8).any(|passes| {
+        let segments = careless(path.as_bytes(), passes);
+        let few = segments.len() <= 24 && patterns.iter().filter(|pattern| *pattern == b"**").count() <= 3;
+        few && fits(&patterns, &segments)
+    })
 }
 
 /// Matches a rule in the simplest way: it tries all ways to spread `**`.

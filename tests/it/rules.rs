@@ -123,3 +123,32 @@ fn a_star_in_allow_is_one_segment_that_is_not_empty() {
     assert_eq!(outcomes, ["200", "not_allowed", "not_allowed", "not_allowed"]);
     assert_eq!(asked(&sidecar, &[("GET", "/v2/products"), ("get", "/v2/products")]), ["200", "not_allowed"]);
 }
+
+#[test]
+fn no_spelling_of_a_denied_request_reaches_upstream() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("deny", r#"["* /users/*/ssn", "GET /v2/products"]"#);
+    let sidecar = setup.start().ready();
+    let control = simulator.control();
+    control.reset_counts();
+    for (method, target) in [
+        ("GET", "/users/1/ssn"),
+        ("GET", "/users/1/SSN"),
+        ("GET", "/Users/1/ssn"),
+        ("GET", "/users/1/ssn/"),
+        ("POST", "/users/1/ssn?x"),
+        ("GET", "/users/1/%ef%bd%93sn"),
+        ("HEAD", "/V2/products/"),
+        ("get", "/v2/products"),
+    ] {
+        let answer = sidecar.send(&Request::new(method, target));
+        assert_eq!(answer.status, 403, "{method} {target}");
+    }
+    for target in ["/users/1/ssn;a", "/users//1/ssn", "/users/1/x/../ssn", "/users/1%2fssn"] {
+        let answer = sidecar.get(target);
+        assert!([400, 403].contains(&answer.status), "{target}: {answer:?}");
+    }
+    assert_eq!(control.counts().requests, 0, "nothing of it reached upstream");
+    assert_eq!(asked(&sidecar, &[("GET", "/users/account")]), ["200"]);
+}

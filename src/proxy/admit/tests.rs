@@ -493,6 +493,20 @@ fn deny_wins_over_allow_and_is_enough_by_itself() {
 }
 
 #[test]
+fn deny_refuses_what_a_careless_server_would_take_for_the_same() {
+    let deny = |api: &mut Api| api.deny = rules(&["* /customers/*/ssn", "GET /notes"]);
+    for target in ["/customers/1/SSN", "/Customers/1/ssn", "/customers/1/ssn/", "/customers/1/ssn?x", "/NOTES/"] {
+        get(target).to(deny).refused_for(Refusal::NotAllowed);
+    }
+    for target in ["/customers/1", "/customers/1/ssnx", "/notes/1"] {
+        get(target).to(deny).sent_as(target);
+    }
+    get("/notes").by(Method::HEAD).to(deny).refused_for(Refusal::NotAllowed);
+    get("/notes").by(Method::from_bytes(b"gEt").unwrap()).to(deny).refused_for(Refusal::NotAllowed);
+    get("/notes").by(Method::POST).to(deny).passes();
+}
+
+#[test]
 fn with_rules_a_path_that_could_be_read_in_two_ways_is_refused_and_without_them_it_passes() {
     let allow = |api: &mut Api| api.allow = Some(rules(&["* /**"]));
     let deny = |api: &mut Api| api.deny = rules(&["* /admin/**"]);

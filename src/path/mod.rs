@@ -18,9 +18,10 @@ const MAX_SEGMENTS_SHOWN: usize = 32;
 
 /// Whether a path, as it is sent, has only one meaning, so that a decision about it holds for every server.
 ///
-/// A path is not canonical if it has dot segments, `//` or `\`, or escapes of unreserved characters, of slashes or of controls,
-/// or malformed escapes, or escapes that spell overlong UTF-8, or characters that belong into an escape or a query. The digits
-/// of an escape may be written in either case.
+/// A path is not canonical if it has dot segments, `//`, `\` or `;`, segments that end in a dot or a blank, escapes of unreserved
+/// characters, of separators, of controls or of escapes, or malformed escapes, or escapes that spell overlong UTF-8 or a
+/// look-alike of a separator, or characters that belong into an escape or a query. The digits of an escape may be written in
+/// either case.
 #[must_use]
 pub fn is_canonical(path: &str) -> bool {
     let Some(relative) = path.strip_prefix('/') else { return false };
@@ -30,8 +31,7 @@ pub fn is_canonical(path: &str) -> bool {
         if segment.is_empty() && segments.peek().is_some() {
             return false;
         }
-        // Some servers drop parameters before they resolve dots.
-        if matches!(segment.split(';').next(), Some("." | "..")) || !is_canonical_segment(segment.as_bytes()) {
+        if !is_canonical_segment(segment.as_bytes()) {
             return false;
         }
     }
@@ -40,29 +40,64 @@ pub fn is_canonical(path: &str) -> bool {
 
 fn is_canonical_segment(segment: &[u8]) -> bool {
     let mut rest = segment;
-    let mut escaped_before = 0;
+    // The escapes directly before `rest`, the nearest one last.
+    let mut escaped = [0; 4];
+    let mut end = 0;
     while let Some((&byte, after)) = rest.split_first() {
         rest = after;
         if byte != b'%' {
-            if !byte.is_ascii_graphic() || matches!(byte, b'\\' | b'?' | b'#') {
+            if !byte.is_ascii_graphic() || is_special(byte) {
                 return false;
             }
-            escaped_before = 0;
+            (escaped, end) = ([0; 4], byte);
             continue;
         }
-        let Some(escaped) = after.get(..2).and_then(hex).and_then(|value| u8::try_from(value).ok()) else {
+        let Some(value) = after.get(..2).and_then(hex).and_then(|value| u8::try_from(value).ok()) else {
             return false;
         };
-        let overlong = matches!((escaped_before, escaped), (0xe0, 0x80..=0x9f) | (0xf0, 0x80..=0x8f));
-        let unreserved = escaped.is_ascii_alphanumeric() || matches!(escaped, b'-' | b'.' | b'_' | b'~');
-        let ambiguous = unreserved || escaped.is_ascii_control() || matches!(escaped, b'/' | b'\\');
-        if ambiguous || overlong || matches!(escaped, 0xc0 | 0xc1 | 0xf5..) {
+        rest = &after[2..];
+        escaped = [escaped[1], escaped[2], escaped[3], value];
+        end = resembles(escaped);
+        if !is_canonical_escape(escaped, end) || (value == b'%' && completes_escape(rest)) {
             return false;
         }
-        escaped_before = escaped;
-        rest = &after[2..];
     }
-    true
+    // Dot segments end in a dot, too. Windows drops dots and blanks at the end of a name.
+    !matches!(end, b'.' | b' ')
+}
+
+/// Whether some server takes the byte for the end of a segment, or of the path.
+const fn is_special(byte: u8) -> bool {
+    matches!(byte, b'/' | b'\\' | b';' | b'?' | b'#')
+}
+
+/// Whether the last one of these escapes is needed and stands for one thing. `end`: the character that it ends resembles this one.
+fn is_canonical_escape(escaped: [u8; 4], end: u8) -> bool {
+    let [.., before, value] = escaped;
+    let overlong = matches!((before, value), (0xe0, 0x80..=0x9f) | (0xf0, 0x80..=0x8f));
+    let unreserved = value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~');
+    let resembles_separator = is_special(end) || (value != b'%' && matches!(end, b'.' | b'%'));
+    let ambiguous = unreserved || value.is_ascii_control() || resembles_separator;
+    !(ambiguous || overlong || matches!(value, 0xc0 | 0xc1 | 0xf5..))
+}
+
+/// The ASCII character that the character at the end of these escapes resembles, or is; 0 for none.
+fn resembles(escaped: [u8; 4]) -> u8 {
+    let last = escaped[3];
+    if last.is_ascii() {
+        return last;
+    }
+    let suffixes = [&escaped[2..], &escaped[1..], &escaped[..]];
+    suffixes.into_iter().find_map(lenient::decode::ascii_like).unwrap_or_default()
+}
+
+/// Whether a decoded `%` before `rest` makes an escape that a second decoding would decode.
+fn completes_escape(rest: &[u8]) -> bool {
+    let is_hex = |digits: &[u8]| hex(digits).is_some();
+    let by_unicode = rest
+        .split_first()
+        .is_some_and(|(first, digits)| first.eq_ignore_ascii_case(&b'u') && digits.get(..4).is_some_and(is_hex));
+    by_unicode || rest.get(..2).is_some_and(is_hex)
 }
 
 /// The leading segments that tell the requests of one API from those of another one at a shared address.

@@ -35,6 +35,14 @@ fn only_what_allow_speaks_of_reaches_upstream_and_deny_wins() {
         ("GET", "/users/7/%73ecret", "not_canonical"),
         ("GET", "/users/7\\secret", "not_canonical"),
         ("GET", "/users/7%00", "not_canonical"),
+        ("GET", "/users/7/secret;a", "not_canonical"),
+        ("GET", "/users/7/secret%3ba", "not_canonical"),
+        ("GET", "/users/7/secret%3fa", "not_canonical"),
+        ("GET", "/users/7/secret%23", "not_canonical"),
+        ("GET", "/users/7/%2573ecret", "not_canonical"),
+        ("GET", "/users/7/secret.", "not_canonical"),
+        ("GET", "/users/7/secret%20", "not_canonical"),
+        ("GET", "/users/7%ef%bc%8fsecret", "not_canonical"),
         ("POST", "/patient/auth", "login_path"),
     ];
     for (method, target, code) in refused {

@@ -88,6 +88,12 @@ fn scalar(text: &[u8]) -> Option<(u32, usize)> {
     Some((point, length))
 }
 
+/// The ASCII byte that `sequence`, one character in UTF-8, may become at first; `None` when it stays as it is.
+pub(in crate::path) fn ascii_like(sequence: &[u8]) -> Option<u8> {
+    let (point, length) = scalar(sequence)?;
+    if length == sequence.len() { ascii_for(point).map(|(byte, _)| byte) } else { None }
+}
+
 /// The ASCII byte that a code point may become, and how many of it; `None` when it stays as it is.
 fn ascii_for(point: u32) -> Option<(u8, usize)> {
     let letter = |offset: u32| u8::try_from(offset % 26).map_or(b'?', |offset| b'a' + offset);

@@ -524,6 +524,15 @@ fn with_rules_a_path_that_could_be_read_in_two_ways_is_refused_and_without_them_
         "/a/..;x/b",
         "/a%zz",
         "/a%c0%af",
+        "/a;x",
+        "/a%3bx",
+        "/a%3fx",
+        "/a%23x",
+        "/a%2541",
+        "/a.",
+        "/a%20",
+        "/a%ef%bc%8fb",
+        "/%e2%80%a4%e2%80%a4/b",
     ] {
         get(target).to(allow).refused_for(Refusal::NotCanonical);
         get(target).to(deny).refused_for(Refusal::NotCanonical);

@@ -147,7 +147,7 @@ fn check_disguise(how: &[u8]) {
     if !path.starts_with(['/', '\\', '%']) {
         path.insert(0, '/');
     }
-    path += match how.next().copied().unwrap_or(0) % 8 {
+    path += match how.next().copied().unwrap_or(0) % 10 {
         1 => "/",
         2 => ";x=/y",
         3 => "%00",
@@ -155,8 +155,13 @@ fn check_disguise(how: &[u8]) {
         5 => "/.",
         6 => "%2f",
         7 => "?a=b",
+        8 => "+",
+        9 => ".json",
         _ => "",
     };
+    if how.next().copied().unwrap_or(0) % 2 == 1 {
+        path.insert_str(0, "/index.php");
+    }
     assert!(login_paths().contains(&path), "{known} is not recognized in {path:?}");
 }
 

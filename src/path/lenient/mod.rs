@@ -158,7 +158,9 @@ impl LenientPattern {
             states & (1 << at) != 0 && matches!(segment, LenientSegment::Name(known) if is_same_name(known, name))
         };
         let by_name = self.segments.iter().enumerate().filter(fits).fold(0, |next, (at, _)| next | 1 << (at + 1));
-        self.skip_any(by_name | by_star | (states & self.any))
+        // A server that runs a script for every path answers below it as it does without.
+        let by_script = if is_same_name(b"index.php", name) { states } else { 0 };
+        self.skip_any(by_name | by_star | by_script | (states & self.any))
     }
 
     /// Adds the states in which a `**` has matched all that it will.
@@ -177,11 +179,18 @@ pub(super) enum SegmentText<'a> {
     Any,
 }
 
+/// Whether some server takes `name` for `known`. Windows drops dots at the end; a `+` is a blank to some; frameworks take
+/// `.json` for the format of the answer.
 fn is_same_name(known: &[u8], name: &[u8]) -> bool {
     let mut seen = name.iter().filter(|&&byte| is_seen(byte));
-    known.iter().all(|byte| seen.next().is_some_and(|other| byte.eq_ignore_ascii_case(other)))
-        // Windows drops dots at the end of a name.
-        && seen.all(|&byte| byte == b'.')
+    let mut begins = |start: &[u8]| start.iter().all(|byte| seen.next().is_some_and(|other| byte.eq_ignore_ascii_case(other)));
+    if !begins(known) {
+        return false;
+    }
+    let mut after_format = seen.clone();
+    let has_format = b".json".iter().all(|byte| after_format.next().is_some_and(|other| byte.eq_ignore_ascii_case(other)));
+    let mut end = if has_format { after_format } else { seen };
+    end.all(|byte| matches!(byte, b'.' | b'+'))
 }
 
 pub(super) fn is_separator(byte: u8) -> bool {

@@ -35,7 +35,7 @@ impl LoginPaths {
 
 /// Whether every byte means itself to every server, and no segment but the last is empty.
 fn is_plain(path: &str) -> bool {
-    let special = |byte: u8| byte <= b' ' || byte >= 0x7f || matches!(byte, b'%' | b';' | b'\\' | b'.' | b'?' | b'#');
+    let special = |byte: u8| byte <= b' ' || byte >= 0x7f || matches!(byte, b'%' | b';' | b'\\' | b'.' | b'+' | b'?' | b'#');
     let mut previous = 0;
     path.bytes().all(|byte| {
         let doubled = byte == b'/' && previous == b'/';

@@ -3,6 +3,79 @@ use proptest::prelude::*;
 
 use super::*;
 
+const NOT_CANONICAL: &[&str] = &[
+    "",
+    "a",
+    "*",
+    "//",
+    "//a",
+    "/a//b",
+    "/a//",
+    "/.",
+    "/..",
+    "/a/./b",
+    "/a/../b",
+    "/a/..",
+    "/..;x/a",
+    "/.;/a",
+    "/%2e",
+    "/%2E%2e/a",
+    "/a%41",
+    "/%7e",
+    "/%2D",
+    "/%5f",
+    "/%30",
+    "/a%2fb",
+    "/a%2Fb",
+    "/a%5cb",
+    "/a\\b",
+    "/%00",
+    "/%0a",
+    "/%7F",
+    "/%",
+    "/%4",
+    "/%zz",
+    "/a%",
+    "/%u002f",
+    "/ä",
+    "/a b",
+    "/a\tb",
+    "/a?b",
+    "/a#b",
+    "/%c0%af",
+    "/%C1%a1",
+    "/%e0%80%af",
+    "/%f0%80%80%af",
+    "/%ff",
+    "/a;x=1",
+    "/;",
+    "/a%3bx",
+    "/a%3B",
+    "/a%3fx",
+    "/a%23x",
+    "/%2541",
+    "/%252541",
+    "/a%252fb",
+    "/%25u002f",
+    "/...",
+    "/a.",
+    "/a./b",
+    "/a%20",
+    "/a%20/b",
+    "/%20",
+    "/a%20%20",
+    "/a%c2%a0",
+    "/a.%e2%80%8b",
+    "/a%ef%bc%8fb",
+    "/a%E2%88%95b",
+    "/a%e2%81%84b",
+    "/%ef%bc%8e%ef%bc%8e/a",
+    "/a%e2%80%a4b",
+    "/%e2%80%a5",
+    "/a%ef%bc%bcb",
+    "/a%ef%bc%9bb",
+];
+
 #[test]
 fn canonical_paths_have_one_meaning() {
     for path in [
@@ -27,78 +100,7 @@ fn canonical_paths_have_one_meaning() {
     ] {
         assert!(is_canonical(path), "{path}");
     }
-    for path in [
-        "",
-        "a",
-        "*",
-        "//",
-        "//a",
-        "/a//b",
-        "/a//",
-        "/.",
-        "/..",
-        "/a/./b",
-        "/a/../b",
-        "/a/..",
-        "/..;x/a",
-        "/.;/a",
-        "/%2e",
-        "/%2E%2e/a",
-        "/a%41",
-        "/%7e",
-        "/%2D",
-        "/%5f",
-        "/%30",
-        "/a%2fb",
-        "/a%2Fb",
-        "/a%5cb",
-        "/a\\b",
-        "/%00",
-        "/%0a",
-        "/%7F",
-        "/%",
-        "/%4",
-        "/%zz",
-        "/a%",
-        "/%u002f",
-        "/ä",
-        "/a b",
-        "/a\tb",
-        "/a?b",
-        "/a#b",
-        "/%c0%af",
-        "/%C1%a1",
-        "/%e0%80%af",
-        "/%f0%80%80%af",
-        "/%ff",
-        "/a;x=1",
-        "/;",
-        "/a%3bx",
-        "/a%3B",
-        "/a%3fx",
-        "/a%23x",
-        "/%2541",
-        "/%252541",
-        "/a%252fb",
-        "/%25u002f",
-        "/...",
-        "/a.",
-        "/a./b",
-        "/a%20",
-        "/a%20/b",
-        "/%20",
-        "/a%20%20",
-        "/a%c2%a0",
-        "/a.%e2%80%8b",
-        "/a%ef%bc%8fb",
-        "/a%E2%88%95b",
-        "/a%e2%81%84b",
-        "/%ef%bc%8e%ef%bc%8e/a",
-        "/a%e2%80%a4b",
-        "/%e2%80%a5",
-        "/a%ef%bc%bcb",
-        "/a%ef%bc%9bb",
-    ] {
+    for path in NOT_CANONICAL {
         assert!(!is_canonical(path), "{path}");
     }
 }
@@ -324,6 +326,17 @@ fn a_long_path_makes_a_short_line() {
     assert!(shown.len() < 100);
 }
 
+/// Matches in the simplest way.
+fn matches_simply(rule: &[&str], path: &[&str]) -> bool {
+    match (rule, path) {
+        ([], []) => true,
+        (["**", rest @ ..], _) => (0..=path.len()).any(|taken| matches_simply(rest, &path[taken..])),
+        (["*", rest @ ..], [segment, path @ ..]) => !segment.is_empty() && matches_simply(rest, path),
+        ([word, rest @ ..], [segment, path @ ..]) => word == segment && matches_simply(rest, path),
+        _ => false,
+    }
+}
+
 proptest! {
     #[test]
     fn a_rule_without_stars_matches_its_own_path_only(path in "(/[a-z:]{1,3}){1,4}/?", other in "(/[a-z:]{1,3}){1,4}/?") {
@@ -340,18 +353,9 @@ proptest! {
         if slash {
             path.push("");
         }
-        fn expected(rule: &[&str], path: &[&str]) -> bool {
-            match (rule, path) {
-                ([], []) => true,
-                (["**", rest @ ..], _) => (0..=path.len()).any(|taken| expected(rest, &path[taken..])),
-                (["*", rest @ ..], [segment, path @ ..]) => !segment.is_empty() && expected(rest, path),
-                ([word, rest @ ..], [segment, path @ ..]) => word == segment && expected(rest, path),
-                _ => false,
-            }
-        }
         let written = format!("GET /{}", rule.join("/"));
         if let Ok(parsed) = Rule::parse(&written) {
-            prop_assert_eq!(parsed.matches(&Method::GET, &format!("/{}", path.join("/"))), expected(&rule, &path), "{}", written);
+            prop_assert_eq!(parsed.matches(&Method::GET, &format!("/{}", path.join("/"))), matches_simply(&rule, &path), "{}", written);
         }
     }
 

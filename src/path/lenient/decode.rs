@@ -167,9 +167,8 @@ const fn several_for(point: u32) -> Option<([u8; 3], usize)> {
 
 /// The letter or digit of a compatibility form.
 fn compatible(point: u32) -> Option<([u8; 3], usize)> {
-    let forms = COMPATIBILITY_FORMS.iter();
-    let byte =
-        forms.filter_map(|(first, forms)| forms.as_bytes().get(usize::try_from(point.checked_sub(*first)?).ok()?)).next()?;
+    let mut forms = COMPATIBILITY_FORMS.iter();
+    let byte = forms.find_map(|(first, forms)| forms.as_bytes().get(usize::try_from(point.checked_sub(*first)?).ok()?))?;
     (*byte != b'_').then_some(([*byte, 0, 0], 1))
 }
 

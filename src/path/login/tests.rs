@@ -78,6 +78,14 @@ fn a_log_in_path_is_refused_however_it_is_spelled() {
         "/Patient/Auth/",
         "/base/token/refresh",
         "/base/token%2Frefresh",
+    ] {
+        assert!(login_paths().contains(path), "{path}");
+    }
+}
+
+#[test]
+fn a_log_in_path_is_refused_with_what_frameworks_add_and_in_other_forms_of_letters() {
+    for path in [
         "/auth/refresh",
         "/AUTH/Refresh/",
         "/auth+",

@@ -78,7 +78,7 @@ impl Preset {
 }
 
 /// Paths that answer with a token at some CarePortals host. No client may reach them through the proxy.
-pub const LOGIN_PATHS: [&str; 4] = ["/patient/auth", "/auth/login", "/auth", "/patient/auth/login"];
+pub const LOGIN_PATHS: [&str; 5] = ["/patient/auth", "/auth/login", "/auth", "/patient/auth/login", "/auth/refresh"];
 
 /// The members of a log-in's answer that may hold the token; the first one found counts.
 pub const TOKEN_FIELDS: [&str; 4] = ["token", "access_token", "accessToken", "jwt"];

@@ -1,14 +1,15 @@
 //! Request paths: whether they are canonical, which rule they match, whether they reach a log-in, what a log may show of them.
 //!
-//! Pure: no clock, no I/O. There are two readings of a path. Rules, prefixes and masking take it as it is sent, after
-//! [`is_canonical`] has made sure that it has only one meaning. [`LoginPaths`] takes it as the most lenient server might, since a
-//! path that reaches a log-in yields a token. Guarantees: no input takes longer than its length times a small constant.
+//! Pure: no clock, no I/O. There are two readings of a path. `allow`, prefixes and masking take it as it is sent, after
+//! [`is_canonical`] has made sure that it has only one meaning. [`LoginPaths`] and `deny` take it as the most lenient server might:
+//! what must not be reached is reached by none of its spellings. Guarantees: no input takes longer than its length times a small constant.
 
+mod lenient;
 mod login;
-
-use http::Method;
+mod rule;
 
 pub use login::LoginPaths;
+pub use rule::Rule;
 
 use crate::careportals;
 
@@ -17,9 +18,10 @@ const MAX_SEGMENTS_SHOWN: usize = 32;
 
 /// Whether a path, as it is sent, has only one meaning, so that a decision about it holds for every server.
 ///
-/// A path is not canonical if it has dot segments, `//` or `\`, or escapes of unreserved characters, of slashes or of controls,
-/// or malformed escapes, or escapes that spell overlong UTF-8, or characters that belong into an escape or a query. The digits
-/// of an escape may be written in either case.
+/// A path is not canonical if it has dot segments, `//`, `\` or `;`, segments that end in a dot or a blank, escapes of unreserved
+/// characters, of separators, of controls or of escapes, or malformed escapes, or escapes that spell overlong UTF-8 or a
+/// look-alike of a separator, or characters that belong into an escape or a query. The digits of an escape may be written in
+/// either case.
 #[must_use]
 pub fn is_canonical(path: &str) -> bool {
     let Some(relative) = path.strip_prefix('/') else { return false };
@@ -29,8 +31,7 @@ pub fn is_canonical(path: &str) -> bool {
         if segment.is_empty() && segments.peek().is_some() {
             return false;
         }
-        // Some servers drop parameters before they resolve dots.
-        if matches!(segment.split(';').next(), Some("." | "..")) || !is_canonical_segment(segment.as_bytes()) {
+        if !is_canonical_segment(segment.as_bytes()) {
             return false;
         }
     }
@@ -39,29 +40,64 @@ pub fn is_canonical(path: &str) -> bool {
 
 fn is_canonical_segment(segment: &[u8]) -> bool {
     let mut rest = segment;
-    let mut escaped_before = 0;
+    // The escapes directly before `rest`, the nearest one last.
+    let mut escaped = [0; 4];
+    let mut end = 0;
     while let Some((&byte, after)) = rest.split_first() {
         rest = after;
         if byte != b'%' {
-            if !byte.is_ascii_graphic() || matches!(byte, b'\\' | b'?' | b'#') {
+            if !byte.is_ascii_graphic() || is_special(byte) {
                 return false;
             }
-            escaped_before = 0;
+            (escaped, end) = ([0; 4], byte);
             continue;
         }
-        let Some(escaped) = after.get(..2).and_then(hex).and_then(|value| u8::try_from(value).ok()) else {
+        let Some(value) = after.get(..2).and_then(hex).and_then(|value| u8::try_from(value).ok()) else {
             return false;
         };
-        let overlong = matches!((escaped_before, escaped), (0xe0, 0x80..=0x9f) | (0xf0, 0x80..=0x8f));
-        let unreserved = escaped.is_ascii_alphanumeric() || matches!(escaped, b'-' | b'.' | b'_' | b'~');
-        let ambiguous = unreserved || escaped.is_ascii_control() || matches!(escaped, b'/' | b'\\');
-        if ambiguous || overlong || matches!(escaped, 0xc0 | 0xc1 | 0xf5..) {
+        rest = &after[2..];
+        escaped = [escaped[1], escaped[2], escaped[3], value];
+        end = resembles(escaped);
+        if !is_canonical_escape(escaped, end) || (value == b'%' && completes_escape(rest)) {
             return false;
         }
-        escaped_before = escaped;
-        rest = &after[2..];
     }
-    true
+    // Dot segments end in a dot, too. Windows drops dots and blanks at the end of a name.
+    !matches!(end, b'.' | b' ')
+}
+
+/// Whether some server takes the byte for the end of a segment, or of the path.
+const fn is_special(byte: u8) -> bool {
+    matches!(byte, b'/' | b'\\' | b';' | b'?' | b'#')
+}
+
+/// Whether the last one of these escapes is needed and stands for one thing. `end`: the character that it ends resembles this one.
+fn is_canonical_escape(escaped: [u8; 4], end: u8) -> bool {
+    let [.., before, value] = escaped;
+    let overlong = matches!((before, value), (0xe0, 0x80..=0x9f) | (0xf0, 0x80..=0x8f));
+    let unreserved = value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~');
+    let resembles_separator = is_special(end) || (value != b'%' && matches!(end, b'.' | b'%'));
+    let ambiguous = unreserved || value.is_ascii_control() || resembles_separator;
+    !(ambiguous || overlong || matches!(value, 0xc0 | 0xc1 | 0xf5..))
+}
+
+/// The ASCII character that the character at the end of these escapes resembles, or is; 0 for none.
+fn resembles(escaped: [u8; 4]) -> u8 {
+    let last = escaped[3];
+    if last.is_ascii() {
+        return last;
+    }
+    let suffixes = [&escaped[2..], &escaped[1..], &escaped[..]];
+    suffixes.into_iter().find_map(lenient::decode::ascii_like).unwrap_or_default()
+}
+
+/// Whether a decoded `%` before `rest` makes an escape that a second decoding would decode.
+fn completes_escape(rest: &[u8]) -> bool {
+    let is_hex = |digits: &[u8]| hex(digits).is_some();
+    let by_unicode = rest
+        .split_first()
+        .is_some_and(|(first, digits)| first.eq_ignore_ascii_case(&b'u') && digits.get(..4).is_some_and(is_hex));
+    by_unicode || rest.get(..2).is_some_and(is_hex)
 }
 
 /// The leading segments that tell the requests of one API from those of another one at a shared address.
@@ -99,127 +135,6 @@ impl Prefix {
             rest if rest.starts_with('/') => Some(rest),
             _ => None,
         }
-    }
-}
-
-/// An entry of `allow` or `deny`, such as `METHOD /a/*/b`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// The method; `None` stands for any.
-    method: Option<Method>,
-    segments: Vec<Pattern>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Pattern {
-    /// One segment, or an equivalent spelling of it; it is empty for a trailing slash.
-    Literal(String),
-    /// `*`: one segment, which may be empty (a trailing slash).
-    One,
-    /// `**`: any number of segments, also none.
-    Any,
-}
-
-impl Rule {
-    /// Parses a method in capitals or `*`, a space, and a canonical path in which `*` and `**` may stand for segments.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let mut words = text.split_ascii_whitespace();
-        let (Some(method), Some(path), None) = (words.next(), words.next(), words.next()) else {
-            return Err("a rule is a method and a path, like `GET /customers/**`");
-        };
-        let method = match method {
-            "*" => None,
-            _ if method.bytes().any(|byte| byte.is_ascii_lowercase()) => {
-                return Err("methods are written in capitals, like `GET`");
-            }
-            _ => Some(Method::from_bytes(method.as_bytes()).map_err(|_| "that is no HTTP method")?),
-        };
-        let relative = path.strip_prefix('/').ok_or("the path of a rule begins with `/`")?;
-        if !is_canonical(path) {
-            return Err("the path of a rule is canonical: no `//`, `.`, `..`, `\\`, query, nor needless escapes");
-        }
-        let segments = relative.split('/').map(|segment| match segment {
-            "*" => Ok(Pattern::One),
-            "**" => Ok(Pattern::Any),
-            _ if segment.contains('*') => Err("`*` and `**` stand for whole segments"),
-            _ => Ok(Pattern::Literal(segment.to_owned())),
-        });
-        Ok(Self { method, segments: segments.collect::<Result<_, _>>()? })
-    }
-
-    /// Whether it speaks of this request; `path` is canonical and without a query.
-    ///
-    /// An escape equals the character it stands for, as it does for servers: `/a%3Ab` is `/a:b`.
-    #[must_use]
-    pub fn matches(&self, method: &Method, path: &str) -> bool {
-        self.method.as_ref().is_none_or(|only| only == method) && self.matches_path(path)
-    }
-
-    /// The segments that the rule spells out. They are words of routes, and name no person.
-    pub fn words(&self) -> impl Iterator<Item = &str> {
-        self.segments.iter().filter_map(|pattern| match pattern {
-            Pattern::Literal(word) if !word.is_empty() => Some(word.as_str()),
-            _ => None,
-        })
-    }
-
-    /// Matches without recursion: when a segment does not fit, only the last `**` so far takes one more, since an earlier `**`
-    /// could not match more by that.
-    fn matches_path(&self, path: &str) -> bool {
-        let Some(relative) = path.strip_prefix('/') else { return false };
-        let mut patterns = self.segments.as_slice();
-        let mut rest = Some(relative);
-        let mut last_any = None;
-        loop {
-            let fits = match (patterns.split_first(), rest) {
-                (Some((Pattern::Any, after)), _) => {
-                    last_any = Some((after, rest));
-                    patterns = after;
-                    continue;
-                }
-                (Some((pattern, after)), Some(path)) => {
-                    let (segment, remaining) = first_segment(path);
-                    patterns = after;
-                    rest = remaining;
-                    pattern.fits(segment)
-                }
-                (None, None) => return true,
-                (None, Some(_)) | (Some(_), None) => false,
-            };
-            if !fits {
-                let Some((after, Some(taken_until))) = last_any else { return false };
-                patterns = after;
-                rest = first_segment(taken_until).1;
-                last_any = Some((after, rest));
-            }
-        }
-    }
-}
-
-fn first_segment(path: &str) -> (&str, Option<&str>) {
-    path.split_once('/').map_or((path, None), |(segment, rest)| (segment, Some(rest)))
-}
-
-impl Pattern {
-    fn fits(&self, segment: &str) -> bool {
-        match self {
-            Self::Literal(word) => word == segment || Unescaped(word.as_bytes()).eq(Unescaped(segment.as_bytes())),
-            Self::One | Self::Any => true,
-        }
-    }
-}
-
-/// The bytes of a segment, each escape as one byte.
-struct Unescaped<'a>(&'a [u8]);
-
-impl Iterator for Unescaped<'_> {
-    type Item = u8;
-
-    fn next(&mut self) -> Option<u8> {
-        let (&byte, after) = self.0.split_first()?;
-        let escaped = if byte == b'%' { after.get(..2).and_then(hex) } else { None };
-        self.0 = if escaped.is_some() { &after[2..] } else { after };
-        Some(escaped.and_then(|value| u8::try_from(value).ok()).unwrap_or(byte))
     }
 }
 

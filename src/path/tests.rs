@@ -1,6 +1,80 @@
+use http::Method;
 use proptest::prelude::*;
 
 use super::*;
+
+const NOT_CANONICAL: &[&str] = &[
+    "",
+    "a",
+    "*",
+    "//",
+    "//a",
+    "/a//b",
+    "/a//",
+    "/.",
+    "/..",
+    "/a/./b",
+    "/a/../b",
+    "/a/..",
+    "/..;x/a",
+    "/.;/a",
+    "/%2e",
+    "/%2E%2e/a",
+    "/a%41",
+    "/%7e",
+    "/%2D",
+    "/%5f",
+    "/%30",
+    "/a%2fb",
+    "/a%2Fb",
+    "/a%5cb",
+    "/a\\b",
+    "/%00",
+    "/%0a",
+    "/%7F",
+    "/%",
+    "/%4",
+    "/%zz",
+    "/a%",
+    "/%u002f",
+    "/ä",
+    "/a b",
+    "/a\tb",
+    "/a?b",
+    "/a#b",
+    "/%c0%af",
+    "/%C1%a1",
+    "/%e0%80%af",
+    "/%f0%80%80%af",
+    "/%ff",
+    "/a;x=1",
+    "/;",
+    "/a%3bx",
+    "/a%3B",
+    "/a%3fx",
+    "/a%23x",
+    "/%2541",
+    "/%252541",
+    "/a%252fb",
+    "/%25u002f",
+    "/...",
+    "/a.",
+    "/a./b",
+    "/a%20",
+    "/a%20/b",
+    "/%20",
+    "/a%20%20",
+    "/a%c2%a0",
+    "/a.%e2%80%8b",
+    "/a%ef%bc%8fb",
+    "/a%E2%88%95b",
+    "/a%e2%81%84b",
+    "/%ef%bc%8e%ef%bc%8e/a",
+    "/a%e2%80%a4b",
+    "/%e2%80%a5",
+    "/a%ef%bc%bcb",
+    "/a%ef%bc%9bb",
+];
 
 #[test]
 fn canonical_paths_have_one_meaning() {
@@ -9,62 +83,24 @@ fn canonical_paths_have_one_meaning() {
         "/a",
         "/a/",
         "/a/b.c",
-        "/a;x=1",
         "/a%20b",
+        "/%20a",
         "/%C3%A4",
         "/%c3%a4",
-        "/a:b@c!$&'()*+,;=",
-        "/.a/..b/...",
+        "/a:b@c!$&'()*+,=",
+        "/.a/..b/a.b",
         "/%25",
+        "/100%25",
+        "/100%25/ab",
+        "/100%25zz",
+        "/%25%3A",
+        "/%E2%80%93",
+        "/%f0%9f%98%80",
         "/a~b-_",
     ] {
         assert!(is_canonical(path), "{path}");
     }
-    for path in [
-        "",
-        "a",
-        "*",
-        "//",
-        "//a",
-        "/a//b",
-        "/a//",
-        "/.",
-        "/..",
-        "/a/./b",
-        "/a/../b",
-        "/a/..",
-        "/..;x/a",
-        "/.;/a",
-        "/%2e",
-        "/%2E%2e/a",
-        "/a%41",
-        "/%7e",
-        "/%2D",
-        "/%5f",
-        "/%30",
-        "/a%2fb",
-        "/a%2Fb",
-        "/a%5cb",
-        "/a\\b",
-        "/%00",
-        "/%0a",
-        "/%7F",
-        "/%",
-        "/%4",
-        "/%zz",
-        "/a%",
-        "/%u002f",
-        "/ä",
-        "/a b",
-        "/a\tb",
-        "/a?b",
-        "/a#b",
-        "/%c0%af",
-        "/%C1%a1",
-        "/%e0%80%af",
-        "/%f0%80%80%af",
-        "/%ff",
-    ] {
+    for path in NOT_CANONICAL {
         assert!(!is_canonical(path), "{path}");
     }
 }
@@ -110,11 +146,108 @@ fn rules_match_segment_by_segment() {
     check("GET /a/**", &["/a", "/a/", "/a/b", "/a/b/c/"], &["/", "/ab", "/b/a"]);
     check("GET /a/**/b", &["/a/b", "/a/x/b", "/a/x/y/b", "/a/b/b"], &["/a", "/a/b/", "/a/x", "/b"]);
     check("GET /**/a/*/b/**", &["/a/x/b", "/z/a/a/a/b/c", "/a/b/b"], &["/a/b", "/a/x/y/b"]);
-    check("GET /a/*", &["/a/x", "/a/"], &["/a", "/a/x/y"]);
+    check("GET /a/*", &["/a/x"], &["/a", "/a/", "/a/x/", "/a/x/y"]);
+    check("GET /*", &["/a"], &["/", "/a/"]);
+    check("GET /a/*/", &["/a/x/"], &["/a/x", "/a/", "/a"]);
+    check("GET /a/*/**", &["/a/x", "/a/x/", "/a/x/y"], &["/a", "/a/"]);
     check("GET /**/**", &["/", "/a/b/c"], &[]);
     check("* /a", &["/a"], &["/b"]);
     check("POST /a", &[], &["/a"]);
     check("GET /a:b/%c3%a4", &["/a:b/%C3%A4", "/a%3Ab/%c3%A4"], &["/a%3Ab/%C3%A5", "/a/%C3%A4"]);
+}
+
+fn denies(rule: &str, method: &str, path: &str) -> bool {
+    Rule::any_denies(&[Rule::parse(rule).unwrap()], &Method::from_bytes(method.as_bytes()).unwrap(), path)
+}
+
+#[test]
+fn deny_matches_every_spelling() {
+    for path in [
+        "/customers/1/ssn",
+        "/customers/1/SSN",
+        "/Customers/1/ssn",
+        "/customers/1/ssn/",
+        "/customers/1/ssn//",
+        "/customers//1/ssn",
+        "/customers//ssn",
+        "/customers/1/ssn;a",
+        "/customers;a/1/ssn",
+        "/customers/1;a/ssn",
+        "/customers/1/%73sn",
+        "/customers/1/%2573sn",
+        "/customers/1%2fssn",
+        "/customers\\1\\ssn",
+        "/customers/1/ssn.",
+        "/customers/1/ssn%20",
+        "/customers/1/ssn%2e%20",
+        "/customers/1/ssn%00",
+        "/customers/1/ssn%3fx",
+        "/customers/1/ssn%23x",
+        "/customers/1/x/../ssn",
+        "/x/../customers/1/ssn",
+        "/./customers/1/./ssn",
+        "/customers/1/%ef%bd%93sn",
+        "/customers/1/\u{17f}sn",
+    ] {
+        assert!(denies("* /customers/*/ssn", "GET", path), "{path}");
+    }
+    for path in
+        ["/customers/1", "/customers/1/ssnx", "/customers/1/2/ssn", "/customers/ssn", "/x/customers/1/ssn", "/", "/ssn", ""]
+    {
+        assert!(!denies("* /customers/*/ssn", "GET", path), "{path}");
+    }
+}
+
+#[test]
+fn deny_knows_stars_as_allow_does_and_forgets_a_slash_at_the_end() {
+    let check = |rule: &str, denied: &[&str], others: &[&str]| {
+        for path in denied {
+            assert!(denies(rule, "GET", path), "{rule} {path}");
+        }
+        for path in others {
+            assert!(!denies(rule, "GET", path), "{rule} {path}");
+        }
+    };
+    check("* /", &["/", "//", "/."], &["/a"]);
+    check("* /**", &["/", "/a", "/a/b/"], &[]);
+    check("* /a", &["/a", "/a/", "//a"], &["/", "/ab", "/a/b"]);
+    check("* /a/", &["/a", "/a/"], &["/", "/a/b"]);
+    // Some routers fill a parameter with nothing.
+    check("* /a/*", &["/a/b", "/a/b/", "/a/"], &["/a", "/a/b/c", "/b/a"]);
+    check("* /*/a", &["/b/a", "/b/a/"], &["/a", "/b/a/c"]);
+    check("* /a/**", &["/a", "/a/", "/A/b/c"], &["/", "/ab", "/b/a"]);
+    check("* /a/**/b", &["/a/b", "/a/x/B", "/a/x/y/b/", "/a/b/b"], &["/a", "/a/x", "/b"]);
+    check("* /**/a/*/b/**", &["/a/x/b", "/z/a/a/a/b/c", "/a/b/b"], &["/a/b", "/a/x/y/b"]);
+    check("* /**/**/a", &["/a", "/x/a", "/x/y/a"], &["/", "/a/x"]);
+    check("* /a:b/%C3%A4", &["/a:b/%C3%A4", "/a%3Ab/%c3%a4"], &["/a:b/%C3%A5"]);
+}
+
+#[test]
+fn deny_ignores_the_case_of_methods_and_get_denies_head() {
+    for method in ["GET", "get", "Get", "HEAD", "head"] {
+        assert!(denies("GET /a", method, "/a"), "{method}");
+    }
+    for method in ["POST", "GETS", "OPTIONS"] {
+        assert!(!denies("GET /a", method, "/a"), "{method}");
+        assert!(denies("* /a", method, "/a"), "{method}");
+    }
+    assert!(denies("DELETE /a", "delete", "/a"));
+    assert!(!denies("HEAD /a", "GET", "/a"));
+}
+
+#[test]
+fn a_path_that_is_encoded_too_often_is_denied() {
+    let deep = format!("/x%{}41", "25".repeat(20));
+    assert!(denies("GET /a", "GET", &deep));
+    assert!(!denies("GET /a", "POST", &deep));
+    assert!(!Rule::any_denies(&[], &Method::GET, &deep));
+}
+
+#[test]
+fn a_deny_of_very_many_segments_still_denies() {
+    let deep = format!("/*{}", "/a".repeat(80));
+    assert!(denies(&format!("* {deep}"), "GET", &deep.replace('*', "x")));
+    assert!(!denies(&format!("* {deep}"), "GET", "/x/a/a"));
 }
 
 #[test]
@@ -133,6 +266,9 @@ fn a_malformed_rule_is_refused() {
         "GET /a/../b",
         "GET /%61",
         "GET //",
+        "GET /a;b",
+        "GET /a.",
+        "GET /a%2541",
     ] {
         assert!(Rule::parse(bad).is_err(), "{bad}");
     }
@@ -190,6 +326,17 @@ fn a_long_path_makes_a_short_line() {
     assert!(shown.len() < 100);
 }
 
+/// Matches in the simplest way.
+fn matches_simply(rule: &[&str], path: &[&str]) -> bool {
+    match (rule, path) {
+        ([], []) => true,
+        (["**", rest @ ..], _) => (0..=path.len()).any(|taken| matches_simply(rest, &path[taken..])),
+        (["*", rest @ ..], [segment, path @ ..]) => !segment.is_empty() && matches_simply(rest, path),
+        ([word, rest @ ..], [segment, path @ ..]) => word == segment && matches_simply(rest, path),
+        _ => false,
+    }
+}
+
 proptest! {
     #[test]
     fn a_rule_without_stars_matches_its_own_path_only(path in "(/[a-z:]{1,3}){1,4}/?", other in "(/[a-z:]{1,3}){1,4}/?") {
@@ -201,20 +348,30 @@ proptest! {
     #[test]
     fn stars_match_as_a_plain_recursion_would(
         rule in prop::collection::vec(prop::sample::select(&["a", "b", "*", "**", ""][..]), 1..6),
-        path in prop::collection::vec(prop::sample::select(&["a", "b", "c"][..]), 1..7),
+        mut path in prop::collection::vec(prop::sample::select(&["a", "b", "c"][..]), 1..7), slash in any::<bool>(),
     ) {
-        fn expected(rule: &[&str], path: &[&str]) -> bool {
-            match (rule, path) {
-                ([], []) => true,
-                (["**", rest @ ..], _) => (0..=path.len()).any(|taken| expected(rest, &path[taken..])),
-                (["*", rest @ ..], [_, path @ ..]) => expected(rest, path),
-                ([word, rest @ ..], [segment, path @ ..]) => word == segment && expected(rest, path),
-                _ => false,
-            }
+        if slash {
+            path.push("");
         }
         let written = format!("GET /{}", rule.join("/"));
         if let Ok(parsed) = Rule::parse(&written) {
-            prop_assert_eq!(parsed.matches(&Method::GET, &format!("/{}", path.join("/"))), expected(&rule, &path), "{}", written);
+            prop_assert_eq!(parsed.matches(&Method::GET, &format!("/{}", path.join("/"))), matches_simply(&rule, &path), "{}", written);
+        }
+    }
+
+    #[test]
+    fn deny_matches_at_least_what_allow_does(
+        rule in prop::collection::vec(prop::sample::select(&["a", "b", "*", "**", ""][..]), 1..6),
+        path in "(/(a|b|A|%c3%a4|c)){0,6}/?", method in prop::sample::select(&["GET", "POST", "HEAD"][..]),
+    ) {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        if let Ok(rule) = Rule::parse(&format!("GET /{}", rule.join("/"))) && rule.matches(&method, &path) {
+            let rules = [rule];
+            prop_assert!(Rule::any_denies(&rules, &method, &path));
+            prop_assert!(Rule::any_denies(&rules, &method, &path.to_uppercase()));
+            let with_slash = path.clone() + "/";
+            prop_assert!(Rule::any_denies(&rules, &method, &with_slash));
+            prop_assert!(Rule::any_denies(&rules, &method, &path.replace('a', "%2561")));
         }
     }
 

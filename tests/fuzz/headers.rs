@@ -140,7 +140,7 @@ fn named_by_connection(head: &HeaderMap) -> Vec<String> {
 
 /// Gone from every request, by its folded name.
 fn is_removed(name: &str) -> bool {
-    const REMOVED: [&str; 16] = [
+    const REMOVED: [&str; 26] = [
         "authorization",
         "organization",
         "origin",
@@ -156,6 +156,16 @@ fn is_removed(name: &str) -> bool {
         "proxy",
         "forwarded",
         "x-real-ip",
+        "x-client-ip",
+        "true-client-ip",
+        "cf-connecting-ip",
+        "x-cluster-client-ip",
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+        "x-original-url",
+        "x-original-host",
+        "x-rewrite-url",
         "x-forwarded",
     ];
     (REMOVED.contains(&name) && name != "x-forwarded") || name.starts_with("proxy-") || name.starts_with("x-forwarded-")

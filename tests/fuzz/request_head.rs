@@ -388,8 +388,27 @@ fn check_fields(fields: &[(String, &[u8])], authority: &str) -> Result<(), &'sta
         return Err("not one organization and one host, and ours");
     }
     for (name, value) in fields {
-        const NEVER: [&str; 9] =
-            ["cookie", "cookie2", "origin", "proxy", "forwarded", "x-real-ip", "keep-alive", "http2-settings", "expect"];
+        const NEVER: [&str; 19] = [
+            "cookie",
+            "cookie2",
+            "origin",
+            "proxy",
+            "forwarded",
+            "x-real-ip",
+            "keep-alive",
+            "http2-settings",
+            "expect",
+            "x-client-ip",
+            "true-client-ip",
+            "cf-connecting-ip",
+            "x-cluster-client-ip",
+            "x-http-method-override",
+            "x-http-method",
+            "x-method-override",
+            "x-original-url",
+            "x-original-host",
+            "x-rewrite-url",
+        ];
         if NEVER.contains(&name.as_str()) || name.starts_with("proxy-") || name.starts_with("x-forwarded-") {
             return Err("a header that may not pass");
         }

@@ -2,7 +2,7 @@
 
 use crate::harness::{Answer, Request, Setup, Sidecar, simulator};
 
-const LOGIN_PATHS: [&str; 4] = ["/patient/auth", "/auth/login", "/auth", "/patient/auth/login"];
+const LOGIN_PATHS: [&str; 5] = ["/patient/auth", "/auth/login", "/auth", "/patient/auth/login", "/auth/refresh"];
 
 fn code(answer: &Answer) -> String {
     if answer.status == 200 { "passes".to_owned() } else { answer.problem() }
@@ -261,6 +261,14 @@ fn no_spelling_of_a_log_in_path_is_reachable() {
         "/%2e%2e/auth",
         "/x/%2e%2e/auth",
         "/PATIENT//Auth%2f",
+        "/auth+",
+        "/auth.json",
+        "/index.php/auth",
+        "/auth/refresh/",
+        "/auth/log%c4%b1n",
+        "/%f0%9d%9a%8auth",
+        "/%ef%bd%81uth",
+        "/au%c2%85th",
         "http://localhost/auth",
     ] {
         let answer = sidecar.send(&Request::post(target, r#"{"username":"a","password":"b"}"#));
@@ -274,7 +282,7 @@ fn paths_that_only_resemble_a_log_in_path_pass() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
     simulator.control().reset_counts();
-    for path in ["/auth/forgot", "/authors", "/x/auth", "/patient", "/patient/auth/logins", "/users?next=/auth", "/auth.json"] {
+    for path in ["/auth/forgot", "/authors", "/x/auth", "/patient", "/patient/auth/logins", "/users?next=/auth", "/auth.xml"] {
         // The simulator knows none of them.
         assert_eq!(sidecar.get(path).header("proxy-status"), None, "{path}");
     }

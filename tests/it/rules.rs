@@ -35,6 +35,14 @@ fn only_what_allow_speaks_of_reaches_upstream_and_deny_wins() {
         ("GET", "/users/7/%73ecret", "not_canonical"),
         ("GET", "/users/7\\secret", "not_canonical"),
         ("GET", "/users/7%00", "not_canonical"),
+        ("GET", "/users/7/secret;a", "not_canonical"),
+        ("GET", "/users/7/secret%3ba", "not_canonical"),
+        ("GET", "/users/7/secret%3fa", "not_canonical"),
+        ("GET", "/users/7/secret%23", "not_canonical"),
+        ("GET", "/users/7/%2573ecret", "not_canonical"),
+        ("GET", "/users/7/secret.", "not_canonical"),
+        ("GET", "/users/7/secret%20", "not_canonical"),
+        ("GET", "/users/7%ef%bc%8fsecret", "not_canonical"),
         ("POST", "/patient/auth", "login_path"),
     ];
     for (method, target, code) in refused {
@@ -111,4 +119,44 @@ fn a_reload_changes_the_rules_for_the_next_request() {
     sidecar.wait_for_log("reloaded");
     assert_eq!(outcome(&client.send(&Request::get("/users/account"))), "200");
     assert_eq!(outcome(&client.send(&Request::get("/v2/products"))), "not_allowed");
+}
+
+#[test]
+fn a_star_in_allow_is_one_segment_that_is_not_empty() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("allow", r#"["GET /users/*", "GET /v2/**"]"#);
+    let sidecar = setup.start().ready();
+    let outcomes = asked(&sidecar, &[("GET", "/users/account"), ("GET", "/users/"), ("GET", "/users"), ("GET", "/users/7/")]);
+    assert_eq!(outcomes, ["200", "not_allowed", "not_allowed", "not_allowed"]);
+    assert_eq!(asked(&sidecar, &[("GET", "/v2/products"), ("get", "/v2/products")]), ["200", "not_allowed"]);
+}
+
+#[test]
+fn no_spelling_of_a_denied_request_reaches_upstream() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("deny", r#"["* /users/*/ssn", "GET /v2/products"]"#);
+    let sidecar = setup.start().ready();
+    let control = simulator.control();
+    control.reset_counts();
+    for (method, target) in [
+        ("GET", "/users/1/ssn"),
+        ("GET", "/users/1/SSN"),
+        ("GET", "/Users/1/ssn"),
+        ("GET", "/users/1/ssn/"),
+        ("POST", "/users/1/ssn?x"),
+        ("GET", "/users/1/%ef%bd%93sn"),
+        ("HEAD", "/V2/products/"),
+        ("get", "/v2/products"),
+    ] {
+        let answer = sidecar.send(&Request::new(method, target));
+        assert_eq!(answer.status, 403, "{method} {target}");
+    }
+    for target in ["/users/1/ssn;a", "/users//1/ssn", "/users/1/x/../ssn", "/users/1%2fssn"] {
+        let answer = sidecar.get(target);
+        assert!([400, 403].contains(&answer.status), "{target}: {answer:?}");
+    }
+    assert_eq!(control.counts().requests, 0, "nothing of it reached upstream");
+    assert_eq!(asked(&sidecar, &[("GET", "/users/account")]), ["200"]);
 }

@@ -38,9 +38,9 @@ table! {
     allow_non_loopback: Switch = false;
     /// Path prefix of this API at addresses that it shares with others; stripped before forwarding.
     prefix: Optional<PathPrefix>;
-    /// The only requests that pass: `METHOD /a/*/b/**`, matched against the path that upstream gets, base path included.
+    /// The only requests that pass: `METHOD /a/*/b/**`, matched exactly against the path that upstream gets, base path included.
     allow: Optional<List<RequestRule>>, Shown("everything but log-in paths");
-    /// Requests that never pass, even where `allow` lets them.
+    /// Requests that never pass, in any spelling, even where `allow` lets them.
     deny: List<RequestRule> = [];
     /// Fixed headers that each request gets.
     headers: RequestHeaders = {};

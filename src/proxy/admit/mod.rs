@@ -275,7 +275,7 @@ impl Conditions {
             return Err(Refusal::NotCanonical);
         }
         let any_matches = |rules: &[Rule]| rules.iter().any(|rule| rule.matches(method, path));
-        let is_allowed = self.allow.as_deref().is_none_or(any_matches) && !any_matches(&self.deny);
+        let is_allowed = self.allow.as_deref().is_none_or(any_matches) && !Rule::any_denies(&self.deny, method, path);
         if is_allowed { Ok(()) } else { Err(Refusal::NotAllowed) }
     }
 

@@ -468,6 +468,11 @@ fn with_allow_only_what_a_rule_matches_passes() {
     get("/customers").by(Method::POST).to(allow).refused_for(Refusal::NotAllowed);
     get("/customers").by(Method::HEAD).to(allow).refused_for(Refusal::NotAllowed);
     get("/").to(|api| api.allow = Some(Vec::new())).refused_for(Refusal::NotAllowed);
+    let one = |api: &mut Api| api.allow = Some(rules(&["GET /customers/*"]));
+    get("/customers/7").to(one).passes();
+    for target in ["/customers/", "/customers", "/customers/7/"] {
+        get(target).to(one).refused_for(Refusal::NotAllowed);
+    }
 }
 
 #[test]
@@ -488,6 +493,20 @@ fn deny_wins_over_allow_and_is_enough_by_itself() {
 }
 
 #[test]
+fn deny_refuses_what_a_careless_server_would_take_for_the_same() {
+    let deny = |api: &mut Api| api.deny = rules(&["* /customers/*/ssn", "GET /notes"]);
+    for target in ["/customers/1/SSN", "/Customers/1/ssn", "/customers/1/ssn/", "/customers/1/ssn?x", "/NOTES/"] {
+        get(target).to(deny).refused_for(Refusal::NotAllowed);
+    }
+    for target in ["/customers/1", "/customers/1/ssnx", "/notes/1"] {
+        get(target).to(deny).sent_as(target);
+    }
+    get("/notes").by(Method::HEAD).to(deny).refused_for(Refusal::NotAllowed);
+    get("/notes").by(Method::from_bytes(b"gEt").unwrap()).to(deny).refused_for(Refusal::NotAllowed);
+    get("/notes").by(Method::POST).to(deny).passes();
+}
+
+#[test]
 fn with_rules_a_path_that_could_be_read_in_two_ways_is_refused_and_without_them_it_passes() {
     let allow = |api: &mut Api| api.allow = Some(rules(&["* /**"]));
     let deny = |api: &mut Api| api.deny = rules(&["* /admin/**"]);
@@ -505,6 +524,15 @@ fn with_rules_a_path_that_could_be_read_in_two_ways_is_refused_and_without_them_
         "/a/..;x/b",
         "/a%zz",
         "/a%c0%af",
+        "/a;x",
+        "/a%3bx",
+        "/a%3fx",
+        "/a%23x",
+        "/a%2541",
+        "/a.",
+        "/a%20",
+        "/a%ef%bc%8fb",
+        "/%e2%80%a4%e2%80%a4/b",
     ] {
         get(target).to(allow).refused_for(Refusal::NotCanonical);
         get(target).to(deny).refused_for(Refusal::NotCanonical);

@@ -7,12 +7,16 @@
 //!
 //! Names are compared with `_` and `-` folded, since CGI-like servers can't tell the two apart.
 
+mod request_field;
+
 use std::cmp::Ordering;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE},
 };
+
+use request_field::RequestField;
 
 use crate::{
     careportals::ORGANIZATION_HEADER,
@@ -262,45 +266,6 @@ impl<'a> HostAndPort<'a> {
             _ => return None,
         };
         Some(Self { host, bracketed, port })
-    }
-}
-
-/// What happens to a request's header, by its name alone.
-enum RequestField {
-    Removed,
-    ContentLength,
-    Cookie,
-    Te,
-    Trailer,
-    RequestId,
-    Other,
-}
-
-impl RequestField {
-    /// The first byte decides for most headers.
-    fn of(name: &[u8]) -> Self {
-        let is = |ours: &str| same_name(name, ours.as_bytes());
-        let begins = |ours: &str| name.len() >= ours.len() && same_name(&name[..ours.len()], ours.as_bytes());
-        let removed = match name.first() {
-            Some(b'a') => is("authorization"),
-            Some(b'c') if is("content-length") => return Self::ContentLength,
-            Some(b'c') if is("cookie") || is("cookie2") => return Self::Cookie,
-            Some(b'c') => is("connection"),
-            Some(b'e') => is("expect"),
-            Some(b'f') => is("forwarded"),
-            Some(b'h') => is("host") || is("http2-settings"),
-            Some(b'k') => is("keep-alive"),
-            Some(b'o') => is(ORGANIZATION_HEADER) || is("origin"),
-            Some(b'p') => is("proxy") || begins("proxy-"),
-            Some(b't') if is("te") => return Self::Te,
-            Some(b't') if is("trailer") => return Self::Trailer,
-            Some(b't') => is("transfer-encoding"),
-            Some(b'u') => is("upgrade"),
-            Some(b'x') if is("x-request-id") => return Self::RequestId,
-            Some(b'x') => begins("x-forwarded-") || is("x-real-ip"),
-            _ => false,
-        };
-        if removed { Self::Removed } else { Self::Other }
     }
 }
 

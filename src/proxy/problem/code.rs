@@ -168,7 +168,7 @@ codes! {
         settings ["login_url", "refresh_url"];
     NotCanonical "not_canonical" BAD_REQUEST
         title "The path can be read in more than one way"
-        detail "This API has rules (`allow`, `deny`), which judge the path as it is sent: leave out dot segments, doubled slashes, backslashes, and escapes of letters, digits and slashes."
+        detail "This API has rules (`allow`, `deny`), which judge the path as it is sent: leave out dot segments, doubled slashes, backslashes, semicolons, dots and blanks at the end of a segment, and escapes of letters, digits, separators and further escapes."
         settings ["allow", "deny"];
     NotAllowed "not_allowed" FORBIDDEN
         title "No rule lets this request pass"

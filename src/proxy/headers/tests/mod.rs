@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use http::header::{COOKIE, ORIGIN};
 
-use super::*;
+use super::{
+    request_field::{REMOVED_FAMILIES, REMOVED_FROM_REQUESTS},
+    *,
+};
 use crate::{
     config::{AccountId, AllowedHosts, Http2, Limits, RequireHeader, Scheme, Timeouts, UpstreamSettings},
     path::Prefix,
@@ -133,11 +136,22 @@ fn what_the_contract_removes_never_reaches_the_upstream() {
         "X-Forwarded-Proto",
         "X-Forwarded-Anything",
         "X-Real-IP",
+        "X-Client-IP",
+        "True-Client-IP",
+        "CF-Connecting-IP",
+        "X-Cluster-Client-IP",
+        "X-HTTP-Method-Override",
+        "X-HTTP-Method",
+        "X-Method-Override",
+        "X-Original-URL",
+        "X-Original-Host",
+        "X-Rewrite-URL",
         "Expect",
         "Host",
         "Content-Length",
     ];
-    for name in removed {
+    let families = REMOVED_FAMILIES.map(|family| format!("{family}x"));
+    for name in removed.into_iter().chain(REMOVED_FROM_REQUESTS).chain(families.iter().map(String::as_str)) {
         for spelling in [name.to_owned(), name.to_uppercase(), name.replace('-', "_")] {
             forwards(&api(), &[(&spelling, "theirs"), (&spelling, "again"), ("x-a", "1")], Framing::None, &[("x-a", "1")]);
         }
@@ -307,7 +321,7 @@ fn nothing_that_the_sidecar_owns_passes_as_a_trailer() {
         "upgrade",
     ];
     let upstream = ["cookie", "origin", "x-forwarded-for", "x_real_ip", "proxy", "expect", "x-request-id", "x-plan", "x_app"];
-    for name in both.iter().chain(&upstream) {
+    for name in both.iter().chain(&upstream).chain(&REMOVED_FROM_REQUESTS) {
         let trailers = map(&[&[(*name, "x")], &kept[..]].concat());
         assert_eq!(lines(&trailers_to_upstream(&rules(&api), &trailers)), kept, "{name}");
     }

@@ -121,7 +121,7 @@ impl Request {
 }
 
 fn is_never_forwarded(name: &str) -> bool {
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 20] = [
         "cookie",
         "cookie2",
         "origin",
@@ -131,6 +131,16 @@ fn is_never_forwarded(name: &str) -> bool {
         "keep-alive",
         "proxy",
         "x-real-ip",
+        "x-client-ip",
+        "true-client-ip",
+        "cf-connecting-ip",
+        "x-cluster-client-ip",
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+        "x-original-url",
+        "x-original-host",
+        "x-rewrite-url",
         "proxy-connection",
     ];
     NAMES.contains(&name) || name.starts_with("proxy-") || name.starts_with("x-forwarded-")

@@ -1,0 +1,203 @@
+//! Reads a path as the most lenient server might, and matches patterns against that reading.
+//!
+//! Pure: no clock, no I/O. Log-in paths and `deny` are judged here. Guarantees: a path that decodes to a pattern, by any
+//! server's rules and any number of passes, reaches it; in doubt the answer is yes.
+
+pub(super) mod decode;
+
+use std::borrow::Cow;
+
+use decode::{decode, is_seen};
+
+use super::without_query;
+
+/// How many segments of a pattern are compared: states have to fit into a word. Every path that begins with those segments
+/// of a longer pattern reaches it.
+pub(super) const MAX_SEGMENTS: usize = 63;
+
+/// A path, decoded as often as that changes it. A path without escapes is borrowed.
+pub(super) struct LenientPath<'a> {
+    /// `None`: the path is encoded more often than anybody needs, to hide something.
+    decoded: Option<Cow<'a, [u8]>>,
+}
+
+impl<'a> LenientPath<'a> {
+    /// Decodes `path`; a query is cut off.
+    pub(super) fn new(path: &'a str) -> Self {
+        Self { decoded: decode(without_query(path).as_bytes()) }
+    }
+
+    /// Whether a server could take the path for one that `pattern` matches.
+    pub(super) fn reaches(&self, pattern: &LenientPattern) -> bool {
+        let Some(decoded) = &self.decoded else { return true };
+        // A server in C stops at the first NUL.
+        let until_nul = decoded.iter().position(|&byte| byte == 0).map(|end| &decoded[..end]);
+        pattern.is_reached_by(decoded) || until_nul.is_some_and(|shorter| pattern.is_reached_by(shorter))
+    }
+}
+
+/// One segment of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum LenientSegment {
+    /// A name: decoded, in lower case, without parameters and without dots at its end. It is not empty.
+    Name(Vec<u8>),
+    /// One segment.
+    One,
+    /// Any number of segments, none too.
+    Any,
+}
+
+impl LenientSegment {
+    /// The name that `raw` stands for, which is decoded. It may be dots, or nothing.
+    fn name(raw: &[u8]) -> Result<Vec<u8>, Dots> {
+        let name = raw.iter().filter(|&&byte| is_seen(byte)).take_while(|&&byte| !ends_name(byte));
+        let mut name: Vec<u8> = name.map(u8::to_ascii_lowercase).collect();
+        let dots = name.iter().rev().take_while(|&&byte| byte == b'.').count();
+        if dots == name.len() {
+            return Err(Dots(dots));
+        }
+        name.truncate(name.len() - dots);
+        Ok(name)
+    }
+}
+
+/// A segment that is no name has this many dots.
+struct Dots(usize);
+
+/// The names in `path`, with its dots resolved; a query is cut off.
+pub(super) fn names(path: &str) -> Vec<Vec<u8>> {
+    let path = without_query(path).as_bytes();
+    let decoded = decode(path).unwrap_or(Cow::Borrowed(path));
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    for raw in decoded.split(|&byte| is_separator(byte)) {
+        match LenientSegment::name(raw) {
+            Ok(name) => names.push(name),
+            Err(Dots(0 | 1)) => {}
+            Err(Dots(_)) => drop(names.pop()),
+        }
+    }
+    names
+}
+
+/// What paths are compared with.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct LenientPattern {
+    segments: Vec<LenientSegment>,
+    /// Bit `i` is set when segment `i` is [`LenientSegment::One`].
+    one: u64,
+    /// Bit `i` is set when segment `i` is [`LenientSegment::Any`]. No two neighbours are.
+    any: u64,
+}
+
+impl LenientPattern {
+    /// The pattern that matches one path: the one of these names, as [`names`] reads them.
+    pub(super) fn of_names(names: Vec<Vec<u8>>) -> Self {
+        Self::new(names.into_iter().map(LenientSegment::Name).collect())
+    }
+
+    /// A pattern of canonical segments. One that is empty, for a trailing slash, is left out.
+    pub(super) fn of_segments<'a>(segments: impl Iterator<Item = SegmentText<'a>>) -> Self {
+        let read = |text| match text {
+            SegmentText::Name(text) => {
+                let decoded = decode(text.as_bytes()).unwrap_or(Cow::Borrowed(text.as_bytes()));
+                LenientSegment::name(&decoded).ok().map(LenientSegment::Name)
+            }
+            SegmentText::One => Some(LenientSegment::One),
+            SegmentText::Any => Some(LenientSegment::Any),
+        };
+        Self::new(segments.filter_map(read).collect())
+    }
+
+    fn new(mut segments: Vec<LenientSegment>) -> Self {
+        segments.dedup_by(|a, b| (&*a, &*b) == (&LenientSegment::Any, &LenientSegment::Any));
+        segments.truncate(MAX_SEGMENTS);
+        let bits = |wanted: &LenientSegment| {
+            segments.iter().enumerate().filter(|(_, segment)| *segment == wanted).fold(0, |bits, (at, _)| bits | 1 << at)
+        };
+        let (one, any) = (bits(&LenientSegment::One), bits(&LenientSegment::Any));
+        Self { segments, one, any }
+    }
+
+    /// Follows all readings of `decoded` at once: bit `i` of a state is set when some reading has matched our first `i`
+    /// segments.
+    ///
+    /// Servers differ in what `..` removes (an empty segment? one between backslashes?), and in where parameters end. So `..`
+    /// may lead back to every state that a reading has had, parameters may end at any later slash, and the path may end at `;`,
+    /// `?` or `#`.
+    fn is_reached_by(&self, decoded: &[u8]) -> bool {
+        let goal = 1_u64 << self.segments.len();
+        let mut here = self.skip_any(1);
+        let mut ever = here;
+        let mut after_parameters = 0;
+        let relative = decoded.split_first().filter(|(first, _)| is_separator(**first)).map_or(decoded, |(_, rest)| rest);
+        for raw in relative.split(|&byte| is_separator(byte)) {
+            let name = raw.split(|&byte| ends_name(byte)).next().unwrap_or_default();
+            here = self.step(here | after_parameters, ever, name);
+            ever |= here;
+            if name.len() < raw.len() {
+                if here & goal != 0 {
+                    return true;
+                }
+                after_parameters |= here;
+            }
+        }
+        let end = if self.segments.len() == MAX_SEGMENTS { ever } else { here };
+        end & goal != 0
+    }
+
+    /// The states after one more segment. An empty one, or dots, may be nothing, or what a `*` stands for: some routers fill a
+    /// parameter with it.
+    fn step(&self, states: u64, ever: u64, name: &[u8]) -> u64 {
+        let by_star = (states & self.one) << 1;
+        let mut seen = name.iter().filter(|&&byte| is_seen(byte));
+        if seen.clone().all(|&byte| byte == b'.') {
+            let unchanged = if seen.nth(1).is_some() { ever } else { states };
+            return self.skip_any(unchanged | by_star);
+        }
+        let fits = |(at, segment): &(usize, &LenientSegment)| {
+            states & (1 << at) != 0 && matches!(segment, LenientSegment::Name(known) if is_same_name(known, name))
+        };
+        let by_name = self.segments.iter().enumerate().filter(fits).fold(0, |next, (at, _)| next | 1 << (at + 1));
+        // A server that runs a script for every path answers below it as it does without.
+        let by_script = if is_same_name(b"index.php", name) { states } else { 0 };
+        self.skip_any(by_name | by_star | by_script | (states & self.any))
+    }
+
+    /// Adds the states in which a `**` has matched all that it will.
+    const fn skip_any(&self, states: u64) -> u64 {
+        states | (states & self.any) << 1
+    }
+}
+
+/// A segment of a rule as it is written.
+pub(super) enum SegmentText<'a> {
+    /// A canonical segment.
+    Name(&'a str),
+    /// `*`.
+    One,
+    /// `**`.
+    Any,
+}
+
+/// Whether some server takes `name` for `known`. Windows drops dots at the end; a `+` is a blank to some; frameworks take
+/// `.json` for the format of the answer.
+fn is_same_name(known: &[u8], name: &[u8]) -> bool {
+    let mut seen = name.iter().filter(|&&byte| is_seen(byte));
+    let mut begins = |start: &[u8]| start.iter().all(|byte| seen.next().is_some_and(|other| byte.eq_ignore_ascii_case(other)));
+    if !begins(known) {
+        return false;
+    }
+    let mut after_format = seen.clone();
+    let has_format = b".json".iter().all(|byte| after_format.next().is_some_and(|other| byte.eq_ignore_ascii_case(other)));
+    let mut end = if has_format { after_format } else { seen };
+    end.all(|byte| matches!(byte, b'.' | b'+'))
+}
+
+pub(super) fn is_separator(byte: u8) -> bool {
+    matches!(byte, b'/' | b'\\')
+}
+
+/// Whether parameters begin here, or a query that was hidden by encoding.
+fn ends_name(byte: u8) -> bool {
+    matches!(byte, b';' | b'?' | b'#')
+}

@@ -96,6 +96,24 @@ fn a_shutdown_by_the_control_socket_ends_a_daemon_behind_any_number_of_reloads()
 }
 
 #[test]
+fn clients_that_wait_for_a_reload_keep_nobody_from_a_shutdown() {
+    const CLIENTS: usize = 100;
+    let simulator = simulator();
+    let (mut sidecar, _held) = held_in_a_reload(&simulator);
+    thread::scope(|scope| {
+        let sidecar = &sidecar;
+        let reloads: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(move || post(sidecar, "/reload"))).collect();
+        sidecar.wait_for_logs("\"action\":\"reload\"", CLIENTS);
+        assert_eq!(post(sidecar, "/shutdown").status, 202);
+        let answers: Vec<_> =
+            reloads.into_iter().map(|reload| reload.join().unwrap().json()["code"].as_str().unwrap().to_owned()).collect();
+        let count = |code| answers.iter().filter(|answer| *answer == code).count();
+        assert_eq!((count("draining"), count("busy")), (64, CLIENTS - 64), "{answers:?}");
+    });
+    assert_eq!(sidecar.wait().code(), Some(0));
+}
+
+#[test]
 fn a_log_out_does_not_wait_for_a_reload() {
     let simulator = simulator();
     let (sidecar, held) = held_in_a_reload(&simulator);

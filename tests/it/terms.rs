@@ -344,3 +344,19 @@ fn a_password_that_changes_back_and_forth_is_the_last_one_in_the_end() {
     });
     until("the account is ready", || sidecar.telemetry("/readyz").status == 200);
 }
+
+#[test]
+fn a_reload_that_renames_the_account_does_not_undo_a_log_out_of_all() {
+    let mut moving = Moving::start();
+    moving.sidecar.wait_for_logs(LOGGED_IN, 1);
+    moving.sidecar.signal(Signal::USR1);
+    until("the log-out is done", || moving.sidecar.get("/_sim/echo").status == 503);
+    let (logins, renamed) =
+        (moving.first.control().counts().logins, settings(&account("renamed", FIRST), "renamed", &moving.first));
+    moving.reload(&renamed);
+    let answer = moving.sidecar.get("/_sim/echo");
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "logged_out"), "{answer:?}");
+    assert_eq!(moving.first.control().counts().logins, logins);
+    assert_eq!(moving.sidecar.setup.output_of(&["login"]).code, Some(0));
+    assert_eq!(moving.sidecar.get("/_sim/echo").status, 200);
+}

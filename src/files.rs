@@ -33,9 +33,9 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Counts readings that have been given up and still hang, so that they hold a bounded number of threads.
 #[derive(Clone, Default)]
-pub struct Readings(Arc<AtomicUsize>);
+pub struct BoundedReads(Arc<AtomicUsize>);
 
-impl Readings {
+impl BoundedReads {
     /// Runs `reading` as [`within`] does, unless too many earlier ones still hang.
     ///
     /// # Errors
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn readings_that_hang_hold_no_further_threads() {
-        let readings = Readings::default();
+        let readings = BoundedReads::default();
         let (release, held) = (Arc::new(std::sync::Barrier::new(HANGING_MAX + 1)), Duration::from_millis(1));
         for _ in 0..HANGING_MAX {
             let release = Arc::clone(&release);

@@ -6,7 +6,8 @@
 //!
 //! Files, each using only those before it: `failure`, `terms` (pure: what a bearer is good for), `token`, `relogin_floor`
 //! (pure), `session` (pure: the state machine), `credentials`, `watch`, `answer` (pure), `login`, `snapshot` (pure: what the
-//! driver publishes), `transition_log`, `driver`, `organization_only` (an account without log-in).
+//! driver publishes), `transition_log`, `driver`, `organization_only` (an account without log-in), `trial` (a
+//! log-in by itself).
 
 mod answer;
 mod credentials;
@@ -20,6 +21,7 @@ mod snapshot;
 mod terms;
 mod token;
 mod transition_log;
+mod trial;
 mod watch;
 
 #[cfg(test)]
@@ -27,7 +29,7 @@ mod tests;
 
 use std::{
     sync::{Arc, Mutex, Once, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -47,7 +49,6 @@ use self::{
     session::Session,
     snapshot::{Availability, OnUnauthorized, Standing},
     terms::AccountIdentity,
-    token::Token,
     watch::CredentialWatch,
 };
 pub use self::{
@@ -57,6 +58,7 @@ pub use self::{
     session::StateName,
     snapshot::{AccountSnapshot, Unavailable, Why},
     token::{Bearer, Fingerprint, Generation},
+    trial::{Tried, try_log_in},
 };
 use crate::{
     clock::{Clock, Jitter, Moment},
@@ -462,39 +464,6 @@ impl Account {
             tracing::error!(account = self.task.name, panicked = error.is_panic(), "the account's task did not end well");
         }
     }
-}
-
-/// Logs in once, for `check --online`, and wipes the token.
-///
-/// # Errors
-///
-/// The log-in failed.
-pub async fn try_log_in(
-    config: Arc<Config>,
-    id: AccountId,
-    connectors: LoginConnectors,
-    clock: Arc<dyn Clock>,
-) -> Result<Tried, LoginError> {
-    let Some((sources, assumed_life)) =
-        Sources::new(config, id).and_then(|sources| Some((sources.clone(), sources.login()?.assumed_life)))
-    else {
-        return Err(LoginError::Malformed(Malformed::NoToken));
-    };
-    let grant = login::outcome(HttpLogIn { sources, connectors, clock }.log_in(None)).await?;
-    let (server_date, received) = (grant.server_date, grant.received.wall);
-    let token = Token::read(grant, AccountIdentity::new(), Generation(0), assumed_life).map_err(LoginError::Malformed)?;
-    Ok(Tried { life: token.life, server_date, received })
-}
-
-/// What that log-in showed.
-#[derive(Clone, Copy, Debug)]
-pub struct Tried {
-    /// The token's life.
-    pub life: Duration,
-    /// The server's clock when it answered.
-    pub server_date: Option<SystemTime>,
-    /// Our clock at that moment.
-    pub received: SystemTime,
 }
 
 /// What an account's task needs beside its settings.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::Source,
-    files::Readings,
+    files::BoundedReads,
     sources::{SourceFault, WatchedDirectories, read_file_in_time},
 };
 
@@ -91,7 +91,7 @@ struct FileComparison {
     files: Vec<(Field, PathBuf)>,
     last_read: Arc<LastRead>,
     directories: WatchedDirectories,
-    readings: Readings,
+    readings: BoundedReads,
     /// A file has given no answer, and the log says so.
     unanswered: bool,
 }
@@ -112,7 +112,7 @@ impl FileComparison {
         // A file may change between a log-in's reading and the note of it. So each note causes another look.
         let paths = files.iter().map(|(_, path)| path.clone()).collect();
         let directories = WatchedDirectories::with_signal(paths, Arc::clone(last_read.noted()));
-        let (account, readings) = (sources.account().name.clone(), Readings::default());
+        let (account, readings) = (sources.account().name.clone(), BoundedReads::default());
         Some(Self { account, directories, files, last_read, readings, unanswered: false })
     }
 

@@ -24,7 +24,7 @@ use tokio::{
 use super::SourceFault;
 use crate::{
     config::{Source, source::MEANT_FOR_US},
-    files::Readings,
+    files::BoundedReads,
     secret::{Pages, Secret},
 };
 
@@ -75,7 +75,7 @@ async fn read_apart(path: PathBuf, readers: Arc<Semaphore>) -> Result<Secret, So
 /// # Errors
 ///
 /// The file can't be read, or gives no answer; the error says why.
-pub fn read_file_in_time(path: &Path, readings: &Readings) -> Result<Secret, SourceFault> {
+pub fn read_file_in_time(path: &Path, readings: &BoundedReads) -> Result<Secret, SourceFault> {
     let wanted = path.to_owned();
     let read = readings.within(SOURCE_TIMEOUT, move || Ok(read_file(&wanted)));
     read.unwrap_or_else(|_| Err(SourceFault::NoAnswer(path.to_owned())))

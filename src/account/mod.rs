@@ -6,7 +6,7 @@
 //!
 //! Files, each using only those before it: `failure`, `terms` (pure: what a bearer is good for), `token`, `relogin_floor`
 //! (pure), `session` (pure: the state machine), `credentials`, `watch`, `answer` (pure), `login`, `snapshot` (pure: what the
-//! driver publishes), `transition_log`, `driver`, `organization_only` (an account without log-in), `trial` (a
+//! driver publishes), `transition_log`, `driver`, `organization_only` (an account without log-in), `login_check` (a
 //! log-in by itself).
 
 mod answer;
@@ -14,6 +14,7 @@ mod credentials;
 mod driver;
 mod failure;
 mod login;
+mod login_check;
 mod organization_only;
 mod relogin_floor;
 mod session;
@@ -21,7 +22,7 @@ mod snapshot;
 mod terms;
 mod token;
 mod transition_log;
-mod trial;
+
 mod watch;
 
 #[cfg(test)]
@@ -55,10 +56,10 @@ pub use self::{
     driver::LogInFailed,
     failure::{Field, LoginError, Malformed, SourceError, Unreachable},
     login::LoginConnectors,
+    login_check::{Tried, try_log_in},
     session::StateName,
     snapshot::{AccountSnapshot, Unavailable, Why},
     token::{Bearer, Fingerprint, Generation},
-    trial::{Tried, try_log_in},
 };
 use crate::{
     clock::{Clock, Jitter, Moment},

@@ -82,7 +82,7 @@ fn may_be_the_daemon(first: Option<&OsStr>) -> bool {
     first.is_none_or(|first| first == "run" || first.as_encoded_bytes().starts_with(b"-"))
 }
 
-/// What can be typed, for whoever writes it down: the manual, the man pages.
+/// The command line's definition, for the manual and the man pages.
 #[must_use]
 pub fn command() -> clap::Command {
     Cli::command()

@@ -256,7 +256,7 @@ fn problem(refused: Refused, peer: &Peer) -> Answer {
     }
     if is_stranger {
         warn!(uid = peer.uid(), pid = peer.pid(), "refused at the control socket: this user may not");
-        // Whoever may not ask does not get to keep a place.
+        // A client that may not ask does not keep its connection.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer

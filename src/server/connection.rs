@@ -171,7 +171,7 @@ impl<A: RequestService> ClientConnection<A> {
         let older = request.version() == Version::HTTP_10 && *request.method() != Method::HEAD;
         async move {
             if too_many {
-                in_progress.is_answered();
+                in_progress.mark_answered();
                 let mut answer = Response::new(TrackedBody { inner: None, in_progress });
                 *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok(answer);
@@ -181,9 +181,9 @@ impl<A: RequestService> ClientConnection<A> {
                 delimit(&mut answer, &in_progress);
             }
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-                in_progress.is_tunnel();
+                in_progress.mark_tunnel();
             } else if answer.body().is_end_stream() {
-                in_progress.is_answered();
+                in_progress.mark_answered();
             }
             Ok(answer.map(|inner| TrackedBody { inner: Some(inner), in_progress }))
         }
@@ -225,7 +225,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
             _ => false,
         };
         if answered {
-            this.in_progress.is_answered();
+            this.in_progress.mark_answered();
         }
         polled
     }

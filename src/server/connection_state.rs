@@ -282,13 +282,13 @@ impl InProgress {
     }
 
     /// Notes that the response was given to its last byte.
-    pub(super) fn is_answered(&mut self) {
+    pub(super) fn mark_answered(&mut self) {
         self.answered = true;
         self.state.close_delimited.store(false, Ordering::Relaxed);
     }
 
     /// Notes that the connection has become a tunnel: the request stays in progress until it closes.
-    pub(super) fn is_tunnel(&mut self) {
+    pub(super) fn mark_tunnel(&mut self) {
         self.is_tunnel = true;
     }
 }
@@ -512,7 +512,7 @@ mod tests {
 
         fn ask_and_answer(&self) {
             self.state.read_some();
-            InProgress::begin(&self.state, false).is_answered();
+            InProgress::begin(&self.state, false).mark_answered();
         }
 
         /// How the connection ends within `limit`, and after how long.
@@ -618,7 +618,7 @@ mod tests {
             scene.state.read_some();
             scene.state.preface_came();
             if asked_before {
-                InProgress::begin(&scene.state, false).is_answered();
+                InProgress::begin(&scene.state, false).mark_answered();
             }
             scene.state.leave();
             let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
@@ -635,7 +635,7 @@ mod tests {
         scene.state.leave();
         drop(first);
         assert_eq!(scene.due(2 * LIMITS.client_idle).await, None, "one is left");
-        second.is_answered();
+        second.mark_answered();
         drop(second);
         let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
         assert!(due == Due::Cut && is_about(took, CLOSE_GRACE), "{due:?} {took:?}");

@@ -74,7 +74,8 @@ fn group_id(group: &str) -> Result<Gid, NoSuchGroup> {
 pub enum DirectoryAccess {
     /// Nobody.
     Closed,
-    /// Whoever comes before the daemon: everybody may write there, and remove what is their own (the sticky bit).
+    /// A process that comes before the daemon can take the path: everybody may write there, and remove their own files (the
+    /// sticky bit).
     Sticky,
     /// Everybody, at any time.
     Open,

@@ -192,7 +192,7 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
     (
         "TcpStream",
         &["src/server/", "src/local_http.rs", "src/connect/", "src/upstream_io.rs", "src/demo/", "simulator/"],
-        "the floors below the wire open no socket, those above ask it",
+        "the layers below the wire open no socket, those above ask it",
     ),
     (
         "tokio::spawn",

@@ -48,10 +48,11 @@ async fn what_is_wrong_with_a_file_is_said() {
 #[tokio::test(start_paused = true)]
 async fn readings_that_hang_hold_no_further_threads() {
     let directory = TempDir::new().unwrap();
-    let source = Source::File(file(&directory, b"pw"));
+    let path = file(&directory, b"pw");
+    let source = Source::File(path.clone());
     let readers = Arc::new(Semaphore::new(1));
     let hanging = readers.clone().try_acquire_owned().unwrap();
-    assert_eq!(read(&source, &readers).await.err(), Some(SourceFault::TimedOut));
+    assert_eq!(read(&source, &readers).await.err(), Some(SourceFault::NoAnswer(path)));
     drop(hanging);
     assert!(read(&source, &readers).await.is_ok());
 }

@@ -5,14 +5,14 @@ use std::{
     io::ErrorKind,
     net::{TcpListener, TcpStream},
     os::unix::net::UnixListener,
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use careportals_simulator::{Control, Simulator};
 use rustix::process::{Signal, getuid};
 
-use crate::harness::{Connection, Request, Setup, Sidecar, held, mode, now, simulator, until};
+use crate::harness::{Connection, Request, Setup, Sidecar, held, let_time_pass, mode, now, simulator, until};
 
 fn until_refused(sidecar: &Sidecar) {
     // Until then a connection may be queued, and is closed with the socket or a moment later.
@@ -345,4 +345,41 @@ fn the_listener_accepts_before_the_first_login_is_done() {
     until("one log-in has begun", || control.counts().logins == 1);
     control.hold_logins(false);
     assert_eq!(client.answer("GET").status, 200);
+}
+
+/// The daemon's command line in a network of its own, where packets to the only name server vanish; `None` where this user
+/// may not make one.
+fn behind_a_silent_name_server(setup: &Setup) -> Option<Command> {
+    const NETWORK: &str = "PATH=$PATH:/usr/sbin:/sbin && ip link add silent type dummy && ip address add 192.0.2.1/24 dev silent \
+                           && ip link set silent up && mount --bind resolv.conf /etc/resolv.conf";
+    setup.file("resolv.conf", "nameserver 192.0.2.53\noptions timeout:5 attempts:2\n");
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "sh", "-c", script, "sh"]).current_dir(setup.dir.path());
+        command
+    };
+    let allowed = unshare(NETWORK).output().is_ok_and(|output| output.status.success());
+    let daemon = setup.command("run");
+    let mut command = unshare(&format!("{NETWORK} && exec \"$@\""));
+    command.arg(daemon.get_program()).args(daemon.get_args()).env_clear();
+    command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    allowed.then_some(command)
+}
+
+#[test]
+fn a_name_server_that_is_silent_does_not_hold_up_the_end() {
+    let mut setup = Setup::without_login("https://upstream.example.test", simulator().ca_pem());
+    let socket = setup.dir.path().join("api.sock");
+    setup.variable("CAREPORTALS_LISTEN", &format!("unix:{}", socket.display())).global("drain_timeout", "300ms");
+    let Some(command) = behind_a_silent_name_server(&setup) else {
+        eprintln!("skipped: this user may not make a network");
+        return;
+    };
+    let mut sidecar = setup.start_with(command);
+    let mut client = Sidecar::connect_unix(&socket);
+    client.write(&Request::get("/").head());
+    let_time_pass("the name is looked up by then", Duration::from_millis(300));
+    let start = now();
+    assert_eq!(sidecar.stop().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(4), "a look-up takes ten seconds, and the end took {:?}", start.elapsed());
 }

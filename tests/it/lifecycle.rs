@@ -350,8 +350,10 @@ fn the_listener_accepts_before_the_first_login_is_done() {
 /// The daemon's command line in a network of its own, where packets to the only name server vanish; `None` where this user
 /// may not make one.
 fn behind_a_silent_name_server(setup: &Setup) -> Option<Command> {
-    const NETWORK: &str = "PATH=$PATH:/usr/sbin:/sbin && ip link add silent type dummy && ip address add 192.0.2.1/24 dev silent \
-                           && ip link set silent up && mount --bind resolv.conf /etc/resolv.conf";
+    const NETWORK: &str = "PATH=$PATH:/usr/sbin:/sbin && ip link add silent type veth peer name nowhere \
+                           && ip address add 192.0.2.1/24 dev silent && ip link set silent up && ip link set nowhere up \
+                           && ip neighbour add 192.0.2.53 lladdr 02:00:00:00:00:01 dev silent \
+                           && mount --bind resolv.conf /etc/resolv.conf";
     setup.file("resolv.conf", "nameserver 192.0.2.53\noptions timeout:5 attempts:2\n");
     let unshare = |script: &str| {
         let mut command = Command::new("unshare");

@@ -129,6 +129,25 @@ fn a_log_out_does_not_wait_for_a_reload() {
 }
 
 #[test]
+fn a_listener_that_a_reload_adds_is_opened_when_its_clients_are_served() {
+    let simulator = simulator();
+    let (mut setup, value) = requiring(&simulator);
+    let added = setup.dir.path().join("added.sock");
+    setup.without("CAREPORTALS_LISTEN").settings("[apis.default]\nlisten = [\"127.0.0.1:0\"]\n");
+    let sidecar = setup.start();
+    let listens = format!("[apis.default]\nlisten = [\"127.0.0.1:0\", \"unix:{}\"]\n", added.display());
+    sidecar.setup.file("config.toml", &listens);
+    replace_by_pipe(&value);
+    sidecar.signal(Signal::HUP);
+    let held = hold(&value);
+    assert!(!added.exists(), "a client would be queued for as long as the source takes");
+    drop(held);
+    sidecar.wait_for_log("\"message\":\"reloaded\"");
+    let with_key = Request::get("/users/account").header("X-App-Key", "canary-required");
+    assert_eq!(Sidecar::connect_unix(&added).send(&with_key).status, 200);
+}
+
+#[test]
 fn reloads_that_are_asked_for_while_one_runs_become_one_more() {
     let simulator = simulator();
     let (mut sidecar, held) = held_in_a_reload(&simulator);

@@ -4,11 +4,11 @@
 //! [`is_canonical`] has made sure that it has only one meaning. [`LoginPaths`] and `deny` take it as the most lenient server might:
 //! what must not be reached is reached by none of its spellings. Guarantees: no input takes longer than its length times a small constant.
 
+mod decode;
 mod lenient;
-mod login;
 mod rule;
 
-pub use login::LoginPaths;
+pub use lenient::LoginPaths;
 pub use rule::Rule;
 
 use crate::careportals;
@@ -88,7 +88,7 @@ fn resembles(escaped: [u8; 4]) -> u8 {
         return last;
     }
     let suffixes = [&escaped[2..], &escaped[1..], &escaped[..]];
-    suffixes.into_iter().find_map(lenient::decode::ascii_like).unwrap_or_default()
+    suffixes.into_iter().find_map(decode::ascii_like).unwrap_or_default()
 }
 
 /// Whether a decoded `%` before `rest` makes an escape that a second decoding would decode.

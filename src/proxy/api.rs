@@ -1,25 +1,15 @@
 //! What a worker has of an API, and what all workers share of it.
 
-use std::{
-    ptr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU8, AtomicUsize, Ordering},
 };
 
-use http::{HeaderMap, HeaderValue, response};
-use hyper::ext::ReasonPhrase;
 use tracing::{info, warn};
 
-use super::{
-    admit::Gate,
-    headers::{self, HeaderRules},
-    problem::Code,
-    upload::ToUpstream,
-};
+use super::{admit::Gate, headers::HeaderRules, problem::Code, upload::ToUpstream};
 use crate::{
-    account::{Account, Fingerprint},
+    account::Account,
     clock::{Clock, Jitter},
     config::Timeouts,
     connect::ConnectError,
@@ -29,9 +19,6 @@ use crate::{
     path::Words,
     upstream::Upstream,
 };
-
-/// What stands in an answer instead of the token.
-const REDACTED: HeaderValue = HeaderValue::from_static("[redacted]");
 
 /// In a [`ReachabilityLog`]: the last connection succeeded.
 const REACHED: u8 = 0;
@@ -178,64 +165,6 @@ impl ReachabilityLog {
     }
 }
 
-/// What an upstream echoes must not give the token to a client, nor to a log of its answers. Bodies are not searched.
-impl Api {
-    /// Hides tokens in an answer's head: the one that the request `carried`, which may have been replaced or withdrawn since
-    /// and still be valid, and the present one. The reason phrase is free text, which hyper passes on.
-    pub(super) fn hide_tokens(&self, carried: Option<&Fingerprint>, head: &mut response::Parts) {
-        let hidden = self.account.show_fingerprint(|present| {
-            let tokens = Tokens { carried, present };
-            let echoed = head.extensions.get::<ReasonPhrase>().is_some_and(|reason| tokens.are_in(reason.as_bytes()));
-            if echoed {
-                head.extensions.remove::<ReasonPhrase>();
-            }
-            u64::from(echoed) + redact(&mut head.headers, tokens)
-        });
-        self.count_redacted(hidden);
-    }
-
-    /// The trailers of an answer that the client gets, tokens hidden as in its head.
-    pub(super) fn trailers_to_client(&self, carried: Option<&Fingerprint>, upstream: &HeaderMap) -> HeaderMap {
-        let mut trailers = headers::trailers_to_client(&self.rules, upstream);
-        self.count_redacted(self.account.show_fingerprint(|present| redact(&mut trailers, Tokens { carried, present })));
-        trailers
-    }
-
-    fn count_redacted(&self, hidden: u64) {
-        if hidden > 0 {
-            self.meter.redacted(hidden);
-        }
-    }
-}
-
-/// The tokens that no answer may show: nearly always one.
-#[derive(Clone, Copy)]
-pub(super) struct Tokens<'a> {
-    /// That of the request.
-    pub(super) carried: Option<&'a Fingerprint>,
-    /// That of the account now.
-    pub(super) present: Option<&'a Fingerprint>,
-}
-
-impl Tokens<'_> {
-    fn are_in(self, text: &[u8]) -> bool {
-        let present = self.present.filter(|present| !self.carried.is_some_and(|carried| ptr::eq(carried, *present)));
-        self.carried.is_some_and(|token| token.is_in(text)) || present.is_some_and(|token| token.is_in(text))
-    }
-}
-
-/// Hides each value that holds one of `tokens`, and tells how many there were.
-pub(super) fn redact(fields: &mut HeaderMap, tokens: Tokens<'_>) -> u64 {
-    let mut redacted = 0;
-    for value in fields.values_mut() {
-        if tokens.are_in(value.as_bytes()) {
-            *value = REDACTED;
-            redacted += 1;
-        }
-    }
-    redacted
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,34 +192,5 @@ mod tests {
         assert!(limit.take().is_none());
         limit.limit_to(3);
         assert!(limit.take().is_some());
-    }
-
-    #[test]
-    fn a_value_that_holds_the_token_is_hidden_and_counted() {
-        let text = "eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjF9.c2ln";
-        let (token, other) = (Fingerprint::of(text.as_bytes()), Fingerprint::of(b"another.token.here"));
-        let of = |carried, present| Tokens { carried, present };
-        let mut answer = HeaderMap::new();
-        for (name, value) in [
-            ("x-echo", text.to_owned()),
-            ("x-echo", format!("Bearer {text}")),
-            ("location", format!("https://elsewhere.example/?access_token={text}&a=b")),
-            ("x-part", text[..text.len() - 1].to_owned()),
-            ("x-other", "x".repeat(4096)),
-            ("x-empty", String::new()),
-        ] {
-            answer.append(name, value.parse().unwrap());
-        }
-        assert_eq!(redact(&mut answer.clone(), of(None, None)), 0);
-        assert_eq!(redact(&mut answer.clone(), of(Some(&other), Some(&other))), 0);
-        assert_eq!(redact(&mut answer.clone(), of(Some(&token), Some(&other))), 3);
-        assert_eq!(redact(&mut answer.clone(), of(Some(&token), None)), 3);
-        assert_eq!(redact(&mut answer.clone(), of(Some(&token), Some(&token))), 3);
-        assert_eq!(redact(&mut answer, of(Some(&other), Some(&token))), 3);
-        assert_eq!(answer.get_all("x-echo").iter().collect::<Vec<_>>(), ["[redacted]", "[redacted]"]);
-        assert_eq!(answer["location"], "[redacted]");
-        assert_eq!(answer["x-part"].len(), text.len() - 1);
-        assert_eq!(redact(&mut answer, of(Some(&token), None)), 0);
-        assert_eq!(redact(&mut answer, of(Some(&Fingerprint::of(b"")), None)), 0);
     }
 }

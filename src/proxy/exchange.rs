@@ -1,11 +1,12 @@
-//! The record of one request and its answer, for the access log and the metrics.
+//! The record of one request and its answer, for the access log and the metrics; it hides tokens that an answer echoes.
 //!
 //! Guarantees: however an exchange ends, also when the client hangs up or a panic unwinds, one line is written, the exchange is
 //! counted once, and its request permit is released.
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, ptr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Uri, Version, header::HeaderValue, request, response};
+use hyper::ext::ReasonPhrase;
 use tokio::time::Instant;
 
 use super::{
@@ -24,6 +25,9 @@ use crate::{
 
 /// The status of a request whose client hangs up before the answer; nobody receives it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// What stands in an answer instead of the token.
+const REDACTED: HeaderValue = HeaderValue::from_static("[redacted]");
 
 /// Lives from the arrival of the request's head to the last byte of its answer.
 pub(super) struct Exchange {
@@ -117,14 +121,34 @@ impl Exchange {
         self.carried = token;
     }
 
-    /// Hides tokens in the head of the answer.
+    /// Hides tokens in an answer's head, so that an upstream that echoes them gives none to the client, nor to a log of answers:
+    /// the token that the request carried, which may have been replaced or withdrawn since and still be valid, and the
+    /// present one. The reason phrase is free text, which hyper passes on. Bodies are not searched.
     pub(super) fn hide_tokens(&self, head: &mut response::Parts) {
-        self.route.api.hide_tokens(self.carried.as_deref(), head);
+        let hidden = self.route.api.account.show_fingerprint(|present| {
+            let tokens = Tokens { carried: self.carried.as_deref(), present };
+            let echoed = head.extensions.get::<ReasonPhrase>().is_some_and(|reason| tokens.are_in(reason.as_bytes()));
+            if echoed {
+                head.extensions.remove::<ReasonPhrase>();
+            }
+            u64::from(echoed) + redact(&mut head.headers, tokens)
+        });
+        self.count_redacted(hidden);
     }
 
-    /// The trailers of the answer that the client gets.
+    /// Makes the trailers of the answer that the client gets, with tokens hidden as in its head.
     pub(super) fn trailers_to_client(&self, upstream: &HeaderMap) -> HeaderMap {
-        self.route.api.trailers_to_client(self.carried.as_deref(), upstream)
+        let api = &self.route.api;
+        let mut trailers = headers::trailers_to_client(&api.rules, upstream);
+        let carried = self.carried.as_deref();
+        self.count_redacted(api.account.show_fingerprint(|present| redact(&mut trailers, Tokens { carried, present })));
+        trailers
+    }
+
+    fn count_redacted(&self, hidden: u64) {
+        if hidden > 0 {
+            self.route.api.meter.redacted(hidden);
+        }
     }
 
     /// The client.
@@ -236,6 +260,34 @@ impl Drop for Exchange {
     }
 }
 
+/// The tokens that no answer may show: nearly always one.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens<'a> {
+    /// That of the request.
+    pub(super) carried: Option<&'a Fingerprint>,
+    /// That of the account now.
+    pub(super) present: Option<&'a Fingerprint>,
+}
+
+impl Tokens<'_> {
+    fn are_in(self, text: &[u8]) -> bool {
+        let present = self.present.filter(|present| !self.carried.is_some_and(|carried| ptr::eq(carried, *present)));
+        self.carried.is_some_and(|token| token.is_in(text)) || present.is_some_and(|token| token.is_in(text))
+    }
+}
+
+/// Hides each value that holds one of `tokens`, and tells how many there were.
+pub(super) fn redact(fields: &mut HeaderMap, tokens: Tokens<'_>) -> u64 {
+    let mut redacted = 0;
+    for value in fields.values_mut() {
+        if tokens.are_in(value.as_bytes()) {
+            *value = REDACTED;
+            redacted += 1;
+        }
+    }
+    redacted
+}
+
 /// The id that connects a log line, a problem and the client's own records.
 enum RequestId {
     /// It is well-formed, so it is ASCII.
@@ -274,5 +326,34 @@ mod tests {
     fn our_request_ids_are_sixteen_hex_digits() {
         assert_eq!(&hex(0x0123_4567_89ab_cdef), b"0123456789abcdef");
         assert_eq!(&hex(0), b"0000000000000000");
+    }
+
+    #[test]
+    fn a_value_that_holds_the_token_is_hidden_and_counted() {
+        let text = "eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjF9.c2ln";
+        let (token, other) = (Fingerprint::of(text.as_bytes()), Fingerprint::of(b"another.token.here"));
+        let of = |carried, present| Tokens { carried, present };
+        let mut answer = HeaderMap::new();
+        for (name, value) in [
+            ("x-echo", text.to_owned()),
+            ("x-echo", format!("Bearer {text}")),
+            ("location", format!("https://elsewhere.example/?access_token={text}&a=b")),
+            ("x-part", text[..text.len() - 1].to_owned()),
+            ("x-other", "x".repeat(4096)),
+            ("x-empty", String::new()),
+        ] {
+            answer.append(name, value.parse().unwrap());
+        }
+        assert_eq!(redact(&mut answer.clone(), of(None, None)), 0);
+        assert_eq!(redact(&mut answer.clone(), of(Some(&other), Some(&other))), 0);
+        assert_eq!(redact(&mut answer.clone(), of(Some(&token), Some(&other))), 3);
+        assert_eq!(redact(&mut answer.clone(), of(Some(&token), None)), 3);
+        assert_eq!(redact(&mut answer.clone(), of(Some(&token), Some(&token))), 3);
+        assert_eq!(redact(&mut answer, of(Some(&other), Some(&token))), 3);
+        assert_eq!(answer.get_all("x-echo").iter().collect::<Vec<_>>(), ["[redacted]", "[redacted]"]);
+        assert_eq!(answer["location"], "[redacted]");
+        assert_eq!(answer["x-part"].len(), text.len() - 1);
+        assert_eq!(redact(&mut answer, of(Some(&token), None)), 0);
+        assert_eq!(redact(&mut answer, of(Some(&Fingerprint::of(b"")), None)), 0);
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, uri::PathAndQuery};
 
 use super::{
     admit::{Gate, Refusal},
-    api::{Tokens, redact},
+    exchange::{Tokens, redact},
     headers::{self, AccountFields, Framing, HeaderRules},
 };
 use crate::{account::Fingerprint, server::Peer};

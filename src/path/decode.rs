@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use crate::path::hex;
+use super::hex;
 
 /// How often a path is decoded. A path that is encoded more often is an attack, and each pass costs time.
-pub(in crate::path) const MAX_PASSES: usize = 8;
+pub(super) const MAX_PASSES: usize = 8;
 
 /// Decodes until nothing changes. `None` when that takes more than [`MAX_PASSES`].
-pub(in crate::path) fn decode(path: &[u8]) -> Option<Cow<'_, [u8]>> {
+pub(super) fn decode(path: &[u8]) -> Option<Cow<'_, [u8]>> {
     let mut text = Cow::Borrowed(path);
     for _ in 0..MAX_PASSES {
         if text.iter().all(|&byte| byte != b'%' && byte.is_ascii()) {
@@ -25,7 +25,7 @@ pub(in crate::path) fn decode(path: &[u8]) -> Option<Cow<'_, [u8]>> {
 }
 
 /// Decodes `%41` and IIS's `%u0041`, and keeps malformed escapes.
-pub(in crate::path) fn unescape(text: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&byte, after)) = rest.split_first() {
@@ -51,7 +51,7 @@ fn unicode(digits: &[u8]) -> Option<char> {
 
 /// Replaces overlong UTF-8, and characters that compatibility mappings and "best fit" conversions turn into ASCII, with ASCII.
 /// Removes blanks and controls, except for NUL.
-pub(in crate::path) fn fold(text: &[u8]) -> Vec<u8> {
+pub(super) fn fold(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some(&lead) = rest.first() {
@@ -90,7 +90,7 @@ fn scalar(text: &[u8]) -> Option<(u32, usize)> {
 }
 
 /// The ASCII byte that `sequence`, one character in UTF-8, may become at first; `None` when it stays as it is.
-pub(in crate::path) fn ascii_like(sequence: &[u8]) -> Option<u8> {
+pub(super) fn ascii_like(sequence: &[u8]) -> Option<u8> {
     let (point, length) = scalar(sequence)?;
     if length == sequence.len() { ascii_for(point).map(|([byte, ..], _)| byte) } else { None }
 }

@@ -3,12 +3,9 @@ use proptest::prelude::*;
 
 use super::{
     super::{
-        Prefix, Rule, is_canonical,
-        lenient::{
-            MAX_SEGMENTS,
-            decode::{MAX_PASSES, decode, fold, unescape},
-            is_separator,
-        },
+        Prefix, Rule,
+        decode::{MAX_PASSES, fold, unescape},
+        is_canonical,
     },
     *,
 };

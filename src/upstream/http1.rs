@@ -333,7 +333,7 @@ impl<B> Http1Pool<B> {
 
     /// Whether a connection is idle that any request may take, now and for `ahead`, and that is not retired within `lead`.
     pub(super) fn is_ready(&self, ahead: Duration, lead: Duration) -> bool {
-        let (now, limit) = (clock::instant(), self.safe_idle());
+        let (now, limit) = (clock::instant(), self.keep_alive.safe_idle_after(ahead).min(self.keep));
         let connections = self.lock();
         let will_serve = |idle: &IdleConnection<B>| {
             now.duration_since(idle.since) + ahead <= limit && now + lead < idle.connection.retires && idle.connection.is_usable()

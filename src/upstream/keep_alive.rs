@@ -60,6 +60,12 @@ impl KeepAlive {
         Duration::from_millis(self.0.safe_idle.load(Ordering::Relaxed))
     }
 
+    /// What [`safe_idle`](Self::safe_idle) will be after `time`, if a connection that is idle now survives it.
+    pub(super) fn safe_idle_after(&self, time: Duration) -> Duration {
+        let observed = self.0.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        observed.safe_idle(observed.survived + time)
+    }
+
     /// Whether idle connections live long enough to be opened ahead of need. `keep`: for how long we keep them.
     pub(super) fn is_worth_warming(&self, keep: Duration) -> bool {
         let observed = self.0.observed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,7 +123,8 @@ impl KeepAlive {
         // Nothing in between can panic.
         let mut observed = self.0.observed.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut observed);
-        self.0.safe_idle.store(milliseconds(observed.safe_idle()), Ordering::Relaxed);
+        let safe_idle = observed.safe_idle(observed.survived);
+        self.0.safe_idle.store(milliseconds(safe_idle), Ordering::Relaxed);
     }
 }
 
@@ -127,8 +134,9 @@ impl Observed {
         self.announced.into_iter().chain(self.closed_after).min()
     }
 
-    fn safe_idle(&self) -> Duration {
-        FLOOR.max(self.limit().unwrap_or(self.survived) * 4 / 5)
+    /// `survived`: the longest idle time that a connection survived, now or soon.
+    fn safe_idle(&self, survived: Duration) -> Duration {
+        FLOOR.max(self.limit().unwrap_or(survived) * 4 / 5)
     }
 }
 

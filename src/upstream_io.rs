@@ -5,6 +5,7 @@
 
 use std::{
     io::{self, IoSlice},
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -141,6 +142,19 @@ pub enum UpstreamIo {
     Tls(Box<TlsStream<CountingTcp>>),
     /// TLS through a proxy that speaks TLS itself.
     Nested(Box<TlsStream<TlsStream<CountingTcp>>>),
+}
+
+impl UpstreamIo {
+    /// The address that the TCP connection leads to: the upstream's, or an egress proxy's.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<IpAddr> {
+        let tcp = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+            Self::Nested(stream) => stream.get_ref().0.get_ref().0,
+        };
+        tcp.tcp.peer_addr().ok().map(|address| address.ip())
+    }
 }
 
 impl AsyncRead for UpstreamIo {

@@ -14,6 +14,7 @@ use crate::{
     proxy::{ReachabilityLog, RequestLimit, Required},
     status::{ApiView, View},
     tls::ClientTls,
+    upstream::KeepAlive,
 };
 
 /// The settings in force and what belongs to them. Workers build their own state from it.
@@ -34,6 +35,8 @@ pub(super) struct ApiShared {
     pub(super) request_limit: RequestLimit,
     pub(super) reachability: ReachabilityLog,
     pub(super) metrics: Arc<ApiMetrics>,
+    /// How long its upstream keeps connections.
+    pub(super) keep_alive: KeepAlive,
     /// The header that clients must send.
     pub(super) required: Option<Required>,
 }
@@ -42,7 +45,8 @@ impl ApiShared {
     /// For an API that was not served before.
     pub(super) fn new(api: &config::Api, metrics: &Metrics, required: Option<Required>) -> Self {
         let request_limit = RequestLimit::new(api.limits.max_requests);
-        Self { request_limit, reachability: ReachabilityLog::default(), metrics: metrics.api(&api.name), required }
+        let (reachability, metrics) = (ReachabilityLog::default(), metrics.api(&api.name));
+        Self { request_limit, reachability, metrics, keep_alive: KeepAlive::default(), required }
     }
 }
 
@@ -86,7 +90,12 @@ impl Snapshot {
     pub(super) fn shared_of(&self, api: &config::Api, metrics: &Metrics, required: Option<Required>) -> ApiShared {
         let Some(known) = self.shared_as(&api.name) else { return ApiShared::new(api, metrics, required) };
         known.request_limit.limit_to(api.limits.max_requests);
-        ApiShared { required, ..known.clone() }
+        let mut shared = ApiShared { required, ..known.clone() };
+        let same_origin = |before: &config::Api| before.name == api.name && before.connections.origin == api.connections.origin;
+        if !self.config.apis.iter().any(same_origin) {
+            shared.keep_alive = KeepAlive::default();
+        }
+        shared
     }
 }
 

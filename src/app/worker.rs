@@ -15,7 +15,7 @@ use super::{listeners::Listener, snapshot::Snapshot};
 use crate::{
     allocator::spare_large_blocks,
     clock::{Clock, Jitter},
-    config::{self, Egress, UpstreamSettings},
+    config::{self, UpstreamSettings},
     connect::Connector,
     deadline::Deadlines,
     liveness::{LivenessProbe, Responder},
@@ -24,7 +24,6 @@ use crate::{
     path::Words,
     proxy::{Api, Entry, Gate, HeaderRules, Route, Router, Routes, ToUpstream, Worker},
     server::{Acceptor, ConnectionLimits, Drain},
-    tls::ClientTls,
     upstream::{HeadLimits, Lifetimes, Upstream},
 };
 
@@ -127,6 +126,9 @@ impl WorkerFactory {
                     let now = self.clock.now().moment;
                     for api in &apis {
                         api.upstream.sweep(now);
+                        if state.is_some() {
+                            api.upstream.keep_ready();
+                        }
                     }
                     worker.flush_access_log();
                 }
@@ -168,11 +170,14 @@ impl WorkerState {
         }
         let before = std::mem::replace(&mut self.apis, apis.into_iter().flatten().collect());
         self.snapshot = Some(Arc::clone(snapshot));
+        let is_in = |apis: &[Arc<Api>], api: &Api| apis.iter().any(|other| Arc::ptr_eq(&other.upstream, &api.upstream));
         // Connections in use close when their exchange ends.
-        for old in before {
-            if !self.apis.iter().any(|new| Arc::ptr_eq(&new.upstream, &old.upstream)) {
-                old.upstream.retire();
-            }
+        for old in before.iter().filter(|old| !is_in(&self.apis, old)) {
+            old.upstream.retire();
+        }
+        // The first request finds a connection that was made while the account logged in.
+        for new in self.apis.iter().filter(|new| !is_in(&before, new)) {
+            new.upstream.open_ahead();
         }
     }
 
@@ -229,7 +234,7 @@ fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstre
     let words = rules.flat_map(crate::path::Rule::words).chain(settings.path_words.iter().map(String::as_str));
     let shared = &snapshot.shared[index];
     let meter = shared.metrics.meter(worker);
-    let connections = || upstream(&snapshot.tls, &snapshot.config.egress, &settings.connections, Arc::clone(&meter));
+    let connections = || upstream(snapshot, index, Arc::clone(&meter));
     Some(Api {
         name: settings.name.clone(),
         account: snapshot.accounts[settings.account.0].clone(),
@@ -246,11 +251,13 @@ fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstre
 }
 
 /// The worker's own connections to an upstream. `None` where the connector can't be made; the daemon made the same one before.
-fn upstream(tls: &ClientTls, egress: &Egress, settings: &UpstreamSettings, meter: Arc<Meter>) -> Option<Upstream<ToUpstream>> {
-    let connector = Connector::new(&settings.origin, tls, egress, settings.connect_timeout)?;
+fn upstream(snapshot: &Snapshot, index: usize, meter: Arc<Meter>) -> Option<Upstream<ToUpstream>> {
+    let settings: &UpstreamSettings = &snapshot.config.apis[index].connections;
+    let connector = Connector::new(&settings.origin, &snapshot.tls, &snapshot.config.egress, settings.connect_timeout)?;
     let head = HeadLimits { bytes: settings.max_header_bytes, lines: settings.max_headers };
     let lifetimes = Lifetimes { idle: settings.pool_idle, max_age: settings.connection_max_age };
-    Upstream::new(connector, settings.http2, head, lifetimes, Jitter::from_system(), meter)
+    let keep_alive = snapshot.shared[index].keep_alive.clone();
+    Upstream::new(connector, settings.http2, head, lifetimes, Jitter::from_system(), keep_alive, meter)
 }
 
 impl Workers {

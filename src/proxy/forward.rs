@@ -38,9 +38,6 @@ use crate::{
     upstream::{Cause, ResponseBody, Reuse, SendError},
 };
 
-/// A request that must not arrive twice takes no connection that was idle for longer: the upstream may be closing it.
-const SAFE_IDLE: Duration = Duration::from_secs(4);
-
 /// For how long, and how many bytes of an answer that nobody gets are read so that its connection serves again.
 const DRAIN_FOR_REUSE: (Duration, usize) = (Duration::from_millis(500), 64 * 1024);
 
@@ -389,7 +386,7 @@ async fn drain_for_reuse(answer: UpstreamResponse, deadline: &Deadline) {
 }
 
 fn reuse_for(method: &Method) -> Reuse {
-    if method.is_idempotent() { Reuse::Any } else { Reuse::IdleAtMost(SAFE_IDLE) }
+    if method.is_idempotent() { Reuse::Any } else { Reuse::Safe }
 }
 
 /// A length of 0 that was written stays: servers answer 411 to a POST that says nothing of its body.
@@ -486,7 +483,7 @@ mod tests {
         }
         let unknown = Method::from_bytes(b"MERGE").unwrap();
         for method in [Method::POST, Method::PATCH, unknown] {
-            assert_eq!(reuse_for(&method), Reuse::IdleAtMost(Duration::from_secs(4)), "{method}");
+            assert_eq!(reuse_for(&method), Reuse::Safe, "{method}");
         }
     }
 }

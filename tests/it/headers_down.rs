@@ -393,7 +393,10 @@ fn an_echoed_token_does_not_come_back() {
 fn parrot(answers: usize) -> (Setup, Simulator, thread::JoinHandle<()>) {
     let (simulator, listener) = (simulator(), TcpListener::bind("127.0.0.1:0").unwrap());
     let mut setup = Setup::new(&simulator);
-    setup.upstream(&format!("http://{}", listener.local_addr().unwrap()), &simulator).api("allow_insecure_upstream", "true");
+    setup
+        .upstream(&format!("http://{}", listener.local_addr().unwrap()), &simulator)
+        .api("allow_insecure_upstream", "true")
+        .without_connections_ahead();
     let talking = thread::spawn(move || {
         for _ in 0..answers {
             let (mut stream, _) = listener.accept().unwrap();

@@ -195,7 +195,11 @@ fn a_connection_that_a_request_opens_after_a_reload_replaced_its_upstream_is_not
         let control = simulator.control();
         control.hold_logins(true);
         let mut setup = setup(&simulator);
-        setup.api("http2", http2).settings("[apis.default]\nconnect_timeout = \"5s\"\n").with_telemetry();
+        setup
+            .api("http2", http2)
+            .settings("[apis.default]\nconnect_timeout = \"5s\"\n")
+            .with_telemetry()
+            .without_connections_ahead();
         let sidecar = setup.start();
         let mut client = sidecar.connect();
         client.write(&Request::get("/users/account").head());

@@ -147,7 +147,9 @@ fn a_slow_drip_arrives_drop_by_drop() {
 #[test]
 fn head_204_and_304_have_no_body_and_keep_their_length() {
     let simulator = simulator();
-    let sidecar = Sidecar::start(&simulator);
+    let mut setup = Setup::new(&simulator);
+    setup.without_connections_ahead();
+    let sidecar = setup.start();
     let mut client = sidecar.connect();
     let head = client.send(&Request::new("HEAD", "/_sim/download?bytes=1234567"));
     assert_eq!((head.status, head.header("content-length")), (200, Some("1234567")));

@@ -79,7 +79,7 @@ table! {
     /// Limit of the bytes in the head of a request or a response.
     max_header_bytes: Size<{ 8 * KIB }, MIB> = "64KiB";
     /// Limit of the header lines in the head of a request or a response.
-    max_headers: Count<8, 4096> = 256;
+    max_headers: Count<8, 4096> = 100;
     /// Time limit of a request's head: from accept for the first one, from its first byte for each later one.
     head_timeout: Between<10, { 10 * MINUTE }> = "10s";
     /// Time limit of name, connection and TLS together.
@@ -92,8 +92,8 @@ table! {
     stream_idle: Between<10, { 30 * DAY }> = "1h";
     /// Time for which a client's connection may be idle between requests.
     client_idle: Between<10, { 30 * DAY }> = "1h";
-    /// Time for which an upstream connection is kept idle.
-    pool_idle: Between<0, HOUR> = "15s";
+    /// Time for which an upstream connection is kept idle. Under 30 s none is opened ahead of need.
+    pool_idle: Between<0, HOUR> = "90s";
     /// Age at which an upstream connection is retired, ±20 %.
     connection_max_age: Between<1000, { 30 * DAY }> = "5m";
 }

@@ -5,7 +5,10 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,9 +21,11 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
+    ahead::Ahead,
     error::{BodyBroken, SendError},
     http1::{self, Http1Body, Http1Connection, Http1Pool},
     http2::{self, Checkout, Http2Body, Http2Pool, PendingConnection, StreamPermit, Wakeup},
+    keep_alive::KeepAlive,
     options::{HeadLimits, Lifetimes, Reuse},
     tunnel::{self, TunnelConnection},
 };
@@ -33,18 +38,26 @@ use crate::{
 
 /// By how much the boot clock may run ahead, from one sweep to the next, of the clock that stops during a suspend.
 const SUSPENDED: Duration = Duration::from_secs(2);
+/// How often [`Upstream::keep_ready`] is called at most, and so how far it looks ahead.
+const ROUND: Duration = Duration::from_secs(1);
+/// How long before a connection is too old another one is opened; less for connections that live less than ten times as long.
+const LEAD: Duration = Duration::from_secs(10);
 
 /// One origin with its kept connections; one per worker and API.
 pub struct Upstream<B> {
     connector: Connector,
     head: HeadLimits,
-    max_age: Duration,
+    lifetimes: Lifetimes,
     jitter: Mutex<Jitter>,
     http1: Http1Pool<B>,
     /// With the authority that requests name; `None` where HTTP/2 is not offered.
     http2: Option<(Http2Pool, Authority)>,
     /// When the last sweep was, by both clocks.
     swept: Mutex<Option<(Moment, Instant)>>,
+    /// A request has used the upstream since the last [`Upstream::keep_ready`].
+    used: AtomicBool,
+    ahead: Mutex<Ahead>,
+    keep_alive: KeepAlive,
     meter: Arc<Meter>,
 }
 
@@ -53,7 +66,8 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
-    /// No connection is made until one is needed; `meter` counts them. `None` when the origin's host can't stand in a URI.
+    /// No connection is made until one is needed; `meter` counts them, and `keep_alive` is what all workers know of the
+    /// upstream. `None` when the origin's host can't stand in a URI.
     #[must_use]
     pub fn new(
         connector: Connector,
@@ -61,19 +75,22 @@ where
         head: HeadLimits,
         lifetimes: Lifetimes,
         jitter: Jitter,
+        keep_alive: KeepAlive,
         meter: Arc<Meter>,
     ) -> Option<Self> {
-        let Lifetimes { idle, max_age } = lifetimes;
+        let idle = lifetimes.idle;
         let http2 = match http2 {
             Http2::Off => None,
-            Http2::Auto => Some((Http2Pool::new(idle), connector.origin().authority().try_into().ok()?)),
+            Http2::Auto => Some((Http2Pool::new(idle, keep_alive.clone()), connector.origin().authority().try_into().ok()?)),
         };
         let (jitter, swept) = (Mutex::new(jitter), Mutex::default());
-        Some(Self { connector, head, max_age, jitter, http1: Http1Pool::new(idle), http2, swept, meter })
+        let (used, ahead, http1) = (AtomicBool::new(false), Mutex::default(), Http1Pool::new(idle, keep_alive.clone()));
+        Some(Self { connector, head, lifetimes, jitter, http1, http2, swept, used, ahead, keep_alive, meter })
     }
 
     /// Gives an idle connection, a stream on a shared one, or a new connection; the connector's time-out bounds the wait.
     pub async fn lease(&self, reuse: Reuse) -> Result<Lease<B>, SendError> {
+        self.used.store(true, Ordering::Relaxed);
         loop {
             if let Some(idle) = self.http1.take(reuse) {
                 return Ok(self.exclusive(idle));
@@ -144,7 +161,7 @@ where
     /// How old a connection may grow. It is scattered, so that connections are not all renewed at once.
     fn age(&self) -> Duration {
         let fraction = self.jitter.lock().unwrap_or_else(PoisonError::into_inner).fraction();
-        self.max_age.mul_f64(0.8 + 0.4 * fraction)
+        self.lifetimes.max_age.mul_f64(0.8 + 0.4 * fraction)
     }
 
     /// Gives a new connection for a request for a WebSocket, which is never kept; the connector's time-out bounds the wait. A
@@ -162,12 +179,72 @@ where
         let awake = clock::instant();
         let before = self.swept.lock().unwrap_or_else(PoisonError::into_inner).replace((now, awake));
         if before.is_some_and(|(then, instant)| now.since(then) > awake.duration_since(instant) + SUSPENDED) {
-            self.close_idle();
+            self.clear();
         }
         self.http1.sweep();
         if let Some((pool, _)) = &self.http2 {
             pool.sweep();
         }
+    }
+
+    /// Opens a connection in the background if none is ready for the next request, or none will be in a moment: because all
+    /// are in use, grow old, or were idle for too long. It does so while requests use the upstream, unless that closes
+    /// connections soon. Called after each [`sweep`](Self::sweep).
+    pub fn keep_ready(self: &Arc<Self>) {
+        let now = clock::instant();
+        let mut ahead = self.ahead();
+        if self.used.swap(false, Ordering::Relaxed) {
+            ahead.used(now);
+        }
+        let wanted = ahead.is_wanted(now) && self.is_worth_warming() && !self.is_ready();
+        if wanted && ahead.may_open(now) {
+            drop(ahead);
+            self.open_ahead();
+        }
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_ready(&self) -> bool {
+        match &self.http2 {
+            Some((pool, _)) if !pool.is_http1() => pool.is_ready(self.lead()),
+            _ => self.http1.is_ready(ROUND, self.lead()),
+        }
+    }
+
+    fn is_worth_warming(&self) -> bool {
+        self.keep_alive.is_worth_warming(self.lifetimes.idle)
+    }
+
+    fn lead(&self) -> Duration {
+        LEAD.min(self.lifetimes.max_age / 10)
+    }
+
+    /// Opens a connection in the background, so that the next request finds it, unless idle ones are not kept for long. If it
+    /// fails, nobody is told: the request will be. The connector's time-out ends the task.
+    pub fn open_ahead(self: &Arc<Self>) {
+        if !self.is_worth_warming() {
+            return;
+        }
+        let upstream = Arc::clone(self);
+        tokio::spawn(async move {
+            let lease = match &upstream.http2 {
+                Some((pool, _)) if !pool.is_http1() => match pool.open_ahead(upstream.lead()) {
+                    Some(pending) => upstream.connect_offering_http2(Some(pending)).await,
+                    None => return,
+                },
+                Some(_) => upstream.connect_offering_http2(None).await,
+                None => upstream.connect_http1().await,
+            };
+            // A stream that is given back leaves its connection in the pool.
+            if let Ok(Lease(Leased::Connection(mut connection, pool))) = lease
+                && connection.ready().await.is_ok()
+            {
+                pool.put(connection);
+            }
+        });
     }
 
     /// An answer did not come within `silence`. Connections that were open when it was asked for may be dead: those idle
@@ -180,8 +257,14 @@ where
     }
 
     /// Closes every idle connection now, and those in use once their exchanges have ended. Connections that are opened later
-    /// are kept.
+    /// are kept; none is opened before a request needs it.
     pub fn close_idle(&self) {
+        self.used.store(false, Ordering::Relaxed);
+        self.ahead().stop();
+        self.clear();
+    }
+
+    fn clear(&self) {
         self.http1.clear();
         if let Some((pool, _)) = &self.http2 {
             pool.clear();

@@ -51,8 +51,14 @@ impl Setup {
             .variable("CAREPORTALS_UPSTREAM", &format!("http://{upstream}"))
             .variable("CAREPORTALS_LOGIN_URL", "off")
             .variable("CAREPORTALS_LISTEN", "127.0.0.1:0")
-            .api("allow_insecure_upstream", "true");
+            .api("allow_insecure_upstream", "true")
+            .without_connections_ahead();
         setup
+    }
+
+    /// Only a request opens a connection to upstream, so that the test knows which one it is.
+    pub fn without_connections_ahead(&mut self) -> &mut Self {
+        self.api("pool_idle", "15s")
     }
 
     /// A sidecar without log-in, in front of `upstream`, a base URL. It trusts `ca_pem` alone.
@@ -63,7 +69,8 @@ impl Setup {
             .variable("CAREPORTALS_ORGANIZATION", ORGANIZATION)
             .variable("CAREPORTALS_UPSTREAM", upstream)
             .variable("CAREPORTALS_LOGIN_URL", "off")
-            .variable("CAREPORTALS_LISTEN", "127.0.0.1:0");
+            .variable("CAREPORTALS_LISTEN", "127.0.0.1:0")
+            .without_connections_ahead();
         setup
     }
 

@@ -17,6 +17,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     super::{
         error::{Cause, SendError},
+        keep_alive::KeepAlive,
         options::Reuse,
     },
     connection::{Announced, Http2Driver, Http2Handle},
@@ -30,6 +31,8 @@ pub(in crate::upstream) struct Http2Pool(Arc<Mutex<PoolState>>);
 struct PoolState {
     /// For how long an unused connection is kept.
     keep: Duration,
+    /// How long the upstream keeps it.
+    keep_alive: KeepAlive,
     /// The protocol that the server chose last.
     spoken: Option<Protocol>,
     /// Connections that take requests, the oldest first. A connection that is not in here closes once its last stream has
@@ -56,17 +59,9 @@ struct PooledConnection {
     retires: Instant,
 }
 
-/// Which connections a request may use.
-#[derive(Clone, Copy)]
-struct Requirement {
-    /// Those that have been idle for no longer than this.
-    idle_at_most: Duration,
-    /// Only those that were opened after this.
-    opened_after: Option<Instant>,
-}
-
 struct WaitingRequest {
-    requirement: Requirement,
+    /// It may use only connections that were opened after this.
+    opened_after: Option<Instant>,
     wakeup: oneshot::Sender<Wakeup>,
 }
 
@@ -98,24 +93,31 @@ pub(in crate::upstream) enum Wakeup {
 type Wakeups = Vec<(oneshot::Sender<Wakeup>, Wakeup)>;
 
 impl Http2Pool {
-    /// `keep`: for how long an unused connection is kept.
-    pub(in crate::upstream) fn new(keep: Duration) -> Self {
-        let (connections, waiting) = (Vec::new(), VecDeque::new());
-        let (connecting, expected_limit, next, retired) = (0, None, 0, false);
-        let state = PoolState { keep, spoken: None, connections, waiting, connecting, expected_limit, next, retired };
+    /// `keep`: for how long an unused connection is kept. `keep_alive`: how long the upstream keeps it.
+    pub(in crate::upstream) fn new(keep: Duration, keep_alive: KeepAlive) -> Self {
+        let state = PoolState {
+            keep,
+            keep_alive,
+            spoken: None,
+            connections: Vec::new(),
+            waiting: VecDeque::new(),
+            connecting: 0,
+            expected_limit: None,
+            next: 0,
+            retired: false,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
     /// Looks for a stream. A free stream goes to the newcomer: it does not meet the requirement of any waiting request.
     pub(in crate::upstream) fn checkout(&self, reuse: Reuse) -> Checkout {
         let mut state = self.lock();
-        let (idle_at_most, opened_after) = match reuse {
-            Reuse::Any => (state.keep, None),
-            Reuse::IdleAtMost(limit) => (limit.min(state.keep), None),
-            Reuse::OpenedAfter(taken) => (state.keep, Some(taken)),
+        let opened_after = match reuse {
+            // Any live one is safe: GOAWAY tells which requests the server has not processed, and pings find a dead connection.
+            Reuse::Any | Reuse::Safe => None,
+            Reuse::OpenedAfter(taken) => Some(taken),
         };
-        let requirement = Requirement { idle_at_most, opened_after };
-        if let Some(permit) = state.take(self, requirement) {
+        if let Some(permit) = state.take(self, opened_after) {
             return Checkout::Stream(permit);
         }
         if state.spoken == Some(Protocol::Http1) {
@@ -123,11 +125,31 @@ impl Http2Pool {
         }
         if state.waiting.len() < state.expected_streams() {
             let (wakeup, woken) = oneshot::channel();
-            state.waiting.push_back(WaitingRequest { requirement, wakeup });
+            state.waiting.push_back(WaitingRequest { opened_after, wakeup });
             return Checkout::Wait(woken);
         }
         state.connecting += 1;
         Checkout::Connect(PendingConnection(Some(self.clone())))
+    }
+
+    /// The right to open a connection ahead of need, unless one is being opened, or is there and not retired within `lead`.
+    pub(in crate::upstream) fn open_ahead(&self, lead: Duration) -> Option<PendingConnection> {
+        if self.is_ready(lead) {
+            return None;
+        }
+        self.lock().connecting += 1;
+        Some(PendingConnection(Some(self.clone())))
+    }
+
+    /// Whether a connection is there, or being opened, that is not retired within `lead`.
+    pub(in crate::upstream) fn is_ready(&self, lead: Duration) -> bool {
+        let (state, soon) = (self.lock(), clock::instant() + lead);
+        state.retired || state.connecting > 0 || state.connections.iter().any(|connection| soon < connection.retires)
+    }
+
+    /// Whether the server chose HTTP/1.1 last.
+    pub(in crate::upstream) fn is_http1(&self) -> bool {
+        self.lock().spoken == Some(Protocol::Http1)
     }
 
     /// Adds a new connection; its first stream is for the request that made it. `pending`: other requests wait for it.
@@ -165,6 +187,9 @@ impl Http2Pool {
         let now = clock::instant();
         let mut state = self.lock();
         let keep = state.keep;
+        if let Some(longest) = state.connections.iter().filter_map(|connection| connection.idle_for(now)).max() {
+            state.keep_alive.survived(longest);
+        }
         state.connections.retain(|connection| now < connection.retires && connection.is_idle_at_most(keep, now));
     }
 
@@ -214,10 +239,13 @@ async fn drive(mut driver: Http2Driver, mut entry: PoolEntry, handle: Weak<Http2
 
 impl PoolState {
     /// A stream on the newest connection that has one, so that the rest can grow old and be closed.
-    fn take(&mut self, pool: &Http2Pool, requirement: Requirement) -> Option<StreamPermit> {
-        let now = clock::instant();
+    fn take(&mut self, pool: &Http2Pool, opened_after: Option<Instant>) -> Option<StreamPermit> {
+        let (now, keep) = (clock::instant(), self.keep);
         self.connections.retain(|connection| now < connection.retires);
-        let usable = |connection: &&mut PooledConnection| connection.has_room() && connection.meets(requirement, now);
+        let is_new_enough = |opened: Instant| opened_after.is_none_or(|taken| opened > taken);
+        let usable = |connection: &&mut PooledConnection| {
+            connection.has_room() && connection.is_idle_at_most(keep, now) && is_new_enough(connection.opened)
+        };
         let connection = self.connections.iter_mut().rev().find(usable)?;
         connection.in_flight += 1;
         connection.handle.set_idle(false);
@@ -231,8 +259,8 @@ impl PoolState {
         let mut at = 0;
         while at < self.waiting.len() && self.connections.iter().any(PooledConnection::has_room) {
             let waiting = &self.waiting[at];
-            let (requirement, gave_up) = (waiting.requirement, waiting.wakeup.is_closed());
-            let permit = if gave_up { None } else { self.take(pool, requirement).map(Wakeup::Stream) };
+            let (opened_after, gave_up) = (waiting.opened_after, waiting.wakeup.is_closed());
+            let permit = if gave_up { None } else { self.take(pool, opened_after).map(Wakeup::Stream) };
             if permit.is_none() && !gave_up {
                 at += 1;
             } else if let Some(waiting) = self.waiting.remove(at) {
@@ -283,12 +311,13 @@ impl PooledConnection {
         self.in_flight < self.limit
     }
 
-    fn meets(&self, requirement: Requirement, now: Instant) -> bool {
-        self.is_idle_at_most(requirement.idle_at_most, now) && requirement.opened_after.is_none_or(|taken| self.opened > taken)
+    fn is_idle_at_most(&self, limit: Duration, now: Instant) -> bool {
+        self.idle_for(now).is_none_or(|time| time <= limit)
     }
 
-    fn is_idle_at_most(&self, limit: Duration, now: Instant) -> bool {
-        self.in_flight > 0 || now.duration_since(self.idle_since) <= limit
+    /// For how long it has had no stream; `None` while it has one.
+    fn idle_for(&self, now: Instant) -> Option<Duration> {
+        (self.in_flight == 0).then(|| now.duration_since(self.idle_since))
     }
 }
 
@@ -370,8 +399,14 @@ impl PoolEntry {
         }
     }
 
+    /// The upstream ends the connection.
     fn take_no_more(&self) {
-        self.pool.lock().connections.retain(|connection| connection.number != self.number);
+        let mut state = self.pool.lock();
+        let idle = state.connection(self.number).and_then(|connection| connection.idle_for(clock::instant()));
+        if let Some(time) = idle {
+            state.keep_alive.closed_after(time);
+        }
+        state.connections.retain(|connection| connection.number != self.number);
     }
 
     /// The connection has ended. Requests that wait to learn its limit are told.

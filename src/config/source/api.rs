@@ -9,12 +9,13 @@ use http::{HeaderName, HeaderValue};
 use super::{
     faults::ValueOrigin,
     kinds::{
-        AccountName, BaseUrl, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, OneOf, Optional, PathPrefix,
-        PathWord, RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, WebOrigin,
+        AccountName, BaseUrl, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, Optional, PathPrefix, PathWord,
+        RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, WebOrigin,
     },
     measures::{DAY, HOUR, KIB, MIB, MINUTE},
-    setting::{Key, Kind, Named, Section, Setting, SettingsReader, Unset, built, table},
-    words::words,
+    reader::{SettingsReader, built, table},
+    setting::{Key, Kind, Named, Section, Setting, Unset},
+    words::{OneOf, words},
 };
 use crate::{
     careportals::Preset,

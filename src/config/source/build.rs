@@ -5,16 +5,17 @@
 use serde_json::Value;
 
 use super::{
-    account::{AccountEntry, AccountTable, LoginParts},
+    account::{AccountEntry, AccountTable},
     api::{ApiEntry, ApiTable},
     egress,
+    environment::Environment,
     faults::{Diagnostic, Fault, ValueOrigin},
     layers::Merged,
     login::{self, Choice},
+    reader::SettingsReader,
     relations,
-    setting::{Findings, Section, Setting, SettingsReader},
+    setting::{Findings, Section, Setting},
     top_level::TopLevel,
-    variables::Environment,
 };
 use crate::{
     careportals::{LOGIN_PATHS, Preset},
@@ -107,7 +108,7 @@ fn account(entry: &mut AccountEntry, choice: Choice, refresh_url: Option<Endpoin
         Choice::At(url) => {
             let username = required(name, "username", &mut table.username, findings);
             let password = required(name, "password", &mut table.password, findings);
-            Some(Login::of(table, LoginParts { url, refresh_url, username: username?, password: password? })?)
+            Some(Login::of(table, url, refresh_url, username?, password?)?)
         }
     };
     Some(Account { name: name.clone(), organization: organization?, login })

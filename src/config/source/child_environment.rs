@@ -6,10 +6,11 @@
 use std::ffi::{OsStr, OsString};
 
 use super::{
+    environment::Environment,
     layers::Merged,
     named_variables::{CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY},
-    setting::Form,
-    variables::{self, Environment},
+    toml::Form,
+    variables,
 };
 
 /// Variables that a service manager sets for this process alone. A started program would take the sockets for its own, or
@@ -23,7 +24,7 @@ const SECRET_MIN: usize = 8;
 
 /// The names of the variables that hold a secret or lead to one.
 pub(super) fn secret_variables(environment: &Environment, merged: &Merged) -> Vec<OsString> {
-    let named = |name: &OsStr| merged.named_variables().iter().any(|known| OsStr::new(known) == name);
+    let named = |name: &OsStr| merged.named_variables.iter().any(|known| OsStr::new(known) == name);
     let is_secret = |value: &OsStr| {
         let bytes = value.as_encoded_bytes();
         bytes.len() >= SECRET_MIN && merged.is_literal_secret(bytes)

@@ -30,6 +30,11 @@ pub enum ValueOrigin {
 }
 
 impl ValueOrigin {
+    /// Whether a user wrote the value.
+    pub(super) fn is_written(&self) -> bool {
+        !matches!(self, Self::Default | Self::Preset)
+    }
+
     /// Orders faults: the file from top to bottom, then variables, flags and the rest.
     pub(super) fn rank(&self) -> (u8, usize) {
         match self {
@@ -83,7 +88,7 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !matches!(self.origin, ValueOrigin::Default | ValueOrigin::Preset) {
+        if self.origin.is_written() {
             write!(f, "{}: ", self.origin)?;
         }
         // The user wrote the variable or the flag, and may not know the key behind it.

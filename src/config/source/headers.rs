@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     faults::{Diagnostic, ensure},
-    kinds::mismatch,
+    toml::mismatch,
 };
 use crate::careportals::ORGANIZATION_HEADER;
 

@@ -8,13 +8,13 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::{
+    environment::Environment,
     faults::{Diagnostic, ensure, shown},
     headers::{LOGIN_HEADERS, REQUEST_HEADERS, header_name, headers},
     measures::{duration, show_duration, show_size, size},
-    setting::{Form, Kind},
+    setting::Kind,
+    toml::{Form, mismatch, number, text},
     url::{self, Address},
-    variables::Environment,
-    words::Worded,
 };
 use crate::{
     config::{AllowedHosts, ControlSocket, Listen, Log, RuntimeDirectories, Source, Upstream},
@@ -26,10 +26,10 @@ const SOURCE_HINT: &str = "write text, { file = \"…\" }, { env = \"…\" } or 
 const COMMAND_WRONG: &str = "`command` must be a list: the program and its arguments";
 
 /// Declares kinds. A row says what a value means, the kind's name in the documentation, its form, its JSON Schema, and how a
-/// value is read, perhaps with a look at the environment.
+/// value is read, perhaps with a look at the environment. `absent` gives the value of a key that nobody has written.
 macro_rules! kinds {
     ($($(#[$meta:meta])* $name:ident $(<$(const $limit:ident),+>)? => $value:ty,
-       $words:expr, $form:ident, $schema:expr, |$read:ident $(, $environment:ident)?| $body:expr;)+) => {$(
+       $words:expr, $form:ident, $schema:expr, |$read:ident $(, $environment:ident)?| $body:expr $(, absent = $absent:expr)?;)+) => {$(
         $(#[$meta])*
         pub(super) enum $name $(<$(const $limit: u64),+>)? {}
 
@@ -44,6 +44,10 @@ macro_rules! kinds {
             fn read($read: &Value, kinds!(@environment $($environment)?): &Environment) -> Result<$value, Diagnostic> {
                 $body
             }
+
+            $(fn absent(environment: &Environment) -> Option<$value> {
+                Some($absent(environment))
+            })?
         }
     )+};
     (@environment) => { _ };
@@ -82,6 +86,8 @@ kinds! {
     /// One TCP address, or `off`.
     AddressOrOff => Option<SocketAddr>, "address or `off`", Text, some_text(),
         |value| match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
+    /// The path of the control socket, or `off`.
+    SocketOrOff => ControlSocket, "path or `off`", Text, some_text(), |value| control_socket(text(value)?), absent = default_socket;
     /// Fixed headers of requests.
     RequestHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
         |value| headers(value, REQUEST_HEADERS);
@@ -159,72 +165,6 @@ impl<K: Kind> Kind for List<K> {
     }
 }
 
-/// One of several words.
-pub(super) struct OneOf<T>(T);
-
-impl<T: Worded> Kind for OneOf<T> {
-    type Value = T;
-    const FORM: Form = Form::Text;
-
-    fn described() -> (String, Value) {
-        let words = words_of::<T>();
-        (all_quoted(&words), json!({ "enum": words }))
-    }
-
-    fn read(value: &Value, _: &Environment) -> Result<T, Diagnostic> {
-        let at = one_of(value, &words_of::<T>())?;
-        Ok(T::all().swap_remove(at).1)
-    }
-}
-
-fn words_of<T: Worded>() -> Vec<&'static str> {
-    T::all().into_iter().map(|(word, _)| word).collect()
-}
-
-fn all_quoted(words: &[&str]) -> String {
-    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
-}
-
-/// The index of the word.
-fn one_of(value: &Value, words: &[&str]) -> Result<usize, Diagnostic> {
-    // TOML's switches are not the words `on` and `off`.
-    if value.is_boolean() && words.contains(&"on") {
-        return Err(mismatch("`on` or `off` in quotes", value));
-    }
-    let written = text(value)?;
-    let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted(words)));
-    let found = words.iter().position(|word| *word == written);
-    found.ok_or_else(|| wrong().did_you_mean(written, words.iter().copied()))
-}
-
-/// The path of the control socket, or `off`.
-pub(super) struct SocketOrOff;
-
-impl Kind for SocketOrOff {
-    type Value = ControlSocket;
-    const FORM: Form = Form::Text;
-
-    fn described() -> (String, Value) {
-        ("path or `off`".to_owned(), some_text())
-    }
-
-    fn read(value: &Value, _: &Environment) -> Result<ControlSocket, Diagnostic> {
-        match text(value)? {
-            "off" => Ok(ControlSocket::Off),
-            path if path.starts_with('/') => Ok(ControlSocket::Path(path.into())),
-            _ => Err(Diagnostic::new("expected a path that starts with `/`, or `off`")),
-        }
-    }
-
-    fn absent(environment: &Environment) -> Option<ControlSocket> {
-        // systemd separates several by colons; the XDG base directory specification has relative paths ignored.
-        let absolute = |path: &str| path.starts_with('/').then(|| path.into());
-        let service = environment.get("RUNTIME_DIRECTORY").and_then(|value| value.to_str()?.split(':').find_map(absolute));
-        let user = environment.get("XDG_RUNTIME_DIR").and_then(|value| absolute(value.to_str()?));
-        Some(ControlSocket::Default(RuntimeDirectories { service, user }))
-    }
-}
-
 fn some_text() -> Value {
     json!({ "type": "string", "minLength": 1 })
 }
@@ -243,35 +183,6 @@ fn text_table() -> Value {
 
 fn some_list(items: &Value) -> Value {
     json!({ "anyOf": [{ "type": "array", "items": items }, items] })
-}
-
-fn text(value: &Value) -> Result<&str, Diagnostic> {
-    match value {
-        Value::String(text) if text.is_empty() => Err(Diagnostic::new("is empty")),
-        Value::String(text) if text.contains('\0') => Err(Diagnostic::new("holds a NUL")),
-        Value::String(text) => Ok(text),
-        other => Err(mismatch("text", other)),
-    }
-}
-
-pub(super) fn mismatch(expected: &str, found: &Value) -> Diagnostic {
-    let found = match found {
-        Value::String(_) => "text",
-        Value::Bool(_) => "a switch",
-        Value::Number(number) if !number.is_f64() => "a whole number",
-        // A number without a value in JSON is not finite.
-        Value::Number(_) | Value::Null => "a fractional number",
-        Value::Object(_) => "a table",
-        Value::Array(_) => "a list",
-    };
-    Diagnostic::new(format!("expected {expected}, found {found}"))
-}
-
-pub(super) fn number(value: &Value) -> Result<u64, Diagnostic> {
-    value.as_u64().ok_or_else(|| match value {
-        Value::Number(number) if number.is_i64() => Diagnostic::new("must not be negative"),
-        other => mismatch("a whole number", other),
-    })
 }
 
 fn within(value: u64, min: u64, max: u64, show: fn(u64) -> String) -> Result<u64, Diagnostic> {
@@ -299,6 +210,22 @@ fn source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic
         (1, Some(("command", value))) => command(value).ok_or_else(|| Diagnostic::new(COMMAND_WRONG)),
         _ => Err(Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT)),
     }
+}
+
+fn control_socket(text: &str) -> Result<ControlSocket, Diagnostic> {
+    match text {
+        "off" => Ok(ControlSocket::Off),
+        path if path.starts_with('/') => Ok(ControlSocket::Path(path.into())),
+        _ => Err(Diagnostic::new("expected a path that starts with `/`, or `off`")),
+    }
+}
+
+fn default_socket(environment: &Environment) -> ControlSocket {
+    // systemd separates several by colons; the XDG base directory specification has relative paths ignored.
+    let absolute = |path: &str| path.starts_with('/').then(|| path.into());
+    let service = environment.get("RUNTIME_DIRECTORY").and_then(|value| value.to_str()?.split(':').find_map(absolute));
+    let user = environment.get("XDG_RUNTIME_DIR").and_then(|value| absolute(value.to_str()?));
+    ControlSocket::Default(RuntimeDirectories { service, user })
 }
 
 fn header_source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {

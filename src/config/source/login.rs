@@ -7,8 +7,8 @@ use http::uri::PathAndQuery;
 use super::{
     account::AccountEntry,
     api::ApiEntry,
-    faults::{Diagnostic, Fault, ensure},
-    setting::{Findings, Setting},
+    faults::{Diagnostic, Fault, ValueOrigin, ensure},
+    setting::{EffectiveValue, Findings, Setting},
     url::{self, Address},
 };
 use crate::{
@@ -45,7 +45,11 @@ pub(super) fn choose(account: &AccountEntry, apis: &[ApiEntry], findings: &mut F
             Choice::Off => Some("\"off\"".to_owned()),
             Choice::Unknown => None,
         };
-        findings.show_derived(&format!("accounts.{}.", account.name), "login_url", shown);
+        let entry = format!("accounts.{}.", account.name);
+        // The value stands behind the others of its account.
+        let end = findings.values.iter().rposition(|value| value.path.starts_with(&entry)).map_or(0, |at| at + 1);
+        let (path, origin) = (setting.path.clone(), ValueOrigin::Preset);
+        findings.values.splice(end..end, shown.map(|shown| EffectiveValue { path, shown, origin, is_set: true }));
     }
     choice
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     faults::{Diagnostic, shown},
-    kinds::{mismatch, number},
+    toml::{mismatch, number},
 };
 
 /// Milliseconds of a minute.

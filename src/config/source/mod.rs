@@ -4,27 +4,34 @@
 //! a secret. Only [`Environment::of_process`] reads the environment of the process, and only this file reads the settings
 //! file; the rest is pure.
 //!
-//! `file` and `variables` make leaves of what is written, and `layers` merges them. `top_level`, `account` and `api` declare
-//! the settings with the macros of `setting`, and the `kinds` read one value each. `relations` finds faults that only several
-//! values together show, and `build` makes the [`Config`].
+//! Files, each using only those before it: `faults`, `environment`, `toml` (values as they are written), `setting` (what a
+//! setting is), `layers` (merges the leaves of what is written), `reader` (the macros that declare settings, and how these are
+//! read); `measures`, `headers`, `url`, `words`, `kinds` (read one value each); `top_level`, `account`, `api` (declare the
+//! settings), `keys`; `file`, `named_variables`, `variables` (make leaves of what is written); `login`, `egress`, `relations`
+//! (faults that only several values together show), `build` (makes the [`Config`](super::Config)); `schema`,
+//! `child_environment`, `loaded` (the outcome, and how it is printed).
 
 pub mod account;
 pub mod api;
 mod build;
 mod child_environment;
 mod egress;
+mod environment;
 mod faults;
 mod file;
 mod headers;
+mod keys;
 mod kinds;
 mod layers;
+mod loaded;
 mod login;
 mod measures;
 mod named_variables;
-mod reference;
+mod reader;
 mod relations;
-mod render;
+mod schema;
 mod setting;
+mod toml;
 pub mod top_level;
 mod url;
 mod variables;
@@ -34,7 +41,6 @@ mod words;
 mod tests;
 
 use std::{
-    ffi::OsString,
     io::ErrorKind,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -43,21 +49,23 @@ use std::{
 use self::{
     build::Written,
     faults::Diagnostic,
+    keys::key_at,
     layers::{Layers, Leaf, Merged},
     named_variables::CONFIG,
-    setting::{Findings, Section, SettingsReader},
+    reader::SettingsReader,
+    setting::{Findings, Section, parts},
     top_level::TopLevel,
 };
 pub use self::{
     child_environment::MEANT_FOR_US,
+    environment::Environment,
     faults::{Fault, Finding, ValueOrigin, Warning},
+    loaded::{Loaded, render_check, render_effective},
     measures::parse_duration,
-    reference::{json_schema, reference},
-    render::{render_check, render_effective},
-    setting::Setting,
-    variables::Environment,
+    schema::json_schema,
+    setting::{EffectiveValue, Setting},
 };
-use super::{Config, ControlSocket};
+use super::ControlSocket;
 use crate::files;
 
 /// The default of [`Input::default_file`].
@@ -81,56 +89,6 @@ pub struct Input {
     pub environment: Environment,
     /// Defaults that a command has instead of the daemon's: the name of a key and a value in TOML syntax.
     pub defaults: &'static [(&'static str, &'static str)],
-}
-
-/// The outcome of [`load`].
-#[derive(Debug)]
-pub struct Loaded {
-    /// `None`: there are faults.
-    pub config: Option<Config>,
-    /// All faults: the file's from top to bottom, then those of variables and flags.
-    pub faults: Vec<Fault>,
-    /// All warnings.
-    pub warnings: Vec<Warning>,
-    /// Every value in effect, for `config`.
-    pub values: Vec<EffectiveValue>,
-    /// The settings file, if one was read.
-    pub file: Option<PathBuf>,
-    /// The names of the variables that hold a secret or lead to one. A started program must not inherit them.
-    pub secret_variables: Vec<OsString>,
-}
-
-/// One value in effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EffectiveValue {
-    /// A key such as `apis.emr.listen`, or a variable that has no key.
-    pub path: String,
-    /// The value in TOML syntax: a secret as `"[redacted]"`, a faulty one as `"[invalid]"`. Worded, if it has no value.
-    pub shown: String,
-    /// Where it came from.
-    pub origin: ValueOrigin,
-    /// Whether it has a value.
-    pub is_set: bool,
-}
-
-impl Loaded {
-    /// Adds a fault that only the use of a value shows, such as a file that can't be used. `key`: the value's key, or empty.
-    pub fn refuse(&mut self, key: &str, message: String, hint: Option<&str>) {
-        let wrong = Diagnostic::new(message);
-        let wrong = if let Some(hint) = hint { wrong.hint(hint) } else { wrong };
-        self.faults.push(Fault::new(self.origin_of(key), key, wrong));
-        self.config = None;
-    }
-
-    /// Adds a warning that only the use of the value of `key` shows.
-    pub fn warn(&mut self, key: &str, message: String, hint: &str) {
-        self.warnings.push(Warning::new(self.origin_of(key), key, Diagnostic::new(message).hint(hint)));
-    }
-
-    fn origin_of(&self, key: &str) -> ValueOrigin {
-        let value = self.values.iter().find(|value| value.path == key);
-        value.map_or(ValueOrigin::Default, |value| value.origin.clone())
-    }
 }
 
 impl Input {
@@ -193,7 +151,7 @@ pub struct DaemonAddress {
 #[must_use]
 pub fn daemon_address(input: &Input) -> DaemonAddress {
     let Layers { file, lines, variables, flags, findings, .. } = read_layers(input);
-    let merged = Merged::new(lines, file.into_iter().chain(variables).chain(flags));
+    let merged = Merged::new(lines, &[file, variables, flags].concat());
     let (environment, defaults) = (&input.environment, input.defaults);
     let mut reader = SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() };
     let TopLevel { telemetry_listen, control_socket, .. } = TopLevel::read(&mut reader, "");
@@ -220,8 +178,8 @@ fn read_layers(input: &Input) -> Layers {
     for (path, value) in &input.flags {
         let name = path.rsplit('.').next().unwrap_or(path).replace('_', "-");
         let (path, origin) = (path.clone(), ValueOrigin::Flag(format!("--{name}")));
-        match setting::at(&path) {
-            Some(key) => layers.flags.push(Leaf { path, value: variables::value_of(key.form, value), origin }),
+        match key_at(&path) {
+            Some(key) => layers.flags.push(Leaf { path, value: toml::value_of(key.form, value), origin }),
             None => layers.findings.faults.push(Fault::new(origin, path, Diagnostic::new("no such key"))),
         }
     }
@@ -251,7 +209,7 @@ fn names(section: Section, layers: &Layers) -> Vec<String> {
         }
     }
     if names.is_empty() {
-        let mut of_flags = layers.flags.iter().map(|leaf| setting::parts(&leaf.path)).filter(|(other, ..)| *other == section);
+        let mut of_flags = layers.flags.iter().map(|leaf| parts(&leaf.path)).filter(|(other, ..)| *other == section);
         names.push(of_flags.next().map_or("default", |(_, name, _)| name).to_owned());
     }
     names
@@ -260,7 +218,7 @@ fn names(section: Section, layers: &Layers) -> Vec<String> {
 /// Merges the layers, the weakest first, and reports values whose account or API does not exist.
 fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findings) {
     let Layers { offered, file, lines, variables, flags, mut findings, .. } = layers;
-    let exists = |leaf: &Leaf| match setting::parts(&leaf.path) {
+    let exists = |leaf: &Leaf| match parts(&leaf.path) {
         (Section::TopLevel, ..) => true,
         (Section::Account, name, _) => accounts.iter().any(|known| known == name),
         (Section::Api, name, _) => apis.iter().any(|known| known == name),
@@ -275,12 +233,12 @@ fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findi
             findings.faults.push(homeless(leaf));
         }
     }
-    (Merged::new(lines, leaves), findings)
+    (Merged::new(lines, &leaves), findings)
 }
 
 /// The fault of a value whose account or API does not exist.
 fn homeless(leaf: Leaf) -> Fault {
-    let section = setting::parts(&leaf.path).0;
+    let section = parts(&leaf.path).0;
     let (group, what) = (section.group(), if section == Section::Account { "account" } else { "API" });
     let wrong = match leaf.origin {
         ValueOrigin::Flag(_) => Diagnostic::new("the settings have no such table"),

@@ -16,7 +16,9 @@ pub(super) struct Variable {
     pub(super) path: Option<&'static str>,
     /// Whether `NAME_FILE` may hold the name of a file instead.
     pub(super) file: bool,
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the reference, which a test writes"))]
     pub(super) doc: &'static str,
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the reference, which a test writes"))]
     pub(super) default: &'static str,
 }
 

@@ -97,7 +97,7 @@ fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode 
     let loaded = source::load(input.clone());
     let Loaded { config: Some(config), warnings, file, .. } = loaded else { return refuse(&loaded) };
     let reader = Reader::of(&io::stdout(), &input.environment);
-    let mut logging = match logging::start(&config.log(), io::stdout(), reader) {
+    let mut logging = match logging::start(&config.reloadable.log, io::stdout(), reader) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),
     };
@@ -142,7 +142,7 @@ fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Log
 fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
     let Loaded { config: Some(config), warnings, secret_variables, .. } = loaded else { return refuse(&loaded) };
     let environment = Environment::of_process();
-    let started = logging::start(&config.log(), io::stderr(), Reader::of(&io::stderr(), &environment));
+    let started = logging::start(&config.reloadable.log, io::stderr(), Reader::of(&io::stderr(), &environment));
     let logging = match started.and_then(|mut logging| logging.write().map(|()| logging)) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),

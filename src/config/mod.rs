@@ -23,7 +23,8 @@ pub use self::{
         account::{Account, Login},
         api::{AllowedHosts, Api, Cookies, Http2, Limits, RequireHeader, Timeouts, UpstreamSettings},
         top_level::{
-            ClientCertificate, ControlSocket, Hardening, LogFormat, Reloadable, RestartOnly, RuntimeDirectories, Tls, TlsVersion,
+            ClientCertificate, ControlSocket, Hardening, Log, LogFormat, Reloadable, RestartOnly, RuntimeDirectories, Tls,
+            TlsVersion,
         },
     },
 };
@@ -54,13 +55,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// The settings of the log.
-    #[must_use]
-    pub fn log(&self) -> Log {
-        let Reloadable { log_filter, access_log, .. } = &self.reloadable;
-        Log { filter: log_filter.clone(), format: self.restart_only.log_format, access: *access_log }
-    }
-
     /// Files that must stay readable while the daemon runs: those of sources, roots of trust, and the client certificate.
     /// Nothing else among the settings is read after the start, so a process that gives up access to all other files can
     /// still work. A file may not exist yet; then its directory must be reachable.
@@ -247,17 +241,6 @@ impl fmt::Display for Listen {
             Self::Systemd => f.write_str("systemd"),
         }
     }
-}
-
-/// The settings of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// tracing's filter syntax, for our own targets.
-    pub filter: String,
-    /// The form of its lines.
-    pub format: LogFormat,
-    /// A line for each request.
-    pub access: bool,
 }
 
 impl Log {

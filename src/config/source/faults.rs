@@ -68,7 +68,8 @@ pub type Warning = Finding;
 /// A message about a setting, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    origin: ValueOrigin,
+    /// Where to correct it.
+    pub origin: ValueOrigin,
     path: String,
     wrong: Diagnostic,
 }
@@ -77,12 +78,6 @@ impl Finding {
     /// `path`: the key, such as `apis.emr.listen`; empty when it concerns none.
     pub(super) fn new(origin: ValueOrigin, path: impl Into<String>, wrong: Diagnostic) -> Self {
         Self { origin, path: path.into(), wrong }
-    }
-
-    /// Where to correct it.
-    #[must_use]
-    pub fn origin(&self) -> &ValueOrigin {
-        &self.origin
     }
 }
 
@@ -151,9 +146,7 @@ pub(super) fn shown(text: &str) -> String {
 
 /// Escapes control characters, which a terminal might obey.
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }.chars().collect::<Vec<_>>())
-        .collect()
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// Finds the name that was most likely meant; at most a third of it may differ.

@@ -29,7 +29,7 @@ const COMMAND_WRONG: &str = "`command` must be a list: the program and its argum
 /// value is read, perhaps with a look at the environment. `absent` gives the value of a key that nobody has written.
 macro_rules! kinds {
     ($($(#[$meta:meta])* $name:ident $(<$(const $limit:ident),+>)? => $value:ty,
-       $words:expr, $form:ident, $schema:expr, |$read:ident $(, $environment:ident)?| $body:expr $(, absent = $absent:expr)?;)+) => {$(
+       $words:expr, $form:ident, $schema:expr, |$read:ident, $environment:tt| $body:expr $(, absent = $absent:expr)?;)+) => {$(
         $(#[$meta])*
         pub(super) enum $name $(<$(const $limit: u64),+>)? {}
 
@@ -41,7 +41,7 @@ macro_rules! kinds {
                 ($words.into(), $schema)
             }
 
-            fn read($read: &Value, kinds!(@environment $($environment)?): &Environment) -> Result<$value, Diagnostic> {
+            fn read($read: &Value, $environment: &Environment) -> Result<$value, Diagnostic> {
                 $body
             }
 
@@ -50,76 +50,74 @@ macro_rules! kinds {
             })?
         }
     )+};
-    (@environment) => { _ };
-    (@environment $environment:ident) => { $environment };
 }
 
 kinds! {
     /// Any text but the empty one.
-    Text => String, "text", Text, some_text(), |value| text(value).map(str::to_owned);
+    Text => String, "text", Text, some_text(), |value, _| text(value).map(str::to_owned);
     /// An account's name.
-    AccountName => String, "account's name", Text, some_text(), |value| text(value).map(str::to_owned);
+    AccountName => String, "account's name", Text, some_text(), |value, _| text(value).map(str::to_owned);
     /// A file's path.
-    Path => PathBuf, "path", Text, some_text(), |value| text(value).map(PathBuf::from);
+    Path => PathBuf, "path", Text, some_text(), |value, _| text(value).map(PathBuf::from);
     /// `true` or `false`.
     Switch => bool, "`true` or `false`", Literal, json!({ "type": "boolean" }),
-        |value| value.as_bool().ok_or_else(|| mismatch("true or false", value));
+        |value, _| value.as_bool().ok_or_else(|| mismatch("true or false", value));
     /// A whole number.
     Count<const MIN, const MAX> => usize, format!("{MIN} to {MAX}"), Literal, whole(MIN, MAX),
-        |value| count(within(number(value)?, MIN, MAX, |n| n.to_string())?);
+        |value, _| count(within(number(value)?, MIN, MAX, |n| n.to_string())?);
     /// Bytes.
     Size<const MIN, const MAX> => usize, "size", Compound,
         json!({ "anyOf": [matching("^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$"), whole(MIN, MAX)] }),
-        |value| count(within(size(value)?, MIN, MAX, show_size)?);
+        |value, _| count(within(size(value)?, MIN, MAX, show_size)?);
     /// A duration; the limits are in milliseconds.
     Between<const MIN, const MAX> => Duration, "duration", Text, matching("^([0-9]+(ms|s|m|h|d))+$"),
-        |value| within(duration(value)?, MIN, MAX, show_duration).map(Duration::from_millis);
+        |value, _| within(duration(value)?, MIN, MAX, show_duration).map(Duration::from_millis);
     /// A base URL.
-    BaseUrl => Upstream, "URL", Text, some_text(), |value| url::upstream(text(value)?);
+    BaseUrl => Upstream, "URL", Text, some_text(), |value, _| url::upstream(text(value)?);
     /// A URL or a path.
-    UrlOrPath => Address, "URL or path", Text, some_text(), |value| url::address(text(value)?);
+    UrlOrPath => Address, "URL or path", Text, some_text(), |value, _| url::address(text(value)?);
     /// A URL or a path, or `off`.
     LoginUrl => Address, "URL, path or `off`", Text, some_text(),
-        |value| if value == "off" { Ok(Address::Off) } else { url::address(text(value)?) };
+        |value, _| if value == "off" { Ok(Address::Off) } else { url::address(text(value)?) };
     /// Addresses where clients connect.
-    Listeners => Vec<Listen>, "list of addresses", Compound, some_list(&some_text()), |value| listeners(value);
+    Listeners => Vec<Listen>, "list of addresses", Compound, some_list(&some_text()), |value, _| listeners(value);
     /// One TCP address, or `off`.
     AddressOrOff => Option<SocketAddr>, "address or `off`", Text, some_text(),
-        |value| match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
+        |value, _| match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
     /// The path of the control socket, or `off`.
-    SocketOrOff => ControlSocket, "path or `off`", Text, some_text(), |value| control_socket(text(value)?), absent = default_socket;
+    SocketOrOff => ControlSocket, "path or `off`", Text, some_text(), |value, _| control_socket(text(value)?), absent = default_socket;
     /// Fixed headers of requests.
     RequestHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
-        |value| headers(value, REQUEST_HEADERS);
+        |value, _| headers(value, REQUEST_HEADERS);
     /// Fixed headers of log-ins.
     LoginHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
-        |value| headers(value, LOGIN_HEADERS);
+        |value, _| headers(value, LOGIN_HEADERS);
     /// The name of a header that a client sends.
-    RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value| header_name(text(value)?, &[]);
+    RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value, _| header_name(text(value)?, &[]);
     /// Anything that JSON can hold, by name.
-    Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value| json_object(value);
+    Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value, _| json_object(value);
     /// A JSON pointer (RFC 6901).
-    Pointer => String, "JSON pointer", Text, matching("^/"), |value| pointer(text(value)?);
+    Pointer => String, "JSON pointer", Text, matching("^/"), |value, _| pointer(text(value)?);
     /// The status of an error.
-    Status => StatusCode, "400 to 599", Literal, whole(400, 599), |value| status(value);
+    Status => StatusCode, "400 to 599", Literal, whole(400, 599), |value, _| status(value);
     /// A user's or group's id.
     Id => u32, "ids", Literal, whole(0, u32::MAX.into()),
-        |value| u32::try_from(number(value)?).map_err(|_| Diagnostic::new("an id is at most 4294967295"));
+        |value, _| u32::try_from(number(value)?).map_err(|_| Diagnostic::new("an id is at most 4294967295"));
     /// `METHOD /path`.
-    RequestRule => Rule, "rules", Text, some_text(), |value| rule(text(value)?);
+    RequestRule => Rule, "rules", Text, some_text(), |value, _| rule(text(value)?);
     /// `/whole/segments`.
-    PathPrefix => Prefix, "path", Text, matching("^/"), |value| prefix(text(value)?);
+    PathPrefix => Prefix, "path", Text, matching("^/"), |value, _| prefix(text(value)?);
     /// A web page's origin, as browsers send it.
-    WebOrigin => String, "origins", Text, some_text(), |value| url::serialized_origin(text(value)?);
+    WebOrigin => String, "origins", Text, some_text(), |value, _| url::serialized_origin(text(value)?);
     /// Host names, or `*`.
-    Hosts => AllowedHosts, "list of hosts", Compound, some_list(&some_text()), |value| hosts(value);
+    Hosts => AllowedHosts, "list of hosts", Compound, some_list(&some_text()), |value, _| hosts(value);
     /// A path segment.
-    PathWord => String, "words", Text, some_text(), |value| path_word(text(value)?);
+    PathWord => String, "words", Text, some_text(), |value, _| path_word(text(value)?);
     /// A file mode in octal.
     Mode => u32, "octal mode", Octal, json!({ "anyOf": [matching("^(0o)?[0-7]{3,4}$"), { "type": "integer" }] }),
-        |value| mode(text(value)?);
+        |value, _| mode(text(value)?);
     /// A filter in tracing's syntax.
-    Filter => String, "filter", Text, some_text(), |value| filter(text(value)?);
+    Filter => String, "filter", Text, some_text(), |value, _| filter(text(value)?);
     /// A secret, or where it is read from.
     AnySource => Source, "text or source", Source, json!({ "$ref": "#/$defs/source" }),
         |value, environment| source(value, environment);

@@ -129,7 +129,7 @@ pub fn load(input: Input) -> Loaded {
         findings.faults.push(Fault::new(ValueOrigin::Default, "", Diagnostic::new("the settings are incomplete")));
     }
     let Findings { mut faults, warnings, values } = findings;
-    faults.sort_by_key(|fault| fault.origin().rank());
+    faults.sort_by_key(|fault| fault.origin.rank());
     faults.dedup();
     let secret_variables = child_environment::secret_variables(&environment, &merged);
     Loaded { config: config.filter(|_| faults.is_empty()), faults, warnings, values, file, secret_variables }
@@ -228,7 +228,7 @@ fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findi
     for leaf in variables.into_iter().chain(flags) {
         if exists(&leaf) {
             leaves.push(leaf);
-        } else if findings.faults.last().is_none_or(|fault| *fault.origin() != leaf.origin) {
+        } else if findings.faults.last().is_none_or(|fault| fault.origin != leaf.origin) {
             // Once for a directory of credentials, which gives several values.
             findings.faults.push(homeless(leaf));
         }

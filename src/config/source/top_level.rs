@@ -106,10 +106,22 @@ built! {
     /// Settings of the daemon that a reload changes.
     #[derive(Clone, Debug, PartialEq, Eq)]
     Reloadable of (top: &TopLevel) {
-        log_filter: String = top.log.get(),
-        access_log: bool = top.access_log.get(),
+        log: Log = Log::of(top),
         drain_delay: Duration = top.drain_delay.get(),
         drain_timeout: Duration = top.drain_timeout.get(),
+    }
+}
+
+built! {
+    /// The settings of the log.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    Log of (top: &TopLevel) {
+        /// tracing's filter syntax, for our own targets.
+        filter: String = top.log.get(),
+        /// The form of its lines.
+        format: LogFormat = top.log_format.get(),
+        /// Whether each request gets a line.
+        access: bool = top.access_log.get(),
     }
 }
 

@@ -10,8 +10,8 @@ use std::{
 
 use super::{
     faults::{Diagnostic, Fault, ValueOrigin, Warning, printable},
-    keys::key_at,
     setting::{EffectiveValue, Section, parts},
+    tables::key_at,
 };
 use crate::config::Config;
 

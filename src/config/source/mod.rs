@@ -7,8 +7,8 @@
 //! Files, each using only those before it: `faults`, `environment`, `toml` (values as they are written), `setting` (what a
 //! setting is), `layers` (merges the leaves of what is written), `reader` (the macros that declare settings, and how these are
 //! read); `measures`, `headers`, `url`, `words`, `kinds` (read one value each); `top_level`, `account`, `api` (declare the
-//! settings), `keys`; `file`, `named_variables`, `variables` (make leaves of what is written); `login`, `egress`, `relations`
-//! (faults that only several values together show), `build` (makes the [`Config`](super::Config)); `schema`,
+//! settings), `tables` (all of them); `file`, `named_variables`, `variables` (make leaves of what is written); `login`,
+//! `egress`, `relations` (faults that only several values together show), `build` (makes the configuration); `schema`,
 //! `child_environment`, `loaded` (the outcome, and how it is printed).
 
 pub mod account;
@@ -20,7 +20,6 @@ mod environment;
 mod faults;
 mod file;
 mod headers;
-mod keys;
 mod kinds;
 mod layers;
 mod loaded;
@@ -31,6 +30,7 @@ mod reader;
 mod relations;
 mod schema;
 mod setting;
+mod tables;
 mod toml;
 pub mod top_level;
 mod url;
@@ -46,16 +46,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::{
-    build::Written,
-    faults::Diagnostic,
-    keys::key_at,
-    layers::{Layers, Leaf, Merged},
-    named_variables::CONFIG,
-    reader::SettingsReader,
-    setting::{Findings, Section, parts},
-    top_level::TopLevel,
-};
 pub use self::{
     child_environment::MEANT_FOR_US,
     environment::Environment,
@@ -64,6 +54,15 @@ pub use self::{
     measures::parse_duration,
     schema::json_schema,
     setting::{EffectiveValue, Setting},
+};
+use self::{
+    faults::Diagnostic,
+    layers::{Layers, Leaf, Merged},
+    named_variables::CONFIG,
+    reader::SettingsReader,
+    setting::{Findings, Section, parts},
+    tables::{Written, key_at},
+    top_level::TopLevel,
 };
 use super::ControlSocket;
 use crate::files;

@@ -10,10 +10,10 @@ use super::{
     environment::Environment,
     faults::{Diagnostic, ValueOrigin},
     file::is_name,
-    keys::key_at,
     layers::{Layers, Leaf},
     named_variables::{self, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY},
     setting::{Key, Section},
+    tables::key_at,
     toml::{Form, value_of},
 };
 

@@ -101,7 +101,7 @@ fn the_default_preset_is_the_presets_own() {
 #[test]
 fn every_variable_that_stands_for_a_key_names_one() {
     for variable in named_variables::VARIABLES {
-        assert!(variable.path.is_none_or(|path| keys::key_at(path).is_some()), "{}", variable.name);
+        assert!(variable.path.is_none_or(|path| tables::key_at(path).is_some()), "{}", variable.name);
     }
 }
 

@@ -3,7 +3,6 @@
 //! Pure. Every value here is valid by construction: [`source`] parses what users write, and no other module looks at the text
 //! of a setting again.
 
-mod egress;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod source;
@@ -14,20 +13,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use http::uri::PathAndQuery;
 use tracing_subscriber::filter::Targets;
 
-pub use self::{
-    egress::{Egress, EgressProxy, Exception},
-    source::{
-        account::{Account, Login},
-        api::{AllowedHosts, Api, Cookies, Http2, Limits, RequireHeader, Timeouts, UpstreamSettings},
-        top_level::{
-            ClientCertificate, ControlSocket, Hardening, Log, LogFormat, Reloadable, RestartOnly, RuntimeDirectories, Tls,
-            TlsVersion,
-        },
+pub use self::source::{
+    account::{Account, Login},
+    api::{AllowedHosts, Api, Cookies, Http2, Limits, RequireHeader, Timeouts, UpstreamSettings},
+    top_level::{
+        ClientCertificate, ControlSocket, Hardening, Log, LogFormat, Reloadable, RestartOnly, RuntimeDirectories, Tls, TlsVersion,
     },
 };
+pub use crate::origin::{Egress, EgressProxy, Endpoint, Exception, Origin, Scheme, Upstream};
 use crate::{path::LoginPaths, secret::Secret};
 
 /// The default of `telemetry_listen`.
@@ -117,91 +112,6 @@ impl fmt::Debug for Source {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Command(words) => f.debug_tuple("Command").field(&words.first()).finish(),
         }
-    }
-}
-
-/// A URL that the sidecar calls for itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The server.
-    pub origin: Origin,
-    /// The target of the request.
-    pub target: PathAndQuery,
-}
-
-/// Scheme, host and port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Origin {
-    /// `http` only to loopback, by explicit permission.
-    pub scheme: Scheme,
-    /// Lower case, without brackets.
-    pub host: String,
-    /// Explicit, or the scheme's default.
-    pub port: u16,
-}
-
-/// The scheme of an origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scheme {
-    /// Plain text.
-    Http,
-    /// TLS.
-    Https,
-}
-
-impl Scheme {
-    /// 80 or 443.
-    #[must_use]
-    pub const fn default_port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-            Self::Https => 443,
-        }
-    }
-
-    /// The scheme in a URL.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-}
-
-impl Origin {
-    /// The value of `Host`: IPv6 in brackets, the port only when it is not the scheme's own (RFC 9110, 7.2).
-    #[must_use]
-    pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == self.scheme.default_port() { host } else { format!("{host}:{}", self.port) }
-    }
-
-    /// Whether the host is a loopback address or `localhost`.
-    #[must_use]
-    pub fn is_loopback(&self) -> bool {
-        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme.as_str(), self.authority())
-    }
-}
-
-/// A base URL.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// The server.
-    pub origin: Origin,
-    /// Path prefix without a trailing slash; empty for none.
-    pub base_path: String,
-}
-
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.origin, self.base_path)
     }
 }
 

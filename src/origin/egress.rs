@@ -114,7 +114,7 @@ fn is_within(network: IpAddr, bits: u32, address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Scheme;
+    use crate::origin::Scheme;
 
     fn server(host: &str) -> Origin {
         Origin { scheme: Scheme::Https, host: host.to_owned(), port: 443 }

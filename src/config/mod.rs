@@ -57,7 +57,8 @@ impl Config {
         let tls = &self.tls;
         let own = tls.client_certificate.iter().flat_map(|own| [&own.certificates, &own.key]);
         let of_tls = tls.ca_file.iter().chain(&tls.ca_only_file).chain(own);
-        self.sources().filter_map(Source::file).chain(of_tls.map(PathBuf::as_path))
+        let of_sources = self.sources().filter_map(|source| if let Source::File(path) = source { Some(path) } else { None });
+        of_sources.chain(of_tls).map(PathBuf::as_path)
     }
 
     /// Every source of a value that is read after the start.
@@ -85,13 +86,6 @@ pub enum Source {
 }
 
 impl Source {
-    fn file(&self) -> Option<&Path> {
-        match self {
-            Self::File(path) => Some(path),
-            Self::Value(_) | Self::Command(_) => None,
-        }
-    }
-
     /// Whether both are written alike. A file or a command may still give another value later.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    faults::ValueOrigin,
     kinds::{
         AccountName, BaseUrl, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, Optional, PathPrefix, PathWord,
         RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, WebOrigin,
@@ -241,8 +240,8 @@ impl ApiEntry {
 fn listeners(api: &ApiTable) -> Option<Vec<Listen>> {
     let mut listeners = api.listen.get()?;
     for listener in &mut listeners {
-        if let (Listen::Tcp { required, .. }, ValueOrigin::Default) = (listener, &api.listen.origin) {
-            *required = false;
+        if let Listen::Tcp { required, .. } = listener {
+            *required = api.listen.is_written();
         }
     }
     Some(listeners)

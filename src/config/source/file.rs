@@ -70,7 +70,6 @@ impl FileReader<'_> {
         if let Some(key) = section.find(name) {
             match self.leaf(key, item) {
                 Some(value) => {
-                    self.layers.lines.by_path.insert(path.clone(), line);
                     let origin = self.origin(line);
                     self.layers.file.push(Leaf { path, value, origin });
                 }

@@ -42,10 +42,9 @@ pub(super) fn headers(value: &Value, reserved: &[&str]) -> Result<Vec<(HeaderNam
         let is_set = headers.iter().any(|(known, _)| folded(known.as_str()) == folded(name.as_str()));
         ensure!(!is_set, format!("`{name}` is set twice"));
         let Value::String(text) = value else { return Err(mismatch(&format!("text for `{name}`"), value)) };
-        let mut value = HeaderValue::from_str(text)
-            .ok()
-            .filter(|value| !value.is_empty() && text.trim() == text)
-            .ok_or_else(|| Diagnostic::new(format!("the value of `{name}` cannot stand in a header")))?;
+        let value = HeaderValue::from_str(text).ok().filter(|value| !value.is_empty() && text.trim() == text);
+        let wrong = || Diagnostic::new(format!("the value of `{name}` cannot stand in a header"));
+        let mut value = value.ok_or_else(wrong)?;
         value.set_sensitive(true);
         headers.push((name, value));
     }

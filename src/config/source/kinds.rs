@@ -193,20 +193,19 @@ fn count(number: u64) -> Result<usize, Diagnostic> {
 }
 
 fn source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
-    let Value::Object(table) = value else {
-        return match value {
-            Value::String(text) if text.is_empty() => Err(Diagnostic::new("is empty")),
-            Value::String(text) => Ok(Source::Value(Secret::from(text.as_str()))),
-            other => Err(mismatch("text or a source", other).hint(SOURCE_HINT)),
-        };
-    };
-    match (table.len(), table.iter().next().map(|(name, value)| (name.as_str(), value))) {
-        (1, Some(("file", value))) => {
-            text(value).map(|path| Source::File(path.into())).map_err(|_| Diagnostic::new("`file` must name a file"))
-        }
-        (1, Some(("env", value))) => from_variable(value, environment),
-        (1, Some(("command", value))) => command(value).ok_or_else(|| Diagnostic::new(COMMAND_WRONG)),
-        _ => Err(Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT)),
+    match value {
+        Value::String(text) if text.is_empty() => Err(Diagnostic::new("is empty")),
+        Value::String(text) => Ok(Source::Value(Secret::from(text.as_str()))),
+        Value::Object(table) => match (table.len(), table.iter().next().map(|(name, value)| (name.as_str(), value))) {
+            (1, Some(("file", path))) => match text(path) {
+                Ok(path) => Ok(Source::File(path.into())),
+                Err(_) => Err(Diagnostic::new("`file` must name a file")),
+            },
+            (1, Some(("env", name))) => from_variable(name, environment),
+            (1, Some(("command", words))) => command(words).ok_or_else(|| Diagnostic::new(COMMAND_WRONG)),
+            _ => Err(Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT)),
+        },
+        other => Err(mismatch("text or a source", other).hint(SOURCE_HINT)),
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) struct Layers {
     pub(super) findings: Findings,
 }
 
-/// The lines of a settings file's keys and tables.
+/// The lines of a settings file's tables.
 #[derive(Default)]
 pub(super) struct Lines {
     /// `None`: no file was read.

@@ -58,10 +58,8 @@ impl Loaded {
 ///
 /// Writing to `out` failed.
 pub fn render_effective(loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
-    match &loaded.file {
-        Some(path) => writeln!(out, "# settings file: {}", printable(&path.to_string_lossy()))?,
-        None => writeln!(out, "# settings file: none")?,
-    }
+    let file = loaded.file.as_ref().map_or("none".into(), |path| path.to_string_lossy());
+    writeln!(out, "# settings file: {}", printable(&file))?;
     let line = |value: &EffectiveValue| {
         let (name, shown) = (table_and_name(&value.path).1, printable(&value.shown));
         if value.is_set { format!("{name} = {shown}") } else { format!("# {name}: {shown}") }

@@ -121,7 +121,10 @@ fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
         let choice = match preset.login() {
             PresetLogin::Off => Choice::Off,
             PresetLogin::Path(path) => under(upstream, path),
-            PresetLogin::Url(url) if is_upstream_of(preset, upstream) => absolute(url),
+            PresetLogin::Url(url) if is_upstream_of(preset, upstream) => match url::address(url) {
+                Ok(Address::Absolute { origin, path }) => at(&origin, &path),
+                _ => Choice::Unknown,
+            },
             PresetLogin::Url(_) => {
                 let why = format!("needed, since API `{}` has the preset `{}` with another upstream", api.name, preset.name());
                 return Err(Diagnostic::new(why).hint("give the account a login_url"));
@@ -140,13 +143,6 @@ fn is_upstream_of(preset: Preset, upstream: &Upstream) -> bool {
 
 fn under(upstream: &Upstream, path: &str) -> Choice {
     at(&upstream.origin, &format!("{}{path}", upstream.base_path))
-}
-
-fn absolute(url: &str) -> Choice {
-    match url::address(url) {
-        Ok(Address::Absolute { origin, path }) => at(&origin, &path),
-        _ => Choice::Unknown,
-    }
 }
 
 fn at(origin: &Origin, path: &str) -> Choice {

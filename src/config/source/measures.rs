@@ -63,18 +63,14 @@ fn measure(text: &str, units: &[(&str, u64)], several: bool) -> Option<u64> {
     let mut rest = text;
     let mut sum = 0_u64;
     loop {
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
-        let (_, factor) = units.iter().find(|(unit, _)| *unit == &rest[..letters])?;
-        sum = sum.checked_add(number.checked_mul(*factor)?)?;
-        rest = &rest[letters..];
-        if rest.is_empty() {
-            return Some(sum);
-        }
-        if !several {
-            return None;
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let (unit, after) = after.split_at(after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len()));
+        let (_, factor) = units.iter().find(|(known, _)| *known == unit)?;
+        sum = sum.checked_add(number.parse::<u64>().ok()?.checked_mul(*factor)?)?;
+        match after {
+            "" => return Some(sum),
+            _ if several => rest = after,
+            _ => return None,
         }
     }
 }

@@ -40,11 +40,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    io::ErrorKind,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{io::ErrorKind, net::SocketAddr, path::PathBuf};
 
 pub use self::{
     child_environment::MEANT_FOR_US,
@@ -100,13 +96,21 @@ impl Input {
 
     /// Files that a later [`load`] reads again, or trust that is loaded after it, besides those that the settings name.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        let (settings, _) = settings_file(self.config_flag.as_deref(), &self.default_file, &self.environment);
-        std::iter::once(settings).chain(self.environment.get(ROOTS_FILE).map(PathBuf::from))
+        std::iter::once(self.settings_file().0).chain(self.environment.get(ROOTS_FILE).map(PathBuf::from))
     }
 
     /// Directories whose files are read again likewise.
     pub fn directories(&self) -> impl Iterator<Item = PathBuf> {
         self.environment.get(ROOTS_DIRECTORIES).into_iter().flat_map(std::env::split_paths)
+    }
+
+    /// The settings file and who names it.
+    fn settings_file(&self) -> (PathBuf, ValueOrigin) {
+        match (&self.config_flag, self.environment.get(CONFIG)) {
+            (Some(path), _) => (path.clone(), ValueOrigin::Flag("--config".to_owned())),
+            (None, Some(path)) => (path.into(), ValueOrigin::Variable(CONFIG.to_owned())),
+            (None, None) => (self.default_file.clone(), ValueOrigin::Default),
+        }
     }
 }
 
@@ -151,20 +155,9 @@ pub struct DaemonAddress {
 pub fn daemon_address(input: &Input) -> DaemonAddress {
     let Layers { file, lines, variables, flags, findings, .. } = read_layers(input);
     let merged = Merged::new(lines, &[file, variables, flags].concat());
-    let (environment, defaults) = (&input.environment, input.defaults);
-    let mut reader = SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() };
-    let TopLevel { telemetry_listen, control_socket, .. } = TopLevel::read(&mut reader, "");
-    DaemonAddress { telemetry: telemetry_listen, control: control_socket, faults: findings.faults }
-}
-
-/// The settings file and who names it.
-fn settings_file(flag: Option<&Path>, default: &Path, environment: &Environment) -> (PathBuf, ValueOrigin) {
-    let variable = environment.get(CONFIG).map(PathBuf::from);
-    match (flag, variable) {
-        (Some(path), _) => (path.to_owned(), ValueOrigin::Flag("--config".to_owned())),
-        (None, Some(path)) => (path, ValueOrigin::Variable(CONFIG.to_owned())),
-        (None, None) => (default.to_owned(), ValueOrigin::Default),
-    }
+    let Input { environment, defaults, .. } = input;
+    let top = TopLevel::read(&mut SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() }, "");
+    DaemonAddress { telemetry: top.telemetry_listen, control: top.control_socket, faults: findings.faults }
 }
 
 /// Reads the file, the environment and the flags.
@@ -187,15 +180,17 @@ fn read_layers(input: &Input) -> Layers {
 
 /// The file's path and text. A file that was asked for must be there; the default one need not.
 fn read_file(input: &Input, faults: &mut Vec<Fault>) -> Option<(PathBuf, String)> {
-    let (path, origin) = settings_file(input.config_flag.as_deref(), &input.default_file, &input.environment);
-    let (named_by, wrong) = match files::read(&path).map(String::from_utf8) {
+    let (path, origin) = input.settings_file();
+    match files::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => return Some((path, text)),
-        Ok(Err(_)) => (ValueOrigin::Default, Diagnostic::new("is not UTF-8")),
-        Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => return None,
-        Err(error) => (origin, Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind()))),
-    };
-    let origin = if named_by == ValueOrigin::Default { ValueOrigin::File { path, line: 0 } } else { named_by };
-    faults.push(Fault::new(origin, "", wrong));
+        Ok(Err(_)) => faults.push(Fault::new(ValueOrigin::File { path, line: 0 }, "", Diagnostic::new("is not UTF-8"))),
+        Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => {}
+        Err(error) => {
+            let wrong = Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind()));
+            let origin = if origin.is_written() { origin } else { ValueOrigin::File { path, line: 0 } };
+            faults.push(Fault::new(origin, "", wrong));
+        }
+    }
     None
 }
 

@@ -105,9 +105,8 @@ pub(super) fn serialized_origin(text: &str) -> Result<String, Diagnostic> {
             .hint("write it as browsers send it: https://app.example or http://localhost:3000")
     };
     let (scheme, authority) = text.split_once("://").ok_or_else(|| wrong("has a scheme and a host"))?;
-    let mut letters = scheme.bytes();
-    let begins = letters.next().is_some_and(|byte| byte.is_ascii_lowercase());
-    if !begins || !letters.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte)) {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+    if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.chars().all(plain) {
         return Err(wrong("begins with a scheme in lower case"));
     }
     if authority.contains(['/', '?', '#', '@']) {

@@ -17,9 +17,6 @@ use super::{
     toml::{Form, value_of},
 };
 
-/// Protocols in the names of the variables that Kubernetes writes for a service.
-const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
-
 /// Reads every `CAREPORTALS_…` variable.
 pub(super) fn read(environment: &Environment, layers: &mut Layers) {
     let directory = |name| environment.get(name).filter(|directory| !directory.is_empty());
@@ -41,10 +38,10 @@ pub(super) fn read(environment: &Environment, layers: &mut Layers) {
 
 /// The key that a variable sets. `None`: it sets none, or several at once.
 pub(super) fn key_of(name: &str) -> Option<&'static Key> {
-    if let Some(path) = name.strip_prefix("CAREPORTALS__") {
-        return Target::of(path).map(|target| target.key);
+    match name.strip_prefix("CAREPORTALS__") {
+        Some(path) => Target::of(path).map(|target| target.key),
+        None => key_at(named_variables::find(name)?.0.path?),
     }
-    key_at(named_variables::find(name)?.0.path?)
 }
 
 struct VariablesReader<'a> {
@@ -88,10 +85,8 @@ impl VariablesReader<'_> {
         let Some(text) = self.text(name, &path, value) else { return };
         let value = match &target.source {
             None => value_of(target.key.form, text),
-            Some(kind) => {
-                let form = if kind == "command" { Form::Compound } else { Form::Text };
-                json!({ kind: value_of(form, text) })
-            }
+            Some(kind) if kind == "command" => json!({ kind: value_of(Form::Compound, text) }),
+            Some(kind) => json!({ kind: value_of(Form::Text, text) }),
         };
         self.layers.entries.push((target.key.section, target.entry));
         self.set(name, &path, value);
@@ -224,7 +219,7 @@ fn is_service_link(name: &str, value: &str) -> bool {
     name.match_indices("_PORT_").any(|(at, marker)| {
         let mut parts = name[at + marker.len()..].split('_');
         let number = parts.next().is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
-        let protocol = parts.next().is_some_and(|part| PROTOCOLS.contains(&part));
+        let protocol = parts.next().is_some_and(|part| matches!(part, "TCP" | "UDP" | "SCTP"));
         number && protocol && matches!((parts.next(), parts.next()), (None, _) | (Some("PROTO" | "PORT" | "ADDR"), None))
     })
 }

@@ -63,23 +63,18 @@ impl<T: Worded> Kind for OneOf<T> {
     }
 
     fn read(value: &Value, _: &Environment) -> Result<T, Diagnostic> {
-        let (words, mut values): (Vec<&str>, Vec<T>) = T::all().into_iter().unzip();
-        one_of(value, &words).map(|at| values.swap_remove(at))
+        let (words, values): (Vec<&str>, Vec<T>) = T::all().into_iter().unzip();
+        // TOML's switches are not the words `on` and `off`.
+        if value.is_boolean() && words.contains(&"on") {
+            return Err(mismatch("`on` or `off` in quotes", value));
+        }
+        let written = text(value)?;
+        let found = words.iter().zip(values).find(|(word, _)| **word == written);
+        let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted(&words)));
+        found.map(|(_, value)| value).ok_or_else(|| wrong().did_you_mean(written, words.iter().copied()))
     }
 }
 
 fn all_quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
-}
-
-/// The index of the word.
-fn one_of(value: &Value, words: &[&str]) -> Result<usize, Diagnostic> {
-    // TOML's switches are not the words `on` and `off`.
-    if value.is_boolean() && words.contains(&"on") {
-        return Err(mismatch("`on` or `off` in quotes", value));
-    }
-    let written = text(value)?;
-    let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted(words)));
-    let found = words.iter().position(|word| *word == written);
-    found.ok_or_else(|| wrong().did_you_mean(written, words.iter().copied()))
 }

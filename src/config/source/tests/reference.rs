@@ -27,7 +27,8 @@ fn reference() -> String {
     let mut text = String::from("### Variables\n\n| variable | meaning | default |\n| --- | --- | --- |\n");
     for variable in named_variables::VARIABLES {
         let file = if variable.file { ", `_FILE`" } else { "" };
-        row(&mut text, &[&format!("`{}`{file}", variable.name), variable.doc, variable.default]);
+        let [meaning, default] = variable.reference;
+        row(&mut text, &[&format!("`{}`{file}", variable.name), meaning, default]);
     }
     text += "| `HTTPS_PROXY`, `NO_PROXY` | CONNECT proxy towards upstream (`http://` or `https://`, credentials in the URL allowed), and the hosts that are reached without it; lower case wins. Never used for loopback. | none |\n";
     for section in SECTIONS {

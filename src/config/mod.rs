@@ -25,7 +25,7 @@ pub use self::source::{
 pub use crate::origin::{Egress, EgressProxy, Endpoint, Exception, Origin, Scheme, Upstream};
 use crate::{path::LoginPaths, secret::Secret};
 
-/// The default of `telemetry_listen`.
+/// Health and metrics are served here, unless `telemetry_listen` says otherwise.
 pub const TELEMETRY_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2274);
 
 /// All settings of one daemon.
@@ -124,16 +124,16 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
 /// An address where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Listen {
-    /// TCP.
+    /// An IP address and a port.
     Tcp {
         /// Port 0: any free one.
         address: SocketAddr,
         /// False for built-in defaults, whose address family the machine may lack; other addresses must bind.
         required: bool,
     },
-    /// A Unix socket.
+    /// A Unix socket that the daemon makes at this path.
     Unix(PathBuf),
-    /// Sockets handed over by the service manager.
+    /// The sockets that the service manager hands over, chosen by their names.
     Systemd,
 }
 

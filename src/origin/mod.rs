@@ -13,34 +13,33 @@ pub use egress::{Egress, EgressProxy, Exception};
 /// A URL that the sidecar calls for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The server.
     pub origin: Origin,
-    /// The target of the request.
+    /// The path of the request.
     pub target: PathAndQuery,
 }
 
-/// Scheme, host and port.
+/// A server: scheme, host and port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// `http` only to loopback, by explicit permission.
+    /// `http` only towards loopback, where a setting permits it.
     pub scheme: Scheme,
-    /// Lower case, without brackets.
+    /// A name in lower case, or an address without brackets.
     pub host: String,
-    /// Explicit, or the scheme's default.
+    /// The port that is written, or the scheme's default.
     pub port: u16,
 }
 
 /// The scheme of an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// Plain text.
+    /// HTTP without TLS.
     Http,
-    /// TLS.
+    /// HTTP over TLS.
     Https,
 }
 
 impl Scheme {
-    /// 80 or 443.
+    /// Returns the port that URLs of this scheme leave out: 80 or 443.
     #[must_use]
     pub const fn default_port(self) -> u16 {
         match self {
@@ -49,7 +48,7 @@ impl Scheme {
         }
     }
 
-    /// The scheme in a URL.
+    /// Returns the scheme as URLs spell it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -80,12 +79,11 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A base URL.
+/// A base URL: requests are sent below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// The server.
     pub origin: Origin,
-    /// Path prefix without a trailing slash; empty for none.
+    /// The path before that of each request, without a trailing slash; empty for none.
     pub base_path: String,
 }
 

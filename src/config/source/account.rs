@@ -57,7 +57,7 @@ pub(super) type AccountEntry = Named<AccountTable>;
 /// Credentials and organization, shared by one or more APIs.
 #[derive(Debug)]
 pub struct Account {
-    /// `[a-z0-9-]+`.
+    /// The account is called so in the settings, in logs and in metrics: `[a-z0-9-]+`.
     pub name: String,
     /// The tenant; a source, since a secret mount may hold it.
     pub organization: Source,

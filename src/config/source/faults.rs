@@ -12,20 +12,20 @@ const COMPARED_MAX: usize = 64;
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueOrigin {
-    /// It is built in.
+    /// The value is built in.
     Default,
-    /// It follows from the API's preset.
+    /// The value follows from the API's preset.
     Preset,
-    /// The settings file.
+    /// The value stands in the settings file.
     File {
         /// Its path, as it was given.
         path: PathBuf,
         /// Counted from 1; 0 when no single line is meant.
         line: usize,
     },
-    /// An environment variable.
+    /// The variable of this name gives the value.
     Variable(String),
-    /// A command-line flag.
+    /// The flag of this name gives the value.
     Flag(String),
 }
 
@@ -68,7 +68,7 @@ pub type Warning = Finding;
 /// A message about a setting, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Where to correct it.
+    /// The user can correct it there.
     pub origin: ValueOrigin,
     path: String,
     wrong: Diagnostic,

@@ -51,7 +51,7 @@ pub(super) fn headers(value: &Value, reserved: &[&str]) -> Result<Vec<(HeaderNam
     Ok(headers)
 }
 
-/// Reads a name.
+/// Reads a header's name. `reserved` as for [`headers`].
 pub(super) fn header_name(text: &str, reserved: &[&str]) -> Result<HeaderName, Diagnostic> {
     let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| Diagnostic::new("holds what is not a header's name"))?;
     let is_owned = CONNECTION_HEADERS.iter().chain(reserved).any(|owned| folded(owned) == folded(name.as_str()));

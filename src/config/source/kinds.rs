@@ -55,41 +55,41 @@ macro_rules! kinds {
 kinds! {
     /// Any text but the empty one.
     Text => String, "text", Text, some_text(), |value, _| text(value).map(str::to_owned);
-    /// An account's name.
+    /// An account's name; whether there is such an account, the relations say.
     AccountName => String, "account's name", Text, some_text(), |value, _| text(value).map(str::to_owned);
-    /// A file's path.
+    /// A file's path; it is opened only when the file is needed.
     Path => PathBuf, "path", Text, some_text(), |value, _| text(value).map(PathBuf::from);
-    /// `true` or `false`.
+    /// A TOML boolean.
     Switch => bool, "`true` or `false`", Literal, json!({ "type": "boolean" }),
         |value, _| value.as_bool().ok_or_else(|| mismatch("true or false", value));
-    /// A whole number.
+    /// A whole number within limits.
     Count<const MIN, const MAX> => usize, format!("{MIN} to {MAX}"), Literal, whole(MIN, MAX),
         |value, _| count(within(number(value)?, MIN, MAX, |n| n.to_string())?);
-    /// Bytes.
+    /// A number of bytes, or text with a unit; the limits are in bytes.
     Size<const MIN, const MAX> => usize, "size", Compound,
         json!({ "anyOf": [matching("^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$"), whole(MIN, MAX)] }),
         |value, _| count(within(size(value)?, MIN, MAX, show_size)?);
     /// A duration; the limits are in milliseconds.
     Between<const MIN, const MAX> => Duration, "duration", Text, matching("^([0-9]+(ms|s|m|h|d))+$"),
         |value, _| within(duration(value)?, MIN, MAX, show_duration).map(Duration::from_millis);
-    /// A base URL.
+    /// A base URL, whose path is canonical.
     BaseUrl => Upstream, "URL", Text, some_text(), |value, _| url::upstream(text(value)?);
     /// A URL or a path.
     UrlOrPath => Address, "URL or path", Text, some_text(), |value, _| url::address(text(value)?);
     /// A URL or a path, or `off`.
     LoginUrl => Address, "URL, path or `off`", Text, some_text(),
         |value, _| if value == "off" { Ok(Address::Off) } else { url::address(text(value)?) };
-    /// Addresses where clients connect.
+    /// Addresses where clients connect, each named once.
     Listeners => Vec<Listen>, "list of addresses", Compound, some_list(&some_text()), |value, _| listeners(value);
     /// One TCP address, or `off`.
     AddressOrOff => Option<SocketAddr>, "address or `off`", Text, some_text(),
         |value, _| match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
     /// The path of the control socket, or `off`.
     SocketOrOff => ControlSocket, "path or `off`", Text, some_text(), |value, _| control_socket(text(value)?), absent = default_socket;
-    /// Fixed headers of requests.
+    /// Fixed headers of requests, without those that the sidecar sets itself.
     RequestHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
         |value, _| headers(value, REQUEST_HEADERS);
-    /// Fixed headers of log-ins.
+    /// Fixed headers of log-ins, without those that the sidecar sets itself.
     LoginHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
         |value, _| headers(value, LOGIN_HEADERS);
     /// The name of a header that a client sends.
@@ -103,15 +103,15 @@ kinds! {
     /// A user's or group's id.
     Id => u32, "ids", Literal, whole(0, u32::MAX.into()),
         |value, _| u32::try_from(number(value)?).map_err(|_| Diagnostic::new("an id is at most 4294967295"));
-    /// `METHOD /path`.
+    /// A rule for requests, written `METHOD /path`.
     RequestRule => Rule, "rules", Text, some_text(), |value, _| rule(text(value)?);
-    /// `/whole/segments`.
+    /// A prefix of paths, made of whole segments.
     PathPrefix => Prefix, "path", Text, matching("^/"), |value, _| prefix(text(value)?);
     /// A web page's origin, as browsers send it.
     WebOrigin => String, "origins", Text, some_text(), |value, _| url::serialized_origin(text(value)?);
-    /// Host names, or `*`.
+    /// Host names without ports, or `*` for any host.
     Hosts => AllowedHosts, "list of hosts", Compound, some_list(&some_text()), |value, _| hosts(value);
-    /// A path segment.
+    /// A path segment that logs may show.
     PathWord => String, "words", Text, some_text(), |value, _| path_word(text(value)?);
     /// A file mode in octal.
     Mode => u32, "octal mode", Octal, json!({ "anyOf": [matching("^(0o)?[0-7]{3,4}$"), { "type": "integer" }] }),

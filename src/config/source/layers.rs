@@ -56,7 +56,7 @@ pub(super) struct Lines {
     pub(super) by_path: BTreeMap<String, usize>,
 }
 
-/// All layers as one.
+/// The values in effect, with their origins.
 pub(super) struct Merged {
     values: BTreeMap<String, (Value, ValueOrigin)>,
     lines: Lines,
@@ -66,7 +66,7 @@ pub(super) struct Merged {
 }
 
 impl Merged {
-    /// `leaves`: the weakest first.
+    /// Merges the leaves, of which later ones replace earlier ones.
     pub(super) fn new(lines: Lines, leaves: &[Leaf]) -> Self {
         let layer = |(index, leaf): (usize, &Leaf)| Serialized::defaults(BTreeMap::from([(leaf.path.clone(), index)]));
         let merged = leaves.iter().enumerate().map(layer).fold(Figment::new(), Figment::merge);

@@ -15,14 +15,14 @@ use super::{
 };
 use crate::config::Config;
 
-/// The outcome of [`load`](super::load).
+/// What [`load`](super::load) found, and the configuration if nothing is wrong.
 #[derive(Debug)]
 pub struct Loaded {
-    /// `None`: there are faults.
+    /// The configuration; `None` when there are faults.
     pub config: Option<Config>,
     /// All faults: the file's from top to bottom, then those of variables and flags.
     pub faults: Vec<Fault>,
-    /// All warnings.
+    /// All warnings, in the order in which they were found.
     pub warnings: Vec<Warning>,
     /// Every value in effect, for `config`.
     pub values: Vec<EffectiveValue>,

@@ -21,9 +21,9 @@ use crate::{
 pub(super) enum Choice {
     /// Unknown, because of a fault that was found.
     Unknown,
-    /// Nowhere: the organization alone is sent.
+    /// The account does not log in: the organization alone is sent.
     Off,
-    /// At this URL.
+    /// The account logs in at this URL.
     At(Endpoint),
 }
 

@@ -63,7 +63,7 @@ use self::{
 use super::ControlSocket;
 use crate::files;
 
-/// The default of [`Input::default_file`].
+/// The settings file that is read when no other is named, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/careportals-sidecar/config.toml";
 
 /// The variable by which OpenSSL, and most programs, find the system's roots of trust, where it is set.
@@ -74,7 +74,7 @@ const ROOTS_DIRECTORIES: &str = "SSL_CERT_DIR";
 /// Where settings may be written.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// `--config`.
+    /// The settings file that `--config` names.
     pub config_flag: Option<PathBuf>,
     /// Read when neither `--config` nor its variable names a file, and only if present.
     pub default_file: PathBuf,

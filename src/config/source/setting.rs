@@ -10,14 +10,14 @@ use super::{
     toml::{Form, value_of},
 };
 
-/// Where a key stands.
+/// The tables of the file in which a key may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Section {
-    /// At the file's top level.
+    /// The file's top level, outside all tables.
     TopLevel,
-    /// Under `[accounts.NAME]`.
+    /// The table `[accounts.NAME]`.
     Account,
-    /// Under `[apis.NAME]`.
+    /// The table `[apis.NAME]`.
     Api,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn parts(path: &str) -> (Section, &str, &str) {
 /// What a key without a default means, in words.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Unset {
-    /// `config` shows the words.
+    /// `config` and the documentation show the words.
     Shown(&'static str),
     /// Only the documentation has the words.
     #[cfg_attr(not(test), expect(dead_code, reason = "for the reference, which a test writes"))]
@@ -68,7 +68,7 @@ pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) section: Section,
     pub(super) doc: &'static str,
-    /// In TOML syntax.
+    /// The default value, in TOML syntax.
     pub(super) default: Option<&'static str>,
     pub(super) unset: Unset,
     pub(super) form: Form,
@@ -86,7 +86,7 @@ impl Key {
 
 /// How values of one kind are read.
 pub(super) trait Kind {
-    /// What a value means.
+    /// The type of a value that is right.
     type Value;
     const FORM: Form;
 
@@ -104,23 +104,23 @@ pub(super) trait Kind {
 /// The outcome of one setting.
 #[derive(Debug)]
 pub struct Setting<T> {
-    /// Its value, or what is wrong with it.
+    /// The value, or what is wrong with it.
     pub value: Result<T, Fault>,
-    /// Where it was written.
+    /// Where the value was written.
     pub origin: ValueOrigin,
-    /// The key with its table.
+    /// The key with its table, such as `apis.emr.listen`.
     pub(super) path: String,
-    /// Where it was written, or would be.
+    /// Where the value was written, or would be: the line of its table.
     pub(super) place: ValueOrigin,
 }
 
 impl<T> Setting<T> {
-    /// `None`: it is faulty.
+    /// Returns the value; `None` when it is faulty.
     pub(super) fn known(&self) -> Option<&T> {
         self.value.as_ref().ok()
     }
 
-    /// A copy of the value. `None`: it is faulty.
+    /// Returns a copy of the value; `None` when it is faulty.
     pub(super) fn get(&self) -> Option<T>
     where
         T: Clone,
@@ -133,14 +133,14 @@ impl<T> Setting<T> {
         self.origin.is_written()
     }
 
-    /// A fault or a warning about it.
+    /// Makes a fault or a warning about the setting.
     pub(super) fn finding(&self, wrong: Diagnostic) -> Finding {
         Finding::new(self.place.clone(), self.path.clone(), wrong)
     }
 }
 
 impl<T> Setting<Option<T>> {
-    /// The value, if it has one that is right.
+    /// Returns the value, if there is one that is right.
     pub(super) fn set(&self) -> Option<&T> {
         self.known()?.as_ref()
     }
@@ -154,21 +154,21 @@ impl<T> Setting<Option<T>> {
 /// An account or an API as it was written.
 pub(super) struct Named<T> {
     pub(super) name: String,
-    /// Where its table begins.
+    /// The line where its table begins.
     pub(super) place: ValueOrigin,
     pub(super) table: T,
 }
 
-/// One value in effect.
+/// A value in effect, as `config` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveValue {
     /// A key such as `apis.emr.listen`, or a variable that has no key.
     pub path: String,
     /// The value in TOML syntax: a secret as `"[redacted]"`, a faulty one as `"[invalid]"`. Worded, if it has no value.
     pub shown: String,
-    /// Where it came from.
+    /// Where the value came from.
     pub origin: ValueOrigin,
-    /// Whether it has a value.
+    /// Whether there is a value; if not, `shown` holds words.
     pub is_set: bool,
 }
 

@@ -17,9 +17,9 @@ const SOCKET_PATH_MAX: usize = 103;
 /// A URL or a path, as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
-    /// `off`.
+    /// The word `off`.
     Off,
-    /// Under an API's upstream.
+    /// A path under an API's upstream.
     Path(String),
     /// A whole URL. The path is empty or starts with `/`.
     Absolute { origin: Origin, path: String },

@@ -52,7 +52,7 @@ const SPACES: &str = "                ";
 pub struct AccessLine<'a> {
     /// The API's name; empty when no API is for the request.
     pub api: &'a str,
-    /// The listen address.
+    /// The listen address that the client connected to.
     pub listener: &'a str,
     /// The method; shown as `OTHER` unless it is registered.
     pub method: &'a Method,

@@ -127,8 +127,8 @@ impl Jitter {
     }
 
     /// Repeats the same numbers for the same seed.
-    #[must_use]
-    pub fn seeded(seed: u64) -> Self {
+    #[cfg(test)]
+    pub(crate) fn seeded(seed: u64) -> Self {
         Self(fastrand::Rng::with_seed(seed))
     }
 

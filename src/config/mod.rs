@@ -9,7 +9,7 @@ pub mod source;
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -22,7 +22,7 @@ pub use self::source::{
         ClientCertificate, ControlSocket, Hardening, Log, LogFormat, Reloadable, RestartOnly, RuntimeDirectories, Tls, TlsVersion,
     },
 };
-pub use crate::origin::{Egress, EgressProxy, Endpoint, Exception, Origin, Scheme, Upstream};
+pub use crate::origin::{Egress, EgressProxy, Endpoint, Exception, Origin, Scheme, reachable};
 use crate::{path::LoginPaths, secret::Secret};
 
 /// Health and metrics are served here, unless `telemetry_listen` says otherwise.
@@ -109,16 +109,18 @@ impl fmt::Debug for Source {
     }
 }
 
-/// The address by which a program on this machine reaches a listener on `address`. A listener on every address is reached
-/// over loopback.
-#[must_use]
-pub fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
+/// A base URL: requests are sent below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    pub origin: Origin,
+    /// The path before that of each request, without a trailing slash; empty for none.
+    pub base_path: String,
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin, self.base_path)
+    }
 }
 
 /// An address where clients connect.

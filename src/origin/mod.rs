@@ -1,10 +1,13 @@
-//! Servers: their origins, the URLs under them, and which of them are reached through a proxy.
+//! Servers: their origins, the URLs under them, and how they are reached.
 //!
 //! Pure.
 
 mod egress;
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use http::uri::PathAndQuery;
 
@@ -79,16 +82,14 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A base URL: requests are sent below it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    pub origin: Origin,
-    /// The path before that of each request, without a trailing slash; empty for none.
-    pub base_path: String,
-}
-
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.origin, self.base_path)
-    }
+/// The address by which a program on this machine reaches a listener on `address`. A listener on every address is reached
+/// over loopback.
+#[must_use]
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }

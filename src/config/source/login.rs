@@ -12,7 +12,7 @@ use super::{
     url::{self, Address},
 };
 use crate::{
-    careportals::{Preset, PresetLogin},
+    careportals::PresetLogin,
     config::{Endpoint, Origin, Scheme, Upstream},
 };
 
@@ -121,7 +121,7 @@ fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
         let choice = match preset.login() {
             PresetLogin::Off => Choice::Off,
             PresetLogin::Path(path) => under(upstream, path),
-            PresetLogin::Url(url) if is_upstream_of(preset, upstream) => match url::address(url) {
+            PresetLogin::Url(url) if url::upstream(preset.upstream()).as_ref() == Ok(upstream) => match url::address(url) {
                 Ok(Address::Absolute { origin, path }) => at(&origin, &path),
                 _ => Choice::Unknown,
             },
@@ -135,10 +135,6 @@ fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
         ensure!(*earlier == choice, wrong(), hint = "give the account a login_url, or each API its own account");
     }
     Ok(agreed.map_or(Choice::Unknown, |(_, choice)| choice))
-}
-
-fn is_upstream_of(preset: Preset, upstream: &Upstream) -> bool {
-    url::upstream(preset.upstream()).is_ok_and(|known| known == *upstream)
 }
 
 fn under(upstream: &Upstream, path: &str) -> Choice {

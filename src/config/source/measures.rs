@@ -33,14 +33,13 @@ const DURATION_HINT: &str = "write a duration like \"30s\", \"250ms\" or \"1h30m
 ///
 /// The text says what to write instead.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    milliseconds(text).map(Duration::from_millis).ok_or_else(|| DURATION_HINT.replace('"', ""))
+    measure(text, &DURATION_UNITS, true).map(Duration::from_millis).ok_or_else(|| DURATION_HINT.replace('"', ""))
 }
 
 pub(super) fn duration(value: &Value) -> Result<u64, Diagnostic> {
     match value {
-        Value::String(text) => {
-            milliseconds(text).ok_or_else(|| Diagnostic::new(format!("{} is not a duration", shown(text))).hint(DURATION_HINT))
-        }
+        Value::String(text) => measure(text, &DURATION_UNITS, true)
+            .ok_or_else(|| Diagnostic::new(format!("{} is not a duration", shown(text))).hint(DURATION_HINT)),
         other => Err(mismatch("a duration", other).hint(DURATION_HINT)),
     }
 }
@@ -52,10 +51,6 @@ pub(super) fn size(value: &Value) -> Result<u64, Diagnostic> {
         }),
         other => number(other).map_err(|_| mismatch("a size like \"64KiB\"", other)),
     }
-}
-
-fn milliseconds(text: &str) -> Option<u64> {
-    measure(text, &DURATION_UNITS, true)
 }
 
 /// `1h30m`: numbers, each with its unit; `several`: more than one.

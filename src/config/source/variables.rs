@@ -23,8 +23,8 @@ pub(super) fn read(environment: &Environment, layers: &mut Layers) {
     layers.offered = directory(CREDENTIALS_DIRECTORY).map_or_else(Vec::new, |at| credentials(CREDENTIALS_DIRECTORY, at));
     layers.variables = directory(CREDENTIALS_DIR).map_or_else(Vec::new, |at| credentials(CREDENTIALS_DIR, at));
     let mut reader = VariablesReader { environment, layers };
-    if environment.get(CREDENTIALS_DIR).is_some_and(OsStr::is_empty) {
-        reader.fault(CREDENTIALS_DIR, "", empty());
+    if let Some(empty) = environment.get(CREDENTIALS_DIR).filter(|directory| directory.is_empty()) {
+        reader.text(CREDENTIALS_DIR, "", empty);
     }
     for (name, value) in environment.iter() {
         let Some(name) = name.to_str().filter(|name| name.starts_with("CAREPORTALS_")) else { continue };
@@ -126,7 +126,7 @@ impl VariablesReader<'_> {
     /// The text of a variable's value.
     fn text<'v>(&mut self, name: &str, path: &str, value: &'v OsStr) -> Option<&'v str> {
         match value.to_str() {
-            Some("") => self.fault(name, path, empty()),
+            Some("") => self.fault(name, path, Diagnostic::new("is empty").hint("unset it or give it a value")),
             Some(text) => return Some(text),
             None => self.fault(name, path, Diagnostic::new("is not UTF-8")),
         }
@@ -136,10 +136,6 @@ impl VariablesReader<'_> {
     fn fault(&mut self, name: &str, path: &str, wrong: Diagnostic) {
         self.layers.findings.fault_of_variable(name, path, wrong);
     }
-}
-
-fn empty() -> Diagnostic {
-    Diagnostic::new("is empty").hint("unset it or give it a value")
 }
 
 /// The key that the rest of a `CAREPORTALS__…` variable names.

@@ -16,7 +16,7 @@ use super::{
     *,
 };
 use crate::config::{Account, Api, Config, Login};
-use std::fs;
+use std::{fs, path::Path};
 
 /// Enough of an account for the rest to be judged.
 const ACCOUNT: &str =

@@ -203,7 +203,7 @@ impl StatusReader {
         *self.phase.borrow() != Phase::Starting
     }
 
-    /// Reads everything now.
+    /// Builds the document from all parts of the daemon, as they are now.
     #[must_use]
     pub fn document(&self, detail: Detail) -> StatusDocument {
         let now = self.clock.now();

@@ -76,7 +76,7 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Now;
 }
 
-/// The machine's own clocks.
+/// Reads the machine's own clocks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -127,8 +127,8 @@ impl Jitter {
     }
 
     /// Repeats the same numbers for the same seed.
-    #[must_use]
-    pub fn seeded(seed: u64) -> Self {
+    #[cfg(test)]
+    pub(crate) fn seeded(seed: u64) -> Self {
         Self(fastrand::Rng::with_seed(seed))
     }
 

@@ -11,6 +11,7 @@
 //! | 0 basics | `files` | reads a file within a time limit, whatever its file system does |
 //! | 0 basics | `careportals` | facts about the CarePortals API: hosts, log-in paths, field names, words of routes |
 //! | 0 basics | `path` | request paths: canonical form, rules, log-in paths, masking; pure |
+//! | 0 basics | `origin` | servers: origins, URLs under them, and how they are reached; pure |
 //! | 1 settings and output | `config` | what users write, and what it means once it is known to be right |
 //! | 1 settings and output | `logging` | logs: their filter, their formats, and the thread that writes them |
 //! | 1 settings and output | `metrics` | metrics and their Prometheus encoding |
@@ -59,6 +60,7 @@ pub mod liveness;
 pub mod local_http;
 pub mod logging;
 pub mod metrics;
+pub mod origin;
 pub mod path;
 pub mod process;
 pub mod proxy;

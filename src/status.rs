@@ -26,17 +26,17 @@ use crate::{
 /// is short of processors may delay it.
 pub const TURN_MAX: Duration = Duration::from_secs(3);
 
-/// The daemon's phase.
+/// The phases of a daemon's life, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Its listeners are bound; it does not serve yet.
     Starting,
-    /// It serves.
+    /// The daemon serves requests.
     Running,
     /// It finishes the requests in flight.
     Draining,
-    /// It has ended.
+    /// The daemon has ended, and serves nothing.
     Stopped,
 }
 
@@ -75,22 +75,21 @@ pub struct ApiView {
     pub listen: Vec<String>,
     /// The base URL that requests go to.
     pub upstream: String,
-    /// Its requests in flight.
+    /// The limit of its requests in flight, which counts them.
     pub request_limit: RequestLimit,
-    /// Its counters.
+    /// The counters of its requests.
     pub metrics: Arc<ApiMetrics>,
 }
 
 /// Reads a daemon's state. Clones read the same daemon.
 #[derive(Clone)]
 pub struct StatusReader {
-    /// The daemon's phase.
+    /// The daemon's phase, as it changes.
     pub phase: watch::Receiver<Phase>,
     /// The parts to look at.
     pub view: watch::Receiver<Arc<View>>,
-    /// The daemon's clock.
     pub clock: Arc<dyn Clock>,
-    /// When the daemon started.
+    /// The time at which the daemon started.
     pub started: Moment,
     /// The telemetry listener's address; `None`: there is none.
     pub telemetry: Option<SocketAddr>,
@@ -101,7 +100,7 @@ pub struct StatusReader {
 /// How much a reader may be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// Everything.
+    /// Codes and sentences: for administrators.
     Full,
     /// Codes without sentences, which may name files and hosts: for readers over the network.
     CodesOnly,
@@ -113,13 +112,12 @@ pub enum Detail {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StatusDocument {
-    /// The program's version.
     pub version: String,
-    /// The daemon's [`Phase`].
+    /// The daemon's [`Phase`] in words.
     pub phase: String,
     /// Seconds since the daemon's start.
     pub uptime_seconds: u64,
-    /// The daemon's wall clock.
+    /// The daemon's wall clock in RFC 3339; a reader counts from it, not from its own.
     pub now: String,
     /// The accounts in the settings' order.
     pub accounts: Vec<AccountDocument>,
@@ -129,7 +127,7 @@ pub struct StatusDocument {
     pub telemetry: Option<String>,
 }
 
-/// One account.
+/// An account and its token, without the token itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AccountDocument {
@@ -139,7 +137,7 @@ pub struct AccountDocument {
     pub state: Option<String>,
     /// Whether requests get its token now, or its organization when it does not log in.
     pub usable: bool,
-    /// When the token expires.
+    /// The time at which the token expires, in RFC 3339.
     pub expires_at: Option<String>,
     /// When the token's successor is due.
     pub refresh_at: Option<String>,
@@ -151,7 +149,7 @@ pub struct AccountDocument {
     pub last_error: Option<String>,
     /// Why it failed, in a word for programs.
     pub last_error_code: Option<String>,
-    /// When it failed.
+    /// The time of that failure, in RFC 3339.
     pub last_error_at: Option<String>,
     /// What an administrator can do about it.
     pub advice: Option<String>,
@@ -165,7 +163,7 @@ pub struct ApiDocument {
     pub name: String,
     /// The name of its account.
     pub account: String,
-    /// Its listen addresses.
+    /// The addresses where its clients connect.
     pub listen: Vec<String>,
     /// The base URL that requests go to.
     pub upstream: String,
@@ -182,7 +180,7 @@ pub struct ApiDocument {
 pub struct Readiness {
     /// Whether there is no reason against it.
     pub ready: bool,
-    /// The reasons against it.
+    /// The reasons why the daemon is not ready.
     pub reasons: Vec<Reason>,
 }
 
@@ -205,7 +203,7 @@ impl StatusReader {
         *self.phase.borrow() != Phase::Starting
     }
 
-    /// Reads everything now.
+    /// Builds the document from all parts of the daemon, as they are now.
     #[must_use]
     pub fn document(&self, detail: Detail) -> StatusDocument {
         let now = self.clock.now();

@@ -168,7 +168,7 @@ impl Daemon {
         adjustments.make(&mut self.listeners);
         if let Some(source) = &self.reload_source {
             // The filter is one of the settings, so it has been judged.
-            drop(source.log.adopt(&self.snapshot.config.log()));
+            drop(source.log.adopt(&self.snapshot.config.reloadable.log));
         }
         self.view.send_replace(self.snapshot.view(&self.listeners));
         self.snapshot.announce(&self.listeners, first_new);

@@ -1,7 +1,7 @@
-//! The daemon's end of the control socket.
+//! Serves the control socket.
 //!
-//! Guarantees: the kernel has named the client's user before anything is done; what is done is logged with the user id; the
-//! socket's file is gone when the daemon is.
+//! Guarantees: no request is carried out before the kernel has named the client's user; each request but `status` is logged with
+//! that user's id; the socket's file is removed when the listener is dropped.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -30,18 +30,20 @@ use crate::{
     status::{AccountDocument, Detail, Phase, StatusReader},
 };
 
-/// A control socket that is bound. Its file goes when this does.
+/// A bound control socket. Dropping it removes its file.
 pub struct ControlListener {
     bound: Bound,
     allow_uids: Vec<u32>,
 }
 
 impl ControlListener {
-    /// Opens the socket that the settings name, or the default one. `Ok(None)`: there is none, which the log says.
+    /// Binds the socket that the settings name, or the default one. `Ok(None)` when the settings switch it off, or when no
+    /// default place is usable; then the log says why.
     ///
     /// # Errors
     ///
-    /// Where the settings name one that can't be had. A default one that can't be had is done without.
+    /// The socket that the settings name can't be bound. A default one that can't be bound is no error: the daemon serves
+    /// without a control socket.
     pub fn open(config: &Config) -> Result<Option<Self>, BindError> {
         match &config.restart_only.control_socket {
             ControlSocket::Off => Ok(None),
@@ -58,7 +60,7 @@ impl ControlListener {
         Ok(Self { bound, allow_uids: config.restart_only.control_allow_uids.clone() })
     }
 
-    /// Nobody asked for it, so nothing fails for want of it.
+    /// Binds the socket at its default place. The settings did not ask for it, so a failure is logged and not returned.
     fn open_default(directories: &RuntimeDirectories, config: &Config) -> Option<Self> {
         let Some(found) = socket_path::for_daemon(directories) else {
             info!("no control socket: there is no directory for one; control_socket names one");
@@ -82,17 +84,17 @@ impl ControlListener {
         }
     }
 
-    /// Its file.
+    /// Returns the socket's file.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.bound.file()
     }
 
-    /// Serves until `closing` turns true, then finishes what is under way.
+    /// Serves until `closing` turns true, then finishes the requests in flight.
     pub async fn serve(self, status: StatusReader, commands: Commands, closing: watch::Receiver<bool>) {
         let own_uid = rustix::process::geteuid().as_raw();
         let control = Arc::new(Control { status, commands, own_uid, allow_uids: self.allow_uids });
-        // The original stays here: the file goes when nobody is answered any more.
+        // `self.bound` outlives the acceptor's clone, so the file is removed after the last answer.
         let acceptor = self.bound.try_clone().and_then(|bound| Acceptor::new(bound, ConnectionLimit::new(CONNECTIONS)));
         let acceptor = match acceptor {
             Ok(acceptor) => acceptor,
@@ -102,11 +104,13 @@ impl ControlListener {
     }
 }
 
+/// The mode of a socket for the daemon's own user and root.
 const FOR_US: u32 = 0o600;
-/// Then the kernel lets everybody connect, and who asks decides: a file's mode knows no list of users.
+/// The mode of a socket with `control_allow_uids`. A mode can't hold a list of users, so the kernel lets everybody connect, and
+/// each request is judged by the client's user id.
 const FOR_OTHERS_TOO: u32 = 0o666;
 
-/// Connections at a time: clients that wait for reloads, log-outs and log-ins, and as many others.
+/// The limit of connections. It leaves room for `status` while clients wait for reloads, log-outs and log-ins.
 const CONNECTIONS: usize = 4 * WAITING_MAX;
 
 const LIMITS: ConnectionLimits = ConnectionLimits {
@@ -166,7 +170,7 @@ impl Control {
         }
     }
 
-    /// The accounts that are meant; all of them log in, and there is one at least.
+    /// Returns the account of this name, or all accounts, without those that do not log in. There is at least one, or an error.
     fn meant(&self, only: Option<&str>) -> Result<Vec<Account>, Refused> {
         let view = Arc::clone(&self.status.view.borrow());
         let named: Vec<&Account> = view.accounts.iter().filter(|known| only.is_none_or(|name| known.name() == name)).collect();
@@ -184,7 +188,7 @@ impl Control {
         }
     }
 
-    /// All at once: one server that is slow should not keep the others from theirs.
+    /// Logs in to all meant accounts at the same time, so that a slow server delays no other account.
     async fn log_in(&self, only: Option<&str>) -> Result<Answer, Refused> {
         self.check_running()?;
         let meant = self.meant(only)?;
@@ -215,7 +219,7 @@ impl Control {
         }
     }
 
-    /// How these accounts are now.
+    /// Makes the answer that shows these accounts as they are now.
     fn done(&self, accounts: &[Account]) -> Answer {
         let status = self.status.document(Detail::Full);
         let is_meant = |account: &AccountDocument| accounts.iter().any(|meant| meant.name() == account.name);
@@ -231,7 +235,7 @@ fn not_taken(reason: NotTaken) -> Refused {
     }
 }
 
-/// `asking`: by the kernel's word; without it nobody is answered.
+/// Whether a client's user may send requests. `asking`: the user id that the kernel reports; a client without one may not.
 fn may_ask(asking: Option<u32>, own: u32, allowed: &[u32]) -> bool {
     asking.is_some_and(|uid| uid == 0 || uid == own || allowed.contains(&uid))
 }
@@ -256,7 +260,7 @@ fn problem(refused: Refused, peer: &Peer) -> Answer {
     }
     if is_stranger {
         warn!(uid = peer.uid(), pid = peer.pid(), "refused at the control socket: this user may not");
-        // A client that may not ask does not keep its connection.
+        // A client that may not ask does not hold one of the connections.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer

@@ -97,7 +97,7 @@ impl Setup {
         self.simulator.control()
     }
 
-    /// The simulator's base URL.
+    /// Returns the simulator's base URL.
     pub(super) fn upstream(&self) -> String {
         upstream(&self.simulator)
     }

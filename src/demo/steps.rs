@@ -64,7 +64,7 @@ impl StepError {
     }
 }
 
-/// What the steps need.
+/// Runs the steps, with what they need.
 pub(super) struct Steps<'a, W> {
     setup: &'a Setup,
     narration: &'a mut Narration<W>,

@@ -4,8 +4,8 @@
 //! output; a dependency's events below `warn` are never written, whatever the filter says, since they may hold header values;
 //! of a request only the members of [`AccessLine`] are written.
 
-mod access;
-mod format;
+mod events;
+mod line;
 mod queue;
 mod reader;
 
@@ -29,16 +29,15 @@ use tracing_subscriber::{
     reload,
 };
 
-pub use access::{AccessLine, AccessLog, AccessWriter, TARGET as ACCESS_TARGET};
-pub use format::{parse_rfc3339, rfc3339};
+pub use line::{AccessLine, AccessLog, AccessWriter, TARGET as ACCESS_TARGET, parse_rfc3339, rfc3339};
 pub use reader::Reader;
 
 use crate::{
     clock::{Clock, SystemClock},
     config::{Log, LogFormat},
 };
-use access::AccessOutput;
-use format::{Events, Shape, Timestamp};
+use events::Events;
+use line::{AccessOutput, Shape, Timestamp};
 use queue::{Capacity, Queue};
 
 /// How long the end of the process waits for standard output.

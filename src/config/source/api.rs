@@ -7,14 +7,14 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    faults::ValueOrigin,
     kinds::{
-        AccountName, BaseUrl, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, OneOf, Optional, PathPrefix,
-        PathWord, RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, WebOrigin,
+        AccountName, BaseUrl, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, Optional, PathPrefix, PathWord,
+        RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, WebOrigin,
     },
     measures::{DAY, HOUR, KIB, MIB, MINUTE},
-    setting::{Key, Kind, Named, Section, Setting, SettingsReader, Unset, built, table},
-    words::words,
+    reader::{SettingsReader, built, table},
+    setting::{Key, Kind, Named, Section, Setting, Unset},
+    words::{OneOf, words},
 };
 use crate::{
     careportals::Preset,
@@ -102,40 +102,39 @@ table! {
 pub(super) type ApiEntry = Named<ApiTable>;
 
 words! {
-    /// `cookies`.
+    /// Whether cookies pass.
     Cookies {
         /// Neither `Cookie` nor `Set-Cookie` passes: a token may travel in them.
         #[default]
         Strip = "strip",
-        /// Both pass.
+        /// `Cookie` and `Set-Cookie` pass.
         Pass = "pass",
     }
 }
 
 words! {
-    /// `http2`.
+    /// Whether HTTP/2 is offered to the upstream.
     Http2 {
-        /// HTTP/1.1.
+        /// The sidecar speaks HTTP/1.1 to the upstream.
         #[default]
         Off = "off",
-        /// HTTP/2 when the server takes it.
+        /// The sidecar offers HTTP/2, and speaks it when the server accepts.
         Auto = "auto",
     }
 }
 
-/// `allowed_hosts`.
+/// The hosts that a request may name, besides those of loopback and of the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedHosts {
-    /// `*`.
+    /// A request may name any host.
     Any,
-    /// Exact names, lower case, without port.
+    /// A request may name these hosts. Names are in lower case and have no port.
     Names(Vec<String>),
 }
 
-/// `require_header`.
+/// A header without which a request is refused.
 #[derive(Debug)]
 pub struct RequireHeader {
-    /// Its name.
     pub name: HeaderName,
     /// The value that it must have. `None`: any value.
     pub value: Option<Source>,
@@ -145,13 +144,13 @@ built! {
     /// A base URL with its rules.
     #[derive(Debug)]
     Api of (name: String, account: AccountId, api: &ApiTable, require_header: Option<RequireHeader>) {
-        /// `[a-z0-9-]+`.
+        /// The API is called so in the settings, in logs and in metrics: `[a-z0-9-]+`.
         name: String = Some(name),
         /// The account whose bearer it sends.
         account: AccountId = Some(account),
-        /// Where requests go.
+        /// Requests are sent below this URL.
         upstream: Upstream = api.upstream.get()?,
-        /// Where clients connect.
+        /// Clients connect to these addresses.
         listen: Vec<Listen> = listeners(api),
         /// Whether `listen` may name other than loopback addresses. Of sockets that are passed in, that shows only at start.
         allow_non_loopback: bool = api.allow_non_loopback.get(),
@@ -159,36 +158,33 @@ built! {
         prefix: Option<Prefix> = api.prefix.get(),
         /// `None`: everything but log-in paths.
         allow: Option<Vec<Rule>> = api.allow.get(),
-        /// Wins over `allow`.
+        /// A request that matches one of these rules is refused, even where `allow` lets it pass.
         deny: Vec<Rule> = api.deny.get(),
         cookies: Cookies = api.cookies.get(),
         headers: Vec<(HeaderName, HeaderValue)> = api.headers.get(),
         allowed_hosts: AllowedHosts = api.allowed_hosts.get(),
-        /// Serialized (RFC 6454).
+        /// Pages of these origins may call. An origin is serialized as browsers send it (RFC 6454).
         allowed_origins: Vec<String> = api.allowed_origins.get(),
         /// A header without which nothing passes.
         require_header: Option<RequireHeader> = Some(require_header),
-        /// Bytes.
+        /// At most this many bytes of a body are kept, so that its request can be sent again.
         replay_buffer: usize = api.replay_buffer.get(),
         retry_idempotency_key: bool = api.retry_idempotency_key.get(),
         path_words: Vec<String> = api.path_words.get(),
         socket_mode: u32 = api.socket_mode.get(),
-        /// By name or number.
+        /// The group of Unix sockets, by name or number; `None`: that of the process.
         socket_group: Option<String> = api.socket_group.get(),
         /// Users that may call; where this and `allow_gids` are empty, all may.
         allow_uids: Vec<u32> = api.allow_uids.get(),
         allow_gids: Vec<u32> = api.allow_gids.get(),
-        /// Connections to upstream.
         connections: UpstreamSettings = UpstreamSettings::of(api),
-        /// Counts and sizes.
         limits: Limits = Limits::of(api),
-        /// Durations.
         timeouts: Timeouts = Timeouts::of(api),
     }
 }
 
 built! {
-    /// Counts and sizes of one API.
+    /// Limits of one API: counts, and sizes in bytes.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     Limits of (api: &ApiTable) {
         max_requests: usize = api.max_requests.get(),
@@ -199,7 +195,7 @@ built! {
 }
 
 built! {
-    /// Durations of one API.
+    /// Time limits of one API.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     Timeouts of (api: &ApiTable) {
         head: Duration = api.head_timeout.get(),
@@ -215,12 +211,12 @@ built! {
     /// opens connections takes this type and no other settings of the API.
     #[derive(Clone, Debug, PartialEq, Eq)]
     UpstreamSettings of (api: &ApiTable) {
-        /// The server.
+        /// Connections are made to this server.
         origin: Origin = api.upstream.set().map(|upstream| upstream.origin.clone()),
         http2: Http2 = api.http2.get(),
-        /// Of a response.
+        /// A response whose head has more bytes is refused.
         max_header_bytes: usize = api.max_header_bytes.get(),
-        /// Of a response.
+        /// A response with more header lines is refused.
         max_headers: usize = api.max_headers.get(),
         connect_timeout: Duration = api.connect_timeout.get(),
         pool_idle: Duration = api.pool_idle.get(),
@@ -240,8 +236,8 @@ impl ApiEntry {
 fn listeners(api: &ApiTable) -> Option<Vec<Listen>> {
     let mut listeners = api.listen.get()?;
     for listener in &mut listeners {
-        if let (Listen::Tcp { required, .. }, ValueOrigin::Default) = (listener, &api.listen.origin) {
-            *required = false;
+        if let Listen::Tcp { required, .. } = listener {
+            *required = api.listen.is_written();
         }
     }
     Some(listeners)

@@ -17,9 +17,9 @@ const SOCKET_PATH_MAX: usize = 103;
 /// A URL or a path, as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
-    /// `off`.
+    /// The word `off`.
     Off,
-    /// Under an API's upstream.
+    /// A path under an API's upstream.
     Path(String),
     /// A whole URL. The path is empty or starts with `/`.
     Absolute { origin: Origin, path: String },
@@ -105,9 +105,8 @@ pub(super) fn serialized_origin(text: &str) -> Result<String, Diagnostic> {
             .hint("write it as browsers send it: https://app.example or http://localhost:3000")
     };
     let (scheme, authority) = text.split_once("://").ok_or_else(|| wrong("has a scheme and a host"))?;
-    let mut letters = scheme.bytes();
-    let begins = letters.next().is_some_and(|byte| byte.is_ascii_lowercase());
-    if !begins || !letters.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte)) {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+    if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.chars().all(plain) {
         return Err(wrong("begins with a scheme in lower case"));
     }
     if authority.contains(['/', '?', '#', '@']) {

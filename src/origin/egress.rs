@@ -19,14 +19,14 @@ pub struct Egress {
 pub struct EgressProxy {
     /// `https`: TLS to the proxy, and inside of it TLS to the upstream.
     pub origin: Origin,
-    /// `user:password`, decoded.
+    /// `user:password`, percent-decoded, for Basic authentication.
     pub credentials: Option<Secret>,
 }
 
 /// An entry of `NO_PROXY`; a port narrows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exception {
-    /// `*`.
+    /// `*`: no server is reached through the proxy.
     Everything,
     /// A name and every name under it, in lower case and without dots around it.
     Name(String, Option<u16>),
@@ -114,7 +114,7 @@ fn is_within(network: IpAddr, bits: u32, address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Scheme;
+    use crate::origin::Scheme;
 
     fn server(host: &str) -> Origin {
         Origin { scheme: Scheme::Https, host: host.to_owned(), port: 443 }

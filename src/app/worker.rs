@@ -13,7 +13,7 @@ use tracing::error;
 
 use super::{listeners::Listener, snapshot::Snapshot};
 use crate::{
-    allocator::spare_large_blocks,
+    allocator::{Returns, spare_large_blocks},
     clock::{Clock, Jitter},
     config::{self, UpstreamSettings},
     connect::Connector,
@@ -96,6 +96,7 @@ impl WorkerFactory {
         let (drain, mut gone) = Drain::new(self.drain);
         let mut state = Some(WorkerState::new(number, Arc::clone(&worker), deadlines, drain));
         let mut apis: Vec<Arc<Api>> = Vec::new();
+        let mut returns = Returns::default();
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -131,6 +132,7 @@ impl WorkerFactory {
                         }
                     }
                     worker.flush_access_log();
+                    returns.round();
                 }
             }
         }

@@ -19,6 +19,7 @@ use http::{
 use http_body::{Body, Frame, SizeHint};
 
 use super::{
+    coalesce::Coalesced,
     exchange::{Cut, Exchange},
     upload::ToUpstream,
 };
@@ -52,7 +53,7 @@ impl ToClient {
 
 /// Upstream's body, watched for silence.
 pub struct Download {
-    body: ResponseBody<ToUpstream>,
+    body: Coalesced<ResponseBody<ToUpstream>>,
     deadline: Deadline,
     idle: Duration,
     waiting: bool,
@@ -78,6 +79,7 @@ impl Download {
             exchange.complete();
         }
         let length_only = head.status == StatusCode::NOT_MODIFIED && head.headers.contains_key(CONTENT_LENGTH);
+        let body = Coalesced::new(body);
         Self { body, deadline, idle, waiting: false, length_only, broken: false, exchange }
     }
 
@@ -123,6 +125,12 @@ impl Download {
 
     /// The upstream has nothing more yet. After `idle` the answer is cut.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        // It is the client that we wait for.
+        if self.body.is_held_back() {
+            self.waiting = false;
+            self.deadline.disarm();
+            return Poll::Pending;
+        }
         if !self.waiting {
             self.waiting = true;
             self.deadline.arm(self.idle);

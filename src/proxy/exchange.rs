@@ -5,7 +5,7 @@
 
 use std::{num::NonZeroUsize, ptr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Uri, Version, header::HeaderValue, request, response};
+use http::{HeaderMap, HeaderValue, Method, Version, request, response};
 use hyper::ext::ReasonPhrase;
 use tokio::time::Instant;
 
@@ -33,7 +33,8 @@ const REDACTED: HeaderValue = HeaderValue::from_static("[redacted]");
 pub(super) struct Exchange {
     route: Arc<Route>,
     method: Method,
-    target: Uri,
+    /// A copy: a slice of the head would keep all of it until the answer has ended. So would the client's request id.
+    path: Box<str>,
     version: Version,
     peer: Peer,
     request_id: RequestId,
@@ -84,7 +85,7 @@ impl Exchange {
         Self {
             route: Arc::clone(route),
             method: head.method.clone(),
-            target: head.uri.clone(),
+            path: head.uri.path().into(),
             version: head.version,
             peer,
             request_id: RequestId::of(&head.headers, || route.worker.random_id()),
@@ -236,7 +237,7 @@ impl Drop for Exchange {
             api,
             listener: &route.listener,
             method: &self.method,
-            path: self.target.path(),
+            path: &self.path,
             words: &route.api.words,
             status,
             code: code.map(Code::as_str),
@@ -290,20 +291,19 @@ pub(super) fn redact(fields: &mut HeaderMap, tokens: Tokens<'_>) -> u64 {
 
 /// The id that connects a log line, a problem and the client's own records.
 enum RequestId {
-    /// It is well-formed, so it is ASCII.
-    Clients(HeaderValue),
+    /// It is well-formed.
+    Clients(Box<str>),
     Ours([u8; 16]),
 }
 
 impl RequestId {
     fn of(headers: &HeaderMap, random: impl FnOnce() -> u64) -> Self {
-        let clients = headers::request_id(headers).and_then(|_| headers.get("x-request-id"));
-        clients.cloned().map_or_else(|| Self::Ours(hex(random())), Self::Clients)
+        headers::request_id(headers).map_or_else(|| Self::Ours(hex(random())), |id| Self::Clients(id.into()))
     }
 
     fn as_str(&self) -> &str {
         match self {
-            Self::Clients(value) => value.to_str().unwrap_or_default(),
+            Self::Clients(id) => id,
             Self::Ours(digits) => std::str::from_utf8(digits).unwrap_or_default(),
         }
     }

@@ -297,6 +297,9 @@ impl<'a> Forwarding<'a> {
         let Self { route: Route { api, .. }, mut exchange, deadline, time, .. } = self;
         api.reachability.reached(&api.name);
         exchange.answered(answer.status().as_u16(), time.answered);
+        if let Some(upload) = exchange.upload() {
+            upload.forget();
+        }
         if let Some(client) = upgrade
             && answer.status() == StatusCode::SWITCHING_PROTOCOLS
         {

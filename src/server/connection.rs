@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use super::{
     ConnectionLimits, Drain, Peer,
     connection_state::{ClientIo, ClientStream, ConnectionState, Due, InProgress},
+    paced::Paced,
 };
 
 /// How much of a body an HTTP/1.x connection may buffer, in bytes.
@@ -30,7 +31,7 @@ const BODY_BUFFER: usize = 64 * 1024;
 /// HTTP/2's windows, in bytes: how much a client may send ahead on a stream, and on the connection.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 /// HTTP/2 requests in progress; hyper refuses further ones (`REFUSED_STREAM`).
-const STREAMS: u32 = 256;
+const STREAMS: u32 = 100;
 /// How much of an HTTP/2 response may wait in memory for the client to read, in bytes; one frame may exceed it.
 const SEND_BUFFER: usize = 64 * 1024;
 /// How many streams a client may reset before we saw them, and how many we may have to reset, on one HTTP/2 connection;
@@ -88,6 +89,7 @@ async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
 
 async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) {
     let limits = client.state.limits();
+    // A request's future is boxed, since the task of a stream keeps the memory until the client has read the answer.
     // Each stream is a task of its own. It ends with the connection, and holds its `ConnectionState`, so the drain waits for it.
     let mut connection = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(WINDOWS.0)
@@ -98,7 +100,7 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
         .max_local_error_reset_streams(RESETS.1)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service_fn(|request| client.answer(request)));
+        .serve_connection(TokioIo::new(Paced::new(stream)), service_fn(|request| Box::pin(client.answer(request))));
     drive(&client.state, drain, |cx, step| {
         let mut connection = Pin::new(&mut connection);
         if step == ConnectionStep::ShutDown {
@@ -169,13 +171,15 @@ impl<A: RequestService> ClientConnection<A> {
         // The HTTP/1.x parser has counted the lines itself.
         let too_many = request.version() == Version::HTTP_2 && request.headers().len() > self.state.limits().head_lines;
         let older = request.version() == Version::HTTP_10 && *request.method() != Method::HEAD;
+        // Dropped now, and not when the stream's task runs: its fields may take much more memory than they took on the wire.
+        let request = (!too_many).then_some(request);
         async move {
-            if too_many {
+            let Some(request) = request else {
                 in_progress.mark_answered();
                 let mut answer = Response::new(TrackedBody { inner: None, in_progress });
                 *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok(answer);
-            }
+            };
             let mut answer = service.answer(request, peer).await;
             if older {
                 delimit(&mut answer, &in_progress);

@@ -12,6 +12,7 @@ mod connection_limit;
 mod connection_state;
 #[cfg(target_os = "linux")]
 mod owner;
+mod paced;
 mod peer;
 mod unix_socket;
 

@@ -54,6 +54,7 @@ mod tls;
 // Limits and time-outs.
 mod idle_clients;
 mod limits;
+mod memory_bounds;
 mod timeouts;
 
 // Refusals and hostile input.

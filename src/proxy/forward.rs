@@ -125,6 +125,7 @@ impl<'a> Forwarding<'a> {
                     replaced_bearer = true;
                 }
                 Ok((answer, generation)) => {
+                    account.answered(generation);
                     if replaced_bearer {
                         account.accepted(generation);
                     }

@@ -1,8 +1,7 @@
 //! Why an account has no new token, in words.
 //!
-//! Pure. Guarantees: none of these errors holds a value of a source, or a header or body that a server sent. One thing comes
-//! from outside: the first 512 bytes of a failed `command`'s standard error, control characters removed. So a command that
-//! prints a secret there puts it into the log, into `status` and into `/readyz` on this machine.
+//! Pure. Guarantees: none of these errors holds a value of a source, or a header or body that a server sent; their text holds nothing
+//! that a `command` printed.
 
 use std::time::Duration;
 
@@ -66,6 +65,15 @@ impl LoginError {
             }
             Self::Malformed(_) => "check `login_url` and `token_pointer`: does the log-in answer hold the token there?",
             Self::Source(_) => "put the value where the setting says; files are watched, and read as soon as they appear",
+        }
+    }
+
+    /// The fault of the source that gave no value, if that is why.
+    #[must_use]
+    pub const fn source_fault(&self) -> Option<&SourceFault> {
+        match self {
+            Self::Source(error) => Some(&error.fault),
+            _ => None,
         }
     }
 

@@ -57,7 +57,7 @@ pub use self::{
     driver::LogInFailed,
     failure::{Field, LoginError, Malformed, SourceError, Unreachable},
     login::LoginConnectors,
-    login_check::{Tried, try_log_in},
+    login_check::{Tried, try_log_in, try_organization},
     session::StateName,
     snapshot::{AccountSnapshot, Unavailable, Why},
     token::{Bearer, Fingerprint, Generation},

@@ -234,6 +234,12 @@ impl AccountSnapshot {
         self.token.is_some_and(|token| now < token.usable_until)
     }
 
+    /// Whether the account has no log-in and its source gives no organization, so that every request fails.
+    #[must_use]
+    pub fn lacks_organization(&self) -> bool {
+        self.standing == Standing::OrganizationMissing
+    }
+
     /// When the token expires, by our wall clock.
     #[must_use]
     pub fn expires_at(&self, now: Now) -> Option<SystemTime> {

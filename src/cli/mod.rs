@@ -9,7 +9,7 @@ mod status;
 use std::{
     ffi::{OsStr, OsString},
     fmt::Display,
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     path::Path,
     process::ExitCode,
     sync::Arc,
@@ -180,7 +180,7 @@ fn check_settings(mut loaded: Loaded, online: bool) -> ExitCode {
     });
     let shown = print(|out| source::render_check(&loaded, out));
     match (loaded.config, tls) {
-        (Some(config), Some(tls)) if online => match check::online(&Arc::new(config), &tls, &mut io::stdout()) {
+        (Some(config), Some(tls)) if online => match check::online(&Arc::new(config), &tls, &mut io::stdout(), io::stdout().is_terminal()) {
             Ok(true) => shown,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),

@@ -94,8 +94,8 @@ kinds! {
     Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value| json_object(value);
     /// A JSON pointer (RFC 6901).
     Pointer => String, "JSON pointer", Text, matching("^/"), |value| pointer(text(value)?);
-    /// The status of an error.
-    Status => StatusCode, "400 to 599", Literal, whole(400, 599), |value| status(value);
+    /// The status of a refusal (4xx), by which a server says that it did nothing.
+    Status => StatusCode, "400 to 499", Literal, whole(400, 499), |value| status(value);
     /// A user's or group's id.
     Id => u32, "ids", Literal, whole(0, u32::MAX.into()),
         |value| u32::try_from(number(value)?).map_err(|_| Diagnostic::new("an id is at most 4294967295"));
@@ -378,7 +378,7 @@ fn pointer(text: &str) -> Result<String, Diagnostic> {
 }
 
 fn status(value: &Value) -> Result<StatusCode, Diagnostic> {
-    let number = within(number(value)?, 400, 599, |n| n.to_string())?;
+    let number = within(number(value)?, 400, 499, |n| n.to_string())?;
     u16::try_from(number).ok().and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| Diagnostic::new("is not a status"))
 }
 

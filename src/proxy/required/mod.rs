@@ -190,15 +190,18 @@ impl ValueReader {
 
 /// Reads a value, which a header must be able to hold.
 async fn read_value(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, SourceFault> {
-    let value = sources::read(source, readers).await?;
+    can_be_sent(sources::read(source, readers).await?)
+}
+
+fn can_be_sent(value: Secret) -> Result<Secret, SourceFault> {
     // A client can't send spaces at either end.
     let fits = value.expose().trim_ascii().len() == value.expose().len() && value.header_value().is_some();
     if fits { Ok(value) } else { Err(SourceFault::NotAHeader) }
 }
 
-/// Whether the source of a required header's value gives one now.
+/// Whether the source of a required header's value gives one now. The fault keeps what a failed command wrote to its standard error.
 pub async fn try_source(source: &Source) -> Result<(), SourceFault> {
-    read_value(source, &Arc::new(Semaphore::new(1))).await.map(drop)
+    sources::read_keeping_stderr(source, &Arc::new(Semaphore::new(1))).await.and_then(can_be_sent).map(drop)
 }
 
 #[cfg(test)]

@@ -272,7 +272,11 @@ fn hosts_origins_words_and_pointers() {
 #[test]
 fn statuses_and_extra_members() {
     assert_eq!(only_login(&sound(account_with("relogin_on = [401, 419]"))).relogin_on.len(), 2);
-    assert_faults(&account_with("relogin_on = [200]"), &["config.toml:5: accounts.default.relogin_on: must be from 400 to 599"]);
+    for status in [200, 399, 500, 503, 599] {
+        let faults = ["config.toml:5: accounts.default.relogin_on: must be from 400 to 499"];
+        assert_faults(&account_with(&format!("relogin_on = [401, {status}]")), &faults);
+    }
+    assert_eq!(only_login(&sound(account_with("relogin_on = [400, 499]"))).relogin_on.len(), 2);
     let config = sound(account_with("login_extra = { a = 1, b = [true, \"x\"], c = { d = 1.5 } }"));
     assert_eq!(serde_json::to_string(&only_login(&config).extra).unwrap(), r#"{"a":1,"b":[true,"x"],"c":{"d":1.5}}"#);
     assert_faults(

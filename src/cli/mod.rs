@@ -32,7 +32,7 @@ use crate::{
     exec::{self, Exit, Program},
     healthcheck::{self, Probe},
     logging::{self, Logging, Reader},
-    process::{DaemonSignals, OnHangup, end_by_interrupt, report_panics_by_place},
+    process::{DaemonSignals, OnHangup, SignalMask, end_by_interrupt, report_panics_by_place},
     systemd::Systemd,
 };
 
@@ -44,6 +44,7 @@ const EX_CONFIG: u8 = 78;
 pub fn run() -> ExitCode {
     // First of all: as the first process of a container we would never see a signal that has no handler yet.
     let signals = may_be_the_daemon(std::env::args_os().nth(1).as_deref()).then(DaemonSignals::catch).transpose();
+    let signal_mask = SignalMask::unblock_handled();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -55,7 +56,10 @@ pub fn run() -> ExitCode {
     let settings = cli.settings;
     match cli.command.unwrap_or(Subcommands::Run) {
         Subcommands::Run => daemon(settings.input(&[]), signals),
-        Subcommands::Exec { wait, command } => execute(source::load(settings.input(exec::DEFAULTS)), wait, command),
+        Subcommands::Exec { wait, command } => {
+            let loaded = source::load(settings.input(exec::DEFAULTS));
+            execute(loaded, |secret_variables| Program { words: command, wait, secret_variables, signal_mask })
+        }
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
@@ -139,7 +143,7 @@ fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Log
 }
 
 /// `exec`. Standard output is the program's, so logs go to standard error.
-fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
+fn execute(loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -> ExitCode {
     let Loaded { config: Some(config), warnings, secret_variables, .. } = loaded else { return refuse(&loaded) };
     let environment = Environment::of_process();
     let started = logging::start(&config.log(), io::stderr(), Reader::of(&io::stderr(), &environment));
@@ -151,8 +155,7 @@ fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
     for warning in &warnings {
         warn!("{warning}");
     }
-    let program = Program { words, wait, secret_variables };
-    match exec::run(&program, config, &environment, logging.access_log()) {
+    match exec::run(&program(secret_variables), config, &environment, logging.access_log()) {
         Ok(Exit::Code(code)) => ExitCode::from(code),
         Ok(Exit::ByInterrupt) => {
             drop(logging);

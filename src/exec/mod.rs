@@ -4,9 +4,10 @@
 //! Each signal reaches it once and never ends us before it. The daemon serves until the program has ended. Nothing of the
 //! program's group outlives us, unless SIGKILL ends us.
 //!
-//! Files, each using only those before it: `environment` (pure), `process_group`, `terminal`, `supervisor`.
+//! Files, each using only those before it: `environment` (pure), `process_group`, `orphans`, `terminal`, `supervisor`.
 
 mod environment;
+mod orphans;
 mod process_group;
 mod supervisor;
 mod terminal;
@@ -23,7 +24,7 @@ use crate::{
     config::{Config, source::Environment},
     control,
     logging::AccessLog,
-    process::{CaughtSignals, adopt_orphans},
+    process::{CaughtSignals, SignalMask, adopt_orphans},
 };
 use supervisor::Supervisor;
 use terminal::Terminal;
@@ -43,6 +44,8 @@ pub struct Program {
     pub wait: Duration,
     /// Variables that the program must not inherit.
     pub secret_variables: Vec<OsString>,
+    /// The signals that were blocked when this process was started, and that are blocked for the program.
+    pub signal_mask: SignalMask,
 }
 
 /// Why the program was not run to its end.
@@ -129,6 +132,7 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
         signals,
         views: app.views(),
         phases: app.phases(),
+        signal_mask: program.signal_mask,
         terminal: Terminal::open(),
         kill_after: config.reloadable.drain_timeout,
     };

@@ -12,7 +12,7 @@ use std::{
 use careportals_simulator::{Control, Simulator};
 use rustix::process::{Signal, getuid};
 
-use crate::harness::{Connection, Request, Setup, Sidecar, held, let_time_pass, mode, now, simulator, until};
+use crate::harness::{Connection, Request, Setup, Sidecar, held, let_time_pass, mode, now, simulator, until, with_signals_blocked};
 
 fn until_refused(sidecar: &Sidecar) {
     // Until then a connection may be queued, and is closed with the socket or a moment later.
@@ -121,6 +121,23 @@ fn of_two_different_signals_at_the_same_moment_one_is_the_second() {
         sidecar.signal(Signal::TERM);
         sidecar.signal(Signal::INT);
         assert_eq!(sidecar.wait().code(), Some(1));
+    }
+}
+
+#[test]
+fn signals_that_were_blocked_from_the_start_are_heard_all_the_same() {
+    for signals in [&[Signal::TERM][..], &[Signal::INT], &[Signal::HUP, Signal::USR1, Signal::TERM]] {
+        let simulator = simulator();
+        let mut sidecar = with_signals_blocked(|| Sidecar::start(&simulator)).ready();
+        for signal in signals {
+            sidecar.signal(*signal);
+            match *signal {
+                Signal::HUP => drop(sidecar.wait_for_log("\"reloaded\"")),
+                Signal::USR1 => drop(sidecar.wait_for_log("logged out")),
+                _ => {}
+            }
+        }
+        assert_eq!(sidecar.wait().code(), Some(0), "{signals:?}");
     }
 }
 

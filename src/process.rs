@@ -160,6 +160,17 @@ impl CaughtSignals {
     }
 }
 
+/// Keeps the status of children that end, for those who wait for it: where SIGCHLD is ignored, which a parent may have left so, the
+/// kernel throws it away, and every command seems to fail.
+///
+/// # Errors
+///
+/// The system refuses a handler.
+pub fn keep_ended_children() -> io::Result<()> {
+    // Any handler will do.
+    flag::register(SIGCHLD, Arc::default()).map(drop)
+}
+
 /// Reads which signals are ignored: a bit for each, the lowest for signal 1; none where the system does not tell.
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -32,7 +32,7 @@ use crate::{
     exec::{self, Exit, Program},
     healthcheck::{self, Probe},
     logging::{self, Logging, Reader},
-    process::{DaemonSignals, OnHangup, SignalMask, end_by_interrupt, report_panics_by_place},
+    process::{DaemonSignals, OnHangup, SignalMask, end_by_interrupt, keep_ended_children, report_panics_by_place},
     systemd::Systemd,
 };
 
@@ -45,6 +45,9 @@ pub fn run() -> ExitCode {
     // First of all: as the first process of a container we would never see a signal that has no handler yet.
     let signals = may_be_the_daemon(std::env::args_os().nth(1).as_deref()).then(DaemonSignals::catch).transpose();
     let signal_mask = SignalMask::unblock_handled();
+    if let Err(error) = keep_ended_children() {
+        return fail(&StartError::System(error), 1);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -201,6 +201,21 @@ fn a_command_gives_a_value_at_each_log_in() {
     assert_eq!(passwords, [PASSWORD, NEXT]);
 }
 
+/// A parent may have left SIGCHLD ignored; then the kernel throws the status of children away.
+#[test]
+fn a_command_gives_a_value_where_the_ends_of_children_are_ignored() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.without("CAREPORTALS_PASSWORD").account("password", &format!(r#"{{ command = ["echo", "{PASSWORD}"] }}"#));
+    let check = setup.command("check");
+    let ignoring = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])";
+    let mut python = std::process::Command::new("python3");
+    python.env_clear().envs(check.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(setup.dir.path());
+    python.args(["-c", ignoring]).arg(check.get_program()).args(check.get_args()).arg("--online");
+    let output = python.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
 #[test]
 fn a_command_gets_its_arguments_as_they_are_and_none_of_our_settings() {
     let simulator = simulator();

@@ -17,6 +17,7 @@ use crate::{
     config::{Account, AccountId, Config, Egress, Endpoint, Login, Origin},
     connect::{ConnectError, Connector, EgressError, Offer},
     proxy,
+    resources::Runtime,
     sources::SourceFault,
     tls::ClientTls,
 };
@@ -32,7 +33,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 /// A host can't have a certificate, `out` can't be written to, or the system refused what a runtime needs. A check that
 /// failed is no error.
 pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write, is_terminal: bool) -> Result<bool, StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = Runtime::new()?;
     let mut report = Report { out, is_terminal, all_passed: true };
     runtime.block_on(async {
         for api in &config.apis {

@@ -16,7 +16,7 @@ use std::{
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as MaskedSignal};
 use rustix::process::Signal;
 use signal_hook::{
-    consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH},
+    consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ},
     flag,
     iterator::{Handle, Signals},
 };
@@ -169,6 +169,15 @@ impl CaughtSignals {
 pub fn keep_ended_children() -> io::Result<()> {
     // Any handler will do.
     flag::register(SIGCHLD, Arc::default()).map(drop)
+}
+
+/// Lets a write beyond the limit of a file's size fail, so that it does not end the process: the log may be such a file.
+///
+/// # Errors
+///
+/// The system refuses a handler.
+pub fn survive_full_files() -> io::Result<()> {
+    flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
 /// Reads which signals are ignored: a bit for each, the lowest for signal 1; none where the system does not tell.

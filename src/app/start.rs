@@ -9,6 +9,7 @@ use crate::{
     config::{Config, Egress, Origin, Source},
     connect::Connector,
     hardening::MissingStep,
+    resources,
     server::{BindError, NoSuchGroup},
     sources::{Oddity, oddities},
     tls::{ClientTls, TlsSetupError},
@@ -65,7 +66,7 @@ impl fmt::Display for StartError {
             Self::Listener(error) => error.fmt(f),
             Self::Telemetry(error) | Self::Control(error) => error.fmt(f),
             Self::Hardening(missing) => missing.fmt(f),
-            Self::System(error) => write!(f, "the system refused what the daemon needs: {error}"),
+            Self::System(error) => write!(f, "the system refused what the daemon needs: {error}{}", resources::hint(error)),
         }
     }
 }

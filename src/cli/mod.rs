@@ -32,7 +32,8 @@ use crate::{
     exec::{self, Exit, Program},
     healthcheck::{self, Probe},
     logging::{self, Logging, Reader},
-    process::{DaemonSignals, OnHangup, SignalMask, end_by_interrupt, keep_ended_children, report_panics_by_place},
+    process::{DaemonSignals, OnHangup, SignalMask, end_by_interrupt, keep_ended_children, report_panics_by_place, survive_full_files},
+    resources::Runtime,
     systemd::Systemd,
 };
 
@@ -45,7 +46,7 @@ pub fn run() -> ExitCode {
     // First of all: as the first process of a container we would never see a signal that has no handler yet.
     let signals = may_be_the_daemon(std::env::args_os().nth(1).as_deref()).then(DaemonSignals::catch).transpose();
     let signal_mask = SignalMask::unblock_handled();
-    if let Err(error) = keep_ended_children() {
+    if let Err(error) = keep_ended_children().and_then(|()| survive_full_files()) {
         return fail(&StartError::System(error), 1);
     }
     let cli = match Cli::try_parse() {
@@ -138,11 +139,7 @@ fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Log
     logging.write().map_err(io::Error::other)?;
     let (commands, receiver) = crate::control::commands();
     let _signals = signals.deliver(commands.clone(), OnHangup::Reload)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(app.run(Arc::new(SystemClock), logging.access_log(), commands, receiver));
-    // A file or a name server that does not answer holds a thread, which must not hold the process.
-    runtime.shutdown_background();
-    outcome
+    Runtime::new()?.block_on(app.run(Arc::new(SystemClock), logging.access_log(), commands, receiver))
 }
 
 /// `exec`. Standard output is the program's, so logs go to standard error.

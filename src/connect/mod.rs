@@ -4,6 +4,7 @@
 //! token. The name is resolved for each connection, so new connections follow a server that moves.
 
 mod egress;
+mod lookup;
 mod race;
 
 use std::{
@@ -20,7 +21,6 @@ use rustls::{CertificateError, HandshakeKind, pki_types::ServerName};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::lookup_host,
     time::{Instant, timeout_at},
 };
 use tokio_rustls::client::TlsStream;
@@ -31,6 +31,8 @@ use crate::{
     tls::{ClientTls, H2},
     upstream_io::{CountingTcp, UpstreamIo},
 };
+
+use lookup::Lookups;
 
 pub use crate::tls::Offer;
 pub use egress::EgressError;
@@ -138,6 +140,7 @@ pub struct Connector {
     /// The egress proxy, and its name for TLS if it speaks TLS.
     proxy: Option<(Arc<EgressProxy>, Option<ServerName<'static>>)>,
     timeout: Duration,
+    lookups: Arc<Lookups>,
 }
 
 impl Connector {
@@ -156,7 +159,7 @@ impl Connector {
             None => None,
         };
         let tls = name(origin)?.map(|name| (tls.clone(), name));
-        Some(Self { origin: Arc::new(origin.clone()), tls, proxy, timeout })
+        Some(Self { origin: Arc::new(origin.clone()), tls, proxy, timeout, lookups: Arc::default() })
     }
 
     /// The egress proxy, if there is one.
@@ -193,8 +196,7 @@ impl Connector {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, *port)]);
         }
-        let found = lookup_host((host.as_str(), *port)).await;
-        let addresses: Vec<SocketAddr> = found.map(Iterator::collect).unwrap_or_default();
+        let addresses = self.lookups.resolve(host.clone(), *port).await;
         if addresses.is_empty() { Err(self.to_peer(ConnectError::DnsFailed)) } else { Ok(addresses) }
     }
 

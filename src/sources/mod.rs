@@ -68,6 +68,9 @@ pub enum SourceFault {
     /// The file's system did not answer.
     #[error("{} gave no answer within 10 s", .0.display())]
     NoAnswer(PathBuf),
+    /// The system refused a thread for the reading.
+    #[error("{} can't be read: there is no thread for it (raise TasksMax=, LimitNPROC=, `ulimit -u` or the container's pids limit)", .0.display())]
+    NoThread(PathBuf),
     /// The command took too long, or earlier readings of the files still hang.
     #[error("it gave no value within 10 s")]
     TimedOut,
@@ -88,7 +91,7 @@ impl SourceFault {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Missing(_) => "source_missing",
-            Self::Unreadable { .. } | Self::NotAFile(_) => "source_unreadable",
+            Self::Unreadable { .. } | Self::NotAFile(_) | Self::NoThread(_) => "source_unreadable",
             Self::TooLarge | Self::Empty | Self::NotText | Self::NotAHeader => "source_invalid",
             Self::CommandNotRun { .. } | Self::CommandFailed { .. } => "source_command_failed",
             Self::NoAnswer(_) | Self::TimedOut => "source_timeout",

@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use http::{HeaderMap, HeaderName};
 use tokio::{
     sync::Semaphore,
-    task::{JoinHandle, spawn_blocking},
+    task::JoinHandle,
     time::sleep,
 };
 use tracing::{info, warn};
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::headers::{bytes_of, same_name};
 use crate::{
     config::{Api, Config, Source},
+    resources::blocking_on,
     secret::Secret,
     sources::{self, SourceFault, WatchedDirectories},
 };
@@ -158,14 +159,10 @@ impl ValueReader {
     async fn follow_file(self, mut directories: WatchedDirectories, mut last: ReadOutcome) {
         loop {
             // Watch first and read then: a change in between makes us read again.
-            let armed = spawn_blocking(move || {
-                let armed = directories.arm();
-                (directories, armed)
-            });
-            // It fails only while the runtime shuts down, or in a panic, which was printed.
-            let Ok((watching, armed)) = armed.await else { return };
+            // `None`: a panic, which was printed.
+            let Some((watching, armed)) = blocking_on(directories, WatchedDirectories::arm).await else { return };
             directories = watching;
-            if let Err(reason) = armed {
+            if let Err(reason) = armed.and_then(|armed| armed) {
                 let api = &self.api().name;
                 warn!(api, ?reason, "the required header's file can't be watched: looking twice a minute instead");
             }

@@ -25,6 +25,7 @@ use super::SourceFault;
 use crate::{
     config::{Source, source::MEANT_FOR_US},
     files::BoundedReads,
+    resources::blocking,
     secret::{Pages, Secret},
 };
 
@@ -75,11 +76,12 @@ pub async fn read_keeping_stderr(source: &Source, readers: &Arc<Semaphore>) -> R
 async fn read_apart(path: PathBuf, readers: Arc<Semaphore>) -> Result<Secret, SourceFault> {
     // Neither of the two fails: nobody closes the semaphore, and `read_file` does not panic.
     let permit = readers.acquire_owned().await.map_err(|_| SourceFault::TimedOut)?;
-    let reading = tokio::task::spawn_blocking(move || {
+    let wanted = path.clone();
+    let reading = blocking(move || {
         let _permit = permit;
-        read_file(&path)
+        read_file(&wanted)
     });
-    reading.await.unwrap_or(Err(SourceFault::TimedOut))
+    reading.await.unwrap_or(Err(SourceFault::NoThread(path)))
 }
 
 /// Reads a file as [`read_file`] does, and gives up after 10 s, or at once while too many of `readings` hang. It blocks.

@@ -15,7 +15,7 @@ use crate::{
     app::StartError,
     clock::SystemClock,
     config::{Account, AccountId, Config, Egress, Endpoint, Login, Origin},
-    connect::{ConnectError, Connector, EgressError, Offer},
+    connect::{ConnectError, Connector, Offer},
     proxy,
     resources::Runtime,
     sources::SourceFault,
@@ -44,7 +44,8 @@ pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write, is_ter
             if let Some(source) = api.require_header.as_ref().and_then(|required| required.value.as_ref()) {
                 let outcome = proxy::try_source(source).await;
                 let shown = outcome.as_ref().map(|()| "there is one").map_err(ToString::to_string);
-                report.line(&format!("api {}: require_header.value", api.name), shown.as_ref().copied().map_err(String::as_str))?;
+                report
+                    .line(&format!("api {}: require_header.value", api.name), shown.as_ref().copied().map_err(String::as_str))?;
                 report.stderr_of(outcome.err().as_ref())?;
             }
         }
@@ -73,7 +74,7 @@ async fn check_account(
     let subject = format!("account {}: log-in at {}{route}", account.name, login.url.origin);
     match try_log_in(Arc::clone(config), id, connectors, Arc::new(SystemClock)).await {
         Err(error) => {
-            report.line(&subject, Err(&error.to_string()))?;
+            report.line(&subject, Err(&format!("{error}; {}", error.advice())))?;
             report.stderr_of(error.source_fault())?;
         }
         Ok(tried) => {
@@ -95,7 +96,7 @@ fn connector(origin: &Origin, tls: &ClientTls, egress: &Egress, limit: Duration)
 }
 
 async fn check_connection(connector: &Connector) -> Result<String, String> {
-    let failed = |error: ConnectError| format!("{error}; {}", advice(error));
+    let failed = |error: ConnectError| format!("{error}; {}", error.advice());
     let addresses = connector.resolve().await.map_err(failed)?.len();
     connector.connect(Offer::Http1).await.map_err(failed)?;
     let plural = if addresses == 1 { "address" } else { "addresses" };
@@ -103,25 +104,6 @@ async fn check_connection(connector: &Connector) -> Result<String, String> {
         None => format!("resolves to {addresses} {plural}, connects, certificate accepted"),
         Some(proxy) => format!("through the egress proxy {proxy} ({addresses} {plural}): connects, certificate accepted"),
     })
-}
-
-fn advice(error: ConnectError) -> &'static str {
-    match error {
-        ConnectError::DnsFailed | ConnectError::DnsTimeout => "check the host name in `upstream` and this machine's resolver",
-        ConnectError::Refused | ConnectError::Unreachable | ConnectError::Timeout => "check `upstream`, firewalls and routes",
-        ConnectError::TlsFailed(_) => "check that the port speaks TLS 1.2 or later, and the settings that begin with `tls_`",
-        ConnectError::Egress(error) => match error {
-            EgressError::DnsFailed | EgressError::DnsTimeout => "check the host name in HTTPS_PROXY and this machine's resolver",
-            EgressError::Refused | EgressError::Unreachable | EgressError::Timeout => "check HTTPS_PROXY, firewalls and routes",
-            EgressError::TlsFailed(_) => "check that the proxy speaks TLS: most don't, and their URL begins with http://",
-            EgressError::CertificateRejected(_) => "a private authority belongs into `ca_file`",
-            EgressError::CredentialsRefused => "check those in HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT, percent-encoded",
-            EgressError::Denied(_) | EgressError::Closed | EgressError::NotHttp => {
-                "the proxy must allow CONNECT to this host and port; NO_PROXY names what is reached without it"
-            }
-        },
-        ConnectError::CertificateRejected(_) => "a private authority belongs into `ca_file`",
-    }
 }
 
 fn compare_clocks(server: Option<SystemTime>, ours: SystemTime) -> Result<String, String> {

@@ -8,7 +8,11 @@ use std::time::Duration;
 use http::StatusCode;
 use thiserror::Error;
 
-use crate::{metrics::LoginOutcome, sources::SourceFault, upstream::SendError};
+use crate::{
+    metrics::LoginOutcome,
+    sources::SourceFault,
+    upstream::{Cause, SendError},
+};
 
 /// Why one log-in gave no token.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -60,6 +64,7 @@ impl LoginError {
                 "nothing; the next attempt comes when the server wants it. Do several daemons share the account?"
             }
             Self::Unreachable(Unreachable::ServerFailed { .. }) => "nothing, if it passes; else ask CarePortals",
+            Self::Unreachable(Unreachable::NoAnswer(SendError { cause: Cause::Connect(error), .. })) => error.advice(),
             Self::Unreachable(_) | Self::TimedOut => {
                 "check network, DNS, egress proxy and `login_url`: `careportals-sidecar check --online` looks at each"
             }

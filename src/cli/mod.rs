@@ -32,7 +32,9 @@ use crate::{
     exec::{self, Exit, Program},
     healthcheck::{self, Probe},
     logging::{self, Logging, Reader},
-    process::{DaemonSignals, OnHangup, SignalMask, end_by_interrupt, keep_ended_children, report_panics_by_place, survive_full_files},
+    process::{
+        DaemonSignals, OnHangup, SignalMask, end_by_interrupt, keep_ended_children, report_panics_by_place, survive_full_files,
+    },
     resources::Runtime,
     systemd::Systemd,
 };
@@ -183,11 +185,13 @@ fn check_settings(mut loaded: Loaded, online: bool) -> ExitCode {
     });
     let shown = print(|out| source::render_check(&loaded, out));
     match (loaded.config, tls) {
-        (Some(config), Some(tls)) if online => match check::online(&Arc::new(config), &tls, &mut io::stdout(), io::stdout().is_terminal()) {
-            Ok(true) => shown,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
-        },
+        (Some(config), Some(tls)) if online => {
+            match check::online(&Arc::new(config), &tls, &mut io::stdout(), io::stdout().is_terminal()) {
+                Ok(true) => shown,
+                Ok(false) => ExitCode::FAILURE,
+                Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
+            }
+        }
         (Some(_), _) => shown,
         (None, _) => ExitCode::from(EX_CONFIG),
     }

@@ -140,8 +140,10 @@ pub struct Endpoint {
 pub struct Origin {
     /// `http` only to loopback, by explicit permission.
     pub scheme: Scheme,
-    /// Lower case, without brackets.
+    /// Lower case, without brackets, and without a dot at its end.
     pub host: String,
+    /// Whether the name ended in a dot, so that a resolver tries it as it is and appends no search domain.
+    pub rooted: bool,
     /// Explicit, or the scheme's default.
     pub port: u16,
 }
@@ -181,6 +183,12 @@ impl Origin {
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == self.scheme.default_port() { host } else { format!("{host}:{}", self.port) }
+    }
+
+    /// The name as the resolver gets it: the only place where a dot at its end is kept.
+    #[must_use]
+    pub fn name_for_dns(&self) -> String {
+        if self.rooted { format!("{}.", self.host) } else { self.host.clone() }
     }
 
     /// Whether the host is a loopback address or `localhost`.

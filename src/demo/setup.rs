@@ -78,9 +78,7 @@ impl Setup {
         let phases = app.phases();
         let (commands, receiver) = control::commands();
         let senders = commands.clone();
-        let serve = move || {
-            Runtime::new()?.block_on(app.run(Arc::new(SystemClock), access, senders, receiver))
-        };
+        let serve = move || Runtime::new()?.block_on(app.run(Arc::new(SystemClock), access, senders, receiver));
         let sidecar = thread::Builder::new().name("sidecar".to_owned()).spawn(serve).map_err(DemoError::System)?;
         Ok(Self { sidecar, commands, phases, addresses, telemetry, login_path, simulator })
     }

@@ -3,10 +3,7 @@
 //! Guarantees: each wait names one process, so none can take the status of the program; the end of a command that gives a secret
 //! (`sources`) is left to the one who waits for it. Only Linux lets a process adopt.
 
-use std::{
-    fs,
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
 use rustix::process::{Pid, WaitOptions, getsid, waitpid};
 use tokio::time::Instant;

@@ -22,12 +22,9 @@ pub struct Oddity {
     pub hint: &'static str,
 }
 
-const MARK: Oddity = Oddity {
-    message: "begins with a byte order mark, which is left out",
-    hint: "save the file as UTF-8 without the mark",
-};
-const MARK_IN_TEXT: Oddity =
-    Oddity { message: "begins with a byte order mark, which is part of the value", hint: "remove it" };
+const MARK: Oddity =
+    Oddity { message: "begins with a byte order mark, which is left out", hint: "save the file as UTF-8 without the mark" };
+const MARK_IN_TEXT: Oddity = Oddity { message: "begins with a byte order mark, which is part of the value", hint: "remove it" };
 const WIDE: Oddity =
     Oddity { message: "looks like UTF-16, and is read as UTF-8", hint: "save the file as UTF-8, without a byte order mark" };
 const BLANK: Oddity =
@@ -93,10 +90,9 @@ fn of_value(value: &[u8], mark: Oddity) -> Vec<Oddity> {
 }
 
 fn is_quoted(value: &[u8]) -> bool {
-    let pairs = [("\"", "\""), ("'", "'"), ("`", "`"), ("\u{201c}", "\u{201d}"), ("\u{201e}", "\u{201c}"), ("\u{2018}", "\u{2019}")];
-    pairs.iter().any(|(open, close)| {
-        value.strip_prefix(open.as_bytes()).is_some_and(|rest| rest.ends_with(close.as_bytes()))
-    })
+    let pairs =
+        [("\"", "\""), ("'", "'"), ("`", "`"), ("\u{201c}", "\u{201d}"), ("\u{201e}", "\u{201c}"), ("\u{2018}", "\u{2019}")];
+    pairs.iter().any(|(open, close)| value.strip_prefix(open.as_bytes()).is_some_and(|rest| rest.ends_with(close.as_bytes())))
 }
 
 #[cfg(test)]

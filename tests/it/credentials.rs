@@ -236,7 +236,11 @@ fn what_a_failing_command_prints_is_not_shown_but_its_exit_status_is() {
     assert!(event.contains("the command sh failed (exit status 3)"), "{event}");
     let answer = sidecar.get("/users/account");
     assert_eq!((answer.status, answer.problem().as_str()), (503, "login_failing"));
-    let shown = [answer.text().to_owned(), sidecar.telemetry("/readyz").text().to_owned(), sidecar.telemetry("/status").text().to_owned()];
+    let shown = [
+        answer.text().to_owned(),
+        sidecar.telemetry("/readyz").text().to_owned(),
+        sidecar.telemetry("/status").text().to_owned(),
+    ];
     assert!(shown[1].contains("exit status 3") && shown[2].contains("exit status 3"), "{shown:?}");
     for text in shown.iter().chain([&sidecar.logs()]) {
         assert!(!text.contains("vault") && !text.contains("hunter2"), "{text}");

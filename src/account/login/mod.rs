@@ -240,7 +240,8 @@ fn classify(response: &Response<Incoming>, server_now: SystemTime) -> Result<(),
     } else if status == StatusCode::TOO_MANY_REQUESTS {
         Err(LoginError::Throttled(retry_after(response.headers(), server_now)))
     } else if status.is_server_error() || TRANSIENT.contains(&status) {
-        let retry_after = if status == StatusCode::SERVICE_UNAVAILABLE { retry_after(response.headers(), server_now) } else { None };
+        let retry_after =
+            if status == StatusCode::SERVICE_UNAVAILABLE { retry_after(response.headers(), server_now) } else { None };
         Err(LoginError::Unreachable(Unreachable::ServerFailed { status, retry_after }))
     } else if status.is_redirection() || status.is_client_error() {
         Err(LoginError::Refused(status))

@@ -13,8 +13,8 @@ use std::{mem, time::Duration};
 
 use http::HeaderValue;
 
-pub use self::state_name::StateName;
 use self::backoff::{Backoff, Tries};
+pub use self::state_name::StateName;
 use super::{
     failure::{LoginError, Malformed},
     refusal::Refusal,
@@ -127,7 +127,13 @@ pub(super) enum Replacement {
 impl Session {
     /// A session that is logged out; the driver's first event is a log-in.
     pub(super) fn new(relogin_floor: Duration) -> Self {
-        Self { state: State::LoggedOut, relogin_floor: ReloginFloor::new(relogin_floor), refusal: None, organization: None, attempts: 0 }
+        Self {
+            state: State::LoggedOut,
+            relogin_floor: ReloginFloor::new(relogin_floor),
+            refusal: None,
+            organization: None,
+            attempts: 0,
+        }
     }
 
     /// Changes the least age at which a 401 replaces a token.

@@ -8,11 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use http::{HeaderMap, HeaderName};
-use tokio::{
-    sync::Semaphore,
-    task::JoinHandle,
-    time::sleep,
-};
+use tokio::{sync::Semaphore, task::JoinHandle, time::sleep};
 use tracing::{info, warn};
 
 use super::headers::{bytes_of, same_name};

@@ -12,7 +12,8 @@ async fn every_way_of_writing_is_an_event_and_our_own_reading_is_none() {
     fs::write(&path, "x").unwrap();
     let mut directories = WatchedDirectories::of(vec![path.clone()]);
     directories.arm().unwrap();
-    let no_event = async |directories: &WatchedDirectories| timeout(Duration::from_millis(200), directories.event()).await.is_err();
+    let no_event =
+        async |directories: &WatchedDirectories| timeout(Duration::from_millis(200), directories.event()).await.is_err();
     fs::read(&path).unwrap();
     fs::read_dir(directory.path()).unwrap().count();
     assert!(no_event(&directories).await, "reading");

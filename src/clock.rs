@@ -30,6 +30,12 @@ impl Moment {
     pub fn as_nanos(self) -> u64 {
         u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
     }
+
+    /// The moment that [`as_nanos`](Self::as_nanos) gave.
+    #[must_use]
+    pub const fn from_nanos(since_boot: u64) -> Self {
+        Self(Duration::from_nanos(since_boot))
+    }
 }
 
 impl Add<Duration> for Moment {

@@ -9,6 +9,7 @@
 //! | 0 basics | `secret` | secrets: never printed, wiped on drop; the only maker of an `Authorization` value |
 //! | 0 basics | `clock` | the clocks and the random numbers; no other module reads the time of day or draws numbers |
 //! | 0 basics | `files` | reads a file within a time limit, whatever its file system does |
+//! | 0 basics | `resources` | threads, runtimes and descriptors, where the system may refuse them |
 //! | 0 basics | `careportals` | facts about the CarePortals API: hosts, log-in paths, field names, words of routes |
 //! | 0 basics | `path` | request paths: canonical form, rules, log-in paths, masking; pure |
 //! | 0 basics | `origin` | servers: origins, URLs under them, and how they are reached; pure |
@@ -64,6 +65,7 @@ pub mod origin;
 pub mod path;
 pub mod process;
 pub mod proxy;
+pub mod resources;
 pub mod secret;
 pub mod server;
 pub mod sources;

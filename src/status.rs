@@ -1,8 +1,7 @@
 //! The daemon's state: its phase, accounts and APIs as a document for people and programs, and whether it is ready.
 //!
 //! It reads everything when asked; nothing is kept up to date for its own sake. The daemon writes and the commands read
-//! [`StatusDocument`] by the same types. Guarantees: no secret is in it, and nothing of a request. A failed command's standard
-//! error may be in `last_error` and `detail`, so those are for this machine only ([`Detail`]).
+//! [`StatusDocument`] by the same types. Guarantees: no secret is in it, and nothing of a request.
 
 use std::{
     net::SocketAddr,
@@ -246,7 +245,7 @@ impl StatusReader {
         }
     }
 
-    /// Whether the daemon serves and every account that logs in holds a valid token. `only` restricts it to one account;
+    /// Whether the daemon serves, every account that logs in holds a valid token, and every other one has its organization. `only` restricts it to one account;
     /// `None` when there is none of that name.
     #[must_use]
     pub fn readiness(&self, only: Option<&str>, detail: Detail) -> Option<Readiness> {
@@ -270,7 +269,11 @@ fn readiness(phase: Phase, accounts: impl Iterator<Item = (String, AccountSnapsh
     };
     let own = own.map(|(code, text)| Reason { account: None, code, detail: for_people(text.to_owned()) });
     let missing = accounts.filter(|(_, snapshot)| !snapshot.holds_valid_token(now)).filter_map(|(name, snapshot)| {
-        let (code, text) = without_token(snapshot.state()?);
+        let (code, text) = match snapshot.state() {
+            Some(state) => without_token(state),
+            None if snapshot.lacks_organization() => ("no_organization", "the organization is missing"),
+            None => return None,
+        };
         let text = snapshot.last_error().map_or_else(|| text.to_owned(), |error| format!("{text}: {error}"));
         Some(Reason { account: Some(name), code, detail: for_people(text) })
     });
@@ -365,6 +368,19 @@ mod tests {
         ] {
             assert_eq!(codes(phase, &accounts), expected, "{phase:?} {accounts:?}");
         }
+    }
+
+    #[test]
+    fn an_account_without_log_in_is_not_ready_while_its_organization_is_missing() {
+        let missing = SourceError { which: Field::Organization, fault: SourceFault::Missing("/run/secrets/organization".into()) };
+        let error = Some(LoginError::Source(missing));
+        let missing = AccountSnapshot::showing(None, None, None, error);
+        let of = |snapshot: &AccountSnapshot| {
+            readiness(Phase::Running, [("a".to_owned(), snapshot.clone())].into_iter(), now(), Detail::CodesOnly)
+        };
+        let reason = Reason { account: Some("a".to_owned()), code: "no_organization", detail: None };
+        assert_eq!(of(&missing), Readiness { ready: false, reasons: vec![reason] });
+        assert!(of(&AccountSnapshot::showing(None, None, None, None)).ready);
     }
 
     #[test]

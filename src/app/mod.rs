@@ -17,7 +17,7 @@ mod snapshot;
 mod start;
 mod worker;
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -31,6 +31,7 @@ use crate::{
     logging::{AccessLog, LogControl},
     metrics::Metrics,
     proxy,
+    resources::{require_descriptors, require_threads},
     status::{Phase, StatusReader, View},
     systemd::{Reloads, Systemd},
     telemetry,
@@ -80,7 +81,9 @@ impl App {
         let bind = |address| telemetry::TelemetryListener::bind(address).map_err(StartError::Telemetry);
         let telemetry = config.restart_only.telemetry_listen.map(bind).transpose()?.flatten();
         let control = control::ControlListener::open(&config).map_err(StartError::Control)?;
-        let metrics = proxy::metrics(workers(&config));
+        let workers = workers(&config);
+        require_resources(workers, listeners.len())?;
+        let metrics = proxy::metrics(workers);
         Ok(Self {
             config,
             tls,
@@ -225,6 +228,19 @@ async fn end(accounts: &[Account], phase: &watch::Sender<Phase>, admin: AdminTas
     phase.send_replace(Phase::Stopped);
     admin.close().await;
     info!("stopped");
+}
+
+/// Checks that the system gives what the daemon takes at its start, and enough for a few requests. With less it would start and serve
+/// nobody.
+fn require_resources(workers: NonZeroUsize, listeners: usize) -> io::Result<()> {
+    // For the log, signals, and a few blocking calls at a time.
+    const THREADS: usize = 6;
+    // For the main runtime, connections of two clients, a log-in, telemetry and control.
+    const DESCRIPTORS: usize = 20;
+    // A worker has a runtime, and each listener once more.
+    const DESCRIPTORS_OF_WORKER: usize = 6;
+    require_threads(workers.get() + THREADS)?;
+    require_descriptors(DESCRIPTORS + workers.get() * (DESCRIPTORS_OF_WORKER + listeners))
 }
 
 /// The number of worker threads: as configured, else the usable cores (affinity and cgroup quota honoured), at most 4.

@@ -26,6 +26,7 @@ use crate::{
     control::{CommandReceiver, NotReloaded, ReloadOutcome},
     metrics::Reload,
     proxy::Required,
+    resources::blocking,
     tls::ClientTls,
 };
 
@@ -142,9 +143,9 @@ impl Daemon {
             open: self.listeners.iter().map(|listener| (listener.key().clone(), listener.bound.name.clone())).collect(),
         };
         // Each file has a time limit of its own; links and directories on the way to one have only this.
-        let judged = timeout(FILES_MAX, tokio::task::spawn_blocking(move || preparation.judge())).await;
+        let judged = timeout(FILES_MAX, blocking(move || preparation.judge())).await;
         let judged = judged.map_err(|_| Refused::FilesTimedOut)?;
-        let (config, tls, plan, adjustments) = judged.map_err(|error| StartError::System(error.into()))??;
+        let (config, tls, plan, adjustments) = judged.map_err(StartError::System)??;
         let required = required_headers(&config, Some(&self.snapshot)).await;
         Ok(Prepared { config, tls, plan, adjustments, required })
     }

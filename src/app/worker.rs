@@ -23,6 +23,7 @@ use crate::{
     metrics::{Meter, Metrics},
     path::Words,
     proxy::{Api, Entry, Gate, HeaderRules, Route, Router, Routes, ToUpstream, Worker},
+    resources::Runtime,
     server::{Acceptor, ConnectionLimits, Drain},
     upstream::{HeadLimits, Lifetimes, Upstream},
 };
@@ -70,13 +71,12 @@ impl WorkerFactory {
         let (threads, commands, liveness) = (Vec::new(), Vec::new(), LivenessProbe::default());
         let mut workers = Workers { threads, commands, finished: Some(finished), liveness };
         for number in 0..count.get() {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = Runtime::new()?;
             let (commands, given) = mpsc::channel(COMMANDS);
             let (factory, working, responder) = (self.clone(), working.clone(), workers.liveness.add());
             workers.threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 runtime.block_on(factory.work(number, given, responder));
-                // A name server that does not answer holds a thread, which must not hold the worker.
-                runtime.shutdown_background();
+                drop(runtime);
                 drop(working);
             })?);
             workers.commands.push(commands);

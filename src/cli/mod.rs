@@ -9,7 +9,7 @@ mod status;
 use std::{
     ffi::{OsStr, OsString},
     fmt::Display,
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     path::Path,
     process::ExitCode,
     sync::Arc,
@@ -32,7 +32,10 @@ use crate::{
     exec::{self, Exit, Program},
     healthcheck::{self, Probe},
     logging::{self, Logging, Reader},
-    process::{DaemonSignals, OnHangup, end_by_interrupt, report_panics_by_place},
+    process::{
+        DaemonSignals, OnHangup, SignalMask, end_by_interrupt, keep_ended_children, report_panics_by_place, survive_full_files,
+    },
+    resources::Runtime,
     systemd::Systemd,
 };
 
@@ -44,6 +47,10 @@ const EX_CONFIG: u8 = 78;
 pub fn run() -> ExitCode {
     // Signals come first: the kernel drops a signal to a container's first process that has no handler for it yet.
     let signals = may_be_the_daemon(std::env::args_os().nth(1).as_deref()).then(DaemonSignals::catch).transpose();
+    let signal_mask = SignalMask::unblock_handled();
+    if let Err(error) = keep_ended_children().and_then(|()| survive_full_files()) {
+        return fail(&StartError::System(error), 1);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -55,7 +62,10 @@ pub fn run() -> ExitCode {
     let settings = cli.settings;
     match cli.command.unwrap_or(Subcommands::Run) {
         Subcommands::Run => daemon(settings.input(&[]), signals),
-        Subcommands::Exec { wait, command } => execute(source::load(settings.input(exec::DEFAULTS)), wait, command),
+        Subcommands::Exec { wait, command } => {
+            let loaded = source::load(settings.input(exec::DEFAULTS));
+            execute(loaded, |secret_variables| Program { words: command, wait, secret_variables, signal_mask })
+        }
         Subcommands::Check { online } => check_settings(settings.load(), online),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
@@ -131,15 +141,11 @@ fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Log
     logging.write().map_err(io::Error::other)?;
     let (commands, receiver) = crate::control::commands();
     let _signals = signals.deliver(commands.clone(), OnHangup::Reload)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(app.run(Arc::new(SystemClock), logging.access_log(), commands, receiver));
-    // A file system or a name server that does not answer blocks a thread of the runtime, and must not keep the process alive.
-    runtime.shutdown_background();
-    outcome
+    Runtime::new()?.block_on(app.run(Arc::new(SystemClock), logging.access_log(), commands, receiver))
 }
 
 /// Runs `exec`. Logs go to standard error, since standard output belongs to the program.
-fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
+fn execute(loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -> ExitCode {
     let Loaded { config: Some(config), warnings, secret_variables, .. } = loaded else { return refuse(&loaded) };
     let environment = Environment::of_process();
     let started = logging::start(&config.reloadable.log, io::stderr(), Reader::of(&io::stderr(), &environment));
@@ -151,8 +157,7 @@ fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
     for warning in &warnings {
         warn!("{warning}");
     }
-    let program = Program { words, wait, secret_variables };
-    match exec::run(&program, config, &environment, logging.access_log()) {
+    match exec::run(&program(secret_variables), config, &environment, logging.access_log()) {
         Ok(Exit::Code(code)) => ExitCode::from(code),
         Ok(Exit::ByInterrupt) => {
             drop(logging);
@@ -180,11 +185,13 @@ fn check_settings(mut loaded: Loaded, online: bool) -> ExitCode {
     });
     let shown = print(|out| source::render_check(&loaded, out));
     match (loaded.config, tls) {
-        (Some(config), Some(tls)) if online => match check::online(&Arc::new(config), &tls, &mut io::stdout()) {
-            Ok(true) => shown,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
-        },
+        (Some(config), Some(tls)) if online => {
+            match check::online(&Arc::new(config), &tls, &mut io::stdout(), io::stdout().is_terminal()) {
+                Ok(true) => shown,
+                Ok(false) => ExitCode::FAILURE,
+                Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
+            }
+        }
         (Some(_), _) => shown,
         (None, _) => ExitCode::from(EX_CONFIG),
     }

@@ -28,6 +28,8 @@ pub struct Origin {
     pub scheme: Scheme,
     /// A name in lower case, or an address without brackets.
     pub host: String,
+    /// Whether the name ended in a dot, so that a resolver tries it as it is and appends no search domain.
+    pub rooted: bool,
     /// The port that is written, or the scheme's default.
     pub port: u16,
 }
@@ -67,6 +69,12 @@ impl Origin {
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == self.scheme.default_port() { host } else { format!("{host}:{}", self.port) }
+    }
+
+    /// The name as the resolver gets it: the only place where a dot at its end is kept.
+    #[must_use]
+    pub fn name_for_dns(&self) -> String {
+        if self.rooted { format!("{}.", self.host) } else { self.host.clone() }
     }
 
     /// Whether the host is a loopback address or `localhost`.

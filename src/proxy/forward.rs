@@ -3,7 +3,7 @@
 //! [`Forwarding`] holds its state; its methods stand in the order of time. A request goes out three times at most. It is sent
 //! again on another connection only if that can't do anything twice (`retry`). It is sent again with a newer bearer, once, when
 //! its answer has a status of `relogin_on`: whatever its method, if its body is at hand. By default that is 401, by which a
-//! server says that it did nothing; the setting allows any status from 400 to 599.
+//! server says that it did nothing; the setting allows any status from 400 to 499.
 
 use std::{
     pin::{Pin, pin},
@@ -122,6 +122,7 @@ impl<'a> Forwarding<'a> {
                     replaced_bearer = true;
                 }
                 Ok((answer, generation)) => {
+                    account.answered(generation);
                     if replaced_bearer {
                         account.accepted(generation);
                     }

@@ -98,8 +98,8 @@ kinds! {
     Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value, _| json_object(value);
     /// A JSON pointer (RFC 6901).
     Pointer => String, "JSON pointer", Text, matching("^/"), |value, _| pointer(text(value)?);
-    /// The status of an error.
-    Status => StatusCode, "400 to 599", Literal, whole(400, 599), |value, _| status(value);
+    /// The status of a refusal (4xx), by which a server says that it did nothing.
+    Status => StatusCode, "400 to 499", Literal, whole(400, 499), |value, _| status(value);
     /// A user's or group's id.
     Id => u32, "ids", Literal, whole(0, u32::MAX.into()),
         |value, _| u32::try_from(number(value)?).map_err(|_| Diagnostic::new("an id is at most 4294967295"));
@@ -302,7 +302,7 @@ fn pointer(text: &str) -> Result<String, Diagnostic> {
 }
 
 fn status(value: &Value) -> Result<StatusCode, Diagnostic> {
-    let number = within(number(value)?, 400, 599, |n| n.to_string())?;
+    let number = within(number(value)?, 400, 499, |n| n.to_string())?;
     u16::try_from(number).ok().and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| Diagnostic::new("is not a status"))
 }
 

@@ -58,7 +58,7 @@ impl Fixture {
                 tokio::spawn(answer_all(stream));
             }
         });
-        let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
+        let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), rooted: false, port };
         let connector = Connector::new(&origin, &unused_tls(), &Egress::default(), Duration::from_secs(5)).unwrap();
         let counts = counts();
         let upstream =
@@ -256,7 +256,7 @@ async fn a_connection_that_grew_old_in_its_exchange_is_closed_afterwards() {
 
 #[test]
 fn connections_grow_old_at_different_times_within_a_fifth() {
-    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port: 9 };
+    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), rooted: false, port: 9 };
     let connector = Connector::new(&origin, &unused_tls(), &Egress::default(), Duration::from_secs(5)).unwrap();
     let lifetimes = Lifetimes { idle: AGE, max_age: AGE };
     let upstream: Upstream<Empty<Bytes>> =
@@ -337,7 +337,7 @@ const LARGE: usize = 64 * 1024 * 1024;
 async fn a_connection_whose_upstream_answered_and_does_not_read_the_rest_of_the_request_delays_no_other_and_is_closed() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
+    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), rooted: false, port };
     let connector = Connector::new(&origin, &unused_tls(), &Egress::default(), Duration::from_secs(5)).unwrap();
     let lifetimes = Lifetimes { idle: Duration::from_secs(15), max_age: Duration::from_secs(300) };
     let counts = counts();

@@ -10,6 +10,7 @@ use std::{
 };
 
 use careportals_simulator::Simulator;
+use nix::sys::signal::{SigSet, SigmaskHow};
 use tempfile::TempDir;
 
 use crate::harness::{Sidecar, logs::Logs};
@@ -240,6 +241,14 @@ pub fn interrupts_are_ignored() -> bool {
     let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
     let interrupt_and_quit = 0b110;
     ignored.unwrap_or_default() & interrupt_and_quit != 0
+}
+
+/// Runs `start` while every signal is blocked for this thread; a process that it starts inherits that.
+pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap();
+    let started = start();
+    before.thread_set_mask().unwrap();
+    started
 }
 
 /// The output of a command that has ended.

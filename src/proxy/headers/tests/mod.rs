@@ -23,7 +23,7 @@ pub(in crate::proxy) fn api() -> Api {
         name: "default".to_owned(),
         account: AccountId(0),
         upstream: Upstream {
-            origin: Origin { scheme: Scheme::Https, host: "api.example.com".to_owned(), port: 443 },
+            origin: Origin { scheme: Scheme::Https, host: "api.example.com".to_owned(), rooted: false, port: 443 },
             base_path: String::new(),
         },
         listen: Vec::new(),
@@ -44,7 +44,7 @@ pub(in crate::proxy) fn api() -> Api {
         allow_uids: Vec::new(),
         allow_gids: Vec::new(),
         connections: UpstreamSettings {
-            origin: Origin { scheme: Scheme::Https, host: "api.example.com".to_owned(), port: 443 },
+            origin: Origin { scheme: Scheme::Https, host: "api.example.com".to_owned(), rooted: false, port: 443 },
             http2: Http2::Off,
             max_header_bytes: 65536,
             max_headers: 256,

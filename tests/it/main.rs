@@ -57,6 +57,7 @@ mod limits;
 mod timeouts;
 
 // Refusals and hostile input.
+mod browsers;
 mod callers;
 mod floods;
 mod hostile_http1;

@@ -35,6 +35,7 @@ pub(in crate::proxy) fn api() -> Api {
         headers: Vec::new(),
         allowed_hosts: AllowedHosts::Names(Vec::new()),
         allowed_origins: Vec::new(),
+        allow_navigation: false,
         require_header: None,
         replay_buffer: 65536,
         retry_idempotency_key: false,

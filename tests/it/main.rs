@@ -28,6 +28,7 @@ mod terms;
 mod unauthorized;
 
 // Forwarding: what a request and its answer are on the other side.
+mod answers;
 mod expect;
 mod forward;
 mod framing;

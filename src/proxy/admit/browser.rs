@@ -76,7 +76,7 @@ impl<'a> BrowserMarks<'a> {
         let is_own = |field: HeadField<'_>, is_own: fn(&[u8], &[u8]) -> bool| match (field, host) {
             (HeadField::Absent, _) => true,
             (HeadField::Once(value), HeadField::Once(host)) => is_own(value, host),
-            (HeadField::Once(_), _) | (HeadField::Several, _) => false,
+            (HeadField::Once(_) | HeadField::Several, _) => false,
         };
         self.foreign_site || !is_own(self.origin, is_origin_of) || !is_own(self.referer, is_url_at)
     }

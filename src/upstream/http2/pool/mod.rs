@@ -23,6 +23,9 @@ use super::{
 };
 use crate::{allocator::Wiped, clock, connect::Protocol};
 
+/// For how long HTTP/2 is not offered to a server that has asked for HTTP/1.1.
+const HTTP1_REQUIRED_FOR: Duration = Duration::from_secs(10 * 60);
+
 /// The connections. Clones share them.
 #[derive(Clone)]
 pub(in crate::upstream) struct Http2Pool(Arc<Mutex<PoolState>>);
@@ -32,6 +35,8 @@ struct PoolState {
     keep: Duration,
     /// The protocol that the server chose last.
     spoken: Option<Protocol>,
+    /// Until then HTTP/2 is not offered, since the server has asked for HTTP/1.1.
+    http1_until: Option<Instant>,
     /// Connections that take requests, the oldest first. A connection that is not in here closes once its last stream has
     /// ended.
     connections: Vec<PooledConnection>,
@@ -76,7 +81,9 @@ pub(in crate::upstream) enum Checkout {
     Stream(StreamPermit),
     /// Connect; others wait for the outcome.
     Connect(PendingConnection),
-    /// Connect for itself alone: the server speaks HTTP/1.1.
+    /// Connect for itself alone: the server spoke HTTP/1.1 last.
+    ConnectAlone,
+    /// The same, and offer nothing but HTTP/1.1: the server has asked for it.
     ConnectHttp1,
     /// Wait.
     Wait(oneshot::Receiver<Wakeup>),
@@ -102,13 +109,17 @@ impl Http2Pool {
     pub(in crate::upstream) fn new(keep: Duration) -> Self {
         let (connections, waiting) = (Vec::new(), VecDeque::new());
         let (connecting, expected_limit, next, retired) = (0, None, 0, false);
-        let state = PoolState { keep, spoken: None, connections, waiting, connecting, expected_limit, next, retired };
+        let (spoken, http1_until) = (None, None);
+        let state = PoolState { keep, spoken, http1_until, connections, waiting, connecting, expected_limit, next, retired };
         Self(Arc::new(Mutex::new(state)))
     }
 
     /// Looks for a stream. A free stream goes to the newcomer: it does not meet the requirement of any waiting request.
     pub(in crate::upstream) fn checkout(&self, reuse: Reuse) -> Checkout {
         let mut state = self.lock();
+        if state.http1_until.is_some_and(|until| clock::instant() < until) {
+            return Checkout::ConnectHttp1;
+        }
         let (idle_at_most, opened_after) = match reuse {
             Reuse::Any => (state.keep, None),
             Reuse::IdleAtMost(limit) => (limit.min(state.keep), None),
@@ -119,7 +130,7 @@ impl Http2Pool {
             return Checkout::Stream(permit);
         }
         if state.spoken == Some(Protocol::Http1) {
-            return Checkout::ConnectHttp1;
+            return Checkout::ConnectAlone;
         }
         if state.waiting.len() < state.expected_streams() {
             let (wakeup, woken) = oneshot::channel();
@@ -158,6 +169,15 @@ impl Http2Pool {
     /// The server has chosen HTTP/1.1.
     pub(in crate::upstream) fn speaks_http1(&self) {
         self.change(None, |state| state.spoken = Some(Protocol::Http1));
+    }
+
+    /// The server has asked for HTTP/1.1: no connection takes a new request, and no new one speaks HTTP/2 for some time.
+    fn requires_http1(&self) {
+        self.change(None, |state| {
+            state.spoken = Some(Protocol::Http1);
+            state.http1_until = Some(clock::instant() + HTTP1_REQUIRED_FOR);
+            state.connections.clear();
+        });
     }
 
     /// Removes connections that were unused for too long or have grown old.
@@ -302,6 +322,13 @@ pub(in crate::upstream) struct StreamPermit {
 impl StreamPermit {
     pub(super) fn handle(&self) -> &Http2Handle {
         &self.handle
+    }
+
+    /// The exchange on this stream has failed so.
+    pub(super) fn note(&self, error: SendError) {
+        if error.cause == Cause::Http1Required {
+            self.pool.requires_http1();
+        }
     }
 }
 

@@ -218,6 +218,20 @@ fn a_request_that_the_server_wants_over_http1_is_asked_again_over_http1_and_so_a
 }
 
 #[test]
+fn a_server_that_wants_http1_before_it_has_seen_a_request_gets_it() {
+    for method in ["GET", "POST"] {
+        let upstream = ManualHttp2::listen();
+        let sidecar = upstream.setup().start();
+        let mut client = begin(&sidecar, method, "once");
+        let mut peer = upstream.accept(100);
+        peer.go_away(0, HTTP_1_1_REQUIRED);
+        serve_http1(&upstream, &format!("{method} /users HTTP/1.1\r\n"));
+        assert_eq!(client.answer(method).status, 200, "{method}");
+        assert!(!upstream.has_more(), "{method}");
+    }
+}
+
+#[test]
 fn a_request_whose_body_is_gone_is_not_asked_again_over_http1() {
     let upstream = ManualHttp2::listen();
     let mut setup = upstream.setup();

@@ -213,14 +213,14 @@ impl StatusReader {
             uptime_seconds: now.moment.since(self.started).as_secs(),
             now: rfc3339(now.wall),
             accounts: view.accounts.iter().map(|account| AccountDocument::of(account, now, detail)).collect(),
-            apis: view.apis.iter().map(ApiDocument::of).collect(),
+            apis: view.apis.iter().map(|api| ApiDocument::of(api, detail)).collect(),
             telemetry: self.telemetry.map(|address| address.to_string()),
         }
     }
 
-    /// Reads the gauges for metrics.
+    /// Reads the gauges for metrics. Where files are not named, all Unix sockets are one listener.
     #[must_use]
-    pub fn readings(&self) -> Readings {
+    pub fn readings(&self, detail: Detail) -> Readings {
         let (now, view) = (self.clock.now(), Arc::clone(&self.view.borrow()));
         let api = |api: &ApiView| ApiReading {
             name: api.name.clone(),
@@ -232,15 +232,22 @@ impl StatusReader {
             let state = snapshot.state().map(StateName::as_str);
             AccountReading { name: account.name().to_owned(), state, expires_at: snapshot.expires_at(now) }
         };
-        let listener = |(address, connection_limit): &(String, ConnectionLimit)| {
-            let (connections, connections_max) = connection_limit.taken();
-            ListenerReading { address: address.clone(), connections, connections_max }
-        };
+        let mut listeners: Vec<ListenerReading> = Vec::new();
+        for (address, connection_limit) in &view.listeners {
+            let (address, (connections, connections_max)) = (shown(address, detail), connection_limit.taken());
+            match listeners.iter_mut().find(|listener| listener.address == address) {
+                Some(known) => {
+                    known.connections += connections;
+                    known.connections_max += connections_max;
+                }
+                None => listeners.push(ListenerReading { address: address.to_owned(), connections, connections_max }),
+            }
+        }
         Readings {
             started_at: now.wall_at(self.started),
             apis: view.apis.iter().map(api).collect(),
             accounts: view.accounts.iter().map(account).collect(),
-            listeners: view.listeners.iter().map(listener).collect(),
+            listeners,
             log_lines_dropped: self.access.dropped(),
         }
     }
@@ -257,6 +264,14 @@ impl StatusReader {
         }
         let snapshots = accounts.into_iter().map(|account| (account.name().to_owned(), account.snapshot()));
         Some(readiness(*self.phase.borrow(), snapshots, self.clock.now().moment, detail))
+    }
+}
+
+/// A listen address as a reader may see it: without the path of a socket's file, except for readers on this machine.
+fn shown(address: &str, detail: Detail) -> &str {
+    match (detail, address.split_once(':')) {
+        (Detail::CodesOnly, Some(("unix", _))) => "unix",
+        _ => address,
     }
 }
 
@@ -315,12 +330,12 @@ impl AccountDocument {
 }
 
 impl ApiDocument {
-    fn of(api: &ApiView) -> Self {
+    fn of(api: &ApiView, detail: Detail) -> Self {
         let totals = api.metrics.totals();
         Self {
             name: api.name.clone(),
             account: api.account.clone(),
-            listen: api.listen.clone(),
+            listen: api.listen.iter().map(|address| shown(address, detail).to_owned()).collect(),
             upstream: api.upstream.clone(),
             requests: Some(totals.requests),
             errors: Some(totals.errors),

@@ -191,6 +191,10 @@ fn dropped_line(shape: Shape, lines: u64, clock: &dyn Clock) -> Vec<u8> {
     line.into_bytes()
 }
 
+/// The part of h2 that warns of a PING acknowledgement that nobody asked for, with the bytes that the peer put into it: one line
+/// for each, as many as the peer likes.
+const SILENCED: &str = "h2::proto::ping_pong";
+
 /// The user's filter for our own events, and `warn` for those of dependencies.
 struct Levels(Targets);
 
@@ -206,7 +210,7 @@ fn is_ours(metadata: &Metadata<'_>) -> bool {
 }
 
 fn is_warning(metadata: &Metadata<'_>) -> bool {
-    metadata.is_event() && *metadata.level() <= Level::WARN
+    metadata.is_event() && *metadata.level() <= Level::WARN && metadata.target() != SILENCED
 }
 
 /// Filters for the whole subscriber and not for one layer, since `enabled!` does not see the filters of layers.

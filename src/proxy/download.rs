@@ -75,7 +75,8 @@ impl Download {
         mut exchange: Exchange,
     ) -> Self {
         deadline.disarm();
-        if body.is_end_stream() {
+        // Of an answer to HEAD nothing is due but its head, even if an HTTP/2 upstream ends its stream later.
+        if body.is_end_stream() || exchange.asks_for_head() {
             exchange.complete();
         }
         let length_only = head.status == StatusCode::NOT_MODIFIED && head.headers.contains_key(CONTENT_LENGTH);

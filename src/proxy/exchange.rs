@@ -162,6 +162,11 @@ impl Exchange {
         self.version
     }
 
+    /// Whether the request is a HEAD, whose answer has no content.
+    pub(super) fn asks_for_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
     /// The client's request id, or ours.
     pub(super) fn request_id(&self) -> &str {
         self.request_id.as_str()

@@ -53,7 +53,12 @@ impl Route {
         let upgrade = websocket_upgrade(&mut request);
         let (head, body) = request.into_parts();
         let mut forwarding = Forwarding::begin(&self, &head, body, peer, upgrade.is_some());
-        match forwarding.send_until_answered().await {
+        let answered = match forwarding.admit() {
+            Ok(_) if forwarding.ends_here() => return forwarding.answer_options(),
+            Ok(admitted) => forwarding.send_until_answered(&admitted).await,
+            Err(error) => Err(error),
+        };
+        match answered {
             Ok(answer) => forwarding.pass_on(answer, upgrade),
             Err(error) => forwarding.fail(error),
         }
@@ -96,17 +101,16 @@ impl<'a> Forwarding<'a> {
     }
 
     /// Sends the request, and sends it again where that is safe or where its bearer was refused.
-    async fn send_until_answered(&mut self) -> Result<UpstreamResponse, ProxyError> {
+    async fn send_until_answered(&mut self, admitted: &Admitted) -> Result<UpstreamResponse, ProxyError> {
         let (api, account) = (&self.route.api, &self.route.api.account);
         let mut token_wait = account.token_wait();
-        let admitted = self.admit()?;
         let mut retry_budget = RetryBudget::FULL;
         let mut reuse = reuse_for(&self.head.method);
         let mut replaced_bearer = false;
         // No connection is opened for a request that gets no bearer.
         self.wait_for_bearer(&mut token_wait).await?;
         loop {
-            match self.send(&admitted, reuse).await {
+            match self.send(admitted, reuse).await {
                 Ok((answer, generation)) if account.relogin_on().contains(&answer.status()) => {
                     if replaced_bearer {
                         account.rejected_again(generation);
@@ -228,6 +232,9 @@ impl<'a> Forwarding<'a> {
         if self.websocket {
             headers::upgrade_to_websocket(request.headers_mut());
         }
+        if self.head.method == Method::OPTIONS {
+            headers::count_forwarding(request.headers_mut());
+        }
         Ok(request)
     }
 
@@ -308,8 +315,11 @@ impl<'a> Forwarding<'a> {
             return begin_tunnel(api, answer, client, exchange, deadline);
         }
         let (mut head, body) = answer.into_parts();
-        // The length of what was not modified: over HTTP/2 some clients wait for it, though the stream has ended.
-        let misread = head.status == StatusCode::NOT_MODIFIED && exchange.version() == Version::HTTP_2;
+        // The length of what was not modified: over HTTP/2 some clients wait for it, though the stream has ended. A 204 has none.
+        let misread = match head.status {
+            StatusCode::NOT_MODIFIED => exchange.version() == Version::HTTP_2,
+            status => status == StatusCode::NO_CONTENT,
+        };
         head.headers = headers::to_client(&api.rules, head.headers, misread);
         exchange.hide_tokens(&mut head);
         head.version = Version::HTTP_11;
@@ -318,6 +328,20 @@ impl<'a> Forwarding<'a> {
         exchange.head_is_ready(time.total);
         let download = Download::new(&head, body, idle, deadline, exchange);
         Response::from_parts(head, ToClient::Download(download))
+    }
+
+    /// Whether the client asks the sidecar itself what it allows: no further proxy may pass its OPTIONS on.
+    fn ends_here(&self) -> bool {
+        self.head.method == Method::OPTIONS && headers::max_forwards(&self.head.headers) == Some(0)
+    }
+
+    /// Answers an OPTIONS that ends here.
+    fn answer_options(self) -> Response<ToClient> {
+        let Self { mut exchange, time, .. } = self;
+        exchange.answered(StatusCode::OK.as_u16(), None);
+        exchange.complete();
+        exchange.head_is_ready(time.total);
+        problem::allowed_methods().map(|()| ToClient::Empty)
     }
 
     /// Answers with a problem of ours.
@@ -363,7 +387,7 @@ fn begin_tunnel(
 ) -> Response<ToClient> {
     let upstream = hyper::upgrade::on(&mut answer);
     let (mut head, answer) = answer.into_parts();
-    head.headers = headers::to_client(&api.rules, head.headers, false);
+    head.headers = headers::to_client(&api.rules, head.headers, true);
     exchange.hide_tokens(&mut head);
     headers::upgrade_to_websocket(&mut head.headers);
     // The drain waits for the task, since it waits until the client's connection is closed.

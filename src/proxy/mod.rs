@@ -25,7 +25,7 @@ mod router;
 mod tunnel;
 mod upload;
 
-pub use admit::{Entry, Gate, Refusal};
+pub use admit::{BrowserMarks, Entry, Gate, Refusal, names_loopback};
 pub use api::{Api, ReachabilityLog, RequestLimit, Route, Worker};
 pub use download::{CutOff, Download, ToClient};
 pub use exchange::metrics;

@@ -1,6 +1,7 @@
 //! Serves one client connection: HTTP/1.x or HTTP/2 by hyper, until it ends, must end, or becomes a tunnel.
 //!
-//! Guarantees: an HTTP/2 connection is bounded in streams, resets, heads and memory.
+//! Guarantees: an HTTP/2 connection is bounded in streams, resets, heads and memory. An answer to HEAD has no content, and every
+//! answer has a `Date`, whoever made it.
 
 use std::{
     convert::Infallible,
@@ -10,10 +11,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, Entry},
+};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
+    ext::ReasonPhrase,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -72,7 +77,7 @@ async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
         .max_headers(limits.head_lines)
         // hyper's time-out also runs while a connection is idle, and not before the first byte. `ConnectionState` has ours.
         .header_read_timeout(None)
-        .auto_date_header(false)
+        .auto_date_header(true)
         .serve_connection(TokioIo::new(stream), service_fn(|request| client.answer(request)))
         .with_upgrades();
     drive(&client.state, drain, |cx, step| {
@@ -99,7 +104,7 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
         .max_pending_accept_reset_streams(RESETS.0)
         .max_local_error_reset_streams(RESETS.1)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-        .auto_date_header(false)
+        .auto_date_header(true)
         .serve_connection(TokioIo::new(Paced::new(stream)), service_fn(|request| Box::pin(client.answer(request))));
     drive(&client.state, drain, |cx, step| {
         let mut connection = Pin::new(&mut connection);
@@ -170,7 +175,7 @@ impl<A: RequestService> ClientConnection<A> {
         let mut in_progress = InProgress::begin(&self.state, !request.body().is_end_stream());
         // The HTTP/1.x parser has counted the lines itself.
         let too_many = request.version() == Version::HTTP_2 && request.headers().len() > self.state.limits().head_lines;
-        let older = request.version() == Version::HTTP_10 && *request.method() != Method::HEAD;
+        let (version, asked_for_head) = (request.version(), *request.method() == Method::HEAD);
         // Dropped now, and not when the stream's task runs: its fields may take much more memory than they took on the wire.
         let request = (!too_many).then_some(request);
         async move {
@@ -181,16 +186,38 @@ impl<A: RequestService> ClientConnection<A> {
                 return Ok(answer);
             };
             let mut answer = service.answer(request, peer).await;
-            if older {
+            name_nothing(&mut answer);
+            // hyper leaves content out by itself over HTTP/1.x, but for a 304 it needs the body to keep the length.
+            let never_has_content = matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+            let bodiless = asked_for_head || (version == Version::HTTP_2 && never_has_content);
+            if asked_for_head {
+                announce_length(&mut answer);
+            } else if version == Version::HTTP_10 {
                 delimit(&mut answer, &in_progress);
             }
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 in_progress.mark_tunnel();
-            } else if answer.body().is_end_stream() {
+            } else if bodiless || answer.body().is_end_stream() {
                 in_progress.mark_answered();
             }
-            Ok(answer.map(|inner| TrackedBody { inner: Some(inner), in_progress }))
+            Ok(answer.map(|inner| TrackedBody { inner: (!bodiless).then_some(inner), in_progress }))
         }
+    }
+}
+
+/// Gives a status that has no standard reason an empty one, if it has none of its own: hyper would write `<none>`.
+fn name_nothing<B>(answer: &mut Response<B>) {
+    if answer.status().canonical_reason().is_none() && answer.extensions().get::<ReasonPhrase>().is_none() {
+        answer.extensions_mut().insert(ReasonPhrase::from_static(b""));
+    }
+}
+
+/// Says in a response to HEAD how long the body would be that a GET gets (RFC 9110, 9.3.2).
+fn announce_length<B: Body>(answer: &mut Response<B>) {
+    let body = answer.body();
+    let length = body.size_hint().exact().filter(|_| !body.is_end_stream());
+    if let (Some(length), Entry::Vacant(vacant)) = (length, answer.headers_mut().entry(CONTENT_LENGTH)) {
+        vacant.insert(HeaderValue::from(length));
     }
 }
 
@@ -210,7 +237,7 @@ fn delimit<B: Body>(answer: &mut Response<B>, in_progress: &InProgress) {
 
 /// A response body that tells its [`InProgress`] when the last byte was given.
 struct TrackedBody<B> {
-    /// `None`: the response is this module's own, and has no body.
+    /// `None`: the response has no body.
     inner: Option<B>,
     in_progress: InProgress,
 }

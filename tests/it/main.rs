@@ -28,6 +28,7 @@ mod terms;
 mod unauthorized;
 
 // Forwarding: what a request and its answer are on the other side.
+mod answers;
 mod expect;
 mod forward;
 mod framing;
@@ -58,6 +59,7 @@ mod memory_bounds;
 mod timeouts;
 
 // Refusals and hostile input.
+mod browsers;
 mod callers;
 mod floods;
 mod hostile_http1;

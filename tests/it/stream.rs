@@ -172,7 +172,8 @@ fn a_304_without_a_length_gets_none() {
     let mut client = sidecar.connect();
     for _ in 0..2 {
         let answer = client.send(&Request::get("/"));
-        assert_eq!((answer.status, answer.headers), (304, vec![("etag".to_owned(), "\"1\"".to_owned())]));
+        let names: Vec<&str> = answer.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((answer.status, names), (304, vec!["etag", "date"]));
     }
 }
 

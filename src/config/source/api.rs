@@ -50,6 +50,8 @@ table! {
     allowed_hosts: Hosts = [];
     /// Origins of web pages that may call.
     allowed_origins: List<WebOrigin> = [];
+    /// Whether a browser may open what the API serves as a page: by a link, a frame, a form or the address bar.
+    allow_navigation: Switch = false;
     /// Header that each request must have, against requests that a server was tricked into; it is not forwarded.
     require_header_name ("require_header.name"): Optional<RequiredHeaderName>;
     /// Value that this header must have: text or a source.
@@ -165,6 +167,8 @@ built! {
         allowed_hosts: AllowedHosts = api.allowed_hosts.get(),
         /// Pages of these origins may call. An origin is serialized as browsers send it (RFC 6454).
         allowed_origins: Vec<String> = api.allowed_origins.get(),
+        /// Whether a browser may open its answers as pages.
+        allow_navigation: bool = api.allow_navigation.get(),
         /// A header without which nothing passes.
         require_header: Option<RequireHeader> = Some(require_header),
         /// At most this many bytes of a body are kept, so that its request can be sent again.

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::{
     ahead::Ahead,
+    answer_framing,
     error::{BodyBroken, SendError},
     http1::{self, Http1Body, Http1Connection, Http1Pool},
     http2::{self, Checkout, Http2Body, Http2Pool, PendingConnection, StreamPermit, Wakeup},
@@ -100,7 +101,8 @@ where
             match pool.checkout(reuse) {
                 Checkout::Stream(permit) => return Ok(Lease(Leased::Stream(permit))),
                 Checkout::Connect(pending) => return Box::pin(self.connect_offering_http2(Some(pending))).await,
-                Checkout::ConnectHttp1 => return Box::pin(self.connect_offering_http2(None)).await,
+                Checkout::ConnectAlone => return Box::pin(self.connect_offering_http2(None)).await,
+                Checkout::ConnectHttp1 => return Box::pin(self.connect_http1()).await,
                 Checkout::Wait(wakeup) => match wakeup.await {
                     Ok(Wakeup::Stream(permit)) => return Ok(Lease(Leased::Stream(permit))),
                     Ok(Wakeup::Connect(pending)) => return Box::pin(self.connect_offering_http2(Some(pending))).await,
@@ -235,8 +237,8 @@ where
                     Some(pending) => upstream.connect_offering_http2(Some(pending)).await,
                     None => return,
                 },
-                Some(_) => upstream.connect_offering_http2(None).await,
-                None => upstream.connect_http1().await,
+                Some((pool, _)) if pool.may_speak_http2() => upstream.connect_offering_http2(None).await,
+                _ => upstream.connect_http1().await,
             };
             // A stream that is given back leaves its connection in the pool.
             if let Ok(Lease(Leased::Connection(mut connection, pool))) = lease
@@ -308,7 +310,7 @@ where
         self,
         make: impl FnOnce() -> Result<(Request<B>, T), E>,
     ) -> Result<(Response<ResponseBody<B>>, T), E> {
-        match self.0 {
+        let (mut response, beside) = match self.0 {
             Leased::Connection(mut connection, pool) => {
                 let (request, beside) = match make() {
                     Ok(request) => request,
@@ -319,28 +321,32 @@ where
                 };
                 let (response, upload) = connection.send(request).await?;
                 let body = |incoming| BodySource::Http1(Http1Body::new(incoming, connection, pool, upload));
-                Ok((response.map(|incoming| ResponseBody::new(body(incoming))), beside))
+                (response.map(|incoming| ResponseBody::new(body(incoming))), beside)
             }
             Leased::Stream(permit) => {
                 let (request, beside) = make()?;
                 let response = http2::send(permit, request).await?;
-                Ok((response.map(|body| ResponseBody::new(BodySource::Http2(body))), beside))
+                (response.map(|body| ResponseBody::new(BodySource::Http2(body))), beside)
             }
             Leased::Tunnel(connection, gauge) => {
                 let (request, beside) = make()?;
                 // Boxed: each request reserves memory for the largest future that it may await, and few open a tunnel.
                 let response = Box::pin(connection.send(request)).await?;
                 let body = |incoming| BodySource::Http1(Http1Body::alone(incoming, gauge));
-                Ok((response.map(|incoming| ResponseBody::new(body(incoming))), beside))
+                (response.map(|incoming| ResponseBody::new(body(incoming))), beside)
             }
-        }
+        };
+        answer_framing::settle(&mut response)?;
+        Ok((response, beside))
     }
 }
 
 /// Sends one request over a connection of its own, for log-ins: nothing is kept or shared with the data path.
 pub async fn exchange(connector: &Connector, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
     let connection = connector.connect(Offer::Http1).await.map_err(SendError::unsent)?;
-    http1::send_alone(connection, request).await
+    let mut response = http1::send_alone(connection, request).await?;
+    answer_framing::settle(&mut response)?;
+    Ok(response)
 }
 
 /// An answer's body. Over HTTP/1.1, read to its end it gives its connection back; dropped before, it closes it. Over

@@ -35,6 +35,7 @@ pub(in crate::proxy) fn api() -> Api {
         headers: Vec::new(),
         allowed_hosts: AllowedHosts::Names(Vec::new()),
         allowed_origins: Vec::new(),
+        allow_navigation: false,
         require_header: None,
         replay_buffer: 65536,
         retry_idempotency_key: false,
@@ -95,6 +96,28 @@ fn forwards(api: &Api, client: &[(&str, &str)], framing: Framing, expected: &[(&
 #[track_caller]
 fn answers(api: &Api, upstream: &[(&str, &str)], expected: &[(&str, &str)]) {
     assert_eq!(lines(&to_client(&rules(api), map(upstream), false)), expected);
+}
+
+#[test]
+fn a_number_of_forwardings_is_one_number_and_counts_down() {
+    for (sent, expected, left) in [
+        (&["0"][..], Some(0), &["0"][..]),
+        (&["1"], Some(1), &["0"]),
+        (&["0010"], Some(10), &["9"]),
+        (&["18446744073709551616"], Some(u64::MAX), &["18446744073709551614"]),
+        (&["-1"], None, &["-1"]),
+        (&["+1"], None, &["+1"]),
+        (&["1, 1"], None, &["1, 1"]),
+        (&["x"], None, &["x"]),
+        (&[""], None, &[""]),
+        (&["1", "1"], None, &["1", "1"]),
+        (&[], None, &[]),
+    ] {
+        let mut head = map(&sent.iter().map(|value| ("max-forwards", *value)).collect::<Vec<_>>());
+        assert_eq!(max_forwards(&head), expected, "{sent:?}");
+        count_forwarding(&mut head);
+        assert_eq!(head.get_all("max-forwards").iter().collect::<Vec<_>>(), left, "{sent:?}");
+    }
 }
 
 #[test]

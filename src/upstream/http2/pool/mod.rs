@@ -24,6 +24,9 @@ use super::{
 };
 use crate::{allocator::Wiped, clock, connect::Protocol};
 
+/// For how long HTTP/2 is not offered to a server that has asked for HTTP/1.1.
+const HTTP1_REQUIRED_FOR: Duration = Duration::from_secs(10 * 60);
+
 /// The connections. Clones share them.
 #[derive(Clone)]
 pub(in crate::upstream) struct Http2Pool(Arc<Mutex<PoolState>>);
@@ -35,6 +38,8 @@ struct PoolState {
     keep_alive: KeepAlive,
     /// The protocol that the server chose last.
     spoken: Option<Protocol>,
+    /// Until then HTTP/2 is not offered, since the server has asked for HTTP/1.1.
+    http1_until: Option<Instant>,
     /// Connections that take requests, the oldest first. A connection that is not in here closes once its last stream has
     /// ended.
     connections: Vec<PooledConnection>,
@@ -71,7 +76,9 @@ pub(in crate::upstream) enum Checkout {
     Stream(StreamPermit),
     /// Connect; others wait for the outcome.
     Connect(PendingConnection),
-    /// Connect for itself alone: the server speaks HTTP/1.1.
+    /// Connect for itself alone: the server spoke HTTP/1.1 last.
+    ConnectAlone,
+    /// The same, and offer nothing but HTTP/1.1: the server has asked for it.
     ConnectHttp1,
     /// Wait.
     Wait(oneshot::Receiver<Wakeup>),
@@ -99,6 +106,7 @@ impl Http2Pool {
             keep,
             keep_alive,
             spoken: None,
+            http1_until: None,
             connections: Vec::new(),
             waiting: VecDeque::new(),
             connecting: 0,
@@ -112,6 +120,9 @@ impl Http2Pool {
     /// Looks for a stream. A free stream goes to the newcomer: it does not meet the requirement of any waiting request.
     pub(in crate::upstream) fn checkout(&self, reuse: Reuse) -> Checkout {
         let mut state = self.lock();
+        if state.must_speak_http1() {
+            return Checkout::ConnectHttp1;
+        }
         let opened_after = match reuse {
             // Any live one is safe: GOAWAY tells which requests the server has not processed, and pings find a dead connection.
             Reuse::Any | Reuse::Safe => None,
@@ -121,7 +132,7 @@ impl Http2Pool {
             return Checkout::Stream(permit);
         }
         if state.spoken == Some(Protocol::Http1) {
-            return Checkout::ConnectHttp1;
+            return Checkout::ConnectAlone;
         }
         if state.waiting.len() < state.expected_streams() {
             let (wakeup, woken) = oneshot::channel();
@@ -147,9 +158,15 @@ impl Http2Pool {
         state.retired || state.connecting > 0 || state.connections.iter().any(|connection| soon < connection.retires)
     }
 
-    /// Whether the server chose HTTP/1.1 last.
+    /// Whether HTTP/2 is offered.
+    pub(in crate::upstream) fn may_speak_http2(&self) -> bool {
+        !self.lock().must_speak_http1()
+    }
+
+    /// Whether the server chose HTTP/1.1 last, or has asked for it.
     pub(in crate::upstream) fn is_http1(&self) -> bool {
-        self.lock().spoken == Some(Protocol::Http1)
+        let state = self.lock();
+        state.spoken == Some(Protocol::Http1) || state.must_speak_http1()
     }
 
     /// Adds a new connection; its first stream is for the request that made it. `pending`: other requests wait for it.
@@ -180,6 +197,15 @@ impl Http2Pool {
     /// The server has chosen HTTP/1.1.
     pub(in crate::upstream) fn speaks_http1(&self) {
         self.change(None, |state| state.spoken = Some(Protocol::Http1));
+    }
+
+    /// The server has asked for HTTP/1.1: no connection takes a new request, and no new one speaks HTTP/2 for some time.
+    fn requires_http1(&self) {
+        self.change(None, |state| {
+            state.spoken = Some(Protocol::Http1);
+            state.http1_until = Some(clock::instant() + HTTP1_REQUIRED_FOR);
+            state.connections.clear();
+        });
     }
 
     /// Removes connections that were unused for too long or have grown old.
@@ -238,6 +264,11 @@ async fn drive(mut driver: Http2Driver, mut entry: PoolEntry, handle: Weak<Http2
 }
 
 impl PoolState {
+    /// Whether the server has asked for HTTP/1.1 of late.
+    fn must_speak_http1(&self) -> bool {
+        self.http1_until.is_some_and(|until| clock::instant() < until)
+    }
+
     /// A stream on the newest connection that has one, so that the rest can grow old and be closed.
     fn take(&mut self, pool: &Http2Pool, opened_after: Option<Instant>) -> Option<StreamPermit> {
         let (now, keep) = (clock::instant(), self.keep);
@@ -331,6 +362,13 @@ pub(in crate::upstream) struct StreamPermit {
 impl StreamPermit {
     pub(super) fn handle(&self) -> &Http2Handle {
         &self.handle
+    }
+
+    /// The exchange on this stream has failed so.
+    pub(super) fn note(&self, error: SendError) {
+        if error.cause == Cause::Http1Required {
+            self.pool.requires_http1();
+        }
     }
 }
 

@@ -257,12 +257,29 @@ async fn once_the_server_speaks_http1_no_request_waits_until_it_speaks_http2_aga
     pool.speaks_http1();
     drop(first);
     assert_eq!(told(wakeup).await, "try again");
-    assert!(matches!(pool.checkout(Reuse::Any), Checkout::ConnectHttp1));
-    assert!(matches!(pool.checkout(Reuse::OpenedAfter(clock::instant())), Checkout::ConnectHttp1));
+    assert!(matches!(pool.checkout(Reuse::Any), Checkout::ConnectAlone));
+    assert!(matches!(pool.checkout(Reuse::OpenedAfter(clock::instant())), Checkout::ConnectAlone));
     // One of the connections finds that the server has changed.
     let (handle, driver) = server.connect().await;
     drop(pool.insert(handle, driver, None, clock::instant() + HOUR));
     stream(pool.checkout(Reuse::Any));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_for_http1_is_offered_nothing_else_for_ten_minutes() {
+    let pool = Http2Pool::new(HOUR, KeepAlive::default());
+    let first = connecting(pool.checkout(Reuse::Any));
+    let wakeup = waiting(pool.checkout(Reuse::Any));
+    pool.requires_http1();
+    assert_eq!(told(wakeup).await, "try again");
+    drop(first);
+    for reuse in [Reuse::Any, Reuse::OpenedAfter(clock::instant()), Reuse::Safe] {
+        assert!(matches!(pool.checkout(reuse), Checkout::ConnectHttp1));
+    }
+    tokio::time::advance(Duration::from_secs(599)).await;
+    assert!(matches!(pool.checkout(Reuse::Any), Checkout::ConnectHttp1));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(matches!(pool.checkout(Reuse::Any), Checkout::ConnectAlone), "it may have changed");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::{
     config::{self, Config},
     metrics::{ApiMetrics, Metrics},
     path::Prefix,
-    proxy::{ReachabilityLog, RequestLimit, Required},
+    proxy::{ReachabilityLog, RequestLimit, Required, SeenRequests},
     status::{ApiView, View},
     tls::ClientTls,
 };
@@ -32,6 +32,7 @@ pub(super) struct Snapshot {
 #[derive(Clone)]
 pub(super) struct ApiShared {
     pub(super) request_limit: RequestLimit,
+    pub(super) observed: SeenRequests,
     pub(super) reachability: ReachabilityLog,
     pub(super) metrics: Arc<ApiMetrics>,
     /// The header that clients must send.
@@ -42,7 +43,8 @@ impl ApiShared {
     /// For an API that was not served before.
     pub(super) fn new(api: &config::Api, metrics: &Metrics, required: Option<Required>) -> Self {
         let request_limit = RequestLimit::new(api.limits.max_requests);
-        Self { request_limit, reachability: ReachabilityLog::default(), metrics: metrics.api(&api.name), required }
+        let (observed, reachability) = (SeenRequests::default(), ReachabilityLog::default());
+        Self { request_limit, observed, reachability, metrics: metrics.api(&api.name), required }
     }
 }
 
@@ -56,6 +58,8 @@ impl Snapshot {
                 account: self.config.accounts[api.account.0].name.clone(),
                 listen: listens.map(|(listener, _)| listener.bound.name.clone()).collect(),
                 upstream: api.upstream.to_string(),
+                observe: api.observe,
+                observed: shared.observed.clone(),
                 request_limit: shared.request_limit.clone(),
                 metrics: Arc::clone(&shared.metrics),
             }

@@ -29,6 +29,8 @@ pub trait ProblemLabel: Label {
 pub enum RefusalScope {
     /// Those of an API.
     Api,
+    /// Those of an API, by its rules.
+    Rules,
     /// Those that no API is for.
     NoApi,
 }

@@ -23,12 +23,12 @@ mod router;
 mod tunnel;
 mod upload;
 
-pub use admit::{Entry, Gate, Refusal};
-pub use api::{Api, ReachabilityLog, RequestLimit, Route, Worker};
+pub use admit::{Entry, Explanation, Gate, Refusal};
+pub use api::{Api, ReachabilityLog, RequestLimit, Route, SeenRequests, Worker};
 pub use download::{CutOff, Download, ToClient};
 pub use exchange::metrics;
 pub use headers::HeaderRules;
 pub use problem::{Code, ProxyError};
 pub use required::{Required, try_source};
-pub use router::{Router, Routes};
+pub use router::{Router, Routes, choose};
 pub use upload::{ToUpstream, UploadError};

@@ -28,6 +28,7 @@ mod setting;
 pub mod top_level;
 mod url;
 mod variables;
+mod warnings;
 mod words;
 
 #[cfg(test)]

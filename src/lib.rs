@@ -34,7 +34,7 @@
 //! | 5 admin | `hardening` | takes away what the process does not need while it serves: core dumps, debuggers, most of the file system |
 //! | 6 app | `app` | builds the daemon, runs it on worker threads, reloads it and drains it |
 //! | 7 edge | `process` | catches signals, and reports panics without their messages |
-//! | 7 edge | `check` | runs `check --online`: connects, verifies TLS, logs in, compares clocks |
+//! | 7 edge | `check` | does what `check` does beyond the settings: tries log-ins, explains a request, looks at the modes of files |
 //! | 7 edge | `exec` | runs the daemon around one program: sets its environment, forwards signals, ends with it |
 //! | 7 edge | `demo` | runs the sidecar against a simulated CarePortals and explains each call |
 //! | 7 edge | `healthcheck` | sends the request of a probe to the telemetry listener |

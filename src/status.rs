@@ -17,7 +17,7 @@ use crate::{
     clock::{Clock, Moment, Now},
     logging::{AccessLog, rfc3339},
     metrics::{AccountReading, ApiMetrics, ApiReading, ListenerReading, Readings},
-    proxy::RequestLimit,
+    proxy::{RequestLimit, SeenRequests},
     server::ConnectionLimit,
 };
 
@@ -74,6 +74,10 @@ pub struct ApiView {
     pub listen: Vec<String>,
     /// The base URL that requests go to.
     pub upstream: String,
+    /// Whether its rules are observed, and not enforced.
+    pub observe: bool,
+    /// The rules for what it has seen while it observed.
+    pub observed: SeenRequests,
     /// The limit of its requests in flight, which counts them.
     pub request_limit: RequestLimit,
     /// The counters of its requests.
@@ -172,6 +176,10 @@ pub struct ApiDocument {
     pub errors: Option<u64>,
     /// The number of requests in flight.
     pub in_flight: Option<usize>,
+    /// Whether its rules are observed, and not enforced.
+    pub observe: Option<bool>,
+    /// The number of requests that the rules would have refused, were they enforced.
+    pub would_refuse: Option<u64>,
 }
 
 /// Whether the daemon can serve requests.
@@ -340,6 +348,8 @@ impl ApiDocument {
             requests: Some(totals.requests),
             errors: Some(totals.errors),
             in_flight: Some(api.request_limit.taken()),
+            observe: Some(api.observe),
+            would_refuse: Some(totals.would_refuse),
         }
     }
 }
@@ -427,7 +437,8 @@ mod tests {
             r#"{"version":"","phase":"","uptime_seconds":0,"now":"","#,
             r#""accounts":[{"name":"","state":null,"usable":false,"expires_at":null,"refresh_at":null,"retry_at":null,"#,
             r#""last_login_at":null,"last_error":null,"last_error_code":null,"last_error_at":null,"advice":null}],"#,
-            r#""apis":[{"name":"","account":"","listen":[],"upstream":"","requests":7,"errors":null,"in_flight":null}],"#,
+            r#""apis":[{"name":"","account":"","listen":[],"upstream":"","requests":7,"errors":null,"in_flight":null,"#,
+            r#""observe":null,"would_refuse":null}],"#,
             r#""telemetry":null}"#,
         );
         assert_eq!(serde_json::to_string(&document).unwrap(), expected);

@@ -33,9 +33,10 @@ complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -s
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -s V -l version -d 'Print version'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -f -a "run" -d 'Run the daemon (the default)'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -f -a "exec" -d 'Run a program with the sidecar around it'
-complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -f -a "check" -d 'Validate the configuration and print every fault; binds nothing'
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -f -a "check" -d 'Validate the configuration and print every fault and warning; binds nothing'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -f -a "config" -d 'Show the effective configuration, secrets redacted, and where each value comes from'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -f -a "status" -d 'Show the state of every account and API of the running daemon'
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -f -a "rules" -d 'Print the `allow` list for what the running daemon has seen'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -f -a "login" -d 'Have the running daemon log in, and wait for the outcome'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -f -a "logout" -d 'Have the running daemon forget its tokens'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -f -a "reload" -d 'Have the running daemon read its settings again, and wait for the outcome'
@@ -55,13 +56,16 @@ complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand 
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -l workers -d 'Worker threads' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -l control-socket -d 'Unix socket by which `status` and its siblings reach the daemon, or `off`' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l explain -d 'Say which API and which rule decide about a request, and what upstream would receive' -r
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l api -d 'With --explain: only at the addresses of this API' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l config -d 'Settings file (else `CAREPORTALS_CONFIG`, else /etc/careportals-sidecar/config.toml when present)' -r -F
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l log -d 'Log filter, as `info` or `careportals_sidecar=debug`' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l log-format -d '`auto`, `text` or `json`' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l workers -d 'Worker threads' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l control-socket -d 'Unix socket by which `status` and its siblings reach the daemon, or `off`' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l online -d 'Also resolve, connect, verify TLS, log in and compare clocks'
-complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -s h -l help -d 'Print help'
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l strict -d 'Exit 1 when there are warnings'
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand config" -l config -d 'Settings file (else `CAREPORTALS_CONFIG`, else /etc/careportals-sidecar/config.toml when present)' -r -F
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand config" -l log -d 'Log filter, as `info` or `careportals_sidecar=debug`' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand config" -l log-format -d '`auto`, `text` or `json`' -r
@@ -76,6 +80,12 @@ complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand 
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand status" -l control-socket -d 'Unix socket by which `status` and its siblings reach the daemon, or `off`' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand status" -l json -d 'Print the daemon\'s document as it is, for programs (docs/control.md)'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand rules" -l config -d 'Settings file (else `CAREPORTALS_CONFIG`, else /etc/careportals-sidecar/config.toml when present)' -r -F
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand rules" -l log -d 'Log filter, as `info` or `careportals_sidecar=debug`' -r
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand rules" -l log-format -d '`auto`, `text` or `json`' -r
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand rules" -l workers -d 'Worker threads' -r
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand rules" -l control-socket -d 'Unix socket by which `status` and its siblings reach the daemon, or `off`' -r
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand rules" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand login" -l config -d 'Settings file (else `CAREPORTALS_CONFIG`, else /etc/careportals-sidecar/config.toml when present)' -r -F
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand login" -l log -d 'Log filter, as `info` or `careportals_sidecar=debug`' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand login" -l log-format -d '`auto`, `text` or `json`' -r

@@ -11,7 +11,7 @@ use crate::{
     config::{self, Config},
     metrics::{ApiMetrics, Metrics},
     path::Prefix,
-    proxy::{ReachabilityLog, RequestLimit, Required},
+    proxy::{ReachabilityLog, RequestLimit, Required, SeenRequests},
     status::{ApiView, View},
     tls::ClientTls,
     upstream::KeepAlive,
@@ -33,6 +33,7 @@ pub(super) struct Snapshot {
 #[derive(Clone)]
 pub(super) struct ApiShared {
     pub(super) request_limit: RequestLimit,
+    pub(super) observed: SeenRequests,
     pub(super) reachability: ReachabilityLog,
     pub(super) metrics: Arc<ApiMetrics>,
     /// How long its upstream keeps connections.
@@ -45,8 +46,9 @@ impl ApiShared {
     /// For an API that was not served before.
     pub(super) fn new(api: &config::Api, metrics: &Metrics, required: Option<Required>) -> Self {
         let request_limit = RequestLimit::new(api.limits.max_requests);
-        let (reachability, metrics) = (ReachabilityLog::default(), metrics.api(&api.name));
-        Self { request_limit, reachability, metrics, keep_alive: KeepAlive::default(), required }
+        let (observed, reachability) = (SeenRequests::default(), ReachabilityLog::default());
+        let (metrics, keep_alive) = (metrics.api(&api.name), KeepAlive::default());
+        Self { request_limit, observed, reachability, metrics, keep_alive, required }
     }
 }
 
@@ -60,6 +62,8 @@ impl Snapshot {
                 account: self.config.accounts[api.account.0].name.clone(),
                 listen: listens.map(|(listener, _)| listener.bound.name.clone()).collect(),
                 upstream: api.upstream.to_string(),
+                observe: api.observe,
+                observed: shared.observed.clone(),
                 request_limit: shared.request_limit.clone(),
                 metrics: Arc::clone(&shared.metrics),
             }

@@ -244,6 +244,7 @@ fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstre
         rules: Arc::new(HeaderRules::new(settings, authority)),
         words: Words::new(words),
         request_limit: shared.request_limit.clone(),
+        observed: shared.observed.clone(),
         reachability: shared.reachability.clone(),
         meter,
         timeouts: settings.timeouts,

@@ -95,11 +95,25 @@ pub(super) enum Subcommands {
         #[arg(last = true, required = true, num_args = 1.., value_name = "CMD")]
         command: Vec<OsString>,
     },
-    /// Validate the configuration and print every fault; binds nothing
+    /// Validate the configuration and print every fault and warning; binds nothing
+    ///
+    /// Exits 78 when there is a fault. Warnings are counted, and change nothing of the exit code without `--strict`.
     Check {
         /// Also resolve, connect, verify TLS, log in and compare clocks
         #[arg(long)]
         online: bool,
+        /// Exit 1 when there are warnings
+        #[arg(long)]
+        strict: bool,
+        /// Say which API and which rule decide about a request, and what upstream would receive
+        ///
+        /// The target is as a client sends it, with the prefix. Exits 0 when the request passes at every address, 1 when it is
+        /// refused.
+        #[arg(long, value_name = "METHOD /TARGET", conflicts_with_all = ["online", "strict"])]
+        explain: Option<String>,
+        /// With --explain: only at the addresses of this API
+        #[arg(long, value_name = "NAME", requires = "explain")]
+        api: Option<String>,
     },
     /// Show the effective configuration, secrets redacted, and where each value comes from
     Config {
@@ -116,6 +130,16 @@ pub(super) enum Subcommands {
         /// Print the daemon's document as it is, for programs (docs/control.md)
         #[arg(long)]
         json: bool,
+    },
+    /// Print the `allow` list for what the running daemon has seen
+    ///
+    /// As TOML, to be pasted into the API's table. The API must have `observe = true`; the list lets through what it has seen
+    /// since the start and `deny` does not refuse. A segment that is no word of CarePortals' routes, of rules or of `path_words`
+    /// becomes `*`, so the list names no person and no record. Read it before you use it: it allows whatever was called.
+    Rules {
+        /// The API that is observed (the only one that is)
+        #[arg(value_name = "API")]
+        api: Option<String>,
     },
     /// Have the running daemon log in, and wait for the outcome
     ///

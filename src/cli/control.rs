@@ -10,7 +10,7 @@ use std::{
 use super::{EX_CONFIG, fail, note_faults, print, status};
 use crate::{
     config::source::{self, Input},
-    control::{self, ControlError, ControlRequest},
+    control::{self, ControlError, ControlRequest, RulesDocument},
     logging::Reader,
     status::StatusDocument,
 };
@@ -32,6 +32,38 @@ pub(super) fn status(input: &Input, json: bool) -> ExitCode {
         Ok(document) => print(|out| out.write_all(status::table(&document, colour).as_bytes())),
         Err(_) => fail(&"the daemon's answer is not a status document; is it of another version? `status --json` shows it", 1),
     }
+}
+
+/// Runs `rules`. Standard output gets TOML that can stand in the API's table, and nothing else.
+pub(super) fn rules(input: &Input, api: Option<&str>) -> ExitCode {
+    let answer = match send(input, ControlRequest::Rules(api)) {
+        Ok(answer) => answer,
+        Err(code) => return code,
+    };
+    let Ok(RulesDocument { api, allow, full, left_out }) = serde_json::from_slice(&answer) else {
+        return fail(&"the daemon's answer holds no rules; is it of another version?", 1);
+    };
+    let mut notes = Vec::new();
+    if allow.is_empty() {
+        notes.push(format!("the API {api} has seen no request yet that a rule could let through"));
+    }
+    if full {
+        notes.push(format!("there are more kinds of requests than {}: the list is not complete", allow.len()));
+    }
+    if left_out > 0 {
+        let why = "`deny` refuses them, or their path is not canonical, or their method is not a registered one";
+        notes.push(format!("{left_out} requests are in no rule: {why}"));
+    }
+    for note in notes {
+        drop(writeln!(io::stderr().lock(), "note: {}", status::printable(&note)));
+    }
+    print(|out| {
+        writeln!(out, "allow = [")?;
+        for rule in &allow {
+            writeln!(out, "    {},", toml_edit::Value::from(rule.as_str()))?;
+        }
+        writeln!(out, "]")
+    })
 }
 
 /// Runs `login`, `logout`, `reload` or `shutdown`. It returns when the outcome is known; after `shutdown`, requests in flight

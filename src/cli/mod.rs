@@ -66,10 +66,12 @@ pub fn run() -> ExitCode {
             let loaded = source::load(settings.input(exec::DEFAULTS));
             execute(loaded, |secret_variables| Program { words: command, wait, secret_variables, signal_mask })
         }
-        Subcommands::Check { online } => check_settings(settings.load(), online),
+        Subcommands::Check { explain: Some(request), api, .. } => explain(&settings.load(), &request, api.as_deref()),
+        Subcommands::Check { online, strict, .. } => check_settings(settings.load(), online, strict),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
         Subcommands::Status { json } => control::status(&settings.input(&[]), json),
+        Subcommands::Rules { api } => control::rules(&settings.input(&[]), api.as_deref()),
         Subcommands::Login { account } => control::command(&settings.input(&[]), ControlRequest::LogIn(account.as_deref())),
         Subcommands::Logout { account } => control::command(&settings.input(&[]), ControlRequest::LogOut(account.as_deref())),
         Subcommands::Reload => control::command(&settings.input(&[]), ControlRequest::Reload),
@@ -172,10 +174,12 @@ fn execute(loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -> Ex
     }
 }
 
-/// Runs `check`: prints every fault, and with `online` tries the upstream.
-fn check_settings(mut loaded: Loaded, online: bool) -> ExitCode {
+/// Runs `check`: prints every fault, and with `online` tries the upstream. With `strict` a warning fails it.
+fn check_settings(mut loaded: Loaded, online: bool, strict: bool) -> ExitCode {
     let rehearsal = loaded.config.as_ref().map(app::rehearse).transpose();
-    for (key, message, hint) in loaded.config.as_ref().map(app::warnings).unwrap_or_default() {
+    let files = loaded.config.as_ref().map(|config| check::open_files(config, &loaded)).unwrap_or_default();
+    let sockets = loaded.config.as_ref().map(app::warnings).unwrap_or_default();
+    for (key, message, hint) in sockets.into_iter().chain(files) {
         loaded.warn(&key, message, hint);
     }
     let tls = rehearsal.unwrap_or_else(|error| {
@@ -184,6 +188,7 @@ fn check_settings(mut loaded: Loaded, online: bool) -> ExitCode {
         None
     });
     let shown = print(|out| source::render_check(&loaded, out));
+    let shown = if strict && !loaded.warnings.is_empty() { ExitCode::FAILURE } else { shown };
     match (loaded.config, tls) {
         (Some(config), Some(tls)) if online => {
             match check::online(&Arc::new(config), &tls, &mut io::stdout(), io::stdout().is_terminal()) {
@@ -194,6 +199,21 @@ fn check_settings(mut loaded: Loaded, online: bool) -> ExitCode {
         }
         (Some(_), _) => shown,
         (None, _) => ExitCode::from(EX_CONFIG),
+    }
+}
+
+/// Runs `check --explain`: prints what would become of a request; exit code 1 when it would be refused.
+fn explain(loaded: &Loaded, request: &str, api: Option<&str>) -> ExitCode {
+    let Some(config) = &loaded.config else { return refuse(loaded) };
+    let mut outcome = Ok(true);
+    let shown = print(|out| {
+        outcome = check::explain(config, loaded, request, api, out)?;
+        Ok(())
+    });
+    match outcome {
+        Ok(true) => shown,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => fail(&error, 2),
     }
 }
 

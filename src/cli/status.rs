@@ -113,6 +113,11 @@ fn apis(text: &mut String, style: &Style, apis: &[ApiDocument]) {
         let listen = api.listen.iter().map(|listen| printable(listen)).collect::<Vec<_>>().join(", ");
         wrap(text, style, "", &format!("from {listen}"), "  ");
         wrap(text, style, "", &format!("to {}", printable(&api.upstream)), "  ");
+        if api.observe == Some(true) {
+            let refused = api.would_refuse.unwrap_or_default();
+            let said = format!("OBSERVES ONLY: its rules are not enforced; they would have refused {refused} requests");
+            wrap(text, style, YELLOW, &said, "  ");
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sends the requests of `status`, `login`, `logout`, `reload` and `shutdown` to the daemon's control socket.
+//! Sends the requests of `status`, `rules`, `login`, `logout`, `reload` and `shutdown` to the daemon's control socket.
 //!
 //! Guarantees: an error names the socket, says why it is that one, and what to do.
 
@@ -35,9 +35,9 @@ pub enum ControlError {
     /// The setting `control_socket` is wrong.
     #[error("{0}")]
     Setting(Fault),
-    /// The name can't be an account's. Such a name is never sent, so it needs no escaping.
-    #[error("there is no account {0:?}: names are made of a-z, 0-9 and `-`")]
-    Name(String),
+    /// The name can't be that of an account or an API. Such a name is never sent, so it needs no escaping.
+    #[error("there is no {0} {1:?}: names are made of a-z, 0-9 and `-`")]
+    Name(&'static str, String),
     /// The socket could not be reached, or gave no answer.
     #[error("cannot reach the daemon at {}: {error}\n  ({})\n  hint: {}", socket.path.display(), socket.reason, hint(socket, error))]
     Unreachable {
@@ -65,8 +65,8 @@ pub enum ControlError {
 ///
 /// The daemon was not reached, or it did not do it; see [`ControlError`].
 pub fn send(socket: Setting<ControlSocket>, request: ControlRequest<'_>) -> Result<Vec<u8>, ControlError> {
-    if let Some(name) = request.account().filter(|name| !is_name(name)) {
-        return Err(ControlError::Name(name.to_owned()));
+    if let Some((what, name)) = request.named().filter(|(_, name)| !is_name(name)) {
+        return Err(ControlError::Name(what, name.to_owned()));
     }
     let socket = match socket.value.map_err(ControlError::Setting)? {
         ControlSocket::Off => return Err(ControlError::Off(socket.origin)),

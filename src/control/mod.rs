@@ -17,6 +17,6 @@ mod socket_path;
 pub use client::{ControlError, send};
 pub use commands::{Command, CommandReceiver, Commands, LogOut, NotReloaded, ReloadOutcome, UrgentCommand, commands};
 pub use problem::ControlProblem;
-pub use routes::ControlRequest;
+pub use routes::{ControlRequest, RulesDocument};
 pub use server::ControlListener;
 pub use socket_path::{ControlSocketPath, PathReason};

@@ -71,10 +71,16 @@ pub(super) enum Refused {
     NoSuchPath,
     /// The action needs one of these methods.
     Method(&'static str),
-    /// The action takes `account=NAME` and nothing else, or no query at all.
+    /// The action takes `account=NAME` or `api=NAME` and nothing else, or no query at all.
     Query,
     /// No account has this name.
     NoAccount,
+    /// No API has this name.
+    NoApi,
+    /// The API does not observe its rules; nor does any other, if none was named.
+    NotObserving,
+    /// Several APIs observe their rules, and none was named.
+    SeveralObserve,
     /// The account does not log in; nor does any other, if all were meant.
     NoLogin,
     /// The daemon is draining.
@@ -116,6 +122,9 @@ impl Refused {
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Not by this method"),
             Self::Query => (StatusCode::BAD_REQUEST, "bad_query", "The query is not understood"),
             Self::NoAccount => (StatusCode::NOT_FOUND, "no_account", "There is no such account"),
+            Self::NoApi => (StatusCode::NOT_FOUND, "no_api", "There is no such API"),
+            Self::NotObserving => (StatusCode::CONFLICT, "not_observing", "The API does not observe its rules"),
+            Self::SeveralObserve => (StatusCode::CONFLICT, "several_apis", "Several APIs observe their rules"),
             Self::NoLogin => (StatusCode::CONFLICT, "no_login", "The account does not log in"),
             Self::Stopping => (StatusCode::CONFLICT, "draining", "The daemon is stopping"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many wait for the same command"),
@@ -133,10 +142,13 @@ impl Refused {
                 let who = uid.map_or_else(|| "you are not known".to_owned(), |uid| format!("you are user id {uid}"));
                 format!("only the daemon's own user, root and the users in control_allow_uids may control it; {who}")
             }
-            Self::NoSuchPath => "there are GET /status and POST /login, /logout, /reload, /shutdown".to_owned(),
+            Self::NoSuchPath => "there are GET /status, /rules and POST /login, /logout, /reload, /shutdown".to_owned(),
             Self::Method(methods) => format!("this is asked for by {methods}"),
-            Self::Query => "/login and /logout take account=NAME, and nothing else is taken".to_owned(),
+            Self::Query => "/login and /logout take account=NAME, /rules takes api=NAME, and nothing else is taken".to_owned(),
             Self::NoAccount => "there is no account of that name; `status` lists them".to_owned(),
+            Self::NoApi => "there is no API of that name; `status` lists them".to_owned(),
+            Self::NotObserving => "rules are proposed from what an API with observe = true has seen since the start".to_owned(),
+            Self::SeveralObserve => "name one of the APIs that observe: `careportals-sidecar rules NAME`".to_owned(),
             Self::NoLogin => {
                 "it sends its organization alone (login_url is off), so there is nothing to log in or out".to_owned()
             }
@@ -201,6 +213,9 @@ mod tests {
             (Refused::Method("GET"), 405, "method_not_allowed"),
             (Refused::Query, 400, "bad_query"),
             (Refused::NoAccount, 404, "no_account"),
+            (Refused::NoApi, 404, "no_api"),
+            (Refused::NotObserving, 409, "not_observing"),
+            (Refused::SeveralObserve, 409, "several_apis"),
             (Refused::NoLogin, 409, "no_login"),
             (Refused::Stopping, 409, "draining"),
             (Refused::Busy, 503, "busy"),

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use http::Method;
+use serde::{Deserialize, Serialize};
 
 use super::problem::Refused;
 
@@ -13,6 +14,8 @@ use super::problem::Refused;
 pub enum ControlRequest<'a> {
     /// Get the status document.
     Status,
+    /// Get the rules proposed from what one API has seen, or the only one that observes (`None`).
+    Rules(Option<&'a str>),
     /// Log in one account, or all (`None`).
     LogIn(Option<&'a str>),
     /// Log out one account, or all (`None`).
@@ -28,6 +31,7 @@ impl<'a> ControlRequest<'a> {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Status => "status",
+            Self::Rules(_) => "rules",
             Self::LogIn(_) => "login",
             Self::LogOut(_) => "logout",
             Self::Reload => "reload",
@@ -35,17 +39,26 @@ impl<'a> ControlRequest<'a> {
         }
     }
 
-    pub(super) fn method(self) -> Method {
-        if self == Self::Status { Method::GET } else { Method::POST }
+    /// Whether it changes nothing.
+    pub(super) fn only_reads(self) -> bool {
+        matches!(self, Self::Status | Self::Rules(_))
     }
 
-    /// The account that is named.
-    pub(super) fn account(self) -> Option<&'a str> {
-        if let Self::LogIn(account) | Self::LogOut(account) = self { account } else { None }
+    pub(super) fn method(self) -> Method {
+        if self.only_reads() { Method::GET } else { Method::POST }
+    }
+
+    /// What is named: `account` or `api`, and its name.
+    pub(super) fn named(self) -> Option<(&'static str, &'a str)> {
+        match self {
+            Self::LogIn(account) | Self::LogOut(account) => account.map(|name| ("account", name)),
+            Self::Rules(api) => api.map(|name| ("api", name)),
+            Self::Status | Self::Reload | Self::Shutdown => None,
+        }
     }
 
     pub(super) fn target(self) -> String {
-        let query = self.account().map(|name| format!("?account={name}")).unwrap_or_default();
+        let query = self.named().map(|(what, name)| format!("?{what}={name}")).unwrap_or_default();
         format!("/{}{query}", self.name())
     }
 
@@ -54,7 +67,7 @@ impl<'a> ControlRequest<'a> {
     pub(super) fn time_limit(self) -> Duration {
         match self {
             Self::LogIn(_) | Self::Reload => Duration::from_secs(10 * 60),
-            Self::Status | Self::LogOut(_) | Self::Shutdown => Duration::from_secs(10),
+            Self::Status | Self::Rules(_) | Self::LogOut(_) | Self::Shutdown => Duration::from_secs(10),
         }
     }
 
@@ -64,21 +77,35 @@ impl<'a> ControlRequest<'a> {
     ///
     /// The path, the method or the query is not that of a request.
     pub(super) fn parse(method: &Method, path: &str, query: Option<&'a str>) -> Result<Self, Refused> {
-        let named = [Self::Status, Self::LogIn(None), Self::LogOut(None), Self::Reload, Self::Shutdown];
+        let named = [Self::Status, Self::Rules(None), Self::LogIn(None), Self::LogOut(None), Self::Reload, Self::Shutdown];
         let request = named.into_iter().find(|request| path.strip_prefix('/') == Some(request.name()));
         let request = request.ok_or(Refused::NoSuchPath)?;
         if request.method() != *method {
-            return Err(Refused::Method(if request == Self::Status { "GET" } else { "POST" }));
+            return Err(Refused::Method(if request.only_reads() { "GET" } else { "POST" }));
         }
         let Some(query) = query else { return Ok(request) };
-        // Account names need no percent-encoding, so a name with an escape matches no account.
-        let name = query.strip_prefix("account=").filter(|name| !name.is_empty() && !name.contains('&'));
-        match (request, name) {
-            (Self::LogIn(_), Some(_)) => Ok(Self::LogIn(name)),
-            (Self::LogOut(_), Some(_)) => Ok(Self::LogOut(name)),
+        // Names need no percent-encoding, so a name with an escape matches no account and no API.
+        let named = query.split_once('=').filter(|(_, name)| !name.is_empty() && !name.contains('&'));
+        match (request, named) {
+            (Self::LogIn(_), Some(("account", name))) => Ok(Self::LogIn(Some(name))),
+            (Self::LogOut(_), Some(("account", name))) => Ok(Self::LogOut(Some(name))),
+            (Self::Rules(_), Some(("api", name))) => Ok(Self::Rules(Some(name))),
             _ => Err(Refused::Query),
         }
     }
+}
+
+/// The answer to [`ControlRequest::Rules`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RulesDocument {
+    /// The API that was observed.
+    pub api: String,
+    /// The proposed rules.
+    pub allow: Vec<String>,
+    /// Whether further requests have no rule, since there are too many rules.
+    pub full: bool,
+    /// How many requests no rule was made for.
+    pub left_out: u64,
 }
 
 #[cfg(test)]
@@ -95,6 +122,11 @@ mod tests {
         let crm = Some("crm");
         for (method, target, expected) in [
             ("GET", "/status", Ok(ControlRequest::Status)),
+            ("GET", "/rules", Ok(ControlRequest::Rules(None))),
+            ("GET", "/rules?api=crm", Ok(ControlRequest::Rules(crm))),
+            ("GET", "/rules?account=crm", Err(Refused::Query)),
+            ("POST", "/rules", Err(Refused::Method("GET"))),
+            ("POST", "/login?api=crm", Err(Refused::Query)),
             ("POST", "/login", Ok(ControlRequest::LogIn(None))),
             ("POST", "/login?account=crm", Ok(ControlRequest::LogIn(crm))),
             ("POST", "/logout", Ok(ControlRequest::LogOut(None))),

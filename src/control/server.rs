@@ -20,14 +20,14 @@ use tracing::{error, info, warn};
 use super::{
     commands::{Commands, NotReloaded, NotTaken, WAITING_MAX},
     problem::Refused,
-    routes::ControlRequest,
+    routes::{ControlRequest, RulesDocument},
     socket_path,
 };
 use crate::{
     account::{Account, LogInFailed},
     config::{Config, ControlSocket, RuntimeDirectories},
     server::{Acceptor, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, SocketAccess, bind_unix},
-    status::{AccountDocument, Detail, Phase, StatusReader},
+    status::{AccountDocument, ApiView, Detail, Phase, StatusReader},
 };
 
 /// A bound control socket. Dropping it removes its file.
@@ -155,11 +155,12 @@ impl RequestService for Control {
 
 impl Control {
     async fn carry_out(&self, asked: ControlRequest<'_>, peer: &Peer) -> Result<Answer, Refused> {
-        if asked != ControlRequest::Status {
+        if !asked.only_reads() {
             info!(action = asked.name(), uid = peer.uid(), pid = peer.pid(), "asked over the control socket");
         }
         match asked {
             ControlRequest::Status => Ok(document(StatusCode::OK, &self.status.document(Detail::Full))),
+            ControlRequest::Rules(only) => self.rules(only),
             ControlRequest::LogIn(only) => self.log_in(only).await,
             ControlRequest::LogOut(only) => self.log_out(only).await,
             ControlRequest::Reload => self.reload().await,
@@ -168,6 +169,26 @@ impl Control {
                 Ok(document(StatusCode::ACCEPTED, &json!({ "phase": Phase::Draining })))
             }
         }
+    }
+
+    /// The rules for what the API `only`, or the only one that observes, has seen.
+    fn rules(&self, only: Option<&str>) -> Result<Answer, Refused> {
+        let view = Arc::clone(&self.status.view.borrow());
+        let named: Vec<&ApiView> = view.apis.iter().filter(|api| only.is_none_or(|name| api.name == name)).collect();
+        if named.is_empty() {
+            return Err(Refused::NoApi);
+        }
+        let observing: Vec<&ApiView> = named.into_iter().filter(|api| api.observe).collect();
+        let [api] = observing[..] else {
+            return Err(if observing.is_empty() { Refused::NotObserving } else { Refused::SeveralObserve });
+        };
+        let proposal = api.observed.look(|seen| RulesDocument {
+            api: api.name.clone(),
+            allow: seen.rules(),
+            full: seen.is_full(),
+            left_out: seen.left_out(),
+        });
+        Ok(document(StatusCode::OK, &proposal))
     }
 
     /// Returns the account of this name, or all accounts, without those that do not log in. There is at least one, or an error.

@@ -250,6 +250,7 @@ fn access_lines(logging: &Logging) {
         words: &words,
         status: 200,
         code: None,
+        would_refuse: None,
         cut: None,
         request_bytes: 0,
         response_bytes: 0,

@@ -79,10 +79,17 @@ impl Scrape {
         }
         let mut family = page.counter("careportals_sidecar_refusals", "Requests that were not let through, by the reason.")?;
         for (api, counts) in &apis {
-            let scope = if api.is_empty() { RefusalScope::NoApi } else { RefusalScope::Api };
-            for (index, code) in labels.codes.iter().enumerate().filter(|(_, code)| code.refused == Some(scope)) {
+            let is_counted = |scope| (scope == RefusalScope::NoApi) == api.is_empty();
+            for (index, code) in labels.codes.iter().enumerate().filter(|(_, code)| code.refused.is_some_and(is_counted)) {
                 let refused = (0..METHODS.len()).map(|method| counts.requests(method, CLASSES.len() + index)).sum();
                 family.count(&[("api", api), ("reason", code.word)], refused)?;
+            }
+        }
+        let mut family =
+            page.counter("careportals_sidecar_would_refuse", "Requests that the rules would have refused, were they enforced.")?;
+        for (api, counts) in named(&apis) {
+            for (index, code) in labels.codes.iter().enumerate().filter(|(_, code)| code.refused == Some(RefusalScope::Rules)) {
+                family.count(&[("api", api), ("reason", code.word)], counts.would_refuse(index))?;
             }
         }
         let mut family = page.counter("careportals_sidecar_retries", "Requests that were sent again, by the reason.")?;

@@ -29,6 +29,8 @@ pub trait ProblemLabel: Label {
 pub enum RefusalScope {
     /// It refuses requests of an API.
     Api,
+    /// It refuses requests of an API, by its rules.
+    Rules,
     /// It refuses requests that no API is for.
     NoApi,
 }

@@ -34,6 +34,8 @@ pub struct ApiMetrics(Box<[Arc<Meter>]>);
 pub struct Totals {
     /// The number of requests that have ended.
     pub requests: u64,
+    /// Requests that the rules would have refused, were they enforced.
+    pub would_refuse: u64,
     /// Requests that were answered with a 5xx, by us or by the upstream.
     pub errors: u64,
     /// The requests' durations, for [`quantile`]. Tunnels are left out.
@@ -57,6 +59,7 @@ impl ApiMetrics {
     pub fn totals(&self) -> Totals {
         let mut totals = Totals { durations: self.observed(|meter| &meter.duration).buckets, ..Totals::default() };
         for meter in &self.0 {
+            totals.would_refuse += meter.would_refuse.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>();
             for (index, count) in meter.counts.iter().enumerate() {
                 let count = count.load(Ordering::Relaxed);
                 totals.requests += count;
@@ -71,6 +74,11 @@ impl ApiMetrics {
     /// Requests with this method and this answer, given by their indexes.
     pub(super) fn requests(&self, method: usize, answer: usize) -> u64 {
         self.sum(|meter| meter.counts.get(method * meter.statuses.len() + answer))
+    }
+
+    /// Requests that would have been refused with this code, given by its index.
+    pub(super) fn would_refuse(&self, code: usize) -> u64 {
+        self.sum(|meter| meter.would_refuse.get(code))
     }
 
     pub(super) fn retries(&self, reason: Retry) -> u64 {
@@ -127,6 +135,8 @@ pub struct Meter {
     counts: Box<[AtomicU64]>,
     /// The status of each answer; for a class, its first status.
     statuses: Box<[u16]>,
+    /// By the code of the problem that it would have been.
+    would_refuse: Box<[AtomicU64]>,
     duration: Histogram,
     first_byte: Histogram,
     overhead: Histogram,
@@ -186,6 +196,7 @@ impl Meter {
         Self {
             counts: zeros(METHODS.len() * statuses.len()),
             statuses,
+            would_refuse: zeros(labels.codes.len()),
             duration: Histogram::new(&LATENCY),
             first_byte: Histogram::new(&LATENCY),
             overhead: Histogram::new(&OVERHEAD),
@@ -211,6 +222,13 @@ impl Meter {
         }
         if let Some(cut) = ended.cut.and_then(|cut| self.cuts.get(cut.index())) {
             cut.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a request that the rules would have refused with `code`, were they enforced.
+    pub fn would_have_refused(&self, code: impl ProblemLabel) {
+        if let Some(count) = self.would_refuse.get(code.index()) {
+            count.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -4,11 +4,14 @@
 //! [`is_canonical`] has made sure that it has only one meaning. [`LoginPaths`] and `deny` take it as the most lenient server might:
 //! what must not be reached is reached by none of its spellings. Guarantees: no input takes longer than its length times a small constant.
 
+mod cover;
 mod decode;
 mod lenient;
+mod proposal;
 mod rule;
 
 pub use lenient::LoginPaths;
+pub use proposal::ProposedRules;
 pub use rule::Rule;
 
 use crate::careportals;

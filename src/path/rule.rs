@@ -1,5 +1,7 @@
 //! An entry of `allow` or `deny`, and which requests it matches. Pure.
 
+use std::fmt;
+
 use http::Method;
 
 use super::{
@@ -11,14 +13,14 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The method; `None` stands for any.
-    method: Option<Method>,
-    segments: Vec<Pattern>,
+    pub(super) method: Option<Method>,
+    pub(super) segments: Vec<Pattern>,
     /// The same path, as `deny` compares it.
-    lenient: LenientPattern,
+    pub(super) lenient: LenientPattern,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Pattern {
+pub(super) enum Pattern {
     /// One segment, or an equivalent spelling of it; it is empty for a trailing slash.
     Literal(String),
     /// `*`: one segment, which is not empty.
@@ -64,21 +66,20 @@ impl Rule {
         self.method.as_ref().is_none_or(|only| only == method) && self.matches_path(path)
     }
 
-    /// Whether a server could take the request for one that a rule of `deny` matches, as it could for a log-in path. In doubt the
-    /// answer is yes.
+    /// The first rule of `deny` for which a server could take the request, as it could for a log-in path. In doubt there is one.
     ///
     /// Case does not count, in the method neither, and `GET` denies `HEAD`, which servers answer from the same handler. It
     /// allocates only if the path has escapes.
     #[must_use]
-    pub fn any_denies(rules: &[Self], method: &Method, path: &str) -> bool {
+    pub fn first_that_denies<'a>(rules: &'a [Self], method: &Method, path: &str) -> Option<&'a Self> {
         if rules.is_empty() {
-            return false;
+            return None;
         }
         let read = LenientPath::new(path);
-        rules.iter().any(|rule| rule.denies_method(method) && read.reaches(&rule.lenient))
+        rules.iter().find(|rule| rule.denies_method(method) && read.reaches(&rule.lenient))
     }
 
-    fn denies_method(&self, method: &Method) -> bool {
+    pub(super) fn denies_method(&self, method: &Method) -> bool {
         self.method.as_ref().is_none_or(|denied| {
             let is = |name: &Method| method.as_str().eq_ignore_ascii_case(name.as_str());
             is(denied) || (*denied == Method::GET && is(&Method::HEAD))
@@ -126,11 +127,27 @@ impl Rule {
     }
 }
 
+/// As it is written in the settings, with one blank between method and path.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.method.as_ref().map_or("*", Method::as_str))?;
+        self.segments.iter().try_for_each(|segment| write!(f, "/{}", segment.as_written()))
+    }
+}
+
 fn first_segment(path: &str) -> (&str, Option<&str>) {
     path.split_once('/').map_or((path, None), |(segment, rest)| (segment, Some(rest)))
 }
 
 impl Pattern {
+    pub(super) fn as_written(&self) -> &str {
+        match self {
+            Self::Literal(word) => word,
+            Self::One => "*",
+            Self::Any => "**",
+        }
+    }
+
     fn text(&self) -> SegmentText<'_> {
         match self {
             Self::Literal(word) => SegmentText::Name(word),
@@ -139,7 +156,7 @@ impl Pattern {
         }
     }
 
-    fn fits(&self, segment: &str) -> bool {
+    pub(super) fn fits(&self, segment: &str) -> bool {
         match self {
             Self::Literal(word) => word == segment || Unescaped(word.as_bytes()).eq(Unescaped(segment.as_bytes())),
             Self::One => !segment.is_empty(),

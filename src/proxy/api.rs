@@ -5,9 +5,15 @@ use std::sync::{
     atomic::{AtomicU8, AtomicUsize, Ordering},
 };
 
+use http::Method;
 use tracing::{info, warn};
 
-use super::{admit::Gate, headers::HeaderRules, problem::Code, upload::ToUpstream};
+use super::{
+    admit::{Admitted, Gate, Refusal},
+    headers::HeaderRules,
+    problem::Code,
+    upload::ToUpstream,
+};
 use crate::{
     account::Account,
     clock::{Clock, Jitter},
@@ -16,7 +22,7 @@ use crate::{
     deadline::Deadlines,
     logging::{AccessLine, AccessWriter},
     metrics::Meter,
-    path::Words,
+    path::{ProposedRules, Words},
     upstream::Upstream,
 };
 
@@ -69,6 +75,8 @@ pub struct Api {
     pub words: Words,
     /// The limit of requests in flight, which all workers share.
     pub request_limit: RequestLimit,
+    /// The rules for what was seen, over all workers.
+    pub observed: SeenRequests,
     /// Whether the upstream was reached last, over all workers.
     pub reachability: ReachabilityLog,
     /// Counts this worker's requests.
@@ -91,6 +99,27 @@ pub struct Route {
     pub listener: Arc<str>,
     /// The worker that serves the connection.
     pub worker: Arc<Worker>,
+}
+
+/// The rules that an API with `observe` needs for what it has seen since the start. Clones share them.
+#[derive(Clone, Default)]
+pub struct SeenRequests(Arc<Mutex<ProposedRules>>);
+
+impl SeenRequests {
+    /// Notes a request that was admitted. `base`: the upstream's base path.
+    pub(super) fn note(&self, method: &Method, admitted: &Admitted, base: &str, words: &Words) {
+        self.look(|proposed| match admitted.would_refuse() {
+            Some(Refusal::NotCanonical | Refusal::Denied) => proposed.leave_out(),
+            // It asks about the whole server, which no rule matches.
+            _ if admitted.target() == "*" => proposed.leave_out(),
+            _ => proposed.see(method, admitted.target().path(), base, words),
+        });
+    }
+
+    /// Looks at the rules.
+    pub fn look<T>(&self, at: impl FnOnce(&mut ProposedRules) -> T) -> T {
+        at(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Limits the requests of an API in flight, over all workers. Clones share the count.

@@ -42,6 +42,7 @@ pub(super) struct Exchange {
     first_byte: Option<Duration>,
     status: Option<u16>,
     code: Option<Code>,
+    would_refuse: Option<Code>,
     upload: Option<Upload>,
     /// Finds echoes of the token that the request carried.
     carried: Option<Arc<Fingerprint>>,
@@ -93,6 +94,7 @@ impl Exchange {
             first_byte: None,
             status: None,
             code: None,
+            would_refuse: None,
             upload: None,
             carried: None,
             tunnelled_bytes: 0,
@@ -105,6 +107,12 @@ impl Exchange {
     /// Keeps a request permit until the exchange ends.
     pub(super) fn keep(&mut self, permit: RequestPermit) {
         self.permit = Some(permit);
+    }
+
+    /// The rules would have refused the request with `code`, were they enforced.
+    pub(super) fn set_would_refuse(&mut self, code: Code) {
+        self.would_refuse = Some(code);
+        self.route.api.meter.would_have_refused(code);
     }
 
     /// The request has this body.
@@ -246,6 +254,7 @@ impl Drop for Exchange {
             words: &route.api.words,
             status,
             code: code.map(Code::as_str),
+            would_refuse: self.would_refuse.map(Code::as_str),
             cut: cut.map(Cut::as_str),
             request_bytes: self.upload.as_ref().map_or(self.tunnelled_bytes, Upload::bytes),
             response_bytes: self.response_bytes,

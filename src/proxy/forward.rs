@@ -150,6 +150,12 @@ impl<'a> Forwarding<'a> {
         let Self { route, head, exchange, .. } = self;
         let admitted = route.gate.admit(&head.method, &head.uri, head.version, &head.headers, exchange.peer());
         let admitted = admitted.map_err(ProxyError::Refused)?;
+        if let Some(refusal) = admitted.would_refuse() {
+            exchange.set_would_refuse(ProxyError::Refused(refusal).code());
+        }
+        if let Some(base) = route.gate.observes_below() {
+            route.api.observed.note(&head.method, &admitted, base, &route.api.words);
+        }
         exchange.keep(route.api.request_limit.take().ok_or(ProxyError::Busy)?);
         Ok(admitted)
     }

@@ -25,12 +25,12 @@ mod router;
 mod tunnel;
 mod upload;
 
-pub use admit::{BrowserMarks, Entry, Gate, Refusal, names_loopback};
-pub use api::{Api, ReachabilityLog, RequestLimit, Route, Worker};
+pub use admit::{BrowserMarks, Entry, Explanation, Gate, Refusal, names_loopback};
+pub use api::{Api, ReachabilityLog, RequestLimit, Route, SeenRequests, Worker};
 pub use download::{CutOff, Download, ToClient};
 pub use exchange::metrics;
 pub use headers::HeaderRules;
 pub use problem::{Code, ProxyError};
 pub use required::{Required, try_source};
-pub use router::{Router, Routes};
+pub use router::{Router, Routes, choose};
 pub use upload::{ToUpstream, UploadError};

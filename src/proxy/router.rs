@@ -31,9 +31,8 @@ pub struct Router {
 
 /// The APIs behind a listen address.
 pub struct Routes {
-    first: Arc<Route>,
-    /// Each has its own prefix then, the first one too.
-    others: Vec<Arc<Route>>,
+    /// One at least. Where there are several, each has its own prefix.
+    by_prefix: Vec<Arc<Route>>,
     /// Refuses requests that have none of the prefixes.
     unrouted: Arc<Route>,
     limits: ConnectionLimits,
@@ -80,18 +79,23 @@ impl Routes {
         let gate = Gate::of_no_api(&first.gate, others.iter().map(|route| &route.gate));
         let unrouted =
             Route { api: Arc::clone(&first.api), gate, listener: Arc::clone(&first.listener), worker: Arc::clone(&first.worker) };
-        Self { first, others, unrouted: Arc::new(unrouted), limits }
+        let by_prefix = iter::once(first).chain(others).collect();
+        Self { by_prefix, unrouted: Arc::new(unrouted), limits }
     }
 
-    /// The route with the longest prefix of `path`.
     fn route_of(&self, path: &str) -> &Arc<Route> {
-        if self.others.is_empty() {
-            return &self.first;
-        }
-        let routes = iter::once(&self.first).chain(&self.others);
-        let matching = routes.filter_map(|route| Some((route.gate.prefix_of(path)?, route)));
-        matching.max_by_key(|(bytes, _)| *bytes).map_or(&self.unrouted, |(_, route)| route)
+        choose(path, &self.by_prefix, |route| &route.gate).unwrap_or(&self.unrouted)
     }
+}
+
+/// Chooses the one of the `routes` behind an address that a request for `path` is for: the only one, or the one with the longest
+/// prefix of `path`. `None`: no API has a prefix of it.
+pub fn choose<'a, R>(path: &str, routes: &'a [R], gate: impl Fn(&R) -> &Gate) -> Option<&'a R> {
+    if let [only] = routes {
+        return Some(only);
+    }
+    let matching = routes.iter().filter_map(|route| Some((gate(route).prefix_of(path)?, route)));
+    matching.max_by_key(|(bytes, _)| *bytes).map(|(_, route)| route)
 }
 
 /// Completes with what `work` gives, or with what `instead` gives when `work` panics.

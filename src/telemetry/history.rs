@@ -126,7 +126,7 @@ mod tests {
         let totals = |requests, errors| {
             let mut durations: Buckets = [0; BUCKETS];
             durations[3] = requests;
-            Totals { requests, errors, durations }
+            Totals { requests, errors, durations, ..Totals::default() }
         };
         CounterReading {
             at: SystemTime::UNIX_EPOCH + STEP * u32::try_from(step).unwrap(),

@@ -92,6 +92,8 @@ function verdict(accounts, apis) {
   }
   const failing = apis.filter((each) => each.past.failing);
   if (failing.length) return say("warn", "Errors", `Working, but many requests to ${names(failing)} fail.`, "What to do: read status and code in the log’s lines; they tell CarePortals’ own errors from trouble on the way there.");
+  const observed = apis.filter((each) => each.observe);
+  if (observed.length) return say("warn", "Rules off", `Working, but the rules of ${names(observed)} are not enforced: observe = true.`, "What to do: when no request that should pass is counted any more, take `observe` out of the settings, and reload.");
   if (!apis.every((each) => each.requests === 0)) return say("ok", "OK", "Working.");
   const door = apis.flatMap((each) => each.listen ?? []).find((each) => /:\d+$/.test(each));
   return say("ok", "OK", "Working. No request has come yet.", door ? `Your app’s base URL: http://${door}` : "");
@@ -299,6 +301,7 @@ function service(api, accounts) {
   if (shown.phase === "draining") return { tone: "busy", sign: "off", word: "draining" };
   const account = accounts.find((each) => each.name === api.account);
   if (account && !account.view.works) return account.state === "logging_in" ? { tone: "busy", word: "waits for the log-in" } : { tone: "bad", word: "not served: no token" };
+  if (api.observe) return { tone: "warn", word: `rules not enforced: ${plural(api.would_refuse ?? 0, "request")} would have been refused` };
   return api.past.failing ? { tone: "warn", word: "many errors" } : { tone: "ok", word: "served" };
 }
 

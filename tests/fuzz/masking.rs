@@ -141,6 +141,7 @@ fn check_access(form: &Form, input: &Input<'_>) {
         words: &words,
         status: 200,
         code: input.code,
+        would_refuse: None,
         cut: None,
         request_bytes: input.number,
         response_bytes: input.number,

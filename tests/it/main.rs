@@ -10,6 +10,7 @@
 mod harness;
 
 // Start and settings.
+mod check;
 mod cli;
 mod interruptions;
 mod lifecycle;
@@ -64,6 +65,7 @@ mod callers;
 mod floods;
 mod hostile_http1;
 mod hostile_http2;
+mod observe;
 mod problems;
 mod refuse;
 mod require_header;

@@ -505,6 +505,7 @@ fn the_documentation_lists_every_value_that_a_label_has() {
         .collect();
     for (name, label, row) in [
         ("refusals_total", "reason", "reason of refusals"),
+        ("would_refuse_total", "reason", "reason of requests that would be refused"),
         ("retries_total", "reason", "reason of retries"),
         ("answers_cut_total", "reason", "reason of answers cut"),
         ("upstream_connections", "state", "state of connections"),

@@ -42,6 +42,8 @@ table! {
     allow: Optional<List<RequestRule>>, Shown("everything but log-in paths");
     /// Requests that never pass, in any spelling, even where `allow` lets them.
     deny: List<RequestRule> = [];
+    /// Judges and counts by `allow`, `deny` and the canonical form, and refuses nothing for them.
+    observe: Switch = false;
     /// Fixed headers that each request gets.
     headers: RequestHeaders = {};
     /// Whether cookies pass, in both directions.
@@ -162,6 +164,8 @@ built! {
         allow: Option<Vec<Rule>> = api.allow.get(),
         /// A request that matches one of these rules is refused, even where `allow` lets it pass.
         deny: Vec<Rule> = api.deny.get(),
+        /// The rules are judged and counted, and not enforced.
+        observe: bool = api.observe.get(),
         cookies: Cookies = api.cookies.get(),
         headers: Vec<(HeaderName, HeaderValue)> = api.headers.get(),
         allowed_hosts: AllowedHosts = api.allowed_hosts.get(),

@@ -15,6 +15,7 @@ use super::{
     relations,
     setting::{Findings, Setting},
     tables::Written,
+    warnings,
 };
 use crate::{
     careportals::{LOGIN_PATHS, Preset},
@@ -44,6 +45,7 @@ pub(super) fn config(written: Written, environment: &Environment, findings: &mut
     let Written { top, mut accounts, mut apis } = written;
     let egress = egress::read(environment, findings);
     let login_paths = login_paths(&apis, &choices, &refreshes);
+    warnings::find(&top, &apis, &login_paths, findings);
 
     // Build all of them before any `?`, so that every fault is reported.
     let mut built: Vec<Option<Account>> = Vec::new();

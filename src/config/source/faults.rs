@@ -115,6 +115,12 @@ impl Diagnostic {
         self
     }
 
+    /// Puts what the message is about before it.
+    pub(super) fn about(mut self, subject: impl fmt::Display) -> Self {
+        self.message = format!("{subject}: {}", self.message);
+        self
+    }
+
     /// Adds "did you mean" when a known name is near.
     pub(super) fn did_you_mean<'a>(self, written: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         match nearest(written, &mut known.into_iter()) {

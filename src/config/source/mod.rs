@@ -35,6 +35,7 @@ mod toml;
 pub mod top_level;
 mod url;
 mod variables;
+mod warnings;
 mod words;
 
 #[cfg(test)]

@@ -132,8 +132,9 @@ pub(super) fn serialized_origin(text: &str) -> Result<String, Diagnostic> {
 pub(super) fn upstream(text: &str) -> Result<Upstream, Diagnostic> {
     let Address::Absolute { origin, path } = address(text)? else { return Err(no_url()) };
     // A rule judges the base path too, and it judges only what can be read in one way.
-    let hint = "write letters, digits and `-._~` as they are, not percent-encoded";
-    ensure!(path.is_empty() || is_canonical(&path), "its path is not in canonical form", hint = hint);
+    let wrong = "its path is not in canonical form: with `allow` or `deny` each request would be a 400";
+    let hint = "leave out `;`, `//` and dots at the end of a segment, and write letters, digits and `-._~` as they are, not percent-encoded";
+    ensure!(path.is_empty() || is_canonical(&path), wrong, hint = hint);
     Ok(Upstream { origin, base_path: path.trim_end_matches('/').to_owned() })
 }
 

@@ -64,6 +64,8 @@ pub struct AccessLine<'a> {
     pub status: u16,
     /// The problem's code, when the answer is our own.
     pub code: Option<&'a str>,
+    /// The code with which the rules would have refused the request, were they enforced.
+    pub would_refuse: Option<&'a str>,
     /// Why the answer ended early.
     pub cut: Option<&'a str>,
     /// The length of the request's body.
@@ -244,7 +246,7 @@ impl LineWriter<'_> {
         self.word("method", method_name(line.method));
         self.path(line.path, line.words);
         self.status(line.status);
-        for (key, value) in [("code", line.code), ("cut", line.cut)] {
+        for (key, value) in [("code", line.code), ("would_refuse", line.would_refuse), ("cut", line.cut)] {
             if let Some(value) = value {
                 self.word(key, value);
             }

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use super::{
+    cover::covers,
     decode::{decode, is_seen},
     without_query,
 };
@@ -90,6 +91,11 @@ impl<'a> LenientPath<'a> {
     }
 }
 
+/// Whether `segment` takes every segment that `other` stands for.
+fn takes(segment: &LenientSegment, other: &LenientSegment) -> bool {
+    *other != LenientSegment::Any && (*segment == LenientSegment::One || segment == other)
+}
+
 /// One segment of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LenientSegment {
@@ -170,6 +176,19 @@ impl LenientPattern {
         };
         let (one, any) = (bits(&LenientSegment::One), bits(&LenientSegment::Any));
         Self { segments, one, any }
+    }
+
+    /// Whether every path that reaches `other` reaches this pattern too. It may say no where that is so.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        let is_whole = |pattern: &Self| pattern.segments.len() < MAX_SEGMENTS;
+        is_whole(self) && is_whole(other) && covers(&self.segments, &other.segments, &LenientSegment::Any, takes)
+    }
+
+    /// Whether some path under `base` reaches the pattern; `base` has no slash at its end.
+    pub(super) fn may_be_under(&self, base: &str) -> bool {
+        let decoded = decode(base.as_bytes()).unwrap_or(Cow::Borrowed(base.as_bytes()));
+        let names = decoded.split(|&byte| is_separator(byte)).skip(1);
+        names.fold(self.skip_any(1), |states, name| self.step(states, states, name)) != 0
     }
 
     /// Follows all readings of `decoded` at once: bit `i` of a state is set when some reading has matched our first `i`

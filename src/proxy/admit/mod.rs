@@ -7,6 +7,7 @@
 //! Files, each using only those before it: `browser` (what a browser says of itself).
 
 mod browser;
+mod rules;
 
 use std::{fmt, net::Ipv6Addr, sync::Arc};
 
@@ -21,9 +22,10 @@ pub use browser::{BrowserMarks, names_loopback};
 use super::{headers::HostAndPort, required::Required};
 use crate::{
     config::{AllowedHosts, Api, Config},
-    path::{LoginPaths, Prefix, Rule, is_canonical},
+    path::{LoginPaths, Prefix, Rule},
     server::Peer,
 };
+use rules::{Rules, Ruling};
 
 /// Admits the requests of one API at one kind of listener. Built once.
 pub struct Gate {
@@ -45,8 +47,7 @@ struct Conditions {
     required: Option<Required>,
     callers: AllowedCallers,
     login_paths: LoginPaths,
-    allow: Option<Vec<Rule>>,
-    deny: Vec<Rule>,
+    rules: Rules,
 }
 
 /// How clients reach a listener.
@@ -61,6 +62,7 @@ pub enum Entry {
 /// A request that may be forwarded. Only [`Gate::admit`] makes one.
 pub(super) struct Admitted {
     target: PathAndQuery,
+    would_refuse: Option<Refusal>,
 }
 
 impl Admitted {
@@ -69,6 +71,25 @@ impl Admitted {
     pub(super) fn target(&self) -> &PathAndQuery {
         &self.target
     }
+
+    /// Why the rules would refuse the request; they are observed and not enforced.
+    #[must_use]
+    pub(super) fn would_refuse(&self) -> Option<Refusal> {
+        self.would_refuse
+    }
+}
+
+/// What method and target alone decide about a request, in answer to [`Gate::explain`].
+#[derive(Debug)]
+pub struct Explanation<'a> {
+    /// Why it is refused; `None`: it passes.
+    pub refusal: Option<Refusal>,
+    /// Why the rules would refuse it if they were enforced.
+    pub would_refuse: Option<Refusal>,
+    /// The rule that decides: one of `deny` if the request is denied, else one of `allow`; `None`: there is none.
+    pub rule: Option<&'a Rule>,
+    /// The target that is judged, and that the upstream gets if the request passes. `None`: there is no such target.
+    pub target: Option<PathAndQuery>,
 }
 
 impl fmt::Debug for Admitted {
@@ -101,7 +122,9 @@ pub enum Refusal {
     LoginPath,
     /// There are rules, and the path could be read in more than one way.
     NotCanonical,
-    /// A rule forbids it, or none allows it.
+    /// A rule of `deny` forbids it.
+    Denied,
+    /// No rule of `allow` lets it pass.
     NotAllowed,
     /// It is not certain where the body ends.
     BadFraming,
@@ -124,8 +147,7 @@ impl Gate {
             required,
             callers: AllowedCallers::new(api),
             login_paths: config.login_paths.clone(),
-            allow: api.allow.clone(),
-            deny: api.deny.clone(),
+            rules: Rules::new(api),
         };
         Self { conditions: Arc::new(conditions), others: Vec::new() }
     }
@@ -141,6 +163,11 @@ impl Gate {
     pub(super) fn prefix_of(&self, path: &str) -> Option<usize> {
         let prefix = self.conditions.prefix.as_ref();
         prefix.map_or(Some(0), |prefix| prefix.strip(path).map(|_| prefix.as_str().len()))
+    }
+
+    /// The upstream's base path, if the rules are observed and not enforced.
+    pub(super) fn observes_below(&self) -> Option<&str> {
+        self.conditions.rules.observe.then_some(&self.conditions.base_path)
     }
 
     /// Judges a request in the order that users are told, so that the first fault is the one they read about.
@@ -160,15 +187,31 @@ impl Gate {
     }
 }
 
+impl Gate {
+    /// Judges method and target alone, by the functions that [`Self::admit`] uses: whoever asks has no head and no caller. An
+    /// unknown API is found by [`Self::prefix_of`].
+    #[must_use]
+    pub fn explain(&self, method: &Method, uri: &Uri) -> Explanation<'_> {
+        let conditions = &self.conditions;
+        let asked = method_is_served(method).and_then(|()| conditions.asked_for(method, uri, Version::HTTP_11));
+        let target = asked.and_then(|asked| conditions.at_upstream(asked));
+        let judged = target.clone().and_then(|target| conditions.judge_target(method, &target));
+        let (refusal, ruling) = match judged {
+            Ok(ruling) => (ruling.refusal.filter(|_| !conditions.rules.observe), Some(ruling)),
+            Err(refusal) => (Some(refusal), None),
+        };
+        let would_refuse = ruling.and_then(|ruling| ruling.refusal).filter(|_| refusal.is_none());
+        Explanation { refusal, would_refuse, rule: ruling.and_then(|ruling| ruling.rule), target: target.ok() }
+    }
+}
+
 impl Conditions {
     fn judge(&self, method: &Method, uri: &Uri, version: Version, headers: &HeaderMap, peer: &Peer) -> Result<Admitted, Refusal> {
         let head = Head::read(uri, version, headers);
         if !head.host_count_fits(version) {
             return Err(Refusal::HostCount);
         }
-        if matches!(*method, Method::CONNECT | Method::TRACE) {
-            return Err(Refusal::MethodNotAllowed);
-        }
+        method_is_served(method)?;
         if !self.host_passes(head.host) {
             return Err(Refusal::HostNotAllowed);
         }
@@ -183,17 +226,25 @@ impl Conditions {
             return Err(Refusal::CallerNotAllowed);
         }
         let target = self.at_upstream(asked)?;
-        if self.login_paths.contains(target.path()) {
-            return Err(Refusal::LoginPath);
-        }
-        self.rules_pass(method, target.path())?;
+        let would_refuse = match self.judge_target(method, &target)?.refusal {
+            Some(refusal) if !self.rules.observe => return Err(refusal),
+            observed => observed,
+        };
         if !head.framing_is_certain(version) {
             return Err(Refusal::BadFraming);
         }
         if head.unmet_expectation {
             return Err(Refusal::ExpectationFailed);
         }
-        Ok(Admitted { target })
+        Ok(Admitted { target, would_refuse })
+    }
+
+    /// Judges the target that the upstream would get, base path included: it must read the path as it was judged.
+    fn judge_target(&self, method: &Method, target: &PathAndQuery) -> Result<Ruling<'_>, Refusal> {
+        if self.login_paths.contains(target.path()) {
+            return Err(Refusal::LoginPath);
+        }
+        Ok(self.rules.judge(method, target.path()))
     }
 
     fn host_passes(&self, host: HeadField<'_>) -> bool {
@@ -261,23 +312,6 @@ impl Conditions {
         PathAndQuery::from_maybe_shared(whole).map_err(|_| Refusal::BadTarget)
     }
 
-    /// Judges `path` by the rules. It is the path that is sent, base path included: the upstream must read it as it was judged.
-    fn rules_pass(&self, method: &Method, path: &str) -> Result<(), Refusal> {
-        if self.allow.is_none() && self.deny.is_empty() {
-            return Ok(());
-        }
-        // `OPTIONS *` asks about the whole server, which no rule matches.
-        if path == "*" {
-            return Err(Refusal::NotAllowed);
-        }
-        if !is_canonical(path) {
-            return Err(Refusal::NotCanonical);
-        }
-        let any_matches = |rules: &[Rule]| rules.iter().any(|rule| rule.matches(method, path));
-        let is_allowed = self.allow.as_deref().is_none_or(any_matches) && !Rule::any_denies(&self.deny, method, path);
-        if is_allowed { Ok(()) } else { Err(Refusal::NotAllowed) }
-    }
-
     /// Whether no browser sent the request, or for a page that may call: of an allowed origin, or served under the host that it
     /// calls. Over TCP the latter host must be loopback's: any other name, the upstream's too, can be made to lead here.
     fn page_passes(&self, head: &Head<'_>, uri: &Uri, version: Version, headers: &HeaderMap) -> bool {
@@ -289,6 +323,10 @@ impl Conditions {
         let rebound = || self.entry == Entry::Tcp && marks.are_there() && !names_loopback(uri, version, headers);
         !marks.are_foreign_to(head.host) && !opens_page && !rebound()
     }
+}
+
+fn method_is_served(method: &Method) -> Result<(), Refusal> {
+    if matches!(*method, Method::CONNECT | Method::TRACE) { Err(Refusal::MethodNotAllowed) } else { Ok(()) }
 }
 
 /// The users and groups that may call: `allow_uids` and `allow_gids`. If both are empty, anyone may, and the kernel is not

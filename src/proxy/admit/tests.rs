@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{config::fixture, proxy::headers::tests::api};
+use crate::{config::fixture, path::is_canonical, proxy::headers::tests::api};
 
 fn config() -> Config {
     Config { login_paths: LoginPaths::new(["/auth", "/auth/login", "/v2/token"]), ..fixture::config() }
@@ -570,13 +570,13 @@ fn deny_wins_over_allow_and_is_enough_by_itself() {
         api.deny = rules(&["DELETE /**", "* /customers/*/secret"]);
     };
     get("/customers/7").to(both).passes();
-    get("/customers/7").by(Method::DELETE).to(both).refused_for(Refusal::NotAllowed);
-    get("/customers/7/secret").to(both).refused_for(Refusal::NotAllowed);
+    get("/customers/7").by(Method::DELETE).to(both).refused_for(Refusal::Denied);
+    get("/customers/7/secret").to(both).refused_for(Refusal::Denied);
     get("/customers/7/%73ecret").to(both).refused_for(Refusal::NotCanonical);
     let deny = |api: &mut Api| api.deny = rules(&["* /admin/**"]);
     get("/elsewhere").to(deny).passes();
-    get("/admin").to(deny).refused_for(Refusal::NotAllowed);
-    get("/admin/").to(deny).refused_for(Refusal::NotAllowed);
+    get("/admin").to(deny).refused_for(Refusal::Denied);
+    get("/admin/").to(deny).refused_for(Refusal::Denied);
     get("*").by(Method::OPTIONS).to(deny).refused_for(Refusal::NotAllowed);
 }
 
@@ -584,14 +584,76 @@ fn deny_wins_over_allow_and_is_enough_by_itself() {
 fn deny_refuses_what_a_careless_server_would_take_for_the_same() {
     let deny = |api: &mut Api| api.deny = rules(&["* /customers/*/ssn", "GET /notes"]);
     for target in ["/customers/1/SSN", "/Customers/1/ssn", "/customers/1/ssn/", "/customers/1/ssn?x", "/NOTES/"] {
-        get(target).to(deny).refused_for(Refusal::NotAllowed);
+        get(target).to(deny).refused_for(Refusal::Denied);
     }
     for target in ["/customers/1", "/customers/1/ssnx", "/notes/1"] {
         get(target).to(deny).sent_as(target);
     }
-    get("/notes").by(Method::HEAD).to(deny).refused_for(Refusal::NotAllowed);
-    get("/notes").by(Method::from_bytes(b"gEt").unwrap()).to(deny).refused_for(Refusal::NotAllowed);
+    get("/notes").by(Method::HEAD).to(deny).refused_for(Refusal::Denied);
+    get("/notes").by(Method::from_bytes(b"gEt").unwrap()).to(deny).refused_for(Refusal::Denied);
     get("/notes").by(Method::POST).to(deny).passes();
+}
+
+#[test]
+fn observed_rules_refuse_nothing_and_all_else_is_enforced() {
+    let observed = |api: &mut Api| {
+        api.observe = true;
+        api.allow = Some(rules(&["GET /customers/**"]));
+        api.deny = rules(&["* /customers/*/ssn"]);
+    };
+    for (target, would_refuse) in [
+        ("/customers/7", None),
+        ("/orders", Some(Refusal::NotAllowed)),
+        ("/customers/7/SSN", Some(Refusal::Denied)),
+        ("/customers//7", Some(Refusal::NotCanonical)),
+    ] {
+        get(target).to(observed).sent_as(target);
+        let mut api = api();
+        observed(&mut api);
+        let uri = target.parse().unwrap();
+        let headers = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static("localhost"))]);
+        let gate = Gate::new(&config(), &api, None, Entry::Tcp);
+        let admitted = gate.admit(&Method::GET, &uri, Version::HTTP_11, &headers, &nobody()).unwrap();
+        assert_eq!(admitted.would_refuse(), would_refuse, "{target}");
+        let explained = gate.explain(&Method::GET, &uri);
+        assert_eq!((explained.refusal, explained.would_refuse), (None, would_refuse), "{target}");
+    }
+    get("/auth").to(observed).refused_for(Refusal::LoginPath);
+    get("/customers/7").to(observed).host("evil.example").refused_for(Refusal::HostNotAllowed);
+    get("/customers/7").by(Method::TRACE).to(observed).refused_for(Refusal::MethodNotAllowed);
+    // Before there are rules, an observer learns which paths will not be canonical once there are.
+    get("/a//b").to(|api| api.observe = true).sent_as("/a//b");
+}
+
+#[test]
+fn what_is_explained_is_what_would_be_done_and_names_the_rule_as_it_is_written() {
+    let ruled = |api: &mut Api| {
+        api.upstream.base_path = "/v2".to_owned();
+        api.prefix = Some(Prefix::parse("/crm").unwrap());
+        api.allow = Some(rules(&["GET /v2/orders", "GET  /v2/customers/**"]));
+        api.deny = rules(&["* /v2/x", "* /v2/customers/*/ssn"]);
+    };
+    for (method, target, expected, rule, sent) in [
+        ("GET", "/crm/customers/1?x=1", None, Some("GET /v2/customers/**"), Some("/v2/customers/1?x=1")),
+        ("GET", "/crm/customers/1/SSN", Some(Refusal::Denied), Some("* /v2/customers/*/ssn"), Some("/v2/customers/1/SSN")),
+        ("POST", "/crm/orders", Some(Refusal::NotAllowed), None, Some("/v2/orders")),
+        ("GET", "/crm//orders", Some(Refusal::NotCanonical), None, Some("/v2//orders")),
+        ("GET", "/orders", Some(Refusal::NoApi), None, None),
+        ("GET", "http://evil.example/crm/orders", Some(Refusal::BadTarget), None, None),
+        ("TRACE", "/crm/orders", Some(Refusal::MethodNotAllowed), None, None),
+    ] {
+        let mut api = api();
+        ruled(&mut api);
+        let (method, uri) = (Method::from_bytes(method.as_bytes()).unwrap(), target.parse().unwrap());
+        let gate = Gate::new(&config(), &api, None, Entry::Tcp);
+        let explained = gate.explain(&method, &uri);
+        assert_eq!(explained.refusal, expected, "{target}");
+        assert_eq!(explained.rule.map(ToString::to_string).as_deref(), rule, "{target}");
+        assert_eq!(explained.target.as_ref().map(PathAndQuery::as_str), sent, "{target}");
+        let headers = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static("localhost"))]);
+        let judged = gate.admit(&method, &uri, Version::HTTP_11, &headers, &nobody());
+        assert_eq!(judged.err(), expected, "{target}");
+    }
 }
 
 #[test]

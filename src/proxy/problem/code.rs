@@ -85,9 +85,8 @@ impl ProblemLabel for Code {
             | Self::CrossSite
             | Self::HeaderRequired
             | Self::CallerNotAllowed
-            | Self::LoginPath
-            | Self::NotCanonical
-            | Self::NotAllowed => Some(RefusalScope::Api),
+            | Self::LoginPath => Some(RefusalScope::Api),
+            Self::NotCanonical | Self::NotAllowed => Some(RefusalScope::Rules),
             Self::LoggedOut
             | Self::TokenPending
             | Self::LoginFailing

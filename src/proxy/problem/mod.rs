@@ -103,7 +103,7 @@ impl ProxyError {
                 Refusal::NoApi => (Code::NoApi, "http_request_denied"),
                 Refusal::LoginPath => (Code::LoginPath, "http_request_denied"),
                 Refusal::NotCanonical => (Code::NotCanonical, "http_request_error"),
-                Refusal::NotAllowed => (Code::NotAllowed, "http_request_denied"),
+                Refusal::Denied | Refusal::NotAllowed => (Code::NotAllowed, "http_request_denied"),
                 Refusal::BadFraming => (Code::BadFraming, "http_request_error"),
                 Refusal::ExpectationFailed => (Code::ExpectationFailed, "http_request_error"),
             },

@@ -44,6 +44,7 @@ fn line<'a>(path: &'a str, method: &'a Method, words: &'a Words) -> AccessLine<'
         words,
         status: 200,
         code: None,
+        would_refuse: None,
         cut: None,
         request_bytes: 0,
         response_bytes: 10_240,
@@ -79,6 +80,7 @@ fn a_line_is_one_json_object() {
         listener: "unix:/run/my \"socket\"",
         status: 502,
         code: Some("upstream_closed"),
+        would_refuse: Some("not_allowed"),
         cut: Some("client_gone"),
         upstream_first_byte: None,
         request_id: "a\"\n\\",
@@ -91,7 +93,7 @@ fn a_line_is_one_json_object() {
         concat!(
             r#"{"timestamp":"2024-02-29T00:00:00.000042Z","level":"INFO","message":"request","api":"emr","#,
             r#""listener":"unix:/run/my \"socket\"","method":"GET","path":"/customers/{…}","status":502,"#,
-            r#""code":"upstream_closed","cut":"client_gone","request_bytes":0,"response_bytes":10240,"duration_us":1234,"#,
+            r#""code":"upstream_closed","would_refuse":"not_allowed","cut":"client_gone","request_bytes":0,"response_bytes":10240,"duration_us":1234,"#,
             r#""request_id":"a\"\n\\","uid":1000,"pid":4194304,"target":"careportals_sidecar::access"}"#,
             "\n"
         )

@@ -31,6 +31,7 @@ pub(in crate::proxy) fn api() -> Api {
         prefix: None,
         allow: None,
         deny: Vec::new(),
+        observe: false,
         cookies: Cookies::Strip,
         headers: Vec::new(),
         allowed_hosts: AllowedHosts::Names(Vec::new()),

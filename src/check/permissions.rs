@@ -1,0 +1,100 @@
+//! Finds secret, key and settings files that others may read or write.
+//!
+//! It looks at modes and file systems alone, and opens no file.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use crate::config::{
+    Account, Config, Source,
+    source::{Loaded, ValueOrigin},
+};
+
+const READABLE: &str = "take that right from the others (chmod o-r)";
+const WRITABLE: &str = "take that right from the others (chmod o-w)";
+
+/// The warnings: for each, the key that names the file, what may go wrong, and a hint. `loaded`: how `config` was written.
+#[must_use]
+pub fn open_files(config: &Config, loaded: &Loaded) -> Vec<(String, String, &'static str)> {
+    let mut warnings = Vec::new();
+    let mut look = |key: &str, path: &Path, is_secret: bool| {
+        let found = findings(path, is_secret).into_iter();
+        warnings.extend(found.map(|(message, hint)| (key.to_owned(), message, hint)));
+    };
+    for account in &config.accounts {
+        for (key, file, is_secret) in files_of(account) {
+            look(&format!("accounts.{}.{key}", account.name), file, is_secret);
+        }
+    }
+    for api in &config.apis {
+        if let Some(Source::File(path)) = api.require_header.as_ref().and_then(|required| required.value.as_ref()) {
+            look(&format!("apis.{}.require_header.value", api.name), path, true);
+        }
+    }
+    let own = config.tls.client_certificate.as_ref();
+    let of_tls: [(&str, Option<&PathBuf>); 4] = [
+        ("tls_key_file", own.map(|own| &own.key)),
+        ("tls_cert_file", own.map(|own| &own.certificates)),
+        ("ca_file", config.tls.ca_file.as_ref()),
+        ("ca_only_file", config.tls.ca_only_file.as_ref()),
+    ];
+    for (key, path) in of_tls {
+        if let Some(path) = path {
+            look(key, path, key == "tls_key_file");
+        }
+    }
+    if let Some(path) = &loaded.file {
+        look("", path, holds_secrets(loaded));
+    }
+    warnings
+}
+
+/// The files of an account, each with its key, and whether it holds a secret.
+fn files_of(account: &Account) -> impl Iterator<Item = (&'static str, &Path, bool)> {
+    let login = account.login.iter().flat_map(|login| [("username", &login.username, true), ("password", &login.password, true)]);
+    let all = std::iter::once(("organization", &account.organization, false)).chain(login);
+    all.filter_map(|(key, source, is_secret)| match source {
+        Source::File(path) => Some((key, path.as_path(), is_secret)),
+        Source::Value(_) | Source::Command(_) => None,
+    })
+}
+
+/// Whether the settings file itself holds a value that is never shown.
+fn holds_secrets(loaded: &Loaded) -> bool {
+    let in_file = loaded.values.iter().filter(|value| matches!(value.origin, ValueOrigin::File { .. }));
+    in_file.into_iter().any(|value| value.shown.contains("[redacted]"))
+}
+
+fn findings(path: &Path, is_secret: bool) -> Vec<(String, &'static str)> {
+    // A file that is absent or out of reach is told elsewhere.
+    let mode = |path: &Path| fs::metadata(path).map(|found| found.permissions().mode()).unwrap_or_default();
+    let (shown, directory) = (path.display(), path.parent().filter(|directory| !directory.as_os_str().is_empty()));
+    let mut found = Vec::new();
+    if mode(path) & 0o002 != 0 {
+        found.push((format!("everybody may write to {shown}"), WRITABLE));
+    }
+    // With the sticky bit only a file's owner may replace it.
+    if let Some(directory) = directory.filter(|directory| mode(directory) & 0o1002 == 0o002) {
+        found.push((format!("everybody may write to {}, and so may replace {shown}", directory.display()), WRITABLE));
+    }
+    if is_secret && mode(path) & 0o004 != 0 && !is_in_memory(path) {
+        found.push((format!("everybody may read {shown}, which holds a secret"), READABLE));
+    }
+    found
+}
+
+/// Whether the file is on a tmpfs, where Kubernetes and systemd mount secrets: other users of the machine don't reach it there.
+#[cfg(target_os = "linux")]
+fn is_in_memory(path: &Path) -> bool {
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58f6;
+    rustix::fs::statfs(path).is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| matches!(kind, TMPFS | RAMFS)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_in_memory(_: &Path) -> bool {
+    false
+}

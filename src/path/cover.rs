@@ -1,0 +1,200 @@
+//! Tells which rules can never decide about a request, for the warnings of `check`. Pure.
+
+use http::Method;
+
+use super::rule::{Pattern, Rule};
+
+impl Rule {
+    /// Whether the rule, as one of `allow`, lets everything through that `other` does. It may say no where that is so.
+    #[must_use]
+    pub fn allows_all_of(&self, other: &Self) -> bool {
+        let by_method = self.method.is_none() || self.method == other.method;
+        by_method && covers(&self.segments, &other.segments, &Pattern::Any, takes)
+    }
+
+    /// Whether the rule, as one of `deny`, refuses everything that `other` does. It may say no where that is so.
+    #[must_use]
+    pub fn denies_all_of(&self, other: &Self) -> bool {
+        let by_method = match (&self.method, &other.method) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(_), Some(method)) => self.denies_method(method),
+        };
+        by_method && self.lenient.covers(&other.lenient)
+    }
+
+    /// Whether the rule, as one of `allow`, matches some path under `base`, which has no slash at its end.
+    #[must_use]
+    pub fn may_allow_under(&self, base: &str) -> bool {
+        goes_on_below(&self.segments, base.split('/').skip(1))
+    }
+
+    /// Whether the rule, as one of `deny`, matches some path under `base`.
+    #[must_use]
+    pub fn may_deny_under(&self, base: &str) -> bool {
+        self.lenient.may_be_under(base)
+    }
+
+    /// The only path that the rule, as one of `allow`, matches; `None` when it has a `*`.
+    #[must_use]
+    pub fn only_path(&self) -> Option<String> {
+        let is_literal = |pattern: &Pattern| matches!(pattern, Pattern::Literal(_));
+        self.segments.iter().all(is_literal).then(|| self.path())
+    }
+
+    /// The path as it is written in the settings.
+    #[must_use]
+    pub fn path(&self) -> String {
+        self.segments.iter().flat_map(|segment| ["/", segment.as_written()]).collect()
+    }
+
+    /// The method that the rule names; `None` for `*`.
+    #[must_use]
+    pub fn method(&self) -> Option<&Method> {
+        self.method.as_ref()
+    }
+}
+
+/// Whether `pattern` takes every segment that `other` stands for.
+fn takes(pattern: &Pattern, other: &Pattern) -> bool {
+    match (pattern, other) {
+        (_, Pattern::Any) | (Pattern::Literal(_), Pattern::One) => false,
+        (pattern, Pattern::Literal(word)) => pattern.fits(word),
+        (Pattern::One | Pattern::Any, Pattern::One) => true,
+    }
+}
+
+/// Whether `patterns` match all that `others` do: the one that `is_any` takes any number of them, another one takes one.
+pub(super) fn covers<T: PartialEq>(patterns: &[T], others: &[T], is_any: &T, takes: impl Fn(&T, &T) -> bool) -> bool {
+    let (mut at, mut other, mut last_any) = (0, 0, None);
+    loop {
+        match (patterns.get(at), others.get(other)) {
+            (Some(pattern), _) if pattern == is_any => {
+                at += 1;
+                last_any = Some((at, other));
+            }
+            (Some(pattern), Some(next)) if takes(pattern, next) => (at, other) = (at + 1, other + 1),
+            (None, None) => return true,
+            // Only the last `**` so far takes one more, since an earlier one could not match more by that.
+            _ => match last_any {
+                Some((after, until)) if until < others.len() => {
+                    (at, other) = (after, until + 1);
+                    last_any = Some((at, other));
+                }
+                _ => return false,
+            },
+        }
+    }
+}
+
+/// Whether `patterns` match a path that begins with the segments of `base` and has one more at least.
+fn goes_on_below<'a>(patterns: &[Pattern], base: impl Iterator<Item = &'a str>) -> bool {
+    // How many patterns have matched, in every way to match them.
+    let mut matched: Vec<bool> = (0..patterns.len()).map(|at| at == 0).collect();
+    let skip_any = |matched: &mut Vec<bool>| {
+        for at in 1..patterns.len() {
+            matched[at] |= matched[at - 1] && patterns[at - 1] == Pattern::Any;
+        }
+    };
+    skip_any(&mut matched);
+    for segment in base {
+        let before = matched.clone();
+        for at in 0..patterns.len() {
+            let by_one = at > 0 && before[at - 1] && patterns[at - 1] != Pattern::Any && patterns[at - 1].fits(segment);
+            matched[at] = by_one || (before[at] && patterns[at] == Pattern::Any);
+        }
+        skip_any(&mut matched);
+    }
+    matched.contains(&true)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::path::is_canonical;
+
+    /// Rules over a small alphabet, in which some names are alike to a careless server.
+    fn rule() -> impl Strategy<Value = Rule> {
+        let segment = proptest::sample::select(vec!["a", "A", "b", "a.json", "index.php", "*", "*", "**"]);
+        let path = (proptest::collection::vec(segment, 1..5), any::<bool>());
+        (proptest::sample::select(vec!["*", "GET", "HEAD", "POST"]), path).prop_map(|(method, (segments, slash))| {
+            let end = if slash { "/" } else { "" };
+            Rule::parse(&format!("{method} /{}{end}", segments.join("/"))).unwrap()
+        })
+    }
+
+    /// Every canonical path of up to four segments over a small alphabet.
+    fn paths() -> Vec<String> {
+        let names = ["a", "A", "b", "c", "a.json", "index.php", ""];
+        let mut paths = vec![String::new()];
+        let mut all = Vec::new();
+        for _ in 0..4 {
+            paths = paths.iter().flat_map(|path| names.map(|name| format!("{path}/{name}"))).collect();
+            all.extend(paths.iter().filter(|path| is_canonical(path)).cloned());
+            paths.retain(|path| !path.ends_with('/'));
+        }
+        all
+    }
+
+    fn denies(rule: &Rule, method: &Method, path: &str) -> bool {
+        Rule::first_that_denies(std::slice::from_ref(rule), method, path).is_some()
+    }
+
+    #[test]
+    fn a_wider_rule_makes_a_narrower_one_superfluous() {
+        for (wide, narrow, allows, denies) in [
+            ("* /a/**", "GET /a/b/c", true, true),
+            ("GET /a/*", "GET /a/b", true, true),
+            ("GET /a/*", "GET /a/", false, false),
+            ("GET /a", "GET /a", true, true),
+            ("GET /a", "HEAD /a", false, true),
+            ("GET /A/", "GET /a", false, true),
+            ("GET /a", "* /a", false, false),
+            ("GET /a/b", "GET /a/*", false, false),
+            ("GET /**/b", "GET /a/**/b", true, true),
+            ("GET /a/**/b", "GET /**/b", false, false),
+            ("GET /a/**", "GET /a", true, true),
+        ] {
+            let [wide, narrow] = [wide, narrow].map(|text| Rule::parse(text).unwrap());
+            assert_eq!((wide.allows_all_of(&narrow), wide.denies_all_of(&narrow)), (allows, denies), "{wide} {narrow}");
+        }
+    }
+
+    #[test]
+    fn many_stars_cost_little() {
+        let deep = |segments: &str| Rule::parse(&format!("GET {}/b", segments.repeat(30))).unwrap();
+        assert!(!deep("/**/a").allows_all_of(&Rule::parse(&format!("GET {}", "/a".repeat(500))).unwrap()));
+        assert!(!deep("/**/a").denies_all_of(&Rule::parse(&format!("GET {}", "/a".repeat(60))).unwrap()));
+        assert!(deep("/**/a").may_allow_under(&"/a".repeat(500)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_called_superfluous_is(wide in rule(), narrow in rule()) {
+            let (allows, denied) = (wide.allows_all_of(&narrow), wide.denies_all_of(&narrow));
+            for path in paths() {
+                for method in [Method::GET, Method::HEAD, Method::POST, Method::from_bytes(b"get").unwrap()] {
+                    if allows && narrow.matches(&method, &path) {
+                        prop_assert!(wide.matches(&method, &path), "{wide} {narrow} {method} {path}");
+                    }
+                    if denied && denies(&narrow, &method, &path) {
+                        prop_assert!(denies(&wide, &method, &path), "{wide} {narrow} {method} {path}");
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_said_to_match_nothing_under_the_base_path_does_not(rule in rule(), base in "(/(a|b|A)){0,2}") {
+            let (allows, denied) = (rule.may_allow_under(&base), rule.may_deny_under(&base));
+            for path in paths().into_iter().filter(|path| path.strip_prefix(&base).is_some_and(|rest| rest.starts_with('/'))) {
+                for method in [Method::GET, Method::HEAD, Method::POST] {
+                    prop_assert!(allows || !rule.matches(&method, &path), "{rule} {base} {path}");
+                    prop_assert!(denied || !denies(&rule, &method, &path), "{rule} {base} {path}");
+                }
+            }
+        }
+    }
+}

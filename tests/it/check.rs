@@ -1,0 +1,220 @@
+//! `check`: what it warns of, and what it explains of a request.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use crate::harness::{Output, Setup, simulator};
+
+/// Settings that need no file beside them; the password comes from a command, which `check` does not run.
+fn settings(of_api: &str) -> Setup {
+    let mut setup = Setup::empty();
+    setup.settings(&format!(
+        "[accounts.default]\norganization = {{ env = \"ORG\" }}\nusername = {{ env = \"USER\" }}\npassword = {{ command = [\"true\"] }}\n[apis.default]\n{of_api}"
+    ));
+    setup.variable("ORG", "acme").variable("USER", "me");
+    setup
+}
+
+fn check(of_api: &str) -> Output {
+    settings(of_api).output("check")
+}
+
+#[track_caller]
+fn warns(output: &Output, warnings: &[&str]) {
+    let found: Vec<&str> = output.stdout.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert_eq!(found.len(), warnings.len(), "{}", output.stdout);
+    for said in warnings {
+        assert!(found.iter().any(|line| line.contains(said)), "{said}\n{}", output.stdout);
+    }
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let counted = match warnings.len() {
+        0 => "ok: 1 account, 1 API\n".to_owned(),
+        1 => "ok: 1 account, 1 API, 1 warning\n".to_owned(),
+        count => format!("ok: 1 account, 1 API, {count} warnings\n"),
+    };
+    assert!(output.stdout.ends_with(&counted), "{}", output.stdout);
+}
+
+#[test]
+fn a_rule_that_can_never_match_is_a_warning_that_names_it() {
+    warns(
+        &check(
+            "prefix = \"/crm\"\nupstream = \"https://api.example/v1\"\n\
+             allow = [\"GET /v1/customers/**\", \"GET /customers\", \"GET /v1/customers/*\", \"POST /v1/auth\", \"GET /v1/x/ssn\"]\n\
+             deny = [\"* /crm/v1/x\", \"* /x\", \"GET /V1/customers/*/SSN/\", \"HEAD /v1/customers/*/ssn\", \"* /v1/x/**\"]\n",
+        ),
+        &[
+            "config.toml:8: apis.default.allow: `GET /customers` has no effect: the path that is judged begins with /v1",
+            "`GET /v1/customers/*` has no effect: `GET /v1/customers/**` lets all of it through already",
+            "`POST /v1/auth` has no effect: log-in paths are refused",
+            "`GET /v1/x/ssn` has no effect: `* /v1/x/**` in `deny` refuses all of it",
+            "config.toml:9: apis.default.deny: `* /crm/v1/x` has no effect: the prefix /crm is cut off",
+            "`* /x` has no effect: the path that is judged begins with /v1",
+            "`HEAD /v1/customers/*/ssn` has no effect: `GET /V1/customers/*/SSN/` refuses all of it already",
+        ],
+    );
+    warns(&check("allow = [\"GET /a/**\", \"POST /a\", \"GET /b/*\", \"* /a/*/c\"]\ndeny = [\"* /a/b\", \"* /c\"]\n"), &[]);
+}
+
+#[test]
+fn strict_turns_warnings_into_exit_1() {
+    let sound = settings("deny = [\"* /a\"]\n");
+    assert_eq!(sound.output_of(&["check", "--strict"]).code, Some(0));
+    let twice = settings("deny = [\"* /a\", \"* /a\"]\n").output_of(&["check", "--strict"]);
+    assert_eq!(twice.code, Some(1), "{twice:?}");
+    assert!(twice.stdout.ends_with(", 1 warning\n"), "{twice:?}");
+    let faulty = settings("deny = [\"a\", \"* /a\"]\n").output_of(&["check", "--strict"]);
+    assert_eq!(faulty.code, Some(78), "{faulty:?}");
+}
+
+#[test]
+fn a_base_path_under_which_rules_would_make_each_request_a_400_is_a_fault() {
+    let output = check("upstream = \"https://api.example/a;b\"\nallow = [\"* /**\"]\n");
+    assert_eq!(output.code, Some(78), "{output:?}");
+    let said = "config.toml:6: apis.default.upstream: its path is not in canonical form: with `allow` or `deny` each request would be a 400";
+    assert!(output.stdout.contains(said) && output.stdout.contains("leave out `;`"), "{output:?}");
+}
+
+#[test]
+fn protections_that_are_off_are_warnings() {
+    warns(&check("allowed_hosts = [\"*\"]\n"), &["apis.default.allowed_hosts: lets clients call by any name"]);
+    warns(&check("observe = true\n"), &["apis.default.observe: the rules are judged and counted, and NOT ENFORCED"]);
+    let socket = "listen = [\"unix:/nowhere/api.sock\"]\nsocket_mode = \"0666\"\nallowed_hosts = [\"*\"]\n";
+    warns(&check(socket), &["apis.default.socket_mode: lets every user of this machine call"]);
+    warns(&check(&format!("{socket}allow_uids = [1]\n")), &[]);
+    let open = |key: &str, value: &str, address: &str| {
+        let mut setup = settings("");
+        setup.global(key, value).variable("CAREPORTALS_TELEMETRY_LISTEN", address).output("check")
+    };
+    warns(&open("quitquitquit", "true", "0.0.0.0:0"), &["QUITQUITQUIT: is on, and telemetry_listen is reachable"]);
+    warns(&open("quitquitquit", "true", "127.0.0.1:0"), &[]);
+    warns(&open("hardening", "off", "[::]:0"), &["HARDENING: is off, and the daemon is reachable"]);
+    warns(&open("hardening", "off", "off"), &[]);
+    let beyond = "listen = [\"0.0.0.0:1\"]\nallow_non_loopback = true\nallowed_hosts = [\"sidecar\"]\n";
+    let mut setup = settings(beyond);
+    warns(&setup.global("hardening", "off").output("check"), &["HARDENING: is off, and the daemon is reachable"]);
+}
+
+#[test]
+fn files_that_others_may_write_or_read_are_warnings() {
+    let mut setup = Setup::empty();
+    setup.settings(
+        "[accounts.default]\norganization = { file = \"o\" }\nusername = { file = \"u\" }\npassword = { file = \"p\" }\n[apis.default]\n",
+    );
+    let on = |file: &str, mode: u32| {
+        let path = setup.file(file, "x\n");
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let settings = setup.dir.path().join("config.toml");
+    fs::set_permissions(&settings, fs::Permissions::from_mode(0o644)).unwrap();
+    on("o", 0o644);
+    on("u", 0o600);
+    on("p", 0o640);
+    warns(&setup.output("check"), &[]);
+    on("p", 0o604);
+    let in_memory = rustix::fs::statfs(setup.dir.path()).unwrap().f_type == 0x0102_1994;
+    let read: &[&str] = if in_memory { &[] } else { &["accounts.default.password: everybody may read p, which holds a secret"] };
+    warns(&setup.output("check"), read);
+    on("p", 0o602);
+    on("o", 0o646);
+    fs::set_permissions(&settings, fs::Permissions::from_mode(0o646)).unwrap();
+    let output = setup.output("check");
+    let file = format!("everybody may write to {}", settings.display());
+    warns(&output, &["accounts.default.password: everybody may write to p", "organization: everybody may write to o", &file]);
+    assert!(output.stdout.contains("chmod o-w"), "{output:?}");
+}
+
+/// Exit code and output of `check --explain`.
+fn explained(setup: &Setup, request: &str, further: &[&str]) -> (Option<i32>, String) {
+    let output = setup.output_of(&[&["check", "--explain", request], further].concat());
+    (output.code, output.all())
+}
+
+#[test]
+fn explain_names_the_api_the_rule_and_what_upstream_would_receive() {
+    let mut setup = Setup::empty();
+    setup.settings(
+        r#"[accounts.default]
+organization = { env = "ORG" }
+username = { env = "USER" }
+password = { command = ["true"] }
+login_url = "https://crm.example/auth"
+[apis.crm]
+prefix = "/crm"
+upstream = "https://crm.example/v1"
+listen = ["127.0.0.1:1", "[::1]:1"]
+allow = ["GET /v1/orders", "GET /v1/customers/**"]
+deny = ["* /v1/x", "* /v1/customers/*/ssn"]
+allow_uids = [1]
+[apis.emr]
+prefix = "/emr"
+upstream = "https://emr.example"
+listen = ["127.0.0.1:1", "127.0.0.1:2"]
+deny = ["GET /admin"]
+observe = true
+"#,
+    );
+    setup.variable("ORG", "acme").variable("USER", "me");
+    let (code, said) = explained(&setup, "GET /crm/customers/1?x=1", &["--api", "crm"]);
+    assert_eq!(code, Some(0), "{said}");
+    for line in [
+        "passes: API crm, at 127.0.0.1:1\n  rule: allow \"GET /v1/customers/**\" (apis.crm.allow, ",
+        "config.toml:10)\n  upstream receives: GET https://crm.example/v1/customers/1?x=1\n  not judged here: Host, ",
+        "passes: API crm, at [::1]:1\n",
+        "the caller (allow_uids, allow_gids)",
+    ] {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+    for (request, line) in [
+        (
+            "GET /crm/customers/1/SSN",
+            "refused with 403 not_allowed: API crm, at 127.0.0.1:1\n  rule: deny \"* /v1/customers/*/ssn\" (apis.crm.deny, ",
+        ),
+        ("POST /crm/orders", "rule: none of allow matches (apis.crm.allow, "),
+        ("GET /crm//orders", "refused with 400 not_canonical: API crm, at"),
+        ("GET /crm/auth", "refused with 403 login_path: API crm, at"),
+        ("GET /crm/AUTH/?x", "upstream would receive: GET https://crm.example/v1/AUTH/?x"),
+        ("TRACE /crm/orders", "refused with 405 method_not_allowed"),
+        ("GET /orders", "refused with 404 no_api: at 127.0.0.1:1\n"),
+        ("GET /a b", "refused with 400: the HTTP parser"),
+    ] {
+        let (code, said) = explained(&setup, request, &["--api", "crm"]);
+        assert_eq!((code, said.contains(line)), (Some(1), true), "{request}: {line}\n{said}");
+    }
+    let (code, said) = explained(&setup, "HEAD /emr/ADMIN", &["--api", "emr"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("passes, since the rules are observed and not enforced (else 403 not_allowed): API emr, at"), "{said}");
+    let (code, said) = explained(&setup, "GET /emr/patients", &[]);
+    assert_eq!(code, Some(1), "it is refused at one of the three addresses: {said}");
+    assert!(said.contains("passes: API emr, at 127.0.0.1:1\n") && said.contains("passes: API emr, at 127.0.0.1:2\n"), "{said}");
+    assert!(said.contains("refused with 404 no_api: at [::1]:1\n"), "{said}");
+    assert_eq!(explained(&setup, "GET /a", &["--api", "nowhere"]).0, Some(2));
+    assert_eq!(explained(&setup, "/a", &[]).0, Some(2));
+    assert_eq!(explained(&settings("deny = [\"a\"]\n"), "GET /a", &[]).0, Some(78));
+}
+
+#[test]
+fn what_explain_says_is_what_the_daemon_does() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("allow", r#"["GET /users/**", "* /_sim/echo"]"#).api("deny", r#"["* /users/*/ssn"]"#);
+    let requests = [
+        "GET /users/account",
+        "GET /users/1/ssn",
+        "GET /users/1/SSN/",
+        "POST /_sim/echo?a=/../b",
+        "GET /",
+        "GET /users//7",
+        "GET /patient/AUTH",
+        "TRACE /users",
+        "get /users/7",
+        "HEAD /users/account",
+        "OPTIONS *",
+    ];
+    let explained: Vec<bool> = requests.iter().map(|request| explained(&setup, request, &[]).0 == Some(0)).collect();
+    let sidecar = setup.start().ready();
+    for (request, passes) in requests.iter().zip(explained) {
+        let (method, target) = request.split_once(' ').unwrap();
+        let answer = sidecar.send(&crate::harness::Request::new(method, target));
+        assert_eq!(answer.header("proxy-status").is_none(), passes, "{request}: {answer:?}");
+    }
+}

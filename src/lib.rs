@@ -9,6 +9,7 @@
 //! | 0 basics | `secret` | secrets: never printed, wiped on drop; the only maker of an `Authorization` value |
 //! | 0 basics | `clock` | the clocks and the random numbers; no other module reads the time of day or draws numbers |
 //! | 0 basics | `files` | reads a file within a time limit, whatever its file system does |
+//! | 0 basics | `descriptors` | how many descriptors the process may have, and how they are shared out |
 //! | 0 basics | `careportals` | facts about the CarePortals API: hosts, log-in paths, field names, words of routes |
 //! | 0 basics | `path` | request paths: canonical form, rules, log-in paths, masking; pure |
 //! | 1 settings and output | `config` | what users write, and what it means once it is known to be right |
@@ -51,6 +52,7 @@ pub mod control;
 pub mod deadline;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod descriptors;
 pub mod exec;
 pub mod files;
 pub mod hardening;

@@ -236,7 +236,7 @@ impl StatusReader {
             AccountReading { name: account.name().to_owned(), state, expires_at: snapshot.expires_at(now) }
         };
         let listener = |(address, connection_limit): &(String, ConnectionLimit)| {
-            let (connections, connections_max) = connection_limit.taken();
+            let (connections, connections_max) = connection_limit.connected_and_limit();
             ListenerReading { address: address.clone(), connections, connections_max }
         };
         Readings {

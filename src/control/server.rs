@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
 };
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -26,7 +26,9 @@ use super::{
 use crate::{
     account::{Account, LogInFailed},
     config::{Config, ControlSocket, RuntimeDirectories},
-    server::{Acceptor, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, SocketAccess, bind_unix},
+    server::{
+        Acceptor, AnswerKind, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, SocketAccess, bind_unix,
+    },
     status::{AccountDocument, Detail, Phase, StatusReader},
 };
 
@@ -88,12 +90,18 @@ impl ControlListener {
         self.bound.file()
     }
 
-    /// Serves until `closing` turns true, then finishes what is under way.
-    pub async fn serve(self, status: StatusReader, commands: Commands, closing: watch::Receiver<bool>) {
+    /// Serves within `connection_limit` until `closing` turns true, then finishes what is under way.
+    pub async fn serve(
+        self,
+        status: StatusReader,
+        commands: Commands,
+        connection_limit: ConnectionLimit,
+        closing: watch::Receiver<bool>,
+    ) {
         let own_uid = rustix::process::geteuid().as_raw();
         let control = Arc::new(Control { status, commands, own_uid, allow_uids: self.allow_uids });
         // The original stays here: the file goes when nobody is answered any more.
-        let acceptor = self.bound.try_clone().and_then(|bound| Acceptor::new(bound, ConnectionLimit::new(CONNECTIONS)));
+        let acceptor = self.bound.try_clone().and_then(|bound| Acceptor::new(bound, connection_limit));
         let acceptor = match acceptor {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(socket = self.bound.name, error = %cause, "the control socket can't be served"),
@@ -107,13 +115,14 @@ const FOR_US: u32 = 0o600;
 const FOR_OTHERS_TOO: u32 = 0o666;
 
 /// Connections at a time: clients that wait for reloads, log-outs and log-ins, and as many others.
-const CONNECTIONS: usize = 4 * WAITING_MAX;
+pub const CONNECTIONS: usize = 4 * WAITING_MAX;
 
 const LIMITS: ConnectionLimits = ConnectionLimits {
     head_bytes: 8 * 1024,
     head_lines: 64,
     head_timeout: Duration::from_secs(5),
     client_idle: Duration::from_secs(60),
+    client_stall: Duration::from_secs(10),
 };
 
 struct Control {
@@ -142,6 +151,14 @@ impl RequestService for Control {
         let mut answer = done.unwrap_or_else(|refused| problem(refused, &peer));
         answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         answer
+    }
+
+    fn kind(answer: &Answer) -> AnswerKind {
+        if answer.status() == StatusCode::FORBIDDEN { AnswerKind::CallerRefused } else { AnswerKind::Own }
+    }
+
+    fn lets_in(&self, peer: &Peer) -> bool {
+        may_ask(peer.uid(), self.own_uid, &self.allow_uids)
     }
 
     fn limits(&self) -> ConnectionLimits {
@@ -256,8 +273,6 @@ fn problem(refused: Refused, peer: &Peer) -> Answer {
     }
     if is_stranger {
         warn!(uid = peer.uid(), pid = peer.pid(), "refused at the control socket: this user may not");
-        // A client that may not ask does not keep its connection.
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer
 }

@@ -1,65 +1,94 @@
-//! One client connection: its byte stream, its phase, and the deadline that the phase sets.
+//! One client connection: its phase, the deadline that the phase sets, and whether it may be closed for another client.
 //!
-//! [`ClientIo`] tells HTTP/2 from HTTP/1.x by the first bytes, and notes reads and writes in [`ConnectionState`]. Guarantees:
-//! the bytes of an HTTP/1.x connection, the first ones too, are read straight into the parser's buffer; only bytes that could
-//! begin HTTP/2's preface are held back until the protocol is known. A close-delimited response that is not whole ends with a
-//! reset, never with a clean end. Only a whole head ends the time for the head; a connection is idle only when no request is in
-//! progress on it and nothing is left to write; a [`ConnectionState`] keeps the connection's permit, and the drain waiting,
-//! until it is dropped.
+//! A connection holds its place against others only while it has an admitted request in progress; [`Hold`] says so to the
+//! acceptors of all workers. Guarantees: only a whole head ends the time for the head; a client that takes nothing of an
+//! answer for `client_stall` is cut; a connection that was asked to close decides itself whether it still is as the acceptor
+//! saw it; a [`ConnectionState`] keeps the connection's permit, and the drain waiting, until it is dropped. No lock is taken
+//! here for a request but that of the worker's own deadlines.
 
 use std::{
-    io::{self, IoSlice},
-    net::SocketAddr,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
-use socket2::SockRef;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
-    sync::mpsc,
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    ConnectionLimits, Drain,
+    connection_limit::{ConnectionPermit, Hold, Slot},
 };
-
-use super::{ConnectionLimits, Drain, Peer, connection_limit::ConnectionPermit};
-use crate::clock;
-
-/// What an HTTP/2 client sends first (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use crate::{clock, deadline::Deadlines};
 
 /// The time for what should follow at once: the first bytes on a connection that was accepted during a drain, or the end of
 /// an HTTP/2 connection after our GOAWAY.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// A connection that has sent nothing for this long since it was accepted counts as idle, and may be evicted.
-const IDLE_GRACE: Duration = Duration::from_secs(1);
+/// How long each step of a connection may take whose caller was refused: its head, the rest of its body, reading our answer.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// How many more streams an HTTP/2 client may abandon than it lets finish, before we close its connection gracefully; at
 /// twice as many we cut it. Each abandoned stream may have cost a request to upstream (CVE-2023-44487).
 const ABANDONED: usize = 100;
 
-/// The first phase: accepted, and nothing read yet.
-const FIRST: u8 = 0;
-/// Part of a head was read, or part of HTTP/2's preface.
-const PARTIAL: u8 = 1;
-/// At least one request is in progress.
-const EXCHANGE: u8 = 2;
-/// Between requests.
-const IDLE: u8 = 3;
-
-/// How a connection ends now that its deadline has passed.
+/// How a connection ends now that its deadline has passed, or that another client needs its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     /// Gracefully, as its protocol provides.
     Leave,
+    /// Gracefully, but without its place, which another client gets at once.
+    Part,
     /// At once.
     Cut,
+}
+
+/// What is going on at a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    /// It was accepted, and nothing was read yet.
+    Silent,
+    /// Part of a head was read, or part of HTTP/2's preface.
+    Head,
+    /// At least one request is in progress.
+    Exchange,
+    /// The same, and bytes came behind a request without a body: they begin the next head.
+    ExchangeAndHead,
+    /// It is between requests.
+    Idle,
+    /// The same, after an answer of our own to a request with a body: perhaps the rest of that body is still to come.
+    IdleBehindBody,
+    /// Bytes came then: the rest of the body, or the next head.
+    Rest,
+    /// It is no longer HTTP.
+    Tunnel,
+}
+
+impl Phase {
+    const ALL: [Self; 8] = [
+        Self::Silent,
+        Self::Head,
+        Self::Exchange,
+        Self::ExchangeAndHead,
+        Self::Idle,
+        Self::IdleBehindBody,
+        Self::Rest,
+        Self::Tunnel,
+    ];
+}
+
+/// Whether the connection takes further requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Ending {
+    None,
+    /// It has to close after the answer that is given now.
+    LastAnswer,
+    /// A graceful close has begun.
+    Leaving,
 }
 
 /// State of one client connection. Only the connection's own worker uses it; its members are atomic because a task must be
@@ -69,78 +98,124 @@ pub(super) struct ConnectionState {
     http2: AtomicBool,
     /// Requests in progress: at most one over HTTP/1.x.
     streams: AtomicUsize,
+    /// Of those, the ones that hold the place: admitted, and not answered by ourselves.
+    admitted: AtomicUsize,
+    /// Of those, the ones whose HTTP/2 client gives no window for more of the answer.
+    windowless: AtomicUsize,
     abandoned: AtomicUsize,
-    /// Bytes came while a request without a body was in progress: they begin the next head.
-    surplus: AtomicBool,
     /// The last write could not be finished.
     blocked: AtomicBool,
+    /// Part of what may wait to be written is of an admitted request's answer.
+    owes_answer: AtomicBool,
     /// The current response ends with the connection, without another delimiter (HTTP/1.0).
     close_delimited: AtomicBool,
-    leaving: AtomicBool,
+    ending: AtomicU8,
     limits: ConnectionLimits,
-    permit: ConnectionPermit,
+    slot: Arc<Slot>,
+    /// `None`: the caller was refused, and only lingers to read why.
+    permit: Option<ConnectionPermit>,
     _alive: mpsc::Sender<()>,
 }
 
 impl ConnectionState {
     /// Starts the connection's first phase, and the time for its first head.
-    pub(super) fn begin(mut permit: ConnectionPermit, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
-        permit.accepted();
-        permit.deadline().arm(limits.head_timeout);
-        // A client that sends nothing must not keep out one that would.
-        permit.idle(clock::instant() + IDLE_GRACE);
-        Arc::new(Self {
-            phase: AtomicU8::new(FIRST),
+    pub(super) fn begin(mut permit: ConnectionPermit, is_local: bool, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
+        permit.accepted(is_local);
+        let slot = Arc::clone(permit.slot());
+        Self::at(slot, Some(permit), limits, drain)
+    }
+
+    /// Starts a connection whose caller was refused when it was accepted. It takes no place, and has [`LINGER`] for each step.
+    pub(super) fn begin_refused(deadlines: &Deadlines, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
+        let limits = ConnectionLimits {
+            head_timeout: limits.head_timeout.min(LINGER),
+            client_idle: limits.client_idle.min(LINGER),
+            client_stall: limits.client_stall.min(LINGER),
+            ..limits
+        };
+        Self::at(Slot::unlisted(deadlines), None, limits, drain)
+    }
+
+    fn at(slot: Arc<Slot>, permit: Option<ConnectionPermit>, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
+        slot.deadline.arm(limits.head_timeout);
+        let state = Self {
+            phase: AtomicU8::new(Phase::Silent as u8),
             http2: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
+            admitted: AtomicUsize::new(0),
+            windowless: AtomicUsize::new(0),
             abandoned: AtomicUsize::new(0),
-            surplus: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            owes_answer: AtomicBool::new(false),
             close_delimited: AtomicBool::new(false),
-            leaving: AtomicBool::new(false),
+            ending: AtomicU8::new(Ending::None as u8),
             limits,
+            slot,
             permit,
             _alive: drain.hold(),
-        })
+        };
+        // A client that sends nothing must not keep out one that would.
+        state.publish(clock::instant);
+        Arc::new(state)
     }
 
     pub(super) fn limits(&self) -> &ConnectionLimits {
         &self.limits
     }
 
-    fn phase(&self) -> u8 {
-        self.phase.load(Ordering::Relaxed)
+    fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))]
     }
 
-    fn set(&self, phase: u8) {
-        self.phase.store(phase, Ordering::Relaxed);
+    fn set(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Tells acceptors what the connection holds, from `now` on if that is something else than before.
+    fn publish(&self, now: impl FnOnce() -> Instant) {
+        let is_stalled = self.is_blocked() || self.all_are_windowless();
+        let hold = match (self.admitted.load(Ordering::Relaxed) > 0, is_stalled) {
+            (true, false) => |_| Hold::Busy,
+            (true, true) => Hold::Stalled,
+            (false, true) if self.owes_answer.load(Ordering::Relaxed) => Hold::Stalled,
+            (false, false) if self.phase() == Phase::Head => Hold::Head,
+            (false, _) => Hold::Idle,
+        };
+        self.slot.publish(hold, now);
+    }
+
+    fn all_are_windowless(&self) -> bool {
+        let windowless = self.windowless.load(Ordering::Relaxed);
+        windowless > 0 && windowless >= self.admitted.load(Ordering::Relaxed)
     }
 
     /// Whether nothing was read since the connection was accepted.
     pub(super) fn is_silent(&self) -> bool {
-        self.phase() == FIRST
+        self.phase() == Phase::Silent
     }
 
     /// Notes that something was read, in HTTP/1.x, or before the protocol was known.
     pub(super) fn read_some(&self) {
         match self.phase() {
-            FIRST => {
-                self.set(PARTIAL);
-                if self.permit.busy() {
-                    // It was evicted a moment earlier, which made the deadline pass.
-                    self.permit.deadline().arm(self.limits.head_timeout);
-                }
+            Phase::Silent => {
+                self.set(Phase::Head);
+                self.publish(clock::instant);
             }
-            IDLE => self.begin_head(),
-            EXCHANGE => self.surplus.store(true, Ordering::Relaxed),
-            _ => {}
+            Phase::Idle => self.begin_head(),
+            Phase::IdleBehindBody => {
+                self.set(Phase::Rest);
+                self.slot.deadline.arm(self.limits.head_timeout);
+            }
+            Phase::Exchange => self.set(Phase::ExchangeAndHead),
+            Phase::Head | Phase::ExchangeAndHead | Phase::Rest | Phase::Tunnel => {}
         }
     }
 
     fn begin_head(&self) {
-        self.set(PARTIAL);
-        self.permit.deadline().arm(self.limits.head_timeout);
-        self.permit.busy();
+        self.set(Phase::Head);
+        let now = clock::instant();
+        self.slot.deadline.arm_at(now + self.limits.head_timeout);
+        self.publish(|| now);
     }
 
     /// Notes that the client speaks HTTP/2.
@@ -158,12 +233,23 @@ impl ConnectionState {
             return;
         }
         self.blocked.store(blocked, Ordering::Relaxed);
-        if !blocked && self.phase() == IDLE {
-            self.begin_idling();
+        if blocked {
+            self.slot.deadline.arm(self.limits.client_stall);
+            return self.publish(clock::instant);
         }
+        if self.admitted.load(Ordering::Relaxed) == 0 {
+            self.owes_answer.store(false, Ordering::Relaxed);
+        }
+        match self.phase() {
+            Phase::Idle | Phase::IdleBehindBody => self.begin_idling(clock::instant()),
+            Phase::Head | Phase::Rest => self.slot.deadline.arm(self.limits.head_timeout),
+            Phase::Silent | Phase::Exchange | Phase::ExchangeAndHead | Phase::Tunnel => {}
+        }
+        self.publish(clock::instant);
     }
 
-    fn is_blocked(&self) -> bool {
+    /// Whether bytes wait that the client does not take.
+    pub(super) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed)
     }
 
@@ -172,33 +258,51 @@ impl ConnectionState {
         self.close_delimited.load(Ordering::Relaxed)
     }
 
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.phase() == Phase::Tunnel
+    }
+
     fn begin_exchange(&self) {
-        self.surplus.store(false, Ordering::Relaxed);
-        self.set(EXCHANGE);
-        if self.streams.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.permit.deadline().disarm();
-            self.permit.busy();
+        if self.admitted.fetch_add(1, Ordering::Relaxed) == 0 && !self.is_blocked() {
+            self.owes_answer.store(false, Ordering::Relaxed);
+        }
+        // HTTP/1.x has been given `head_timeout`, and arms the deadline again when the client takes nothing.
+        if self.streams.fetch_add(1, Ordering::Relaxed) == 0 && self.is_http2() {
+            self.slot.deadline.arm(self.limits.client_stall);
+        }
+        self.set(Phase::Exchange);
+        self.publish(clock::instant);
+    }
+
+    /// A request no longer holds the place.
+    fn give_up_place(&self) {
+        self.admitted.fetch_sub(1, Ordering::Relaxed);
+        if self.streams.load(Ordering::Relaxed) > 0 {
+            self.publish(clock::instant);
         }
     }
 
-    fn end_exchange(&self, had_body: bool) {
+    fn end_exchange(&self, ended: &InProgress) {
         if self.streams.fetch_sub(1, Ordering::Relaxed) > 1 {
-            return;
+            return self.publish(clock::instant);
         }
-        if self.surplus.load(Ordering::Relaxed) && !had_body {
+        if self.phase() == Phase::ExchangeAndHead && !ended.had_body {
             return self.begin_head();
         }
-        self.set(IDLE);
-        self.begin_idling();
+        self.set(if ended.had_body && !ended.holds_place && !self.is_http2() { Phase::IdleBehindBody } else { Phase::Idle });
+        let now = clock::instant();
+        self.begin_idling(now);
+        self.publish(|| now);
     }
 
-    /// Starts the idle time-out. The connection counts as idle once everything is written.
-    fn begin_idling(&self) {
-        let now = clock::instant();
-        self.permit.deadline().arm_at(now + if self.is_leaving() { CLOSE_GRACE } else { self.limits.client_idle });
-        if !self.is_blocked() {
-            self.permit.idle(now);
-        }
+    /// Starts the idle time-out. The connection is between requests once everything is written.
+    fn begin_idling(&self, now: Instant) {
+        let limit = match (self.is_blocked(), self.is_leaving()) {
+            (true, _) => self.limits.client_stall,
+            (false, true) => CLOSE_GRACE,
+            (false, false) => self.limits.client_idle,
+        };
+        self.slot.deadline.arm_at(now + limit);
     }
 
     /// Counts a stream that has ended. `whole`: the client did not abandon it.
@@ -207,10 +311,10 @@ impl ConnectionState {
         self.abandoned.store(if whole { abandoned.saturating_sub(1) } else { abandoned + 1 }, Ordering::Relaxed);
     }
 
-    /// How the connection has to end when its HTTP/2 client abandons one stream after the other.
-    pub(super) fn misuse(&self) -> Option<Due> {
+    /// How the connection has to end when its HTTP/2 client abandons one stream after the other, or after its last answer.
+    pub(super) fn must_end(&self) -> Option<Due> {
         match self.abandoned.load(Ordering::Relaxed) {
-            0..ABANDONED => None,
+            0..ABANDONED => (self.ending.load(Ordering::Relaxed) == Ending::LastAnswer as u8).then_some(Due::Leave),
             abandoned if abandoned < 2 * ABANDONED => Some(Due::Leave),
             _ => Some(Due::Cut),
         }
@@ -219,44 +323,76 @@ impl ConnectionState {
     /// Shortens the time for the first bytes to [`CLOSE_GRACE`], since a drain has begun.
     pub(super) fn shorten_for_drain(&self) {
         if self.is_silent() {
-            self.permit.deadline().arm(CLOSE_GRACE.min(self.limits.head_timeout));
+            self.slot.deadline.arm(CLOSE_GRACE.min(self.limits.head_timeout));
         }
     }
 
     fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
+        self.ending.load(Ordering::Relaxed) == Ending::Leaving as u8
     }
 
     /// Notes that a graceful close has begun. An HTTP/2 client with nothing in progress has [`CLOSE_GRACE`] to close its end.
     pub(super) fn leave(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
-        let nothing_in_progress = self.phase() == IDLE || (self.is_http2() && self.phase() != EXCHANGE);
+        self.ending.store(Ending::Leaving as u8, Ordering::Relaxed);
+        let nothing_in_progress = match self.phase() {
+            Phase::Idle | Phase::IdleBehindBody => true,
+            Phase::Silent | Phase::Head | Phase::Rest => self.is_http2(),
+            Phase::Exchange | Phase::ExchangeAndHead | Phase::Tunnel => false,
+        };
         if nothing_in_progress {
-            self.permit.deadline().arm(CLOSE_GRACE);
+            self.slot.deadline.arm(CLOSE_GRACE);
         }
     }
 
-    /// How the connection has to end, once its deadline has passed or it was evicted. While it is pending, it wakes the task
-    /// when that changes.
+    /// Gives the place up at once, though the connection goes on for a moment. `false`: it may not go on.
+    pub(super) fn part(&self) -> bool {
+        self.permit.as_ref().is_some_and(ConnectionPermit::give_back_early)
+    }
+
+    /// How the connection has to end, once its deadline has passed or another client needs its place. While it is pending, it
+    /// wakes the task when that changes.
     pub(super) fn poll_due(&self, cx: &mut Context<'_>) -> Poll<Due> {
-        let deadline = self.permit.deadline();
         loop {
-            ready!(deadline.poll_passed(cx));
-            match self.phase() {
-                EXCHANGE => {
-                    // It was evicted at the moment when a request began.
-                    deadline.disarm();
-                    self.permit.refuse_eviction();
-                }
-                IDLE if self.is_blocked() => {
-                    // A client that reads slowly has not got the end of its response yet.
-                    self.begin_idling();
-                    self.permit.busy();
-                }
-                IDLE if !self.is_leaving() => return Poll::Ready(Due::Leave),
-                // It was evicted at the moment when a head began.
-                PARTIAL if self.permit.refuse_eviction() => deadline.arm(self.limits.head_timeout),
-                _ => return Poll::Ready(Due::Cut),
+            // Register with the deadline before looking whether the connection was asked to close; otherwise an acceptor that
+            // asks in between wakes nobody.
+            let passed = self.slot.deadline.poll_passed(cx).is_ready();
+            if self.slot.decide() {
+                return Poll::Ready(if self.is_between_requests() { Due::Part } else { Due::Cut });
+            }
+            if !passed {
+                return Poll::Pending;
+            }
+            if let Some(due) = self.overdue(clock::instant()) {
+                return Poll::Ready(due);
+            }
+        }
+    }
+
+    fn is_between_requests(&self) -> bool {
+        matches!(self.phase(), Phase::Idle | Phase::IdleBehindBody) && !self.is_blocked()
+    }
+
+    /// The deadline has passed. Tells how the connection ends; if it does not, arms the deadline for the next look.
+    fn overdue(&self, now: Instant) -> Option<Due> {
+        if self.is_blocked() || self.all_are_windowless() {
+            let (Hold::Stalled(since) | Hold::Idle(since) | Hold::Head(since)) = self.slot.hold() else {
+                self.slot.deadline.arm_at(now + self.limits.client_stall);
+                return None;
+            };
+            let due = self.slot.instant(since) + self.limits.client_stall;
+            if due <= now {
+                return Some(Due::Cut);
+            }
+            self.slot.deadline.arm_at(due);
+            return None;
+        }
+        match self.phase() {
+            Phase::Silent | Phase::Head | Phase::Rest => Some(Due::Cut),
+            Phase::Idle | Phase::IdleBehindBody if self.is_leaving() => Some(Due::Cut),
+            Phase::Idle | Phase::IdleBehindBody => Some(Due::Leave),
+            Phase::Exchange | Phase::ExchangeAndHead | Phase::Tunnel => {
+                self.slot.deadline.arm_at(now + self.limits.client_stall);
+                None
             }
         }
     }
@@ -266,14 +402,59 @@ impl ConnectionState {
 pub(super) struct InProgress {
     state: Arc<ConnectionState>,
     had_body: bool,
+    /// It is admitted, as far as we know, and was not answered by ourselves.
+    holds_place: bool,
+    /// A part of the answer was given, and the HTTP/2 client gives no window for the next one.
+    is_windowless: bool,
     answered: bool,
     is_tunnel: bool,
 }
 
 impl InProgress {
+    /// Begins with the head. A request that is not admitted is answered before the connection is polled again, so until then it
+    /// counts as admitted.
     pub(super) fn begin(state: &Arc<ConnectionState>, had_body: bool) -> Self {
         state.begin_exchange();
-        Self { state: Arc::clone(state), had_body, answered: false, is_tunnel: false }
+        let state = Arc::clone(state);
+        Self { state, had_body, holds_place: true, is_windowless: false, answered: false, is_tunnel: false }
+    }
+
+    /// Notes that the answer is the upstream's.
+    pub(super) fn mark_forwarded(&self) {
+        self.state.owes_answer.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the answer is our own: while the client reads it, the connection may be closed for another client.
+    pub(super) fn give_up_place(&mut self) {
+        if std::mem::take(&mut self.holds_place) {
+            self.state.give_up_place();
+        }
+    }
+
+    /// Whether the caller was refused when the connection was accepted.
+    pub(super) fn caller_is_refused(&self) -> bool {
+        self.state.permit.is_none()
+    }
+
+    /// Notes that the connection closes after this answer.
+    pub(super) fn mark_last(&self) {
+        if !self.state.is_leaving() {
+            self.state.ending.store(Ending::LastAnswer as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes whether an HTTP/2 client has to give more window before it gets more of the answer. HTTP/1.x shows that by writes.
+    pub(super) fn set_windowless(&mut self, windowless: bool) {
+        if windowless == self.is_windowless || !self.holds_place || !self.state.is_http2() {
+            return;
+        }
+        self.is_windowless = windowless;
+        if windowless {
+            self.state.windowless.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.state.windowless.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.state.publish(clock::instant);
     }
 
     /// Notes that the response ends with the connection, without a delimiter that an HTTP/1.0 client would notice.
@@ -290,6 +471,7 @@ impl InProgress {
     /// Notes that the connection has become a tunnel: the request stays in progress until it closes.
     pub(super) fn mark_tunnel(&mut self) {
         self.is_tunnel = true;
+        self.state.set(Phase::Tunnel);
     }
 }
 
@@ -298,346 +480,16 @@ impl Drop for InProgress {
         if self.is_tunnel {
             return;
         }
+        self.set_windowless(false);
         if self.state.is_http2() {
             self.state.count_stream(self.answered);
         }
-        self.state.end_exchange(self.had_body);
-    }
-}
-
-/// A client's byte stream.
-pub enum ClientStream {
-    /// TCP, with the client's address and our own.
-    Tcp(TcpStream, [SocketAddr; 2]),
-    /// A Unix socket.
-    Unix(UnixStream),
-}
-
-impl ClientStream {
-    /// Wraps an accepted connection. `listener`: the address that it was accepted on.
-    pub(super) fn tcp((stream, from): (TcpStream, SocketAddr), listener: SocketAddr) -> Self {
-        // Responses are written whole, so Nagle's algorithm only adds delay. A failure to disable it breaks nothing.
-        drop(stream.set_nodelay(true));
-        // Only for a listener on all addresses, the kernel has to say which one the client has called.
-        let ours = if listener.ip().is_unspecified() { stream.local_addr().unwrap_or(listener) } else { listener };
-        Self::Tcp(stream, [from, ours])
-    }
-
-    pub(super) fn peer(&self) -> Peer {
-        match self {
-            Self::Tcp(_, [from, ours]) => Peer::tcp(*from, *ours),
-            Self::Unix(stream) => Peer::unix(stream.peer_cred().ok()),
+        if self.holds_place {
+            self.state.admitted.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-
-    /// Makes closing the stream a reset. Unix sockets have no resets; their clients see a clean end.
-    fn reset_when_closed(&self) {
-        if let Self::Tcp(stream, _) = self {
-            // It fails only when the client has hung up already.
-            drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
-        }
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream, _) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-/// A client's stream that tells its [`ConnectionState`] what was read, and whether writing is blocked. It keeps the state
-/// until the connection is closed, also after the connection has become a tunnel.
-pub(super) struct ClientIo {
-    stream: ClientStream,
-    state: Arc<ConnectionState>,
-    protocol: ClientProtocol,
-    /// Bytes that were read, and not given to a parser yet.
-    held: BytesMut,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ClientProtocol {
-    Unknown,
-    Http1,
-    Http2,
-}
-
-impl ClientIo {
-    pub(super) fn new(stream: ClientStream, state: Arc<ConnectionState>) -> Self {
-        Self { stream, state, protocol: ClientProtocol::Unknown, held: BytesMut::new() }
-    }
-
-    /// Reads until the protocol is known. If it is HTTP/2, the whole preface is held for the HTTP/2 connection that takes
-    /// over, and the HTTP/1.x parser, which reads here, gets nothing.
-    fn poll_first(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let before = buffer.filled().len();
-            ready!(self.stream.poll_read(cx, buffer))?;
-            let read = &buffer.filled()[before..];
-            if read.is_empty() {
-                self.protocol = ClientProtocol::Http1;
-                return self.give_held(buffer);
-            }
-            self.state.read_some();
-            if self.held.is_empty() && !could_be_preface(read) {
-                self.protocol = ClientProtocol::Http1;
-                return Poll::Ready(Ok(()));
-            }
-            self.held.extend_from_slice(read);
-            buffer.set_filled(before);
-            if !could_be_preface(&self.held) {
-                self.protocol = ClientProtocol::Http1;
-                return self.give_held(buffer);
-            }
-            if self.held.len() >= PREFACE.len() {
-                self.protocol = ClientProtocol::Http2;
-                self.state.preface_came();
-                return Poll::Pending;
-            }
-        }
-    }
-
-    fn give_held(&mut self, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let given = self.held.len().min(buffer.remaining());
-        buffer.put_slice(&self.held[..given]);
-        self.held.advance(given);
-        Poll::Ready(Ok(()))
-    }
-
-    fn wrote<T>(&self, polled: Poll<T>) -> Poll<T> {
-        self.state.set_blocked(polled.is_pending());
-        polled
-    }
-}
-
-fn could_be_preface(bytes: &[u8]) -> bool {
-    let length = bytes.len().min(PREFACE.len());
-    bytes[..length] == PREFACE[..length]
-}
-
-impl AsyncRead for ClientIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.protocol == ClientProtocol::Unknown {
-            return this.poll_first(cx, buffer);
-        }
-        if !this.held.is_empty() {
-            return this.give_held(buffer);
-        }
-        let before = buffer.filled().len();
-        let polled = this.stream.poll_read(cx, buffer);
-        if this.protocol == ClientProtocol::Http1 && buffer.filled().len() > before {
-            this.state.read_some();
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for ClientIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = match &mut self.stream {
-            ClientStream::Tcp(stream, _) => Pin::new(stream).poll_write(cx, buffer),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_write(cx, buffer),
-        };
-        self.wrote(polled)
-    }
-
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let polled = match &mut self.stream {
-            ClientStream::Tcp(stream, _) => Pin::new(stream).poll_write_vectored(cx, buffers),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
-        };
-        self.wrote(polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Neither kind of socket has a buffer in this process.
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            ClientStream::Tcp(stream, _) => Pin::new(stream).poll_shutdown(cx),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
-
-impl Drop for ClientIo {
-    fn drop(&mut self) {
-        // This holds for every way to end: an error of the upstream, a time-out, or the end of the process.
-        if self.state.close_delimited() {
-            self.stream.reset_when_closed();
-        }
+        self.state.end_exchange(self);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-
-    use tokio::{sync::watch, time::timeout};
-
-    use super::*;
-    use crate::{deadline::Deadlines, server::ConnectionLimit};
-
-    const LIMITS: ConnectionLimits = ConnectionLimits {
-        head_bytes: 8192,
-        head_lines: 8,
-        head_timeout: Duration::from_secs(10),
-        client_idle: Duration::from_secs(3600),
-    };
-
-    struct LimitedConnection {
-        limit: ConnectionLimit,
-        deadlines: Deadlines,
-        state: Arc<ConnectionState>,
-    }
-
-    impl LimitedConnection {
-        /// Accepts one connection, which is all that the limit allows.
-        fn new() -> Self {
-            let (limit, deadlines) = (ConnectionLimit::new(1), Deadlines::default());
-            let looking = deadlines.clone();
-            tokio::spawn(async move { looking.run().await });
-            let (drain, _gone) = Drain::new(watch::channel(false).1);
-            let state = ConnectionState::begin(limit.take(&deadlines).unwrap(), LIMITS, &drain);
-            Self { limit, deadlines, state }
-        }
-
-        fn ask_and_answer(&self) {
-            self.state.read_some();
-            InProgress::begin(&self.state, false).mark_answered();
-        }
-
-        /// How the connection ends within `limit`, and after how long.
-        async fn due(&self, limit: Duration) -> Option<(Due, Duration)> {
-            let start = clock::instant();
-            let due = timeout(limit, poll_fn(|cx| self.state.poll_due(cx))).await.ok()?;
-            Some((due, start.elapsed()))
-        }
-
-        /// Another client waits for the only permit from now on.
-        async fn evict(&self) {
-            let (limit, deadlines) = (self.limit.clone(), self.deadlines.clone());
-            tokio::spawn(async move { drop(limit.eviction_guard().unwrap().permit(&deadlines).await) });
-            tokio::task::yield_now().await;
-        }
-    }
-
-    fn is_about(took: Duration, limit: Duration) -> bool {
-        (limit..limit + Duration::from_millis(200)).contains(&took)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_head_has_to_come_in_time_and_an_idle_connection_is_closed_later() {
-        let scene = LimitedConnection::new();
-        scene.state.read_some();
-        let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
-        assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
-        let scene = LimitedConnection::new();
-        scene.ask_and_answer();
-        let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
-        assert!(due == Due::Leave && is_about(took, LIMITS.client_idle), "{due:?} {took:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_connection_is_evicted_after_a_moment() {
-        let scene = LimitedConnection::new();
-        let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
-        assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "without an eviction: {due:?} {took:?}");
-        let scene = LimitedConnection::new();
-        scene.evict().await;
-        let (due, took) = scene.due(2 * LIMITS.client_idle).await.unwrap();
-        assert!(due == Due::Cut && is_about(took, IDLE_GRACE), "{due:?} {took:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_speaks_just_when_it_is_evicted_has_time_for_its_head() {
-        for evicted_first in [true, false] {
-            let scene = LimitedConnection::new();
-            if evicted_first {
-                scene.state.permit.evict();
-            }
-            scene.state.read_some();
-            if !evicted_first {
-                scene.state.permit.evict();
-            }
-            let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
-            assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_ends_a_connection_while_a_request_is_in_progress() {
-        let scene = LimitedConnection::new();
-        scene.state.read_some();
-        let _request = InProgress::begin(&scene.state, true);
-        scene.evict().await;
-        assert_eq!(scene.due(2 * LIMITS.client_idle).await, None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_idle_connection_is_evicted_at_once() {
-        let scene = LimitedConnection::new();
-        scene.ask_and_answer();
-        scene.evict().await;
-        assert_eq!(scene.due(LIMITS.client_idle).await, Some((Due::Leave, Duration::ZERO)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_head_that_began_just_before_an_eviction_has_its_time() {
-        let scene = LimitedConnection::new();
-        scene.ask_and_answer();
-        scene.state.read_some();
-        scene.state.permit.evict();
-        let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
-        assert!(due == Due::Cut && is_about(took, LIMITS.head_timeout), "{due:?} {took:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_whose_response_is_still_being_read_is_not_idle() {
-        let scene = LimitedConnection::new();
-        scene.ask_and_answer();
-        scene.state.set_blocked(true);
-        scene.evict().await;
-        assert_eq!(scene.due(LIMITS.client_idle / 2).await, None);
-        scene.state.set_blocked(false);
-        assert_eq!(scene.due(LIMITS.client_idle).await.map(|(due, _)| due), Some(Due::Leave));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_idle_http2_client_has_a_moment_after_the_goaway() {
-        for asked_before in [false, true] {
-            let scene = LimitedConnection::new();
-            scene.state.read_some();
-            scene.state.preface_came();
-            if asked_before {
-                InProgress::begin(&scene.state, false).mark_answered();
-            }
-            scene.state.leave();
-            let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
-            assert!(due == Due::Cut && is_about(took, CLOSE_GRACE), "{due:?} {took:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_http2_client_may_finish_after_the_goaway_and_then_has_a_moment() {
-        let scene = LimitedConnection::new();
-        scene.state.preface_came();
-        let first = InProgress::begin(&scene.state, false);
-        let mut second = InProgress::begin(&scene.state, false);
-        scene.state.leave();
-        drop(first);
-        assert_eq!(scene.due(2 * LIMITS.client_idle).await, None, "one is left");
-        second.mark_answered();
-        drop(second);
-        let (due, took) = scene.due(LIMITS.client_idle).await.unwrap();
-        assert!(due == Due::Cut && is_about(took, CLOSE_GRACE), "{due:?} {took:?}");
-    }
-}
+mod tests;

@@ -134,7 +134,7 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
     let mut connection = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(if client.state.caller_is_refused() { 1 } else { STREAMS })
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(RESETS.0)
         .max_local_error_reset_streams(RESETS.1)
@@ -246,10 +246,10 @@ fn settle<A: RequestService>(answer: &Response<A::Body>, in_progress: &mut InPro
     let kind = A::kind(answer);
     if kind == AnswerKind::Forwarded {
         in_progress.mark_forwarded();
-    } else {
-        in_progress.give_up_place();
+        return false;
     }
-    let is_last = kind == AnswerKind::CallerRefused || in_progress.caller_is_refused();
+    in_progress.give_up_place();
+    let is_last = kind == AnswerKind::CallerRefused || in_progress.own_answer_is_last();
     if is_last {
         in_progress.mark_last();
     }

@@ -52,8 +52,10 @@ mod retry;
 mod tls;
 
 // Limits and time-outs.
+mod descriptors;
 mod idle_clients;
 mod limits;
+mod places;
 mod timeouts;
 
 // Refusals and hostile input.

@@ -169,6 +169,11 @@ impl Slot {
         self.evictions.notify_guard();
     }
 
+    /// Whether another client waits for a place at the address.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.evictions.guard_is_held.load(Ordering::Relaxed)
+    }
+
     fn is_asked(&self) -> bool {
         self.asked.load(Ordering::SeqCst) != Self::NOT_ASKED
     }

@@ -163,6 +163,11 @@ impl ConnectionState {
         &self.limits
     }
 
+    /// Whether the caller was refused when the connection was accepted.
+    pub(super) fn caller_is_refused(&self) -> bool {
+        self.permit.is_none()
+    }
+
     fn phase(&self) -> Phase {
         Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))]
     }
@@ -431,9 +436,10 @@ impl InProgress {
         }
     }
 
-    /// Whether the caller was refused when the connection was accepted.
-    pub(super) fn caller_is_refused(&self) -> bool {
-        self.state.permit.is_none()
+    /// Whether an answer of our own is the connection's last one: its caller was refused when it was accepted, or another client
+    /// waits for its place. Otherwise a client that sends one request behind the other would keep us busy with refusals.
+    pub(super) fn own_answer_is_last(&self) -> bool {
+        self.state.caller_is_refused() || self.state.slot.is_wanted()
     }
 
     /// Notes that the connection closes after this answer.

@@ -10,6 +10,7 @@
 //! | 0 basics | `clock` | the clocks and the random numbers; no other module reads the time of day or draws numbers |
 //! | 0 basics | `files` | reads a file within a time limit, whatever its file system does |
 //! | 0 basics | `resources` | threads, runtimes and descriptors, where the system may refuse them |
+//! | 0 basics | `descriptors` | how many descriptors the process may have, and how they are shared out |
 //! | 0 basics | `careportals` | facts about the CarePortals API: hosts, log-in paths, field names, words of routes |
 //! | 0 basics | `path` | request paths: canonical form, rules, log-in paths, masking; pure |
 //! | 0 basics | `origin` | servers: origins, URLs under them, and how they are reached; pure |
@@ -53,6 +54,7 @@ pub mod control;
 pub mod deadline;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod descriptors;
 pub mod exec;
 pub mod files;
 pub mod hardening;

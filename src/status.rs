@@ -242,7 +242,7 @@ impl StatusReader {
         };
         let mut listeners: Vec<ListenerReading> = Vec::new();
         for (address, connection_limit) in &view.listeners {
-            let (address, (connections, connections_max)) = (shown(address, detail), connection_limit.taken());
+            let (address, (connections, connections_max)) = (shown(address, detail), connection_limit.connected_and_limit());
             match listeners.iter_mut().find(|listener| listener.address == address) {
                 Some(known) => {
                     known.connections += connections;

@@ -43,9 +43,9 @@ pub(super) struct ApiShared {
 }
 
 impl ApiShared {
-    /// For an API that was not served before.
-    pub(super) fn new(api: &config::Api, metrics: &Metrics, required: Option<Required>) -> Self {
-        let request_limit = RequestLimit::new(api.limits.max_requests);
+    /// For an API that was not served before, with `requests` in flight at most.
+    pub(super) fn new(api: &config::Api, requests: usize, metrics: &Metrics, required: Option<Required>) -> Self {
+        let request_limit = RequestLimit::new(requests);
         let (observed, reachability) = (SeenRequests::default(), ReachabilityLog::default());
         let (metrics, keep_alive) = (metrics.api(&api.name), KeepAlive::default());
         Self { request_limit, observed, reachability, metrics, keep_alive, required }
@@ -90,10 +90,17 @@ impl Snapshot {
         self.shared.get(index)
     }
 
-    /// What workers share of `api` after a reload: its counts and permits stay, its limit and required header are the new ones.
-    pub(super) fn shared_of(&self, api: &config::Api, metrics: &Metrics, required: Option<Required>) -> ApiShared {
-        let Some(known) = self.shared_as(&api.name) else { return ApiShared::new(api, metrics, required) };
-        known.request_limit.limit_to(api.limits.max_requests);
+    /// What workers share of `api` after a reload: its counts and permits stay, its limit of `requests` and its required header
+    /// are the new ones.
+    pub(super) fn shared_of(
+        &self,
+        api: &config::Api,
+        requests: usize,
+        metrics: &Metrics,
+        required: Option<Required>,
+    ) -> ApiShared {
+        let Some(known) = self.shared_as(&api.name) else { return ApiShared::new(api, requests, metrics, required) };
+        known.request_limit.limit_to(requests);
         let mut shared = ApiShared { required, ..known.clone() };
         let same_origin = |before: &config::Api| before.name == api.name && before.connections.origin == api.connections.origin;
         if !self.config.apis.iter().any(same_origin) {

@@ -318,6 +318,11 @@ impl Workers {
         drop(timeout(limit, all).await);
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.commands.len()
+    }
+
     /// Probes whether the workers' event loops turn.
     pub(super) fn liveness(&self) -> LivenessProbe {
         self.liveness.clone()
@@ -336,13 +341,21 @@ fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> Connect
         head_lines: api.limits.max_headers,
         head_timeout: api.timeouts.head,
         client_idle: api.timeouts.client_idle,
+        client_stall: api.timeouts.client_stall,
     };
     let larger = |left: ConnectionLimits, right: ConnectionLimits| ConnectionLimits {
         head_bytes: left.head_bytes.max(right.head_bytes),
         head_lines: left.head_lines.max(right.head_lines),
         head_timeout: left.head_timeout.max(right.head_timeout),
         client_idle: left.client_idle.max(right.client_idle),
+        client_stall: left.client_stall.max(right.client_stall),
     };
-    let none = ConnectionLimits { head_bytes: 0, head_lines: 0, head_timeout: Duration::ZERO, client_idle: Duration::ZERO };
+    let none = ConnectionLimits {
+        head_bytes: 0,
+        head_lines: 0,
+        head_timeout: Duration::ZERO,
+        client_idle: Duration::ZERO,
+        client_stall: Duration::ZERO,
+    };
     apis.map(granted).fold(none, larger)
 }

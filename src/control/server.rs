@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
 };
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -26,7 +26,9 @@ use super::{
 use crate::{
     account::{Account, LogInFailed},
     config::{Config, ControlSocket, RuntimeDirectories},
-    server::{Acceptor, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, SocketAccess, bind_unix},
+    server::{
+        Acceptor, AnswerKind, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, SocketAccess, bind_unix,
+    },
     status::{AccountDocument, ApiView, Detail, Phase, StatusReader},
 };
 
@@ -90,12 +92,18 @@ impl ControlListener {
         self.bound.file()
     }
 
-    /// Serves until `closing` turns true, then finishes the requests in flight.
-    pub async fn serve(self, status: StatusReader, commands: Commands, closing: watch::Receiver<bool>) {
+    /// Serves within `connection_limit` until `closing` turns true, then finishes the requests in flight.
+    pub async fn serve(
+        self,
+        status: StatusReader,
+        commands: Commands,
+        connection_limit: ConnectionLimit,
+        closing: watch::Receiver<bool>,
+    ) {
         let own_uid = rustix::process::geteuid().as_raw();
         let control = Arc::new(Control { status, commands, own_uid, allow_uids: self.allow_uids });
         // `self.bound` outlives the acceptor's clone, so the file is removed after the last answer.
-        let acceptor = self.bound.try_clone().and_then(|bound| Acceptor::new(bound, ConnectionLimit::new(CONNECTIONS)));
+        let acceptor = self.bound.try_clone().and_then(|bound| Acceptor::new(bound, connection_limit));
         let acceptor = match acceptor {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(socket = self.bound.name, error = %cause, "the control socket can't be served"),
@@ -111,13 +119,14 @@ const FOR_US: u32 = 0o600;
 const FOR_OTHERS_TOO: u32 = 0o666;
 
 /// The limit of connections. It leaves room for `status` while clients wait for reloads, log-outs and log-ins.
-const CONNECTIONS: usize = 4 * WAITING_MAX;
+pub const CONNECTIONS: usize = 4 * WAITING_MAX;
 
 const LIMITS: ConnectionLimits = ConnectionLimits {
     head_bytes: 8 * 1024,
     head_lines: 64,
     head_timeout: Duration::from_secs(5),
     client_idle: Duration::from_secs(60),
+    client_stall: Duration::from_secs(10),
 };
 
 struct Control {
@@ -146,6 +155,14 @@ impl RequestService for Control {
         let mut answer = done.unwrap_or_else(|refused| problem(refused, &peer));
         answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         answer
+    }
+
+    fn kind(answer: &Answer) -> AnswerKind {
+        if answer.status() == StatusCode::FORBIDDEN { AnswerKind::CallerRefused } else { AnswerKind::Own }
+    }
+
+    fn lets_in(&self, peer: &Peer) -> bool {
+        may_ask(peer.uid(), self.own_uid, &self.allow_uids)
     }
 
     fn limits(&self) -> ConnectionLimits {
@@ -281,8 +298,6 @@ fn problem(refused: Refused, peer: &Peer) -> Answer {
     }
     if is_stranger {
         warn!(uid = peer.uid(), pid = peer.pid(), "refused at the control socket: this user may not");
-        // A client that may not ask does not hold one of the connections.
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer
 }

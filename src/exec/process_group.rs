@@ -10,7 +10,7 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, waitpgid, waitpid},
 };
 
-use crate::process::SignalMask;
+use crate::{descriptors::spawn_with_own_limit, process::SignalMask};
 
 /// A started program (the group's leader), and every process that it started and that did not leave its group.
 pub(super) struct ProcessGroup {
@@ -60,7 +60,8 @@ impl ProcessGroup {
     ///
     /// The program is not there, or the system can't start it.
     pub(super) fn start(command: &mut Command, mask: &SignalMask) -> io::Result<Self> {
-        let child = mask.within(|| command.process_group(0).spawn())?;
+        let start = || mask.within(|| command.process_group(0).spawn());
+        let child = spawn_with_own_limit(start, |child| Some(child.id()))?;
         // Dropping a `Child` neither ends nor reaps the process; this type does both.
         let leader = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self { leader, exit: None, is_empty: false })

@@ -23,7 +23,7 @@ use super::{
     exchange::{Cut, Exchange},
     upload::ToUpstream,
 };
-use crate::{deadline::Deadline, upstream::ResponseBody};
+use crate::{deadline::Deadline, server::AnswerKind, upstream::ResponseBody};
 
 /// The body of an answer as the client gets it.
 pub enum ToClient {
@@ -48,6 +48,15 @@ impl ToClient {
             exchange.complete();
         }
         Self::Problem { document: Some(document), exchange: Some(exchange) }
+    }
+
+    /// What the answer means for its connection.
+    pub(super) fn kind(&self) -> AnswerKind {
+        match self {
+            Self::Problem { exchange: Some(exchange), .. } if exchange.caller_is_refused() => AnswerKind::CallerRefused,
+            Self::Problem { .. } => AnswerKind::Own,
+            Self::Download(_) | Self::Empty => AnswerKind::Forwarded,
+        }
     }
 }
 

@@ -192,6 +192,11 @@ impl Exchange {
         self.code = Some(code);
     }
 
+    /// Whether the answer says that the caller may not call.
+    pub(super) fn caller_is_refused(&self) -> bool {
+        self.code == Some(Code::CallerNotAllowed)
+    }
+
     /// The answer's head is about to go to the client. The time since the request's head, without the time `waited` for the
     /// account and the upstream, is the sidecar's own overhead.
     pub(super) fn head_is_ready(&self, waited: Duration) {

@@ -20,11 +20,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-pub use accept::Acceptor;
+pub use accept::{Acceptor, LINGERING};
 pub use bind::{BindError, Bound, ListenSocket, Passed, bind_tcp, bind_unix, passed_sockets};
-pub use connection::RequestService;
-pub use connection_limit::ConnectionLimit;
-pub use connection_state::ClientStream;
+pub use connection::{AnswerKind, ClientStream, RequestService};
+pub use connection_limit::{ConnectionLimit, SharedDescriptors};
 pub use peer::Peer;
 pub use unix_socket::{DirectoryAccess, NoSuchGroup, SocketAccess};
 
@@ -39,6 +38,8 @@ pub struct ConnectionLimits {
     pub head_timeout: Duration,
     /// How long a connection may be idle between two requests.
     pub client_idle: Duration,
+    /// How long a client may take nothing of an answer.
+    pub client_stall: Duration,
 }
 
 /// Tells a worker's acceptors and connections that a drain has begun. The drain ends when the last holder is dropped.

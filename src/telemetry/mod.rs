@@ -34,12 +34,12 @@ use crate::{
     liveness::LivenessProbe,
     metrics::{Format, Metrics},
     proxy::{BrowserMarks, names_loopback},
-    server::{Acceptor, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, bind_tcp},
+    server::{Acceptor, AnswerKind, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, bind_tcp},
     status::{Detail, StatusDocument, StatusReader, TURN_MAX},
 };
 
 /// The most connections: probes and scrapers open one at a time.
-const CONNECTIONS: usize = 64;
+pub const CONNECTIONS: usize = 128;
 
 /// The limits of a connection: requests here are small and quick.
 const LIMITS: ConnectionLimits = ConnectionLimits {
@@ -47,6 +47,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     head_lines: 64,
     head_timeout: Duration::from_secs(10),
     client_idle: Duration::from_secs(120),
+    client_stall: Duration::from_secs(10),
 };
 
 /// A telemetry listener that is bound and does not serve yet.
@@ -74,11 +75,11 @@ impl TelemetryListener {
         self.address
     }
 
-    /// Serves until `closing` turns true, then finishes the requests in flight.
-    pub async fn serve(self, telemetry: Telemetry, closing: watch::Receiver<bool>) {
+    /// Serves within `connection_limit` until `closing` turns true, then finishes the requests in flight.
+    pub async fn serve(self, telemetry: Telemetry, connection_limit: ConnectionLimit, closing: watch::Receiver<bool>) {
         let (on_loopback, page, recorder) = (self.address.ip().is_loopback(), StatusPage::new(), Recorder::default());
         let routes = Arc::new(Routes { telemetry, on_loopback, page, recorder });
-        let acceptor = match Acceptor::new(self.bound, ConnectionLimit::new(CONNECTIONS)) {
+        let acceptor = match Acceptor::new(self.bound, connection_limit) {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(listener = %self.address, error = %cause, "health and metrics can't be served"),
         };
@@ -128,6 +129,15 @@ impl RequestService for Routes {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         answer
+    }
+
+    /// A client that does not read must not keep a probe out.
+    fn kind(_: &TelemetryResponse) -> AnswerKind {
+        AnswerKind::Own
+    }
+
+    fn lets_in(&self, _: &Peer) -> bool {
+        true
     }
 
     fn limits(&self) -> ConnectionLimits {

@@ -54,9 +54,11 @@ mod retry;
 mod tls;
 
 // Limits and time-outs.
+mod descriptors;
 mod idle_clients;
 mod limits;
 mod memory_bounds;
+mod places;
 mod timeouts;
 
 // Refusals and hostile input.

@@ -78,7 +78,7 @@ table! {
     retry_idempotency_key: Switch = false;
     /// Limit of requests in flight.
     max_requests: Count<1, 1_000_000> = 1024;
-    /// Limit of connections, for each listen address.
+    /// Limit of connections, for each listen address; never more than the process's descriptors allow.
     max_connections: Count<1, 1_000_000> = 4096;
     /// Limit of the bytes in the head of a request or a response.
     max_header_bytes: Size<{ 8 * KIB }, MIB> = "64KiB";
@@ -96,6 +96,8 @@ table! {
     stream_idle: Between<10, { 30 * DAY }> = "1h";
     /// Time for which a client's connection may be idle between requests.
     client_idle: Between<10, { 30 * DAY }> = "1h";
+    /// Time for which a client may take no byte of an answer; 10 s when another client needs its place.
+    client_stall: Between<10, DAY> = "5m";
     /// Time for which an upstream connection is kept idle. Under 30 s none is opened ahead of need.
     pool_idle: Between<0, HOUR> = "90s";
     /// Age at which an upstream connection is retired, ±20 %.
@@ -211,6 +213,7 @@ built! {
         body_idle: Duration = api.body_idle.get(),
         stream_idle: Duration = api.stream_idle.get(),
         client_idle: Duration = api.client_idle.get(),
+        client_stall: Duration = api.client_stall.get(),
     }
 }
 

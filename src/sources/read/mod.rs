@@ -24,6 +24,7 @@ use tokio::{
 use super::SourceFault;
 use crate::{
     config::{Source, source::MEANT_FOR_US},
+    descriptors::spawn_with_own_limit,
     files::BoundedReads,
     resources::blocking,
     secret::{Pages, Secret},
@@ -126,7 +127,7 @@ async fn run(argv: &[String]) -> Result<Secret, SourceFault> {
     for name in our_variables() {
         command.env_remove(name);
     }
-    let child = command.spawn().map_err(not_run)?;
+    let child = spawn_with_own_limit(|| command.spawn(), Child::id).map_err(not_run)?;
     let mut group = ProcessGroup(child);
     let (stdout, stderr) = (group.0.stdout.take(), group.0.stderr.take());
     let (stdout, stderr) = tokio::try_join!(collect(stdout, VALUE_MAX), collect(stderr, STDERR_MAX)).map_err(not_run)?;

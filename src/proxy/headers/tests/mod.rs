@@ -61,6 +61,7 @@ pub(in crate::proxy) fn api() -> Api {
             body_idle: 60 * second,
             stream_idle: 3600 * second,
             client_idle: 3600 * second,
+            client_stall: 3600 * second,
         },
     }
 }

@@ -9,7 +9,7 @@ use crate::clock::Moment;
 
 /// A token that is known to be refused: since then it got 401s and no other answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct RefusedToken {
     pub(super) generation: Generation,
     pub(super) since: Moment,
 }
@@ -41,10 +41,10 @@ impl RefusalRecord {
     }
 
     /// What is known now.
-    pub(super) fn current(&self) -> Option<Refusal> {
+    pub(super) fn current(&self) -> Option<RefusedToken> {
         let generation = self.generation.load(Ordering::Acquire);
         let since = Moment::from_nanos(self.since_nanos.load(Ordering::Relaxed));
-        (generation > 0).then_some(Refusal { generation: Generation(generation), since })
+        (generation > 0).then_some(RefusedToken { generation: Generation(generation), since })
     }
 }
 
@@ -65,7 +65,7 @@ mod tests {
         assert_eq!(record.current(), None);
         record.refused(first, at(5));
         record.refused(first, at(6));
-        assert_eq!(record.current(), Some(Refusal { generation: first, since: at(5) }));
+        assert_eq!(record.current(), Some(RefusedToken { generation: first, since: at(5) }));
         record.answered(second);
         assert!(record.current().is_some(), "an answer to another token says nothing of it");
         record.answered(first);
@@ -73,6 +73,6 @@ mod tests {
         record.refused(first, at(7));
         record.refused(second, at(8));
         record.refused(first, at(9));
-        assert_eq!(record.current(), Some(Refusal { generation: second, since: at(8) }), "a late answer to an old token");
+        assert_eq!(record.current(), Some(RefusedToken { generation: second, since: at(8) }), "a late answer to an old token");
     }
 }

@@ -39,7 +39,8 @@ impl Lookups {
         match lookup.await {
             Ok(found) => found.unwrap_or_default(),
             Err(error) => {
-                let log = || warn!("a name can't be resolved: the system refuses a thread: {error}{}", resources::hint(&error));
+                let advice = resources::advice(&error);
+                let log = || warn!(%error, advice, "a name can't be resolved: the system refuses a thread");
                 self.refused.call_once(log);
                 Vec::new()
             }

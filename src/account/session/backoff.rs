@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::{
-    account::{failure::LoginError, refusal::Refusal},
+    account::{failure::LoginError, refusal::RefusedToken},
     clock::{Jitter, Moment},
 };
 
@@ -30,7 +30,7 @@ pub(in crate::account) struct Backoff {
 impl Backoff {
     /// When the next attempt starts. A refusal that becomes known during the wait shortens it from that time on, so that a 401
     /// never starts an attempt at once.
-    pub(super) fn until(&self, refusal: Option<&Refusal>) -> Moment {
+    pub(super) fn until(&self, refusal: Option<&RefusedToken>) -> Moment {
         let until = self.failed_at + self.wait;
         match refusal {
             Some(refusal) => until.min(self.failed_at.max(refusal.since) + self.wait_if_refused),

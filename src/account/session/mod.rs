@@ -17,7 +17,7 @@ use self::backoff::{Backoff, Tries};
 pub use self::state_name::StateName;
 use super::{
     failure::{LoginError, Malformed},
-    refusal::Refusal,
+    refusal::RefusedToken,
     relogin_floor::{Probation, ReloginFloor},
     token::{Generation, Refresh, Token},
 };
@@ -29,7 +29,7 @@ pub(super) struct Session {
     state: State,
     relogin_floor: ReloginFloor,
     /// The token at hand, or the last one if it has expired, is known to be refused.
-    refusal: Option<Refusal>,
+    refusal: Option<RefusedToken>,
     /// The organization that a log-in read last; `None` when that was none that a request could carry.
     organization: Option<HeaderValue>,
     /// Log-ins started so far; a token's generation is the number of its log-in.
@@ -143,7 +143,7 @@ impl Session {
 
     /// Takes over what is known of refused tokens. It counts while the token is at hand and after it has expired, until
     /// another one comes.
-    pub(super) fn set_refusal(&mut self, refusal: Option<Refusal>) {
+    pub(super) fn set_refusal(&mut self, refusal: Option<RefusedToken>) {
         if let Some(token) = self.token() {
             self.refusal = refusal.filter(|refusal| refusal.generation == token.generation());
         }

@@ -16,9 +16,9 @@ const CHANGES: WatchFlags = WatchFlags::ATTRIB
     .union(WatchFlags::MOVE_SELF);
 
 /// The events of some directories.
-pub(super) struct DirectoryEvents(OwnedFd);
+pub(super) struct InotifyEvents(OwnedFd);
 
-impl DirectoryEvents {
+impl InotifyEvents {
     /// Watches these directories. On other systems a thread notifies `_seen`.
     ///
     /// # Errors

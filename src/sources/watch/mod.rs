@@ -4,8 +4,10 @@
 //! Directories that can't be watched (some network and FUSE file systems send no events) are looked at twice a minute. An
 //! event says only that it is time to look. On Linux this takes no thread.
 
-#[cfg_attr(not(target_os = "linux"), path = "thread.rs")]
+#[cfg(target_os = "linux")]
 mod inotify;
+#[cfg(not(target_os = "linux"))]
+mod thread;
 
 use std::{
     collections::BTreeSet,
@@ -16,8 +18,12 @@ use std::{
     time::Duration,
 };
 
-use inotify::DirectoryEvents;
 use tokio::{sync::Notify, time::timeout};
+
+#[cfg(target_os = "linux")]
+use inotify::InotifyEvents as DirectoryEvents;
+#[cfg(not(target_os = "linux"))]
+use thread::ThreadEvents as DirectoryEvents;
 
 /// The time between two looks when no event comes.
 const POLL: Duration = Duration::from_secs(30);

@@ -9,11 +9,11 @@ use notify::{
 use tokio::sync::Notify;
 
 /// The events of some directories. Dropping it ends the thread.
-pub(super) struct DirectoryEvents {
+pub(super) struct ThreadEvents {
     _watcher: RecommendedWatcher,
 }
 
-impl DirectoryEvents {
+impl ThreadEvents {
     /// Watches these directories, and notifies `seen` of each event.
     ///
     /// # Errors

@@ -119,7 +119,7 @@ impl Bench {
 
     /// The token at hand is known to be refused, from now on.
     fn refuse(&mut self) {
-        self.session.set_refusal(Some(Refusal { generation: self.generation(), since: self.now }));
+        self.session.set_refusal(Some(RefusedToken { generation: self.generation(), since: self.now }));
         assert_eq!(self.session.check_invariants(self.now), Ok(()));
     }
 
@@ -497,7 +497,7 @@ fn what_the_server_asked_for_and_a_rejection_are_not_shortened() {
 #[test]
 fn a_refusal_counts_for_its_own_token_and_until_another_one_comes() {
     let mut bench = long_wait();
-    let other = Refusal { generation: Generation(bench.generation().0 + 1), since: bench.now };
+    let other = RefusedToken { generation: Generation(bench.generation().0 + 1), since: bench.now };
     bench.session.set_refusal(Some(other));
     assert!(bench.wait() > 30 * SECOND, "a refusal of another token");
     bench.refuse();

@@ -70,8 +70,8 @@ impl Run {
         let Some(held) = self.bench.session.token().map(Token::generation) else { return };
         let refusal = match self.chance.u32(..4) {
             0 => None,
-            1 => Some(Refusal { generation: Generation(held.0 + 1), since: now }),
-            _ => Some(Refusal { generation: held, since: self.model.refused_since.unwrap_or(now) }),
+            1 => Some(RefusedToken { generation: Generation(held.0 + 1), since: now }),
+            _ => Some(RefusedToken { generation: held, since: self.model.refused_since.unwrap_or(now) }),
         };
         self.model.refused_since = refusal.filter(|refusal| refusal.generation == held).map(|refusal| refusal.since);
         self.bench.session.set_refusal(refusal);

@@ -319,7 +319,7 @@ impl<'a> Forwarding<'a> {
         let idle = if event_stream { api.timeouts.stream_idle } else { api.timeouts.body_idle };
         exchange.head_is_ready(time.total);
         let download = Download::new(&head, body, idle, deadline, exchange);
-        Response::from_parts(head, ToClient::Download(download))
+        Response::from_parts(head, ToClient::Download(Box::new(download)))
     }
 
     /// Answers with a problem of ours.

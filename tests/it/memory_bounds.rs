@@ -51,7 +51,8 @@ fn events_that_an_http2_client_does_not_read_are_joined_and_arrive_whole() {
     setup.variable("CAREPORTALS_LOG", "info");
     let sidecar = setup.start();
     assert_eq!(sidecar.connect().send(&Request::new("TRACE", "/")).status, 405);
-    let mut http2 = Http2::with(sidecar.address(), Builder::new().initial_window_size(1 << 20).initial_connection_window_size(1 << 24));
+    let mut http2 =
+        Http2::with(sidecar.address(), Builder::new().initial_window_size(1 << 20).initial_connection_window_size(1 << 24));
     let begin = |_| {
         let stream = http2.open(&Request::get("/events"), true);
         http2.turn();

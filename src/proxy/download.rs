@@ -36,7 +36,7 @@ pub enum ToClient {
         exchange: Option<Exchange>,
     },
     /// Upstream's body.
-    Download(Download),
+    Download(Box<Download>),
     /// No body: a tunnel begins.
     Empty,
 }

@@ -333,7 +333,7 @@ impl<'a> Forwarding<'a> {
         let idle = if event_stream { api.timeouts.stream_idle } else { api.timeouts.body_idle };
         exchange.head_is_ready(time.total);
         let download = Download::new(&head, body, idle, deadline, exchange);
-        Response::from_parts(head, ToClient::Download(download))
+        Response::from_parts(head, ToClient::Download(Box::new(download)))
     }
 
     /// Whether the client asks the sidecar itself what it allows: no further proxy may pass its OPTIONS on.

@@ -38,7 +38,7 @@ use tokio::{
 use super::{
     ConnectionLimits, Drain, Peer,
     connection_state::{ConnectionState, Due, InProgress},
-    paced::Paced,
+    paced::{Pace, Paced},
 };
 
 /// What an HTTP/2 client sends first (RFC 9113, 3.4).
@@ -135,7 +135,7 @@ async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
 }
 
 async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) {
-    let limits = client.state.limits();
+    let (limits, pace) = (client.state.limits(), Pace::default());
     // A request's future is boxed, since the task of a stream keeps the memory until the client has read the answer.
     // Each stream is a task of its own. It ends with the connection, and holds its `ConnectionState`, so the drain waits for it.
     let mut connection = http2::Builder::new(TokioExecutor::new())
@@ -147,8 +147,9 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
         .max_local_error_reset_streams(RESETS.1)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .auto_date_header(true)
-        .serve_connection(TokioIo::new(Paced::new(stream)), service_fn(|request| Box::pin(client.answer(request))));
+        .serve_connection(TokioIo::new(Paced::new(stream, pace.clone())), service_fn(|request| Box::pin(client.answer(request))));
     drive(&client.state, drain, |cx, step| {
+        pace.renew();
         let mut connection = Pin::new(&mut connection);
         if step == ConnectionStep::ShutDown {
             connection.as_mut().graceful_shutdown();

@@ -1,12 +1,16 @@
-//! A byte stream that gives way after some bytes.
+//! A byte stream of which only so much is read in one poll of its connection.
 //!
 //! h2 reads all that has come before it hands out the first request of it, and each head that waits takes many times its bytes on
-//! the wire: a field of one byte may take a hundred in memory. Guarantees: between two polls of the connection's task no more
-//! than about [`AT_ONCE`] bytes are read, so the requests of one round are served before those of the next are read.
+//! the wire: a field of one byte may take a hundred in memory. Guarantees: until [`Pace::renew`], which the connection's task calls
+//! when it is polled, about [`AT_ONCE`] bytes are read; so the requests of one poll are handed out before more are read.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -15,29 +19,39 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// How many bytes are read at once; one read may exceed it.
 const AT_ONCE: usize = 16 * 1024;
 
+/// How many bytes were read in the present poll. Only the connection's task uses it.
+#[derive(Clone, Default)]
+pub(super) struct Pace(Arc<AtomicUsize>);
+
+impl Pace {
+    /// The connection is polled anew.
+    pub(super) fn renew(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
 /// The stream.
 pub(super) struct Paced<S> {
     stream: S,
-    /// Bytes that were read since it gave way.
-    read: usize,
+    pace: Pace,
 }
 
 impl<S> Paced<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, read: 0 }
+    pub(super) fn new(stream: S, pace: Pace) -> Self {
+        Self { stream, pace }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if std::mem::take(&mut this.read) >= AT_ONCE {
+        if this.pace.0.load(Ordering::Relaxed) >= AT_ONCE {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        this.read += buffer.filled().len() - before;
+        this.pace.0.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -66,27 +80,25 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use std::task::Waker;
 
     use super::*;
 
-    #[tokio::test]
-    async fn after_some_bytes_it_gives_way_once() {
-        let bytes = vec![1; 10 * AT_ONCE];
-        let mut stream = Paced::new(bytes.as_slice());
-        let (mut read, mut gave_way) = (0, 0);
-        let mut buffer = [0; 4096];
-        while read < bytes.len() {
-            std::future::poll_fn(|cx| {
-                let mut buffer = ReadBuf::new(&mut buffer);
-                let polled = Pin::new(&mut stream).poll_read(cx, &mut buffer);
-                read += buffer.filled().len();
-                gave_way += usize::from(polled.is_pending());
-                Poll::Ready(())
-            })
-            .await;
+    #[test]
+    fn until_the_next_poll_only_so_much_is_read() {
+        let (bytes, pace) = (vec![1; 10 * AT_ONCE], Pace::default());
+        let mut stream = Paced::new(bytes.as_slice(), pace.clone());
+        let mut read = || {
+            let mut bytes = [0; 4096];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let polled = Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer);
+            polled.is_ready().then(|| buffer.filled().len())
+        };
+        for _ in 0..10 {
+            let at_once: usize = std::iter::from_fn(&mut read).sum();
+            assert_eq!((at_once, read()), (AT_ONCE, None));
+            pace.renew();
         }
-        assert_eq!(gave_way, 9);
-        assert_eq!(stream.read_u8().await.ok(), None);
+        assert_eq!(read(), Some(0), "the end");
     }
 }

@@ -28,10 +28,14 @@ fn an_upload_in_tiny_chunks_takes_no_more_than_its_bytes_while_it_is_kept() {
     let before = sidecar.peak_memory_kib();
     let head = Request::new("POST", "/_sim/upload").header("transfer-encoding", "chunked").head();
     let mut clients: Vec<Connection> = (0..CLIENTS).map(|_| sidecar.connect()).collect();
-    clients.iter_mut().for_each(|client| client.write(&head));
+    for client in &mut clients {
+        client.write(&head);
+    }
     let arrived = || simulator.control().requests().iter().map(|seen| seen.body_bytes).sum::<u64>();
     for number in 1..=250 {
-        clients.iter_mut().for_each(|client| client.write(b"1\r\nx\r\n"));
+        for client in &mut clients {
+            client.write(b"1\r\nx\r\n");
+        }
         until("each chunk is read apart", || arrived() == number * CLIENTS as u64);
     }
     let grown = grown(&sidecar, before, CLIENTS);
@@ -68,12 +72,16 @@ fn events_that_an_http2_client_does_not_read_are_joined_and_arrive_whole() {
         let chunk = event(number);
         let chunk = format!("{:x}\r\n{chunk}\r\n", chunk.len());
         // It holds upstream back at the end. What it can't write now, it writes while the client reads.
-        servers.iter_mut().for_each(|server| server.write(chunk.as_bytes()));
+        for server in &mut servers {
+            server.write(chunk.as_bytes());
+        }
         if number % 8 == 0 {
             let_time_pass("events come apart", Duration::from_millis(1));
         }
     }
-    servers.iter_mut().for_each(|server| server.write(b"0\r\n\r\n"));
+    for server in &mut servers {
+        server.write(b"0\r\n\r\n");
+    }
     // 64 KiB that h2 holds, what is joined, and a read buffer of upstream's.
     let grown = grown(&sidecar, before, CLIENTS);
     assert!(grown < REQUEST + 64 + 32 + 64, "{grown} KiB a request");
@@ -121,7 +129,7 @@ fn memory_goes_back_to_the_system_after_a_burst() {
     let burst = |_| {
         let mut client = sidecar.connect();
         client.write(&head);
-        client.write(&[b'b'; BYTES]);
+        client.write(&vec![b'b'; BYTES]);
         client
     };
     let before = sidecar.memory_kib("RssAnon");

@@ -238,7 +238,7 @@ impl<A: RequestService> ClientConnection<A> {
             if is_last && !is_http2 {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            name_nothing(&mut answer);
+            leave_reason_empty(&mut answer);
             // hyper leaves content out by itself over HTTP/1.x, but for a 304 it needs the body to keep the length.
             let never_has_content = matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
             let bodiless = asked_for_head || (is_http2 && never_has_content);
@@ -258,7 +258,7 @@ impl<A: RequestService> ClientConnection<A> {
 }
 
 /// Gives a status that has no standard reason an empty one, if it has none of its own: hyper would write `<none>`.
-fn name_nothing<B>(answer: &mut Response<B>) {
+fn leave_reason_empty<B>(answer: &mut Response<B>) {
     if answer.status().canonical_reason().is_none() && answer.extensions().get::<ReasonPhrase>().is_none() {
         answer.extensions_mut().insert(ReasonPhrase::from_static(b""));
     }

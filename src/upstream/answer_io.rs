@@ -41,7 +41,7 @@ impl AnswerBeginning {
     }
 
     /// The head is whole.
-    pub(super) fn is_whole(&self) {
+    pub(super) fn head_has_ended(&self) {
         self.expected.store(false, Ordering::Relaxed);
     }
 
@@ -147,7 +147,7 @@ mod tests {
         assert!(noted(&["HTTP/1.1 200 OK\r\n", "a: bcd\r\n"]).exceeds(limits));
         assert!(noted(&["HTTP/1.1 2\n\n\n"]).exceeds(limits));
         let beginning = noted(&["HTTP/1.1 200 OK\r\n"]);
-        beginning.is_whole();
+        beginning.head_has_ended();
         beginning.read(&[b'\n'; 100]);
         assert!(!beginning.exceeds(limits));
         beginning.expect();

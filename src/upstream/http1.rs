@@ -147,7 +147,7 @@ where
             };
             SendError { cause, sent: if unsent { Sent::Nothing } else { Sent::Something } }
         })?;
-        self.beginning.is_whole();
+        self.beginning.head_has_ended();
         self.used = true;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked for it: what follows is not HTTP any more.

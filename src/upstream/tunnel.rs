@@ -54,7 +54,7 @@ where
         self.beginning.expect();
         let sent = self.sender.send_request(request).await;
         let response = sent.map_err(|error| SendError::after_sending(http1::cause(&error, &self.beginning, self.limits)))?;
-        self.beginning.is_whole();
+        self.beginning.head_has_ended();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS && !agrees_to_websocket(&response) {
             return Err(SendError::after_sending(Cause::Upgrade));
         }

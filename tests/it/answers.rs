@@ -170,6 +170,41 @@ fn the_length_of_an_answer_is_one_decimal_number_or_the_answer_is_no_http() {
 }
 
 #[test]
+fn a_101_has_no_length_and_no_coding() {
+    let upstream = ManualUpstream::listen();
+    let sidecar = upstream.setup().start();
+    let asked = Request::get("/socket").headers([
+        ("Connection", "upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+        ("Sec-WebSocket-Version", "13"),
+    ]);
+    for (line, status) in [
+        ("Content-Length: 5", 101),
+        ("Content-Length: 5, 5", 101),
+        ("Transfer-Encoding: chunked", 101),
+        ("Content-Length: x", 502),
+        ("Transfer-Encoding: gzip", 502),
+    ] {
+        let mut client = sidecar.connect();
+        client.write(&asked.head());
+        let mut connection = upstream.accept();
+        connection.read_until(b"\r\n\r\n");
+        connection.write(
+            format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n{line}\r\n\r\n").as_bytes(),
+        );
+        let answer = client.head();
+        assert_eq!(answer.status, status, "{line}");
+        if status == 101 {
+            assert!(answer.header("content-length").is_none() && answer.header("transfer-encoding").is_none(), "{answer:?}");
+            assert!(is_now(answer.header("date").unwrap()));
+            connection.write(b"hello");
+            assert_eq!(client.read_until(b"hello"), b"hello", "{line}");
+        }
+    }
+}
+
+#[test]
 fn the_length_of_an_http2_upstreams_answer_is_judged_alike() {
     let upstream = ManualHttp2::listen();
     let sidecar = upstream.setup().start();

@@ -387,3 +387,20 @@ fn a_connection_whose_server_sent_more_than_its_answers_is_not_used_again() {
         assert!(used.is_closed(), "{method} {answer:?}");
     }
 }
+
+#[test]
+fn surplus_that_comes_while_a_connection_is_idle_ends_it() {
+    for surplus in ["lo", "\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"] {
+        let upstream = ManualUpstream::listen();
+        let (sidecar, mut used) = with_a_used_connection(&upstream);
+        used.write(surplus.as_bytes());
+        assert!(used.is_closed(), "{surplus:?}");
+        let mut client = sidecar.connect();
+        client.write(&Request::post("/second", "x").head());
+        client.write(b"x");
+        let mut fresh = upstream.accept();
+        fresh.read_until(b"\r\n\r\nx");
+        fresh.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh");
+        assert_eq!(client.answer("POST").text(), "fresh", "{surplus:?}");
+    }
+}

@@ -10,7 +10,7 @@ use std::{
     ffi::{OsStr, OsString},
     fmt::Display,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -57,6 +57,7 @@ pub fn run() -> ExitCode {
         Subcommands::Run => daemon(settings.input(&[]), signals),
         Subcommands::Exec { wait, command } => execute(source::load(settings.input(exec::DEFAULTS)), wait, command),
         Subcommands::Check { explain: Some(request), api, .. } => explain(&settings.load(), &request, api.as_deref()),
+        Subcommands::Check { diff: Some(old), .. } => difference(settings.input(&[]), old),
         Subcommands::Check { online, strict, .. } => check_settings(settings.load(), online, strict),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
@@ -207,6 +208,17 @@ fn explain(loaded: &Loaded, request: &str, api: Option<&str>) -> ExitCode {
         Ok(true) => shown,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => fail(&error, 2),
+    }
+}
+
+/// `check --diff`.
+fn difference(input: Input, old: PathBuf) -> ExitCode {
+    let old = source::load(Input { config_flag: Some(old), ..input.clone() });
+    let new = source::load(input);
+    match (&old.config, &new.config) {
+        (Some(old), Some(new)) => print(|out| check::difference(old, new, out)),
+        (None, _) => refuse(&old),
+        (_, None) => refuse(&new),
     }
 }
 

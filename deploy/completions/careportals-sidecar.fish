@@ -57,6 +57,7 @@ complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand 
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -l control-socket -d 'Unix socket by which `status` and its siblings reach the daemon, or `off`' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l explain -d 'Say which API and which rule decide about a request, and what upstream would receive' -r
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l diff -d 'List the requests that the rules let through and those of this settings file did not (`+`), and the reverse (`-`)' -r -F
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l api -d 'With --explain: only at the addresses of this API' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l config -d 'Settings file (else `CAREPORTALS_CONFIG`, else /etc/careportals-sidecar/config.toml when present)' -r -F
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l log -d 'Log filter, as `info` or `careportals_sidecar=debug`' -r

@@ -111,6 +111,12 @@ pub(super) enum Subcommands {
         /// refused.
         #[arg(long, value_name = "METHOD /TARGET", conflicts_with_all = ["online", "strict"])]
         explain: Option<String>,
+        /// List the requests that the rules let through and those of this settings file did not (`+`), and the reverse (`-`)
+        ///
+        /// As rules, API by API. `*` in a path is a segment that no rule names, `OTHER` a method that no rule names. The old file
+        /// is read with the same environment and flags.
+        #[arg(long, value_name = "OLD.toml", conflicts_with_all = ["online", "strict", "explain"])]
+        diff: Option<PathBuf>,
         /// With --explain: only at the addresses of this API
         #[arg(long, value_name = "NAME", requires = "explain")]
         api: Option<String>,

@@ -10,7 +10,7 @@ use std::{
     ffi::{OsStr, OsString},
     fmt::Display,
     io::{self, IsTerminal as _, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -67,6 +67,7 @@ pub fn run() -> ExitCode {
             execute(loaded, |secret_variables| Program { words: command, wait, secret_variables, signal_mask })
         }
         Subcommands::Check { explain: Some(request), api, .. } => explain(&settings.load(), &request, api.as_deref()),
+        Subcommands::Check { diff: Some(old), .. } => difference(settings.input(&[]), old),
         Subcommands::Check { online, strict, .. } => check_settings(settings.load(), online, strict),
         Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
         Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
@@ -214,6 +215,17 @@ fn explain(loaded: &Loaded, request: &str, api: Option<&str>) -> ExitCode {
         Ok(true) => shown,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => fail(&error, 2),
+    }
+}
+
+/// Runs `check --diff`: prints what the rules of these settings reach that those of `old` do not, and the reverse.
+fn difference(input: Input, old: PathBuf) -> ExitCode {
+    let old = source::load(Input { config_flag: Some(old), ..input.clone() });
+    let new = source::load(input);
+    match (&old.config, &new.config) {
+        (Some(old), Some(new)) => print(|out| check::difference(old, new, out)),
+        (None, _) => refuse(&old),
+        (_, None) => refuse(&new),
     }
 }
 

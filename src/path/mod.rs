@@ -6,10 +6,12 @@
 
 mod cover;
 mod decode;
+mod difference;
 mod lenient;
 mod proposal;
 mod rule;
 
+pub use difference::{Difference, RuleSet};
 pub use lenient::LoginPaths;
 pub use proposal::ProposedRules;
 pub use rule::Rule;

@@ -218,3 +218,36 @@ fn what_explain_says_is_what_the_daemon_does() {
         assert_eq!(answer.header("proxy-status").is_none(), passes, "{request}: {answer:?}");
     }
 }
+
+#[test]
+fn diff_lists_what_a_change_of_rules_makes_reachable_or_unreachable() {
+    let file = |rules: &str| {
+        format!(
+            "[accounts.default]\norganization = {{ env = \"ORG\" }}\nusername = {{ env = \"USER\" }}\npassword = {{ command = [\"true\"] }}\n[apis.default]\nupstream = \"https://api.example/v1\"\n{rules}"
+        )
+    };
+    let mut setup = Setup::empty();
+    setup.variable("ORG", "acme").variable("USER", "me");
+    let diff = |setup: &mut Setup, old: &str, new: &str| {
+        setup.settings(&file(new)).file("old.toml", &file(old));
+        setup.output_of(&["check", "--diff", "old.toml"])
+    };
+    let old = "allow = [\"GET /v1/customers/**\", \"POST /v1/orders\", \"POST /v1/auth\"]\n";
+    let new = "allow = [\"GET /v1/customers/**\", \"* /v1/products\"]\ndeny = [\"* /v1/customers/*/ssn\"]\n";
+    let told = diff(&mut setup, old, new);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let expected = "# API default\n+ * /v1/products\n- GET /v1/customers/*/ssn\n- GET /v1/customers/*/ssn/\n- POST /v1/orders\n";
+    assert_eq!(told.stdout, expected, "{told:?}");
+    let reverse = diff(&mut setup, new, old);
+    let swapped: Vec<String> =
+        expected.lines().map(|line| line.replacen('+', "?", 1).replacen("- ", "+ ", 1).replacen('?', "-", 1)).collect();
+    let mut lines: Vec<&str> = reverse.stdout.lines().collect();
+    lines.sort_unstable();
+    let mut swapped: Vec<&str> = swapped.iter().map(String::as_str).collect();
+    swapped.sort_unstable();
+    assert_eq!(lines, swapped, "{reverse:?}");
+    assert_eq!(diff(&mut setup, old, old).stdout, "# no request becomes reachable or unreachable\n");
+    let opened = diff(&mut setup, "allow = []\n", "");
+    assert_eq!(opened.stdout, "# API default\n# paths that are not canonical become reachable\n+ * /v1/**\n", "{opened:?}");
+    assert_eq!(diff(&mut setup, "allow = [1]\n", old).code, Some(78));
+}

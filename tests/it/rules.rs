@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{Answer, Http2, Request, Setup, Sidecar, simulator};
+use crate::harness::{Answer, Http2, OK, RecordingUpstream, Request, Setup, Sidecar, simulator};
 
 /// A problem's code, or the status of the upstream's own answer.
 fn outcome(answer: &Answer) -> String {
@@ -159,4 +159,63 @@ fn no_spelling_of_a_denied_request_reaches_upstream() {
     }
     assert_eq!(control.counts().requests, 0, "nothing of it reached upstream");
     assert_eq!(asked(&sidecar, &[("GET", "/users/account")]), ["200"]);
+}
+
+/// The spellings that the drill of rules replays against real servers: what is expected, and the request.
+fn corpus() -> impl Iterator<Item = (&'static str, Request)> {
+    let lines = include_str!("../drills/rules/corpus.txt").lines();
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(|line| {
+        let mut parts = line.split(" | ");
+        let request: Vec<&str> = parts.next().unwrap().splitn(3, ' ').collect();
+        let fields = parts.map(|field| field.split_once(": ").unwrap());
+        (request[0], Request::new(request[1], request[2]).headers(fields))
+    })
+}
+
+/// Plays the corpus under a prefix and in front of a base path. Both begin with a slash, or are empty.
+#[track_caller]
+fn nothing_of_the_corpus_arrives(prefix: &str, base: &str) {
+    const REMOVED: [&str; 5] = ["method-override", "method_override", "x-http-method", "original-url", "rewrite-url"];
+    let simulator = simulator();
+    let upstream = RecordingUpstream::start(OK);
+    let mut setup = upstream.setup(&simulator);
+    setup.upstream(&format!("{}{base}", upstream.base_url()), &simulator);
+    let rules =
+        ["* /customers/*/ssn", "DELETE /customers/*", "GET /reports/**"].map(|rule| rule.replacen('/', &format!("{base}/"), 1));
+    setup.api("deny", &format!("{rules:?}"));
+    if !prefix.is_empty() {
+        setup.api("prefix", prefix);
+    }
+    let sidecar = setup.start().ready_with(&Request::get(&format!("{prefix}/ready")));
+    let mut sent = 0;
+    for (expected, mut request) in corpus() {
+        let line = format!("{} {}", request.method, request.target);
+        let path = if request.target.starts_with(['/', '\\']) { 0 } else { request.target.match_indices('/').nth(2).unwrap().0 };
+        request.target.insert_str(path, prefix);
+        let before = upstream.requests().len();
+        let answer = sidecar.send(&request);
+        if expected != "pass" {
+            // 404: no API has what a backslash makes of the prefix.
+            assert!(matches!(answer.status, 400 | 403 | 404), "{line}: {answer:?}");
+            assert_eq!(upstream.requests().len(), before, "{line}");
+            continue;
+        }
+        sent += 1;
+        assert_eq!(answer.status, 200, "{line}: {answer:?}");
+        let arrived = upstream.requests().pop().unwrap();
+        assert!(arrived.starts_with(&line.replacen('/', &format!("{base}/"), 1)), "{line}: {arrived}");
+        assert!(!REMOVED.iter().any(|name| arrived.to_lowercase().contains(name)), "{line}: {arrived}");
+    }
+    assert!(sent > 10 && upstream.requests().len() == sent + 1);
+}
+
+#[test]
+fn no_spelling_of_the_corpus_arrives() {
+    nothing_of_the_corpus_arrives("", "");
+}
+
+#[test]
+fn no_spelling_of_the_corpus_arrives_behind_a_prefix_or_in_front_of_a_base_path() {
+    nothing_of_the_corpus_arrives("/crm", "");
+    nothing_of_the_corpus_arrives("/crm", "/v1/x");
 }

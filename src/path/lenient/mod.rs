@@ -178,6 +178,32 @@ impl LenientPattern {
         Self { segments, one, any }
     }
 
+    /// The pattern of one canonical segment.
+    pub(super) fn of_path(segment: &str) -> Self {
+        Self::of_segments([SegmentText::Name(segment)].into_iter())
+    }
+
+    /// The states before the first segment of a canonical path: bit `i` is set when our first `i` segments are matched.
+    pub(super) fn start(&self) -> u64 {
+        self.skip_any(1)
+    }
+
+    /// The states after one more segment of a canonical path. It has no parameters and no dots, so all readings of it are one.
+    pub(super) fn after(&self, states: u64, segment: &str) -> u64 {
+        let decoded = decode(segment.as_bytes()).unwrap_or(Cow::Borrowed(segment.as_bytes()));
+        let is_long = self.segments.len() == MAX_SEGMENTS;
+        self.step(states, states, &decoded) | if is_long { states & self.goal() } else { 0 }
+    }
+
+    /// Whether a path that ends in these states reaches the pattern.
+    pub(super) fn accepts(&self, states: u64) -> bool {
+        states & self.goal() != 0
+    }
+
+    fn goal(&self) -> u64 {
+        1 << self.segments.len()
+    }
+
     /// Whether every path that reaches `other` reaches this pattern too. It may say no where that is so.
     pub(super) fn covers(&self, other: &Self) -> bool {
         let is_whole = |pattern: &Self| pattern.segments.len() < MAX_SEGMENTS;
@@ -188,7 +214,7 @@ impl LenientPattern {
     pub(super) fn may_be_under(&self, base: &str) -> bool {
         let decoded = decode(base.as_bytes()).unwrap_or(Cow::Borrowed(base.as_bytes()));
         let names = decoded.split(|&byte| is_separator(byte)).skip(1);
-        names.fold(self.skip_any(1), |states, name| self.step(states, states, name)) != 0
+        names.fold(self.start(), |states, name| self.step(states, states, name)) != 0
     }
 
     /// Follows all readings of `decoded` at once: bit `i` of a state is set when some reading has matched our first `i`
@@ -198,7 +224,7 @@ impl LenientPattern {
     /// may lead back to every state that a reading has had, parameters may end at any later slash, and the path may end at `;`,
     /// `?` or `#`.
     fn is_reached_by(&self, decoded: &[u8]) -> bool {
-        let goal = 1_u64 << self.segments.len();
+        let goal = self.goal();
         let mut here = self.skip_any(1);
         let mut ever = here;
         let mut after_parameters = 0;

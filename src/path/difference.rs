@@ -1,0 +1,393 @@
+//! Compares two sets of rules: which requests one lets through and the other does not. Pure.
+//!
+//! Both are automata over the segments of canonical paths. Segments fall into classes that no rule tells apart: each name that a rule
+//! spells, its careless spellings, and all others. So the product of both automata is finite, and whatever differs has a short
+//! witness.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use http::Method;
+
+use super::{Rule, is_canonical, lenient::LenientPattern, rule::Pattern};
+
+/// How many states are looked at for one method. Only contrived rules have more.
+const MAX_STATES: usize = 2000;
+
+/// How many segments a rule may have to be compared: states have to fit into a word.
+const MAX_SEGMENTS: usize = 127;
+
+/// The rules of an API.
+#[derive(Clone, Copy, Debug)]
+pub struct RuleSet<'a> {
+    /// `None`: everything is allowed.
+    pub allow: Option<&'a [Rule]>,
+    /// It wins.
+    pub deny: &'a [Rule],
+}
+
+/// The requests that one set lets through and another one does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// The methods by path, in the syntax of rules. `*` in a path stands for a segment that no rule names, `**` for any segments;
+    /// `*` as a method for all, `OTHER` for those that no rule names.
+    pub methods_by_path: BTreeMap<String, Vec<String>>,
+    /// Whether nothing is missing.
+    pub is_complete: bool,
+}
+
+impl RuleSet<'_> {
+    /// What this set lets through below `base`, and `other` does not below `other_base`.
+    #[must_use]
+    pub fn beyond(&self, base: &str, other: &Self, other_base: &str) -> Difference {
+        let rules: Vec<&Rule> =
+            [self, other].iter().flat_map(|set| set.allow.iter().copied().flatten().chain(set.deny)).collect();
+        let symbols = symbols(&rules, !(self.deny.is_empty() && other.deny.is_empty()));
+        let methods = methods(&rules);
+        let mut difference = Difference { is_complete: true, ..Difference::default() };
+        difference.is_complete &= rules.iter().all(|rule| rule.segments.len() <= MAX_SEGMENTS);
+        let mut by_path: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for method in &methods {
+            let sides = [Side::new(self, method), Side::new(other, method)];
+            let Some(graph) = Graph::new(&sides, [base, other_base], &symbols) else {
+                difference.is_complete = false;
+                continue;
+            };
+            for path in graph.witnesses(&symbols) {
+                by_path.entry(format!("{base}{path}")).or_default().push(method.as_str().to_owned());
+            }
+        }
+        for named in by_path.values_mut().filter(|named| named.len() == methods.len()) {
+            *named = vec!["*".to_owned()];
+        }
+        difference.methods_by_path = by_path;
+        difference
+    }
+}
+
+/// The methods that rules tell apart; `OTHER` stands for those that none names.
+fn methods(rules: &[&Rule]) -> Vec<Method> {
+    let other = Method::from_bytes(b"OTHER").expect("letters are a method");
+    let mut names: BTreeSet<&str> = rules.iter().filter_map(|rule| rule.method()).map(Method::as_str).collect();
+    if names.contains("GET") {
+        names.insert("HEAD");
+    }
+    let all = names.into_iter().filter(|name| *name != "OTHER").filter_map(|name| Method::from_bytes(name.as_bytes()).ok());
+    all.chain([other]).collect()
+}
+
+/// A class of segments, by one of them.
+struct Symbol {
+    segment: String,
+    /// How a pattern shows it.
+    shown: String,
+    /// The name of which it is another spelling, as an index. `None`: it is no other spelling.
+    spells: Option<usize>,
+    /// Whether servers run a script of this name for every path.
+    is_script: bool,
+}
+
+/// The classes: other segments first, so that a pattern has `*` where it may.
+fn symbols(rules: &[&Rule], careless: bool) -> Vec<Symbol> {
+    let names: BTreeSet<&str> = rules.iter().flat_map(|rule| rule.words()).collect();
+    let mut candidates = Vec::new();
+    for number in 0..=names.len() {
+        candidates.push((format!("other{number}"), None, false));
+    }
+    candidates.extend(names.iter().map(|name| ((*name).to_owned(), None, false)));
+    if careless {
+        for name in names.iter().copied().chain(["index.php"]) {
+            let capital = name[..1].to_uppercase() + &name[1..];
+            let of = names.iter().position(|known| *known == name);
+            for text in [name.to_owned(), format!("{name}.json")] {
+                let spellings =
+                    [text.clone(), text.to_uppercase(), capital.clone(), format!("%20{text}"), format!("%20%20{text}")];
+                candidates.extend(spellings.map(|text| (text, of, name == "index.php")));
+            }
+        }
+    }
+    // What rules can tell of a segment: which names it is, and which ones it may be for a careless server.
+    let like = |name: &str, segment: &str| {
+        let pattern = LenientPattern::of_path(name);
+        pattern.accepts(pattern.after(pattern.start(), segment))
+    };
+    let script = "index.php";
+    let signature = |segment: &str| {
+        let exactly = names.iter().map(|name| Pattern::Literal((*name).to_owned()).fits(segment));
+        let alike = names.iter().copied().chain([script]).map(|name| careless && like(name, segment));
+        exactly.chain(alike).collect::<Vec<bool>>()
+    };
+    let (mut known, mut symbols) = (BTreeSet::new(), Vec::<Symbol>::new());
+    for (segment, of, is_script) in candidates.into_iter().filter(|(segment, ..)| is_canonical(&format!("/{segment}"))) {
+        let is_other = symbols.is_empty();
+        let signature = signature(&segment);
+        if (is_other && signature.contains(&true)) || !known.insert(signature) {
+            continue;
+        }
+        let shown = if is_other { "*".to_owned() } else { segment.clone() };
+        let spells =
+            of.and_then(|of| symbols.iter().position(|symbol| Some(symbol.segment.as_str()) == names.iter().nth(of).copied()));
+        symbols.push(Symbol { segment, shown, spells, is_script });
+    }
+    symbols
+}
+
+/// What one set has for requests of one method.
+struct Side<'a> {
+    allow: Option<Vec<&'a Rule>>,
+    deny: Vec<&'a LenientPattern>,
+}
+
+/// How far each rule has matched.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Progress {
+    allow: Vec<u128>,
+    deny: Vec<u64>,
+}
+
+impl<'a> Side<'a> {
+    fn new(set: &RuleSet<'a>, method: &Method) -> Self {
+        let fits = |rule: &&Rule| rule.method().is_none_or(|only| only == method) && rule.segments.len() <= MAX_SEGMENTS;
+        let allow = set.allow.map(|rules| rules.iter().filter(fits).collect());
+        Self { allow, deny: set.deny.iter().filter(|rule| rule.denies_method(method)).map(|rule| &rule.lenient).collect() }
+    }
+
+    /// The progress when the segments of `base` were read.
+    fn start(&self, base: &str) -> Progress {
+        let allow = self.allow.iter().flatten().map(|rule| skip_any(rule, 1)).collect();
+        let start = Progress { allow, deny: self.deny.iter().map(|pattern| pattern.start()).collect() };
+        base.split('/').skip(1).fold(start, |progress, segment| self.after(&progress, segment))
+    }
+
+    fn after(&self, progress: &Progress, segment: &str) -> Progress {
+        let allow = self.allow.iter().flatten().zip(&progress.allow).map(|(rule, states)| after(rule, *states, segment));
+        let deny = self.deny.iter().zip(&progress.deny).map(|(pattern, states)| pattern.after(*states, segment));
+        Progress { allow: allow.collect(), deny: deny.collect() }
+    }
+
+    fn passes(&self, progress: &Progress) -> bool {
+        let allows =
+            |rules: &Vec<&Rule>| rules.iter().zip(&progress.allow).any(|(rule, states)| states & (1 << rule.segments.len()) != 0);
+        let denied = self.deny.iter().zip(&progress.deny).any(|(pattern, states)| pattern.accepts(*states));
+        !denied && self.allow.as_ref().is_none_or(allows)
+    }
+}
+
+/// Adds the states in which a `**` has matched all that it will. Bit `i` is set when the first `i` segments of the rule are matched.
+fn skip_any(rule: &Rule, states: u128) -> u128 {
+    let any = rule.segments.iter().enumerate().filter(|(_, pattern)| **pattern == Pattern::Any);
+    any.fold(states, |states, (at, _)| states | (states & (1 << at)) << 1)
+}
+
+fn after(rule: &Rule, states: u128, segment: &str) -> u128 {
+    let next = rule.segments.iter().enumerate().filter(|(at, pattern)| states & (1 << at) != 0 && pattern.fits(segment));
+    skip_any(rule, next.fold(0, |next, (at, pattern)| next | if *pattern == Pattern::Any { 1 << at } else { 1 << (at + 1) }))
+}
+
+/// The states of both sets together that some path leads to; the first is that of no segment.
+#[derive(Default)]
+struct Graph {
+    nodes: Vec<Node>,
+}
+
+#[derive(Default)]
+struct Node {
+    /// By symbol.
+    next: Vec<usize>,
+    /// Whether a path that ends here differs.
+    differs: bool,
+    /// Whether it does with a slash at its end.
+    differs_with_slash: bool,
+    /// Whether every longer path differs too.
+    all_below: bool,
+}
+
+impl Graph {
+    /// `None`: there are too many states.
+    fn new(sides: &[Side<'_>; 2], bases: [&str; 2], symbols: &[Symbol]) -> Option<Self> {
+        let after =
+            |state: &[Progress; 2], segment: &str| [sides[0].after(&state[0], segment), sides[1].after(&state[1], segment)];
+        let differs = |state: &[Progress; 2]| sides[0].passes(&state[0]) && !sides[1].passes(&state[1]);
+        let start = [sides[0].start(bases[0]), sides[1].start(bases[1])];
+        let (mut known, mut states, mut graph) = (HashMap::from([(start.clone(), 0)]), vec![start], Self::default());
+        while let Some(state) = states.get(graph.nodes.len()).cloned() {
+            let mut node = Node { differs: differs(&state), ..Node::default() };
+            node.differs_with_slash = differs(&after(&state, ""));
+            for symbol in symbols {
+                let next = after(&state, &symbol.segment);
+                let index = *known.entry(next.clone()).or_insert(states.len());
+                if index == states.len() {
+                    states.push(next);
+                }
+                node.next.push(index);
+            }
+            if states.len() > MAX_STATES {
+                return None;
+            }
+            graph.nodes.push(node);
+        }
+        graph.find_whole();
+        Some(graph)
+    }
+
+    /// Finds the nodes below which everything differs: the largest set of nodes that lead only to each other.
+    fn find_whole(&mut self) {
+        let mut is_whole: Vec<bool> = self.nodes.iter().map(|node| node.differs_with_slash).collect();
+        loop {
+            let holds =
+                |at: usize| is_whole[at] && self.nodes[at].next.iter().all(|next| is_whole[*next] && self.nodes[*next].differs);
+            let smaller: Vec<bool> = (0..is_whole.len()).map(holds).collect();
+            if smaller == is_whole {
+                break;
+            }
+            is_whole = smaller;
+        }
+        for (node, is_whole) in self.nodes.iter_mut().zip(is_whole) {
+            node.all_below = is_whole;
+        }
+    }
+
+    /// A shortest path to each node where paths differ, as a pattern without the base path.
+    fn witnesses(&self, symbols: &[Symbol]) -> Vec<String> {
+        let (mut seen, mut queue, mut found) = (BTreeSet::from([0]), VecDeque::from([(0, Vec::new())]), Vec::new());
+        while let Some((at, path)) = queue.pop_front() {
+            let node = &self.nodes[at];
+            let plain = self.plainly(&path, symbols);
+            let shown: String = path.iter().flat_map(|symbol: &usize| ["/", &symbols[*symbol].shown]).collect();
+            let is_whole = node.all_below && (node.differs || path.is_empty());
+            if is_whole {
+                // `/a/**` is `/a`, too.
+                if !plain.iter().any(|plain| plain.all_below && plain.differs) {
+                    found.push(format!("{shown}/**"));
+                }
+                continue;
+            }
+            if node.differs && !path.is_empty() && !plain.iter().any(|plain| plain.differs) {
+                found.push(shown.clone());
+            }
+            if node.differs_with_slash && !plain.iter().any(|plain| plain.differs_with_slash) {
+                found.push(format!("{shown}/"));
+            }
+            for (symbol, next) in node.next.iter().enumerate() {
+                if seen.insert(*next) {
+                    queue.push_back((*next, [path.as_slice(), &[symbol]].concat()));
+                }
+            }
+        }
+        found
+    }
+
+    /// The nodes of the same path in plain spelling, which speaks for the other ones: without the script, or with any segment in
+    /// its place.
+    fn plainly(&self, path: &[usize], symbols: &[Symbol]) -> Vec<&Node> {
+        let spelled = |at: usize| symbols[at].spells.unwrap_or(at);
+        let without = path.iter().copied().filter(|at| !symbols[*at].is_script).map(spelled).collect();
+        let replaced = path.iter().map(|at| if symbols[*at].is_script { 0 } else { spelled(*at) }).collect();
+        let others = [without, replaced].into_iter().filter(|plain: &Vec<usize>| plain != path);
+        others.map(|plain| &self.nodes[plain.iter().fold(0, |at, symbol| self.nodes[at].next[*symbol])]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rules(texts: &[&str]) -> Vec<Rule> {
+        texts.iter().map(|text| Rule::parse(text).unwrap()).collect()
+    }
+
+    type Texts<'a> = (Option<&'a [&'a str]>, &'a [&'a str]);
+
+    fn difference(one: Texts<'_>, other: Texts<'_>) -> Vec<String> {
+        let [one, other] = [one, other].map(|(allow, deny)| (allow.map(rules), rules(deny)));
+        let found = set_of(&one).beyond("", &set_of(&other), "");
+        assert!(found.is_complete);
+        found.methods_by_path.iter().map(|(path, methods)| format!("{} {path}", methods.join(","))).collect()
+    }
+
+    fn set_of((allow, deny): &OwnedSet) -> RuleSet<'_> {
+        RuleSet { allow: allow.as_deref(), deny }
+    }
+
+    #[test]
+    fn what_one_set_lets_through_and_the_other_does_not_is_told_in_rules() {
+        let all: Option<&[&str]> = None;
+        assert_eq!(difference((Some(&["GET /a/**", "GET /b"]), &[]), (Some(&["GET /a/**"]), &[])), ["GET /b"]);
+        let narrowed = difference((Some(&["GET /a/**"]), &[]), (Some(&["GET /a/*"]), &[]));
+        assert_eq!(narrowed, ["GET /a", "GET /a/", "GET /a/*/", "GET /a/*/*/**"]);
+        assert_eq!(difference((all, &[]), (all, &["* /admin/**"])), ["* /admin/**"]);
+        assert_eq!(difference((all, &[]), (all, &["GET /a/*/ssn"])), ["GET,HEAD /a/*/ssn", "GET,HEAD /a/*/ssn/"]);
+        assert_eq!(difference((Some(&["GET /a/*"]), &[]), (Some(&["GET /a/*"]), &["* /a/x"])), ["GET /a/x"]);
+        assert_eq!(difference((Some(&["* /a"]), &[]), (Some(&["GET /a"]), &[])), ["HEAD,OTHER /a"]);
+        assert_eq!(difference((all, &[]), (Some(&[]), &[])), ["* /**"]);
+        assert!(difference((Some(&["GET /a/x", "GET /a/*"]), &[]), (Some(&["GET /a/*"]), &[])).is_empty());
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let segment = proptest::sample::select(vec!["a", "A", "b", "a.json", "index.php", "*", "*", "**"]);
+        let path = (proptest::collection::vec(segment, 1..4), any::<bool>());
+        (proptest::sample::select(vec!["*", "GET", "HEAD", "POST"]), path).prop_map(|(method, (segments, slash))| {
+            Rule::parse(&format!("{method} /{}{}", segments.join("/"), if slash { "/" } else { "" })).unwrap()
+        })
+    }
+
+    type OwnedSet = (Option<Vec<Rule>>, Vec<Rule>);
+
+    fn set() -> impl Strategy<Value = OwnedSet> {
+        let few = || proptest::collection::vec(rule(), 0..3);
+        (proptest::option::weighted(0.8, few()), few())
+    }
+
+    fn passes((allow, deny): &OwnedSet, method: &Method, path: &str) -> bool {
+        let allowed = allow.as_ref().is_none_or(|rules| rules.iter().any(|rule| rule.matches(method, path)));
+        allowed && Rule::first_that_denies(deny, method, path).is_none()
+    }
+
+    /// Every canonical path of up to four segments over a small alphabet.
+    fn paths() -> Vec<String> {
+        let names = ["a", "A", "b", "other", "a.json", "A+", "b.JSON", "index.php", ""];
+        let (mut paths, mut all) = (vec![String::new()], Vec::new());
+        for _ in 0..4 {
+            paths = paths.iter().flat_map(|path| names.map(|name| format!("{path}/{name}"))).collect();
+            all.extend(paths.iter().filter(|path| is_canonical(path)).cloned());
+            paths.retain(|path| !path.ends_with('/'));
+        }
+        all
+    }
+
+    /// Whether a list of methods stands for `method`, which `rules` name or don't.
+    fn includes(methods: &[String], method: &Method, rules: &[&Rule]) -> bool {
+        let names = self::methods(rules);
+        let shown = if names.contains(method) { method.as_str() } else { "OTHER" };
+        methods.iter().any(|named| named == "*" || named == shown)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn a_difference_is_found_where_there_is_one_and_nowhere_else(one in set(), other in set()) {
+            let found = set_of(&one).beyond("", &set_of(&other), "");
+            prop_assert!(found.is_complete);
+            let rules: Vec<&Rule> = [&one, &other].iter().flat_map(|(allow, deny)| allow.iter().flatten().chain(deny)).collect();
+            let unnamed = Method::from_bytes(b"OTHER").unwrap();
+            let paths = paths();
+            for method in [Method::GET, Method::HEAD, Method::POST, unnamed.clone()] {
+                let differs = paths.iter().any(|path| passes(&one, &method, path) && !passes(&other, &method, path));
+                let is_told = found.methods_by_path.values().any(|methods| includes(methods, &method, &rules));
+                // A difference may need more segments than these paths have.
+                prop_assert!(is_told || !differs, "{method} {found:?}");
+            }
+            // Each pattern is a difference: a star is a segment that no rule names.
+            for (path, methods) in &found.methods_by_path {
+                for end in ["", "/", "/z/z/"] {
+                    let concrete = path.replace("/**", end).replace('*', "z");
+                    for method in methods.iter().filter(|_| !concrete.is_empty()) {
+                        let method = if method == "*" { unnamed.clone() } else { Method::from_bytes(method.as_bytes()).unwrap() };
+                        prop_assert!(passes(&one, &method, &concrete) && !passes(&other, &method, &concrete), "{method} {concrete} {found:?}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -235,6 +235,8 @@ impl<A: RequestService> ClientConnection<A> {
                 in_progress.mark_tunnel();
             } else if answer.body().is_end_stream() {
                 in_progress.mark_answered();
+            } else {
+                in_progress.set_windowless(true);
             }
             Ok(answer.map(|inner| TrackedBody { inner: Some(inner), in_progress }))
         }

@@ -278,8 +278,13 @@ fn a_client_that_takes_nothing_of_its_answer_is_cut_after_client_stall() {
     let mut no_window = Http2::connect(sidecar.address());
     let stream = no_window.open(&Request::get(DOWNLOAD), true);
     let answering = no_window.head(stream);
-    until("all downloads have begun", || downloads(&simulator).0 == 4);
-    until_within(PATIENCE, "all are given up", || downloads(&simulator).1 == 4);
+    // And this one has given none from the beginning.
+    let mut never_any = Http2::with(sidecar.address(), h2::client::Builder::new().initial_window_size(0));
+    let unread = never_any.open(&Request::get(DOWNLOAD), true);
+    let unread = never_any.head(unread);
+    until("all downloads have begun", || downloads(&simulator).0 == 5);
+    until_within(PATIENCE, "all are given up", || downloads(&simulator).1 == 5);
+    drop((unread, never_any));
     drop((answering, no_window));
 }
 

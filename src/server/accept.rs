@@ -150,11 +150,14 @@ impl Acceptor {
             tokio::select! {
                 biased;
                 () = changed.as_mut() => continue,
-                () = self.client_waits() => {}
+                readable = self.watched.readable() => if readable.is_err() {
+                    // The runtime shuts down.
+                    std::future::pending::<()>().await;
+                }
             }
             if let Some(guard) = self.connection_limit.eviction_guard() {
                 // Another worker may have accepted the client meanwhile, and then no connection has to be evicted.
-                if !self.socket.has_client_waiting() {
+                if !self.client_waits() {
                     continue;
                 }
                 return (guard.permit(deadlines).await, Some(guard));
@@ -163,17 +166,10 @@ impl Acceptor {
         }
     }
 
-    /// Completes when there is a connection to accept.
-    async fn client_waits(&self) {
+    /// Whether there is a connection to accept now. Where there is none, `watched` becomes readable with the next one.
+    fn client_waits(&self) -> bool {
         let has_client = || if self.socket.has_client_waiting() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
-        while self.watched.readable().await.is_ok() {
-            // Where it is none, that also makes the runtime wait for the next one.
-            if self.watched.try_io(Interest::READABLE, has_client).is_ok() {
-                return;
-            }
-        }
-        // The runtime is shutting down.
-        std::future::pending::<()>().await;
+        self.watched.try_io(Interest::READABLE, has_client).is_ok()
     }
 
     /// Accepts and serves what the kernel has queued, within the limit, and closes the socket.

@@ -59,6 +59,7 @@ const RESETS: (usize, usize) = (32, 256);
 
 /// How many bytes may wait in the kernel for a TCP client before we write on. With more, it shows only after a long time that a
 /// slow client still reads.
+#[cfg(target_os = "linux")]
 const UNSENT: u32 = 128 * 1024;
 
 /// What an answer means for its connection, and so for other clients that need a place.
@@ -251,6 +252,8 @@ impl<A: RequestService> ClientConnection<A> {
                 in_progress.mark_tunnel();
             } else if bodiless || answer.body().is_end_stream() {
                 in_progress.mark_answered();
+            } else {
+                in_progress.set_windowless(true);
             }
             Ok(answer.map(|inner| TrackedBody { inner: (!bodiless).then_some(inner), in_progress }))
         }
@@ -354,7 +357,7 @@ impl ClientStream {
     pub(super) fn tcp((stream, from): (TcpStream, SocketAddr), listener: SocketAddr) -> Self {
         // Responses are written whole, so Nagle's algorithm only adds delay. A failure to disable it breaks nothing.
         drop(stream.set_nodelay(true));
-        #[cfg(any(target_os = "linux", target_os = "android"))]
+        #[cfg(target_os = "linux")]
         drop(SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT));
         // Only for a listener on all addresses, the kernel has to say which one the client has called.
         let ours = if listener.ip().is_unspecified() { stream.local_addr().unwrap_or(listener) } else { listener };

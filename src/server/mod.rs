@@ -42,6 +42,21 @@ pub struct ConnectionLimits {
     pub client_stall: Duration,
 }
 
+/// How long each step of a connection may take whose caller was refused: its head, the rest of its body, reading our answer.
+const LINGER: Duration = Duration::from_secs(1);
+
+impl ConnectionLimits {
+    /// The limits of a connection whose caller was refused when it was accepted.
+    fn of_refused(self) -> Self {
+        Self {
+            head_timeout: self.head_timeout.min(LINGER),
+            client_idle: self.client_idle.min(LINGER),
+            client_stall: self.client_stall.min(LINGER),
+            ..self
+        }
+    }
+}
+
 /// Tells a worker's acceptors and connections that a drain has begun. The drain ends when the last holder is dropped.
 #[derive(Clone)]
 pub struct Drain {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use careportals_simulator::{Control, Simulator};
-use rustix::process::{Signal, getuid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, getuid, prlimit};
 
 use crate::harness::{
     Connection, Request, Setup, Sidecar, held, let_time_pass, mode, now, simulator, until, with_signals_blocked,
@@ -182,22 +182,35 @@ fn ticks(sidecar: &Sidecar) -> u64 {
 #[test]
 fn without_descriptors_accepting_slows_down_and_goes_on_when_there_are_some() {
     let simulator = simulator();
-    let setup = Setup::new(&simulator);
-    let daemon = setup.command("run");
-    let mut limited = Command::new("/bin/sh");
-    limited.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(setup.dir.path());
-    limited.args(["-c", "ulimit -n 48; exec \"$0\" run"]).arg(daemon.get_program());
-    let sidecar = setup.start_with(limited).ready();
-    let request = Request::get("/_sim/echo");
+    let control = simulator.control();
+    let sidecar = Sidecar::start(&simulator).ready();
     let mut early = sidecar.connect();
-    assert_eq!(early.send(&request).status, 200);
-    let crowd: Vec<_> = (0..60).map(|_| sidecar.connect()).collect();
+    assert_eq!(early.send(&Request::get("/_sim/echo")).status, 200);
+    control.reset_counts();
+    // Each is in the middle of a request, so none can be closed for another.
+    let mut busy: Vec<_> = (0..8).map(|_| sidecar.connect()).collect();
+    for client in &mut busy {
+        client.write(&Request::get("/_sim/hang").head());
+    }
+    until("the upstream has got all requests", || control.counts().requests == 8);
+    let drip = "/_sim/drip?bytes=30&interval_ms=100";
+    early.write(&Request::get(drip).head());
+    until("one more answer has begun", || control.counts().requests == 9);
+    // No new descriptor from here on, whatever the daemon has reckoned with.
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let limit_to = |current| {
+        let pid = Pid::from_raw(sidecar.pid().try_into().unwrap());
+        prlimit(pid, Resource::Nofile, Rlimit { current, maximum: hard }).unwrap();
+    };
+    limit_to(Some(3));
+    let mut waiting = sidecar.connect();
+    waiting.write(&Request::get("/_sim/status/204").head());
     sidecar.wait_for_log("accepting is paused");
     let before = ticks(&sidecar);
-    assert_eq!(early.send(&Request::get("/_sim/drip?bytes=6&interval_ms=100")).body.len(), 6, "who is in is served");
-    assert!(ticks(&sidecar) - before < 30, "it spins");
-    drop(crowd);
-    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    assert_eq!(early.answer("GET").body.len(), 30, "who is in is served");
+    assert!(ticks(&sidecar) - before < 60, "it spins");
+    limit_to(hard);
+    assert_eq!(waiting.answer("GET").status, 204);
     sidecar.wait_for_log("accepting again");
 }
 

@@ -1,9 +1,10 @@
 //! Who holds a connection's place against others: nobody but a request that was admitted and is in progress.
 
 use std::{
+    fs,
     io::Write,
     net::{SocketAddr, TcpStream},
-    os::unix::net::UnixStream,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     thread,
     time::Duration,
@@ -252,7 +253,28 @@ fn probes_and_the_control_socket_answer_whatever_others_do_on_the_telemetry_port
     }
 }
 
-/// The downloads that the simulator has begun.
+#[test]
+fn strangers_at_the_control_socket_keep_no_administrator_out() {
+    if !getuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let simulator = simulator();
+    let mut setup = Setup::controlled(&simulator);
+    fs::set_permissions(setup.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    setup.global("control_allow_uids", &format!("[{FRIEND}]")).variable("CAREPORTALS_LOG", "info");
+    let socket = setup.control_socket();
+    let sidecar = setup.start().ready();
+    let hoard = move || (0..600).map(|_| Attack::Idle.over_unix(&socket)).collect::<Vec<_>>();
+    let _attackers = acting_as(STRANGER, hoard);
+    for _ in 0..3 {
+        let start = now();
+        assert_eq!(sidecar.setup.output("status").code, Some(0), "{}", sidecar.logs());
+        assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
+    }
+}
+
+/// The downloads that the simulator has begun and given up.
 fn downloads(simulator: &Simulator) -> (usize, usize) {
     let requests = simulator.control().requests();
     let downloads = requests.iter().filter(|seen| seen.target.contains("download"));
@@ -278,8 +300,13 @@ fn a_client_that_takes_nothing_of_its_answer_is_cut_after_client_stall() {
     let mut no_window = Http2::connect(sidecar.address());
     let stream = no_window.open(&Request::get(DOWNLOAD), true);
     let answering = no_window.head(stream);
-    until("all downloads have begun", || downloads(&simulator).0 == 4);
-    until_within(PATIENCE, "all are given up", || downloads(&simulator).1 == 4);
+    // And this one has given none from the beginning.
+    let mut never_any = Http2::with(sidecar.address(), h2::client::Builder::new().initial_window_size(0));
+    let unread = never_any.open(&Request::get(DOWNLOAD), true);
+    let unread = never_any.head(unread);
+    until("all downloads have begun", || downloads(&simulator).0 == 5);
+    until_within(PATIENCE, "all are given up", || downloads(&simulator).1 == 5);
+    drop((unread, never_any));
     drop((answering, no_window));
 }
 

@@ -25,6 +25,8 @@ use crate::{
 
 /// How long a head may take before its connection is closed for another client.
 const HEAD_GRACE: u64 = 1_000_000_000;
+/// How long a client may be silent at first before it counts as idle.
+const FIRST_GRACE: u64 = 100_000_000;
 /// How long a client may take nothing of its answer before it is cut for another one.
 const STALL_GRACE: u64 = 10_000_000_000;
 
@@ -36,8 +38,10 @@ const ENDING: usize = 8;
 pub(super) enum Hold {
     /// An admitted request is in progress.
     Busy,
-    /// No admitted request is, since this time: the client has sent nothing yet, or it was answered.
+    /// The client was answered at this time, and has no admitted request in progress.
     Idle(u64),
+    /// It was accepted at this time, and has sent nothing yet.
+    Silent(u64),
     /// A part of a head has come, its first byte at this time.
     Head(u64),
     /// An admitted request is in progress, and its client has taken nothing of the answer since this time.
@@ -45,7 +49,7 @@ pub(super) enum Hold {
 }
 
 impl Hold {
-    const KIND_SHIFT: u32 = 62;
+    const KIND_SHIFT: u32 = 61;
     const TIME: u64 = (1 << Self::KIND_SHIFT) - 1;
 
     /// One number, so that a connection publishes it in one store.
@@ -55,6 +59,7 @@ impl Hold {
             Self::Idle(since) => (1, since),
             Self::Head(since) => (2, since),
             Self::Stalled(since) => (3, since),
+            Self::Silent(since) => (4, since),
         };
         (kind << Self::KIND_SHIFT) | (since & Self::TIME)
     }
@@ -65,7 +70,8 @@ impl Hold {
             0 => Self::Busy,
             1 => Self::Idle(since),
             2 => Self::Head(since),
-            _ => Self::Stalled(since),
+            3 => Self::Stalled(since),
+            _ => Self::Silent(since),
         }
     }
 
@@ -75,8 +81,10 @@ impl Hold {
             Self::Busy => Evictable::Never,
             Self::Head(since) if since + HEAD_GRACE <= now => Evictable::Now(0, since),
             Self::Idle(since) => Evictable::Now(1, since),
+            Self::Silent(since) if since + FIRST_GRACE <= now => Evictable::Now(1, since),
             Self::Stalled(since) if since + STALL_GRACE <= now => Evictable::Now(2, since),
-            Self::Head(since) => Evictable::Now(3, since),
+            // The last resort. Were the silent ones first, a flood of partial heads would push out each client that has just come.
+            Self::Head(since) | Self::Silent(since) => Evictable::Now(3, since),
             Self::Stalled(since) => Evictable::In(since + STALL_GRACE - now),
         }
     }

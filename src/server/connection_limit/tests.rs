@@ -42,7 +42,7 @@ async fn there_are_no_more_permits_than_the_limit_which_can_be_changed() {
 
 #[test]
 fn what_a_connection_holds_fits_into_one_number() {
-    for hold in [Hold::Busy, Hold::Idle(0), Hold::Idle(7), Hold::Head(Hold::TIME), Hold::Stalled(1 << 40)] {
+    for hold in [Hold::Busy, Hold::Idle(0), Hold::Idle(7), Hold::Head(Hold::TIME), Hold::Stalled(1 << 40), Hold::Silent(9)] {
         assert_eq!(Hold::unpack(hold.pack()), hold);
     }
 }
@@ -54,6 +54,8 @@ fn a_connection_may_be_closed_as_the_table_says() {
         (Hold::Busy, Evictable::Never),
         (Hold::Idle(now), Evictable::Now(1, now)),
         (Hold::Idle(3), Evictable::Now(1, 3)),
+        (Hold::Silent(now - FIRST_GRACE), Evictable::Now(1, now - FIRST_GRACE)),
+        (Hold::Silent(now), Evictable::Now(3, now)),
         (Hold::Head(now), Evictable::Now(3, now)),
         (Hold::Head(now - HEAD_GRACE), Evictable::Now(0, now - HEAD_GRACE)),
         (Hold::Stalled(now - STALL_GRACE), Evictable::Now(2, now - STALL_GRACE)),

@@ -27,9 +27,6 @@ use crate::{clock, deadline::Deadlines};
 /// an HTTP/2 connection after our GOAWAY.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// How long each step of a connection may take whose caller was refused: its head, the rest of its body, reading our answer.
-const LINGER: Duration = Duration::from_secs(1);
-
 /// How many more streams an HTTP/2 client may abandon than it lets finish, before we close its connection gracefully; at
 /// twice as many we cut it. Each abandoned stream may have cost a request to upstream (CVE-2023-44487).
 const ABANDONED: usize = 100;
@@ -68,16 +65,10 @@ enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 8] = [
-        Self::Silent,
-        Self::Head,
-        Self::Exchange,
-        Self::ExchangeAndHead,
-        Self::Idle,
-        Self::IdleBehindBody,
-        Self::Rest,
-        Self::Tunnel,
-    ];
+    const ALL: [Self; 8] = {
+        use Phase::{Exchange, ExchangeAndHead, Head, Idle, IdleBehindBody, Rest, Silent, Tunnel};
+        [Silent, Head, Exchange, ExchangeAndHead, Idle, IdleBehindBody, Rest, Tunnel]
+    };
 }
 
 /// Whether the connection takes further requests.
@@ -100,7 +91,7 @@ pub(super) struct ConnectionState {
     streams: AtomicUsize,
     /// Of those, the ones that hold the place: admitted, and not answered by ourselves.
     admitted: AtomicUsize,
-    /// Of those, the ones whose HTTP/2 client gives no window for more of the answer.
+    /// Requests in progress whose HTTP/2 client gives no window for more of the answer.
     windowless: AtomicUsize,
     abandoned: AtomicUsize,
     /// The last write could not be finished.
@@ -125,15 +116,9 @@ impl ConnectionState {
         Self::at(slot, Some(permit), limits, drain)
     }
 
-    /// Starts a connection whose caller was refused when it was accepted. It takes no place, and has [`LINGER`] for each step.
+    /// Starts a connection whose caller was refused when it was accepted. It takes no place.
     pub(super) fn begin_refused(deadlines: &Deadlines, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
-        let limits = ConnectionLimits {
-            head_timeout: limits.head_timeout.min(LINGER),
-            client_idle: limits.client_idle.min(LINGER),
-            client_stall: limits.client_stall.min(LINGER),
-            ..limits
-        };
-        Self::at(Slot::unlisted(deadlines), None, limits, drain)
+        Self::at(Slot::unlisted(deadlines), None, limits.of_refused(), drain)
     }
 
     fn at(slot: Arc<Slot>, permit: Option<ConnectionPermit>, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
@@ -183,15 +168,19 @@ impl ConnectionState {
             (true, false) => |_| Hold::Busy,
             (true, true) => Hold::Stalled,
             (false, true) if self.owes_answer.load(Ordering::Relaxed) => Hold::Stalled,
-            (false, false) if self.phase() == Phase::Head => Hold::Head,
-            (false, _) => Hold::Idle,
+            (false, true) => Hold::Idle,
+            (false, false) => match self.phase() {
+                Phase::Silent => Hold::Silent,
+                Phase::Head => Hold::Head,
+                _ => Hold::Idle,
+            },
         };
         self.slot.publish(hold, now);
     }
 
     fn all_are_windowless(&self) -> bool {
         let windowless = self.windowless.load(Ordering::Relaxed);
-        windowless > 0 && windowless >= self.admitted.load(Ordering::Relaxed)
+        windowless > 0 && windowless >= self.streams.load(Ordering::Relaxed)
     }
 
     /// Whether nothing was read since the connection was accepted.
@@ -380,7 +369,7 @@ impl ConnectionState {
     /// The deadline has passed. Tells how the connection ends; if it does not, arms the deadline for the next look.
     fn overdue(&self, now: Instant) -> Option<Due> {
         if self.is_blocked() || self.all_are_windowless() {
-            let (Hold::Stalled(since) | Hold::Idle(since) | Hold::Head(since)) = self.slot.hold() else {
+            let (Hold::Stalled(since) | Hold::Idle(since)) = self.slot.hold() else {
                 self.slot.deadline.arm_at(now + self.limits.client_stall);
                 return None;
             };
@@ -409,10 +398,19 @@ pub(super) struct InProgress {
     had_body: bool,
     /// It is admitted, as far as we know, and was not answered by ourselves.
     holds_place: bool,
-    /// A part of the answer was given, and the HTTP/2 client gives no window for the next one.
+    /// The HTTP/2 client gives no window for what follows of the answer.
     is_windowless: bool,
-    answered: bool,
-    is_tunnel: bool,
+    outcome: Outcome,
+}
+
+/// How far the answer of a request is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Open,
+    /// It was given to its last byte.
+    Answered,
+    /// The connection has become a tunnel.
+    Tunnel,
 }
 
 impl InProgress {
@@ -421,7 +419,7 @@ impl InProgress {
     pub(super) fn begin(state: &Arc<ConnectionState>, had_body: bool) -> Self {
         state.begin_exchange();
         let state = Arc::clone(state);
-        Self { state, had_body, holds_place: true, is_windowless: false, answered: false, is_tunnel: false }
+        Self { state, had_body, holds_place: true, is_windowless: false, outcome: Outcome::Open }
     }
 
     /// Notes that the answer is the upstream's.
@@ -451,7 +449,7 @@ impl InProgress {
 
     /// Notes whether an HTTP/2 client has to give more window before it gets more of the answer. HTTP/1.x shows that by writes.
     pub(super) fn set_windowless(&mut self, windowless: bool) {
-        if windowless == self.is_windowless || !self.holds_place || !self.state.is_http2() {
+        if windowless == self.is_windowless || !self.state.is_http2() {
             return;
         }
         self.is_windowless = windowless;
@@ -470,25 +468,25 @@ impl InProgress {
 
     /// Notes that the response was given to its last byte.
     pub(super) fn mark_answered(&mut self) {
-        self.answered = true;
+        self.outcome = Outcome::Answered;
         self.state.close_delimited.store(false, Ordering::Relaxed);
     }
 
     /// Notes that the connection has become a tunnel: the request stays in progress until it closes.
     pub(super) fn mark_tunnel(&mut self) {
-        self.is_tunnel = true;
+        self.outcome = Outcome::Tunnel;
         self.state.set(Phase::Tunnel);
     }
 }
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        if self.is_tunnel {
+        if self.outcome == Outcome::Tunnel {
             return;
         }
         self.set_windowless(false);
         if self.state.is_http2() {
-            self.state.count_stream(self.answered);
+            self.state.count_stream(self.outcome == Outcome::Answered);
         }
         if self.holds_place {
             self.state.admitted.fetch_sub(1, Ordering::Relaxed);

@@ -3,7 +3,7 @@ use std::future::poll_fn;
 use tokio::{sync::watch, time::timeout};
 
 use super::*;
-use crate::server::{ConnectionLimit, SharedDescriptors};
+use crate::server::{ConnectionLimit, LINGER, SharedDescriptors};
 
 const LIMITS: ConnectionLimits = ConnectionLimits {
     head_bytes: 8192,
@@ -206,7 +206,7 @@ async fn a_client_that_takes_a_little_now_and_then_is_not_cut() {
     request.mark_forwarded();
     scene.state.set_blocked(true);
     for _ in 0..10 {
-        assert_eq!(scene.due(LIMITS.client_stall - Duration::from_secs(1)).await, None);
+        assert_eq!(scene.due(LIMITS.client_stall.mul_f32(0.99)).await, None);
         scene.state.set_blocked(false);
         scene.state.set_blocked(true);
     }
@@ -223,6 +223,13 @@ async fn an_http2_client_that_gives_no_window_is_cut_like_one_that_does_not_read
     assert_eq!(scene.due(LIMITS.client_idle).await, None, "the other one waits for the upstream");
     second.set_windowless(true);
     assert_due(scene.due(LIMITS.client_idle).await, Due::Cut, STALL_GRACE);
+
+    let scene = LimitedConnection::new();
+    scene.state.preface_came();
+    let mut refused = scene.ask(false);
+    refused.give_up_place();
+    refused.set_windowless(true);
+    assert_due(scene.due(LIMITS.client_idle).await, Due::Cut, LIMITS.client_stall);
 
     let scene = LimitedConnection::new();
     scene.state.preface_came();

@@ -31,11 +31,11 @@ const WINDOW: usize = 32 * 1024;
 
 /// How many bytes the peer may send ahead, in the kernel's buffer, which takes twice as much memory. By itself the kernel lets
 /// a fast connection's buffer grow to megabytes, which stay when the client stops reading, and count against the memory limit
-/// of a container. At 40 ms from the peer it allows some 4 MB/s.
-const RECEIVE_BUFFER: usize = 128 * 1024;
+/// of a container. At 40 ms from the peer it allows some 8 MB/s.
+const RECEIVE_BUFFER: usize = 256 * 1024;
 /// How many bytes may wait in the kernel's buffer for a peer that reads slowly.
 #[cfg(target_os = "linux")]
-const UNSENT: u32 = 64 * 1024;
+const UNSENT: u32 = 128 * 1024;
 
 /// A TCP stream that counts the bytes that the kernel took, and that ends when the peer is gone.
 ///

@@ -17,11 +17,12 @@ use super::unix_socket::{self, BACKLOG, BindErrorKind, SocketAccess, SocketFile}
 
 /// How many bytes a client may send ahead, in the kernel's buffer of a TCP connection, which takes twice as much memory. By
 /// itself the kernel lets a busy connection's buffer grow to megabytes; they stay when the upstream stops reading.
-const RECEIVE_BUFFER: usize = 64 * 1024;
+const RECEIVE_BUFFER: usize = 128 * 1024;
 /// How many bytes may wait in the kernel's buffer of a TCP connection for a client that reads slowly. By itself the kernel takes
-/// up to four megabytes, which count against the memory limit of a container.
+/// up to four megabytes: they count against the memory limit of a container, and with more of them it shows only after a long
+/// time that a slow client still reads.
 #[cfg(target_os = "linux")]
-const UNSENT: u32 = 64 * 1024;
+const UNSENT: u32 = 128 * 1024;
 
 /// Why a listen address can't be used.
 #[derive(Debug)]

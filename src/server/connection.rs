@@ -57,11 +57,6 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// more end it.
 const RESETS: (usize, usize) = (32, 256);
 
-/// How many bytes may wait in the kernel for a TCP client before we write on. With more, it shows only after a long time that a
-/// slow client still reads.
-#[cfg(target_os = "linux")]
-const UNSENT: u32 = 128 * 1024;
-
 /// What an answer means for its connection, and so for other clients that need a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerKind {
@@ -357,8 +352,6 @@ impl ClientStream {
     pub(super) fn tcp((stream, from): (TcpStream, SocketAddr), listener: SocketAddr) -> Self {
         // Responses are written whole, so Nagle's algorithm only adds delay. A failure to disable it breaks nothing.
         drop(stream.set_nodelay(true));
-        #[cfg(target_os = "linux")]
-        drop(SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT));
         // Only for a listener on all addresses, the kernel has to say which one the client has called.
         let ours = if listener.ip().is_unspecified() { stream.local_addr().unwrap_or(listener) } else { listener };
         Self::Tcp(stream, [from, ours])

@@ -64,7 +64,7 @@ impl AnswerBeginning {
         if bytes.iter().zip(rest).any(|(read, expected)| read != expected) {
             self.odd.store(true, Ordering::Relaxed);
         }
-        self.lines.fetch_add(bytes.split(|&byte| byte == b'\n').skip(1).count(), Ordering::Relaxed);
+        self.lines.fetch_add(bytes.iter().filter(|byte| **byte == b'\n').count(), Ordering::Relaxed);
     }
 }
 

@@ -1,9 +1,12 @@
-//! The program's allocator, which wipes memory when it is freed.
+//! The program's allocator, which wipes memory when it is freed, and gives it back to the system.
 //!
 //! Buffers of HTTP and TLS libraries have held the token, and the libraries do not wipe them. Guarantees: freed memory is
 //! overwritten, except for large blocks that a worker frees while it serves requests. Those are read buffers of 8 KiB and
 //! more; a request frees about six of them, and to wipe them would cost more than the request. A large block that may have
 //! held the token belongs to an upstream connection, and is freed within [`Wiped`].
+//!
+//! The system's allocator keeps what is freed, for each thread apart: after a burst on one worker, the next burst may find the
+//! memory of the process used up. [`Returns`] says when it is worth while to give it back.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -22,6 +25,8 @@ const WIPING: ZeroAlloc<System> = ZeroAlloc(System);
 
 thread_local! {
     static SPARES_LARGE: Cell<bool> = const { Cell::new(false) };
+    /// How many bytes this thread has freed.
+    static FREED: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The size of hyper's smallest read buffer, in bytes.
@@ -41,6 +46,7 @@ unsafe impl GlobalAlloc for Wiping {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        FREED.set(FREED.get().wrapping_add(layout.size() as u64));
         if layout.size() >= LARGE && SPARES_LARGE.get() {
             // SAFETY: as above.
             unsafe { System.dealloc(block, layout) }
@@ -61,6 +67,50 @@ unsafe impl GlobalAlloc for Wiping {
 pub fn spare_large_blocks() {
     SPARES_LARGE.set(true);
 }
+
+/// Decides when a thread, which asks once a second, gives free memory back to the system: when it has freed much and is quiet
+/// again; and, since a thread may never be quiet, every [`BUSY_ROUNDS`].
+#[derive(Default)]
+pub struct Returns {
+    freed: u64,
+    /// How many bytes were freed since memory was given back, in how many seconds.
+    since: (u64, u32),
+}
+
+/// So little is freed in a second by a thread that is quiet, in bytes: some twenty requests.
+const QUIET: u64 = 1024 * 1024;
+/// What is worth giving back, in bytes.
+const MUCH: u64 = 4 * 1024 * 1024;
+/// How many seconds a busy thread keeps free memory, which it is likely to use again.
+const BUSY_ROUNDS: u32 = 30;
+
+impl Returns {
+    /// Gives free memory of the whole process back to the system, if that is due.
+    pub fn round(&mut self) {
+        if self.is_due(FREED.get()) {
+            give_back();
+        }
+    }
+
+    fn is_due(&mut self, freed: u64) -> bool {
+        let now = freed.wrapping_sub(std::mem::replace(&mut self.freed, freed));
+        let (bytes, rounds) = (self.since.0.saturating_add(now), self.since.1 + 1);
+        let due = bytes >= MUCH && (now < QUIET || rounds >= BUSY_ROUNDS);
+        self.since = if due { (0, 0) } else { (bytes, rounds.min(BUSY_ROUNDS)) };
+        due
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "a call of the C library")]
+fn give_back() {
+    // SAFETY: it may be called at any time, from any thread.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators are not known to keep much.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn give_back() {}
 
 /// A future whose memory is wiped when it is freed, large blocks included, on a worker, too.
 pub struct Wiped<F: Future> {
@@ -139,6 +189,21 @@ mod tests {
         fn drop(&mut self) {
             self.1.set(Some(SPARES_LARGE.get()));
         }
+    }
+
+    #[test]
+    fn memory_goes_back_when_a_burst_is_over_and_now_and_then_during_a_long_one() {
+        let (mut returns, mut freed) = (Returns::default(), 0);
+        let mut second = |bytes: u64| {
+            freed += bytes;
+            returns.is_due(freed)
+        };
+        assert!((0..10).all(|_| !second(100)), "an idle thread has nothing to give back");
+        assert!(!second(100 * MUCH));
+        assert!(second(QUIET - 1));
+        assert!(!second(QUIET - 1));
+        let due: Vec<u32> = (1..=100).filter(|_| second(MUCH)).collect();
+        assert_eq!(due, [29, 59, 89], "two seconds had passed");
     }
 
     #[test]

@@ -30,6 +30,12 @@ impl Moment {
     pub fn as_nanos(self) -> u64 {
         u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
     }
+
+    /// The moment that [`as_nanos`](Self::as_nanos) gave.
+    #[must_use]
+    pub const fn from_nanos(since_boot: u64) -> Self {
+        Self(Duration::from_nanos(since_boot))
+    }
 }
 
 impl Add<Duration> for Moment {
@@ -76,7 +82,7 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Now;
 }
 
-/// The machine's own clocks.
+/// Reads the machine's own clocks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -127,8 +133,8 @@ impl Jitter {
     }
 
     /// Repeats the same numbers for the same seed.
-    #[must_use]
-    pub fn seeded(seed: u64) -> Self {
+    #[cfg(test)]
+    pub(crate) fn seeded(seed: u64) -> Self {
         Self(fastrand::Rng::with_seed(seed))
     }
 

@@ -1,13 +1,13 @@
 //! Reads files whose file system may never answer: a pipe without a writer, a mount whose server is gone.
 //!
 //! Each reading has a thread of its own, since the system offers no other way to give up on one. Guarantees: the caller
-//! waits [`LIMIT`] at most. A reading that is given up goes on by itself, and its outcome is dropped.
+//! waits [`LIMIT`] at most, unless the system refuses the thread. A reading that is given up goes on by itself, and its outcome is dropped.
 
 use std::{
     fs, io,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
         mpsc::{RecvTimeoutError, sync_channel},
     },
@@ -63,18 +63,30 @@ impl BoundedReads {
 ///
 /// # Errors
 ///
-/// Those of `reading`; [`io::ErrorKind::TimedOut`] when it took longer than `limit`; no thread can be started.
+/// Those of `reading`; [`io::ErrorKind::TimedOut`] when it took longer than `limit`.
 pub fn within<T: Send + 'static>(limit: Duration, reading: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let (give, given) = sync_channel(1);
-    thread::Builder::new().name("file".to_owned()).spawn(move || {
-        // Nobody takes it when the limit has passed.
-        let _ = give.send(reading());
-    })?;
+    let slot = Arc::new(Mutex::new(Some(reading)));
+    let taken = Arc::clone(&slot);
+    let spawned = thread::Builder::new().name("file".to_owned()).spawn(move || {
+        if let Some(reading) = take(&taken) {
+            // Nobody takes it when the limit has passed.
+            let _ = give.send(reading());
+        }
+    });
+    if let Err(error) = spawned {
+        // Where the system refuses a thread, the file is read here, without a limit.
+        return take(&slot).map_or(Err(error), |reading| reading());
+    }
     match given.recv_timeout(limit) {
         Ok(outcome) => outcome,
         Err(RecvTimeoutError::Timeout) => Err(io::ErrorKind::TimedOut.into()),
         Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the reading thread panicked")),
     }
+}
+
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 #[cfg(test)]

@@ -77,7 +77,6 @@ pub enum Unhealthy {
         "cannot ask {address} (telemetry_listen: {origin}): {error}\n  hint: is the daemon running, and with the same telemetry_listen?"
     )]
     NoAnswer {
-        /// The listener's address.
         address: SocketAddr,
         /// The origin of the address in the settings.
         origin: ValueOrigin,
@@ -87,9 +86,9 @@ pub enum Unhealthy {
     /// The daemon answered with no.
     #[error("not {}: {why}", probe.word())]
     Not {
-        /// The question.
+        /// The probe that was answered in the negative.
         probe: Probe,
-        /// The daemon's reasons.
+        /// The reasons that the daemon gave.
         why: String,
     },
 }

@@ -5,12 +5,15 @@
 //!
 //! | layer | module | what it is |
 //! | --- | --- | --- |
-//! | 0 basics | `allocator` | wipes memory when it is freed |
+//! | 0 basics | `allocator` | wipes memory when it is freed, and gives it back to the system |
 //! | 0 basics | `secret` | secrets: never printed, wiped on drop; the only maker of an `Authorization` value |
 //! | 0 basics | `clock` | the clocks and the random numbers; no other module reads the time of day or draws numbers |
 //! | 0 basics | `files` | reads a file within a time limit, whatever its file system does |
+//! | 0 basics | `resources` | threads, runtimes and descriptors, where the system may refuse them |
+//! | 0 basics | `descriptors` | how many descriptors the process may have, and how they are shared out |
 //! | 0 basics | `careportals` | facts about the CarePortals API: hosts, log-in paths, field names, words of routes |
 //! | 0 basics | `path` | request paths: canonical form, rules, log-in paths, masking; pure |
+//! | 0 basics | `origin` | servers: origins, URLs under them, and how they are reached; pure |
 //! | 1 settings and output | `config` | what users write, and what it means once it is known to be right |
 //! | 1 settings and output | `logging` | logs: their filter, their formats, and the thread that writes them |
 //! | 1 settings and output | `metrics` | metrics and their Prometheus encoding |
@@ -51,6 +54,7 @@ pub mod control;
 pub mod deadline;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod descriptors;
 pub mod exec;
 pub mod files;
 pub mod hardening;
@@ -59,9 +63,11 @@ pub mod liveness;
 pub mod local_http;
 pub mod logging;
 pub mod metrics;
+pub mod origin;
 pub mod path;
 pub mod process;
 pub mod proxy;
+pub mod resources;
 pub mod secret;
 pub mod server;
 pub mod sources;

@@ -26,11 +26,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
-    runtime,
     time::timeout_at,
 };
 
-use crate::clock;
+use crate::{clock, resources::Runtime};
 
 /// The longest body of a response, in bytes; no response of a daemon is nearly as long.
 const BODY_MAX: usize = 8 * 1024 * 1024;
@@ -83,8 +82,8 @@ pub fn request(endpoint: &LocalEndpoint, method: Method, target: &str, limit: Du
 }
 
 /// Makes a runtime for [`send`], which runs on the thread that calls `block_on`.
-pub fn runtime() -> io::Result<runtime::Runtime> {
-    runtime::Builder::new_current_thread().enable_all().build()
+pub fn runtime() -> io::Result<Runtime> {
+    Runtime::new()
 }
 
 /// Sends a request and reads the whole response, within `limit`. It blocks its thread while it connects, and so belongs to a

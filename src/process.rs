@@ -1,7 +1,7 @@
 //! Signals and panics of the process.
 //!
-//! A daemon takes signals as commands. `exec` passes them on to its program, which they are meant for. Guarantee: nothing of a
-//! panic is logged but its place.
+//! A daemon takes signals as commands. `exec` passes them on to its program, which they are meant for. Guarantees: a signal that is
+//! handled here is not blocked, whatever the process was started with; nothing of a panic is logged but its place.
 
 use std::{
     io,
@@ -13,9 +13,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use nix::sys::signal::{SigSet, SigmaskHow, Signal as MaskedSignal};
 use rustix::process::Signal;
 use signal_hook::{
-    consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH},
+    consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ},
     flag,
     iterator::{Handle, Signals},
 };
@@ -29,6 +30,48 @@ const AT_ONCE: i32 = 1;
 
 /// Signals of `exec` that may wait until they are passed on.
 const SIGNALS: usize = 64;
+
+/// The signals that something here handles.
+const HANDLED: [MaskedSignal; 10] = [
+    MaskedSignal::SIGTERM,
+    MaskedSignal::SIGINT,
+    MaskedSignal::SIGHUP,
+    MaskedSignal::SIGQUIT,
+    MaskedSignal::SIGUSR1,
+    MaskedSignal::SIGUSR2,
+    MaskedSignal::SIGCHLD,
+    MaskedSignal::SIGCONT,
+    MaskedSignal::SIGTSTP,
+    MaskedSignal::SIGWINCH,
+];
+
+/// The signals that were blocked when the process was started. A parent that blocks signals while it starts a program, and forgets
+/// to unblock them there, leaves a program that can't be stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct SignalMask(SigSet);
+
+impl SignalMask {
+    /// Unblocks the signals that are handled here, and returns what was blocked before. Call it before there is a second thread, which
+    /// inherits the mask; and after signals are caught, since one that waits comes at once.
+    #[must_use]
+    pub fn unblock_handled() -> Self {
+        // Neither call fails for signals that exist.
+        let before = SigSet::thread_get_mask().unwrap_or_else(|_| SigSet::empty());
+        let _ = HANDLED.into_iter().collect::<SigSet>().thread_unblock();
+        Self(before)
+    }
+
+    /// Runs `start` with this mask, which a process that it starts inherits.
+    pub fn within<T>(&self, start: impl FnOnce() -> T) -> T {
+        let own = self.0.thread_swap_mask(SigmaskHow::SIG_SETMASK);
+        let outcome = start();
+        if let Ok(own) = own {
+            // The mask came from the system, so setting it can't fail.
+            let _ = own.thread_set_mask();
+        }
+        outcome
+    }
+}
 
 /// What SIGHUP means to a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +158,26 @@ impl CaughtSignals {
         })?;
         Ok((Self { _thread: thread }, given))
     }
+}
+
+/// Keeps the status of children that end, for those who wait for it: where SIGCHLD is ignored, which a parent may have left so, the
+/// kernel throws it away, and every command seems to fail.
+///
+/// # Errors
+///
+/// The system refuses a handler.
+pub fn keep_ended_children() -> io::Result<()> {
+    // Any handler will do.
+    flag::register(SIGCHLD, Arc::default()).map(drop)
+}
+
+/// Lets a write beyond the limit of a file's size fail, so that it does not end the process: the log may be such a file.
+///
+/// # Errors
+///
+/// The system refuses a handler.
+pub fn survive_full_files() -> io::Result<()> {
+    flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
 /// Reads which signals are ignored: a bit for each, the lowest for signal 1; none where the system does not tell.

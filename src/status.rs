@@ -1,8 +1,7 @@
 //! The daemon's state: its phase, accounts and APIs as a document for people and programs, and whether it is ready.
 //!
 //! It reads everything when asked; nothing is kept up to date for its own sake. The daemon writes and the commands read
-//! [`StatusDocument`] by the same types. Guarantees: no secret is in it, and nothing of a request. A failed command's standard
-//! error may be in `last_error` and `detail`, so those are for this machine only ([`Detail`]).
+//! [`StatusDocument`] by the same types. Guarantees: no secret is in it, and nothing of a request.
 
 use std::{
     net::SocketAddr,
@@ -26,17 +25,17 @@ use crate::{
 /// is short of processors may delay it.
 pub const TURN_MAX: Duration = Duration::from_secs(3);
 
-/// The daemon's phase.
+/// The phases of a daemon's life, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Its listeners are bound; it does not serve yet.
     Starting,
-    /// It serves.
+    /// The daemon serves requests.
     Running,
     /// It finishes the requests in flight.
     Draining,
-    /// It has ended.
+    /// The daemon has ended, and serves nothing.
     Stopped,
 }
 
@@ -79,22 +78,21 @@ pub struct ApiView {
     pub observe: bool,
     /// The rules for what it has seen while it observed.
     pub observed: SeenRequests,
-    /// Its requests in flight.
+    /// The limit of its requests in flight, which counts them.
     pub request_limit: RequestLimit,
-    /// Its counters.
+    /// The counters of its requests.
     pub metrics: Arc<ApiMetrics>,
 }
 
 /// Reads a daemon's state. Clones read the same daemon.
 #[derive(Clone)]
 pub struct StatusReader {
-    /// The daemon's phase.
+    /// The daemon's phase, as it changes.
     pub phase: watch::Receiver<Phase>,
     /// The parts to look at.
     pub view: watch::Receiver<Arc<View>>,
-    /// The daemon's clock.
     pub clock: Arc<dyn Clock>,
-    /// When the daemon started.
+    /// The time at which the daemon started.
     pub started: Moment,
     /// The telemetry listener's address; `None`: there is none.
     pub telemetry: Option<SocketAddr>,
@@ -105,7 +103,7 @@ pub struct StatusReader {
 /// How much a reader may be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// Everything.
+    /// Codes and sentences: for administrators.
     Full,
     /// Codes without sentences, which may name files and hosts: for readers over the network.
     CodesOnly,
@@ -117,13 +115,12 @@ pub enum Detail {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StatusDocument {
-    /// The program's version.
     pub version: String,
-    /// The daemon's [`Phase`].
+    /// The daemon's [`Phase`] in words.
     pub phase: String,
     /// Seconds since the daemon's start.
     pub uptime_seconds: u64,
-    /// The daemon's wall clock.
+    /// The daemon's wall clock in RFC 3339; a reader counts from it, not from its own.
     pub now: String,
     /// The accounts in the settings' order.
     pub accounts: Vec<AccountDocument>,
@@ -133,7 +130,7 @@ pub struct StatusDocument {
     pub telemetry: Option<String>,
 }
 
-/// One account.
+/// An account and its token, without the token itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AccountDocument {
@@ -143,7 +140,7 @@ pub struct AccountDocument {
     pub state: Option<String>,
     /// Whether requests get its token now, or its organization when it does not log in.
     pub usable: bool,
-    /// When the token expires.
+    /// The time at which the token expires, in RFC 3339.
     pub expires_at: Option<String>,
     /// When the token's successor is due.
     pub refresh_at: Option<String>,
@@ -155,7 +152,7 @@ pub struct AccountDocument {
     pub last_error: Option<String>,
     /// Why it failed, in a word for programs.
     pub last_error_code: Option<String>,
-    /// When it failed.
+    /// The time of that failure, in RFC 3339.
     pub last_error_at: Option<String>,
     /// What an administrator can do about it.
     pub advice: Option<String>,
@@ -169,7 +166,7 @@ pub struct ApiDocument {
     pub name: String,
     /// The name of its account.
     pub account: String,
-    /// Its listen addresses.
+    /// The addresses where its clients connect.
     pub listen: Vec<String>,
     /// The base URL that requests go to.
     pub upstream: String,
@@ -190,7 +187,7 @@ pub struct ApiDocument {
 pub struct Readiness {
     /// Whether there is no reason against it.
     pub ready: bool,
-    /// The reasons against it.
+    /// The reasons why the daemon is not ready.
     pub reasons: Vec<Reason>,
 }
 
@@ -213,7 +210,7 @@ impl StatusReader {
         *self.phase.borrow() != Phase::Starting
     }
 
-    /// Reads everything now.
+    /// Builds the document from all parts of the daemon, as they are now.
     #[must_use]
     pub fn document(&self, detail: Detail) -> StatusDocument {
         let now = self.clock.now();
@@ -224,14 +221,14 @@ impl StatusReader {
             uptime_seconds: now.moment.since(self.started).as_secs(),
             now: rfc3339(now.wall),
             accounts: view.accounts.iter().map(|account| AccountDocument::of(account, now, detail)).collect(),
-            apis: view.apis.iter().map(ApiDocument::of).collect(),
+            apis: view.apis.iter().map(|api| ApiDocument::of(api, detail)).collect(),
             telemetry: self.telemetry.map(|address| address.to_string()),
         }
     }
 
-    /// Reads the gauges for metrics.
+    /// Reads the gauges for metrics. Where files are not named, all Unix sockets are one listener.
     #[must_use]
-    pub fn readings(&self) -> Readings {
+    pub fn readings(&self, detail: Detail) -> Readings {
         let (now, view) = (self.clock.now(), Arc::clone(&self.view.borrow()));
         let api = |api: &ApiView| ApiReading {
             name: api.name.clone(),
@@ -243,20 +240,27 @@ impl StatusReader {
             let state = snapshot.state().map(StateName::as_str);
             AccountReading { name: account.name().to_owned(), state, expires_at: snapshot.expires_at(now) }
         };
-        let listener = |(address, connection_limit): &(String, ConnectionLimit)| {
-            let (connections, connections_max) = connection_limit.taken();
-            ListenerReading { address: address.clone(), connections, connections_max }
-        };
+        let mut listeners: Vec<ListenerReading> = Vec::new();
+        for (address, connection_limit) in &view.listeners {
+            let (address, (connections, connections_max)) = (shown(address, detail), connection_limit.connected_and_limit());
+            match listeners.iter_mut().find(|listener| listener.address == address) {
+                Some(known) => {
+                    known.connections += connections;
+                    known.connections_max += connections_max;
+                }
+                None => listeners.push(ListenerReading { address: address.to_owned(), connections, connections_max }),
+            }
+        }
         Readings {
             started_at: now.wall_at(self.started),
             apis: view.apis.iter().map(api).collect(),
             accounts: view.accounts.iter().map(account).collect(),
-            listeners: view.listeners.iter().map(listener).collect(),
+            listeners,
             log_lines_dropped: self.access.dropped(),
         }
     }
 
-    /// Whether the daemon serves and every account that logs in holds a valid token. `only` restricts it to one account;
+    /// Whether the daemon serves, every account that logs in holds a valid token, and every other one has its organization. `only` restricts it to one account;
     /// `None` when there is none of that name.
     #[must_use]
     pub fn readiness(&self, only: Option<&str>, detail: Detail) -> Option<Readiness> {
@@ -271,6 +275,14 @@ impl StatusReader {
     }
 }
 
+/// A listen address as a reader may see it: without the path of a socket's file, except for readers on this machine.
+fn shown(address: &str, detail: Detail) -> &str {
+    match (detail, address.split_once(':')) {
+        (Detail::CodesOnly, Some(("unix", _))) => "unix",
+        _ => address,
+    }
+}
+
 fn readiness(phase: Phase, accounts: impl Iterator<Item = (String, AccountSnapshot)>, now: Moment, detail: Detail) -> Readiness {
     let for_people = |text: String| (detail == Detail::Full).then_some(text);
     let own = match phase {
@@ -280,7 +292,11 @@ fn readiness(phase: Phase, accounts: impl Iterator<Item = (String, AccountSnapsh
     };
     let own = own.map(|(code, text)| Reason { account: None, code, detail: for_people(text.to_owned()) });
     let missing = accounts.filter(|(_, snapshot)| !snapshot.holds_valid_token(now)).filter_map(|(name, snapshot)| {
-        let (code, text) = without_token(snapshot.state()?);
+        let (code, text) = match snapshot.state() {
+            Some(state) => without_token(state),
+            None if snapshot.lacks_organization() => ("no_organization", "the organization is missing"),
+            None => return None,
+        };
         let text = snapshot.last_error().map_or_else(|| text.to_owned(), |error| format!("{text}: {error}"));
         Some(Reason { account: Some(name), code, detail: for_people(text) })
     });
@@ -322,12 +338,12 @@ impl AccountDocument {
 }
 
 impl ApiDocument {
-    fn of(api: &ApiView) -> Self {
+    fn of(api: &ApiView, detail: Detail) -> Self {
         let totals = api.metrics.totals();
         Self {
             name: api.name.clone(),
             account: api.account.clone(),
-            listen: api.listen.clone(),
+            listen: api.listen.iter().map(|address| shown(address, detail).to_owned()).collect(),
             upstream: api.upstream.clone(),
             requests: Some(totals.requests),
             errors: Some(totals.errors),
@@ -377,6 +393,19 @@ mod tests {
         ] {
             assert_eq!(codes(phase, &accounts), expected, "{phase:?} {accounts:?}");
         }
+    }
+
+    #[test]
+    fn an_account_without_log_in_is_not_ready_while_its_organization_is_missing() {
+        let missing = SourceError { which: Field::Organization, fault: SourceFault::Missing("/run/secrets/organization".into()) };
+        let error = Some(LoginError::Source(missing));
+        let missing = AccountSnapshot::showing(None, None, None, error);
+        let of = |snapshot: &AccountSnapshot| {
+            readiness(Phase::Running, [("a".to_owned(), snapshot.clone())].into_iter(), now(), Detail::CodesOnly)
+        };
+        let reason = Reason { account: Some("a".to_owned()), code: "no_organization", detail: None };
+        assert_eq!(of(&missing), Readiness { ready: false, reasons: vec![reason] });
+        assert!(of(&AccountSnapshot::showing(None, None, None, None)).ready);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(crate) struct Call {
 /// What a call must show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// An organization that exists.
+    /// The call names an organization that exists.
     Organization,
     /// An organization, and a good bearer of it.
     Bearer,

@@ -22,7 +22,7 @@ pub(crate) fn is_object_id(id: &str) -> bool {
     id.len() == 2 * OBJECT_ID_BYTES && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Lower-case hexadecimal.
+/// Writes bytes in lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a `String` cannot fail.

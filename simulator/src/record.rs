@@ -40,11 +40,11 @@ pub struct Counts {
     pub unauthorized: u64,
     /// Requests (log-ins too) with more than one `Authorization` or `organization` header.
     pub malformed: u64,
-    /// Connections accepted.
+    /// The number of connections that were accepted.
     pub connections: u64,
     /// Connections on which HTTP/2 was agreed.
     pub connections_http2: u64,
-    /// TLS handshakes that failed.
+    /// The number of TLS handshakes that failed.
     pub handshakes_failed: u64,
     /// TLS handshakes that made a new session.
     pub handshakes_full: u64,
@@ -64,7 +64,7 @@ pub struct Counts {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordedRequest {
-    /// Its method.
+    /// The method, as the client sent it.
     pub method: String,
     /// The request target as it arrived; on HTTP/2 the `:path`.
     pub target: String,
@@ -72,7 +72,7 @@ pub struct RecordedRequest {
     pub authority: String,
     /// The headers; names are in lower case, and values of one name keep their order.
     pub headers: Vec<(String, String)>,
-    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`.
+    /// The version of HTTP: `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`.
     pub version: String,
     /// How many bytes of the body were read so far.
     pub body_bytes: u64,

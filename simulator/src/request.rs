@@ -25,7 +25,7 @@ pub(crate) fn single_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Op
     Ok(first.map(|value| value.to_str().unwrap_or(NOT_TEXT)))
 }
 
-/// A query parameter, decoded.
+/// Returns a query parameter, percent-decoded.
 pub(crate) fn query<B>(request: &Request<B>, name: &str) -> Option<String> {
     let query = request.uri().query()?;
     let (_, value) = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).find(|(known, _)| *known == name)?;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 /// The body of every response.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, io::Error>;
 
-/// An empty body.
+/// Makes an empty body.
 pub(crate) fn empty() -> ResponseBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
@@ -26,14 +26,14 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> ResponseBody {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A response without headers.
+/// Makes a response without headers.
 pub(crate) fn response(status: StatusCode, body: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response
 }
 
-/// A JSON response.
+/// Makes a response whose body is JSON.
 pub(crate) fn json_response(status: StatusCode, value: &Value) -> Response<ResponseBody> {
     let mut response = response(status, full(value.to_string()));
     set_header(&mut response, CONTENT_TYPE, "application/json");

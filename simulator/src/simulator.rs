@@ -41,7 +41,7 @@ pub struct Options {
     pub credentials: Vec<(String, String, String)>,
     /// How long tokens live. Only whole seconds count, since `exp` has no fractions.
     pub token_life: Duration,
-    /// Whether HTTP/2 is offered.
+    /// Whether HTTP/2 is offered in ALPN.
     pub http2: bool,
     /// After this time a connection without a request in flight is closed; `None` keeps it open.
     pub keep_alive_for: Option<Duration>,

@@ -28,7 +28,7 @@ const LAST_DATE: Duration = Duration::from_secs(253_370_764_800);
 
 /// The state of one simulator; [`Control`](crate::Control) is a handle to it.
 pub(crate) struct SimulatorState {
-    /// Where clients connect.
+    /// The address where clients connect.
     pub(crate) address: SocketAddr,
     /// After this time a connection without a request in flight is closed.
     pub(crate) keep_alive_for: Option<Duration>,

@@ -24,7 +24,7 @@ pub(crate) enum TokenKind {
     Valid,
     /// A JWT that expired an hour ago.
     Expired,
-    /// A JWT without `exp`.
+    /// A JWT without `exp`, whose life nobody can read.
     NoExp,
     /// Random bytes in base64 instead of a JWT.
     Opaque,
@@ -35,9 +35,9 @@ pub(crate) enum TokenKind {
 pub(crate) enum TokenRejection {
     /// It was not issued here, or so long ago that it is forgotten.
     Unknown,
-    /// Its time has passed.
+    /// The time in its `exp` has passed.
     Expired,
-    /// It was revoked.
+    /// It was revoked before its time.
     Revoked,
     /// It was issued to another organization.
     OtherOrganization,

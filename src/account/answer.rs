@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::failure::Malformed;
 use crate::{
     careportals::{REFRESH_TOKEN_FIELDS, TOKEN_FIELDS},
-    secret::{Pages, Secret},
+    secret::{BYTE_ORDER_MARK, Pages, Secret},
 };
 
 /// The tokens in an answer.
@@ -22,6 +22,8 @@ pub(super) struct LoginAnswer {
 
 /// Reads the token at `pointer` (RFC 6901), or else in the first known member that holds one, or as a bare string.
 pub(super) fn read(body: &[u8], pointer: Option<&str>) -> Result<LoginAnswer, Malformed> {
+    // RFC 8259, 8.1: a parser may ignore a byte order mark.
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     let answer: &RawValue = serde_json::from_slice(body).map_err(|_| Malformed::NotJson)?;
     let token = match pointer {
         Some(pointer) => pointed(answer, pointer).and_then(string),
@@ -150,6 +152,13 @@ mod tests {
 
     fn token(body: &str, pointer: Option<&str>) -> Result<String, Malformed> {
         read(body.as_bytes(), pointer).map(|answer| answer.token.expose_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_the_answer_is_ignored() {
+        assert!(read("\u{feff}{\"token\":\"t\"}".as_bytes(), None).unwrap().token.matches(b"t"));
+        assert!(read("\u{feff}\"t\"".as_bytes(), None).unwrap().token.matches(b"t"));
+        assert_eq!(read("\u{feff}\u{feff}{\"token\":\"t\"}".as_bytes(), None).unwrap_err(), Malformed::NotJson);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Reads organization, user name and password from their sources, anew at each log-in.
 //!
-//! Guarantees: a [`SourceError`] names the source at fault. It holds no value that a source gave, but a command that fails
-//! puts the first 512 bytes of its standard error there.
+//! Guarantees: a [`SourceError`] names the source at fault. It holds nothing that a source gave, unless
+//! [`Sources::keeping_stderr`] was asked for.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -16,7 +16,7 @@ use super::failure::{Field, SourceError};
 use crate::{
     config::{Account, AccountId, Config, Login, Source},
     secret::Secret,
-    sources::{SourceFault, read},
+    sources::{SourceFault, read, read_keeping_stderr},
 };
 
 /// A file system that hangs holds at most this many threads: one for each field.
@@ -38,18 +38,25 @@ pub(super) struct Sources {
     id: AccountId,
     last_read: Arc<LastRead>,
     readers: Arc<Semaphore>,
+    keeps_stderr: bool,
 }
 
 impl Sources {
     /// The sources of account `id`; `None` when the configuration has no such account.
     pub(super) fn new(config: Arc<Config>, id: AccountId) -> Option<Self> {
         config.accounts.get(id.0)?;
-        Some(Self { config, id, last_read: Arc::new(LastRead::default()), readers: Arc::new(Semaphore::new(READERS_MAX)) })
+        let (last_read, readers) = (Arc::new(LastRead::default()), Arc::new(Semaphore::new(READERS_MAX)));
+        Some(Self { config, id, last_read, readers, keeps_stderr: false })
+    }
+
+    /// These sources, whose errors keep what a failed command wrote to its standard error: for `check`.
+    pub(super) fn keeping_stderr(self) -> Self {
+        Self { keeps_stderr: true, ..self }
     }
 
     /// These sources under another configuration that has the same ones; what was read last is kept.
     pub(super) fn under(&self, config: Arc<Config>, id: AccountId) -> Self {
-        Self { config, id, last_read: Arc::clone(&self.last_read), readers: Arc::clone(&self.readers) }
+        Self { config, id, ..self.clone() }
     }
 
     pub(super) fn account(&self) -> &Account {
@@ -111,7 +118,8 @@ impl Sources {
     }
 
     async fn read(&self, source: &Source, which: Field) -> Result<Secret, SourceError> {
-        let value = read(source, &self.readers).await;
+        let value =
+            if self.keeps_stderr { read_keeping_stderr(source, &self.readers).await } else { read(source, &self.readers).await };
         if matches!(source, Source::File(_)) {
             self.last_read.note(which, value.as_ref().ok());
         }

@@ -22,6 +22,7 @@ use super::{
     Start,
     failure::LoginError,
     login::{LogIn, LoggingIn, Progress},
+    refusal::RefusalRecord,
     session::{Attempt, Effect, Event, Session, StateName},
     snapshot::{AccountSnapshot, LoginHistory},
     terms::AccountIdentity,
@@ -82,6 +83,8 @@ pub enum LogInFailed {
 /// never wait here.
 #[derive(Default)]
 pub(super) struct Signals {
+    /// What answers said of the latest token. The driver reads it at each step; it wakes nobody.
+    pub(super) refusal: RefusalRecord,
     accepted: AtomicU64,
     rejected_again: AtomicU64,
     wake: Notify,
@@ -315,6 +318,7 @@ impl ActiveDriver {
     /// Has the session handle an event, carries out its effect, and publishes and logs the result.
     fn step(&mut self, event: Event) {
         let now = self.driver.clock.now();
+        self.driver.session.set_refusal(self.driver.signals.refusal.current());
         let effect = self.driver.session.step(event, now.moment, &mut self.driver.jitter);
         debug_assert_eq!(self.driver.session.check_invariants(now.moment), Ok(()));
         match effect {

@@ -1,20 +1,23 @@
 //! Why an account has no new token, in words.
 //!
-//! Pure. Guarantees: none of these errors holds a value of a source, or a header or body that a server sent. One thing comes
-//! from outside: the first 512 bytes of a failed `command`'s standard error, control characters removed. So a command that
-//! prints a secret there puts it into the log, into `status` and into `/readyz` on this machine.
+//! Pure. Guarantees: none of these errors holds a value of a source, or a header or body that a server sent; their text holds nothing
+//! that a `command` printed.
 
 use std::time::Duration;
 
 use http::StatusCode;
 use thiserror::Error;
 
-use crate::{metrics::LoginOutcome, sources::SourceFault, upstream::SendError};
+use crate::{
+    metrics::LoginOutcome,
+    sources::SourceFault,
+    upstream::{Cause, SendError},
+};
 
 /// Why one log-in gave no token.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LoginError {
-    /// The server refused (any 3xx or 4xx but 429). Another attempt soon would not help.
+    /// The server refused (any 3xx or 4xx but 408, 421, 425 and 429). Another attempt soon would not help.
     #[error("the server refused the log-in with status {}", .0.as_u16())]
     Refused(StatusCode),
     /// The server answered 429, with the wait that it asked for, if that is sensible.
@@ -60,12 +63,30 @@ impl LoginError {
             Self::Throttled(_) => {
                 "nothing; the next attempt comes when the server wants it. Do several daemons share the account?"
             }
-            Self::Unreachable(Unreachable::ServerFailed(_)) => "nothing, if it passes; else ask CarePortals",
+            Self::Unreachable(Unreachable::ServerFailed { .. }) => "nothing, if it passes; else ask CarePortals",
+            Self::Unreachable(Unreachable::NoAnswer(SendError { cause: Cause::Connect(error), .. })) => error.advice(),
             Self::Unreachable(_) | Self::TimedOut => {
                 "check network, DNS, egress proxy and `login_url`: `careportals-sidecar check --online` looks at each"
             }
             Self::Malformed(_) => "check `login_url` and `token_pointer`: does the log-in answer hold the token there?",
             Self::Source(_) => "put the value where the setting says; files are watched, and read as soon as they appear",
+        }
+    }
+
+    /// The fault of the source that gave no value, if that is why.
+    #[must_use]
+    pub const fn source_fault(&self) -> Option<&SourceFault> {
+        match self {
+            Self::Source(error) => Some(&error.fault),
+            _ => None,
+        }
+    }
+
+    /// The wait that the server asked for, if that is sensible.
+    pub(super) const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled(asked) | Self::Unreachable(Unreachable::ServerFailed { retry_after: asked, .. }) => *asked,
+            _ => None,
         }
     }
 
@@ -91,9 +112,15 @@ pub enum Unreachable {
     /// The answer ended too early.
     #[error("the connection failed before the answer was complete")]
     Cut,
-    /// The server reported a failure of its own (5xx).
-    #[error("the server failed the log-in with status {}", .0.as_u16())]
-    ServerFailed(StatusCode),
+    /// The server reported a failure that may pass: 5xx, 408 (it waited for the request for too long), 421 (this connection was
+    /// the wrong one) or 425 (too early).
+    #[error("the server failed the log-in with status {}", .status.as_u16())]
+    ServerFailed {
+        /// The answer's status.
+        status: StatusCode,
+        /// The wait that a 503 asked for, if that is sensible.
+        retry_after: Option<Duration>,
+    },
 }
 
 impl Unreachable {
@@ -101,7 +128,7 @@ impl Unreachable {
         match self {
             Self::NoAnswer(_) => "login_unreachable",
             Self::Cut => "login_cut",
-            Self::ServerFailed(_) => "login_server_failed",
+            Self::ServerFailed { .. } => "login_server_failed",
         }
     }
 }

@@ -29,7 +29,7 @@ pub async fn try_log_in(
     clock: Arc<dyn Clock>,
 ) -> Result<Tried, LoginError> {
     let Some((sources, assumed_life)) =
-        Sources::new(config, id).and_then(|sources| Some((sources.clone(), sources.login()?.assumed_life)))
+        Sources::new(config, id).and_then(|sources| Some((sources.clone().keeping_stderr(), sources.login()?.assumed_life)))
     else {
         return Err(LoginError::Malformed(Malformed::NoToken));
     };
@@ -37,6 +37,16 @@ pub async fn try_log_in(
     let (server_date, received) = (grant.server_date, grant.received.wall);
     let token = Token::read(grant, AccountIdentity::new(), Generation(0), assumed_life).map_err(LoginError::Malformed)?;
     Ok(Tried { life: token.life, server_date, received })
+}
+
+/// Reads the organization of an account without log-in, for `check --online`.
+///
+/// # Errors
+///
+/// Its source gives none that a request could carry.
+pub async fn try_organization(config: Arc<Config>, id: AccountId) -> Result<(), LoginError> {
+    let Some(sources) = Sources::new(config, id) else { return Ok(()) };
+    sources.keeping_stderr().organization().await.map(drop).map_err(LoginError::Source)
 }
 
 /// What that log-in showed.

@@ -4,8 +4,8 @@
 //! Guarantees: this module never sees a client's request; a client that hangs up ends its own wait and nothing else; every
 //! bearer that a handle gives was fetched under the same terms (`terms`), since another set of terms is another account.
 //!
-//! Files, each using only those before it: `failure`, `terms` (pure: what a bearer is good for), `token`, `relogin_floor`
-//! (pure), `session` (pure: the state machine), `credentials`, `watch`, `answer` (pure), `login`, `snapshot` (pure: what the
+//! Files, each using only those before it: `failure`, `terms` (pure: what a bearer is good for), `token`, `refusal` (what answers
+//! say of a token), `relogin_floor` (pure), `session` (pure: the state machine), `credentials`, `watch`, `answer` (pure), `login`, `snapshot` (pure: what the
 //! driver publishes), `transition_log`, `driver`, `organization_only` (an account without log-in), `login_check` (a
 //! log-in by itself).
 
@@ -16,6 +16,7 @@ mod failure;
 mod login;
 mod login_check;
 mod organization_only;
+mod refusal;
 mod relogin_floor;
 mod session;
 mod snapshot;
@@ -48,7 +49,7 @@ use self::{
     organization_only::OrganizationOnly,
     relogin_floor::ProbationOutcome,
     session::Session,
-    snapshot::{Availability, OnUnauthorized, Standing},
+    snapshot::{Availability, OnUnauthorized, Standing, Unauthorized},
     terms::AccountIdentity,
     watch::CredentialWatch,
 };
@@ -56,7 +57,7 @@ pub use self::{
     driver::LogInFailed,
     failure::{Field, LoginError, Malformed, SourceError, Unreachable},
     login::LoginConnectors,
-    login_check::{Tried, try_log_in},
+    login_check::{Tried, try_log_in, try_organization},
     session::StateName,
     snapshot::{AccountSnapshot, Unavailable, Why},
     token::{Bearer, Fingerprint, Generation},
@@ -335,31 +336,35 @@ impl Account {
     }
 
     /// Reports that a request with token `refused` got a 401, and gives a newer bearer: at once, or from the log-in that all
-    /// such requests share. `None` when the client gets the 401: the token is too young, the next log-in has its time, the
-    /// log-in fails or takes longer than `token_wait`. Dropping the future ends the wait, not the log-in.
+    /// such requests share. When that log-in fails, or an earlier one has, the request waits for the next attempt if it is due
+    /// within `token_wait`, counted from the call. `None` when the client gets the 401: the token is too young, or no attempt
+    /// brings a token in that time. Dropping the future ends the wait, not the log-in.
     ///
     /// # Errors
     ///
     /// The account has ended: a reload has put another in its place, so the 401 says nothing that the client can use.
     pub async fn replace(&self, refused: Generation) -> Result<Option<Arc<Bearer>>, Unavailable> {
-        timeout(self.settings.token_wait, self.newer_than(refused)).await.unwrap_or(Ok(None))
+        let limit = self.settings.token_wait;
+        let now = self.task.clock.now().moment;
+        self.task.signals.refusal.refused(refused, now);
+        let unauthorized = Unauthorized { refused, deadline: now + limit, is_reported: false };
+        timeout(limit, self.newer_bearer(unauthorized)).await.unwrap_or(Ok(None))
     }
 
-    async fn newer_than(&self, refused: Generation) -> Result<Option<Arc<Bearer>>, Unavailable> {
+    async fn newer_bearer(&self, mut unauthorized: Unauthorized) -> Result<Option<Arc<Bearer>>, Unavailable> {
+        let refused = unauthorized.refused;
         let mut snapshot = self.task.snapshot.clone();
-        let mut has_reported = false;
         loop {
             let now = self.task.clock.now().moment;
-            let on_unauthorized = snapshot.borrow_and_update().on_unauthorized(refused, now);
+            let on_unauthorized = snapshot.borrow_and_update().on_unauthorized(unauthorized, now);
             if let Some(bearer) = self.bearer(now).filter(|bearer| bearer.generation > refused) {
                 return Ok(Some(bearer));
             }
             match on_unauthorized {
                 OnUnauthorized::PassOn => return Ok(None),
-                OnUnauthorized::Report if has_reported => return Ok(None),
                 OnUnauthorized::Ended => return Err(self.ended()),
                 OnUnauthorized::Report => {
-                    has_reported = true;
+                    unauthorized.is_reported = true;
                     let (answer, answered) = oneshot::channel();
                     let sent = self.task.requests.send(DriverRequest::Unauthorized(refused, answer)).await;
                     // The driver answers after it has published the outcome.
@@ -380,13 +385,20 @@ impl Account {
     /// Reports that a request with token `refused` got a 401 and can't be sent again. It does not wait for a new token.
     pub async fn unauthorized(&self, refused: Generation) {
         let now = self.task.clock.now().moment;
-        if self.task.snapshot.borrow().on_unauthorized(refused, now) != OnUnauthorized::Report {
+        self.task.signals.refusal.refused(refused, now);
+        let unauthorized = Unauthorized { refused, deadline: now, is_reported: false };
+        if self.task.snapshot.borrow().on_unauthorized(unauthorized, now) != OnUnauthorized::Report {
             return;
         }
         let (answer, answered) = oneshot::channel();
         if self.task.requests.send(DriverRequest::Unauthorized(refused, answer)).await.is_ok() {
             drop(answered.await);
         }
+    }
+
+    /// Reports that a request with token `by` got an answer that does not refuse the token. It costs a load of an atomic.
+    pub fn answered(&self, by: Generation) {
+        self.task.signals.refusal.answered(by);
     }
 
     /// Reports that a request that had got a 401 got through with the newer token `by`.

@@ -72,14 +72,25 @@ pub(super) enum Availability {
     Ended,
 }
 
+/// A 401 that a request got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unauthorized {
+    /// The token that the request carried.
+    pub(super) refused: Generation,
+    /// How long the request can wait for another one.
+    pub(super) deadline: Moment,
+    /// Whether the driver was told of it.
+    pub(super) is_reported: bool,
+}
+
 /// What a 401 does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnUnauthorized {
-    /// The driver starts a log-in, or makes the one in flight a replacement. It must be told.
+    /// The driver starts a log-in, makes the one in flight a replacement, or brings the scheduled one nearer. It must be told.
     Report,
-    /// A log-in is in flight, and the request waits for its token.
+    /// A log-in is in flight or due in time, and the request waits for its token.
     Wait,
-    /// The token expired and the driver has not noticed: it must be woken, then the request waits.
+    /// The token expired or a log-in is due, and the driver has not noticed: it must be woken, then the request waits.
     WakeAndWait,
     /// Nothing: the client gets the 401.
     PassOn,
@@ -168,20 +179,40 @@ impl AccountSnapshot {
         Availability::Unavailable { why, until }
     }
 
-    /// What a 401 for the token `refused` does at `now`.
-    pub(super) fn on_unauthorized(&self, refused: Generation, now: Moment) -> OnUnauthorized {
+    /// What a 401 does at `now`.
+    pub(super) fn on_unauthorized(&self, unauthorized: Unauthorized, now: Moment) -> OnUnauthorized {
+        let Unauthorized { refused, deadline, is_reported } = unauthorized;
         let Some(token) = self.token else {
             return match self.availability() {
                 Availability::Ended => OnUnauthorized::Ended,
                 Availability::Unavailable { why: Why::TokenPending, .. } => OnUnauthorized::Wait,
+                Availability::Unavailable { why: Why::LoginFailing | Why::LoginRejected, .. } => {
+                    self.wait_for_schedule(now, deadline)
+                }
                 Availability::Unavailable { .. } | Availability::Available => OnUnauthorized::PassOn,
             };
         };
+        let is_refused = token.generation == refused;
         match token.replacement {
             _ if now >= token.usable_until => OnUnauthorized::WakeAndWait,
             Replacement::InFlight => OnUnauthorized::Wait,
-            Replacement::From(moment) if token.generation == refused && now >= moment => OnUnauthorized::Report,
-            Replacement::From(_) | Replacement::Never => OnUnauthorized::PassOn,
+            Replacement::From(moment) if is_refused && now >= moment && !is_reported => OnUnauthorized::Report,
+            Replacement::Join(moment) if is_refused && now >= moment && !is_reported => OnUnauthorized::Report,
+            Replacement::Join(_) if is_refused => OnUnauthorized::Wait,
+            Replacement::Scheduled { refusal_known: false } if is_refused && !is_reported => OnUnauthorized::Report,
+            Replacement::Scheduled { .. } if is_refused => self.wait_for_schedule(now, deadline),
+            Replacement::From(_) | Replacement::Join(_) | Replacement::Scheduled { .. } | Replacement::Never => {
+                OnUnauthorized::PassOn
+            }
+        }
+    }
+
+    /// Whether it pays to wait for the attempt that is scheduled.
+    fn wait_for_schedule(&self, now: Moment, deadline: Moment) -> OnUnauthorized {
+        match self.due_at {
+            Some(due) if due <= now => OnUnauthorized::WakeAndWait,
+            Some(due) if due <= deadline => OnUnauthorized::Wait,
+            _ => OnUnauthorized::PassOn,
         }
     }
 
@@ -201,6 +232,12 @@ impl AccountSnapshot {
     #[must_use]
     pub fn holds_valid_token(&self, now: Moment) -> bool {
         self.token.is_some_and(|token| now < token.usable_until)
+    }
+
+    /// Whether the account has no log-in and its source gives no organization, so that every request fails.
+    #[must_use]
+    pub fn lacks_organization(&self) -> bool {
+        self.standing == Standing::OrganizationMissing
     }
 
     /// When the token expires, by our wall clock.
@@ -301,26 +338,44 @@ mod tests {
     fn a_401_is_judged_by_what_the_driver_published() {
         use {OnUnauthorized::*, Replacement::*, StateName::*};
         // State, token and when a 401 replaces it, when a log-in is due, the time: what a 401 for the second token does.
-        for (name, token, due, now, expected) in [
-            (Ready, Some((2, From(at(50)))), Some(90), 50, Report),
-            (Ready, Some((2, From(at(50)))), Some(90), 49, PassOn),
-            (Refreshing, Some((2, InFlight)), None, 50, Wait),
-            (Refreshing, Some((2, Never)), Some(51), 50, PassOn),
-            (Ready, Some((2, From(at(50)))), Some(90), 100, WakeAndWait),
-            (Ready, Some((2, From(at(150)))), Some(90), 100, WakeAndWait),
-            (Ready, Some((1, From(at(50)))), Some(90), 50, PassOn),
-            (Ready, Some((3, From(at(50)))), Some(90), 50, PassOn),
-            (Refreshing, Some((3, InFlight)), None, 50, Wait),
-            (LoggingIn, None, None, 50, Wait),
-            (BackingOff, None, Some(51), 50, PassOn),
-            (Rejected, None, Some(51), 50, PassOn),
-            (LoggedOut, None, None, 50, PassOn),
+        // Then: what it does once the driver was told of it. Each request can wait for 10 s.
+        let (known, unknown) = (Scheduled { refusal_known: true }, Scheduled { refusal_known: false });
+        for (name, token, due, now, first, then) in [
+            (Ready, Some((2, From(at(50)))), Some(90), 50, Report, PassOn),
+            (Ready, Some((2, From(at(50)))), Some(90), 49, PassOn, PassOn),
+            (Refreshing, Some((2, Join(at(50)))), None, 50, Report, Wait),
+            (Refreshing, Some((2, Join(at(50)))), None, 49, Wait, Wait),
+            (Refreshing, Some((2, InFlight)), None, 50, Wait, Wait),
+            (Refreshing, Some((2, known)), Some(60), 50, Wait, Wait),
+            (Refreshing, Some((2, known)), Some(61), 50, PassOn, PassOn),
+            (Refreshing, Some((2, known)), Some(50), 50, WakeAndWait, WakeAndWait),
+            (Refreshing, Some((2, unknown)), Some(60), 50, Report, Wait),
+            (Refreshing, Some((2, unknown)), Some(90), 50, Report, PassOn),
+            (Rejected, Some((2, known)), Some(60), 50, Wait, Wait),
+            (Rejected, Some((2, known)), Some(61), 50, PassOn, PassOn),
+            (Ready, Some((2, From(at(50)))), Some(90), 100, WakeAndWait, WakeAndWait),
+            (Ready, Some((2, From(at(150)))), Some(90), 100, WakeAndWait, WakeAndWait),
+            (Ready, Some((1, From(at(50)))), Some(90), 50, PassOn, PassOn),
+            (Ready, Some((3, From(at(50)))), Some(90), 50, PassOn, PassOn),
+            (Refreshing, Some((3, known)), Some(60), 50, PassOn, PassOn),
+            (Refreshing, Some((3, InFlight)), None, 50, Wait, Wait),
+            (LoggingIn, None, None, 50, Wait, Wait),
+            (BackingOff, None, Some(60), 50, Wait, Wait),
+            (BackingOff, None, Some(61), 50, PassOn, PassOn),
+            (BackingOff, None, Some(50), 50, WakeAndWait, WakeAndWait),
+            (Rejected, None, Some(60), 50, Wait, Wait),
+            (Rejected, None, Some(61), 50, PassOn, PassOn),
+            (LoggedOut, None, None, 50, PassOn, PassOn),
         ] {
             let snapshot = snapshot(name, token, due.map(at));
-            assert_eq!(snapshot.on_unauthorized(Generation(2), at(now)), expected, "{snapshot:?} {now}");
+            for (is_reported, expected) in [(false, first), (true, then)] {
+                let unauthorized = Unauthorized { refused: Generation(2), deadline: at(now + 10), is_reported };
+                assert_eq!(snapshot.on_unauthorized(unauthorized, at(now)), expected, "{snapshot:?} {now} {is_reported}");
+            }
         }
         for state in [None, Some(LoggedOut)] {
-            assert_eq!(AccountSnapshot::new(Standing::Ended(state)).on_unauthorized(Generation(2), at(50)), Ended);
+            let unauthorized = Unauthorized { refused: Generation(2), deadline: at(60), is_reported: false };
+            assert_eq!(AccountSnapshot::new(Standing::Ended(state)).on_unauthorized(unauthorized, at(50)), Ended);
         }
     }
 
@@ -331,9 +386,9 @@ mod tests {
         let due = Some(at(110));
         for (name, token, due, expected) in [
             (Ready, Some(Replacement::From(at(50))), due, Availability::Available),
-            (Refreshing, Some(Replacement::From(at(50))), None, Availability::Available),
-            (Refreshing, Some(Replacement::Never), due, Availability::Available),
-            (Rejected, Some(Replacement::Never), due, Availability::Available),
+            (Refreshing, Some(Replacement::Join(at(50))), None, Availability::Available),
+            (Refreshing, Some(Replacement::Scheduled { refusal_known: true }), due, Availability::Available),
+            (Rejected, Some(Replacement::Scheduled { refusal_known: false }), due, Availability::Available),
             (Refreshing, Some(Replacement::InFlight), None, unavailable(Why::TokenPending, None)),
             (LoggingIn, None, None, unavailable(Why::TokenPending, None)),
             (BackingOff, None, due, unavailable(Why::LoginFailing, due)),

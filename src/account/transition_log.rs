@@ -1,7 +1,6 @@
 //! Logs what happens to an account: one line for each change that matters to an operator, not one for each attempt.
 //!
-//! Guarantees: a line says which setting is at fault and never what the setting gives, but for the start of a failed
-//! command's standard error ([`SourceFault::CommandFailed`](crate::sources::SourceFault::CommandFailed)).
+//! Guarantees: a line says which setting is at fault and never what the setting gives.
 
 use tracing::{debug, info, warn};
 

@@ -12,7 +12,11 @@ use tokio::{
 use tracing::info;
 
 use super::{App, worker::Workers};
-use crate::{control::Commands, status::StatusReader, telemetry::Telemetry};
+use crate::{
+    control::{self, Commands},
+    status::StatusReader,
+    telemetry::{self, Telemetry},
+};
 
 /// How long answers in progress may take once the daemon has stopped.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
@@ -31,8 +35,9 @@ impl AdminTasks {
         if let Some(systemd) = app.systemd.take() {
             tasks.spawn(systemd.tell(status.clone(), workers.liveness(), app.reloads.subscribe()));
         }
+        let limit = |most| app.descriptors.shared.limit(app.descriptors.allowed.admin(most));
         if let Some(listener) = app.control.take() {
-            tasks.spawn(listener.serve(status.clone(), commands.clone(), closing.clone()));
+            tasks.spawn(listener.serve(status.clone(), commands.clone(), limit(control::CONNECTIONS), closing.clone()));
         }
         if let Some(listener) = app.telemetry.take() {
             let quit = app.config.restart_only.quitquitquit.then(|| Arc::new(Notify::new()));
@@ -45,7 +50,7 @@ impl AdminTasks {
             }
             info!(listener = %listener.address(), "health and metrics");
             let telemetry = Telemetry { status, liveness: workers.liveness(), metrics: Arc::clone(&app.metrics), quit };
-            tasks.spawn(listener.serve(telemetry, closing));
+            tasks.spawn(listener.serve(telemetry, limit(telemetry::CONNECTIONS), closing));
         }
         Self { close, tasks }
     }

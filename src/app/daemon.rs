@@ -13,6 +13,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
+    DescriptorUse,
     listeners::{Listener, PassedSockets},
     snapshot::Snapshot,
     worker::Workers,
@@ -52,6 +53,7 @@ pub(super) struct Daemon {
     pub(super) view: watch::Sender<Arc<View>>,
     pub(super) reloads: watch::Sender<Reloads>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) descriptors: DescriptorUse,
 }
 
 /// Where a reload reads the settings, who adopts their log settings, and the sandbox that limits what they may name.

@@ -13,9 +13,10 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Api, Config, Listen},
+    descriptors::{Demand, Descriptors},
     server::{
-        BindError, Bound, ConnectionLimit, DirectoryAccess, NoSuchGroup, Passed, SocketAccess, bind_tcp, bind_unix,
-        passed_sockets,
+        BindError, Bound, ConnectionLimit, DirectoryAccess, LINGERING, NoSuchGroup, Passed, SharedDescriptors, SocketAccess,
+        bind_tcp, bind_unix, passed_sockets,
     },
 };
 
@@ -197,12 +198,13 @@ impl ListenerPlan {
         keys.iter().map(|key| apis(key).unwrap_or_default()).collect()
     }
 
-    /// Opens the listeners that are not among `present`.
+    /// Opens the listeners that are not among `present`. Their connection limits are set by [`Limits`].
     pub(super) fn open(
         &self,
         config: &Config,
         present: &[Key],
         passed: &mut PassedSockets,
+        descriptors: &SharedDescriptors,
     ) -> Result<Vec<Listener>, ListenerError> {
         let mut listeners = Vec::new();
         let absent = self.0.iter().filter(|(key, _)| !present.contains(key));
@@ -216,7 +218,7 @@ impl ListenerPlan {
                 }
                 continue;
             };
-            let connection_limit = ConnectionLimit::new(max_connections(config, apis));
+            let connection_limit = descriptors.limit(max_connections(config, apis));
             listeners.push(Listener { key: key.clone(), bound, connection_limit, access });
         }
         if listeners.is_empty() && present.is_empty() { Err(ListenerError::NoListener) } else { Ok(listeners) }
@@ -305,8 +307,43 @@ fn access(api: &Api) -> Result<SocketAccess, ListenerError> {
     access.map_err(|error| ListenerError::Group(api.name.clone(), error))
 }
 
-/// Changes to open listeners: the access to their Unix sockets, and their connection limits.
-pub(super) struct Adjustments(Vec<(usize, Option<SocketAccess>, usize)>);
+/// The limits of a configuration, as far as the process's descriptors allow.
+pub(super) struct Limits {
+    /// One for each listener.
+    connections: Vec<usize>,
+    /// Of requests in flight, one for each API.
+    pub(super) requests: Vec<usize>,
+}
+
+impl Limits {
+    /// Shares the descriptors out. Where they do not suffice for what the settings want, the log says so once.
+    pub(super) fn of(config: &Config, apis_by_listener: &[Vec<usize>], workers: usize, descriptors: Descriptors) -> Self {
+        let wanted = apis_by_listener.iter().map(|apis| max_connections(config, apis)).collect();
+        let requests = config.apis.iter().map(|api| api.limits.max_requests).collect();
+        let demand = Demand { workers, lingering: LINGERING, connections: wanted, requests };
+        let (connections, requests) = descriptors.share(&demand);
+        if (&connections, &requests) != (&demand.connections, &demand.requests) {
+            let fewest = |limits: &[usize]| limits.iter().copied().min().unwrap_or_default();
+            warn!(
+                descriptors = descriptors.count(),
+                max_connections = fewest(&connections),
+                max_requests = fewest(&requests),
+                "the process may have too few file descriptors for `max_connections` and `max_requests`, which are lowered (raise LimitNOFILE= or `ulimit -Hn`)"
+            );
+        }
+        Self { connections, requests }
+    }
+
+    /// Sets the connection limits of `listeners`, the first of which has this index among all.
+    pub(super) fn set(&self, listeners: &[Listener], first: usize) {
+        for (listener, limit) in listeners.iter().zip(self.connections.iter().skip(first)) {
+            listener.connection_limit.set_limit(*limit);
+        }
+    }
+}
+
+/// Changes to open listeners: the access to their Unix sockets.
+pub(super) struct Adjustments(Vec<(usize, Option<SocketAccess>)>);
 
 impl Adjustments {
     /// Collects the changes; nothing is changed yet.
@@ -317,16 +354,15 @@ impl Adjustments {
     pub(super) fn new(config: &Config, apis_by_listener: &[Vec<usize>]) -> Result<Self, ListenerError> {
         let of = |(listener, apis): (usize, &Vec<usize>)| {
             let first = apis.first().map(|api| access(&config.apis[*api])).transpose()?;
-            Ok((listener, first, max_connections(config, apis)))
+            Ok((listener, first))
         };
         apis_by_listener.iter().enumerate().map(of).collect::<Result<_, _>>().map(Self)
     }
 
     /// Makes the changes. A socket whose mode can't be changed keeps its mode, which is logged.
     pub(super) fn make(self, listeners: &mut [Listener]) {
-        for (index, access, max_connections) in self.0 {
+        for (index, access) in self.0 {
             let Some(listener) = listeners.get_mut(index) else { continue };
-            listener.connection_limit.set_limit(max_connections);
             if let (Key::Unix(_), Some(access)) = (&listener.key, access)
                 && listener.access != Some(access)
             {

@@ -17,7 +17,7 @@ mod snapshot;
 mod start;
 mod worker;
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -27,10 +27,13 @@ use crate::{
     clock::Clock,
     config::{Config, source::Input},
     control::{self, CommandReceiver, Commands},
+    descriptors::Descriptors,
     hardening::{self, AllowedDirectories},
     logging::{AccessLog, LogControl},
     metrics::Metrics,
     proxy,
+    resources::{require_descriptors, require_threads},
+    server::SharedDescriptors,
     status::{Phase, StatusReader, View},
     systemd::{Reloads, Systemd},
     telemetry,
@@ -39,7 +42,7 @@ use crate::{
 use admin::AdminTasks;
 use daemon::{Daemon, ReloadSource, STOP_WORKERS, confirm, end_accounts, log_out_accounts, unless_shut_down};
 pub use listeners::ListenerError;
-use listeners::{Listener, ListenerPlan, PassedSockets};
+use listeners::{Limits, Listener, ListenerPlan, PassedSockets};
 use snapshot::{ApiShared, Snapshot, required_headers};
 pub use start::{StartError, rehearse, warnings};
 use worker::{TAKE_OVER, WorkerFactory};
@@ -60,19 +63,28 @@ pub struct App {
     reloads: watch::Sender<Reloads>,
     systemd: Option<Systemd>,
     metrics: Arc<Metrics>,
+    descriptors: DescriptorUse,
+}
+
+/// The process's descriptors, and the connections that share them.
+#[derive(Clone)]
+struct DescriptorUse {
+    allowed: Descriptors,
+    shared: SharedDescriptors,
 }
 
 impl App {
-    /// Binds the listeners. `tls` is what [`rehearse`] made of the same settings. Call it before the runtime starts: it takes
+    /// Raises the limit of descriptors, and binds the listeners. `tls` is what [`rehearse`] made of the same settings. Call it before the runtime starts: it takes
     /// over the sockets that a service manager passed to the process.
     ///
     /// # Errors
     ///
     /// An address or a socket can't be used.
     pub fn bind(config: Arc<Config>, tls: ClientTls) -> Result<Self, StartError> {
+        let descriptors = DescriptorUse { allowed: Descriptors::raise(), shared: SharedDescriptors::default() };
         let mut passed = PassedSockets::take(&config.socket_names)?;
         let plan = ListenerPlan::of(&config, &passed.sockets).map_err(StartError::Listener)?;
-        let listeners = plan.open(&config, &[], &mut passed).map_err(StartError::Listener)?;
+        let listeners = plan.open(&config, &[], &mut passed, &descriptors.shared).map_err(StartError::Listener)?;
         for name in passed.unused() {
             warn!(socket = name, "systemd passed a socket that no API listens on");
         }
@@ -80,7 +92,9 @@ impl App {
         let bind = |address| telemetry::TelemetryListener::bind(address).map_err(StartError::Telemetry);
         let telemetry = config.restart_only.telemetry_listen.map(bind).transpose()?.flatten();
         let control = control::ControlListener::open(&config).map_err(StartError::Control)?;
-        let metrics = proxy::metrics(workers(&config));
+        let workers = workers(&config);
+        require_resources(workers, listeners.len())?;
+        let metrics = proxy::metrics(workers);
         Ok(Self {
             config,
             tls,
@@ -95,6 +109,7 @@ impl App {
             reloads: watch::Sender::default(),
             systemd: None,
             metrics,
+            descriptors,
         })
     }
 
@@ -186,7 +201,20 @@ impl App {
         let factory = WorkerFactory { clock: Arc::clone(&clock), access, drain, metrics: Arc::clone(&self.metrics) };
         let mut workers = factory.start(self::workers(&self.config))?;
         let admin = AdminTasks::start(&mut self, &workers, status, &senders);
-        let Self { config, tls, listeners, apis_by_listener, passed, phase, view, reloads, reload_source, metrics, .. } = self;
+        let Self {
+            config,
+            tls,
+            listeners,
+            apis_by_listener,
+            passed,
+            phase,
+            view,
+            reloads,
+            reload_source,
+            metrics,
+            descriptors,
+            ..
+        } = self;
         let log_out = async |asked| {
             log_out_accounts(&accounts, &asked).await;
             confirm(asked);
@@ -198,13 +226,17 @@ impl App {
             end(&accounts, &phase, admin).await;
             return Ok(());
         };
-        let shared = config.apis.iter().zip(required).map(|(api, required)| ApiShared::new(api, &metrics, required)).collect();
+        let limits = Limits::of(&config, &apis_by_listener, workers.count(), descriptors.allowed);
+        limits.set(&listeners, 0);
+        let apis = config.apis.iter().zip(&limits.requests).zip(required);
+        let shared = apis.map(|((api, requests), required)| ApiShared::new(api, *requests, &metrics, required)).collect();
         let snapshot = Arc::new(Snapshot { config, tls, accounts, shared, apis_by_listener });
         view.send_replace(snapshot.view(&listeners));
         workers.take_over(&snapshot, workers.descriptors(&listeners)?, TAKE_OVER).await;
         snapshot.announce(&listeners, 0);
         phase.send_replace(Phase::Running);
-        let mut daemon = Daemon { snapshot, listeners, workers, passed, reload_source, clock, view, reloads, metrics };
+        let mut daemon =
+            Daemon { snapshot, listeners, workers, passed, reload_source, clock, view, reloads, metrics, descriptors };
         daemon.run_commands(&mut commands).await;
         phase.send_replace(Phase::Draining);
         let snapshot = Arc::clone(&daemon.snapshot);
@@ -225,6 +257,19 @@ async fn end(accounts: &[Account], phase: &watch::Sender<Phase>, admin: AdminTas
     phase.send_replace(Phase::Stopped);
     admin.close().await;
     info!("stopped");
+}
+
+/// Checks that the system gives what the daemon takes at its start, and enough for a few requests. With less it would start and serve
+/// nobody.
+fn require_resources(workers: NonZeroUsize, listeners: usize) -> io::Result<()> {
+    // For the log, signals, and a few blocking calls at a time.
+    const THREADS: usize = 6;
+    // For the main runtime, connections of two clients, a log-in, telemetry and control.
+    const DESCRIPTORS: usize = 20;
+    // A worker has a runtime, and each listener once more.
+    const DESCRIPTORS_OF_WORKER: usize = 6;
+    require_threads(workers.get() + THREADS)?;
+    require_descriptors(DESCRIPTORS + workers.get() * (DESCRIPTORS_OF_WORKER + listeners))
 }
 
 /// The number of worker threads: as configured, else the usable cores (affinity and cgroup quota honoured), at most 4.

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::{
     StartError, accounts,
     daemon::{CLOSE_IDLE, Daemon, ReloadSource, unless_shut_down},
-    listeners::{Adjustments, Key, ListenerPlan, PassedSocket},
+    listeners::{Adjustments, Key, Limits, ListenerPlan, PassedSocket},
     snapshot::{Snapshot, required_headers},
     start::trust,
     worker::TAKE_OVER,
@@ -26,6 +26,7 @@ use crate::{
     control::{CommandReceiver, NotReloaded, ReloadOutcome},
     metrics::Reload,
     proxy::Required,
+    resources::blocking,
     tls::ClientTls,
 };
 
@@ -142,9 +143,9 @@ impl Daemon {
             open: self.listeners.iter().map(|listener| (listener.key().clone(), listener.bound.name.clone())).collect(),
         };
         // Each file has a time limit of its own; links and directories on the way to one have only this.
-        let judged = timeout(FILES_MAX, tokio::task::spawn_blocking(move || preparation.judge())).await;
+        let judged = timeout(FILES_MAX, blocking(move || preparation.judge())).await;
         let judged = judged.map_err(|_| Refused::FilesTimedOut)?;
-        let (config, tls, plan, adjustments) = judged.map_err(|error| StartError::System(error.into()))??;
+        let (config, tls, plan, adjustments) = judged.map_err(StartError::System)??;
         let required = required_headers(&config, Some(&self.snapshot)).await;
         Ok(Prepared { config, tls, plan, adjustments, required })
     }
@@ -153,13 +154,17 @@ impl Daemon {
     async fn take_over(&mut self, prepared: Prepared) -> Result<(), Refused> {
         let Prepared { config, tls, plan, adjustments, required } = prepared;
         let present: Vec<Key> = self.listeners.iter().map(|listener| listener.key().clone()).collect();
-        let listeners = plan.open(&config, &present, &mut self.passed).map_err(StartError::Listener)?;
+        let listeners = plan.open(&config, &present, &mut self.passed, &self.descriptors.shared).map_err(StartError::Listener)?;
         let descriptors = self.workers.descriptors(&listeners).map_err(StartError::System)?;
         let mut apis_by_listener = plan.apis_by_listener(&self.listeners);
         apis_by_listener.extend(plan.apis_by_listener(&listeners));
         let accounts = accounts::take_over(&self.snapshot.accounts, &config, &tls, &self.clock, &self.metrics).await?;
-        let apis = config.apis.iter().zip(required);
-        let shared = apis.map(|(api, required)| self.snapshot.shared_of(api, &self.metrics, required)).collect();
+        let limits = Limits::of(&config, &apis_by_listener, self.workers.count(), self.descriptors.allowed);
+        limits.set(&self.listeners, 0);
+        limits.set(&listeners, self.listeners.len());
+        let apis = config.apis.iter().zip(&limits.requests).zip(required);
+        let shared =
+            apis.map(|((api, requests), required)| self.snapshot.shared_of(api, *requests, &self.metrics, required)).collect();
         let snapshot = Arc::new(Snapshot { config, tls, accounts, shared, apis_by_listener });
         self.workers.take_over(&snapshot, descriptors, TAKE_OVER).await;
         let before = std::mem::replace(&mut self.snapshot, snapshot);
@@ -168,7 +173,7 @@ impl Daemon {
         adjustments.make(&mut self.listeners);
         if let Some(source) = &self.reload_source {
             // The filter is one of the settings, so it has been judged.
-            drop(source.log.adopt(&self.snapshot.config.log()));
+            drop(source.log.adopt(&self.snapshot.config.reloadable.log));
         }
         self.view.send_replace(self.snapshot.view(&self.listeners));
         self.snapshot.announce(&self.listeners, first_new);

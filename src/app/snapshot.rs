@@ -14,6 +14,7 @@ use crate::{
     proxy::{ReachabilityLog, RequestLimit, Required, SeenRequests},
     status::{ApiView, View},
     tls::ClientTls,
+    upstream::KeepAlive,
 };
 
 /// The settings in force and what belongs to them. Workers build their own state from it.
@@ -35,16 +36,19 @@ pub(super) struct ApiShared {
     pub(super) observed: SeenRequests,
     pub(super) reachability: ReachabilityLog,
     pub(super) metrics: Arc<ApiMetrics>,
+    /// How long its upstream keeps connections.
+    pub(super) keep_alive: KeepAlive,
     /// The header that clients must send.
     pub(super) required: Option<Required>,
 }
 
 impl ApiShared {
-    /// For an API that was not served before.
-    pub(super) fn new(api: &config::Api, metrics: &Metrics, required: Option<Required>) -> Self {
-        let request_limit = RequestLimit::new(api.limits.max_requests);
+    /// For an API that was not served before, with `requests` in flight at most.
+    pub(super) fn new(api: &config::Api, requests: usize, metrics: &Metrics, required: Option<Required>) -> Self {
+        let request_limit = RequestLimit::new(requests);
         let (observed, reachability) = (SeenRequests::default(), ReachabilityLog::default());
-        Self { request_limit, observed, reachability, metrics: metrics.api(&api.name), required }
+        let (metrics, keep_alive) = (metrics.api(&api.name), KeepAlive::default());
+        Self { request_limit, observed, reachability, metrics, keep_alive, required }
     }
 }
 
@@ -86,11 +90,23 @@ impl Snapshot {
         self.shared.get(index)
     }
 
-    /// What workers share of `api` after a reload: its counts and permits stay, its limit and required header are the new ones.
-    pub(super) fn shared_of(&self, api: &config::Api, metrics: &Metrics, required: Option<Required>) -> ApiShared {
-        let Some(known) = self.shared_as(&api.name) else { return ApiShared::new(api, metrics, required) };
-        known.request_limit.limit_to(api.limits.max_requests);
-        ApiShared { required, ..known.clone() }
+    /// What workers share of `api` after a reload: its counts and permits stay, its limit of `requests` and its required header
+    /// are the new ones.
+    pub(super) fn shared_of(
+        &self,
+        api: &config::Api,
+        requests: usize,
+        metrics: &Metrics,
+        required: Option<Required>,
+    ) -> ApiShared {
+        let Some(known) = self.shared_as(&api.name) else { return ApiShared::new(api, requests, metrics, required) };
+        known.request_limit.limit_to(requests);
+        let mut shared = ApiShared { required, ..known.clone() };
+        let same_origin = |before: &config::Api| before.name == api.name && before.connections.origin == api.connections.origin;
+        if !self.config.apis.iter().any(same_origin) {
+            shared.keep_alive = KeepAlive::default();
+        }
+        shared
     }
 }
 

@@ -6,10 +6,12 @@ use std::{fmt, io, time::Duration};
 
 use super::listeners::{self, ListenerError, OPEN_DIRECTORY_HINT};
 use crate::{
-    config::{Config, Egress, Origin},
+    config::{Config, Egress, Origin, Source},
     connect::Connector,
     hardening::MissingStep,
+    resources,
     server::{BindError, NoSuchGroup},
+    sources::{Oddity, oddities},
     tls::{ClientTls, TlsSetupError},
 };
 
@@ -64,7 +66,7 @@ impl fmt::Display for StartError {
             Self::Listener(error) => error.fmt(f),
             Self::Telemetry(error) | Self::Control(error) => error.fmt(f),
             Self::Hardening(missing) => missing.fmt(f),
-            Self::System(error) => write!(f, "the system refused what the daemon needs: {error}"),
+            Self::System(error) => write!(f, "the system refused what the daemon needs: {error}{}", resources::hint(error)),
         }
     }
 }
@@ -88,15 +90,35 @@ pub fn rehearse(config: &Config) -> Result<ClientTls, StartError> {
     Ok(tls)
 }
 
-/// What `check` warns of besides what [`rehearse`] refuses: for each, the key, what may go wrong, and a hint. The log says the same
-/// when the socket is bound.
+/// What `check` warns of besides what [`rehearse`] refuses: for each, the key, what may go wrong, and a hint. Of sockets the log
+/// says the same when they are bound.
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<(String, String, &'static str)> {
     let exposed = listeners::check_sockets(config).unwrap_or_default();
     let warning = |(api, path): (usize, _)| {
         (format!("apis.{}.listen", config.apis[api].name), listeners::open_directory(path), OPEN_DIRECTORY_HINT)
     };
-    exposed.into_iter().map(warning).collect()
+    exposed.into_iter().map(warning).chain(odd_values(config)).collect()
+}
+
+/// Values that look mistaken: each with its key.
+fn odd_values(config: &Config) -> impl Iterator<Item = (String, String, &'static str)> {
+    let accounts = config.accounts.iter().flat_map(|account| {
+        let login = account.login.iter().flat_map(|login| [("username", &login.username), ("password", &login.password)]);
+        let each = std::iter::once(("organization", &account.organization)).chain(login);
+        each.map(|(field, source)| (format!("accounts.{}.{field}", account.name), source))
+    });
+    let required = config.apis.iter().filter_map(|api| {
+        Some((format!("apis.{}.require_header.value", api.name), api.require_header.as_ref()?.value.as_ref()?))
+    });
+    accounts.chain(required).flat_map(|(key, source)| {
+        let place = match source {
+            Source::File(path) => format!("the value in {}", path.display()),
+            Source::Value(_) | Source::Command(_) => "the value".to_owned(),
+        };
+        let warning = move |odd: Oddity| (key.clone(), format!("{place} {}", odd.message), odd.hint);
+        oddities(source).into_iter().map(warning)
+    })
 }
 
 /// Reads the roots to trust and the client certificate.

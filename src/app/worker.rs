@@ -13,9 +13,9 @@ use tracing::error;
 
 use super::{listeners::Listener, snapshot::Snapshot};
 use crate::{
-    allocator::spare_large_blocks,
+    allocator::{Returns, spare_large_blocks},
     clock::{Clock, Jitter},
-    config::{self, Egress, UpstreamSettings},
+    config::{self, UpstreamSettings},
     connect::Connector,
     deadline::Deadlines,
     liveness::{LivenessProbe, Responder},
@@ -23,8 +23,8 @@ use crate::{
     metrics::{Meter, Metrics},
     path::Words,
     proxy::{Api, Entry, Gate, HeaderRules, Route, Router, Routes, ToUpstream, Worker},
+    resources::Runtime,
     server::{Acceptor, ConnectionLimits, Drain},
-    tls::ClientTls,
     upstream::{HeadLimits, Lifetimes, Upstream},
 };
 
@@ -71,13 +71,12 @@ impl WorkerFactory {
         let (threads, commands, liveness) = (Vec::new(), Vec::new(), LivenessProbe::default());
         let mut workers = Workers { threads, commands, finished: Some(finished), liveness };
         for number in 0..count.get() {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = Runtime::new()?;
             let (commands, given) = mpsc::channel(COMMANDS);
             let (factory, working, responder) = (self.clone(), working.clone(), workers.liveness.add());
             workers.threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 runtime.block_on(factory.work(number, given, responder));
-                // A name server that does not answer holds a thread, which must not hold the worker.
-                runtime.shutdown_background();
+                drop(runtime);
                 drop(working);
             })?);
             workers.commands.push(commands);
@@ -97,6 +96,7 @@ impl WorkerFactory {
         let (drain, mut gone) = Drain::new(self.drain);
         let mut state = Some(WorkerState::new(number, Arc::clone(&worker), deadlines, drain));
         let mut apis: Vec<Arc<Api>> = Vec::new();
+        let mut returns = Returns::default();
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -127,8 +127,12 @@ impl WorkerFactory {
                     let now = self.clock.now().moment;
                     for api in &apis {
                         api.upstream.sweep(now);
+                        if state.is_some() {
+                            api.upstream.keep_ready();
+                        }
                     }
                     worker.flush_access_log();
+                    returns.round();
                 }
             }
         }
@@ -168,11 +172,14 @@ impl WorkerState {
         }
         let before = std::mem::replace(&mut self.apis, apis.into_iter().flatten().collect());
         self.snapshot = Some(Arc::clone(snapshot));
+        let is_in = |apis: &[Arc<Api>], api: &Api| apis.iter().any(|other| Arc::ptr_eq(&other.upstream, &api.upstream));
         // Connections in use close when their exchange ends.
-        for old in before {
-            if !self.apis.iter().any(|new| Arc::ptr_eq(&new.upstream, &old.upstream)) {
-                old.upstream.retire();
-            }
+        for old in before.iter().filter(|old| !is_in(&self.apis, old)) {
+            old.upstream.retire();
+        }
+        // The first request finds a connection that was made while the account logged in.
+        for new in self.apis.iter().filter(|new| !is_in(&before, new)) {
+            new.upstream.open_ahead();
         }
     }
 
@@ -229,7 +236,7 @@ fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstre
     let words = rules.flat_map(crate::path::Rule::words).chain(settings.path_words.iter().map(String::as_str));
     let shared = &snapshot.shared[index];
     let meter = shared.metrics.meter(worker);
-    let connections = || upstream(&snapshot.tls, &snapshot.config.egress, &settings.connections, Arc::clone(&meter));
+    let connections = || upstream(snapshot, index, Arc::clone(&meter));
     Some(Api {
         name: settings.name.clone(),
         account: snapshot.accounts[settings.account.0].clone(),
@@ -247,11 +254,13 @@ fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstre
 }
 
 /// The worker's own connections to an upstream. `None` where the connector can't be made; the daemon made the same one before.
-fn upstream(tls: &ClientTls, egress: &Egress, settings: &UpstreamSettings, meter: Arc<Meter>) -> Option<Upstream<ToUpstream>> {
-    let connector = Connector::new(&settings.origin, tls, egress, settings.connect_timeout)?;
+fn upstream(snapshot: &Snapshot, index: usize, meter: Arc<Meter>) -> Option<Upstream<ToUpstream>> {
+    let settings: &UpstreamSettings = &snapshot.config.apis[index].connections;
+    let connector = Connector::new(&settings.origin, &snapshot.tls, &snapshot.config.egress, settings.connect_timeout)?;
     let head = HeadLimits { bytes: settings.max_header_bytes, lines: settings.max_headers };
     let lifetimes = Lifetimes { idle: settings.pool_idle, max_age: settings.connection_max_age };
-    Upstream::new(connector, settings.http2, head, lifetimes, Jitter::from_system(), meter)
+    let keep_alive = snapshot.shared[index].keep_alive.clone();
+    Upstream::new(connector, settings.http2, head, lifetimes, Jitter::from_system(), keep_alive, meter)
 }
 
 impl Workers {
@@ -309,6 +318,11 @@ impl Workers {
         drop(timeout(limit, all).await);
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.commands.len()
+    }
+
     /// Probes whether the workers' event loops turn.
     pub(super) fn liveness(&self) -> LivenessProbe {
         self.liveness.clone()
@@ -327,13 +341,21 @@ fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> Connect
         head_lines: api.limits.max_headers,
         head_timeout: api.timeouts.head,
         client_idle: api.timeouts.client_idle,
+        client_stall: api.timeouts.client_stall,
     };
     let larger = |left: ConnectionLimits, right: ConnectionLimits| ConnectionLimits {
         head_bytes: left.head_bytes.max(right.head_bytes),
         head_lines: left.head_lines.max(right.head_lines),
         head_timeout: left.head_timeout.max(right.head_timeout),
         client_idle: left.client_idle.max(right.client_idle),
+        client_stall: left.client_stall.max(right.client_stall),
     };
-    let none = ConnectionLimits { head_bytes: 0, head_lines: 0, head_timeout: Duration::ZERO, client_idle: Duration::ZERO };
+    let none = ConnectionLimits {
+        head_bytes: 0,
+        head_lines: 0,
+        head_timeout: Duration::ZERO,
+        client_idle: Duration::ZERO,
+        client_stall: Duration::ZERO,
+    };
     apis.map(granted).fold(none, larger)
 }

@@ -2,7 +2,7 @@
 //! and compares clocks.
 //!
 //! Guarantees: each check prints one line, with advice if it failed. It binds nothing, discards the tokens that it gets, and
-//! prints no secret.
+//! prints no secret. What a failed command wrote to its standard error, which may be one, it prints to a terminal only.
 
 use std::{
     io::{self, Write},
@@ -11,28 +11,30 @@ use std::{
 };
 
 use crate::{
-    account::{LoginConnectors, try_log_in},
+    account::{LoginConnectors, LoginError, try_log_in, try_organization},
     app::StartError,
     clock::SystemClock,
     config::{Account, AccountId, Config, Egress, Endpoint, Login, Origin},
-    connect::{ConnectError, Connector, EgressError, Offer},
+    connect::{ConnectError, Connector, Offer},
     proxy,
+    resources::Runtime,
+    sources::SourceFault,
     tls::ClientTls,
 };
 
 /// Clocks that differ by more fail the check, because tokens then seem to live longer or shorter than they do.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
-/// Makes every check and prints its outcome to `out`. Returns whether all passed. It blocks for as long as the settings'
-/// time-outs allow.
+/// Makes every check and prints its outcome to `out`, of which `is_terminal` says whether it is a terminal. Returns whether all passed.
+/// It blocks for as long as the settings' time-outs allow.
 ///
 /// # Errors
 ///
 /// A host can't have a certificate, `out` can't be written to, or the system refused what a runtime needs. A check that
 /// failed is no error.
-pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write) -> Result<bool, StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut report = Report { out, all_passed: true };
+pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write, is_terminal: bool) -> Result<bool, StartError> {
+    let runtime = Runtime::new()?;
+    let mut report = Report { out, is_terminal, all_passed: true };
     runtime.block_on(async {
         for api in &config.apis {
             let connector = connector(&api.upstream.origin, tls, &config.egress, api.connections.connect_timeout)?;
@@ -40,9 +42,11 @@ pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write) -> Res
             let outcome = check_connection(&connector).await;
             report.line(&subject, outcome.as_deref().map_err(String::as_str))?;
             if let Some(source) = api.require_header.as_ref().and_then(|required| required.value.as_ref()) {
-                let outcome = proxy::try_source(source).await.map_err(|fault| fault.to_string());
-                let subject = format!("api {}: require_header.value", api.name);
-                report.line(&subject, outcome.as_ref().map(|()| "there is one").map_err(String::as_str))?;
+                let outcome = proxy::try_source(source).await;
+                let shown = outcome.as_ref().map(|()| "there is one").map_err(ToString::to_string);
+                report
+                    .line(&format!("api {}: require_header.value", api.name), shown.as_ref().copied().map_err(String::as_str))?;
+                report.stderr_of(outcome.err().as_ref())?;
             }
         }
         for (index, account) in config.accounts.iter().enumerate() {
@@ -60,13 +64,19 @@ async fn check_account(
     report: &mut Report<'_>,
 ) -> Result<(), StartError> {
     let Some(login) = &account.login else {
-        return Ok(report.line(&format!("account {}", account.name), Ok("does not log in"))?);
+        let outcome = try_organization(Arc::clone(config), id).await;
+        let shown = outcome.as_ref().map(|()| "does not log in; its organization is there").map_err(ToString::to_string);
+        report.line(&format!("account {}", account.name), shown.as_ref().copied().map_err(String::as_str))?;
+        return Ok(report.stderr_of(outcome.err().as_ref().and_then(LoginError::source_fault))?);
     };
     let connectors = login_connectors(login, tls, &config.egress)?;
     let route = connectors.login.proxy().map_or_else(String::new, |proxy| format!(" through the egress proxy {proxy}"));
     let subject = format!("account {}: log-in at {}{route}", account.name, login.url.origin);
     match try_log_in(Arc::clone(config), id, connectors, Arc::new(SystemClock)).await {
-        Err(error) => report.line(&subject, Err(&error.to_string()))?,
+        Err(error) => {
+            report.line(&subject, Err(&format!("{error}; {}", error.advice())))?;
+            report.stderr_of(error.source_fault())?;
+        }
         Ok(tried) => {
             report.line(&subject, Ok(&format!("token for {}", in_words(tried.life))))?;
             let clocks = compare_clocks(tried.server_date, tried.received);
@@ -86,7 +96,7 @@ fn connector(origin: &Origin, tls: &ClientTls, egress: &Egress, limit: Duration)
 }
 
 async fn check_connection(connector: &Connector) -> Result<String, String> {
-    let failed = |error: ConnectError| format!("{error}; {}", advice(error));
+    let failed = |error: ConnectError| format!("{error}; {}", error.advice());
     let addresses = connector.resolve().await.map_err(failed)?.len();
     connector.connect(Offer::Http1).await.map_err(failed)?;
     let plural = if addresses == 1 { "address" } else { "addresses" };
@@ -94,25 +104,6 @@ async fn check_connection(connector: &Connector) -> Result<String, String> {
         None => format!("resolves to {addresses} {plural}, connects, certificate accepted"),
         Some(proxy) => format!("through the egress proxy {proxy} ({addresses} {plural}): connects, certificate accepted"),
     })
-}
-
-fn advice(error: ConnectError) -> &'static str {
-    match error {
-        ConnectError::DnsFailed | ConnectError::DnsTimeout => "check the host name in `upstream` and this machine's resolver",
-        ConnectError::Refused | ConnectError::Unreachable | ConnectError::Timeout => "check `upstream`, firewalls and routes",
-        ConnectError::TlsFailed(_) => "check that the port speaks TLS 1.2 or later, and the settings that begin with `tls_`",
-        ConnectError::Egress(error) => match error {
-            EgressError::DnsFailed | EgressError::DnsTimeout => "check the host name in HTTPS_PROXY and this machine's resolver",
-            EgressError::Refused | EgressError::Unreachable | EgressError::Timeout => "check HTTPS_PROXY, firewalls and routes",
-            EgressError::TlsFailed(_) => "check that the proxy speaks TLS: most don't, and their URL begins with http://",
-            EgressError::CertificateRejected(_) => "a private authority belongs into `ca_file`",
-            EgressError::CredentialsRefused => "check those in HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT, percent-encoded",
-            EgressError::Denied(_) | EgressError::Closed | EgressError::NotHttp => {
-                "the proxy must allow CONNECT to this host and port; NO_PROXY names what is reached without it"
-            }
-        },
-        ConnectError::CertificateRejected(_) => "a private authority belongs into `ca_file`",
-    }
 }
 
 fn compare_clocks(server: Option<SystemTime>, ours: SystemTime) -> Result<String, String> {
@@ -140,6 +131,7 @@ fn in_words(duration: Duration) -> String {
 /// Prints the outcomes and remembers whether all were good.
 struct Report<'a> {
     out: &'a mut dyn Write,
+    is_terminal: bool,
     all_passed: bool,
 }
 
@@ -149,6 +141,16 @@ impl Report<'_> {
         match outcome {
             Ok(good) => writeln!(self.out, "ok: {subject}: {good}"),
             Err(bad) => writeln!(self.out, "failed: {subject}: {bad}"),
+        }
+    }
+
+    /// Prints what a command wrote to its standard error, if that is why the check failed. It may be a secret, so what collects
+    /// the output of programs does not get it.
+    fn stderr_of(&mut self, fault: Option<&SourceFault>) -> io::Result<()> {
+        match fault.and_then(SourceFault::stderr) {
+            Some(stderr) if self.is_terminal => writeln!(self.out, "  the command's standard error: {stderr}"),
+            Some(_) => writeln!(self.out, "  on a terminal its standard error is shown here"),
+            None => Ok(()),
         }
     }
 }

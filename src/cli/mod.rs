@@ -1,6 +1,6 @@
-//! The command line: thin commands over the library, and errors as exit codes.
+//! Parses the command line, runs the commands, and turns their errors into exit codes.
 //!
-//! Depends on everything below it. The only place where a process ends and where its exit code is chosen.
+//! It may use every other module. Each command is a few lines over the library, and its exit code is chosen here alone.
 
 mod arguments;
 mod control;
@@ -9,7 +9,7 @@ mod status;
 use std::{
     ffi::{OsStr, OsString},
     fmt::Display,
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -32,22 +32,29 @@ use crate::{
     exec::{self, Exit, Program},
     healthcheck::{self, Probe},
     logging::{self, Logging, Reader},
-    process::{DaemonSignals, OnHangup, end_by_interrupt, report_panics_by_place},
+    process::{
+        DaemonSignals, OnHangup, SignalMask, end_by_interrupt, keep_ended_children, report_panics_by_place, survive_full_files,
+    },
+    resources::Runtime,
     systemd::Systemd,
 };
 
-/// sysexits.h: something in the configuration is wrong.
+/// The exit code for an invalid configuration, as in sysexits.h.
 const EX_CONFIG: u8 = 78;
 
-/// Runs the program with the process's own arguments, environment and standard streams.
+/// Runs the program with the arguments, the environment and the standard streams of this process.
 #[must_use]
 pub fn run() -> ExitCode {
-    // First of all: as the first process of a container we would never see a signal that has no handler yet.
+    // Signals come first: the kernel drops a signal to a container's first process that has no handler for it yet.
     let signals = may_be_the_daemon(std::env::args_os().nth(1).as_deref()).then(DaemonSignals::catch).transpose();
+    let signal_mask = SignalMask::unblock_handled();
+    if let Err(error) = keep_ended_children().and_then(|()| survive_full_files()) {
+        return fail(&StartError::System(error), 1);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Nobody to tell when the terminal is gone.
+            // If it can't be printed, the exit code still tells.
             drop(error.print());
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -55,7 +62,10 @@ pub fn run() -> ExitCode {
     let settings = cli.settings;
     match cli.command.unwrap_or(Subcommands::Run) {
         Subcommands::Run => daemon(settings.input(&[]), signals),
-        Subcommands::Exec { wait, command } => execute(source::load(settings.input(exec::DEFAULTS)), wait, command),
+        Subcommands::Exec { wait, command } => {
+            let loaded = source::load(settings.input(exec::DEFAULTS));
+            execute(loaded, |secret_variables| Program { words: command, wait, secret_variables, signal_mask })
+        }
         Subcommands::Check { explain: Some(request), api, .. } => explain(&settings.load(), &request, api.as_deref()),
         Subcommands::Check { diff: Some(old), .. } => difference(settings.input(&[]), old),
         Subcommands::Check { online, strict, .. } => check_settings(settings.load(), online, strict),
@@ -80,18 +90,18 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Whether a command line with this first argument may mean the daemon. Flags may stand before `run`, or without it.
+/// Whether a command line with this first argument may start the daemon: flags may stand before `run`, or without it.
 fn may_be_the_daemon(first: Option<&OsStr>) -> bool {
     first.is_none_or(|first| first == "run" || first.as_encoded_bytes().starts_with(b"-"))
 }
 
-/// The command line's definition, for the manual and the man pages.
+/// Returns the definition of the command line, from which tests write docs/commands.md and the man pages.
 #[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// `run`. Everything that must be open is opened before there is a second thread.
+/// Runs `run`: binds all listeners and gives up privileges while there is one thread, then serves.
 fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode {
     let signals = match signals.and_then(|caught| caught.map_or_else(DaemonSignals::catch, Ok)) {
         Ok(signals) => signals,
@@ -100,7 +110,7 @@ fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode 
     let loaded = source::load(input.clone());
     let Loaded { config: Some(config), warnings, file, .. } = loaded else { return refuse(&loaded) };
     let reader = Reader::of(&io::stdout(), &input.environment);
-    let mut logging = match logging::start(&config.log(), io::stdout(), reader) {
+    let mut logging = match logging::start(&config.reloadable.log, io::stdout(), reader) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),
     };
@@ -126,26 +136,22 @@ fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Log
         warn!(error = %error.kind(), "systemd can't be told how the daemon is");
         None
     });
-    // Files may take long, and until there are sockets a signal may end the process at once.
+    // Reading files may take long. Until a socket is bound there is nothing to clean up, so a signal ends the process at once.
     let tls = app::rehearse(&config)?;
     signals.clean_up_from_now_on();
     let app = App::bind(Arc::new(config), tls)?.reloading_from(input, logging.control().clone()).harden()?.with_systemd(systemd);
-    // The first thread beside this one; each has given up what this one had.
+    // This starts the first thread besides this one. Threads inherit what this one has given up.
     logging.write().map_err(io::Error::other)?;
     let (commands, receiver) = crate::control::commands();
     let _signals = signals.deliver(commands.clone(), OnHangup::Reload)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(app.run(Arc::new(SystemClock), logging.access_log(), commands, receiver));
-    // A file or a name server that does not answer holds a thread, which must not hold the process.
-    runtime.shutdown_background();
-    outcome
+    Runtime::new()?.block_on(app.run(Arc::new(SystemClock), logging.access_log(), commands, receiver))
 }
 
-/// `exec`. Standard output is the program's, so logs go to standard error.
-fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
+/// Runs `exec`. Logs go to standard error, since standard output belongs to the program.
+fn execute(loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -> ExitCode {
     let Loaded { config: Some(config), warnings, secret_variables, .. } = loaded else { return refuse(&loaded) };
     let environment = Environment::of_process();
-    let started = logging::start(&config.log(), io::stderr(), Reader::of(&io::stderr(), &environment));
+    let started = logging::start(&config.reloadable.log, io::stderr(), Reader::of(&io::stderr(), &environment));
     let logging = match started.and_then(|mut logging| logging.write().map(|()| logging)) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),
@@ -154,13 +160,12 @@ fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
     for warning in &warnings {
         warn!("{warning}");
     }
-    let program = Program { words, wait, secret_variables };
-    match exec::run(&program, config, &environment, logging.access_log()) {
+    match exec::run(&program(secret_variables), config, &environment, logging.access_log()) {
         Ok(Exit::Code(code)) => ExitCode::from(code),
         Ok(Exit::ByInterrupt) => {
             drop(logging);
             end_by_interrupt();
-            // The same in a shell's eyes.
+            // If the signal did not end the process, this is the code that a shell shows for it.
             ExitCode::from(128 + 2)
         }
         Err(error) => {
@@ -170,7 +175,7 @@ fn execute(loaded: Loaded, wait: Duration, words: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// `check`.
+/// Runs `check`: prints every fault, and with `online` tries the upstream. With `strict` a warning fails it.
 fn check_settings(mut loaded: Loaded, online: bool, strict: bool) -> ExitCode {
     let rehearsal = loaded.config.as_ref().map(app::rehearse).transpose();
     let files = loaded.config.as_ref().map(|config| check::open_files(config, &loaded)).unwrap_or_default();
@@ -186,17 +191,19 @@ fn check_settings(mut loaded: Loaded, online: bool, strict: bool) -> ExitCode {
     let shown = print(|out| source::render_check(&loaded, out));
     let shown = if strict && !loaded.warnings.is_empty() { ExitCode::FAILURE } else { shown };
     match (loaded.config, tls) {
-        (Some(config), Some(tls)) if online => match check::online(&Arc::new(config), &tls, &mut io::stdout()) {
-            Ok(true) => shown,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
-        },
+        (Some(config), Some(tls)) if online => {
+            match check::online(&Arc::new(config), &tls, &mut io::stdout(), io::stdout().is_terminal()) {
+                Ok(true) => shown,
+                Ok(false) => ExitCode::FAILURE,
+                Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
+            }
+        }
         (Some(_), _) => shown,
         (None, _) => ExitCode::from(EX_CONFIG),
     }
 }
 
-/// `check --explain`.
+/// Runs `check --explain`: prints what would become of a request; exit code 1 when it would be refused.
 fn explain(loaded: &Loaded, request: &str, api: Option<&str>) -> ExitCode {
     let Some(config) = &loaded.config else { return refuse(loaded) };
     let mut outcome = Ok(true);
@@ -211,7 +218,7 @@ fn explain(loaded: &Loaded, request: &str, api: Option<&str>) -> ExitCode {
     }
 }
 
-/// `check --diff`.
+/// Runs `check --diff`: prints what the rules of these settings reach that those of `old` do not, and the reverse.
 fn difference(input: Input, old: PathBuf) -> ExitCode {
     let old = source::load(Input { config_flag: Some(old), ..input.clone() });
     let new = source::load(input);
@@ -222,13 +229,13 @@ fn difference(input: Input, old: PathBuf) -> ExitCode {
     }
 }
 
-/// `config`. What is wrong is shown in its place; the exit code says so too.
+/// Runs `config`. A faulty value is printed as `[invalid]`, its fault on standard error, and the exit code is 78.
 fn show_settings(loaded: &Loaded) -> ExitCode {
     let shown = print(|out| source::render_effective(loaded, out));
     if loaded.config.is_none() { refuse(loaded) } else { shown }
 }
 
-/// `healthcheck`. Whatever is wrong, the code is 1: Docker knows no other.
+/// Runs `healthcheck`. Any failure is exit code 1, since Docker reserves the others.
 fn check_health(input: &Input, probe: Probe, wait: Duration) -> ExitCode {
     let daemon = source::daemon_address(input);
     match healthcheck::run(daemon.telemetry, probe, wait) {
@@ -241,7 +248,7 @@ fn check_health(input: &Input, probe: Probe, wait: Duration) -> ExitCode {
     }
 }
 
-/// What is wrong with the settings may be why the daemon was not found.
+/// Prints the faults of the settings, since one of them may be why the daemon was not found.
 fn note_faults(faults: &[Fault]) {
     let mut err = io::stderr().lock();
     for fault in faults {
@@ -257,24 +264,26 @@ fn demo(once: bool) -> ExitCode {
     }
 }
 
-/// Every fault, on standard error.
+/// Prints every fault on standard error, and returns the exit code for an invalid configuration.
 fn refuse(loaded: &Loaded) -> ExitCode {
     let mut err = io::stderr().lock();
     for fault in &loaded.faults {
-        // With standard error closed the exit code has to do.
+        // If standard error is closed, the exit code still tells.
         drop(writeln!(err, "error: {fault}"));
     }
     ExitCode::from(EX_CONFIG)
 }
 
+/// Prints an error on standard error, and returns its exit code.
 fn fail(error: &dyn Display, code: u8) -> ExitCode {
     drop(writeln!(io::stderr().lock(), "error: {error}"));
     ExitCode::from(code)
 }
 
+/// Writes to standard output, and returns 1 when that failed.
 fn print(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> ExitCode {
     match write(&mut io::stdout().lock()) {
-        // A reader that went away has seen enough.
+        // A reader such as `head` may close the pipe once it has enough.
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

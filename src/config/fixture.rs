@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, ControlSocket, Egress, Hardening, LogFormat, Reloadable, RestartOnly, Tls};
+use super::{Config, ControlSocket, Egress, Hardening, Log, LogFormat, Reloadable, RestartOnly, Tls};
 use crate::path::LoginPaths;
 
 /// The defaults, with no account, no API and no log-in path.
@@ -21,8 +21,7 @@ pub(crate) fn config() -> Config {
             hardening: Hardening::Auto,
         },
         reloadable: Reloadable {
-            log_filter: "info".to_owned(),
-            access_log: true,
+            log: Log { filter: "info".to_owned(), format: LogFormat::Auto, access: true },
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
         },

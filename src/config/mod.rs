@@ -3,33 +3,29 @@
 //! Pure. Every value here is valid by construction: [`source`] parses what users write, and no other module looks at the text
 //! of a setting again.
 
-mod egress;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod source;
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
-use http::uri::PathAndQuery;
 use tracing_subscriber::filter::Targets;
 
-pub use self::{
-    egress::{Egress, EgressProxy, Exception},
-    source::{
-        account::{Account, Login},
-        api::{AllowedHosts, Api, Cookies, Http2, Limits, RequireHeader, Timeouts, UpstreamSettings},
-        top_level::{
-            ClientCertificate, ControlSocket, Hardening, LogFormat, Reloadable, RestartOnly, RuntimeDirectories, Tls, TlsVersion,
-        },
+pub use self::source::{
+    account::{Account, Login},
+    api::{AllowedHosts, Api, Cookies, Http2, Limits, RequireHeader, Timeouts, UpstreamSettings},
+    top_level::{
+        ClientCertificate, ControlSocket, Hardening, Log, LogFormat, Reloadable, RestartOnly, RuntimeDirectories, Tls, TlsVersion,
     },
 };
+pub use crate::origin::{Egress, EgressProxy, Endpoint, Exception, Origin, Scheme, reachable};
 use crate::{path::LoginPaths, secret::Secret};
 
-/// The default of `telemetry_listen`.
+/// Health and metrics are served here, unless `telemetry_listen` says otherwise.
 pub const TELEMETRY_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2274);
 
 /// All settings of one daemon.
@@ -54,13 +50,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// The settings of the log.
-    #[must_use]
-    pub fn log(&self) -> Log {
-        let Reloadable { log_filter, access_log, .. } = &self.reloadable;
-        Log { filter: log_filter.clone(), format: self.restart_only.log_format, access: *access_log }
-    }
-
     /// Files that must stay readable while the daemon runs: those of sources, roots of trust, and the client certificate.
     /// Nothing else among the settings is read after the start, so a process that gives up access to all other files can
     /// still work. A file may not exist yet; then its directory must be reachable.
@@ -68,7 +57,8 @@ impl Config {
         let tls = &self.tls;
         let own = tls.client_certificate.iter().flat_map(|own| [&own.certificates, &own.key]);
         let of_tls = tls.ca_file.iter().chain(&tls.ca_only_file).chain(own);
-        self.sources().filter_map(Source::file).chain(of_tls.map(PathBuf::as_path))
+        let of_sources = self.sources().filter_map(|source| if let Source::File(path) = source { Some(path) } else { None });
+        of_sources.chain(of_tls).map(PathBuf::as_path)
     }
 
     /// Every source of a value that is read after the start.
@@ -96,13 +86,6 @@ pub enum Source {
 }
 
 impl Source {
-    fn file(&self) -> Option<&Path> {
-        match self {
-            Self::File(path) => Some(path),
-            Self::Value(_) | Self::Command(_) => None,
-        }
-    }
-
     /// Whether both are written alike. A file or a command may still give another value later.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
@@ -126,82 +109,11 @@ impl fmt::Debug for Source {
     }
 }
 
-/// A URL that the sidecar calls for itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The server.
-    pub origin: Origin,
-    /// The target of the request.
-    pub target: PathAndQuery,
-}
-
-/// Scheme, host and port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Origin {
-    /// `http` only to loopback, by explicit permission.
-    pub scheme: Scheme,
-    /// Lower case, without brackets.
-    pub host: String,
-    /// Explicit, or the scheme's default.
-    pub port: u16,
-}
-
-/// The scheme of an origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scheme {
-    /// Plain text.
-    Http,
-    /// TLS.
-    Https,
-}
-
-impl Scheme {
-    /// 80 or 443.
-    #[must_use]
-    pub const fn default_port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-            Self::Https => 443,
-        }
-    }
-
-    /// The scheme in a URL.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-}
-
-impl Origin {
-    /// The value of `Host`: IPv6 in brackets, the port only when it is not the scheme's own (RFC 9110, 7.2).
-    #[must_use]
-    pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == self.scheme.default_port() { host } else { format!("{host}:{}", self.port) }
-    }
-
-    /// Whether the host is a loopback address or `localhost`.
-    #[must_use]
-    pub fn is_loopback(&self) -> bool {
-        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme.as_str(), self.authority())
-    }
-}
-
-/// A base URL.
+/// A base URL: requests are sent below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// The server.
     pub origin: Origin,
-    /// Path prefix without a trailing slash; empty for none.
+    /// The path before that of each request, without a trailing slash; empty for none.
     pub base_path: String,
 }
 
@@ -211,31 +123,19 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// The address by which a program on this machine reaches a listener on `address`. A listener on every address is reached
-/// over loopback.
-#[must_use]
-pub fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
 /// An address where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Listen {
-    /// TCP.
+    /// An IP address and a port.
     Tcp {
         /// Port 0: any free one.
         address: SocketAddr,
         /// False for built-in defaults, whose address family the machine may lack; other addresses must bind.
         required: bool,
     },
-    /// A Unix socket.
+    /// A Unix socket that the daemon makes at this path.
     Unix(PathBuf),
-    /// Sockets handed over by the service manager.
+    /// The sockets that the service manager hands over, chosen by their names.
     Systemd,
 }
 
@@ -247,17 +147,6 @@ impl fmt::Display for Listen {
             Self::Systemd => f.write_str("systemd"),
         }
     }
-}
-
-/// The settings of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// tracing's filter syntax, for our own targets.
-    pub filter: String,
-    /// The form of its lines.
-    pub format: LogFormat,
-    /// A line for each request.
-    pub access: bool,
 }
 
 impl Log {

@@ -3,7 +3,12 @@
 //! Guarantees: the proxy is told the upstream's host and port and nothing else; every buffer that has held its credentials is
 //! wiped; a response whose head is too long, or that goes on after its head, ends the attempt.
 
-use std::{future::poll_fn, pin::pin};
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -14,6 +19,7 @@ use http::{
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{CertificateFault, ConnectError, TlsFault};
 use crate::{
@@ -91,6 +97,7 @@ async fn exchange(stream: &mut dyn ByteStream, request: Request<Empty<Bytes>>) -
     // Old proxies may not know that names of headers have no case.
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_MAX).title_case_headers(true);
+    let stream = PlainReason { stream, line: StatusLine::Before };
     let (mut sender, mut connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| classify(&error))?;
     let mut response = pin!(sender.send_request(request));
     let response = tokio::select! {
@@ -105,6 +112,68 @@ async fn exchange(stream: &mut dyn ByteStream, request: Request<Empty<Bytes>>) -
         200..=299 => Err(EgressError::NotHttp),
         407 => Err(EgressError::CredentialsRefused),
         other => Err(EgressError::Denied(other)),
+    }
+}
+
+/// A stream that hides the reason phrase of a status line: it is free text, in any encoding, and means nothing (RFC 9112, 4).
+struct PlainReason<'a> {
+    stream: &'a mut dyn ByteStream,
+    line: StatusLine,
+}
+
+/// How far the status line was read.
+#[derive(Clone, Copy)]
+enum StatusLine {
+    Before,
+    /// This many bytes of it.
+    Within(usize),
+    After,
+}
+
+/// Version, blank, and three digits: `HTTP/1.1 200`.
+const VERSION_AND_STATUS: usize = 12;
+
+impl StatusLine {
+    fn hide_reason(&mut self, bytes: &mut [u8]) {
+        for byte in bytes {
+            *self = match (*self, *byte) {
+                (Self::After, _) => return,
+                // Line ends may come before it (RFC 9112, 2.2).
+                (Self::Before, b'\r' | b'\n') => Self::Before,
+                (_, b'\n') => Self::After,
+                (Self::Before, _) => Self::Within(1),
+                (Self::Within(read), seen) => {
+                    if read >= VERSION_AND_STATUS && seen != b'\r' && !(b' '..=b'~').contains(&seen) {
+                        *byte = b'?';
+                    }
+                    Self::Within(read + 1)
+                }
+            };
+        }
+    }
+}
+
+impl AsyncRead for PlainReason<'_> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, line } = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(stream).poll_read(cx, buffer))?;
+        line.hide_reason(&mut buffer.filled_mut()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for PlainReason<'_> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 
@@ -148,7 +217,7 @@ mod tests {
     use crate::config::Scheme;
 
     fn origin(host: &str, port: u16) -> Origin {
-        Origin { scheme: Scheme::Https, host: host.to_owned(), port }
+        Origin { scheme: Scheme::Https, host: host.to_owned(), rooted: false, port }
     }
 
     fn proxy(credentials: Option<&str>) -> EgressProxy {
@@ -156,14 +225,14 @@ mod tests {
     }
 
     /// What the proxy is asked, and how that ends when it sends `response` and goes on listening; `None`: it is waited for.
-    async fn ask(proxy: &EgressProxy, server: &Origin, response: &str) -> (String, Option<Result<(), EgressError>>) {
+    async fn ask(proxy: &EgressProxy, server: &Origin, response: &[u8]) -> (String, Option<Result<(), EgressError>>) {
         let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
         let answer = async {
             let mut asked = Vec::new();
             while !asked.ends_with(b"\r\n\r\n") {
                 theirs.read_buf(&mut asked).await.unwrap();
             }
-            theirs.write_all(response.as_bytes()).await.unwrap();
+            theirs.write_all(response).await.unwrap();
             String::from_utf8(asked).unwrap()
         };
         let (outcome, asked) = tokio::join!(timeout(Duration::from_secs(3600), connect(&mut ours, proxy, server)), answer);
@@ -178,7 +247,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_request_names_the_server_and_carries_the_credentials() {
-        let whole = "HTTP/1.1 200 OK\r\n\r\n";
+        let whole = b"HTTP/1.1 200 OK\r\n\r\n";
         assert_eq!(
             ask(&proxy(None), &origin("api.example", 443), whole).await.0,
             "CONNECT api.example:443 HTTP/1.1\r\nHost: api.example:443\r\n\r\n"
@@ -210,8 +279,25 @@ mod tests {
             ("\r\n\r\n", None),
             (&long, Some(Err(EgressError::NotHttp))),
         ] {
-            let (_, outcome) = ask(&proxy(None), &origin("api.example", 443), response).await;
+            let (_, outcome) = ask(&proxy(None), &origin("api.example", 443), response.as_bytes()).await;
             assert_eq!(outcome, expected, "{response:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reason_phrase_is_not_looked_at() {
+        for (response, expected) in [
+            (&b"HTTP/1.1 200 Verbindung \xfcber Proxy hergestellt\r\n\r\n"[..], Ok(())),
+            (b"HTTP/1.0 200 \xff\xfe\x00\x1b[31m\r\nVia: x\r\n\r\n", Ok(())),
+            ("HTTP/1.1 200 接続しました\r\n\r\n".as_bytes(), Ok(())),
+            (b"\r\nHTTP/1.1 200 \x80\n\n", Ok(())),
+            (b"HTTP/1.1 407 Anmeldung n\xf6tig\r\nContent-Length: 0\r\n\r\n", Err(EgressError::CredentialsRefused)),
+            (b"HTTP/1.1 403 Verboten f\xfcr dich\r\nContent-Length: 0\r\n\r\n", Err(EgressError::Denied(403))),
+            (b"HTTP/1.1 20\xfc OK\r\n\r\n", Err(EgressError::NotHttp)),
+            (b"HTTP\xfc1.1 200 OK\r\n\r\n", Err(EgressError::NotHttp)),
+        ] {
+            let (_, outcome) = ask(&proxy(None), &origin("api.example", 443), response).await;
+            assert_eq!(outcome, Some(expected), "{}", String::from_utf8_lossy(response));
         }
     }
 

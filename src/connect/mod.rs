@@ -3,24 +3,25 @@
 //! Guarantees: a connection is verified and ready for HTTP, or a [`ConnectError`] says which step failed; nothing here knows a
 //! token. The name is resolved for each connection, so new connections follow a server that moves.
 
+mod advice;
 mod egress;
+mod lookup;
 mod race;
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustls::{CertificateError, HandshakeKind, pki_types::ServerName};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::lookup_host,
     time::{Instant, timeout_at},
 };
 use tokio_rustls::client::TlsStream;
@@ -31,6 +32,8 @@ use crate::{
     tls::{ClientTls, H2},
     upstream_io::{CountingTcp, UpstreamIo},
 };
+
+use lookup::Lookups;
 
 pub use crate::tls::Offer;
 pub use egress::EgressError;
@@ -73,15 +76,74 @@ pub enum CertificateFault {
     /// It is not valid yet, or our clock is slow.
     #[error("it is not valid yet")]
     NotYetValid,
+    /// It has expired, by these clocks.
+    #[error("it has expired: it is not valid after {}, and this machine says {}", .0.limit(), .0.now())]
+    ExpiredAt(Clocks),
+    /// It is not valid yet, by these clocks.
+    #[error("it is not valid yet: it is not valid before {}, and this machine says {}", .0.limit(), .0.now())]
+    ValidFrom(Clocks),
     /// It is for another name.
     #[error("it is for another name")]
     WrongName,
+    /// It names no host where hosts are looked for.
+    #[error("it names no host")]
+    NoName,
     /// No root that we trust has signed it.
     #[error("its issuer is not trusted")]
     UnknownIssuer,
+    /// Its issuer has the name of a root that we trust, and another key.
+    #[error("its issuer is not trusted: it has the name of a trusted one and another key")]
+    WrongSignature,
+    /// It is the certificate of an authority, which no server may show.
+    #[error("it is an authority's own certificate, which no server may show (`openssl req -x509` makes one)")]
+    OfAnAuthority,
+    /// It was not made for servers.
+    #[error("it is not for servers")]
+    WrongPurpose,
+    /// It is of X.509 version 1 or 2.
+    #[error("it is of an X.509 version before 3")]
+    OldVersion,
+    /// Its signature is of a kind that is not accepted.
+    #[error("its signature is of a kind that is not accepted")]
+    WeakSignature,
+    /// A certificate above it does not allow it.
+    #[error("its chain does not allow it")]
+    BadChain,
     /// It can't be verified for another reason.
     #[error("it can't be verified")]
     Unverifiable,
+}
+
+/// A limit of a certificate, and our clock when it was compared with that.
+#[derive(Clone, Copy, Debug)]
+pub struct Clocks {
+    limit: u64,
+    now: u64,
+}
+
+impl Clocks {
+    fn limit(self) -> impl fmt::Display {
+        in_words(self.limit)
+    }
+
+    fn now(self) -> impl fmt::Display {
+        in_words(self.now)
+    }
+}
+
+/// The same fault a second later is the same fault.
+impl PartialEq for Clocks {
+    fn eq(&self, other: &Self) -> bool {
+        self.limit == other.limit
+    }
+}
+
+impl Eq for Clocks {}
+
+/// Seconds since 1970 as a date, which ends with the year 9999.
+fn in_words(seconds: u64) -> impl fmt::Display {
+    const LAST: u64 = 253_402_300_799;
+    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(LAST)))
 }
 
 /// Why a TLS handshake failed.
@@ -138,6 +200,7 @@ pub struct Connector {
     /// The egress proxy, and its name for TLS if it speaks TLS.
     proxy: Option<(Arc<EgressProxy>, Option<ServerName<'static>>)>,
     timeout: Duration,
+    lookups: Arc<Lookups>,
 }
 
 impl Connector {
@@ -156,7 +219,7 @@ impl Connector {
             None => None,
         };
         let tls = name(origin)?.map(|name| (tls.clone(), name));
-        Some(Self { origin: Arc::new(origin.clone()), tls, proxy, timeout })
+        Some(Self { origin: Arc::new(origin.clone()), tls, proxy, timeout, lookups: Arc::default() })
     }
 
     /// The egress proxy, if there is one.
@@ -189,12 +252,12 @@ impl Connector {
 
     /// Resolves the host, or its egress proxy, which resolves the host itself. The addresses are in the resolver's order.
     pub async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
-        let Origin { host, port, .. } = self.proxy().unwrap_or(&self.origin);
+        let origin = self.proxy().unwrap_or(&self.origin);
+        let Origin { host, port, .. } = origin;
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, *port)]);
         }
-        let found = lookup_host((host.as_str(), *port)).await;
-        let addresses: Vec<SocketAddr> = found.map(Iterator::collect).unwrap_or_default();
+        let addresses = self.lookups.resolve(origin.name_for_dns(), *port).await;
         if addresses.is_empty() { Err(self.to_peer(ConnectError::DnsFailed)) } else { Ok(addresses) }
     }
 
@@ -340,11 +403,36 @@ fn classify_handshake(error: &rustls::Error) -> TlsFault {
 
 fn classify_certificate(error: &CertificateError) -> CertificateFault {
     match error {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => CertificateFault::Expired,
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => CertificateFault::NotYetValid,
+        CertificateError::Expired => CertificateFault::Expired,
+        CertificateError::ExpiredContext { time, not_after } => {
+            CertificateFault::ExpiredAt(Clocks { limit: not_after.as_secs(), now: time.as_secs() })
+        }
+        CertificateError::NotValidYet => CertificateFault::NotYetValid,
+        CertificateError::NotValidYetContext { time, not_before } => {
+            CertificateFault::ValidFrom(Clocks { limit: not_before.as_secs(), now: time.as_secs() })
+        }
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => CertificateFault::NoName,
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => CertificateFault::WrongName,
-        // With a bad signature, the issuer has the name of a root that we trust, and another key.
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => CertificateFault::UnknownIssuer,
+        CertificateError::UnknownIssuer => CertificateFault::UnknownIssuer,
+        CertificateError::BadSignature => CertificateFault::WrongSignature,
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => CertificateFault::WrongPurpose,
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => CertificateFault::WeakSignature,
+        CertificateError::Other(other) => other.0.downcast_ref().map_or(CertificateFault::Unverifiable, classify_path),
+        _ => CertificateFault::Unverifiable,
+    }
+}
+
+/// Sorts what rustls passes on as it came.
+fn classify_path(error: &webpki::Error) -> CertificateFault {
+    use webpki::Error;
+    match error {
+        Error::CaUsedAsEndEntity => CertificateFault::OfAnAuthority,
+        Error::UnsupportedCertVersion => CertificateFault::OldVersion,
+        Error::EndEntityUsedAsCa
+        | Error::PathLenConstraintViolated
+        | Error::NameConstraintViolation
+        | Error::MaximumPathDepthExceeded => CertificateFault::BadChain,
         _ => CertificateFault::Unverifiable,
     }
 }
@@ -354,14 +442,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_clock_that_is_wrong_is_told_with_both_times() {
+        let time = |seconds| rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let early = CertificateError::NotValidYetContext { time: time(0), not_before: time(1_800_000_000) };
+        let words =
+            "it is not valid yet: it is not valid before 2027-01-15T08:00:00Z, and this machine says 1970-01-01T00:00:00Z";
+        assert_eq!(classify_certificate(&early).to_string(), words);
+        let late = |now| CertificateError::ExpiredContext { time: time(now), not_after: time(1_800_000_000) };
+        let words = "it has expired: it is not valid after 2027-01-15T08:00:00Z, and this machine says 2027-01-15T08:00:01Z";
+        assert_eq!(classify_certificate(&late(1_800_000_001)).to_string(), words);
+        assert_eq!(
+            classify_certificate(&late(1_800_000_001)),
+            classify_certificate(&late(1_900_000_000)),
+            "one fault, told once"
+        );
+    }
+
+    #[test]
     fn each_step_has_its_own_error() {
+        let other = |error: webpki::Error| CertificateError::Other(rustls::OtherError(Arc::new(error)));
         let certificate = |error| classify_tls(&io::Error::other(rustls::Error::InvalidCertificate(error)));
         for (error, fault) in [
             (CertificateError::Expired, CertificateFault::Expired),
             (CertificateError::NotValidYet, CertificateFault::NotYetValid),
             (CertificateError::NotValidForName, CertificateFault::WrongName),
             (CertificateError::UnknownIssuer, CertificateFault::UnknownIssuer),
-            (CertificateError::BadSignature, CertificateFault::UnknownIssuer),
+            (CertificateError::BadSignature, CertificateFault::WrongSignature),
+            (CertificateError::InvalidPurpose, CertificateFault::WrongPurpose),
+            (other(webpki::Error::CaUsedAsEndEntity), CertificateFault::OfAnAuthority),
+            (other(webpki::Error::UnsupportedCertVersion), CertificateFault::OldVersion),
+            (other(webpki::Error::NameConstraintViolation), CertificateFault::BadChain),
+            (other(webpki::Error::BadDer), CertificateFault::Unverifiable),
             (CertificateError::BadEncoding, CertificateFault::Unverifiable),
         ] {
             assert_eq!(certificate(error), ConnectError::CertificateRejected(fault));

@@ -22,7 +22,7 @@ use crate::{
 /// Why the daemon did not do what was requested.
 #[derive(Debug, Error)]
 pub enum ControlError {
-    /// `control_socket = "off"`.
+    /// The settings say `control_socket = "off"`.
     #[error(
         "the control socket is off ({0}): there is no way to reach the daemon\n  hint: set control_socket (CAREPORTALS_CONTROL_SOCKET) to a path, or unset it, and restart the daemon"
     )]
@@ -38,12 +38,11 @@ pub enum ControlError {
     /// The name can't be that of an account or an API. Such a name is never sent, so it needs no escaping.
     #[error("there is no {0} {1:?}: names are made of a-z, 0-9 and `-`")]
     Name(&'static str, String),
-    /// There was no answer.
+    /// The socket could not be reached, or gave no answer.
     #[error("cannot reach the daemon at {}: {error}\n  ({})\n  hint: {}", socket.path.display(), socket.reason, hint(socket, error))]
     Unreachable {
         /// The socket that was tried.
         socket: ControlSocketPath,
-        /// What went wrong there.
         error: LocalHttpError,
     },
     /// Another program answers there.

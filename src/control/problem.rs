@@ -19,7 +19,7 @@ pub struct ControlProblem {
     /// A short summary, which depends on the code alone.
     #[serde(default)]
     title: String,
-    /// The HTTP status.
+    /// The HTTP status of the answer.
     #[serde(default)]
     pub(super) status: u16,
     /// What happened, and what to do.

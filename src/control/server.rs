@@ -1,14 +1,14 @@
-//! The daemon's end of the control socket.
+//! Serves the control socket.
 //!
-//! Guarantees: the kernel has named the client's user before anything is done; what is done is logged with the user id; the
-//! socket's file is gone when the daemon is.
+//! Guarantees: no request is carried out before the kernel has named the client's user; each request but `status` is logged with
+//! that user's id; the socket's file is removed when the listener is dropped.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
 };
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -26,22 +26,26 @@ use super::{
 use crate::{
     account::{Account, LogInFailed},
     config::{Config, ControlSocket, RuntimeDirectories},
-    server::{Acceptor, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, SocketAccess, bind_unix},
+    server::{
+        Acceptor, AnswerKind, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, SocketAccess, bind_unix,
+    },
     status::{AccountDocument, ApiView, Detail, Phase, StatusReader},
 };
 
-/// A control socket that is bound. Its file goes when this does.
+/// A bound control socket. Dropping it removes its file.
 pub struct ControlListener {
     bound: Bound,
     allow_uids: Vec<u32>,
 }
 
 impl ControlListener {
-    /// Opens the socket that the settings name, or the default one. `Ok(None)`: there is none, which the log says.
+    /// Binds the socket that the settings name, or the default one. `Ok(None)` when the settings switch it off, or when no
+    /// default place is usable; then the log says why.
     ///
     /// # Errors
     ///
-    /// Where the settings name one that can't be had. A default one that can't be had is done without.
+    /// The socket that the settings name can't be bound. A default one that can't be bound is no error: the daemon serves
+    /// without a control socket.
     pub fn open(config: &Config) -> Result<Option<Self>, BindError> {
         match &config.restart_only.control_socket {
             ControlSocket::Off => Ok(None),
@@ -58,7 +62,7 @@ impl ControlListener {
         Ok(Self { bound, allow_uids: config.restart_only.control_allow_uids.clone() })
     }
 
-    /// Nobody asked for it, so nothing fails for want of it.
+    /// Binds the socket at its default place. The settings did not ask for it, so a failure is logged and not returned.
     fn open_default(directories: &RuntimeDirectories, config: &Config) -> Option<Self> {
         let Some(found) = socket_path::for_daemon(directories) else {
             info!("no control socket: there is no directory for one; control_socket names one");
@@ -82,18 +86,24 @@ impl ControlListener {
         }
     }
 
-    /// Its file.
+    /// Returns the socket's file.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.bound.file()
     }
 
-    /// Serves until `closing` turns true, then finishes what is under way.
-    pub async fn serve(self, status: StatusReader, commands: Commands, closing: watch::Receiver<bool>) {
+    /// Serves within `connection_limit` until `closing` turns true, then finishes the requests in flight.
+    pub async fn serve(
+        self,
+        status: StatusReader,
+        commands: Commands,
+        connection_limit: ConnectionLimit,
+        closing: watch::Receiver<bool>,
+    ) {
         let own_uid = rustix::process::geteuid().as_raw();
         let control = Arc::new(Control { status, commands, own_uid, allow_uids: self.allow_uids });
-        // The original stays here: the file goes when nobody is answered any more.
-        let acceptor = self.bound.try_clone().and_then(|bound| Acceptor::new(bound, ConnectionLimit::new(CONNECTIONS)));
+        // `self.bound` outlives the acceptor's clone, so the file is removed after the last answer.
+        let acceptor = self.bound.try_clone().and_then(|bound| Acceptor::new(bound, connection_limit));
         let acceptor = match acceptor {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(socket = self.bound.name, error = %cause, "the control socket can't be served"),
@@ -102,18 +112,21 @@ impl ControlListener {
     }
 }
 
+/// The mode of a socket for the daemon's own user and root.
 const FOR_US: u32 = 0o600;
-/// Then the kernel lets everybody connect, and who asks decides: a file's mode knows no list of users.
+/// The mode of a socket with `control_allow_uids`. A mode can't hold a list of users, so the kernel lets everybody connect, and
+/// each request is judged by the client's user id.
 const FOR_OTHERS_TOO: u32 = 0o666;
 
-/// Connections at a time: clients that wait for reloads, log-outs and log-ins, and as many others.
-const CONNECTIONS: usize = 4 * WAITING_MAX;
+/// The limit of connections. It leaves room for `status` while clients wait for reloads, log-outs and log-ins.
+pub const CONNECTIONS: usize = 4 * WAITING_MAX;
 
 const LIMITS: ConnectionLimits = ConnectionLimits {
     head_bytes: 8 * 1024,
     head_lines: 64,
     head_timeout: Duration::from_secs(5),
     client_idle: Duration::from_secs(60),
+    client_stall: Duration::from_secs(10),
 };
 
 struct Control {
@@ -142,6 +155,14 @@ impl RequestService for Control {
         let mut answer = done.unwrap_or_else(|refused| problem(refused, &peer));
         answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         answer
+    }
+
+    fn kind(answer: &Answer) -> AnswerKind {
+        if answer.status() == StatusCode::FORBIDDEN { AnswerKind::CallerRefused } else { AnswerKind::Own }
+    }
+
+    fn lets_in(&self, peer: &Peer) -> bool {
+        may_ask(peer.uid(), self.own_uid, &self.allow_uids)
     }
 
     fn limits(&self) -> ConnectionLimits {
@@ -187,7 +208,7 @@ impl Control {
         Ok(document(StatusCode::OK, &proposal))
     }
 
-    /// The accounts that are meant; all of them log in, and there is one at least.
+    /// Returns the account of this name, or all accounts, without those that do not log in. There is at least one, or an error.
     fn meant(&self, only: Option<&str>) -> Result<Vec<Account>, Refused> {
         let view = Arc::clone(&self.status.view.borrow());
         let named: Vec<&Account> = view.accounts.iter().filter(|known| only.is_none_or(|name| known.name() == name)).collect();
@@ -205,7 +226,7 @@ impl Control {
         }
     }
 
-    /// All at once: one server that is slow should not keep the others from theirs.
+    /// Logs in to all meant accounts at the same time, so that a slow server delays no other account.
     async fn log_in(&self, only: Option<&str>) -> Result<Answer, Refused> {
         self.check_running()?;
         let meant = self.meant(only)?;
@@ -236,7 +257,7 @@ impl Control {
         }
     }
 
-    /// How these accounts are now.
+    /// Makes the answer that shows these accounts as they are now.
     fn done(&self, accounts: &[Account]) -> Answer {
         let status = self.status.document(Detail::Full);
         let is_meant = |account: &AccountDocument| accounts.iter().any(|meant| meant.name() == account.name);
@@ -252,7 +273,7 @@ fn not_taken(reason: NotTaken) -> Refused {
     }
 }
 
-/// `asking`: by the kernel's word; without it nobody is answered.
+/// Whether a client's user may send requests. `asking`: the user id that the kernel reports; a client without one may not.
 fn may_ask(asking: Option<u32>, own: u32, allowed: &[u32]) -> bool {
     asking.is_some_and(|uid| uid == 0 || uid == own || allowed.contains(&uid))
 }
@@ -277,8 +298,6 @@ fn problem(refused: Refused, peer: &Peer) -> Answer {
     }
     if is_stranger {
         warn!(uid = peer.uid(), pid = peer.pid(), "refused at the control socket: this user may not");
-        // A client that may not ask does not keep its connection.
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer
 }

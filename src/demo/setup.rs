@@ -25,6 +25,7 @@ use crate::{
     control::{self, Commands},
     logging::AccessLog,
     process::{DaemonSignals, OnHangup, SignalThread},
+    resources::{Runtime, require_descriptors, require_threads},
     status::Phase,
 };
 
@@ -55,6 +56,10 @@ pub(super) struct Setup {
     simulator: Simulator,
 }
 
+/// What the two sides of the demo, and its calls, take at most.
+const DESCRIPTORS: usize = 100;
+const THREADS: usize = 10;
+
 impl Setup {
     /// Starts both; the sidecar runs in a thread of its own.
     ///
@@ -62,6 +67,8 @@ impl Setup {
     ///
     /// One of the two can't be started, or no port is free.
     pub(super) fn start(access: AccessLog) -> Result<Self, DemoError> {
+        // Both are tried at once, so that the demo does not begin and then fail in the middle.
+        require_descriptors(DESCRIPTORS).and_then(|()| require_threads(THREADS)).map_err(DemoError::System)?;
         let options = Options::default();
         let user = options.credentials.first().cloned().unwrap_or_default();
         let simulator = Simulator::start(options).map_err(DemoError::Simulator)?;
@@ -71,12 +78,7 @@ impl Setup {
         let phases = app.phases();
         let (commands, receiver) = control::commands();
         let senders = commands.clone();
-        let serve = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let outcome = runtime.block_on(app.run(Arc::new(SystemClock), access, senders, receiver));
-            runtime.shutdown_background();
-            outcome
-        };
+        let serve = move || Runtime::new()?.block_on(app.run(Arc::new(SystemClock), access, senders, receiver));
         let sidecar = thread::Builder::new().name("sidecar".to_owned()).spawn(serve).map_err(DemoError::System)?;
         Ok(Self { sidecar, commands, phases, addresses, telemetry, login_path, simulator })
     }
@@ -97,7 +99,7 @@ impl Setup {
         self.simulator.control()
     }
 
-    /// The simulator's base URL.
+    /// Returns the simulator's base URL.
     pub(super) fn upstream(&self) -> String {
         upstream(&self.simulator)
     }

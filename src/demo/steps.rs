@@ -9,7 +9,7 @@ use std::{
 use careportals_simulator::{Control, RecordedRequest};
 use http::Method;
 use serde_json::Value;
-use tokio::{runtime::Runtime, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     DemoError,
@@ -20,6 +20,7 @@ use crate::{
     clock,
     local_http::{self, LocalEndpoint, LocalResponse},
     proxy::Code,
+    resources::Runtime,
 };
 
 /// The path that the app calls.
@@ -64,7 +65,7 @@ impl StepError {
     }
 }
 
-/// What the steps need.
+/// Runs the steps, with what they need.
 pub(super) struct Steps<'a, W> {
     setup: &'a Setup,
     narration: &'a mut Narration<W>,

@@ -4,9 +4,10 @@
 //! Each signal reaches it once and never ends us before it. The daemon serves until the program has ended. Nothing of the
 //! program's group outlives us, unless SIGKILL ends us.
 //!
-//! Files, each using only those before it: `environment` (pure), `process_group`, `terminal`, `supervisor`.
+//! Files, each using only those before it: `environment` (pure), `process_group`, `orphans`, `terminal`, `supervisor`.
 
 mod environment;
+mod orphans;
 mod process_group;
 mod supervisor;
 mod terminal;
@@ -23,7 +24,8 @@ use crate::{
     config::{Config, source::Environment},
     control,
     logging::AccessLog,
-    process::{CaughtSignals, adopt_orphans},
+    process::{CaughtSignals, SignalMask, adopt_orphans},
+    resources::{self, Runtime},
 };
 use supervisor::Supervisor;
 use terminal::Terminal;
@@ -43,6 +45,8 @@ pub struct Program {
     pub wait: Duration,
     /// Variables that the program must not inherit.
     pub secret_variables: Vec<OsString>,
+    /// The signals that were blocked when this process was started, and that are blocked for the program.
+    pub signal_mask: SignalMask,
 }
 
 /// Why the program was not run to its end.
@@ -55,23 +59,25 @@ pub enum ExecError {
     #[error("no token within {}, so the program was not started{}", in_words(*.0), states(.1))]
     NoToken(Duration, Vec<(String, AccountSnapshot)>),
     /// The program could not be started.
-    #[error("{}: {}", .0.display(), if is_missing(.1) { "not found".to_owned() } else { .1.to_string() })]
+    #[error("{}: {}{}", .0.display(), if is_missing(.1) { "not found".to_owned() } else { .1.to_string() }, resources::hint(.1))]
     NotStarted(OsString, io::Error),
     /// The daemon was told to stop before the program was started.
     #[error("told to stop before the program was started")]
     Stopped,
     /// The system refused a thread, a signal handler or another resource.
-    #[error("the system refused what is needed: {0}")]
+    #[error("the system refused what is needed: {}{}", .0, resources::hint(.0))]
     System(#[from] io::Error),
 }
 
 impl ExecError {
-    /// The exit code that a shell uses for a program that is not there (127) or can't be run (126); 78 for a fault of the
+    /// The exit code that a shell uses for a program that is not there (127) or can't be run (126, but 1 for want of a resource); 78 for a fault of the
     /// configuration, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NotStarted(_, error) if is_missing(error) => 127,
+            // The program is not at fault.
+            Self::NotStarted(_, error) if resources::advice(error).is_some() => 1,
             Self::NotStarted(..) => 126,
             Self::Daemon(error) if error.is_configuration() => 78,
             Self::Daemon(_) | Self::NoToken(..) | Self::Stopped | Self::System(_) => 1,
@@ -123,12 +129,13 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
     let command = program_command(program, &config, environment, &app)?;
     adopt_orphans()?;
     let (_caught, signals) = CaughtSignals::catch()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = Runtime::new()?;
     let (commands, receiver) = control::commands();
     let mut supervisor = Supervisor {
         signals,
         views: app.views(),
         phases: app.phases(),
+        signal_mask: program.signal_mask,
         terminal: Terminal::open(),
         kill_after: config.reloadable.drain_timeout,
     };
@@ -141,8 +148,6 @@ pub fn run(program: &Program, config: Config, environment: &Environment, access:
         };
         tokio::join!(serving, supervised)
     });
-    // A file or a name server that does not answer holds a thread, which must not hold the process.
-    runtime.shutdown_background();
     served.map_err(ExecError::Daemon)?;
     outcome
 }

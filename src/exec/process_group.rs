@@ -10,6 +10,8 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, waitpgid, waitpid},
 };
 
+use crate::{descriptors::spawn_with_own_limit, process::SignalMask};
+
 /// A started program (the group's leader), and every process that it started and that did not leave its group.
 pub(super) struct ProcessGroup {
     leader: Pid,
@@ -52,13 +54,14 @@ pub(super) fn exit_code_of_signal(signal: i32) -> u8 {
 }
 
 impl ProcessGroup {
-    /// Starts `command` as the leader of a new group.
+    /// Starts `command` as the leader of a new group, with the signals of `mask` blocked.
     ///
     /// # Errors
     ///
     /// The program is not there, or the system can't start it.
-    pub(super) fn start(command: &mut Command) -> io::Result<Self> {
-        let child = command.process_group(0).spawn()?;
+    pub(super) fn start(command: &mut Command, mask: &SignalMask) -> io::Result<Self> {
+        let start = || mask.within(|| command.process_group(0).spawn());
+        let child = spawn_with_own_limit(start, |child| Some(child.id()))?;
         // Dropping a `Child` neither ends nor reaps the process; this type does both.
         let leader = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self { leader, exit: None, is_empty: false })

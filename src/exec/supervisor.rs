@@ -13,12 +13,14 @@ use tracing::{error, warn};
 
 use super::{
     ExecError, Exit,
+    orphans::Orphans,
     process_group::{LeaderEvent, ProcessGroup, ProgramExit, exit_code_of_signal},
     terminal::{Terminal, stop_our_group},
 };
 use crate::{
     account::{Account, AccountSnapshot},
     clock,
+    process::SignalMask,
     status::{Phase, View},
 };
 
@@ -37,6 +39,8 @@ pub(super) struct Supervisor {
     pub(super) views: watch::Receiver<Arc<View>>,
     /// The daemon's phase.
     pub(super) phases: watch::Receiver<Phase>,
+    /// The signals that are blocked for the program.
+    pub(super) signal_mask: SignalMask,
     /// The controlling terminal, if there is one.
     pub(super) terminal: Option<Terminal>,
     /// The time from SIGTERM to SIGKILL.
@@ -50,12 +54,13 @@ impl Supervisor {
         if let Some(outcome) = self.wait_for_tokens(wait).await {
             return outcome;
         }
-        let started = ProcessGroup::start(&mut command);
+        let started = ProcessGroup::start(&mut command, &self.signal_mask);
         let mut group = started.map_err(|error| ExecError::NotStarted(command.get_program().to_owned(), error))?;
         if let Some(terminal) = &mut self.terminal {
             terminal.give_foreground_at_start(group.id());
         }
-        let exit = self.wait_for_exit(&mut group).await;
+        let mut orphans = Orphans::of(group.id());
+        let exit = self.wait_for_exit(&mut group, &mut orphans).await;
         let by_interrupt = exit == ProgramExit::Killed(Signal::INT.as_raw()) && self.takes_interrupts();
         if let Some(terminal) = &mut self.terminal {
             if by_interrupt {
@@ -63,7 +68,7 @@ impl Supervisor {
             }
             terminal.take_foreground_back();
         }
-        self.end_remaining(&mut group).await;
+        self.end_remaining(&mut group, &mut orphans).await;
         Ok(if by_interrupt { Exit::ByInterrupt } else { Exit::Code(exit.exit_code()) })
     }
 
@@ -93,7 +98,7 @@ impl Supervisor {
 
     /// Forwards signals until the program has ended. When the daemon stops, the program is terminated, since nothing serves
     /// it any more.
-    async fn wait_for_exit(&mut self, group: &mut ProcessGroup) -> ProgramExit {
+    async fn wait_for_exit(&mut self, group: &mut ProcessGroup, orphans: &mut Orphans) -> ProgramExit {
         let mut deadline: Option<Instant> = None;
         let mut is_terminated = false;
         loop {
@@ -105,6 +110,7 @@ impl Supervisor {
                 }
                 None => {}
             }
+            orphans.reap();
             tokio::select! {
                 signal = self.signals.recv() => match signal {
                     Some(signal) => self.forward_signal(group, signal),
@@ -117,6 +123,7 @@ impl Supervisor {
                     deadline = Some(clock::instant() + self.kill_after);
                     group.terminate();
                 }
+                () = reached(orphans.again_at()) => {}
                 () = reached(deadline) => {
                     warn!("the program did not end in time and was killed");
                     deadline = None;
@@ -154,14 +161,15 @@ impl Supervisor {
     }
 
     /// Ends the processes that the program left behind in its group, since nothing serves them any more.
-    async fn end_remaining(&mut self, group: &mut ProcessGroup) {
+    async fn end_remaining(&mut self, group: &mut ProcessGroup, orphans: &mut Orphans) {
         let mut deadline = Some(clock::instant() + self.kill_after);
         if !group.is_empty() {
             group.terminate();
         }
         loop {
-            // Orphans of the group are our children by now (`adopt_orphans`), so only we can reap them.
+            // Orphans are our children by now (`adopt_orphans`), so only we can reap them.
             group.reap();
+            orphans.reap();
             if group.is_empty() {
                 return;
             }
@@ -268,7 +276,8 @@ mod tests {
         let (phase, phases) = watch::channel(Phase::Running);
         let (_view, views) = watch::channel(Arc::default());
         let kill_after = Duration::from_millis(300);
-        let mut supervisor = Supervisor { signals, views, phases, terminal: None, kill_after };
+        let mut supervisor =
+            Supervisor { signals, views, phases, signal_mask: SignalMask::unblock_handled(), terminal: None, kill_after };
         let (output, input) = io::pipe().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdout(input);
@@ -298,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_program_whose_supervisor_is_dropped_is_killed() {
-        let group = ProcessGroup::start(Command::new("sleep").arg("60")).unwrap();
+        let group = ProcessGroup::start(Command::new("sleep").arg("60"), &SignalMask::unblock_handled()).unwrap();
         let leader = group.id();
         drop(group);
         let (_, status) = waitpid(Some(leader), WaitOptions::empty()).unwrap().unwrap();

@@ -4,8 +4,8 @@
 //! output; a dependency's events below `warn` are never written, whatever the filter says, since they may hold header values;
 //! of a request only the members of [`AccessLine`] are written.
 
-mod access;
-mod format;
+mod events;
+mod line;
 mod queue;
 mod reader;
 
@@ -29,16 +29,15 @@ use tracing_subscriber::{
     reload,
 };
 
-pub use access::{AccessLine, AccessLog, AccessWriter, TARGET as ACCESS_TARGET};
-pub use format::{parse_rfc3339, rfc3339};
+pub use line::{AccessLine, AccessLog, AccessWriter, TARGET as ACCESS_TARGET, parse_rfc3339, rfc3339};
 pub use reader::Reader;
 
 use crate::{
     clock::{Clock, SystemClock},
     config::{Log, LogFormat},
 };
-use access::AccessOutput;
-use format::{Events, Shape, Timestamp};
+use events::Events;
+use line::{AccessOutput, Shape, Timestamp};
 use queue::{Capacity, Queue};
 
 /// How long the end of the process waits for standard output.
@@ -192,6 +191,10 @@ fn dropped_line(shape: Shape, lines: u64, clock: &dyn Clock) -> Vec<u8> {
     line.into_bytes()
 }
 
+/// The part of h2 that warns of a PING acknowledgement that nobody asked for, with the bytes that the peer put into it: one line
+/// for each, as many as the peer likes.
+const SILENCED: &str = "h2::proto::ping_pong";
+
 /// The user's filter for our own events, and `warn` for those of dependencies.
 struct Levels(Targets);
 
@@ -207,7 +210,7 @@ fn is_ours(metadata: &Metadata<'_>) -> bool {
 }
 
 fn is_warning(metadata: &Metadata<'_>) -> bool {
-    metadata.is_event() && *metadata.level() <= Level::WARN
+    metadata.is_event() && *metadata.level() <= Level::WARN && metadata.target() != SILENCED
 }
 
 /// Filters for the whole subscriber and not for one layer, since `enabled!` does not see the filters of layers.

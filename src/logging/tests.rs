@@ -181,6 +181,7 @@ fn dependencies_stay_at_warn_whatever_the_filter_says() {
                 info!(target: "careportals_sidecarx", "SECRET");
                 info!(target: "hyper", "SECRET");
                 warn!(target: "hyper", "warned");
+                warn!(target: "h2::proto::ping_pong", "SECRET");
                 error!(target: "h2::codec", "failed");
             });
         });

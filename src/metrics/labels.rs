@@ -27,11 +27,11 @@ pub trait ProblemLabel: Label {
 /// Which requests a refusal is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalScope {
-    /// Those of an API.
+    /// It refuses requests of an API.
     Api,
-    /// Those of an API, by its rules.
+    /// It refuses requests of an API, by its rules.
     Rules,
-    /// Those that no API is for.
+    /// It refuses requests that no API is for.
     NoApi,
 }
 
@@ -64,9 +64,9 @@ pub(crate) use label;
 /// The labels of one daemon's requests, taken from the enums that it is made for.
 #[derive(Debug)]
 pub(super) struct RequestLabels {
-    /// The codes of problems.
+    /// The codes of problems, in the order of their indexes.
     pub(super) codes: Vec<CodeLabel>,
-    /// Why responses are cut.
+    /// The reasons why responses are cut, in the order of their indexes.
     pub(super) cuts: Vec<&'static str>,
 }
 

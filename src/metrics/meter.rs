@@ -32,7 +32,7 @@ pub struct ApiMetrics(Box<[Arc<Meter>]>);
 /// Sums since the start of the process; two of them can be compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Requests that have ended.
+    /// The number of requests that have ended.
     pub requests: u64,
     /// Requests that the rules would have refused, were they enforced.
     pub would_refuse: u64,
@@ -143,7 +143,7 @@ pub struct Meter {
     retries: [AtomicU64; Retry::ALL.len()],
     redactions: AtomicU64,
     cuts: Box<[AtomicU64]>,
-    /// All connections to upstream.
+    /// Connections to upstream, active and idle.
     open: AtomicU64,
     /// The connections to upstream that have no exchange.
     idle: AtomicU64,
@@ -378,7 +378,7 @@ impl Observed {
         self.buckets.iter().sum()
     }
 
-    /// The sum in seconds.
+    /// Returns the sum of the durations in seconds.
     pub(super) fn sum(&self) -> f64 {
         seconds(self.sum)
     }

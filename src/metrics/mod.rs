@@ -125,13 +125,13 @@ label! {
 /// Values that other modules keep, read at the time of a scrape.
 #[derive(Clone, Debug)]
 pub struct Readings {
-    /// When the process began.
+    /// The wall-clock time at which the process began.
     pub started_at: SystemTime,
-    /// The APIs in force.
+    /// The APIs of the settings in force.
     pub apis: Vec<ApiReading>,
-    /// The accounts in force.
+    /// The accounts of the settings in force.
     pub accounts: Vec<AccountReading>,
-    /// The listen addresses in force.
+    /// The listen addresses of the settings in force.
     pub listeners: Vec<ListenerReading>,
     /// Log lines dropped since the start.
     pub log_lines_dropped: u64,
@@ -142,7 +142,7 @@ pub struct Readings {
 pub struct ApiReading {
     /// The name in the settings.
     pub name: String,
-    /// Requests in flight.
+    /// The number of requests in flight.
     pub in_flight: usize,
     /// The limit of requests in flight.
     pub in_flight_max: usize,
@@ -164,7 +164,7 @@ pub struct AccountReading {
 pub struct ListenerReading {
     /// The address as in the log.
     pub address: String,
-    /// Client connections.
+    /// The number of client connections.
     pub connections: usize,
     /// The limit of client connections.
     pub connections_max: usize,

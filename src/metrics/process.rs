@@ -7,7 +7,7 @@ use std::{fs, time::Duration};
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) cpu: Duration,
-    /// Resident memory in bytes.
+    /// Resident memory in bytes; `None` where the system does not tell.
     pub(super) resident: Option<u64>,
     pub(super) open_fds: Option<u64>,
     pub(super) max_fds: Option<u64>,

@@ -182,7 +182,7 @@ impl ReachabilityLog {
     pub(super) fn failed(&self, api: &str, code: Code, error: ConnectError) {
         let now = code as u8 + 1;
         if self.0.swap(now, Ordering::Relaxed) != now {
-            warn!(api, code = code.as_str(), reason = %error, "the upstream can't be reached");
+            warn!(api, code = code.as_str(), reason = %error, advice = error.advice(), "the upstream can't be reached");
         }
     }
 

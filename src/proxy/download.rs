@@ -19,10 +19,11 @@ use http::{
 use http_body::{Body, Frame, SizeHint};
 
 use super::{
+    coalesce::Coalesced,
     exchange::{Cut, Exchange},
     upload::ToUpstream,
 };
-use crate::{deadline::Deadline, upstream::ResponseBody};
+use crate::{deadline::Deadline, server::AnswerKind, upstream::ResponseBody};
 
 /// The body of an answer as the client gets it.
 pub enum ToClient {
@@ -35,7 +36,7 @@ pub enum ToClient {
         exchange: Option<Exchange>,
     },
     /// Upstream's body.
-    Download(Download),
+    Download(Box<Download>),
     /// No body: a tunnel begins.
     Empty,
 }
@@ -48,11 +49,20 @@ impl ToClient {
         }
         Self::Problem { document: Some(document), exchange: Some(exchange) }
     }
+
+    /// What the answer means for its connection.
+    pub(super) fn kind(&self) -> AnswerKind {
+        match self {
+            Self::Problem { exchange: Some(exchange), .. } if exchange.caller_is_refused() => AnswerKind::CallerRefused,
+            Self::Problem { .. } => AnswerKind::Own,
+            Self::Download(_) | Self::Empty => AnswerKind::Forwarded,
+        }
+    }
 }
 
 /// Upstream's body, watched for silence.
 pub struct Download {
-    body: ResponseBody<ToUpstream>,
+    body: Coalesced<ResponseBody<ToUpstream>>,
     deadline: Deadline,
     idle: Duration,
     waiting: bool,
@@ -74,10 +84,12 @@ impl Download {
         mut exchange: Exchange,
     ) -> Self {
         deadline.disarm();
-        if body.is_end_stream() {
+        // Of an answer to HEAD nothing is due but its head, even if an HTTP/2 upstream ends its stream later.
+        if body.is_end_stream() || exchange.asks_for_head() {
             exchange.complete();
         }
         let length_only = head.status == StatusCode::NOT_MODIFIED && head.headers.contains_key(CONTENT_LENGTH);
+        let body = Coalesced::new(body);
         Self { body, deadline, idle, waiting: false, length_only, broken: false, exchange }
     }
 
@@ -123,6 +135,12 @@ impl Download {
 
     /// The upstream has nothing more yet. After `idle` the answer is cut.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        // It is the client that we wait for.
+        if self.body.is_held_back() {
+            self.waiting = false;
+            self.deadline.disarm();
+            return Poll::Pending;
+        }
         if !self.waiting {
             self.waiting = true;
             self.deadline.arm(self.idle);

@@ -5,7 +5,7 @@
 
 use std::{num::NonZeroUsize, ptr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Uri, Version, header::HeaderValue, request, response};
+use http::{HeaderMap, HeaderValue, Method, Version, request, response};
 use hyper::ext::ReasonPhrase;
 use tokio::time::Instant;
 
@@ -33,7 +33,8 @@ const REDACTED: HeaderValue = HeaderValue::from_static("[redacted]");
 pub(super) struct Exchange {
     route: Arc<Route>,
     method: Method,
-    target: Uri,
+    /// A copy: a slice of the head would keep all of it until the answer has ended. So would the client's request id.
+    path: Box<str>,
     version: Version,
     peer: Peer,
     request_id: RequestId,
@@ -85,7 +86,7 @@ impl Exchange {
         Self {
             route: Arc::clone(route),
             method: head.method.clone(),
-            target: head.uri.clone(),
+            path: head.uri.path().into(),
             version: head.version,
             peer,
             request_id: RequestId::of(&head.headers, || route.worker.random_id()),
@@ -169,6 +170,11 @@ impl Exchange {
         self.version
     }
 
+    /// Whether the request is a HEAD, whose answer has no content.
+    pub(super) fn asks_for_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
     /// The client's request id, or ours.
     pub(super) fn request_id(&self) -> &str {
         self.request_id.as_str()
@@ -184,6 +190,11 @@ impl Exchange {
     pub(super) fn failed(&mut self, status: u16, code: Code) {
         self.status = Some(status);
         self.code = Some(code);
+    }
+
+    /// Whether the answer says that the caller may not call.
+    pub(super) fn caller_is_refused(&self) -> bool {
+        self.code == Some(Code::CallerNotAllowed)
     }
 
     /// The answer's head is about to go to the client. The time since the request's head, without the time `waited` for the
@@ -244,7 +255,7 @@ impl Drop for Exchange {
             api,
             listener: &route.listener,
             method: &self.method,
-            path: self.target.path(),
+            path: &self.path,
             words: &route.api.words,
             status,
             code: code.map(Code::as_str),
@@ -299,20 +310,19 @@ pub(super) fn redact(fields: &mut HeaderMap, tokens: Tokens<'_>) -> u64 {
 
 /// The id that connects a log line, a problem and the client's own records.
 enum RequestId {
-    /// It is well-formed, so it is ASCII.
-    Clients(HeaderValue),
+    /// It is well-formed.
+    Clients(Box<str>),
     Ours([u8; 16]),
 }
 
 impl RequestId {
     fn of(headers: &HeaderMap, random: impl FnOnce() -> u64) -> Self {
-        let clients = headers::request_id(headers).and_then(|_| headers.get("x-request-id"));
-        clients.cloned().map_or_else(|| Self::Ours(hex(random())), Self::Clients)
+        headers::request_id(headers).map_or_else(|| Self::Ours(hex(random())), |id| Self::Clients(id.into()))
     }
 
     fn as_str(&self) -> &str {
         match self {
-            Self::Clients(value) => value.to_str().unwrap_or_default(),
+            Self::Clients(id) => id,
             Self::Ours(digits) => std::str::from_utf8(digits).unwrap_or_default(),
         }
     }

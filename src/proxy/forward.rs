@@ -3,7 +3,7 @@
 //! [`Forwarding`] holds its state; its methods stand in the order of time. A request goes out three times at most. It is sent
 //! again on another connection only if that can't do anything twice (`retry`). It is sent again with a newer bearer, once, when
 //! its answer has a status of `relogin_on`: whatever its method, if its body is at hand. By default that is 401, by which a
-//! server says that it did nothing; the setting allows any status from 400 to 599.
+//! server says that it did nothing; the setting allows any status from 400 to 499.
 
 use std::{
     pin::{Pin, pin},
@@ -38,9 +38,6 @@ use crate::{
     upstream::{Cause, ResponseBody, Reuse, SendError},
 };
 
-/// A request that must not arrive twice takes no connection that was idle for longer: the upstream may be closing it.
-const SAFE_IDLE: Duration = Duration::from_secs(4);
-
 /// For how long, and how many bytes of an answer that nobody gets are read so that its connection serves again.
 const DRAIN_FOR_REUSE: (Duration, usize) = (Duration::from_millis(500), 64 * 1024);
 
@@ -56,7 +53,12 @@ impl Route {
         let upgrade = websocket_upgrade(&mut request);
         let (head, body) = request.into_parts();
         let mut forwarding = Forwarding::begin(&self, &head, body, peer, upgrade.is_some());
-        match forwarding.send_until_answered().await {
+        let answered = match forwarding.admit() {
+            Ok(_) if forwarding.ends_here() => return forwarding.answer_options(),
+            Ok(admitted) => forwarding.send_until_answered(&admitted).await,
+            Err(error) => Err(error),
+        };
+        match answered {
             Ok(answer) => forwarding.pass_on(answer, upgrade),
             Err(error) => forwarding.fail(error),
         }
@@ -99,17 +101,16 @@ impl<'a> Forwarding<'a> {
     }
 
     /// Sends the request, and sends it again where that is safe or where its bearer was refused.
-    async fn send_until_answered(&mut self) -> Result<UpstreamResponse, ProxyError> {
+    async fn send_until_answered(&mut self, admitted: &Admitted) -> Result<UpstreamResponse, ProxyError> {
         let (api, account) = (&self.route.api, &self.route.api.account);
         let mut token_wait = account.token_wait();
-        let admitted = self.admit()?;
         let mut retry_budget = RetryBudget::FULL;
         let mut reuse = reuse_for(&self.head.method);
         let mut replaced_bearer = false;
         // No connection is opened for a request that gets no bearer.
         self.wait_for_bearer(&mut token_wait).await?;
         loop {
-            match self.send(&admitted, reuse).await {
+            match self.send(admitted, reuse).await {
                 Ok((answer, generation)) if account.relogin_on().contains(&answer.status()) => {
                     if replaced_bearer {
                         account.rejected_again(generation);
@@ -125,6 +126,7 @@ impl<'a> Forwarding<'a> {
                     replaced_bearer = true;
                 }
                 Ok((answer, generation)) => {
+                    account.answered(generation);
                     if replaced_bearer {
                         account.accepted(generation);
                     }
@@ -236,6 +238,9 @@ impl<'a> Forwarding<'a> {
         if self.websocket {
             headers::upgrade_to_websocket(request.headers_mut());
         }
+        if self.head.method == Method::OPTIONS {
+            headers::count_forwarding(request.headers_mut());
+        }
         Ok(request)
     }
 
@@ -306,6 +311,9 @@ impl<'a> Forwarding<'a> {
         let Self { route: Route { api, .. }, mut exchange, deadline, time, .. } = self;
         api.reachability.reached(&api.name);
         exchange.answered(answer.status().as_u16(), time.answered);
+        if let Some(upload) = exchange.upload() {
+            upload.forget();
+        }
         if let Some(client) = upgrade
             && answer.status() == StatusCode::SWITCHING_PROTOCOLS
         {
@@ -313,8 +321,11 @@ impl<'a> Forwarding<'a> {
             return begin_tunnel(api, answer, client, exchange, deadline);
         }
         let (mut head, body) = answer.into_parts();
-        // The length of what was not modified: over HTTP/2 some clients wait for it, though the stream has ended.
-        let misread = head.status == StatusCode::NOT_MODIFIED && exchange.version() == Version::HTTP_2;
+        // The length of what was not modified: over HTTP/2 some clients wait for it, though the stream has ended. A 204 has none.
+        let misread = match head.status {
+            StatusCode::NOT_MODIFIED => exchange.version() == Version::HTTP_2,
+            status => status == StatusCode::NO_CONTENT,
+        };
         head.headers = headers::to_client(&api.rules, head.headers, misread);
         exchange.hide_tokens(&mut head);
         head.version = Version::HTTP_11;
@@ -322,7 +333,21 @@ impl<'a> Forwarding<'a> {
         let idle = if event_stream { api.timeouts.stream_idle } else { api.timeouts.body_idle };
         exchange.head_is_ready(time.total);
         let download = Download::new(&head, body, idle, deadline, exchange);
-        Response::from_parts(head, ToClient::Download(download))
+        Response::from_parts(head, ToClient::Download(Box::new(download)))
+    }
+
+    /// Whether the client asks the sidecar itself what it allows: no further proxy may pass its OPTIONS on.
+    fn ends_here(&self) -> bool {
+        self.head.method == Method::OPTIONS && headers::max_forwards(&self.head.headers) == Some(0)
+    }
+
+    /// Answers an OPTIONS that ends here.
+    fn answer_options(self) -> Response<ToClient> {
+        let Self { mut exchange, time, .. } = self;
+        exchange.answered(StatusCode::OK.as_u16(), None);
+        exchange.complete();
+        exchange.head_is_ready(time.total);
+        problem::allowed_methods().map(|()| ToClient::Empty)
     }
 
     /// Answers with a problem of ours.
@@ -368,7 +393,7 @@ fn begin_tunnel(
 ) -> Response<ToClient> {
     let upstream = hyper::upgrade::on(&mut answer);
     let (mut head, answer) = answer.into_parts();
-    head.headers = headers::to_client(&api.rules, head.headers, false);
+    head.headers = headers::to_client(&api.rules, head.headers, true);
     exchange.hide_tokens(&mut head);
     headers::upgrade_to_websocket(&mut head.headers);
     // The drain waits for the task, since it waits until the client's connection is closed.
@@ -395,7 +420,7 @@ async fn drain_for_reuse(answer: UpstreamResponse, deadline: &Deadline) {
 }
 
 fn reuse_for(method: &Method) -> Reuse {
-    if method.is_idempotent() { Reuse::Any } else { Reuse::IdleAtMost(SAFE_IDLE) }
+    if method.is_idempotent() { Reuse::Any } else { Reuse::Safe }
 }
 
 /// A length of 0 that was written stays: servers answer 411 to a POST that says nothing of its body.
@@ -492,7 +517,7 @@ mod tests {
         }
         let unknown = Method::from_bytes(b"MERGE").unwrap();
         for method in [Method::POST, Method::PATCH, unknown] {
-            assert_eq!(reuse_for(&method), Reuse::IdleAtMost(Duration::from_secs(4)), "{method}");
+            assert_eq!(reuse_for(&method), Reuse::Safe, "{method}");
         }
     }
 }

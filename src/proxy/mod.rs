@@ -5,12 +5,14 @@
 //! expired or was withdrawn before the request's connection was there is not sent.
 //!
 //! Files, each using only those before it: `headers` (pure), `required` (a header that each request must have), `admit` (pure),
-//! `problem` (our error answers; pure), `retry` (pure), `upload` (the request's body), `api` (what a worker has of an API),
+//! `problem` (our error answers; pure), `retry` (pure), `coalesce` (small frames
+//! of a body), `upload` (the request's body), `api` (what a worker has of an API),
 //! `exchange` (the record of a request), `download` (the answer's body), `tunnel`, `forward`, `router`, `internal` (for
 //! fuzzing).
 
 mod admit;
 mod api;
+mod coalesce;
 mod download;
 mod exchange;
 mod forward;
@@ -23,7 +25,7 @@ mod router;
 mod tunnel;
 mod upload;
 
-pub use admit::{Entry, Explanation, Gate, Refusal};
+pub use admit::{BrowserMarks, Entry, Explanation, Gate, Refusal, names_loopback};
 pub use api::{Api, ReachabilityLog, RequestLimit, Route, SeenRequests, Worker};
 pub use download::{CutOff, Download, ToClient};
 pub use exchange::metrics;

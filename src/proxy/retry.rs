@@ -105,11 +105,14 @@ impl RetryBudget {
     }
 }
 
-/// Whether another connection may succeed. After a time-out the client has waited long enough; a certificate, a name, the
+/// Whether another connection may succeed; after `Http1Required` it speaks HTTP/1.1. After a time-out the client has waited long enough; a certificate, a name, the
 /// answer of an egress proxy and an answer that is not HTTP will be the same again.
 const fn is_curable(cause: Cause) -> bool {
     match cause {
-        Cause::Closed | Cause::Connect(ConnectError::Refused | ConnectError::Unreachable | ConnectError::TlsFailed(_)) => true,
+        Cause::Closed
+        | Cause::Surplus
+        | Cause::Http1Required
+        | Cause::Connect(ConnectError::Refused | ConnectError::Unreachable | ConnectError::TlsFailed(_)) => true,
         Cause::Connect(
             ConnectError::DnsFailed
             | ConnectError::DnsTimeout
@@ -136,8 +139,10 @@ mod tests {
     const KEYS: [IdempotencyKey; 2] = [IdempotencyKey::Honoured, IdempotencyKey::Absent];
     const REPLAYS: [Replay; 2] = [Replay::Possible, Replay::Impossible];
     const SENT: [Sent; 2] = [Sent::Nothing, Sent::Something];
-    const CURABLE: [Cause; 4] = [
+    const CURABLE: [Cause; 6] = [
         Cause::Closed,
+        Cause::Surplus,
+        Cause::Http1Required,
         Cause::Connect(ConnectError::Refused),
         Cause::Connect(ConnectError::Unreachable),
         Cause::Connect(ConnectError::TlsFailed(TlsFault::Closed)),

@@ -22,7 +22,7 @@ use super::{
     download::ToClient,
     problem::{self, ProxyError},
 };
-use crate::server::{ConnectionLimits, Peer, RequestService};
+use crate::server::{AnswerKind, ConnectionLimits, Peer, RequestService};
 
 /// Routes the requests of one listen address of one worker.
 pub struct Router {
@@ -64,6 +64,15 @@ impl RequestService for Router {
             problem::response(&ProxyError::Bug, version, &request_id)
                 .map(|document| ToClient::Problem { document: Some(document), exchange: None })
         })
+    }
+
+    fn kind(answer: &Response<ToClient>) -> AnswerKind {
+        answer.body().kind()
+    }
+
+    /// Whether an API of the address may let the client in.
+    fn lets_in(&self, peer: &Peer) -> bool {
+        self.routes.load().by_prefix.iter().any(|route| route.gate.may_let_in(peer))
     }
 
     fn limits(&self) -> ConnectionLimits {

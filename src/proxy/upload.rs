@@ -1,10 +1,11 @@
 //! A request's body on its way to upstream: streamed as it comes, and kept while it is small, so that it can be sent again.
 //!
 //! Guarantees: [`UploadState`] alone decides when the body has ended; `upstream` asks by `is_end_stream`. Keeping
-//! never delays a frame and never holds more than the limit; a frame that was kept is the same allocation that was sent; at
-//! most one attempt reads the client; no trailer passes that the sidecar owns.
+//! never delays a frame and never holds more than the limit, the memory that nothing was written to yet included; at most one
+//! attempt reads the client; no trailer passes that the sidecar owns.
 
 use std::{
+    collections::VecDeque,
     fmt,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,17 +13,20 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::headers::{self, HeaderRules};
+use super::{
+    coalesce::Coalesced,
+    headers::{self, HeaderRules},
+};
 use crate::{clock, deadline::Deadlines};
 
-/// How many frames are kept at most: many tiny ones would cost more than their bytes.
-const FRAMES: usize = 256;
+/// The largest block that is reserved for what is kept, in bytes.
+const BLOCK: usize = 16 * 1024;
 
 /// When an answer ends before its request does: for how long, and how many bytes of the rest are still read and thrown away.
 /// A client that is cut off while it writes may never read the answer.
@@ -37,8 +41,8 @@ struct UploadState {
     /// Which trailers pass.
     rules: Arc<HeaderRules>,
     /// How many bytes are kept at most.
-    replay_buffer: u64,
-    kept: Vec<Bytes>,
+    replay_buffer: usize,
+    kept: Kept,
     trailers: Option<HeaderMap>,
     /// Everything that was read is in `kept`.
     whole: bool,
@@ -69,8 +73,8 @@ impl Upload {
         Self(Arc::new(Mutex::new(UploadState {
             client,
             rules,
-            replay_buffer: replay_buffer as u64,
-            kept: Vec::new(),
+            replay_buffer,
+            kept: Kept::default(),
             trailers: None,
             whole: true,
             ended: false,
@@ -83,14 +87,20 @@ impl Upload {
 
     /// The body for one more attempt, from its beginning. The attempt before it can read no further. `None` when the
     /// beginning is no longer at hand.
-    pub(super) fn attempt(&self) -> Option<UploadAttempt> {
+    pub(super) fn attempt(&self) -> Option<Coalesced<UploadAttempt>> {
         let mut state = self.lock();
         if !state.whole {
             return None;
         }
         state.attempt += 1;
         state.wait_for(WaitsFor::Upstream);
-        Some(UploadAttempt { number: state.attempt, next: 0, trailers_sent: false, upload: self.clone() })
+        let kept = state.kept.blocks().into();
+        Some(Coalesced::new(UploadAttempt { number: state.attempt, kept, trailers_sent: false, upload: self.clone() }))
+    }
+
+    /// Keeps nothing of the body any more: the request will not be sent again.
+    pub(super) fn forget(&self) {
+        self.lock().forget();
     }
 
     /// Whether the body can be sent from its beginning.
@@ -116,7 +126,11 @@ impl Upload {
 
     /// Reads the rest of the body and throws it away, for a limited time and up to a limited size.
     pub(super) async fn discard_upload(self, deadlines: Deadlines) {
-        self.lock().attempt += 1;
+        {
+            let mut state = self.lock();
+            state.attempt += 1;
+            state.forget();
+        }
         let deadline = deadlines.deadline();
         deadline.arm(DISCARD.0);
         let end = self.bytes().saturating_add(DISCARD.1);
@@ -186,16 +200,54 @@ impl UploadState {
             self.trailers = Some(trailers.clone());
         }
         let Some(data) = frame.data_ref() else { return };
+        let room = (self.replay_buffer as u64).checked_sub(self.bytes).and_then(|room| usize::try_from(room).ok());
         self.bytes += data.len() as u64;
-        if !self.whole {
+        match room {
+            Some(room) if self.whole && data.len() <= room => self.kept.push(data, room),
+            _ => self.forget(),
+        }
+    }
+
+    fn forget(&mut self) {
+        self.whole = false;
+        self.kept = Kept::default();
+    }
+}
+
+/// A copy of the beginning of a body. The frames themselves are slices of the buffers that they were read into, and would keep
+/// those: 8 KiB and more for a chunk of one byte.
+#[derive(Default)]
+struct Kept {
+    full: Vec<Bytes>,
+    /// The last block, which may have room left.
+    last: BytesMut,
+}
+
+impl Kept {
+    /// Keeps `data`, of `room` bytes at most, and reserves no more than `room` for it and what follows.
+    fn push(&mut self, data: &[u8], room: usize) {
+        let (fits, rest) = data.split_at(data.len().min(self.last.capacity() - self.last.len()));
+        self.last.extend_from_slice(fits);
+        if rest.is_empty() {
             return;
         }
-        if self.bytes <= self.replay_buffer && self.kept.len() < FRAMES {
-            self.kept.push(data.clone());
-        } else {
-            self.whole = false;
-            self.kept = Vec::new();
+        // As much again as there is already, so that many small frames take few blocks.
+        let before = self.full.iter().map(Bytes::len).sum::<usize>() + self.last.len();
+        let block = rest.len().max(before.min(BLOCK)).min(room - fits.len());
+        let full = std::mem::replace(&mut self.last, BytesMut::with_capacity(block));
+        if !full.is_empty() {
+            self.full.push(full.freeze());
         }
+        self.last.extend_from_slice(rest);
+    }
+
+    /// All of it.
+    fn blocks(&mut self) -> Vec<Bytes> {
+        if !self.last.is_empty() {
+            // The room that is left stays.
+            self.full.push(self.last.split().freeze());
+        }
+        self.full.clone()
     }
 }
 
@@ -203,7 +255,8 @@ impl UploadState {
 pub(super) struct UploadAttempt {
     upload: Upload,
     number: u64,
-    next: usize,
+    /// What was kept when the attempt began and is not sent yet.
+    kept: VecDeque<Bytes>,
     trailers_sent: bool,
 }
 
@@ -217,8 +270,7 @@ impl Body for UploadAttempt {
         if state.attempt != this.number {
             return Poll::Ready(Some(Err(UploadError::Superseded)));
         }
-        if let Some(kept) = state.kept.get(this.next).cloned() {
-            this.next += 1;
+        if let Some(kept) = this.kept.pop_front() {
             let next = if state.ended { WaitsFor::Answer } else { WaitsFor::Upstream };
             state.wait_for(next);
             return Poll::Ready(Some(Ok(Frame::data(kept))));
@@ -230,7 +282,6 @@ impl Body for UploadAttempt {
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         let polled = state.poll_client(cx);
-        this.next = state.kept.len();
         this.trailers_sent |= matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_trailers());
         polled
     }
@@ -238,12 +289,12 @@ impl Body for UploadAttempt {
     fn is_end_stream(&self) -> bool {
         let state = self.upload.lock();
         let trailers_due = state.trailers.is_some() && !self.trailers_sent;
-        state.attempt == self.number && state.ended && self.next >= state.kept.len() && !trailers_due
+        state.attempt == self.number && state.ended && self.kept.is_empty() && !trailers_due
     }
 
     fn size_hint(&self) -> SizeHint {
         let state = self.upload.lock();
-        let ahead: u64 = state.kept.iter().skip(self.next).map(|frame| frame.len() as u64).sum();
+        let ahead: u64 = self.kept.iter().map(|frame| frame.len() as u64).sum();
         match state.client.size_hint().exact() {
             Some(rest) => SizeHint::with_exact(ahead + rest),
             None => SizeHint::default(),
@@ -277,7 +328,7 @@ pub enum ToUpstream {
     Empty,
     /// One attempt to send a body.
     #[expect(private_interfaces, reason = "nobody outside looks into it")]
-    Upload(UploadAttempt),
+    Upload(Coalesced<UploadAttempt>),
 }
 
 impl Body for ToUpstream {

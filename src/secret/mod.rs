@@ -15,6 +15,9 @@ pub use pages::Pages;
 /// The scheme of an `Authorization` value (RFC 6750, 2.1).
 const SCHEME: &[u8] = b"Bearer ";
 
+/// UTF-8's byte order mark, which is no part of a text.
+pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// A password, a user name, an organization before it is sent, or a token.
 pub struct Secret(Pages);
 
@@ -45,15 +48,20 @@ impl Secret {
         self.0.is_empty()
     }
 
-    /// Drops one trailing newline (`\n` or `\r\n`), since a file written by hand ends with one.
+    /// Drops one trailing newline (`\n` or `\r\n`), since a file written by hand ends with one, and a byte order mark at the start,
+    /// which some editors write.
     #[must_use]
-    pub fn trim_newline(mut self) -> Self {
+    pub fn trim_ends(mut self) -> Self {
         let kept = match &*self.0 {
             [kept @ .., b'\r', b'\n'] | [kept @ .., b'\n'] => kept.len(),
             all => all.len(),
         };
         self.0.truncate(kept);
-        self
+        match self.0.strip_prefix(BYTE_ORDER_MARK) {
+            // The copy with the mark is wiped when it is dropped.
+            Some(rest) => Self::of(rest),
+            None => self,
+        }
     }
 
     /// Compares in a time that does not depend on where the two differ.
@@ -134,7 +142,22 @@ mod tests {
     #[test]
     fn one_newline_is_trimmed_and_only_one() {
         for (input, expected) in [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a", "a"), ("\n", "")] {
-            assert_eq!(Secret::from(input).trim_newline().expose(), expected.as_bytes());
+            assert_eq!(Secret::from(input).trim_ends().expose(), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_at_the_start_is_trimmed_and_only_one() {
+        let cases = [
+            ("\u{feff}a\n", "a"),
+            ("\u{feff}a", "a"),
+            ("\u{feff}", ""),
+            ("\u{feff}\n", ""),
+            ("\u{feff}\u{feff}a", "\u{feff}a"),
+            ("a\u{feff}", "a\u{feff}"),
+        ];
+        for (input, expected) in cases {
+            assert_eq!(Secret::from(input).trim_ends().expose(), expected.as_bytes(), "{input:?}");
         }
     }
 

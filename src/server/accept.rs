@@ -1,9 +1,11 @@
 //! Accepts connections: one loop per worker and listen address, on descriptors of one shared socket.
 //!
-//! Guarantees: a connection is accepted only with a permit; running out of descriptors slows accepting and never ends it; when
-//! a drain begins, connections that the kernel has queued are still accepted.
+//! Guarantees: a connection is accepted only with a permit; a connection whose caller no API lets in gives its permit back at
+//! once, and lingers to read why, within limits of number and time; running out of descriptors closes a connection that needs
+//! its place least, and never ends accepting; when a drain begins, connections that the kernel has queued are still accepted.
 
 use std::{
+    collections::VecDeque,
     io,
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
@@ -15,27 +17,36 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 use tokio::{
+    io::Interest,
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::watch,
+    task::{AbortHandle, yield_now},
 };
 use tracing::{info, warn};
 
 use super::{
-    Drain,
+    Drain, Peer,
     bind::{Bound, ListenSocket},
-    connection::{self, RequestService},
+    connection::{self, ClientStream, RequestService},
     connection_limit::{ConnectionLimit, ConnectionPermit, EvictionGuard},
-    connection_state::{ClientStream, ConnectionState},
+    connection_state::ConnectionState,
 };
 use crate::deadline::Deadlines;
 
 /// The first and the longest pause after accepting has failed because descriptors or memory ran out (EMFILE, ENFILE, ENOMEM).
+/// When a connection closes, the pause is over.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// How many connections of refused callers one worker keeps at an address, so that they can read why. Each is a descriptor.
+pub const LINGERING: usize = 8;
 
 /// One worker's descriptor of a listening socket, and the connection limit of its address.
 pub struct Acceptor {
     name: String,
     socket: ListeningSocket,
+    /// A duplicate, which is only asked whether it is readable: tokio's listeners tell that only by accepting. That it is no
+    /// stream does not matter to the kernel.
+    watched: UnixStream,
     connection_limit: ConnectionLimit,
 }
 
@@ -56,12 +67,14 @@ impl Acceptor {
             }
             ListenSocket::Unix(listener) => ListeningSocket::Unix(UnixListener::from_std(listener)?),
         };
-        Ok(Self { name: bound.name, socket, connection_limit })
+        let watched = UnixStream::from_std(socket.as_fd().try_clone_to_owned()?.into())?;
+        Ok(Self { name: bound.name, socket, watched, connection_limit })
     }
 
     /// Accepts and serves connections until the drain begins, then those that are queued, and then closes the socket.
     pub async fn run<A: RequestService>(self, service: Arc<A>, deadlines: Deadlines, mut drain: Drain) {
         let mut pause = PAUSE.0;
+        let mut lingering = Lingering::default();
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -74,7 +87,13 @@ impl Acceptor {
                         info!(listener = self.name, "accepting again");
                         pause = PAUSE.0;
                     }
-                    spawn(stream, permit, &service, &drain);
+                    let peer = stream.peer();
+                    if service.lets_in(&peer) {
+                        spawn(stream, peer, permit, &service, &drain);
+                    } else {
+                        drop(permit);
+                        lingering.add(spawn_refused(stream, peer, &service, &deadlines, &drain)).await;
+                    }
                 }
                 // The client gave up while it was queued; the next one may be there already.
                 Err(error) if is_the_clients(&error) => {}
@@ -82,7 +101,7 @@ impl Acceptor {
                     if pause == PAUSE.0 {
                         warn!(listener = self.name, code = error.raw_os_error(), "accepting is paused: {}", why(&error));
                     }
-                    tokio::time::sleep(pause).await;
+                    self.connection_limit.descriptors().free_descriptor(pause).await;
                     pause = (pause * 2).min(PAUSE.1);
                 }
             }
@@ -131,11 +150,14 @@ impl Acceptor {
             tokio::select! {
                 biased;
                 () = changed.as_mut() => continue,
-                () = self.socket.client_waits() => {}
+                readable = self.watched.readable() => if readable.is_err() {
+                    // The runtime shuts down.
+                    std::future::pending::<()>().await;
+                }
             }
             if let Some(guard) = self.connection_limit.eviction_guard() {
                 // Another worker may have accepted the client meanwhile, and then no connection has to be evicted.
-                if !self.socket.has_client_waiting() {
+                if !self.client_waits() {
                     continue;
                 }
                 return (guard.permit(deadlines).await, Some(guard));
@@ -144,11 +166,20 @@ impl Acceptor {
         }
     }
 
+    /// Whether there is a connection to accept now. Where there is none, `watched` becomes readable with the next one.
+    fn client_waits(&self) -> bool {
+        let has_client = || if self.socket.has_client_waiting() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        self.watched.try_io(Interest::READABLE, has_client).is_ok()
+    }
+
     /// Accepts and serves what the kernel has queued, within the limit, and closes the socket.
     fn empty_queue<A: RequestService>(self, service: &Arc<A>, deadlines: &Deadlines, drain: &Drain) {
         while let Some(permit) = self.connection_limit.take(deadlines) {
             match self.socket.accept_queued() {
-                Ok(stream) => spawn(stream, permit, service, drain),
+                Ok(stream) => {
+                    let peer = stream.peer();
+                    spawn(stream, peer, permit, service, drain);
+                }
                 Err(error) if is_the_clients(&error) => {}
                 Err(_) => return,
             }
@@ -157,21 +188,6 @@ impl Acceptor {
 }
 
 impl ListeningSocket {
-    /// Completes when there is a connection to accept. tokio's listeners tell that only by accepting, so this watches a
-    /// descriptor of its own. It is wrapped as a stream, which does not matter: the kernel is only asked whether it is
-    /// readable.
-    async fn client_waits(&self) {
-        let watched = self.as_fd().try_clone_to_owned().and_then(|own| UnixStream::from_std(own.into()));
-        let waits = match &watched {
-            Ok(watched) => watched.readable().await.is_ok(),
-            Err(_) => false,
-        };
-        if !waits {
-            // Descriptors have run out. A connection that closes frees one, and its permit.
-            std::future::pending::<()>().await;
-        }
-    }
-
     /// Whether there is a connection to accept now.
     fn has_client_waiting(&self) -> bool {
         let mut asked = [PollFd::new(self, PollFlags::IN)];
@@ -199,10 +215,41 @@ impl AsFd for ListeningSocket {
     }
 }
 
-fn spawn<A: RequestService>(stream: ClientStream, permit: ConnectionPermit, service: &Arc<A>, drain: &Drain) {
-    let state = ConnectionState::begin(permit, service.limits(), drain);
+/// The connections of one worker whose callers were refused, the oldest first. Some may have ended.
+#[derive(Default)]
+struct Lingering(VecDeque<AbortHandle>);
+
+impl Lingering {
+    /// Adds one. Where there would be too many, the oldest is closed before anything else is accepted.
+    async fn add(&mut self, connection: AbortHandle) {
+        self.0.retain(|other| !other.is_finished());
+        self.0.push_back(connection);
+        while self.0.len() > LINGERING
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.abort();
+            // The task ends when the runtime comes to it.
+            yield_now().await;
+        }
+    }
+}
+
+/// Serves a connection that takes no place: what its caller asks is refused.
+fn spawn_refused<A: RequestService>(
+    stream: ClientStream,
+    peer: Peer,
+    service: &Arc<A>,
+    deadlines: &Deadlines,
+    drain: &Drain,
+) -> AbortHandle {
+    let state = ConnectionState::begin_refused(deadlines, service.limits(), drain);
+    tokio::spawn(connection::serve(stream, peer, Arc::clone(service), state, drain.clone())).abort_handle()
+}
+
+fn spawn<A: RequestService>(stream: ClientStream, peer: Peer, permit: ConnectionPermit, service: &Arc<A>, drain: &Drain) {
+    let state = ConnectionState::begin(permit, peer.is_local(), service.limits(), drain);
     // The drain owns this task: it waits until the state is dropped. A panic ends the task and nothing else.
-    tokio::spawn(connection::serve(stream, Arc::clone(service), state, drain.clone()));
+    tokio::spawn(connection::serve(stream, peer, Arc::clone(service), state, drain.clone()));
 }
 
 /// Says in words why accepting failed, and what an operator can do about it.

@@ -11,9 +11,17 @@ use std::{
 };
 
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::unix_socket::{self, BACKLOG, BindErrorKind, SocketAccess, SocketFile};
+
+/// How many bytes a client may send ahead, in the kernel's buffer of a TCP connection, which takes twice as much memory. By
+/// itself the kernel lets a busy connection's buffer grow to megabytes; they stay when the upstream stops reading.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+/// How many bytes may wait in the kernel's buffer of a TCP connection for a client that reads slowly. By itself the kernel takes
+/// up to four megabytes, which count against the memory limit of a container.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 64 * 1024;
 
 /// Why a listen address can't be used.
 #[derive(Debug)]
@@ -75,6 +83,7 @@ pub struct Bound {
 impl Bound {
     fn over_tcp(listener: TcpListener) -> io::Result<Self> {
         let name = listener.local_addr()?.to_string();
+        limit_buffers(&listener);
         Ok(Self { name, socket: ListenSocket::Tcp(listener), file: None })
     }
 
@@ -193,6 +202,15 @@ pub fn passed_sockets(names: &[String]) -> io::Result<Vec<Passed>> {
         }
     }
     Ok(all)
+}
+
+/// Bounds the kernel's buffers of the connections that will be accepted: they inherit both limits. Where one can't be set,
+/// buffers are only larger.
+fn limit_buffers(listener: &TcpListener) {
+    let socket = SockRef::from(listener);
+    drop(socket.set_recv_buffer_size(RECEIVE_BUFFER));
+    #[cfg(target_os = "linux")]
+    drop(socket.set_tcp_notsent_lowat(UNSENT));
 }
 
 fn family_is_missing(error: &io::Error) -> bool {

@@ -1,28 +1,48 @@
 //! Serves one client connection: HTTP/1.x or HTTP/2 by hyper, until it ends, must end, or becomes a tunnel.
 //!
-//! Guarantees: an HTTP/2 connection is bounded in streams, resets, heads and memory.
+//! [`ClientIo`] tells HTTP/2 from HTTP/1.x by the first bytes, and notes reads and writes in [`ConnectionState`]. Guarantees: an
+//! HTTP/2 connection is bounded in streams, resets, heads and memory; an answer to HEAD has no content, and every answer has a
+//! `Date`, whoever made it; the bytes of an HTTP/1.x connection, the first ones too,
+//! are read straight into the parser's buffer, and only bytes that could begin HTTP/2's preface are held back until the
+//! protocol is known; a close-delimited response that is not whole ends with a reset, never with a clean end.
 
 use std::{
     convert::Infallible,
+    io::{self, IoSlice},
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version};
+use bytes::{Buf, Bytes, BytesMut};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, Entry},
+};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
+    ext::ReasonPhrase,
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
 
 use super::{
     ConnectionLimits, Drain, Peer,
-    connection_state::{ClientIo, ClientStream, ConnectionState, Due, InProgress},
+    connection_state::{ConnectionState, Due, InProgress},
+    paced::{Pace, Paced},
 };
+
+/// What an HTTP/2 client sends first (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How much of a body an HTTP/1.x connection may buffer, in bytes.
 const BODY_BUFFER: usize = 64 * 1024;
@@ -30,31 +50,60 @@ const BODY_BUFFER: usize = 64 * 1024;
 /// HTTP/2's windows, in bytes: how much a client may send ahead on a stream, and on the connection.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 /// HTTP/2 requests in progress; hyper refuses further ones (`REFUSED_STREAM`).
-const STREAMS: u32 = 256;
+const STREAMS: u32 = 100;
 /// How much of an HTTP/2 response may wait in memory for the client to read, in bytes; one frame may exceed it.
 const SEND_BUFFER: usize = 64 * 1024;
 /// How many streams a client may reset before we saw them, and how many we may have to reset, on one HTTP/2 connection;
 /// more end it.
 const RESETS: (usize, usize) = (32, 256);
 
+/// How many bytes may wait in the kernel for a TCP client before we write on. With more, it shows only after a long time that a
+/// slow client still reads.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
+
+/// What an answer means for its connection, and so for other clients that need a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerKind {
+    /// The request was admitted, and this is what it has brought: the connection keeps its place until the client has taken it.
+    Forwarded,
+    /// We made it ourselves: the connection gives up its place while the client reads it.
+    Own,
+    /// The same, and its caller may ask for nothing here: the connection closes after it.
+    CallerRefused,
+}
+
 /// Answers requests. There is one per worker and listen address.
 pub trait RequestService: Send + Sync + 'static {
     /// The body of a response.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static;
 
-    /// Answers one request. The future is dropped when the client hangs up.
+    /// Answers one request. The future is dropped when the client hangs up. A request that is not admitted is answered at the
+    /// first poll: one that is pending holds its connection's place.
     ///
     /// After a 101, the service has the connection through hyper's `OnUpgrade`. The connection keeps its permit, and the drain
     /// waiting, until it is closed.
     fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// What an answer of this service means for its connection.
+    fn kind(answer: &Response<Self::Body>) -> AnswerKind;
+
+    /// Whether the client may ask for anything, as far as that shows before its first request. One that may not gets no place.
+    fn lets_in(&self, peer: &Peer) -> bool;
 
     /// The limits of the next connection.
     fn limits(&self) -> ConnectionLimits;
 }
 
 /// Serves one connection until either side closes it, its deadline passes, or it becomes a tunnel.
-pub(super) async fn serve<A: RequestService>(stream: ClientStream, service: Arc<A>, state: Arc<ConnectionState>, drain: Drain) {
-    let client = ClientConnection { service, peer: stream.peer(), state };
+pub(super) async fn serve<A: RequestService>(
+    stream: ClientStream,
+    peer: Peer,
+    service: Arc<A>,
+    state: Arc<ConnectionState>,
+    drain: Drain,
+) {
+    let client = ClientConnection { service, peer, state };
     let stream = ClientIo::new(stream, Arc::clone(&client.state));
     if let Some(stream) = http1(stream, &client, drain.clone()).await {
         // The future is boxed because it is large, and most connections never need it.
@@ -71,7 +120,7 @@ async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
         .max_headers(limits.head_lines)
         // hyper's time-out also runs while a connection is idle, and not before the first byte. `ConnectionState` has ours.
         .header_read_timeout(None)
-        .auto_date_header(false)
+        .auto_date_header(true)
         .serve_connection(TokioIo::new(stream), service_fn(|request| client.answer(request)))
         .with_upgrades();
     drive(&client.state, drain, |cx, step| {
@@ -87,19 +136,21 @@ async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
 }
 
 async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) {
-    let limits = client.state.limits();
+    let (limits, pace) = (client.state.limits(), Pace::default());
+    // A request's future is boxed, since the task of a stream keeps the memory until the client has read the answer.
     // Each stream is a task of its own. It ends with the connection, and holds its `ConnectionState`, so the drain waits for it.
     let mut connection = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(if client.state.caller_is_refused() { 1 } else { STREAMS })
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(RESETS.0)
         .max_local_error_reset_streams(RESETS.1)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service_fn(|request| client.answer(request)));
+        .auto_date_header(true)
+        .serve_connection(TokioIo::new(Paced::new(stream, pace.clone())), service_fn(|request| Box::pin(client.answer(request))));
     drive(&client.state, drain, |cx, step| {
+        pace.renew();
         let mut connection = Pin::new(&mut connection);
         if step == ConnectionStep::ShutDown {
             connection.as_mut().graceful_shutdown();
@@ -134,13 +185,16 @@ async fn drive(state: &ConnectionState, mut drain: Drain, mut poll: impl FnMut(&
             }
             let due = match state.poll_due(cx) {
                 Poll::Ready(due) => Some(due),
-                Poll::Pending => state.misuse(),
+                Poll::Pending => state.must_end(),
             };
-            if due == Some(Due::Cut) {
-                return Poll::Ready(());
-            }
+            let leaves = match due {
+                Some(Due::Cut) => return Poll::Ready(()),
+                Some(Due::Part) if !state.part() => return Poll::Ready(()),
+                Some(Due::Part | Due::Leave) => true,
+                None => false,
+            };
             // hyper would close a connection that has sent nothing yet, though its first request may be on the way.
-            let shut_down = due == Some(Due::Leave) || (draining && !state.is_silent());
+            let shut_down = leaves || (draining && !state.is_silent());
             if shutting_down || !shut_down {
                 return Poll::Pending;
             }
@@ -167,27 +221,74 @@ impl<A: RequestService> ClientConnection<A> {
         let (service, peer) = (Arc::clone(&self.service), self.peer.clone());
         let mut in_progress = InProgress::begin(&self.state, !request.body().is_end_stream());
         // The HTTP/1.x parser has counted the lines itself.
-        let too_many = request.version() == Version::HTTP_2 && request.headers().len() > self.state.limits().head_lines;
-        let older = request.version() == Version::HTTP_10 && *request.method() != Method::HEAD;
+        let (version, asked_for_head) = (request.version(), *request.method() == Method::HEAD);
+        let is_http2 = version == Version::HTTP_2;
+        let too_many = is_http2 && request.headers().len() > self.state.limits().head_lines;
+        // Dropped now, and not when the stream's task runs: its fields may take much more memory than they took on the wire.
+        let request = (!too_many).then_some(request);
         async move {
-            if too_many {
+            let Some(request) = request else {
+                in_progress.give_up_place();
                 in_progress.mark_answered();
                 let mut answer = Response::new(TrackedBody { inner: None, in_progress });
                 *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok(answer);
-            }
+            };
             let mut answer = service.answer(request, peer).await;
-            if older {
+            let is_last = settle::<A>(&answer, &mut in_progress);
+            if is_last && !is_http2 {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            leave_reason_empty(&mut answer);
+            // hyper leaves content out by itself over HTTP/1.x, but for a 304 it needs the body to keep the length.
+            let never_has_content = matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+            let bodiless = asked_for_head || (is_http2 && never_has_content);
+            if asked_for_head {
+                announce_length(&mut answer);
+            } else if version == Version::HTTP_10 {
                 delimit(&mut answer, &in_progress);
             }
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 in_progress.mark_tunnel();
-            } else if answer.body().is_end_stream() {
+            } else if bodiless || answer.body().is_end_stream() {
                 in_progress.mark_answered();
+            } else {
+                in_progress.set_windowless(true);
             }
-            Ok(answer.map(|inner| TrackedBody { inner: Some(inner), in_progress }))
+            Ok(answer.map(|inner| TrackedBody { inner: (!bodiless).then_some(inner), in_progress }))
         }
     }
+}
+
+/// Gives a status that has no standard reason an empty one, if it has none of its own: hyper would write `<none>`.
+fn leave_reason_empty<B>(answer: &mut Response<B>) {
+    if answer.status().canonical_reason().is_none() && answer.extensions().get::<ReasonPhrase>().is_none() {
+        answer.extensions_mut().insert(ReasonPhrase::from_static(b""));
+    }
+}
+
+/// Says in a response to HEAD how long the body would be that a GET gets (RFC 9110, 9.3.2).
+fn announce_length<B: Body>(answer: &mut Response<B>) {
+    let body = answer.body();
+    let length = body.size_hint().exact().filter(|_| !body.is_end_stream());
+    if let (Some(length), Entry::Vacant(vacant)) = (length, answer.headers_mut().entry(CONTENT_LENGTH)) {
+        vacant.insert(HeaderValue::from(length));
+    }
+}
+
+/// Notes what the answer means for its connection. Tells whether the connection closes after it.
+fn settle<A: RequestService>(answer: &Response<A::Body>, in_progress: &mut InProgress) -> bool {
+    let kind = A::kind(answer);
+    if kind == AnswerKind::Forwarded {
+        in_progress.mark_forwarded();
+        return false;
+    }
+    in_progress.give_up_place();
+    let is_last = kind == AnswerKind::CallerRefused || in_progress.own_answer_is_last();
+    if is_last {
+        in_progress.mark_last();
+    }
+    is_last
 }
 
 /// Prepares a response to an HTTP/1.0 client, which knows no chunks: without a length, the body ends with the connection. If
@@ -206,7 +307,7 @@ fn delimit<B: Body>(answer: &mut Response<B>, in_progress: &InProgress) {
 
 /// A response body that tells its [`InProgress`] when the last byte was given.
 struct TrackedBody<B> {
-    /// `None`: the response is this module's own, and has no body.
+    /// `None`: the response has no body.
     inner: Option<B>,
     in_progress: InProgress,
 }
@@ -218,6 +319,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        this.in_progress.set_windowless(false);
         let polled = Pin::new(&mut *inner).poll_frame(cx);
         let answered = match &polled {
             Poll::Ready(None) => true,
@@ -226,6 +328,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
         };
         if answered {
             this.in_progress.mark_answered();
+        } else if polled.is_ready() {
+            // hyper asks for more as soon as the client takes more.
+            this.in_progress.set_windowless(true);
         }
         polled
     }
@@ -236,5 +341,184 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// A client's byte stream.
+pub enum ClientStream {
+    /// TCP, with the client's address and our own.
+    Tcp(TcpStream, [SocketAddr; 2]),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+impl ClientStream {
+    /// Wraps an accepted connection. `listener`: the address that it was accepted on.
+    pub(super) fn tcp((stream, from): (TcpStream, SocketAddr), listener: SocketAddr) -> Self {
+        // Responses are written whole, so Nagle's algorithm only adds delay. A failure to disable it breaks nothing.
+        drop(stream.set_nodelay(true));
+        #[cfg(target_os = "linux")]
+        drop(SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT));
+        // Only for a listener on all addresses, the kernel has to say which one the client has called.
+        let ours = if listener.ip().is_unspecified() { stream.local_addr().unwrap_or(listener) } else { listener };
+        Self::Tcp(stream, [from, ours])
+    }
+
+    pub(super) fn peer(&self) -> Peer {
+        match self {
+            Self::Tcp(_, [from, ours]) => Peer::tcp(*from, *ours),
+            Self::Unix(stream) => Peer::unix(stream.peer_cred().ok()),
+        }
+    }
+
+    /// Makes closing the stream a reset. Unix sockets have no resets; their clients see a clean end.
+    fn reset_when_closed(&self) {
+        if let Self::Tcp(stream, _) = self {
+            // It fails only when the client has hung up already.
+            drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream, _) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+/// A client's stream that tells its [`ConnectionState`] what was read, and whether writing is blocked. It keeps the state
+/// until the connection is closed, also after the connection has become a tunnel.
+pub(super) struct ClientIo {
+    stream: ClientStream,
+    state: Arc<ConnectionState>,
+    protocol: ClientProtocol,
+    /// Bytes that were read, and not given to a parser yet.
+    held: BytesMut,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ClientProtocol {
+    Unknown,
+    Http1,
+    Http2,
+}
+
+impl ClientIo {
+    pub(super) fn new(stream: ClientStream, state: Arc<ConnectionState>) -> Self {
+        Self { stream, state, protocol: ClientProtocol::Unknown, held: BytesMut::new() }
+    }
+
+    /// Reads until the protocol is known. If it is HTTP/2, the whole preface is held for the HTTP/2 connection that takes
+    /// over, and the HTTP/1.x parser, which reads here, gets nothing.
+    fn poll_first(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let before = buffer.filled().len();
+            ready!(self.stream.poll_read(cx, buffer))?;
+            let read = &buffer.filled()[before..];
+            if read.is_empty() {
+                self.protocol = ClientProtocol::Http1;
+                return self.give_held(buffer);
+            }
+            self.state.read_some();
+            if self.held.is_empty() && !could_be_preface(read) {
+                self.protocol = ClientProtocol::Http1;
+                return Poll::Ready(Ok(()));
+            }
+            self.held.extend_from_slice(read);
+            buffer.set_filled(before);
+            if !could_be_preface(&self.held) {
+                self.protocol = ClientProtocol::Http1;
+                return self.give_held(buffer);
+            }
+            if self.held.len() >= PREFACE.len() {
+                self.protocol = ClientProtocol::Http2;
+                self.state.preface_came();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn give_held(&mut self, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let given = self.held.len().min(buffer.remaining());
+        buffer.put_slice(&self.held[..given]);
+        self.held.advance(given);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Notes whether the client takes what is written. A tunnel has nobody else who looks whether it does.
+    fn wrote(&self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.state.set_blocked(polled.is_pending());
+        if polled.is_pending() && self.state.is_tunnel() && self.state.poll_due(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        polled
+    }
+}
+
+fn could_be_preface(bytes: &[u8]) -> bool {
+    let length = bytes.len().min(PREFACE.len());
+    bytes[..length] == PREFACE[..length]
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.protocol == ClientProtocol::Unknown {
+            return this.poll_first(cx, buffer);
+        }
+        if !this.held.is_empty() {
+            return this.give_held(buffer);
+        }
+        let before = buffer.filled().len();
+        let polled = this.stream.poll_read(cx, buffer);
+        if this.protocol == ClientProtocol::Http1 && buffer.filled().len() > before {
+            this.state.read_some();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = match &mut self.stream {
+            ClientStream::Tcp(stream, _) => Pin::new(stream).poll_write(cx, buffer),
+            ClientStream::Unix(stream) => Pin::new(stream).poll_write(cx, buffer),
+        };
+        self.wrote(cx, polled)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let polled = match &mut self.stream {
+            ClientStream::Tcp(stream, _) => Pin::new(stream).poll_write_vectored(cx, buffers),
+            ClientStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
+        };
+        self.wrote(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Neither kind of socket has a buffer in this process.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            ClientStream::Tcp(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            ClientStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Drop for ClientIo {
+    fn drop(&mut self) {
+        // This holds for every way to end: an error of the upstream, a time-out, or the end of the process. For a client that
+        // does not read, the kernel would keep what is left to write.
+        if self.state.close_delimited() || self.state.is_blocked() {
+            self.stream.reset_when_closed();
+        }
     }
 }

@@ -12,6 +12,7 @@ mod connection_limit;
 mod connection_state;
 #[cfg(target_os = "linux")]
 mod owner;
+mod paced;
 mod peer;
 mod unix_socket;
 
@@ -19,11 +20,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-pub use accept::Acceptor;
+pub use accept::{Acceptor, LINGERING};
 pub use bind::{BindError, Bound, ListenSocket, Passed, bind_tcp, bind_unix, passed_sockets};
-pub use connection::RequestService;
-pub use connection_limit::ConnectionLimit;
-pub use connection_state::ClientStream;
+pub use connection::{AnswerKind, ClientStream, RequestService};
+pub use connection_limit::{ConnectionLimit, SharedDescriptors};
 pub use peer::Peer;
 pub use unix_socket::{DirectoryAccess, NoSuchGroup, SocketAccess};
 
@@ -38,6 +38,23 @@ pub struct ConnectionLimits {
     pub head_timeout: Duration,
     /// How long a connection may be idle between two requests.
     pub client_idle: Duration,
+    /// How long a client may take nothing of an answer.
+    pub client_stall: Duration,
+}
+
+/// How long each step of a connection may take whose caller was refused: its head, the rest of its body, reading our answer.
+const LINGER: Duration = Duration::from_secs(1);
+
+impl ConnectionLimits {
+    /// The limits of a connection whose caller was refused when it was accepted.
+    fn of_refused(self) -> Self {
+        Self {
+            head_timeout: self.head_timeout.min(LINGER),
+            client_idle: self.client_idle.min(LINGER),
+            client_stall: self.client_stall.min(LINGER),
+            ..self
+        }
+    }
 }
 
 /// Tells a worker's acceptors and connections that a drain has begun. The drain ends when the last holder is dropped.

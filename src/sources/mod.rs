@@ -1,8 +1,9 @@
 //! Sources of secrets: reads what they give, and watches their files.
 //!
-//! Guarantees: a buffer that held a value is wiped; an error holds no value. It may hold the first 512 bytes of a failed
-//! command's standard error ([`SourceFault::CommandFailed`]), which are logged and shown in `status` and `/readyz`.
+//! Guarantees: a buffer that held a value is wiped; the text of an error holds nothing that a source gave. What a failed command
+//! wrote to its standard error may be a secret: it is logged at `debug` only, and kept only for `check`.
 
+mod oddities;
 mod read;
 mod watch;
 
@@ -11,7 +12,8 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 pub use self::{
-    read::{read, read_file, read_file_in_time},
+    oddities::{Oddity, oddities},
+    read::{read, read_file, read_file_in_time, read_keeping_stderr},
     watch::WatchedDirectories,
 };
 
@@ -53,30 +55,43 @@ pub enum SourceFault {
         kind: io::ErrorKind,
     },
     /// The command ended with an error.
-    #[error("the command {program} failed ({}): {stderr}", exit_status(*.status))]
+    #[error("the command {program} failed ({})", exit_status(*.status))]
     CommandFailed {
         /// The first word of the command.
         program: String,
         /// Its exit code; `None`: a signal ended it.
         status: Option<i32>,
-        /// The first 512 bytes of its standard error, without control characters. The program does not know what they say.
-        stderr: String,
+        /// The first 512 bytes of its standard error, without control characters, for `check` alone. The program does not know
+        /// what they say.
+        stderr: Option<String>,
     },
     /// The file's system did not answer.
     #[error("{} gave no answer within 10 s", .0.display())]
     NoAnswer(PathBuf),
+    /// The system refused a thread for the reading.
+    #[error("{} can't be read: there is no thread for it (raise TasksMax=, LimitNPROC=, `ulimit -u` or the container's pids limit)", .0.display())]
+    NoThread(PathBuf),
     /// The command took too long, or earlier readings of the files still hang.
     #[error("it gave no value within 10 s")]
     TimedOut,
 }
 
 impl SourceFault {
+    /// What a failed command wrote to its standard error, where that was kept.
+    #[must_use]
+    pub fn stderr(&self) -> Option<&str> {
+        match self {
+            Self::CommandFailed { stderr, .. } => stderr.as_deref().filter(|stderr| !stderr.is_empty()),
+            _ => None,
+        }
+    }
+
     /// The fault's constant name in logs, `status` and readiness.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Missing(_) => "source_missing",
-            Self::Unreadable { .. } | Self::NotAFile(_) => "source_unreadable",
+            Self::Unreadable { .. } | Self::NotAFile(_) | Self::NoThread(_) => "source_unreadable",
             Self::TooLarge | Self::Empty | Self::NotText | Self::NotAHeader => "source_invalid",
             Self::CommandNotRun { .. } | Self::CommandFailed { .. } => "source_command_failed",
             Self::NoAnswer(_) | Self::TimedOut => "source_timeout",

@@ -37,7 +37,7 @@ const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
 /// The connection to the service manager that started this process.
 pub struct Systemd {
-    /// A connected socket.
+    /// A datagram socket, connected to `$NOTIFY_SOCKET`.
     socket: UnixDatagram,
     /// systemd kills the process after this time without a message from it.
     watchdog: Option<Duration>,
@@ -55,7 +55,7 @@ pub struct Reloads {
 }
 
 impl Reloads {
-    /// Another reload begins.
+    /// Tells the service manager that another reload begins.
     pub fn begin(&mut self) {
         self.begun += 1;
     }

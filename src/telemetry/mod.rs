@@ -1,8 +1,8 @@
 //! Health and metrics over HTTP, read-only: for probes, Prometheus, and people with a browser.
 //!
 //! The listener runs beside the workers, so it answers while they are busy or stuck. Guarantees: no request changes anything,
-//! but for `POST /quitquitquit` where the settings have it; no answer holds anything of a client's request; an answer to
-//! another machine has codes and no sentences.
+//! but for `POST /quitquitquit` where the settings have it, and that not for a browser; no answer holds anything of a client's
+//! request; an answer to another machine, or under a name that is not this machine's, has codes and no sentences.
 
 mod history;
 mod page;
@@ -33,12 +33,13 @@ use crate::{
     config::TELEMETRY_DEFAULT,
     liveness::LivenessProbe,
     metrics::{Format, Metrics},
-    server::{Acceptor, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, bind_tcp},
+    proxy::{BrowserMarks, names_loopback},
+    server::{Acceptor, AnswerKind, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, bind_tcp},
     status::{Detail, StatusDocument, StatusReader, TURN_MAX},
 };
 
 /// The most connections: probes and scrapers open one at a time.
-const CONNECTIONS: usize = 64;
+pub const CONNECTIONS: usize = 128;
 
 /// The limits of a connection: requests here are small and quick.
 const LIMITS: ConnectionLimits = ConnectionLimits {
@@ -46,6 +47,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     head_lines: 64,
     head_timeout: Duration::from_secs(10),
     client_idle: Duration::from_secs(120),
+    client_stall: Duration::from_secs(10),
 };
 
 /// A telemetry listener that is bound and does not serve yet.
@@ -73,11 +75,11 @@ impl TelemetryListener {
         self.address
     }
 
-    /// Serves until `closing` turns true, then finishes the requests in flight.
-    pub async fn serve(self, telemetry: Telemetry, closing: watch::Receiver<bool>) {
-        let (detail, page, recorder) = (detail(self.address), StatusPage::new(), Recorder::default());
-        let routes = Arc::new(Routes { telemetry, detail, page, recorder });
-        let acceptor = match Acceptor::new(self.bound, ConnectionLimit::new(CONNECTIONS)) {
+    /// Serves within `connection_limit` until `closing` turns true, then finishes the requests in flight.
+    pub async fn serve(self, telemetry: Telemetry, connection_limit: ConnectionLimit, closing: watch::Receiver<bool>) {
+        let (on_loopback, page, recorder) = (self.address.ip().is_loopback(), StatusPage::new(), Recorder::default());
+        let routes = Arc::new(Routes { telemetry, on_loopback, page, recorder });
+        let acceptor = match Acceptor::new(self.bound, connection_limit) {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(listener = %self.address, error = %cause, "health and metrics can't be served"),
         };
@@ -100,14 +102,10 @@ pub struct Telemetry {
     pub quit: Option<Arc<Notify>>,
 }
 
-/// Clients of a loopback address are on this machine, so they may be told everything.
-fn detail(address: SocketAddr) -> Detail {
-    if address.ip().is_loopback() { Detail::Full } else { Detail::CodesOnly }
-}
-
 struct Routes {
     telemetry: Telemetry,
-    detail: Detail,
+    /// The listener is bound to a loopback address: its clients are on this machine.
+    on_loopback: bool,
     page: StatusPage,
     recorder: Recorder,
 }
@@ -133,6 +131,15 @@ impl RequestService for Routes {
         answer
     }
 
+    /// A client that does not read must not keep a probe out.
+    fn kind(_: &TelemetryResponse) -> AnswerKind {
+        AnswerKind::Own
+    }
+
+    fn lets_in(&self, _: &Peer) -> bool {
+        true
+    }
+
     fn limits(&self) -> ConnectionLimits {
         LIMITS
     }
@@ -142,23 +149,24 @@ impl Routes {
     async fn route(&self, request: &Request<Incoming>, peer: &Peer) -> TelemetryResponse {
         let path = request.uri().path();
         if let ("/quitquitquit", Some(quit)) = (path, &self.telemetry.quit) {
-            return quit_quit_quit(request.method(), peer, quit);
+            return quit_quit_quit(request, peer, quit);
         }
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let status = &self.telemetry.status;
+        let detail = self.detail(request);
         match path {
             _ if !reads && is_known(path) => not_allowed("GET, HEAD"),
             "/livez" if self.telemetry.liveness.turns(TURN_MAX).await => text(StatusCode::OK, "ok\n"),
             "/livez" => text(StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n"),
             "/startupz" if status.has_started() => text(StatusCode::OK, "ok\n"),
             "/startupz" => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-            "/metrics" => self.metrics(request.headers()),
-            "/readyz" => self.readiness(None),
+            "/metrics" => self.metrics(request.headers(), detail),
+            "/readyz" => self.readiness(None, detail),
             "/" | "/status" if !names_this_machine(request) => misdirected(),
             "/" => self.page(),
-            "/status" => json(StatusCode::OK, &self.status()),
+            "/status" => json(StatusCode::OK, &self.status(detail)),
             _ => match path.strip_prefix("/readyz/") {
-                Some(account) if reads => self.readiness(Some(account)),
+                Some(account) if reads => self.readiness(Some(account), detail),
                 _ => text(StatusCode::NOT_FOUND, "no such page\n"),
             },
         }
@@ -176,8 +184,14 @@ impl Routes {
         }
     }
 
-    fn status(&self) -> PageDocument {
-        PageDocument { status: self.telemetry.status.document(self.detail), history: self.recorder.traffic() }
+    /// How much the client may be told: everything if it is on this machine and names it. A web page that reads the answer through
+    /// a name of its own is told codes.
+    fn detail<B>(&self, request: &Request<B>) -> Detail {
+        if self.on_loopback && is_local(request) { Detail::Full } else { Detail::CodesOnly }
+    }
+
+    fn status(&self, detail: Detail) -> PageDocument {
+        PageDocument { status: self.telemetry.status.document(detail), history: self.recorder.traffic() }
     }
 
     fn page(&self) -> TelemetryResponse {
@@ -186,16 +200,16 @@ impl Routes {
         answer
     }
 
-    fn metrics(&self, headers: &HeaderMap) -> TelemetryResponse {
+    fn metrics(&self, headers: &HeaderMap, detail: Detail) -> TelemetryResponse {
         let format = Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()));
-        let page = self.telemetry.metrics.encode(self.telemetry.status.readings(), format);
+        let page = self.telemetry.metrics.encode(self.telemetry.status.readings(detail), format);
         let mut answer = answer(StatusCode::OK, format.content_type(), page.into());
         answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
         answer
     }
 
-    fn readiness(&self, only: Option<&str>) -> TelemetryResponse {
-        match self.telemetry.status.readiness(only, self.detail) {
+    fn readiness(&self, only: Option<&str>, detail: Detail) -> TelemetryResponse {
+        match self.telemetry.status.readiness(only, detail) {
             Some(readiness) if readiness.ready => json(StatusCode::OK, &readiness),
             Some(readiness) => json(StatusCode::SERVICE_UNAVAILABLE, &readiness),
             None => text(StatusCode::NOT_FOUND, "no such account\n"),
@@ -207,16 +221,29 @@ fn is_known(path: &str) -> bool {
     matches!(path, "/" | "/metrics" | "/livez" | "/startupz" | "/readyz" | "/status") || path.starts_with("/readyz/")
 }
 
-/// Stops the daemon, for Kubernetes Jobs whose containers must end by themselves. Only the pod's own containers may ask.
-fn quit_quit_quit(method: &Method, peer: &Peer, quit: &Notify) -> TelemetryResponse {
-    if *method != Method::POST {
+/// Stops the daemon, for Kubernetes Jobs whose containers must end by themselves. Only the pod's own containers may ask, and no
+/// web page, whatever its origin.
+fn quit_quit_quit<B>(request: &Request<B>, peer: &Peer, quit: &Notify) -> TelemetryResponse {
+    if *request.method() != Method::POST {
         return not_allowed("POST");
     }
     if !peer.is_local() {
         return text(StatusCode::FORBIDDEN, "only from this machine\n");
     }
+    if !is_local(request) {
+        return text(StatusCode::FORBIDDEN, "only by a loopback address or as localhost\n");
+    }
+    let marks = BrowserMarks::of(request.headers());
+    if marks.are_there() || marks.navigates() {
+        return text(StatusCode::FORBIDDEN, "not from a browser\n");
+    }
     quit.notify_one();
     text(StatusCode::OK, "stopping\n")
+}
+
+/// Whether the request names this machine by `localhost` or a loopback address, and in one way only.
+fn is_local<B>(request: &Request<B>) -> bool {
+    names_loopback(request.uri(), request.version(), request.headers())
 }
 
 /// Whether the request names an address or `localhost`. A web page can point a DNS name of its own at this listener and then
@@ -286,15 +313,36 @@ mod tests {
     }
 
     #[test]
-    fn sentences_are_for_this_machine() {
-        for (address, expected) in [
-            ("127.0.0.1:2274", Detail::Full),
-            ("[::1]:2274", Detail::Full),
-            ("0.0.0.0:2274", Detail::CodesOnly),
-            ("[::]:2274", Detail::CodesOnly),
-            ("10.1.2.3:2274", Detail::CodesOnly),
-        ] {
-            assert_eq!(detail(address.parse().unwrap()), expected, "{address}");
+    fn the_daemon_is_stopped_by_local_programs_that_name_this_machine_and_by_no_browser() {
+        let (local, far) = (Peer::unix(None), Peer::tcp("192.0.2.1:1".parse().unwrap(), "192.0.2.2:2274".parse().unwrap()));
+        let asked = |peer: &Peer, headers: &[(&str, &str)]| {
+            let mut request = Request::builder().method(Method::POST).uri("/quitquitquit");
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            quit_quit_quit(&request.body(()).unwrap(), peer, &Notify::new()).status().as_u16()
+        };
+        for host in ["localhost", "LOCALHOST:2274", "127.0.0.1:2274", "127.1.2.3", "[::1]:2274"] {
+            assert_eq!(asked(&local, &[("host", host)]), 200, "{host}");
+            assert_eq!(asked(&far, &[("host", host)]), 403, "{host}");
         }
+        for host in ["", "pod.example", "localhost.", "10.1.2.3:2274", "[fe80::1]", "localhost.evil.example", "127.0.0.1@evil"] {
+            assert_eq!(asked(&local, &[("host", host)]), 403, "{host}");
+        }
+        assert_eq!(asked(&local, &[]), 403);
+        assert_eq!(asked(&local, &[("host", "localhost"), ("host", "localhost")]), 403);
+        for mark in [
+            ("origin", "http://localhost:2274"),
+            ("origin", "null"),
+            ("referer", "http://localhost:2274/"),
+            ("referer", ""),
+            ("sec-fetch-site", "same-origin"),
+            ("sec-fetch-site", "none"),
+            ("sec-fetch-dest", "empty"),
+            ("sec-fetch-mode", "navigate"),
+        ] {
+            assert_eq!(asked(&local, &[("host", "localhost:2274"), mark]), 403, "{mark:?}");
+        }
+        assert_eq!(asked(&local, &[("host", "localhost"), ("sec-fetch-mode", "cors")]), 200, "as Node's fetch sends it");
     }
 }

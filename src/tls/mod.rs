@@ -28,6 +28,7 @@ use tracing::{info, warn};
 use crate::{
     config::{ClientCertificate, Tls, TlsVersion},
     files,
+    resources::blocking,
 };
 pub use identity::KeyFault;
 use identity::Stamp;
@@ -259,8 +260,8 @@ impl ClientTls {
     pub async fn connector(&self, offer: Offer) -> TlsConnector {
         if self.0.renewal.is_some() {
             let state = Arc::clone(&self.0);
-            // While it takes longer, or fails with the end of the runtime, the certificate stays as it was.
-            let _ = timeout(RENEWAL_WAIT, tokio::task::spawn_blocking(move || state.renew())).await;
+            // While it takes longer, or there is no thread, the certificate stays as it was.
+            let _ = timeout(RENEWAL_WAIT, blocking(move || state.renew())).await;
         }
         let connectors = self.0.connectors.load();
         match offer {

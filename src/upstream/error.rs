@@ -40,6 +40,12 @@ pub enum Cause {
     /// The upstream's answer was not HTTP.
     #[error("the upstream's answer is not HTTP")]
     Protocol,
+    /// On a connection that had carried another exchange, something came in place of an answer: the rest of an earlier one.
+    #[error("the upstream sent more than one answer, or less")]
+    Surplus,
+    /// The upstream asked for HTTP/1.1 in place of HTTP/2 (RFC 9113, 7).
+    #[error("the upstream wants HTTP/1.1")]
+    Http1Required,
     /// The answer's head is over the limit.
     #[error("the head of the upstream's answer is too large")]
     HeadTooLarge,

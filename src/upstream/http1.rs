@@ -1,8 +1,8 @@
 //! HTTP/1.1 to upstream: connections that carry one exchange at a time, and the pool where they wait for the next one.
 //!
 //! Guarantees: an exchange that is given up closes its connection; a connection returns to the pool only when both the
-//! request and its answer were read to their ends; a connection that was open when the pool was cleared never returns; taking
-//! a connection from the pool never waits.
+//! request and its answer were read to their ends, and the upstream never sent more than its answers; a connection that was
+//! open when the pool was cleared never returns; taking a connection from the pool never waits.
 
 use std::{
     pin::Pin,
@@ -20,13 +20,15 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::{
     body::Incoming,
-    client::conn::http1::{self, Builder, SendRequest},
+    client::conn::http1::{Builder, SendRequest},
 };
 use hyper_util::rt::TokioIo;
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::{
+    answer_io::{AnswerBeginning, AnswerIo},
     error::{BodyBroken, Cause, SendError, Sent},
+    keep_alive::{KeepAlive, announced_timeout},
     options::{BODY_BUFFER, HeadLimits, Reuse},
 };
 use crate::{
@@ -36,14 +38,22 @@ use crate::{
     metrics::ConnectionGauge,
 };
 
+/// How many header lines hyper takes by default.
+const HYPERS_HEADER_LINES: usize = 100;
+
 /// An open connection without an exchange.
 pub(super) struct Http1Connection<B> {
     sender: SendRequest<SentBody<B>>,
     written: Arc<AtomicU64>,
+    beginning: Arc<AnswerBeginning>,
+    limits: HeadLimits,
+    /// It has carried an exchange.
+    used: bool,
     driver: AbortHandle,
     retires: Instant,
     /// How often its pool had been cleared when it was opened.
     generation: u64,
+    keep_alive: KeepAlive,
     gauge: ConnectionGauge,
 }
 
@@ -60,18 +70,35 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
-    let (sender, driver) = builder(limits).handshake(TokioIo::new(connection.stream)).await.map_err(|_| Cause::Closed)?;
+    let keep_alive = pool.keep_alive.clone();
+    if let Some(address) = connection.stream.peer_address() {
+        keep_alive.connected_to(address);
+    }
+    let (stream, beginning) = AnswerIo::new(connection.stream);
+    let (sender, driver) = builder(limits).handshake(TokioIo::new(stream)).await.map_err(|_| Cause::Closed)?;
     // The task ends with its connection: when the sender and the answer's body are dropped, when an exchange is left
     // unfinished, or when the upstream closes. The exchange in progress learns how the connection ended.
     let driver = tokio::spawn(Wiped::at_the_end(driver)).abort_handle();
     let generation = pool.lock().generation;
-    Ok(Http1Connection { sender, written: connection.written, driver, retires, generation, gauge })
+    let written = connection.written;
+    Ok(Http1Connection { sender, written, beginning, limits, used: false, driver, retires, generation, keep_alive, gauge })
 }
 
 /// hyper's side of a connection that keeps to these limits.
 pub(super) fn builder(limits: HeadLimits) -> Builder {
+    let mut builder = lenient();
+    builder.max_buf_size(limits.bytes.max(BODY_BUFFER)).max_header_size(limits.bytes);
+    // hyper's own limit stands on the stack; any other one costs an allocation for each answer.
+    if limits.lines != HYPERS_HEADER_LINES {
+        builder.max_headers(limits.lines);
+    }
+    builder
+}
+
+/// Removes a blank between a field's name and its colon (RFC 9112, 5.1), so that the field is known for what it is.
+fn lenient() -> Builder {
     let mut builder = Builder::new();
-    builder.max_buf_size(limits.bytes.max(BODY_BUFFER)).max_header_size(limits.bytes).max_headers(limits.lines);
+    builder.allow_spaces_after_header_name_in_responses(true);
     builder
 }
 
@@ -80,6 +107,11 @@ impl<B> Http1Connection<B> {
     /// the connection.
     fn is_usable(&self) -> bool {
         self.sender.is_ready()
+    }
+
+    /// Waits until a new connection is ready for its first request.
+    pub(super) async fn ready(&mut self) -> Result<(), Cause> {
+        self.sender.ready().await.map_err(|_| Cause::Closed)
     }
 }
 
@@ -104,13 +136,25 @@ where
         let before = bytes_written(&self.written);
         let (request, upload) = with_upload_flag(request);
         let in_flight = AbortOnDrop(&self.driver);
+        self.beginning.expect();
         let response = self.sender.try_send_request(request).await.map_err(|mut error| {
             let unsent = error.take_message().is_some() || bytes_written(&self.written) == before;
-            SendError { cause: classify(&error.into_error()), sent: if unsent { Sent::Nothing } else { Sent::Something } }
+            let error = error.into_error();
+            let no_answer = error.is_parse_status() || (error.is_parse() && self.beginning.was_odd());
+            let cause = match cause(&error, &self.beginning, self.limits) {
+                Cause::Protocol if self.used && no_answer => Cause::Surplus,
+                cause => cause,
+            };
+            SendError { cause, sent: if unsent { Sent::Nothing } else { Sent::Something } }
         })?;
+        self.beginning.head_has_ended();
+        self.used = true;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked for it: what follows is not HTTP any more.
             return Err(SendError::after_sending(Cause::Protocol));
+        }
+        if let Some(timeout) = response.headers().get("keep-alive").and_then(|field| announced_timeout(field.as_bytes())) {
+            self.keep_alive.announced(timeout);
         }
         in_flight.disarm();
         Ok((response, upload))
@@ -136,15 +180,23 @@ impl Drop for AbortOnDrop<'_> {
 
 /// Sends one request on a connection that is closed after the answer.
 pub(super) async fn send_alone(connection: Connection, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
-    let handshake = http1::handshake(TokioIo::new(connection.stream)).await;
+    let handshake = lenient().handshake(TokioIo::new(connection.stream)).await;
     let (mut sender, driver) = handshake.map_err(|_| SendError::unsent(Cause::Closed))?;
     // The task ends with its connection, as above.
     tokio::spawn(async move { drop(driver.await) });
     sender.send_request(request).await.map_err(|error| SendError::after_sending(classify(&error)))
 }
 
-/// What an error of hyper's means.
-pub(super) fn classify(error: &hyper::Error) -> Cause {
+/// What an error of hyper's means on a connection that began its answer so.
+pub(super) fn cause(error: &hyper::Error, beginning: &AnswerBeginning, limits: HeadLimits) -> Cause {
+    match classify(error) {
+        // A length that hyper can't count has the same error as a head that is too large.
+        Cause::HeadTooLarge if !beginning.exceeds(limits) => Cause::Protocol,
+        cause => cause,
+    }
+}
+
+fn classify(error: &hyper::Error) -> Cause {
     if error.is_parse_too_large() {
         Cause::HeadTooLarge
     } else if error.is_parse() {
@@ -201,7 +253,7 @@ impl<B> Http1Body<B> {
         if !(whole && upload.is_complete()) {
             // hyper's driver would wait for the rest of a request that nobody reads from the client any more.
             connection.driver.abort();
-        } else if !connection.sender.is_closed() {
+        } else if !connection.sender.is_closed() && !connection.beginning.was_odd() {
             pool.put(connection);
         }
     }
@@ -258,11 +310,12 @@ impl<B: Body + Unpin> Body for SentBody<B> {
 pub(super) struct Http1Pool<B> {
     connections: Arc<Mutex<IdleConnections<B>>>,
     keep: Duration,
+    keep_alive: KeepAlive,
 }
 
 impl<B> Clone for Http1Pool<B> {
     fn clone(&self) -> Self {
-        Self { connections: Arc::clone(&self.connections), keep: self.keep }
+        Self { connections: Arc::clone(&self.connections), keep: self.keep, keep_alive: self.keep_alive.clone() }
     }
 }
 
@@ -281,10 +334,10 @@ struct IdleConnection<B> {
 }
 
 impl<B> Http1Pool<B> {
-    /// `keep`: for how long a connection may be idle.
-    pub(super) fn new(keep: Duration) -> Self {
+    /// `keep`: for how long a connection may be idle. `keep_alive`: how long the upstream keeps it.
+    pub(super) fn new(keep: Duration, keep_alive: KeepAlive) -> Self {
         let connections = IdleConnections { idle: Vec::new(), generation: 0, retired: false };
-        Self { connections: Arc::new(Mutex::new(connections)), keep }
+        Self { connections: Arc::new(Mutex::new(connections)), keep, keep_alive }
     }
 
     /// The connection that was used last, if `reuse` allows it. One that is not ready now is closed: its upstream may never
@@ -292,7 +345,7 @@ impl<B> Http1Pool<B> {
     pub(super) fn take(&self, reuse: Reuse) -> Option<Http1Connection<B>> {
         let limit = match reuse {
             Reuse::Any => self.keep,
-            Reuse::IdleAtMost(limit) => limit.min(self.keep),
+            Reuse::Safe => self.safe_idle(),
             Reuse::OpenedAfter(_) => return None,
         };
         loop {
@@ -302,6 +355,21 @@ impl<B> Http1Pool<B> {
                 return Some(connection);
             }
         }
+    }
+
+    /// For how long a connection may have been idle when a request takes it that must not arrive twice.
+    fn safe_idle(&self) -> Duration {
+        self.keep_alive.safe_idle().min(self.keep)
+    }
+
+    /// Whether a connection is idle that any request may take, now and for `ahead`, and that is not retired within `lead`.
+    pub(super) fn is_ready(&self, ahead: Duration, lead: Duration) -> bool {
+        let (now, limit) = (clock::instant(), self.keep_alive.safe_idle_after(ahead).min(self.keep));
+        let connections = self.lock();
+        let will_serve = |idle: &IdleConnection<B>| {
+            now.duration_since(idle.since) + ahead <= limit && now + lead < idle.connection.retires && idle.connection.is_usable()
+        };
+        connections.retired || connections.idle.iter().any(will_serve)
     }
 
     fn pop(&self, limit: Duration) -> Option<Http1Connection<B>> {
@@ -331,13 +399,26 @@ impl<B> Http1Pool<B> {
         }
     }
 
-    /// Closes what was idle for too long, what has grown old and what the upstream closed.
+    /// Closes what was idle for too long, what has grown old and what the upstream closed; learns how long that keeps
+    /// connections.
     pub(super) fn sweep(&self) {
         let (keep, now) = (self.keep, clock::instant());
+        let (mut closed, mut open) = (None, None);
         self.lock().idle.retain(|idle| {
-            let kept = !idle.connection.sender.is_closed() && now.duration_since(idle.since) <= keep;
-            kept && now < idle.connection.retires
+            let time = now.duration_since(idle.since);
+            if idle.connection.sender.is_closed() {
+                closed = Some(closed.map_or(time, |shortest: Duration| shortest.min(time)));
+                return false;
+            }
+            open = open.max(Some(time));
+            time <= keep && now < idle.connection.retires
         });
+        if let Some(time) = closed {
+            self.keep_alive.closed_after(time);
+        }
+        if let Some(time) = open {
+            self.keep_alive.survived(time);
+        }
     }
 
     /// Closes what has been idle for `silence` or longer.

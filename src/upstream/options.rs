@@ -12,8 +12,8 @@ pub(super) const BODY_BUFFER: usize = 64 * 1024;
 pub enum Reuse {
     /// Any open one.
     Any,
-    /// One that has been idle for no longer than this: the upstream is unlikely to be closing it right now.
-    IdleAtMost(Duration),
+    /// One that the upstream is unlikely to be closing right now, by what is known of it.
+    Safe,
     /// One that was opened after this time. A request that failed gives the time when it took its connection; requests that
     /// fail together may share the new one.
     OpenedAfter(Instant),

@@ -1,5 +1,7 @@
 //! A connection to upstream that stops being HTTP: asked for by `Upgrade: websocket`, used for nothing else.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{
     Request, Response, StatusCode,
@@ -11,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 
 use super::{
+    answer_io::{AnswerBeginning, AnswerIo},
     error::{Cause, SendError},
     http1::{self, AbortOnDrop},
     options::HeadLimits,
@@ -20,6 +23,8 @@ use crate::{allocator::Wiped, connect::Connection};
 /// A connection that was opened for one request for a WebSocket.
 pub(super) struct TunnelConnection<B> {
     sender: SendRequest<B>,
+    beginning: Arc<AnswerBeginning>,
+    limits: HeadLimits,
     driver: AbortHandle,
 }
 
@@ -29,11 +34,12 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
-    let handshake = http1::builder(limits).handshake(TokioIo::new(connection.stream)).await;
+    let (stream, beginning) = AnswerIo::new(connection.stream);
+    let handshake = http1::builder(limits).handshake(TokioIo::new(stream)).await;
     let (sender, driver) = handshake.map_err(|_| SendError::unsent(Cause::Closed))?;
     // The task ends with its connection: when sender and answer are dropped, or when the connection becomes a tunnel.
     let driver = tokio::spawn(Wiped::throughout(async move { drop(driver.with_upgrades().await) })).abort_handle();
-    Ok(TunnelConnection { sender, driver })
+    Ok(TunnelConnection { sender, beginning, limits, driver })
 }
 
 impl<B> TunnelConnection<B>
@@ -45,8 +51,10 @@ where
     /// is an ordinary one. Dropping the future closes the connection.
     pub(super) async fn send(mut self, request: Request<B>) -> Result<Response<Incoming>, SendError> {
         let in_flight = AbortOnDrop(&self.driver);
+        self.beginning.expect();
         let sent = self.sender.send_request(request).await;
-        let response = sent.map_err(|error| SendError::after_sending(http1::classify(&error)))?;
+        let response = sent.map_err(|error| SendError::after_sending(http1::cause(&error, &self.beginning, self.limits)))?;
+        self.beginning.head_has_ended();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS && !agrees_to_websocket(&response) {
             return Err(SendError::after_sending(Cause::Upgrade));
         }

@@ -45,7 +45,7 @@ pub fn check(input: &[u8]) {
     let input = read(input);
     let rules = with_config(|config| {
         let api = &mut config.apis[0];
-        let origin = Origin { scheme: Scheme::Https, host: HOST.to_owned(), port: 443 };
+        let origin = Origin { scheme: Scheme::Https, host: HOST.to_owned(), rooted: false, port: 443 };
         api.upstream = Upstream { origin, base_path: input.base.clone() };
         api.prefix.clone_from(&input.prefix);
         api.cookies = if input.cookies_pass { Cookies::Pass } else { Cookies::Strip };

@@ -94,6 +94,26 @@ fn one_accounts_log_in_does_not_wait_for_anothers() {
 }
 
 #[test]
+fn an_account_without_log_in_is_ready_unless_its_organization_is_missing() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    let file = setup.dir.path().join("organization");
+    setup.variable("CAREPORTALS_LOGIN_URL", "off").without("CAREPORTALS_USERNAME").without("CAREPORTALS_PASSWORD");
+    setup.without("CAREPORTALS_ORGANIZATION").variable("CAREPORTALS_ORGANIZATION_FILE", file.to_str().unwrap());
+    setup.with_telemetry();
+    let sidecar = setup.start();
+    sidecar.wait_for_log("no organization yet");
+    for path in ["/readyz", "/readyz/default"] {
+        let answer = sidecar.telemetry(path);
+        assert_eq!((answer.status, answer.json()["reasons"][0]["code"].as_str()), (503, Some("no_organization")), "{answer:?}");
+    }
+    assert_eq!(sidecar.telemetry("/livez").status, 200);
+    std::fs::write(&file, ORGANIZATION).unwrap();
+    until("it is ready", || sidecar.telemetry("/readyz").status == 200);
+    assert_eq!(sidecar.telemetry("/readyz/default").status, 200);
+}
+
+#[test]
 fn an_account_whose_log_in_is_off_adds_its_organization_only() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);

@@ -223,14 +223,25 @@ fn an_open_connection_follows_a_reload() {
     let mut setup = Setup::empty();
     setup.settings(&settings("")).trust(simulator.ca_pem());
     let sidecar = setup.start();
-    let (mut client, mut http2) = (sidecar.connect(), Http2::connect(sidecar.address()));
-    let mut statuses = || (client.send(&Request::get("/_sim/echo")).status, http2.get("/_sim/echo").status);
-    assert_eq!(statuses(), (200, 200));
-    for (reloads, (listed, status)) in [(us + 1, 403), (us, 200), (us + 1, 403)].into_iter().enumerate() {
-        sidecar.setup.file("config.toml", &settings(&format!("allow_uids = [{listed}]")));
+    let mut reloads = 0;
+    let mut reload = |listed: &str| {
+        sidecar.setup.file("config.toml", &settings(listed));
         sidecar.signal(Signal::HUP);
-        sidecar.wait_for_logs("\"message\":\"reloaded\"", reloads + 1);
-        assert_eq!(statuses(), (status, status), "{listed}");
+        reloads += 1;
+        sidecar.wait_for_logs("\"message\":\"reloaded\"", reloads);
+    };
+    for _ in 0..2 {
+        let (mut client, mut http2) = (sidecar.connect(), Http2::connect(sidecar.address()));
+        let mut statuses = || (client.send(&Request::get("/_sim/echo")).status, http2.get("/_sim/echo").status);
+        assert_eq!(statuses(), (200, 200));
+        reload(&format!("allow_uids = [{us}]"));
+        assert_eq!(statuses(), (200, 200));
+        reload(&format!("allow_uids = [{}]", us + 1));
+        assert_eq!(statuses(), (403, 403));
+        // A connection whose caller is refused is closed.
+        assert!(client.is_closed());
+        drop(http2.closed());
+        reload("");
     }
 }
 
@@ -254,8 +265,10 @@ fn each_api_at_an_address_has_its_own_callers() {
     let _sidecar = setup.start();
     let mut client = Sidecar::connect_unix(&socket);
     assert_eq!(client.send(&Request::get("/ours/_sim/echo")).status, 200);
-    assert_refused(&client.send(&Request::get("/theirs/_sim/echo")));
     assert_eq!(client.send(&Request::get("/neither")).problem(), "no_api", "who may call one of them is told so");
+    assert_eq!(client.send(&Request::get("/ours/_sim/echo")).status, 200);
+    assert_refused(&client.send(&Request::get("/theirs/_sim/echo")));
+    assert!(client.is_closed());
 }
 
 #[test]

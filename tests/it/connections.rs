@@ -28,11 +28,29 @@ fn an_upstream_is_reached_by_whichever_of_its_addresses_answers() {
 }
 
 #[test]
+fn the_first_request_finds_a_connection_that_was_opened_beside_the_log_in() {
+    for http2 in ["off", "auto"] {
+        let simulator = simulator();
+        let control = simulator.control();
+        control.hold_logins(true);
+        let mut setup = Setup::new(&simulator);
+        setup.api("http2", http2).variable("CAREPORTALS_WORKERS", "1");
+        let sidecar = setup.start();
+        until("the log-in and the API have a connection", || control.counts().open_connections == 2);
+        control.hold_logins(false);
+        let sidecar = sidecar.ready();
+        let before = control.counts().connections;
+        assert_eq!(sidecar.send(&Request::new("POST", "/_sim/echo")).status, 200, "{http2}");
+        assert_eq!(control.counts().connections, before, "{http2}");
+    }
+}
+
+#[test]
 fn tls_sessions_are_resumed() {
     for http2 in ["off", "auto"] {
         let simulator = simulator();
         let mut setup = Setup::new(&simulator);
-        setup.api("http2", http2);
+        setup.api("http2", http2).without_connections_ahead();
         let sidecar = setup.start().ready();
         let made = |simulator: &Simulator| {
             let counts = simulator.control().counts();

@@ -10,6 +10,9 @@ use crate::harness::{
 
 const NEXT: &str = "demo-password-2";
 
+/// A command that prints a value, says something, and fails.
+const FAILING: &str = r#"["sh", "-c", "echo hunter2; echo the vault is sealed >&2; exit 3"]"#;
+
 #[test]
 fn a_file_that_is_absent_at_start_is_waited_for() {
     let simulator = simulator();
@@ -198,6 +201,21 @@ fn a_command_gives_a_value_at_each_log_in() {
     assert_eq!(passwords, [PASSWORD, NEXT]);
 }
 
+/// A parent may have left SIGCHLD ignored; then the kernel throws the status of children away.
+#[test]
+fn a_command_gives_a_value_where_the_ends_of_children_are_ignored() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.without("CAREPORTALS_PASSWORD").account("password", &format!(r#"{{ command = ["echo", "{PASSWORD}"] }}"#));
+    let check = setup.command("check");
+    let ignoring = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])";
+    let mut python = std::process::Command::new("python3");
+    python.env_clear().envs(check.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(setup.dir.path());
+    python.args(["-c", ignoring]).arg(check.get_program()).args(check.get_args()).arg("--online");
+    let output = python.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
 #[test]
 fn a_command_gets_its_arguments_as_they_are_and_none_of_our_settings() {
     let simulator = simulator();
@@ -211,16 +229,71 @@ fn a_command_gets_its_arguments_as_they_are_and_none_of_our_settings() {
 }
 
 #[test]
-fn what_a_failing_command_says_is_shown_but_not_what_it_gave() {
+fn what_a_failing_command_prints_is_not_shown_but_its_exit_status_is() {
     let simulator = simulator();
-    let sidecar = with_command(&simulator, r#"["sh", "-c", "echo hunter2; echo the vault is sealed >&2; exit 3"]"#);
+    let sidecar = with_command(&simulator, FAILING);
     let event = sidecar.wait_for_log("log-in failed");
-    assert!(event.contains("the vault is sealed") && event.contains("exit status 3"), "{event}");
+    assert!(event.contains("the command sh failed (exit status 3)"), "{event}");
     let answer = sidecar.get("/users/account");
     assert_eq!((answer.status, answer.problem().as_str()), (503, "login_failing"));
-    assert!(!answer.text().contains("vault"), "{answer:?}");
-    assert!(!sidecar.logs().contains("hunter2"));
+    let shown = [
+        answer.text().to_owned(),
+        sidecar.telemetry("/readyz").text().to_owned(),
+        sidecar.telemetry("/status").text().to_owned(),
+    ];
+    assert!(shown[1].contains("exit status 3") && shown[2].contains("exit status 3"), "{shown:?}");
+    for text in shown.iter().chain([&sidecar.logs()]) {
+        assert!(!text.contains("vault") && !text.contains("hunter2"), "{text}");
+    }
     assert_eq!(simulator.control().counts().logins, 0);
+}
+
+#[test]
+fn at_debug_the_log_has_what_a_failing_command_says_and_not_what_it_gave() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.without("CAREPORTALS_PASSWORD").account("password", &format!("{{ command = {FAILING} }}"));
+    setup.variable("CAREPORTALS_LOG", "debug");
+    let sidecar = setup.start();
+    let event = sidecar.wait_for_log("the vault is sealed");
+    assert!(event.contains("DEBUG"), "{event}");
+    assert!(!sidecar.logs().contains("hunter2"));
+    // `check` shows it on a terminal, and this is none.
+    let checked = sidecar.setup.output_of(&["check", "--online"]);
+    assert!(checked.stdout.contains("on a terminal its standard error is shown here"), "{checked:?}");
+    assert!(!checked.all().contains("vault"), "{checked:?}");
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_value() {
+    let simulator = simulator();
+    let setup = in_files(&simulator);
+    for (name, value) in files(ORGANIZATION, USERNAME, PASSWORD) {
+        setup.file(name, &format!("\u{feff}{value}\r\n"));
+    }
+    let sidecar = setup.start();
+    assert_eq!(sidecar.get("/users/account").status, 200);
+    let checked = sidecar.setup.output("check");
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert_eq!(checked.stdout.matches("begins with a byte order mark, which is left out").count(), 3, "{checked:?}");
+    assert!(checked.stdout.contains("3 warnings") && !checked.stdout.contains(PASSWORD), "{checked:?}");
+}
+
+#[test]
+fn check_names_what_looks_mistaken_about_a_value_and_does_not_show_it() {
+    let simulator = simulator();
+    let setup = in_files(&simulator);
+    let odd = ["\"hunter2\"\n", "hunter2 \n", "hunter2\n\n"];
+    for ((name, _), value) in files(ORGANIZATION, USERNAME, PASSWORD).into_iter().zip(odd) {
+        setup.file(name, value);
+    }
+    for arguments in [&["check"][..], &["check", "--online"]] {
+        let checked = setup.output_of(arguments);
+        for said in ["stands in quotes", "begins or ends with a blank", "begins or ends with a newline", "3 warnings"] {
+            assert!(checked.stdout.contains(said), "{said}: {checked:?}");
+        }
+        assert!(!checked.all().contains("hunter2"), "{checked:?}");
+    }
 }
 
 #[test]
@@ -318,7 +391,7 @@ fn logs_in_with(simulator: &Simulator, password: &str) {
 
 fn with_command(simulator: &Simulator, argv: &str) -> Sidecar {
     let mut setup = Setup::new(simulator);
-    setup.without("CAREPORTALS_PASSWORD");
+    setup.without("CAREPORTALS_PASSWORD").with_telemetry().variable("CAREPORTALS_LOG", "info");
     setup.account("password", &format!("{{ command = {argv} }}")).account("token_wait", "100ms");
     setup.start()
 }

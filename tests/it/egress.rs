@@ -381,11 +381,11 @@ fn a_reload_keeps_the_proxy() {
     let simulator = named_simulator();
     let proxy = lead(&simulator);
     let mut setup = unlogged(&proxy, &simulator);
-    setup.settings("[apis.default]\nresponse_timeout = \"50s\"\npool_idle = \"9s\"\n");
+    setup.settings("[apis.default]\nresponse_timeout = \"50s\"\nmax_headers = 90\n");
     let sidecar = setup.start();
     assert_eq!(sidecar.get("/v2/products").status, 200);
     // What connections are made of has changed: new ones are made.
-    sidecar.setup.file("config.toml", "[apis.default]\npool_idle = \"8s\"\n");
+    sidecar.setup.file("config.toml", "[apis.default]\nmax_headers = 91\n");
     sidecar.signal(Signal::HUP);
     sidecar.wait_for_log("\"reloaded\"");
     assert_eq!(sidecar.get("/v2/products").status, 200);

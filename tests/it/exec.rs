@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::harness::{
     Connection, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, USERNAME, interrupts_are_ignored, simulator, until,
+    with_signals_blocked,
 };
 
 /// The environment of a laptop: credentials and an upstream, and everything else at `exec`'s own defaults.
@@ -389,6 +390,77 @@ fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
     let mut run = Executing::spawn(&mut shell, setup);
     assert_eq!(run.line(), "alive");
     assert!(run.end().0.success());
+}
+
+#[test]
+fn signals_that_were_blocked_from_the_start_are_blocked_for_the_program_alone() {
+    let simulator = simulator();
+    // A shell might change the mask. The sidecar is told of the program's end by SIGCHLD.
+    let program = ["grep", "SigBlk", "/proc/self/status"];
+    let mut run = with_signals_blocked(|| Executing::start(setup(&simulator), &program));
+    let blocked = run.line();
+    let mask = u64::from_str_radix(blocked.split_whitespace().last().unwrap(), 16).unwrap();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::CHILD, Signal::USR1] {
+        assert!(mask & (1 << (signal.as_raw() - 1)) != 0, "{signal:?}: {blocked}");
+    }
+    assert_eq!(run.end().0.code(), Some(0));
+    // A signal reaches the sidecar, which passes it on.
+    let script = "import signal as s; s.pthread_sigmask(s.SIG_SETMASK, []); print('up', flush=True); s.pause()";
+    let mut run = with_signals_blocked(|| Executing::start(setup(&simulator), &["python3", "-c", script]));
+    assert_eq!(run.line(), "up");
+    run.signal(Signal::TERM);
+    assert_eq!(run.end().0.code(), Some(128 + 15));
+}
+
+#[test]
+fn what_the_program_leaves_behind_is_reaped_when_it_ends_and_the_programs_own_status_is_kept() {
+    let simulator = simulator();
+    // In the program's group, in a session of its own, and in a group of its own as a shell with job control makes it.
+    let script = "for i in 1 2 3 4 5; do (sh -c 'exit 3' &); (setsid sh -c 'exit 3' &); (set -m; sh -c 'exit 3' &); done
+        echo left; read _; exit 6";
+    let mut run = Executing::start(setup(&simulator), &["bash", "-c", script]);
+    assert_eq!(run.line(), "left");
+    until("nothing that has ended is left", || ended_children(run.pid()).is_empty());
+    run.say("");
+    assert_eq!(run.end().0.code(), Some(6));
+}
+
+#[test]
+fn a_program_that_leaves_processes_behind_all_the_time_keeps_its_status() {
+    let simulator = simulator();
+    for code in 1..=5 {
+        let script = format!("for i in $(seq 40); do (sh -c 'exit 9' &) ; (setsid sh -c 'exit 8' &) ; done; exit {code}");
+        let (status, _, errors) = executed(&setup(&simulator), &[], &["sh", "-c", &script]);
+        assert_eq!(status, Some(code), "{errors}");
+    }
+}
+
+#[test]
+fn a_command_that_gives_a_secret_keeps_its_status_while_orphans_are_reaped() {
+    let simulator = simulator();
+    let mut setup = setup(&simulator);
+    setup.without("CAREPORTALS_PASSWORD_FILE").account("relogin_floor", "100ms");
+    setup.account("password", &format!(r#"{{ command = ["sh", "-c", "(sh -c 'exit 1' &); sleep 0.1; echo {PASSWORD}"] }}"#));
+    let script = "echo $CAREPORTALS_BASE_URL; while read _; do (sh -c 'exit 9' &); echo on; done";
+    let mut run = Executing::start(setup, &["sh", "-c", script]);
+    let base = run.line();
+    for logins in 2..=4 {
+        crate::harness::revoke(&simulator);
+        run.say("");
+        assert_eq!(get(&base, "/users/account"), 200);
+        assert_eq!(simulator.control().counts().login_ok, logins);
+        assert_eq!(run.line(), "on");
+    }
+    until("nothing that has ended is left", || ended_children(run.pid()).is_empty());
+    assert!(run.end().0.success());
+}
+
+/// The children of a process that have ended and were not reaped.
+fn ended_children(parent: Pid) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let stats = processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
+    let wanted = format!(" Z {} ", parent.as_raw_pid());
+    stats.filter(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(&wanted))).collect()
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn head_bombs_at_the_limit_from_many_connections_are_bounded_by_it() {
     let simulator = simulator();
     let sidecar = with(&simulator, &[("head_timeout", "700ms")]);
     while_another_is_served(&sidecar, || {
-        let bomb = format!("GET /_sim/echo?bomb HTTP/1.1\r\nHost: localhost\r\n{}", "X-Bomb: boom\r\n".repeat(200));
+        let bomb = format!("GET /_sim/echo?bomb HTTP/1.1\r\nHost: localhost\r\n{}", "X-Bomb: boom\r\n".repeat(90));
         let bomb = format!("{bomb}X-Long: {}", "b".repeat(64 * 1024 - 16 - bomb.len()));
         let thrown = |_| {
             let mut stream = open(&sidecar, 1).remove(0);
@@ -159,17 +159,15 @@ fn head_bombs_at_the_limit_from_many_connections_are_bounded_by_it() {
 }
 
 #[test]
-fn a_client_that_hoards_silent_connections_loses_one_to_others_after_a_moment() {
+fn a_client_that_hoards_silent_connections_loses_them_to_others_at_once() {
     const LIMIT: usize = 50;
     let simulator = simulator();
     let sidecar = with(&simulator, &[("max_connections", "50")]);
-    let mut silent = open(&sidecar, 2 * LIMIT);
+    let mut silent = open(&sidecar, 20 * LIMIT);
     let start = now();
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
-    // All connections were taken twice, and each had a second to say something; `head_timeout` is ten.
-    assert!(start.elapsed() >= Duration::from_millis(900), "they were not in the way: {:?}", start.elapsed());
     assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
-    // The connections of now are kept: one that has just come is not closed.
+    // The longest idle ones were closed.
     for stream in &mut silent[..LIMIT] {
         assert_eq!(rest(stream), b"");
     }

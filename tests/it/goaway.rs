@@ -3,7 +3,7 @@
 
 use crate::harness::{
     Connection, Crowd, Http2Peer, ManualHttp2, Request, Setup, Sidecar,
-    frames::{CANCEL, GOAWAY, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM},
+    frames::{CANCEL, GOAWAY, HTTP_1_1_REQUIRED, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM},
     simulator, until,
 };
 
@@ -182,4 +182,67 @@ fn many_refused_requests_share_the_connection_on_which_they_go_again() {
         assert_eq!(client.answer("POST").text(), number.to_string());
     }
     assert!(!upstream.has_more());
+}
+
+/// Reads a request over HTTP/1.1, and answers it.
+fn serve_http1(upstream: &ManualHttp2, expected: &str) {
+    let request = upstream.answer_http1("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    assert!(request.starts_with(expected), "{request}");
+}
+
+#[test]
+fn a_request_that_the_server_wants_over_http1_is_asked_again_over_http1_and_so_are_later_ones() {
+    for (method, body) in [("GET", ""), ("POST", "once")] {
+        for by_reset in [true, false] {
+            let upstream = ManualHttp2::listen();
+            let sidecar = upstream.setup().start();
+            let mut client = begin(&sidecar, method, body);
+            let mut peer = upstream.accept(100);
+            let (stream, sent) = peer.request();
+            assert_eq!(sent, body.as_bytes());
+            if by_reset {
+                peer.reset(stream, HTTP_1_1_REQUIRED);
+            } else {
+                peer.go_away(0, HTTP_1_1_REQUIRED);
+            }
+            serve_http1(&upstream, &format!("{method} /users HTTP/1.1\r\n"));
+            assert_eq!(client.answer(method).status, 200, "{method} {by_reset}");
+            for method in ["GET", "POST"] {
+                let mut client = begin(&sidecar, method, "later");
+                serve_http1(&upstream, &format!("{method} /users HTTP/1.1\r\n"));
+                assert_eq!(client.answer(method).status, 200);
+            }
+            assert!(!upstream.has_more(), "HTTP/2 is not tried again so soon");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_wants_http1_before_it_has_seen_a_request_gets_it() {
+    for method in ["GET", "POST"] {
+        let upstream = ManualHttp2::listen();
+        let sidecar = upstream.setup().start();
+        let mut client = begin(&sidecar, method, "once");
+        let mut peer = upstream.accept(100);
+        peer.go_away(0, HTTP_1_1_REQUIRED);
+        serve_http1(&upstream, &format!("{method} /users HTTP/1.1\r\n"));
+        assert_eq!(client.answer(method).status, 200, "{method}");
+        assert!(!upstream.has_more(), "{method}");
+    }
+}
+
+#[test]
+fn a_request_whose_body_is_gone_is_not_asked_again_over_http1() {
+    let upstream = ManualHttp2::listen();
+    let mut setup = upstream.setup();
+    setup.api("replay_buffer", "0");
+    let sidecar = setup.start();
+    let mut client = begin(&sidecar, "POST", "gone");
+    let mut peer = upstream.accept(100);
+    let (stream, _) = peer.request();
+    peer.reset(stream, HTTP_1_1_REQUIRED);
+    assert_eq!(client.answer("POST").problem(), "upstream_protocol");
+    let mut next = begin(&sidecar, "POST", "next");
+    serve_http1(&upstream, "POST /users HTTP/1.1\r\n");
+    assert_eq!(next.answer("POST").status, 200, "it is remembered all the same");
 }

@@ -127,6 +127,11 @@ fn told(answer: &Answer) -> Vec<(String, String)> {
     answer.headers.iter().filter(|(name, _)| !framing.contains(&name.as_str())).cloned().collect()
 }
 
+/// All headers but the date, which is added where there is none.
+fn undated(answer: &Answer) -> Vec<(String, String)> {
+    answer.headers.iter().filter(|(name, _)| name != "date").cloned().collect()
+}
+
 /// Notes each row of the table that did not come out as it says.
 fn compare(client: &Client, answer: &Answer, faults: &mut Faults) {
     let to = if client.is_http2() { "to HTTP/2" } else { "to HTTP/1.1" };
@@ -264,7 +269,7 @@ fn what_upstream_says_of_its_connection_is_not_said_of_ours() {
     let mut client = sidecar.connect();
     for _ in 0..2 {
         let answer = client.send(&Request::get("/"));
-        assert_eq!(answer.headers, [("content-length".to_owned(), "2".to_owned())]);
+        assert_eq!(undated(&answer), [("content-length".to_owned(), "2".to_owned())]);
     }
 }
 
@@ -279,7 +284,7 @@ fn an_answer_is_framed_anew() {
     let mut client = sidecar.connect();
     for _ in 0..2 {
         let answer = client.send(&Request::get("/"));
-        assert_eq!(answer.headers, [("transfer-encoding".to_owned(), "chunked".to_owned())]);
+        assert_eq!(undated(&answer), [("transfer-encoding".to_owned(), "chunked".to_owned())]);
         assert_eq!(answer.text(), "five!");
     }
 }
@@ -325,7 +330,7 @@ fn everything_else_comes_back_in_its_order_and_nothing_is_added() {
     assert!(lines.remove(0).starts_with("HTTP/1.1 299 "), "{text:?}");
     let many: Vec<&str> = lines.iter().copied().filter(|line| line.starts_with("x-many")).collect();
     assert_eq!(many, ["x-many: one", "x-many: two, three", "x-many: one"]);
-    lines.retain(|line| !line.starts_with("x-many"));
+    lines.retain(|line| !line.starts_with("x-many") && !line.starts_with("date: "));
     lines.sort_unstable();
     assert_eq!(lines, ["content-length: 2", "etag: W/\"1\"", "server: theirs", "x-empty: ", "x-odd: a \u{e4}\u{ff} b"]);
 }
@@ -393,7 +398,10 @@ fn an_echoed_token_does_not_come_back() {
 fn parrot(answers: usize) -> (Setup, Simulator, thread::JoinHandle<()>) {
     let (simulator, listener) = (simulator(), TcpListener::bind("127.0.0.1:0").unwrap());
     let mut setup = Setup::new(&simulator);
-    setup.upstream(&format!("http://{}", listener.local_addr().unwrap()), &simulator).api("allow_insecure_upstream", "true");
+    setup
+        .upstream(&format!("http://{}", listener.local_addr().unwrap()), &simulator)
+        .api("allow_insecure_upstream", "true")
+        .without_connections_ahead();
     let talking = thread::spawn(move || {
         for _ in 0..answers {
             let (mut stream, _) = listener.accept().unwrap();

@@ -10,9 +10,11 @@ use std::{
 };
 
 use careportals_simulator::{Control, Simulator};
-use rustix::process::{Signal, getuid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, getuid, prlimit};
 
-use crate::harness::{Connection, Request, Setup, Sidecar, held, let_time_pass, mode, now, simulator, until};
+use crate::harness::{
+    Connection, Request, Setup, Sidecar, held, let_time_pass, mode, now, simulator, until, with_signals_blocked,
+};
 
 fn until_refused(sidecar: &Sidecar) {
     // Until then a connection may be queued, and is closed with the socket or a moment later.
@@ -125,6 +127,23 @@ fn of_two_different_signals_at_the_same_moment_one_is_the_second() {
 }
 
 #[test]
+fn signals_that_were_blocked_from_the_start_are_heard_all_the_same() {
+    for signals in [&[Signal::TERM][..], &[Signal::INT], &[Signal::HUP, Signal::USR1, Signal::TERM]] {
+        let simulator = simulator();
+        let mut sidecar = with_signals_blocked(|| Sidecar::start(&simulator)).ready();
+        for signal in signals {
+            sidecar.signal(*signal);
+            match *signal {
+                Signal::HUP => drop(sidecar.wait_for_log("\"reloaded\"")),
+                Signal::USR1 => drop(sidecar.wait_for_log("logged out")),
+                _ => {}
+            }
+        }
+        assert_eq!(sidecar.wait().code(), Some(0), "{signals:?}");
+    }
+}
+
+#[test]
 fn sighup_with_the_same_settings_changes_nothing() {
     let simulator = simulator();
     let mut sidecar = Sidecar::start(&simulator).ready();
@@ -163,23 +182,83 @@ fn ticks(sidecar: &Sidecar) -> u64 {
 #[test]
 fn without_descriptors_accepting_slows_down_and_goes_on_when_there_are_some() {
     let simulator = simulator();
-    let setup = Setup::new(&simulator);
-    let daemon = setup.command("run");
-    let mut limited = Command::new("/bin/sh");
-    limited.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(setup.dir.path());
-    limited.args(["-c", "ulimit -n 48; exec \"$0\" run"]).arg(daemon.get_program());
-    let sidecar = setup.start_with(limited).ready();
-    let request = Request::get("/_sim/echo");
+    let control = simulator.control();
+    let sidecar = Sidecar::start(&simulator).ready();
     let mut early = sidecar.connect();
-    assert_eq!(early.send(&request).status, 200);
-    let crowd: Vec<_> = (0..60).map(|_| sidecar.connect()).collect();
+    assert_eq!(early.send(&Request::get("/_sim/echo")).status, 200);
+    control.reset_counts();
+    // Each is in the middle of a request, so none can be closed for another.
+    let mut busy: Vec<_> = (0..8).map(|_| sidecar.connect()).collect();
+    for client in &mut busy {
+        client.write(&Request::get("/_sim/hang").head());
+    }
+    until("the upstream has got all requests", || control.counts().requests == 8);
+    let drip = "/_sim/drip?bytes=30&interval_ms=100";
+    early.write(&Request::get(drip).head());
+    until("one more answer has begun", || control.counts().requests == 9);
+    // No new descriptor from here on, whatever the daemon has reckoned with.
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let limit_to = |current| {
+        let pid = Pid::from_raw(sidecar.pid().try_into().unwrap());
+        prlimit(pid, Resource::Nofile, Rlimit { current, maximum: hard }).unwrap();
+    };
+    limit_to(Some(3));
+    let mut waiting = sidecar.connect();
+    waiting.write(&Request::get("/_sim/status/204").head());
     sidecar.wait_for_log("accepting is paused");
     let before = ticks(&sidecar);
-    assert_eq!(early.send(&Request::get("/_sim/drip?bytes=6&interval_ms=100")).body.len(), 6, "who is in is served");
-    assert!(ticks(&sidecar) - before < 30, "it spins");
-    drop(crowd);
-    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    assert_eq!(early.answer("GET").body.len(), 30, "who is in is served");
+    assert!(ticks(&sidecar) - before < 60, "it spins");
+    limit_to(hard);
+    assert_eq!(waiting.answer("GET").status, 204);
     sidecar.wait_for_log("accepting again");
+}
+
+/// Runs a command as a shell that has lowered a limit, and then became the program.
+fn limited(setup: &Setup, limit: &str, words: &[&str]) -> Command {
+    let whole = setup.command(words[0]);
+    let mut shell = Command::new("sh");
+    shell.env_clear().envs(whole.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.current_dir(setup.dir.path()).args(["-c", &format!("ulimit {limit}; exec \"$0\" \"$@\"")]);
+    shell.arg(whole.get_program()).args(whole.get_args()).args(&words[1..]).stdin(Stdio::null());
+    shell
+}
+
+#[test]
+fn too_few_descriptors_to_serve_anybody_are_told_in_words_and_end_with_1() {
+    let simulator = simulator();
+    let setup = Setup::new(&simulator);
+    for words in [&["run"][..], &["exec", "--", "true"], &["check", "--online"], &["status"]] {
+        // With fewer the program itself can't be loaded.
+        for descriptors in 5..=20 {
+            let output = limited(&setup, &format!("-n {descriptors}"), words).output().unwrap();
+            let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            let allowed = if words[0] == "check" { vec![Some(0), Some(1), Some(78)] } else { vec![Some(1), Some(78)] };
+            assert!(allowed.contains(&output.status.code()), "{words:?} {descriptors}: {:?} {said}", output.status);
+            assert!(!said.contains("panicked") && !said.contains("a bug"), "{words:?} {descriptors}: {said}");
+            let is_daemon = ["run", "exec"].contains(&words[0]);
+            assert!(!is_daemon || descriptors < 8 || said.contains("LimitNOFILE="), "{words:?} {descriptors}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_log_file_that_may_grow_no_further_does_not_end_the_daemon() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.with_telemetry();
+    let socket = setup.dir.path().join("x.sock");
+    setup.api("listen", &format!("[\"unix:{}\"]", socket.display())).without("CAREPORTALS_LISTEN");
+    let log = fs::File::create(setup.dir.path().join("log")).unwrap();
+    // One block of 512 bytes, or of 1024.
+    let mut daemon = limited(&setup, "-f 1", &["run"]).stdout(log).spawn().unwrap();
+    until("it listens", || socket.exists());
+    for _ in 0..20 {
+        assert_eq!(Sidecar::connect_unix(&socket).send(&Request::get("/users/account")).status, 200);
+    }
+    assert!(daemon.try_wait().unwrap().is_none(), "it is still there");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), Signal::TERM).unwrap();
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod terms;
 mod unauthorized;
 
 // Forwarding: what a request and its answer are on the other side.
+mod answers;
 mod expect;
 mod forward;
 mod framing;
@@ -53,11 +54,15 @@ mod retry;
 mod tls;
 
 // Limits and time-outs.
+mod descriptors;
 mod idle_clients;
 mod limits;
+mod memory_bounds;
+mod places;
 mod timeouts;
 
 // Refusals and hostile input.
+mod browsers;
 mod callers;
 mod floods;
 mod hostile_http1;

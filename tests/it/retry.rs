@@ -279,3 +279,128 @@ fn a_connection_whose_upload_was_not_finished_is_not_used_again() {
     second.write(b"HTTP/1.1 204 No Content\r\n\r\n");
     assert_eq!(client.answer("GET").status, 204);
 }
+
+/// Bytes that are no answer: the rest of an earlier one, as broken servers send it.
+const SURPLUS: [&str; 9] = [
+    "lo",
+    "0\r\n\r\n",
+    "5\r\nhello\r\n0\r\n\r\n",
+    "\0\0",
+    "HTHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "HTTP/2.0 200 OK\r\n\r\n",
+    "HTTP/1.1 2x0 OK\r\n\r\n",
+    "HTTP/1.1 2HTTP/1.1 200 OK\r\n\r\n",
+    "ICY 200 OK\r\n\r\n",
+];
+
+/// A sidecar with one kept connection to the upstream, which has answered one request.
+fn with_a_used_connection(upstream: &ManualUpstream) -> (Sidecar, Connection) {
+    let mut setup = upstream.setup();
+    setup.variable("CAREPORTALS_WORKERS", "1");
+    let sidecar = setup.start();
+    let mut client = sidecar.connect();
+    client.write(&Request::get("/first").head());
+    let mut connection = upstream.accept();
+    connection.read_until(b"\r\n\r\n");
+    connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!(client.answer("GET").text(), "ok");
+    (sidecar, connection)
+}
+
+#[test]
+fn surplus_in_place_of_an_answer_is_no_answer_and_an_idempotent_request_is_sent_again() {
+    for surplus in SURPLUS {
+        for method in ["GET", "PUT", "DELETE", "HEAD"] {
+            let upstream = ManualUpstream::listen();
+            let (sidecar, mut used) = with_a_used_connection(&upstream);
+            let mut client = sidecar.connect();
+            client.write(&Request::new(method, "/second").head());
+            used.read_until(b"\r\n\r\n");
+            used.write(surplus.as_bytes());
+            let mut fresh = upstream.accept();
+            fresh.read_until(b"\r\n\r\n");
+            fresh.write(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n");
+            assert_eq!(client.answer(method).status, 201, "{method} {surplus:?}");
+            assert!(used.is_closed(), "{method} {surplus:?}");
+        }
+    }
+}
+
+#[test]
+fn surplus_is_a_502_to_a_post_and_on_a_fresh_connection_and_nothing_is_sent_twice() {
+    for surplus in SURPLUS {
+        let upstream = ManualUpstream::listen();
+        let (sidecar, mut used) = with_a_used_connection(&upstream);
+        let mut client = sidecar.connect();
+        client.write(&Request::new("POST", "/second").head());
+        used.read_until(b"\r\n\r\n");
+        used.write(surplus.as_bytes());
+        assert_eq!(client.answer("POST").problem(), "upstream_protocol", "{surplus:?}");
+        assert!(!upstream.has_more(), "{surplus:?}");
+        let mut client = sidecar.connect();
+        client.write(&Request::get("/third").head());
+        let mut fresh = upstream.accept();
+        fresh.read_until(b"\r\n\r\n");
+        fresh.write(surplus.as_bytes());
+        assert_eq!(client.answer("GET").problem(), "upstream_protocol", "fresh: {surplus:?}");
+        assert!(!upstream.has_more(), "fresh: {surplus:?}");
+    }
+}
+
+#[test]
+fn a_head_that_begins_as_an_answer_is_not_asked_for_again() {
+    let upstream = ManualUpstream::listen();
+    let (sidecar, mut used) = with_a_used_connection(&upstream);
+    let mut client = sidecar.connect();
+    client.write(&Request::get("/second").head());
+    used.read_until(b"\r\n\r\n");
+    used.write(b"HTTP/1.1 200 OK\r\nno field\r\n\r\n");
+    assert_eq!(client.answer("GET").problem(), "upstream_protocol");
+    assert!(!upstream.has_more());
+}
+
+#[test]
+fn a_connection_whose_server_sent_more_than_its_answers_is_not_used_again() {
+    for (method, answer) in [
+        ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokmore"),
+        ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok\r\n"),
+        ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"),
+        ("GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n\r\n"),
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\n0\r\n\r\n"),
+        ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\nok"),
+        // An empty line before an answer is skipped by HTTP's parsers; it belongs to nothing all the same.
+        ("GET", "\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+    ] {
+        let upstream = ManualUpstream::listen();
+        let (sidecar, mut used) = with_a_used_connection(&upstream);
+        let mut client = sidecar.connect();
+        client.write(&Request::new(method, "/second").head());
+        used.read_until(b"\r\n\r\n");
+        used.write(answer.as_bytes());
+        client.answer(method);
+        client.write(&Request::get("/third").head());
+        let mut fresh = upstream.accept();
+        fresh.read_until(b"\r\n\r\n");
+        fresh.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh");
+        assert_eq!(client.answer("GET").text(), "fresh", "{method} {answer:?}");
+        assert!(used.is_closed(), "{method} {answer:?}");
+    }
+}
+
+#[test]
+fn surplus_that_comes_while_a_connection_is_idle_ends_it() {
+    for surplus in ["lo", "\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"] {
+        let upstream = ManualUpstream::listen();
+        let (sidecar, mut used) = with_a_used_connection(&upstream);
+        used.write(surplus.as_bytes());
+        assert!(used.is_closed(), "{surplus:?}");
+        let mut client = sidecar.connect();
+        client.write(&Request::post("/second", "x").head());
+        client.write(b"x");
+        let mut fresh = upstream.accept();
+        fresh.read_until(b"\r\n\r\nx");
+        fresh.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh");
+        assert_eq!(client.answer("POST").text(), "fresh", "{surplus:?}");
+    }
+}

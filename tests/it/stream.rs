@@ -147,7 +147,9 @@ fn a_slow_drip_arrives_drop_by_drop() {
 #[test]
 fn head_204_and_304_have_no_body_and_keep_their_length() {
     let simulator = simulator();
-    let sidecar = Sidecar::start(&simulator);
+    let mut setup = Setup::new(&simulator);
+    setup.without_connections_ahead();
+    let sidecar = setup.start();
     let mut client = sidecar.connect();
     let head = client.send(&Request::new("HEAD", "/_sim/download?bytes=1234567"));
     assert_eq!((head.status, head.header("content-length")), (200, Some("1234567")));
@@ -170,7 +172,8 @@ fn a_304_without_a_length_gets_none() {
     let mut client = sidecar.connect();
     for _ in 0..2 {
         let answer = client.send(&Request::get("/"));
-        assert_eq!((answer.status, answer.headers), (304, vec![("etag".to_owned(), "\"1\"".to_owned())]));
+        let names: Vec<&str> = answer.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((answer.status, names), (304, vec!["etag", "date"]));
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use careportals_simulator::{Options, Simulator};
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Answer, Connection, ManualUpstream, Request, Setup, Sidecar, now, simulator, until};
+use crate::harness::{Answer, Connection, LOGGED_IN, ManualUpstream, Request, Setup, Sidecar, now, simulator, until};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -225,9 +225,10 @@ fn an_upstream_that_speaks_no_tls_is_a_502() {
 }
 
 #[test]
-fn an_answer_that_is_no_http_is_a_502_and_not_asked_for_again() {
+fn an_answer_that_is_no_http_on_a_fresh_connection_is_a_502_and_not_asked_for_again() {
     let simulator = simulator();
-    let sidecar = Sidecar::start(&simulator).ready();
+    let sidecar = Sidecar::start(&simulator);
+    sidecar.wait_for_log(LOGGED_IN);
     simulator.control().reset_counts();
     assert_eq!(problem(&sidecar.get("/_sim/garbage")), (502, "upstream_protocol".to_owned()));
     assert_eq!(simulator.control().counts().requests, 1);

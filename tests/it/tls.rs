@@ -6,7 +6,7 @@ use std::{
 };
 
 use careportals_simulator::Simulator;
-use rcgen::CertificateParams;
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa};
 use rustls::{
     ServerConfig,
     server::ServerSessionMemoryCache,
@@ -122,14 +122,14 @@ fn a_trusted_server_is_told_token_and_password() {
 fn an_expired_certificate_is_refused() {
     let authority = authority();
     let identity = authority.sign(&valid(|now| now - 2 * DAY, |now| now - DAY));
-    certificate_is_refused(&authority, &identity, "it has expired");
+    certificate_is_refused(&authority, &identity, "it has expired: it is not valid after ");
 }
 
 #[test]
 fn a_certificate_that_is_not_valid_yet_is_refused() {
     let authority = authority();
     let identity = authority.sign(&valid(|now| now + DAY, |now| now + 2 * DAY));
-    certificate_is_refused(&authority, &identity, "it is not valid yet");
+    certificate_is_refused(&authority, &identity, "it is not valid yet: it is not valid before ");
 }
 
 #[test]
@@ -138,6 +138,39 @@ fn a_certificate_for_another_host_is_refused() {
     for name in ["elsewhere.test", "*.localhost", "localhost.elsewhere.test", "127.0.0.1"] {
         certificate_is_refused(&authority, &authority.sign(&params(name)), "it is for another name");
     }
+}
+
+#[test]
+fn a_certificate_that_no_server_may_show_is_told_from_one_that_is_not_trusted() {
+    let authority = authority();
+    let made = |change: fn(&mut CertificateParams)| {
+        let mut params = params("localhost");
+        change(&mut params);
+        authority.sign(&params)
+    };
+    let of_an_authority = made(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    certificate_is_refused(&authority, &of_an_authority, "it is an authority's own certificate, which no server may show");
+    let of_a_client = made(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    certificate_is_refused(&authority, &of_a_client, "it is not for servers");
+    let without_a_name = made(|params| params.subject_alt_names.clear());
+    certificate_is_refused(&authority, &without_a_name, "it names no host");
+}
+
+#[test]
+fn log_status_and_check_give_the_same_advice() {
+    let authority = authority();
+    let mut params = params("localhost");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let peer = TlsPeer::tls(server(&authority.sign(&params)));
+    let mut setup = logging_in(&peer, &authority);
+    setup.account("token_wait", "0s");
+    let sidecar = setup.start();
+    let advice = "CA:FALSE -addext subjectAltName=DNS:HOST";
+    assert!(sidecar.wait_for_log("log-in failed").contains(advice));
+    sidecar.get("/wards");
+    assert!(sidecar.telemetry("/status").text().contains(advice));
+    let checked = sidecar.setup.output_of(&["check", "--online"]);
+    assert_eq!((checked.code, checked.stdout.matches(advice).count()), (Some(1), 2), "{checked:?}");
 }
 
 #[test]

@@ -192,7 +192,8 @@ fn a_log_in_that_cures_leaves_the_floor_as_it_is() {
 #[test]
 fn a_failed_log_in_passes_the_401_on_and_starts_no_other() {
     // None of these tries again soon by itself.
-    for fault in [LoginFault::Status(403), LoginFault::StatusRetryAfter(429, "600".to_owned())] {
+    let busy = [429, 503].map(|status| LoginFault::StatusRetryAfter(status, "600".to_owned()));
+    for fault in [LoginFault::Status(403)].into_iter().chain(busy) {
         let simulator = simulator();
         let control = simulator.control();
         let sidecar = Setup::eager(&simulator).start().ready();
@@ -209,6 +210,44 @@ fn a_failed_log_in_passes_the_401_on_and_starts_no_other() {
         let last = seen.last().unwrap();
         assert_eq!(last.values("authorization"), [format!("Bearer {token}")], "{fault:?}");
     }
+}
+
+#[test]
+fn requests_whose_token_was_refused_wait_for_the_log_in_that_is_already_scheduled() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::eager(&simulator);
+    setup.account("token_wait", "60s");
+    let sidecar = setup.start().ready();
+    revoke(&simulator);
+    control.set_login_fault(Some(LoginFault::Status(500)));
+    // The first one begins the log-in that fails; the others find that one is scheduled.
+    let first = Crowd::send(&sidecar, 1, &Request::get("/users/account"));
+    until("the log-in has failed", || sidecar.logs().contains("login_server_failed"));
+    let others = Crowd::send(&sidecar, 3, &Request::post("/_sim/mirror", "body"));
+    until("their token was refused", || control.counts().unauthorized == 4);
+    control.set_login_fault(None);
+    first.succeeds();
+    others.succeeds();
+    let counts = control.counts();
+    assert_eq!((counts.login_ok, counts.unauthorized), (2, 4));
+}
+
+#[test]
+fn statuses_that_may_pass_are_no_rejection() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = Setup::eager(&simulator).start().ready();
+    for status in [408, 421, 425, 500, 503] {
+        revoke(&simulator);
+        control.set_login_fault(Some(LoginFault::Status(status)));
+        let failures = control.counts().logins - control.counts().login_ok;
+        let waiting = Crowd::send(&sidecar, 1, &Request::get("/users/account"));
+        until("the log-in has failed", || control.counts().logins - control.counts().login_ok > failures);
+        control.set_login_fault(None);
+        waiting.succeeds();
+    }
+    assert!(!sidecar.logs().contains("rejected"), "{}", sidecar.logs());
 }
 
 #[test]

@@ -36,6 +36,10 @@ use crate::{
 /// The longest answer that is read, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
 
+/// Statuses of the client's that say nothing of the credentials, and that another attempt may cure (RFC 9110, 15.5.9 and
+/// 15.5.20; RFC 8470, 5.2).
+const TRANSIENT: [StatusCode; 3] = [StatusCode::REQUEST_TIMEOUT, StatusCode::MISDIRECTED_REQUEST, StatusCode::TOO_EARLY];
+
 /// How the driver gets a token. Tests script it.
 pub(super) trait LogIn: Send + Sync + 'static {
     /// Starts a log-in. `refresh` is the refresh token that an earlier one left.
@@ -126,7 +130,9 @@ impl HttpLogIn {
                     return Progress::Ended(Ok(Grant { refresh: grant.refresh.or_else(|| Some(kept())), ..grant }));
                 }
                 // A server that asks for fewer log-ins must not get another one.
-                Ok(Err(error @ LoginError::Throttled(_))) => return Progress::Ended(Err(error)),
+                Ok(Err(error)) if matches!(error, LoginError::Throttled(_)) || error.retry_after().is_some() => {
+                    return Progress::Ended(Err(error));
+                }
                 Ok(Err(error)) => tracing::debug!(reason = error.code(), "refresh failed, logging in instead"),
                 Err(_) => tracing::debug!(reason = LoginError::TimedOut.code(), "refresh failed, logging in instead"),
             }
@@ -233,8 +239,10 @@ fn classify(response: &Response<Incoming>, server_now: SystemTime) -> Result<(),
         Ok(())
     } else if status == StatusCode::TOO_MANY_REQUESTS {
         Err(LoginError::Throttled(retry_after(response.headers(), server_now)))
-    } else if status.is_server_error() {
-        Err(LoginError::Unreachable(Unreachable::ServerFailed(status)))
+    } else if status.is_server_error() || TRANSIENT.contains(&status) {
+        let retry_after =
+            if status == StatusCode::SERVICE_UNAVAILABLE { retry_after(response.headers(), server_now) } else { None };
+        Err(LoginError::Unreachable(Unreachable::ServerFailed { status, retry_after }))
     } else if status.is_redirection() || status.is_client_error() {
         Err(LoginError::Refused(status))
     } else {

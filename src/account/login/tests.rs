@@ -142,7 +142,7 @@ async fn the_servers_date_comes_with_the_grant() {
 
 #[tokio::test]
 async fn refusals_are_told_from_failures() {
-    for status in ["400", "401", "403", "404", "406", "301", "307", "408"] {
+    for status in ["400", "401", "403", "404", "406", "301", "307", "422", "423"] {
         let code = StatusCode::from_bytes(status.as_bytes()).unwrap();
         let moved = "location: /elsewhere\r\n";
         let answer = response(status, moved, r#"{"message":"ann is unknown","token":"t"}"#);
@@ -150,10 +150,12 @@ async fn refusals_are_told_from_failures() {
         assert_eq!(error, LoginError::Refused(code));
         assert!(!format!("{error} {error:?}").contains("ann"), "what the server says is not repeated");
     }
-    for status in [500, 502, 503, 504] {
+    for status in [408, 421, 425, 500, 501, 502, 503, 504, 599] {
         let code = StatusCode::from_u16(status).unwrap();
         let answer = response(&status.to_string(), "retry-after: 100\r\n", "");
-        assert_eq!(error(answer).await, LoginError::Unreachable(Unreachable::ServerFailed(code)));
+        let retry_after = (status == 503).then(|| Duration::from_secs(100));
+        let expected = Unreachable::ServerFailed { status: code, retry_after };
+        assert_eq!(error(answer).await, LoginError::Unreachable(expected));
     }
 }
 
@@ -170,8 +172,10 @@ async fn retry_after_is_read_in_both_forms() {
         ("retry-after: Thu, 31 Dec 2026 00:00:00 GMT\r\n", None),
         ("", None),
     ] {
-        let error = error(response("429", &format!("{date}{after}"), "")).await;
-        assert_eq!(error, LoginError::Throttled(expected.map(Duration::from_secs)), "{after}");
+        let throttled = error(response("429", &format!("{date}{after}"), "")).await;
+        assert_eq!(throttled, LoginError::Throttled(expected.map(Duration::from_secs)), "{after}");
+        let busy = error(response("503", &format!("{date}{after}"), "")).await;
+        assert_eq!(busy.retry_after(), expected.map(Duration::from_secs), "{after}");
     }
 }
 

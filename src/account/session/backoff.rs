@@ -1,17 +1,43 @@
 //! How long a session waits after a log-in that failed.
 //!
 //! Pure. Failures are retried with exponential backoff and full jitter, or when the server asked for it; refusals slowly, so that
-//! no account is locked.
+//! no account is locked. While the token at hand is known to be refused, requests fail, so the backoff is shorter then.
 
 use std::time::Duration;
 
-use crate::{account::failure::LoginError, clock::Jitter};
+use crate::{
+    account::{failure::LoginError, refusal::RefusedToken},
+    clock::{Jitter, Moment},
+};
 
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// The longest backoff while the token at hand is known to be refused.
+const BACKOFF_MAX_REFUSED: Duration = Duration::from_secs(10);
 const REFUSED_MIN: Duration = Duration::from_secs(60);
 const REFUSED_MAX: Duration = Duration::from_secs(15 * 60);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// The wait after a log-in that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::account) struct Backoff {
+    failed_at: Moment,
+    wait: Duration,
+    /// The wait while the token at hand is known to be refused: never longer than `wait`.
+    wait_if_refused: Duration,
+}
+
+impl Backoff {
+    /// When the next attempt starts. A refusal that becomes known during the wait shortens it from that time on, so that a 401
+    /// never starts an attempt at once.
+    pub(super) fn until(&self, refusal: Option<&RefusedToken>) -> Moment {
+        let until = self.failed_at + self.wait;
+        match refusal {
+            Some(refusal) => until.min(self.failed_at.max(refusal.since) + self.wait_if_refused),
+            None => until,
+        }
+    }
+}
 
 /// Attempts that failed since the last success.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,17 +54,18 @@ impl Tries {
         doubled(REFUSED_MIN, self.refusals - 1, REFUSED_MAX)
     }
 
-    /// Counts a failure of another kind, and returns the time until the next attempt.
-    pub(super) fn failed(&mut self, error: &LoginError, jitter: &mut Jitter) -> Duration {
+    /// Counts a failure of another kind at `failed_at`, and returns the wait for the next attempt.
+    pub(super) fn failed(&mut self, error: &LoginError, failed_at: Moment, jitter: &mut Jitter) -> Backoff {
         self.failures = self.failures.saturating_add(1);
-        match error {
-            LoginError::Throttled(Some(asked)) if !asked.is_zero() => (*asked).min(RETRY_AFTER_MAX),
-            _ => {
-                // Jitter keeps many sidecars from coming back at once.
-                let most = doubled(BACKOFF_MIN, self.failures, BACKOFF_MAX);
-                BACKOFF_MIN + most.saturating_sub(BACKOFF_MIN).mul_f64(jitter.fraction())
-            }
+        if let Some(asked) = error.retry_after().filter(|asked| !asked.is_zero()) {
+            let wait = asked.min(RETRY_AFTER_MAX);
+            return Backoff { failed_at, wait, wait_if_refused: wait };
         }
+        // Jitter keeps many sidecars from coming back at once.
+        let fraction = jitter.fraction();
+        let jittered = |most: Duration| BACKOFF_MIN + most.saturating_sub(BACKOFF_MIN).mul_f64(fraction);
+        let most = doubled(BACKOFF_MIN, self.failures, BACKOFF_MAX);
+        Backoff { failed_at, wait: jittered(most), wait_if_refused: jittered(most.min(BACKOFF_MAX_REFUSED)) }
     }
 }
 

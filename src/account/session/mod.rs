@@ -7,14 +7,17 @@
 //! [`Session::check_invariants`] states what holds after every step.
 
 mod backoff;
+mod state_name;
 
 use std::{mem, time::Duration};
 
 use http::HeaderValue;
 
-use self::backoff::Tries;
+use self::backoff::{Backoff, Tries};
+pub use self::state_name::StateName;
 use super::{
     failure::{LoginError, Malformed},
+    refusal::RefusedToken,
     relogin_floor::{Probation, ReloginFloor},
     token::{Generation, Refresh, Token},
 };
@@ -25,6 +28,8 @@ use crate::clock::{Jitter, Moment};
 pub(super) struct Session {
     state: State,
     relogin_floor: ReloginFloor,
+    /// The token at hand, or the last one if it has expired, is known to be refused.
+    refusal: Option<RefusedToken>,
     /// The organization that a log-in read last; `None` when that was none that a request could carry.
     organization: Option<HeaderValue>,
     /// Log-ins started so far; a token's generation is the number of its log-in.
@@ -38,7 +43,7 @@ pub(super) enum State {
     LoggingIn { attempt: Attempt, tries: Tries },
     Ready { token: Token, refresh_at: Moment },
     Refreshing { token: Token, step: Step, tries: Tries },
-    BackingOff { until: Moment, tries: Tries, last: LoginError },
+    BackingOff { backoff: Backoff, tries: Tries, last: LoginError },
     Rejected { token: Option<Token>, until: Moment, tries: Tries, last: LoginError },
 }
 
@@ -46,7 +51,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) enum Step {
     InFlight { attempt: Attempt, trust: Trust },
-    Waiting { until: Moment, last: LoginError },
+    Waiting { backoff: Backoff, last: LoginError },
 }
 
 /// Whether requests carry the token at hand while its successor is fetched.
@@ -104,59 +109,44 @@ pub(super) enum Effect {
 /// When a 401 has the token at hand replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Replacement {
-    /// It does not: the next log-in has its time, or there is no token.
+    /// It does not: there is no token.
     Never,
+    /// It does not, since the next log-in has its time; requests that got a 401 may wait for that.
+    Scheduled {
+        /// Whether the session knows that the token is refused. Otherwise a 401 may bring that time nearer.
+        refusal_known: bool,
+    },
     /// An earlier 401 made the token suspect, and its replacement is in flight.
     InFlight,
-    /// From this time on, a 401 starts a log-in or makes the one in flight a replacement.
+    /// A log-in is in flight; from this time on, a 401 makes it a replacement.
+    Join(Moment),
+    /// From this time on, a 401 starts a log-in.
     From(Moment),
-}
-
-/// A state's name, as users see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StateName {
-    /// No token until an explicit log-in.
-    LoggedOut,
-    /// No token; a log-in is in flight.
-    LoggingIn,
-    /// A valid token, and nothing to do.
-    Ready,
-    /// A token, while its successor is in flight or waits for its next attempt.
-    Refreshing,
-    /// No token; the next attempt has its time.
-    BackingOff,
-    /// The server refused the credentials; the old token serves until it expires.
-    Rejected,
-}
-
-impl StateName {
-    /// All states, for metrics.
-    pub const ALL: [Self; 6] =
-        [Self::LoggedOut, Self::LoggingIn, Self::Ready, Self::Refreshing, Self::BackingOff, Self::Rejected];
-
-    /// The name in `status`, logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::LoggedOut => "logged_out",
-            Self::LoggingIn => "logging_in",
-            Self::Ready => "ready",
-            Self::Refreshing => "refreshing",
-            Self::BackingOff => "backing_off",
-            Self::Rejected => "rejected",
-        }
-    }
 }
 
 impl Session {
     /// A session that is logged out; the driver's first event is a log-in.
     pub(super) fn new(relogin_floor: Duration) -> Self {
-        Self { state: State::LoggedOut, relogin_floor: ReloginFloor::new(relogin_floor), organization: None, attempts: 0 }
+        Self {
+            state: State::LoggedOut,
+            relogin_floor: ReloginFloor::new(relogin_floor),
+            refusal: None,
+            organization: None,
+            attempts: 0,
+        }
     }
 
     /// Changes the least age at which a 401 replaces a token.
     pub(super) fn set_relogin_floor(&mut self, relogin_floor: Duration) {
         self.relogin_floor.rebase(relogin_floor);
+    }
+
+    /// Takes over what is known of refused tokens. It counts while the token is at hand and after it has expired, until
+    /// another one comes.
+    pub(super) fn set_refusal(&mut self, refusal: Option<RefusedToken>) {
+        if let Some(token) = self.token() {
+            self.refusal = refusal.filter(|refusal| refusal.generation == token.generation());
+        }
     }
 
     /// Handles one event. Every event is also a tick: the session also does what is due at `now`.
@@ -165,7 +155,7 @@ impl Session {
         let effect = match event {
             Event::LogOut => {
                 self.state = State::LoggedOut;
-                self.relogin_floor.end_probation();
+                self.forget_verdicts();
                 None
             }
             Event::LogIn => self.log_in(now),
@@ -231,9 +221,10 @@ impl Session {
         match &self.state {
             State::LoggedOut | State::LoggingIn { .. } | State::Refreshing { step: Step::InFlight { .. }, .. } => None,
             State::Ready { refresh_at, .. } => Some(*refresh_at),
-            State::Refreshing { step: Step::Waiting { until, .. }, .. }
-            | State::BackingOff { until, .. }
-            | State::Rejected { until, .. } => Some(*until),
+            State::Refreshing { step: Step::Waiting { backoff, .. }, .. } | State::BackingOff { backoff, .. } => {
+                Some(backoff.until(self.refusal.as_ref()))
+            }
+            State::Rejected { until, .. } => Some(*until),
         }
     }
 
@@ -269,16 +260,23 @@ impl Session {
     pub(super) fn replacement(&self) -> Replacement {
         match &self.state {
             State::Refreshing { step: Step::InFlight { trust: Trust::Suspect, .. }, .. } => Replacement::InFlight,
-            State::Ready { token, .. } | State::Refreshing { token, step: Step::InFlight { .. }, .. } => {
-                match self.relogin_floor.probation() {
-                    // The first 401 is a verdict, however young the token is.
-                    Some(Probation { generation, verdict: None }) if generation == token.generation() => {
-                        Replacement::From(token.received)
-                    }
-                    _ => Replacement::From(token.received + self.relogin_floor.current()),
-                }
+            State::Ready { token, .. } => Replacement::From(self.replaceable_from(token)),
+            State::Refreshing { token, step: Step::InFlight { .. }, .. } => Replacement::Join(self.replaceable_from(token)),
+            State::Refreshing { step: Step::Waiting { .. }, .. } | State::Rejected { token: Some(_), .. } => {
+                Replacement::Scheduled { refusal_known: self.refusal.is_some() }
             }
-            _ => Replacement::Never,
+            State::LoggedOut | State::LoggingIn { .. } | State::BackingOff { .. } | State::Rejected { token: None, .. } => {
+                Replacement::Never
+            }
+        }
+    }
+
+    /// From when on a 401 counts against `token`.
+    fn replaceable_from(&self, token: &Token) -> Moment {
+        match self.relogin_floor.probation() {
+            // The first 401 is a verdict, however young the token is.
+            Some(Probation { generation, verdict: None }) if generation == token.generation() => token.received,
+            _ => token.received + self.relogin_floor.current(),
         }
     }
 
@@ -321,6 +319,10 @@ impl Session {
                 "nothing will ever happen again",
             ),
             (
+                self.refusal.is_none_or(|refusal| self.token().is_none_or(|token| token.generation() == refusal.generation)),
+                "a refusal of another token is known",
+            ),
+            (
                 (self.relogin_floor.base()..=self.relogin_floor.max()).contains(&self.relogin_floor.current()),
                 "the floor is out of its bounds",
             ),
@@ -350,7 +352,7 @@ impl Session {
         if self.name() == StateName::LoggedOut {
             return None;
         }
-        self.relogin_floor.end_probation();
+        self.forget_verdicts();
         self.state = State::LoggedOut;
         Some(self.start(Trust::Trusted, now))
     }
@@ -358,7 +360,7 @@ impl Session {
     /// Drops a token of another organization. The log-in that read this one goes on.
     fn organization_read(&mut self, organization: Option<HeaderValue>) {
         if self.token().is_some_and(|token| !token.is_of(organization.as_ref())) {
-            self.relogin_floor.end_probation();
+            self.forget_verdicts();
             self.state = match mem::replace(&mut self.state, State::LoggedOut) {
                 State::Refreshing { step: Step::InFlight { attempt, .. }, tries, .. } => State::LoggingIn { attempt, tries },
                 // No other state has both a token and a log-in in flight.
@@ -366,6 +368,12 @@ impl Session {
             };
         }
         self.organization = organization;
+    }
+
+    /// Forgets what requests found out about a token that is dropped now.
+    fn forget_verdicts(&mut self) {
+        self.refusal = None;
+        self.relogin_floor.end_probation();
     }
 
     fn unauthorized(&mut self, refused: Generation, now: Moment) -> Option<Effect> {
@@ -414,6 +422,7 @@ impl Session {
             Trust::Suspect => self.relogin_floor.start_probation(token.generation()),
             Trust::Trusted => self.relogin_floor.end_probation(),
         }
+        self.refusal = None;
         let refresh_at = token.refresh_at(jitter.fraction());
         self.organization = Some(token.bearer.organization.clone());
         self.state = State::Ready { token, refresh_at };
@@ -426,10 +435,10 @@ impl Session {
             let until = now + tries.refused();
             State::Rejected { token, until, tries, last: error }
         } else {
-            let until = now + tries.failed(&error, jitter);
+            let backoff = tries.failed(&error, now, jitter);
             match token {
-                Some(token) => State::Refreshing { token, step: Step::Waiting { until, last: error }, tries },
-                None => State::BackingOff { until, tries, last: error },
+                Some(token) => State::Refreshing { token, step: Step::Waiting { backoff, last: error }, tries },
+                None => State::BackingOff { backoff, tries, last: error },
             }
         };
     }
@@ -441,7 +450,7 @@ impl Session {
         }
         self.state = match mem::replace(&mut self.state, State::LoggedOut) {
             State::Refreshing { step: Step::InFlight { attempt, .. }, tries, .. } => State::LoggingIn { attempt, tries },
-            State::Refreshing { step: Step::Waiting { until, last }, tries, .. } => State::BackingOff { until, tries, last },
+            State::Refreshing { step: Step::Waiting { backoff, last }, tries, .. } => State::BackingOff { backoff, tries, last },
             State::Rejected { until, tries, last, .. } => State::Rejected { token: None, until, tries, last },
             other => other,
         };

@@ -239,6 +239,6 @@ fn login() -> Login {
 
 /// An endpoint over plain HTTP on loopback.
 pub(in crate::account) fn endpoint(port: u16, target: &'static str) -> Endpoint {
-    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".to_owned(), port };
+    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".to_owned(), rooted: false, port };
     Endpoint { origin, target: PathAndQuery::from_static(target) }
 }

@@ -71,11 +71,79 @@ async fn a_failed_log_in_passes_the_401_on_and_brings_the_token_back() {
     assert!(stage.account.replace(old.generation).await.unwrap().is_none());
     assert_eq!(stage.bearer().unwrap().generation, old.generation);
     let asked = instant();
-    assert!(stage.account.replace(old.generation).await.unwrap().is_none(), "while it waits, a 401 starts none");
+    assert!(stage.account.replace(old.generation).await.unwrap().is_none(), "while it waits for long, a 401 starts none");
     assert_eq!(asked.elapsed(), Duration::ZERO, "and is not held back");
     assert_eq!(stage.log_ins(), 2);
     stage.pass(MINUTE + SECOND).await;
     assert_eq!(stage.bearer().unwrap().generation, Generation(3));
+    stage.close().await;
+}
+
+/// The request whose 401 began the log-in that failed waits like the others.
+#[tokio::test(start_paused = true)]
+async fn a_401_waits_for_the_attempt_that_is_already_scheduled_and_starts_none() {
+    let (stage, old) = Stage::seasoned([fail(), fail(), Scripted::Grant(LIFE)]).await;
+    let asked = instant();
+    let first = tokio::spawn({
+        let (account, refused) = (stage.account.clone(), old.generation);
+        async move { account.replace(refused).await.unwrap().map(|bearer| bearer.generation) }
+    });
+    stage.pass(SECOND).await;
+    let second = stage.account.replace(old.generation).await.unwrap().map(|bearer| bearer.generation);
+    assert_eq!((first.await.unwrap(), second), (Some(Generation(4)), Some(Generation(4))));
+    assert!(asked.elapsed() < 10 * SECOND, "{:?}", asked.elapsed());
+    assert_eq!(stage.log_ins(), 4);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_401_is_passed_on_when_no_attempt_is_due_in_time() {
+    let (stage, old) = Stage::seasoned([throttle(8), throttle(60), Scripted::Grant(LIFE)]).await;
+    let asked = instant();
+    assert!(stage.account.replace(old.generation).await.unwrap().is_none());
+    assert!((8 * SECOND..9 * SECOND).contains(&asked.elapsed()), "it waited for one attempt: {:?}", asked.elapsed());
+    assert_eq!(stage.log_ins(), 3);
+    stage.pass(MINUTE + SECOND).await;
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_that_began_with_a_401_the_log_in_comes_within_ten_seconds() {
+    let outage = Duration::from_secs(20 * 60);
+    let (stage, old) = Stage::seasoned(std::iter::repeat_n(fail(), 500)).await;
+    let begun = instant();
+    let mut earlier = 0;
+    while begun.elapsed() < outage {
+        assert!(stage.account.replace(old.generation).await.unwrap().is_none());
+        stage.pass(SECOND).await;
+        if begun.elapsed() > outage / 2 && earlier == 0 {
+            earlier = stage.log_ins();
+        }
+    }
+    // Ten seconds at most, and five and a half on average.
+    let in_ten_minutes = stage.log_ins() - earlier;
+    assert!((58..130).contains(&in_ten_minutes), "{in_ten_minutes}");
+    stage.script.lines.lock().unwrap().clear();
+    stage.script.lines.lock().unwrap().push_back((LOGIN_TAKES, Scripted::Grant(LIFE)));
+    let asked = instant();
+    while stage.account.replace(old.generation).await.unwrap().is_none() {}
+    assert!(asked.elapsed() <= 11 * SECOND, "{:?}", asked.elapsed());
+    stage.close().await;
+}
+
+/// One path always answers 401 during an outage of the log-in, among good traffic.
+#[tokio::test(start_paused = true)]
+async fn a_path_that_always_answers_401_does_not_shorten_the_back_off() {
+    let (stage, old) = Stage::seasoned(std::iter::repeat_n(fail(), 100)).await;
+    stage.account.unauthorized(old.generation).await;
+    for _ in 0..1200 {
+        stage.account.unauthorized(old.generation).await;
+        stage.account.answered(old.generation);
+        stage.pass(SECOND / 2).await;
+    }
+    // Ten minutes: half a minute apart on average, once the backoff has its full length.
+    assert!((10..40).contains(&stage.log_ins()), "{}", stage.log_ins());
+    stage.script.lines.lock().unwrap().clear();
     stage.close().await;
 }
 

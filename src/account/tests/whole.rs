@@ -42,7 +42,7 @@ async fn server() -> u16 {
 
 fn connectors(port: u16) -> LoginConnectors {
     let tls = ClientTls::with_roots(RootCertStore::empty()).unwrap();
-    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".to_owned(), port };
+    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".to_owned(), rooted: false, port };
     LoginConnectors { login: Connector::new(&origin, &tls, &crate::config::Egress::default(), PATIENCE).unwrap(), refresh: None }
 }
 

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     config::Source,
     files::BoundedReads,
+    resources::blocking_on,
     sources::{SourceFault, WatchedDirectories, read_file_in_time},
 };
 
@@ -119,20 +120,11 @@ impl FileComparison {
     async fn run(mut self, report: mpsc::Sender<Differences>) {
         loop {
             // Watch first, then read: what happens in between causes another look.
-            let compared = tokio::task::spawn_blocking(move || {
-                if let Err(reason) = self.directories.arm() {
-                    tracing::warn!(
-                        account = self.account,
-                        ?reason,
-                        "credential files can't be watched: looking twice a minute instead"
-                    );
-                }
-                let differences = self.compare();
-                (self, differences)
-            });
-            // It fails only while the runtime shuts down, or in a panic, which was printed.
-            let Ok((files, differences)) = compared.await else { return };
+            // `None`: a panic, which was printed.
+            let Some((files, looked)) = blocking_on(self, Self::look).await else { return };
             self = files;
+            // Without a thread it looks again when something changes, or later.
+            let differences = looked.unwrap_or_default();
             if !differences.is_empty() {
                 if report.send(differences).await.is_err() {
                     return;
@@ -142,6 +134,14 @@ impl FileComparison {
             // A signal during the pause is kept: a log-in that has read, or a file that has changed, causes another look.
             self.directories.changed().await;
         }
+    }
+
+    fn look(&mut self) -> Differences {
+        if let Err(reason) = self.directories.arm() {
+            let reason = reason.to_string();
+            tracing::warn!(account = self.account, reason, "credential files can't be watched: looking twice a minute instead");
+        }
+        self.compare()
     }
 
     fn compare(&mut self) -> Differences {

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use super::{
     kinds::{AnySource, Between, HeaderSource, Json, List, LoginHeaders, LoginUrl, Optional, Pointer, Status, Text, UrlOrPath},
     measures::{DAY, HOUR, MINUTE},
-    setting::{Key, Kind, Named, Section, Setting, SettingsReader, Unset, built, table},
+    reader::{SettingsReader, built, table},
+    setting::{Key, Kind, Named, Section, Setting, Unset},
 };
 use crate::config::{Endpoint, Source};
 
@@ -56,7 +57,7 @@ pub(super) type AccountEntry = Named<AccountTable>;
 /// Credentials and organization, shared by one or more APIs.
 #[derive(Debug)]
 pub struct Account {
-    /// `[a-z0-9-]+`.
+    /// The account is called so in the settings, in logs and in metrics: `[a-z0-9-]+`.
     pub name: String,
     /// The tenant; a source, since a secret mount may hold it.
     pub organization: Source,
@@ -64,25 +65,17 @@ pub struct Account {
     pub login: Option<Login>,
 }
 
-/// The parts of a [`Login`] that are not one setting each.
-pub(super) struct LoginParts {
-    pub(super) url: Endpoint,
-    pub(super) refresh_url: Option<Endpoint>,
-    pub(super) username: Source,
-    pub(super) password: Source,
-}
-
 built! {
     /// How an account logs in.
-    Login of (account: &AccountTable, parts: LoginParts) {
+    Login of (account: &AccountTable, url: Endpoint, refresh_url: Option<Endpoint>, username: Source, password: Source) {
         /// Where credentials become a token.
-        url: Endpoint = Some(parts.url),
+        url: Endpoint = Some(url),
         /// Where a refresh token becomes a token.
-        refresh_url: Option<Endpoint> = Some(parts.refresh_url),
+        refresh_url: Option<Endpoint> = Some(refresh_url),
         /// Read anew at each log-in.
-        username: Source = Some(parts.username),
+        username: Source = Some(username),
         /// Read anew at each log-in.
-        password: Source = Some(parts.password),
+        password: Source = Some(password),
         username_field: String = account.login_fields_username.get(),
         password_field: String = account.login_fields_password.get(),
         extra: Map<String, Value> = account.login_extra.get(),

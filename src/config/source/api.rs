@@ -7,14 +7,14 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    faults::ValueOrigin,
     kinds::{
-        AccountName, BaseUrl, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, OneOf, Optional, PathPrefix,
-        PathWord, RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, WebOrigin,
+        AccountName, BaseUrl, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, Optional, PathPrefix, PathWord,
+        RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, WebOrigin,
     },
     measures::{DAY, HOUR, KIB, MIB, MINUTE},
-    setting::{Key, Kind, Named, Section, Setting, SettingsReader, Unset, built, table},
-    words::words,
+    reader::{SettingsReader, built, table},
+    setting::{Key, Kind, Named, Section, Setting, Unset},
+    words::{OneOf, words},
 };
 use crate::{
     careportals::Preset,
@@ -52,6 +52,8 @@ table! {
     allowed_hosts: Hosts = [];
     /// Origins of web pages that may call.
     allowed_origins: List<WebOrigin> = [];
+    /// Whether a browser may open what the API serves as a page: by a link, a frame, a form or the address bar.
+    allow_navigation: Switch = false;
     /// Header that each request must have, against requests that a server was tricked into; it is not forwarded.
     require_header_name ("require_header.name"): Optional<RequiredHeaderName>;
     /// Value that this header must have: text or a source.
@@ -76,12 +78,12 @@ table! {
     retry_idempotency_key: Switch = false;
     /// Limit of requests in flight.
     max_requests: Count<1, 1_000_000> = 1024;
-    /// Limit of connections, for each listen address.
+    /// Limit of connections, for each listen address; never more than the process's descriptors allow.
     max_connections: Count<1, 1_000_000> = 4096;
     /// Limit of the bytes in the head of a request or a response.
     max_header_bytes: Size<{ 8 * KIB }, MIB> = "64KiB";
     /// Limit of the header lines in the head of a request or a response.
-    max_headers: Count<8, 4096> = 256;
+    max_headers: Count<8, 4096> = 100;
     /// Time limit of a request's head: from accept for the first one, from its first byte for each later one.
     head_timeout: Between<10, { 10 * MINUTE }> = "10s";
     /// Time limit of name, connection and TLS together.
@@ -94,8 +96,10 @@ table! {
     stream_idle: Between<10, { 30 * DAY }> = "1h";
     /// Time for which a client's connection may be idle between requests.
     client_idle: Between<10, { 30 * DAY }> = "1h";
-    /// Time for which an upstream connection is kept idle.
-    pool_idle: Between<0, HOUR> = "15s";
+    /// Time for which a client may take no byte of an answer; 10 s when another client needs its place.
+    client_stall: Between<10, DAY> = "5m";
+    /// Time for which an upstream connection is kept idle. Under 30 s none is opened ahead of need.
+    pool_idle: Between<0, HOUR> = "90s";
     /// Age at which an upstream connection is retired, ±20 %.
     connection_max_age: Between<1000, { 30 * DAY }> = "5m";
 }
@@ -104,40 +108,39 @@ table! {
 pub(super) type ApiEntry = Named<ApiTable>;
 
 words! {
-    /// `cookies`.
+    /// Whether cookies pass.
     Cookies {
         /// Neither `Cookie` nor `Set-Cookie` passes: a token may travel in them.
         #[default]
         Strip = "strip",
-        /// Both pass.
+        /// `Cookie` and `Set-Cookie` pass.
         Pass = "pass",
     }
 }
 
 words! {
-    /// `http2`.
+    /// Whether HTTP/2 is offered to the upstream.
     Http2 {
-        /// HTTP/1.1.
+        /// The sidecar speaks HTTP/1.1 to the upstream.
         #[default]
         Off = "off",
-        /// HTTP/2 when the server takes it.
+        /// The sidecar offers HTTP/2, and speaks it when the server accepts.
         Auto = "auto",
     }
 }
 
-/// `allowed_hosts`.
+/// The hosts that a request may name, besides those of loopback and of the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedHosts {
-    /// `*`.
+    /// A request may name any host.
     Any,
-    /// Exact names, lower case, without port.
+    /// A request may name these hosts. Names are in lower case and have no port.
     Names(Vec<String>),
 }
 
-/// `require_header`.
+/// A header without which a request is refused.
 #[derive(Debug)]
 pub struct RequireHeader {
-    /// Its name.
     pub name: HeaderName,
     /// The value that it must have. `None`: any value.
     pub value: Option<Source>,
@@ -147,13 +150,13 @@ built! {
     /// A base URL with its rules.
     #[derive(Debug)]
     Api of (name: String, account: AccountId, api: &ApiTable, require_header: Option<RequireHeader>) {
-        /// `[a-z0-9-]+`.
+        /// The API is called so in the settings, in logs and in metrics: `[a-z0-9-]+`.
         name: String = Some(name),
         /// The account whose bearer it sends.
         account: AccountId = Some(account),
-        /// Where requests go.
+        /// Requests are sent below this URL.
         upstream: Upstream = api.upstream.get()?,
-        /// Where clients connect.
+        /// Clients connect to these addresses.
         listen: Vec<Listen> = listeners(api),
         /// Whether `listen` may name other than loopback addresses. Of sockets that are passed in, that shows only at start.
         allow_non_loopback: bool = api.allow_non_loopback.get(),
@@ -161,38 +164,37 @@ built! {
         prefix: Option<Prefix> = api.prefix.get(),
         /// `None`: everything but log-in paths.
         allow: Option<Vec<Rule>> = api.allow.get(),
-        /// Wins over `allow`.
+        /// A request that matches one of these rules is refused, even where `allow` lets it pass.
         deny: Vec<Rule> = api.deny.get(),
         /// The rules are judged and counted, and not enforced.
         observe: bool = api.observe.get(),
         cookies: Cookies = api.cookies.get(),
         headers: Vec<(HeaderName, HeaderValue)> = api.headers.get(),
         allowed_hosts: AllowedHosts = api.allowed_hosts.get(),
-        /// Serialized (RFC 6454).
+        /// Pages of these origins may call. An origin is serialized as browsers send it (RFC 6454).
         allowed_origins: Vec<String> = api.allowed_origins.get(),
+        /// Whether a browser may open its answers as pages.
+        allow_navigation: bool = api.allow_navigation.get(),
         /// A header without which nothing passes.
         require_header: Option<RequireHeader> = Some(require_header),
-        /// Bytes.
+        /// At most this many bytes of a body are kept, so that its request can be sent again.
         replay_buffer: usize = api.replay_buffer.get(),
         retry_idempotency_key: bool = api.retry_idempotency_key.get(),
         path_words: Vec<String> = api.path_words.get(),
         socket_mode: u32 = api.socket_mode.get(),
-        /// By name or number.
+        /// The group of Unix sockets, by name or number; `None`: that of the process.
         socket_group: Option<String> = api.socket_group.get(),
         /// Users that may call; where this and `allow_gids` are empty, all may.
         allow_uids: Vec<u32> = api.allow_uids.get(),
         allow_gids: Vec<u32> = api.allow_gids.get(),
-        /// Connections to upstream.
         connections: UpstreamSettings = UpstreamSettings::of(api),
-        /// Counts and sizes.
         limits: Limits = Limits::of(api),
-        /// Durations.
         timeouts: Timeouts = Timeouts::of(api),
     }
 }
 
 built! {
-    /// Counts and sizes of one API.
+    /// Limits of one API: counts, and sizes in bytes.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     Limits of (api: &ApiTable) {
         max_requests: usize = api.max_requests.get(),
@@ -203,7 +205,7 @@ built! {
 }
 
 built! {
-    /// Durations of one API.
+    /// Time limits of one API.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     Timeouts of (api: &ApiTable) {
         head: Duration = api.head_timeout.get(),
@@ -211,6 +213,7 @@ built! {
         body_idle: Duration = api.body_idle.get(),
         stream_idle: Duration = api.stream_idle.get(),
         client_idle: Duration = api.client_idle.get(),
+        client_stall: Duration = api.client_stall.get(),
     }
 }
 
@@ -219,12 +222,12 @@ built! {
     /// opens connections takes this type and no other settings of the API.
     #[derive(Clone, Debug, PartialEq, Eq)]
     UpstreamSettings of (api: &ApiTable) {
-        /// The server.
+        /// Connections are made to this server.
         origin: Origin = api.upstream.set().map(|upstream| upstream.origin.clone()),
         http2: Http2 = api.http2.get(),
-        /// Of a response.
+        /// A response whose head has more bytes is refused.
         max_header_bytes: usize = api.max_header_bytes.get(),
-        /// Of a response.
+        /// A response with more header lines is refused.
         max_headers: usize = api.max_headers.get(),
         connect_timeout: Duration = api.connect_timeout.get(),
         pool_idle: Duration = api.pool_idle.get(),
@@ -244,8 +247,8 @@ impl ApiEntry {
 fn listeners(api: &ApiTable) -> Option<Vec<Listen>> {
     let mut listeners = api.listen.get()?;
     for listener in &mut listeners {
-        if let (Listen::Tcp { required, .. }, ValueOrigin::Default) = (listener, &api.listen.origin) {
-            *required = false;
+        if let Listen::Tcp { required, .. } = listener {
+            *required = api.listen.is_written();
         }
     }
     Some(listeners)

@@ -5,16 +5,16 @@
 use serde_json::Value;
 
 use super::{
-    account::{AccountEntry, AccountTable, LoginParts},
-    api::{ApiEntry, ApiTable},
+    account::AccountEntry,
+    api::ApiEntry,
     egress,
+    environment::Environment,
     faults::{Diagnostic, Fault, ValueOrigin},
     layers::Merged,
     login::{self, Choice},
     relations,
-    setting::{Findings, Section, Setting, SettingsReader},
-    top_level::TopLevel,
-    variables::Environment,
+    setting::{Findings, Setting},
+    tables::Written,
     warnings,
 };
 use crate::{
@@ -22,22 +22,6 @@ use crate::{
     config::{Account, AccountId, Api, Config, Endpoint, Login, Reloadable, RequireHeader, RestartOnly, Source, Tls},
     path::LoginPaths,
 };
-
-/// The settings as they are written.
-pub(super) struct Written {
-    pub(super) top: TopLevel,
-    pub(super) accounts: Vec<AccountEntry>,
-    pub(super) apis: Vec<ApiEntry>,
-}
-
-impl Written {
-    pub(super) fn read(reader: &mut SettingsReader<'_>, accounts: &[String], apis: &[String]) -> Self {
-        let top = TopLevel::read(reader, "");
-        let accounts = accounts.iter().map(|name| reader.entry(Section::Account, name, AccountTable::read)).collect();
-        let apis = apis.iter().map(|name| reader.entry(Section::Api, name, ApiTable::read)).collect();
-        Self { top, accounts, apis }
-    }
-}
 
 /// Gives each API without an `upstream` that of its preset.
 pub(super) fn derive_upstreams(merged: &mut Merged, apis: &[String]) {
@@ -109,7 +93,7 @@ fn account(entry: &mut AccountEntry, choice: Choice, refresh_url: Option<Endpoin
         Choice::At(url) => {
             let username = required(name, "username", &mut table.username, findings);
             let password = required(name, "password", &mut table.password, findings);
-            Some(Login::of(table, LoginParts { url, refresh_url, username: username?, password: password? })?)
+            Some(Login::of(table, url, refresh_url, username?, password?)?)
         }
     };
     Some(Account { name: name.clone(), organization: organization?, login })

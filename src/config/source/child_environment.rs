@@ -6,10 +6,11 @@
 use std::ffi::{OsStr, OsString};
 
 use super::{
+    environment::Environment,
     layers::Merged,
     named_variables::{CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY},
-    setting::Form,
-    variables::{self, Environment},
+    toml::Form,
+    variables,
 };
 
 /// Variables that a service manager sets for this process alone. A started program would take the sockets for its own, or
@@ -23,15 +24,13 @@ const SECRET_MIN: usize = 8;
 
 /// The names of the variables that hold a secret or lead to one.
 pub(super) fn secret_variables(environment: &Environment, merged: &Merged) -> Vec<OsString> {
-    let named = |name: &OsStr| merged.named_variables().iter().any(|known| OsStr::new(known) == name);
-    let is_secret = |value: &OsStr| {
-        let bytes = value.as_encoded_bytes();
-        bytes.len() >= SECRET_MIN && merged.is_literal_secret(bytes)
+    let named = |name: &OsStr| merged.named_variables.iter().any(|known| OsStr::new(known) == name);
+    let is_secret = |value: &[u8]| value.len() >= SECRET_MIN && merged.is_literal_secret(value);
+    let is_unfit = |name: &OsStr, value: &OsStr| {
+        let leads_to_one = name.to_str().is_some_and(|name| leads_to_one(name, value));
+        leads_to_one || named(name) || is_secret(value.as_encoded_bytes())
     };
-    let secret = environment
-        .iter()
-        .filter(|(name, value)| named(name) || is_secret(value) || name.to_str().is_some_and(|name| leads_to_one(name, value)));
-    secret.map(|(name, _)| name.to_owned()).collect()
+    environment.iter().filter(|(name, value)| is_unfit(name, value)).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn leads_to_one(name: &str, value: &OsStr) -> bool {

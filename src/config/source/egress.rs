@@ -3,11 +3,11 @@
 //! Pure. The proxy's URL may hold a password and is never shown.
 
 use super::{
-    faults::{Diagnostic, Fault, ValueOrigin, Warning, ensure, shown},
-    render::in_toml,
-    setting::Findings,
+    environment::Environment,
+    faults::{Diagnostic, ValueOrigin, ensure, shown},
+    setting::{EffectiveValue, Findings},
+    toml::{REDACTED, in_toml},
     url::{self, Address},
-    variables::Environment,
 };
 use crate::{
     config::{Egress, EgressProxy, Exception},
@@ -16,34 +16,41 @@ use crate::{
 
 /// Reads both variables. Where a name is set in both cases, the lower one wins, as it does for curl.
 pub(super) fn read(environment: &Environment, findings: &mut Findings) -> Egress {
-    let exceptions = exceptions(environment, findings);
+    let exceptions = match first(environment, findings, ["no_proxy", "NO_PROXY"]) {
+        Some((name, list)) => exceptions(name, list, findings),
+        None => Vec::new(),
+    };
     let Some((name, url)) = first(environment, findings, ["https_proxy", "HTTPS_PROXY"]) else {
         return Egress::new(None, exceptions);
     };
-    findings.show(name, "\"[redacted]\"".to_owned(), ValueOrigin::Variable(name.to_owned()));
-    match proxy(&url) {
+    show(name, REDACTED, findings);
+    match proxy(url) {
         Ok(proxy) => Egress::new(Some(proxy), exceptions),
         Err(wrong) => {
-            findings.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
+            findings.fault_of_variable(name, "", wrong);
             Egress::default()
         }
     }
 }
 
-fn exceptions(environment: &Environment, findings: &mut Findings) -> Vec<Exception> {
-    let Some((name, list)) = first(environment, findings, ["no_proxy", "NO_PROXY"]) else { return Vec::new() };
-    findings.show(name, in_toml(&list.as_str().into()), ValueOrigin::Variable(name.to_owned()));
+fn exceptions(name: &str, list: &str, findings: &mut Findings) -> Vec<Exception> {
+    show(name, list, findings);
     let entries = list.split(|letter: char| letter == ',' || letter.is_whitespace()).filter(|entry| !entry.is_empty());
     let read = |entry| {
         let exception = Exception::parse(entry);
         if exception.is_none() {
             // Not a fault: other programs on the machine may know more forms.
             let wrong = Diagnostic::new(format!("{} is no name, address or network, and excepts nothing", shown(entry)));
-            findings.warnings.push(Warning::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
+            findings.warn_of_variable(name, wrong);
         }
         exception
     };
     entries.filter_map(read).collect()
+}
+
+fn show(name: &str, text: &str, findings: &mut Findings) {
+    let (path, shown, origin) = (name.to_owned(), in_toml(&text.into()), ValueOrigin::Variable(name.to_owned()));
+    findings.values.push(EffectiveValue { path, shown, origin, is_set: true });
 }
 
 /// Reads `http://user:password@host:port`, with the scheme's port by default. A URL without a scheme is an `http` one.
@@ -79,36 +86,35 @@ fn credentials(userinfo: &str) -> Result<Secret, Diagnostic> {
 }
 
 fn unescape(text: &str, out: &mut Pages) -> Result<(), Diagnostic> {
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.extend(&[byte]);
-            continue;
-        }
-        let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
-        let (Some(high), Some(low)) = (digit(), digit()) else {
+    let mut parts = text.split('%');
+    out.extend(parts.next().unwrap_or_default().as_bytes());
+    for part in parts {
+        let digits = part.get(..2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
             let wrong = Diagnostic::new("the proxy's credentials hold a broken percent escape");
             return Err(wrong.hint("write a literal % as %25"));
         };
-        // Two hexadecimal digits are a byte.
-        out.extend(&[u8::try_from(high * 16 + low).unwrap_or_default()]);
+        out.extend(&[byte]);
+        out.extend(&part.as_bytes()[2..]);
     }
     Ok(())
 }
 
 /// The first variable that is set. An empty one counts as not set.
-fn first(environment: &Environment, findings: &mut Findings, names: [&'static str; 2]) -> Option<(&'static str, String)> {
-    let name = names.into_iter().find(|name| environment.get(name).is_some_and(|value| !value.is_empty()))?;
+fn first<'a>(environment: &'a Environment, findings: &mut Findings, names: [&'a str; 2]) -> Option<(&'a str, &'a str)> {
+    let is_set = |name: &&str| environment.get(name).is_some_and(|value| !value.is_empty());
+    let name = names.into_iter().find(is_set)?;
     let text = environment.get(name)?.to_str();
     if text.is_none() {
-        findings.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), "", Diagnostic::new("is not UTF-8")));
+        findings.fault_of_variable(name, "", Diagnostic::new("is not UTF-8"));
     }
-    text.map(|text| (name, text.to_owned()))
+    text.map(|text| (name, text))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::source::Fault;
 
     #[test]
     fn a_proxy_has_a_scheme_a_host_a_port_and_credentials() {

@@ -12,24 +12,29 @@ const COMPARED_MAX: usize = 64;
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueOrigin {
-    /// It is built in.
+    /// The value is built in.
     Default,
-    /// It follows from the API's preset.
+    /// The value follows from the API's preset.
     Preset,
-    /// The settings file.
+    /// The value stands in the settings file.
     File {
         /// Its path, as it was given.
         path: PathBuf,
         /// Counted from 1; 0 when no single line is meant.
         line: usize,
     },
-    /// An environment variable.
+    /// The variable of this name gives the value.
     Variable(String),
-    /// A command-line flag.
+    /// The flag of this name gives the value.
     Flag(String),
 }
 
 impl ValueOrigin {
+    /// Whether a user wrote the value.
+    pub(super) fn is_written(&self) -> bool {
+        !matches!(self, Self::Default | Self::Preset)
+    }
+
     /// Orders faults: the file from top to bottom, then variables, flags and the rest.
     pub(super) fn rank(&self) -> (u8, usize) {
         match self {
@@ -63,7 +68,8 @@ pub type Warning = Finding;
 /// A message about a setting, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    origin: ValueOrigin,
+    /// The user can correct it there.
+    pub origin: ValueOrigin,
     path: String,
     wrong: Diagnostic,
 }
@@ -73,17 +79,11 @@ impl Finding {
     pub(super) fn new(origin: ValueOrigin, path: impl Into<String>, wrong: Diagnostic) -> Self {
         Self { origin, path: path.into(), wrong }
     }
-
-    /// Where to correct it.
-    #[must_use]
-    pub fn origin(&self) -> &ValueOrigin {
-        &self.origin
-    }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !matches!(self.origin, ValueOrigin::Default | ValueOrigin::Preset) {
+        if self.origin.is_written() {
             write!(f, "{}: ", self.origin)?;
         }
         // The user wrote the variable or the flag, and may not know the key behind it.
@@ -152,9 +152,7 @@ pub(super) fn shown(text: &str) -> String {
 
 /// Escapes control characters, which a terminal might obey.
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }.chars().collect::<Vec<_>>())
-        .collect()
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// Finds the name that was most likely meant; at most a third of it may differ.

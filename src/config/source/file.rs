@@ -11,7 +11,8 @@ use toml_edit::{Document, Item, TableLike};
 use super::{
     faults::{Diagnostic, Fault, ValueOrigin, printable},
     layers::{Layers, Leaf},
-    setting::{Form, Key, Section},
+    setting::{Key, Section},
+    toml::{Form, json_of},
 };
 
 /// Reads all of it, and goes on after each fault but a broken syntax.
@@ -69,7 +70,6 @@ impl FileReader<'_> {
         if let Some(key) = section.find(name) {
             match self.leaf(key, item) {
                 Some(value) => {
-                    self.layers.lines.by_path.insert(path.clone(), line);
                     let origin = self.origin(line);
                     self.layers.file.push(Leaf { path, value, origin });
                 }
@@ -138,18 +138,5 @@ fn unknown(section: Section, name: &str) -> Diagnostic {
             let groups = groups.into_iter().filter(|_| section == Section::TopLevel);
             wrong.did_you_mean(name, section.keys().map(|key| key.name).chain(groups))
         }
-    }
-}
-
-/// A TOML value as a JSON value: a date becomes text, and a number that is not finite becomes null.
-pub(super) fn json_of(value: &toml_edit::Value) -> Value {
-    match value {
-        toml_edit::Value::String(text) => Value::from(text.value().as_str()),
-        toml_edit::Value::Integer(number) => Value::from(*number.value()),
-        toml_edit::Value::Float(number) => Value::from(*number.value()),
-        toml_edit::Value::Boolean(switch) => Value::from(*switch.value()),
-        toml_edit::Value::Datetime(date) => Value::from(date.value().to_string()),
-        toml_edit::Value::Array(array) => array.iter().map(json_of).collect(),
-        toml_edit::Value::InlineTable(table) => table.iter().map(|(name, value)| (name, json_of(value))).collect(),
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     faults::{Diagnostic, ensure},
-    kinds::mismatch,
+    toml::mismatch,
 };
 use crate::careportals::ORGANIZATION_HEADER;
 
@@ -42,17 +42,16 @@ pub(super) fn headers(value: &Value, reserved: &[&str]) -> Result<Vec<(HeaderNam
         let is_set = headers.iter().any(|(known, _)| folded(known.as_str()) == folded(name.as_str()));
         ensure!(!is_set, format!("`{name}` is set twice"));
         let Value::String(text) = value else { return Err(mismatch(&format!("text for `{name}`"), value)) };
-        let mut value = HeaderValue::from_str(text)
-            .ok()
-            .filter(|value| !value.is_empty() && text.trim() == text)
-            .ok_or_else(|| Diagnostic::new(format!("the value of `{name}` cannot stand in a header")))?;
+        let value = HeaderValue::from_str(text).ok().filter(|value| !value.is_empty() && text.trim() == text);
+        let wrong = || Diagnostic::new(format!("the value of `{name}` cannot stand in a header"));
+        let mut value = value.ok_or_else(wrong)?;
         value.set_sensitive(true);
         headers.push((name, value));
     }
     Ok(headers)
 }
 
-/// Reads a name.
+/// Reads a header's name. `reserved` as for [`headers`].
 pub(super) fn header_name(text: &str, reserved: &[&str]) -> Result<HeaderName, Diagnostic> {
     let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| Diagnostic::new("holds what is not a header's name"))?;
     let is_owned = CONNECTION_HEADERS.iter().chain(reserved).any(|owned| folded(owned) == folded(name.as_str()));

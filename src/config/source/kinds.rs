@@ -8,13 +8,13 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::{
+    environment::Environment,
     faults::{Diagnostic, ensure, shown},
     headers::{LOGIN_HEADERS, REQUEST_HEADERS, header_name, headers},
     measures::{duration, show_duration, show_size, size},
-    setting::{Form, Kind},
+    setting::Kind,
+    toml::{Form, mismatch, number, text},
     url::{self, Address},
-    variables::Environment,
-    words::Worded,
 };
 use crate::{
     config::{AllowedHosts, ControlSocket, Listen, Log, RuntimeDirectories, Source, Upstream},
@@ -26,10 +26,10 @@ const SOURCE_HINT: &str = "write text, { file = \"…\" }, { env = \"…\" } or 
 const COMMAND_WRONG: &str = "`command` must be a list: the program and its arguments";
 
 /// Declares kinds. A row says what a value means, the kind's name in the documentation, its form, its JSON Schema, and how a
-/// value is read, perhaps with a look at the environment.
+/// value is read, perhaps with a look at the environment. `absent` gives the value of a key that nobody has written.
 macro_rules! kinds {
     ($($(#[$meta:meta])* $name:ident $(<$(const $limit:ident),+>)? => $value:ty,
-       $words:expr, $form:ident, $schema:expr, |$read:ident $(, $environment:ident)?| $body:expr;)+) => {$(
+       $words:expr, $form:ident, $schema:expr, |$read:ident, $environment:tt| $body:expr $(, absent = $absent:expr)?;)+) => {$(
         $(#[$meta])*
         pub(super) enum $name $(<$(const $limit: u64),+>)? {}
 
@@ -41,79 +41,83 @@ macro_rules! kinds {
                 ($words.into(), $schema)
             }
 
-            fn read($read: &Value, kinds!(@environment $($environment)?): &Environment) -> Result<$value, Diagnostic> {
+            fn read($read: &Value, $environment: &Environment) -> Result<$value, Diagnostic> {
                 $body
             }
+
+            $(fn absent(environment: &Environment) -> Option<$value> {
+                Some($absent(environment))
+            })?
         }
     )+};
-    (@environment) => { _ };
-    (@environment $environment:ident) => { $environment };
 }
 
 kinds! {
     /// Any text but the empty one.
-    Text => String, "text", Text, some_text(), |value| text(value).map(str::to_owned);
-    /// An account's name.
-    AccountName => String, "account's name", Text, some_text(), |value| text(value).map(str::to_owned);
-    /// A file's path.
-    Path => PathBuf, "path", Text, some_text(), |value| text(value).map(PathBuf::from);
-    /// `true` or `false`.
+    Text => String, "text", Text, some_text(), |value, _| text(value).map(str::to_owned);
+    /// An account's name; whether there is such an account, the relations say.
+    AccountName => String, "account's name", Text, some_text(), |value, _| text(value).map(str::to_owned);
+    /// A file's path; it is opened only when the file is needed.
+    Path => PathBuf, "path", Text, some_text(), |value, _| text(value).map(PathBuf::from);
+    /// A TOML boolean.
     Switch => bool, "`true` or `false`", Literal, json!({ "type": "boolean" }),
-        |value| value.as_bool().ok_or_else(|| mismatch("true or false", value));
-    /// A whole number.
+        |value, _| value.as_bool().ok_or_else(|| mismatch("true or false", value));
+    /// A whole number within limits.
     Count<const MIN, const MAX> => usize, format!("{MIN} to {MAX}"), Literal, whole(MIN, MAX),
-        |value| count(within(number(value)?, MIN, MAX, |n| n.to_string())?);
-    /// Bytes.
+        |value, _| count(within(number(value)?, MIN, MAX, |n| n.to_string())?);
+    /// A number of bytes, or text with a unit; the limits are in bytes.
     Size<const MIN, const MAX> => usize, "size", Compound,
         json!({ "anyOf": [matching("^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$"), whole(MIN, MAX)] }),
-        |value| count(within(size(value)?, MIN, MAX, show_size)?);
+        |value, _| count(within(size(value)?, MIN, MAX, show_size)?);
     /// A duration; the limits are in milliseconds.
     Between<const MIN, const MAX> => Duration, "duration", Text, matching("^([0-9]+(ms|s|m|h|d))+$"),
-        |value| within(duration(value)?, MIN, MAX, show_duration).map(Duration::from_millis);
-    /// A base URL.
-    BaseUrl => Upstream, "URL", Text, some_text(), |value| url::upstream(text(value)?);
+        |value, _| within(duration(value)?, MIN, MAX, show_duration).map(Duration::from_millis);
+    /// A base URL, whose path is canonical.
+    BaseUrl => Upstream, "URL", Text, some_text(), |value, _| url::upstream(text(value)?);
     /// A URL or a path.
-    UrlOrPath => Address, "URL or path", Text, some_text(), |value| url::address(text(value)?);
+    UrlOrPath => Address, "URL or path", Text, some_text(), |value, _| url::address(text(value)?);
     /// A URL or a path, or `off`.
     LoginUrl => Address, "URL, path or `off`", Text, some_text(),
-        |value| if value == "off" { Ok(Address::Off) } else { url::address(text(value)?) };
-    /// Addresses where clients connect.
-    Listeners => Vec<Listen>, "list of addresses", Compound, some_list(&some_text()), |value| listeners(value);
+        |value, _| if value == "off" { Ok(Address::Off) } else { url::address(text(value)?) };
+    /// Addresses where clients connect, each named once.
+    Listeners => Vec<Listen>, "list of addresses", Compound, some_list(&some_text()), |value, _| listeners(value);
     /// One TCP address, or `off`.
     AddressOrOff => Option<SocketAddr>, "address or `off`", Text, some_text(),
-        |value| match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
-    /// Fixed headers of requests.
+        |value, _| match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
+    /// The path of the control socket, or `off`.
+    SocketOrOff => ControlSocket, "path or `off`", Text, some_text(), |value, _| control_socket(text(value)?), absent = default_socket;
+    /// Fixed headers of requests, without those that the sidecar sets itself.
     RequestHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
-        |value| headers(value, REQUEST_HEADERS);
-    /// Fixed headers of log-ins.
+        |value, _| headers(value, REQUEST_HEADERS);
+    /// Fixed headers of log-ins, without those that the sidecar sets itself.
     LoginHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
-        |value| headers(value, LOGIN_HEADERS);
+        |value, _| headers(value, LOGIN_HEADERS);
     /// The name of a header that a client sends.
-    RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value| header_name(text(value)?, &[]);
+    RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value, _| header_name(text(value)?, &[]);
     /// Anything that JSON can hold, by name.
-    Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value| json_object(value);
+    Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value, _| json_object(value);
     /// A JSON pointer (RFC 6901).
-    Pointer => String, "JSON pointer", Text, matching("^/"), |value| pointer(text(value)?);
-    /// The status of an error.
-    Status => StatusCode, "400 to 599", Literal, whole(400, 599), |value| status(value);
+    Pointer => String, "JSON pointer", Text, matching("^/"), |value, _| pointer(text(value)?);
+    /// The status of a refusal (4xx), by which a server says that it did nothing.
+    Status => StatusCode, "400 to 499", Literal, whole(400, 499), |value, _| status(value);
     /// A user's or group's id.
     Id => u32, "ids", Literal, whole(0, u32::MAX.into()),
-        |value| u32::try_from(number(value)?).map_err(|_| Diagnostic::new("an id is at most 4294967295"));
-    /// `METHOD /path`.
-    RequestRule => Rule, "rules", Text, some_text(), |value| rule(text(value)?);
-    /// `/whole/segments`.
-    PathPrefix => Prefix, "path", Text, matching("^/"), |value| prefix(text(value)?);
+        |value, _| u32::try_from(number(value)?).map_err(|_| Diagnostic::new("an id is at most 4294967295"));
+    /// A rule for requests, written `METHOD /path`.
+    RequestRule => Rule, "rules", Text, some_text(), |value, _| rule(text(value)?);
+    /// A prefix of paths, made of whole segments.
+    PathPrefix => Prefix, "path", Text, matching("^/"), |value, _| prefix(text(value)?);
     /// A web page's origin, as browsers send it.
-    WebOrigin => String, "origins", Text, some_text(), |value| url::serialized_origin(text(value)?);
-    /// Host names, or `*`.
-    Hosts => AllowedHosts, "list of hosts", Compound, some_list(&some_text()), |value| hosts(value);
-    /// A path segment.
-    PathWord => String, "words", Text, some_text(), |value| path_word(text(value)?);
+    WebOrigin => String, "origins", Text, some_text(), |value, _| url::serialized_origin(text(value)?);
+    /// Host names without ports, or `*` for any host.
+    Hosts => AllowedHosts, "list of hosts", Compound, some_list(&some_text()), |value, _| hosts(value);
+    /// A path segment that logs may show.
+    PathWord => String, "words", Text, some_text(), |value, _| path_word(text(value)?);
     /// A file mode in octal.
     Mode => u32, "octal mode", Octal, json!({ "anyOf": [matching("^(0o)?[0-7]{3,4}$"), { "type": "integer" }] }),
-        |value| mode(text(value)?);
+        |value, _| mode(text(value)?);
     /// A filter in tracing's syntax.
-    Filter => String, "filter", Text, some_text(), |value| filter(text(value)?);
+    Filter => String, "filter", Text, some_text(), |value, _| filter(text(value)?);
     /// A secret, or where it is read from.
     AnySource => Source, "text or source", Source, json!({ "$ref": "#/$defs/source" }),
         |value, environment| source(value, environment);
@@ -159,72 +163,6 @@ impl<K: Kind> Kind for List<K> {
     }
 }
 
-/// One of several words.
-pub(super) struct OneOf<T>(T);
-
-impl<T: Worded> Kind for OneOf<T> {
-    type Value = T;
-    const FORM: Form = Form::Text;
-
-    fn described() -> (String, Value) {
-        let words = words_of::<T>();
-        (all_quoted(&words), json!({ "enum": words }))
-    }
-
-    fn read(value: &Value, _: &Environment) -> Result<T, Diagnostic> {
-        let at = one_of(value, &words_of::<T>())?;
-        Ok(T::all().swap_remove(at).1)
-    }
-}
-
-fn words_of<T: Worded>() -> Vec<&'static str> {
-    T::all().into_iter().map(|(word, _)| word).collect()
-}
-
-fn all_quoted(words: &[&str]) -> String {
-    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
-}
-
-/// The index of the word.
-fn one_of(value: &Value, words: &[&str]) -> Result<usize, Diagnostic> {
-    // TOML's switches are not the words `on` and `off`.
-    if value.is_boolean() && words.contains(&"on") {
-        return Err(mismatch("`on` or `off` in quotes", value));
-    }
-    let written = text(value)?;
-    let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted(words)));
-    let found = words.iter().position(|word| *word == written);
-    found.ok_or_else(|| wrong().did_you_mean(written, words.iter().copied()))
-}
-
-/// The path of the control socket, or `off`.
-pub(super) struct SocketOrOff;
-
-impl Kind for SocketOrOff {
-    type Value = ControlSocket;
-    const FORM: Form = Form::Text;
-
-    fn described() -> (String, Value) {
-        ("path or `off`".to_owned(), some_text())
-    }
-
-    fn read(value: &Value, _: &Environment) -> Result<ControlSocket, Diagnostic> {
-        match text(value)? {
-            "off" => Ok(ControlSocket::Off),
-            path if path.starts_with('/') => Ok(ControlSocket::Path(path.into())),
-            _ => Err(Diagnostic::new("expected a path that starts with `/`, or `off`")),
-        }
-    }
-
-    fn absent(environment: &Environment) -> Option<ControlSocket> {
-        // systemd separates several by colons; the XDG base directory specification has relative paths ignored.
-        let absolute = |path: &str| path.starts_with('/').then(|| path.into());
-        let service = environment.get("RUNTIME_DIRECTORY").and_then(|value| value.to_str()?.split(':').find_map(absolute));
-        let user = environment.get("XDG_RUNTIME_DIR").and_then(|value| absolute(value.to_str()?));
-        Some(ControlSocket::Default(RuntimeDirectories { service, user }))
-    }
-}
-
 fn some_text() -> Value {
     json!({ "type": "string", "minLength": 1 })
 }
@@ -245,35 +183,6 @@ fn some_list(items: &Value) -> Value {
     json!({ "anyOf": [{ "type": "array", "items": items }, items] })
 }
 
-fn text(value: &Value) -> Result<&str, Diagnostic> {
-    match value {
-        Value::String(text) if text.is_empty() => Err(Diagnostic::new("is empty")),
-        Value::String(text) if text.contains('\0') => Err(Diagnostic::new("holds a NUL")),
-        Value::String(text) => Ok(text),
-        other => Err(mismatch("text", other)),
-    }
-}
-
-pub(super) fn mismatch(expected: &str, found: &Value) -> Diagnostic {
-    let found = match found {
-        Value::String(_) => "text",
-        Value::Bool(_) => "a switch",
-        Value::Number(number) if !number.is_f64() => "a whole number",
-        // A number without a value in JSON is not finite.
-        Value::Number(_) | Value::Null => "a fractional number",
-        Value::Object(_) => "a table",
-        Value::Array(_) => "a list",
-    };
-    Diagnostic::new(format!("expected {expected}, found {found}"))
-}
-
-pub(super) fn number(value: &Value) -> Result<u64, Diagnostic> {
-    value.as_u64().ok_or_else(|| match value {
-        Value::Number(number) if number.is_i64() => Diagnostic::new("must not be negative"),
-        other => mismatch("a whole number", other),
-    })
-}
-
 fn within(value: u64, min: u64, max: u64, show: fn(u64) -> String) -> Result<u64, Diagnostic> {
     ensure!((min..=max).contains(&value), format!("must be from {} to {}", show(min), show(max)));
     Ok(value)
@@ -284,21 +193,36 @@ fn count(number: u64) -> Result<usize, Diagnostic> {
 }
 
 fn source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
-    let Value::Object(table) = value else {
-        return match value {
-            Value::String(text) if text.is_empty() => Err(Diagnostic::new("is empty")),
-            Value::String(text) => Ok(Source::Value(Secret::from(text.as_str()))),
-            other => Err(mismatch("text or a source", other).hint(SOURCE_HINT)),
-        };
-    };
-    match (table.len(), table.iter().next().map(|(name, value)| (name.as_str(), value))) {
-        (1, Some(("file", value))) => {
-            text(value).map(|path| Source::File(path.into())).map_err(|_| Diagnostic::new("`file` must name a file"))
-        }
-        (1, Some(("env", value))) => from_variable(value, environment),
-        (1, Some(("command", value))) => command(value).ok_or_else(|| Diagnostic::new(COMMAND_WRONG)),
-        _ => Err(Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT)),
+    match value {
+        Value::String(text) if text.is_empty() => Err(Diagnostic::new("is empty")),
+        Value::String(text) => Ok(Source::Value(Secret::from(text.as_str()))),
+        Value::Object(table) => match (table.len(), table.iter().next().map(|(name, value)| (name.as_str(), value))) {
+            (1, Some(("file", path))) => match text(path) {
+                Ok(path) => Ok(Source::File(path.into())),
+                Err(_) => Err(Diagnostic::new("`file` must name a file")),
+            },
+            (1, Some(("env", name))) => from_variable(name, environment),
+            (1, Some(("command", words))) => command(words).ok_or_else(|| Diagnostic::new(COMMAND_WRONG)),
+            _ => Err(Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT)),
+        },
+        other => Err(mismatch("text or a source", other).hint(SOURCE_HINT)),
     }
+}
+
+fn control_socket(text: &str) -> Result<ControlSocket, Diagnostic> {
+    match text {
+        "off" => Ok(ControlSocket::Off),
+        path if path.starts_with('/') => Ok(ControlSocket::Path(path.into())),
+        _ => Err(Diagnostic::new("expected a path that starts with `/`, or `off`")),
+    }
+}
+
+fn default_socket(environment: &Environment) -> ControlSocket {
+    // systemd separates several by colons; the XDG base directory specification has relative paths ignored.
+    let absolute = |path: &str| path.starts_with('/').then(|| path.into());
+    let service = environment.get("RUNTIME_DIRECTORY").and_then(|value| value.to_str()?.split(':').find_map(absolute));
+    let user = environment.get("XDG_RUNTIME_DIR").and_then(|value| absolute(value.to_str()?));
+    ControlSocket::Default(RuntimeDirectories { service, user })
 }
 
 fn header_source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
@@ -378,7 +302,7 @@ fn pointer(text: &str) -> Result<String, Diagnostic> {
 }
 
 fn status(value: &Value) -> Result<StatusCode, Diagnostic> {
-    let number = within(number(value)?, 400, 599, |n| n.to_string())?;
+    let number = within(number(value)?, 400, 499, |n| n.to_string())?;
     u16::try_from(number).ok().and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| Diagnostic::new("is not a status"))
 }
 

@@ -1,15 +1,11 @@
 //! Layers of settings, merged: a later value replaces an earlier one, and keeps its origin.
 //!
-//! Pure. figment merges the layers, and remembers which layer each key comes from. It merges the keys alone: the values stay
-//! with their layers, since figment would merge tables member by member, and a source `{ file = … }` must not mix with an
-//! earlier `{ env = … }`.
+//! Pure. figment merges which leaf is in effect for each key. The values stay in their leaves, since figment would merge
+//! tables member by member, and a source `{ file = … }` must not mix with an earlier `{ env = … }`.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use figment::{
-    Figment, Metadata, Profile, Provider,
-    value::{Dict, Map, Value as Merging},
-};
+use figment::{Figment, providers::Serialized};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -36,24 +32,6 @@ impl Leaf {
     }
 }
 
-/// The leaves of one origin.
-struct Layer {
-    /// The layer's index, by which figment's metadata name it.
-    index: usize,
-    leaves: Vec<Leaf>,
-}
-
-impl Provider for Layer {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.index.to_string())
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        let keys: Dict = self.leaves.iter().map(|leaf| (leaf.path.clone(), Merging::from(true))).collect();
-        Ok(Profile::Default.collect(keys))
-    }
-}
-
 /// What is written, before it is merged.
 #[derive(Default)]
 pub(super) struct Layers {
@@ -70,7 +48,7 @@ pub(super) struct Layers {
     pub(super) findings: Findings,
 }
 
-/// The lines of a settings file's keys and tables.
+/// The lines of a settings file's tables.
 #[derive(Default)]
 pub(super) struct Lines {
     /// `None`: no file was read.
@@ -78,46 +56,37 @@ pub(super) struct Lines {
     pub(super) by_path: BTreeMap<String, usize>,
 }
 
-/// All layers as one.
+/// The values in effect, with their origins.
 pub(super) struct Merged {
     values: BTreeMap<String, (Value, ValueOrigin)>,
     lines: Lines,
     /// The variables that any layer's sources name, also where a later layer wins.
-    named_variables: Vec<String>,
+    pub(super) named_variables: Vec<String>,
     literal_secrets: Vec<Zeroizing<String>>,
 }
 
 impl Merged {
-    /// `leaves`: the weakest first.
-    pub(super) fn new(lines: Lines, leaves: impl IntoIterator<Item = Leaf>) -> Self {
-        let mut layers: Vec<Layer> = Vec::new();
-        let (mut named_variables, mut literal_secrets) = (Vec::new(), Vec::new());
-        for leaf in leaves {
-            named_variables.extend(leaf.value.get("env").and_then(Value::as_str).map(str::to_owned));
-            literal_secrets.extend(leaf.literal_secret().map(|secret| Zeroizing::new(secret.to_owned())));
-            match layers.last_mut().filter(|layer| layer.leaves.iter().any(|other| other.origin == leaf.origin)) {
-                Some(layer) => layer.leaves.push(leaf),
-                None => layers.push(Layer { index: layers.len(), leaves: vec![leaf] }),
-            }
-        }
-        let figment = layers.iter().fold(Figment::new(), Figment::merge);
+    /// Merges the leaves, of which later ones replace earlier ones.
+    pub(super) fn new(lines: Lines, leaves: &[Leaf]) -> Self {
+        let layer = |(index, leaf): (usize, &Leaf)| Serialized::defaults(BTreeMap::from([(leaf.path.clone(), index)]));
+        let merged = leaves.iter().enumerate().map(layer).fold(Figment::new(), Figment::merge);
         // Layers are made of values, so reading them can't fail.
-        let merged = figment.data().ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).unwrap_or_default();
-        let value = |(path, key): (String, Merging)| {
-            let index: usize = figment.get_metadata(key.tag())?.name.parse().ok()?;
-            let leaf = layers.get(index)?.leaves.iter().rfind(|leaf| leaf.path == path)?;
-            Some((path, (leaf.value.clone(), leaf.origin.clone())))
-        };
-        Self { values: merged.into_iter().filter_map(value).collect(), lines, named_variables, literal_secrets }
+        let in_effect: BTreeMap<String, usize> = merged.extract().unwrap_or_default();
+        let value =
+            |(path, index): (String, usize)| leaves.get(index).map(|leaf| (path, (leaf.value.clone(), leaf.origin.clone())));
+        let named = |leaf: &Leaf| leaf.value.get("env").and_then(Value::as_str).map(str::to_owned);
+        let literal = |leaf: &Leaf| leaf.literal_secret().map(|secret| Zeroizing::new(secret.to_owned()));
+        Self {
+            values: in_effect.into_iter().filter_map(value).collect(),
+            lines,
+            named_variables: leaves.iter().filter_map(named).collect(),
+            literal_secrets: leaves.iter().filter_map(literal).collect(),
+        }
     }
 
     /// Adds a value that follows from others, unless the key has one.
     pub(super) fn derive(&mut self, path: String, value: Value) {
         self.values.entry(path).or_insert((value, ValueOrigin::Preset));
-    }
-
-    pub(super) fn named_variables(&self) -> &[String] {
-        &self.named_variables
     }
 
     /// Whether any layer has that very text for a password, or for the value of a required header.

@@ -7,12 +7,12 @@ use http::uri::PathAndQuery;
 use super::{
     account::AccountEntry,
     api::ApiEntry,
-    faults::{Diagnostic, Fault, ensure},
-    setting::{Findings, Setting},
+    faults::{Diagnostic, Fault, ValueOrigin, ensure},
+    setting::{EffectiveValue, Findings, Setting},
     url::{self, Address},
 };
 use crate::{
-    careportals::{Preset, PresetLogin},
+    careportals::PresetLogin,
     config::{Endpoint, Origin, Scheme, Upstream},
 };
 
@@ -21,9 +21,9 @@ use crate::{
 pub(super) enum Choice {
     /// Unknown, because of a fault that was found.
     Unknown,
-    /// Nowhere: the organization alone is sent.
+    /// The account does not log in: the organization alone is sent.
     Off,
-    /// At this URL.
+    /// The account logs in at this URL.
     At(Endpoint),
 }
 
@@ -45,7 +45,11 @@ pub(super) fn choose(account: &AccountEntry, apis: &[ApiEntry], findings: &mut F
             Choice::Off => Some("\"off\"".to_owned()),
             Choice::Unknown => None,
         };
-        findings.show_derived(&format!("accounts.{}.", account.name), "login_url", shown);
+        let entry = format!("accounts.{}.", account.name);
+        // The value stands behind the others of its account.
+        let end = findings.values.iter().rposition(|value| value.path.starts_with(&entry)).map_or(0, |at| at + 1);
+        let (path, origin) = (setting.path.clone(), ValueOrigin::Preset);
+        findings.values.splice(end..end, shown.map(|shown| EffectiveValue { path, shown, origin, is_set: true }));
     }
     choice
 }
@@ -117,7 +121,10 @@ fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
         let choice = match preset.login() {
             PresetLogin::Off => Choice::Off,
             PresetLogin::Path(path) => under(upstream, path),
-            PresetLogin::Url(url) if is_upstream_of(preset, upstream) => absolute(url),
+            PresetLogin::Url(url) if url::upstream(preset.upstream()).as_ref() == Ok(upstream) => match url::address(url) {
+                Ok(Address::Absolute { origin, path }) => at(&origin, &path),
+                _ => Choice::Unknown,
+            },
             PresetLogin::Url(_) => {
                 let why = format!("needed, since API `{}` has the preset `{}` with another upstream", api.name, preset.name());
                 return Err(Diagnostic::new(why).hint("give the account a login_url"));
@@ -130,19 +137,8 @@ fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
     Ok(agreed.map_or(Choice::Unknown, |(_, choice)| choice))
 }
 
-fn is_upstream_of(preset: Preset, upstream: &Upstream) -> bool {
-    url::upstream(preset.upstream()).is_ok_and(|known| known == *upstream)
-}
-
 fn under(upstream: &Upstream, path: &str) -> Choice {
     at(&upstream.origin, &format!("{}{path}", upstream.base_path))
-}
-
-fn absolute(url: &str) -> Choice {
-    match url::address(url) {
-        Ok(Address::Absolute { origin, path }) => at(&origin, &path),
-        _ => Choice::Unknown,
-    }
 }
 
 fn at(origin: &Origin, path: &str) -> Choice {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     faults::{Diagnostic, shown},
-    kinds::{mismatch, number},
+    toml::{mismatch, number},
 };
 
 /// Milliseconds of a minute.
@@ -33,14 +33,13 @@ const DURATION_HINT: &str = "write a duration like \"30s\", \"250ms\" or \"1h30m
 ///
 /// The text says what to write instead.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    milliseconds(text).map(Duration::from_millis).ok_or_else(|| DURATION_HINT.replace('"', ""))
+    measure(text, &DURATION_UNITS, true).map(Duration::from_millis).ok_or_else(|| DURATION_HINT.replace('"', ""))
 }
 
 pub(super) fn duration(value: &Value) -> Result<u64, Diagnostic> {
     match value {
-        Value::String(text) => {
-            milliseconds(text).ok_or_else(|| Diagnostic::new(format!("{} is not a duration", shown(text))).hint(DURATION_HINT))
-        }
+        Value::String(text) => measure(text, &DURATION_UNITS, true)
+            .ok_or_else(|| Diagnostic::new(format!("{} is not a duration", shown(text))).hint(DURATION_HINT)),
         other => Err(mismatch("a duration", other).hint(DURATION_HINT)),
     }
 }
@@ -54,27 +53,19 @@ pub(super) fn size(value: &Value) -> Result<u64, Diagnostic> {
     }
 }
 
-fn milliseconds(text: &str) -> Option<u64> {
-    measure(text, &DURATION_UNITS, true)
-}
-
 /// `1h30m`: numbers, each with its unit; `several`: more than one.
 fn measure(text: &str, units: &[(&str, u64)], several: bool) -> Option<u64> {
     let mut rest = text;
     let mut sum = 0_u64;
     loop {
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
-        let (_, factor) = units.iter().find(|(unit, _)| *unit == &rest[..letters])?;
-        sum = sum.checked_add(number.checked_mul(*factor)?)?;
-        rest = &rest[letters..];
-        if rest.is_empty() {
-            return Some(sum);
-        }
-        if !several {
-            return None;
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let (unit, after) = after.split_at(after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len()));
+        let (_, factor) = units.iter().find(|(known, _)| *known == unit)?;
+        sum = sum.checked_add(number.parse::<u64>().ok()?.checked_mul(*factor)?)?;
+        match after {
+            "" => return Some(sum),
+            _ if several => rest = after,
+            _ => return None,
         }
     }
 }

@@ -4,27 +4,34 @@
 //! a secret. Only [`Environment::of_process`] reads the environment of the process, and only this file reads the settings
 //! file; the rest is pure.
 //!
-//! `file` and `variables` make leaves of what is written, and `layers` merges them. `top_level`, `account` and `api` declare
-//! the settings with the macros of `setting`, and the `kinds` read one value each. `relations` finds faults that only several
-//! values together show, and `build` makes the [`Config`].
+//! Files, each using only those before it: `faults`, `environment`, `toml` (values as they are written), `setting` (what a
+//! setting is), `layers` (merges the leaves of what is written), `reader` (the macros that declare settings, and how these are
+//! read); `measures`, `headers`, `url`, `words`, `kinds` (read one value each); `top_level`, `account`, `api` (declare the
+//! settings), `tables` (all of them); `file`, `named_variables`, `variables` (make leaves of what is written); `login`,
+//! `egress`, `relations` (faults that only several values together show), `build` (makes the configuration); `schema`,
+//! `child_environment`, `loaded` (the outcome, and how it is printed).
 
 pub mod account;
 pub mod api;
 mod build;
 mod child_environment;
 mod egress;
+mod environment;
 mod faults;
 mod file;
 mod headers;
 mod kinds;
 mod layers;
+mod loaded;
 mod login;
 mod measures;
 mod named_variables;
-mod reference;
+mod reader;
 mod relations;
-mod render;
+mod schema;
 mod setting;
+mod tables;
+mod toml;
 pub mod top_level;
 mod url;
 mod variables;
@@ -34,34 +41,30 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    ffi::OsString,
-    io::ErrorKind,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{io::ErrorKind, net::SocketAddr, path::PathBuf};
 
+pub use self::{
+    child_environment::MEANT_FOR_US,
+    environment::Environment,
+    faults::{Fault, Finding, ValueOrigin, Warning},
+    loaded::{Loaded, render_check, render_effective},
+    measures::parse_duration,
+    schema::json_schema,
+    setting::{EffectiveValue, Setting},
+};
 use self::{
-    build::Written,
     faults::Diagnostic,
     layers::{Layers, Leaf, Merged},
     named_variables::CONFIG,
-    setting::{Findings, Section, SettingsReader},
+    reader::SettingsReader,
+    setting::{Findings, Section, parts},
+    tables::{Written, key_at},
     top_level::TopLevel,
 };
-pub use self::{
-    child_environment::MEANT_FOR_US,
-    faults::{Fault, Finding, ValueOrigin, Warning},
-    measures::parse_duration,
-    reference::{json_schema, reference},
-    render::{render_check, render_effective},
-    setting::Setting,
-    variables::Environment,
-};
-use super::{Config, ControlSocket};
+use super::ControlSocket;
 use crate::files;
 
-/// The default of [`Input::default_file`].
+/// The settings file that is read when no other is named, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/careportals-sidecar/config.toml";
 
 /// The variable by which OpenSSL, and most programs, find the system's roots of trust, where it is set.
@@ -72,7 +75,7 @@ const ROOTS_DIRECTORIES: &str = "SSL_CERT_DIR";
 /// Where settings may be written.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// `--config`.
+    /// The settings file that `--config` names.
     pub config_flag: Option<PathBuf>,
     /// Read when neither `--config` nor its variable names a file, and only if present.
     pub default_file: PathBuf,
@@ -82,56 +85,6 @@ pub struct Input {
     pub environment: Environment,
     /// Defaults that a command has instead of the daemon's: the name of a key and a value in TOML syntax.
     pub defaults: &'static [(&'static str, &'static str)],
-}
-
-/// The outcome of [`load`].
-#[derive(Debug)]
-pub struct Loaded {
-    /// `None`: there are faults.
-    pub config: Option<Config>,
-    /// All faults: the file's from top to bottom, then those of variables and flags.
-    pub faults: Vec<Fault>,
-    /// All warnings.
-    pub warnings: Vec<Warning>,
-    /// Every value in effect, for `config`.
-    pub values: Vec<EffectiveValue>,
-    /// The settings file, if one was read.
-    pub file: Option<PathBuf>,
-    /// The names of the variables that hold a secret or lead to one. A started program must not inherit them.
-    pub secret_variables: Vec<OsString>,
-}
-
-/// One value in effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EffectiveValue {
-    /// A key such as `apis.emr.listen`, or a variable that has no key.
-    pub path: String,
-    /// The value in TOML syntax: a secret as `"[redacted]"`, a faulty one as `"[invalid]"`. Worded, if it has no value.
-    pub shown: String,
-    /// Where it came from.
-    pub origin: ValueOrigin,
-    /// Whether it has a value.
-    pub is_set: bool,
-}
-
-impl Loaded {
-    /// Adds a fault that only the use of a value shows, such as a file that can't be used. `key`: the value's key, or empty.
-    pub fn refuse(&mut self, key: &str, message: String, hint: Option<&str>) {
-        let wrong = Diagnostic::new(message);
-        let wrong = if let Some(hint) = hint { wrong.hint(hint) } else { wrong };
-        self.faults.push(Fault::new(self.origin_of(key), key, wrong));
-        self.config = None;
-    }
-
-    /// Adds a warning that only the use of the value of `key` shows.
-    pub fn warn(&mut self, key: &str, message: String, hint: &str) {
-        self.warnings.push(Warning::new(self.origin_of(key), key, Diagnostic::new(message).hint(hint)));
-    }
-
-    fn origin_of(&self, key: &str) -> ValueOrigin {
-        let value = self.values.iter().find(|value| value.path == key);
-        value.map_or(ValueOrigin::Default, |value| value.origin.clone())
-    }
 }
 
 impl Input {
@@ -144,13 +97,21 @@ impl Input {
 
     /// Files that a later [`load`] reads again, or trust that is loaded after it, besides those that the settings name.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        let (settings, _) = settings_file(self.config_flag.as_deref(), &self.default_file, &self.environment);
-        std::iter::once(settings).chain(self.environment.get(ROOTS_FILE).map(PathBuf::from))
+        std::iter::once(self.settings_file().0).chain(self.environment.get(ROOTS_FILE).map(PathBuf::from))
     }
 
     /// Directories whose files are read again likewise.
     pub fn directories(&self) -> impl Iterator<Item = PathBuf> {
         self.environment.get(ROOTS_DIRECTORIES).into_iter().flat_map(std::env::split_paths)
+    }
+
+    /// The settings file and who names it.
+    fn settings_file(&self) -> (PathBuf, ValueOrigin) {
+        match (&self.config_flag, self.environment.get(CONFIG)) {
+            (Some(path), _) => (path.clone(), ValueOrigin::Flag("--config".to_owned())),
+            (None, Some(path)) => (path.into(), ValueOrigin::Variable(CONFIG.to_owned())),
+            (None, None) => (self.default_file.clone(), ValueOrigin::Default),
+        }
     }
 }
 
@@ -172,7 +133,7 @@ pub fn load(input: Input) -> Loaded {
         findings.faults.push(Fault::new(ValueOrigin::Default, "", Diagnostic::new("the settings are incomplete")));
     }
     let Findings { mut faults, warnings, values } = findings;
-    faults.sort_by_key(|fault| fault.origin().rank());
+    faults.sort_by_key(|fault| fault.origin.rank());
     faults.dedup();
     let secret_variables = child_environment::secret_variables(&environment, &merged);
     Loaded { config: config.filter(|_| faults.is_empty()), faults, warnings, values, file, secret_variables }
@@ -194,21 +155,10 @@ pub struct DaemonAddress {
 #[must_use]
 pub fn daemon_address(input: &Input) -> DaemonAddress {
     let Layers { file, lines, variables, flags, findings, .. } = read_layers(input);
-    let merged = Merged::new(lines, file.into_iter().chain(variables).chain(flags));
-    let (environment, defaults) = (&input.environment, input.defaults);
-    let mut reader = SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() };
-    let TopLevel { telemetry_listen, control_socket, .. } = TopLevel::read(&mut reader, "");
-    DaemonAddress { telemetry: telemetry_listen, control: control_socket, faults: findings.faults }
-}
-
-/// The settings file and who names it.
-fn settings_file(flag: Option<&Path>, default: &Path, environment: &Environment) -> (PathBuf, ValueOrigin) {
-    let variable = environment.get(CONFIG).map(PathBuf::from);
-    match (flag, variable) {
-        (Some(path), _) => (path.to_owned(), ValueOrigin::Flag("--config".to_owned())),
-        (None, Some(path)) => (path, ValueOrigin::Variable(CONFIG.to_owned())),
-        (None, None) => (default.to_owned(), ValueOrigin::Default),
-    }
+    let merged = Merged::new(lines, &[file, variables, flags].concat());
+    let Input { environment, defaults, .. } = input;
+    let top = TopLevel::read(&mut SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() }, "");
+    DaemonAddress { telemetry: top.telemetry_listen, control: top.control_socket, faults: findings.faults }
 }
 
 /// Reads the file, the environment and the flags.
@@ -221,8 +171,8 @@ fn read_layers(input: &Input) -> Layers {
     for (path, value) in &input.flags {
         let name = path.rsplit('.').next().unwrap_or(path).replace('_', "-");
         let (path, origin) = (path.clone(), ValueOrigin::Flag(format!("--{name}")));
-        match setting::at(&path) {
-            Some(key) => layers.flags.push(Leaf { path, value: variables::value_of(key.form, value), origin }),
+        match key_at(&path) {
+            Some(key) => layers.flags.push(Leaf { path, value: toml::value_of(key.form, value), origin }),
             None => layers.findings.faults.push(Fault::new(origin, path, Diagnostic::new("no such key"))),
         }
     }
@@ -231,15 +181,17 @@ fn read_layers(input: &Input) -> Layers {
 
 /// The file's path and text. A file that was asked for must be there; the default one need not.
 fn read_file(input: &Input, faults: &mut Vec<Fault>) -> Option<(PathBuf, String)> {
-    let (path, origin) = settings_file(input.config_flag.as_deref(), &input.default_file, &input.environment);
-    let (named_by, wrong) = match files::read(&path).map(String::from_utf8) {
+    let (path, origin) = input.settings_file();
+    match files::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => return Some((path, text)),
-        Ok(Err(_)) => (ValueOrigin::Default, Diagnostic::new("is not UTF-8")),
-        Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => return None,
-        Err(error) => (origin, Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind()))),
-    };
-    let origin = if named_by == ValueOrigin::Default { ValueOrigin::File { path, line: 0 } } else { named_by };
-    faults.push(Fault::new(origin, "", wrong));
+        Ok(Err(_)) => faults.push(Fault::new(ValueOrigin::File { path, line: 0 }, "", Diagnostic::new("is not UTF-8"))),
+        Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => {}
+        Err(error) => {
+            let wrong = Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind()));
+            let origin = if origin.is_written() { origin } else { ValueOrigin::File { path, line: 0 } };
+            faults.push(Fault::new(origin, "", wrong));
+        }
+    }
     None
 }
 
@@ -252,7 +204,7 @@ fn names(section: Section, layers: &Layers) -> Vec<String> {
         }
     }
     if names.is_empty() {
-        let mut of_flags = layers.flags.iter().map(|leaf| setting::parts(&leaf.path)).filter(|(other, ..)| *other == section);
+        let mut of_flags = layers.flags.iter().map(|leaf| parts(&leaf.path)).filter(|(other, ..)| *other == section);
         names.push(of_flags.next().map_or("default", |(_, name, _)| name).to_owned());
     }
     names
@@ -261,7 +213,7 @@ fn names(section: Section, layers: &Layers) -> Vec<String> {
 /// Merges the layers, the weakest first, and reports values whose account or API does not exist.
 fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findings) {
     let Layers { offered, file, lines, variables, flags, mut findings, .. } = layers;
-    let exists = |leaf: &Leaf| match setting::parts(&leaf.path) {
+    let exists = |leaf: &Leaf| match parts(&leaf.path) {
         (Section::TopLevel, ..) => true,
         (Section::Account, name, _) => accounts.iter().any(|known| known == name),
         (Section::Api, name, _) => apis.iter().any(|known| known == name),
@@ -271,17 +223,17 @@ fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findi
     for leaf in variables.into_iter().chain(flags) {
         if exists(&leaf) {
             leaves.push(leaf);
-        } else if findings.faults.last().is_none_or(|fault| *fault.origin() != leaf.origin) {
+        } else if findings.faults.last().is_none_or(|fault| fault.origin != leaf.origin) {
             // Once for a directory of credentials, which gives several values.
             findings.faults.push(homeless(leaf));
         }
     }
-    (Merged::new(lines, leaves), findings)
+    (Merged::new(lines, &leaves), findings)
 }
 
 /// The fault of a value whose account or API does not exist.
 fn homeless(leaf: Leaf) -> Fault {
-    let section = setting::parts(&leaf.path).0;
+    let section = parts(&leaf.path).0;
     let (group, what) = (section.group(), if section == Section::Account { "account" } else { "API" });
     let wrong = match leaf.origin {
         ValueOrigin::Flag(_) => Diagnostic::new("the settings have no such table"),

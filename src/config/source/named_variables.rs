@@ -16,8 +16,9 @@ pub(super) struct Variable {
     pub(super) path: Option<&'static str>,
     /// Whether `NAME_FILE` may hold the name of a file instead.
     pub(super) file: bool,
-    pub(super) doc: &'static str,
-    pub(super) default: &'static str,
+    /// What the reference says of it: its meaning and its default.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the reference, which a test writes"))]
+    pub(super) reference: [&'static str; 2],
 }
 
 /// Declares the variables, in the order of the documentation: `/// Meaning. NAME or_file => "key", "default";`
@@ -28,8 +29,7 @@ macro_rules! variables {
             name: stringify!($name),
             path: variables!(@path $($path)?),
             file: variables!(@file $($or_file)?),
-            doc: $doc.trim_ascii(),
-            default: $default,
+            reference: [$doc.trim_ascii(), $default],
         }),+];
     };
     (@path) => { None };

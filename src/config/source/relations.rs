@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use super::{
     account::AccountEntry,
     api::ApiEntry,
-    build::Written,
     faults::{Diagnostic, Warning, shown},
     login::Choice,
     setting::Findings,
+    tables::Written,
     top_level::TopLevel,
 };
 use crate::config::{AllowedHosts, Listen, Origin, Scheme, Upstream};

@@ -5,10 +5,11 @@
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use super::{
-    kinds::{AddressOrOff, Between, Count, Filter, Id, List, OneOf, Optional, Path, SocketOrOff, Switch},
+    kinds::{AddressOrOff, Between, Count, Filter, Id, List, Optional, Path, SocketOrOff, Switch},
     measures::HOUR,
-    setting::{Key, Kind, Section, Setting, SettingsReader, Unset, built, table},
-    words::words,
+    reader::{SettingsReader, built, table},
+    setting::{Key, Kind, Section, Setting, Unset},
+    words::{OneOf, words},
 };
 table! {
     /// The top level as it is written.
@@ -49,38 +50,38 @@ table! {
 }
 
 words! {
-    /// `log_format`.
+    /// The form of log lines.
     LogFormat {
         /// Text on a terminal and in systemd's journal, else JSON.
         #[default]
         Auto = "auto",
-        /// For people.
+        /// Text for people.
         Text = "text",
-        /// For machines.
+        /// One JSON object a line, for programs.
         Json = "json",
     }
 }
 
 words! {
-    /// `hardening`.
+    /// What the process gives up at its start.
     Hardening {
-        /// What the kernel offers.
+        /// The process gives up what the kernel lets it.
         #[default]
         Auto = "auto",
-        /// All of it, or no start.
+        /// The process gives up all of it, or does not start.
         Required = "required",
-        /// Nothing.
+        /// The process gives up nothing.
         Off = "off",
     }
 }
 
 words! {
-    /// `tls_min`.
+    /// The lowest version of TLS towards upstream.
     TlsVersion {
-        /// TLS 1.2.
+        /// TLS 1.2 (RFC 5246) and later versions.
         #[default]
         Tls12 = "1.2",
-        /// TLS 1.3.
+        /// TLS 1.3 (RFC 8446) alone.
         Tls13 = "1.3",
     }
 }
@@ -89,10 +90,10 @@ built! { named
     /// Settings that are in effect from the daemon's start to its end. A reload that changes one of them is refused.
     #[derive(Clone, Debug, PartialEq, Eq)]
     RestartOnly of (top: &TopLevel) {
-        /// `None`: usable cores, at most 4.
+        /// The number of worker threads; `None`: as many as usable cores, at most 4.
         workers: Option<NonZeroUsize> = top.workers.get().map(|count| count.and_then(NonZeroUsize::new)),
         log_format: LogFormat = top.log_format.get(),
-        /// `None`: off.
+        /// Health and metrics are served here; `None`: nowhere.
         telemetry_listen: Option<SocketAddr> = top.telemetry_listen.get(),
         quitquitquit: bool = top.quitquitquit.get(),
         control_socket: ControlSocket = top.control_socket.get(),
@@ -105,10 +106,22 @@ built! {
     /// Settings of the daemon that a reload changes.
     #[derive(Clone, Debug, PartialEq, Eq)]
     Reloadable of (top: &TopLevel) {
-        log_filter: String = top.log.get(),
-        access_log: bool = top.access_log.get(),
+        log: Log = Log::of(top),
         drain_delay: Duration = top.drain_delay.get(),
         drain_timeout: Duration = top.drain_timeout.get(),
+    }
+}
+
+built! {
+    /// The settings of the log.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    Log of (top: &TopLevel) {
+        /// tracing's filter syntax, for our own targets.
+        filter: String = top.log.get(),
+        /// The form of its lines.
+        format: LogFormat = top.log_format.get(),
+        /// Whether each request gets a line.
+        access: bool = top.access_log.get(),
     }
 }
 
@@ -116,23 +129,23 @@ built! {
     /// Trust and versions towards upstream.
     #[derive(Clone, Debug, PartialEq, Eq, Default)]
     Tls of (top: &TopLevel) {
-        /// PEM roots beside the system's.
+        /// A PEM file whose roots are trusted besides the system's.
         ca_file: Option<PathBuf> = top.ca_file.get(),
-        /// PEM roots instead of the system's.
+        /// A PEM file whose roots are trusted instead of the system's.
         ca_only_file: Option<PathBuf> = top.ca_only_file.get(),
         min_version: TlsVersion = top.tls_min.get(),
         client_certificate: Option<ClientCertificate> = Some(client_certificate(top)),
     }
 }
 
-/// `control_socket`.
+/// Where the control socket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlSocket {
     /// The first default place that fits; these directories may be among them.
     Default(RuntimeDirectories),
-    /// None.
+    /// There is no control socket.
     Off,
-    /// This path.
+    /// The socket is at this path.
     Path(PathBuf),
 }
 
@@ -141,16 +154,16 @@ pub enum ControlSocket {
 pub struct RuntimeDirectories {
     /// The first of `$RUNTIME_DIRECTORY`: the service manager made it for this daemon.
     pub service: Option<PathBuf>,
-    /// `$XDG_RUNTIME_DIR`: the user's own.
+    /// `$XDG_RUNTIME_DIR`, which belongs to the user.
     pub user: Option<PathBuf>,
 }
 
-/// `tls_cert_file` and `tls_key_file`.
+/// The files of a client certificate, which servers may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
-    /// PEM chain.
+    /// A PEM file with the certificate and its chain.
     pub certificates: PathBuf,
-    /// PEM key.
+    /// A PEM file with the key, without a passphrase.
     pub key: PathBuf,
 }
 

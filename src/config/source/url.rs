@@ -17,9 +17,9 @@ const SOCKET_PATH_MAX: usize = 103;
 /// A URL or a path, as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
-    /// `off`.
+    /// The word `off`.
     Off,
-    /// Under an API's upstream.
+    /// A path under an API's upstream.
     Path(String),
     /// A whole URL. The path is empty or starts with `/`.
     Absolute { origin: Origin, path: String },
@@ -45,11 +45,11 @@ pub(super) fn address(text: &str) -> Result<Address, Diagnostic> {
     let (authority, target) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let hint = "credentials belong to the account";
     ensure!(!authority.contains('@'), "a user name or password cannot be part of it", hint = hint);
-    let (host, port) = host_and_port(authority)?;
+    let (host, rooted, port) = host_and_port(authority)?;
     let port = port.unwrap_or(scheme.default_port());
     ensure!(port != 0, "port 0 cannot be reached");
     let path = if target.is_empty() { String::new() } else { path(target)? };
-    Ok(Address::Absolute { origin: Origin { scheme, host, port }, path })
+    Ok(Address::Absolute { origin: Origin { scheme, host, rooted, port }, path })
 }
 
 /// Checks a path: each character as it will be sent, and no segment that means another one.
@@ -63,20 +63,25 @@ fn path(text: &str) -> Result<String, Diagnostic> {
     Ok(text.to_owned())
 }
 
-/// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
-fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Diagnostic> {
+/// Reads `host`, `host:port`, `[v6]` or `[v6]:port`; in the middle: whether the host ended in a dot.
+fn host_and_port(authority: &str) -> Result<(String, bool, Option<u16>), Diagnostic> {
     let colon = match authority.rfind(']') {
         Some(bracket) => authority[bracket..].find(':').map(|at| bracket + at),
         None => authority.find(':'),
     };
-    let Some(colon) = colon else { return Ok((host(authority)?, None)) };
+    let Some(colon) = colon else { return Ok((host(authority)?, is_rooted(authority), None)) };
     let (name, digits) = (&authority[..colon], &authority[colon + 1..]);
     ensure!(!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()), "its port is not a number");
     let port = digits.parse().map_err(|_| Diagnostic::new("its port is beyond 65535"))?;
-    Ok((host(name)?, Some(port)))
+    Ok((host(name)?, is_rooted(name), Some(port)))
 }
 
-/// Reads a host: in lower case, and an IPv6 address without brackets and in its short form.
+/// Whether a name ends in a dot that means something to a resolver: every resolver knows `localhost` itself.
+fn is_rooted(name: &str) -> bool {
+    name.strip_suffix('.').is_some_and(|name| !name.eq_ignore_ascii_case("localhost"))
+}
+
+/// Reads a host: in lower case, without a dot at the end of a name, and an IPv6 address without brackets and in its short form.
 pub(super) fn host(text: &str) -> Result<String, Diagnostic> {
     let wrong = || Diagnostic::new("holds what is not a host");
     if let Some(address) = text.strip_prefix('[') {
@@ -86,6 +91,8 @@ pub(super) fn host(text: &str) -> Result<String, Diagnostic> {
     if let Ok(address) = text.parse::<Ipv4Addr>() {
         return Ok(address.to_string());
     }
+    // An address has no dot at its end; what looks like one is refused below.
+    let text = text.strip_suffix('.').unwrap_or(text);
     let labels: Vec<&str> = text.split('.').collect();
     let plain = |label: &&str| {
         let letters = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
@@ -105,15 +112,14 @@ pub(super) fn serialized_origin(text: &str) -> Result<String, Diagnostic> {
             .hint("write it as browsers send it: https://app.example or http://localhost:3000")
     };
     let (scheme, authority) = text.split_once("://").ok_or_else(|| wrong("has a scheme and a host"))?;
-    let mut letters = scheme.bytes();
-    let begins = letters.next().is_some_and(|byte| byte.is_ascii_lowercase());
-    if !begins || !letters.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte)) {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+    if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.chars().all(plain) {
         return Err(wrong("begins with a scheme in lower case"));
     }
     if authority.contains(['/', '?', '#', '@']) {
         return Err(wrong("is a scheme and a host, with nothing after them"));
     }
-    let (host, port) = host_and_port(authority).map_err(|_| wrong("has a host's name and perhaps a port"))?;
+    let (host, _, port) = host_and_port(authority).map_err(|_| wrong("has a host's name and perhaps a port"))?;
     let shown = if host.contains(':') { format!("[{host}]") } else { host };
     let serialized = match port {
         Some(port) if !matches!((scheme, port), ("https", 443) | ("http", 80)) => format!("{scheme}://{shown}:{port}"),

@@ -1,94 +1,47 @@
 //! Reads the environment: the named variables, `CAREPORTALS__…` paths, credential directories.
 //!
-//! Pure, since the environment is a value: only [`Environment::of_process`] reads that of the process.
+//! Pure.
 
-use std::{
-    collections::BTreeMap,
-    ffi::{OsStr, OsString},
-    fmt,
-    path::Path,
-};
+use std::{ffi::OsStr, path::Path};
 
 use serde_json::{Value, json};
 
 use super::{
-    faults::{Diagnostic, Fault, ValueOrigin, Warning},
-    file::{is_name, json_of},
+    environment::Environment,
+    faults::{Diagnostic, ValueOrigin},
+    file::is_name,
     layers::{Layers, Leaf},
     named_variables::{self, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY},
-    setting::{self, Form, Key, Section},
+    setting::{Key, Section},
+    tables::key_at,
+    toml::{Form, value_of},
 };
-
-/// Protocols in the names of the variables that Kubernetes writes for a service.
-const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
-
-/// Environment variables, as they were at start.
-#[derive(Clone, Default)]
-pub struct Environment(BTreeMap<OsString, OsString>);
-
-impl Environment {
-    /// Those of this process.
-    #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the only place that reads the environment")]
-    pub fn of_process() -> Self {
-        std::env::vars_os().collect()
-    }
-
-    /// The value of a variable.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&OsStr> {
-        self.0.get(OsStr::new(name)).map(OsString::as_os_str)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
-        self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
-    }
-}
-
-impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
-    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
-        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
-    }
-}
-
-impl fmt::Debug for Environment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
-    }
-}
 
 /// Reads every `CAREPORTALS_…` variable.
 pub(super) fn read(environment: &Environment, layers: &mut Layers) {
+    let directory = |name| environment.get(name).filter(|directory| !directory.is_empty());
+    layers.offered = directory(CREDENTIALS_DIRECTORY).map_or_else(Vec::new, |at| credentials(CREDENTIALS_DIRECTORY, at));
+    layers.variables = directory(CREDENTIALS_DIR).map_or_else(Vec::new, |at| credentials(CREDENTIALS_DIR, at));
     let mut reader = VariablesReader { environment, layers };
-    if let Some(directory) = environment.get(CREDENTIALS_DIRECTORY).filter(|directory| !directory.is_empty()) {
-        reader.layers.offered = credentials(CREDENTIALS_DIRECTORY, directory);
+    if let Some(empty) = environment.get(CREDENTIALS_DIR).filter(|directory| directory.is_empty()) {
+        reader.text(CREDENTIALS_DIR, "", empty);
     }
-    if let Some(directory) = environment.get(CREDENTIALS_DIR) {
-        if directory.is_empty() {
-            reader.fault(CREDENTIALS_DIR, "", empty());
-        } else {
-            reader.layers.variables = credentials(CREDENTIALS_DIR, directory);
-        }
-    }
-    for (name, value) in &environment.0 {
+    for (name, value) in environment.iter() {
         let Some(name) = name.to_str().filter(|name| name.starts_with("CAREPORTALS_")) else { continue };
-        if is_service_link(name, &value.to_string_lossy()) {
-            continue;
-        }
-        if let Some(path) = name.strip_prefix("CAREPORTALS__") {
-            reader.by_path(name, path, value);
-        } else {
-            reader.by_name(name, value);
+        match name.strip_prefix("CAREPORTALS__") {
+            _ if is_service_link(name, &value.to_string_lossy()) => {}
+            Some(path) => reader.by_path(name, path, value),
+            None => reader.by_name(name, value),
         }
     }
 }
 
 /// The key that a variable sets. `None`: it sets none, or several at once.
 pub(super) fn key_of(name: &str) -> Option<&'static Key> {
-    if let Some(path) = name.strip_prefix("CAREPORTALS__") {
-        return Target::of(path).map(|target| target.key);
+    match name.strip_prefix("CAREPORTALS__") {
+        Some(path) => Target::of(path).map(|target| target.key),
+        None => key_at(named_variables::find(name)?.0.path?),
     }
-    setting::at(named_variables::find(name)?.0.path?)
 }
 
 struct VariablesReader<'a> {
@@ -98,13 +51,7 @@ struct VariablesReader<'a> {
 
 impl VariablesReader<'_> {
     fn by_name(&mut self, name: &str, value: &OsStr) {
-        let Some((variable, is_file)) = named_variables::find(name) else {
-            // `exec` sets these for the program that it starts, which may be one of the sidecar's own commands.
-            if !name.ends_with("_BASE_URL") {
-                self.unknown_name(name);
-            }
-            return;
-        };
+        let Some((variable, is_file)) = named_variables::find(name) else { return self.unknown_name(name) };
         let Some(path) = variable.path else { return };
         if is_file && !value.is_empty() {
             if self.environment.get(variable.name).is_some() {
@@ -113,17 +60,20 @@ impl VariablesReader<'_> {
             }
             return self.set(name, path, file_source(Path::new(value)));
         }
-        let Some(text) = self.text(name, path, value) else { return };
-        let Some(key) = setting::at(path) else { return };
+        let (Some(text), Some(key)) = (self.text(name, path, value), key_at(path)) else { return };
         // Named variables hold plain text; only numbers and switches are read as TOML.
         let value = if key.form == Form::Literal { value_of(key.form, text) } else { Value::from(text) };
         self.set(name, path, value);
     }
 
     fn unknown_name(&mut self, name: &str) {
+        // `exec` sets these for the program that it starts, which may be one of the sidecar's own commands.
+        if name.ends_with("_BASE_URL") {
+            return;
+        }
         let known = named_variables::names();
         let wrong = Diagnostic::new("no such variable; ignored").did_you_mean(name, known.iter().map(String::as_str));
-        self.layers.findings.warnings.push(Warning::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
+        self.layers.findings.warn_of_variable(name, wrong);
     }
 
     fn by_path(&mut self, name: &str, written: &str, value: &OsStr) {
@@ -135,10 +85,8 @@ impl VariablesReader<'_> {
         let Some(text) = self.text(name, &path, value) else { return };
         let value = match &target.source {
             None => value_of(target.key.form, text),
-            Some(kind) => {
-                let form = if kind == "command" { Form::Compound } else { Form::Text };
-                json!({ kind: value_of(form, text) })
-            }
+            Some(kind) if kind == "command" => json!({ kind: value_of(Form::Compound, text) }),
+            Some(kind) => json!({ kind: value_of(Form::Text, text) }),
         };
         self.layers.entries.push((target.key.section, target.entry));
         self.set(name, &path, value);
@@ -178,7 +126,7 @@ impl VariablesReader<'_> {
     /// The text of a variable's value.
     fn text<'v>(&mut self, name: &str, path: &str, value: &'v OsStr) -> Option<&'v str> {
         match value.to_str() {
-            Some("") => self.fault(name, path, empty()),
+            Some("") => self.fault(name, path, Diagnostic::new("is empty").hint("unset it or give it a value")),
             Some(text) => return Some(text),
             None => self.fault(name, path, Diagnostic::new("is not UTF-8")),
         }
@@ -186,12 +134,8 @@ impl VariablesReader<'_> {
     }
 
     fn fault(&mut self, name: &str, path: &str, wrong: Diagnostic) {
-        self.layers.findings.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), path, wrong));
+        self.layers.findings.fault_of_variable(name, path, wrong);
     }
-}
-
-fn empty() -> Diagnostic {
-    Diagnostic::new("is empty").hint("unset it or give it a value")
 }
 
 /// The key that the rest of a `CAREPORTALS__…` variable names.
@@ -243,17 +187,6 @@ fn members(written: &str, value: &OsStr) -> Option<Vec<(String, String)>> {
     members.iter().any(|(member, _)| Target::of(member).is_some()).then_some(members)
 }
 
-/// Reads a value in TOML syntax, or text without quotes, as its form has it.
-pub(super) fn value_of(form: Form, text: &str) -> Value {
-    let toml = text.parse::<toml_edit::Value>().ok().as_ref().map(json_of);
-    let fits = |value: &Value| match form {
-        Form::Text | Form::Octal => value.is_string(),
-        Form::Source => value.is_string() || value.is_object(),
-        Form::Literal | Form::Compound | Form::SecretTable => true,
-    };
-    toml.filter(fits).unwrap_or_else(|| Value::from(text))
-}
-
 fn file_source(path: &Path) -> Value {
     // A path that is not text can't be a value; the file is found missing when it is read.
     json!({ "file": path.to_string_lossy() })
@@ -282,7 +215,7 @@ fn is_service_link(name: &str, value: &str) -> bool {
     name.match_indices("_PORT_").any(|(at, marker)| {
         let mut parts = name[at + marker.len()..].split('_');
         let number = parts.next().is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
-        let protocol = parts.next().is_some_and(|part| PROTOCOLS.contains(&part));
+        let protocol = parts.next().is_some_and(|part| matches!(part, "TCP" | "UDP" | "SCTP"));
         number && protocol && matches!((parts.next(), parts.next()), (None, _) | (Some("PROTO" | "PORT" | "ADDR"), None))
     })
 }

@@ -2,10 +2,18 @@
 //!
 //! Pure.
 
+use serde_json::{Value, json};
+
+use super::{
+    environment::Environment,
+    faults::{Diagnostic, shown},
+    setting::Kind,
+    toml::{Form, mismatch, text},
+};
 use crate::careportals::Preset;
 
 /// Values that are written as one of several words.
-pub(super) trait Worded: Sized + 'static {
+pub(super) trait Worded: Sized {
     /// Each word with its value, in the order of the documentation.
     fn all() -> Vec<(&'static str, Self)>;
 }
@@ -41,3 +49,32 @@ macro_rules! words {
 }
 
 pub(super) use words;
+
+/// The kind of a setting that is one of several words.
+pub(super) struct OneOf<T>(T);
+
+impl<T: Worded> Kind for OneOf<T> {
+    type Value = T;
+    const FORM: Form = Form::Text;
+
+    fn described() -> (String, Value) {
+        let words: Vec<&str> = T::all().into_iter().map(|(word, _)| word).collect();
+        (all_quoted(&words), json!({ "enum": words }))
+    }
+
+    fn read(value: &Value, _: &Environment) -> Result<T, Diagnostic> {
+        let (words, values): (Vec<&str>, Vec<T>) = T::all().into_iter().unzip();
+        // TOML's switches are not the words `on` and `off`.
+        if value.is_boolean() && words.contains(&"on") {
+            return Err(mismatch("`on` or `off` in quotes", value));
+        }
+        let written = text(value)?;
+        let found = words.iter().zip(values).find(|(word, _)| **word == written);
+        let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted(&words)));
+        found.map(|(_, value)| value).ok_or_else(|| wrong().did_you_mean(written, words.iter().copied()))
+    }
+}
+
+fn all_quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}

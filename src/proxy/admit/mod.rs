@@ -3,20 +3,21 @@
 //! Guarantees: an [`Admitted`] is made only here, and its target is exactly the one that was judged, the upstream's base path
 //! included. Without this gate any web page could use the account through its visitor's browser (DNS rebinding, cross-site
 //! requests), and any client could fetch a token.
+//!
+//! Files, each using only those before it: `browser` (what a browser says of itself).
 
+mod browser;
 mod rules;
 
-use std::{
-    fmt,
-    net::{Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-};
+use std::{fmt, net::Ipv6Addr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, Method, Uri, Version,
     uri::{PathAndQuery, Scheme},
 };
+
+pub use browser::{BrowserMarks, names_loopback};
 
 use super::{headers::HostAndPort, required::Required};
 use crate::{
@@ -42,6 +43,7 @@ struct Conditions {
     base_path: String,
     allowed_hosts: AllowedHosts,
     allowed_origins: Vec<String>,
+    allow_navigation: bool,
     required: Option<Required>,
     callers: AllowedCallers,
     login_paths: LoginPaths,
@@ -141,6 +143,7 @@ impl Gate {
             base_path: api.upstream.base_path.clone(),
             allowed_hosts: api.allowed_hosts.clone(),
             allowed_origins: api.allowed_origins.clone(),
+            allow_navigation: api.allow_navigation,
             required,
             callers: AllowedCallers::new(api),
             login_paths: config.login_paths.clone(),
@@ -165,6 +168,12 @@ impl Gate {
     /// The upstream's base path, if the rules are observed and not enforced.
     pub(super) fn observes_below(&self) -> Option<&str> {
         self.conditions.rules.observe.then_some(&self.conditions.base_path)
+    }
+
+    /// Whether the client of a new connection may be one of the callers. It may if the kernel can't tell yet.
+    pub(super) fn may_let_in(&self, peer: &Peer) -> bool {
+        // The first call asks the kernel.
+        self.conditions.callers.include(peer) || (peer.is_local() && peer.uid().is_none())
     }
 
     /// Judges a request in the order that users are told, so that the first fault is the one they read about.
@@ -213,7 +222,7 @@ impl Conditions {
             return Err(Refusal::HostNotAllowed);
         }
         let asked = self.asked_for(method, uri, version)?;
-        if !self.page_passes(&head) {
+        if !self.page_passes(&head, uri, version, headers) {
             return Err(Refusal::CrossSite);
         }
         if self.required.as_ref().is_some_and(|required| !required.is_met(headers)) {
@@ -257,17 +266,12 @@ impl Conditions {
     fn is_allowed_host(&self, text: &[u8]) -> bool {
         let Some(HostAndPort { host, bracketed, .. }) = HostAndPort::parse(text) else { return false };
         let Ok(host) = std::str::from_utf8(host) else { return false };
-        let loopback = if bracketed {
-            host.parse() == Ok(Ipv6Addr::LOCALHOST)
-        } else {
-            host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
-        };
         // The settings may name an IPv6 address with or without its brackets.
         let is = |name: &str| {
             let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
             host.eq_ignore_ascii_case(name) && bracketed == name.contains(':')
         };
-        loopback
+        browser::is_loopback(host.as_bytes(), bracketed)
             || is(&self.upstream_host)
             || match &self.allowed_hosts {
                 AllowedHosts::Any => is_host(host, bracketed),
@@ -314,16 +318,16 @@ impl Conditions {
         PathAndQuery::from_maybe_shared(whole).map_err(|_| Refusal::BadTarget)
     }
 
-    /// Whether no web page sent the request, or one that may: of an allowed origin, or served under the host that it calls.
-    fn page_passes(&self, head: &Head<'_>) -> bool {
-        match head.origin {
-            HeadField::Absent => !head.foreign_site,
-            HeadField::Once(origin) => {
-                let listed = self.allowed_origins.iter().any(|allowed| origin.eq_ignore_ascii_case(allowed.as_bytes()));
-                listed || (!head.foreign_site && head.is_own_origin(origin))
-            }
-            HeadField::Several => false,
+    /// Whether no browser sent the request, or for a page that may call: of an allowed origin, or served under the host that it
+    /// calls. Over TCP the latter host must be loopback's: any other name, the upstream's too, can be made to lead here.
+    fn page_passes(&self, head: &Head<'_>, uri: &Uri, version: Version, headers: &HeaderMap) -> bool {
+        let marks = &head.marks;
+        if marks.is_of_one_of(&self.allowed_origins) {
+            return true;
         }
+        let opens_page = marks.navigates() && !self.allow_navigation;
+        let rebound = || self.entry == Entry::Tcp && marks.are_there() && !names_loopback(uri, version, headers);
+        !marks.are_foreign_to(head.host) && !opens_page && !rebound()
     }
 }
 
@@ -355,9 +359,7 @@ impl AllowedCallers {
 /// The fields of a head that are judged, read in one pass.
 struct Head<'a> {
     host: HeadField<'a>,
-    origin: HeadField<'a>,
-    /// There is a `Sec-Fetch-Site` other than `none` (typed, bookmarked) and `same-origin`.
-    foreign_site: bool,
+    marks: BrowserMarks<'a>,
     transfer_encoding: HeadField<'a>,
     content_length: HeadField<'a>,
     unmet_expectation: bool,
@@ -386,8 +388,7 @@ impl<'a> Head<'a> {
         let authority = uri.authority().filter(|_| version == Version::HTTP_2).map(|authority| authority.as_str().as_bytes());
         let mut head = Self {
             host: HeadField::Absent,
-            origin: HeadField::Absent,
-            foreign_site: false,
+            marks: BrowserMarks::NONE,
             transfer_encoding: HeadField::Absent,
             content_length: HeadField::Absent,
             unmet_expectation: false,
@@ -400,12 +401,10 @@ impl<'a> Head<'a> {
             match name.as_str() {
                 "host" if authority.is_some_and(|authority| authority.eq_ignore_ascii_case(value)) => {}
                 "host" => head.host.add(value),
-                "origin" => head.origin.add(value),
-                "sec-fetch-site" => head.foreign_site |= !matches!(value, b"none" | b"same-origin"),
                 "transfer-encoding" => head.transfer_encoding.add(value),
                 "content-length" => head.content_length.add(value),
                 "expect" => head.unmet_expectation |= !value.eq_ignore_ascii_case(b"100-continue"),
-                _ => {}
+                name => head.marks.add(name, value),
             }
         }
         head
@@ -437,12 +436,6 @@ impl<'a> Head<'a> {
             HeadField::Several => false,
         };
         coded && counted
-    }
-
-    fn is_own_origin(&self, origin: &[u8]) -> bool {
-        let HeadField::Once(host) = self.host else { return false };
-        let Some((scheme, authority)) = origin.split_at_checked(7) else { return false };
-        scheme.eq_ignore_ascii_case(b"http://") && authority.eq_ignore_ascii_case(host)
     }
 }
 

@@ -1,3 +1,5 @@
+use std::net::Ipv4Addr;
+
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
@@ -350,6 +352,92 @@ fn a_browser_says_whether_the_page_is_ours() {
     }
     get("/").with("sec-fetch-site", "none").with("sec-fetch-site", "cross-site").refused_for(Refusal::CrossSite);
     get("/").with("sec-fetch-site", "cross-site").to(listed).refused_for(Refusal::CrossSite);
+}
+
+#[test]
+fn a_page_that_the_browser_opens_is_refused_without_allow_navigation() {
+    let allowed: fn(&mut Api) = |api| api.allow_navigation = true;
+    for mode in ["navigate", "NAVIGATE", "nested-navigate", "navigate, cors", " navigate;x"] {
+        for entry in [Entry::Tcp, Entry::Unix] {
+            get("/").over(entry).with("sec-fetch-mode", mode).refused_for(Refusal::CrossSite);
+            get("/").over(entry).with("sec-fetch-mode", mode).to(allowed).passes();
+        }
+    }
+    for mode in ["cors", "no-cors", "same-origin", "websocket", ""] {
+        get("/").with("sec-fetch-mode", mode).passes();
+        get("/").with("sec-fetch-mode", mode).with("sec-fetch-site", "cross-site").to(allowed).refused_for(Refusal::CrossSite);
+    }
+    get("/").with("sec-fetch-mode", "cors").with("sec-fetch-mode", "navigate").refused_for(Refusal::CrossSite);
+    get("/")
+        .with("sec-fetch-mode", "navigate")
+        .with("referer", "http://evil.example/")
+        .to(allowed)
+        .refused_for(Refusal::CrossSite);
+}
+
+#[test]
+fn a_referer_is_a_url_of_the_very_host_that_is_called() {
+    for entry in [Entry::Tcp, Entry::Unix] {
+        let get = || get("/").over(entry);
+        for url in ["http://localhost:2273", "http://localhost:2273/", "HTTP://LocalHost:2273/a/b?c#d", "http://localhost:2273?a"]
+        {
+            get().with("referer", url).passes();
+        }
+        for url in [
+            "",
+            "/",
+            "http://",
+            "http:///",
+            "localhost:2273",
+            "https://localhost:2273/",
+            "http://localhost/",
+            "http://localhost:22730/",
+            "http://localhost:2273.evil.example/",
+            "http://localhost:2273@evil.example/",
+            "http://me@localhost:2273/",
+            "http://localhost:2273\\evil.example/",
+            "http://localhost:2273 /",
+            "http://evil.example/http://localhost:2273/",
+            "http://127.0.0.1:2273/",
+            "about:blank",
+            "ä",
+        ] {
+            get().with("referer", url).refused_for(Refusal::CrossSite);
+            get().with("referer", url).with("origin", "http://localhost:2273").refused_for(Refusal::CrossSite);
+        }
+        get().with("referer", "http://localhost:2273/").with("referer", "http://localhost:2273/").refused_for(Refusal::CrossSite);
+    }
+}
+
+#[test]
+fn over_tcp_a_browser_may_call_loopbacks_hosts_alone() {
+    let named: fn(&mut Api) = |api| api.allowed_hosts = AllowedHosts::Any;
+    let listed: fn(&mut Api) =
+        |api| (api.allowed_hosts, api.allowed_origins) = (AllowedHosts::Any, vec!["https://app.example".to_owned()]);
+    for host in ["localhost", "127.0.0.1:2273", "127.9.9.9", "[::1]:2273", "LOCALHOST:1"] {
+        get("/").host(host).with("origin", &format!("http://{host}")).to(named).passes();
+        get("/").host(host).with("sec-fetch-dest", "empty").to(named).passes();
+    }
+    for host in ["api.example.com", "evil.example:2273", "10.0.0.1", "[fd00::1]", "localhost.", "localhost.evil.example", "127.1"]
+    {
+        for (name, value) in [
+            ("origin", format!("http://{host}")),
+            ("referer", format!("http://{host}/")),
+            ("sec-fetch-site", "same-origin".to_owned()),
+            ("sec-fetch-site", "none".to_owned()),
+            ("sec-fetch-dest", "empty".to_owned()),
+            ("sec-fetch-dest", String::new()),
+        ] {
+            get("/").host(host).with(name, &value).to(named).refused_for(Refusal::CrossSite);
+            get2(&format!("http://{host}/")).with(name, &value).to(named).refused_for(Refusal::CrossSite);
+            get(&format!("http://{host}/")).with(name, &value).to(named).refused_for(Refusal::CrossSite);
+            get("/").host(host).with(name, &value).over(Entry::Unix).to(named).passes();
+        }
+        get("/").host(host).with("sec-fetch-mode", "cors").with("x-requested-with", "x").to(named).passes();
+        get("/").host(host).with("origin", "https://app.example").with("sec-fetch-site", "cross-site").to(listed).passes();
+        get("/").host(host).to(named).passes();
+    }
+    get("/").without_host().in_version(Version::HTTP_10).with("sec-fetch-dest", "empty").refused_for(Refusal::CrossSite);
 }
 
 #[test]

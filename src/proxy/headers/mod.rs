@@ -13,7 +13,9 @@ use std::cmp::Ordering;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
-    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, LOCATION, MAX_FORWARDS, TE, TRANSFER_ENCODING, UPGRADE,
+    },
 };
 
 use request_field::RequestField;
@@ -148,10 +150,28 @@ pub(super) fn to_upstream(
     head
 }
 
+/// How many more times an OPTIONS request may be passed on (RFC 9110, 7.6.2). `None`: it does not say so in one number.
+#[must_use]
+pub(super) fn max_forwards(head: &HeaderMap) -> Option<u64> {
+    let mut values = head.get_all(MAX_FORWARDS).iter();
+    let (Some(only), None) = (values.next(), values.next()) else { return None };
+    let is_number = !only.is_empty() && only.as_bytes().iter().all(u8::is_ascii_digit);
+    // A number beyond 64 bits counts as the largest one: "the recipient's maximum supported value".
+    is_number.then(|| only.to_str().ok()?.parse().ok()).map(|number| number.unwrap_or(u64::MAX))
+}
+
+/// Counts one forwarding of an OPTIONS request.
+pub(super) fn count_forwarding(head: &mut HeaderMap) {
+    if let Some(left) = max_forwards(head) {
+        head.insert(MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
+    }
+}
+
 /// The headers that the client gets for those of `upstream`. If there is nothing to remove, they are returned as they came.
 ///
 /// `Content-Length` stays as sent, since answers to HEAD and 304 have one without a body. It is removed beside
-/// `Transfer-Encoding`, where it means nothing (RFC 9112, 6.3), and if the client would expect a body by it (`misread`).
+/// `Transfer-Encoding`, where it means nothing (RFC 9112, 6.3), and if it does not belong there, or the client would expect a
+/// body by it (`misread`).
 #[must_use]
 pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool) -> HeaderMap {
     let named = NamedByConnection::in_headers(&upstream);

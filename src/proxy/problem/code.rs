@@ -147,8 +147,8 @@ codes! {
         settings ["allowed_hosts"];
     CrossSite "cross_site" FORBIDDEN
         title "A web page that may not call the sidecar"
-        detail "The request comes from a web page of another origin. Origins that may call belong in `allowed_origins`."
-        settings ["allowed_origins"];
+        detail "The request comes from a browser: from a page of another origin, as a page of its own, or under a host that is not loopback's. Origins that may call belong in `allowed_origins`; `allow_navigation` lets a browser open pages."
+        settings ["allowed_origins", "allow_navigation"];
     HeaderRequired "header_required" FORBIDDEN
         title "Not without the required header"
         detail "Send the header that `require_header` names, once and with the value that it has there. If the source of that value gives none, nothing passes, and the sidecar's log says why."
@@ -231,7 +231,7 @@ codes! {
         settings ["retry_idempotency_key", "replay_buffer"];
     UpstreamProtocol "upstream_protocol" BAD_GATEWAY
         title "The upstream's answer is not HTTP"
-        detail "Check that `upstream` is the API and not another service."
+        detail "Check that `upstream` is the API and not another service. An answer must also say in one way where it ends: by one Content-Length, or by `Transfer-Encoding: chunked` and no other coding."
         settings ["upstream"];
     UpstreamHeadTooLarge "upstream_head_too_large" BAD_GATEWAY
         title "The head of the upstream's answer is too large"

@@ -136,7 +136,7 @@ impl ProxyError {
                     }
                 },
                 Cause::Closed => (Code::UpstreamClosed, "connection_terminated"),
-                Cause::Protocol => (Code::UpstreamProtocol, "http_protocol_error"),
+                Cause::Protocol | Cause::Surplus | Cause::Http1Required => (Code::UpstreamProtocol, "http_protocol_error"),
                 Cause::HeadTooLarge => (Code::UpstreamHeadTooLarge, "http_response_header_section_size"),
                 Cause::RequestBody => (Code::RequestBodyFailed, "http_request_error"),
                 Cause::Upgrade => (Code::UpgradeFailed, "http_upgrade_failed"),
@@ -172,6 +172,16 @@ pub(super) fn response(error: &ProxyError, version: Version, request_id: &str) -
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     *response.body_mut() = document;
+    response
+}
+
+/// The answer to an OPTIONS that no further proxy may pass on.
+#[must_use]
+pub(super) fn allowed_methods() -> Response<()> {
+    let mut response = Response::new(());
+    let headers = response.headers_mut();
+    headers.insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     response
 }
 

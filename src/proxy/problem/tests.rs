@@ -120,7 +120,9 @@ fn every_cause_has_its_status_code_and_proxy_status() {
         answers(egress(refused), 502, "egress_refused", "destination_unavailable");
     }
     answers(failed(Cause::Closed), 502, "upstream_closed", "connection_terminated");
-    answers(failed(Cause::Protocol), 502, "upstream_protocol", "http_protocol_error");
+    for cause in [Cause::Protocol, Cause::Surplus, Cause::Http1Required] {
+        answers(failed(cause), 502, "upstream_protocol", "http_protocol_error");
+    }
     answers(failed(Cause::HeadTooLarge), 502, "upstream_head_too_large", "http_response_header_section_size");
     answers(failed(Cause::RequestBody), 400, "request_body_failed", "http_request_error");
     answers(failed(Cause::Upgrade), 502, "upgrade_failed", "http_upgrade_failed");

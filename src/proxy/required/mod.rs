@@ -8,16 +8,13 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use http::{HeaderMap, HeaderName};
-use tokio::{
-    sync::Semaphore,
-    task::{JoinHandle, spawn_blocking},
-    time::sleep,
-};
+use tokio::{sync::Semaphore, task::JoinHandle, time::sleep};
 use tracing::{info, warn};
 
 use super::headers::{bytes_of, same_name};
 use crate::{
     config::{Api, Config, Source},
+    resources::blocking_on,
     secret::Secret,
     sources::{self, SourceFault, WatchedDirectories},
 };
@@ -158,14 +155,10 @@ impl ValueReader {
     async fn follow_file(self, mut directories: WatchedDirectories, mut last: ReadOutcome) {
         loop {
             // Watch first and read then: a change in between makes us read again.
-            let armed = spawn_blocking(move || {
-                let armed = directories.arm();
-                (directories, armed)
-            });
-            // It fails only while the runtime shuts down, or in a panic, which was printed.
-            let Ok((watching, armed)) = armed.await else { return };
+            // `None`: a panic, which was printed.
+            let Some((watching, armed)) = blocking_on(directories, WatchedDirectories::arm).await else { return };
             directories = watching;
-            if let Err(reason) = armed {
+            if let Err(reason) = armed.and_then(|armed| armed) {
                 let api = &self.api().name;
                 warn!(api, ?reason, "the required header's file can't be watched: looking twice a minute instead");
             }
@@ -190,15 +183,18 @@ impl ValueReader {
 
 /// Reads a value, which a header must be able to hold.
 async fn read_value(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, SourceFault> {
-    let value = sources::read(source, readers).await?;
+    can_be_sent(sources::read(source, readers).await?)
+}
+
+fn can_be_sent(value: Secret) -> Result<Secret, SourceFault> {
     // A client can't send spaces at either end.
     let fits = value.expose().trim_ascii().len() == value.expose().len() && value.header_value().is_some();
     if fits { Ok(value) } else { Err(SourceFault::NotAHeader) }
 }
 
-/// Whether the source of a required header's value gives one now.
+/// Whether the source of a required header's value gives one now. The fault keeps what a failed command wrote to its standard error.
 pub async fn try_source(source: &Source) -> Result<(), SourceFault> {
-    read_value(source, &Arc::new(Semaphore::new(1))).await.map(drop)
+    sources::read_keeping_stderr(source, &Arc::new(Semaphore::new(1))).await.and_then(can_be_sent).map(drop)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Reads one value from its source.
 //!
-//! Guarantees: every buffer that held a value is wiped; a [`SourceFault`] holds no value, but it holds the first 512 bytes of a
-//! failed command's standard error; a command and all that it started is killed when its time is over or its reader gives up.
+//! Guarantees: every buffer that held a value is wiped; a [`SourceFault`] holds nothing that a source gave, unless a caller asks for
+//! a failed command's standard error; a command and all that it started is killed when its time is over or its reader gives up.
 
 use std::{
     ffi::OsString,
@@ -24,7 +24,9 @@ use tokio::{
 use super::SourceFault;
 use crate::{
     config::{Source, source::MEANT_FOR_US},
+    descriptors::spawn_with_own_limit,
     files::BoundedReads,
+    resources::blocking,
     secret::{Pages, Secret},
 };
 
@@ -37,13 +39,25 @@ const STDERR_MAX: usize = 512;
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
 const OUR_PREFIX: &[u8] = b"CAREPORTALS_";
 
-/// Reads one value, and removes one trailing newline of a file or a command. It takes 10 s at most; dropping the future kills
+/// Reads one value, and removes one trailing newline and a byte order mark of a file or a command. It takes 10 s at most; dropping the future kills
 /// a command. `readers` limits how many files are read at a time, since a file system that hangs holds a thread.
 ///
 /// # Errors
 ///
 /// The source gives no value, or an empty one; the error says why.
 pub async fn read(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, SourceFault> {
+    read_keeping_stderr(source, readers).await.map_err(|fault| match fault {
+        SourceFault::CommandFailed { program, status, .. } => SourceFault::CommandFailed { program, status, stderr: None },
+        other => other,
+    })
+}
+
+/// As [`read`], for a caller that shows a failed command's standard error to the user who runs it.
+///
+/// # Errors
+///
+/// As there.
+pub async fn read_keeping_stderr(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, SourceFault> {
     let value = match source {
         Source::Value(value) => Secret::of(value.expose()),
         Source::File(path) => {
@@ -53,7 +67,7 @@ pub async fn read(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, S
         }
         Source::Command(argv) => {
             let output = timeout(SOURCE_TIMEOUT, run(argv)).await.map_err(|_| SourceFault::TimedOut)??;
-            output.trim_newline()
+            output.trim_ends()
         }
     };
     if value.is_empty() { Err(SourceFault::Empty) } else { Ok(value) }
@@ -63,11 +77,12 @@ pub async fn read(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, S
 async fn read_apart(path: PathBuf, readers: Arc<Semaphore>) -> Result<Secret, SourceFault> {
     // Neither of the two fails: nobody closes the semaphore, and `read_file` does not panic.
     let permit = readers.acquire_owned().await.map_err(|_| SourceFault::TimedOut)?;
-    let reading = tokio::task::spawn_blocking(move || {
+    let wanted = path.clone();
+    let reading = blocking(move || {
         let _permit = permit;
-        read_file(&path)
+        read_file(&wanted)
     });
-    reading.await.unwrap_or(Err(SourceFault::TimedOut))
+    reading.await.unwrap_or(Err(SourceFault::NoThread(path)))
 }
 
 /// Reads a file as [`read_file`] does, and gives up after 10 s, or at once while too many of `readings` hang. It blocks.
@@ -81,7 +96,7 @@ pub fn read_file_in_time(path: &Path, readings: &BoundedReads) -> Result<Secret,
     read.unwrap_or_else(|_| Err(SourceFault::NoAnswer(path.to_owned())))
 }
 
-/// Reads a file without its trailing newline; the value may be empty. It blocks.
+/// Reads a file without its trailing newline and byte order mark; the value may be empty. It blocks.
 ///
 /// # Errors
 ///
@@ -97,7 +112,7 @@ pub fn read_file(path: &Path) -> Result<Secret, SourceFault> {
         return Err(SourceFault::NotAFile(path.to_owned()));
     }
     let value = File::open(path).and_then(|file| Pages::read(file, VALUE_MAX)).map_err(fault)?;
-    Ok(Secret::from(value).trim_newline())
+    Ok(Secret::from(value).trim_ends())
 }
 
 /// Runs a command and returns its standard output.
@@ -112,7 +127,7 @@ async fn run(argv: &[String]) -> Result<Secret, SourceFault> {
     for name in our_variables() {
         command.env_remove(name);
     }
-    let child = command.spawn().map_err(not_run)?;
+    let child = spawn_with_own_limit(|| command.spawn(), Child::id).map_err(not_run)?;
     let mut group = ProcessGroup(child);
     let (stdout, stderr) = (group.0.stdout.take(), group.0.stderr.take());
     let (stdout, stderr) = tokio::try_join!(collect(stdout, VALUE_MAX), collect(stderr, STDERR_MAX)).map_err(not_run)?;
@@ -124,7 +139,10 @@ async fn run(argv: &[String]) -> Result<Secret, SourceFault> {
 }
 
 fn failed(program: &str, status: ExitStatus, stderr: &Collected) -> SourceFault {
-    SourceFault::CommandFailed { program: program.to_owned(), status: status.code(), stderr: printable(&stderr.start) }
+    let stderr = printable(&stderr.start);
+    // What a command says may be a secret, so no other line has it.
+    tracing::debug!(program, stderr, "the command failed");
+    SourceFault::CommandFailed { program: program.to_owned(), status: status.code(), stderr: Some(stderr) }
 }
 
 /// Joins the text into one line without control characters, which a terminal would obey.

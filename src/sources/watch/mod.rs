@@ -2,22 +2,28 @@
 //!
 //! It watches directories, never files: a Kubernetes mount swaps a symlink, an editor renames, and a file may appear later.
 //! Directories that can't be watched (some network and FUSE file systems send no events) are looked at twice a minute. An
-//! event says only that it is time to look.
+//! event says only that it is time to look. On Linux this takes no thread.
+
+#[cfg(target_os = "linux")]
+mod inotify;
+#[cfg(not(target_os = "linux"))]
+mod thread;
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use notify::{
-    ErrorKind, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
-    event::{AccessKind, AccessMode},
-};
 use tokio::{sync::Notify, time::timeout};
+
+#[cfg(target_os = "linux")]
+use inotify::InotifyEvents as DirectoryEvents;
+#[cfg(not(target_os = "linux"))]
+use thread::ThreadEvents as DirectoryEvents;
 
 /// The time between two looks when no event comes.
 const POLL: Duration = Duration::from_secs(30);
@@ -29,11 +35,11 @@ const ARM_TRIES: usize = 3;
 /// The most symbolic links in one path, as Linux counts them.
 const LINKS_MAX: usize = 40;
 
-/// A watch over the directories that decide what some files give. Dropping it ends its thread.
+/// A watch over the directories that decide what some files give. Dropping it ends the watch.
 pub struct WatchedDirectories {
     files: Vec<PathBuf>,
     event_seen: Arc<Notify>,
-    watcher: Option<RecommendedWatcher>,
+    events: Option<DirectoryEvents>,
     watched: BTreeSet<Directory>,
     has_failed: bool,
 }
@@ -56,7 +62,7 @@ impl WatchedDirectories {
     /// As [`of`](Self::of); whoever notifies `event_seen` causes another look, too.
     #[must_use]
     pub fn with_signal(files: Vec<PathBuf>, event_seen: Arc<Notify>) -> Self {
-        Self { files, event_seen, watcher: None, watched: BTreeSet::new(), has_failed: false }
+        Self { files, event_seen, events: None, watched: BTreeSet::new(), has_failed: false }
     }
 
     /// Watches the directories as they are now. Call it before each look: a change after that causes another look. It blocks.
@@ -64,7 +70,7 @@ impl WatchedDirectories {
     /// # Errors
     ///
     /// The directories can't be watched; the error comes once, and [`changed`](Self::changed) then ends twice a minute.
-    pub fn arm(&mut self) -> Result<(), ErrorKind> {
+    pub fn arm(&mut self) -> io::Result<()> {
         let mut outcome = Ok(());
         // The path may change while it is read, so compare until it stays the same.
         for _ in 0..ARM_TRIES {
@@ -72,12 +78,12 @@ impl WatchedDirectories {
             if wanted == self.watched {
                 return outcome;
             }
-            match watch(&wanted, Arc::clone(&self.event_seen)) {
-                Ok(watcher) => (self.watcher, self.watched) = (Some(watcher), wanted),
+            match DirectoryEvents::of(wanted.iter().map(|directory| directory.path.as_path()), &self.event_seen) {
+                Ok(events) => (self.events, self.watched) = (Some(events), wanted),
                 Err(error) => {
-                    (self.watcher, self.watched) = (None, BTreeSet::new());
+                    (self.events, self.watched) = (None, BTreeSet::new());
                     if !std::mem::replace(&mut self.has_failed, true) {
-                        outcome = Err(error.kind);
+                        outcome = Err(error);
                     }
                 }
             }
@@ -87,34 +93,21 @@ impl WatchedDirectories {
 
     /// Waits until something changes and settles, or it is time to look anyway.
     pub async fn changed(&self) {
-        if timeout(POLL, self.event_seen.notified()).await.is_err() {
+        if timeout(POLL, self.event()).await.is_err() {
             return;
         }
-        let settled = async { while timeout(QUIET, self.event_seen.notified()).await.is_ok() {} };
+        let settled = async { while timeout(QUIET, self.event()).await.is_ok() {} };
         let _ = timeout(QUIET_WAIT_MAX, settled).await;
     }
-}
 
-fn watch(directories: &BTreeSet<Directory>, event_seen: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event| {
-        if may_change_something(&event) {
-            event_seen.notify_one();
+    async fn event(&self) {
+        match &self.events {
+            Some(events) => tokio::select! {
+                () = self.event_seen.notified() => {}
+                () = events.next() => {}
+            },
+            None => self.event_seen.notified().await,
         }
-    })?;
-    for directory in directories {
-        watcher.watch(&directory.path, RecursiveMode::NonRecursive)?;
-    }
-    Ok(watcher)
-}
-
-/// Whether an event is a reason to look. Reading makes events too, above all our own; an error may stand for lost events.
-fn may_change_something(event: &notify::Result<notify::Event>) -> bool {
-    match event {
-        Ok(event) => match event.kind {
-            EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
-            _ => true,
-        },
-        Err(_) => true,
     }
 }
 

@@ -4,38 +4,31 @@ use tempfile::TempDir;
 
 use super::*;
 
-#[test]
-fn our_own_reading_does_not_wake_us() {
-    use notify::event::{CreateKind, Event, MetadataKind, ModifyKind, RemoveKind};
-    for (kind, wakes) in [
-        (EventKind::Access(AccessKind::Open(AccessMode::Any)), false),
-        (EventKind::Access(AccessKind::Close(AccessMode::Read)), false),
-        (EventKind::Access(AccessKind::Close(AccessMode::Write)), true),
-        (EventKind::Create(CreateKind::File), true),
-        (EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), true),
-        (EventKind::Remove(RemoveKind::Folder), true),
-        (EventKind::Other, true),
-    ] {
-        assert_eq!(may_change_something(&Ok(Event::new(kind))), wakes, "{kind:?}");
-    }
-    assert!(may_change_something(&Err(notify::Error::generic("overflow"))), "what is unknown is looked at");
-}
-
 #[tokio::test]
-async fn the_watch_ends_with_its_thread_when_dropped() {
+async fn every_way_of_writing_is_an_event_and_our_own_reading_is_none() {
     let directory = TempDir::new().unwrap();
-    let mut directories = WatchedDirectories::of(vec![directory.path().join("file")]);
+    let path = directory.path().join("file");
+    let other = directory.path().join("other");
+    fs::write(&path, "x").unwrap();
+    let mut directories = WatchedDirectories::of(vec![path.clone()]);
     directories.arm().unwrap();
-    let event_seen = Arc::clone(&directories.event_seen);
-    drop(directories);
-    // The thread holds the other reference.
-    timeout(Duration::from_secs(10), async {
-        while Arc::strong_count(&event_seen) > 1 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
+    let no_event =
+        async |directories: &WatchedDirectories| timeout(Duration::from_millis(200), directories.event()).await.is_err();
+    fs::read(&path).unwrap();
+    fs::read_dir(directory.path()).unwrap().count();
+    assert!(no_event(&directories).await, "reading");
+    let changes: [(&str, &dyn Fn()); 5] = [
+        ("rewriting", &|| fs::write(&path, "y").unwrap()),
+        ("making another file", &|| fs::write(&other, "z").unwrap()),
+        ("renaming over", &|| fs::rename(&other, &path).unwrap()),
+        ("removing", &|| fs::remove_file(&path).unwrap()),
+        ("linking", &|| symlink("elsewhere", &path).unwrap()),
+    ];
+    for (what, change) in changes {
+        change();
+        timeout(Duration::from_secs(10), directories.event()).await.expect(what);
+        while !no_event(&directories).await {}
+    }
 }
 
 #[test]

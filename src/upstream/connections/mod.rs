@@ -5,7 +5,10 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,9 +21,12 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
+    ahead::Ahead,
+    answer_framing,
     error::{BodyBroken, SendError},
     http1::{self, Http1Body, Http1Connection, Http1Pool},
     http2::{self, Checkout, Http2Body, Http2Pool, PendingConnection, StreamPermit, Wakeup},
+    keep_alive::KeepAlive,
     options::{HeadLimits, Lifetimes, Reuse},
     tunnel::{self, TunnelConnection},
 };
@@ -33,18 +39,26 @@ use crate::{
 
 /// By how much the boot clock may run ahead, from one sweep to the next, of the clock that stops during a suspend.
 const SUSPENDED: Duration = Duration::from_secs(2);
+/// How often [`Upstream::keep_ready`] is called at most, and so how far it looks ahead.
+const ROUND: Duration = Duration::from_secs(1);
+/// How long before a connection is too old another one is opened; less for connections that live less than ten times as long.
+const LEAD: Duration = Duration::from_secs(10);
 
 /// One origin with its kept connections; one per worker and API.
 pub struct Upstream<B> {
     connector: Connector,
     head: HeadLimits,
-    max_age: Duration,
+    lifetimes: Lifetimes,
     jitter: Mutex<Jitter>,
     http1: Http1Pool<B>,
     /// With the authority that requests name; `None` where HTTP/2 is not offered.
     http2: Option<(Http2Pool, Authority)>,
     /// When the last sweep was, by both clocks.
     swept: Mutex<Option<(Moment, Instant)>>,
+    /// A request has used the upstream since the last [`Upstream::keep_ready`].
+    used: AtomicBool,
+    ahead: Mutex<Ahead>,
+    keep_alive: KeepAlive,
     meter: Arc<Meter>,
 }
 
@@ -53,7 +67,8 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
-    /// No connection is made until one is needed; `meter` counts them. `None` when the origin's host can't stand in a URI.
+    /// No connection is made until one is needed; `meter` counts them, and `keep_alive` is what all workers know of the
+    /// upstream. `None` when the origin's host can't stand in a URI.
     #[must_use]
     pub fn new(
         connector: Connector,
@@ -61,19 +76,22 @@ where
         head: HeadLimits,
         lifetimes: Lifetimes,
         jitter: Jitter,
+        keep_alive: KeepAlive,
         meter: Arc<Meter>,
     ) -> Option<Self> {
-        let Lifetimes { idle, max_age } = lifetimes;
+        let idle = lifetimes.idle;
         let http2 = match http2 {
             Http2::Off => None,
-            Http2::Auto => Some((Http2Pool::new(idle), connector.origin().authority().try_into().ok()?)),
+            Http2::Auto => Some((Http2Pool::new(idle, keep_alive.clone()), connector.origin().authority().try_into().ok()?)),
         };
         let (jitter, swept) = (Mutex::new(jitter), Mutex::default());
-        Some(Self { connector, head, max_age, jitter, http1: Http1Pool::new(idle), http2, swept, meter })
+        let (used, ahead, http1) = (AtomicBool::new(false), Mutex::default(), Http1Pool::new(idle, keep_alive.clone()));
+        Some(Self { connector, head, lifetimes, jitter, http1, http2, swept, used, ahead, keep_alive, meter })
     }
 
     /// Gives an idle connection, a stream on a shared one, or a new connection; the connector's time-out bounds the wait.
     pub async fn lease(&self, reuse: Reuse) -> Result<Lease<B>, SendError> {
+        self.used.store(true, Ordering::Relaxed);
         loop {
             if let Some(idle) = self.http1.take(reuse) {
                 return Ok(self.exclusive(idle));
@@ -83,7 +101,8 @@ where
             match pool.checkout(reuse) {
                 Checkout::Stream(permit) => return Ok(Lease(Leased::Stream(permit))),
                 Checkout::Connect(pending) => return Box::pin(self.connect_offering_http2(Some(pending))).await,
-                Checkout::ConnectHttp1 => return Box::pin(self.connect_offering_http2(None)).await,
+                Checkout::ConnectAlone => return Box::pin(self.connect_offering_http2(None)).await,
+                Checkout::ConnectHttp1 => return Box::pin(self.connect_http1()).await,
                 Checkout::Wait(wakeup) => match wakeup.await {
                     Ok(Wakeup::Stream(permit)) => return Ok(Lease(Leased::Stream(permit))),
                     Ok(Wakeup::Connect(pending)) => return Box::pin(self.connect_offering_http2(Some(pending))).await,
@@ -144,7 +163,7 @@ where
     /// How old a connection may grow. It is scattered, so that connections are not all renewed at once.
     fn age(&self) -> Duration {
         let fraction = self.jitter.lock().unwrap_or_else(PoisonError::into_inner).fraction();
-        self.max_age.mul_f64(0.8 + 0.4 * fraction)
+        self.lifetimes.max_age.mul_f64(0.8 + 0.4 * fraction)
     }
 
     /// Gives a new connection for a request for a WebSocket, which is never kept; the connector's time-out bounds the wait. A
@@ -162,12 +181,72 @@ where
         let awake = clock::instant();
         let before = self.swept.lock().unwrap_or_else(PoisonError::into_inner).replace((now, awake));
         if before.is_some_and(|(then, instant)| now.since(then) > awake.duration_since(instant) + SUSPENDED) {
-            self.close_idle();
+            self.clear();
         }
         self.http1.sweep();
         if let Some((pool, _)) = &self.http2 {
             pool.sweep();
         }
+    }
+
+    /// Opens a connection in the background if none is ready for the next request, or none will be in a moment: because all
+    /// are in use, grow old, or were idle for too long. It does so while requests use the upstream, unless that closes
+    /// connections soon. Called after each [`sweep`](Self::sweep).
+    pub fn keep_ready(self: &Arc<Self>) {
+        let now = clock::instant();
+        let mut ahead = self.ahead();
+        if self.used.swap(false, Ordering::Relaxed) {
+            ahead.used(now);
+        }
+        let wanted = ahead.is_wanted(now) && self.is_worth_warming() && !self.is_ready();
+        if wanted && ahead.may_open(now) {
+            drop(ahead);
+            self.open_ahead();
+        }
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_ready(&self) -> bool {
+        match &self.http2 {
+            Some((pool, _)) if !pool.is_http1() => pool.is_ready(self.lead()),
+            _ => self.http1.is_ready(ROUND, self.lead()),
+        }
+    }
+
+    fn is_worth_warming(&self) -> bool {
+        self.keep_alive.is_worth_warming(self.lifetimes.idle)
+    }
+
+    fn lead(&self) -> Duration {
+        LEAD.min(self.lifetimes.max_age / 10)
+    }
+
+    /// Opens a connection in the background, so that the next request finds it, unless idle ones are not kept for long. If it
+    /// fails, nobody is told: the request will be. The connector's time-out ends the task.
+    pub fn open_ahead(self: &Arc<Self>) {
+        if !self.is_worth_warming() {
+            return;
+        }
+        let upstream = Arc::clone(self);
+        tokio::spawn(async move {
+            let lease = match &upstream.http2 {
+                Some((pool, _)) if !pool.is_http1() => match pool.open_ahead(upstream.lead()) {
+                    Some(pending) => upstream.connect_offering_http2(Some(pending)).await,
+                    None => return,
+                },
+                Some((pool, _)) if pool.may_speak_http2() => upstream.connect_offering_http2(None).await,
+                _ => upstream.connect_http1().await,
+            };
+            // A stream that is given back leaves its connection in the pool.
+            if let Ok(Lease(Leased::Connection(mut connection, pool))) = lease
+                && connection.ready().await.is_ok()
+            {
+                pool.put(connection);
+            }
+        });
     }
 
     /// An answer did not come within `silence`. Connections that were open when it was asked for may be dead: those idle
@@ -180,8 +259,14 @@ where
     }
 
     /// Closes every idle connection now, and those in use once their exchanges have ended. Connections that are opened later
-    /// are kept.
+    /// are kept; none is opened before a request needs it.
     pub fn close_idle(&self) {
+        self.used.store(false, Ordering::Relaxed);
+        self.ahead().stop();
+        self.clear();
+    }
+
+    fn clear(&self) {
         self.http1.clear();
         if let Some((pool, _)) = &self.http2 {
             pool.clear();
@@ -225,7 +310,7 @@ where
         self,
         make: impl FnOnce() -> Result<(Request<B>, T), E>,
     ) -> Result<(Response<ResponseBody<B>>, T), E> {
-        match self.0 {
+        let (mut response, beside) = match self.0 {
             Leased::Connection(mut connection, pool) => {
                 let (request, beside) = match make() {
                     Ok(request) => request,
@@ -236,28 +321,32 @@ where
                 };
                 let (response, upload) = connection.send(request).await?;
                 let body = |incoming| BodySource::Http1(Http1Body::new(incoming, connection, pool, upload));
-                Ok((response.map(|incoming| ResponseBody::new(body(incoming))), beside))
+                (response.map(|incoming| ResponseBody::new(body(incoming))), beside)
             }
             Leased::Stream(permit) => {
                 let (request, beside) = make()?;
                 let response = http2::send(permit, request).await?;
-                Ok((response.map(|body| ResponseBody::new(BodySource::Http2(body))), beside))
+                (response.map(|body| ResponseBody::new(BodySource::Http2(body))), beside)
             }
             Leased::Tunnel(connection, gauge) => {
                 let (request, beside) = make()?;
                 // Boxed: each request reserves memory for the largest future that it may await, and few open a tunnel.
                 let response = Box::pin(connection.send(request)).await?;
                 let body = |incoming| BodySource::Http1(Http1Body::alone(incoming, gauge));
-                Ok((response.map(|incoming| ResponseBody::new(body(incoming))), beside))
+                (response.map(|incoming| ResponseBody::new(body(incoming))), beside)
             }
-        }
+        };
+        answer_framing::settle(&mut response)?;
+        Ok((response, beside))
     }
 }
 
 /// Sends one request over a connection of its own, for log-ins: nothing is kept or shared with the data path.
 pub async fn exchange(connector: &Connector, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
     let connection = connector.connect(Offer::Http1).await.map_err(SendError::unsent)?;
-    http1::send_alone(connection, request).await
+    let mut response = http1::send_alone(connection, request).await?;
+    answer_framing::settle(&mut response)?;
+    Ok(response)
 }
 
 /// An answer's body. Over HTTP/1.1, read to its end it gives its connection back; dropped before, it closes it. Over

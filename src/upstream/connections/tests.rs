@@ -21,6 +21,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    clock::{Clock as _, SystemClock},
     config::{Egress, Origin, Scheme},
     metrics::{ApiMetrics, Metrics},
     tls::ClientTls,
@@ -34,7 +35,7 @@ fn counts() -> Arc<ApiMetrics> {
 }
 
 struct Fixture {
-    upstream: Upstream<Empty<Bytes>>,
+    upstream: Arc<Upstream<Empty<Bytes>>>,
     accepted: Arc<AtomicUsize>,
     counts: Arc<ApiMetrics>,
 }
@@ -57,11 +58,34 @@ impl Fixture {
                 tokio::spawn(answer_all(stream));
             }
         });
-        let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
+        let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), rooted: false, port };
         let connector = Connector::new(&origin, &unused_tls(), &Egress::default(), Duration::from_secs(5)).unwrap();
         let counts = counts();
-        let upstream = Upstream::new(connector, Http2::Off, LIMITS, lifetimes, Jitter::seeded(7), counts.meter(0)).unwrap();
-        Self { upstream, accepted, counts }
+        let upstream =
+            Upstream::new(connector, Http2::Off, LIMITS, lifetimes, Jitter::seeded(7), KeepAlive::default(), counts.meter(0))
+                .unwrap();
+        Self { upstream: Arc::new(upstream), accepted, counts }
+    }
+
+    /// Lets `seconds` pass, with a round of the worker after each.
+    async fn idle(&self, seconds: u32) {
+        for _ in 0..seconds {
+            pass(Duration::from_secs(1)).await;
+            self.upstream.sweep(SystemClock.now().moment);
+            self.upstream.keep_ready();
+            self.settle().await;
+        }
+    }
+
+    /// Waits until no connection is being opened.
+    async fn settle(&self) {
+        while Arc::strong_count(&self.upstream) > 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// Makes one exchange, and tells how many connections the server has accepted so far.
@@ -69,7 +93,7 @@ impl Fixture {
         let lease = self.upstream.lease(reuse).await.unwrap();
         let answer = send(lease).await.unwrap();
         answer.into_body().collect().await.unwrap();
-        self.accepted.load(Ordering::Relaxed)
+        self.accepted()
     }
 }
 
@@ -94,18 +118,73 @@ async fn pass(time: Duration) {
     time::resume();
 }
 
-const SAFE: Reuse = Reuse::IdleAtMost(Duration::from_secs(4));
-
 #[tokio::test]
 async fn a_connection_that_idled_for_longer_than_a_request_allows_is_not_taken() {
     let fixture = Fixture::keeping(Duration::from_secs(15)).await;
-    assert_eq!(fixture.exchange(SAFE).await, 1);
+    assert_eq!(fixture.exchange(Reuse::Safe).await, 1);
     pass(Duration::from_millis(3500)).await;
-    assert_eq!(fixture.exchange(SAFE).await, 1, "within 4 s");
+    assert_eq!(fixture.exchange(Reuse::Safe).await, 1, "within 4 s");
     pass(Duration::from_millis(4001)).await;
     assert_eq!(fixture.exchange(Reuse::Any).await, 1, "any will do");
     pass(Duration::from_millis(4001)).await;
-    assert_eq!(fixture.exchange(SAFE).await, 2, "over 4 s");
+    assert_eq!(fixture.exchange(Reuse::Safe).await, 2, "over 4 s");
+}
+
+#[tokio::test]
+async fn a_request_that_must_not_arrive_twice_finds_a_connection_after_any_silence() {
+    for silence in [6, 30, 89, 200] {
+        let fixture = Fixture::keeping(Duration::from_secs(90)).await;
+        fixture.exchange(Reuse::Safe).await;
+        fixture.idle(silence).await;
+        let opened = fixture.accepted();
+        assert_eq!(fixture.exchange(Reuse::Safe).await, opened, "after {silence} s");
+    }
+}
+
+#[tokio::test]
+async fn two_connections_teach_that_a_server_keeps_them_for_a_minute() {
+    let fixture = Fixture::keeping(Duration::from_secs(90)).await;
+    fixture.exchange(Reuse::Safe).await;
+    fixture.idle(60).await;
+    assert_eq!(fixture.accepted(), 1 + 2);
+}
+
+#[tokio::test]
+async fn no_connection_is_opened_ahead_for_an_upstream_that_nobody_uses() {
+    let fixture = Fixture::keeping(Duration::from_secs(90)).await;
+    fixture.idle(30).await;
+    assert_eq!(fixture.accepted(), 0);
+    fixture.exchange(Reuse::Safe).await;
+    fixture.upstream.close_idle();
+    fixture.idle(30).await;
+    assert_eq!(fixture.accepted(), 1, "the account was logged out");
+    fixture.exchange(Reuse::Safe).await;
+    fixture.idle(600).await;
+    let opened = fixture.accepted();
+    assert!(opened < 2 + 3 + 600 / 30, "{opened}");
+    fixture.idle(300).await;
+    assert_eq!(fixture.accepted(), opened);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_opened_ahead_serves_the_first_request() {
+    let fixture = Fixture::keeping(Duration::from_secs(90)).await;
+    fixture.upstream.open_ahead();
+    fixture.settle().await;
+    assert_eq!(fixture.counts.connections(), (0, 1));
+    assert_eq!(fixture.exchange(Reuse::Safe).await, 1);
+}
+
+#[tokio::test]
+async fn a_connection_is_renewed_before_it_is_too_old() {
+    let fixture = Fixture::with(Lifetimes { idle: Duration::from_secs(90), max_age: Duration::from_secs(100) }).await;
+    for _ in 0..400 {
+        let opened = fixture.accepted();
+        let served = fixture.exchange(Reuse::Safe).await;
+        assert!(opened == 0 || served == opened, "a request waited for a connection");
+        fixture.idle(1).await;
+    }
+    assert!((5..=12).contains(&fixture.accepted()), "{}", fixture.accepted());
 }
 
 #[tokio::test]
@@ -177,11 +256,12 @@ async fn a_connection_that_grew_old_in_its_exchange_is_closed_afterwards() {
 
 #[test]
 fn connections_grow_old_at_different_times_within_a_fifth() {
-    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port: 9 };
+    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), rooted: false, port: 9 };
     let connector = Connector::new(&origin, &unused_tls(), &Egress::default(), Duration::from_secs(5)).unwrap();
     let lifetimes = Lifetimes { idle: AGE, max_age: AGE };
     let upstream: Upstream<Empty<Bytes>> =
-        Upstream::new(connector, Http2::Auto, LIMITS, lifetimes, Jitter::seeded(7), counts().meter(0)).unwrap();
+        Upstream::new(connector, Http2::Auto, LIMITS, lifetimes, Jitter::seeded(7), KeepAlive::default(), counts().meter(0))
+            .unwrap();
     let ages: Vec<f64> = (0..100).map(|_| upstream.age().as_secs_f64()).collect();
     assert!(ages.iter().all(|age| (79.9..121.0).contains(age)), "{ages:?}");
     assert!(ages.iter().any(|age| *age < 90.0) && ages.iter().any(|age| *age > 110.0), "{ages:?}");
@@ -257,12 +337,13 @@ const LARGE: usize = 64 * 1024 * 1024;
 async fn a_connection_whose_upstream_answered_and_does_not_read_the_rest_of_the_request_delays_no_other_and_is_closed() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
+    let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".into(), rooted: false, port };
     let connector = Connector::new(&origin, &unused_tls(), &Egress::default(), Duration::from_secs(5)).unwrap();
     let lifetimes = Lifetimes { idle: Duration::from_secs(15), max_age: Duration::from_secs(300) };
     let counts = counts();
     let upstream: Upstream<Full<Bytes>> =
-        Upstream::new(connector, Http2::Off, LIMITS, lifetimes, Jitter::seeded(7), counts.meter(0)).unwrap();
+        Upstream::new(connector, Http2::Off, LIMITS, lifetimes, Jitter::seeded(7), KeepAlive::default(), counts.meter(0))
+            .unwrap();
     let exchange = async |body: Bytes| {
         let lease = upstream.lease(Reuse::Any).await.unwrap();
         let (answer, ()) = lease.send(|| Ok::<_, SendError>((Request::new(Full::new(body)), ()))).await.unwrap();

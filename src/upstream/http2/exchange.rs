@@ -42,7 +42,8 @@ where
     let bodiless = body.is_end_stream();
     // A request that can't be queued never leaves: the connection is going away, or is gone.
     let queued = handle.sender.clone().send_request(head, bodiless);
-    let (mut answer, output) = queued.map_err(|error| SendError { sent: Sent::Nothing, ..failure(&error) })?;
+    let queued = queued.map_err(|error| SendError { sent: Sent::Nothing, ..failure(&error) });
+    let (mut answer, output) = queued.inspect_err(|error| permit.note(*error))?;
     let mut upload = (!bodiless).then_some(BodyWriter { output, body, ahead: None });
     let response = poll_fn(|cx| {
         if let Some(sending) = &mut upload
@@ -61,7 +62,8 @@ where
             if unsent { SendError { sent: Sent::Nothing, ..failure } } else { failure }
         }))
     })
-    .await?;
+    .await
+    .inspect_err(|error| permit.note(*error))?;
     judge(&response, limits)?;
     // The answer may come before the request has left; then a task goes on sending, whether or not the answer is read.
     let upload = upload.map(|mut rest| tokio::spawn(async move { drop(poll_fn(|cx| rest.poll_sent(cx)).await) }).abort_handle());
@@ -121,14 +123,21 @@ fn judge(response: &Response<RecvStream>, limits: HeadLimits) -> Result<(), Send
 }
 
 /// Tells what failed, and whether the server may have acted on the request. It has not if it says so: it refused the stream
-/// (RFC 9113, 8.7), or the stream is above the last one of its GOAWAY (6.8). h2 reports a GOAWAY of the server to an exchange
+/// (RFC 9113, 8.7) or wants it over HTTP/1.1 (7), or the stream is above the last one of its GOAWAY (6.8). h2 reports a GOAWAY of the server to an exchange
 /// only in the latter case: for the others it waits until they end or the connection does, which is another error.
 fn failure(error: &h2::Error) -> SendError {
+    let wants_http1 = error.is_remote() && error.reason() == Some(Reason::HTTP_1_1_REQUIRED);
     let refused = error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM);
-    let sent = if error.is_remote() && refused { Sent::Nothing } else { Sent::Something };
-    // An error of h2's own means that the answer is not HTTP/2. A server that demands HTTP/1.1 will demand it again.
-    let foreign = error.is_library() || error.reason() == Some(Reason::HTTP_1_1_REQUIRED);
-    SendError { cause: if foreign { Cause::Protocol } else { Cause::Closed }, sent }
+    let sent = if error.is_remote() && (refused || wants_http1) { Sent::Nothing } else { Sent::Something };
+    let cause = if wants_http1 {
+        Cause::Http1Required
+    } else if error.is_library() {
+        // An error of h2's own means that the answer is not HTTP/2.
+        Cause::Protocol
+    } else {
+        Cause::Closed
+    };
+    SendError { cause, sent }
 }
 
 /// Writes a request's body under the server's flow control.

@@ -29,7 +29,8 @@ impl HeldUpstream {
         let mut setup = Setup::eager(simulator);
         setup
             .upstream(&format!("https://localhost:{}", self.listener.local_addr().unwrap().port()), simulator)
-            .variable("CAREPORTALS_WORKERS", "1");
+            .variable("CAREPORTALS_WORKERS", "1")
+            .without_connections_ahead();
         setup
     }
 

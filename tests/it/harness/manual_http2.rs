@@ -35,7 +35,7 @@ impl ManualHttp2 {
             .with_no_client_auth()
             .with_single_cert(vec![made.cert.der().clone()], key)
             .unwrap();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         Self { listener, tls: Arc::new(tls), certificate: made.cert.pem() }
@@ -75,6 +75,24 @@ impl ManualHttp2 {
         peer.tls.read_exact(&mut preface).unwrap();
         assert_eq!(preface, PREFACE);
         peer
+    }
+
+    /// Waits for the next connection, on which the client must speak HTTP/1.1 with a head alone or a short body, and answers its
+    /// request. Returns the request.
+    pub fn answer_http1(&self, answer: &str) -> String {
+        let tcp = self.accept_tcp();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut tls = StreamOwned::new(ServerConnection::new(Arc::clone(&self.tls)).unwrap(), tcp);
+        let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+        while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+            let read = tls.read(&mut buffer).unwrap();
+            assert!(read > 0, "closed in a head");
+            request.extend_from_slice(&buffer[..read]);
+        }
+        tls.write_all(answer.as_bytes()).and_then(|()| tls.flush()).unwrap();
+        tls.conn.send_close_notify();
+        tls.flush().unwrap();
+        String::from_utf8(request).unwrap()
     }
 
     /// Accepts a connection, if there is one, and drops it. Returns whether there was.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use careportals_simulator::Simulator;
+use nix::sys::signal::{SigSet, SigmaskHow};
 use tempfile::TempDir;
 
 use crate::harness::{Sidecar, logs::Logs};
@@ -51,8 +52,14 @@ impl Setup {
             .variable("CAREPORTALS_UPSTREAM", &format!("http://{upstream}"))
             .variable("CAREPORTALS_LOGIN_URL", "off")
             .variable("CAREPORTALS_LISTEN", "127.0.0.1:0")
-            .api("allow_insecure_upstream", "true");
+            .api("allow_insecure_upstream", "true")
+            .without_connections_ahead();
         setup
+    }
+
+    /// Only a request opens a connection to upstream, so that the test knows which one it is.
+    pub fn without_connections_ahead(&mut self) -> &mut Self {
+        self.api("pool_idle", "15s")
     }
 
     /// A sidecar without log-in, in front of `upstream`, a base URL. It trusts `ca_pem` alone.
@@ -63,7 +70,8 @@ impl Setup {
             .variable("CAREPORTALS_ORGANIZATION", ORGANIZATION)
             .variable("CAREPORTALS_UPSTREAM", upstream)
             .variable("CAREPORTALS_LOGIN_URL", "off")
-            .variable("CAREPORTALS_LISTEN", "127.0.0.1:0");
+            .variable("CAREPORTALS_LISTEN", "127.0.0.1:0")
+            .without_connections_ahead();
         setup
     }
 
@@ -233,6 +241,14 @@ pub fn interrupts_are_ignored() -> bool {
     let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
     let interrupt_and_quit = 0b110;
     ignored.unwrap_or_default() & interrupt_and_quit != 0
+}
+
+/// Runs `start` while every signal is blocked for this thread; a process that it starts inherits that.
+pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap();
+    let started = start();
+    before.thread_set_mask().unwrap();
+    started
 }
 
 /// The output of a command that has ended.

@@ -181,7 +181,7 @@ impl Sidecar {
     }
 
     /// Reads a figure of `/proc/PID/status`, in KiB.
-    fn memory_kib(&self, field: &str) -> u64 {
+    pub fn memory_kib(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()

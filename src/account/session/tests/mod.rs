@@ -117,6 +117,12 @@ impl Bench {
         self.quiet(Event::Ended(attempt, Err(error)));
     }
 
+    /// The token at hand is known to be refused, from now on.
+    fn refuse(&mut self) {
+        self.session.set_refusal(Some(RefusedToken { generation: self.generation(), since: self.now }));
+        assert_eq!(self.session.check_invariants(self.now), Ok(()));
+    }
+
     fn generation(&self) -> Generation {
         self.session.token().unwrap().generation()
     }
@@ -340,6 +346,12 @@ fn retry_after_is_honoured_up_to_a_quarter_of_an_hour() {
         bench.is(StateName::BackingOff);
         assert_eq!(bench.wait(), Duration::from_secs(expected), "{asked}");
     }
+    for (asked, expected) in [(2, 2), (90, 90), (901, 900)] {
+        let mut bench = Bench::logging_in();
+        let (status, retry_after) = (StatusCode::SERVICE_UNAVAILABLE, Some(Duration::from_secs(asked)));
+        bench.end_with_error(LoginError::Unreachable(Unreachable::ServerFailed { status, retry_after }));
+        assert_eq!(bench.wait(), Duration::from_secs(expected), "{asked}");
+    }
     for useless in [None, Some(Duration::ZERO)] {
         let mut bench = Bench::logging_in();
         bench.end_with_error(LoginError::Throttled(useless));
@@ -404,7 +416,7 @@ fn a_failed_log_in_brings_the_suspect_token_back() {
         let refused = bench.generation();
         bench.end_with_error(error.clone());
         assert!(bench.serves(), "{error}");
-        assert_eq!(bench.session.replacement(), Replacement::Never);
+        assert_eq!(bench.session.replacement(), Replacement::Scheduled { refusal_known: false });
         bench.quiet(Event::Unauthorized(refused));
         assert!(bench.serves(), "while a log-in waits, a 401 starts none");
         bench.skip_to_deadline();
@@ -413,6 +425,100 @@ fn a_failed_log_in_brings_the_suspect_token_back() {
         bench.quiet(Event::Unauthorized(refused));
         assert!(!bench.serves(), "but one may join it");
     }
+}
+
+/// Ten failed log-ins in a row, so that the backoff has its full length.
+fn long_outage(bench: &mut Bench) {
+    for _ in 0..10 {
+        bench.end_with_error(transient());
+        bench.skip_to_deadline();
+        bench.starts(Event::Tick);
+    }
+}
+
+/// A suspect token whose log-in has failed for long, and that waits for at least 30 s now.
+fn long_wait() -> Bench {
+    for seed in 0.. {
+        let mut bench = Bench::suspect();
+        bench.jitter = Jitter::seeded(seed);
+        long_outage(&mut bench);
+        bench.end_with_error(transient());
+        if bench.wait() > 30 * SECOND {
+            return bench;
+        }
+    }
+    unreachable!("half of the waits are that long")
+}
+
+#[test]
+fn while_the_token_is_known_to_be_refused_the_back_off_is_ten_seconds_at_most() {
+    let (mut short, mut long) = (Duration::ZERO, Duration::ZERO);
+    for seed in 0..100 {
+        let mut bench = Bench::suspect();
+        bench.jitter = Jitter::seeded(seed);
+        long_outage(&mut bench);
+        bench.end_with_error(transient());
+        long = long.max(bench.wait());
+        bench.refuse();
+        assert!(bench.wait() >= SECOND && bench.wait() <= 10 * SECOND, "{:?}", bench.wait());
+        short = short.max(bench.wait());
+        assert_eq!(bench.session.replacement(), Replacement::Scheduled { refusal_known: true });
+    }
+    assert!(short > 9 * SECOND && long > 50 * SECOND, "{short:?} {long:?}");
+}
+
+#[test]
+fn a_refusal_that_becomes_known_during_the_wait_shortens_it_from_then_on_and_starts_nothing() {
+    let mut bench = long_wait();
+    let (generation, until) = (bench.generation(), bench.session.due_at().unwrap());
+    bench.now = bench.now + 15 * SECOND;
+    bench.refuse();
+    bench.quiet(Event::Unauthorized(generation));
+    assert!(bench.wait() >= SECOND && bench.wait() <= 10 * SECOND, "{:?}", bench.wait());
+    // Any other answer ends that.
+    bench.session.set_refusal(None);
+    assert_eq!(bench.session.due_at(), Some(until));
+    bench.now = until - SECOND;
+    bench.refuse();
+    assert_eq!(bench.session.due_at(), Some(until), "it never lengthens the wait");
+}
+
+#[test]
+fn what_the_server_asked_for_and_a_rejection_are_not_shortened() {
+    let busy = Unreachable::ServerFailed { status: StatusCode::SERVICE_UNAVAILABLE, retry_after: Some(MINUTE) };
+    for error in [self::refused(), LoginError::Throttled(Some(MINUTE)), LoginError::Unreachable(busy)] {
+        let mut bench = Bench::suspect();
+        bench.end_with_error(error.clone());
+        bench.refuse();
+        assert_eq!(bench.wait(), MINUTE, "{error}");
+    }
+}
+
+#[test]
+fn a_refusal_counts_for_its_own_token_and_until_another_one_comes() {
+    let mut bench = long_wait();
+    let other = RefusedToken { generation: Generation(bench.generation().0 + 1), since: bench.now };
+    bench.session.set_refusal(Some(other));
+    assert!(bench.wait() > 30 * SECOND, "a refusal of another token");
+    bench.refuse();
+    // The token expires during an outage, and no answer can tell more of it.
+    let mut attempts = 0;
+    while bench.session.token().is_some() || attempts < 200 {
+        bench.skip_to_deadline();
+        if bench.step(Event::Tick).is_some() {
+            attempts += 1;
+            bench.end_with_error(transient());
+        }
+        if bench.session.token().is_none() {
+            bench.session.set_refusal(None);
+        }
+        assert!(bench.wait() <= 10 * SECOND, "{:?}", bench.wait());
+    }
+    bench.is(StateName::BackingOff);
+    bench.skip_to_deadline();
+    bench.starts(Event::Tick);
+    bench.end_with_token(LIFE);
+    assert_eq!(bench.session.refusal, None);
 }
 
 #[test]

@@ -20,6 +20,10 @@ struct Model {
     attempt: Option<Attempt>,
     /// No log-in may start by itself before then.
     not_before: Option<Moment>,
+    /// When the latest log-in failed with an error that backoff answers.
+    backing_off_since: Option<Moment>,
+    /// Since when the token held, or the one that expired last, is known to be refused.
+    refused_since: Option<Moment>,
     caused_by_401: u32,
 }
 
@@ -43,6 +47,8 @@ impl Run {
             newest: None,
             attempt: None,
             not_before: None,
+            backing_off_since: None,
+            refused_since: None,
             caused_by_401: 0,
         };
         Self { started: bench.now, bench, model, chance: fastrand::Rng::with_seed(seed) }
@@ -56,6 +62,20 @@ impl Run {
             _ => self.bench.session.deadline().map_or(Duration::ZERO, |deadline| deadline.since(self.bench.now)),
         };
         self.bench.now = self.bench.now + passed;
+    }
+
+    /// Answers of the upstream refuse the token that requests carry, or accept it, or say something of another one.
+    fn hear_answers(&mut self) {
+        let now = self.bench.now;
+        let Some(held) = self.bench.session.token().map(Token::generation) else { return };
+        let refusal = match self.chance.u32(..4) {
+            0 => None,
+            1 => Some(RefusedToken { generation: Generation(held.0 + 1), since: now }),
+            _ => Some(RefusedToken { generation: held, since: self.model.refused_since.unwrap_or(now) }),
+        };
+        self.model.refused_since = refusal.filter(|refusal| refusal.generation == held).map(|refusal| refusal.since);
+        self.bench.session.set_refusal(refusal);
+        assert_eq!(self.bench.session.check_invariants(now), Ok(()), "a 401 starts no log-in");
     }
 
     fn draw(&mut self) -> Event {
@@ -110,6 +130,16 @@ impl Run {
             self.check_start(attempt, cause);
         }
         self.check_served(now);
+        self.hear_answers();
+        self.check_wait();
+    }
+
+    /// While the token is known to be refused, the wait is short, unless the server asked for it or rejected the credentials.
+    fn check_wait(&self) {
+        if let (Some(failed), Some(refused)) = (self.model.backing_off_since, self.model.refused_since) {
+            let due = self.bench.session.due_at().expect("a wait");
+            assert!(due <= failed.max(refused) + 10 * SECOND, "{:?}", self.bench.session);
+        }
     }
 
     /// Updates the model by the rules, before the session handles the event.
@@ -119,16 +149,21 @@ impl Run {
             Event::LogOut => {
                 self.model.logged_out = true;
                 (self.model.held, self.model.attempt, self.model.suspect) = (None, None, false);
+                (self.model.backing_off_since, self.model.refused_since) = (None, None);
             }
             Event::LogIn => self.model.logged_out = false,
             Event::OrganizationRead(attempt, read) if self.model.attempt == Some(*attempt) => {
                 let read = ORGANIZATIONS.into_iter().find(|name| Some(organization(name)) == *read);
                 self.model.read = read;
                 if read != Some(self.model.held_of) {
+                    self.model.refused_since = None;
                     (self.model.held, self.model.suspect) = (None, false);
                 }
             }
-            Event::OrganizationChanged => (self.model.held, self.model.suspect) = (None, false),
+            Event::OrganizationChanged => {
+                self.model.refused_since = None;
+                (self.model.held, self.model.suspect) = (None, false);
+            }
             Event::Ended(attempt, outcome) if self.model.attempt == Some(*attempt) => {
                 (self.model.attempt, self.model.suspect) = (None, false);
                 match outcome {
@@ -137,13 +172,16 @@ impl Run {
                         self.model.newest = Some(token.generation());
                         self.model.held = Some((token.generation(), token.usable_until));
                         self.model.held_of = self.model.read.unwrap_or(self.model.held_of);
-                        self.model.not_before = None;
+                        (self.model.not_before, self.model.refused_since) = (None, None);
                     }
                     Err(LoginError::Refused(_)) => self.model.not_before = Some(now + MINUTE),
                     Err(LoginError::Throttled(Some(asked))) => {
                         self.model.not_before = Some(now + (*asked).clamp(SECOND, 15 * MINUTE));
                     }
-                    Err(_) => self.model.not_before = Some(now + SECOND),
+                    Err(_) => {
+                        self.model.not_before = Some(now + SECOND);
+                        self.model.backing_off_since = Some(now);
+                    }
                 }
             }
             _ => {}
@@ -164,7 +202,7 @@ impl Run {
         }
         self.model.attempt = Some(attempt);
         self.model.read = None;
-        self.model.not_before = None;
+        (self.model.not_before, self.model.backing_off_since) = (None, None);
     }
 
     fn check_served(&mut self, now: Moment) {

@@ -8,9 +8,9 @@ fn the_default_file_is_read_when_present_and_not_missed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
     let read = || load(Input { default_file: path.clone(), ..input(&VARIABLES) });
-    assert_eq!(sound(read()).reloadable.log_filter, "info");
+    assert_eq!(sound(read()).reloadable.log.filter, "info");
     fs::write(&path, "log = \"debug\"").unwrap();
-    assert_eq!(sound(read()).reloadable.log_filter, "debug");
+    assert_eq!(sound(read()).reloadable.log.filter, "debug");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod daemon_address;
 mod examples;
 mod file;
 mod properties;
+mod reference;
 mod relations;
 mod reload;
 mod rendering;
@@ -14,8 +15,8 @@ use super::{
     setting::{Key, Section},
     *,
 };
-use crate::config::{Account, Api, Login};
-use std::fs;
+use crate::config::{Account, Api, Config, Login};
+use std::{fs, path::Path};
 
 /// Enough of an account for the rest to be judged.
 const ACCOUNT: &str =
@@ -33,8 +34,11 @@ fn load_both(text: &str, variables: &[(&str, &str)]) -> Loaded {
     load(Input { config_flag: Some(path), ..input(variables) })
 }
 
+/// All sections, in the order of the documentation.
+const SECTIONS: [Section; 3] = [Section::TopLevel, Section::Account, Section::Api];
+
 fn keys() -> Vec<&'static Key> {
-    [Section::TopLevel, Section::Account, Section::Api].into_iter().flat_map(Section::keys).collect()
+    SECTIONS.into_iter().flat_map(Section::keys).collect()
 }
 
 fn load_text(text: &str) -> Loaded {

@@ -1,4 +1,4 @@
-//! What `config` and `check` print, the schema, and the reference.
+//! What `config` and `check` print, and the schema.
 
 use super::*;
 
@@ -101,7 +101,7 @@ fn the_default_preset_is_the_presets_own() {
 #[test]
 fn every_variable_that_stands_for_a_key_names_one() {
     for variable in named_variables::VARIABLES {
-        assert!(variable.path.is_none_or(|path| setting::at(path).is_some()), "{}", variable.name);
+        assert!(variable.path.is_none_or(|path| tables::key_at(path).is_some()), "{}", variable.name);
     }
 }
 
@@ -123,21 +123,4 @@ fn the_schema_knows_every_key_and_its_default() {
     }
     assert_eq!(schema["properties"]["drain_timeout"]["default"], "25s");
     assert_eq!(schema["additionalProperties"], false);
-}
-
-/// `UPDATE_DOCS=1` writes it anew.
-#[test]
-#[expect(clippy::disallowed_methods, reason = "how a developer asks for the reference to be written")]
-fn the_reference_in_docs_is_what_the_code_says() {
-    const MARKS: [&str; 2] = ["<!-- begin -->\n", "<!-- end -->"];
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
-    let text = fs::read_to_string(&path).unwrap();
-    let (before, rest) = text.split_once(MARKS[0]).unwrap();
-    let (_, after) = rest.split_once(MARKS[1]).unwrap();
-    let right = format!("{before}{}\n{}\n{}{after}", MARKS[0], reference(), MARKS[1]);
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        fs::write(&path, &right).unwrap();
-    } else {
-        assert_eq!(text, right, "run UPDATE_DOCS=1 cargo test reference");
-    }
 }

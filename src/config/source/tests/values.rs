@@ -90,6 +90,23 @@ fn words_of_a_choice() {
 }
 
 #[test]
+fn a_host_may_end_in_a_dot_which_is_kept_for_the_resolver_alone() {
+    let upstream = |url: &str| sound(api_with(&format!("upstream = \"{url}\""))).apis[0].upstream.clone();
+    let rooted = upstream("https://API.example.:8443/v2");
+    assert_eq!(rooted.to_string(), "https://api.example:8443/v2");
+    assert_eq!((rooted.origin.host.as_str(), rooted.origin.name_for_dns().as_str()), ("api.example", "api.example."));
+    let plain = upstream("https://api.example:443");
+    assert_eq!((plain.origin.authority().as_str(), plain.origin.name_for_dns().as_str()), ("api.example", "api.example"));
+    assert_eq!(upstream("https://api.example.").origin.authority(), "api.example");
+    assert_eq!(upstream("https://localhost.").origin.name_for_dns(), "localhost");
+    for url in
+        ["https://.", "https://a..", "https://a..b.", "https://127.0.0.1.", "https://[::1].", "https://10.9.", "https://0x7f."]
+    {
+        assert_faults(&api_with(&format!("upstream = \"{url}\"")), &["config.toml:6: apis.default.upstream: "]);
+    }
+}
+
+#[test]
 fn sources() {
     let config = sound(load_both(&ACCOUNT.replace("{ file = \"/p\" }", "{ env = \"SECRET\" }"), &[("SECRET", "canary")]));
     assert!(matches!(&only_login(&config).password, Source::Value(secret) if secret.matches(b"canary")));
@@ -272,7 +289,11 @@ fn hosts_origins_words_and_pointers() {
 #[test]
 fn statuses_and_extra_members() {
     assert_eq!(only_login(&sound(account_with("relogin_on = [401, 419]"))).relogin_on.len(), 2);
-    assert_faults(&account_with("relogin_on = [200]"), &["config.toml:5: accounts.default.relogin_on: must be from 400 to 599"]);
+    for status in [200, 399, 500, 503, 599] {
+        let faults = ["config.toml:5: accounts.default.relogin_on: must be from 400 to 499"];
+        assert_faults(&account_with(&format!("relogin_on = [401, {status}]")), &faults);
+    }
+    assert_eq!(only_login(&sound(account_with("relogin_on = [400, 499]"))).relogin_on.len(), 2);
     let config = sound(account_with("login_extra = { a = 1, b = [true, \"x\"], c = { d = 1.5 } }"));
     assert_eq!(serde_json::to_string(&only_login(&config).extra).unwrap(), r#"{"a":1,"b":[true,"x"],"c":{"d":1.5}}"#);
     assert_faults(

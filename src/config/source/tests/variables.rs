@@ -53,7 +53,7 @@ fn every_variable_reaches_its_key() {
     assert_eq!((config.restart_only.telemetry_listen, &config.restart_only.control_socket), (None, &ControlSocket::Off));
     assert_eq!(config.tls.ca_file.as_deref(), Some(Path::new("/ca.pem")));
     assert_eq!(config.restart_only.workers.map(std::num::NonZero::get), Some(3));
-    assert_eq!((config.reloadable.log_filter.as_str(), config.restart_only.log_format), ("debug", LogFormat::Json));
+    assert_eq!((config.reloadable.log.filter.as_str(), config.restart_only.log_format), ("debug", LogFormat::Json));
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn any_key_is_reachable_by_its_path() {
     assert_eq!(api.headers[0].0, "origin");
     assert_eq!((api.limits.max_requests, api.socket_mode), (7, 0o600));
     assert_eq!(config.reloadable.drain_delay.as_secs(), 5);
-    assert!(!config.reloadable.access_log);
+    assert!(!config.reloadable.log.access);
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn flags_win_over_variables_and_variables_over_the_file_and_the_file_over_defaul
     assert_eq!(origin("hardening"), "default");
     assert_eq!(origin("apis.default.upstream"), "preset");
     let config = sound(loaded);
-    assert_eq!(config.reloadable.log_filter, "trace");
+    assert_eq!(config.reloadable.log.filter, "trace");
     assert_eq!((config.reloadable.drain_delay.as_secs(), config.reloadable.drain_timeout.as_secs()), (2, 1));
 }
 

@@ -84,6 +84,7 @@ fn leads(upstream: &str, prefix: Option<&str>, location: &str, expected: &str) {
         origin: Origin {
             scheme,
             host: String::from_utf8(authority.host.to_vec()).unwrap(),
+            rooted: false,
             port: authority.port.unwrap_or(scheme.default_port()),
         },
         base_path: path.to_owned(),

@@ -23,7 +23,7 @@ pub(in crate::proxy) fn api() -> Api {
         name: "default".to_owned(),
         account: AccountId(0),
         upstream: Upstream {
-            origin: Origin { scheme: Scheme::Https, host: "api.example.com".to_owned(), port: 443 },
+            origin: Origin { scheme: Scheme::Https, host: "api.example.com".to_owned(), rooted: false, port: 443 },
             base_path: String::new(),
         },
         listen: Vec::new(),
@@ -36,6 +36,7 @@ pub(in crate::proxy) fn api() -> Api {
         headers: Vec::new(),
         allowed_hosts: AllowedHosts::Names(Vec::new()),
         allowed_origins: Vec::new(),
+        allow_navigation: false,
         require_header: None,
         replay_buffer: 65536,
         retry_idempotency_key: false,
@@ -45,7 +46,7 @@ pub(in crate::proxy) fn api() -> Api {
         allow_uids: Vec::new(),
         allow_gids: Vec::new(),
         connections: UpstreamSettings {
-            origin: Origin { scheme: Scheme::Https, host: "api.example.com".to_owned(), port: 443 },
+            origin: Origin { scheme: Scheme::Https, host: "api.example.com".to_owned(), rooted: false, port: 443 },
             http2: Http2::Off,
             max_header_bytes: 65536,
             max_headers: 256,
@@ -60,6 +61,7 @@ pub(in crate::proxy) fn api() -> Api {
             body_idle: 60 * second,
             stream_idle: 3600 * second,
             client_idle: 3600 * second,
+            client_stall: 3600 * second,
         },
     }
 }
@@ -96,6 +98,28 @@ fn forwards(api: &Api, client: &[(&str, &str)], framing: Framing, expected: &[(&
 #[track_caller]
 fn answers(api: &Api, upstream: &[(&str, &str)], expected: &[(&str, &str)]) {
     assert_eq!(lines(&to_client(&rules(api), map(upstream), false)), expected);
+}
+
+#[test]
+fn a_number_of_forwardings_is_one_number_and_counts_down() {
+    for (sent, expected, left) in [
+        (&["0"][..], Some(0), &["0"][..]),
+        (&["1"], Some(1), &["0"]),
+        (&["0010"], Some(10), &["9"]),
+        (&["18446744073709551616"], Some(u64::MAX), &["18446744073709551614"]),
+        (&["-1"], None, &["-1"]),
+        (&["+1"], None, &["+1"]),
+        (&["1, 1"], None, &["1, 1"]),
+        (&["x"], None, &["x"]),
+        (&[""], None, &[""]),
+        (&["1", "1"], None, &["1", "1"]),
+        (&[], None, &[]),
+    ] {
+        let mut head = map(&sent.iter().map(|value| ("max-forwards", *value)).collect::<Vec<_>>());
+        assert_eq!(max_forwards(&head), expected, "{sent:?}");
+        count_forwarding(&mut head);
+        assert_eq!(head.get_all("max-forwards").iter().collect::<Vec<_>>(), left, "{sent:?}");
+    }
 }
 
 #[test]

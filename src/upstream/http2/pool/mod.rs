@@ -17,11 +17,15 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     super::{
         error::{Cause, SendError},
+        keep_alive::KeepAlive,
         options::Reuse,
     },
     connection::{Announced, Http2Driver, Http2Handle},
 };
 use crate::{allocator::Wiped, clock, connect::Protocol};
+
+/// For how long HTTP/2 is not offered to a server that has asked for HTTP/1.1.
+const HTTP1_REQUIRED_FOR: Duration = Duration::from_secs(10 * 60);
 
 /// The connections. Clones share them.
 #[derive(Clone)]
@@ -30,8 +34,12 @@ pub(in crate::upstream) struct Http2Pool(Arc<Mutex<PoolState>>);
 struct PoolState {
     /// For how long an unused connection is kept.
     keep: Duration,
+    /// How long the upstream keeps it.
+    keep_alive: KeepAlive,
     /// The protocol that the server chose last.
     spoken: Option<Protocol>,
+    /// Until then HTTP/2 is not offered, since the server has asked for HTTP/1.1.
+    http1_until: Option<Instant>,
     /// Connections that take requests, the oldest first. A connection that is not in here closes once its last stream has
     /// ended.
     connections: Vec<PooledConnection>,
@@ -56,17 +64,9 @@ struct PooledConnection {
     retires: Instant,
 }
 
-/// Which connections a request may use.
-#[derive(Clone, Copy)]
-struct Requirement {
-    /// Those that have been idle for no longer than this.
-    idle_at_most: Duration,
-    /// Only those that were opened after this.
-    opened_after: Option<Instant>,
-}
-
 struct WaitingRequest {
-    requirement: Requirement,
+    /// It may use only connections that were opened after this.
+    opened_after: Option<Instant>,
     wakeup: oneshot::Sender<Wakeup>,
 }
 
@@ -76,7 +76,9 @@ pub(in crate::upstream) enum Checkout {
     Stream(StreamPermit),
     /// Connect; others wait for the outcome.
     Connect(PendingConnection),
-    /// Connect for itself alone: the server speaks HTTP/1.1.
+    /// Connect for itself alone: the server spoke HTTP/1.1 last.
+    ConnectAlone,
+    /// The same, and offer nothing but HTTP/1.1: the server has asked for it.
     ConnectHttp1,
     /// Wait.
     Wait(oneshot::Receiver<Wakeup>),
@@ -98,36 +100,73 @@ pub(in crate::upstream) enum Wakeup {
 type Wakeups = Vec<(oneshot::Sender<Wakeup>, Wakeup)>;
 
 impl Http2Pool {
-    /// `keep`: for how long an unused connection is kept.
-    pub(in crate::upstream) fn new(keep: Duration) -> Self {
-        let (connections, waiting) = (Vec::new(), VecDeque::new());
-        let (connecting, expected_limit, next, retired) = (0, None, 0, false);
-        let state = PoolState { keep, spoken: None, connections, waiting, connecting, expected_limit, next, retired };
+    /// `keep`: for how long an unused connection is kept. `keep_alive`: how long the upstream keeps it.
+    pub(in crate::upstream) fn new(keep: Duration, keep_alive: KeepAlive) -> Self {
+        let state = PoolState {
+            keep,
+            keep_alive,
+            spoken: None,
+            http1_until: None,
+            connections: Vec::new(),
+            waiting: VecDeque::new(),
+            connecting: 0,
+            expected_limit: None,
+            next: 0,
+            retired: false,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
     /// Looks for a stream. A free stream goes to the newcomer: it does not meet the requirement of any waiting request.
     pub(in crate::upstream) fn checkout(&self, reuse: Reuse) -> Checkout {
         let mut state = self.lock();
-        let (idle_at_most, opened_after) = match reuse {
-            Reuse::Any => (state.keep, None),
-            Reuse::IdleAtMost(limit) => (limit.min(state.keep), None),
-            Reuse::OpenedAfter(taken) => (state.keep, Some(taken)),
+        if state.must_speak_http1() {
+            return Checkout::ConnectHttp1;
+        }
+        let opened_after = match reuse {
+            // Any live one is safe: GOAWAY tells which requests the server has not processed, and pings find a dead connection.
+            Reuse::Any | Reuse::Safe => None,
+            Reuse::OpenedAfter(taken) => Some(taken),
         };
-        let requirement = Requirement { idle_at_most, opened_after };
-        if let Some(permit) = state.take(self, requirement) {
+        if let Some(permit) = state.take(self, opened_after) {
             return Checkout::Stream(permit);
         }
         if state.spoken == Some(Protocol::Http1) {
-            return Checkout::ConnectHttp1;
+            return Checkout::ConnectAlone;
         }
         if state.waiting.len() < state.expected_streams() {
             let (wakeup, woken) = oneshot::channel();
-            state.waiting.push_back(WaitingRequest { requirement, wakeup });
+            state.waiting.push_back(WaitingRequest { opened_after, wakeup });
             return Checkout::Wait(woken);
         }
         state.connecting += 1;
         Checkout::Connect(PendingConnection(Some(self.clone())))
+    }
+
+    /// The right to open a connection ahead of need, unless one is being opened, or is there and not retired within `lead`.
+    pub(in crate::upstream) fn open_ahead(&self, lead: Duration) -> Option<PendingConnection> {
+        if self.is_ready(lead) {
+            return None;
+        }
+        self.lock().connecting += 1;
+        Some(PendingConnection(Some(self.clone())))
+    }
+
+    /// Whether a connection is there, or being opened, that is not retired within `lead`.
+    pub(in crate::upstream) fn is_ready(&self, lead: Duration) -> bool {
+        let (state, soon) = (self.lock(), clock::instant() + lead);
+        state.retired || state.connecting > 0 || state.connections.iter().any(|connection| soon < connection.retires)
+    }
+
+    /// Whether HTTP/2 is offered.
+    pub(in crate::upstream) fn may_speak_http2(&self) -> bool {
+        !self.lock().must_speak_http1()
+    }
+
+    /// Whether the server chose HTTP/1.1 last, or has asked for it.
+    pub(in crate::upstream) fn is_http1(&self) -> bool {
+        let state = self.lock();
+        state.spoken == Some(Protocol::Http1) || state.must_speak_http1()
     }
 
     /// Adds a new connection; its first stream is for the request that made it. `pending`: other requests wait for it.
@@ -160,11 +199,23 @@ impl Http2Pool {
         self.change(None, |state| state.spoken = Some(Protocol::Http1));
     }
 
+    /// The server has asked for HTTP/1.1: no connection takes a new request, and no new one speaks HTTP/2 for some time.
+    fn requires_http1(&self) {
+        self.change(None, |state| {
+            state.spoken = Some(Protocol::Http1);
+            state.http1_until = Some(clock::instant() + HTTP1_REQUIRED_FOR);
+            state.connections.clear();
+        });
+    }
+
     /// Removes connections that were unused for too long or have grown old.
     pub(in crate::upstream) fn sweep(&self) {
         let now = clock::instant();
         let mut state = self.lock();
         let keep = state.keep;
+        if let Some(longest) = state.connections.iter().filter_map(|connection| connection.idle_for(now)).max() {
+            state.keep_alive.survived(longest);
+        }
         state.connections.retain(|connection| now < connection.retires && connection.is_idle_at_most(keep, now));
     }
 
@@ -213,11 +264,19 @@ async fn drive(mut driver: Http2Driver, mut entry: PoolEntry, handle: Weak<Http2
 }
 
 impl PoolState {
+    /// Whether the server has asked for HTTP/1.1 of late.
+    fn must_speak_http1(&self) -> bool {
+        self.http1_until.is_some_and(|until| clock::instant() < until)
+    }
+
     /// A stream on the newest connection that has one, so that the rest can grow old and be closed.
-    fn take(&mut self, pool: &Http2Pool, requirement: Requirement) -> Option<StreamPermit> {
-        let now = clock::instant();
+    fn take(&mut self, pool: &Http2Pool, opened_after: Option<Instant>) -> Option<StreamPermit> {
+        let (now, keep) = (clock::instant(), self.keep);
         self.connections.retain(|connection| now < connection.retires);
-        let usable = |connection: &&mut PooledConnection| connection.has_room() && connection.meets(requirement, now);
+        let is_new_enough = |opened: Instant| opened_after.is_none_or(|taken| opened > taken);
+        let usable = |connection: &&mut PooledConnection| {
+            connection.has_room() && connection.is_idle_at_most(keep, now) && is_new_enough(connection.opened)
+        };
         let connection = self.connections.iter_mut().rev().find(usable)?;
         connection.in_flight += 1;
         connection.handle.set_idle(false);
@@ -231,8 +290,8 @@ impl PoolState {
         let mut at = 0;
         while at < self.waiting.len() && self.connections.iter().any(PooledConnection::has_room) {
             let waiting = &self.waiting[at];
-            let (requirement, gave_up) = (waiting.requirement, waiting.wakeup.is_closed());
-            let permit = if gave_up { None } else { self.take(pool, requirement).map(Wakeup::Stream) };
+            let (opened_after, gave_up) = (waiting.opened_after, waiting.wakeup.is_closed());
+            let permit = if gave_up { None } else { self.take(pool, opened_after).map(Wakeup::Stream) };
             if permit.is_none() && !gave_up {
                 at += 1;
             } else if let Some(waiting) = self.waiting.remove(at) {
@@ -283,12 +342,13 @@ impl PooledConnection {
         self.in_flight < self.limit
     }
 
-    fn meets(&self, requirement: Requirement, now: Instant) -> bool {
-        self.is_idle_at_most(requirement.idle_at_most, now) && requirement.opened_after.is_none_or(|taken| self.opened > taken)
+    fn is_idle_at_most(&self, limit: Duration, now: Instant) -> bool {
+        self.idle_for(now).is_none_or(|time| time <= limit)
     }
 
-    fn is_idle_at_most(&self, limit: Duration, now: Instant) -> bool {
-        self.in_flight > 0 || now.duration_since(self.idle_since) <= limit
+    /// For how long it has had no stream; `None` while it has one.
+    fn idle_for(&self, now: Instant) -> Option<Duration> {
+        (self.in_flight == 0).then(|| now.duration_since(self.idle_since))
     }
 }
 
@@ -302,6 +362,13 @@ pub(in crate::upstream) struct StreamPermit {
 impl StreamPermit {
     pub(super) fn handle(&self) -> &Http2Handle {
         &self.handle
+    }
+
+    /// The exchange on this stream has failed so.
+    pub(super) fn note(&self, error: SendError) {
+        if error.cause == Cause::Http1Required {
+            self.pool.requires_http1();
+        }
     }
 }
 
@@ -370,8 +437,14 @@ impl PoolEntry {
         }
     }
 
+    /// The upstream ends the connection.
     fn take_no_more(&self) {
-        self.pool.lock().connections.retain(|connection| connection.number != self.number);
+        let mut state = self.pool.lock();
+        let idle = state.connection(self.number).and_then(|connection| connection.idle_for(clock::instant()));
+        if let Some(time) = idle {
+            state.keep_alive.closed_after(time);
+        }
+        state.connections.retain(|connection| connection.number != self.number);
     }
 
     /// The connection has ended. Requests that wait to learn its limit are told.

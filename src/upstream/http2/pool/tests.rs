@@ -110,7 +110,7 @@ fn nothing_yet(wakeup: &mut oneshot::Receiver<Wakeup>) -> bool {
 
 #[tokio::test]
 async fn one_request_connects_while_the_servers_protocol_is_unknown_and_the_rest_share_its_connection() {
-    let (server, pool) = (serve(Some(1000)).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(Some(1000)).await, Http2Pool::new(HOUR, KeepAlive::default()));
     let first = connecting(pool.checkout(Reuse::Any));
     let mut wakeups: Vec<_> = (0..99).map(|_| waiting(pool.checkout(Reuse::Any))).collect();
     assert!(wakeups.iter_mut().all(nothing_yet));
@@ -129,7 +129,7 @@ async fn one_request_connects_while_the_servers_protocol_is_unknown_and_the_rest
 
 #[tokio::test]
 async fn a_connection_is_counted_as_active_while_it_has_a_stream_and_as_idle_while_it_has_none() {
-    let (server, pool) = (serve(Some(1000)).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(Some(1000)).await, Http2Pool::new(HOUR, KeepAlive::default()));
     let counted = || server.counts.connections();
     let first = connecting(pool.checkout(Reuse::Any));
     let second = waiting(pool.checkout(Reuse::Any));
@@ -150,7 +150,7 @@ async fn a_connection_is_counted_as_active_while_it_has_a_stream_and_as_idle_whi
 
 #[tokio::test]
 async fn requests_that_find_no_stream_connect_and_no_more_of_them_than_needed() {
-    let (server, pool) = (serve(Some(3)).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(Some(3)).await, Http2Pool::new(HOUR, KeepAlive::default()));
     let first = connecting(pool.checkout(Reuse::Any));
     let wakeups: Vec<_> = (0..8).map(|_| waiting(pool.checkout(Reuse::Any))).collect();
     let _own = server.insert(&pool, first).await;
@@ -184,7 +184,7 @@ async fn requests_that_find_no_stream_connect_and_no_more_of_them_than_needed() 
 
 #[tokio::test]
 async fn if_the_server_allows_one_stream_each_request_has_its_own_connection() {
-    let (server, pool) = (serve(Some(1)).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(Some(1)).await, Http2Pool::new(HOUR, KeepAlive::default()));
     let first = connecting(pool.checkout(Reuse::Any));
     let wakeups: Vec<_> = (0..5).map(|_| waiting(pool.checkout(Reuse::Any))).collect();
     let own = server.insert(&pool, first).await;
@@ -199,7 +199,7 @@ async fn if_the_server_allows_one_stream_each_request_has_its_own_connection() {
 
 #[tokio::test]
 async fn a_stream_that_ends_goes_to_the_request_that_has_waited_longest() {
-    let (server, pool) = (serve(Some(2)).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(Some(2)).await, Http2Pool::new(HOUR, KeepAlive::default()));
     settled(&server, &pool).await;
     let (own, second) = (stream(pool.checkout(Reuse::Any)), stream(pool.checkout(Reuse::Any)));
     let _pending = connecting(pool.checkout(Reuse::Any));
@@ -222,7 +222,7 @@ async fn a_stream_that_ends_goes_to_the_request_that_has_waited_longest() {
 
 #[tokio::test]
 async fn when_a_connecting_request_gives_up_the_next_one_connects() {
-    let pool = Http2Pool::new(HOUR);
+    let pool = Http2Pool::new(HOUR, KeepAlive::default());
     let first = connecting(pool.checkout(Reuse::Any));
     let gone = waiting(pool.checkout(Reuse::Any));
     let (next, mut last) = (waiting(pool.checkout(Reuse::Any)), waiting(pool.checkout(Reuse::Any)));
@@ -237,7 +237,7 @@ async fn when_a_connecting_request_gives_up_the_next_one_connects() {
 
 #[tokio::test]
 async fn every_waiting_request_learns_of_a_failure_to_connect() {
-    let pool = Http2Pool::new(HOUR);
+    let pool = Http2Pool::new(HOUR, KeepAlive::default());
     let first = connecting(pool.checkout(Reuse::Any));
     let wakeups: Vec<_> = (0..5).map(|_| waiting(pool.checkout(Reuse::Any))).collect();
     let error = SendError { cause: Cause::Connect(ConnectError::Refused), sent: Sent::Nothing };
@@ -251,23 +251,40 @@ async fn every_waiting_request_learns_of_a_failure_to_connect() {
 
 #[tokio::test]
 async fn once_the_server_speaks_http1_no_request_waits_until_it_speaks_http2_again() {
-    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(HOUR, KeepAlive::default()));
     let first = connecting(pool.checkout(Reuse::Any));
     let wakeup = waiting(pool.checkout(Reuse::Any));
     pool.speaks_http1();
     drop(first);
     assert_eq!(told(wakeup).await, "try again");
-    assert!(matches!(pool.checkout(Reuse::Any), Checkout::ConnectHttp1));
-    assert!(matches!(pool.checkout(Reuse::OpenedAfter(clock::instant())), Checkout::ConnectHttp1));
+    assert!(matches!(pool.checkout(Reuse::Any), Checkout::ConnectAlone));
+    assert!(matches!(pool.checkout(Reuse::OpenedAfter(clock::instant())), Checkout::ConnectAlone));
     // One of the connections finds that the server has changed.
     let (handle, driver) = server.connect().await;
     drop(pool.insert(handle, driver, None, clock::instant() + HOUR));
     stream(pool.checkout(Reuse::Any));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_for_http1_is_offered_nothing_else_for_ten_minutes() {
+    let pool = Http2Pool::new(HOUR, KeepAlive::default());
+    let first = connecting(pool.checkout(Reuse::Any));
+    let wakeup = waiting(pool.checkout(Reuse::Any));
+    pool.requires_http1();
+    assert_eq!(told(wakeup).await, "try again");
+    drop(first);
+    for reuse in [Reuse::Any, Reuse::OpenedAfter(clock::instant()), Reuse::Safe] {
+        assert!(matches!(pool.checkout(reuse), Checkout::ConnectHttp1));
+    }
+    tokio::time::advance(Duration::from_secs(599)).await;
+    assert!(matches!(pool.checkout(Reuse::Any), Checkout::ConnectHttp1));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(matches!(pool.checkout(Reuse::Any), Checkout::ConnectAlone), "it may have changed");
+}
+
 #[tokio::test]
 async fn a_request_that_is_sent_again_takes_no_connection_that_was_there_before() {
-    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(HOUR, KeepAlive::default()));
     settled(&server, &pool).await;
     let taken = clock::instant();
     let fresh = connecting(pool.checkout(Reuse::OpenedAfter(taken)));
@@ -301,26 +318,27 @@ async fn pass(time: Duration) {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_taken_only_within_the_time_that_a_request_allows() {
-    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(Duration::from_secs(15)));
+async fn an_idle_connection_is_taken_within_pool_idle_whatever_the_request() {
+    let keep_alive = KeepAlive::default();
+    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(Duration::from_secs(15), keep_alive.clone()));
     settled(&server, &pool).await;
-    pass(Duration::from_millis(3500)).await;
-    drop(stream(pool.checkout(Reuse::IdleAtMost(Duration::from_secs(4)))));
-    pass(Duration::from_millis(4001)).await;
-    drop(connecting(pool.checkout(Reuse::IdleAtMost(Duration::from_secs(4)))));
+    pass(Duration::from_millis(14_500)).await;
+    drop(stream(pool.checkout(Reuse::Safe)));
     let busy = stream(pool.checkout(Reuse::Any));
-    pass(Duration::from_millis(4001)).await;
-    drop(stream(pool.checkout(Reuse::IdleAtMost(Duration::from_secs(4)))));
+    pass(Duration::from_secs(20)).await;
+    drop(stream(pool.checkout(Reuse::Safe)));
     drop(busy);
     pass(Duration::from_millis(15_001)).await;
+    drop(connecting(pool.checkout(Reuse::Safe)));
     connecting(pool.checkout(Reuse::Any));
     pool.sweep();
     assert!(pool.lock().connections.is_empty());
+    assert_eq!(keep_alive.safe_idle(), Duration::from_secs(15) * 4 / 5);
 }
 
 #[tokio::test]
 async fn a_connection_that_is_too_old_takes_no_request_and_closes_with_its_last_stream() {
-    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(HOUR, KeepAlive::default()));
     settled(&server, &pool).await;
     pool.lock().connections[0].retires = clock::instant() + Duration::from_secs(100);
     let first = stream(pool.checkout(Reuse::Any));
@@ -337,7 +355,7 @@ async fn a_connection_that_is_too_old_takes_no_request_and_closes_with_its_last_
 
 #[tokio::test]
 async fn a_connection_that_was_open_when_an_answer_timed_out_takes_no_request() {
-    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(HOUR, KeepAlive::default()));
     settled(&server, &pool).await;
     pass(Duration::from_secs(10)).await;
     pool.retire_older_than(Duration::from_secs(11));
@@ -367,7 +385,7 @@ async fn a_connection_that_the_server_is_closing_takes_no_request() {
         leaving.recv().await;
         respond.send_response(Response::new(()), true).unwrap();
     });
-    let pool = Http2Pool::new(HOUR);
+    let pool = Http2Pool::new(HOUR, KeepAlive::default());
     let own = server.insert(&pool, connecting(pool.checkout(Reuse::Any))).await;
     let sending = tokio::spawn(exchange::send(own, Request::new(Empty::<Bytes>::new())));
     leave.send(()).await.unwrap();
@@ -384,7 +402,7 @@ async fn a_connection_that_the_server_is_closing_takes_no_request() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_on_which_the_server_is_silent_is_dead_within_ten_seconds_and_its_requests_fail() {
-    let (server, pool) = (serve(None).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(None).await, Http2Pool::new(HOUR, KeepAlive::default()));
     let own = server.insert(&pool, connecting(pool.checkout(Reuse::Any))).await;
     let waits = waiting(pool.checkout(Reuse::Any));
     let started = clock::instant();
@@ -399,7 +417,7 @@ async fn a_connection_on_which_the_server_is_silent_is_dead_within_ten_seconds_a
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_on_which_pings_are_answered_lives_on() {
-    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(HOUR, KeepAlive::default()));
     settled(&server, &pool).await;
     // In small steps: the paused clock runs ahead of the network.
     for _ in 0..30 {
@@ -417,7 +435,7 @@ async fn a_connection_on_which_pings_are_answered_lives_on() {
 
 #[tokio::test]
 async fn a_retired_pool_closes_each_connection_with_its_last_stream() {
-    let (server, pool) = (serve(Some(1000)).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(Some(1000)).await, Http2Pool::new(HOUR, KeepAlive::default()));
     let counted = || server.counts.connections();
     let first = server.insert(&pool, connecting(pool.checkout(Reuse::Any))).await;
     pool.retire();
@@ -436,7 +454,7 @@ async fn a_retired_pool_closes_each_connection_with_its_last_stream() {
 
 #[tokio::test]
 async fn a_retired_pool_closes_its_idle_connections_at_once() {
-    let (server, pool) = (serve(Some(1000)).await, Http2Pool::new(HOUR));
+    let (server, pool) = (serve(Some(1000)).await, Http2Pool::new(HOUR, KeepAlive::default()));
     drop(server.insert(&pool, connecting(pool.checkout(Reuse::Any))).await);
     assert_eq!(server.counts.connections(), (0, 1));
     pool.retire();

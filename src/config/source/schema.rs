@@ -1,48 +1,10 @@
-//! What the declared settings give without further words: the reference in `docs/settings.md`, and the JSON Schema.
+//! The JSON Schema of a settings file, made from the declared settings.
 //!
 //! Pure.
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    named_variables,
-    render::in_toml,
-    setting::{Key, Section, Unset},
-};
-
-/// The tables of the reference, in Markdown.
-#[must_use]
-pub fn reference() -> String {
-    let mut text = String::from("### Variables\n\n| variable | meaning | default |\n| --- | --- | --- |\n");
-    for variable in named_variables::VARIABLES {
-        let file = if variable.file { ", `_FILE`" } else { "" };
-        row(&mut text, &[&format!("`{}`{file}", variable.name), variable.doc, variable.default]);
-    }
-    text += "| `HTTPS_PROXY`, `NO_PROXY` | CONNECT proxy towards upstream (`http://` or `https://`, credentials in the URL allowed), and the hosts that are reached without it; lower case wins. Never used for loopback. | none |\n";
-    for section in Section::ALL {
-        text += "\n### ";
-        text += &section.heading();
-        text += "\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n";
-        for key in section.keys() {
-            setting(&mut text, key);
-        }
-    }
-    text
-}
-
-fn row(text: &mut String, cells: &[&str]) {
-    *text += "| ";
-    *text += &cells.join(" | ");
-    *text += " |\n";
-}
-
-fn setting(text: &mut String, key: &Key) {
-    let default = match (key.default_value(&[]), key.unset) {
-        (Some(default), _) => format!("`{}`", in_toml(&default)),
-        (None, Unset::Shown(words) | Unset::Documented(words)) => words.to_owned(),
-    };
-    row(text, &[&format!("`{}`", key.name), &(key.kind)().0, &default, key.doc]);
-}
+use super::setting::Section;
 
 /// The JSON Schema (draft 2020-12) that editors complete settings files with.
 #[must_use]

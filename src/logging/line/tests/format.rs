@@ -1,3 +1,5 @@
+//! Tests of times and escapes.
+
 use proptest::prelude::*;
 
 use super::*;

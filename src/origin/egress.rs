@@ -19,14 +19,14 @@ pub struct Egress {
 pub struct EgressProxy {
     /// `https`: TLS to the proxy, and inside of it TLS to the upstream.
     pub origin: Origin,
-    /// `user:password`, decoded.
+    /// `user:password`, percent-decoded, for Basic authentication.
     pub credentials: Option<Secret>,
 }
 
 /// An entry of `NO_PROXY`; a port narrows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exception {
-    /// `*`.
+    /// `*`: no server is reached through the proxy.
     Everything,
     /// A name and every name under it, in lower case and without dots around it.
     Name(String, Option<u16>),
@@ -72,7 +72,11 @@ impl Exception {
         }
         let name = host.strip_prefix("*.").unwrap_or(host).trim_matches('.');
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        (!name.is_empty() && name.bytes().all(plain)).then(|| Self::Name(name.to_owned(), port))
+        // No server's name ends in a number, and none has an empty label: such an entry would except nothing, and say nothing.
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let is_numeric = last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x");
+        let is_name = name.len() <= 253 && name.split('.').all(|label| !label.is_empty() && label.len() <= 63) && !is_numeric;
+        (is_name && port != Some(0) && name.bytes().all(plain)).then(|| Self::Name(name.to_owned(), port))
     }
 
     fn is_for(&self, server: &Origin) -> bool {
@@ -114,10 +118,10 @@ fn is_within(network: IpAddr, bits: u32, address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Scheme;
+    use crate::origin::Scheme;
 
     fn server(host: &str) -> Origin {
-        Origin { scheme: Scheme::Https, host: host.to_owned(), port: 443 }
+        Origin { scheme: Scheme::Https, host: host.to_owned(), rooted: false, port: 443 }
     }
 
     fn egress(entries: &[&str]) -> Egress {
@@ -148,7 +152,8 @@ mod tests {
             (&["10.1.2.3/32"], "10.1.2.3", true),
             (&["10.1.2.3:443"], "10.1.2.3", true),
             (&["10.1.2.3:444"], "10.1.2.3", false),
-            (&["3"], "10.1.2.3", false),
+            (&["3.example"], "3.example", true),
+            (&["a.example.:443"], "a.example", true),
             (&["fd00::/8"], "fd12::1", true),
             (&["fd12::1"], "fd12::1", true),
             (&["[fd12::1]"], "fd12::1", true),
@@ -165,6 +170,9 @@ mod tests {
     fn what_is_no_entry_is_told() {
         for entry in
             ["10.0.0.0/33", "fd00::/129", "10.0.0.0/", "a.example/8", "a.example:65536", ".", "*.", "a,b", "<local>", "a*"]
+                .into_iter()
+                // Addresses that are not whole, which excepted nothing in silence.
+                .chain(["10.9.", "10.9", "10", "10.9.1.2.", ".10.9.1.2", "0x0a", "1.2.3.4.5", "10.*", "a..b", "a.example:0"])
         {
             assert_eq!(Exception::parse(entry), None, "{entry}");
         }

@@ -1,3 +1,5 @@
+//! Tests of access lines.
+
 use std::{
     io::{self, Write},
     sync::mpsc,
@@ -6,10 +8,8 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{
-    super::queue::{Capacity, Queue},
-    *,
-};
+use super::*;
+use crate::logging::queue::Capacity;
 
 const TEXT: Shape = Shape::Text { colour: false };
 
@@ -191,7 +191,7 @@ proptest! {
         let words = Words::new([""; 0]);
         let line = AccessLine { request_id: &id, listener: &listener, ..line(&path, &Method::GET, &words) };
         let mut json = Vec::new();
-        JsonLine(&mut json).line(&line, "now");
+        LineWriter { to: &mut json, shape: Shape::Json }.line(&line, "now");
         let text = String::from_utf8(json).unwrap();
         prop_assert_eq!(text.lines().count(), 1);
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -202,7 +202,7 @@ proptest! {
         prop_assert_eq!(parsed["path"].as_str().map(str::as_bytes), Some(masked.as_slice()));
         for shape in [TEXT, Shape::Journal] {
             let mut text = Vec::new();
-            TextLine { to: &mut text, shape }.line(&line, "now");
+            LineWriter { to: &mut text, shape }.line(&line, "now");
             let text = String::from_utf8(text).unwrap();
             prop_assert!(text.ends_with('\n') && !text.trim_end_matches('\n').contains(char::is_control));
         }

@@ -1,18 +1,56 @@
-//! Prints for `config` and `check`.
+//! The outcome of reading the settings, and how `check` and `config` print it.
 //!
 //! Pure but for the writer that it is given. It never shows secrets, the values of fixed headers, or further log-in members.
 
-use std::io::{self, Write};
-
-use serde_json::Value;
-
-use super::{
-    EffectiveValue, Loaded,
-    faults::printable,
-    setting::{self, Form, Section, parts},
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::PathBuf,
 };
 
-const REDACTED: &str = "\"[redacted]\"";
+use super::{
+    faults::{Diagnostic, Fault, ValueOrigin, Warning, printable},
+    setting::{EffectiveValue, Section, parts},
+    tables::key_at,
+};
+use crate::config::Config;
+
+/// What [`load`](super::load) found, and the configuration if nothing is wrong.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration; `None` when there are faults.
+    pub config: Option<Config>,
+    /// All faults: the file's from top to bottom, then those of variables and flags.
+    pub faults: Vec<Fault>,
+    /// All warnings, in the order in which they were found.
+    pub warnings: Vec<Warning>,
+    /// Every value in effect, for `config`.
+    pub values: Vec<EffectiveValue>,
+    /// The settings file, if one was read.
+    pub file: Option<PathBuf>,
+    /// The names of the variables that hold a secret or lead to one. A started program must not inherit them.
+    pub secret_variables: Vec<OsString>,
+}
+
+impl Loaded {
+    /// Adds a fault that only the use of a value shows, such as a file that can't be used. `key`: the value's key, or empty.
+    pub fn refuse(&mut self, key: &str, message: String, hint: Option<&str>) {
+        let wrong = Diagnostic::new(message);
+        let wrong = if let Some(hint) = hint { wrong.hint(hint) } else { wrong };
+        self.faults.push(Fault::new(self.origin_of(key), key, wrong));
+        self.config = None;
+    }
+
+    /// Adds a warning that only the use of the value of `key` shows.
+    pub fn warn(&mut self, key: &str, message: String, hint: &str) {
+        self.warnings.push(Warning::new(self.origin_of(key), key, Diagnostic::new(message).hint(hint)));
+    }
+
+    fn origin_of(&self, key: &str) -> ValueOrigin {
+        let value = self.values.iter().find(|value| value.path == key);
+        value.map_or(ValueOrigin::Default, |value| value.origin.clone())
+    }
+}
 
 /// Writes each value in effect as TOML, with its origin in a comment.
 ///
@@ -20,10 +58,8 @@ const REDACTED: &str = "\"[redacted]\"";
 ///
 /// Writing to `out` failed.
 pub fn render_effective(loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
-    match &loaded.file {
-        Some(path) => writeln!(out, "# settings file: {}", printable(&path.to_string_lossy()))?,
-        None => writeln!(out, "# settings file: none")?,
-    }
+    let file = loaded.file.as_ref().map_or("none".into(), |path| path.to_string_lossy());
+    writeln!(out, "# settings file: {}", printable(&file))?;
     let line = |value: &EffectiveValue| {
         let (name, shown) = (table_and_name(&value.path).1, printable(&value.shown));
         if value.is_set { format!("{name} = {shown}") } else { format!("# {name}: {shown}") }
@@ -48,7 +84,7 @@ pub fn render_effective(loaded: &Loaded, out: &mut impl Write) -> io::Result<()>
 /// Splits `accounts.crm.login_fields.username` into the table that it is shown in and its name there.
 fn table_and_name(path: &str) -> (String, &str) {
     match parts(path) {
-        (Section::TopLevel, ..) if setting::at(path).is_none() => ("environment".to_owned(), path),
+        (Section::TopLevel, ..) if key_at(path).is_none() => ("environment".to_owned(), path),
         (Section::TopLevel, ..) => (String::new(), path),
         (section, entry, name) => (format!("{}.{entry}", section.group()), name),
     }
@@ -82,44 +118,4 @@ pub fn render_check(loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
 
 fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
-}
-
-/// Writes a value in TOML syntax, without its secrets.
-pub(super) fn shown(form: Form, value: &Value) -> String {
-    match (form, value) {
-        (Form::SecretTable, Value::Object(table)) => {
-            braced(&table.keys().map(|name| format!("{} = {REDACTED}", key_in_toml(name))).collect::<Vec<_>>())
-        }
-        (Form::Source, Value::Object(table)) => match table.iter().next() {
-            Some((name, Value::Array(words))) if name == "command" => {
-                let more = if words.len() > 1 { format!(", {REDACTED}") } else { String::new() };
-                format!("{{ command = [{}{more}] }}", words.first().map(in_toml).unwrap_or_default())
-            }
-            Some((name, value)) if name != "command" => format!("{{ {name} = {} }}", in_toml(value)),
-            _ => REDACTED.to_owned(),
-        },
-        (Form::SecretTable | Form::Source, _) => REDACTED.to_owned(),
-        (_, value) => in_toml(value),
-    }
-}
-
-/// Writes a value in TOML syntax.
-pub(super) fn in_toml(value: &Value) -> String {
-    match value {
-        Value::String(text) => toml_edit::Value::from(text.as_str()).to_string(),
-        Value::Array(values) => format!("[{}]", values.iter().map(in_toml).collect::<Vec<_>>().join(", ")),
-        Value::Object(table) => {
-            braced(&table.iter().map(|(name, value)| format!("{} = {}", key_in_toml(name), in_toml(value))).collect::<Vec<_>>())
-        }
-        Value::Null => "\"\"".to_owned(),
-        Value::Bool(_) | Value::Number(_) => value.to_string(),
-    }
-}
-
-fn braced(entries: &[String]) -> String {
-    if entries.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", entries.join(", ")) }
-}
-
-fn key_in_toml(name: &str) -> String {
-    toml_edit::Key::new(name).display_repr().into_owned()
 }

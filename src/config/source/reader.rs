@@ -1,0 +1,171 @@
+//! Reads the settings of one table of the file, and declares them.
+//!
+//! Pure. [`table!`] declares the settings of one table. Everything else comes from the declaration: what is recognized, the
+//! defaults, the output of `config`, the JSON Schema and `docs/settings.md`. [`built!`] declares the types that the rest of the
+//! program reads.
+
+use std::slice;
+
+use serde_json::Value;
+
+use super::{
+    environment::Environment,
+    faults::{Diagnostic, Fault, ValueOrigin, Warning},
+    layers::Merged,
+    setting::{EffectiveValue, Findings, Key, Named, Section, Setting, Unset},
+    toml::{in_toml, redacted},
+};
+
+/// Reads settings out of the merged layers, and collects the findings.
+pub(super) struct SettingsReader<'a> {
+    pub(super) merged: &'a Merged,
+    pub(super) environment: &'a Environment,
+    /// Defaults that a command has instead of the daemon's, in TOML syntax, by key.
+    pub(super) defaults: &'static [(&'static str, &'static str)],
+    pub(super) findings: Findings,
+}
+
+impl SettingsReader<'_> {
+    /// Reads the table of one account or API.
+    pub(super) fn entry<T>(&mut self, section: Section, name: &str, read: fn(&mut Self, &str) -> T) -> Named<T> {
+        let path = format!("{}.{name}", section.group());
+        let table = read(self, &format!("{path}."));
+        Named { name: name.to_owned(), place: self.merged.place(&path), table }
+    }
+
+    /// Reads the setting of the next key. `entry`: `accounts.NAME.`, `apis.NAME.` or nothing. `read` and `absent`: those of
+    /// its [`Kind`](super::setting::Kind). There is one copy of this function per type of value.
+    pub(super) fn setting<T>(
+        &mut self,
+        entry: &str,
+        keys: &mut slice::Iter<'static, Key>,
+        read: fn(&Value, &Environment) -> Result<T, Diagnostic>,
+        absent: fn(&Environment) -> Option<T>,
+    ) -> Setting<T> {
+        let key = keys.next().expect("there is a key for each field");
+        let path = format!("{entry}{}", key.name);
+        let (written, origin) = self.merged.get(&path).cloned().map_or((None, ValueOrigin::Default), |(v, o)| (Some(v), o));
+        let written = written.or_else(|| key.default_value(self.defaults));
+        let place = if origin.is_written() { origin.clone() } else { self.merged.place(&path) };
+        let value = match &written {
+            Some(value) => read(value, self.environment),
+            None => absent(self.environment).ok_or_else(|| Diagnostic::new("is missing")),
+        };
+        self.show(key, &path, written.as_ref(), &origin, value.is_ok());
+        let value = value.map_err(|wrong| Fault::new(place.clone(), &path, wrong));
+        self.findings.faults.extend(value.as_ref().err().cloned());
+        Setting { value, origin, path, place }
+    }
+
+    /// Has `config` show the value, and warns of a secret that others can see.
+    fn show(&mut self, key: &Key, path: &str, value: Option<&Value>, origin: &ValueOrigin, is_right: bool) {
+        let shown = match (value, key.unset) {
+            (Some(value), _) if is_right => in_toml(&redacted(key.form, value)),
+            (Some(_), _) => "\"[invalid]\"".to_owned(),
+            (None, Unset::Shown(words)) => words.to_owned(),
+            (None, Unset::Documented(_)) => return,
+        };
+        let (path, is_set) = (path.to_owned(), value.is_some());
+        if let Some(wrong) = value.filter(|_| is_right).and_then(|value| literal_secret(key, value, origin)) {
+            self.findings.warnings.push(Warning::new(origin.clone(), path.clone(), wrong));
+        }
+        self.findings.values.push(EffectiveValue { path, shown, origin: origin.clone(), is_set });
+    }
+}
+
+/// What to say about a secret that is written down where others may see it.
+fn literal_secret(key: &Key, value: &Value, origin: &ValueOrigin) -> Option<Diagnostic> {
+    let hint = match (key.name, origin) {
+        ("require_header.value", _) => "use value = { file = \"…\" }, or `env` or `command`".to_owned(),
+        ("password" | "username", ValueOrigin::File { .. }) => {
+            format!("use {} = {{ file = \"…\" }}, or `env` or `command`", key.name)
+        }
+        ("password", ValueOrigin::Variable(name)) if name.starts_with("CAREPORTALS__") => format!("use {name}__FILE"),
+        ("password", _) => "use CAREPORTALS_PASSWORD_FILE".to_owned(),
+        _ => return None,
+    };
+    let wrong = match origin {
+        ValueOrigin::File { .. } => "is written in the settings file itself",
+        _ => "is given directly; whoever sees this process's environment sees it",
+    };
+    value.is_string().then(|| Diagnostic::new(wrong).hint(hint))
+}
+
+/// Declares the settings of one table of the file, in the order of the documentation:
+///
+/// ```text
+/// /// What it means, as docs/settings.md says it.
+/// field ("name.in.file"): Kind = default, Unset("words");
+/// ```
+///
+/// The name is left out when it is the field's. A default is written in TOML syntax. A key has a default, or a kind that has a
+/// value when it is absent; then the words say what that means, or it is "none".
+macro_rules! table {
+    ($(#[$meta:meta])* $table:ident of $section:ident;
+     $($(#[doc = $doc:literal])+
+       $field:ident $(($name:literal))?: $kind:ty $(= $default:tt)? $(, $unset:ident($words:literal))?;)+) => {
+        $(#[$meta])*
+        pub(super) struct $table {
+            $($(#[doc = $doc])+ pub(super) $field: Setting<<$kind as Kind>::Value>,)+
+        }
+
+        impl $table {
+            pub(super) const KEYS: &'static [Key] = &[$(Key {
+                name: table!(@name $field $($name)?),
+                section: Section::$section,
+                doc: concat!($($doc),+).trim_ascii(),
+                default: table!(@default $($default)?),
+                unset: table!(@unset $($unset $words)?),
+                form: <$kind as Kind>::FORM,
+                kind: <$kind as Kind>::described,
+            }),+];
+
+            /// `entry`: what stands before each key.
+            pub(super) fn read(reader: &mut SettingsReader<'_>, entry: &str) -> Self {
+                let keys = &mut Self::KEYS.iter();
+                Self { $($field: reader.setting(entry, keys, <$kind as Kind>::read, <$kind as Kind>::absent)),+ }
+            }
+        }
+    };
+    (@name $field:ident) => { stringify!($field) };
+    (@name $field:ident $name:literal) => { $name };
+    (@default) => { None };
+    (@default $default:tt) => { Some(stringify!($default)) };
+    (@unset) => { Unset::Documented("none") };
+    (@unset $unset:ident $words:literal) => { Unset::$unset($words) };
+}
+
+/// Declares a type of settings that are right, and how each field is read from what was written. `of` gives `None` as long
+/// as a field has no right value. `named`: each field has the name of its setting, and `changed` names the first that differs.
+macro_rules! built {
+    (named $(#[$meta:meta])* $name:ident of $args:tt {
+        $($(#[$field_meta:meta])* $field:ident: $type:ty = $value:expr,)+
+    }) => {
+        built! { $(#[$meta])* $name of $args { $($(#[$field_meta])* $field: $type = $value,)+ } }
+
+        impl $name {
+            /// The first field that differs from the other's, by name.
+            #[must_use]
+            pub fn changed(&self, other: &Self) -> Option<&'static str> {
+                let differing = [$((stringify!($field), self.$field != other.$field)),+];
+                differing.into_iter().find_map(|(name, differs)| differs.then_some(name))
+            }
+        }
+    };
+    ($(#[$meta:meta])* $name:ident of ($($arg:ident: $arg_type:ty),+) {
+        $($(#[$field_meta:meta])* $field:ident: $type:ty = $value:expr,)+
+    }) => {
+        $(#[$meta])*
+        pub struct $name {
+            $($(#[$field_meta])* #[doc = concat!("Read from `", stringify!($value), "`.")] pub $field: $type,)+
+        }
+
+        impl $name {
+            pub(super) fn of($($arg: $arg_type),+) -> Option<Self> {
+                Some(Self { $($field: $value?),+ })
+            }
+        }
+    };
+}
+
+pub(super) use {built, table};

@@ -1,0 +1,6 @@
+//! Tests of access lines, and of how all lines are formatted.
+
+mod access;
+mod format;
+
+use super::*;

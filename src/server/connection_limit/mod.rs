@@ -1,0 +1,493 @@
+//! Limits connections per listen address, across workers. When the limit is reached, or descriptors run out, it closes the
+//! connection that needs its place least.
+//!
+//! Guarantees: there are never more permits than the limit; one connection of an address at a time is asked to close, and that
+//! connection decides itself whether it still is as it was seen. The lock is taken when a connection is accepted or closed, and
+//! when the limit is reached; never for a request.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::{Instant, timeout},
+};
+
+use crate::{
+    clock,
+    deadline::{Deadline, Deadlines},
+};
+
+/// How long a head may take before its connection is closed for another client.
+const HEAD_GRACE: u64 = 1_000_000_000;
+/// How long a client may be silent at first before it counts as idle.
+const FIRST_GRACE: u64 = 100_000_000;
+/// How long a client may take nothing of its answer before it is cut for another one.
+const STALL_GRACE: u64 = 10_000_000_000;
+
+/// How many connections of an address may go on for a moment without a permit, to end as their protocol provides.
+const ENDING: usize = 8;
+
+/// What keeps a connection from being closed for another client. Times are nanoseconds since the address was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// An admitted request is in progress.
+    Busy,
+    /// The client was answered at this time, and has no admitted request in progress.
+    Idle(u64),
+    /// It was accepted at this time, and has sent nothing yet.
+    Silent(u64),
+    /// A part of a head has come, its first byte at this time.
+    Head(u64),
+    /// An admitted request is in progress, and its client has taken nothing of the answer since this time.
+    Stalled(u64),
+}
+
+impl Hold {
+    const KIND_SHIFT: u32 = 61;
+    const TIME: u64 = (1 << Self::KIND_SHIFT) - 1;
+
+    /// One number, so that a connection publishes it in one store.
+    fn pack(self) -> u64 {
+        let (kind, since) = match self {
+            Self::Busy => (0, 0),
+            Self::Idle(since) => (1, since),
+            Self::Head(since) => (2, since),
+            Self::Stalled(since) => (3, since),
+            Self::Silent(since) => (4, since),
+        };
+        (kind << Self::KIND_SHIFT) | (since & Self::TIME)
+    }
+
+    fn unpack(packed: u64) -> Self {
+        let since = packed & Self::TIME;
+        match packed >> Self::KIND_SHIFT {
+            0 => Self::Busy,
+            1 => Self::Idle(since),
+            2 => Self::Head(since),
+            3 => Self::Stalled(since),
+            _ => Self::Silent(since),
+        }
+    }
+
+    /// Whether the connection may be closed for another client, at `now`.
+    fn evictable(self, now: u64) -> Evictable {
+        match self {
+            Self::Busy => Evictable::Never,
+            Self::Head(since) if since + HEAD_GRACE <= now => Evictable::Now(0, since),
+            Self::Idle(since) => Evictable::Now(1, since),
+            Self::Silent(since) if since + FIRST_GRACE <= now => Evictable::Now(1, since),
+            Self::Stalled(since) if since + STALL_GRACE <= now => Evictable::Now(2, since),
+            // The last resort. Were the silent ones first, a flood of partial heads would push out each client that has just come.
+            Self::Head(since) | Self::Silent(since) => Evictable::Now(3, since),
+            Self::Stalled(since) => Evictable::In(since + STALL_GRACE - now),
+        }
+    }
+}
+
+/// Whether a connection may be closed for another client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Evictable {
+    /// Now: those with the lowest rank first, and of these the one that has been so for longest.
+    Now(u8, u64),
+    /// After so many nanoseconds.
+    In(u64),
+    Never,
+}
+
+/// What the connections and the acceptors of one address share, beside the list of connections.
+struct Evictions {
+    /// An acceptor holds the [`EvictionGuard`]: the next free permit is for its client.
+    guard_is_held: AtomicBool,
+    /// Notified when a permit is free, or when another connection could be evicted.
+    changed: Notify,
+    epoch: Instant,
+}
+
+impl Evictions {
+    fn new() -> Self {
+        Self { guard_is_held: AtomicBool::new(false), changed: Notify::new(), epoch: clock::instant() }
+    }
+
+    fn nanoseconds(&self, instant: Instant) -> u64 {
+        u64::try_from(instant.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(Hold::TIME).min(Hold::TIME)
+    }
+
+    /// Wakes the acceptor that holds the eviction guard: it may find a permit, or a connection to evict.
+    fn notify_guard(&self) {
+        if self.guard_is_held.load(Ordering::SeqCst) {
+            self.changed.notify_waiters();
+        }
+    }
+}
+
+/// One connection, as acceptors on all workers see it.
+pub(super) struct Slot {
+    /// The one deadline of the connection. An acceptor wakes the connection's task through it.
+    pub(super) deadline: Deadline,
+    /// A packed [`Hold`].
+    hold: AtomicU64,
+    /// The packed [`Hold`] for which an acceptor has asked the connection to close; [`Self::NOT_ASKED`] otherwise.
+    asked: AtomicU64,
+    /// The client is on this machine.
+    is_local: AtomicBool,
+    evictions: Arc<Evictions>,
+}
+
+impl Slot {
+    /// [`Hold::Busy`], for which no connection is asked to close.
+    const NOT_ASKED: u64 = 0;
+
+    fn new(deadlines: &Deadlines, evictions: Arc<Evictions>) -> Arc<Self> {
+        Arc::new(Self {
+            deadline: deadlines.deadline(),
+            hold: AtomicU64::new(Hold::Busy.pack()),
+            asked: AtomicU64::new(Self::NOT_ASKED),
+            is_local: AtomicBool::new(false),
+            evictions,
+        })
+    }
+
+    /// A slot of no address, for a connection that takes no place.
+    pub(super) fn unlisted(deadlines: &Deadlines) -> Arc<Self> {
+        Self::new(deadlines, Arc::new(Evictions::new()))
+    }
+
+    pub(super) fn hold(&self) -> Hold {
+        Hold::unpack(self.hold.load(Ordering::SeqCst))
+    }
+
+    /// The time of a [`Hold`].
+    pub(super) fn instant(&self, nanoseconds: u64) -> Instant {
+        self.evictions.epoch + Duration::from_nanos(nanoseconds)
+    }
+
+    /// Publishes what the connection holds, from `now` on if it is something else than before.
+    pub(super) fn publish(&self, hold: fn(u64) -> Hold, now: impl FnOnce() -> Instant) {
+        if std::mem::discriminant(&hold(0)) == std::mem::discriminant(&self.hold()) {
+            return;
+        }
+        let since = if hold(0) == Hold::Busy { 0 } else { self.evictions.nanoseconds(now()) };
+        self.hold.store(hold(since).pack(), Ordering::SeqCst);
+        self.evictions.notify_guard();
+    }
+
+    /// Whether another client waits for a place at the address.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.evictions.guard_is_held.load(Ordering::Relaxed)
+    }
+
+    fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst) != Self::NOT_ASKED
+    }
+
+    /// Asks the connection to close if it still is as the acceptor has `seen` it, and wakes its task, on any worker.
+    fn evict(&self, seen: Hold) {
+        self.asked.store(seen.pack(), Ordering::SeqCst);
+        self.deadline.wake();
+    }
+
+    /// Evicts the connection as an acceptor does that has just seen it.
+    #[cfg(test)]
+    pub(super) fn evict_now(&self) {
+        self.evict(self.hold());
+    }
+
+    /// Decides, if the connection was asked to close, whether it does.
+    pub(super) fn decide(&self) -> bool {
+        if !self.is_asked() {
+            return false;
+        }
+        let asked = self.asked.swap(Self::NOT_ASKED, Ordering::SeqCst);
+        let agrees = asked == self.hold.load(Ordering::SeqCst);
+        if !agrees {
+            self.evictions.notify_guard();
+        }
+        agrees
+    }
+}
+
+/// All connection limits of the process, whose connections share its descriptors. Clones share the list.
+#[derive(Clone, Default)]
+pub struct SharedDescriptors(Arc<AllLimits>);
+
+#[derive(Default)]
+struct AllLimits {
+    limits: Mutex<Vec<Weak<LimitState>>>,
+    /// Notified when a connection has closed.
+    closed: Notify,
+}
+
+impl SharedDescriptors {
+    /// Makes a limit of `limit` connections at a time at one address.
+    #[must_use]
+    pub fn limit(&self, limit: usize) -> ConnectionLimit {
+        let registry = Registry { limit, taken: 0, connected: 0, slots: Vec::new(), free: Vec::new() };
+        let state = Arc::new(LimitState {
+            registry: Mutex::new(registry),
+            ending: AtomicUsize::new(0),
+            evictions: Arc::new(Evictions::new()),
+            descriptors: self.clone(),
+        });
+        let mut limits = self.lock();
+        limits.retain(|known| known.strong_count() > 0);
+        limits.push(Arc::downgrade(&state));
+        drop(limits);
+        ConnectionLimit(state)
+    }
+
+    /// Evicts one connection of any address, since descriptors have run out, and waits until a connection has closed, for
+    /// `limit` at most.
+    pub(super) async fn free_descriptor(&self, limit: Duration) {
+        let mut closed = std::pin::pin!(self.0.closed.notified());
+        closed.as_mut().enable();
+        let limits: Vec<Arc<LimitState>> = self.lock().iter().filter_map(Weak::upgrade).collect();
+        let first = limits.iter().filter_map(|limit| Some((limit.first_to_go()?, limit))).min_by_key(|(rank, _)| *rank);
+        if let Some((_, limit)) = first {
+            limit.evict_first();
+        }
+        drop(timeout(limit, closed).await);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<LimitState>>> {
+        // Nothing can panic while it is held.
+        self.0.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The connection limit of one listen address. Clones share it.
+#[derive(Clone)]
+pub struct ConnectionLimit(Arc<LimitState>);
+
+struct LimitState {
+    registry: Mutex<Registry>,
+    /// Connections that have given their permit back and have not ended yet.
+    ending: AtomicUsize,
+    evictions: Arc<Evictions>,
+    descriptors: SharedDescriptors,
+}
+
+/// The connections of one listen address.
+struct Registry {
+    limit: usize,
+    /// Permits given out.
+    taken: usize,
+    /// Permits whose connection was accepted; acceptors hold the others.
+    connected: usize,
+    slots: Vec<Option<Arc<Slot>>>,
+    free: Vec<usize>,
+}
+
+impl ConnectionLimit {
+    /// Changes the limit. Connections over a lower limit stay, and an acceptor that already has a permit uses it; further
+    /// clients wait.
+    pub fn set_limit(&self, limit: usize) {
+        self.0.lock().limit = limit;
+        self.0.evictions.changed.notify_waiters();
+    }
+
+    /// The number of connections, and the limit.
+    #[must_use]
+    pub fn connected_and_limit(&self) -> (usize, usize) {
+        let registry = self.0.lock();
+        (registry.connected, registry.limit)
+    }
+
+    /// What the limit shares with all others of the process.
+    pub(super) fn descriptors(&self) -> &SharedDescriptors {
+        &self.0.descriptors
+    }
+
+    /// Takes a permit if one is free. Its deadline is one of `deadlines`, which belong to the connection's worker.
+    pub(super) fn take(&self, deadlines: &Deadlines) -> Option<ConnectionPermit> {
+        let reserved = usize::from(self.0.evictions.guard_is_held.load(Ordering::SeqCst));
+        self.take_beside(reserved, deadlines)
+    }
+
+    /// Takes a permit if one is free besides `reserved` others.
+    fn take_beside(&self, reserved: usize, deadlines: &Deadlines) -> Option<ConnectionPermit> {
+        let mut registry = self.0.lock();
+        if registry.taken + reserved >= registry.limit {
+            return None;
+        }
+        registry.taken += 1;
+        let slot = Slot::new(deadlines, Arc::clone(&self.0.evictions));
+        let key = registry.free.pop().unwrap_or_else(|| {
+            registry.slots.push(None);
+            registry.slots.len() - 1
+        });
+        registry.slots[key] = Some(Arc::clone(&slot));
+        Some(ConnectionPermit {
+            slot,
+            key,
+            is_accepted: false,
+            is_given_back: AtomicBool::new(false),
+            connection_limit: self.clone(),
+        })
+    }
+
+    /// Takes the right to evict a connection. Only one acceptor has it at a time, and none has it while another acceptor holds
+    /// a permit: that one accepts the waiting client.
+    pub(super) fn eviction_guard(&self) -> Option<EvictionGuard> {
+        let registry = self.0.lock();
+        let permit_is_held = registry.taken > registry.connected;
+        (!permit_is_held && !self.0.evictions.guard_is_held.swap(true, Ordering::SeqCst)).then(|| EvictionGuard(self.clone()))
+    }
+
+    /// Completes when a permit may be free. A change before the first poll counts, too, once the future is enabled.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.0.evictions.changed.notified()
+    }
+}
+
+impl LimitState {
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        // Counts and slots change together, and nothing in between can panic.
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        self.evictions.nanoseconds(clock::instant())
+    }
+
+    /// The rank of the connection that would be evicted now, and since when it has it.
+    fn first_to_go(&self) -> Option<(bool, u8, Instant)> {
+        let now = self.now();
+        let (is_local, evictable) = self.lock().first_to_go(now)?.0;
+        let Evictable::Now(rank, since) = evictable else { return None };
+        Some((is_local, rank, self.evictions.epoch + Duration::from_nanos(since)))
+    }
+
+    /// Evicts the connection that needs its place least, unless another one is still deciding. When none may be evicted yet but
+    /// one will be, returns after how long.
+    fn evict_first(&self) -> Option<Duration> {
+        let now = self.now();
+        let registry = self.lock();
+        if registry.slots.iter().flatten().any(|slot| slot.is_asked()) {
+            return None;
+        }
+        match registry.first_to_go(now)? {
+            ((_, Evictable::Now(..)), seen, slot) => {
+                slot.evict(seen);
+                None
+            }
+            ((_, Evictable::In(nanoseconds)), ..) => Some(Duration::from_nanos(nanoseconds)),
+            ((_, Evictable::Never), ..) => None,
+        }
+    }
+}
+
+impl Registry {
+    /// The connection that is evicted first. Clients on this machine come last, so that a flood from elsewhere can't keep a
+    /// probe out.
+    fn first_to_go(&self, now: u64) -> Option<((bool, Evictable), Hold, &Arc<Slot>)> {
+        let ranked = |slot| {
+            let slot: &Arc<Slot> = slot;
+            let hold = slot.hold();
+            ((slot.is_local.load(Ordering::Relaxed), hold.evictable(now)), hold, slot)
+        };
+        // One that may go now comes before each that may go later.
+        let order = |(is_local, evictable): (bool, Evictable)| (!matches!(evictable, Evictable::Now(..)), is_local, evictable);
+        self.slots.iter().flatten().map(ranked).min_by_key(|(rank, ..)| order(*rank))
+    }
+}
+
+/// The right to evict one connection for a waiting client; released on drop.
+pub(super) struct EvictionGuard(ConnectionLimit);
+
+impl EvictionGuard {
+    /// Waits for a free permit, and evicts the connection that needs its place least. Cancelled, it takes no permit.
+    pub(super) async fn permit(&self, deadlines: &Deadlines) -> ConnectionPermit {
+        loop {
+            let mut changed = std::pin::pin!(self.0.changed());
+            changed.as_mut().enable();
+            if let Some(permit) = self.0.take_beside(0, deadlines) {
+                return permit;
+            }
+            match self.0.0.evict_first() {
+                // It makes no difference which of the two happened: the loop looks again.
+                Some(moment) => drop(timeout(moment, changed).await),
+                None => changed.await,
+            }
+        }
+    }
+}
+
+impl Drop for EvictionGuard {
+    fn drop(&mut self) {
+        self.0.0.evictions.guard_is_held.store(false, Ordering::SeqCst);
+        self.0.0.evictions.changed.notify_waiters();
+    }
+}
+
+/// The permit of one connection; given back on drop.
+pub(super) struct ConnectionPermit {
+    slot: Arc<Slot>,
+    key: usize,
+    is_accepted: bool,
+    is_given_back: AtomicBool,
+    connection_limit: ConnectionLimit,
+}
+
+impl ConnectionPermit {
+    /// Notes that the permit's connection was accepted. `is_local`: its client is on this machine.
+    pub(super) fn accepted(&mut self, is_local: bool) {
+        self.is_accepted = true;
+        self.slot.is_local.store(is_local, Ordering::Relaxed);
+        self.connection_limit.0.lock().connected += 1;
+        // Other acceptors left this client to us; now they look whether another one waits.
+        self.connection_limit.0.evictions.changed.notify_waiters();
+    }
+
+    /// The connection, as acceptors see it.
+    pub(super) fn slot(&self) -> &Arc<Slot> {
+        &self.slot
+    }
+}
+
+impl ConnectionPermit {
+    /// Gives the permit back before the connection has ended, for a client that waits. `false`: too many connections of the
+    /// address are ending already.
+    pub(super) fn give_back_early(&self) -> bool {
+        let ending = &self.connection_limit.0.ending;
+        let others = ending.fetch_add(1, Ordering::SeqCst);
+        if others >= ENDING || self.is_given_back.swap(true, Ordering::SeqCst) {
+            ending.fetch_sub(1, Ordering::SeqCst);
+            return false;
+        }
+        self.give_back();
+        true
+    }
+
+    fn give_back(&self) {
+        let mut registry = self.connection_limit.0.lock();
+        registry.taken -= 1;
+        registry.connected -= usize::from(self.is_accepted);
+        registry.slots[self.key] = None;
+        registry.free.push(self.key);
+        drop(registry);
+        self.connection_limit.0.evictions.changed.notify_waiters();
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        if *self.is_given_back.get_mut() {
+            self.connection_limit.0.ending.fetch_sub(1, Ordering::SeqCst);
+        } else {
+            self.give_back();
+        }
+        // A permit that comes back unused frees no descriptor.
+        if self.is_accepted {
+            self.connection_limit.0.descriptors.0.closed.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+use std::{future::poll_fn, task::Poll};
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn limit(limit: usize) -> (ConnectionLimit, Deadlines) {
+    (SharedDescriptors::default().limit(limit), Deadlines::default())
+}
+
+fn connected(limit: &ConnectionLimit, deadlines: &Deadlines) -> ConnectionPermit {
+    let mut permit = limit.take(deadlines).unwrap();
+    permit.accepted(true);
+    permit
+}
+
+impl ConnectionPermit {
+    fn holds(&self, hold: fn(u64) -> Hold) {
+        self.slot.publish(hold, clock::instant);
+    }
+}
+
+/// Waits for a permit for `limit`, as an acceptor does.
+async fn is_freed(permit: &mut (impl Future<Output = ConnectionPermit> + Unpin), within: Duration) -> bool {
+    timeout(within, permit).await.is_ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_are_no_more_permits_than_the_limit_which_can_be_changed() {
+    let (limit, deadlines) = limit(2);
+    let first = connected(&limit, &deadlines);
+    let _second = connected(&limit, &deadlines);
+    assert!(limit.take(&deadlines).is_none());
+    limit.set_limit(3);
+    let third = connected(&limit, &deadlines);
+    assert_eq!(limit.connected_and_limit(), (3, 3));
+    limit.set_limit(1);
+    drop((first, third));
+    assert!(limit.take(&deadlines).is_none());
+    assert_eq!(limit.0.lock().slots.len(), 3);
+}
+
+#[test]
+fn what_a_connection_holds_fits_into_one_number() {
+    for hold in [Hold::Busy, Hold::Idle(0), Hold::Idle(7), Hold::Head(Hold::TIME), Hold::Stalled(1 << 40), Hold::Silent(9)] {
+        assert_eq!(Hold::unpack(hold.pack()), hold);
+    }
+}
+
+#[test]
+fn a_connection_may_be_closed_as_the_table_says() {
+    let now = 20 * HEAD_GRACE;
+    for (hold, expected) in [
+        (Hold::Busy, Evictable::Never),
+        (Hold::Idle(now), Evictable::Now(1, now)),
+        (Hold::Idle(3), Evictable::Now(1, 3)),
+        (Hold::Silent(now - FIRST_GRACE), Evictable::Now(1, now - FIRST_GRACE)),
+        (Hold::Silent(now), Evictable::Now(3, now)),
+        (Hold::Head(now), Evictable::Now(3, now)),
+        (Hold::Head(now - HEAD_GRACE), Evictable::Now(0, now - HEAD_GRACE)),
+        (Hold::Stalled(now - STALL_GRACE), Evictable::Now(2, now - STALL_GRACE)),
+        (Hold::Stalled(now - STALL_GRACE + 5), Evictable::In(5)),
+    ] {
+        assert_eq!(hold.evictable(now), expected, "{hold:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_connection_that_needs_its_place_least_is_asked_and_no_other_until_it_has_decided() {
+    let (limit, deadlines) = limit(6);
+    let [busy, older, newer, head, late_head, stalled] = [(); 6].map(|()| connected(&limit, &deadlines));
+    late_head.holds(Hold::Head);
+    stalled.holds(Hold::Stalled);
+    tokio::time::advance(SECOND).await;
+    older.holds(Hold::Idle);
+    tokio::time::advance(SECOND / 10).await;
+    newer.holds(Hold::Idle);
+    head.holds(Hold::Head);
+    let guard = limit.eviction_guard().unwrap();
+    assert!(limit.eviction_guard().is_none(), "one at a time");
+    let mut permit = Box::pin(guard.permit(&deadlines));
+    let mut gone = Vec::new();
+    for next in [&late_head, &older, &newer, &head] {
+        assert!(!is_freed(&mut permit, SECOND / 20).await);
+        let others = [&busy, &older, &newer, &head, &late_head, &stalled].map(|other| Arc::as_ptr(&other.slot));
+        let asked = |slot: &Arc<Slot>| slot.is_asked();
+        let slots = [&busy, &older, &newer, &head, &late_head, &stalled];
+        assert_eq!(slots.iter().filter(|other| asked(&other.slot)).count(), 1, "{others:?}");
+        assert!(asked(&next.slot));
+        // It has become busy at the same moment, and refuses.
+        next.holds(|_| Hold::Busy);
+        assert!(!next.slot.decide());
+        gone.push(next);
+    }
+    // The stalled one has 10 s.
+    assert!(!is_freed(&mut permit, 8 * SECOND).await);
+    assert!(!stalled.slot.is_asked());
+    assert!(!is_freed(&mut permit, 2 * SECOND).await);
+    assert!(stalled.slot.decide());
+    drop(stalled);
+    let _found = permit.await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_still_as_it_was_seen_agrees_and_one_that_has_changed_does_not() {
+    let (limit, deadlines) = limit(1);
+    let only = connected(&limit, &deadlines);
+    assert!(!only.slot.decide(), "nobody asks");
+    only.holds(Hold::Idle);
+    only.slot.evict_now();
+    assert!(only.slot.decide());
+    only.slot.evict_now();
+    only.holds(Hold::Head);
+    assert!(!only.slot.decide());
+    only.slot.evict_now();
+    only.holds(|_| Hold::Busy);
+    tokio::time::advance(SECOND).await;
+    only.holds(Hold::Head);
+    assert!(!only.slot.decide(), "it is another head");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_evicted_connections_task_is_woken() {
+    let (limit, deadlines) = limit(1);
+    let only = connected(&limit, &deadlines);
+    only.holds(Hold::Idle);
+    let slot = Arc::clone(&only.slot);
+    let deciding = tokio::spawn(async move {
+        poll_fn(|cx| {
+            assert!(slot.deadline.poll_passed(cx).is_pending());
+            if slot.decide() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        drop(only);
+    });
+    tokio::task::yield_now().await;
+    drop(limit.eviction_guard().unwrap().permit(&deadlines).await);
+    deciding.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_this_machine_is_closed_after_all_others() {
+    let (limit, deadlines) = limit(2);
+    let here = connected(&limit, &deadlines);
+    here.holds(Hold::Idle);
+    tokio::time::advance(SECOND).await;
+    let mut elsewhere = limit.take(&deadlines).unwrap();
+    elsewhere.accepted(false);
+    elsewhere.holds(Hold::Head);
+    assert!(limit.0.evict_first().is_none() && elsewhere.slot.is_asked() && !here.slot.is_asked());
+    drop(elsewhere);
+    let mut stalled = limit.take(&deadlines).unwrap();
+    stalled.accepted(false);
+    stalled.holds(Hold::Stalled);
+    assert!(limit.0.evict_first().is_none() && here.slot.is_asked(), "one that may go now comes first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_free_permit_goes_to_the_holder_of_the_eviction_guard() {
+    let (limit, deadlines) = limit(1);
+    let only = connected(&limit, &deadlines);
+    let guard = limit.eviction_guard().unwrap();
+    drop(only);
+    assert!(limit.take(&deadlines).is_none());
+    drop(guard.permit(&deadlines).await);
+    drop(guard);
+    assert!(limit.take(&deadlines).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_evicted_while_another_acceptor_holds_a_permit() {
+    let (limit, deadlines) = limit(2);
+    let _connection = connected(&limit, &deadlines);
+    let mut held = limit.take(&deadlines).unwrap();
+    assert!(limit.eviction_guard().is_none());
+    held.accepted(true);
+    assert!(limit.eviction_guard().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_descriptors_run_out_the_longest_idle_connection_of_any_address_is_closed() {
+    let (shared, deadlines) = (SharedDescriptors::default(), Deadlines::default());
+    let (here, elsewhere) = (shared.limit(10), shared.limit(10));
+    let longest = connected(&elsewhere, &deadlines);
+    longest.holds(Hold::Idle);
+    tokio::time::advance(SECOND).await;
+    let idle = connected(&here, &deadlines);
+    idle.holds(Hold::Idle);
+    let start = clock::instant();
+    let (slot, closing) = (Arc::clone(&longest.slot), longest);
+    let closed = async {
+        tokio::task::yield_now().await;
+        assert!(slot.decide());
+        drop(closing);
+    };
+    tokio::join!(shared.free_descriptor(60 * SECOND), closed);
+    assert!(start.elapsed() < SECOND && !idle.slot.is_asked());
+    // Where none can go, the acceptor tries again after a while.
+    drop((idle, here.take(&deadlines)));
+    shared.free_descriptor(SECOND).await;
+    assert!(start.elapsed() >= SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_may_give_its_permit_back_before_but_only_a_few_at_a_time() {
+    let (limit, deadlines) = limit(ENDING + 1);
+    let connections: Vec<ConnectionPermit> = (0..=ENDING).map(|_| connected(&limit, &deadlines)).collect();
+    let (last, first) = connections.split_last().unwrap();
+    for (gone, connection) in first.iter().enumerate() {
+        assert!(connection.give_back_early());
+        assert!(!connection.give_back_early(), "once");
+        assert_eq!(limit.connected_and_limit().0, ENDING - gone);
+    }
+    assert!(!last.give_back_early());
+    drop(connections);
+    assert_eq!(limit.connected_and_limit().0, 0);
+    assert!(connected(&limit, &deadlines).give_back_early());
+}

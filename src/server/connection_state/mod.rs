@@ -1,0 +1,499 @@
+//! One client connection: its phase, the deadline that the phase sets, and whether it may be closed for another client.
+//!
+//! A connection holds its place against others only while it has an admitted request in progress; [`Hold`] says so to the
+//! acceptors of all workers. Guarantees: only a whole head ends the time for the head; a client that takes nothing of an
+//! answer for `client_stall` is cut; a connection that was asked to close decides itself whether it still is as the acceptor
+//! saw it; a [`ConnectionState`] keeps the connection's permit, and the drain waiting, until it is dropped. No lock is taken
+//! here for a request but that of the worker's own deadlines.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    ConnectionLimits, Drain,
+    connection_limit::{ConnectionPermit, Hold, Slot},
+};
+use crate::{clock, deadline::Deadlines};
+
+/// The time for what should follow at once: the first bytes on a connection that was accepted during a drain, or the end of
+/// an HTTP/2 connection after our GOAWAY.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// How many more streams an HTTP/2 client may abandon than it lets finish, before we close its connection gracefully; at
+/// twice as many we cut it. Each abandoned stream may have cost a request to upstream (CVE-2023-44487).
+const ABANDONED: usize = 100;
+
+/// How a connection ends now that its deadline has passed, or that another client needs its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Gracefully, as its protocol provides.
+    Leave,
+    /// Gracefully, but without its place, which another client gets at once.
+    Part,
+    /// At once.
+    Cut,
+}
+
+/// What is going on at a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    /// It was accepted, and nothing was read yet.
+    Silent,
+    /// Part of a head was read, or part of HTTP/2's preface.
+    Head,
+    /// At least one request is in progress.
+    Exchange,
+    /// The same, and bytes came behind a request without a body: they begin the next head.
+    ExchangeAndHead,
+    /// It is between requests.
+    Idle,
+    /// The same, after an answer of our own to a request with a body: perhaps the rest of that body is still to come.
+    IdleBehindBody,
+    /// Bytes came then: the rest of the body, or the next head.
+    Rest,
+    /// It is no longer HTTP.
+    Tunnel,
+}
+
+impl Phase {
+    const ALL: [Self; 8] = {
+        use Phase::{Exchange, ExchangeAndHead, Head, Idle, IdleBehindBody, Rest, Silent, Tunnel};
+        [Silent, Head, Exchange, ExchangeAndHead, Idle, IdleBehindBody, Rest, Tunnel]
+    };
+}
+
+/// Whether the connection takes further requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Ending {
+    None,
+    /// It has to close after the answer that is given now.
+    LastAnswer,
+    /// A graceful close has begun.
+    Leaving,
+}
+
+/// State of one client connection. Only the connection's own worker uses it; its members are atomic because a task must be
+/// `Send`.
+pub(super) struct ConnectionState {
+    phase: AtomicU8,
+    http2: AtomicBool,
+    /// Requests in progress: at most one over HTTP/1.x.
+    streams: AtomicUsize,
+    /// Of those, the ones that hold the place: admitted, and not answered by ourselves.
+    admitted: AtomicUsize,
+    /// Requests in progress whose HTTP/2 client gives no window for more of the answer.
+    windowless: AtomicUsize,
+    abandoned: AtomicUsize,
+    /// The last write could not be finished.
+    blocked: AtomicBool,
+    /// Part of what may wait to be written is of an admitted request's answer.
+    owes_answer: AtomicBool,
+    /// The current response ends with the connection, without another delimiter (HTTP/1.0).
+    close_delimited: AtomicBool,
+    ending: AtomicU8,
+    limits: ConnectionLimits,
+    slot: Arc<Slot>,
+    /// `None`: the caller was refused, and only lingers to read why.
+    permit: Option<ConnectionPermit>,
+    _alive: mpsc::Sender<()>,
+}
+
+impl ConnectionState {
+    /// Starts the connection's first phase, and the time for its first head.
+    pub(super) fn begin(mut permit: ConnectionPermit, is_local: bool, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
+        permit.accepted(is_local);
+        let slot = Arc::clone(permit.slot());
+        Self::at(slot, Some(permit), limits, drain)
+    }
+
+    /// Starts a connection whose caller was refused when it was accepted. It takes no place.
+    pub(super) fn begin_refused(deadlines: &Deadlines, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
+        Self::at(Slot::unlisted(deadlines), None, limits.of_refused(), drain)
+    }
+
+    fn at(slot: Arc<Slot>, permit: Option<ConnectionPermit>, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
+        slot.deadline.arm(limits.head_timeout);
+        let state = Self {
+            phase: AtomicU8::new(Phase::Silent as u8),
+            http2: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
+            admitted: AtomicUsize::new(0),
+            windowless: AtomicUsize::new(0),
+            abandoned: AtomicUsize::new(0),
+            blocked: AtomicBool::new(false),
+            owes_answer: AtomicBool::new(false),
+            close_delimited: AtomicBool::new(false),
+            ending: AtomicU8::new(Ending::None as u8),
+            limits,
+            slot,
+            permit,
+            _alive: drain.hold(),
+        };
+        // A client that sends nothing must not keep out one that would.
+        state.publish(clock::instant);
+        Arc::new(state)
+    }
+
+    pub(super) fn limits(&self) -> &ConnectionLimits {
+        &self.limits
+    }
+
+    /// Whether the caller was refused when the connection was accepted.
+    pub(super) fn caller_is_refused(&self) -> bool {
+        self.permit.is_none()
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))]
+    }
+
+    fn set(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Tells acceptors what the connection holds, from `now` on if that is something else than before.
+    fn publish(&self, now: impl FnOnce() -> Instant) {
+        let is_stalled = self.is_blocked() || self.all_are_windowless();
+        let hold = match (self.admitted.load(Ordering::Relaxed) > 0, is_stalled) {
+            (true, false) => |_| Hold::Busy,
+            (true, true) => Hold::Stalled,
+            (false, true) if self.owes_answer.load(Ordering::Relaxed) => Hold::Stalled,
+            (false, true) => Hold::Idle,
+            (false, false) => match self.phase() {
+                Phase::Silent => Hold::Silent,
+                Phase::Head => Hold::Head,
+                _ => Hold::Idle,
+            },
+        };
+        self.slot.publish(hold, now);
+    }
+
+    fn all_are_windowless(&self) -> bool {
+        let windowless = self.windowless.load(Ordering::Relaxed);
+        windowless > 0 && windowless >= self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing was read since the connection was accepted.
+    pub(super) fn is_silent(&self) -> bool {
+        self.phase() == Phase::Silent
+    }
+
+    /// Notes that something was read, in HTTP/1.x, or before the protocol was known.
+    pub(super) fn read_some(&self) {
+        match self.phase() {
+            Phase::Silent => {
+                self.set(Phase::Head);
+                self.publish(clock::instant);
+            }
+            Phase::Idle => self.begin_head(),
+            Phase::IdleBehindBody => {
+                self.set(Phase::Rest);
+                self.slot.deadline.arm(self.limits.head_timeout);
+            }
+            Phase::Exchange => self.set(Phase::ExchangeAndHead),
+            Phase::Head | Phase::ExchangeAndHead | Phase::Rest | Phase::Tunnel => {}
+        }
+    }
+
+    fn begin_head(&self) {
+        self.set(Phase::Head);
+        let now = clock::instant();
+        self.slot.deadline.arm_at(now + self.limits.head_timeout);
+        self.publish(|| now);
+    }
+
+    /// Notes that the client speaks HTTP/2.
+    pub(super) fn preface_came(&self) {
+        self.http2.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the last write is blocked: the kernel did not take all of it.
+    pub(super) fn set_blocked(&self, blocked: bool) {
+        if self.is_blocked() == blocked {
+            return;
+        }
+        self.blocked.store(blocked, Ordering::Relaxed);
+        if blocked {
+            self.slot.deadline.arm(self.limits.client_stall);
+            return self.publish(clock::instant);
+        }
+        if self.admitted.load(Ordering::Relaxed) == 0 {
+            self.owes_answer.store(false, Ordering::Relaxed);
+        }
+        match self.phase() {
+            Phase::Idle | Phase::IdleBehindBody => self.begin_idling(clock::instant()),
+            Phase::Head | Phase::Rest => self.slot.deadline.arm(self.limits.head_timeout),
+            Phase::Silent | Phase::Exchange | Phase::ExchangeAndHead | Phase::Tunnel => {}
+        }
+        self.publish(clock::instant);
+    }
+
+    /// Whether bytes wait that the client does not take.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client would take the connection's end for the end of the response.
+    pub(super) fn close_delimited(&self) -> bool {
+        self.close_delimited.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.phase() == Phase::Tunnel
+    }
+
+    fn begin_exchange(&self) {
+        if self.admitted.fetch_add(1, Ordering::Relaxed) == 0 && !self.is_blocked() {
+            self.owes_answer.store(false, Ordering::Relaxed);
+        }
+        // HTTP/1.x has been given `head_timeout`, and arms the deadline again when the client takes nothing.
+        if self.streams.fetch_add(1, Ordering::Relaxed) == 0 && self.is_http2() {
+            self.slot.deadline.arm(self.limits.client_stall);
+        }
+        self.set(Phase::Exchange);
+        self.publish(clock::instant);
+    }
+
+    /// A request no longer holds the place.
+    fn give_up_place(&self) {
+        self.admitted.fetch_sub(1, Ordering::Relaxed);
+        if self.streams.load(Ordering::Relaxed) > 0 {
+            self.publish(clock::instant);
+        }
+    }
+
+    fn end_exchange(&self, ended: &InProgress) {
+        if self.streams.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return self.publish(clock::instant);
+        }
+        if self.phase() == Phase::ExchangeAndHead && !ended.had_body {
+            return self.begin_head();
+        }
+        self.set(if ended.had_body && !ended.holds_place && !self.is_http2() { Phase::IdleBehindBody } else { Phase::Idle });
+        let now = clock::instant();
+        self.begin_idling(now);
+        self.publish(|| now);
+    }
+
+    /// Starts the idle time-out. The connection is between requests once everything is written.
+    fn begin_idling(&self, now: Instant) {
+        let limit = match (self.is_blocked(), self.is_leaving()) {
+            (true, _) => self.limits.client_stall,
+            (false, true) => CLOSE_GRACE,
+            (false, false) => self.limits.client_idle,
+        };
+        self.slot.deadline.arm_at(now + limit);
+    }
+
+    /// Counts a stream that has ended. `whole`: the client did not abandon it.
+    fn count_stream(&self, whole: bool) {
+        let abandoned = self.abandoned.load(Ordering::Relaxed);
+        self.abandoned.store(if whole { abandoned.saturating_sub(1) } else { abandoned + 1 }, Ordering::Relaxed);
+    }
+
+    /// How the connection has to end when its HTTP/2 client abandons one stream after the other, or after its last answer.
+    pub(super) fn must_end(&self) -> Option<Due> {
+        match self.abandoned.load(Ordering::Relaxed) {
+            0..ABANDONED => (self.ending.load(Ordering::Relaxed) == Ending::LastAnswer as u8).then_some(Due::Leave),
+            abandoned if abandoned < 2 * ABANDONED => Some(Due::Leave),
+            _ => Some(Due::Cut),
+        }
+    }
+
+    /// Shortens the time for the first bytes to [`CLOSE_GRACE`], since a drain has begun.
+    pub(super) fn shorten_for_drain(&self) {
+        if self.is_silent() {
+            self.slot.deadline.arm(CLOSE_GRACE.min(self.limits.head_timeout));
+        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.ending.load(Ordering::Relaxed) == Ending::Leaving as u8
+    }
+
+    /// Notes that a graceful close has begun. An HTTP/2 client with nothing in progress has [`CLOSE_GRACE`] to close its end.
+    pub(super) fn leave(&self) {
+        self.ending.store(Ending::Leaving as u8, Ordering::Relaxed);
+        let nothing_in_progress = match self.phase() {
+            Phase::Idle | Phase::IdleBehindBody => true,
+            Phase::Silent | Phase::Head | Phase::Rest => self.is_http2(),
+            Phase::Exchange | Phase::ExchangeAndHead | Phase::Tunnel => false,
+        };
+        if nothing_in_progress {
+            self.slot.deadline.arm(CLOSE_GRACE);
+        }
+    }
+
+    /// Gives the place up at once, though the connection goes on for a moment. `false`: it may not go on.
+    pub(super) fn part(&self) -> bool {
+        self.permit.as_ref().is_some_and(ConnectionPermit::give_back_early)
+    }
+
+    /// How the connection has to end, once its deadline has passed or another client needs its place. While it is pending, it
+    /// wakes the task when that changes.
+    pub(super) fn poll_due(&self, cx: &mut Context<'_>) -> Poll<Due> {
+        loop {
+            // Register with the deadline before looking whether the connection was asked to close; otherwise an acceptor that
+            // asks in between wakes nobody.
+            let passed = self.slot.deadline.poll_passed(cx).is_ready();
+            if self.slot.decide() {
+                return Poll::Ready(if self.is_between_requests() { Due::Part } else { Due::Cut });
+            }
+            if !passed {
+                return Poll::Pending;
+            }
+            if let Some(due) = self.overdue(clock::instant()) {
+                return Poll::Ready(due);
+            }
+        }
+    }
+
+    fn is_between_requests(&self) -> bool {
+        matches!(self.phase(), Phase::Idle | Phase::IdleBehindBody) && !self.is_blocked()
+    }
+
+    /// The deadline has passed. Tells how the connection ends; if it does not, arms the deadline for the next look.
+    fn overdue(&self, now: Instant) -> Option<Due> {
+        if self.is_blocked() || self.all_are_windowless() {
+            let (Hold::Stalled(since) | Hold::Idle(since)) = self.slot.hold() else {
+                self.slot.deadline.arm_at(now + self.limits.client_stall);
+                return None;
+            };
+            let due = self.slot.instant(since) + self.limits.client_stall;
+            if due <= now {
+                return Some(Due::Cut);
+            }
+            self.slot.deadline.arm_at(due);
+            return None;
+        }
+        match self.phase() {
+            Phase::Silent | Phase::Head | Phase::Rest => Some(Due::Cut),
+            Phase::Idle | Phase::IdleBehindBody if self.is_leaving() => Some(Due::Cut),
+            Phase::Idle | Phase::IdleBehindBody => Some(Due::Leave),
+            Phase::Exchange | Phase::ExchangeAndHead | Phase::Tunnel => {
+                self.slot.deadline.arm_at(now + self.limits.client_stall);
+                None
+            }
+        }
+    }
+}
+
+/// A request in progress, from its head to the last byte of its response.
+pub(super) struct InProgress {
+    state: Arc<ConnectionState>,
+    had_body: bool,
+    /// It is admitted, as far as we know, and was not answered by ourselves.
+    holds_place: bool,
+    /// The HTTP/2 client gives no window for what follows of the answer.
+    is_windowless: bool,
+    outcome: Outcome,
+}
+
+/// How far the answer of a request is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Open,
+    /// It was given to its last byte.
+    Answered,
+    /// The connection has become a tunnel.
+    Tunnel,
+}
+
+impl InProgress {
+    /// Begins with the head. A request that is not admitted is answered before the connection is polled again, so until then it
+    /// counts as admitted.
+    pub(super) fn begin(state: &Arc<ConnectionState>, had_body: bool) -> Self {
+        state.begin_exchange();
+        let state = Arc::clone(state);
+        Self { state, had_body, holds_place: true, is_windowless: false, outcome: Outcome::Open }
+    }
+
+    /// Notes that the answer is the upstream's.
+    pub(super) fn mark_forwarded(&self) {
+        self.state.owes_answer.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the answer is our own: while the client reads it, the connection may be closed for another client.
+    pub(super) fn give_up_place(&mut self) {
+        if std::mem::take(&mut self.holds_place) {
+            self.state.give_up_place();
+        }
+    }
+
+    /// Whether an answer of our own is the connection's last one: its caller was refused when it was accepted, or another client
+    /// waits for its place. Otherwise a client that sends one request behind the other would keep us busy with refusals.
+    pub(super) fn own_answer_is_last(&self) -> bool {
+        self.state.caller_is_refused() || self.state.slot.is_wanted()
+    }
+
+    /// Notes that the connection closes after this answer.
+    pub(super) fn mark_last(&self) {
+        if !self.state.is_leaving() {
+            self.state.ending.store(Ending::LastAnswer as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes whether an HTTP/2 client has to give more window before it gets more of the answer. HTTP/1.x shows that by writes.
+    pub(super) fn set_windowless(&mut self, windowless: bool) {
+        if windowless == self.is_windowless || !self.state.is_http2() {
+            return;
+        }
+        self.is_windowless = windowless;
+        if windowless {
+            self.state.windowless.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.state.windowless.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.state.publish(clock::instant);
+    }
+
+    /// Notes that the response ends with the connection, without a delimiter that an HTTP/1.0 client would notice.
+    pub(super) fn set_close_delimited(&self) {
+        self.state.close_delimited.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the response was given to its last byte.
+    pub(super) fn mark_answered(&mut self) {
+        self.outcome = Outcome::Answered;
+        self.state.close_delimited.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes that the connection has become a tunnel: the request stays in progress until it closes.
+    pub(super) fn mark_tunnel(&mut self) {
+        self.outcome = Outcome::Tunnel;
+        self.state.set(Phase::Tunnel);
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        if self.outcome == Outcome::Tunnel {
+            return;
+        }
+        self.set_windowless(false);
+        if self.state.is_http2() {
+            self.state.count_stream(self.outcome == Outcome::Answered);
+        }
+        if self.holds_place {
+            self.state.admitted.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.state.end_exchange(self);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! A byte stream to an HTTP/1.1 upstream that notes how each answer begins.
+//!
+//! It parses nothing: hyper does. It tells apart what hyper's errors don't: bytes that were left over from an earlier answer, and
+//! a head over the limits.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::options::HeadLimits;
+use crate::upstream_io::UpstreamIo;
+
+/// How every answer of HTTP/1.x begins.
+const BEGINNING: &[u8] = b"HTTP/1.";
+
+/// What was read of the present answer until its head was whole.
+#[derive(Default)]
+pub(super) struct AnswerBeginning {
+    /// The head of an answer is expected.
+    expected: AtomicBool,
+    bytes: AtomicUsize,
+    lines: AtomicUsize,
+    /// An answer began otherwise, with an empty line for example.
+    odd: AtomicBool,
+}
+
+impl AnswerBeginning {
+    /// The next bytes are those of an answer.
+    pub(super) fn expect(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+        self.lines.store(0, Ordering::Relaxed);
+        self.expected.store(true, Ordering::Relaxed);
+    }
+
+    /// The head is whole.
+    pub(super) fn head_has_ended(&self) {
+        self.expected.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether bytes came in place of an answer, ever.
+    pub(super) fn was_odd(&self) -> bool {
+        self.odd.load(Ordering::Relaxed)
+    }
+
+    /// Whether as much came as a head may have. Asked after hyper has found it too large.
+    pub(super) fn exceeds(&self, limits: HeadLimits) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= limits.bytes || self.lines.load(Ordering::Relaxed) > limits.lines
+    }
+
+    fn read(&self, bytes: &[u8]) {
+        if !self.expected.load(Ordering::Relaxed) {
+            return;
+        }
+        let before = self.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+        let rest = BEGINNING.get(before..).unwrap_or_default();
+        if bytes.iter().zip(rest).any(|(read, expected)| read != expected) {
+            self.odd.store(true, Ordering::Relaxed);
+        }
+        self.lines.fetch_add(bytes.split(|&byte| byte == b'\n').skip(1).count(), Ordering::Relaxed);
+    }
+}
+
+/// The stream.
+pub(super) struct AnswerIo {
+    stream: UpstreamIo,
+    beginning: Arc<AnswerBeginning>,
+}
+
+impl AnswerIo {
+    /// Notes in the second value how the answers on `stream` begin.
+    pub(super) fn new(stream: UpstreamIo) -> (Self, Arc<AnswerBeginning>) {
+        let beginning = Arc::<AnswerBeginning>::default();
+        (Self { stream, beginning: Arc::clone(&beginning) }, beginning)
+    }
+}
+
+impl AsyncRead for AnswerIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.beginning.read(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for AnswerIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is noted of an answer that comes in these pieces.
+    fn noted(pieces: &[&str]) -> AnswerBeginning {
+        let beginning = AnswerBeginning::default();
+        beginning.read(b"not yet");
+        beginning.expect();
+        for piece in pieces {
+            beginning.read(piece.as_bytes());
+        }
+        beginning
+    }
+
+    #[test]
+    fn an_answer_begins_with_its_version_in_however_many_pieces_it_comes() {
+        for pieces in [&["HTTP/1.1 200 OK\r\n"][..], &["H", "TTP", "/1", ".0 200"], &["HTTP/1."], &["HT"], &[]] {
+            assert!(!noted(pieces).was_odd(), "{pieces:?}");
+        }
+        for pieces in
+            [&["\r\nHTTP/1.1 200 OK"][..], &["lo"], &["H", "TTP/2.0"], &["0\r\n\r\n"], &["HTHTTP/1.1"], &["http/1.1 200"]]
+        {
+            assert!(noted(pieces).was_odd(), "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_and_lines_count_until_the_head_is_whole() {
+        let limits = HeadLimits { bytes: 20, lines: 2 };
+        assert!(!noted(&["HTTP/1.1 200 OK\r\n", "\r\n"]).exceeds(limits));
+        assert!(noted(&["HTTP/1.1 200 OK\r\n", "a: bcd\r\n"]).exceeds(limits));
+        assert!(noted(&["HTTP/1.1 2\n\n\n"]).exceeds(limits));
+        let beginning = noted(&["HTTP/1.1 200 OK\r\n"]);
+        beginning.head_has_ended();
+        beginning.read(&[b'\n'; 100]);
+        assert!(!beginning.exceeds(limits));
+        beginning.expect();
+        beginning.read(b"HTTP/1.1");
+        assert!(!beginning.exceeds(limits) && !beginning.was_odd());
+    }
+}

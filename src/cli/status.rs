@@ -115,7 +115,7 @@ fn apis(text: &mut String, style: &Style, apis: &[ApiDocument]) {
         wrap(text, style, "", &format!("to {}", printable(&api.upstream)), "  ");
         if api.observe == Some(true) {
             let refused = api.would_refuse.unwrap_or_default();
-            let said = format!("OBSERVES ONLY: its rules are not enforced; they would have refused {refused} requests");
+            let said = format!("OBSERVES ONLY: its rules are not enforced; requests that they would have refused: {refused}");
             wrap(text, style, YELLOW, &said, "  ");
         }
     }

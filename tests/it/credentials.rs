@@ -1,6 +1,6 @@
 //! Where credentials come from: files that appear and change, commands, variables, mounts.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use careportals_simulator::Simulator;
 
@@ -339,6 +339,8 @@ fn in_files(simulator: &Simulator) -> Setup {
     for (name, value) in [("organization", ORGANIZATION), ("username", USERNAME), ("password", PASSWORD)] {
         let variable = format!("CAREPORTALS_{}", name.to_uppercase());
         let path = setup.file(name, value);
+        // `check` warns of secrets that everybody may read.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         setup.without(&variable).variable(&format!("{variable}_FILE"), path.to_str().unwrap());
     }
     setup

@@ -21,6 +21,7 @@ const GUIDES: &[(&str, Fate)] = &[
     ("deploy/compose/README.md", Elsewhere("deploy/compose/check brings the files up in podman")),
     ("deploy/kubernetes/README.md", Elsewhere(CLUSTER)),
     ("docs/debian.md", Elsewhere("deploy/debian/test goes through it under a real systemd")),
+    ("docs/rules.md", Elsewhere("tests/it/check.rs and observe.rs do it with rules of their own")),
     ("examples/README.md", Elsewhere("examples/run runs them all")),
     ("examples/pytest/README.md", Elsewhere("examples/pytest/check does it")),
 ];

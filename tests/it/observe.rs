@@ -47,7 +47,7 @@ fn observed_rules_are_counted_and_refuse_nothing_and_all_else_is_refused_as_befo
     assert!(page.text().contains("careportals_sidecar_refusals_total{api=\"default\",reason=\"not_allowed\"} 0\n"));
 
     let status = sidecar.setup.output("status");
-    assert!(status.stdout.contains("OBSERVES ONLY") && status.stdout.contains("refused 8 requests"), "{status:?}");
+    assert!(status.stdout.contains("OBSERVES ONLY") && status.stdout.contains("refused: 8"), "{status:?}");
     let api = &sidecar.telemetry("/status").json()["apis"][0];
     assert_eq!((&api["observe"], &api["would_refuse"]), (&true.into(), &8.into()), "{api}");
 }

@@ -330,8 +330,8 @@ fn bodies_that_upstream_does_not_read_are_held_back() {
     raw.flood(&bodies, Duration::from_secs(1), 64 * MIB);
     assert_eq!(raw.last_words(), Some(FLOW_CONTROL_ERROR));
     assert_eq!(sidecar.get("/_sim/echo").status, 200);
-    // The connection's window, and what is ahead of upstream on each stream.
-    assert_peak(&sidecar, "unread bodies", 1024 + 100 * (64 + 40));
+    // The connection's window, what is ahead of upstream on each stream, and the copy that is kept to be sent again.
+    assert_peak(&sidecar, "unread bodies", 1024 + 100 * (64 + 64 + 40));
 }
 
 #[test]

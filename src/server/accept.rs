@@ -27,7 +27,8 @@ use tracing::{info, warn};
 use super::{
     Drain, Peer,
     bind::{Bound, ListenSocket},
-    connection::{self, ClientStream, RequestService},
+    client_io::ClientStream,
+    connection::{self, RequestService},
     connection_limit::{ConnectionLimit, ConnectionPermit, EvictionGuard},
     connection_state::ConnectionState,
 };

@@ -7,6 +7,7 @@
 
 mod accept;
 mod bind;
+mod client_io;
 mod connection;
 mod connection_limit;
 mod connection_state;
@@ -22,7 +23,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use accept::{Acceptor, LINGERING};
 pub use bind::{BindError, Bound, ListenSocket, Passed, bind_tcp, bind_unix, passed_sockets};
-pub use connection::{AnswerKind, ClientStream, RequestService};
+pub use client_io::ClientStream;
+pub use connection::{AnswerKind, RequestService};
 pub use connection_limit::{ConnectionLimit, SharedDescriptors};
 pub use peer::Peer;
 pub use unix_socket::{DirectoryAccess, NoSuchGroup, SocketAccess};

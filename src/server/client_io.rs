@@ -1,0 +1,203 @@
+//! A client's byte stream: it tells HTTP/2 from HTTP/1.x by the first bytes, and notes reads and writes in [`ConnectionState`].
+//!
+//! Guarantees: the bytes of an HTTP/1.x connection, the first ones too, are read straight into the parser's buffer; only bytes that
+//! could begin HTTP/2's preface are held back until the protocol is known. A close-delimited response that is not whole ends with
+//! a reset, never with a clean end.
+
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+use super::{Peer, connection_state::ConnectionState};
+
+/// What an HTTP/2 client sends first (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A client's byte stream.
+pub enum ClientStream {
+    /// TCP, with the client's address and our own.
+    Tcp(TcpStream, [SocketAddr; 2]),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+impl ClientStream {
+    /// Wraps an accepted connection. `listener`: the address that it was accepted on.
+    pub(super) fn tcp((stream, from): (TcpStream, SocketAddr), listener: SocketAddr) -> Self {
+        // Responses are written whole, so Nagle's algorithm only adds delay. A failure to disable it breaks nothing.
+        drop(stream.set_nodelay(true));
+        // Only for a listener on all addresses, the kernel has to say which one the client has called.
+        let ours = if listener.ip().is_unspecified() { stream.local_addr().unwrap_or(listener) } else { listener };
+        Self::Tcp(stream, [from, ours])
+    }
+
+    pub(super) fn peer(&self) -> Peer {
+        match self {
+            Self::Tcp(_, [from, ours]) => Peer::tcp(*from, *ours),
+            Self::Unix(stream) => Peer::unix(stream.peer_cred().ok()),
+        }
+    }
+
+    /// Makes closing the stream a reset. Unix sockets have no resets; their clients see a clean end.
+    fn reset_when_closed(&self) {
+        if let Self::Tcp(stream, _) = self {
+            // It fails only when the client has hung up already.
+            drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream, _) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+/// A client's stream that tells its [`ConnectionState`] what was read, and whether writing is blocked. It keeps the state
+/// until the connection is closed, also after the connection has become a tunnel.
+pub(super) struct ClientIo {
+    stream: ClientStream,
+    state: Arc<ConnectionState>,
+    protocol: ClientProtocol,
+    /// Bytes that were read, and not given to a parser yet.
+    held: BytesMut,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ClientProtocol {
+    Unknown,
+    Http1,
+    Http2,
+}
+
+impl ClientIo {
+    pub(super) fn new(stream: ClientStream, state: Arc<ConnectionState>) -> Self {
+        Self { stream, state, protocol: ClientProtocol::Unknown, held: BytesMut::new() }
+    }
+
+    /// Reads until the protocol is known. If it is HTTP/2, the whole preface is held for the HTTP/2 connection that takes
+    /// over, and the HTTP/1.x parser, which reads here, gets nothing.
+    fn poll_first(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let before = buffer.filled().len();
+            ready!(self.stream.poll_read(cx, buffer))?;
+            let read = &buffer.filled()[before..];
+            if read.is_empty() {
+                self.protocol = ClientProtocol::Http1;
+                return self.give_held(buffer);
+            }
+            self.state.read_some();
+            if self.held.is_empty() && !could_be_preface(read) {
+                self.protocol = ClientProtocol::Http1;
+                return Poll::Ready(Ok(()));
+            }
+            self.held.extend_from_slice(read);
+            buffer.set_filled(before);
+            if !could_be_preface(&self.held) {
+                self.protocol = ClientProtocol::Http1;
+                return self.give_held(buffer);
+            }
+            if self.held.len() >= PREFACE.len() {
+                self.protocol = ClientProtocol::Http2;
+                self.state.preface_came();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn give_held(&mut self, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let given = self.held.len().min(buffer.remaining());
+        buffer.put_slice(&self.held[..given]);
+        self.held.advance(given);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Notes whether the client takes what is written. A tunnel has nobody else who looks whether it does.
+    fn wrote(&self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.state.set_blocked(polled.is_pending());
+        if polled.is_pending() && self.state.is_tunnel() && self.state.poll_due(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        polled
+    }
+}
+
+fn could_be_preface(bytes: &[u8]) -> bool {
+    let length = bytes.len().min(PREFACE.len());
+    bytes[..length] == PREFACE[..length]
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.protocol == ClientProtocol::Unknown {
+            return this.poll_first(cx, buffer);
+        }
+        if !this.held.is_empty() {
+            return this.give_held(buffer);
+        }
+        let before = buffer.filled().len();
+        let polled = this.stream.poll_read(cx, buffer);
+        if this.protocol == ClientProtocol::Http1 && buffer.filled().len() > before {
+            this.state.read_some();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = match &mut self.stream {
+            ClientStream::Tcp(stream, _) => Pin::new(stream).poll_write(cx, buffer),
+            ClientStream::Unix(stream) => Pin::new(stream).poll_write(cx, buffer),
+        };
+        self.wrote(cx, polled)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let polled = match &mut self.stream {
+            ClientStream::Tcp(stream, _) => Pin::new(stream).poll_write_vectored(cx, buffers),
+            ClientStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
+        };
+        self.wrote(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Neither kind of socket has a buffer in this process.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            ClientStream::Tcp(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            ClientStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Drop for ClientIo {
+    fn drop(&mut self) {
+        // This holds for every way to end: an error of the upstream, a time-out, or the end of the process. For a client that
+        // does not read, the kernel would keep what is left to write.
+        if self.state.close_delimited() || self.state.is_blocked() {
+            self.stream.reset_when_closed();
+        }
+    }
+}

@@ -2,11 +2,13 @@
 //!
 //! Guarantees: the bytes of an HTTP/1.x connection, the first ones too, are read straight into the parser's buffer; only bytes that
 //! could begin HTTP/2's preface are held back until the protocol is known. A close-delimited response that is not whole ends with
-//! a reset, never with a clean end.
+//! a reset, never with a clean end. A client that sends FIN behind a whole request gets its answer. One that is gone is noticed
+//! within a second or so on this machine, else at the first write.
 
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
+    os::fd::AsFd as _,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -14,13 +16,14 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
-use super::{Peer, connection_state::ConnectionState};
+use super::{Peer, connection_state::ConnectionState, peer};
 
 /// What an HTTP/2 client sends first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -64,7 +67,30 @@ impl ClientStream {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
+
+    /// Whether nobody will read what is written. A TCP client that has only sent FIN may still read: it is gone if no process
+    /// holds its socket any more, which the kernel tells for clients on this machine.
+    fn client_is_gone(&self) -> bool {
+        let (fd, ends) = match self {
+            Self::Tcp(stream, ends) => (stream.as_fd(), Some(*ends)),
+            Self::Unix(stream) => (stream.as_fd(), None),
+        };
+        let mut polled = [PollFd::from_borrowed_fd(fd, SENT_FIN)];
+        // Without an answer the client counts as there: it shows at the first write.
+        if poll(&mut polled, Some(&Timespec::default())).is_err() {
+            return false;
+        }
+        let events = polled[0].revents();
+        let is_abandoned = |[from, ours]: [SocketAddr; 2]| peer::is_abandoned(from, ours);
+        events.intersects(PollFlags::HUP | PollFlags::ERR) || (events.intersects(SENT_FIN) && ends.is_some_and(is_abandoned))
+    }
 }
+
+/// The client has sent FIN. Other systems than Linux do not tell it without a read.
+#[cfg(target_os = "linux")]
+const SENT_FIN: PollFlags = PollFlags::RDHUP;
+#[cfg(not(target_os = "linux"))]
+const SENT_FIN: PollFlags = PollFlags::empty();
 
 /// A client's stream that tells its [`ConnectionState`] what was read, and whether writing is blocked. It keeps the state
 /// until the connection is closed, also after the connection has become a tunnel.
@@ -74,6 +100,8 @@ pub(super) struct ClientIo {
     protocol: ClientProtocol,
     /// Bytes that were read, and not given to a parser yet.
     held: BytesMut,
+    /// Whether the HTTP/2 client has sent FIN.
+    end: EndOfInput,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,9 +111,19 @@ enum ClientProtocol {
     Http2,
 }
 
+/// What is known of the end of what an HTTP/2 client sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EndOfInput {
+    Open,
+    /// It was read. The requests that came before it are not counted yet.
+    Seen,
+    /// Answers are due: the connection is not told.
+    Held,
+}
+
 impl ClientIo {
     pub(super) fn new(stream: ClientStream, state: Arc<ConnectionState>) -> Self {
-        Self { stream, state, protocol: ClientProtocol::Unknown, held: BytesMut::new() }
+        Self { stream, state, protocol: ClientProtocol::Unknown, held: BytesMut::new(), end: EndOfInput::Open }
     }
 
     /// Reads until the protocol is known. If it is HTTP/2, the whole preface is held for the HTTP/2 connection that takes
@@ -116,6 +154,39 @@ impl ClientIo {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Reads for the HTTP/2 connection. It takes an end for the end of all streams, so it is not told of one while answers are
+    /// due; the connection leaves when they are given.
+    fn poll_http2(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check_client()?;
+        match self.end {
+            EndOfInput::Open => {
+                let before = buffer.filled().len();
+                ready!(self.stream.poll_read(cx, buffer))?;
+                if buffer.filled().len() > before || buffer.remaining() == 0 {
+                    return Poll::Ready(Ok(()));
+                }
+                self.end = EndOfInput::Seen;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            EndOfInput::Seen if !self.state.has_streams() && !self.state.is_blocked() => Poll::Ready(Ok(())),
+            EndOfInput::Seen => {
+                self.end = EndOfInput::Held;
+                self.state.set_half_closed();
+                Poll::Pending
+            }
+            EndOfInput::Held => Poll::Pending,
+        }
+    }
+
+    /// Asks the kernel whether the client is there, if that is due.
+    fn check_client(&self) -> io::Result<()> {
+        if self.state.take_client_check() && self.stream.client_is_gone() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
     }
 
     fn give_held(&mut self, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -149,9 +220,12 @@ impl AsyncRead for ClientIo {
         if !this.held.is_empty() {
             return this.give_held(buffer);
         }
+        if this.protocol == ClientProtocol::Http2 {
+            return this.poll_http2(cx, buffer);
+        }
         let before = buffer.filled().len();
         let polled = this.stream.poll_read(cx, buffer);
-        if this.protocol == ClientProtocol::Http1 && buffer.filled().len() > before {
+        if buffer.filled().len() > before {
             this.state.read_some();
         }
         polled
@@ -180,8 +254,8 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Neither kind of socket has a buffer in this process.
-        Poll::Ready(Ok(()))
+        // Neither kind of socket has a buffer in this process. hyper reads nothing while an HTTP/1.x answer is due, but flushes.
+        Poll::Ready(self.check_client())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

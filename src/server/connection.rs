@@ -31,6 +31,8 @@ use super::{
     paced::{Pace, Paced},
 };
 
+/// How many header lines hyper takes by default.
+const HYPERS_HEADER_LINES: usize = 100;
 /// How much of a body an HTTP/1.x connection may buffer, in bytes.
 const BODY_BUFFER: usize = 64 * 1024;
 
@@ -96,10 +98,16 @@ pub(super) async fn serve<A: RequestService>(
 /// Serves HTTP/1.x. Gives the stream back when the client's first bytes are HTTP/2's.
 async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) -> Option<ClientIo> {
     let limits = client.state.limits();
-    let mut connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    // hyper's own limit stands on the stack; any other one costs an allocation for each head.
+    if limits.head_lines != HYPERS_HEADER_LINES {
+        builder.max_headers(limits.head_lines);
+    }
+    let mut connection = builder
         .max_buf_size(limits.head_bytes.max(BODY_BUFFER))
         .max_header_size(limits.head_bytes)
-        .max_headers(limits.head_lines)
+        // A client may send FIN behind its request and read the answer. `ClientIo` notices one that is gone.
+        .half_close(true)
         // hyper's time-out also runs while a connection is idle, and not before the first byte. `ConnectionState` has ours.
         .header_read_timeout(None)
         .auto_date_header(true)
@@ -173,6 +181,8 @@ async fn drive(state: &ConnectionState, mut drain: Drain, mut poll: impl FnMut(&
                 Some(Due::Cut) => return Poll::Ready(()),
                 Some(Due::Part) if !state.part() => return Poll::Ready(()),
                 Some(Due::Part | Due::Leave) => true,
+                // The stream is asked in the next poll.
+                None if state.begin_client_check() => continue,
                 None => false,
             };
             // hyper would close a connection that has sent nothing yet, though its first request may be on the way.

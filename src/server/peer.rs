@@ -104,6 +104,18 @@ impl fmt::Debug for Peer {
     }
 }
 
+/// Whether no process holds the client's socket any more: it was closed. Only a client on this machine is found out about.
+#[cfg(target_os = "linux")]
+pub(super) fn is_abandoned(from: SocketAddr, ours: SocketAddr) -> bool {
+    super::owner::is_abandoned(from, ours)
+}
+
+/// Other systems do not tell who owns a socket.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_abandoned(_: SocketAddr, _: SocketAddr) -> bool {
+    false
+}
+
 #[cfg(target_os = "linux")]
 fn owner_of(from: SocketAddr, ours: SocketAddr) -> Option<u32> {
     super::owner::owner(from, ours)

@@ -119,7 +119,7 @@ fn a_burst_at_the_beginning_waits_for_one_connection_instead_of_making_one_each(
     let control = simulator.control();
     let mut setup = Setup::auto(&simulator);
     // The log-in goes to another server: no connection to this upstream was made.
-    setup.variable("CAREPORTALS_LOGIN_URL", "off");
+    setup.variable("CAREPORTALS_LOGIN_URL", "off").without_connections_ahead();
     let sidecar = setup.start();
     simulator.pause_accepting(true);
     let crowd = Crowd::send(&sidecar, 80, &Request::post("/v2/products", "once"));

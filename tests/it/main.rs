@@ -34,6 +34,7 @@ mod expect;
 mod forward;
 mod framing;
 mod h2c;
+mod half_closed;
 mod headers_down;
 mod headers_up;
 mod http10;

@@ -27,6 +27,9 @@ use crate::{clock, deadline::Deadlines};
 /// an HTTP/2 connection after our GOAWAY.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
+/// How often the kernel is asked, while an answer is due, whether the client is still there.
+const CLIENT_CHECK: Duration = Duration::from_millis(500);
+
 /// How many more streams an HTTP/2 client may abandon than it lets finish, before we close its connection gracefully; at
 /// twice as many we cut it. Each abandoned stream may have cost a request to upstream (CVE-2023-44487).
 const ABANDONED: usize = 100;
@@ -82,6 +85,17 @@ enum Ending {
     Leaving,
 }
 
+/// Whether the client's stream has to find out if the client is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum ClientCheck {
+    None,
+    /// It is due.
+    Due,
+    /// The stream is asked with the next poll.
+    Asked,
+}
+
 /// State of one client connection. Only the connection's own worker uses it; its members are atomic because a task must be
 /// `Send`.
 pub(super) struct ConnectionState {
@@ -101,6 +115,9 @@ pub(super) struct ConnectionState {
     /// The current response ends with the connection, without another delimiter (HTTP/1.0).
     close_delimited: AtomicBool,
     ending: AtomicU8,
+    client_check: AtomicU8,
+    /// The HTTP/2 client sends no further request.
+    half_closed: AtomicBool,
     limits: ConnectionLimits,
     slot: Arc<Slot>,
     /// `None`: the caller was refused, and only lingers to read why.
@@ -134,6 +151,8 @@ impl ConnectionState {
             owes_answer: AtomicBool::new(false),
             close_delimited: AtomicBool::new(false),
             ending: AtomicU8::new(Ending::None as u8),
+            client_check: AtomicU8::new(ClientCheck::None as u8),
+            half_closed: AtomicBool::new(false),
             limits,
             slot,
             permit,
@@ -260,9 +279,8 @@ impl ConnectionState {
         if self.admitted.fetch_add(1, Ordering::Relaxed) == 0 && !self.is_blocked() {
             self.owes_answer.store(false, Ordering::Relaxed);
         }
-        // HTTP/1.x has been given `head_timeout`, and arms the deadline again when the client takes nothing.
-        if self.streams.fetch_add(1, Ordering::Relaxed) == 0 && self.is_http2() {
-            self.slot.deadline.arm(self.limits.client_stall);
+        if self.streams.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.slot.deadline.arm(CLIENT_CHECK.min(self.limits.client_stall));
         }
         self.set(Phase::Exchange);
         self.publish(clock::instant);
@@ -308,10 +326,48 @@ impl ConnectionState {
     /// How the connection has to end when its HTTP/2 client abandons one stream after the other, or after its last answer.
     pub(super) fn must_end(&self) -> Option<Due> {
         match self.abandoned.load(Ordering::Relaxed) {
-            0..ABANDONED => (self.ending.load(Ordering::Relaxed) == Ending::LastAnswer as u8).then_some(Due::Leave),
+            0..ABANDONED => {
+                let was_last = self.ending.load(Ordering::Relaxed) == Ending::LastAnswer as u8;
+                let sends_no_more = self.half_closed.load(Ordering::Relaxed) && !self.has_streams();
+                (was_last || sends_no_more).then_some(Due::Leave)
+            }
             abandoned if abandoned < 2 * ABANDONED => Some(Due::Leave),
             _ => Some(Due::Cut),
         }
+    }
+
+    /// Whether a request is in progress.
+    pub(super) fn has_streams(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) > 0
+    }
+
+    /// Notes that the HTTP/2 client has sent FIN and waits for its answers.
+    pub(super) fn set_half_closed(&self) {
+        self.half_closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client's stream has to be polled, since it is time to ask whether the client is there.
+    pub(super) fn begin_client_check(&self) -> bool {
+        let is_due = self.client_check.load(Ordering::Relaxed) == ClientCheck::Due as u8;
+        if is_due {
+            self.client_check.store(ClientCheck::Asked as u8, Ordering::Relaxed);
+        }
+        is_due
+    }
+
+    /// Whether the client's stream has to ask now.
+    pub(super) fn take_client_check(&self) -> bool {
+        let is_asked = self.client_check.load(Ordering::Relaxed) == ClientCheck::Asked as u8;
+        if is_asked {
+            self.client_check.store(ClientCheck::None as u8, Ordering::Relaxed);
+        }
+        is_asked
+    }
+
+    /// Makes the next look at the client due, and the one after it, which may be `due` earlier.
+    fn look_at_client(&self, now: Instant, due: Instant) {
+        self.client_check.store(ClientCheck::Due as u8, Ordering::Relaxed);
+        self.slot.deadline.arm_at(due.min(now + CLIENT_CHECK));
     }
 
     /// Shortens the time for the first bytes to [`CLOSE_GRACE`], since a drain has begun.
@@ -370,21 +426,25 @@ impl ConnectionState {
     fn overdue(&self, now: Instant) -> Option<Due> {
         if self.is_blocked() || self.all_are_windowless() {
             let (Hold::Stalled(since) | Hold::Idle(since)) = self.slot.hold() else {
-                self.slot.deadline.arm_at(now + self.limits.client_stall);
+                self.look_at_client(now, now + self.limits.client_stall);
                 return None;
             };
             let due = self.slot.instant(since) + self.limits.client_stall;
             if due <= now {
                 return Some(Due::Cut);
             }
-            self.slot.deadline.arm_at(due);
+            self.look_at_client(now, due);
             return None;
         }
         match self.phase() {
             Phase::Silent | Phase::Head | Phase::Rest => Some(Due::Cut),
             Phase::Idle | Phase::IdleBehindBody if self.is_leaving() => Some(Due::Cut),
             Phase::Idle | Phase::IdleBehindBody => Some(Due::Leave),
-            Phase::Exchange | Phase::ExchangeAndHead | Phase::Tunnel => {
+            Phase::Exchange | Phase::ExchangeAndHead => {
+                self.look_at_client(now, now + self.limits.client_stall);
+                None
+            }
+            Phase::Tunnel => {
                 self.slot.deadline.arm_at(now + self.limits.client_stall);
                 None
             }

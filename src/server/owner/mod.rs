@@ -29,9 +29,30 @@ const ANSWER: usize = 72;
 /// The user who owns the socket at `from` that is connected to `ours`. `None` when it belongs to another machine or network
 /// namespace, when it is closed already, or when the kernel does not tell.
 pub(super) fn owner(from: SocketAddr, ours: SocketAddr) -> Option<u32> {
+    match holder(from, ours)? {
+        Holder::User(uid) => Some(uid),
+        Holder::Nobody => None,
+    }
+}
+
+/// Whether the client's socket was closed by its last process. False when the kernel does not tell.
+pub(super) fn is_abandoned(from: SocketAddr, ours: SocketAddr) -> bool {
+    holder(from, ours) == Some(Holder::Nobody)
+}
+
+/// Who holds a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    /// A process that runs, or ran when it made the socket, as this user.
+    User(u32),
+    /// No process; the kernel finishes the connection.
+    Nobody,
+}
+
+fn holder(from: SocketAddr, ours: SocketAddr) -> Option<Holder> {
     let mut answer = [0; 1024];
     let length = ask(&question(from, ours)?, &mut answer).ok()?;
-    owner_in(answer.get(..length)?, from, ours)
+    holder_in(answer.get(..length)?, from, ours)
 }
 
 /// Sends one request on a netlink socket of its own: no other response can arrive there, and only root and the kernel can write
@@ -85,9 +106,9 @@ fn octets(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The owner in a response, if it is about this connection. Without such a connection, the kernel describes the socket that
+/// The holder in a response, if it is about this connection. Without such a connection, the kernel describes the socket that
 /// listens at the port. For a socket that no process holds any more (closed, or in `TIME_WAIT`) it gives root and no inode.
-fn owner_in(answer: &[u8], from: SocketAddr, ours: SocketAddr) -> Option<u32> {
+fn holder_in(answer: &[u8], from: SocketAddr, ours: SocketAddr) -> Option<Holder> {
     if answer.get(4..6)? != BY_FAMILY.to_ne_bytes() {
         return None;
     }
@@ -99,7 +120,7 @@ fn owner_in(answer: &[u8], from: SocketAddr, ours: SocketAddr) -> Option<u32> {
         return None;
     }
     let (uid, inode) = (u32::from_ne_bytes(field(socket, 64)), u32::from_ne_bytes(field(socket, 68)));
-    (inode != 0).then_some(uid)
+    Some(if inode == 0 { Holder::Nobody } else { Holder::User(uid) })
 }
 
 /// Reads an address. For a socket of both families, such as Java's, the kernel gives an IPv4 address as a mapped IPv6 one.

@@ -43,6 +43,19 @@ fn a_connection_that_the_client_has_closed_has_no_owner() {
 }
 
 #[test]
+fn a_client_that_has_only_sent_fin_has_not_abandoned_its_socket() {
+    let (listener, ours) = listening("127.0.0.1:0");
+    let client = TcpStream::connect(ours).unwrap();
+    let (_stream, from) = listener.accept().unwrap();
+    assert!(!is_abandoned(from, ours));
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(!is_abandoned(from, ours));
+    drop(client);
+    assert!(is_abandoned(from, ours));
+    assert!(!is_abandoned("192.0.2.1:9".parse().unwrap(), ours), "another machine's");
+}
+
+#[test]
 fn a_listener_at_the_clients_address_is_not_the_owner() {
     let (_listener, from) = listening("0.0.0.0:0");
     let from = SocketAddr::from(([127, 0, 0, 1], from.port()));
@@ -65,14 +78,16 @@ fn a_response_about_another_socket_is_ignored() {
     }
     answer[HEADER + 64..HEADER + 68].copy_from_slice(&1000_u32.to_ne_bytes());
     answer[HEADER + 68] = 1;
-    assert_eq!(owner_in(&answer, from, ours), Some(1000));
+    assert_eq!(holder_in(&answer, from, ours), Some(Holder::User(1000)));
     for length in 0..answer.len() {
-        assert_eq!(owner_in(&answer[..length], from, ours), None, "cut after {length}");
+        assert_eq!(holder_in(&answer[..length], from, ours), None, "cut after {length}");
     }
-    // Type, family, ports, addresses, inode.
-    for at in [4, HEADER, HEADER + 4, HEADER + 7, HEADER + 8, HEADER + 27, HEADER + 68] {
+    // Type, family, ports, addresses.
+    for at in [4, HEADER, HEADER + 4, HEADER + 7, HEADER + 8, HEADER + 27] {
         let mut other = answer;
         other[at] ^= 1;
-        assert_eq!(owner_in(&other, from, ours), None, "byte {at}");
+        assert_eq!(holder_in(&other, from, ours), None, "byte {at}");
     }
+    answer[HEADER + 68] = 0;
+    assert_eq!(holder_in(&answer, from, ours), Some(Holder::Nobody), "no inode");
 }

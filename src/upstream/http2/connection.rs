@@ -10,9 +10,9 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -41,6 +41,10 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS;
 /// Streams that were given up and whose last frames may still come.
 const RESET_STREAMS: usize = 1024;
 
+/// How many bytes are read before the exchanges of the connection take their turn; one read may exceed it. What waits for an
+/// exchange takes many times its bytes on the wire: an interim answer of 20 bytes may take a kilobyte.
+const READ_AT_ONCE: usize = 64 * 1024;
+
 /// How often the driver sends a ping.
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// How long the server may be silent after a ping. Anything that it sends counts as an answer.
@@ -66,7 +70,7 @@ pub(in crate::upstream) async fn open(
     limits: HeadLimits,
     gauge: ConnectionGauge,
 ) -> Result<(Http2Handle, Http2Driver), Cause> {
-    let heard = Arc::<AtomicBool>::default();
+    let heard = Arc::<AtomicUsize>::default();
     let io = ObservedIo { stream: connection.stream, heard: Arc::clone(&heard) };
     let header_list = u32::try_from(limits.bytes.saturating_mul(2)).unwrap_or(u32::MAX);
     let (sender, mut connected) = client::Builder::new()
@@ -116,7 +120,8 @@ pub(super) struct Announced {
 pub(in crate::upstream) struct Http2Driver {
     connection: client::Connection<ObservedIo, Bytes>,
     released: Option<oneshot::Receiver<Infallible>>,
-    heard: Arc<AtomicBool>,
+    /// How many bytes the present poll has read.
+    heard: Arc<AtomicUsize>,
     ping_timeout: PingTimeout,
     announced: Option<Announced>,
 }
@@ -137,7 +142,7 @@ impl Http2Driver {
         if Pin::new(&mut self.connection).poll(cx).is_ready() {
             return Poll::Ready(None);
         }
-        if self.heard.swap(false, Ordering::Relaxed) {
+        if self.heard.swap(0, Ordering::Relaxed) > 0 {
             self.ping_timeout.heard = true;
             let announced = Announced {
                 // A server sends its settings first (RFC 9113, 3.4).
@@ -187,19 +192,22 @@ impl PingTimeout {
     }
 }
 
-/// A byte stream that notes when something came.
+/// A byte stream that counts what came, and gives no more than [`READ_AT_ONCE`] in one poll of its connection.
 struct ObservedIo {
     stream: UpstreamIo,
-    heard: Arc<AtomicBool>,
+    heard: Arc<AtomicUsize>,
 }
 
 impl AsyncRead for ObservedIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if matches!(outcome, Poll::Ready(Ok(()))) {
-            self.heard.store(true, Ordering::Relaxed);
+        if self.heard.load(Ordering::Relaxed) >= READ_AT_ONCE {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
-        outcome
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.heard.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     account::{Account, AccountSnapshot, StateName},
     clock::{Clock, Moment, Now},
     logging::{AccessLog, rfc3339},
-    metrics::{AccountReading, ApiMetrics, ApiReading, ListenerReading, Readings},
+    metrics::{AccountReading, ApiMetrics, ApiReading, ClientErrorReading, ListenerReading, Readings},
     proxy::{RequestLimit, SeenRequests},
     server::ConnectionLimit,
 };
@@ -251,11 +251,13 @@ impl StatusReader {
                 None => listeners.push(ListenerReading { address: address.to_owned(), connections, connections_max }),
             }
         }
+        let client_errors = client_errors(&view);
         Readings {
             started_at: now.wall_at(self.started),
             apis: view.apis.iter().map(api).collect(),
             accounts: view.accounts.iter().map(account).collect(),
             listeners,
+            client_errors,
             log_lines_dropped: self.access.dropped(),
         }
     }
@@ -352,6 +354,26 @@ impl ApiDocument {
             would_refuse: Some(totals.would_refuse),
         }
     }
+}
+
+/// Counts the errors of clients by API and reason. The API is empty where several share the address: which one a client meant shows
+/// only with a request.
+fn client_errors(view: &View) -> Vec<ClientErrorReading> {
+    let mut readings: Vec<ClientErrorReading> = Vec::new();
+    for (address, connection_limit) in &view.listeners {
+        let mut apis = view.apis.iter().filter(|api| api.listen.contains(address));
+        let api = match (apis.next(), apis.next()) {
+            (Some(only), None) => only.name.as_str(),
+            _ => "",
+        };
+        for (reason, count) in connection_limit.client_errors() {
+            match readings.iter_mut().find(|reading| reading.api == api && reading.reason == reason) {
+                Some(known) => known.count += count,
+                None => readings.push(ClientErrorReading { api: api.to_owned(), reason, count }),
+            }
+        }
+    }
+    readings
 }
 
 #[cfg(test)]

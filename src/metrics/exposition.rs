@@ -18,7 +18,7 @@ use prometheus_client::{
 };
 
 use super::{
-    ApiMetrics, Format, Label, LoginOutcome, Metrics, Readings, RefusalScope, Reload, STATES,
+    ApiMetrics, ClientErrorReading, Format, Label, LoginOutcome, Metrics, Readings, RefusalScope, Reload, STATES,
     labels::RequestLabels,
     lock,
     meter::{Bounds, CLASSES, LATENCY, METHODS, OVERHEAD, Observed, Retry, class_of},
@@ -84,6 +84,11 @@ impl Scrape {
                 let refused = (0..METHODS.len()).map(|method| counts.requests(method, CLASSES.len() + index)).sum();
                 family.count(&[("api", api), ("reason", code.word)], refused)?;
             }
+        }
+        let mut family =
+            page.counter("careportals_sidecar_client_errors", "Connections that were refused before a request had a head.")?;
+        for ClientErrorReading { api, reason, count } in &self.readings.client_errors {
+            family.count(&[("api", api), ("reason", reason)], *count)?;
         }
         let mut family =
             page.counter("careportals_sidecar_would_refuse", "Requests that the rules would have refused, were they enforced.")?;

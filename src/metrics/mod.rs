@@ -133,6 +133,8 @@ pub struct Readings {
     pub accounts: Vec<AccountReading>,
     /// The listen addresses of the settings in force.
     pub listeners: Vec<ListenerReading>,
+    /// What clients sent that is not HTTP, by API and reason.
+    pub client_errors: Vec<ClientErrorReading>,
     /// Log lines dropped since the start.
     pub log_lines_dropped: u64,
 }
@@ -157,6 +159,17 @@ pub struct AccountReading {
     pub state: Option<&'static str>,
     /// When the current token expires.
     pub expires_at: Option<SystemTime>,
+}
+
+/// How often clients sent what is not HTTP.
+#[derive(Clone, Debug)]
+pub struct ClientErrorReading {
+    /// The API; empty where several share the address.
+    pub api: String,
+    /// What was wrong.
+    pub reason: &'static str,
+    /// How often, since the start.
+    pub count: u64,
 }
 
 /// The gauges of a listen address.

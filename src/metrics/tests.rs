@@ -62,6 +62,7 @@ fn readings() -> Readings {
             AccountReading { name: "open".into(), state: None, expires_at: None },
         ],
         listeners: vec![ListenerReading { address: "127.0.0.1:2273".into(), connections: 4, connections_max: 10_000 }],
+        client_errors: vec![ClientErrorReading { api: "emr".into(), reason: "malformed", count: 2 }],
         log_lines_dropped: 5,
     }
 }

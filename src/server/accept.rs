@@ -69,6 +69,7 @@ impl Acceptor {
             ListenSocket::Unix(listener) => ListeningSocket::Unix(UnixListener::from_std(listener)?),
         };
         let watched = UnixStream::from_std(socket.as_fd().try_clone_to_owned()?.into())?;
+        connection_limit.name(&bound.name);
         Ok(Self { name: bound.name, socket, watched, connection_limit })
     }
 

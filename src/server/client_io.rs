@@ -25,6 +25,9 @@ use tokio::{
 
 use super::{Peer, connection_state::ConnectionState, peer};
 
+/// The first byte of a TLS client: a handshake record (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// What an HTTP/2 client sends first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -139,6 +142,9 @@ impl ClientIo {
             }
             self.state.read_some();
             if self.held.is_empty() && !could_be_preface(read) {
+                if read[0] == TLS_HANDSHAKE {
+                    self.state.tls_came();
+                }
                 self.protocol = ClientProtocol::Http1;
                 return Poll::Ready(Ok(()));
             }

@@ -26,6 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::{
     ConnectionLimits, Drain, Peer,
+    client_errors::ClientError,
     client_io::{ClientIo, ClientStream},
     connection_state::{ConnectionState, Due, InProgress},
     paced::{Pace, Paced},
@@ -118,8 +119,11 @@ async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
         if step == ConnectionStep::ShutDown {
             connection.as_mut().graceful_shutdown();
         }
-        let ended = connection.poll(cx).is_ready();
-        if ended || client.state.is_http2() { Poll::Ready(()) } else { Poll::Pending }
+        match connection.poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(ended.err().as_ref().and_then(error_in_http1)),
+            Poll::Pending if client.state.is_http2() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await;
     if client.state.is_http2() { connection.into_parts().map(|parts| parts.io.into_inner()) } else { None }
@@ -145,9 +149,20 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
         if step == ConnectionStep::ShutDown {
             connection.as_mut().graceful_shutdown();
         }
-        connection.poll(cx).map(drop)
+        connection.poll(cx).map(|ended| ended.err().as_ref().and_then(error_in_http2))
     })
     .await;
+}
+
+/// What the client sent wrong, if hyper ended the connection for it.
+fn error_in_http1(error: &hyper::Error) -> Option<ClientError> {
+    if error.is_parse_too_large() { Some(ClientError::HeadTooLarge) } else { error.is_parse().then_some(ClientError::Malformed) }
+}
+
+/// The same of HTTP/2: whether the client broke its rules, and did not just go away.
+fn error_in_http2(error: &hyper::Error) -> Option<ClientError> {
+    let error = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
+    error.is_library().then_some(ClientError::Http2)
 }
 
 /// What [`drive`] asks of hyper's connection with a poll.
@@ -159,14 +174,21 @@ enum ConnectionStep {
 }
 
 /// Polls a connection until it ends. A deadline that passes, and a drain, end it: gracefully, or at once.
-async fn drive(state: &ConnectionState, mut drain: Drain, mut poll: impl FnMut(&mut Context<'_>, ConnectionStep) -> Poll<()>) {
+async fn drive(
+    state: &ConnectionState,
+    mut drain: Drain,
+    mut poll: impl FnMut(&mut Context<'_>, ConnectionStep) -> Poll<Option<ClientError>>,
+) {
     let mut begun = pin!(drain.begun());
     let (mut draining, mut shutting_down) = (false, false);
     std::future::poll_fn(|cx| {
         let mut step = ConnectionStep::Serve;
         loop {
-            // hyper's result is dropped: the exchange that was in progress knows how the connection ended.
-            if poll(cx, step).is_ready() {
+            // Of how the connection ended only this is told: an exchange that was in progress knows the rest.
+            if let Poll::Ready(error) = poll(cx, step) {
+                if let Some(error) = error {
+                    state.record(error);
+                }
                 return Poll::Ready(());
             }
             if !draining && begun.as_mut().poll(cx).is_ready() {
@@ -220,6 +242,7 @@ impl<A: RequestService> ClientConnection<A> {
         let request = (!too_many).then_some(request);
         async move {
             let Some(request) = request else {
+                in_progress.record(ClientError::HeadTooLarge);
                 in_progress.give_up_place();
                 in_progress.mark_answered();
                 let mut answer = Response::new(TrackedBody { inner: None, in_progress });

@@ -7,6 +7,7 @@
 
 mod accept;
 mod bind;
+mod client_errors;
 mod client_io;
 mod connection;
 mod connection_limit;

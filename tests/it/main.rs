@@ -65,6 +65,7 @@ mod timeouts;
 // Refusals and hostile input.
 mod browsers;
 mod callers;
+mod client_errors;
 mod floods;
 mod hostile_http1;
 mod hostile_http2;

@@ -18,6 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::client_errors::{ClientError, ClientErrors};
 use crate::{
     clock,
     deadline::{Deadline, Deadlines},
@@ -233,6 +234,7 @@ impl SharedDescriptors {
             ending: AtomicUsize::new(0),
             evictions: Arc::new(Evictions::new()),
             descriptors: self.clone(),
+            client_errors: ClientErrors::default(),
         });
         let mut limits = self.lock();
         limits.retain(|known| known.strong_count() > 0);
@@ -270,6 +272,7 @@ struct LimitState {
     ending: AtomicUsize,
     evictions: Arc<Evictions>,
     descriptors: SharedDescriptors,
+    client_errors: ClientErrors,
 }
 
 /// The connections of one listen address.
@@ -296,6 +299,17 @@ impl ConnectionLimit {
     pub fn connected_and_limit(&self) -> (usize, usize) {
         let registry = self.0.lock();
         (registry.connected, registry.limit)
+    }
+
+    /// How often clients sent what is not HTTP, for each reason.
+    #[must_use]
+    pub fn client_errors(&self) -> Vec<(&'static str, u64)> {
+        self.0.client_errors.counts()
+    }
+
+    /// Gives the address the name that the log says.
+    pub(super) fn name(&self, listener: &str) {
+        self.0.client_errors.name(listener);
     }
 
     /// What the limit shares with all others of the process.
@@ -442,6 +456,11 @@ impl ConnectionPermit {
         self.connection_limit.0.lock().connected += 1;
         // Other acceptors left this client to us; now they look whether another one waits.
         self.connection_limit.0.evictions.changed.notify_waiters();
+    }
+
+    /// Counts what its client has sent in place of HTTP.
+    pub(super) fn record(&self, error: ClientError) {
+        self.connection_limit.0.client_errors.record(error);
     }
 
     /// The connection, as acceptors see it.

@@ -6,6 +6,8 @@
 //! saw it; a [`ConnectionState`] keeps the connection's permit, and the drain waiting, until it is dropped. No lock is taken
 //! here for a request but that of the worker's own deadlines.
 
+mod in_progress;
+
 use std::{
     sync::{
         Arc,
@@ -17,8 +19,11 @@ use std::{
 
 use tokio::{sync::mpsc, time::Instant};
 
+pub(super) use in_progress::InProgress;
+
 use super::{
     ConnectionLimits, Drain,
+    client_errors::ClientError,
     connection_limit::{ConnectionPermit, Hold, Slot},
 };
 use crate::{clock, deadline::Deadlines};
@@ -118,6 +123,8 @@ pub(super) struct ConnectionState {
     client_check: AtomicU8,
     /// The HTTP/2 client sends no further request.
     half_closed: AtomicBool,
+    /// The first bytes were those of TLS.
+    began_tls: AtomicBool,
     limits: ConnectionLimits,
     slot: Arc<Slot>,
     /// `None`: the caller was refused, and only lingers to read why.
@@ -153,6 +160,7 @@ impl ConnectionState {
             ending: AtomicU8::new(Ending::None as u8),
             client_check: AtomicU8::new(ClientCheck::None as u8),
             half_closed: AtomicBool::new(false),
+            began_tls: AtomicBool::new(false),
             limits,
             slot,
             permit,
@@ -294,14 +302,15 @@ impl ConnectionState {
         }
     }
 
-    fn end_exchange(&self, ended: &InProgress) {
+    /// A request has ended. `owes_body`: it was answered by ourselves, and the rest of its body may still come.
+    fn end_exchange(&self, had_body: bool, owes_body: bool) {
         if self.streams.fetch_sub(1, Ordering::Relaxed) > 1 {
             return self.publish(clock::instant);
         }
-        if self.phase() == Phase::ExchangeAndHead && !ended.had_body {
+        if self.phase() == Phase::ExchangeAndHead && !had_body {
             return self.begin_head();
         }
-        self.set(if ended.had_body && !ended.holds_place && !self.is_http2() { Phase::IdleBehindBody } else { Phase::Idle });
+        self.set(if owes_body && !self.is_http2() { Phase::IdleBehindBody } else { Phase::Idle });
         let now = clock::instant();
         self.begin_idling(now);
         self.publish(|| now);
@@ -333,6 +342,19 @@ impl ConnectionState {
             }
             abandoned if abandoned < 2 * ABANDONED => Some(Due::Leave),
             _ => Some(Due::Cut),
+        }
+    }
+
+    /// Notes that the first bytes were those of a TLS handshake.
+    pub(super) fn tls_came(&self) {
+        self.began_tls.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts what the client has sent in place of HTTP.
+    pub(super) fn record(&self, error: ClientError) {
+        let began_tls = self.began_tls.load(Ordering::Relaxed);
+        if let Some(permit) = &self.permit {
+            permit.record(if began_tls { ClientError::Tls } else { error });
         }
     }
 
@@ -437,7 +459,11 @@ impl ConnectionState {
             return None;
         }
         match self.phase() {
-            Phase::Silent | Phase::Head | Phase::Rest => Some(Due::Cut),
+            Phase::Head => {
+                self.record(ClientError::HeadTimeout);
+                Some(Due::Cut)
+            }
+            Phase::Silent | Phase::Rest => Some(Due::Cut),
             Phase::Idle | Phase::IdleBehindBody if self.is_leaving() => Some(Due::Cut),
             Phase::Idle | Phase::IdleBehindBody => Some(Due::Leave),
             Phase::Exchange | Phase::ExchangeAndHead => {
@@ -449,109 +475,6 @@ impl ConnectionState {
                 None
             }
         }
-    }
-}
-
-/// A request in progress, from its head to the last byte of its response.
-pub(super) struct InProgress {
-    state: Arc<ConnectionState>,
-    had_body: bool,
-    /// It is admitted, as far as we know, and was not answered by ourselves.
-    holds_place: bool,
-    /// The HTTP/2 client gives no window for what follows of the answer.
-    is_windowless: bool,
-    outcome: Outcome,
-}
-
-/// How far the answer of a request is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Open,
-    /// It was given to its last byte.
-    Answered,
-    /// The connection has become a tunnel.
-    Tunnel,
-}
-
-impl InProgress {
-    /// Begins with the head. A request that is not admitted is answered before the connection is polled again, so until then it
-    /// counts as admitted.
-    pub(super) fn begin(state: &Arc<ConnectionState>, had_body: bool) -> Self {
-        state.begin_exchange();
-        let state = Arc::clone(state);
-        Self { state, had_body, holds_place: true, is_windowless: false, outcome: Outcome::Open }
-    }
-
-    /// Notes that the answer is the upstream's.
-    pub(super) fn mark_forwarded(&self) {
-        self.state.owes_answer.store(true, Ordering::Relaxed);
-    }
-
-    /// Notes that the answer is our own: while the client reads it, the connection may be closed for another client.
-    pub(super) fn give_up_place(&mut self) {
-        if std::mem::take(&mut self.holds_place) {
-            self.state.give_up_place();
-        }
-    }
-
-    /// Whether an answer of our own is the connection's last one: its caller was refused when it was accepted, or another client
-    /// waits for its place. Otherwise a client that sends one request behind the other would keep us busy with refusals.
-    pub(super) fn own_answer_is_last(&self) -> bool {
-        self.state.caller_is_refused() || self.state.slot.is_wanted()
-    }
-
-    /// Notes that the connection closes after this answer.
-    pub(super) fn mark_last(&self) {
-        if !self.state.is_leaving() {
-            self.state.ending.store(Ending::LastAnswer as u8, Ordering::Relaxed);
-        }
-    }
-
-    /// Notes whether an HTTP/2 client has to give more window before it gets more of the answer. HTTP/1.x shows that by writes.
-    pub(super) fn set_windowless(&mut self, windowless: bool) {
-        if windowless == self.is_windowless || !self.state.is_http2() {
-            return;
-        }
-        self.is_windowless = windowless;
-        if windowless {
-            self.state.windowless.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.state.windowless.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.state.publish(clock::instant);
-    }
-
-    /// Notes that the response ends with the connection, without a delimiter that an HTTP/1.0 client would notice.
-    pub(super) fn set_close_delimited(&self) {
-        self.state.close_delimited.store(true, Ordering::Relaxed);
-    }
-
-    /// Notes that the response was given to its last byte.
-    pub(super) fn mark_answered(&mut self) {
-        self.outcome = Outcome::Answered;
-        self.state.close_delimited.store(false, Ordering::Relaxed);
-    }
-
-    /// Notes that the connection has become a tunnel: the request stays in progress until it closes.
-    pub(super) fn mark_tunnel(&mut self) {
-        self.outcome = Outcome::Tunnel;
-        self.state.set(Phase::Tunnel);
-    }
-}
-
-impl Drop for InProgress {
-    fn drop(&mut self) {
-        if self.outcome == Outcome::Tunnel {
-            return;
-        }
-        self.set_windowless(false);
-        if self.state.is_http2() {
-            self.state.count_stream(self.outcome == Outcome::Answered);
-        }
-        if self.holds_place {
-            self.state.admitted.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.state.end_exchange(self);
     }
 }
 

@@ -1,0 +1,142 @@
+//! Counts and logs what clients of one listen address send that is not HTTP. Such bytes reach no API, so no request is logged.
+//!
+//! Guarantees: nothing that a client sent is kept or logged; at most one line for each reason in [`EVERY`].
+
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep_until};
+use tracing::info;
+
+use crate::{
+    clock,
+    metrics::{Label as _, label},
+};
+
+/// The shortest time between two lines about the same reason.
+const EVERY: Duration = Duration::from_secs(10);
+
+label! {
+    /// Why a client got a bare refusal, or none.
+    pub(super) enum ClientError {
+        /// What came is not HTTP/1.x: a bare 400.
+        Malformed = "malformed",
+        /// The head of a request, or its target, is over the limits: a bare 414 or 431.
+        HeadTooLarge = "head_too_large",
+        /// The head of a request was not whole in time.
+        HeadTimeout = "head_timeout",
+        /// The client began a TLS handshake.
+        Tls = "tls",
+        /// The client broke the rules of HTTP/2, and the connection was ended.
+        Http2 = "http2",
+    }
+}
+
+/// How many reasons there are.
+const REASONS: usize = 5;
+
+/// The errors of the clients of one listen address. Clones share them, over all workers.
+#[derive(Clone, Default)]
+pub(super) struct ClientErrors(Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    listener: OnceLock<Box<str>>,
+    all: [AtomicU64; REASONS],
+    told: Mutex<[Told; REASONS]>,
+}
+
+/// What the log says of one reason.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    at: Option<Instant>,
+    /// Errors that came since, and are told when [`EVERY`] has passed.
+    since: u64,
+}
+
+impl ClientErrors {
+    /// Gives the address the name that the log says.
+    pub(super) fn name(&self, listener: &str) {
+        // Each worker gives the same name.
+        self.0.listener.get_or_init(|| listener.into());
+    }
+
+    /// How often each of [`ClientError::ALL`] happened.
+    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.0.all.iter().map(|count| count.load(Ordering::Relaxed));
+        ClientError::ALL.iter().map(|reason| reason.as_str()).zip(counts).collect()
+    }
+
+    /// Counts one, and logs it: at once if nothing was logged of the reason lately, else with those that follow.
+    pub(super) fn record(&self, reason: ClientError) {
+        self.0.all[reason.index()].fetch_add(1, Ordering::Relaxed);
+        let now = clock::instant();
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = &mut told[reason.index()];
+        let due = told.at.map_or(now, |at| at + EVERY);
+        if due <= now && told.since == 0 {
+            told.at = Some(now);
+            return self.tell(reason, 1);
+        }
+        told.since += 1;
+        if told.since == 1 {
+            let errors = self.clone();
+            // It ends by itself within `EVERY`, or with the runtime.
+            tokio::spawn(async move {
+                sleep_until(due).await;
+                errors.tell_rest(reason);
+            });
+        }
+    }
+
+    fn tell_rest(&self, reason: ClientError) {
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = &mut told[reason.index()];
+        told.at = Some(clock::instant());
+        self.tell(reason, std::mem::take(&mut told.since));
+    }
+
+    fn tell(&self, reason: ClientError, count: u64) {
+        let listener = self.0.listener.get().map_or("", |name| name);
+        if reason == ClientError::Tls {
+            info!(listener, count, "a client speaks TLS to a plain-HTTP port; use http://");
+        } else {
+            info!(listener, reason = reason.as_str(), count, "a client was refused before its request had a head");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_place() {
+        assert_eq!(ClientError::ALL.len(), REASONS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_line_in_ten_seconds_tells_of_all_that_came_since() {
+        let errors = ClientErrors::default();
+        let told = || errors.0.told.lock().unwrap()[ClientError::Malformed.index()].since;
+        for since in 0..4 {
+            errors.record(ClientError::Malformed);
+            assert_eq!(told(), since);
+        }
+        tokio::time::sleep(EVERY - Duration::from_millis(1)).await;
+        assert_eq!(told(), 3);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert_eq!(told(), 0, "they were told");
+        errors.record(ClientError::Malformed);
+        assert_eq!(told(), 1, "too early for another line");
+        tokio::time::sleep(EVERY * 3).await;
+        errors.record(ClientError::Malformed);
+        assert_eq!(told(), 0);
+        assert_eq!(errors.counts()[..2], [("malformed", 6), ("head_too_large", 0)]);
+    }
+}

@@ -12,6 +12,7 @@ mod client_io;
 mod connection;
 mod connection_limit;
 mod connection_state;
+mod hold;
 #[cfg(target_os = "linux")]
 mod owner;
 mod paced;

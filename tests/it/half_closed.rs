@@ -167,3 +167,17 @@ fn an_http2_client_that_is_gone_frees_its_upstream_requests_soon() {
     drop(client);
     until_within(Duration::from_secs(5), "the exchange is over", || seen(&simulator, "/_sim/hang?h2").unwrap().over);
 }
+
+#[test]
+fn half_an_http2_request_is_not_served_and_ends_at_once() {
+    let simulator = simulator();
+    let sidecar = with_both_sockets(&simulator);
+    let mut client = FrameClient::silent(sidecar.address());
+    client.write(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat());
+    client.write(&frame(HEADERS, END_HEADERS, 1, &get_fields("/_sim/upload?h2", &[])));
+    client.write(&frame(BODY, 0, 1, b"half"));
+    until_seen("half of the body arrives", &simulator, "/_sim/upload?h2", |seen| seen.body_bytes == 4);
+    client.0.shutdown(std::net::Shutdown::Write).unwrap();
+    until_within(Duration::from_secs(5), "the exchange is over", || seen(&simulator, "/_sim/upload?h2").unwrap().over);
+    while client.read().is_some() {}
+}

@@ -40,31 +40,6 @@ async fn there_are_no_more_permits_than_the_limit_which_can_be_changed() {
     assert_eq!(limit.0.lock().slots.len(), 3);
 }
 
-#[test]
-fn what_a_connection_holds_fits_into_one_number() {
-    for hold in [Hold::Busy, Hold::Idle(0), Hold::Idle(7), Hold::Head(Hold::TIME), Hold::Stalled(1 << 40), Hold::Silent(9)] {
-        assert_eq!(Hold::unpack(hold.pack()), hold);
-    }
-}
-
-#[test]
-fn a_connection_may_be_closed_as_the_table_says() {
-    let now = 20 * HEAD_GRACE;
-    for (hold, expected) in [
-        (Hold::Busy, Evictable::Never),
-        (Hold::Idle(now), Evictable::Now(1, now)),
-        (Hold::Idle(3), Evictable::Now(1, 3)),
-        (Hold::Silent(now - FIRST_GRACE), Evictable::Now(1, now - FIRST_GRACE)),
-        (Hold::Silent(now), Evictable::Now(3, now)),
-        (Hold::Head(now), Evictable::Now(3, now)),
-        (Hold::Head(now - HEAD_GRACE), Evictable::Now(0, now - HEAD_GRACE)),
-        (Hold::Stalled(now - STALL_GRACE), Evictable::Now(2, now - STALL_GRACE)),
-        (Hold::Stalled(now - STALL_GRACE + 5), Evictable::In(5)),
-    ] {
-        assert_eq!(hold.evictable(now), expected, "{hold:?}");
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_connection_that_needs_its_place_least_is_asked_and_no_other_until_it_has_decided() {
     let (limit, deadlines) = limit(6);

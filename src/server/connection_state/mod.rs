@@ -24,7 +24,8 @@ pub(super) use in_progress::InProgress;
 use super::{
     ConnectionLimits, Drain,
     client_errors::ClientError,
-    connection_limit::{ConnectionPermit, Hold, Slot},
+    connection_limit::{ConnectionPermit, Slot},
+    hold::Hold,
 };
 use crate::{clock, deadline::Deadlines};
 
@@ -110,6 +111,8 @@ pub(super) struct ConnectionState {
     streams: AtomicUsize,
     /// Of those, the ones that hold the place: admitted, and not answered by ourselves.
     admitted: AtomicUsize,
+    /// Requests in progress that came with a body, whole or not.
+    with_body: AtomicUsize,
     /// Requests in progress whose HTTP/2 client gives no window for more of the answer.
     windowless: AtomicUsize,
     abandoned: AtomicUsize,
@@ -152,6 +155,7 @@ impl ConnectionState {
             http2: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
             admitted: AtomicUsize::new(0),
+            with_body: AtomicUsize::new(0),
             windowless: AtomicUsize::new(0),
             abandoned: AtomicUsize::new(0),
             blocked: AtomicBool::new(false),
@@ -361,6 +365,11 @@ impl ConnectionState {
     /// Whether a request is in progress.
     pub(super) fn has_streams(&self) -> bool {
         self.streams.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether requests are in progress, and each of them is certainly whole.
+    pub(super) fn has_whole_requests(&self) -> bool {
+        self.has_streams() && self.with_body.load(Ordering::Relaxed) == 0
     }
 
     /// Notes that the HTTP/2 client has sent FIN and waits for its answers.

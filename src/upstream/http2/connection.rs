@@ -71,7 +71,7 @@ pub(in crate::upstream) async fn open(
     gauge: ConnectionGauge,
 ) -> Result<(Http2Handle, Http2Driver), Cause> {
     let heard = Arc::<AtomicUsize>::default();
-    let io = ObservedIo { stream: connection.stream, heard: Arc::clone(&heard) };
+    let io = ObservedIo { stream: connection.stream, heard: Arc::clone(&heard), is_broken: false };
     let header_list = u32::try_from(limits.bytes.saturating_mul(2)).unwrap_or(u32::MAX);
     let (sender, mut connected) = client::Builder::new()
         .enable_push(false)
@@ -193,9 +193,25 @@ impl PingTimeout {
 }
 
 /// A byte stream that counts what came, and gives no more than [`READ_AT_ONCE`] in one poll of its connection.
+///
+/// A server that drains may close while a frame of ours is on its way, and the next write fails. h2 would then fail all exchanges,
+/// though the answers that came before wait to be read. So a write that fails is none: reading finds the end.
 struct ObservedIo {
     stream: UpstreamIo,
     heard: Arc<AtomicUsize>,
+    /// A write has failed.
+    is_broken: bool,
+}
+
+impl ObservedIo {
+    /// What h2 is told of a write of `length` bytes.
+    fn wrote(&mut self, outcome: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        if matches!(outcome, Poll::Ready(Err(_))) {
+            self.is_broken = true;
+            return Poll::Ready(Ok(length));
+        }
+        outcome
+    }
 }
 
 impl AsyncRead for ObservedIo {
@@ -213,11 +229,20 @@ impl AsyncRead for ObservedIo {
 
 impl AsyncWrite for ObservedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buffer)
+        if self.is_broken {
+            return Poll::Ready(Ok(buffer.len()));
+        }
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buffer);
+        self.wrote(outcome, buffer.len())
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+        let length = buffers.iter().map(|buffer| buffer.len()).sum();
+        if self.is_broken {
+            return Poll::Ready(Ok(length));
+        }
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
+        self.wrote(outcome, length)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -225,10 +250,52 @@ impl AsyncWrite for ObservedIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.is_broken {
+            return Poll::Ready(Ok(()));
+        }
+        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(outcome, Poll::Ready(Err(_))) {
+            self.is_broken = true;
+            return Poll::Ready(Ok(()));
+        }
+        outcome
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::upstream_io::CountingTcp;
+
+    #[tokio::test]
+    async fn what_came_before_a_write_failed_is_read_and_then_the_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut theirs, _) = listener.accept().await.unwrap();
+        let stream = UpstreamIo::Plain(CountingTcp::new(ours, Arc::default()).unwrap());
+        let mut io = ObservedIo { stream, heard: Arc::default(), is_broken: false };
+        io.write_all(b"a frame that nobody reads").await.unwrap();
+        theirs.readable().await.unwrap();
+        theirs.write_all(b"an answer").await.unwrap();
+        // Bytes are unread there, so this is a reset.
+        drop(theirs);
+        while !io.is_broken {
+            io.write_all(b"more").await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        io.flush().await.unwrap();
+        let mut answer = [0; 9];
+        io.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"an answer");
+        assert!(io.read(&mut answer).await.map_or(true, |read| read == 0), "the end");
     }
 }

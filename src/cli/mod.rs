@@ -7,7 +7,7 @@ mod control;
 mod status;
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fmt::Display,
     io::{self, IsTerminal as _, Write},
     path::{Path, PathBuf},
@@ -46,7 +46,7 @@ const EX_CONFIG: u8 = 78;
 #[must_use]
 pub fn run() -> ExitCode {
     // Signals come first: the kernel drops a signal to a container's first process that has no handler for it yet.
-    let signals = may_be_the_daemon(std::env::args_os().nth(1).as_deref()).then(DaemonSignals::catch).transpose();
+    let signals = may_be_the_daemon(std::env::args_os().skip(1)).then(DaemonSignals::catch).transpose();
     let signal_mask = SignalMask::unblock_handled();
     if let Err(error) = keep_ended_children().and_then(|()| survive_full_files()) {
         return fail(&StartError::System(error), 1);
@@ -90,9 +90,15 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Whether a command line with this first argument may start the daemon: flags may stand before `run`, or without it.
-fn may_be_the_daemon(first: Option<&OsStr>) -> bool {
-    first.is_none_or(|first| first == "run" || first.as_encoded_bytes().starts_with(b"-"))
+/// The commands that start no daemon. A test compares them with the command line's definition.
+const OTHER_COMMANDS: [&str; 12] =
+    ["exec", "check", "config", "status", "rules", "login", "logout", "reload", "shutdown", "healthcheck", "completions", "demo"];
+
+/// Whether a command line with these arguments may start the daemon. It is asked before the command line is parsed. In doubt it
+/// says no: the handlers of the daemon would end `exec` at the first signal.
+fn may_be_the_daemon(arguments: impl Iterator<Item = OsString>) -> bool {
+    let mut before_program = arguments.take_while(|argument| argument != "--");
+    !before_program.any(|argument| OTHER_COMMANDS.iter().any(|command| argument == *command))
 }
 
 /// Returns the definition of the command line, from which tests write docs/commands.md and the man pages.
@@ -287,5 +293,29 @@ fn print(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> ExitC
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_command_but_run_is_known_to_start_no_daemon() {
+        let known: Vec<String> = command().get_subcommands().map(|known| known.get_name().to_owned()).collect();
+        for name in known.iter().filter(|name| *name != "run") {
+            assert!(OTHER_COMMANDS.contains(&name.as_str()), "{name}");
+        }
+    }
+
+    #[test]
+    fn flags_before_a_command_do_not_make_it_the_daemon() {
+        let may_be = |line: &str| may_be_the_daemon(line.split_whitespace().map(OsString::from));
+        for line in ["", "run", "--config a.toml", "--config a.toml run", "--config=exec.toml"] {
+            assert!(may_be(line), "{line}");
+        }
+        for line in ["exec -- run", "--config a.toml exec -- run", "--log debug status", "check --online"] {
+            assert!(!may_be(line), "{line}");
+        }
     }
 }

@@ -140,7 +140,7 @@ fn ascii_for(point: u32) -> Option<([u8; 3], usize)> {
         0x2216 | 0x29f5 | 0xfe68 => b'\\',
         0x37e | 0xfe54 => b';',
         0xfe6a => b'%',
-        0xa0 | 0x2000..=0x200a | 0x202f | 0x205f | 0x3000 => b' ',
+        0xa0 | 0x1680 | 0x180e | 0x2000..=0x200a | 0x2028 | 0x2029 | 0x202f | 0x205f | 0x3000 => b' ',
         _ => return several_for(point).or_else(|| compatible(point)),
     };
     Some(([byte, 0, 0], 1))
@@ -149,8 +149,8 @@ fn ascii_for(point: u32) -> Option<([u8; 3], usize)> {
 /// What becomes of a code point that does not become one byte.
 const fn several_for(point: u32) -> Option<([u8; 3], usize)> {
     Some(match point {
-        0x2025 => (*b"..\0", 2),
-        0x2026 => (*b"...", 3),
+        0x2025 | 0xfe30 => (*b"..\0", 2),
+        0x2026 | 0xfe19 => (*b"...", 3),
         // Ligatures.
         0xfb00 => (*b"ff\0", 2),
         0xfb01 => (*b"fi\0", 2),

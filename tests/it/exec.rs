@@ -331,7 +331,11 @@ fn no_variable_that_holds_a_secret_or_leads_to_one_reaches_the_program() {
 fn signals_reach_the_program_once_and_it_is_served_until_it_ends() {
     let simulator = simulator();
     let tells = tells("", "HUP INT QUIT TERM USR1 USR2 WINCH");
-    let mut run = Executing::start(setup(&simulator), &["sh", "-c", &format!("echo $CAREPORTALS_BASE_URL; {tells}")]);
+    let setup = setup(&simulator);
+    // A flag before the command must not make it the daemon's.
+    let mut command = setup.command("--log");
+    command.args(["info", "exec", "--", "sh", "-c", &format!("echo $CAREPORTALS_BASE_URL; {tells}")]);
+    let mut run = Executing::spawn(&mut command, setup);
     let base = run.line();
     assert_eq!(run.line(), "ready");
     for (signal, name) in [

@@ -31,12 +31,15 @@ use super::{
     connection_state::{ConnectionState, Due, InProgress},
     paced::{Pace, Paced},
 };
+use crate::clock;
 
 /// How many header lines hyper takes by default.
 const HYPERS_HEADER_LINES: usize = 100;
 /// How much of a body an HTTP/1.x connection may buffer, in bytes.
 const BODY_BUFFER: usize = 64 * 1024;
 
+/// How many bytes an HTTP/2 client may send at once that are no request, beside what its largest head may take on the wire.
+const REFUSED_BURST: usize = 16 * 1024;
 /// HTTP/2's windows, in bytes: how much a client may send ahead on a stream, and on the connection.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 /// HTTP/2 requests in progress; hyper refuses further ones (`REFUSED_STREAM`).
@@ -130,7 +133,9 @@ async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
 }
 
 async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) {
-    let (limits, pace) = (client.state.limits(), Pace::default());
+    let limits = client.state.limits();
+    let burst = if client.state.caller_is_refused() { REFUSED_BURST } else { 2 * limits.head_bytes + REFUSED_BURST };
+    let pace = Pace::new(burst, clock::instant());
     // A request's future is boxed, since the task of a stream keeps the memory until the client has read the answer.
     // Each stream is a task of its own. It ends with the connection, and holds its `ConnectionState`, so the drain waits for it.
     let mut connection = http2::Builder::new(TokioExecutor::new())
@@ -144,12 +149,15 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
         .auto_date_header(true)
         .serve_connection(TokioIo::new(Paced::new(stream, pace.clone())), service_fn(|request| Box::pin(client.answer(request))));
     drive(&client.state, drain, |cx, step| {
-        pace.renew();
+        pace.renew(client.state.progress(), clock::instant());
         let mut connection = Pin::new(&mut connection);
         if step == ConnectionStep::ShutDown {
             connection.as_mut().graceful_shutdown();
         }
-        connection.poll(cx).map(|ended| ended.err().as_ref().and_then(error_in_http2))
+        connection.poll(cx).map(|ended| {
+            let flood = pace.is_exhausted().then_some(ClientError::Http2);
+            flood.or_else(|| ended.err().as_ref().and_then(error_in_http2))
+        })
     })
     .await;
 }

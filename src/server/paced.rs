@@ -1,32 +1,115 @@
-//! A byte stream of which only so much is read in one poll of its connection.
+//! A byte stream to an HTTP/2 client of which only so much is read in one poll of its connection, and in all without a request.
 //!
 //! h2 reads all that has come before it hands out the first request of it, and each head that waits takes many times its bytes on
-//! the wire: a field of one byte may take a hundred in memory. Guarantees: until [`Pace::renew`], which the connection's task calls
-//! when it is polled, about [`AT_ONCE`] bytes are read; so the requests of one poll are handed out before more are read.
+//! the wire: a field of one byte may take a hundred in memory. Frames that are no requests (PING, SETTINGS, window updates,
+//! priorities) cost time alone, which the other connections of the worker wait for. Guarantees: until [`Pace::renew`], which the
+//! connection's task calls when it is polled, about [`AT_ONCE`] or [`AT_ONCE_WITHOUT_BODY`] bytes are read; a client that goes on sending
+//! without a request or a body is cut.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
-/// How many bytes are read at once; one read may exceed it.
+/// How many bytes are read at once while a request with a body is in progress; one read may exceed it.
 const AT_ONCE: usize = 16 * 1024;
+/// How many bytes are read at once otherwise: three hundred of the smallest frames.
+const AT_ONCE_WITHOUT_BODY: usize = 4 * 1024;
+/// How many bytes may come without a request in each second: keep-alive pings take 17 each.
+const EACH_SECOND: usize = 1024;
+/// How many bytes are written for one more that may come without a request: a client gives window as it reads.
+const WRITTEN_PER_BYTE: usize = 8;
 
-/// How many bytes were read in the present poll. Only the connection's task uses it.
-#[derive(Clone, Default)]
-pub(super) struct Pace(Arc<AtomicUsize>);
+/// What the connection's task knows when it is polled.
+#[derive(Clone, Copy)]
+pub(super) struct Progress {
+    /// A request with a body is in progress.
+    pub(super) has_body: bool,
+    /// How many requests have begun so far.
+    pub(super) requests: usize,
+}
+
+/// How much may be read. Only the connection's task uses it; its members are atomic because a task must be `Send`.
+#[derive(Clone)]
+pub(super) struct Pace(Arc<Allowances>);
+
+struct Allowances {
+    /// How many bytes may be read in the present poll.
+    now: AtomicUsize,
+    /// How many bytes may come without a request or a body.
+    without_request: AtomicUsize,
+    /// The most that `without_request` grows to.
+    burst: usize,
+    has_body: AtomicBool,
+    requests: AtomicUsize,
+    began: Instant,
+    /// Until how many seconds after `began` `without_request` has grown.
+    grown_until: AtomicUsize,
+}
 
 impl Pace {
+    /// `burst`: how many bytes may come at once without a request; at least the largest head, which is one only when it is whole.
+    pub(super) fn new(burst: usize, began: Instant) -> Self {
+        Self(Arc::new(Allowances {
+            now: AtomicUsize::new(AT_ONCE_WITHOUT_BODY),
+            without_request: AtomicUsize::new(burst),
+            burst,
+            has_body: AtomicBool::new(false),
+            requests: AtomicUsize::new(0),
+            began,
+            grown_until: AtomicUsize::new(0),
+        }))
+    }
+
     /// The connection is polled anew.
-    pub(super) fn renew(&self) {
-        self.0.store(0, Ordering::Relaxed);
+    pub(super) fn renew(&self, progress: Progress, now: Instant) {
+        let allowances = &*self.0;
+        allowances.has_body.store(progress.has_body, Ordering::Relaxed);
+        allowances.now.store(if progress.has_body { AT_ONCE } else { AT_ONCE_WITHOUT_BODY }, Ordering::Relaxed);
+        let seconds = usize::try_from(now.saturating_duration_since(allowances.began).as_secs()).unwrap_or(usize::MAX);
+        let before = allowances.grown_until.swap(seconds, Ordering::Relaxed);
+        let is_another = allowances.requests.swap(progress.requests, Ordering::Relaxed) != progress.requests;
+        let by_time = seconds.saturating_sub(before).saturating_mul(EACH_SECOND);
+        self.grow(if is_another { allowances.burst } else { by_time });
+    }
+
+    /// Whether the client has sent too much without a request.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.0.without_request.load(Ordering::Relaxed) == 0
+    }
+
+    fn grow(&self, bytes: usize) {
+        let left = self.0.without_request.load(Ordering::Relaxed);
+        // What is used up stays so: the connection ends.
+        if left > 0 {
+            self.0.without_request.store(left.saturating_add(bytes).min(self.0.burst), Ordering::Relaxed);
+        }
+    }
+
+    fn read(&self, bytes: usize) {
+        let now = self.0.now.load(Ordering::Relaxed);
+        self.0.now.store(now.saturating_sub(bytes), Ordering::Relaxed);
+        if !self.0.has_body.load(Ordering::Relaxed) {
+            let left = self.0.without_request.load(Ordering::Relaxed);
+            self.0.without_request.store(left.saturating_sub(bytes), Ordering::Relaxed);
+        }
+    }
+
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &polled {
+            self.grow(bytes / WRITTEN_PER_BYTE);
+        }
+        polled
     }
 }
 
@@ -45,24 +128,29 @@ impl<S> Paced<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.pace.0.load(Ordering::Relaxed) >= AT_ONCE {
+        if this.pace.is_exhausted() {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        if this.pace.0.now.load(Ordering::Relaxed) == 0 {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        this.pace.0.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        this.pace.read(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buffer)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buffer);
+        self.pace.wrote(polled)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
+        self.pace.wrote(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -80,25 +168,61 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::{task::Waker, time::Duration};
 
     use super::*;
+    use crate::clock;
+
+    const BURST: usize = 40 * 1024;
+
+    /// Reads until nothing more is given.
+    fn read(stream: &mut Paced<&[u8]>) -> (usize, Poll<bool>) {
+        let mut all = 0;
+        loop {
+            let mut bytes = [0; 1024];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut *stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer) {
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return (all, Poll::Ready(true)),
+                Poll::Ready(Ok(())) => all += buffer.filled().len(),
+                Poll::Ready(Err(_)) => return (all, Poll::Ready(false)),
+                Poll::Pending => return (all, Poll::Pending),
+            }
+        }
+    }
 
     #[test]
-    fn until_the_next_poll_only_so_much_is_read() {
-        let (bytes, pace) = (vec![1; 10 * AT_ONCE], Pace::default());
+    fn until_the_next_poll_only_so_much_is_read_and_more_while_a_body_is_on_its_way() {
+        let (bytes, start) = (vec![1; 5 * AT_ONCE], clock::instant());
+        let pace = Pace::new(BURST, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
-        let mut read = || {
-            let mut bytes = [0; 4096];
-            let mut buffer = ReadBuf::new(&mut bytes);
-            let polled = Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer);
-            polled.is_ready().then(|| buffer.filled().len())
-        };
-        for _ in 0..10 {
-            let at_once: usize = std::iter::from_fn(&mut read).sum();
-            assert_eq!((at_once, read()), (AT_ONCE, None));
-            pace.renew();
+        for (has_body, at_once) in
+            [(false, AT_ONCE_WITHOUT_BODY), (true, AT_ONCE), (true, AT_ONCE), (false, AT_ONCE_WITHOUT_BODY)]
+        {
+            pace.renew(Progress { has_body, requests: 0 }, start);
+            assert_eq!(read(&mut stream), (at_once, Poll::Pending));
         }
-        assert_eq!(read(), Some(0), "the end");
+    }
+
+    #[test]
+    fn a_client_that_goes_on_sending_without_a_request_is_cut() {
+        let (bytes, start) = (vec![1; 4 * BURST], clock::instant());
+        let pace = Pace::new(BURST, start);
+        let mut stream = Paced::new(bytes.as_slice(), pace.clone());
+        let mut sent = |requests, seconds| {
+            pace.renew(Progress { has_body: false, requests }, start + Duration::from_secs(seconds));
+            read(&mut stream)
+        };
+        for _ in 0..9 {
+            assert_eq!(sent(0, 0), (AT_ONCE_WITHOUT_BODY, Poll::Pending));
+        }
+        // A request begins anew, and a second allows a little more.
+        for _ in 0..9 {
+            assert_eq!(sent(1, 0), (AT_ONCE_WITHOUT_BODY, Poll::Pending));
+        }
+        for second in 1..20 {
+            assert_eq!(sent(1, second * 4), (AT_ONCE_WITHOUT_BODY, Poll::Pending));
+        }
+        assert_eq!(sent(1, 76), (4096, Poll::Ready(false)));
+        assert_eq!(sent(2, 500), (0, Poll::Ready(false)), "it stays so");
     }
 }

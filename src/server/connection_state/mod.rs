@@ -26,6 +26,7 @@ use super::{
     client_errors::ClientError,
     connection_limit::{ConnectionPermit, Slot},
     hold::Hold,
+    paced::Progress,
 };
 use crate::{clock, deadline::Deadlines};
 
@@ -111,6 +112,8 @@ pub(super) struct ConnectionState {
     streams: AtomicUsize,
     /// Of those, the ones that hold the place: admitted, and not answered by ourselves.
     admitted: AtomicUsize,
+    /// Requests that have begun so far.
+    begun: AtomicUsize,
     /// Requests in progress that came with a body, whole or not.
     with_body: AtomicUsize,
     /// Requests in progress whose HTTP/2 client gives no window for more of the answer.
@@ -155,6 +158,7 @@ impl ConnectionState {
             http2: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
             admitted: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
             with_body: AtomicUsize::new(0),
             windowless: AtomicUsize::new(0),
             abandoned: AtomicUsize::new(0),
@@ -288,6 +292,7 @@ impl ConnectionState {
     }
 
     fn begin_exchange(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
         if self.admitted.fetch_add(1, Ordering::Relaxed) == 0 && !self.is_blocked() {
             self.owes_answer.store(false, Ordering::Relaxed);
         }
@@ -365,6 +370,12 @@ impl ConnectionState {
     /// Whether a request is in progress.
     pub(super) fn has_streams(&self) -> bool {
         self.streams.load(Ordering::Relaxed) > 0
+    }
+
+    /// What is in progress over HTTP/2.
+    pub(super) fn progress(&self) -> Progress {
+        let has_body = self.with_body.load(Ordering::Relaxed) > 0;
+        Progress { has_body, requests: self.begun.load(Ordering::Relaxed) }
     }
 
     /// Whether requests are in progress, and each of them is certainly whole.

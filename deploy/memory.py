@@ -7,9 +7,9 @@ docs/capacity.md explains them. KiB, with `max_header_bytes` and `replay_buffer`
 # At rest, with the exec probe, and what is left of a burst.
 REST = 16 * 1024
 # For each request in progress: its head, its body or its answer, and both connections.
-REQUEST = 700
+REQUEST = 1200
 # For each other connection: a part of a head, or HTTP/2 streams whose answers are not read.
-CONNECTION = 270
+CONNECTION = 760
 # Of a limit this part may be used up; the rest is for what was not foreseen, and for pages of the program's file.
 PART = 2 / 3
 

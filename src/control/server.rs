@@ -3,7 +3,11 @@
 //! Guarantees: no request is carried out before the kernel has named the client's user; each request but `status` is logged with
 //! that user's id; the socket's file is removed when the listener is dropped.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
@@ -14,7 +18,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::json;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tracing::{error, info, warn};
 
 use super::{
@@ -25,6 +29,7 @@ use super::{
 };
 use crate::{
     account::{Account, LogInFailed},
+    clock,
     config::{Config, ControlSocket, RuntimeDirectories},
     server::{
         Acceptor, AnswerKind, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, SocketAccess, bind_unix,
@@ -101,7 +106,8 @@ impl ControlListener {
         closing: watch::Receiver<bool>,
     ) {
         let own_uid = rustix::process::geteuid().as_raw();
-        let control = Arc::new(Control { status, commands, own_uid, allow_uids: self.allow_uids });
+        let control =
+            Arc::new(Control { status, commands, own_uid, allow_uids: self.allow_uids, stranger_told: Mutex::default() });
         // `self.bound` outlives the acceptor's clone, so the file is removed after the last answer.
         let acceptor = self.bound.try_clone().and_then(|bound| Acceptor::new(bound, connection_limit));
         let acceptor = match acceptor {
@@ -121,6 +127,9 @@ const FOR_OTHERS_TOO: u32 = 0o666;
 /// The limit of connections. It leaves room for `status` while clients wait for reloads, log-outs and log-ins.
 pub const CONNECTIONS: usize = 4 * WAITING_MAX;
 
+/// The shortest time between two lines about users who may not ask.
+const STRANGERS_TOLD_EVERY: Duration = Duration::from_secs(1);
+
 const LIMITS: ConnectionLimits = ConnectionLimits {
     head_bytes: 8 * 1024,
     head_lines: 64,
@@ -134,6 +143,8 @@ struct Control {
     commands: Commands,
     own_uid: u32,
     allow_uids: Vec<u32>,
+    /// When a user who may not ask was logged last.
+    stranger_told: Mutex<Option<Instant>>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -146,13 +157,14 @@ impl RequestService for Control {
         let asked = if may_ask(peer.uid(), self.own_uid, &self.allow_uids) {
             ControlRequest::parse(method, uri.path(), uri.query())
         } else {
+            self.tell_of_stranger(&peer);
             Err(Refused::Caller(peer.uid()))
         };
         let done = match asked {
             Ok(asked) => self.carry_out(asked, &peer).await,
             Err(refused) => Err(refused),
         };
-        let mut answer = done.unwrap_or_else(|refused| problem(refused, &peer));
+        let mut answer = done.unwrap_or_else(problem);
         answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         answer
     }
@@ -171,6 +183,16 @@ impl RequestService for Control {
 }
 
 impl Control {
+    /// Logs a user who may not ask, once in [`STRANGERS_TOLD_EVERY`] at most: it may ask as often as it likes.
+    fn tell_of_stranger(&self, peer: &Peer) {
+        let now = clock::instant();
+        let mut told = self.stranger_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|before| now.duration_since(before) >= STRANGERS_TOLD_EVERY) {
+            *told = Some(now);
+            warn!(uid = peer.uid(), pid = peer.pid(), "refused at the control socket: this user may not");
+        }
+    }
+
     async fn carry_out(&self, asked: ControlRequest<'_>, peer: &Peer) -> Result<Answer, Refused> {
         if !asked.only_reads() {
             info!(action = asked.name(), uid = peer.uid(), pid = peer.pid(), "asked over the control socket");
@@ -288,16 +310,13 @@ fn document(status: StatusCode, document: &impl Serialize) -> Answer {
     answer(status, "application/json", document)
 }
 
-fn problem(refused: Refused, peer: &Peer) -> Answer {
-    let (allowed, is_stranger) = (refused.allowed(), matches!(refused, Refused::Caller(_)));
+fn problem(refused: Refused) -> Answer {
+    let allowed = refused.allowed();
     let problem = refused.problem();
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = answer(status, "application/problem+json", &problem);
     if let Some(methods) = allowed {
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
-    }
-    if is_stranger {
-        warn!(uid = peer.uid(), pid = peer.pid(), "refused at the control socket: this user may not");
     }
     answer
 }

@@ -191,9 +191,9 @@ fn dropped_line(shape: Shape, lines: u64, clock: &dyn Clock) -> Vec<u8> {
     line.into_bytes()
 }
 
-/// The part of h2 that warns of a PING acknowledgement that nobody asked for, with the bytes that the peer put into it: one line
-/// for each, as many as the peer likes.
-const SILENCED: &str = "h2::proto::ping_pong";
+/// The dependency whose warnings are about what a peer sends, one line for each frame, as many as the peer likes; some hold bytes of
+/// the peer's choosing. What ends a connection is counted by `server`, or is an error of the request.
+const SILENCED: &str = "h2";
 
 /// The user's filter for our own events, and `warn` for those of dependencies.
 struct Levels(Targets);
@@ -210,7 +210,8 @@ fn is_ours(metadata: &Metadata<'_>) -> bool {
 }
 
 fn is_warning(metadata: &Metadata<'_>) -> bool {
-    metadata.is_event() && *metadata.level() <= Level::WARN && metadata.target() != SILENCED
+    let is_silenced = || metadata.target().split("::").next() == Some(SILENCED);
+    metadata.is_event() && (*metadata.level() == Level::ERROR || (*metadata.level() == Level::WARN && !is_silenced()))
 }
 
 /// Filters for the whole subscriber and not for one layer, since `enabled!` does not see the filters of layers.

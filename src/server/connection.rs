@@ -215,8 +215,8 @@ async fn drive(
                 None if state.begin_client_check() => continue,
                 None => false,
             };
-            // hyper would close a connection that has sent nothing yet, though its first request may be on the way.
-            let shut_down = leaves || (draining && !state.is_silent());
+            // hyper would close a connection between requests, though the next one may be on the way.
+            let shut_down = leaves || (draining && !state.awaits_request());
             if shutting_down || !shut_down {
                 return Poll::Pending;
             }

@@ -32,7 +32,7 @@ const WRITTEN_PER_BYTE: usize = 8;
 
 /// What the connection's task knows when it is polled.
 #[derive(Clone, Copy)]
-pub(super) struct Progress {
+pub(super) struct RequestProgress {
     /// A request with a body is in progress.
     pub(super) has_body: bool,
     /// How many requests have begun so far.
@@ -72,7 +72,7 @@ impl Pace {
     }
 
     /// The connection is polled anew.
-    pub(super) fn renew(&self, progress: Progress, now: Instant) {
+    pub(super) fn renew(&self, progress: RequestProgress, now: Instant) {
         let allowances = &*self.0;
         allowances.has_body.store(progress.has_body, Ordering::Relaxed);
         allowances.now.store(if progress.has_body { AT_ONCE } else { AT_ONCE_WITHOUT_BODY }, Ordering::Relaxed);
@@ -198,7 +198,7 @@ mod tests {
         for (has_body, at_once) in
             [(false, AT_ONCE_WITHOUT_BODY), (true, AT_ONCE), (true, AT_ONCE), (false, AT_ONCE_WITHOUT_BODY)]
         {
-            pace.renew(Progress { has_body, requests: 0 }, start);
+            pace.renew(RequestProgress { has_body, requests: 0 }, start);
             assert_eq!(read(&mut stream), (at_once, Poll::Pending));
         }
     }
@@ -209,7 +209,7 @@ mod tests {
         let pace = Pace::new(BURST, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
         let mut sent = |requests, seconds| {
-            pace.renew(Progress { has_body: false, requests }, start + Duration::from_secs(seconds));
+            pace.renew(RequestProgress { has_body: false, requests }, start + Duration::from_secs(seconds));
             read(&mut stream)
         };
         for _ in 0..9 {

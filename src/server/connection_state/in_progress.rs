@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{super::client_errors::ClientError, ConnectionState, Ending, Phase};
+use super::{super::client_errors::ClientError, ConnectionPhase, ConnectionState, Ending};
 use crate::clock;
 
 /// A request in progress, from its head to the last byte of its response.
@@ -96,7 +96,7 @@ impl InProgress {
     /// Notes that the connection has become a tunnel: the request stays in progress until it closes.
     pub(in crate::server) fn mark_tunnel(&mut self) {
         self.outcome = Outcome::Tunnel;
-        self.state.set(Phase::Tunnel);
+        self.state.set(ConnectionPhase::Tunnel);
     }
 }
 

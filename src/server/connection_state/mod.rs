@@ -7,6 +7,7 @@
 //! here for a request but that of the worker's own deadlines.
 
 mod in_progress;
+mod phase;
 
 use std::{
     sync::{
@@ -26,13 +27,18 @@ use super::{
     client_errors::ClientError,
     connection_limit::{ConnectionPermit, Slot},
     hold::Hold,
-    paced::Progress,
+    paced::RequestProgress,
 };
 use crate::{clock, deadline::Deadlines};
+use phase::{ClientCheck, ConnectionPhase, Ending};
 
 /// The time for what should follow at once: the first bytes on a connection that was accepted during a drain, or the end of
 /// an HTTP/2 connection after our GOAWAY.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// How long an idle HTTP/1.x connection stays open when a drain begins: a client that sends one request after the other has the next
+/// one on its way, and learns from the answer that it is the last.
+const DRAIN_GRACE: Duration = Duration::from_millis(200);
 
 /// How often the kernel is asked, while an answer is due, whether the client is still there.
 const CLIENT_CHECK: Duration = Duration::from_millis(500);
@@ -50,57 +56,6 @@ pub(super) enum Due {
     Part,
     /// At once.
     Cut,
-}
-
-/// What is going on at a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Phase {
-    /// It was accepted, and nothing was read yet.
-    Silent,
-    /// Part of a head was read, or part of HTTP/2's preface.
-    Head,
-    /// At least one request is in progress.
-    Exchange,
-    /// The same, and bytes came behind a request without a body: they begin the next head.
-    ExchangeAndHead,
-    /// It is between requests.
-    Idle,
-    /// The same, after an answer of our own to a request with a body: perhaps the rest of that body is still to come.
-    IdleBehindBody,
-    /// Bytes came then: the rest of the body, or the next head.
-    Rest,
-    /// It is no longer HTTP.
-    Tunnel,
-}
-
-impl Phase {
-    const ALL: [Self; 8] = {
-        use Phase::{Exchange, ExchangeAndHead, Head, Idle, IdleBehindBody, Rest, Silent, Tunnel};
-        [Silent, Head, Exchange, ExchangeAndHead, Idle, IdleBehindBody, Rest, Tunnel]
-    };
-}
-
-/// Whether the connection takes further requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Ending {
-    None,
-    /// It has to close after the answer that is given now.
-    LastAnswer,
-    /// A graceful close has begun.
-    Leaving,
-}
-
-/// Whether the client's stream has to find out if the client is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum ClientCheck {
-    None,
-    /// It is due.
-    Due,
-    /// The stream is asked with the next poll.
-    Asked,
 }
 
 /// State of one client connection. Only the connection's own worker uses it; its members are atomic because a task must be
@@ -154,7 +109,7 @@ impl ConnectionState {
     fn at(slot: Arc<Slot>, permit: Option<ConnectionPermit>, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
         slot.deadline.arm(limits.head_timeout);
         let state = Self {
-            phase: AtomicU8::new(Phase::Silent as u8),
+            phase: AtomicU8::new(ConnectionPhase::Silent as u8),
             http2: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
             admitted: AtomicUsize::new(0),
@@ -188,11 +143,11 @@ impl ConnectionState {
         self.permit.is_none()
     }
 
-    fn phase(&self) -> Phase {
-        Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))]
+    fn phase(&self) -> ConnectionPhase {
+        ConnectionPhase::ALL[usize::from(self.phase.load(Ordering::Relaxed))]
     }
 
-    fn set(&self, phase: Phase) {
+    fn set(&self, phase: ConnectionPhase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
@@ -205,8 +160,8 @@ impl ConnectionState {
             (false, true) if self.owes_answer.load(Ordering::Relaxed) => Hold::Stalled,
             (false, true) => Hold::Idle,
             (false, false) => match self.phase() {
-                Phase::Silent => Hold::Silent,
-                Phase::Head => Hold::Head,
+                ConnectionPhase::Silent => Hold::Silent,
+                ConnectionPhase::Head => Hold::Head,
                 _ => Hold::Idle,
             },
         };
@@ -220,28 +175,28 @@ impl ConnectionState {
 
     /// Whether nothing was read since the connection was accepted.
     pub(super) fn is_silent(&self) -> bool {
-        self.phase() == Phase::Silent
+        self.phase() == ConnectionPhase::Silent
     }
 
     /// Notes that something was read, in HTTP/1.x, or before the protocol was known.
     pub(super) fn read_some(&self) {
         match self.phase() {
-            Phase::Silent => {
-                self.set(Phase::Head);
+            ConnectionPhase::Silent => {
+                self.set(ConnectionPhase::Head);
                 self.publish(clock::instant);
             }
-            Phase::Idle => self.begin_head(),
-            Phase::IdleBehindBody => {
-                self.set(Phase::Rest);
+            ConnectionPhase::Idle => self.begin_head(),
+            ConnectionPhase::IdleBehindBody => {
+                self.set(ConnectionPhase::Rest);
                 self.slot.deadline.arm(self.limits.head_timeout);
             }
-            Phase::Exchange => self.set(Phase::ExchangeAndHead),
-            Phase::Head | Phase::ExchangeAndHead | Phase::Rest | Phase::Tunnel => {}
+            ConnectionPhase::Exchange => self.set(ConnectionPhase::ExchangeAndHead),
+            ConnectionPhase::Head | ConnectionPhase::ExchangeAndHead | ConnectionPhase::Rest | ConnectionPhase::Tunnel => {}
         }
     }
 
     fn begin_head(&self) {
-        self.set(Phase::Head);
+        self.set(ConnectionPhase::Head);
         let now = clock::instant();
         self.slot.deadline.arm_at(now + self.limits.head_timeout);
         self.publish(|| now);
@@ -270,9 +225,9 @@ impl ConnectionState {
             self.owes_answer.store(false, Ordering::Relaxed);
         }
         match self.phase() {
-            Phase::Idle | Phase::IdleBehindBody => self.begin_idling(clock::instant()),
-            Phase::Head | Phase::Rest => self.slot.deadline.arm(self.limits.head_timeout),
-            Phase::Silent | Phase::Exchange | Phase::ExchangeAndHead | Phase::Tunnel => {}
+            ConnectionPhase::Idle | ConnectionPhase::IdleBehindBody => self.begin_idling(clock::instant()),
+            ConnectionPhase::Head | ConnectionPhase::Rest => self.slot.deadline.arm(self.limits.head_timeout),
+            ConnectionPhase::Silent | ConnectionPhase::Exchange | ConnectionPhase::ExchangeAndHead | ConnectionPhase::Tunnel => {}
         }
         self.publish(clock::instant);
     }
@@ -288,7 +243,7 @@ impl ConnectionState {
     }
 
     pub(super) fn is_tunnel(&self) -> bool {
-        self.phase() == Phase::Tunnel
+        self.phase() == ConnectionPhase::Tunnel
     }
 
     fn begin_exchange(&self) {
@@ -299,7 +254,7 @@ impl ConnectionState {
         if self.streams.fetch_add(1, Ordering::Relaxed) == 0 {
             self.slot.deadline.arm(CLIENT_CHECK.min(self.limits.client_stall));
         }
-        self.set(Phase::Exchange);
+        self.set(ConnectionPhase::Exchange);
         self.publish(clock::instant);
     }
 
@@ -316,10 +271,10 @@ impl ConnectionState {
         if self.streams.fetch_sub(1, Ordering::Relaxed) > 1 {
             return self.publish(clock::instant);
         }
-        if self.phase() == Phase::ExchangeAndHead && !had_body {
+        if self.phase() == ConnectionPhase::ExchangeAndHead && !had_body {
             return self.begin_head();
         }
-        self.set(if owes_body && !self.is_http2() { Phase::IdleBehindBody } else { Phase::Idle });
+        self.set(if owes_body && !self.is_http2() { ConnectionPhase::IdleBehindBody } else { ConnectionPhase::Idle });
         let now = clock::instant();
         self.begin_idling(now);
         self.publish(|| now);
@@ -373,9 +328,9 @@ impl ConnectionState {
     }
 
     /// What is in progress over HTTP/2.
-    pub(super) fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> RequestProgress {
         let has_body = self.with_body.load(Ordering::Relaxed) > 0;
-        Progress { has_body, requests: self.begun.load(Ordering::Relaxed) }
+        RequestProgress { has_body, requests: self.begun.load(Ordering::Relaxed) }
     }
 
     /// Whether requests are in progress, and each of them is certainly whole.
@@ -412,10 +367,18 @@ impl ConnectionState {
         self.slot.deadline.arm_at(due.min(now + CLIENT_CHECK));
     }
 
-    /// Shortens the time for the first bytes to [`CLOSE_GRACE`], since a drain has begun.
+    /// Whether the first request, or over HTTP/1.x the next one, may be on the way. An HTTP/2 client is told which one is the last.
+    pub(super) fn awaits_request(&self) -> bool {
+        self.is_silent() || (self.phase() == ConnectionPhase::Idle && !self.is_http2() && !self.is_blocked())
+    }
+
+    /// Shortens the time for the first bytes to [`CLOSE_GRACE`], and that for another request to [`DRAIN_GRACE`], since a drain has
+    /// begun.
     pub(super) fn shorten_for_drain(&self) {
         if self.is_silent() {
             self.slot.deadline.arm(CLOSE_GRACE.min(self.limits.head_timeout));
+        } else if self.awaits_request() {
+            self.slot.deadline.arm(DRAIN_GRACE.min(self.limits.client_idle));
         }
     }
 
@@ -427,9 +390,9 @@ impl ConnectionState {
     pub(super) fn leave(&self) {
         self.ending.store(Ending::Leaving as u8, Ordering::Relaxed);
         let nothing_in_progress = match self.phase() {
-            Phase::Idle | Phase::IdleBehindBody => true,
-            Phase::Silent | Phase::Head | Phase::Rest => self.is_http2(),
-            Phase::Exchange | Phase::ExchangeAndHead | Phase::Tunnel => false,
+            ConnectionPhase::Idle | ConnectionPhase::IdleBehindBody => true,
+            ConnectionPhase::Silent | ConnectionPhase::Head | ConnectionPhase::Rest => self.is_http2(),
+            ConnectionPhase::Exchange | ConnectionPhase::ExchangeAndHead | ConnectionPhase::Tunnel => false,
         };
         if nothing_in_progress {
             self.slot.deadline.arm(CLOSE_GRACE);
@@ -461,7 +424,7 @@ impl ConnectionState {
     }
 
     fn is_between_requests(&self) -> bool {
-        matches!(self.phase(), Phase::Idle | Phase::IdleBehindBody) && !self.is_blocked()
+        matches!(self.phase(), ConnectionPhase::Idle | ConnectionPhase::IdleBehindBody) && !self.is_blocked()
     }
 
     /// The deadline has passed. Tells how the connection ends; if it does not, arms the deadline for the next look.
@@ -479,18 +442,18 @@ impl ConnectionState {
             return None;
         }
         match self.phase() {
-            Phase::Head => {
+            ConnectionPhase::Head => {
                 self.record(ClientError::HeadTimeout);
                 Some(Due::Cut)
             }
-            Phase::Silent | Phase::Rest => Some(Due::Cut),
-            Phase::Idle | Phase::IdleBehindBody if self.is_leaving() => Some(Due::Cut),
-            Phase::Idle | Phase::IdleBehindBody => Some(Due::Leave),
-            Phase::Exchange | Phase::ExchangeAndHead => {
+            ConnectionPhase::Silent | ConnectionPhase::Rest => Some(Due::Cut),
+            ConnectionPhase::Idle | ConnectionPhase::IdleBehindBody if self.is_leaving() => Some(Due::Cut),
+            ConnectionPhase::Idle | ConnectionPhase::IdleBehindBody => Some(Due::Leave),
+            ConnectionPhase::Exchange | ConnectionPhase::ExchangeAndHead => {
                 self.look_at_client(now, now + self.limits.client_stall);
                 None
             }
-            Phase::Tunnel => {
+            ConnectionPhase::Tunnel => {
                 self.slot.deadline.arm_at(now + self.limits.client_stall);
                 None
             }

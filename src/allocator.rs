@@ -69,7 +69,7 @@ pub fn spare_large_blocks() {
 }
 
 /// Decides when a thread, which asks once a second, gives free memory back to the system: when it has freed much and is quiet
-/// again; and, since a thread may never be quiet, every [`BUSY_ROUNDS`].
+/// again; and, since a thread may never be quiet, every `BUSY_ROUNDS`.
 #[derive(Default)]
 pub struct Returns {
     freed: u64,

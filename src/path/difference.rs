@@ -28,7 +28,8 @@ pub struct RuleSet<'a> {
 /// The requests that one set lets through and another one does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// The methods by path, in the syntax of rules. `*` in a path stands for a segment that no rule names, `**` for any segments;
+    /// The methods by path, in the syntax of rules. `*` in a path stands for a segment that no rule names, `**` for any number of
+    /// them;
     /// `*` as a method for all, `OTHER` for those that no rule names.
     pub methods_by_path: BTreeMap<String, Vec<String>>,
     /// Whether nothing is missing.
@@ -208,7 +209,8 @@ impl Graph {
             |state: &[Progress; 2], segment: &str| [sides[0].after(&state[0], segment), sides[1].after(&state[1], segment)];
         let differs = |state: &[Progress; 2]| sides[0].passes(&state[0]) && !sides[1].passes(&state[1]);
         let start = [sides[0].start(bases[0]), sides[1].start(bases[1])];
-        let (mut known, mut states, mut graph) = (HashMap::from([(start.clone(), 0)]), vec![start], Self::default());
+        // A path may lead back to the first state; that of no segment stays apart, since it is no path.
+        let (mut known, mut states, mut graph) = (HashMap::new(), vec![start], Self::default());
         while let Some(state) = states.get(graph.nodes.len()).cloned() {
             let mut node = Node { differs: differs(&state), ..Node::default() };
             node.differs_with_slash = differs(&after(&state, ""));
@@ -262,10 +264,10 @@ impl Graph {
                 continue;
             }
             if node.differs && !path.is_empty() && !plain.iter().any(|plain| plain.differs) {
-                found.push(shown.clone());
+                found.extend(self.widened(&path, false, symbols));
             }
             if node.differs_with_slash && !plain.iter().any(|plain| plain.differs_with_slash) {
-                found.push(format!("{shown}/"));
+                found.extend(self.widened(&path, true, symbols));
             }
             for (symbol, next) in node.next.iter().enumerate() {
                 if seen.insert(*next) {
@@ -274,6 +276,45 @@ impl Graph {
             }
         }
         found
+    }
+
+    /// A path that differs, as patterns: with `**` before each segment where any number of further ones makes no odds, and with
+    /// `*` where one does. Segments that no rule names are meant. `slash`: it ends in a slash.
+    fn widened(&self, path: &[usize], slash: bool, symbols: &[Symbol]) -> Vec<String> {
+        let shown = |at: Option<(usize, &str)>| {
+            let mut text = String::new();
+            for (index, symbol) in path.iter().enumerate() {
+                text.extend(at.filter(|(at, _)| *at == index).map(|(_, inserted)| inserted));
+                text.extend(["/", &symbols[*symbol].shown]);
+            }
+            if slash { text + "/" } else { text }
+        };
+        let differs = |from: usize, rest: &[usize]| {
+            let node = &self.nodes[rest.iter().fold(from, |at, symbol| self.nodes[at].next[*symbol])];
+            if slash { node.differs_with_slash } else { node.differs }
+        };
+        let (mut patterns, mut by_any) = (Vec::new(), false);
+        for at in 0..path.len() {
+            let (before, rest) = path.split_at(at);
+            let start = before.iter().fold(0, |at, symbol| self.nodes[at].next[*symbol]);
+            let mut further = vec![self.nodes[start].next[0]];
+            while let Some(next) = further.last().map(|last| self.nodes[*last].next[0])
+                && !further.contains(&next)
+            {
+                further.push(next);
+            }
+            if further.iter().all(|node| differs(*node, rest)) {
+                by_any = true;
+                patterns.push(shown(Some((at, "/**"))));
+            } else if differs(further[0], rest) {
+                patterns.push(shown(Some((at, "/*"))));
+            }
+        }
+        // `/a/**/b` is `/a/b`, too.
+        if !by_any {
+            patterns.insert(0, shown(None));
+        }
+        patterns
     }
 
     /// The nodes of the same path in plain spelling, which speaks for the other ones: without the script, or with any segment in
@@ -315,13 +356,17 @@ mod tests {
         let all: Option<&[&str]> = None;
         assert_eq!(difference((Some(&["GET /a/**", "GET /b"]), &[]), (Some(&["GET /a/**"]), &[])), ["GET /b"]);
         let narrowed = difference((Some(&["GET /a/**"]), &[]), (Some(&["GET /a/*"]), &[]));
-        assert_eq!(narrowed, ["GET /a", "GET /a/", "GET /a/*/", "GET /a/*/*/**"]);
+        assert_eq!(narrowed, ["GET /a", "GET /a/", "GET /a/**/*/", "GET /a/*/*/**"]);
         assert_eq!(difference((all, &[]), (all, &["* /admin/**"])), ["* /admin/**"]);
         assert_eq!(difference((all, &[]), (all, &["GET /a/*/ssn"])), ["GET,HEAD /a/*/ssn", "GET,HEAD /a/*/ssn/"]);
         assert_eq!(difference((Some(&["GET /a/*"]), &[]), (Some(&["GET /a/*"]), &["* /a/x"])), ["GET /a/x"]);
         assert_eq!(difference((Some(&["* /a"]), &[]), (Some(&["GET /a"]), &[])), ["HEAD,OTHER /a"]);
         assert_eq!(difference((all, &[]), (Some(&[]), &[])), ["* /**"]);
         assert!(difference((Some(&["GET /a/x", "GET /a/*"]), &[]), (Some(&["GET /a/*"]), &[])).is_empty());
+        let widened = difference((Some(&["GET /a", "GET /**/export/csv"]), &[]), (Some(&["GET /a"]), &[]));
+        assert!(widened.contains(&"GET /**/export/csv".to_owned()), "{widened:?}");
+        let undenied = difference((Some(&["GET /c/**"]), &[]), (Some(&["GET /c/**"]), &["GET /c/**/ssn"]));
+        assert!(undenied.contains(&"GET /c/**/ssn".to_owned()), "{undenied:?}");
     }
 
     fn rule() -> impl Strategy<Value = Rule> {
@@ -380,7 +425,8 @@ mod tests {
             }
             // Each pattern is a difference: a star is a segment that no rule names.
             for (path, methods) in &found.methods_by_path {
-                for end in ["", "/", "/z/z/"] {
+                let ends = if path.ends_with("/**") { ["", "/", "/z/z/"] } else { ["", "/z", "/z/z/z"] };
+                for end in ends {
                     let concrete = path.replace("/**", end).replace('*', "z");
                     for method in methods.iter().filter(|_| !concrete.is_empty()) {
                         let method = if method == "*" { unnamed.clone() } else { Method::from_bytes(method.as_bytes()).unwrap() };

@@ -194,8 +194,8 @@ impl Gate {
 }
 
 impl Gate {
-    /// Judges method and target alone, by the functions that [`Self::admit`] uses: whoever asks has no head and no caller. An
-    /// unknown API is found by [`Self::prefix_of`].
+    /// Judges method and target alone, by the functions that `admit` uses: whoever asks has no head and no caller. An
+    /// unknown API is found by `prefix_of`.
     #[must_use]
     pub fn explain(&self, method: &Method, uri: &Uri) -> Explanation<'_> {
         let conditions = &self.conditions;

@@ -53,7 +53,8 @@ impl RuleSet<'_> {
                 difference.is_complete = false;
                 continue;
             };
-            for path in graph.witnesses(&symbols) {
+            // Two paths may lead to one pattern.
+            for path in graph.witnesses(&symbols).into_iter().collect::<BTreeSet<_>>() {
                 by_path.entry(format!("{base}{path}")).or_default().push(method.as_str().to_owned());
             }
         }

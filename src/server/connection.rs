@@ -39,7 +39,9 @@ const HYPERS_HEADER_LINES: usize = 100;
 const BODY_BUFFER: usize = 64 * 1024;
 
 /// How many bytes an HTTP/2 client may send at once that are no request, beside what its largest head may take on the wire.
-const REFUSED_BURST: usize = 16 * 1024;
+const BURST: usize = 16 * 1024;
+/// The same for a client whose caller was refused when it was accepted, with its head: it is only told so.
+const REFUSED_BURST: usize = 4 * 1024;
 /// HTTP/2's windows, in bytes: how much a client may send ahead on a stream, and on the connection.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 /// HTTP/2 requests in progress; hyper refuses further ones (`REFUSED_STREAM`).
@@ -134,7 +136,7 @@ async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
 
 async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) {
     let limits = client.state.limits();
-    let burst = if client.state.caller_is_refused() { REFUSED_BURST } else { 2 * limits.head_bytes + REFUSED_BURST };
+    let burst = if client.state.caller_is_refused() { REFUSED_BURST } else { 2 * limits.head_bytes + BURST };
     let pace = Pace::new(burst, clock::instant());
     // A request's future is boxed, since the task of a stream keeps the memory until the client has read the answer.
     // Each stream is a task of its own. It ends with the connection, and holds its `ConnectionState`, so the drain waits for it.

@@ -15,7 +15,6 @@ use http::{
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
 };
 use http_body_util::Full;
-use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::json;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
@@ -32,7 +31,8 @@ use crate::{
     clock,
     config::{Config, ControlSocket, RuntimeDirectories},
     server::{
-        Acceptor, AnswerKind, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, SocketAccess, bind_unix,
+        Acceptor, AnswerKind, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestBody, RequestService,
+        SocketAccess, bind_unix,
     },
     status::{AccountDocument, ApiView, Detail, Phase, StatusReader},
 };
@@ -152,7 +152,7 @@ type Answer = Response<Full<Bytes>>;
 impl RequestService for Control {
     type Body = Full<Bytes>;
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Answer {
+    async fn answer(self: Arc<Self>, request: Request<RequestBody>, peer: Peer) -> Answer {
         let (method, uri) = (request.method(), request.uri());
         let asked = if may_ask(peer.uid(), self.own_uid, &self.allow_uids) {
             ControlRequest::parse(method, uri.path(), uri.query())

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header::CONTENT_LENGTH, request};
 use http_body::Body;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use super::{
@@ -34,7 +34,7 @@ use crate::{
     clock,
     deadline::Deadline,
     metrics::Retry,
-    server::Peer,
+    server::{Peer, RequestBody},
     upstream::{Cause, ResponseBody, Reuse, SendError},
 };
 
@@ -48,7 +48,7 @@ impl Route {
     /// Forwards a request, and answers it with the upstream's answer or with a problem. Dropping the future ends the exchange.
     ///
     /// What arrived is one value: as two, the compiler would put one at either end of the future, and copy all between them.
-    pub(super) async fn forward(self: Arc<Self>, arrived: (Request<Incoming>, Peer)) -> Response<ToClient> {
+    pub(super) async fn forward(self: Arc<Self>, arrived: (Request<RequestBody>, Peer)) -> Response<ToClient> {
         let (mut request, peer) = arrived;
         let upgrade = websocket_upgrade(&mut request);
         let (head, body) = request.into_parts();
@@ -66,7 +66,7 @@ impl Route {
 }
 
 /// The client's side of a tunnel, when a request asks for a WebSocket.
-fn websocket_upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
+fn websocket_upgrade(request: &mut Request<RequestBody>) -> Option<OnUpgrade> {
     // hyper's sign of an `Upgrade`, which nearly no request has.
     request.extensions().get::<OnUpgrade>()?;
     let asks = *request.method() == Method::GET
@@ -89,7 +89,7 @@ struct Forwarding<'a> {
 }
 
 impl<'a> Forwarding<'a> {
-    fn begin(route: &'a Arc<Route>, head: &'a request::Parts, body: Incoming, peer: Peer, websocket: bool) -> Self {
+    fn begin(route: &'a Arc<Route>, head: &'a request::Parts, body: RequestBody, peer: Peer, websocket: bool) -> Self {
         let mut exchange = Exchange::begin(route, head, peer);
         let framing = framing(&head.headers, &body);
         // Before the request may be refused: a client that still writes the body must be able to read why.
@@ -424,7 +424,7 @@ fn reuse_for(method: &Method) -> Reuse {
 }
 
 /// A length of 0 that was written stays: servers answer 411 to a POST that says nothing of its body.
-fn framing(headers: &HeaderMap, body: &Incoming) -> Framing {
+fn framing(headers: &HeaderMap, body: &RequestBody) -> Framing {
     if body.is_end_stream() {
         return if headers.contains_key(CONTENT_LENGTH) { Framing::Length(0) } else { Framing::None };
     }

@@ -13,7 +13,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
 use super::{
@@ -22,7 +21,7 @@ use super::{
     download::ToClient,
     problem::{self, ProxyError},
 };
-use crate::server::{AnswerKind, ConnectionLimits, Peer, RequestService};
+use crate::server::{AnswerKind, ConnectionLimits, Peer, RequestBody, RequestService};
 
 /// Routes the requests of one listen address of one worker.
 pub struct Router {
@@ -55,7 +54,7 @@ impl RequestService for Router {
     type Body = ToClient;
 
     /// Returns the route's own future, not one around it: it is large, and each layer would copy it.
-    fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<ToClient>> + Send {
+    fn answer(self: Arc<Self>, request: Request<RequestBody>, peer: Peer) -> impl Future<Output = Response<ToClient>> + Send {
         let route = Arc::clone(self.routes.load().route_of(request.uri().path()));
         let (worker, version) = (Arc::clone(&route.worker), request.version());
         unless_panicked(route.forward((request, peer)), move || {

@@ -16,14 +16,13 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
     coalesce::Coalesced,
     headers::{self, HeaderRules},
 };
-use crate::{clock, deadline::Deadlines};
+use crate::{clock, deadline::Deadlines, server::RequestBody};
 
 /// The largest block that is reserved for what is kept, in bytes.
 const BLOCK: usize = 16 * 1024;
@@ -37,7 +36,7 @@ const DISCARD: (Duration, u64) = (Duration::from_secs(5), 64 * 1024 * 1024);
 pub(super) struct Upload(Arc<Mutex<UploadState>>);
 
 struct UploadState {
-    client: Incoming,
+    client: RequestBody,
     /// Which trailers pass.
     rules: Arc<HeaderRules>,
     /// How many bytes are kept at most.
@@ -69,7 +68,7 @@ pub(super) enum WaitsFor {
 
 impl Upload {
     /// `client`: the body as the client sends it. `replay_buffer`: how many bytes are kept at most.
-    pub(super) fn new(client: Incoming, rules: Arc<HeaderRules>, replay_buffer: usize) -> Self {
+    pub(super) fn new(client: RequestBody, rules: Arc<HeaderRules>, replay_buffer: usize) -> Self {
         Self(Arc::new(Mutex::new(UploadState {
             client,
             rules,

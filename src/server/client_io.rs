@@ -177,12 +177,11 @@ impl ClientIo {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            EndOfInput::Seen if self.state.has_whole_requests() || (self.state.is_blocked() && !self.state.has_streams()) => {
+            EndOfInput::Seen if self.state.has_streams() || self.state.is_blocked() => {
                 self.end = EndOfInput::Held;
                 self.state.set_half_closed();
                 Poll::Pending
             }
-            // A body may have been cut, which only the connection knows: it ends all streams.
             EndOfInput::Seen => Poll::Ready(Ok(())),
             EndOfInput::Held => Poll::Pending,
         }

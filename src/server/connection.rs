@@ -30,6 +30,7 @@ use super::{
     client_io::{ClientIo, ClientStream},
     connection_state::{ConnectionState, Due, InProgress},
     paced::{Pace, Paced},
+    request_body::RequestBody,
 };
 use crate::clock;
 
@@ -73,7 +74,7 @@ pub trait RequestService: Send + Sync + 'static {
     ///
     /// After a 101, the service has the connection through hyper's `OnUpgrade`. The connection keeps its permit, and the drain
     /// waiting, until it is closed.
-    fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Self::Body>> + Send;
+    fn answer(self: Arc<Self>, request: Request<RequestBody>, peer: Peer) -> impl Future<Output = Response<Self::Body>> + Send;
 
     /// What an answer of this service means for its connection.
     fn kind(answer: &Response<Self::Body>) -> AnswerKind;
@@ -137,7 +138,7 @@ async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
 async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) {
     let limits = client.state.limits();
     let burst = if client.state.caller_is_refused() { REFUSED_BURST } else { 2 * limits.head_bytes + BURST };
-    let pace = Pace::new(burst, clock::instant());
+    let pace = Pace::new(burst, WINDOWS.0 as usize, clock::instant());
     // A request's future is boxed, since the task of a stream keeps the memory until the client has read the answer.
     // Each stream is a task of its own. It ends with the connection, and holds its `ConnectionState`, so the drain waits for it.
     let mut connection = http2::Builder::new(TokioExecutor::new())
@@ -249,7 +250,7 @@ impl<A: RequestService> ClientConnection<A> {
         let is_http2 = version == Version::HTTP_2;
         let too_many = is_http2 && request.headers().len() > self.state.limits().head_lines;
         // Dropped now, and not when the stream's task runs: its fields may take much more memory than they took on the wire.
-        let request = (!too_many).then_some(request);
+        let request = (!too_many).then(|| request.map(|body| RequestBody::new(body, &self.state)));
         async move {
             let Some(request) = request else {
                 in_progress.record(ClientError::HeadTooLarge);

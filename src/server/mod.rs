@@ -17,6 +17,7 @@ mod hold;
 mod owner;
 mod paced;
 mod peer;
+mod request_body;
 mod unix_socket;
 
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub use client_io::ClientStream;
 pub use connection::{AnswerKind, RequestService};
 pub use connection_limit::{ConnectionLimit, SharedDescriptors};
 pub use peer::Peer;
+pub use request_body::{BodyCut, RequestBody};
 pub use unix_socket::{DirectoryAccess, NoSuchGroup, SocketAccess};
 
 /// The limits of a connection at one listen address.

@@ -37,6 +37,8 @@ pub(super) struct RequestProgress {
     pub(super) has_body: bool,
     /// How many requests have begun so far.
     pub(super) requests: usize,
+    /// How many bodies were given up so far before their end.
+    pub(super) given_up: usize,
 }
 
 /// How much may be read. Only the connection's task uses it; its members are atomic because a task must be `Send`.
@@ -50,8 +52,10 @@ struct Allowances {
     without_request: AtomicUsize,
     /// The most that `without_request` grows to.
     burst: usize,
+    window: usize,
     has_body: AtomicBool,
     requests: AtomicUsize,
+    given_up: AtomicUsize,
     began: Instant,
     /// Until how many seconds after `began` `without_request` has grown.
     grown_until: AtomicUsize,
@@ -59,13 +63,16 @@ struct Allowances {
 
 impl Pace {
     /// `burst`: how many bytes may come at once without a request; at least the largest head, which is one only when it is whole.
-    pub(super) fn new(burst: usize, began: Instant) -> Self {
+    /// `window`: how many bytes of a body may be on their way when it is given up.
+    pub(super) fn new(burst: usize, window: usize, began: Instant) -> Self {
         Self(Arc::new(Allowances {
             now: AtomicUsize::new(AT_ONCE_WITHOUT_BODY),
             without_request: AtomicUsize::new(burst),
             burst,
+            window,
             has_body: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
+            given_up: AtomicUsize::new(0),
             began,
             grown_until: AtomicUsize::new(0),
         }))
@@ -81,6 +88,11 @@ impl Pace {
         let is_another = allowances.requests.swap(progress.requests, Ordering::Relaxed) != progress.requests;
         let by_time = seconds.saturating_sub(before).saturating_mul(EACH_SECOND);
         self.grow(if is_another { allowances.burst } else { by_time });
+        let before = allowances.given_up.swap(progress.given_up, Ordering::Relaxed);
+        let on_their_way = progress.given_up.saturating_sub(before).saturating_mul(self.0.window);
+        if on_their_way > 0 && !self.is_exhausted() {
+            self.0.without_request.fetch_add(on_their_way, Ordering::Relaxed);
+        }
     }
 
     /// Whether the client has sent too much without a request.
@@ -92,7 +104,7 @@ impl Pace {
         let left = self.0.without_request.load(Ordering::Relaxed);
         // What is used up stays so: the connection ends.
         if left > 0 {
-            self.0.without_request.store(left.saturating_add(bytes).min(self.0.burst), Ordering::Relaxed);
+            self.0.without_request.store(left.saturating_add(bytes).min(self.0.burst).max(left), Ordering::Relaxed);
         }
     }
 
@@ -193,12 +205,12 @@ mod tests {
     #[test]
     fn until_the_next_poll_only_so_much_is_read_and_more_while_a_body_is_on_its_way() {
         let (bytes, start) = (vec![1; 5 * AT_ONCE], clock::instant());
-        let pace = Pace::new(BURST, start);
+        let pace = Pace::new(BURST, AT_ONCE, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
         for (has_body, at_once) in
             [(false, AT_ONCE_WITHOUT_BODY), (true, AT_ONCE), (true, AT_ONCE), (false, AT_ONCE_WITHOUT_BODY)]
         {
-            pace.renew(RequestProgress { has_body, requests: 0 }, start);
+            pace.renew(RequestProgress { has_body, requests: 0, given_up: 0 }, start);
             assert_eq!(read(&mut stream), (at_once, Poll::Pending));
         }
     }
@@ -206,10 +218,10 @@ mod tests {
     #[test]
     fn a_client_that_goes_on_sending_without_a_request_is_cut() {
         let (bytes, start) = (vec![1; 4 * BURST], clock::instant());
-        let pace = Pace::new(BURST, start);
+        let pace = Pace::new(BURST, AT_ONCE, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
         let mut sent = |requests, seconds| {
-            pace.renew(RequestProgress { has_body: false, requests }, start + Duration::from_secs(seconds));
+            pace.renew(RequestProgress { has_body: false, requests, given_up: 0 }, start + Duration::from_secs(seconds));
             read(&mut stream)
         };
         for _ in 0..9 {
@@ -224,5 +236,18 @@ mod tests {
         }
         assert_eq!(sent(1, 76), (4096, Poll::Ready(false)));
         assert_eq!(sent(2, 500), (0, Poll::Ready(false)), "it stays so");
+    }
+
+    #[test]
+    fn what_was_on_its_way_of_a_body_that_was_given_up_is_allowed() {
+        let (bytes, start) = (vec![1; 4 * BURST], clock::instant());
+        let pace = Pace::new(2 * AT_ONCE_WITHOUT_BODY, AT_ONCE, start);
+        let mut stream = Paced::new(bytes.as_slice(), pace.clone());
+        pace.renew(RequestProgress { has_body: false, requests: 1, given_up: 1 }, start);
+        for _ in 0..5 {
+            assert_eq!(read(&mut stream), (AT_ONCE_WITHOUT_BODY, Poll::Pending));
+            pace.renew(RequestProgress { has_body: false, requests: 1, given_up: 1 }, start);
+        }
+        assert_eq!(read(&mut stream).1, Poll::Ready(false));
     }
 }

@@ -20,7 +20,6 @@ use http::{
     uri::Authority,
 };
 use http_body_util::Full;
-use hyper::body::Incoming;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tracing::error;
@@ -34,7 +33,9 @@ use crate::{
     liveness::LivenessProbe,
     metrics::{Format, Metrics},
     proxy::{BrowserMarks, names_loopback},
-    server::{Acceptor, AnswerKind, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestService, bind_tcp},
+    server::{
+        Acceptor, AnswerKind, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestBody, RequestService, bind_tcp,
+    },
     status::{Detail, StatusDocument, StatusReader, TURN_MAX},
 };
 
@@ -123,7 +124,7 @@ type TelemetryResponse = Response<Full<Bytes>>;
 impl RequestService for Routes {
     type Body = Full<Bytes>;
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> TelemetryResponse {
+    async fn answer(self: Arc<Self>, request: Request<RequestBody>, peer: Peer) -> TelemetryResponse {
         let mut answer = self.route(&request, &peer).await;
         let headers = answer.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -146,7 +147,7 @@ impl RequestService for Routes {
 }
 
 impl Routes {
-    async fn route(&self, request: &Request<Incoming>, peer: &Peer) -> TelemetryResponse {
+    async fn route(&self, request: &Request<RequestBody>, peer: &Peer) -> TelemetryResponse {
         let path = request.uri().path();
         if let ("/quitquitquit", Some(quit)) = (path, &self.telemetry.quit) {
             return quit_quit_quit(request, peer, quit);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::{
     Connection, Request, Setup, Sidecar,
-    frames::{BODY, END_HEADERS, END_STREAM, FrameClient, HEADERS, PREFACE, SETTINGS, frame, get_fields},
+    frames::{BODY, END_HEADERS, END_STREAM, FrameClient, HEADERS, PREFACE, SETTINGS, fields, frame, get_fields},
     let_time_pass, seen, simulator, until, until_seen, until_within,
 };
 
@@ -179,5 +179,35 @@ fn half_an_http2_request_is_not_served_and_ends_at_once() {
     until_seen("half of the body arrives", &simulator, "/_sim/upload?h2", |seen| seen.body_bytes == 4);
     client.0.shutdown(std::net::Shutdown::Write).unwrap();
     until_within(Duration::from_secs(5), "the exchange is over", || seen(&simulator, "/_sim/upload?h2").unwrap().over);
+    while client.read().is_some() {}
+}
+
+#[test]
+fn an_http2_client_that_half_closes_after_its_whole_bodies_gets_its_answers() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = with_both_sockets(&simulator);
+    let before = control.counts().requests;
+    control.hold_requests(true);
+    let mut client = FrameClient::silent(sidecar.address());
+    client.write(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat());
+    let post = fields(&[(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", "/_sim/echo?half")]);
+    for stream in [1, 3] {
+        client.write(&frame(HEADERS, END_HEADERS, stream, &post));
+        client.write(&frame(BODY, 0, stream, b"who"));
+        client.write(&frame(BODY, END_STREAM, stream, b"le"));
+    }
+    client.0.shutdown(std::net::Shutdown::Write).unwrap();
+    until("both requests arrive", || control.counts().requests == before + 2);
+    let_time_pass("the client is looked at", LOOKS);
+    control.hold_requests(false);
+    let (mut ended, mut answered) = (0, 0);
+    while ended < 2 {
+        let frame = client.read().expect("answers");
+        answered += usize::from(frame.kind == HEADERS);
+        ended += usize::from(matches!(frame.kind, HEADERS | BODY) && frame.ends_stream());
+    }
+    assert_eq!(answered, 2);
+    assert!(simulator.control().requests().iter().filter(|seen| seen.target.contains("half")).all(|seen| seen.complete));
     while client.read().is_some() {}
 }

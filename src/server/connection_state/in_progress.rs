@@ -31,9 +31,6 @@ impl InProgress {
     /// counts as admitted.
     pub(in crate::server) fn begin(state: &Arc<ConnectionState>, had_body: bool) -> Self {
         state.begin_exchange();
-        if had_body {
-            state.with_body.fetch_add(1, Ordering::Relaxed);
-        }
         let state = Arc::clone(state);
         Self { state, had_body, holds_place: true, is_windowless: false, outcome: Outcome::Open }
     }
@@ -106,9 +103,6 @@ impl Drop for InProgress {
             return;
         }
         self.set_windowless(false);
-        if self.had_body {
-            self.state.with_body.fetch_sub(1, Ordering::Relaxed);
-        }
         if self.state.is_http2() {
             self.state.count_stream(self.outcome == Outcome::Answered);
         }

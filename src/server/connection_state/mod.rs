@@ -11,10 +11,10 @@ mod phase;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -69,8 +69,10 @@ pub(super) struct ConnectionState {
     admitted: AtomicUsize,
     /// Requests that have begun so far.
     begun: AtomicUsize,
-    /// Requests in progress that came with a body, whole or not.
-    with_body: AtomicUsize,
+    /// HTTP/2 bodies that were not read to their end.
+    given_up: AtomicUsize,
+    /// HTTP/2 bodies that are on their way, and whom to wake when no more of them can come.
+    bodies: Mutex<Vec<(usize, Option<Waker>)>>,
     /// Requests in progress whose HTTP/2 client gives no window for more of the answer.
     windowless: AtomicUsize,
     abandoned: AtomicUsize,
@@ -114,7 +116,8 @@ impl ConnectionState {
             streams: AtomicUsize::new(0),
             admitted: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
-            with_body: AtomicUsize::new(0),
+            given_up: AtomicUsize::new(0),
+            bodies: Mutex::default(),
             windowless: AtomicUsize::new(0),
             abandoned: AtomicUsize::new(0),
             blocked: AtomicBool::new(false),
@@ -329,18 +332,48 @@ impl ConnectionState {
 
     /// What is in progress over HTTP/2.
     pub(super) fn progress(&self) -> RequestProgress {
-        let has_body = self.with_body.load(Ordering::Relaxed) > 0;
-        RequestProgress { has_body, requests: self.begun.load(Ordering::Relaxed) }
+        let has_body = !self.bodies().is_empty();
+        let (requests, given_up) = (self.begun.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed));
+        RequestProgress { has_body, requests, given_up }
     }
 
-    /// Whether requests are in progress, and each of them is certainly whole.
-    pub(super) fn has_whole_requests(&self) -> bool {
-        self.has_streams() && self.with_body.load(Ordering::Relaxed) == 0
-    }
-
-    /// Notes that the HTTP/2 client has sent FIN and waits for its answers.
+    /// Notes that the HTTP/2 client has sent FIN and waits for its answers. Bodies that are not whole are cut.
     pub(super) fn set_half_closed(&self) {
         self.half_closed.store(true, Ordering::Relaxed);
+        let wakers: Vec<Waker> = self.bodies().iter_mut().filter_map(|(_, waker)| waker.take()).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether no more can come of the bodies that are on their way.
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.half_closed.load(Ordering::Relaxed)
+    }
+
+    /// An HTTP/2 body is on its way. Returns its number.
+    pub(super) fn begin_body(&self) -> usize {
+        let number = self.begun.load(Ordering::Relaxed);
+        self.bodies().push((number, None));
+        number
+    }
+
+    /// The body was read to its end, if it is `whole`, or is read no further.
+    pub(super) fn end_body(&self, number: usize, whole: bool) {
+        self.given_up.fetch_add(usize::from(!whole), Ordering::Relaxed);
+        self.bodies().retain(|(known, _)| *known != number);
+    }
+
+    /// Whom to wake when the client sends FIN, and the body can't go on.
+    pub(super) fn wake_when_half_closed(&self, number: usize, waker: &Waker) {
+        if let Some((_, slot)) = self.bodies().iter_mut().find(|(known, _)| *known == number)
+            && !slot.as_ref().is_some_and(|known| known.will_wake(waker))
+        {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    fn bodies(&self) -> MutexGuard<'_, Vec<(usize, Option<Waker>)>> {
+        // A list can't be left half changed.
+        self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the client's stream has to be polled, since it is time to ask whether the client is there.

@@ -62,7 +62,7 @@ use self::{
     top_level::TopLevel,
 };
 use super::ControlSocket;
-use crate::files;
+use crate::{files, resources};
 
 /// The settings file that is read when no other is named, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/careportals-sidecar/config.toml";
@@ -187,7 +187,11 @@ fn read_file(input: &Input, faults: &mut Vec<Fault>) -> Option<(PathBuf, String)
         Ok(Err(_)) => faults.push(Fault::new(ValueOrigin::File { path, line: 0 }, "", Diagnostic::new("is not UTF-8"))),
         Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => {}
         Err(error) => {
-            let wrong = Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind()));
+            // Want of descriptors has no kind of its own.
+            let wrong = match resources::advice(&error) {
+                Some(advice) => Diagnostic::new(format!("cannot read {}: {error}", path.display())).hint(advice),
+                None => Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind())),
+            };
             let origin = if origin.is_written() { origin } else { ValueOrigin::File { path, line: 0 } };
             faults.push(Fault::new(origin, "", wrong));
         }

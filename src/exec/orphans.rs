@@ -5,7 +5,8 @@
 
 use std::{fs, time::Duration};
 
-use rustix::process::{Pid, WaitOptions, getsid, waitpid};
+use nix::unistd::getsid;
+use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::time::Instant;
 
 use crate::clock;
@@ -76,7 +77,8 @@ fn may_be_own(pid: Pid) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     // `pid (name) state parent group session …`; the name may hold anything.
     let mut fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().skip(2);
-    let mut number = || fields.next().and_then(|field| field.parse().ok()).and_then(Pid::from_raw);
+    let mut number = || fields.next().and_then(|field| field.parse::<i32>().ok());
     let (group, session) = (number(), number());
-    group == Some(pid) && session == getsid(None).ok()
+    // The session is 0 on both sides where its leader is in a PID namespace above ours.
+    group == Some(pid.as_raw_pid()) && session == getsid(None).ok().map(nix::unistd::Pid::as_raw)
 }

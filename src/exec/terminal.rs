@@ -9,9 +9,14 @@ use std::{
     io::{self, IsTerminal},
 };
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal as BlockedSignal};
+// Numbers of groups and sessions come from nix: for one whose leader is in a PID namespace above ours the kernel says 0, which
+// rustix's `Pid` can't hold.
+use nix::{
+    sys::signal::{SigSet, SigmaskHow, Signal as BlockedSignal},
+    unistd::{getpgid, getpgrp, getppid, getsid},
+};
 use rustix::{
-    process::{Pid, Signal, getpgid, getpgrp, getppid, getsid, kill_current_process_group},
+    process::{Pid, Signal, kill_current_process_group},
     termios::{tcgetpgrp, tcsetpgrp},
 };
 
@@ -26,10 +31,11 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// Opens the controlling terminal; `None` if there is none.
+    /// Opens the controlling terminal; `None` if there is none, or if our group has no number here, so that it couldn't be given back.
     pub(super) fn open() -> Option<Self> {
         let device = File::options().read(true).write(true).open("/dev/tty").ok()?;
-        Some(Self { device, own_group: getpgrp(), is_given: false, give_again: false })
+        let own_group = Pid::from_raw(getpgrp().as_raw())?;
+        Some(Self { device, own_group, is_given: false, give_again: false })
     }
 
     /// Gives the foreground to the group of a program that has just started, if our group has it and the program has the
@@ -122,7 +128,9 @@ pub(super) fn stop_our_group() -> bool {
 /// its own nor the session's first.
 fn is_orphaned() -> bool {
     let (group, session) = (getpgrp(), getsid(None).ok());
-    let parent_in_session = getppid().is_some_and(|parent| getsid(Some(parent)).ok() == session);
-    let parent_elsewhere = getppid().is_some_and(|parent| getpgid(Some(parent)).ok() != Some(group));
+    // A parent in a PID namespace above ours has the number 0, by which these calls understand ourselves.
+    let parent = Some(getppid()).filter(|parent| parent.as_raw() != 0);
+    let parent_in_session = parent.is_some_and(|parent| getsid(Some(parent)).ok() == session);
+    let parent_elsewhere = parent.is_some_and(|parent| getpgid(Some(parent)).ok() != Some(group));
     !parent_in_session || (session == Some(group) && !parent_elsewhere)
 }

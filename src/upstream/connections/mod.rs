@@ -18,7 +18,7 @@ use http::{Request, Response, uri::Authority};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     ahead::Ahead,
@@ -58,6 +58,8 @@ pub struct Upstream<B> {
     /// A request has used the upstream since the last [`Upstream::keep_ready`].
     used: AtomicBool,
     ahead: Mutex<Ahead>,
+    /// Ends the tasks that open a connection ahead of need.
+    cleared: Arc<Notify>,
     keep_alive: KeepAlive,
     meter: Arc<Meter>,
 }
@@ -86,7 +88,8 @@ where
         };
         let (jitter, swept) = (Mutex::new(jitter), Mutex::default());
         let (used, ahead, http1) = (AtomicBool::new(false), Mutex::default(), Http1Pool::new(idle, keep_alive.clone()));
-        Some(Self { connector, head, lifetimes, jitter, http1, http2, swept, used, ahead, keep_alive, meter })
+        let cleared = Arc::default();
+        Some(Self { connector, head, lifetimes, jitter, http1, http2, swept, used, ahead, cleared, keep_alive, meter })
     }
 
     /// Gives an idle connection, a stream on a shared one, or a new connection; the connector's time-out bounds the wait.
@@ -225,28 +228,38 @@ where
     }
 
     /// Opens a connection in the background, so that the next request finds it, unless idle ones are not kept for long. If it
-    /// fails, nobody is told: the request will be. The connector's time-out ends the task.
+    /// fails, nobody is told: the request will be. The connector's time-out ends the task, and so does closing the idle ones.
     pub fn open_ahead(self: &Arc<Self>) {
         if !self.is_worth_warming() {
             return;
         }
+        let cleared = Arc::clone(&self.cleared).notified_owned();
         let upstream = Arc::clone(self);
         tokio::spawn(async move {
-            let lease = match &upstream.http2 {
-                Some((pool, _)) if !pool.is_http1() => match pool.open_ahead(upstream.lead()) {
-                    Some(pending) => upstream.connect_offering_http2(Some(pending)).await,
-                    None => return,
-                },
-                Some((pool, _)) if pool.may_speak_http2() => upstream.connect_offering_http2(None).await,
-                _ => upstream.connect_http1().await,
-            };
-            // A stream that is given back leaves its connection in the pool.
-            if let Ok(Lease(Leased::Connection(mut connection, pool))) = lease
-                && connection.ready().await.is_ok()
-            {
-                pool.put(connection);
+            tokio::select! {
+                biased;
+                () = cleared => {}
+                () = upstream.open_idle() => {}
             }
         });
+    }
+
+    /// Opens a connection and gives it to the pool.
+    async fn open_idle(&self) {
+        let lease = match &self.http2 {
+            Some((pool, _)) if !pool.is_http1() => match pool.open_ahead(self.lead()) {
+                Some(pending) => self.connect_offering_http2(Some(pending)).await,
+                None => return,
+            },
+            Some((pool, _)) if pool.may_speak_http2() => self.connect_offering_http2(None).await,
+            _ => self.connect_http1().await,
+        };
+        // A stream that is given back leaves its connection in the pool.
+        if let Ok(Lease(Leased::Connection(mut connection, pool))) = lease
+            && connection.ready().await.is_ok()
+        {
+            pool.put(connection);
+        }
     }
 
     /// An answer did not come within `silence`. Connections that were open when it was asked for may be dead: those idle
@@ -258,7 +271,8 @@ where
         }
     }
 
-    /// Closes every idle connection now, and those in use once their exchanges have ended. Connections that are opened later
+    /// Closes every idle connection now, those that are opened ahead of need too, and those in use once their exchanges have
+    /// ended. Connections that are opened later
     /// are kept; none is opened before a request needs it.
     pub fn close_idle(&self) {
         self.used.store(false, Ordering::Relaxed);
@@ -267,6 +281,7 @@ where
     }
 
     fn clear(&self) {
+        self.cleared.notify_waiters();
         self.http1.clear();
         if let Some((pool, _)) = &self.http2 {
             pool.clear();
@@ -276,6 +291,7 @@ where
     /// Keeps no connection from now on: closes every idle one at once, and each other one when its last exchange has ended,
     /// also those that are opened later. For an upstream that was replaced: it needs no further [`sweep`](Self::sweep).
     pub fn retire(&self) {
+        self.cleared.notify_waiters();
         self.http1.retire();
         if let Some((pool, _)) = &self.http2 {
             pool.retire();

@@ -176,6 +176,18 @@ async fn a_connection_that_is_opened_ahead_serves_the_first_request() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_being_opened_ahead_is_not_kept_once_idle_ones_are_closed() {
+    let fixture = Fixture::keeping(Duration::from_secs(90)).await;
+    for close in [Upstream::close_idle, Upstream::retire] {
+        fixture.upstream.open_ahead();
+        tokio::task::yield_now().await;
+        close(&fixture.upstream);
+        fixture.settle().await;
+        assert_eq!(fixture.counts.connections(), (0, 0));
+    }
+}
+
+#[tokio::test]
 async fn a_connection_is_renewed_before_it_is_too_old() {
     let fixture = Fixture::with(Lifetimes { idle: Duration::from_secs(90), max_age: Duration::from_secs(100) }).await;
     for _ in 0..400 {

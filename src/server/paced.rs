@@ -1,10 +1,10 @@
 //! A byte stream to an HTTP/2 client of which only so much is read in one poll of its connection, and in all without a request.
 //!
 //! h2 reads all that has come before it hands out the first request of it, and each head that waits takes many times its bytes on
-//! the wire: a field of one byte may take a hundred in memory. Frames that are no requests (PING, SETTINGS, window updates,
-//! priorities) cost time alone, which the other connections of the worker wait for. Guarantees: until [`Pace::renew`], which the
-//! connection's task calls when it is polled, about [`AT_ONCE`] or [`AT_ONCE_WITHOUT_BODY`] bytes are read; a client that goes on sending
-//! without a request or a body is cut.
+//! the wire: a field of one byte may take a hundred in memory. Requests that we refuse, and frames that are no requests (PING,
+//! SETTINGS, window updates, priorities) cost time alone, which the other connections of the worker wait for. Guarantees: until
+//! [`Pace::renew`], which the connection's task calls when it is polled, about [`AT_ONCE`], [`AT_ONCE_WITHOUT_BODY`] or
+//! [`AT_ONCE_WITHOUT_REQUEST`] bytes are read; a client that goes on sending without a request or a body is cut.
 
 use std::{
     io::{self, IoSlice},
@@ -23,8 +23,11 @@ use tokio::{
 
 /// How many bytes are read at once while a request with a body is in progress; one read may exceed it.
 const AT_ONCE: usize = 16 * 1024;
-/// How many bytes are read at once otherwise: three hundred of the smallest frames.
+/// How many bytes are read at once while any other admitted request is in progress: three hundred of the smallest frames.
 const AT_ONCE_WITHOUT_BODY: usize = 4 * 1024;
+/// How many bytes are read at once otherwise: ten requests. Thousands of clients whose requests are refused, and who send them one
+/// behind the other, take turns with those who are served.
+const AT_ONCE_WITHOUT_REQUEST: usize = 512;
 /// How many bytes may come without a request in each second: keep-alive pings take 17 each.
 const EACH_SECOND: usize = 1024;
 /// How many bytes are written for one more that may come without a request: a client gives window as it reads.
@@ -33,6 +36,8 @@ const WRITTEN_PER_BYTE: usize = 8;
 /// What the connection's task knows when it is polled.
 #[derive(Clone, Copy)]
 pub(super) struct RequestProgress {
+    /// A request is in progress that was admitted.
+    pub(super) is_admitted: bool,
     /// A request with a body is in progress.
     pub(super) has_body: bool,
     /// How many requests have begun so far.
@@ -66,7 +71,7 @@ impl Pace {
     /// `window`: how many bytes of a body may be on their way when it is given up.
     pub(super) fn new(burst: usize, window: usize, began: Instant) -> Self {
         Self(Arc::new(Allowances {
-            now: AtomicUsize::new(AT_ONCE_WITHOUT_BODY),
+            now: AtomicUsize::new(AT_ONCE_WITHOUT_REQUEST),
             without_request: AtomicUsize::new(burst),
             burst,
             window,
@@ -82,7 +87,12 @@ impl Pace {
     pub(super) fn renew(&self, progress: RequestProgress, now: Instant) {
         let allowances = &*self.0;
         allowances.has_body.store(progress.has_body, Ordering::Relaxed);
-        allowances.now.store(if progress.has_body { AT_ONCE } else { AT_ONCE_WITHOUT_BODY }, Ordering::Relaxed);
+        let at_once = match (progress.has_body, progress.is_admitted) {
+            (true, _) => AT_ONCE,
+            (false, true) => AT_ONCE_WITHOUT_BODY,
+            (false, false) => AT_ONCE_WITHOUT_REQUEST,
+        };
+        allowances.now.store(at_once, Ordering::Relaxed);
         let seconds = usize::try_from(now.saturating_duration_since(allowances.began).as_secs()).unwrap_or(usize::MAX);
         let before = allowances.grown_until.swap(seconds, Ordering::Relaxed);
         let is_another = allowances.requests.swap(progress.requests, Ordering::Relaxed) != progress.requests;
@@ -143,15 +153,38 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         if this.pace.is_exhausted() {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
-        if this.pace.0.now.load(Ordering::Relaxed) == 0 {
+        let now = this.pace.0.now.load(Ordering::Relaxed);
+        if now == 0 {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        this.pace.read(buffer.filled().len() - before);
+        let stream = Pin::new(&mut this.stream);
+        let read =
+            if now <= AT_ONCE_WITHOUT_REQUEST { read_at_most(now, stream, cx, buffer) } else { read_all(stream, cx, buffer) };
+        this.pace.read(ready!(read)?);
         Poll::Ready(Ok(()))
     }
+}
+
+fn read_all(stream: Pin<&mut impl AsyncRead>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+    let before = buffer.filled().len();
+    ready!(stream.poll_read(cx, buffer))?;
+    Poll::Ready(Ok(buffer.filled().len() - before))
+}
+
+/// Reads at most `most` bytes, and at most [`AT_ONCE_WITHOUT_REQUEST`]: h2's buffer may take many more.
+fn read_at_most(
+    most: usize,
+    stream: Pin<&mut impl AsyncRead>,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut bytes = [0; AT_ONCE_WITHOUT_REQUEST];
+    let most = most.min(bytes.len()).min(buffer.remaining());
+    let mut part = ReadBuf::new(&mut bytes[..most]);
+    ready!(stream.poll_read(cx, &mut part))?;
+    buffer.put_slice(part.filled());
+    Poll::Ready(Ok(part.filled().len()))
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
@@ -207,10 +240,14 @@ mod tests {
         let (bytes, start) = (vec![1; 5 * AT_ONCE], clock::instant());
         let pace = Pace::new(BURST, AT_ONCE, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
-        for (has_body, at_once) in
-            [(false, AT_ONCE_WITHOUT_BODY), (true, AT_ONCE), (true, AT_ONCE), (false, AT_ONCE_WITHOUT_BODY)]
-        {
-            pace.renew(RequestProgress { has_body, requests: 0, given_up: 0 }, start);
+        for (is_admitted, has_body, at_once) in [
+            (false, false, AT_ONCE_WITHOUT_REQUEST),
+            (true, false, AT_ONCE_WITHOUT_BODY),
+            (true, true, AT_ONCE),
+            (true, true, AT_ONCE),
+            (false, false, AT_ONCE_WITHOUT_REQUEST),
+        ] {
+            pace.renew(RequestProgress { is_admitted, has_body, requests: 0, given_up: 0 }, start);
             assert_eq!(read(&mut stream), (at_once, Poll::Pending));
         }
     }
@@ -221,7 +258,10 @@ mod tests {
         let pace = Pace::new(BURST, AT_ONCE, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
         let mut sent = |requests, seconds| {
-            pace.renew(RequestProgress { has_body: false, requests, given_up: 0 }, start + Duration::from_secs(seconds));
+            pace.renew(
+                RequestProgress { is_admitted: true, has_body: false, requests, given_up: 0 },
+                start + Duration::from_secs(seconds),
+            );
             read(&mut stream)
         };
         for _ in 0..9 {
@@ -243,10 +283,10 @@ mod tests {
         let (bytes, start) = (vec![1; 4 * BURST], clock::instant());
         let pace = Pace::new(2 * AT_ONCE_WITHOUT_BODY, AT_ONCE, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
-        pace.renew(RequestProgress { has_body: false, requests: 1, given_up: 1 }, start);
+        pace.renew(RequestProgress { is_admitted: true, has_body: false, requests: 1, given_up: 1 }, start);
         for _ in 0..5 {
             assert_eq!(read(&mut stream), (AT_ONCE_WITHOUT_BODY, Poll::Pending));
-            pace.renew(RequestProgress { has_body: false, requests: 1, given_up: 1 }, start);
+            pace.renew(RequestProgress { is_admitted: true, has_body: false, requests: 1, given_up: 1 }, start);
         }
         assert_eq!(read(&mut stream).1, Poll::Ready(false));
     }

@@ -332,9 +332,9 @@ impl ConnectionState {
 
     /// What is in progress over HTTP/2.
     pub(super) fn progress(&self) -> RequestProgress {
-        let has_body = !self.bodies().is_empty();
+        let (is_admitted, has_body) = (self.admitted.load(Ordering::Relaxed) > 0, !self.bodies().is_empty());
         let (requests, given_up) = (self.begun.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed));
-        RequestProgress { has_body, requests, given_up }
+        RequestProgress { is_admitted, has_body, requests, given_up }
     }
 
     /// Notes that the HTTP/2 client has sent FIN and waits for its answers. Bodies that are not whole are cut.

@@ -23,6 +23,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::time::sleep_until;
 
 use super::{
     ConnectionLimits, Drain, Peer,
@@ -261,7 +262,13 @@ impl<A: RequestService> ClientConnection<A> {
                 return Ok(answer);
             };
             let mut answer = service.answer(request, peer).await;
+            let due = if is_http2 { None } else { in_progress.own_answer_waits_until() };
             let is_last = settle::<A>(&answer, &mut in_progress);
+            // A client that sends HTTP/2 may have many requests in progress, so there it is reading that waits.
+            if let (Some(due), false) = (due, A::kind(&answer) == AnswerKind::Forwarded) {
+                // Boxed, since every request would reserve the memory.
+                Box::pin(sleep_until(due)).await;
+            }
             if is_last && !is_http2 {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

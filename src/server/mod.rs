@@ -13,6 +13,7 @@ mod connection;
 mod connection_limit;
 mod connection_state;
 mod hold;
+mod own_answers;
 #[cfg(target_os = "linux")]
 mod owner;
 mod paced;

@@ -11,14 +11,15 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Instant,
+    time::{Instant, Sleep, sleep_until},
 };
 
 /// How many bytes are read at once while a request with a body is in progress; one read may exceed it.
@@ -44,6 +45,8 @@ pub(super) struct RequestProgress {
     pub(super) requests: usize,
     /// How many bodies were given up so far before their end.
     pub(super) given_up: usize,
+    /// Until when nothing is read: other clients, whom we also answer ourselves, come first.
+    pub(super) waits_until: Option<Instant>,
 }
 
 /// How much may be read. Only the connection's task uses it; its members are atomic because a task must be `Send`.
@@ -62,6 +65,8 @@ struct Allowances {
     requests: AtomicUsize,
     given_up: AtomicUsize,
     began: Instant,
+    /// Until how many nanoseconds after `began` nothing is read; 0: nothing is waited for.
+    waits_until: AtomicU64,
     /// Until how many seconds after `began` `without_request` has grown.
     grown_until: AtomicUsize,
 }
@@ -79,6 +84,7 @@ impl Pace {
             requests: AtomicUsize::new(0),
             given_up: AtomicUsize::new(0),
             began,
+            waits_until: AtomicU64::new(0),
             grown_until: AtomicUsize::new(0),
         }))
     }
@@ -93,6 +99,8 @@ impl Pace {
             (false, false) => AT_ONCE_WITHOUT_REQUEST,
         };
         allowances.now.store(at_once, Ordering::Relaxed);
+        let waits = progress.waits_until.map_or(0, |until| until.saturating_duration_since(allowances.began).as_nanos());
+        allowances.waits_until.store(u64::try_from(waits).unwrap_or(u64::MAX), Ordering::Relaxed);
         let seconds = usize::try_from(now.saturating_duration_since(allowances.began).as_secs()).unwrap_or(usize::MAX);
         let before = allowances.grown_until.swap(seconds, Ordering::Relaxed);
         let is_another = allowances.requests.swap(progress.requests, Ordering::Relaxed) != progress.requests;
@@ -108,6 +116,14 @@ impl Pace {
     /// Whether the client has sent too much without a request.
     pub(super) fn is_exhausted(&self) -> bool {
         self.0.without_request.load(Ordering::Relaxed) == 0
+    }
+
+    /// Until when nothing is read, if the time has not come.
+    fn waits_until(&self) -> Option<Instant> {
+        match self.0.waits_until.load(Ordering::Relaxed) {
+            0 => None,
+            nanoseconds => Some(self.0.began + Duration::from_nanos(nanoseconds)),
+        }
     }
 
     fn grow(&self, bytes: usize) {
@@ -139,11 +155,13 @@ impl Pace {
 pub(super) struct Paced<S> {
     stream: S,
     pace: Pace,
+    /// Wakes the connection's task, which renews the pace.
+    wait: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Paced<S> {
     pub(super) fn new(stream: S, pace: Pace) -> Self {
-        Self { stream, pace }
+        Self { stream, pace, wait: None }
     }
 }
 
@@ -152,6 +170,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         let this = &mut *self;
         if this.pace.is_exhausted() {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        if let Some(until) = this.pace.waits_until() {
+            let wait = this.wait.insert(Box::pin(sleep_until(until)));
+            ready!(wait.as_mut().poll(cx));
         }
         let now = this.pace.0.now.load(Ordering::Relaxed);
         if now == 0 {
@@ -213,7 +235,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::{task::Waker, time::Duration};
+    use std::task::Waker;
 
     use super::*;
     use crate::clock;
@@ -247,7 +269,7 @@ mod tests {
             (true, true, AT_ONCE),
             (false, false, AT_ONCE_WITHOUT_REQUEST),
         ] {
-            pace.renew(RequestProgress { is_admitted, has_body, requests: 0, given_up: 0 }, start);
+            pace.renew(RequestProgress { is_admitted, has_body, requests: 0, given_up: 0, waits_until: None }, start);
             assert_eq!(read(&mut stream), (at_once, Poll::Pending));
         }
     }
@@ -259,7 +281,7 @@ mod tests {
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
         let mut sent = |requests, seconds| {
             pace.renew(
-                RequestProgress { is_admitted: true, has_body: false, requests, given_up: 0 },
+                RequestProgress { is_admitted: true, has_body: false, requests, given_up: 0, waits_until: None },
                 start + Duration::from_secs(seconds),
             );
             read(&mut stream)
@@ -283,10 +305,13 @@ mod tests {
         let (bytes, start) = (vec![1; 4 * BURST], clock::instant());
         let pace = Pace::new(2 * AT_ONCE_WITHOUT_BODY, AT_ONCE, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
-        pace.renew(RequestProgress { is_admitted: true, has_body: false, requests: 1, given_up: 1 }, start);
+        pace.renew(RequestProgress { is_admitted: true, has_body: false, requests: 1, given_up: 1, waits_until: None }, start);
         for _ in 0..5 {
             assert_eq!(read(&mut stream), (AT_ONCE_WITHOUT_BODY, Poll::Pending));
-            pace.renew(RequestProgress { is_admitted: true, has_body: false, requests: 1, given_up: 1 }, start);
+            pace.renew(
+                RequestProgress { is_admitted: true, has_body: false, requests: 1, given_up: 1, waits_until: None },
+                start,
+            );
         }
         assert_eq!(read(&mut stream).1, Poll::Ready(false));
     }

@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     client_errors::{ClientError, ClientErrors},
     hold::{Evictable, Hold},
+    own_answers::OwnAnswers,
 };
 use crate::{
     clock,
@@ -36,12 +37,14 @@ struct Evictions {
     guard_is_held: AtomicBool,
     /// Notified when a permit is free, or when another connection could be evicted.
     changed: Notify,
+    own_answers: OwnAnswers,
     epoch: Instant,
 }
 
 impl Evictions {
     fn new() -> Self {
-        Self { guard_is_held: AtomicBool::new(false), changed: Notify::new(), epoch: clock::instant() }
+        let (guard_is_held, changed, own_answers) = (AtomicBool::new(false), Notify::new(), OwnAnswers::default());
+        Self { guard_is_held, changed, own_answers, epoch: clock::instant() }
     }
 
     fn nanoseconds(&self, instant: Instant) -> u64 {
@@ -95,6 +98,11 @@ impl Slot {
     /// The time of a [`Hold`].
     pub(super) fn instant(&self, nanoseconds: u64) -> Instant {
         self.evictions.epoch + Duration::from_nanos(nanoseconds)
+    }
+
+    /// Books an answer of our own, as [`OwnAnswers::book`] does.
+    pub(super) fn book_own_answer(&self) -> u64 {
+        self.evictions.own_answers.book(self.evictions.nanoseconds(clock::instant()))
     }
 
     /// Publishes what the connection holds, from `now` on if it is something else than before.

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use tokio::time::Instant;
+
 use super::{super::client_errors::ClientError, ConnectionPhase, ConnectionState, Ending};
 use crate::clock;
 
@@ -56,6 +58,11 @@ impl InProgress {
     /// waits for its place. Otherwise a client that sends one request behind the other would keep us busy with refusals.
     pub(in crate::server) fn own_answer_is_last(&self) -> bool {
         self.state.caller_is_refused() || self.state.slot.is_wanted()
+    }
+
+    /// Until when this answer waits if it is our own.
+    pub(in crate::server) fn own_answer_waits_until(&self) -> Option<Instant> {
+        self.state.own_answer_waits_until()
     }
 
     /// Notes that the connection closes after this answer.

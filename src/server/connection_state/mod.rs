@@ -12,7 +12,7 @@ mod phase;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -80,6 +80,8 @@ pub(super) struct ConnectionState {
     blocked: AtomicBool,
     /// Part of what may wait to be written is of an admitted request's answer.
     owes_answer: AtomicBool,
+    /// When the next answer of our own is due, unless it is at once: nanoseconds since the address was opened.
+    own_answer_due: AtomicU64,
     /// The current response ends with the connection, without another delimiter (HTTP/1.0).
     close_delimited: AtomicBool,
     ending: AtomicU8,
@@ -122,6 +124,7 @@ impl ConnectionState {
             abandoned: AtomicUsize::new(0),
             blocked: AtomicBool::new(false),
             owes_answer: AtomicBool::new(false),
+            own_answer_due: AtomicU64::new(0),
             close_delimited: AtomicBool::new(false),
             ending: AtomicU8::new(Ending::None as u8),
             client_check: AtomicU8::new(ClientCheck::None as u8),
@@ -261,9 +264,10 @@ impl ConnectionState {
         self.publish(clock::instant);
     }
 
-    /// A request no longer holds the place.
+    /// A request no longer holds the place: its answer is our own.
     fn give_up_place(&self) {
         self.admitted.fetch_sub(1, Ordering::Relaxed);
+        self.own_answer_due.store(self.slot.book_own_answer(), Ordering::Relaxed);
         if self.streams.load(Ordering::Relaxed) > 0 {
             self.publish(clock::instant);
         }
@@ -330,11 +334,20 @@ impl ConnectionState {
         self.streams.load(Ordering::Relaxed) > 0
     }
 
+    /// Until when the connection's next answer of our own waits; see [`OwnAnswers`](super::own_answers::OwnAnswers).
+    pub(super) fn own_answer_waits_until(&self) -> Option<Instant> {
+        match self.own_answer_due.load(Ordering::Relaxed) {
+            0 => None,
+            due => Some(self.slot.instant(due)).filter(|due| *due > clock::instant()),
+        }
+    }
+
     /// What is in progress over HTTP/2.
     pub(super) fn progress(&self) -> RequestProgress {
         let (is_admitted, has_body) = (self.admitted.load(Ordering::Relaxed) > 0, !self.bodies().is_empty());
         let (requests, given_up) = (self.begun.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed));
-        RequestProgress { is_admitted, has_body, requests, given_up }
+        let waits_until = if is_admitted { None } else { self.own_answer_waits_until() };
+        RequestProgress { is_admitted, has_body, requests, given_up, waits_until }
     }
 
     /// Notes that the HTTP/2 client has sent FIN and waits for its answers. Bodies that are not whole are cut.

@@ -37,8 +37,8 @@ const WRITTEN_PER_BYTE: usize = 8;
 /// What the connection's task knows when it is polled.
 #[derive(Clone, Copy)]
 pub(super) struct RequestProgress {
-    /// A request is in progress that was admitted.
-    pub(super) is_admitted: bool,
+    /// No admitted request is in progress, and the connection may stay: it is read in small turns.
+    pub(super) takes_turns: bool,
     /// A request with a body is in progress.
     pub(super) has_body: bool,
     /// How many requests have begun so far.
@@ -93,10 +93,10 @@ impl Pace {
     pub(super) fn renew(&self, progress: RequestProgress, now: Instant) {
         let allowances = &*self.0;
         allowances.has_body.store(progress.has_body, Ordering::Relaxed);
-        let at_once = match (progress.has_body, progress.is_admitted) {
+        let at_once = match (progress.has_body, progress.takes_turns) {
             (true, _) => AT_ONCE,
-            (false, true) => AT_ONCE_WITHOUT_BODY,
-            (false, false) => AT_ONCE_WITHOUT_REQUEST,
+            (false, false) => AT_ONCE_WITHOUT_BODY,
+            (false, true) => AT_ONCE_WITHOUT_REQUEST,
         };
         allowances.now.store(at_once, Ordering::Relaxed);
         let waits = progress.waits_until.map_or(0, |until| until.saturating_duration_since(allowances.began).as_nanos());
@@ -172,8 +172,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         if let Some(until) = this.pace.waits_until() {
-            let wait = this.wait.insert(Box::pin(sleep_until(until)));
-            ready!(wait.as_mut().poll(cx));
+            let wait = this.wait.take().filter(|wait| wait.deadline() == until).unwrap_or_else(|| Box::pin(sleep_until(until)));
+            ready!(this.wait.insert(wait).as_mut().poll(cx));
         }
         let now = this.pace.0.now.load(Ordering::Relaxed);
         if now == 0 {
@@ -262,14 +262,14 @@ mod tests {
         let (bytes, start) = (vec![1; 5 * AT_ONCE], clock::instant());
         let pace = Pace::new(BURST, AT_ONCE, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
-        for (is_admitted, has_body, at_once) in [
-            (false, false, AT_ONCE_WITHOUT_REQUEST),
-            (true, false, AT_ONCE_WITHOUT_BODY),
-            (true, true, AT_ONCE),
-            (true, true, AT_ONCE),
-            (false, false, AT_ONCE_WITHOUT_REQUEST),
+        for (takes_turns, has_body, at_once) in [
+            (true, false, AT_ONCE_WITHOUT_REQUEST),
+            (false, false, AT_ONCE_WITHOUT_BODY),
+            (false, true, AT_ONCE),
+            (false, true, AT_ONCE),
+            (true, false, AT_ONCE_WITHOUT_REQUEST),
         ] {
-            pace.renew(RequestProgress { is_admitted, has_body, requests: 0, given_up: 0, waits_until: None }, start);
+            pace.renew(RequestProgress { takes_turns, has_body, requests: 0, given_up: 0, waits_until: None }, start);
             assert_eq!(read(&mut stream), (at_once, Poll::Pending));
         }
     }
@@ -281,7 +281,7 @@ mod tests {
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
         let mut sent = |requests, seconds| {
             pace.renew(
-                RequestProgress { is_admitted: true, has_body: false, requests, given_up: 0, waits_until: None },
+                RequestProgress { takes_turns: false, has_body: false, requests, given_up: 0, waits_until: None },
                 start + Duration::from_secs(seconds),
             );
             read(&mut stream)
@@ -305,14 +305,27 @@ mod tests {
         let (bytes, start) = (vec![1; 4 * BURST], clock::instant());
         let pace = Pace::new(2 * AT_ONCE_WITHOUT_BODY, AT_ONCE, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
-        pace.renew(RequestProgress { is_admitted: true, has_body: false, requests: 1, given_up: 1, waits_until: None }, start);
+        pace.renew(RequestProgress { takes_turns: false, has_body: false, requests: 1, given_up: 1, waits_until: None }, start);
         for _ in 0..5 {
             assert_eq!(read(&mut stream), (AT_ONCE_WITHOUT_BODY, Poll::Pending));
             pace.renew(
-                RequestProgress { is_admitted: true, has_body: false, requests: 1, given_up: 1, waits_until: None },
+                RequestProgress { takes_turns: false, has_body: false, requests: 1, given_up: 1, waits_until: None },
                 start,
             );
         }
         assert_eq!(read(&mut stream).1, Poll::Ready(false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_waits_for_others_is_read_again_when_its_time_has_come() {
+        let (bytes, start) = (vec![1; BURST], clock::instant());
+        let pace = Pace::new(BURST, AT_ONCE, start);
+        let mut stream = Paced::new(bytes.as_slice(), pace.clone());
+        let waits_until = Some(start + Duration::from_secs(2));
+        pace.renew(RequestProgress { takes_turns: true, has_body: false, requests: 0, given_up: 0, waits_until }, start);
+        assert_eq!(read(&mut stream), (0, Poll::Pending));
+        let mut byte = [0];
+        std::future::poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut byte))).await.unwrap();
+        assert!((2000..2010).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     }
 }

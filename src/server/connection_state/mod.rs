@@ -344,10 +344,12 @@ impl ConnectionState {
 
     /// What is in progress over HTTP/2.
     pub(super) fn progress(&self) -> RequestProgress {
-        let (is_admitted, has_body) = (self.admitted.load(Ordering::Relaxed) > 0, !self.bodies().is_empty());
+        // A refused caller's connection is cut soon, so it may as well send all that it may at once.
+        let takes_turns = self.admitted.load(Ordering::Relaxed) == 0 && !self.caller_is_refused();
+        let has_body = !self.bodies().is_empty();
         let (requests, given_up) = (self.begun.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed));
-        let waits_until = if is_admitted { None } else { self.own_answer_waits_until() };
-        RequestProgress { is_admitted, has_body, requests, given_up, waits_until }
+        let waits_until = if takes_turns { self.own_answer_waits_until() } else { None };
+        RequestProgress { takes_turns, has_body, requests, given_up, waits_until }
     }
 
     /// Notes that the HTTP/2 client has sent FIN and waits for its answers. Bodies that are not whole are cut.

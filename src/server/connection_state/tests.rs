@@ -312,3 +312,23 @@ async fn a_connection_whose_caller_is_refused_closes_after_the_answer_and_has_a_
     assert_due(does_not_read.due(LIMITS.client_idle).await, Due::Cut, LINGER);
     assert_eq!(scene.limit.connected_and_limit(), (1, 1), "they take no place");
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_a_thousand_answers_of_our_own_the_next_one_waits_and_a_forwarded_one_does_not() {
+    let scene = LimitedConnection::new();
+    for _ in 0..1001 {
+        scene.ask_in_vain(false);
+    }
+    assert_eq!(scene.state.own_answer_waits_until(), None);
+    for _ in 0..10_000 {
+        scene.ask_in_vain(false);
+    }
+    let waits = scene.state.own_answer_waits_until().unwrap() - clock::instant();
+    assert!((900..=1000).contains(&waits.as_millis()), "{waits:?}");
+    assert!(scene.state.progress().waits_until.is_some());
+    let admitted = scene.ask(false);
+    assert_eq!(scene.state.progress().waits_until, None);
+    drop(admitted);
+    tokio::time::advance(waits).await;
+    assert_eq!(scene.state.own_answer_waits_until(), None);
+}

@@ -22,8 +22,8 @@ const SPAWN_RESERVE: u64 = 64;
 const OWN: usize = 64;
 /// Descriptors of a worker: its event loop, and those that it opens for a moment to learn who calls.
 const PER_WORKER: usize = 8;
-/// Descriptors of a listening socket in each worker: its own duplicate, and the one that is watched.
-const PER_ACCEPTOR: usize = 2;
+/// Descriptors of a listening socket in each worker: its own duplicate.
+const PER_ACCEPTOR: usize = 1;
 /// Telemetry and the control socket may each have this part of all descriptors.
 const ADMIN_PART: usize = 16;
 /// The fewest connections or requests that a limit is lowered to.
@@ -38,8 +38,8 @@ pub struct Descriptors(usize);
 pub struct Demand {
     /// Worker threads.
     pub workers: usize,
-    /// Connections that each worker keeps at an address for refused callers.
-    pub lingering: usize,
+    /// Connections that each worker keeps at an address beside those that have a place.
+    pub without_place: usize,
     /// The connection limit of each listen address of an API.
     pub connections: Vec<usize>,
     /// The limit of requests in flight of each API; each may need a connection to upstream.
@@ -76,7 +76,7 @@ impl Descriptors {
     /// The limits that the descriptors allow, in the order of `demand`: of connections and of requests.
     #[must_use]
     pub fn share(self, demand: &Demand) -> (Vec<usize>, Vec<usize>) {
-        let acceptor = PER_ACCEPTOR + demand.lingering;
+        let acceptor = PER_ACCEPTOR + demand.without_place;
         let listening = demand.connections.len() * (1 + demand.workers * acceptor);
         // Telemetry and control have one acceptor each.
         let admin = 2 * (1 + acceptor + self.0 / ADMIN_PART);
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     fn demand(connections: &[usize], requests: &[usize]) -> Demand {
-        Demand { workers: 2, lingering: 8, connections: connections.to_vec(), requests: requests.to_vec() }
+        Demand { workers: 2, without_place: 9, connections: connections.to_vec(), requests: requests.to_vec() }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
     config::{Api, Config, Listen},
     descriptors::{Demand, Descriptors},
     server::{
-        BindError, Bound, ConnectionLimit, DirectoryAccess, LINGERING, NoSuchGroup, Passed, SharedDescriptors, SocketAccess,
+        BindError, Bound, ConnectionLimit, DirectoryAccess, NoSuchGroup, Passed, SharedDescriptors, SocketAccess, WITHOUT_PLACE,
         bind_tcp, bind_unix, passed_sockets,
     },
 };
@@ -320,7 +320,7 @@ impl Limits {
     pub(super) fn of(config: &Config, apis_by_listener: &[Vec<usize>], workers: usize, descriptors: Descriptors) -> Self {
         let wanted = apis_by_listener.iter().map(|apis| max_connections(config, apis)).collect();
         let requests = config.apis.iter().map(|api| api.limits.max_requests).collect();
-        let demand = Demand { workers, lingering: LINGERING, connections: wanted, requests };
+        let demand = Demand { workers, without_place: WITHOUT_PLACE, connections: wanted, requests };
         let (connections, requests) = descriptors.share(&demand);
         if (&connections, &requests) != (&demand.connections, &demand.requests) {
             let fewest = |limits: &[usize]| limits.iter().copied().min().unwrap_or_default();

@@ -1,23 +1,21 @@
 //! Accepts connections: one loop per worker and listen address, on descriptors of one shared socket.
 //!
-//! Guarantees: a connection is accepted only with a permit; a connection whose caller no API lets in gives its permit back at
-//! once, and lingers to read why, within limits of number and time; running out of descriptors closes a connection that needs
-//! its place least, and never ends accepting; when a drain begins, connections that the kernel has queued are still accepted.
+//! Guarantees: a connection is served only with a permit, and each loop accepts one at most that waits for its permit; a connection
+//! whose caller no API lets in takes none, and lingers to read why, within limits of number and time; running out of descriptors
+//! closes a connection that needs its place least, and never ends accepting; when a drain begins, connections that the kernel has
+//! queued are still accepted.
 
 use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
-    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 use tokio::{
-    io::Interest,
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::watch,
     task::{AbortHandle, yield_now},
@@ -29,7 +27,7 @@ use super::{
     bind::{Bound, ListenSocket},
     client_io::ClientStream,
     connection::{self, RequestService},
-    connection_limit::{ConnectionLimit, ConnectionPermit, EvictionGuard},
+    connection_limit::{ConnectionLimit, ConnectionPermit},
     connection_state::ConnectionState,
 };
 use crate::deadline::Deadlines;
@@ -38,16 +36,16 @@ use crate::deadline::Deadlines;
 /// When a connection closes, the pause is over.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// How many connections of refused callers one worker keeps at an address, so that they can read why. Each is a descriptor.
-pub const LINGERING: usize = 8;
+/// How many connections of refused callers one worker keeps at an address, so that they can read why.
+const LINGERING: usize = 8;
+/// How many connections without a place one worker keeps at an address: those of refused callers, and one that waits for its place.
+/// Each is a descriptor.
+pub const WITHOUT_PLACE: usize = LINGERING + 1;
 
 /// One worker's descriptor of a listening socket, and the connection limit of its address.
 pub struct Acceptor {
     name: String,
     socket: ListeningSocket,
-    /// A duplicate, which is only asked whether it is readable: tokio's listeners tell that only by accepting. That it is no
-    /// stream does not matter to the kernel.
-    watched: UnixStream,
     connection_limit: ConnectionLimit,
 }
 
@@ -68,9 +66,8 @@ impl Acceptor {
             }
             ListenSocket::Unix(listener) => ListeningSocket::Unix(UnixListener::from_std(listener)?),
         };
-        let watched = UnixStream::from_std(socket.as_fd().try_clone_to_owned()?.into())?;
         connection_limit.name(&bound.name);
-        Ok(Self { name: bound.name, socket, watched, connection_limit })
+        Ok(Self { name: bound.name, socket, connection_limit })
     }
 
     /// Accepts and serves connections until the drain begins, then those that are queued, and then closes the socket.
@@ -81,20 +78,19 @@ impl Acceptor {
             let accepted = tokio::select! {
                 biased;
                 () = drain.begun() => break,
-                accepted = self.next(&deadlines) => accepted,
+                accepted = self.socket.accept() => accepted,
             };
             match accepted {
-                Ok((stream, permit)) => {
+                Ok(stream) => {
                     if pause > PAUSE.0 {
                         info!(listener = self.name, "accepting again");
                         pause = PAUSE.0;
                     }
                     let peer = stream.peer();
-                    if service.lets_in(&peer) {
-                        spawn(stream, peer, permit, &service, &drain);
-                    } else {
-                        drop(permit);
+                    if !service.lets_in(&peer) {
                         lingering.add(spawn_refused(stream, peer, &service, &deadlines, &drain)).await;
+                    } else if let Some(permit) = self.permit(&peer, &deadlines, &mut drain).await {
+                        spawn(stream, peer, permit, &service, &drain);
                     }
                 }
                 // The client gave up while it was queued; the next one may be there already.
@@ -126,60 +122,22 @@ impl Acceptor {
         }
     }
 
-    /// Takes a permit, then accepts: a connection that was accepted will be served.
-    async fn next(&self, deadlines: &Deadlines) -> io::Result<(ClientStream, ConnectionPermit)> {
-        // Hold the guard until accept returns; otherwise another acceptor counts the same client twice.
-        let (permit, _guard) = match self.connection_limit.take(deadlines) {
-            Some(permit) => (permit, None),
-            None => self.wait_for_permit(deadlines).await,
-        };
-        // Workers share the socket; tokio goes on waiting when another worker was faster.
-        let stream = match &self.socket {
-            ListeningSocket::Tcp(listener, address) => ClientStream::tcp(listener.accept().await?, *address),
-            ListeningSocket::Unix(listener) => ClientStream::Unix(listener.accept().await?.0),
-        };
-        Ok((stream, permit))
-    }
-
-    /// Waits until a permit is free. Evicts a connection only when a client waits in the kernel's queue.
-    async fn wait_for_permit(&self, deadlines: &Deadlines) -> (ConnectionPermit, Option<EvictionGuard>) {
-        loop {
-            let mut changed = pin!(self.connection_limit.changed());
-            changed.as_mut().enable();
-            if let Some(permit) = self.connection_limit.take(deadlines) {
-                return (permit, None);
-            }
-            tokio::select! {
-                biased;
-                () = changed.as_mut() => continue,
-                readable = self.watched.readable() => if readable.is_err() {
-                    // The runtime shuts down.
-                    std::future::pending::<()>().await;
-                }
-            }
-            if let Some(guard) = self.connection_limit.eviction_guard() {
-                // Another worker may have accepted the client meanwhile, and then no connection has to be evicted.
-                if !self.client_waits() {
-                    continue;
-                }
-                return (guard.permit(deadlines).await, Some(guard));
-            }
-            changed.await;
+    /// Waits for the permit of a connection that was accepted. A drain ends the wait: `None` if no permit is free then.
+    async fn permit(&self, peer: &Peer, deadlines: &Deadlines, drain: &mut Drain) -> Option<ConnectionPermit> {
+        tokio::select! {
+            biased;
+            permit = self.connection_limit.permit(deadlines, peer.is_local()) => Some(permit),
+            () = drain.begun() => self.connection_limit.take(deadlines, peer.is_local()),
         }
-    }
-
-    /// Whether there is a connection to accept now. Where there is none, `watched` becomes readable with the next one.
-    fn client_waits(&self) -> bool {
-        let has_client = || if self.socket.has_client_waiting() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
-        self.watched.try_io(Interest::READABLE, has_client).is_ok()
     }
 
     /// Accepts and serves what the kernel has queued, within the limit, and closes the socket.
     fn empty_queue<A: RequestService>(self, service: &Arc<A>, deadlines: &Deadlines, drain: &Drain) {
-        while let Some(permit) = self.connection_limit.take(deadlines) {
+        loop {
             match self.socket.accept_queued() {
                 Ok(stream) => {
                     let peer = stream.peer();
+                    let Some(permit) = self.connection_limit.take(deadlines, peer.is_local()) else { return };
                     spawn(stream, peer, permit, service, drain);
                 }
                 Err(error) if is_the_clients(&error) => {}
@@ -190,10 +148,12 @@ impl Acceptor {
 }
 
 impl ListeningSocket {
-    /// Whether there is a connection to accept now.
-    fn has_client_waiting(&self) -> bool {
-        let mut asked = [PollFd::new(self, PollFlags::IN)];
-        poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    /// Accepts the next connection. Workers share the socket: another one may be faster, and then this goes on waiting.
+    async fn accept(&self) -> io::Result<ClientStream> {
+        Ok(match self {
+            Self::Tcp(listener, address) => ClientStream::tcp(listener.accept().await?, *address),
+            Self::Unix(listener) => ClientStream::Unix(listener.accept().await?.0),
+        })
     }
 
     /// Accepts the next connection; `WouldBlock` when there is none. It asks the kernel itself, since the runtime may not have
@@ -249,7 +209,7 @@ fn spawn_refused<A: RequestService>(
 }
 
 fn spawn<A: RequestService>(stream: ClientStream, peer: Peer, permit: ConnectionPermit, service: &Arc<A>, drain: &Drain) {
-    let state = ConnectionState::begin(permit, peer.is_local(), service.limits(), drain);
+    let state = ConnectionState::begin(permit, service.limits(), drain);
     // The drain owns this task: it waits until the state is dropped. A panic ends the task and nothing else.
     tokio::spawn(connection::serve(stream, peer, Arc::clone(service), state, drain.clone()));
 }

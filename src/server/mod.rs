@@ -1,6 +1,6 @@
 //! Binds listen addresses, accepts connections within the connection limit, serves HTTP/1.x and h2c, and drains.
 //!
-//! A [`RequestService`], which is an argument, answers the requests. Guarantees: a connection is accepted only with a permit;
+//! A [`RequestService`], which is an argument, answers the requests. Guarantees: a connection is served only with a permit;
 //! running out of descriptors slows accepting and never ends it; an HTTP/2 connection is bounded in streams, resets, heads
 //! and memory; when a drain begins, connections that the kernel has queued are still accepted, requests in flight finish, and
 //! then each connection closes.
@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-pub use accept::{Acceptor, LINGERING};
+pub use accept::{Acceptor, WITHOUT_PLACE};
 pub use bind::{BindError, Bound, ListenSocket, Passed, bind_tcp, bind_unix, passed_sockets};
 pub use client_io::ClientStream;
 pub use connection::{AnswerKind, RequestService};

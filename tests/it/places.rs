@@ -224,6 +224,32 @@ fn an_allowed_user_is_served_promptly_whatever_a_refused_one_does() {
     }
 }
 
+#[test]
+fn a_refused_user_closes_no_connection_of_an_allowed_one_though_all_places_are_taken() {
+    if !getuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let simulator = simulator();
+    let mut setup = with_connections(&simulator, 2);
+    setup.api("allow_uids", &format!("[{FRIEND}]"));
+    let sidecar = setup.start();
+    let address = sidecar.address();
+    let mut kept = acting_as(FRIEND, move || [(); 2].map(|()| Connection::tcp(TcpStream::connect(address).unwrap())));
+    for connection in &mut kept {
+        assert_eq!(connection.send(&Request::get("/_sim/echo")).status, 200);
+    }
+    acting_as(STRANGER, move || {
+        for _ in 0..50 {
+            let mut client = Connection::tcp(TcpStream::connect(address).unwrap());
+            assert_eq!(client.send(&Request::get("/_sim/echo")).problem(), "caller_not_allowed");
+        }
+    });
+    for connection in &mut kept {
+        assert_eq!(connection.send(&Request::get("/_sim/echo")).status, 200);
+    }
+}
+
 /// Runs `act` on a thread that acts as another user.
 fn acting_as<T: Send + 'static>(uid: u32, act: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = thread::spawn(move || {

@@ -6,6 +6,7 @@
 //! when the limit is reached; never for a request.
 
 use std::{
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -14,7 +15,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, futures::Notified},
+    sync::Notify,
     time::{Instant, timeout},
 };
 
@@ -33,8 +34,8 @@ const ENDING: usize = 8;
 
 /// What the connections and the acceptors of one address share, beside the list of connections.
 struct Evictions {
-    /// An acceptor holds the [`EvictionGuard`]: the next free permit is for its client.
-    guard_is_held: AtomicBool,
+    /// How many acceptors wait for a permit for the client that they have accepted: free ones are for them.
+    waiting: AtomicUsize,
     /// Notified when a permit is free, or when another connection could be evicted.
     changed: Notify,
     own_answers: OwnAnswers,
@@ -43,17 +44,22 @@ struct Evictions {
 
 impl Evictions {
     fn new() -> Self {
-        let (guard_is_held, changed, own_answers) = (AtomicBool::new(false), Notify::new(), OwnAnswers::default());
-        Self { guard_is_held, changed, own_answers, epoch: clock::instant() }
+        let (waiting, changed, own_answers) = (AtomicUsize::new(0), Notify::new(), OwnAnswers::default());
+        Self { waiting, changed, own_answers, epoch: clock::instant() }
     }
 
     fn nanoseconds(&self, instant: Instant) -> u64 {
         u64::try_from(instant.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(Hold::TIME).min(Hold::TIME)
     }
 
-    /// Wakes the acceptor that holds the eviction guard: it may find a permit, or a connection to evict.
-    fn notify_guard(&self) {
-        if self.guard_is_held.load(Ordering::SeqCst) {
+    /// Whether a client waits for a permit.
+    fn client_waits(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Wakes the acceptors that wait: they may find a permit, or a connection to evict.
+    fn notify_waiting(&self) {
+        if self.client_waits() {
             self.changed.notify_waiters();
         }
     }
@@ -68,7 +74,7 @@ pub(super) struct Slot {
     /// The packed [`Hold`] for which an acceptor has asked the connection to close; [`Self::NOT_ASKED`] otherwise.
     asked: AtomicU64,
     /// The client is on this machine.
-    is_local: AtomicBool,
+    is_local: bool,
     evictions: Arc<Evictions>,
 }
 
@@ -76,19 +82,19 @@ impl Slot {
     /// [`Hold::Busy`], for which no connection is asked to close.
     const NOT_ASKED: u64 = 0;
 
-    fn new(deadlines: &Deadlines, evictions: Arc<Evictions>) -> Arc<Self> {
+    fn new(deadlines: &Deadlines, is_local: bool, evictions: Arc<Evictions>) -> Arc<Self> {
         Arc::new(Self {
             deadline: deadlines.deadline(),
             hold: AtomicU64::new(Hold::Busy.pack()),
             asked: AtomicU64::new(Self::NOT_ASKED),
-            is_local: AtomicBool::new(false),
+            is_local,
             evictions,
         })
     }
 
     /// A slot of no address, for a connection that takes no place.
     pub(super) fn unlisted(deadlines: &Deadlines) -> Arc<Self> {
-        Self::new(deadlines, Arc::new(Evictions::new()))
+        Self::new(deadlines, true, Arc::new(Evictions::new()))
     }
 
     pub(super) fn hold(&self) -> Hold {
@@ -112,12 +118,12 @@ impl Slot {
         }
         let since = if hold(0) == Hold::Busy { 0 } else { self.evictions.nanoseconds(now()) };
         self.hold.store(hold(since).pack(), Ordering::SeqCst);
-        self.evictions.notify_guard();
+        self.evictions.notify_waiting();
     }
 
     /// Whether another client waits for a place at the address.
     pub(super) fn is_wanted(&self) -> bool {
-        self.evictions.guard_is_held.load(Ordering::Relaxed)
+        self.evictions.client_waits()
     }
 
     fn is_asked(&self) -> bool {
@@ -144,7 +150,7 @@ impl Slot {
         let asked = self.asked.swap(Self::NOT_ASKED, Ordering::SeqCst);
         let agrees = asked == self.hold.load(Ordering::SeqCst);
         if !agrees {
-            self.evictions.notify_guard();
+            self.evictions.notify_waiting();
         }
         agrees
     }
@@ -165,7 +171,7 @@ impl SharedDescriptors {
     /// Makes a limit of `limit` connections at a time at one address.
     #[must_use]
     pub fn limit(&self, limit: usize) -> ConnectionLimit {
-        let registry = Registry { limit, taken: 0, connected: 0, slots: Vec::new(), free: Vec::new() };
+        let registry = Registry { limit, connected: 0, slots: Vec::new(), free: Vec::new() };
         let state = Arc::new(LimitState {
             registry: Mutex::new(registry),
             ending: AtomicUsize::new(0),
@@ -183,7 +189,7 @@ impl SharedDescriptors {
     /// Evicts one connection of any address, since descriptors have run out, and waits until a connection has closed, for
     /// `limit` at most.
     pub(super) async fn free_descriptor(&self, limit: Duration) {
-        let mut closed = std::pin::pin!(self.0.closed.notified());
+        let mut closed = pin!(self.0.closed.notified());
         closed.as_mut().enable();
         let limits: Vec<Arc<LimitState>> = self.lock().iter().filter_map(Weak::upgrade).collect();
         let first = limits.iter().filter_map(|limit| Some((limit.first_to_go()?, limit))).min_by_key(|(rank, _)| *rank);
@@ -215,17 +221,13 @@ struct LimitState {
 /// The connections of one listen address.
 struct Registry {
     limit: usize,
-    /// Permits given out.
-    taken: usize,
-    /// Permits whose connection was accepted; acceptors hold the others.
     connected: usize,
     slots: Vec<Option<Arc<Slot>>>,
     free: Vec<usize>,
 }
 
 impl ConnectionLimit {
-    /// Changes the limit. Connections over a lower limit stay, and an acceptor that already has a permit uses it; further
-    /// clients wait.
+    /// Changes the limit. Connections over a lower limit stay; further clients wait.
     pub fn set_limit(&self, limit: usize) {
         self.0.lock().limit = limit;
         self.0.evictions.changed.notify_waiters();
@@ -254,45 +256,47 @@ impl ConnectionLimit {
         &self.0.descriptors
     }
 
-    /// Takes a permit if one is free. Its deadline is one of `deadlines`, which belong to the connection's worker.
-    pub(super) fn take(&self, deadlines: &Deadlines) -> Option<ConnectionPermit> {
-        let reserved = usize::from(self.0.evictions.guard_is_held.load(Ordering::SeqCst));
-        self.take_beside(reserved, deadlines)
+    /// Takes a permit if one is free and no other client waits for one. Its deadline is one of `deadlines`, which belong to the
+    /// connection's worker. `is_local`: the client is on this machine.
+    pub(super) fn take(&self, deadlines: &Deadlines, is_local: bool) -> Option<ConnectionPermit> {
+        if self.0.evictions.client_waits() { None } else { self.take_first(deadlines, is_local) }
     }
 
-    /// Takes a permit if one is free besides `reserved` others.
-    fn take_beside(&self, reserved: usize, deadlines: &Deadlines) -> Option<ConnectionPermit> {
+    /// Waits for a permit, as [`take`](Self::take) gives it, and evicts the connection that needs its place least. Cancelled, it
+    /// takes no permit.
+    pub(super) async fn permit(&self, deadlines: &Deadlines, is_local: bool) -> ConnectionPermit {
+        if let Some(permit) = self.take(deadlines, is_local) {
+            return permit;
+        }
+        let _waiting = Waiting::begin(self);
+        loop {
+            let mut changed = pin!(self.0.evictions.changed.notified());
+            changed.as_mut().enable();
+            if let Some(permit) = self.take_first(deadlines, is_local) {
+                return permit;
+            }
+            match self.0.evict_first() {
+                // It makes no difference which of the two happened: the loop looks again.
+                Some(moment) => drop(timeout(moment, changed).await),
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Takes a permit if one is free, whoever else waits for it.
+    fn take_first(&self, deadlines: &Deadlines, is_local: bool) -> Option<ConnectionPermit> {
         let mut registry = self.0.lock();
-        if registry.taken + reserved >= registry.limit {
+        if registry.connected >= registry.limit {
             return None;
         }
-        registry.taken += 1;
-        let slot = Slot::new(deadlines, Arc::clone(&self.0.evictions));
+        registry.connected += 1;
+        let slot = Slot::new(deadlines, is_local, Arc::clone(&self.0.evictions));
         let key = registry.free.pop().unwrap_or_else(|| {
             registry.slots.push(None);
             registry.slots.len() - 1
         });
         registry.slots[key] = Some(Arc::clone(&slot));
-        Some(ConnectionPermit {
-            slot,
-            key,
-            is_accepted: false,
-            is_given_back: AtomicBool::new(false),
-            connection_limit: self.clone(),
-        })
-    }
-
-    /// Takes the right to evict a connection. Only one acceptor has it at a time, and none has it while another acceptor holds
-    /// a permit: that one accepts the waiting client.
-    pub(super) fn eviction_guard(&self) -> Option<EvictionGuard> {
-        let registry = self.0.lock();
-        let permit_is_held = registry.taken > registry.connected;
-        (!permit_is_held && !self.0.evictions.guard_is_held.swap(true, Ordering::SeqCst)).then(|| EvictionGuard(self.clone()))
-    }
-
-    /// Completes when a permit may be free. A change before the first poll counts, too, once the future is enabled.
-    pub(super) fn changed(&self) -> Notified<'_> {
-        self.0.evictions.changed.notified()
+        Some(ConnectionPermit { slot, key, is_given_back: AtomicBool::new(false), connection_limit: self.clone() })
     }
 }
 
@@ -340,7 +344,7 @@ impl Registry {
         let ranked = |slot| {
             let slot: &Arc<Slot> = slot;
             let hold = slot.hold();
-            ((slot.is_local.load(Ordering::Relaxed), hold.evictable(now)), hold, slot)
+            ((slot.is_local, hold.evictable(now)), hold, slot)
         };
         // One that may go now comes before each that may go later.
         let order = |(is_local, evictable): (bool, Evictable)| (!matches!(evictable, Evictable::Now(..)), is_local, evictable);
@@ -348,31 +352,19 @@ impl Registry {
     }
 }
 
-/// The right to evict one connection for a waiting client; released on drop.
-pub(super) struct EvictionGuard(ConnectionLimit);
+/// A client that waits for a permit, until it is dropped.
+struct Waiting<'a>(&'a ConnectionLimit);
 
-impl EvictionGuard {
-    /// Waits for a free permit, and evicts the connection that needs its place least. Cancelled, it takes no permit.
-    pub(super) async fn permit(&self, deadlines: &Deadlines) -> ConnectionPermit {
-        loop {
-            let mut changed = std::pin::pin!(self.0.changed());
-            changed.as_mut().enable();
-            if let Some(permit) = self.0.take_beside(0, deadlines) {
-                return permit;
-            }
-            match self.0.0.evict_first() {
-                // It makes no difference which of the two happened: the loop looks again.
-                Some(moment) => drop(timeout(moment, changed).await),
-                None => changed.await,
-            }
-        }
+impl<'a> Waiting<'a> {
+    fn begin(limit: &'a ConnectionLimit) -> Self {
+        limit.0.evictions.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(limit)
     }
 }
 
-impl Drop for EvictionGuard {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.0.evictions.guard_is_held.store(false, Ordering::SeqCst);
-        self.0.0.evictions.changed.notify_waiters();
+        self.0.0.evictions.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -380,21 +372,11 @@ impl Drop for EvictionGuard {
 pub(super) struct ConnectionPermit {
     slot: Arc<Slot>,
     key: usize,
-    is_accepted: bool,
     is_given_back: AtomicBool,
     connection_limit: ConnectionLimit,
 }
 
 impl ConnectionPermit {
-    /// Notes that the permit's connection was accepted. `is_local`: its client is on this machine.
-    pub(super) fn accepted(&mut self, is_local: bool) {
-        self.is_accepted = true;
-        self.slot.is_local.store(is_local, Ordering::Relaxed);
-        self.connection_limit.0.lock().connected += 1;
-        // Other acceptors left this client to us; now they look whether another one waits.
-        self.connection_limit.0.evictions.changed.notify_waiters();
-    }
-
     /// Counts what its client has sent in place of HTTP.
     pub(super) fn record(&self, error: ClientError) {
         self.connection_limit.0.client_errors.record(error);
@@ -422,8 +404,7 @@ impl ConnectionPermit {
 
     fn give_back(&self) {
         let mut registry = self.connection_limit.0.lock();
-        registry.taken -= 1;
-        registry.connected -= usize::from(self.is_accepted);
+        registry.connected -= 1;
         registry.slots[self.key] = None;
         registry.free.push(self.key);
         drop(registry);
@@ -438,10 +419,7 @@ impl Drop for ConnectionPermit {
         } else {
             self.give_back();
         }
-        // A permit that comes back unused frees no descriptor.
-        if self.is_accepted {
-            self.connection_limit.0.descriptors.0.closed.notify_waiters();
-        }
+        self.connection_limit.0.descriptors.0.closed.notify_waiters();
     }
 }
 

@@ -9,9 +9,7 @@ fn limit(limit: usize) -> (ConnectionLimit, Deadlines) {
 }
 
 fn connected(limit: &ConnectionLimit, deadlines: &Deadlines) -> ConnectionPermit {
-    let mut permit = limit.take(deadlines).unwrap();
-    permit.accepted(true);
-    permit
+    limit.take(deadlines, true).unwrap()
 }
 
 impl ConnectionPermit {
@@ -30,13 +28,13 @@ async fn there_are_no_more_permits_than_the_limit_which_can_be_changed() {
     let (limit, deadlines) = limit(2);
     let first = connected(&limit, &deadlines);
     let _second = connected(&limit, &deadlines);
-    assert!(limit.take(&deadlines).is_none());
+    assert!(limit.take(&deadlines, true).is_none());
     limit.set_limit(3);
     let third = connected(&limit, &deadlines);
     assert_eq!(limit.connected_and_limit(), (3, 3));
     limit.set_limit(1);
     drop((first, third));
-    assert!(limit.take(&deadlines).is_none());
+    assert!(limit.take(&deadlines, true).is_none());
     assert_eq!(limit.0.lock().slots.len(), 3);
 }
 
@@ -51,9 +49,7 @@ async fn the_connection_that_needs_its_place_least_is_asked_and_no_other_until_i
     tokio::time::advance(SECOND / 10).await;
     newer.holds(Hold::Idle);
     head.holds(Hold::Head);
-    let guard = limit.eviction_guard().unwrap();
-    assert!(limit.eviction_guard().is_none(), "one at a time");
-    let mut permit = Box::pin(guard.permit(&deadlines));
+    let mut permit = Box::pin(limit.permit(&deadlines, true));
     let mut gone = Vec::new();
     for next in [&late_head, &older, &newer, &head] {
         assert!(!is_freed(&mut permit, SECOND / 20).await);
@@ -109,7 +105,7 @@ async fn an_evicted_connections_task_is_woken() {
         drop(only);
     });
     tokio::task::yield_now().await;
-    drop(limit.eviction_guard().unwrap().permit(&deadlines).await);
+    drop(limit.permit(&deadlines, true).await);
     deciding.await.unwrap();
 }
 
@@ -119,37 +115,43 @@ async fn a_client_of_this_machine_is_closed_after_all_others() {
     let here = connected(&limit, &deadlines);
     here.holds(Hold::Idle);
     tokio::time::advance(SECOND).await;
-    let mut elsewhere = limit.take(&deadlines).unwrap();
-    elsewhere.accepted(false);
+    let elsewhere = limit.take(&deadlines, false).unwrap();
     elsewhere.holds(Hold::Head);
     assert!(limit.0.evict_first().is_none() && elsewhere.slot.is_asked() && !here.slot.is_asked());
     drop(elsewhere);
-    let mut stalled = limit.take(&deadlines).unwrap();
-    stalled.accepted(false);
+    let stalled = limit.take(&deadlines, false).unwrap();
     stalled.holds(Hold::Stalled);
     assert!(limit.0.evict_first().is_none() && here.slot.is_asked(), "one that may go now comes first");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_free_permit_goes_to_the_holder_of_the_eviction_guard() {
+async fn a_free_permit_goes_to_a_client_that_waits() {
     let (limit, deadlines) = limit(1);
     let only = connected(&limit, &deadlines);
-    let guard = limit.eviction_guard().unwrap();
+    let mut waiting = Box::pin(limit.permit(&deadlines, true));
+    assert!(!is_freed(&mut waiting, SECOND).await);
+    assert!(only.slot.is_wanted());
     drop(only);
-    assert!(limit.take(&deadlines).is_none());
-    drop(guard.permit(&deadlines).await);
-    drop(guard);
-    assert!(limit.take(&deadlines).is_some());
+    assert!(limit.take(&deadlines, true).is_none());
+    drop(waiting.await);
+    assert!(limit.take(&deadlines, true).is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_evicted_while_another_acceptor_holds_a_permit() {
+async fn each_client_that_waits_gets_a_place() {
     let (limit, deadlines) = limit(2);
-    let _connection = connected(&limit, &deadlines);
-    let mut held = limit.take(&deadlines).unwrap();
-    assert!(limit.eviction_guard().is_none());
-    held.accepted(true);
-    assert!(limit.eviction_guard().is_some());
+    let [first, second] = [(); 2].map(|()| connected(&limit, &deadlines));
+    let waiting = || limit.permit(&deadlines, true);
+    let evicted = async {
+        for permit in [first, second] {
+            permit.holds(Hold::Idle);
+            while !permit.slot.decide() {
+                tokio::time::sleep(SECOND / 10).await;
+            }
+        }
+    };
+    let (_one, _other, ()) = tokio::join!(waiting(), waiting(), evicted);
+    assert_eq!(limit.connected_and_limit(), (2, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,7 +173,7 @@ async fn when_descriptors_run_out_the_longest_idle_connection_of_any_address_is_
     tokio::join!(shared.free_descriptor(60 * SECOND), closed);
     assert!(start.elapsed() < SECOND && !idle.slot.is_asked());
     // Where none can go, the acceptor tries again after a while.
-    drop((idle, here.take(&deadlines)));
+    drop((idle, here.take(&deadlines, true)));
     shared.free_descriptor(SECOND).await;
     assert!(start.elapsed() >= SECOND);
 }

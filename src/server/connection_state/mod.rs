@@ -99,8 +99,7 @@ pub(super) struct ConnectionState {
 
 impl ConnectionState {
     /// Starts the connection's first phase, and the time for its first head.
-    pub(super) fn begin(mut permit: ConnectionPermit, is_local: bool, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
-        permit.accepted(is_local);
+    pub(super) fn begin(permit: ConnectionPermit, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
         let slot = Arc::clone(permit.slot());
         Self::at(slot, Some(permit), limits, drain)
     }

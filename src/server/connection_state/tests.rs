@@ -28,7 +28,7 @@ impl LimitedConnection {
         let looking = deadlines.clone();
         tokio::spawn(async move { looking.run().await });
         let (drain, _gone) = Drain::new(watch::channel(false).1);
-        let state = ConnectionState::begin(limit.take(&deadlines).unwrap(), true, LIMITS, &drain);
+        let state = ConnectionState::begin(limit.take(&deadlines, true).unwrap(), LIMITS, &drain);
         Self { limit, deadlines, state }
     }
 
@@ -60,7 +60,7 @@ impl LimitedConnection {
     /// Another client waits for the only permit from now on.
     async fn evict(&self) {
         let (limit, deadlines) = (self.limit.clone(), self.deadlines.clone());
-        tokio::spawn(async move { drop(limit.eviction_guard().unwrap().permit(&deadlines).await) });
+        tokio::spawn(async move { drop(limit.permit(&deadlines, true).await) });
         tokio::task::yield_now().await;
     }
 }

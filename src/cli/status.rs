@@ -71,7 +71,7 @@ fn accounts(accounts: &[AccountDocument], now: Option<i64>) -> Vec<Row> {
         let next = account.retry_at.as_ref().or(account.refresh_at.as_ref());
         rows.push(vec![
             Cell::plain(printable(&account.name)),
-            Cell { colour: state_colour(&state), text: state.replace('_', " ") },
+            Cell { colour: trouble_colour(account).unwrap_or_else(|| state_colour(&state)), text: state.replace('_', " ") },
             Cell::plain(relative(account.expires_at.as_deref(), now)),
             Cell::plain(relative(next.map(String::as_str), now)),
             Cell::plain(relative(account.last_login_at.as_deref(), now)),
@@ -255,6 +255,11 @@ impl Style {
     }
 }
 
+/// The colour of an account whose log-ins fail or hang, whatever its state.
+fn trouble_colour(account: &AccountDocument) -> Option<&'static str> {
+    account.trouble.as_deref().map(|trouble| if trouble == "renewal_failing" { YELLOW } else { RED })
+}
+
 fn state_colour(state: &str) -> &'static str {
     match state {
         "ready" | "refreshing" | "served" => GREEN,
@@ -339,6 +344,17 @@ telemetry: http://127.0.0.1:2274/
         }
         assert_eq!(plain, TABLE);
         assert!(painted.contains("\u{1b}[32mready\u{1b}[0m") && painted.contains("\u{1b}[33mbacking off\u{1b}[0m"));
+    }
+
+    #[test]
+    fn an_account_that_can_not_renew_its_token_is_not_green() {
+        for (trouble, colour) in
+            [("null", "32"), ("\"renewal_failing\"", "33"), ("\"token_ending\"", "31"), ("\"no_token\"", "31")]
+        {
+            let text = format!(r#"{{"accounts": [{{"name": "a", "state": "refreshing", "trouble": {trouble}}}]}}"#);
+            let table = table(&document(&text), true);
+            assert!(table.contains(&format!("\u{1b}[{colour}mrefreshing")), "{table}");
+        }
     }
 
     #[test]

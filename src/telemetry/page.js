@@ -54,7 +54,7 @@ function reading(account) {
   if (account.trouble) {
     const rejected = account.state === "rejected", ends = account.trouble === "token_ending", works = account.trouble !== "no_token";
     const word = account.state === null ? "no organization" : rejected ? "log-in rejected" : account.last_error_code ? "log-in failing" : "log-in hangs";
-    return { tone: works && !ends ? "warn" : "bad", word, works, ends, book: rejected ? "Rejected" : ends ? "Token expiring" : works ? "Logins failing" : "No token",
+    return { tone: works && !ends ? "warn" : "bad", word, works, ends, book: rejected ? "Rejected" : ends ? "Token expiring" : works || account.last_error_code === "login_throttled" ? "Logins failing" : "No token",
       advice: rejected ? "check organization, user name, password and log-in URL. A changed credential file is used at once; after any other change run `careportals-sidecar login`."
         : "nothing for now, it tries again by itself. If this lasts, run `careportals-sidecar check --online`: it looks at DNS, network, egress proxy and log-in." };
   }
@@ -92,7 +92,7 @@ function verdict(accounts, apis) {
   for (const [state, what, tab, book] of [["unreachable", "CarePortals can’t be reached", "Unreachable", "Upstream unreachable"], ["failing", "most answers of CarePortals are errors", "Failing", "Errors"]]) {
     const hit = apis.filter((each) => each.state === state);
     if (!hit.length) continue;
-    const down = apis.filter((each) => ["unreachable", "failing"].includes(each.state)).length, some = down < apis.length;
+    const some = apis.some((each) => !["unreachable", "failing"].includes(each.state));
     return say("bad", tab, `${some ? "Partly working" : "Not working"}: ${what}${apis.length > 1 ? ` by ${names(hit)}` : ""} (${hit[0].reason ?? hit[0].last_error}), since ${clock(moment(hit[0].since), moment(shown.now)).slice(0, -3)}.`.replace("errors by", "errors for"), hit[0].advice ?? "", book);
   }
   if (shaky.length) return say("warn", "Attention", `Working for now, but ${renewal(shaky)}.`, advised(shaky[0]), shaky[0].view.book);
@@ -257,17 +257,17 @@ function apiRow(api) {
   const key = (name) => make("span", { class: `aside key ${name}` }, name);
   const requests = chart("Requests", [now, total], "area"), errors = chart("Errors (5xx)", [bad, share], "faults");
   const times = chart("Latency", [make("span", {}, typical, " ", key("p50")), make("span", { class: "slow" }, slow, " ", key("p99"))], "soft", "p99", "p50");
-  const parts = make("span", { class: "aside" }), fault = make("p"), advice = make("p");
-  times.node.append(parts);
+  const [upstreamPart, ownPart] = [1, 2].map(() => make("span", { class: "aside" })), fault = make("p"), advice = make("p");
+  times.node.append(upstreamPart, ownPart);
   const note = make("tr", { role: "row", class: "note" }, make("td", { role: "cell", colspan: 5 }, fault, advice));
   const row = make("tr", { role: "row" }, make("th", { role: "rowheader", scope: "row" }, make("b", {}, api.name), make("br"), state.node, where, target, whose),
     requests.node, errors.node, times.node, cell("In flight", make("div", { class: "reading" }, flying), ever, everBad, since));
-  return { nodes: [row, note], show({ past, ...api }, view, among, now_, said) {
+  return { nodes: [row, note], show({ past, ...api }, view, among, at, said) {
     state.show(view);
     note.hidden = !api.last_error;
     mark(note, "data-tone", view.tone);
     const codes = Object.entries(api.errors_by_code ?? {}).sort((one, other) => other[1] - one[1]).map(([code, count]) => `${tally(count)} ${code}`).join(", ");
-    put(fault, `Last error ${ago(now_ - moment(api.last_error_at))}: ${api.last_error}. Since the start: ${codes}.`);
+    put(fault, `Last error ${ago(at - moment(api.last_error_at))}: ${api.last_error}. Since the start: ${codes}.`);
     advice.hidden = !api.advice || api.state === "no_token" || said.endsWith(api.advice);
     putCode(advice, `What to do: ${api.advice}`);
     put(where, `at ${(api.listen ?? []).join(", ")}`);
@@ -283,11 +283,12 @@ function apiRow(api) {
     const worst = Math.max(0, ...past.errors), height = ceiling(Math.max(5, worst));
     put(bad, none ? "–" : tally(faults));
     put(share, faults ? `${number(100 * faults / Math.max(all, faults), 1)} %` : "");
-    errors.show(`scale to ${number(height)} in ${step} s`, step, none ? "no figures yet" : faults ? `${plural(faults, "error")}, at most ${number(worst)} in ${step} s` : "none", [area(past.errors, height)]);
+    errors.show(`scale to ${number(height)} per ${step} s`, step, none ? "no figures yet" : faults ? `${plural(faults, "error")}, at most ${number(worst)} in ${step} s` : "none", [area(past.errors, height)]);
     const longest = Math.max(0, ...past.p99), limit = ceiling(longest);
     const [p50, p99] = [past.p50, past.p99].map((each) => each.findLast((value) => value != null)).map((each) => each == null ? "–" : latency(each));
     const [theirs, ours] = [past.upstream, past.own].map((each) => each.findLast((value) => value != null));
-    put(parts, ours == null ? "" : strung([theirs != null && `CarePortals ${latency(theirs)}`, `sidecar ${ours < 1 ? `${number(1000 * ours)} µs` : latency(ours)}`]));
+    put(upstreamPart, theirs == null || api.state === "unreachable" ? "" : `CarePortals p50 ${latency(theirs)}`);
+    put(ownPart, ours == null ? "" : `sidecar p50 ${ours < 1 ? `${number(1000 * ours)} µs` : latency(ours)}`);
     put(typical, p50);
     put(slow, p99);
     times.show(longest ? `scale to ${latency(limit)}` : "", step, longest ? `now p50 ${p50}, p99 ${p99}, at most ${latency(longest)}` : "no request", [area(past.p99, limit), line(past.p99, limit), line(past.p50, limit)]);
@@ -316,7 +317,8 @@ function render() {
   put($("facts"), strung([shown.host, shown.version, gone ? "" : shown.phase, gone ? "" : `up ${lasting(1000 * shown.uptime_seconds + now - asOf)}`, `${gone ? "last answer" : "updated"} ${clock(asOf, asOf)}`]));
   const counted = accounts.filter((each) => each.state !== null), valid = counted.filter((each) => moment(each.expires_at) > now).length;
   const tokens = counted.length > 1 ? `${valid} of ${counted.length} tokens valid` : counted.length && (valid ? "Token valid" : "No valid token");
-  put($("gist"), gone ? "" : strung([tokens, plural(apis.length, "API"), apis.some((each) => each.past.requests.length) && inASecond(sum(apis.map((each) => (each.past.requests.at(-1) ?? 0) / each.past.step))), `${number(sum(apis.map((each) => each.in_flight ?? 0)))} in flight`]));
+  const down = apis.filter((each) => ["no_token", "unreachable", "failing"].includes(each.state)).length;
+  put($("gist"), gone ? "" : strung([tokens, `${plural(apis.length, "API")}${down ? `, ${down} not served` : ""}`, apis.some((each) => each.past.requests.length) && inASecond(sum(apis.map((each) => (each.past.requests.at(-1) ?? 0) / each.past.step))), `${number(sum(apis.map((each) => each.in_flight ?? 0)))} in flight`]));
   rows("accounts", accounts, accountRow).forEach((row, at) => row.show(accounts[at], now, outcome.todo));
   rows("apis", apis, apiRow).forEach((row, at) => row.show(apis[at], service(apis[at], accounts), accounts.length, now, outcome.todo));
   for (const part of document.querySelectorAll(".figures")) part.hidden = false;
@@ -325,7 +327,7 @@ function render() {
 function service(api, accounts) {
   if (shown.phase === "draining") return { tone: "busy", sign: "off", word: "draining" };
   const account = accounts.find((each) => each.name === api.account), since = `since ${clock(moment(api.since), moment(shown.now))}`;
-  if (account && !account.view.works) return account.view.tone === "busy" ? { tone: "busy", word: "waits for the log-in" } : { tone: "bad", word: `no token ${since}` };
+  if (account && !account.view.works) return account.view.tone === "busy" ? { tone: "busy", word: "waits for the log-in" } : { tone: account.view.tone, word: `no token ${since}` };
   if (api.state === "unreachable" || api.state === "failing") return { tone: "bad", word: `${api.state} ${since}` };
   if (api.state === "busy") return { tone: "warn", word: `busy ${since}` };
   if (api.observe) return { tone: "warn", word: `rules not enforced: ${plural(api.would_refuse ?? 0, "request")} would have been refused` };

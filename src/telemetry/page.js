@@ -119,6 +119,7 @@ function outage(broken, start, say) {
   if (all((each) => !each.trouble && each.state !== "logged_out")) return say("busy", "Logging in", `Logging in ${who}.`, "Requests wait until that is done.");
   if (all((each) => each.state === "logged_out")) return say("off", "Logged out", `${start}${who} ${broken.length > 1 ? "are" : "is"} logged out.`, todo, book);
   if (all((each) => each.state === "rejected")) return say("bad", "Rejected", `${start}CarePortals refuses to log ${who} in.`, todo, book);
+  if (all((each) => each.state === null)) return say("bad", "No organization", `${start}the organization of ${who} is missing.`, todo, book);
   if (all((each) => each.trouble && each.state !== null)) return say("bad", "No token", `${start}${who} can’t log in.`, todo, book);
   return say("bad", "No token", `${start}no valid token for ${who}.`, todo, book);
 }

@@ -92,15 +92,23 @@ impl ProxyError {
     /// What happened, in a few words for people. They are RFC 9209's, but for a certificate, which has a fault of its own.
     #[must_use]
     pub fn in_brief(&self) -> String {
-        if let Self::Upstream(SendError { cause: Cause::Connect(ConnectError::CertificateRejected(fault)), .. }) = self {
-            // The rest is about clocks, and long.
-            return format!("certificate not accepted: {}", fault.to_string().split(": ").next().unwrap_or_default());
-        }
+        let connect = match self {
+            Self::Upstream(SendError { cause: Cause::Connect(error), .. }) => Some(error),
+            _ => None,
+        };
         let word = |word: &str| match word {
             "dns" | "tls" | "http" | "ip" => word.to_ascii_uppercase(),
             _ => word.to_owned(),
         };
-        self.name().1.split('_').map(word).collect::<Vec<_>>().join(" ")
+        let words = self.name().1.split('_').map(word).collect::<Vec<_>>().join(" ");
+        match connect {
+            // The rest is about clocks, and long.
+            Some(ConnectError::CertificateRejected(fault)) => {
+                format!("certificate not accepted: {}", fault.to_string().split(": ").next().unwrap_or_default())
+            }
+            Some(ConnectError::Egress(_)) => format!("egress proxy: {words}"),
+            _ => words,
+        }
     }
 
     /// What an administrator can do where the upstream gave no answer.

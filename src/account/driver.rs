@@ -324,10 +324,14 @@ impl ActiveDriver {
         match effect {
             Some(Effect::StartLogin { attempt, refresh }) => {
                 self.attempt = Some((attempt, self.driver.log_in.log_in(refresh)));
+                self.history.in_flight_since = Some(now.moment);
             }
             // After a log-out nobody waits for it: a token that it brings is wiped unread.
             None if self.driver.session.attempt().is_none() => self.attempt = None,
             None => {}
+        }
+        if self.attempt.is_none() {
+            self.history.in_flight_since = None;
         }
         self.remember_error();
         self.publish(now);

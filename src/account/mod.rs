@@ -59,7 +59,7 @@ pub use self::{
     login::LoginConnectors,
     login_check::{Tried, try_log_in, try_organization},
     session::StateName,
-    snapshot::{AccountSnapshot, Unavailable, Why},
+    snapshot::{AccountSnapshot, LoginTrouble, Unavailable, Why},
     token::{Bearer, Fingerprint, Generation},
 };
 use crate::{

@@ -96,7 +96,7 @@ impl OrganizationOnly {
             let error = Some(LoginError::Source(error.clone()));
             let snapshot = AccountSnapshot {
                 due_at: Some(now.moment + pause),
-                history: LoginHistory { succeeded_at: None, failed_at: Some(now.wall), error },
+                history: LoginHistory { failed_at: Some(now.wall), error, ..LoginHistory::default() },
                 ..AccountSnapshot::new(Standing::OrganizationMissing)
             };
             self.published.publish(None, snapshot);

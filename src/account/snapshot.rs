@@ -14,6 +14,10 @@ use super::{
 use crate::clock::{Moment, Now};
 
 const RETRY_MIN: Duration = Duration::from_secs(1);
+/// A log-in that takes longer hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(5);
+/// A token ends soon when less than a tenth of its life is left, and less than this.
+const ENDS_WITHIN_MAX: Duration = Duration::from_secs(60);
 /// An account that is logged out waits for an administrator, so clients need not ask often.
 const LOGGED_OUT_RETRY: Duration = Duration::from_secs(30);
 
@@ -47,6 +51,7 @@ pub(super) enum Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HeldToken {
     pub(super) generation: Generation,
+    pub(super) life: Duration,
     pub(super) expires: Moment,
     pub(super) usable_until: Moment,
     pub(super) replacement: Replacement,
@@ -57,6 +62,8 @@ pub(super) struct HeldToken {
 pub(super) struct LoginHistory {
     pub(super) succeeded_at: Option<SystemTime>,
     pub(super) failed_at: Option<SystemTime>,
+    /// When the log-in in flight began; `None`: there is none.
+    pub(super) in_flight_since: Option<Moment>,
     /// Why the latest one failed; `None` once a log-in succeeded or the account was logged out.
     pub(super) error: Option<LoginError>,
 }
@@ -70,6 +77,29 @@ pub(super) enum Availability {
     Unavailable { why: Why, until: Option<Moment> },
     /// There is none, and there never will be: the account has ended. A reload may have started another one.
     Ended,
+}
+
+/// A log-in fails or hangs, and what that means for requests. It does not change with each attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginTrouble {
+    /// Requests are served with the present token.
+    RenewalFailing,
+    /// They are, and the token ends soon.
+    TokenEnding,
+    /// They are not.
+    NoToken,
+}
+
+impl LoginTrouble {
+    /// The name in `status`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RenewalFailing => "renewal_failing",
+            Self::TokenEnding => "token_ending",
+            Self::NoToken => "no_token",
+        }
+    }
 }
 
 /// A 401 that a request got.
@@ -132,6 +162,7 @@ impl AccountSnapshot {
     pub(super) fn of(session: &Session, history: &LoginHistory) -> Self {
         let token = session.token().map(|token| HeldToken {
             generation: token.generation(),
+            life: token.life,
             expires: token.expires,
             usable_until: token.usable_until,
             replacement: session.replacement(),
@@ -240,6 +271,28 @@ impl AccountSnapshot {
         self.standing == Standing::OrganizationMissing
     }
 
+    /// Whether a log-in fails or hangs, and how much that matters. An account that was logged out has no trouble.
+    #[must_use]
+    pub fn login_trouble(&self, now: Moment) -> Option<LoginTrouble> {
+        let hangs = self.history.in_flight_since.is_some_and(|since| now.since(since) > HANGS_AFTER);
+        if self.last_error().is_none() && !hangs {
+            return None;
+        }
+        let left = |token: HeldToken| token.usable_until.since(now);
+        let ends_soon = |token: HeldToken| left(token) < ENDS_WITHIN_MAX.min(token.life / 10);
+        Some(match self.token {
+            _ if !self.is_usable(now) => LoginTrouble::NoToken,
+            Some(token) if ends_soon(token) => LoginTrouble::TokenEnding,
+            _ => LoginTrouble::RenewalFailing,
+        })
+    }
+
+    /// When the log-in in flight began.
+    #[must_use]
+    pub fn login_began_at(&self, now: Now) -> Option<SystemTime> {
+        self.history.in_flight_since.map(|since| now.wall_at(since))
+    }
+
     /// When the token expires, by our wall clock.
     #[must_use]
     pub fn expires_at(&self, now: Now) -> Option<SystemTime> {
@@ -307,6 +360,7 @@ impl AccountSnapshot {
         let at = |seconds| Moment::new(Duration::from_secs(seconds));
         let token = expires.map(at).map(|expires| HeldToken {
             generation: Generation(1),
+            life: Duration::from_secs(100),
             expires,
             usable_until: expires,
             replacement: Replacement::Never,
@@ -327,6 +381,7 @@ mod tests {
     fn snapshot(name: StateName, token: Option<(u64, Replacement)>, due_at: Option<Moment>) -> AccountSnapshot {
         let token = token.map(|(generation, replacement)| HeldToken {
             generation: Generation(generation),
+            life: Duration::from_secs(100),
             expires: at(102),
             usable_until: at(100),
             replacement,
@@ -445,6 +500,39 @@ mod tests {
         for availability in [Availability::Available, Availability::Ended] {
             let expected = Unavailable { why: Why::TokenPending, retry_after: Duration::from_secs(1) };
             assert_eq!(availability.unavailable(at(10)), expected);
+        }
+    }
+    #[test]
+    fn a_renewal_that_fails_or_hangs_is_told_by_what_is_left_of_the_token() {
+        use {LoginTrouble::*, Replacement::*, StateName::*};
+        let error = || Some(LoginError::TimedOut);
+        let of = |name, token: Option<u64>, since: Option<u64>, error| {
+            let history = LoginHistory { in_flight_since: since.map(at), error, ..LoginHistory::default() };
+            let token = token.map(|life| (2, Never, life));
+            let mut snapshot = snapshot(name, token.map(|(generation, replacement, _)| (generation, replacement)), None);
+            if let (Some(held), Some((_, _, life))) = (&mut snapshot.token, token) {
+                held.life = Duration::from_secs(life);
+            }
+            AccountSnapshot { history, ..snapshot }
+        };
+        // The token is usable until 100.
+        for (snapshot, now, expected) in [
+            (of(Ready, Some(100), None, None), 99, None),
+            (of(Refreshing, Some(100), Some(50), None), 55, None),
+            (of(Refreshing, Some(100), Some(50), None), 56, Some(RenewalFailing)),
+            // The next attempt begins, and what failed is known still.
+            (of(Refreshing, Some(100), Some(50), error()), 50, Some(RenewalFailing)),
+            (of(Refreshing, Some(100), None, error()), 90, Some(RenewalFailing)),
+            (of(Refreshing, Some(100), None, error()), 91, Some(TokenEnding)),
+            (of(Rejected, Some(3600), None, error()), 40, Some(RenewalFailing)),
+            (of(Rejected, Some(3600), None, error()), 41, Some(TokenEnding)),
+            (of(Refreshing, Some(100), Some(50), None), 100, Some(NoToken)),
+            (of(LoggingIn, None, Some(50), error()), 50, Some(NoToken)),
+            (of(LoggingIn, None, Some(50), None), 55, None),
+            (of(LoggingIn, None, Some(50), None), 56, Some(NoToken)),
+            (of(LoggedOut, None, None, None), 56, None),
+        ] {
+            assert_eq!(snapshot.login_trouble(at(now)), expected, "{snapshot:?} at {now}");
         }
     }
 }

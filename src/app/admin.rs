@@ -32,6 +32,13 @@ impl AdminTasks {
     pub(super) fn start(app: &mut App, workers: &Workers, status: StatusReader, commands: &Commands) -> Self {
         let (close, closing) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        let (watching, mut closed) = (status.clone().watch_states(), closing.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = watching => {}
+                _ = closed.wait_for(|closed| *closed) => {}
+            }
+        });
         if let Some(systemd) = app.systemd.take() {
             tasks.spawn(systemd.tell(status.clone(), workers.liveness(), app.reloads.subscribe()));
         }

@@ -34,7 +34,7 @@ use crate::{
     proxy,
     resources::{require_descriptors, require_threads},
     server::SharedDescriptors,
-    status::{Phase, StatusReader, View},
+    status::{ApiStates, Phase, StatusReader, View},
     systemd::{Reloads, Systemd},
     telemetry,
     tls::ClientTls,
@@ -247,7 +247,8 @@ impl App {
 
     fn status_reader(&self, clock: &Arc<dyn Clock>, access: AccessLog) -> StatusReader {
         let (phase, view, telemetry) = (self.phase.subscribe(), self.view.subscribe(), self.telemetry_address());
-        StatusReader { phase, view, started: clock.now().moment, clock: Arc::clone(clock), telemetry, access }
+        let (started, states) = (clock.now().moment, ApiStates::default());
+        StatusReader { phase, view, started, clock: Arc::clone(clock), telemetry, access, states }
     }
 }
 

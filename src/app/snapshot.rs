@@ -11,7 +11,7 @@ use crate::{
     config::{self, Config},
     metrics::{ApiMetrics, Metrics},
     path::Prefix,
-    proxy::{ReachabilityLog, RequestLimit, Required, SeenRequests},
+    proxy::{ApiHealth, RequestLimit, Required, SeenRequests},
     status::{ApiView, View},
     tls::ClientTls,
     upstream::KeepAlive,
@@ -34,7 +34,7 @@ pub(super) struct Snapshot {
 pub(super) struct ApiShared {
     pub(super) request_limit: RequestLimit,
     pub(super) observed: SeenRequests,
-    pub(super) reachability: ReachabilityLog,
+    pub(super) health: ApiHealth,
     pub(super) metrics: Arc<ApiMetrics>,
     /// How long its upstream keeps connections.
     pub(super) keep_alive: KeepAlive,
@@ -46,9 +46,9 @@ impl ApiShared {
     /// For an API that was not served before, with `requests` in flight at most.
     pub(super) fn new(api: &config::Api, requests: usize, metrics: &Metrics, required: Option<Required>) -> Self {
         let request_limit = RequestLimit::new(requests);
-        let (observed, reachability) = (SeenRequests::default(), ReachabilityLog::default());
+        let (observed, health) = (SeenRequests::default(), ApiHealth::default());
         let (metrics, keep_alive) = (metrics.api(&api.name), KeepAlive::default());
-        Self { request_limit, observed, reachability, metrics, keep_alive, required }
+        Self { request_limit, observed, health, metrics, keep_alive, required }
     }
 }
 
@@ -65,6 +65,7 @@ impl Snapshot {
                 observe: api.observe,
                 observed: shared.observed.clone(),
                 request_limit: shared.request_limit.clone(),
+                health: shared.health.clone(),
                 metrics: Arc::clone(&shared.metrics),
             }
         });
@@ -105,6 +106,7 @@ impl Snapshot {
         let same_origin = |before: &config::Api| before.name == api.name && before.connections.origin == api.connections.origin;
         if !self.config.apis.iter().any(same_origin) {
             shared.keep_alive = KeepAlive::default();
+            shared.health = ApiHealth::default();
         }
         shared
     }

@@ -245,7 +245,7 @@ fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstre
         words: Words::new(words),
         request_limit: shared.request_limit.clone(),
         observed: shared.observed.clone(),
-        reachability: shared.reachability.clone(),
+        health: shared.health.clone(),
         meter,
         timeouts: settings.timeouts,
         replay_buffer: settings.replay_buffer,

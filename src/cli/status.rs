@@ -36,7 +36,7 @@ pub(super) fn table(document: &StatusDocument, colour: bool) -> String {
         last_error(&mut text, &style, account, now);
     }
     text.push('\n');
-    apis(&mut text, &style, &document.apis);
+    apis(&mut text, &style, &document.apis, now);
     if let Some(telemetry) = &document.telemetry {
         let _ = writeln!(text, "\ntelemetry: http://{}/", printable(telemetry));
     }
@@ -71,7 +71,7 @@ fn accounts(accounts: &[AccountDocument], now: Option<i64>) -> Vec<Row> {
         let next = account.retry_at.as_ref().or(account.refresh_at.as_ref());
         rows.push(vec![
             Cell::plain(printable(&account.name)),
-            Cell { colour: state_colour(&state), text: state.replace('_', " ") },
+            Cell { colour: trouble_colour(account).unwrap_or_else(|| state_colour(&state)), text: state.replace('_', " ") },
             Cell::plain(relative(account.expires_at.as_deref(), now)),
             Cell::plain(relative(next.map(String::as_str), now)),
             Cell::plain(relative(account.last_login_at.as_deref(), now)),
@@ -92,13 +92,15 @@ fn last_error(text: &mut String, style: &Style, account: &AccountDocument, now: 
     }
 }
 
-fn apis(text: &mut String, style: &Style, apis: &[ApiDocument]) {
-    let sides = [Side::Left, Side::Left, Side::Right, Side::Right, Side::Right];
-    let mut rows = vec![head(["API", "ACCOUNT", "REQUESTS", "ERRORS", "IN FLIGHT"])];
+fn apis(text: &mut String, style: &Style, apis: &[ApiDocument], now: Option<i64>) {
+    let sides = [Side::Left, Side::Left, Side::Left, Side::Right, Side::Right, Side::Right];
+    let mut rows = vec![head(["API", "ACCOUNT", "STATE", "REQUESTS", "ERRORS", "IN FLIGHT"])];
     for api in apis {
+        let state = api.state.as_deref().map_or_else(|| "-".to_owned(), printable);
         rows.push(vec![
             Cell::plain(printable(&api.name)),
             Cell::plain(printable(&api.account)),
+            Cell { colour: state_colour(&state), text: state.replace('_', " ") },
             Cell::plain(count(api.requests)),
             Cell { text: count(api.errors), colour: if api.errors > Some(0) { YELLOW } else { "" } },
             Cell::plain(count(api.in_flight)),
@@ -113,6 +115,7 @@ fn apis(text: &mut String, style: &Style, apis: &[ApiDocument]) {
         let listen = api.listen.iter().map(|listen| printable(listen)).collect::<Vec<_>>().join(", ");
         wrap(text, style, "", &format!("from {listen}"), "  ");
         wrap(text, style, "", &format!("to {}", printable(&api.upstream)), "  ");
+        trouble(text, style, api, now);
         if api.observe == Some(true) {
             let refused = api.would_refuse.unwrap_or_default();
             let said = format!("OBSERVES ONLY: its rules are not enforced; requests that they would have refused: {refused}");
@@ -121,18 +124,48 @@ fn apis(text: &mut String, style: &Style, apis: &[ApiDocument]) {
     }
 }
 
+/// Writes why an API is not served and what to do, and which errors there were. A missing token is told with the account.
+fn trouble(text: &mut String, style: &Style, api: &ApiDocument, now: Option<i64>) {
+    if let (Some(state), Some(reason)) = (api.state.as_deref().filter(|state| *state != "no_token"), &api.reason) {
+        let since = api.since.as_deref().map(|since| format!(" since {}", clock_time(since))).unwrap_or_default();
+        let what = match state {
+            "unreachable" => "CarePortals can't be reached",
+            "failing" => "most answers of CarePortals are errors",
+            "busy" => "requests are refused",
+            other => other,
+        };
+        let said = format!("{}{since}: {}", printable(what), printable(reason));
+        wrap(text, style, state_colour(state), &said, "  ");
+        if let Some(advice) = &api.advice {
+            wrap(text, style, "", &printable(advice), "  ");
+        }
+    }
+    if let Some(code) = &api.last_error {
+        let when = api.last_error_at.as_deref().map(|at| format!(" {}", relative(Some(at), now))).unwrap_or_default();
+        let by_code = api.errors_by_code.iter().map(|(code, count)| format!("{count} {}", printable(code)));
+        let by_code = by_code.collect::<Vec<_>>().join(", ");
+        wrap(text, style, "", &format!("last error{when}: {}; since the start: {by_code}", printable(code)), "  ");
+    }
+}
+
+/// The time of day of an RFC 3339 time: `15:21:04Z`. It is the text itself when that is no time.
+fn clock_time(time: &str) -> String {
+    let of_day = time.split_once('T').and_then(|(_, clock)| clock.get(..8)).filter(|_| seconds(time).is_some());
+    of_day.map_or_else(|| printable(time), |clock| format!("{clock}Z"))
+}
+
 fn count(number: Option<impl Display>) -> String {
     number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
 
-fn head(names: [&str; 5]) -> Row {
+fn head<const N: usize>(names: [&str; N]) -> Row {
     names.map(|name| Cell { text: name.to_owned(), colour: BOLD }).into()
 }
 
-/// Writes rows of five cells in aligned columns: two blanks between columns, none at the end of a line.
-fn columns(text: &mut String, style: &Style, rows: &[Row], sides: [Side; 5]) {
+/// Writes rows of cells in aligned columns: two blanks between columns, none at the end of a line.
+fn columns<const N: usize>(text: &mut String, style: &Style, rows: &[Row], sides: [Side; N]) {
     let width = |column: usize| rows.iter().map(|row| row[column].text.width()).max().unwrap_or(0);
-    let widths: [usize; 5] = std::array::from_fn(width);
+    let widths: [usize; N] = std::array::from_fn(width);
     for row in rows {
         let mut line = String::new();
         for ((cell, width), side) in row.iter().zip(widths).zip(sides) {
@@ -222,11 +255,16 @@ impl Style {
     }
 }
 
+/// The colour of an account whose log-ins fail or hang, whatever its state.
+fn trouble_colour(account: &AccountDocument) -> Option<&'static str> {
+    account.trouble.as_deref().map(|trouble| if trouble == "renewal_failing" { YELLOW } else { RED })
+}
+
 fn state_colour(state: &str) -> &'static str {
     match state {
-        "ready" | "refreshing" => GREEN,
-        "rejected" => RED,
-        "no log-in" => "",
+        "ready" | "refreshing" | "served" => GREEN,
+        "rejected" | "no_token" | "unreachable" | "failing" => RED,
+        "no log-in" | "-" => "",
         _ => YELLOW,
     }
 }
@@ -249,9 +287,12 @@ mod tests {
         ],
         "apis": [
             {"name": "crm", "account": "crm", "listen": ["127.0.0.1:2273", "[::1]:2273"], "requests": 123456, "errors": 0,
-             "upstream": "https://crm.example", "in_flight": 2},
+             "upstream": "https://crm.example", "in_flight": 2, "state": "served", "since": "2026-11-24T11:42:01.25Z"},
             {"name": "public", "account": "public", "listen": ["unix:/run/項目/a.sock"], "requests": 7, "errors": 3,
-             "upstream": "https://api.example/v1", "in_flight": 0}
+             "upstream": "https://api.example/v1", "in_flight": 0, "state": "unreachable", "since": "2026-11-24T11:58:00.25Z",
+             "reason": "connection refused", "advice": "check `upstream` or `login_url`, firewalls and routes",
+             "last_error": "connect_failed", "last_error_at": "2026-11-24T11:59:57Z",
+             "errors_by_code": {"connect_failed": 2, "upstream_503": 1}}
         ],
         "telemetry": "127.0.0.1:2274"
     }"#;
@@ -268,13 +309,17 @@ public   no log-in    -              -            -
   and this goes on for a while
   Correct the command, or run it by hand to see what it says.
 
-API     ACCOUNT  REQUESTS  ERRORS  IN FLIGHT
-crm     crm        123456       0          2
+API     ACCOUNT  STATE        REQUESTS  ERRORS  IN FLIGHT
+crm     crm      served         123456       0          2
   from 127.0.0.1:2273, [::1]:2273
   to https://crm.example
-public  public          7       3          0
+public  public   unreachable         7       3          0
   from unix:/run/項目/a.sock
   to https://api.example/v1
+  CarePortals can't be reached since 11:58:00Z: connection refused
+  check `upstream` or `login_url`, firewalls and routes
+  last error 3 s ago: connect_failed; since the start: 2 connect_failed, 1
+  upstream_503
 
 telemetry: http://127.0.0.1:2274/
 ";
@@ -299,6 +344,17 @@ telemetry: http://127.0.0.1:2274/
         }
         assert_eq!(plain, TABLE);
         assert!(painted.contains("\u{1b}[32mready\u{1b}[0m") && painted.contains("\u{1b}[33mbacking off\u{1b}[0m"));
+    }
+
+    #[test]
+    fn an_account_that_can_not_renew_its_token_is_not_green() {
+        for (trouble, colour) in
+            [("null", "32"), ("\"renewal_failing\"", "33"), ("\"token_ending\"", "31"), ("\"no_token\"", "31")]
+        {
+            let text = format!(r#"{{"accounts": [{{"name": "a", "state": "refreshing", "trouble": {trouble}}}]}}"#);
+            let table = table(&document(&text), true);
+            assert!(table.contains(&format!("\u{1b}[{colour}mrefreshing")), "{table}");
+        }
     }
 
     #[test]

@@ -19,9 +19,10 @@ use prometheus_client::{
 
 use super::{
     ApiMetrics, ClientErrorReading, Format, Label, LoginOutcome, Metrics, Readings, RefusalScope, Reload, STATES,
+    histogram::{Bounds, LATENCY, OVERHEAD, Observed},
     labels::RequestLabels,
     lock,
-    meter::{Bounds, CLASSES, LATENCY, METHODS, OVERHEAD, Observed, Retry, class_of},
+    meter::{CLASSES, METHODS, Retry, class_of},
     process::Process,
 };
 
@@ -175,6 +176,13 @@ impl Scrape {
             for (state, count) in [("active", active), ("idle", idle)] {
                 family.gauge(&[("api", api.name.as_str()), ("state", state)], &count)?;
             }
+        }
+        let mut family = page.gauge(
+            "careportals_sidecar_upstream_reachable",
+            "0 if the last request got no answer from the upstream: none to connect to, or none in time; else 1.",
+        )?;
+        for api in &self.readings.apis {
+            family.gauge(&[("api", api.name.as_str())], &u64::from(api.is_reached))?;
         }
         let mut family = page.gauge("careportals_sidecar_client_connections", "Connections of clients.")?;
         for listener in &self.readings.listeners {

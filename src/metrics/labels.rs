@@ -3,6 +3,8 @@
 //! The modules above have enums of their own, such as the codes of problems. They implement [`Label`] for them, so that this
 //! module counts by the enum's values and needs to know no other module.
 
+use std::sync::Arc;
+
 /// A value of a label. Metrics count it by its index.
 pub trait Label: Copy + 'static {
     /// All values, in the order of their indexes.
@@ -22,6 +24,9 @@ pub trait ProblemLabel: Label {
 
     /// Which requests are refused with this code; `None` when it is not a refusal.
     fn refused(self) -> Option<RefusalScope>;
+
+    /// Whether the upstream did answer, and its answer is of no use.
+    fn is_of_an_answer(self) -> bool;
 }
 
 /// Which requests a refusal is about.
@@ -65,7 +70,7 @@ pub(crate) use label;
 #[derive(Debug)]
 pub(super) struct RequestLabels {
     /// The codes of problems, in the order of their indexes.
-    pub(super) codes: Vec<CodeLabel>,
+    pub(super) codes: Arc<[CodeLabel]>,
     /// The reasons why responses are cut, in the order of their indexes.
     pub(super) cuts: Vec<&'static str>,
 }
@@ -106,6 +111,10 @@ impl ProblemLabel for std::convert::Infallible {
     }
 
     fn refused(self) -> Option<RefusalScope> {
+        match self {}
+    }
+
+    fn is_of_an_answer(self) -> bool {
         match self {}
     }
 }

@@ -1,9 +1,9 @@
 //! Counts one API's requests, their durations and connections, in a [`Meter`] per worker.
 //!
 //! Each worker counts in memory that no other worker writes: a shared count would move from core to core with every request.
-//! The histograms are ours: that of `prometheus-client` takes a lock for each observation, and its buckets can't be read.
 
 use std::{
+    collections::BTreeMap,
     num::NonZeroUsize,
     sync::{
         Arc,
@@ -14,7 +14,12 @@ use std::{
 
 use http::Method;
 
-use super::labels::{Label, ProblemLabel, RequestLabels, label};
+use super::{
+    histogram::{Buckets, Histogram, LATENCY, OVERHEAD, Observed},
+    labels::{CodeLabel, Label, ProblemLabel, RequestLabels, label},
+    recent::{RecentAnswers, RecentFailures},
+};
+use crate::clock::Moment;
 
 /// The nine registered methods, and `OTHER` for the rest.
 pub(super) const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "OTHER"];
@@ -24,6 +29,12 @@ pub(super) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// The status of a request that has become a tunnel (RFC 9110, 15.2.2).
 const SWITCHING_PROTOCOLS: u16 = 101;
+
+/// The upstream's 5xx are counted one by one; the last count is for numbers that are no status.
+const SERVER_ERRORS: usize = 101;
+
+/// The bits of an error's number beside its time.
+const ERROR_BITS: u32 = 12;
 
 /// The metrics of one API: a meter per worker.
 #[derive(Debug)]
@@ -38,8 +49,21 @@ pub struct Totals {
     pub would_refuse: u64,
     /// Requests that were answered with a 5xx, by us or by the upstream.
     pub errors: u64,
-    /// The requests' durations, for [`quantile`]. Tunnels are left out.
+    /// The requests' durations, for [`quantile`](super::quantile). Tunnels are left out.
     pub durations: Buckets,
+    /// The times until the head of the upstream's answer.
+    pub first_bytes: Buckets,
+    /// The sidecar's own times, for [`Scale::Overhead`](super::Scale::Overhead).
+    pub overheads: Buckets,
+}
+
+/// The latest request that was answered by a 5xx.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastError {
+    /// The problem's code, or `upstream_503` for the upstream's own answer.
+    pub code: String,
+    /// When the answer ended.
+    pub at: Moment,
 }
 
 impl ApiMetrics {
@@ -57,7 +81,12 @@ impl ApiMetrics {
     /// Sums the meters, which takes some hundred loads.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals { durations: self.observed(|meter| &meter.duration).buckets, ..Totals::default() };
+        let mut totals = Totals {
+            durations: self.duration().buckets,
+            first_bytes: self.first_byte().buckets,
+            overheads: self.overhead().buckets,
+            ..Totals::default()
+        };
         for meter in &self.0 {
             totals.would_refuse += meter.would_refuse.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>();
             for (index, count) in meter.counts.iter().enumerate() {
@@ -69,6 +98,39 @@ impl ApiMetrics {
             }
         }
         totals
+    }
+
+    /// The numbers of requests that were answered by a 5xx, by what [`LastError::code`] says; only those that are not zero.
+    #[must_use]
+    pub fn errors_by_code(&self) -> BTreeMap<String, u64> {
+        let mut errors = BTreeMap::new();
+        let Some(first) = self.0.first() else { return errors };
+        for index in 0..first.codes.len() + SERVER_ERRORS {
+            let count = match index.checked_sub(first.codes.len()) {
+                Some(status) => self.sum(|meter| meter.server_errors.get(status)),
+                None if first.codes[index].status < 500 => 0,
+                None => (0..METHODS.len()).map(|method| self.requests(method, CLASSES.len() + index)).sum(),
+            };
+            if count > 0 {
+                errors.insert(first.error(index), count);
+            }
+        }
+        errors
+    }
+
+    /// The latest request, over all workers, that was answered by a 5xx.
+    #[must_use]
+    pub fn last_error(&self) -> Option<LastError> {
+        let last = self.0.iter().map(|meter| meter.last_error.load(Ordering::Relaxed)).max().filter(|last| *last > 0)?;
+        let index = usize::try_from(last & ((1 << ERROR_BITS) - 1)).ok()?;
+        let at = Moment::new(Duration::from_millis(last >> ERROR_BITS));
+        Some(LastError { code: self.0.first()?.error(index), at })
+    }
+
+    /// How many of the upstream's latest answers are failures.
+    #[must_use]
+    pub fn recent_failures(&self, now: Moment) -> RecentFailures {
+        RecentFailures::read(self.0.iter().map(|meter| &meter.recent), now)
     }
 
     /// Requests with this method and this answer, given by their indexes.
@@ -135,6 +197,13 @@ pub struct Meter {
     counts: Box<[AtomicU64]>,
     /// The status of each answer; for a class, its first status.
     statuses: Box<[u16]>,
+    /// The codes of problems, by their indexes.
+    codes: Arc<[CodeLabel]>,
+    /// The upstream's own 5xx, by their status from 500 on.
+    server_errors: Box<[AtomicU64]>,
+    /// The time of the latest 5xx in milliseconds, then what it was.
+    last_error: AtomicU64,
+    recent: RecentAnswers,
     /// By the code of the problem that it would have been.
     would_refuse: Box<[AtomicU64]>,
     duration: Histogram,
@@ -164,6 +233,8 @@ pub struct Ended<'a, Code, Cut> {
     pub duration: Duration,
     /// The time from the arrival of the request's head to the head of the upstream's answer.
     pub first_byte: Option<Duration>,
+    /// When the answer ended.
+    pub at: Moment,
 }
 
 label! {
@@ -196,6 +267,10 @@ impl Meter {
         Self {
             counts: zeros(METHODS.len() * statuses.len()),
             statuses,
+            codes: Arc::clone(&labels.codes),
+            server_errors: zeros(SERVER_ERRORS),
+            last_error: AtomicU64::new(0),
+            recent: RecentAnswers::new(),
             would_refuse: zeros(labels.codes.len()),
             duration: Histogram::new(&LATENCY),
             first_byte: Histogram::new(&LATENCY),
@@ -217,11 +292,39 @@ impl Meter {
         if ended.status != SWITCHING_PROTOCOLS {
             self.duration.observe(ended.duration);
         }
+        if ended.status >= 500 {
+            self.failed(ended);
+        }
+        if ended.code.map_or(ended.first_byte.is_some(), ProblemLabel::is_of_an_answer) {
+            self.recent.note(ended.at, ended.status >= 500);
+        }
         if let Some(first_byte) = ended.first_byte {
             self.first_byte.observe(first_byte);
         }
         if let Some(cut) = ended.cut.and_then(|cut| self.cuts.get(cut.index())) {
             cut.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn failed<Code: ProblemLabel, Cut: Label>(&self, ended: &Ended<'_, Code, Cut>) {
+        let index = ended.code.map_or_else(
+            || {
+                let status = usize::from(ended.status - 500).min(SERVER_ERRORS - 1);
+                self.server_errors[status].fetch_add(1, Ordering::Relaxed);
+                self.codes.len() + status
+            },
+            Label::index,
+        );
+        let millis = ended.at.as_nanos() / 1_000_000;
+        self.last_error.fetch_max(millis << ERROR_BITS | index as u64, Ordering::Relaxed);
+    }
+
+    /// The name of an error, given by its index: those of the problems' codes, then the upstream's statuses.
+    fn error(&self, index: usize) -> String {
+        match index.checked_sub(self.codes.len()) {
+            None => self.codes[index].word.to_owned(),
+            Some(status) if status < SERVER_ERRORS - 1 => format!("upstream_{}", 500 + status),
+            Some(_) => "upstream_other".to_owned(),
         }
     }
 
@@ -280,224 +383,5 @@ impl Drop for ConnectionGauge {
     fn drop(&mut self) {
         self.set_idle(false);
         self.meter.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The number of a histogram's buckets; the last bucket has no upper bound.
-pub const BUCKETS: usize = 17;
-
-/// How many observations each bucket holds. An observation is in one bucket only.
-pub type Buckets = [u64; BUCKETS];
-
-/// The upper bounds of all buckets but the last one, in nanoseconds.
-pub(super) type Bounds = [u64; BUCKETS - 1];
-
-const MICRO: u64 = 1_000;
-const MILLI: u64 = 1_000 * MICRO;
-const SECOND: u64 = 1_000 * MILLI;
-
-/// Bounds for the sidecar's own time, from microseconds to what only a fault takes.
-pub(super) const OVERHEAD: Bounds = [
-    5 * MICRO,
-    10 * MICRO,
-    25 * MICRO,
-    50 * MICRO,
-    100 * MICRO,
-    250 * MICRO,
-    500 * MICRO,
-    MILLI,
-    2_500 * MICRO,
-    5 * MILLI,
-    10 * MILLI,
-    25 * MILLI,
-    50 * MILLI,
-    100 * MILLI,
-    250 * MILLI,
-    SECOND,
-];
-
-/// Bounds for the time of an API, up to the longest useful time-outs.
-pub(super) const LATENCY: Bounds = [
-    MILLI,
-    2_500 * MICRO,
-    5 * MILLI,
-    10 * MILLI,
-    25 * MILLI,
-    50 * MILLI,
-    100 * MILLI,
-    250 * MILLI,
-    500 * MILLI,
-    SECOND,
-    2_500 * MILLI,
-    5 * SECOND,
-    10 * SECOND,
-    30 * SECOND,
-    60 * SECOND,
-    300 * SECOND,
-];
-
-/// A histogram of durations. Each observation is two additions.
-#[derive(Debug)]
-pub(super) struct Histogram {
-    bounds: &'static Bounds,
-    counts: [AtomicU64; BUCKETS],
-    /// The sum in nanoseconds. It wraps after 584 years, which a scraper takes for a restart.
-    sum: AtomicU64,
-}
-
-/// The sum of several histograms.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Observed {
-    pub(super) buckets: Buckets,
-    sum: u64,
-}
-
-impl Histogram {
-    pub(super) fn new(bounds: &'static Bounds) -> Self {
-        Self { bounds, counts: Default::default(), sum: AtomicU64::new(0) }
-    }
-
-    pub(super) fn observe(&self, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        // An upper bound belongs to its bucket.
-        let bucket = self.bounds.partition_point(|bound| *bound < nanos);
-        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add(nanos, Ordering::Relaxed);
-    }
-
-    pub(super) fn add_to(&self, observed: &mut Observed) {
-        for (sum, count) in observed.buckets.iter_mut().zip(&self.counts) {
-            *sum += count.load(Ordering::Relaxed);
-        }
-        observed.sum = observed.sum.wrapping_add(self.sum.load(Ordering::Relaxed));
-    }
-}
-
-impl Observed {
-    pub(super) fn count(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
-
-    /// Returns the sum of the durations in seconds.
-    pub(super) fn sum(&self) -> f64 {
-        seconds(self.sum)
-    }
-
-    /// The buckets, each with its upper bound in seconds.
-    pub(super) fn bounded(&self, bounds: &Bounds) -> [(f64, u64); BUCKETS] {
-        let bound = |bucket: usize| bounds.get(bucket).map_or(f64::INFINITY, |bound| seconds(*bound));
-        std::array::from_fn(|bucket| (bound(bucket), self.buckets[bucket]))
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a float has 53 bits: a sum of three months is off by a microsecond at most")]
-fn seconds(nanos: u64) -> f64 {
-    nanos as f64 / SECOND as f64
-}
-
-/// Estimates the quantile `of` (0 to 1) of the durations between two readings of [`Totals`].
-///
-/// It does so like Prometheus' `histogram_quantile`: it takes durations for evenly spread within a bucket, and returns the
-/// largest bound for durations above it. `None` when there were no requests.
-#[must_use]
-#[expect(clippy::cast_precision_loss, reason = "counts of minutes")]
-pub fn quantile(of: f64, from: &Buckets, to: &Buckets) -> Option<Duration> {
-    let counts: Buckets = std::array::from_fn(|bucket| to[bucket].saturating_sub(from[bucket]));
-    let all: u64 = counts.iter().sum();
-    if all == 0 {
-        return None;
-    }
-    let rank = of.clamp(0.0, 1.0) * all as f64;
-    let mut below = 0;
-    let bucket = counts.iter().position(|count| {
-        below += count;
-        *count > 0 && below as f64 >= rank
-    })?;
-    let Some(upper) = LATENCY.get(bucket) else { return LATENCY.last().copied().map(Duration::from_nanos) };
-    let lower = bucket.checked_sub(1).map_or(0, |lower| LATENCY[lower]);
-    let count = counts[bucket];
-    let part = (rank - (below - count) as f64) / count as f64;
-    Some(Duration::from_nanos(lower) + Duration::from_nanos(upper - lower).mul_f64(part.clamp(0.0, 1.0)))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn buckets(of: &[(usize, u64)]) -> Buckets {
-        let mut buckets = Buckets::default();
-        for (bucket, count) in of {
-            buckets[*bucket] = *count;
-        }
-        buckets
-    }
-
-    #[test]
-    fn a_duration_falls_into_the_first_bucket_that_holds_it() {
-        let histogram = Histogram::new(&OVERHEAD);
-        for nanos in [0, 5_000, 5_001, 1_000_000_000, 1_000_000_001, u64::MAX / 4] {
-            histogram.observe(Duration::from_nanos(nanos));
-        }
-        let mut observed = Observed::default();
-        histogram.add_to(&mut observed);
-        histogram.add_to(&mut observed);
-        assert_eq!(observed.buckets, buckets(&[(0, 4), (1, 2), (15, 2), (16, 4)]));
-        assert_eq!(observed.count(), 12);
-        assert_eq!(observed.bounded(&OVERHEAD)[0], (5e-6, 4));
-        assert_eq!(observed.bounded(&OVERHEAD)[16], (f64::INFINITY, 4));
-    }
-
-    #[test]
-    fn the_sum_is_in_seconds() {
-        let histogram = Histogram::new(&LATENCY);
-        histogram.observe(Duration::from_millis(1500));
-        histogram.observe(Duration::from_millis(250));
-        let mut observed = Observed::default();
-        histogram.add_to(&mut observed);
-        assert!((observed.sum() - 1.75).abs() < 1e-9);
-    }
-
-    #[test]
-    fn bounds_rise() {
-        for bounds in [OVERHEAD, LATENCY] {
-            assert!(bounds.is_sorted_by(|one, next| one < next));
-        }
-    }
-
-    #[test]
-    fn a_quantile_is_of_the_durations_between_two_readings() {
-        let none = Buckets::default();
-        assert_eq!(quantile(0.5, &none, &none), None);
-        let before = buckets(&[(0, 7), (16, 3)]);
-        assert_eq!(quantile(0.5, &before, &before), None, "nothing came");
-        let millis = |part, to: &[(usize, u64)]| {
-            let mut after = before;
-            for (bucket, count) in to {
-                after[*bucket] += count;
-            }
-            quantile(part, &before, &after).unwrap().as_micros()
-        };
-        assert_eq!(millis(0.5, &[(0, 10)]), 500, "half way into the first bucket");
-        assert_eq!(millis(0.5, &[(3, 10)]), 7_500, "half way from 5 to 10 ms");
-        assert_eq!(millis(0.99, &[(3, 98), (4, 2)]), 17_500, "half way from 10 to 25 ms");
-        assert_eq!(millis(1.0, &[(3, 98), (4, 2)]), 25_000);
-        assert_eq!(millis(0.0, &[(3, 98), (4, 2)]), 5_000);
-        assert_eq!(millis(0.99, &[(16, 1)]), 300_000_000, "nothing is known above the largest bound");
-    }
-
-    #[test]
-    fn a_later_reading_with_lower_counts_has_no_quantile() {
-        assert_eq!(quantile(0.5, &buckets(&[(2, 9)]), &buckets(&[(2, 3)])), None);
-    }
-
-    proptest! {
-        #[test]
-        fn a_higher_quantile_is_never_shorter(counts in proptest::array::uniform17(0_u64..1000), one in 0.0..1.0_f64, other in 0.0..1.0_f64) {
-            let (low, high) = (one.min(other), one.max(other));
-            let none = Buckets::default();
-            prop_assert!(quantile(low, &none, &counts) <= quantile(high, &none, &counts));
-        }
     }
 }

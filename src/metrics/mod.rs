@@ -7,9 +7,11 @@
 
 mod exposition;
 mod format;
+mod histogram;
 mod labels;
 mod meter;
 mod process;
+mod recent;
 
 use std::{
     collections::BTreeMap,
@@ -22,10 +24,12 @@ use std::{
 };
 
 pub use format::Format;
+pub use histogram::{BUCKETS, Buckets, Scale, quantile};
 use labels::RequestLabels;
 pub(crate) use labels::label;
 pub use labels::{Label, ProblemLabel, RefusalScope};
-pub use meter::{ApiMetrics, BUCKETS, Buckets, ConnectionGauge, Ended, Meter, Retry, Totals, quantile};
+pub use meter::{ApiMetrics, ConnectionGauge, Ended, LastError, Meter, Retry, Totals};
+pub use recent::RecentFailures;
 
 /// The states of an account.
 pub const STATES: [&str; 6] = ["logged_out", "logging_in", "ready", "refreshing", "backing_off", "rejected"];
@@ -148,6 +152,8 @@ pub struct ApiReading {
     pub in_flight: usize,
     /// The limit of requests in flight.
     pub in_flight_max: usize,
+    /// Whether the last request got an answer from the upstream, or there was none yet.
+    pub is_reached: bool,
 }
 
 /// The gauges of an account.

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use http::Method;
 
 use super::*;
+use crate::clock::Moment;
 
 label! {
     /// Codes of problems, one of each kind.
@@ -31,6 +32,10 @@ impl ProblemLabel for TestCode {
             Self::UpstreamTimeout => None,
         }
     }
+
+    fn is_of_an_answer(self) -> bool {
+        false
+    }
 }
 
 label! {
@@ -46,13 +51,17 @@ fn metrics() -> Arc<Metrics> {
 }
 
 fn ended(method: &Method, status: u16) -> Ended<'_, TestCode, TestCut> {
-    Ended { method, status, code: None, cut: None, duration: Duration::from_millis(7), first_byte: None }
+    Ended { method, status, code: None, cut: None, duration: Duration::from_millis(7), first_byte: None, at: at(1) }
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment::new(Duration::from_secs(seconds))
 }
 
 fn readings() -> Readings {
     Readings {
         started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
-        apis: vec![ApiReading { name: "emr".into(), in_flight: 3, in_flight_max: 1024 }],
+        apis: vec![ApiReading { name: "emr".into(), in_flight: 3, in_flight_max: 1024, is_reached: false }],
         accounts: vec![
             AccountReading {
                 name: "crm".into(),
@@ -264,4 +273,31 @@ fn openmetrics_ends_with_its_mark_and_names_units() {
     ] {
         assert!(page.lines().any(|other| other == line), "{line}\n{page}");
     }
+}
+
+#[test]
+fn errors_are_told_by_their_codes_and_the_latest_by_its_time() {
+    let metrics = metrics();
+    let api = metrics.api("emr");
+    assert_eq!((api.last_error(), api.errors_by_code().len()), (None, 0));
+    let (one, other) = (api.meter(0), api.meter(1));
+    let answered = |status, seconds| Ended { first_byte: Some(Duration::ZERO), at: at(seconds), ..ended(&Method::GET, status) };
+    one.ended(&answered(503, 9));
+    one.ended(&answered(200, 10));
+    other.ended(&Ended { code: Some(TestCode::UpstreamTimeout), at: at(7), ..ended(&Method::POST, 504) });
+    other.ended(&Ended { code: Some(TestCode::CrossSite), at: at(20), ..ended(&Method::POST, 403) });
+    let expected = [("upstream_503", 1), ("upstream_timeout", 1)].map(|(code, count)| (code.to_owned(), count));
+    assert_eq!(api.errors_by_code(), expected.into());
+    assert_eq!(api.last_error(), Some(LastError { code: "upstream_503".to_owned(), at: at(9) }));
+    // The time-out is no answer of the upstream's, and the refusal even less.
+    assert_eq!(api.recent_failures(at(21)), RecentFailures { answers: 2, failures: 1 });
+    other.ended(&answered(999, 21));
+    assert_eq!(api.last_error(), Some(LastError { code: "upstream_other".to_owned(), at: at(21) }));
+    assert_eq!(api.errors_by_code().values().sum::<u64>(), api.totals().errors);
+}
+
+#[test]
+fn an_upstream_that_did_not_answer_last_is_0() {
+    let text = page(&metrics());
+    assert_eq!(value(&text, r#"careportals_sidecar_upstream_reachable{api="emr"}"#), Some(0.0));
 }

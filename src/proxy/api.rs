@@ -1,33 +1,31 @@
 //! What a worker has of an API, and what all workers share of it.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU8, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::SystemTime,
 };
 
 use http::Method;
-use tracing::{info, warn};
 
 use super::{
     admit::{Admitted, Gate, Refusal},
     headers::HeaderRules,
-    problem::Code,
+    health::ApiHealth,
     upload::ToUpstream,
 };
 use crate::{
     account::Account,
     clock::{Clock, Jitter},
     config::Timeouts,
-    connect::ConnectError,
     deadline::Deadlines,
     logging::{AccessLine, AccessWriter},
     metrics::Meter,
     path::{ProposedRules, Words},
     upstream::Upstream,
 };
-
-/// In a [`ReachabilityLog`]: the last connection succeeded.
-const REACHED: u8 = 0;
 
 /// What all connections of one worker share.
 pub struct Worker {
@@ -56,8 +54,8 @@ impl Worker {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).bits()
     }
 
-    pub(super) fn log(&self, line: &AccessLine<'_>) {
-        self.access.lock().unwrap_or_else(PoisonError::into_inner).write(line, self.clock.now().wall);
+    pub(super) fn log(&self, line: &AccessLine<'_>, now: SystemTime) {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).write(line, now);
     }
 }
 
@@ -77,8 +75,8 @@ pub struct Api {
     pub request_limit: RequestLimit,
     /// The rules for what was seen, over all workers.
     pub observed: SeenRequests,
-    /// Whether the upstream was reached last, over all workers.
-    pub reachability: ReachabilityLog,
+    /// What requests last met, over all workers.
+    pub health: ApiHealth,
     /// Counts this worker's requests.
     pub meter: Arc<Meter>,
     /// Time-outs.
@@ -169,28 +167,6 @@ pub(super) struct RequestPermit(Arc<RequestsInFlight>);
 impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Logs once that an upstream can't be reached, and once that it can again, over all workers; each request's access line has
-/// its own code. Clones share the state. A request that succeeds costs one load.
-#[derive(Clone, Default)]
-pub struct ReachabilityLog(Arc<AtomicU8>);
-
-impl ReachabilityLog {
-    /// No connection could be made.
-    pub(super) fn failed(&self, api: &str, code: Code, error: ConnectError) {
-        let now = code as u8 + 1;
-        if self.0.swap(now, Ordering::Relaxed) != now {
-            warn!(api, code = code.as_str(), reason = %error, advice = error.advice(), "the upstream can't be reached");
-        }
-    }
-
-    /// The upstream answered.
-    pub(super) fn reached(&self, api: &str) {
-        if self.0.load(Ordering::Relaxed) != REACHED && self.0.swap(REACHED, Ordering::Relaxed) != REACHED {
-            info!(api, "the upstream is reached again");
-        }
     }
 }
 

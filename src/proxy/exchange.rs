@@ -250,8 +250,10 @@ impl Drop for Exchange {
         let route = &self.route;
         let api = if self.is_of_no_api() { "" } else { &*route.api.name };
         let duration = self.started.elapsed();
-        self.meter().ended(&Ended { method: &self.method, status, code, cut, duration, first_byte: self.first_byte });
-        route.worker.log(&AccessLine {
+        let now = route.worker.clock.now();
+        let first_byte = self.first_byte;
+        self.meter().ended(&Ended { method: &self.method, status, code, cut, duration, first_byte, at: now.moment });
+        let line = AccessLine {
             api,
             listener: &route.listener,
             method: &self.method,
@@ -268,7 +270,8 @@ impl Drop for Exchange {
             request_id: self.request_id.as_str(),
             uid: self.peer.uid(),
             pid: self.peer.pid(),
-        });
+        };
+        route.worker.log(&line, now.wall);
         if let Some(upload) = self.upload.take()
             && !upload.has_ended()
             && !matches!(self.ending, Ending::Open)

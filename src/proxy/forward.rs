@@ -35,7 +35,7 @@ use crate::{
     deadline::Deadline,
     metrics::Retry,
     server::{Peer, RequestBody},
-    upstream::{Cause, ResponseBody, Reuse, SendError},
+    upstream::{ResponseBody, Reuse, SendError},
 };
 
 /// For how long, and how many bytes of an answer that nobody gets are read so that its connection serves again.
@@ -207,6 +207,7 @@ impl<'a> Forwarding<'a> {
         };
         self.time.end();
         let (answer, sent) = outcome?;
+        self.route.api.health.answered(&self.route.api.name);
         self.exchange.set_carried(sent.fingerprint);
         Ok((answer, sent.generation))
     }
@@ -309,7 +310,6 @@ impl<'a> Forwarding<'a> {
     /// Passes the upstream's answer on. `upgrade`: the client's side of a tunnel, if it asked for one.
     fn pass_on(self, answer: UpstreamResponse, upgrade: Option<OnUpgrade>) -> Response<ToClient> {
         let Self { route: Route { api, .. }, mut exchange, deadline, time, .. } = self;
-        api.reachability.reached(&api.name);
         exchange.answered(answer.status().as_u16(), time.answered);
         if let Some(upload) = exchange.upload() {
             upload.forget();
@@ -352,9 +352,9 @@ impl<'a> Forwarding<'a> {
 
     /// Answers with a problem of ours.
     fn fail(self, error: ProxyError) -> Response<ToClient> {
-        let Self { route: Route { api, .. }, head, mut exchange, time, .. } = self;
-        if let ProxyError::Upstream(SendError { cause: Cause::Connect(cause), .. }) = error {
-            api.reachability.failed(&api.name, error.code(), cause);
+        let Self { route: Route { api, worker, .. }, head, mut exchange, time, .. } = self;
+        if error.code().status().is_server_error() {
+            api.health.failed(&api.name, error, worker.clock.now().moment);
         }
         let response = problem::response(&error, head.version, exchange.request_id());
         exchange.failed(response.status().as_u16(), error.code());

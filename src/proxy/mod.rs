@@ -5,7 +5,7 @@
 //! expired or was withdrawn before the request's connection was there is not sent.
 //!
 //! Files, each using only those before it: `headers` (pure), `required` (a header that each request must have), `admit` (pure),
-//! `problem` (our error answers; pure), `retry` (pure), `coalesce` (small frames
+//! `problem` (our error answers; pure), `health` (what requests last met), `retry` (pure), `coalesce` (small frames
 //! of a body), `upload` (the request's body), `api` (what a worker has of an API),
 //! `exchange` (the record of a request), `download` (the answer's body), `tunnel`, `forward`, `router`, `internal` (for
 //! fuzzing).
@@ -17,6 +17,7 @@ mod download;
 mod exchange;
 mod forward;
 mod headers;
+mod health;
 pub mod internal;
 mod problem;
 mod required;
@@ -26,10 +27,11 @@ mod tunnel;
 mod upload;
 
 pub use admit::{BrowserMarks, Entry, Explanation, Gate, Refusal, names_loopback};
-pub use api::{Api, ReachabilityLog, RequestLimit, Route, SeenRequests, Worker};
+pub use api::{Api, RequestLimit, Route, SeenRequests, Worker};
 pub use download::{CutOff, Download, ToClient};
 pub use exchange::metrics;
 pub use headers::HeaderRules;
+pub use health::{ApiHealth, Outage, Shortage};
 pub use problem::{Code, ProxyError};
 pub use required::{Required, try_source};
 pub use router::{Router, Routes, choose};

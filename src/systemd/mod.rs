@@ -119,13 +119,16 @@ async fn report(socket: &tokio::net::UnixDatagram, mut status: StatusReader, mut
     let account_changed = Arc::new(Notify::new());
     let mut watched = JoinSet::new();
     watch_accounts(&mut watched, &status.view.borrow_and_update(), &account_changed);
+    let mut api_changed = status.states.changes();
     let mut notify_state = NotifyState::default();
     loop {
         let phase = *status.phase.borrow_and_update();
         let reloads_so_far = *reloads.borrow_and_update();
         let view = Arc::clone(&status.view.borrow());
         let now = status.clock.now();
-        let text = status_text::status(phase, &view, reloads_so_far.refused, now);
+        let troubles = status.troubles(&view, now);
+        api_changed.mark_unchanged();
+        let text = status_text::status(phase, &view, &troubles, reloads_so_far.refused, now);
         let state = DaemonState { phase, reloads: reloads_so_far, drain: view.drain, status: text };
         for message in notify_state.messages(state, clock::monotonic()) {
             // systemd may have gone; then nobody misses the message.
@@ -139,6 +142,7 @@ async fn report(socket: &tokio::net::UnixDatagram, mut status: StatusReader, mut
             Ok(()) = reloads.changed() => {}
             Ok(()) = status.view.changed() => watch_accounts(&mut watched, &status.view.borrow_and_update(), &account_changed),
             () = account_changed.notified() => {}
+            Ok(()) = api_changed.changed() => {}
             // The senders are gone, and the daemon with them.
             else => return,
         }

@@ -8,19 +8,19 @@ use crate::{
     account::{AccountSnapshot, LoginError, StateName},
     clock::Now,
     logging::rfc3339,
-    status::{Phase, View},
+    status::{ApiState, ApiTrouble, Phase, View},
 };
 
-/// At most this many accounts are named one by one.
+/// At most this many accounts, and as many APIs, are named one by one.
 const NAMED_MAX: usize = 4;
 
-/// The text of `STATUS=`. `refused` is the number of faults for which the last reload was refused, if it was.
-pub(super) fn status(phase: Phase, view: &View, refused: Option<usize>, now: Now) -> String {
+/// The text of `STATUS=`. `troubles` are the APIs that are not served as they should be, `refused` is the number of faults for which the last reload was refused, if it was.
+pub(super) fn status(phase: Phase, view: &View, troubles: &[ApiTrouble], refused: Option<usize>, now: Now) -> String {
     match phase {
         Phase::Starting => "Starting".to_owned(),
         Phase::Running => {
             let accounts: Vec<_> = view.accounts.iter().map(|account| (account.name(), account.snapshot())).collect();
-            serving(view.apis.len(), &accounts, refused, now)
+            serving(view.apis.len(), troubles, &accounts, refused, now)
         }
         Phase::Draining => {
             let in_flight: usize = view.apis.iter().map(|api| api.request_limit.taken()).sum();
@@ -30,8 +30,30 @@ pub(super) fn status(phase: Phase, view: &View, refused: Option<usize>, now: Now
     }
 }
 
-fn serving(apis: usize, accounts: &[(&str, AccountSnapshot)], refused: Option<usize>, now: Now) -> String {
-    let mut status_text = format!("Serving {}", count(apis, "API"));
+fn serving(
+    apis: usize,
+    troubles: &[ApiTrouble],
+    accounts: &[(&str, AccountSnapshot)],
+    refused: Option<usize>,
+    now: Now,
+) -> String {
+    let broken = troubles.iter().filter(|trouble| trouble.standing.state != ApiState::Busy).count();
+    let mut status_text = match apis - broken.min(apis) {
+        working if broken == 0 => format!("Serving {}", count(working, "API")),
+        0 => "Not working".to_owned(),
+        working => format!("Serving {working} of {}", count(apis, "API")),
+    };
+    for ApiTrouble { api, standing, code } in troubles.iter().take(NAMED_MAX) {
+        let what = match standing.state {
+            ApiState::Unreachable => "can't reach CarePortals",
+            ApiState::Failing => "gets errors from CarePortals",
+            ApiState::Busy => "refuses requests",
+            ApiState::NoToken | ApiState::Served => continue,
+        };
+        let since = time_of_day(standing.began_at, now.wall);
+        // Writing to a string can't fail.
+        let _ = write!(status_text, "; {api} {what} ({code}) since {since}");
+    }
     // Accounts without a bearer come first, since only some are named.
     let (usable, unusable): (Vec<_>, Vec<_>) = accounts.iter().partition(|(_, snapshot)| snapshot.is_usable(now.moment));
     for (name, snapshot) in unusable.iter().chain(&usable).take(NAMED_MAX) {
@@ -88,7 +110,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::clock::Moment;
+    use crate::{clock::Moment, status::ApiStanding};
 
     const NOW: Now = Now { moment: Moment::new(Duration::ZERO), wall: UNIX_EPOCH };
 
@@ -124,18 +146,43 @@ mod tests {
         let ready = account(Some(StateName::Ready), Some(1), None, false);
         let out = account(Some(StateName::LoggedOut), None, None, false);
         assert_eq!(
-            serving(1, &[("default", ready.clone())], None, NOW),
+            serving(1, &[], &[("default", ready.clone())], None, NOW),
             "Serving 1 API; account default ready, token until 00:00:01Z"
         );
         assert_eq!(
-            serving(2, &[("a", ready.clone()), ("b", out.clone())], Some(1), NOW),
+            serving(2, &[], &[("a", ready.clone()), ("b", out.clone())], Some(1), NOW),
             "Serving 2 APIs; account b logged out; account a ready, token until 00:00:01Z; \
              the last reload was refused (1 fault, see the log)"
         );
         let names = ["a", "b", "c", "d", "e", "f"];
         let many: Vec<_> = names.iter().map(|name| (*name, if *name == "f" { out.clone() } else { ready.clone() })).collect();
-        let many = serving(6, &many, None, NOW);
+        let many = serving(6, &[], &many, None, NOW);
         assert!(many.starts_with("Serving 6 APIs; account f logged out; account a ready"), "{many}");
         assert!(many.ends_with("account c ready, token until 00:00:01Z; 5 of 6 accounts usable"), "{many}");
+    }
+    #[test]
+    fn an_api_that_is_not_served_comes_before_the_accounts() {
+        let trouble = |api: &str, state, code: &str| {
+            let standing = ApiStanding { state, since: Moment::new(Duration::ZERO), began_at: UNIX_EPOCH };
+            ApiTrouble { api: api.to_owned(), standing, code: code.to_owned() }
+        };
+        let ready = [("default", account(Some(StateName::Ready), Some(1), None, false))];
+        let said = |apis, troubles: &[ApiTrouble]| serving(apis, troubles, &ready, None, NOW);
+        let out = trouble("default", ApiState::Unreachable, "connect_failed");
+        assert_eq!(
+            said(1, std::slice::from_ref(&out)),
+            "Not working; default can't reach CarePortals (connect_failed) since 00:00:00Z; account default ready, token until \
+             00:00:01Z"
+        );
+        let both = [out, trouble("emr", ApiState::Busy, "too_many_requests_in_flight")];
+        assert!(
+            said(3, &both).starts_with(
+                "Serving 2 of 3 APIs; default can't reach CarePortals (connect_failed) since 00:00:00Z; \
+                 emr refuses requests (too_many_requests_in_flight) since 00:00:00Z; account default ready"
+            ),
+            "{}",
+            said(3, &both)
+        );
+        assert!(said(1, &both[1..]).starts_with("Serving 1 API; emr refuses requests"));
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     logging::rfc3339,
-    metrics::{Totals, quantile},
+    metrics::{Buckets, Scale, Totals, quantile},
     status::View,
 };
 
@@ -42,7 +42,7 @@ pub(super) struct TrafficHistory {
     apis: Vec<ApiSteps>,
 }
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, Default, PartialEq, Serialize)]
 struct ApiSteps {
     name: String,
     /// The requests that ended in each step.
@@ -52,6 +52,9 @@ struct ApiSteps {
     /// The median duration; null where there was no request.
     p50_ms: Vec<Option<f64>>,
     p99_ms: Vec<Option<f64>>,
+    /// The median time until the head of the upstream's answer, and the sidecar's own.
+    upstream_p50_ms: Vec<Option<f64>>,
+    own_p50_ms: Vec<Option<f64>>,
 }
 
 impl Recorder {
@@ -94,8 +97,7 @@ impl ApiSteps {
             let found = reading.totals.iter().find(|(known, _)| known == name);
             found.map(|(_, totals)| *totals)
         };
-        let mut steps =
-            Self { name: name.to_owned(), requests: Vec::new(), errors: Vec::new(), p50_ms: Vec::new(), p99_ms: Vec::new() };
+        let mut steps = Self { name: name.to_owned(), ..Self::default() };
         for (before, after) in readings.iter().zip(readings.iter().skip(1)) {
             // Before a reload added the API, it had no requests.
             let (before, after) = match (totals(before), totals(after)) {
@@ -104,29 +106,33 @@ impl ApiSteps {
             };
             steps.requests.push(after.requests.saturating_sub(before.requests));
             steps.errors.push(after.errors.saturating_sub(before.errors));
-            let of = |part| quantile(part, &before.durations, &after.durations).map(milliseconds);
-            steps.p50_ms.push(of(0.5));
-            steps.p99_ms.push(of(0.99));
+            let of = |part, scale, times: fn(&Totals) -> &Buckets| {
+                quantile(part, scale, times(&before), times(&after)).map(milliseconds)
+            };
+            steps.p50_ms.push(of(0.5, Scale::Latency, |totals| &totals.durations));
+            steps.p99_ms.push(of(0.99, Scale::Latency, |totals| &totals.durations));
+            steps.upstream_p50_ms.push(of(0.5, Scale::Latency, |totals| &totals.first_bytes));
+            steps.own_p50_ms.push(of(0.5, Scale::Overhead, |totals| &totals.overheads));
         }
         steps
     }
 }
 
-/// Rounds to a hundredth; the buckets of durations are not more exact.
+/// Rounds to a microsecond; the buckets of durations are not more exact.
 fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 100_000.0).round() / 100.0
+    (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{BUCKETS, Buckets};
+    use crate::metrics::BUCKETS;
 
     fn reading(step: u64, apis: &[(&str, u64, u64)]) -> CounterReading {
         let totals = |requests, errors| {
             let mut durations: Buckets = [0; BUCKETS];
             durations[3] = requests;
-            Totals { requests, errors, durations, ..Totals::default() }
+            Totals { requests, errors, durations, overheads: durations, ..Totals::default() }
         };
         CounterReading {
             at: SystemTime::UNIX_EPOCH + STEP * u32::try_from(step).unwrap(),
@@ -147,6 +153,7 @@ mod tests {
         assert_eq!((&steps.requests[..], &steps.errors[..]), (&[0, 30][..], &[0, 3][..]));
         assert_eq!(steps.p50_ms[0], None);
         assert!(steps.p50_ms[1] < steps.p99_ms[1], "{steps:?}");
+        assert_eq!((steps.own_p50_ms[1], steps.upstream_p50_ms[1]), (Some(0.038), None), "the overhead's buckets are finer");
     }
 
     #[test]

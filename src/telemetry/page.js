@@ -49,19 +49,21 @@ function names(list) {
 // ---- States in words
 
 // Describes an account's state: tone (colour), sign (shape), word, whether its requests are served, and what to do by default.
-function reading(account, now) {
-  const good = moment(account.expires_at) > now;
+function reading(account) {
+  if (account.state === "logged_out") return { tone: "off", word: "logged out", works: false, book: "Logged out", advice: "run `careportals-sidecar login`, or restart the sidecar." };
+  if (account.trouble) {
+    const rejected = account.state === "rejected", ends = account.trouble === "token_ending", works = account.trouble !== "no_token";
+    const word = account.state === null ? "no organization" : rejected ? "log-in rejected" : account.last_error_code ? "log-in failing" : "log-in hangs";
+    return { tone: works && !ends ? "warn" : "bad", word, works, ends, book: rejected ? "Rejected" : ends ? "Token expiring" : works || account.last_error_code === "login_throttled" ? "Logins failing" : "No token",
+      advice: rejected ? "check organization, user name, password and log-in URL. A changed credential file is used at once; after any other change run `careportals-sidecar login`."
+        : "nothing for now, it tries again by itself. If this lasts, run `careportals-sidecar check --online`: it looks at DNS, network, egress proxy and log-in." };
+  }
   switch (account.state) {
     case null: return { tone: "off", sign: "none", word: "no log-in needed", works: true };
-    case "ready": return { tone: good ? "ok" : "busy", word: "ready", works: true };
-    case "refreshing": return { tone: "busy", word: "refreshing", works: true };
+    case "ready": return { tone: "ok", word: "ready", works: true };
+    case "refreshing": return { tone: "busy", word: "refreshing", works: account.usable };
     case "logging_in": return { tone: "busy", word: "logging in", works: false };
-    case "backing_off": return { tone: good ? "warn" : "bad", word: "log-in failing", works: good,
-      advice: "nothing for now, it tries again by itself. If this lasts, look at the network, DNS and egress proxy between here and the log-in URL." };
-    case "rejected": return { tone: good ? "warn" : "bad", word: "log-in rejected", works: good,
-      advice: "check organization, user name, password and log-in URL. A changed credential file is used at once; after any other change run `careportals-sidecar login`." };
-    case "logged_out": return { tone: "off", word: "logged out", works: false, advice: "run `careportals-sidecar login`, or restart the sidecar." };
-    default: return { tone: "off", sign: "none", word: String(account.state), works: good };
+    default: return { tone: "off", sign: "none", word: String(account.state), works: account.usable };
   }
 }
 const advised = (account) => account.advice ?? account.view.advice ?? "";
@@ -71,42 +73,55 @@ const sum = (list) => list.reduce((total, each) => total + each, 0);
 function traffic(api) {
   const past = (shown.history?.apis ?? []).find((each) => each.name === api.name) ?? {};
   const step = shown.history?.step_seconds || 5;
-  const [requests, errors, p50, p99] = [past.requests ?? [], past.errors ?? [], past.p50_ms ?? [], past.p99_ms ?? []].map((each) => each.slice(-STEPS));
+  const [requests, errors, p50, p99, upstream, own] = [past.requests, past.errors, past.p50_ms, past.p99_ms, past.upstream_p50_ms, past.own_p50_ms].map((each) => (each ?? []).slice(-STEPS));
   const minute = -Math.max(1, Math.round(60 / step));
   const lately = { requests: sum(requests.slice(minute)), errors: sum(errors.slice(minute)) };
-  return { step, requests, errors, p50, p99, failing: lately.errors >= 5 && lately.errors > lately.requests / 20 };
+  return { step, requests, errors, p50, p99, upstream, own, failing: lately.errors >= 5 && lately.errors > lately.requests / 20 };
 }
 
-// Gives the verdict, what to do, and the tab's title. Nothing in it counts down: screen readers read each change aloud.
+// Gives the verdict, what to do, the runbook's section, and the tab's title. Nothing in it counts down: screen readers read each
+// change aloud. What is broken now comes first, then an account that will be, then what is over.
 function verdict(accounts, apis) {
-  const say = (tone, tab, says, todo = "", sign = tone) => ({ tone, tab, says, todo, sign });
-  if (shown.phase === "draining") return say("busy", "Draining", "Draining: it finishes what is in flight, then ends.", "Nothing to do if this was meant.", "off");
+  const say = (tone, tab, says, todo = "", book = "", sign = tone) => ({ tone, tab, says, todo: todo && (tone === "ok" || /^(Nothing|Requests)/.test(todo) ? todo : `What to do: ${todo}`), book, sign });
+  if (shown.phase === "draining") return say("busy", "Draining", "Draining: it finishes what is in flight, then ends.", "Nothing to do if this was meant.", "", "off");
   if (shown.phase === "stopped") return say("off", "Stopped", "Stopped.");
   if (shown.phase === "starting") return say("busy", "Starting", "Starting.");
-  const broken = accounts.filter((each) => !each.view.works), shaky = accounts.filter((each) => each.view.tone === "warn");
+  const broken = accounts.filter((each) => !each.view.works), ending = accounts.filter((each) => each.view.ends), shaky = accounts.filter((each) => each.view.tone === "warn");
   if (broken.length) return outage(broken, accounts.length > broken.length ? "Partly working: " : "Not working: ", say);
-  if (shaky.length) {
-    const many = shaky.length > 1, rejected = shaky.every((each) => each.state === "rejected");
-    const why = rejected ? `CarePortals refuses to log ${names(shaky)} in again` : `${names(shaky)} can’t renew ${many ? "their tokens" : "its token"}`;
-    return say("warn", "Attention", `Working for now, but ${why}.`, `Requests are served until the present ${many ? "tokens expire" : "token expires"}. What to do: ${advised(shaky[0])}`);
+  if (ending.length) return say("bad", "Token ends", `About to stop working: ${renewal(ending)}, and little is left of it.`, advised(ending[0]), ending[0].view.book);
+  for (const [state, what, tab, book] of [["unreachable", "CarePortals can’t be reached", "Unreachable", "Upstream unreachable"], ["failing", "most answers of CarePortals are errors", "Failing", "Errors"]]) {
+    const hit = apis.filter((each) => each.state === state);
+    if (!hit.length) continue;
+    const some = apis.some((each) => !["unreachable", "failing"].includes(each.state));
+    return say("bad", tab, `${some ? "Partly working" : "Not working"}: ${what}${apis.length > 1 ? ` by ${names(hit)}` : ""} (${hit[0].reason ?? hit[0].last_error}), since ${clock(moment(hit[0].since), moment(shown.now)).slice(0, -3)}.`.replace("errors by", "errors for"), hit[0].advice ?? "", book);
   }
+  if (shaky.length) return say("warn", "Attention", `Working for now, but ${renewal(shaky)}.`, advised(shaky[0]), shaky[0].view.book);
+  const busy = apis.filter((each) => each.state === "busy");
+  if (busy.length) return say("warn", "Busy", `Working, but requests to ${names(busy)} are refused: too many at once.`, busy[0].advice ?? "", "Saturated");
   const failing = apis.filter((each) => each.past.failing);
-  if (failing.length) return say("warn", "Errors", `Working, but many requests to ${names(failing)} fail.`, "What to do: read status and code in the log’s lines; they tell CarePortals’ own errors from trouble on the way there.");
+  if (failing.length) return say("warn", "Errors", `Working, but many requests to ${names(failing)} failed in the last minute.`, "look at the errors by code below, and at the log’s lines with that `code`.", "Errors");
   const observed = apis.filter((each) => each.observe);
-  if (observed.length) return say("warn", "Rules off", `Working, but the rules of ${names(observed)} are not enforced: observe = true.`, "What to do: when no request that should pass is counted any more, take `observe` out of the settings, and reload.");
+  if (observed.length) return say("warn", "Rules off", `Working, but the rules of ${names(observed)} are not enforced: observe = true.`, "when no request that should pass is counted any more, take `observe` out of the settings, and reload.");
   if (!apis.every((each) => each.requests === 0)) return say("ok", "OK", "Working.");
   const door = apis.flatMap((each) => each.listen ?? []).find((each) => /:\d+$/.test(each));
   return say("ok", "OK", "Working. No request has come yet.", door ? `Your app’s base URL: http://${door}` : "");
 }
 
+function renewal(list) {
+  const many = list.length > 1;
+  if (list.every((each) => each.state === "rejected")) return `CarePortals refuses to log ${names(list)} in again`;
+  return `${names(list)} can’t renew ${many ? "their tokens" : "its token"}`;
+}
+
 function outage(broken, start, say) {
-  const who = names(broken), worst = broken.find(advised), todo = worst ? `What to do: ${advised(worst)}` : "";
-  const all = (state) => broken.every((each) => each.state === state);
-  if (all("logging_in")) return say("busy", "Logging in", `Logging in ${who}.`, "Requests wait until that is done.");
-  if (all("logged_out")) return say("off", "Logged out", `${start}${who} ${broken.length > 1 ? "are" : "is"} logged out.`, todo);
-  if (all("rejected")) return say("bad", "Rejected", `${start}CarePortals refuses to log ${who} in.`, todo);
-  if (all("backing_off")) return say("bad", "No token", `${start}${who} can’t log in.`, todo);
-  return say("bad", "No token", `${start}no valid token for ${who}.`, todo);
+  const who = names(broken), { view: { book } } = broken[0], todo = advised(broken.find(advised) ?? broken[0]);
+  const all = (test) => broken.every(test);
+  if (all((each) => !each.trouble && each.state !== "logged_out")) return say("busy", "Logging in", `Logging in ${who}.`, "Requests wait until that is done.");
+  if (all((each) => each.state === "logged_out")) return say("off", "Logged out", `${start}${who} ${broken.length > 1 ? "are" : "is"} logged out.`, todo, book);
+  if (all((each) => each.state === "rejected")) return say("bad", "Rejected", `${start}CarePortals refuses to log ${who} in.`, todo, book);
+  if (all((each) => each.state === null)) return say("bad", "No organization", `${start}the organization of ${who} is missing.`, todo, book);
+  if (all((each) => each.trouble && each.state !== null)) return say("bad", "No token", `${start}${who} can’t log in.`, todo, book);
+  return say("bad", "No token", `${start}no valid token for ${who}.`, todo, book);
 }
 
 // ---- Building and patching the page
@@ -185,21 +200,21 @@ function accountRow(account) {
       mark(left, "width", (100 * Math.min(1, (end - now) / (end - since))).toFixed(1));
       mark(due, "x", refresh > now ? (100 * (end - refresh) / (end - since)).toFixed(1) : -9);
     }
-    const waits = account.state === "backing_off" || account.state === "rejected";
+    const waits = Boolean(account.trouble), began = moment(account.login_began_at);
     const [when, what] = waits && !isNaN(retry) ? [retry, "tries again"] : [refresh, "refreshes"];
     const idle = none || account.state === "logged_out";
-    put(next, account.state === "refreshing" || account.state === "logging_in" ? "log-in under way" : idle || isNaN(when) ? "–" : when > now ? `${what} in ${lasting(when - now)}` : `${what} now`);
-    put(nextAt, idle || isNaN(when) || !(when > now) ? "" : `at ${clock(when, now)}`);
+    put(next, !isNaN(began) ? `log-in under way${now - began > 5000 ? ` for ${lasting(now - began)}` : ""}` : idle || isNaN(when) ? "–" : when > now ? `${what} in ${lasting(when - now)}` : `${what} now`);
+    put(nextAt, idle || !isNaN(began) || isNaN(when) || !(when > now) ? "" : `at ${clock(when, now)}`);
     put(login, isNaN(since) ? (none ? "–" : "none yet") : ago(now - since));
     put(loginAt, isNaN(since) ? "" : `at ${clock(since, now)}`);
     // A sidecar that others can reach gives codes only.
     const error = account.last_error ?? (account.last_error_code && `${account.last_error_code} (“careportals-sidecar status” says more)`);
     note.hidden = !error;
     if (!error) return;
-    mark(note, "data-tone", waits ? view.tone : "off");
-    put(fault, `Last failure${isNaN(failed) ? "" : ` ${ago(now - failed)}`}: ${error}${since > failed ? ". A log-in succeeded since." : ""}`);
+    mark(note, "data-tone", view.tone);
+    put(fault, `Last failure${isNaN(failed) ? "" : ` ${ago(now - failed)}`}: ${error}`);
     // Leave it out where the verdict says it already.
-    advice.hidden = !waits || said.endsWith(advised(account));
+    advice.hidden = said.endsWith(advised(account));
     putCode(advice, `What to do: ${advised(account)}`);
   } };
 }
@@ -243,10 +258,19 @@ function apiRow(api) {
   const key = (name) => make("span", { class: `aside key ${name}` }, name);
   const requests = chart("Requests", [now, total], "area"), errors = chart("Errors (5xx)", [bad, share], "faults");
   const times = chart("Latency", [make("span", {}, typical, " ", key("p50")), make("span", { class: "slow" }, slow, " ", key("p99"))], "soft", "p99", "p50");
+  const [upstreamPart, ownPart] = [1, 2].map(() => make("span", { class: "aside" })), fault = make("p"), advice = make("p");
+  times.node.append(upstreamPart, ownPart);
+  const note = make("tr", { role: "row", class: "note" }, make("td", { role: "cell", colspan: 5 }, fault, advice));
   const row = make("tr", { role: "row" }, make("th", { role: "rowheader", scope: "row" }, make("b", {}, api.name), make("br"), state.node, where, target, whose),
     requests.node, errors.node, times.node, cell("In flight", make("div", { class: "reading" }, flying), ever, everBad, since));
-  return { nodes: [row], show({ past, ...api }, view, among) {
+  return { nodes: [row, note], show({ past, ...api }, view, among, at, said) {
     state.show(view);
+    note.hidden = !api.last_error;
+    mark(note, "data-tone", view.tone);
+    const codes = Object.entries(api.errors_by_code ?? {}).sort((one, other) => other[1] - one[1]).map(([code, count]) => `${tally(count)} ${code}`).join(", ");
+    put(fault, `Last error ${ago(at - moment(api.last_error_at))}: ${api.last_error}. Since the start: ${codes}.`);
+    advice.hidden = !api.advice || api.state === "no_token" || said.endsWith(api.advice);
+    putCode(advice, `What to do: ${api.advice}`);
     put(where, `at ${(api.listen ?? []).join(", ")}`);
     put(target, `to ${api.upstream}`);
     put(whose, among > 1 ? `account ${api.account}` : "");
@@ -255,17 +279,20 @@ function apiRow(api) {
     const none = !perSecond.length;
     put(now, none ? "–" : `${rate(perSecond.at(-1))}/s`);
     put(total, none ? "no figures yet" : `${tally(all)} in ${span}`);
-    requests.show(`${rate(top)}/s`, step, none ? "no figures yet" : `now ${now.textContent}, at most ${rate(most)}/s, ${plural(all, "request")} in all`, [area(perSecond, top)]);
+    requests.show(`scale to ${rate(top)}/s`, step, none ? "no figures yet" : `now ${now.textContent}, at most ${rate(most)}/s, ${plural(all, "request")} in all`, [area(perSecond, top)]);
     // A single error must not fill the chart.
     const worst = Math.max(0, ...past.errors), height = ceiling(Math.max(5, worst));
     put(bad, none ? "–" : tally(faults));
     put(share, faults ? `${number(100 * faults / Math.max(all, faults), 1)} %` : "");
-    errors.show(`${number(height)} in ${step} s`, step, none ? "no figures yet" : faults ? `${plural(faults, "error")}, at most ${number(worst)} in ${step} s` : "none", [area(past.errors, height)]);
+    errors.show(`scale to ${number(height)} per ${step} s`, step, none ? "no figures yet" : faults ? `${plural(faults, "error")}, at most ${number(worst)} in ${step} s` : "none", [area(past.errors, height)]);
     const longest = Math.max(0, ...past.p99), limit = ceiling(longest);
     const [p50, p99] = [past.p50, past.p99].map((each) => each.findLast((value) => value != null)).map((each) => each == null ? "–" : latency(each));
+    const [theirs, ours] = [past.upstream, past.own].map((each) => each.findLast((value) => value != null));
+    put(upstreamPart, theirs == null || api.state === "unreachable" ? "" : `CarePortals p50 ${latency(theirs)}`);
+    put(ownPart, ours == null ? "" : `sidecar p50 ${ours < 1 ? `${number(1000 * ours)} µs` : latency(ours)}`);
     put(typical, p50);
     put(slow, p99);
-    times.show(longest ? latency(limit) : "", step, longest ? `now p50 ${p50}, p99 ${p99}, at most ${latency(longest)}` : "no request", [area(past.p99, limit), line(past.p99, limit), line(past.p50, limit)]);
+    times.show(longest ? `scale to ${latency(limit)}` : "", step, longest ? `now p50 ${p50}, p99 ${p99}, at most ${latency(longest)}` : "no request", [area(past.p99, limit), line(past.p99, limit), line(past.p50, limit)]);
     put(flying, number(api.in_flight ?? 0));
     put(ever, api.requests == null ? "" : plural(api.requests, "request"));
     put(everBad, api.errors == null ? "" : plural(api.errors, "error"));
@@ -283,24 +310,27 @@ function render() {
       : { tone: "off", sign: "busy", tab: "…", says: "Reading the status…", todo: "" });
   }
   const asOf = moment(shown.now), now = gone ? asOf : asOf + performance.now() - received;
-  const accounts = (shown.accounts ?? []).map((each) => ({ ...each, view: reading(each, now) }));
+  const accounts = (shown.accounts ?? []).map((each) => ({ ...each, view: reading(each) }));
   const apis = (shown.apis ?? []).map((each) => ({ ...each, past: traffic(each) }));
   const outcome = gone ? { tone: "bad", sign: "gone", tab: "No answer", says: `No answer since ${clock(asOf, asOf + performance.now() - received)} UTC.`,
     todo: "What to do: see whether the sidecar still runs, and read its log. Below is what it said last. This page goes on by itself once it answers." } : verdict(accounts, apis);
   conclude(outcome);
-  put($("facts"), strung([shown.version, gone ? "" : shown.phase, gone ? "" : `up ${lasting(1000 * shown.uptime_seconds + now - asOf)}`, `${gone ? "last answer" : "updated"} ${clock(asOf, asOf)}`]));
+  put($("facts"), strung([shown.host, shown.version, gone ? "" : shown.phase, gone ? "" : `up ${lasting(1000 * shown.uptime_seconds + now - asOf)}`, `${gone ? "last answer" : "updated"} ${clock(asOf, asOf)}`]));
   const counted = accounts.filter((each) => each.state !== null), valid = counted.filter((each) => moment(each.expires_at) > now).length;
   const tokens = counted.length > 1 ? `${valid} of ${counted.length} tokens valid` : counted.length && (valid ? "Token valid" : "No valid token");
-  put($("gist"), gone ? "" : strung([tokens, plural(apis.length, "API"), apis.some((each) => each.past.requests.length) && inASecond(sum(apis.map((each) => (each.past.requests.at(-1) ?? 0) / each.past.step))), `${number(sum(apis.map((each) => each.in_flight ?? 0)))} in flight`]));
+  const down = apis.filter((each) => ["no_token", "unreachable", "failing"].includes(each.state)).length;
+  put($("gist"), gone ? "" : strung([tokens, `${plural(apis.length, "API")}${down ? `, ${down} not served` : ""}`, apis.some((each) => each.past.requests.length) && inASecond(sum(apis.map((each) => (each.past.requests.at(-1) ?? 0) / each.past.step))), `${number(sum(apis.map((each) => each.in_flight ?? 0)))} in flight`]));
   rows("accounts", accounts, accountRow).forEach((row, at) => row.show(accounts[at], now, outcome.todo));
-  rows("apis", apis, apiRow).forEach((row, at) => row.show(apis[at], service(apis[at], accounts), accounts.length));
+  rows("apis", apis, apiRow).forEach((row, at) => row.show(apis[at], service(apis[at], accounts), accounts.length, now, outcome.todo));
   for (const part of document.querySelectorAll(".figures")) part.hidden = false;
 }
 
 function service(api, accounts) {
   if (shown.phase === "draining") return { tone: "busy", sign: "off", word: "draining" };
-  const account = accounts.find((each) => each.name === api.account);
-  if (account && !account.view.works) return account.state === "logging_in" ? { tone: "busy", word: "waits for the log-in" } : { tone: "bad", word: "not served: no token" };
+  const account = accounts.find((each) => each.name === api.account), since = `since ${clock(moment(api.since), moment(shown.now))}`;
+  if (account && !account.view.works) return account.view.tone === "busy" ? { tone: "busy", word: "waits for the log-in" } : { tone: account.view.tone, word: `no token ${since}` };
+  if (api.state === "unreachable" || api.state === "failing") return { tone: "bad", word: `${api.state} ${since}` };
+  if (api.state === "busy") return { tone: "warn", word: `busy ${since}` };
   if (api.observe) return { tone: "warn", word: `rules not enforced: ${plural(api.would_refuse ?? 0, "request")} would have been refused` };
   return api.past.failing ? { tone: "warn", word: "many errors" } : { tone: "ok", word: "served" };
 }
@@ -314,11 +344,12 @@ function refresh() {
   }
 }
 
-function conclude({ tone, sign: shape, tab, says, todo }) {
+function conclude({ tone, sign: shape, tab, says, todo, book = "" }) {
   mark(document.body, "data-tone", tone);
   sign($("sign"), shape);
   put($("says"), says);
   putCode($("todo"), todo);
+  put($("book"), book && `Runbook (docs/runbook.md): ${book}`);
   const title = `${SIGNS[shape][1]} ${tab} — careportals-sidecar`;
   if (document.title !== title) document.title = title;
 }

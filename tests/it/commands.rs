@@ -41,8 +41,8 @@ fn status_is_a_table() {
     let account: Vec<&str> = lines[3].split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect();
     assert_eq!(&account[..2], ["default", "ready"], "{table}");
     assert!(account[2].starts_with("in ") && account[3].starts_with("in ") && account[4].ends_with(" ago"), "{table}");
-    assert_eq!(lines[5], "API      ACCOUNT  REQUESTS  ERRORS  IN FLIGHT");
-    assert!(lines[6].starts_with("default  default  "), "{table}");
+    assert_eq!(lines[5], "API      ACCOUNT  STATE   REQUESTS  ERRORS  IN FLIGHT");
+    assert!(lines[6].starts_with("default  default  served  "), "{table}");
     assert_eq!(lines[7], format!("  from {}", sidecar.address()));
     assert_eq!(lines[8], format!("  to {}", simulator.base_url().trim_end_matches('/')));
     assert!(lines.iter().all(|line| line.len() <= 80) && !table.contains('\u{1b}'), "{table}");

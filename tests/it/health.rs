@@ -62,6 +62,8 @@ fn a_daemon_is_alive_and_started_but_not_ready_while_its_log_in_takes_its_time()
     assert_eq!(sidecar.telemetry("/livez").status, 200);
     let answer = sidecar.telemetry("/readyz");
     assert_eq!((answer.status, codes(&answer)), (503, vec![json!(["default", "token_pending"])]));
+    let account = sidecar.telemetry("/status").json()["accounts"][0].clone();
+    assert!(account["login_began_at"].is_string() && account["trouble"].is_null(), "it does not hang yet: {account}");
     simulator.control().hold_logins(false);
     until_status(&sidecar, "/readyz", 200);
 }
@@ -94,6 +96,7 @@ fn a_daemon_whose_log_in_is_rejected_stays_ready_while_its_token_is_good() {
     assert_eq!((answer.status, answer.json()["ready"].as_bool()), (200, Some(true)));
     let account = &sidecar.telemetry("/status").json()["accounts"][0];
     assert_eq!((account["state"].as_str(), account["usable"].as_bool()), (Some("rejected"), Some(true)), "{account}");
+    assert_eq!(account["trouble"], "renewal_failing", "{account}");
 }
 
 #[test]
@@ -105,7 +108,7 @@ fn a_daemon_whose_log_in_is_rejected_and_that_has_no_token_is_not_ready_and_says
     let answer = until_status(&sidecar, "/readyz/default", 503);
     assert_eq!(codes(&answer), vec![json!(["default", "login_rejected"])]);
     let account = sidecar.telemetry("/status").json()["accounts"][0].clone();
-    assert_eq!(account["state"], "rejected");
+    assert_eq!((&account["state"], &account["trouble"]), (&json!("rejected"), &json!("no_token")));
     assert!(account["last_error"].as_str().unwrap().contains("401"), "{account}");
     assert!(account["advice"].as_str().unwrap().contains("careportals-sidecar login"), "{account}");
     assert!(account["retry_at"].is_string() && account["last_error_at"].is_string(), "{account}");

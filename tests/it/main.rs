@@ -76,6 +76,7 @@ mod require_header;
 mod rules;
 
 // Operating: commands, health, metrics, logs, the service manager, what is kept secret.
+mod api_states;
 mod commands;
 mod control;
 mod demo;

@@ -83,6 +83,21 @@ fn a_log_in_that_fails_is_told_by_its_code() {
     assert!(is_said(&messages, "READY=1"), "a log-in that fails is no failed start: {messages:?}");
 }
 
+#[test]
+fn an_upstream_that_does_not_answer_is_told_by_its_code_and_that_it_answers_again() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("response_timeout", "\"300ms\"");
+    let systemd = Systemd::new(&mut setup);
+    let sidecar = setup.start().ready();
+    simulator.control().hold_requests(true);
+    assert_eq!(sidecar.get("/_sim/echo").status, 504);
+    systemd.until("STATUS=Not working; default can't reach CarePortals (upstream_timeout) since ");
+    simulator.control().hold_requests(false);
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    systemd.until("STATUS=Serving 1 API; account default ready, token until ");
+}
+
 /// `CLOCK_MONOTONIC` in microseconds.
 fn monotonic() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

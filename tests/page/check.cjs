@@ -34,7 +34,7 @@ function listenForViolations() {
 async function verdict(page) {
   const says = (await page.locator("[role=status] p").first().textContent()).trim(), title = await page.title();
   const faults = [];
-  if (!/^(Working|Partly working|Not working|Logging in|Starting|Draining|Stopped)\b/.test(says)) faults.push(`it says “${says}”`);
+  if (!/^(Working|Partly working|Not working|About to stop working|Logging in|Starting|Draining|Stopped)\b/.test(says)) faults.push(`it says “${says}”`);
   if (!/^\S (?!No answer|…).+ — careportals-sidecar$/.test(title)) faults.push(`the title is “${title}”`);
   return faults;
 }

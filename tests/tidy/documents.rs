@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
-use crate::{Finding, Tree, assert_none, read};
+use crate::{Finding, Tree, assert_none, is_update, read};
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_careportals-sidecar");
@@ -123,11 +123,34 @@ fn anchor(heading: &str) -> String {
 fn each_alert_has_its_section_in_the_runbook_and_each_section_an_alert() {
     let alerts = read("deploy/prometheus/alerts.yaml");
     let of = |key: &str| alerts.lines().filter_map(|line| line.trim().strip_prefix(key)).map(str::trim).collect::<Vec<_>>();
-    let links = of("runbook: docs/runbook.md#");
+    let links: Vec<&str> =
+        of("runbook_url: ").into_iter().filter_map(|link| link.split_once("docs/runbook.md#")).map(|(_, to)| to).collect();
     assert_eq!(links.len(), of("- alert: ").len(), "each alert says where its runbook is");
     let sections: BTreeSet<String> =
         read("docs/runbook.md").lines().filter_map(|line| line.strip_prefix("## ")).map(anchor).collect();
     assert_eq!(links.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), sections);
+}
+
+#[test]
+fn links_to_the_runbook_begin_with_the_homepage() {
+    const END: &str = "docs/runbook.md";
+    let homepage = env!("CARGO_PKG_HOMEPAGE");
+    assert!(homepage.starts_with("https://") && homepage.ends_with('/'), "{homepage}");
+    for file in ["prometheus/alerts.yaml", "prometheus/tests.yaml", "grafana/careportals-sidecar.json"]
+        .map(|file| format!("deploy/{file}"))
+    {
+        let text = read(&file);
+        let linked =
+            text.split("https://").skip(1).filter_map(|rest| rest.split_once(END)).map(|(base, _)| format!("https://{base}"));
+        let others: BTreeSet<String> = linked.filter(|base| base.as_str() != homepage).collect();
+        assert!(text.contains(&format!("{homepage}{END}")) || !others.is_empty(), "{file} links to no runbook");
+        if is_update() {
+            let right = others.iter().fold(text, |text, base| text.replace(&format!("{base}{END}"), &format!("{homepage}{END}")));
+            fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file), right).unwrap();
+        } else {
+            assert_eq!(others, BTreeSet::new(), "{file}; UPDATE_DOCS=1 writes the links anew");
+        }
+    }
 }
 
 /// What readers are told to type.

@@ -38,6 +38,11 @@ fn read(file: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
+#[expect(clippy::disallowed_methods, reason = "how a developer asks for the manual to be written")]
+fn is_update() -> bool {
+    std::env::var_os("UPDATE_DOCS").is_some()
+}
+
 /// Collects what `rule` finds in each source.
 fn in_each(sources: &[Source], mut rule: impl FnMut(&Source, &mut Vec<Finding>)) -> Vec<Finding> {
     let mut findings = Vec::new();

@@ -9,7 +9,7 @@ use careportals_sidecar::cli;
 use clap::Command;
 use clap_complete::Shell;
 
-use crate::read;
+use crate::{is_update, read};
 
 /// The width at which help and man pages are rendered, whatever the terminal's.
 const COLUMNS: usize = 100;
@@ -37,11 +37,6 @@ fn reference() -> String {
         writeln!(text, "## `{name}`\n\n```text\n{}\n```\n", lines.join("\n").trim_end()).unwrap();
     }
     text
-}
-
-#[expect(clippy::disallowed_methods, reason = "how a developer asks for the manual to be written")]
-fn is_update() -> bool {
-    std::env::var_os("UPDATE_DOCS").is_some()
 }
 
 #[test]

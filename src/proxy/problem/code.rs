@@ -110,6 +110,10 @@ impl ProblemLabel for Code {
             | Self::Internal => None,
         }
     }
+
+    fn is_of_an_answer(self) -> bool {
+        matches!(self, Self::UpstreamProtocol | Self::UpstreamHeadTooLarge | Self::UpgradeFailed)
+    }
 }
 
 impl Code {

@@ -89,6 +89,40 @@ impl ProxyError {
         self.name().0
     }
 
+    /// What happened, in a few words for people. They are RFC 9209's, but for a certificate, which has a fault of its own.
+    #[must_use]
+    pub fn in_brief(&self) -> String {
+        let connect = match self {
+            Self::Upstream(SendError { cause: Cause::Connect(error), .. }) => Some(error),
+            _ => None,
+        };
+        let word = |word: &str| match word {
+            "dns" | "tls" | "http" | "ip" => word.to_ascii_uppercase(),
+            _ => word.to_owned(),
+        };
+        let words = self.name().1.split('_').map(word).collect::<Vec<_>>().join(" ");
+        match connect {
+            // The rest is about clocks, and long.
+            Some(ConnectError::CertificateRejected(fault)) => {
+                format!("certificate not accepted: {}", fault.to_string().split(": ").next().unwrap_or_default())
+            }
+            Some(ConnectError::Egress(_)) => format!("egress proxy: {words}"),
+            _ => words,
+        }
+    }
+
+    /// What an administrator can do where the upstream gave no answer.
+    #[must_use]
+    pub const fn advice(&self) -> &'static str {
+        match self {
+            Self::Upstream(SendError { cause: Cause::Connect(error), .. }) => error.advice(),
+            Self::UpstreamTimeout => {
+                "ask CarePortals whether it is slow; if it is not, `response_timeout` may be too short for these calls"
+            }
+            _ => "nothing, if it passes; else ask CarePortals, and who runs a firewall or proxy in between",
+        }
+    }
+
     /// The cause's code, and its error type in `Proxy-Status`.
     const fn name(&self) -> (Code, &'static str) {
         match self {

@@ -238,3 +238,22 @@ fn the_documentation_has_a_row_for_each_code() {
     let start = written.find("| code |").expect("docs/problems.md has the table of codes");
     assert!(written[start..] == table, "docs/problems.md should end with:\n{table}");
 }
+
+#[test]
+fn what_happened_is_told_in_a_few_words() {
+    let connect = |error| ProxyError::Upstream(SendError { cause: Cause::Connect(error), sent: Sent::Nothing });
+    for (error, expected) in [
+        (connect(ConnectError::Refused), "connection refused"),
+        (connect(ConnectError::DnsTimeout), "DNS timeout"),
+        (connect(ConnectError::TlsFailed(TlsFault::NotTls)), "TLS protocol error"),
+        (
+            connect(ConnectError::CertificateRejected(CertificateFault::WrongName)),
+            "certificate not accepted: it is for another name",
+        ),
+        (connect(ConnectError::Egress(EgressError::Refused)), "egress proxy: connection refused"),
+        (connect(ConnectError::Egress(EgressError::Denied(403))), "egress proxy: destination unavailable"),
+        (ProxyError::UpstreamTimeout, "HTTP response timeout"),
+    ] {
+        assert_eq!(error.in_brief(), expected);
+    }
+}

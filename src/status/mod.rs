@@ -3,7 +3,10 @@
 //! It reads everything when asked; nothing is kept up to date for its own sake. The daemon writes and the commands read
 //! [`StatusDocument`] by the same types. Guarantees: no secret is in it, and nothing of a request.
 
+mod api_state;
+
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -12,18 +15,22 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use self::api_state::{ApiStanding, ApiState, ApiStates, Symptoms};
 use crate::{
     account::{Account, AccountSnapshot, StateName},
     clock::{Clock, Moment, Now},
     logging::{AccessLog, rfc3339},
     metrics::{AccountReading, ApiMetrics, ApiReading, ClientErrorReading, ListenerReading, Readings},
-    proxy::{RequestLimit, SeenRequests},
+    proxy::{ApiHealth, RequestLimit, SeenRequests},
     server::ConnectionLimit,
 };
 
 /// How long a worker may take to answer the liveness probe. A busy worker answers between two requests, and a machine that
 /// is short of processors may delay it.
 pub const TURN_MAX: Duration = Duration::from_secs(3);
+
+/// How often the states of APIs are brought up to date while nobody reads them.
+const STATES_EVERY: Duration = Duration::from_secs(1);
 
 /// The phases of a daemon's life, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -80,6 +87,8 @@ pub struct ApiView {
     pub observed: SeenRequests,
     /// The limit of its requests in flight, which counts them.
     pub request_limit: RequestLimit,
+    /// What its requests last met.
+    pub health: ApiHealth,
     /// The counters of its requests.
     pub metrics: Arc<ApiMetrics>,
 }
@@ -98,6 +107,19 @@ pub struct StatusReader {
     pub telemetry: Option<SocketAddr>,
     /// The access log, for the count of lost lines.
     pub access: AccessLog,
+    /// The states of the APIs.
+    pub states: ApiStates,
+}
+
+/// An API that is not served as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiTrouble {
+    /// Its name in the settings.
+    pub api: String,
+    /// Its state.
+    pub standing: ApiStanding,
+    /// A problem's code, or `upstream_503`.
+    pub code: String,
 }
 
 /// How much a reader may be told.
@@ -116,6 +138,8 @@ pub enum Detail {
 #[serde(default)]
 pub struct StatusDocument {
     pub version: String,
+    /// The name of the machine, or of the pod.
+    pub host: String,
     /// The daemon's [`Phase`] in words.
     pub phase: String,
     /// Seconds since the daemon's start.
@@ -146,6 +170,10 @@ pub struct AccountDocument {
     pub refresh_at: Option<String>,
     /// When the next attempt starts, after one that failed.
     pub retry_at: Option<String>,
+    /// When the log-in in flight began; null: there is none.
+    pub login_began_at: Option<String>,
+    /// Whether log-ins fail or hang, and what that means: one of three [`LoginTrouble`](crate::account::LoginTrouble)s.
+    pub trouble: Option<String>,
     /// When a log-in brought a token last.
     pub last_login_at: Option<String>,
     /// Why the latest attempt failed, for people; null when it did not.
@@ -170,6 +198,20 @@ pub struct ApiDocument {
     pub listen: Vec<String>,
     /// The base URL that requests go to.
     pub upstream: String,
+    /// One of five [`ApiState`]s.
+    pub state: Option<String>,
+    /// When that state began, in RFC 3339.
+    pub since: Option<String>,
+    /// What is wrong, in a few words for people; null while it is served.
+    pub reason: Option<String>,
+    /// What an administrator can do about it.
+    pub advice: Option<String>,
+    /// The latest 5xx: a problem's code, or `upstream_503` for the upstream's own.
+    pub last_error: Option<String>,
+    /// The time of that answer, in RFC 3339.
+    pub last_error_at: Option<String>,
+    /// The numbers of 5xx since the start, by the same words.
+    pub errors_by_code: BTreeMap<String, u64>,
     /// The number of requests that have ended since the start.
     pub requests: Option<u64>,
     /// How many of them were answered by a 5xx, ours or the upstream's.
@@ -215,15 +257,44 @@ impl StatusReader {
     pub fn document(&self, detail: Detail) -> StatusDocument {
         let now = self.clock.now();
         let view = Arc::clone(&self.view.borrow());
+        let standings = self.states.update(&view, now);
         StatusDocument {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             phase: self.phase.borrow().as_str().to_owned(),
             uptime_seconds: now.moment.since(self.started).as_secs(),
             now: rfc3339(now.wall),
             accounts: view.accounts.iter().map(|account| AccountDocument::of(account, now, detail)).collect(),
-            apis: view.apis.iter().map(|api| ApiDocument::of(api, detail)).collect(),
+            apis: view.apis.iter().zip(standings).map(|(api, standing)| ApiDocument::of(api, standing, now, detail)).collect(),
             telemetry: self.telemetry.map(|address| address.to_string()),
         }
+    }
+
+    /// Keeps the states of the APIs up to date, for ever.
+    pub async fn watch_states(self) {
+        let mut round = tokio::time::interval(STATES_EVERY);
+        round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            round.tick().await;
+            let view = Arc::clone(&self.view.borrow());
+            self.states.update(&view, self.clock.now());
+        }
+    }
+
+    /// The APIs of `view` that are not served, with their codes, in its order; those without a token are left to their accounts.
+    #[must_use]
+    pub fn troubles(&self, view: &View, now: Now) -> Vec<ApiTrouble> {
+        let standings = self.states.update(view, now);
+        let trouble = |(api, standing): (&ApiView, ApiStanding)| {
+            let code = match standing.state {
+                ApiState::NoToken | ApiState::Served => return None,
+                ApiState::Unreachable => api.health.outage().map(|outage| outage.error.code().as_str().to_owned()),
+                ApiState::Failing => api.metrics.last_error().map(|error| error.code),
+                ApiState::Busy => Some("too_many_requests_in_flight".to_owned()),
+            };
+            Some(ApiTrouble { api: api.name.clone(), standing, code: code.unwrap_or_default() })
+        };
+        view.apis.iter().zip(standings).filter_map(trouble).collect()
     }
 
     /// Reads the gauges for metrics. Where files are not named, all Unix sockets are one listener.
@@ -234,6 +305,7 @@ impl StatusReader {
             name: api.name.clone(),
             in_flight: api.request_limit.taken(),
             in_flight_max: api.request_limit.most(),
+            is_reached: api.health.outage().is_none(),
         };
         let account = |account: &Account| {
             let snapshot = account.snapshot();
@@ -330,6 +402,8 @@ impl AccountDocument {
             expires_at: time(snapshot.expires_at(now)),
             refresh_at: time(snapshot.refresh_at(now)),
             retry_at: time(snapshot.retry_at(now)),
+            login_began_at: time(snapshot.login_began_at(now)),
+            trouble: snapshot.login_trouble(now.moment).map(|trouble| trouble.as_str().to_owned()),
             last_login_at: time(snapshot.last_login_at()),
             last_error: for_people.map(ToString::to_string),
             last_error_code: error.map(|error| error.code().to_owned()),
@@ -340,9 +414,18 @@ impl AccountDocument {
 }
 
 impl ApiDocument {
-    fn of(api: &ApiView, detail: Detail) -> Self {
-        let totals = api.metrics.totals();
+    fn of(api: &ApiView, standing: ApiStanding, now: Now, detail: Detail) -> Self {
+        let (totals, last_error) = (api.metrics.totals(), api.metrics.last_error());
+        let time = |moment| Some(rfc3339(now.wall_at(moment)));
+        let (reason, advice) = trouble(api, standing.state).unzip();
         Self {
+            state: Some(standing.state.as_str().to_owned()),
+            since: Some(rfc3339(standing.began_at)),
+            reason,
+            advice: advice.map(str::to_owned),
+            last_error_at: last_error.as_ref().and_then(|error| time(error.at)),
+            last_error: last_error.map(|error| error.code),
+            errors_by_code: api.metrics.errors_by_code(),
             name: api.name.clone(),
             account: api.account.clone(),
             listen: api.listen.iter().map(|address| shown(address, detail).to_owned()).collect(),
@@ -353,6 +436,26 @@ impl ApiDocument {
             observe: Some(api.observe),
             would_refuse: Some(totals.would_refuse),
         }
+    }
+}
+
+/// What is wrong with an API in this state, and what to do; `docs/runbook.md` says more. An account's own trouble is told with
+/// the account.
+fn trouble(api: &ApiView, state: ApiState) -> Option<(String, &'static str)> {
+    match state {
+        ApiState::Served => None,
+        ApiState::NoToken => Some(("no token".to_owned(), "see the account")),
+        ApiState::Unreachable => api.health.outage().map(|outage| (outage.error.in_brief(), outage.error.advice())),
+        ApiState::Failing => {
+            let code = api.metrics.last_error().map(|error| error.code);
+            let status = code.as_deref().and_then(|code| code.strip_prefix("upstream_")?.parse::<u16>().ok());
+            let reason = status.map_or_else(|| "5xx, or of no use".to_owned(), |status| format!("status {status}"));
+            Some((reason, "ask CarePortals, with the `request_id` of a failed call from the log"))
+        }
+        ApiState::Busy => Some((
+            format!("{} requests in flight, which is the limit", api.request_limit.most()),
+            "if the upstream's time has risen, it is slow; else raise `max_requests` and reload",
+        )),
     }
 }
 
@@ -456,10 +559,11 @@ mod tests {
             (vec![AccountDocument::default()], vec![ApiDocument { requests: Some(7), ..ApiDocument::default() }]);
         let document = StatusDocument { accounts, apis, ..StatusDocument::default() };
         let expected = concat!(
-            r#"{"version":"","phase":"","uptime_seconds":0,"now":"","#,
+            r#"{"version":"","host":"","phase":"","uptime_seconds":0,"now":"","#,
             r#""accounts":[{"name":"","state":null,"usable":false,"expires_at":null,"refresh_at":null,"retry_at":null,"#,
-            r#""last_login_at":null,"last_error":null,"last_error_code":null,"last_error_at":null,"advice":null}],"#,
-            r#""apis":[{"name":"","account":"","listen":[],"upstream":"","requests":7,"errors":null,"in_flight":null,"#,
+            r#""login_began_at":null,"trouble":null,"last_login_at":null,"last_error":null,"last_error_code":null,"last_error_at":null,"advice":null}],"#,
+            r#""apis":[{"name":"","account":"","listen":[],"upstream":"","state":null,"since":null,"reason":null,"advice":null,"#,
+            r#""last_error":null,"last_error_at":null,"errors_by_code":{},"requests":7,"errors":null,"in_flight":null,"#,
             r#""observe":null,"would_refuse":null}],"#,
             r#""telemetry":null}"#,
         );

@@ -1,0 +1,210 @@
+//! Whether an API's requests are served, and since when.
+//!
+//! The decision is pure. [`ApiStates`] remembers when a state began; it is brought up to date whenever somebody reads it, and
+//! once a second, so that a state which only time ends has its time.
+
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+
+use tokio::sync::watch;
+
+use super::{ApiView, View};
+use crate::{
+    account::Account,
+    clock::{Moment, Now},
+    proxy::{Outage, Shortage},
+};
+
+/// The states of an API: the first that applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiState {
+    /// Its account gives requests nothing to send.
+    NoToken,
+    /// The last request got no answer from the upstream.
+    Unreachable,
+    /// At least half of the upstream's latest answers are 5xx, or of no use.
+    Failing,
+    /// A request was refused for `max_requests` in the last ten seconds.
+    Busy,
+    /// None of these.
+    Served,
+}
+
+impl ApiState {
+    /// All states, the first that applies first.
+    pub const ALL: [Self; 5] = [Self::NoToken, Self::Unreachable, Self::Failing, Self::Busy, Self::Served];
+
+    /// The name in `status`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoToken => "no_token",
+            Self::Unreachable => "unreachable",
+            Self::Failing => "failing",
+            Self::Busy => "busy",
+            Self::Served => "served",
+        }
+    }
+}
+
+/// What is known of an API at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Symptoms {
+    /// Whether requests get a bearer, or an organization where there is no log-in.
+    pub has_token: bool,
+    /// The present outage.
+    pub outage: Option<Outage>,
+    /// Whether most of the upstream's latest answers are failures.
+    pub fails: bool,
+    /// The latest shortage of permits, which may be over.
+    pub shortage: Option<Shortage>,
+}
+
+impl Symptoms {
+    /// Reads them; `accounts` are those of the same view.
+    #[must_use]
+    pub fn of(api: &ApiView, accounts: &[Account], now: Moment) -> Self {
+        let account = accounts.iter().find(|account| account.name() == api.account);
+        Self {
+            has_token: account.is_some_and(|account| account.snapshot().is_usable(now)),
+            outage: api.health.outage(),
+            fails: api.metrics.recent_failures(now).are_most(),
+            shortage: api.health.shortage(),
+        }
+    }
+
+    /// The state, and when it began where the symptoms tell.
+    #[must_use]
+    pub fn state(&self, now: Moment) -> (ApiState, Option<Moment>) {
+        if !self.has_token {
+            return (ApiState::NoToken, None);
+        }
+        if let Some(outage) = self.outage {
+            return (ApiState::Unreachable, Some(outage.since));
+        }
+        if self.fails {
+            return (ApiState::Failing, None);
+        }
+        match self.shortage.filter(|shortage| shortage.lasts(now)) {
+            Some(shortage) => (ApiState::Busy, Some(shortage.since)),
+            None => (ApiState::Served, None),
+        }
+    }
+}
+
+/// An API's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApiStanding {
+    /// The state.
+    pub state: ApiState,
+    /// When it began.
+    pub since: Moment,
+    /// The same by the wall clock as it was then, so that every reader gets the same time.
+    pub began_at: SystemTime,
+}
+
+/// The states of all APIs. Clones share them.
+#[derive(Clone, Default)]
+pub struct ApiStates(Arc<watch::Sender<BTreeMap<String, ApiStanding>>>);
+
+impl ApiStates {
+    /// Brings the states up to date, and returns them in the view's order.
+    pub(super) fn update(&self, view: &View, now: Now) -> Vec<ApiStanding> {
+        let symptoms = view.apis.iter().map(|api| (api.name.as_str(), Symptoms::of(api, &view.accounts, now.moment)));
+        self.update_by(symptoms, now)
+    }
+
+    fn update_by<'a>(&self, symptoms: impl Iterator<Item = (&'a str, Symptoms)>, now: Now) -> Vec<ApiStanding> {
+        let mut standings = Vec::new();
+        self.0.send_if_modified(|known| {
+            let present: BTreeMap<String, ApiStanding> = symptoms
+                .map(|(name, symptoms)| {
+                    let standing = standing(known.get(name).copied(), symptoms.state(now.moment), now);
+                    standings.push(standing);
+                    (name.to_owned(), standing)
+                })
+                .collect();
+            let differs = *known != present;
+            *known = present;
+            differs
+        });
+        standings
+    }
+
+    /// Notices changes of states.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<BTreeMap<String, ApiStanding>> {
+        self.0.subscribe()
+    }
+}
+
+/// The standing that follows `before`. Where nothing tells when the state began, it began now, unless it is the same as before.
+fn standing(before: Option<ApiStanding>, (state, since): (ApiState, Option<Moment>), now: Now) -> ApiStanding {
+    let same = before.filter(|before| before.state == state && since.is_none_or(|since| since == before.since));
+    same.unwrap_or_else(|| {
+        let since = since.unwrap_or(now.moment);
+        ApiStanding { state, since, began_at: now.wall_at(since) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::proxy::ProxyError;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::new(Duration::from_secs(1000 + seconds))
+    }
+
+    fn now(seconds: u64) -> Now {
+        Now { moment: at(seconds), wall: UNIX_EPOCH + Duration::from_secs(seconds) }
+    }
+
+    const HEALTHY: Symptoms = Symptoms { has_token: true, outage: None, fails: false, shortage: None };
+
+    fn out(since: u64) -> Outage {
+        Outage::begun(at(since), ProxyError::UpstreamTimeout)
+    }
+
+    #[test]
+    fn the_first_state_that_applies_is_told() {
+        let short = Some(Shortage { since: at(1), last: at(15) });
+        for (symptoms, expected) in [
+            (HEALTHY, (ApiState::Served, None)),
+            (Symptoms { shortage: short, ..HEALTHY }, (ApiState::Busy, Some(at(1)))),
+            (Symptoms { shortage: Some(Shortage { since: at(1), last: at(10) }), ..HEALTHY }, (ApiState::Served, None)),
+            (Symptoms { shortage: short, fails: true, ..HEALTHY }, (ApiState::Failing, None)),
+            (Symptoms { shortage: short, fails: true, outage: Some(out(3)), ..HEALTHY }, (ApiState::Unreachable, Some(at(3)))),
+            (Symptoms { has_token: false, shortage: short, fails: true, outage: Some(out(3)) }, (ApiState::NoToken, None)),
+        ] {
+            assert_eq!(symptoms.state(at(20)), expected, "{symptoms:?}");
+        }
+    }
+
+    #[test]
+    fn a_state_keeps_its_beginning_until_another_one_begins() {
+        let states = ApiStates::default();
+        let mut changes = states.changes();
+        for (time, symptoms, state, since, is_told) in [
+            (0, HEALTHY, ApiState::Served, 0, true),
+            (1, HEALTHY, ApiState::Served, 0, false),
+            (5, Symptoms { outage: Some(out(3)), ..HEALTHY }, ApiState::Unreachable, 3, true),
+            (6, Symptoms { outage: Some(out(3)), has_token: false, ..HEALTHY }, ApiState::NoToken, 6, true),
+            (7, Symptoms { outage: Some(out(3)), ..HEALTHY }, ApiState::Unreachable, 3, true),
+            // It was reached between two looks.
+            (9, Symptoms { outage: Some(out(8)), ..HEALTHY }, ApiState::Unreachable, 8, true),
+            (10, Symptoms { fails: true, ..HEALTHY }, ApiState::Failing, 10, true),
+            (12, Symptoms { fails: true, ..HEALTHY }, ApiState::Failing, 10, false),
+            (13, HEALTHY, ApiState::Served, 13, true),
+        ] {
+            changes.mark_unchanged();
+            let standings = states.update_by([("a", symptoms)].into_iter(), now(time));
+            assert_eq!(standings, [ApiStanding { state, since: at(since), began_at: now(since).wall }], "{time}");
+            assert_eq!(changes.has_changed().unwrap(), is_told, "{time}");
+        }
+        assert_eq!(states.update_by(std::iter::empty(), now(20)), []);
+        let again = states.update_by([("a", HEALTHY)].into_iter(), now(21));
+        assert_eq!(again[0].since, at(21), "an API that a reload brings back begins anew");
+    }
+}

@@ -1,0 +1,137 @@
+//! Whether an API is served: its state, its errors, and where both are told.
+
+use careportals_simulator::{LoginFault, Simulator};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Setup, Sidecar, held, simulator, until, until_some};
+
+/// A sidecar with telemetry and a control socket, and one of its log-ins done.
+fn observed(simulator: &Simulator, set: impl FnOnce(&mut Setup)) -> Sidecar {
+    let mut setup = Setup::new(simulator);
+    setup.with_telemetry().with_control_socket();
+    set(&mut setup);
+    setup.start().ready()
+}
+
+fn api(sidecar: &Sidecar) -> Value {
+    sidecar.telemetry("/status").json()["apis"][0].clone()
+}
+
+/// A time of the document, which has always the same length.
+fn time(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+#[track_caller]
+fn until_state(sidecar: &Sidecar, state: &str) -> Value {
+    until_some(&format!("the API is {state}"), || Some(api(sidecar)).filter(|api| api["state"] == state))
+}
+
+fn is_reached(sidecar: &Sidecar) -> Option<String> {
+    let answer: Answer = sidecar.telemetry("/metrics");
+    let name = "careportals_sidecar_upstream_reachable{api=\"default\"} ";
+    answer.text().lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned)
+}
+
+#[test]
+fn an_upstream_that_is_gone_is_told_by_status_metrics_and_the_command_until_it_answers() {
+    let simulator = simulator();
+    // Nobody listens here, and the log-in is elsewhere.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let sidecar = {
+        let mut setup = Setup::new(&simulator);
+        setup.with_telemetry().with_control_socket().upstream(&format!("https://localhost:{}", free.port()), &simulator);
+        setup.start()
+    };
+    let before = until_state(&sidecar, "served");
+    assert_eq!(
+        json!([before["reason"], before["last_error"], before["last_error_at"], before["errors_by_code"]]),
+        json!([null, null, null, {}]),
+        "no request has shown anything: {before}"
+    );
+    assert_eq!(is_reached(&sidecar).as_deref(), Some("1"));
+    for _ in 0..4 {
+        assert_eq!(sidecar.get("/users").status, 502);
+    }
+    let api = until_some("all four are counted", || Some(api(&sidecar)).filter(|api| api["errors"] == 4));
+    assert_eq!(
+        json!([api["state"], api["last_error"], api["errors_by_code"], api["reason"]]),
+        json!(["unreachable", "connect_failed", {"connect_failed": 4}, "connection refused"])
+    );
+    assert!(api["advice"].as_str().unwrap().contains("firewalls"), "{api}");
+    assert!(time(&api["since"]) <= time(&api["last_error_at"]), "{api}");
+    assert_eq!(is_reached(&sidecar).as_deref(), Some("0"));
+    let table = sidecar.setup.output_of(&["status"]).stdout;
+    assert!(table.contains("  unreachable  ") && table.contains("CarePortals can't be reached since "), "{table}");
+    assert!(table.contains("since the start: 4 connect_failed"), "{table}");
+    let document: Value = serde_json::from_str(&sidecar.setup.output_of(&["status", "--json"]).stdout).unwrap();
+    assert_eq!(document["apis"][0]["since"], api["since"], "an outage has one beginning");
+}
+
+#[test]
+fn the_first_answer_of_any_status_ends_an_outage() {
+    let simulator = simulator();
+    let sidecar = observed(&simulator, |setup| {
+        setup.api("response_timeout", "\"300ms\"");
+    });
+    let served_since = api(&sidecar)["since"].clone();
+    simulator.control().hold_requests(true);
+    assert_eq!(sidecar.get("/_sim/echo").status, 504);
+    let out = until_state(&sidecar, "unreachable");
+    assert_eq!(json!([out["last_error"], out["reason"]]), json!(["upstream_timeout", "HTTP response timeout"]));
+    simulator.control().hold_requests(false);
+    assert_eq!(sidecar.get("/_sim/status/404").status, 404);
+    let back = until_state(&sidecar, "served");
+    assert_eq!(back["last_error"], "upstream_timeout", "it is history, and stays");
+    assert!(time(&back["since"]) > time(&served_since), "{back}");
+    assert_eq!(is_reached(&sidecar).as_deref(), Some("1"));
+}
+
+#[test]
+fn an_upstream_whose_answers_are_5xx_is_failing_until_fewer_than_half_are() {
+    let simulator = simulator();
+    let sidecar = observed(&simulator, |_| {});
+    // `ready` has had one answer.
+    assert_eq!(sidecar.get("/_sim/status/503").status, 503);
+    let failing = until_state(&sidecar, "failing");
+    assert_eq!(
+        json!([failing["last_error"], failing["errors_by_code"], failing["reason"]]),
+        json!(["upstream_503", {"upstream_503": 1}, "status 503"])
+    );
+    assert_eq!(is_reached(&sidecar).as_deref(), Some("1"));
+    assert_eq!(sidecar.get("/users/account").status, 200);
+    until_state(&sidecar, "served");
+}
+
+#[test]
+fn an_api_that_refuses_requests_for_its_limit_is_busy_and_stays_so_for_a_while() {
+    let simulator = simulator();
+    let sidecar = observed(&simulator, |setup| {
+        setup.api("max_requests", "1");
+    });
+    let mut first = held(&simulator, &sidecar);
+    for _ in 0..3 {
+        assert_eq!(sidecar.get("/users").problem(), "too_many_requests_in_flight");
+    }
+    let busy = until_state(&sidecar, "busy");
+    assert_eq!(busy["errors_by_code"], json!({"too_many_requests_in_flight": 3}), "{busy}");
+    assert!(busy["reason"].as_str().unwrap().starts_with("1 requests in flight"), "{busy}");
+    simulator.control().hold_requests(false);
+    assert_eq!(first.answer("GET").status, 200);
+    assert_eq!(api(&sidecar)["state"], "busy", "it is told for a while");
+}
+
+#[test]
+fn without_a_token_an_api_is_not_served_whatever_else_there_is() {
+    let simulator = simulator();
+    let sidecar = observed(&simulator, |_| {});
+    assert_eq!(sidecar.get("/_sim/status/500").status, 500);
+    until_state(&sidecar, "failing");
+    simulator.control().set_login_fault(Some(LoginFault::Status(401)));
+    sidecar.signal(Signal::USR1);
+    let out = until_state(&sidecar, "no_token");
+    assert_eq!(sidecar.get("/users").problem(), "logged_out");
+    until("the refusal is counted", || api(&sidecar)["last_error"] == "logged_out");
+    assert!(time(&out["since"]) >= time(&out["last_error_at"]), "{out}");
+}

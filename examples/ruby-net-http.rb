@@ -4,7 +4,7 @@ require "net/http"
 
 # The three lines that matter.
 base = URI(ENV.fetch("CAREPORTALS_BASE_URL", "http://127.0.0.1:2273"))
-account = Net::HTTP.get_response(URI("#{base}/users/account"))
+account = Net::HTTP.start(base.hostname, base.port) { |http| http.get("#{base.path}/users/account") }
 puts "account: #{account.code}"
 
 # The rest shows escaping, bodies, streams, and whose error an error is.

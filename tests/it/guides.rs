@@ -2,7 +2,7 @@
 //!
 //! The daemon has the settings that the README's guide for a laptop exports. A guide's fixed ports become this daemon's.
 
-use std::{collections::HashSet, fs, os::unix::fs::symlink, process::Command};
+use std::{collections::HashSet, fs, os::unix::fs::symlink, path::Path, process::Command};
 
 use careportals_simulator::Simulator;
 
@@ -74,7 +74,7 @@ fn commands() -> Vec<(String, String)> {
     for entry in fs::read_dir(format!("{root}docs")).unwrap() {
         files.push(format!("docs/{}", entry.unwrap().file_name().into_string().unwrap()));
     }
-    files.retain(|file| file.ends_with(".md"));
+    files.retain(|file| Path::new(file).extension().is_some_and(|extension| extension == "md"));
     files.sort();
     files.dedup();
     let mut commands = Vec::new();

@@ -139,6 +139,7 @@ const GUIDES: &[&str] = &[
     "docs/debian.md",
     "docs/exec.md",
     "docs/kubernetes.md",
+    "docs/questions.md",
     "docs/runbook.md",
     "deploy/kubernetes/sidecar/pod.yaml",
     "systemd/README.md",

@@ -131,6 +131,8 @@ fn what_the_guides_have_typed_does_what_they_say() {
         let fate = guide.or_else(|| COMMANDS.iter().find(|(start, _)| command.starts_with(start)));
         let Some((start, fate)) = fate else { panic!("{file}: `{command}` is neither run here, nor is it said where it is") };
         used.insert(start);
+        // A newcomer pastes it, and zsh takes no comment where somebody types.
+        assert!(file != "README.md" || !command.contains(" #"), "{file}: `{command}` has a comment");
         let expected = match fate {
             Prints(expected) => expected,
             Elsewhere(reason) => {

@@ -19,6 +19,40 @@ public class JavaHttpClient {
     static final String BASE = Optional.ofNullable(System.getenv("CAREPORTALS_BASE_URL")).orElse("http://127.0.0.1:2273");
     static final HttpClient CLIENT = HttpClient.newHttpClient();
 
+    public static void main(String[] args) throws Exception {
+        // The lines that matter.
+        var account = CLIENT.send(HttpRequest.newBuilder(URI.create(BASE + "/users/account")).build(), BodyHandlers.ofString());
+        System.out.println("account: " + account.statusCode());
+
+        // The rest shows escaping, bodies, streams, and whose error an error is.
+        try {
+            var keyword = URLEncoder.encode("+15550100150", StandardCharsets.UTF_8);
+            var answer = call(request("/customers/lookups?keyword=" + keyword));
+            var found = text(answer);
+            System.out.println("query: " + answer.statusCode() + " " + field(found, "firstName") + " " + field(found, "lastName"));
+
+            var items = "{\"items\": [{\"product\": \"Crème\", \"quantity\": 2}]}";
+            answer = call(request("/v2/carts").header("content-type", "application/json").POST(ofString(items)));
+            var cart = text(answer);
+            System.out.println("post: " + answer.statusCode() + " " + field(cart, "status") + ", "
+                + field(cart, "quantity") + " x " + field(cart, "product"));
+
+            var file = ofFile(Path.of(args[0]));
+            answer = call(request("/_sim/upload").header("content-type", "application/octet-stream").POST(file));
+            var upload = text(answer);
+            System.out.println("upload: " + answer.statusCode() + " " + field(upload, "bytes") + " bytes, " + field(upload, "sha256"));
+
+            call(request("/_sim/sse?events=3&interval_ms=100")).body()
+                .filter(line -> line.startsWith("data: "))
+                .forEach(line -> System.out.println("stream: " + line.substring(6)));
+
+            call(request("/customers/000000000000000000000000")); // nobody has this id
+        } catch (CallFailed failed) {
+            System.err.println("error: " + failed.getMessage());
+            System.exit(1);
+        }
+    }
+
     static class CallFailed extends Exception {
         CallFailed(String message) {
             super(message);
@@ -51,34 +85,5 @@ public class JavaHttpClient {
         var found = Pattern.compile("\"" + name + "\"\\s*:\\s*(?:\"([^\"]*)\"|(\\d+))").matcher(json);
         if (!found.find()) return "no " + name; // What is no JSON comes from a gateway on the way.
         return found.group(1) != null ? found.group(1) : found.group(2);
-    }
-
-    public static void main(String[] args) throws Exception {
-        try {
-            var keyword = URLEncoder.encode("+15550100150", StandardCharsets.UTF_8);
-            var answer = call(request("/customers/lookups?keyword=" + keyword));
-            var found = text(answer);
-            System.out.println("query: " + answer.statusCode() + " " + field(found, "firstName") + " " + field(found, "lastName"));
-
-            var items = "{\"items\": [{\"product\": \"Crème\", \"quantity\": 2}]}";
-            answer = call(request("/v2/carts").header("content-type", "application/json").POST(ofString(items)));
-            var cart = text(answer);
-            System.out.println("post: " + answer.statusCode() + " " + field(cart, "status") + ", "
-                + field(cart, "quantity") + " x " + field(cart, "product"));
-
-            var file = ofFile(Path.of(args[0]));
-            answer = call(request("/_sim/upload").header("content-type", "application/octet-stream").POST(file));
-            var upload = text(answer);
-            System.out.println("upload: " + answer.statusCode() + " " + field(upload, "bytes") + " bytes, " + field(upload, "sha256"));
-
-            call(request("/_sim/sse?events=3&interval_ms=100")).body()
-                .filter(line -> line.startsWith("data: "))
-                .forEach(line -> System.out.println("stream: " + line.substring(6)));
-
-            call(request("/customers/000000000000000000000000")); // nobody has this id
-        } catch (CallFailed failed) {
-            System.err.println("error: " + failed.getMessage());
-            System.exit(1);
-        }
     }
 }

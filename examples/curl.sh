@@ -2,10 +2,18 @@
 # CarePortals through the sidecar, with curl (7.84 or later) and jq: curl.sh FILE
 set -euo pipefail
 
+# The three lines that matter.
 base=${CAREPORTALS_BASE_URL:-http://127.0.0.1:2273}
+status=$(curl --silent --show-error --output /dev/null --write-out '%{http_code}' "$base/users/account")
+echo "account: $status"
+
+# The rest shows escaping, bodies, streams, a Unix socket, and whose error an error is.
 curl=(curl --silent --show-error ${CAREPORTALS_SOCKET:+--unix-socket "$CAREPORTALS_SOCKET"})
 body=$(mktemp)
 trap 'rm "$body"' EXIT
+
+# A field of the answer; what is no JSON comes from a gateway on the way.
+told() { jq -er --arg name "$1" '.[$name] | strings' "$body" 2>/dev/null || echo "no $1"; }
 
 # A call with curl's own options. Then $status is set and the answer in the file $body.
 call() {
@@ -14,10 +22,9 @@ call() {
     IFS='|' read -r status retry proxy <<<"$outcome"
     [ "$status" -ge 400 ] || return 0
     if [[ $proxy == careportals-sidecar* ]]; then
-        echo "error: sidecar $status $(jq -r '.code + ": " + .detail' "$body")${retry:+ (retry after $retry s)}" >&2
+        echo "error: sidecar $status $(told code): $(told detail)${retry:+ (retry after $retry s)}" >&2
     else
-        # What is no JSON comes from a gateway on the way.
-        echo "error: CarePortals $status: $(jq -r .message "$body" 2>/dev/null || echo 'no message')" >&2
+        echo "error: CarePortals $status: $(told message)" >&2
     fi
     exit 1
 }

@@ -16,6 +16,33 @@ import (
 
 var base = "http://127.0.0.1:2273"
 
+func main() {
+	if set := os.Getenv("CAREPORTALS_BASE_URL"); set != "" {
+		base = set
+	}
+	// The lines that matter.
+	account, err := http.Get(base + "/users/account")
+	exitOn(err)
+	fmt.Println("account:", account.StatusCode)
+	account.Body.Close()
+
+	// The rest shows escaping, bodies, streams, a Unix socket, and whose error an error is.
+	if socket := os.Getenv("CAREPORTALS_SOCKET"); socket != "" {
+		http.DefaultTransport.(*http.Transport).DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}
+		http.DefaultClient.CloseIdleConnections()
+	}
+	exitOn(run(os.Args[1]))
+}
+
+func exitOn(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}
+
 func call(method, path, contentType string, body io.Reader) (*http.Response, error) {
 	request, err := http.NewRequest(method, base+path, body)
 	if err != nil {
@@ -113,19 +140,4 @@ func run(path string) error {
 
 	_, err = call("GET", "/customers/000000000000000000000000", "", nil) // nobody has this id
 	return err
-}
-
-func main() {
-	if set := os.Getenv("CAREPORTALS_BASE_URL"); set != "" {
-		base = set
-	}
-	if socket := os.Getenv("CAREPORTALS_SOCKET"); socket != "" {
-		http.DefaultTransport.(*http.Transport).DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		}
-	}
-	if err := run(os.Args[1]); err != nil {
-		fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1)
-	}
 }

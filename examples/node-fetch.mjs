@@ -1,24 +1,28 @@
 // CarePortals through the sidecar, with Node's fetch: node node-fetch.mjs FILE
 import { openAsBlob } from "node:fs";
 
+// The three lines that matter.
 const base = process.env.CAREPORTALS_BASE_URL ?? "http://127.0.0.1:2273";
+const account = await fetch(base + "/users/account");
+console.log(`account: ${account.status}`);
+
+// The rest shows escaping, bodies, streams, a Unix socket, and whose error an error is.
 const socketPath = process.env.CAREPORTALS_SOCKET;
 // Node's own fetch knows no Unix sockets, that of the package undici does.
 const undici = socketPath && (await import("undici"));
-const fetch = undici?.fetch ?? globalThis.fetch;
+const send = undici?.fetch ?? fetch;
 const dispatcher = undici && new undici.Agent({ connect: { socketPath } });
 
 async function call(path, options) {
-  const answer = await fetch(base + path, { dispatcher, ...options });
+  const answer = await send(base + path, { dispatcher, ...options });
   if (answer.ok) return answer;
-  if (answer.headers.get("proxy-status")?.startsWith("careportals-sidecar")) {
-    const { code, detail } = await answer.json();
-    const retry = answer.headers.get("retry-after");
-    throw new Error(`sidecar ${answer.status} ${code}: ${detail}${retry ? ` (retry after ${retry} s)` : ""}`);
-  }
   // What is no JSON comes from a gateway on the way.
-  const isJson = answer.headers.get("content-type")?.includes("json");
-  throw new Error(`CarePortals ${answer.status}: ${isJson ? (await answer.json()).message : answer.statusText}`);
+  const error = await answer.json().catch(() => null);
+  if (answer.headers.get("proxy-status")?.startsWith("careportals-sidecar")) {
+    const retry = answer.headers.get("retry-after");
+    throw new Error(`sidecar ${answer.status} ${error?.code}: ${error?.detail}${retry ? ` (retry after ${retry} s)` : ""}`);
+  }
+  throw new Error(`CarePortals ${answer.status}: ${error?.message ?? answer.statusText}`);
 }
 
 try {

@@ -1,16 +1,23 @@
 <?php
 // CarePortals through the sidecar, with PHP's curl: php php-curl.php FILE
 
-$curl = curl_init();
+// The lines that matter.
+$base = getenv('CAREPORTALS_BASE_URL') ?: 'http://127.0.0.1:2273';
+$curl = curl_init("$base/users/account");
+curl_setopt($curl, CURLOPT_RETURNTRANSFER, true);
+curl_exec($curl);
+echo 'account: ', curl_getinfo($curl, CURLINFO_RESPONSE_CODE), "\n";
+
+// The rest shows escaping, bodies, streams, a Unix socket, and whose error an error is.
 
 /** A call, with options of curl's. Returns status and body; of a success, $take is given the body piece by piece instead. */
 function call(string $path, array $options = [], ?callable $take = null): array
 {
-    global $curl; // Kept, and its connection with it.
+    global $base, $curl; // Kept, and its connection with it.
     [$headers, $body] = [[], ''];
     curl_reset($curl);
     curl_setopt_array($curl, $options + [
-        CURLOPT_URL => (getenv('CAREPORTALS_BASE_URL') ?: 'http://127.0.0.1:2273') . $path,
+        CURLOPT_URL => $base . $path,
         CURLOPT_HEADERFUNCTION => function ($curl, string $line) use (&$headers): int {
             [$name, $value] = explode(':', $line, 2) + [1 => ''];
             $headers[strtolower($name)] = trim($value);
@@ -36,12 +43,13 @@ function call(string $path, array $options = [], ?callable $take = null): array
         return [$status, $body];
     }
     // What is no JSON comes from a gateway on the way.
-    $error = json_decode($body, true) ?? [];
+    $error = json_decode($body, true);
+    $told = fn (string $name) => is_array($error) && isset($error[$name]) ? $error[$name] : "no $name";
     if (str_starts_with($headers['proxy-status'] ?? '', 'careportals-sidecar')) {
         $retry = isset($headers['retry-after']) ? " (retry after {$headers['retry-after']} s)" : '';
-        throw new RuntimeException("sidecar $status {$error['code']}: {$error['detail']}$retry");
+        throw new RuntimeException("sidecar $status {$told('code')}: {$told('detail')}$retry");
     }
-    throw new RuntimeException("CarePortals $status: " . ($error['message'] ?? 'no message'));
+    throw new RuntimeException("CarePortals $status: {$told('message')}");
 }
 
 try {

@@ -5,9 +5,15 @@ import sys
 
 import httpx
 
+# The three lines that matter.
+base = os.environ.get("CAREPORTALS_BASE_URL", "http://127.0.0.1:2273")
+account = httpx.get(base + "/users/account")
+print("account:", account.status_code)
+
+# The rest shows escaping, bodies, streams, a Unix socket, and whose error an error is.
 socket = os.environ.get("CAREPORTALS_SOCKET")
 client = httpx.Client(
-    base_url=os.environ.get("CAREPORTALS_BASE_URL", "http://127.0.0.1:2273"),
+    base_url=base,
     transport=httpx.HTTPTransport(uds=socket) if socket else None,
     timeout=90,  # Longer than the sidecar waits itself, so that its own error tells what happened.
 )
@@ -17,15 +23,16 @@ def checked(answer):
     if answer.status_code < 400:
         return answer
     answer.read()  # one that was to be streamed
+    try:
+        error = answer.json()
+    except ValueError:  # What is no JSON comes from a gateway on the way.
+        error = {}
+    error = error if isinstance(error, dict) else {}
     if answer.headers.get("proxy-status", "").startswith("careportals-sidecar"):
-        problem = answer.json()
         retry = answer.headers.get("retry-after")
-        raise RuntimeError(
-            f"sidecar {answer.status_code} {problem['code']}: {problem['detail']}" + (f" (retry after {retry} s)" if retry else "")
-        )
-    # What is no JSON comes from a gateway on the way.
-    is_json = "json" in answer.headers.get("content-type", "")
-    raise RuntimeError(f"CarePortals {answer.status_code}: {answer.json()['message'] if is_json else answer.reason_phrase}")
+        retry = f" (retry after {retry} s)" if retry else ""
+        raise RuntimeError(f"sidecar {answer.status_code} {error.get('code')}: {error.get('detail')}{retry}")
+    raise RuntimeError(f"CarePortals {answer.status_code}: {error.get('message', answer.reason_phrase)}")
 
 
 try:

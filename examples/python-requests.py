@@ -6,7 +6,12 @@ from urllib.parse import quote
 
 import requests
 
+# The three lines that matter.
 base = os.environ.get("CAREPORTALS_BASE_URL", "http://127.0.0.1:2273")
+account = requests.get(base + "/users/account", timeout=90)
+print("account:", account.status_code)
+
+# The rest shows escaping, bodies, streams, a Unix socket, and whose error an error is.
 session = requests.Session()
 if socket := os.environ.get("CAREPORTALS_SOCKET"):
     import requests_unixsocket  # pip install requests-unixsocket2
@@ -20,15 +25,16 @@ def call(method, path, **options):
     answer = session.request(method, base + path, timeout=90, **options)
     if answer.status_code < 400:
         return answer
+    try:
+        error = answer.json()
+    except ValueError:  # What is no JSON comes from a gateway on the way.
+        error = {}
+    error = error if isinstance(error, dict) else {}
     if answer.headers.get("proxy-status", "").startswith("careportals-sidecar"):
-        problem = answer.json()
         retry = answer.headers.get("retry-after")
-        raise RuntimeError(
-            f"sidecar {answer.status_code} {problem['code']}: {problem['detail']}" + (f" (retry after {retry} s)" if retry else "")
-        )
-    # What is no JSON comes from a gateway on the way.
-    is_json = "json" in answer.headers.get("content-type", "")
-    raise RuntimeError(f"CarePortals {answer.status_code}: {answer.json()['message'] if is_json else answer.reason}")
+        retry = f" (retry after {retry} s)" if retry else ""
+        raise RuntimeError(f"sidecar {answer.status_code} {error.get('code')}: {error.get('detail')}{retry}")
+    raise RuntimeError(f"CarePortals {answer.status_code}: {error.get('message', answer.reason)}")
 
 
 try:

@@ -2,21 +2,33 @@
 require "excon"
 require "json"
 
-$stdout.sync = true
+# The three lines that matter.
 base = URI(ENV.fetch("CAREPORTALS_BASE_URL", "http://127.0.0.1:2273"))
+account = Excon.get("#{base}/users/account")
+puts "account: #{account.status}"
+
+# The rest shows escaping, bodies, streams, a Unix socket, and whose error an error is.
+$stdout.sync = true
 PREFIX = base.path.chomp("/")
 socket = ENV["CAREPORTALS_SOCKET"]
 CONNECTION = socket ? Excon.new("unix:///", socket: socket, persistent: true) : Excon.new(base.to_s, persistent: true)
 
 class CallFailed < StandardError; end
 
+# What is no JSON comes from a gateway on the way.
+def error_in(body)
+  error = JSON.parse(body.to_s)
+  error.is_a?(Hash) ? error : {}
+rescue JSON::ParserError, EncodingError
+  {}
+end
+
 def call(method, path, **options)
   # With `expects` a response_block is given successes only.
   CONNECTION.request(method: method, path: PREFIX + path, expects: (200..399).to_a, **options)
 rescue Excon::Error::HTTPStatus => failure
   answer = failure.response
-  # What is no JSON comes from a gateway on the way.
-  error = answer.headers["content-type"].to_s.include?("json") ? JSON.parse(answer.body) : {}
+  error = error_in(answer.body)
   if answer.headers["proxy-status"].to_s.start_with?("careportals-sidecar")
     retry_after = " (retry after #{answer.headers["retry-after"]} s)" if answer.headers["retry-after"]
     raise CallFailed, "sidecar #{answer.status} #{error["code"]}: #{error["detail"]}#{retry_after}"

@@ -2,18 +2,30 @@
 require "json"
 require "net/http"
 
-$stdout.sync = true
+# The three lines that matter.
 base = URI(ENV.fetch("CAREPORTALS_BASE_URL", "http://127.0.0.1:2273"))
+account = Net::HTTP.start(base.hostname, base.port) { |http| http.get("#{base.path}/users/account") }
+puts "account: #{account.code}"
+
+# The rest shows escaping, bodies, streams, and whose error an error is.
+$stdout.sync = true
 PREFIX = base.path.chomp("/")
 
 class CallFailed < StandardError; end
+
+# What is no JSON comes from a gateway on the way.
+def error_in(body)
+  error = JSON.parse(body.to_s)
+  error.is_a?(Hash) ? error : {}
+rescue JSON::ParserError, EncodingError
+  {}
+end
 
 # With a block the answer's body is left to be read there.
 def call(http, request)
   http.request(request) do |answer|
     unless answer.is_a?(Net::HTTPSuccess)
-      # What is no JSON comes from a gateway on the way.
-      error = answer.content_type.to_s.include?("json") ? JSON.parse(answer.read_body) : {}
+      error = error_in(answer.read_body)
       if answer["proxy-status"].to_s.start_with?("careportals-sidecar")
         retry_after = " (retry after #{answer["retry-after"]} s)" if answer["retry-after"]
         raise CallFailed, "sidecar #{answer.code} #{error["code"]}: #{error["detail"]}#{retry_after}"

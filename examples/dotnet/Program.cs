@@ -21,55 +21,13 @@ static class Program
     static readonly string Base = Environment.GetEnvironmentVariable("CAREPORTALS_BASE_URL") ?? "http://127.0.0.1:2273";
     static readonly HttpClient Client = new HttpClient(Handler());
 
-    static HttpMessageHandler Handler()
-    {
-        var handler = new SocketsHttpHandler();
-#if NET5_0_OR_GREATER
-        if (Environment.GetEnvironmentVariable("CAREPORTALS_SOCKET") is string path)
-        {
-            handler.ConnectCallback = async (_, cancelled) =>
-            {
-                var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-                await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancelled);
-                return new NetworkStream(socket, ownsSocket: true);
-            };
-        }
-#endif
-        return handler;
-    }
-
-    /// The answer once its head is there; its body is read by whoever wants it.
-    static async Task<HttpResponseMessage> Call(HttpMethod method, string path, HttpContent content = null)
-    {
-        var request = new HttpRequestMessage(method, Base + path) { Content = content };
-        var answer = await Client.SendAsync(request, HttpCompletionOption.ResponseHeadersRead);
-        if (answer.IsSuccessStatusCode) return answer;
-
-        var status = (int)answer.StatusCode;
-        var isJson = answer.Content.Headers.ContentType?.MediaType?.Contains("json") ?? false;
-        // What is no JSON comes from a gateway on the way.
-        if (!isJson) throw new CallFailed($"CarePortals {status}: {answer.ReasonPhrase}");
-        var error = await Json(answer);
-        if (Header(answer, "Proxy-Status").StartsWith("careportals-sidecar"))
-        {
-            var after = Header(answer, "Retry-After");
-            var retry = after == "" ? "" : $" (retry after {after} s)";
-            throw new CallFailed($"sidecar {status} {error.GetProperty("code")}: {error.GetProperty("detail")}{retry}");
-        }
-        throw new CallFailed($"CarePortals {status}: {error.GetProperty("message")}");
-    }
-
-    static string Header(HttpResponseMessage answer, string name) =>
-        answer.Headers.TryGetValues(name, out var values) ? values.First() : "";
-
-    static async Task<JsonElement> Json(HttpResponseMessage answer)
-    {
-        using (var document = JsonDocument.Parse(await answer.Content.ReadAsStringAsync()))
-            return document.RootElement.Clone();
-    }
-
     internal static async Task<int> Main(string[] args)
     {
+        // The lines that matter.
+        var account = await new HttpClient().GetAsync(Base + "/users/account");
+        Console.WriteLine($"account: {(int)account.StatusCode}");
+
+        // The rest shows escaping, bodies, streams, a Unix socket, and whose error an error is.
         try
         {
             var answer = await Call(HttpMethod.Get, "/customers/lookups?keyword=" + Uri.EscapeDataString("+15550100150"));
@@ -107,5 +65,54 @@ static class Program
             Console.Error.WriteLine("error: " + failed.Message);
             return 1;
         }
+    }
+
+    static HttpMessageHandler Handler()
+    {
+        var handler = new SocketsHttpHandler();
+#if NET5_0_OR_GREATER
+        if (Environment.GetEnvironmentVariable("CAREPORTALS_SOCKET") is string path)
+        {
+            handler.ConnectCallback = async (_, cancelled) =>
+            {
+                var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+                await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancelled);
+                return new NetworkStream(socket, ownsSocket: true);
+            };
+        }
+#endif
+        return handler;
+    }
+
+    /// The answer once its head is there; its body is read by whoever wants it.
+    static async Task<HttpResponseMessage> Call(HttpMethod method, string path, HttpContent content = null)
+    {
+        var request = new HttpRequestMessage(method, Base + path) { Content = content };
+        var answer = await Client.SendAsync(request, HttpCompletionOption.ResponseHeadersRead);
+        if (answer.IsSuccessStatusCode) return answer;
+
+        var status = (int)answer.StatusCode;
+        var error = default(JsonElement);
+        try { error = await Json(answer); }
+        catch (JsonException) { } // What is no JSON comes from a gateway on the way.
+        if (Header(answer, "Proxy-Status").StartsWith("careportals-sidecar"))
+        {
+            var after = Header(answer, "Retry-After");
+            var retry = after == "" ? "" : $" (retry after {after} s)";
+            throw new CallFailed($"sidecar {status} {Field(error, "code")}: {Field(error, "detail")}{retry}");
+        }
+        throw new CallFailed($"CarePortals {status}: {Field(error, "message")}");
+    }
+
+    static string Field(JsonElement error, string name) =>
+        error.ValueKind == JsonValueKind.Object && error.TryGetProperty(name, out var value) ? value.ToString() : "no " + name;
+
+    static string Header(HttpResponseMessage answer, string name) =>
+        answer.Headers.TryGetValues(name, out var values) ? values.First() : "";
+
+    static async Task<JsonElement> Json(HttpResponseMessage answer)
+    {
+        using (var document = JsonDocument.Parse(await answer.Content.ReadAsStringAsync()))
+            return document.RootElement.Clone();
     }
 }

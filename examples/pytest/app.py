@@ -22,6 +22,15 @@ class PortalError(Exception):
         self.status = status
 
 
+def error_in(answer):
+    """What an error says of itself: nothing, if it is not JSON but comes from a gateway on the way."""
+    try:
+        error = answer.json()
+    except ValueError:
+        error = {}
+    return error if isinstance(error, dict) else {}
+
+
 class Portal:
     def __init__(self, base_url=None, timeout=70):
         self.base_url = base_url or os.environ.get("CAREPORTALS_BASE_URL", "http://localhost:2273")
@@ -35,8 +44,8 @@ class Portal:
             return answer.json()
         # Only the sidecar's own answers carry this header; a 503 of CarePortals itself does not.
         if answer.headers.get("Proxy-Status", "").startswith("careportals-sidecar"):
-            raise SidecarError(answer.json(), answer.headers.get("Retry-After"))
-        raise PortalError(answer.status_code, answer.json().get("message"))
+            raise SidecarError(error_in(answer), answer.headers.get("Retry-After"))
+        raise PortalError(answer.status_code, error_in(answer).get("message", answer.reason))
 
     def full_name(self):
         account = self.get("/users/account")

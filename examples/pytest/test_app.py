@@ -88,3 +88,11 @@ def test_an_error_of_careportals_is_not_the_sidecars(portal, simulator):
     with pytest.raises(PortalError) as met:
         portal.get("/customers/000000000000000000000000")
     assert met.value.status == 404
+
+
+def test_an_error_that_is_not_json_is_told_like_any_other(portal):
+    # More than one head may hold: refused before there is anybody who could answer in JSON.
+    portal.session.headers.update({f"x-{number}": "1" for number in range(200)})
+    with pytest.raises(PortalError) as met:
+        portal.full_name()
+    assert met.value.status == 431

@@ -1,10 +1,12 @@
 //! Commands of the guides, as they are written there: each one is run here, or a table says where else or why not.
 //!
-//! A guide's fixed ports become those of this test's daemon, and its credentials those of the simulator.
+//! The daemon has the settings that the README's guide for a laptop exports. A guide's fixed ports become this daemon's.
 
-use std::{collections::HashSet, fs, os::unix::fs::symlink, process::Command};
+use std::{collections::HashSet, fs, os::unix::fs::symlink, path::Path, process::Command};
 
-use crate::harness::{PASSWORD, Setup, Sidecar, simulator};
+use careportals_simulator::Simulator;
+
+use crate::harness::{Setup, Sidecar, simulator};
 
 /// What the test does with a command.
 enum Fate {
@@ -28,6 +30,7 @@ const GUIDES: &[(&str, Fate)] = &[
 
 const BUILDS: &str = "it takes minutes; .ci/run and deploy/check-image build";
 const UNITS: &str = "systemd/test does it under a real systemd";
+const TYPED: &str = "it makes the environment of all others, before them";
 const CLUSTER: &str = "deploy/kubernetes/check and play do it, without a cluster";
 
 /// What the test does with a command that begins like this; the first row that fits counts.
@@ -42,8 +45,13 @@ const COMMANDS: &[(&str, Fate)] = &[
     ("systemctl ", Elsewhere(UNITS)),
     ("echo CAREPORTALS_LISTEN=systemd", Elsewhere(UNITS)),
     ("kubectl ", Elsewhere(CLUSTER)),
-    ("export ", Elsewhere("the environment of this test says the same")),
-    ("careportals-sidecar &", Elsewhere("it runs already")),
+    ("cd \"$(mktemp -d)\"", Elsewhere(TYPED)),
+    ("(umask 077;", Elsewhere(TYPED)),
+    ("export ", Elsewhere(TYPED)),
+    ("careportals-simulator --ca-out", Elsewhere("the test has a simulator of its own; simulator/tests types it")),
+    ("careportals-sidecar >", Elsewhere("it runs already")),
+    ("kill %", Elsewhere("the test ends both by itself")),
+    ("careportals-sidecar healthcheck --ready", Prints("")),
     ("careportals-sidecar exec -- npm", Elsewhere("npm may be missing")),
     ("careportals-sidecar check --online", Prints("ok: ")),
     ("careportals-sidecar exec", Prints("\"_id\"")),
@@ -66,6 +74,7 @@ fn commands() -> Vec<(String, String)> {
     for entry in fs::read_dir(format!("{root}docs")).unwrap() {
         files.push(format!("docs/{}", entry.unwrap().file_name().into_string().unwrap()));
     }
+    files.retain(|file| Path::new(file).extension().is_some_and(|extension| extension == "md"));
     files.sort();
     files.dedup();
     let mut commands = Vec::new();
@@ -80,20 +89,41 @@ fn commands() -> Vec<(String, String)> {
     commands
 }
 
+/// The variables that the README's guide for a laptop exports, typed in its order before `simulator`.
+fn exported_by_the_readme(simulator: &Simulator, setup: &Setup) -> Vec<(String, String)> {
+    let authority = setup.file("authority.pem", simulator.ca_pem());
+    let typed = commands().into_iter().filter(|(file, _)| file == "README.md").map(|(_, command)| {
+        let simulated = command.starts_with("careportals-simulator").then(|| format!("cp {} ca.pem", authority.display()));
+        simulated.unwrap_or_else(|| command.replace("https://localhost:8443", &simulator.base_url()))
+    });
+    let before = typed.skip_while(|command| !command.starts_with("cd ")).take_while(|command| !command.contains(" check "));
+    let script = before.chain(["env".to_owned()]).collect::<Vec<_>>().join("\n");
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-ec", &script]).env_clear().env("PATH", "/usr/bin:/bin").env("TMPDIR", setup.dir.path());
+    let output = shell.output().unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let variables = lines.lines().filter_map(|line| line.split_once('='));
+    variables.filter(|(name, _)| name.starts_with("CAREPORTALS_")).map(|(name, value)| (name.into(), value.into())).collect()
+}
+
 #[test]
 fn what_the_guides_have_typed_does_what_they_say() {
     let simulator = simulator();
-    let mut setup = Setup::new(&simulator);
-    let password = setup.file("password", PASSWORD);
+    let mut setup = Setup::empty();
+    for (name, value) in exported_by_the_readme(&simulator, &setup) {
+        setup.variable(&name, &value);
+    }
     let socket = setup.control_socket();
-    setup.without("CAREPORTALS_PASSWORD").variable("CAREPORTALS_PASSWORD_FILE", password.to_str().unwrap());
-    setup.with_telemetry().with_control_socket();
+    setup.variable("CAREPORTALS_LISTEN", "127.0.0.1:0").with_telemetry().with_control_socket();
     symlink(env!("CARGO_BIN_EXE_careportals-sidecar"), setup.dir.path().join("careportals-sidecar")).unwrap();
-    let environment: Vec<_> =
+    let mut environment: Vec<_> =
         setup.command("run").get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();
     let path = format!("{}:/usr/bin:/bin", setup.dir.path().display());
     let sidecar = setup.start().ready();
     let (telemetry, port) = (sidecar.telemetry_address().port(), sidecar.address().port());
+    // `healthcheck` asks where the settings say.
+    environment.push(("CAREPORTALS_TELEMETRY_LISTEN".into(), format!("127.0.0.1:{telemetry}").into()));
     let has_curl = Command::new("curl").arg("--version").output().is_ok();
     let (mut run, mut used) = (0, HashSet::new());
     for (file, command) in commands() {
@@ -101,6 +131,8 @@ fn what_the_guides_have_typed_does_what_they_say() {
         let fate = guide.or_else(|| COMMANDS.iter().find(|(start, _)| command.starts_with(start)));
         let Some((start, fate)) = fate else { panic!("{file}: `{command}` is neither run here, nor is it said where it is") };
         used.insert(start);
+        // A newcomer pastes it, and zsh takes no comment where somebody types.
+        assert!(file != "README.md" || !command.contains(" #"), "{file}: `{command}` has a comment");
         let expected = match fate {
             Prints(expected) => expected,
             Elsewhere(reason) => {
@@ -139,4 +171,22 @@ fn shell(sidecar: &Sidecar, command: &str, environment: &[(std::ffi::OsString, s
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{command}: {printed}{}", String::from_utf8_lossy(&output.stderr));
     printed
+}
+
+#[test]
+fn the_lines_that_the_readme_shows_for_an_app_call_through_the_sidecar() {
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator).ready();
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let (_, rest) = readme.split_once("```js\n").unwrap();
+    let (program, _) = rest.split_once("```").unwrap();
+    assert_eq!(program.lines().count(), 3);
+    let mut node = Command::new("node");
+    node.args(["--input-type=module", "--eval", program]).env_clear();
+    node.env("CAREPORTALS_BASE_URL", format!("http://{}", sidecar.address()));
+    let Ok(output) = node.env("PATH", "/usr/local/bin:/usr/bin:/bin").output() else {
+        return eprintln!("not run: there is no node");
+    };
+    let (printed, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(printed.starts_with("200 {") && printed.contains("_id"), "{printed}{complaint}");
 }

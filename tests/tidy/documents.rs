@@ -86,7 +86,8 @@ fn links_between_documents_lead_somewhere() {
     for (file, text) in tree.texts.iter().filter(|(file, _)| is_document(file)) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         for (number, line) in text.lines().enumerate() {
-            for target in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let after = |mark, end| line.split(mark).skip(1).filter_map(move |rest: &str| rest.split(end).next());
+            for target in after("](", ')').chain(after("src=\"", '"')).chain(after("srcset=\"", '"')) {
                 if target.contains("://") || target.starts_with("mailto:") {
                     continue;
                 }
@@ -161,6 +162,7 @@ const GUIDES: &[&str] = &[
     "docs/debian.md",
     "docs/exec.md",
     "docs/kubernetes.md",
+    "docs/questions.md",
     "docs/runbook.md",
     "deploy/kubernetes/sidecar/pod.yaml",
     "systemd/README.md",

@@ -12,10 +12,15 @@ use serde_json::{Value, json};
 use ureq::{Agent, Body, http::Response};
 
 fn run() -> Result<(), Box<dyn Error>> {
-    let base = env::var("CAREPORTALS_BASE_URL").unwrap_or_else(|_| "http://127.0.0.1:2273".to_owned());
-    let file = env::args_os().nth(1).ok_or("which FILE?")?;
     // Else an error's head and body are thrown away.
     let agent: Agent = Agent::config_builder().http_status_as_error(false).build().into();
+    // The three lines that matter.
+    let base = env::var("CAREPORTALS_BASE_URL").unwrap_or_else(|_| "http://127.0.0.1:2273".to_owned());
+    let account = agent.get(format!("{base}/users/account")).call()?;
+    println!("account: {}", account.status().as_u16());
+
+    // The rest shows escaping, bodies, streams, and whose error an error is.
+    let file = env::args_os().nth(1).ok_or("which FILE?")?;
 
     let mut answer = checked(agent.get(format!("{base}/customers/lookups")).query("keyword", "+15550100150").call()?)?;
     let found: Value = answer.body_mut().read_json()?;

@@ -6,12 +6,13 @@
 //! saw it; a [`ConnectionState`] keeps the connection's permit, and the drain waiting, until it is dropped. No lock is taken
 //! here for a request but that of the worker's own deadlines.
 
+mod bodies;
 mod in_progress;
 mod phase;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -27,7 +28,6 @@ use super::{
     client_errors::ClientError,
     connection_limit::{ConnectionPermit, Slot},
     hold::Hold,
-    paced::RequestProgress,
 };
 use crate::{clock, deadline::Deadlines};
 use phase::{ClientCheck, ConnectionPhase, Ending};
@@ -339,55 +339,6 @@ impl ConnectionState {
             0 => None,
             due => Some(self.slot.instant(due)).filter(|due| *due > clock::instant()),
         }
-    }
-
-    /// What is in progress over HTTP/2.
-    pub(super) fn progress(&self) -> RequestProgress {
-        // A refused caller's connection is cut soon, so it may as well send all that it may at once.
-        let takes_turns = self.admitted.load(Ordering::Relaxed) == 0 && !self.caller_is_refused();
-        let has_body = !self.bodies().is_empty();
-        let (requests, given_up) = (self.begun.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed));
-        let waits_until = if takes_turns { self.own_answer_waits_until() } else { None };
-        RequestProgress { takes_turns, has_body, requests, given_up, waits_until }
-    }
-
-    /// Notes that the HTTP/2 client has sent FIN and waits for its answers. Bodies that are not whole are cut.
-    pub(super) fn set_half_closed(&self) {
-        self.half_closed.store(true, Ordering::Relaxed);
-        let wakers: Vec<Waker> = self.bodies().iter_mut().filter_map(|(_, waker)| waker.take()).collect();
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    /// Whether no more can come of the bodies that are on their way.
-    pub(super) fn is_half_closed(&self) -> bool {
-        self.half_closed.load(Ordering::Relaxed)
-    }
-
-    /// An HTTP/2 body is on its way. Returns its number.
-    pub(super) fn begin_body(&self) -> usize {
-        let number = self.begun.load(Ordering::Relaxed);
-        self.bodies().push((number, None));
-        number
-    }
-
-    /// The body was read to its end, if it is `whole`, or is read no further.
-    pub(super) fn end_body(&self, number: usize, whole: bool) {
-        self.given_up.fetch_add(usize::from(!whole), Ordering::Relaxed);
-        self.bodies().retain(|(known, _)| *known != number);
-    }
-
-    /// Whom to wake when the client sends FIN, and the body can't go on.
-    pub(super) fn wake_when_half_closed(&self, number: usize, waker: &Waker) {
-        if let Some((_, slot)) = self.bodies().iter_mut().find(|(known, _)| *known == number)
-            && !slot.as_ref().is_some_and(|known| known.will_wake(waker))
-        {
-            *slot = Some(waker.clone());
-        }
-    }
-
-    fn bodies(&self) -> MutexGuard<'_, Vec<(usize, Option<Waker>)>> {
-        // A list can't be left half changed.
-        self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the client's stream has to be polled, since it is time to ask whether the client is there.

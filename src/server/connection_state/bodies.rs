@@ -1,0 +1,59 @@
+//! The bodies of HTTP/2 requests that are on their way, and what the connection's reading follows from.
+
+use std::{
+    sync::{MutexGuard, PoisonError, atomic::Ordering},
+    task::Waker,
+};
+
+use super::{super::paced::RequestProgress, ConnectionState};
+
+impl ConnectionState {
+    /// What is in progress over HTTP/2.
+    pub(in crate::server) fn progress(&self) -> RequestProgress {
+        // A refused caller's connection is cut soon, so it may as well send all that it may at once.
+        let takes_turns = self.admitted.load(Ordering::Relaxed) == 0 && !self.caller_is_refused();
+        let has_body = !self.bodies().is_empty();
+        let (requests, given_up) = (self.begun.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed));
+        let waits_until = if takes_turns { self.own_answer_waits_until() } else { None };
+        RequestProgress { takes_turns, has_body, requests, given_up, waits_until }
+    }
+
+    /// Notes that the HTTP/2 client has sent FIN and waits for its answers. Bodies that are not whole are cut.
+    pub(in crate::server) fn set_half_closed(&self) {
+        self.half_closed.store(true, Ordering::Relaxed);
+        let wakers: Vec<Waker> = self.bodies().iter_mut().filter_map(|(_, waker)| waker.take()).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether no more can come of the bodies that are on their way.
+    pub(in crate::server) fn is_half_closed(&self) -> bool {
+        self.half_closed.load(Ordering::Relaxed)
+    }
+
+    /// An HTTP/2 body is on its way. Returns its number.
+    pub(in crate::server) fn begin_body(&self) -> usize {
+        let number = self.begun.load(Ordering::Relaxed);
+        self.bodies().push((number, None));
+        number
+    }
+
+    /// The body was read to its end, if it is `whole`, or is read no further.
+    pub(in crate::server) fn end_body(&self, number: usize, whole: bool) {
+        self.given_up.fetch_add(usize::from(!whole), Ordering::Relaxed);
+        self.bodies().retain(|(known, _)| *known != number);
+    }
+
+    /// Whom to wake when the client sends FIN, and the body can't go on.
+    pub(in crate::server) fn wake_when_half_closed(&self, number: usize, waker: &Waker) {
+        if let Some((_, slot)) = self.bodies().iter_mut().find(|(known, _)| *known == number)
+            && !slot.as_ref().is_some_and(|known| known.will_wake(waker))
+        {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    fn bodies(&self) -> MutexGuard<'_, Vec<(usize, Option<Waker>)>> {
+        // A list can't be left half changed.
+        self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -13,6 +13,7 @@ use super::{
     api::{RequestPermit, Route},
     headers,
     problem::Code,
+    request_id::IdAndPath,
     upload::Upload,
 };
 use crate::{
@@ -33,11 +34,9 @@ const REDACTED: HeaderValue = HeaderValue::from_static("[redacted]");
 pub(super) struct Exchange {
     route: Arc<Route>,
     method: Method,
-    /// A copy: a slice of the head would keep all of it until the answer has ended. So would the client's request id.
-    path: Box<str>,
+    id_and_path: IdAndPath,
     version: Version,
     peer: Peer,
-    request_id: RequestId,
     started: Instant,
     first_byte: Option<Duration>,
     status: Option<u16>,
@@ -86,10 +85,9 @@ impl Exchange {
         Self {
             route: Arc::clone(route),
             method: head.method.clone(),
-            path: head.uri.path().into(),
+            id_and_path: IdAndPath::new(&head.headers, head.uri.path(), || route.worker.random_id()),
             version: head.version,
             peer,
-            request_id: RequestId::of(&head.headers, || route.worker.random_id()),
             started: clock::instant(),
             first_byte: None,
             status: None,
@@ -176,8 +174,8 @@ impl Exchange {
     }
 
     /// The client's request id, or ours.
-    pub(super) fn request_id(&self) -> &str {
-        self.request_id.as_str()
+    pub(super) fn request_id(&self) -> HeaderValue {
+        self.id_and_path.id_value()
     }
 
     /// The upstream's answer has begun, `at` this time.
@@ -243,6 +241,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let (status, code, cut) = if std::thread::panicking() {
+            self.route.worker.keep_lost_id(self.request_id());
             (500, Some(Code::Internal), None)
         } else {
             (self.status.unwrap_or(CLIENT_CLOSED_REQUEST), self.code, self.cut_or_none())
@@ -255,7 +254,7 @@ impl Drop for Exchange {
             api,
             listener: &route.listener,
             method: &self.method,
-            path: &self.path,
+            path: self.id_and_path.path(),
             words: &route.api.words,
             status,
             code: code.map(Code::as_str),
@@ -265,7 +264,7 @@ impl Drop for Exchange {
             response_bytes: self.response_bytes,
             duration,
             upstream_first_byte: self.first_byte,
-            request_id: self.request_id.as_str(),
+            request_id: self.id_and_path.id(),
             uid: self.peer.uid(),
             pid: self.peer.pid(),
         });
@@ -308,44 +307,9 @@ pub(super) fn redact(fields: &mut HeaderMap, tokens: Tokens<'_>) -> u64 {
     redacted
 }
 
-/// The id that connects a log line, a problem and the client's own records.
-enum RequestId {
-    /// It is well-formed.
-    Clients(Box<str>),
-    Ours([u8; 16]),
-}
-
-impl RequestId {
-    fn of(headers: &HeaderMap, random: impl FnOnce() -> u64) -> Self {
-        headers::request_id(headers).map_or_else(|| Self::Ours(hex(random())), |id| Self::Clients(id.into()))
-    }
-
-    fn as_str(&self) -> &str {
-        match self {
-            Self::Clients(id) => id,
-            Self::Ours(digits) => std::str::from_utf8(digits).unwrap_or_default(),
-        }
-    }
-}
-
-fn hex(bits: u64) -> [u8; 16] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let bytes = bits.to_be_bytes();
-    std::array::from_fn(|index| {
-        let half = if index % 2 == 0 { bytes[index / 2] >> 4 } else { bytes[index / 2] & 0xf };
-        DIGITS[usize::from(half)]
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn our_request_ids_are_sixteen_hex_digits() {
-        assert_eq!(&hex(0x0123_4567_89ab_cdef), b"0123456789abcdef");
-        assert_eq!(&hex(0), b"0000000000000000");
-    }
 
     #[test]
     fn a_value_that_holds_the_token_is_hidden_and_counted() {

@@ -234,7 +234,8 @@ impl<'a> Forwarding<'a> {
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = Uri::from(admitted.target().clone());
         let (client, version) = (&self.head.headers, self.head.version);
-        *request.headers_mut() = headers::to_upstream(&self.route.api.rules, client, version, account, framing);
+        let request_id = self.exchange.request_id();
+        *request.headers_mut() = headers::to_upstream(&self.route.api.rules, client, version, account, framing, request_id);
         if self.websocket {
             headers::upgrade_to_websocket(request.headers_mut());
         }
@@ -326,7 +327,7 @@ impl<'a> Forwarding<'a> {
             StatusCode::NOT_MODIFIED => exchange.version() == Version::HTTP_2,
             status => status == StatusCode::NO_CONTENT,
         };
-        head.headers = headers::to_client(&api.rules, head.headers, misread);
+        head.headers = headers::to_client(&api.rules, head.headers, misread, exchange.request_id());
         exchange.hide_tokens(&mut head);
         head.version = Version::HTTP_11;
         let event_stream = download::is_event_stream(&head.headers);
@@ -347,7 +348,7 @@ impl<'a> Forwarding<'a> {
         exchange.answered(StatusCode::OK.as_u16(), None);
         exchange.complete();
         exchange.head_is_ready(time.total);
-        problem::allowed_methods().map(|()| ToClient::Empty)
+        problem::allowed_methods(exchange.request_id()).map(|()| ToClient::Empty)
     }
 
     /// Answers with a problem of ours.
@@ -393,7 +394,7 @@ fn begin_tunnel(
 ) -> Response<ToClient> {
     let upstream = hyper::upgrade::on(&mut answer);
     let (mut head, answer) = answer.into_parts();
-    head.headers = headers::to_client(&api.rules, head.headers, true);
+    head.headers = headers::to_client(&api.rules, head.headers, true, exchange.request_id());
     exchange.hide_tokens(&mut head);
     headers::upgrade_to_websocket(&mut head.headers);
     // The drain waits for the task, since it waits until the client's connection is closed.

@@ -4,7 +4,7 @@
 //! gets the token neither in the head nor in the trailers of an answer; no request is sent more than three times; a token that
 //! expired or was withdrawn before the request's connection was there is not sent.
 //!
-//! Files, each using only those before it: `headers` (pure), `required` (a header that each request must have), `admit` (pure),
+//! Files, each using only those before it: `request_id` (pure), `headers` (pure), `required` (a header that each request must have), `admit` (pure),
 //! `problem` (our error answers; pure), `retry` (pure), `coalesce` (small frames
 //! of a body), `upload` (the request's body), `api` (what a worker has of an API),
 //! `exchange` (the record of a request), `download` (the answer's body), `tunnel`, `forward`, `router`, `internal` (for
@@ -19,6 +19,7 @@ mod forward;
 mod headers;
 pub mod internal;
 mod problem;
+mod request_id;
 mod required;
 mod retry;
 mod router;

@@ -17,10 +17,10 @@ use super::{
     upload::Upload,
 };
 use crate::{
-    account::Fingerprint,
+    account::{Fingerprint, Relogin},
     clock,
     logging::AccessLine,
-    metrics::{Ended, Label as _, Meter, Metrics, label},
+    metrics::{Ended, Label as _, Meter, Metrics, Retry, label},
     server::Peer,
 };
 
@@ -39,6 +39,9 @@ pub(super) struct Exchange {
     peer: Peer,
     started: Instant,
     first_byte: Option<Duration>,
+    /// How often the request was sent again.
+    retries: u8,
+    relogin: Option<Relogin>,
     status: Option<u16>,
     code: Option<Code>,
     would_refuse: Option<Code>,
@@ -90,6 +93,8 @@ impl Exchange {
             peer,
             started: clock::instant(),
             first_byte: None,
+            retries: 0,
+            relogin: None,
             status: None,
             code: None,
             would_refuse: None,
@@ -178,6 +183,17 @@ impl Exchange {
         self.id_and_path.id_value()
     }
 
+    /// The request is sent again.
+    pub(super) fn retried(&mut self, retry: Retry) {
+        self.route.api.meter.retried(retry);
+        self.retries = self.retries.saturating_add(1);
+    }
+
+    /// What the request's first 401 did about the token; a second one is passed on whatever it would do.
+    pub(super) fn set_relogin(&mut self, relogin: Relogin) {
+        self.relogin.get_or_insert(relogin);
+    }
+
     /// The upstream's answer has begun, `at` this time.
     pub(super) fn answered(&mut self, status: u16, at: Option<Instant>) {
         self.status = Some(status);
@@ -260,6 +276,8 @@ impl Drop for Exchange {
             code: code.map(Code::as_str),
             would_refuse: self.would_refuse.map(Code::as_str),
             cut: cut.map(Cut::as_str),
+            retries: self.retries,
+            relogin: self.relogin.map(Relogin::as_str),
             request_bytes: self.upload.as_ref().map_or(self.tunnelled_bytes, Upload::bytes),
             response_bytes: self.response_bytes,
             duration,

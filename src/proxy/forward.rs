@@ -102,7 +102,7 @@ impl<'a> Forwarding<'a> {
 
     /// Sends the request, and sends it again where that is safe or where its bearer was refused.
     async fn send_until_answered(&mut self, admitted: &Admitted) -> Result<UpstreamResponse, ProxyError> {
-        let (api, account) = (&self.route.api, &self.route.api.account);
+        let account = &self.route.api.account;
         let mut token_wait = account.token_wait();
         let mut retry_budget = RetryBudget::FULL;
         let mut reuse = reuse_for(&self.head.method);
@@ -122,7 +122,7 @@ impl<'a> Forwarding<'a> {
                     if self.exchange.upload().is_none() {
                         self.time.wait(Box::pin(drain_for_reuse(answer, &self.deadline)).as_mut()).await;
                     }
-                    api.meter.retried(Retry::Bearer);
+                    self.exchange.retried(Retry::Bearer);
                     replaced_bearer = true;
                 }
                 Ok((answer, generation)) => {
@@ -137,7 +137,7 @@ impl<'a> Forwarding<'a> {
                     if !self.may_reconnect(&mut retry_budget, error) {
                         return Err(error);
                     }
-                    api.meter.retried(Retry::Connection);
+                    self.exchange.retried(Retry::Connection);
                     reuse = Reuse::OpenedAfter(self.time.sent().unwrap_or_else(clock::instant));
                     self.wait_for_bearer(&mut token_wait).await?;
                 }
@@ -285,12 +285,15 @@ impl<'a> Forwarding<'a> {
         let account = &self.route.api.account;
         match retry_budget.after_unauthorized(self.replay()) {
             AfterUnauthorized::FreshBearer => {
-                let newer = self.time.wait(Box::pin(account.replace(refused)).as_mut()).await.map_err(ProxyError::NoBearer)?;
+                let replaced = self.time.wait(Box::pin(account.replace(refused)).as_mut()).await.map_err(ProxyError::NoBearer)?;
+                self.exchange.set_relogin(replaced.relogin);
                 // While we waited, the client may have sent more than is kept.
-                Ok(newer.is_some() && self.replay() == Replay::Possible)
+                Ok(replaced.bearer.is_some() && self.replay() == Replay::Possible)
             }
             AfterUnauthorized::PassOn => {
-                self.time.wait(Box::pin(account.unauthorized(refused)).as_mut()).await;
+                if let Some(too_young) = self.time.wait(Box::pin(account.unauthorized(refused)).as_mut()).await {
+                    self.exchange.set_relogin(too_young);
+                }
                 Ok(false)
             }
         }

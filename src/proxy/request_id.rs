@@ -22,12 +22,11 @@ impl IdAndPath {
     /// Takes the client's id if it is well-formed, else one of `random` bits.
     pub(super) fn new(client: &HeaderMap, path: &str, random: impl FnOnce() -> u64) -> Self {
         let ours;
-        let id = match clients_id(client) {
-            Some(id) => id.as_bytes(),
-            None => {
-                ours = hex(random());
-                &ours
-            }
+        let id = if let Some(id) = clients_id(client) {
+            id.as_bytes()
+        } else {
+            ours = hex(random());
+            &ours
         };
         let (path, length) = (path.as_bytes(), id.len() + path.len());
         let text = if length <= IN_PLACE {

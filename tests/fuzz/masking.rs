@@ -143,6 +143,8 @@ fn check_access(form: &Form, input: &Input<'_>) {
         code: input.code,
         would_refuse: None,
         cut: None,
+        retries: 1,
+        relogin: Some("done"),
         request_bytes: input.number,
         response_bytes: input.number,
         duration: number,

@@ -73,15 +73,16 @@ fn the_line_says_how_often_a_request_was_sent_again_and_what_its_401_did() {
     let sidecar = Setup::eager(&simulator).start().ready();
     revoke(&simulator);
     control.hold_requests(true);
-    let crowd = Crowd::send(&sidecar, 5, &Request::get("/users/account"));
+    let crowd = Crowd::send(&sidecar, 5, &Request::get("/users/account").header("X-Request-Id", "one-of-five"));
     // All of them carry the revoked token.
     until("the upstream has got six requests", || control.counts().requests == 6);
     control.hold_requests(false);
     crowd.succeeds();
-    let lines = sidecar.wait_for_access_lines(6).split_off(1);
+    sidecar.wait_for_logs("one-of-five", 5);
+    let lines: Vec<_> = sidecar.events().into_iter().filter(|event| event["request_id"] == "one-of-five").collect();
     let relogin = |word: &str| lines.iter().filter(|line| line["relogin"] == word && line["retries"] == 1).count();
     assert_eq!((relogin("done"), relogin("joined")), (1, 4), "{lines:?}");
-    let lost = line_after(&sidecar, 6, "/_sim/reset-before?how=rst");
+    let lost = line_with("lost", &sidecar, "/_sim/reset-before?how=rst");
     assert_eq!(
         (&lost["retries"], &lost["code"], &lost["relogin"]),
         (&1.into(), &"upstream_closed".into(), &Value::Null),
@@ -89,7 +90,7 @@ fn the_line_says_how_often_a_request_was_sent_again_and_what_its_401_did() {
     );
     revoke(&simulator);
     control.set_login_fault(Some(LoginFault::Status(403)));
-    let failed = line_after(&sidecar, 7, "/users/account");
+    let failed = line_with("failed", &sidecar, "/users/account");
     assert_eq!((&failed["status"], &failed["retries"], &failed["relogin"]), (&401.into(), &Value::Null, &"failed".into()));
 }
 
@@ -97,8 +98,8 @@ fn the_line_says_how_often_a_request_was_sent_again_and_what_its_401_did() {
 fn a_401_for_a_token_younger_than_the_floor_says_so() {
     let simulator = simulator();
     let sidecar = Sidecar::start(&simulator).ready();
-    for lines in 1..3 {
-        let line = line_after(&sidecar, lines, "/_sim/always-401");
+    for id in ["first", "second"] {
+        let line = line_with(id, &sidecar, "/_sim/always-401");
         assert_eq!(
             (&line["status"], &line["retries"], &line["relogin"]),
             (&401.into(), &Value::Null, &"too_young".into()),
@@ -109,10 +110,10 @@ fn a_401_for_a_token_younger_than_the_floor_says_so() {
     assert!(told.len() == 1 && told[0]["account"] == "default", "once for each token: {told:?}");
 }
 
-/// Asks for `target`, and returns the line that follows the `before` ones.
-fn line_after(sidecar: &Sidecar, before: usize, target: &str) -> Value {
-    sidecar.get(target);
-    sidecar.wait_for_access_lines(before + 1).remove(before)
+/// Asks for `target` with that request id, and returns the access line.
+fn line_with(id: &str, sidecar: &Sidecar, target: &str) -> Value {
+    sidecar.send(&Request::get(target).header("X-Request-Id", id));
+    sidecar.wait_for_event(|event| event["request_id"] == id)
 }
 
 #[test]

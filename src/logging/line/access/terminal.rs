@@ -9,7 +9,7 @@ use std::{
 
 use super::{AccessLine, method_name};
 use crate::{
-    logging::line::{DIM, GREEN, Paint, RED, YELLOW, time_of_day},
+    logging::line::{DIM, GREEN, Paint, RED, YELLOW, escape_bare, time_of_day},
     path::mask,
 };
 
@@ -84,13 +84,14 @@ impl Rest {
 
     /// Adds a field if there is room. `paint` colours the name, or the value where there is no name.
     fn add(&mut self, name: &str, value: &dyn fmt::Display, paint: Paint) {
-        let value = value.to_string();
+        let (text, mut value) = (value.to_string(), String::new());
+        // Appending to a string can't fail.
+        let _ = escape_bare(&text, &mut value);
         let columns = 1 + name.len() + value.chars().count();
         if self.columns + columns > self.limit {
             return;
         }
         self.columns += columns;
-        // Appending to a string can't fail.
         let _ = if name.is_empty() {
             write!(self.text, " {paint}{value}{paint:#}")
         } else {

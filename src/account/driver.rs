@@ -47,7 +47,8 @@ pub(super) enum DriverRequest {
     Reconfigure(Box<AccountSettings>, oneshot::Sender<()>),
     LogIn(oneshot::Sender<Result<(), LogInFailed>>),
     LogOut(oneshot::Sender<()>),
-    Unauthorized(Generation, oneshot::Sender<()>),
+    /// The answer tells whether a log-in has begun.
+    Unauthorized(Generation, oneshot::Sender<bool>),
     ShutDown,
 }
 
@@ -239,8 +240,10 @@ impl ActiveDriver {
                 answer.send(()).ok();
             }
             DriverRequest::Unauthorized(refused, answer) => {
+                let before = self.driver.session.attempt();
                 self.step(Event::Unauthorized(refused));
-                answer.send(()).ok();
+                let now = self.driver.session.attempt();
+                answer.send(now.is_some() && now != before).ok();
             }
             DriverRequest::Reconfigure(settings, answer) => {
                 self.reconfigure(*settings);

@@ -6,8 +6,8 @@
 //!
 //! Files, each using only those before it: `failure`, `terms` (pure: what a bearer is good for), `token`, `refusal` (what answers
 //! say of a token), `relogin_floor` (pure), `session` (pure: the state machine), `credentials`, `watch`, `answer` (pure), `login`, `snapshot` (pure: what the
-//! driver publishes), `transition_log`, `driver`, `organization_only` (an account without log-in), `login_check` (a
-//! log-in by itself).
+//! driver publishes), `transition_log`, `driver`, `organization_only` (an account without log-in), `unauthorized`
+//! (what a 401 does for its request), `login_check` (a log-in by itself).
 
 mod answer;
 mod credentials;
@@ -23,14 +23,14 @@ mod snapshot;
 mod terms;
 mod token;
 mod transition_log;
-
+mod unauthorized;
 mod watch;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    sync::{Arc, Mutex, Once, PoisonError},
+    sync::{Arc, Mutex, Once, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -47,9 +47,8 @@ use self::{
     driver::{AccountSettings, Driver, DriverRequest, Published, Signals},
     login::{HttpLogIn, LogIn},
     organization_only::OrganizationOnly,
-    relogin_floor::ProbationOutcome,
     session::Session,
-    snapshot::{Availability, OnUnauthorized, Standing, Unauthorized},
+    snapshot::{Availability, Standing},
     terms::AccountIdentity,
     watch::CredentialWatch,
 };
@@ -61,6 +60,7 @@ pub use self::{
     session::StateName,
     snapshot::{AccountSnapshot, LoginTrouble, Unavailable, Why},
     token::{Bearer, Fingerprint, Generation},
+    unauthorized::{Relogin, Replaced},
 };
 use crate::{
     clock::{Clock, Jitter, Moment},
@@ -122,6 +122,8 @@ struct AccountTask {
     bearer: Arc<ArcSwapOption<Bearer>>,
     /// Logs once that a bearer of another account was found here.
     found_foreign: Once,
+    /// The latest token that was refused too young, to log that once.
+    refused_young: AtomicU64,
     snapshot: tokio::sync::watch::Receiver<AccountSnapshot>,
     signals: Arc<Signals>,
     requests: mpsc::Sender<DriverRequest>,
@@ -190,8 +192,8 @@ impl Account {
             tokio::spawn(OrganizationOnly { sources, clock, jitter, published, watch, requests }.run())
         };
         let join = Mutex::new(Some(join));
-        let found_foreign = Once::new();
-        let task = AccountTask { name, identity, clock, bearer, found_foreign, snapshot, signals, requests: ask, join };
+        let (found_foreign, refused_young, requests) = (Once::new(), AtomicU64::new(0), ask);
+        let task = AccountTask { name, identity, clock, bearer, found_foreign, refused_young, snapshot, signals, requests, join };
         Self { settings, task: Arc::new(task) }
     }
 
@@ -333,86 +335,6 @@ impl Account {
     /// The error of a request that waits at an account whose task has ended.
     fn ended(&self) -> Unavailable {
         Availability::Ended.unavailable(self.task.clock.now().moment)
-    }
-
-    /// Reports that a request with token `refused` got a 401, and gives a newer bearer: at once, or from the log-in that all
-    /// such requests share. When that log-in fails, or an earlier one has, the request waits for the next attempt if it is due
-    /// within `token_wait`, counted from the call. `None` when the client gets the 401: the token is too young, or no attempt
-    /// brings a token in that time. Dropping the future ends the wait, not the log-in.
-    ///
-    /// # Errors
-    ///
-    /// The account has ended: a reload has put another in its place, so the 401 says nothing that the client can use.
-    pub async fn replace(&self, refused: Generation) -> Result<Option<Arc<Bearer>>, Unavailable> {
-        let limit = self.settings.token_wait;
-        let now = self.task.clock.now().moment;
-        self.task.signals.refusal.refused(refused, now);
-        let unauthorized = Unauthorized { refused, deadline: now + limit, is_reported: false };
-        timeout(limit, self.newer_bearer(unauthorized)).await.unwrap_or(Ok(None))
-    }
-
-    async fn newer_bearer(&self, mut unauthorized: Unauthorized) -> Result<Option<Arc<Bearer>>, Unavailable> {
-        let refused = unauthorized.refused;
-        let mut snapshot = self.task.snapshot.clone();
-        loop {
-            let now = self.task.clock.now().moment;
-            let on_unauthorized = snapshot.borrow_and_update().on_unauthorized(unauthorized, now);
-            if let Some(bearer) = self.bearer(now).filter(|bearer| bearer.generation > refused) {
-                return Ok(Some(bearer));
-            }
-            match on_unauthorized {
-                OnUnauthorized::PassOn => return Ok(None),
-                OnUnauthorized::Ended => return Err(self.ended()),
-                OnUnauthorized::Report => {
-                    unauthorized.is_reported = true;
-                    let (answer, answered) = oneshot::channel();
-                    let sent = self.task.requests.send(DriverRequest::Unauthorized(refused, answer)).await;
-                    // The driver answers after it has published the outcome.
-                    if sent.is_err() || answered.await.is_err() {
-                        return Err(self.ended());
-                    }
-                    continue;
-                }
-                OnUnauthorized::WakeAndWait => self.task.signals.wake(),
-                OnUnauthorized::Wait => {}
-            }
-            if snapshot.changed().await.is_err() {
-                return Err(self.ended());
-            }
-        }
-    }
-
-    /// Reports that a request with token `refused` got a 401 and can't be sent again. It does not wait for a new token.
-    pub async fn unauthorized(&self, refused: Generation) {
-        let now = self.task.clock.now().moment;
-        self.task.signals.refusal.refused(refused, now);
-        let unauthorized = Unauthorized { refused, deadline: now, is_reported: false };
-        if self.task.snapshot.borrow().on_unauthorized(unauthorized, now) != OnUnauthorized::Report {
-            return;
-        }
-        let (answer, answered) = oneshot::channel();
-        if self.task.requests.send(DriverRequest::Unauthorized(refused, answer)).await.is_ok() {
-            drop(answered.await);
-        }
-    }
-
-    /// Reports that a request with token `by` got an answer that does not refuse the token. It costs a load of an atomic.
-    pub fn answered(&self, by: Generation) {
-        self.task.signals.refusal.answered(by);
-    }
-
-    /// Reports that a request that had got a 401 got through with the newer token `by`.
-    pub fn accepted(&self, by: Generation) {
-        if self.task.snapshot.borrow().is_open_to(ProbationOutcome::Accepted, by) {
-            self.task.signals.accepted(by);
-        }
-    }
-
-    /// Reports that a request that had got a 401 got another with the newer token `by`.
-    pub fn rejected_again(&self, by: Generation) {
-        if self.task.snapshot.borrow().is_open_to(ProbationOutcome::RejectedAgain, by) {
-            self.task.signals.rejected_again(by);
-        }
     }
 
     /// Logs in anew, or joins the log-in in flight, and waits for its outcome. It is the only way back from a log-out.

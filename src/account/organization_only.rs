@@ -66,7 +66,8 @@ impl OrganizationOnly {
                     DriverRequest::ShutDown => return None,
                     DriverRequest::LogIn(answer) if waiting.len() < WAITING_MAX => waiting.push(answer),
                     DriverRequest::LogIn(answer) => answer.send(Err(LogInFailed::Busy)).unwrap_or(()),
-                    DriverRequest::LogOut(answer) | DriverRequest::Unauthorized(_, answer) => answer.send(()).unwrap_or(()),
+                    DriverRequest::LogOut(answer) => answer.send(()).unwrap_or(()),
+                    DriverRequest::Unauthorized(_, answer) => drop(answer.send(false)),
                     // Only accounts that log in are reconfigured.
                     DriverRequest::Reconfigure(..) => {}
                 },
@@ -109,7 +110,8 @@ impl OrganizationOnly {
                     request = self.requests.recv() => match request {
                         None | Some(DriverRequest::ShutDown) => return Next::Stop,
                         Some(DriverRequest::LogIn(answer)) => answer.send(answer_to_log_in(outcome)).unwrap_or(()),
-                        Some(DriverRequest::LogOut(answer) | DriverRequest::Unauthorized(_, answer)) => answer.send(()).unwrap_or(()),
+                        Some(DriverRequest::LogOut(answer)) => answer.send(()).unwrap_or(()),
+                        Some(DriverRequest::Unauthorized(_, answer)) => drop(answer.send(false)),
                         Some(DriverRequest::Reconfigure(..)) => {}
                     },
                     change = self.watch.changed() => if change == CredentialChange::Organization {

@@ -124,6 +124,8 @@ pub(super) enum OnUnauthorized {
     WakeAndWait,
     /// Nothing: the client gets the 401.
     PassOn,
+    /// The same, since the token is younger than the floor. From then on a 401 has it replaced.
+    TooYoung(Moment),
     /// The account has ended, so no token will come.
     Ended,
 }
@@ -232,6 +234,7 @@ impl AccountSnapshot {
             Replacement::Join(_) if is_refused => OnUnauthorized::Wait,
             Replacement::Scheduled { refusal_known: false } if is_refused && !is_reported => OnUnauthorized::Report,
             Replacement::Scheduled { .. } if is_refused => self.wait_for_schedule(now, deadline),
+            Replacement::From(moment) if is_refused => OnUnauthorized::TooYoung(moment),
             Replacement::From(_) | Replacement::Join(_) | Replacement::Scheduled { .. } | Replacement::Never => {
                 OnUnauthorized::PassOn
             }
@@ -396,8 +399,8 @@ mod tests {
         // Then: what it does once the driver was told of it. Each request can wait for 10 s.
         let (known, unknown) = (Scheduled { refusal_known: true }, Scheduled { refusal_known: false });
         for (name, token, due, now, first, then) in [
-            (Ready, Some((2, From(at(50)))), Some(90), 50, Report, PassOn),
-            (Ready, Some((2, From(at(50)))), Some(90), 49, PassOn, PassOn),
+            (Ready, Some((2, From(at(50)))), Some(90), 50, Report, TooYoung(at(50))),
+            (Ready, Some((2, From(at(50)))), Some(90), 49, TooYoung(at(50)), TooYoung(at(50))),
             (Refreshing, Some((2, Join(at(50)))), None, 50, Report, Wait),
             (Refreshing, Some((2, Join(at(50)))), None, 49, Wait, Wait),
             (Refreshing, Some((2, InFlight)), None, 50, Wait, Wait),

@@ -2,7 +2,7 @@
 //!
 //! They run beside the workers, so they answer while the workers are busy.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, watch},
@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::{App, worker::Workers};
 use crate::{
-    control::{self, Commands},
+    control::{self, Commands, OpenedControl},
     status::StatusReader,
     telemetry::{self, Telemetry},
 };
@@ -43,7 +43,8 @@ impl AdminTasks {
             tasks.spawn(systemd.tell(status.clone(), workers.liveness(), app.reloads.subscribe()));
         }
         let limit = |most| app.descriptors.shared.limit(app.descriptors.allowed.admin(most));
-        if let Some(listener) = app.control.take() {
+        let control = app.control.told();
+        if let OpenedControl::Bound(listener) = mem::replace(&mut app.control, OpenedControl::Off) {
             tasks.spawn(listener.serve(status.clone(), commands.clone(), limit(control::CONNECTIONS), closing.clone()));
         }
         if let Some(listener) = app.telemetry.take() {
@@ -55,9 +56,11 @@ impl AdminTasks {
                     commands.shut_down();
                 });
             }
-            info!(listener = %listener.address(), "health and metrics");
+            info!(listener = %listener.address(), control, "health and metrics");
             let telemetry = Telemetry { status, liveness: workers.liveness(), metrics: Arc::clone(&app.metrics), quit };
             tasks.spawn(listener.serve(telemetry, limit(telemetry::CONNECTIONS), closing));
+        } else if control.is_some() {
+            info!(control, "control socket");
         }
         Self { close, tasks }
     }

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{
     config::{Api, Config, Listen},
@@ -139,8 +139,7 @@ impl ListenerPlan {
         for (index, api) in config.apis.iter().enumerate() {
             for (at, listen) in api.listen.iter().enumerate() {
                 match listen {
-                    Listen::Tcp { address, .. } if address.port() == 0 => plan.add(Key::AnyPort(api.name.clone(), at), index),
-                    Listen::Tcp { address, .. } => plan.add(Key::Tcp(*address), index),
+                    Listen::Tcp { address, .. } => plan.add(Key::tcp(api, at, *address), index),
                     Listen::Unix(path) => plan.add(Key::Unix(path.clone()), index),
                     Listen::Systemd => {
                         for (socket, address) in passed_to(config, api, passed) {
@@ -212,12 +211,8 @@ impl ListenerPlan {
         let (passed_on, own): (Vec<_>, Vec<_>) = absent.partition(|(key, _)| matches!(key, Key::Passed(_)));
         for (key, apis) in own.into_iter().chain(passed_on) {
             let api = &config.apis[apis[0]];
-            let Some((bound, access)) = open(key, api, passed)? else {
-                if let Key::Tcp(listener) = key {
-                    info!(api = api.name, %listener, "not listening there: this machine lacks the address family");
-                }
-                continue;
-            };
+            // The machine lacks the family of a default address, which the line `listening` says.
+            let Some((bound, access)) = open(key, api, passed)? else { continue };
             let connection_limit = descriptors.limit(max_connections(config, apis));
             listeners.push(Listener { key: key.clone(), bound, connection_limit, access });
         }
@@ -235,6 +230,22 @@ impl Listener {
         let (key, connection_limit) = (self.key.clone(), self.connection_limit.clone());
         Ok(Self { key, bound: self.bound.try_clone()?, connection_limit, access: self.access })
     }
+}
+
+impl Key {
+    /// The listener of the address that stands at index `at` of the `listen` of `api`.
+    fn tcp(api: &Api, at: usize, address: SocketAddr) -> Self {
+        if address.port() == 0 { Self::AnyPort(api.name.clone(), at) } else { Self::Tcp(address) }
+    }
+}
+
+/// The addresses of `api` that are not among the `open` listeners: default ones whose family the machine lacks.
+pub(super) fn skipped(api: &Api, open: &[Listener]) -> impl Iterator<Item = SocketAddr> {
+    api.listen.iter().enumerate().filter_map(|(at, listen)| {
+        let Listen::Tcp { address, .. } = listen else { return None };
+        let key = Key::tcp(api, at, *address);
+        (!open.iter().any(|listener| listener.key == key)).then_some(*address)
+    })
 }
 
 /// The largest `max_connections` of the APIs: a connection is accepted before it says which API it is for.

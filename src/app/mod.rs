@@ -56,7 +56,7 @@ pub struct App {
     apis_by_listener: Vec<Vec<usize>>,
     passed: PassedSockets,
     telemetry: Option<telemetry::TelemetryListener>,
-    control: Option<control::ControlListener>,
+    control: control::OpenedControl,
     phase: watch::Sender<Phase>,
     view: watch::Sender<Arc<View>>,
     reload_source: Option<ReloadSource>,
@@ -130,7 +130,7 @@ impl App {
         let files: Vec<_> = inputs().flat_map(Input::files).collect();
         let mut directories = AllowedDirectories::of(&self.config, files.iter().map(PathBuf::as_path));
         if let Ok(directories) = &mut directories {
-            self.control.iter().filter_map(control::ControlListener::file).for_each(|socket| directories.add_socket(socket));
+            self.control.file().into_iter().for_each(|socket| directories.add_socket(socket));
             inputs().flat_map(Input::directories).for_each(|directory| directories.add_directory(&directory));
         }
         let sandbox = hardening::harden(self.config.restart_only.hardening, directories).map_err(StartError::Hardening)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tracing::info;
 
-use super::listeners::Listener;
+use super::listeners::{self, Listener};
 use crate::{
     account::Account,
     config::{self, Config},
@@ -74,14 +74,18 @@ impl Snapshot {
         Arc::new(View { apis: apis.collect(), accounts: self.accounts.clone(), listeners: listeners.collect(), drain })
     }
 
-    /// Logs each listener from index `from` on, with its APIs.
+    /// Logs each API that has listeners from index `from` on: one line for all of these.
     pub(super) fn announce(&self, listeners: &[Listener], from: usize) {
-        for (listener, apis) in listeners.iter().zip(&self.apis_by_listener).skip(from) {
-            for api in apis.iter().map(|api| &self.config.apis[*api]) {
-                let prefix = api.prefix.as_ref().map(Prefix::as_str);
-                let upstream = api.upstream.origin.to_string();
-                info!(api = api.name, listener = listener.bound.name, prefix, upstream, "listening");
+        for (index, api) in self.config.apis.iter().enumerate() {
+            let new = listeners.iter().zip(&self.apis_by_listener).skip(from).filter(|(_, apis)| apis.contains(&index));
+            let names: Vec<_> = new.map(|(listener, _)| listener.bound.name.as_str()).collect();
+            if names.is_empty() {
+                continue;
             }
+            let prefix = api.prefix.as_ref().map(Prefix::as_str);
+            let upstream = api.upstream.origin.to_string();
+            let skipped = some_list(listeners::skipped(api, listeners).map(|address| address.to_string()));
+            info!(api = api.name, listener = names.join(","), prefix, upstream, skipped, "listening");
         }
     }
 
@@ -110,6 +114,12 @@ impl Snapshot {
         }
         shared
     }
+}
+
+/// The texts with commas between them; `None` if there are none.
+fn some_list(texts: impl Iterator<Item = String>) -> Option<String> {
+    let texts: Vec<_> = texts.collect();
+    (!texts.is_empty()).then(|| texts.join(","))
 }
 
 /// Reads the value of each API's `require_header`, all at the same time, since each may be a command that takes a while.

@@ -18,5 +18,5 @@ pub use client::{ControlError, send};
 pub use commands::{Command, CommandReceiver, Commands, LogOut, NotReloaded, ReloadOutcome, UrgentCommand, commands};
 pub use problem::ControlProblem;
 pub use routes::{ControlRequest, RulesDocument};
-pub use server::{CONNECTIONS, ControlListener};
+pub use server::{CONNECTIONS, ControlListener, OpenedControl};
 pub use socket_path::{ControlSocketPath, PathReason};

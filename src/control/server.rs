@@ -43,18 +43,47 @@ pub struct ControlListener {
     allow_uids: Vec<u32>,
 }
 
+/// What came of opening a control socket.
+pub enum OpenedControl {
+    /// It is bound.
+    Bound(ControlListener),
+    /// No default place is free: why, for the log.
+    NoPlace(String),
+    /// The settings switch it off, or the default place is of no use, which was logged.
+    Off,
+}
+
+impl OpenedControl {
+    /// The socket's file.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        if let Self::Bound(listener) = self { listener.bound.file() } else { None }
+    }
+
+    /// The socket, or why there is none, for the log; `None` when there is nothing more to say.
+    #[must_use]
+    pub fn told(&self) -> Option<String> {
+        match self {
+            Self::Bound(_) => self.file().map(|path| path.display().to_string()),
+            Self::NoPlace(why) => Some(why.clone()),
+            Self::Off => None,
+        }
+    }
+}
+
 impl ControlListener {
-    /// Binds the socket that the settings name, or the default one. `Ok(None)` when the settings switch it off, or when no
-    /// default place is usable; then the log says why.
+    /// Binds the socket that the settings name, or the default one.
     ///
     /// # Errors
     ///
     /// The socket that the settings name can't be bound. A default one that can't be bound is no error: the daemon serves
     /// without a control socket.
-    pub fn open(config: &Config) -> Result<Option<Self>, BindError> {
+    pub fn open(config: &Config) -> Result<OpenedControl, BindError> {
         match &config.restart_only.control_socket {
-            ControlSocket::Off => Ok(None),
-            ControlSocket::Path(path) => Self::bind(path, config).map(Some).map_err(|error| error.of_setting("control_socket")),
+            ControlSocket::Off => Ok(OpenedControl::Off),
+            ControlSocket::Path(path) => {
+                Self::bind(path, config).map(OpenedControl::Bound).map_err(|error| error.of_setting("control_socket"))
+            }
             ControlSocket::Default(directories) => Ok(Self::open_default(directories, config)),
         }
     }
@@ -63,38 +92,29 @@ impl ControlListener {
         let mode = if config.restart_only.control_allow_uids.is_empty() { FOR_US } else { FOR_OTHERS_TOO };
         let access = SocketAccess::new(mode, None).expect("only a group's name may be unknown");
         let bound = bind_unix(path, access)?;
-        info!(socket = %path.display(), "control socket");
         Ok(Self { bound, allow_uids: config.restart_only.control_allow_uids.clone() })
     }
 
     /// Binds the socket at its default place. The settings did not ask for it, so a failure is logged and not returned.
-    fn open_default(directories: &RuntimeDirectories, config: &Config) -> Option<Self> {
+    fn open_default(directories: &RuntimeDirectories, config: &Config) -> OpenedControl {
         let Some(found) = socket_path::for_daemon(directories) else {
-            info!("no control socket: there is no directory for one; control_socket names one");
-            return None;
+            return OpenedControl::NoPlace("none: there is no directory for it; control_socket names one".to_owned());
         };
         let socket = found.path.display();
         if let Err(error) = found.make_directory() {
             warn!(%socket, error = %error.kind(), "no control socket: its directory can't be made");
-            return None;
+            return OpenedControl::Off;
         }
         match Self::bind(&found.path, config) {
-            Ok(listener) => Some(listener),
+            Ok(listener) => OpenedControl::Bound(listener),
             Err(error) if error.is_answered() => {
-                info!(%socket, "no control socket: another daemon answers there; control_socket names one of our own");
-                None
+                OpenedControl::NoPlace(format!("none: another daemon answers at {socket}; control_socket names one of our own"))
             }
             Err(error) => {
                 warn!(%socket, "no control socket: {error}");
-                None
+                OpenedControl::Off
             }
         }
-    }
-
-    /// Returns the socket's file.
-    #[must_use]
-    pub fn file(&self) -> Option<&Path> {
-        self.bound.file()
     }
 
     /// Serves within `connection_limit` until `closing` turns true, then finishes the requests in flight.

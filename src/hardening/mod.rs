@@ -2,7 +2,7 @@
 //! Landlock most of the file system. Secrets get locked memory.
 //!
 //! The caller runs it after every socket is bound and before there is a second thread, because a new thread inherits the
-//! limits of the thread that starts it. Guarantees: each step is logged once. With `hardening = "required"` a step that can't
+//! limits of the thread that starts it. Guarantees: one log line tells all steps. With `hardening = "required"` a step that can't
 //! be taken is an error; a step that does not apply is no error.
 //!
 //! What Landlock restricts and what it leaves open stands in `landlock`. Around a program of `exec`, and where a source runs
@@ -20,7 +20,7 @@ use crate::{config::Hardening, secret::Pages};
 /// The names of the steps in the log.
 const CORE_DUMPS: &str = "no core dumps";
 const NOT_DUMPABLE: &str = "not dumpable";
-const PRIVILEGES: &str = "no new privileges";
+const PRIVILEGES: &str = "no_new_privs";
 const MEMORY_LOCKED: &str = "memory locked";
 const LANDLOCK: &str = "Landlock";
 
@@ -61,16 +61,18 @@ pub fn harden(level: Hardening, directories: Result<AllowedDirectories, &'static
         info!("hardening is off");
         return Ok(None);
     }
-    report(level, CORE_DUMPS, outcome_of(no_core_dumps()))?;
-    report(level, NOT_DUMPABLE, outcome_of(not_dumpable()))?;
-    report(level, PRIVILEGES, outcome_of(no_new_privileges()))?;
-    report(level, MEMORY_LOCKED, outcome_of(Pages::probe(LOCKED_MIN)))?;
+    let mut steps = Steps::new(level);
+    steps.note(CORE_DUMPS, outcome_of(no_core_dumps()))?;
+    steps.note(NOT_DUMPABLE, outcome_of(not_dumpable()))?;
+    steps.note(PRIVILEGES, outcome_of(no_new_privileges()))?;
+    steps.note(MEMORY_LOCKED, outcome_of(Pages::probe(LOCKED_MIN)))?;
     let (sandbox, outcome) = match directories.map(restrict) {
         Ok(Ok((sandbox, abi))) => (Some(sandbox), StepOutcome::Taken(Some(abi))),
         Ok(Err(reason)) => (None, StepOutcome::Impossible(reason)),
         Err(reason) => (None, StepOutcome::NotApplicable(reason)),
     };
-    report(level, LANDLOCK, outcome)?;
+    steps.note(LANDLOCK, outcome)?;
+    steps.log();
     Ok(sandbox)
 }
 
@@ -83,22 +85,52 @@ pub fn harden_around_a_program(level: Hardening) -> Result<(), MissingStep> {
     if level == Hardening::Off {
         return Ok(());
     }
-    report(level, NOT_DUMPABLE, outcome_of(not_dumpable()))?;
-    report(level, MEMORY_LOCKED, outcome_of(Pages::probe(LOCKED_MIN)))
+    let mut steps = Steps::new(level);
+    steps.note(NOT_DUMPABLE, outcome_of(not_dumpable()))?;
+    steps.note(MEMORY_LOCKED, outcome_of(Pages::probe(LOCKED_MIN)))?;
+    steps.log();
+    Ok(())
 }
 
 fn outcome_of(done: std::io::Result<()>) -> StepOutcome {
     done.map_or_else(|error| StepOutcome::Impossible(error.to_string()), |()| StepOutcome::Taken(None))
 }
 
-fn report(level: Hardening, step: &'static str, outcome: StepOutcome) -> Result<(), MissingStep> {
-    match outcome {
-        StepOutcome::Taken(abi) => info!(step, abi, "hardened"),
-        StepOutcome::NotApplicable(reason) => info!(step, reason, "this hardening step does not apply"),
-        StepOutcome::Impossible(reason) if level == Hardening::Required => return Err(MissingStep { step, reason }),
-        StepOutcome::Impossible(reason) => warn!(step, reason, "this hardening step can't be taken here"),
+/// What came of each step so far, for one line of the log.
+struct Steps {
+    level: Hardening,
+    taken: Vec<String>,
+    not_applicable: Vec<String>,
+    missing: Vec<String>,
+}
+
+impl Steps {
+    fn new(level: Hardening) -> Self {
+        Self { level, taken: Vec::new(), not_applicable: Vec::new(), missing: Vec::new() }
     }
-    Ok(())
+
+    /// Notes a step. It fails when the step is missing and required.
+    fn note(&mut self, step: &'static str, outcome: StepOutcome) -> Result<(), MissingStep> {
+        match outcome {
+            StepOutcome::Taken(Some(abi)) => self.taken.push(format!("{step} (ABI {abi})")),
+            StepOutcome::Taken(None) => self.taken.push(step.to_owned()),
+            StepOutcome::NotApplicable(reason) => self.not_applicable.push(format!("{step}: {reason}")),
+            StepOutcome::Impossible(reason) if self.level == Hardening::Required => return Err(MissingStep { step, reason }),
+            StepOutcome::Impossible(reason) => self.missing.push(format!("{step}: {reason}")),
+        }
+        Ok(())
+    }
+
+    fn log(&self) {
+        let steps = self.taken.join(", ");
+        let [not_applicable, missing] =
+            [&self.not_applicable, &self.missing].map(|steps| (!steps.is_empty()).then(|| steps.join("; ")));
+        if missing.is_none() {
+            info!(steps, not_applicable, "hardened");
+        } else {
+            warn!(steps, not_applicable, missing, "hardened, but for steps that can't be taken here");
+        }
+    }
 }
 
 /// Forbids core files, by the hard limit too.

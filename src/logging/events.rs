@@ -46,7 +46,7 @@ where
             }
         }
         match self.shape {
-            Shape::Text { .. } | Shape::Journal => to.write_char('\n'),
+            Shape::Terminal { .. } | Shape::Text | Shape::Journal => to.write_char('\n'),
             Shape::Json => writeln!(to, r#","target":"{}"}}"#, metadata.target()),
         }
     }

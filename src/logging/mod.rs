@@ -12,10 +12,7 @@ mod reader;
 use std::{
     fmt::Write as _,
     io::{self, Write},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -37,7 +34,7 @@ use crate::{
     config::{Log, LogFormat},
 };
 use events::Events;
-use line::{AccessOutput, Shape, Timestamp};
+use line::{AccessOutput, Shape, Timestamp, Wanted};
 use queue::{Capacity, Queue};
 
 /// How long the end of the process waits for standard output.
@@ -98,8 +95,8 @@ impl Logging {
         let shape = match (log.format, reader) {
             (LogFormat::Json, _) | (LogFormat::Auto, Reader::Unknown) => Shape::Json,
             (_, Reader::Journal) => Shape::Journal,
-            (_, Reader::Terminal { colour }) => Shape::Text { colour },
-            (LogFormat::Text, Reader::Unknown) => Shape::Text { colour: false },
+            (_, Reader::Terminal { colour }) => Shape::Terminal { colour },
+            (LogFormat::Text, Reader::Unknown) => Shape::Text,
         };
         let (levels, filter) = reload::Layer::new(Levels::parse(&log.filter)?);
         let report_clock = Arc::clone(&clock);
@@ -113,7 +110,7 @@ impl Logging {
             .with_writer(Arc::clone(&queue));
         let waiting = Arc::clone(&queue);
         let thread: Start = Box::new(move || waiting.start(writer, report));
-        let access = Arc::new(AccessOutput { queue, shape, wanted: AtomicBool::new(false) });
+        let access = Arc::new(AccessOutput::new(queue, shape, Wanted::Nothing));
         let dispatch = Dispatch::new(tracing_subscriber::registry().with(levels).with(layer));
         let control = LogControl { dispatch, filter, access };
         control.judge_access(log.access);
@@ -163,9 +160,16 @@ impl LogControl {
 
     /// Applies the filter to access lines, which are no events but have a target. `asked`: the settings want access lines.
     fn judge_access(&self, asked: bool) {
-        let passes = || tracing::enabled!(target: ACCESS_TARGET, Level::INFO);
-        let wanted = asked && dispatcher::with_default(&self.dispatch, passes);
-        self.access.wanted.store(wanted, Ordering::Relaxed);
+        let passes = || {
+            let warnings = tracing::enabled!(target: ACCESS_TARGET, Level::WARN);
+            (warnings, tracing::enabled!(target: ACCESS_TARGET, Level::INFO))
+        };
+        self.access.want(match dispatcher::with_default(&self.dispatch, passes) {
+            _ if !asked => Wanted::Nothing,
+            (_, true) => Wanted::Everything,
+            (true, false) => Wanted::Warnings,
+            (false, false) => Wanted::Nothing,
+        });
     }
 }
 
@@ -185,7 +189,7 @@ fn dropped_line(shape: Shape, lines: u64, clock: &dyn Clock) -> Vec<u8> {
     // Appending to a string can't fail.
     let _ = shape.open(time, Level::WARN, &mut line);
     let _ = match shape {
-        Shape::Text { .. } | Shape::Journal => writeln!(line, "{DROPPED} dropped={lines}"),
+        Shape::Terminal { .. } | Shape::Text | Shape::Journal => writeln!(line, "{DROPPED} dropped={lines}"),
         Shape::Json => writeln!(line, r#","message":"{DROPPED}","dropped":{lines},"target":"{}"}}"#, module_path!()),
     };
     line.into_bytes()

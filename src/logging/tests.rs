@@ -109,11 +109,8 @@ fn a_terminal_that_shows_colours_gets_some() {
     access_lines(&logging);
     let text = output(logging, received);
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(
-        lines[0],
-        "\x1b[2m2024-02-29T00:00:00.000Z\x1b[0m \x1b[33mWARN \x1b[0m Log-in failed    \x1b[2maccount=\x1b[0mcrm"
-    );
-    assert!(lines[1].contains("\x1b[2mstatus=\x1b[0m\x1b[32m200\x1b[0m "), "{}", lines[1]);
+    assert_eq!(lines[0], "\x1b[2m00:00:00\x1b[0m \x1b[33mWARN \x1b[0m Log-in failed    \x1b[2maccount=\x1b[0mcrm");
+    assert!(lines[1].contains(" GET /users \x1b[32m200\x1b[0m "), "{}", lines[1]);
     let (all, off) = (lines[1].matches("\x1b[").count(), lines[1].matches("\x1b[0m").count());
     assert_eq!(all, 2 * off, "what is switched on is switched off again");
 }
@@ -148,7 +145,7 @@ fn the_line_about_dropped_lines_has_a_level_in_the_journal() {
     let line = |shape| String::from_utf8(dropped_line(shape, 7, &Fixed)).unwrap();
     assert_eq!(line(Shape::Journal), "<4>log lines were dropped: standard output did not take them dropped=7\n");
     assert_eq!(
-        line(Shape::Text { colour: false }),
+        line(Shape::Text),
         "2024-02-29T00:00:00.000Z WARN  log lines were dropped: standard output did not take them dropped=7\n"
     );
 }
@@ -241,6 +238,10 @@ fn the_filter_can_be_changed() {
 }
 
 fn access_lines(logging: &Logging) {
+    access_line(logging, 200, None);
+}
+
+fn access_line(logging: &Logging, status: u16, code: Option<&str>) {
     let words = crate::path::Words::new([""; 0]);
     let line = AccessLine {
         api: "default",
@@ -248,10 +249,12 @@ fn access_lines(logging: &Logging) {
         method: &http::Method::GET,
         path: "/users",
         words: &words,
-        status: 200,
-        code: None,
+        status,
+        code,
         would_refuse: None,
         cut: None,
+        retries: 0,
+        relogin: None,
         request_bytes: 0,
         response_bytes: 0,
         duration: Duration::ZERO,
@@ -279,6 +282,23 @@ fn access_lines_obey_filter_and_setting() {
         let (logging, reader) = build(&Log { access, ..log(filter, LogFormat::Json) }, Reader::Unknown);
         access_lines(&logging);
         assert_eq!(!output(logging, reader).is_empty(), expected, "{filter} {access}");
+    }
+}
+
+#[test]
+fn a_filter_for_warnings_lets_the_access_lines_pass_that_are_warnings() {
+    for (filter, access, expected) in [
+        ("warn", true, 1),
+        ("info,careportals_sidecar::access=warn", true, 1),
+        ("error", true, 0),
+        ("warn", false, 0),
+        ("info", true, 3),
+    ] {
+        let (logging, reader) = build(&Log { access, ..log(filter, LogFormat::Json) }, Reader::Unknown);
+        for (status, code) in [(502, Some("upstream_closed")), (502, Some("upstream_closed")), (502, None)] {
+            access_line(&logging, status, code);
+        }
+        assert_eq!(output(logging, reader).lines().count(), expected, "{filter} {access}");
     }
 }
 

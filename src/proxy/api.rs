@@ -8,12 +8,13 @@ use std::{
     time::SystemTime,
 };
 
-use http::Method;
+use http::{HeaderValue, Method};
 
 use super::{
     admit::{Admitted, Gate, Refusal},
     headers::HeaderRules,
     health::ApiHealth,
+    request_id,
     upload::ToUpstream,
 };
 use crate::{
@@ -33,6 +34,8 @@ pub struct Worker {
     pub(super) clock: Arc<dyn Clock>,
     access: Mutex<AccessWriter>,
     ids: Mutex<Jitter>,
+    /// The id of the request whose exchange a panic has dropped.
+    lost_id: Mutex<Option<HeaderValue>>,
     /// Counts requests whose path belongs to no API.
     pub(super) unclaimed: Arc<Meter>,
 }
@@ -41,7 +44,8 @@ impl Worker {
     /// A worker with its own deadlines, log buffer and request ids. `unclaimed` counts requests whose path belongs to no API.
     #[must_use]
     pub fn new(deadlines: Deadlines, clock: Arc<dyn Clock>, access: AccessWriter, unclaimed: Arc<Meter>) -> Self {
-        Self { deadlines, clock, access: Mutex::new(access), ids: Mutex::new(Jitter::from_system()), unclaimed }
+        let (access, ids) = (Mutex::new(access), Mutex::new(Jitter::from_system()));
+        Self { deadlines, clock, access, ids, lost_id: Mutex::default(), unclaimed }
     }
 
     /// Hands the buffered access lines to the log's thread. Called about once a second, so that no line is late.
@@ -52,6 +56,17 @@ impl Worker {
     /// Random bits for a request id.
     pub(super) fn random_id(&self) -> u64 {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).bits()
+    }
+
+    /// Keeps the id of a request whose exchange a panic drops, for the answer that follows at once.
+    pub(super) fn keep_lost_id(&self, id: HeaderValue) {
+        *self.lost_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+    }
+
+    /// The id of the request that a panic has just ended; a new one when it had no exchange yet.
+    pub(super) fn lost_id(&self) -> HeaderValue {
+        let lost = self.lost_id.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lost.unwrap_or_else(|| request_id::new_value(self.random_id()))
     }
 
     pub(super) fn log(&self, line: &AccessLine<'_>, now: SystemTime) {

@@ -13,13 +13,14 @@ use super::{
     api::{RequestPermit, Route},
     headers,
     problem::Code,
+    request_id::IdAndPath,
     upload::Upload,
 };
 use crate::{
-    account::Fingerprint,
+    account::{Fingerprint, Relogin},
     clock,
     logging::AccessLine,
-    metrics::{Ended, Label as _, Meter, Metrics, label},
+    metrics::{Ended, Label as _, Meter, Metrics, Retry, label},
     server::Peer,
 };
 
@@ -33,13 +34,14 @@ const REDACTED: HeaderValue = HeaderValue::from_static("[redacted]");
 pub(super) struct Exchange {
     route: Arc<Route>,
     method: Method,
-    /// A copy: a slice of the head would keep all of it until the answer has ended. So would the client's request id.
-    path: Box<str>,
+    id_and_path: IdAndPath,
     version: Version,
     peer: Peer,
-    request_id: RequestId,
     started: Instant,
     first_byte: Option<Duration>,
+    /// How often the request was sent again.
+    retries: u8,
+    relogin: Option<Relogin>,
     status: Option<u16>,
     code: Option<Code>,
     would_refuse: Option<Code>,
@@ -86,12 +88,13 @@ impl Exchange {
         Self {
             route: Arc::clone(route),
             method: head.method.clone(),
-            path: head.uri.path().into(),
+            id_and_path: IdAndPath::new(&head.headers, head.uri.path(), || route.worker.random_id()),
             version: head.version,
             peer,
-            request_id: RequestId::of(&head.headers, || route.worker.random_id()),
             started: clock::instant(),
             first_byte: None,
+            retries: 0,
+            relogin: None,
             status: None,
             code: None,
             would_refuse: None,
@@ -176,8 +179,19 @@ impl Exchange {
     }
 
     /// The client's request id, or ours.
-    pub(super) fn request_id(&self) -> &str {
-        self.request_id.as_str()
+    pub(super) fn request_id(&self) -> HeaderValue {
+        self.id_and_path.id_value()
+    }
+
+    /// The request is sent again.
+    pub(super) fn retried(&mut self, retry: Retry) {
+        self.route.api.meter.retried(retry);
+        self.retries = self.retries.saturating_add(1);
+    }
+
+    /// What the request's first 401 did about the token; a second one is passed on whatever it would do.
+    pub(super) fn set_relogin(&mut self, relogin: Relogin) {
+        self.relogin.get_or_insert(relogin);
     }
 
     /// The upstream's answer has begun, `at` this time.
@@ -243,6 +257,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let (status, code, cut) = if std::thread::panicking() {
+            self.route.worker.keep_lost_id(self.request_id());
             (500, Some(Code::Internal), None)
         } else {
             (self.status.unwrap_or(CLIENT_CLOSED_REQUEST), self.code, self.cut_or_none())
@@ -257,17 +272,19 @@ impl Drop for Exchange {
             api,
             listener: &route.listener,
             method: &self.method,
-            path: &self.path,
+            path: self.id_and_path.path(),
             words: &route.api.words,
             status,
             code: code.map(Code::as_str),
             would_refuse: self.would_refuse.map(Code::as_str),
             cut: cut.map(Cut::as_str),
+            retries: self.retries,
+            relogin: self.relogin.map(Relogin::as_str),
             request_bytes: self.upload.as_ref().map_or(self.tunnelled_bytes, Upload::bytes),
             response_bytes: self.response_bytes,
             duration,
             upstream_first_byte: self.first_byte,
-            request_id: self.request_id.as_str(),
+            request_id: self.id_and_path.id(),
             uid: self.peer.uid(),
             pid: self.peer.pid(),
         };
@@ -311,44 +328,9 @@ pub(super) fn redact(fields: &mut HeaderMap, tokens: Tokens<'_>) -> u64 {
     redacted
 }
 
-/// The id that connects a log line, a problem and the client's own records.
-enum RequestId {
-    /// It is well-formed.
-    Clients(Box<str>),
-    Ours([u8; 16]),
-}
-
-impl RequestId {
-    fn of(headers: &HeaderMap, random: impl FnOnce() -> u64) -> Self {
-        headers::request_id(headers).map_or_else(|| Self::Ours(hex(random())), |id| Self::Clients(id.into()))
-    }
-
-    fn as_str(&self) -> &str {
-        match self {
-            Self::Clients(id) => id,
-            Self::Ours(digits) => std::str::from_utf8(digits).unwrap_or_default(),
-        }
-    }
-}
-
-fn hex(bits: u64) -> [u8; 16] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let bytes = bits.to_be_bytes();
-    std::array::from_fn(|index| {
-        let half = if index % 2 == 0 { bytes[index / 2] >> 4 } else { bytes[index / 2] & 0xf };
-        DIGITS[usize::from(half)]
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn our_request_ids_are_sixteen_hex_digits() {
-        assert_eq!(&hex(0x0123_4567_89ab_cdef), b"0123456789abcdef");
-        assert_eq!(&hex(0), b"0000000000000000");
-    }
 
     #[test]
     fn a_value_that_holds_the_token_is_hidden_and_counted() {

@@ -102,7 +102,7 @@ impl<'a> Forwarding<'a> {
 
     /// Sends the request, and sends it again where that is safe or where its bearer was refused.
     async fn send_until_answered(&mut self, admitted: &Admitted) -> Result<UpstreamResponse, ProxyError> {
-        let (api, account) = (&self.route.api, &self.route.api.account);
+        let account = &self.route.api.account;
         let mut token_wait = account.token_wait();
         let mut retry_budget = RetryBudget::FULL;
         let mut reuse = reuse_for(&self.head.method);
@@ -122,7 +122,7 @@ impl<'a> Forwarding<'a> {
                     if self.exchange.upload().is_none() {
                         self.time.wait(Box::pin(drain_for_reuse(answer, &self.deadline)).as_mut()).await;
                     }
-                    api.meter.retried(Retry::Bearer);
+                    self.exchange.retried(Retry::Bearer);
                     replaced_bearer = true;
                 }
                 Ok((answer, generation)) => {
@@ -137,7 +137,7 @@ impl<'a> Forwarding<'a> {
                     if !self.may_reconnect(&mut retry_budget, error) {
                         return Err(error);
                     }
-                    api.meter.retried(Retry::Connection);
+                    self.exchange.retried(Retry::Connection);
                     reuse = Reuse::OpenedAfter(self.time.sent().unwrap_or_else(clock::instant));
                     self.wait_for_bearer(&mut token_wait).await?;
                 }
@@ -235,7 +235,8 @@ impl<'a> Forwarding<'a> {
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = Uri::from(admitted.target().clone());
         let (client, version) = (&self.head.headers, self.head.version);
-        *request.headers_mut() = headers::to_upstream(&self.route.api.rules, client, version, account, framing);
+        let request_id = self.exchange.request_id();
+        *request.headers_mut() = headers::to_upstream(&self.route.api.rules, client, version, account, framing, request_id);
         if self.websocket {
             headers::upgrade_to_websocket(request.headers_mut());
         }
@@ -285,12 +286,15 @@ impl<'a> Forwarding<'a> {
         let account = &self.route.api.account;
         match retry_budget.after_unauthorized(self.replay()) {
             AfterUnauthorized::FreshBearer => {
-                let newer = self.time.wait(Box::pin(account.replace(refused)).as_mut()).await.map_err(ProxyError::NoBearer)?;
+                let replaced = self.time.wait(Box::pin(account.replace(refused)).as_mut()).await.map_err(ProxyError::NoBearer)?;
+                self.exchange.set_relogin(replaced.relogin);
                 // While we waited, the client may have sent more than is kept.
-                Ok(newer.is_some() && self.replay() == Replay::Possible)
+                Ok(replaced.bearer.is_some() && self.replay() == Replay::Possible)
             }
             AfterUnauthorized::PassOn => {
-                self.time.wait(Box::pin(account.unauthorized(refused)).as_mut()).await;
+                if let Some(too_young) = self.time.wait(Box::pin(account.unauthorized(refused)).as_mut()).await {
+                    self.exchange.set_relogin(too_young);
+                }
                 Ok(false)
             }
         }
@@ -326,7 +330,7 @@ impl<'a> Forwarding<'a> {
             StatusCode::NOT_MODIFIED => exchange.version() == Version::HTTP_2,
             status => status == StatusCode::NO_CONTENT,
         };
-        head.headers = headers::to_client(&api.rules, head.headers, misread);
+        head.headers = headers::to_client(&api.rules, head.headers, misread, exchange.request_id());
         exchange.hide_tokens(&mut head);
         head.version = Version::HTTP_11;
         let event_stream = download::is_event_stream(&head.headers);
@@ -347,7 +351,7 @@ impl<'a> Forwarding<'a> {
         exchange.answered(StatusCode::OK.as_u16(), None);
         exchange.complete();
         exchange.head_is_ready(time.total);
-        problem::allowed_methods().map(|()| ToClient::Empty)
+        problem::allowed_methods(exchange.request_id()).map(|()| ToClient::Empty)
     }
 
     /// Answers with a problem of ours.
@@ -393,7 +397,7 @@ fn begin_tunnel(
 ) -> Response<ToClient> {
     let upstream = hyper::upgrade::on(&mut answer);
     let (mut head, answer) = answer.into_parts();
-    head.headers = headers::to_client(&api.rules, head.headers, true);
+    head.headers = headers::to_client(&api.rules, head.headers, true, exchange.request_id());
     exchange.hide_tokens(&mut head);
     headers::upgrade_to_websocket(&mut head.headers);
     // The drain waits for the task, since it waits until the client's connection is closed.

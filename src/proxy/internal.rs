@@ -10,8 +10,12 @@ use super::{
     admit::{Gate, Refusal},
     exchange::{Tokens, redact},
     headers::{self, AccountFields, Framing, HeaderRules},
+    request_id,
 };
 use crate::{account::Fingerprint, server::Peer};
+
+/// The bits of the id that each request has here.
+pub const REQUEST_ID: u64 = 0x5afe;
 
 /// The target that the upstream would be asked for, or the refusal.
 pub fn admit(
@@ -41,13 +45,14 @@ pub fn head_to_upstream(
         Some(Err(())) => Framing::Chunked,
     };
     let account = AccountFields { authorization: Some(authorization), organization };
-    headers::to_upstream(rules, client, version, account, framing)
+    let request_id = request_id::new_value(REQUEST_ID);
+    headers::to_upstream(rules, client, version, account, framing, request_id)
 }
 
 /// The head that the client gets, and how many of its values held `token`.
 #[must_use]
 pub fn head_to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool, token: &[u8]) -> (HeaderMap, u64) {
-    let mut head = headers::to_client(rules, upstream, misread);
+    let mut head = headers::to_client(rules, upstream, misread, request_id::new_value(REQUEST_ID));
     let token = Fingerprint::of(token);
     let redacted = redact(&mut head, Tokens { carried: None, present: Some(&token) });
     (head, redacted)
@@ -62,5 +67,5 @@ pub fn trailers(rules: &HeaderRules, trailers: &HeaderMap) -> [HeaderMap; 2] {
 /// The client's own id of a request, and whether it asks for a WebSocket.
 #[must_use]
 pub fn request_id_and_websocket(client: &HeaderMap) -> (Option<&str>, bool) {
-    (headers::request_id(client), headers::asks_for_websocket(client))
+    (request_id::clients_id(client), headers::asks_for_websocket(client))
 }

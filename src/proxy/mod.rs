@@ -4,8 +4,8 @@
 //! gets the token neither in the head nor in the trailers of an answer; no request is sent more than three times; a token that
 //! expired or was withdrawn before the request's connection was there is not sent.
 //!
-//! Files, each using only those before it: `headers` (pure), `required` (a header that each request must have), `admit` (pure),
-//! `problem` (our error answers; pure), `health` (what requests last met), `retry` (pure), `coalesce` (small frames
+//! Files, each using only those before it: `request_id` (pure), `headers` (pure), `required` (a header that each request must
+//! have), `admit` (pure), `problem` (our error answers; pure), `health` (what requests last met), `retry` (pure), `coalesce` (small frames
 //! of a body), `upload` (the request's body), `api` (what a worker has of an API),
 //! `exchange` (the record of a request), `download` (the answer's body), `tunnel`, `forward`, `router`, `internal` (for
 //! fuzzing).
@@ -20,6 +20,7 @@ mod headers;
 mod health;
 pub mod internal;
 mod problem;
+mod request_id;
 mod required;
 mod retry;
 mod router;

@@ -59,8 +59,7 @@ impl RequestService for Router {
         let (worker, version) = (Arc::clone(&route.worker), request.version());
         unless_panicked(route.forward((request, peer)), move || {
             // The exchange wrote its line when the panic dropped it.
-            let request_id = format!("{:016x}", worker.random_id());
-            problem::response(&ProxyError::Bug, version, &request_id)
+            problem::response(&ProxyError::Bug, version, worker.lost_id())
                 .map(|document| ToClient::Problem { document: Some(document), exchange: None })
         })
     }

@@ -11,7 +11,7 @@ use careportals_sidecar::{
     path::{Prefix, is_canonical},
     proxy::{
         HeaderRules,
-        internal::{head_to_client, head_to_upstream, request_id_and_websocket, trailers},
+        internal::{REQUEST_ID, head_to_client, head_to_upstream, request_id_and_websocket, trailers},
     },
 };
 use http::{
@@ -84,7 +84,7 @@ fn read(input: &[u8]) -> Input {
             }
             b'r' => {
                 let name = HeaderName::from_bytes(line).ok();
-                read.required = name.filter(|name| !RESERVED[..14].contains(&folded(name.as_str().as_bytes()).as_str()));
+                read.required = name.filter(|name| !RESERVED[..15].contains(&folded(name.as_str().as_bytes()).as_str()));
             }
             b'n' if text == "?" => read.length = Some(Err(())),
             b'n' => read.length = text.parse().ok().map(Ok),
@@ -99,8 +99,8 @@ fn read(input: &[u8]) -> Input {
     read
 }
 
-/// Names that settings refuse to give a value; the first 14 also to require.
-const RESERVED: [&str; 17] = [
+/// Names that settings refuse to give a value; the first 15 also to require.
+const RESERVED: [&str; 18] = [
     "host",
     "connection",
     "content-length",
@@ -115,6 +115,7 @@ const RESERVED: [&str; 17] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-request-id",
     "authorization",
     "organization",
     "cookie",
@@ -140,7 +141,7 @@ fn named_by_connection(head: &HeaderMap) -> Vec<String> {
 
 /// Gone from every request, by its folded name.
 fn is_removed(name: &str) -> bool {
-    const REMOVED: [&str; 26] = [
+    const REMOVED: [&str; 27] = [
         "authorization",
         "organization",
         "origin",
@@ -166,6 +167,7 @@ fn is_removed(name: &str) -> bool {
         "x-original-url",
         "x-original-host",
         "x-rewrite-url",
+        "x-request-id",
         "x-forwarded",
     ];
     (REMOVED.contains(&name) && name != "x-forwarded") || name.starts_with("proxy-") || name.starts_with("x-forwarded-")
@@ -179,7 +181,8 @@ fn check_request(rules: &HeaderRules, input: &Input) {
     let version = if input.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let ours = [&HeaderValue::from_static(AUTHORIZATION), &HeaderValue::from_static("acme")];
     let head = head_to_upstream(rules, &input.client, version, ours, input.length);
-    for (name, value) in [("authorization", AUTHORIZATION), ("organization", "acme"), ("host", HOST)] {
+    let id = format!("{REQUEST_ID:016x}");
+    for (name, value) in [("authorization", AUTHORIZATION), ("organization", "acme"), ("host", HOST), ("x-request-id", &id)] {
         let found: Vec<_> = head.iter().filter(|(other, _)| folded(other.as_str().as_bytes()) == name).collect();
         assert!(matches!(found[..], [(_, only)] if only == value), "{name}: {found:?}");
     }
@@ -189,10 +192,11 @@ fn check_request(rules: &HeaderRules, input: &Input) {
     for name in input.client.keys() {
         let plain = folded(name.as_str().as_bytes());
         let cookie = matches!(plain.as_str(), "cookie" | "cookie2");
-        let id = plain == "x-request-id" && (name != "x-request-id" || request_id_and_websocket(&input.client).0.is_none());
-        let removed = is_removed(&plain) || (cookie && !input.cookies_pass) || id || named.contains(&plain);
+        let removed = is_removed(&plain) || (cookie && !input.cookies_pass) || named.contains(&plain);
         // What is ours is checked elsewhere.
-        if is_set(&plain) || ["authorization", "organization", "host", "content-length", "transfer-encoding"].contains(&&*plain) {
+        if is_set(&plain)
+            || ["authorization", "organization", "host", "content-length", "transfer-encoding", "x-request-id"].contains(&&*plain)
+        {
             continue;
         }
         if input.http2 && name == "cookie" && !removed && !is_required(&plain) {
@@ -208,8 +212,17 @@ fn check_request(rules: &HeaderRules, input: &Input) {
     for name in head.keys() {
         let known = input.client.contains_key(name)
             || input.fixed.iter().any(|(fixed, _)| fixed == name)
-            || ["host", "authorization", "organization", "content-length", "transfer-encoding", "te", "connection"]
-                .contains(&name.as_str());
+            || [
+                "host",
+                "authorization",
+                "organization",
+                "content-length",
+                "transfer-encoding",
+                "te",
+                "connection",
+                "x-request-id",
+            ]
+            .contains(&name.as_str());
         assert!(known, "{name} comes from nowhere");
     }
     for (name, value) in &input.fixed {
@@ -261,9 +274,14 @@ fn check_answer(rules: &HeaderRules, input: &Input) {
     let holds = |value: &HeaderValue| value.as_bytes().windows(TOKEN.len()).any(|part| part == TOKEN.as_bytes());
     assert!(!head.values().any(holds), "the token gets out");
     let named = named_by_connection(upstream);
+    let ids: Vec<_> = head.iter().filter(|(name, _)| folded(name.as_str().as_bytes()) == "x-request-id").collect();
+    assert!(matches!(ids[..], [(_, only)] if *only == format!("{REQUEST_ID:016x}")), "{ids:?}");
     let mut redacted = 0;
     for name in upstream.keys() {
         let plain = folded(name.as_str().as_bytes());
+        if plain == "x-request-id" {
+            continue;
+        }
         let cookie = !input.cookies_pass && matches!(plain.as_str(), "set-cookie" | "set-cookie2");
         let length = name == "content-length";
         let meaningless = length && (input.misread || upstream.contains_key(TRANSFER_ENCODING));
@@ -283,7 +301,7 @@ fn check_answer(rules: &HeaderRules, input: &Input) {
         }
     }
     assert_eq!(redacted, hidden, "each value that is hidden is counted");
-    assert!(head.keys().all(|name| upstream.contains_key(name)), "a header comes from nowhere");
+    assert!(head.keys().all(|name| name == "x-request-id" || upstream.contains_key(name)), "a header comes from nowhere");
 }
 
 /// It speaks in the sidecar's name.
@@ -367,7 +385,7 @@ fn check_trailers(rules: &HeaderRules, input: &Input) {
     }
     for name in down.keys() {
         let plain = folded(name.as_str().as_bytes());
-        assert!(!["set-cookie", "set-cookie2", "alt-svc"].contains(&&*plain), "{name} passes as a trailer");
+        assert!(!["set-cookie", "set-cookie2", "alt-svc", "x-request-id"].contains(&&*plain), "{name} passes as a trailer");
     }
     for (passed, downwards) in [(&up, false), (&down, true)] {
         for name in passed.keys() {

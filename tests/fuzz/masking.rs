@@ -68,15 +68,17 @@ fn read(input: &[u8]) -> Input<'_> {
 /// Logs in one form, and their output.
 struct Form {
     is_json: bool,
+    is_terminal: bool,
     logging: Logging,
     written: mpsc::Receiver<Vec<u8>>,
 }
 
 thread_local! {
-    static FORMS: [Form; 3] = [
+    static FORMS: [Form; 4] = [
         Form::start(LogFormat::Json, Reader::Unknown),
         Form::start(LogFormat::Text, Reader::Unknown),
         Form::start(LogFormat::Auto, Reader::Journal),
+        Form::start(LogFormat::Auto, Reader::Terminal { colour: false }),
     ];
 }
 
@@ -108,7 +110,8 @@ impl Form {
         let (writer, written) = mpsc::channel();
         let log = Log { filter: "trace".to_owned(), format, access: true };
         let logging = logs(&log, Pipe(writer), reader, Arc::new(Stopped));
-        Self { is_json: format == LogFormat::Json, logging, written }
+        let is_terminal = matches!(reader, Reader::Terminal { .. });
+        Self { is_json: format == LogFormat::Json, is_terminal, logging, written }
     }
 
     /// Takes the one line that was written.
@@ -143,6 +146,8 @@ fn check_access(form: &Form, input: &Input<'_>) {
         code: input.code,
         would_refuse: None,
         cut: None,
+        retries: 1,
+        relogin: Some("done"),
         request_bytes: input.number,
         response_bytes: input.number,
         duration: number,
@@ -169,6 +174,15 @@ fn check_access(form: &Form, input: &Input<'_>) {
         assert_eq!(value["request_bytes"].as_u64(), Some(input.number));
         check_method(&method, &field("method"));
         check_path(input, &field("path"));
+    } else if form.is_terminal {
+        assert!(shown.chars().count() <= 100, "{shown}");
+        let mut words = shown.splitn(3, ' ').skip(1);
+        check_method(&method, words.next().unwrap_or_default());
+        // A path that is cut ends in the middle of a segment.
+        let path = words.next().and_then(|rest| rest.split_once(" 200 ")).map(|(path, _)| path);
+        let path = path.unwrap_or_else(|| panic!("no path: {shown}"));
+        let whole = path.strip_suffix('…').map_or(path, |path| path.rsplit_once('/').map_or("", |(whole, _)| whole));
+        check_path(input, whole);
     } else {
         // Only fields of a known form stand before the path. A listener without quotes can't hold ` path=`.
         let quoted = !input.listener.is_empty()

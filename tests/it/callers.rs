@@ -99,7 +99,6 @@ fn another_user_is_refused_over_tcp() {
     setup.variable("CAREPORTALS_LISTEN", "127.0.0.1:0,[::1]:0,0.0.0.0:0").api("allow_uids", &format!("[{FRIEND}]"));
     setup.api("allow_non_loopback", "true").with_telemetry();
     let sidecar = setup.start();
-    sidecar.wait_for_logs("\"listening\"", 3);
     let [v4, v6, wildcard] = sidecar.addresses().try_into().unwrap();
     let by_number = SocketAddr::from(([127, 0, 0, 9], wildcard.port()));
     for address in [v4, v6, by_number] {

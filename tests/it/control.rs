@@ -378,7 +378,7 @@ fn a_default_socket_where_a_daemon_answers_is_left_alone() {
     let first = by_default(&simulator, run.path()).start().ready();
     first.wait_for_log("\"control socket\"");
     let mut second = by_default(&simulator, run.path()).start().ready();
-    second.wait_for_log("another daemon answers there");
+    second.wait_for_log("none: another daemon answers at ");
     let listens = |document: &Value| document["apis"][0]["listen"][0].clone();
     let document = || Sidecar::connect_unix(&path).send(&Request::get("/status")).json();
     assert_eq!(listens(&document()), first.address().to_string());

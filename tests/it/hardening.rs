@@ -45,23 +45,22 @@ fn core_limit(sidecar: &Sidecar) -> Vec<String> {
     line.split_whitespace().take(2).map(str::to_owned).collect()
 }
 
-/// Returns each step with what was logged of it.
-fn steps(sidecar: &Sidecar) -> Vec<(String, String)> {
-    let step = |event: &Value| Some((event["step"].as_str()?.to_owned(), event["message"].as_str()?.to_owned()));
-    sidecar.events().iter().filter_map(step).collect()
+/// Returns the lines about hardening.
+fn hardened(sidecar: &Sidecar) -> Vec<Value> {
+    sidecar.events().into_iter().filter(|event| event["steps"].is_string()).collect()
 }
 
 #[test]
-fn each_step_is_taken_by_every_thread_and_logged_once() {
+fn each_step_is_taken_by_every_thread_and_one_line_tells_all() {
     let simulator = simulator();
     let mut setup = with_files(&simulator);
     setup.global("hardening", "required");
     let sidecar = setup.start().ready();
-    let steps = steps(&sidecar);
-    let expected = ["no core dumps", "not dumpable", "no new privileges", "memory locked", "Landlock"];
-    assert_eq!(steps.iter().map(|(step, _)| step.as_str()).collect::<Vec<_>>(), expected);
-    assert!(steps.iter().all(|(_, message)| message == "hardened"), "{steps:?}");
-    assert!(sidecar.wait_for_log("Landlock").contains("\"abi\""));
+    let lines = hardened(&sidecar);
+    let expected = "no core dumps, not dumpable, no_new_privs, memory locked, Landlock (ABI ";
+    assert!(lines.len() == 1 && lines[0]["steps"].as_str().unwrap().starts_with(expected), "{lines:?}");
+    assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&"INFO".into(), &"hardened".into()));
+    assert!(lines[0]["missing"].is_null() && lines[0]["not_applicable"].is_null(), "{lines:?}");
     let privileges = of_threads(&sidecar, "NoNewPrivs:");
     assert!(privileges.len() >= 4, "workers, the log, signals and the main one: {privileges:?}");
     assert!(privileges.iter().all(|value| value == "1"), "{privileges:?}");
@@ -76,7 +75,7 @@ fn off_gives_up_nothing() {
     let limited = setup.command("run");
     let sidecar = setup.start_with(limited).ready();
     sidecar.wait_for_log("hardening is off");
-    assert_eq!(steps(&sidecar), []);
+    assert_eq!(hardened(&sidecar), [Value::Null; 0]);
     let own = fs::read_to_string("/proc/self/status").unwrap();
     let own = own.lines().find_map(|line| line.strip_prefix("NoNewPrivs:")).unwrap().trim();
     assert!(of_threads(&sidecar, "NoNewPrivs:").iter().all(|value| value == own));
@@ -145,7 +144,9 @@ fn what_must_be_and_can_not_be_is_a_fault_that_names_the_step() {
             assert!(said.contains("hardening = \"required\"") && said.contains("memory locked"), "{said}");
         } else {
             let sidecar = setup.start_with(command).ready();
-            assert!(sidecar.wait_for_log("memory locked").contains("can't be taken here"));
+            let line = hardened(&sidecar).remove(0);
+            assert!(line["level"] == "WARN" && line["missing"].as_str().unwrap().starts_with("memory locked: "), "{line}");
+            assert!(!line["steps"].as_str().unwrap().contains("memory locked"), "{line}");
         }
     }
 }
@@ -182,8 +183,9 @@ fn a_step_that_does_not_apply_is_not_missing() {
     setup.global("hardening", "required").without("CAREPORTALS_PASSWORD");
     setup.account("password__command", &format!("[\"echo\", \"{PASSWORD}\"]"));
     let sidecar = setup.start().ready();
-    let line = sidecar.wait_for_log("Landlock");
-    assert!(line.contains("does not apply") && line.contains("`command`"), "{line}");
+    let line = hardened(&sidecar).remove(0);
+    let why = line["not_applicable"].as_str().unwrap();
+    assert!(line["message"] == "hardened" && why.starts_with("Landlock: ") && why.contains("`command`"), "{line}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use careportals_simulator::Simulator;
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::{
     fs::fstat,
     process::{Pid, Signal, kill_process},
@@ -16,7 +16,7 @@ use rustix::{
 };
 use serde_json::Value;
 
-use crate::harness::{Connection, Request, Setup, Sidecar, simulator};
+use crate::harness::{Connection, Crowd, LOGGED_IN, PASSWORD, Request, Setup, Sidecar, revoke, simulator, until};
 
 /// Sends one request, and returns its access line.
 fn line_of(sidecar: &Sidecar, request: &Request) -> Value {
@@ -64,6 +64,97 @@ fn the_line_of_a_problem_says_its_code() {
     let sidecar = Setup::plain(gone).start();
     let line = line_of(&sidecar, &Request::get("/users"));
     assert_eq!((&line["status"], &line["code"]), (&502.into(), &"connect_failed".into()), "{line}");
+}
+
+#[test]
+fn the_line_says_how_often_a_request_was_sent_again_and_what_its_401_did() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = Setup::eager(&simulator).start().ready();
+    revoke(&simulator);
+    control.hold_requests(true);
+    let crowd = Crowd::send(&sidecar, 5, &Request::get("/users/account").header("X-Request-Id", "one-of-five"));
+    // All of them carry the revoked token.
+    until("the upstream has got six requests", || control.counts().requests == 6);
+    control.hold_requests(false);
+    crowd.succeeds();
+    sidecar.wait_for_logs("one-of-five", 5);
+    let lines: Vec<_> = sidecar.events().into_iter().filter(|event| event["request_id"] == "one-of-five").collect();
+    let relogin = |word: &str| lines.iter().filter(|line| line["relogin"] == word && line["retries"] == 1).count();
+    assert_eq!((relogin("done"), relogin("joined")), (1, 4), "{lines:?}");
+    let lost = line_with("lost", &sidecar, "/_sim/reset-before?how=rst");
+    assert_eq!(
+        (&lost["retries"], &lost["code"], &lost["relogin"]),
+        (&1.into(), &"upstream_closed".into(), &Value::Null),
+        "{lost}"
+    );
+    revoke(&simulator);
+    control.set_login_fault(Some(LoginFault::Status(403)));
+    let failed = line_with("failed", &sidecar, "/users/account");
+    assert_eq!((&failed["status"], &failed["retries"], &failed["relogin"]), (&401.into(), &Value::Null, &"failed".into()));
+}
+
+#[test]
+fn a_401_for_a_token_younger_than_the_floor_says_so() {
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator).ready();
+    for id in ["first", "second"] {
+        let line = line_with(id, &sidecar, "/_sim/always-401");
+        assert_eq!(
+            (&line["status"], &line["retries"], &line["relogin"]),
+            (&401.into(), &Value::Null, &"too_young".into()),
+            "{line}"
+        );
+    }
+    let told = sidecar.events().into_iter().filter(|event| event["relogin_in_s"].is_u64()).collect::<Vec<_>>();
+    assert!(told.len() == 1 && told[0]["account"] == "default", "once for each token: {told:?}");
+}
+
+/// Asks for `target` with that request id, and returns the access line.
+fn line_with(id: &str, sidecar: &Sidecar, target: &str) -> Value {
+    sidecar.send(&Request::get(target).header("X-Request-Id", id));
+    sidecar.wait_for_event(|event| event["request_id"] == id)
+}
+
+#[test]
+fn the_first_failure_by_a_code_in_a_minute_is_a_warning() {
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let sidecar = Setup::plain(gone).start();
+    for _ in 0..3 {
+        assert_eq!(sidecar.get("/users").status, 502);
+    }
+    assert_eq!(sidecar.get("/auth").status, 403);
+    let lines = sidecar.wait_for_access_lines(4);
+    let warnings: Vec<_> = lines.iter().filter(|line| line["level"] == "WARN").map(|line| &line["code"]).collect();
+    assert_eq!(warnings, ["connect_failed"]);
+}
+
+#[test]
+fn a_start_is_told_in_a_few_lines_and_one_for_each_api() {
+    let simulator = simulator();
+    for apis in [1, 3] {
+        let mut setup = Setup::controlled(&simulator);
+        let password = setup.file("password", PASSWORD);
+        setup.with_telemetry().without("CAREPORTALS_PASSWORD").without("CAREPORTALS_UPSTREAM").without("CAREPORTALS_LISTEN");
+        setup.variable("CAREPORTALS_LOG", "info").variable("CAREPORTALS_PASSWORD_FILE", password.to_str().unwrap());
+        let base = simulator.base_url();
+        let api = |index| format!("[apis.api{index}]\nupstream = {base:?}\nlisten = [\"127.0.0.1:0\", \"127.0.0.2:0\"]\n");
+        setup.settings(&format!(
+            "[accounts.default]\nlogin_url = \"{base}/patient/auth\"\n{}",
+            (0..apis).map(api).collect::<String>()
+        ));
+        let sidecar = setup.start();
+        sidecar.wait_for_log(LOGGED_IN);
+        sidecar.wait_for_logs("\"listening\"", apis);
+        let events = sidecar.events();
+        // The account's lines are about the log-in, and a machine may allow too few descriptors, which is a warning.
+        let is_of_start = |event: &&Value| event["level"] == "INFO" && !event["target"].as_str().unwrap().contains("account");
+        let told: Vec<_> = events.iter().filter(is_of_start).map(|event| event["message"].as_str().unwrap()).collect();
+        assert_eq!(told, [vec!["starting", "hardened", "health and metrics"], vec!["listening"; apis]].concat());
+        assert_eq!(sidecar.addresses().len(), 2 * apis);
+        let admin = events.iter().find(|event| event["message"] == "health and metrics").unwrap();
+        assert_eq!(admin["control"], sidecar.setup.control_socket().to_str().unwrap());
+    }
 }
 
 #[test]
@@ -269,10 +360,10 @@ fn a_journal_that_standard_output_does_not_go_to_changes_nothing() {
 
 #[test]
 fn on_a_terminal_lines_are_aligned_and_coloured_unless_it_is_dumb_or_no_color_is_set() {
-    for (objection, time, level) in [
-        (None, "\x1b[2m20", "\x1b[32mINFO \x1b[0m"),
-        (Some(("NO_COLOR", "1")), "20", " INFO "),
-        (Some(("TERM", "dumb")), "20", " INFO "),
+    for (objection, dim, level) in [
+        (None, "\x1b[2m", "\x1b[32mINFO \x1b[0m"),
+        (Some(("NO_COLOR", "1")), "", " INFO "),
+        (Some(("TERM", "dumb")), "", " INFO "),
     ] {
         let (_simulator, mut setup) = with_refused_login();
         setup.variable("TERM", "xterm");
@@ -286,9 +377,16 @@ fn on_a_terminal_lines_are_aligned_and_coloured_unless_it_is_dumb_or_no_color_is
         let screen = File::options().write(true).open(name).unwrap();
         let child = setup.command("run").stdout(screen).spawn().unwrap();
         let lines = lines_of(child, File::from(terminal));
-        assert!(lines.iter().all(|line| line.starts_with(time)), "{lines:#?}");
-        let place = |line: &&String| line.contains(level) && line.contains(" request          ");
-        assert!(lines.iter().any(|line| place(&line)), "{lines:#?}");
+        let is_digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_digit);
+        let has_time =
+            |line: &str| line.strip_prefix(dim).is_some_and(|line| is_digit(line.as_bytes().first()) && &line[2..3] == ":");
+        assert!(lines.iter().all(|line| has_time(line)), "{lines:#?}");
+        let listening = |line: &&String| line.contains(level) && line.contains(" listening        ");
+        assert!(lines.iter().any(|line| listening(&line)), "{lines:#?}");
+        let request = lines.iter().find(|line| line.contains(" GET /users ")).unwrap();
+        let columns = request.replace("\x1b[2m", "").replace("\x1b[33m", "").replace("\x1b[0m", "");
+        assert!(columns.contains(" GET /users 421 ") && columns.chars().count() <= 100, "{columns}");
+        assert!(columns.contains("B id=") && columns.contains("… code=host_not_allowed"), "{columns}");
         assert_eq!(objection.is_none(), lines.iter().any(|line| line.contains('\x1b')), "{lines:#?}");
     }
 }

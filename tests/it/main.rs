@@ -38,6 +38,7 @@ mod half_closed;
 mod headers_down;
 mod headers_up;
 mod http10;
+mod request_id;
 mod stream;
 mod target;
 mod trailers;

@@ -45,7 +45,7 @@ fn documented() -> Events {
 
 #[test]
 fn docs_logs_md_lists_every_field_of_the_access_line() {
-    let access = read("src/logging/line/mod.rs");
+    let access = read("src/logging/line/access/mod.rs");
     let body = access.split("fn fields(").nth(1).expect("the fields in their order").split("\nfn ").next().unwrap_or_default();
     let mut written: BTreeSet<String> = ["path", "status"].map(str::to_owned).into();
     for start in ["word(\"", "number(\"", "(\""] {

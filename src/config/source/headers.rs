@@ -29,7 +29,9 @@ const CONNECTION_HEADERS: &[&str] = &[
     "upgrade",
 ];
 /// Names that `headers` may not set, besides those of the connection.
-pub(super) const REQUEST_HEADERS: &[&str] = &["authorization", ORGANIZATION_HEADER, "cookie"];
+pub(super) const REQUEST_HEADERS: &[&str] = &["authorization", ORGANIZATION_HEADER, "cookie", "x-request-id"];
+/// Names that `require_header` may not have, besides those of the connection: its value is secret, and a request's id is logged.
+pub(super) const REQUIRED_HEADERS: &[&str] = &["x-request-id"];
 /// Names that `login_headers` may not set, besides those of the connection.
 pub(super) const LOGIN_HEADERS: &[&str] = &[ORGANIZATION_HEADER, "content-type", "cookie"];
 

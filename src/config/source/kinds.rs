@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{
     environment::Environment,
     faults::{Diagnostic, ensure, shown},
-    headers::{LOGIN_HEADERS, REQUEST_HEADERS, header_name, headers},
+    headers::{LOGIN_HEADERS, REQUEST_HEADERS, REQUIRED_HEADERS, header_name, headers},
     measures::{duration, show_duration, show_size, size},
     setting::Kind,
     toml::{Form, mismatch, number, text},
@@ -93,7 +93,7 @@ kinds! {
     LoginHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
         |value, _| headers(value, LOGIN_HEADERS);
     /// The name of a header that a client sends.
-    RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value, _| header_name(text(value)?, &[]);
+    RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value, _| header_name(text(value)?, REQUIRED_HEADERS);
     /// Anything that JSON can hold, by name.
     Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value, _| json_object(value);
     /// A JSON pointer (RFC 6901).

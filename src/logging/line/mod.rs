@@ -1,33 +1,18 @@
-//! Log lines: how one begins, its time, its escapes; and the access line, one for each request.
-//!
-//! Access lines are formatted by hand, so that they cost no allocation and no event. Guarantees: of the request, an access line
-//! shows the method, the masked path and the request's id, and nothing else; a worker writes to a buffer of its own, and takes
-//! the queue's lock once a second, or when the buffer is full.
+//! Log lines: how one begins, its time, its escapes; and the access line (`access`).
+
+mod access;
 
 use std::{
     fmt,
     io::Write as _,
     str,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::Method;
 use tracing::Level;
 
-use super::queue::Queue;
-use crate::path::{Words, mask};
-
-/// The target by which a filter may silence the access lines.
-pub const TARGET: &str = "careportals_sidecar::access";
-
-/// How many bytes a buffer holds when it is handed over.
-const FULL: usize = 16 * 1024;
-/// The space for the line that fills the buffer, in bytes; a longer line makes the buffer grow.
-const LINE: usize = 1024;
+pub use access::{AccessLine, AccessLog, AccessWriter, TARGET};
+pub(super) use access::{AccessOutput, Wanted};
 
 /// The last time that has four digits of a year: 9999-12-31T23:59:59.999999999.
 const LAST: Duration = Duration::new(253_402_300_799, 999_999_999);
@@ -41,265 +26,21 @@ const BLUE: &str = "\x1b[34m";
 /// The width of the column of messages; fields begin after it.
 const MESSAGE_WIDTH: usize = 16;
 
-/// How many characters of a time people see: milliseconds are enough for them.
+/// How many characters of a time text has: milliseconds are enough for people.
 const SHOWN_OF_TIME: usize = 23;
+/// The characters of a time that a terminal has: the time of day.
+const TIME_OF_DAY: std::ops::Range<usize> = 11..19;
 
 /// As many spaces as that column is wide.
 const SPACES: &str = "                ";
 
-/// The content of one access line.
-#[derive(Clone, Copy, Debug)]
-pub struct AccessLine<'a> {
-    /// The API's name; empty when no API is for the request.
-    pub api: &'a str,
-    /// The listen address that the client connected to.
-    pub listener: &'a str,
-    /// The method; shown as `OTHER` unless it is registered.
-    pub method: &'a Method,
-    /// The path as it came; shown masked, without its query.
-    pub path: &'a str,
-    /// The segments that a path may show.
-    pub words: &'a Words,
-    /// The status of the answer.
-    pub status: u16,
-    /// The problem's code, when the answer is our own.
-    pub code: Option<&'a str>,
-    /// The code with which the rules would have refused the request, were they enforced.
-    pub would_refuse: Option<&'a str>,
-    /// Why the answer ended early.
-    pub cut: Option<&'a str>,
-    /// The length of the request's body.
-    pub request_bytes: u64,
-    /// The length of the answer's body.
-    pub response_bytes: u64,
-    /// The time from the arrival of the request's head to the end of the answer.
-    pub duration: Duration,
-    /// The time from the arrival of the request's head to the head of the upstream's answer.
-    pub upstream_first_byte: Option<Duration>,
-    /// The request's id: the client's if it is well formed, else our own.
-    pub request_id: &'a str,
-    /// The caller's user id, where it is known.
-    pub uid: Option<u32>,
-    /// The caller's process id, on Unix sockets.
-    pub pid: Option<i32>,
-}
-
-/// Makes writers of access lines.
-#[derive(Clone)]
-pub struct AccessLog(Arc<AccessOutput>);
-
-/// Where access lines go, and how they look.
-pub(super) struct AccessOutput {
-    pub(super) queue: Arc<Queue>,
-    pub(super) shape: Shape,
-    /// Whether settings and filter want access lines; the filter may change.
-    pub(super) wanted: AtomicBool,
-}
-
-impl AccessLog {
-    pub(super) fn new(output: Arc<AccessOutput>) -> Self {
-        Self(output)
-    }
-
-    /// Lines dropped so far, events included, because standard output did not take them.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.0.queue.dropped()
-    }
-
-    /// Makes a writer for one worker.
-    #[must_use]
-    pub fn worker(&self) -> AccessWriter {
-        AccessWriter { output: Arc::clone(&self.0), buffer: Vec::new(), lines: 0, timestamp: Timestamp::new() }
-    }
-}
-
-/// A buffer of access lines. It belongs to one worker, and hands over its lines when it is dropped.
-pub struct AccessWriter {
-    output: Arc<AccessOutput>,
-    buffer: Vec<u8>,
-    lines: u64,
-    timestamp: Timestamp,
-}
-
-impl AccessWriter {
-    /// Adds one line with the time `at`. Does nothing when access lines are off.
-    pub fn write(&mut self, line: &AccessLine<'_>, at: SystemTime) {
-        if !self.output.wanted.load(Ordering::Relaxed) {
-            return;
-        }
-        if self.buffer.capacity() == 0 {
-            self.buffer.reserve_exact(FULL + LINE);
-        }
-        let time = self.timestamp.set(at);
-        LineWriter { to: &mut self.buffer, shape: self.output.shape }.line(line, time);
-        self.lines += 1;
-        if self.buffer.len() >= FULL {
-            self.tick();
-        }
-    }
-
-    /// Hands over the lines so far. Call it once a second, so that no line is late.
-    pub fn tick(&mut self) {
-        if self.lines > 0 {
-            self.output.queue.send(&self.buffer, self.lines);
-            self.buffer.clear();
-            self.lines = 0;
-        }
-    }
-}
-
-impl Drop for AccessWriter {
-    fn drop(&mut self) {
-        self.tick();
-    }
-}
-
-/// The name of a registered method (RFC 9110 and 5789), and `OTHER` for the rest, since a client may send any word.
-fn method_name(method: &Method) -> &'static str {
-    const REGISTERED: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-    REGISTERED.into_iter().find(|name| *name == method.as_str()).unwrap_or("OTHER")
-}
-
-/// Writes one access line.
-struct LineWriter<'a> {
-    to: &'a mut Vec<u8>,
-    shape: Shape,
-}
-
-impl LineWriter<'_> {
-    fn line(&mut self, line: &AccessLine<'_>, time: &str) {
-        const MESSAGE: &str = "request";
-        // Appending to a vector can't fail.
-        let _ = self.shape.open(time, Level::INFO, &mut Utf8(self.to));
-        if self.shape == Shape::Json {
-            self.push(r#","message":"request""#);
-        } else {
-            self.push(MESSAGE);
-            self.push(self.shape.gap(MESSAGE.len()));
-        }
-        self.fields(line);
-        if self.shape == Shape::Json {
-            self.push(r#","target":""#);
-            self.push(TARGET);
-            self.push("\"}");
-        }
-        self.push("\n");
-    }
-
-    fn key(&mut self, key: &'static str) {
-        if self.shape == Shape::Json {
-            self.push(",\"");
-            self.push(key);
-            return self.push("\":");
-        }
-        let paint = self.shape.key();
-        self.push(" ");
-        self.push(paint.on());
-        self.push(key);
-        self.push("=");
-        self.push(paint.off());
-    }
-
-    fn word(&mut self, key: &'static str, value: &str) {
-        self.key(key);
-        let bare = is_bare(value);
-        let quote = if bare && self.shape != Shape::Json { "" } else { "\"" };
-        self.push(quote);
-        if bare {
-            self.push(value);
-        } else {
-            // Appending to a vector can't fail.
-            let _ = escape_quoted(value, &mut Utf8(self.to));
-        }
-        self.push(quote);
-    }
-
-    fn number(&mut self, key: &'static str, value: u64) {
-        self.key(key);
-        push_number(self.to, value);
-    }
-
-    fn status(&mut self, status: u16) {
-        let paint = self.shape.status(status);
-        self.key("status");
-        self.push(paint.on());
-        push_number(self.to, status.into());
-        self.push(paint.off());
-    }
-
-    fn path(&mut self, path: &str, words: &Words) {
-        let quote = if self.shape == Shape::Json { "\"" } else { "" };
-        self.key("path");
-        self.push(quote);
-        mask(path, words, self.to);
-        self.push(quote);
-    }
-
-    fn push(&mut self, text: &str) {
-        self.to.extend_from_slice(text.as_bytes());
-    }
-
-    fn fields(&mut self, line: &AccessLine<'_>) {
-        self.word("api", line.api);
-        self.word("listener", line.listener);
-        self.word("method", method_name(line.method));
-        self.path(line.path, line.words);
-        self.status(line.status);
-        for (key, value) in [("code", line.code), ("would_refuse", line.would_refuse), ("cut", line.cut)] {
-            if let Some(value) = value {
-                self.word(key, value);
-            }
-        }
-        self.number("request_bytes", line.request_bytes);
-        self.number("response_bytes", line.response_bytes);
-        self.number("duration_us", micros(line.duration));
-        if let Some(first_byte) = line.upstream_first_byte {
-            self.number("upstream_first_byte_us", micros(first_byte));
-        }
-        self.word("request_id", line.request_id);
-        if let Some(uid) = line.uid {
-            self.number("uid", u64::from(uid));
-        }
-        // A pid is positive; the kernel says 0 for one outside our namespace.
-        if let Some(pid) = line.pid.and_then(|pid| u64::try_from(pid).ok()) {
-            self.number("pid", pid);
-        }
-    }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-struct Utf8<'a>(&'a mut Vec<u8>);
-
-impl fmt::Write for Utf8<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
-}
-
-fn push_number(to: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(value % 10).unwrap_or(0);
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    to.extend_from_slice(&digits[at..]);
-}
-
 /// The form of a line, by its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// Text for people: `2026-01-02T03:04:05.678Z INFO  message      key=value`.
-    Text { colour: bool },
+    /// Text for people at a terminal: `03:04:05 INFO  message          key=value`.
+    Terminal { colour: bool },
+    /// Text elsewhere: `2026-01-02T03:04:05.678Z INFO  message          key=value`.
+    Text,
     /// Text for systemd's journal, which adds the time: `<6>message key=value`.
     Journal,
     /// JSON for programs: one object per line.
@@ -310,12 +51,11 @@ impl Shape {
     /// Writes what stands before the message. `time`: the text of a [`Timestamp`].
     pub(super) fn open(self, time: &str, level: Level, to: &mut impl fmt::Write) -> fmt::Result {
         match self {
-            Self::Text { colour } => {
-                let time = time.get(..SHOWN_OF_TIME).unwrap_or(time);
-                let dim = Paint::new(colour, DIM);
-                let bright = Paint::new(colour, of_level(level));
-                write!(to, "{dim}{time}Z{dim:#} {bright}{level:<5}{bright:#} ")
+            Self::Terminal { colour } => {
+                let (time, dim, bright) = (time_of_day(time), Paint::new(colour, DIM), Paint::new(colour, of_level(level)));
+                write!(to, "{dim}{time}{dim:#} {bright}{level:<5}{bright:#} ")
             }
+            Self::Text => write!(to, "{}Z {level:<5} ", time.get(..SHOWN_OF_TIME).unwrap_or(time)),
             Self::Journal => write!(to, "<{}>", priority(level)),
             // Without `write!`, since each request has a line.
             Self::Json => [r#"{"timestamp":""#, time, r#"","level":""#, level.as_str(), "\""]
@@ -327,25 +67,19 @@ impl Shape {
     /// The padding between a message of this many characters and the first field.
     pub(super) fn gap(self, message: usize) -> &'static str {
         match self {
-            Self::Text { .. } => &SPACES[message.min(MESSAGE_WIDTH)..],
+            Self::Terminal { .. } | Self::Text => &SPACES[message.min(MESSAGE_WIDTH)..],
             Self::Journal | Self::Json => "",
         }
     }
 
     /// The colour of a key.
     pub(super) fn key(self) -> Paint {
-        Paint::new(self == Self::Text { colour: true }, DIM)
+        Paint::new(self == Self::Terminal { colour: true }, DIM)
     }
+}
 
-    /// The colour of an HTTP status.
-    pub(super) fn status(self, status: u16) -> Paint {
-        let code = match status {
-            500.. => RED,
-            400.. => YELLOW,
-            _ => GREEN,
-        };
-        Paint::new(self == Self::Text { colour: true }, code)
-    }
+fn time_of_day(time: &str) -> &str {
+    time.get(TIME_OF_DAY).unwrap_or(time)
 }
 
 /// A colour, or none. `{}` switches it on, `{:#}` off.
@@ -356,21 +90,11 @@ impl Paint {
     fn new(colour: bool, code: &'static str) -> Self {
         Self(if colour { code } else { "" })
     }
-
-    /// The escape sequence before the coloured text.
-    pub(super) fn on(self) -> &'static str {
-        self.0
-    }
-
-    /// The escape sequence after the coloured text.
-    pub(super) fn off(self) -> &'static str {
-        if self.0.is_empty() { "" } else { RESET }
-    }
 }
 
 impl fmt::Display for Paint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if f.alternate() { self.off() } else { self.on() })
+        f.write_str(if f.alternate() && !self.0.is_empty() { RESET } else { self.0 })
     }
 }
 

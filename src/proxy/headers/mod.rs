@@ -20,6 +20,7 @@ use http::{
 
 use request_field::RequestField;
 
+use super::request_id::X_REQUEST_ID;
 use crate::{
     careportals::ORGANIZATION_HEADER,
     config::{Api, Cookies, Origin, Upstream},
@@ -28,9 +29,6 @@ use crate::{
 /// What the sidecar calls itself in a `Proxy-Status`.
 pub(super) const OURS: &str = "careportals-sidecar";
 const ORGANIZATION: HeaderName = HeaderName::from_static(ORGANIZATION_HEADER);
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// How many bytes a client's request id may have.
-const REQUEST_ID_MAX: usize = 64;
 /// Options of `Connection` that name no header, or one that is removed anyway.
 const FAMILIAR_OPTIONS: [&str; 5] = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
 
@@ -84,10 +82,10 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// The headers that the upstream gets for those of `client`, which came in `version`.
+/// The headers that the upstream gets for those of `client`, which came in `version`. `request_id` replaces the client's own.
 ///
-/// The account's fields are added last and always, so that nothing a client writes (`Connection: authorization`) removes
-/// them.
+/// The request's id and the account's fields are added last and always, so that nothing a client writes
+/// (`Connection: authorization`) removes them.
 #[must_use]
 pub(super) fn to_upstream(
     rules: &HeaderRules,
@@ -95,9 +93,11 @@ pub(super) fn to_upstream(
     version: Version,
     account: AccountFields<'_>,
     framing: Framing,
+    request_id: HeaderValue,
 ) -> HeaderMap {
     let named = NamedByConnection::in_headers(client);
     let (mut content_length, mut wants_trailers) = (None, false);
+    // For `Host`, the request's id and the account's two; a client's own `Host` leaves room for `Connection`.
     let mut head = HeaderMap::with_capacity(client.keys_len() + rules.fixed.len() + 4);
     head.append(HOST, rules.host.clone());
     for (name, value) in client {
@@ -119,8 +119,7 @@ pub(super) fn to_upstream(
                 }
                 continue;
             }
-            RequestField::RequestId if *name != X_REQUEST_ID || request_id(client).is_none() => continue,
-            RequestField::Cookie | RequestField::RequestId | RequestField::Trailer | RequestField::Other => {}
+            RequestField::Cookie | RequestField::Trailer | RequestField::Other => {}
         }
         if !rules.sets_or_requires(bytes) && !named.contains(bytes) {
             head.append(name.clone(), value.clone());
@@ -143,6 +142,7 @@ pub(super) fn to_upstream(
     for (name, value) in &rules.fixed {
         head.append(name.clone(), value.clone());
     }
+    head.append(X_REQUEST_ID, request_id);
     if let Some(authorization) = account.authorization {
         head.append(AUTHORIZATION, authorization.clone());
     }
@@ -167,13 +167,14 @@ pub(super) fn count_forwarding(head: &mut HeaderMap) {
     }
 }
 
-/// The headers that the client gets for those of `upstream`. If there is nothing to remove, they are returned as they came.
+/// The headers that the client gets for those of `upstream`, with `request_id` in place of one that the upstream gave. If there
+/// is nothing to remove, the others are returned as they came.
 ///
 /// `Content-Length` stays as sent, since answers to HEAD and 304 have one without a body. It is removed beside
 /// `Transfer-Encoding`, where it means nothing (RFC 9112, 6.3), and if it does not belong there, or the client would expect a
 /// body by it (`misread`).
 #[must_use]
-pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool) -> HeaderMap {
+pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool, request_id: HeaderValue) -> HeaderMap {
     let named = NamedByConnection::in_headers(&upstream);
     let (mut clean, mut redirects, mut chunked, mut has_proxy_status) = (!misread, false, misread, false);
     for name in upstream.keys() {
@@ -183,6 +184,7 @@ pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool)
         has_proxy_status |= is_proxy_status(name);
     }
     let mut head = if clean { upstream } else { without_removed(rules, upstream, &named, chunked) };
+    head.insert(X_REQUEST_ID, request_id);
     if redirects && let Entry::Occupied(mut location) = head.entry(LOCATION) {
         for value in location.iter_mut() {
             if let Some(ours) = rules.location(value.as_bytes()) {
@@ -248,16 +250,6 @@ pub(super) fn upgrade_to_websocket(head: &mut HeaderMap) {
     head.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// The client's own id of a request: one `X-Request-Id` of at most 64 of `A-Za-z0-9._-`.
-#[must_use]
-pub(super) fn request_id(client: &HeaderMap) -> Option<&str> {
-    let mut values = client.get_all(X_REQUEST_ID).iter();
-    let (Some(only), None) = (values.next(), values.next()) else { return None };
-    let id = only.to_str().ok()?;
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    ((1..=REQUEST_ID_MAX).contains(&id.len()) && id.bytes().all(legal)).then_some(id)
-}
-
 /// `host[:port]`, as in `Host` and in a URL without user information.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HostAndPort<'a> {
@@ -308,6 +300,8 @@ impl HeaderRules {
             Some(b's') => self.cookies == Cookies::Strip && (is("set-cookie") || is("set-cookie2")),
             Some(b't') => is("te") || is("transfer-encoding"),
             Some(b'u') => is("upgrade"),
+            // One that is written as ours is replaced, which moves no other field.
+            Some(b'x') => is("x-request-id") && *name != X_REQUEST_ID,
             _ => false,
         };
         removed || (named.contains(bytes) && *name != CONTENT_LENGTH)
@@ -432,9 +426,9 @@ fn length_value(length: u64, written: Option<&HeaderValue>) -> HeaderValue {
     written.filter(same).cloned().unwrap_or_else(|| HeaderValue::from(length))
 }
 
-/// Whether no setting may give the name a value, since it carries the account or the framing.
+/// Whether no setting may give the name a value, since it carries the account, the framing or the request's id.
 fn is_ours(name: &[u8]) -> bool {
-    [ORGANIZATION_HEADER, "authorization", "host", "content-length", "transfer-encoding"]
+    [ORGANIZATION_HEADER, "authorization", "host", "content-length", "transfer-encoding", "x-request-id"]
         .iter()
         .any(|ours| same_name(name, ours.as_bytes()))
 }

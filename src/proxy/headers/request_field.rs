@@ -5,7 +5,7 @@ use crate::careportals::ORGANIZATION_HEADER;
 
 /// Fields of a request that never pass, whatever the settings say: those that the sidecar sets itself, those of one connection,
 /// those that claim where a request came from, and those that change its meaning after it was judged.
-pub(super) const REMOVED_FROM_REQUESTS: [&str; 23] = [
+pub(super) const REMOVED_FROM_REQUESTS: [&str; 24] = [
     "authorization",
     ORGANIZATION_HEADER,
     "host",
@@ -17,6 +17,7 @@ pub(super) const REMOVED_FROM_REQUESTS: [&str; 23] = [
     "proxy",
     "transfer-encoding",
     "upgrade",
+    "x-request-id",
     // Some servers believe these about the client's address.
     "cf-connecting-ip",
     "forwarded",
@@ -43,7 +44,6 @@ pub(super) enum RequestField {
     Cookie,
     Te,
     Trailer,
-    RequestId,
     Other,
 }
 
@@ -57,7 +57,6 @@ impl RequestField {
             Some(b'c') if is("cookie") || is("cookie2") => return Self::Cookie,
             Some(b't') if is("te") => return Self::Te,
             Some(b't') if is("trailer") => return Self::Trailer,
-            Some(b'x') if is("x-request-id") => return Self::RequestId,
             _ => {}
         }
         let removed = REMOVED_FROM_REQUESTS.into_iter().any(is) || REMOVED_FAMILIES.iter().any(begins);

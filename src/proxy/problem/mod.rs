@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use code::Code;
 
-use super::{admit::Refusal, headers::OURS};
+use super::{admit::Refusal, headers::OURS, request_id::X_REQUEST_ID};
 use crate::{
     account::{Unavailable, Why},
     connect::{ConnectError, EgressError},
@@ -185,9 +185,9 @@ impl ProxyError {
 /// The answer to the client: a problem document (RFC 9457), whose `Proxy-Status` says that the sidecar made it. Answers of
 /// the upstream never say that.
 #[must_use]
-pub(super) fn response(error: &ProxyError, version: Version, request_id: &str) -> Response<Bytes> {
+pub(super) fn response(error: &ProxyError, version: Version, request_id: HeaderValue) -> Response<Bytes> {
     let problem = Problem::from(error);
-    let document = problem.document(request_id);
+    let document = problem.document(request_id.to_str().unwrap_or_default());
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = problem.status;
     let headers = response.headers_mut();
@@ -195,6 +195,7 @@ pub(super) fn response(error: &ProxyError, version: Version, request_id: &str) -
     headers.insert(CONTENT_LENGTH, HeaderValue::from(document.len()));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(PROXY_STATUS, problem.proxy_status());
+    headers.insert(X_REQUEST_ID, request_id);
     if let Some(after) = problem.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
     }
@@ -211,11 +212,12 @@ pub(super) fn response(error: &ProxyError, version: Version, request_id: &str) -
 
 /// The answer to an OPTIONS that no further proxy may pass on.
 #[must_use]
-pub(super) fn allowed_methods() -> Response<()> {
+pub(super) fn allowed_methods(request_id: HeaderValue) -> Response<()> {
     let mut response = Response::new(());
     let headers = response.headers_mut();
     headers.insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
     headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    headers.insert(X_REQUEST_ID, request_id);
     response
 }
 

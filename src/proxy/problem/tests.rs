@@ -48,6 +48,8 @@ const CAUSES: [Cause; 23] = [
     Cause::Upgrade,
 ];
 
+static ID: HeaderValue = HeaderValue::from_static("id-1");
+
 fn refused(refusal: Refusal) -> ProxyError {
     ProxyError::Refused(refusal)
 }
@@ -70,7 +72,7 @@ fn every_error() -> Vec<ProxyError> {
 
 #[track_caller]
 fn answers(error: ProxyError, status: u16, code: &str, proxy_error: &str) {
-    let response = response(&error, Version::HTTP_11, "id-1");
+    let response = response(&error, Version::HTTP_11, ID.clone());
     assert_eq!(response.status(), status);
     assert_eq!(response.headers()["proxy-status"], format!("careportals-sidecar; error={proxy_error}"));
     let document: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
@@ -144,8 +146,9 @@ fn every_code_has_a_cause_and_no_two_share_a_name() {
 
 #[test]
 fn the_document_is_a_complete_problem() {
-    let response = response(&failed(Cause::Closed), Version::HTTP_11, "0af7-1");
+    let response = response(&failed(Cause::Closed), Version::HTTP_11, HeaderValue::from_static("0af7-1"));
     let headers = response.headers();
+    assert_eq!(headers["x-request-id"], "0af7-1");
     assert_eq!(headers["content-type"], "application/problem+json");
     assert_eq!(headers["cache-control"], "no-store");
     assert_eq!(headers["content-length"], response.body().len().to_string());
@@ -164,17 +167,9 @@ fn the_document_is_a_complete_problem() {
 }
 
 #[test]
-fn a_request_id_cannot_break_the_document() {
-    let id = "a\"},\n\\\u{1}";
-    let document: serde_json::Value = serde_json::from_slice(response(&ProxyError::Bug, Version::HTTP_11, id).body()).unwrap();
-    assert_eq!(document["request_id"], id);
-    assert_eq!(document["code"], "internal");
-}
-
-#[test]
 fn every_503_says_when_to_try_again_and_nothing_else_does() {
     for error in every_error() {
-        let response = response(&error, Version::HTTP_11, "1");
+        let response = response(&error, Version::HTTP_11, ID.clone());
         assert_eq!(response.headers().contains_key("retry-after"), response.status() == 503, "{error:?}");
     }
 }
@@ -191,14 +186,14 @@ fn retry_after_is_in_whole_seconds_rounded_up_and_never_at_once() {
         (Duration::MAX, "18446744073709551615"),
     ] {
         let error = ProxyError::NoBearer(Unavailable { why: Why::LoginFailing, retry_after: after });
-        assert_eq!(response(&error, Version::HTTP_11, "1").headers()["retry-after"], expected, "{after:?}");
+        assert_eq!(response(&error, Version::HTTP_11, ID.clone()).headers()["retry-after"], expected, "{after:?}");
     }
 }
 
 #[test]
 fn a_405_says_what_is_allowed() {
     for error in every_error() {
-        let response = response(&error, Version::HTTP_11, "1");
+        let response = response(&error, Version::HTTP_11, ID.clone());
         let allow = response.headers().get("allow").map(HeaderValue::as_bytes);
         assert_eq!(allow.is_some(), response.status() == 405, "{error:?}");
         assert!(allow.is_none_or(|methods| methods == b"DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
@@ -208,10 +203,10 @@ fn a_405_says_what_is_allowed() {
 #[test]
 fn a_connection_ends_when_the_rest_of_a_body_could_follow() {
     for error in every_error() {
-        let closes = response(&error, Version::HTTP_11, "1").headers().contains_key("connection");
+        let closes = response(&error, Version::HTTP_11, ID.clone()).headers().contains_key("connection");
         let unsure = matches!(Problem::from(&error).code, Code::BadFraming | Code::RequestBodyFailed | Code::RequestBodyTimeout);
         assert_eq!(closes, unsure, "{error:?}");
-        assert!(!response(&error, Version::HTTP_2, "1").headers().contains_key("connection"), "{error:?}");
+        assert!(!response(&error, Version::HTTP_2, ID.clone()).headers().contains_key("connection"), "{error:?}");
     }
 }
 

@@ -48,7 +48,7 @@ impl Sidecar {
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let events = self.events();
         let listening = events.iter().filter(|event| event["message"] == "listening");
-        listening.filter_map(|event| event["listener"].as_str()?.parse().ok()).collect()
+        listening.flat_map(listeners).collect()
     }
 
     pub fn connect(&self) -> Connection {
@@ -141,7 +141,7 @@ impl Sidecar {
     /// The address of an API's first TCP listener.
     pub fn address_of(&self, api: &str) -> SocketAddr {
         let event = self.wait_for_event(|event| event["message"] == "listening" && event["api"] == api);
-        event["listener"].as_str().unwrap().parse().unwrap()
+        listeners(&event).next().unwrap()
     }
 
     pub fn connect_to(&self, api: &str) -> Connection {
@@ -186,6 +186,11 @@ impl Sidecar {
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
+}
+
+/// The TCP addresses of a line `listening`.
+fn listeners(event: &Value) -> impl Iterator<Item = SocketAddr> {
+    event["listener"].as_str().unwrap().split(',').filter_map(|listener| listener.parse().ok())
 }
 
 impl Drop for Sidecar {

@@ -226,6 +226,8 @@ fn headers_may_not_name_what_the_sidecar_owns() {
         "Proxy_Connection",
         "HTTP2-Settings",
         "expect",
+        "X-Request-Id",
+        "x_request_id",
     ] {
         let loaded = api_with(&format!("headers = {{ {name} = \"canary\" }}"));
         assert_faults(
@@ -243,6 +245,10 @@ fn headers_may_not_name_what_the_sidecar_owns() {
     ] {
         assert_faults(&api_with(&format!("headers = {table}")), &[&format!("config.toml:6: apis.default.headers: {expected}")]);
     }
+    assert_faults(
+        &api_with("require_header = { name = \"X-Request-Id\", value = \"canary-value\" }"),
+        &["config.toml:6: apis.default.require_header.name: `x-request-id` is the sidecar's own to set"],
+    );
     let config = sound(account_with("login_headers = { authorization = \"Basic canary\" }"));
     assert!(!format!("{config:?}").contains("canary"));
     assert_faults(

@@ -11,8 +11,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::logging::queue::Capacity;
 
-const TEXT: Shape = Shape::Text { colour: false };
-
 struct Pipe(mpsc::Sender<String>);
 
 impl Write for Pipe {
@@ -32,7 +30,8 @@ fn access_log(shape: Shape, wanted: bool) -> (AccessLog, mpsc::Receiver<String>)
     let capacity = Capacity { bytes: 1024 * 1024, entries: 1024 };
     let queue = Queue::new(capacity);
     queue.start(Pipe(written), |lines| panic!("{lines} lines lost")).unwrap();
-    (AccessLog::new(Arc::new(AccessOutput { queue, shape, wanted: AtomicBool::new(wanted) })), reader)
+    let wanted = if wanted { Wanted::Everything } else { Wanted::Nothing };
+    (AccessLog::new(Arc::new(AccessOutput::new(queue, shape, wanted))), reader)
 }
 
 fn line<'a>(path: &'a str, method: &'a Method, words: &'a Words) -> AccessLine<'a> {
@@ -46,6 +45,8 @@ fn line<'a>(path: &'a str, method: &'a Method, words: &'a Words) -> AccessLine<'
         code: None,
         would_refuse: None,
         cut: None,
+        retries: 0,
+        relogin: None,
         request_bytes: 0,
         response_bytes: 10_240,
         duration: Duration::from_micros(1234),
@@ -82,6 +83,8 @@ fn a_line_is_one_json_object() {
         code: Some("upstream_closed"),
         would_refuse: Some("not_allowed"),
         cut: Some("client_gone"),
+        retries: 2,
+        relogin: Some("done"),
         upstream_first_byte: None,
         request_id: "a\"\n\\",
         uid: Some(1000),
@@ -91,9 +94,9 @@ fn a_line_is_one_json_object() {
     assert_eq!(
         written(Shape::Json, &full),
         concat!(
-            r#"{"timestamp":"2024-02-29T00:00:00.000042Z","level":"INFO","message":"request","api":"emr","#,
+            r#"{"timestamp":"2024-02-29T00:00:00.000042Z","level":"WARN","message":"request","api":"emr","#,
             r#""listener":"unix:/run/my \"socket\"","method":"GET","path":"/customers/{…}","status":502,"#,
-            r#""code":"upstream_closed","would_refuse":"not_allowed","cut":"client_gone","request_bytes":0,"response_bytes":10240,"duration_us":1234,"#,
+            r#""code":"upstream_closed","would_refuse":"not_allowed","cut":"client_gone","retries":2,"relogin":"done","request_bytes":0,"response_bytes":10240,"duration_us":1234,"#,
             r#""request_id":"a\"\n\\","uid":1000,"pid":4194304,"target":"careportals_sidecar::access"}"#,
             "\n"
         )
@@ -105,7 +108,7 @@ fn a_line_is_readable_text() {
     let words = Words::new(["labs"]);
     let line = AccessLine { uid: Some(0), request_id: "a b", ..line("/labs/7", &Method::POST, &words) };
     assert_eq!(
-        written(TEXT, &line),
+        written(Shape::Text, &line),
         "2024-02-29T00:00:00.000Z INFO  request          api=emr listener=127.0.0.1:2273 method=POST path=/labs/{…} status=200 \
          request_bytes=0 response_bytes=10240 duration_us=1234 upstream_first_byte_us=900 request_id=\"a b\" uid=0\n"
     );
@@ -123,7 +126,7 @@ fn an_unregistered_method_is_shown_as_other() {
 
 #[test]
 fn lines_are_handed_over_at_the_tick() {
-    let (log, reader) = access_log(TEXT, true);
+    let (log, reader) = access_log(Shape::Text, true);
     let words = Words::new([""; 0]);
     let mut writer = log.worker();
     writer.tick();
@@ -169,10 +172,47 @@ fn nothing_is_written_when_access_lines_are_off() {
     drop(writer);
     // The filter may change while a worker runs.
     let mut writer = log.worker();
-    log.0.wanted.store(true, Ordering::Relaxed);
+    log.0.want(Wanted::Everything);
     writer.write(&line("/users", &Method::GET, &words), UNIX_EPOCH);
     drop(writer);
     assert_eq!(reader.recv().unwrap().lines().count(), 1);
+}
+
+#[test]
+fn the_first_failure_of_our_own_for_an_api_and_a_code_in_a_minute_is_a_warning() {
+    let (log, reader) = access_log(Shape::Journal, true);
+    let words = Words::new([""; 0]);
+    let mut workers = [log.worker(), log.worker()];
+    let (closed, busy) = (Some("upstream_closed"), Some("too_many_requests_in_flight"));
+    let mut expected = Vec::new();
+    for (second, worker, api, status, code, priority) in [
+        (100, 0, "emr", 502, closed, 4),
+        (100, 1, "emr", 502, closed, 6),
+        (110, 0, "emr", 503, busy, 4),
+        (120, 1, "crm", 502, closed, 4),
+        // Upstream's own, and refusals.
+        (130, 0, "emr", 502, None, 6),
+        (130, 0, "emr", 403, Some("not_allowed"), 6),
+        (159, 1, "emr", 502, closed, 6),
+        (160, 1, "emr", 502, closed, 4),
+        (161, 0, "emr", 502, closed, 6),
+        // The clock was set back.
+        (10, 0, "emr", 502, closed, 4),
+    ] {
+        let line = AccessLine { api, status, code, ..line("/users", &Method::GET, &words) };
+        workers[worker].write(&line, UNIX_EPOCH + Duration::from_secs(second));
+        workers[worker].tick();
+        expected.push(format!("<{priority}>request api={api} status={status}"));
+    }
+    drop(workers);
+    assert!(log.0.queue.close(Duration::from_secs(60)));
+    let shown: String = reader.iter().collect();
+    let shown = shown.lines().map(|line| {
+        let words =
+            line.split(' ').filter(|word| word.contains(">request") || word.starts_with("api=") || word.starts_with("status="));
+        words.collect::<Vec<_>>().join(" ")
+    });
+    assert_eq!(shown.collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -191,7 +231,7 @@ proptest! {
         let words = Words::new([""; 0]);
         let line = AccessLine { request_id: &id, listener: &listener, ..line(&path, &Method::GET, &words) };
         let mut json = Vec::new();
-        LineWriter { to: &mut json, shape: Shape::Json }.line(&line, "now");
+        LineWriter { to: &mut json, shape: Shape::Json }.line(&line, Level::INFO, "now");
         let text = String::from_utf8(json).unwrap();
         prop_assert_eq!(text.lines().count(), 1);
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -200,9 +240,9 @@ proptest! {
         let mut masked = Vec::new();
         mask(&path, &words, &mut masked);
         prop_assert_eq!(parsed["path"].as_str().map(str::as_bytes), Some(masked.as_slice()));
-        for shape in [TEXT, Shape::Journal] {
+        for shape in [Shape::Text, Shape::Journal] {
             let mut text = Vec::new();
-            LineWriter { to: &mut text, shape }.line(&line, "now");
+            LineWriter { to: &mut text, shape }.line(&line, Level::INFO, "now");
             let text = String::from_utf8(text).unwrap();
             prop_assert!(text.ends_with('\n') && !text.trim_end_matches('\n').contains(char::is_control));
         }

@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
 pub use self::source::{
@@ -150,12 +151,15 @@ impl fmt::Display for Listen {
 }
 
 impl Log {
-    /// Parses a filter in tracing's syntax. `None` when `text` is something else.
+    /// Parses a filter in tracing's syntax. `None` when `text` is something else, or says nothing of the sidecar's own targets:
+    /// tracing takes a word that is no level for a target of another program.
     #[must_use]
     pub fn parse_filter(text: &str) -> Option<Targets> {
         // tracing takes an empty part for `error`, and a bracket that stays open for a part of a target.
         let parts: Vec<&str> = text.split(',').filter(|part| !part.is_empty()).collect();
         let is_balanced = text.matches('[').count() == text.matches(']').count();
-        if is_balanced { parts.join(",").parse().ok() } else { None }
+        let is_ours = |part: &&str| part.trim().parse::<LevelFilter>().is_ok() || part.trim().starts_with("careportals_sidecar");
+        let is_meant = parts.iter().any(is_ours) && parts.iter().all(|part| is_ours(part) || part.contains('='));
+        if is_balanced && is_meant { parts.join(",").parse().ok() } else { None }
     }
 }

@@ -9,14 +9,15 @@ use std::{
 };
 
 use super::{
-    faults::{Diagnostic, Fault, ValueOrigin, Warning, printable},
+    faults::{Diagnostic, Fault, Finding, ValueOrigin, Warning, printable},
+    named_variables::variable_of,
     setting::{EffectiveValue, Section, parts},
     tables::key_at,
 };
 use crate::config::Config;
 
 /// What [`load`](super::load) found, and the configuration if nothing is wrong.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Loaded {
     /// The configuration; `None` when there are faults.
     pub config: Option<Config>,
@@ -37,18 +38,37 @@ impl Loaded {
     pub fn refuse(&mut self, key: &str, message: String, hint: Option<&str>) {
         let wrong = Diagnostic::new(message);
         let wrong = if let Some(hint) = hint { wrong.hint(hint) } else { wrong };
-        self.faults.push(Fault::new(self.origin_of(key), key, wrong));
+        self.faults.push(Fault::new(self.origin_of(key), key, wrong).spelled());
         self.config = None;
     }
 
     /// Adds a warning that only the use of the value of `key` shows.
     pub fn warn(&mut self, key: &str, message: String, hint: &str) {
-        self.warnings.push(Warning::new(self.origin_of(key), key, Diagnostic::new(message).hint(hint)));
+        self.warnings.push(Warning::new(self.origin_of(key), key, Diagnostic::new(message).hint(hint)).spelled());
     }
 
     fn origin_of(&self, key: &str) -> ValueOrigin {
         let value = self.values.iter().find(|value| value.path == key);
         value.map_or(ValueOrigin::Default, |value| value.origin.clone())
+    }
+}
+
+impl Finding {
+    /// Names other keys as the user names this one: by their variables.
+    pub(super) fn spelled(mut self) -> Self {
+        let (section, entry, _) = parts(&self.path);
+        let word = |word: &str| {
+            let (name, value) = word.split_once(" = ").map_or((word, String::new()), |(name, value)| (name, format!("={value}")));
+            let section = [section, Section::Account, Section::TopLevel].into_iter().find(|other| other.find(name).is_some());
+            let entry = if entry.is_empty() { "default" } else { entry };
+            section.map_or_else(|| word.to_owned(), |section| variable_of(&section.path(entry, name)) + &value)
+        };
+        let each = |text: &str| text.split('`').map(word).collect::<Vec<_>>().join("`");
+        if matches!(self.origin, ValueOrigin::Variable(_)) {
+            self.wrong.message = each(&self.wrong.message);
+            self.wrong.hint = self.wrong.hint.as_deref().map(each);
+        }
+        self
     }
 }
 
@@ -108,9 +128,10 @@ pub fn render_check(loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
     };
     match &loaded.config {
         Some(config) => {
+            let word = if loaded.warnings.is_empty() { "ok" } else { "valid" };
             let accounts = counted(config.accounts.len(), "account");
             let apis = counted(config.apis.len(), "API");
-            writeln!(out, "ok: {accounts}, {apis}{warnings}")
+            writeln!(out, "{word}: {accounts}, {apis}{warnings}")
         }
         None => writeln!(out, "invalid: {}{warnings}", counted(loaded.faults.len(), "fault")),
     }

@@ -82,6 +82,17 @@ pub(super) fn find(name: &str) -> Option<(&'static Variable, bool)> {
     plain.or_else(|| VARIABLES.iter().find(is_file).map(|variable| (variable, true)))
 }
 
+/// The variable that sets the key of this path: one with a name of its own, if there is one.
+pub(super) fn variable_of(path: &str) -> String {
+    let named = VARIABLES.iter().find(|variable| variable.path == Some(path));
+    named.map_or_else(|| variable_by_path(path), |variable| variable.name.to_owned())
+}
+
+/// The variable that sets the key of this path by its path.
+pub(super) fn variable_by_path(path: &str) -> String {
+    format!("CAREPORTALS__{}", path.to_uppercase().replace('-', "_").replace('.', "__"))
+}
+
 /// Every name that is known: those of the variables, then those for files.
 pub(super) fn names() -> Vec<String> {
     let files = VARIABLES.iter().filter(|variable| variable.file).map(|variable| format!("{}_FILE", variable.name));

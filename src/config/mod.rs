@@ -151,15 +151,20 @@ impl fmt::Display for Listen {
 }
 
 impl Log {
-    /// Parses a filter in tracing's syntax. `None` when `text` is something else, or says nothing of the sidecar's own targets:
-    /// tracing takes a word that is no level for a target of another program.
+    /// Parses a filter in tracing's syntax. `None` when `text` is something else.
     #[must_use]
     pub fn parse_filter(text: &str) -> Option<Targets> {
         // tracing takes an empty part for `error`, and a bracket that stays open for a part of a target.
         let parts: Vec<&str> = text.split(',').filter(|part| !part.is_empty()).collect();
         let is_balanced = text.matches('[').count() == text.matches(']').count();
-        let is_ours = |part: &&str| part.trim().parse::<LevelFilter>().is_ok() || part.trim().starts_with("careportals_sidecar");
-        let is_meant = parts.iter().any(is_ours) && parts.iter().all(|part| is_ours(part) || part.contains('='));
-        if is_balanced && is_meant { parts.join(",").parse().ok() } else { None }
+        if is_balanced { parts.join(",").parse().ok() } else { None }
+    }
+
+    /// Whether the filter says something of the sidecar's own targets, and means a target by each word that is no level: tracing
+    /// takes such a word for a target, and then logs nothing else.
+    fn is_meant(filter: &str) -> bool {
+        let is_ours = |part: &str| part.parse::<LevelFilter>().is_ok() || part.starts_with("careportals_sidecar");
+        let parts = || filter.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts().any(is_ours) && parts().all(|part| is_ours(part) || part.contains('='))
     }
 }

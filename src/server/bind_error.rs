@@ -68,8 +68,8 @@ impl BindError {
                 _ => other(error),
             },
             BindErrorKind::Answered => {
-                let by = port_owner::of_socket(path).unwrap_or_else(|| "another process".to_owned());
-                (format!("{by} answers on that socket"), Some("stop it"))
+                let by = port_owner::of_socket(path).map_or_else(String::new, |owner| format!(": {owner}"));
+                (format!("another process answers on that socket{by}"), Some("stop it"))
             }
             BindErrorKind::NotASocket => ("a file that is not a socket is in the way".to_owned(), Some("remove it")),
         };

@@ -10,9 +10,7 @@ const SHOWN_MAX: usize = 60;
 const COMPARED_MAX: usize = 64;
 
 /// Where a value came from.
-///
-/// Faults are told in this order: the file from top to bottom, then variables, flags and the rest.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueOrigin {
     /// The value stands in the settings file.
     File {
@@ -117,7 +115,7 @@ impl Diagnostic {
 
     /// Adds "did you mean" when a known name is near.
     pub(super) fn did_you_mean<'a>(self, written: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
-        match nearest(written, &mut known.into_iter()) {
+        match nearest(written, known.into_iter()) {
             Some(name) => self.hint(format!("did you mean `{name}`?")),
             None => self,
         }
@@ -167,18 +165,17 @@ const SYNONYMS: &str = "log_level=log port=listen host=listen bind=listen api_ur
                         user=username pass=password org=organization";
 
 /// Finds the name that was most likely meant: a synonym's, or one of which at most a third differs.
-pub(super) fn nearest<'a>(written: &str, known: &mut dyn Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let folded = |name: &str| name.to_lowercase().replace('-', "_");
-    let synonym = |pair: &str| {
-        let (word, key) = pair.split_once('=')?;
-        let before = folded(written).strip_suffix(word)?.to_owned();
-        (before.is_empty() || before.ends_with('_')).then(|| before + key)
-    };
-    let written = &SYNONYMS.split(' ').find_map(synonym).unwrap_or_else(|| written.to_owned());
     let cut = |name: &str| folded(name).chars().take(COMPARED_MAX).collect::<String>();
+    // A key alone, or behind the beginning of a variable's name.
+    let key = folded(written);
+    let at = key.rfind("__").map_or_else(|| if key.starts_with("careportals_") { "careportals_".len() } else { 0 }, |at| at + 2);
+    let synonym = SYNONYMS.split(' ').filter_map(|pair| pair.split_once('=')).find(|(word, _)| key[at..] == **word);
+    let written = synonym.map_or_else(|| written.to_owned(), |(_, meant)| format!("{}{meant}", &key[..at]));
     known
-        .map(|name| (strsim::osa_distance(&cut(written), &cut(name)), name))
-        .filter(|(distance, name)| *distance <= (own_length(&folded(written), &folded(name)) / 3).clamp(1, 4))
+        .map(|name| (strsim::osa_distance(&cut(&written), &cut(name)), name))
+        .filter(|(distance, name)| *distance <= (own_length(&folded(&written), &folded(name)) / 3).clamp(1, 4))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
@@ -203,10 +200,13 @@ mod tests {
             ("login-url", Some("login_url")),
             ("upstrem", Some("upstream")),
             ("lgo", Some("log")),
+            ("log_level", Some("log")),
+            ("url", Some("upstream")),
+            ("curl", None),
             ("banana", None),
             ("login_xyz", None),
         ] {
-            assert_eq!(nearest(written, &mut known.into_iter()), expected, "{written}");
+            assert_eq!(nearest(written, known.into_iter()), expected, "{written}");
         }
     }
 

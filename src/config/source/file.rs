@@ -137,7 +137,7 @@ fn unknown(section: Section, name: &str, item: &Item) -> Diagnostic {
     if let Some(table) = item.as_table_like().filter(|_| section == Section::TopLevel) {
         let entry = table.iter().next().filter(|(_, item)| item.is_table_like()).map_or("NAME", |(entry, _)| entry);
         let known = ["accounts", "apis"].map(|group| format!("[{group}.{entry}]"));
-        if let Some(meant) = nearest(&format!("[{name}.{entry}]"), &mut known.iter().map(String::as_str)) {
+        if let Some(meant) = nearest(&format!("[{name}.{entry}]"), known.iter().map(String::as_str)) {
             return wrong.hint(format!("did you mean `{meant}`?"));
         }
     }
@@ -145,9 +145,8 @@ fn unknown(section: Section, name: &str, item: &Item) -> Diagnostic {
         Some(Section::TopLevel) => wrong.hint(format!("`{}` belongs at the top level", printable(name))),
         Some(other) => wrong.hint(format!("`{}` belongs under {}", printable(name), other.heading())),
         None => {
-            let groups = [Section::Account, Section::Api].map(Section::group);
-            let groups = groups.into_iter().filter(|_| section == Section::TopLevel);
-            wrong.did_you_mean(name, section.keys().map(|key| key.name).chain(groups))
+            let sections = [section, Section::Api, Section::Account, Section::TopLevel].into_iter();
+            wrong.did_you_mean(name, sections.flat_map(Section::keys).map(|key| key.name).chain(["accounts", "apis"]))
         }
     }
 }

@@ -337,6 +337,6 @@ fn mode(text: &str) -> Result<u32, Diagnostic> {
 
 fn filter(text: &str) -> Result<String, Diagnostic> {
     let hint = "write `error`, `warn`, `info`, `debug`, `trace` or `info,careportals_sidecar::account=debug`";
-    ensure!(Log::parse_filter(text).is_some(), format!("{} is not a filter", shown(text)), hint = hint);
+    ensure!(Log::is_meant(text) && Log::parse_filter(text).is_some(), format!("{} is not a filter", shown(text)), hint = hint);
     Ok(text.to_owned())
 }

@@ -100,13 +100,12 @@ impl Merged {
     pub(super) fn place(&self, path: &str) -> ValueOrigin {
         let (section, entry, _) = parts(path);
         let table = format!("{}.{entry}.", section.group());
-        let is_beside = |(path, (_, origin)): (&String, &(Value, ValueOrigin))| {
-            path.starts_with(&table) && matches!(origin, ValueOrigin::Variable(_))
-        };
+        let by_variable =
+            |(path, (_, origin)): (&String, &(_, _))| path.starts_with(&table) && matches!(origin, ValueOrigin::Variable(_));
         let mut tables = std::iter::successors(Some(path), |path| path.rsplit_once('.').map(|(table, _)| table));
         match (&self.lines.file, tables.find_map(|table| self.lines.by_path.get(table))) {
             (Some(file), Some(line)) => ValueOrigin::File { path: file.clone(), line: *line },
-            (Some(file), None) if !self.values.iter().any(is_beside) => ValueOrigin::File { path: file.clone(), line: 0 },
+            (Some(file), None) if !self.values.iter().any(by_variable) => ValueOrigin::File { path: file.clone(), line: 0 },
             _ => ValueOrigin::Variable(variable_of(path)),
         }
     }

@@ -36,20 +36,21 @@ pub struct Loaded {
 impl Loaded {
     /// Adds a fault that only the use of a value shows, such as a file that can't be used. `key`: the value's key, or empty.
     pub fn refuse(&mut self, key: &str, message: String, hint: Option<&str>) {
-        let wrong = Diagnostic::new(message);
-        let wrong = if let Some(hint) = hint { wrong.hint(hint) } else { wrong };
-        self.faults.push(Fault::new(self.origin_of(key), key, wrong).spelled());
+        let fault = self.finding(key, message, hint);
+        self.faults.push(fault);
         self.config = None;
     }
 
     /// Adds a warning that only the use of the value of `key` shows.
     pub fn warn(&mut self, key: &str, message: String, hint: &str) {
-        self.warnings.push(Warning::new(self.origin_of(key), key, Diagnostic::new(message).hint(hint)).spelled());
+        let warning = self.finding(key, message, Some(hint));
+        self.warnings.push(warning);
     }
 
-    fn origin_of(&self, key: &str) -> ValueOrigin {
+    fn finding(&self, key: &str, message: String, hint: Option<&str>) -> Finding {
         let value = self.values.iter().find(|value| value.path == key);
-        value.map_or(ValueOrigin::Default, |value| value.origin.clone())
+        let origin = value.map_or(ValueOrigin::Default, |value| value.origin.clone());
+        Finding::new(origin, key, Diagnostic { hint: hint.map(str::to_owned), ..Diagnostic::new(message) }).spelled()
     }
 }
 
@@ -122,13 +123,12 @@ pub fn render_check(loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
     for warning in &loaded.warnings {
         writeln!(out, "warning: {warning}")?;
     }
-    let warnings = match loaded.warnings.len() {
-        0 => String::new(),
-        count => format!(", {}", counted(count, "warning")),
+    let (word, warnings) = match loaded.warnings.len() {
+        0 => ("ok", String::new()),
+        count => ("valid", format!(", {}", counted(count, "warning"))),
     };
     match &loaded.config {
         Some(config) => {
-            let word = if loaded.warnings.is_empty() { "ok" } else { "valid" };
             let accounts = counted(config.accounts.len(), "account");
             let apis = counted(config.apis.len(), "API");
             writeln!(out, "{word}: {accounts}, {apis}{warnings}")

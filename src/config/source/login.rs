@@ -37,9 +37,6 @@ pub(super) fn choose(account: &AccountEntry, apis: &[ApiEntry], is_known: bool, 
         None if setting.is_written() => Choice::Unknown,
         None => from_presets(account, &own, is_known, findings),
     };
-    if let Choice::At(endpoint) = &choice {
-        forbid_plain_http("log-in", setting, endpoint, findings);
-    }
     if !setting.is_written() {
         let shown = match &choice {
             Choice::At(Endpoint { origin, target }) => Some(format!("\"{origin}{target}\"")),
@@ -58,9 +55,8 @@ pub(super) fn choose(account: &AccountEntry, apis: &[ApiEntry], is_known: bool, 
 /// Decides where a refresh token becomes a token. No preset says that.
 pub(super) fn refresh(account: &AccountEntry, apis: &[ApiEntry], findings: &mut Findings) -> Option<Endpoint> {
     let setting = &account.table.refresh_url;
-    let Choice::At(endpoint) = resolve(setting, setting.set()?, &own(account, apis), findings) else { return None };
-    forbid_plain_http("a refresh", setting, &endpoint, findings);
-    Some(endpoint)
+    let choice = resolve(setting, setting.set()?, &own(account, apis), findings);
+    if let Choice::At(endpoint) = choice { Some(endpoint) } else { None }
 }
 
 /// Whether the account logs in, wherever that is. Then a missing user name is a fault in any case.
@@ -75,16 +71,8 @@ fn own<'a>(account: &AccountEntry, apis: &'a [ApiEntry]) -> Vec<&'a ApiEntry> {
     apis.iter().filter(|api| api.table.account.known() == Some(&account.name)).collect()
 }
 
-fn forbid_plain_http(what: &str, setting: &Setting<Option<Address>>, endpoint: &Endpoint, findings: &mut Findings) {
-    // Where nobody wrote it, it follows from `upstream`, of which the same is told.
-    if setting.is_written() && endpoint.origin.scheme == Scheme::Http && !endpoint.origin.is_loopback() {
-        let wrong = Diagnostic::new(format!("{what} never goes over plain http to anything but loopback"));
-        findings.fault(setting, wrong.hint("use https"));
-    }
-}
-
 fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&ApiEntry], findings: &mut Findings) -> Choice {
-    match (address, own) {
+    let choice = match (address, own) {
         (Address::Off, _) => Choice::Off,
         (Address::Absolute { origin, path }, _) => at(origin, path),
         (Address::Path(path), [api]) => api.table.upstream.set().map_or(Choice::Unknown, |upstream| under(upstream, path)),
@@ -94,7 +82,11 @@ fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&ApiEnt
             findings.fault(setting, wrong.hint("write an absolute URL"));
             Choice::Unknown
         }
+    };
+    if matches!(&choice, Choice::At(Endpoint { origin, .. }) if origin.scheme == Scheme::Http && !origin.is_loopback()) {
+        findings.fault(setting, Diagnostic::new("never goes over plain http to anything but loopback").hint("use https"));
     }
+    choice
 }
 
 fn from_presets(account: &AccountEntry, own: &[&ApiEntry], is_known: bool, findings: &mut Findings) -> Choice {

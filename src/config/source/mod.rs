@@ -136,7 +136,8 @@ pub fn load(input: Input) -> Loaded {
         findings.faults.push(Fault::new(ValueOrigin::Default, "", Diagnostic::new("the settings are incomplete")));
     }
     let Findings { mut faults, warnings, values } = findings;
-    faults.sort_by(|one, other| one.origin.cmp(&other.origin));
+    // The file's come first, from top to bottom; the others stay in the order in which they were found.
+    faults.sort_by_key(|fault| if let ValueOrigin::File { line, .. } = fault.origin { line } else { usize::MAX });
     faults.dedup();
     let secret_variables = child_environment::secret_variables(&environment, &merged);
     let [faults, warnings] = [faults, warnings].map(|all| all.into_iter().map(Finding::spelled).collect::<Vec<_>>());
@@ -193,10 +194,8 @@ fn read_file(input: &Input) -> Result<Option<(PathBuf, String)>, Fault> {
         Ok(Ok(text)) => return Ok(Some((path, text))),
         Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => return Ok(None),
         Ok(Err(_)) => Diagnostic::new(format!("{} is not UTF-8", path.display())),
-        Err(error) => {
-            let wrong = Diagnostic::new(format!("cannot read {}: {}", path.display(), files::why(&path, &error)));
-            if let Some(advice) = resources::advice(&error) { wrong.hint(advice) } else { wrong }
-        }
+        Err(error) => Diagnostic::new(format!("cannot read {}: {}", path.display(), files::why(&path, &error)))
+            .hint(resources::advice(&error).unwrap_or("correct the path, or give this user the right to read the file")),
     };
     Err(Fault::new(if origin.is_written() { origin } else { ValueOrigin::File { path, line: 0 } }, "", wrong))
 }
@@ -239,9 +238,8 @@ fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findi
 
 /// The fault of a value whose account or API does not exist.
 fn homeless(leaf: Leaf) -> Fault {
-    let group = parts(&leaf.path).0.group();
-    let what = if group == "accounts" { "account" } else { "API" };
-    let wrong = Diagnostic::new(format!("sets the {what} `default`, which the settings do not have"));
-    let hint = format!("add `[{group}.default]`, or use CAREPORTALS__{}__NAME__KEY", group.to_uppercase());
+    let (section, entry, _) = parts(&leaf.path);
+    let wrong = Diagnostic::new(format!("sets `[{}.{entry}]`, which the settings do not have", section.group()));
+    let hint = format!("add that table, or use CAREPORTALS__{}__NAME__KEY", section.group().to_uppercase());
     Fault::new(leaf.origin, leaf.path, wrong.hint(hint))
 }

@@ -82,21 +82,20 @@ fn doubtful(key: &Key, value: &Value, origin: &ValueOrigin) -> Option<Diagnostic
         let wrong = Diagnostic::new("is `[redacted]`, which `config` shows in place of a secret");
         return Some(wrong.hint("write the value itself, or where it is read from"));
     }
-    let hint = match (key.name, origin) {
-        ("require_header.value", _) => "use value = { file = \"…\" }, or `env` or `command`".to_owned(),
-        ("password" | "username", ValueOrigin::File { .. }) => {
-            format!("use {} = {{ file = \"…\" }}, or `env` or `command`", key.name)
+    if !value.is_string() || !["username", "password", "require_header.value"].contains(&key.name) {
+        return None;
+    }
+    let name = key.name.rsplit('.').next().unwrap_or_default();
+    let in_file = || Diagnostic::new("is written in the settings file itself");
+    match origin {
+        ValueOrigin::File { .. } => Some(in_file().hint(format!("use {name} = {{ file = \"…\" }}, or `env` or `command`"))),
+        ValueOrigin::Variable(variable) => {
+            let wrong = Diagnostic::new("is given directly; whoever sees this process's environment sees it");
+            let end = if variable.starts_with("CAREPORTALS__") { "__FILE" } else { "_FILE" };
+            Some(wrong.hint(format!("use {variable}{end}")))
         }
-        ("password" | "username", ValueOrigin::Variable(name)) => {
-            format!("use {name}{}FILE", if name.starts_with("CAREPORTALS__") { "__" } else { "_" })
-        }
-        _ => return None,
-    };
-    let wrong = match origin {
-        ValueOrigin::File { .. } => "is written in the settings file itself",
-        _ => "is given directly; whoever sees this process's environment sees it",
-    };
-    value.is_string().then(|| Diagnostic::new(wrong).hint(hint))
+        _ => None,
+    }
 }
 
 /// Declares the settings of one table of the file, in the order of the documentation:

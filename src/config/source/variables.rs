@@ -23,9 +23,6 @@ pub(super) fn read(environment: &Environment, layers: &mut Layers) {
     layers.offered = directory(CREDENTIALS_DIRECTORY).map_or_else(Vec::new, |at| credentials(CREDENTIALS_DIRECTORY, at));
     layers.variables = directory(CREDENTIALS_DIR).map_or_else(Vec::new, |at| credentials(CREDENTIALS_DIR, at));
     let mut reader = VariablesReader { environment, layers };
-    if let Some(empty) = environment.get(CREDENTIALS_DIR).filter(|directory| directory.is_empty()) {
-        reader.text(CREDENTIALS_DIR, "", empty);
-    }
     for (name, value) in environment.iter() {
         let Some(name) = name.to_str().filter(|name| name.starts_with("CAREPORTALS_")) else { continue };
         match name.strip_prefix("CAREPORTALS__") {
@@ -52,7 +49,7 @@ struct VariablesReader<'a> {
 impl VariablesReader<'_> {
     fn by_name(&mut self, name: &str, value: &OsStr) {
         let Some((variable, is_file)) = named_variables::find(name) else { return self.unknown_name(name) };
-        let Some(path) = variable.path else { return };
+        let Some(path) = variable.path else { return self.text(name, "", value).into_iter().for_each(drop) };
         if is_file && !value.is_empty() {
             if self.environment.get(variable.name).is_some() {
                 let wrong = Diagnostic::new(format!("set together with {}", variable.name));
@@ -71,7 +68,7 @@ impl VariablesReader<'_> {
         if name.ends_with("_BASE_URL") {
             return;
         }
-        let known = named_variables::names();
+        let known: Vec<String> = named_variables::names().map(|(name, ..)| name).collect();
         let wrong = Diagnostic::new("no such variable; ignored").did_you_mean(name, known.iter().map(String::as_str));
         self.layers.findings.warn_of_variable(name, wrong);
     }

@@ -133,8 +133,12 @@ mod tests {
             let row = format!("| {fault} | {advice} |");
             assert!(runbook.contains(&row), "docs/runbook.md lacks\n{row}");
         };
-        CertificateFault::EACH.iter().for_each(|fault| has(fault, fault.advice()));
-        TlsFault::EACH.iter().for_each(|fault| has(fault, fault.advice()));
+        for fault in CertificateFault::EACH {
+            has(&fault, fault.advice());
+        }
+        for fault in TlsFault::EACH {
+            has(&fault, fault.advice());
+        }
         let errors = [
             ConnectError::DnsFailed,
             ConnectError::DnsTimeout,

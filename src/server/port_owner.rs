@@ -50,8 +50,8 @@ fn in_hexadecimal(address: SocketAddr) -> String {
         SocketAddr::V4(address) => address.ip().octets().to_vec(),
         SocketAddr::V6(address) => address.ip().octets().to_vec(),
     };
-    let word = |bytes: &[u8]| bytes.iter().rev().map(|byte| format!("{byte:02X}")).collect::<String>();
-    octets.chunks(4).map(word).collect()
+    let words = octets.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    words.fold(String::new(), |shown, word| format!("{shown}{word:08X}"))
 }
 
 /// A process that holds the descriptor, among those whose descriptors we may see.

@@ -60,14 +60,14 @@ pub type Warning = Finding;
 pub struct Finding {
     /// The user can correct it there.
     pub origin: ValueOrigin,
-    pub(super) path: String,
+    pub(super) path: Box<str>,
     pub(super) wrong: Diagnostic,
 }
 
 impl Finding {
     /// `path`: the key, such as `apis.emr.listen`; empty when it concerns none.
     pub(super) fn new(origin: ValueOrigin, path: impl Into<String>, wrong: Diagnostic) -> Self {
-        Self { origin, path: path.into(), wrong }
+        Self { origin, path: path.into().into_boxed_str(), wrong }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Finds secret, key and settings files that others may read or write.
+//! Finds what others may read or write: secret, key and settings files, and a user name that stands in a variable.
 //!
 //! It looks at modes and file systems alone, and opens no file.
 
@@ -10,7 +10,7 @@ use std::{
 
 use crate::config::{
     Account, Config, Source,
-    source::{Loaded, ValueOrigin},
+    source::{EffectiveValue, Loaded, ValueOrigin},
 };
 
 const READABLE: &str = "take that right from the others (chmod o-r)";
@@ -49,7 +49,19 @@ pub fn open_files(config: &Config, loaded: &Loaded) -> Vec<(String, String, &'st
     if let Some(path) = &loaded.file {
         look("", path, holds_secrets(loaded));
     }
+    warnings.extend(loaded.values.iter().filter_map(visible_name));
     warnings
+}
+
+/// The warning about a user name that a variable gives directly. One of a settings file is told when that is read.
+fn visible_name(value: &EffectiveValue) -> Option<(String, String, &'static str)> {
+    let ValueOrigin::Variable(name) = &value.origin else { return None };
+    // Where it is read from would be shown.
+    let is_written = value.path.ends_with(".username") && value.shown == "\"[redacted]\"";
+    let by_path = name.starts_with("CAREPORTALS__");
+    let hint = if by_path { "use the variable that ends in __FILE" } else { "use CAREPORTALS_USERNAME_FILE" };
+    let message = "is given directly; whoever sees this process's environment sees it";
+    is_written.then(|| (value.path.clone(), message.to_owned(), hint))
 }
 
 /// The files of an account, each with its key, and whether it holds a secret.
@@ -65,12 +77,14 @@ fn files_of(account: &Account) -> impl Iterator<Item = (&'static str, &Path, boo
 /// Whether the settings file itself holds a value that is never shown.
 fn holds_secrets(loaded: &Loaded) -> bool {
     let in_file = loaded.values.iter().filter(|value| matches!(value.origin, ValueOrigin::File { .. }));
-    in_file.into_iter().any(|value| value.shown.contains("[redacted]"))
+    // An organization is no secret.
+    in_file.into_iter().any(|value| value.shown.contains("[redacted]") && !value.path.ends_with(".organization"))
 }
 
 fn findings(path: &Path, is_secret: bool) -> Vec<(String, &'static str)> {
-    // A file that is absent or out of reach is told elsewhere.
+    // A file that is absent, empty or out of reach is told elsewhere.
     let mode = |path: &Path| fs::metadata(path).map(|found| found.permissions().mode()).unwrap_or_default();
+    let holds_text = fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0);
     let (shown, directory) = (path.display(), path.parent().filter(|directory| !directory.as_os_str().is_empty()));
     let mut found = Vec::new();
     if mode(path) & 0o002 != 0 {
@@ -80,7 +94,7 @@ fn findings(path: &Path, is_secret: bool) -> Vec<(String, &'static str)> {
     if let Some(directory) = directory.filter(|directory| mode(directory) & 0o1002 == 0o002) {
         found.push((format!("everybody may write to {}, and so may replace {shown}", directory.display()), WRITABLE));
     }
-    if is_secret && mode(path) & 0o004 != 0 && !is_in_memory(path) {
+    if is_secret && holds_text && mode(path) & 0o004 != 0 && !is_in_memory(path) {
         found.push((format!("everybody may read {shown}, which holds a secret"), READABLE));
     }
     found

@@ -89,16 +89,22 @@ impl Secret {
         sensitive(line)
     }
 
-    /// Makes a header value that `Debug` does not print, and that is wiped with its last clone. `None` when the bytes are empty
-    /// or are no legal value.
-    #[must_use]
-    pub fn header_value(&self) -> Option<HeaderValue> {
-        if self.0.is_empty() {
-            return None;
+    /// Makes a header value that `Debug` does not print, and that is wiped with its last clone.
+    ///
+    /// # Errors
+    ///
+    /// A header can't carry the bytes as they are: HTTP removes blanks at either end. The text says what is in the way.
+    pub fn header_value(&self) -> Result<HeaderValue, &'static str> {
+        match &self.0[..] {
+            [] => return Err("no value"),
+            [b' ' | b'\t', ..] => return Err("leading blank"),
+            [.., b' ' | b'\t'] => return Err("trailing blank"),
+            value if value.iter().any(|byte| matches!(byte, b'\r' | b'\n')) => return Err("line break"),
+            _ => {}
         }
         let mut copy = Pages::with_capacity(self.0.len());
         copy.extend(&self.0);
-        sensitive(copy)
+        sensitive(copy).ok_or("control character")
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod accept;
 mod bind;
+mod bind_error;
 mod client_errors;
 mod client_io;
 mod connection;
@@ -18,6 +19,7 @@ mod own_answers;
 mod owner;
 mod paced;
 mod peer;
+mod port_owner;
 mod request_body;
 mod unix_socket;
 
@@ -26,7 +28,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 pub use accept::{Acceptor, WITHOUT_PLACE};
-pub use bind::{BindError, Bound, ListenSocket, Passed, bind_tcp, bind_unix, passed_sockets};
+pub use bind::{Bound, ListenSocket, Passed, bind_tcp, bind_unix, passed_sockets};
+pub use bind_error::BindError;
 pub use client_io::ClientStream;
 pub use connection::{AnswerKind, RequestService};
 pub use connection_limit::{ConnectionLimit, SharedDescriptors};

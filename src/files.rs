@@ -5,6 +5,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -29,6 +30,28 @@ const HANGING_MAX: usize = 8;
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let path = path.to_owned();
     within(LIMIT, move || fs::read(path))
+}
+
+/// Says in words why the file could not be read; where the right to read it is missing, also whose it is, its mode, and which
+/// user this process is.
+#[must_use]
+pub fn why(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        io::ErrorKind::TimedOut => "its file system gave no answer".to_owned(),
+        io::ErrorKind::PermissionDenied => format!("permission denied{}", ownership(path).unwrap_or_default()),
+        // Want of descriptors, as an example, has no kind with a name of its own.
+        _ => error.to_string(),
+    }
+}
+
+/// Of a directory that may not be searched nothing below it can be looked at, so the nearest one that can be is named.
+fn ownership(path: &Path) -> Option<String> {
+    let (visible, found) = path.ancestors().find_map(|at| Some((at, fs::metadata(at).ok()?)))?;
+    let at = if visible == path { String::new() } else { format!("{}: ", visible.display()) };
+    let (owner, mode, us) = (found.uid(), found.mode() & 0o7777, rustix::process::geteuid().as_raw());
+    Some(format!(" ({at}owner uid {owner}, mode {mode:04o}; this process is uid {us})"))
 }
 
 /// Counts readings that have been given up and still hang, so that they hold a bounded number of threads.

@@ -105,10 +105,7 @@ impl Sources {
     pub(super) async fn organization(&self) -> Result<HeaderValue, SourceError> {
         let which = Field::Organization;
         let value = self.read(&self.account().organization, which).await?;
-        let bytes = value.expose();
-        // HTTP strips outer spaces, so the upstream would see another organization.
-        let fits = bytes.trim_ascii().len() == bytes.len();
-        value.header_value().filter(|_| fits).ok_or(SourceError { which, fault: SourceFault::NotAHeader })
+        value.header_value().map_err(|what| SourceError { which, fault: SourceFault::NotAHeader(what) })
     }
 
     async fn text(&self, source: &Source, which: Field) -> Result<Secret, SourceError> {
@@ -193,7 +190,8 @@ mod tests {
             let organization = sources.organization().await;
             assert_eq!(organization.is_ok(), fits, "{value:?}");
             if let Err(error) = organization {
-                assert_eq!(error, SourceError { which: Field::Organization, fault: SourceFault::NotAHeader });
+                assert_eq!(error.which, Field::Organization);
+                assert!(matches!(error.fault, SourceFault::NotAHeader(_)), "{error}");
             }
         }
     }

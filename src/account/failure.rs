@@ -69,7 +69,7 @@ impl LoginError {
                 "check network, DNS, egress proxy and `login_url`: `careportals-sidecar check --online` looks at each"
             }
             Self::Malformed(_) => "check `login_url` and `token_pointer`: does the log-in answer hold the token there?",
-            Self::Source(_) => "put the value where the setting says; files are watched, and read as soon as they appear",
+            Self::Source(error) => error.fault.advice(),
         }
     }
 

@@ -6,12 +6,12 @@ use std::{fmt, io, time::Duration};
 
 use super::listeners::{self, ListenerError, OPEN_DIRECTORY_HINT};
 use crate::{
-    config::{Config, Egress, Origin, Source},
+    config::{Config, Egress, Origin},
     connect::Connector,
     hardening::MissingStep,
     resources,
     server::{BindError, NoSuchGroup},
-    sources::{Oddity, oddities},
+    sources::oddities,
     tls::{ClientTls, TlsSetupError},
 };
 
@@ -101,7 +101,7 @@ pub fn warnings(config: &Config) -> Vec<(String, String, &'static str)> {
     exposed.into_iter().map(warning).chain(odd_values(config)).collect()
 }
 
-/// Values that look mistaken: each with its key.
+/// Values that look mistaken, and files that give none: each with its key.
 fn odd_values(config: &Config) -> impl Iterator<Item = (String, String, &'static str)> {
     let accounts = config.accounts.iter().flat_map(|account| {
         let login = account.login.iter().flat_map(|login| [("username", &login.username), ("password", &login.password)]);
@@ -111,14 +111,9 @@ fn odd_values(config: &Config) -> impl Iterator<Item = (String, String, &'static
     let required = config.apis.iter().filter_map(|api| {
         Some((format!("apis.{}.require_header.value", api.name), api.require_header.as_ref()?.value.as_ref()?))
     });
-    accounts.chain(required).flat_map(|(key, source)| {
-        let place = match source {
-            Source::File(path) => format!("the value in {}", path.display()),
-            Source::Value(_) | Source::Command(_) => "the value".to_owned(),
-        };
-        let warning = move |odd: Oddity| (key.clone(), format!("{place} {}", odd.message), odd.hint);
-        oddities(source).into_iter().map(warning)
-    })
+    accounts
+        .chain(required)
+        .flat_map(|(key, source)| oddities(source).into_iter().map(move |(message, hint)| (key.clone(), message, hint)))
 }
 
 /// Reads the roots to trust and the client certificate.

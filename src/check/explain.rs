@@ -52,8 +52,9 @@ pub fn explain(
     if listeners.is_empty() {
         return Ok(Err(ExplainError::NoApi(only.unwrap_or_default().to_owned())));
     }
-    // The parser of the running proxy makes the same of both.
-    let (Ok(method), Ok(uri)) = (Method::from_bytes(method.as_bytes()), target.parse::<Uri>()) else {
+    // The parser of the running proxy makes the same of both. It also refuses DEL, which the type of a target takes.
+    let parsed = (Method::from_bytes(method.as_bytes()), target.parse::<Uri>());
+    let (Ok(method), Ok(uri), false) = (parsed.0, parsed.1, target.contains('\x7f')) else {
         writeln!(out, "refused with 400: the HTTP parser does not take this method or this target")?;
         return Ok(Ok(false));
     };

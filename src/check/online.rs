@@ -13,9 +13,9 @@ use std::{
 use crate::{
     account::{LoginConnectors, LoginError, try_log_in, try_organization},
     app::StartError,
-    clock::SystemClock,
-    config::{Account, AccountId, Config, Egress, Endpoint, Login, Origin},
-    connect::{ConnectError, Connector, Offer},
+    clock::{self, SystemClock},
+    config::{Account, AccountId, Config, Egress, Endpoint, Http2, Login, Origin},
+    connect::{CLOCK_ADVICE, ConnectError, Connector, Diagnosis, Offer, Protocol},
     proxy,
     resources::Runtime,
     sources::SourceFault,
@@ -39,13 +39,13 @@ pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write, is_ter
         for api in &config.apis {
             let connector = connector(&api.upstream.origin, tls, &config.egress, api.connections.connect_timeout)?;
             let subject = format!("api {}: {}", api.name, api.upstream.origin);
-            let outcome = check_connection(&connector).await;
+            let outcome = check_connection(&connector, api.connections.http2).await;
             report.line(&subject, outcome.as_deref().map_err(String::as_str))?;
             if let Some(source) = api.require_header.as_ref().and_then(|required| required.value.as_ref()) {
                 let outcome = proxy::try_source(source).await;
-                let shown = outcome.as_ref().map(|()| "there is one").map_err(ToString::to_string);
-                report
-                    .line(&format!("api {}: require_header.value", api.name), shown.as_ref().copied().map_err(String::as_str))?;
+                let shown = outcome.as_ref().map(|()| "there is one").map_err(|fault| format!("{fault}; {}", fault.advice()));
+                let subject = format!("api {}: require_header.value", api.name);
+                report.line(&subject, shown.as_ref().copied().map_err(String::as_str))?;
                 report.stderr_of(outcome.err().as_ref())?;
             }
         }
@@ -65,20 +65,22 @@ async fn check_account(
 ) -> Result<(), StartError> {
     let Some(login) = &account.login else {
         let outcome = try_organization(Arc::clone(config), id).await;
-        let shown = outcome.as_ref().map(|()| "does not log in; its organization is there").map_err(ToString::to_string);
+        let failed = |error: &LoginError| format!("{error}; {}", error.advice());
+        let shown = outcome.as_ref().map(|()| "does not log in; its organization is there").map_err(failed);
         report.line(&format!("account {}", account.name), shown.as_ref().copied().map_err(String::as_str))?;
         return Ok(report.stderr_of(outcome.err().as_ref().and_then(LoginError::source_fault))?);
     };
     let connectors = login_connectors(login, tls, &config.egress)?;
     let route = connectors.login.proxy().map_or_else(String::new, |proxy| format!(" through the egress proxy {proxy}"));
-    let subject = format!("account {}: log-in at {}{route}", account.name, login.url.origin);
+    let subject = format!("account {}: log-in at {}{}{route}", account.name, login.url.origin, login.url.target);
+    let begun = clock::instant();
     match try_log_in(Arc::clone(config), id, connectors, Arc::new(SystemClock)).await {
         Err(error) => {
-            report.line(&subject, Err(&format!("{error}; {}", error.advice())))?;
+            report.line(&subject, Err(&format!("{error}; {} (after {})", error.advice(), took(begun.elapsed()))))?;
             report.stderr_of(error.source_fault())?;
         }
         Ok(tried) => {
-            report.line(&subject, Ok(&format!("token for {}", in_words(tried.life))))?;
+            report.line(&subject, Ok(&format!("token for {}, in {}", in_words(tried.life), took(begun.elapsed()))))?;
             let clocks = compare_clocks(tried.server_date, tried.received);
             report.line(&format!("account {}: clocks", account.name), clocks.as_deref().map_err(String::as_str))?;
         }
@@ -95,15 +97,24 @@ fn connector(origin: &Origin, tls: &ClientTls, egress: &Egress, limit: Duration)
     Connector::new(origin, tls, egress, limit).ok_or_else(|| StartError::Host(origin.clone()))
 }
 
-async fn check_connection(connector: &Connector) -> Result<String, String> {
-    let failed = |error: ConnectError| format!("{error}; {}", error.advice());
-    let addresses = connector.resolve().await.map_err(failed)?.len();
-    connector.connect(Offer::Http1).await.map_err(failed)?;
-    let plural = if addresses == 1 { "address" } else { "addresses" };
-    Ok(match connector.proxy() {
-        None => format!("resolves to {addresses} {plural}, connects, certificate accepted"),
-        Some(proxy) => format!("through the egress proxy {proxy} ({addresses} {plural}): connects, certificate accepted"),
-    })
+async fn check_connection(connector: &Connector, http2: Http2) -> Result<String, String> {
+    let offer = if http2 == Http2::Auto { Offer::Http1And2 } else { Offer::Http1 };
+    let begun = clock::instant();
+    let diagnosed = connector.diagnose(offer).await;
+    let failed = |error: ConnectError| format!("{error}; {} (after {})", error.advice(), took(begun.elapsed()));
+    let Diagnosis { addresses, name, open, handshake, tls, protocol } = diagnosed.map_err(failed)?;
+    let addresses = if addresses == 1 { "1 address".to_owned() } else { format!("{addresses} addresses") };
+    let (name, open) = (took(name), took(open));
+    let way = match connector.proxy() {
+        None => format!("resolves to {addresses} ({name}), connects without a proxy ({open})"),
+        Some(proxy) => format!("through the egress proxy {proxy} ({addresses}, {name}): connects ({open})"),
+    };
+    let tls = match tls {
+        None => "plain http".to_owned(),
+        Some((version, roots)) => format!("certificate accepted, by a root of {roots}; {version} ({})", took(handshake)),
+    };
+    let http = if protocol == Protocol::Http2 { "HTTP/2" } else { "HTTP/1.1" };
+    Ok(format!("{way}, {tls}, {http}"))
 }
 
 fn compare_clocks(server: Option<SystemTime>, ours: SystemTime) -> Result<String, String> {
@@ -113,9 +124,17 @@ fn compare_clocks(server: Option<SystemTime>, ours: SystemTime) -> Result<String
         Err(error) => (error.duration(), "ahead of"),
     };
     if apart <= CLOCK_TOLERANCE {
-        return Ok("agree".to_owned());
+        return Ok(format!("agree within {}", in_words(apart + Duration::from_secs(1))));
     }
-    Err(format!("ours is {} {which} the server's; check this machine's time synchronization", in_words(apart)))
+    Err(format!("ours is {} {which} the server's; {CLOCK_ADVICE}", in_words(apart)))
+}
+
+/// A duration as short as a connection's.
+fn took(duration: Duration) -> String {
+    match duration.as_millis() {
+        milliseconds @ 0..1000 => format!("{milliseconds} ms"),
+        milliseconds => format!("{}.{} s", milliseconds / 1000, milliseconds % 1000 / 100),
+    }
 }
 
 fn in_words(duration: Duration) -> String {
@@ -165,7 +184,8 @@ mod tests {
         let minute = Duration::from_secs(60);
         assert!(compare_clocks(Some(ours + minute), ours).unwrap_err().starts_with("ours is 60 s behind"));
         assert!(compare_clocks(Some(ours - minute), ours).unwrap_err().starts_with("ours is 60 s ahead of"));
-        assert_eq!(compare_clocks(Some(ours + Duration::from_secs(29)), ours).unwrap(), "agree");
+        assert_eq!(compare_clocks(Some(ours + Duration::from_secs(29)), ours).unwrap(), "agree within 30 s");
+        assert_eq!(compare_clocks(Some(ours), ours + Duration::from_millis(300)).unwrap(), "agree within 1 s");
         assert!(compare_clocks(None, ours).is_ok());
     }
 

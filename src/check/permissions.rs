@@ -65,12 +65,14 @@ fn files_of(account: &Account) -> impl Iterator<Item = (&'static str, &Path, boo
 /// Whether the settings file itself holds a value that is never shown.
 fn holds_secrets(loaded: &Loaded) -> bool {
     let in_file = loaded.values.iter().filter(|value| matches!(value.origin, ValueOrigin::File { .. }));
-    in_file.into_iter().any(|value| value.shown.contains("[redacted]"))
+    // An organization is no secret.
+    in_file.into_iter().any(|value| value.shown.contains("[redacted]") && !value.path.ends_with(".organization"))
 }
 
 fn findings(path: &Path, is_secret: bool) -> Vec<(String, &'static str)> {
-    // A file that is absent or out of reach is told elsewhere.
+    // A file that is absent, empty or out of reach is told elsewhere.
     let mode = |path: &Path| fs::metadata(path).map(|found| found.permissions().mode()).unwrap_or_default();
+    let holds_text = fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0);
     let (shown, directory) = (path.display(), path.parent().filter(|directory| !directory.as_os_str().is_empty()));
     let mut found = Vec::new();
     if mode(path) & 0o002 != 0 {
@@ -80,7 +82,7 @@ fn findings(path: &Path, is_secret: bool) -> Vec<(String, &'static str)> {
     if let Some(directory) = directory.filter(|directory| mode(directory) & 0o1002 == 0o002) {
         found.push((format!("everybody may write to {}, and so may replace {shown}", directory.display()), WRITABLE));
     }
-    if is_secret && mode(path) & 0o004 != 0 && !is_in_memory(path) {
+    if is_secret && holds_text && mode(path) & 0o004 != 0 && !is_in_memory(path) {
         found.push((format!("everybody may read {shown}, which holds a secret"), READABLE));
     }
     found

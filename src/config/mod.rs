@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
 pub use self::source::{
@@ -157,5 +158,13 @@ impl Log {
         let parts: Vec<&str> = text.split(',').filter(|part| !part.is_empty()).collect();
         let is_balanced = text.matches('[').count() == text.matches(']').count();
         if is_balanced { parts.join(",").parse().ok() } else { None }
+    }
+
+    /// Whether the filter says something of the sidecar's own targets, and means a target by each word that is no level: tracing
+    /// takes such a word for a target, and then logs nothing else.
+    fn is_meant(filter: &str) -> bool {
+        let is_ours = |part: &str| part.parse::<LevelFilter>().is_ok() || part.starts_with("careportals_sidecar");
+        let parts = || filter.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts().any(is_ours) && parts().all(|part| is_ours(part) || part.contains('='))
     }
 }

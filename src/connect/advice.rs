@@ -4,6 +4,9 @@
 
 use super::{CertificateFault, ConnectError, EgressError, TlsFault};
 
+/// What to do when this machine's clock and a server's differ.
+pub const CLOCK_ADVICE: &str = "correct this machine's clock (`timedatectl`), if it is not the server's that is wrong";
+
 impl ConnectError {
     /// What to do about it.
     #[must_use]
@@ -37,6 +40,9 @@ impl EgressError {
 }
 
 impl TlsFault {
+    /// One of each that a user can meet, for documents and tests.
+    pub const EACH: [Self; 6] = [Self::NotTls, Self::Version, Self::ClientCertificate, Self::Refused, Self::Closed, Self::Other];
+
     /// What to do about it.
     #[must_use]
     pub const fn advice(self) -> &'static str {
@@ -77,7 +83,7 @@ impl CertificateFault {
     pub const fn advice(self) -> &'static str {
         match self {
             Self::Expired | Self::ExpiredAt(_) => {
-                "have the server's certificate renewed; if this machine's clock is wrong, correct that"
+                "have the server's certificate renewed; if this machine's clock is wrong, correct it (`timedatectl`)"
             }
             Self::NotYetValid | Self::ValidFrom(_) => {
                 "correct this machine's clock (`timedatectl`), if the certificate is not from the future"
@@ -121,11 +127,32 @@ mod tests {
 
     /// The runbook says the same as the program.
     #[test]
-    fn the_runbook_has_each_fault_of_a_certificate_with_its_advice() {
+    fn the_runbook_has_each_fault_of_a_connection_with_its_advice() {
         let runbook = include_str!("../../docs/runbook.md");
-        for fault in CertificateFault::EACH {
-            let row = format!("| {fault} | {} |", fault.advice());
+        let has = |fault: &dyn std::fmt::Display, advice: &str| {
+            let row = format!("| {fault} | {advice} |");
             assert!(runbook.contains(&row), "docs/runbook.md lacks\n{row}");
+        };
+        for fault in CertificateFault::EACH {
+            has(&fault, fault.advice());
         }
+        for fault in TlsFault::EACH {
+            has(&fault, fault.advice());
+        }
+        let errors = [
+            ConnectError::DnsFailed,
+            ConnectError::DnsTimeout,
+            ConnectError::Refused,
+            ConnectError::Unreachable,
+            ConnectError::Timeout,
+        ];
+        for error in errors {
+            has(&error, error.advice());
+            has(&EgressError::on_the_way(error), EgressError::on_the_way(error).advice());
+        }
+        for error in [EgressError::CredentialsRefused, EgressError::Denied(403), EgressError::Closed, EgressError::NotHttp] {
+            has(&ConnectError::Egress(error), error.advice());
+        }
+        has(&"the clocks of this machine and the server differ", CLOCK_ADVICE);
     }
 }

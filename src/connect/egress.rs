@@ -197,7 +197,7 @@ fn basic(credentials: &Secret) -> Option<HeaderValue> {
     let written =
         STANDARD.encode_slice(credentials.expose(), value.spare_capacity_mut(4 * credentials.expose().len().div_ceil(3)));
     value.filled(written.unwrap_or_default());
-    Secret::from(value).header_value()
+    Secret::from(value).header_value().ok()
 }
 
 fn classify(error: &hyper::Error) -> EgressError {

@@ -4,6 +4,7 @@
 //! token. The name is resolved for each connection, so new connections follow a server that moves.
 
 mod advice;
+mod diagnosis;
 mod egress;
 mod lookup;
 mod race;
@@ -36,6 +37,8 @@ use crate::{
 use lookup::Lookups;
 
 pub use crate::tls::Offer;
+pub use advice::CLOCK_ADVICE;
+pub use diagnosis::Diagnosis;
 pub use egress::EgressError;
 
 /// The step that failed. It holds no address.
@@ -262,24 +265,34 @@ impl Connector {
     }
 
     async fn reach(&self, addresses: &[SocketAddr], deadline: Instant, offer: Offer) -> Result<Connection, ConnectError> {
-        let late = |_| ConnectError::Timeout;
         let written = Arc::new(AtomicU64::new(0));
         let opened = timeout_at(deadline, self.open(addresses, &written)).await;
-        let transport = opened.map_err(|error| self.to_peer(late(error)))??;
-        let (stream, protocol) = match (transport, &self.tls) {
-            (Transport::Tcp(tcp), None) => (UpstreamIo::Plain(tcp), Protocol::Http1),
+        let transport = opened.map_err(|_| self.to_peer(ConnectError::Timeout))??;
+        let (stream, protocol) = self.secure(transport, deadline, offer).await?;
+        Ok(Connection { stream, written, protocol })
+    }
+
+    /// Does TLS with the upstream, unless it is plain HTTP.
+    async fn secure(
+        &self,
+        transport: Transport,
+        deadline: Instant,
+        offer: Offer,
+    ) -> Result<(UpstreamIo, Protocol), ConnectError> {
+        let late = |_| ConnectError::Timeout;
+        match (transport, &self.tls) {
+            (Transport::Tcp(tcp), None) => Ok((UpstreamIo::Plain(tcp), Protocol::Http1)),
             (Transport::Tcp(tcp), Some((tls, name))) => {
                 let (session, protocol) = timeout_at(deadline, handshake(tls, offer, name, tcp)).await.map_err(late)??;
-                (UpstreamIo::Tls(Box::new(session)), protocol)
+                Ok((UpstreamIo::Tls(Box::new(session)), protocol))
             }
             (Transport::Tls(outer), Some((tls, name))) => {
                 let (session, protocol) = timeout_at(deadline, handshake(tls, offer, name, *outer)).await.map_err(late)??;
-                (UpstreamIo::Nested(Box::new(session)), protocol)
+                Ok((UpstreamIo::Nested(Box::new(session)), protocol))
             }
             // Plain HTTP is for loopback only, and never goes to a proxy: `new` refuses it.
-            (Transport::Tls(_), None) => return Err(ConnectError::TlsFailed(TlsFault::Other)),
-        };
-        Ok(Connection { stream, written, protocol })
+            (Transport::Tls(_), None) => Err(ConnectError::TlsFailed(TlsFault::Other)),
+        }
     }
 
     /// Opens TCP to the upstream; or TCP to the egress proxy, perhaps TLS to it, and CONNECT.
@@ -308,12 +321,17 @@ impl Connector {
     #[must_use]
     pub fn trusted_for(&self, limit: Duration, connection: &Connection) -> Duration {
         let Some((tls, name)) = &self.tls else { return limit };
-        let chain = match &connection.stream {
-            UpstreamIo::Plain(_) => return limit,
-            UpstreamIo::Tls(session) => session.get_ref().1.peer_certificates(),
-            UpstreamIo::Nested(session) => session.get_ref().1.peer_certificates(),
-        };
-        tls.trusted_for(limit, chain.unwrap_or_default(), name)
+        let Some(session) = session(&connection.stream) else { return limit };
+        tls.trusted_for(limit, session.peer_certificates().unwrap_or_default(), name)
+    }
+}
+
+/// The TLS session with the upstream. `None`: plain HTTP.
+fn session(stream: &UpstreamIo) -> Option<&rustls::ClientConnection> {
+    match stream {
+        UpstreamIo::Plain(_) => None,
+        UpstreamIo::Tls(session) => Some(session.get_ref().1),
+        UpstreamIo::Nested(session) => Some(session.get_ref().1),
     }
 }
 

@@ -89,16 +89,23 @@ impl Secret {
         sensitive(line)
     }
 
-    /// Makes a header value that `Debug` does not print, and that is wiped with its last clone. `None` when the bytes are empty
-    /// or are no legal value.
-    #[must_use]
-    pub fn header_value(&self) -> Option<HeaderValue> {
-        if self.0.is_empty() {
-            return None;
-        }
+    /// Makes a header value that `Debug` does not print, and that is wiped with its last clone.
+    ///
+    /// # Errors
+    ///
+    /// A header can't carry the bytes as they are: HTTP removes blanks at either end. The text says what is in the way.
+    pub fn header_value(&self) -> Result<HeaderValue, &'static str> {
+        let is_line_break = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        let wrong = match &self.0[..] {
+            [] => "no value",
+            value if value.iter().any(is_line_break) => "line break",
+            [b' ' | b'\t', ..] => "leading blank",
+            [.., b' ' | b'\t'] => "trailing blank",
+            _ => "control character",
+        };
         let mut copy = Pages::with_capacity(self.0.len());
         copy.extend(&self.0);
-        sensitive(copy)
+        sensitive(copy).filter(|_| wrong == "control character").ok_or(wrong)
     }
 }
 

@@ -4,7 +4,7 @@
 //! process that made it, or when no process answers on it.
 
 use std::{
-    fmt, io,
+    io,
     net::{SocketAddr, TcpListener},
     os::unix::net::UnixListener,
     path::Path,
@@ -13,7 +13,10 @@ use std::{
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::unix_socket::{self, BACKLOG, BindErrorKind, SocketAccess, SocketFile};
+use super::{
+    bind_error::BindError,
+    unix_socket::{self, BACKLOG, SocketAccess, SocketFile},
+};
 
 /// How many bytes a client may send ahead, in the kernel's buffer of a TCP connection, which takes twice as much memory. By
 /// itself the kernel lets a busy connection's buffer grow to megabytes; they stay when the upstream stops reading.
@@ -23,53 +26,6 @@ const RECEIVE_BUFFER: usize = 128 * 1024;
 /// time that a slow client still reads.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 128 * 1024;
-
-/// Why a listen address can't be used.
-#[derive(Debug)]
-pub struct BindError {
-    listen: String,
-    /// The setting in which the user could choose another address.
-    setting: &'static str,
-    kind: BindErrorKind,
-}
-
-impl fmt::Display for BindError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot listen on {}: ", self.listen)?;
-        match &self.kind {
-            BindErrorKind::Io(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let variable = self.setting.to_uppercase();
-                write!(
-                    f,
-                    "the address is in use\n  hint: another sidecar may be running; choose another with CAREPORTALS_{variable}"
-                )
-            }
-            BindErrorKind::Io(error) => write!(f, "{error}"),
-            BindErrorKind::Answered => f.write_str("another process answers on that socket"),
-            BindErrorKind::NotASocket => f.write_str("a file that is not a socket is in the way"),
-        }
-    }
-}
-
-impl std::error::Error for BindError {}
-
-impl BindError {
-    fn new(listen: String, kind: BindErrorKind) -> Self {
-        Self { listen, setting: "listen", kind }
-    }
-
-    /// Whether another process answers on that Unix socket.
-    #[must_use]
-    pub fn is_answered(&self) -> bool {
-        matches!(self.kind, BindErrorKind::Answered)
-    }
-
-    /// Names the setting that the address came from, when it is not `listen`.
-    #[must_use]
-    pub fn of_setting(self, setting: &'static str) -> Self {
-        Self { setting, ..self }
-    }
-}
 
 /// A bound socket and its name.
 pub struct Bound {
@@ -159,7 +115,7 @@ impl ListenSocket {
 
 /// Binds a TCP address. Returns `Ok(None)` for an address that is not `required` and whose family this machine lacks.
 pub fn bind_tcp(address: SocketAddr, required: bool) -> Result<Option<Bound>, BindError> {
-    let failed = |error| BindError::new(address.to_string(), BindErrorKind::Io(error));
+    let failed = |error| BindError::tcp(address, &error);
     match tcp(address) {
         Ok(listener) => Bound::over_tcp(listener).map(Some).map_err(failed),
         Err(error) if !required && family_is_missing(&error) => Ok(None),
@@ -172,7 +128,7 @@ pub fn bind_unix(path: &Path, access: SocketAccess) -> Result<Bound, BindError> 
     let name = format!("unix:{}", path.display());
     match unix_socket::listen(path, access) {
         Ok((listener, file)) => Ok(Bound { name, socket: ListenSocket::Unix(listener), file: Some(file) }),
-        Err(kind) => Err(BindError::new(name, kind)),
+        Err(kind) => Err(BindError::unix(path, &kind)),
     }
 }
 

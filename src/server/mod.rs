@@ -7,6 +7,7 @@
 
 mod accept;
 mod bind;
+mod bind_error;
 mod client_errors;
 mod client_io;
 mod connection;
@@ -17,6 +18,7 @@ mod hold;
 mod owner;
 mod paced;
 mod peer;
+mod port_owner;
 mod request_body;
 mod unix_socket;
 
@@ -25,7 +27,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 pub use accept::{Acceptor, LINGERING};
-pub use bind::{BindError, Bound, ListenSocket, Passed, bind_tcp, bind_unix, passed_sockets};
+pub use bind::{Bound, ListenSocket, Passed, bind_tcp, bind_unix, passed_sockets};
+pub use bind_error::BindError;
 pub use client_io::ClientStream;
 pub use connection::{AnswerKind, RequestService};
 pub use connection_limit::{ConnectionLimit, SharedDescriptors};

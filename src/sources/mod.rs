@@ -7,12 +7,17 @@ mod oddities;
 mod read;
 mod watch;
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use thiserror::Error;
 
+use crate::files;
+
 pub use self::{
-    oddities::{Oddity, oddities},
+    oddities::oddities,
     read::{read, read_file, read_file_in_time, read_keeping_stderr},
     watch::WatchedDirectories,
 };
@@ -24,12 +29,12 @@ pub enum SourceFault {
     #[error("{} does not exist; it is watched, and used as soon as it appears", .0.display())]
     Missing(PathBuf),
     /// The file exists and can't be read.
-    #[error("{} can't be read ({})", .path.display(), .kind)]
+    #[error("{} can't be read: {why}", .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The system's error.
-        kind: io::ErrorKind,
+        /// The system's reason; where a right is missing, whose the file is and who we are.
+        why: String,
     },
     /// The path is a directory, a pipe or a device.
     #[error("{} is not a regular file", .0.display())]
@@ -40,12 +45,15 @@ pub enum SourceFault {
     /// The value is nothing, or only a newline.
     #[error("its value is empty")]
     Empty,
+    /// The file holds nothing, or only a newline.
+    #[error("{} is empty", .0.display())]
+    EmptyFile(PathBuf),
     /// The value is not UTF-8, and JSON carries text only.
     #[error("its value is not UTF-8")]
     NotText,
     /// The value can't be sent in a header.
-    #[error("its value can't stand in a header (line breaks, control characters or outer spaces)")]
-    NotAHeader,
+    #[error("its value can't stand in a header ({0})")]
+    NotAHeader(&'static str),
     /// The command could not be started.
     #[error("the command {program} can't be run ({kind})")]
     CommandNotRun {
@@ -77,6 +85,15 @@ pub enum SourceFault {
 }
 
 impl SourceFault {
+    /// Why the file could not be read.
+    fn of_file(path: &Path, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing(path.to_owned()),
+            io::ErrorKind::FileTooLarge => Self::TooLarge,
+            _ => Self::Unreadable { path: path.to_owned(), why: files::why(path, error) },
+        }
+    }
+
     /// What a failed command wrote to its standard error, where that was kept.
     #[must_use]
     pub fn stderr(&self) -> Option<&str> {
@@ -86,13 +103,34 @@ impl SourceFault {
         }
     }
 
+    /// What to do about it: one table for the log, `status`, `login`, `check` and `check --online`.
+    #[must_use]
+    pub const fn advice(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "create the file, or correct its path in the settings",
+            Self::Unreadable { .. } => {
+                "give the daemon's user the right to read it (chown, chmod, setfacl), then run `careportals-sidecar login`"
+            }
+            Self::NotAFile(_) => "name a regular file",
+            Self::TooLarge => "let it give the credential alone",
+            Self::Empty | Self::EmptyFile(_) => "put the value there; files are watched, and read as soon as they change",
+            Self::NotText => "save it as UTF-8",
+            Self::NotAHeader(_) => "remove line breaks, control characters, and blanks around the value",
+            Self::CommandNotRun { .. } => "correct the command: its first word is a program that the daemon's user can run",
+            Self::CommandFailed { .. } => "correct the command, or run it by hand to see what it says",
+            Self::NoAnswer(_) => "look at its file system: a mount whose server is gone, or a pipe without a writer",
+            Self::NoThread(_) => "raise that limit, then run `careportals-sidecar login`",
+            Self::TimedOut => "run the command by hand: it must end within 10 s",
+        }
+    }
+
     /// The fault's constant name in logs, `status` and readiness.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Missing(_) => "source_missing",
             Self::Unreadable { .. } | Self::NotAFile(_) | Self::NoThread(_) => "source_unreadable",
-            Self::TooLarge | Self::Empty | Self::NotText | Self::NotAHeader => "source_invalid",
+            Self::TooLarge | Self::Empty | Self::EmptyFile(_) | Self::NotText | Self::NotAHeader(_) => "source_invalid",
             Self::CommandNotRun { .. } | Self::CommandFailed { .. } => "source_command_failed",
             Self::NoAnswer(_) | Self::TimedOut => "source_timeout",
         }

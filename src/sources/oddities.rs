@@ -1,7 +1,9 @@
-//! Finds what looks like a mistake about a value: a mark of an editor, blanks, line breaks, quotes. The words never show the value.
+//! Finds what looks like a mistake about a value: no file, nothing in it, a mark of an editor, blanks, line breaks, quotes. The
+//! words never show the value.
 
-use std::{fs::File, io, path::Path, time::Duration};
+use std::{fs::File, path::Path, time::Duration};
 
+use super::SourceFault;
 use crate::{
     config::Source,
     files,
@@ -15,11 +17,10 @@ const FILE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An oddity of a value: what was found, and what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Oddity {
+struct Oddity {
     /// What was found. A word for the place stands before it.
-    pub message: &'static str,
-    /// What to do.
-    pub hint: &'static str,
+    message: &'static str,
+    hint: &'static str,
 }
 
 const MARK: Oddity =
@@ -37,31 +38,46 @@ const LINES: Oddity = Oddity { message: "has several lines, all of them part of 
 const QUOTES: Oddity =
     Oddity { message: "stands in quotes, which are part of the value", hint: "remove them, unless they are meant" };
 
-/// Looks at a value that is written down or stands in a file. Nothing is found in a file that can't be read, and a command is not
+const COPIED: Oddity =
+    Oddity { message: "is `[redacted]`, which `config` shows in place of a secret", hint: "write the value itself" };
+
+/// Looks at a value that is written down or stands in a file, and says what seems wrong, each with what to do. A command is not
 /// run. It blocks, for two seconds at most.
 #[must_use]
-pub fn oddities(source: &Source) -> Vec<Oddity> {
-    match source {
-        Source::Value(value) => of_value(value.expose(), MARK_IN_TEXT),
-        Source::File(path) => of_file(path),
-        Source::Command(_) => Vec::new(),
-    }
+pub fn oddities(source: &Source) -> Vec<(String, &'static str)> {
+    let (place, found) = match source {
+        Source::Value(value) => ("the value".to_owned(), of_value(value.expose(), MARK_IN_TEXT)),
+        Source::File(path) => match read(path) {
+            Ok(bytes) => (format!("the value in {}", path.display()), of_file(&bytes)),
+            Err(fault) => return vec![(fault.to_string(), fault.advice())],
+        },
+        Source::Command(_) => return Vec::new(),
+    };
+    found.into_iter().map(|odd| (format!("{place} {}", odd.message), odd.hint)).collect()
 }
 
-fn of_file(path: &Path) -> Vec<Oddity> {
+fn read(path: &Path) -> Result<Pages, SourceFault> {
     let wanted = path.to_owned();
     let read = files::within(FILE_TIMEOUT, move || {
         if !wanted.metadata()?.is_file() {
-            return Err(io::ErrorKind::InvalidInput.into());
+            return Ok(None);
         }
-        Pages::read(File::open(&wanted)?, VALUE_MAX)
+        Pages::read(File::open(&wanted)?, VALUE_MAX).map(Some)
     });
-    let Ok(bytes) = read else { return Vec::new() };
-    let kept = match &*bytes {
+    match read {
+        Ok(Some(bytes)) if matches!(&bytes[..], [] | [b'\n'] | [b'\r', b'\n']) => Err(SourceFault::EmptyFile(path.to_owned())),
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(SourceFault::NotAFile(path.to_owned())),
+        Err(error) => Err(SourceFault::of_file(path, &error)),
+    }
+}
+
+fn of_file(bytes: &[u8]) -> Vec<Oddity> {
+    let kept = match bytes {
         [kept @ .., b'\r', b'\n'] | [kept @ .., b'\n'] => kept,
         all => all,
     };
-    of_value(kept, MARK)
+    if kept == b"[redacted]" { vec![COPIED] } else { of_value(kept, MARK) }
 }
 
 /// `mark`: what to say of a byte order mark.
@@ -102,12 +118,11 @@ mod tests {
 
     #[test]
     fn each_oddity_is_named_and_a_plain_value_has_none() {
-        let cases: [(&[u8], &[Oddity]); 22] = [
+        let cases: [(&[u8], &[Oddity]); 21] = [
+            (b"[redacted]\n", &[COPIED]),
             (b"secret", &[]),
             (b"secret\n", &[]),
             (b"secret\r\n", &[]),
-            (b"", &[]),
-            (b"\n", &[]),
             (b"it's \"here\"", &[]),
             (b"\"", &[]),
             (b"a b", &[]),
@@ -128,20 +143,38 @@ mod tests {
         ];
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("value");
+        let shown = |odd: &Oddity| (format!("the value in {} {}", path.display(), odd.message), odd.hint);
         for (bytes, expected) in cases {
             std::fs::write(&path, bytes).unwrap();
+            let expected: Vec<_> = expected.iter().map(shown).collect();
             assert_eq!(oddities(&Source::File(path.clone())), expected, "{bytes:?}");
         }
-        assert_eq!(oddities(&Source::File("/nonexistent/value".into())), []);
         assert_eq!(oddities(&Source::Command(vec!["echo".into(), "\" x\"".into()])), []);
+    }
+
+    #[test]
+    fn a_file_that_gives_nothing_is_told() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("value");
+        let told = || oddities(&Source::File(path.clone())).into_iter().map(|(message, _)| message).collect::<String>();
+        let shown = path.display();
+        assert_eq!(told(), format!("{shown} does not exist; it is watched, and used as soon as it appears"));
+        for empty in ["", "\n", "\r\n"] {
+            std::fs::write(&path, empty).unwrap();
+            assert_eq!(told(), format!("{shown} is empty"), "{empty:?}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(told(), format!("{shown} is not a regular file"));
     }
 
     #[test]
     fn of_a_value_that_is_written_down_no_newline_is_left_out() {
         let of = |text: &str| oddities(&Source::Value(Secret::from(text)));
+        let odd = |odd: Oddity| [(format!("the value {}", odd.message), odd.hint)];
         assert_eq!(of("secret"), []);
-        assert_eq!(of("secret\n"), [NEWLINE]);
-        assert_eq!(of("\u{feff}secret"), [MARK_IN_TEXT]);
-        assert_eq!(of("\"secret\""), [QUOTES]);
+        assert_eq!(of("secret\n"), odd(NEWLINE));
+        assert_eq!(of("\u{feff}secret"), odd(MARK_IN_TEXT));
+        assert_eq!(of("\"secret\""), odd(QUOTES));
     }
 }

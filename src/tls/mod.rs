@@ -49,8 +49,8 @@ pub enum TlsSetupError {
         setting: &'static str,
         /// The file.
         path: PathBuf,
-        /// The system's error.
-        kind: io::ErrorKind,
+        /// The system's reason.
+        why: String,
     },
     /// A file holds no usable certificate.
     NoCertificate {
@@ -73,6 +73,10 @@ pub enum TlsSetupError {
 }
 
 impl TlsSetupError {
+    fn unreadable(setting: &'static str, path: &Path, error: &io::Error) -> Self {
+        Self::Unreadable { setting, path: path.to_owned(), why: files::why(path, error) }
+    }
+
     /// The setting whose value is not usable; `None` when no setting is at fault.
     #[must_use]
     pub fn setting(&self) -> Option<&'static str> {
@@ -87,7 +91,7 @@ impl TlsSetupError {
     #[must_use]
     pub fn message(&self) -> String {
         match self {
-            Self::Unreadable { path, kind, .. } => format!("cannot read {}: {kind}", path.display()),
+            Self::Unreadable { path, why, .. } => format!("cannot read {}: {why}", path.display()),
             Self::NoCertificate { path, .. } => format!("no usable certificate in {}", path.display()),
             Self::Key { path, reason } => format!("{reason} ({})", path.display()),
             Self::NoRoots => "the system has no trusted root certificates".to_owned(),
@@ -142,6 +146,17 @@ struct TlsState {
     verifier: Option<Arc<WebPkiServerVerifier>>,
     connectors: ArcSwap<Connectors>,
     renewal: Option<Renewal>,
+    private: PrivateRoots,
+}
+
+/// The roots that the settings name, to tell which root vouches for a server.
+enum PrivateRoots {
+    /// There are none: the system's are trusted.
+    None,
+    /// `ca_only_file` names all that are trusted.
+    Only,
+    /// `ca_file` names these, and the system's are trusted too.
+    Besides(Option<Arc<WebPkiServerVerifier>>),
 }
 
 /// The files of our own certificate, to notice a renewed one.
@@ -173,12 +188,13 @@ impl ClientTls {
         let stamped = tls.client_certificate.as_ref().map(|files| (files.clone(), Stamp::of(files)));
         let identity = tls.client_certificate.as_ref().map(identity::read).transpose()?;
         let renewal = stamped.map(|(files, stamp)| Renewal { files, seen: Mutex::new(FilesSeen { stamp, fault: None }) });
-        Self::of_roots(roots(tls)?, tls.min_version, identity, renewal)
+        let (roots, private) = roots(tls)?;
+        Self::of_roots(roots, tls.min_version, identity, renewal, private)
     }
 
     /// Trusts only `roots`, with defaults for everything else.
     pub fn with_roots(roots: RootCertStore) -> Result<Self, TlsSetupError> {
-        Self::of_roots(roots, TlsVersion::default(), None, None)
+        Self::of_roots(roots, TlsVersion::default(), None, None, PrivateRoots::None)
     }
 
     fn of_roots(
@@ -186,12 +202,13 @@ impl ClientTls {
         min_version: TlsVersion,
         identity: Option<Arc<CertifiedKey>>,
         renewal: Option<Renewal>,
+        private: PrivateRoots,
     ) -> Result<Self, TlsSetupError> {
         let roots = Arc::new(roots);
         let connectors = Connectors::new(&roots, min_version, identity)?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider()).build().ok();
+        let verifier = verifier(Arc::clone(&roots));
         let connectors = ArcSwap::from_pointee(connectors);
-        Ok(Self(Arc::new(TlsState { roots, min_version, verifier, connectors, renewal })))
+        Ok(Self(Arc::new(TlsState { roots, min_version, verifier, connectors, renewal, private })))
     }
 
     /// Whether both trust the same roots, allow the same versions, and show the same certificate.
@@ -240,9 +257,17 @@ impl ClientTls {
     }
 
     fn verify_at(&self, time: UnixTime, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Result<(), rustls::Error> {
-        let none = rustls::Error::NoCertificatesPresented;
-        let (Some(verifier), Some((server, intermediates))) = (&self.0.verifier, chain.split_first()) else { return Err(none) };
-        verifier.verify_server_cert(server, intermediates, name, &[], time).map(drop)
+        verify(self.0.verifier.as_ref(), time, chain, name)
+    }
+
+    /// The setting that names the root which vouches for a chain, in words.
+    #[must_use]
+    pub fn vouched_by(&self, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> &'static str {
+        match &self.0.private {
+            PrivateRoots::Only => "`ca_only_file`",
+            PrivateRoots::Besides(own) if verify(own.as_ref(), UnixTime::now(), chain, name).is_ok() => "`ca_file`",
+            PrivateRoots::Besides(_) | PrivateRoots::None => "the system",
+        }
     }
 
     /// Drops all sessions, so that every new connection begins with a full handshake.
@@ -343,24 +368,43 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-fn roots(tls: &Tls) -> Result<RootCertStore, TlsSetupError> {
+fn roots(tls: &Tls) -> Result<(RootCertStore, PrivateRoots), TlsSetupError> {
     let mut store = RootCertStore::empty();
     if let Some(path) = &tls.ca_only_file {
         add_file(&mut store, "ca_only_file", path)?;
-        return Ok(store);
+        return Ok((store, PrivateRoots::Only));
     }
     // This honours SSL_CERT_FILE and SSL_CERT_DIR. An unreadable file is no reason to fail: if its root is needed, the server's
     // certificate will not be trusted.
     store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let mut private = PrivateRoots::None;
     if let Some(path) = &tls.ca_file {
-        add_file(&mut store, "ca_file", path)?;
+        let mut own = RootCertStore::empty();
+        add_file(&mut own, "ca_file", path)?;
+        store.extend(own.roots.iter().cloned());
+        private = PrivateRoots::Besides(verifier(Arc::new(own)));
     }
-    if store.is_empty() { Err(TlsSetupError::NoRoots) } else { Ok(store) }
+    if store.is_empty() { Err(TlsSetupError::NoRoots) } else { Ok((store, private)) }
+}
+
+/// `None` without roots: no server is trusted then.
+fn verifier(roots: Arc<RootCertStore>) -> Option<Arc<WebPkiServerVerifier>> {
+    WebPkiServerVerifier::builder_with_provider(roots, provider()).build().ok()
+}
+
+fn verify(
+    verifier: Option<&Arc<WebPkiServerVerifier>>,
+    time: UnixTime,
+    chain: &[CertificateDer<'_>],
+    name: &ServerName<'_>,
+) -> Result<(), rustls::Error> {
+    let none = rustls::Error::NoCertificatesPresented;
+    let (Some(verifier), Some((server, intermediates))) = (verifier, chain.split_first()) else { return Err(none) };
+    verifier.verify_server_cert(server, intermediates, name, &[], time).map(drop)
 }
 
 fn add_file(store: &mut RootCertStore, setting: &'static str, path: &Path) -> Result<(), TlsSetupError> {
-    let pem =
-        files::read(path).map_err(|error| TlsSetupError::Unreadable { setting, path: path.to_owned(), kind: error.kind() })?;
+    let pem = files::read(path).map_err(|error| TlsSetupError::unreadable(setting, path, &error))?;
     let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
     let (added, _) = store.add_parsable_certificates(certificates);
     if added == 0 {

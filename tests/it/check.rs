@@ -1,6 +1,11 @@
 //! `check`: what it warns of, and what it explains of a request.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+};
+
+use rustix::process::getuid;
 
 use crate::harness::{Output, Setup, simulator};
 
@@ -28,8 +33,8 @@ fn warns(output: &Output, warnings: &[&str]) {
     assert_eq!(output.code, Some(0), "{output:?}");
     let counted = match warnings.len() {
         0 => "ok: 1 account, 1 API\n".to_owned(),
-        1 => "ok: 1 account, 1 API, 1 warning\n".to_owned(),
-        count => format!("ok: 1 account, 1 API, {count} warnings\n"),
+        1 => "\nvalid: 1 account, 1 API, 1 warning\n".to_owned(),
+        count => format!("\nvalid: 1 account, 1 API, {count} warnings\n"),
     };
     assert!(output.stdout.ends_with(&counted), "{}", output.stdout);
 }
@@ -85,7 +90,7 @@ fn protections_that_are_off_are_warnings() {
         let mut setup = settings("");
         setup.global(key, value).variable("CAREPORTALS_TELEMETRY_LISTEN", address).output("check")
     };
-    warns(&open("quitquitquit", "true", "0.0.0.0:0"), &["QUITQUITQUIT: is on, and telemetry_listen is reachable"]);
+    warns(&open("quitquitquit", "true", "0.0.0.0:0"), &["QUITQUITQUIT: is on, and `CAREPORTALS_TELEMETRY_LISTEN` is reachable"]);
     warns(&open("quitquitquit", "true", "127.0.0.1:0"), &[]);
     warns(&open("hardening", "off", "[::]:0"), &["HARDENING: is off, and the daemon is reachable"]);
     warns(&open("hardening", "off", "off"), &[]);
@@ -121,6 +126,99 @@ fn files_that_others_may_write_or_read_are_warnings() {
     let file = format!("everybody may write to {}", settings.display());
     warns(&output, &["accounts.default.password: everybody may write to p", "organization: everybody may write to o", &file]);
     assert!(output.stdout.contains("chmod o-w"), "{output:?}");
+}
+
+/// Settings whose three credentials come from the files `o`, `u` and `p`.
+fn from_files() -> Setup {
+    let mut setup = Setup::empty();
+    setup.settings(
+        "[accounts.default]\norganization = { file = \"o\" }\nusername = { file = \"u\" }\npassword = { file = \"p\" }\n[apis.default]\n",
+    );
+    for file in ["o", "u", "p"] {
+        write_private(&setup, file, "x\n");
+    }
+    setup
+}
+
+fn write_private(setup: &Setup, file: &str, text: &str) {
+    fs::set_permissions(setup.file(file, text), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_credential_that_is_missing_or_empty_or_no_file_is_a_warning() {
+    let setup = from_files();
+    warns(&setup.output("check"), &[]);
+    write_private(&setup, "p", "");
+    write_private(&setup, "u", "[redacted]\n");
+    fs::remove_file(setup.dir.path().join("o")).unwrap();
+    let output = setup.output("check");
+    warns(
+        &output,
+        &[
+            "config.toml:2: accounts.default.organization: o does not exist; it is watched",
+            "config.toml:3: accounts.default.username: the value in u is `[redacted]`, which `config` shows in place of a secret",
+            "config.toml:4: accounts.default.password: p is empty",
+        ],
+    );
+    assert_eq!(output.stdout.matches("\n  hint: ").count(), 3, "{output:?}");
+    assert_eq!(setup.output_of(&["check", "--strict"]).code, Some(1));
+    write_private(&setup, "o", "\n");
+    fs::remove_file(setup.dir.path().join("p")).unwrap();
+    fs::create_dir(setup.dir.path().join("p")).unwrap();
+    write_private(&setup, "u", "x");
+    warns(&setup.output("check"), &["o is empty", "p is not a regular file"]);
+}
+
+#[test]
+fn a_credential_that_may_not_be_read_is_told_with_its_owner_its_mode_and_our_uid() {
+    const STRANGER: u32 = 65_531;
+    if !getuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let setup = from_files();
+    let directory = setup.dir.path();
+    let program = directory.join("program");
+    fs::copy(env!("CARGO_BIN_EXE_careportals-sidecar"), &program).unwrap();
+    for (path, mode) in [(directory, 0o755), (&program, 0o755), (&directory.join("o"), 0o644), (&directory.join("u"), 0o644)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let as_stranger = || {
+        let mut command = std::process::Command::new(&program);
+        command.args(setup.command("check").get_args()).uid(STRANGER).gid(STRANGER).current_dir(directory);
+        command.env_clear().env("CAREPORTALS_CONFIG", directory.join("config.toml"));
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let said = as_stranger();
+    let expected = format!("p can't be read: permission denied (owner uid 0, mode 0600; this process is uid {STRANGER})");
+    assert!(said.contains(&expected), "{said}");
+    // Of a directory that may not be searched nothing else is known.
+    fs::create_dir(directory.join("closed")).unwrap();
+    fs::set_permissions(directory.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+    let text = fs::read_to_string(directory.join("config.toml")).unwrap();
+    let inside = format!("{}/closed/p", directory.display());
+    setup.file("config.toml", &text.replace("\"p\"", &format!("\"{inside}\"")));
+    let said = as_stranger();
+    let expected = format!("{inside} can't be read: permission denied ({}/closed: owner uid 0, mode 0700", directory.display());
+    assert!(said.contains(&expected), "{said}");
+}
+
+#[test]
+fn a_log_filter_that_would_silence_the_daemon_is_a_fault() {
+    for command in ["check", "run"] {
+        let output = settings("").variable("CAREPORTALS_LOG", "verbose").output(command);
+        assert_eq!(output.code, Some(78), "{output:?}");
+        assert!(output.all().contains("CAREPORTALS_LOG: `verbose` is not a filter\n  hint: write `error`, `warn`"), "{output:?}");
+    }
+}
+
+#[test]
+fn an_organization_in_the_settings_file_is_no_secret() {
+    let setup = from_files();
+    let text = fs::read_to_string(setup.dir.path().join("config.toml")).unwrap();
+    setup.file("config.toml", &text.replace("{ file = \"o\" }", "\"acme\""));
+    fs::set_permissions(setup.dir.path().join("config.toml"), fs::Permissions::from_mode(0o644)).unwrap();
+    warns(&setup.output("check"), &[]);
 }
 
 /// Exit code and output of `check --explain`.
@@ -176,6 +274,7 @@ observe = true
         ("TRACE /crm/orders", "refused with 405 method_not_allowed"),
         ("GET /orders", "refused with 404 no_api: at 127.0.0.1:1\n"),
         ("GET /a b", "refused with 400: the HTTP parser"),
+        ("GET /crm/orders#\u{7f}", "refused with 400: the HTTP parser"),
     ] {
         let (code, said) = explained(&setup, request, &["--api", "crm"]);
         assert_eq!((code, said.contains(line)), (Some(1), true), "{request}: {line}\n{said}");

@@ -395,7 +395,16 @@ fn a_configured_socket_where_a_daemon_answers_is_an_error_at_start() {
     setup.variable("CAREPORTALS_CONTROL_SOCKET", path.to_str().unwrap());
     let output = setup.output("run");
     assert_eq!(output.code, Some(1), "{output:?}");
-    assert!(output.stderr.contains(&format!("cannot listen on unix:{}", path.display())), "{output:?}");
+    let said = format!(
+        "cannot listen on unix:{}: another process answers on that socket: careportals-sidecar (pid {})",
+        path.display(),
+        first.pid()
+    );
+    assert!(output.stderr.contains(&said), "{output:?}");
+    assert!(
+        output.stderr.contains("choose another with `control_socket` in the settings file or CAREPORTALS_CONTROL"),
+        "{output:?}"
+    );
     assert_eq!(get(&first, "/status").status, 200);
 }
 

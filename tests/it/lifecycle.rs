@@ -320,6 +320,20 @@ fn an_address_in_use_is_told_and_the_exit_code_is_1() {
     let output = setup.output("run");
     assert_eq!(output.code, Some(1), "{output:?}");
     assert!(output.stderr.contains(&format!("cannot listen on {address}: the address is in use")), "{output:?}");
+    #[cfg(target_os = "linux")]
+    assert!(output.stderr.contains(&format!(" (pid {})\n  hint: stop that program, or", std::process::id())), "{output:?}");
+}
+
+#[test]
+fn a_socket_that_cannot_be_bound_is_told_with_the_reason() {
+    let mut setup = Setup::empty();
+    setup.variable("CAREPORTALS_ORGANIZATION", "acme").variable("CAREPORTALS_LOGIN_URL", "off");
+    let mut run = |listen: &str| setup.variable("CAREPORTALS_LISTEN", listen).output("run");
+    let nowhere = run("unix:/nonexistent/deep/api.sock");
+    assert_eq!(nowhere.code, Some(1), "{nowhere:?}");
+    assert!(nowhere.stderr.contains("there is no directory /nonexistent\n  hint: create it"), "{nowhere:?}");
+    let file = run(&format!("unix:{}", env!("CARGO_BIN_EXE_careportals-sidecar")));
+    assert!(file.stderr.contains("a file that is not a socket is in the way\n  hint: remove it, or choose"), "{file:?}");
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn the_rules_that_are_proposed_pass_check_let_the_same_traffic_through_and_name_
     sidecar.setup.file("config.toml", &format!("[apis.default]\n{list}path_words = [\"notes\"]\n"));
     let checked = sidecar.setup.output("check");
     // The password of the tests is given directly.
-    assert!(checked.stdout.ends_with("1 API, 1 warning\n"), "{checked:?}");
+    assert!(checked.stdout.ends_with("1 API, 2 warnings\n"), "{checked:?}");
     assert_eq!(sidecar.setup.output("reload").code, Some(0));
     assert_eq!(replay(), before);
     assert_eq!(outcome(&sidecar.get("/orders/")), "not_allowed");

@@ -150,7 +150,7 @@ impl HttpLogIn {
                 Progress::OrganizationRead { organization: Some(organization), rest }
             }
             Err(error) => {
-                let cant_be_sent = error.fault == SourceFault::NotAHeader;
+                let cant_be_sent = matches!(error.fault, SourceFault::NotAHeader(_));
                 let end = Box::pin(async move {
                     // The rest is read to its end even so: the watch compares with what each gave.
                     drop(secrets.await);

@@ -39,7 +39,9 @@ pub(super) fn derive_upstreams(merged: &mut Merged, apis: &[String]) {
 /// The configuration, unless something is wrong.
 pub(super) fn config(written: Written, environment: &Environment, findings: &mut Findings) -> Option<Config> {
     let Written { accounts, apis, .. } = &written;
-    let choices: Vec<Choice> = accounts.iter().map(|account| login::choose(account, apis, findings)).collect();
+    let exists = |name: &String| accounts.iter().any(|account| account.name == *name);
+    let is_known = apis.iter().all(|api| api.table.account.known().is_some_and(exists));
+    let choices: Vec<Choice> = accounts.iter().map(|account| login::choose(account, apis, is_known, findings)).collect();
     let refreshes: Vec<Option<Endpoint>> = accounts.iter().map(|account| login::refresh(account, apis, findings)).collect();
     relations::check(&written, &choices, findings);
     let Written { top, mut accounts, mut apis } = written;
@@ -102,16 +104,18 @@ fn account(entry: &mut AccountEntry, choice: Choice, refresh_url: Option<Endpoin
 /// Takes a source that must be there.
 fn required(account: &str, key: &str, setting: &mut Setting<Option<Source>>, findings: &mut Findings) -> Option<Source> {
     let source = setting.take();
-    if source.is_none() && !setting.is_written() {
-        findings.faults.push(if account == "default" && setting.place == ValueOrigin::Default {
-            let variable = format!("CAREPORTALS_{}", key.to_uppercase());
-            let wrong = Diagnostic::new("is not set")
-                .hint(format!("set it, {variable}_FILE or CAREPORTALS_CREDENTIALS_DIR, or write a settings file"));
-            Fault::new(ValueOrigin::Variable(variable), setting.path.clone(), wrong)
-        } else {
-            setting.finding(Diagnostic::new("is missing").hint(format!("write {key} = {{ file = \"…\" }}")))
-        });
-    }
+    // A table whose name or syntax is wrong may hold it.
+    let is_told = |fault: &Fault| matches!(fault.origin, ValueOrigin::File { line: 1.., .. });
+    let (wrong, hint) = match &setting.place {
+        _ if source.is_some() || setting.is_written() => return source,
+        ValueOrigin::File { line: 0, .. } if findings.faults.iter().any(is_told) => return source,
+        ValueOrigin::Variable(name) if account == "default" => {
+            ("is not set", format!("set it, {name}_FILE or CAREPORTALS_CREDENTIALS_DIR, or write a settings file"))
+        }
+        ValueOrigin::Variable(name) => ("is not set", format!("set it or {name}__FILE")),
+        _ => ("is missing", format!("write {key} = {{ file = \"…\" }} under [accounts.{account}]")),
+    };
+    findings.fault(setting, Diagnostic::new(wrong).hint(hint));
     source
 }
 

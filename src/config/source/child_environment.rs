@@ -35,7 +35,8 @@ pub(super) fn secret_variables(environment: &Environment, merged: &Merged) -> Ve
 
 fn leads_to_one(name: &str, value: &OsStr) -> bool {
     if PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy)) {
-        return has_credentials(value);
+        // It has user information (RFC 3986, 3.2.1). A password that is not percent-encoded may hold a `/`.
+        return value.as_encoded_bytes().contains(&b'@');
     }
     if [CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY].contains(&name) {
         return true;
@@ -45,14 +46,6 @@ fn leads_to_one(name: &str, value: &OsStr) -> bool {
         // A whole table may hold anything.
         None => name.starts_with("CAREPORTALS__"),
     }
-}
-
-/// Whether a proxy's URL, with or without its scheme, has user information (RFC 3986, 3.2.1).
-fn has_credentials(url: &OsStr) -> bool {
-    let url = url.to_string_lossy();
-    let rest = url.split_once("://").map_or(&*url, |(_, rest)| rest);
-    // A password that is not percent-encoded may hold a `/`, so the whole rest counts, not only the authority.
-    rest.contains('@')
 }
 
 #[cfg(test)]

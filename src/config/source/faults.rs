@@ -12,10 +12,6 @@ const COMPARED_MAX: usize = 64;
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueOrigin {
-    /// The value is built in.
-    Default,
-    /// The value follows from the API's preset.
-    Preset,
     /// The value stands in the settings file.
     File {
         /// Its path, as it was given.
@@ -27,22 +23,16 @@ pub enum ValueOrigin {
     Variable(String),
     /// The flag of this name gives the value.
     Flag(String),
+    /// The value is built in.
+    Default,
+    /// The value follows from the API's preset.
+    Preset,
 }
 
 impl ValueOrigin {
     /// Whether a user wrote the value.
     pub(super) fn is_written(&self) -> bool {
         !matches!(self, Self::Default | Self::Preset)
-    }
-
-    /// Orders faults: the file from top to bottom, then variables, flags and the rest.
-    pub(super) fn rank(&self) -> (u8, usize) {
-        match self {
-            Self::File { line, .. } => (0, *line),
-            Self::Variable(_) => (1, 0),
-            Self::Flag(_) => (2, 0),
-            Self::Default | Self::Preset => (3, 0),
-        }
     }
 }
 
@@ -70,14 +60,14 @@ pub type Warning = Finding;
 pub struct Finding {
     /// The user can correct it there.
     pub origin: ValueOrigin,
-    path: String,
-    wrong: Diagnostic,
+    pub(super) path: Box<str>,
+    pub(super) wrong: Diagnostic,
 }
 
 impl Finding {
     /// `path`: the key, such as `apis.emr.listen`; empty when it concerns none.
     pub(super) fn new(origin: ValueOrigin, path: impl Into<String>, wrong: Diagnostic) -> Self {
-        Self { origin, path: path.into(), wrong }
+        Self { origin, path: path.into().into_boxed_str(), wrong }
     }
 }
 
@@ -101,13 +91,15 @@ impl fmt::Display for Finding {
 /// A message with a hint, before it has a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Diagnostic {
-    message: String,
-    hint: Option<String>,
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+    /// What else is wrong with the same value.
+    pub(super) further: Vec<Self>,
 }
 
 impl Diagnostic {
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+        Self { message: message.into(), hint: None, further: Vec::new() }
     }
 
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -123,11 +115,24 @@ impl Diagnostic {
 
     /// Adds "did you mean" when a known name is near.
     pub(super) fn did_you_mean<'a>(self, written: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
-        match nearest(written, &mut known.into_iter()) {
+        match nearest(written, known.into_iter()) {
             Some(name) => self.hint(format!("did you mean `{name}`?")),
             None => self,
         }
     }
+}
+
+/// Collects the values, or else all that is wrong with them.
+pub(super) fn all<T>(outcomes: impl Iterator<Item = Result<T, Diagnostic>>) -> Result<Vec<T>, Diagnostic> {
+    let (mut values, mut wrong): (Vec<T>, Option<Diagnostic>) = (Vec::new(), None);
+    for outcome in outcomes {
+        match (outcome, &mut wrong) {
+            (Ok(value), _) => values.push(value),
+            (Err(next), Some(first)) => first.further.push(next),
+            (Err(first), None) => wrong = Some(first),
+        }
+    }
+    wrong.map_or(Ok(values), Err)
 }
 
 /// Returns a diagnostic unless the condition holds.
@@ -155,13 +160,22 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
-/// Finds the name that was most likely meant; at most a third of it may differ.
-fn nearest<'a>(written: &str, known: &mut dyn Iterator<Item = &'a str>) -> Option<&'a str> {
+/// Words of other programs, and the keys that mean the same here.
+const SYNONYMS: &str = "log_level=log port=listen host=listen bind=listen api_url=upstream base_url=upstream url=upstream \
+                        user=username pass=password org=organization";
+
+/// Finds the name that was most likely meant: a synonym's, or one of which at most a third differs.
+pub(super) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let folded = |name: &str| name.to_lowercase().replace('-', "_");
     let cut = |name: &str| folded(name).chars().take(COMPARED_MAX).collect::<String>();
+    // A key alone, or behind the beginning of a variable's name.
+    let key = folded(written);
+    let at = key.rfind("__").map_or_else(|| if key.starts_with("careportals_") { "careportals_".len() } else { 0 }, |at| at + 2);
+    let synonym = SYNONYMS.split(' ').filter_map(|pair| pair.split_once('=')).find(|(word, _)| key[at..] == **word);
+    let written = synonym.map_or_else(|| written.to_owned(), |(_, meant)| format!("{}{meant}", &key[..at]));
     known
-        .map(|name| (strsim::osa_distance(&cut(written), &cut(name)), name))
-        .filter(|(distance, name)| *distance <= (own_length(&folded(written), &folded(name)) / 3).clamp(1, 4))
+        .map(|name| (strsim::osa_distance(&cut(&written), &cut(name)), name))
+        .filter(|(distance, name)| *distance <= (own_length(&folded(&written), &folded(name)) / 3).clamp(1, 4))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
@@ -186,10 +200,13 @@ mod tests {
             ("login-url", Some("login_url")),
             ("upstrem", Some("upstream")),
             ("lgo", Some("log")),
+            ("log_level", Some("log")),
+            ("url", Some("upstream")),
+            ("curl", None),
             ("banana", None),
             ("login_xyz", None),
         ] {
-            assert_eq!(nearest(written, &mut known.into_iter()), expected, "{written}");
+            assert_eq!(nearest(written, known.into_iter()), expected, "{written}");
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use toml_edit::{Document, Item, TableLike};
 
 use super::{
-    faults::{Diagnostic, Fault, ValueOrigin, printable},
+    faults::{Diagnostic, Fault, ValueOrigin, nearest, printable},
     layers::{Layers, Leaf},
     setting::{Key, Section},
     toml::{Form, json_of},
@@ -22,8 +22,10 @@ pub(super) fn read(path: &Path, text: &str, layers: &mut Layers) {
     match Document::parse(text) {
         Ok(document) => reader.keys(Section::TopLevel, "", "", document.as_table()),
         Err(error) => {
-            let line = error.span().map_or(0, |span| reader.line(span.start));
-            reader.fault(line, "", Diagnostic::new(format!("not valid TOML: {}", error.message())));
+            let origin = reader.origin(error.span().map_or(0, |span| reader.line(span.start)));
+            let wrong = Diagnostic::new(format!("not valid TOML: {}", error.message()));
+            let hint = "write `key = \"text\"`, and `[accounts.NAME]` or `[apis.NAME]` above the keys of a table";
+            layers.unusable = Some(Fault::new(origin, "", wrong.hint(hint)));
         }
     }
 }
@@ -76,11 +78,13 @@ impl FileReader<'_> {
                 None => self.fault(line, &path, Diagnostic::new("has no value")),
             }
         } else if section.keys().any(|key| key.name.starts_with(&group)) {
-            if let Some(table) = self.table(item, line, &path, Diagnostic::new("expected a table")) {
+            let members = section.keys().filter_map(|key| key.name.strip_prefix(&group)).collect::<Vec<_>>().join(" = …, ");
+            let wrong = Diagnostic::new("expected a table").hint(format!("write {name} = {{ {members} = … }}"));
+            if let Some(table) = self.table(item, line, &path, wrong) {
                 self.keys(section, entry, &group, table);
             }
         } else {
-            self.fault(line, &path, unknown(section, name));
+            self.fault(line, &path, unknown(section, name, item));
         }
     }
 
@@ -128,15 +132,21 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 /// Says that there is no such key, and which one may be meant.
-fn unknown(section: Section, name: &str) -> Diagnostic {
+fn unknown(section: Section, name: &str, item: &Item) -> Diagnostic {
     let wrong = Diagnostic::new("no such key");
+    if let Some(table) = item.as_table_like().filter(|_| section == Section::TopLevel) {
+        let entry = table.iter().next().filter(|(_, item)| item.is_table_like()).map_or("NAME", |(entry, _)| entry);
+        let known = ["accounts", "apis"].map(|group| format!("[{group}.{entry}]"));
+        if let Some(meant) = nearest(&format!("[{name}.{entry}]"), known.iter().map(String::as_str)) {
+            return wrong.hint(format!("did you mean `{meant}`?"));
+        }
+    }
     match [Section::Account, Section::Api, Section::TopLevel].into_iter().find(|other| other.find(name).is_some()) {
         Some(Section::TopLevel) => wrong.hint(format!("`{}` belongs at the top level", printable(name))),
         Some(other) => wrong.hint(format!("`{}` belongs under {}", printable(name), other.heading())),
         None => {
-            let groups = [Section::Account, Section::Api].map(Section::group);
-            let groups = groups.into_iter().filter(|_| section == Section::TopLevel);
-            wrong.did_you_mean(name, section.keys().map(|key| key.name).chain(groups))
+            let sections = [section, Section::Api, Section::Account, Section::TopLevel].into_iter();
+            wrong.did_you_mean(name, sections.flat_map(Section::keys).map(|key| key.name).chain(["accounts", "apis"]))
         }
     }
 }

@@ -6,28 +6,14 @@ use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::{
-    faults::{Diagnostic, ensure},
-    toml::mismatch,
+    faults::{Diagnostic, all, ensure, shown},
+    toml::{mismatch, text},
 };
-use crate::careportals::ORGANIZATION_HEADER;
+use crate::{careportals::ORGANIZATION_HEADER, secret::Secret};
 
 /// Framing and hop-by-hop fields, which belong to a connection and not to a message.
-const CONNECTION_HEADERS: &[&str] = &[
-    "host",
-    "connection",
-    "content-length",
-    "expect",
-    "http2-settings",
-    "keep-alive",
-    "proxy",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+const CONNECTION_HEADERS: &str = "host connection content-length expect http2-settings keep-alive proxy proxy-authenticate \
+                                  proxy-authorization proxy-connection te trailer transfer-encoding upgrade";
 /// Names that `headers` may not set, besides those of the connection.
 pub(super) const REQUEST_HEADERS: &[&str] = &["authorization", ORGANIZATION_HEADER, "cookie"];
 /// Names that `login_headers` may not set, besides those of the connection.
@@ -36,25 +22,31 @@ pub(super) const LOGIN_HEADERS: &[&str] = &[ORGANIZATION_HEADER, "content-type",
 /// Reads a table of headers. `reserved`: names that the sidecar sets itself, besides those of the connection.
 pub(super) fn headers(value: &Value, reserved: &[&str]) -> Result<Vec<(HeaderName, HeaderValue)>, Diagnostic> {
     let Value::Object(table) = value else { return Err(mismatch("a table of headers", value)) };
-    let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
-    for (name, value) in table {
-        let name = header_name(name, reserved)?;
-        let is_set = headers.iter().any(|(known, _)| folded(known.as_str()) == folded(name.as_str()));
+    let headers = all(table.iter().map(|(name, value)| header(name, value, reserved)))?;
+    for (at, (name, _)) in headers.iter().enumerate() {
+        let is_set = headers[..at].iter().any(|(known, _)| folded(known.as_str()) == folded(name.as_str()));
         ensure!(!is_set, format!("`{name}` is set twice"));
-        let Value::String(text) = value else { return Err(mismatch(&format!("text for `{name}`"), value)) };
-        let value = HeaderValue::from_str(text).ok().filter(|value| !value.is_empty() && text.trim() == text);
-        let wrong = || Diagnostic::new(format!("the value of `{name}` cannot stand in a header"));
-        let mut value = value.ok_or_else(wrong)?;
-        value.set_sensitive(true);
-        headers.push((name, value));
     }
     Ok(headers)
 }
 
+fn header(name: &str, value: &Value, reserved: &[&str]) -> Result<(HeaderName, HeaderValue), Diagnostic> {
+    let name = header_name(name, reserved)?;
+    let value = text(value).and_then(|text| Secret::from(text).header_value().map_err(not_a_header));
+    Ok((name.clone(), value.map_err(|wrong| wrong.about(format!("`{name}`")))?))
+}
+
+/// A value that a header can't carry, for what is in the way.
+pub(super) fn not_a_header(what: &'static str) -> Diagnostic {
+    Diagnostic::new(format!("cannot stand in a header ({what})")).hint(format!("remove the {what}"))
+}
+
 /// Reads a header's name. `reserved` as for [`headers`].
 pub(super) fn header_name(text: &str, reserved: &[&str]) -> Result<HeaderName, Diagnostic> {
-    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| Diagnostic::new("holds what is not a header's name"))?;
-    let is_owned = CONNECTION_HEADERS.iter().chain(reserved).any(|owned| folded(owned) == folded(name.as_str()));
+    let name = HeaderName::from_bytes(text.as_bytes())
+        .map_err(|_| Diagnostic::new(format!("{} is not a header's name", shown(text))))?;
+    let is_owned =
+        CONNECTION_HEADERS.split(' ').chain(reserved.iter().copied()).any(|owned| folded(owned) == folded(name.as_str()));
     ensure!(!is_owned, format!("`{name}` is the sidecar's own to set"));
     Ok(name)
 }

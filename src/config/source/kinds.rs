@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     environment::Environment,
-    faults::{Diagnostic, ensure, shown},
-    headers::{LOGIN_HEADERS, REQUEST_HEADERS, header_name, headers},
+    faults::{Diagnostic, all, ensure, shown},
+    headers::{LOGIN_HEADERS, REQUEST_HEADERS, header_name, headers, not_a_header},
     measures::{duration, show_duration, show_size, size},
     setting::Kind,
     toml::{Form, mismatch, number, text},
@@ -228,8 +228,7 @@ fn default_socket(environment: &Environment) -> ControlSocket {
 fn header_source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
     let source = source(value, environment)?;
     if let Source::Value(secret) = &source {
-        let is_trimmed = secret.expose().trim_ascii().len() == secret.expose().len();
-        ensure!(is_trimmed && secret.header_value().is_some(), "cannot stand in a header");
+        secret.header_value().map_err(not_a_header)?;
     }
     Ok(source)
 }
@@ -256,24 +255,24 @@ fn command(value: &Value) -> Option<Source> {
 /// Reads a list, or one value that stands for a list of one.
 fn list<T>(value: &Value, mut item: impl FnMut(&Value) -> Result<T, Diagnostic>) -> Result<Vec<T>, Diagnostic> {
     match value {
-        Value::Array(values) => values.iter().map(item).collect(),
+        Value::Array(values) => all(values.iter().enumerate().map(|(at, value)| {
+            let which = |wrong: Diagnostic| if values.len() > 1 { wrong.about(format!("entry {}", at + 1)) } else { wrong };
+            item(value).map_err(which)
+        })),
         Value::Object(_) => Err(mismatch("a list", value)),
         single => Ok(vec![item(single)?]),
     }
 }
 
 fn listeners(value: &Value) -> Result<Vec<Listen>, Diagnostic> {
-    let mut listeners: Vec<Listen> = Vec::new();
-    let texts = match value {
+    let listeners = match value {
         // One text may hold several, as in the variable.
-        Value::String(text) => text.split(',').map(|entry| entry.trim().to_owned()).collect(),
-        other => list(other, |entry| text(entry).map(str::to_owned))?,
+        Value::String(text) => all(text.split(',').map(|entry| url::listener(entry.trim())))?,
+        other => list(other, |entry| url::listener(text(entry)?))?,
     };
-    for entry in &texts {
-        let listener = url::listener(entry)?;
+    for (at, listener) in listeners.iter().enumerate() {
         let may_repeat = matches!(listener, Listen::Tcp { address, .. } if address.port() == 0);
-        ensure!(may_repeat || !listeners.contains(&listener), format!("{} is named twice", shown(entry)));
-        listeners.push(listener);
+        ensure!(may_repeat || !listeners[..at].contains(listener), format!("`{listener}` is named twice"));
     }
     ensure!(!listeners.is_empty(), "names no address");
     Ok(listeners)
@@ -337,8 +336,7 @@ fn mode(text: &str) -> Result<u32, Diagnostic> {
 }
 
 fn filter(text: &str) -> Result<String, Diagnostic> {
-    Log::parse_filter(text).map(|_| text.to_owned()).ok_or_else(|| {
-        Diagnostic::new(format!("{} is not a filter", shown(text)))
-            .hint("write `info` or `info,careportals_sidecar::account=debug`")
-    })
+    let hint = "write `error`, `warn`, `info`, `debug`, `trace` or `info,careportals_sidecar::account=debug`";
+    ensure!(Log::is_meant(text) && Log::parse_filter(text).is_some(), format!("{} is not a filter", shown(text)), hint = hint);
+    Ok(text.to_owned())
 }

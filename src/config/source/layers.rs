@@ -1,17 +1,16 @@
-//! Layers of settings, merged: a later value replaces an earlier one, and keeps its origin.
+//! Layers of settings, merged: a later value replaces an earlier one as a whole, and keeps its origin.
 //!
-//! Pure. figment merges which leaf is in effect for each key. The values stay in their leaves, since figment would merge
-//! tables member by member, and a source `{ file = … }` must not mix with an earlier `{ env = … }`.
+//! Pure.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use figment::{Figment, providers::Serialized};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::{
-    faults::ValueOrigin,
-    setting::{Findings, Section},
+    faults::{Fault, ValueOrigin},
+    named_variables::variable_of,
+    setting::{Findings, Section, parts},
 };
 
 /// A key with its value and its origin.
@@ -46,6 +45,8 @@ pub(super) struct Layers {
     /// Accounts and APIs that the file names, in its order, then those of `CAREPORTALS__…` variables; some more than once.
     pub(super) entries: Vec<(Section, String)>,
     pub(super) findings: Findings,
+    /// Why the settings file can't be used at all. Nothing else is judged then.
+    pub(super) unusable: Option<Fault>,
 }
 
 /// The lines of a settings file's tables.
@@ -68,16 +69,11 @@ pub(super) struct Merged {
 impl Merged {
     /// Merges the leaves, of which later ones replace earlier ones.
     pub(super) fn new(lines: Lines, leaves: &[Leaf]) -> Self {
-        let layer = |(index, leaf): (usize, &Leaf)| Serialized::defaults(BTreeMap::from([(leaf.path.clone(), index)]));
-        let merged = leaves.iter().enumerate().map(layer).fold(Figment::new(), Figment::merge);
-        // Layers are made of values, so reading them can't fail.
-        let in_effect: BTreeMap<String, usize> = merged.extract().unwrap_or_default();
-        let value =
-            |(path, index): (String, usize)| leaves.get(index).map(|leaf| (path, (leaf.value.clone(), leaf.origin.clone())));
+        let value = |leaf: &Leaf| (leaf.path.clone(), (leaf.value.clone(), leaf.origin.clone()));
         let named = |leaf: &Leaf| leaf.value.get("env").and_then(Value::as_str).map(str::to_owned);
         let literal = |leaf: &Leaf| leaf.literal_secret().map(|secret| Zeroizing::new(secret.to_owned()));
         Self {
-            values: in_effect.into_iter().filter_map(value).collect(),
+            values: leaves.iter().map(value).collect(),
             lines,
             named_variables: leaves.iter().filter_map(named).collect(),
             literal_secrets: leaves.iter().filter_map(literal).collect(),
@@ -99,16 +95,18 @@ impl Merged {
         self.values.get(path)
     }
 
-    /// The line of a key or, failing that, of the table it would stand in. `Default`: neither is in the file.
-    pub(super) fn place(&self, mut path: &str) -> ValueOrigin {
-        loop {
-            if let (Some(file), Some(line)) = (&self.lines.file, self.lines.by_path.get(path)) {
-                return ValueOrigin::File { path: file.clone(), line: *line };
-            }
-            match path.rsplit_once('.') {
-                Some((table, _)) => path = table,
-                None => return ValueOrigin::Default,
-            }
+    /// The place where the user would write a key: the line of its table in the file, the file as a whole, or the key's
+    /// variable if there is no file, or if variables set other keys of the same account or API.
+    pub(super) fn place(&self, path: &str) -> ValueOrigin {
+        let (section, entry, _) = parts(path);
+        let table = format!("{}.{entry}.", section.group());
+        let by_variable =
+            |(path, (_, origin)): (&String, &(_, _))| path.starts_with(&table) && matches!(origin, ValueOrigin::Variable(_));
+        let mut tables = std::iter::successors(Some(path), |path| path.rsplit_once('.').map(|(table, _)| table));
+        match (&self.lines.file, tables.find_map(|table| self.lines.by_path.get(table))) {
+            (Some(file), Some(line)) => ValueOrigin::File { path: file.clone(), line: *line },
+            (Some(file), None) if !self.values.iter().any(by_variable) => ValueOrigin::File { path: file.clone(), line: 0 },
+            _ => ValueOrigin::Variable(variable_of(path)),
         }
     }
 }

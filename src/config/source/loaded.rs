@@ -9,14 +9,15 @@ use std::{
 };
 
 use super::{
-    faults::{Diagnostic, Fault, ValueOrigin, Warning, printable},
+    faults::{Diagnostic, Fault, Finding, ValueOrigin, Warning, printable},
+    named_variables::variable_of,
     setting::{EffectiveValue, Section, parts},
     tables::key_at,
 };
 use crate::config::Config;
 
 /// What [`load`](super::load) found, and the configuration if nothing is wrong.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Loaded {
     /// The configuration; `None` when there are faults.
     pub config: Option<Config>,
@@ -35,20 +36,40 @@ pub struct Loaded {
 impl Loaded {
     /// Adds a fault that only the use of a value shows, such as a file that can't be used. `key`: the value's key, or empty.
     pub fn refuse(&mut self, key: &str, message: String, hint: Option<&str>) {
-        let wrong = Diagnostic::new(message);
-        let wrong = if let Some(hint) = hint { wrong.hint(hint) } else { wrong };
-        self.faults.push(Fault::new(self.origin_of(key), key, wrong));
+        let fault = self.finding(key, message, hint);
+        self.faults.push(fault);
         self.config = None;
     }
 
     /// Adds a warning that only the use of the value of `key` shows.
     pub fn warn(&mut self, key: &str, message: String, hint: &str) {
-        self.warnings.push(Warning::new(self.origin_of(key), key, Diagnostic::new(message).hint(hint)));
+        let warning = self.finding(key, message, Some(hint));
+        self.warnings.push(warning);
     }
 
-    fn origin_of(&self, key: &str) -> ValueOrigin {
+    fn finding(&self, key: &str, message: String, hint: Option<&str>) -> Finding {
         let value = self.values.iter().find(|value| value.path == key);
-        value.map_or(ValueOrigin::Default, |value| value.origin.clone())
+        let origin = value.map_or(ValueOrigin::Default, |value| value.origin.clone());
+        Finding::new(origin, key, Diagnostic { hint: hint.map(str::to_owned), ..Diagnostic::new(message) }).spelled()
+    }
+}
+
+impl Finding {
+    /// Names other keys as the user names this one: by their variables.
+    pub(super) fn spelled(mut self) -> Self {
+        let (section, entry, _) = parts(&self.path);
+        let word = |word: &str| {
+            let (name, value) = word.split_once(" = ").map_or((word, String::new()), |(name, value)| (name, format!("={value}")));
+            let section = [section, Section::Account, Section::TopLevel].into_iter().find(|other| other.find(name).is_some());
+            let entry = if entry.is_empty() { "default" } else { entry };
+            section.map_or_else(|| word.to_owned(), |section| variable_of(&section.path(entry, name)) + &value)
+        };
+        let each = |text: &str| text.split('`').map(word).collect::<Vec<_>>().join("`");
+        if matches!(self.origin, ValueOrigin::Variable(_)) {
+            self.wrong.message = each(&self.wrong.message);
+            self.wrong.hint = self.wrong.hint.as_deref().map(each);
+        }
+        self
     }
 }
 
@@ -102,15 +123,15 @@ pub fn render_check(loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
     for warning in &loaded.warnings {
         writeln!(out, "warning: {warning}")?;
     }
-    let warnings = match loaded.warnings.len() {
-        0 => String::new(),
-        count => format!(", {}", counted(count, "warning")),
+    let (word, warnings) = match loaded.warnings.len() {
+        0 => ("ok", String::new()),
+        count => ("valid", format!(", {}", counted(count, "warning"))),
     };
     match &loaded.config {
         Some(config) => {
             let accounts = counted(config.accounts.len(), "account");
             let apis = counted(config.apis.len(), "API");
-            writeln!(out, "ok: {accounts}, {apis}{warnings}")
+            writeln!(out, "{word}: {accounts}, {apis}{warnings}")
         }
         None => writeln!(out, "invalid: {}{warnings}", counted(loaded.faults.len(), "fault")),
     }

@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use super::{
     account::AccountEntry,
     api::ApiEntry,
-    faults::{Diagnostic, Fault, ValueOrigin, ensure},
+    faults::{Diagnostic, ValueOrigin, ensure},
     setting::{EffectiveValue, Findings, Setting},
     url::{self, Address},
 };
@@ -27,18 +27,16 @@ pub(super) enum Choice {
     At(Endpoint),
 }
 
-/// Decides for one account, and has `config` show the outcome where nobody wrote it.
-pub(super) fn choose(account: &AccountEntry, apis: &[ApiEntry], findings: &mut Findings) -> Choice {
+/// Decides for one account, and has `config` show the outcome where nobody wrote it. `is_known`: whether the account of each API is
+/// known.
+pub(super) fn choose(account: &AccountEntry, apis: &[ApiEntry], is_known: bool, findings: &mut Findings) -> Choice {
     let setting = &account.table.login_url;
     let own = own(account, apis);
     let choice = match setting.set() {
         Some(address) => resolve(setting, address, &own, findings),
         None if setting.is_written() => Choice::Unknown,
-        None => from_presets(account, &own, apis, findings),
+        None => from_presets(account, &own, is_known, findings),
     };
-    if let Choice::At(endpoint) = &choice {
-        forbid_plain_http("log-in", setting, endpoint, findings);
-    }
     if !setting.is_written() {
         let shown = match &choice {
             Choice::At(Endpoint { origin, target }) => Some(format!("\"{origin}{target}\"")),
@@ -57,9 +55,8 @@ pub(super) fn choose(account: &AccountEntry, apis: &[ApiEntry], findings: &mut F
 /// Decides where a refresh token becomes a token. No preset says that.
 pub(super) fn refresh(account: &AccountEntry, apis: &[ApiEntry], findings: &mut Findings) -> Option<Endpoint> {
     let setting = &account.table.refresh_url;
-    let Choice::At(endpoint) = resolve(setting, setting.set()?, &own(account, apis), findings) else { return None };
-    forbid_plain_http("a refresh", setting, &endpoint, findings);
-    Some(endpoint)
+    let choice = resolve(setting, setting.set()?, &own(account, apis), findings);
+    if let Choice::At(endpoint) = choice { Some(endpoint) } else { None }
 }
 
 /// Whether the account logs in, wherever that is. Then a missing user name is a fault in any case.
@@ -74,15 +71,8 @@ fn own<'a>(account: &AccountEntry, apis: &'a [ApiEntry]) -> Vec<&'a ApiEntry> {
     apis.iter().filter(|api| api.table.account.known() == Some(&account.name)).collect()
 }
 
-fn forbid_plain_http(what: &str, setting: &Setting<Option<Address>>, endpoint: &Endpoint, findings: &mut Findings) {
-    if endpoint.origin.scheme == Scheme::Http && !endpoint.origin.is_loopback() {
-        let wrong = Diagnostic::new(format!("{what} never goes over plain http to anything but loopback"));
-        findings.fault(setting, wrong.hint("use https"));
-    }
-}
-
 fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&ApiEntry], findings: &mut Findings) -> Choice {
-    match (address, own) {
+    let choice = match (address, own) {
         (Address::Off, _) => Choice::Off,
         (Address::Absolute { origin, path }, _) => at(origin, path),
         (Address::Path(path), [api]) => api.table.upstream.set().map_or(Choice::Unknown, |upstream| under(upstream, path)),
@@ -92,16 +82,20 @@ fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&ApiEnt
             findings.fault(setting, wrong.hint("write an absolute URL"));
             Choice::Unknown
         }
+    };
+    if matches!(&choice, Choice::At(Endpoint { origin, .. }) if origin.scheme == Scheme::Http && !origin.is_loopback()) {
+        findings.fault(setting, Diagnostic::new("never goes over plain http to anything but loopback").hint("use https"));
     }
+    choice
 }
 
-fn from_presets(account: &AccountEntry, own: &[&ApiEntry], apis: &[ApiEntry], findings: &mut Findings) -> Choice {
+fn from_presets(account: &AccountEntry, own: &[&ApiEntry], is_known: bool, findings: &mut Findings) -> Choice {
     if own.is_empty() {
-        // An API whose account could not be read may be the one that uses it.
-        if apis.iter().all(|api| api.table.account.known().is_some()) {
+        // An API whose account is unknown may be the one that is meant to use it.
+        if is_known {
             let wrong = Diagnostic::new("no API uses this account, so nothing says where it logs in")
-                .hint("remove it, or give it a login_url");
-            findings.faults.push(Fault::new(account.place.clone(), format!("accounts.{}", account.name), wrong));
+                .hint("remove it, or set its `login_url`");
+            findings.fault(&account.table.login_url, wrong);
         }
         return Choice::Unknown;
     }
@@ -127,12 +121,12 @@ fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
             },
             PresetLogin::Url(_) => {
                 let why = format!("needed, since API `{}` has the preset `{}` with another upstream", api.name, preset.name());
-                return Err(Diagnostic::new(why).hint("give the account a login_url"));
+                return Err(Diagnostic::new(why).hint("set `login_url`"));
             }
         };
         let (other, earlier) = agreed.get_or_insert((&api.name, choice.clone()));
         let wrong = || format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name);
-        ensure!(*earlier == choice, wrong(), hint = "give the account a login_url, or each API its own account");
+        ensure!(*earlier == choice, wrong(), hint = "set `login_url`, or give each API its own account");
     }
     Ok(agreed.map_or(Choice::Unknown, |(_, choice)| choice))
 }

@@ -4,10 +4,10 @@
 //! a secret. Only [`Environment::of_process`] reads the environment of the process, and only this file reads the settings
 //! file; the rest is pure.
 //!
-//! Files, each using only those before it: `faults`, `environment`, `toml` (values as they are written), `setting` (what a
-//! setting is), `layers` (merges the leaves of what is written), `reader` (the macros that declare settings, and how these are
+//! Files, each using only those before it: `faults`, `environment`, `named_variables`, `toml` (values as they are written),
+//! `setting` (what a setting is), `layers` (merges the leaves of what is written), `reader` (the macros that declare settings, and how these are
 //! read); `measures`, `headers`, `url`, `words`, `kinds` (read one value each); `top_level`, `account`, `api` (declare the
-//! settings), `tables` (all of them); `file`, `named_variables`, `variables` (make leaves of what is written); `login`,
+//! settings), `tables` (all of them); `file`, `variables` (make leaves of what is written); `login`,
 //! `egress`, `relations` (faults that only several values together show), `build` (makes the configuration); `schema`,
 //! `child_environment`, `loaded` (the outcome, and how it is printed).
 
@@ -118,9 +118,12 @@ impl Input {
 /// Reads every layer, finds every fault, and builds the configuration if there is none.
 #[must_use]
 pub fn load(input: Input) -> Loaded {
-    let layers = read_layers(&input);
+    let mut layers = read_layers(&input);
     let Input { environment, defaults, .. } = input;
     let file = layers.lines.file.clone();
+    if let Some(fault) = layers.unusable.take() {
+        return Loaded { faults: vec![fault], file, ..Loaded::default() };
+    }
     let [accounts, apis] = [Section::Account, Section::Api].map(|section| names(section, &layers));
     let (mut merged, findings) = merge(layers, &accounts, &apis);
     build::derive_upstreams(&mut merged, &apis);
@@ -133,9 +136,11 @@ pub fn load(input: Input) -> Loaded {
         findings.faults.push(Fault::new(ValueOrigin::Default, "", Diagnostic::new("the settings are incomplete")));
     }
     let Findings { mut faults, warnings, values } = findings;
-    faults.sort_by_key(|fault| fault.origin.rank());
+    // The file's come first, from top to bottom; the others stay in the order in which they were found.
+    faults.sort_by_key(|fault| if let ValueOrigin::File { line, .. } = fault.origin { line } else { usize::MAX });
     faults.dedup();
     let secret_variables = child_environment::secret_variables(&environment, &merged);
+    let [faults, warnings] = [faults, warnings].map(|all| all.into_iter().map(Finding::spelled).collect::<Vec<_>>());
     Loaded { config: config.filter(|_| faults.is_empty()), faults, warnings, values, file, secret_variables }
 }
 
@@ -154,18 +159,21 @@ pub struct DaemonAddress {
 /// not keep it from asking. The daemon may run with settings that were right when it started.
 #[must_use]
 pub fn daemon_address(input: &Input) -> DaemonAddress {
-    let Layers { file, lines, variables, flags, findings, .. } = read_layers(input);
+    let Layers { file, lines, variables, flags, findings, unusable, .. } = read_layers(input);
     let merged = Merged::new(lines, &[file, variables, flags].concat());
     let Input { environment, defaults, .. } = input;
+    let faults = unusable.into_iter().chain(findings.faults).collect();
     let top = TopLevel::read(&mut SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() }, "");
-    DaemonAddress { telemetry: top.telemetry_listen, control: top.control_socket, faults: findings.faults }
+    DaemonAddress { telemetry: top.telemetry_listen, control: top.control_socket, faults }
 }
 
 /// Reads the file, the environment and the flags.
 fn read_layers(input: &Input) -> Layers {
     let mut layers = Layers::default();
-    if let Some((path, text)) = read_file(input, &mut layers.findings.faults) {
-        file::read(&path, &text, &mut layers);
+    match read_file(input) {
+        Ok(Some((path, text))) => file::read(&path, &text, &mut layers),
+        Ok(None) => {}
+        Err(fault) => layers.unusable = Some(fault),
     }
     variables::read(&input.environment, &mut layers);
     for (path, value) in &input.flags {
@@ -180,23 +188,16 @@ fn read_layers(input: &Input) -> Layers {
 }
 
 /// The file's path and text. A file that was asked for must be there; the default one need not.
-fn read_file(input: &Input, faults: &mut Vec<Fault>) -> Option<(PathBuf, String)> {
+fn read_file(input: &Input) -> Result<Option<(PathBuf, String)>, Fault> {
     let (path, origin) = input.settings_file();
-    match files::read(&path).map(String::from_utf8) {
-        Ok(Ok(text)) => return Some((path, text)),
-        Ok(Err(_)) => faults.push(Fault::new(ValueOrigin::File { path, line: 0 }, "", Diagnostic::new("is not UTF-8"))),
-        Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => {}
-        Err(error) => {
-            // Want of descriptors has no kind of its own.
-            let wrong = match resources::advice(&error) {
-                Some(advice) => Diagnostic::new(format!("cannot read {}: {error}", path.display())).hint(advice),
-                None => Diagnostic::new(format!("cannot read {}: {}", path.display(), error.kind())),
-            };
-            let origin = if origin.is_written() { origin } else { ValueOrigin::File { path, line: 0 } };
-            faults.push(Fault::new(origin, "", wrong));
-        }
-    }
-    None
+    let wrong = match files::read(&path).map(String::from_utf8) {
+        Ok(Ok(text)) => return Ok(Some((path, text))),
+        Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => return Ok(None),
+        Ok(Err(_)) => Diagnostic::new(format!("{} is not UTF-8", path.display())),
+        Err(error) => Diagnostic::new(format!("cannot read {}: {}", path.display(), files::why(&path, &error)))
+            .hint(resources::advice(&error).unwrap_or("correct the path, or give this user the right to read the file")),
+    };
+    Err(Fault::new(if origin.is_written() { origin } else { ValueOrigin::File { path, line: 0 } }, "", wrong))
 }
 
 /// The file's names, then those of variables. Where neither has one, that of a flag, or `default`.
@@ -237,12 +238,8 @@ fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findi
 
 /// The fault of a value whose account or API does not exist.
 fn homeless(leaf: Leaf) -> Fault {
-    let section = parts(&leaf.path).0;
-    let (group, what) = (section.group(), if section == Section::Account { "account" } else { "API" });
-    let wrong = match leaf.origin {
-        ValueOrigin::Flag(_) => Diagnostic::new("the settings have no such table"),
-        _ => Diagnostic::new(format!("sets the {what} `default`, which the settings do not have"))
-            .hint(format!("add `[{group}.default]`, or use CAREPORTALS__{}__NAME__KEY", group.to_uppercase())),
-    };
-    Fault::new(leaf.origin, leaf.path, wrong)
+    let (section, entry, _) = parts(&leaf.path);
+    let wrong = Diagnostic::new(format!("sets `[{}.{entry}]`, which the settings do not have", section.group()));
+    let hint = format!("add that table, or use CAREPORTALS__{}__NAME__KEY", section.group().to_uppercase());
+    Fault::new(leaf.origin, leaf.path, wrong.hint(hint))
 }

@@ -75,15 +75,25 @@ variables! {
     CAREPORTALS_LOG_FORMAT => "log_format", "`auto`";
 }
 
-/// The variable of that name, and whether the name is that for a file.
-pub(super) fn find(name: &str) -> Option<(&'static Variable, bool)> {
-    let plain = VARIABLES.iter().find(|variable| variable.name == name).map(|variable| (variable, false));
-    let is_file = |variable: &&Variable| variable.file && name.strip_suffix("_FILE") == Some(variable.name);
-    plain.or_else(|| VARIABLES.iter().find(is_file).map(|variable| (variable, true)))
+/// Every name that is known: those of the variables, then those for files. Each with its variable, and whether it is for a file.
+pub(super) fn names() -> impl Iterator<Item = (String, &'static Variable, bool)> {
+    let plain = VARIABLES.iter().map(|variable| (variable.name.to_owned(), variable, false));
+    let of_files = VARIABLES.iter().filter(|variable| variable.file);
+    plain.chain(of_files.map(|variable| (format!("{}_FILE", variable.name), variable, true)))
 }
 
-/// Every name that is known: those of the variables, then those for files.
-pub(super) fn names() -> Vec<String> {
-    let files = VARIABLES.iter().filter(|variable| variable.file).map(|variable| format!("{}_FILE", variable.name));
-    VARIABLES.iter().map(|variable| variable.name.to_owned()).chain(files).collect()
+/// The variable of that name, and whether the name is that for a file.
+pub(super) fn find(name: &str) -> Option<(&'static Variable, bool)> {
+    names().find(|(known, ..)| known == name).map(|(_, variable, is_file)| (variable, is_file))
+}
+
+/// The variable that sets the key of this path: one with a name of its own, if there is one.
+pub(super) fn variable_of(path: &str) -> String {
+    let named = VARIABLES.iter().find(|variable| variable.path == Some(path));
+    named.map_or_else(|| variable_by_path(path), |variable| variable.name.to_owned())
+}
+
+/// The variable that sets the key of this path by its path.
+pub(super) fn variable_by_path(path: &str) -> String {
+    format!("CAREPORTALS__{}", path.to_uppercase().replace('-', "_").replace('.', "__"))
 }

@@ -28,9 +28,7 @@ pub(super) struct SettingsReader<'a> {
 impl SettingsReader<'_> {
     /// Reads the table of one account or API.
     pub(super) fn entry<T>(&mut self, section: Section, name: &str, read: fn(&mut Self, &str) -> T) -> Named<T> {
-        let path = format!("{}.{name}", section.group());
-        let table = read(self, &format!("{path}."));
-        Named { name: name.to_owned(), place: self.merged.place(&path), table }
+        Named { name: name.to_owned(), table: read(self, &section.path(name, "")) }
     }
 
     /// Reads the setting of the next key. `entry`: `accounts.NAME.`, `apis.NAME.` or nothing. `read` and `absent`: those of
@@ -52,8 +50,13 @@ impl SettingsReader<'_> {
             None => absent(self.environment).ok_or_else(|| Diagnostic::new("is missing")),
         };
         self.show(key, &path, written.as_ref(), &origin, value.is_ok());
-        let value = value.map_err(|wrong| Fault::new(place.clone(), &path, wrong));
-        self.findings.faults.extend(value.as_ref().err().cloned());
+        let value = value.map_err(|mut wrong| {
+            let further = std::mem::take(&mut wrong.further);
+            let faults = [wrong].into_iter().chain(further).map(|wrong| Fault::new(place.clone(), &path, wrong));
+            let at = self.findings.faults.len();
+            self.findings.faults.extend(faults);
+            self.findings.faults[at].clone()
+        });
         Setting { value, origin, path, place }
     }
 
@@ -66,29 +69,33 @@ impl SettingsReader<'_> {
             (None, Unset::Documented(_)) => return,
         };
         let (path, is_set) = (path.to_owned(), value.is_some());
-        if let Some(wrong) = value.filter(|_| is_right).and_then(|value| literal_secret(key, value, origin)) {
+        if let Some(wrong) = value.filter(|_| is_right).and_then(|value| doubtful(key, value, origin)) {
             self.findings.warnings.push(Warning::new(origin.clone(), path.clone(), wrong));
         }
         self.findings.values.push(EffectiveValue { path, shown, origin: origin.clone(), is_set });
     }
 }
 
-/// What to say about a secret that is written down where others may see it.
-fn literal_secret(key: &Key, value: &Value, origin: &ValueOrigin) -> Option<Diagnostic> {
-    let hint = match (key.name, origin) {
-        ("require_header.value", _) => "use value = { file = \"…\" }, or `env` or `command`".to_owned(),
-        ("password" | "username", ValueOrigin::File { .. }) => {
-            format!("use {} = {{ file = \"…\" }}, or `env` or `command`", key.name)
+/// What to say about a value that was copied from `config`, or about a secret that is written down where others may see it.
+fn doubtful(key: &Key, value: &Value, origin: &ValueOrigin) -> Option<Diagnostic> {
+    if value.to_string().contains("\"[redacted]\"") {
+        let wrong = Diagnostic::new("is `[redacted]`, which `config` shows in place of a secret");
+        return Some(wrong.hint("write the value itself, or where it is read from"));
+    }
+    if !value.is_string() || !["username", "password", "require_header.value"].contains(&key.name) {
+        return None;
+    }
+    let name = key.name.rsplit('.').next().unwrap_or_default();
+    let in_file = || Diagnostic::new("is written in the settings file itself");
+    match origin {
+        ValueOrigin::File { .. } => Some(in_file().hint(format!("use {name} = {{ file = \"…\" }}, or `env` or `command`"))),
+        ValueOrigin::Variable(variable) => {
+            let wrong = Diagnostic::new("is given directly; whoever sees this process's environment sees it");
+            let end = if variable.starts_with("CAREPORTALS__") { "__FILE" } else { "_FILE" };
+            Some(wrong.hint(format!("use {variable}{end}")))
         }
-        ("password", ValueOrigin::Variable(name)) if name.starts_with("CAREPORTALS__") => format!("use {name}__FILE"),
-        ("password", _) => "use CAREPORTALS_PASSWORD_FILE".to_owned(),
-        _ => return None,
-    };
-    let wrong = match origin {
-        ValueOrigin::File { .. } => "is written in the settings file itself",
-        _ => "is given directly; whoever sees this process's environment sees it",
-    };
-    value.is_string().then(|| Diagnostic::new(wrong).hint(hint))
+        _ => None,
+    }
 }
 
 /// Declares the settings of one table of the file, in the order of the documentation:

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{
     account::AccountEntry,
     api::ApiEntry,
-    faults::{Diagnostic, Warning, shown},
+    faults::{Diagnostic, shown},
     login::Choice,
     setting::Findings,
     tables::Written,
@@ -53,13 +53,13 @@ fn listen(api: &ApiEntry, findings: &mut Findings) {
     if api.table.allow_non_loopback.get() == Some(false) {
         for address in &open {
             let wrong = Diagnostic::new(format!("{address} is not a loopback address: whoever reaches it can use the token"));
-            let hint = "listen on 127.0.0.1 or a Unix socket, or set allow_non_loopback";
+            let hint = "listen on 127.0.0.1 or a Unix socket, or set `allow_non_loopback = true`";
             findings.fault(&api.table.listen, wrong.hint(hint));
         }
     } else if !open.is_empty() && matches!(api.table.allowed_hosts.known(), Some(AllowedHosts::Names(names)) if names.is_empty())
     {
         let wrong = "listens beyond loopback without `allowed_hosts`: only callers that name a loopback host will be served";
-        findings.warn(&api.table.listen, Diagnostic::new(wrong).hint("name the hosts that clients use in allowed_hosts"));
+        findings.warn(&api.table.listen, Diagnostic::new(wrong).hint("name the hosts that clients use in `allowed_hosts`"));
     }
 }
 
@@ -67,7 +67,7 @@ fn listen(api: &ApiEntry, findings: &mut Findings) {
 fn callers(api: &ApiEntry) -> Option<Diagnostic> {
     let [uids, gids] = [&api.table.allow_uids, &api.table.allow_gids].map(|ids| ids.known().is_some_and(|ids| !ids.is_empty()));
     let wrong = "lets nobody in over TCP: there only the caller's user can be known, and not its groups";
-    let hint = "name users in allow_uids, or listen on a Unix socket alone";
+    let hint = "name users in `allow_uids`, or listen on a Unix socket alone";
     (gids && !uids && api.addresses().next().is_some()).then(|| Diagnostic::new(wrong).hint(hint))
 }
 
@@ -77,7 +77,7 @@ fn upstream(api: &ApiEntry, top: &TopLevel, apis: &[ApiEntry], findings: &mut Fi
     if origin.scheme == Scheme::Http && !origin.is_loopback() {
         findings.fault(setting, Diagnostic::new("plain http would show the token to the network").hint("use https"));
     } else if origin.scheme == Scheme::Http && api.table.allow_insecure_upstream.get() == Some(false) {
-        let hint = "for a loopback upstream, set allow_insecure_upstream = true";
+        let hint = "for a loopback upstream, set `allow_insecure_upstream = true`";
         findings.fault(setting, Diagnostic::new("plain http is refused").hint(hint));
     }
     let own = own_address(origin, top, apis);
@@ -171,8 +171,7 @@ fn log_in(account: &AccountEntry, choice: &Choice, top: &TopLevel, apis: &[ApiEn
             }
             let known = apis.iter().all(|api| api.table.account.known().is_some());
             if known && !apis.iter().any(|api| api.table.account.known() == Some(&account.name)) {
-                let (place, path) = (account.place.clone(), format!("accounts.{}", account.name));
-                findings.warnings.push(Warning::new(place, path, Diagnostic::new("no API uses this account")));
+                findings.warn(login, Diagnostic::new("no API uses this account"));
             }
         }
         Choice::Off if refresh.is_written() => {

@@ -36,6 +36,11 @@ impl Section {
         [Self::Account, Self::Api].into_iter().find(|section| section.group() == group)
     }
 
+    /// The path of a key in one of its tables. `entry`: the account or API; it does not count at the top level.
+    pub(super) fn path(self, entry: &str, key: &str) -> String {
+        if self == Self::TopLevel { key.to_owned() } else { format!("{}.{entry}.{key}", self.group()) }
+    }
+
     /// Its heading in the documentation.
     pub(super) fn heading(self) -> String {
         if self == Self::TopLevel { "Top level".to_owned() } else { format!("`[{}.NAME]`", self.group()) }
@@ -154,8 +159,6 @@ impl<T> Setting<Option<T>> {
 /// An account or an API as it was written.
 pub(super) struct Named<T> {
     pub(super) name: String,
-    /// The line where its table begins.
-    pub(super) place: ValueOrigin,
     pub(super) table: T,
 }
 

@@ -3,7 +3,6 @@
 //! Pure. A value is JSON's, since a variable's text and a default are values like those of the file.
 
 use serde_json::{Value, json};
-use toml_edit::InlineTable;
 
 use super::faults::Diagnostic;
 
@@ -50,19 +49,15 @@ pub(super) fn json_of(value: &toml_edit::Value) -> Value {
     }
 }
 
-/// Writes a value in TOML syntax.
+/// Writes a value in TOML syntax, which has text, numbers and lists in common with JSON.
 pub(super) fn in_toml(value: &Value) -> String {
-    toml_of(value).to_string()
-}
-
-fn toml_of(value: &Value) -> toml_edit::Value {
     match value {
-        Value::Null => "".into(),
-        Value::Bool(switch) => (*switch).into(),
-        Value::Number(number) => number.as_i64().map_or_else(|| number.as_f64().unwrap_or_default().into(), Into::into),
-        Value::String(text) => text.into(),
-        Value::Array(values) => values.iter().map(toml_of).collect(),
-        Value::Object(table) => table.iter().map(|(name, value)| (name, toml_of(value))).collect::<InlineTable>().into(),
+        Value::Array(values) => format!("[{}]", values.iter().map(in_toml).collect::<Vec<_>>().join(", ")),
+        Value::Object(table) if !table.is_empty() => {
+            let member = |(name, value): (&String, &Value)| format!("{} = {}", toml_edit::Key::new(name), in_toml(value));
+            format!("{{ {} }}", table.iter().map(member).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
     }
 }
 

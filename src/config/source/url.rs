@@ -139,7 +139,7 @@ pub(super) fn upstream(text: &str) -> Result<Upstream, Diagnostic> {
 }
 
 fn no_url() -> Diagnostic {
-    Diagnostic::new("expected a URL").hint("write https://HOST or https://HOST/PATH")
+    Diagnostic::new("expected a URL").hint("write https://HOST or https://HOST/PATH; for a log-in also /PATH or `off`")
 }
 
 /// Reads one listener: a TCP address, `unix:/path` or `systemd`.
@@ -162,8 +162,9 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Diagnostic> {
         let wrong = Diagnostic::new(format!("{} is not an address", shown(text)));
         let hint = match text.rsplit_once(':') {
             Some(("localhost" | "", port)) if port.parse::<u16>().is_ok() => format!("write 127.0.0.1:{port}"),
+            None if text.parse::<u16>().is_ok() => format!("write 127.0.0.1:{text}"),
             _ if text.starts_with('/') => format!("for a Unix socket write unix:{text}"),
-            _ => "write 127.0.0.1:2273 or [::1]:2273".to_owned(),
+            _ => "write 127.0.0.1:PORT or [::1]:PORT".to_owned(),
         };
         wrong.hint(hint)
     })

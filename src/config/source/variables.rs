@@ -11,7 +11,7 @@ use super::{
     faults::{Diagnostic, ValueOrigin},
     file::is_name,
     layers::{Layers, Leaf},
-    named_variables::{self, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY},
+    named_variables::{self, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY, variable_by_path},
     setting::{Key, Section},
     tables::key_at,
     toml::{Form, value_of},
@@ -23,9 +23,6 @@ pub(super) fn read(environment: &Environment, layers: &mut Layers) {
     layers.offered = directory(CREDENTIALS_DIRECTORY).map_or_else(Vec::new, |at| credentials(CREDENTIALS_DIRECTORY, at));
     layers.variables = directory(CREDENTIALS_DIR).map_or_else(Vec::new, |at| credentials(CREDENTIALS_DIR, at));
     let mut reader = VariablesReader { environment, layers };
-    if let Some(empty) = environment.get(CREDENTIALS_DIR).filter(|directory| directory.is_empty()) {
-        reader.text(CREDENTIALS_DIR, "", empty);
-    }
     for (name, value) in environment.iter() {
         let Some(name) = name.to_str().filter(|name| name.starts_with("CAREPORTALS_")) else { continue };
         match name.strip_prefix("CAREPORTALS__") {
@@ -52,7 +49,7 @@ struct VariablesReader<'a> {
 impl VariablesReader<'_> {
     fn by_name(&mut self, name: &str, value: &OsStr) {
         let Some((variable, is_file)) = named_variables::find(name) else { return self.unknown_name(name) };
-        let Some(path) = variable.path else { return };
+        let Some(path) = variable.path else { return self.text(name, "", value).into_iter().for_each(drop) };
         if is_file && !value.is_empty() {
             if self.environment.get(variable.name).is_some() {
                 let wrong = Diagnostic::new(format!("set together with {}", variable.name));
@@ -71,7 +68,7 @@ impl VariablesReader<'_> {
         if name.ends_with("_BASE_URL") {
             return;
         }
-        let known = named_variables::names();
+        let known: Vec<String> = named_variables::names().map(|(name, ..)| name).collect();
         let wrong = Diagnostic::new("no such variable; ignored").did_you_mean(name, known.iter().map(String::as_str));
         self.layers.findings.warn_of_variable(name, wrong);
     }
@@ -94,14 +91,12 @@ impl VariablesReader<'_> {
 
     fn unknown_path(&mut self, name: &str, written: &str) {
         let parts: Vec<String> = written.split("__").map(str::to_lowercase).collect();
-        // The top level has no account or API between `CAREPORTALS` and the key.
         let section = Section::of_group(&parts[0]).filter(|_| parts.len() > 1).unwrap_or(Section::TopLevel);
-        let depth = if section == Section::TopLevel { 0 } else { 2 };
-        let key = parts[depth..].join(".");
+        let key = parts[if section == Section::TopLevel { 0 } else { 2 }..].join(".");
         // Suggestions as they would be written, group and name included.
-        let before = name.split("__").take(depth + 1).collect::<Vec<_>>().join("__");
-        let whole = |key: &Key| format!("{before}__{}", key.name.replace('.', "__").to_uppercase());
-        let known: Vec<String> = section.keys().map(whole).collect();
+        let entry = parts.get(1).map_or("default", String::as_str);
+        let all = [Section::TopLevel, Section::Account, Section::Api].into_iter().flat_map(Section::keys);
+        let known: Vec<String> = all.map(|key| variable_by_path(&key.section.path(entry, key.name))).collect();
         let wrong = Diagnostic::new("no such key");
         let wrong = match section.keys().find(|known| key.starts_with(&format!("{}.", known.name))) {
             Some(whole) => wrong.hint(format!("give `{}` as a whole, in TOML syntax", whole.name)),
@@ -170,10 +165,7 @@ impl Target {
     }
 
     fn path(&self) -> String {
-        match self.key.section {
-            Section::TopLevel => self.key.name.to_owned(),
-            section => format!("{}.{}.{}", section.group(), self.entry, self.key.name),
-        }
+        self.key.section.path(&self.entry, self.key.name)
     }
 }
 
@@ -204,18 +196,15 @@ fn credentials(variable: &str, directory: &OsStr) -> Vec<Leaf> {
 /// Whether Kubernetes wrote the variable. It writes such variables into every container for a service called `careportals` or
 /// `careportals-…`.
 fn is_service_link(name: &str, value: &str) -> bool {
+    let is_scheme = |scheme| value.starts_with(scheme);
     let after = |marker: &str| name.rfind(marker).map(|at| &name[at + marker.len()..]);
-    if name.ends_with("_SERVICE_HOST") || after("_SERVICE_PORT").is_some_and(|rest| rest.is_empty() || rest.starts_with('_')) {
-        return true;
-    }
-    if name.ends_with("_PORT") && ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme)) {
-        return true;
-    }
-    // `…_PORT_443_TCP`, `…_PORT_443_TCP_ADDR`; the last marker may belong to the ending `_TCP_PORT`.
-    name.match_indices("_PORT_").any(|(at, marker)| {
-        let mut parts = name[at + marker.len()..].split('_');
-        let number = parts.next().is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
-        let protocol = parts.next().is_some_and(|part| matches!(part, "TCP" | "UDP" | "SCTP"));
-        number && protocol && matches!((parts.next(), parts.next()), (None, _) | (Some("PROTO" | "PORT" | "ADDR"), None))
-    })
+    name.ends_with("_SERVICE_HOST")
+        || after("_SERVICE_PORT").is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        || name.ends_with("_PORT") && ["tcp://", "udp://", "sctp://"].into_iter().any(is_scheme)
+        // `…_PORT_443_TCP`, `…_PORT_443_TCP_ADDR`; the last marker may belong to the ending `_TCP_PORT`.
+        || name.match_indices("_PORT_").any(|(at, marker)| {
+            let rest: Vec<&str> = name[at + marker.len()..].split('_').collect();
+            let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+            matches!(rest[..], [number, "TCP" | "UDP" | "SCTP"] | [number, "TCP" | "UDP" | "SCTP", "PROTO" | "PORT" | "ADDR"] if is_number(number))
+        })
 }

@@ -83,7 +83,7 @@ fn open_socket(api: &ApiEntry) -> Option<Diagnostic> {
     let names_callers = !(table.allow_uids.known()?.is_empty() && table.allow_gids.known()?.is_empty());
     let wrong = "lets every user of this machine call with the account's token";
     (listens && is_open && !names_callers)
-        .then(|| Diagnostic::new(wrong).hint("name callers in allow_uids, or use 0660 with socket_group"))
+        .then(|| Diagnostic::new(wrong).hint("name callers in `allow_uids`, or use 0660 with `socket_group`"))
 }
 
 /// What is risky only where other machines reach it.
@@ -91,8 +91,8 @@ fn beyond_loopback(top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     let is_open = |address: std::net::SocketAddr| !address.ip().to_canonical().is_loopback();
     let telemetry = top.telemetry_listen.get().flatten().is_some_and(is_open);
     if top.quitquitquit.get() == Some(true) && telemetry {
-        let wrong = "is on, and telemetry_listen is reachable from other machines";
-        findings.warn(&top.quitquitquit, Diagnostic::new(wrong).hint("let telemetry_listen be a loopback address"));
+        let wrong = "is on, and `telemetry_listen` is reachable from other machines";
+        findings.warn(&top.quitquitquit, Diagnostic::new(wrong).hint("let `telemetry_listen` be a loopback address"));
     }
     let listens = apis.iter().any(|api| api.addresses().any(is_open));
     if top.hardening.get() == Some(Hardening::Off) && (telemetry || listens) {

@@ -8,7 +8,7 @@ use super::{
     environment::Environment,
     faults::{Diagnostic, shown},
     setting::Kind,
-    toml::{Form, mismatch, text},
+    toml::{Form, mismatch},
 };
 use crate::careportals::Preset;
 
@@ -64,11 +64,7 @@ impl<T: Worded> Kind for OneOf<T> {
 
     fn read(value: &Value, _: &Environment) -> Result<T, Diagnostic> {
         let (words, values): (Vec<&str>, Vec<T>) = T::all().into_iter().unzip();
-        // TOML's switches are not the words `on` and `off`.
-        if value.is_boolean() && words.contains(&"on") {
-            return Err(mismatch("`on` or `off` in quotes", value));
-        }
-        let written = text(value)?;
+        let Value::String(written) = value else { return Err(mismatch(&format!("{} in quotes", all_quoted(&words)), value)) };
         let found = words.iter().zip(values).find(|(word, _)| **word == written);
         let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted(&words)));
         found.map(|(_, value)| value).ok_or_else(|| wrong().did_you_mean(written, words.iter().copied()))

@@ -187,9 +187,8 @@ async fn read_value(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret,
 }
 
 fn can_be_sent(value: Secret) -> Result<Secret, SourceFault> {
-    // A client can't send spaces at either end.
-    let fits = value.expose().trim_ascii().len() == value.expose().len() && value.header_value().is_some();
-    if fits { Ok(value) } else { Err(SourceFault::NotAHeader) }
+    value.header_value().map_err(SourceFault::NotAHeader)?;
+    Ok(value)
 }
 
 /// Whether the source of a required header's value gives one now. The fault keeps what a failed command wrote to its standard error.

@@ -70,7 +70,11 @@ pub async fn read_keeping_stderr(source: &Source, readers: &Arc<Semaphore>) -> R
             output.trim_ends()
         }
     };
-    if value.is_empty() { Err(SourceFault::Empty) } else { Ok(value) }
+    match source {
+        _ if !value.is_empty() => Ok(value),
+        Source::File(path) => Err(SourceFault::EmptyFile(path.clone())),
+        Source::Value(_) | Source::Command(_) => Err(SourceFault::Empty),
+    }
 }
 
 /// Reads a file on a thread for blocking work.
@@ -102,11 +106,7 @@ pub fn read_file_in_time(path: &Path, readings: &BoundedReads) -> Result<Secret,
 ///
 /// The file can't be read, or is too long.
 pub fn read_file(path: &Path) -> Result<Secret, SourceFault> {
-    let fault = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => SourceFault::Missing(path.to_owned()),
-        io::ErrorKind::FileTooLarge => SourceFault::TooLarge,
-        kind => SourceFault::Unreadable { path: path.to_owned(), kind },
-    };
+    let fault = |error: io::Error| SourceFault::of_file(path, &error);
     // Check this before opening it: opening a pipe would wait for its writer.
     if !path.metadata().map_err(fault)?.is_file() {
         return Err(SourceFault::NotAFile(path.to_owned()));

@@ -38,7 +38,8 @@ async fn what_is_wrong_with_a_file_is_said() {
     assert_eq!(read_text(Source::File(missing.clone())).await, Err(SourceFault::Missing(missing)));
     let folder = directory.path().to_owned();
     assert_eq!(read_text(Source::File(folder.clone())).await, Err(SourceFault::NotAFile(folder)));
-    assert_eq!(read_text(Source::File(file(&directory, b"\n"))).await, Err(SourceFault::Empty));
+    let empty = file(&directory, b"\n");
+    assert_eq!(read_text(Source::File(empty.clone())).await, Err(SourceFault::EmptyFile(empty)));
     let longest = vec![b'x'; VALUE_MAX];
     assert_eq!(read_one(&Source::File(file(&directory, &longest))).await.unwrap().expose().len(), VALUE_MAX);
     let too_long = vec![b'x'; VALUE_MAX + 1];

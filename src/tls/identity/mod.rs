@@ -3,7 +3,7 @@
 //! Guarantees: a chain and a key are used only together, and only if the key belongs to the chain; the key's text and bytes
 //! are wiped once the library has made its own form of them.
 
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
+use std::{fs, os::unix::fs::MetadataExt as _, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::{
@@ -27,7 +27,7 @@ const KEY_FILE_MAX: usize = 64 * 1024;
 pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSetupError> {
     let (certificates, key) = (&files.certificates, &files.key);
     let none = || TlsSetupError::NoCertificate { setting: CERTIFICATE, path: certificates.clone() };
-    let pem = files::read(certificates).map_err(|error| unreadable(CERTIFICATE, certificates, &error))?;
+    let pem = files::read(certificates).map_err(|error| TlsSetupError::unreadable(CERTIFICATE, certificates, &error))?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| none())?;
     if chain.is_empty() {
         return Err(none());
@@ -35,7 +35,7 @@ pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSe
     let unusable = |reason| TlsSetupError::Key { path: key.clone(), reason };
     let path = key.clone();
     let pem = files::within(files::LIMIT, move || Pages::read(fs::File::open(&path)?, KEY_FILE_MAX))
-        .map_err(|error| unreadable(KEY, key, &error))?;
+        .map_err(|error| TlsSetupError::unreadable(KEY, key, &error))?;
     let key = WipedKey(private_key(&pem).map_err(unusable)?);
     let signing = any_supported_type(&key.0).map_err(|_| unusable(KeyFault::Unsupported))?;
     let certified = CertifiedKey::new(chain, signing);
@@ -70,10 +70,6 @@ impl Drop for WipedKey {
     fn drop(&mut self) {
         zeroize::Zeroize::zeroize(&mut self.0);
     }
-}
-
-fn unreadable(setting: &'static str, path: &Path, error: &io::Error) -> TlsSetupError {
-    TlsSetupError::Unreadable { setting, path: path.to_owned(), kind: error.kind() }
 }
 
 /// Finds the first private key in a PEM file (RFC 7468). The library's reader is not used, since its buffers are not wiped.

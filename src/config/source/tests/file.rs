@@ -16,9 +16,9 @@ fn the_default_file_is_read_when_present_and_not_missed() {
 #[test]
 fn a_file_that_was_asked_for_must_be_there() {
     let loaded = load_variables(&with_account(&[("CAREPORTALS_CONFIG", "/nonexistent/a.toml")]));
-    assert_faults(&loaded, &["CAREPORTALS_CONFIG: cannot read /nonexistent/a.toml: entity not found"]);
+    assert_faults(&loaded, &["CAREPORTALS_CONFIG: cannot read /nonexistent/a.toml: there is no such file"]);
     let loaded = load(Input { config_flag: Some("/nonexistent/b.toml".into()), ..input(&VARIABLES) });
-    assert_faults(&loaded, &["--config: cannot read /nonexistent/b.toml: entity not found"]);
+    assert_faults(&loaded, &["--config: cannot read /nonexistent/b.toml: there is no such file"]);
 }
 
 #[test]
@@ -76,7 +76,6 @@ upstream = \"http://user:canary@host/\"
         &[
             "config.toml:1: drain_delay: `soon` is not a duration\n  hint: write a duration like \"30s\"",
             "config.toml:2: bogus: no such key",
-            "config.toml:4: accounts.crm: no API uses this account",
             "config.toml:5: accounts.crm.organization: cannot stand in a header",
             "config.toml:6: accounts.crm.usrname: no such key\n  hint: did you mean `username`?",
             "config.toml:7: accounts.crm.password: a source has exactly one of `file`, `env` and `command`",
@@ -139,11 +138,81 @@ fn broken_toml_is_told_by_its_line_and_never_repeated() {
 }
 
 #[test]
+fn what_keeps_the_file_from_being_read_is_told_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let wrong = [("CAREPORTALS_WORKERS", "0"), ("CAREPORTALS__NO_SUCH_KEY", "1")];
+    let loaded = load(Input { config_flag: Some(directory.path().into()), ..input(&wrong) });
+    let [fault] = faults(&loaded).try_into().unwrap();
+    assert!(fault.starts_with("--config: cannot read ") && fault.contains(": it is a directory\n  hint: "), "{fault}");
+    let missing = load(Input { config_flag: Some("/nonexistent/c.toml".into()), ..input(&wrong) });
+    assert_faults(&missing, &["--config: cannot read /nonexistent/c.toml: there is no such file\n  hint: "]);
+    assert_faults(&load_both("log: debug\n", &wrong), &["config.toml:1: not valid TOML: key with no value"]);
+}
+
+#[test]
+fn a_fault_of_the_file_brings_no_other_about_variables() {
+    for (text, expected) in [
+        (
+            "[account.crm]\norganization = \"acme\"\n",
+            "config.toml:1: account: no such key\n  hint: did you mean `[accounts.crm]`?",
+        ),
+        ("[api.x]\nlisten = \"127.0.0.1:1\"\n", "config.toml:1: api: no such key\n  hint: did you mean `[apis.x]`?"),
+        ("[account]\norganization = \"acme\"\n", "config.toml:1: account: no such key\n  hint: did you mean `[accounts.NAME]`?"),
+        ("lgo = \"debug\"\n", "config.toml:1: lgo: no such key\n  hint: did you mean `log`?"),
+        ("port = 1\n", "config.toml:1: port: no such key\n  hint: did you mean `listen`?"),
+        ("log_level = \"debug\"\n", "config.toml:1: log_level: no such key\n  hint: did you mean `log`?"),
+    ] {
+        assert_faults(&load_text(text), &[expected]);
+    }
+}
+
+#[test]
+fn what_is_missing_is_named_as_the_user_names_the_rest() {
+    let hint =
+        |key: &str| format!("config.toml: accounts.default.{key}: is missing\n  hint: write {key} = {{ file = \"…\" }} under [");
+    let by_key = ["organization", "username", "password"].map(hint);
+    assert_faults(&load_text("log = \"debug\"\n"), &by_key.each_ref().map(String::as_str));
+    let by_variable = load_both("log = \"debug\"\n", &VARIABLES[..2]);
+    assert_faults(&by_variable, &["CAREPORTALS_PASSWORD: is not set\n  hint: set it, CAREPORTALS_PASSWORD_FILE or"]);
+}
+
+#[test]
+fn all_faults_of_a_list_or_a_table_are_reported() {
+    let path = "config.toml:6: apis.default";
+    for (line, key, expected) in [
+        ("listen = [\"a\", \"127.0.0.1:1\", \"b\"]", "listen", &["entry 1: `a` is not an", "entry 3: `b` is not an"][..]),
+        ("listen = \"a, b\"", "listen", &["`a` is not an address", "`b` is not an address"]),
+        ("allow = [\"GET\", 1, \"GET /a\"]", "allow", &["entry 1: `GET`: ", "entry 2: expected text"]),
+        ("allowed_hosts = [\"a:1\", \"b\", \"c d\"]", "allowed_hosts", &["entry 1: holds", "entry 3: holds"]),
+        (
+            "headers = { host = \"x\", a = \" b\", ok = \"y\", \"c d\" = \"z\" }",
+            "headers",
+            &["`a`: cannot stand in a header (leading blank)\n  hint: remove", "`c d` is not a header's name", "`host` is the"],
+        ),
+    ] {
+        let expected: Vec<String> = expected.iter().map(|said| format!("{path}.{key}: {said}")).collect();
+        assert_faults(&api_with(line), &expected.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_config_shows_in_place_of_a_secret_is_no_value() {
+    let loaded = api_with("headers = { origin = \"[redacted]\" }\nrequire_header = { name = \"x\", value = \"[redacted]\" }");
+    let warnings = warnings(&loaded);
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("config.toml:6: apis.default.headers: is `[redacted]`, which `config` shows"),
+        "{warnings:?}"
+    );
+    sound(loaded);
+}
+
+#[test]
 fn a_file_that_is_no_text_is_a_fault() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
     fs::write(&path, b"log = \"\xff\"").unwrap();
-    assert_faults(&load(Input { config_flag: Some(path), ..input(&VARIABLES) }), &["config.toml: is not UTF-8"]);
+    assert_faults(&load(Input { config_flag: Some(path), ..input(&VARIABLES) }), &["--config: config.toml is not UTF-8"]);
 }
 
 #[test]

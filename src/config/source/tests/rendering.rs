@@ -79,7 +79,7 @@ fn what_config_prints_is_a_settings_file() {
 fn check_sums_up() {
     assert_eq!(checked(&load_variables(&VARIABLES)), "ok: 1 account, 1 API\n");
     let warned = checked(&load_variables(&with_account(&[("CAREPORTALS_XYZZY", "canary")])));
-    assert_eq!(warned, "warning: CAREPORTALS_XYZZY: no such variable; ignored\nok: 1 account, 1 API, 1 warning\n");
+    assert_eq!(warned, "warning: CAREPORTALS_XYZZY: no such variable; ignored\nvalid: 1 account, 1 API, 1 warning\n");
     let broken = checked(&global_with("drain_delay = 1"));
     assert!(broken.starts_with("error: config.toml:1: drain_delay: expected a duration"), "{broken}");
     assert!(broken.ends_with("\ninvalid: 1 fault\n"), "{broken}");

@@ -84,9 +84,19 @@ fn words_of_a_choice() {
     );
     assert_eq!(sound(global_with("hardening = \"off\"")).restart_only.hardening, Hardening::Off);
     assert_faults(&api_with("cookies = \"keep\""), &["config.toml:6: apis.default.cookies: `keep` is none of `strip`, `pass`"]);
-    assert_faults(&global_with("log_format = 1"), &["config.toml:1: log_format: expected text, found a whole number"]);
-    assert_faults(&global_with("log = \"[[\""), &["config.toml:1: log: `[[` is not a filter"]);
-    assert_faults(&global_with("access_log = true"), &["config.toml:1: access_log: expected `on` or `off` in quotes"]);
+    assert_faults(&global_with("log_format = 1"), &["config.toml:1: log_format: expected `auto`, `text`, `json` in quotes"]);
+    for filter in ["[[", "verbose", "warning", "hyper=debug", "careportals-sidecar=debug", "debug,verbose", ","] {
+        let fault = format!("config.toml:1: log: `{filter}` is not a filter\n  hint: write `error`, `warn`, `info`");
+        assert_faults(&global_with(&format!("log = \"{filter}\"")), &[&fault]);
+    }
+    for filter in ["off", "INFO", "warn,careportals_sidecar::account=debug", "info,hyper=debug", "careportals_sidecar=trace", "3"]
+    {
+        sound(global_with(&format!("log = \"{filter}\"")));
+    }
+    assert_faults(
+        &global_with("access_log = true"),
+        &["config.toml:1: access_log: expected `on`, `off` in quotes, found a switch"],
+    );
 }
 
 #[test]
@@ -234,10 +244,11 @@ fn headers_may_not_name_what_the_sidecar_owns() {
         );
     }
     for (table, expected) in [
-        ("{ \"a b\" = \"x\" }", "holds what is not a header's name"),
-        ("{ a = \"canary\\r\\nb: c\" }", "the value of `a` cannot stand in a header"),
-        ("{ a = \" canary\" }", "the value of `a` cannot stand in a header"),
-        ("{ a = 1 }", "expected text for `a`, found a whole number"),
+        ("{ \"a b\" = \"x\" }", "`a b` is not a header's name"),
+        ("{ a = \"canary\\r\\nb: c\" }", "`a`: cannot stand in a header (line break)\n  hint: remove the line break"),
+        ("{ a = \"canary \" }", "`a`: cannot stand in a header (trailing blank)\n  hint: remove the trailing blank"),
+        ("{ a = 1 }", "`a`: expected text, found a whole number"),
+        ("{ a = \"\" }", "`a`: is empty"),
         ("{ x-a = \"1\", x_a = \"2\" }", "`x_a` is set twice"),
         ("[\"a\"]", "expected a table of headers, found a list"),
     ] {
@@ -290,7 +301,7 @@ fn hosts_origins_words_and_pointers() {
 fn statuses_and_extra_members() {
     assert_eq!(only_login(&sound(account_with("relogin_on = [401, 419]"))).relogin_on.len(), 2);
     for status in [200, 399, 500, 503, 599] {
-        let faults = ["config.toml:5: accounts.default.relogin_on: must be from 400 to 499"];
+        let faults = ["config.toml:5: accounts.default.relogin_on: entry 2: must be from 400 to 499"];
         assert_faults(&account_with(&format!("relogin_on = [401, {status}]")), &faults);
     }
     assert_eq!(only_login(&sound(account_with("relogin_on = [400, 499]"))).relogin_on.len(), 2);

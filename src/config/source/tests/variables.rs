@@ -93,19 +93,19 @@ fn two_variables_for_one_key_are_a_fault() {
 }
 
 #[test]
-fn a_password_given_directly_is_warned_about_and_no_other_way_is() {
+fn credentials_given_directly_are_warned_about_and_no_other_way_is() {
     for (name, value, count) in [
         ("CAREPORTALS_PASSWORD", "canary", 1),
+        ("CAREPORTALS_USERNAME", "canary", 1),
         ("CAREPORTALS__ACCOUNTS__DEFAULT__PASSWORD", "canary", 1),
         ("CAREPORTALS__ACCOUNTS__DEFAULT__PASSWORD__ENV", "ELSEWHERE", 0),
         ("CAREPORTALS_PASSWORD_FILE", "/p", 0),
     ] {
-        let loaded = load_variables(&[
-            ("CAREPORTALS_ORGANIZATION", "acme"),
-            ("CAREPORTALS_USERNAME", "jane"),
-            ("ELSEWHERE", "canary"),
-            (name, value),
-        ]);
+        let mut variables = vec![("CAREPORTALS_ORGANIZATION", "acme"), ("ELSEWHERE", "canary"), (name, value)];
+        for (what, other) in [("USERNAME", "CAREPORTALS_USERNAME_FILE"), ("PASSWORD", "CAREPORTALS_PASSWORD_FILE")] {
+            variables.extend((!name.contains(what)).then_some((other, "/x")));
+        }
+        let loaded = load_variables(&variables);
         let warnings = warnings(&loaded);
         assert_eq!(warnings.len(), count, "{warnings:?}");
         assert!(warnings.iter().all(|warning| warning.starts_with(&format!("{name}: is given directly"))));
@@ -198,6 +198,14 @@ fn unknown_path_variables_are_faults_with_a_suggestion() {
         ("CAREPORTALS__APIS____LISTEN", "CAREPORTALS__APIS____LISTEN: no such key"),
         ("CAREPORTALS__", "CAREPORTALS__: no such key"),
         (
+            "CAREPORTALS__API__DEFAULT__LISTEN",
+            "CAREPORTALS__API__DEFAULT__LISTEN: no such key\n  hint: did you mean `CAREPORTALS__APIS__DEFAULT__LISTEN`?",
+        ),
+        (
+            "CAREPORTALS__APIS__DEFAULT__URL",
+            "CAREPORTALS__APIS__DEFAULT__URL: no such key\n  hint: did you mean `CAREPORTALS__APIS__DEFAULT__UPSTREAM`?",
+        ),
+        (
             "CAREPORTALS__APIS__DEFAULT__HEADERS__ORIGIN",
             "CAREPORTALS__APIS__DEFAULT__HEADERS__ORIGIN: no such key\n  hint: give `headers` as a whole",
         ),
@@ -214,7 +222,9 @@ fn other_unknown_variables_are_a_warning_with_a_suggestion() {
             "CAREPORTALS_PASWORD_FILE",
             "CAREPORTALS_PASWORD_FILE: no such variable; ignored\n  hint: did you mean `CAREPORTALS_PASSWORD_FILE`?",
         ),
-        ("CAREPORTALS_PORT", "CAREPORTALS_PORT: no such variable; ignored"),
+        ("CAREPORTALS_PORT", "CAREPORTALS_PORT: no such variable; ignored\n  hint: did you mean `CAREPORTALS_LISTEN`?"),
+        ("CAREPORTALS_URL", "CAREPORTALS_URL: no such variable; ignored\n  hint: did you mean `CAREPORTALS_UPSTREAM`?"),
+        ("CAREPORTALS_LOG_LEVEL", "CAREPORTALS_LOG_LEVEL: no such variable; ignored\n  hint: did you mean `CAREPORTALS_LOG`?"),
         ("CAREPORTALS_FOO", "CAREPORTALS_FOO: no such variable; ignored"),
     ] {
         let loaded = load_variables(&with_account(&[(name, "canary")]));
@@ -251,16 +261,16 @@ fn the_default_account_and_api_exist_only_when_named_or_when_nobody_names_any() 
     let named = "[accounts.crm]\norganization = \"acme\"\nusername = { file = \"/u\" }\npassword = { file = \"/p\" }\n[apis.crm]\naccount = \"crm\"\n";
     sound(load_text(named));
     for (name, value, kind) in [
-        ("CAREPORTALS_ORGANIZATION", "x", "account"),
-        ("CAREPORTALS_PASSWORD_FILE", "/x", "account"),
-        ("CAREPORTALS_LOGIN_URL", "off", "account"),
-        ("CAREPORTALS_CREDENTIALS_DIR", "/x", "account"),
-        ("CAREPORTALS_API", "crm", "API"),
-        ("CAREPORTALS_UPSTREAM", "https://x.example", "API"),
-        ("CAREPORTALS_LISTEN", "127.0.0.1:9", "API"),
-        ("CAREPORTALS_ALLOW_NON_LOOPBACK", "true", "API"),
+        ("CAREPORTALS_ORGANIZATION", "x", "accounts"),
+        ("CAREPORTALS_PASSWORD_FILE", "/x", "accounts"),
+        ("CAREPORTALS_LOGIN_URL", "off", "accounts"),
+        ("CAREPORTALS_CREDENTIALS_DIR", "/x", "accounts"),
+        ("CAREPORTALS_API", "crm", "apis"),
+        ("CAREPORTALS_UPSTREAM", "https://x.example", "apis"),
+        ("CAREPORTALS_LISTEN", "127.0.0.1:9", "apis"),
+        ("CAREPORTALS_ALLOW_NON_LOOPBACK", "true", "apis"),
     ] {
-        let expected = format!("{name}: sets the {kind} `default`, which the settings do not have");
+        let expected = format!("{name}: sets `[{kind}.default]`, which the settings do not have");
         assert_faults(&load_both(named, &[(name, value)]), &[&expected]);
     }
     // Global ones are always fine, and so is what systemd sets for other purposes.
@@ -271,6 +281,22 @@ fn the_default_account_and_api_exist_only_when_named_or_when_nobody_names_any() 
         &ACCOUNT.replace("default", "crm"),
         &[("CAREPORTALS__APIS__DEFAULT__ACCOUNT", "crm"), ("CAREPORTALS_API", "crm")],
     ));
+}
+
+#[test]
+fn hints_name_variables_where_the_user_does() {
+    for (name, value, expected) in [
+        ("CAREPORTALS_LISTEN", "0.0.0.0:1", "or set `CAREPORTALS_ALLOW_NON_LOOPBACK=true`"),
+        ("CAREPORTALS_UPSTREAM", "http://127.0.0.1:1", "set `CAREPORTALS__APIS__DEFAULT__ALLOW_INSECURE_UPSTREAM=true`"),
+        ("CAREPORTALS__TLS_CERT_FILE", "/c", "needs `CAREPORTALS__TLS_KEY_FILE` beside it"),
+    ] {
+        let [fault] = faults(&load_variables(&with_account(&[(name, value)]))).try_into().unwrap();
+        assert!(fault.starts_with(&format!("{name}: ")) && fault.contains(expected), "{fault}");
+    }
+    let emr = with_account(&[("CAREPORTALS_API", "emr"), ("CAREPORTALS_UPSTREAM", "https://x.example")]);
+    assert_faults(&load_variables(&emr), &["CAREPORTALS_LOGIN_URL: needed, since API `default` has the preset `emr`"]);
+    let [of_file] = faults(&api_with("listen = \"0.0.0.0:1\"")).try_into().unwrap();
+    assert!(of_file.ends_with("or set `allow_non_loopback = true`"), "{of_file}");
 }
 
 #[test]
@@ -344,7 +370,7 @@ fn a_faulty_flag_is_named() {
         &loaded,
         &[
             "--nonsense: no such key",
-            "--listen: the settings have no such table",
+            "--listen: sets `[apis.emr]`, which the settings do not have",
             "--log-format: `yaml` is none of `auto`, `text`, `json`",
         ],
     );

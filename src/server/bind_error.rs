@@ -1,0 +1,101 @@
+//! Says why a listen address can't be used, and what to do about it.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use super::{port_owner, unix_socket::BindErrorKind};
+use crate::{files, resources};
+
+/// Why a listen address can't be used.
+#[derive(Debug)]
+pub struct BindError {
+    listen: String,
+    /// The setting in which the user could choose another address.
+    setting: &'static str,
+    why: String,
+    remedy: Option<&'static str>,
+    is_answered: bool,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listen, setting, why, .. } = self;
+        write!(f, "cannot listen on {listen}: {why}\n  hint: ")?;
+        if let Some(remedy) = self.remedy {
+            write!(f, "{remedy}, or ")?;
+        }
+        write!(f, "choose another with `{setting}` in the settings file or CAREPORTALS_{}", setting.to_uppercase())
+    }
+}
+
+impl std::error::Error for BindError {}
+
+impl BindError {
+    /// For a TCP address.
+    pub(super) fn tcp(address: SocketAddr, error: &io::Error) -> Self {
+        const UNPRIVILEGED: u16 = 1024;
+        let (why, remedy) = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                let by = port_owner::of(address).map_or_else(String::new, |owner| format!(" by {owner}"));
+                (format!("the address is in use{by}"), Some("stop that program"))
+            }
+            io::ErrorKind::PermissionDenied if address.port() < UNPRIVILEGED => (
+                "a port below 1024 needs a right that this process does not have".to_owned(),
+                Some("give it CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=)"),
+            ),
+            io::ErrorKind::AddrNotAvailable => ("this machine has no such address".to_owned(), Some("see `ip address`")),
+            _ => other(error),
+        };
+        Self { listen: address.to_string(), setting: "listen", why, remedy, is_answered: false }
+    }
+
+    /// For a Unix socket.
+    pub(super) fn unix(path: &Path, kind: &BindErrorKind) -> Self {
+        let directory = path.parent().unwrap_or(path);
+        let (why, remedy) = match kind {
+            BindErrorKind::Io(error) => match error.kind() {
+                io::ErrorKind::NotFound if !directory.exists() => (
+                    format!("there is no directory {}", first_missing(directory).display()),
+                    Some("create it (systemd: RuntimeDirectory=)"),
+                ),
+                io::ErrorKind::PermissionDenied => (
+                    format!("{} can't be written to: {}", directory.display(), files::why(directory, error)),
+                    Some("give this process's user the right to write there"),
+                ),
+                _ => other(error),
+            },
+            BindErrorKind::Answered => {
+                let by = port_owner::of_socket(path).map_or_else(String::new, |owner| format!(": {owner}"));
+                (format!("another process answers on that socket{by}"), Some("stop it"))
+            }
+            BindErrorKind::NotASocket => ("a file that is not a socket is in the way".to_owned(), Some("remove it")),
+        };
+        let is_answered = matches!(kind, BindErrorKind::Answered);
+        Self { listen: format!("unix:{}", path.display()), setting: "listen", why, remedy, is_answered }
+    }
+
+    /// Whether another process answers on that Unix socket.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.is_answered
+    }
+
+    /// Names the setting that the address came from, when it is not `listen`.
+    #[must_use]
+    pub fn of_setting(self, setting: &'static str) -> Self {
+        Self { setting, ..self }
+    }
+}
+
+fn other(error: &io::Error) -> (String, Option<&'static str>) {
+    (error.to_string(), resources::advice(error))
+}
+
+/// The outermost directory on the way to `directory` that does not exist.
+fn first_missing(directory: &Path) -> PathBuf {
+    let missing = directory.ancestors().take_while(|at| !at.exists());
+    missing.last().unwrap_or(directory).to_owned()
+}

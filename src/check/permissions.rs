@@ -1,4 +1,4 @@
-//! Finds secret, key and settings files that others may read or write.
+//! Finds what others may read or write: secret, key and settings files, and a user name that stands in a variable.
 //!
 //! It looks at modes and file systems alone, and opens no file.
 
@@ -10,7 +10,7 @@ use std::{
 
 use crate::config::{
     Account, Config, Source,
-    source::{Loaded, ValueOrigin},
+    source::{EffectiveValue, Loaded, ValueOrigin},
 };
 
 const READABLE: &str = "take that right from the others (chmod o-r)";
@@ -49,7 +49,19 @@ pub fn open_files(config: &Config, loaded: &Loaded) -> Vec<(String, String, &'st
     if let Some(path) = &loaded.file {
         look("", path, holds_secrets(loaded));
     }
+    warnings.extend(loaded.values.iter().filter_map(visible_name));
     warnings
+}
+
+/// The warning about a user name that a variable gives directly. One of a settings file is told when that is read.
+fn visible_name(value: &EffectiveValue) -> Option<(String, String, &'static str)> {
+    let ValueOrigin::Variable(name) = &value.origin else { return None };
+    // Where it is read from would be shown.
+    let is_written = value.path.ends_with(".username") && value.shown == "\"[redacted]\"";
+    let by_path = name.starts_with("CAREPORTALS__");
+    let hint = if by_path { "use the variable that ends in __FILE" } else { "use CAREPORTALS_USERNAME_FILE" };
+    let message = "is given directly; whoever sees this process's environment sees it";
+    is_written.then(|| (value.path.clone(), message.to_owned(), hint))
 }
 
 /// The files of an account, each with its key, and whether it holds a secret.

@@ -95,17 +95,16 @@ impl Secret {
     ///
     /// A header can't carry the bytes as they are: HTTP removes blanks at either end. The text says what is in the way.
     pub fn header_value(&self) -> Result<HeaderValue, &'static str> {
-        let is_line_break = |byte: &u8| matches!(byte, b'\r' | b'\n');
-        let wrong = match &self.0[..] {
-            [] => "no value",
-            value if value.iter().any(is_line_break) => "line break",
-            [b' ' | b'\t', ..] => "leading blank",
-            [.., b' ' | b'\t'] => "trailing blank",
-            _ => "control character",
-        };
+        match &self.0[..] {
+            [] => return Err("no value"),
+            [b' ' | b'\t', ..] => return Err("leading blank"),
+            [.., b' ' | b'\t'] => return Err("trailing blank"),
+            value if value.iter().any(|byte| matches!(byte, b'\r' | b'\n')) => return Err("line break"),
+            _ => {}
+        }
         let mut copy = Pages::with_capacity(self.0.len());
         copy.extend(&self.0);
-        sensitive(copy).filter(|_| wrong == "control character").ok_or(wrong)
+        sensitive(copy).ok_or("control character")
     }
 }
 

@@ -204,6 +204,17 @@ fn a_credential_that_may_not_be_read_is_told_with_its_owner_its_mode_and_our_uid
 }
 
 #[test]
+fn a_user_name_in_a_variable_is_a_warning() {
+    let mut setup = settings("");
+    setup.variable("CAREPORTALS_USERNAME", "jane");
+    warns(&setup.output("check"), &["CAREPORTALS_USERNAME: is given directly; whoever sees this process's environment sees it"]);
+    setup.without("CAREPORTALS_USERNAME").account("username", "jane");
+    warns(&setup.output("check"), &["CAREPORTALS__ACCOUNTS__DEFAULT__USERNAME: is given directly"]);
+    setup.account("username", "{ env = \"USER\" }");
+    warns(&setup.output("check"), &[]);
+}
+
+#[test]
 fn a_log_filter_that_would_silence_the_daemon_is_a_fault() {
     for command in ["check", "run"] {
         let output = settings("").variable("CAREPORTALS_LOG", "verbose").output(command);

@@ -89,7 +89,8 @@ fn doubtful(key: &Key, value: &Value, origin: &ValueOrigin) -> Option<Diagnostic
     let in_file = || Diagnostic::new("is written in the settings file itself");
     match origin {
         ValueOrigin::File { .. } => Some(in_file().hint(format!("use {name} = {{ file = \"…\" }}, or `env` or `command`"))),
-        ValueOrigin::Variable(variable) => {
+        // `check` alone tells of a user name: on a laptop it is usual.
+        ValueOrigin::Variable(variable) if name != "username" => {
             let wrong = Diagnostic::new("is given directly; whoever sees this process's environment sees it");
             let end = if variable.starts_with("CAREPORTALS__") { "__FILE" } else { "_FILE" };
             Some(wrong.hint(format!("use {variable}{end}")))

@@ -93,10 +93,10 @@ fn two_variables_for_one_key_are_a_fault() {
 }
 
 #[test]
-fn credentials_given_directly_are_warned_about_and_no_other_way_is() {
+fn a_password_given_directly_is_warned_about_and_no_other_way_is() {
     for (name, value, count) in [
         ("CAREPORTALS_PASSWORD", "canary", 1),
-        ("CAREPORTALS_USERNAME", "canary", 1),
+        ("CAREPORTALS_USERNAME", "canary", 0),
         ("CAREPORTALS__ACCOUNTS__DEFAULT__PASSWORD", "canary", 1),
         ("CAREPORTALS__ACCOUNTS__DEFAULT__PASSWORD__ENV", "ELSEWHERE", 0),
         ("CAREPORTALS_PASSWORD_FILE", "/p", 0),

@@ -51,7 +51,9 @@ fn ownership(path: &Path) -> Option<String> {
     let (visible, found) = path.ancestors().find_map(|at| Some((at, fs::metadata(at).ok()?)))?;
     let at = if visible == path { String::new() } else { format!("{}: ", visible.display()) };
     let (owner, mode, us) = (found.uid(), found.mode() & 0o7777, rustix::process::geteuid().as_raw());
-    Some(format!(" ({at}owner uid {owner}, mode {mode:04o}; this process is uid {us})"))
+    let may_read = us == 0 || us == owner && mode & 0o400 != 0 || us != owner && mode & 0o004 != 0;
+    let other = if may_read && found.is_file() { ", so Landlock, SELinux or AppArmor forbids it" } else { "" };
+    Some(format!(" ({at}owner uid {owner}, mode {mode:04o}; this process is uid {us}{other})"))
 }
 
 /// Counts readings that have been given up and still hang, so that they hold a bounded number of threads.

@@ -65,6 +65,7 @@ impl BindError {
                     format!("{} can't be written to: {}", directory.display(), files::why(directory, error)),
                     Some("give this process's user the right to write there"),
                 ),
+                io::ErrorKind::NotADirectory => (format!("{} is not a directory", directory.display()), None),
                 _ => other(error),
             },
             BindErrorKind::Answered => {

@@ -332,6 +332,8 @@ fn a_socket_that_cannot_be_bound_is_told_with_the_reason() {
     let nowhere = run("unix:/nonexistent/deep/api.sock");
     assert_eq!(nowhere.code, Some(1), "{nowhere:?}");
     assert!(nowhere.stderr.contains("there is no directory /nonexistent\n  hint: create it"), "{nowhere:?}");
+    let under_a_file = run(&format!("unix:{}/api.sock", env!("CARGO_BIN_EXE_careportals-sidecar")));
+    assert!(under_a_file.stderr.contains("careportals-sidecar is not a directory\n  hint: choose another"), "{under_a_file:?}");
     let file = run(&format!("unix:{}", env!("CARGO_BIN_EXE_careportals-sidecar")));
     assert!(file.stderr.contains("a file that is not a socket is in the way\n  hint: remove it, or choose"), "{file:?}");
 }

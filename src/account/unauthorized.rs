@@ -42,7 +42,8 @@ label! {
 impl Account {
     /// Reports that a request with token `refused` got a 401, and gives a newer bearer: at once, or from the log-in that all
     /// such requests share. When that log-in fails, or an earlier one has, the request waits for the next attempt if it is due
-    /// within `token_wait`, counted from the call. There is none when the token is too young, or no attempt brings one in that time. Dropping the future ends the wait, not the log-in.
+    /// within `token_wait`, counted from the call. There is none when the token is too young, or no attempt brings one in that
+    /// time. Dropping the future ends the wait, not the log-in.
     ///
     /// # Errors
     ///

@@ -1,9 +1,11 @@
 //! Layers of settings, merged: a later value replaces an earlier one as a whole, and keeps its origin.
 //!
-//! Pure.
+//! Pure. figment merges which leaf is in effect for each key. The values stay in their leaves, since figment would merge
+//! tables member by member, and a source `{ file = … }` must not mix with an earlier `{ env = … }`.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use figment::{Figment, providers::Serialized};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -69,11 +71,16 @@ pub(super) struct Merged {
 impl Merged {
     /// Merges the leaves, of which later ones replace earlier ones.
     pub(super) fn new(lines: Lines, leaves: &[Leaf]) -> Self {
-        let value = |leaf: &Leaf| (leaf.path.clone(), (leaf.value.clone(), leaf.origin.clone()));
+        let layer = |(index, leaf): (usize, &Leaf)| Serialized::defaults(BTreeMap::from([(leaf.path.clone(), index)]));
+        let merged = leaves.iter().enumerate().map(layer).fold(Figment::new(), Figment::merge);
+        // Layers are made of values, so reading them can't fail.
+        let in_effect: BTreeMap<String, usize> = merged.extract().unwrap_or_default();
+        let value =
+            |(path, index): (String, usize)| leaves.get(index).map(|leaf| (path, (leaf.value.clone(), leaf.origin.clone())));
         let named = |leaf: &Leaf| leaf.value.get("env").and_then(Value::as_str).map(str::to_owned);
         let literal = |leaf: &Leaf| leaf.literal_secret().map(|secret| Zeroizing::new(secret.to_owned()));
         Self {
-            values: leaves.iter().map(value).collect(),
+            values: in_effect.into_iter().filter_map(value).collect(),
             lines,
             named_variables: leaves.iter().filter_map(named).collect(),
             literal_secrets: leaves.iter().filter_map(literal).collect(),

@@ -49,6 +49,7 @@ pub use self::{
     faults::{Fault, Finding, ValueOrigin, Warning},
     loaded::{Loaded, render_check, render_effective},
     measures::parse_duration,
+    named_variables::variables_in_words,
     schema::json_schema,
     setting::{EffectiveValue, Setting},
 };
@@ -239,10 +240,7 @@ fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findi
 fn homeless(leaf: Leaf) -> Fault {
     let section = parts(&leaf.path).0;
     let (group, what) = (section.group(), if section == Section::Account { "account" } else { "API" });
-    let wrong = match leaf.origin {
-        ValueOrigin::Flag(_) => Diagnostic::new("the settings have no such table"),
-        _ => Diagnostic::new(format!("sets the {what} `default`, which the settings do not have"))
-            .hint(format!("add `[{group}.default]`, or use CAREPORTALS__{}__NAME__KEY", group.to_uppercase())),
-    };
+    let wrong = Diagnostic::new(format!("sets the {what} `default`, which the settings do not have"))
+        .hint(format!("add `[{group}.default]`, or use CAREPORTALS__{}__NAME__KEY", group.to_uppercase()));
     Fault::new(leaf.origin, leaf.path, wrong)
 }

@@ -344,7 +344,7 @@ fn a_faulty_flag_is_named() {
         &loaded,
         &[
             "--nonsense: no such key",
-            "--listen: the settings have no such table",
+            "--listen: sets the API `default`, which the settings do not have",
             "--log-format: `yaml` is none of `auto`, `text`, `json`",
         ],
     );

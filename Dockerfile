@@ -12,18 +12,20 @@ ARG BASE_IMAGE=gcr.io/distroless/static-debian12:nonroot
 FROM ${RUST_IMAGE} AS build
 WORKDIR /build
 COPY .cargo .cargo
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 # A member of the workspace, which cargo wants to see even where nothing is built from it.
 COPY simulator simulator
 COPY src src
 COPY deploy/build-dist deploy/third-party deploy/image-root deploy/
 COPY LICENSE-APACHE LICENSE-MIT ./
+# The commit that `version` tells: there is no git here.
+ARG REVISION
 # Downloaded crates and compiled dependencies stay with the builder from one build to the next. Of our own code nothing
 # may stay: cargo goes by the files' times, and those of another checkout can be older than what was built last.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target,sharing=locked \
     find src simulator -name '*.rs' -exec touch {} + \
-    && deploy/build-dist \
+    && SIDECAR_COMMIT=$REVISION deploy/build-dist \
     && deploy/image-root target/dist/careportals-sidecar /out
 
 FROM ${BASE_IMAGE}

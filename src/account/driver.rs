@@ -301,6 +301,9 @@ impl ActiveDriver {
         self.attempt = None;
         let life = self.driver.assumed_life;
         let (identity, generation) = (self.driver.published.identity, attempt.generation());
+        if let Ok(Grant { server_date: Some(server), received, .. }) = &outcome {
+            self.transition_log.compare_clocks(&self.driver.name, *server, received.wall);
+        }
         let outcome = outcome.and_then(|grant| Token::read(grant, identity, generation, life).map_err(LoginError::Malformed));
         let now = Some(self.driver.clock.now().wall);
         *(if outcome.is_ok() { &mut self.history.succeeded_at } else { &mut self.history.failed_at }) = now;

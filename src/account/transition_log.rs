@@ -2,6 +2,8 @@
 //!
 //! Guarantees: a line says which setting is at fault and never what the setting gives.
 
+use std::time::{Duration, SystemTime};
+
 use tracing::{debug, info, warn};
 
 use super::{
@@ -17,6 +19,8 @@ pub(super) struct TransitionLog {
     logged: Option<Logged>,
     /// Whether the account held a token then.
     held_token: bool,
+    /// Whether the log said that the clocks differ.
+    told_clocks: bool,
 }
 
 /// What makes a line differ from the one before.
@@ -67,6 +71,27 @@ impl TransitionLog {
             // These two have an error, which was logged above.
             StateName::BackingOff | StateName::Rejected => {}
         }
+    }
+}
+
+/// Clocks that differ by more than this are told.
+const CLOCKS_APART: Duration = Duration::from_secs(300);
+
+impl TransitionLog {
+    /// Logs once that this machine's clock and the log-in server's differ, until they agree again.
+    pub(super) fn compare_clocks(&mut self, account: &str, server: SystemTime, ours: SystemTime) {
+        let (behind, ahead) = (server.duration_since(ours).unwrap_or_default(), ours.duration_since(server).unwrap_or_default());
+        let (apart, direction) = if behind > ahead { (behind, "behind") } else { (ahead, "ahead of") };
+        let differ = apart > CLOCKS_APART;
+        if differ && !self.told_clocks {
+            let difference_s = apart.as_secs();
+            warn!(
+                account,
+                difference_s,
+                "this machine's clock is {difference_s} s {direction} the server's: set it, for certificates are judged by it"
+            );
+        }
+        self.told_clocks = differ;
     }
 }
 

@@ -4,17 +4,14 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::reference;
 use crate::{
     config::source::{self, Input, Loaded},
     healthcheck::Probe,
 };
-
-/// What the help says of exit codes.
-const EXIT_CODES: &str = "Exit codes: 0 all is well; 1 it failed, and standard error says why; 2 the command line is wrong; \
-    78 the configuration is wrong. `exec` has its program's.";
 
 /// A local authenticating proxy for CarePortals.
 ///
@@ -22,57 +19,142 @@ const EXIT_CODES: &str = "Exit codes: 0 all is well; 1 it failed, and standard e
 /// what comes in on localhost with `Authorization` and `organization` added. Point your app's base URL at
 /// <http://localhost:2273> and never handle a token.
 #[derive(Debug, Parser)]
-#[command(
-    name = "careportals-sidecar",
-    version,
-    disable_help_subcommand = true,
-    after_long_help = EXIT_CODES
-)]
+#[command(name = "careportals-sidecar", version, disable_help_subcommand = true, after_long_help = reference::after_help())]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Option<Subcommands>,
     #[command(flatten)]
-    pub(super) settings: SettingsFlags,
+    pub(super) run: DaemonFlags,
 }
 
-/// Settings that are handy on a command line; they win over environment and file.
-#[derive(Debug, Args)]
+/// Settings that are handy on a command line; they win over environment and file. Each command takes those that it uses.
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Settings")]
-pub(super) struct SettingsFlags {
-    /// Settings file (else `CAREPORTALS_CONFIG`, else /etc/careportals-sidecar/config.toml when present)
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
+pub(super) struct DaemonFlags {
+    #[command(flatten)]
+    settings: SettingsFlags,
+    #[command(flatten)]
+    control: ControlFlag,
     /// Log filter, as `info` or `careportals_sidecar=debug`
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER")]
     log: Option<String>,
     /// `auto`, `text` or `json`
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
     /// Worker threads
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, value_name = "N")]
     workers: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Settings")]
+pub(super) struct SettingsFlags {
+    #[command(flatten)]
+    file: FileFlag,
+    /// Addresses of the API `default`, separated by commas, as `127.0.0.1:2273` or `unix:/run/x.sock`
+    #[arg(long, value_name = "ADDRESSES")]
+    listen: Option<String>,
+    /// Base URL of the API `default` at CarePortals
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Settings")]
+pub(super) struct ClientFlags {
+    #[command(flatten)]
+    file: FileFlag,
+    #[command(flatten)]
+    control: ControlFlag,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Settings")]
+pub(super) struct FileFlag {
+    /// Settings file (else `CAREPORTALS_CONFIG`, else /etc/careportals-sidecar/config.toml when present)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Settings")]
+struct ControlFlag {
     /// Unix socket by which `status` and its siblings reach the daemon, or `off`
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, value_name = "PATH")]
     control_socket: Option<String>,
 }
 
-impl SettingsFlags {
+impl DaemonFlags {
     /// Turns the flags into the input of the settings' reader. `defaults` replace the daemon's defaults.
     pub(super) fn input(self, defaults: &'static [(&'static str, &'static str)]) -> Input {
-        let flags = [
-            ("log", self.log),
-            ("log_format", self.log_format),
-            ("workers", self.workers),
-            ("control_socket", self.control_socket),
-        ];
-        let flags = flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
-        Input { defaults, ..Input::of_process(self.config, flags) }
+        let mut input = self.settings.input();
+        input.flags.extend(self.control.flag());
+        input.flags.extend(flag("log", self.log));
+        input.flags.extend(flag("log_format", self.log_format));
+        input.flags.extend(flag("workers", self.workers));
+        Input { defaults, ..input }
+    }
+}
+
+impl SettingsFlags {
+    pub(super) fn input(self) -> Input {
+        let mut input = self.file.input();
+        input.flags.extend(flag("apis.default.listen", self.listen));
+        input.flags.extend(flag("apis.default.upstream", self.upstream));
+        input
     }
 
     /// Reads the settings with the daemon's defaults.
     pub(super) fn load(self) -> Loaded {
-        source::load(self.input(&[]))
+        source::load(self.input())
     }
+}
+
+impl ClientFlags {
+    pub(super) fn input(self) -> Input {
+        let mut input = self.file.input();
+        input.flags.extend(self.control.flag());
+        input
+    }
+
+    /// Whether the user named the daemon's control socket, and so the daemon.
+    pub(super) fn name_a_daemon(&self) -> bool {
+        self.control.control_socket.is_some()
+    }
+}
+
+impl FileFlag {
+    pub(super) fn input(self) -> Input {
+        Input::of_process(self.config, Vec::new())
+    }
+}
+
+impl ControlFlag {
+    fn flag(self) -> Option<(String, String)> {
+        flag("control_socket", self.control_socket)
+    }
+}
+
+fn flag(key: &str, value: Option<String>) -> Option<(String, String)> {
+    value.map(|value| (key.to_owned(), value))
+}
+
+/// Moves settings that stand before the command behind it: there clap knows whether the command takes them.
+pub(super) fn command_first(mut words: Vec<OsString>) -> Vec<OsString> {
+    let program = Cli::command();
+    let mut place = 1;
+    while let Some(word) = words.get(place).and_then(|word| word.to_str()) {
+        let Some(flag) = word.strip_prefix("--") else { break };
+        let name = flag.split('=').next().unwrap_or_default();
+        if !program.get_arguments().any(|known| known.get_long() == Some(name) && known.get_action().takes_values()) {
+            return words;
+        }
+        place += if flag.contains('=') { 1 } else { 2 };
+    }
+    if words.get(place).and_then(|word| word.to_str()).is_some_and(|word| program.find_subcommand(word).is_some()) {
+        words[1..=place].rotate_right(1);
+    }
+    words
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -80,7 +162,10 @@ pub(super) enum Subcommands {
     /// Run the daemon (the default)
     ///
     /// SIGTERM or SIGINT drains and exits 0; a second one exits 1 at once. SIGHUP reads the settings again, SIGUSR1 logs out.
-    Run,
+    Run {
+        #[command(flatten)]
+        flags: DaemonFlags,
+    },
     /// Run a program with the sidecar around it
     ///
     /// Listens on a free loopback port (unless `listen` is set), waits for a token, and starts CMD with
@@ -94,6 +179,8 @@ pub(super) enum Subcommands {
         /// The program and its arguments
         #[arg(last = true, required = true, num_args = 1.., value_name = "CMD")]
         command: Vec<OsString>,
+        #[command(flatten)]
+        flags: DaemonFlags,
     },
     /// Validate the configuration and print every fault and warning; binds nothing
     ///
@@ -120,22 +207,31 @@ pub(super) enum Subcommands {
         /// With --explain: only at the addresses of this API
         #[arg(long, value_name = "NAME", requires = "explain")]
         api: Option<String>,
+        #[command(flatten)]
+        flags: SettingsFlags,
     },
     /// Show the effective configuration, secrets redacted, and where each value comes from
     Config {
         /// Print the JSON Schema of the settings file instead
         #[arg(long)]
         json_schema: bool,
+        #[command(flatten)]
+        flags: SettingsFlags,
     },
     /// Show the state of every account and API of the running daemon
     ///
     /// When each token expires and is renewed, when the last log-in was, what failed last and what to do about it, and how
-    /// many requests each API has had. Asks the daemon by its control socket. Exits 0 whenever the daemon answers, whatever
-    /// it says; `healthcheck` judges.
+    /// many requests each API has had. Asks the daemon by its control socket, or by its telemetry listener where the socket
+    /// can't be used. Exits 0 whenever the daemon answers, whatever it says; `healthcheck` judges.
     Status {
         /// Print the daemon's document as it is, for programs (docs/control.md)
         #[arg(long)]
         json: bool,
+        /// Show it again every second, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        flags: ClientFlags,
     },
     /// Print the `allow` list for what the running daemon has seen
     ///
@@ -146,6 +242,8 @@ pub(super) enum Subcommands {
         /// The API that is observed (the only one that is)
         #[arg(value_name = "API")]
         api: Option<String>,
+        #[command(flatten)]
+        flags: ClientFlags,
     },
     /// Have the running daemon log in, and wait for the outcome
     ///
@@ -155,6 +253,8 @@ pub(super) enum Subcommands {
         /// Only this account (all that log in)
         #[arg(value_name = "ACCOUNT")]
         account: Option<String>,
+        #[command(flatten)]
+        flags: ClientFlags,
     },
     /// Have the running daemon forget its tokens
     ///
@@ -164,16 +264,24 @@ pub(super) enum Subcommands {
         /// Only this account (all that log in)
         #[arg(value_name = "ACCOUNT")]
         account: Option<String>,
+        #[command(flatten)]
+        flags: ClientFlags,
     },
     /// Have the running daemon read its settings again, and wait for the outcome
     ///
     /// They are taken over whole or not at all, and no request fails for it. Exits 1 when they were not taken over, and names
     /// every fault. The environment and the flags are as they were when the daemon started.
-    Reload,
+    Reload {
+        #[command(flatten)]
+        flags: ClientFlags,
+    },
     /// Have the running daemon finish what is in flight and end
     ///
     /// As SIGTERM does, within `drain_timeout`. Exits 0 as soon as the daemon has begun.
-    Shutdown,
+    Shutdown {
+        #[command(flatten)]
+        flags: ClientFlags,
+    },
     /// Exit 0 when the daemon is healthy, 1 when it is not
     ///
     /// Asks the configured telemetry listener (an address such as 0.0.0.0 by loopback). Needs no credentials and no shell:
@@ -192,6 +300,8 @@ pub(super) enum Subcommands {
         /// Ask again for as long as this, until the answer is yes
         #[arg(long, value_name = "D", default_value = "0s", hide_default_value = true, value_parser = source::parse_duration)]
         wait: Duration,
+        #[command(flatten)]
+        flags: FileFlag,
     },
     /// Print the completions of a shell, to be read by it
     ///
@@ -207,6 +317,14 @@ pub(super) enum Subcommands {
         #[arg(long)]
         once: bool,
     },
+    /// Print this help, or that of a command
+    Help {
+        /// Whose
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
+    },
+    /// Print the version, the commit and the target that it was built from and for, and the profile
+    Version,
 }
 
 /// Finds the probe that the flags of `healthcheck` ask for; without a flag it is `live`.

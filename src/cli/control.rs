@@ -4,34 +4,150 @@
 
 use std::{
     io::{self, Write},
+    net::SocketAddr,
     process::ExitCode,
+    time::Duration,
 };
 
-use super::{EX_CONFIG, fail, note_faults, print, status};
+use http::Method;
+
+use super::{EX_CONFIG, arguments::ClientFlags, fail, note_faults, print, status};
 use crate::{
-    config::source::{self, Input},
+    config::{
+        reachable,
+        source::{self, DaemonAddress, Fault, Input},
+    },
     control::{self, ControlError, ControlRequest, RulesDocument},
+    local_http::{self, LocalEndpoint},
     logging::Reader,
     status::StatusDocument,
 };
 
-/// Runs `status`. With `json` it prints the daemon's document as it is, else a table.
-pub(super) fn status(input: &Input, json: bool) -> ExitCode {
-    let colour = Reader::of(&io::stdout(), &input.environment) == Reader::Terminal { colour: true };
-    let document = match send(input, ControlRequest::Status) {
-        Ok(document) => document,
-        Err(code) => return code,
+/// How often `status --watch` asks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// The time limit of the telemetry listener's answer.
+const TELEMETRY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How `status` shows a document.
+#[derive(Clone, Copy)]
+struct View {
+    /// As it came, else as a table.
+    json: bool,
+    colour: bool,
+    /// Each document replaces the one before.
+    clears: bool,
+}
+
+/// Runs `status`. With `json` it prints the daemon's document as it is, else a table; with `watch` again and again.
+pub(super) fn status(flags: ClientFlags, json: bool, watch: bool) -> ExitCode {
+    let may_ask_telemetry = !flags.name_a_daemon();
+    let input = flags.input();
+    let reader = Reader::of(&io::stdout(), &input.environment);
+    let is_terminal =
+        matches!(reader, Reader::Terminal { .. }) && input.environment.get("TERM").is_none_or(|term| term != "dumb");
+    let colour = reader == Reader::Terminal { colour: true };
+    let view = View { json, colour, clears: watch && !json && is_terminal };
+    if watch {
+        return self::watch(&input, may_ask_telemetry, view);
+    }
+    match ask_for_status(&input, may_ask_telemetry) {
+        Ok(answer) => {
+            tell(answer.note.as_deref());
+            print(|out| view.show(&answer, out))
+        }
+        Err(failure) => failure.print(),
+    }
+}
+
+/// Shows the status again and again, until standard output is closed. A daemon that does not answer may be restarting.
+fn watch(input: &Input, may_ask_telemetry: bool, view: View) -> ExitCode {
+    let Ok(runtime) = local_http::runtime() else { return ExitCode::FAILURE };
+    let mut told = None;
+    let mut show_next = || {
+        let asked = ask_for_status(input, may_ask_telemetry);
+        let mut out = io::stdout().lock();
+        if view.clears {
+            out.write_all(b"\x1b[H\x1b[J")?;
+            out.flush()?;
+        }
+        match asked {
+            Ok(answer) => {
+                // A screen that was cleared no longer shows it.
+                tell(answer.note.as_deref().filter(|_| view.clears || told != answer.note));
+                view.show(&answer, &mut out)?;
+                told = answer.note;
+            }
+            Err(failure) => drop(failure.print()),
+        }
+        if view.json || view.clears { out.flush() } else { writeln!(out).and_then(|()| out.flush()) }
     };
-    if json {
-        return print(|out| {
-            out.write_all(&document)?;
-            if document.ends_with(b"\n") { Ok(()) } else { writeln!(out) }
-        });
+    loop {
+        if let Err(error) = show_next() {
+            return print(|_| Err(error));
+        }
+        runtime.block_on(async { tokio::time::sleep(WATCH_INTERVAL).await });
     }
-    match serde_json::from_slice(&document) {
-        Ok(document) => print(|out| out.write_all(status::table(&document, colour).as_bytes())),
-        Err(_) => fail(&"the daemon's answer is not a status document; is it of another version? `status --json` shows it", 1),
+}
+
+fn tell(note: Option<&str>) {
+    if let Some(note) = note {
+        drop(writeln!(io::stderr().lock(), "note: {note}"));
     }
+}
+
+impl View {
+    fn show(self, answer: &StatusAnswer, out: &mut dyn Write) -> io::Result<()> {
+        if self.json {
+            out.write_all(&answer.raw)?;
+            return if answer.raw.ends_with(b"\n") { Ok(()) } else { writeln!(out) };
+        }
+        let Some(document) = &answer.document else {
+            let why = "the daemon's answer is not a status document; is it of another version? `status --json` shows it";
+            let _ = fail(&why, 1);
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        out.write_all(status::table(document, self.colour).as_bytes())
+    }
+}
+
+/// What the daemon says of its state.
+struct StatusAnswer {
+    raw: Vec<u8>,
+    /// `None`: it is of another version, or no status document.
+    document: Option<StatusDocument>,
+    /// Why it was not asked by its control socket.
+    note: Option<String>,
+}
+
+/// Asks the daemon by its control socket, or by its telemetry listener where the socket can't be used.
+fn ask_for_status(input: &Input, may_ask_telemetry: bool) -> Result<StatusAnswer, Box<Failure>> {
+    let DaemonAddress { control, telemetry, faults } = source::daemon_address(input);
+    let error = match control::send(control, ControlRequest::Status) {
+        Ok(raw) => {
+            let document = serde_json::from_slice(&raw).ok();
+            return Ok(StatusAnswer { raw, document, note: None });
+        }
+        Err(error) => error,
+    };
+    let address = telemetry.value.ok().flatten().filter(|address| address.port() != 0).map(reachable);
+    let Some(address) = address.filter(|_| may_ask_telemetry && error.is_unreached()) else {
+        return Err(Box::new(Failure { error, faults, telemetry: None }));
+    };
+    let why_not = match local_http::request(&LocalEndpoint::Tcp(address), Method::GET, "/status", TELEMETRY_PATIENCE) {
+        Ok(answer) => match serde_json::from_slice::<StatusDocument>(&answer.body) {
+            Ok(document) if answer.status == 200 && !document.version.is_empty() => {
+                let why = match error {
+                    ControlError::NoDefaultPath => "there is no default place for a control socket here".to_owned(),
+                    other => other.to_string().lines().next().unwrap_or_default().to_owned(),
+                };
+                let note = format!("{why}; the telemetry listener at {address} answered instead");
+                return Ok(StatusAnswer { raw: answer.body, document: Some(document), note: Some(note) });
+            }
+            _ => "what answers there is not a sidecar".to_owned(),
+        },
+        Err(unreached) => unreached.to_string(),
+    };
+    Err(Box::new(Failure { error, faults, telemetry: Some((address, why_not)) }))
 }
 
 /// Runs `rules`. Standard output gets TOML that can stand in the API's table, and nothing else.
@@ -90,15 +206,35 @@ pub(super) fn command(input: &Input, request: ControlRequest<'_>) -> ExitCode {
     })
 }
 
-/// Returns the daemon's answer. If there is none, it prints why and returns the exit code.
-fn send(input: &Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
-    let daemon = source::daemon_address(input);
-    control::send(daemon.control, request).map_err(|error| {
-        let code = fail(&error, if matches!(error, ControlError::Setting(_)) { EX_CONFIG } else { 1 });
+/// Why the daemon did not do what was requested.
+struct Failure {
+    error: ControlError,
+    /// What is wrong with the settings here.
+    faults: Vec<Fault>,
+    /// The telemetry listener that was asked as well, and why that failed.
+    telemetry: Option<(SocketAddr, String)>,
+}
+
+impl Failure {
+    /// Prints it on standard error, and returns the exit code.
+    fn print(self) -> ExitCode {
+        let code = fail(&self.error, if matches!(self.error, ControlError::Setting(_)) { EX_CONFIG } else { 1 });
+        if let Some((address, why)) = self.telemetry {
+            drop(writeln!(
+                io::stderr().lock(),
+                "note: nor is there an answer of the telemetry listener at {address}: {why}; is the daemon running?"
+            ));
+        }
         // A daemon that answered was found, so faults in the settings here don't matter.
-        if !matches!(error, ControlError::Problem(_)) {
-            note_faults(&daemon.faults);
+        if !matches!(self.error, ControlError::Problem(_)) {
+            note_faults(&self.faults);
         }
         code
-    })
+    }
+}
+
+/// Returns the daemon's answer. If there is none, it prints why and returns the exit code.
+fn send(input: &Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
+    let DaemonAddress { control, faults, .. } = source::daemon_address(input);
+    control::send(control, request).map_err(|error| Failure { error, faults, telemetry: None }.print())
 }

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod control;
+mod reference;
 mod status;
 
 use std::{
@@ -19,7 +20,8 @@ use std::{
 use clap::{CommandFactory, Parser};
 use tracing::{error, info, warn};
 
-use self::arguments::{Cli, Subcommands};
+use self::arguments::{Cli, ClientFlags, Subcommands};
+pub use self::reference::{ManualPart, manual_parts};
 use crate::{
     app::{self, App, StartError},
     check,
@@ -51,48 +53,73 @@ pub fn run() -> ExitCode {
     if let Err(error) = keep_ended_children().and_then(|()| survive_full_files()) {
         return fail(&StartError::System(error), 1);
     }
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let words = arguments::command_first(std::env::args_os().collect());
+    match Cli::try_parse_from(&words) {
+        Ok(cli) => execute_command(cli, signals, signal_mask),
+        #[cfg(not(feature = "demo"))]
+        Err(_) if words.get(1).is_some_and(|word| word == "demo") => fail(&reference::NO_DEMO, 1),
         Err(error) => {
             // If it can't be printed, the exit code still tells.
-            drop(error.print());
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            drop(match reference::two_dashes_missing(&error, &words) {
+                Some(hint) => write!(io::stderr().lock(), "{hint}"),
+                None => error.print(),
+            });
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
-    };
-    let settings = cli.settings;
-    match cli.command.unwrap_or(Subcommands::Run) {
-        Subcommands::Run => daemon(settings.input(&[]), signals),
-        Subcommands::Exec { wait, command } => {
-            let loaded = source::load(settings.input(exec::DEFAULTS));
+    }
+}
+
+fn execute_command(cli: Cli, signals: io::Result<Option<DaemonSignals>>, signal_mask: SignalMask) -> ExitCode {
+    let client = |flags: ClientFlags, request: ControlRequest<'_>| control::command(&flags.input(), request);
+    match cli.command.unwrap_or(Subcommands::Run { flags: cli.run }) {
+        Subcommands::Run { flags } => daemon(flags.input(&[]), signals),
+        Subcommands::Exec { wait, command, flags } => {
+            let loaded = source::load(flags.input(exec::DEFAULTS));
             execute(loaded, |secret_variables| Program { words: command, wait, secret_variables, signal_mask })
         }
-        Subcommands::Check { explain: Some(request), api, .. } => explain(&settings.load(), &request, api.as_deref()),
-        Subcommands::Check { diff: Some(old), .. } => difference(settings.input(&[]), old),
-        Subcommands::Check { online, strict, .. } => check_settings(settings.load(), online, strict),
-        Subcommands::Config { json_schema: true } => print(|out| writeln!(out, "{:#}", source::json_schema())),
-        Subcommands::Config { json_schema: false } => show_settings(&settings.load()),
-        Subcommands::Status { json } => control::status(&settings.input(&[]), json),
-        Subcommands::Rules { api } => control::rules(&settings.input(&[]), api.as_deref()),
-        Subcommands::Login { account } => control::command(&settings.input(&[]), ControlRequest::LogIn(account.as_deref())),
-        Subcommands::Logout { account } => control::command(&settings.input(&[]), ControlRequest::LogOut(account.as_deref())),
-        Subcommands::Reload => control::command(&settings.input(&[]), ControlRequest::Reload),
-        Subcommands::Shutdown => control::command(&settings.input(&[]), ControlRequest::Shutdown),
-        Subcommands::Healthcheck { started, ready, wait, live: _ } => {
-            check_health(&settings.input(&[]), arguments::probe(started, ready), wait)
+        Subcommands::Check { explain: Some(request), api, flags, .. } => explain(&flags.load(), &request, api.as_deref()),
+        Subcommands::Check { diff: Some(old), flags, .. } => difference(flags.input(), old),
+        Subcommands::Check { online, strict, flags, .. } => check_settings(flags.load(), online, strict),
+        Subcommands::Config { json_schema: true, .. } => print(|out| writeln!(out, "{:#}", source::json_schema())),
+        Subcommands::Config { json_schema: false, flags } => show_settings(&flags.load()),
+        Subcommands::Status { json, watch, flags } => control::status(flags, json, watch),
+        Subcommands::Rules { api, flags } => control::rules(&flags.input(), api.as_deref()),
+        Subcommands::Login { account, flags } => client(flags, ControlRequest::LogIn(account.as_deref())),
+        Subcommands::Logout { account, flags } => client(flags, ControlRequest::LogOut(account.as_deref())),
+        Subcommands::Reload { flags } => client(flags, ControlRequest::Reload),
+        Subcommands::Shutdown { flags } => client(flags, ControlRequest::Shutdown),
+        Subcommands::Healthcheck { started, ready, wait, flags, live: _ } => {
+            check_health(&flags.input(), arguments::probe(started, ready), wait)
         }
         Subcommands::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command(), env!("CARGO_PKG_NAME"), &mut script);
             print(|out| out.write_all(&script))
         }
+        Subcommands::Help { command: of } => reference::help(of.as_deref()),
+        Subcommands::Version => print(|out| out.write_all(reference::version().as_bytes())),
         #[cfg(feature = "demo")]
         Subcommands::Demo { once } => demo(once),
     }
 }
 
 /// The commands that start no daemon. A test compares them with the command line's definition.
-const OTHER_COMMANDS: [&str; 12] =
-    ["exec", "check", "config", "status", "rules", "login", "logout", "reload", "shutdown", "healthcheck", "completions", "demo"];
+const OTHER_COMMANDS: [&str; 14] = [
+    "exec",
+    "check",
+    "config",
+    "status",
+    "rules",
+    "login",
+    "logout",
+    "reload",
+    "shutdown",
+    "healthcheck",
+    "completions",
+    "demo",
+    "help",
+    "version",
+];
 
 /// Whether a command line with these arguments may start the daemon. It is asked before the command line is parsed. In doubt it
 /// says no: the handlers of the daemon would end `exec` at the first signal.
@@ -130,9 +157,15 @@ fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode 
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!("{error}");
+            let code = if error.is_configuration() { EX_CONFIG } else { 1 };
+            if reader == Reader::Journal {
+                // Both streams lead there, and only a line of the log has a level.
+                error!("{error}");
+                return ExitCode::from(code);
+            }
+            // What was logged before stands before it.
             drop(logging);
-            fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 })
+            fail(&error, code)
         }
     }
 }

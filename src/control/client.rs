@@ -58,6 +58,14 @@ pub enum ControlError {
     Problem(Box<ControlProblem>),
 }
 
+impl ControlError {
+    /// Whether no daemon was reached, which may still run.
+    #[must_use]
+    pub const fn is_unreached(&self) -> bool {
+        matches!(self, Self::Off(_) | Self::NoDefaultPath | Self::Unreachable { .. })
+    }
+}
+
 /// Sends `request` to the daemon that `socket` leads to, and returns the body of its answer when that has a 2xx status. It
 /// blocks until the answer is there: ten seconds at most, ten minutes for `login` and `reload`.
 ///

@@ -1,14 +1,17 @@
 //! The `demo` command runs the sidecar in front of a simulated CarePortals, makes real calls through it, and explains each.
 //!
-//! `setup` starts both in this process, `steps` makes the calls and checks each outcome, and `narration` prints. Guarantees: the demo needs no file, no network and no root, and ignores the environment's settings.
+//! `setup` starts both in this process, `steps` makes the calls and checks each outcome, `suggestions` says what to try then, and
+//! `narration` prints. Guarantees: the demo needs no file, no network and no root, and ignores the environment's settings.
 //! Of a token it prints only the first characters, which are the same for every token; of credentials and bodies, nothing.
 
 mod narration;
 mod setup;
 mod steps;
+mod suggestions;
 
 use std::io;
 
+use rustix::termios::tcgetwinsize;
 use thiserror::Error;
 
 use crate::{
@@ -20,6 +23,9 @@ use crate::{
 use narration::Narration;
 use setup::Setup;
 use steps::Steps;
+
+/// The log's filter once the steps are over: a line for each call, and what becomes of the token.
+const LIVE: &str = "warn,careportals_sidecar::access=info,careportals_sidecar::account=info";
 
 /// Why the demo failed.
 #[derive(Debug, Error)]
@@ -73,16 +79,17 @@ pub enum DemoError {
 ///
 /// One of the two could not be started, a step had another outcome than expected, or the output can't be written.
 pub fn run(once: bool) -> Result<(), DemoError> {
-    // The sidecar's `info` lines would hide the narration. Its warnings go to standard error.
-    let log = Log { filter: "warn".to_owned(), format: LogFormat::Auto, access: false };
     let environment = Environment::of_process();
-    let mut logging = logging::start(&log, io::stderr(), Reader::of(&io::stderr(), &environment))?;
+    let reader = Reader::of(&io::stdout(), &environment);
+    // The sidecar's `info` lines and those of the demo's own calls would hide the narration.
+    let log = Log { filter: "warn".to_owned(), format: LogFormat::Text, access: false };
+    let mut logging = logging::start(&log, io::stdout(), reader)?;
     logging.write()?;
     report_panics_by_place();
-    let setup = Setup::start(logging.access_log())?;
+    let setup = Setup::start(logging.access_log(), &environment)?;
     let _signals = setup.catch_signals()?;
-    let colour = Reader::of(&io::stdout(), &environment) == Reader::Terminal { colour: true };
-    let mut narration = Narration::new(io::stdout().lock(), colour);
+    let width = tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
+    let mut narration = Narration::new(io::stdout(), reader == Reader::Terminal { colour: true }, width);
     let outcome = Steps::new(&setup, &mut narration).and_then(|mut steps| steps.run());
     if outcome.is_err() && setup.is_stopping() {
         // The step failed because a signal stopped the sidecar under it, which is no failure of the demo.
@@ -94,7 +101,10 @@ pub fn run(once: bool) -> Result<(), DemoError> {
         outcome?;
         return narration.all_well().map_err(DemoError::Output);
     }
-    steps::suggest_commands(&setup, &mut narration).map_err(DemoError::Output)?;
+    suggestions::print(&setup, &mut narration).map_err(DemoError::Output)?;
+    logging.control().adopt(&Log { filter: LIVE.to_owned(), access: true, ..log })?;
+    // From here on a call is told.
+    narration.line("\nCtrl-C stops both.\n").map_err(DemoError::Output)?;
     setup.wait()?;
     narration.line("\nStopped.").map_err(DemoError::Output)
 }

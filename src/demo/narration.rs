@@ -19,79 +19,121 @@ const ACCENT: &str = "36";
 const GOOD: &str = "32";
 const CAUTION: &str = "33";
 
+/// Where a value begins.
+const VALUE_COLUMN: usize = INDENT + NAME_WIDTH + 1;
+
+/// How far the lines of a step are indented.
+const INDENT: usize = 3;
+
+/// The least width that lines are wrapped at; a narrower terminal wraps them itself.
+const LEAST_WIDTH: usize = 40;
+
 /// Prints the demo's text to `W`. Every method returns the error of the output, except for a closed pipe.
 pub(super) struct Narration<W> {
     out: W,
     colour: bool,
+    width: usize,
 }
 
 impl<W: Write> Narration<W> {
-    /// Prints to `out`; with `colour` only if that is a terminal which shows it.
-    pub(super) fn new(out: W, colour: bool) -> Self {
-        Self { out, colour }
+    /// Prints to `out`; with `colour` only if that is a terminal which shows it. Lines are wrapped at `width`, if there is one;
+    /// a command to type is not.
+    pub(super) fn new(out: W, colour: bool, width: Option<usize>) -> Self {
+        Self { out, colour, width: width.map_or(usize::MAX, |width| width.max(LEAST_WIDTH)) }
     }
 
     /// Prints the demo's title.
     pub(super) fn title(&mut self, title: &str, subtitle: &str) -> io::Result<()> {
-        let (title, subtitle) = (self.styled(STRONG, title), self.styled(FAINT, subtitle));
-        self.line(&format!("\n{title}\n{subtitle}"))
+        self.heading(title)?;
+        self.paragraph(0, FAINT, subtitle)
     }
 
     /// Prints the number and the title of a step.
     pub(super) fn step(&mut self, number: usize, title: &str) -> io::Result<()> {
-        let (number, title) = (self.styled(ACCENT, &number.to_string()), self.styled(STRONG, title));
-        self.line(&format!("\n{number}  {title}"))
+        let mut lines = wrapped(title, self.width - INDENT).into_iter().map(|line| self.styled(STRONG, line)).collect::<Vec<_>>();
+        let number = self.styled(ACCENT, &number.to_string());
+        lines[0] = format!("\n{number}  {}", lines[0]);
+        self.line(&lines.join("\n   "))
     }
 
     /// Prints the title of a part without a number.
     pub(super) fn heading(&mut self, title: &str) -> io::Result<()> {
-        let title = self.styled(STRONG, title);
-        self.line(&format!("\n{title}"))
+        self.line("")?;
+        self.paragraph(0, STRONG, title)
     }
 
     /// Prints a name, its value, and a note (which may be empty).
     pub(super) fn fact(&mut self, name: &str, value: &str, note: &str) -> io::Result<()> {
-        self.row(name, value, value, note)
+        self.row(name, value, None, note)
     }
 
     /// Prints a call and the status of its answer.
     pub(super) fn call(&mut self, who: &str, method: &Method, target: &str, status: u16, note: &str) -> io::Result<()> {
         let code = status.to_string();
         let style = if matches!(status, 200..300) { GOOD } else { CAUTION };
-        let plain = format!("{method} {target} → {code}");
-        let shown = format!("{method} {target} → {}", self.styled(style, &code));
-        self.row(who, &plain, &shown, note)
+        let call = format!("{method} {target} →");
+        let shown = format!("{call} {}", self.styled(style, &code));
+        self.row(who, &format!("{call} {code}"), Some(shown), note)
     }
 
     /// Prints a sentence inside a step.
     pub(super) fn remark(&mut self, sentence: &str) -> io::Result<()> {
-        let sentence = self.styled(FAINT, sentence);
-        self.line(&format!("   {sentence}"))
+        self.paragraph(INDENT, FAINT, sentence)
     }
 
     /// Prints a command to type, and what it does. `width` is the length of the longest command in the list.
     pub(super) fn command(&mut self, command: &str, width: usize, does: &str) -> io::Result<()> {
-        let padding = " ".repeat(width.saturating_sub(command.len()));
-        let (command, does) = (self.styled(ACCENT, command), self.styled(FAINT, &format!("# {does}")));
-        self.line(&format!("   {command}{padding}  {does}"))
+        let shown = self.styled(ACCENT, command);
+        let column = INDENT + width + 2;
+        if column + 2 + does.chars().count() <= self.width {
+            let does = self.styled(FAINT, &format!("# {does}"));
+            let padding = " ".repeat(column - INDENT - command.chars().count());
+            return self.line(&format!("   {shown}{padding}{does}"));
+        }
+        // Of what does not fit, the command stands alone, so that it can be copied.
+        for line in wrapped(does, self.width - INDENT - 2) {
+            let line = self.styled(FAINT, &format!("# {line}"));
+            self.line(&format!("   {line}"))?;
+        }
+        self.line(&format!("   {shown}"))
     }
 
     /// Prints that every step had the expected outcome; for a demo that does not stay up.
     pub(super) fn all_well(&mut self) -> io::Result<()> {
-        let verdict = self.styled(GOOD, "All went as told.");
-        let more = self.styled(FAINT, "Without --once the demo stays up, for you to try.");
-        self.line(&format!("\n{verdict} {more}\n"))
+        self.line("")?;
+        self.paragraph(0, GOOD, "All went as told.")?;
+        self.paragraph(0, FAINT, "Without --once the demo stays up, for you to try.")?;
+        self.line("")
     }
 
-    fn row(&mut self, name: &str, value: &str, shown: &str, note: &str) -> io::Result<()> {
-        let name = format!("{name:NAME_WIDTH$}");
-        let name = self.styled(FAINT, &name);
+    /// Prints a row of the table. `shown` is the value with its colours; it is plain where it has to be wrapped.
+    fn row(&mut self, name: &str, value: &str, shown: Option<String>, note: &str) -> io::Result<()> {
+        let name = self.styled(FAINT, &format!("{name:NAME_WIDTH$}"));
+        let lines = wrapped(value, self.width - VALUE_COLUMN);
+        let (length, is_whole) = (value.chars().count(), lines.len() == 1);
+        let value = match shown {
+            Some(shown) if is_whole => shown,
+            _ => lines.join(&format!("\n{}", " ".repeat(VALUE_COLUMN))),
+        };
+        let column = VALUE_COLUMN + length.max(VALUE_WIDTH) + 2;
         if note.is_empty() {
-            return self.line(&format!("   {name} {shown}"));
+            return self.line(&format!("   {name} {value}"));
         }
-        let padding = " ".repeat(VALUE_WIDTH.saturating_sub(value.chars().count()));
-        let note = self.styled(FAINT, note);
-        self.line(&format!("   {name} {shown}{padding}  {note}"))
+        if is_whole && column + note.chars().count() <= self.width {
+            let padding = " ".repeat(VALUE_WIDTH.saturating_sub(length));
+            let note = self.styled(FAINT, note);
+            return self.line(&format!("   {name} {value}{padding}  {note}"));
+        }
+        self.line(&format!("   {name} {value}"))?;
+        self.paragraph(VALUE_COLUMN, FAINT, note)
+    }
+
+    fn paragraph(&mut self, indent: usize, style: &str, text: &str) -> io::Result<()> {
+        for line in wrapped(text, self.width - indent) {
+            let line = self.styled(style, line);
+            self.line(&format!("{}{line}", " ".repeat(indent)))?;
+        }
+        Ok(())
     }
 
     fn styled(&self, style: &str, words: &str) -> String {
@@ -107,13 +149,64 @@ impl<W: Write> Narration<W> {
     }
 }
 
+/// Breaks a text between words, so that each line has `width` characters at most, or one word.
+fn wrapped(text: &str, width: usize) -> Vec<&str> {
+    let (mut lines, mut rest) = (Vec::new(), text);
+    while let Some((end, _)) = rest.char_indices().nth(width) {
+        // The blank after the last whole word may stand right behind the line's end.
+        let reach = end + rest[end..].chars().next().map_or(0, char::len_utf8);
+        let Some(blank) = rest[..reach].rfind(' ').or_else(|| rest.find(' ')) else { break };
+        lines.push(&rest[..blank]);
+        rest = rest[blank..].trim_start();
+    }
+    lines.push(rest);
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn lines_are_broken_between_words() {
+        for (text, width, expected) in [
+            ("", 5, &[""][..]),
+            ("one", 5, &["one"]),
+            ("one two", 7, &["one two"]),
+            ("one two", 6, &["one", "two"]),
+            ("one two", 3, &["one", "two"]),
+            ("→→→ →→ →", 6, &["→→→ →→", "→"]),
+            ("far-too-long a", 5, &["far-too-long", "a"]),
+            ("a far-too-long", 5, &["a", "far-too-long"]),
+        ] {
+            assert_eq!(wrapped(text, width), expected, "{text:?} {width}");
+        }
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_short_lines_and_whole_commands() {
+        let mut out = Vec::new();
+        let mut narration = Narration::new(&mut out, false, Some(42));
+        narration.title("The title", "A sentence that is quite a bit longer than that.").unwrap();
+        narration.step(1, "A title that goes on and on, and then on").unwrap();
+        narration.fact("name", "one, two, three, four, five, six", "a note of it").unwrap();
+        narration.call("your app", &Method::GET, "/x", 403, "a note that does not fit there").unwrap();
+        narration.remark("The remark is a whole sentence and needs two lines.").unwrap();
+        let command = "curl -N http://localhost:2273/a/very/long/path/without/blanks";
+        narration.command(command, 99, "it calls a path that is as long as a path can be").unwrap();
+        narration.all_well().unwrap();
+        let printed = String::from_utf8(out).unwrap();
+        let told = format!("   {command}");
+        for line in printed.lines().filter(|line| *line != told) {
+            assert!(line.chars().count() <= 42, "{line:?}\n{printed}");
+        }
+        assert!(printed.lines().any(|line| line == told), "{printed}");
+        assert!(printed.contains("\n                   a note that does not\n"), "{printed}");
+    }
+
     fn printed(colour: bool) -> String {
         let mut out = Vec::new();
-        let mut narration = Narration::new(&mut out, colour);
+        let mut narration = Narration::new(&mut out, colour, Some(80));
         narration.step(1, "A step").unwrap();
         narration.fact("name", "value", "note").unwrap();
         narration.call("your app", &Method::GET, "/x", 403, "note").unwrap();
@@ -154,7 +247,7 @@ mod tests {
                 Ok(())
             }
         }
-        assert!(Narration::new(FailingWriter(io::ErrorKind::BrokenPipe), false).line("x").is_ok());
-        assert!(Narration::new(FailingWriter(io::ErrorKind::StorageFull), false).line("x").is_err());
+        assert!(Narration::new(FailingWriter(io::ErrorKind::BrokenPipe), false, None).line("x").is_ok());
+        assert!(Narration::new(FailingWriter(io::ErrorKind::StorageFull), false, None).line("x").is_err());
     }
 }

@@ -1,10 +1,11 @@
 //! Starts the simulated CarePortals and the real sidecar in front of it, both in this process.
 
 use std::{
+    fs,
     io::{self, PipeReader, Write},
     iter,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::DirBuilderExt},
     path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -19,7 +20,7 @@ use crate::{
     app::{self, App, StartError},
     clock::SystemClock,
     config::{
-        Config, Listen,
+        Config, ControlSocket, Listen,
         source::{self, Environment, Input},
     },
     control::{self, Commands},
@@ -52,6 +53,8 @@ pub(super) struct Setup {
     pub(super) telemetry: Option<SocketAddr>,
     /// The path to which the sidecar posts its log-in.
     pub(super) login_path: String,
+    /// Where the control socket is; `None` where the machine has no place for it.
+    pub(super) control: Option<ControlDirectory>,
     /// The simulator ends after the sidecar.
     simulator: Simulator,
 }
@@ -66,13 +69,14 @@ impl Setup {
     /// # Errors
     ///
     /// One of the two can't be started, or no port is free.
-    pub(super) fn start(access: AccessLog) -> Result<Self, DemoError> {
+    pub(super) fn start(access: AccessLog, environment: &Environment) -> Result<Self, DemoError> {
         // Both are tried at once, so that the demo does not begin and then fail in the middle.
         require_descriptors(DESCRIPTORS).and_then(|()| require_threads(THREADS)).map_err(DemoError::System)?;
         let options = Options::default();
         let user = options.credentials.first().cloned().unwrap_or_default();
         let simulator = Simulator::start(options).map_err(DemoError::Simulator)?;
-        let (app, login_path) = bind(&simulator, &user)?;
+        let control = ControlDirectory::make(environment);
+        let (app, login_path) = bind(&simulator, &user, control.as_ref())?;
         let addresses = app.addresses().filter_map(|(_, address)| address.parse().ok()).collect();
         let telemetry = app.telemetry_address();
         let phases = app.phases();
@@ -80,7 +84,7 @@ impl Setup {
         let senders = commands.clone();
         let serve = move || Runtime::new()?.block_on(app.run(Arc::new(SystemClock), access, senders, receiver));
         let sidecar = thread::Builder::new().name("sidecar".to_owned()).spawn(serve).map_err(DemoError::System)?;
-        Ok(Self { sidecar, commands, phases, addresses, telemetry, login_path, simulator })
+        Ok(Self { sidecar, commands, phases, addresses, telemetry, login_path, control, simulator })
     }
 
     /// Makes signals commands to the sidecar, until the returned value is dropped. SIGHUP ends the demo: it has no settings
@@ -135,7 +139,7 @@ impl Setup {
 type User = (String, String, String);
 
 /// Binds the sidecar at the usual port, or else at a free one. Also returns the path to which it posts its log-in.
-fn bind(simulator: &Simulator, user: &User) -> Result<(App, String), DemoError> {
+fn bind(simulator: &Simulator, user: &User, control: Option<&ControlDirectory>) -> Result<(App, String), DemoError> {
     let free = iter::repeat_with(free_port).take(FREE_PORTS);
     // The first attempt has both usual ports, the second the usual port and any for telemetry.
     let usual = [Ok(USUAL_PORT), Ok(USUAL_PORT)].into_iter().chain(free);
@@ -144,6 +148,8 @@ fn bind(simulator: &Simulator, user: &User) -> Result<(App, String), DemoError> 
         // A pipe can be read once, so each attempt has its own.
         let ca = PipedText::new(simulator.ca_pem()).map_err(DemoError::System)?;
         let mut config = settings(environment(simulator, &ca, user))?;
+        config.restart_only.control_socket =
+            control.map_or(ControlSocket::Off, |directory| ControlSocket::Path(directory.socket()));
         for api in &mut config.apis {
             api.listen = loopback(port);
         }
@@ -183,11 +189,11 @@ fn environment(simulator: &Simulator, ca: &PipedText, (organization, username, p
         ("CAREPORTALS_PASSWORD", password),
         ("CAREPORTALS_UPSTREAM", &upstream),
         ("CAREPORTALS_CA_ONLY_FILE", &ca.to_string_lossy()),
-        ("CAREPORTALS_CONTROL_SOCKET", "off"),
         ("CAREPORTALS_WORKERS", "2"),
         ("CAREPORTALS__ACCOUNTS__DEFAULT__RELOGIN_FLOOR", &format!("{}ms", RELOGIN_FLOOR.as_millis())),
         ("CAREPORTALS__DRAIN_TIMEOUT", "5s"),
         ("CAREPORTALS__HARDENING", "off"),
+        ("CAREPORTALS__APIS__DEFAULT__PATH_WORDS", "[\"_sim\", \"sse\"]"),
     ]
     .into_iter()
     .collect()
@@ -200,6 +206,35 @@ fn settings(environment: Environment) -> Result<Config, DemoError> {
     let faults = loaded.faults;
     let in_words = || faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     loaded.config.ok_or_else(|| DemoError::Settings(in_words()))
+}
+
+/// A directory for the control socket that only this user may enter. Dropping it removes it.
+pub(super) struct ControlDirectory(PathBuf);
+
+impl ControlDirectory {
+    /// The longest path of a socket, in bytes; systems take a little more.
+    const PATH_MAX: usize = 100;
+
+    /// Makes it in the first of the usual places that takes it.
+    fn make(environment: &Environment) -> Option<Self> {
+        let named = ["XDG_RUNTIME_DIR", "TMPDIR"].into_iter().filter_map(|name| environment.get(name)).map(PathBuf::from);
+        let name = format!("careportals-sidecar-demo-{}", std::process::id());
+        let places =
+            named.chain([PathBuf::from("/tmp")]).filter(|place| place.is_absolute()).map(|place| Self(place.join(&name)));
+        let mut fitting = places.filter(|place| place.socket().as_os_str().len() <= Self::PATH_MAX);
+        fitting.find(|place| fs::DirBuilder::new().mode(0o700).create(&place.0).is_ok())
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.0.join("control.sock")
+    }
+}
+
+impl Drop for ControlDirectory {
+    fn drop(&mut self) {
+        // The sidecar has removed its socket.
+        drop(fs::remove_dir(&self.0));
+    }
 }
 
 /// A text that can be read by a path although there is no file, because it is in a pipe. The demo needs no directory that

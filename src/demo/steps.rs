@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The path that the app calls.
-const ACCOUNT: &str = "/users/account";
+pub(super) const ACCOUNT: &str = "/users/account";
 
 /// The limit for what a step waits for. Nothing takes that long unless it is broken; it is longer than the sidecar lets a
 /// request wait for a token.
@@ -241,35 +241,8 @@ impl<'a, W: Write> Steps<'a, W> {
     }
 }
 
-/// Prints what to try while the demo stays up.
-///
-/// # Errors
-///
-/// The output can't be written.
-pub(super) fn suggest_commands<W: Write>(setup: &Setup, narration: &mut Narration<W>) -> io::Result<()> {
-    let base = base_url(setup);
-    let log_out = format!("kill -USR1 {}", std::process::id());
-    let commands = [
-        (format!("curl {base}{ACCOUNT}"), "no token, no organization, and yet an answer"),
-        (format!("curl -i {base}/v2/products"), "every header of it"),
-        (format!("curl -N {base}/_sim/sse"), "a stream, event by event"),
-        (format!("curl -X POST {base}{}", setup.login_path), "refused"),
-        (log_out, "log out: the token is gone, calls are answered 503 until a restart"),
-    ];
-    let width = commands.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
-    narration.heading("Now you, from another terminal")?;
-    for (command, does) in &commands {
-        narration.command(command, width, does)?;
-    }
-    if let Some(address) = setup.telemetry {
-        narration.heading("Or watch it in a browser")?;
-        narration.line(&format!("   http://{address}/"))?;
-    }
-    narration.line("\nCtrl-C stops both.")
-}
-
 /// The base URL that an app would be given.
-fn base_url(setup: &Setup) -> String {
+pub(super) fn base_url(setup: &Setup) -> String {
     let port = setup.addresses.first().map_or(0, SocketAddr::port);
     format!("http://localhost:{port}")
 }
@@ -304,7 +277,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::SystemClock,
-        config::{Log, LogFormat},
+        config::{Log, LogFormat, source::Environment},
         logging::{Logging, Reader},
     };
 
@@ -312,11 +285,11 @@ mod tests {
     fn a_step_with_an_unexpected_outcome_is_named_and_no_step_follows() {
         let log = Log { filter: "off".to_owned(), format: LogFormat::Json, access: false };
         let logging = Logging::build(&log, io::sink(), Reader::Unknown, Arc::new(SystemClock)).unwrap();
-        let setup = Setup::start(logging.access_log()).unwrap();
+        let setup = Setup::start(logging.access_log(), &Environment::default()).unwrap();
         assert!(setup.control().wait_until(STEP_TIMEOUT, |control| control.counts().login_ok == 1));
         setup.control().set_login_fault(Some(LoginFault::Status(500)));
         let mut out = Vec::new();
-        let outcome = Steps::new(&setup, &mut Narration::new(&mut out, false)).and_then(|mut steps| steps.run());
+        let outcome = Steps::new(&setup, &mut Narration::new(&mut out, false, None)).and_then(|mut steps| steps.run());
         let error = outcome.unwrap_err().to_string();
         assert!(error.starts_with("step 4 (CarePortals revokes the token"), "{error}");
         assert!(error.ends_with("failed: the call's answer: expected 200, got 401"), "{error}");

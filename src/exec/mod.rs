@@ -1,6 +1,6 @@
 //! The `exec` command runs the daemon in this process and one program as its child, in a process group of its own.
 //!
-//! Guarantees: the program starts once every account that logs in has a token, and gets no variable that holds a secret.
+//! Guarantees: the program starts once every account that logs in has a token, and never once a log-in is rejected; it gets no variable that holds a secret.
 //! Each signal reaches it once and never ends us before it. The daemon serves until the program has ended. Nothing of the
 //! program's group outlives us, unless SIGKILL ends us.
 //!
@@ -58,6 +58,9 @@ pub enum ExecError {
     /// Accounts had no token in time: name and snapshot of each.
     #[error("no token within {}, so the program was not started{}", in_words(*.0), states(.1))]
     NoToken(Duration, Vec<(String, AccountSnapshot)>),
+    /// Log-ins were rejected, and no attempt is near that could end better: name and snapshot of each account without a token.
+    #[error("the log-in was rejected, so the program was not started{}", states(.0))]
+    Rejected(Vec<(String, AccountSnapshot)>),
     /// The program could not be started.
     #[error("{}: {}{}", .0.display(), if is_missing(.1) { "not found".to_owned() } else { .1.to_string() }, resources::hint(.1))]
     NotStarted(OsString, io::Error),
@@ -80,17 +83,20 @@ impl ExecError {
             Self::NotStarted(_, error) if resources::advice(error).is_some() => 1,
             Self::NotStarted(..) => 126,
             Self::Daemon(error) if error.is_configuration() => 78,
-            Self::Daemon(_) | Self::NoToken(..) | Self::Stopped | Self::System(_) => 1,
+            Self::Daemon(_) | Self::NoToken(..) | Self::Rejected(_) | Self::Stopped | Self::System(_) => 1,
         }
     }
 }
 
-/// What each account without a token waits for, a line each.
+/// What each account without a token waits for, and what to do about its failure.
 fn states(accounts: &[(String, AccountSnapshot)]) -> String {
     let line = |(name, snapshot): &(String, AccountSnapshot)| {
         let state = snapshot.state().map(|state| format!(" ({})", state.as_str())).unwrap_or_default();
-        let error = snapshot.last_error().map_or_else(|| "no answer to the log-in yet".to_owned(), ToString::to_string);
-        format!("\n  account `{name}`{state}: {error}")
+        let said = match snapshot.last_error() {
+            Some(error) => format!("{error}\n    hint: {}", error.advice()),
+            None => "no answer to the log-in yet".to_owned(),
+        };
+        format!("\n  account `{name}`{state}: {said}")
     };
     accounts.iter().map(line).collect()
 }

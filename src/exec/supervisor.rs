@@ -2,7 +2,13 @@
 //!
 //! One task does all of it and waits at one place at a time, so no two steps race.
 
-use std::{future::pending, process::Command, sync::Arc, time::Duration};
+use std::{
+    future::{Future as _, pending, poll_fn},
+    process::Command,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use tokio::{
@@ -18,7 +24,7 @@ use super::{
     terminal::{Terminal, stop_our_group},
 };
 use crate::{
-    account::{Account, AccountSnapshot},
+    account::{Account, AccountSnapshot, StateName},
     clock,
     process::SignalMask,
     status::{Phase, View},
@@ -89,10 +95,11 @@ impl Supervisor {
                 Some(Ok(if by_interrupt { Exit::ByInterrupt } else { Exit::Code(exit_code_of_signal(signal.as_raw())) }))
             }
             () = daemon_stopping(phases) => Some(Err(ExecError::Stopped)),
-            held = timeout(wait, every_token(views)) => match held {
-                Ok(()) => None,
+            held = timeout(wait, tokens(views)) => match held {
+                Ok(Ok(())) => None,
+                Ok(Err(Rejected)) => Some(Err(ExecError::Rejected(without_token(&views.borrow().accounts)))),
                 Err(_) => Some(Err(ExecError::NoToken(wait, without_token(&views.borrow().accounts)))),
-            }
+            },
         }
     }
 
@@ -237,20 +244,44 @@ async fn daemon_stopping(phases: &mut watch::Receiver<Phase>) {
     let _ = phases.wait_for(|phase| matches!(phase, Phase::Draining | Phase::Stopped)).await;
 }
 
-/// Waits until every account that logs in has a token.
-async fn every_token(views: &mut watch::Receiver<Arc<View>>) {
+/// The log-in of an account was rejected.
+struct Rejected;
+
+/// Waits until every account that logs in has a token, or until the log-in of one is rejected.
+async fn tokens(views: &mut watch::Receiver<Arc<View>>) -> Result<(), Rejected> {
     let Ok(started) = views.wait_for(|view| !view.accounts.is_empty()).await.map(|view| view.accounts.clone()) else {
         // The daemon has ended, which `daemon_stopping` reports.
         return pending().await;
     };
-    for account in started {
-        let mut snapshots = account.subscribe();
-        while account.lacks_token() {
-            if snapshots.changed().await.is_err() {
-                return pending().await;
+    let mut waits: Vec<_> = started.into_iter().map(|account| Box::pin(token(account))).collect();
+    poll_fn(|context| {
+        let mut rejected = false;
+        waits.retain_mut(|wait| match wait.as_mut().poll(context) {
+            Poll::Ready(held) => {
+                rejected |= held.is_err();
+                false
             }
+            Poll::Pending => true,
+        });
+        if rejected {
+            return Poll::Ready(Err(Rejected));
+        }
+        if waits.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await
+}
+
+async fn token(account: Account) -> Result<(), Rejected> {
+    let mut snapshots = account.subscribe();
+    while account.lacks_token() {
+        if account.snapshot().state() == Some(StateName::Rejected) {
+            return Err(Rejected);
+        }
+        if snapshots.changed().await.is_err() {
+            return pending().await;
         }
     }
+    Ok(())
 }
 
 fn without_token(accounts: &[Account]) -> Vec<(String, AccountSnapshot)> {

@@ -1,6 +1,6 @@
 //! Counts and logs what clients of one listen address send that is not HTTP. Such bytes reach no API, so no request is logged.
 //!
-//! Guarantees: nothing that a client sent is kept or logged; at most one line for each reason in [`EVERY`].
+//! Guarantees: nothing that a client sent is kept or logged; at most one line for each reason in [`EVERY`], or [`EVERY_TLS`].
 
 use std::{
     sync::{
@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep_until};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     clock,
@@ -20,6 +20,8 @@ use crate::{
 
 /// The shortest time between two lines about the same reason.
 const EVERY: Duration = Duration::from_secs(10);
+/// The same for TLS. It is a wrong setting of a client, which tries again and again: saying it once is enough.
+const EVERY_TLS: Duration = Duration::from_secs(3600);
 
 label! {
     /// Why a client got a bare refusal, or none.
@@ -78,7 +80,7 @@ impl ClientErrors {
         let now = clock::instant();
         let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
         let told = &mut told[reason.index()];
-        let due = told.at.map_or(now, |at| at + EVERY);
+        let due = told.at.map_or(now, |at| at + if reason == ClientError::Tls { EVERY_TLS } else { EVERY });
         if due <= now && told.since == 0 {
             told.at = Some(now);
             return self.tell(reason, 1);
@@ -86,7 +88,7 @@ impl ClientErrors {
         told.since += 1;
         if told.since == 1 {
             let errors = self.clone();
-            // It ends by itself within `EVERY`, or with the runtime.
+            // It ends by itself when it has told them, or with the runtime.
             tokio::spawn(async move {
                 sleep_until(due).await;
                 errors.tell_rest(reason);
@@ -104,7 +106,7 @@ impl ClientErrors {
     fn tell(&self, reason: ClientError, count: u64) {
         let listener = self.0.listener.get().map_or("", |name| name);
         if reason == ClientError::Tls {
-            info!(listener, count, "a client speaks TLS to a plain-HTTP port; use http://");
+            warn!(listener, count, "a client speaks TLS to a plain-HTTP port: its base URL must begin with http://");
         } else {
             info!(listener, reason = reason.as_str(), count, "a client was refused before its request had a head");
         }
@@ -138,5 +140,18 @@ mod tests {
         errors.record(ClientError::Malformed);
         assert_eq!(told(), 0);
         assert_eq!(errors.counts()[..2], [("malformed", 6), ("head_too_large", 0)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_goes_on_speaking_tls_is_told_of_once_in_an_hour() {
+        let errors = ClientErrors::default();
+        let told = || errors.0.told.lock().unwrap()[ClientError::Tls.index()].since;
+        for since in 0..100 {
+            errors.record(ClientError::Tls);
+            assert_eq!(told(), since);
+            tokio::time::sleep(Duration::from_secs(30)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(601)).await;
+        assert_eq!(told(), 0, "they were told");
     }
 }

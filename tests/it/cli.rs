@@ -31,6 +31,101 @@ fn version_and_help_are_there_and_an_unknown_flag_is_a_usage_error() {
 }
 
 #[test]
+fn version_tells_the_build_and_help_tells_of_environment_files_and_exit_status() {
+    let setup = Setup::empty();
+    let version = setup.output("version").stdout;
+    let lines: Vec<_> = version.lines().collect();
+    assert_eq!(lines[0], setup.output("--version").stdout.trim_end());
+    let told = |place: usize, name: &str| lines[place].strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")).unwrap();
+    let commit = told(1, "commit");
+    let is_digest = |text: &str| text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(commit == "unknown" || is_digest(commit.trim_end_matches(", modified")), "{version}");
+    assert!(told(2, "target").contains(std::env::consts::ARCH), "{version}");
+    assert!(!told(3, "profile").is_empty(), "{version}");
+
+    let help = setup.output("help");
+    assert_eq!((help.code, help.stdout.trim_end()), (Some(0), setup.output("--help").stdout.trim_end()));
+    for part in [
+        "\nENVIRONMENT:\n",
+        "\n  CAREPORTALS_PASSWORD, CAREPORTALS_PASSWORD_FILE\n",
+        "\nFILES:\n",
+        "\nEXIT STATUS:\n",
+        "\n  78  ",
+    ] {
+        assert!(help.stdout.contains(part), "{part:?}: {}", help.stdout);
+    }
+    let of_status = setup.output_of(&["help", "status"]).stdout;
+    assert_eq!(of_status.trim_end(), setup.output_of(&["status", "--help"]).stdout.trim_end());
+    let unknown = setup.output_of(&["help", "stauts"]);
+    assert_eq!(unknown.code, Some(2), "{unknown:?}");
+}
+
+#[test]
+#[cfg(not(feature = "demo"))]
+fn a_build_without_the_demo_says_how_to_get_it() {
+    for words in [&["demo"][..], &["demo", "--once"], &["demo", "--help"]] {
+        let output = Setup::empty().output_of(words);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{output:?}");
+        assert!(
+            output.stderr.starts_with("error: this build has no `demo`") && output.stderr.contains("cargo run"),
+            "{output:?}"
+        );
+    }
+}
+
+#[test]
+fn a_flag_of_the_settings_is_taken_where_it_applies_before_the_command_too() {
+    let setup = Setup::empty();
+    let usage = ["--config", "--listen", "--upstream", "--control-socket", "--log", "--log-format", "--workers"];
+    for (command, taken) in [
+        ("run", "1111111"),
+        ("exec", "1111111"),
+        ("check", "1110000"),
+        ("config", "1110000"),
+        ("status", "1001000"),
+        ("rules", "1001000"),
+        ("login", "1001000"),
+        ("logout", "1001000"),
+        ("reload", "1001000"),
+        ("shutdown", "1001000"),
+        ("healthcheck", "1000000"),
+        ("completions", "0000000"),
+    ] {
+        let help = setup.output_of(&[command, "--help"]).stdout;
+        let shown: String =
+            usage.map(|flag| if help.contains(&format!("\n      {flag} <")) { '1' } else { '0' }).iter().collect();
+        assert_eq!(shown, taken, "{command}: {help}");
+    }
+    for words in [["--workers", "3", "status"], ["status", "--workers", "3"]] {
+        let output = setup.output_of(&words);
+        assert_eq!(output.code, Some(2), "{output:?}");
+        assert!(output.stderr.contains("unexpected argument '--workers'"), "{output:?}");
+    }
+    let output = setup.output_of(&["--config", "nowhere.toml", "check"]);
+    assert!(output.code == Some(78) && output.all().contains("nowhere.toml"), "{output:?}");
+    let output = setup.output_of(&["--control-socket=nowhere.sock", "status"]);
+    assert!(output.stderr.contains("--control-socket: expected a path"), "{output:?}");
+}
+
+#[test]
+fn listen_and_upstream_set_the_default_api() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_UPSTREAM", "https://192.0.2.1").variable("CAREPORTALS_LISTEN", "192.0.2.1:1");
+    setup.argument("--listen=127.0.0.1:0").argument("--upstream").argument(&simulator.base_url());
+    let sidecar = setup.start().ready();
+    assert_eq!(sidecar.get("/users/account").status, 200);
+
+    let mut named = Setup::empty();
+    named.settings(
+        "[accounts.a]\norganization = \"o\"\nlogin_url = \"off\"\n[apis.a]\naccount = \"a\"\nupstream = \"https://a.example\"\n",
+    );
+    let output = named.output_of(&["check", "--upstream", "https://b.example"]);
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(output.stdout.contains("--upstream: sets the API `default`, which the settings do not have"), "{output:?}");
+}
+
+#[test]
 fn check_names_every_fault_with_its_line_and_a_suggestion() {
     let mut setup = Setup::empty();
     setup.settings(FAULTY).variable("CAREPORTALS__DRAIN_TIMEOUT", "never");
@@ -96,13 +191,14 @@ fn run_refuses_a_faulty_configuration_with_every_fault_and_78() {
 fn config_shows_every_value_with_its_origin_and_no_secret() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
-    setup.global("drain_delay", "3s").argument("--log").argument("debug");
+    setup.global("drain_delay", "3s").argument("--listen").argument("127.0.0.1:0,[::1]:0");
     let output = setup.output("config");
     assert_eq!(output.code, Some(0), "{output:?}");
     let line =
         |key: &str| output.stdout.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key}\n{output:?}"));
     assert!(line("drain_delay").contains("3s") && line("drain_delay").contains("CAREPORTALS__DRAIN_DELAY"));
-    assert!(line("log ").contains("debug") && line("log ").contains("--log"), "the flag wins over the variable");
+    let listen = line("listen ");
+    assert!(listen.contains("[::1]:0") && listen.contains("--listen"), "the flag wins over the variable: {listen}");
     assert!(line("drain_timeout").contains("25s") && line("drain_timeout").contains("default"));
     assert!(line("password").contains("[redacted]"));
     assert!(!output.all().contains(PASSWORD) && !output.all().contains(USERNAME));

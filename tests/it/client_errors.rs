@@ -57,7 +57,10 @@ fn what_the_parser_refuses_is_counted_by_reason_and_told_without_its_content() {
         until("it is told", || told(&text) >= 1);
         assert_eq!(told(&text), 1, "at once, and then not for ten seconds");
     }
-    assert_eq!(told("a client speaks TLS to a plain-HTTP port; use http://"), 1);
+    assert_eq!(
+        told(r#""level":"WARN","message":"a client speaks TLS to a plain-HTTP port: its base URL must begin with http://""#),
+        1
+    );
     assert!(!sidecar.logs().contains(MARK), "{}", sidecar.logs());
 }
 

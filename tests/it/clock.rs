@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use careportals_simulator::{LoginFault, Options, Simulator};
 
-use crate::harness::{LOGGED_IN, Sidecar, simulator, until, until_within};
+use crate::harness::{LOGGED_IN, Setup, Sidecar, simulator, until, until_within};
 
 const HOUR: i64 = 3600;
 
@@ -44,6 +44,29 @@ fn a_clock_that_jumps_is_followed_at_the_next_log_in() {
     let events = sidecar.events();
     let last = events.iter().rfind(|event| event["refresh_in_s"].is_u64()).unwrap();
     assert!((3590..=3600).contains(&last["expires_in_s"].as_u64().unwrap()), "{last}");
+}
+
+#[test]
+fn a_clock_that_is_minutes_off_is_told_once_until_it_is_set() {
+    let simulator = simulator();
+    let control = simulator.control();
+    control.set_clock_offset(HOUR);
+    let sidecar = Setup::controlled(&simulator).start().ready();
+    let event = sidecar.wait_for_event(|event| event["difference_s"].is_u64());
+    let message = event["message"].as_str().unwrap();
+    assert!(message.ends_with("s behind the server's: set it, for certificates are judged by it"), "{event}");
+    assert!((3500..=3700).contains(&event["difference_s"].as_u64().unwrap()), "{event}");
+    // Less than five minutes are let pass.
+    for (offset, told) in [(HOUR, 1), (-200, 1), (200, 1), (-HOUR, 2), (-HOUR, 2)] {
+        control.set_clock_offset(offset);
+        assert_eq!(sidecar.setup.output("login").code, Some(0));
+        // The log is written by a thread of its own, and in order.
+        let logged = sidecar.logs().matches("\"refresh_in_s\"").count();
+        assert_eq!(sidecar.setup.output("login").code, Some(0));
+        until("the later log-in is logged", || sidecar.logs().matches("\"refresh_in_s\"").count() > logged);
+        assert_eq!(sidecar.logs().matches("this machine's clock is").count(), told, "{offset}");
+    }
+    assert!(sidecar.logs().contains("s ahead of the server's"));
 }
 
 #[test]

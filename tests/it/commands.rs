@@ -5,14 +5,16 @@ use std::{
     io::Read,
     os::unix::{ffi::OsStrExt, net::UnixListener},
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
 };
 
 use careportals_simulator::LoginFault;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
-use crate::harness::{PASSWORD, Setup, Sidecar, simulator};
+use crate::harness::{Logs, PASSWORD, Setup, Sidecar, let_time_pass, simulator, until};
 
 /// Runs a command that must succeed, and returns what it prints.
 #[track_caller]
@@ -74,6 +76,76 @@ fn status_json_is_the_document_as_it_came() {
 }
 
 #[test]
+fn status_asks_the_telemetry_listener_where_the_control_socket_can_not_be_used() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.with_telemetry();
+    let mut sidecar = setup.start().ready();
+    let address = sidecar.telemetry_address().to_string();
+    sidecar.setup.variable("CAREPORTALS_TELEMETRY_LISTEN", &address);
+    let off = ("CAREPORTALS_CONTROL_SOCKET", "off");
+    let missing = ("CAREPORTALS_CONTROL_SOCKET", "/nowhere/control.sock");
+    for (variable, why) in [(off, "the control socket is off"), (missing, "cannot reach the daemon at /nowhere/control.sock")] {
+        sidecar.setup.variable(variable.0, variable.1);
+        let output = sidecar.setup.output("status");
+        assert_eq!(output.code, Some(0), "{output:?}");
+        assert!(output.stdout.contains("\ndefault  ready  "), "{output:?}");
+        assert!(output.stderr.starts_with("note: ") && output.stderr.contains(why), "{output:?}");
+        assert!(output.stderr.ends_with(&format!("; the telemetry listener at {address} answered instead\n")), "{output:?}");
+        let json = sidecar.setup.output_of(&["status", "--json"]).stdout;
+        assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["accounts"][0]["state"], "ready");
+    }
+    if !Path::new("/run/careportals-sidecar").exists() {
+        // As on a laptop without a runtime directory.
+        sidecar.setup.without("CAREPORTALS_CONTROL_SOCKET");
+        let output = sidecar.setup.output("status");
+        assert!(output.code == Some(0) && output.stderr.contains("no default place for a control socket"), "{output:?}");
+        sidecar.setup.variable(missing.0, missing.1);
+    }
+    // Whoever names a socket means that daemon and no other.
+    let said = complains(&sidecar.setup, &["status", "--control-socket", "/nowhere/other.sock"]);
+    assert!(said.contains("/nowhere/other.sock") && !said.contains("telemetry"), "{said}");
+    // Only `status` can be answered there.
+    assert!(complains(&sidecar.setup, &["login"]).contains("/nowhere/control.sock"));
+    sidecar.stop();
+    let said = complains(&sidecar.setup, &["status"]);
+    let note = format!(
+        "note: nor is there an answer of the telemetry listener at {address}: nobody listens there; is the daemon running?\n"
+    );
+    assert!(said.starts_with("error: cannot reach the daemon") && said.ends_with(&note), "{said}");
+}
+
+#[test]
+fn status_watch_shows_it_again_and_again_over_a_restart_of_the_daemon() {
+    let simulator = simulator();
+    let mut sidecar = Setup::controlled(&simulator).start().ready();
+    let mut command = sidecar.setup.command("status");
+    let mut watch = command.arg("--watch").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let [out, errors] = [(); 2].map(|()| Arc::new(Logs::default()));
+    let readers = [out.collect(watch.stdout.take().unwrap()), errors.collect(watch.stderr.take().unwrap())];
+    let tables = || out.text().matches("careportals-sidecar 0").count();
+    until("it has been shown twice", || tables() >= 2);
+    sidecar.stop();
+    until("it is told that nobody answers", || errors.text().contains("error: cannot reach the daemon"));
+    let before = tables();
+    let mut daemon = sidecar.setup.command("run").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("it is shown again", || tables() > before);
+    // A pipe that is closed ends it.
+    let mut command = sidecar.setup.command("status");
+    let mut closed = command.args(["--watch", "--json"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    drop(closed.stdout.take());
+    until("it ends", || closed.try_wait().unwrap().is_some());
+    assert!(closed.wait().unwrap().success());
+    for child in [&mut watch, &mut daemon] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    for reader in readers {
+        reader.join().unwrap();
+    }
+}
+
+#[test]
 fn colours_are_for_a_terminal_and_not_under_no_color() {
     let simulator = simulator();
     let sidecar = Setup::controlled(&simulator).start().ready();
@@ -117,6 +189,25 @@ fn login_after_rejected_credentials_were_corrected_waits_for_the_token() {
     let said = says(&sidecar, &["login", "default"]);
     assert!(said.starts_with("default: logged in; the token expires in "), "{said}");
     assert_eq!(sidecar.get("/users/account").status, 200);
+}
+
+#[test]
+fn login_begins_anew_when_the_log_in_in_flight_hangs() {
+    let simulator = simulator();
+    let control = simulator.control();
+    control.set_login_fault(Some(LoginFault::Hang));
+    let mut setup = Setup::controlled(&simulator);
+    setup.account("login_timeout", "5m");
+    let sidecar = setup.start();
+    until("the log-in has reached the server", || control.counts().logins == 1);
+    let mut early = sidecar.setup.command("login").stdout(Stdio::piped()).spawn().unwrap();
+    let_time_pass("the log-in takes so long that it counts as hanging", Duration::from_secs(5));
+    assert_eq!(control.counts().logins, 1, "what came early has joined it");
+    control.set_login_fault(None);
+    let said = says(&sidecar, &["login"]);
+    assert!(said.starts_with("default: logged in; the token expires in "), "{said}");
+    assert!(early.wait().unwrap().success());
+    assert_eq!(control.counts().logins, 2);
 }
 
 #[test]

@@ -3,14 +3,22 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on says where")]
 
 use std::{
+    ffi::OsStr,
+    fs::File,
     io::{BufRead, BufReader, Read},
     net::{SocketAddr, TcpStream},
+    os::unix::ffi::OsStrExt,
+    path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     thread::JoinHandle,
 };
 
 use careportals_simulator::Options;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcsetwinsize},
+};
 
 use crate::harness::{Connection, PASSWORD, Request};
 
@@ -129,6 +137,14 @@ impl Staying {
         demo
     }
 
+    /// Reads on until `said` has come.
+    fn read_until(&mut self, said: &str) {
+        let known = self.told.len();
+        while !self.told[known..].contains(said) {
+            assert_ne!(self.out.read_line(&mut self.told).unwrap(), 0, "it ended\n{}", self.told);
+        }
+    }
+
     fn status_of(&self, target: &str) -> u16 {
         let address = SocketAddr::from(([127, 0, 0, 1], port(&self.told)));
         Connection::tcp(TcpStream::connect(address).unwrap()).send(&Request::get(target)).status
@@ -161,6 +177,63 @@ fn the_demo_stays_up_until_a_signal_and_two_run_side_by_side() {
     assert_eq!(first.end_with(Signal::TERM), (Some(0), String::new()));
     assert_eq!(second.status_of("/users/account"), 200);
     assert_eq!(second.end_with(Signal::INT), (Some(0), String::new()));
+}
+
+#[test]
+fn each_call_to_the_demo_gets_a_line_and_its_token_can_be_forgotten_and_fetched_again() {
+    let mut demo = Staying::start();
+    assert!(!demo.told.contains("request "), "its own calls are told already\n{}", demo.told);
+    assert_eq!(demo.status_of("/users/account"), 200);
+    demo.read_until("/users/account");
+    let mark = demo.told.len();
+    let typed = |words: &str| {
+        // What the demo says is typed as it stands.
+        let program = demo.told.lines().find(|line| line.contains(&format!(" {words}  "))).unwrap().trim();
+        let (command, _) = program.split_once("  ").unwrap();
+        let (_, export) = demo.told.split_once("   export ").unwrap();
+        let socket = export.split_whitespace().next().unwrap();
+        let output = Command::new("sh").args(["-c", &format!("export {socket}; {command}")]).output().unwrap();
+        assert!(output.status.success(), "{output:?}\n{}", demo.told);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(typed("status").contains("\ndefault  ready  "));
+    assert_eq!(typed("logout"), "default: logged out\n");
+    assert_eq!(demo.status_of("/users/account"), 503);
+    assert!(typed("login").starts_with("default: logged in"));
+    assert_eq!(demo.status_of("/v2/products"), 200);
+    // Lines of calls may come up to a second later than others.
+    let missing = |told: &str| ["logged out", "503", "logged in", "/v2/products"].into_iter().find(|text| !told.contains(text));
+    while missing(&demo.told[mark..]).is_some() {
+        demo.read_until("\n");
+    }
+    let socket = demo.told.split_once("CAREPORTALS_CONTROL_SOCKET=").unwrap().1.split_whitespace().next().unwrap().to_owned();
+    assert!(Path::new(&socket).exists());
+    assert_eq!(demo.end_with(Signal::TERM), (Some(0), String::new()));
+    assert!(!Path::new(&socket).exists());
+}
+
+#[test]
+fn the_demo_wraps_at_the_terminals_width() {
+    let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&screen).unwrap();
+    unlockpt(&screen).unwrap();
+    tcsetwinsize(&screen, Winsize { ws_row: 24, ws_col: 60, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    let name = ptsname(&screen, Vec::new()).unwrap();
+    let line = File::options().write(true).open(Path::new(OsStr::from_bytes(name.as_bytes()))).unwrap();
+    let mut command = demo(&["--once"]);
+    let mut child = command.env("NO_COLOR", "1").stdout(line).spawn().unwrap();
+    // Only the demo holds the terminal now, so that reading ends with it.
+    drop(command);
+    let (mut shown, mut bytes, mut screen) = (Vec::new(), [0; 4096], File::from(screen));
+    while let Ok(count @ 1..) = screen.read(&mut bytes) {
+        shown.extend_from_slice(&bytes[..count]);
+    }
+    assert!(child.wait().unwrap().success());
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.contains("All went as told."), "{shown}");
+    for line in shown.lines() {
+        assert!(line.chars().count() <= 60, "{line:?}\n{shown}");
+    }
 }
 
 #[test]

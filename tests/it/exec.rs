@@ -14,7 +14,7 @@ use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::harness::{
-    Connection, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, USERNAME, interrupts_are_ignored, simulator, until,
+    Connection, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, USERNAME, interrupts_are_ignored, now, simulator, until,
     with_signals_blocked,
 };
 
@@ -249,17 +249,63 @@ fn without_a_token_in_time_the_program_is_not_started_and_the_reason_is_told() {
     let simulator = simulator();
     let setup = setup(&simulator);
     let mark = setup.dir.path().join("started");
-    for (fault, state, why) in [
-        (LoginFault::Status(401), "(rejected)", "the server refused the log-in with status 401"),
-        (LoginFault::Status(503), "(backing_off)", "the server failed the log-in with status 503"),
-    ] {
-        simulator.control().set_login_fault(Some(fault));
-        let (code, _, errors) = executed(&setup, &["--wait", "300ms"], &["touch", mark.to_str().unwrap()]);
-        assert_eq!(code, Some(1), "{errors}");
-        let told = format!("no token within 300 ms, so the program was not started\n  account `default` {state}: {why}");
-        assert!(errors.contains(&told), "{errors}");
-        assert!(!errors.contains(PASSWORD) && !errors.contains(USERNAME) && !mark.exists(), "{errors}");
+    simulator.control().set_login_fault(Some(LoginFault::Status(503)));
+    let (code, _, errors) = executed(&setup, &["--wait", "300ms"], &["touch", mark.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{errors}");
+    let told = "no token within 300 ms, so the program was not started\n  account `default` (backing_off): the server failed the \
+                log-in with status 503\n    hint: ";
+    assert!(errors.contains(told), "{errors}");
+    assert!(!errors.contains(PASSWORD) && !errors.contains(USERNAME) && !mark.exists(), "{errors}");
+}
+
+#[test]
+fn a_rejected_log_in_ends_exec_at_once_whatever_other_accounts_wait_for() {
+    let (simulator, hanging) = (simulator(), simulator());
+    hanging.control().set_login_fault(Some(LoginFault::Hang));
+    simulator.control().set_login_fault(Some(LoginFault::Status(401)));
+    let mut setup = setup(&simulator);
+    for name in ["ORGANIZATION", "USERNAME", "PASSWORD_FILE", "UPSTREAM"] {
+        setup.without(&format!("CAREPORTALS_{name}"));
     }
+    setup.trust(&format!("{}{}", simulator.ca_pem(), hanging.ca_pem()));
+    let (mut settings, mark) = (String::new(), setup.dir.path().join("started"));
+    for (name, server) in [("a", &hanging), ("b", &simulator)] {
+        let (url, password) = (server.base_url(), setup.dir.path().join("password"));
+        settings += &format!(
+            "[accounts.{name}]\norganization = \"{ORGANIZATION}\"\nusername = \"{USERNAME}\"\npassword = {{ file = {password:?} }}\n\
+             login_url = \"{url}/patient/auth\"\nlogin_timeout = \"5m\"\n[apis.{name}]\naccount = \"{name}\"\nupstream = \"{url}\"\n",
+        );
+    }
+    setup.settings(&settings);
+    let begun = now();
+    let (code, _, errors) = executed(&setup, &["--wait", "10m"], &["touch", mark.to_str().unwrap()]);
+    assert!(begun.elapsed() < PATIENCE, "{errors}");
+    assert_eq!(code, Some(1), "{errors}");
+    for told in [
+        "error: the log-in was rejected, so the program was not started\n  account `a` (logging_in): no answer to the log-in yet\n",
+        "  account `b` (rejected): the server refused the log-in with status 401\n    hint: correct user name, password",
+    ] {
+        assert!(errors.contains(told), "{errors}");
+    }
+    assert!(!mark.exists());
+}
+
+#[test]
+fn exec_without_the_two_dashes_says_where_they_go() {
+    let setup = Setup::empty();
+    for (words, hint) in [
+        (&["exec", "curl", "-H", "x: secret"][..], "exec -- curl …"),
+        (&["exec", "--wait", "5s", "curl", "--", "x"], "exec --wait 5s -- curl …"),
+        (&["--log", "debug", "exec", "curl"], "exec --log debug -- curl …"),
+    ] {
+        let output = setup.output_of(words);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
+        let told =
+            format!("error: `curl` is no option of `exec`\n  hint: the program stands after `--`: careportals-sidecar {hint}\n");
+        assert_eq!(output.stderr, told);
+    }
+    let output = setup.output_of(&["exec", "--wiat", "5s", "curl"]);
+    assert!(output.stderr.contains("--wiat") && !output.stderr.contains("stands after"), "{output:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! From the first socket to the last: start, drain, signals, want of descriptors, sockets of both kinds.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::ErrorKind,
     net::{TcpListener, TcpStream},
     os::unix::net::UnixListener,
@@ -10,7 +10,10 @@ use std::{
 };
 
 use careportals_simulator::{Control, Simulator};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, getuid, prlimit};
+use rustix::{
+    fs::fstat,
+    process::{Pid, Resource, Rlimit, Signal, getrlimit, getuid, prlimit},
+};
 
 use crate::harness::{
     Connection, Request, Setup, Sidecar, held, let_time_pass, mode, now, simulator, until, with_signals_blocked,
@@ -322,6 +325,17 @@ fn an_address_in_use_is_told_and_the_exit_code_is_1() {
     assert!(output.stderr.contains(&format!("cannot listen on {address}: the address is in use")), "{output:?}");
     #[cfg(target_os = "linux")]
     assert!(output.stderr.contains(&format!(" (pid {})\n  hint: stop that program, or", std::process::id())), "{output:?}");
+    assert_eq!(output.all().matches("cannot listen on").count(), 1, "{output:?}");
+    // Where systemd's journal reads both, it is a line with a level.
+    setup.variable("CAREPORTALS_LOG_FORMAT", "auto");
+    let journal = setup.file("journal", "");
+    let stream = File::options().append(true).open(&journal).unwrap();
+    let stat = fstat(&stream).unwrap();
+    setup.variable("JOURNAL_STREAM", &format!("{}:{}", stat.st_dev, stat.st_ino));
+    let status = setup.command("run").stdout(stream.try_clone().unwrap()).stderr(stream).status().unwrap();
+    let said = fs::read_to_string(journal).unwrap();
+    assert_eq!((status.code(), said.matches("cannot listen on").count()), (Some(1), 1), "{said}");
+    assert!(said.lines().any(|line| line.starts_with(&format!("<3>cannot listen on {address}"))), "{said}");
 }
 
 #[test]

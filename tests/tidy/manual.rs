@@ -3,7 +3,7 @@
 //! `UPDATE_DOCS=1` writes all of them. They are kept in git since a plain `cargo deb` runs nothing between its build and its
 //! packing but build scripts, and a build script can't see the command line's definition, which uses `config`.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fmt::Write as _, fs, io::Write as _, path::Path};
 
 use careportals_sidecar::cli;
 use clap::Command;
@@ -23,16 +23,12 @@ fn commands() -> Vec<Command> {
     [vec![program], subcommands].concat()
 }
 
-/// Renders each command's help. Flags that all commands take appear in the program's own help only.
+/// Renders each command's help.
 fn reference() -> String {
     let mut text = String::new();
-    for (place, command) in commands().into_iter().enumerate() {
+    for mut command in commands() {
         let name = command.get_bin_name().unwrap_or("careportals-sidecar").to_owned();
-        let mut shown = command;
-        if place > 0 {
-            shown = shown.mut_args(|flag| if flag.is_global_set() { flag.hide(true) } else { flag });
-        }
-        let help = shown.render_long_help().to_string();
+        let help = command.render_long_help().to_string();
         let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
         writeln!(text, "## `{name}`\n\n```text\n{}\n```\n", lines.join("\n").trim_end()).unwrap();
     }
@@ -64,14 +60,13 @@ fn packaged() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about(program.get_about().cloned().unwrap_or_default())
         .long_about(program.get_long_about().cloned().unwrap_or_default())
-        .after_long_help(program.get_after_long_help().cloned().unwrap_or_default())
         .args(program.get_arguments().cloned())
         .subcommands(program.get_subcommands().filter(|command| command.get_name() != "demo").cloned())
         .disable_help_subcommand(true)
         .term_width(COLUMNS)
 }
 
-/// Asserts that a folder holds these files and no others. With `UPDATE_DOCS=1` it writes them first.
+/// Asserts that a folder holds these files and no others but those that another test writes. With `UPDATE_DOCS=1` it writes them first.
 fn holds(folder: &str, files: &[(String, Vec<u8>)]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     for (name, right) in files {
@@ -84,9 +79,59 @@ fn holds(folder: &str, files: &[(String, Vec<u8>)]) {
     }
     for found in fs::read_dir(&folder).unwrap() {
         let found = found.unwrap();
-        let is_one = files.iter().any(|(name, _)| **name == *found.file_name());
+        let is_one = files.iter().any(|(name, _)| **name == *found.file_name()) || found.file_name() == SETTINGS_PAGE;
         assert!(is_one, "{} belongs to no command", found.path().display());
     }
+}
+
+/// The page that `config/source` writes, from the same declarations as docs/settings.md.
+const SETTINGS_PAGE: &str = "careportals-sidecar.toml.5";
+
+/// Renders the page of a command. Of the parts that hold for the whole program it has what the command's flags lead to.
+fn man_page(command: &Command, version: &str) -> Vec<u8> {
+    let takes = |flag: &str| command.get_arguments().any(|known| known.get_long() == Some(flag));
+    let (settings, file, socket) = (takes("listen"), takes("config"), takes("control-socket"));
+    let man = clap_mangen::Man::new(command.clone()).source(format!("careportals-sidecar {version}")).manual("User Commands");
+    let mut page = Vec::new();
+    man.render_title(&mut page).unwrap();
+    man.render_name_section(&mut page).unwrap();
+    man.render_synopsis_section(&mut page).unwrap();
+    man.render_description_section(&mut page).unwrap();
+    man.render_options_section(&mut page).unwrap();
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut page).unwrap();
+    }
+    for part in cli::manual_parts() {
+        let applies = |name: &str| match part.heading {
+            "ENVIRONMENT" => {
+                let finds = [("CONFIG", file), ("TELEMETRY_LISTEN", file && !settings), ("CONTROL_SOCKET", socket)];
+                settings || finds.iter().any(|(end, applies)| *applies && name == format!("CAREPORTALS_{end}"))
+            }
+            "FILES" => {
+                if name.ends_with("/control.sock") {
+                    socket
+                } else {
+                    file
+                }
+            }
+            _ => name != "n" || settings,
+        };
+        let entries: Vec<_> = part.entries.iter().filter(|(name, _)| applies(name)).collect();
+        if !entries.is_empty() {
+            writeln!(page, ".SH \"{}\"", part.heading).unwrap();
+        }
+        for (name, meaning) in entries {
+            writeln!(page, ".TP\n\\fB{}\\fR\n{}", roff(name), roff(meaning)).unwrap();
+        }
+    }
+    let others = if command.has_subcommands() { "" } else { "\\fBcareportals\\-sidecar\\fR(1), " };
+    writeln!(page, ".SH \"SEE ALSO\"\n{others}\\fBcareportals\\-sidecar.toml\\fR(5)").unwrap();
+    page
+}
+
+/// Escapes a text for roff.
+fn roff(text: &str) -> String {
+    text.replace('\\', "\\e").replace('-', "\\-")
 }
 
 #[test]
@@ -97,9 +142,7 @@ fn the_man_pages_are_a_reference_of_what_the_help_says() {
     let commands = program.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect::<Vec<_>>();
     let pages = [vec![program], commands].concat().into_iter().map(|command| {
         let name = command.get_display_name().unwrap_or("careportals-sidecar").to_owned();
-        let man = clap_mangen::Man::new(command).source(format!("careportals-sidecar {version}")).manual("User Commands");
-        let mut page = Vec::new();
-        man.render(&mut page).unwrap();
+        let page = man_page(&command, &version);
         (format!("{name}.1"), page)
     });
     holds("deploy/man", &pages.collect::<Vec<_>>());

@@ -23,6 +23,9 @@ use super::{
 };
 use crate::clock::{Jitter, Moment};
 
+/// An explicit log-in joins the one in flight, unless that has taken this long: then it begins anew.
+const HANGS_AFTER: Duration = Duration::from_secs(5);
+
 /// The session of one account: its state, and what outlives each state.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -34,6 +37,8 @@ pub(super) struct Session {
     organization: Option<HeaderValue>,
     /// Log-ins started so far; a token's generation is the number of its log-in.
     attempts: u64,
+    /// When the latest of them started.
+    started_at: Moment,
 }
 
 /// The state. Each variant holds exactly what is known in it.
@@ -133,6 +138,7 @@ impl Session {
             refusal: None,
             organization: None,
             attempts: 0,
+            started_at: Moment::new(Duration::ZERO),
         }
     }
 
@@ -331,7 +337,7 @@ impl Session {
     }
 
     fn log_in(&mut self, now: Moment) -> Option<Effect> {
-        if self.attempt().is_some() {
+        if self.attempt().is_some() && now < self.started_at + HANGS_AFTER {
             return None;
         }
         self.drop_refresh_token();
@@ -396,6 +402,7 @@ impl Session {
     /// Starts the next attempt, in whatever state. A token that was suspect stays so.
     fn start(&mut self, trust: Trust, now: Moment) -> Effect {
         self.attempts += 1;
+        self.started_at = now;
         let attempt = Attempt(self.attempts);
         let (token, trust_before, tries) = mem::replace(&mut self.state, State::LoggedOut).into_parts();
         let trust = if trust_before == Trust::Suspect { trust_before } else { trust };

@@ -49,6 +49,7 @@ pub use self::{
     faults::{Fault, Finding, ValueOrigin, Warning},
     loaded::{Loaded, render_check, render_effective},
     measures::parse_duration,
+    named_variables::variables_in_words,
     schema::json_schema,
     setting::{EffectiveValue, Setting},
 };

@@ -17,7 +17,6 @@ pub(super) struct Variable {
     /// Whether `NAME_FILE` may hold the name of a file instead.
     pub(super) file: bool,
     /// What the reference says of it: its meaning and its default.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the reference, which a test writes"))]
     pub(super) reference: [&'static str; 2],
 }
 
@@ -73,6 +72,35 @@ variables! {
     CAREPORTALS_LOG => "log", "`info`";
     /// `auto`, `text` or `json`.
     CAREPORTALS_LOG_FORMAT => "log_format", "`auto`";
+}
+
+/// What the reference says of the proxy's variables, which are not ours.
+pub(super) const EGRESS: [&str; 3] = [
+    "`HTTPS_PROXY`, `NO_PROXY`",
+    "CONNECT proxy towards upstream (`http://` or `https://`, credentials in the URL allowed), and the hosts that are reached without \
+     it; lower case wins. Never used for loopback.",
+    "none",
+];
+
+/// Each variable and its meaning, for the help and the man pages.
+#[must_use]
+pub fn variables_in_words() -> Vec<(String, String)> {
+    let ours = VARIABLES.iter().map(|variable| {
+        let file = if variable.file { format!(", {}_FILE", variable.name) } else { String::new() };
+        let [meaning, default] = variable.reference;
+        let default = match default {
+            "none" => String::new(),
+            _ if default.starts_with("required") => format!(" [{default}]"),
+            _ => format!(" [default: {default}]"),
+        };
+        (format!("{}{file}", variable.name), format!("{meaning}{default}").replace('`', ""))
+    });
+    let [names, meaning, _] = EGRESS.map(|text| text.replace('`', ""));
+    let any = (
+        "CAREPORTALS__KEY, CAREPORTALS__APIS__NAME__KEY".to_owned(),
+        "Any key of careportals-sidecar.toml(5), by its path.".to_owned(),
+    );
+    ours.chain([(names, meaning), any]).collect()
 }
 
 /// Every name that is known: those of the variables, then those for files. Each with its variable, and whether it is for a file.

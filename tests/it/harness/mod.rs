@@ -52,6 +52,7 @@ pub use files::{mode, mount_secret, renew_secret};
 pub use held_upstream::HeldUpstream;
 pub use http1::{Answer, Connection, Request};
 pub use http2::Http2;
+pub use logs::Logs;
 pub use manual_http2::{Http2Peer, ManualHttp2};
 pub use manual_upstream::ManualUpstream;
 pub use pattern::pattern;

@@ -267,6 +267,24 @@ fn what_each_event_does_in_each_state() {
 }
 
 #[test]
+fn an_explicit_log_in_joins_the_one_in_flight_and_replaces_one_that_hangs() {
+    for begin in [Bench::logging_in, Bench::suspect] {
+        let mut bench = begin();
+        let (first, state) = (bench.session.attempt().unwrap(), bench.session.name());
+        bench.now = bench.now + HANGS_AFTER.saturating_sub(Duration::from_millis(1));
+        bench.quiet(Event::LogIn);
+        bench.now = bench.now + Duration::from_millis(1);
+        assert!(bench.starts(Event::LogIn).is_none(), "with the credentials");
+        assert_ne!(bench.session.attempt(), Some(first));
+        bench.is(state);
+        assert!(!bench.serves(), "a suspect token stays suspect");
+        bench.quiet(Event::LogIn);
+        bench.quiet(Event::Ended(first, Ok(token(first, bench.now, LIFE))));
+        bench.is(state);
+    }
+}
+
+#[test]
 fn the_refresh_starts_in_time_while_the_old_token_serves() {
     let mut bench = Bench::ready();
     assert!((720..=880).contains(&bench.wait().as_secs()));

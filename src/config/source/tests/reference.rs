@@ -30,7 +30,7 @@ fn reference() -> String {
         let [meaning, default] = variable.reference;
         row(&mut text, &[&format!("`{}`{file}", variable.name), meaning, default]);
     }
-    text += "| `HTTPS_PROXY`, `NO_PROXY` | CONNECT proxy towards upstream (`http://` or `https://`, credentials in the URL allowed), and the hosts that are reached without it; lower case wins. Never used for loopback. | none |\n";
+    row(&mut text, &named_variables::EGRESS);
     for section in SECTIONS {
         text += "\n### ";
         text += &section.heading();

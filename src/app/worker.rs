@@ -31,6 +31,9 @@ use crate::{
 /// How often idle upstream connections are swept and access lines are flushed.
 const ROUND: Duration = Duration::from_secs(1);
 
+/// How many HTTP/2 requests of one client connection may be in progress.
+const STREAMS: u32 = 100;
+
 /// How long the workers may take to take over a snapshot. Only a worker that is stuck takes longer; it takes over when it goes on.
 pub(super) const TAKE_OVER: Duration = Duration::from_secs(2);
 
@@ -342,6 +345,7 @@ fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> Connect
         head_timeout: api.timeouts.head,
         client_idle: api.timeouts.client_idle,
         client_stall: api.timeouts.client_stall,
+        streams: STREAMS,
     };
     let larger = |left: ConnectionLimits, right: ConnectionLimits| ConnectionLimits {
         head_bytes: left.head_bytes.max(right.head_bytes),
@@ -349,6 +353,7 @@ fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> Connect
         head_timeout: left.head_timeout.max(right.head_timeout),
         client_idle: left.client_idle.max(right.client_idle),
         client_stall: left.client_stall.max(right.client_stall),
+        streams: STREAMS,
     };
     let none = ConnectionLimits {
         head_bytes: 0,
@@ -356,6 +361,7 @@ fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> Connect
         head_timeout: Duration::ZERO,
         client_idle: Duration::ZERO,
         client_stall: Duration::ZERO,
+        streams: STREAMS,
     };
     apis.map(granted).fold(none, larger)
 }

@@ -1,7 +1,7 @@
 //! Chooses the text format that a scraper gets. Pure: no clock, no I/O.
 
 /// A text format for metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// OpenMetrics 1.0.0, for scrapers that ask for it, like Prometheus.
     OpenMetrics,

@@ -46,8 +46,6 @@ const BURST: usize = 16 * 1024;
 const REFUSED_BURST: usize = 4 * 1024;
 /// HTTP/2's windows, in bytes: how much a client may send ahead on a stream, and on the connection.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
-/// HTTP/2 requests in progress; hyper refuses further ones (`REFUSED_STREAM`).
-const STREAMS: u32 = 100;
 /// How much of an HTTP/2 response may wait in memory for the client to read, in bytes; one frame may exceed it.
 const SEND_BUFFER: usize = 64 * 1024;
 /// How many streams a client may reset before we saw them, and how many we may have to reset, on one HTTP/2 connection;
@@ -145,7 +143,7 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
     let mut connection = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
-        .max_concurrent_streams(if client.state.caller_is_refused() { 1 } else { STREAMS })
+        .max_concurrent_streams(limits.streams)
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(RESETS.0)
         .max_local_error_reset_streams(RESETS.1)
@@ -153,7 +151,9 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
         .auto_date_header(true)
         .serve_connection(TokioIo::new(Paced::new(stream, pace.clone())), service_fn(|request| Box::pin(client.answer(request))));
     drive(&client.state, drain, |cx, step| {
-        pace.renew(client.state.progress(), clock::instant());
+        if pace.renew(client.state.progress(), clock::instant()) {
+            client.state.book_turn(0);
+        }
         let mut connection = Pin::new(&mut connection);
         if step == ConnectionStep::ShutDown {
             connection.as_mut().graceful_shutdown();
@@ -255,7 +255,7 @@ impl<A: RequestService> ClientConnection<A> {
         async move {
             let Some(request) = request else {
                 in_progress.record(ClientError::HeadTooLarge);
-                in_progress.give_up_place();
+                in_progress.give_up_place(0);
                 in_progress.mark_answered();
                 let mut answer = Response::new(TrackedBody { inner: None, in_progress });
                 *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
@@ -316,7 +316,7 @@ fn settle<A: RequestService>(answer: &Response<A::Body>, in_progress: &mut InPro
         in_progress.mark_forwarded();
         return false;
     }
-    in_progress.give_up_place();
+    in_progress.give_up_place(answer.body().size_hint().lower());
     let is_last = kind == AnswerKind::CallerRefused || in_progress.own_answer_is_last();
     if is_last {
         in_progress.mark_last();

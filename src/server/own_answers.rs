@@ -12,6 +12,8 @@ use std::{
 
 /// How much of the address's time an answer of our own takes: about four times what it costs one processor.
 const COST: Duration = Duration::from_micros(100);
+/// An answer books [`COST`] once more for so many bytes.
+const LARGE: u64 = 8 * 1024;
 /// How much may be booked ahead before anybody waits.
 const AHEAD: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
@@ -24,11 +26,12 @@ pub(super) struct OwnAnswers {
 }
 
 impl OwnAnswers {
-    /// Books one answer at `now`, in nanoseconds since the address was opened. Returns when its connection may have the next one; 0
+    /// Books an answer of `bytes` at `now`, in nanoseconds since the address was opened. Returns when its connection may have the next one; 0
     /// if at once.
-    pub(super) fn book(&self, now: u64) -> u64 {
+    pub(super) fn book(&self, now: u64, bytes: u64) -> u64 {
         let longest = now.saturating_add(nanoseconds(AHEAD + LONGEST));
-        let book = |booked: u64| Some((booked.max(now) + nanoseconds(COST)).min(longest));
+        let cost = nanoseconds(COST).saturating_mul(1 + bytes / LARGE);
+        let book = |booked: u64| Some(booked.max(now).saturating_add(cost).min(longest));
         let before = self.booked_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, book).unwrap_or(now);
         let next = before.saturating_sub(nanoseconds(AHEAD));
         if next > now { next } else { 0 }
@@ -48,24 +51,31 @@ mod tests {
     #[test]
     fn a_thousand_answers_at_once_and_then_ten_thousand_a_second() {
         let answers = OwnAnswers::default();
-        let waits = (0..11_000).map(|_| answers.book(SECOND)).collect::<Vec<_>>();
+        let waits = (0..11_000).map(|_| answers.book(SECOND, 300)).collect::<Vec<_>>();
         assert!(waits[..=1000].iter().all(|next| *next == 0));
         assert_eq!(waits[1001], SECOND + nanoseconds(COST));
         assert_eq!(waits[10_999], 2 * SECOND - nanoseconds(COST));
         // Those who come once a second has passed are served as the first ones were.
-        assert_eq!(answers.book(3 * SECOND), 0);
+        assert_eq!(answers.book(3 * SECOND, 300), 0);
     }
 
     #[test]
     fn a_client_that_is_alone_does_not_wait() {
         let answers = OwnAnswers::default();
-        assert!((0..50_000).all(|answer| answers.book(answer * nanoseconds(COST)) == 0));
+        assert!((0..50_000).all(|answer| answers.book(answer * nanoseconds(COST), 0) == 0));
     }
 
     #[test]
     fn nobody_waits_longer_than_five_seconds() {
         let answers = OwnAnswers::default();
-        let longest = (0..1_000_000).map(|_| answers.book(0)).max();
+        let longest = (0..1_000).map(|_| answers.book(0, u64::MAX)).max();
         assert_eq!(longest, Some(5 * SECOND));
+    }
+
+    #[test]
+    fn a_large_answer_books_by_its_size() {
+        let answers = OwnAnswers::default();
+        let before_a_wait = (0..).take_while(|_| answers.book(0, 63 * LARGE) == 0).count();
+        assert_eq!(before_a_wait, 1 + 1000_usize.div_ceil(64));
     }
 }

@@ -4,7 +4,8 @@
 //! the wire: a field of one byte may take a hundred in memory. Requests that we refuse, and frames that are no requests (PING,
 //! SETTINGS, window updates, priorities) cost time alone, which the other connections of the worker wait for. Guarantees: until
 //! [`Pace::renew`], which the connection's task calls when it is polled, about [`AT_ONCE`], [`AT_ONCE_WITHOUT_BODY`] or
-//! [`AT_ONCE_WITHOUT_REQUEST`] bytes are read; a client that goes on sending without a request or a body is cut.
+//! [`AT_ONCE_WITHOUT_REQUEST`] bytes are read; a client that goes on sending without a request or a body waits its turn, and is cut
+//! after a while.
 
 use std::{
     io::{self, IoSlice},
@@ -29,6 +30,8 @@ const AT_ONCE_WITHOUT_BODY: usize = 4 * 1024;
 /// How many bytes are read at once otherwise: ten requests. Thousands of clients whose requests are refused, and who send them one
 /// behind the other, take turns with those who are served.
 const AT_ONCE_WITHOUT_REQUEST: usize = 512;
+/// How many turns may bring no request before each further one takes the time of an answer of our own: a head may take several.
+const IN_VAIN: usize = 8;
 /// How many bytes may come without a request in each second: keep-alive pings take 17 each.
 const EACH_SECOND: usize = 1024;
 /// How many bytes are written for one more that may come without a request: a client gives window as it reads.
@@ -64,6 +67,10 @@ struct Allowances {
     has_body: AtomicBool,
     requests: AtomicUsize,
     given_up: AtomicUsize,
+    /// Something was read since the connection was polled.
+    has_read: AtomicBool,
+    /// How many polls have read something, and brought no request, since the last one that did.
+    in_vain: AtomicUsize,
     began: Instant,
     /// Until how many nanoseconds after `began` nothing is read; 0: nothing is waited for.
     waits_until: AtomicU64,
@@ -83,15 +90,18 @@ impl Pace {
             has_body: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             given_up: AtomicUsize::new(0),
+            has_read: AtomicBool::new(false),
+            in_vain: AtomicUsize::new(0),
             began,
             waits_until: AtomicU64::new(0),
             grown_until: AtomicUsize::new(0),
         }))
     }
 
-    /// The connection is polled anew.
-    pub(super) fn renew(&self, progress: RequestProgress, now: Instant) {
+    /// The connection is polled anew. Returns whether the last poll was one too many that has read something and no request.
+    pub(super) fn renew(&self, progress: RequestProgress, now: Instant) -> bool {
         let allowances = &*self.0;
+        let has_read = allowances.has_read.swap(false, Ordering::Relaxed);
         allowances.has_body.store(progress.has_body, Ordering::Relaxed);
         let at_once = match (progress.has_body, progress.takes_turns) {
             (true, _) => AT_ONCE,
@@ -111,6 +121,11 @@ impl Pace {
         if on_their_way > 0 && !self.is_exhausted() {
             self.0.without_request.fetch_add(on_their_way, Ordering::Relaxed);
         }
+        if is_another || !progress.takes_turns {
+            allowances.in_vain.store(0, Ordering::Relaxed);
+            return false;
+        }
+        has_read && allowances.in_vain.fetch_add(1, Ordering::Relaxed) >= IN_VAIN
     }
 
     /// Whether the client has sent too much without a request.
@@ -135,6 +150,7 @@ impl Pace {
     }
 
     fn read(&self, bytes: usize) {
+        self.0.has_read.store(bytes > 0, Ordering::Relaxed);
         let now = self.0.now.load(Ordering::Relaxed);
         self.0.now.store(now.saturating_sub(bytes), Ordering::Relaxed);
         if !self.0.has_body.load(Ordering::Relaxed) {
@@ -327,5 +343,26 @@ mod tests {
         let mut byte = [0];
         std::future::poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut byte))).await.unwrap();
         assert!((2000..2010).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn turns_that_bring_no_request_are_told_after_the_first_few() {
+        let (bytes, start) = (vec![1; BURST], clock::instant());
+        let pace = Pace::new(BURST, AT_ONCE, start);
+        let mut stream = Paced::new(bytes.as_slice(), pace.clone());
+        let mut turn = |requests, takes_turns| {
+            let waits_until = None;
+            let told = pace.renew(RequestProgress { takes_turns, has_body: false, requests, given_up: 0, waits_until }, start);
+            drop(read(&mut stream));
+            told
+        };
+        assert!(!(0..=IN_VAIN).any(|_| turn(0, true)));
+        assert!(turn(0, true) && turn(0, true));
+        assert!(!turn(1, true) && !turn(1, true), "a request begins anew");
+        assert!(!(0..20).any(|_| turn(1, false)));
+        // Polls that read nothing don't count.
+        let nothing = Pace::new(BURST, AT_ONCE, start);
+        let progress = RequestProgress { takes_turns: true, has_body: false, requests: 0, given_up: 0, waits_until: None };
+        assert!(!(0..20).any(|_| nothing.renew(progress, start)));
     }
 }

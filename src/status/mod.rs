@@ -123,7 +123,7 @@ pub struct ApiTrouble {
 }
 
 /// How much a reader may be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Detail {
     /// Codes and sentences: for administrators.
     Full,

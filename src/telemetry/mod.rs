@@ -6,6 +6,7 @@
 
 mod history;
 mod page;
+mod pages;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -27,8 +28,11 @@ use tracing::error;
 use self::{
     history::{Recorder, STEP, TrafficHistory},
     page::StatusPage,
+    pages::{Asked, RecentPages},
 };
 use crate::{
+    allocator::Returns,
+    clock,
     config::TELEMETRY_DEFAULT,
     liveness::LivenessProbe,
     metrics::{Format, Metrics},
@@ -49,6 +53,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     head_timeout: Duration::from_secs(10),
     client_idle: Duration::from_secs(120),
     client_stall: Duration::from_secs(10),
+    streams: 4,
 };
 
 /// A telemetry listener that is bound and does not serve yet.
@@ -78,8 +83,9 @@ impl TelemetryListener {
 
     /// Serves within `connection_limit` until `closing` turns true, then finishes the requests in flight.
     pub async fn serve(self, telemetry: Telemetry, connection_limit: ConnectionLimit, closing: watch::Receiver<bool>) {
-        let (on_loopback, page, recorder) = (self.address.ip().is_loopback(), StatusPage::new(), Recorder::default());
-        let routes = Arc::new(Routes { telemetry, on_loopback, page, recorder });
+        let (on_loopback, page) = (self.address.ip().is_loopback(), StatusPage::new());
+        let (recorder, recent) = (Recorder::default(), RecentPages::default());
+        let routes = Arc::new(Routes { telemetry, on_loopback, page, recorder, recent });
         let acceptor = match Acceptor::new(self.bound, connection_limit) {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(listener = %self.address, error = %cause, "health and metrics can't be served"),
@@ -87,6 +93,7 @@ impl TelemetryListener {
         tokio::select! {
             () = acceptor.run_alone(Arc::clone(&routes), closing) => {}
             () = routes.record_traffic() => {}
+            () = give_memory_back() => {}
         }
     }
 }
@@ -109,6 +116,17 @@ struct Routes {
     on_loopback: bool,
     page: StatusPage,
     recorder: Recorder,
+    recent: RecentPages,
+}
+
+/// Gives the memory back to the system that this thread has freed, for ever.
+async fn give_memory_back() {
+    let mut returns = Returns::default();
+    let mut round = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        round.tick().await;
+        returns.round();
+    }
 }
 
 /// The document of `/status`: that of the control socket, and the traffic that only the page needs.
@@ -165,7 +183,10 @@ impl Routes {
             "/readyz" => self.readiness(None, detail),
             "/" | "/status" if !names_this_machine(request) => misdirected(),
             "/" => self.page(),
-            "/status" => json(StatusCode::OK, &self.status(detail)),
+            "/status" => {
+                let page = self.recent.page(Asked::Status(detail), clock::instant(), || json_of(&self.status(detail)));
+                answer(StatusCode::OK, "application/json", page)
+            }
             _ => match path.strip_prefix("/readyz/") {
                 Some(account) if reads => self.readiness(Some(account), detail),
                 _ => text(StatusCode::NOT_FOUND, "no such page\n"),
@@ -203,8 +224,9 @@ impl Routes {
 
     fn metrics(&self, headers: &HeaderMap, detail: Detail) -> TelemetryResponse {
         let format = Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()));
-        let page = self.telemetry.metrics.encode(self.telemetry.status.readings(detail), format);
-        let mut answer = answer(StatusCode::OK, format.content_type(), page.into());
+        let make = || self.telemetry.metrics.encode(self.telemetry.status.readings(detail), format).into();
+        let page = self.recent.page(Asked::Metrics(format, detail), clock::instant(), make);
+        let mut answer = answer(StatusCode::OK, format.content_type(), page);
         answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
         answer
     }
@@ -264,8 +286,11 @@ fn text(status: StatusCode, text: &'static str) -> TelemetryResponse {
 }
 
 fn json(status: StatusCode, document: &impl Serialize) -> TelemetryResponse {
-    let document = serde_json::to_vec(document).expect("names, texts and numbers always have a JSON form");
-    answer(status, "application/json", document.into())
+    answer(status, "application/json", json_of(document).into())
+}
+
+fn json_of(document: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(document).expect("names, texts and numbers always have a JSON form")
 }
 
 fn misdirected() -> TelemetryResponse {

@@ -122,7 +122,7 @@ fn listen_and_upstream_set_the_default_api() {
     );
     let output = named.output_of(&["check", "--upstream", "https://b.example"]);
     assert_eq!(output.code, Some(78), "{output:?}");
-    assert!(output.stdout.contains("--upstream: sets the API `default`, which the settings do not have"), "{output:?}");
+    assert!(output.stdout.contains("--upstream: sets `[apis.default]`, which the settings do not have"), "{output:?}");
 }
 
 #[test]

@@ -106,9 +106,9 @@ impl Slot {
         self.evictions.epoch + Duration::from_nanos(nanoseconds)
     }
 
-    /// Books an answer of our own, as [`OwnAnswers::book`] does.
-    pub(super) fn book_own_answer(&self) -> u64 {
-        self.evictions.own_answers.book(self.evictions.nanoseconds(clock::instant()))
+    /// Books an answer of our own of so many bytes, as [`OwnAnswers::book`] does.
+    pub(super) fn book_own_answer(&self, bytes: u64) -> u64 {
+        self.evictions.own_answers.book(self.evictions.nanoseconds(clock::instant()), bytes)
     }
 
     /// Publishes what the connection holds, from `now` on if it is something else than before.

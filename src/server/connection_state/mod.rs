@@ -263,10 +263,10 @@ impl ConnectionState {
         self.publish(clock::instant);
     }
 
-    /// A request no longer holds the place: its answer is our own.
-    fn give_up_place(&self) {
+    /// A request no longer holds the place: its answer is our own, of so many `bytes`.
+    fn give_up_place(&self, bytes: u64) {
         self.admitted.fetch_sub(1, Ordering::Relaxed);
-        self.own_answer_due.store(self.slot.book_own_answer(), Ordering::Relaxed);
+        self.book_turn(bytes);
         if self.streams.load(Ordering::Relaxed) > 0 {
             self.publish(clock::instant);
         }
@@ -331,6 +331,11 @@ impl ConnectionState {
     /// Whether a request is in progress.
     pub(super) fn has_streams(&self) -> bool {
         self.streams.load(Ordering::Relaxed) > 0
+    }
+
+    /// Takes a turn of the address's time, for an answer of our own of so many `bytes`, or for reading what is no request.
+    pub(super) fn book_turn(&self, bytes: u64) {
+        self.own_answer_due.store(self.slot.book_own_answer(bytes), Ordering::Relaxed);
     }
 
     /// Until when the connection's next answer of our own waits; see [`OwnAnswers`](super::own_answers::OwnAnswers).

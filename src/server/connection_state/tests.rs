@@ -11,6 +11,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     head_timeout: Duration::from_secs(10),
     client_idle: Duration::from_secs(3600),
     client_stall: Duration::from_secs(300),
+    streams: 100,
 };
 
 const STALL_GRACE: Duration = Duration::from_secs(10);
@@ -46,7 +47,7 @@ impl LimitedConnection {
     /// Asks for what is refused.
     fn ask_in_vain(&self, had_body: bool) {
         let mut request = self.ask(had_body);
-        request.give_up_place();
+        request.give_up_place(0);
         request.mark_answered();
     }
 
@@ -110,7 +111,7 @@ async fn a_connection_without_an_admitted_request_goes_at_once_when_its_place_is
         (Due::Cut, |scene| {
             let mut request = scene.ask(false);
             scene.state.read_some();
-            request.give_up_place();
+            request.give_up_place(0);
             request.mark_answered();
             scene.state.set_blocked(true);
         }),
@@ -126,7 +127,7 @@ async fn a_connection_without_an_admitted_request_goes_at_once_when_its_place_is
 async fn an_own_answer_that_is_being_written_holds_no_place() {
     let scene = LimitedConnection::new();
     let mut request = scene.ask(false);
-    request.give_up_place();
+    request.give_up_place(0);
     scene.state.set_blocked(true);
     scene.evict().await;
     assert_due(scene.due(LIMITS.client_idle).await, Due::Cut, Duration::ZERO);
@@ -167,7 +168,7 @@ async fn an_http2_connection_holds_its_place_while_one_of_its_streams_is_admitte
     let scene = LimitedConnection::new();
     scene.state.preface_came();
     let (mut refused, admitted) = (scene.ask(false), scene.ask(false));
-    refused.give_up_place();
+    refused.give_up_place(0);
     scene.evict().await;
     assert_eq!(scene.due(LIMITS.client_idle).await, None);
     drop(admitted);
@@ -227,7 +228,7 @@ async fn an_http2_client_that_gives_no_window_is_cut_like_one_that_does_not_read
     let scene = LimitedConnection::new();
     scene.state.preface_came();
     let mut refused = scene.ask(false);
-    refused.give_up_place();
+    refused.give_up_place(0);
     refused.set_windowless(true);
     assert_due(scene.due(LIMITS.client_idle).await, Due::Cut, LIMITS.client_stall);
 
@@ -294,7 +295,7 @@ async fn an_http2_client_may_finish_after_the_goaway_and_then_has_a_moment() {
 async fn a_connection_whose_caller_is_refused_closes_after_the_answer_and_has_a_second_for_each_step() {
     let scene = LimitedConnection::new();
     let mut request = scene.ask(false);
-    request.give_up_place();
+    request.give_up_place(0);
     assert_eq!(scene.state.must_end(), None);
     request.mark_last();
     assert_eq!(scene.state.must_end(), Some(Due::Leave));

@@ -45,6 +45,8 @@ ARG VERSION=unreleased
 ARG REVISION=unknown
 ARG CREATED=1970-01-01T00:00:00Z
 ARG SOURCE=https://careportals-sidecar.invalid/
+# Where BASE_IMAGE is a digest: the tag that it was of.
+ARG BASE_NAME
 ARG BASE_DIGEST=unknown
 LABEL org.opencontainers.image.title="careportals-sidecar" \
       org.opencontainers.image.description="A local authenticating proxy for CarePortals" \
@@ -52,7 +54,7 @@ LABEL org.opencontainers.image.title="careportals-sidecar" \
       org.opencontainers.image.vendor="The careportals-sidecar authors" \
       org.opencontainers.image.url="${SOURCE}" \
       org.opencontainers.image.source="${SOURCE}" \
-      org.opencontainers.image.base.name="${BASE_IMAGE}" \
+      org.opencontainers.image.base.name="${BASE_NAME:-$BASE_IMAGE}" \
       org.opencontainers.image.base.digest="${BASE_DIGEST}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \

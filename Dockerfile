@@ -3,13 +3,15 @@
 #   docker build -t registry.example/careportals-sidecar .
 #   buildah build --format docker -t registry.example/careportals-sidecar .     # OCI's own format has no HEALTHCHECK
 #
-# What is built on and what is shipped on; give digests (…@sha256:…) where a build must be repeatable to the byte. The base has
-# roots of trust, a user and no C library: that one, and the compiler's, come from where the program was linked with them, and
+# What is built on and what is shipped on; give digests (…@sha256:…) where a build must be repeatable to the byte, as
+# `deploy/release/image` does. Both are of one Debian. The base has roots of trust, a user and no C library: that one, and the compiler's, come from where the program was linked with them, and
 # nothing that it does not use comes along.
-ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
-ARG BASE_IMAGE=gcr.io/distroless/static-debian12:nonroot
+ARG RUST_IMAGE=docker.io/library/rust:1.95-trixie
+ARG BASE_IMAGE=gcr.io/distroless/static-debian13:nonroot
 
 FROM ${RUST_IMAGE} AS build
+# It writes the list of crates into the program, where scanners for known weaknesses look.
+RUN cargo install --locked cargo-auditable --version 0.7.7
 WORKDIR /build
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock build.rs ./
@@ -44,10 +46,18 @@ ARG BASE_IMAGE
 ARG VERSION=unreleased
 ARG REVISION=unknown
 ARG CREATED=1970-01-01T00:00:00Z
+ARG SOURCE=https://careportals-sidecar.invalid/
+# Where BASE_IMAGE is a digest: the tag that it was of.
+ARG BASE_NAME
+ARG BASE_DIGEST=unknown
 LABEL org.opencontainers.image.title="careportals-sidecar" \
       org.opencontainers.image.description="A local authenticating proxy for CarePortals" \
       org.opencontainers.image.licenses="Apache-2.0 OR MIT" \
-      org.opencontainers.image.base.name="${BASE_IMAGE}" \
+      org.opencontainers.image.vendor="The careportals-sidecar authors" \
+      org.opencontainers.image.url="${SOURCE}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.base.name="${BASE_NAME:-$BASE_IMAGE}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"

@@ -137,8 +137,13 @@ fn links_to_the_runbook_begin_with_the_homepage() {
     const END: &str = "docs/runbook.md";
     let homepage = env!("CARGO_PKG_HOMEPAGE");
     assert!(homepage.starts_with("https://") && homepage.ends_with('/'), "{homepage}");
-    for file in ["prometheus/alerts.yaml", "prometheus/tests.yaml", "grafana/careportals-sidecar.json"]
-        .map(|file| format!("deploy/{file}"))
+    for file in [
+        "prometheus/alerts.yaml",
+        "prometheus/tests.yaml",
+        "grafana/careportals-sidecar.json",
+        "kubernetes/monitoring/rules/prometheusrule.yaml",
+    ]
+    .map(|file| format!("deploy/{file}"))
     {
         let text = read(&file);
         let linked =

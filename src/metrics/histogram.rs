@@ -128,7 +128,7 @@ pub enum Scale {
     Overhead,
 }
 
-/// Estimates the quantile `of` (0 to 1) of the durations between two readings of [`Totals`].
+/// Estimates the quantile `of` (0 to 1) of the durations between two readings of [`Totals`](super::Totals).
 ///
 /// It does so like Prometheus' `histogram_quantile`: it takes durations for evenly spread within a bucket, and returns the
 /// largest bound for durations above it. `None` when there were no requests.

@@ -28,9 +28,8 @@ pub struct RuleSet<'a> {
 /// The requests that one set lets through and another one does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// The methods by path, in the syntax of rules. `*` in a path stands for a segment that no rule names, `**` for any number of
-    /// them;
-    /// `*` as a method for all, `OTHER` for those that no rule names.
+    /// The methods by path, in the syntax of rules. `*` in a path stands for a segment that no rule names, and for a named one that
+    /// no other path has in its place; `**` for any number of segments; `*` as a method for all, `OTHER` for those that no rule names.
     pub methods_by_path: BTreeMap<String, Vec<String>>,
     /// Whether nothing is missing.
     pub is_complete: bool,
@@ -203,6 +202,13 @@ struct Node {
     all_below: bool,
 }
 
+impl Node {
+    /// Whether a path that ends here differs, and every longer one.
+    fn is_whole(&self) -> bool {
+        self.all_below && self.differs
+    }
+}
+
 impl Graph {
     /// `None`: there are too many states.
     fn new(sides: &[Side<'_>; 2], bases: [&str; 2], symbols: &[Symbol]) -> Option<Self> {
@@ -259,7 +265,7 @@ impl Graph {
             let is_whole = node.all_below && (node.differs || path.is_empty());
             if is_whole {
                 // `/a/**` is `/a`, too.
-                if !plain.iter().any(|plain| plain.all_below && plain.differs) {
+                if !plain.iter().any(|plain| plain.is_whole()) {
                     found.push(format!("{shown}/**"));
                 }
                 continue;
@@ -271,8 +277,15 @@ impl Graph {
                 found.extend(self.widened(&path, true, symbols));
             }
             for (symbol, next) in node.next.iter().enumerate() {
+                let longer = [path.as_slice(), &[symbol]].concat();
                 if seen.insert(*next) {
-                    queue.push_back((*next, [path.as_slice(), &[symbol]].concat()));
+                    queue.push_back((*next, longer));
+                } else if self.nodes[*next].is_whole() && !node.next[..symbol].contains(next) {
+                    // Another path has shown that node, but this one leads there, too.
+                    let plain = self.plainly(&longer, symbols);
+                    if !plain.iter().any(|plain| plain.is_whole()) {
+                        found.push(format!("{shown}/{}/**", symbols[symbol].shown));
+                    }
                 }
             }
         }
@@ -366,6 +379,8 @@ mod tests {
         assert!(difference((Some(&["GET /a/x", "GET /a/*"]), &[]), (Some(&["GET /a/*"]), &[])).is_empty());
         let widened = difference((Some(&["GET /a", "GET /**/export/csv"]), &[]), (Some(&["GET /a"]), &[]));
         assert!(widened.contains(&"GET /**/export/csv".to_owned()), "{widened:?}");
+        let below_a_named_one = difference((Some(&["GET /users/**"]), &[]), (Some(&["GET /users/account"]), &[]));
+        assert!(below_a_named_one.contains(&"GET /users/account/*/**".to_owned()), "{below_a_named_one:?}");
         let undenied = difference((Some(&["GET /c/**"]), &[]), (Some(&["GET /c/**"]), &["GET /c/**/ssn"]));
         assert!(undenied.contains(&"GET /c/**/ssn".to_owned()), "{undenied:?}");
     }

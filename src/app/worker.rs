@@ -124,7 +124,10 @@ impl WorkerFactory {
                         // The daemon may no longer wait for it.
                         let _ = done.send(());
                     }
-                    Some(WorkerCommand::Stop) | None => break,
+                    Some(WorkerCommand::Stop) | None => {
+                        worker.stop();
+                        break;
+                    }
                 },
                 _ = round.tick() => {
                     let now = self.clock.now().moment;

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
@@ -36,6 +36,8 @@ pub struct Worker {
     ids: Mutex<Jitter>,
     /// The id of the request whose exchange a panic has dropped.
     lost_id: Mutex<Option<HeaderValue>>,
+    /// What is in progress from now on is cut by ourselves.
+    stopped: AtomicBool,
     /// Counts requests whose path belongs to no API.
     pub(super) unclaimed: Arc<Meter>,
 }
@@ -45,12 +47,21 @@ impl Worker {
     #[must_use]
     pub fn new(deadlines: Deadlines, clock: Arc<dyn Clock>, access: AccessWriter, unclaimed: Arc<Meter>) -> Self {
         let (access, ids) = (Mutex::new(access), Mutex::new(Jitter::from_system()));
-        Self { deadlines, clock, access, ids, lost_id: Mutex::default(), unclaimed }
+        Self { deadlines, clock, access, ids, lost_id: Mutex::default(), stopped: AtomicBool::new(false), unclaimed }
     }
 
     /// Hands the buffered access lines to the log's thread. Called about once a second, so that no line is late.
     pub fn flush_access_log(&self) {
         self.access.lock().unwrap_or_else(PoisonError::into_inner).tick();
+    }
+
+    /// The drain time ran out: what is still in progress is dropped.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 
     /// Random bits for a request id.

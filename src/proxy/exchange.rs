@@ -73,6 +73,8 @@ label! {
         ClientClosed = "client_closed",
         /// Both sides of a tunnel were silent for too long.
         Silent = "silent",
+        /// The drain time ran out.
+        Drain = "drain",
     }
 }
 
@@ -249,6 +251,7 @@ impl Exchange {
         match self.ending {
             Ending::Complete => None,
             Ending::Cut(cut) => Some(cut),
+            Ending::Open if self.route.worker.is_stopped() => Some(Cut::Drain),
             Ending::Open => Some(Cut::ClientClosed),
         }
     }

@@ -44,7 +44,7 @@ pub struct Outage {
     pub since: Moment,
     /// What the latest one met.
     pub error: ProxyError,
-    /// Whether the log says that no connection can be made, and with which code.
+    /// Whether the log tells it, and with which code.
     logged: Option<Code>,
 }
 
@@ -114,24 +114,23 @@ impl ApiHealth {
         Some(Shortage { since: of(&self.0.refused_first)?, last: of(&self.0.refused_last)? })
     }
 
-    /// Begins an outage, or goes on with the present one. The log is told once that no connection can be made, and again when
-    /// there is another reason; each request's access line has its own code.
+    /// Begins an outage, or goes on with the present one. The log is told once, and again when there is another reason why no
+    /// connection can be made; each request's access line has its own code. A request that was sent and got no answer may be the
+    /// fault of what it asked for, so that is told with the second one in a row.
     fn begin_outage(&self, api: &str, error: ProxyError, now: Moment) {
         let code = error.code();
-        let connect = match error {
-            ProxyError::Upstream(SendError { cause: Cause::Connect(connect), .. }) => Some(connect),
-            _ => None,
-        };
-        let known = {
+        let connect = matches!(error, ProxyError::Upstream(SendError { cause: Cause::Connect(_), .. }));
+        let is_told = {
             let mut outage = self.lock();
             let known = outage.and_then(|outage| outage.logged);
+            let is_told = if connect { known != Some(code) } else { known.is_none() && outage.is_some() };
             let since = outage.map_or(now, |outage| outage.since);
-            *outage = Some(Outage { since, error, logged: connect.map(|_| code).or(known) });
+            *outage = Some(Outage { since, error, logged: if is_told { Some(code) } else { known } });
             self.0.is_out.store(true, Ordering::Relaxed);
-            known
+            is_told
         };
-        if let Some(connect) = connect.filter(|_| known != Some(code)) {
-            warn!(api, code = code.as_str(), reason = %connect, advice = connect.advice(), "the upstream can't be reached");
+        if is_told {
+            warn!(api, code = code.as_str(), reason = error.in_brief(), advice = error.advice(), "the upstream can't be reached");
         }
     }
 

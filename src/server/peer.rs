@@ -65,6 +65,15 @@ impl Peer {
         }
     }
 
+    /// Whether a client on this machine is known to have gone, so that nobody will know who it was.
+    #[must_use]
+    pub fn has_gone(&self) -> bool {
+        match &*self.0 {
+            PeerIdentity::Tcp { from, ours, .. } => self.is_local() && is_held_by_nobody(*from, *ours),
+            PeerIdentity::Unix { .. } => false,
+        }
+    }
+
     /// Whether the client is known to be one of these users. Over TCP, that is the owner of the client's socket; the first call
     /// asks the kernel, with a few system calls that do not block.
     #[must_use]
@@ -113,6 +122,17 @@ pub(super) fn is_abandoned(from: SocketAddr, ours: SocketAddr) -> bool {
 /// Other systems do not tell who owns a socket.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn is_abandoned(_: SocketAddr, _: SocketAddr) -> bool {
+    false
+}
+
+#[cfg(target_os = "linux")]
+fn is_held_by_nobody(from: SocketAddr, ours: SocketAddr) -> bool {
+    super::owner::is_held_by_nobody(from, ours)
+}
+
+/// Other systems do not tell who owns a socket.
+#[cfg(not(target_os = "linux"))]
+fn is_held_by_nobody(_: SocketAddr, _: SocketAddr) -> bool {
     false
 }
 

@@ -160,6 +160,7 @@ fn telemetry(top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
 }
 
 fn log_in(account: &AccountEntry, choice: &Choice, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
+    findings.fault(&account.table.login_extra, twice_in_login(account));
     let (login, refresh) = (&account.table.login_url, &account.table.refresh_url);
     match choice {
         Choice::At(endpoint) => {
@@ -179,6 +180,15 @@ fn log_in(account: &AccountEntry, choice: &Choice, top: &TopLevel, apis: &[ApiEn
         }
         Choice::Off | Choice::Unknown => {}
     }
+}
+
+/// The fault of a log-in whose body would have a member twice, which servers read in different ways.
+fn twice_in_login(account: &AccountEntry) -> Option<Diagnostic> {
+    let (username, password) = (account.table.login_fields_username.known()?, account.table.login_fields_password.known()?);
+    let extra = account.table.login_extra.known()?;
+    let taken = [("username", username), ("password", password)].into_iter().find(|(_, field)| extra.contains_key(*field))?;
+    let wrong = Diagnostic::new(format!("has {}, which is the field of the {}", shown(taken.1), taken.0));
+    Some(wrong.hint(format!("leave it out: `login_fields.{}` names that field, and its value is the account's", taken.0)))
 }
 
 fn pairs(top: &TopLevel, findings: &mut Findings) {

@@ -170,10 +170,10 @@ impl Gate {
         self.conditions.rules.observe.then_some(&self.conditions.base_path)
     }
 
-    /// Whether the client of a new connection may be one of the callers. It may if the kernel can't tell yet.
+    /// Whether the client of a new connection may be one of the callers. It may if the kernel can't be asked just now.
     pub(super) fn may_let_in(&self, peer: &Peer) -> bool {
         // The first call asks the kernel.
-        self.conditions.callers.include(peer) || (peer.is_local() && peer.uid().is_none())
+        self.conditions.callers.include(peer) || (peer.is_local() && peer.uid().is_none() && !peer.has_gone())
     }
 
     /// Judges a request in the order that users are told, so that the first fault is the one they read about.

@@ -32,6 +32,11 @@ use crate::{
 /// How many connections of an address may go on for a moment without a permit, to end as their protocol provides.
 const ENDING: usize = 8;
 
+/// Clients that wait at a shorter distance come one after the other, in nanoseconds.
+const CROWDED: u64 = 5_000_000;
+/// How many connections may be asked to close at once when clients come one after the other.
+const AHEAD: usize = 8;
+
 /// What the connections and the acceptors of one address share, beside the list of connections.
 struct Evictions {
     /// How many acceptors wait for a permit for the client that they have accepted: free ones are for them.
@@ -39,13 +44,15 @@ struct Evictions {
     /// Notified when a permit is free, or when another connection could be evicted.
     changed: Notify,
     own_answers: OwnAnswers,
+    /// When a client waited for a permit last; nanoseconds.
+    waited_at: AtomicU64,
     epoch: Instant,
 }
 
 impl Evictions {
     fn new() -> Self {
         let (waiting, changed, own_answers) = (AtomicUsize::new(0), Notify::new(), OwnAnswers::default());
-        Self { waiting, changed, own_answers, epoch: clock::instant() }
+        Self { waiting, changed, own_answers, waited_at: AtomicU64::new(0), epoch: clock::instant() }
     }
 
     fn nanoseconds(&self, instant: Instant) -> u64 {
@@ -318,22 +325,22 @@ impl LimitState {
         Some((is_local, rank, self.evictions.epoch + Duration::from_nanos(since)))
     }
 
-    /// Evicts the connection that needs its place least, unless another one is still deciding. When none may be evicted yet but
-    /// one will be, returns after how long.
+    /// Evicts the connection that needs its place least, unless another one is still deciding. Where one client after the other
+    /// waits, some more are evicted ahead of those to come. When none may be evicted yet but one will be, returns after how long.
     fn evict_first(&self) -> Option<Duration> {
         let now = self.now();
+        let before = self.evictions.waited_at.load(Ordering::Relaxed);
+        let at_once = if before > 0 && now.saturating_sub(before) < CROWDED { AHEAD } else { 1 };
         let registry = self.lock();
-        if registry.slots.iter().flatten().any(|slot| slot.is_asked()) {
-            return None;
-        }
-        match registry.first_to_go(now)? {
-            ((_, Evictable::Now(..)), seen, slot) => {
-                slot.evict(seen);
-                None
+        let deciding = registry.slots.iter().flatten().filter(|slot| slot.is_asked()).count();
+        for _ in deciding..at_once {
+            match registry.first_to_go(now)? {
+                ((_, Evictable::Now(..)), seen, slot) => slot.evict(seen),
+                ((_, Evictable::In(nanoseconds)), ..) => return Some(Duration::from_nanos(nanoseconds)),
+                ((_, Evictable::Never), ..) => return None,
             }
-            ((_, Evictable::In(nanoseconds)), ..) => Some(Duration::from_nanos(nanoseconds)),
-            ((_, Evictable::Never), ..) => None,
         }
+        None
     }
 }
 
@@ -348,7 +355,7 @@ impl Registry {
         };
         // One that may go now comes before each that may go later.
         let order = |(is_local, evictable): (bool, Evictable)| (!matches!(evictable, Evictable::Now(..)), is_local, evictable);
-        self.slots.iter().flatten().map(ranked).min_by_key(|(rank, ..)| order(*rank))
+        self.slots.iter().flatten().filter(|slot| !slot.is_asked()).map(ranked).min_by_key(|(rank, ..)| order(*rank))
     }
 }
 
@@ -364,7 +371,9 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.0.evictions.waiting.fetch_sub(1, Ordering::SeqCst);
+        let (limit, now) = (&self.0.0, self.0.0.now());
+        limit.evictions.waited_at.store(now, Ordering::Relaxed);
+        limit.evictions.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

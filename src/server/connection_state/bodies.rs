@@ -10,11 +10,11 @@ use super::{super::paced::RequestProgress, ConnectionState};
 impl ConnectionState {
     /// What is in progress over HTTP/2.
     pub(in crate::server) fn progress(&self) -> RequestProgress {
+        let waits_until = self.own_answer_waits_until();
         // A refused caller's connection is cut soon, so it may as well send all that it may at once.
-        let takes_turns = self.admitted.load(Ordering::Relaxed) == 0 && !self.caller_is_refused();
+        let takes_turns = (self.admitted.load(Ordering::Relaxed) == 0 || waits_until.is_some()) && !self.caller_is_refused();
         let has_body = !self.bodies().is_empty();
         let (requests, given_up) = (self.begun.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed));
-        let waits_until = if takes_turns { self.own_answer_waits_until() } else { None };
         RequestProgress { takes_turns, has_body, requests, given_up, waits_until }
     }
 

@@ -40,6 +40,15 @@ pub(super) fn is_abandoned(from: SocketAddr, ours: SocketAddr) -> bool {
     holder(from, ours) == Some(Holder::Nobody)
 }
 
+/// Whether the kernel answers that no process here holds the client's socket: it was closed, or is not there any more. That is so for
+/// each client of another machine.
+pub(super) fn is_held_by_nobody(from: SocketAddr, ours: SocketAddr) -> bool {
+    let mut answer = [0; 1024];
+    let Some(question) = question(from, ours) else { return false };
+    let Some(answer) = ask(&question, &mut answer).ok().and_then(|length| answer.get(..length)) else { return false };
+    !matches!(holder_in(answer, from, ours), Some(Holder::User(_)))
+}
+
 /// Who holds a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holder {

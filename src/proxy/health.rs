@@ -119,18 +119,22 @@ impl ApiHealth {
     /// fault of what it asked for, so that is told with the second one in a row.
     fn begin_outage(&self, api: &str, error: ProxyError, now: Moment) {
         let code = error.code();
-        let connect = matches!(error, ProxyError::Upstream(SendError { cause: Cause::Connect(_), .. }));
+        let connect = match error {
+            ProxyError::Upstream(SendError { cause: Cause::Connect(connect), .. }) => Some(connect),
+            _ => None,
+        };
         let is_told = {
             let mut outage = self.lock();
             let known = outage.and_then(|outage| outage.logged);
-            let is_told = if connect { known != Some(code) } else { known.is_none() && outage.is_some() };
+            let is_told = if connect.is_some() { known != Some(code) } else { known.is_none() && outage.is_some() };
             let since = outage.map_or(now, |outage| outage.since);
             *outage = Some(Outage { since, error, logged: if is_told { Some(code) } else { known } });
             self.0.is_out.store(true, Ordering::Relaxed);
             is_told
         };
         if is_told {
-            warn!(api, code = code.as_str(), reason = error.in_brief(), advice = error.advice(), "the upstream can't be reached");
+            let reason = connect.map_or_else(|| error.in_brief(), |connect| connect.to_string());
+            warn!(api, code = code.as_str(), reason, advice = error.advice(), "the upstream can't be reached");
         }
     }
 

@@ -55,6 +55,7 @@ fn what_is_still_in_flight_after_drain_timeout_is_cut_and_the_exit_code_is_0() {
     assert!(start.elapsed() >= Duration::from_millis(300));
     assert_eq!(sidecar.wait().code(), Some(0));
     assert!(sidecar.logs().contains("the drain time ran out"));
+    assert!(sidecar.wait_for_access_lines(1).iter().any(|line| line["cut"] == "drain"), "{}", sidecar.logs());
 }
 
 #[test]

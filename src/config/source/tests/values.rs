@@ -317,6 +317,10 @@ fn statuses_and_extra_members() {
         &account_with("login_extra = { a = inf }"),
         &["config.toml:5: accounts.default.login_extra: holds a number that JSON can't"],
     );
+    assert_faults(
+        &account_with("login_extra = { username = \"y\" }"),
+        &["config.toml:5: accounts.default.login_extra: has `username`, which is the field of the username"],
+    );
 }
 
 #[test]

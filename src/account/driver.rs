@@ -339,19 +339,22 @@ impl ActiveDriver {
         if self.attempt.is_none() {
             self.history.in_flight_since = None;
         }
-        self.remember_error();
+        self.update_history(now);
         self.publish(now);
         self.transition_log.log(&self.driver.name, &self.driver.session, now.moment);
     }
 
-    /// Keeps the latest failure in `status` until a log-in succeeds or the account is logged out.
-    fn remember_error(&mut self) {
+    /// Keeps the latest failure, and the time of the first, until a log-in succeeds or the account is logged out.
+    fn update_history(&mut self, now: Now) {
         let session = &self.driver.session;
         match session.last_error() {
             Some(error) if self.history.error.as_ref() != Some(error) => self.history.error = Some(error.clone()),
             None if matches!(session.name(), StateName::Ready | StateName::LoggedOut) => self.history.error = None,
             _ => {}
         }
+        let LoginHistory { error, failing_since, logged_out_at, .. } = &mut self.history;
+        *failing_since = error.is_some().then(|| failing_since.unwrap_or(now.wall));
+        *logged_out_at = (session.name() == StateName::LoggedOut).then(|| logged_out_at.unwrap_or(now.wall));
     }
 
     fn publish(&self, now: Now) {

@@ -95,9 +95,10 @@ impl OrganizationOnly {
             let pause = self.pause(failures);
             let now = self.clock.now();
             let error = Some(LoginError::Source(error.clone()));
+            let failing_since = self.published.snapshot.borrow().history.failing_since.or(Some(now.wall));
             let snapshot = AccountSnapshot {
                 due_at: Some(now.moment + pause),
-                history: LoginHistory { failed_at: Some(now.wall), error, ..LoginHistory::default() },
+                history: LoginHistory { failed_at: Some(now.wall), error, failing_since, ..LoginHistory::default() },
                 ..AccountSnapshot::new(Standing::OrganizationMissing)
             };
             self.published.publish(None, snapshot);

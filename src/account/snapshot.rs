@@ -13,6 +13,10 @@ use super::{
 };
 use crate::clock::{Moment, Now};
 
+/// What to do while a log-in hangs: its time limit ends it, and another one follows.
+const HANG_ADVICE: &str = "nothing for now, it tries again by itself; if this lasts, `careportals-sidecar check --online` looks at DNS, \
+                           network, egress proxy and log-in";
+const LOGGED_OUT_ADVICE: &str = "`careportals-sidecar login` logs in again";
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// A log-in that takes longer hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(5);
@@ -66,6 +70,10 @@ pub(super) struct LoginHistory {
     pub(super) in_flight_since: Option<Moment>,
     /// Why the latest one failed; `None` once a log-in succeeded or the account was logged out.
     pub(super) error: Option<LoginError>,
+    /// When the first one failed since one succeeded; `None` where `error` is.
+    pub(super) failing_since: Option<SystemTime>,
+    /// When the account was logged out; `None` while it is not.
+    pub(super) logged_out_at: Option<SystemTime>,
 }
 
 /// Whether requests get a bearer.
@@ -290,6 +298,26 @@ impl AccountSnapshot {
         })
     }
 
+    /// Since when log-ins fail or hang, or the account is logged out; `None` when neither is so.
+    #[must_use]
+    pub fn trouble_since(&self, now: Now) -> Option<SystemTime> {
+        if self.standing == Standing::Session(StateName::LoggedOut) {
+            return self.history.logged_out_at;
+        }
+        self.login_trouble(now.moment)?;
+        self.history.failing_since.or_else(|| self.login_began_at(now))
+    }
+
+    /// What an administrator can do, while log-ins fail or hang or the account is logged out.
+    #[must_use]
+    pub fn advice(&self, now: Moment) -> Option<&'static str> {
+        match self.last_error() {
+            Some(error) => Some(error.advice()),
+            None if self.standing == Standing::Session(StateName::LoggedOut) => Some(LOGGED_OUT_ADVICE),
+            None => self.login_trouble(now).map(|_| HANG_ADVICE),
+        }
+    }
+
     /// When the log-in in flight began.
     #[must_use]
     pub fn login_began_at(&self, now: Now) -> Option<SystemTime> {
@@ -505,6 +533,34 @@ mod tests {
             assert_eq!(availability.unavailable(at(10)), expected);
         }
     }
+
+    #[test]
+    fn what_keeps_an_account_from_a_token_is_told_with_its_beginning_and_what_to_do() {
+        use StateName::*;
+        let now = |seconds| Now { moment: at(seconds), wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1000 + seconds) };
+        let wall = |seconds| Some(now(seconds).wall);
+        let of = |name, history| AccountSnapshot { history, ..snapshot(name, None, None) };
+        let failing = LoginHistory {
+            in_flight_since: Some(at(50)),
+            failed_at: wall(40),
+            failing_since: wall(20),
+            error: Some(LoginError::TimedOut),
+            ..LoginHistory::default()
+        };
+        let hanging = LoginHistory { in_flight_since: Some(at(50)), ..LoginHistory::default() };
+        let logged_out = LoginHistory { logged_out_at: wall(30), ..LoginHistory::default() };
+        for (snapshot, at, since, advice) in [
+            (of(BackingOff, failing), 51, wall(20), Some(LoginError::TimedOut.advice())),
+            (of(LoggingIn, hanging.clone()), 55, None, None),
+            (of(LoggingIn, hanging), 56, wall(50), Some(HANG_ADVICE)),
+            (of(LoggedOut, logged_out), 56, wall(30), Some(LOGGED_OUT_ADVICE)),
+            (of(Ready, LoginHistory::default()), 56, None, None),
+        ] {
+            let now = now(at);
+            assert_eq!((snapshot.trouble_since(now), snapshot.advice(now.moment)), (since, advice), "{snapshot:?} at {at}");
+        }
+    }
+
     #[test]
     fn a_renewal_that_fails_or_hangs_is_told_by_what_is_left_of_the_token() {
         use {LoginTrouble::*, Replacement::*, StateName::*};

@@ -28,7 +28,7 @@ use crate::{
     clock::SystemClock,
     config::{
         Config,
-        source::{self, Environment, Fault, Input, Loaded},
+        source::{self, Environment, Fault, Input, Loaded, ValueOrigin},
     },
     control::ControlRequest,
     exec::{self, Exit, Program},
@@ -259,7 +259,10 @@ fn explain(loaded: &Loaded, request: &str, api: Option<&str>) -> ExitCode {
 
 /// Runs `check --diff`: prints what the rules of these settings reach that those of `old` do not, and the reverse.
 fn difference(input: Input, old: PathBuf) -> ExitCode {
-    let old = source::load(Input { config_flag: Some(old), ..input.clone() });
+    let mut old = source::load(Input { config_flag: Some(old), ..input.clone() });
+    for fault in old.faults.iter_mut().filter(|fault| fault.origin == ValueOrigin::Flag("--config".to_owned())) {
+        fault.origin = ValueOrigin::Flag("--diff".to_owned());
+    }
     let new = source::load(input);
     match (&old.config, &new.config) {
         (Some(old), Some(new)) => print(|out| check::difference(old, new, out)),

@@ -30,10 +30,12 @@ pub(super) fn table(document: &StatusDocument, colour: bool) -> String {
     let version = printable(&document.version);
     let phase = style.phase(&printable(&document.phase));
     // Writing to a string can't fail.
-    let _ = writeln!(text, "careportals-sidecar {version}: {phase} for {}\n", span(document.uptime_seconds));
+    // Only these two phases began with the daemon.
+    let of_uptime = if matches!(document.phase.as_str(), "starting" | "running") { " for" } else { ", up" };
+    let _ = writeln!(text, "careportals-sidecar {version}: {phase}{of_uptime} {}\n", span(document.uptime_seconds));
     columns(&mut text, &style, &accounts(&document.accounts, now), [Side::Left; 5]);
     for account in &document.accounts {
-        last_error(&mut text, &style, account, now);
+        account_trouble(&mut text, &style, account, now);
     }
     text.push('\n');
     apis(&mut text, &style, &document.apis, now);
@@ -69,27 +71,62 @@ fn accounts(accounts: &[AccountDocument], now: Option<i64>) -> Vec<Row> {
         let state = account.state.as_deref().map_or_else(|| "no log-in".to_owned(), printable);
         // After a failure the next attempt comes before the scheduled refresh.
         let next = account.retry_at.as_ref().or(account.refresh_at.as_ref());
+        let next = match account.login_began_at {
+            Some(_) => "now".to_owned(),
+            None => upcoming(next.map(String::as_str), now),
+        };
         rows.push(vec![
             Cell::plain(printable(&account.name)),
             Cell { colour: trouble_colour(account).unwrap_or_else(|| state_colour(&state)), text: state.replace('_', " ") },
             Cell::plain(relative(account.expires_at.as_deref(), now)),
-            Cell::plain(relative(next.map(String::as_str), now)),
+            Cell::plain(next),
             Cell::plain(relative(account.last_login_at.as_deref(), now)),
         ]);
     }
     rows
 }
 
-/// Writes what failed last, and what to do about it.
-fn last_error(text: &mut String, style: &Style, account: &AccountDocument, now: Option<i64>) {
-    let Some(said) = account.last_error.as_ref().or(account.last_error_code.as_ref()) else { return };
-    let when = account.last_error_at.as_deref().map(|at| format!(" {}", relative(Some(at), now))).unwrap_or_default();
-    let error = format!("{} failed{when}: {}", printable(&account.name), printable(said));
+/// Writes what keeps an account from a new token and what that means for requests, what failed last, and what to do.
+fn account_trouble(text: &mut String, style: &Style, account: &AccountDocument, now: Option<i64>) {
+    let error = account.last_error.as_ref().or(account.last_error_code.as_ref());
+    let trouble = trouble_in_words(account, error.is_some());
+    if trouble.is_none() && error.is_none() {
+        return;
+    }
     text.push('\n');
-    wrap(text, style, RED, &error, "  ");
+    if let Some(trouble) = trouble {
+        wrap(text, style, trouble_colour(account).unwrap_or(YELLOW), &trouble, "  ");
+    }
+    if let Some(said) = error {
+        let when = account.last_error_at.as_deref().map(|at| format!(" {}", relative(Some(at), now))).unwrap_or_default();
+        wrap(text, style, RED, &format!("{} failed{when}: {}", printable(&account.name), printable(said)), "  ");
+    }
     if let Some(advice) = &account.advice {
         wrap(text, style, "", &printable(advice), "  ");
     }
+}
+
+/// Since when an account is logged out, or its log-ins fail or hang, and what that means for requests.
+fn trouble_in_words(account: &AccountDocument, fails: bool) -> Option<String> {
+    let name = printable(&account.name);
+    let since = account.since.as_deref().map(|since| format!(" since {}", clock_time(since))).unwrap_or_default();
+    if account.state.as_deref() == Some("logged_out") {
+        return Some(format!("{name} is logged out{since}"));
+    }
+    let trouble = account.trouble.as_deref()?;
+    let what = match (&account.state, fails) {
+        (None, _) => "has no organization",
+        (Some(_), true) => "can't log in",
+        (Some(_), false) => "waits for a log-in that hangs",
+    };
+    let means = match (trouble, &account.state) {
+        ("renewal_failing", _) => "requests still get the present token".to_owned(),
+        ("token_ending", _) => "requests fail once the token ends, which is soon".to_owned(),
+        ("no_token", Some(_)) => "there is no token, so requests fail".to_owned(),
+        ("no_token", None) => "requests fail".to_owned(),
+        (other, _) => printable(other),
+    };
+    Some(format!("{name} {what}{since}: {means}"))
 }
 
 fn apis(text: &mut String, style: &Style, apis: &[ApiDocument], now: Option<i64>) {
@@ -207,6 +244,14 @@ fn relative(time: Option<&str>, now: Option<i64>) -> String {
     }
 }
 
+/// [`relative`] for a time that is to come: one that has come is `now`.
+fn upcoming(time: Option<&str>, now: Option<i64>) -> String {
+    match (time.and_then(seconds), now) {
+        (Some(at), Some(now)) if at <= now => "now".to_owned(),
+        _ => relative(time, now),
+    }
+}
+
 /// Formats a time relative to `now`, both as a document has them.
 pub(super) fn relative_to(time: &str, now: &str) -> String {
     relative(Some(time), seconds(now))
@@ -279,7 +324,7 @@ mod tests {
             {"name": "crm", "state": "ready", "expires_at": "2026-11-24T12:42:10Z", "refresh_at": "2026-11-24T12:36:00.5Z",
              "last_login_at": "2026-11-24T11:42:00Z", "last_error": null, "unknown": 1},
             {"name": "default", "state": "backing_off", "expires_at": null, "refresh_at": null,
-             "retry_at": "2026-11-24T12:00:09Z", "last_login_at": null,
+             "retry_at": "2026-11-24T12:00:09Z", "last_login_at": null, "trouble": "no_token", "since": "2026-11-24T11:40:02.5Z",
              "last_error": "the command op failed (exit status 1): 项目 not found, and this goes on for a while",
              "last_error_code": "source_command_failed", "last_error_at": "2026-11-24T11:59:57Z",
              "advice": "Correct the command, or run it by hand to see what it says."},
@@ -305,6 +350,7 @@ crm      ready        in 42 min      in 36 min    18 min ago
 default  backing off  -              in 9 s       -
 public   no log-in    -              -            -
 
+  default can't log in since 11:40:02Z: there is no token, so requests fail
   default failed 3 s ago: the command op failed (exit status 1): 项目 not found,
   and this goes on for a while
   Correct the command, or run it by hand to see what it says.
@@ -343,7 +389,7 @@ telemetry: http://127.0.0.1:2274/
             plain += part.split_once('m').filter(|_| part.starts_with('[')).map_or(part, |(_, rest)| rest);
         }
         assert_eq!(plain, TABLE);
-        assert!(painted.contains("\u{1b}[32mready\u{1b}[0m") && painted.contains("\u{1b}[33mbacking off\u{1b}[0m"));
+        assert!(painted.contains("\u{1b}[32mready\u{1b}[0m") && painted.contains("\u{1b}[31mbacking off\u{1b}[0m"));
     }
 
     #[test]
@@ -354,6 +400,67 @@ telemetry: http://127.0.0.1:2274/
             let text = format!(r#"{{"accounts": [{{"name": "a", "state": "refreshing", "trouble": {trouble}}}]}}"#);
             let table = table(&document(&text), true);
             assert!(table.contains(&format!("\u{1b}[{colour}mrefreshing")), "{table}");
+        }
+    }
+
+    /// The lines below the table of accounts, for one account of these members.
+    fn told(members: &str) -> String {
+        let text = format!(r#"{{"now": "2026-11-24T12:00:00Z", "accounts": [{{"name": "a", {members}}}]}}"#);
+        let table = table(&document(&text), false);
+        let (_, below) = table.split_once("\na ").unwrap();
+        below.lines().skip(1).take_while(|line| !line.starts_with("API")).collect::<Vec<_>>().join("\n").trim().to_owned()
+    }
+
+    #[test]
+    fn a_trouble_is_told_in_words_with_its_beginning_and_what_to_do_whether_or_not_anything_failed_yet() {
+        let since = r#""since": "2026-11-24T11:59:54.5Z", "advice": "look""#;
+        for (members, expected) in [
+            (
+                r#""state": "refreshing", "trouble": "renewal_failing""#,
+                "a waits for a log-in that hangs since 11:59:54Z: requests still get the\n  present token\n  look",
+            ),
+            (
+                r#""state": "refreshing", "trouble": "token_ending", "last_error": "no answer""#,
+                "a can't log in since 11:59:54Z: requests fail once the token ends, which is\n  soon\n  a failed: no answer\n  look",
+            ),
+            (
+                r#""state": "logging_in", "trouble": "no_token""#,
+                "a waits for a log-in that hangs since 11:59:54Z: there is no token, so\n  requests fail\n  look",
+            ),
+            (
+                r#""state": null, "trouble": "no_token", "last_error": "no file""#,
+                "a has no organization since 11:59:54Z: requests fail\n  a failed: no file\n  look",
+            ),
+            (r#""state": "logged_out", "trouble": null"#, "a is logged out since 11:59:54Z\n  look"),
+        ] {
+            assert_eq!(told(&format!("{members}, {since}")), expected);
+        }
+        assert_eq!(told(r#""state": "ready", "trouble": null"#), "");
+        assert_eq!(told(r#""state": "logged_out""#), "a is logged out", "of a daemon that does not tell since when");
+    }
+
+    #[test]
+    fn a_log_in_that_is_due_or_in_flight_comes_now() {
+        for (members, expected) in [
+            (r#""refresh_at": "2026-11-24T12:00:00Z""#, "now"),
+            (r#""refresh_at": "2026-11-24T11:59:58Z""#, "now"),
+            (r#""login_began_at": "2026-11-24T11:59:58Z", "retry_at": null"#, "now"),
+            (r#""retry_at": "2026-11-24T12:00:01Z""#, "in 1 s"),
+            (r#""retry_at": null"#, "-"),
+        ] {
+            let text = format!(r#"{{"now": "2026-11-24T12:00:00Z", "accounts": [{{"name": "a", "state": "x", {members}}}]}}"#);
+            let rows = accounts(&document(&text).accounts, seconds("2026-11-24T12:00:00Z"));
+            assert_eq!(rows[1][3].text, expected, "{members}");
+        }
+    }
+
+    #[test]
+    fn only_a_phase_that_began_with_the_daemon_is_as_long_as_its_uptime() {
+        for (phase, expected) in
+            [("starting", "starting for 9 s"), ("running", "running for 9 s"), ("draining", "draining, up 9 s")]
+        {
+            let table = table(&document(&format!(r#"{{"phase": "{phase}", "uptime_seconds": 9}}"#)), false);
+            assert_eq!(table.lines().next(), Some(&*format!("careportals-sidecar : {expected}")));
         }
     }
 

@@ -174,6 +174,8 @@ pub struct AccountDocument {
     pub login_began_at: Option<String>,
     /// Whether log-ins fail or hang, and what that means: one of three [`LoginTrouble`](crate::account::LoginTrouble)s.
     pub trouble: Option<String>,
+    /// Since when that is so, or since when the account is logged out, in RFC 3339.
+    pub since: Option<String>,
     /// When a log-in brought a token last.
     pub last_login_at: Option<String>,
     /// Why the latest attempt failed, for people; null when it did not.
@@ -258,14 +260,19 @@ impl StatusReader {
         let now = self.clock.now();
         let view = Arc::clone(&self.view.borrow());
         let standings = self.states.update(&view, now);
+        let accounts: Vec<_> = view.accounts.iter().map(|account| AccountDocument::of(account, now, detail)).collect();
+        let api = |(api, standing): (&ApiView, _)| {
+            let account = accounts.iter().find(|account| account.name == api.account);
+            ApiDocument::of(api, standing, account, now, detail)
+        };
         StatusDocument {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             phase: self.phase.borrow().as_str().to_owned(),
             uptime_seconds: now.moment.since(self.started).as_secs(),
             now: rfc3339(now.wall),
-            accounts: view.accounts.iter().map(|account| AccountDocument::of(account, now, detail)).collect(),
-            apis: view.apis.iter().zip(standings).map(|(api, standing)| ApiDocument::of(api, standing, now, detail)).collect(),
+            apis: view.apis.iter().zip(standings).map(api).collect(),
+            accounts,
             telemetry: self.telemetry.map(|address| address.to_string()),
         }
     }
@@ -404,25 +411,27 @@ impl AccountDocument {
             retry_at: time(snapshot.retry_at(now)),
             login_began_at: time(snapshot.login_began_at(now)),
             trouble: snapshot.login_trouble(now.moment).map(|trouble| trouble.as_str().to_owned()),
+            since: time(snapshot.trouble_since(now)),
             last_login_at: time(snapshot.last_login_at()),
             last_error: for_people.map(ToString::to_string),
             last_error_code: error.map(|error| error.code().to_owned()),
             last_error_at: time(snapshot.last_error_at()),
-            advice: for_people.map(|error| error.advice().to_owned()),
+            advice: snapshot.advice(now.moment).filter(|_| detail == Detail::Full).map(str::to_owned),
         }
     }
 }
 
 impl ApiDocument {
-    fn of(api: &ApiView, standing: ApiStanding, now: Now, detail: Detail) -> Self {
+    fn of(api: &ApiView, standing: ApiStanding, account: Option<&AccountDocument>, now: Now, detail: Detail) -> Self {
         let (totals, last_error) = (api.metrics.totals(), api.metrics.last_error());
         let time = |moment| Some(rfc3339(now.wall_at(moment)));
         let (reason, advice) = trouble(api, standing.state).unzip();
+        let of_account = account.filter(|_| standing.state == ApiState::NoToken).and_then(|account| account.advice.clone());
         Self {
             state: Some(standing.state.as_str().to_owned()),
             since: Some(rfc3339(standing.began_at)),
             reason,
-            advice: advice.map(str::to_owned),
+            advice: of_account.or_else(|| advice.map(str::to_owned)),
             last_error_at: last_error.as_ref().and_then(|error| time(error.at)),
             last_error: last_error.map(|error| error.code),
             errors_by_code: api.metrics.errors_by_code(),
@@ -439,8 +448,8 @@ impl ApiDocument {
     }
 }
 
-/// What is wrong with an API in this state, and what to do; `docs/runbook.md` says more. An account's own trouble is told with
-/// the account.
+/// What is wrong with an API in this state, and what to do; `docs/runbook.md` says more. Where a token is missing, the account's
+/// own advice comes first.
 fn trouble(api: &ApiView, state: ApiState) -> Option<(String, &'static str)> {
     match state {
         ApiState::Served => None,
@@ -561,7 +570,7 @@ mod tests {
         let expected = concat!(
             r#"{"version":"","host":"","phase":"","uptime_seconds":0,"now":"","#,
             r#""accounts":[{"name":"","state":null,"usable":false,"expires_at":null,"refresh_at":null,"retry_at":null,"#,
-            r#""login_began_at":null,"trouble":null,"last_login_at":null,"last_error":null,"last_error_code":null,"last_error_at":null,"advice":null}],"#,
+            r#""login_began_at":null,"trouble":null,"since":null,"last_login_at":null,"last_error":null,"last_error_code":null,"last_error_at":null,"advice":null}],"#,
             r#""apis":[{"name":"","account":"","listen":[],"upstream":"","state":null,"since":null,"reason":null,"advice":null,"#,
             r#""last_error":null,"last_error_at":null,"errors_by_code":{},"requests":7,"errors":null,"in_flight":null,"#,
             r#""observe":null,"would_refuse":null}],"#,

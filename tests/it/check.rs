@@ -357,6 +357,8 @@ fn diff_lists_what_a_change_of_rules_makes_reachable_or_unreachable() {
     swapped.sort_unstable();
     assert_eq!(lines, swapped, "{reverse:?}");
     assert_eq!(diff(&mut setup, old, old).stdout, "# no request becomes reachable or unreachable\n");
+    let missing = setup.output_of(&["check", "--diff", "nosuch.toml"]);
+    assert!(missing.code == Some(78) && missing.stderr.starts_with("error: --diff: cannot read nosuch.toml: "), "{missing:?}");
     let opened = diff(&mut setup, "allow = []\n", "");
     assert_eq!(opened.stdout, "# API default\n# paths that are not canonical become reachable\n+ * /v1/**\n", "{opened:?}");
     assert_eq!(diff(&mut setup, "allow = [1]\n", old).code, Some(78));

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Answer, Connection, Crowd, LETS_DEBUGGERS_IN, Request, Setup, Sidecar, Stalled, now, revoke, simulator, until, until_some,
+    until_within,
 };
 
 fn observed(simulator: &Simulator) -> Setup {
@@ -122,6 +123,31 @@ fn a_daemon_that_is_logged_out_is_not_ready() {
     sidecar.signal(Signal::USR1);
     let answer = until_status(&sidecar, "/readyz", 503);
     assert_eq!(codes(&answer), vec![json!(["default", "logged_out"])]);
+    let document = sidecar.telemetry("/status").json();
+    let (account, api) = (&document["accounts"][0], &document["apis"][0]);
+    assert!(account["since"].is_string() && account["trouble"].is_null(), "{account}");
+    assert_eq!(account["advice"], "`careportals-sidecar login` logs in again");
+    assert_eq!((&api["state"], &api["advice"]), (&json!("no_token"), &account["advice"]), "{api}");
+}
+
+#[test]
+fn a_renewal_that_hangs_is_told_with_its_beginning_and_advice() {
+    let simulator = simulator();
+    let mut setup = Setup::eager(&simulator);
+    setup.account("login_timeout", "60s").with_telemetry().with_control_socket();
+    let sidecar = setup.start().ready();
+    simulator.control().hold_logins(true);
+    revoke(&simulator);
+    let crowd = Crowd::send(&sidecar, 1, &Request::get("/users/account"));
+    let account = || sidecar.telemetry("/status").json()["accounts"][0].clone();
+    until_within(Duration::from_secs(30), "the log-in hangs", || !account()["trouble"].is_null());
+    let account = account();
+    assert_eq!(account["since"], account["login_began_at"], "{account}");
+    assert!(account["last_error"].is_null() && account["advice"].as_str().unwrap().contains("check --online"), "{account}");
+    let table = sidecar.setup.output("status").stdout;
+    assert!(table.contains("default waits for a log-in that hangs since "), "{table}");
+    simulator.control().hold_logins(false);
+    drop(crowd);
 }
 
 #[test]

@@ -433,6 +433,25 @@ async fn an_account_that_ends_after_a_log_out_stays_logged_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_failure_and_the_log_out_give_the_time_since_when_there_is_trouble() {
+    let stage = Stage::open([fail(), fail(), fail()]);
+    let since = || stage.account.snapshot().trouble_since(stage.clock.now());
+    let failed_at = || stage.account.snapshot().last_error_at();
+    assert_eq!(since(), None);
+    stage.until(StateName::BackingOff).await;
+    let first = failed_at();
+    while failed_at() == first {
+        stage.pass(SECOND).await;
+    }
+    assert!(first.is_some() && since() == first, "{first:?}");
+    stage.account.log_out().await;
+    let logged_out = since();
+    assert!(logged_out > first);
+    stage.pass(MINUTE).await;
+    assert_eq!(since(), logged_out);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_account_that_follows_a_logged_out_one_waits_for_a_log_in() {
     let stage = Stage::begin(Start::StayLoggedOut, [(LOGIN_TAKES, Scripted::Grant(LIFE))]);
     assert!(stage.account.is_logged_out(), "from the first moment on");

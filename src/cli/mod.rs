@@ -260,12 +260,8 @@ fn explain(loaded: &Loaded, request: &str, api: Option<&str>) -> ExitCode {
 /// Runs `check --diff`: prints what the rules of these settings reach that those of `old` do not, and the reverse.
 fn difference(input: Input, old: PathBuf) -> ExitCode {
     let mut old = source::load(Input { config_flag: Some(old), ..input.clone() });
-    for fault in &mut old.faults {
-        if let ValueOrigin::Flag(flag) = &mut fault.origin
-            && flag == "--config"
-        {
-            *flag = "--diff".to_owned();
-        }
+    for fault in old.faults.iter_mut().filter(|fault| fault.origin == ValueOrigin::Flag("--config".to_owned())) {
+        fault.origin = ValueOrigin::Flag("--diff".to_owned());
     }
     let new = source::load(input);
     match (&old.config, &new.config) {

@@ -134,7 +134,7 @@ fn a_daemon_that_is_logged_out_is_not_ready() {
 fn a_renewal_that_hangs_is_told_with_its_beginning_and_advice() {
     let simulator = simulator();
     let mut setup = Setup::eager(&simulator);
-    setup.with_telemetry();
+    setup.account("login_timeout", "60s").with_telemetry().with_control_socket();
     let sidecar = setup.start().ready();
     simulator.control().hold_logins(true);
     revoke(&simulator);

@@ -40,7 +40,11 @@ impl BindError {
         let (why, remedy) = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 let by = port_owner::of(address).map_or_else(String::new, |owner| format!(" by {owner}"));
-                (format!("the address is in use{by}"), Some("stop that program"))
+                // A socket that a socket unit has passed is held by systemd and by ourselves.
+                let is_passed = [1, std::process::id()].iter().any(|pid| by.ends_with(&format!("(pid {pid})")));
+                let remedy =
+                    if is_passed { "write `systemd` in its place (CAREPORTALS_LISTEN=systemd)" } else { "stop that program" };
+                (format!("the address is in use{by}"), Some(remedy))
             }
             io::ErrorKind::PermissionDenied if address.port() < UNPRIVILEGED => (
                 "a port below 1024 needs a right that this process does not have".to_owned(),

@@ -4,8 +4,6 @@
 
 use std::{fs, net::SocketAddr, path::Path};
 
-use socket2::{Domain, SockAddr, Socket, Type};
-
 /// The process that listens on the address, or its user, in words. `None`: the system does not tell.
 pub(super) fn of(address: SocketAddr) -> Option<String> {
     // A socket for every IPv6 address may take IPv4's, too.
@@ -16,21 +14,17 @@ pub(super) fn of(address: SocketAddr) -> Option<String> {
 
 /// The process that listens on the Unix socket, in words.
 pub(super) fn of_socket(path: &Path) -> Option<String> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
-    // A process that is too busy to accept could block this for ever.
-    socket.set_nonblocking(true).ok()?;
-    socket.connect(&SockAddr::unix(path).ok()?).ok()?;
-    peer_pid(&socket).and_then(|pid| named(&pid.to_string()))
+    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let inode = table.lines().find_map(|line| unix_listener(line, path.to_str()?))?;
+    process_with(&format!("socket:[{inode}]"))
 }
 
-#[cfg(target_os = "linux")]
-fn peer_pid(socket: &Socket) -> Option<i32> {
-    Some(rustix::net::sockopt::socket_peercred(socket).ok()?.pid.as_raw_nonzero().get())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn peer_pid(_: &Socket) -> Option<i32> {
-    None
+/// The inode of the line's socket, if it listens at `path` (`proc_pid_net(5)`).
+fn unix_listener<'a>(line: &'a str, path: &str) -> Option<&'a str> {
+    const ACCEPTS: &str = "00010000";
+    let mut fields = line.split_ascii_whitespace();
+    let (flags, inode, own) = (fields.nth(3)?, fields.nth(2)?, fields.next()?);
+    (flags == ACCEPTS && own == path).then_some(inode)
 }
 
 /// User and inode of the line's socket, if it listens where `address` can't be bound because of it (`proc_net_tcp(5)`).
@@ -94,6 +88,17 @@ mod tests {
             }
         }
         assert_eq!(of("127.0.0.1:0".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn the_owner_of_a_socket_is_named_while_it_listens() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let owner = of_socket(&path).unwrap();
+        assert!(owner.ends_with(&format!("(pid {})", std::process::id())), "{owner}");
+        drop(listener);
+        assert_eq!(of_socket(&path), None);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 use std::{fs, net::SocketAddr, path::Path};
 
+use socket2::{Domain, SockAddr, Socket, Type};
+
 /// The process that listens on the address, or its user, in words. `None`: the system does not tell.
 pub(super) fn of(address: SocketAddr) -> Option<String> {
     // A socket for every IPv6 address may take IPv4's, too.
@@ -12,19 +14,26 @@ pub(super) fn of(address: SocketAddr) -> Option<String> {
     Some(process_with(&format!("socket:[{inode}]")).unwrap_or_else(|| format!("a process of uid {uid}")))
 }
 
-/// The process that listens on the Unix socket, in words.
+/// The process that listens on the Unix socket, in words. It is asked for by a connection, since the kernel's table has the name
+/// under which the socket was bound, and ours are renamed then.
 pub(super) fn of_socket(path: &Path) -> Option<String> {
-    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let inode = table.lines().find_map(|line| unix_listener(line, path.to_str()?))?;
-    process_with(&format!("socket:[{inode}]"))
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
+    // A process that is too busy to accept could block this for ever.
+    socket.set_nonblocking(true).ok()?;
+    socket.connect(&SockAddr::unix(path).ok()?).ok()?;
+    named(&peer_pid(&socket)?.to_string())
 }
 
-/// The inode of the line's socket, if it listens at `path` (`proc_pid_net(5)`).
-fn unix_listener<'a>(line: &'a str, path: &str) -> Option<&'a str> {
-    const ACCEPTS: &str = "00010000";
-    let mut fields = line.split_ascii_whitespace();
-    let (flags, inode, own) = (fields.nth(3)?, fields.nth(2)?, fields.next()?);
-    (flags == ACCEPTS && own == path).then_some(inode)
+#[cfg(target_os = "linux")]
+fn peer_pid(socket: &Socket) -> Option<i32> {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    // A process in another PID namespace has the number 0.
+    getsockopt(socket, PeerCredentials).ok().map(|peer| peer.pid()).filter(|pid| *pid > 0)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn peer_pid(_: &Socket) -> Option<i32> {
+    None
 }
 
 /// User and inode of the line's socket, if it listens where `address` can't be bound because of it (`proc_net_tcp(5)`).

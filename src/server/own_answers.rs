@@ -26,8 +26,8 @@ pub(super) struct OwnAnswers {
 }
 
 impl OwnAnswers {
-    /// Books an answer of `bytes` at `now`, in nanoseconds since the address was opened. Returns when its connection may have the next one; 0
-    /// if at once.
+    /// Books an answer of `bytes` at `now`, in nanoseconds since the address was opened. Returns when its connection may have the
+    /// next one; 0 if at once.
     pub(super) fn book(&self, now: u64, bytes: u64) -> u64 {
         let longest = now.saturating_add(nanoseconds(AHEAD + LONGEST));
         let cost = nanoseconds(COST).saturating_mul(1 + bytes / LARGE);

@@ -40,7 +40,7 @@ const WRITTEN_PER_BYTE: usize = 8;
 /// What the connection's task knows when it is polled.
 #[derive(Clone, Copy)]
 pub(super) struct RequestProgress {
-    /// No admitted request is in progress, and the connection may stay: it is read in small turns.
+    /// The connection is read in small turns: no admitted request is in progress, or its own answers wait for those of others.
     pub(super) takes_turns: bool,
     /// A request with a body is in progress.
     pub(super) has_body: bool,
@@ -121,7 +121,7 @@ impl Pace {
         if on_their_way > 0 && !self.is_exhausted() {
             self.0.without_request.fetch_add(on_their_way, Ordering::Relaxed);
         }
-        if is_another || !progress.takes_turns {
+        if is_another || progress.has_body || !progress.takes_turns {
             allowances.in_vain.store(0, Ordering::Relaxed);
             return false;
         }
@@ -347,19 +347,21 @@ mod tests {
 
     #[test]
     fn turns_that_bring_no_request_are_told_after_the_first_few() {
-        let (bytes, start) = (vec![1; BURST], clock::instant());
+        let (bytes, start) = (vec![1; 20 * AT_ONCE + BURST], clock::instant());
         let pace = Pace::new(BURST, AT_ONCE, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
-        let mut turn = |requests, takes_turns| {
+        let mut turn_with = |requests, takes_turns, has_body| {
             let waits_until = None;
-            let told = pace.renew(RequestProgress { takes_turns, has_body: false, requests, given_up: 0, waits_until }, start);
+            let told = pace.renew(RequestProgress { takes_turns, has_body, requests, given_up: 0, waits_until }, start);
             let _ = read(&mut stream);
             told
         };
+        let mut turn = |requests, takes_turns| turn_with(requests, takes_turns, false);
         assert!(!(0..=IN_VAIN).any(|_| turn(0, true)));
         assert!(turn(0, true) && turn(0, true));
         assert!(!turn(1, true) && !turn(1, true), "a request begins anew");
         assert!(!(0..20).any(|_| turn(1, false)));
+        assert!(!(0..20).any(|_| turn_with(1, true, true)), "a body is not in vain");
         // Polls that read nothing don't count.
         let nothing = Pace::new(BURST, AT_ONCE, start);
         let progress = RequestProgress { takes_turns: true, has_body: false, requests: 0, given_up: 0, waits_until: None };

@@ -25,6 +25,9 @@ pub(super) enum Hold {
 }
 
 impl Hold {
+    /// The rank of a client that has just come.
+    pub(super) const LAST_RESORT: u8 = 3;
+
     const KIND_SHIFT: u32 = 61;
     pub(super) const TIME: u64 = (1 << Self::KIND_SHIFT) - 1;
 
@@ -60,7 +63,7 @@ impl Hold {
             Self::Silent(since) if since + FIRST_GRACE <= now => Evictable::Now(1, since),
             Self::Stalled(since) if since + STALL_GRACE <= now => Evictable::Now(2, since),
             // The last resort. Were the silent ones first, a flood of partial heads would push out each client that has just come.
-            Self::Head(since) | Self::Silent(since) => Evictable::Now(3, since),
+            Self::Head(since) | Self::Silent(since) => Evictable::Now(Self::LAST_RESORT, since),
             Self::Stalled(since) => Evictable::In(since + STALL_GRACE - now),
         }
     }

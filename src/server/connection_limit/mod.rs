@@ -333,8 +333,10 @@ impl LimitState {
         let at_once = if before > 0 && now.saturating_sub(before) < CROWDED { AHEAD } else { 1 };
         let registry = self.lock();
         let deciding = registry.slots.iter().flatten().filter(|slot| slot.is_asked()).count();
-        for _ in deciding..at_once {
+        for others in deciding..at_once {
             match registry.first_to_go(now)? {
+                // A client that has just come is closed for one that waits, and not for those to come.
+                ((_, Evictable::Now(rank, _)), ..) if others > 0 && rank >= Hold::LAST_RESORT => return None,
                 ((_, Evictable::Now(..)), seen, slot) => slot.evict(seen),
                 ((_, Evictable::In(nanoseconds)), ..) => return Some(Duration::from_nanos(nanoseconds)),
                 ((_, Evictable::Never), ..) => return None,

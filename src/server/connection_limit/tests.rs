@@ -73,6 +73,26 @@ async fn the_connection_that_needs_its_place_least_is_asked_and_no_other_until_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_one_client_after_the_other_waits_idle_connections_are_evicted_ahead_and_new_ones_are_not() {
+    let (limit, deadlines) = limit(AHEAD);
+    let idle = [(); AHEAD - 2].map(|()| connected(&limit, &deadlines));
+    idle.iter().for_each(|connection| connection.holds(Hold::Idle));
+    let new = [(); 2].map(|()| connected(&limit, &deadlines));
+    new.iter().for_each(|connection| connection.holds(Hold::Silent));
+    let asked = |all: &[ConnectionPermit]| all.iter().filter(|connection| connection.slot.is_asked()).count();
+    tokio::time::advance(SECOND / 100).await;
+    assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 1000).await);
+    assert_eq!((asked(&idle), asked(&new)), (1, 0), "nobody has waited before");
+    assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 1000).await);
+    assert_eq!((asked(&idle), asked(&new)), (AHEAD - 2, 0));
+    // Where there are no others, one of them makes room for the client that waits.
+    drop(idle);
+    let _others = [(); AHEAD - 2].map(|()| connected(&limit, &deadlines));
+    assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 1000).await);
+    assert_eq!(asked(&new), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_is_still_as_it_was_seen_agrees_and_one_that_has_changed_does_not() {
     let (limit, deadlines) = limit(1);
     let only = connected(&limit, &deadlines);

@@ -76,9 +76,13 @@ async fn the_connection_that_needs_its_place_least_is_asked_and_no_other_until_i
 async fn where_one_client_after_the_other_waits_idle_connections_are_evicted_ahead_and_new_ones_are_not() {
     let (limit, deadlines) = limit(AHEAD);
     let idle = [(); AHEAD - 2].map(|()| connected(&limit, &deadlines));
-    idle.iter().for_each(|connection| connection.holds(Hold::Idle));
+    for connection in &idle {
+        connection.holds(Hold::Idle);
+    }
     let new = [(); 2].map(|()| connected(&limit, &deadlines));
-    new.iter().for_each(|connection| connection.holds(Hold::Silent));
+    for connection in &new {
+        connection.holds(Hold::Silent);
+    }
     let asked = |all: &[ConnectionPermit]| all.iter().filter(|connection| connection.slot.is_asked()).count();
     tokio::time::advance(SECOND / 100).await;
     assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 1000).await);

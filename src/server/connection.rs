@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::time::sleep_until;
+use tokio::{task::yield_now, time::sleep_until};
 
 use super::{
     ConnectionLimits, Drain, Peer,
@@ -193,6 +193,7 @@ async fn drive(
 ) {
     let mut begun = pin!(drain.begun());
     let (mut draining, mut shutting_down) = (false, false);
+    let mut look = None;
     std::future::poll_fn(|cx| {
         let mut step = ConnectionStep::Serve;
         loop {
@@ -207,6 +208,12 @@ async fn drive(
                 draining = true;
                 state.shorten_for_drain();
             }
+            // The next request may have come, and the runtime has not told yet: it asks the kernel before it goes on here.
+            if state.is_asked_to_close() {
+                let look = look.get_or_insert_with(|| Box::pin(yield_now()));
+                ready!(look.as_mut().poll(cx));
+            }
+            look = None;
             let due = match state.poll_due(cx) {
                 Poll::Ready(due) => Some(due),
                 Poll::Pending => state.must_end(),

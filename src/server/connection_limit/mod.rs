@@ -133,7 +133,8 @@ impl Slot {
         self.evictions.client_waits()
     }
 
-    fn is_asked(&self) -> bool {
+    /// Whether the connection was asked to close and has not decided yet.
+    pub(super) fn is_asked(&self) -> bool {
         self.asked.load(Ordering::SeqCst) != Self::NOT_ASKED
     }
 

@@ -407,6 +407,11 @@ impl ConnectionState {
         self.permit.as_ref().is_some_and(ConnectionPermit::give_back_early)
     }
 
+    /// Whether an acceptor has asked the connection to close, and it has not decided yet whether it does.
+    pub(super) fn is_asked_to_close(&self) -> bool {
+        self.slot.is_asked()
+    }
+
     /// How the connection has to end, once its deadline has passed or another client needs its place. While it is pending, it
     /// wakes the task when that changes.
     pub(super) fn poll_due(&self, cx: &mut Context<'_>) -> Poll<Due> {

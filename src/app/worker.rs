@@ -348,7 +348,7 @@ fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> Connect
         head_timeout: api.timeouts.head,
         client_idle: api.timeouts.client_idle,
         client_stall: api.timeouts.client_stall,
-        streams: STREAMS,
+        streams: Some(STREAMS),
     };
     let larger = |left: ConnectionLimits, right: ConnectionLimits| ConnectionLimits {
         head_bytes: left.head_bytes.max(right.head_bytes),
@@ -356,7 +356,7 @@ fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> Connect
         head_timeout: left.head_timeout.max(right.head_timeout),
         client_idle: left.client_idle.max(right.client_idle),
         client_stall: left.client_stall.max(right.client_stall),
-        streams: STREAMS,
+        streams: Some(STREAMS),
     };
     let none = ConnectionLimits {
         head_bytes: 0,
@@ -364,7 +364,7 @@ fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> Connect
         head_timeout: Duration::ZERO,
         client_idle: Duration::ZERO,
         client_stall: Duration::ZERO,
-        streams: STREAMS,
+        streams: Some(STREAMS),
     };
     apis.map(granted).fold(none, larger)
 }

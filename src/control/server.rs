@@ -156,7 +156,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     head_timeout: Duration::from_secs(5),
     client_idle: Duration::from_secs(60),
     client_stall: Duration::from_secs(10),
-    streams: 4,
+    streams: None,
 };
 
 struct Control {

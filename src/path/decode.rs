@@ -56,8 +56,8 @@ pub(super) fn fold(text: &[u8]) -> Vec<u8> {
     let mut rest = text;
     while let Some(&lead) = rest.first() {
         let (point, length) = scalar(rest).unwrap_or((u32::from(lead), 1));
-        // A control of C1 in Latin-1, where it is no part of UTF-8, is dropped like any other.
-        if (lead != 0 && !is_seen(lead)) || (length == 1 && matches!(lead, 0x80..=0xa0)) {
+        // Some servers drop what is no UTF-8.
+        if (lead != 0 && !is_seen(lead)) || (length == 1 && lead >= 0x80) {
             // It is removed before the next pass, since the bytes around it may form an escape.
             rest = &rest[1..];
             continue;
@@ -136,8 +136,8 @@ fn ascii_for(point: u32) -> Option<([u8; 3], usize)> {
         0x1fbf0..=0x1fbf9 => from(b'0', point - 0x1fbf0),
         0x24ea => b'0',
         0x2024 | 0x3002 | 0xfe52 | 0xff61 => b'.',
-        0x2044 | 0x2215 | 0x29f8 => b'/',
-        0x2216 | 0x29f5 | 0xfe68 => b'\\',
+        0x2044 | 0x2215 | 0x2571 | 0x27cb | 0x29f8 | 0x2f03 => b'/',
+        0xa5 | 0x20a9 | 0x2216 | 0x29f5 | 0xfe68 => b'\\',
         0x37e | 0xfe54 => b';',
         0xfe6a => b'%',
         0xa0 | 0x1680 | 0x180e | 0x2000..=0x200a | 0x2028 | 0x2029 | 0x202f | 0x205f | 0x3000 => b' ',
@@ -158,9 +158,31 @@ const fn several_for(point: u32) -> Option<([u8; 3], usize)> {
         0xfb03 => (*b"ffi", 3),
         0xfb04 => (*b"ffl", 3),
         0xfb05 | 0xfb06 => (*b"st\0", 2),
-        // Characters without width, which some servers drop: C1 controls, soft hyphen, the dot that a dotted i leaves in lower case,
-        // joiners, byte order mark.
-        0x80..=0x9f | 0xad | 0x307 | 0x200b..=0x200f | 0x2060 | 0xfeff => (*b" \0\0", 0),
+        // In upper case it is two letters.
+        0xdf | 0x1e9e => (*b"ss\0", 2),
+        // Characters that some servers drop: C1 controls, the dot that a dotted i leaves in lower case, and all that Unicode calls
+        // ignorable (soft hyphen, joiners, fillers, directions, variations, tags, byte order mark).
+        0x80..=0x9f
+        | 0xad
+        | 0x307
+        | 0x34f
+        | 0x61c
+        | 0x115f
+        | 0x1160
+        | 0x17b4
+        | 0x17b5
+        | 0x180b..=0x180f
+        | 0x200b..=0x200f
+        | 0x202a..=0x202e
+        | 0x2060..=0x206f
+        | 0x3164
+        | 0xfe00..=0xfe0f
+        | 0xfeff
+        | 0xffa0
+        | 0xfff0..=0xfff8
+        | 0x1bca0..=0x1bca3
+        | 0x1d173..=0x1d17a
+        | 0xe0000..=0xe0fff => (*b" \0\0", 0),
         _ => return None,
     })
 }

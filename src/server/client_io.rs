@@ -8,7 +8,7 @@
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -16,10 +16,13 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{RecvFlags, recv},
+};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
@@ -71,6 +74,26 @@ impl ClientStream {
         }
     }
 
+    /// Waits until something can be read, or the client has gone. It reads nothing: whoever reads next is told of an error.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // The runtime takes each connection that it has just accepted for readable, so the kernel is asked.
+            let looked = match self {
+                Self::Tcp(stream, _) => {
+                    drop(ready!(stream.poll_read_ready(cx)));
+                    stream.try_io(Interest::READABLE, || peek(stream.as_fd()))
+                }
+                Self::Unix(stream) => {
+                    drop(ready!(stream.poll_read_ready(cx)));
+                    stream.try_io(Interest::READABLE, || peek(stream.as_fd()))
+                }
+            };
+            if !looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                return Poll::Ready(());
+            }
+        }
+    }
+
     /// Whether nobody will read what is written. A TCP client that has only sent FIN may still read: it is gone if no process
     /// holds its socket any more, which the kernel tells for clients on this machine.
     fn client_is_gone(&self) -> bool {
@@ -87,6 +110,12 @@ impl ClientStream {
         let is_abandoned = |[from, ours]: [SocketAddr; 2]| peer::is_abandoned(from, ours);
         events.intersects(PollFlags::HUP | PollFlags::ERR) || (events.intersects(SENT_FIN) && ends.is_some_and(is_abandoned))
     }
+}
+
+/// Looks at the first byte that has come, and leaves it there.
+fn peek(socket: BorrowedFd<'_>) -> io::Result<()> {
+    recv(socket, &mut [0_u8], RecvFlags::PEEK)?;
+    Ok(())
 }
 
 /// The client has sent FIN. Other systems than Linux do not tell it without a read.
@@ -129,6 +158,16 @@ impl ClientIo {
         Self { stream, state, protocol: ClientProtocol::Unknown, held: BytesMut::new(), end: EndOfInput::Open }
     }
 
+    /// Waits until something can be read, or the client has gone.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_readable(cx)
+    }
+
+    /// Gives back what a parser has read and not used.
+    pub(super) fn hold(&mut self, unused: &[u8]) {
+        self.held.extend_from_slice(unused);
+    }
+
     /// Reads until the protocol is known. If it is HTTP/2, the whole preface is held for the HTTP/2 connection that takes
     /// over, and the HTTP/1.x parser, which reads here, gets nothing.
     fn poll_first(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -141,7 +180,8 @@ impl ClientIo {
                 return self.give_held(buffer);
             }
             self.state.read_some();
-            if self.held.is_empty() && !could_be_preface(read) {
+            let no_http2 = self.state.limits().streams.is_none();
+            if self.held.is_empty() && (no_http2 || !could_be_preface(read)) {
                 if read[0] == TLS_HANDSHAKE {
                     self.state.tls_came();
                 }

@@ -5,6 +5,7 @@
 
 use std::{
     convert::Infallible,
+    ops::ControlFlow::{self, Break, Continue},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
@@ -97,44 +98,68 @@ pub(super) async fn serve<A: RequestService>(
     let stream = ClientIo::new(stream, Arc::clone(&client.state));
     if let Some(stream) = http1(stream, &client, drain.clone()).await {
         // The future is boxed because it is large, and most connections never need it.
-        Box::pin(http2(stream, &client, drain)).await;
+        let _ended = Box::pin(http2(stream, &client, drain)).await;
     }
 }
 
 /// Serves HTTP/1.x. Gives the stream back when the client's first bytes are HTTP/2's.
-async fn http1<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) -> Option<ClientIo> {
-    let limits = client.state.limits();
+///
+/// While a client has sent nothing, or nothing for a while, there is no parser, and so there are no buffers.
+async fn http1<A: RequestService>(mut stream: ClientIo, client: &ClientConnection<A>, drain: Drain) -> Option<ClientIo> {
+    let state = &*client.state;
+    loop {
+        let readable = drive(state, drain.clone(), |cx, step| match step {
+            ConnectionStep::Serve => stream.poll_readable(cx).map(Continue),
+            ConnectionStep::ShutDown => Poll::Ready(Break(None)),
+        });
+        if readable.await.is_break() {
+            return None;
+        }
+        let service = service_fn(|request| client.answer(request));
+        // Boxed, so that its memory is free again when the connection rests.
+        let mut connection =
+            Box::new(http1_builder(state.limits()).serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let served = drive(state, drain.clone(), |cx, step| {
+            let mut connection = Pin::new(&mut *connection);
+            if step == ConnectionStep::ShutDown {
+                connection.as_mut().graceful_shutdown();
+            }
+            match connection.poll(cx) {
+                Poll::Ready(ended) => Poll::Ready(Break(ended.err().as_ref().and_then(error_in_http1))),
+                Poll::Pending if state.is_http2() => Poll::Ready(Continue(())),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        if served.await.is_break() {
+            return None;
+        }
+        let parts = connection.into_parts()?;
+        stream = parts.io.into_inner();
+        if state.is_http2() {
+            return Some(stream);
+        }
+        stream.hold(&parts.read_buf);
+    }
+}
+
+fn http1_builder(limits: &ConnectionLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     // hyper's own limit stands on the stack; any other one costs an allocation for each head.
     if limits.head_lines != HYPERS_HEADER_LINES {
         builder.max_headers(limits.head_lines);
     }
-    let mut connection = builder
+    builder
         .max_buf_size(limits.head_bytes.max(BODY_BUFFER))
         .max_header_size(limits.head_bytes)
         // A client may send FIN behind its request and read the answer. `ClientIo` notices one that is gone.
         .half_close(true)
         // hyper's time-out also runs while a connection is idle, and not before the first byte. `ConnectionState` has ours.
         .header_read_timeout(None)
-        .auto_date_header(true)
-        .serve_connection(TokioIo::new(stream), service_fn(|request| client.answer(request)))
-        .with_upgrades();
-    drive(&client.state, drain, |cx, step| {
-        let mut connection = Pin::new(&mut connection);
-        if step == ConnectionStep::ShutDown {
-            connection.as_mut().graceful_shutdown();
-        }
-        match connection.poll(cx) {
-            Poll::Ready(ended) => Poll::Ready(ended.err().as_ref().and_then(error_in_http1)),
-            Poll::Pending if client.state.is_http2() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await;
-    if client.state.is_http2() { connection.into_parts().map(|parts| parts.io.into_inner()) } else { None }
+        .auto_date_header(true);
+    builder
 }
 
-async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) {
+async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>, drain: Drain) -> ControlFlow<()> {
     let limits = client.state.limits();
     let burst = if client.state.caller_is_refused() { REFUSED_BURST } else { 2 * limits.head_bytes + BURST };
     let pace = Pace::new(burst, WINDOWS.0 as usize, clock::instant());
@@ -160,10 +185,10 @@ async fn http2<A: RequestService>(stream: ClientIo, client: &ClientConnection<A>
         }
         connection.poll(cx).map(|ended| {
             let flood = pace.is_exhausted().then_some(ClientError::Http2);
-            flood.or_else(|| ended.err().as_ref().and_then(error_in_http2))
+            Break(flood.or_else(|| ended.err().as_ref().and_then(error_in_http2)))
         })
     })
-    .await;
+    .await
 }
 
 /// What the client sent wrong, if hyper ended the connection for it.
@@ -185,12 +210,13 @@ enum ConnectionStep {
     ShutDown,
 }
 
-/// Polls a connection until it ends. A deadline that passes, and a drain, end it: gracefully, or at once.
+/// Polls a connection until it ends, or goes on otherwise: as `poll` says, or without its buffers. A deadline that passes, and a
+/// drain, end it: gracefully, or at once.
 async fn drive(
     state: &ConnectionState,
     mut drain: Drain,
-    mut poll: impl FnMut(&mut Context<'_>, ConnectionStep) -> Poll<Option<ClientError>>,
-) {
+    mut poll: impl FnMut(&mut Context<'_>, ConnectionStep) -> Poll<ControlFlow<Option<ClientError>>>,
+) -> ControlFlow<()> {
     let mut begun = pin!(drain.begun());
     let (mut draining, mut shutting_down) = (false, false);
     let mut look = None;
@@ -198,11 +224,8 @@ async fn drive(
         let mut step = ConnectionStep::Serve;
         loop {
             // Of how the connection ended only this is told: an exchange that was in progress knows the rest.
-            if let Poll::Ready(error) = poll(cx, step) {
-                if let Some(error) = error {
-                    state.record(error);
-                }
-                return Poll::Ready(());
+            if let Poll::Ready(flow) = poll(cx, step) {
+                return Poll::Ready(flow.map_break(|error| error.into_iter().for_each(|error| state.record(error))));
             }
             if !draining && begun.as_mut().poll(cx).is_ready() {
                 draining = true;
@@ -219,8 +242,9 @@ async fn drive(
                 Poll::Pending => state.must_end(),
             };
             let leaves = match due {
-                Some(Due::Cut) => return Poll::Ready(()),
-                Some(Due::Part) if !state.part() => return Poll::Ready(()),
+                Some(Due::Rest) => return Poll::Ready(Continue(())),
+                Some(Due::Cut) => return Poll::Ready(Break(())),
+                Some(Due::Part) if !state.part() => return Poll::Ready(Break(())),
                 Some(Due::Part | Due::Leave) => true,
                 // The stream is asked in the next poll.
                 None if state.begin_client_check() => continue,
@@ -236,7 +260,7 @@ async fn drive(
             step = ConnectionStep::ShutDown;
         }
     })
-    .await;
+    .await
 }
 
 /// What every request of a connection shares.

@@ -50,8 +50,8 @@ pub struct ConnectionLimits {
     pub client_idle: Duration,
     /// How long a client may take nothing of an answer.
     pub client_stall: Duration,
-    /// HTTP/2 requests in progress; further ones are refused (`REFUSED_STREAM`).
-    pub streams: u32,
+    /// HTTP/2 requests in progress; further ones are refused (`REFUSED_STREAM`). `None`: HTTP/1.x only.
+    pub streams: Option<u32>,
 }
 
 /// How long each step of a connection may take whose caller was refused: its head, the rest of its body, reading our answer.
@@ -64,7 +64,7 @@ impl ConnectionLimits {
             head_timeout: self.head_timeout.min(LINGER),
             client_idle: self.client_idle.min(LINGER),
             client_stall: self.client_stall.min(LINGER),
-            streams: 1,
+            streams: self.streams.map(|_| 1),
             ..self
         }
     }

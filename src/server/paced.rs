@@ -50,6 +50,8 @@ pub(super) struct RequestProgress {
     pub(super) given_up: usize,
     /// Until when nothing is read: other clients, whom we also answer ourselves, come first.
     pub(super) waits_until: Option<Instant>,
+    /// The client is asked for nothing more: its caller is refused, and its first request has begun.
+    pub(super) is_over: bool,
 }
 
 /// How much may be read. Only the connection's task uses it; its members are atomic because a task must be `Send`.
@@ -67,6 +69,8 @@ struct Allowances {
     has_body: AtomicBool,
     requests: AtomicUsize,
     given_up: AtomicUsize,
+    /// Nothing more is read.
+    is_over: AtomicBool,
     /// Something was read since the connection was polled.
     has_read: AtomicBool,
     /// How many polls have read something, and brought no request, since the last one that did.
@@ -90,6 +94,7 @@ impl Pace {
             has_body: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             given_up: AtomicUsize::new(0),
+            is_over: AtomicBool::new(false),
             has_read: AtomicBool::new(false),
             in_vain: AtomicUsize::new(0),
             began,
@@ -103,6 +108,7 @@ impl Pace {
         let allowances = &*self.0;
         let has_read = allowances.has_read.swap(false, Ordering::Relaxed);
         allowances.has_body.store(progress.has_body, Ordering::Relaxed);
+        allowances.is_over.store(progress.is_over, Ordering::Relaxed);
         let at_once = match (progress.has_body, progress.takes_turns) {
             (true, _) => AT_ONCE,
             (false, false) => AT_ONCE_WITHOUT_BODY,
@@ -186,6 +192,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         let this = &mut *self;
         if this.pace.is_exhausted() {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        if this.pace.0.is_over.load(Ordering::Relaxed) {
+            // The connection's deadline ends it.
+            return Poll::Pending;
         }
         if let Some(until) = this.pace.waits_until() {
             let wait = this.wait.take().filter(|wait| wait.deadline() == until).unwrap_or_else(|| Box::pin(sleep_until(until)));
@@ -285,7 +295,10 @@ mod tests {
             (false, true, AT_ONCE),
             (true, false, AT_ONCE_WITHOUT_REQUEST),
         ] {
-            pace.renew(RequestProgress { takes_turns, has_body, requests: 0, given_up: 0, waits_until: None }, start);
+            pace.renew(
+                RequestProgress { takes_turns, has_body, requests: 0, given_up: 0, waits_until: None, is_over: false },
+                start,
+            );
             assert_eq!(read(&mut stream), (at_once, Poll::Pending));
         }
     }
@@ -297,7 +310,7 @@ mod tests {
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
         let mut sent = |requests, seconds| {
             pace.renew(
-                RequestProgress { takes_turns: false, has_body: false, requests, given_up: 0, waits_until: None },
+                RequestProgress { takes_turns: false, has_body: false, requests, given_up: 0, waits_until: None, is_over: false },
                 start + Duration::from_secs(seconds),
             );
             read(&mut stream)
@@ -321,11 +334,21 @@ mod tests {
         let (bytes, start) = (vec![1; 4 * BURST], clock::instant());
         let pace = Pace::new(2 * AT_ONCE_WITHOUT_BODY, AT_ONCE, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
-        pace.renew(RequestProgress { takes_turns: false, has_body: false, requests: 1, given_up: 1, waits_until: None }, start);
+        pace.renew(
+            RequestProgress { takes_turns: false, has_body: false, requests: 1, given_up: 1, waits_until: None, is_over: false },
+            start,
+        );
         for _ in 0..5 {
             assert_eq!(read(&mut stream), (AT_ONCE_WITHOUT_BODY, Poll::Pending));
             pace.renew(
-                RequestProgress { takes_turns: false, has_body: false, requests: 1, given_up: 1, waits_until: None },
+                RequestProgress {
+                    takes_turns: false,
+                    has_body: false,
+                    requests: 1,
+                    given_up: 1,
+                    waits_until: None,
+                    is_over: false,
+                },
                 start,
             );
         }
@@ -338,7 +361,10 @@ mod tests {
         let pace = Pace::new(BURST, AT_ONCE, start);
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
         let waits_until = Some(start + Duration::from_secs(2));
-        pace.renew(RequestProgress { takes_turns: true, has_body: false, requests: 0, given_up: 0, waits_until }, start);
+        pace.renew(
+            RequestProgress { takes_turns: true, has_body: false, requests: 0, given_up: 0, waits_until, is_over: false },
+            start,
+        );
         assert_eq!(read(&mut stream), (0, Poll::Pending));
         let mut byte = [0];
         std::future::poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut byte))).await.unwrap();
@@ -352,7 +378,8 @@ mod tests {
         let mut stream = Paced::new(bytes.as_slice(), pace.clone());
         let mut turn_with = |requests, takes_turns, has_body| {
             let waits_until = None;
-            let told = pace.renew(RequestProgress { takes_turns, has_body, requests, given_up: 0, waits_until }, start);
+            let told =
+                pace.renew(RequestProgress { takes_turns, has_body, requests, given_up: 0, waits_until, is_over: false }, start);
             let _ = read(&mut stream);
             told
         };
@@ -364,7 +391,8 @@ mod tests {
         assert!(!(0..20).any(|_| turn_with(1, true, true)), "a body is not in vain");
         // Polls that read nothing don't count.
         let nothing = Pace::new(BURST, AT_ONCE, start);
-        let progress = RequestProgress { takes_turns: true, has_body: false, requests: 0, given_up: 0, waits_until: None };
+        let progress =
+            RequestProgress { takes_turns: true, has_body: false, requests: 0, given_up: 0, waits_until: None, is_over: false };
         assert!(!(0..20).any(|_| nothing.renew(progress, start)));
     }
 }

@@ -20,7 +20,7 @@ use super::connection_state::ConnectionState;
 /// The body of a request, as the client sends it.
 pub struct RequestBody {
     incoming: Incoming,
-    /// Of an HTTP/2 request whose end was not read yet.
+    /// Its end was not read yet.
     unread: Option<Unread>,
 }
 
@@ -33,8 +33,8 @@ struct Unread {
 
 impl RequestBody {
     pub(super) fn new(incoming: Incoming, state: &Arc<ConnectionState>) -> Self {
-        let is_counted = state.is_http2() && !incoming.is_end_stream();
-        let unread = is_counted.then(|| Unread { state: Arc::clone(state), number: state.begin_body(), whole: false });
+        let unread =
+            (!incoming.is_end_stream()).then(|| Unread { state: Arc::clone(state), number: state.begin_body(), whole: false });
         Self { incoming, unread }
     }
 }

@@ -46,14 +46,15 @@ use crate::{
 /// The most connections: probes and scrapers open one at a time.
 pub const CONNECTIONS: usize = 128;
 
-/// The limits of a connection: requests here are small and quick.
+/// The limits of a connection: requests here are small and quick. No prober or scraper speaks HTTP/2 in cleartext, and a new
+/// connection of HTTP/2 costs many times one of HTTP/1.1.
 const LIMITS: ConnectionLimits = ConnectionLimits {
     head_bytes: 16 * 1024,
     head_lines: 64,
     head_timeout: Duration::from_secs(10),
     client_idle: Duration::from_secs(120),
     client_stall: Duration::from_secs(10),
-    streams: 4,
+    streams: None,
 };
 
 /// A telemetry listener that is bound and does not serve yet.

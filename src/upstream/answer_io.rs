@@ -64,10 +64,13 @@ impl AnswerBeginning {
         if bytes.iter().zip(rest).any(|(read, expected)| read != expected) {
             self.odd.store(true, Ordering::Relaxed);
         }
-        #[expect(clippy::naive_bytecount, reason = "it is vectorized, and a head is short")]
-        let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
-        self.lines.fetch_add(lines, Ordering::Relaxed);
+        self.lines.fetch_add(count_lines(bytes), Ordering::Relaxed);
     }
+}
+
+/// Counts line ends, sixteen bytes at a time: the sum of at most 255 bytes fits into one.
+fn count_lines(bytes: &[u8]) -> usize {
+    bytes.chunks(255).map(|some| usize::from(some.iter().map(|byte| u8::from(*byte == b'\n')).sum::<u8>())).sum()
 }
 
 /// The stream.
@@ -139,6 +142,14 @@ mod tests {
             [&["\r\nHTTP/1.1 200 OK"][..], &["lo"], &["H", "TTP/2.0"], &["0\r\n\r\n"], &["HTHTTP/1.1"], &["http/1.1 200"]]
         {
             assert!(noted(pieces).was_odd(), "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn lines_are_counted_in_any_number_of_bytes() {
+        for (length, each) in [(0_usize, 1), (1, 1), (255, 1), (256, 1), (1000, 3), (70_000, 255)] {
+            let bytes: Vec<u8> = (0..length).map(|at| if at % each == 0 { b'\n' } else { b'x' }).collect();
+            assert_eq!(count_lines(&bytes), length.div_ceil(each), "{length}");
         }
     }
 

@@ -141,7 +141,7 @@ fn named_by_connection(head: &HeaderMap) -> Vec<String> {
 
 /// Gone from every request, by its folded name.
 fn is_removed(name: &str) -> bool {
-    const REMOVED: [&str; 27] = [
+    const REMOVED: [&str; 29] = [
         "authorization",
         "organization",
         "origin",
@@ -164,13 +164,15 @@ fn is_removed(name: &str) -> bool {
         "x-http-method-override",
         "x-http-method",
         "x-method-override",
-        "x-original-url",
-        "x-original-host",
         "x-rewrite-url",
         "x-request-id",
         "x-forwarded",
+        "fastly-client-ip",
+        "fly-client-ip",
+        "x-envoy-original-path",
+        "x-waws-unencoded-url",
     ];
-    (REMOVED.contains(&name) && name != "x-forwarded") || name.starts_with("proxy-") || name.starts_with("x-forwarded-")
+    REMOVED.contains(&name) || ["proxy-", "x-forwarded-", "x-original-"].iter().any(|family| name.starts_with(family))
 }
 
 fn values<'a>(head: &'a HeaderMap, name: &HeaderName) -> Vec<&'a HeaderValue> {

@@ -388,7 +388,7 @@ fn check_fields(fields: &[(String, &[u8])], authority: &str) -> Result<(), &'sta
         return Err("not one organization and one host, and ours");
     }
     for (name, value) in fields {
-        const NEVER: [&str; 19] = [
+        const NEVER: [&str; 22] = [
             "cookie",
             "cookie2",
             "origin",
@@ -405,11 +405,16 @@ fn check_fields(fields: &[(String, &[u8])], authority: &str) -> Result<(), &'sta
             "x-http-method-override",
             "x-http-method",
             "x-method-override",
-            "x-original-url",
-            "x-original-host",
+            "x-forwarded",
+            "fastly-client-ip",
+            "fly-client-ip",
+            "x-envoy-original-path",
+            "x-waws-unencoded-url",
             "x-rewrite-url",
         ];
-        if NEVER.contains(&name.as_str()) || name.starts_with("proxy-") || name.starts_with("x-forwarded-") {
+        if NEVER.contains(&name.as_str())
+            || ["proxy-", "x-forwarded-", "x-original-"].iter().any(|family| name.starts_with(family))
+        {
             return Err("a header that may not pass");
         }
         let ours: &[&[u8]] = match name.as_str() {

@@ -53,7 +53,7 @@ pub fn logs(log: &Log, writer: impl Write + Send + 'static, reader: Reader, cloc
 
 /// A name in lower case, with `-` for `_`.
 pub fn folded(name: &[u8]) -> String {
-    name.iter().map(|byte| if *byte == b'_' { '-' } else { char::from(byte.to_ascii_lowercase()) }).collect()
+    name.iter().map(|byte| if matches!(*byte, b'_' | b'.') { '-' } else { char::from(byte.to_ascii_lowercase()) }).collect()
 }
 
 /// One pass of percent-decoding as most servers do it: what is malformed stays.

@@ -45,17 +45,24 @@ fn no_answer_to_head_has_content_and_each_has_the_length_of_a_get() {
     );
     for (address, paths) in [(sidecar.address(), own), (telemetry, health)] {
         for path in paths {
-            let whole = Http2::connect(address).get(path);
-            let mut client = Http2::connect(address);
-            for _ in 0..2 {
-                let answer = client.send(&Request::new("HEAD", path));
+            let whole = Connection::tcp(TcpStream::connect(address).unwrap()).send(&Request::get(path));
+            // What counts, and what echoes the request, has another length each time.
+            let fixed = !matches!(*path, "/metrics" | "/status" | "/_sim/echo");
+            let check = |answer: &Answer| {
                 assert!(!answer.cut && answer.body.is_empty(), "{path} {answer:?}");
                 assert_eq!(answer.status, whole.status, "{path}");
                 let length: usize = answer.header("content-length").unwrap().parse().unwrap();
-                // What counts, and what echoes the request, has another length each time.
-                let fixed = !matches!(*path, "/metrics" | "/status" | "/_sim/echo");
                 assert!(length > 0 && (!fixed || length == whole.body.len()), "{path} {answer:?}");
+            };
+            let mut client = Connection::tcp(TcpStream::connect(address).unwrap());
+            check(&client.send(&Request::new("HEAD", path)));
+            check(&client.send(&Request::new("HEAD", path)));
+            if address == telemetry {
+                continue;
             }
+            let mut client = Http2::connect(address);
+            check(&client.send(&Request::new("HEAD", path)));
+            check(&client.send(&Request::new("HEAD", path)));
             // No frame at all follows the head.
             let mut raw = FrameClient::connect(address);
             let asked = fields(&[(":method", "HEAD"), (":scheme", "http"), (":authority", "localhost"), (":path", path)]);
@@ -350,7 +357,6 @@ fn every_answer_has_one_date_and_the_upstreams_is_its_own() {
         assert!(is_now(old.answer("GET").header("date").unwrap()));
         for path in ["/livez", "/readyz", "/metrics", "/nothing", "/"] {
             assert!(is_now(sidecar.telemetry(path).header("date").unwrap()), "{path}");
-            assert!(is_now(Http2::connect(sidecar.telemetry_address()).get(path).header("date").unwrap()), "{path}");
         }
         for (method, path) in [("GET", "/status"), ("POST", "/nothing")] {
             let answer = Sidecar::connect_unix(&sidecar.setup.control_socket()).send(&Request::new(method, path));

@@ -55,6 +55,16 @@ fn a_daemon_with_a_token_is_alive_started_and_ready() {
 }
 
 #[test]
+fn the_telemetry_listener_does_not_speak_http2() {
+    let simulator = simulator();
+    let sidecar = observed(&simulator).start().ready();
+    let mut client = Connection::tcp(TcpStream::connect(sidecar.telemetry_address()).unwrap());
+    client.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    let said = client.read_to_end();
+    assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 400 "), "{said:?}");
+}
+
+#[test]
 fn a_daemon_is_alive_and_started_but_not_ready_while_its_log_in_takes_its_time() {
     let simulator = simulator();
     simulator.control().hold_logins(true);

@@ -1,13 +1,13 @@
 //! Idle connections of clients: how long they stay, and which one is closed when `max_connections` is reached.
 
-use std::{thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use careportals_simulator::Simulator;
 
 use crate::harness::{
     Connection, Http2, PATIENCE, Request, Setup, Sidecar,
     frames::{FrameClient, HEADERS, frame, get_fields},
-    let_time_pass, now, simulator, until,
+    let_time_pass, never, now, simulator, until,
 };
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -51,6 +51,84 @@ fn by_default_an_idle_connection_stays() {
     let mut client = idle(&sidecar);
     let_time_pass("the connection is idle for longer than the short limits of other tests", 2 * SHORT);
     assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200);
+}
+
+/// How much of the program's memory is not its file's, in KiB.
+fn anonymous_memory(sidecar: &Sidecar) -> u64 {
+    let told = fs::read_to_string(format!("/proc/{}/smaps_rollup", sidecar.pid())).unwrap();
+    let line = told.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    line.trim_end_matches("kB").trim().parse().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn idle_connections_give_their_buffers_back_and_are_served_again() {
+    const CLIENTS: u64 = 400;
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator).ready();
+    drop(sidecar.get("/_sim/echo"));
+    let before = anonymous_memory(&sidecar);
+    let mut silent: Vec<Connection> = (0..CLIENTS / 4).map(|_| sidecar.connect()).collect();
+    let mut answered: Vec<Connection> = (0..3 * CLIENTS / 4).map(|_| idle(&sidecar)).collect();
+    until("the buffers of 20 KiB for each client are free", || anonymous_memory(&sidecar) < before + 6 * CLIENTS);
+    for client in silent.iter_mut().chain(&mut answered) {
+        assert_eq!(client.send(&Request::get("/_sim/status/204")).status, 204);
+    }
+}
+
+#[test]
+fn a_connection_that_was_idle_for_seconds_goes_on_where_it_was() {
+    let simulator = simulator();
+    let sidecar = Sidecar::start(&simulator).ready();
+    let chunks = "2\r\nok\r\n0\r\n\r\n";
+    let upload = format!("POST /_sim/echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+    let old = "GET /_sim/echo HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n";
+    let mut clients = [("GET", Request::get("/_sim/echo").head()), ("POST", upload.into_bytes()), ("GET", old.into())].map(
+        |(method, bytes)| {
+            let mut client = sidecar.connect();
+            client.write(&bytes);
+            assert_eq!(client.answer(method).status, 200, "{method}");
+            // Some clients send an empty line behind a body.
+            client.write(b"\r\n");
+            (client, method, bytes)
+        },
+    );
+    for _ in 0..2 {
+        let_time_pass("the connections are idle until their buffers are freed", Duration::from_millis(1300));
+        for (client, method, bytes) in &mut clients {
+            client.write(bytes);
+            assert_eq!(client.answer(method).status, 200, "{method}");
+        }
+    }
+    // A head may come in two parts, with a pause between them.
+    let (client, ..) = &mut clients[0];
+    client.write(b"GET /_sim/echo HTTP/1.1\r\nHo");
+    let_time_pass("a part of a head is no idleness", Duration::from_millis(1300));
+    client.write(b"st: localhost\r\n\r\n");
+    assert_eq!(client.answer("GET").status, 200);
+}
+
+#[test]
+fn the_rest_of_a_body_is_no_request_however_long_it_takes() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::new(&simulator);
+    setup.api("deny", "[\"POST /customers/**\"]");
+    let sidecar = setup.start().ready();
+    let smuggled = Request::get("/_sim/status/204").head();
+    // One is answered by the upstream before it has the body, the other one by the sidecar.
+    for (path, status) in [("/_sim/early?status=413", 413), ("/customers/1", 403)] {
+        let mut client = sidecar.connect();
+        let length = (smuggled.len() + 1).to_string();
+        client.write(&Request::new("POST", path).header("Content-Length", &length).head());
+        client.write(b"x");
+        assert_eq!(client.answer("POST").status, status, "{path}");
+        let_time_pass("a connection without a body to come would have freed its buffers", Duration::from_millis(1300));
+        control.reset_counts();
+        // The connection may have been closed by now.
+        let _closed = client.try_write(&smuggled);
+        never("the body is taken for a request", Duration::from_millis(500), || control.counts().requests > 0);
+    }
 }
 
 #[test]

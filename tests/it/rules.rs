@@ -145,6 +145,8 @@ fn no_spelling_of_a_denied_request_reaches_upstream() {
         ("GET", "/users/1/SSN"),
         ("GET", "/Users/1/ssn"),
         ("GET", "/users/1/ssn/"),
+        ("GET", "/users/1/ssn.xml"),
+        ("GET", "/users/1/%C3%9Fn"),
         ("POST", "/users/1/ssn?x"),
         ("GET", "/users/1/%ef%bd%93sn"),
         ("HEAD", "/V2/products/"),

@@ -15,6 +15,9 @@ use super::{
 /// of a longer pattern reaches it.
 pub(super) const MAX_SEGMENTS: usize = 63;
 
+/// The most letters that a suffix for the format of an answer has.
+const FORMAT: usize = 10;
+
 /// The paths that answer with a token, which no client may reach.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct LoginPaths(Vec<LoginPath>);
@@ -229,9 +232,13 @@ impl LenientPattern {
         let mut ever = here;
         let mut after_parameters = 0;
         let relative = decoded.split_first().filter(|(first, _)| is_separator(**first)).map_or(decoded, |(_, rest)| rest);
+        // A server that resolves the target like a link takes what follows two slashes for a host.
+        let mut may_be_host = relative.first().is_some_and(|&byte| is_separator(byte));
         for raw in relative.split(|&byte| is_separator(byte)) {
             let name = raw.split(|&byte| ends_name(byte)).next().unwrap_or_default();
-            here = self.step(here | after_parameters, ever, name);
+            let before_host = if may_be_host { here } else { 0 };
+            may_be_host &= name.is_empty();
+            here = self.step(here | after_parameters, ever, name) | before_host;
             ever |= here;
             if name.len() < raw.len() {
                 if here & goal != 0 {
@@ -249,7 +256,7 @@ impl LenientPattern {
     fn step(&self, states: u64, ever: u64, name: &[u8]) -> u64 {
         let by_star = (states & self.one) << 1;
         let mut seen = name.iter().filter(|&&byte| is_seen(byte));
-        if seen.clone().all(|&byte| byte == b'.') {
+        if seen.clone().all(|&byte| matches!(byte, b'.' | b'+')) {
             let unchanged = if seen.nth(1).is_some() { ever } else { states };
             return self.skip_any(unchanged | by_star);
         }
@@ -278,18 +285,18 @@ pub(super) enum SegmentText<'a> {
     Any,
 }
 
-/// Whether some server takes `name` for `known`. Windows drops dots at the end; a `+` is a blank to some; frameworks take
-/// `.json` for the format of the answer.
+/// Whether some server takes `name` for `known`. Windows drops dots at the end; a `+` is a blank to some; frameworks take a suffix
+/// such as `.json` for the format of the answer.
 fn is_same_name(known: &[u8], name: &[u8]) -> bool {
     let mut seen = name.iter().filter(|&&byte| is_seen(byte));
     let mut begins = |start: &[u8]| start.iter().all(|byte| seen.next().is_some_and(|other| byte.eq_ignore_ascii_case(other)));
     if !begins(known) {
         return false;
     }
-    let mut after_format = seen.clone();
-    let has_format = b".json".iter().all(|byte| after_format.next().is_some_and(|other| byte.eq_ignore_ascii_case(other)));
-    let mut end = if has_format { after_format } else { seen };
-    end.all(|byte| matches!(byte, b'.' | b'+'))
+    let ends = |byte: &u8| matches!(byte, b'.' | b'+');
+    let mut format = seen.clone();
+    let letters = format.next().map_or(0, |_| format.clone().take_while(|byte| byte.is_ascii_alphanumeric()).count());
+    seen.clone().all(ends) || (seen.next() == Some(&b'.') && letters <= FORMAT && format.skip(letters).all(ends))
 }
 
 pub(super) fn is_separator(byte: u8) -> bool {

@@ -437,7 +437,7 @@ pub(super) fn bytes_of(name: &HeaderName) -> &[u8] {
     name.as_str().as_bytes()
 }
 
-/// Whether two names are equal with `_` and `-` folded. `HeaderName`s are lower case already.
+/// Whether two names are equal with `_`, `.` and `-` folded, as servers do that pass headers on as variables. `HeaderName`s are lower case already.
 pub(super) fn same_name(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| fold(a) == fold(b))
 }
@@ -447,7 +447,7 @@ fn compare_names(a: &[u8], b: &[u8]) -> Ordering {
 }
 
 const fn fold(byte: u8) -> u8 {
-    if byte == b'_' { b'-' } else { byte }
+    if matches!(byte, b'_' | b'.') { b'-' } else { byte }
 }
 
 /// Whether it is a `tchar` (RFC 9110, 5.6.2).

@@ -5,7 +5,7 @@ use crate::careportals::ORGANIZATION_HEADER;
 
 /// Fields of a request that never pass, whatever the settings say: those that the sidecar sets itself, those of one connection,
 /// those that claim where a request came from, and those that change its meaning after it was judged.
-pub(super) const REMOVED_FROM_REQUESTS: [&str; 24] = [
+pub(super) const REMOVED_FROM_REQUESTS: [&str; 27] = [
     "authorization",
     ORGANIZATION_HEADER,
     "host",
@@ -20,22 +20,25 @@ pub(super) const REMOVED_FROM_REQUESTS: [&str; 24] = [
     "x-request-id",
     // Some servers believe these about the client's address.
     "cf-connecting-ip",
+    "fastly-client-ip",
+    "fly-client-ip",
     "forwarded",
     "true-client-ip",
     "x-client-ip",
     "x-cluster-client-ip",
+    "x-forwarded",
     "x-real-ip",
     // Some servers take the method from these.
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
     // Some servers take the host or the path from these.
-    "x-original-host",
-    "x-original-url",
+    "x-envoy-original-path",
     "x-rewrite-url",
+    "x-waws-unencoded-url",
 ];
 /// How the names of further such fields begin.
-pub(super) const REMOVED_FAMILIES: [&str; 2] = ["proxy-", "x-forwarded-"];
+pub(super) const REMOVED_FAMILIES: [&str; 3] = ["proxy-", "x-forwarded-", "x-original-"];
 
 /// What happens to a request's header, by its name alone.
 pub(super) enum RequestField {

@@ -1,4 +1,4 @@
-//! The bodies of HTTP/2 requests that are on their way, and what the connection's reading follows from.
+//! The bodies of requests that are on their way, and what the connection's reading follows from.
 
 use std::{
     sync::{MutexGuard, PoisonError, atomic::Ordering},
@@ -15,7 +15,8 @@ impl ConnectionState {
         let takes_turns = (self.admitted.load(Ordering::Relaxed) == 0 || waits_until.is_some()) && !self.caller_is_refused();
         let has_body = !self.bodies().is_empty();
         let (requests, given_up) = (self.begun.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed));
-        RequestProgress { takes_turns, has_body, requests, given_up, waits_until }
+        let is_over = self.caller_is_refused() && requests > 0;
+        RequestProgress { takes_turns, has_body, requests, given_up, waits_until, is_over }
     }
 
     /// Notes that the HTTP/2 client has sent FIN and waits for its answers. Bodies that are not whole are cut.
@@ -30,7 +31,7 @@ impl ConnectionState {
         self.half_closed.load(Ordering::Relaxed)
     }
 
-    /// An HTTP/2 body is on its way. Returns its number.
+    /// A body is on its way. Returns its number.
     pub(in crate::server) fn begin_body(&self) -> usize {
         let number = self.begun.load(Ordering::Relaxed);
         self.bodies().push((number, None));
@@ -41,6 +42,11 @@ impl ConnectionState {
     pub(in crate::server) fn end_body(&self, number: usize, whole: bool) {
         self.given_up.fetch_add(usize::from(!whole), Ordering::Relaxed);
         self.bodies().retain(|(known, _)| *known != number);
+    }
+
+    /// Whether each body so far was read to its end.
+    pub(super) fn has_read_all_bodies(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed) == 0 && self.bodies().is_empty()
     }
 
     /// Whom to wake when the client sends FIN, and the body can't go on.

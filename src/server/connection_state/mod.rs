@@ -40,6 +40,9 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// one on its way, and learns from the answer that it is the last.
 const DRAIN_GRACE: Duration = Duration::from_millis(200);
 
+/// How long an HTTP/1.x connection is idle before its buffers are freed.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
 /// How often the kernel is asked, while an answer is due, whether the client is still there.
 const CLIENT_CHECK: Duration = Duration::from_millis(500);
 
@@ -47,14 +50,16 @@ const CLIENT_CHECK: Duration = Duration::from_millis(500);
 /// twice as many we cut it. Each abandoned stream may have cost a request to upstream (CVE-2023-44487).
 const ABANDONED: usize = 100;
 
-/// How a connection ends now that its deadline has passed, or that another client needs its place.
+/// What a connection has to do now that its deadline has passed, or that another client needs its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// Gracefully, as its protocol provides.
+    /// Free its buffers, and wait for the next request without them.
+    Rest,
+    /// End gracefully, as its protocol provides.
     Leave,
-    /// Gracefully, but without its place, which another client gets at once.
+    /// The same, but without its place, which another client gets at once.
     Part,
-    /// At once.
+    /// End at once.
     Cut,
 }
 
@@ -69,9 +74,9 @@ pub(super) struct ConnectionState {
     admitted: AtomicUsize,
     /// Requests that have begun so far.
     begun: AtomicUsize,
-    /// HTTP/2 bodies that were not read to their end.
+    /// Bodies of requests that were not read to their end.
     given_up: AtomicUsize,
-    /// HTTP/2 bodies that are on their way, and whom to wake when no more of them can come.
+    /// Bodies of requests that are on their way, and whom to wake when no more of them can come.
     bodies: Mutex<Vec<(usize, Option<Waker>)>>,
     /// Requests in progress whose HTTP/2 client gives no window for more of the answer.
     windowless: AtomicUsize,
@@ -84,6 +89,8 @@ pub(super) struct ConnectionState {
     own_answer_due: AtomicU64,
     /// The current response ends with the connection, without another delimiter (HTTP/1.0).
     close_delimited: AtomicBool,
+    /// The deadline is that of [`Due::Rest`].
+    rests_next: AtomicBool,
     ending: AtomicU8,
     client_check: AtomicU8,
     /// The HTTP/2 client sends no further request.
@@ -125,6 +132,7 @@ impl ConnectionState {
             owes_answer: AtomicBool::new(false),
             own_answer_due: AtomicU64::new(0),
             close_delimited: AtomicBool::new(false),
+            rests_next: AtomicBool::new(false),
             ending: AtomicU8::new(Ending::None as u8),
             client_check: AtomicU8::new(ClientCheck::None as u8),
             half_closed: AtomicBool::new(false),
@@ -293,7 +301,16 @@ impl ConnectionState {
             (false, true) => CLOSE_GRACE,
             (false, false) => self.limits.client_idle,
         };
-        self.slot.deadline.arm_at(now + limit);
+        let rests = limit > REST_AFTER && !self.is_blocked() && !self.is_http2() && self.phase() == ConnectionPhase::Idle;
+        self.rests_next.store(rests, Ordering::Relaxed);
+        self.slot.deadline.arm_at(now + if rests { REST_AFTER } else { limit });
+    }
+
+    /// Ends the first part of the idle time. Tells whether the connection rests for the other one: it doesn't when a part of a
+    /// body may still come, which only the connection's parser can tell from a request.
+    fn begin_rest(&self, now: Instant) -> bool {
+        self.slot.deadline.arm_at(now + self.limits.client_idle.saturating_sub(REST_AFTER));
+        self.has_read_all_bodies()
     }
 
     /// Counts a stream that has ended. `whole`: the client did not abandon it.
@@ -381,6 +398,7 @@ impl ConnectionState {
         if self.is_silent() {
             self.slot.deadline.arm(CLOSE_GRACE.min(self.limits.head_timeout));
         } else if self.awaits_request() {
+            self.rests_next.store(false, Ordering::Relaxed);
             self.slot.deadline.arm(DRAIN_GRACE.min(self.limits.client_idle));
         }
     }
@@ -412,7 +430,7 @@ impl ConnectionState {
         self.slot.is_asked()
     }
 
-    /// How the connection has to end, once its deadline has passed or another client needs its place. While it is pending, it
+    /// What the connection has to do, once its deadline has passed or another client needs its place. While it is pending, it
     /// wakes the task when that changes.
     pub(super) fn poll_due(&self, cx: &mut Context<'_>) -> Poll<Due> {
         loop {
@@ -435,7 +453,7 @@ impl ConnectionState {
         matches!(self.phase(), ConnectionPhase::Idle | ConnectionPhase::IdleBehindBody) && !self.is_blocked()
     }
 
-    /// The deadline has passed. Tells how the connection ends; if it does not, arms the deadline for the next look.
+    /// The deadline has passed. Tells what the connection has to do; if it is nothing, arms the deadline for the next look.
     fn overdue(&self, now: Instant) -> Option<Due> {
         if self.is_blocked() || self.all_are_windowless() {
             let (Hold::Stalled(since) | Hold::Idle(since)) = self.slot.hold() else {
@@ -456,6 +474,7 @@ impl ConnectionState {
             }
             ConnectionPhase::Silent | ConnectionPhase::Rest => Some(Due::Cut),
             ConnectionPhase::Idle | ConnectionPhase::IdleBehindBody if self.is_leaving() => Some(Due::Cut),
+            ConnectionPhase::Idle if self.rests_next.swap(false, Ordering::Relaxed) => self.begin_rest(now).then_some(Due::Rest),
             ConnectionPhase::Idle | ConnectionPhase::IdleBehindBody => Some(Due::Leave),
             ConnectionPhase::Exchange | ConnectionPhase::ExchangeAndHead => {
                 self.look_at_client(now, now + self.limits.client_stall);

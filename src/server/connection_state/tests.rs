@@ -11,7 +11,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     head_timeout: Duration::from_secs(10),
     client_idle: Duration::from_secs(3600),
     client_stall: Duration::from_secs(300),
-    streams: 100,
+    streams: Some(100),
 };
 
 const STALL_GRACE: Duration = Duration::from_secs(10);
@@ -54,8 +54,15 @@ impl LimitedConnection {
     /// How the connection ends within `limit`, and after how long.
     async fn due(&self, limit: Duration) -> Option<(Due, Duration)> {
         let start = clock::instant();
-        let due = timeout(limit, poll_fn(|cx| self.state.poll_due(cx))).await.ok()?;
-        Some((due, start.elapsed()))
+        let due = timeout(limit, async {
+            loop {
+                let due = poll_fn(|cx| self.state.poll_due(cx)).await;
+                if due != Due::Rest {
+                    return due;
+                }
+            }
+        });
+        Some((due.await.ok()?, start.elapsed()))
     }
 
     /// Another client waits for the only permit from now on.

@@ -86,7 +86,7 @@ impl Request {
         }
         // A CGI-like server reads `_` as `-`, so such names must not stand beside them either.
         for (name, _) in &self.fields {
-            let folded = name.replace('_', "-");
+            let folded = name.replace(['_', '.'], "-");
             let ours = ["authorization", "organization", "host"].contains(&folded.as_str());
             if (ours || folded == "content-length" || folded == "transfer-encoding") && folded != *name {
                 return Some(format!("{name} can be mistaken for another"));
@@ -115,13 +115,13 @@ impl Request {
             ];
             OURS.contains(&name) || is_never_forwarded(name)
         };
-        let trailer = self.trailers.iter().find(|(name, _)| never(&name.replace('_', "-")));
+        let trailer = self.trailers.iter().find(|(name, _)| never(&name.replace(['_', '.'], "-")));
         trailer.map(|(name, _)| format!("{name} passed as a trailer"))
     }
 }
 
 fn is_never_forwarded(name: &str) -> bool {
-    const NAMES: [&str; 20] = [
+    const NAMES: [&str; 23] = [
         "cookie",
         "cookie2",
         "origin",
@@ -138,12 +138,15 @@ fn is_never_forwarded(name: &str) -> bool {
         "x-http-method-override",
         "x-http-method",
         "x-method-override",
-        "x-original-url",
-        "x-original-host",
+        "x-forwarded",
+        "fastly-client-ip",
+        "fly-client-ip",
+        "x-envoy-original-path",
+        "x-waws-unencoded-url",
         "x-rewrite-url",
         "proxy-connection",
     ];
-    NAMES.contains(&name) || name.starts_with("proxy-") || name.starts_with("x-forwarded-")
+    NAMES.contains(&name) || ["proxy-", "x-forwarded-", "x-original-"].iter().any(|family| name.starts_with(family))
 }
 
 enum Framing {

@@ -8,8 +8,11 @@
 //! The system's allocator keeps what is freed, for each thread apart: after a burst on one worker, the next burst may find the
 //! memory of the process used up. [`Returns`] says when it is worth while to give it back.
 
+#[cfg(target_os = "linux")]
+mod blocks;
+
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
+    alloc::{GlobalAlloc, Layout},
     cell::Cell,
     pin::Pin,
     task::{Context, Poll},
@@ -17,11 +20,16 @@ use std::{
 
 use zeroizing_alloc::ZeroAlloc;
 
-/// The program's allocator: the system's, with wiping.
+#[cfg(target_os = "linux")]
+use blocks::Segregated;
+#[cfg(not(target_os = "linux"))]
+use std::alloc::System as Segregated;
+
+/// The program's allocator: the system's, with wiping, and with memory of its own for the buffers of connections.
 pub struct Wiping;
 
 /// The crate's allocator wipes so that the compiler can't leave it out, as it may with a plain write before memory is freed.
-const WIPING: ZeroAlloc<System> = ZeroAlloc(System);
+const WIPING: ZeroAlloc<Segregated> = ZeroAlloc(Segregated);
 
 thread_local! {
     static SPARES_LARGE: Cell<bool> = const { Cell::new(false) };
@@ -33,23 +41,23 @@ thread_local! {
 const LARGE: usize = 8 * 1024;
 
 #[expect(unsafe_code, reason = "an allocator is unsafe to write; every call is passed on as it came")]
-// SAFETY: both allocators are the system's, so that either may free what came from the other.
+// SAFETY: both allocators are the same but for wiping, so that either may free what came from the other.
 unsafe impl GlobalAlloc for Wiping {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
+        unsafe { Segregated.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { Segregated.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         FREED.set(FREED.get().wrapping_add(layout.size() as u64));
         if layout.size() >= LARGE && SPARES_LARGE.get() {
             // SAFETY: as above.
-            unsafe { System.dealloc(block, layout) }
+            unsafe { Segregated.dealloc(block, layout) }
         } else {
             // SAFETY: as above.
             unsafe { WIPING.dealloc(block, layout) }
@@ -88,6 +96,8 @@ impl Returns {
     /// Gives free memory of the whole process back to the system, if that is due.
     pub fn round(&mut self) {
         if self.is_due(FREED.get()) {
+            #[cfg(target_os = "linux")]
+            blocks::give_back();
             give_back();
         }
     }

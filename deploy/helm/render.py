@@ -28,10 +28,10 @@ def workshop():
         for chart in (LIBRARY, "example"):
             shutil.copytree(HERE / chart, folder / chart, ignore=shutil.ignore_patterns("charts", "Chart.lock"))
         homes = {f"HELM_{name}_HOME": str(folder / "home" / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
-        environment = {**os.environ, **homes, "HELM_PLUGINS": str(folder / "home/plugins")}
+        environment = {name: value for name, value in os.environ.items() if name != "HELM_PLUGINS"} | homes
 
-        def helm(*words, **options):
-            return subprocess.run([HELM, *map(str, words)], cwd=folder, capture_output=True, text=True, env=environment, **options)
+        def helm(*words, program=HELM):
+            return subprocess.run([program, *map(str, words)], cwd=folder, capture_output=True, text=True, env=environment)
 
         yield folder, helm
 

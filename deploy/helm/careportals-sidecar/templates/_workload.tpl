@@ -8,7 +8,8 @@ Adds the sidecar to a workload: a Deployment, StatefulSet, DaemonSet, Job or Cro
   {{- end }}
   {{- include "careportals-sidecar.workload" (list $ "app.deployment") }}
 
-A third word names other values than `careportals-sidecar`: the alias of a second dependency on this chart. The result is that of the
+A third word names other values than `careportals-sidecar`: the alias of a second dependency on this chart. For a workload whose template
+takes something else than `$`, `careportals-sidecar.manifest` takes its text: (list $ (include "app.worker" …)). The result is that of the
 Kustomize component, and one label more, by which the objects of `careportals-sidecar.resources` know the pods of this release.
 */}}
 {{- define "careportals-sidecar.workload" -}}
@@ -16,17 +17,22 @@ Kustomize component, and one label more, by which the objects of `careportals-si
   {{- fail "careportals-sidecar.workload takes a list: (list $ \"the name of your template\")" -}}
 {{- end -}}
 {{- $root := index . 0 -}}
-{{- $name := index . 1 -}}
+{{- $text := include (index . 1) $root -}}
+{{- include "careportals-sidecar.manifest" (concat (list $root $text) (slice . 2)) -}}
+{{- end -}}
+
+{{- define "careportals-sidecar.manifest" -}}
+{{- $root := index . 0 -}}
 {{- $args := list $root -}}
 {{- if gt (len .) 2 }}{{ $args = list $root (index . 2) }}{{ end -}}
-{{- $text := include $name $root | trim | trimPrefix "---" | trim -}}
+{{- $text := index . 1 | trim | trimPrefix "---" | trim -}}
 {{- if $text -}}
   {{- if regexMatch "(?m)^---(\\s|$)" $text -}}
-    {{- fail (printf "careportals-sidecar: the template %s has several documents. Leave one workload in it" $name) -}}
+    {{- fail "careportals-sidecar: the template has several documents. Leave one workload in it" -}}
   {{- end -}}
   {{- $workload := fromYaml $text -}}
   {{- if hasKey $workload "Error" -}}
-    {{- fail (printf "careportals-sidecar: the template %s is no YAML: %v" $name $workload.Error) -}}
+    {{- fail (printf "careportals-sidecar: the template is no YAML: %v" $workload.Error) -}}
   {{- end -}}
   {{- $what := printf "%v %v" $workload.kind (dig "metadata" "name" "without a name" $workload) -}}
   {{- if not (has $workload.kind (list "Deployment" "StatefulSet" "DaemonSet" "Job" "CronJob")) -}}

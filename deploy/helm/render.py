@@ -30,8 +30,9 @@ def workshop():
         homes = {f"HELM_{name}_HOME": str(folder / "home" / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
         environment = {name: value for name, value in os.environ.items() if name != "HELM_PLUGINS"} | homes
 
-        def helm(*words, program=HELM):
-            return subprocess.run([program, *map(str, words)], cwd=folder, capture_output=True, text=True, env=environment)
+        def helm(*words, program=HELM, given=""):
+            words = [program, *map(str, words)]
+            return subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment, input=given)
 
         yield folder, helm
 

@@ -1,7 +1,7 @@
 """Holds objects of operators, of which Kubernetes has no schemas, against their types. The checks of `kubernetes` and of `helm` use it.
 
 The types are the npm packages @kubernetes-models/argo-cd and @kubernetes-models/external-secrets, and `typescript` compares: it finds
-a wrong type, and a key that there is not. `npm ci --prefix deploy/kubernetes/models` installs them. KUBERNETES_MODELS names another folder
+a wrong type, and an unknown key. `npm ci --prefix deploy/kubernetes/models` installs them. KUBERNETES_MODELS names another folder
 with such node_modules.
 """
 

@@ -21,7 +21,7 @@ def is_there():
 
 
 @contextmanager
-def workshop():
+def workspace():
     """A folder with the library and the example in it; gives it and a function that runs Helm there."""
     with tempfile.TemporaryDirectory(prefix="careportals-helm-") as made:
         folder = Path(made).resolve()
@@ -46,7 +46,7 @@ def with_dependencies(helm, chart):
 
 def rendered_example(*words):
     """The manifests of the example, as text."""
-    with workshop() as (_, helm):
+    with workspace() as (_, helm):
         done = helm("template", "app", with_dependencies(helm, "example"), *words)
     if done.returncode:
         raise SystemExit(f"FAIL: helm template: {done.stderr}")

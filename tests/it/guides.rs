@@ -22,6 +22,8 @@ const GUIDES: &[(&str, Fate)] = &[
     ("RELEASING.md", Elsewhere("it is for those who may push a tag; deploy/release/version has a check of its own")),
     ("deploy/compose/README.md", Elsewhere("deploy/compose/check brings the files up in podman")),
     ("deploy/kubernetes/README.md", Elsewhere(CLUSTER)),
+    ("docs/helm.md", Elsewhere("deploy/helm/check types them")),
+    ("docs/kubernetes-try-out.md", Elsewhere("deploy/kubernetes/play runs the same pods, without a cluster")),
     ("docs/debian.md", Elsewhere("deploy/debian/test goes through it under a real systemd")),
     ("docs/rules.md", Elsewhere("tests/it/check.rs and observe.rs do it with rules of their own")),
     ("examples/README.md", Elsewhere("examples/run runs them all")),

@@ -166,10 +166,13 @@ const GUIDES: &[&str] = &[
     "docs/control.md",
     "docs/debian.md",
     "docs/exec.md",
+    "docs/helm.md",
     "docs/kubernetes.md",
+    "docs/kubernetes-try-out.md",
     "docs/questions.md",
     "docs/runbook.md",
     "deploy/kubernetes/sidecar/pod.yaml",
+    "deploy/helm/careportals-sidecar/templates/_parts.tpl",
     "systemd/README.md",
     "CONTRIBUTING.md",
 ];

@@ -78,7 +78,7 @@ fn walk(root: &Path, folder: &Path, texts: &mut Vec<(String, String)>) {
         }
         if path.is_dir() {
             let name = path.file_name().unwrap_or_default();
-            if name != ".git" && name != "target" && !path.join("CACHEDIR.TAG").exists() {
+            if name != ".git" && name != "target" && name != "node_modules" && !path.join("CACHEDIR.TAG").exists() {
                 walk(root, &path, texts);
             }
         } else if let Ok(text) = fs::read_to_string(&path) {

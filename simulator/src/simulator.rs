@@ -18,9 +18,10 @@ use tokio::{
 use crate::{
     admin,
     control::Control,
+    record::RequestListener,
     server,
-    state::{Settings, SimulatorState},
-    tls::TlsConfigs,
+    state::{DEMO_USERS, Settings, SimulatorState},
+    tls::{Authority, TlsConfigs},
 };
 
 /// How many connections the kernel queues.
@@ -45,23 +46,30 @@ pub struct Options {
     pub http2: bool,
     /// After this time a connection without a request in flight is closed; `None` keeps it open.
     pub keep_alive_for: Option<Duration>,
+    /// Is told of each request that is over.
+    pub on_request: Option<RequestListener>,
+    /// A certificate authority to use in place of a throw-away one: its certificate and its key, in PEM.
+    #[cfg(feature = "import")]
+    pub authority: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        let user = |organization: &str, password: &str| {
-            let username = format!("service@{organization}.example.test");
-            (organization.to_owned(), username, password.to_owned())
+        let user = |(organization, username, password): (&str, &str, &str)| {
+            (organization.to_owned(), username.to_owned(), password.to_owned())
         };
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             admin: None,
             admin_open: false,
             names: Vec::new(),
-            credentials: vec![user("demo", "demo-password-1"), user("other", "other-password-1")],
+            credentials: DEMO_USERS.map(user).to_vec(),
             token_life: Duration::from_secs(3600),
             http2: true,
             keep_alive_for: None,
+            on_request: None,
+            #[cfg(feature = "import")]
+            authority: None,
         }
     }
 }
@@ -77,7 +85,7 @@ impl fmt::Debug for Options {
             .field("token_life", &self.token_life)
             .field("http2", &self.http2)
             .field("keep_alive_for", &self.keep_alive_for)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -101,7 +109,7 @@ impl Simulator {
     /// # Errors
     ///
     /// An address that cannot be bound, an admin address beyond loopback without `admin_open`, a name that no certificate can
-    /// hold, or a system that has no threads or no randomness.
+    /// hold, an authority that clients would not accept, or a system that has no threads or no randomness.
     pub fn start(options: Options) -> io::Result<Self> {
         if !options.admin_open && options.admin.is_some_and(|admin| !admin.ip().is_loopback()) {
             return Err(io::Error::other("the admin port must be on a loopback address, or opened"));
@@ -115,7 +123,11 @@ impl Simulator {
         let admin = admin_listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         names.extend(options.names);
-        let tls = TlsConfigs::for_names(names)?;
+        #[cfg(feature = "import")]
+        let authority = options.authority.map_or_else(Authority::throw_away, |pem| Authority::from_pem(&pem))?;
+        #[cfg(not(feature = "import"))]
+        let authority = Authority::throw_away()?;
+        let tls = TlsConfigs::for_names(names, &authority)?;
         let ca_pem = tls.ca_pem.clone();
         let settings = Settings {
             token_life: options.token_life,
@@ -127,7 +139,7 @@ impl Simulator {
             http2: options.http2,
             ..Settings::default()
         };
-        let state = Arc::new(SimulatorState::new(address, options.keep_alive_for, settings)?);
+        let state = Arc::new(SimulatorState::new(address, options.keep_alive_for, options.on_request, settings)?);
         let control = Control(Arc::clone(&state));
         let (stop, stopped) = oneshot::channel();
         let admin_control = control.clone();

@@ -1,6 +1,6 @@
-//! Makes the throw-away certificate authority, the server's certificate and the TLS configurations.
+//! Makes the throw-away certificate authority, or reads one, and makes the server's certificate and the TLS configurations.
 //!
-//! It uses the clock. Each start makes new keys, which exist in memory only.
+//! It uses the clock. The keys that each start makes exist in memory only.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -24,18 +24,14 @@ pub(crate) struct TlsConfigs {
 }
 
 impl TlsConfigs {
-    /// Makes an authority and a certificate for `names` (DNS names or IP addresses).
+    /// Makes a certificate for `names` (DNS names or IP addresses).
     ///
     /// # Errors
     ///
     /// A name that no certificate can hold, or a system without randomness.
-    pub(crate) fn for_names(names: Vec<String>) -> io::Result<Self> {
-        let authority_key = KeyPair::generate().map_err(io::Error::other)?;
-        let authority_params = authority_params()?;
-        let authority = authority_params.self_signed(&authority_key).map_err(io::Error::other)?;
-        let issuer = Issuer::new(authority_params, authority_key);
+    pub(crate) fn for_names(names: Vec<String>, authority: &Authority) -> io::Result<Self> {
         let key = KeyPair::generate().map_err(io::Error::other)?;
-        let leaf = leaf_params(names)?.signed_by(&key, &issuer).map_err(io::Error::other)?;
+        let leaf = leaf_params(names)?.signed_by(&key, &authority.issuer).map_err(io::Error::other)?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?
@@ -45,8 +41,84 @@ impl TlsConfigs {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut with_http2 = config.clone();
         with_http2.alpn_protocols.insert(0, b"h2".to_vec());
-        Ok(Self { ca_pem: authority.pem(), with_http2: Arc::new(with_http2), http1_only: Arc::new(config) })
+        Ok(Self { ca_pem: authority.pem.clone(), with_http2: Arc::new(with_http2), http1_only: Arc::new(config) })
     }
+}
+
+/// A certificate authority: it signs the server's certificate.
+pub(crate) struct Authority {
+    /// Its certificate.
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// Makes an authority that exists as long as the simulator.
+    ///
+    /// # Errors
+    ///
+    /// A system without randomness.
+    pub(crate) fn throw_away() -> io::Result<Self> {
+        let key = KeyPair::generate().map_err(io::Error::other)?;
+        let params = authority_params()?;
+        let pem = params.self_signed(&key).map_err(io::Error::other)?.pem();
+        Ok(Self { pem, issuer: Issuer::new(params, key) })
+    }
+
+    /// Reads an authority: one certificate and its key, both in PEM.
+    ///
+    /// # Errors
+    ///
+    /// What is missing or wrong, and what to do. Whatever clients would refuse later is refused here.
+    #[cfg(feature = "import")]
+    pub(crate) fn from_pem(pem: &str) -> io::Result<Self> {
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+        let refuse = |why: String| io::Error::other(format!("certificate authority: {why}"));
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|_| refuse("there is no certificate in PEM (BEGIN CERTIFICATE)".to_owned()))?;
+        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())
+            .map_err(|_| refuse("there is no private key in PEM; put it behind the certificate, not encrypted".to_owned()))?;
+        let key = KeyPair::try_from(&key).map_err(|fault| refuse(format!("its key can't be used: {fault}")))?;
+        check_authority(&certificate, &key).map_err(refuse)?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)
+            .map_err(|fault| refuse(format!("its certificate can't be used: {fault}")))?;
+        // Nothing of the file but its certificate is shown to clients.
+        let only_certificate = pem.split_inclusive('\n').skip_while(|line| !line.starts_with("-----BEGIN CERTIFICATE"));
+        let mut shown = String::new();
+        for line in only_certificate {
+            shown.push_str(line);
+            if line.starts_with("-----END CERTIFICATE") {
+                break;
+            }
+        }
+        Ok(Self { pem: shown, issuer })
+    }
+}
+
+/// Whether clients would accept what this certificate and this key sign.
+#[cfg(feature = "import")]
+fn check_authority(certificate: &[u8], key: &KeyPair) -> Result<(), String> {
+    use rcgen::PublicKeyData;
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| "the certificate can't be read".to_owned())?;
+    if !parsed.is_ca() {
+        return Err("the certificate is not one of an authority; make it with basicConstraints=critical,CA:TRUE".to_owned());
+    }
+    if parsed.key_usage().is_ok_and(|usage| usage.is_some_and(|usage| !usage.value.key_cert_sign())) {
+        return Err("the certificate may not sign others; make it with keyUsage=critical,keyCertSign".to_owned());
+    }
+    if parsed.public_key().raw != key.subject_public_key_info() {
+        return Err("the key is not that of the certificate".to_owned());
+    }
+    let now = clock::time_of_day().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let validity = parsed.validity();
+    if now > validity.not_after.timestamp() {
+        return Err(format!("the certificate has expired on {}; make a new one", validity.not_after));
+    }
+    if now < validity.not_before.timestamp() {
+        return Err(format!("the certificate is not valid before {}", validity.not_before));
+    }
+    Ok(())
 }
 
 fn authority_params() -> io::Result<CertificateParams> {

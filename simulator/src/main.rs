@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use careportals_simulator::{Control, LoginFault, Options, RequestLine, RequestListener, Simulator, parse_duration};
+use careportals_simulator::{
+    Authority, Control, LoginFault, Options, RequestLine, RequestListener, RouteImport, Simulator, parse_duration,
+};
 use clap::Parser;
 
 /// The time-out for each step of a health check.
@@ -131,7 +133,8 @@ fn run(flags: Flags) -> std::io::Result<()> {
         http2: flags.http2 || !flags.no_http2,
         keep_alive_for: flags.keep_alive_for,
         on_request: flags.log.then(|| Arc::new(print_line) as RequestListener),
-        authority: flags.ca_in.as_deref().map(read).transpose()?,
+        authority: flags.ca_in.as_deref().map(authority).transpose()?,
+        import: Some(RouteImport::ALL),
         ..Options::default()
     };
     if let (Some(organization), Some(username), Some(password)) = (flags.organization, flags.username, flags.password) {
@@ -169,6 +172,10 @@ fn add_routes(control: &Control, openapi: Option<&Path>, routes: Option<&Path>) 
     }
     control.keep_added_routes();
     Ok(())
+}
+
+fn authority(file: &Path) -> std::io::Result<Authority> {
+    Authority::from_pem(&read(file)?).map_err(|fault| in_file(file, &fault))
 }
 
 fn read(file: &Path) -> std::io::Result<String> {

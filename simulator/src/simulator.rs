@@ -15,8 +15,10 @@ use tokio::{
     sync::oneshot,
 };
 
+#[cfg(feature = "import")]
+use crate::admin::RouteImport;
 use crate::{
-    admin,
+    admin::{self, Admin},
     control::Control,
     record::RequestListener,
     server,
@@ -48,9 +50,11 @@ pub struct Options {
     pub keep_alive_for: Option<Duration>,
     /// Is told of each request that is over.
     pub on_request: Option<RequestListener>,
-    /// A certificate authority to use in place of a throw-away one: its certificate and its key, in PEM.
+    /// A certificate authority to use in place of a throw-away one.
+    pub authority: Option<Authority>,
+    /// Whether the admin port takes routes and OpenAPI documents.
     #[cfg(feature = "import")]
-    pub authority: Option<String>,
+    pub import: Option<RouteImport>,
 }
 
 impl Default for Options {
@@ -68,8 +72,9 @@ impl Default for Options {
             http2: true,
             keep_alive_for: None,
             on_request: None,
-            #[cfg(feature = "import")]
             authority: None,
+            #[cfg(feature = "import")]
+            import: None,
         }
     }
 }
@@ -109,7 +114,7 @@ impl Simulator {
     /// # Errors
     ///
     /// An address that cannot be bound, an admin address beyond loopback without `admin_open`, a name that no certificate can
-    /// hold, an authority that clients would not accept, or a system that has no threads or no randomness.
+    /// hold, or a system that has no threads or no randomness.
     pub fn start(options: Options) -> io::Result<Self> {
         if !options.admin_open && options.admin.is_some_and(|admin| !admin.ip().is_loopback()) {
             return Err(io::Error::other("the admin port must be on a loopback address, or opened"));
@@ -123,10 +128,7 @@ impl Simulator {
         let admin = admin_listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         names.extend(options.names);
-        #[cfg(feature = "import")]
-        let authority = options.authority.map_or_else(Authority::throw_away, |pem| Authority::from_pem(&pem))?;
-        #[cfg(not(feature = "import"))]
-        let authority = Authority::throw_away()?;
+        let authority = options.authority.map_or_else(Authority::throw_away, Ok)?;
         let tls = TlsConfigs::for_names(names, &authority)?;
         let ca_pem = tls.ca_pem.clone();
         let settings = Settings {
@@ -142,12 +144,17 @@ impl Simulator {
         let state = Arc::new(SimulatorState::new(address, options.keep_alive_for, options.on_request, settings)?);
         let control = Control(Arc::clone(&state));
         let (stop, stopped) = oneshot::channel();
-        let admin_control = control.clone();
-        let admin_pem = ca_pem.clone();
+        let admin_port = Admin {
+            open: options.admin_open,
+            control: control.clone(),
+            ca_pem: ca_pem.clone(),
+            #[cfg(feature = "import")]
+            import: options.import,
+        };
         let thread = std::thread::Builder::new().name("careportals-sim".to_owned()).spawn(move || {
             runtime.block_on(async {
                 if let Some(listener) = admin_listener {
-                    tokio::spawn(admin::serve(listener, options.admin_open, admin_control, admin_pem));
+                    tokio::spawn(admin::serve(listener, admin_port));
                 }
                 tokio::select! {
                     never = server::accept(listener, tls, state) => match never {},

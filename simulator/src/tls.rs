@@ -2,7 +2,7 @@
 //!
 //! It uses the clock. The keys that each start makes exist in memory only.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivatePkcs8KeyDer};
@@ -46,10 +46,17 @@ impl TlsConfigs {
 }
 
 /// A certificate authority: it signs the server's certificate.
-pub(crate) struct Authority {
+#[derive(Clone)]
+pub struct Authority {
     /// Its certificate.
     pem: String,
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Arc<Issuer<'static, KeyPair>>,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
 }
 
 impl Authority {
@@ -62,7 +69,7 @@ impl Authority {
         let key = KeyPair::generate().map_err(io::Error::other)?;
         let params = authority_params()?;
         let pem = params.self_signed(&key).map_err(io::Error::other)?.pem();
-        Ok(Self { pem, issuer: Issuer::new(params, key) })
+        Ok(Self { pem, issuer: Arc::new(Issuer::new(params, key)) })
     }
 
     /// Reads an authority: one certificate and its key, both in PEM.
@@ -71,7 +78,7 @@ impl Authority {
     ///
     /// What is missing or wrong, and what to do. Whatever clients would refuse later is refused here.
     #[cfg(feature = "import")]
-    pub(crate) fn from_pem(pem: &str) -> io::Result<Self> {
+    pub fn from_pem(pem: &str) -> io::Result<Self> {
         use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
         let refuse = |why: String| io::Error::other(format!("certificate authority: {why}"));
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
@@ -91,7 +98,7 @@ impl Authority {
                 break;
             }
         }
-        Ok(Self { pem: shown, issuer })
+        Ok(Self { pem: shown, issuer: Arc::new(issuer) })
     }
 }
 

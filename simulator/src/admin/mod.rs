@@ -38,15 +38,26 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 #[cfg(feature = "import")]
 const MAX_IMPORT_BYTES: usize = 16 * 1024 * 1024;
 
-/// Serves connections until the runtime ends. `open` lets callers beyond loopback in.
-pub(crate) async fn serve(listener: TcpListener, open: bool, control: Control, ca_pem: String) {
+/// What the admin port has to know.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    /// Whether callers beyond loopback are let in.
+    pub(crate) open: bool,
+    pub(crate) control: Control,
+    pub(crate) ca_pem: String,
+    #[cfg(feature = "import")]
+    pub(crate) import: Option<RouteImport>,
+}
+
+/// Serves connections until the runtime ends.
+pub(crate) async fn serve(listener: TcpListener, admin: Admin) {
     loop {
         match listener.accept().await {
-            Ok((tcp, peer)) if open || peer.ip().is_loopback() => {
-                let (control, ca_pem) = (control.clone(), ca_pem.clone());
+            Ok((tcp, peer)) if admin.open || peer.ip().is_loopback() => {
+                let admin = admin.clone();
                 let service = service_fn(move |request| {
-                    let (control, ca_pem) = (control.clone(), ca_pem.clone());
-                    async move { Ok::<_, Infallible>(serve_request(open, &control, &ca_pem, request).await) }
+                    let admin = admin.clone();
+                    async move { Ok::<_, Infallible>(serve_request(&admin, request).await) }
                 });
                 let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(tcp), service);
                 // An error only means that the client is gone.
@@ -59,8 +70,9 @@ pub(crate) async fn serve(listener: TcpListener, open: bool, control: Control, c
 }
 
 /// Answers one request.
-async fn serve_request(open: bool, control: &Control, ca_pem: &str, request: Request<Incoming>) -> Response<ResponseBody> {
-    if !is_allowed(&request, open) {
+async fn serve_request(admin: &Admin, request: Request<Incoming>) -> Response<ResponseBody> {
+    let control = &admin.control;
+    if !is_allowed(&request, admin.open) {
         return message(StatusCode::FORBIDDEN, "The admin port is for programs on this machine");
     }
     let (head, body) = request.into_parts();
@@ -73,7 +85,7 @@ async fn serve_request(open: bool, control: &Control, ca_pem: &str, request: Req
         }
         (&Method::GET, "/logins") => json_response(StatusCode::OK, &logins_json(control)),
         (&Method::GET, "/ca.pem") => {
-            let mut response = response(StatusCode::OK, full(ca_pem.to_owned()));
+            let mut response = response(StatusCode::OK, full(admin.ca_pem.clone()));
             set_header(&mut response, CONTENT_TYPE, "application/x-pem-file");
             response
         }
@@ -87,9 +99,11 @@ async fn serve_request(open: bool, control: &Control, ca_pem: &str, request: Req
         #[cfg(feature = "import")]
         (&Method::GET, "/routes") => routes(control),
         #[cfg(feature = "import")]
-        (&Method::POST, "/routes") => add_routes(control, body).await,
-        #[cfg(feature = "import")]
-        (&Method::POST, "/openapi") => add_openapi(control, body).await,
+        (&Method::POST, path @ ("/routes" | "/openapi")) => match (path, admin.import) {
+            ("/routes", Some(import)) => add_routes(control, import, body).await,
+            (_, Some(import)) => add_openapi(control, import, body).await,
+            (_, None) => message(StatusCode::NOT_FOUND, "This simulator was started without the import of routes"),
+        },
         #[cfg(feature = "import")]
         (&Method::DELETE, "/routes") => {
             control.remove_added_routes();
@@ -217,12 +231,33 @@ async fn apply_settings(control: &Control, body: Incoming) -> Response<ResponseB
     }
 }
 
+/// Lets the admin port take routes and OpenAPI documents.
+///
+/// A program that does not name it, as the sidecar's `demo`, does not carry their parsers.
+#[cfg(feature = "import")]
+#[derive(Clone, Copy)]
+pub struct RouteImport {
+    routes: fn(&Control, &[u8]) -> Result<(), String>,
+    openapi: fn(&Control, &[u8]) -> Result<Vec<String>, String>,
+}
+
+#[cfg(feature = "import")]
+impl RouteImport {
+    /// Both of them.
+    pub const ALL: Self = Self {
+        routes: |control, body| {
+            let document = serde_json::from_slice(body).map_err(|fault| format!("Expected JSON: {fault}"))?;
+            control.add_routes(&document)
+        },
+        openapi: |control, body| control.add_openapi(&String::from_utf8_lossy(body)),
+    };
+}
+
 /// Adds the routes in the body, all or none.
 #[cfg(feature = "import")]
-async fn add_routes(control: &Control, body: Incoming) -> Response<ResponseBody> {
+async fn add_routes(control: &Control, import: RouteImport, body: Incoming) -> Response<ResponseBody> {
     let Some(body) = read(body, MAX_IMPORT_BYTES).await else { return too_long() };
-    let document = serde_json::from_slice(&body).map_err(|fault| format!("Expected JSON: {fault}"));
-    match document.and_then(|document| control.add_routes(&document)) {
+    match (import.routes)(control, &body) {
         Ok(()) => routes(control),
         Err(fault) => message(StatusCode::BAD_REQUEST, &fault),
     }
@@ -230,9 +265,9 @@ async fn add_routes(control: &Control, body: Incoming) -> Response<ResponseBody>
 
 /// Adds the routes of the OpenAPI document in the body.
 #[cfg(feature = "import")]
-async fn add_openapi(control: &Control, body: Incoming) -> Response<ResponseBody> {
+async fn add_openapi(control: &Control, import: RouteImport, body: Incoming) -> Response<ResponseBody> {
     let Some(body) = read(body, MAX_IMPORT_BYTES).await else { return too_long() };
-    match control.add_openapi(&String::from_utf8_lossy(&body)) {
+    match (import.openapi)(control, &body) {
         Ok(skipped) => json_response(StatusCode::OK, &json!({ "routes": control.route_names(), "skipped": skipped })),
         Err(fault) => message(StatusCode::BAD_REQUEST, &fault),
     }

@@ -90,7 +90,7 @@ pub use control::Control;
 pub use fault::{LoginFault, UnknownFault};
 pub use pattern::{Pattern, pattern_byte};
 pub use record::{Counts, RecordedLogin, RecordedRequest, RequestLine, RequestListener};
-pub use simulator::{Options, Simulator};
+pub use simulator::{Options, Preparation, Simulator};
 pub use tls::Authority;
 
 /// Parses a duration as the flags and the admin port take it: `500ms`, `30s`, `1h30m`, `30d`.

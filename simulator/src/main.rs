@@ -128,7 +128,7 @@ fn run(flags: Flags) -> std::io::Result<()> {
         listen: flags.listen,
         admin: flags.admin,
         admin_open: flags.admin_open,
-        names: flags.name,
+        names: flags.name.clone(),
         token_life: flags.token_life,
         http2: flags.http2 || !flags.no_http2,
         keep_alive_for: flags.keep_alive_for,
@@ -137,25 +137,30 @@ fn run(flags: Flags) -> std::io::Result<()> {
         import: Some(RouteImport::ALL),
         ..Options::default()
     };
-    if let (Some(organization), Some(username), Some(password)) = (flags.organization, flags.username, flags.password) {
-        options.credentials.push((organization, username, password));
+    if let (Some(organization), Some(username), Some(password)) = (&flags.organization, &flags.username, &flags.password) {
+        options.credentials.push((organization.clone(), username.clone(), password.clone()));
     }
+    options.prepare = Some(Arc::new(move |control, ca_pem| prepare(&flags, control, ca_pem)));
     let simulator = Simulator::start(options)?;
-    let control = simulator.control();
-    control.set_latency(flags.latency);
-    control.set_login_delay(flags.login_delay);
-    control.set_clock_offset(flags.clock_offset);
-    control.set_login_fault(flags.login_fault);
-    control.set_new_user_token(flags.new_user_token);
-    add_routes(control, flags.openapi.as_deref(), flags.routes.as_deref())?;
-    if let Some(file) = &flags.ca_out {
-        std::fs::write(file, simulator.ca_pem()).map_err(|fault| in_file(file, &fault))?;
-    }
     let admin = simulator.admin_address().map(|admin| format!(", admin on http://{admin}"));
     println!("careportals-simulator listens on https://{}{}", simulator.address(), admin.unwrap_or_default());
     runtime.block_on(stop.received());
     simulator.stop();
     Ok(())
+}
+
+/// Does what has to be done before anybody may find the simulator up.
+fn prepare(flags: &Flags, control: &Control, ca_pem: &str) -> std::io::Result<()> {
+    control.set_latency(flags.latency);
+    control.set_login_delay(flags.login_delay);
+    control.set_clock_offset(flags.clock_offset);
+    control.set_login_fault(flags.login_fault.clone());
+    control.set_new_user_token(flags.new_user_token);
+    add_routes(control, flags.openapi.as_deref(), flags.routes.as_deref())?;
+    match &flags.ca_out {
+        Some(file) => std::fs::write(file, ca_pem).map_err(|fault| in_file(file, &fault)),
+        None => Ok(()),
+    }
 }
 
 /// Adds the routes of the two files; those of `routes` may change those of `openapi`.

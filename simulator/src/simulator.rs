@@ -29,6 +29,9 @@ use crate::{
 /// How many connections the kernel queues.
 const BACKLOG: u32 = 1024;
 
+/// What has to be done before connections are accepted.
+pub type Preparation = Arc<dyn Fn(&Control, &str) -> io::Result<()> + Send + Sync>;
+
 /// The options of a start. [`Control`] can change the credentials, `token_life` and `http2` later.
 #[derive(Clone)]
 pub struct Options {
@@ -48,6 +51,8 @@ pub struct Options {
     pub http2: bool,
     /// After this time a connection without a request in flight is closed; `None` keeps it open.
     pub keep_alive_for: Option<Duration>,
+    /// Is called before connections are accepted, with the control and the certificate authority in PEM; its error ends the start.
+    pub prepare: Option<Preparation>,
     /// Is told of each request that is over.
     pub on_request: Option<RequestListener>,
     /// A certificate authority to use in place of a throw-away one.
@@ -71,6 +76,7 @@ impl Default for Options {
             token_life: Duration::from_secs(3600),
             http2: true,
             keep_alive_for: None,
+            prepare: None,
             on_request: None,
             authority: None,
             #[cfg(feature = "import")]
@@ -114,7 +120,7 @@ impl Simulator {
     /// # Errors
     ///
     /// An address that cannot be bound, an admin address beyond loopback without `admin_open`, a name that no certificate can
-    /// hold, or a system that has no threads or no randomness.
+    /// hold, an error of `prepare`, or a system that has no threads or no randomness.
     pub fn start(options: Options) -> io::Result<Self> {
         if !options.admin_open && options.admin.is_some_and(|admin| !admin.ip().is_loopback()) {
             return Err(io::Error::other("the admin port must be on a loopback address, or opened"));
@@ -143,6 +149,10 @@ impl Simulator {
         };
         let state = Arc::new(SimulatorState::new(address, options.keep_alive_for, options.on_request, settings)?);
         let control = Control(Arc::clone(&state));
+        // The kernel queues clients that connect meanwhile, and a health check waits.
+        if let Some(prepare) = &options.prepare {
+            prepare(&control, &ca_pem)?;
+        }
         let (stop, stopped) = oneshot::channel();
         let admin_port = Admin {
             open: options.admin_open,

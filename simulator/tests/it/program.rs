@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
@@ -347,4 +347,30 @@ async fn the_log_has_one_line_for_each_request_and_no_ids() {
         assert!(stream.read(&mut answer).await.expect("read") > 0);
         assert_eq!(lines.next().as_deref(), Some(line));
     }
+}
+
+#[test]
+fn a_health_check_finds_no_simulator_that_is_not_prepared() {
+    let folder = Folder::new("prepared");
+    // Nobody writes to the pipe, so the program waits for its routes.
+    let pipe = folder.0.join("routes.json");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("ran").success());
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
+    let child = Command::new(PROGRAM)
+        .args(["--listen", "127.0.0.1:0", "--admin", &port.to_string(), "--routes"])
+        .arg(&pipe)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut running = KilledOnDrop(child);
+    while TcpStream::connect(port).is_err() {
+        assert_eq!(running.0.try_wait().expect("asked"), None, "it has ended");
+        std::thread::yield_now();
+    }
+    let check = || Command::new(PROGRAM).args(["--healthcheck", "--admin", &port.to_string()]).output().expect("ran").status;
+    assert_eq!(check().code(), Some(1));
+    std::fs::write(&pipe, r#"[{"path":"a"}]"#).expect("read by the program");
+    assert_eq!(running.0.wait().expect("ended").code(), Some(1));
+    assert_eq!(check().code(), Some(1));
 }

@@ -1,13 +1,14 @@
 //! Makes routes from an OpenAPI 3 document: its paths, and its examples as answers.
 //!
-//! Pure. The files, each using only those before it: `yaml`, `example`. The result is JSON as own routes are written, so that it can be
-//! read, kept and changed.
+//! Pure. The files, each using only those before it: `yaml`, `example`. The result is JSON as own routes are written; an operation that
+//! makes no good route is skipped.
 
 mod example;
 mod yaml;
 
 use serde_json::{Map, Value};
 
+use crate::route_table;
 use example::{of_schema, resolved};
 
 /// The methods of a path that become routes.
@@ -67,11 +68,6 @@ fn prefix(document: &Value) -> String {
 
 /// Makes the route of one operation.
 fn route(document: &Value, prefix: &str, path: &str, method: &str, operation: &Value) -> Result<Value, String> {
-    let is_whole =
-        |segment: &str| !segment.contains(['{', '}']) || segment.starts_with('{') && segment.find('}') == Some(segment.len() - 1);
-    if !path.starts_with('/') || !path.split('/').all(is_whole) {
-        return Err("a parameter of an own route is a whole segment of the path".to_owned());
-    }
     let (status, response) = best_response(document, operation).ok_or("it has no response")?;
     let mut route = Map::new();
     route.insert("method".to_owned(), method.to_uppercase().into());
@@ -94,7 +90,8 @@ fn route(document: &Value, prefix: &str, path: &str, method: &str, operation: &V
     if !headers.is_empty() {
         route.insert("headers".to_owned(), Value::Object(headers));
     }
-    Ok(Value::Object(route))
+    let route = Value::Object(route);
+    route_table::check(&route).map(|()| route)
 }
 
 /// The response with the lowest 2xx; else `default`, as a 200; else the first.
@@ -145,15 +142,22 @@ fn body(document: &Value, response: &Value) -> (&'static str, Option<Value>, Opt
 
 /// The example of a media type, or one made from its schema.
 fn media_example(document: &Value, media: &Value) -> Value {
-    if let Some(example) = media.get("example") {
-        return example.clone();
-    }
     let examples = media.get("examples").and_then(Value::as_object);
     let mut values = examples.into_iter().flatten().filter_map(|(_, example)| resolved(document, example).get("value"));
-    match (values.next(), media.get("schema")) {
-        (Some(value), _) => value.clone(),
+    match (media.get("example").or_else(|| values.next()), media.get("schema")) {
+        (Some(value), _) => literal(document, value).clone(),
         (None, Some(schema)) => of_schema(document, schema),
         (None, None) => Value::Null,
+    }
+}
+
+/// An example's value. Some documents have a reference there, though the value is a literal by the specification.
+fn literal<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    let is_reference = value.as_object().is_some_and(|members| members.len() == 1 && members.contains_key("$ref"));
+    match resolved(document, value) {
+        Value::Null => value,
+        found if is_reference => found.get("value").unwrap_or(found),
+        _ => value,
     }
 }
 
@@ -204,7 +208,28 @@ mod tests {
         ]);
         assert_eq!(Value::Array(imported.routes), expected);
         assert_eq!(imported.skipped.len(), 2, "{:?}", imported.skipped);
-        assert!(imported.skipped[0].starts_with("GET /v1/files/{name}.pdf: a parameter"));
+        assert!(
+            imported.skipped[0]
+                .starts_with("GET /v1/files/{name}.pdf: member \"path\": \"{name}.pdf\": a parameter is a whole segment")
+        );
+    }
+
+    #[test]
+    fn operations_that_no_route_can_be_are_skipped_one_by_one() {
+        let operation = json!({ "responses": { "200": { "description": "" } } });
+        let imported = imported(&json!({
+            "/a/{id}/b/{id}": { "get": operation }, "/a#b": { "get": operation }, "/a": { "get": operation },
+        }));
+        assert_eq!((imported.routes.len(), imported.skipped.len()), (1, 2), "{:?}", imported.skipped);
+    }
+
+    #[test]
+    fn a_reference_in_the_place_of_a_value_is_followed() {
+        let document = json!({ "components": { "examples": { "note": { "value": { "text": "a" } } } } });
+        let media = json!({ "examples": { "one": { "value": { "$ref": "#/components/examples/note" } } } });
+        assert_eq!(media_example(&document, &media), json!({ "text": "a" }));
+        let media = json!({ "example": { "$ref": "#/nowhere" } });
+        assert_eq!(media_example(&document, &media), json!({ "$ref": "#/nowhere" }), "a literal, then");
     }
 
     #[test]

@@ -38,6 +38,18 @@ pub(crate) enum BuiltIn {
     Nothing,
 }
 
+/// Whether a route is written well, without regard to other routes.
+///
+/// # Errors
+///
+/// The member that is wrong, and what to write.
+pub(crate) fn check(route: &Value) -> Result<(), String> {
+    parse::parse(&Value::Array(vec![route.clone()])).map(|_| ()).map_err(|fault| match fault.split_once("), ") {
+        Some((_, fault)) => fault.to_owned(),
+        None => fault,
+    })
+}
+
 impl RouteTable {
     /// Adds the routes of a document, all or none; one with the method and path of an added one takes its place.
     ///

@@ -146,23 +146,25 @@ impl PathPattern {
             return Err(format!("expected a path that begins with \"/\", not {path:?}"));
         };
         if path.contains(['?', '#']) {
-            return Err("take the query string away: a route answers every query, and {{query.NAME}} reads it".to_owned());
+            return Err(
+                "take the query string or the fragment away: a route answers every query, and {{query.NAME}} reads it".to_owned()
+            );
         }
         let mut segments = Vec::new();
         for segment in rest.split('/') {
             let parameter = segment.strip_prefix('{').and_then(|segment| segment.strip_suffix('}'));
             segments.push(match parameter {
-                Some(name) if name.is_empty() || name.contains(['{', '}', '.']) => {
+                Some(name) if name.is_empty() || name.contains('.') && !name.contains(['{', '}']) => {
                     return Err(format!("{segment:?}: name the parameter, such as {{id}}"));
                 }
                 Some(name) if segments.contains(&Segment::Parameter(name.to_owned())) => {
                     return Err(format!("the parameter {{{name}}} stands there twice"));
                 }
-                Some(name) => Segment::Parameter(name.to_owned()),
-                None if segment.contains(['{', '}']) => {
+                Some(name) if !name.contains(['{', '}']) => Segment::Parameter(name.to_owned()),
+                _ if segment.contains(['{', '}']) => {
                     return Err(format!("{segment:?}: a parameter is a whole segment, such as /{{id}}/"));
                 }
-                None => Segment::Text(segment.to_owned()),
+                _ => Segment::Text(segment.to_owned()),
             });
         }
         Ok(Self(segments))
@@ -239,8 +241,18 @@ mod tests {
         for other in ["/customers//notes/1", "/customers/a/notes", "/customers/a/notes/1/", "customers/a/notes/1"] {
             assert!(pattern("/customers/{id}/notes/{note}").matches(other).is_none(), "{other}");
         }
-        for wrong in ["customers", "", "/a?b=c", "/{}", "/{id}.json", "/{a}/{a}", "/{a"] {
-            assert!(PathPattern::parse(wrong).is_err(), "{wrong:?}");
+        for (wrong, told) in [
+            ("customers", "begins with"),
+            ("", "begins with"),
+            ("/a?b=c", "query string"),
+            ("/{}", "name the parameter"),
+            ("/{a.b}", "name the parameter"),
+            ("/{id}.json", "whole segment"),
+            ("/{a}..{b}", "whole segment"),
+            ("/{a}/{a}", "twice"),
+            ("/{a", "whole segment"),
+        ] {
+            assert!(PathPattern::parse(wrong).is_err_and(|fault| fault.contains(told)), "{wrong:?}");
         }
     }
 

@@ -31,7 +31,8 @@
 //! | 0 basics | `request` | reads query parameters and single headers |
 //! | 0 basics | `response` | builds responses |
 //! | 0 basics | `sync` | takes locks and waits for changes |
-//! | 0 basics | `tls` | makes the certificates and TLS configurations |
+//! | 0 basics | `authority` | makes or reads the certificate authority |
+//! | 0 basics | `tls` | makes the TLS configurations |
 //! | 1 parts of the state | `tokens` | issues, remembers and checks tokens |
 //! | 1 parts of the state | `record` | records counts, requests and log-ins |
 //! | 1 parts of the state | `connection` | aborts, drains and freezes open connections |
@@ -53,6 +54,7 @@
 //! | 5 simulator | `simulator` | starts and stops everything |
 
 mod admin;
+mod authority;
 mod awkward;
 mod body;
 mod call;
@@ -86,12 +88,12 @@ mod tokens;
 
 #[cfg(feature = "import")]
 pub use admin::RouteImport;
+pub use authority::Authority;
 pub use control::Control;
 pub use fault::{LoginFault, UnknownFault};
 pub use pattern::{Pattern, pattern_byte};
 pub use record::{Counts, RecordedLogin, RecordedRequest, RequestLine, RequestListener};
 pub use simulator::{Options, Preparation, Simulator};
-pub use tls::Authority;
 
 /// Parses a duration as the flags and the admin port take it: `500ms`, `30s`, `1h30m`, `30d`.
 ///

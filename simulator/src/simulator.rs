@@ -19,11 +19,12 @@ use tokio::{
 use crate::admin::RouteImport;
 use crate::{
     admin::{self, Admin},
+    authority::Authority,
     control::Control,
     record::RequestListener,
     server,
     state::{DEMO_USERS, Settings, SimulatorState},
-    tls::{Authority, TlsConfigs},
+    tls::TlsConfigs,
 };
 
 /// How many connections the kernel queues.

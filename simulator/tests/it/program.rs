@@ -264,11 +264,14 @@ fn the_index_lists_every_call_that_the_admin_port_has() {
     }
 }
 
-/// Makes an authority with openssl; `false` where there is none.
+/// Makes an authority with openssl, as the guide does unless `extra` says otherwise; `None` where there is no openssl.
 fn authority(folder: &Folder, name: &str, extra: &[&str]) -> Option<String> {
     let (key, certificate) = (folder.0.join("key.pem"), folder.0.join("certificate.pem"));
+    let usage: &[&str] =
+        if extra.concat().contains("keyUsage") { &[] } else { &["-addext", "keyUsage=critical,keyCertSign,cRLSign"] };
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/O=Acme/CN=CI tests"])
+        .args(usage)
         .args(extra)
         .arg("-keyout")
         .arg(&key)
@@ -305,6 +308,8 @@ fn an_authority_that_clients_would_refuse_is_refused_at_the_start() {
     let good = std::fs::read_to_string(good).expect("made");
     let (certificate, key) = good.split_at(good.find("-----BEGIN PRIVATE KEY").expect("a key"));
     let leaf = authority(&folder, "leaf.pem", &["-addext", "basicConstraints=critical,CA:FALSE"]).expect("openssl");
+    let twice = authority(&folder, "twice.pem", &["-subj", "/OU=one/OU=two/CN=x"]).expect("openssl");
+    let no_signer = authority(&folder, "no-signer.pem", &["-addext", "keyUsage=critical,digitalSignature"]).expect("openssl");
     let other = authority(&folder, "other.pem", &[]).expect("openssl");
     let other = std::fs::read_to_string(other).expect("made");
     let other_key = &other[other.find("-----BEGIN PRIVATE KEY").expect("a key")..];
@@ -313,6 +318,8 @@ fn an_authority_that_clients_would_refuse_is_refused_at_the_start() {
         (folder.file("b.pem", key), "there is no certificate in PEM"),
         (folder.file("c.pem", &format!("{certificate}{other_key}")), "the key is not that of the certificate"),
         (leaf, "the certificate is not one of an authority"),
+        (twice, "its name can't be copied; make it with a subject such as"),
+        (no_signer, "the certificate does not say that it may sign others; make it with keyUsage="),
     ] {
         let text = refused(&["--ca-in", &file]);
         assert!(text.contains(told), "{text}");

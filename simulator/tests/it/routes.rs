@@ -46,6 +46,21 @@ async fn a_route_answers_with_what_the_request_says() {
 }
 
 #[tokio::test]
+async fn a_header_of_a_route_takes_the_place_of_the_one_that_follows_from_its_body() {
+    let simulator = with_routes(&json!([
+        { "path": "/reports", "text": "day;count\n", "headers": { "Content-Type": "text/csv" } },
+        { "path": "/problem", "status": 422, "body": {}, "headers": { "content-type": "application/problem+json" } },
+        { "path": "/nothing", "status": 202 },
+    ]));
+    let mut client = Client::logged_in(&simulator, Version::Http1).await;
+    for (path, kind) in [("/reports", Some("text/csv")), ("/problem", Some("application/problem+json")), ("/nothing", None)] {
+        let answer = client.get(path).await;
+        let kinds: Vec<_> = answer.headers.get_all("content-type").iter().map(|kind| kind.to_str().expect("text")).collect();
+        assert_eq!(kinds, Vec::from_iter(kind), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_route_is_as_strict_as_the_known_calls() {
     let simulator = with_routes(&json!([
         { "path": "/notes", "body": [] },

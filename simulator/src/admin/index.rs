@@ -48,8 +48,10 @@ pub(super) fn text(control: &Control) -> String {
     section("Faults of a log-in", &[faults.to_owned()]);
     #[cfg(feature = "import")]
     {
+        let none = ["none".to_owned()];
         section("Faults of a route", &[crate::route_table::FAULT_FORMS.to_owned()]);
-        section("Your own routes", &control.route_names());
+        let own = control.route_names();
+        section("Your own routes", if own.is_empty() { &none } else { &own });
     }
     let log_ins = login::LOGIN_PATHS.iter().chain([&login::REFRESH_PATH]).map(|path| format!("POST {path}"));
     section(&format!("Log-ins, at {}", control.0.base_url()), &log_ins.collect::<Vec<_>>());

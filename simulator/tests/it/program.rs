@@ -251,7 +251,15 @@ fn the_index_lists_every_call_that_the_admin_port_has() {
     let (_running, _, port) = started(&[]);
     let local = port.to_string();
     let index = admin(port, "GET", "/", &local, "").1;
-    for part in ["GET /customers/{id}", "POST /patient/auth", "/_sim/echo", "new_user_token", "javascript-error", "truncated"] {
+    for part in [
+        "GET /customers/{id}",
+        "POST /patient/auth",
+        "/_sim/echo",
+        "new_user_token",
+        "javascript-error",
+        "truncated",
+        "own routes\n\n  none",
+    ] {
         assert!(index.contains(part), "{part} is missing in {index}");
     }
     let calls = index.lines().skip_while(|line| !line.starts_with("Calls")).skip(2).take_while(|line| !line.is_empty());

@@ -12,9 +12,17 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::{
+    Method,
+    body::{Body, Frame, Incoming, SizeHint},
+};
 
-use crate::{connection::InFlightGuard, record::LiveRequest, response::ResponseBody, state::SimulatorState};
+use crate::{
+    connection::InFlightGuard,
+    record::{LiveRequest, RequestLine},
+    response::ResponseBody,
+    state::SimulatorState,
+};
 
 /// A request's body; it records how much of it was read.
 pub(crate) struct RequestBody {
@@ -85,9 +93,15 @@ impl Body for RequestBody {
 
 /// One request and its response, until the response's body is dropped; that records the end.
 pub(crate) struct Exchange {
+    /// `None` for a log-in.
     pub(crate) record: Option<Arc<LiveRequest>>,
     pub(crate) state: Arc<SimulatorState>,
     pub(crate) in_flight: Option<InFlightGuard>,
+    pub(crate) method: Method,
+    /// The path of the route, without ids.
+    pub(crate) route: String,
+    /// The status of the response, once there is one.
+    pub(crate) status: Option<u16>,
 }
 
 impl Drop for Exchange {
@@ -98,7 +112,27 @@ impl Drop for Exchange {
             record.over.store(true, Ordering::Release);
         }
         self.state.recorder.notify();
+        if let Some(listener) = &self.state.on_request {
+            let method = if is_standard(&self.method) { self.method.as_str() } else { "-" };
+            listener(RequestLine { method, route: &self.route, status: self.status });
+        }
     }
+}
+
+/// Whether HTTP defines the method (RFC 9110, RFC 5789); another one may be anything that a client writes.
+fn is_standard(method: &Method) -> bool {
+    const STANDARD: [Method; 9] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::CONNECT,
+        Method::TRACE,
+    ];
+    STANDARD.contains(method)
 }
 
 /// A response's body; it records how much of it was handed to the connection.

@@ -1,6 +1,6 @@
 //! Changes the settings of a running simulator, acts on its connections and reads what it recorded.
 //!
-//! It uses the state only. Every method is synchronous and may be called from any thread. Only `wait_until`,
+//! It uses the state and the endpoints that own routes may change. Every method is synchronous and may be called from any thread. Only `wait_until`,
 //! `drop_connections`, `close_idle_connections` and `pause_accepting` block.
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -12,6 +12,8 @@ use crate::{
     state::SimulatorState,
     sync::lock,
 };
+#[cfg(feature = "import")]
+use crate::{openapi, own_routes, route_table::BuiltIn};
 
 /// The limit for how long a method waits until sockets are closed.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
@@ -88,6 +90,62 @@ impl Control {
     /// Sets whether responses have no `Date`.
     pub fn set_omit_date(&self, omit: bool) {
         self.0.set(|settings| settings.omit_date = omit);
+    }
+
+    /// Sets whether `POST /users` answers with a token of the patient that it created.
+    pub fn set_new_user_token(&self, with_token: bool) {
+        self.0.set(|settings| settings.new_user_token = with_token);
+    }
+
+    /// Adds routes of your own, all of `document` or none; the README says how they are written. A route with the method and the
+    /// path of an added one takes its place.
+    ///
+    /// # Errors
+    ///
+    /// One line for each route that is wrong: the route, the member, and what to write.
+    #[cfg(feature = "import")]
+    pub fn add_routes(&self, document: &serde_json::Value) -> Result<(), String> {
+        lock(&self.0.routes).add(document, own_routes::built_in)
+    }
+
+    /// Adds the routes of an OpenAPI 3 document in JSON or YAML, and returns what became no route, and why.
+    ///
+    /// # Errors
+    ///
+    /// Why this is no such document, and what to do.
+    #[cfg(feature = "import")]
+    pub fn add_openapi(&self, document: &str) -> Result<Vec<String>, String> {
+        let mut imported = openapi::routes_from_openapi(document)?;
+        imported.routes.retain(|route| {
+            let text = |member: &str| route[member].as_str().unwrap_or_default();
+            let (method, path) = (text("method"), text("path"));
+            let is_fixed = own_routes::built_in(method, path) == BuiltIn::Fixed;
+            if is_fixed {
+                imported.skipped.push(format!("{method} {path}: the simulator answers this by itself"));
+            }
+            !is_fixed
+        });
+        self.add_routes(&serde_json::Value::Array(imported.routes))?;
+        Ok(imported.skipped)
+    }
+
+    /// Makes the routes added so far those of the start, which [`remove_added_routes`](Self::remove_added_routes) leaves.
+    #[cfg(feature = "import")]
+    pub fn keep_added_routes(&self) {
+        lock(&self.0.routes).keep_added();
+    }
+
+    /// Takes away the routes that were added since the start.
+    #[cfg(feature = "import")]
+    pub fn remove_added_routes(&self) {
+        lock(&self.0.routes).remove_added();
+    }
+
+    /// The names of your own routes, such as `GET /customers/{id}`.
+    #[cfg(feature = "import")]
+    #[must_use]
+    pub fn route_names(&self) -> Vec<String> {
+        lock(&self.0.routes).names()
     }
 
     /// Sets whether new connections are offered HTTP/2.

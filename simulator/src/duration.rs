@@ -1,8 +1,8 @@
-//! Parses durations as people write them: `500ms`, `30s`, `1h30m`, `30d`.
+//! Parses and writes durations as people write them: `500ms`, `30s`, `1h30m`, `30d`.
 //!
 //! Pure; it uses no other module.
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
 /// Parses a duration.
 ///
@@ -34,6 +34,20 @@ pub(crate) fn parse(written: &str) -> Result<Duration, String> {
     if written.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
+/// Writes a duration as [`parse`] reads it: `1h30m`, `500ms`.
+pub(crate) fn written(duration: Duration) -> String {
+    let mut left = duration.as_millis();
+    let mut text = String::new();
+    for (unit, millis) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+        if left >= millis {
+            // Writing to a `String` cannot fail.
+            let _ = write!(text, "{}{unit}", left / millis);
+            left %= millis;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +57,14 @@ mod tests {
         for (written, millis) in [("0s", 0), ("500ms", 500), ("30s", 30_000), ("1h30m", 5_400_000), ("2d", 172_800_000)] {
             assert_eq!(parse(written), Ok(Duration::from_millis(millis)), "{written}");
         }
+    }
+
+    #[test]
+    fn durations_are_written_as_they_are_read() {
+        for millis in [0, 1, 500, 30_000, 5_400_000, 172_800_000, 90_061_001] {
+            assert_eq!(parse(&written(Duration::from_millis(millis))), Ok(Duration::from_millis(millis)));
+        }
+        assert_eq!(written(Duration::from_secs(5400)), "1h30m");
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::{fmt, str::FromStr};
 
 /// A fault that replaces or changes the response to a log-in.
 ///
-/// The faults from [`EmptyToken`](Self::EmptyToken) on change the token, so they apply only to a log-in whose credentials are
-/// right. The faults before it apply without regard to the credentials.
+/// The faults from [`EmptyToken`](Self::EmptyToken) to [`WithRefreshToken`](Self::WithRefreshToken) change the token, so they
+/// apply only to a log-in whose credentials are right. The others apply without regard to the credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoginFault {
@@ -43,19 +43,48 @@ pub enum LoginFault {
     BadTokenBytes,
     /// The response is correct and also has a `refreshToken`.
     WithRefreshToken,
+    /// The response is a 400 whose message is a raw JavaScript exception.
+    JavascriptError,
+}
+
+impl fmt::Display for LoginFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(code) => write!(f, "status:{code}"),
+            Self::StatusRetryAfter(code, after) => write!(f, "retry-after:{code}:{after}"),
+            Self::Redirect(location) => write!(f, "redirect:{location}"),
+            Self::Field(field) => write!(f, "field:{field}"),
+            Self::Garbage => f.write_str("garbage"),
+            Self::Huge => f.write_str("huge"),
+            Self::Reset => f.write_str("reset"),
+            Self::Hang => f.write_str("hang"),
+            Self::EmptyToken => f.write_str("empty-token"),
+            Self::NoToken => f.write_str("no-token"),
+            Self::ExpiredToken => f.write_str("expired-token"),
+            Self::NoExp => f.write_str("no-exp"),
+            Self::BareString => f.write_str("bare-string"),
+            Self::OpaqueToken => f.write_str("opaque-token"),
+            Self::BadTokenBytes => f.write_str("bad-token-bytes"),
+            Self::WithRefreshToken => f.write_str("with-refresh-token"),
+            Self::JavascriptError => f.write_str("javascript-error"),
+        }
+    }
 }
 
 /// The written form is not that of a fault; its message lists all forms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownFault;
 
+impl UnknownFault {
+    /// The message, which ends in all forms.
+    pub(crate) const FORMS: &str = "expected one of status:CODE, retry-after:CODE:VALUE, garbage, redirect:URL, huge, \
+             reset, hang, empty-token, no-token, expired-token, no-exp, bare-string, field:NAME, \
+             opaque-token, bad-token-bytes, with-refresh-token, javascript-error";
+}
+
 impl fmt::Display for UnknownFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "expected one of status:CODE, retry-after:CODE:VALUE, garbage, redirect:URL, huge, \
-             reset, hang, empty-token, no-token, expired-token, no-exp, bare-string, field:NAME, \
-             opaque-token, bad-token-bytes, with-refresh-token",
-        )
+        f.write_str(Self::FORMS)
     }
 }
 
@@ -89,6 +118,7 @@ impl FromStr for LoginFault {
             ("opaque-token", None) => Self::OpaqueToken,
             ("bad-token-bytes", None) => Self::BadTokenBytes,
             ("with-refresh-token", None) => Self::WithRefreshToken,
+            ("javascript-error", None) => Self::JavascriptError,
             _ => return Err(UnknownFault),
         })
     }
@@ -112,6 +142,20 @@ mod tests {
         );
         assert_eq!("redirect:https://localhost/x".parse(), Ok(LoginFault::Redirect("https://localhost/x".to_owned())));
         assert_eq!("no-exp".parse(), Ok(LoginFault::NoExp));
+    }
+
+    #[test]
+    fn a_fault_is_written_as_it_is_read() {
+        let forms = UnknownFault.to_string();
+        let (_, forms) = forms.split_once("one of ").unwrap();
+        for form in forms.split(", ") {
+            let written = form
+                .replace("CODE", "429")
+                .replace("VALUE", "7")
+                .replace("URL", "https://x.example.test/")
+                .replace("NAME", "jwt");
+            assert_eq!(written.parse::<LoginFault>().unwrap().to_string(), written);
+        }
     }
 
     #[test]

@@ -31,17 +31,22 @@
 //! | 0 basics | `request` | reads query parameters and single headers |
 //! | 0 basics | `response` | builds responses |
 //! | 0 basics | `sync` | takes locks and waits for changes |
-//! | 0 basics | `tls` | makes the certificates and TLS configurations |
+//! | 0 basics | `authority` | makes or reads the certificate authority |
+//! | 0 basics | `tls` | makes the TLS configurations |
 //! | 1 parts of the state | `tokens` | issues, remembers and checks tokens |
 //! | 1 parts of the state | `record` | records counts, requests and log-ins |
 //! | 1 parts of the state | `connection` | aborts, drains and freezes open connections |
 //! | 1 parts of the state | `store` | keeps what calls have created |
+//! | 1 parts of the state | `route_table` | holds a team's own routes and finds the one for a request |
+//! | 1 parts of the state | `openapi` | makes routes from an OpenAPI document |
 //! | 2 state | `state` | holds settings, tokens, records, connections and the store of one simulator |
 //! | 3 endpoints | `body` | records bodies while they pass |
 //! | 3 endpoints | `call` | admits calls by organization and bearer |
+//! | 3 endpoints | `failure` | carries out the faults that take the place of an answer |
 //! | 3 endpoints | `login` | answers log-ins and refreshes |
 //! | 3 endpoints | `portal` | answers the known calls of CarePortals |
 //! | 3 endpoints | `awkward` | answers everything under `/_sim/` |
+//! | 3 endpoints | `own_routes` | answers a team's own routes |
 //! | 4 listeners | `router` | routes and counts requests |
 //! | 4 listeners | `server` | accepts and serves TLS connections |
 //! | 4 listeners | `control` | changes settings and reads records from any thread |
@@ -49,6 +54,7 @@
 //! | 5 simulator | `simulator` | starts and stops everything |
 
 mod admin;
+mod authority;
 mod awkward;
 mod body;
 mod call;
@@ -56,14 +62,21 @@ mod clock;
 mod connection;
 mod control;
 mod duration;
+mod failure;
 mod fault;
 mod ids;
 mod login;
+#[cfg(feature = "import")]
+mod openapi;
+#[cfg(feature = "import")]
+mod own_routes;
 mod pattern;
 mod portal;
 mod record;
 mod request;
 mod response;
+#[cfg(feature = "import")]
+mod route_table;
 mod router;
 mod server;
 mod simulator;
@@ -73,11 +86,14 @@ mod sync;
 mod tls;
 mod tokens;
 
+#[cfg(feature = "import")]
+pub use admin::RouteImport;
+pub use authority::Authority;
 pub use control::Control;
 pub use fault::{LoginFault, UnknownFault};
 pub use pattern::{Pattern, pattern_byte};
-pub use record::{Counts, RecordedLogin, RecordedRequest};
-pub use simulator::{Options, Simulator};
+pub use record::{Counts, RecordedLogin, RecordedRequest, RequestLine, RequestListener};
+pub use simulator::{Options, Preparation, Simulator};
 
 /// Parses a duration as the flags and the admin port take it: `500ms`, `30s`, `1h30m`, `30d`.
 ///

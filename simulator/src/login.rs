@@ -2,27 +2,20 @@
 //!
 //! It uses the state, tokens and faults. Credentials are read after delay, hold and those faults that do not depend on them.
 
-use std::{
-    future::pending,
-    sync::{Arc, atomic::AtomicU16, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::AtomicU16, atomic::Ordering};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, channel::Channel};
-use hyper::{
-    Request, Response, StatusCode,
-    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},
-};
+use hyper::{Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::{
     body::RequestBody,
     call::repeated_header,
-    connection::{Abort, ConnectionHandle},
+    connection::ConnectionHandle,
+    failure,
     fault::LoginFault,
     record::{LiveLogin, RecordedLogin, header_pairs},
     request::{RepeatedHeader, single_header},
-    response::{ResponseBody, full, json_response, message, response, set_header},
+    response::{ResponseBody, json_response, message},
     state::{SimulatorState, wait_while_held},
     sync::lock,
     tokens::{TokenKind, TokenOwner},
@@ -69,7 +62,7 @@ pub(crate) async fn log_in(
     wait_while_held(&state.logins_held).await;
 
     let early = match &fault {
-        Some(fault) => fail(state, connection, fault).await,
+        Some(fault) => failure::carry_out(state, connection, fault).await,
         None => None,
     };
     let response = match early {
@@ -106,51 +99,6 @@ pub(crate) async fn refresh(state: &Arc<SimulatorState>, request: Request<Reques
     };
     state.recorder.count(|counts| counts.refresh_ok += 1);
     grant_object(state, &owner, TokenKind::Valid, "token", true)
-}
-
-/// Carries out a fault that does not depend on the credentials; `None` when `fault` is another one.
-async fn fail(state: &Arc<SimulatorState>, connection: &ConnectionHandle, fault: &LoginFault) -> Option<Response<ResponseBody>> {
-    match fault {
-        LoginFault::Status(status) => Some(message(final_status(*status), "Something went wrong")),
-        LoginFault::StatusRetryAfter(status, after) => {
-            let mut response = message(final_status(*status), "Too Many Requests");
-            set_header(&mut response, RETRY_AFTER, after);
-            Some(response)
-        }
-        LoginFault::Garbage => {
-            let mut response = response(StatusCode::OK, full("<html>Bad gateway, probably</html>"));
-            set_header(&mut response, CONTENT_TYPE, "text/html");
-            Some(response)
-        }
-        LoginFault::Redirect(location) => {
-            let mut response = message(StatusCode::FOUND, "Found");
-            set_header(&mut response, LOCATION, location);
-            Some(response)
-        }
-        LoginFault::Huge => Some(endless(state)),
-        LoginFault::Reset => {
-            connection.abort(Abort::Reset);
-            pending().await
-        }
-        LoginFault::Hang => pending().await,
-        _ => None,
-    }
-}
-
-/// Answers with a JSON string that never ends.
-fn endless(state: &Arc<SimulatorState>) -> Response<ResponseBody> {
-    let (mut sender, channel) = Channel::new(1);
-    tokio::spawn(async move {
-        let mut piece = Bytes::from_static(b"{\"token\": \"");
-        // The task ends when the client closes the connection, since that closes the channel.
-        while sender.send_data(piece).await.is_ok() {
-            piece = Bytes::from_static(&[b'A'; 16 * 1024]);
-        }
-    });
-    state.recorder.notify();
-    let mut response = response(StatusCode::OK, channel.boxed_unsync());
-    set_header(&mut response, CONTENT_TYPE, "application/json");
-    response
 }
 
 /// Checks a log-in as CarePortals does.
@@ -230,14 +178,9 @@ fn grant_object(
 }
 
 /// Issues a token to `owner` by the simulator's clock.
-fn issue(state: &SimulatorState, owner: &TokenOwner, kind: TokenKind) -> String {
+pub(crate) fn issue(state: &SimulatorState, owner: &TokenOwner, kind: TokenKind) -> String {
     let life = state.settings(|settings| settings.token_life);
     let life = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
     let now = state.now_seconds();
     lock(&state.tokens).issue(owner, now, life, kind)
-}
-
-/// The status of a fault; 500 if it is not a final one.
-fn final_status(status: u16) -> StatusCode {
-    StatusCode::from_u16(status).ok().filter(|status| !status.is_informational()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }

@@ -5,12 +5,15 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
-use careportals_simulator::{LoginFault, Options, Simulator, parse_duration};
+use careportals_simulator::{
+    Authority, Control, LoginFault, Options, RequestLine, RequestListener, RouteImport, Simulator, parse_duration,
+};
 use clap::Parser;
 
 /// The time-out for each step of a health check.
@@ -27,6 +30,21 @@ struct Flags {
     /// Write the certificate authority to trust to this file, in PEM.
     #[arg(long, value_name = "FILE")]
     ca_out: Option<PathBuf>,
+    /// Use this certificate authority in place of a throw-away one: its certificate and its key, in PEM.
+    #[arg(long, value_name = "FILE")]
+    ca_in: Option<PathBuf>,
+    /// Answer the routes in this file, in JSON.
+    #[arg(long, value_name = "FILE")]
+    routes: Option<PathBuf>,
+    /// Answer the paths of this OpenAPI 3 document, in JSON or YAML, with its examples.
+    #[arg(long, value_name = "FILE")]
+    openapi: Option<PathBuf>,
+    /// Print one line for each request: method, path of the route, status.
+    #[arg(long)]
+    log: bool,
+    /// Let `POST /users` answer with a token of the patient that it created.
+    #[arg(long)]
+    new_user_token: bool,
     /// Open the admin port (plain HTTP, on loopback) on this address; without the flag there is none.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
@@ -110,30 +128,75 @@ fn run(flags: Flags) -> std::io::Result<()> {
         listen: flags.listen,
         admin: flags.admin,
         admin_open: flags.admin_open,
-        names: flags.name,
+        names: flags.name.clone(),
         token_life: flags.token_life,
         http2: flags.http2 || !flags.no_http2,
         keep_alive_for: flags.keep_alive_for,
+        on_request: flags.log.then(|| Arc::new(print_line) as RequestListener),
+        authority: flags.ca_in.as_deref().map(authority).transpose()?,
+        import: Some(RouteImport::ALL),
         ..Options::default()
     };
-    if let (Some(organization), Some(username), Some(password)) = (flags.organization, flags.username, flags.password) {
-        options.credentials.push((organization, username, password));
+    if let (Some(organization), Some(username), Some(password)) = (&flags.organization, &flags.username, &flags.password) {
+        options.credentials.push((organization.clone(), username.clone(), password.clone()));
     }
+    options.prepare = Some(Arc::new(move |control, ca_pem| prepare(&flags, control, ca_pem)));
     let simulator = Simulator::start(options)?;
-    let control = simulator.control();
-    control.set_latency(flags.latency);
-    control.set_login_delay(flags.login_delay);
-    control.set_clock_offset(flags.clock_offset);
-    control.set_login_fault(flags.login_fault);
-    if let Some(file) = &flags.ca_out {
-        std::fs::write(file, simulator.ca_pem())
-            .map_err(|fault| std::io::Error::new(fault.kind(), format!("{}: {fault}", file.display())))?;
-    }
     let admin = simulator.admin_address().map(|admin| format!(", admin on http://{admin}"));
     println!("careportals-simulator listens on https://{}{}", simulator.address(), admin.unwrap_or_default());
     runtime.block_on(stop.received());
     simulator.stop();
     Ok(())
+}
+
+/// Does what has to be done before anybody may find the simulator up.
+fn prepare(flags: &Flags, control: &Control, ca_pem: &str) -> std::io::Result<()> {
+    control.set_latency(flags.latency);
+    control.set_login_delay(flags.login_delay);
+    control.set_clock_offset(flags.clock_offset);
+    control.set_login_fault(flags.login_fault.clone());
+    control.set_new_user_token(flags.new_user_token);
+    add_routes(control, flags.openapi.as_deref(), flags.routes.as_deref())?;
+    match &flags.ca_out {
+        Some(file) => std::fs::write(file, ca_pem).map_err(|fault| in_file(file, &fault)),
+        None => Ok(()),
+    }
+}
+
+/// Adds the routes of the two files; those of `routes` may change those of `openapi`.
+fn add_routes(control: &Control, openapi: Option<&Path>, routes: Option<&Path>) -> std::io::Result<()> {
+    if let Some(file) = openapi {
+        let skipped = control.add_openapi(&read(file)?).map_err(|fault| in_file(file, &fault))?;
+        for operation in skipped {
+            eprintln!("careportals-simulator: {}: skipped {operation}", file.display());
+        }
+    }
+    if let Some(file) = routes {
+        let document = serde_json::from_str(&read(file)?).map_err(|fault| in_file(file, &format!("expected JSON: {fault}")))?;
+        control.add_routes(&document).map_err(|fault| in_file(file, &fault))?;
+    }
+    control.keep_added_routes();
+    Ok(())
+}
+
+fn authority(file: &Path) -> std::io::Result<Authority> {
+    Authority::from_pem(&read(file)?).map_err(|fault| in_file(file, &fault))
+}
+
+fn read(file: &Path) -> std::io::Result<String> {
+    std::fs::read_to_string(file).map_err(|fault| in_file(file, &fault))
+}
+
+/// A fault with the file that it is in; each of its lines names the file.
+fn in_file(file: &Path, fault: &impl ToString) -> std::io::Error {
+    let lines: Vec<String> = fault.to_string().lines().map(|line| format!("{}: {line}", file.display())).collect();
+    std::io::Error::other(lines.join("\n"))
+}
+
+/// Prints one request.
+fn print_line(line: RequestLine<'_>) {
+    // A log that nobody reads any more does not end the simulator.
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 /// Waits for the signals that end the program: SIGTERM and SIGINT.

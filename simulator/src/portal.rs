@@ -1,6 +1,6 @@
 //! Answers the known calls of CarePortals with invented people; each organization has its own.
 //!
-//! It uses admitted calls and the store of what they create. The same call gets the same response, but for what was created.
+//! It uses admitted calls, the store of what they create and the issue of tokens. The same call gets the same response, but for what was created.
 
 use aws_lc_rs::digest;
 use hyper::{Method, Request, Response, StatusCode};
@@ -10,10 +10,12 @@ use crate::{
     body::RequestBody,
     call::{Call, MAX_BODY_BYTES},
     ids::{is_object_id, object_id, random_word},
+    login,
     request::{query, single_header},
     response::{ResponseBody, json_response, message, typed_error},
     store::{IdempotencyKey, StoredReply},
     sync::lock,
+    tokens::{TokenKind, TokenOwner},
 };
 
 /// First name, last name and date of birth of an organization's customers.
@@ -31,6 +33,7 @@ pub(crate) enum PortalCall {
     Account,
     PaymentMethods,
     NewUser,
+    ForgottenPassword,
     NewConsultation,
     CheckoutStart(String),
     CheckoutPayment(String),
@@ -42,14 +45,36 @@ pub(crate) enum PortalCall {
     NewCart,
 }
 
+/// The names of all known calls.
+pub(crate) const NAMES: [&str; 13] = [
+    "POST /auth/forgot",
+    "POST /consultations",
+    "GET /customers",
+    "GET /customers/lookups",
+    "GET /customers/{id}",
+    "GET /subscriptions",
+    "POST /users",
+    "GET /users/account",
+    "GET /users/payment-methods",
+    "POST /v2/carts",
+    "POST /v2/checkout/{id}/payments",
+    "GET /v2/checkout/{id}/start",
+    "GET /v2/products",
+];
+
 /// Finds the known call of a method and a path, and the name that it is counted under. HEAD counts as GET.
+///
+/// The Patient API also answers under `/patient`, and the Public API, whose paths begin with `/v2`, under `/public`.
 pub(crate) fn find(method: &Method, path: &str) -> Option<(&'static str, PortalCall)> {
     let method = if *method == Method::HEAD { "GET" } else { method.as_str() };
     let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
-    Some(match (method, segments.as_slice()) {
+    let has_prefix = matches!(segments.as_slice(), ["patient", ..] | ["public", "v2", ..]);
+    let segments = &segments[usize::from(has_prefix)..];
+    Some(match (method, segments) {
         ("GET", ["users", "account"]) => ("GET /users/account", PortalCall::Account),
         ("GET", ["users", "payment-methods"]) => ("GET /users/payment-methods", PortalCall::PaymentMethods),
         ("POST", ["users"]) => ("POST /users", PortalCall::NewUser),
+        ("POST", ["auth", "forgot"]) => ("POST /auth/forgot", PortalCall::ForgottenPassword),
         ("POST", ["consultations"]) => ("POST /consultations", PortalCall::NewConsultation),
         ("GET", ["v2", "checkout", id, "start"]) => ("GET /v2/checkout/{id}/start", PortalCall::CheckoutStart((*id).to_owned())),
         ("POST", ["v2", "checkout", id, "payments"]) => {
@@ -85,7 +110,8 @@ pub(crate) async fn serve(call: &Call, portal_call: PortalCall, request: Request
         PortalCall::Subscriptions => subscriptions(organization, query(&request, "customer").as_deref()),
         PortalCall::Products => json_response(StatusCode::OK, &products(organization)),
         PortalCall::CheckoutStart(id) => checkout_start(organization, &id),
-        PortalCall::CheckoutPayment(id) => checkout_payment(&id, &body),
+        PortalCall::CheckoutPayment(id) => checkout_payment(call, &id, &body),
+        PortalCall::ForgottenPassword => forgotten_password(&body),
         PortalCall::NewUser => new_user(call, &body),
         PortalCall::NewConsultation => {
             create_once(call, &request, "consultations", &body, |sent| consultation(organization, sent))
@@ -251,19 +277,28 @@ fn checkout_start(organization: &str, id: &str) -> Response<ResponseBody> {
     )
 }
 
-/// Answers 402 until the body says that the card's holder has confirmed.
-fn checkout_payment(id: &str, body: &[u8]) -> Response<ResponseBody> {
+/// Answers 402 to the first payment, as for a card whose holder is asked (3-D Secure), and takes the same payment when it is sent
+/// again.
+fn checkout_payment(call: &Call, id: &str, body: &[u8]) -> Response<ResponseBody> {
     if !is_object_id(id) {
         return message(StatusCode::BAD_REQUEST, "Invalid cart id");
     }
-    let sent: Value = match serde_json::from_slice(body) {
-        Ok(sent) => sent,
-        Err(_) => return message(StatusCode::BAD_REQUEST, "Unexpected token in JSON"),
-    };
-    if sent["confirmed"] == true {
+    if serde_json::from_slice::<Value>(body).is_err() {
+        return message(StatusCode::BAD_REQUEST, "Unexpected token in JSON");
+    }
+    let body_sha256 = digest::digest(&digest::SHA256, body).as_ref().to_vec();
+    if lock(&call.state.store).is_repeated_payment(&call.organization, id, body_sha256) {
         return json_response(StatusCode::CREATED, &json!({ "cart": id, "status": "succeeded" }));
     }
     typed_error(StatusCode::PAYMENT_REQUIRED, "card_error", "The card requires authentication")
+}
+
+/// Answers a bare `true`, whether there is such a user or not.
+fn forgotten_password(body: &[u8]) -> Response<ResponseBody> {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(Value::Object(_)) => json_response(StatusCode::CREATED, &Value::Bool(true)),
+        _ => message(StatusCode::BAD_REQUEST, "Unexpected token in JSON"),
+    }
 }
 
 fn new_user(call: &Call, body: &[u8]) -> Response<ResponseBody> {
@@ -277,21 +312,36 @@ fn new_user(call: &Call, body: &[u8]) -> Response<ResponseBody> {
     if !lock(&call.state.store).add_user(&call.organization, email) {
         return message(StatusCode::CONFLICT, "Account Exists Already");
     }
-    json_response(
-        StatusCode::CREATED,
-        &json!({
-            "_id": object_id(&random_word()),
-            "organization": call.organization,
-            "email": email,
-            "firstName": sent["firstName"],
-            "lastName": sent["lastName"],
-        }),
-    )
+    let mut user = json!({
+        "_id": object_id(&random_word()),
+        "organization": call.organization,
+        "email": email,
+        "firstName": sent["firstName"],
+        "lastName": sent["lastName"],
+    });
+    if call.state.settings(|settings| settings.new_user_token) {
+        let owner = TokenOwner { organization: call.organization.clone(), username: email.to_owned() };
+        user["token"] = login::issue(&call.state, &owner, TokenKind::Valid).into();
+    }
+    json_response(StatusCode::CREATED, &user)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_known_call_is_found_by_its_name() {
+        for name in NAMES {
+            let (method, path) = name.split_once(' ').unwrap();
+            for prefix in ["", "/patient"] {
+                let found = find(&method.parse().unwrap(), &format!("{prefix}{path}"));
+                assert_eq!(found.map(|(found, _)| found), Some(name));
+            }
+            let public = find(&method.parse().unwrap(), &format!("/public{path}"));
+            assert_eq!(public.is_some(), path.starts_with("/v2/"), "{name}");
+        }
+    }
 
     #[test]
     fn paths_are_matched_whole() {

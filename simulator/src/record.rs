@@ -19,6 +19,8 @@ use crate::sync::{ChangeSignal, lock};
 
 /// How many requests and how many log-ins are kept, each.
 const KEPT_MAX: usize = 1000;
+/// How many unknown routes are told apart.
+const UNKNOWN_MAX: usize = 100;
 
 /// Counts of what happened since the start or the last reset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,11 +56,51 @@ pub struct Counts {
     pub open_connections: u64,
     /// Requests by route, such as `GET /customers/{id}`; `other` for a path that is no route.
     pub by_route: BTreeMap<String, u64>,
+    /// Requests that no route answers; the answer has the header `x-simulator: unknown-route`.
+    pub unknown: u64,
+    /// The first hundred of them that differ, by method and path.
+    pub unknown_routes: BTreeMap<String, u64>,
     /// How often each `Idempotency-Key` arrived.
     pub idempotency_keys: BTreeMap<String, u64>,
     /// Answers that repeated an earlier one because of its `Idempotency-Key`.
     pub idempotency_replays: u64,
 }
+
+impl Counts {
+    /// Counts a request that no route answers.
+    pub(crate) fn count_unknown(&mut self, method: &str, path: &str) {
+        self.unknown += 1;
+        let name = format!("{method} {path}");
+        if self.unknown_routes.len() < UNKNOWN_MAX || self.unknown_routes.contains_key(&name) {
+            *self.unknown_routes.entry(name).or_default() += 1;
+        }
+    }
+}
+
+/// A request that is over, as [`Options::on_request`](crate::Options::on_request) gets it: without ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestLine<'a> {
+    /// The method, if it is one that HTTP defines; else `-`.
+    pub method: &'a str,
+    /// The path of the route, such as `/customers/{id}`; `(unknown route)` for a path that is no route.
+    pub route: &'a str,
+    /// The status of the response; `None` if there was none.
+    pub status: Option<u16>,
+}
+
+impl fmt::Display for RequestLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ", self.method, self.route)?;
+        match self.status {
+            Some(status) => write!(f, "{status}"),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+/// Is told of each request that is over, on the simulator's thread, which waits for it.
+pub type RequestListener = Arc<dyn Fn(RequestLine<'_>) + Send + Sync>;
 
 /// A request that arrived. A log-in is a [`RecordedLogin`] instead.
 #[derive(Clone, PartialEq, Eq)]

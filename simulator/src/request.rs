@@ -45,6 +45,12 @@ pub(crate) fn query_status<B>(request: &Request<B>, default: StatusCode) -> Stat
         .unwrap_or(default)
 }
 
+/// Decodes a segment of a path, in which `+` is a plus sign.
+#[cfg(feature = "import")]
+pub(crate) fn decode_path(segment: &str) -> String {
+    decode(&segment.replace('+', "%2B"))
+}
+
 /// Decodes `%XX` and `+`; an incomplete `%` stays as it is.
 fn decode(value: &str) -> String {
     let mut bytes = value.bytes();

@@ -169,14 +169,24 @@ async fn serve_request(
         state.recorder.keep_request(Arc::clone(record));
     }
     // The exchange begins before the response exists, so that it also ends when the client leaves early.
-    let exchange = Exchange { record: record.clone(), state: Arc::clone(&state), in_flight: Some(connection.begin()) };
+    let mut exchange = Exchange {
+        record: record.clone(),
+        state: Arc::clone(&state),
+        in_flight: Some(connection.begin()),
+        method: head.method.clone(),
+        route: head.uri.path().to_owned(),
+        status: None,
+    };
     let body = RequestBody::new(incoming, record.map(|record| (record, Arc::clone(&state))));
     let request = Request::from_parts(head, body);
     let response = if exchange.record.is_none() {
         router::serve_log_in(&state, &connection, request).await
     } else {
-        router::serve_call(&state, &connection, request).await
+        let route = router::find(&state, &request);
+        route.path().clone_into(&mut exchange.route);
+        router::serve_call(&state, &connection, route, request).await
     };
+    exchange.status = Some(response.status().as_u16());
     Ok(finish(response, head_only, exchange))
 }
 

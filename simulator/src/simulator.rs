@@ -15,16 +15,23 @@ use tokio::{
     sync::oneshot,
 };
 
+#[cfg(feature = "import")]
+use crate::admin::RouteImport;
 use crate::{
-    admin,
+    admin::{self, Admin},
+    authority::Authority,
     control::Control,
+    record::RequestListener,
     server,
-    state::{Settings, SimulatorState},
+    state::{DEMO_USERS, Settings, SimulatorState},
     tls::TlsConfigs,
 };
 
 /// How many connections the kernel queues.
 const BACKLOG: u32 = 1024;
+
+/// What has to be done before connections are accepted.
+pub type Preparation = Arc<dyn Fn(&Control, &str) -> io::Result<()> + Send + Sync>;
 
 /// The options of a start. [`Control`] can change the credentials, `token_life` and `http2` later.
 #[derive(Clone)]
@@ -45,23 +52,36 @@ pub struct Options {
     pub http2: bool,
     /// After this time a connection without a request in flight is closed; `None` keeps it open.
     pub keep_alive_for: Option<Duration>,
+    /// Is called before connections are accepted, with the control and the certificate authority in PEM; its error ends the start.
+    pub prepare: Option<Preparation>,
+    /// Is told of each request that is over.
+    pub on_request: Option<RequestListener>,
+    /// A certificate authority to use in place of a throw-away one.
+    pub authority: Option<Authority>,
+    /// Whether the admin port takes routes and OpenAPI documents.
+    #[cfg(feature = "import")]
+    pub import: Option<RouteImport>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        let user = |organization: &str, password: &str| {
-            let username = format!("service@{organization}.example.test");
-            (organization.to_owned(), username, password.to_owned())
+        let user = |(organization, username, password): (&str, &str, &str)| {
+            (organization.to_owned(), username.to_owned(), password.to_owned())
         };
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             admin: None,
             admin_open: false,
             names: Vec::new(),
-            credentials: vec![user("demo", "demo-password-1"), user("other", "other-password-1")],
+            credentials: DEMO_USERS.map(user).to_vec(),
             token_life: Duration::from_secs(3600),
             http2: true,
             keep_alive_for: None,
+            prepare: None,
+            on_request: None,
+            authority: None,
+            #[cfg(feature = "import")]
+            import: None,
         }
     }
 }
@@ -77,7 +97,7 @@ impl fmt::Debug for Options {
             .field("token_life", &self.token_life)
             .field("http2", &self.http2)
             .field("keep_alive_for", &self.keep_alive_for)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -101,7 +121,7 @@ impl Simulator {
     /// # Errors
     ///
     /// An address that cannot be bound, an admin address beyond loopback without `admin_open`, a name that no certificate can
-    /// hold, or a system that has no threads or no randomness.
+    /// hold, an error of `prepare`, or a system that has no threads or no randomness.
     pub fn start(options: Options) -> io::Result<Self> {
         if !options.admin_open && options.admin.is_some_and(|admin| !admin.ip().is_loopback()) {
             return Err(io::Error::other("the admin port must be on a loopback address, or opened"));
@@ -115,7 +135,8 @@ impl Simulator {
         let admin = admin_listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         names.extend(options.names);
-        let tls = TlsConfigs::for_names(names)?;
+        let authority = options.authority.map_or_else(Authority::throw_away, Ok)?;
+        let tls = TlsConfigs::for_names(names, &authority)?;
         let ca_pem = tls.ca_pem.clone();
         let settings = Settings {
             token_life: options.token_life,
@@ -127,15 +148,24 @@ impl Simulator {
             http2: options.http2,
             ..Settings::default()
         };
-        let state = Arc::new(SimulatorState::new(address, options.keep_alive_for, settings)?);
+        let state = Arc::new(SimulatorState::new(address, options.keep_alive_for, options.on_request, settings)?);
         let control = Control(Arc::clone(&state));
+        // The kernel queues clients that connect meanwhile, and a health check waits.
+        if let Some(prepare) = &options.prepare {
+            prepare(&control, &ca_pem)?;
+        }
         let (stop, stopped) = oneshot::channel();
-        let admin_control = control.clone();
-        let admin_pem = ca_pem.clone();
+        let admin_port = Admin {
+            open: options.admin_open,
+            control: control.clone(),
+            ca_pem: ca_pem.clone(),
+            #[cfg(feature = "import")]
+            import: options.import,
+        };
         let thread = std::thread::Builder::new().name("careportals-sim".to_owned()).spawn(move || {
             runtime.block_on(async {
                 if let Some(listener) = admin_listener {
-                    tokio::spawn(admin::serve(listener, options.admin_open, admin_control, admin_pem));
+                    tokio::spawn(admin::serve(listener, admin_port));
                 }
                 tokio::select! {
                     never = server::accept(listener, tls, state) => match never {},

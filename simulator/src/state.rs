@@ -12,12 +12,14 @@ use std::{
 
 use tokio::sync::watch;
 
+#[cfg(feature = "import")]
+use crate::route_table::RouteTable;
 use crate::{
     clock,
     connection::ConnectionRegistry,
     fault::LoginFault,
     pattern::Pattern,
-    record::Recorder,
+    record::{Recorder, RequestListener},
     store::Store,
     sync::{ChangeSignal, lock},
     tokens::Tokens,
@@ -26,13 +28,22 @@ use crate::{
 /// The last time that `now` returns: the end of the year 9998, since `Date` has four digits for the year.
 const LAST_DATE: Duration = Duration::from_secs(253_370_764_800);
 
+/// The users that the README names: organization, user name and password.
+pub(crate) const DEMO_USERS: [(&str, &str, &str); 2] =
+    [("demo", "service@demo.example.test", "demo-password-1"), ("other", "service@other.example.test", "other-password-1")];
+
 /// The state of one simulator; [`Control`](crate::Control) is a handle to it.
 pub(crate) struct SimulatorState {
     /// The address where clients connect.
     pub(crate) address: SocketAddr,
     /// After this time a connection without a request in flight is closed.
     pub(crate) keep_alive_for: Option<Duration>,
+    /// Is told of each request that is over.
+    pub(crate) on_request: Option<RequestListener>,
     settings: Mutex<Settings>,
+    /// The routes that a team has set.
+    #[cfg(feature = "import")]
+    pub(crate) routes: Mutex<RouteTable>,
     /// Notified of everything that a test may wait for.
     pub(crate) changes: Arc<ChangeSignal>,
     pub(crate) tokens: Mutex<Tokens>,
@@ -65,6 +76,8 @@ pub(crate) struct Settings {
     /// How many seconds the simulator's clock is ahead.
     pub(crate) clock_offset: i64,
     pub(crate) omit_date: bool,
+    /// Whether `POST /users` answers with a token of the patient that it created.
+    pub(crate) new_user_token: bool,
     pub(crate) http2: bool,
     /// `SETTINGS_MAX_CONCURRENT_STREAMS` of new HTTP/2 connections; `None` sends none.
     pub(crate) max_concurrent_streams: Option<u32>,
@@ -76,12 +89,20 @@ impl SimulatorState {
     /// # Errors
     ///
     /// The system has no randomness for the key.
-    pub(crate) fn new(address: SocketAddr, keep_alive_for: Option<Duration>, settings: Settings) -> io::Result<Self> {
+    pub(crate) fn new(
+        address: SocketAddr,
+        keep_alive_for: Option<Duration>,
+        on_request: Option<RequestListener>,
+        settings: Settings,
+    ) -> io::Result<Self> {
         let changes = Arc::new(ChangeSignal::default());
         Ok(Self {
             address,
             keep_alive_for,
+            on_request,
             settings: Mutex::new(settings),
+            #[cfg(feature = "import")]
+            routes: Mutex::default(),
             tokens: Mutex::new(Tokens::new()?),
             store: Mutex::default(),
             recorder: Recorder::new(Arc::clone(&changes)),
@@ -162,6 +183,7 @@ impl Default for Settings {
             latency: Duration::ZERO,
             clock_offset: 0,
             omit_date: false,
+            new_user_token: false,
             http2: true,
             max_concurrent_streams: Some(200),
         }

@@ -16,6 +16,8 @@ pub(crate) struct Store {
     /// By organization and e-mail address.
     users: HashSet<(String, String)>,
     replies: HashMap<IdempotencyKey, StoredReply>,
+    /// Payments whose card's holder was asked: organization, cart and SHA-256 of the body.
+    payments: HashSet<(String, String, Vec<u8>)>,
 }
 
 /// A key is valid within one organization and for one call.
@@ -42,6 +44,14 @@ impl Store {
             self.users.clear();
         }
         self.users.insert((organization.to_owned(), email.to_lowercase()))
+    }
+
+    /// Keeps a payment; true when the same one came before.
+    pub(crate) fn is_repeated_payment(&mut self, organization: &str, cart: &str, body_sha256: Vec<u8>) -> bool {
+        if self.payments.len() >= KEPT_MAX {
+            self.payments.clear();
+        }
+        !self.payments.insert((organization.to_owned(), cart.to_owned(), body_sha256))
     }
 
     /// The response that this key was first answered with.

@@ -120,13 +120,33 @@ fn the_guide_lists_every_flag() {
     assert_eq!(rows.flat_map(flags).collect::<BTreeSet<_>>(), known);
 }
 
+/// The names of the faults that the guide lists after `start`.
+fn listed(start: &str) -> BTreeSet<&'static str> {
+    let (_, list) = GUIDE.split_once(start).expect("a list of faults");
+    let list = list.split("\n\n").next().unwrap_or_default();
+    list.split('`').skip(1).step_by(2).filter_map(|fault| fault.split(':').next()).collect()
+}
+
 #[test]
 fn the_guide_lists_every_fault() {
-    let (_, list) = GUIDE.split_once("The faults of a log-in are ").expect("a list of faults");
-    let list = list.split("\n\n").next().unwrap_or_default();
-    let listed: BTreeSet<&str> = list.split('`').skip(1).step_by(2).filter_map(|fault| fault.split(':').next()).collect();
+    let listed = listed("The faults of a log-in are ");
     let message = UnknownFault.to_string();
     let (_, forms) = message.split_once("one of ").expect("forms");
     let known: BTreeSet<&str> = forms.split(", ").filter_map(|form| form.split(':').next()).collect();
     assert_eq!(listed, known);
+}
+
+#[cfg(feature = "import")]
+#[test]
+fn the_routes_of_the_guide_are_good_and_its_faults_of_a_route_are_all_there_are() {
+    let simulator = crate::client::simulator();
+    let control = simulator.control();
+    let routes = GUIDE.split_once("```json\n").and_then(|(_, rest)| rest.split("```").next()).expect("routes");
+    control.add_routes(&serde_json::from_str(routes).expect("JSON")).expect("good routes");
+    assert_eq!(control.route_names().len(), 4);
+    let wrong = serde_json::json!([{ "path": "/x", "body": 1, "fault": "nonsense" }]);
+    let told = control.add_routes(&wrong).expect_err("refused");
+    let (_, forms) = told.split_once("one of ").expect("forms");
+    let known: BTreeSet<&str> = forms.split(", ").filter_map(|form| form.split(':').next()).collect();
+    assert_eq!(listed("The faults of a route are "), known);
 }

@@ -250,3 +250,29 @@ async fn new_users_and_other_field_names_can_be_set() {
     control.set_credentials("acme", "kim@acme.example.test", "p2");
     assert_eq!(client.call(Method::POST, "/auth", text(body)).await.status, StatusCode::UNAUTHORIZED);
 }
+
+#[tokio::test]
+async fn a_user_name_may_hold_a_number_sign() {
+    let simulator = simulator();
+    let name = "service@acme.example.test#acme";
+    simulator.control().set_credentials("acme", name, "p#1");
+    let mut client = Client::connect(&simulator, Version::Http1).await;
+    client.organization = Some("acme".to_owned());
+    let answer = client.log_in_as(name, "p#1").await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+    client.token = answer.json()["token"].as_str().map(str::to_owned);
+    assert_eq!(client.get("/users/account").await.status, StatusCode::OK);
+    assert_eq!(client.log_in_as("service@acme.example.test", "p#1").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(simulator.control().logins()[0].username, name);
+}
+
+#[tokio::test]
+async fn a_log_in_may_fail_with_a_raw_javascript_exception() {
+    let simulator = simulator();
+    simulator.control().fail_next_logins(1, LoginFault::JavascriptError);
+    let mut client = Client::connect(&simulator, Version::Http1).await;
+    let answer = client.log_in().await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert!(answer.json()["message"].as_str().is_some_and(|message| message.starts_with("TypeError: ")));
+    assert_eq!(client.log_in().await.status, StatusCode::CREATED);
+}

@@ -9,4 +9,6 @@ mod guide;
 mod login;
 mod portal;
 mod program;
+#[cfg(feature = "import")]
+mod routes;
 mod wire;

@@ -58,14 +58,56 @@ async fn users_are_added_once() {
 }
 
 #[tokio::test]
-async fn a_payment_needs_action_first() {
+async fn a_payment_needs_action_and_then_the_same_one_succeeds() {
     let simulator = simulator();
     let mut client = Client::logged_in(&simulator, Version::Http1).await;
     let target = "/v2/checkout/0123456789abcdef01234567/payments";
-    let refused = client.call(Method::POST, target, text("{}")).await;
+    let mut pay = async |target: &str, body: &'static str| client.call(Method::POST, target, text(body)).await;
+    let refused = pay(target, r#"{"card":"pm_1"}"#).await;
     assert_eq!((refused.status.as_u16(), &refused.json()["type"]), (402, &json!("card_error")));
-    let paid = client.call(Method::POST, target, text(r#"{"confirmed":true}"#)).await;
-    assert_eq!(paid.status, StatusCode::CREATED);
+    assert_eq!(pay(target, r#"{"card":"pm_2"}"#).await.status, StatusCode::PAYMENT_REQUIRED, "another card is asked for, too");
+    assert_eq!(pay("/v2/checkout/0123456789abcdef01234568/payments", r#"{"card":"pm_1"}"#).await.status, 402);
+    assert_eq!(pay(target, r#"{"card":"pm_1"}"#).await.status, StatusCode::CREATED);
+    assert_eq!(pay(target, "{").await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn prefixes_of_other_apis_lead_to_the_same_calls() {
+    let simulator = simulator();
+    let mut client = Client::logged_in(&simulator, Version::Http2).await;
+    let account = client.get("/users/account").await.json();
+    assert_eq!(client.get("/patient/users/account").await.json(), account);
+    assert_eq!(client.get("/public/users/account").await.status, StatusCode::NOT_FOUND);
+    client.token = None;
+    assert!(client.get("/public/v2/products").await.json().is_array());
+    assert_eq!(client.get("/patient/users/account").await.status, StatusCode::UNAUTHORIZED);
+    let by_route = simulator.control().counts().by_route;
+    assert_eq!((by_route["GET /users/account"], by_route["GET /v2/products"]), (3, 1));
+}
+
+#[tokio::test]
+async fn a_forgotten_password_is_answered_with_a_bare_true() {
+    let simulator = simulator();
+    let mut client = Client::connect(&simulator, Version::Http1).await;
+    let answer = client.call(Method::POST, "/auth/forgot", text(r#"{"email":"a@b.example.test"}"#)).await;
+    assert_eq!((answer.status, &answer.body[..]), (StatusCode::CREATED, &b"true"[..]));
+    assert_eq!(client.call(Method::POST, "/auth/forgot", text("{")).await.status, StatusCode::BAD_REQUEST);
+    client.organization = None;
+    assert_eq!(client.call(Method::POST, "/auth/forgot", text("{}")).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_new_user_comes_with_a_token_only_where_that_is_set() {
+    let simulator = simulator();
+    let mut client = Client::logged_in(&simulator, Version::Http1).await;
+    let mut create =
+        async |email: &str| client.call(Method::POST, "/users", text(json!({ "email": email }).to_string())).await.json();
+    assert_eq!(create("one@demo.example.test").await.get("token"), None);
+    simulator.control().set_new_user_token(true);
+    let token = create("two@demo.example.test").await["token"].as_str().expect("a token").to_owned();
+    assert_ne!(Some(&token), client.token.as_ref());
+    client.token = Some(token);
+    assert_eq!(client.get("/users/account").await.status, StatusCode::OK);
 }
 
 #[tokio::test]

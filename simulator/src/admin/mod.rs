@@ -3,9 +3,14 @@
 //! It uses [`Control`] only, and never blocks the runtime. The port answers programs on this machine: the caller's address and
 //! the `Host` must be loopback, which a web page cannot fake by DNS rebinding. An open port also answers other addresses, if
 //! `Host` is an address or a name without a dot, as names of containers are. A request with `Origin` is always refused.
+//! `settings.rs` reads and shows the settings, `index.rs` lists everything; neither uses the other.
+
+mod index;
+mod settings;
 
 use std::{convert::Infallible, net::IpAddr, time::Duration};
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -15,13 +20,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{
     control::Control,
-    duration,
-    fault::{LoginFault, UnknownFault},
     record::{Counts, RecordedLogin, RecordedRequest},
     request::query,
     response::{ResponseBody, full, json_response, message, response, set_header},
@@ -31,16 +34,30 @@ use crate::{
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// The limit for the body of `/settings`, in bytes; real ones have a few hundred.
 const MAX_BODY_BYTES: usize = 64 * 1024;
+/// The limit for the bodies of `/routes` and `/openapi`, in bytes.
+#[cfg(feature = "import")]
+const MAX_IMPORT_BYTES: usize = 16 * 1024 * 1024;
 
-/// Serves connections until the runtime ends. `open` lets callers beyond loopback in.
-pub(crate) async fn serve(listener: TcpListener, open: bool, control: Control, ca_pem: String) {
+/// What the admin port has to know.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    /// Whether callers beyond loopback are let in.
+    pub(crate) open: bool,
+    pub(crate) control: Control,
+    pub(crate) ca_pem: String,
+    #[cfg(feature = "import")]
+    pub(crate) import: Option<RouteImport>,
+}
+
+/// Serves connections until the runtime ends.
+pub(crate) async fn serve(listener: TcpListener, admin: Admin) {
     loop {
         match listener.accept().await {
-            Ok((tcp, peer)) if open || peer.ip().is_loopback() => {
-                let (control, ca_pem) = (control.clone(), ca_pem.clone());
+            Ok((tcp, peer)) if admin.open || peer.ip().is_loopback() => {
+                let admin = admin.clone();
                 let service = service_fn(move |request| {
-                    let (control, ca_pem) = (control.clone(), ca_pem.clone());
-                    async move { Ok::<_, Infallible>(serve_request(open, &control, &ca_pem, request).await) }
+                    let admin = admin.clone();
+                    async move { Ok::<_, Infallible>(serve_request(&admin, request).await) }
                 });
                 let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(tcp), service);
                 // An error only means that the client is gone.
@@ -53,8 +70,9 @@ pub(crate) async fn serve(listener: TcpListener, open: bool, control: Control, c
 }
 
 /// Answers one request.
-async fn serve_request(open: bool, control: &Control, ca_pem: &str, request: Request<Incoming>) -> Response<ResponseBody> {
-    if !is_allowed(&request, open) {
+async fn serve_request(admin: &Admin, request: Request<Incoming>) -> Response<ResponseBody> {
+    let control = &admin.control;
+    if !is_allowed(&request, admin.open) {
         return message(StatusCode::FORBIDDEN, "The admin port is for programs on this machine");
     }
     let (head, body) = request.into_parts();
@@ -67,11 +85,30 @@ async fn serve_request(open: bool, control: &Control, ca_pem: &str, request: Req
         }
         (&Method::GET, "/logins") => json_response(StatusCode::OK, &logins_json(control)),
         (&Method::GET, "/ca.pem") => {
-            let mut response = response(StatusCode::OK, full(ca_pem.to_owned()));
+            let mut response = response(StatusCode::OK, full(admin.ca_pem.clone()));
             set_header(&mut response, CONTENT_TYPE, "application/x-pem-file");
             response
         }
+        (&Method::GET, "/") => {
+            let mut response = response(StatusCode::OK, full(index::text(control)));
+            set_header(&mut response, CONTENT_TYPE, "text/plain; charset=utf-8");
+            response
+        }
+        (&Method::GET, "/settings") => json_response(StatusCode::OK, &settings::shown(control)),
         (&Method::POST, "/settings") => apply_settings(control, body).await,
+        #[cfg(feature = "import")]
+        (&Method::GET, "/routes") => routes(control),
+        #[cfg(feature = "import")]
+        (&Method::POST, path @ ("/routes" | "/openapi")) => match (path, admin.import) {
+            ("/routes", Some(import)) => add_routes(control, import, body).await,
+            (_, Some(import)) => add_openapi(control, import, body).await,
+            (_, None) => message(StatusCode::NOT_FOUND, "This simulator was started without the import of routes"),
+        },
+        #[cfg(feature = "import")]
+        (&Method::DELETE, "/routes") => {
+            control.remove_added_routes();
+            routes(control)
+        }
         (&Method::POST, "/revoke") => {
             match query(&request, "organization") {
                 Some(organization) => control.revoke_tokens_of(&organization),
@@ -96,7 +133,7 @@ async fn serve_request(open: bool, control: &Control, ca_pem: &str, request: Req
             control.reset_counts();
             done()
         }
-        _ => message(StatusCode::NOT_FOUND, "See the README for the admin port's paths"),
+        _ => message(StatusCode::NOT_FOUND, "There is no such call; GET / lists them all"),
     }
 }
 
@@ -139,6 +176,8 @@ fn counts_json(counts: &Counts) -> Value {
         "handshakes_resumed": counts.handshakes_resumed,
         "open_connections": counts.open_connections,
         "by_route": counts.by_route,
+        "unknown": counts.unknown,
+        "unknown_routes": counts.unknown_routes,
         "idempotency_keys": counts.idempotency_keys,
         "idempotency_replays": counts.idempotency_replays,
     })
@@ -175,97 +214,73 @@ fn logins_json(control: &Control) -> Value {
     Value::Array(control.logins().into_iter().map(login).collect())
 }
 
+/// Reads the whole body; `None` when it is too long or breaks off.
+async fn read(body: Incoming, limit: usize) -> Option<Bytes> {
+    http_body_util::Limited::new(body, limit).collect().await.ok().map(http_body_util::Collected::to_bytes)
+}
+
 /// Applies the settings in the body, all or none.
 async fn apply_settings(control: &Control, body: Incoming) -> Response<ResponseBody> {
-    let body = http_body_util::Limited::new(body, MAX_BODY_BYTES).collect().await;
-    let sent = body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
+    let sent = read(body, MAX_BODY_BYTES).await.and_then(|body| serde_json::from_slice(&body).ok());
     let Some(Value::Object(sent)) = sent else {
         return message(StatusCode::BAD_REQUEST, "Expected a JSON object");
     };
-    match parse_settings(&sent) {
-        Ok(changes) => {
-            for change in changes {
-                change(control);
-            }
-            done()
-        }
+    match settings::apply(control, &sent) {
+        Ok(()) => done(),
         Err(fault) => message(StatusCode::BAD_REQUEST, &fault),
     }
 }
 
-/// A change of one setting that was parsed and not yet applied.
-type Change = Box<dyn FnOnce(&Control) + Send>;
-
-/// Parses all settings.
+/// Lets the admin port take routes and OpenAPI documents.
 ///
-/// # Errors
-///
-/// The first setting that is wrong, and what is expected.
-fn parse_settings(sent: &Map<String, Value>) -> Result<Vec<Change>, String> {
-    sent.iter().map(|(key, value)| parse_change(key, value).map_err(|fault| format!("{key}: {fault}"))).collect()
+/// A program that does not name it, as the sidecar's `demo`, does not carry their parsers.
+#[cfg(feature = "import")]
+#[derive(Clone, Copy)]
+pub struct RouteImport {
+    routes: fn(&Control, &[u8]) -> Result<(), String>,
+    openapi: fn(&Control, &[u8]) -> Result<Vec<String>, String>,
 }
 
-/// Parses one setting.
-fn parse_change(key: &str, value: &Value) -> Result<Change, String> {
-    Ok(match key {
-        "token_life" => with(parse_duration(value)?, Control::set_token_life),
-        "login_delay" => with(parse_duration(value)?, Control::set_login_delay),
-        "latency" => with(parse_duration(value)?, Control::set_latency),
-        "clock_offset" => with(value.as_i64().ok_or("expected a number of seconds")?, Control::set_clock_offset),
-        "omit_date" => with(parse_bool(value)?, Control::set_omit_date),
-        "http2" => with(parse_bool(value)?, Control::set_http2),
-        "max_concurrent_streams" if value.is_null() => Box::new(|control| control.set_max_concurrent_streams(None)),
-        "max_concurrent_streams" => {
-            let streams = value.as_u64().and_then(|streams| u32::try_from(streams).ok());
-            with(streams.ok_or("expected a number or null")?, |control, streams| {
-                control.set_max_concurrent_streams(Some(streams));
-            })
-        }
-        "hold_logins" => with(parse_bool(value)?, Control::hold_logins),
-        "hold_requests" => with(parse_bool(value)?, Control::hold_requests),
-        "pause_accepting" => with(parse_bool(value)?, |control, pause| {
-            control.0.accepting.send_replace(!pause);
-            if pause {
-                // `Control` would wait for the sockets to be closed, but this thread has to close them.
-                control.0.connections.abort(true);
-            }
-        }),
-        "login_fault" => with(if value.is_null() { None } else { Some(parse_fault(value)?) }, Control::set_login_fault),
-        "fail_next_logins" if value.is_null() => Box::new(Control::clear_next_login_faults),
-        "fail_next_logins" => {
-            let times = value["times"].as_u64().and_then(|times| u32::try_from(times).ok());
-            let times = times.ok_or("expected {\"times\": number, \"fault\": text}")?;
-            let fault = parse_fault(&value["fault"])?;
-            with((times, fault), |control, (times, fault)| control.fail_next_logins(times, fault))
-        }
-        "credentials" => {
-            let text = |field: &str| value[field].as_str().map(str::to_owned);
-            let user = (text("organization"), text("username"), text("password"));
-            let (Some(organization), Some(username), Some(password)) = user else {
-                return Err("expected organization, username and password".to_owned());
-            };
-            Box::new(move |control| control.set_credentials(&organization, &username, &password))
-        }
-        _ => return Err("no such setting".to_owned()),
-    })
+#[cfg(feature = "import")]
+impl RouteImport {
+    /// Both of them.
+    pub const ALL: Self = Self {
+        routes: |control, body| {
+            let document = serde_json::from_slice(body).map_err(|fault| format!("Expected JSON: {fault}"))?;
+            control.add_routes(&document)
+        },
+        openapi: |control, body| control.add_openapi(&String::from_utf8_lossy(body)),
+    };
 }
 
-/// The change that calls `apply` with `value`.
-fn with<T: Send + 'static>(value: T, apply: impl FnOnce(&Control, T) + Send + 'static) -> Change {
-    Box::new(move |control| apply(control, value))
+/// Adds the routes in the body, all or none.
+#[cfg(feature = "import")]
+async fn add_routes(control: &Control, import: RouteImport, body: Incoming) -> Response<ResponseBody> {
+    let Some(body) = read(body, MAX_IMPORT_BYTES).await else { return too_long() };
+    match (import.routes)(control, &body) {
+        Ok(()) => routes(control),
+        Err(fault) => message(StatusCode::BAD_REQUEST, &fault),
+    }
 }
 
-fn parse_duration(value: &Value) -> Result<Duration, String> {
-    duration::parse(value.as_str().ok_or("expected a text like \"30s\"")?)
+/// Adds the routes of the OpenAPI document in the body.
+#[cfg(feature = "import")]
+async fn add_openapi(control: &Control, import: RouteImport, body: Incoming) -> Response<ResponseBody> {
+    let Some(body) = read(body, MAX_IMPORT_BYTES).await else { return too_long() };
+    match (import.openapi)(control, &body) {
+        Ok(skipped) => json_response(StatusCode::OK, &json!({ "routes": control.route_names(), "skipped": skipped })),
+        Err(fault) => message(StatusCode::BAD_REQUEST, &fault),
+    }
 }
 
-fn parse_bool(value: &Value) -> Result<bool, String> {
-    value.as_bool().ok_or_else(|| "expected true or false".to_owned())
+#[cfg(feature = "import")]
+fn too_long() -> Response<ResponseBody> {
+    message(StatusCode::PAYLOAD_TOO_LARGE, "The limit is 16 MiB")
 }
 
-fn parse_fault(value: &Value) -> Result<LoginFault, String> {
-    let written = value.as_str().unwrap_or_default();
-    written.parse().map_err(|unknown: UnknownFault| unknown.to_string())
+#[cfg(feature = "import")]
+fn routes(control: &Control) -> Response<ResponseBody> {
+    json_response(StatusCode::OK, &json!({ "routes": control.route_names() }))
 }
 
 #[cfg(test)]
@@ -284,14 +299,5 @@ mod tests {
         }
         let page = Request::get("/counts").header("host", "localhost").header("origin", "null");
         assert!(!is_allowed(&page.body(()).unwrap(), true));
-    }
-
-    #[test]
-    fn a_fault_in_one_setting_changes_none() {
-        let sent = json!({ "token_life": "5s", "latency": "fast" });
-        let fault = parse_settings(sent.as_object().unwrap()).map(|changes| changes.len());
-        assert!(fault.is_err_and(|fault| fault.starts_with("latency: expected a duration")));
-        let sent = json!({ "tokenlife": "5s" });
-        assert!(parse_settings(sent.as_object().unwrap()).is_err());
     }
 }

@@ -257,6 +257,7 @@ fn response_timeout_counts_from_the_last_byte_of_the_request() {
         assert_eq!(sidecar.get("/_sim/hang").status, 504);
     }
     // One may be the fault of what it asked for; with two in a row nobody answers.
+    sidecar.wait_for_log("the upstream can't be reached");
     assert_eq!(told(&sidecar, "the upstream can't be reached"), 1, "{}", sidecar.logs());
     slow.write(b"ow");
     assert_eq!(slow.answer("POST").json()["body"], "slow");

@@ -10,11 +10,13 @@ mod difference;
 mod lenient;
 mod proposal;
 mod rule;
+mod rule_list;
 
 pub use difference::{Difference, RuleSet};
 pub use lenient::LoginPaths;
 pub use proposal::ProposedRules;
 pub use rule::Rule;
+pub use rule_list::RuleList;
 
 use crate::careportals;
 

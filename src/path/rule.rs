@@ -66,17 +66,14 @@ impl Rule {
         self.method.as_ref().is_none_or(|only| only == method) && self.matches_path(path)
     }
 
-    /// The first rule of `deny` for which a server could take the request, as it could for a log-in path. In doubt there is one.
-    ///
-    /// Case does not count, in the method neither, and `GET` denies `HEAD`, which servers answer from the same handler. It
-    /// allocates only if the path has escapes.
-    #[must_use]
-    pub fn first_that_denies<'a>(rules: &'a [Self], method: &Method, path: &str) -> Option<&'a Self> {
-        if rules.is_empty() {
-            return None;
-        }
-        let read = LenientPath::new(path);
-        rules.iter().find(|rule| rule.denies_method(method) && read.reaches(&rule.lenient))
+    /// Whether a server could take the request for one that the rule, as one of `deny`, names.
+    pub(super) fn denies(&self, method: &Method, path: &LenientPath<'_>) -> bool {
+        self.denies_method(method) && path.reaches(&self.lenient)
+    }
+
+    /// The names of segments that a path has to have, as `deny` compares them.
+    pub(super) fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.lenient.names()
     }
 
     pub(super) fn denies_method(&self, method: &Method) -> bool {

@@ -85,6 +85,11 @@ impl<'a> LenientPath<'a> {
         Self { decoded: decode(without_query(path).as_bytes()) }
     }
 
+    /// The names in a decoded path, without parameters, as [`LenientPattern`] takes them.
+    pub(super) fn raw_names(decoded: &[u8]) -> impl Iterator<Item = &[u8]> {
+        decoded.split(|&byte| is_separator(byte)).map(without_parameters)
+    }
+
     /// Whether a server could take the path for one that `pattern` matches.
     pub(super) fn reaches(&self, pattern: &LenientPattern) -> bool {
         let Some(decoded) = &self.decoded else { return true };
@@ -181,6 +186,14 @@ impl LenientPattern {
         Self { segments, one, any }
     }
 
+    /// The names among the segments.
+    pub(super) fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.segments.iter().filter_map(|segment| match segment {
+            LenientSegment::Name(name) => Some(name.as_slice()),
+            LenientSegment::One | LenientSegment::Any => None,
+        })
+    }
+
     /// The pattern of one canonical segment.
     pub(super) fn of_path(segment: &str) -> Self {
         Self::of_segments([SegmentText::Name(segment)].into_iter())
@@ -235,7 +248,7 @@ impl LenientPattern {
         // A server that resolves the target like a link takes what follows two slashes for a host.
         let mut may_be_host = relative.first().is_some_and(|&byte| is_separator(byte));
         for raw in relative.split(|&byte| is_separator(byte)) {
-            let name = raw.split(|&byte| ends_name(byte)).next().unwrap_or_default();
+            let name = without_parameters(raw);
             let before_host = if may_be_host { here } else { 0 };
             may_be_host &= name.is_empty();
             here = self.step(here | after_parameters, ever, name) | before_host;
@@ -297,6 +310,25 @@ fn is_same_name(known: &[u8], name: &[u8]) -> bool {
     let mut format = seen.clone();
     let letters = format.next().map_or(0, |_| format.clone().take_while(|byte| byte.is_ascii_alphanumeric()).count());
     seen.clone().all(ends) || (seen.next() == Some(&b'.') && letters <= FORMAT && format.skip(letters).all(ends))
+}
+
+/// Writes to `name` what is compared of a raw name.
+pub(super) fn name_of(raw: &[u8], name: &mut Vec<u8>) {
+    name.clear();
+    name.extend(raw.iter().filter(|byte| is_seen(**byte)).map(u8::to_ascii_lowercase));
+}
+
+/// All that a server may take `name`, as [`name_of`] gives it, for, by [`is_same_name`]; none longer than `longest`.
+pub(super) fn names_that_match(name: &[u8], longest: usize) -> impl Iterator<Item = &[u8]> {
+    let end = name.len() - name.iter().rev().take_while(|byte| matches!(byte, b'.' | b'+')).count();
+    let letters = name[..end].iter().rev().take_while(|byte| byte.is_ascii_alphanumeric()).count();
+    let format = name[..end - letters].strip_suffix(b".").filter(|_| letters <= FORMAT);
+    let ends = (end..=name.len().min(longest)).map(|end| &name[..end]);
+    ends.chain(format.filter(|before| before.len() <= longest))
+}
+
+fn without_parameters(raw: &[u8]) -> &[u8] {
+    raw.split(|&byte| ends_name(byte)).next().unwrap_or_default()
 }
 
 pub(super) fn is_separator(byte: u8) -> bool {

@@ -5,13 +5,13 @@ use http::Method;
 use super::Refusal;
 use crate::{
     config::Api,
-    path::{Rule, is_canonical},
+    path::{Rule, RuleList, is_canonical},
 };
 
 /// `allow` and `deny`.
 pub(super) struct Rules {
-    allow: Option<Vec<Rule>>,
-    deny: Vec<Rule>,
+    allow: Option<RuleList>,
+    deny: RuleList,
     /// They are judged and counted, and not enforced.
     pub(super) observe: bool,
 }
@@ -27,7 +27,7 @@ pub(super) struct Ruling<'a> {
 
 impl Rules {
     pub(super) fn new(api: &Api) -> Self {
-        Self { allow: api.allow.clone(), deny: api.deny.clone(), observe: api.observe }
+        Self { allow: api.allow.clone().map(RuleList::new), deny: RuleList::new(api.deny.clone()), observe: api.observe }
     }
 
     /// Judges a request for `path` at the upstream. Whoever observes wants to know of paths that are not canonical even before
@@ -44,11 +44,11 @@ impl Rules {
         if !is_canonical(path) {
             return refused(Refusal::NotCanonical, None);
         }
-        if let Some(rule) = Rule::first_that_denies(&self.deny, method, path) {
+        if let Some(rule) = self.deny.first_that_denies(method, path) {
             return refused(Refusal::Denied, Some(rule));
         }
         let Some(allow) = &self.allow else { return Ruling { refusal: None, rule: None } };
-        match allow.iter().find(|rule| rule.matches(method, path)) {
+        match allow.first_that_matches(method, path) {
             None => refused(Refusal::NotAllowed, None),
             allowing => Ruling { refusal: None, rule: allowing },
         }

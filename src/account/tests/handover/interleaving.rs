@@ -22,8 +22,10 @@ impl Schedule {
         if self.at == self.decisions.len() {
             self.decisions.push((0, of));
         }
+        let (decision, possible) = self.decisions[self.at];
+        assert_eq!(possible, of, "a run repeats the one before up to the decision that differs");
         self.at += 1;
-        self.decisions[self.at - 1].0
+        decision
     }
 
     /// Goes on to the next schedule; `false` when there is none.
@@ -45,6 +47,10 @@ pub(super) struct Interleaving {
     pub(super) request: Mutex<WaitingRequest>,
     /// Whether the request was woken since it looked last, or has not begun.
     is_woken: AtomicBool,
+    /// Whether its report was answered since then.
+    pub(super) is_answered: AtomicBool,
+    /// Has marked those snapshots as seen that were sent before the request looked last.
+    observer: Mutex<tokio::sync::watch::Receiver<AccountSnapshot>>,
     /// What the driver published, in order: the bearer's generation, and whether requests get one.
     pub(super) log: Mutex<Vec<(Option<Generation>, Availability)>>,
     schedule: Mutex<Schedule>,
@@ -75,6 +81,8 @@ impl Interleaving {
             driver: Mutex::new(ScriptedDriver::new(published, Arc::clone(&signals), requests, Weak::clone(run))),
             request: Mutex::new(WaitingRequest { future: None, began_at: None, outcome: None }),
             is_woken: AtomicBool::new(true),
+            is_answered: AtomicBool::new(false),
+            observer: Mutex::new(snapshot.clone()),
             log: Mutex::default(),
             schedule: Mutex::new(schedule),
             steps: Mutex::default(),
@@ -98,6 +106,11 @@ impl Interleaving {
     /// Goes on until the request has its outcome, or neither side can act.
     pub(super) fn run_to_end(self: &Arc<Self>) {
         while self.request.lock().unwrap().outcome.is_none() {
+            if self.is_woken.load(Ordering::SeqCst) && !self.has_something_new() {
+                // The channel wakes a receiver twice, by chance, that looks again at once: no decision may depend on that.
+                self.request_acts();
+                continue;
+            }
             let (request_can, driver_can) = (self.request_can_act(), self.driver_can_act());
             if !(request_can || driver_can) {
                 return;
@@ -122,8 +135,16 @@ impl Interleaving {
         self.schedule.lock().unwrap().decide(of)
     }
 
+    /// Whether the request is woken and may find what it has not seen.
     fn request_can_act(&self) -> bool {
-        self.is_woken.load(Ordering::SeqCst) && self.request.try_lock().is_ok_and(|request| request.future.is_some())
+        let waits = self.request.try_lock().is_ok_and(|request| request.future.is_some());
+        waits && self.is_woken.load(Ordering::SeqCst) && self.has_something_new()
+    }
+
+    fn has_something_new(&self) -> bool {
+        // An error means that the account has ended.
+        let is_sent = self.observer.lock().unwrap().has_changed().unwrap_or(true);
+        is_sent || self.is_answered.load(Ordering::SeqCst) || self.request.lock().unwrap().began_at.is_none()
     }
 
     fn driver_can_act(&self) -> bool {
@@ -146,6 +167,8 @@ impl Interleaving {
         let mut request = self.request.lock().unwrap();
         let mut future = request.future.take().expect("only a request that can act does");
         self.is_woken.store(false, Ordering::SeqCst);
+        self.is_answered.store(false, Ordering::SeqCst);
+        self.observer.lock().unwrap().mark_unchanged();
         if request.began_at.is_none() {
             let (last, is_between_steps) = (self.log.lock().unwrap().len() - 1, self.driver.try_lock().is_ok());
             request.began_at = Some((last, last - usize::from(!is_between_steps && last > 0)));

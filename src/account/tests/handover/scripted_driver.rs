@@ -92,6 +92,7 @@ impl ScriptedDriver {
         let before = self.session.attempt();
         self.step(Event::Unauthorized(refused));
         let now = self.session.attempt();
+        self.run.upgrade().expect("a driver acts within its run").is_answered.store(true, Ordering::SeqCst);
         answer.send(now.is_some() && now != before).ok();
     }
 

@@ -151,6 +151,8 @@ pub(super) struct Key {
     is_recorded: bool,
     /// Failures and refusals, up to where more change nothing.
     tries: (u32, u32),
+    /// Log-ins so far and the number of the latest token, up to where there are earlier ones.
+    numbers: (u64, u64),
 }
 
 impl Node {
@@ -195,11 +197,13 @@ impl Node {
 
     fn event(&self, action: Action) -> Option<Event> {
         let in_flight = self.session.attempt();
-        let stale = Attempt(self.session.attempts - u64::from(in_flight.is_some()));
-        let generation = |which| match (which, self.model.newest) {
-            (_, None) => Generation(0),
-            (Which::Latest, Some(newest)) => newest,
-            (Which::Earlier, Some(newest)) => Generation(newest.0 - 1),
+        let stale = || {
+            let number = self.session.attempts - u64::from(in_flight.is_some());
+            (number > 0).then_some(Attempt(number))
+        };
+        let generation = |which| match (which, self.model.newest?) {
+            (Which::Latest, newest) => Some(newest),
+            (Which::Earlier, newest) => (newest.0 > 1).then(|| Generation(newest.0 - 1)),
         };
         Some(match action {
             Action::LogIn => Event::LogIn,
@@ -211,12 +215,12 @@ impl Node {
             Action::OrganizationRead(read) => Event::OrganizationRead(in_flight?, self.organization(read)),
             Action::Granted(life) => Event::Ended(in_flight?, Ok(self.grant(in_flight?, life))),
             Action::Failed(failure) => Event::Ended(in_flight?, Err(failure.error())),
-            Action::StaleOrganizationRead => Event::OrganizationRead(stale, self.organization(Read::Other)),
-            Action::StaleGranted => Event::Ended(stale, Ok(self.grant(stale, Life::Long))),
-            Action::StaleFailed => Event::Ended(stale, Err(Failure::Refused.error())),
-            Action::Unauthorized(which) => Event::Unauthorized(generation(which)),
-            Action::Accepted(which) => Event::Accepted(generation(which)),
-            Action::RejectedAgain(which) => Event::RejectedAgain(generation(which)),
+            Action::StaleOrganizationRead => Event::OrganizationRead(stale()?, self.organization(Read::Other)),
+            Action::StaleGranted => Event::Ended(stale()?, Ok(self.grant(stale()?, Life::Long))),
+            Action::StaleFailed => Event::Ended(stale()?, Err(Failure::Refused.error())),
+            Action::Unauthorized(which) => Event::Unauthorized(generation(which)?),
+            Action::Accepted(which) => Event::Accepted(generation(which)?),
+            Action::RejectedAgain(which) => Event::RejectedAgain(generation(which)?),
             Action::KnownRefused => self.session.token().map(|_| Event::Tick)?,
             Action::Answered => self.record.map(|_| Event::Tick)?,
             Action::Pass(_) => return None,
@@ -320,6 +324,7 @@ impl Node {
             is_refused: session.refusal.is_some(),
             is_recorded: self.record.is_some_and(|record| Some(record.generation) == token.map(Token::generation)),
             tries: (self.model.failures.min(6), self.model.refusals.min(5)),
+            numbers: (session.attempts.min(2), self.model.newest.map_or(0, |newest| newest.0.min(2))),
         }
     }
 }

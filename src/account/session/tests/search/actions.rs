@@ -129,6 +129,8 @@ pub(super) struct Node {
     now: Moment,
     /// What workers have recorded of refused tokens.
     record: Option<RefusedToken>,
+    /// Chance draws the same jitter for each event.
+    seed: u64,
     identity: AccountIdentity,
     refresh: Arc<Secret>,
 }
@@ -156,10 +158,10 @@ pub(super) struct Key {
 }
 
 impl Node {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let (session, now) = (Session::new(FLOOR), Moment::new(100 * SECOND));
         let (identity, refresh) = (AccountIdentity::new(), Arc::new(Secret::from("refresh")));
-        Self { session, model: Model::new(), now, record: None, identity, refresh }
+        Self { session, model: Model::new(), now, record: None, seed, identity, refresh }
     }
 
     pub(super) fn state(&self) -> StateName {
@@ -178,7 +180,7 @@ impl Node {
         let mut after = Self { record, ..self.copy() };
         after.session.set_refusal(record);
         after.model.hear(record);
-        after.model.step(&mut after.session, event, after.now, &mut Jitter::seeded(1));
+        after.model.step(&mut after.session, event, after.now, &mut Jitter::seeded(self.seed));
         Some(after)
     }
 

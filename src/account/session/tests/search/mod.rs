@@ -1,8 +1,8 @@
 //! Plays every sequence of actions up to a depth, breadth first, and compares the session with the model after each action.
 //!
 //! Two sequences that lead to the same node are followed once from there, so the search is exhaustive for the actions in
-//! `actions`: chance always draws the same jitter, and time passes to the moments that the session goes by. The first failure
-//! has the fewest actions that any failure has.
+//! `actions`: chance always draws the same jitter, which is another one for another `SIDECAR_SIM_SEED`, and time passes to the
+//! moments that the session goes by. The first failure has the fewest actions that any failure has.
 
 mod actions;
 
@@ -25,8 +25,8 @@ struct Search {
 }
 
 impl Search {
-    fn to(depth: usize) -> Self {
-        let start = Node::new();
+    fn to(depth: usize, seed: u64) -> Self {
+        let start = Node::new(seed);
         let mut known: HashMap<Key, usize> = HashMap::from([(start.key(), 0)]);
         let mut search = Self { first: vec![None], next: vec![Vec::new()], states: vec![start.state()], played: Vec::new() };
         let mut frontier = vec![(0, start)];
@@ -99,15 +99,15 @@ impl Search {
 /// The depth of a search that takes a few seconds without optimization.
 const DEPTH: usize = 11;
 
-#[expect(clippy::disallowed_methods, reason = "how a longer search is asked for")]
-fn depth() -> usize {
-    std::env::var("SIDECAR_SIM_DEPTH").map_or(DEPTH, |depth| depth.parse().expect("a number"))
+#[expect(clippy::disallowed_methods, reason = "how another search is asked for")]
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
 }
 
 #[test]
 fn no_sequence_of_events_breaks_a_rule() {
-    let depth = depth();
-    let search = Search::to(depth);
+    let depth = number("SIDECAR_SIM_DEPTH").map_or(DEPTH, |depth| usize::try_from(depth).unwrap());
+    let search = Search::to(depth, number("SIDECAR_SIM_SEED").unwrap_or(1));
     let (nodes, sequences) = (search.first.len(), search.sequences(depth));
     println!("{nodes} nodes, {sequences} sequences of at most {depth} actions");
     if depth >= DEPTH {

@@ -1,5 +1,6 @@
 //! Tests the driver on paused time with scripted log-ins, all of which must be used; and holds settings for this folder's tests.
 
+mod handover;
 mod promises;
 mod whole;
 

@@ -1,6 +1,7 @@
-//! Tests each state and event by a table, then by a seeded simulation against a model that knows only the rules.
+//! Tests each state and event by a table, then against a model that knows only the rules: by a seeded simulation, and by every
+//! sequence of a few actions.
 //!
-//! `SIDECAR_SIM_SEED=<n>` replays one seed, `SIDECAR_SIM_SEEDS=<n>` plays that many.
+//! `SIDECAR_SIM_SEED=<n>` replays one seed, `SIDECAR_SIM_SEEDS=<n>` plays that many, `SIDECAR_SIM_DEPTH=<n>` searches that deep.
 
 use std::time::SystemTime;
 
@@ -12,6 +13,8 @@ use super::{
 };
 use crate::{clock::Now, secret::Secret};
 
+mod model;
+mod search;
 mod simulation;
 
 const SECOND: Duration = Duration::from_secs(1);

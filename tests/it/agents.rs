@@ -63,6 +63,18 @@ fn the_rules_for_reading_do_what_the_page_says_of_each_request() {
     assert!(passing >= 3 && refused >= 6, "{passing} pass, {refused} are refused");
 }
 
+#[test]
+fn the_skill_says_by_its_head_what_it_is_for_as_a_loader_of_skills_reads_it() {
+    let skill = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/agents/careportals-sidecar/SKILL.md")).unwrap();
+    let head = skill.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---\n")).unwrap().0;
+    let [name, description] = head.lines().map(|line| line.split_once(": ").unwrap()).collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!(name, ("name", "careportals-sidecar"), "it is the folder's");
+    assert_eq!(description.0, "description");
+    // The head is YAML, in which a plain text holds neither.
+    assert!(!description.1.contains(": ") && !description.1.contains(" #"), "{}", description.1);
+    assert!((100..=1024).contains(&description.1.len()), "{}", description.1.len());
+}
+
 /// What the server answers to these lines, an answer a line, in their order.
 fn conversation(setup: &Setup, lines: &[&str]) -> Option<Vec<Value>> {
     if Command::new("python3").arg("--version").env("PATH", "/usr/bin:/bin").output().is_err() {

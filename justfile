@@ -4,6 +4,10 @@
 ci:
     .ci/run
 
+# Installs the program that was built last, man pages and completions below PREFIX (/usr/local); --remove removes them
+install *ARGS:
+    deploy/install {{ ARGS }}
+
 # Format all code
 fmt:
     cargo fmt --all
@@ -23,6 +27,10 @@ tidy:
 # The crates' documentation
 doc:
     .ci/run doc
+
+# The documentation as a site, in target/book/html
+book:
+    .ci/run book
 
 # Licences, duplicates, sources
 deny:

@@ -93,4 +93,5 @@ mod metrics;
 mod systemd;
 
 // Documents.
+mod agents;
 mod guides;

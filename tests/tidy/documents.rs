@@ -1,6 +1,11 @@
 //! Manifests and documents: reasons, links, and commands that exist.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::{Finding, Tree, assert_none, is_update, read};
 
@@ -33,26 +38,83 @@ fn each_dependency_says_why_it_is_here() {
     assert_none("every dependency is code that we ship without having written it", &findings);
 }
 
+/// Pages whose claims name the tests that show them, and where these tests are.
+const CLAIMS: &[(&str, &[&str])] =
+    &[("docs/threat-model.md", &["tests/it"]), ("docs/evaluation.md", &["tests/it", "tests/tidy"])];
+
 #[test]
-fn the_threat_model_names_tests_that_exist() {
-    let text = read("docs/threat-model.md");
-    let tree = Tree::read();
+fn pages_about_security_name_tests_that_exist() {
     let mut findings = Vec::new();
-    let mut named = 0;
-    for (number, line) in text.lines().enumerate() {
-        // Between single backquotes are, among others, `file::test`s.
-        for (file, test) in line.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.split_once("::")) {
-            named += 1;
-            let within = |path: &str| path == format!("tests/it/{file}.rs") || path.starts_with(&format!("tests/it/{file}/"));
-            let signature = format!("fn {test}()");
-            if !tree.sources.iter().any(|source| within(&source.file) && source.text.contains(&signature)) {
-                let what = format!("`{file}::{test}`: no such test");
-                findings.push(Finding { file: "docs/threat-model.md".to_owned(), line: number + 1, what });
+    for (page, folders) in CLAIMS {
+        let mut named = 0;
+        for (number, line) in read(page).lines().enumerate() {
+            // Between single backquotes are, among others, `file::test`s.
+            for (file, test) in line.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.split_once("::")) {
+                named += 1;
+                if !is_test(folders, file, test) {
+                    let what = format!("`{file}::{test}`: no such test");
+                    findings.push(Finding { file: (*page).to_owned(), line: number + 1, what });
+                }
             }
         }
+        assert!(named > 30, "{page} names {named}");
     }
-    assert!(named > 30, "{named} are named");
     assert_none("a claim without a test is a hope", &findings);
+}
+
+/// Whether `test` is in the chapter `file` of one of these suites.
+fn is_test(folders: &[&str], file: &str, test: &str) -> bool {
+    let within = |path: &str| {
+        folders.iter().any(|folder| path == format!("{folder}/{file}.rs") || path.starts_with(&format!("{folder}/{file}/")))
+    };
+    let signature = format!("#[test]\nfn {test}()");
+    Tree::read().sources.iter().any(|source| within(&source.file) && source.text.contains(&signature))
+}
+
+#[test]
+fn the_index_names_every_document() {
+    let index = read(INDEX);
+    let linked: BTreeSet<PathBuf> =
+        index.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()).map(normal).collect();
+    let mut findings = Vec::new();
+    for document in documents() {
+        if !linked.contains(Path::new(document)) {
+            findings.push(Finding { file: document.to_owned(), line: 1, what: format!("{INDEX} does not name it") });
+        }
+    }
+    assert_none("a page that no list names is found by nobody, and is not in the book", &findings);
+}
+
+const INDEX: &str = "docs/README.md";
+
+/// Every document but the index, and what only the forge shows.
+fn documents() -> impl Iterator<Item = &'static str> {
+    let files = Tree::read().texts.iter().map(|(file, _)| file.as_str());
+    files.filter(|file| is_document(file) && *file != INDEX && !file.starts_with(".github/"))
+}
+
+/// A link of the index as a path in the repository.
+fn normal(target: &str) -> PathBuf {
+    target.strip_prefix("../").map_or_else(|| Path::new("docs").join(target), PathBuf::from)
+}
+
+#[test]
+fn the_book_has_every_document_once() {
+    let place = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/book/build");
+    let gathered = Command::new(script).arg("--sources-only").env("CARGO_TARGET_DIR", place.path()).output().unwrap();
+    if gathered.status.code() == Some(127) {
+        return eprintln!("not run: there is no python3");
+    }
+    assert!(gathered.status.success(), "{}", String::from_utf8_lossy(&gathered.stderr));
+    let summary = fs::read_to_string(place.path().join("book/src/SUMMARY.md")).unwrap();
+    let mut chapters: Vec<&str> = summary.split("](").skip(1).map(|rest| rest.split(')').next().unwrap_or_default()).collect();
+    chapters.sort_unstable();
+    let mut expected: Vec<&str> = documents().chain([INDEX]).collect();
+    expected.sort_unstable();
+    assert_eq!(chapters, expected);
+    let reference = summary.split("# Reference").nth(1).expect("the reference is apart from the tasks");
+    assert!(reference.contains("(docs/settings.md)") && !reference.contains("(docs/exec.md)"), "{reference}");
 }
 
 #[test]
@@ -162,11 +224,14 @@ fn links_to_the_runbook_begin_with_the_homepage() {
 /// What readers are told to type.
 const GUIDES: &[&str] = &[
     "README.md",
+    "docs/agents.md",
     "docs/building.md",
     "docs/control.md",
     "docs/debian.md",
+    "docs/evaluation.md",
     "docs/exec.md",
     "docs/helm.md",
+    "docs/install.md",
     "docs/kubernetes.md",
     "docs/kubernetes-try-out.md",
     "docs/questions.md",
@@ -175,6 +240,7 @@ const GUIDES: &[&str] = &[
     "deploy/helm/careportals-sidecar/templates/_parts.tpl",
     "systemd/README.md",
     "CONTRIBUTING.md",
+    "examples/agents/careportals-sidecar/SKILL.md",
 ];
 
 #[test]

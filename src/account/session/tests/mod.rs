@@ -1,4 +1,5 @@
-//! Tests each state and event by a table, then by a seeded simulation against a model that knows only the rules.
+//! Tests each state and event by a table, then by a seeded simulation against a model that knows only the rules, then many
+//! sessions at one server (`fleet`).
 //!
 //! `SIDECAR_SIM_SEED=<n>` replays one seed, `SIDECAR_SIM_SEEDS=<n>` plays that many.
 
@@ -12,6 +13,7 @@ use super::{
 };
 use crate::{clock::Now, secret::Secret};
 
+mod fleet;
 mod simulation;
 
 const SECOND: Duration = Duration::from_secs(1);

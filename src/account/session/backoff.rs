@@ -1,7 +1,8 @@
 //! How long a session waits after a log-in that failed.
 //!
-//! Pure. Failures are retried with exponential backoff and full jitter, or when the server asked for it; refusals slowly, so that
-//! no account is locked. While the token at hand is known to be refused, requests fail, so the backoff is shorter then.
+//! Pure. Failures are retried with exponential backoff and full jitter, or when the server asked for it; if it asks time after
+//! time, the backoff is added. Refusals are retried slowly, so that no account is locked. While the token at hand is known to be
+//! refused, requests fail, so the backoff is shorter then.
 
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ const BACKOFF_MAX_REFUSED: Duration = Duration::from_secs(10);
 const REFUSED_MIN: Duration = Duration::from_secs(60);
 const REFUSED_MAX: Duration = Duration::from_secs(15 * 60);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
+/// After so many failures in a row the backoff is added to what `Retry-After` asks for.
+const RETRY_AFTER_ALONE: u32 = 2;
 
 /// The wait after a log-in that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +60,16 @@ impl Tries {
     /// Counts a failure of another kind at `failed_at`, and returns the wait for the next attempt.
     pub(super) fn failed(&mut self, error: &LoginError, failed_at: Moment, jitter: &mut Jitter) -> Backoff {
         self.failures = self.failures.saturating_add(1);
-        if let Some(asked) = error.retry_after().filter(|asked| !asked.is_zero()) {
-            let wait = asked.min(RETRY_AFTER_MAX);
-            return Backoff { failed_at, wait, wait_if_refused: wait };
-        }
         // Jitter keeps many sidecars from coming back at once.
         let fraction = jitter.fraction();
         let jittered = |most: Duration| BACKOFF_MIN + most.saturating_sub(BACKOFF_MIN).mul_f64(fraction);
         let most = doubled(BACKOFF_MIN, self.failures, BACKOFF_MAX);
+        if let Some(asked) = error.retry_after().filter(|asked| !asked.is_zero()) {
+            let asked = asked.min(RETRY_AFTER_MAX);
+            // A server that asks again has too many of them at once. If all kept to its time, all would come at once again.
+            let wait = if self.failures > RETRY_AFTER_ALONE { asked + jittered(most) } else { asked };
+            return Backoff { failed_at, wait, wait_if_refused: wait };
+        }
         Backoff { failed_at, wait: jittered(most), wait_if_refused: jittered(most.min(BACKOFF_MAX_REFUSED)) }
     }
 }

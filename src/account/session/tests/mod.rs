@@ -1,5 +1,5 @@
 //! Tests each state and event by a table, then against a model that knows only the rules: by a seeded simulation, and by every
-//! sequence of a few actions.
+//! sequence of a few actions; then many sessions at one server (`fleet`).
 //!
 //! `SIDECAR_SIM_SEED=<n>` replays one seed, `SIDECAR_SIM_SEEDS=<n>` plays that many, `SIDECAR_SIM_DEPTH=<n>` searches that deep.
 
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{clock::Now, secret::Secret};
 
+mod fleet;
 mod model;
 mod search;
 mod simulation;
@@ -377,6 +378,26 @@ fn retry_after_is_honoured_up_to_a_quarter_of_an_hour() {
         let mut bench = Bench::logging_in();
         bench.end_with_error(LoginError::Throttled(useless));
         assert!(bench.wait() >= SECOND && bench.wait() <= 2 * SECOND);
+    }
+}
+
+#[test]
+fn the_back_off_is_added_to_what_a_server_asks_for_a_third_time() {
+    for asked in [1, 60, 900] {
+        let wait = Duration::from_secs(asked);
+        let mut bench = Bench::logging_in();
+        for most in [0, 0, 8, 16, 32, 60, 60] {
+            bench.end_with_error(LoginError::Throttled(Some(wait)));
+            let added = bench.wait().checked_sub(wait).expect("it never comes earlier");
+            let right = if most == 0 { added.is_zero() } else { added >= SECOND && added <= Duration::from_secs(most) };
+            assert!(right, "{added:?} of {most} s were added to {wait:?}");
+            bench.skip_to_deadline();
+            bench.starts(Event::Tick);
+        }
+        bench.end_with_token(LIFE);
+        bench.starts(Event::LogIn);
+        bench.end_with_error(LoginError::Throttled(Some(wait)));
+        assert_eq!(bench.wait(), wait, "after a success it is the first time");
     }
 }
 

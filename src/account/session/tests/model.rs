@@ -209,16 +209,21 @@ impl Model {
                 | LoginError::Unreachable(Unreachable::ServerFailed { retry_after: Some(asked), .. }),
             ) if !asked.is_zero() => {
                 self.failures += 1;
-                let wait = (*asked).min(15 * MINUTE);
-                (wait, wait)
+                let asked = (*asked).min(15 * MINUTE);
+                if self.failures > 2 { (asked + SECOND, asked + self.longest_backoff()) } else { (asked, asked) }
             }
             Ok(_) | Err(_) => {
                 self.failures += 1;
                 self.backing_off_since = Some(now);
-                (SECOND, SECOND * [2, 4, 8, 16, 32, 60][(self.failures as usize - 1).min(5)])
+                (SECOND, self.longest_backoff())
             }
         };
         self.wait = Some((now + wait.0, now + wait.1));
+    }
+
+    /// The longest backoff after so many failures.
+    fn longest_backoff(&self) -> Duration {
+        SECOND * [2, 4, 8, 16, 32, 60][(self.failures as usize - 1).min(5)]
     }
 
     /// A log-in has started. `must`: the event had to start it. `due`: when one was due by itself before the event.

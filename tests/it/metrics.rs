@@ -159,7 +159,8 @@ fn requests_in_flight_and_connections_are_seen_while_they_last() {
         setup.api("http2", http2).api("max_requests", "7").variable("CAREPORTALS_WORKERS", "1");
         let sidecar = setup.start().ready();
         let connections = |page: &Page, state| page.sum("upstream_connections", &[("state", state)]);
-        until_page(&sidecar, "one is kept", |page| is(connections(page, "idle"), 1.0) && is(connections(page, "active"), 0.0));
+        // Others may have been opened ahead of need.
+        until_page(&sidecar, "one is kept", |page| connections(page, "idle") >= 1.0 && is(connections(page, "active"), 0.0));
         control.hold_requests(true);
         let crowd = Crowd::send(&sidecar, 3, &Request::get("/_sim/echo"));
         until("the upstream has got four requests", || control.counts().requests == 4);
@@ -167,12 +168,14 @@ fn requests_in_flight_and_connections_are_seen_while_they_last() {
         let shared = if http2 == "auto" { 1.0 } else { 3.0 };
         assert!(is(page.sum("requests_in_flight", &[("api", "default")]), 3.0), "{}", page.text);
         assert!(is(page.sum("requests_in_flight_max", &[("api", "default")]), 7.0));
-        assert!(is(connections(&page, "active"), shared) && is(connections(&page, "idle"), 0.0), "{http2}\n{}", page.text);
+        assert!(is(connections(&page, "active"), shared), "{http2}\n{}", page.text);
         assert!(page.sum("client_connections", &[]) >= 3.0, "{}", page.text);
         control.hold_requests(false);
         crowd.succeeds();
         until_page(&sidecar, "all are idle", |page| {
-            is(page.sum("requests_in_flight", &[]), 0.0) && is(connections(page, "idle"), shared)
+            is(page.sum("requests_in_flight", &[]), 0.0)
+                && is(connections(page, "active"), 0.0)
+                && connections(page, "idle") >= shared
         });
     }
 }

@@ -4,6 +4,9 @@
 //! stay while the connection is idle, so no page would be whole when the buffers are freed. Here all blocks have one size and
 //! begin with a page, so each one that is freed can be given back.
 //!
+//! A child that was forked while another thread held the lock could not allocate such a block; no child of ours allocates before it
+//! runs its program.
+//!
 //! Guarantee: no call allocates, and a block that is in use is never given out again nor given back. Where the system has no
 //! address space for it, its pages are larger than a block, or all blocks are in use, the system's allocator serves.
 
@@ -131,11 +134,12 @@ impl Blocks {
     /// The next blocks from `number` on, as many as follow one behind the other, that are free and hold memory; they are no
     /// longer taken for touched.
     fn untouch(&mut self, number: usize) -> Option<(usize, usize)> {
-        let holds = |blocks: &Self, number: usize| {
-            (blocks.touched[number / BITS] & !blocks.used[number / BITS]) >> (number % BITS) & 1 == 1
-        };
-        let first = (number..WORDS * BITS).find(|number| holds(self, *number))?;
-        let count = (first..WORDS * BITS).take_while(|number| holds(self, *number)).count();
+        let held = |word: usize| self.touched[word] & !self.used[word];
+        let held_from = |word: usize| if word == number / BITS { held(word) & (u64::MAX << (number % BITS)) } else { held(word) };
+        let word = (number / BITS..WORDS).find(|word| held_from(*word) != 0)?;
+        let first = word * BITS + held_from(word).trailing_zeros() as usize;
+        let holds = |number: usize| held(number / BITS) >> (number % BITS) & 1 == 1;
+        let count = (first..WORDS * BITS).take_while(|number| holds(*number)).count();
         for number in first..first + count {
             self.touched[number / BITS] &= !(1 << (number % BITS));
         }

@@ -304,6 +304,17 @@ mod tests {
     }
 
     #[test]
+    fn of_a_client_that_is_asked_for_nothing_more_nothing_is_read() {
+        let (bytes, start) = ([1; 100], clock::instant());
+        let pace = Pace::new(BURST, AT_ONCE, start);
+        let mut stream = Paced::new(bytes.as_slice(), pace.clone());
+        let first =
+            RequestProgress { takes_turns: false, has_body: false, requests: 1, given_up: 0, waits_until: None, is_over: true };
+        pace.renew(first, start);
+        assert_eq!(read(&mut stream), (0, Poll::Pending));
+    }
+
+    #[test]
     fn a_client_that_goes_on_sending_without_a_request_is_cut() {
         let (bytes, start) = (vec![1; 4 * BURST], clock::instant());
         let pace = Pace::new(BURST, AT_ONCE, start);

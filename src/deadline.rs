@@ -77,6 +77,7 @@ impl Deadlines {
             match next_check {
                 None => sooner.await,
                 Some(at) => tokio::select! {
+                    biased;
                     () = tokio::time::sleep_until(at) => {}
                     () = sooner => {}
                 },

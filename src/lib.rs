@@ -70,6 +70,8 @@ pub mod proxy;
 pub mod resources;
 pub mod secret;
 pub mod server;
+#[cfg(test)]
+mod simulated;
 pub mod sources;
 pub mod status;
 pub mod systemd;

@@ -68,20 +68,20 @@ enum Acknowledgement {
 
 impl CountingTcp {
     /// Wraps a connected stream. It adds the bytes that it writes to `written`.
-    pub fn new(tcp: TcpStream, written: Arc<AtomicU64>) -> io::Result<Self> {
+    pub fn new(tcp: TcpStream, written: Arc<AtomicU64>) -> Self {
         // A proxy writes whole messages, so Nagle's algorithm only adds delay.
-        tcp.set_nodelay(true)?;
+        drop(tcp.set_nodelay(true));
         let (after, every, count) = PROBES;
         let probes = TcpKeepalive::new().with_time(after).with_interval(every).with_retries(count);
         let socket = SockRef::from(&tcp);
-        socket.set_tcp_keepalive(&probes)?;
-        // Where these can't be set, buffers are only larger.
+        // None of these fails while the connection is open. One that the peer has reset tells so at the first read.
+        drop(socket.set_tcp_keepalive(&probes));
         drop(socket.set_recv_buffer_size(RECEIVE_BUFFER));
         #[cfg(target_os = "linux")]
         drop(socket.set_tcp_notsent_lowat(UNSENT));
         let counted = Self { tcp, written, acknowledgement: Acknowledgement::Limited { unanswered: 0 } };
         counted.end_when_unacknowledged(true);
-        Ok(counted)
+        counted
     }
 
     fn wrote(&mut self, outcome: &Poll<io::Result<usize>>) {
@@ -235,7 +235,7 @@ mod tests {
     async fn connected() -> (CountingTcp, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (CountingTcp::new(tcp, Arc::default()).unwrap(), listener.accept().await.unwrap().0)
+        (CountingTcp::new(tcp, Arc::default()), listener.accept().await.unwrap().0)
     }
 
     fn limit(counted: &CountingTcp) -> Option<Duration> {

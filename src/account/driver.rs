@@ -114,6 +114,8 @@ pub(super) struct Published {
     pub(super) identity: AccountIdentity,
     pub(super) bearer: Arc<ArcSwapOption<Bearer>>,
     pub(super) snapshot: watch::Sender<AccountSnapshot>,
+    /// Wakes the requests that wait, in the order in which they came.
+    pub(super) changed: Arc<Notify>,
 }
 
 impl Published {
@@ -123,11 +125,14 @@ impl Published {
         if published != bearer.map(|bearer| bearer.generation) {
             self.bearer.store(bearer.cloned());
         }
-        self.snapshot.send_if_modified(|before| {
+        let has_changed = self.snapshot.send_if_modified(|before| {
             let differs = *before != snapshot;
             *before = snapshot;
             differs
         });
+        if has_changed {
+            self.changed.notify_waiters();
+        }
     }
 }
 
@@ -135,6 +140,7 @@ impl Drop for Published {
     fn drop(&mut self) {
         self.bearer.store(None);
         self.snapshot.send_modify(|snapshot| *snapshot = snapshot.ended());
+        self.changed.notify_waiters();
     }
 }
 

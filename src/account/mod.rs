@@ -37,7 +37,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use http::StatusCode;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinHandle,
     time::timeout,
 };
@@ -125,6 +125,8 @@ struct AccountTask {
     /// The latest token that was refused too young, to log that once.
     refused_young: AtomicU64,
     snapshot: tokio::sync::watch::Receiver<AccountSnapshot>,
+    /// Told when the snapshot changes; those who waited longest hear it first.
+    changed: Arc<Notify>,
     signals: Arc<Signals>,
     requests: mpsc::Sender<DriverRequest>,
     /// Taken by the handle that joins it.
@@ -169,7 +171,8 @@ impl Account {
         };
         let (publish, snapshot) = tokio::sync::watch::channel(AccountSnapshot::new(standing));
         let identity = AccountIdentity::new();
-        let published = Published { identity, bearer: Arc::clone(&bearer), snapshot: publish };
+        let changed = Arc::new(Notify::new());
+        let published = Published { identity, bearer: Arc::clone(&bearer), snapshot: publish, changed: Arc::clone(&changed) };
         let signals = Arc::new(Signals::default());
         let (ask, requests) = mpsc::channel(REQUESTS_MAX);
         let join = if let (Some(login), Some(log_in)) = (sources.login(), log_in) {
@@ -193,7 +196,19 @@ impl Account {
         };
         let join = Mutex::new(Some(join));
         let (found_foreign, refused_young, requests) = (Once::new(), AtomicU64::new(0), ask);
-        let task = AccountTask { name, identity, clock, bearer, found_foreign, refused_young, snapshot, signals, requests, join };
+        let task = AccountTask {
+            name,
+            identity,
+            clock,
+            bearer,
+            found_foreign,
+            refused_young,
+            snapshot,
+            changed,
+            signals,
+            requests,
+            join,
+        };
         Self { settings, task: Arc::new(task) }
     }
 
@@ -307,9 +322,10 @@ impl Account {
     }
 
     async fn bearer_before(&self, deadline: Moment) -> Result<Arc<Bearer>, Unavailable> {
-        let mut snapshot = self.task.snapshot.clone();
         loop {
-            let availability = snapshot.borrow_and_update().availability();
+            // What changes from here on wakes it.
+            let changed = self.task.changed.notified();
+            let availability = self.task.snapshot.borrow().availability();
             let now = self.task.clock.now().moment;
             if let Some(bearer) = self.bearer(now) {
                 return Ok(bearer);
@@ -326,9 +342,7 @@ impl Account {
                 Availability::Unavailable { why: Why::LoginFailing, until: Some(until) } if until <= deadline => {}
                 Availability::Unavailable { .. } | Availability::Ended => return Err(availability.unavailable(now)),
             }
-            if snapshot.changed().await.is_err() {
-                return Err(self.ended());
-            }
+            changed.await;
         }
     }
 

@@ -59,10 +59,11 @@ impl Account {
 
     async fn newer_bearer(&self, mut unauthorized: Unauthorized) -> Result<Replaced, Unavailable> {
         let (refused, mut began) = (unauthorized.refused, false);
-        let mut snapshot = self.task.snapshot.clone();
         loop {
+            // What changes from here on wakes it.
+            let changed = self.task.changed.notified();
             let now = self.task.clock.now().moment;
-            let on_unauthorized = snapshot.borrow_and_update().on_unauthorized(unauthorized, now);
+            let on_unauthorized = self.task.snapshot.borrow().on_unauthorized(unauthorized, now);
             if let Some(bearer) = self.bearer(now).filter(|bearer| bearer.generation > refused) {
                 return Ok(Replaced { bearer: Some(bearer), relogin: if began { Relogin::Done } else { Relogin::Joined } });
             }
@@ -81,9 +82,7 @@ impl Account {
                 OnUnauthorized::WakeAndWait => self.task.signals.wake(),
                 OnUnauthorized::Wait => {}
             }
-            if snapshot.changed().await.is_err() {
-                return Err(self.ended());
-            }
+            changed.await;
         }
     }
 

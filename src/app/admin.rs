@@ -35,6 +35,7 @@ impl AdminTasks {
         let (watching, mut closed) = (status.clone().watch_states(), closing.clone());
         tasks.spawn(async move {
             tokio::select! {
+                biased;
                 () = watching => {}
                 _ = closed.wait_for(|closed| *closed) => {}
             }

@@ -13,6 +13,8 @@ mod admin;
 mod daemon;
 mod listeners;
 mod reload;
+#[cfg(test)]
+mod simulation;
 mod snapshot;
 mod start;
 mod worker;
@@ -45,7 +47,7 @@ pub use listeners::ListenerError;
 use listeners::{Limits, Listener, ListenerPlan, PassedSockets};
 use snapshot::{ApiShared, Snapshot, required_headers};
 pub use start::{StartError, rehearse, warnings};
-use worker::{TAKE_OVER, WorkerFactory};
+use worker::{OwnThreads, TAKE_OVER, WorkerFactory, WorkerHost};
 
 /// A daemon whose sockets are bound and whose TLS is set up.
 pub struct App {
@@ -189,7 +191,19 @@ impl App {
     ///
     /// The system refuses a thread or a descriptor. Nothing was served then.
     pub async fn run(
+        self,
+        clock: Arc<dyn Clock>,
+        access: AccessLog,
+        senders: Commands,
+        commands: CommandReceiver,
+    ) -> Result<(), StartError> {
+        self.run_with(OwnThreads, clock, access, senders, commands).await
+    }
+
+    /// As [`run`](Self::run), with workers on `host`.
+    async fn run_with(
         mut self,
+        host: impl WorkerHost,
         clock: Arc<dyn Clock>,
         access: AccessLog,
         senders: Commands,
@@ -199,7 +213,7 @@ impl App {
         let accounts = accounts::start(&self.config, &self.tls, &clock, &self.metrics)?;
         let status = self.status_reader(&clock, access.clone());
         let factory = WorkerFactory { clock: Arc::clone(&clock), access, drain, metrics: Arc::clone(&self.metrics) };
-        let mut workers = factory.start(self::workers(&self.config))?;
+        let mut workers = factory.start(self::workers(&self.config), &host)?;
         let admin = AdminTasks::start(&mut self, &workers, status, &senders);
         let Self {
             config,

@@ -50,6 +50,37 @@ pub(super) enum WorkerCommand {
     Stop,
 }
 
+/// What workers run on.
+pub(super) trait WorkerHost {
+    /// Runs a worker, and drops `working` when it has ended and nothing of it is left. Gives the thread that it took, if it took one.
+    fn run(
+        &self,
+        number: usize,
+        work: impl Future<Output = ()> + Send + 'static,
+        working: mpsc::Sender<()>,
+    ) -> io::Result<Option<thread::JoinHandle<()>>>;
+}
+
+/// Gives each worker a thread with a runtime of its own.
+pub(super) struct OwnThreads;
+
+impl WorkerHost for OwnThreads {
+    fn run(
+        &self,
+        number: usize,
+        work: impl Future<Output = ()> + Send + 'static,
+        working: mpsc::Sender<()>,
+    ) -> io::Result<Option<thread::JoinHandle<()>>> {
+        let runtime = Runtime::new()?;
+        let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            runtime.block_on(work);
+            drop(runtime);
+            drop(working);
+        });
+        thread.map(Some)
+    }
+}
+
 /// Makes workers; holds what every worker is given.
 #[derive(Clone)]
 pub(super) struct WorkerFactory {
@@ -69,19 +100,14 @@ pub(super) struct Workers {
 
 impl WorkerFactory {
     /// Starts `count` workers. They accept no connection until [`Workers::take_over`].
-    pub(super) fn start(&self, count: NonZeroUsize) -> io::Result<Workers> {
+    pub(super) fn start(&self, count: NonZeroUsize, host: &impl WorkerHost) -> io::Result<Workers> {
         let (working, finished) = mpsc::channel(1);
         let (threads, commands, liveness) = (Vec::new(), Vec::new(), LivenessProbe::default());
         let mut workers = Workers { threads, commands, finished: Some(finished), liveness };
         for number in 0..count.get() {
-            let runtime = Runtime::new()?;
             let (commands, given) = mpsc::channel(COMMANDS);
             let (factory, working, responder) = (self.clone(), working.clone(), workers.liveness.add());
-            workers.threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                runtime.block_on(factory.work(number, given, responder));
-                drop(runtime);
-                drop(working);
-            })?);
+            workers.threads.extend(host.run(number, factory.work(number, given, responder), working)?);
             workers.commands.push(commands);
         }
         Ok(workers)
@@ -96,7 +122,7 @@ impl WorkerFactory {
         let unclaimed = self.metrics.api("").meter(number);
         let worker = Arc::new(Worker::new(deadlines.clone(), Arc::clone(&self.clock), self.access.worker(), unclaimed));
         let mut begun = self.drain.clone();
-        let (drain, mut gone) = Drain::new(self.drain);
+        let (drain, mut gone) = Drain::new();
         let mut state = Some(WorkerState::new(number, Arc::clone(&worker), deadlines, drain));
         let mut apis: Vec<Arc<Api>> = Vec::new();
         let mut returns = Returns::default();
@@ -104,10 +130,13 @@ impl WorkerFactory {
         round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 _ = gone.recv() => break,
                 () = responder.answer() => {}
-                // The state holds the drain open.
-                _ = begun.wait_for(|begun| *begun), if state.is_some() => state = None,
+                // The state holds the drain open. The drain begins, too, when nobody is left to begin it.
+                _ = begun.wait_for(|begun| *begun), if state.is_some() => if let Some(state) = state.take() {
+                    state.drain.begin();
+                },
                 command = commands.recv() => match command {
                     Some(WorkerCommand::TakeOver { snapshot, listeners, done }) => {
                         if let Some(state) = &mut state {

@@ -298,7 +298,7 @@ impl Connector {
     /// Opens TCP to the upstream; or TCP to the egress proxy, perhaps TLS to it, and CONNECT.
     async fn open(&self, addresses: &[SocketAddr], written: &Arc<AtomicU64>) -> Result<Transport, ConnectError> {
         let tcp = race::connect(addresses).await.map_err(|error| self.to_peer(error))?;
-        let mut tcp = CountingTcp::new(tcp, Arc::clone(written)).map_err(|_| self.to_peer(ConnectError::Unreachable))?;
+        let mut tcp = CountingTcp::new(tcp, Arc::clone(written));
         let (Some((proxy, name)), Some((tls, _))) = (&self.proxy, &self.tls) else { return Ok(Transport::Tcp(tcp)) };
         let Some(name) = name else {
             egress::connect(&mut tcp, proxy, &self.origin).await.map_err(ConnectError::Egress)?;

@@ -31,7 +31,7 @@ pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Conne
             if head_start.as_mut().poll(cx).is_ready() || attempts.is_empty() {
                 match waiting.next() {
                     Some(address) => {
-                        attempts.push(Box::pin(TcpStream::connect(address)));
+                        attempts.push(Box::pin(dial(address)));
                         head_start.as_mut().reset(clock::instant() + HEAD_START);
                         continue;
                     }
@@ -59,6 +59,15 @@ pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Conne
         }
     })
     .await
+}
+
+/// Opens TCP to one address.
+async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    #[cfg(test)]
+    if let Some(network) = crate::simulated::network() {
+        return network.connect(address).await;
+    }
+    TcpStream::connect(address).await
 }
 
 /// Orders addresses so that families take turns, beginning with the first address's family; each family keeps its order

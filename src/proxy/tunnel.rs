@@ -45,6 +45,7 @@ impl Tunnel {
         // The client's side is there once it was sent the answer.
         deadline.arm(idle);
         let upgraded = tokio::select! {
+            biased;
             ends = async { (client.await, upstream.await) } => Some(ends),
             () = deadline.passed() => None,
         };

@@ -71,7 +71,7 @@ impl Acceptor {
     }
 
     /// Accepts and serves connections until the drain begins, then those that are queued, and then closes the socket.
-    pub async fn run<A: RequestService>(self, service: Arc<A>, deadlines: Deadlines, mut drain: Drain) {
+    pub async fn run<A: RequestService>(self, service: Arc<A>, deadlines: Deadlines, drain: Drain) {
         let mut pause = PAUSE.0;
         let mut lingering = Lingering::default();
         loop {
@@ -89,7 +89,7 @@ impl Acceptor {
                     let peer = stream.peer();
                     if !service.lets_in(&peer) {
                         lingering.add(spawn_refused(stream, peer, &service, &deadlines, &drain)).await;
-                    } else if let Some(permit) = self.permit(&peer, &deadlines, &mut drain).await {
+                    } else if let Some(permit) = self.permit(&peer, &deadlines, &drain).await {
                         spawn(stream, peer, permit, &service, &drain);
                     }
                 }
@@ -109,21 +109,28 @@ impl Acceptor {
 
     /// Runs outside the workers, with deadlines of its own. Returns when `closing` has turned true and the last connection has
     /// ended.
-    pub async fn run_alone<A: RequestService>(self, service: Arc<A>, closing: watch::Receiver<bool>) {
+    pub async fn run_alone<A: RequestService>(self, service: Arc<A>, mut closing: watch::Receiver<bool>) {
         let deadlines = Deadlines::default();
-        let (drain, mut gone) = Drain::new(closing);
+        let (drain, mut gone) = Drain::new();
+        let accepting = self.run(service, deadlines.clone(), drain.clone());
+        let close = async move {
+            // It also closes when nobody is left to say so.
+            drop(closing.wait_for(|closing| *closing).await);
+            drain.begin();
+        };
         let serving = async {
-            self.run(service, deadlines.clone(), drain).await;
+            tokio::join!(accepting, close);
             gone.recv().await;
         };
         tokio::select! {
+            biased;
             () = serving => {}
             () = deadlines.run() => {}
         }
     }
 
     /// Waits for the permit of a connection that was accepted. A drain ends the wait: `None` if no permit is free then.
-    async fn permit(&self, peer: &Peer, deadlines: &Deadlines, drain: &mut Drain) -> Option<ConnectionPermit> {
+    async fn permit(&self, peer: &Peer, deadlines: &Deadlines, drain: &Drain) -> Option<ConnectionPermit> {
         tokio::select! {
             biased;
             permit = self.connection_limit.permit(deadlines, peer.is_local()) => Some(permit),

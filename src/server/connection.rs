@@ -214,7 +214,7 @@ enum ConnectionStep {
 /// drain, end it: gracefully, or at once.
 async fn drive(
     state: &ConnectionState,
-    mut drain: Drain,
+    drain: Drain,
     mut poll: impl FnMut(&mut Context<'_>, ConnectionStep) -> Poll<ControlFlow<Option<ClientError>>>,
 ) -> ControlFlow<()> {
     let mut begun = pin!(drain.begun());

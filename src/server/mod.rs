@@ -23,9 +23,15 @@ mod port_owner;
 mod request_body;
 mod unix_socket;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 
 pub use accept::{Acceptor, WITHOUT_PLACE};
 pub use bind::{Bound, ListenSocket, Passed, bind_tcp, bind_unix, passed_sockets};
@@ -73,28 +79,44 @@ impl ConnectionLimits {
 /// Tells a worker's acceptors and connections that a drain has begun. The drain ends when the last holder is dropped.
 #[derive(Clone)]
 pub struct Drain {
-    begun: watch::Receiver<bool>,
+    start: Arc<DrainStart>,
     /// Every acceptor and connection holds a sender; the channel closes when the last one is dropped.
     alive: mpsc::Sender<()>,
 }
 
+#[derive(Default)]
+struct DrainStart {
+    has_begun: AtomicBool,
+    told: Notify,
+}
+
 impl Drain {
-    /// Makes a drain that begins when `begun` turns true. The receiver yields `None` when the last holder is dropped.
+    /// Makes a drain that has not begun. The receiver yields `None` when the last holder is dropped.
     #[must_use]
-    pub fn new(begun: watch::Receiver<bool>) -> (Self, mpsc::Receiver<()>) {
+    pub fn new() -> (Self, mpsc::Receiver<()>) {
         let (alive, gone) = mpsc::channel(1);
-        (Self { begun, alive }, gone)
+        (Self { start: Arc::default(), alive }, gone)
     }
 
-    /// Waits for the drain to begin. It also begins when the sender of `begun` is dropped.
-    pub async fn begun(&mut self) {
-        drop(self.begun.wait_for(|begun| *begun).await);
+    /// Begins it, and tells the acceptors and connections in the order in which they began to wait.
+    pub fn begin(&self) {
+        self.start.has_begun.store(true, Ordering::Release);
+        self.start.told.notify_waiters();
+    }
+
+    /// Waits for the drain to begin.
+    pub async fn begun(&self) {
+        // From here on it hears of a start.
+        let told = self.start.told.notified();
+        if !self.has_begun() {
+            told.await;
+        }
     }
 
     /// Whether the drain has begun.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        *self.begun.borrow()
+        self.start.has_begun.load(Ordering::Acquire)
     }
 
     /// Makes a holder that keeps the drain from ending until it is dropped.
@@ -109,26 +131,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_drain_ends_when_the_last_connection_has_ended() {
-        let (sender, begun) = watch::channel(false);
-        let (drain, mut gone) = Drain::new(begun);
-        let connection = drain.hold();
-        let mut acceptor = drain.clone();
-        drop(drain);
+        let (drain, mut gone) = Drain::new();
+        let (connection, acceptor) = (drain.hold(), drain.clone());
         assert!(!acceptor.has_begun());
-        sender.send(true).unwrap();
-        acceptor.begun().await;
+        let waiting = acceptor.begun();
+        drain.begin();
+        drop(drain);
+        waiting.await;
         assert!(acceptor.has_begun());
+        acceptor.begun().await;
         drop(acceptor);
         assert_eq!(gone.try_recv(), Err(mpsc::error::TryRecvError::Empty), "a connection is left");
         drop(connection);
         assert_eq!(gone.recv().await, None);
-    }
-
-    #[tokio::test]
-    async fn a_drain_begins_when_nobody_is_left_to_begin_it() {
-        let (sender, begun) = watch::channel(false);
-        let (mut drain, _gone) = Drain::new(begun);
-        drop(sender);
-        drain.begun().await;
     }
 }

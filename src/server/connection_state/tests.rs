@@ -1,6 +1,6 @@
 use std::future::poll_fn;
 
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use super::*;
 use crate::server::{ConnectionLimit, LINGER, SharedDescriptors};
@@ -28,7 +28,7 @@ impl LimitedConnection {
         let (limit, deadlines) = (SharedDescriptors::default().limit(1), Deadlines::default());
         let looking = deadlines.clone();
         tokio::spawn(async move { looking.run().await });
-        let (drain, _gone) = Drain::new(watch::channel(false).1);
+        let (drain, _gone) = Drain::new();
         let state = ConnectionState::begin(limit.take(&deadlines, true).unwrap(), LIMITS, &drain);
         Self { limit, deadlines, state }
     }
@@ -307,7 +307,7 @@ async fn a_connection_whose_caller_is_refused_closes_after_the_answer_and_has_a_
     request.mark_last();
     assert_eq!(scene.state.must_end(), Some(Due::Leave));
 
-    let (drain, _gone) = Drain::new(watch::channel(false).1);
+    let (drain, _gone) = Drain::new();
     let refused = || LimitedConnection {
         state: ConnectionState::begin_refused(&scene.deadlines, LIMITS, &drain),
         limit: scene.limit.clone(),

@@ -103,6 +103,7 @@ impl WatchedDirectories {
     async fn event(&self) {
         match &self.events {
             Some(events) => tokio::select! {
+                biased;
                 () = self.event_seen.notified() => {}
                 () = events.next() => {}
             },

@@ -281,7 +281,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut theirs, _) = listener.accept().await.unwrap();
-        let stream = UpstreamIo::Plain(CountingTcp::new(ours, Arc::default()).unwrap());
+        let stream = UpstreamIo::Plain(CountingTcp::new(ours, Arc::default()));
         let mut io = ObservedIo { stream, heard: Arc::default(), is_broken: false };
         io.write_all(b"a frame that nobody reads").await.unwrap();
         theirs.readable().await.unwrap();

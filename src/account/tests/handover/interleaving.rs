@@ -74,8 +74,8 @@ impl Interleaving {
     pub(super) fn begin(config: &Arc<Config>, schedule: Schedule) -> (Arc<Self>, Account) {
         let bearer = Arc::new(ArcSwapOption::empty());
         let (publish, snapshot) = tokio::sync::watch::channel(AccountSnapshot::new(Standing::Session(StateName::LoggedOut)));
-        let (identity, signals) = (AccountIdentity::new(), Arc::new(Signals::default()));
-        let published = Published { identity, bearer: Arc::clone(&bearer), snapshot: publish };
+        let (identity, signals, changed) = (AccountIdentity::new(), Arc::new(Signals::default()), Arc::new(Notify::new()));
+        let published = Published { identity, bearer: Arc::clone(&bearer), snapshot: publish, changed: Arc::clone(&changed) };
         let (ask, requests) = mpsc::channel(REQUESTS_MAX);
         let run = Arc::new_cyclic(|run| Self {
             driver: Mutex::new(ScriptedDriver::new(published, Arc::clone(&signals), requests, Weak::clone(run))),
@@ -95,6 +95,7 @@ impl Interleaving {
             found_foreign: Once::new(),
             refused_young: AtomicU64::new(0),
             snapshot,
+            changed,
             signals,
             requests: ask,
             join: Mutex::new(None),

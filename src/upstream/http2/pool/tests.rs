@@ -63,7 +63,7 @@ impl Server {
     async fn connect(&self) -> (Http2Handle, Http2Driver) {
         let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.unwrap();
         let written = Arc::default();
-        let stream = upstream_io::UpstreamIo::Plain(upstream_io::CountingTcp::new(tcp, Arc::clone(&written)).unwrap());
+        let stream = upstream_io::UpstreamIo::Plain(upstream_io::CountingTcp::new(tcp, Arc::clone(&written)));
         let connection = Connection { stream, written, protocol: Protocol::Http2 };
         let gauge = self.counts.meter(0).connected();
         connection::open(connection, Authority::from_static("upstream.example.test"), LIMITS, gauge).await.unwrap()

@@ -1,0 +1,228 @@
+//! A simulated CarePortals server: log-ins, calls, and what may be wrong with either.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    ledger::{Arrival, CallId, Ledger},
+    network::Wire,
+    world::World,
+};
+
+/// What a server does with log-ins, or with calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mood {
+    /// It answers them.
+    Well,
+    /// It answers after that time.
+    Slow(Duration),
+    /// It answers with that status; with `Retry-After` where there is a number.
+    Status(u16, Option<u32>),
+    /// It reads, and never answers.
+    Silent,
+    /// Its answer ends early.
+    Truncated,
+    /// Its answer is none.
+    Garbage,
+    /// Log-ins: it gives no token. Calls: two requests of three are 401, whatever their token.
+    Odd,
+    /// Log-ins: it gives a token that has expired. Calls: it closes the connection without an answer.
+    Stale,
+}
+
+struct Head {
+    method: String,
+    path: String,
+    fields: Vec<(String, String)>,
+}
+
+impl Head {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let mut lines = text.split("\r\n");
+        let mut words = lines.next()?.split(' ');
+        let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+        let fields = lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.to_owned()));
+        Some(Self { method, path, fields: fields.collect() })
+    }
+
+    fn all(&self, name: &str) -> Vec<String> {
+        self.fields.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone()).collect()
+    }
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve(world: Arc<World>, server: usize, mut wire: Wire) {
+    loop {
+        let idle = world.idle_time_out(server);
+        let Ok(Some(head)) = timeout(idle, read_head(&mut wire)).await else { return wire.close() };
+        let on = if head.method == "POST" && head.path == "/auth" {
+            log_in(&world, server, &mut wire, &head).await
+        } else {
+            call(&world, server, &mut wire, &head).await
+        };
+        // Most servers keep the connection; a few close it now and then.
+        if on.is_none() || world.chance(0.05) {
+            return wire.close();
+        }
+    }
+}
+
+async fn read_head(wire: &mut Wire) -> Option<Head> {
+    loop {
+        if let Some(end) = wire.held().windows(4).position(|window| window == b"\r\n\r\n") {
+            return Head::parse(&wire.take(end + 4));
+        }
+        wire.read_more().await?;
+    }
+}
+
+/// Reads a body whole. `None`: it was cut.
+async fn read_body(wire: &mut Wire, head: &Head) -> Option<Vec<u8>> {
+    if let Some(length) = head.all("content-length").first() {
+        return read_exactly(wire, length.parse().ok()?).await;
+    }
+    let mut body = Vec::new();
+    if head.all("transfer-encoding").is_empty() {
+        return Some(body);
+    }
+    loop {
+        let size = loop {
+            if let Some(end) = wire.held().windows(2).position(|window| window == b"\r\n") {
+                let line = wire.take(end + 2);
+                break usize::from_str_radix(std::str::from_utf8(&line[..end]).ok()?, 16).ok()?;
+            }
+            wire.read_more().await?;
+        };
+        body.extend(read_exactly(wire, size).await?);
+        read_exactly(wire, 2).await?;
+        if size == 0 {
+            return Some(body);
+        }
+    }
+}
+
+async fn read_exactly(wire: &mut Wire, count: usize) -> Option<Vec<u8>> {
+    while wire.held().len() < count {
+        wire.read_more().await?;
+    }
+    Some(wire.take(count))
+}
+
+async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head) -> Option<()> {
+    let body = String::from_utf8(read_body(wire, head).await?).ok()?;
+    let mood = world.moods(server).0;
+    world.note(&format!("server {server}: a log-in for {:?}, {mood:?}", head.all("organization")));
+    world.ledger(Ledger::log_in);
+    let organization = head.all("organization").first().cloned().unwrap_or_default();
+    if !matches!(mood, Mood::Well | Mood::Slow(_) | Mood::Stale | Mood::Truncated) {
+        return misbehave(world, wire, mood, "{\"message\":\"no token\"}").await;
+    }
+    if let Mood::Slow(time) = mood {
+        sleep(time).await;
+    }
+    if !world.knows(&organization, &body) {
+        return answer(world, wire, 401, "", b"{\"message\":\"wrong\"}").await;
+    }
+    let life = world.token_life();
+    let expires = if mood == Mood::Stale { world.now() - 60.0 } else { world.now() + life };
+    let claims = format!("{{\"exp\":{},\"n\":{}}}", expires.floor(), world.next_number());
+    let token = format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims));
+    world.ledger(|ledger, at| ledger.made(at, world.now(), token.clone(), server, organization, expires.floor()));
+    let body = format!("{{\"token\":\"{token}\"}}");
+    if mood == Mood::Truncated {
+        return truncated(world, wire, body.as_bytes()).await;
+    }
+    answer(world, wire, 201, "", body.as_bytes()).await?;
+    world.ledger(|ledger, at| ledger.gave(&token, at));
+    Some(())
+}
+
+async fn call(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head) -> Option<()> {
+    let call: CallId = head.all("x-call").first()?.parse().ok()?;
+    let (authorization, organization) = (head.all("authorization"), head.all("organization"));
+    let arrival = Arrival { server, call, authorization: &authorization, organization: &organization };
+    world.note(&format!("server {server}: {} {}", head.method, head.path));
+    let accepted = world.ledger(|ledger, at| ledger.arrive(at, world.now(), &arrival));
+    let body = read_body(wire, head).await?;
+    if body != super::clients::request_body(call, &head.method) {
+        world.break_promise(format!("call {call}: its body of {} bytes is not what its client sent", body.len()));
+    }
+    let mood = world.moods(server).1;
+    let odd = mood == Mood::Odd && world.chance(0.66);
+    if !accepted || odd {
+        let name = authorization.first().and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default().to_owned();
+        world.ledger(|ledger, _| ledger.refuse(&name));
+        return answer(world, wire, 401, "", b"{\"message\":\"Unauthorized\"}").await;
+    }
+    if let Mood::Status(..) = mood {
+        return misbehave(world, wire, mood, "{\"message\":\"not now\"}").await;
+    }
+    world.ledger(|ledger, at| ledger.execute(call, at));
+    match mood {
+        Mood::Stale => None,
+        Mood::Silent | Mood::Garbage | Mood::Truncated => misbehave(world, wire, mood, "cut").await,
+        Mood::Slow(time) => {
+            sleep(time).await;
+            answer_call(world, wire, call, head).await
+        }
+        _ => answer_call(world, wire, call, head).await,
+    }
+}
+
+async fn answer_call(world: &Arc<World>, wire: &mut Wire, call: CallId, head: &Head) -> Option<()> {
+    let body = super::clients::answer_body(call);
+    let fields = format!("x-answer: {call}\r\n");
+    if head.method == "HEAD" {
+        return answer_with(world, wire, 200, &format!("{fields}content-length: {}\r\n", body.len()), b"").await;
+    }
+    if call.is_multiple_of(3) {
+        let mut chunks = Vec::new();
+        for chunk in body.chunks(5000) {
+            chunks.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            chunks.extend_from_slice(chunk);
+            chunks.extend_from_slice(b"\r\n");
+        }
+        chunks.extend_from_slice(b"0\r\n\r\n");
+        return answer_with(world, wire, 200, &format!("{fields}transfer-encoding: chunked\r\n"), &chunks).await;
+    }
+    answer(world, wire, 200, &fields, &body).await
+}
+
+async fn misbehave(world: &Arc<World>, wire: &mut Wire, mood: Mood, body: &str) -> Option<()> {
+    match mood {
+        Mood::Status(status, retry_after) => {
+            let fields = retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
+            answer(world, wire, status, &fields, body.as_bytes()).await
+        }
+        Mood::Silent => {
+            // The daemon gives up, and closes the connection.
+            while wire.read_more().await.is_some() {}
+            None
+        }
+        Mood::Garbage => {
+            wire.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await?;
+            None
+        }
+        Mood::Truncated => truncated(world, wire, &[b'x'; 3000]).await,
+        Mood::Well | Mood::Slow(_) | Mood::Odd | Mood::Stale => answer(world, wire, 201, "", body.as_bytes()).await,
+    }
+}
+
+async fn truncated(world: &Arc<World>, wire: &mut Wire, body: &[u8]) -> Option<()> {
+    let head = format!("HTTP/1.1 201 Created\r\ncontent-length: {}\r\n\r\n", body.len());
+    let whole = [head.as_bytes(), body].concat();
+    wire.write(&whole[..world.draw(1..=whole.len() - 1)]).await?;
+    None
+}
+
+async fn answer(world: &Arc<World>, wire: &mut Wire, status: u16, fields: &str, body: &[u8]) -> Option<()> {
+    answer_with(world, wire, status, &format!("{fields}content-length: {}\r\n", body.len()), body).await
+}
+
+async fn answer_with(world: &Arc<World>, wire: &mut Wire, status: u16, fields: &str, body: &[u8]) -> Option<()> {
+    let head = format!("HTTP/1.1 {status} Simulated\r\ndate: {}\r\n{fields}\r\n", world.http_date());
+    wire.write(&[head.as_bytes(), body].concat()).await
+}

@@ -1,0 +1,273 @@
+//! Simulated apps: each makes calls, one after the other or several at a time, over HTTP/1.1 or h2c, now and then slowly, and now
+//! and then gives up.
+
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::UnixStream,
+    time::{Sleep, sleep, timeout},
+};
+
+use super::{
+    ledger::{CallId, Ending},
+    world::World,
+};
+
+/// No call takes longer, whatever goes wrong: three sends with their time-outs, and the waits for tokens and connections.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// What a client sends with a call.
+pub(super) fn request_body(call: CallId, method: &str) -> Vec<u8> {
+    let length = match (method, call % 5) {
+        ("GET" | "HEAD" | "DELETE", _) | (_, 0) => 0,
+        (_, 1) => 12,
+        (_, 2) => 3000,
+        (_, 3) => 40_000,
+        _ => 80_000,
+    };
+    filled(&format!("call {call};"), length)
+}
+
+/// What CarePortals answers to a call.
+pub(super) fn answer_body(call: CallId) -> Vec<u8> {
+    let length = [20, 2000, 0, 20_000, 70_000][(call % 5) as usize];
+    filled(&format!("answer {call};"), length)
+}
+
+/// So many bytes, which say again and again whose they are.
+fn filled(text: &str, length: usize) -> Vec<u8> {
+    let mut bytes = text.as_bytes().repeat(length.div_ceil(text.len()));
+    bytes.truncate(length);
+    bytes
+}
+
+/// One app's connection to the daemon.
+enum Connection {
+    Http1(http1::SendRequest<Pieces>),
+    Http2(http2::SendRequest<Pieces>),
+}
+
+impl Connection {
+    async fn open(world: &Arc<World>) -> Option<Self> {
+        let stream = UnixStream::connect(world.listener()).await.ok()?;
+        let slowness = world.chance(0.15).then(|| (world.draw(1..=400), world.milliseconds(1..=700)));
+        let io = TokioIo::new(Dribbling { stream, slowness, pause: None });
+        if world.chance(0.6) {
+            let (sender, connection) = http1::handshake(io).await.ok()?;
+            tokio::spawn(connection);
+            Some(Self::Http1(sender))
+        } else {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.ok()?;
+            tokio::spawn(connection);
+            Some(Self::Http2(sender))
+        }
+    }
+
+    async fn send(&mut self, request: Request<Pieces>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Self::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+            Self::Http2(sender) => sender.clone().send_request(request).await,
+        }
+    }
+}
+
+/// Makes calls until the world ends its clients.
+pub(super) async fn run(world: Arc<World>, number: usize) {
+    let mut connection = None;
+    let busy = world.chance(0.3);
+    while world.has_clients() {
+        let pause = if busy { world.milliseconds(0..=1200) } else { world.milliseconds(0..=9000) };
+        sleep(pause).await;
+        if connection.is_none() || world.chance(0.1) {
+            connection = Connection::open(&world).await;
+        }
+        let Some(open) = &mut connection else {
+            if world.is_listening() {
+                world.break_promise(format!("client {number} can't connect"));
+            }
+            sleep(Duration::from_millis(200)).await;
+            continue;
+        };
+        let patience = if world.chance(0.05) { world.milliseconds(1..=4000) } else { LIMIT };
+        let ending = call(&world, open, number, patience).await;
+        if matches!(ending, Ending::Cut | Ending::GivenUp) {
+            connection = None;
+        }
+    }
+}
+
+/// Makes one call, and tells the ledger how it ended.
+async fn call(world: &Arc<World>, connection: &mut Connection, client: usize, patience: Duration) -> Ending {
+    let call = world.next_call();
+    let method = ["GET", "GET", "GET", "HEAD", "POST", "POST", "POST", "PUT", "DELETE"][world.draw(0..=8)];
+    let once = method == "POST";
+    world.note(&format!("client {client}: {method} {call}"));
+    world.begin_call(call, once);
+    let body = Pieces::of(world, request_body(call, method));
+    let uri = if matches!(connection, Connection::Http1(_)) {
+        format!("/v2/calls/{call}")
+    } else {
+        format!("http://localhost/v2/calls/{call}")
+    };
+    let request = Request::builder().method(method).uri(uri).header("host", "localhost").header("x-call", call);
+    // Everything in it is plain ASCII.
+    let request = request.body(body).unwrap();
+    let ending = match timeout(patience, exchange(world, connection, request, call, method)).await {
+        Ok(ending) => ending,
+        Err(_) if patience < LIMIT => Ending::GivenUp,
+        Err(_) => {
+            world.break_promise(format!("call {call} has not ended within {LIMIT:?}"));
+            Ending::GivenUp
+        }
+    };
+    world.note(&format!("client {client}: {call} ends as {ending:?}"));
+    world.end_call(call, &ending);
+    ending
+}
+
+async fn exchange(
+    world: &Arc<World>,
+    connection: &mut Connection,
+    request: Request<Pieces>,
+    call: CallId,
+    method: &str,
+) -> Ending {
+    let cut = |error: hyper::Error| {
+        world.note(&format!("client of {call}: {error:?}"));
+        Ending::Cut
+    };
+    let response = match connection.send(request).await {
+        Ok(response) => response,
+        Err(error) => return cut(error),
+    };
+    let (head, body) = response.into_parts();
+    let body = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return cut(error),
+    };
+    let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    if text("proxy-status").is_some() {
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let code = problem["code"].as_str().unwrap_or(if method == "HEAD" { "head" } else { "" }).to_owned();
+        if !matches!(head.status.as_u16(), 502..=504) {
+            world.break_promise(format!("call {call} was refused: {} {code}", head.status));
+        }
+        return Ending::Refused(head.status.as_u16(), code);
+    }
+    if head.status == 200 {
+        let wanted = if method == "HEAD" { Vec::new() } else { answer_body(call) };
+        if text("x-answer") != Some(call.to_string()) || body != wanted {
+            world.break_promise(format!("call {call} got an answer to {:?}, {} bytes", text("x-answer"), body.len()));
+        }
+    }
+    Ending::Answered(head.status.as_u16())
+}
+
+/// A body in pieces, some of which come late.
+struct Pieces {
+    left: VecDeque<(Duration, Bytes)>,
+    pause: Option<Pin<Box<Sleep>>>,
+    /// `None`: it goes chunked.
+    length: Option<u64>,
+}
+
+impl Pieces {
+    fn of(world: &Arc<World>, body: Vec<u8>) -> Self {
+        let (length, slow) = (body.len() as u64, world.chance(0.2));
+        let (mut left, mut rest) = (VecDeque::new(), Bytes::from(body));
+        while !rest.is_empty() {
+            let piece = rest.split_to(world.draw(1..=rest.len()));
+            let late = slow && left.len() < 6;
+            left.push_back((if late { world.milliseconds(0..=1500) } else { Duration::ZERO }, piece));
+        }
+        Self { left, pause: None, length: world.chance(0.7).then_some(length) }
+    }
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = &mut *self;
+        let Some((pause, _)) = this.left.front() else { return Poll::Ready(None) };
+        if !pause.is_zero() {
+            let pause = *pause;
+            ready!(this.pause.get_or_insert_with(|| Box::pin(sleep(pause))).as_mut().poll(cx));
+            this.pause = None;
+        }
+        Poll::Ready(this.left.pop_front().map(|(_, piece)| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.left.is_empty() {
+            SizeHint::with_exact(0)
+        } else {
+            self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+        }
+    }
+}
+
+/// A stream that may write a few bytes at a time, with pauses.
+struct Dribbling {
+    stream: UnixStream,
+    /// How many bytes, and how long the pause after them.
+    slowness: Option<(usize, Duration)>,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl AsyncRead for Dribbling {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Dribbling {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if let Some(pause) = &mut this.pause {
+            ready!(pause.as_mut().poll(cx));
+            this.pause = None;
+        }
+        // A long body is not dribbled to its end.
+        let most = this.slowness.map_or(bytes.len(), |(most, _)| most.min(bytes.len()));
+        let count = ready!(Pin::new(&mut this.stream).poll_write(cx, &bytes[..most]))?;
+        if let Some((most, pause)) = &mut this.slowness {
+            this.pause = Some(Box::pin(sleep(*pause)));
+            *most = most.saturating_mul(4);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

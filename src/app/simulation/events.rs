@@ -1,0 +1,199 @@
+//! What happens to the daemon and its servers while clients call: faults that begin and end, commands, clocks, and the end.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{task::yield_now, time::sleep};
+
+use super::{
+    careportals::Mood,
+    ledger::Ledger,
+    network::Reception,
+    world::{SERVERS, State, World},
+};
+use crate::{account::Account, control::Commands, status::View};
+
+/// The daemon, as events reach it.
+pub(super) struct Daemon {
+    pub(super) commands: Commands,
+    pub(super) view: tokio::sync::watch::Receiver<Arc<View>>,
+}
+
+impl Daemon {
+    fn accounts(&self) -> Vec<Account> {
+        self.view.borrow().accounts.clone()
+    }
+}
+
+/// Lets events happen for `time`.
+pub(super) async fn happen(world: &Arc<World>, daemon: &Daemon, time: Duration) {
+    let until = world.clock.elapsed() + time;
+    while world.clock.elapsed() < until {
+        sleep(world.milliseconds(20..=6000)).await;
+        world.ledger(|ledger, _| ledger.counts.events += 1);
+        happens(world, daemon).await;
+    }
+}
+
+async fn happens(world: &Arc<World>, daemon: &Daemon) {
+    let server = world.draw(0..=SERVERS - 1);
+    match world.draw(0..=27) {
+        0..=3 => {
+            let mood = mood(world);
+            world.note(&format!("event: log-ins at server {server}: {mood:?}"));
+            world.state(|state| state.moods[server].0 = mood);
+            later(world, move |state| state.moods[server].0 = Mood::Well);
+        }
+        4..=7 => {
+            let mood = mood(world);
+            world.note(&format!("event: calls at server {server}: {mood:?}"));
+            world.state(|state| state.moods[server].1 = mood);
+            later(world, move |state| state.moods[server].1 = Mood::Well);
+        }
+        8..=10 => {
+            let delay = world.milliseconds(0..=5000);
+            let reception =
+                [Reception::Refused, Reception::Unreachable, Reception::Silence, Reception::Taken(delay)][world.draw(0..=3)];
+            world.note(&format!("event: connections to server {server}: {reception:?}"));
+            world.state(|state| state.receptions[server] = Some(reception));
+            later(world, move |state| state.receptions[server] = None);
+        }
+        11..=12 => {
+            let (frailty, lag) = (world.fraction(), world.milliseconds(0..=300));
+            world.note(&format!("event: of new connections {frailty:.2} end early; lag {lag:?}"));
+            world.state(|state| (state.frailty, state.lag) = (frailty, lag));
+            later(world, |state| (state.frailty, state.lag) = (0.0, Duration::ZERO));
+        }
+        13..=14 => {
+            world.note(&format!("event: server {server} revokes its tokens"));
+            world.ledger(|ledger, at| {
+                ledger.revoke(server);
+                ledger.causes_log_in(at);
+            });
+        }
+        15..=16 => {
+            let life = [3.0, 8.0, 20.0, 60.0, 300.0, 3600.0][world.draw(0..=5)];
+            world.note(&format!("event: tokens live for {life} s"));
+            world.state(|state| state.life = life);
+        }
+        17 => {
+            let idle = [1, 2, 5, 15, 75][world.draw(0..=4)];
+            world.note(&format!("event: server {server} keeps idle connections for {idle} s"));
+            world.state(|state| state.idle[server] = Duration::from_secs(idle));
+        }
+        18..=19 => change_credentials(world),
+        20..=22 => reload(world, daemon).await,
+        23 => log_out(world, daemon).await,
+        24..=25 => suspend(world).await,
+        _ => {
+            let ahead = [-7200, -90, -3, 0, 2, 40, 3600][world.draw(0..=6)];
+            world.note(&format!("event: the wall clock is {ahead} s ahead"));
+            world.clock.set_ahead(ahead);
+        }
+    }
+}
+
+fn mood(world: &World) -> Mood {
+    let status = [400, 401, 403, 404, 408, 429, 500, 502, 503][world.draw(0..=8)];
+    let retry_after = world.chance(0.5).then(|| [0, 1, 7, 30][world.draw(0..=3)]);
+    let slow = Mood::Slow(world.milliseconds(0..=14_000));
+    [Mood::Status(status, retry_after), slow, Mood::Silent, Mood::Truncated, Mood::Garbage, Mood::Odd, Mood::Stale]
+        [world.draw(0..=6)]
+}
+
+/// Ends a fault, in a while.
+fn later(world: &Arc<World>, end: impl FnOnce(&mut State) + Send + 'static) {
+    let (world, after) = (Arc::clone(world), world.milliseconds(200..=25_000));
+    tokio::spawn(async move {
+        sleep(after).await;
+        world.state(end);
+    });
+}
+
+fn change_credentials(world: &World) {
+    if world.chance(0.5) {
+        let password = format!("word-{}", world.next_number());
+        world.note("event: another password");
+        world.put("password", &password);
+        world.state(|state| state.password = password);
+    } else {
+        let organization = ["acme", "umbrella", "initech"][world.draw(0..=2)];
+        world.note(&format!("event: the organization is {organization}"));
+        world.put("organization", organization);
+        world.state(|state| organization.clone_into(&mut state.organization));
+        world.ledger(|ledger, at| ledger.organization_changed(at, organization));
+    }
+    world.ledger(Ledger::causes_log_in);
+}
+
+/// Reloads the settings, which name the same server, or another one, or are wrong.
+async fn reload(world: &World, daemon: &Daemon) {
+    let (before, server) = (world.state(|state| state.server), world.draw(0..=SERVERS - 1));
+    let wrong = world.chance(0.15);
+    world.note(&format!("event: a reload, to server {server}, wrong: {wrong}"));
+    world.state(|state| state.reloading = true);
+    world.ledger(|ledger, _| ledger.reload());
+    world.put_settings(server, [12, 20][world.draw(0..=1)]);
+    if wrong {
+        world.put("config.toml", "max_requests = \"many\"");
+    }
+    world.ledger(Ledger::causes_log_in);
+    let Ok(outcome) = daemon.commands.reload() else { return world.break_promise("a reload was not taken".to_owned()) };
+    match outcome.await {
+        Ok(Ok(())) if !wrong => world.state(|state| state.server = server),
+        Ok(Err(_)) if wrong => {}
+        outcome => world.break_promise(format!("a reload of settings that are wrong ({wrong}) ended as {outcome:?}")),
+    }
+    if wrong {
+        world.put_settings(before, 20);
+    }
+    world.state(|state| state.reloading = false);
+    world.note("event: the reload is done");
+}
+
+async fn log_out(world: &World, daemon: &Daemon) {
+    world.note("event: a log-out");
+    let Ok(done) = daemon.commands.log_out(None) else { return world.break_promise("a log-out was not taken".to_owned()) };
+    if done.await.is_err() {
+        world.break_promise("a log-out was not carried out".to_owned());
+    }
+    world.ledger(|ledger, at| ledger.withdraw_all(at, "a log-out"));
+    world.note("event: logged out");
+    sleep(world.milliseconds(0..=9000)).await;
+    log_in(world, daemon).await;
+}
+
+/// Asks for a log-in, and does not wait for its end.
+async fn log_in(world: &World, daemon: &Daemon) {
+    world.note("event: a log-in is asked for");
+    world.ledger(Ledger::causes_log_in);
+    for account in daemon.accounts() {
+        tokio::spawn(async move { drop(account.log_in().await) });
+    }
+    yield_now().await;
+}
+
+async fn suspend(world: &World) {
+    // What was sent before has arrived.
+    for _ in 0..200 {
+        yield_now().await;
+    }
+    let time = Duration::from_secs([1, 20, 200, 4000][world.draw(0..=3)]);
+    world.note(&format!("event: the machine is suspended for {time:?}"));
+    world.clock.suspend(time);
+    world.ledger(Ledger::causes_log_in);
+}
+
+/// Ends every fault, and asks for a log-in, since the daemon may wait for minutes until the next one.
+pub(super) async fn heal(world: &Arc<World>, daemon: &Daemon) {
+    // The last fault ends by itself.
+    sleep(Duration::from_secs(26)).await;
+    world.note("event: everything is well again");
+    world.state(|state| {
+        state.moods = [(Mood::Well, Mood::Well); SERVERS];
+        state.receptions = [None; SERVERS];
+        (state.frailty, state.lag, state.life) = (0.0, Duration::ZERO, 600.0);
+    });
+    log_in(world, daemon).await;
+    // Connections that were made before may still be cut.
+    sleep(Duration::from_secs(70)).await;
+}

@@ -1,0 +1,327 @@
+//! What everybody did, in the order of its happening, and the promises that hold at every moment of it.
+//!
+//! The servers and clients tell the ledger what they see. It judges at once, so that a broken promise is found with the trace
+//! that led to it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+/// How long after a change of the organization's file an old token may still be sent: the files have to come to rest, and are read.
+const ORGANIZATION_NOTICED: Duration = Duration::from_secs(5);
+/// For how long a usable token may be there while a request goes on waiting for one.
+const TOKEN_NOTICED: Duration = Duration::from_secs(1);
+/// Log-ins in half a minute that back-off may lead to; each event that asks for a log-in adds [`LOG_INS_OF_EVENT`].
+const LOG_INS: (usize, Duration) = (14, Duration::from_secs(30));
+const LOG_INS_OF_EVENT: usize = 2;
+
+/// Numbers a call of a client.
+pub(super) type CallId = u64;
+
+/// Everything that happened so far.
+#[derive(Default)]
+pub(super) struct Ledger {
+    trace: Vec<String>,
+    broken: Vec<String>,
+    tokens: BTreeMap<String, Token>,
+    calls: BTreeMap<CallId, Call>,
+    log_ins: Vec<Duration>,
+    /// When each token was made, and how long it lives.
+    lives: Vec<(Duration, Duration)>,
+    /// When something happened that may lead to a log-in at once.
+    causes: Vec<Duration>,
+    /// Nothing is wrong any more: each call that begins from now on is answered.
+    well: Option<Duration>,
+    /// Nothing counts any more.
+    is_closed: bool,
+    pub(super) counts: Counts,
+}
+
+/// How much a simulation has done: it must not be nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) calls: u64,
+    pub(super) answered: u64,
+    pub(super) refused: u64,
+    pub(super) cut: u64,
+    pub(super) given_up: u64,
+    pub(super) log_ins: u64,
+    pub(super) unauthorized: u64,
+    pub(super) sent_again: u64,
+    pub(super) events: u64,
+}
+
+impl Counts {
+    /// Whether everything that is judged has happened.
+    pub(super) fn is_varied(self) -> bool {
+        let Self { calls, answered, refused, cut, given_up, log_ins, unauthorized, sent_again, events } = self;
+        [calls, answered, refused, cut, given_up, log_ins, unauthorized, sent_again, events].iter().all(|count| *count > 0)
+    }
+
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            calls: self.calls + other.calls,
+            answered: self.answered + other.answered,
+            refused: self.refused + other.refused,
+            cut: self.cut + other.cut,
+            given_up: self.given_up + other.given_up,
+            log_ins: self.log_ins + other.log_ins,
+            unauthorized: self.unauthorized + other.unauthorized,
+            sent_again: self.sent_again + other.sent_again,
+            events: self.events + other.events,
+        }
+    }
+}
+
+/// A token that a server has made.
+pub(super) struct Token {
+    pub(super) server: usize,
+    pub(super) organization: String,
+    /// By the right time, in seconds since 1970.
+    pub(super) expires: f64,
+    /// When its answer had been written whole.
+    answered: Option<Duration>,
+    /// From when on it must not be sent, and why.
+    withdrawn: Option<(Duration, &'static str)>,
+    pub(super) revoked: bool,
+    /// A request that carried it was answered 401.
+    refused: bool,
+}
+
+/// One request of a client.
+struct Call {
+    /// Carried out at most once.
+    once: bool,
+    arrived: u32,
+    executed: u32,
+    begun: Duration,
+    /// The server that was configured when the call began, if no reload was under way.
+    server: Option<usize>,
+    ended: bool,
+}
+
+/// A request as it arrived at a server.
+pub(super) struct Arrival<'a> {
+    pub(super) server: usize,
+    pub(super) call: CallId,
+    pub(super) authorization: &'a [String],
+    pub(super) organization: &'a [String],
+}
+
+/// How a call ended for its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// CarePortals' answer came whole.
+    Answered(u16),
+    /// The daemon's own answer: status and code.
+    Refused(u16, String),
+    /// The connection ended before an answer, or in it.
+    Cut,
+    /// The client gave up.
+    GivenUp,
+}
+
+impl Ledger {
+    pub(super) fn note(&mut self, at: Duration, what: &str) {
+        self.trace.push(format!("{:>10.3} {what}", at.as_secs_f64()));
+    }
+
+    pub(super) fn trace(&self) -> &[String] {
+        &self.trace
+    }
+
+    pub(super) fn broken(&self) -> &[String] {
+        &self.broken
+    }
+
+    pub(super) fn break_promise(&mut self, at: Duration, what: String) {
+        if self.is_closed {
+            return;
+        }
+        self.note(at, &format!("BROKEN: {what}"));
+        self.broken.push(what);
+    }
+
+    /// Judges nothing from now on.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
+    }
+
+    /// Something happened that may lead to a log-in at once.
+    pub(super) fn causes_log_in(&mut self, at: Duration) {
+        self.causes.push(at);
+    }
+
+    /// A log-in has arrived at a server.
+    pub(super) fn log_in(&mut self, at: Duration) {
+        self.counts.log_ins += 1;
+        self.log_ins.push(at);
+        let recent = |times: &[Duration]| times.iter().filter(|then| **then + LOG_INS.1 > at).count();
+        // A token is renewed after half of its life, at the earliest.
+        let renewals = self.renewals(at);
+        let (count, most) = (recent(&self.log_ins), LOG_INS.0 + renewals + LOG_INS_OF_EVENT * recent(&self.causes));
+        if count > most {
+            self.break_promise(at, format!("{count} log-ins in {:?}; back-off explains {most}", LOG_INS.1));
+        }
+    }
+
+    /// How often tokens as they were lately may be renewed.
+    fn renewals(&self, at: Duration) -> usize {
+        let lately = self.lives.iter().rev().take_while(|(made, _)| *made + 4 * LOG_INS.1 > at);
+        let shortest = lately.map(|(_, life)| *life).min().unwrap_or(Duration::MAX);
+        let times = (LOG_INS.1 * 2).as_millis() / shortest.as_millis().max(1);
+        usize::try_from(times).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn made(&mut self, at: Duration, now: f64, name: String, server: usize, organization: String, expires: f64) {
+        self.lives.push((at, Duration::from_secs_f64((expires - now).max(1.0))));
+        let token = Token { server, organization, expires, answered: None, withdrawn: None, revoked: false, refused: false };
+        self.tokens.insert(name, token);
+    }
+
+    /// The answer with that token was written whole.
+    pub(super) fn gave(&mut self, name: &str, at: Duration) {
+        if let Some(token) = self.tokens.get_mut(name) {
+            token.answered = Some(at);
+        }
+    }
+
+    /// No token that was made so far may be sent from now on.
+    pub(super) fn withdraw_all(&mut self, at: Duration, why: &'static str) {
+        for token in self.tokens.values_mut().filter(|token| token.withdrawn.is_none()) {
+            token.withdrawn = Some((at, why));
+        }
+    }
+
+    /// The organization has changed: soon no token of another one may be sent.
+    pub(super) fn organization_changed(&mut self, at: Duration, organization: &str) {
+        for token in self.tokens.values_mut() {
+            if token.organization == organization {
+                // It may have come back to this one before it was noticed.
+                token.withdrawn = token.withdrawn.filter(|(_, why)| *why != OTHER_ORGANIZATION);
+            } else if token.withdrawn.is_none() {
+                token.withdrawn = Some((at + ORGANIZATION_NOTICED, OTHER_ORGANIZATION));
+            }
+        }
+    }
+
+    /// The server refuses each token that it has made so far.
+    pub(super) fn revoke(&mut self, server: usize) {
+        self.tokens.values_mut().filter(|token| token.server == server).for_each(|token| token.revoked = true);
+    }
+
+    /// Nothing is wrong any more.
+    pub(super) fn expect_answers(&mut self, at: Duration) {
+        self.well = Some(at);
+    }
+
+    pub(super) fn begin(&mut self, call: CallId, once: bool, at: Duration, server: Option<usize>) {
+        self.counts.calls += 1;
+        self.calls.insert(call, Call { once, arrived: 0, executed: 0, begun: at, server, ended: false });
+    }
+
+    /// Judges a request's head. Returns whether the server accepts its token.
+    pub(super) fn arrive(&mut self, at: Duration, now: f64, arrival: &Arrival<'_>) -> bool {
+        let Arrival { server, call, authorization, organization } = arrival;
+        let mut faults = Vec::new();
+        let mut accepted = false;
+        match self.calls.get_mut(call) {
+            Some(known) => {
+                known.arrived += 1;
+                if known.arrived > 3 {
+                    faults.push("it was sent more than three times".to_owned());
+                }
+                if known.server.is_some_and(|expected| expected != *server) {
+                    faults.push(format!("it went to server {server}, which was no longer configured when it began"));
+                }
+            }
+            None => faults.push("nobody has made this call".to_owned()),
+        }
+        let names: Vec<_> = authorization.iter().map(|value| value.strip_prefix("Bearer ").unwrap_or(value)).collect();
+        match (names.as_slice(), organization) {
+            ([name], [organization]) => match self.tokens.get(*name) {
+                Some(token) => {
+                    if token.server != *server {
+                        faults.push(format!("server {server} got a token of server {}", token.server));
+                    }
+                    if token.organization != *organization {
+                        faults.push(format!("a token of {:?} travels with {organization:?}", token.organization));
+                    }
+                    if token.expires <= now {
+                        faults.push(format!("its token expired {:.3} s ago", now - token.expires));
+                    }
+                    if let Some((from, why)) = token.withdrawn.filter(|(from, _)| *from <= at) {
+                        faults.push(format!("its token was withdrawn at {:.3}: {why}", from.as_secs_f64()));
+                    }
+                    accepted = token.server == *server && !token.revoked;
+                }
+                None => faults.push(format!("no server has made the token {name:?}")),
+            },
+            _ => faults.push(format!("it has {} tokens and {} organizations", names.len(), organization.len())),
+        }
+        for fault in faults {
+            self.break_promise(at, format!("call {call}: {fault}"));
+        }
+        accepted
+    }
+
+    /// A reload has begun: what is under way may go to either server, and may wait for a token that will not come.
+    pub(super) fn reload(&mut self) {
+        self.calls.values_mut().filter(|call| !call.ended).for_each(|call| call.server = None);
+    }
+
+    /// The server carries a call out.
+    pub(super) fn execute(&mut self, call: CallId, at: Duration) {
+        let Some(known) = self.calls.get_mut(&call) else { return };
+        known.executed += 1;
+        if known.executed > 1 {
+            self.counts.sent_again += 1;
+        }
+        if known.once && known.executed > 1 {
+            let times = known.executed;
+            self.break_promise(at, format!("call {call} is not idempotent, and was carried out {times} times"));
+        }
+    }
+
+    /// The server answers a request with 401.
+    pub(super) fn refuse(&mut self, name: &str) {
+        self.counts.unauthorized += 1;
+        if let Some(token) = self.tokens.get_mut(name) {
+            token.refused = true;
+        }
+    }
+
+    pub(super) fn end(&mut self, call: CallId, at: Duration, now: f64, server: usize, organization: &str, ending: &Ending) {
+        let Some(known) = self.calls.get_mut(&call) else { return };
+        known.ended = true;
+        let (begun, settled) = (known.begun, known.server.is_some());
+        match ending {
+            Ending::Answered(_) => self.counts.answered += 1,
+            Ending::Refused(..) => self.counts.refused += 1,
+            Ending::Cut => self.counts.cut += 1,
+            Ending::GivenUp => self.counts.given_up += 1,
+        }
+        if self.well.is_some_and(|well| well < begun) && !matches!(ending, Ending::Answered(200) | Ending::GivenUp) {
+            self.break_promise(at, format!("call {call} ended as {ending:?}, and nothing is wrong"));
+        }
+        let Ending::Refused(_, code) = ending else { return };
+        let usable = |token: &&Token| {
+            let in_time = token.answered.is_some_and(|answered| answered + TOKEN_NOTICED < at);
+            let good = !token.revoked && !token.refused && token.withdrawn.is_none() && token.expires > now + 5.0;
+            in_time && good && token.server == server && token.organization == organization
+        };
+        if settled
+            && code == "token_pending"
+            && let Some(token) = self.tokens.values().find(usable)
+        {
+            let answered = token.answered.unwrap_or_default().as_secs_f64();
+            let waited = at.saturating_sub(begun).as_secs_f64();
+            self.break_promise(at, format!("call {call} waited {waited:.3} s in vain: a token was there at {answered:.3}"));
+        }
+    }
+
+    /// The calls that have not ended.
+    pub(super) fn unfinished(&self) -> Vec<CallId> {
+        self.calls.iter().filter(|(_, call)| !call.ended).map(|(id, _)| *id).collect()
+    }
+}
+
+const OTHER_ORGANIZATION: &str = "the organization has changed";

@@ -1,0 +1,156 @@
+//! The simulated network: servers by address, and what may go wrong on the way to them.
+//!
+//! A connection is a pair of sockets inside the process. The daemon has one end, as if it were TCP; the server has a [`Wire`] around
+//! the other, which is cut, or falls silent, after the bytes that its [`Fate`] says.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
+    pin::Pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
+    time::sleep,
+};
+
+use super::world::World;
+use crate::simulated;
+
+/// What becomes of one attempt to connect.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reception {
+    /// It succeeds after that time.
+    Taken(Duration),
+    /// Nobody listens.
+    Refused,
+    /// There is no route.
+    Unreachable,
+    /// There is no answer.
+    Silence,
+}
+
+/// What becomes of a connection that was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fate {
+    /// After so many bytes from the daemon, and so many to it, the wire ends as it is told; `None`: never.
+    pub(super) end: Option<(usize, usize, End)>,
+    /// The longest time that the bytes of each write wait.
+    pub(super) lag: Duration,
+}
+
+/// How a wire ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// Both directions are closed; with bytes unread it is a reset.
+    Close,
+    /// No more bytes go to the daemon, and none are taken from it, until it gives up.
+    Silence,
+}
+
+/// How the daemon sees the network.
+pub(super) struct Network(pub(super) Weak<World>);
+
+impl simulated::Network for Network {
+    fn connect(&self, address: SocketAddr) -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> {
+        let world = self.0.upgrade();
+        Box::pin(async move {
+            let Some(world) = world else { return Err(io::ErrorKind::NetworkUnreachable.into()) };
+            match world.receive(address) {
+                Reception::Taken(after) => {
+                    sleep(after).await;
+                    let (theirs, ours) = StdUnixStream::pair()?;
+                    for end in [&theirs, &ours] {
+                        end.set_nonblocking(true)?;
+                    }
+                    world.serve(address, UnixStream::from_std(ours)?);
+                    TcpStream::from_std(std::net::TcpStream::from(OwnedFd::from(theirs)))
+                }
+                Reception::Refused => Err(io::ErrorKind::ConnectionRefused.into()),
+                Reception::Unreachable => Err(io::ErrorKind::NetworkUnreachable.into()),
+                Reception::Silence => std::future::pending().await,
+            }
+        })
+    }
+
+    fn resolve(&self, _: &str) -> Vec<IpAddr> {
+        Vec::new()
+    }
+}
+
+/// A server's end of a connection.
+pub(super) struct Wire {
+    /// `None`: it has ended.
+    stream: Option<UnixStream>,
+    fate: Fate,
+    world: Arc<World>,
+    taken: usize,
+    given: usize,
+    held: Vec<u8>,
+}
+
+impl Wire {
+    pub(super) fn new(stream: UnixStream, fate: Fate, world: Arc<World>) -> Self {
+        Self { stream: Some(stream), fate, world, taken: 0, given: 0, held: Vec::new() }
+    }
+
+    /// What has come and was not taken yet.
+    pub(super) fn held(&self) -> &[u8] {
+        &self.held
+    }
+
+    /// Takes the first `count` of the bytes that have come.
+    pub(super) fn take(&mut self, count: usize) -> Vec<u8> {
+        self.held.drain(..count).collect()
+    }
+
+    /// Reads more. `None`: nothing will come any more.
+    pub(super) async fn read_more(&mut self) -> Option<()> {
+        let room = self.fate.end.map_or(usize::MAX, |(bytes, ..)| bytes.saturating_sub(self.taken));
+        let mut buffer = vec![0; 16 * 1024];
+        let most = buffer.len().min(room.max(1));
+        let count = self.stream.as_mut()?.read(&mut buffer[..most]).await.ok().filter(|count| *count > 0)?;
+        self.held.extend_from_slice(&buffer[..count]);
+        self.taken += count;
+        self.end_if_due()
+    }
+
+    /// Writes, in pieces. `None`: the wire has ended.
+    pub(super) async fn write(&mut self, mut bytes: &[u8]) -> Option<()> {
+        while !bytes.is_empty() {
+            let room = self.fate.end.map_or(usize::MAX, |(_, bytes, _)| bytes.saturating_sub(self.given));
+            let piece = self.world.draw(1..=bytes.len().min(32 * 1024)).min(room.max(1));
+            if !self.fate.lag.is_zero() {
+                sleep(self.fate.lag.mul_f64(self.world.fraction())).await;
+            }
+            let (now, later) = bytes.split_at(piece);
+            self.stream.as_mut()?.write_all(now).await.ok()?;
+            self.given += piece;
+            bytes = later;
+            self.end_if_due()?;
+        }
+        Some(())
+    }
+
+    /// Ends the wire cleanly.
+    pub(super) fn close(&mut self) {
+        self.stream = None;
+    }
+
+    fn end_if_due(&mut self) -> Option<()> {
+        let Some((taken, given, end)) = self.fate.end else { return Some(()) };
+        if self.taken < taken && self.given < given {
+            return Some(());
+        }
+        let stream = self.stream.take()?;
+        if matches!(end, End::Silence) {
+            // The daemon's end closes when it gives up, which nobody hears here: the socket is kept until the world ends.
+            self.world.keep_silent(stream);
+        }
+        None
+    }
+}

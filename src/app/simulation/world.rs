@@ -1,0 +1,285 @@
+//! The state that servers, clients and events share: chance, time, what is configured, and the ledger.
+
+use std::{
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::net::UnixStream;
+
+use super::{
+    careportals::{self, Mood},
+    clock::SimulatedClock,
+    ledger::{CallId, Ending, Ledger},
+    network::{End, Fate, Reception, Wire},
+};
+
+/// How many servers there are. Each logs in, and takes calls.
+pub(super) const SERVERS: usize = 2;
+
+/// The address of a server.
+pub(super) fn address(server: usize) -> SocketAddr {
+    // No packet goes there.
+    SocketAddr::from(([127, 0, 0, 1], if server == 0 { 7001 } else { 7002 }))
+}
+
+/// One simulation's world.
+pub(super) struct World {
+    pub(super) clock: Arc<SimulatedClock>,
+    directory: PathBuf,
+    chance: Mutex<fastrand::Rng>,
+    ledger: Mutex<Ledger>,
+    state: Mutex<State>,
+    numbers: AtomicU64,
+    has_clients: AtomicBool,
+    is_listening: AtomicBool,
+    /// For the tasks that it starts.
+    this: Weak<World>,
+}
+
+/// What events change.
+pub(super) struct State {
+    /// What each server does with log-ins, and with calls.
+    pub(super) moods: [(Mood, Mood); SERVERS],
+    /// What each server does with connections; `None`: it takes them after a while.
+    pub(super) receptions: [Option<Reception>; SERVERS],
+    /// How likely a new connection is to end after some bytes.
+    pub(super) frailty: f64,
+    pub(super) lag: Duration,
+    /// How long each server keeps an idle connection.
+    pub(super) idle: [Duration; SERVERS],
+    /// The life of new tokens, in seconds.
+    pub(super) life: f64,
+    /// The server that the settings name, and whether a reload is under way.
+    pub(super) server: usize,
+    pub(super) reloading: bool,
+    pub(super) organization: String,
+    pub(super) password: String,
+    /// Kept open, so that the daemon sees neither an end nor an answer.
+    silent: Vec<UnixStream>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, directory: &Path) -> Arc<Self> {
+        let state = State {
+            moods: [(Mood::Well, Mood::Well); SERVERS],
+            receptions: [None; SERVERS],
+            frailty: 0.0,
+            lag: Duration::ZERO,
+            idle: [Duration::from_secs(75); SERVERS],
+            life: 300.0,
+            server: 0,
+            reloading: false,
+            organization: "acme".to_owned(),
+            password: "first".to_owned(),
+            silent: Vec::new(),
+        };
+        Arc::new_cyclic(|this| Self {
+            clock: Arc::new(SimulatedClock::new()),
+            directory: directory.to_owned(),
+            chance: Mutex::new(fastrand::Rng::with_seed(seed)),
+            ledger: Mutex::default(),
+            state: Mutex::new(state),
+            numbers: AtomicU64::new(0),
+            has_clients: AtomicBool::new(true),
+            is_listening: AtomicBool::new(false),
+            this: Weak::clone(this),
+        })
+    }
+
+    pub(super) fn state<T>(&self, with: impl FnOnce(&mut State) -> T) -> T {
+        with(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn ledger<T>(&self, with: impl FnOnce(&mut Ledger, Duration) -> T) -> T {
+        let at = self.clock.elapsed();
+        with(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner), at)
+    }
+
+    pub(super) fn note(&self, what: &str) {
+        self.ledger(|ledger, at| ledger.note(at, what));
+    }
+
+    pub(super) fn break_promise(&self, what: String) {
+        self.ledger(|ledger, at| ledger.break_promise(at, what));
+    }
+
+    fn rng(&self) -> MutexGuard<'_, fastrand::Rng> {
+        self.chance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn chance(&self, of: f64) -> bool {
+        self.fraction() < of
+    }
+
+    pub(super) fn fraction(&self) -> f64 {
+        self.rng().f64()
+    }
+
+    pub(super) fn draw(&self, from: RangeInclusive<usize>) -> usize {
+        self.rng().usize(from)
+    }
+
+    pub(super) fn milliseconds(&self, from: RangeInclusive<u64>) -> Duration {
+        Duration::from_millis(self.rng().u64(from))
+    }
+
+    pub(super) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The right time, in seconds since 1970.
+    pub(super) fn now(&self) -> f64 {
+        self.clock.true_seconds()
+    }
+
+    pub(super) fn http_date(&self) -> String {
+        httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs_f64(self.now()))
+    }
+}
+
+/// For servers.
+impl World {
+    pub(super) fn moods(&self, server: usize) -> (Mood, Mood) {
+        self.state(|state| state.moods[server])
+    }
+
+    pub(super) fn idle_time_out(&self, server: usize) -> Duration {
+        self.state(|state| state.idle[server])
+    }
+
+    pub(super) fn token_life(&self) -> f64 {
+        self.state(|state| state.life)
+    }
+
+    /// Whether these are good credentials: those that the files hold now.
+    pub(super) fn knows(&self, organization: &str, body: &str) -> bool {
+        self.state(|state| organization == state.organization && body.contains(&format!("\"{}\"", state.password)))
+    }
+}
+
+/// For the network.
+impl World {
+    pub(super) fn receive(&self, address: SocketAddr) -> Reception {
+        let server = server_at(address);
+        let reception = self.state(|state| state.receptions[server]);
+        let reception = reception.unwrap_or_else(|| Reception::Taken(self.milliseconds(0..=40)));
+        self.note(&format!("server {server}: a connection, {reception:?}"));
+        reception
+    }
+
+    pub(super) fn serve(&self, address: SocketAddr, stream: UnixStream) {
+        let (frailty, lag) = self.state(|state| (state.frailty, state.lag));
+        let end = self.chance(frailty).then(|| {
+            let how = if self.chance(0.3) { End::Silence } else { End::Close };
+            // Often within the first head, or the first answer's.
+            let bytes = || if self.chance(0.5) { self.draw(1..=600) } else { self.draw(1..=300_000) };
+            (bytes(), bytes(), how)
+        });
+        let Some(world) = self.this.upgrade() else { return };
+        let wire = Wire::new(stream, Fate { end, lag }, Arc::clone(&world));
+        tokio::spawn(careportals::serve(world, server_at(address), wire));
+    }
+
+    pub(super) fn keep_silent(&self, stream: UnixStream) {
+        self.state(|state| state.silent.push(stream));
+    }
+}
+
+fn server_at(address: SocketAddr) -> usize {
+    usize::from(address != self::address(0))
+}
+
+/// For clients.
+impl World {
+    pub(super) fn listener(&self) -> PathBuf {
+        self.directory.join("api.sock")
+    }
+
+    pub(super) fn next_call(&self) -> CallId {
+        self.next_number()
+    }
+
+    pub(super) fn begin_call(&self, call: CallId, once: bool) {
+        let server = self.state(|state| (!state.reloading).then_some(state.server));
+        self.ledger(|ledger, at| ledger.begin(call, once, at, server));
+    }
+
+    pub(super) fn end_call(&self, call: CallId, ending: &Ending) {
+        let (server, organization) = self.state(|state| (state.server, state.organization.clone()));
+        let now = self.now();
+        self.ledger(|ledger, at| ledger.end(call, at, now, server, &organization, ending));
+    }
+
+    pub(super) fn has_clients(&self) -> bool {
+        self.has_clients.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn end_clients(&self) {
+        self.has_clients.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_listening(&self) -> bool {
+        self.is_listening.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_listening(&self, listening: bool) {
+        self.is_listening.store(listening, Ordering::Relaxed);
+    }
+
+    /// Ends what holds connections open.
+    pub(super) fn release_silent(&self) {
+        self.state(|state| state.silent.clear());
+    }
+}
+
+/// For events: files.
+impl World {
+    /// Replaces a file in one step, as well-behaved writers do.
+    pub(super) fn put(&self, name: &str, content: &str) {
+        let staged = self.directory.join("staged");
+        // The directory is the simulation's own.
+        std::fs::write(&staged, content).unwrap();
+        std::fs::rename(&staged, self.directory.join(name)).unwrap();
+    }
+
+    /// Writes the settings that name `server`.
+    pub(super) fn put_settings(&self, server: usize, response_timeout: u32) {
+        let (address, directory) = (address(server), self.directory.display());
+        self.put(
+            "config.toml",
+            &format!(
+                r#"
+drain_timeout = "8s"
+ca_only_file = "{directory}/roots.pem"
+workers = 1
+telemetry_listen = "off"
+control_socket = "off"
+hardening = "off"
+[accounts.default]
+organization = {{ file = "{directory}/organization" }}
+username = "service"
+password = {{ file = "{directory}/password" }}
+login_url = "http://{address}/auth"
+[apis.default]
+upstream = "http://{address}"
+listen = ["unix:{directory}/api.sock"]
+allow_insecure_upstream = true
+response_timeout = "{response_timeout}s"
+connect_timeout = "4s"
+body_idle = "15s"
+"#
+            ),
+        );
+    }
+
+    pub(super) fn settings(&self) -> PathBuf {
+        self.directory.join("config.toml")
+    }
+}

@@ -3,6 +3,9 @@
 //! No other file holds such a name. A fact that was only observed, and is not documented, is a default here, and a setting can
 //! change it.
 
+/// First segments below which an API was seen to answer as it does without: `/patient/users` is `/users`.
+pub const MOUNTS: [&str; 2] = ["patient", "public"];
+
 /// One of CarePortals' APIs, as named by `preset`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Preset {

@@ -57,9 +57,9 @@ pub(super) fn fold(text: &[u8]) -> Vec<u8> {
     while let Some(&lead) = rest.first() {
         let (point, length) = scalar(rest).unwrap_or((u32::from(lead), 1));
         // Some servers drop what is no UTF-8.
-        if (lead != 0 && !is_seen(lead)) || (length == 1 && lead >= 0x80) {
+        if (lead != 0 && !is_seen(lead)) || !is_character(point, length, lead) {
             // It is removed before the next pass, since the bytes around it may form an escape.
-            rest = &rest[1..];
+            rest = &rest[length..];
             continue;
         }
         match ascii_for(point) {
@@ -69,6 +69,12 @@ pub(super) fn fold(text: &[u8]) -> Vec<u8> {
         rest = &rest[length..];
     }
     out
+}
+
+/// Whether a sequence stands for a character, to some server: it is UTF-8, or overlong for ASCII.
+fn is_character(point: u32, length: usize, lead: u8) -> bool {
+    let shortest = char::from_u32(point).map(char::len_utf8);
+    if length == 1 { lead < 0x80 } else { point < 0x80 || shortest == Some(length) }
 }
 
 /// Reads a sequence that has the form of UTF-8, legal or not: the code point and the length.
@@ -89,10 +95,22 @@ fn scalar(text: &[u8]) -> Option<(u32, usize)> {
     Some((point, length))
 }
 
-/// The ASCII byte that `sequence`, one character in UTF-8, may become at first; `None` when it stays as it is.
-pub(super) fn ascii_like(sequence: &[u8]) -> Option<u8> {
-    let (point, length) = scalar(sequence)?;
-    if length == sequence.len() { ascii_for(point).map(|([byte, ..], _)| byte) } else { None }
+/// What a character may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Likeness {
+    /// This ASCII byte, at first.
+    Ascii(u8),
+    /// Nothing: some server drops it.
+    Nothing,
+}
+
+/// What `sequence`, one character in UTF-8, may become; `None` when it stays as it is.
+pub(super) fn likeness(sequence: &[u8]) -> Option<Likeness> {
+    let (point, length) = scalar(sequence).filter(|(_, length)| *length == sequence.len())?;
+    if !is_character(point, length, sequence[0]) {
+        return Some(Likeness::Nothing);
+    }
+    ascii_for(point).map(|([byte, ..], count)| if count == 0 { Likeness::Nothing } else { Likeness::Ascii(byte) })
 }
 
 /// Blocks of compatibility forms: the first code point, and the letter or digit that each one becomes (NFKC, lower case); `_` where

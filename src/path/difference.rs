@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use http::Method;
 
+use crate::careportals::MOUNTS;
+
 use super::{Rule, is_canonical, lenient::LenientPattern, rule::Pattern};
 
 /// How many states are looked at for one method. Only contrived rules have more.
@@ -85,24 +87,29 @@ struct Symbol {
     spells: Option<usize>,
     /// Whether servers run a script of this name for every path.
     is_script: bool,
+    /// Whether the same routes answer below it, where it comes first.
+    is_mount: bool,
 }
+
+/// Servers run a script of this name for every path.
+const SCRIPT: &str = "index.php";
 
 /// The classes: other segments first, so that a pattern has `*` where it may.
 fn symbols(rules: &[&Rule], careless: bool) -> Vec<Symbol> {
     let names: BTreeSet<&str> = rules.iter().flat_map(|rule| rule.words()).collect();
     let mut candidates = Vec::new();
     for number in 0..=names.len() {
-        candidates.push((format!("other{number}"), None, false));
+        candidates.push((format!("other{number}"), None, ""));
     }
-    candidates.extend(names.iter().map(|name| ((*name).to_owned(), None, false)));
+    candidates.extend(names.iter().map(|name| ((*name).to_owned(), None, "")));
     if careless {
-        for name in names.iter().copied().chain(["index.php"]) {
+        for name in names.iter().copied().chain([SCRIPT]).chain(MOUNTS) {
             let capital = name[..1].to_uppercase() + &name[1..];
             let of = names.iter().position(|known| *known == name);
             for text in [name.to_owned(), format!("{name}.json")] {
                 let spellings =
                     [text.clone(), text.to_uppercase(), capital.clone(), format!("%20{text}"), format!("%20%20{text}")];
-                candidates.extend(spellings.map(|text| (text, of, name == "index.php")));
+                candidates.extend(spellings.map(|text| (text, of, name)));
             }
         }
     }
@@ -111,14 +118,13 @@ fn symbols(rules: &[&Rule], careless: bool) -> Vec<Symbol> {
         let pattern = LenientPattern::of_path(name);
         pattern.accepts(pattern.after(pattern.start(), segment))
     };
-    let script = "index.php";
     let signature = |segment: &str| {
         let exactly = names.iter().map(|name| Pattern::Literal((*name).to_owned()).fits(segment));
-        let alike = names.iter().copied().chain([script]).map(|name| careless && like(name, segment));
+        let alike = names.iter().copied().chain([SCRIPT]).chain(MOUNTS).map(|name| careless && like(name, segment));
         exactly.chain(alike).collect::<Vec<bool>>()
     };
     let (mut known, mut symbols) = (BTreeSet::new(), Vec::<Symbol>::new());
-    for (segment, of, is_script) in candidates.into_iter().filter(|(segment, ..)| is_canonical(&format!("/{segment}"))) {
+    for (segment, of, name) in candidates.into_iter().filter(|(segment, ..)| is_canonical(&format!("/{segment}"))) {
         let is_other = symbols.is_empty();
         let signature = signature(&segment);
         if (is_other && signature.contains(&true)) || !known.insert(signature) {
@@ -127,7 +133,8 @@ fn symbols(rules: &[&Rule], careless: bool) -> Vec<Symbol> {
         let shown = if is_other { "*".to_owned() } else { segment.clone() };
         let spells =
             of.and_then(|of| symbols.iter().position(|symbol| Some(symbol.segment.as_str()) == names.iter().nth(of).copied()));
-        symbols.push(Symbol { segment, shown, spells, is_script });
+        let (is_script, is_mount) = (name == SCRIPT, MOUNTS.contains(&name));
+        symbols.push(Symbol { segment, shown, spells, is_script, is_mount });
     }
     symbols
 }
@@ -335,8 +342,10 @@ impl Graph {
     /// its place.
     fn plainly(&self, path: &[usize], symbols: &[Symbol]) -> Vec<&Node> {
         let spelled = |at: usize| symbols[at].spells.unwrap_or(at);
-        let without = path.iter().copied().filter(|at| !symbols[*at].is_script).map(spelled).collect();
-        let replaced = path.iter().map(|at| if symbols[*at].is_script { 0 } else { spelled(*at) }).collect();
+        let may_lack = |index: usize, at: usize| symbols[at].is_script || (index == 0 && symbols[at].is_mount);
+        let segments = || path.iter().copied().enumerate();
+        let without = segments().filter(|(index, at)| !may_lack(*index, *at)).map(|(_, at)| spelled(at)).collect();
+        let replaced = segments().map(|(index, at)| if may_lack(index, at) { 0 } else { spelled(at) }).collect();
         let others = [without, replaced].into_iter().filter(|plain: &Vec<usize>| plain != path);
         others.map(|plain| &self.nodes[plain.iter().fold(0, |at, symbol| self.nodes[at].next[*symbol])]).collect()
     }
@@ -386,7 +395,7 @@ mod tests {
     }
 
     fn rule() -> impl Strategy<Value = Rule> {
-        let segment = proptest::sample::select(vec!["a", "A", "b", "a.json", "index.php", "*", "*", "**"]);
+        let segment = proptest::sample::select(vec!["a", "A", "b", "a.json", "index.php", "patient", "*", "*", "**"]);
         let path = (proptest::collection::vec(segment, 1..4), any::<bool>());
         (proptest::sample::select(vec!["*", "GET", "HEAD", "POST"]), path).prop_map(|(method, (segments, slash))| {
             Rule::parse(&format!("{method} /{}{}", segments.join("/"), if slash { "/" } else { "" })).unwrap()
@@ -407,7 +416,7 @@ mod tests {
 
     /// Every canonical path of up to four segments over a small alphabet.
     fn paths() -> Vec<String> {
-        let names = ["a", "A", "b", "other", "a.json", "A+", "b.JSON", "index.php", ""];
+        let names = ["a", "A", "b", "other", "a.json", "A+", "b.JSON", "index.php", "Patient", ""];
         let (mut paths, mut all) = (vec![String::new()], Vec::new());
         for _ in 0..4 {
             paths = paths.iter().flat_map(|path| names.map(|name| format!("{path}/{name}"))).collect();

@@ -18,6 +18,7 @@ pub use proposal::ProposedRules;
 pub use rule::Rule;
 pub use rule_list::RuleList;
 
+use self::decode::Likeness;
 use crate::careportals;
 
 /// How many segments of a path a log shows, so that a line stays short.
@@ -47,16 +48,16 @@ pub fn is_canonical(path: &str) -> bool {
 
 fn is_canonical_segment(segment: &[u8]) -> bool {
     let mut rest = segment;
-    // The escapes directly before `rest`, the nearest one last.
-    let mut escaped = [0; 4];
-    let mut end = 0;
+    // The escapes directly before `rest`, the nearest one last; and how the segment ended before each of them.
+    let (mut escaped, mut ends) = ([0; 4], [NOTHING; 4]);
+    let mut end = NOTHING;
     while let Some((&byte, after)) = rest.split_first() {
         rest = after;
         if byte != b'%' {
             if !byte.is_ascii_graphic() || is_special(byte) {
                 return false;
             }
-            (escaped, end) = ([0; 4], byte);
+            (escaped, ends, end) = ([0; 4], [byte; 4], byte);
             continue;
         }
         let Some(value) = after.get(..2).and_then(hex).and_then(|value| u8::try_from(value).ok()) else {
@@ -64,14 +65,24 @@ fn is_canonical_segment(segment: &[u8]) -> bool {
         };
         rest = &after[2..];
         escaped = [escaped[1], escaped[2], escaped[3], value];
-        end = resembles(escaped);
-        if !is_canonical_escape(escaped, end) || (value == b'%' && completes_escape(rest)) {
+        ends = [ends[1], ends[2], ends[3], end];
+        let (like, dropped) = match resembles(escaped) {
+            Some((Likeness::Ascii(byte), _)) => (byte, None),
+            Some((Likeness::Nothing, length)) => (NOTHING, Some(length)),
+            None => (0, None),
+        };
+        if !is_canonical_escape(escaped, like) || (value == b'%' && completes_escape(rest)) {
             return false;
         }
+        // What some server drops leaves the end that was there before.
+        end = dropped.map_or(like, |length| ends[4 - length]);
     }
-    // Dot segments end in a dot, too. Windows drops dots and blanks at the end of a name.
-    !matches!(end, b'.' | b' ')
+    // Dot segments end in a dot, too. Windows drops dots and blanks at the end of a name. What is left of nothing is no segment.
+    segment.is_empty() || !matches!(end, b'.' | NOTHING)
 }
+
+/// What a blank, and what some server drops, resembles.
+const NOTHING: u8 = b' ';
 
 /// Whether some server takes the byte for the end of a segment, or of the path.
 const fn is_special(byte: u8) -> bool {
@@ -88,14 +99,12 @@ fn is_canonical_escape(escaped: [u8; 4], end: u8) -> bool {
     !(ambiguous || overlong || matches!(value, 0xc0 | 0xc1 | 0xf5..))
 }
 
-/// The ASCII character that the character at the end of these escapes resembles, or is; 0 for none.
-fn resembles(escaped: [u8; 4]) -> u8 {
-    let last = escaped[3];
-    if last.is_ascii() {
-        return last;
+/// What the character at the end of these escapes resembles, or is, and the number of its bytes; `None` for nothing that matters.
+fn resembles(escaped: [u8; 4]) -> Option<(Likeness, usize)> {
+    if escaped[3].is_ascii() {
+        return Some((Likeness::Ascii(escaped[3]), 1));
     }
-    let suffixes = [&escaped[2..], &escaped[1..], &escaped[..]];
-    suffixes.into_iter().find_map(decode::ascii_like).unwrap_or_default()
+    (2..=4).find_map(|length| decode::likeness(&escaped[4 - length..]).map(|like| (like, length)))
 }
 
 /// Whether a decoded `%` before `rest` makes an escape that a second decoding would decode.

@@ -140,7 +140,25 @@ mod tests {
     /// Segments of rules and of paths that are alike to some server.
     fn word() -> impl Strategy<Value = &'static str> {
         prop::sample::select(
-            &["a", "A", "b", "a.json", "a.x", "a+", "a+.x", "ab", "a%3Ab", "a:b", "index.php", "x", "%C3%9F", "ss"][..],
+            &[
+                "a",
+                "A",
+                "b",
+                "a.json",
+                "a.x",
+                "a+",
+                "a+.x",
+                "ab",
+                "a%3Ab",
+                "a:b",
+                "index.php",
+                "patient",
+                "Public",
+                "a.b.c",
+                "x",
+                "%C3%9F",
+                "ss",
+            ][..],
         )
     }
 

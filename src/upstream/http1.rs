@@ -49,6 +49,8 @@ pub(super) struct Http1Connection<B> {
     limits: HeadLimits,
     /// It has carried an exchange.
     used: bool,
+    /// How long it had been idle when it was taken.
+    idled: Duration,
     driver: AbortHandle,
     retires: Instant,
     /// How often its pool had been cleared when it was opened.
@@ -81,7 +83,19 @@ where
     let driver = tokio::spawn(Wiped::at_the_end(driver)).abort_handle();
     let generation = pool.lock().generation;
     let written = connection.written;
-    Ok(Http1Connection { sender, written, beginning, limits, used: false, driver, retires, generation, keep_alive, gauge })
+    Ok(Http1Connection {
+        sender,
+        written,
+        beginning,
+        limits,
+        used: false,
+        idled: Duration::ZERO,
+        driver,
+        retires,
+        generation,
+        keep_alive,
+        gauge,
+    })
 }
 
 /// hyper's side of a connection that keeps to these limits.
@@ -145,10 +159,15 @@ where
                 Cause::Protocol if self.used && no_answer => Cause::Surplus,
                 cause => cause,
             };
+            if self.used && cause == Cause::Closed {
+                self.keep_alive.unanswered(self.idled, clock::instant());
+            }
             SendError { cause, sent: if unsent { Sent::Nothing } else { Sent::Something } }
         })?;
         self.beginning.head_has_ended();
-        self.used = true;
+        if std::mem::replace(&mut self.used, true) {
+            self.keep_alive.answered();
+        }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked for it: what follows is not HTTP any more.
             return Err(SendError::after_sending(Cause::Protocol));
@@ -354,6 +373,9 @@ impl<B> Http1Pool<B> {
                 connection.gauge.set_idle(false);
                 return Some(connection);
             }
+            if connection.sender.is_closed() {
+                self.keep_alive.found_closed(connection.idled);
+            }
         }
     }
 
@@ -380,9 +402,10 @@ impl<B> Http1Pool<B> {
         if now.duration_since(newest.since) > limit {
             return None;
         }
-        while let Some(newest) = idle.pop() {
+        while let Some(mut newest) = idle.pop() {
             if now < newest.connection.retires {
-                return (now.duration_since(newest.since) <= limit).then_some(newest.connection);
+                newest.connection.idled = now.duration_since(newest.since);
+                return (newest.connection.idled <= limit).then_some(newest.connection);
             }
         }
         None
@@ -414,7 +437,7 @@ impl<B> Http1Pool<B> {
             time <= keep && now < idle.connection.retires
         });
         if let Some(time) = closed {
-            self.keep_alive.closed_after(time);
+            self.keep_alive.found_closed(time);
         }
         if let Some(time) = open {
             self.keep_alive.survived(time);

@@ -1,16 +1,18 @@
 //! How long an upstream keeps idle connections, learned from what it announces and from what was seen.
 //!
 //! No clock and no I/O: times are arguments. Guarantees: [`KeepAlive::safe_idle`] never exceeds four fifths of a time for which
-//! the upstream is known to keep connections, unless that is less than [`FLOOR`]; asking takes no lock.
+//! the upstream is known to keep connections; while nothing is known it is [`FLOOR`]; asking takes no lock.
 
 use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// The idle time that is taken to be safe while nothing is known. Common servers keep connections for 5 s or longer.
 const FLOOR: Duration = Duration::from_secs(4);
@@ -18,8 +20,12 @@ const FLOOR: Duration = Duration::from_secs(4);
 /// A connection that is idle for less at most is not worth being opened ahead of need.
 const WORTH_WARMING: Duration = Duration::from_secs(30);
 
-/// A connection that closed earlier was not closed for being idle.
-const SHORTEST_IDLE_LIMIT: Duration = Duration::from_secs(1);
+/// What is seen about idle connections is seen once a second, and so is late by as much. A connection that closed earlier was not
+/// closed for being idle.
+const SEEN_EVERY: Duration = Duration::from_secs(1);
+
+/// For how long requests on used connections have to go unanswered, one and all, until the upstream is known to take no second one.
+const DOUBT: Duration = Duration::from_secs(1);
 
 /// How many addresses of the upstream are remembered.
 const ADDRESSES: usize = 8;
@@ -32,6 +38,8 @@ struct Learned {
     observed: Mutex<Observed>,
     /// [`Observed::safe_idle`], in milliseconds, for requests.
     safe_idle: AtomicU64,
+    /// [`Observed::unanswered_since`] is known.
+    is_doubted: AtomicBool,
 }
 
 #[derive(Default)]
@@ -42,6 +50,8 @@ struct Observed {
     closed_after: Option<Duration>,
     /// The longest idle time that a connection survived.
     survived: Duration,
+    /// Since when each request on a used connection has gone unanswered, if the last one has.
+    unanswered_since: Option<Instant>,
     /// Where connections led.
     addresses: Vec<IpAddr>,
 }
@@ -49,7 +59,7 @@ struct Observed {
 impl Default for KeepAlive {
     fn default() -> Self {
         let safe_idle = AtomicU64::new(milliseconds(FLOOR));
-        Self(Arc::new(Learned { observed: Mutex::default(), safe_idle }))
+        Self(Arc::new(Learned { observed: Mutex::default(), safe_idle, is_doubted: AtomicBool::new(false) }))
     }
 }
 
@@ -79,15 +89,36 @@ impl KeepAlive {
         });
     }
 
+    /// Notes that a connection was found closed when it had been idle for `idle`.
+    pub(super) fn found_closed(&self, idle: Duration) {
+        if let Some(before) = idle.checked_sub(SEEN_EVERY) {
+            self.closed_after(before);
+        }
+    }
+
     /// Notes that the upstream closed a connection that had been idle for `idle`.
     pub(super) fn closed_after(&self, idle: Duration) {
-        if idle < SHORTEST_IDLE_LIMIT {
-            return;
-        }
+        self.learn(|observed| observed.closed_after(idle));
+    }
+
+    /// Notes that the upstream closed a used connection, which had been idle for `idle`, without an answer to its next request.
+    /// One such end tells nothing: a server may restart.
+    pub(super) fn unanswered(&self, idle: Duration, now: Instant) {
+        self.0.is_doubted.store(true, Ordering::Relaxed);
         self.learn(|observed| {
-            observed.closed_after = Some(observed.closed_after.map_or(idle, |known| known.min(idle)));
-            observed.survived = observed.survived.min(idle);
+            let since = *observed.unanswered_since.get_or_insert(now);
+            if now.duration_since(since) >= DOUBT {
+                observed.closed_after(idle);
+            }
         });
+    }
+
+    /// Notes that a request on a used connection was answered.
+    pub(super) fn answered(&self) {
+        if self.0.is_doubted.load(Ordering::Relaxed) {
+            self.0.is_doubted.store(false, Ordering::Relaxed);
+            self.learn(|observed| observed.unanswered_since = None);
+        }
     }
 
     /// Notes that a connection has been idle for `idle` and is open.
@@ -95,7 +126,7 @@ impl KeepAlive {
         self.learn(|observed| {
             observed.survived = observed.survived.max(idle);
             // A server that restarts closes connections however long they were idle: that was no limit of idleness.
-            let disproved = |closed: Duration| idle > closed + closed / 4 + SHORTEST_IDLE_LIMIT;
+            let disproved = |closed: Duration| idle > closed + closed / 4 + SEEN_EVERY;
             if observed.closed_after.is_some_and(disproved) {
                 observed.closed_after = None;
             }
@@ -129,6 +160,11 @@ impl KeepAlive {
 }
 
 impl Observed {
+    fn closed_after(&mut self, idle: Duration) {
+        self.closed_after = Some(self.closed_after.map_or(idle, |known| known.min(idle)));
+        self.survived = self.survived.min(idle);
+    }
+
     /// After what idle time the upstream closes a connection, where that is known.
     fn limit(&self) -> Option<Duration> {
         self.announced.into_iter().chain(self.closed_after).min()
@@ -136,7 +172,7 @@ impl Observed {
 
     /// `survived`: the longest idle time that a connection survived, now or soon.
     fn safe_idle(&self, survived: Duration) -> Duration {
-        FLOOR.max(self.limit().unwrap_or(survived) * 4 / 5)
+        self.limit().map_or_else(|| FLOOR.max(survived * 4 / 5), |limit| limit * 4 / 5)
     }
 }
 
@@ -159,6 +195,7 @@ pub(super) fn announced_timeout(field: &[u8]) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -209,11 +246,37 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_closes_early_leaves_the_floor() {
+    fn a_server_that_closes_early_is_believed_too() {
         let known = KeepAlive::default();
-        known.closed_after(seconds(2));
-        assert_eq!(known.safe_idle(), seconds(4));
+        known.found_closed(seconds(3));
+        assert_eq!(known.safe_idle(), Duration::from_millis(1600), "it may have been closed a second ago");
         assert!(!known.is_worth_warming(seconds(90)));
+        known.announced(seconds(1));
+        assert_eq!(known.safe_idle(), Duration::from_millis(800));
+    }
+
+    #[test]
+    fn a_server_that_answers_no_second_request_gets_none_that_must_not_arrive_twice() {
+        let (known, start) = (KeepAlive::default(), clock::instant());
+        for milliseconds in [0, 10, 999] {
+            known.unanswered(Duration::from_millis(5), start + Duration::from_millis(milliseconds));
+        }
+        assert_eq!(known.safe_idle(), seconds(4), "a restart ends many at once");
+        known.answered();
+        known.unanswered(Duration::from_millis(5), start + seconds(2));
+        assert_eq!(known.safe_idle(), seconds(4), "one was answered meanwhile");
+        known.unanswered(Duration::from_millis(5), start + seconds(3));
+        assert_eq!(known.safe_idle(), Duration::from_millis(4));
+        known.survived(seconds(2));
+        assert_eq!(known.safe_idle(), seconds(4));
+    }
+
+    #[test]
+    fn a_connection_that_closes_at_once_teaches_nothing() {
+        let known = KeepAlive::default();
+        known.survived(seconds(30));
+        known.found_closed(Duration::from_millis(900));
+        assert_eq!(known.safe_idle(), seconds(24));
     }
 
     #[test]
@@ -224,14 +287,6 @@ mod tests {
         assert_eq!(known.safe_idle(), Duration::from_millis(6400), "too near to be sure");
         known.survived(seconds(12));
         assert_eq!(known.safe_idle(), Duration::from_millis(9600));
-    }
-
-    #[test]
-    fn a_connection_that_closes_at_once_teaches_nothing() {
-        let known = KeepAlive::default();
-        known.survived(seconds(30));
-        known.closed_after(Duration::from_millis(900));
-        assert_eq!(known.safe_idle(), seconds(24));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::{
     decode::{decode, is_seen},
     without_query,
 };
+use crate::careportals::MOUNTS;
 
 /// How many segments of a pattern are compared: states have to fit into a word. Every path that begins with those segments
 /// of a longer pattern reaches it.
@@ -25,7 +26,11 @@ pub struct LoginPaths(Vec<LoginPath>);
 impl LoginPaths {
     /// Collects paths as the upstream sees them; a query is cut off.
     pub fn new(paths: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        let mut known: Vec<_> = paths.into_iter().map(|path| LoginPath::new(path.as_ref())).collect();
+        let mut known = Vec::new();
+        for path in paths {
+            known.push(LoginPath::new(path.as_ref()));
+            known.extend(LoginPath::without_mount(path.as_ref()));
+        }
         known.sort_unstable();
         known.dedup();
         Self(known)
@@ -38,8 +43,10 @@ impl LoginPaths {
     #[must_use]
     pub fn contains(&self, final_path: &str) -> bool {
         if is_plain(final_path) {
-            let path = final_path.strip_suffix('/').unwrap_or(final_path);
-            return self.0.iter().any(|known| known.joined.eq_ignore_ascii_case(path.as_bytes()));
+            let path = final_path.strip_suffix('/').unwrap_or(final_path).as_bytes();
+            let below = without_mount(path);
+            let is = |known: &LoginPath, path: &[u8]| known.joined.eq_ignore_ascii_case(path);
+            return self.0.iter().any(|known| is(known, path) || below.is_some_and(|below| is(known, below)));
         }
         let read = LenientPath::new(final_path);
         self.0.iter().any(|known| read.reaches(&known.pattern))
@@ -67,10 +74,29 @@ struct LoginPath {
 
 impl LoginPath {
     fn new(path: &str) -> Self {
+        Self::of_names(names(path))
+    }
+
+    /// The path without the mount that it is below, if it is below one.
+    fn without_mount(path: &str) -> Option<Self> {
         let names = names(path);
+        let is_mounted = names.len() > 1 && MOUNTS.iter().any(|mount| mount.as_bytes() == names[0]);
+        is_mounted.then(|| Self::of_names(names[1..].to_vec()))
+    }
+
+    fn of_names(names: Vec<Vec<u8>>) -> Self {
         let joined = names.iter().flat_map(|name| [b"/", name.as_slice()]).flatten().copied().collect();
         Self { joined, pattern: LenientPattern::of_names(names) }
     }
+}
+
+/// What follows the mount that a path begins with, with its slash.
+fn without_mount(path: &[u8]) -> Option<&[u8]> {
+    let after = |mount: &&str| {
+        let (first, rest) = path.strip_prefix(b"/")?.split_at_checked(mount.len())?;
+        (first.eq_ignore_ascii_case(mount.as_bytes()) && rest.starts_with(b"/")).then_some(rest)
+    };
+    MOUNTS.iter().find_map(after)
 }
 
 /// A path, decoded as often as that changes it. A path without escapes is borrowed.
@@ -186,9 +212,9 @@ impl LenientPattern {
         Self { segments, one, any }
     }
 
-    /// The names among the segments.
+    /// The names among the segments that each path has which reaches the pattern.
     pub(super) fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.segments.iter().filter_map(|segment| match segment {
+        self.segments.iter().skip(usize::from(self.is_under_mount())).filter_map(|segment| match segment {
             LenientSegment::Name(name) => Some(name.as_slice()),
             LenientSegment::One | LenientSegment::Any => None,
         })
@@ -201,7 +227,13 @@ impl LenientPattern {
 
     /// The states before the first segment of a canonical path: bit `i` is set when our first `i` segments are matched.
     pub(super) fn start(&self) -> u64 {
-        self.skip_any(1)
+        self.skip_any(if self.is_under_mount() { 0b11 } else { 1 })
+    }
+
+    /// Whether the first segment is a mount, which a path may lack. Before a wildcard it may not: the rule means all below the mount.
+    fn is_under_mount(&self) -> bool {
+        let is_mount = |name: &[u8]| MOUNTS.iter().any(|mount| mount.as_bytes() == name);
+        matches!(self.segments.as_slice(), [LenientSegment::Name(first), LenientSegment::Name(_), ..] if is_mount(first))
     }
 
     /// The states after one more segment of a canonical path. It has no parameters and no dots, so all readings of it are one.
@@ -241,7 +273,7 @@ impl LenientPattern {
     /// `?` or `#`.
     fn is_reached_by(&self, decoded: &[u8]) -> bool {
         let goal = self.goal();
-        let mut here = self.skip_any(1);
+        let mut here = self.start();
         let mut ever = here;
         let mut after_parameters = 0;
         let relative = decoded.split_first().filter(|(first, _)| is_separator(**first)).map_or(decoded, |(_, rest)| rest);
@@ -279,7 +311,8 @@ impl LenientPattern {
         let by_name = self.segments.iter().enumerate().filter(fits).fold(0, |next, (at, _)| next | 1 << (at + 1));
         // A server that runs a script for every path answers below it as it does without.
         let by_script = if is_same_name(b"index.php", name) { states } else { 0 };
-        self.skip_any(by_name | by_star | by_script | (states & self.any))
+        let by_mount = if MOUNTS.iter().any(|mount| is_same_name(mount.as_bytes(), name)) { states & self.start() } else { 0 };
+        self.skip_any(by_name | by_star | by_script | by_mount | (states & self.any))
     }
 
     /// Adds the states in which a `**` has matched all that it will.
@@ -306,10 +339,21 @@ fn is_same_name(known: &[u8], name: &[u8]) -> bool {
     if !begins(known) {
         return false;
     }
-    let ends = |byte: &u8| matches!(byte, b'.' | b'+');
-    let mut format = seen.clone();
-    let letters = format.next().map_or(0, |_| format.clone().take_while(|byte| byte.is_ascii_alphanumeric()).count());
-    seen.clone().all(ends) || (seen.next() == Some(&b'.') && letters <= FORMAT && format.skip(letters).all(ends))
+    seen.clone().all(|byte| matches!(byte, b'.' | b'+')) || (seen.next() == Some(&b'.') && are_formats(seen.copied()))
+}
+
+/// Whether each of the parts between dots may be the suffix of a format. Some servers cut all of them: `/a.tar.gz` is `/a`.
+fn are_formats(parts: impl Iterator<Item = u8>) -> bool {
+    let (mut letters, mut has_ended) = (0, false);
+    for byte in parts {
+        match byte {
+            b'.' => (letters, has_ended) = (0, false),
+            b'+' => has_ended = true,
+            _ if byte.is_ascii_alphanumeric() && !has_ended && letters < FORMAT => letters += 1,
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// Writes to `name` what is compared of a raw name.
@@ -321,10 +365,10 @@ pub(super) fn name_of(raw: &[u8], name: &mut Vec<u8>) {
 /// All that a server may take `name`, as [`name_of`] gives it, for, by [`is_same_name`]; none longer than `longest`.
 pub(super) fn names_that_match(name: &[u8], longest: usize) -> impl Iterator<Item = &[u8]> {
     let end = name.len() - name.iter().rev().take_while(|byte| matches!(byte, b'.' | b'+')).count();
-    let letters = name[..end].iter().rev().take_while(|byte| byte.is_ascii_alphanumeric()).count();
-    let format = name[..end - letters].strip_suffix(b".").filter(|_| letters <= FORMAT);
     let ends = (end..=name.len().min(longest)).map(|end| &name[..end]);
-    ends.chain(format.filter(|before| before.len() <= longest))
+    let dots = (0..end).rev().filter(|at| name[*at] == b'.');
+    let before_formats = dots.take_while(|at| are_formats(name[at + 1..].iter().copied())).map(|at| &name[..at]);
+    ends.chain(before_formats.filter(move |before| before.len() <= longest))
 }
 
 fn without_parameters(raw: &[u8]) -> &[u8] {

@@ -38,7 +38,11 @@ pub(super) const REMOVED_FROM_REQUESTS: [&str; 27] = [
     "x-waws-unencoded-url",
 ];
 /// How the names of further such fields begin.
-pub(super) const REMOVED_FAMILIES: [&str; 3] = ["proxy-", "x-forwarded-", "x-original-"];
+pub(super) const REMOVED_FAMILIES: [&str; 3] = ["proxy-", "x-forwarded-", "x-original-forwarded-"];
+/// What proxies write so with this before it is what a server may take for the request's own. Other such names are an app's.
+pub(super) const ORIGINAL: &str = "x-original-";
+pub(super) const ORIGINALS: [&str; 13] =
+    ["url", "uri", "request-uri", "path", "query", "host", "port", "scheme", "proto", "prefix", "method", "ip", "remote-addr"];
 
 /// What happens to a request's header, by its name alone.
 pub(super) enum RequestField {
@@ -62,7 +66,9 @@ impl RequestField {
             Some(b't') if is("trailer") => return Self::Trailer,
             _ => {}
         }
-        let removed = REMOVED_FROM_REQUESTS.into_iter().any(is) || REMOVED_FAMILIES.iter().any(begins);
+        let is_original =
+            || begins(&ORIGINAL) && ORIGINALS.iter().any(|what| same_name(&name[ORIGINAL.len()..], what.as_bytes()));
+        let removed = REMOVED_FROM_REQUESTS.into_iter().any(is) || REMOVED_FAMILIES.iter().any(begins) || is_original();
         if removed { Self::Removed } else { Self::Other }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::header::{COOKIE, ORIGIN};
 
 use super::{
-    request_field::{REMOVED_FAMILIES, REMOVED_FROM_REQUESTS},
+    request_field::{ORIGINAL, ORIGINALS, REMOVED_FAMILIES, REMOVED_FROM_REQUESTS},
     *,
 };
 use crate::{
@@ -199,10 +199,19 @@ fn what_the_contract_removes_never_reaches_the_upstream() {
         "Content-Length",
     ];
     let families = REMOVED_FAMILIES.map(|family| format!("{family}x"));
-    for name in removed.into_iter().chain(REMOVED_FROM_REQUESTS).chain(families.iter().map(String::as_str)) {
+    let originals = ORIGINALS.map(|what| format!("{ORIGINAL}{what}"));
+    let further = families.iter().chain(&originals).map(String::as_str);
+    for name in removed.into_iter().chain(REMOVED_FROM_REQUESTS).chain(further) {
         for spelling in [name.to_owned(), name.to_uppercase(), name.replace('-', "_")] {
             forwards(&api(), &[(&spelling, "theirs"), (&spelling, "again"), ("x-a", "1")], Framing::None, &[("x-a", "1")]);
         }
+    }
+}
+
+#[test]
+fn what_an_app_calls_original_passes() {
+    for name in ["x-original-filename", "x-original-to", "x-original-urls", "x-original-", "x-original"] {
+        forwards(&api(), &[(name, "theirs")], Framing::None, &[(name, "theirs")]);
     }
 }
 

@@ -29,6 +29,12 @@ pub trait ProblemLabel: Label {
     fn is_of_an_answer(self) -> bool;
 }
 
+/// The reason why an answer was cut, as a label.
+pub trait CutLabel: Label {
+    /// Whether the upstream did not give the rest of its answer.
+    fn is_the_upstreams(self) -> bool;
+}
+
 /// Which requests a refusal is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalScope {
@@ -84,7 +90,7 @@ pub(super) struct CodeLabel {
 }
 
 impl RequestLabels {
-    pub(super) fn new<Code: ProblemLabel, Cut: Label>() -> Self {
+    pub(super) fn new<Code: ProblemLabel, Cut: CutLabel>() -> Self {
         let label = |code: &Code| CodeLabel { word: code.as_str(), status: code.status(), refused: code.refused() };
         Self { codes: Code::ALL.iter().map(label).collect(), cuts: Cut::ALL.iter().map(|cut| cut.as_str()).collect() }
     }
@@ -115,6 +121,13 @@ impl ProblemLabel for std::convert::Infallible {
     }
 
     fn is_of_an_answer(self) -> bool {
+        match self {}
+    }
+}
+
+#[cfg(test)]
+impl CutLabel for std::convert::Infallible {
+    fn is_the_upstreams(self) -> bool {
         match self {}
     }
 }

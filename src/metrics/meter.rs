@@ -16,7 +16,7 @@ use http::Method;
 
 use super::{
     histogram::{Buckets, Histogram, LATENCY, OVERHEAD, Observed},
-    labels::{CodeLabel, Label, ProblemLabel, RequestLabels, label},
+    labels::{CodeLabel, CutLabel, Label, ProblemLabel, RequestLabels, label},
     recent::{RecentAnswers, RecentFailures},
 };
 use crate::clock::Moment;
@@ -57,10 +57,10 @@ pub struct Totals {
     pub overheads: Buckets,
 }
 
-/// The latest request that was answered by a 5xx.
+/// The latest request that was answered by a 5xx, or whose answer the upstream cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastError {
-    /// The problem's code, or `upstream_503` for the upstream's own answer.
+    /// The problem's code, `upstream_503` for the upstream's own answer, or why the upstream's answer was cut.
     pub code: String,
     /// When the answer ended.
     pub at: Moment,
@@ -118,7 +118,7 @@ impl ApiMetrics {
         errors
     }
 
-    /// The latest request, over all workers, that was answered by a 5xx.
+    /// The latest request, over all workers, that was answered by a 5xx, or whose answer the upstream cut.
     #[must_use]
     pub fn last_error(&self) -> Option<LastError> {
         let last = self.0.iter().map(|meter| meter.last_error.load(Ordering::Relaxed)).max().filter(|last| *last > 0)?;
@@ -201,7 +201,7 @@ pub struct Meter {
     codes: Arc<[CodeLabel]>,
     /// The upstream's own 5xx, by their status from 500 on.
     server_errors: Box<[AtomicU64]>,
-    /// The time of the latest 5xx in milliseconds, then what it was.
+    /// The time of the latest failure in milliseconds, then what it was.
     last_error: AtomicU64,
     recent: RecentAnswers,
     /// By the code of the problem that it would have been.
@@ -212,6 +212,8 @@ pub struct Meter {
     retries: [AtomicU64; Retry::ALL.len()],
     redactions: AtomicU64,
     cuts: Box<[AtomicU64]>,
+    /// The reasons why answers are cut, by their indexes.
+    cut_words: Box<[&'static str]>,
     /// Connections to upstream, active and idle.
     open: AtomicU64,
     /// The connections to upstream that have no exchange.
@@ -278,6 +280,7 @@ impl Meter {
             retries: Default::default(),
             redactions: AtomicU64::new(0),
             cuts: zeros(labels.cuts.len()),
+            cut_words: labels.cuts.as_slice().into(),
             open: AtomicU64::new(0),
             idle: AtomicU64::new(0),
         }
@@ -285,18 +288,21 @@ impl Meter {
 
     /// Counts a request that has ended. `Code` and `Cut` are the types that the [`Metrics`](super::Metrics) were made for. The
     /// duration of a tunnel says nothing about the upstream and is left out.
-    pub fn ended<Code: ProblemLabel, Cut: Label>(&self, ended: &Ended<'_, Code, Cut>) {
+    pub fn ended<Code: ProblemLabel, Cut: CutLabel>(&self, ended: &Ended<'_, Code, Cut>) {
         let answer = ended.code.map_or_else(|| class_of(ended.status), |code| CLASSES.len() + code.index());
         let index = index_of(ended.method) * self.statuses.len() + answer;
         self.counts[index].fetch_add(1, Ordering::Relaxed);
         if ended.status != SWITCHING_PROTOCOLS {
             self.duration.observe(ended.duration);
         }
-        if ended.status >= 500 {
-            self.failed(ended);
+        // A tunnel ends as either side likes.
+        let cut = ended.cut.filter(|cut| cut.is_the_upstreams() && ended.status != SWITCHING_PROTOCOLS);
+        let is_failure = ended.status >= 500 || cut.is_some();
+        if is_failure {
+            self.failed(ended, cut);
         }
         if ended.code.map_or(ended.first_byte.is_some(), ProblemLabel::is_of_an_answer) {
-            self.recent.note(ended.at, ended.status >= 500);
+            self.recent.note(ended.at, is_failure);
         }
         if let Some(first_byte) = ended.first_byte {
             self.first_byte.observe(first_byte);
@@ -306,25 +312,30 @@ impl Meter {
         }
     }
 
-    fn failed<Code: ProblemLabel, Cut: Label>(&self, ended: &Ended<'_, Code, Cut>) {
-        let index = ended.code.map_or_else(
-            || {
-                let status = usize::from(ended.status - 500).min(SERVER_ERRORS - 1);
+    /// Notes a 5xx, or else that the upstream has `cut` its answer.
+    fn failed<Code: ProblemLabel, Cut: CutLabel>(&self, ended: &Ended<'_, Code, Cut>, cut: Option<Cut>) {
+        let status = ended.status.checked_sub(500).map(|status| usize::from(status).min(SERVER_ERRORS - 1));
+        let index = match (ended.code, status, cut) {
+            (Some(code), ..) => code.index(),
+            (None, Some(status), _) => {
                 self.server_errors[status].fetch_add(1, Ordering::Relaxed);
                 self.codes.len() + status
-            },
-            Label::index,
-        );
+            }
+            (None, None, Some(cut)) => self.codes.len() + SERVER_ERRORS + cut.index(),
+            (None, None, None) => return,
+        };
         let millis = ended.at.as_nanos() / 1_000_000;
         self.last_error.fetch_max(millis << ERROR_BITS | index as u64, Ordering::Relaxed);
     }
 
-    /// The name of an error, given by its index: those of the problems' codes, then the upstream's statuses.
+    /// The name of an error, given by its index: those of the problems' codes, then the upstream's statuses, then the reasons why
+    /// answers were cut.
     fn error(&self, index: usize) -> String {
         match index.checked_sub(self.codes.len()) {
             None => self.codes[index].word.to_owned(),
             Some(status) if status < SERVER_ERRORS - 1 => format!("upstream_{}", 500 + status),
-            Some(_) => "upstream_other".to_owned(),
+            Some(status) if status == SERVER_ERRORS - 1 => "upstream_other".to_owned(),
+            Some(cut) => self.cut_words[cut - SERVER_ERRORS].to_owned(),
         }
     }
 

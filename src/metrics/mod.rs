@@ -27,7 +27,7 @@ pub use format::Format;
 pub use histogram::{BUCKETS, Buckets, Scale, quantile};
 use labels::RequestLabels;
 pub(crate) use labels::label;
-pub use labels::{Label, ProblemLabel, RefusalScope};
+pub use labels::{CutLabel, Label, ProblemLabel, RefusalScope};
 pub use meter::{ApiMetrics, ConnectionGauge, Ended, LastError, Meter, Retry, Totals};
 pub use recent::RecentFailures;
 
@@ -48,7 +48,7 @@ impl Metrics {
     /// Makes the metrics of a daemon with this number of workers. `Code` and `Cut` are the types of [`Ended::code`] and
     /// [`Ended::cut`].
     #[must_use]
-    pub fn new<Code: ProblemLabel, Cut: Label>(workers: NonZeroUsize) -> Arc<Self> {
+    pub fn new<Code: ProblemLabel, Cut: CutLabel>(workers: NonZeroUsize) -> Arc<Self> {
         let (apis, accounts) = (Mutex::default(), Mutex::default());
         Arc::new(Self { workers, labels: RequestLabels::new::<Code, Cut>(), apis, accounts, reloads: Default::default() })
     }

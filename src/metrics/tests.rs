@@ -46,6 +46,12 @@ label! {
     }
 }
 
+impl CutLabel for TestCut {
+    fn is_the_upstreams(self) -> bool {
+        matches!(self, Self::UpstreamClosed)
+    }
+}
+
 fn metrics() -> Arc<Metrics> {
     Metrics::new::<TestCode, TestCut>(NonZeroUsize::new(2).unwrap())
 }
@@ -300,4 +306,21 @@ fn errors_are_told_by_their_codes_and_the_latest_by_its_time() {
 fn an_upstream_that_did_not_answer_last_is_0() {
     let text = page(&metrics());
     assert_eq!(value(&text, r#"careportals_sidecar_upstream_reachable{api="emr"}"#), Some(0.0));
+}
+
+#[test]
+fn an_answer_that_the_upstream_cuts_is_a_failure_and_one_that_the_client_leaves_is_none() {
+    let api = metrics().api("a");
+    let first_byte = Some(Duration::from_millis(1));
+    let cut = |cut| api.meter(0).ended(&Ended { cut: Some(cut), first_byte, ..ended(&Method::GET, 200) });
+    cut(TestCut::ClientClosed);
+    assert!(!api.recent_failures(at(2)).are_most());
+    assert_eq!(api.last_error(), None);
+    cut(TestCut::UpstreamClosed);
+    assert!(api.recent_failures(at(2)).are_most());
+    assert_eq!(api.last_error().unwrap().code, "upstream_closed");
+    assert!(api.errors_by_code().is_empty(), "it was no 5xx");
+    let tunnel = Ended { cut: Some(TestCut::UpstreamClosed), first_byte, ..ended(&Method::GET, 101) };
+    (0..9).for_each(|_| api.meter(1).ended(&tunnel));
+    assert!(!api.recent_failures(at(2)).are_most());
 }

@@ -20,7 +20,7 @@ use crate::{
     account::{Fingerprint, Relogin},
     clock,
     logging::AccessLine,
-    metrics::{Ended, Label as _, Meter, Metrics, Retry, label},
+    metrics::{CutLabel, Ended, Label as _, Meter, Metrics, Retry, label},
     server::Peer,
 };
 
@@ -75,6 +75,12 @@ label! {
         Silent = "silent",
         /// The drain time ran out.
         Drain = "drain",
+    }
+}
+
+impl CutLabel for Cut {
+    fn is_the_upstreams(self) -> bool {
+        matches!(self, Self::UpstreamClosed | Self::UpstreamSilent)
     }
 }
 

@@ -458,7 +458,7 @@ fn trouble(api: &ApiView, state: ApiState) -> Option<(String, &'static str)> {
         ApiState::Failing => {
             let code = api.metrics.last_error().map(|error| error.code);
             let status = code.as_deref().and_then(|code| code.strip_prefix("upstream_")?.parse::<u16>().ok());
-            let reason = status.map_or_else(|| "5xx, or of no use".to_owned(), |status| format!("status {status}"));
+            let reason = status.map_or_else(|| "5xx, cut short, or of no use".to_owned(), |status| format!("status {status}"));
             Some((reason, "ask CarePortals, with the `request_id` of a failed call from the log"))
         }
         ApiState::Busy => Some((

@@ -76,6 +76,29 @@ fn connections_that_the_kernel_had_queued_are_served_before_the_end() {
 }
 
 #[test]
+fn a_request_whose_head_has_come_in_part_is_awaited_and_answered() {
+    let simulator = simulator();
+    let mut sidecar = Sidecar::start(&simulator).ready();
+    let head = Request::get("/_sim/echo").head();
+    let (begun, rest) = head.split_at(10);
+    let (mut used, mut new) = (sidecar.connect(), sidecar.connect());
+    assert_eq!(used.send(&Request::get("/_sim/echo")).status, 200);
+    for connection in [&mut used, &mut new] {
+        connection.write(begun);
+    }
+    // What was sent before has been read by now.
+    assert_eq!(sidecar.get("/_sim/echo").status, 200);
+    sidecar.signal(Signal::TERM);
+    sidecar.wait_for_log("draining");
+    for connection in [&mut used, &mut new] {
+        connection.write(rest);
+        assert_eq!(connection.answer("GET").status, 200);
+        assert!(connection.is_closed());
+    }
+    assert_eq!(sidecar.wait().code(), Some(0));
+}
+
+#[test]
 fn idle_connections_do_not_delay_the_end() {
     let simulator = simulator();
     let mut sidecar = Sidecar::start(&simulator).ready();

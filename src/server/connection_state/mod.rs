@@ -387,9 +387,15 @@ impl ConnectionState {
         self.slot.deadline.arm_at(due.min(now + CLIENT_CHECK));
     }
 
-    /// Whether the first request, or over HTTP/1.x the next one, may be on the way. An HTTP/2 client is told which one is the last.
+    /// Whether the first request, or over HTTP/1.x the next one, may be on the way, or has come in part. An HTTP/2 client is told
+    /// which one is the last.
     pub(super) fn awaits_request(&self) -> bool {
-        self.is_silent() || (self.phase() == ConnectionPhase::Idle && !self.is_http2() && !self.is_blocked())
+        self.is_silent() || self.may_get_another() || (self.phase() == ConnectionPhase::Head && !self.is_http2())
+    }
+
+    /// Whether a client of HTTP/1.x may be about to send another request.
+    fn may_get_another(&self) -> bool {
+        self.phase() == ConnectionPhase::Idle && !self.is_http2() && !self.is_blocked()
     }
 
     /// Shortens the time for the first bytes to [`CLOSE_GRACE`], and that for another request to [`DRAIN_GRACE`], since a drain has
@@ -397,7 +403,7 @@ impl ConnectionState {
     pub(super) fn shorten_for_drain(&self) {
         if self.is_silent() {
             self.slot.deadline.arm(CLOSE_GRACE.min(self.limits.head_timeout));
-        } else if self.awaits_request() {
+        } else if self.may_get_another() {
             self.rests_next.store(false, Ordering::Relaxed);
             self.slot.deadline.arm(DRAIN_GRACE.min(self.limits.client_idle));
         }

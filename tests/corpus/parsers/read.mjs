@@ -1,0 +1,83 @@
+// What Node's parser makes of bytes: of requests as a server reads them, of an answer as a client does. Jobs come as JSON lines, and
+// what was read goes out as JSON lines.
+import http from "node:http";
+import { createInterface } from "node:readline";
+import { Duplex } from "node:stream";
+
+// A connection whose other side writes these bytes, and then ends its side if `ends`.
+function connection(bytes) {
+  const stream = new Duplex({ read() {}, write: (chunk, encoding, done) => done() });
+  stream.setTimeout = stream.setNoDelay = stream.setKeepAlive = stream.ref = stream.unref = () => stream;
+  stream.say = (ends) => {
+    stream.push(bytes);
+    if (ends) stream.push(null);
+  };
+  return stream;
+}
+
+const pairs = (raw) => Array.from({ length: raw.length / 2 }, (_, at) => [raw[2 * at].toLowerCase(), raw[2 * at + 1]]);
+
+async function content(message) {
+  const pieces = [];
+  for await (const piece of message) pieces.push(piece);
+  return { body: Buffer.concat(pieces).toString("latin1"), trailers: pairs(message.rawTrailers) };
+}
+
+// One more request follows, which shows that all those before were read.
+const LAST = Buffer.from("GET /last HTTP/1.1\r\nHost: localhost\r\n\r\n");
+
+function requests(bytes) {
+  return new Promise((resolve) => {
+    const read = [];
+    const server = http.createServer();
+    server.on("request", async (request, response) => {
+      if (request.url === "/last") return resolve({ read });
+      const number = read.push(null) - 1;
+      try {
+        read[number] = { line: `${request.method} ${request.url}`, fields: pairs(request.rawHeaders), ...(await content(request)) };
+        response.end();
+      } catch (error) {
+        resolve({ error: error.code ?? error.message });
+      }
+    });
+    // It asks for a tunnel, and what follows would be the tunnel's.
+    server.on("upgrade", (request) => {
+      read.push({ line: `${request.method} ${request.url}`, fields: pairs(request.rawHeaders), body: "", trailers: [] });
+      resolve({ read });
+    });
+    server.on("clientError", (error) => resolve({ error: error.code ?? error.message }));
+    const stream = connection(Buffer.concat([bytes, LAST]));
+    stream.on("close", () => setImmediate(() => resolve({ error: "closed" })));
+    server.emit("connection", stream);
+    stream.say(false);
+  });
+}
+
+function answer(bytes, method) {
+  return new Promise((resolve) => {
+    const stream = connection(bytes);
+    const agent = new http.Agent();
+    agent.createConnection = () => stream;
+    const request = http.request({ method, agent });
+    request.on("error", (error) => resolve({ error: error.code ?? error.message }));
+    request.on("response", async (response) => {
+      try {
+        const status = response.statusCode;
+        resolve({ read: [{ status, fields: pairs(response.rawHeaders), ...(await content(response)) }] });
+      } catch (error) {
+        resolve({ cut: error.code });
+      }
+    });
+    request.end();
+    stream.say(true);
+  });
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const job = JSON.parse(line);
+  const bytes = Buffer.from(job.bytes, "latin1");
+  const read = job.kind === "requests" ? await requests(bytes) : await answer(bytes, job.method);
+  console.log(JSON.stringify(read));
+}
+// Servers keep their timers.
+process.exit(0);

@@ -1,7 +1,7 @@
 //! The rows of `tests/corpus`: requests, answers and frames after the kinds of cases that the suites of other HTTP implementations
 //! have, each with the clause that decides about it.
 
-use crate::harness::corpus::{play_all, play_answers, play_requests};
+use crate::harness::corpus::{play_all, play_answers, play_http2_clients, play_http2_upstreams, play_requests};
 
 #[test]
 fn each_request_arrives_or_is_refused_as_the_corpus_says() {
@@ -13,4 +13,16 @@ fn each_request_arrives_or_is_refused_as_the_corpus_says() {
 fn each_answer_comes_as_the_corpus_says() {
     let rows = play_all("answers", play_answers);
     assert!(rows >= 350, "{rows}");
+}
+
+#[test]
+fn frames_of_clients_end_as_the_corpus_says() {
+    let rows = play_all("http2-clients", play_http2_clients);
+    assert!(rows >= 100, "{rows}");
+}
+
+#[test]
+fn frames_of_upstreams_are_told_as_the_corpus_says() {
+    let rows = play_all("http2-upstreams", play_http2_upstreams);
+    assert!(rows >= 40, "{rows}");
 }

@@ -8,6 +8,7 @@ import { Duplex } from "node:stream";
 function connection(bytes) {
   const stream = new Duplex({ read() {}, write: (chunk, encoding, done) => done() });
   stream.setTimeout = stream.setNoDelay = stream.setKeepAlive = stream.ref = stream.unref = () => stream;
+  stream.on("end", () => setImmediate(() => stream.destroy()));
   stream.say = (ends) => {
     stream.push(bytes);
     if (ends) stream.push(null);

@@ -217,16 +217,31 @@ fn content_up_to_the_end_of_a_tls_connection_is_whole_only_after_its_closure_ale
             thread::scope(|scope| {
                 let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end";
                 let peer = &upstream;
-                scope.spawn(move || match is_whole {
-                    true => peer.answer_http1(answer),
-                    false => peer.answer_http1_without_an_alert(answer),
-                });
+                scope.spawn(
+                    move || {
+                        if is_whole { peer.answer_http1(answer) } else { peer.answer_http1_without_an_alert(answer) }
+                    },
+                );
                 let answer = client.get("/users");
                 assert_eq!((answer.status, answer.cut), (200, !is_whole), "{answer:?}");
                 assert!(!is_whole || answer.text() == "until the end", "{answer:?}");
             });
         }
     }
+}
+
+/// RFC 9112, 9.8.
+#[test]
+fn a_connection_to_the_upstream_ends_with_a_closure_alert() {
+    let upstream = ManualHttp2::listen();
+    let mut setup = upstream.setup();
+    setup.api("http2", "off").api("pool_idle", "100ms");
+    let sidecar = setup.start();
+    thread::scope(|scope| {
+        let alerted = scope.spawn(|| upstream.answer_http1_until_the_alert("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+        assert_eq!(sidecar.get("/users").text(), "ok");
+        assert!(alerted.join().unwrap());
+    });
 }
 
 #[test]

@@ -6,12 +6,21 @@ import { Duplex } from "node:stream";
 
 // A connection whose other side writes these bytes, and then ends its side if `ends`.
 function connection(bytes) {
-  const stream = new Duplex({ read() {}, write: (chunk, encoding, done) => done() });
+  let at = bytes.length;
+  let ended = false;
+  const stream = new Duplex({
+    read() {
+      if (at < bytes.length) this.push(bytes.subarray(at, (at += 16 * 1024)));
+      else if (ended) this.push(null);
+    },
+    write: (chunk, encoding, done) => done(),
+  });
   stream.setTimeout = stream.setNoDelay = stream.setKeepAlive = stream.ref = stream.unref = () => stream;
   stream.on("end", () => setImmediate(() => stream.destroy()));
   stream.say = (ends) => {
-    stream.push(bytes);
-    if (ends) stream.push(null);
+    at = 0;
+    ended = ends;
+    stream._read();
   };
   return stream;
 }
@@ -29,22 +38,19 @@ const LAST = Buffer.from("GET /last HTTP/1.1\r\nHost: localhost\r\n\r\n");
 
 function requests(bytes) {
   return new Promise((resolve) => {
-    const read = [];
+    const reading = [];
+    const done = () => Promise.all(reading).then((read) => resolve({ read }), (error) => resolve({ error: error.code ?? error.message }));
     const server = http.createServer();
-    server.on("request", async (request, response) => {
-      if (request.url === "/last") return resolve({ read });
-      const number = read.push(null) - 1;
-      try {
-        read[number] = { line: `${request.method} ${request.url}`, fields: pairs(request.rawHeaders), ...(await content(request)) };
-        response.end();
-      } catch (error) {
-        resolve({ error: error.code ?? error.message });
-      }
+    server.on("request", (request, response) => {
+      if (request.url === "/last") return done();
+      const head = { line: `${request.method} ${request.url}`, fields: pairs(request.rawHeaders) };
+      reading.push(content(request).then((rest) => ({ ...head, ...rest })));
+      response.end();
     });
     // It asks for a tunnel, and what follows would be the tunnel's.
     server.on("upgrade", (request) => {
-      read.push({ line: `${request.method} ${request.url}`, fields: pairs(request.rawHeaders), body: "", trailers: [] });
-      resolve({ read });
+      reading.push({ line: `${request.method} ${request.url}`, fields: pairs(request.rawHeaders), body: "", trailers: [] });
+      done();
     });
     server.on("clientError", (error) => resolve({ error: error.code ?? error.message }));
     const stream = connection(Buffer.concat([bytes, LAST]));
@@ -80,5 +86,3 @@ for await (const line of createInterface({ input: process.stdin })) {
   const read = job.kind === "requests" ? await requests(bytes) : await answer(bytes, job.method);
   console.log(JSON.stringify(read));
 }
-// Servers keep their timers.
-process.exit(0);

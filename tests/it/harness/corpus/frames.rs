@@ -54,7 +54,7 @@ pub fn error_code(name: &str) -> u32 {
 
 /// The octets of a frame.
 pub fn written(text: &str) -> Vec<u8> {
-    let (front, payload) = text.split_once(" | ").unwrap_or((text, ""));
+    let front = text.split(" | ").next().unwrap_or_default();
     let Frame { kind, flags, payload, .. } = read(text);
     let (mut stream, mut length) = (0, payload.len());
     for word in front.split(' ').skip(1) {

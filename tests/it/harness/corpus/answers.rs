@@ -111,7 +111,8 @@ pub fn play_answers(name: &str) -> Vec<String> {
     let (head, rows) = read::<Row>("answers", name);
     let upstream = ScriptedUpstream::start();
     let mut setup = Setup::plain(upstream.address());
-    setup.variable("CAREPORTALS_WORKERS", "1");
+    // Each row would be many lines of log.
+    setup.variable("CAREPORTALS_WORKERS", "1").variable("CAREPORTALS_LOG", "info");
     for (key, value) in &head.settings {
         setup.api(key, value);
     }

@@ -1,6 +1,9 @@
 //! Requests: what a client writes, and what must reach the upstream.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+};
 
 use careportals_simulator::Simulator;
 use serde::Deserialize;
@@ -139,25 +142,42 @@ pub fn play_requests(name: &str) -> Vec<String> {
         host: upstream.address().to_string(),
     };
     let seen = upstream.finish();
-    let (mut faults, mut rows) = (Vec::new(), Vec::new());
+    let (mut faults, mut rows, by_case) = (Vec::new(), Vec::new(), by_case(&seen));
     for case in &played {
-        let arrived: Vec<&Seen> = seen.iter().filter(|seen| contains(&seen.bytes, case.name.as_bytes())).collect();
+        let arrived: &[&Seen] = by_case.get(case.name.as_bytes()).map_or(&[], Vec::as_slice);
         let found: Vec<String> =
-            case.faults_of_answers(&token).into_iter().chain(case.faults_of_arrivals(&arrived, &credentials)).collect();
+            case.faults_of_answers(&token).into_iter().chain(case.faults_of_arrivals(arrived, &credentials)).collect();
         if !found.is_empty() {
-            faults.push(case.report(&found, &arrived));
+            faults.push(case.report(&found, arrived));
         }
-        rows.push(case.transcript(&arrived));
+        rows.push(case.transcript(arrived));
     }
     transcript::write("requests", name, &rows);
     faults
 }
+
+/// What arrived, by the name of the case that stands first in it.
+fn by_case(seen: &[Seen]) -> HashMap<&[u8], Vec<&Seen>> {
+    let mut all: HashMap<&[u8], Vec<&Seen>> = HashMap::new();
+    for seen in seen {
+        let at = seen.bytes.windows(5).position(|window| window == b"case-");
+        if let Some(name) = at.and_then(|at| seen.bytes.get(at..at + NAME)) {
+            all.entry(name).or_default().push(seen);
+        }
+    }
+    all
+}
+
+/// How long the name of a case is.
+const NAME: usize = "case-00000".len();
 
 fn start(head: &Head, simulator: &Simulator, upstream: &Recorder) -> Sidecar {
     let mut setup = Setup::new(simulator);
     setup
         .upstream(&format!("http://{}", upstream.address()), simulator)
         .variable("CAREPORTALS_WORKERS", "1")
+        // Each row would be many lines.
+        .variable("CAREPORTALS_LOG", "info")
         .api("allow_insecure_upstream", "true");
     for (key, value) in &head.settings {
         setup.api(key, value);

@@ -89,7 +89,7 @@ impl ApiHealth {
         match error {
             ProxyError::UpstreamTimeout => self.begin_outage(api, error, now),
             ProxyError::Upstream(SendError { cause, .. }) => match cause {
-                Cause::Connect(_) | Cause::Closed => self.begin_outage(api, error, now),
+                Cause::Connect(_) | Cause::Closed | Cause::BrokenOff => self.begin_outage(api, error, now),
                 // Something answered.
                 Cause::Protocol | Cause::Surplus | Cause::Http1Required | Cause::HeadTooLarge | Cause::Upgrade => {
                     self.answered(api);

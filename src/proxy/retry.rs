@@ -106,7 +106,7 @@ impl RetryBudget {
 }
 
 /// Whether another connection may succeed; after `Http1Required` it speaks HTTP/1.1. After a time-out the client has waited long enough; a certificate, a name, the
-/// answer of an egress proxy and an answer that is not HTTP will be the same again.
+/// answer of an egress proxy and an answer that is not HTTP will be the same again. An upstream that had begun to answer has acted.
 const fn is_curable(cause: Cause) -> bool {
     match cause {
         Cause::Closed
@@ -120,6 +120,7 @@ const fn is_curable(cause: Cause) -> bool {
             | ConnectError::CertificateRejected(_)
             | ConnectError::Egress(_),
         )
+        | Cause::BrokenOff
         | Cause::Protocol
         | Cause::HeadTooLarge
         | Cause::RequestBody
@@ -147,11 +148,12 @@ mod tests {
         Cause::Connect(ConnectError::Unreachable),
         Cause::Connect(ConnectError::TlsFailed(TlsFault::Closed)),
     ];
-    const INCURABLE: [Cause; 8] = [
+    const INCURABLE: [Cause; 9] = [
         Cause::Connect(ConnectError::DnsFailed),
         Cause::Connect(ConnectError::DnsTimeout),
         Cause::Connect(ConnectError::Timeout),
         Cause::Connect(ConnectError::CertificateRejected(CertificateFault::Expired)),
+        Cause::BrokenOff,
         Cause::Protocol,
         Cause::HeadTooLarge,
         Cause::RequestBody,

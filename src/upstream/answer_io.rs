@@ -45,6 +45,11 @@ impl AnswerBeginning {
         self.expected.store(false, Ordering::Relaxed);
     }
 
+    /// Whether anything of the present answer has come, or bytes in its place.
+    pub(super) fn has_come(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether bytes came in place of an answer, ever.
     pub(super) fn was_odd(&self) -> bool {
         self.odd.load(Ordering::Relaxed)

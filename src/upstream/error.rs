@@ -37,6 +37,9 @@ pub enum Cause {
     /// The connection ended before an answer.
     #[error("the upstream closed the connection before it answered")]
     Closed,
+    /// The connection ended in the head of an answer, or after an interim one.
+    #[error("the upstream closed the connection in the head of its answer")]
+    BrokenOff,
     /// The upstream's answer was not HTTP.
     #[error("the upstream's answer is not HTTP")]
     Protocol,

@@ -157,6 +157,7 @@ where
             let no_answer = error.is_parse_status() || (error.is_parse() && self.beginning.was_odd());
             let cause = match cause(&error, &self.beginning, self.limits) {
                 Cause::Protocol if self.used && no_answer => Cause::Surplus,
+                Cause::Closed if self.beginning.has_come() => Cause::BrokenOff,
                 cause => cause,
             };
             if self.used && cause == Cause::Closed {

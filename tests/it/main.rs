@@ -67,6 +67,7 @@ mod timeouts;
 mod browsers;
 mod callers;
 mod client_errors;
+mod corpus;
 mod floods;
 mod hostile_http1;
 mod hostile_http2;

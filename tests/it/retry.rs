@@ -4,7 +4,11 @@ use std::{fs, thread};
 
 use careportals_simulator::{Control, Simulator};
 
-use crate::harness::{Answer, Connection, Crowd, ManualUpstream, OFF_AND_AUTO, Request, Setup, Sidecar, simulator, until};
+use crate::harness::{
+    Answer, Connection, Crowd, ManualHttp2, ManualUpstream, OFF_AND_AUTO, Request, Setup, Sidecar,
+    frames::{END_HEADERS, HEADERS, fields},
+    simulator, until,
+};
 
 /// A sidecar with one worker, so that a request finds the connection that the last one left.
 fn sidecar(simulator: &Simulator, http2: &str) -> Sidecar {
@@ -356,6 +360,21 @@ fn a_head_that_begins_as_an_answer_is_not_asked_for_again() {
     used.read_until(b"\r\n\r\n");
     used.write(b"HTTP/1.1 200 OK\r\nno field\r\n\r\n");
     assert_eq!(client.answer("GET").problem(), "upstream_protocol");
+    assert!(!upstream.has_more());
+}
+
+/// Over HTTP/1.1 rows of the corpus show it: `answers/ends`.
+#[test]
+fn a_get_whose_http2_connection_ends_after_an_interim_answer_is_not_sent_again() {
+    let upstream = ManualHttp2::listen();
+    let sidecar = upstream.setup().start();
+    let mut client = sidecar.connect();
+    client.write(&Request::get("/users").head());
+    let mut peer = upstream.accept(100);
+    let (stream, _) = peer.request();
+    peer.send(HEADERS, END_HEADERS, stream, &fields(&[(":status", "103")]));
+    drop(peer);
+    assert_eq!(client.answer("GET").problem(), "upstream_closed");
     assert!(!upstream.has_more());
 }
 

@@ -1,10 +1,10 @@
 //! Bodies: streamed both ways as they come, byte for byte, with bounded memory.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use crate::harness::{
-    Connection, Http2, OFF_AND_AUTO, RecordingUpstream, Request, Setup, Sidecar, never, pattern, seen, simulator, until,
-    until_seen,
+    Connection, Http2, ManualHttp2, OFF_AND_AUTO, RecordingUpstream, Request, Setup, Sidecar, each_way::clients, never, pattern,
+    seen, simulator, until, until_seen,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -203,6 +203,45 @@ fn an_upstream_body_that_ends_with_its_connection_arrives_whole() {
         let answer = client.send(&Request::get("/"));
         assert_eq!((answer.text(), answer.cut), ("until the end", false));
     }
+}
+
+/// RFC 9112, 9.8: without the alert somebody else may have ended the connection.
+#[test]
+fn content_up_to_the_end_of_a_tls_connection_is_whole_only_after_its_closure_alert() {
+    let upstream = ManualHttp2::listen();
+    let mut setup = upstream.setup();
+    setup.api("http2", "off");
+    let sidecar = setup.start();
+    for is_whole in [true, false] {
+        for mut client in clients(&sidecar) {
+            thread::scope(|scope| {
+                let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end";
+                let peer = &upstream;
+                scope.spawn(
+                    move || {
+                        if is_whole { peer.answer_http1(answer) } else { peer.answer_http1_without_an_alert(answer) }
+                    },
+                );
+                let answer = client.get("/users");
+                assert_eq!((answer.status, answer.cut), (200, !is_whole), "{answer:?}");
+                assert!(!is_whole || answer.text() == "until the end", "{answer:?}");
+            });
+        }
+    }
+}
+
+/// RFC 9112, 9.8.
+#[test]
+fn a_connection_to_the_upstream_ends_with_a_closure_alert() {
+    let upstream = ManualHttp2::listen();
+    let mut setup = upstream.setup();
+    setup.api("http2", "off").api("pool_idle", "100ms");
+    let sidecar = setup.start();
+    thread::scope(|scope| {
+        let alerted = scope.spawn(|| upstream.answer_http1_until_the_alert("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+        assert_eq!(sidecar.get("/users").text(), "ok");
+        assert!(alerted.join().unwrap());
+    });
 }
 
 #[test]

@@ -169,7 +169,7 @@ impl ProxyError {
                         (Code::EgressRefused, "destination_unavailable")
                     }
                 },
-                Cause::Closed => (Code::UpstreamClosed, "connection_terminated"),
+                Cause::Closed | Cause::BrokenOff => (Code::UpstreamClosed, "connection_terminated"),
                 Cause::Protocol | Cause::Surplus | Cause::Http1Required => (Code::UpstreamProtocol, "http_protocol_error"),
                 Cause::HeadTooLarge => (Code::UpstreamHeadTooLarge, "http_response_header_section_size"),
                 Cause::RequestBody => (Code::RequestBodyFailed, "http_request_error"),

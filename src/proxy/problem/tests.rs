@@ -22,7 +22,7 @@ const REFUSALS: [Refusal; 13] = [
     Refusal::ExpectationFailed,
 ];
 const REASONS: [Why; 5] = [Why::LoggedOut, Why::TokenPending, Why::LoginFailing, Why::LoginRejected, Why::NoOrganization];
-const CAUSES: [Cause; 23] = [
+const CAUSES: [Cause; 24] = [
     Cause::Connect(ConnectError::DnsFailed),
     Cause::Connect(ConnectError::DnsTimeout),
     Cause::Connect(ConnectError::Refused),
@@ -42,6 +42,7 @@ const CAUSES: [Cause; 23] = [
     Cause::Connect(ConnectError::Egress(EgressError::Timeout)),
     Cause::Connect(ConnectError::Egress(EgressError::Closed)),
     Cause::Closed,
+    Cause::BrokenOff,
     Cause::Protocol,
     Cause::HeadTooLarge,
     Cause::RequestBody,
@@ -121,7 +122,9 @@ fn every_cause_has_its_status_code_and_proxy_status() {
     for refused in [EgressError::CredentialsRefused, EgressError::Denied(403), EgressError::Closed, EgressError::NotHttp] {
         answers(egress(refused), 502, "egress_refused", "destination_unavailable");
     }
-    answers(failed(Cause::Closed), 502, "upstream_closed", "connection_terminated");
+    for cause in [Cause::Closed, Cause::BrokenOff] {
+        answers(failed(cause), 502, "upstream_closed", "connection_terminated");
+    }
     for cause in [Cause::Protocol, Cause::Surplus, Cause::Http1Required] {
         answers(failed(cause), 502, "upstream_protocol", "http_protocol_error");
     }

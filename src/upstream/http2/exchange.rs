@@ -45,6 +45,7 @@ where
     let queued = queued.map_err(|error| SendError { sent: Sent::Nothing, ..failure(&error) });
     let (mut answer, output) = queued.inspect_err(|error| permit.note(*error))?;
     let mut upload = (!bodiless).then_some(BodyWriter { output, body, ahead: None });
+    let mut has_begun = false;
     let response = poll_fn(|cx| {
         if let Some(sending) = &mut upload
             && let Poll::Ready(sent) = sending.poll_sent(cx)
@@ -54,9 +55,18 @@ where
                 return Poll::Ready(Err(SendError::after_sending(Cause::RequestBody)));
             }
         }
+        // Interim answers are dropped, but the upstream has begun to answer.
+        while let Poll::Ready(Some(Ok(_))) = answer.poll_informational(cx) {
+            has_begun = true;
+        }
         let answered = ready!(Pin::new(&mut answer).poll(cx));
         Poll::Ready(answered.map_err(|error| {
-            let failure = failure(&error);
+            let failure = match failure(&error) {
+                SendError { cause: Cause::Closed, sent: Sent::Something } if has_begun => {
+                    SendError::after_sending(Cause::BrokenOff)
+                }
+                other => other,
+            };
             // Nothing at all was written on the connection since.
             let unsent = bytes_written(&handle.written) == before;
             if unsent { SendError { sent: Sent::Nothing, ..failure } } else { failure }

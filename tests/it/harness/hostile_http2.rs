@@ -39,6 +39,8 @@ pub enum Ends {
     Stream(u32, u32),
     /// The stream is answered with this status, and the connection lives on.
     Answer(u32, u16),
+    /// This frame comes, and the connection lives on.
+    Hears(&'static Frame),
     /// The stream or the connection ends, with one of these codes: that depends on how far the exchange had come.
     Either(&'static [u32]),
 }
@@ -159,6 +161,10 @@ impl Ends {
             Self::Answer(stream, status) => {
                 let head = end_of(raw, stream).unwrap_or_else(|| panic!("{name}: closed"));
                 assert!(head.kind == HEADERS && status_of(&head.payload) == status, "{name}: {head:?}");
+                lives_on(name, raw);
+            }
+            Self::Hears(frame) => {
+                while raw.read().unwrap_or_else(|| panic!("{name}: closed")) != *frame {}
                 lives_on(name, raw);
             }
             Self::Either(codes) => {

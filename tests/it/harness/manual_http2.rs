@@ -80,6 +80,25 @@ impl ManualHttp2 {
     /// Waits for the next connection, on which the client must speak HTTP/1.1 with a head alone or a short body, and answers its
     /// request. Returns the request.
     pub fn answer_http1(&self, answer: &str) -> String {
+        let (request, mut tls) = self.say_over_http1(answer);
+        tls.conn.send_close_notify();
+        tls.flush().unwrap();
+        request
+    }
+
+    /// As [`ManualHttp2::answer_http1`], and ends the connection without TLS's closure alert, as somebody in between would.
+    pub fn answer_http1_without_an_alert(&self, answer: &str) -> String {
+        self.say_over_http1(answer).0
+    }
+
+    /// As [`ManualHttp2::answer_http1`], and waits for the client to end the connection. Returns whether it did so by TLS's
+    /// closure alert.
+    pub fn answer_http1_until_the_alert(&self, answer: &str) -> bool {
+        let (_, mut tls) = self.say_over_http1(answer);
+        matches!(tls.read(&mut [0; 16]), Ok(0))
+    }
+
+    fn say_over_http1(&self, answer: &str) -> (String, StreamOwned<ServerConnection, TcpStream>) {
         let tcp = self.accept_tcp();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut tls = StreamOwned::new(ServerConnection::new(Arc::clone(&self.tls)).unwrap(), tcp);
@@ -90,9 +109,7 @@ impl ManualHttp2 {
             request.extend_from_slice(&buffer[..read]);
         }
         tls.write_all(answer.as_bytes()).and_then(|()| tls.flush()).unwrap();
-        tls.conn.send_close_notify();
-        tls.flush().unwrap();
-        String::from_utf8(request).unwrap()
+        (String::from_utf8(request).unwrap(), tls)
     }
 
     /// Accepts a connection, if there is one, and drops it. Returns whether there was.

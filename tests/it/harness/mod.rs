@@ -20,12 +20,16 @@
 //! | `tls_peer` | a server with any certificate and any TLS version |
 //! | `connect_proxy` | an egress proxy |
 //! | `stalled` | a worker that is held |
+//! | `scripted_upstream` | an upstream that has learned what to say to each target |
+//! | `corpus` | players of the rows in `tests/corpus` |
 //! | `hostile_http1`, `hostile_http2` | stages on which tables of hostile input are played, and both sides judged |
 
+pub mod corpus;
 pub mod each_way;
 pub mod frames;
 pub mod hostile_http1;
 pub mod hostile_http2;
+pub mod scripted_upstream;
 pub mod tls_peer;
 pub mod websocket;
 

@@ -4,5 +4,9 @@
 mod record;
 mod stage;
 mod strict;
+mod strict_answer;
 
-pub use stage::{Case, Client, Fate, Stage, play, play_slowly};
+pub use record::{Recorder, Seen};
+pub use stage::{Case, Client, Fate, Stage, contains, play, play_slowly, told};
+pub use strict::{Credentials, Fault, Fields, Request};
+pub use strict_answer::StrictAnswer;

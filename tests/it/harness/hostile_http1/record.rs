@@ -75,8 +75,9 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Seen>>) {
             match Request::read(&ahead) {
                 Ok(request) => {
                     let rest = ahead.split_off(request.end);
+                    let content = if request.method == "HEAD" { "" } else { "ok" };
                     keep(std::mem::replace(&mut ahead, rest), Ok(request));
-                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                    let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{content}").as_bytes());
                 }
                 Err(Fault::Unfinished) if read > 0 => break,
                 Err(fault) => return keep(ahead, Err(fault)),

@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -98,12 +98,12 @@ impl Stage {
     /// Plays every case, asserts that the sidecar still serves and ends in good order, and only then looks at what the
     /// upstream got, because all of it is there by then. Fails with every fault and its bytes.
     pub fn play(mut self, client: Client, cases: impl IntoIterator<Item = Case>) {
-        let mut played = Vec::new();
+        let (mut played, address) = (Vec::new(), self.sidecar.address());
         for (number, (fate, text)) in cases.into_iter().enumerate() {
             let name = format!("case-{number:03}");
             let text = text.replace("CASE", &name);
             let bytes: Vec<u8> = text.chars().map(|char| u8::try_from(u32::from(char)).unwrap()).collect();
-            let told = told(&self.sidecar, client, &name, &bytes);
+            let told = told(address, client, &name, &bytes);
             played.push(Played { name, fate, bytes, told });
         }
         assert_eq!(self.sidecar.get("/case-none").status, 200, "it still serves");
@@ -199,8 +199,8 @@ impl Played {
 }
 
 /// Plays one case as a client, and returns everything that it reads.
-fn told(sidecar: &Sidecar, client: Client, name: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let mut stream = TcpStream::connect(sidecar.address()).unwrap();
+pub fn told(sidecar: SocketAddr, client: Client, name: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let mut stream = TcpStream::connect(sidecar).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
     stream.set_nodelay(true).unwrap();
@@ -249,6 +249,6 @@ fn statuses(mut told: &[u8]) -> Result<Vec<u16>, String> {
     Ok(statuses)
 }
 
-fn contains(bytes: &[u8], what: &[u8]) -> bool {
+pub fn contains(bytes: &[u8], what: &[u8]) -> bool {
     bytes.windows(what.len()).any(|window| window == what)
 }

@@ -5,9 +5,9 @@
 pub struct Request {
     pub method: String,
     pub target: String,
-    /// Names are in lower case: that is how the sidecar writes them.
-    pub fields: Vec<(String, String)>,
-    pub trailers: Vec<(String, String)>,
+    pub fields: Fields,
+    pub body: Vec<u8>,
+    pub trailers: Fields,
     /// Where it ends in the bytes it was read from.
     pub end: usize,
 }
@@ -19,7 +19,10 @@ pub enum Fault {
     Malformed(String),
 }
 
-fn malformed<T>(why: impl Into<String>) -> Result<T, Fault> {
+/// Names and values. Names are in lower case: that is how the sidecar writes them.
+pub type Fields = Vec<(String, String)>;
+
+pub(super) fn malformed<T>(why: impl Into<String>) -> Result<T, Fault> {
     Err(Fault::Malformed(why.into()))
 }
 
@@ -49,24 +52,12 @@ impl Request {
         }
         let (method, target) = (method.to_owned(), target.to_owned());
         let fields = lines.fields()?;
-        let mut trailers = Vec::new();
-        match framing(&fields)? {
-            Framing::Length(length) => lines.skip(length)?,
-            Framing::Chunked => {
-                loop {
-                    let size = lines.chunk_size()?;
-                    if size == 0 {
-                        break;
-                    }
-                    lines.skip(size)?;
-                    if !lines.next()?.is_empty() {
-                        return malformed("a chunk longer than it says");
-                    }
-                }
-                trailers = lines.fields()?;
-            }
-        }
-        Ok(Self { method, target, fields, trailers, end: lines.at })
+        let (body, trailers) = match framing(&fields)? {
+            Framing::None => (Vec::new(), Vec::new()),
+            Framing::Length(length) => (lines.take(length)?.to_vec(), Vec::new()),
+            Framing::Chunked => lines.chunks()?,
+        };
+        Ok(Self { method, target, fields, body, trailers, end: lines.at })
     }
 
     fn values(&self, name: &str) -> Vec<&str> {
@@ -149,16 +140,17 @@ fn is_never_forwarded(name: &str) -> bool {
     NAMES.contains(&name) || ["proxy-", "x-forwarded-", "x-original-"].iter().any(|family| name.starts_with(family))
 }
 
-enum Framing {
+pub(super) enum Framing {
+    None,
     Length(usize),
     Chunked,
 }
 
-fn framing(fields: &[(String, String)]) -> Result<Framing, Fault> {
+pub(super) fn framing(fields: &[(String, String)]) -> Result<Framing, Fault> {
     let frames = |(name, _): &&(String, String)| name == "content-length" || name == "transfer-encoding";
     let framing: Vec<(&str, &str)> = fields.iter().filter(frames).map(|(name, value)| (name.as_str(), value.as_str())).collect();
     match framing[..] {
-        [] => Ok(Framing::Length(0)),
+        [] => Ok(Framing::None),
         [("transfer-encoding", "chunked")] => Ok(Framing::Chunked),
         [("content-length", digits)] if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
             digits.parse().map(Framing::Length).or_else(|_| malformed(format!("length {digits:?}")))
@@ -167,14 +159,14 @@ fn framing(fields: &[(String, String)]) -> Result<Framing, Fault> {
     }
 }
 
-struct Lines<'a> {
-    bytes: &'a [u8],
-    at: usize,
+pub(super) struct Lines<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) at: usize,
 }
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
     /// Reads a line, whose characters are bytes. Only CRLF ends it, and no CR, LF or NUL stands in it.
-    fn next(&mut self) -> Result<String, Fault> {
+    pub(super) fn next(&mut self) -> Result<String, Fault> {
         let rest = &self.bytes[self.at..];
         let end = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n' | 0));
         match end.map(|end| &rest[end..]) {
@@ -189,7 +181,7 @@ impl Lines<'_> {
     }
 
     /// Reads lines up to an empty one.
-    fn fields(&mut self) -> Result<Vec<(String, String)>, Fault> {
+    pub(super) fn fields(&mut self) -> Result<Fields, Fault> {
         let mut fields = Vec::new();
         loop {
             let line = self.next()?;
@@ -209,18 +201,31 @@ impl Lines<'_> {
         }
     }
 
+    /// Reads a chunked body and its trailers.
+    pub(super) fn chunks(&mut self) -> Result<(Vec<u8>, Fields), Fault> {
+        let mut body = Vec::new();
+        loop {
+            let size = self.chunk_size()?;
+            if size == 0 {
+                return Ok((body, self.fields()?));
+            }
+            body.extend_from_slice(self.take(size)?);
+            if !self.next()?.is_empty() {
+                return malformed("a chunk longer than it says");
+            }
+        }
+    }
+
     fn chunk_size(&mut self) -> Result<usize, Fault> {
         let line = self.next()?;
         let plain = !line.is_empty() && line.len() < 16 && line.bytes().all(|byte| byte.is_ascii_hexdigit());
         if plain { Ok(usize::from_str_radix(&line, 16).unwrap()) } else { malformed(format!("chunk size {line:?}")) }
     }
 
-    fn skip(&mut self, bytes: usize) -> Result<(), Fault> {
-        if self.bytes.len() - self.at < bytes {
-            return Err(Fault::Unfinished);
-        }
+    pub(super) fn take(&mut self, bytes: usize) -> Result<&'a [u8], Fault> {
+        let taken = self.bytes[self.at..].get(..bytes).ok_or(Fault::Unfinished)?;
         self.at += bytes;
-        Ok(())
+        Ok(taken)
     }
 }
 

@@ -24,6 +24,9 @@ const SHORTEST_IDLE_LIMIT: Duration = Duration::from_secs(1);
 /// How many addresses of the upstream are remembered.
 const ADDRESSES: usize = 8;
 
+/// How many idle times are remembered after which the upstream closed a connection.
+const CLOSINGS: usize = 8;
+
 /// What is known of one upstream. Clones share it, over all workers.
 #[derive(Clone)]
 pub struct KeepAlive(Arc<Learned>);
@@ -38,8 +41,8 @@ struct Learned {
 struct Observed {
     /// The shortest `timeout` of a `Keep-Alive` field.
     announced: Option<Duration>,
-    /// The shortest idle time after which the upstream closed a connection.
-    closed_after: Option<Duration>,
+    /// The idle times after which the upstream closed a connection, the shortest first; those that are near each other are one.
+    closings: Vec<Duration>,
     /// The longest idle time that a connection survived.
     survived: Duration,
     /// Where connections led.
@@ -85,7 +88,7 @@ impl KeepAlive {
             return;
         }
         self.learn(|observed| {
-            observed.closed_after = Some(observed.closed_after.map_or(idle, |known| known.min(idle)));
+            observed.closed_after(idle);
             observed.survived = observed.survived.min(idle);
         });
     }
@@ -94,11 +97,9 @@ impl KeepAlive {
     pub(super) fn survived(&self, idle: Duration) {
         self.learn(|observed| {
             observed.survived = observed.survived.max(idle);
-            // A server that restarts closes connections however long they were idle: that was no limit of idleness.
-            let disproved = |closed: Duration| idle > closed + closed / 4 + SHORTEST_IDLE_LIMIT;
-            if observed.closed_after.is_some_and(disproved) {
-                observed.closed_after = None;
-            }
+            // A server that restarts closes connections however long they were idle: that was no limit of idleness. A longer
+            // limit may be one.
+            observed.closings.retain(|closed| is_near(*closed, idle));
         });
     }
 
@@ -131,13 +132,31 @@ impl KeepAlive {
 impl Observed {
     /// After what idle time the upstream closes a connection, where that is known.
     fn limit(&self) -> Option<Duration> {
-        self.announced.into_iter().chain(self.closed_after).min()
+        self.announced.into_iter().chain(self.closings.first().copied()).min()
+    }
+
+    /// Notes that the upstream closed a connection that had been idle for `idle`.
+    fn closed_after(&mut self, idle: Duration) {
+        let shorter = self.closings.partition_point(|closed| *closed <= idle);
+        if self.closings[..shorter].last().is_some_and(|closed| is_near(*closed, idle)) {
+            return;
+        }
+        match self.closings.get_mut(shorter) {
+            Some(longer) if is_near(idle, *longer) => *longer = idle,
+            _ => self.closings.insert(shorter, idle),
+        }
+        self.closings.truncate(CLOSINGS);
     }
 
     /// `survived`: the longest idle time that a connection survived, now or soon.
     fn safe_idle(&self, survived: Duration) -> Duration {
         FLOOR.max(self.limit().unwrap_or(survived) * 4 / 5)
     }
+}
+
+/// Whether the upstream may close connections after `limit`, though one was idle for `idle`: timers are not exact.
+fn is_near(limit: Duration, idle: Duration) -> bool {
+    idle <= limit + limit / 4 + SHORTEST_IDLE_LIMIT
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -224,6 +243,17 @@ mod tests {
         assert_eq!(known.safe_idle(), Duration::from_millis(6400), "too near to be sure");
         known.survived(seconds(12));
         assert_eq!(known.safe_idle(), Duration::from_millis(9600));
+    }
+
+    #[test]
+    fn a_restart_hides_an_idle_limit_only_until_a_connection_lives_longer() {
+        let known = KeepAlive::default();
+        known.closed_after(seconds(15));
+        known.closed_after(seconds(3));
+        assert_eq!(known.safe_idle(), seconds(4));
+        known.survived(seconds(6));
+        assert_eq!(known.safe_idle(), seconds(12));
+        assert!(!known.is_worth_warming(seconds(90)), "it still closes connections after 15 s");
     }
 
     #[test]

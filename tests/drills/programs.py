@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 ORGANIZATION, USERNAME, PASSWORD = "demo", "service@demo.example.test", "demo-password-1"
 
 
-def build():
-    """Builds both programs, unless the environment names others."""
-    if "SIDECAR" not in os.environ or "SIMULATOR" not in os.environ:
+def build(*variables):
+    """Builds the programs, unless the environment names others by these variables."""
+    if any(variable not in os.environ for variable in variables or ("SIDECAR", "SIMULATOR")):
         subprocess.run(["cargo", "build", "--release", "--locked", "--workspace", "--bins"], cwd=ROOT, check=True)
 
 

@@ -30,6 +30,9 @@ const DOUBT: Duration = Duration::from_secs(1);
 /// How many addresses of the upstream are remembered.
 const ADDRESSES: usize = 8;
 
+/// How many idle times are remembered after which the upstream closed a connection.
+const CLOSINGS: usize = 8;
+
 /// What is known of one upstream. Clones share it, over all workers.
 #[derive(Clone)]
 pub struct KeepAlive(Arc<Learned>);
@@ -46,8 +49,8 @@ struct Learned {
 struct Observed {
     /// The shortest `timeout` of a `Keep-Alive` field.
     announced: Option<Duration>,
-    /// The shortest idle time after which the upstream closed a connection.
-    closed_after: Option<Duration>,
+    /// The idle times after which the upstream closed a connection, the shortest first; those that are near each other are one.
+    closings: Vec<Duration>,
     /// The longest idle time that a connection survived.
     survived: Duration,
     /// Since when each request on a used connection has gone unanswered, if the last one has.
@@ -125,11 +128,9 @@ impl KeepAlive {
     pub(super) fn survived(&self, idle: Duration) {
         self.learn(|observed| {
             observed.survived = observed.survived.max(idle);
-            // A server that restarts closes connections however long they were idle: that was no limit of idleness.
-            let disproved = |closed: Duration| idle > closed + closed / 4 + SEEN_EVERY;
-            if observed.closed_after.is_some_and(disproved) {
-                observed.closed_after = None;
-            }
+            // A server that restarts closes connections however long they were idle: that was no limit of idleness. A longer
+            // limit may be one.
+            observed.closings.retain(|closed| is_near(*closed, idle));
         });
     }
 
@@ -160,20 +161,34 @@ impl KeepAlive {
 }
 
 impl Observed {
-    fn closed_after(&mut self, idle: Duration) {
-        self.closed_after = Some(self.closed_after.map_or(idle, |known| known.min(idle)));
-        self.survived = self.survived.min(idle);
-    }
-
     /// After what idle time the upstream closes a connection, where that is known.
     fn limit(&self) -> Option<Duration> {
-        self.announced.into_iter().chain(self.closed_after).min()
+        self.announced.into_iter().chain(self.closings.first().copied()).min()
+    }
+
+    /// Notes that the upstream closed a connection that had been idle for `idle`.
+    fn closed_after(&mut self, idle: Duration) {
+        self.survived = self.survived.min(idle);
+        let shorter = self.closings.partition_point(|closed| *closed <= idle);
+        if self.closings[..shorter].last().is_some_and(|closed| is_near(*closed, idle)) {
+            return;
+        }
+        match self.closings.get_mut(shorter) {
+            Some(longer) if is_near(idle, *longer) => *longer = idle,
+            _ => self.closings.insert(shorter, idle),
+        }
+        self.closings.truncate(CLOSINGS);
     }
 
     /// `survived`: the longest idle time that a connection survived, now or soon.
     fn safe_idle(&self, survived: Duration) -> Duration {
         self.limit().map_or_else(|| FLOOR.max(survived * 4 / 5), |limit| limit * 4 / 5)
     }
+}
+
+/// Whether the upstream may close connections after `limit`, though one was idle for `idle`: timers are not exact.
+fn is_near(limit: Duration, idle: Duration) -> bool {
+    idle <= limit + limit / 4 + SEEN_EVERY
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -287,6 +302,17 @@ mod tests {
         assert_eq!(known.safe_idle(), Duration::from_millis(6400), "too near to be sure");
         known.survived(seconds(12));
         assert_eq!(known.safe_idle(), Duration::from_millis(9600));
+    }
+
+    #[test]
+    fn a_restart_hides_an_idle_limit_only_until_a_connection_lives_longer() {
+        let known = KeepAlive::default();
+        known.closed_after(seconds(15));
+        known.closed_after(seconds(3));
+        assert_eq!(known.safe_idle(), Duration::from_millis(2400));
+        known.survived(seconds(6));
+        assert_eq!(known.safe_idle(), seconds(12));
+        assert!(!known.is_worth_warming(seconds(90)), "it still closes connections after 15 s");
     }
 
     #[test]

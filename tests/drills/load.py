@@ -11,57 +11,26 @@ import json
 import sys
 import time
 
+from http1 import BROKEN, Client
+
 PORT, RATE, SECONDS = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 # Longer than any time-out of the sidecar that a drill waits for.
 PATIENCE = 40
 
-idle = []
+client = Client(PORT)
 done = []
-
-
-async def body_of(reader, head):
-    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
-    if b"content-length" in fields:
-        return await reader.readexactly(int(fields[b"content-length"])), fields.get(b"connection") != b"close"
-    body = b""
-    while size := int(await reader.readuntil(b"\r\n"), 16):
-        body += (await reader.readexactly(size + 2))[:-2]
-    await reader.readuntil(b"\r\n")
-    return body, fields.get(b"connection") != b"close"
 
 
 async def exchange(number, method):
     word = f"drill-{number}"
     if method == "GET":
-        request = f"GET /_sim/echo?id={word} HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        answer = await client.exchange("GET", f"/_sim/echo?id={word}")
     else:
-        body = json.dumps({"items": [word]})
-        request = (
-            f"POST /v2/carts HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-            f"idempotency-key: {word}\r\ncontent-length: {len(body)}\r\n\r\n{body}"
-        )
-    # One that was closed while it idled must not count against the sidecar.
-    while idle and idle[-1][0].at_eof():
-        idle.pop()[1].close()
-    connection = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", PORT)
-    reader, writer = connection
-    try:
-        writer.write(request.encode())
-        head = await reader.readuntil(b"\r\n\r\n")
-        answer, kept = await body_of(reader, head)
-    except BaseException:
-        writer.close()
-        raise
-    if kept:
-        idle.append(connection)
-    else:
-        writer.close()
-    status = int(head.split(b" ", 2)[1])
-    if b"application/problem+json" in head.lower():
-        return status, json.loads(answer)["code"]
-    if status in (200, 201) and word.encode() not in answer:
+        fields = ("content-type: application/json", f"idempotency-key: {word}")
+        answer = await client.exchange("POST", "/v2/carts", json.dumps({"items": [word]}).encode(), fields)
+    if answer.status in (200, 201) and word.encode() not in answer.body:
         return 0, "another_request's_answer"
-    return status, ""
+    return answer.status, answer.code()
 
 
 async def one(number):
@@ -71,7 +40,7 @@ async def one(number):
         status, code = await asyncio.wait_for(exchange(number, method), PATIENCE)
     except TimeoutError:
         status, code = 0, "no_answer_in_time"
-    except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as fault:
+    except BROKEN as fault:
         status, code = 0, type(fault).__name__
     done.append((number, method, sent, time.monotonic(), status, code))
 

@@ -136,7 +136,10 @@ fn a_burst_at_an_http1_server_makes_as_many_connections_as_there_are_requests() 
     let control = simulator.control();
     let sidecar = Setup::auto(&simulator).start().ready();
     all_at_once(control, &sidecar, 80);
-    assert_eq!((control.counts().connections, control.counts().requests_http2), (79, 0));
+    let counts = control.counts();
+    // A worker may have opened up to three ahead of need while all were in use.
+    assert!((79..=79 + 3 * 4).contains(&counts.connections), "{}", counts.connections);
+    assert_eq!(counts.requests_http2, 0);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #
 #   docker build -t registry.example/careportals-sidecar .
 #   buildah build --format docker -t registry.example/careportals-sidecar .     # OCI's own format has no HEALTHCHECK
+#   docker build --platform linux/arm64 -t registry.example/careportals-sidecar .
 #
 # What is built on and what is shipped on; give digests (…@sha256:…) where a build must be repeatable to the byte, as
 # `deploy/release/image` does. Both are of one Debian. The base has roots of trust, a user and no C library: that one, and the compiler's, come from where the program was linked with them, and
@@ -9,10 +10,14 @@
 ARG RUST_IMAGE=docker.io/library/rust:1.95-trixie
 ARG BASE_IMAGE=gcr.io/distroless/static-debian13:nonroot
 
-FROM ${RUST_IMAGE} AS build
+# The stage runs on the builder's own architecture and compiles for the image's, so nothing is emulated.
+FROM --platform=${BUILDPLATFORM} ${RUST_IMAGE} AS build
 # It writes the list of crates into the program, where scanners for known weaknesses look.
 RUN cargo install --locked cargo-auditable --version 0.7.7
 WORKDIR /build
+COPY deploy/cross deploy/
+ARG TARGETARCH
+RUN deploy/cross "$TARGETARCH"
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock build.rs ./
 # A member of the workspace, which cargo wants to see even where nothing is built from it.
@@ -27,10 +32,12 @@ ARG REVISION
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target,sharing=locked \
     find src simulator -name '*.rs' -exec touch {} + \
-    && SIDECAR_COMMIT=$REVISION deploy/build-dist \
-    && deploy/image-root target/dist/careportals-sidecar /out
+    && program=$(SIDECAR_COMMIT=$REVISION deploy/build-dist careportals-sidecar "$TARGETARCH") \
+    && deploy/image-root "$program" /out
 
-FROM ${BASE_IMAGE}
+# Told, since buildah 1.28 goes on with the platform of the stage above.
+# hadolint ignore=DL3065
+FROM --platform=${TARGETPLATFORM} ${BASE_IMAGE}
 COPY --from=build /out/ /
 # By number, for a kubelet's `runAsNonRoot` cannot tell who a name is.
 USER 65532:65532

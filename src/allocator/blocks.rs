@@ -104,7 +104,7 @@ impl Blocks {
     /// Takes the free block with the lowest address.
     fn take(&mut self) -> Option<usize> {
         if self.base == Base::Unmapped {
-            self.base = map();
+            self.base = map(page_size());
         }
         let Base::At(base) = self.base else { return None };
         let free = self.used[self.lowest..].iter().position(|word| *word != u64::MAX);
@@ -162,11 +162,11 @@ pub(super) fn give_back() {
     }
 }
 
-/// Reserves the addresses; memory comes with the first write to each page. Where two blocks may share a page, none could be given
-/// back alone.
+/// Reserves the addresses; memory comes with the first write to each page. Where two blocks may share a page, as with ARM64's pages
+/// of 16 and 64 KiB, none could be given back alone.
 #[expect(unsafe_code, reason = "a mapping")]
-fn map() -> Base {
-    if page_size() > BLOCK {
+fn map(page: usize) -> Base {
+    if page > BLOCK {
         return Base::Refused;
     }
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
@@ -219,6 +219,16 @@ mod tests {
         blocks.take();
         blocks.free(taken[1]);
         assert_eq!((blocks.untouch(0), blocks.untouch(2)), (Some((1, 1)), None));
+    }
+
+    #[test]
+    fn where_pages_are_larger_than_a_block_the_system_serves() {
+        for page in [16 * 1024, 64 * 1024] {
+            let mut blocks = Blocks { base: map(page), ..blocks() };
+            assert_eq!((blocks.take(), blocks.untouch(0)), (None, None), "{page}");
+            assert!(!blocks.free(0) && !blocks.free(1 << 40), "{page}");
+        }
+        assert!([4096, 8192].map(map).iter().all(|base| matches!(base, Base::At(_))), "no two blocks share such a page");
     }
 
     #[test]

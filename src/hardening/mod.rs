@@ -24,9 +24,9 @@ const PRIVILEGES: &str = "no_new_privs";
 const MEMORY_LOCKED: &str = "memory locked";
 const LANDLOCK: &str = "Landlock";
 
-/// Bytes of memory that the process must be able to lock: some pages for each secret of a few accounts. It is half of what
-/// containers often allow, because secrets that the settings hold are locked before this check.
-const LOCKED_MIN: usize = 32 * 1024;
+/// Pages that the process must be able to lock: some for the secrets of a few accounts, each of which takes one at least. With
+/// pages of 4 KiB they are half of what containers often allow, because secrets that the settings hold are locked before this check.
+const LOCKED_MIN: usize = 8;
 
 /// A required step that can't be taken here.
 #[derive(Debug, thiserror::Error)]

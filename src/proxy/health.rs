@@ -110,8 +110,10 @@ impl ApiHealth {
     /// The latest shortage of permits; it may be over.
     #[must_use]
     pub fn shortage(&self) -> Option<Shortage> {
-        let of = |time: &AtomicU64| Some(time.load(Ordering::Relaxed)).filter(|nanos| *nanos > 0).map(Moment::from_nanos);
-        Some(Shortage { since: of(&self.0.refused_first)?, last: of(&self.0.refused_last)? })
+        let of = |time: &AtomicU64| Some(time.load(Ordering::Acquire)).filter(|nanos| *nanos > 0).map(Moment::from_nanos);
+        // The latest refusal is read before the first one and written after it, so a shortage never has the beginning of an earlier one.
+        let last = of(&self.0.refused_last)?;
+        Some(Shortage { since: of(&self.0.refused_first)?, last })
     }
 
     /// Begins an outage, or goes on with the present one. The log is told once, and again when there is another reason why no
@@ -151,7 +153,7 @@ impl ApiHealth {
             self.0.refused_first.store(now_nanos, Ordering::Relaxed);
         }
         if last == 0 || gap >= SHORTAGE_STEP {
-            self.0.refused_last.store(now_nanos, Ordering::Relaxed);
+            self.0.refused_last.store(now_nanos, Ordering::Release);
         }
     }
 

@@ -10,10 +10,8 @@ use std::{
 };
 
 use memmap2::MmapMut;
+use rustix::param::page_size;
 use zeroize::Zeroize as _;
-
-/// The page size of most machines. Where pages are larger, the rest of the last one stays unused.
-const PAGE: usize = 4096;
 
 /// How much of a stream is read at a time, in bytes. Most secrets are shorter, and take one page.
 const PIECE: usize = 1024;
@@ -78,9 +76,9 @@ impl Pages {
         Err(io::ErrorKind::FileTooLarge.into())
     }
 
-    /// Checks whether this process may lock `bytes` bytes of memory and leave them out of dumps.
-    pub fn probe(bytes: usize) -> io::Result<()> {
-        protect(&MmapMut::map_anon(bytes.max(1))?)
+    /// Checks whether this process may lock so many pages and leave them out of dumps.
+    pub fn probe(pages: usize) -> io::Result<()> {
+        protect(&MmapMut::map_anon(pages.max(1).saturating_mul(page_size()))?)
     }
 
     fn reserve(&mut self, more: usize) {
@@ -89,8 +87,7 @@ impl Pages {
         if wanted <= present {
             return;
         }
-        let size = wanted.max(2 * present).next_multiple_of(PAGE);
-        let mut mapping = map(size);
+        let mut mapping = map(mapping_size(wanted, present, page_size()));
         // If the process may lock no more memory, the secret is still left out of dumps and wiped. The check at start decides
         // whether that is acceptable; an error here could not be reported.
         drop(protect(&mapping));
@@ -99,6 +96,12 @@ impl Pages {
         // The assignment drops the old pages, which wipes them.
         *self = Self { mapping: Some(mapping), length };
     }
+}
+
+/// How large the mapping is that takes the place of one of `present` bytes and has space for `wanted`. The kernel maps and locks
+/// whole pages, which have 4 KiB on x86-64, and up to 64 KiB on ARM64; all of the last one is used.
+fn mapping_size(wanted: usize, present: usize, page: usize) -> usize {
+    wanted.max(2 * present).next_multiple_of(page)
 }
 
 /// Maps memory. Like every allocation, it ends the process when no memory is left.
@@ -180,10 +183,30 @@ mod tests {
         pages.spare_capacity_mut(3)[..3].copy_from_slice(b"cde");
         pages.filled(3);
         assert_eq!(&*pages, b"abcde");
-        assert!(pages.spare_capacity_mut(PAGE).len() >= PAGE);
+        let page = page_size();
+        assert!(pages.spare_capacity_mut(page).len() >= page);
         pages.filled(usize::MAX);
-        assert_eq!(pages.len(), 2 * PAGE);
+        assert_eq!(pages.len(), 2 * page);
         assert!(Pages::default().spare_capacity_mut(0).is_empty());
+    }
+
+    #[test]
+    fn a_mapping_is_whole_pages_of_the_machine_and_grows_by_doubling() {
+        for page in [4096, 16_384, 65_536] {
+            assert_eq!(mapping_size(1, 0, page), page);
+            assert_eq!(mapping_size(page, 0, page), page);
+            assert_eq!(mapping_size(page + 1, page, page), 2 * page);
+            assert_eq!(mapping_size(2 * page + 1, 2 * page, page), 4 * page);
+        }
+        assert_eq!([4096, 16_384, 65_536].map(|page| mapping_size(5000, 0, page)), [8192, 16_384, 65_536]);
+    }
+
+    #[test]
+    fn a_buffer_fills_the_last_page_of_its_mapping() {
+        let mut pages = Pages::with_capacity(1);
+        assert_eq!(pages.spare_capacity_mut(0).len(), page_size());
+        pages.extend(&vec![7; page_size()]);
+        assert!(pages.spare_capacity_mut(0).is_empty());
     }
 
     #[cfg(target_os = "linux")]

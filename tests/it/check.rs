@@ -7,7 +7,7 @@ use std::{
 
 use rustix::process::getuid;
 
-use crate::harness::{Output, Setup, simulator};
+use crate::harness::{Output, Setup, program_file, simulator};
 
 /// Settings that need no file beside them; the password comes from a command, which `check` does not run.
 fn settings(of_api: &str) -> Setup {
@@ -179,7 +179,7 @@ fn a_credential_that_may_not_be_read_is_told_with_its_owner_its_mode_and_our_uid
     let setup = from_files();
     let directory = setup.dir.path();
     let program = directory.join("program");
-    fs::copy(env!("CARGO_BIN_EXE_careportals-sidecar"), &program).unwrap();
+    fs::copy(program_file(), &program).unwrap();
     for (path, mode) in [(directory, 0o755), (&program, 0o755), (&directory.join("o"), 0o644), (&directory.join("u"), 0o644)] {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }

@@ -11,7 +11,9 @@ use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::{Signal, getuid};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, ORGANIZATION, PASSWORD, Request, Setup, Sidecar, USERNAME, held, mode, simulator, until};
+use crate::harness::{
+    Answer, ORGANIZATION, PASSWORD, Request, Setup, Sidecar, USERNAME, held, mode, program_file, simulator, until,
+};
 
 fn ask(sidecar: &Sidecar, method: &str, target: &str) -> Answer {
     Sidecar::connect_unix(&sidecar.setup.control_socket()).send(&Request::new(method, target))
@@ -312,8 +314,8 @@ fn status_as(uid: u32, sidecar: &Sidecar) -> std::process::Output {
     let program = dir.join("client");
     if !program.exists() {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
-        let built = env!("CARGO_BIN_EXE_careportals-sidecar");
-        fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
+        let built = program_file();
+        fs::hard_link(&built, &program).or_else(|_| fs::copy(&built, &program).map(drop)).unwrap();
     }
     let mut command = Command::new(program);
     command.env_clear().current_dir("/").args(["status", "--json", "--control-socket"]).arg(sidecar.setup.control_socket());

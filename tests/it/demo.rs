@@ -20,11 +20,11 @@ use rustix::{
     termios::{Winsize, tcsetwinsize},
 };
 
-use crate::harness::{Connection, PASSWORD, Request};
+use crate::harness::{Connection, PASSWORD, Request, program_file};
 
 /// The program with no environment at all.
 fn demo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_careportals-sidecar"));
+    let mut command = Command::new(program_file());
     command.arg("demo").args(arguments).env_clear().current_dir("/").stdin(Stdio::null());
     command
 }

@@ -276,7 +276,8 @@ fn large_bodies_pass_whole_through_each_kind_of_proxy() {
         let sidecar = setup.start().ready();
         let answer = sidecar.send(&Request::post("/_sim/upload", body.clone())).json();
         assert_eq!((answer["bytes"].as_u64(), answer["pattern_ok"].as_bool()), (Some(BYTES), Some(true)));
-        assert!(sidecar.get(&format!("/_sim/download?bytes={BYTES}")).body == body);
+        let answer = sidecar.get(&format!("/_sim/download?bytes={BYTES}"));
+        assert!(answer.body == body, "{} bytes", answer.body.len());
     });
 }
 

@@ -6,7 +6,7 @@ use std::{collections::HashSet, fs, os::unix::fs::symlink, path::Path, process::
 
 use careportals_simulator::Simulator;
 
-use crate::harness::{Setup, Sidecar, simulator};
+use crate::harness::{Setup, Sidecar, program_file, simulator};
 
 /// What the test does with a command.
 enum Fate {
@@ -118,7 +118,7 @@ fn what_the_guides_have_typed_does_what_they_say() {
     }
     let socket = setup.control_socket();
     setup.variable("CAREPORTALS_LISTEN", "127.0.0.1:0").with_telemetry().with_control_socket();
-    symlink(env!("CARGO_BIN_EXE_careportals-sidecar"), setup.dir.path().join("careportals-sidecar")).unwrap();
+    symlink(program_file(), setup.dir.path().join("careportals-sidecar")).unwrap();
     let mut environment: Vec<_> =
         setup.command("run").get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();
     let path = format!("{}:/usr/bin:/bin", setup.dir.path().display());

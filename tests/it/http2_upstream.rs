@@ -232,7 +232,7 @@ fn a_slow_reader_holds_back_the_upstream_and_nobody_else() {
         sent
     });
     let answer = sidecar.get(&format!("/_sim/download?bytes={MIB}"));
-    assert!(answer.body == pattern(MIB));
+    assert!(answer.body == pattern(MIB), "{} bytes", answer.body.len());
     assert_eq!(control.counts().connections, 0, "they share one connection");
     drop(slow);
     until("every exchange is over", || control.requests().iter().all(|seen| seen.over));

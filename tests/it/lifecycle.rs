@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use crate::harness::{
-    Connection, Request, Setup, Sidecar, held, let_time_pass, mode, now, simulator, until, with_signals_blocked,
+    Connection, Request, Setup, Sidecar, held, let_time_pass, mode, now, program_file, simulator, until, with_signals_blocked,
 };
 
 fn until_refused(sidecar: &Sidecar) {
@@ -370,9 +370,9 @@ fn a_socket_that_cannot_be_bound_is_told_with_the_reason() {
     let nowhere = run("unix:/nonexistent/deep/api.sock");
     assert_eq!(nowhere.code, Some(1), "{nowhere:?}");
     assert!(nowhere.stderr.contains("there is no directory /nonexistent\n  hint: create it"), "{nowhere:?}");
-    let under_a_file = run(&format!("unix:{}/api.sock", env!("CARGO_BIN_EXE_careportals-sidecar")));
+    let under_a_file = run(&format!("unix:{}/api.sock", program_file().display()));
     assert!(under_a_file.stderr.contains("careportals-sidecar is not a directory\n  hint: choose another"), "{under_a_file:?}");
-    let file = run(&format!("unix:{}", env!("CARGO_BIN_EXE_careportals-sidecar")));
+    let file = run(&format!("unix:{}", program_file().display()));
     assert!(file.stderr.contains("a file that is not a socket is in the way\n  hint: remove it, or choose"), "{file:?}");
 }
 

@@ -6,6 +6,7 @@
 
 mod documents;
 mod events;
+mod images;
 mod installation;
 mod layout;
 mod manual;

@@ -31,7 +31,7 @@ fn a_pair_is_read_from_two_files_or_one_with_any_line_ends() {
         [(&certificate, &key), (&both, &both), (&dos(&certificate), &dos(&key)), (&format!("{certificate}{certificate}"), &key)]
     {
         let read = read(&files(certificates, key).files).unwrap();
-        assert!(read.cert.len() == certificates.matches("BEGIN CERTIFICATE").count());
+        assert_eq!(read.cert.len(), certificates.matches("BEGIN CERTIFICATE").count());
     }
 }
 

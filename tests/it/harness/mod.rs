@@ -61,7 +61,9 @@ pub use manual_http2::{Http2Peer, ManualHttp2};
 pub use manual_upstream::ManualUpstream;
 pub use pattern::pattern;
 pub use recording_upstream::{OK, RecordingUpstream};
-pub use setup::{OFF_AND_AUTO, ORGANIZATION, Output, PASSWORD, Setup, USERNAME, interrupts_are_ignored, with_signals_blocked};
+pub use setup::{
+    OFF_AND_AUTO, ORGANIZATION, Output, PASSWORD, Setup, USERNAME, interrupts_are_ignored, program_file, with_signals_blocked,
+};
 pub use sidecar::{LOGGED_IN, Sidecar};
 pub use simulator::{held, outgrow_the_floor, revoke, seen, simulator, until_seen};
 pub use stalled::{LETS_DEBUGGERS_IN, Stalled};

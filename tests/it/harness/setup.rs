@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     net::SocketAddr,
     path::PathBuf,
     process::{Command, Stdio},
@@ -225,13 +225,19 @@ impl Setup {
 
 /// The program. Where Ctrl-C is ignored, `env` restores the signals before it becomes the program.
 fn program() -> Command {
-    const BINARY: &str = env!("CARGO_BIN_EXE_careportals-sidecar");
     if !interrupts_are_ignored() {
-        return Command::new(BINARY);
+        return Command::new(program_file());
     }
     let mut command = Command::new("/usr/bin/env");
-    command.arg("--default-signal=INT,QUIT").arg(BINARY);
+    command.arg("--default-signal=INT,QUIT").arg(program_file());
     command
+}
+
+/// The file of the program that is tested: this build's, or the one that `CAREPORTALS_TEST_PROGRAM` names, as `deploy/arm64/test` does
+/// with a program for another architecture.
+#[expect(clippy::disallowed_methods, reason = "how a developer names another program")]
+pub fn program_file() -> PathBuf {
+    env::var_os("CAREPORTALS_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_careportals-sidecar").into(), PathBuf::from)
 }
 
 /// Whether these tests were started with Ctrl-C ignored, as in a shell's background. Every process that they start inherits

@@ -188,6 +188,8 @@ fn options_may_ask_about_the_whole_server() {
     get("*").by(Method::OPTIONS).sent_as("*");
     get("*").by(Method::OPTIONS).to(|api| api.upstream.base_path = "/v2".to_owned()).sent_as("*");
     get("*").refused_for(Refusal::BadTarget);
+    get2("*").with("host", "localhost").by(Method::OPTIONS).sent_as("*");
+    get2("http://localhost?x").refused_for(Refusal::BadTarget);
 }
 
 #[test]

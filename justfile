@@ -51,3 +51,7 @@ msrv:
 # Line coverage
 coverage:
     .ci/run coverage
+
+# Whether the unit tests see changes of what differs from a commit (origin/main)
+mutants *ARGS:
+    .ci/run mutants {{ ARGS }}

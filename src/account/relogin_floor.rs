@@ -158,6 +158,32 @@ mod tests {
     }
 
     #[test]
+    fn a_new_base_starts_over_and_the_same_one_changes_nothing() {
+        let mut floor = ReloginFloor::new(30 * SECOND);
+        let generation = on_probation(&mut floor, 1);
+        floor.rejected_again(generation);
+        floor.rebase(30 * SECOND);
+        assert_eq!((floor.base(), floor.current()), (30 * SECOND, 60 * SECOND));
+        floor.rebase(10 * SECOND);
+        assert_eq!((floor.base(), floor.current()), (10 * SECOND, 10 * SECOND));
+    }
+
+    #[test]
+    fn only_a_verdict_that_would_change_something_is_worth_telling() {
+        use ProbationOutcome::{Accepted, RejectedAgain};
+        for (known, to_accepted, to_rejected) in
+            [(None, true, true), (Some(RejectedAgain), true, false), (Some(Accepted), false, false)]
+        {
+            let probation = Probation { generation: Generation(1), verdict: known };
+            assert_eq!(
+                (probation.is_open_to(Accepted), probation.is_open_to(RejectedAgain)),
+                (to_accepted, to_rejected),
+                "{known:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_configured_floor_beyond_an_hour_stays() {
         let mut floor = ReloginFloor::new(7200 * SECOND);
         let generation = on_probation(&mut floor, 1);

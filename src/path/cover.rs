@@ -89,23 +89,16 @@ pub(super) fn covers<T: PartialEq>(patterns: &[T], others: &[T], is_any: &T, tak
 
 /// Whether `patterns` match a path that begins with the segments of `base` and has one more at least.
 fn goes_on_below<'a>(patterns: &[Pattern], base: impl Iterator<Item = &'a str>) -> bool {
-    // How many patterns have matched, in every way to match them.
-    let mut matched: Vec<bool> = (0..patterns.len()).map(|at| at == 0).collect();
-    let skip_any = |matched: &mut Vec<bool>| {
-        for at in 1..patterns.len() {
-            matched[at] |= matched[at - 1] && patterns[at - 1] == Pattern::Any;
-        }
-    };
-    skip_any(&mut matched);
+    let mut patterns = patterns.iter();
     for segment in base {
-        let before = matched.clone();
-        for at in 0..patterns.len() {
-            let by_one = at > 0 && before[at - 1] && patterns[at - 1] != Pattern::Any && patterns[at - 1].fits(segment);
-            matched[at] = by_one || (before[at] && patterns[at] == Pattern::Any);
+        match patterns.next() {
+            // It takes the rest of the base path, and what the further patterns match may follow.
+            Some(Pattern::Any) => return true,
+            Some(pattern) if pattern.fits(segment) => {}
+            _ => return false,
         }
-        skip_any(&mut matched);
     }
-    matched.contains(&true)
+    patterns.next().is_some()
 }
 
 #[cfg(test)]
@@ -160,6 +153,43 @@ mod tests {
             let [wide, narrow] = [wide, narrow].map(|text| Rule::parse(text).unwrap());
             assert_eq!((wide.allows_all_of(&narrow), wide.denies_all_of(&narrow)), (allows, denies), "{wide} {narrow}");
         }
+    }
+
+    #[test]
+    fn a_rule_that_can_match_nothing_under_the_base_path_is_told_from_one_that_can() {
+        for (rule, base, may_allow, may_deny) in [
+            ("GET /", "", true, true),
+            ("GET /a", "/a", false, true),
+            ("GET /a/", "/a", true, true),
+            ("GET /a/b", "/a", true, true),
+            ("GET /*/b", "/a", true, true),
+            ("GET /b/**", "/a", false, false),
+            ("GET /a/b", "/a/c", false, false),
+            ("GET /a/b/c", "/a/b", true, true),
+            ("GET /*", "/a/b", false, false),
+            ("GET /a/**", "/a", true, true),
+            ("GET /a/**/c", "/a/b/b", true, true),
+            ("GET /**/c", "/a/b", true, true),
+        ] {
+            let parsed = Rule::parse(rule).unwrap();
+            assert_eq!((parsed.may_allow_under(base), parsed.may_deny_under(base)), (may_allow, may_deny), "{rule} {base}");
+        }
+    }
+
+    #[test]
+    fn a_rule_without_stars_has_one_path() {
+        let only = |rule: &str| Rule::parse(rule).unwrap().only_path();
+        assert_eq!(only("GET /a/b/").as_deref(), Some("/a/b/"));
+        assert_eq!(only("GET /").as_deref(), Some("/"));
+        assert_eq!((only("GET /a/*"), only("GET /a/**/b")), (None, None));
+        assert_eq!(Rule::parse("*  /a/*/**/b%20c").unwrap().path(), "/a/*/**/b%20c");
+    }
+
+    #[test]
+    fn a_rule_whose_end_is_not_compared_is_not_superfluous() {
+        let cut = Rule::parse(&format!("* {}/b", "/a".repeat(63))).unwrap();
+        assert!(!Rule::parse("* /**/a").unwrap().denies_all_of(&cut));
+        assert!(!cut.denies_all_of(&cut), "it may say no where that is so");
     }
 
     #[test]

@@ -63,8 +63,8 @@ pub(super) fn fold(text: &[u8]) -> Vec<u8> {
             continue;
         }
         match ascii_for(point) {
-            Some((bytes, count)) if length > 1 => out.extend_from_slice(&bytes[..count]),
-            _ => out.extend_from_slice(&rest[..length]),
+            Some((bytes, count)) => out.extend_from_slice(&bytes[..count]),
+            None => out.extend_from_slice(&rest[..length]),
         }
         rest = &rest[length..];
     }

@@ -127,6 +127,7 @@ mod tests {
         let mut rules: Vec<String> = (0..1000).map(|number| format!("GET /area{number}/*/sub")).collect();
         rules[500] = "GET /**".to_owned();
         rules[501] = "* /AREA7/*".to_owned();
+        rules[502] = "* /secret".to_owned();
         let list = list(&rules);
         let first = |path| list.first_that_matches(&Method::GET, path).map(ToString::to_string);
         assert_eq!(first("/area7/1/sub").as_deref(), Some("GET /area7/*/sub"));
@@ -135,6 +136,9 @@ mod tests {
         assert_eq!(denies("/area7/1").as_deref(), Some("* /AREA7/*"));
         assert_eq!(denies("/Area7.json/1;x").as_deref(), Some("* /AREA7/*"));
         assert_eq!(denies("/area8/1"), None);
+        // A server in C stops at the first NUL.
+        assert_eq!(denies("/area7/1%00x").as_deref(), Some("* /AREA7/*"));
+        assert_eq!(denies("/secret%00x").as_deref(), Some("* /secret"));
     }
 
     /// Segments of rules and of paths that are alike to some server.

@@ -98,6 +98,10 @@ fn canonical_paths_have_one_meaning() {
         "/100%25",
         "/100%25/ab",
         "/100%25zz",
+        "/100%25u",
+        "/100%25u12",
+        "/100%25z1234",
+        "/100%25under",
         "/%25%3A",
         "/%E2%80%93",
         "/%f0%9f%98%80",
@@ -133,6 +137,11 @@ fn a_prefix_strips_whole_segments() {
     }
     for bad in ["", "/", "emr", "/emr/", "/emr//x", "/a/..", "/%61", "/a?b", "/a b", "/ä"] {
         assert!(Prefix::parse(bad).is_err(), "{bad}");
+    }
+    for (bad, fault) in
+        [("emr", "begins with `/`"), ("/", "at least one segment"), ("/emr/", "at its end"), ("/a//b", "canonical")]
+    {
+        assert!(Prefix::parse(bad).unwrap_err().contains(fault), "{bad}");
     }
 }
 
@@ -247,6 +256,15 @@ fn deny_knows_stars_as_allow_does_and_forgets_a_slash_at_the_end() {
 }
 
 #[test]
+fn deny_reads_the_name_of_a_script_as_a_segment_and_as_none() {
+    for path in ["/x/index.php", "/index.php/x", "/x/index.php/y", "/index.php"] {
+        assert!(denies("* /**/*", "GET", path), "{path}");
+    }
+    assert!(denies("* /a/*", "GET", "/a/index.php") && denies("* /a", "GET", "/a/index.php"));
+    assert!(!denies("* /a/*/b", "GET", "/a/index.php"));
+}
+
+#[test]
 fn deny_ignores_the_case_of_methods_and_get_denies_head() {
     for method in ["GET", "get", "Get", "HEAD", "head"] {
         assert!(denies("GET /a", method, "/a"), "{method}");
@@ -346,8 +364,9 @@ fn masking_shows_words_and_versions_only() {
 fn a_long_path_makes_a_short_line() {
     let words = Words::new(["a"]);
     let shown = masked(&"/a".repeat(5000), &words);
-    assert!(shown.ends_with("/a/…"), "{shown}");
-    assert!(shown.len() < 100);
+    assert_eq!(shown, "/a".repeat(MAX_SEGMENTS_SHOWN) + "/…");
+    let whole = "/a".repeat(MAX_SEGMENTS_SHOWN);
+    assert_eq!(masked(&whole, &words), whole);
 }
 
 /// Matches in the simplest way.

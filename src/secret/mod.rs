@@ -175,10 +175,28 @@ mod tests {
     }
 
     #[test]
+    fn a_header_value_is_the_bytes_or_says_what_is_in_the_way() {
+        let value = Secret::from("a b\tc").header_value().unwrap();
+        assert_eq!((value.as_bytes(), value.is_sensitive()), (&b"a b\tc"[..], true));
+        for (text, fault) in [
+            ("", "no value"),
+            (" a", "leading blank"),
+            ("\ta", "leading blank"),
+            ("a ", "trailing blank"),
+            ("a\t", "trailing blank"),
+            ("a\rb", "line break"),
+            ("a\nb", "line break"),
+            ("a\0b", "control character"),
+        ] {
+            assert_eq!(Secret::from(text).header_value().unwrap_err(), fault, "{text:?}");
+        }
+    }
+
+    #[test]
     fn matching_compares_every_byte() {
         let secret = Secret::from("abc");
         assert!(secret.matches(b"abc"));
-        for other in [&b"abd"[..], b"ab", b"abcd", b""] {
+        for other in [&b"abd"[..], b"bac", b"ab", b"abcd", b""] {
             assert!(!secret.matches(other));
         }
     }

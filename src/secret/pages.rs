@@ -209,6 +209,41 @@ mod tests {
         assert!(pages.spare_capacity_mut(0).is_empty());
     }
 
+    #[test]
+    fn a_buffer_has_the_capacity_that_was_asked_for_and_doubles_when_it_is_full() {
+        let page = page_size();
+        assert_eq!(Pages::with_capacity(10).spare_capacity_mut(0).len(), page);
+        let mut pages = Pages::with_capacity(4 * page);
+        pages.filled(4 * page);
+        pages.extend(b"x");
+        assert_eq!(pages.spare_capacity_mut(0).len(), 4 * page - 1);
+    }
+
+    /// Gives one piece at each reading, and then its end.
+    struct Pieces(Vec<io::Result<&'static [u8]>>);
+
+    impl io::Read for Pieces {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Ok(0);
+            }
+            let piece = self.0.remove(0)?;
+            into[..piece.len()].copy_from_slice(piece);
+            Ok(piece.len())
+        }
+    }
+
+    #[test]
+    fn a_reading_goes_on_after_an_interruption_and_ends_at_any_other_error_or_at_too_many_bytes() {
+        let interrupted = || Err(io::ErrorKind::Interrupted.into());
+        let whole = Pages::read(Pieces(vec![Ok(b"ab"), interrupted(), interrupted(), Ok(b"c")]), 3).unwrap();
+        assert_eq!(&*whole, b"abc");
+        let failed = Pages::read(Pieces(vec![Ok(b"ab"), Err(io::ErrorKind::PermissionDenied.into())]), 3);
+        assert_eq!(failed.map(|_| ()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        let long = Pages::read(Pieces(vec![Ok(b"ab"), Ok(b"cd")]), 3);
+        assert_eq!(long.map(|_| ()).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn a_secret_is_in_pages_that_are_locked_and_left_out_of_dumps() {

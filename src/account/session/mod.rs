@@ -280,8 +280,8 @@ impl Session {
     /// From when on a 401 counts against `token`.
     fn replaceable_from(&self, token: &Token) -> Moment {
         match self.relogin_floor.probation() {
-            // The first 401 is a verdict, however young the token is.
-            Some(Probation { generation, verdict: None }) if generation == token.generation() => token.received,
+            // The first 401 is a verdict, however young the token is: it is the one on probation.
+            Some(Probation { verdict: None, .. }) => token.received,
             _ => token.received + self.relogin_floor.current(),
         }
     }
@@ -303,6 +303,7 @@ impl Session {
 
     /// Checks what holds after every step; the error says which rule is broken.
     pub(super) fn check_invariants(&self, now: Moment) -> Result<(), &'static str> {
+        let is_at_hand = |generation| self.token().is_none_or(|token| token.generation() == generation);
         let rules = [
             (self.usable(now).is_none_or(|token| token.is_usable(now)), "an expired token is usable"),
             (self.attempt().is_none_or(|attempt| attempt.0 == self.attempts), "the attempt is not the latest"),
@@ -324,10 +325,8 @@ impl Session {
                 self.name() == StateName::LoggedOut || self.attempt().is_some() || self.due_at().is_some(),
                 "nothing will ever happen again",
             ),
-            (
-                self.refusal.is_none_or(|refusal| self.token().is_none_or(|token| token.generation() == refusal.generation)),
-                "a refusal of another token is known",
-            ),
+            (self.refusal.is_none_or(|refusal| is_at_hand(refusal.generation)), "a refusal of another token is known"),
+            (self.probation().is_none_or(|probation| is_at_hand(probation.generation)), "another token is on probation"),
             (
                 (self.relogin_floor.base()..=self.relogin_floor.max()).contains(&self.relogin_floor.current()),
                 "the floor is out of its bounds",

@@ -77,6 +77,10 @@ fn without_a_readable_exp_the_assumed_life_holds() {
     for claims in ["{}", r#"{"exp":null}"#, r#"{"exp":"soon"}"#, r#"{"exp":true}"#, r#"{"exp":1e999}"#, "[1]", "", "{"] {
         assert_eq!(life(claims), Ok(3600.0), "{claims}");
     }
+    let payload = encode(format!(r#"{{"exp":{}}}"#, WALL + 60).as_bytes());
+    for token in [&format!("a.{payload}"), &format!("a.{payload}.b.c"), &format!("a.{payload}.b.c.d"), &payload] {
+        assert_eq!(read(token, None).unwrap().life, Duration::from_secs(3600), "{token}: three parts make a JWT");
+    }
     for token in ["opaque", "a.b", "a.%%%.c", "a.b.c.d.e", "..", "a.e30=.c"] {
         assert_eq!(read(token, None).unwrap().life, Duration::from_secs(3600), "{token}");
     }
@@ -133,6 +137,7 @@ fn debug_shows_neither_token_nor_organization() {
     let token = read("s3cret", None).unwrap();
     let shown = format!("{token:?}");
     assert!(!shown.contains("s3cret") && !shown.contains("acme"), "{shown}");
+    assert_eq!(format!("{:?}", token.bearer), "Bearer { generation: 1, .. }");
 }
 
 proptest! {

@@ -49,6 +49,8 @@ fn a_log_in_path_is_refused_however_it_is_spelled() {
         "/%c1%a1uth",
         "/%e0%81%a1uth",
         "/%f0%80%81%a1uth",
+        "/%f8%80%80%81%a1uth",
+        "/%fc%80%80%80%81%a1uth",
         "/%ef%bd%81uth",
         "/ａuth",
         "／auth",
@@ -216,7 +218,9 @@ fn a_path_encoded_too_often_is_taken_for_a_log_in() {
 
 #[test]
 fn a_log_in_path_may_be_configured_in_any_spelling() {
-    for spelling in ["/Token/New/", "//token/./new", "/x/../token;v=1/new", "/%74oken%2fnew?grant=1", "token\\new"] {
+    for spelling in
+        ["/Token/New/", "/token./new..", "//token/./new", "/x/../token;v=1/new", "/%74oken%2fnew?grant=1", "token\\new"]
+    {
         let known = LoginPaths::new([spelling]);
         assert!(known.contains("/token/new"), "{spelling}");
         assert!(known.contains("/token/%6eew"), "{spelling}");
@@ -235,6 +239,68 @@ fn a_log_in_path_of_very_many_segments_is_still_refused() {
     assert!(known.contains(&format!("/.{deep}")));
     assert!(!known.contains("/a/a"));
     assert!(!known.contains("/./a/a"));
+}
+
+#[test]
+fn plain_paths_are_compared_as_they_are() {
+    for plain in ["", "/", "/users/account", "/a/b/", "/A~b-_!$&'()*,=:@"] {
+        assert!(is_plain(plain), "{plain}");
+    }
+    for special in ["//", "/a//b", "/a//", "/a b", "/a\tb", "/a\u{7f}", "/ä", "/%61", "/a;b", "/a\\b", "/a.", "/a+", "/a?", "/a#"]
+    {
+        assert!(!is_plain(special), "{special}");
+    }
+    assert!(matches!(decode(b"/users/account"), Some(Cow::Borrowed(_))), "and are not copied");
+    assert!(matches!(decode(b"/%61"), Some(Cow::Owned(_))));
+}
+
+#[test]
+fn characters_that_some_server_turns_into_ascii_are_read_as_ascii() {
+    for (characters, ascii) in [
+        ("\u{17f}\u{212a}\u{130}\u{131}", "skii"),
+        ("\u{ff01}\u{ff41}\u{ff5e}", "!a~"),
+        ("\u{24b6}\u{24b7}\u{24cf}\u{24d0}\u{24d1}\u{24e9}\u{24ea}", "abzabz0"),
+        ("\u{1d400}\u{1d401}\u{1d41a}\u{1d41b}\u{1d6a3}", "ababz"),
+        ("\u{1d7ce}\u{1d7cf}\u{1d7d8}\u{1d7d9}\u{1d7ff}", "01019"),
+        ("\u{1fbf0}\u{1fbf1}\u{1fbf9}", "019"),
+        ("\u{2024}\u{3002}\u{fe52}\u{ff61}", "...."),
+        ("\u{2044}\u{2215}\u{2571}\u{27cb}\u{29f8}\u{2f03}", "//////"),
+        ("\u{a5}\u{20a9}\u{2216}\u{29f5}\u{fe68}", "\\\\\\\\\\"),
+        ("\u{37e}\u{fe54}\u{fe6a}", ";;%"),
+        ("\u{2025}|\u{fe30}|\u{2026}|\u{fe19}", "..|..|...|..."),
+        ("\u{fb00}|\u{fb01}|\u{fb02}|\u{fb03}|\u{fb04}|\u{fb05}|\u{fb06}", "ff|fi|fl|ffi|ffl|st|st"),
+        ("\u{df}|\u{1e9e}", "ss|ss"),
+        ("\u{2074}\u{2174}\u{1f131}\u{2c7c}", "4vbj"),
+        ("a\u{200b}\u{ad}\u{feff}\u{e0041}b", "ab"),
+        ("\u{e4}\u{4e2d}\u{1f600}", "\u{e4}\u{4e2d}\u{1f600}"),
+    ] {
+        let read = decode(characters.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8_lossy(&read), ascii, "{characters}");
+    }
+    // Every character of a block of compatibility forms is itself, or becomes a letter or digit.
+    assert_eq!(fold("\u{2072}\u{2103}".as_bytes()), "\u{2072}\u{2103}".as_bytes());
+}
+
+#[test]
+fn of_a_pattern_of_very_many_segments_the_beginning_is_compared() {
+    let names = |count: usize| Rule::parse(&format!("* {}", "/a".repeat(count))).unwrap().lenient;
+    let read =
+        |pattern: &LenientPattern, segments: usize| (0..segments).fold(pattern.start(), |states, _| pattern.after(states, "a"));
+    let long = names(MAX_SEGMENTS + 3);
+    for (segments, reaches) in
+        [(0, false), (MAX_SEGMENTS - 1, false), (MAX_SEGMENTS, true), (MAX_SEGMENTS + 1, true), (200, true)]
+    {
+        assert_eq!(long.accepts(read(&long, segments)), reaches, "{segments}");
+    }
+    let short = names(3);
+    assert!(short.accepts(read(&short, 3)) && !short.accepts(read(&short, 4)));
+    // The last segment that is compared is `**`.
+    let open = Rule::parse(&format!("* {}/**", "/a".repeat(MAX_SEGMENTS - 1))).unwrap().lenient;
+    for (segments, reaches) in
+        [(MAX_SEGMENTS - 2, false), (MAX_SEGMENTS - 1, true), (MAX_SEGMENTS, true), (MAX_SEGMENTS + 1, true)]
+    {
+        assert_eq!(open.accepts(read(&open, segments)), reaches, "{segments}");
+    }
 }
 
 #[test]

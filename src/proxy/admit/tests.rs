@@ -152,9 +152,35 @@ fn an_http2_request_names_its_host_once_or_twice_the_same() {
 fn a_web_page_over_http2_is_held_to_its_origin() {
     get2("http://localhost:2273/").with("origin", "http://localhost:2273").passes();
     get2("http://localhost:2273/").with("origin", "http://localhost:9999").refused_for(Refusal::CrossSite);
+    get2("http://localhost:2273/").with("host", "LOCALHOST:2273").with("origin", "http://localhost:2273").passes();
+    // The telemetry listener asks it too, of a head that no gate has judged.
+    let names = |target: &str, host: &str| {
+        let headers = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_str(host).unwrap())]);
+        names_loopback(&target.parse().unwrap(), Version::HTTP_2, &headers)
+    };
+    assert!(names("http://localhost:1/", "LocalHost:1"));
+    assert!(!names("http://localhost:1/", "127.0.0.1:1") && !names("http://evil.example/", "evil.example"));
     get2("http://localhost:2273/auth").refused_for(Refusal::LoginPath);
     get2("http://localhost").by(Method::CONNECT).refused_for(Refusal::MethodNotAllowed);
     get2("http://localhost/").with("transfer-encoding", "chunked").refused_for(Refusal::BadFraming);
+}
+
+#[test]
+fn a_new_connection_is_let_in_unless_its_client_is_known_to_be_no_caller() {
+    let gate = |callers: fn(&mut Api)| {
+        let mut api = api();
+        callers(&mut api);
+        Gate::new(&config(), &api, None, Entry::Tcp)
+    };
+    let [local, remote] = ["127.0.0.1:1", "192.0.2.1:1"].map(|address| address.parse().unwrap());
+    let anyone = gate(|_| {});
+    for peer in [nobody(), Peer::tcp(remote, local)] {
+        assert!(anyone.may_let_in(&peer));
+    }
+    for listed in [gate(|api| api.allow_uids = vec![7]), gate(|api| api.allow_gids = vec![7])] {
+        assert!(!listed.may_let_in(&Peer::tcp(remote, remote)), "its user can't be known");
+        assert!(listed.may_let_in(&nobody()), "the kernel may know its user a moment later");
+    }
 }
 
 #[test]
@@ -162,6 +188,8 @@ fn options_may_ask_about_the_whole_server() {
     get("*").by(Method::OPTIONS).sent_as("*");
     get("*").by(Method::OPTIONS).to(|api| api.upstream.base_path = "/v2".to_owned()).sent_as("*");
     get("*").refused_for(Refusal::BadTarget);
+    get2("*").with("host", "localhost").by(Method::OPTIONS).sent_as("*");
+    get2("http://localhost?x").refused_for(Refusal::BadTarget);
 }
 
 #[test]
@@ -621,6 +649,11 @@ fn observed_rules_refuse_nothing_and_all_else_is_enforced() {
     get("/auth").to(observed).refused_for(Refusal::LoginPath);
     get("/customers/7").to(observed).host("evil.example").refused_for(Refusal::HostNotAllowed);
     get("/customers/7").by(Method::TRACE).to(observed).refused_for(Refusal::MethodNotAllowed);
+    for (observe, below) in [(true, Some("/v2")), (false, None)] {
+        let mut api = api();
+        (api.observe, api.upstream.base_path) = (observe, "/v2".to_owned());
+        assert_eq!(Gate::new(&config(), &api, None, Entry::Tcp).observes_below(), below);
+    }
     // Before there are rules, an observer learns which paths will not be canonical once there are.
     get("/a//b").to(|api| api.observe = true).sent_as("/a//b");
 }

@@ -704,3 +704,43 @@ fn a_token_of_another_organization_on_probation_says_nothing_of_its_successor() 
     bench.quiet(Event::Ended(attempt, Ok(token_of("umbrella", attempt, bench.now, LIFE))));
     assert!(bench.serves());
 }
+
+#[test]
+fn a_floor_that_is_lowered_holds_at_once() {
+    let mut bench = Bench::ready();
+    bench.now = bench.now + FLOOR / 2;
+    let refused = bench.generation();
+    bench.quiet(Event::Unauthorized(refused));
+    bench.session.set_relogin_floor(FLOOR / 3);
+    bench.starts(Event::Unauthorized(refused));
+}
+
+#[test]
+fn a_rule_that_is_broken_is_named() {
+    type Break = fn(&mut Bench);
+    let cases: [(Begin, Break, &str); 9] = [
+        (Bench::suspect, |bench| bench.session.attempts += 1, "the attempt is not the latest"),
+        (Bench::ready, |bench| bench.session.attempts = 0, "a token is newer than its log-in"),
+        (
+            Bench::ready,
+            |bench| bench.session.organization = None,
+            "a token is of another organization than the one that was read last",
+        ),
+        (Bench::ready, |bench| bench.now = bench.session.due_at().unwrap(), "something due was not done"),
+        (Bench::backing_off, |bench| bench.now = bench.session.due_at().unwrap(), "something due was not done"),
+        (Bench::suspect, |bench| bench.now = bench.session.token().unwrap().usable_until, "an expired token is kept"),
+        (
+            Bench::ready,
+            |bench| bench.session.refusal = Some(RefusedToken { generation: Generation(9), since: bench.now }),
+            "a refusal of another token is known",
+        ),
+        (Bench::ready, |bench| bench.session.relogin_floor.start_probation(Generation(9)), "another token is on probation"),
+        (Bench::ready, |bench| bench.session.relogin_floor.start_probation(bench.generation()), ""),
+    ];
+    for (begin, break_it, rule) in cases {
+        let mut bench = begin();
+        break_it(&mut bench);
+        let broken = bench.session.check_invariants(bench.now).err().unwrap_or_default();
+        assert_eq!(broken, rule);
+    }
+}

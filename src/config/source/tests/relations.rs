@@ -281,3 +281,54 @@ fn a_required_value_that_is_written_down_is_warned_about() {
         assert_eq!(warnings(&api_with(&text)), Vec::<String>::new(), "{source}");
     }
 }
+
+#[test]
+fn an_upstream_of_another_name_or_address_at_our_port_is_no_address_of_ours() {
+    for host in ["api.example", "192.0.2.7", "[2001:db8::7]"] {
+        sound(api_with(&format!("upstream = \"https://{host}:2273\"")));
+    }
+    let beyond = "listen = \"192.0.2.7:8443\"\nallow_non_loopback = true\nallowed_hosts = [\"x.example\"]\n";
+    sound(api_with(&format!("{beyond}upstream = \"https://localhost:8443\"")));
+}
+
+#[test]
+fn a_refresh_url_without_log_in_is_warned_about() {
+    let off = "[accounts.default]\norganization = \"acme\"\nlogin_url = \"off\"\n";
+    let told = warnings(&load_text(&format!("{off}refresh_url = \"https://a.example/again\"\n")));
+    assert_eq!(told, ["config.toml:4: accounts.default.refresh_url: has no effect, since log-in is off"]);
+    assert_eq!(warnings(&load_text(off)), Vec::<String>::new());
+}
+
+#[test]
+fn a_log_in_that_is_written_wrong_has_one_fault() {
+    let two = "[apis.a]\naccount = \"crm\"\npreset = \"crm\"\nlisten = \"127.0.0.1:1\"\n[apis.b]\naccount = \"crm\"\npreset = \"patient\"\nlisten = \"127.0.0.1:3\"\n";
+    assert_faults(&apis(&format!("login_url = \"ftp://x\"\n{two}")), &["config.toml:5: accounts.crm.login_url: "]);
+}
+
+#[test]
+fn credentials_that_are_missing_are_told_beside_a_log_in_that_is_not_known() {
+    let text =
+        "[accounts.crm]\norganization = \"acme\"\nlogin_url = \"ftp://x\"\n[apis.crm]\npreset = \"crm\"\naccount = \"crm\"\n";
+    assert_faults(
+        &load_text(text),
+        &[
+            "config.toml:1: accounts.crm.username: is missing",
+            "config.toml:1: accounts.crm.password: is missing",
+            "config.toml:3: accounts.crm.login_url: ",
+        ],
+    );
+    // With this preset nothing says that the account logs in at all.
+    assert_faults(
+        &load_text(&text.replace("preset = \"crm\"", "preset = \"public\"")),
+        &["config.toml:3: accounts.crm.login_url: "],
+    );
+}
+
+#[test]
+fn of_two_rules_that_are_alike_the_second_one_is_superfluous() {
+    for (key, wrong) in [("allow", "`GET /a:b` lets all of it through already"), ("deny", "`GET /a:b` refuses all of it already")]
+    {
+        let told = warnings(&api_with(&format!("{key} = [\"GET /a:b\", \"GET /a%3Ab\", \"GET /c\"]")));
+        assert_eq!(told, [format!("config.toml:6: apis.default.{key}: `GET /a%3Ab` has no effect: {wrong}")]);
+    }
+}

@@ -76,6 +76,37 @@ fn what_config_prints_is_a_settings_file() {
 }
 
 #[test]
+fn origins_stand_below_each_other_and_what_has_no_key_stands_apart() {
+    let long = format!("drain_delay = \"1s\"\n{ACCOUNT}[apis.default]\npath_words = [\"{}\"]\n", "w".repeat(80));
+    let printed = effective(&load_both(&long, &[("NO_PROXY", "*")]));
+    let line_and_column = |line: &'_ str| line.find("  # ").map(|column| (line[..column].trim_end().len(), column));
+    // A very long value has its origin behind it.
+    let columns: Vec<usize> = printed
+        .lines()
+        .filter_map(line_and_column)
+        .filter(|(shown, _)| (1..=60).contains(shown))
+        .map(|(_, column)| column)
+        .collect();
+    assert!(columns.len() > 9 && columns.iter().all(|column| *column == columns[0]), "{printed}");
+    let apart = printed.split("\n[environment]\n").nth(1).unwrap_or_else(|| panic!("{printed}"));
+    assert!(apart.starts_with("NO_PROXY = \"*\" "), "{printed}");
+    assert!(!printed.contains("see `check`"), "{printed}");
+    assert!(effective(&global_with("drain_delay = 1")).ends_with("\n# 1 fault; see `check`\n"));
+}
+
+#[test]
+fn the_help_tells_each_variable_with_its_default() {
+    let words = named_variables::variables_in_words();
+    let of = |name: &str| words.iter().find(|(known, _)| known == name).map_or("", |(_, meaning)| meaning.as_str());
+    assert_eq!(of("CAREPORTALS_ORGANIZATION, CAREPORTALS_ORGANIZATION_FILE"), "Organization id. [required]");
+    assert_eq!(of("CAREPORTALS_API"), "Preset: careportals, patient, crm, emr or public. [default: careportals]");
+    assert!(!of("CAREPORTALS_CA_FILE").is_empty() && !of("CAREPORTALS_CA_FILE").contains('['), "{words:?}");
+    assert!(
+        words.len() > named_variables::VARIABLES.len() && words.last().is_some_and(|(name, _)| name.starts_with("CAREPORTALS__"))
+    );
+}
+
+#[test]
 fn check_sums_up() {
     assert_eq!(checked(&load_variables(&VARIABLES)), "ok: 1 account, 1 API\n");
     let warned = checked(&load_variables(&with_account(&[("CAREPORTALS_XYZZY", "canary")])));
@@ -120,6 +151,8 @@ fn the_schema_knows_every_key_and_its_default() {
         };
         assert_eq!(property["description"], key.doc, "{}", key.name);
         assert_eq!(property["default"].is_null(), key.default.is_none(), "{}", key.name);
+        let says_what_it_takes = ["type", "anyOf", "oneOf", "enum", "$ref", "not"].iter().any(|word| !property[word].is_null());
+        assert!(says_what_it_takes, "{}: {property}", key.name);
     }
     assert_eq!(schema["properties"]["drain_timeout"]["default"], "25s");
     assert_eq!(schema["additionalProperties"], false);

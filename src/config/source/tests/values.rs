@@ -117,6 +117,29 @@ fn a_host_may_end_in_a_dot_which_is_kept_for_the_resolver_alone() {
 }
 
 #[test]
+fn sources_that_are_written_alike_are_the_same() {
+    let all = || {
+        let words = |words: &[&str]| Source::Command(words.iter().map(|word| (*word).to_owned()).collect());
+        [
+            Source::Value("a".into()),
+            Source::Value("b".into()),
+            Source::File("a".into()),
+            Source::File("b".into()),
+            words(&["a"]),
+            words(&["a", "b"]),
+        ]
+    };
+    for (at, one) in all().iter().enumerate() {
+        for (other_at, other) in all().iter().enumerate() {
+            assert_eq!(one.is_same(other), at == other_at, "{one:?} {other:?}");
+        }
+    }
+    let shown: Vec<String> = all().iter().map(|source| format!("{source:?}")).collect();
+    assert_eq!(shown[1..4], ["Value([redacted])", "File(\"a\")", "File(\"b\")"]);
+    assert_eq!(shown[5], "Command(Some(\"a\"))", "an argument may be a secret");
+}
+
+#[test]
 fn sources() {
     let config = sound(load_both(&ACCOUNT.replace("{ file = \"/p\" }", "{ env = \"SECRET\" }"), &[("SECRET", "canary")]));
     assert!(matches!(&only_login(&config).password, Source::Value(secret) if secret.matches(b"canary")));
@@ -203,7 +226,9 @@ fn listen_addresses() {
         ("[]", "names no address"),
         ("[\"localhost:80\"]", "`localhost:80` is not an address\n  hint: write 127.0.0.1:80"),
         ("[\":80\"]", "`:80` is not an address\n  hint: write 127.0.0.1:80"),
-        ("[\"80\"]", "`80` is not an address"),
+        ("[\"80\"]", "`80` is not an address\n  hint: write 127.0.0.1:80"),
+        ("[\"localhost:http\"]", "`localhost:http` is not an address\n  hint: write 127.0.0.1:PORT"),
+        ("[\"http\"]", "`http` is not an address\n  hint: write 127.0.0.1:PORT"),
         ("[\"/run/x.sock\"]", "`/run/x.sock` is not an address\n  hint: for a Unix socket write unix:/run/x.sock"),
         ("[\"unix:x.sock\"]", "`unix:x.sock`: the path of a Unix socket must start with `/`"),
         ("[\"unix:/run/\"]", "`unix:/run/` names a directory"),
@@ -284,7 +309,10 @@ fn hosts_origins_words_and_pointers() {
         ("allowed_origins = [\"https://a.example:443\"]", "an origin is in lower case, without its scheme's own port"),
         ("allowed_origins = [\"a.example\"]", "an origin has a scheme and a host"),
         ("allowed_origins = [\"null\"]", "an origin has a scheme and a host"),
+        ("allowed_origins = [\"1http://a.example\"]", "an origin begins with a scheme in lower case"),
+        ("allowed_origins = [\"ht_tp://a.example\"]", "an origin begins with a scheme in lower case"),
         ("allowed_origins = [\"*\"]", "an origin has a scheme and a host"),
+        ("socket_group = \"a\\u0000b\"", "holds a NUL"),
         ("path_words = [\"a/b\"]", "a path word is one segment"),
         ("prefix = \"emr\"", "`emr`: "),
         ("deny = [\"GET\"]", "`GET`: "),

@@ -64,6 +64,10 @@ fn what_is_required_is_named_by_its_variable() {
     );
     assert_faults(&load_variables(&[("CAREPORTALS_API", "public")]), &["CAREPORTALS_ORGANIZATION: is not set"]);
     assert_faults(&load_variables(&[("CAREPORTALS_LOGIN_URL", "off")]), &["CAREPORTALS_ORGANIZATION: is not set"]);
+    let named = load_variables(&[("CAREPORTALS__ACCOUNTS__CRM__LOGIN_URL", "off"), ("CAREPORTALS__APIS__CRM__ACCOUNT", "crm")]);
+    let expected =
+        "CAREPORTALS__ACCOUNTS__CRM__ORGANIZATION: is not set\n  hint: set it or CAREPORTALS__ACCOUNTS__CRM__ORGANIZATION__FILE";
+    assert_eq!(faults(&named), [expected]);
 }
 
 #[test]
@@ -209,6 +213,10 @@ fn unknown_path_variables_are_faults_with_a_suggestion() {
             "CAREPORTALS__APIS__DEFAULT__HEADERS__ORIGIN",
             "CAREPORTALS__APIS__DEFAULT__HEADERS__ORIGIN: no such key\n  hint: give `headers` as a whole",
         ),
+        (
+            "CAREPORTALS__APIS__A.B__LISTEN",
+            "CAREPORTALS__APIS__A.B__LISTEN: no such key\n  hint: an account's or API's name is made of a-z, 0-9 and `-`",
+        ),
     ] {
         assert_faults(&load_variables(&with_account(&[(name, "x")])), &[expected]);
     }
@@ -253,6 +261,9 @@ fn kubernetes_service_links_are_ignored() {
         let loaded = load_variables(&with_account(&[(name, value)]));
         assert_eq!(warnings(&loaded), Vec::<String>::new(), "{name}");
         sound(loaded);
+    }
+    for name in ["CAREPORTALS_PORT_WEB_TCP", "CAREPORTALS_PORT__TCP", "CAREPORTALS_PORT_2273_XYZ"] {
+        assert_eq!(warnings(&load_variables(&with_account(&[(name, "10.0.0.1")]))).len(), 1, "{name}");
     }
 }
 

@@ -91,6 +91,8 @@ fn leads(upstream: &str, prefix: Option<&str>, location: &str, expected: &str) {
     };
     let head = to_client(&rules(&api), map(&[("location", location), ("x-a", "1")]), false);
     assert_eq!(lines(&head), [("location", expected), ("x-a", "1")], "{upstream} {prefix:?} {location}");
+    let alone = to_client(&rules(&api), map(&[("location", location)]), false);
+    assert_eq!(lines(&alone), [("location", expected)], "{upstream} {prefix:?} {location}");
 }
 
 #[test]

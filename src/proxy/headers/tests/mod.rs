@@ -412,3 +412,22 @@ fn a_websocket_is_asked_for_by_upgrade_and_connection_alone() {
         assert!(!asks(other), "{other:?}");
     }
 }
+
+#[test]
+fn familiar_options_of_connection_name_no_field() {
+    for (line, named) in
+        [("close", 0), ("Keep-Alive, Upgrade", 0), ("TE,, http2-settings ,", 0), ("", 0), ("close, x-a", 1), ("x-a, X-B", 2)]
+    {
+        let headers = HeaderMap::from_iter([(CONNECTION, HeaderValue::from_str(line).unwrap())]);
+        assert_eq!(NamedByConnection::in_headers(&headers).0.len(), named, "{line:?}");
+    }
+}
+
+#[test]
+fn a_head_that_asks_for_a_websocket_is_told_from_others() {
+    let mut head = HeaderMap::new();
+    assert!(!asks_for_websocket(&head));
+    upgrade_to_websocket(&mut head);
+    assert!(asks_for_websocket(&head));
+    assert_eq!((head[CONNECTION].as_bytes(), head[UPGRADE].as_bytes()), (&b"upgrade"[..], &b"websocket"[..]));
+}

@@ -55,3 +55,7 @@ coverage:
 # Whether the unit tests see changes of what differs from a commit (origin/main)
 mutants *ARGS:
     .ci/run mutants {{ ARGS }}
+
+# The whole daemon in simulation: 10,000 seeds, or as many as are given
+simulation *SEEDS:
+    .ci/run simulation {{ SEEDS }}

@@ -6,10 +6,11 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    ledger::{Arrival, CallId, Ledger},
+    ledger::{Arrival, CallId},
     network::Wire,
     world::World,
 };
+use crate::clock;
 
 /// What a server does with log-ins, or with calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(super) enum Mood {
     Silent,
     /// Its answer ends early.
     Truncated,
+    /// Its answer stops early, and the connection stays open.
+    Stalled,
     /// Its answer is none.
     Garbage,
     /// Log-ins: it gives no token. Calls: two requests of three are 401, whatever their token.
@@ -55,13 +58,14 @@ impl Head {
 
 /// Serves one connection until it ends.
 pub(super) async fn serve(world: Arc<World>, server: usize, mut wire: Wire) {
+    let opened = clock::instant();
     loop {
         let idle = world.idle_time_out(server);
         let Ok(Some(head)) = timeout(idle, read_head(&mut wire)).await else { return wire.close() };
         let on = if head.method == "POST" && head.path == "/auth" {
             log_in(&world, server, &mut wire, &head).await
         } else {
-            call(&world, server, &mut wire, &head).await
+            call(&world, server, &mut wire, &head, opened.elapsed()).await
         };
         // Most servers keep the connection; a few close it now and then.
         if on.is_none() || world.chance(0.05) {
@@ -115,9 +119,9 @@ async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head)
     let body = String::from_utf8(read_body(wire, head).await?).ok()?;
     let mood = world.moods(server).0;
     world.note(&format!("server {server}: a log-in for {:?}, {mood:?}", head.all("organization")));
-    world.ledger(Ledger::log_in);
     let organization = head.all("organization").first().cloned().unwrap_or_default();
-    if !matches!(mood, Mood::Well | Mood::Slow(_) | Mood::Stale | Mood::Truncated) {
+    world.ledger(|ledger, at| ledger.log_in(at, &organization));
+    if !matches!(mood, Mood::Well | Mood::Slow(_) | Mood::Stale | Mood::Truncated | Mood::Stalled) {
         return misbehave(world, wire, mood, "{\"message\":\"no token\"}").await;
     }
     if let Mood::Slow(time) = mood {
@@ -132,18 +136,19 @@ async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head)
     let token = format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims));
     world.ledger(|ledger, at| ledger.made(at, world.now(), token.clone(), server, organization, expires.floor()));
     let body = format!("{{\"token\":\"{token}\"}}");
-    if mood == Mood::Truncated {
-        return truncated(world, wire, body.as_bytes()).await;
+    if matches!(mood, Mood::Truncated | Mood::Stalled) {
+        return misbehave(world, wire, mood, &body).await;
     }
     answer(world, wire, 201, "", body.as_bytes()).await?;
     world.ledger(|ledger, at| ledger.gave(&token, at));
     Some(())
 }
 
-async fn call(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head) -> Option<()> {
+async fn call(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head, age: Duration) -> Option<()> {
     let call: CallId = head.all("x-call").first()?.parse().ok()?;
     let (authorization, organization) = (head.all("authorization"), head.all("organization"));
-    let arrival = Arrival { server, call, authorization: &authorization, organization: &organization };
+    let arrival =
+        Arrival { server, call, authorization: &authorization, organization: &organization, age: (age, world.oldest()) };
     world.note(&format!("server {server}: {} {}", head.method, head.path));
     let accepted = world.ledger(|ledger, at| ledger.arrive(at, world.now(), &arrival));
     let body = read_body(wire, head).await?;
@@ -154,7 +159,7 @@ async fn call(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head) -
     let odd = mood == Mood::Odd && world.chance(0.66);
     if !accepted || odd {
         let name = authorization.first().and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default().to_owned();
-        world.ledger(|ledger, _| ledger.refuse(&name));
+        world.ledger(|ledger, _| ledger.refuse(call, &name));
         return answer(world, wire, 401, "", b"{\"message\":\"Unauthorized\"}").await;
     }
     if let Mood::Status(..) = mood {
@@ -163,7 +168,7 @@ async fn call(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head) -
     world.ledger(|ledger, at| ledger.execute(call, at));
     match mood {
         Mood::Stale => None,
-        Mood::Silent | Mood::Garbage | Mood::Truncated => misbehave(world, wire, mood, "cut").await,
+        Mood::Silent | Mood::Garbage | Mood::Truncated | Mood::Stalled => misbehave(world, wire, mood, &"x".repeat(3000)).await,
         Mood::Slow(time) => {
             sleep(time).await;
             answer_call(world, wire, call, head).await
@@ -206,7 +211,12 @@ async fn misbehave(world: &Arc<World>, wire: &mut Wire, mood: Mood, body: &str) 
             wire.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await?;
             None
         }
-        Mood::Truncated => truncated(world, wire, &[b'x'; 3000]).await,
+        Mood::Truncated => truncated(world, wire, body.as_bytes()).await,
+        Mood::Stalled => {
+            let ended = truncated(world, wire, body.as_bytes()).await;
+            while wire.read_more().await.is_some() {}
+            ended
+        }
         Mood::Well | Mood::Slow(_) | Mood::Odd | Mood::Stale => answer(world, wire, 201, "", body.as_bytes()).await,
     }
 }

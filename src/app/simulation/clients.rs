@@ -65,9 +65,10 @@ enum Connection {
 }
 
 impl Connection {
-    async fn open(world: &Arc<World>) -> Option<Self> {
-        let stream = UnixStream::connect(world.listener()).await.ok()?;
-        let slowness = world.chance(0.15).then(|| (world.draw(1..=400), world.milliseconds(1..=700)));
+    async fn open(world: &Arc<World>, account: usize) -> Option<Self> {
+        let stream = UnixStream::connect(world.listener(account)).await.ok()?;
+        // Where places are few, a head that comes slowly gives up its own.
+        let slowness = (world.has_room() && world.chance(0.15)).then(|| (world.draw(1..=400), world.milliseconds(1..=700)));
         let io = TokioIo::new(Dribbling { stream, slowness, pause: None });
         if world.chance(0.6) {
             let (sender, connection) = http1::handshake(io).await.ok()?;
@@ -77,6 +78,13 @@ impl Connection {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.ok()?;
             tokio::spawn(connection);
             Some(Self::Http2(sender))
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
         }
     }
 
@@ -93,36 +101,36 @@ impl Connection {
 
 /// Makes calls until the world ends its clients.
 pub(super) async fn run(world: Arc<World>, number: usize) {
-    let mut connection = None;
-    let busy = world.chance(0.3);
+    let mut connection: Option<Connection> = None;
+    let (busy, account) = (world.chance(0.3), usize::from(world.chance(0.3)));
     while world.has_clients() {
         let pause = if busy { world.milliseconds(0..=1200) } else { world.milliseconds(0..=9000) };
         sleep(pause).await;
-        if connection.is_none() || world.chance(0.1) {
-            connection = Connection::open(&world).await;
+        if connection.as_ref().is_none_or(Connection::is_closed) || world.chance(0.1) {
+            connection = Connection::open(&world, account).await;
         }
         let Some(open) = &mut connection else {
-            if world.is_listening() {
+            if world.is_listening() && world.has_room() {
                 world.break_promise(format!("client {number} can't connect"));
             }
             sleep(Duration::from_millis(200)).await;
             continue;
         };
         let patience = if world.chance(0.05) { world.milliseconds(1..=4000) } else { LIMIT };
-        let ending = call(&world, open, number, patience).await;
-        if matches!(ending, Ending::Cut | Ending::GivenUp) {
+        let ending = call(&world, open, (number, account), patience).await;
+        if matches!(ending, Ending::Cut | Ending::GivenUp | Ending::Unsent) {
             connection = None;
         }
     }
 }
 
 /// Makes one call, and tells the ledger how it ended.
-async fn call(world: &Arc<World>, connection: &mut Connection, client: usize, patience: Duration) -> Ending {
+async fn call(world: &Arc<World>, connection: &mut Connection, (client, account): (usize, usize), patience: Duration) -> Ending {
     let call = world.next_call();
     let method = ["GET", "GET", "GET", "HEAD", "POST", "POST", "POST", "PUT", "DELETE"][world.draw(0..=8)];
     let once = method == "POST";
     world.note(&format!("client {client}: {method} {call}"));
-    world.begin_call(call, once);
+    world.begin_call(call, once, account);
     let body = Pieces::of(world, request_body(call, method));
     let uri = if matches!(connection, Connection::Http1(_)) {
         format!("/v2/calls/{call}")
@@ -154,7 +162,7 @@ async fn exchange(
 ) -> Ending {
     let cut = |error: hyper::Error| {
         world.note(&format!("client of {call}: {error:?}"));
-        Ending::Cut
+        if error.is_canceled() { Ending::Unsent } else { Ending::Cut }
     };
     let response = match connection.send(request).await {
         Ok(response) => response,

@@ -8,11 +8,12 @@ use super::{
     careportals::Mood,
     ledger::Ledger,
     network::Reception,
-    world::{SERVERS, State, World},
+    world::{ACCOUNTS, SERVERS, State, World},
 };
 use crate::{account::Account, control::Commands, status::View};
 
 /// The daemon, as events reach it.
+#[derive(Clone)]
 pub(super) struct Daemon {
     pub(super) commands: Commands,
     pub(super) view: tokio::sync::watch::Receiver<Arc<View>>,
@@ -96,8 +97,12 @@ fn mood(world: &World) -> Mood {
     let status = [400, 401, 403, 404, 408, 429, 500, 502, 503][world.draw(0..=8)];
     let retry_after = world.chance(0.5).then(|| [0, 1, 7, 30][world.draw(0..=3)]);
     let slow = Mood::Slow(world.milliseconds(0..=14_000));
-    [Mood::Status(status, retry_after), slow, Mood::Silent, Mood::Truncated, Mood::Garbage, Mood::Odd, Mood::Stale]
-        [world.draw(0..=6)]
+    let odd = [Mood::Silent, Mood::Truncated, Mood::Stalled, Mood::Garbage, Mood::Odd, Mood::Stale];
+    match world.draw(0..=7) {
+        0 => Mood::Status(status, retry_after),
+        1 => slow,
+        other => odd[other - 2],
+    }
 }
 
 /// Ends a fault, in a while.
@@ -128,46 +133,55 @@ fn change_credentials(world: &World) {
 /// Reloads the settings, which name the same server, or another one, or are wrong.
 async fn reload(world: &World, daemon: &Daemon) {
     let (before, server) = (world.state(|state| state.server), world.draw(0..=SERVERS - 1));
-    let wrong = world.chance(0.15);
+    let (wrong, max_age) = (world.chance(0.15), Duration::from_secs([8, 30, 300][world.draw(0..=2)]));
     world.note(&format!("event: a reload, to server {server}, wrong: {wrong}"));
     world.state(|state| state.reloading = true);
     world.ledger(|ledger, _| ledger.reload());
-    world.put_settings(server, [12, 20][world.draw(0..=1)]);
+    world.put_settings(server, [12, 20][world.draw(0..=1)], max_age);
     if wrong {
         world.put("config.toml", "max_requests = \"many\"");
     }
     world.ledger(Ledger::causes_log_in);
     let Ok(outcome) = daemon.commands.reload() else { return world.break_promise("a reload was not taken".to_owned()) };
     match outcome.await {
-        Ok(Ok(())) if !wrong => world.state(|state| state.server = server),
+        Ok(Ok(())) if !wrong => world.state(|state| (state.server, state.max_age) = (server, max_age)),
         Ok(Err(_)) if wrong => {}
         outcome => world.break_promise(format!("a reload of settings that are wrong ({wrong}) ended as {outcome:?}")),
     }
     if wrong {
-        world.put_settings(before, 20);
+        world.put_settings(before, 20, world.state(|state| state.max_age));
     }
     world.state(|state| state.reloading = false);
     world.note("event: the reload is done");
 }
 
-async fn log_out(world: &World, daemon: &Daemon) {
-    world.note("event: a log-out");
-    let Ok(done) = daemon.commands.log_out(None) else { return world.break_promise("a log-out was not taken".to_owned()) };
+/// Logs out one account, or all, and has them log in again some time later.
+async fn log_out(world: &Arc<World>, daemon: &Daemon) {
+    let one = world.chance(0.6).then(|| world.draw(0..=ACCOUNTS.len() - 1));
+    let name = one.map(|account| ACCOUNTS[account]);
+    world.note(&format!("event: a log-out of {name:?}"));
+    let Ok(done) = daemon.commands.log_out(name) else { return world.break_promise("a log-out was not taken".to_owned()) };
     if done.await.is_err() {
         world.break_promise("a log-out was not carried out".to_owned());
     }
-    world.ledger(|ledger, at| ledger.withdraw_all(at, "a log-out"));
+    let accounts: Vec<usize> = one.map_or_else(|| (0..ACCOUNTS.len()).collect(), |account| vec![account]);
+    world.ledger(|ledger, at| accounts.iter().for_each(|account| ledger.log_out(at, *account)));
     world.note("event: logged out");
-    sleep(world.milliseconds(0..=9000)).await;
-    log_in(world, daemon).await;
+    let (world, daemon, after) = (Arc::clone(world), daemon.clone(), world.milliseconds(0..=20_000));
+    tokio::spawn(async move {
+        sleep(after).await;
+        log_in(&world, &daemon, &accounts).await;
+    });
 }
 
-/// Asks for a log-in, and does not wait for its end.
-async fn log_in(world: &World, daemon: &Daemon) {
-    world.note("event: a log-in is asked for");
-    world.ledger(Ledger::causes_log_in);
-    for account in daemon.accounts() {
-        tokio::spawn(async move { drop(account.log_in().await) });
+/// Asks for log-ins, and does not wait for their end.
+async fn log_in(world: &World, daemon: &Daemon, accounts: &[usize]) {
+    world.note(&format!("event: log-ins are asked for: {accounts:?}"));
+    for account in accounts {
+        world.ledger(|ledger, at| ledger.may_log_in(at, *account));
+        for known in daemon.accounts().into_iter().filter(|known| known.name() == ACCOUNTS[*account]) {
+            tokio::spawn(async move { drop(known.log_in().await) });
+        }
     }
     yield_now().await;
 }
@@ -193,7 +207,7 @@ pub(super) async fn heal(world: &Arc<World>, daemon: &Daemon) {
         state.receptions = [None; SERVERS];
         (state.frailty, state.lag, state.life) = (0.0, Duration::ZERO, 600.0);
     });
-    log_in(world, daemon).await;
+    log_in(world, daemon, &[0, 1]).await;
     // Connections that were made before may still be cut.
     sleep(Duration::from_secs(70)).await;
 }

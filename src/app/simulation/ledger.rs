@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use super::world::{ACCOUNTS, account_of};
+
 /// How long after a change of the organization's file an old token may still be sent: the files have to come to rest, and are read.
 const ORGANIZATION_NOTICED: Duration = Duration::from_secs(5);
 /// For how long a usable token may be there while a request goes on waiting for one.
@@ -23,7 +25,11 @@ pub(super) struct Ledger {
     broken: Vec<String>,
     tokens: BTreeMap<String, Token>,
     calls: BTreeMap<CallId, Call>,
-    log_ins: Vec<Duration>,
+    log_ins: [Vec<Duration>; ACCOUNTS.len()],
+    /// Since when each account is logged out.
+    logged_out: [Option<Duration>; ACCOUNTS.len()],
+    /// The newest token of each account that a request has carried, and when the first one did.
+    newest: [Option<(u64, Duration)>; ACCOUNTS.len()],
     /// When each token was made, and how long it lives.
     lives: Vec<(Duration, Duration)>,
     /// When something happened that may lead to a log-in at once.
@@ -73,6 +79,7 @@ impl Counts {
 
 /// A token that a server has made.
 pub(super) struct Token {
+    number: u64,
     pub(super) server: usize,
     pub(super) organization: String,
     /// By the right time, in seconds since 1970.
@@ -91,8 +98,11 @@ struct Call {
     /// Carried out at most once.
     once: bool,
     arrived: u32,
+    /// How often it was answered 401.
+    refused: u32,
     executed: u32,
     begun: Duration,
+    account: usize,
     /// The server that was configured when the call began, if no reload was under way.
     server: Option<usize>,
     ended: bool,
@@ -104,6 +114,8 @@ pub(super) struct Arrival<'a> {
     pub(super) call: CallId,
     pub(super) authorization: &'a [String],
     pub(super) organization: &'a [String],
+    /// How old its connection is, and may be.
+    pub(super) age: (Duration, Duration),
 }
 
 /// How a call ended for its client.
@@ -117,6 +129,8 @@ pub(super) enum Ending {
     Cut,
     /// The client gave up.
     GivenUp,
+    /// The connection was closed before the client sent anything.
+    Unsent,
 }
 
 impl Ledger {
@@ -151,13 +165,17 @@ impl Ledger {
     }
 
     /// A log-in has arrived at a server.
-    pub(super) fn log_in(&mut self, at: Duration) {
+    pub(super) fn log_in(&mut self, at: Duration, organization: &str) {
+        let account = account_of(organization);
         self.counts.log_ins += 1;
-        self.log_ins.push(at);
+        if self.logged_out[account].is_some_and(|since| since < at) {
+            self.break_promise(at, format!("the account {} logs in, and is logged out", ACCOUNTS[account]));
+        }
+        self.log_ins[account].push(at);
         let recent = |times: &[Duration]| times.iter().filter(|then| **then + LOG_INS.1 > at).count();
         // A token is renewed after half of its life, at the earliest.
         let renewals = self.renewals(at);
-        let (count, most) = (recent(&self.log_ins), LOG_INS.0 + renewals + LOG_INS_OF_EVENT * recent(&self.causes));
+        let (count, most) = (recent(&self.log_ins[account]), LOG_INS.0 + renewals + LOG_INS_OF_EVENT * recent(&self.causes));
         if count > most {
             self.break_promise(at, format!("{count} log-ins in {:?}; back-off explains {most}", LOG_INS.1));
         }
@@ -173,7 +191,9 @@ impl Ledger {
 
     pub(super) fn made(&mut self, at: Duration, now: f64, name: String, server: usize, organization: String, expires: f64) {
         self.lives.push((at, Duration::from_secs_f64((expires - now).max(1.0))));
-        let token = Token { server, organization, expires, answered: None, withdrawn: None, revoked: false, refused: false };
+        let number = self.tokens.len() as u64;
+        let token =
+            Token { number, server, organization, expires, answered: None, withdrawn: None, revoked: false, refused: false };
         self.tokens.insert(name, token);
     }
 
@@ -191,9 +211,23 @@ impl Ledger {
         }
     }
 
+    /// The account was logged out: none of its tokens may be sent, and it may not log in until it is told to.
+    pub(super) fn log_out(&mut self, at: Duration, account: usize) {
+        self.logged_out[account] = Some(at);
+        for token in self.tokens.values_mut().filter(|token| account_of(&token.organization) == account) {
+            token.withdrawn = token.withdrawn.or(Some((at, "a log-out")));
+        }
+    }
+
+    /// The account is told to log in.
+    pub(super) fn may_log_in(&mut self, at: Duration, account: usize) {
+        self.logged_out[account] = None;
+        self.causes_log_in(at);
+    }
+
     /// The organization has changed: soon no token of another one may be sent.
     pub(super) fn organization_changed(&mut self, at: Duration, organization: &str) {
-        for token in self.tokens.values_mut() {
+        for token in self.tokens.values_mut().filter(|token| account_of(&token.organization) == 0) {
             if token.organization == organization {
                 // It may have come back to this one before it was noticed.
                 token.withdrawn = token.withdrawn.filter(|(_, why)| *why != OTHER_ORGANIZATION);
@@ -213,21 +247,31 @@ impl Ledger {
         self.well = Some(at);
     }
 
-    pub(super) fn begin(&mut self, call: CallId, once: bool, at: Duration, server: Option<usize>) {
+    pub(super) fn begin(&mut self, call: CallId, once: bool, at: Duration, account: usize, server: Option<usize>) {
         self.counts.calls += 1;
-        self.calls.insert(call, Call { once, arrived: 0, executed: 0, begun: at, server, ended: false });
+        self.calls.insert(call, Call { once, arrived: 0, refused: 0, executed: 0, begun: at, account, server, ended: false });
     }
 
     /// Judges a request's head. Returns whether the server accepts its token.
     pub(super) fn arrive(&mut self, at: Duration, now: f64, arrival: &Arrival<'_>) -> bool {
-        let Arrival { server, call, authorization, organization } = arrival;
+        let Arrival { server, call, authorization, organization, age } = arrival;
         let mut faults = Vec::new();
         let mut accepted = false;
         match self.calls.get_mut(call) {
             Some(known) => {
                 known.arrived += 1;
+                if known.refused > 1 {
+                    faults.push("it is sent again after the second 401".to_owned());
+                }
                 if known.arrived > 3 {
                     faults.push("it was sent more than three times".to_owned());
+                }
+                if known.server.is_some() && age.0 > age.1 {
+                    faults.push(format!(
+                        "its connection is {:.1} s old, and may be {:.1} s",
+                        age.0.as_secs_f64(),
+                        age.1.as_secs_f64()
+                    ));
                 }
                 if known.server.is_some_and(|expected| expected != *server) {
                     faults.push(format!("it went to server {server}, which was no longer configured when it began"));
@@ -250,6 +294,17 @@ impl Ledger {
                     }
                     if let Some((from, why)) = token.withdrawn.filter(|(from, _)| *from <= at) {
                         faults.push(format!("its token was withdrawn at {:.3}: {why}", from.as_secs_f64()));
+                    }
+                    let account = account_of(&token.organization);
+                    if self.calls.get(call).is_some_and(|known| known.account != account) {
+                        faults.push(format!("it carries a token of the account {}", ACCOUNTS[account]));
+                    }
+                    match self.newest[account] {
+                        Some((newest, since)) if newest > token.number && since < at => {
+                            faults.push("its token is older than one that was used before".to_owned());
+                        }
+                        Some((newest, _)) if newest >= token.number => {}
+                        _ => self.newest[account] = Some((token.number, at)),
                     }
                     accepted = token.server == *server && !token.revoked;
                 }
@@ -282,33 +337,40 @@ impl Ledger {
     }
 
     /// The server answers a request with 401.
-    pub(super) fn refuse(&mut self, name: &str) {
+    pub(super) fn refuse(&mut self, call: CallId, name: &str) {
         self.counts.unauthorized += 1;
+        if let Some(known) = self.calls.get_mut(&call) {
+            known.refused += 1;
+        }
         if let Some(token) = self.tokens.get_mut(name) {
             token.refused = true;
         }
     }
 
-    pub(super) fn end(&mut self, call: CallId, at: Duration, now: f64, server: usize, organization: &str, ending: &Ending) {
+    pub(super) fn end(&mut self, call: CallId, at: Duration, now: f64, organization: &str, ending: &Ending) {
         let Some(known) = self.calls.get_mut(&call) else { return };
         known.ended = true;
-        let (begun, settled) = (known.begun, known.server.is_some());
+        let (begun, server) = (known.begun, known.server);
+        let organization = if known.account == 0 { organization } else { ACCOUNTS[1] };
         match ending {
             Ending::Answered(_) => self.counts.answered += 1,
             Ending::Refused(..) => self.counts.refused += 1,
             Ending::Cut => self.counts.cut += 1,
             Ending::GivenUp => self.counts.given_up += 1,
+            Ending::Unsent => {}
         }
-        if self.well.is_some_and(|well| well < begun) && !matches!(ending, Ending::Answered(200) | Ending::GivenUp) {
+        if self.well.is_some_and(|well| well < begun)
+            && !matches!(ending, Ending::Answered(200) | Ending::GivenUp | Ending::Unsent)
+        {
             self.break_promise(at, format!("call {call} ended as {ending:?}, and nothing is wrong"));
         }
         let Ending::Refused(_, code) = ending else { return };
         let usable = |token: &&Token| {
             let in_time = token.answered.is_some_and(|answered| answered + TOKEN_NOTICED < at);
             let good = !token.revoked && !token.refused && token.withdrawn.is_none() && token.expires > now + 5.0;
-            in_time && good && token.server == server && token.organization == organization
+            in_time && good && Some(token.server) == server && token.organization == organization
         };
-        if settled
+        if server.is_some()
             && code == "token_pending"
             && let Some(token) = self.tokens.values().find(usable)
         {

@@ -118,7 +118,7 @@ async fn start(world: &World) -> (Daemon, JoinHandle<Result<(), StartError>>, Lo
     world.put("organization", "acme");
     world.put("password", "first");
     world.put("roots.pem", roots());
-    world.put_settings(0, 20);
+    world.put_settings(0, 20, Duration::from_secs(300));
     let input = Input {
         config_flag: Some(world.settings()),
         default_file: world.settings(),

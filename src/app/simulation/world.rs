@@ -29,6 +29,14 @@ pub(super) fn address(server: usize) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], if server == 0 { 7001 } else { 7002 }))
 }
 
+/// The accounts, each with an API of its name. The first one's server and credentials change; the second one's never do.
+pub(super) const ACCOUNTS: [&str; 2] = ["default", "other"];
+
+/// The account of an organization.
+pub(super) fn account_of(organization: &str) -> usize {
+    usize::from(organization == ACCOUNTS[1])
+}
+
 /// One simulation's world.
 pub(super) struct World {
     pub(super) clock: Arc<SimulatedClock>,
@@ -37,6 +45,8 @@ pub(super) struct World {
     ledger: Mutex<Ledger>,
     state: Mutex<State>,
     numbers: AtomicU64,
+    /// `max_connections`.
+    places: usize,
     has_clients: AtomicBool,
     is_listening: AtomicBool,
     /// For the tasks that it starts.
@@ -59,6 +69,8 @@ pub(super) struct State {
     /// The server that the settings name, and whether a reload is under way.
     pub(super) server: usize,
     pub(super) reloading: bool,
+    /// `connection_max_age` of the settings in force.
+    pub(super) max_age: Duration,
     pub(super) organization: String,
     pub(super) password: String,
     /// Kept open, so that the daemon sees neither an end nor an answer.
@@ -76,14 +88,18 @@ impl World {
             life: 300.0,
             server: 0,
             reloading: false,
+            max_age: Duration::from_secs(300),
             organization: "acme".to_owned(),
             password: "first".to_owned(),
             silent: Vec::new(),
         };
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let places = [2, 3, 5, 4096, 4096, 4096][chance.usize(0..6)];
         Arc::new_cyclic(|this| Self {
+            places,
             clock: Arc::new(SimulatedClock::new()),
             directory: directory.to_owned(),
-            chance: Mutex::new(fastrand::Rng::with_seed(seed)),
+            chance: Mutex::new(chance),
             ledger: Mutex::default(),
             state: Mutex::new(state),
             numbers: AtomicU64::new(0),
@@ -154,12 +170,20 @@ impl World {
         self.state(|state| state.idle[server])
     }
 
+    /// How old a connection may be when a request takes it: 20 % more than the settings say, and a moment.
+    pub(super) fn oldest(&self) -> Duration {
+        self.state(|state| state.max_age).mul_f64(1.2) + Duration::from_secs(1)
+    }
+
     pub(super) fn token_life(&self) -> f64 {
         self.state(|state| state.life)
     }
 
     /// Whether these are good credentials: those that the files hold now.
     pub(super) fn knows(&self, organization: &str, body: &str) -> bool {
+        if organization == ACCOUNTS[1] {
+            return body.contains("\"other-word\"");
+        }
         self.state(|state| organization == state.organization && body.contains(&format!("\"{}\"", state.password)))
     }
 }
@@ -198,23 +222,29 @@ fn server_at(address: SocketAddr) -> usize {
 
 /// For clients.
 impl World {
-    pub(super) fn listener(&self) -> PathBuf {
-        self.directory.join("api.sock")
+    /// The socket of an account's API.
+    pub(super) fn listener(&self, account: usize) -> PathBuf {
+        self.directory.join(format!("{}.sock", ACCOUNTS[account]))
+    }
+
+    /// Whether no client ever waits for a place.
+    pub(super) fn has_room(&self) -> bool {
+        self.places > 1000
     }
 
     pub(super) fn next_call(&self) -> CallId {
         self.next_number()
     }
 
-    pub(super) fn begin_call(&self, call: CallId, once: bool) {
-        let server = self.state(|state| (!state.reloading).then_some(state.server));
-        self.ledger(|ledger, at| ledger.begin(call, once, at, server));
+    pub(super) fn begin_call(&self, call: CallId, once: bool, account: usize) {
+        let server = self.state(|state| (!state.reloading).then_some(if account == 0 { state.server } else { 1 }));
+        self.ledger(|ledger, at| ledger.begin(call, once, at, account, server));
     }
 
     pub(super) fn end_call(&self, call: CallId, ending: &Ending) {
-        let (server, organization) = self.state(|state| (state.server, state.organization.clone()));
+        let organization = self.state(|state| state.organization.clone());
         let now = self.now();
-        self.ledger(|ledger, at| ledger.end(call, at, now, server, &organization, ending));
+        self.ledger(|ledger, at| ledger.end(call, at, now, &organization, ending));
     }
 
     pub(super) fn has_clients(&self) -> bool {
@@ -249,9 +279,27 @@ impl World {
         std::fs::rename(&staged, self.directory.join(name)).unwrap();
     }
 
-    /// Writes the settings that name `server`.
-    pub(super) fn put_settings(&self, server: usize, response_timeout: u32) {
-        let (address, directory) = (address(server), self.directory.display());
+    /// Writes the settings that name `server` for the first account.
+    pub(super) fn put_settings(&self, server: usize, response_timeout: u32, max_age: Duration) {
+        let (directory, places, max_age) = (self.directory.display(), self.places, max_age.as_secs());
+        let api = |account: usize, server: usize| {
+            let (name, address) = (ACCOUNTS[account], address(server));
+            format!(
+                r#"
+[apis.{name}]
+account = "{name}"
+upstream = "http://{address}"
+listen = ["unix:{directory}/{name}.sock"]
+allow_insecure_upstream = true
+max_connections = {places}
+response_timeout = "{response_timeout}s"
+connection_max_age = "{max_age}s"
+connect_timeout = "4s"
+body_idle = "15s"
+"#
+            )
+        };
+        let (first, second, address, other) = (api(0, server), api(1, 1), address(server), self::address(1));
         self.put(
             "config.toml",
             &format!(
@@ -267,13 +315,12 @@ organization = {{ file = "{directory}/organization" }}
 username = "service"
 password = {{ file = "{directory}/password" }}
 login_url = "http://{address}/auth"
-[apis.default]
-upstream = "http://{address}"
-listen = ["unix:{directory}/api.sock"]
-allow_insecure_upstream = true
-response_timeout = "{response_timeout}s"
-connect_timeout = "4s"
-body_idle = "15s"
+[accounts.other]
+organization = "other"
+username = "service"
+password = "other-word"
+login_url = "http://{other}/auth"
+{first}{second}
 "#
             ),
         );

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     careportals::{ORGANIZATION_HEADER, REFRESH_REQUEST_FIELD},
-    clock::Clock,
+    clock::{Clock, Moment, Now},
     config::{Endpoint, Login},
     connect::Connector,
     secret::{Pages, Secret},
@@ -190,9 +190,10 @@ impl HttpLogIn {
         request: Request<Full<Bytes>>,
         organization: HeaderValue,
     ) -> Result<Grant, LoginError> {
+        let asked = self.clock.now().moment;
         let sent = upstream::exchange(connector, request).await;
         let response = sent.map_err(|error| LoginError::Unreachable(Unreachable::NoAnswer(error)))?;
-        let received = self.clock.now();
+        let received = as_of_date(self.clock.now(), asked);
         let server_date = date(response.headers());
         classify(&response, server_date.unwrap_or(received.wall))?;
         let body = collect(response.into_body()).await?;
@@ -200,6 +201,16 @@ impl HttpLogIn {
             answer::read(&body, login.token_pointer.as_deref()).map_err(LoginError::Malformed)?;
         Ok(Grant { token, refresh, organization, server_date, received })
     }
+}
+
+/// How long an answer is taken to have been on its way at most.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
+/// Our clocks when the server wrote its `Date`, at the earliest: the answer came at `now`, and was `asked` for. Taken for later, a
+/// token would seem to live longer than it does.
+fn as_of_date(now: Now, asked: Moment) -> Now {
+    let on_its_way = now.moment.since(asked).min(ON_ITS_WAY);
+    Now { moment: now.moment - on_its_way, wall: now.wall.checked_sub(on_its_way).unwrap_or(now.wall) }
 }
 
 fn request(

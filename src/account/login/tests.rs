@@ -315,3 +315,15 @@ async fn an_organization_that_no_header_can_hold_is_told_too() {
     };
     assert_eq!(error.code(), "source_missing");
 }
+
+#[test]
+fn the_time_for_which_an_answer_may_have_been_on_its_way_is_no_time_of_the_tokens_life() {
+    let now = |millis: u64| Now {
+        moment: Moment::new(Duration::from_millis(90_000 + millis)),
+        wall: std::time::UNIX_EPOCH + Duration::from_millis(7_000_000 + millis),
+    };
+    let asked = now(0).moment;
+    assert_eq!(as_of_date(now(0), asked), now(0));
+    assert_eq!(as_of_date(now(600), asked), now(0));
+    assert_eq!(as_of_date(now(5000), asked), now(4000), "a server that is slow may write it at the end");
+}

@@ -75,7 +75,7 @@ pub(super) struct Grant {
     pub(super) organization: HeaderValue,
     /// The server's clock when it answered.
     pub(super) server_date: Option<SystemTime>,
-    /// Our clocks when the answer's head had come.
+    /// Our clocks when the server wrote its `Date`, at the earliest.
     pub(super) received: Now,
 }
 

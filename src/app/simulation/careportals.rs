@@ -12,6 +12,11 @@ use super::{
 };
 use crate::clock;
 
+/// For how long the daemon may wait for a silent server: `login_timeout`, and the larger of `response_timeout` and `body_idle`; and a
+/// moment.
+const LOG_IN_LIMIT: Duration = Duration::from_millis(10_500);
+const CALL_LIMIT: Duration = Duration::from_millis(20_500);
+
 /// What a server does with log-ins, or with calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mood {
@@ -122,7 +127,7 @@ async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head)
     let organization = head.all("organization").first().cloned().unwrap_or_default();
     world.ledger(|ledger, at| ledger.log_in(at, &organization));
     if !matches!(mood, Mood::Well | Mood::Slow(_) | Mood::Stale | Mood::Truncated | Mood::Stalled) {
-        return misbehave(world, wire, mood, "{\"message\":\"no token\"}").await;
+        return misbehave(world, wire, mood, "{\"message\":\"no token\"}", LOG_IN_LIMIT).await;
     }
     if let Mood::Slow(time) = mood {
         sleep(time).await;
@@ -137,7 +142,7 @@ async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head)
     world.ledger(|ledger, at| ledger.made(at, world.now(), token.clone(), server, organization, expires.floor()));
     let body = format!("{{\"token\":\"{token}\"}}");
     if matches!(mood, Mood::Truncated | Mood::Stalled) {
-        return misbehave(world, wire, mood, &body).await;
+        return misbehave(world, wire, mood, &body, LOG_IN_LIMIT).await;
     }
     answer(world, wire, 201, "", body.as_bytes()).await?;
     world.ledger(|ledger, at| ledger.gave(&token, at));
@@ -163,12 +168,14 @@ async fn call(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head, a
         return answer(world, wire, 401, "", b"{\"message\":\"Unauthorized\"}").await;
     }
     if let Mood::Status(..) = mood {
-        return misbehave(world, wire, mood, "{\"message\":\"not now\"}").await;
+        return misbehave(world, wire, mood, "{\"message\":\"not now\"}", CALL_LIMIT).await;
     }
     world.ledger(|ledger, at| ledger.execute(call, at));
     match mood {
         Mood::Stale => None,
-        Mood::Silent | Mood::Garbage | Mood::Truncated | Mood::Stalled => misbehave(world, wire, mood, &"x".repeat(3000)).await,
+        Mood::Silent | Mood::Garbage | Mood::Truncated | Mood::Stalled => {
+            misbehave(world, wire, mood, &"x".repeat(3000), CALL_LIMIT).await
+        }
         Mood::Slow(time) => {
             sleep(time).await;
             answer_call(world, wire, call, head).await
@@ -196,29 +203,35 @@ async fn answer_call(world: &Arc<World>, wire: &mut Wire, call: CallId, head: &H
     answer(world, wire, 200, &fields, &body).await
 }
 
-async fn misbehave(world: &Arc<World>, wire: &mut Wire, mood: Mood, body: &str) -> Option<()> {
+async fn misbehave(world: &Arc<World>, wire: &mut Wire, mood: Mood, body: &str, limit: Duration) -> Option<()> {
     match mood {
         Mood::Status(status, retry_after) => {
             let fields = retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
             answer(world, wire, status, &fields, body.as_bytes()).await
         }
-        Mood::Silent => {
-            // The daemon gives up, and closes the connection.
-            while wire.read_more().await.is_some() {}
-            None
-        }
+        Mood::Silent => be_silent(world, wire, limit).await,
         Mood::Garbage => {
             wire.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await?;
             None
         }
         Mood::Truncated => truncated(world, wire, body.as_bytes()).await,
         Mood::Stalled => {
-            let ended = truncated(world, wire, body.as_bytes()).await;
-            while wire.read_more().await.is_some() {}
-            ended
+            truncated(world, wire, body.as_bytes()).await;
+            be_silent(world, wire, limit).await
         }
         Mood::Well | Mood::Slow(_) | Mood::Odd | Mood::Stale => answer(world, wire, 201, "", body.as_bytes()).await,
     }
+}
+
+/// Says no more, until the daemon gives up and closes the connection, which it has to within `limit`.
+async fn be_silent(world: &Arc<World>, wire: &mut Wire, limit: Duration) -> Option<()> {
+    let since = clock::instant();
+    while wire.read_more().await.is_some() {}
+    let waited = since.elapsed();
+    if waited > limit {
+        world.break_promise(format!("the daemon has waited for an answer for {waited:?}, and its limit is {limit:?}"));
+    }
+    None
 }
 
 async fn truncated(world: &Arc<World>, wire: &mut Wire, body: &[u8]) -> Option<()> {

@@ -162,7 +162,7 @@ async fn exchange(
 ) -> Ending {
     let cut = |error: hyper::Error| {
         world.note(&format!("client of {call}: {error:?}"));
-        if error.is_canceled() { Ending::Unsent } else { Ending::Cut }
+        if error.is_canceled() || error.is_closed() { Ending::Unsent } else { Ending::Cut }
     };
     let response = match connection.send(request).await {
         Ok(response) => response,

@@ -144,7 +144,12 @@ async fn reload(world: &World, daemon: &Daemon) {
     world.ledger(Ledger::causes_log_in);
     let Ok(outcome) = daemon.commands.reload() else { return world.break_promise("a reload was not taken".to_owned()) };
     match outcome.await {
-        Ok(Ok(())) if !wrong => world.state(|state| (state.server, state.max_age) = (server, max_age)),
+        Ok(Ok(())) if !wrong => {
+            world.state(|state| (state.server, state.max_age) = (server, max_age));
+            if server != before {
+                world.ledger(|ledger, _| ledger.server_changed());
+            }
+        }
         Ok(Err(_)) if wrong => {}
         outcome => world.break_promise(format!("a reload of settings that are wrong ({wrong}) ended as {outcome:?}")),
     }

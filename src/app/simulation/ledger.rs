@@ -231,6 +231,8 @@ impl Ledger {
             if token.organization == organization {
                 // It may have come back to this one before it was noticed.
                 token.withdrawn = token.withdrawn.filter(|(_, why)| *why != OTHER_ORGANIZATION);
+                // If it was noticed, this token has gone.
+                token.answered = None;
             } else if token.withdrawn.is_none() {
                 token.withdrawn = Some((at + ORGANIZATION_NOTICED, OTHER_ORGANIZATION));
             }
@@ -323,6 +325,12 @@ impl Ledger {
         self.calls.values_mut().filter(|call| !call.ended).for_each(|call| call.server = None);
     }
 
+    /// A reload has changed the first account's server: its tokens have gone with it.
+    pub(super) fn server_changed(&mut self) {
+        let of_first = |token: &&mut Token| account_of(&token.organization) == 0;
+        self.tokens.values_mut().filter(of_first).for_each(|token| token.answered = None);
+    }
+
     /// The server carries a call out.
     pub(super) fn execute(&mut self, call: CallId, at: Duration) {
         let Some(known) = self.calls.get_mut(&call) else { return };
@@ -359,9 +367,14 @@ impl Ledger {
             Ending::GivenUp => self.counts.given_up += 1,
             Ending::Unsent => {}
         }
-        if self.well.is_some_and(|well| well < begun)
-            && !matches!(ending, Ending::Answered(200) | Ending::GivenUp | Ending::Unsent)
-        {
+        let is_fine = match ending {
+            Ending::Answered(status) => *status == 200,
+            // Of several at once some may be refused, where few are allowed. The answer to a HEAD has no code.
+            Ending::Refused(_, code) => code == "too_many_requests_in_flight" || code == "head",
+            Ending::GivenUp | Ending::Unsent => true,
+            Ending::Cut => false,
+        };
+        if self.well.is_some_and(|well| well < begun) && !is_fine {
             self.break_promise(at, format!("call {call} ended as {ending:?}, and nothing is wrong"));
         }
         let Ending::Refused(_, code) = ending else { return };

@@ -45,8 +45,9 @@ pub(super) struct World {
     ledger: Mutex<Ledger>,
     state: Mutex<State>,
     numbers: AtomicU64,
-    /// `max_connections`.
+    /// `max_connections`, and `max_requests`.
     places: usize,
+    requests: usize,
     has_clients: AtomicBool,
     is_listening: AtomicBool,
     /// For the tasks that it starts.
@@ -95,8 +96,10 @@ impl World {
         };
         let mut chance = fastrand::Rng::with_seed(seed);
         let places = [2, 3, 5, 4096, 4096, 4096][chance.usize(0..6)];
+        let requests = [1, 2, 1024, 1024, 1024, 1024][chance.usize(0..6)];
         Arc::new_cyclic(|this| Self {
             places,
+            requests,
             clock: Arc::new(SimulatedClock::new()),
             directory: directory.to_owned(),
             chance: Mutex::new(chance),
@@ -281,7 +284,8 @@ impl World {
 
     /// Writes the settings that name `server` for the first account.
     pub(super) fn put_settings(&self, server: usize, response_timeout: u32, max_age: Duration) {
-        let (directory, places, max_age) = (self.directory.display(), self.places, max_age.as_secs());
+        let (directory, places, requests) = (self.directory.display(), self.places, self.requests);
+        let max_age = max_age.as_secs();
         let api = |account: usize, server: usize| {
             let (name, address) = (ACCOUNTS[account], address(server));
             format!(
@@ -292,6 +296,7 @@ upstream = "http://{address}"
 listen = ["unix:{directory}/{name}.sock"]
 allow_insecure_upstream = true
 max_connections = {places}
+max_requests = {requests}
 response_timeout = "{response_timeout}s"
 connection_max_age = "{max_age}s"
 connect_timeout = "4s"

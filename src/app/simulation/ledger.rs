@@ -358,8 +358,8 @@ impl Ledger {
     pub(super) fn end(&mut self, call: CallId, at: Duration, now: f64, organization: &str, ending: &Ending) {
         let Some(known) = self.calls.get_mut(&call) else { return };
         known.ended = true;
-        let (begun, server) = (known.begun, known.server);
-        let organization = if known.account == 0 { organization } else { ACCOUNTS[1] };
+        let (begun, server, account) = (known.begun, known.server, known.account);
+        let organization = if account == 0 { organization } else { ACCOUNTS[1] };
         match ending {
             Ending::Answered(_) => self.counts.answered += 1,
             Ending::Refused(..) => self.counts.refused += 1,
@@ -367,17 +367,14 @@ impl Ledger {
             Ending::GivenUp => self.counts.given_up += 1,
             Ending::Unsent => {}
         }
-        let is_fine = match ending {
-            Ending::Answered(status) => *status == 200,
-            // Of several at once some may be refused, where few are allowed. The answer to a HEAD has no code.
-            Ending::Refused(_, code) => code == "too_many_requests_in_flight" || code == "head",
-            Ending::GivenUp | Ending::Unsent => true,
-            Ending::Cut => false,
-        };
+        let is_fine = matches!(ending, Ending::Answered(200) | Ending::GivenUp | Ending::Unsent);
         if self.well.is_some_and(|well| well < begun) && !is_fine {
             self.break_promise(at, format!("call {call} ended as {ending:?}, and nothing is wrong"));
         }
         let Ending::Refused(_, code) = ending else { return };
+        // One that came later has replaced those before.
+        let of_account = |token: &&Token| account_of(&token.organization) == account && token.answered.is_some();
+        let newest = self.tokens.values().filter(of_account).max_by_key(|token| token.number);
         let usable = |token: &&Token| {
             let in_time = token.answered.is_some_and(|answered| answered + TOKEN_NOTICED < at);
             let good = !token.revoked && !token.refused && token.withdrawn.is_none() && token.expires > now + 5.0;
@@ -385,7 +382,7 @@ impl Ledger {
         };
         if server.is_some()
             && code == "token_pending"
-            && let Some(token) = self.tokens.values().find(usable)
+            && let Some(token) = newest.filter(usable)
         {
             let answered = token.answered.unwrap_or_default().as_secs_f64();
             let waited = at.saturating_sub(begun).as_secs_f64();

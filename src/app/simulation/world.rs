@@ -235,6 +235,11 @@ impl World {
         self.places > 1000
     }
 
+    /// Whether `max_requests` is so small that some are refused.
+    pub(super) fn refuses_some(&self) -> bool {
+        self.requests < 10
+    }
+
     pub(super) fn next_call(&self) -> CallId {
         self.next_number()
     }

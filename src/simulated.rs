@@ -3,13 +3,7 @@
 //! A simulation runs on one thread, in paused time, where nothing may wait for another thread or for a real server. On that thread
 //! a connection leads to a simulated server, and blocking work is done where it is asked for. Every other thread is not concerned.
 
-use std::{
-    cell::RefCell,
-    io,
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
-    sync::Arc,
-};
+use std::{cell::RefCell, io, net::SocketAddr, pin::Pin, sync::Arc};
 
 use tokio::net::TcpStream;
 
@@ -17,9 +11,6 @@ use tokio::net::TcpStream;
 pub(crate) trait Network: Send + Sync {
     /// Opens a connection, when the server takes it.
     fn connect(&self, address: SocketAddr) -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
-
-    /// The addresses of a name.
-    fn resolve(&self, host: &str) -> Vec<IpAddr>;
 }
 
 thread_local! {

@@ -1,7 +1,6 @@
 //! Resolves names, each on a thread of its own: the system's resolver blocks.
 
 use std::{
-    io,
     net::{SocketAddr, ToSocketAddrs as _},
     sync::{Arc, Once},
 };
@@ -32,7 +31,7 @@ impl Lookups {
         // Nobody closes the semaphore.
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return Vec::new() };
         let lookup = blocking(move || {
-            let found = addresses(&host, port);
+            let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
             // A look-up that hangs keeps its permit, though nobody waits for it any more.
             drop(permit);
             found
@@ -47,13 +46,4 @@ impl Lookups {
             }
         }
     }
-}
-
-/// Asks the system's resolver. Blocks.
-fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    #[cfg(test)]
-    if let Some(network) = crate::simulated::network() {
-        return Ok(network.resolve(host).into_iter().map(|ip| SocketAddr::new(ip, port)).collect());
-    }
-    (host, port).to_socket_addrs().map(Iterator::collect)
 }

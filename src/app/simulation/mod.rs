@@ -227,21 +227,21 @@ fn play_all(first: u64) {
 }
 
 #[test]
-fn no_seed_breaks_a_promise_and_each_repeats_itself() {
+fn the_first_quarter_of_the_seeds_breaks_no_promise_and_repeats_itself() {
     play_all(0);
 }
 
 #[test]
-fn no_second_seed_breaks_a_promise_either() {
+fn the_second_quarter_of_the_seeds_does_so_too() {
     play_all(1);
 }
 
 #[test]
-fn no_third_seed_breaks_a_promise_either() {
+fn the_third_quarter_of_the_seeds_does_so_too() {
     play_all(2);
 }
 
 #[test]
-fn no_fourth_seed_breaks_a_promise_either() {
+fn the_last_quarter_of_the_seeds_does_so_too() {
     play_all(3);
 }

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
     pin::Pin,
     sync::{Arc, Weak},
@@ -75,10 +75,6 @@ impl simulated::Network for Network {
                 Reception::Silence => std::future::pending().await,
             }
         })
-    }
-
-    fn resolve(&self, _: &str) -> Vec<IpAddr> {
-        Vec::new()
     }
 }
 

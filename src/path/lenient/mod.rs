@@ -311,7 +311,9 @@ impl LenientPattern {
         let by_name = self.segments.iter().enumerate().filter(fits).fold(0, |next, (at, _)| next | 1 << (at + 1));
         // A server that runs a script for every path answers below it as it does without.
         let by_script = if is_same_name(b"index.php", name) { states } else { 0 };
-        let by_mount = if MOUNTS.iter().any(|mount| is_same_name(mount.as_bytes(), name)) { states & self.start() } else { 0 };
+        let at_start = states & self.start();
+        let is_mount = at_start != 0 && MOUNTS.iter().any(|mount| is_same_name(mount.as_bytes(), name));
+        let by_mount = if is_mount { at_start } else { 0 };
         self.skip_any(by_name | by_star | by_script | by_mount | (states & self.any))
     }
 

@@ -13,6 +13,7 @@
 //! | `crowd` | many clients at once |
 //! | `files` | modes of files, and secrets as Kubernetes mounts them |
 //! | `pattern` | bodies that both ends can check |
+//! | `plain_server` | the part of a scripted server that is always the same |
 //! | `recording_upstream` | an upstream that answers always alike, and keeps every byte that it is sent |
 //! | `manual_upstream` | an upstream that a test plays itself, over plain HTTP/1.1 |
 //! | `manual_http2` | the same over HTTP/2, frame by frame |
@@ -43,6 +44,7 @@ mod logs;
 mod manual_http2;
 mod manual_upstream;
 mod pattern;
+mod plain_server;
 mod recording_upstream;
 mod setup;
 mod sidecar;

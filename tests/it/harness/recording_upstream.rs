@@ -2,20 +2,19 @@
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, TcpStream},
     sync::{Arc, Mutex},
-    thread::JoinHandle,
 };
 
 use careportals_simulator::Simulator;
 
+use super::plain_server::PlainServer;
 use crate::harness::Setup;
 
 /// An upstream on plain TCP that answers every request alike. It ends when dropped.
 pub struct RecordingUpstream {
-    address: SocketAddr,
+    server: PlainServer,
     heard: Arc<Mutex<Heard>>,
-    accepting: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
@@ -23,8 +22,6 @@ struct Heard {
     requests: Vec<String>,
     /// All bytes that came, those of unfinished requests included.
     bytes: usize,
-    connections: Vec<TcpStream>,
-    over: bool,
 }
 
 /// A short answer.
@@ -33,32 +30,16 @@ pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 impl RecordingUpstream {
     /// Answers every request with the bytes of `answer`. One that says `Connection: close` is the last on its connection.
     pub fn start(answer: impl Into<Vec<u8>>) -> Self {
-        let (listener, answer) = (TcpListener::bind("127.0.0.1:0").unwrap(), answer.into());
-        let address = listener.local_addr().unwrap();
-        let heard = Arc::new(Mutex::new(Heard::default()));
-        let accepting = std::thread::spawn({
+        let (heard, answer) = (Arc::new(Mutex::new(Heard::default())), answer.into());
+        let server = PlainServer::start({
             let heard = Arc::clone(&heard);
-            move || {
-                let mut serving = Vec::new();
-                while let Ok((stream, _)) = listener.accept() {
-                    let mut now = heard.lock().unwrap();
-                    if now.over {
-                        break;
-                    }
-                    now.connections.push(stream.try_clone().unwrap());
-                    let (heard, answer) = (Arc::clone(&heard), answer.clone());
-                    serving.push(std::thread::spawn(move || serve(&heard, stream, &answer)));
-                }
-                for thread in serving {
-                    thread.join().unwrap();
-                }
-            }
+            move |accepted| serve(&heard, accepted.stream, &answer)
         });
-        Self { address, heard, accepting: Some(accepting) }
+        Self { server, heard }
     }
 
     pub fn base_url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.server.address())
     }
 
     /// A sidecar in front of it that logs in at `simulator`.
@@ -129,18 +110,4 @@ fn end_of_request(text: &str) -> Option<usize> {
         return Some(head);
     }
     rest.char_indices().nth(length - 1).map(|(at, last)| head + at + last.len_utf8())
-}
-
-impl Drop for RecordingUpstream {
-    fn drop(&mut self) {
-        let mut heard = self.heard.lock().unwrap();
-        heard.over = true;
-        for connection in heard.connections.drain(..) {
-            let _ = connection.shutdown(Shutdown::Both);
-        }
-        drop(heard);
-        // A connection wakes the thread that accepts.
-        let _ = TcpStream::connect(self.address);
-        let _ = self.accepting.take().map(JoinHandle::join);
-    }
 }

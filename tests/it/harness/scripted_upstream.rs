@@ -3,12 +3,13 @@
 use std::{
     collections::HashMap,
     io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::{Arc, Mutex},
-    thread::JoinHandle,
 };
 
 use serde::Deserialize;
+
+use super::plain_server::{Accepted, PlainServer};
 
 /// What it says to one target, and what it does then.
 #[derive(Clone)]
@@ -32,9 +33,8 @@ pub enum End {
 
 /// An upstream on plain TCP. What it has not learned it answers with `ok`, and closes. It ends when dropped.
 pub struct ScriptedUpstream {
-    address: SocketAddr,
+    server: PlainServer,
     known: Arc<Mutex<Known>>,
-    accepting: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
@@ -42,39 +42,20 @@ struct Known {
     lines: HashMap<String, Line>,
     /// Targets, and the numbers of the connections that they came on.
     asked: Vec<(String, usize)>,
-    connections: Vec<Option<TcpStream>>,
-    over: bool,
 }
 
 impl ScriptedUpstream {
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let known = Arc::new(Mutex::new(Known::default()));
-        let accepting = std::thread::spawn({
+        let server = PlainServer::start({
             let known = Arc::clone(&known);
-            move || {
-                let mut serving = Vec::new();
-                while let Ok((stream, _)) = listener.accept() {
-                    let mut now = known.lock().unwrap();
-                    if now.over {
-                        break;
-                    }
-                    let number = now.connections.len();
-                    now.connections.push(Some(stream.try_clone().unwrap()));
-                    let known = Arc::clone(&known);
-                    serving.push(std::thread::spawn(move || serve(&known, number, stream)));
-                }
-                for thread in serving {
-                    thread.join().unwrap();
-                }
-            }
+            move |accepted| serve(&known, accepted)
         });
-        Self { address, known, accepting: Some(accepting) }
+        Self { server, known }
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     pub fn learn(&self, target: &str, line: Line) {
@@ -88,21 +69,7 @@ impl ScriptedUpstream {
     }
 }
 
-impl Drop for ScriptedUpstream {
-    fn drop(&mut self) {
-        let mut known = self.known.lock().unwrap();
-        known.over = true;
-        for connection in known.connections.drain(..).flatten() {
-            let _ = connection.shutdown(Shutdown::Both);
-        }
-        drop(known);
-        // A connection wakes the thread that accepts.
-        let _ = TcpStream::connect(self.address);
-        let _ = self.accepting.take().map(JoinHandle::join);
-    }
-}
-
-fn serve(known: &Mutex<Known>, number: usize, mut stream: TcpStream) {
+fn serve(known: &Mutex<Known>, mut accepted: Accepted) {
     let (mut ahead, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
     let mut more = |ahead: &mut Vec<u8>, stream: &mut TcpStream| match stream.read(&mut buffer) {
         Ok(read) if read > 0 => {
@@ -116,38 +83,33 @@ fn serve(known: &Mutex<Known>, number: usize, mut stream: TcpStream) {
             if let Some(end) = ahead.windows(4).position(|window| window == b"\r\n\r\n") {
                 break end + 4;
             }
-            if !more(&mut ahead, &mut stream) {
+            if !more(&mut ahead, &mut accepted.stream) {
                 return;
             }
         };
         let head = String::from_utf8_lossy(&ahead[..end]).into_owned();
         ahead.drain(..end);
         let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
-        let line = learned(known, number, target);
+        let line = learned(known, accepted.number, target);
         let length: usize =
             head.split("\r\n").find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |length| length.parse().unwrap());
         if !line.early {
             while ahead.len() < length {
-                if !more(&mut ahead, &mut stream) {
+                if !more(&mut ahead, &mut accepted.stream) {
                     return;
                 }
             }
             ahead.drain(..length);
         }
-        let _ = stream.write_all(&line.says);
+        let _ = accepted.stream.write_all(&line.says);
         match line.end {
             End::Stays => {}
-            End::Closes => return drop(stream.shutdown(Shutdown::Both)),
-            End::Resets => {
-                // The kernel sends a reset when the last handle of the socket is dropped.
-                let _ = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO));
-                drop(known.lock().unwrap().connections[number].take());
-                return;
-            }
+            End::Closes => return drop(accepted.stream.shutdown(Shutdown::Both)),
+            End::Resets => return accepted.reset(),
         }
         if line.early {
             while ahead.len() < length {
-                if !more(&mut ahead, &mut stream) {
+                if !more(&mut ahead, &mut accepted.stream) {
                     return;
                 }
             }

@@ -109,17 +109,12 @@ impl Acceptor {
 
     /// Runs outside the workers, with deadlines of its own. Returns when `closing` has turned true and the last connection has
     /// ended.
-    pub async fn run_alone<A: RequestService>(self, service: Arc<A>, mut closing: watch::Receiver<bool>) {
+    pub async fn run_alone<A: RequestService>(self, service: Arc<A>, closing: watch::Receiver<bool>) {
         let deadlines = Deadlines::default();
         let (drain, mut gone) = Drain::new();
         let accepting = self.run(service, deadlines.clone(), drain.clone());
-        let close = async move {
-            // It also closes when nobody is left to say so.
-            drop(closing.wait_for(|closing| *closing).await);
-            drain.begin();
-        };
         let serving = async {
-            tokio::join!(accepting, close);
+            tokio::join!(accepting, drain.begin_when(closing));
             gone.recv().await;
         };
         tokio::select! {

@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 pub use accept::{Acceptor, WITHOUT_PLACE};
 pub use bind::{Bound, ListenSocket, Passed, bind_tcp, bind_unix, passed_sockets};
@@ -104,6 +104,12 @@ impl Drain {
         self.start.told.notify_waiters();
     }
 
+    /// Begins it when `closing` turns true, or when nobody is left to say so.
+    pub async fn begin_when(self, mut closing: watch::Receiver<bool>) {
+        drop(closing.wait_for(|closing| *closing).await);
+        self.begin();
+    }
+
     /// Waits for the drain to begin.
     pub async fn begun(&self) {
         // From here on it hears of a start.
@@ -144,5 +150,23 @@ mod tests {
         assert_eq!(gone.try_recv(), Err(mpsc::error::TryRecvError::Empty), "a connection is left");
         drop(connection);
         assert_eq!(gone.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_drain_begins_when_it_is_told_or_nobody_is_left_to_tell_it() {
+        for is_told in [true, false] {
+            let (sender, closing) = watch::channel(false);
+            let (drain, _gone) = Drain::new();
+            let waiting = tokio::spawn(drain.clone().begin_when(closing));
+            tokio::task::yield_now().await;
+            assert!(!drain.has_begun());
+            if is_told {
+                sender.send(true).unwrap();
+            } else {
+                drop(sender);
+            }
+            waiting.await.unwrap();
+            assert!(drain.has_begun());
+        }
     }
 }

@@ -1,23 +1,25 @@
 //! A byte stream to upstream: plain or TLS over TCP. The TCP stream counts the bytes that the kernel took, and ends when the
 //! peer is gone.
 //!
-//! Guarantees: reads and writes are passed on without a copy; vectored writes stay vectored.
+//! Guarantees: writes are passed on without a copy, and vectored ones stay vectored; reads are passed on without a copy, except
+//! while a large answer comes.
 
 use std::{
     io::{self, IoSlice},
     net::IpAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::{Buf as _, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::client::TlsStream;
@@ -37,6 +39,11 @@ const RECEIVE_BUFFER: usize = 256 * 1024;
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 128 * 1024;
 
+/// Who asks for this many bytes and gets them may find more: TLS begins with 4 KiB, and asks for one record of 16 KiB at a time.
+const MORE_MAY_BE_THERE: usize = 4096;
+/// How many bytes are then read at once.
+const READ_AHEAD: usize = 64 * 1024;
+
 /// A TCP stream that counts the bytes that the kernel took, and that ends when the peer is gone.
 ///
 /// A network that drops packets gives no error, and by itself the kernel would send again for a quarter of an hour. Two limits
@@ -52,6 +59,10 @@ pub struct CountingTcp {
     tcp: TcpStream,
     written: Arc<AtomicU64>,
     acknowledgement: Acknowledgement,
+    /// What was read ahead. It takes no memory while nothing comes.
+    ahead: BytesMut,
+    /// The last read got as much as it asked for, and no read has found nothing since.
+    more_may_be_there: bool,
 }
 
 /// Whether [`UNACKNOWLEDGED`] is in force.
@@ -79,7 +90,8 @@ impl CountingTcp {
         drop(socket.set_recv_buffer_size(RECEIVE_BUFFER));
         #[cfg(target_os = "linux")]
         drop(socket.set_tcp_notsent_lowat(UNSENT));
-        let counted = Self { tcp, written, acknowledgement: Acknowledgement::Limited { unanswered: 0 } };
+        let acknowledgement = Acknowledgement::Limited { unanswered: 0 };
+        let counted = Self { tcp, written, acknowledgement, ahead: BytesMut::new(), more_may_be_there: false };
         counted.end_when_unacknowledged(true);
         counted
     }
@@ -95,7 +107,25 @@ impl CountingTcp {
         }
     }
 
-    fn read(&mut self) {
+    fn poll_read_directly(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let room = buffer.remaining();
+        let outcome = ready!(Pin::new(&mut self.tcp).poll_read(cx, buffer));
+        self.has_read();
+        self.more_may_be_there = room >= MORE_MAY_BE_THERE && buffer.remaining() == 0;
+        Poll::Ready(outcome)
+    }
+
+    fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ahead.reserve(READ_AHEAD);
+        let Poll::Ready(outcome) = pin!(self.tcp.read_buf(&mut self.ahead)).poll(cx) else {
+            (self.ahead, self.more_may_be_there) = (BytesMut::new(), false);
+            return Poll::Pending;
+        };
+        self.has_read();
+        Poll::Ready(outcome.map(drop))
+    }
+
+    fn has_read(&mut self) {
         if let Acknowledgement::Limited { unanswered } = &mut self.acknowledgement {
             *unanswered = 0;
         }
@@ -113,11 +143,16 @@ impl CountingTcp {
 
 impl AsyncRead for CountingTcp {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.tcp).poll_read(cx, buffer);
-        if outcome.is_ready() {
-            self.read();
+        if self.ahead.is_empty() {
+            if !self.more_may_be_there {
+                return self.poll_read_directly(cx, buffer);
+            }
+            ready!(self.poll_read_ahead(cx))?;
         }
-        outcome
+        let length = self.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.ahead[..length]);
+        self.ahead.advance(length);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -228,6 +263,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
+        time::timeout,
     };
 
     use super::*;
@@ -250,6 +286,35 @@ mod tests {
         let unanswered = socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
         assert_eq!(socket.tcp_keepalive_time().unwrap() + unanswered, Duration::from_secs(10));
         assert_eq!(limit(&counted), Some(Duration::from_secs(10)));
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_comes_whole_and_leaves_no_memory_behind() {
+        let (mut counted, mut peer) = connected().await;
+        let sent: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
+        let writing = {
+            let sent = sent.clone();
+            tokio::spawn(async move { peer.write_all(&sent).await.map(|()| peer) })
+        };
+        let mut got = Vec::new();
+        // Rooms as TLS asks for them, and odd ones.
+        for room in [4096, 12_000, 16_384, 100, 1, 70_000].into_iter().cycle() {
+            if got.len() == sent.len() {
+                break;
+            }
+            let mut piece = vec![0; room];
+            let length = counted.read(&mut piece).await.unwrap();
+            got.extend_from_slice(&piece[..length]);
+        }
+        assert!(got == sent);
+        let mut peer = writing.await.unwrap().unwrap();
+        let mut piece = [0; 4096];
+        assert!(timeout(Duration::ZERO, counted.read(&mut piece)).await.is_err());
+        assert_eq!((counted.ahead.capacity(), counted.more_may_be_there), (0, false));
+        peer.write_all(b"more").await.unwrap();
+        assert_eq!(counted.read(&mut piece).await.unwrap(), 4);
+        drop(peer);
+        assert_eq!(counted.read(&mut piece).await.unwrap(), 0);
     }
 
     #[tokio::test]

@@ -58,7 +58,7 @@ pub use self::{
     login::LoginConnectors,
     login_check::{Tried, try_log_in, try_organization},
     session::StateName,
-    snapshot::{AccountSnapshot, LoginTrouble, Unavailable, Why},
+    snapshot::{AccountSnapshot, AccountTrouble, Unavailable, Why},
     token::{Bearer, Fingerprint, Generation},
     unauthorized::{Relogin, Replaced},
 };
@@ -375,7 +375,7 @@ impl Account {
     /// The latest snapshot, for `status`, readiness and metrics.
     #[must_use]
     pub fn snapshot(&self) -> AccountSnapshot {
-        self.task.snapshot.borrow().clone()
+        AccountSnapshot { refused_since: self.task.signals.refusal.row_since(), ..self.task.snapshot.borrow().clone() }
     }
 
     /// A receiver that wakes whenever the snapshot changes.

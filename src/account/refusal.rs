@@ -2,7 +2,10 @@
 //!
 //! Workers write it and the driver reads it. An answer costs one load of an atomic, unless its token is recorded as refused.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::token::Generation;
 use crate::clock::Moment;
@@ -17,34 +20,57 @@ pub(super) struct RefusedToken {
 /// The latest refusal, shared by workers and driver.
 #[derive(Debug, Default)]
 pub(super) struct RefusalRecord {
-    /// The refused generation; zero, which no log-in has, when there is none.
+    /// The refused generation; zero, which no log-in has, when there is none. It is written under the lock.
     generation: AtomicU64,
-    since_nanos: AtomicU64,
+    row: Mutex<Option<RefusedRow>>,
+}
+
+/// Tokens that were refused one after the other, with no other answer in between.
+#[derive(Clone, Copy, Debug)]
+struct RefusedRow {
+    latest: RefusedToken,
+    since: Moment,
 }
 
 impl RefusalRecord {
     /// A request got a 401 with that token.
     pub(super) fn refused(&self, generation: Generation, now: Moment) {
+        let mut row = self.lock();
         // An answer to an older token, which comes late, says nothing of the present one.
-        if self.generation.load(Ordering::Relaxed) < generation.0 {
-            self.since_nanos.store(now.as_nanos(), Ordering::Relaxed);
-            self.generation.store(generation.0, Ordering::Release);
+        if row.is_none_or(|row| row.latest.generation < generation) {
+            let since = row.map_or(now, |row| row.since);
+            *row = Some(RefusedRow { latest: RefusedToken { generation, since: now }, since });
+            self.generation.store(generation.0, Ordering::Relaxed);
         }
     }
 
     /// A request got another answer with that token.
     pub(super) fn answered(&self, generation: Generation) {
-        if self.generation.load(Ordering::Relaxed) == generation.0 {
-            // It fails when another worker has recorded another token meanwhile.
-            let _ = self.generation.compare_exchange(generation.0, 0, Ordering::Relaxed, Ordering::Relaxed);
+        let is_of = |refused: u64| (1..=generation.0).contains(&refused);
+        if !is_of(self.generation.load(Ordering::Relaxed)) {
+            return;
+        }
+        let mut row = self.lock();
+        // Another worker may have recorded another token meanwhile.
+        if row.is_some_and(|row| is_of(row.latest.generation.0)) {
+            *row = None;
+            self.generation.store(0, Ordering::Relaxed);
         }
     }
 
     /// What is known now.
     pub(super) fn current(&self) -> Option<RefusedToken> {
-        let generation = self.generation.load(Ordering::Acquire);
-        let since = Moment::from_nanos(self.since_nanos.load(Ordering::Relaxed));
-        (generation > 0).then_some(RefusedToken { generation: Generation(generation), since })
+        self.lock().map(|row| row.latest)
+    }
+
+    /// Since when upstream has answered with 401s and nothing else, whichever token it was.
+    pub(super) fn row_since(&self) -> Option<Moment> {
+        self.lock().map(|row| row.since)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<RefusedRow>> {
+        // What it guards is replaced as a whole, so a panic leaves it as it was before or after.
+        self.row.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -66,13 +92,19 @@ mod tests {
         record.refused(first, at(5));
         record.refused(first, at(6));
         assert_eq!(record.current(), Some(RefusedToken { generation: first, since: at(5) }));
-        record.answered(second);
-        assert!(record.current().is_some(), "an answer to another token says nothing of it");
         record.answered(first);
         assert_eq!(record.current(), None);
         record.refused(first, at(7));
         record.refused(second, at(8));
         record.refused(first, at(9));
-        assert_eq!(record.current(), Some(RefusedToken { generation: second, since: at(8) }), "a late answer to an old token");
+        let refused = Some(RefusedToken { generation: second, since: at(8) });
+        assert_eq!(record.current(), refused, "a late answer to an old token");
+        assert_eq!(record.row_since(), Some(at(7)), "of the first token in the row");
+        record.answered(first);
+        assert_eq!(record.current(), refused, "another late answer to an old token");
+        record.answered(Generation(3));
+        assert_eq!(record.current(), None, "a newer token is good, and another row begins with the next 401");
+        record.refused(Generation(4), at(10));
+        assert_eq!(record.row_since(), Some(at(10)));
     }
 }

@@ -16,10 +16,15 @@ use crate::clock::{Moment, Now};
 /// What to do while a log-in hangs: its time limit ends it, and another one follows.
 const HANG_ADVICE: &str = "nothing for now, it tries again by itself; if this lasts, `careportals-sidecar check --online` looks at DNS, \
                            network, egress proxy and log-in";
+/// What to do while log-ins succeed and their tokens are refused.
+const REFUSED_ADVICE: &str = "check that the account may use this API, and that `organization` and `upstream` belong together; then ask \
+                              CarePortals, with the `request_id` of a refused call from the log";
 const LOGGED_OUT_ADVICE: &str = "`careportals-sidecar login` logs in again";
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// A log-in that takes longer hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(5);
+/// A server that refuses tokens for longer than this does not do so because one of them was revoked: that is replaced by then.
+const REFUSES_AFTER: Duration = Duration::from_secs(5);
 /// A token ends soon when less than a tenth of its life is left, and less than this.
 const ENDS_WITHIN_MAX: Duration = Duration::from_secs(60);
 /// An account that is logged out waits for an administrator, so clients need not ask often.
@@ -34,6 +39,8 @@ pub struct AccountSnapshot {
     /// When the next log-in or reading of the sources starts by itself.
     pub(super) due_at: Option<Moment>,
     pub(super) history: LoginHistory,
+    /// Since when upstream has answered with 401s and nothing else. Only who asks now has it: it wakes nobody.
+    pub(super) refused_since: Option<Moment>,
 }
 
 /// What the account is doing.
@@ -87,18 +94,20 @@ pub(super) enum Availability {
     Ended,
 }
 
-/// A log-in fails or hangs, and what that means for requests. It does not change with each attempt.
+/// A log-in fails or hangs, and what that means for requests, or its tokens are of no use. It does not change with each attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoginTrouble {
+pub enum AccountTrouble {
     /// Requests are served with the present token.
     RenewalFailing,
     /// They are, and the token ends soon.
     TokenEnding,
     /// They are not.
     NoToken,
+    /// Log-ins succeed, and for some seconds upstream has answered with 401s and nothing else.
+    TokenRefused,
 }
 
-impl LoginTrouble {
+impl AccountTrouble {
     /// The name in `status`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -106,6 +115,7 @@ impl LoginTrouble {
             Self::RenewalFailing => "renewal_failing",
             Self::TokenEnding => "token_ending",
             Self::NoToken => "no_token",
+            Self::TokenRefused => "token_refused",
         }
     }
 }
@@ -165,7 +175,7 @@ pub enum Why {
 impl AccountSnapshot {
     /// A snapshot before the first log-in or reading.
     pub(super) fn new(standing: Standing) -> Self {
-        Self { standing, token: None, probation: None, due_at: None, history: LoginHistory::default() }
+        Self { standing, token: None, probation: None, due_at: None, history: LoginHistory::default(), refused_since: None }
     }
 
     /// What `session` shows. It must have stepped now, so that it holds no expired token.
@@ -183,6 +193,7 @@ impl AccountSnapshot {
             probation: session.probation(),
             due_at: session.due_at(),
             history: history.clone(),
+            refused_since: None,
         }
     }
 
@@ -282,39 +293,50 @@ impl AccountSnapshot {
         self.standing == Standing::OrganizationMissing
     }
 
-    /// Whether a log-in fails or hangs, and how much that matters. An account that was logged out has no trouble.
+    /// Whether a log-in fails or hangs, and how much that matters, or whether its tokens are refused. An account that was logged
+    /// out has no trouble.
     #[must_use]
-    pub fn login_trouble(&self, now: Moment) -> Option<LoginTrouble> {
+    pub fn trouble(&self, now: Moment) -> Option<AccountTrouble> {
         let hangs = self.history.in_flight_since.is_some_and(|since| now.since(since) > HANGS_AFTER);
         if self.last_error().is_none() && !hangs {
-            return None;
+            return self.is_refused(now).then_some(AccountTrouble::TokenRefused);
         }
         let left = |token: HeldToken| token.usable_until.since(now);
         let ends_soon = |token: HeldToken| left(token) < ENDS_WITHIN_MAX.min(token.life / 10);
         Some(match self.token {
-            _ if !self.is_usable(now) => LoginTrouble::NoToken,
-            Some(token) if ends_soon(token) => LoginTrouble::TokenEnding,
-            _ => LoginTrouble::RenewalFailing,
+            _ if !self.is_usable(now) => AccountTrouble::NoToken,
+            Some(token) if ends_soon(token) => AccountTrouble::TokenEnding,
+            _ => AccountTrouble::RenewalFailing,
         })
     }
 
-    /// Since when log-ins fail or hang, or the account is logged out; `None` when neither is so.
+    fn is_refused(&self, now: Moment) -> bool {
+        let lasts = self.refused_since.is_some_and(|since| now.since(since) > REFUSES_AFTER);
+        lasts && matches!(self.standing, Standing::Session(name) if name != StateName::LoggedOut)
+    }
+
+    /// Since when the account has that trouble, or is logged out; `None` when neither is so.
     #[must_use]
     pub fn trouble_since(&self, now: Now) -> Option<SystemTime> {
         if self.standing == Standing::Session(StateName::LoggedOut) {
             return self.history.logged_out_at;
         }
-        self.login_trouble(now.moment)?;
-        self.history.failing_since.or_else(|| self.login_began_at(now))
+        match self.trouble(now.moment)? {
+            AccountTrouble::TokenRefused => self.refused_since.map(|since| now.wall_at(since)),
+            _ => self.history.failing_since.or_else(|| self.login_began_at(now)),
+        }
     }
 
-    /// What an administrator can do, while log-ins fail or hang or the account is logged out.
+    /// What an administrator can do, while the account has trouble or is logged out.
     #[must_use]
     pub fn advice(&self, now: Moment) -> Option<&'static str> {
         match self.last_error() {
             Some(error) => Some(error.advice()),
             None if self.standing == Standing::Session(StateName::LoggedOut) => Some(LOGGED_OUT_ADVICE),
-            None => self.login_trouble(now).map(|_| HANG_ADVICE),
+            None => self.trouble(now).map(|trouble| match trouble {
+                AccountTrouble::TokenRefused => REFUSED_ADVICE,
+                _ => HANG_ADVICE,
+            }),
         }
     }
 
@@ -562,8 +584,31 @@ mod tests {
     }
 
     #[test]
+    fn tokens_that_are_refused_for_seconds_are_trouble_unless_the_account_has_another_one() {
+        use StateName::*;
+        let of = |name, error| {
+            let history = LoginHistory { error, ..LoginHistory::default() };
+            AccountSnapshot { history, refused_since: Some(at(20)), ..snapshot(name, Some((2, Replacement::Never)), None) }
+        };
+        for (snapshot, now, expected) in [
+            (of(Ready, None), 25, None),
+            (of(Ready, None), 26, Some(AccountTrouble::TokenRefused)),
+            (of(Refreshing, None), 26, Some(AccountTrouble::TokenRefused)),
+            (of(Ready, Some(LoginError::TimedOut)), 26, Some(AccountTrouble::RenewalFailing)),
+            (of(LoggedOut, None), 26, None),
+            (AccountSnapshot { refused_since: None, ..of(Ready, None) }, 26, None),
+        ] {
+            assert_eq!(snapshot.trouble(at(now)), expected, "{snapshot:?} at {now}");
+        }
+        let now = Now { moment: at(26), wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1026) };
+        let refused = of(Ready, None);
+        assert_eq!(refused.trouble_since(now), Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1020)));
+        assert_eq!(refused.advice(at(26)), Some(REFUSED_ADVICE));
+    }
+
+    #[test]
     fn a_renewal_that_fails_or_hangs_is_told_by_what_is_left_of_the_token() {
-        use {LoginTrouble::*, Replacement::*, StateName::*};
+        use {AccountTrouble::*, Replacement::*, StateName::*};
         let error = || Some(LoginError::TimedOut);
         let of = |name, token: Option<u64>, since: Option<u64>, error| {
             let history = LoginHistory { in_flight_since: since.map(at), error, ..LoginHistory::default() };
@@ -591,7 +636,7 @@ mod tests {
             (of(LoggingIn, None, Some(50), None), 56, Some(NoToken)),
             (of(LoggedOut, None, None, None), 56, None),
         ] {
-            assert_eq!(snapshot.login_trouble(at(now)), expected, "{snapshot:?} at {now}");
+            assert_eq!(snapshot.trouble(at(now)), expected, "{snapshot:?} at {now}");
         }
     }
 }

@@ -114,6 +114,9 @@ fn trouble_in_words(account: &AccountDocument, fails: bool) -> Option<String> {
         return Some(format!("{name} is logged out{since}"));
     }
     let trouble = account.trouble.as_deref()?;
+    if trouble == "token_refused" {
+        return Some(format!("{name} logs in, but its tokens are refused{since}: requests get 401"));
+    }
     let what = match (&account.state, fails) {
         (None, _) => "has no organization",
         (Some(_), true) => "can't log in",
@@ -430,6 +433,10 @@ telemetry: http://127.0.0.1:2274/
             (
                 r#""state": null, "trouble": "no_token", "last_error": "no file""#,
                 "a has no organization since 11:59:54Z: requests fail\n  a failed: no file\n  look",
+            ),
+            (
+                r#""state": "ready", "trouble": "token_refused""#,
+                "a logs in, but its tokens are refused since 11:59:54Z: requests get 401\n  look",
             ),
             (r#""state": "logged_out", "trouble": null"#, "a is logged out since 11:59:54Z\n  look"),
         ] {

@@ -172,7 +172,7 @@ pub struct AccountDocument {
     pub retry_at: Option<String>,
     /// When the log-in in flight began; null: there is none.
     pub login_began_at: Option<String>,
-    /// Whether log-ins fail or hang, and what that means: one of three [`LoginTrouble`](crate::account::LoginTrouble)s.
+    /// Whether log-ins fail or hang, and what that means: one of three [`AccountTrouble`](crate::account::AccountTrouble)s.
     pub trouble: Option<String>,
     /// Since when that is so, or since when the account is logged out, in RFC 3339.
     pub since: Option<String>,
@@ -410,7 +410,7 @@ impl AccountDocument {
             refresh_at: time(snapshot.refresh_at(now)),
             retry_at: time(snapshot.retry_at(now)),
             login_began_at: time(snapshot.login_began_at(now)),
-            trouble: snapshot.login_trouble(now.moment).map(|trouble| trouble.as_str().to_owned()),
+            trouble: snapshot.trouble(now.moment).map(|trouble| trouble.as_str().to_owned()),
             since: time(snapshot.trouble_since(now)),
             last_login_at: time(snapshot.last_login_at()),
             last_error: for_people.map(ToString::to_string),

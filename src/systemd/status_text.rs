@@ -5,7 +5,7 @@
 use std::{fmt::Write as _, time::SystemTime};
 
 use crate::{
-    account::{AccountSnapshot, LoginError, StateName},
+    account::{AccountSnapshot, AccountTrouble, LoginError, StateName},
     clock::Now,
     logging::rfc3339,
     status::{ApiState, ApiTrouble, Phase, View},
@@ -78,6 +78,10 @@ fn in_words(snapshot: &AccountSnapshot, now: Now) -> String {
         None if snapshot.is_usable(now.moment) => "ready (no log-in)".to_owned(),
         None => format!("has no organization ({code})"),
         Some(StateName::LoggedOut) => "logged out".to_owned(),
+        Some(_) if snapshot.trouble(now.moment) == Some(AccountTrouble::TokenRefused) => {
+            let since = snapshot.trouble_since(now).map(|at| format!(" since {}", time(at))).unwrap_or_default();
+            format!("logs in, but its tokens are refused{since}")
+        }
         Some(StateName::LoggingIn) => "logging in".to_owned(),
         Some(StateName::Ready) => format!("ready{until}"),
         Some(StateName::Refreshing) if code.is_empty() => format!("renewing its token{until}"),

@@ -51,6 +51,7 @@ function names(list) {
 // Describes an account's state: tone (colour), sign (shape), word, whether its requests are served, and what to do by default.
 function reading(account) {
   if (account.state === "logged_out") return { tone: "off", word: "logged out", works: false, book: "Logged out", advice: "run `careportals-sidecar login`, or restart the sidecar." };
+  if (account.trouble === "token_refused") return { tone: "bad", word: "token refused", works: true, refused: true, book: "Rejected", advice: "check that the account may use this API, and that organization and upstream belong together; then ask CarePortals." };
   if (account.trouble) {
     const rejected = account.state === "rejected", ends = account.trouble === "token_ending", works = account.trouble !== "no_token";
     const word = account.state === null ? "no organization" : rejected ? "log-in rejected" : account.last_error_code ? "log-in failing" : "log-in hangs";
@@ -95,6 +96,8 @@ function verdict(accounts, apis) {
     const some = apis.some((each) => !["unreachable", "failing"].includes(each.state));
     return say("bad", tab, `${some ? "Partly working" : "Not working"}: ${what}${apis.length > 1 ? ` by ${names(hit)}` : ""} (${hit[0].reason ?? hit[0].last_error}), since ${clock(moment(hit[0].since), moment(shown.now)).slice(0, -3)}.`.replace("errors by", "errors for"), hit[0].advice ?? "", book);
   }
+  const refused = accounts.filter((each) => each.view.refused);
+  if (refused.length) return say("bad", "Refused", `${accounts.length > refused.length ? "Partly working" : "Not working"}: CarePortals answers 401 to every call of ${names(refused)}, since ${clock(moment(refused[0].since), moment(shown.now)).slice(0, -3)}.`, advised(refused[0]), refused[0].view.book);
   if (shaky.length) return say("warn", "Attention", `Working for now, but ${renewal(shaky)}.`, advised(shaky[0]), shaky[0].view.book);
   const busy = apis.filter((each) => each.state === "busy");
   if (busy.length) return say("warn", "Busy", `Working, but requests to ${names(busy)} are refused: too many at once.`, busy[0].advice ?? "", "Saturated");

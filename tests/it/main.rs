@@ -49,6 +49,7 @@ mod client_certificate;
 mod connecting;
 mod connection_age;
 mod connections;
+mod costs;
 mod egress;
 mod goaway;
 mod http2_upstream;

@@ -335,6 +335,24 @@ fn a_path_that_always_answers_401_takes_nothing_else_down() {
     assert!(longest < LOGIN + Duration::from_secs(5), "{longest:?}");
 }
 
+#[test]
+fn an_account_whose_tokens_are_all_refused_is_not_said_to_work_until_one_is_taken() {
+    let simulator = simulator();
+    let mut setup = Setup::eager(&simulator);
+    setup.with_telemetry();
+    let sidecar = setup.start().ready();
+    let trouble = || sidecar.telemetry("/status").json()["accounts"][0].clone();
+    is_upstreams_401(&sidecar.get("/_sim/always-401"));
+    assert!(trouble()["trouble"].is_null(), "one 401 may be over with the next answer");
+    let began = now();
+    until("answers were 401s and nothing else for five seconds", || trouble()["trouble"] == "token_refused");
+    assert!(began.elapsed() > Duration::from_secs(4));
+    assert!(trouble()["since"].is_string() && trouble()["advice"].is_string(), "{}", trouble());
+    assert_eq!(trouble()["usable"], true, "{}", trouble());
+    assert_eq!(sidecar.get("/users/account").status, 200);
+    assert!(trouble()["trouble"].is_null(), "{}", trouble());
+}
+
 /// Asks for the path that always answers 401, many times on one connection, a few at a time.
 fn hit(sidecar: &Sidecar, times: usize) {
     const BATCH: usize = 50;

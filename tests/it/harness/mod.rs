@@ -20,7 +20,7 @@
 //! | `held_upstream` | the simulator behind a relay that holds TLS handshakes |
 //! | `tls_peer` | a server with any certificate and any TLS version |
 //! | `connect_proxy` | an egress proxy |
-//! | `stalled` | a worker that is held |
+//! | `stalled`, `traced` | a worker that is held, and one whose system calls are counted |
 //! | `scripted_upstream` | an upstream that has learned what to say to each target |
 //! | `corpus` | players of the rows in `tests/corpus` |
 //! | `hostile_http1`, `hostile_http2` | stages on which tables of hostile input are played, and both sides judged |
@@ -50,6 +50,7 @@ mod setup;
 mod sidecar;
 mod simulator;
 mod stalled;
+mod traced;
 mod waiting;
 
 pub use connect_proxy::{ConnectProxy, Manner};
@@ -70,4 +71,5 @@ pub use sidecar::{LOGGED_IN, Sidecar};
 pub use simulator::{held, outgrow_the_floor, revoke, seen, simulator, until_seen};
 pub use stalled::{LETS_DEBUGGERS_IN, Stalled};
 pub use tls_peer::TlsPeer;
+pub use traced::system_calls;
 pub use waiting::{PATIENCE, let_time_pass, never, now, until, until_some, until_still, until_within, wall_clock, within};

@@ -35,7 +35,7 @@ impl Drop for Stalled {
     }
 }
 
-fn thread_named(process: u32, name: &str) -> Pid {
+pub(super) fn thread_named(process: u32, name: &str) -> Pid {
     let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
     let id = threads.filter_map(Result::ok).find_map(|thread| {
         let known = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();

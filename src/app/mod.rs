@@ -19,16 +19,16 @@ mod snapshot;
 mod start;
 mod worker;
 
-use std::{io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tracing::{info, warn};
 
 use crate::{
     account::Account,
     clock::Clock,
     config::{Config, source::Input},
-    control::{self, CommandReceiver, Commands},
+    control::{self, CommandReceiver, Commands, LogOut},
     descriptors::Descriptors,
     hardening::{self, AllowedDirectories},
     logging::{AccessLog, LogControl},
@@ -48,6 +48,9 @@ use listeners::{Limits, Listener, ListenerPlan, PassedSockets};
 use snapshot::{ApiShared, Snapshot, required_headers};
 pub use start::{StartError, rehearse, warnings};
 use worker::{OwnThreads, TAKE_OVER, WorkerFactory, WorkerHost};
+
+/// How long a start may still take when a shutdown comes before it is over. Clients that have connected meanwhile are served then.
+const LATE_START: Duration = Duration::from_millis(500);
 
 /// A daemon whose sockets are bound and whose TLS is set up.
 pub struct App {
@@ -233,7 +236,7 @@ impl App {
             log_out_accounts(&accounts, &asked).await;
             confirm(asked);
         };
-        let Some(required) = unless_shut_down(required_headers(&config, None), &mut commands, log_out).await else {
+        let Some(required) = soon_if_shut_down(required_headers(&config, None), &mut commands, log_out).await else {
             phase.send_replace(Phase::Draining);
             let finished = workers.finished();
             workers.stop(finished, STOP_WORKERS).await;
@@ -263,6 +266,20 @@ impl App {
         let (phase, view, telemetry) = (self.phase.subscribe(), self.view.subscribe(), self.telemetry_address());
         let (started, states) = (clock.now().moment, ApiStates::default());
         StatusReader { phase, view, started, clock: Arc::clone(clock), telemetry, access, states }
+    }
+}
+
+/// As [`unless_shut_down`], but a shutdown leaves `work` a moment to end: clients have connected since the sockets were bound, and
+/// the drain serves them.
+async fn soon_if_shut_down<T>(
+    work: impl Future<Output = T>,
+    commands: &mut CommandReceiver,
+    log_out: impl AsyncFn(LogOut),
+) -> Option<T> {
+    let mut work = pin!(work);
+    match unless_shut_down(&mut work, commands, log_out).await {
+        None => timeout(LATE_START, work).await.ok(),
+        done => done,
     }
 }
 

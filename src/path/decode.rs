@@ -178,13 +178,19 @@ const fn several_for(point: u32) -> Option<([u8; 3], usize)> {
         0xfb05 | 0xfb06 => (*b"st\0", 2),
         // In upper case it is two letters.
         0xdf | 0x1e9e => (*b"ss\0", 2),
-        // Characters that some servers drop: C1 controls, the dot that a dotted i leaves in lower case, and all that Unicode calls
-        // ignorable (soft hyphen, joiners, fillers, directions, variations, tags, byte order mark).
+        // Characters that some servers drop: C1 controls, the dot that a dotted i leaves in lower case, all that Unicode calls
+        // ignorable (soft hyphen, joiners, fillers, directions, variations, tags, byte order mark), and its other format characters
+        // (category Cf).
         0x80..=0x9f
         | 0xad
         | 0x307
         | 0x34f
+        | 0x600..=0x605
         | 0x61c
+        | 0x6dd
+        | 0x70f
+        | 0x890..=0x891
+        | 0x8e2
         | 0x115f
         | 0x1160
         | 0x17b4
@@ -197,7 +203,10 @@ const fn several_for(point: u32) -> Option<([u8; 3], usize)> {
         | 0xfe00..=0xfe0f
         | 0xfeff
         | 0xffa0
-        | 0xfff0..=0xfff8
+        | 0xfff0..=0xfffb
+        | 0x110bd
+        | 0x110cd
+        | 0x13430..=0x1343f
         | 0x1bca0..=0x1bca3
         | 0x1d173..=0x1d17a
         | 0xe0000..=0xe0fff => (*b" \0\0", 0),

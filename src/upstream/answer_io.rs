@@ -20,6 +20,8 @@ use crate::upstream_io::UpstreamIo;
 
 /// How every answer of HTTP/1.x begins.
 const BEGINNING: &[u8] = b"HTTP/1.";
+/// Where the first digit of its status is (RFC 9112, section 4).
+const STATUS: usize = b"HTTP/1.1 ".len();
 
 /// What was read of the present answer until its head was whole.
 #[derive(Default)]
@@ -30,6 +32,8 @@ pub(super) struct AnswerBeginning {
     lines: AtomicUsize,
     /// An answer began otherwise, with an empty line for example.
     odd: AtomicBool,
+    /// The present answer begins with an interim one.
+    interim: AtomicBool,
 }
 
 impl AnswerBeginning {
@@ -37,6 +41,7 @@ impl AnswerBeginning {
     pub(super) fn expect(&self) {
         self.bytes.store(0, Ordering::Relaxed);
         self.lines.store(0, Ordering::Relaxed);
+        self.interim.store(false, Ordering::Relaxed);
         self.expected.store(true, Ordering::Relaxed);
     }
 
@@ -55,6 +60,11 @@ impl AnswerBeginning {
         self.odd.load(Ordering::Relaxed)
     }
 
+    /// Whether the present answer began with an interim one (1xx), so that what follows is of the same request.
+    pub(super) fn was_interim(&self) -> bool {
+        self.interim.load(Ordering::Relaxed)
+    }
+
     /// Whether as much came as a head may have. Asked after hyper has found it too large.
     pub(super) fn exceeds(&self, limits: HeadLimits) -> bool {
         self.bytes.load(Ordering::Relaxed) >= limits.bytes || self.lines.load(Ordering::Relaxed) > limits.lines
@@ -68,6 +78,9 @@ impl AnswerBeginning {
         let rest = BEGINNING.get(before..).unwrap_or_default();
         if bytes.iter().zip(rest).any(|(read, expected)| read != expected) {
             self.odd.store(true, Ordering::Relaxed);
+        }
+        if STATUS.checked_sub(before).and_then(|at| bytes.get(at)) == Some(&b'1') && !self.was_odd() {
+            self.interim.store(true, Ordering::Relaxed);
         }
         self.lines.fetch_add(count_lines(bytes), Ordering::Relaxed);
     }
@@ -148,6 +161,21 @@ mod tests {
         {
             assert!(noted(pieces).was_odd(), "{pieces:?}");
         }
+    }
+
+    #[test]
+    fn an_interim_answer_is_known_by_its_status_in_however_many_pieces_it_comes() {
+        for pieces in [&["HTTP/1.1 103 Early\r\n"][..], &["HTTP/1.0 1"], &["HTTP/1.1", " ", "100"], &["HTTP/1.1 1", "0"]] {
+            assert!(noted(pieces).was_interim(), "{pieces:?}");
+        }
+        for pieces in
+            [&["HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 100"][..], &["HTTP/1.1", " "], &["HTTP/1.1 2", "1"], &["HTHTTP/1.1 200 OK"], &[]]
+        {
+            assert!(!noted(pieces).was_interim(), "{pieces:?}");
+        }
+        let beginning = noted(&["HTTP/1.1 100"]);
+        beginning.expect();
+        assert!(!beginning.was_interim(), "of the answer before");
     }
 
     #[test]

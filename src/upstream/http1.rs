@@ -154,7 +154,8 @@ where
         let response = self.sender.try_send_request(request).await.map_err(|mut error| {
             let unsent = error.take_message().is_some() || bytes_written(&self.written) == before;
             let error = error.into_error();
-            let no_answer = error.is_parse_status() || (error.is_parse() && self.beginning.was_odd());
+            let no_answer =
+                !self.beginning.was_interim() && (error.is_parse_status() || (error.is_parse() && self.beginning.was_odd()));
             let cause = match cause(&error, &self.beginning, self.limits) {
                 Cause::Protocol if self.used && no_answer => Cause::Surplus,
                 Cause::Closed if self.beginning.has_come() => Cause::BrokenOff,

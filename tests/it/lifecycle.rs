@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::ErrorKind,
     net::{TcpListener, TcpStream},
-    os::unix::net::UnixListener,
+    os::unix::net::{UnixListener, UnixStream},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -16,7 +16,8 @@ use rustix::{
 };
 
 use crate::harness::{
-    Connection, Request, Setup, Sidecar, held, let_time_pass, mode, now, program_file, simulator, until, with_signals_blocked,
+    Connection, Request, Setup, Sidecar, held, let_time_pass, mode, now, program_file, simulator, until, until_some,
+    with_signals_blocked,
 };
 
 fn until_refused(sidecar: &Sidecar) {
@@ -38,6 +39,22 @@ fn on_sigterm_what_is_in_flight_finishes_while_new_connections_are_refused() {
         simulator.control().hold_requests(false);
         assert_eq!(client.answer("GET").status, 200);
         assert!(client.is_closed());
+        assert_eq!(sidecar.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_client_that_connects_while_the_daemon_starts_is_served_though_sigterm_comes_before_the_start_is_over() {
+    let simulator = simulator();
+    for _ in 0..10 {
+        let mut setup = Setup::new(&simulator);
+        let socket = setup.dir.path().join("app.sock");
+        setup.variable("CAREPORTALS_LISTEN", &format!("unix:{}", socket.display()));
+        let mut sidecar = setup.start();
+        let mut client = until_some("the socket takes connections", || UnixStream::connect(&socket).map(Connection::unix).ok());
+        client.write(&Request::get("/_sim/echo").head());
+        sidecar.signal(Signal::TERM);
+        assert_eq!(client.answer("GET").status, 200, "{}", sidecar.logs());
         assert_eq!(sidecar.wait().code(), Some(0));
     }
 }

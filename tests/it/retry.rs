@@ -6,7 +6,7 @@ use careportals_simulator::{Control, Simulator};
 
 use crate::harness::{
     Answer, Connection, Crowd, ManualHttp2, ManualUpstream, OFF_AND_AUTO, Request, Setup, Sidecar,
-    frames::{END_HEADERS, HEADERS, fields},
+    frames::{END_HEADERS, HEADERS, RST_STREAM, fields},
     simulator, until,
 };
 
@@ -363,19 +363,42 @@ fn a_head_that_begins_as_an_answer_is_not_asked_for_again() {
     assert!(!upstream.has_more());
 }
 
+#[test]
+fn what_follows_an_interim_answer_is_of_the_same_request_whatever_it_is() {
+    for interim in ["100 Continue", "103 Early Hints"] {
+        for rest in SURPLUS {
+            let upstream = ManualUpstream::listen();
+            let (sidecar, mut used) = with_a_used_connection(&upstream);
+            let mut client = sidecar.connect();
+            client.write(&Request::get("/second").head());
+            used.read_until(b"\r\n\r\n");
+            used.write(format!("HTTP/1.1 {interim}\r\n\r\n{rest}").as_bytes());
+            assert_eq!(client.answer("GET").problem(), "upstream_protocol", "{interim}, {rest:?}");
+            assert!(!upstream.has_more(), "{interim}, {rest:?}");
+        }
+    }
+}
+
 /// Over HTTP/1.1 rows of the corpus show it: `answers/ends`.
 #[test]
-fn a_get_whose_http2_connection_ends_after_an_interim_answer_is_not_sent_again() {
-    let upstream = ManualHttp2::listen();
-    let sidecar = upstream.setup().start();
-    let mut client = sidecar.connect();
-    client.write(&Request::get("/users").head());
-    let mut peer = upstream.accept(100);
-    let (stream, _) = peer.request();
-    peer.send(HEADERS, END_HEADERS, stream, &fields(&[(":status", "103")]));
-    drop(peer);
-    assert_eq!(client.answer("GET").problem(), "upstream_closed");
-    assert!(!upstream.has_more());
+fn a_get_whose_http2_stream_or_connection_ends_after_an_interim_answer_is_not_sent_again() {
+    const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+    for is_refused in [false, true] {
+        let upstream = ManualHttp2::listen();
+        let sidecar = upstream.setup().start();
+        let mut client = sidecar.connect();
+        client.write(&Request::get("/users").head());
+        let mut peer = upstream.accept(100);
+        let (stream, _) = peer.request();
+        peer.send(HEADERS, END_HEADERS, stream, &fields(&[(":status", "103")]));
+        let peer = is_refused.then(|| {
+            peer.send(RST_STREAM, 0, stream, &REFUSED_STREAM);
+            peer
+        });
+        assert_eq!(client.answer("GET").problem(), "upstream_closed", "{is_refused}");
+        assert!(!upstream.has_more(), "{is_refused}");
+        drop(peer);
+    }
 }
 
 #[test]

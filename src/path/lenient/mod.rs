@@ -16,9 +16,6 @@ use crate::careportals::MOUNTS;
 /// of a longer pattern reaches it.
 pub(super) const MAX_SEGMENTS: usize = 63;
 
-/// The most letters that a suffix for the format of an answer has.
-const FORMAT: usize = 10;
-
 /// The paths that answer with a token, which no client may reach.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct LoginPaths(Vec<LoginPath>);
@@ -333,29 +330,12 @@ pub(super) enum SegmentText<'a> {
     Any,
 }
 
-/// Whether some server takes `name` for `known`. Windows drops dots at the end; a `+` is a blank to some; frameworks take a suffix
-/// such as `.json` for the format of the answer.
+/// Whether some server takes `name` for `known`. Windows drops dots at the end; a `+` is a blank to some; frameworks take what follows
+/// a dot for the format of the answer, and some cut it from the first dot on, whatever it is: `/a.tar.gz` is `/a`.
 fn is_same_name(known: &[u8], name: &[u8]) -> bool {
     let mut seen = name.iter().filter(|&&byte| is_seen(byte));
     let mut begins = |start: &[u8]| start.iter().all(|byte| seen.next().is_some_and(|other| byte.eq_ignore_ascii_case(other)));
-    if !begins(known) {
-        return false;
-    }
-    seen.clone().all(|byte| matches!(byte, b'.' | b'+')) || (seen.next() == Some(&b'.') && are_formats(seen.copied()))
-}
-
-/// Whether each of the parts between dots may be the suffix of a format. Some servers cut all of them: `/a.tar.gz` is `/a`.
-fn are_formats(parts: impl Iterator<Item = u8>) -> bool {
-    let (mut letters, mut has_ended) = (0, false);
-    for byte in parts {
-        match byte {
-            b'.' => (letters, has_ended) = (0, false),
-            b'+' => has_ended = true,
-            _ if byte.is_ascii_alphanumeric() && !has_ended && letters < FORMAT => letters += 1,
-            _ => return false,
-        }
-    }
-    true
+    begins(known) && seen.find(|&&byte| byte != b'+').is_none_or(|byte| *byte == b'.')
 }
 
 /// Writes to `name` what is compared of a raw name.
@@ -366,11 +346,8 @@ pub(super) fn name_of(raw: &[u8], name: &mut Vec<u8>) {
 
 /// All that a server may take `name`, as [`name_of`] gives it, for, by [`is_same_name`]; none longer than `longest`.
 pub(super) fn names_that_match(name: &[u8], longest: usize) -> impl Iterator<Item = &[u8]> {
-    let end = name.len() - name.iter().rev().take_while(|byte| matches!(byte, b'.' | b'+')).count();
-    let ends = (end..=name.len().min(longest)).map(|end| &name[..end]);
-    let dots = (0..end).rev().filter(|at| name[*at] == b'.');
-    let before_formats = dots.take_while(|at| are_formats(name[at + 1..].iter().copied())).map(|at| &name[..at]);
-    ends.chain(before_formats.filter(move |before| before.len() <= longest))
+    let is_end = |at: usize| name[at..].iter().find(|byte| **byte != b'+').is_none_or(|byte| *byte == b'.');
+    (0..=name.len().min(longest)).filter(move |at| is_end(*at)).map(|at| &name[..at])
 }
 
 fn without_parameters(raw: &[u8]) -> &[u8] {

@@ -61,12 +61,14 @@ where
         }
         let answered = ready!(Pin::new(&mut answer).poll(cx));
         Poll::Ready(answered.map_err(|error| {
-            let failure = match failure(&error) {
-                SendError { cause: Cause::Closed, sent: Sent::Something } if has_begun => {
-                    SendError::after_sending(Cause::BrokenOff)
-                }
-                other => other,
-            };
+            let failure = failure(&error);
+            // Even where the server says now that it did nothing: it had said otherwise.
+            if has_begun {
+                return SendError::after_sending(match failure.cause {
+                    Cause::Closed | Cause::Http1Required => Cause::BrokenOff,
+                    other => other,
+                });
+            }
             // Nothing at all was written on the connection since.
             let unsent = bytes_written(&handle.written) == before;
             if unsent { SendError { sent: Sent::Nothing, ..failure } } else { failure }

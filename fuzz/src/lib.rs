@@ -1,5 +1,11 @@
 //! The checks that the fuzz targets run. They stand with the tests, where every `cargo test` holds them to the corpus.
 
+#[path = "../../tests/fuzz/answer.rs"]
+pub mod answer;
+#[path = "../../tests/fuzz/daemon.rs"]
+pub mod daemon;
+#[path = "../../tests/fuzz/egress_answer.rs"]
+pub mod egress_answer;
 #[path = "../../tests/fuzz/headers.rs"]
 pub mod headers;
 #[path = "../../tests/fuzz/login_answer.rs"]

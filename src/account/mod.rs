@@ -78,6 +78,7 @@ const ORGANIZATION_WAIT: Duration = Duration::from_secs(10);
 pub mod internal {
     pub use crate::account::{
         answer::read_answer,
+        login::read_wait,
         token::{TokenLife, read_token},
     };
 }

@@ -93,6 +93,11 @@ pub(super) async fn connect(stream: &mut dyn ByteStream, proxy: &EgressProxy, se
     Wiped::throughout(exchange(stream, request(proxy, server)?)).await
 }
 
+/// Asks a proxy over any stream, for the fuzz targets.
+pub async fn ask_egress_proxy(stream: &mut dyn ByteStream, proxy: &EgressProxy, server: &Origin) -> Result<(), EgressError> {
+    connect(stream, proxy, server).await
+}
+
 async fn exchange(stream: &mut dyn ByteStream, request: Request<Empty<Bytes>>) -> Result<(), EgressError> {
     // Old proxies may not know that names of headers have no case.
     let mut builder = http1::Builder::new();

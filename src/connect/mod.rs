@@ -41,6 +41,12 @@ pub use advice::CLOCK_ADVICE;
 pub use diagnosis::Diagnosis;
 pub use egress::EgressError;
 
+/// What the fuzz targets call, and the test that replays what they found. Not an interface: the program calls nothing here.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::connect::egress::ask_egress_proxy;
+}
+
 /// The step that failed. It holds no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ConnectError {

@@ -8,6 +8,7 @@ use std::cell::OnceCell;
 
 use careportals_sidecar::{
     config::{Cookies, Origin, RequireHeader, Scheme, Upstream},
+    metrics::Format,
     path::{Prefix, is_canonical},
     proxy::{
         HeaderRules,
@@ -16,10 +17,10 @@ use careportals_sidecar::{
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
-    header::{CONTENT_LENGTH, LOCATION, TRANSFER_ENCODING},
+    header::{ACCEPT, CONTENT_LENGTH, LOCATION, TRANSFER_ENCODING},
 };
 
-use crate::shared::{folded, lines, with_config};
+use crate::shared::{folded, is_original, lines, with_config};
 
 const TOKEN: &str = "tok3n.of.ours";
 const AUTHORIZATION: &str = "Bearer tok3n.of.ours";
@@ -58,6 +59,7 @@ pub fn check(input: &[u8]) {
     check_request(&rules, &input);
     check_answer(&rules, &input);
     check_trailers(&rules, &input);
+    check_accept(&input.client);
     let (id, _) = request_id_and_websocket(&input.client);
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     assert!(id.is_none_or(|id| (1..=64).contains(&id.len()) && id.bytes().all(legal)));
@@ -172,7 +174,7 @@ fn is_removed(name: &str) -> bool {
         "x-envoy-original-path",
         "x-waws-unencoded-url",
     ];
-    REMOVED.contains(&name) || ["proxy-", "x-forwarded-", "x-original-"].iter().any(|family| name.starts_with(family))
+    REMOVED.contains(&name) || ["proxy-", "x-forwarded-"].iter().any(|family| name.starts_with(family)) || is_original(name)
 }
 
 fn values<'a>(head: &'a HeaderMap, name: &HeaderName) -> Vec<&'a HeaderValue> {
@@ -353,6 +355,15 @@ fn target_at_upstream(reference: &str) -> Option<&str> {
     let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
     (host.eq_ignore_ascii_case(HOST) && (port.is_empty() || port.parse() == Ok(443_u16))).then_some(target)
+}
+
+/// A scraper gets OpenMetrics only if it names it, and gets it if it also asks for it plainly.
+fn check_accept(client: &HeaderMap) {
+    const NAME: &str = "application/openmetrics-text";
+    let lines: Vec<&str> = client.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()).collect();
+    let is_named = lines.iter().any(|line| line.to_ascii_lowercase().contains(NAME));
+    assert!(is_named || Format::accepted(lines.iter().copied()) == Format::Prometheus, "{lines:?}");
+    assert_eq!(Format::accepted(lines.iter().copied().chain([NAME])), Format::OpenMetrics, "{lines:?}");
 }
 
 fn check_trailers(rules: &HeaderRules, input: &Input) {

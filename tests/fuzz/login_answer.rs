@@ -1,18 +1,22 @@
 //! A log-in's answer and the token in it, held against `serde_json`'s own reading.
 //!
 //! An input is a line with a JSON pointer (`-`: none), a line with two numbers (the server's clock and the assumed life, in
-//! seconds), and the answer. The answer is also tried as a token, and as a token's claims.
+//! seconds), and the answer. The answer is also tried as a token, as a token's claims, and as `Retry-After` and `Date`.
 
 use std::time::{Duration, SystemTime};
 
 use careportals_sidecar::{
     account::{
         Malformed,
-        internal::{TokenLife, read_answer, read_token},
+        internal::{TokenLife, read_answer, read_token, read_wait},
     },
     careportals::{REFRESH_TOKEN_FIELDS, TOKEN_FIELDS},
     clock::{Moment, Now},
     secret::Secret,
+};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{DATE, RETRY_AFTER},
 };
 use serde_json::Value;
 
@@ -28,6 +32,7 @@ pub fn check(input: &[u8]) {
     let times = Times { server: number(), assumed: Duration::from_secs(number()) };
     check_answer(body, pointer);
     check_life(body, &times);
+    check_wait(body, &times);
     let claims = [b"h.".as_slice(), base64url(body).as_bytes(), b".s"].concat();
     if let Some(life) = check_life(&claims, &times) {
         check_expiry(body, &life, &times);
@@ -119,6 +124,24 @@ fn check_expiry(claims: &[u8], life: &TokenLife, times: &Times) {
         }
         Some(Value::Null) | None => assert!(life.whole == times.assumed || times.assumed > life.whole, "{life:?}"),
         Some(_) => {}
+    }
+}
+
+/// `Retry-After` is a number of seconds, or a date by the server's clock (RFC 9110, 10.2.3); no other text makes anybody wait.
+fn check_wait(text: &[u8], times: &Times) {
+    let Ok(value) = HeaderValue::from_bytes(text) else { return };
+    let headers: HeaderMap = [(RETRY_AFTER, value.clone()), (DATE, value)].into_iter().collect();
+    let (wait, date) = read_wait(&headers, at(times.server));
+    // Years of more than four digits have no date.
+    assert!(date.is_none_or(|date| date < at(253_402_300_800)), "{date:?}");
+    let text = text.trim_ascii();
+    if !text.is_empty() && text.iter().all(u8::is_ascii_digit) {
+        let seconds = text.iter().fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+        assert_eq!(wait, Some(Duration::from_secs(seconds)).filter(|wait| !wait.is_zero()));
+        assert!(date.is_none(), "a number is no date");
+    } else if let Some(wait) = wait {
+        // The date may have blanks around it, with which `Date` has none.
+        assert!(date.is_none_or(|date| date == at(times.server) + wait), "{date:?}");
     }
 }
 

@@ -7,6 +7,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 #![allow(clippy::format_push_string, reason = "short beats fast here")]
 
+mod answer;
+mod daemon;
+mod egress_answer;
 mod headers;
 mod login_answer;
 mod masking;
@@ -63,4 +66,14 @@ fn the_corpus_of_request_head_holds() {
 #[test]
 fn the_corpus_of_masking_holds() {
     replay("masking", masking::check);
+}
+
+#[test]
+fn the_corpus_of_answer_holds() {
+    replay("answer", answer::check);
+}
+
+#[test]
+fn the_corpus_of_egress_answer_holds() {
+    replay("egress_answer", egress_answer::check);
 }

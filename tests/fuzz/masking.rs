@@ -136,13 +136,15 @@ fn check_access(form: &Form, input: &Input<'_>) {
     let (method, words) = (input.method.clone().unwrap_or(Method::GET), Words::new(&input.words));
     let path = format!("{}{QUERY}", input.path);
     let number = Duration::from_nanos(input.number);
+    // Of what fails with a code of ours the first is a warning.
+    let status = if input.code.is_some() { 502 } else { 200 };
     let line = AccessLine {
         api: "emr",
         listener: input.listener,
         method: &method,
         path: &path,
         words: &words,
-        status: 200,
+        status,
         code: input.code,
         would_refuse: None,
         cut: None,
@@ -179,7 +181,7 @@ fn check_access(form: &Form, input: &Input<'_>) {
         let mut words = shown.splitn(3, ' ').skip(1);
         check_method(&method, words.next().unwrap_or_default());
         // A path that is cut ends in the middle of a segment.
-        let path = words.next().and_then(|rest| rest.split_once(" 200 ")).map(|(path, _)| path);
+        let path = words.next().and_then(|rest| rest.split_once(&format!(" {status} "))).map(|(path, _)| path);
         let path = path.unwrap_or_else(|| panic!("no path: {shown}"));
         let whole = path.strip_suffix('…').map_or(path, |path| path.rsplit_once('/').map_or("", |(whole, _)| whole));
         check_path(input, whole);
@@ -214,14 +216,28 @@ fn check_event(form: &Form, input: &Input<'_>) {
     let (text, number) = (input.event, input.number);
     let quoted = format!("{text:?}");
     tracing::dispatcher::with_default(form.logging.dispatch(), || {
-        tracing::info!(target: "careportals_sidecar::fuzz", text, debug = ?text, shown = %text, number, float = f64::from_bits(number), "{text}");
+        let (whole, even) = (number.cast_signed(), number.is_multiple_of(2));
+        // A level is a constant of its event.
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(target: "careportals_sidecar::fuzz", text, debug = ?text, shown = %text, number, whole, even, float = f64::from_bits(number), "{text}")
+            };
+        }
+        match number % 5 {
+            1 => log!(error),
+            2 => log!(warn),
+            3 => log!(debug),
+            4 => log!(trace),
+            _ => log!(info),
+        }
     });
     let line = form.line();
     if form.is_json {
         let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert_eq!((value["text"].as_str(), value["shown"].as_str()), (Some(text), Some(text)));
         assert_eq!(value["debug"].as_str(), Some(quoted.as_str()));
-        assert_eq!(value["number"].as_u64(), Some(number));
+        assert_eq!((value["number"].as_u64(), value["whole"].as_i64()), (Some(number), Some(number.cast_signed())));
+        assert_eq!(value["even"].as_bool(), Some(number.is_multiple_of(2)));
         assert!(value["message"].is_string());
     }
 }

@@ -16,6 +16,9 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header::HOST};
 
 use crate::shared::{careless, decoded, lines, with_config};
 
+/// More rules than a list has that is looked at rule by rule.
+const RULES_MAX: usize = 24;
+
 #[derive(Default)]
 struct Input<'a> {
     target: &'a [u8],
@@ -48,8 +51,8 @@ fn read(input: &[u8]) -> Input<'_> {
         match kind {
             b't' => read.target = line,
             b'm' => read.method = Method::from_bytes(line).ok(),
-            b'a' if read.allow.len() < 8 => read.allow.push(text),
-            b'd' if read.deny.len() < 8 => read.deny.push(text),
+            b'a' if read.allow.len() < RULES_MAX => read.allow.push(text),
+            b'd' if read.deny.len() < RULES_MAX => read.deny.push(text),
             b'p' => read.prefix = Prefix::parse(text).ok(),
             // The settings refuse any other base path.
             b'b' if is_canonical(text) && !text.ends_with('/') && !text.contains(['?', '#']) => read.base = text,
@@ -187,6 +190,12 @@ fn check_gate(input: &Input<'_>) {
     let version = if input.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let here = "127.0.0.1:1".parse().expect("an address");
     let judged = admit(&gate, &method, &uri, version, &headers, &Peer::tcp(here, here));
+    // HTTP/2 has other targets, and those who ask for an explanation name none of them.
+    let is_of_the_server = method == Method::OPTIONS && uri.path() == "*";
+    if !input.http2 && !is_of_the_server {
+        let explained = gate.explain(&method, &uri);
+        assert_eq!(explained.refusal, judged.as_ref().err().copied(), "{method} {uri} is explained otherwise than judged");
+    }
     let has_rules = !allow.is_empty() || !deny.is_empty();
     let target = match judged {
         Ok(target) => target,

@@ -4,34 +4,22 @@
 //! requests apart by a reading of its own, which forgives nothing. An input is what a client writes before it hangs up.
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{ErrorKind, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd,
-    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as threads},
+    sync::{Mutex, OnceLock, PoisonError},
     thread,
 };
 
-use careportals_sidecar::{
-    app::{self, App},
-    careportals::LOGIN_PATHS,
-    clock::SystemClock,
-    config::{Log, LogFormat},
-    logging::Reader,
-    proxy::RequestLimit,
-    status::Phase,
+use careportals_sidecar::{careportals::LOGIN_PATHS, proxy::RequestLimit};
+use rustix::event::PollFlags;
+
+use crate::{
+    daemon::{Daemon, HANGS, TOKEN, contains, is_name, read_all, something_happens},
+    shared::{careless, folded, is_original},
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::shared::{careless, config, folded, logs};
-
-const TOKEN: &str = "tok3n.of.ours";
 /// Follows each input, so that a head which is not complete is completed by something.
 const LAST: &[u8] = b"\r\n\r\nGET /last HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-/// Silence after which a client hangs up: the server waits for the rest of something.
-const SILENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 4_000_000 };
-/// A client that still waits after this many silences hangs.
-const HANGS: usize = 5000;
-
 /// Any bytes; more than some heads and bodies is not looked at.
 pub fn check(input: &[u8]) {
     static WORLD: OnceLock<Mutex<World>> = OnceLock::new();
@@ -53,15 +41,11 @@ pub fn check(input: &[u8]) {
     }
 }
 
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|found| found == part)
-}
-
 fn count(text: &[u8], part: &[u8]) -> usize {
     text.windows(part.len()).filter(|found| *found == part).count()
 }
 
-/// The daemon and what is around it. Client and upstream are played by one thread, so that nothing arrives late.
+/// The daemon and what is around it.
 struct World {
     address: SocketAddr,
     /// Requests in flight.
@@ -74,28 +58,10 @@ struct World {
 
 impl World {
     fn start() -> Self {
-        let login = serve_logins();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket that does not block");
         let authority = listener.local_addr().expect("an address").to_string();
-        let config = config(&[
-            ("CAREPORTALS_ORGANIZATION", "acme"),
-            ("CAREPORTALS_USERNAME", "user"),
-            ("CAREPORTALS_PASSWORD", "password"),
-            ("CAREPORTALS_UPSTREAM", &format!("http://{authority}")),
-            ("CAREPORTALS_LOGIN_URL", &format!("http://{login}/patient/auth")),
-            ("CAREPORTALS_LISTEN", "127.0.0.1:0"),
-            ("CAREPORTALS_TELEMETRY_LISTEN", "off"),
-            ("CAREPORTALS_CONTROL_SOCKET", "off"),
-            ("CAREPORTALS_WORKERS", "1"),
-            ("CAREPORTALS__HARDENING", "off"),
-            ("CAREPORTALS__APIS__DEFAULT__ALLOW_INSECURE_UPSTREAM", "true"),
-            ("CAREPORTALS__ACCOUNTS__DEFAULT__ASSUMED_LIFE", "3650d"),
-        ]);
-        let tls = app::rehearse(&config).expect("no files");
-        let app = App::bind(Arc::new(config), tls).expect("free ports");
-        let address = app.addresses().next().and_then(|(_, address)| address.parse().ok()).expect("an address");
-        let places = run(app);
+        let Daemon { address, request_limit: places } = Daemon::start(&authority, &[]);
         Self { address, places, listener, authority, connections: Vec::new() }
     }
 
@@ -154,10 +120,8 @@ impl World {
 
     /// Whether something happened before the silence got long. `client`: with what is waited for.
     fn wait(&self, client: Option<(&TcpStream, PollFlags)>) -> bool {
-        let upstream = self.connections.iter().map(|connection| connection.stream.as_fd()).chain([self.listener.as_fd()]);
-        let mut all: Vec<PollFd<'_>> = upstream.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-        all.extend(client.map(|(client, flags)| PollFd::from_borrowed_fd(client.as_fd(), flags)));
-        poll(&mut all, Some(&SILENCE)).is_ok_and(|ready| ready > 0)
+        let streams: Vec<_> = self.connections.iter().map(|connection| &connection.stream).collect();
+        something_happens(&self.listener, &streams, client)
     }
 
     /// The upstream's turn: accepts, reads, answers. Whether anything was to be done.
@@ -179,68 +143,6 @@ impl World {
         });
         progress
     }
-}
-
-/// Reads what is there. Whether it was the end.
-fn read_all(stream: &mut TcpStream, to: &mut Vec<u8>) -> bool {
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return true,
-            Ok(read) => to.extend_from_slice(&buffer[..read]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return error.kind() != ErrorKind::WouldBlock,
-        }
-    }
-}
-
-/// Runs the daemon for the rest of the process, once it serves.
-fn run(app: App) -> RequestLimit {
-    let (ready, running) = threads::channel();
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let log = Log { filter: "error".to_owned(), format: LogFormat::Json, access: true };
-        let logging = logs(&log, std::io::sink(), Reader::Unknown, Arc::new(SystemClock));
-        let (commands, given) = careportals_sidecar::control::commands();
-        let (mut phases, views) = (app.phases(), app.views());
-        runtime.block_on(async {
-            let started = async {
-                let _ = phases.wait_for(|phase| *phase == Phase::Running).await;
-                let _ = ready.send(views.borrow().apis[0].request_limit.clone());
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                ended = app.run(Arc::new(SystemClock), logging.access_log(), commands.clone(), given) => panic!("the daemon ended: {ended:?}"),
-                () = started => {}
-            }
-        });
-    });
-    running.recv().expect("the daemon runs")
-}
-
-/// Answers each log-in, for the rest of the process.
-fn serve_logins() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("an address");
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            answer_login(&stream);
-        }
-    });
-    address
-}
-
-fn answer_login(mut stream: &TcpStream) {
-    let (mut asked, mut buffer) = (Vec::new(), [0; 4096]);
-    // The body is an object, and nothing follows it.
-    while !asked.ends_with(b"}") {
-        match stream.read(&mut buffer) {
-            Ok(read) if read > 0 => asked.extend_from_slice(&buffer[..read]),
-            _ => return,
-        }
-    }
-    let body = format!("{{\"token\":\"{TOKEN}\"}}");
-    let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
 }
 
 /// What the upstream got.
@@ -303,10 +205,6 @@ struct Head<'a> {
     method: &'a str,
     length: Option<usize>,
     is_chunked: bool,
-}
-
-fn is_name(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 impl<'a> Head<'a> {
@@ -413,7 +311,8 @@ fn check_fields(fields: &[(String, &[u8])], authority: &str) -> Result<(), &'sta
             "x-rewrite-url",
         ];
         if NEVER.contains(&name.as_str())
-            || ["proxy-", "x-forwarded-", "x-original-"].iter().any(|family| name.starts_with(family))
+            || ["proxy-", "x-forwarded-"].iter().any(|family| name.starts_with(family))
+            || is_original(name)
         {
             return Err("a header that may not pass");
         }

@@ -40,8 +40,9 @@ fn check_again(loaded: &Loaded) {
     }
     let again = self::loaded(&text, Environment::default());
     assert!(again.faults.is_empty(), "{:?}\n{}", again.faults, String::from_utf8_lossy(&text));
+    // A value that follows from another one stands elsewhere than one that is written.
     let values =
-        |loaded: &Loaded| loaded.values.iter().map(|value| (value.path.clone(), value.shown.clone())).collect::<Vec<_>>();
+        |loaded: &Loaded| loaded.values.iter().map(|value| (value.path.clone(), value.shown.clone())).collect::<BTreeMap<_, _>>();
     assert_eq!(values(&again), values(loaded));
 }
 

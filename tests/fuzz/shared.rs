@@ -56,6 +56,26 @@ pub fn folded(name: &[u8]) -> String {
     name.iter().map(|byte| if matches!(*byte, b'_' | b'.') { '-' } else { char::from(byte.to_ascii_lowercase()) }).collect()
 }
 
+/// Whether a folded name is `x-original-` and what a server may take for the request's own. Other such names are an app's.
+pub fn is_original(name: &str) -> bool {
+    const OWN: [&str; 13] = [
+        "url",
+        "uri",
+        "request-uri",
+        "path",
+        "query",
+        "host",
+        "port",
+        "scheme",
+        "proto",
+        "prefix",
+        "method",
+        "ip",
+        "remote-addr",
+    ];
+    name.strip_prefix("x-original-").is_some_and(|rest| OWN.contains(&rest) || rest.starts_with("forwarded-"))
+}
+
 /// One pass of percent-decoding as most servers do it: what is malformed stays.
 pub fn decoded(text: &[u8]) -> Vec<u8> {
     let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));

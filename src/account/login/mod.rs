@@ -3,6 +3,8 @@
 //! Guarantees: a log-in uses a connection of its own, never the data path's; bodies with secrets live in buffers that are
 //! wiped; nothing that the server says, its `message` included, is kept or logged; redirects are never followed.
 
+mod wait;
+
 use std::{
     io,
     pin::Pin,
@@ -32,6 +34,10 @@ use crate::{
     sources::SourceFault,
     upstream,
 };
+
+use wait::{date, retry_after};
+
+pub use wait::read_wait;
 
 /// The longest answer that is read, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
@@ -259,22 +265,6 @@ fn classify(response: &Response<Incoming>, server_now: SystemTime) -> Result<(),
     } else {
         Err(LoginError::Malformed(Malformed::Status))
     }
-}
-
-fn date(headers: &HeaderMap) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(header::DATE)?.to_str().ok()?).ok()
-}
-
-/// Reads `Retry-After`: seconds, or a date by the server's clock. `None` for anything else, and for no wait at all.
-fn retry_after(headers: &HeaderMap, server_now: SystemTime) -> Option<Duration> {
-    let asked = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = if !asked.is_empty() && asked.bytes().all(|byte| byte.is_ascii_digit()) {
-        // A number that is too large for us still asks for a long wait.
-        Duration::from_secs(asked.parse().unwrap_or(u64::MAX))
-    } else {
-        httpdate::parse_http_date(asked).ok()?.duration_since(server_now).ok()?
-    };
-    (!wait.is_zero()).then_some(wait)
 }
 
 async fn collect(mut body: Incoming) -> Result<Pages, LoginError> {

@@ -1,0 +1,323 @@
+//! What everybody did, in the order of its happening, and the promises that hold at every moment of it.
+//!
+//! The servers and clients tell the ledger what they see. It judges at once, so that a broken promise is found with the trace
+//! that led to it. Files: `arrivals` judges what servers get, `suspicion` which tokens wait for their successor, `endings` what
+//! clients, the access log and the counters say.
+
+mod arrivals;
+mod counts;
+mod endings;
+mod suspicion;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use self::suspicion::Suspicion;
+use super::world::{ACCOUNTS, account_of};
+
+pub(super) use self::{
+    arrivals::{Arrival, Reply},
+    counts::Counts,
+    endings::{AccessLine, Ending},
+};
+
+/// How long after a change of the organization's file an old token may still be sent: the files have to come to rest, and are read.
+const ORGANIZATION_NOTICED: Duration = Duration::from_secs(5);
+/// For how long a usable token may be there while a request goes on waiting for one.
+const TOKEN_NOTICED: Duration = Duration::from_secs(1);
+/// Log-ins in half a minute that back-off may lead to; each event that asks for a log-in adds [`LOG_INS_OF_EVENT`].
+const LOG_INS: (usize, Duration) = (22, Duration::from_secs(30));
+const LOG_INS_OF_EVENT: usize = 2;
+
+/// Numbers a call of a client.
+pub(super) type CallId = u64;
+
+/// Everything that happened so far.
+#[derive(Default)]
+pub(super) struct Ledger {
+    trace: Vec<String>,
+    broken: Vec<String>,
+    tokens: BTreeMap<String, Token>,
+    calls: BTreeMap<CallId, Call>,
+    log_ins: [Vec<Duration>; ACCOUNTS.len()],
+    /// Since when each account is logged out.
+    logged_out: [Option<Duration>; ACCOUNTS.len()],
+    /// The newest token of each account that a request has carried, and when the first one did.
+    newest: [Option<(u64, Duration)>; ACCOUNTS.len()],
+    /// When each token was made, and how long it lives.
+    lives: Vec<(Duration, Duration)>,
+    /// When something happened that may lead to a log-in at once.
+    causes: Vec<Duration>,
+    /// When each account was logged out, and until when.
+    log_outs: Vec<(usize, Duration, Option<Duration>)>,
+    /// What is known of each account's present token, and of what keeps log-ins from succeeding.
+    suspicion: Suspicion,
+    /// When each account's log-in was last answered by a refusal.
+    rejected: [Option<Duration>; ACCOUNTS.len()],
+    /// `max_requests`.
+    most_requests: usize,
+    /// Nothing is wrong any more: each call that begins from now on is answered.
+    well: Option<Duration>,
+    /// Nothing counts any more.
+    is_closed: bool,
+    pub(super) counts: Counts,
+}
+
+/// A token that a server has made.
+pub(super) struct Token {
+    number: u64,
+    pub(super) server: usize,
+    pub(super) organization: String,
+    /// By the right time, in seconds since 1970.
+    pub(super) expires: f64,
+    /// When its answer had been written whole.
+    answered: Option<Duration>,
+    /// From when on it must not be sent, and why.
+    withdrawn: Option<(Duration, &'static str)>,
+    pub(super) revoked: bool,
+    /// A request that carried it was answered 401.
+    refused: bool,
+}
+
+/// One request of a client.
+struct Call {
+    /// It may not be sent again once the server may have got some of it, unless a 401 says that it did nothing.
+    once: bool,
+    arrived: u32,
+    /// How often it was answered 401.
+    refused: u32,
+    /// How often it was sent and not answered at all.
+    failed: u32,
+    /// What became of the latest send.
+    reply: Reply,
+    /// A server answered before it had read the body, so the daemon may not have seen that answer.
+    is_uncertain: bool,
+    /// The newest token with which it was refused.
+    refused_token: Option<u64>,
+    executed: u32,
+    begun: Duration,
+    account: usize,
+    /// The server that was configured when the call began, if no reload was under way.
+    server: Option<usize>,
+    ended: Option<(Duration, Ending)>,
+}
+
+impl Ledger {
+    /// `most_requests`: `max_requests` of each API.
+    pub(super) fn new(most_requests: usize) -> Self {
+        Self { most_requests, ..Self::default() }
+    }
+
+    pub(super) fn note(&mut self, at: Duration, what: &str) {
+        self.trace.push(format!("{:>10.3} {what}", at.as_secs_f64()));
+    }
+
+    pub(super) fn trace(&self) -> &[String] {
+        &self.trace
+    }
+
+    pub(super) fn broken(&self) -> &[String] {
+        &self.broken
+    }
+
+    pub(super) fn break_promise(&mut self, at: Duration, what: String) {
+        if self.is_closed {
+            return;
+        }
+        self.note(at, &format!("BROKEN: {what}"));
+        self.broken.push(what);
+    }
+
+    /// Judges nothing from now on.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
+    }
+
+    /// Something happened that may lead to a log-in at once.
+    pub(super) fn causes_log_in(&mut self, at: Duration) {
+        self.causes.push(at);
+    }
+
+    /// A log-in has arrived at a server.
+    pub(super) fn log_in(&mut self, at: Duration, organization: &str) {
+        let account = account_of(organization);
+        self.counts.log_ins += 1;
+        if self.logged_out[account].is_some_and(|since| since < at) {
+            self.break_promise(at, format!("the account {} logs in, and is logged out", ACCOUNTS[account]));
+        }
+        self.log_ins[account].push(at);
+        let recent = |times: &[Duration]| times.iter().filter(|then| **then + LOG_INS.1 > at).count();
+        // A token is renewed after half of its life, at the earliest.
+        let renewals = self.renewals(at);
+        let (count, most) = (recent(&self.log_ins[account]), LOG_INS.0 + renewals + LOG_INS_OF_EVENT * recent(&self.causes));
+        if count > most {
+            self.break_promise(at, format!("{count} log-ins in {:?}; back-off explains {most}", LOG_INS.1));
+        }
+    }
+
+    /// The number of an account's log-ins so far, to be given to [`judge_notice`](Self::judge_notice).
+    pub(super) fn changed(&self, account: usize) -> (usize, Duration, bool) {
+        let at = self.suspicion.trouble(account);
+        (self.log_ins[account].len(), at, self.logged_out[account].is_some())
+    }
+
+    /// Since `before` the account's credentials have changed, and a log-in has to have arrived, unless something kept it away.
+    pub(super) fn judge_notice(&mut self, at: Duration, account: usize, before: (usize, Duration, bool), is_readable: bool) {
+        let now = self.changed(account);
+        let was_kept_away = now.1 != before.1 || before.2 || now.2 || !is_readable;
+        if now.0 == before.0 && !was_kept_away {
+            self.break_promise(at, format!("the credentials of {} have changed, and nobody has logged in", ACCOUNTS[account]));
+        }
+    }
+
+    /// How often tokens as they were lately may be renewed.
+    fn renewals(&self, at: Duration) -> usize {
+        let lately = self.lives.iter().rev().take_while(|(made, _)| *made + 4 * LOG_INS.1 > at);
+        let shortest = lately.map(|(_, life)| *life).min().unwrap_or(Duration::MAX);
+        let times = (LOG_INS.1 * 2).as_millis() / shortest.as_millis().max(1);
+        usize::try_from(times).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn made(&mut self, at: Duration, now: f64, name: String, server: usize, organization: String, expires: f64) {
+        self.lives.push((at, Duration::from_secs_f64((expires - now).max(1.0))));
+        let number = self.tokens.len() as u64;
+        let token =
+            Token { number, server, organization, expires, answered: None, withdrawn: None, revoked: false, refused: false };
+        self.tokens.insert(name, token);
+    }
+
+    /// The answer with that token was written whole.
+    pub(super) fn gave(&mut self, name: &str, at: Duration) {
+        if let Some(token) = self.tokens.get_mut(name) {
+            token.answered = Some(at);
+        }
+    }
+
+    /// That token must never be sent: its answer is none that counts.
+    pub(super) fn never_gave(&mut self, name: &str, why: &'static str) {
+        if let Some(token) = self.tokens.get_mut(name) {
+            token.withdrawn = Some((Duration::ZERO, why));
+        }
+    }
+
+    /// The log-in was answered by a status that refuses it.
+    pub(super) fn reject(&mut self, at: Duration, organization: &str) {
+        self.rejected[account_of(organization)] = Some(at);
+    }
+
+    /// No token that was made so far may be sent from now on.
+    pub(super) fn withdraw_all(&mut self, at: Duration, why: &'static str) {
+        for token in self.tokens.values_mut().filter(|token| token.withdrawn.is_none()) {
+            token.withdrawn = Some((at, why));
+        }
+    }
+
+    /// The account was logged out: none of its tokens may be sent, and it may not log in until it is told to.
+    pub(super) fn log_out(&mut self, at: Duration, account: usize) {
+        self.logged_out[account] = Some(at);
+        self.trouble(at, account);
+        for token in self.tokens.values_mut().filter(|token| account_of(&token.organization) == account) {
+            token.withdrawn = token.withdrawn.or(Some((at, "a log-out")));
+        }
+    }
+
+    /// The account is about to be logged out.
+    pub(super) fn begin_log_out(&mut self, at: Duration, account: usize) {
+        self.log_outs.push((account, at, None));
+    }
+
+    /// The account is told to log in.
+    pub(super) fn may_log_in(&mut self, at: Duration, account: usize) {
+        self.logged_out[account] = None;
+        for (_, _, until) in self.log_outs.iter_mut().filter(|(of, _, until)| *of == account && until.is_none()) {
+            *until = Some(at);
+        }
+        self.causes_log_in(at);
+    }
+
+    /// The organization has changed: soon no token of another one may be sent.
+    pub(super) fn organization_changed(&mut self, at: Duration, organization: &str) {
+        for token in self.tokens.values_mut().filter(|token| account_of(&token.organization) == 0) {
+            if token.organization == organization {
+                // It may have come back to this one before it was noticed.
+                token.withdrawn = token.withdrawn.filter(|(_, why)| *why != OTHER_ORGANIZATION);
+                // If it was noticed, this token has gone.
+                token.answered = None;
+            } else if token.withdrawn.is_none() {
+                token.withdrawn = Some((at + ORGANIZATION_NOTICED, OTHER_ORGANIZATION));
+            }
+        }
+    }
+
+    /// The machine is suspended, and notices nothing for that time.
+    pub(super) fn suspend(&mut self, at: Duration, time: Duration) {
+        for (from, _) in self.tokens.values_mut().filter_map(|token| token.withdrawn.as_mut()).filter(|(from, _)| *from > at) {
+            *from += time;
+        }
+    }
+
+    /// The organization's file has gone: the account may drop its tokens.
+    pub(super) fn organization_lost(&mut self) {
+        self.server_changed();
+    }
+
+    /// The server refuses each token that it has made so far.
+    pub(super) fn revoke(&mut self, server: usize) {
+        self.tokens.values_mut().filter(|token| token.server == server).for_each(|token| token.revoked = true);
+    }
+
+    /// Nothing is wrong any more.
+    pub(super) fn expect_answers(&mut self, at: Duration) {
+        self.well = Some(at);
+    }
+
+    pub(super) fn begin(&mut self, call: CallId, once: bool, at: Duration, account: usize, server: Option<usize>) {
+        self.counts.calls += 1;
+        let known = Call {
+            once,
+            arrived: 0,
+            refused: 0,
+            failed: 0,
+            reply: Reply::None,
+            is_uncertain: false,
+            refused_token: None,
+            executed: 0,
+            begun: at,
+            account,
+            server,
+            ended: None,
+        };
+        self.calls.insert(call, known);
+    }
+
+    /// A reload has begun: what is under way may go to either server, and may wait for a token that will not come.
+    pub(super) fn reload(&mut self, at: Duration) {
+        self.trouble(at, 0);
+        self.calls.values_mut().filter(|call| call.ended.is_none()).for_each(|call| call.server = None);
+    }
+
+    /// A reload has changed the first account's server: its tokens have gone with it.
+    pub(super) fn server_changed(&mut self) {
+        let of_first = |token: &&mut Token| account_of(&token.organization) == 0;
+        self.tokens.values_mut().filter(of_first).for_each(|token| token.answered = None);
+    }
+
+    /// The server carries a call out.
+    pub(super) fn execute(&mut self, call: CallId, at: Duration) {
+        let Some(known) = self.calls.get_mut(&call) else { return };
+        known.executed += 1;
+        if known.executed > 1 {
+            self.counts.sent_again += 1;
+        }
+        if known.once && known.executed > 1 {
+            let times = known.executed;
+            self.break_promise(at, format!("call {call} is not idempotent, and was carried out {times} times"));
+        }
+    }
+
+    /// The calls that have not ended.
+    pub(super) fn unfinished(&self) -> Vec<CallId> {
+        self.calls.iter().filter(|(_, call)| call.ended.is_none()).map(|(id, _)| *id).collect()
+    }
+}
+
+const OTHER_ORGANIZATION: &str = "the organization has changed";

@@ -27,6 +27,8 @@ const TOKEN_NOTICED: Duration = Duration::from_secs(1);
 /// Log-ins in half a minute that back-off may lead to; each event that asks for a log-in adds [`LOG_INS_OF_EVENT`].
 const LOG_INS: (usize, Duration) = (22, Duration::from_secs(30));
 const LOG_INS_OF_EVENT: usize = 2;
+/// `login_timeout`, and a moment.
+const LOG_IN_TIMEOUT: Duration = Duration::from_secs(11);
 
 /// Numbers a call of a client.
 pub(super) type CallId = u64;
@@ -55,6 +57,8 @@ pub(super) struct Ledger {
     rejected: [Option<Duration>; ACCOUNTS.len()],
     /// `max_requests`.
     most_requests: usize,
+    /// When the machine was last suspended, until then.
+    suspended: Option<Duration>,
     /// Nothing is wrong any more: each call that begins from now on is answered.
     well: Option<Duration>,
     /// Nothing counts any more.
@@ -187,6 +191,10 @@ impl Ledger {
 
     /// The answer with that token was written whole.
     pub(super) fn gave(&mut self, name: &str, at: Duration) {
+        // An answer that may have waited through a suspend may be taken for older than it is.
+        if self.suspended.is_some_and(|suspended| at < suspended + LOG_IN_TIMEOUT) {
+            return;
+        }
         if let Some(token) = self.tokens.get_mut(name) {
             token.answered = Some(at);
         }
@@ -250,6 +258,7 @@ impl Ledger {
 
     /// The machine is suspended, and notices nothing for that time.
     pub(super) fn suspend(&mut self, at: Duration, time: Duration) {
+        self.suspended = Some(at + time);
         for (from, _) in self.tokens.values_mut().filter_map(|token| token.withdrawn.as_mut()).filter(|(from, _)| *from > at) {
             *from += time;
         }

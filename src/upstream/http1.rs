@@ -158,7 +158,6 @@ where
                 !self.beginning.was_interim() && (error.is_parse_status() || (error.is_parse() && self.beginning.was_odd()));
             let cause = match cause(&error, &self.beginning, self.limits) {
                 Cause::Protocol if self.used && no_answer => Cause::Surplus,
-                Cause::Closed if self.beginning.has_come() => Cause::BrokenOff,
                 cause => cause,
             };
             if self.used && cause == Cause::Closed {
@@ -213,6 +212,7 @@ pub(super) fn cause(error: &hyper::Error, beginning: &AnswerBeginning, limits: H
     match classify(error) {
         // A length that hyper can't count has the same error as a head that is too large.
         Cause::HeadTooLarge if !beginning.exceeds(limits) => Cause::Protocol,
+        Cause::Closed if beginning.has_come() => Cause::BrokenOff,
         cause => cause,
     }
 }

@@ -73,3 +73,51 @@ fn agrees_to_websocket<B>(response: &Response<B>) -> bool {
     only.as_bytes().eq_ignore_ascii_case(b"websocket")
         && options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::AtomicU64};
+
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::Empty;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{
+        connect::Protocol,
+        upstream_io::{CountingTcp, UpstreamIo},
+    };
+
+    /// What becomes of a request whose server answers with these bytes, and hangs up.
+    async fn cause(answer: &'static [u8]) -> Cause {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                tcp.read_buf(&mut head).await.unwrap();
+            }
+            tcp.write_all(answer).await.unwrap();
+        });
+        let written = Arc::new(AtomicU64::new(0));
+        let tcp = CountingTcp::new(TcpStream::connect(address).await.unwrap(), Arc::clone(&written));
+        let connection = Connection { stream: UpstreamIo::Plain(tcp), written, protocol: Protocol::Http1 };
+        let tunnel = open(connection, HeadLimits { bytes: 1024, lines: 10 }).await.unwrap();
+        let request = Request::get("/").header("host", "upstream").body(Empty::<Bytes>::new()).unwrap();
+        let error = tunnel.send(request).await.unwrap_err();
+        server.await.unwrap();
+        error.cause
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_up_in_the_head_of_its_answer_has_begun_to_answer() {
+        assert_eq!(cause(b"").await, Cause::Closed);
+        assert_eq!(cause(b"H").await, Cause::BrokenOff);
+        assert_eq!(cause(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: web").await, Cause::BrokenOff);
+    }
+}

@@ -196,10 +196,10 @@ impl HttpLogIn {
         request: Request<Full<Bytes>>,
         organization: HeaderValue,
     ) -> Result<Grant, LoginError> {
-        let asked = self.clock.now().moment;
+        let (asked, began) = (self.clock.now().moment, crate::clock::instant());
         let sent = upstream::exchange(connector, request).await;
         let response = sent.map_err(|error| LoginError::Unreachable(Unreachable::NoAnswer(error)))?;
-        let received = as_of_date(self.clock.now(), asked);
+        let received = as_of_date(self.clock.now(), asked, began.elapsed());
         let server_date = date(response.headers());
         classify(&response, server_date.unwrap_or(received.wall))?;
         let body = collect(response.into_body()).await?;
@@ -213,9 +213,11 @@ impl HttpLogIn {
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 /// Our clocks when the server wrote its `Date`, at the earliest: the answer came at `now`, and was `asked` for. Taken for later, a
-/// token would seem to live longer than it does.
-fn as_of_date(now: Now, asked: Moment) -> Now {
-    let on_its_way = now.moment.since(asked).min(ON_ITS_WAY);
+/// token would seem to live longer than it does. `awake`: the time between the two without suspends of the machine, through all of
+/// which the answer may have waited.
+fn as_of_date(now: Now, asked: Moment, awake: Duration) -> Now {
+    let since = now.moment.since(asked);
+    let on_its_way = since.min(ON_ITS_WAY + since.saturating_sub(awake));
     Now { moment: now.moment - on_its_way, wall: now.wall.checked_sub(on_its_way).unwrap_or(now.wall) }
 }
 

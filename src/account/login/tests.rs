@@ -322,8 +322,10 @@ fn the_time_for_which_an_answer_may_have_been_on_its_way_is_no_time_of_the_token
         moment: Moment::new(Duration::from_millis(90_000 + millis)),
         wall: std::time::UNIX_EPOCH + Duration::from_millis(7_000_000 + millis),
     };
-    let asked = now(0).moment;
-    assert_eq!(as_of_date(now(0), asked), now(0));
-    assert_eq!(as_of_date(now(600), asked), now(0));
-    assert_eq!(as_of_date(now(5000), asked), now(4000), "a server that is slow may write it at the end");
+    let (asked, awake) = (now(0).moment, Duration::from_millis);
+    assert_eq!(as_of_date(now(0), asked, awake(0)), now(0));
+    assert_eq!(as_of_date(now(600), asked, awake(600)), now(0));
+    assert_eq!(as_of_date(now(5000), asked, awake(5000)), now(4000), "a server that is slow may write it at the end");
+    assert_eq!(as_of_date(now(205_000), asked, awake(5000)), now(4000), "the answer may have waited through a suspend");
+    assert_eq!(as_of_date(now(200_100), asked, awake(100)), now(0));
 }

@@ -6,16 +6,16 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    ledger::{Arrival, CallId},
+    ledger::{Arrival, CallId, Reply},
     network::Wire,
-    world::World,
+    world::{World, account_of},
 };
 use crate::clock;
 
 /// For how long the daemon may wait for a silent server: `login_timeout`, and the larger of `response_timeout` and `body_idle`; and a
 /// moment.
 const LOG_IN_LIMIT: Duration = Duration::from_millis(10_500);
-const CALL_LIMIT: Duration = Duration::from_millis(20_500);
+pub(super) const CALL_LIMIT: Duration = Duration::from_millis(20_500);
 
 /// What a server does with log-ins, or with calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +36,17 @@ pub(super) enum Mood {
     Garbage,
     /// Log-ins: it gives no token. Calls: two requests of three are 401, whatever their token.
     Odd,
+    /// Log-ins: its answer is longer than is read. Calls: its answer's head is.
+    Huge,
     /// Log-ins: it gives a token that has expired. Calls: it closes the connection without an answer.
     Stale,
 }
 
-struct Head {
-    method: String,
-    path: String,
-    fields: Vec<(String, String)>,
+/// The head of a request, or of an answer, whose first two words are its version and status.
+pub(super) struct Head {
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) fields: Vec<(String, String)>,
 }
 
 impl Head {
@@ -56,7 +59,7 @@ impl Head {
         Some(Self { method, path, fields: fields.collect() })
     }
 
-    fn all(&self, name: &str) -> Vec<String> {
+    pub(super) fn all(&self, name: &str) -> Vec<String> {
         self.fields.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone()).collect()
     }
 }
@@ -79,7 +82,7 @@ pub(super) async fn serve(world: Arc<World>, server: usize, mut wire: Wire) {
     }
 }
 
-async fn read_head(wire: &mut Wire) -> Option<Head> {
+pub(super) async fn read_head(wire: &mut Wire) -> Option<Head> {
     loop {
         if let Some(end) = wire.held().windows(4).position(|window| window == b"\r\n\r\n") {
             return Head::parse(&wire.take(end + 4));
@@ -89,7 +92,7 @@ async fn read_head(wire: &mut Wire) -> Option<Head> {
 }
 
 /// Reads a body whole. `None`: it was cut.
-async fn read_body(wire: &mut Wire, head: &Head) -> Option<Vec<u8>> {
+pub(super) async fn read_body(wire: &mut Wire, head: &Head) -> Option<Vec<u8>> {
     if let Some(length) = head.all("content-length").first() {
         return read_exactly(wire, length.parse().ok()?).await;
     }
@@ -126,13 +129,24 @@ async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head)
     world.note(&format!("server {server}: a log-in for {:?}, {mood:?}", head.all("organization")));
     let organization = head.all("organization").first().cloned().unwrap_or_default();
     world.ledger(|ledger, at| ledger.log_in(at, &organization));
-    if !matches!(mood, Mood::Well | Mood::Slow(_) | Mood::Stale | Mood::Truncated | Mood::Stalled) {
-        return misbehave(world, wire, mood, "{\"message\":\"no token\"}", LOG_IN_LIMIT).await;
+    let is_well = matches!(mood, Mood::Well) || matches!(mood, Mood::Slow(time) if time < Duration::from_secs(4));
+    if !is_well {
+        world.ledger(|ledger, at| ledger.trouble(at, account_of(&organization)));
     }
-    if let Mood::Slow(time) = mood {
-        sleep(time).await;
+    sleep(world.log_in_time()).await;
+    match mood {
+        Mood::Slow(time) => sleep(time).await,
+        Mood::Silent | Mood::Garbage | Mood::Odd => {
+            return misbehave(world, wire, mood, "{\"message\":\"no token\"}", LOG_IN_LIMIT).await;
+        }
+        Mood::Status(status, _) if status < 500 => world.ledger(|ledger, at| ledger.reject(at, &organization)),
+        _ => {}
     }
-    if !world.knows(&organization, &body) {
+    if !matches!(mood, Mood::Status(..)) && !world.knows(&organization, &body) {
+        world.ledger(|ledger, at| {
+            ledger.trouble(at, account_of(&organization));
+            ledger.reject(at, &organization);
+        });
         return answer(world, wire, 401, "", b"{\"message\":\"wrong\"}").await;
     }
     let life = world.token_life();
@@ -140,42 +154,100 @@ async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head)
     let claims = format!("{{\"exp\":{},\"n\":{}}}", expires.floor(), world.next_number());
     let token = format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims));
     world.ledger(|ledger, at| ledger.made(at, world.now(), token.clone(), server, organization, expires.floor()));
-    let body = format!("{{\"token\":\"{token}\"}}");
-    if matches!(mood, Mood::Truncated | Mood::Stalled) {
-        return misbehave(world, wire, mood, &body, LOG_IN_LIMIT).await;
+    let never = match mood {
+        Mood::Truncated | Mood::Stalled => Some("its answer was cut"),
+        Mood::Huge => Some("its answer was too long"),
+        Mood::Status(..) => Some("its answer was a refusal"),
+        _ => None,
+    };
+    if let Some(why) = never {
+        world.ledger(|ledger, _| ledger.never_gave(&token, why));
     }
-    answer(world, wire, 201, "", body.as_bytes()).await?;
-    world.ledger(|ledger, at| ledger.gave(&token, at));
+    let padding = match mood {
+        Mood::Huge => world.draw(66_000..=200_000),
+        _ if world.chance(0.1) => world.draw(1..=60_000),
+        _ => 0,
+    };
+    let body = format!("{{\"token\":\"{token}\",\"more\":\"{}\"}}", "x".repeat(padding));
+    match mood {
+        Mood::Truncated | Mood::Stalled | Mood::Status(..) => return misbehave(world, wire, mood, &body, LOG_IN_LIMIT).await,
+        _ if padding > 0 && world.chance(0.5) => {
+            answer_with(world, wire, 201, "transfer-encoding: chunked\r\n", &chunked(body.as_bytes())).await?;
+        }
+        _ => answer(world, wire, 201, "", body.as_bytes()).await?,
+    }
+    if mood != Mood::Huge {
+        world.ledger(|ledger, at| ledger.gave(&token, at));
+    }
     Some(())
 }
 
-async fn call(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head, age: Duration) -> Option<()> {
+/// Judges a call's head. Tells which call it is, and whether its token is accepted.
+pub(super) fn arrive(world: &World, server: usize, head: &Head, age: Duration) -> Option<(CallId, bool)> {
     let call: CallId = head.all("x-call").first()?.parse().ok()?;
     let (authorization, organization) = (head.all("authorization"), head.all("organization"));
-    let arrival =
-        Arrival { server, call, authorization: &authorization, organization: &organization, age: (age, world.oldest()) };
+    let request_id = head.all("x-request-id");
+    let arrival = Arrival {
+        server,
+        call,
+        authorization: &authorization,
+        organization: &organization,
+        request_id: &request_id,
+        age: (age, world.oldest()),
+    };
     world.note(&format!("server {server}: {} {}", head.method, head.path));
-    let accepted = world.ledger(|ledger, at| ledger.arrive(at, world.now(), &arrival));
-    let body = read_body(wire, head).await?;
-    if body != super::clients::request_body(call, &head.method) {
-        world.break_promise(format!("call {call}: its body of {} bytes is not what its client sent", body.len()));
-    }
+    Some((call, world.ledger(|ledger, at| ledger.arrive(at, world.now(), &arrival))))
+}
+
+/// Notes that the call's token is refused, and gives its name.
+pub(super) fn refuse(world: &World, head: &Head, call: CallId) -> String {
+    let authorization = head.all("authorization").join("");
+    let name = authorization.strip_prefix("Bearer ").unwrap_or_default().to_owned();
+    world.ledger(|ledger, _| ledger.refuse(call, &name));
+    name
+}
+
+async fn call(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head, age: Duration) -> Option<()> {
+    let (call, accepted) = arrive(world, server, head, age)?;
     let mood = world.moods(server).1;
-    let odd = mood == Mood::Odd && world.chance(0.66);
-    if !accepted || odd {
-        let name = authorization.first().and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default().to_owned();
-        world.ledger(|ledger, _| ledger.refuse(call, &name));
-        return answer(world, wire, 401, "", b"{\"message\":\"Unauthorized\"}").await;
+    let refuses = !accepted || matches!(mood, Mood::Status(401, _)) || (mood == Mood::Odd && world.chance(0.66));
+    // Some servers refuse a request when they have seen its head.
+    let is_early = refuses && world.chance(0.4);
+    if is_early {
+        world.ledger(|ledger, _| ledger.answers_early(call));
+    } else {
+        read_body_of(world, wire, head, call).await?;
     }
+    if refuses {
+        let name = refuse(world, head, call);
+        wire.answers(call, Reply::Refused);
+        answer(world, wire, 401, "", b"{\"message\":\"Unauthorized\"}").await?;
+        world.ledger(|ledger, at| ledger.refused_whole(at, call, &name, world.terms().floor));
+        return if is_early { read_body_of(world, wire, head, call).await } else { Some(()) };
+    }
+    wire.answers(
+        call,
+        match mood {
+            Mood::Garbage => Reply::Garbage,
+            _ => Reply::Answered,
+        },
+    );
     if let Mood::Status(..) = mood {
         return misbehave(world, wire, mood, "{\"message\":\"not now\"}", CALL_LIMIT).await;
     }
     world.ledger(|ledger, at| ledger.execute(call, at));
+    if !head.all("upgrade").is_empty() {
+        return echo(wire).await;
+    }
     match mood {
         Mood::Stale => None,
         Mood::Silent | Mood::Garbage | Mood::Truncated | Mood::Stalled => {
+            if mood == Mood::Silent {
+                world.ledger(|ledger, _| ledger.reply(call, Reply::Silent));
+            }
             misbehave(world, wire, mood, &"x".repeat(3000), CALL_LIMIT).await
         }
+        Mood::Huge => answer(world, wire, 200, &format!("x-pad: {}\r\n", "x".repeat(70_000)), b"").await,
         Mood::Slow(time) => {
             sleep(time).await;
             answer_call(world, wire, call, head).await
@@ -184,21 +256,46 @@ async fn call(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head, a
     }
 }
 
+/// Reads a call's body, which has to be the one that its client sent.
+async fn read_body_of(world: &Arc<World>, wire: &mut Wire, head: &Head, call: CallId) -> Option<()> {
+    let body = read_body(wire, head).await?;
+    if body != super::clients::request_body(call, &head.method) {
+        world.break_promise(format!("call {call}: its body of {} bytes is not what its client sent", body.len()));
+    }
+    Some(())
+}
+
+/// Agrees to a WebSocket, and sends back what comes.
+async fn echo(wire: &mut Wire) -> Option<()> {
+    wire.write(b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await?;
+    loop {
+        wire.read_more().await?;
+        let bytes = wire.take(wire.held().len());
+        wire.write(&bytes).await?;
+    }
+}
+
+fn chunked(body: &[u8]) -> Vec<u8> {
+    let mut chunks = Vec::new();
+    for chunk in body.chunks(5000) {
+        chunks.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        chunks.extend_from_slice(chunk);
+        chunks.extend_from_slice(b"\r\n");
+    }
+    chunks.extend_from_slice(b"0\r\n\r\n");
+    chunks
+}
+
 async fn answer_call(world: &Arc<World>, wire: &mut Wire, call: CallId, head: &Head) -> Option<()> {
     let body = super::clients::answer_body(call);
-    let fields = format!("x-answer: {call}\r\n");
+    // Some servers send back what they got.
+    let echo = if call.is_multiple_of(4) { head.all("authorization").join("") } else { String::new() };
+    let fields = format!("x-answer: {call}\r\nx-echo: {echo}\r\n");
     if head.method == "HEAD" {
         return answer_with(world, wire, 200, &format!("{fields}content-length: {}\r\n", body.len()), b"").await;
     }
     if call.is_multiple_of(3) {
-        let mut chunks = Vec::new();
-        for chunk in body.chunks(5000) {
-            chunks.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
-            chunks.extend_from_slice(chunk);
-            chunks.extend_from_slice(b"\r\n");
-        }
-        chunks.extend_from_slice(b"0\r\n\r\n");
-        return answer_with(world, wire, 200, &format!("{fields}transfer-encoding: chunked\r\n"), &chunks).await;
+        return answer_with(world, wire, 200, &format!("{fields}transfer-encoding: chunked\r\n"), &chunked(&body)).await;
     }
     answer(world, wire, 200, &fields, &body).await
 }
@@ -219,7 +316,7 @@ async fn misbehave(world: &Arc<World>, wire: &mut Wire, mood: Mood, body: &str, 
             truncated(world, wire, body.as_bytes()).await;
             be_silent(world, wire, limit).await
         }
-        Mood::Well | Mood::Slow(_) | Mood::Odd | Mood::Stale => answer(world, wire, 201, "", body.as_bytes()).await,
+        Mood::Well | Mood::Slow(_) | Mood::Odd | Mood::Stale | Mood::Huge => answer(world, wire, 201, "", body.as_bytes()).await,
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::{
@@ -27,11 +27,11 @@ use tokio::{
 
 use super::{
     ledger::{CallId, Ending},
-    world::World,
+    world::{RELIES_ON_KEYS, World},
 };
 
 /// No call takes longer, whatever goes wrong: three sends with their time-outs, and the waits for tokens and connections.
-const LIMIT: Duration = Duration::from_secs(150);
+pub(super) const LIMIT: Duration = Duration::from_secs(150);
 
 /// What a client sends with a call.
 pub(super) fn request_body(call: CallId, method: &str) -> Vec<u8> {
@@ -47,7 +47,8 @@ pub(super) fn request_body(call: CallId, method: &str) -> Vec<u8> {
 
 /// What CarePortals answers to a call.
 pub(super) fn answer_body(call: CallId) -> Vec<u8> {
-    let length = [20, 2000, 0, 20_000, 70_000][(call % 5) as usize];
+    // A few are more than sockets and buffers hold.
+    let length = if call.is_multiple_of(53) { 700_000 } else { [20, 2000, 0, 20_000, 70_000][(call % 5) as usize] };
     filled(&format!("answer {call};"), length)
 }
 
@@ -128,9 +129,9 @@ pub(super) async fn run(world: Arc<World>, number: usize) {
 async fn call(world: &Arc<World>, connection: &mut Connection, (client, account): (usize, usize), patience: Duration) -> Ending {
     let call = world.next_call();
     let method = ["GET", "GET", "GET", "HEAD", "POST", "POST", "POST", "PUT", "DELETE"][world.draw(0..=8)];
-    let once = method == "POST";
+    let has_key = method == "POST" && world.chance(0.3);
     world.note(&format!("client {client}: {method} {call}"));
-    world.begin_call(call, once, account);
+    world.begin_call(call, method == "POST" && !(has_key && account == RELIES_ON_KEYS), account);
     let body = Pieces::of(world, request_body(call, method));
     let uri = if matches!(connection, Connection::Http1(_)) {
         format!("/v2/calls/{call}")
@@ -138,6 +139,8 @@ async fn call(world: &Arc<World>, connection: &mut Connection, (client, account)
         format!("http://localhost/v2/calls/{call}")
     };
     let request = Request::builder().method(method).uri(uri).header("host", "localhost").header("x-call", call);
+    let request = request.header("x-request-id", format!("call-{call}"));
+    let request = if has_key { request.header("idempotency-key", call) } else { request };
     // Everything in it is plain ASCII.
     let request = request.body(body).unwrap();
     let ending = match timeout(patience, exchange(world, connection, request, call, method)).await {
@@ -173,22 +176,47 @@ async fn exchange(
         Ok(body) => body.to_bytes(),
         Err(error) => return cut(error),
     };
-    let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    if text("proxy-status").is_some() {
-        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        let code = problem["code"].as_str().unwrap_or(if method == "HEAD" { "head" } else { "" }).to_owned();
-        if !matches!(head.status.as_u16(), 502..=504) {
-            world.break_promise(format!("call {call} was refused: {} {code}", head.status));
-        }
-        return Ending::Refused(head.status.as_u16(), code);
+    let field = |(name, value): (&'_ HeaderName, &'_ HeaderValue)| {
+        (name.as_str().to_owned(), value.to_str().unwrap_or_default().to_owned())
+    };
+    let fields: Vec<_> = head.headers.iter().map(field).collect();
+    judge(world, (call, method), head.status.as_u16(), &fields, &body)
+}
+
+/// Judges a whole answer.
+pub(super) fn judge(
+    world: &World,
+    (call, method): (CallId, &str),
+    status: u16,
+    fields: &[(String, String)],
+    body: &[u8],
+) -> Ending {
+    let text = |name: &str| fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    if fields.iter().any(|(_, value)| value.contains("e30.")) {
+        world.break_promise(format!("call {call} got a token"));
     }
-    if head.status == 200 {
+    if text("x-request-id") != Some(format!("call-{call}").as_str()) {
+        world.break_promise(format!("call {call} got the request id {:?}", text("x-request-id")));
+    }
+    if text("proxy-status").is_some() {
+        let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let code = problem["code"].as_str().unwrap_or(if method == "HEAD" { "head" } else { "" }).to_owned();
+        if !matches!(status, 502..=504) && code != "request_body_timeout" {
+            world.break_promise(format!("call {call} was refused: {status} {code}"));
+        }
+        let may_try_again = text("retry-after").and_then(|after| after.parse::<u32>().ok()).is_some_and(|after| after > 0);
+        if (status == 503) != may_try_again {
+            world.break_promise(format!("call {call} was refused as {code}, with Retry-After: {:?}", text("retry-after")));
+        }
+        return Ending::Refused(status, code);
+    }
+    if status == 200 {
         let wanted = if method == "HEAD" { Vec::new() } else { answer_body(call) };
-        if text("x-answer") != Some(call.to_string()) || body != wanted {
+        if text("x-answer") != Some(call.to_string().as_str()) || body != wanted {
             world.break_promise(format!("call {call} got an answer to {:?}, {} bytes", text("x-answer"), body.len()));
         }
     }
-    Ending::Answered(head.status.as_u16())
+    Ending::Answered(status)
 }
 
 /// A body in pieces, some of which come late.

@@ -10,13 +10,21 @@ use super::{
     network::Reception,
     world::{ACCOUNTS, SERVERS, State, World},
 };
-use crate::{account::Account, control::Commands, status::View};
+use crate::{
+    account::Account,
+    control::Commands,
+    status::{StatusReader, View},
+};
+
+/// How long the daemon may take to log in with credentials that have changed: their files come to rest, and it connects.
+const CHANGE_NOTICED: Duration = Duration::from_secs(7);
 
 /// The daemon, as events reach it.
 #[derive(Clone)]
 pub(super) struct Daemon {
     pub(super) commands: Commands,
     pub(super) view: tokio::sync::watch::Receiver<Arc<View>>,
+    pub(super) status: StatusReader,
 }
 
 impl Daemon {
@@ -32,12 +40,18 @@ pub(super) async fn happen(world: &Arc<World>, daemon: &Daemon, time: Duration) 
         sleep(world.milliseconds(20..=6000)).await;
         world.ledger(|ledger, _| ledger.counts.events += 1);
         happens(world, daemon).await;
+        // What comes at the same moment meets in states that last for a moment only.
+        while world.chance(0.3) {
+            sleep(world.milliseconds(0..=400)).await;
+            world.ledger(|ledger, _| ledger.counts.events += 1);
+            happens(world, daemon).await;
+        }
     }
 }
 
 async fn happens(world: &Arc<World>, daemon: &Daemon) {
     let server = world.draw(0..=SERVERS - 1);
-    match world.draw(0..=27) {
+    match world.draw(0..=28) {
         0..=3 => {
             let mood = mood(world);
             world.note(&format!("event: log-ins at server {server}: {mood:?}"));
@@ -85,6 +99,7 @@ async fn happens(world: &Arc<World>, daemon: &Daemon) {
         20..=22 => reload(world, daemon).await,
         23 => log_out(world, daemon).await,
         24..=25 => suspend(world).await,
+        26 => lose_credentials(world, world.milliseconds(0..=15_000)),
         _ => {
             let ahead = [-7200, -90, -3, 0, 2, 40, 3600][world.draw(0..=6)];
             world.note(&format!("event: the wall clock is {ahead} s ahead"));
@@ -97,8 +112,8 @@ fn mood(world: &World) -> Mood {
     let status = [400, 401, 403, 404, 408, 429, 500, 502, 503][world.draw(0..=8)];
     let retry_after = world.chance(0.5).then(|| [0, 1, 7, 30][world.draw(0..=3)]);
     let slow = Mood::Slow(world.milliseconds(0..=14_000));
-    let odd = [Mood::Silent, Mood::Truncated, Mood::Stalled, Mood::Garbage, Mood::Odd, Mood::Stale];
-    match world.draw(0..=7) {
+    let odd = [Mood::Silent, Mood::Truncated, Mood::Stalled, Mood::Garbage, Mood::Odd, Mood::Stale, Mood::Huge];
+    match world.draw(0..=8) {
         0 => Mood::Status(status, retry_after),
         1 => slow,
         other => odd[other - 2],
@@ -114,29 +129,84 @@ fn later(world: &Arc<World>, end: impl FnOnce(&mut State) + Send + 'static) {
     });
 }
 
-fn change_credentials(world: &World) {
+fn change_credentials(world: &Arc<World>) {
     if world.chance(0.5) {
         let password = format!("word-{}", world.next_number());
         world.note("event: another password");
         world.put("password", &password);
-        world.state(|state| state.password = password);
+        world.state(|state| (state.password, state.missing[PASSWORD]) = (password, false));
+        notice(world);
     } else {
         let organization = ["acme", "umbrella", "initech"][world.draw(0..=2)];
         world.note(&format!("event: the organization is {organization}"));
         world.put("organization", organization);
-        world.state(|state| organization.clone_into(&mut state.organization));
+        world.state(|state| {
+            organization.clone_into(&mut state.organization);
+            state.missing[ORGANIZATION] = false;
+        });
         world.ledger(|ledger, at| ledger.organization_changed(at, organization));
     }
     world.ledger(Ledger::causes_log_in);
 }
 
+/// Where the files stand in `State::missing`.
+const ORGANIZATION: usize = 0;
+const PASSWORD: usize = 1;
+
+/// Removes a file, and puts it back after some time: the password's with another one.
+pub(super) fn lose_credentials(world: &Arc<World>, time: Duration) {
+    let file = world.draw(ORGANIZATION..=PASSWORD);
+    let name = ["organization", "password"][file];
+    world.note(&format!("event: the file of the {name} is gone for {time:?}"));
+    world.remove(name);
+    world.state(|state| state.missing[file] = true);
+    world.ledger(|ledger, at| {
+        ledger.trouble(at, 0);
+        ledger.causes_log_in(at);
+        if file == ORGANIZATION {
+            ledger.organization_lost();
+        }
+    });
+    let world = Arc::clone(world);
+    tokio::spawn(async move {
+        sleep(time).await;
+        // Another event may have brought it back.
+        if !world.state(|state| state.missing[file]) {
+            return;
+        }
+        world.note(&format!("event: the file of the {name} is back"));
+        world.state(|state| state.missing[file] = false);
+        if file == PASSWORD {
+            let password = format!("word-{}", world.next_number());
+            world.put(name, &password);
+            world.state(|state| state.password = password);
+            notice(&world);
+        } else {
+            // It may be noticed as no change.
+            world.put(name, &world.state(|state| state.organization.clone()));
+        }
+        world.ledger(Ledger::causes_log_in);
+    });
+}
+
+/// Expects a log-in soon, since the first account's credentials have just changed.
+fn notice(world: &Arc<World>) {
+    let world = Arc::clone(world);
+    tokio::spawn(async move {
+        let number = world.ledger(|ledger, _| ledger.changed(0));
+        sleep(CHANGE_NOTICED).await;
+        let is_readable = world.is_listening() && world.state(|state| state.missing == [false; 2] && !state.reloading);
+        world.ledger(|ledger, at| ledger.judge_notice(at, 0, number, is_readable));
+    });
+}
+
 /// Reloads the settings, which name the same server, or another one, or are wrong.
-async fn reload(world: &World, daemon: &Daemon) {
+pub(super) async fn reload(world: &World, daemon: &Daemon) {
     let (before, server) = (world.state(|state| state.server), world.draw(0..=SERVERS - 1));
     let (wrong, max_age) = (world.chance(0.15), Duration::from_secs([8, 30, 300][world.draw(0..=2)]));
     world.note(&format!("event: a reload, to server {server}, wrong: {wrong}"));
     world.state(|state| state.reloading = true);
-    world.ledger(|ledger, _| ledger.reload());
+    world.ledger(Ledger::reload);
     world.put_settings(server, [12, 20][world.draw(0..=1)], max_age);
     if wrong {
         world.put("config.toml", "max_requests = \"many\"");
@@ -165,11 +235,12 @@ async fn log_out(world: &Arc<World>, daemon: &Daemon) {
     let one = world.chance(0.6).then(|| world.draw(0..=ACCOUNTS.len() - 1));
     let name = one.map(|account| ACCOUNTS[account]);
     world.note(&format!("event: a log-out of {name:?}"));
+    let accounts: Vec<usize> = one.map_or_else(|| (0..ACCOUNTS.len()).collect(), |account| vec![account]);
+    world.ledger(|ledger, at| accounts.iter().for_each(|account| ledger.begin_log_out(at, *account)));
     let Ok(done) = daemon.commands.log_out(name) else { return world.break_promise("a log-out was not taken".to_owned()) };
     if done.await.is_err() {
         world.break_promise("a log-out was not carried out".to_owned());
     }
-    let accounts: Vec<usize> = one.map_or_else(|| (0..ACCOUNTS.len()).collect(), |account| vec![account]);
     world.ledger(|ledger, at| accounts.iter().for_each(|account| ledger.log_out(at, *account)));
     world.note("event: logged out");
     let (world, daemon, after) = (Arc::clone(world), daemon.clone(), world.milliseconds(0..=20_000));
@@ -198,8 +269,12 @@ async fn suspend(world: &World) {
     }
     let time = Duration::from_secs([1, 20, 200, 4000][world.draw(0..=3)]);
     world.note(&format!("event: the machine is suspended for {time:?}"));
+    world.ledger(|ledger, at| ledger.suspend(at, time));
     world.clock.suspend(time);
-    world.ledger(Ledger::causes_log_in);
+    world.ledger(|ledger, at| {
+        ledger.causes_log_in(at);
+        ledger.trouble_at(at, 0);
+    });
 }
 
 /// Ends every fault, and asks for a log-in, since the daemon may wait for minutes until the next one.

@@ -3,7 +3,8 @@
 //!
 //! The daemon is the one that serves users, but for three things (`simulated`): connections lead to simulated servers, blocking work is
 //! done where it is asked for, and workers are tasks (`WorkerHost`). Everything is drawn from a seed: the same seed gives the same
-//! trace, line by line. Files: `world` is what all share; `clients`, `careportals`, `network` and `events` act; `ledger` judges.
+//! trace, line by line. Files: `world` is what all share; `clients`, `strange` (clients), `careportals`, `http2`, `network` and `events` act;
+//! `ledger`, `inspector` and `panics` judge.
 //!
 //! `SIDECAR_SIM_SEEDS=10000 cargo test --release --lib app::simulation` plays other numbers of seeds, and `SIDECAR_SIM_SEED=7` one seed
 //! with its trace.
@@ -12,16 +13,15 @@ mod careportals;
 mod clients;
 mod clock;
 mod events;
+mod http2;
+mod inspector;
 mod ledger;
 mod network;
+mod panics;
+mod strange;
 mod world;
 
-use std::{
-    io,
-    sync::{Arc, LazyLock},
-    thread,
-    time::Duration,
-};
+use std::{io, sync::Arc, thread, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -31,6 +31,7 @@ use tokio::{
 
 use self::{
     events::Daemon,
+    inspector::Written,
     ledger::{Counts, Ledger},
     network::Network,
     world::World,
@@ -64,7 +65,9 @@ impl WorkerHost for Tasks {
 }
 
 /// `drain_timeout`.
-const DRAIN: Duration = Duration::from_secs(8);
+const DRAIN: Duration = Duration::from_secs(20);
+/// How long the daemon may take to end once the last call has ended: the rest of a body is read for 5 s, and a head may take 4 s.
+const REST: Duration = Duration::from_secs(7);
 
 /// What a seed came to.
 struct Outcome {
@@ -75,30 +78,35 @@ struct Outcome {
 
 fn play(seed: u64) -> Outcome {
     fastrand::seed(seed);
+    panics::watch();
     let directory = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let world = runtime.block_on(async { World::new(seed, directory.path()) });
     let _simulated = simulated::enter(Arc::new(Network(Arc::downgrade(&world))));
     runtime.block_on(LocalSet::new().run_until(simulate(&world)));
-    // The task of the worker's deadlines ends with its runtime.
-    let left = runtime.metrics().num_alive_tasks();
-    if left > 1 {
-        world.break_promise(format!("{} tasks are left at the end", left - 1));
+    // The task of each worker's deadlines ends with its runtime.
+    let (left, workers) = (runtime.metrics().num_alive_tasks(), world.terms().workers);
+    if left > workers {
+        world.break_promise(format!("{} tasks are left at the end, {} of them servers'", left - workers, world.serving()));
+    }
+    for panic in panics::take() {
+        world.ledger(|ledger, at| ledger.break_promise(at, format!("a panic: {panic}")));
     }
     world.ledger(|ledger, _| Outcome { trace: ledger.trace().to_vec(), broken: ledger.broken().to_vec(), counts: ledger.counts })
 }
 
 async fn simulate(world: &Arc<World>) {
-    let (daemon, running, _logging) = start(world).await;
-    let clients: Vec<_> = (0..world.draw(1..=6)).map(|number| tokio::spawn(clients::run(Arc::clone(world), number))).collect();
+    let Running { daemon, serving, logging, written } = start(world).await;
+    let inspecting = inspector::start(world, &daemon);
+    let mut clients: Vec<_> =
+        (0..world.draw(1..=6)).map(|number| tokio::spawn(clients::run(Arc::clone(world), number))).collect();
+    clients.extend((0..world.draw(0..=3)).map(|_| tokio::spawn(strange::run(Arc::clone(world)))));
     let time = Duration::from_secs(world.draw(15..=90) as u64);
     events::happen(world, &daemon, time).await;
     let suddenly = world.chance(0.5);
     if !suddenly {
         events::heal(world, &daemon).await;
-        if !world.refuses_some() {
-            world.ledger(Ledger::expect_answers);
-        }
+        world.ledger(Ledger::expect_answers);
         sleep(Duration::from_secs(20)).await;
         world.end_clients();
         for client in clients {
@@ -106,21 +114,37 @@ async fn simulate(world: &Arc<World>) {
         }
         // The daemon hears that the last one has hung up.
         sleep(Duration::from_secs(2)).await;
-        nothing_is_held(world, &daemon);
+        inspector::nothing_is_held(world, &daemon);
     }
-    end(world, &daemon, running).await;
+    inspecting.abort();
+    let drained = end(world, &daemon, serving).await;
     let unfinished = world.ledger(|ledger, _| ledger.unfinished());
     if !unfinished.is_empty() {
         world.break_promise(format!("calls that have not ended: {unfinished:?}"));
     }
+    drop(logging);
+    if drained {
+        world.ledger(|ledger, at| ledger.judge_lines(at, &written.lines()));
+    }
 }
 
-/// Starts the daemon, and waits until it serves. The logs write nothing, and are kept until the end.
-async fn start(world: &World) -> (Daemon, JoinHandle<Result<(), StartError>>, Logging) {
+/// A daemon that serves.
+struct Running {
+    daemon: Daemon,
+    serving: JoinHandle<Result<(), StartError>>,
+    logging: Logging,
+    written: Written,
+}
+
+/// Starts the daemon, and waits until it serves.
+async fn start(world: &Arc<World>) -> Running {
     world.put("organization", "acme");
     world.put("password", "first");
-    world.put("roots.pem", roots());
+    world.put("roots.pem", &http2::roots());
     world.put_settings(0, 20, Duration::from_secs(300));
+    if world.chance(0.2) {
+        events::lose_credentials(world, world.milliseconds(1000..=20_000));
+    }
     let input = Input {
         config_flag: Some(world.settings()),
         default_file: world.settings(),
@@ -132,25 +156,49 @@ async fn start(world: &World) -> (Daemon, JoinHandle<Result<(), StartError>>, Lo
     let faults = loaded.faults.iter().map(ToString::to_string).collect::<Vec<_>>();
     let config = Arc::new(loaded.config.unwrap_or_else(|| panic!("{faults:?}")));
     let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
-    let logging = Logging::build(&config.reloadable.log, io::sink(), Reader::Unknown, Arc::clone(&clock)).unwrap();
+    let written = Written::default();
+    let mut logging = Logging::build(&config.reloadable.log, written.clone(), Reader::Unknown, Arc::clone(&clock)).unwrap();
+    logging.write().unwrap();
     let tls = rehearse(&config).unwrap();
     let app = App::bind(config, tls).unwrap().reloading_from(input, logging.control().clone());
     let (commands, receiver) = control::commands();
-    let daemon = Daemon { commands: commands.clone(), view: app.views() };
+    let status = app.status_reader(&clock, logging.access_log());
+    let daemon = Daemon { commands: commands.clone(), view: app.views(), status };
     let mut phases = app.phases();
     let running = spawn_local(app.run_with(Tasks, clock, logging.access_log(), commands, receiver));
     phases.wait_for(|phase| *phase == Phase::Running).await.unwrap();
     world.set_listening(true);
-    (daemon, running, logging)
+    Running { daemon, serving: running, logging, written }
 }
 
-/// Ends the daemon, and then the clients and servers.
-async fn end(world: &World, daemon: &Daemon, running: JoinHandle<Result<(), StartError>>) {
+/// Ends the daemon, and then the clients and servers. Returns whether it has drained in time.
+async fn end(world: &Arc<World>, daemon: &Daemon, running: JoinHandle<Result<(), StartError>>) -> bool {
+    if world.chance(0.2) {
+        world.note("event: a reload that nobody waits for");
+        world.ledger(Ledger::reload);
+        drop(daemon.commands.reload());
+    }
+    let mut guests = Vec::new();
+    for _ in 0..world.draw(0..=3) {
+        guests.push(strange::connect(world, 0).await);
+    }
     world.note("event: SIGTERM");
-    world.set_listening(false);
+    let delay = world.terms().drain_delay;
+    if delay.is_zero() {
+        world.set_listening(false);
+    }
     daemon.commands.shut_down();
     let began = world.clock.elapsed();
-    match timeout(DRAIN + Duration::from_secs(1), running).await {
+    for _ in 0..world.draw(0..=3) {
+        guests.push(strange::connect(world, 0).await);
+    }
+    if !delay.is_zero() {
+        sleep(Duration::from_millis(100)).await;
+        inspector::is_not_ready(world, daemon);
+        sleep(delay.saturating_sub(Duration::from_millis(200))).await;
+        world.set_listening(false);
+    }
+    match timeout(delay + DRAIN + Duration::from_secs(1), running).await {
         Ok(Ok(Ok(()))) => {}
         Ok(ended) => {
             let ended = ended.map(|ended| ended.map_err(|error| error.to_string()));
@@ -158,8 +206,13 @@ async fn end(world: &World, daemon: &Daemon, running: JoinHandle<Result<(), Star
         }
         Err(_) => world.break_promise("the daemon has not ended in time".to_owned()),
     }
-    let drained = world.clock.elapsed().saturating_sub(began) < DRAIN;
+    let ended = world.clock.elapsed();
+    let drained = ended.saturating_sub(began) < delay + DRAIN;
     world.note(&format!("event: the daemon has ended, drained: {drained}"));
+    let (unfinished, last_end) = world.ledger(|ledger, _| (ledger.unfinished(), ledger.last_end()));
+    if unfinished.is_empty() && ended > last_end.max(began + delay) + REST {
+        world.break_promise(format!("the daemon ended at {ended:?}, and the last call at {last_end:?}"));
+    }
     world.ledger(|ledger, at| {
         if drained {
             ledger.withdraw_all(at, "the daemon has ended");
@@ -169,27 +222,12 @@ async fn end(world: &World, daemon: &Daemon, running: JoinHandle<Result<(), Star
         }
     });
     world.end_clients();
-    // They hear that the daemon has gone, give up, and end.
-    sleep(Duration::from_secs(400)).await;
+    drop(guests);
+    // They hear that the daemon has gone, give up, and end; so does the daemon's hourly line about clients that speak TLS.
+    sleep(Duration::from_secs(3700)).await;
     world.release_silent();
     sleep(Duration::from_secs(1)).await;
-}
-
-/// Once no client is left, no permit is taken.
-fn nothing_is_held(world: &World, daemon: &Daemon) {
-    let view = daemon.view.borrow();
-    for api in &view.apis {
-        let taken = api.request_limit.taken();
-        if taken > 0 {
-            world.break_promise(format!("{taken} requests are in flight, and there is no client"));
-        }
-    }
-}
-
-/// A certificate that nobody uses: the system's own would take longer to read than all the rest.
-fn roots() -> &'static str {
-    static ROOTS: LazyLock<String> = LazyLock::new(|| rcgen::generate_simple_self_signed(Vec::new()).unwrap().cert.pem());
-    &ROOTS
+    drained
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test's own parameters")]

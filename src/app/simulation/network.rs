@@ -13,12 +13,15 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     time::sleep,
 };
 
-use super::world::World;
+use super::{
+    ledger::{CallId, Reply},
+    world::World,
+};
 use crate::simulated;
 
 /// What becomes of one attempt to connect.
@@ -78,20 +81,39 @@ impl simulated::Network for Network {
     }
 }
 
-/// A server's end of a connection.
+/// A byte stream, plain or over TLS.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A server's end of a connection, or a client's that writes HTTP by itself.
 pub(super) struct Wire {
     /// `None`: it has ended.
-    stream: Option<UnixStream>,
+    stream: Option<Box<dyn Stream>>,
     fate: Fate,
     world: Arc<World>,
     taken: usize,
     given: usize,
     held: Vec<u8>,
+    /// The server, whose log-ins may fail when the wire ends; `None`: it is a client's.
+    server: Option<usize>,
+    /// What is told to the ledger once the next byte has gone out.
+    reply: Option<(CallId, Reply)>,
 }
 
 impl Wire {
-    pub(super) fn new(stream: UnixStream, fate: Fate, world: Arc<World>) -> Self {
-        Self { stream: Some(stream), fate, world, taken: 0, given: 0, held: Vec::new() }
+    pub(super) fn new(stream: Box<dyn Stream>, fate: Fate, world: Arc<World>, server: Option<usize>) -> Self {
+        Self { stream: Some(stream), fate, world, taken: 0, given: 0, held: Vec::new(), server, reply: None }
+    }
+
+    /// What is written next answers that call.
+    pub(super) fn answers(&mut self, call: CallId, reply: Reply) {
+        self.reply = Some((call, reply));
+    }
+
+    /// Whether the other side has sent nothing yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.taken == 0
     }
 
     /// What has come and was not taken yet.
@@ -126,10 +148,18 @@ impl Wire {
             let (now, later) = bytes.split_at(piece);
             self.stream.as_mut()?.write_all(now).await.ok()?;
             self.given += piece;
+            if let Some((call, reply)) = self.reply.take() {
+                self.world.ledger(|ledger, _| ledger.reply(call, reply));
+            }
             bytes = later;
             self.end_if_due()?;
         }
         Some(())
+    }
+
+    /// Ends one direction: no more bytes will be written.
+    pub(super) async fn finish(&mut self) -> Option<()> {
+        self.stream.as_mut()?.shutdown().await.ok()
     }
 
     /// Ends the wire cleanly.
@@ -143,6 +173,9 @@ impl Wire {
             return Some(());
         }
         let stream = self.stream.take()?;
+        if let Some(server) = self.server {
+            self.world.ledger(|ledger, at| ledger.trouble_at(at, server));
+        }
         if matches!(end, End::Silence) {
             // The daemon's end closes when it gives up, which nobody hears here: the socket is kept until the world ends.
             self.world.keep_silent(stream);

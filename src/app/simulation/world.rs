@@ -1,23 +1,25 @@
 //! The state that servers, clients and events share: chance, time, what is configured, and the ledger.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use tokio::net::UnixStream;
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     careportals::{self, Mood},
     clock::SimulatedClock,
+    http2,
     ledger::{CallId, Ending, Ledger},
-    network::{End, Fate, Reception, Wire},
+    network::{End, Fate, Reception, Stream, Wire},
 };
 
 /// How many servers there are. Each logs in, and takes calls.
@@ -29,8 +31,14 @@ pub(super) fn address(server: usize) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], if server == 0 { 7001 } else { 7002 }))
 }
 
+/// Where the second server speaks TLS, and HTTP/2.
+const TLS_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7003));
+
 /// The accounts, each with an API of its name. The first one's server and credentials change; the second one's never do.
 pub(super) const ACCOUNTS: [&str; 2] = ["default", "other"];
+
+/// The account whose API repeats requests that carry an `Idempotency-Key`.
+pub(super) const RELIES_ON_KEYS: usize = 1;
 
 /// The account of an organization.
 pub(super) fn account_of(organization: &str) -> usize {
@@ -45,13 +53,47 @@ pub(super) struct World {
     ledger: Mutex<Ledger>,
     state: Mutex<State>,
     numbers: AtomicU64,
-    /// `max_connections`, and `max_requests`.
-    places: usize,
-    requests: usize,
+    /// How many connections servers serve.
+    serving: AtomicUsize,
+    terms: Terms,
+    tls: TlsAcceptor,
     has_clients: AtomicBool,
     is_listening: AtomicBool,
     /// For the tasks that it starts.
     this: Weak<World>,
+}
+
+/// The settings of a simulation that stay.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    /// `max_connections`, and `max_requests`.
+    pub(super) places: usize,
+    pub(super) requests: usize,
+    /// Worker tasks.
+    pub(super) workers: usize,
+    /// `relogin_floor`, and `replay_buffer` in KiB.
+    pub(super) floor: Duration,
+    replay_buffer: usize,
+    pub(super) drain_delay: Duration,
+    /// How long every log-in takes.
+    log_in: Duration,
+    /// The second API's upstream speaks TLS, and HTTP/2.
+    tls: bool,
+}
+
+impl Terms {
+    fn draw(chance: &mut fastrand::Rng) -> Self {
+        Self {
+            places: [2, 3, 5, 4096, 4096, 4096][chance.usize(0..6)],
+            requests: [1, 2, 1024, 1024, 1024, 1024][chance.usize(0..6)],
+            workers: chance.usize(1..=2),
+            floor: Duration::from_secs([2, 5, 30][chance.usize(0..3)]),
+            replay_buffer: [2, 64][chance.usize(0..2)],
+            drain_delay: Duration::from_secs([0, 0, 3][chance.usize(0..3)]),
+            log_in: Duration::from_millis([0, 0, 300, 2500][chance.usize(0..4)]),
+            tls: chance.bool(),
+        }
+    }
 }
 
 /// What events change.
@@ -74,8 +116,10 @@ pub(super) struct State {
     pub(super) max_age: Duration,
     pub(super) organization: String,
     pub(super) password: String,
+    /// Which of the two files are not there.
+    pub(super) missing: [bool; 2],
     /// Kept open, so that the daemon sees neither an end nor an answer.
-    silent: Vec<UnixStream>,
+    silent: Vec<Box<dyn Stream>>,
 }
 
 impl World {
@@ -92,24 +136,30 @@ impl World {
             max_age: Duration::from_secs(300),
             organization: "acme".to_owned(),
             password: "first".to_owned(),
+            missing: [false; 2],
             silent: Vec::new(),
         };
         let mut chance = fastrand::Rng::with_seed(seed);
-        let places = [2, 3, 5, 4096, 4096, 4096][chance.usize(0..6)];
-        let requests = [1, 2, 1024, 1024, 1024, 1024][chance.usize(0..6)];
+        let terms = Terms::draw(&mut chance);
+        let ledger = Ledger::new(terms.requests);
         Arc::new_cyclic(|this| Self {
-            places,
-            requests,
+            terms,
+            tls: http2::tls(),
             clock: Arc::new(SimulatedClock::new()),
             directory: directory.to_owned(),
             chance: Mutex::new(chance),
-            ledger: Mutex::default(),
+            ledger: Mutex::new(ledger),
             state: Mutex::new(state),
             numbers: AtomicU64::new(0),
+            serving: AtomicUsize::new(0),
             has_clients: AtomicBool::new(true),
             is_listening: AtomicBool::new(false),
             this: Weak::clone(this),
         })
+    }
+
+    pub(super) fn terms(&self) -> Terms {
+        self.terms
     }
 
     pub(super) fn state<T>(&self, with: impl FnOnce(&mut State) -> T) -> T {
@@ -182,6 +232,14 @@ impl World {
         self.state(|state| state.life)
     }
 
+    pub(super) fn tls(&self) -> &TlsAcceptor {
+        &self.tls
+    }
+
+    pub(super) fn log_in_time(&self) -> Duration {
+        self.terms.log_in
+    }
+
     /// Whether these are good credentials: those that the files hold now.
     pub(super) fn knows(&self, organization: &str, body: &str) -> bool {
         if organization == ACCOUNTS[1] {
@@ -198,6 +256,9 @@ impl World {
         let reception = self.state(|state| state.receptions[server]);
         let reception = reception.unwrap_or_else(|| Reception::Taken(self.milliseconds(0..=40)));
         self.note(&format!("server {server}: a connection, {reception:?}"));
+        if !matches!(reception, Reception::Taken(after) if after < Duration::from_secs(1)) {
+            self.ledger(|ledger, at| ledger.trouble_at(at, server));
+        }
         reception
     }
 
@@ -210,11 +271,26 @@ impl World {
             (bytes(), bytes(), how)
         });
         let Some(world) = self.this.upgrade() else { return };
-        let wire = Wire::new(stream, Fate { end, lag }, Arc::clone(&world));
-        tokio::spawn(careportals::serve(world, server_at(address), wire));
+        let server = server_at(address);
+        let fate = Fate { end, lag };
+        self.serving.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(async move {
+            if address == TLS_ADDRESS {
+                http2::serve(Arc::clone(&world), server, stream, fate).await;
+            } else {
+                let wire = Wire::new(Box::new(stream), fate, Arc::clone(&world), Some(server));
+                careportals::serve(Arc::clone(&world), server, wire).await;
+            }
+            world.serving.fetch_sub(1, Ordering::Relaxed);
+        });
     }
 
-    pub(super) fn keep_silent(&self, stream: UnixStream) {
+    /// How many connections servers serve.
+    pub(super) fn serving(&self) -> usize {
+        self.serving.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn keep_silent(&self, stream: Box<dyn Stream>) {
         self.state(|state| state.silent.push(stream));
     }
 }
@@ -232,12 +308,7 @@ impl World {
 
     /// Whether no client ever waits for a place.
     pub(super) fn has_room(&self) -> bool {
-        self.places > 1000
-    }
-
-    /// Whether `max_requests` is so small that some are refused.
-    pub(super) fn refuses_some(&self) -> bool {
-        self.requests < 10
+        self.terms.places > 1000
     }
 
     pub(super) fn next_call(&self) -> CallId {
@@ -245,8 +316,13 @@ impl World {
     }
 
     pub(super) fn begin_call(&self, call: CallId, once: bool, account: usize) {
-        let server = self.state(|state| (!state.reloading).then_some(if account == 0 { state.server } else { 1 }));
+        let server = self.configured_server(account);
         self.ledger(|ledger, at| ledger.begin(call, once, at, account, server));
+    }
+
+    /// The server that the settings name for the account; `None` while a reload is under way.
+    pub(super) fn configured_server(&self, account: usize) -> Option<usize> {
+        self.state(|state| (!state.reloading).then_some(if account == 0 { state.server } else { 1 }))
     }
 
     pub(super) fn end_call(&self, call: CallId, ending: &Ending) {
@@ -287,17 +363,30 @@ impl World {
         std::fs::rename(&staged, self.directory.join(name)).unwrap();
     }
 
+    /// Removes a file, if it is there.
+    pub(super) fn remove(&self, name: &str) {
+        drop(std::fs::remove_file(self.directory.join(name)));
+    }
+
     /// Writes the settings that name `server` for the first account.
     pub(super) fn put_settings(&self, server: usize, response_timeout: u32, max_age: Duration) {
-        let (directory, places, requests) = (self.directory.display(), self.places, self.requests);
+        let directory = self.directory.display();
+        let Terms { places, requests, workers, replay_buffer, .. } = self.terms;
+        let (floor, drain_delay) = (self.terms.floor.as_secs(), self.terms.drain_delay.as_secs());
         let max_age = max_age.as_secs();
         let api = |account: usize, server: usize| {
             let (name, address) = (ACCOUNTS[account], address(server));
+            let relies_on_keys = account == RELIES_ON_KEYS;
+            let upstream = if account == 1 && self.terms.tls {
+                format!("https://{TLS_ADDRESS}\"\nhttp2 = \"auto")
+            } else {
+                format!("http://{address}")
+            };
             format!(
                 r#"
 [apis.{name}]
 account = "{name}"
-upstream = "http://{address}"
+upstream = "{upstream}"
 listen = ["unix:{directory}/{name}.sock"]
 allow_insecure_upstream = true
 max_connections = {places}
@@ -306,6 +395,9 @@ response_timeout = "{response_timeout}s"
 connection_max_age = "{max_age}s"
 connect_timeout = "4s"
 body_idle = "15s"
+head_timeout = "4s"
+replay_buffer = "{replay_buffer}KiB"
+retry_idempotency_key = {relies_on_keys}
 "#
             )
         };
@@ -314,9 +406,10 @@ body_idle = "15s"
             "config.toml",
             &format!(
                 r#"
-drain_timeout = "8s"
+drain_timeout = "20s"
+drain_delay = "{drain_delay}s"
 ca_only_file = "{directory}/roots.pem"
-workers = 1
+workers = {workers}
 telemetry_listen = "off"
 control_socket = "off"
 hardening = "off"
@@ -325,11 +418,13 @@ organization = {{ file = "{directory}/organization" }}
 username = "service"
 password = {{ file = "{directory}/password" }}
 login_url = "http://{address}/auth"
+relogin_floor = "{floor}s"
 [accounts.other]
 organization = "other"
 username = "service"
 password = "other-word"
 login_url = "http://{other}/auth"
+relogin_floor = "{floor}s"
 {first}{second}
 "#
             ),

@@ -1,19 +1,34 @@
 //! What everybody did, in the order of its happening, and the promises that hold at every moment of it.
 //!
 //! The servers and clients tell the ledger what they see. It judges at once, so that a broken promise is found with the trace
-//! that led to it.
+//! that led to it. Files: `arrivals` judges what servers get, `suspicion` which tokens wait for their successor, `endings` what
+//! clients, the access log and the counters say.
+
+mod arrivals;
+mod counts;
+mod endings;
+mod suspicion;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use self::suspicion::Suspicion;
 use super::world::{ACCOUNTS, account_of};
+
+pub(super) use self::{
+    arrivals::{Arrival, Reply},
+    counts::Counts,
+    endings::{AccessLine, Ending},
+};
 
 /// How long after a change of the organization's file an old token may still be sent: the files have to come to rest, and are read.
 const ORGANIZATION_NOTICED: Duration = Duration::from_secs(5);
 /// For how long a usable token may be there while a request goes on waiting for one.
 const TOKEN_NOTICED: Duration = Duration::from_secs(1);
 /// Log-ins in half a minute that back-off may lead to; each event that asks for a log-in adds [`LOG_INS_OF_EVENT`].
-const LOG_INS: (usize, Duration) = (14, Duration::from_secs(30));
+const LOG_INS: (usize, Duration) = (22, Duration::from_secs(30));
 const LOG_INS_OF_EVENT: usize = 2;
+/// `login_timeout`, and a moment.
+const LOG_IN_TIMEOUT: Duration = Duration::from_secs(11);
 
 /// Numbers a call of a client.
 pub(super) type CallId = u64;
@@ -34,47 +49,21 @@ pub(super) struct Ledger {
     lives: Vec<(Duration, Duration)>,
     /// When something happened that may lead to a log-in at once.
     causes: Vec<Duration>,
+    /// When each account was logged out, and until when.
+    log_outs: Vec<(usize, Duration, Option<Duration>)>,
+    /// What is known of each account's present token, and of what keeps log-ins from succeeding.
+    suspicion: Suspicion,
+    /// When each account's log-in was last answered by a refusal.
+    rejected: [Option<Duration>; ACCOUNTS.len()],
+    /// `max_requests`.
+    most_requests: usize,
+    /// When the machine was last suspended, until then.
+    suspended: Option<Duration>,
     /// Nothing is wrong any more: each call that begins from now on is answered.
     well: Option<Duration>,
     /// Nothing counts any more.
     is_closed: bool,
     pub(super) counts: Counts,
-}
-
-/// How much a simulation has done: it must not be nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) calls: u64,
-    pub(super) answered: u64,
-    pub(super) refused: u64,
-    pub(super) cut: u64,
-    pub(super) given_up: u64,
-    pub(super) log_ins: u64,
-    pub(super) unauthorized: u64,
-    pub(super) sent_again: u64,
-    pub(super) events: u64,
-}
-
-impl Counts {
-    /// Whether everything that is judged has happened.
-    pub(super) fn is_varied(self) -> bool {
-        let Self { calls, answered, refused, cut, given_up, log_ins, unauthorized, sent_again, events } = self;
-        [calls, answered, refused, cut, given_up, log_ins, unauthorized, sent_again, events].iter().all(|count| *count > 0)
-    }
-
-    pub(super) fn and(self, other: Self) -> Self {
-        Self {
-            calls: self.calls + other.calls,
-            answered: self.answered + other.answered,
-            refused: self.refused + other.refused,
-            cut: self.cut + other.cut,
-            given_up: self.given_up + other.given_up,
-            log_ins: self.log_ins + other.log_ins,
-            unauthorized: self.unauthorized + other.unauthorized,
-            sent_again: self.sent_again + other.sent_again,
-            events: self.events + other.events,
-        }
-    }
 }
 
 /// A token that a server has made.
@@ -95,45 +84,33 @@ pub(super) struct Token {
 
 /// One request of a client.
 struct Call {
-    /// Carried out at most once.
+    /// It may not be sent again once the server may have got some of it, unless a 401 says that it did nothing.
     once: bool,
     arrived: u32,
     /// How often it was answered 401.
     refused: u32,
+    /// How often it was sent and not answered at all.
+    failed: u32,
+    /// What became of the latest send.
+    reply: Reply,
+    /// A server answered before it had read the body, so the daemon may not have seen that answer.
+    is_uncertain: bool,
+    /// The newest token with which it was refused.
+    refused_token: Option<u64>,
     executed: u32,
     begun: Duration,
     account: usize,
     /// The server that was configured when the call began, if no reload was under way.
     server: Option<usize>,
-    ended: bool,
-}
-
-/// A request as it arrived at a server.
-pub(super) struct Arrival<'a> {
-    pub(super) server: usize,
-    pub(super) call: CallId,
-    pub(super) authorization: &'a [String],
-    pub(super) organization: &'a [String],
-    /// How old its connection is, and may be.
-    pub(super) age: (Duration, Duration),
-}
-
-/// How a call ended for its client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// CarePortals' answer came whole.
-    Answered(u16),
-    /// The daemon's own answer: status and code.
-    Refused(u16, String),
-    /// The connection ended before an answer, or in it.
-    Cut,
-    /// The client gave up.
-    GivenUp,
-    /// The connection was closed before the client sent anything.
-    Unsent,
+    ended: Option<(Duration, Ending)>,
 }
 
 impl Ledger {
+    /// `most_requests`: `max_requests` of each API.
+    pub(super) fn new(most_requests: usize) -> Self {
+        Self { most_requests, ..Self::default() }
+    }
+
     pub(super) fn note(&mut self, at: Duration, what: &str) {
         self.trace.push(format!("{:>10.3} {what}", at.as_secs_f64()));
     }
@@ -181,6 +158,21 @@ impl Ledger {
         }
     }
 
+    /// The number of an account's log-ins so far, to be given to [`judge_notice`](Self::judge_notice).
+    pub(super) fn changed(&self, account: usize) -> (usize, Duration, bool) {
+        let at = self.suspicion.trouble(account);
+        (self.log_ins[account].len(), at, self.logged_out[account].is_some())
+    }
+
+    /// Since `before` the account's credentials have changed, and a log-in has to have arrived, unless something kept it away.
+    pub(super) fn judge_notice(&mut self, at: Duration, account: usize, before: (usize, Duration, bool), is_readable: bool) {
+        let now = self.changed(account);
+        let was_kept_away = now.1 != before.1 || before.2 || now.2 || !is_readable;
+        if now.0 == before.0 && !was_kept_away {
+            self.break_promise(at, format!("the credentials of {} have changed, and nobody has logged in", ACCOUNTS[account]));
+        }
+    }
+
     /// How often tokens as they were lately may be renewed.
     fn renewals(&self, at: Duration) -> usize {
         let lately = self.lives.iter().rev().take_while(|(made, _)| *made + 4 * LOG_INS.1 > at);
@@ -199,9 +191,25 @@ impl Ledger {
 
     /// The answer with that token was written whole.
     pub(super) fn gave(&mut self, name: &str, at: Duration) {
+        // An answer that may have waited through a suspend may be taken for older than it is.
+        if self.suspended.is_some_and(|suspended| at < suspended + LOG_IN_TIMEOUT) {
+            return;
+        }
         if let Some(token) = self.tokens.get_mut(name) {
             token.answered = Some(at);
         }
+    }
+
+    /// That token must never be sent: its answer is none that counts.
+    pub(super) fn never_gave(&mut self, name: &str, why: &'static str) {
+        if let Some(token) = self.tokens.get_mut(name) {
+            token.withdrawn = Some((Duration::ZERO, why));
+        }
+    }
+
+    /// The log-in was answered by a status that refuses it.
+    pub(super) fn reject(&mut self, at: Duration, organization: &str) {
+        self.rejected[account_of(organization)] = Some(at);
     }
 
     /// No token that was made so far may be sent from now on.
@@ -214,14 +222,23 @@ impl Ledger {
     /// The account was logged out: none of its tokens may be sent, and it may not log in until it is told to.
     pub(super) fn log_out(&mut self, at: Duration, account: usize) {
         self.logged_out[account] = Some(at);
+        self.trouble(at, account);
         for token in self.tokens.values_mut().filter(|token| account_of(&token.organization) == account) {
             token.withdrawn = token.withdrawn.or(Some((at, "a log-out")));
         }
     }
 
+    /// The account is about to be logged out.
+    pub(super) fn begin_log_out(&mut self, at: Duration, account: usize) {
+        self.log_outs.push((account, at, None));
+    }
+
     /// The account is told to log in.
     pub(super) fn may_log_in(&mut self, at: Duration, account: usize) {
         self.logged_out[account] = None;
+        for (_, _, until) in self.log_outs.iter_mut().filter(|(of, _, until)| *of == account && until.is_none()) {
+            *until = Some(at);
+        }
         self.causes_log_in(at);
     }
 
@@ -239,6 +256,19 @@ impl Ledger {
         }
     }
 
+    /// The machine is suspended, and notices nothing for that time.
+    pub(super) fn suspend(&mut self, at: Duration, time: Duration) {
+        self.suspended = Some(at + time);
+        for (from, _) in self.tokens.values_mut().filter_map(|token| token.withdrawn.as_mut()).filter(|(from, _)| *from > at) {
+            *from += time;
+        }
+    }
+
+    /// The organization's file has gone: the account may drop its tokens.
+    pub(super) fn organization_lost(&mut self) {
+        self.server_changed();
+    }
+
     /// The server refuses each token that it has made so far.
     pub(super) fn revoke(&mut self, server: usize) {
         self.tokens.values_mut().filter(|token| token.server == server).for_each(|token| token.revoked = true);
@@ -251,78 +281,27 @@ impl Ledger {
 
     pub(super) fn begin(&mut self, call: CallId, once: bool, at: Duration, account: usize, server: Option<usize>) {
         self.counts.calls += 1;
-        self.calls.insert(call, Call { once, arrived: 0, refused: 0, executed: 0, begun: at, account, server, ended: false });
-    }
-
-    /// Judges a request's head. Returns whether the server accepts its token.
-    pub(super) fn arrive(&mut self, at: Duration, now: f64, arrival: &Arrival<'_>) -> bool {
-        let Arrival { server, call, authorization, organization, age } = arrival;
-        let mut faults = Vec::new();
-        let mut accepted = false;
-        match self.calls.get_mut(call) {
-            Some(known) => {
-                known.arrived += 1;
-                if known.refused > 1 {
-                    faults.push("it is sent again after the second 401".to_owned());
-                }
-                if known.arrived > 3 {
-                    faults.push("it was sent more than three times".to_owned());
-                }
-                if known.server.is_some() && age.0 > age.1 {
-                    faults.push(format!(
-                        "its connection is {:.1} s old, and may be {:.1} s",
-                        age.0.as_secs_f64(),
-                        age.1.as_secs_f64()
-                    ));
-                }
-                if known.server.is_some_and(|expected| expected != *server) {
-                    faults.push(format!("it went to server {server}, which was no longer configured when it began"));
-                }
-            }
-            None => faults.push("nobody has made this call".to_owned()),
-        }
-        let names: Vec<_> = authorization.iter().map(|value| value.strip_prefix("Bearer ").unwrap_or(value)).collect();
-        match (names.as_slice(), organization) {
-            ([name], [organization]) => match self.tokens.get(*name) {
-                Some(token) => {
-                    if token.server != *server {
-                        faults.push(format!("server {server} got a token of server {}", token.server));
-                    }
-                    if token.organization != *organization {
-                        faults.push(format!("a token of {:?} travels with {organization:?}", token.organization));
-                    }
-                    if token.expires <= now {
-                        faults.push(format!("its token expired {:.3} s ago", now - token.expires));
-                    }
-                    if let Some((from, why)) = token.withdrawn.filter(|(from, _)| *from <= at) {
-                        faults.push(format!("its token was withdrawn at {:.3}: {why}", from.as_secs_f64()));
-                    }
-                    let account = account_of(&token.organization);
-                    if self.calls.get(call).is_some_and(|known| known.account != account) {
-                        faults.push(format!("it carries a token of the account {}", ACCOUNTS[account]));
-                    }
-                    match self.newest[account] {
-                        Some((newest, since)) if newest > token.number && since < at => {
-                            faults.push("its token is older than one that was used before".to_owned());
-                        }
-                        Some((newest, _)) if newest >= token.number => {}
-                        _ => self.newest[account] = Some((token.number, at)),
-                    }
-                    accepted = token.server == *server && !token.revoked;
-                }
-                None => faults.push(format!("no server has made the token {name:?}")),
-            },
-            _ => faults.push(format!("it has {} tokens and {} organizations", names.len(), organization.len())),
-        }
-        for fault in faults {
-            self.break_promise(at, format!("call {call}: {fault}"));
-        }
-        accepted
+        let known = Call {
+            once,
+            arrived: 0,
+            refused: 0,
+            failed: 0,
+            reply: Reply::None,
+            is_uncertain: false,
+            refused_token: None,
+            executed: 0,
+            begun: at,
+            account,
+            server,
+            ended: None,
+        };
+        self.calls.insert(call, known);
     }
 
     /// A reload has begun: what is under way may go to either server, and may wait for a token that will not come.
-    pub(super) fn reload(&mut self) {
-        self.calls.values_mut().filter(|call| !call.ended).for_each(|call| call.server = None);
+    pub(super) fn reload(&mut self, at: Duration) {
+        self.trouble(at, 0);
+        self.calls.values_mut().filter(|call| call.ended.is_none()).for_each(|call| call.server = None);
     }
 
     /// A reload has changed the first account's server: its tokens have gone with it.
@@ -344,55 +323,9 @@ impl Ledger {
         }
     }
 
-    /// The server answers a request with 401.
-    pub(super) fn refuse(&mut self, call: CallId, name: &str) {
-        self.counts.unauthorized += 1;
-        if let Some(known) = self.calls.get_mut(&call) {
-            known.refused += 1;
-        }
-        if let Some(token) = self.tokens.get_mut(name) {
-            token.refused = true;
-        }
-    }
-
-    pub(super) fn end(&mut self, call: CallId, at: Duration, now: f64, organization: &str, ending: &Ending) {
-        let Some(known) = self.calls.get_mut(&call) else { return };
-        known.ended = true;
-        let (begun, server, account) = (known.begun, known.server, known.account);
-        let organization = if account == 0 { organization } else { ACCOUNTS[1] };
-        match ending {
-            Ending::Answered(_) => self.counts.answered += 1,
-            Ending::Refused(..) => self.counts.refused += 1,
-            Ending::Cut => self.counts.cut += 1,
-            Ending::GivenUp => self.counts.given_up += 1,
-            Ending::Unsent => {}
-        }
-        let is_fine = matches!(ending, Ending::Answered(200) | Ending::GivenUp | Ending::Unsent);
-        if self.well.is_some_and(|well| well < begun) && !is_fine {
-            self.break_promise(at, format!("call {call} ended as {ending:?}, and nothing is wrong"));
-        }
-        let Ending::Refused(_, code) = ending else { return };
-        // One that came later has replaced those before.
-        let of_account = |token: &&Token| account_of(&token.organization) == account && token.answered.is_some();
-        let newest = self.tokens.values().filter(of_account).max_by_key(|token| token.number);
-        let usable = |token: &&Token| {
-            let in_time = token.answered.is_some_and(|answered| answered + TOKEN_NOTICED < at);
-            let good = !token.revoked && !token.refused && token.withdrawn.is_none() && token.expires > now + 5.0;
-            in_time && good && Some(token.server) == server && token.organization == organization
-        };
-        if server.is_some()
-            && code == "token_pending"
-            && let Some(token) = newest.filter(usable)
-        {
-            let answered = token.answered.unwrap_or_default().as_secs_f64();
-            let waited = at.saturating_sub(begun).as_secs_f64();
-            self.break_promise(at, format!("call {call} waited {waited:.3} s in vain: a token was there at {answered:.3}"));
-        }
-    }
-
     /// The calls that have not ended.
     pub(super) fn unfinished(&self) -> Vec<CallId> {
-        self.calls.iter().filter(|(_, call)| !call.ended).map(|(id, _)| *id).collect()
+        self.calls.iter().filter(|(_, call)| call.ended.is_none()).map(|(id, _)| *id).collect()
     }
 }
 

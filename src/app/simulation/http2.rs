@@ -1,0 +1,220 @@
+//! The simulated CarePortals server as it speaks HTTP/2 over TLS: each request is a stream, and connections end by time.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use h2::{
+    Reason, RecvStream,
+    server::{self, SendResponse},
+};
+use http::{Request, Response};
+use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
+use tokio::{
+    net::UnixStream,
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{
+    careportals::{self, CALL_LIMIT, Head, Mood},
+    clients::answer_body,
+    ledger::{CallId, Reply},
+    network::{End, Fate, Wire},
+    world::World,
+};
+use crate::clock;
+
+/// The servers' certificate, for every simulation.
+static CERTIFICATE: std::sync::LazyLock<rcgen::CertifiedKey<rcgen::KeyPair>> =
+    std::sync::LazyLock::new(|| rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap());
+
+/// The certificate that the daemon trusts. The system's own would take longer to read than all the rest.
+pub(super) fn roots() -> String {
+    CERTIFICATE.cert.pem()
+}
+
+/// The servers' side of TLS. Each simulation has its own, so that sessions of another one are not resumed.
+pub(super) fn tls() -> TlsAcceptor {
+    let key = PrivatePkcs8KeyDer::from(CERTIFICATE.signing_key.serialize_der()).into();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = versions.with_no_client_auth().with_single_cert(vec![CERTIFICATE.cert.der().clone()], key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Serves one connection until it ends. What does not ask for HTTP/2, as a request for a tunnel does not, gets HTTP/1.1.
+pub(super) async fn serve(world: Arc<World>, server: usize, stream: UnixStream, fate: Fate) {
+    let opened = clock::instant();
+    let Ok(stream) = world.tls().accept(stream).await else { return };
+    if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        let wire = Wire::new(Box::new(stream), fate, Arc::clone(&world), Some(server));
+        return careportals::serve(world, server, wire).await;
+    }
+    // Bytes say little here: the connection ends in the middle of whatever goes on.
+    let end = match fate.end {
+        Some((_, _, how)) => Some((world.milliseconds(0..=6000), Some(how))),
+        None => world.chance(0.3).then(|| (world.milliseconds(0..=20_000), None)),
+    };
+    streams(&world, server, stream, opened, end).await;
+}
+
+/// `end`: after which time the connection ends, and how; `None`: by GOAWAY.
+async fn streams(
+    world: &Arc<World>,
+    server: usize,
+    stream: TlsStream<UnixStream>,
+    opened: tokio::time::Instant,
+    mut end: Option<(Duration, Option<End>)>,
+) {
+    let most = [1, 3, 100][world.draw(0..=2)];
+    let Ok(mut connection) = server::Builder::new().max_concurrent_streams(most).handshake::<_, Bytes>(stream).await else {
+        return;
+    };
+    let is_mortal = end.is_some();
+    let idle = world.idle_time_out(server);
+    let ends_at = clock::instant() + end.map_or(Duration::ZERO, |(after, _)| after);
+    loop {
+        tokio::select! {
+            biased;
+            accepted = timeout(idle, connection.accept()) => {
+                let Ok(accepted) = accepted else {
+                    connection.graceful_shutdown();
+                    continue;
+                };
+                let Some(Ok((request, respond))) = accepted else { return };
+                let world = Arc::clone(world);
+                tokio::spawn(async move { call(&world, server, request, respond, (opened.elapsed(), is_mortal)).await });
+            }
+            () = tokio::time::sleep_until(ends_at), if end.is_some() => match end.take().and_then(|(_, how)| how) {
+                None => connection.graceful_shutdown(),
+                Some(End::Close) => return,
+                // The daemon finds it dead by a PING.
+                Some(End::Silence) => return sleep(Duration::from_secs(300)).await,
+            },
+        }
+    }
+}
+
+/// `is_mortal`: the connection ends some time, perhaps with an answer in it that has not left.
+async fn call(
+    world: &Arc<World>,
+    server: usize,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    (age, is_mortal): (Duration, bool),
+) {
+    let (parts, body) = request.into_parts();
+    let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        (name.as_str().to_owned(), value.to_str().unwrap_or_default().to_owned())
+    };
+    let fields = parts.headers.iter().map(field).collect();
+    let head = Head { method: parts.method.to_string(), path: parts.uri.path().to_owned(), fields };
+    let Some((call, accepted)) = careportals::arrive(world, server, &head, age) else { return };
+    let mood = world.moods(server).1;
+    let reply = |reply| world.ledger(|ledger, _| ledger.reply(call, reply));
+    if matches!(mood, Mood::Odd | Mood::Stale) && world.chance(0.3) {
+        reply(Reply::Unprocessed);
+        return respond.send_reset(Reason::REFUSED_STREAM);
+    }
+    let refuses = !accepted || matches!(mood, Mood::Status(401, _)) || (mood == Mood::Odd && world.chance(0.66));
+    let is_early = refuses && world.chance(0.4);
+    if is_early || is_mortal {
+        world.ledger(|ledger, _| ledger.answers_early(call));
+    }
+    if !is_early && read_body(world, body, call, &head.method).await.is_none() {
+        return;
+    }
+    if refuses {
+        let name = careportals::refuse(world, &head, call);
+        reply(Reply::Refused);
+        if answer(world, &mut respond, 401, None, Bytes::from_static(b"{\"message\":\"Unauthorized\"}"), call).await.is_some() {
+            world.ledger(|ledger, at| ledger.refused_whole(at, call, &name, world.terms().floor));
+        }
+        return;
+    }
+    if !matches!(mood, Mood::Status(..)) {
+        world.ledger(|ledger, at| ledger.execute(call, at));
+    }
+    match mood {
+        Mood::Status(status, retry_after) => {
+            reply(Reply::Answered);
+            answer(world, &mut respond, status, retry_after, Bytes::from_static(b"{\"message\":\"not now\"}"), call).await;
+        }
+        Mood::Stale => respond.send_reset(Reason::CANCEL),
+        Mood::Garbage => respond.send_reset(Reason::INTERNAL_ERROR),
+        Mood::Silent => {
+            if !is_mortal {
+                reply(Reply::Silent);
+            }
+            given_up(world, is_mortal, std::future::poll_fn(|cx| respond.poll_reset(cx))).await;
+        }
+        Mood::Truncated | Mood::Stalled => {
+            reply(Reply::Answered);
+            let Ok(mut stream) = respond.send_response(head_of(200, call).body(()).unwrap(), false) else { return };
+            drop(stream.send_data(Bytes::from_static(b"half"), false));
+            if mood == Mood::Stalled {
+                return given_up(world, is_mortal, std::future::poll_fn(|cx| stream.poll_reset(cx))).await;
+            }
+            // A reset drops what has not left yet.
+            sleep(Duration::from_millis(5)).await;
+            stream.send_reset(Reason::INTERNAL_ERROR);
+        }
+        _ => {
+            if let Mood::Slow(time) = mood {
+                sleep(time).await;
+            }
+            reply(Reply::Answered);
+            let body = if head.method == "HEAD" { Bytes::new() } else { Bytes::from(answer_body(call)) };
+            answer(world, &mut respond, 200, None, body, call).await;
+        }
+    }
+}
+
+async fn read_body(world: &World, mut body: RecvStream, call: CallId, method: &str) -> Option<()> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.data().await {
+        let piece = piece.ok()?;
+        bytes.extend_from_slice(&piece);
+        body.flow_control().release_capacity(piece.len()).ok()?;
+    }
+    if bytes != super::clients::request_body(call, method) {
+        world.break_promise(format!("call {call}: its body of {} bytes is not what its client sent", bytes.len()));
+    }
+    Some(())
+}
+
+fn head_of(status: u16, call: CallId) -> http::response::Builder {
+    Response::builder().status(status).header("x-answer", call)
+}
+
+async fn answer(
+    world: &World,
+    respond: &mut SendResponse<Bytes>,
+    status: u16,
+    retry_after: Option<u32>,
+    mut body: Bytes,
+    call: CallId,
+) -> Option<()> {
+    let mut head = head_of(status, call).header("date", world.http_date());
+    if let Some(seconds) = retry_after {
+        head = head.header("retry-after", seconds);
+    }
+    let mut stream = respond.send_response(head.body(()).unwrap(), body.is_empty()).ok()?;
+    while !body.is_empty() {
+        stream.reserve_capacity(body.len());
+        if stream.capacity() == 0 {
+            std::future::poll_fn(|cx| stream.poll_capacity(cx)).await?.ok()?;
+        }
+        let piece = body.split_to(stream.capacity().min(body.len()).min(world.draw(1..=16_000)));
+        stream.send_data(piece, body.is_empty()).ok()?;
+    }
+    Some(())
+}
+
+/// Waits until the daemon gives up, which it has to within the limit, unless the connection may have ended.
+async fn given_up(world: &World, is_mortal: bool, reset: impl Future<Output = Result<Reason, h2::Error>>) {
+    if timeout(CALL_LIMIT, reset).await.is_err() && !is_mortal {
+        world.break_promise(format!("the daemon has waited for an answer for more than {CALL_LIMIT:?}"));
+    }
+}

@@ -1,0 +1,101 @@
+//! Looks at the daemon as its administrators see it: limits, readiness, counters, access log.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{task::JoinHandle, time::sleep};
+
+use super::{
+    events::Daemon,
+    ledger::AccessLine,
+    world::{ACCOUNTS, World},
+};
+use crate::status::Detail;
+
+/// How often it looks.
+const EVERY: Duration = Duration::from_millis(700);
+
+/// Looks at the daemon now and then, until it is aborted.
+pub(super) fn start(world: &Arc<World>, daemon: &Daemon) -> JoinHandle<()> {
+    let (world, daemon) = (Arc::clone(world), daemon.clone());
+    tokio::spawn(async move {
+        loop {
+            sleep(EVERY).await;
+            look(&world, &daemon);
+        }
+    })
+}
+
+fn look(world: &World, daemon: &Daemon) {
+    let view = Arc::clone(&daemon.view.borrow());
+    for (account, api) in view.apis.iter().enumerate() {
+        let (taken, most) = (api.request_limit.taken(), world.terms().requests);
+        let made = world.ledger(|ledger, at| ledger.open_calls(account, at));
+        if taken > most || taken > made {
+            world.break_promise(format!("{taken} requests are in flight; clients have made {made}, and {most} are allowed"));
+        }
+    }
+    for (_, limit) in &view.listeners {
+        let (connected, _) = limit.connected_and_limit();
+        if connected > world.terms().places {
+            world.break_promise(format!("{connected} clients have a place; there are {}", world.terms().places));
+        }
+    }
+    let ready = daemon.status.readiness(None, Detail::Full).is_some_and(|readiness| readiness.ready);
+    let (organization, now) = (world.state(|state| state.organization.clone()), world.now());
+    let of = [(organization.as_str(), world.configured_server(0)), (ACCOUNTS[1], world.configured_server(1))];
+    world.ledger(|ledger, at| ledger.judge_ready(at, now, ready, &of));
+}
+
+/// While the daemon drains, it is not ready.
+pub(super) fn is_not_ready(world: &World, daemon: &Daemon) {
+    if daemon.status.readiness(None, Detail::Full).is_none_or(|readiness| readiness.ready) {
+        world.break_promise("the daemon drains, and is ready".to_owned());
+    }
+}
+
+/// Once no client is left, nothing is held for one, and everything has been counted.
+pub(super) fn nothing_is_held(world: &World, daemon: &Daemon) {
+    let view = Arc::clone(&daemon.view.borrow());
+    for (account, api) in view.apis.iter().enumerate() {
+        let (taken, (active, _)) = (api.request_limit.taken(), api.metrics.connections());
+        if taken > 0 || active > 0 {
+            world.break_promise(format!("{taken} requests and {active} connections are in use, and there is no client"));
+        }
+        let requests = api.metrics.totals().requests;
+        let errors = api.metrics.errors_by_code();
+        world.ledger(|ledger, at| ledger.judge_counters(at, account, requests, &errors));
+    }
+    for (name, limit) in &view.listeners {
+        let (connected, _) = limit.connected_and_limit();
+        if connected > 0 {
+            world.break_promise(format!("{connected} places are taken at {name}, and there is no client"));
+        }
+    }
+}
+
+/// What the log thread writes.
+#[derive(Clone, Default)]
+pub(super) struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Written {
+    /// The lines about requests.
+    pub(super) fn lines(&self) -> Vec<AccessLine> {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    }
+}
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

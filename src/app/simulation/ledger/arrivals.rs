@@ -1,0 +1,159 @@
+//! Judges what servers get: tokens, connections, and how often a request is sent.
+
+use std::time::Duration;
+
+use super::{Call, CallId, Ledger};
+use crate::app::simulation::world::{ACCOUNTS, account_of};
+
+/// A request as it arrived at a server.
+pub(in crate::app::simulation) struct Arrival<'a> {
+    pub(in crate::app::simulation) server: usize,
+    pub(in crate::app::simulation) call: CallId,
+    pub(in crate::app::simulation) authorization: &'a [String],
+    pub(in crate::app::simulation) organization: &'a [String],
+    pub(in crate::app::simulation) request_id: &'a [String],
+    /// How old its connection is, and may be.
+    pub(in crate::app::simulation) age: (Duration, Duration),
+}
+
+/// What a server has let the daemon see of its answer to one send of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::app::simulation) enum Reply {
+    /// No byte.
+    #[default]
+    None,
+    /// It said that it has not processed the request.
+    Unprocessed,
+    /// It reads all, and will say nothing.
+    Silent,
+    /// Bytes that are no answer.
+    Garbage,
+    /// The beginning of a 401, or all of it.
+    Refused,
+    /// The beginning of another answer, or all of it.
+    Answered,
+}
+
+impl Call {
+    /// Why it may not be sent once more; `None`: it may, with the token of that number.
+    fn judge_resend(&self, token: Option<u64>) -> Option<&'static str> {
+        if self.arrived >= 3 {
+            return Some("it was sent more than three times");
+        }
+        if self.reply == Reply::Refused {
+            return match (self.refused, token, self.refused_token) {
+                (2.., ..) if !self.is_uncertain => Some("it is sent again after the second 401"),
+                (_, Some(token), Some(refused)) if token <= refused => Some("it is sent again with the token that was refused"),
+                _ => None,
+            };
+        }
+        if self.is_uncertain {
+            return None;
+        }
+        match self.reply {
+            Reply::Answered => Some("it is sent again after an answer had begun"),
+            Reply::Silent => Some("it is sent again after a time-out"),
+            Reply::None | Reply::Garbage if self.once => Some("it is sent again, and is not idempotent"),
+            Reply::None | Reply::Garbage | Reply::Unprocessed if self.failed > 0 => {
+                Some("it is sent again after the second failure")
+            }
+            Reply::None | Reply::Garbage | Reply::Unprocessed | Reply::Refused => None,
+        }
+    }
+}
+
+impl Ledger {
+    /// Judges a request's head. Returns whether the server accepts its token.
+    pub(in crate::app::simulation) fn arrive(&mut self, at: Duration, now: f64, arrival: &Arrival<'_>) -> bool {
+        let Arrival { server, call, authorization, organization, request_id, age } = arrival;
+        let mut faults = Vec::new();
+        let mut accepted = false;
+        let names: Vec<_> = authorization.iter().map(|value| value.strip_prefix("Bearer ").unwrap_or(value)).collect();
+        let number = names.first().and_then(|name| self.tokens.get(*name)).map(|token| token.number);
+        match self.calls.get_mut(call) {
+            Some(known) => {
+                if known.arrived > 0 {
+                    faults.extend(known.judge_resend(number).map(str::to_owned));
+                    known.failed += u32::from(matches!(known.reply, Reply::None | Reply::Garbage | Reply::Unprocessed));
+                }
+                known.arrived += 1;
+                known.reply = Reply::None;
+                if known.server.is_some() && age.0 > age.1 {
+                    faults.push(format!(
+                        "its connection is {:.1} s old, and may be {:.1} s",
+                        age.0.as_secs_f64(),
+                        age.1.as_secs_f64()
+                    ));
+                }
+                if known.server.is_some_and(|expected| expected != *server) {
+                    faults.push(format!("it went to server {server}, which was no longer configured when it began"));
+                }
+            }
+            None => faults.push("nobody has made this call".to_owned()),
+        }
+        if *request_id != [format!("call-{call}")] {
+            faults.push(format!("its request id is {request_id:?}"));
+        }
+        match (names.as_slice(), organization) {
+            ([name], [organization]) => match self.tokens.get(*name) {
+                Some(token) => {
+                    if token.server != *server {
+                        faults.push(format!("server {server} got a token of server {}", token.server));
+                    }
+                    if token.organization != *organization {
+                        faults.push(format!("a token of {:?} travels with {organization:?}", token.organization));
+                    }
+                    if token.expires <= now {
+                        faults.push(format!("its token expired {:.3} s ago", now - token.expires));
+                    }
+                    if let Some((from, why)) = token.withdrawn.filter(|(from, _)| *from <= at) {
+                        faults.push(format!("its token was withdrawn at {:.3}: {why}", from.as_secs_f64()));
+                    }
+                    let account = account_of(&token.organization);
+                    if self.calls.get(call).is_some_and(|known| known.account != account) {
+                        faults.push(format!("it carries a token of the account {}", ACCOUNTS[account]));
+                    }
+                    faults.extend(self.suspicion.judge(at, account, token.number));
+                    match self.newest[account] {
+                        Some((newest, since)) if newest > token.number && since < at => {
+                            faults.push("its token is older than one that was used before".to_owned());
+                        }
+                        Some((newest, _)) if newest >= token.number => {}
+                        _ => self.newest[account] = Some((token.number, at)),
+                    }
+                    accepted = token.server == *server && !token.revoked;
+                }
+                None => faults.push(format!("no server has made the token {name:?}")),
+            },
+            _ => faults.push(format!("it has {} tokens and {} organizations", names.len(), organization.len())),
+        }
+        for fault in faults {
+            self.break_promise(at, format!("call {call}: {fault}"));
+        }
+        accepted
+    }
+
+    /// The server answers a request with 401.
+    pub(in crate::app::simulation) fn refuse(&mut self, call: CallId, name: &str) {
+        self.counts.unauthorized += 1;
+        let Some(token) = self.tokens.get_mut(name) else { return };
+        token.refused = true;
+        if let Some(known) = self.calls.get_mut(&call) {
+            known.refused_token = known.refused_token.max(Some(token.number));
+        }
+    }
+
+    /// The first byte of that reply has gone to the daemon.
+    pub(in crate::app::simulation) fn reply(&mut self, call: CallId, reply: Reply) {
+        let Some(known) = self.calls.get_mut(&call) else { return };
+        known.reply = reply;
+        known.refused += u32::from(reply == Reply::Refused);
+    }
+
+    /// The server answers before it has read the request's body.
+    pub(in crate::app::simulation) fn answers_early(&mut self, call: CallId) {
+        if let Some(known) = self.calls.get_mut(&call) {
+            known.is_uncertain = true;
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Judges how calls end: for their clients, in the access log, and in the counters.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{CallId, Ledger, TOKEN_NOTICED, Token};
+use crate::app::simulation::world::{ACCOUNTS, account_of};
+
+/// How long the daemon may take to see that a client has gone, or that its settings or account have changed.
+const SEEN: Duration = Duration::from_secs(2);
+
+/// How a call ended for its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::app::simulation) enum Ending {
+    /// CarePortals' answer came whole.
+    Answered(u16),
+    /// The daemon's own answer: status and code.
+    Refused(u16, String),
+    /// The connection ended before an answer, or in it.
+    Cut,
+    /// The client gave up.
+    GivenUp,
+    /// The connection was closed before the client sent anything.
+    Unsent,
+}
+
+/// A line of the access log.
+#[derive(serde::Deserialize)]
+pub(in crate::app::simulation) struct AccessLine {
+    request_id: String,
+    status: u16,
+    code: Option<String>,
+}
+
+impl Ledger {
+    pub(in crate::app::simulation) fn end(&mut self, call: CallId, at: Duration, now: f64, organization: &str, ending: &Ending) {
+        let Some(known) = self.calls.get_mut(&call) else { return };
+        known.ended = Some((at, ending.clone()));
+        let (begun, server, account, once_refused) = (known.begun, known.server, known.account, known.refused == 1);
+        let organization = if account == 0 { organization } else { ACCOUNTS[1] };
+        match ending {
+            Ending::Answered(101) => self.counts.tunnels += 1,
+            Ending::Answered(_) => self.counts.answered += 1,
+            Ending::Refused(..) => self.counts.refused += 1,
+            Ending::Cut => self.counts.cut += 1,
+            Ending::GivenUp => self.counts.given_up += 1,
+            Ending::Unsent => {}
+        }
+        if once_refused && *ending == Ending::Answered(200) {
+            self.cured(account);
+        }
+        let Ending::Refused(_, code) = ending else { return self.judge_fine(call, at, begun, ending, "") };
+        self.judge_fine(call, at, begun, ending, code);
+        if let Some(fault) = self.judge_code(call, at, now, code, organization, server) {
+            self.break_promise(at, format!("call {call}: {fault}"));
+        }
+    }
+
+    fn judge_fine(&mut self, call: CallId, at: Duration, begun: Duration, ending: &Ending, code: &str) {
+        let is_fine = matches!(ending, Ending::Answered(200 | 101) | Ending::GivenUp | Ending::Unsent)
+            || matches!(code, "too_many_requests_in_flight" | "request_body_timeout")
+            // An answer to HEAD has no body that would say why.
+            || (code == "head" && self.most_requests < 10);
+        if self.well.is_some_and(|well| well < begun) && !is_fine {
+            self.break_promise(at, format!("call {call} ended as {ending:?}, and nothing is wrong"));
+        }
+    }
+
+    /// Why that code is wrong in the present state.
+    fn judge_code(
+        &self,
+        call: CallId,
+        at: Duration,
+        now: f64,
+        code: &str,
+        organization: &str,
+        server: Option<usize>,
+    ) -> Option<String> {
+        let known = self.calls.get(&call)?;
+        let (begun, account) = (known.begun, known.account);
+        match code {
+            "too_many_requests_in_flight" => {
+                let others = self.open_calls(account, begun).saturating_sub(1);
+                return (others < self.most_requests)
+                    .then(|| format!("{others} others are in flight, and it is refused as too many"));
+            }
+            "logged_out" => {
+                let is_logged_out = |(of, from, until): &(usize, Duration, Option<Duration>)| {
+                    *of == account && *from <= at && until.is_none_or(|until| until + SEEN > begun)
+                };
+                return (!self.log_outs.iter().any(is_logged_out)).then(|| "the account was not logged out".to_owned());
+            }
+            "login_rejected" if self.rejected[account].is_none() => {
+                return Some("no log-in was rejected".to_owned());
+            }
+            "token_pending" | "login_failing" | "login_rejected" | "no_organization" => {}
+            _ => return None,
+        }
+        let answered = self.usable_since(account, at, now, organization, server)?;
+        let waited = at.saturating_sub(begun).as_secs_f64();
+        Some(format!("it ends after {waited:.3} s as {code}: a token was there at {:.3}", answered.as_secs_f64()))
+    }
+
+    /// Since when the account has had a token that requests may carry, if that was noticed.
+    fn usable_since(
+        &self,
+        account: usize,
+        at: Duration,
+        now: f64,
+        organization: &str,
+        server: Option<usize>,
+    ) -> Option<Duration> {
+        // One that came later has replaced those before.
+        let of_account = |token: &&Token| account_of(&token.organization) == account && token.answered.is_some();
+        let token = self.tokens.values().filter(of_account).max_by_key(|token| token.number)?;
+        let good = !token.revoked && !token.refused && token.withdrawn.is_none() && token.expires > now + 5.0;
+        let is_usable = good && server == Some(token.server) && token.organization == organization;
+        token.answered.filter(|answered| is_usable && *answered + TOKEN_NOTICED < at)
+    }
+
+    /// How many calls of the account are open, or have ended a moment before `begun`.
+    pub(in crate::app::simulation) fn open_calls(&self, account: usize, begun: Duration) -> usize {
+        let is_open = |ended: &Option<(Duration, Ending)>| ended.as_ref().is_none_or(|(ended, _)| *ended + SEEN > begun);
+        self.calls.values().filter(|call| call.account == account && is_open(&call.ended)).count()
+    }
+
+    /// When the last call has ended that has.
+    pub(in crate::app::simulation) fn last_end(&self) -> Duration {
+        self.calls.values().filter_map(|call| Some(call.ended.as_ref()?.0)).max().unwrap_or_default()
+    }
+
+    /// Judges whether the daemon says rightly that it is ready. `server`: as for a call that begins now.
+    pub(in crate::app::simulation) fn judge_ready(
+        &mut self,
+        at: Duration,
+        now: f64,
+        ready: bool,
+        of: &[(&str, Option<usize>); ACCOUNTS.len()],
+    ) {
+        let holds = |account: usize| {
+            let is_good = |token: &Token| token.expires > now && token.withdrawn.is_none_or(|(from, _)| from > at);
+            self.tokens.values().any(|token| account_of(&token.organization) == account && is_good(token))
+        };
+        let without = (0..ACCOUNTS.len()).find(|account| !holds(*account));
+        let all_usable = (0..ACCOUNTS.len()).all(|account| {
+            let (organization, server) = of[account];
+            self.usable_since(account, at, now, organization, server).is_some()
+        });
+        match (ready, without) {
+            (true, Some(account)) => {
+                self.break_promise(at, format!("the daemon is ready, and {} has no token", ACCOUNTS[account]));
+            }
+            (false, None) if all_usable => self.break_promise(at, "the daemon is not ready, and has its tokens".to_owned()),
+            _ => {}
+        }
+    }
+
+    /// Judges the access log: one line for each call that the daemon answered, with what the client saw; one at most for others.
+    pub(in crate::app::simulation) fn judge_lines(&mut self, at: Duration, lines: &[AccessLine]) {
+        self.counts.lines += lines.len() as u64;
+        let mut by_id: BTreeMap<&str, Vec<&AccessLine>> = BTreeMap::new();
+        for line in lines {
+            by_id.entry(&line.request_id).or_default().push(line);
+        }
+        let mut faults = Vec::new();
+        for (id, call) in &self.calls {
+            let lines = by_id.get(format!("call-{id}").as_str()).map_or(&[][..], Vec::as_slice);
+            let expected = match &call.ended {
+                Some((_, Ending::Answered(status))) => Some((*status, None)),
+                Some((_, Ending::Refused(status, code))) => Some((*status, Some(code.as_str()).filter(|code| *code != "head"))),
+                _ => None,
+            };
+            let is_right = match (expected, lines) {
+                (None, [] | [_]) => true,
+                (Some((status, code)), [line]) => {
+                    line.status == status && code.is_none_or(|code| line.code.as_deref() == Some(code))
+                }
+                _ => false,
+            };
+            if !is_right {
+                let lines: Vec<_> = lines.iter().map(|line| (line.status, &line.code)).collect();
+                faults.push(format!("call {id} ended as {:?}, and the access log has {lines:?}", call.ended));
+            }
+        }
+        for fault in faults {
+            self.break_promise(at, fault);
+        }
+    }
+
+    /// Judges how many requests of the account the daemon has counted, and how many of them with each code of its own.
+    pub(in crate::app::simulation) fn judge_counters(
+        &mut self,
+        at: Duration,
+        account: usize,
+        requests: u64,
+        errors: &BTreeMap<String, u64>,
+    ) {
+        let of_account = || self.calls.values().filter(|call| call.account == account).filter_map(|call| call.ended.as_ref());
+        let most = of_account().filter(|(_, ending)| *ending != Ending::Unsent).count() as u64;
+        let least = of_account().filter(|(_, ending)| matches!(ending, Ending::Answered(_) | Ending::Refused(..))).count() as u64;
+        let mut codes: BTreeMap<&str, u64> = BTreeMap::new();
+        for (_, ending) in of_account() {
+            if let Ending::Refused(500.., code) = ending {
+                *codes.entry(code).or_default() += 1;
+            }
+        }
+        codes.remove("head");
+        let missing = codes.iter().find(|(code, count)| errors.get(**code).is_none_or(|counted| counted < count));
+        let missing =
+            missing.map(|(code, count)| format!("{count} calls were refused as {code}, and the counters say {errors:?}"));
+        if requests < least || requests > most {
+            self.break_promise(at, format!("the daemon has counted {requests} requests; there were {least} to {most}"));
+        }
+        if let Some(missing) = missing {
+            self.break_promise(at, missing);
+        }
+    }
+}

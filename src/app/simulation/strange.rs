@@ -1,0 +1,180 @@
+//! Simulated apps that write HTTP by themselves: they send nothing, or half of a head, half-close, stop reading, hang up, pipeline,
+//! ask for tunnels, or send what is not HTTP.
+
+use std::sync::Arc;
+
+use tokio::{
+    net::UnixStream,
+    time::{sleep, timeout},
+};
+
+use super::{
+    careportals::{read_body, read_head},
+    clients::{LIMIT, judge, request_body},
+    ledger::{CallId, Ending},
+    network::{Fate, Wire},
+    world::World,
+};
+
+/// Does one strange thing after the other until the world ends its clients.
+pub(super) async fn run(world: Arc<World>) {
+    let account = world.draw(0..=1);
+    while world.has_clients() {
+        sleep(world.milliseconds(0..=7000)).await;
+        let Some(mut wire) = connect(&world, account).await else { continue };
+        let what = world.draw(0..=9);
+        world.note(&format!("a strange client: {what}"));
+        match what {
+            0 => silence(&world, &mut wire, 20_000).await,
+            1 => {
+                let head = b"GET /v2/calls/0 HTTP/1.1\r\nhost: localhost\r\nx-call: 0\r\n";
+                wire.write(&head[..world.draw(1..=head.len())]).await;
+                silence(&world, &mut wire, 12_000).await;
+            }
+            2 => {
+                wire.write([b"\x16\x03\x01\x02\x00".as_slice(), b"HELLO\r\n\r\n", b"GET / HTTP/9\r\n\r\n"][world.draw(0..=2)])
+                    .await;
+                silence(&world, &mut wire, 2000).await;
+            }
+            3 => tunnel(&world, &mut wire, account).await,
+            4 => {
+                let calls = [begin(&world, account, "GET"), begin(&world, account, "GET"), begin(&world, account, "DELETE")];
+                let methods = ["GET", "GET", "DELETE"];
+                let all: Vec<u8> = calls.iter().zip(methods).flat_map(|(call, method)| request(*call, method, "")).collect();
+                wire.write(&all).await;
+                for (call, method) in calls.into_iter().zip(methods) {
+                    answer(&world, &mut wire, call, method).await;
+                }
+            }
+            _ => one_call(&world, &mut wire, account, what).await,
+        }
+    }
+}
+
+/// A connection to the daemon.
+pub(super) async fn connect(world: &Arc<World>, account: usize) -> Option<Wire> {
+    let stream = UnixStream::connect(world.listener(account)).await.ok()?;
+    Some(Wire::new(Box::new(stream), Fate::default(), Arc::clone(world), None))
+}
+
+/// Sends nothing more for a while.
+async fn silence(world: &World, wire: &mut Wire, most: u64) {
+    let time = world.milliseconds(0..=most);
+    drop(timeout(time, async { while wire.read_more().await.is_some() {} }).await);
+    if wire.held().starts_with(b"HTTP/1.1 2") {
+        world.break_promise("what is no request was answered".to_owned());
+    }
+}
+
+fn begin(world: &World, account: usize, method: &str) -> CallId {
+    let call = world.next_call();
+    world.note(&format!("a strange client: {method} {call}"));
+    world.begin_call(call, method == "POST", account);
+    call
+}
+
+fn request(call: CallId, method: &str, fields: &str) -> Vec<u8> {
+    let body = request_body(call, method);
+    let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+    let head = format!(
+        "{method} /v2/calls/{call} HTTP/1.1\r\nhost: localhost\r\nx-call: {call}\r\nx-request-id: call-{call}\r\n{length}{fields}\r\n"
+    );
+    [head.into_bytes(), body].concat()
+}
+
+async fn one_call(world: &Arc<World>, wire: &mut Wire, account: usize, what: usize) {
+    let method = ["GET", "POST", "PUT"][world.draw(0..=2)];
+    let call = begin(world, account, method);
+    let bytes = request(call, method, "");
+    match what {
+        // It half-closes after its request, and reads the answer.
+        5 | 6 => {
+            wire.write(&bytes).await;
+            wire.finish().await;
+            answer(world, wire, call, method).await;
+        }
+        // It reads late.
+        7 => {
+            wire.write(&bytes).await;
+            sleep(world.milliseconds(0..=7000)).await;
+            answer(world, wire, call, method).await;
+        }
+        // It hangs up, in its request or soon after.
+        8 => {
+            let count = if world.chance(0.5) { bytes.len() } else { world.draw(1..=bytes.len()) };
+            wire.write(&bytes[..count]).await;
+            sleep(world.milliseconds(0..=300)).await;
+            world.end_call(call, &Ending::GivenUp);
+            wire.close();
+        }
+        // It stops in its body, for some time or for good.
+        _ => {
+            let pause = world.milliseconds(0..=20_000);
+            let body = request_body(call, method).len();
+            let (now, later) = bytes.split_at(bytes.len() - world.draw(0..=body));
+            wire.write(now).await;
+            let answered = timeout(pause, read_while_open(wire)).await.is_ok();
+            if !answered {
+                wire.write(later).await;
+            }
+            answer(world, wire, call, method).await;
+        }
+    }
+}
+
+/// Returns when the daemon says something, or hangs up.
+async fn read_while_open(wire: &mut Wire) {
+    wire.read_more().await;
+}
+
+/// Reads an answer, and tells the ledger how the call ended.
+async fn answer(world: &Arc<World>, wire: &mut Wire, call: CallId, method: &str) {
+    let ending = match timeout(LIMIT, read_answer(world, wire, call, method)).await {
+        Ok(Some(ending)) => ending,
+        // Where places are few, a connection that has brought no request yet gives up its own.
+        Ok(None) if wire.is_fresh() && !world.has_room() => Ending::Unsent,
+        Ok(None) => Ending::Cut,
+        Err(_) => {
+            world.break_promise(format!("call {call} has not ended within {LIMIT:?}"));
+            Ending::GivenUp
+        }
+    };
+    world.note(&format!("a strange client: {call} ends as {ending:?}"));
+    world.end_call(call, &ending);
+}
+
+async fn read_answer(world: &World, wire: &mut Wire, call: CallId, method: &str) -> Option<Ending> {
+    let head = read_head(wire).await?;
+    let status = head.path.parse().ok()?;
+    let body = if method == "HEAD" || status == 101 { Vec::new() } else { read_body(wire, &head).await? };
+    Some(judge(world, (call, method), status, &head.fields, &body))
+}
+
+/// Asks for a WebSocket, and sends some bytes, which have to come back.
+async fn tunnel(world: &Arc<World>, wire: &mut Wire, account: usize) {
+    let call = begin(world, account, "GET");
+    wire.write(&request(call, "GET", "connection: upgrade\r\nupgrade: websocket\r\n")).await;
+    let Ok(Some(Ending::Answered(101))) = timeout(LIMIT, read_answer(world, wire, call, "GET")).await else {
+        // What came instead is no answer to judge again.
+        return world.end_call(call, &Ending::GivenUp);
+    };
+    let is_whole = pass_bytes(world, wire, call).await;
+    let ending = if is_whole.is_some() { Ending::Answered(101) } else { Ending::Cut };
+    world.note(&format!("a strange client: the tunnel {call} ends as {ending:?}"));
+    world.end_call(call, &ending);
+}
+
+async fn pass_bytes(world: &World, wire: &mut Wire, call: CallId) -> Option<()> {
+    for round in 0..world.draw(1..=4) {
+        let sent = format!("{call}/{round};").repeat(world.draw(1..=6000));
+        wire.write(sent.as_bytes()).await?;
+        while wire.held().len() < sent.len() {
+            wire.read_more().await?;
+        }
+        if wire.take(sent.len()) != sent.as_bytes() {
+            world.break_promise(format!("the tunnel {call} gave back something else"));
+        }
+        sleep(world.milliseconds(0..=2000)).await;
+    }
+    wire.finish().await
+}

@@ -73,3 +73,30 @@ fn agrees_to_websocket<B>(response: &Response<B>) -> bool {
     only.as_bytes().eq_ignore_ascii_case(b"websocket")
         && options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_switch_to_a_websocket_agrees_to_one() {
+        for (fields, agrees) in [
+            (&[("upgrade", "websocket"), ("connection", "Upgrade")][..], true),
+            (&[("upgrade", "WebSocket"), ("connection", "keep-alive, upgrade")], true),
+            (&[("upgrade", "websocket"), ("connection", "keep-alive"), ("connection", " UPGRADE ")], true),
+            (&[("upgrade", "websocket"), ("connection", "keep-alive")], false),
+            (&[("upgrade", "websocket")], false),
+            (&[("connection", "upgrade")], false),
+            (&[("upgrade", "h2c"), ("connection", "upgrade")], false),
+            (&[("upgrade", "websocket, h2c"), ("connection", "upgrade")], false),
+            (&[("upgrade", "websocket"), ("upgrade", "websocket"), ("connection", "upgrade")], false),
+            (&[], false),
+        ] {
+            let mut response = Response::new(());
+            for (name, value) in fields {
+                response.headers_mut().append(*name, value.parse().unwrap());
+            }
+            assert_eq!(agrees_to_websocket(&response), agrees, "{fields:?}");
+        }
+    }
+}

@@ -272,3 +272,6 @@ impl Drop for Http2Body {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -397,6 +397,32 @@ mod tests {
         assert_eq!(twice, ["GET /*/a/**"]);
     }
 
+    /// Servers answer the same routes below a mount and below a script, which a rule of `deny` knows.
+    #[test]
+    fn what_only_the_careless_reading_of_a_deny_refuses_is_a_difference() {
+        let below: Option<&[&str]> = Some(&["GET /*/users"]);
+        assert_eq!(difference((below, &[]), (below, &["* /users"])), ["GET /index.php/users"]);
+        let plain: Option<&[&str]> = Some(&["GET /users"]);
+        assert_eq!(difference((plain, &[]), (plain, &["* /patient/users"])), ["GET /users"]);
+        // The plain spelling speaks for the other ones.
+        assert_eq!(difference((None, &[]), (None, &["* /a/x"])), ["* /a/x", "* /a/x/"]);
+        assert_eq!(difference((None, &[]), (None, &["* /b/a"])), ["* /b/a", "* /b/a/"]);
+    }
+
+    #[test]
+    fn a_segment_that_a_rule_names_is_no_other_segment() {
+        assert_eq!(difference((None, &[]), (None, &["* /other0"])), ["* /other0", "* /other0/"]);
+    }
+
+    #[test]
+    fn a_rule_of_too_many_segments_leaves_the_difference_incomplete() {
+        for (segments, is_complete) in [(MAX_SEGMENTS, true), (MAX_SEGMENTS + 1, false)] {
+            let long = [Rule::parse(&format!("GET {}", "/a".repeat(segments))).unwrap()];
+            let [one, other] = [&long[..], &[]].map(|allow| RuleSet { allow: Some(allow), deny: &[] });
+            assert_eq!(one.beyond("", &other, "").is_complete, is_complete, "{segments}");
+        }
+    }
+
     fn rule() -> impl Strategy<Value = Rule> {
         let segment = proptest::sample::select(vec!["a", "A", "b", "a.json", "index.php", "patient", "*", "*", "**"]);
         let path = (proptest::collection::vec(segment, 1..4), any::<bool>());

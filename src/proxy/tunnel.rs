@@ -52,7 +52,8 @@ impl Tunnel {
         match upgraded {
             Some((Ok(client), Ok(upstream))) => {
                 let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-                let ended = join(&mut client, &mut upstream, &deadline, idle, &mut exchange).await;
+                let passed = |up, down| exchange.tunnelled(up, down);
+                let ended = join(&mut client, &mut upstream, &deadline, idle, passed).await;
                 match ended {
                     None => exchange.complete(),
                     Some(cut) => exchange.cut(cut),
@@ -65,8 +66,15 @@ impl Tunnel {
     }
 }
 
-/// Passes bytes until both directions have ended, or until something ends the tunnel before: then it tells what.
-async fn join<C, U>(client: &mut C, upstream: &mut U, deadline: &Deadline, idle: Duration, exchange: &mut Exchange) -> Option<Cut>
+/// Passes bytes until both directions have ended, or until something ends the tunnel before: then it tells what. `passed` learns how
+/// many bytes have gone to the upstream and to the client so far.
+async fn join<C, U>(
+    client: &mut C,
+    upstream: &mut U,
+    deadline: &Deadline,
+    idle: Duration,
+    mut passed: impl FnMut(u64, u64),
+) -> Option<Cut>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
@@ -76,7 +84,7 @@ where
         loop {
             let forth = up.poll(cx, client, upstream);
             let back = down.poll(cx, upstream, client);
-            exchange.tunnelled(up.passed, down.passed);
+            passed(up.passed, down.passed);
             match (forth, back) {
                 (Poll::Ready(Err(FailedSide::Reads)), _) | (_, Poll::Ready(Err(FailedSide::Writes))) => {
                     return Poll::Ready(Some(Cut::ClientClosed));
@@ -183,5 +191,141 @@ impl Direction {
             self.state = DirectionState::Ending;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex, empty, join as both, sink},
+        task::JoinHandle,
+    };
+
+    use super::*;
+    use crate::deadline::Deadlines;
+
+    const IDLE: Duration = Duration::from_secs(10);
+
+    /// How a tunnel has ended, and how many bytes went to the upstream and to the client.
+    type Ended = (Option<Cut>, u64, u64);
+
+    /// Joins the two, which hold a buffer of this many bytes each.
+    fn tunnel<C, U>(mut client: C, mut upstream: U) -> JoinHandle<Ended>
+    where
+        C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        U: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        tokio::spawn(async move {
+            let deadlines = Deadlines::default();
+            let deadline = deadlines.deadline();
+            deadline.arm(IDLE);
+            let mut counted = (0, 0);
+            let ended = {
+                let passing = join(&mut client, &mut upstream, &deadline, IDLE, |up, down| counted = (up, down));
+                tokio::select! {
+                    ended = passing => ended,
+                    () = deadlines.run() => unreachable!("it has no end"),
+                }
+            };
+            (ended, counted.0, counted.1)
+        })
+    }
+
+    fn ends(buffer: usize) -> (DuplexStream, DuplexStream, JoinHandle<Ended>) {
+        let ((client, ours), (upstream, theirs)) = (duplex(buffer), duplex(buffer));
+        (client, upstream, tunnel(ours, theirs))
+    }
+
+    async fn read(from: &mut DuplexStream) -> Vec<u8> {
+        let mut all = Vec::new();
+        from.read_to_end(&mut all).await.unwrap();
+        all
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_both_ways_and_when_one_side_has_ended_the_other_one_goes_on() {
+        let (mut client, mut upstream, ended) = ends(64);
+        let (up, down) = (vec![1; 100_000], vec![2; 200_000]);
+        let sending = async {
+            client.write_all(&up).await.unwrap();
+            client.shutdown().await.unwrap();
+        };
+        let (received, ()) = tokio::join!(read(&mut upstream), sending);
+        assert_eq!(received, up);
+        let answering = async {
+            upstream.write_all(&down).await.unwrap();
+            upstream.shutdown().await.unwrap();
+        };
+        let (received, ()) = tokio::join!(read(&mut client), answering);
+        assert_eq!(received, down);
+        assert_eq!(ended.await.unwrap(), (None, 100_000, 200_000));
+    }
+
+    /// A connection that was reset.
+    struct Reset;
+
+    impl AsyncRead for Reset {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }
+    }
+
+    impl AsyncWrite for Reset {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_is_cut_by_the_side_that_fails() {
+        let (mut peer, ours) = duplex(64);
+        peer.write_all(b"x").await.unwrap();
+        let silent = || duplex(64).0;
+        assert_eq!(tunnel(both(Reset, sink()), ours).await.unwrap().0, Some(Cut::ClientClosed));
+        let (_other, theirs) = duplex(64);
+        assert_eq!(tunnel(theirs, both(Reset, sink())).await.unwrap().0, Some(Cut::UpstreamClosed));
+        // One byte is to be passed on.
+        let byte = || both(&b"x"[..], sink());
+        assert_eq!(tunnel(byte(), both(empty(), Reset)).await.unwrap().0, Some(Cut::UpstreamClosed));
+        assert_eq!(tunnel(both(empty(), Reset), byte()).await.unwrap().0, Some(Cut::ClientClosed));
+        // A side that is gone takes nothing more.
+        assert_eq!(tunnel(silent(), silent()).await.unwrap(), (None, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_is_cut_once_both_sides_have_been_silent_for_long_enough() {
+        let (mut client, mut upstream, ended) = ends(64);
+        let began = clock::instant();
+        for _ in 0..3 {
+            tokio::time::sleep(IDLE.mul_f32(0.9)).await;
+            client.write_all(b"up").await.unwrap();
+            upstream.read_u16().await.unwrap();
+            tokio::time::sleep(IDLE.mul_f32(0.9)).await;
+            upstream.write_all(b"dn").await.unwrap();
+            client.read_u16().await.unwrap();
+        }
+        assert_eq!(ended.await.unwrap(), (Some(Cut::Silent), 6, 6));
+        let took = began.elapsed();
+        assert!((IDLE * 64 / 10..IDLE * 66 / 10).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_side_that_does_not_read_is_not_silent() {
+        let (mut client, mut upstream, ended) = ends(64);
+        client.write_all(&[7; 150]).await.unwrap();
+        tokio::time::sleep(10 * IDLE).await;
+        assert!(!ended.is_finished());
+        let mut all = [0; 150];
+        upstream.read_exact(&mut all).await.unwrap();
+        assert_eq!(ended.await.unwrap(), (Some(Cut::Silent), 150, 0));
+        drop(client);
     }
 }

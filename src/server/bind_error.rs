@@ -104,3 +104,62 @@ fn first_missing(directory: &Path) -> PathBuf {
     let missing = directory.ancestors().take_while(|at| !at.exists());
     missing.last().unwrap_or(directory).to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    fn tcp(address: &str, kind: ErrorKind) -> String {
+        BindError::tcp(address.parse().unwrap(), &kind.into()).to_string()
+    }
+
+    #[test]
+    fn an_address_that_can_not_be_used_is_told_with_its_reason_and_a_remedy() {
+        let choose = "choose another with `listen` in the settings file or CAREPORTALS_LISTEN";
+        // Nobody listens at port 0, so no program is named.
+        for (address, kind, why) in [
+            ("127.0.0.1:0", ErrorKind::AddrInUse, "the address is in use\n  hint: stop that program, or "),
+            (
+                "127.0.0.1:1023",
+                ErrorKind::PermissionDenied,
+                "a port below 1024 needs a right that this process does not have\n  hint: give it CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=), or ",
+            ),
+            ("127.0.0.1:1024", ErrorKind::PermissionDenied, "permission denied\n  hint: "),
+            ("192.0.2.1:1", ErrorKind::AddrNotAvailable, "this machine has no such address\n  hint: see `ip address`, or "),
+        ] {
+            assert_eq!(tcp(address, kind), format!("cannot listen on {address}: {why}{choose}"));
+        }
+        let of_setting =
+            BindError::tcp("127.0.0.1:1".parse().unwrap(), &ErrorKind::AddrNotAvailable.into()).of_setting("telemetry_listen");
+        assert!(of_setting.to_string().ends_with("with `telemetry_listen` in the settings file or CAREPORTALS_TELEMETRY_LISTEN"));
+    }
+
+    #[test]
+    fn a_socket_that_can_not_be_used_is_told_with_its_reason_and_whether_another_process_answers_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let (here, missing) = (directory.path().join("s"), directory.path().join("none/below/s"));
+        let io = |kind: ErrorKind| BindErrorKind::Io(kind.into());
+        let at = directory.path().display();
+        for (path, kind, why) in [
+            (
+                &missing,
+                io(ErrorKind::NotFound),
+                format!("there is no directory {at}/none\n  hint: create it (systemd: RuntimeDirectory=), or "),
+            ),
+            (&here, io(ErrorKind::NotFound), "entity not found\n  hint: ".to_owned()),
+            (&here, io(ErrorKind::NotADirectory), format!("{at} is not a directory\n  hint: ")),
+            (&here, BindErrorKind::Answered, "another process answers on that socket\n  hint: stop it, or ".to_owned()),
+            (&here, BindErrorKind::NotASocket, "a file that is not a socket is in the way\n  hint: remove it, or ".to_owned()),
+        ] {
+            let error = BindError::unix(path, &kind);
+            let expected = format!("cannot listen on unix:{}: {why}choose another with `listen`", path.display());
+            assert!(error.to_string().starts_with(&expected), "{error}");
+            assert_eq!(error.is_answered(), matches!(kind, BindErrorKind::Answered));
+        }
+        let denied = BindError::unix(&here, &io(ErrorKind::PermissionDenied)).to_string();
+        assert!(denied.starts_with(&format!("cannot listen on unix:{}: {at} can't be written to: ", here.display())), "{denied}");
+        assert!(denied.contains("\n  hint: give this process's user the right to write there, or choose"), "{denied}");
+    }
+}

@@ -90,3 +90,32 @@ impl fmt::Display for BodyCut {
 }
 
 impl std::error::Error for BodyCut {}
+
+/// For tests of those who read bodies.
+#[cfg(test)]
+mod played {
+    use std::{convert::Infallible, future::pending, sync::Mutex};
+
+    use http::{Request, Response};
+    use http_body_util::Empty;
+    use hyper::{server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::{io::DuplexStream, sync::oneshot};
+
+    use super::*;
+
+    impl RequestBody {
+        /// The body of the only request on this connection, which is never answered.
+        pub(crate) async fn of_request_on(connection: DuplexStream) -> Self {
+            let (give, given) = oneshot::channel();
+            let give = Mutex::new(Some(give));
+            let service = service_fn(move |request: Request<Incoming>| {
+                let give = give.lock().unwrap().take().expect("a second request");
+                let _ = give.send(request.into_body());
+                pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+            });
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(connection), service));
+            Self { incoming: given.await.unwrap(), unread: None }
+        }
+    }
+}

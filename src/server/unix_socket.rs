@@ -348,9 +348,24 @@ fn id_of(found: &Stat) -> FileId {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
+    use std::{
+        fs::Permissions,
+        os::unix::{fs::PermissionsExt, net::UnixStream},
+    };
 
     use super::*;
+
+    #[test]
+    fn a_directory_is_open_where_others_may_write_and_sticky_where_they_can_not_remove_what_is_not_theirs() {
+        use DirectoryAccess::{Closed, Open, Sticky};
+        let directory = tempfile::tempdir().unwrap();
+        for (mode, expected) in
+            [(0o700, Closed), (0o775, Closed), (0o1775, Closed), (0o1777, Sticky), (0o1702, Sticky), (0o777, Open), (0o702, Open)]
+        {
+            fs::set_permissions(directory.path(), Permissions::from_mode(mode)).unwrap();
+            assert_eq!(DirectoryAccess::of(&directory.path().join("socket")).unwrap(), expected, "{mode:o}");
+        }
+    }
 
     fn access() -> SocketAccess {
         SocketAccess::new(0o600, None).unwrap()

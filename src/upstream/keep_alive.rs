@@ -316,6 +316,30 @@ mod tests {
     }
 
     #[test]
+    fn two_closings_after_nearly_the_same_time_are_one_that_is_forgotten_as_one() {
+        let known = KeepAlive::default();
+        known.closed_after(seconds(20));
+        known.closed_after(seconds(18));
+        assert_eq!(known.safe_idle(), Duration::from_millis(14_400));
+        known.survived(seconds(24));
+        assert_eq!(known.safe_idle(), Duration::from_millis(19_200));
+    }
+
+    #[test]
+    fn of_many_addresses_the_last_eight_are_known() {
+        let known = KeepAlive::default();
+        let address = |number: u8| IpAddr::from([192, 0, 2, number]);
+        for number in 1..=9 {
+            known.connected_to(address(number));
+        }
+        for (number, is_known) in [(2, true), (9, true), (1, false)] {
+            known.survived(seconds(40));
+            known.connected_to(address(number));
+            assert_eq!(known.safe_idle(), if is_known { seconds(32) } else { seconds(4) }, "{number}");
+        }
+    }
+
+    #[test]
     fn a_new_address_forgets_what_is_known_and_a_known_one_does_not() {
         let known = KeepAlive::default();
         let [first, second] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);

@@ -120,4 +120,26 @@ mod tests {
         assert_eq!(cause(b"H").await, Cause::BrokenOff);
         assert_eq!(cause(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: web").await, Cause::BrokenOff);
     }
+
+    #[test]
+    fn only_a_switch_to_a_websocket_agrees_to_one() {
+        for (fields, agrees) in [
+            (&[("upgrade", "websocket"), ("connection", "Upgrade")][..], true),
+            (&[("upgrade", "WebSocket"), ("connection", "keep-alive, upgrade")], true),
+            (&[("upgrade", "websocket"), ("connection", "keep-alive"), ("connection", " UPGRADE ")], true),
+            (&[("upgrade", "websocket"), ("connection", "keep-alive")], false),
+            (&[("upgrade", "websocket")], false),
+            (&[("connection", "upgrade")], false),
+            (&[("upgrade", "h2c"), ("connection", "upgrade")], false),
+            (&[("upgrade", "websocket, h2c"), ("connection", "upgrade")], false),
+            (&[("upgrade", "websocket"), ("upgrade", "websocket"), ("connection", "upgrade")], false),
+            (&[], false),
+        ] {
+            let mut response = Response::new(());
+            for (name, value) in fields {
+                response.headers_mut().append(*name, value.parse().unwrap());
+            }
+            assert_eq!(agrees_to_websocket(&response), agrees, "{fields:?}");
+        }
+    }
 }

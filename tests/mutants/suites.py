@@ -29,7 +29,9 @@ class Suite:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("CAREPORTALS", "RUST"))}
         # A random case that fails is not kept, and need not be made smaller.
         proptest = {"PROPTEST_DISABLE_FAILURE_PERSISTENCE": "true", "PROPTEST_MAX_SHRINK_ITERS": "0"}
-        self.environment = kept | proptest | {"CARGO_MANIFEST_DIR": str(directory), "RUST_BACKTRACE": "0"}
+        # More seeds would take minutes for each mutant.
+        simulation = {"SIDECAR_SIM_SEEDS": "4"}
+        self.environment = kept | proptest | simulation | {"CARGO_MANIFEST_DIR": str(directory), "RUST_BACKTRACE": "0"}
         self.took, self.reached, self.tests_of = {}, {}, {}
 
     def learn(self, jobs):
@@ -56,10 +58,7 @@ class Suite:
 
     def judge(self, number, module, most):
         """Whether a test fails with the mutant in effect, and which. `most` tests that reach it are tried, the most specific first."""
-        tests = sorted(self.tests_of.get(number, []), key=lambda name: (not name.startswith(f"{module}::"), len(self.reached[name]), self.took[name]))
-        tests, size = tests[:most], 8
-        while tests:
-            batch, tests, size = tests[:size], tests[size:], size * 4
+        for batch in self.batches(sorted(self.tests_of.get(number, []), key=lambda name: self.distance(name, module))[:most]):
             outcome, test = self.run(batch, 20 + 5 * sum(self.took[name] for name in batch), {"SIDECAR_MUTANT": str(number)})
             # An end-to-end test may fail by itself on a busy machine.
             if outcome == FAILED and self.threads > 1 and test in self.took:
@@ -67,6 +66,21 @@ class Suite:
             if outcome != PASSED:
                 return outcome, test
         return PASSED, None
+
+    def distance(self, name, module):
+        """Tests that take long come last; before them the most specific ones first."""
+        return (self.took[name] > 5, not name.startswith(f"{module}::"), len(self.reached[name]), self.took[name])
+
+    def batches(self, tests):
+        """A program runs its tests in an order of its own, so each batch takes little longer than all before it."""
+        batch, limit = [], 1
+        for name in tests:
+            if batch and sum(self.took[other] for other in [*batch, name]) > limit:
+                yield batch
+                batch, limit = [], limit * 2
+            batch.append(name)
+        if batch:
+            yield batch
 
     def run(self, tests, seconds, variables):
         """Runs tests until one fails: the outcome, and the test that failed or took too long."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-TOOL = HERE / "target" / "release" / "careportals-sidecar-mutants"
 # The compiler knows some mutants for what they are.
 ALLOWED = "#![allow(warnings, arithmetic_overflow, unconditional_panic)]\n"
 MARK = re.compile(rb"/\*\[([0-9,]+)\*/|/\*\]\*/")
@@ -31,25 +30,36 @@ class Tree:
         self.path = Path(path)
         self.mutants = mutants
         self.left_out = {str(number) for number in range(len(mutants))} - {str(number) for number in wanted}
-        self.environment = dict(os.environ, RUSTFLAGS="-Awarnings", SIDECAR_COMMIT="mutants")
+        # What the compiler refused when it last built here it would refuse again, as long as it stands at the same place.
+        self.refused_before = self.path / "refused.json"
+        if self.refused_before.exists():
+            numbers = {mutant["name"]: str(number) for number, mutant in enumerate(mutants)}
+            self.left_out |= {numbers.get(name, name) for name in json.loads(self.refused_before.read_text())}
+        self.environment = dict(os.environ, SIDECAR_COMMIT="mutants", CARGO_INCREMENTAL="0")
         self.list = self.path / "mutants.json"
 
-    def build(self):
-        """Builds the tests with all mutants in them. Returns the test programs by name, and the mutants that are not in."""
-        subprocess.run(["cargo", "build", "--release", "--locked"], cwd=HERE, check=True)
+    def build(self, targets):
+        """Builds the tests of these targets with all mutants in them. Returns the programs in that order, and the mutants that are not in."""
+        tool = ["cargo", "build", "--release", "--locked", "--message-format=json"]
+        [self.tool] = programs(subprocess.run(tool, cwd=HERE, check=True, stdout=subprocess.PIPE, text=True)).values()
         while True:
             unplaced = self.rewrite()
             refused = self.refused()
             if not refused:
                 break
             self.left_out |= refused
-        programs = self.cargo("test", "--no-run", "--lib", "--bins", "--test", "it", "--test", "fuzz")
-        programs.check_returncode()
-        tests = {}
-        for message in messages(programs):
-            if message["reason"] == "compiler-artifact" and message.get("executable") and message["profile"]["test"]:
-                tests["unit" if message["target"]["kind"] == ["lib"] else message["target"]["name"]] = message["executable"]
-        return tests, unplaced | {int(entry) for entry in self.left_out if entry.isdigit()}
+            self.remember(refused)
+        # Tests of the whole program start the program itself.
+        wanted = [word for target in targets for word in (["--lib"] if target == "lib" else ["--bins", "--test", target])]
+        built = self.cargo("test", "--no-run", *wanted)
+        built.check_returncode()
+        built = programs(built)
+        return [built[target] for target in targets], unplaced | {int(entry) for entry in self.left_out if entry.isdigit()}
+
+    def remember(self, refused):
+        before = json.loads(self.refused_before.read_text()) if self.refused_before.exists() else []
+        names = [self.mutants[int(entry)]["name"] if entry.isdigit() else entry for entry in sorted(refused)]
+        self.refused_before.write_text(json.dumps(before + names, indent=1))
 
     def rewrite(self):
         """Copies the sources and builds the mutants into them. Returns those that have no place."""
@@ -62,14 +72,14 @@ class Tree:
         self.list.write_text(json.dumps(self.mutants))
         left_out = self.path / "left-out"
         left_out.write_text("\n".join(sorted(self.left_out)))
-        told = subprocess.run([TOOL, self.list, self.path, left_out], check=True, capture_output=True, text=True).stdout
+        told = subprocess.run([self.tool, self.list, self.path, left_out], check=True, capture_output=True, text=True).stdout
         shutil.copyfile(HERE / "mutated.rs", self.path / "src" / "mutated.rs")
         self.edit("src/lib.rs", "pub mod account;", ALLOWED + "pub mod account;\npub mod mutated;")
         # Daemons of end-to-end tests have no variables but those that a test gives them.
         passed = 'std::env::vars().filter(|(name, _)| name.starts_with("SIDECAR_MUTANT"))'
         self.edit("tests/it/harness/setup.rs", ".env_clear()", f".env_clear().envs({passed})")
         manifest = self.path / "Cargo.toml"
-        manifest.write_text(manifest.read_text() + '\n[profile.dev]\ndebug = 0\nopt-level = 1\nincremental = false\n')
+        manifest.write_text(manifest.read_text() + "\n[profile.dev.package.careportals-sidecar]\ndebug = 0\nopt-level = 1\n")
         return {int(line.split()[0]) for line in told.splitlines()}
 
     def edit(self, name, before, after):
@@ -125,6 +135,13 @@ class Tree:
                             return [arm.group(1).decode()]
                 span = (span.get("expansion") or {}).get("span")
         return []
+
+
+def programs(ran):
+    """The programs that a run of cargo built, by target; of a target that has tests, the tests."""
+    built = [message for message in messages(ran) if message["reason"] == "compiler-artifact" and message.get("executable")]
+    built.sort(key=lambda message: message["profile"]["test"])
+    return {"lib" if message["target"]["kind"] == ["lib"] else message["target"]["name"]: message["executable"] for message in built}
 
 
 def messages(ran):

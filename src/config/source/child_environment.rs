@@ -123,6 +123,12 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_of_other_text_of_an_account_is_not_secret() {
+        let file = "[accounts.default]\norganization = \"acme-clinics\"\nusername = \"jane@acme.example\"\n";
+        assert_eq!(secret(&[("TENANT", "acme-clinics"), ("EMAIL", "jane@acme.example")], file), Vec::<String>::new());
+    }
+
+    #[test]
     fn a_copy_of_a_password_under_another_name_is_secret_unless_it_may_be_chance() {
         let file = "[accounts.default]\npassword = \"correct horse\"\n";
         assert_eq!(secret(&[("COPY", "correct horse"), ("PART", "correct"), ("LEVEL", "1")], file), ["COPY"]);

@@ -193,13 +193,17 @@ mod tests {
 
     #[test]
     fn a_slip_of_the_finger_finds_the_name_and_nonsense_finds_none() {
-        let known = ["listen", "upstream", "login_url", "log"];
+        let known = ["listen", "upstream", "login_url", "log", "login_extra"];
         for (written, expected) in [
             ("listne", Some("listen")),
             ("Listen", Some("listen")),
             ("login-url", Some("login_url")),
             ("upstrem", Some("upstream")),
             ("lgo", Some("log")),
+            // A third of six and of eight letters, and more than a third of the five behind `login_`.
+            ("lsitne", Some("listen")),
+            ("uptsraem", Some("upstream")),
+            ("login_xetar", None),
             ("log_level", Some("log")),
             ("url", Some("upstream")),
             ("curl", None),
@@ -222,5 +226,12 @@ mod tests {
     #[test]
     fn what_a_terminal_might_obey_is_escaped() {
         assert_eq!(shown("a\u{1b}[2Jb\n"), "`a\\u{1b}[2Jb\\n`");
+    }
+
+    #[test]
+    fn a_value_is_cut_where_it_is_longer_than_a_message_repeats() {
+        for (length, cut) in [(59, ""), (60, ""), (61, "…"), (62, "…")] {
+            assert_eq!(shown(&"é".repeat(length)), format!("`{}{cut}`", "é".repeat(length.min(60))));
+        }
     }
 }

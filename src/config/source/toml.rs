@@ -110,3 +110,23 @@ pub(super) fn mismatch(expected: &str, found: &Value) -> Diagnostic {
     };
     Diagnostic::new(format!("expected {expected}, found {found}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_source_that_is_written_wrong_a_command_stays_hidden() {
+        for (written, shown) in [
+            (json!({ "command": "op canary" }), json!(REDACTED)),
+            (json!({ "command": ["op", "canary"] }), json!({ "command": ["op", REDACTED] })),
+            (json!({ "command": ["op"] }), json!({ "command": ["op"] })),
+            (json!({ "file": ["/a", "/b"] }), json!({ "file": ["/a", "/b"] })),
+            (json!({ "env": "NAME" }), json!({ "env": "NAME" })),
+            (json!({}), json!(REDACTED)),
+            (json!(7), json!(REDACTED)),
+        ] {
+            assert_eq!(redacted(Form::Source, &written), shown, "{written}");
+        }
+    }
+}

@@ -6,8 +6,8 @@ use std::{
 };
 
 use syn::{
-    Arm, BinOp, Block, Expr, ExprBinary, ExprUnary, GenericArgument, ImplItemFn, ItemFn, PathArguments, ReturnType, Signature,
-    TraitItemFn, Type, TypeParamBound, spanned::Spanned, visit::Visit,
+    Arm, Attribute, BinOp, Block, Expr, ExprBinary, ExprUnary, GenericArgument, ImplItemFn, ItemFn, ItemImpl, Meta,
+    PathArguments, ReturnType, Signature, TraitItemFn, Type, TypeParamBound, spanned::Spanned, visit::Visit,
 };
 
 use crate::Mutant;
@@ -135,12 +135,24 @@ impl Sites<'_> {
 }
 
 impl<'ast> Visit<'ast> for Sites<'_> {
+    fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
+        if !is_for_another_system(&item.attrs) {
+            syn::visit::visit_item_impl(self, item);
+        }
+    }
+
     fn visit_item_fn(&mut self, item: &'ast ItemFn) {
+        if is_for_another_system(&item.attrs) {
+            return;
+        }
         self.function(&item.sig, &item.block);
         syn::visit::visit_item_fn(self, item);
     }
 
     fn visit_impl_item_fn(&mut self, item: &'ast ImplItemFn) {
+        if is_for_another_system(&item.attrs) {
+            return;
+        }
         self.function(&item.sig, &item.block);
         syn::visit::visit_impl_item_fn(self, item);
     }
@@ -205,6 +217,17 @@ fn item_of(output: &ReturnType) -> Option<Range<usize>> {
     arguments.args.iter().find_map(|argument| match argument {
         GenericArgument::AssocType(item) if item.ident == "Item" => Some(item.ty.span().byte_range()),
         _ => None,
+    })
+}
+
+/// Whether an item is left out on Linux, where this runs: no test could see its mutants.
+fn is_for_another_system(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| match &attribute.meta {
+        Meta::List(list) if list.path.is_ident("cfg") => {
+            let condition = list.tokens.to_string();
+            condition.starts_with("not") && condition.contains("target_os = \"linux\"")
+        }
+        _ => false,
     })
 }
 

@@ -28,6 +28,26 @@ fn the_flag_wins_over_the_variable() {
 }
 
 #[test]
+fn a_reload_reads_the_settings_file_and_the_systems_roots_again() {
+    let named = input(&[("CAREPORTALS_CONFIG", "/a.toml"), ("SSL_CERT_FILE", "/roots.pem"), ("SSL_CERT_DIR", "/roots:/more")]);
+    let paths =
+        |paths: &mut dyn Iterator<Item = PathBuf>| paths.map(|path| path.to_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(paths(&mut named.files()), ["/a.toml", "/roots.pem"]);
+    assert_eq!(paths(&mut named.directories()), ["/roots", "/more"]);
+    let by_flag = Input { config_flag: Some("/b.toml".into()), ..named };
+    assert_eq!(paths(&mut by_flag.files()), ["/b.toml", "/roots.pem"]);
+    let unnamed = input(&[]);
+    assert_eq!(paths(&mut unnamed.files()), ["/nonexistent/config.toml"]);
+    assert_eq!(paths(&mut unnamed.directories()), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_missing_belongs_into_the_file_though_variables_set_other_things() {
+    let loaded = load_both("log = \"debug\"\n", &[("CAREPORTALS_LOG_FORMAT", "json")]);
+    assert!(faults(&loaded)[0].starts_with("config.toml: accounts.default.organization: is missing"), "{:?}", faults(&loaded));
+}
+
+#[test]
 fn the_contracts_own_example_is_read() {
     let text = r#"
 [accounts.crm]

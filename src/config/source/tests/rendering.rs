@@ -87,11 +87,27 @@ fn origins_stand_below_each_other_and_what_has_no_key_stands_apart() {
         .filter(|(shown, _)| (1..=60).contains(shown))
         .map(|(_, column)| column)
         .collect();
-    assert!(columns.len() > 9 && columns.iter().all(|column| *column == columns[0]), "{printed}");
+    assert!(columns.len() > 9 && columns.iter().all(|column| *column == columns[0] && *column <= 60), "{printed}");
     let apart = printed.split("\n[environment]\n").nth(1).unwrap_or_else(|| panic!("{printed}"));
     assert!(apart.starts_with("NO_PROXY = \"*\" "), "{printed}");
     assert!(!printed.contains("see `check`"), "{printed}");
     assert!(effective(&global_with("drain_delay = 1")).ends_with("\n# 1 fault; see `check`\n"));
+}
+
+#[test]
+fn where_a_preset_logs_in_stands_behind_what_is_written_of_the_account() {
+    let printed = effective(&load_text(&format!("{ACCOUNT}[apis.default]\n")));
+    let account = printed.split("\n[accounts.default]\n").nth(1).and_then(|rest| rest.split("\n\n[").next()).unwrap();
+    assert!(account.lines().last().unwrap().starts_with("login_url = "), "{account}");
+}
+
+#[test]
+fn debug_output_names_variables_and_sources_without_what_they_hold() {
+    let variables = with_account(&[("CAREPORTALS__ACCOUNTS__DEFAULT__LOGIN_EXTRA", "{ scope = \"canary\" }")]);
+    let environment = format!("{:?}", input(&variables).environment);
+    assert!(environment.contains("\"CAREPORTALS_USERNAME_FILE\"") && !environment.contains("acme"), "{environment}");
+    let login = format!("{:?}", only_login(&sound(load_variables(&variables))));
+    assert!(login.contains("/patient/auth") && login.contains("\"/u\"") && !login.contains("canary"), "{login}");
 }
 
 #[test]
@@ -155,5 +171,10 @@ fn the_schema_knows_every_key_and_its_default() {
         assert!(says_what_it_takes, "{}: {property}", key.name);
     }
     assert_eq!(schema["properties"]["drain_timeout"]["default"], "25s");
+    for (index, member, kind) in [(1, "file", "string"), (2, "env", "string"), (3, "command", "array")] {
+        let source = &schema["$defs"]["source"]["oneOf"][index];
+        assert_eq!(source["properties"][member]["type"], kind);
+        assert_eq!((&source["required"][0], &source["additionalProperties"]), (&member.into(), &false.into()));
+    }
     assert_eq!(schema["additionalProperties"], false);
 }

@@ -181,6 +181,17 @@ fn any_key_is_reachable_by_its_path() {
 }
 
 #[test]
+fn a_files_name_is_text_whatever_it_looks_like() {
+    let variables = [
+        ("CAREPORTALS_ORGANIZATION", "x"),
+        ("CAREPORTALS_USERNAME_FILE", "/u"),
+        ("CAREPORTALS__ACCOUNTS__DEFAULT__PASSWORD__FILE", "[1]"),
+    ];
+    let config = sound(load_variables(&variables));
+    assert!(matches!(&only_login(&config).password, Source::File(path) if path.as_os_str() == "[1]"));
+}
+
+#[test]
 fn a_path_variable_may_name_an_api_that_the_file_does_not() {
     let config = sound(load_both(
         "[accounts.crm]\norganization = \"acme\"\nusername = { file = \"/u\" }\npassword = { file = \"/p\" }\n",

@@ -270,7 +270,9 @@ async fn a_server_that_asks_for_http1_is_offered_nothing_else_for_ten_minutes() 
     let pool = Http2Pool::new(HOUR, KeepAlive::default());
     let first = connecting(pool.checkout(Reuse::Any));
     let wakeup = waiting(pool.checkout(Reuse::Any));
+    assert!(!pool.is_http1() && pool.may_speak_http2());
     pool.requires_http1();
+    assert!(pool.is_http1() && !pool.may_speak_http2());
     assert_eq!(told(wakeup).await, "try again");
     drop(first);
     for reuse in [Reuse::Any, Reuse::OpenedAfter(clock::instant()), Reuse::Safe] {
@@ -280,6 +282,25 @@ async fn a_server_that_asks_for_http1_is_offered_nothing_else_for_ten_minutes() 
     assert!(matches!(pool.checkout(Reuse::Any), Checkout::ConnectHttp1));
     tokio::time::advance(Duration::from_secs(1)).await;
     assert!(matches!(pool.checkout(Reuse::Any), Checkout::ConnectAlone), "it may have changed");
+    assert!(pool.is_http1() && pool.may_speak_http2());
+}
+
+#[tokio::test]
+async fn a_connection_is_opened_ahead_only_where_none_is_there_for_long_enough_or_on_its_way() {
+    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(HOUR, KeepAlive::default()));
+    let soon = Duration::from_secs(10);
+    assert!(!pool.is_ready(soon));
+    let pending = pool.open_ahead(soon).expect("none is there");
+    assert!(pool.is_ready(soon) && pool.open_ahead(soon).is_none(), "one is on its way");
+    drop(pending);
+    let pending = pool.open_ahead(soon).expect("that one has failed");
+    let own = server.insert(&pool, pending).await;
+    assert_eq!(told(waiting(pool.checkout(Reuse::Any))).await, "stream");
+    drop(own);
+    assert!(pool.is_ready(soon) && pool.open_ahead(soon).is_none(), "it is there");
+    assert!(!pool.is_ready(HOUR) && pool.open_ahead(HOUR).is_some(), "it will be too old");
+    pool.retire();
+    assert!(pool.is_ready(soon), "no further one is wanted");
 }
 
 #[tokio::test]

@@ -28,6 +28,8 @@ use crate::{
     upstream::Cause,
 };
 
+mod scripted;
+
 const LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, lines: 100 };
 
 fn counts() -> Arc<ApiMetrics> {
@@ -128,6 +130,7 @@ async fn a_connection_that_idled_for_longer_than_a_request_allows_is_not_taken()
     assert_eq!(fixture.exchange(Reuse::Any).await, 1, "any will do");
     pass(Duration::from_millis(4001)).await;
     assert_eq!(fixture.exchange(Reuse::Safe).await, 2, "over 4 s");
+    assert_eq!(fixture.counts.connections(), (0, 2), "another request may take the first one yet");
 }
 
 #[tokio::test]
@@ -207,6 +210,32 @@ async fn a_connection_that_idled_for_longer_than_pool_idle_is_not_taken() {
     assert_eq!(fixture.exchange(Reuse::Any).await, 1);
     pass(Duration::from_millis(15_001)).await;
     assert_eq!(fixture.exchange(Reuse::Any).await, 2);
+}
+
+#[tokio::test]
+async fn a_sweep_closes_what_idled_for_longer_than_pool_idle_and_what_is_too_old() {
+    let lifetimes = |idle, max_age| Lifetimes { idle: Duration::from_secs(idle), max_age: Duration::from_secs(max_age) };
+    for (lifetimes, seconds, left) in [
+        (lifetimes(15, 3600), 14, 1),
+        (lifetimes(15, 3600), 16, 0),
+        (lifetimes(3600, 100), 79, 1),
+        (lifetimes(3600, 100), 121, 0),
+    ] {
+        let fixture = Fixture::with(lifetimes).await;
+        fixture.exchange(Reuse::Any).await;
+        pass(Duration::from_secs(seconds)).await;
+        fixture.upstream.sweep(SystemClock.now().moment);
+        assert_eq!(fixture.counts.connections(), (0, left), "{lifetimes:?} {seconds}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_opened_ahead_where_idle_connections_are_kept_for_less_than_half_a_minute() {
+    let fixture = Fixture::keeping(Duration::from_secs(29)).await;
+    fixture.upstream.open_ahead();
+    fixture.exchange(Reuse::Safe).await;
+    fixture.idle(10).await;
+    assert_eq!(fixture.accepted(), 1);
 }
 
 #[tokio::test]

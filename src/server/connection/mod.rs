@@ -407,3 +407,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
         self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
+
+#[cfg(test)]
+mod tests;

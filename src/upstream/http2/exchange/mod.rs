@@ -274,3 +274,6 @@ impl Drop for Http2Body {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

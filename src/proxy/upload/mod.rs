@@ -355,3 +355,6 @@ impl Body for ToUpstream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

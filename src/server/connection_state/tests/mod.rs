@@ -1,9 +1,13 @@
+//! Which time-outs end a connection, and when it goes for another client. Files: `endings` (rest, drain, HTTP/2, client checks).
+
 use std::future::poll_fn;
 
 use tokio::time::timeout;
 
 use super::*;
 use crate::server::{ConnectionLimit, LINGER, SharedDescriptors};
+
+mod endings;
 
 const LIMITS: ConnectionLimits = ConnectionLimits {
     head_bytes: 8192,

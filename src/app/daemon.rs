@@ -26,6 +26,7 @@ use crate::{
     hardening::Sandbox,
     logging::LogControl,
     metrics::Metrics,
+    server::Drain,
     status::View,
     systemd::Reloads,
 };
@@ -136,7 +137,7 @@ impl Daemon {
 
     /// Drains: new requests are served for `drain_delay`, requests in flight have `drain_timeout` to finish, and then the
     /// workers stop.
-    pub(super) async fn drain(mut self, begun: &watch::Sender<bool>, mut commands: CommandReceiver) {
+    pub(super) async fn drain(mut self, drain: &Drain, mut commands: CommandReceiver) {
         let (delay, limit) = (self.snapshot.config.reloadable.drain_delay, self.snapshot.config.reloadable.drain_timeout);
         if !delay.is_zero() {
             info!(seconds = delay.as_secs(), "stopping: new requests are still served for the drain delay");
@@ -145,7 +146,7 @@ impl Daemon {
         info!(seconds = limit.as_secs(), "draining");
         // The workers hold the last descriptors of the listening sockets now, and close them once the queues are empty.
         self.listeners.clear();
-        begun.send_replace(true);
+        drain.begin();
         let mut finished = self.workers.finished();
         let drained = timeout(limit, finished.recv());
         if self.run_commands_until(drained, &mut commands).await.is_err() {

@@ -35,7 +35,7 @@ use crate::{
     metrics::Metrics,
     proxy,
     resources::{require_descriptors, require_threads},
-    server::SharedDescriptors,
+    server::{Drain, SharedDescriptors},
     status::{ApiStates, Phase, StatusReader, View},
     systemd::{Reloads, Systemd},
     telemetry,
@@ -212,10 +212,11 @@ impl App {
         senders: Commands,
         mut commands: CommandReceiver,
     ) -> Result<(), StartError> {
-        let (begun, drain) = watch::channel(false);
+        let (drain, _) = Drain::new();
         let accounts = accounts::start(&self.config, &self.tls, &clock, &self.metrics)?;
         let status = self.status_reader(&clock, access.clone());
-        let factory = WorkerFactory { clock: Arc::clone(&clock), access, drain, metrics: Arc::clone(&self.metrics) };
+        let factory =
+            WorkerFactory { clock: Arc::clone(&clock), access, drain: drain.clone(), metrics: Arc::clone(&self.metrics) };
         let mut workers = factory.start(self::workers(&self.config), &host)?;
         let admin = AdminTasks::start(&mut self, &workers, status, &senders);
         let Self {
@@ -257,7 +258,7 @@ impl App {
         daemon.run_commands(&mut commands).await;
         phase.send_replace(Phase::Draining);
         let snapshot = Arc::clone(&daemon.snapshot);
-        daemon.drain(&begun, commands).await;
+        daemon.drain(&drain, commands).await;
         end(&snapshot.accounts, &phase, admin).await;
         Ok(())
     }

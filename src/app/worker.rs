@@ -2,11 +2,11 @@
 //!
 //! Workers share the published bearers, atomic counts and the listening sockets; a request never leaves its worker.
 
-use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
+use std::{io, num::NonZeroUsize, pin::pin, sync::Arc, thread, time::Duration};
 
 use http::HeaderValue;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 use tracing::error;
@@ -86,7 +86,8 @@ impl WorkerHost for OwnThreads {
 pub(super) struct WorkerFactory {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) access: AccessLog,
-    pub(super) drain: watch::Receiver<bool>,
+    /// The daemon's drain. Each worker has one of its own, which begins with it.
+    pub(super) drain: Drain,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -121,7 +122,7 @@ impl WorkerFactory {
         tokio::spawn(async move { ticking.run().await });
         let unclaimed = self.metrics.api("").meter(number);
         let worker = Arc::new(Worker::new(deadlines.clone(), Arc::clone(&self.clock), self.access.worker(), unclaimed));
-        let mut begun = self.drain.clone();
+        let mut begun = pin!(self.drain.begun());
         let (drain, mut gone) = Drain::new();
         let mut state = Some(WorkerState::new(number, Arc::clone(&worker), deadlines, drain));
         let mut apis: Vec<Arc<Api>> = Vec::new();
@@ -133,8 +134,8 @@ impl WorkerFactory {
                 biased;
                 _ = gone.recv() => break,
                 () = responder.answer() => {}
-                // The state holds the drain open. The drain begins, too, when nobody is left to begin it.
-                _ = begun.wait_for(|begun| *begun), if state.is_some() => if let Some(state) = state.take() {
+                // The state holds the worker's drain open.
+                () = &mut begun, if state.is_some() => if let Some(state) = state.take() {
                     state.drain.begin();
                 },
                 command = commands.recv() => match command {

@@ -182,8 +182,9 @@ pub(super) fn lose_credentials(world: &Arc<World>, time: Duration) {
             world.state(|state| state.password = password);
             notice(&world);
         } else {
-            // It may be noticed as no change.
+            // It may be noticed as no change. A token that came meanwhile may have gone.
             world.put(name, &world.state(|state| state.organization.clone()));
+            world.ledger(|ledger, _| ledger.organization_lost());
         }
         world.ledger(Ledger::causes_log_in);
     });

@@ -192,11 +192,15 @@ impl Ledger {
     /// The answer with that token was written whole.
     pub(super) fn gave(&mut self, name: &str, at: Duration) {
         // An answer that may have waited through a suspend may be taken for older than it is.
-        if self.suspended.is_some_and(|suspended| at < suspended + LOG_IN_TIMEOUT) {
-            return;
-        }
-        if let Some(token) = self.tokens.get_mut(name) {
-            token.answered = Some(at);
+        let counts = self.suspended.is_none_or(|suspended| at >= suspended + LOG_IN_TIMEOUT);
+        let Some(account) = self.tokens.get(name).map(|token| account_of(&token.organization)) else { return };
+        for (known, token) in &mut self.tokens {
+            if known == name {
+                token.answered = counts.then_some(at);
+            } else if account_of(&token.organization) == account {
+                // The new one takes its place.
+                token.answered = None;
+            }
         }
     }
 

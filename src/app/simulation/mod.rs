@@ -112,8 +112,8 @@ async fn simulate(world: &Arc<World>) {
         for client in clients {
             client.await.unwrap();
         }
-        // The daemon hears that the last one has hung up.
-        sleep(Duration::from_secs(2)).await;
+        // The daemon hears that the last one has hung up. An answer of its own may have waited its turn for five seconds.
+        sleep(Duration::from_secs(7)).await;
         inspector::nothing_is_held(world, &daemon);
     }
     inspecting.abort();

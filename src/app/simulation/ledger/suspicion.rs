@@ -62,7 +62,9 @@ impl Ledger {
         let Some(token) = self.tokens.get(name) else { return };
         let (number, index) = (token.number, account_of(&token.organization));
         let is_newest = self.tokens.values().all(|other| account_of(&other.organization) != index || other.number <= number);
-        let age = token.answered.map(|answered| at.saturating_sub(answered));
+        // The daemon goes by the answer's head, which may have come long before its end, but after the call began.
+        let begun = self.calls.get(&call).map_or(Duration::ZERO, |call| call.begun);
+        let age = token.answered.map(|answered| begun.saturating_sub(answered));
         let counts = age.is_some_and(|age| age > floor + READ) && token.withdrawn.is_none();
         let waits = self.calls.get(&call).is_some_and(|call| call.ended.is_none());
         let account = &mut self.suspicion.0[index];

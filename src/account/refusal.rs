@@ -35,6 +35,10 @@ struct RefusedRow {
 impl RefusalRecord {
     /// A request got a 401 with that token.
     pub(super) fn refused(&self, generation: Generation, now: Moment) {
+        // A path that always answers 401 takes no lock for what is known.
+        if self.generation.load(Ordering::Relaxed) >= generation.0 {
+            return;
+        }
         let mut row = self.lock();
         // An answer to an older token, which comes late, says nothing of the present one.
         if row.is_none_or(|row| row.latest.generation < generation) {

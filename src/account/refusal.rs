@@ -22,6 +22,8 @@ pub(super) struct RefusedToken {
 pub(super) struct RefusalRecord {
     /// The refused generation; zero, which no log-in has, when there is none. It is written under the lock.
     generation: AtomicU64,
+    /// When the latest 401 came.
+    latest_nanos: AtomicU64,
     row: Mutex<Option<RefusedRow>>,
 }
 
@@ -35,6 +37,7 @@ struct RefusedRow {
 impl RefusalRecord {
     /// A request got a 401 with that token.
     pub(super) fn refused(&self, generation: Generation, now: Moment) {
+        self.latest_nanos.store(now.as_nanos(), Ordering::Relaxed);
         // A path that always answers 401 takes no lock for what is known.
         if self.generation.load(Ordering::Relaxed) >= generation.0 {
             return;
@@ -67,9 +70,10 @@ impl RefusalRecord {
         self.lock().map(|row| row.latest)
     }
 
-    /// Since when upstream has answered with 401s and nothing else, whichever token it was.
-    pub(super) fn row_since(&self) -> Option<Moment> {
-        self.lock().map(|row| row.since)
+    /// The first and the latest of the 401s since upstream answered with anything else, whichever token they were for.
+    pub(super) fn row(&self) -> Option<(Moment, Moment)> {
+        let since = self.lock().map(|row| row.since)?;
+        Some((since, Moment::from_nanos(self.latest_nanos.load(Ordering::Relaxed))))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<RefusedRow>> {
@@ -103,12 +107,13 @@ mod tests {
         record.refused(first, at(9));
         let refused = Some(RefusedToken { generation: second, since: at(8) });
         assert_eq!(record.current(), refused, "a late answer to an old token");
-        assert_eq!(record.row_since(), Some(at(7)), "of the first token in the row");
+        assert_eq!(record.row(), Some((at(7), at(9))), "of the first token in the row");
         record.answered(first);
         assert_eq!(record.current(), refused, "another late answer to an old token");
         record.answered(Generation(3));
         assert_eq!(record.current(), None, "a newer token is good, and another row begins with the next 401");
         record.refused(Generation(4), at(10));
-        assert_eq!(record.row_since(), Some(at(10)));
+        record.refused(Generation(4), at(12));
+        assert_eq!(record.row(), Some((at(10), at(12))));
     }
 }

@@ -39,8 +39,8 @@ pub struct AccountSnapshot {
     /// When the next log-in or reading of the sources starts by itself.
     pub(super) due_at: Option<Moment>,
     pub(super) history: LoginHistory,
-    /// Since when upstream has answered with 401s and nothing else. Only who asks now has it: it wakes nobody.
-    pub(super) refused_since: Option<Moment>,
+    /// The first and the latest of the 401s since upstream answered with anything else. Only who asks now has it: it wakes nobody.
+    pub(super) refusals: Option<(Moment, Moment)>,
 }
 
 /// What the account is doing.
@@ -175,7 +175,7 @@ pub enum Why {
 impl AccountSnapshot {
     /// A snapshot before the first log-in or reading.
     pub(super) fn new(standing: Standing) -> Self {
-        Self { standing, token: None, probation: None, due_at: None, history: LoginHistory::default(), refused_since: None }
+        Self { standing, token: None, probation: None, due_at: None, history: LoginHistory::default(), refusals: None }
     }
 
     /// What `session` shows. It must have stepped now, so that it holds no expired token.
@@ -193,7 +193,7 @@ impl AccountSnapshot {
             probation: session.probation(),
             due_at: session.due_at(),
             history: history.clone(),
-            refused_since: None,
+            refusals: None,
         }
     }
 
@@ -299,7 +299,7 @@ impl AccountSnapshot {
     pub fn trouble(&self, now: Moment) -> Option<AccountTrouble> {
         let hangs = self.history.in_flight_since.is_some_and(|since| now.since(since) > HANGS_AFTER);
         if self.last_error().is_none() && !hangs {
-            return self.is_refused(now).then_some(AccountTrouble::TokenRefused);
+            return self.is_refused().then_some(AccountTrouble::TokenRefused);
         }
         let left = |token: HeldToken| token.usable_until.since(now);
         let ends_soon = |token: HeldToken| left(token) < ENDS_WITHIN_MAX.min(token.life / 10);
@@ -310,8 +310,9 @@ impl AccountSnapshot {
         })
     }
 
-    fn is_refused(&self, now: Moment) -> bool {
-        let lasts = self.refused_since.is_some_and(|since| now.since(since) > REFUSES_AFTER);
+    /// One 401 alone tells nothing of the next request.
+    fn is_refused(&self) -> bool {
+        let lasts = self.refusals.is_some_and(|(first, latest)| latest.since(first) > REFUSES_AFTER);
         lasts && matches!(self.standing, Standing::Session(name) if name != StateName::LoggedOut)
     }
 
@@ -322,7 +323,7 @@ impl AccountSnapshot {
             return self.history.logged_out_at;
         }
         match self.trouble(now.moment)? {
-            AccountTrouble::TokenRefused => self.refused_since.map(|since| now.wall_at(since)),
+            AccountTrouble::TokenRefused => self.refusals.map(|(first, _)| now.wall_at(first)),
             _ => self.history.failing_since.or_else(|| self.login_began_at(now)),
         }
     }
@@ -586,22 +587,27 @@ mod tests {
     #[test]
     fn tokens_that_are_refused_for_seconds_are_trouble_unless_the_account_has_another_one() {
         use StateName::*;
-        let of = |name, error| {
+        let of = |name, error, latest| {
             let history = LoginHistory { error, ..LoginHistory::default() };
-            AccountSnapshot { history, refused_since: Some(at(20)), ..snapshot(name, Some((2, Replacement::Never)), None) }
+            AccountSnapshot {
+                history,
+                refusals: Some((at(20), at(latest))),
+                ..snapshot(name, Some((2, Replacement::Never)), None)
+            }
         };
-        for (snapshot, now, expected) in [
-            (of(Ready, None), 25, None),
-            (of(Ready, None), 26, Some(AccountTrouble::TokenRefused)),
-            (of(Refreshing, None), 26, Some(AccountTrouble::TokenRefused)),
-            (of(Ready, Some(LoginError::TimedOut)), 26, Some(AccountTrouble::RenewalFailing)),
-            (of(LoggedOut, None), 26, None),
-            (AccountSnapshot { refused_since: None, ..of(Ready, None) }, 26, None),
+        for (snapshot, expected) in [
+            (of(Ready, None, 20), None),
+            (of(Ready, None, 25), None),
+            (of(Ready, None, 26), Some(AccountTrouble::TokenRefused)),
+            (of(Refreshing, None, 26), Some(AccountTrouble::TokenRefused)),
+            (of(Ready, Some(LoginError::TimedOut), 26), Some(AccountTrouble::RenewalFailing)),
+            (of(LoggedOut, None, 26), None),
+            (AccountSnapshot { refusals: None, ..of(Ready, None, 26) }, None),
         ] {
-            assert_eq!(snapshot.trouble(at(now)), expected, "{snapshot:?} at {now}");
+            assert_eq!(snapshot.trouble(at(50)), expected, "{snapshot:?}");
         }
         let now = Now { moment: at(26), wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1026) };
-        let refused = of(Ready, None);
+        let refused = of(Ready, None, 26);
         assert_eq!(refused.trouble_since(now), Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1020)));
         assert_eq!(refused.advice(at(26)), Some(REFUSED_ADVICE));
     }

@@ -345,7 +345,10 @@ fn an_account_whose_tokens_are_all_refused_is_not_said_to_work_until_one_is_take
     is_upstreams_401(&sidecar.get("/_sim/always-401"));
     assert!(trouble()["trouble"].is_null(), "one 401 may be over with the next answer");
     let began = now();
-    until("answers were 401s and nothing else for five seconds", || trouble()["trouble"] == "token_refused");
+    until("answers were 401s and nothing else for five seconds", || {
+        is_upstreams_401(&sidecar.get("/_sim/always-401"));
+        trouble()["trouble"] == "token_refused"
+    });
     assert!(began.elapsed() > Duration::from_secs(4));
     assert!(trouble()["since"].is_string() && trouble()["advice"].is_string(), "{}", trouble());
     assert_eq!(trouble()["usable"], true, "{}", trouble());

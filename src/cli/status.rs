@@ -115,7 +115,7 @@ fn trouble_in_words(account: &AccountDocument, fails: bool) -> Option<String> {
     }
     let trouble = account.trouble.as_deref()?;
     if trouble == "token_refused" {
-        return Some(format!("{name} logs in, but its tokens are refused{since}: requests get 401"));
+        return Some(format!("{name} logs in, but its tokens are refused{since}: requests get the refusal"));
     }
     let what = match (&account.state, fails) {
         (None, _) => "has no organization",
@@ -436,7 +436,7 @@ telemetry: http://127.0.0.1:2274/
             ),
             (
                 r#""state": "ready", "trouble": "token_refused""#,
-                "a logs in, but its tokens are refused since 11:59:54Z: requests get 401\n  look",
+                "a logs in, but its tokens are refused since 11:59:54Z: requests get the\n  refusal\n  look",
             ),
             (r#""state": "logged_out", "trouble": null"#, "a is logged out since 11:59:54Z\n  look"),
         ] {

@@ -97,7 +97,7 @@ function verdict(accounts, apis) {
     return say("bad", tab, `${some ? "Partly working" : "Not working"}: ${what}${apis.length > 1 ? ` by ${names(hit)}` : ""} (${hit[0].reason ?? hit[0].last_error}), since ${clock(moment(hit[0].since), moment(shown.now)).slice(0, -3)}.`.replace("errors by", "errors for"), hit[0].advice ?? "", book);
   }
   const refused = accounts.filter((each) => each.view.refused);
-  if (refused.length) return say("bad", "Refused", `${accounts.length > refused.length ? "Partly working" : "Not working"}: CarePortals answers 401 to every call of ${names(refused)}, since ${clock(moment(refused[0].since), moment(shown.now)).slice(0, -3)}.`, advised(refused[0]), refused[0].view.book);
+  if (refused.length) return say("bad", "Refused", `${accounts.length > refused.length ? "Partly working" : "Not working"}: CarePortals refuses the token with every answer to ${names(refused)}, since ${clock(moment(refused[0].since), moment(shown.now)).slice(0, -3)}.`, advised(refused[0]), refused[0].view.book);
   if (shaky.length) return say("warn", "Attention", `Working for now, but ${renewal(shaky)}.`, advised(shaky[0]), shaky[0].view.book);
   const busy = apis.filter((each) => each.state === "busy");
   if (busy.length) return say("warn", "Busy", `Working, but requests to ${names(busy)} are refused: too many at once.`, busy[0].advice ?? "", "Saturated");

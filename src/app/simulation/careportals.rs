@@ -128,16 +128,20 @@ async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head)
     let mood = world.moods(server).0;
     world.note(&format!("server {server}: a log-in for {:?}, {mood:?}", head.all("organization")));
     let organization = head.all("organization").first().cloned().unwrap_or_default();
-    world.ledger(|ledger, at| ledger.log_in(at, &organization));
+    let arrival = world.ledger(|ledger, at| ledger.log_in(at, &organization));
     let is_well = matches!(mood, Mood::Well) || matches!(mood, Mood::Slow(time) if time < Duration::from_secs(4));
     if !is_well {
         world.ledger(|ledger, at| ledger.trouble(at, account_of(&organization)));
     }
     sleep(world.log_in_time()).await;
+    let began = world.clock.elapsed();
     match mood {
         Mood::Slow(time) => sleep(time).await,
-        Mood::Silent | Mood::Garbage | Mood::Odd => {
-            return misbehave(world, wire, mood, "{\"message\":\"no token\"}", LOG_IN_LIMIT).await;
+        Mood::Silent | Mood::Garbage => return misbehave(world, wire, mood, "", LOG_IN_LIMIT).await,
+        Mood::Odd => {
+            misbehave(world, wire, mood, "{\"message\":\"no token\"}", LOG_IN_LIMIT).await?;
+            world.ledger(|ledger, at| ledger.failed_whole(at, began, arrival, None, None));
+            return Some(());
         }
         Mood::Status(status, _) if status < 500 => world.ledger(|ledger, at| ledger.reject(at, &organization)),
         _ => {}
@@ -147,7 +151,9 @@ async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head)
             ledger.trouble(at, account_of(&organization));
             ledger.reject(at, &organization);
         });
-        return answer(world, wire, 401, "", b"{\"message\":\"wrong\"}").await;
+        answer(world, wire, 401, "", b"{\"message\":\"wrong\"}").await?;
+        world.ledger(|ledger, at| ledger.failed_whole(at, began, arrival, Some(401), None));
+        return Some(());
     }
     let life = world.token_life();
     let expires = if mood == Mood::Stale { world.now() - 60.0 } else { world.now() + life };
@@ -169,15 +175,26 @@ async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head)
         _ => 0,
     };
     let body = format!("{{\"token\":\"{token}\",\"more\":\"{}\"}}", "x".repeat(padding));
+    let made = world.clock.elapsed();
     match mood {
-        Mood::Truncated | Mood::Stalled | Mood::Status(..) => return misbehave(world, wire, mood, &body, LOG_IN_LIMIT).await,
+        Mood::Truncated | Mood::Stalled => return misbehave(world, wire, mood, &body, LOG_IN_LIMIT).await,
+        Mood::Status(status, retry_after) => {
+            misbehave(world, wire, mood, &body, LOG_IN_LIMIT).await?;
+            world.ledger(|ledger, at| ledger.failed_whole(at, began, arrival, Some(status), retry_after));
+            return Some(());
+        }
         _ if padding > 0 && world.chance(0.5) => {
             answer_with(world, wire, 201, "transfer-encoding: chunked\r\n", &chunked(body.as_bytes())).await?;
         }
         _ => answer(world, wire, 201, "", body.as_bytes()).await?,
     }
-    if mood != Mood::Huge {
-        world.ledger(|ledger, at| ledger.gave(&token, at));
+    match mood {
+        Mood::Huge => {}
+        Mood::Stale => world.ledger(|ledger, at| ledger.failed_whole(at, made, arrival, None, None)),
+        _ => world.ledger(|ledger, at| {
+            ledger.gave(&token, at);
+            ledger.succeeded_whole(at, made, arrival, &token, life);
+        }),
     }
     Some(())
 }
@@ -203,7 +220,7 @@ pub(super) fn arrive(world: &World, server: usize, head: &Head, age: Duration) -
 pub(super) fn refuse(world: &World, head: &Head, call: CallId) -> String {
     let authorization = head.all("authorization").join("");
     let name = authorization.strip_prefix("Bearer ").unwrap_or_default().to_owned();
-    world.ledger(|ledger, _| ledger.refuse(call, &name));
+    world.ledger(|ledger, at| ledger.refuse(at, call, &name, world.terms().floor));
     name
 }
 

@@ -131,8 +131,9 @@ async fn call(world: &Arc<World>, connection: &mut Connection, (client, account)
     let method = ["GET", "GET", "GET", "HEAD", "POST", "POST", "POST", "PUT", "DELETE"][world.draw(0..=8)];
     let has_key = method == "POST" && world.chance(0.3);
     world.note(&format!("client {client}: {method} {call}"));
-    world.begin_call(call, method == "POST" && !(has_key && account == RELIES_ON_KEYS), account);
-    let body = Pieces::of(world, request_body(call, method));
+    let body = request_body(call, method);
+    world.begin_call(call, method == "POST" && !(has_key && account == RELIES_ON_KEYS), body.len(), account);
+    let body = Pieces::of(world, body);
     let uri = if matches!(connection, Connection::Http1(_)) {
         format!("/v2/calls/{call}")
     } else {
@@ -191,6 +192,9 @@ pub(super) fn judge(
     fields: &[(String, String)],
     body: &[u8],
 ) -> Ending {
+    if status != 101 {
+        world.ledger(|ledger, _| ledger.got(call, body.len()));
+    }
     let text = |name: &str| fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     if fields.iter().any(|(_, value)| value.contains("e30.")) {
         world.break_promise(format!("call {call} got a token"));

@@ -19,6 +19,9 @@ use crate::{
 /// How long the daemon may take to log in with credentials that have changed: their files come to rest, and it connects.
 const CHANGE_NOTICED: Duration = Duration::from_secs(7);
 
+/// How long the daemon may take to see that the wall clock has jumped.
+const CLOCKS_COMPARED: Duration = Duration::from_secs(31);
+
 /// The daemon, as events reach it.
 #[derive(Clone)]
 pub(super) struct Daemon {
@@ -51,7 +54,7 @@ pub(super) async fn happen(world: &Arc<World>, daemon: &Daemon, time: Duration) 
 
 async fn happens(world: &Arc<World>, daemon: &Daemon) {
     let server = world.draw(0..=SERVERS - 1);
-    match world.draw(0..=28) {
+    match world.draw(0..=32) {
         0..=3 => {
             let mood = mood(world);
             world.note(&format!("event: log-ins at server {server}: {mood:?}"));
@@ -78,13 +81,7 @@ async fn happens(world: &Arc<World>, daemon: &Daemon) {
             world.state(|state| (state.frailty, state.lag) = (frailty, lag));
             later(world, |state| (state.frailty, state.lag) = (0.0, Duration::ZERO));
         }
-        13..=14 => {
-            world.note(&format!("event: server {server} revokes its tokens"));
-            world.ledger(|ledger, at| {
-                ledger.revoke(server);
-                ledger.causes_log_in(at);
-            });
-        }
+        13..=14 => revoke(world, server),
         15..=16 => {
             let life = [3.0, 8.0, 20.0, 60.0, 300.0, 3600.0][world.draw(0..=5)];
             world.note(&format!("event: tokens live for {life} s"));
@@ -100,23 +97,54 @@ async fn happens(world: &Arc<World>, daemon: &Daemon) {
         23 => log_out(world, daemon).await,
         24..=25 => suspend(world).await,
         26 => lose_credentials(world, world.milliseconds(0..=15_000)),
+        // A token is refused while its successor can't be had.
+        27..=28 => {
+            let mood = refusal(world);
+            world.note(&format!("event: log-ins at server {server}: {mood:?}"));
+            world.state(|state| state.moods[server].0 = mood);
+            later(world, move |state| state.moods[server].0 = Mood::Well);
+            revoke(world, server);
+        }
+        // Credentials change while a refused token's successor is fetched.
+        29..=30 => {
+            change_credentials(world);
+            let (world, after) = (Arc::clone(world), world.milliseconds(0..=4000));
+            tokio::spawn(async move {
+                sleep(after).await;
+                (0..SERVERS).for_each(|server| revoke(&world, server));
+            });
+        }
         _ => {
             let ahead = [-7200, -90, -3, 0, 2, 40, 3600][world.draw(0..=6)];
             world.note(&format!("event: the wall clock is {ahead} s ahead"));
             world.clock.set_ahead(ahead);
+            // A jump ahead may be a suspend.
+            world.ledger(|ledger, at| ledger.excuse_all(at + CLOCKS_COMPARED));
         }
     }
 }
 
+fn revoke(world: &World, server: usize) {
+    world.note(&format!("event: server {server} revokes its tokens"));
+    world.ledger(|ledger, at| {
+        ledger.revoke(server);
+        ledger.causes_log_in(at);
+    });
+}
+
+/// An answer by a status.
+fn refusal(world: &World) -> Mood {
+    let status = [400, 401, 403, 404, 408, 429, 429, 500, 502, 503, 503][world.draw(0..=10)];
+    Mood::Status(status, world.chance(0.6).then(|| [0, 1, 7, 30][world.draw(0..=3)]))
+}
+
 fn mood(world: &World) -> Mood {
-    let status = [400, 401, 403, 404, 408, 429, 500, 502, 503][world.draw(0..=8)];
-    let retry_after = world.chance(0.5).then(|| [0, 1, 7, 30][world.draw(0..=3)]);
     let slow = Mood::Slow(world.milliseconds(0..=14_000));
     let odd = [Mood::Silent, Mood::Truncated, Mood::Stalled, Mood::Garbage, Mood::Odd, Mood::Stale, Mood::Huge];
-    match world.draw(0..=8) {
-        0 => Mood::Status(status, retry_after),
-        1 => slow,
-        other => odd[other - 2],
+    match world.draw(0..=9) {
+        0..=1 => refusal(world),
+        2 => slow,
+        other => odd[other - 3],
     }
 }
 
@@ -146,8 +174,14 @@ fn change_credentials(world: &Arc<World>) {
         });
         world.ledger(|ledger, at| ledger.organization_changed(at, organization));
     }
-    world.ledger(Ledger::causes_log_in);
+    world.ledger(|ledger, at| {
+        ledger.causes_log_in(at);
+        ledger.excuse_log_in(at, 0, Duration::ZERO);
+    });
 }
+
+/// After a log-in that found no file.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
 /// Where the files stand in `State::missing`.
 const ORGANIZATION: usize = 0;
@@ -163,6 +197,7 @@ pub(super) fn lose_credentials(world: &Arc<World>, time: Duration) {
     world.ledger(|ledger, at| {
         ledger.trouble(at, 0);
         ledger.causes_log_in(at);
+        ledger.excuse_log_in(at, 0, time + LONGEST_BACKOFF);
         if file == ORGANIZATION {
             ledger.organization_lost();
         }
@@ -208,6 +243,12 @@ pub(super) async fn reload(world: &World, daemon: &Daemon) {
     world.note(&format!("event: a reload, to server {server}, wrong: {wrong}"));
     world.state(|state| state.reloading = true);
     world.ledger(Ledger::reload);
+    let changes_server = |ledger: &mut Ledger, at| {
+        if server != before && !wrong {
+            ledger.excuse_log_in(at, 0, Duration::ZERO);
+        }
+    };
+    world.ledger(changes_server);
     world.put_settings(server, [12, 20][world.draw(0..=1)], max_age);
     if wrong {
         world.put("config.toml", "max_requests = \"many\"");
@@ -228,6 +269,7 @@ pub(super) async fn reload(world: &World, daemon: &Daemon) {
         world.put_settings(before, 20, world.state(|state| state.max_age));
     }
     world.state(|state| state.reloading = false);
+    world.ledger(changes_server);
     world.note("event: the reload is done");
 }
 

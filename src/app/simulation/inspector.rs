@@ -37,6 +37,7 @@ fn look(world: &World, daemon: &Daemon) {
         if taken > most || taken > made {
             world.break_promise(format!("{taken} requests are in flight; clients have made {made}, and {most} are allowed"));
         }
+        world.ledger(|ledger, at| ledger.judge_places(at, account, taken));
     }
     for (_, limit) in &view.listeners {
         let (connected, _) = limit.connected_and_limit();
@@ -44,10 +45,18 @@ fn look(world: &World, daemon: &Daemon) {
             world.break_promise(format!("{connected} clients have a place; there are {}", world.terms().places));
         }
     }
+    let document = daemon.status.document(Detail::Full);
+    for (index, name) in ACCOUNTS.iter().enumerate() {
+        let state = document.accounts.iter().find(|account| account.name == *name).and_then(|account| account.state.as_deref());
+        world.ledger(|ledger, at| ledger.judge_logged_out(at, index, state));
+    }
     let ready = daemon.status.readiness(None, Detail::Full).is_some_and(|readiness| readiness.ready);
     let (organization, now) = (world.state(|state| state.organization.clone()), world.now());
     let of = [(organization.as_str(), world.configured_server(0)), (ACCOUNTS[1], world.configured_server(1))];
-    world.ledger(|ledger, at| ledger.judge_ready(at, now, ready, &of));
+    world.ledger(|ledger, at| {
+        ledger.judge_ready(at, now, ready, &of);
+        ledger.judge_renewals(at, now);
+    });
 }
 
 /// While the daemon drains, it is not ready.
@@ -68,6 +77,19 @@ pub(super) fn nothing_is_held(world: &World, daemon: &Daemon) {
         let requests = api.metrics.totals().requests;
         let errors = api.metrics.errors_by_code();
         world.ledger(|ledger, at| ledger.judge_counters(at, account, requests, &errors));
+    }
+    let document = daemon.status.document(Detail::Full);
+    for account in &document.accounts {
+        let is_well = matches!(account.state.as_deref(), Some("ready" | "refreshing")) && account.usable;
+        if !is_well || account.trouble.is_some() || account.last_error.is_some() {
+            world.break_promise(format!("all is well, and the status says: {account:?}"));
+        }
+    }
+    for (account, api) in document.apis.iter().enumerate() {
+        let was_served = world.ledger(|ledger, _| ledger.was_served(account));
+        if was_served && api.state.as_deref() != Some("served") && world.terms().requests > 1000 {
+            world.break_promise(format!("its last calls were answered, and the status says: {api:?}"));
+        }
     }
     for (name, limit) in &view.listeners {
         let (connected, _) = limit.connected_and_limit();

@@ -182,6 +182,11 @@ async fn end(world: &Arc<World>, daemon: &Daemon, running: JoinHandle<Result<(),
     for _ in 0..world.draw(0..=3) {
         guests.push(strange::connect(world, 0).await);
     }
+    for _ in 0..if world.has_room() { world.draw(0..=2) } else { 0 } {
+        strange::begin_late(world).await;
+    }
+    // They are accepted.
+    sleep(Duration::from_millis(1)).await;
     world.note("event: SIGTERM");
     let delay = world.terms().drain_delay;
     if delay.is_zero() {

@@ -1,7 +1,7 @@
 //! Simulated apps that write HTTP by themselves: they send nothing, or half of a head, half-close, stop reading, hang up, pipeline,
 //! ask for tunnels, or send what is not HTTP.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     net::UnixStream,
@@ -15,6 +15,12 @@ use super::{
     network::{Fate, Wire},
     world::World,
 };
+use crate::clock;
+
+/// `head_timeout` and `body_idle`, and how much later they may pass.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(4);
+const BODY_IDLE: Duration = Duration::from_secs(15);
+const LATE: Duration = Duration::from_millis(1200);
 
 /// Does one strange thing after the other until the world ends its clients.
 pub(super) async fn run(world: Arc<World>) {
@@ -25,11 +31,11 @@ pub(super) async fn run(world: Arc<World>) {
         let what = world.draw(0..=9);
         world.note(&format!("a strange client: {what}"));
         match what {
-            0 => silence(&world, &mut wire, 20_000).await,
-            1 => {
+            0..=1 => {
                 let head = b"GET /v2/calls/0 HTTP/1.1\r\nhost: localhost\r\nx-call: 0\r\n";
-                wire.write(&head[..world.draw(1..=head.len())]).await;
-                silence(&world, &mut wire, 12_000).await;
+                wire.write(&head[..if what == 0 { 0 } else { world.draw(1..=head.len()) }]).await;
+                let kept = silence(&world, &mut wire, 20_000).await;
+                judge_head_timeout(&world, kept);
             }
             2 => {
                 wire.write([b"\x16\x03\x01\x02\x00".as_slice(), b"HELLO\r\n\r\n", b"GET / HTTP/9\r\n\r\n"][world.draw(0..=2)])
@@ -40,6 +46,7 @@ pub(super) async fn run(world: Arc<World>) {
             4 => {
                 let calls = [begin(&world, account, "GET"), begin(&world, account, "GET"), begin(&world, account, "DELETE")];
                 let methods = ["GET", "GET", "DELETE"];
+                world.ledger(|ledger, _| calls[1..].iter().for_each(|call| ledger.at_leisure(*call)));
                 let all: Vec<u8> = calls.iter().zip(methods).flat_map(|(call, method)| request(*call, method, "")).collect();
                 wire.write(&all).await;
                 for (call, method) in calls.into_iter().zip(methods) {
@@ -57,19 +64,51 @@ pub(super) async fn connect(world: &Arc<World>, account: usize) -> Option<Wire> 
     Some(Wire::new(Box::new(stream), Fate::default(), Arc::clone(world), None))
 }
 
-/// Sends nothing more for a while.
-async fn silence(world: &World, wire: &mut Wire, most: u64) {
-    let time = world.milliseconds(0..=most);
-    drop(timeout(time, async { while wire.read_more().await.is_some() {} }).await);
+/// Sends nothing more for a while. Returns for how long the daemon has kept the connection, and whether it has closed it.
+async fn silence(world: &World, wire: &mut Wire, most: u64) -> (Duration, bool) {
+    let (time, since) = (world.milliseconds(0..=most), clock::instant());
+    let ended = timeout(time, async { while wire.read_more().await.is_some() {} }).await.is_ok();
     if wire.held().starts_with(b"HTTP/1.1 2") {
         world.break_promise("what is no request was answered".to_owned());
     }
+    (since.elapsed(), ended)
+}
+
+/// A head has all of its time, and no more, while nobody needs the connection's place.
+fn judge_head_timeout(world: &World, (kept, ended): (Duration, bool)) {
+    let is_early = ended && kept < HEAD_TIMEOUT;
+    if (is_early || kept > HEAD_TIMEOUT + LATE) && world.has_room() && world.is_listening() {
+        world.break_promise(format!("a head may take {HEAD_TIMEOUT:?}, and had {kept:?}; the connection was closed: {ended}"));
+    }
+}
+
+/// Connects now, with or without the beginning of a head, and sends the rest soon. The daemon has to wait for that, also when it
+/// drains meanwhile.
+pub(super) async fn begin_late(world: &Arc<World>) {
+    let account = world.draw(0..=1);
+    let Some(mut wire) = connect(world, account).await else { return };
+    let method = ["GET", "POST"][world.draw(0..=1)];
+    let call = begin(world, account, method);
+    let bytes = request(call, method, "");
+    // Both heads are longer.
+    let begun = if world.chance(0.5) { 0 } else { world.draw(1..=60) };
+    // What has sent nothing at all has a second when the drain begins.
+    let pause = world.milliseconds(if begun == 0 { 0..=800 } else { 0..=3000 });
+    wire.write(&bytes[..begun]).await;
+    let world = Arc::clone(world);
+    tokio::spawn(async move {
+        sleep(pause).await;
+        wire.write(&bytes[begun..]).await;
+        if answer(&world, &mut wire, call, method).await == Ending::Cut {
+            world.ledger(|ledger, at| ledger.judge_cut(at, call));
+        }
+    });
 }
 
 fn begin(world: &World, account: usize, method: &str) -> CallId {
     let call = world.next_call();
     world.note(&format!("a strange client: {method} {call}"));
-    world.begin_call(call, method == "POST", account);
+    world.begin_call(call, method == "POST", request_body(call, method).len(), account);
     call
 }
 
@@ -95,6 +134,7 @@ async fn one_call(world: &Arc<World>, wire: &mut Wire, account: usize, what: usi
         }
         // It reads late.
         7 => {
+            world.ledger(|ledger, _| ledger.at_leisure(call));
             wire.write(&bytes).await;
             sleep(world.milliseconds(0..=7000)).await;
             answer(world, wire, call, method).await;
@@ -113,11 +153,17 @@ async fn one_call(world: &Arc<World>, wire: &mut Wire, account: usize, what: usi
             let body = request_body(call, method).len();
             let (now, later) = bytes.split_at(bytes.len() - world.draw(0..=body));
             wire.write(now).await;
+            let since = clock::instant();
             let answered = timeout(pause, read_while_open(wire)).await.is_ok();
+            let waited = since.elapsed();
             if !answered {
                 wire.write(later).await;
             }
-            answer(world, wire, call, method).await;
+            let ending = answer(world, wire, call, method).await;
+            let is_late = matches!(ending, Ending::Refused(_, code) if code == "request_body_timeout");
+            if is_late && (!answered || waited < BODY_IDLE) {
+                world.break_promise(format!("a body was silent for {waited:?}, and may be for {BODY_IDLE:?}"));
+            }
         }
     }
 }
@@ -128,7 +174,7 @@ async fn read_while_open(wire: &mut Wire) {
 }
 
 /// Reads an answer, and tells the ledger how the call ended.
-async fn answer(world: &Arc<World>, wire: &mut Wire, call: CallId, method: &str) {
+async fn answer(world: &Arc<World>, wire: &mut Wire, call: CallId, method: &str) -> Ending {
     let ending = match timeout(LIMIT, read_answer(world, wire, call, method)).await {
         Ok(Some(ending)) => ending,
         // Where places are few, a connection that has brought no request yet gives up its own.
@@ -141,6 +187,7 @@ async fn answer(world: &Arc<World>, wire: &mut Wire, call: CallId, method: &str)
     };
     world.note(&format!("a strange client: {call} ends as {ending:?}"));
     world.end_call(call, &ending);
+    ending
 }
 
 async fn read_answer(world: &World, wire: &mut Wire, call: CallId, method: &str) -> Option<Ending> {

@@ -64,7 +64,7 @@ pub(super) struct World {
 }
 
 /// The settings of a simulation that stay.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
     /// `max_connections`, and `max_requests`.
     pub(super) places: usize,
@@ -141,7 +141,8 @@ impl World {
         };
         let mut chance = fastrand::Rng::with_seed(seed);
         let terms = Terms::draw(&mut chance);
-        let ledger = Ledger::new(terms.requests);
+        let mut ledger = Ledger::new(terms.requests, terms.places);
+        ledger.note(Duration::ZERO, &format!("{terms:?}"));
         Arc::new_cyclic(|this| Self {
             terms,
             tls: http2::tls(),
@@ -315,9 +316,10 @@ impl World {
         self.next_number()
     }
 
-    pub(super) fn begin_call(&self, call: CallId, once: bool, account: usize) {
+    /// `bytes`: how long its body is.
+    pub(super) fn begin_call(&self, call: CallId, once: bool, bytes: usize, account: usize) {
         let server = self.configured_server(account);
-        self.ledger(|ledger, at| ledger.begin(call, once, at, account, server));
+        self.ledger(|ledger, at| ledger.begin(at, call, once, bytes, (account, server)));
     }
 
     /// The server that the settings name for the account; `None` while a reload is under way.

@@ -134,13 +134,16 @@ impl Ledger {
     }
 
     /// The server answers a request with 401.
-    pub(in crate::app::simulation) fn refuse(&mut self, call: CallId, name: &str) {
+    pub(in crate::app::simulation) fn refuse(&mut self, at: Duration, call: CallId, name: &str, floor: Duration) {
         self.counts.unauthorized += 1;
+        self.refused_at(at, name, floor);
         let Some(token) = self.tokens.get_mut(name) else { return };
         token.refused = true;
+        let (account, number) = (account_of(&token.organization), token.number);
         if let Some(known) = self.calls.get_mut(&call) {
-            known.refused_token = known.refused_token.max(Some(token.number));
+            known.refused_token = known.refused_token.max(Some(number));
         }
+        self.refused(account, number);
     }
 
     /// The first byte of that reply has gone to the daemon.

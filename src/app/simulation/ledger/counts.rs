@@ -15,13 +15,28 @@ pub(in crate::app::simulation) struct Counts {
     pub(in crate::app::simulation) tunnels: u64,
     pub(in crate::app::simulation) lines: u64,
     pub(in crate::app::simulation) events: u64,
+    /// Failed log-ins after which the next one was judged.
+    pub(in crate::app::simulation) waits: u64,
 }
 
 impl Counts {
-    fn all(self) -> [u64; 12] {
-        let Self { calls, answered, refused, cut, given_up, log_ins, unauthorized, sent_again, suspects, tunnels, lines, events } =
-            self;
-        [calls, answered, refused, cut, given_up, log_ins, unauthorized, sent_again, suspects, tunnels, lines, events]
+    fn all(self) -> [u64; 13] {
+        let Self {
+            calls,
+            answered,
+            refused,
+            cut,
+            given_up,
+            log_ins,
+            unauthorized,
+            sent_again,
+            suspects,
+            tunnels,
+            lines,
+            events,
+            waits,
+        } = self;
+        [calls, answered, refused, cut, given_up, log_ins, unauthorized, sent_again, suspects, tunnels, lines, events, waits]
     }
 
     /// Whether everything that is judged has happened.
@@ -43,6 +58,7 @@ impl Counts {
             tunnels: self.tunnels + other.tunnels,
             lines: self.lines + other.lines,
             events: self.events + other.events,
+            waits: self.waits + other.waits,
         }
     }
 }

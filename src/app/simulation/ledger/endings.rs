@@ -2,11 +2,17 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{CallId, Ledger, TOKEN_NOTICED, Token};
+use super::{Call, CallId, Ledger, TOKEN_NOTICED, Token};
 use crate::app::simulation::world::{ACCOUNTS, account_of};
 
 /// How long the daemon may take to see that a client has gone, or that its settings or account have changed.
 const SEEN: Duration = Duration::from_secs(2);
+
+/// `token_wait`, in seconds, less a moment.
+const TOKEN_WAIT: f64 = 9.9;
+/// How long a call has to have waited, and how often it may then be seen to wait in vain.
+const PLACED: Duration = Duration::from_secs(4);
+const IN_VAIN: u32 = 10;
 
 /// How a call ended for its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +35,8 @@ pub(in crate::app::simulation) struct AccessLine {
     request_id: String,
     status: u16,
     code: Option<String>,
+    request_bytes: u64,
+    response_bytes: u64,
 }
 
 impl Ledger {
@@ -56,12 +64,37 @@ impl Ledger {
     }
 
     fn judge_fine(&mut self, call: CallId, at: Duration, begun: Duration, ending: &Ending, code: &str) {
-        let is_fine = matches!(ending, Ending::Answered(200 | 101) | Ending::GivenUp | Ending::Unsent)
+        // A request may cross the close of an idle connection whose place somebody needs.
+        let never_arrived = self.calls.get(&call).is_some_and(|call| call.arrived == 0);
+        let gave_way = *ending == Ending::Cut && never_arrived && self.places < 1000;
+        let is_fine = gave_way
+            || matches!(ending, Ending::Answered(200 | 101) | Ending::GivenUp | Ending::Unsent)
             || matches!(code, "too_many_requests_in_flight" | "request_body_timeout")
             // An answer to HEAD has no body that would say why.
             || (code == "head" && self.most_requests < 10);
         if self.well.is_some_and(|well| well < begun) && !is_fine {
             self.break_promise(at, format!("call {call} ended as {ending:?}, and nothing is wrong"));
+        }
+    }
+
+    /// The call's client will read some time after the answer has come, or sends it behind another one.
+    pub(in crate::app::simulation) fn at_leisure(&mut self, call: CallId) {
+        if let Some(known) = self.calls.get_mut(&call) {
+            known.at_leisure = true;
+        }
+    }
+
+    /// The call's answer came whole, with a body of so many bytes.
+    pub(in crate::app::simulation) fn got(&mut self, call: CallId, bytes: usize) {
+        if let Some(known) = self.calls.get_mut(&call) {
+            known.response_bytes = Some(bytes as u64);
+        }
+    }
+
+    /// The call was cut, and came whole while the daemon had time for it: a server has to have got it.
+    pub(in crate::app::simulation) fn judge_cut(&mut self, at: Duration, call: CallId) {
+        if self.calls.get(&call).is_some_and(|known| known.arrived == 0) {
+            self.break_promise(at, format!("call {call} was cut, and no server has got it"));
         }
     }
 
@@ -75,7 +108,7 @@ impl Ledger {
         organization: &str,
         server: Option<usize>,
     ) -> Option<String> {
-        let known = self.calls.get(&call)?;
+        let known = self.calls.get(&call).filter(|known| !known.at_leisure)?;
         let (begun, account) = (known.begun, known.account);
         match code {
             "too_many_requests_in_flight" => {
@@ -95,8 +128,11 @@ impl Ledger {
             "token_pending" | "login_failing" | "login_rejected" | "no_organization" => {}
             _ => return None,
         }
-        let answered = self.usable_since(account, at, now, organization, server)?;
         let waited = at.saturating_sub(begun).as_secs_f64();
+        if code == "token_pending" && server.is_some() && waited < TOKEN_WAIT {
+            return Some(format!("it has waited for a token for {waited:.3} s only"));
+        }
+        let answered = self.usable_since(account, at, now, organization, server)?;
         Some(format!("it ends after {waited:.3} s as {code}: a token was there at {:.3}", answered.as_secs_f64()))
     }
 
@@ -123,9 +159,40 @@ impl Ledger {
         self.calls.values().filter(|call| call.account == account && is_open(&call.ended)).count()
     }
 
+    /// Judges whether a call of the account waits for a place while one could be had: only requests in progress hold theirs, of which
+    /// the daemon has `taken`. It is looked at again and again.
+    pub(in crate::app::simulation) fn judge_places(&mut self, at: Duration, account: usize, taken: usize) {
+        let open = || self.calls.values().filter(|call| call.account == account && call.ended.is_none());
+        let waiting = open().filter(|call| call.arrived == 0 && !call.at_leisure && call.begun + PLACED < at).count();
+        let in_progress = open().filter(|call| call.arrived > 0).count().max(taken);
+        let is_in_vain = waiting > taken && in_progress < self.places;
+        self.in_vain[account] = if is_in_vain { self.in_vain[account] + 1 } else { 0 };
+        if self.in_vain[account] == IN_VAIN {
+            self.break_promise(at, format!("{waiting} calls wait for a place, and {taken} of {} are in use", self.places));
+        }
+    }
+
     /// When the last call has ended that has.
     pub(in crate::app::simulation) fn last_end(&self) -> Duration {
         self.calls.values().filter_map(|call| Some(call.ended.as_ref()?.0)).max().unwrap_or_default()
+    }
+
+    /// Judges the account's state in the status document while it is logged out, and while it is not.
+    pub(in crate::app::simulation) fn judge_logged_out(&mut self, at: Duration, account: usize, state: Option<&str>) {
+        let says_so = state == Some("logged_out");
+        let is_so = self.logged_out[account].is_some_and(|since| since + SEEN < at);
+        let was_so = self.log_outs.iter().any(|(of, _, until)| *of == account && until.is_none_or(|until| until + SEEN > at));
+        if (is_so && !says_so) || (says_so && !was_so) {
+            self.break_promise(at, format!("the status says that {} is {state:?}; logged out: {is_so}", ACCOUNTS[account]));
+        }
+    }
+
+    /// Whether the account's last calls came after everything was well again, and were answered.
+    pub(in crate::app::simulation) fn was_served(&self, account: usize) -> bool {
+        let Some(well) = self.well else { return false };
+        let since = || self.calls.values().filter(|call| call.account == account && call.begun > well);
+        let is_served = |call: &Call| matches!(call.ended, Some((_, Ending::Answered(200))));
+        since().next().is_some() && since().all(is_served)
     }
 
     /// Judges whether the daemon says rightly that it is ready. `server`: as for a call that begins now.
@@ -172,13 +239,21 @@ impl Ledger {
             let is_right = match (expected, lines) {
                 (None, [] | [_]) => true,
                 (Some((status, code)), [line]) => {
-                    line.status == status && code.is_none_or(|code| line.code.as_deref() == Some(code))
+                    let (sent, got) = (call.request_bytes, call.response_bytes);
+                    line.status == status
+                        && code.is_none_or(|code| line.code.as_deref() == Some(code))
+                        && (status != 200 || line.request_bytes == sent)
+                        && got.is_none_or(|got| line.response_bytes == got)
                 }
                 _ => false,
             };
             if !is_right {
-                let lines: Vec<_> = lines.iter().map(|line| (line.status, &line.code)).collect();
-                faults.push(format!("call {id} ended as {:?}, and the access log has {lines:?}", call.ended));
+                let lines: Vec<_> =
+                    lines.iter().map(|line| (line.status, &line.code, line.request_bytes, line.response_bytes)).collect();
+                let (ended, sent, got) = (&call.ended, call.request_bytes, call.response_bytes);
+                faults.push(format!(
+                    "call {id} ended as {ended:?} after {sent} bytes with {got:?}, and the access log has {lines:?}"
+                ));
             }
         }
         for fault in faults {

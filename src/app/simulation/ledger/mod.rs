@@ -1,23 +1,25 @@
 //! What everybody did, in the order of its happening, and the promises that hold at every moment of it.
 //!
 //! The servers and clients tell the ledger what they see. It judges at once, so that a broken promise is found with the trace
-//! that led to it. Files: `arrivals` judges what servers get, `suspicion` which tokens wait for their successor, `endings` what
-//! clients, the access log and the counters say.
+//! that led to it. Files: `arrivals` judges what servers get, `pacing` when accounts log in, `suspicion` which tokens wait for their
+//! successor, `endings` what clients, the access log and the counters say.
 
 mod arrivals;
 mod counts;
 mod endings;
+mod pacing;
 mod suspicion;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use self::suspicion::Suspicion;
+use self::{pacing::Pacing, suspicion::Suspicion};
 use super::world::{ACCOUNTS, account_of};
 
 pub(super) use self::{
     arrivals::{Arrival, Reply},
     counts::Counts,
     endings::{AccessLine, Ending},
+    pacing::LogInArrival,
 };
 
 /// How long after a change of the organization's file an old token may still be sent: the files have to come to rest, and are read.
@@ -53,10 +55,16 @@ pub(super) struct Ledger {
     log_outs: Vec<(usize, Duration, Option<Duration>)>,
     /// What is known of each account's present token, and of what keeps log-ins from succeeding.
     suspicion: Suspicion,
+    /// When accounts may log in.
+    pacing: Pacing,
     /// When each account's log-in was last answered by a refusal.
     rejected: [Option<Duration>; ACCOUNTS.len()],
+    /// How often in a row calls were seen to wait in vain for a place.
+    in_vain: [u32; ACCOUNTS.len()],
     /// `max_requests`.
     most_requests: usize,
+    /// `max_connections`.
+    places: usize,
     /// When the machine was last suspended, until then.
     suspended: Option<Duration>,
     /// Nothing is wrong any more: each call that begins from now on is answered.
@@ -102,13 +110,18 @@ struct Call {
     account: usize,
     /// The server that was configured when the call began, if no reload was under way.
     server: Option<usize>,
+    /// Its client reads the answer some time after it has come, or sends it behind another one.
+    at_leisure: bool,
+    /// How long its body is, and that of its answer, if that came whole.
+    request_bytes: u64,
+    response_bytes: Option<u64>,
     ended: Option<(Duration, Ending)>,
 }
 
 impl Ledger {
-    /// `most_requests`: `max_requests` of each API.
-    pub(super) fn new(most_requests: usize) -> Self {
-        Self { most_requests, ..Self::default() }
+    /// `most_requests`: `max_requests` of each API. `places`: the clients of an address.
+    pub(super) fn new(most_requests: usize, places: usize) -> Self {
+        Self { most_requests, places, ..Self::default() }
     }
 
     pub(super) fn note(&mut self, at: Duration, what: &str) {
@@ -142,7 +155,7 @@ impl Ledger {
     }
 
     /// A log-in has arrived at a server.
-    pub(super) fn log_in(&mut self, at: Duration, organization: &str) {
+    pub(super) fn log_in(&mut self, at: Duration, organization: &str) -> LogInArrival {
         let account = account_of(organization);
         self.counts.log_ins += 1;
         if self.logged_out[account].is_some_and(|since| since < at) {
@@ -156,6 +169,7 @@ impl Ledger {
         if count > most {
             self.break_promise(at, format!("{count} log-ins in {:?}; back-off explains {most}", LOG_INS.1));
         }
+        self.judge_pace(at, organization)
     }
 
     /// The number of an account's log-ins so far, to be given to [`judge_notice`](Self::judge_notice).
@@ -227,6 +241,7 @@ impl Ledger {
     pub(super) fn log_out(&mut self, at: Duration, account: usize) {
         self.logged_out[account] = Some(at);
         self.trouble(at, account);
+        self.excuse_log_in(at, account, Duration::ZERO);
         for token in self.tokens.values_mut().filter(|token| account_of(&token.organization) == account) {
             token.withdrawn = token.withdrawn.or(Some((at, "a log-out")));
         }
@@ -244,6 +259,7 @@ impl Ledger {
             *until = Some(at);
         }
         self.causes_log_in(at);
+        self.excuse_log_in(at, account, Duration::ZERO);
     }
 
     /// The organization has changed: soon no token of another one may be sent.
@@ -263,6 +279,7 @@ impl Ledger {
     /// The machine is suspended, and notices nothing for that time.
     pub(super) fn suspend(&mut self, at: Duration, time: Duration) {
         self.suspended = Some(at + time);
+        self.excuse_all(at + time);
         for (from, _) in self.tokens.values_mut().filter_map(|token| token.withdrawn.as_mut()).filter(|(from, _)| *from > at) {
             *from += time;
         }
@@ -283,7 +300,14 @@ impl Ledger {
         self.well = Some(at);
     }
 
-    pub(super) fn begin(&mut self, call: CallId, once: bool, at: Duration, account: usize, server: Option<usize>) {
+    pub(super) fn begin(
+        &mut self,
+        at: Duration,
+        call: CallId,
+        once: bool,
+        bytes: usize,
+        (account, server): (usize, Option<usize>),
+    ) {
         self.counts.calls += 1;
         let known = Call {
             once,
@@ -297,6 +321,9 @@ impl Ledger {
             begun: at,
             account,
             server,
+            at_leisure: false,
+            request_bytes: bytes as u64,
+            response_bytes: None,
             ended: None,
         };
         self.calls.insert(call, known);

@@ -57,6 +57,11 @@ impl Ledger {
         (0..ACCOUNTS.len()).for_each(|account| self.trouble(at, account));
     }
 
+    /// A 401 for that token is written, of which the daemon may see enough.
+    pub(super) fn refused(&mut self, account: usize, number: u64) {
+        self.suspicion.0[account].refused.insert(number);
+    }
+
     /// A 401 for that token was written whole. `floor`: the account's least age of a token that a 401 replaces.
     pub(in crate::app::simulation) fn refused_whole(&mut self, at: Duration, call: CallId, name: &str, floor: Duration) {
         let Some(token) = self.tokens.get(name) else { return };
@@ -69,7 +74,6 @@ impl Ledger {
         let waits = self.calls.get(&call).is_some_and(|call| call.ended.is_none());
         let account = &mut self.suspicion.0[index];
         let is_first = account.refused.iter().all(|refused| *refused == number);
-        account.refused.insert(number);
         let is_well = account.trouble.is_none_or(|trouble| token.answered.is_some_and(|answered| trouble < answered));
         if account.suspect.is_none() && is_newest && counts && waits && is_first && is_well && self.logged_out[index].is_none() {
             account.suspect = Some((number, at + READ, at + REPLACED));

@@ -1,0 +1,177 @@
+//! When an account may log in, and when it has to.
+//!
+//! After a failure not before the time that its server asked for, a minute after a refusal, and never at once. After a success only
+//! when the token has lived for half of its life, or when a 401 named it and it was older than the floor. What asks for a log-in at
+//! once excuses it: a command, other credentials, a reload to another server, a suspend. A token is renewed before it ends, if nothing
+//! keeps log-ins from succeeding.
+//!
+//! Only answers count that came whole and in time.
+
+use std::time::Duration;
+
+use super::{Ledger, Token};
+use crate::app::simulation::world::{ACCOUNTS, account_of};
+
+/// The shortest wait after a failure, and after a refusal.
+const BACKOFF: Duration = Duration::from_secs(1);
+const AFTER_REFUSAL: Duration = Duration::from_secs(60);
+/// How long a log-in may be on its way that something asked for: files come to rest, and connections take their time.
+const ON_ITS_WAY: Duration = Duration::from_secs(9);
+/// How long a server may take, so that the daemon has surely waited for its answer: `login_timeout` includes the way there.
+const IN_TIME: Duration = Duration::from_millis(4500);
+/// A token may be taken for older than it is: by how much.
+const OLDER: Duration = Duration::from_secs(1);
+/// How long a 401 may be on its way.
+const LATE: Duration = Duration::from_millis(1500);
+/// A token of a shorter life may end while its successor is fetched.
+const SHORT_LIFE: f64 = 8.0;
+
+#[derive(Default)]
+pub(super) struct Pacing([Account; ACCOUNTS.len()]);
+
+#[derive(Default)]
+struct Account {
+    /// How many log-ins have arrived.
+    arrived: u64,
+    /// The time before which none may arrive, and why.
+    not_before: Option<(Duration, String)>,
+    /// Until then one may arrive at any time.
+    excused: Duration,
+    /// What the latest log-in has brought, until another one arrives.
+    brought: Option<Brought>,
+}
+
+/// A token that has to be renewed.
+struct Brought {
+    number: u64,
+    made: Duration,
+    renewed_from: Duration,
+    /// By the right time.
+    expires: f64,
+    life: f64,
+    /// A 401 that counts named it.
+    refused: bool,
+}
+
+/// A log-in that has arrived.
+#[derive(Clone, Copy)]
+pub(in crate::app::simulation) struct LogInArrival {
+    account: usize,
+    number: u64,
+    at: Duration,
+}
+
+impl Brought {
+    fn of(token: &Token, made: Duration, life: f64) -> Self {
+        // Dates are whole seconds.
+        let least = (life - 1.0).max(0.0);
+        let after = (least / 2.0).max((0.72 * least).min(least - 30.0));
+        let renewed_from = (made + Duration::from_secs_f64(after)).saturating_sub(OLDER);
+        Self { number: token.number, made, renewed_from, expires: token.expires, life, refused: false }
+    }
+}
+
+impl Ledger {
+    /// Judges when a log-in arrives.
+    pub(super) fn judge_pace(&mut self, at: Duration, organization: &str) -> LogInArrival {
+        let index = account_of(organization);
+        let account = &mut self.pacing.0[index];
+        account.arrived += 1;
+        let number = account.arrived;
+        let (not_before, brought) = (account.not_before.take(), account.brought.take());
+        let arrival = LogInArrival { account: index, number, at };
+        if at <= account.excused {
+            return arrival;
+        }
+        let name = ACCOUNTS[index];
+        if let Some((until, why)) = not_before.filter(|(until, _)| at < *until) {
+            let early = until.saturating_sub(at).as_secs_f64();
+            self.break_promise(at, format!("the account {name} logs in {early:.3} s early: {why}"));
+        }
+        // Trouble keeps log-ins from arriving, so that a later one may come at any time.
+        let trouble = self.suspicion.trouble(index);
+        let is_unasked = |brought: &Brought| !brought.refused && at < brought.renewed_from && trouble < brought.made;
+        if let Some(brought) = brought.filter(is_unasked) {
+            let early = brought.renewed_from.saturating_sub(at).as_secs_f64();
+            self.break_promise(at, format!("the account {name} renews its token {early:.3} s early, and nothing asked for that"));
+        }
+        arrival
+    }
+
+    /// The log-in was answered by a failure whose first byte left at `began`, and whose last one has left now. `status`: no 2xx.
+    pub(in crate::app::simulation) fn failed_whole(
+        &mut self,
+        at: Duration,
+        began: Duration,
+        arrival: LogInArrival,
+        status: Option<u16>,
+        retry_after: Option<u32>,
+    ) {
+        let account = &mut self.pacing.0[arrival.account];
+        if account.arrived != arrival.number || at > arrival.at + IN_TIME || at <= account.excused {
+            return;
+        }
+        let asked = retry_after.filter(|seconds| *seconds > 0 && matches!(status, Some(429 | 503)));
+        let wait = match (asked, status) {
+            (Some(seconds), _) => Duration::from_secs(seconds.into()),
+            (None, None | Some(408 | 421 | 425 | 429 | 500..)) => BACKOFF,
+            (None, Some(_)) => AFTER_REFUSAL,
+        };
+        account.not_before = Some((began + wait, format!("the last answer was {status:?}, Retry-After {retry_after:?}")));
+        self.counts.waits += 1;
+    }
+
+    /// The log-in was answered by that token, which was made at `made` for so many seconds.
+    pub(in crate::app::simulation) fn succeeded_whole(
+        &mut self,
+        at: Duration,
+        made: Duration,
+        arrival: LogInArrival,
+        name: &str,
+        life: f64,
+    ) {
+        let account = &mut self.pacing.0[arrival.account];
+        let is_latest = account.arrived == arrival.number && at <= arrival.at + IN_TIME;
+        account.brought = self.tokens.get(name).filter(|_| is_latest).map(|token| Brought::of(token, made, life));
+    }
+
+    /// A 401 for that token is written.
+    pub(super) fn refused_at(&mut self, at: Duration, name: &str, floor: Duration) {
+        let Some(token) = self.tokens.get(name) else { return };
+        let brought = self.pacing.0[account_of(&token.organization)].brought.as_mut();
+        if let Some(brought) = brought.filter(|brought| brought.number == token.number) {
+            brought.refused |= at + LATE + OLDER > brought.made + floor;
+        }
+    }
+
+    /// Judges whether tokens were renewed before they ended.
+    pub(in crate::app::simulation) fn judge_renewals(&mut self, at: Duration, now: f64) {
+        for index in 0..ACCOUNTS.len() {
+            let trouble = self.suspicion.trouble(index);
+            let is_well = |brought: &mut Brought| trouble < brought.made && brought.life >= SHORT_LIFE;
+            let is_overdue = |brought: &mut Brought| brought.expires < now;
+            let account = &mut self.pacing.0[index];
+            if account.brought.take_if(|brought| is_overdue(brought)).is_some_and(|mut brought| is_well(&mut brought))
+                && at > account.excused
+                && self.logged_out[index].is_none()
+            {
+                self.break_promise(at, format!("the token of {} has ended, and was not renewed", ACCOUNTS[index]));
+            }
+        }
+    }
+
+    /// Something asks the account for a log-in at once, or `later`.
+    pub(in crate::app::simulation) fn excuse_log_in(&mut self, at: Duration, account: usize, later: Duration) {
+        let account = &mut self.pacing.0[account];
+        account.excused = account.excused.max(at + later + ON_ITS_WAY);
+        // That log-in may fail on its way, and nobody here would see it.
+        account.not_before = None;
+    }
+
+    /// The machine was suspended: what the daemon knows of tokens and waits may differ.
+    pub(in crate::app::simulation) fn excuse_all(&mut self, at: Duration) {
+        for account in &mut self.pacing.0 {
+            *account = Account { arrived: account.arrived, excused: at + ON_ITS_WAY, ..Account::default() };
+        }
+    }
+}

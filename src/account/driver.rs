@@ -267,10 +267,8 @@ impl ActiveDriver {
         if let Some(watch) = watch {
             self.driver.watch = watch;
         }
-        // New settings may cure a failed connection, so try at once. They do not cure a refusal, and another refused
-        // log-in may lock the account.
-        let session = &self.driver.session;
-        let may_help = session.last_error().is_some() && session.name() != StateName::Rejected;
+        // New settings may cure a failed connection, so try at once.
+        let may_help = self.driver.session.last_error().is_some_and(|error| !error.is_the_servers_word());
         if !same_log_in || may_help {
             self.step(Event::CredentialsChanged);
         }

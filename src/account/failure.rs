@@ -82,6 +82,12 @@ impl LoginError {
         }
     }
 
+    /// Whether the server has said that it gives no token now. Settings that lead to it as before do not change that, and another
+    /// log-in soon may lock the account, or come when the server has asked for fewer.
+    pub(super) const fn is_the_servers_word(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Throttled(_) | Self::Unreachable(Unreachable::ServerFailed { .. }))
+    }
+
     /// The wait that the server asked for, if that is sensible.
     pub(super) const fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use careportals_simulator::Simulator;
+use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::Signal;
 
 use crate::harness::{self, Answer, Connection, Http2, LOGGED_IN, Request, SetAtEnd, Setup, Sidecar, simulator, until};
@@ -444,4 +444,19 @@ fn a_new_socket_in_a_directory_that_everybody_may_write_to_is_refused() {
     assert!(why.contains("apis.one.listen") && why.contains("everybody may write to"), "{why}");
     assert!(first.exists() && !second.exists());
     assert_eq!(daemon.echo().status, 200);
+}
+
+#[test]
+fn a_reload_does_not_shorten_the_wait_that_the_server_asked_for() {
+    for status in [429, 503] {
+        let simulator = simulator();
+        simulator.control().set_login_fault(Some(LoginFault::StatusRetryAfter(status, "300".to_owned())));
+        let one = api("one", &simulator, ANY_PORT);
+        let mut daemon = Reloading::start(&simulator, &one);
+        daemon.sidecar.wait_for_log("log-in failed");
+        daemon.reload(&format!("{ACCOUNT}{}", api("one", &simulator, &format!("max_requests = 7\n{ANY_PORT}"))));
+        // If the reload had begun a log-in, this would wait for its end.
+        assert_eq!(daemon.echo().problem(), "login_failing", "{status}");
+        assert_eq!(simulator.control().counts().logins, 1, "{status}");
+    }
 }

@@ -6,6 +6,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use tokio::time::{sleep, timeout};
 
 use super::{
+    events,
     ledger::{Arrival, CallId, Reply},
     network::Wire,
     world::{World, account_of},
@@ -133,6 +134,13 @@ async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head)
     if !is_well {
         world.ledger(|ledger, at| ledger.trouble(at, account_of(&organization)));
     }
+    if account_of(&organization) == 0 && world.state(|state| std::mem::take(&mut state.changes_in_log_in)) {
+        let (world, after) = (Arc::clone(world), world.milliseconds(0..=800));
+        tokio::spawn(async move {
+            sleep(after).await;
+            events::change_credentials(&world);
+        });
+    }
     sleep(world.log_in_time()).await;
     let began = world.clock.elapsed();
     match mood {
@@ -191,10 +199,17 @@ async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head)
     match mood {
         Mood::Huge => {}
         Mood::Stale => world.ledger(|ledger, at| ledger.failed_whole(at, made, arrival, None, None)),
-        _ => world.ledger(|ledger, at| {
-            ledger.gave(&token, at);
-            ledger.succeeded_whole(at, made, arrival, &token, life);
-        }),
+        _ => {
+            // The next log-in fails while its files are gone.
+            let is_missing = world.state(|state| state.missing != [false; 2]);
+            world.ledger(|ledger, at| {
+                ledger.gave(&token, at);
+                ledger.succeeded_whole(at, made, arrival, &token, life);
+                if is_missing {
+                    ledger.trouble(at, 0);
+                }
+            });
+        }
     }
     Some(())
 }

@@ -54,7 +54,7 @@ pub(super) async fn happen(world: &Arc<World>, daemon: &Daemon, time: Duration) 
 
 async fn happens(world: &Arc<World>, daemon: &Daemon) {
     let server = world.draw(0..=SERVERS - 1);
-    match world.draw(0..=32) {
+    match world.draw(0..=34) {
         0..=3 => {
             let mood = mood(world);
             world.note(&format!("event: log-ins at server {server}: {mood:?}"));
@@ -98,21 +98,25 @@ async fn happens(world: &Arc<World>, daemon: &Daemon) {
         24..=25 => suspend(world).await,
         26 => lose_credentials(world, world.milliseconds(0..=15_000)),
         // A token is refused while its successor can't be had.
-        27..=28 => {
+        27..=30 => {
             let mood = refusal(world);
             world.note(&format!("event: log-ins at server {server}: {mood:?}"));
             world.state(|state| state.moods[server].0 = mood);
             later(world, move |state| state.moods[server].0 = Mood::Well);
             revoke(world, server);
+            // Nothing else happens while its time runs.
+            sleep(world.milliseconds(0..=25_000)).await;
         }
         // Credentials change while a refused token's successor is fetched.
-        29..=30 => {
-            change_credentials(world);
-            let (world, after) = (Arc::clone(world), world.milliseconds(0..=4000));
-            tokio::spawn(async move {
-                sleep(after).await;
-                (0..SERVERS).for_each(|server| revoke(&world, server));
+        31..=32 => {
+            let mood = Mood::Slow(world.milliseconds(1000..=3900));
+            world.note(&format!("event: credentials change during the next log-in, {mood:?}"));
+            world.state(|state| {
+                state.moods = [(mood, Mood::Well); SERVERS];
+                state.changes_in_log_in = true;
             });
+            later(world, |state| state.moods = [(Mood::Well, Mood::Well); SERVERS]);
+            (0..SERVERS).for_each(|server| revoke(world, server));
         }
         _ => {
             let ahead = [-7200, -90, -3, 0, 2, 40, 3600][world.draw(0..=6)];
@@ -135,7 +139,7 @@ fn revoke(world: &World, server: usize) {
 /// An answer by a status.
 fn refusal(world: &World) -> Mood {
     let status = [400, 401, 403, 404, 408, 429, 429, 500, 502, 503, 503][world.draw(0..=10)];
-    Mood::Status(status, world.chance(0.6).then(|| [0, 1, 7, 30][world.draw(0..=3)]))
+    Mood::Status(status, world.chance(0.7).then(|| [0, 1, 7, 30, 30][world.draw(0..=4)]))
 }
 
 fn mood(world: &World) -> Mood {
@@ -157,7 +161,8 @@ fn later(world: &Arc<World>, end: impl FnOnce(&mut State) + Send + 'static) {
     });
 }
 
-fn change_credentials(world: &Arc<World>) {
+/// Replaces the password or the organization of the first account.
+pub(super) fn change_credentials(world: &Arc<World>) {
     if world.chance(0.5) {
         let password = format!("word-{}", world.next_number());
         world.note("event: another password");
@@ -210,6 +215,7 @@ pub(super) fn lose_credentials(world: &Arc<World>, time: Duration) {
             return;
         }
         world.note(&format!("event: the file of the {name} is back"));
+        world.ledger(|ledger, at| ledger.trouble(at, 0));
         world.state(|state| state.missing[file] = false);
         if file == PASSWORD {
             let password = format!("word-{}", world.next_number());

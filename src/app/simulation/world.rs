@@ -116,6 +116,8 @@ pub(super) struct State {
     pub(super) max_age: Duration,
     pub(super) organization: String,
     pub(super) password: String,
+    /// The first account's credentials change while its next log-in is under way.
+    pub(super) changes_in_log_in: bool,
     /// Which of the two files are not there.
     pub(super) missing: [bool; 2],
     /// Kept open, so that the daemon sees neither an end nor an answer.
@@ -136,6 +138,7 @@ impl World {
             max_age: Duration::from_secs(300),
             organization: "acme".to_owned(),
             password: "first".to_owned(),
+            changes_in_log_in: false,
             missing: [false; 2],
             silent: Vec::new(),
         };

@@ -332,7 +332,10 @@ impl Ledger {
     /// A reload has begun: what is under way may go to either server, and may wait for a token that will not come.
     pub(super) fn reload(&mut self, at: Duration) {
         self.trouble(at, 0);
-        self.calls.values_mut().filter(|call| call.ended.is_none()).for_each(|call| call.server = None);
+        self.forget_answers_of_no_use();
+        // One that its client gave up may have waited to be accepted, and is sent later.
+        let may_be_sent = |call: &&mut Call| matches!(call.ended, None | Some((_, Ending::GivenUp)));
+        self.calls.values_mut().filter(may_be_sent).for_each(|call| call.server = None);
     }
 
     /// A reload has changed the first account's server: its tokens have gone with it.

@@ -23,6 +23,8 @@ const IN_TIME: Duration = Duration::from_millis(4500);
 const OLDER: Duration = Duration::from_secs(1);
 /// How long a 401 may be on its way.
 const LATE: Duration = Duration::from_millis(1500);
+/// So many failures in a row do not come within so short a time, but for once in some ten thousand times: the waits grow.
+const FAILURES: (usize, Duration) = (6, Duration::from_millis(8500));
 /// A token of a shorter life may end while its successor is fetched.
 const SHORT_LIFE: f64 = 8.0;
 
@@ -33,12 +35,22 @@ pub(super) struct Pacing([Account; ACCOUNTS.len()]);
 struct Account {
     /// How many log-ins have arrived.
     arrived: u64,
-    /// The time before which none may arrive, and why.
-    not_before: Option<(Duration, String)>,
+    /// None may arrive before that.
+    not_before: Option<Wait>,
     /// Until then one may arrive at any time.
     excused: Duration,
     /// What the latest log-in has brought, until another one arrives.
     brought: Option<Brought>,
+    /// When the latest log-ins arrived that failed, one after the other.
+    failed: Vec<Duration>,
+}
+
+/// A wait after a failure.
+struct Wait {
+    until: Duration,
+    /// `None`: the answer was of no use.
+    status: Option<u16>,
+    retry_after: Option<u32>,
 }
 
 /// A token that has to be renewed.
@@ -78,15 +90,17 @@ impl Ledger {
         let account = &mut self.pacing.0[index];
         account.arrived += 1;
         let number = account.arrived;
+        let failed: Vec<Duration> = account.failed.iter().rev().take(FAILURES.0).copied().collect();
         let (not_before, brought) = (account.not_before.take(), account.brought.take());
         let arrival = LogInArrival { account: index, number, at };
         if at <= account.excused {
             return arrival;
         }
         let name = ACCOUNTS[index];
-        if let Some((until, why)) = not_before.filter(|(until, _)| at < *until) {
-            let early = until.saturating_sub(at).as_secs_f64();
-            self.break_promise(at, format!("the account {name} logs in {early:.3} s early: {why}"));
+        if let Some(wait) = not_before.filter(|wait| at < wait.until) {
+            let early = wait.until.saturating_sub(at).as_secs_f64();
+            let (status, asked) = (wait.status, wait.retry_after);
+            self.break_promise(at, format!("the account {name} logs in {early:.3} s early, after {status:?}, {asked:?}"));
         }
         // Trouble keeps log-ins from arriving, so that a later one may come at any time.
         let trouble = self.suspicion.trouble(index);
@@ -94,6 +108,9 @@ impl Ledger {
         if let Some(brought) = brought.filter(is_unasked) {
             let early = brought.renewed_from.saturating_sub(at).as_secs_f64();
             self.break_promise(at, format!("the account {name} renews its token {early:.3} s early, and nothing asked for that"));
+        }
+        if failed.len() == FAILURES.0 && failed.last().is_some_and(|first| *first + FAILURES.1 > at) {
+            self.break_promise(at, format!("the account {name} logs in again and again, and the waits do not grow: {failed:?}"));
         }
         arrival
     }
@@ -117,7 +134,8 @@ impl Ledger {
             (None, None | Some(408 | 421 | 425 | 429 | 500..)) => BACKOFF,
             (None, Some(_)) => AFTER_REFUSAL,
         };
-        account.not_before = Some((began + wait, format!("the last answer was {status:?}, Retry-After {retry_after:?}")));
+        account.not_before = Some(Wait { until: began + wait, status, retry_after });
+        account.failed.push(arrival.at);
         self.counts.waits += 1;
     }
 
@@ -132,6 +150,7 @@ impl Ledger {
     ) {
         let account = &mut self.pacing.0[arrival.account];
         let is_latest = account.arrived == arrival.number && at <= arrival.at + IN_TIME;
+        account.failed.clear();
         account.brought = self.tokens.get(name).filter(|_| is_latest).map(|token| Brought::of(token, made, life));
     }
 
@@ -160,12 +179,20 @@ impl Ledger {
         }
     }
 
+    /// Other settings may cure what answers without a token come from.
+    pub(super) fn forget_answers_of_no_use(&mut self) {
+        for account in &mut self.pacing.0 {
+            account.not_before.take_if(|wait| wait.status.is_none());
+        }
+    }
+
     /// Something asks the account for a log-in at once, or `later`.
     pub(in crate::app::simulation) fn excuse_log_in(&mut self, at: Duration, account: usize, later: Duration) {
         let account = &mut self.pacing.0[account];
         account.excused = account.excused.max(at + later + ON_ITS_WAY);
         // That log-in may fail on its way, and nobody here would see it.
         account.not_before = None;
+        account.failed.clear();
     }
 
     /// The machine was suspended: what the daemon knows of tokens and waits may differ.

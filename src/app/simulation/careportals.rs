@@ -1,21 +1,18 @@
-//! A simulated CarePortals server: log-ins, calls, and what may be wrong with either.
+//! A simulated CarePortals server: what it does with connections and calls, and what may be wrong with them.
 
 use std::{sync::Arc, time::Duration};
 
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    events,
     ledger::{Arrival, CallId, Reply},
+    log_ins,
     network::Wire,
-    world::{World, account_of},
+    world::World,
 };
 use crate::clock;
 
-/// For how long the daemon may wait for a silent server: `login_timeout`, and the larger of `response_timeout` and `body_idle`; and a
-/// moment.
-const LOG_IN_LIMIT: Duration = Duration::from_millis(10_500);
+/// For how long the daemon may wait for a silent server: the larger of `response_timeout` and `body_idle`; and a moment.
 pub(super) const CALL_LIMIT: Duration = Duration::from_millis(20_500);
 
 /// What a server does with log-ins, or with calls.
@@ -72,7 +69,7 @@ pub(super) async fn serve(world: Arc<World>, server: usize, mut wire: Wire) {
         let idle = world.idle_time_out(server);
         let Ok(Some(head)) = timeout(idle, read_head(&mut wire)).await else { return wire.close() };
         let on = if head.method == "POST" && head.path == "/auth" {
-            log_in(&world, server, &mut wire, &head).await
+            log_ins::answer_log_in(&world, server, &mut wire, &head).await
         } else {
             call(&world, server, &mut wire, &head, opened.elapsed()).await
         };
@@ -122,96 +119,6 @@ async fn read_exactly(wire: &mut Wire, count: usize) -> Option<Vec<u8>> {
         wire.read_more().await?;
     }
     Some(wire.take(count))
-}
-
-async fn log_in(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head) -> Option<()> {
-    let body = String::from_utf8(read_body(wire, head).await?).ok()?;
-    let mood = world.moods(server).0;
-    world.note(&format!("server {server}: a log-in for {:?}, {mood:?}", head.all("organization")));
-    let organization = head.all("organization").first().cloned().unwrap_or_default();
-    let arrival = world.ledger(|ledger, at| ledger.log_in(at, &organization));
-    let is_well = matches!(mood, Mood::Well) || matches!(mood, Mood::Slow(time) if time < Duration::from_secs(4));
-    if !is_well {
-        world.ledger(|ledger, at| ledger.trouble(at, account_of(&organization)));
-    }
-    if account_of(&organization) == 0 && world.state(|state| std::mem::take(&mut state.changes_in_log_in)) {
-        let (world, after) = (Arc::clone(world), world.milliseconds(0..=800));
-        tokio::spawn(async move {
-            sleep(after).await;
-            events::change_credentials(&world);
-        });
-    }
-    sleep(world.log_in_time()).await;
-    let began = world.clock.elapsed();
-    match mood {
-        Mood::Slow(time) => sleep(time).await,
-        Mood::Silent | Mood::Garbage => return misbehave(world, wire, mood, "", LOG_IN_LIMIT).await,
-        Mood::Odd => {
-            misbehave(world, wire, mood, "{\"message\":\"no token\"}", LOG_IN_LIMIT).await?;
-            world.ledger(|ledger, at| ledger.failed_whole(at, began, arrival, None, None));
-            return Some(());
-        }
-        Mood::Status(status, _) if status < 500 => world.ledger(|ledger, at| ledger.reject(at, &organization)),
-        _ => {}
-    }
-    if !matches!(mood, Mood::Status(..)) && !world.knows(&organization, &body) {
-        world.ledger(|ledger, at| {
-            ledger.trouble(at, account_of(&organization));
-            ledger.reject(at, &organization);
-        });
-        answer(world, wire, 401, "", b"{\"message\":\"wrong\"}").await?;
-        world.ledger(|ledger, at| ledger.failed_whole(at, began, arrival, Some(401), None));
-        return Some(());
-    }
-    let life = world.token_life();
-    let expires = if mood == Mood::Stale { world.now() - 60.0 } else { world.now() + life };
-    let claims = format!("{{\"exp\":{},\"n\":{}}}", expires.floor(), world.next_number());
-    let token = format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims));
-    world.ledger(|ledger, at| ledger.made(at, world.now(), token.clone(), server, organization, expires.floor()));
-    let never = match mood {
-        Mood::Truncated | Mood::Stalled => Some("its answer was cut"),
-        Mood::Huge => Some("its answer was too long"),
-        Mood::Status(..) => Some("its answer was a refusal"),
-        _ => None,
-    };
-    if let Some(why) = never {
-        world.ledger(|ledger, _| ledger.never_gave(&token, why));
-    }
-    let padding = match mood {
-        Mood::Huge => world.draw(66_000..=200_000),
-        _ if world.chance(0.1) => world.draw(1..=60_000),
-        _ => 0,
-    };
-    let body = format!("{{\"token\":\"{token}\",\"more\":\"{}\"}}", "x".repeat(padding));
-    let made = world.clock.elapsed();
-    match mood {
-        Mood::Truncated | Mood::Stalled => return misbehave(world, wire, mood, &body, LOG_IN_LIMIT).await,
-        Mood::Status(status, retry_after) => {
-            misbehave(world, wire, mood, &body, LOG_IN_LIMIT).await?;
-            world.ledger(|ledger, at| ledger.failed_whole(at, began, arrival, Some(status), retry_after));
-            return Some(());
-        }
-        _ if padding > 0 && world.chance(0.5) => {
-            answer_with(world, wire, 201, "transfer-encoding: chunked\r\n", &chunked(body.as_bytes())).await?;
-        }
-        _ => answer(world, wire, 201, "", body.as_bytes()).await?,
-    }
-    match mood {
-        Mood::Huge => {}
-        Mood::Stale => world.ledger(|ledger, at| ledger.failed_whole(at, made, arrival, None, None)),
-        _ => {
-            // The next log-in fails while its files are gone.
-            let is_missing = world.state(|state| state.missing != [false; 2]);
-            world.ledger(|ledger, at| {
-                ledger.gave(&token, at);
-                ledger.succeeded_whole(at, made, arrival, &token, life);
-                if is_missing {
-                    ledger.trouble(at, 0);
-                }
-            });
-        }
-    }
-    Some(())
 }
 
 /// Judges a call's head. Tells which call it is, and whether its token is accepted.
@@ -307,7 +214,7 @@ async fn echo(wire: &mut Wire) -> Option<()> {
     }
 }
 
-fn chunked(body: &[u8]) -> Vec<u8> {
+pub(super) fn chunked(body: &[u8]) -> Vec<u8> {
     let mut chunks = Vec::new();
     for chunk in body.chunks(5000) {
         chunks.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
@@ -332,7 +239,7 @@ async fn answer_call(world: &Arc<World>, wire: &mut Wire, call: CallId, head: &H
     answer(world, wire, 200, &fields, &body).await
 }
 
-async fn misbehave(world: &Arc<World>, wire: &mut Wire, mood: Mood, body: &str, limit: Duration) -> Option<()> {
+pub(super) async fn misbehave(world: &Arc<World>, wire: &mut Wire, mood: Mood, body: &str, limit: Duration) -> Option<()> {
     match mood {
         Mood::Status(status, retry_after) => {
             let fields = retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
@@ -370,11 +277,11 @@ async fn truncated(world: &Arc<World>, wire: &mut Wire, body: &[u8]) -> Option<(
     None
 }
 
-async fn answer(world: &Arc<World>, wire: &mut Wire, status: u16, fields: &str, body: &[u8]) -> Option<()> {
+pub(super) async fn answer(world: &Arc<World>, wire: &mut Wire, status: u16, fields: &str, body: &[u8]) -> Option<()> {
     answer_with(world, wire, status, &format!("{fields}content-length: {}\r\n", body.len()), body).await
 }
 
-async fn answer_with(world: &Arc<World>, wire: &mut Wire, status: u16, fields: &str, body: &[u8]) -> Option<()> {
+pub(super) async fn answer_with(world: &Arc<World>, wire: &mut Wire, status: u16, fields: &str, body: &[u8]) -> Option<()> {
     let head = format!("HTTP/1.1 {status} Simulated\r\ndate: {}\r\n{fields}\r\n", world.http_date());
     wire.write(&[head.as_bytes(), body].concat()).await
 }

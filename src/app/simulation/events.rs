@@ -55,12 +55,7 @@ pub(super) async fn happen(world: &Arc<World>, daemon: &Daemon, time: Duration) 
 async fn happens(world: &Arc<World>, daemon: &Daemon) {
     let server = world.draw(0..=SERVERS - 1);
     match world.draw(0..=34) {
-        0..=3 => {
-            let mood = mood(world);
-            world.note(&format!("event: log-ins at server {server}: {mood:?}"));
-            world.state(|state| state.moods[server].0 = mood);
-            later(world, move |state| state.moods[server].0 = Mood::Well);
-        }
+        0..=3 => log_ins_become(world, server, mood(world)),
         4..=7 => {
             let mood = mood(world);
             world.note(&format!("event: calls at server {server}: {mood:?}"));
@@ -99,10 +94,7 @@ async fn happens(world: &Arc<World>, daemon: &Daemon) {
         26 => lose_credentials(world, world.milliseconds(0..=15_000)),
         // A token is refused while its successor can't be had.
         27..=30 => {
-            let mood = refusal(world);
-            world.note(&format!("event: log-ins at server {server}: {mood:?}"));
-            world.state(|state| state.moods[server].0 = mood);
-            later(world, move |state| state.moods[server].0 = Mood::Well);
+            log_ins_become(world, server, refusal(world));
             revoke(world, server);
             // Nothing else happens while its time runs.
             sleep(world.milliseconds(0..=25_000)).await;
@@ -126,6 +118,13 @@ async fn happens(world: &Arc<World>, daemon: &Daemon) {
             world.ledger(|ledger, at| ledger.excuse_all(at + CLOCKS_COMPARED));
         }
     }
+}
+
+/// Changes for a while what a server does with log-ins.
+fn log_ins_become(world: &Arc<World>, server: usize, mood: Mood) {
+    world.note(&format!("event: log-ins at server {server}: {mood:?}"));
+    world.state(|state| state.moods[server].0 = mood);
+    later(world, move |state| state.moods[server].0 = Mood::Well);
 }
 
 fn revoke(world: &World, server: usize) {

@@ -3,8 +3,8 @@
 //!
 //! The daemon is the one that serves users, but for three things (`simulated`): connections lead to simulated servers, blocking work is
 //! done where it is asked for, and workers are tasks (`WorkerHost`). Everything is drawn from a seed: the same seed gives the same
-//! trace, line by line. Files: `world` is what all share; `clients`, `strange` (clients), `careportals`, `http2`, `network` and `events` act;
-//! `ledger`, `inspector` and `panics` judge.
+//! trace, line by line. Files: `world` is what all share; `clients`, `strange` (clients), `careportals`, `log_ins`, `http2`, `network`
+//! and `events` act; `ledger`, `inspector` and `panics` judge.
 //!
 //! `SIDECAR_SIM_SEEDS=10000 cargo test --release --lib app::simulation` plays other numbers of seeds, and `SIDECAR_SIM_SEED=7` one seed
 //! with its trace.
@@ -16,6 +16,7 @@ mod events;
 mod http2;
 mod inspector;
 mod ledger;
+mod log_ins;
 mod network;
 mod panics;
 mod strange;

@@ -6,7 +6,7 @@ use super::{Call, CallId, Ledger, TOKEN_NOTICED, Token};
 use crate::app::simulation::world::{ACCOUNTS, account_of};
 
 /// How long the daemon may take to see that a client has gone, or that its settings or account have changed.
-const SEEN: Duration = Duration::from_secs(2);
+pub(super) const SEEN: Duration = Duration::from_secs(2);
 
 /// `token_wait`, in seconds, less a moment.
 const TOKEN_WAIT: f64 = 9.9;

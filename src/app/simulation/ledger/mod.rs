@@ -12,7 +12,7 @@ mod suspicion;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use self::{pacing::Pacing, suspicion::Suspicion};
+use self::{endings::SEEN, pacing::Pacing, suspicion::Suspicion};
 use super::world::{ACCOUNTS, account_of};
 
 pub(super) use self::{
@@ -280,6 +280,10 @@ impl Ledger {
     pub(super) fn suspend(&mut self, at: Duration, time: Duration) {
         self.suspended = Some(at + time);
         self.excuse_all(at + time);
+        // What has just ended may not have been noticed.
+        for (ended, _) in self.calls.values_mut().filter_map(|call| call.ended.as_mut()).filter(|(ended, _)| *ended + SEEN > at) {
+            *ended += time;
+        }
         for (from, _) in self.tokens.values_mut().filter_map(|token| token.withdrawn.as_mut()).filter(|(from, _)| *from > at) {
             *from += time;
         }

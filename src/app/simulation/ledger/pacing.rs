@@ -149,7 +149,8 @@ impl Ledger {
         life: f64,
     ) {
         let account = &mut self.pacing.0[arrival.account];
-        let is_latest = account.arrived == arrival.number && at <= arrival.at + IN_TIME;
+        let was_awake = self.suspended.is_none_or(|until| until < arrival.at);
+        let is_latest = account.arrived == arrival.number && at <= arrival.at + IN_TIME && was_awake;
         account.failed.clear();
         account.brought = self.tokens.get(name).filter(|_| is_latest).map(|token| Brought::of(token, made, life));
     }
@@ -165,7 +166,7 @@ impl Ledger {
 
     /// Judges whether tokens were renewed before they ended.
     pub(in crate::app::simulation) fn judge_renewals(&mut self, at: Duration, now: f64) {
-        for index in 0..ACCOUNTS.len() {
+        for (index, name) in ACCOUNTS.iter().enumerate() {
             let trouble = self.suspicion.trouble(index);
             let is_well = |brought: &mut Brought| trouble < brought.made && brought.life >= SHORT_LIFE;
             let is_overdue = |brought: &mut Brought| brought.expires < now;
@@ -174,7 +175,7 @@ impl Ledger {
                 && at > account.excused
                 && self.logged_out[index].is_none()
             {
-                self.break_promise(at, format!("the token of {} has ended, and was not renewed", ACCOUNTS[index]));
+                self.break_promise(at, format!("the token of {name} has ended, and was not renewed"));
             }
         }
     }

@@ -96,7 +96,7 @@ impl ClientStream {
 
     /// Whether nobody will read what is written. A TCP client that has only sent FIN may still read: it is gone if no process
     /// holds its socket any more, which the kernel tells for clients on this machine.
-    fn client_is_gone(&self) -> bool {
+    pub(super) fn client_is_gone(&self) -> bool {
         let (fd, ends) = match self {
             Self::Tcp(stream, ends) => (stream.as_fd(), Some(*ends)),
             Self::Unix(stream) => (stream.as_fd(), None),

@@ -79,6 +79,26 @@ fn beyond_max_connections_clients_wait_in_the_kernels_queue() {
     assert_eq!(admitted[0].answer("GET").status, 200);
 }
 
+#[test]
+fn what_a_client_has_sent_that_gave_up_in_the_queue_is_not_carried_out() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::new(&simulator);
+    setup.api("max_connections", "1");
+    let sidecar = setup.start().ready();
+    let mut admitted = in_flight(1, &simulator, &sidecar);
+    let mut gone = sidecar.connect();
+    gone.write(&Request::get("/_sim/echo").head());
+    drop(gone);
+    let mut waiting = sidecar.connect();
+    waiting.write(&Request::get("/_sim/status/200").head());
+    control.hold_requests(false);
+    assert_eq!(admitted[0].answer("GET").status, 200);
+    // It came behind the one that is gone.
+    assert_eq!(waiting.answer("GET").status, 200);
+    assert_eq!(control.counts().requests, 2);
+}
+
 /// Whether the whole answer is a bare status and the connection's end.
 fn assert_bare(sidecar: &Sidecar, request: &[u8], status: u16) {
     let mut connection = sidecar.connect();

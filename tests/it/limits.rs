@@ -84,7 +84,8 @@ fn what_a_client_has_sent_that_gave_up_in_the_queue_is_not_carried_out() {
     let simulator = simulator();
     let control = simulator.control();
     let mut setup = Setup::new(&simulator);
-    setup.api("max_connections", "1");
+    // One worker accepts in the order of the queue.
+    setup.api("max_connections", "1").variable("CAREPORTALS_WORKERS", "1");
     let sidecar = setup.start().ready();
     let mut admitted = in_flight(1, &simulator, &sidecar);
     let mut gone = sidecar.connect();

@@ -5,9 +5,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
 use super::{
+    fields,
     ledger::{Arrival, CallId, Reply},
     log_ins,
     network::Wire,
+    upstreams::{Awaited, Link},
     world::World,
 };
 use crate::clock;
@@ -63,19 +65,22 @@ impl Head {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(world: Arc<World>, server: usize, mut wire: Wire) {
+pub(super) async fn serve(world: Arc<World>, link: Link, mut wire: Wire) {
     let opened = clock::instant();
     loop {
-        let idle = world.idle_time_out(server);
+        let idle = world.idle_time_out(link.server);
         let Ok(Some(head)) = timeout(idle, read_head(&mut wire)).await else { return wire.close() };
         let on = if head.method == "POST" && head.path == "/auth" {
-            log_ins::answer_log_in(&world, server, &mut wire, &head).await
+            log_ins::answer_log_in(&world, link.server, &mut wire, &head).await
         } else {
-            call(&world, server, &mut wire, &head, opened.elapsed()).await
+            call(&world, link, &mut wire, &head, opened.elapsed()).await
         };
         // Most servers keep the connection; a few close it now and then.
         if on.is_none() || world.chance(0.05) {
             return wire.close();
+        }
+        if let Some(number) = link.number {
+            world.upstreams().ends(number);
         }
     }
 }
@@ -91,12 +96,17 @@ pub(super) async fn read_head(wire: &mut Wire) -> Option<Head> {
 
 /// Reads a body whole. `None`: it was cut.
 pub(super) async fn read_body(wire: &mut Wire, head: &Head) -> Option<Vec<u8>> {
-    if let Some(length) = head.all("content-length").first() {
-        return read_exactly(wire, length.parse().ok()?).await;
-    }
     let mut body = Vec::new();
+    read_body_into(wire, head, &mut body).await.map(|()| body)
+}
+
+/// The same. What has come of a body that was cut is in `body`, too.
+async fn read_body_into(wire: &mut Wire, head: &Head, body: &mut Vec<u8>) -> Option<()> {
+    if let Some(length) = head.all("content-length").first() {
+        return read_into(wire, length.parse().ok()?, body).await;
+    }
     if head.all("transfer-encoding").is_empty() {
-        return Some(body);
+        return Some(());
     }
     loop {
         let size = loop {
@@ -106,23 +116,29 @@ pub(super) async fn read_body(wire: &mut Wire, head: &Head) -> Option<Vec<u8>> {
             }
             wire.read_more().await?;
         };
-        body.extend(read_exactly(wire, size).await?);
-        read_exactly(wire, 2).await?;
+        read_into(wire, size, body).await?;
+        read_into(wire, 2, &mut Vec::new()).await?;
         if size == 0 {
-            return Some(body);
+            return Some(());
         }
     }
 }
 
-async fn read_exactly(wire: &mut Wire, count: usize) -> Option<Vec<u8>> {
-    while wire.held().len() < count {
+async fn read_into(wire: &mut Wire, mut count: usize, body: &mut Vec<u8>) -> Option<()> {
+    loop {
+        let come = wire.held().len().min(count);
+        body.extend(wire.take(come));
+        count -= come;
+        if count == 0 {
+            return Some(());
+        }
         wire.read_more().await?;
     }
-    Some(wire.take(count))
 }
 
 /// Judges a call's head. Tells which call it is, and whether its token is accepted.
-pub(super) fn arrive(world: &World, server: usize, head: &Head, age: Duration) -> Option<(CallId, bool)> {
+pub(super) fn arrive(world: &World, link: Link, head: &Head, age: Duration, is_http2: bool) -> Option<(CallId, bool)> {
+    let server = link.server;
     let call: CallId = head.all("x-call").first()?.parse().ok()?;
     let (authorization, organization) = (head.all("authorization"), head.all("organization"));
     let request_id = head.all("x-request-id");
@@ -135,6 +151,10 @@ pub(super) fn arrive(world: &World, server: usize, head: &Head, age: Duration) -
         age: (age, world.oldest()),
     };
     world.note(&format!("server {server}: {} {}", head.method, head.path));
+    fields::judge_call(world, call, head, link.address, is_http2);
+    if let Some(fault) = link.number.and_then(|number| world.upstreams().begins(number, call)) {
+        world.break_promise(format!("call {call}: {fault}"));
+    }
     Some((call, world.ledger(|ledger, at| ledger.arrive(at, world.now(), &arrival))))
 }
 
@@ -146,9 +166,9 @@ pub(super) fn refuse(world: &World, head: &Head, call: CallId) -> String {
     name
 }
 
-async fn call(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head, age: Duration) -> Option<()> {
-    let (call, accepted) = arrive(world, server, head, age)?;
-    let mood = world.moods(server).1;
+async fn call(world: &Arc<World>, link: Link, wire: &mut Wire, head: &Head, age: Duration) -> Option<()> {
+    let (call, accepted) = arrive(world, link, head, age, false)?;
+    let mood = world.moods(link.server).1;
     let refuses = !accepted || matches!(mood, Mood::Status(401, _)) || (mood == Mood::Odd && world.chance(0.66));
     // Some servers refuse a request when they have seen its head.
     let is_early = refuses && world.chance(0.4);
@@ -176,28 +196,81 @@ async fn call(world: &Arc<World>, server: usize, wire: &mut Wire, head: &Head, a
     }
     world.ledger(|ledger, at| ledger.execute(call, at));
     if !head.all("upgrade").is_empty() {
+        if let Some(number) = link.number {
+            world.upstreams().set_apart(number);
+        }
         return echo(wire).await;
     }
     match mood {
         Mood::Stale => None,
-        Mood::Silent | Mood::Garbage | Mood::Truncated | Mood::Stalled => {
-            if mood == Mood::Silent {
-                world.ledger(|ledger, _| ledger.reply(call, Reply::Silent));
-            }
-            misbehave(world, wire, mood, &"x".repeat(3000), CALL_LIMIT).await
+        Mood::Silent => {
+            world.ledger(|ledger, _| ledger.reply(call, Reply::Silent));
+            wait_for_end(world, wire, call, (Awaited::Head, clock::instant())).await
         }
+        Mood::Stalled => {
+            let since = clock::instant();
+            let awaited = truncated(world, wire, "x".repeat(3000).as_bytes()).await;
+            if head.method == "HEAD" {
+                return be_silent(world, wire, CALL_LIMIT).await;
+            }
+            wait_for_end(world, wire, call, (awaited, if awaited == Awaited::Head { since } else { clock::instant() })).await
+        }
+        Mood::Garbage | Mood::Truncated => misbehave(world, wire, mood, &"x".repeat(3000), CALL_LIMIT).await,
         Mood::Huge => answer(world, wire, 200, &format!("x-pad: {}\r\n", "x".repeat(70_000)), b"").await,
+        Mood::Slow(time) if pauses_in_answer(call, head, time) => answer_call(world, wire, link, call, head, Some(time)).await,
         Mood::Slow(time) => {
             sleep(time).await;
-            answer_call(world, wire, call, head).await
+            answer_call(world, wire, link, call, head, None).await
         }
-        _ => answer_call(world, wire, call, head).await,
+        _ => answer_call(world, wire, link, call, head, None).await,
+    }
+}
+
+/// Whether the server is slow in the middle of its answer, more than once.
+pub(super) fn pauses_in_answer(call: CallId, head: &Head, time: Duration) -> bool {
+    // After an empty body it would be slow between two requests.
+    let has_body = head.method != "HEAD" && !super::clients::answer_body(call).is_empty();
+    time > Duration::from_secs(1) && call % 2 == 1 && has_body
+}
+
+/// Says no more on a call until the daemon gives up, neither late nor early. It waits since then.
+async fn wait_for_end(
+    world: &Arc<World>,
+    wire: &mut Wire,
+    call: CallId,
+    (awaited, since): (Awaited, tokio::time::Instant),
+) -> Option<()> {
+    while wire.read_more().await.is_some() {}
+    if wire.is_open()
+        && let Some(fault) = world.upstreams().judge_wait(call, awaited, since.elapsed())
+    {
+        world.break_promise(format!("call {call}: {fault}"));
+    }
+    None
+}
+
+/// Says nothing for that time, which is no reason to give the call up.
+async fn pause(world: &Arc<World>, wire: &mut Wire, call: CallId, time: Duration) -> Option<()> {
+    let ended = timeout(time, async { while wire.read_more().await.is_some() {} }).await.is_ok();
+    if ended {
+        judge_cut(world, wire, call);
+    }
+    (!ended).then_some(())
+}
+
+/// The daemon has closed the connection in the middle of an answer that came.
+fn judge_cut(world: &World, wire: &Wire, call: CallId) {
+    if wire.is_open() && world.upstreams().is_waited_for(call) {
+        world.break_promise(format!("call {call}: the daemon has given up an answer that came"));
     }
 }
 
 /// Reads a call's body, which has to be the one that its client sent.
 async fn read_body_of(world: &Arc<World>, wire: &mut Wire, head: &Head, call: CallId) -> Option<()> {
-    let body = read_body(wire, head).await?;
+    let mut body = Vec::new();
+    let read = read_body_into(wire, head, &mut body).await;
+    world.upstreams().received(call, body.len());
+    read?;
     if body != super::clients::request_body(call, &head.method) {
         world.break_promise(format!("call {call}: its body of {} bytes is not what its client sent", body.len()));
     }
@@ -225,18 +298,54 @@ pub(super) fn chunked(body: &[u8]) -> Vec<u8> {
     chunks
 }
 
-async fn answer_call(world: &Arc<World>, wire: &mut Wire, call: CallId, head: &Head) -> Option<()> {
+/// `pauses`: the answer comes in pieces, with pauses of that time.
+async fn answer_call(
+    world: &Arc<World>,
+    wire: &mut Wire,
+    link: Link,
+    call: CallId,
+    head: &Head,
+    pauses: Option<Duration>,
+) -> Option<()> {
     let body = super::clients::answer_body(call);
     // Some servers send back what they got.
     let echo = if call.is_multiple_of(4) { head.all("authorization").join("") } else { String::new() };
-    let fields = format!("x-answer: {call}\r\nx-echo: {echo}\r\n");
-    if head.method == "HEAD" {
-        return answer_with(world, wire, 200, &format!("{fields}content-length: {}\r\n", body.len()), b"").await;
+    let mut fields = format!("x-answer: {call}\r\nx-echo: {echo}\r\n");
+    for (name, value) in world.heads().of_answer(call, link.address, false) {
+        fields.push_str(&format!("{name}: {value}\r\n"));
     }
-    if call.is_multiple_of(3) {
-        return answer_with(world, wire, 200, &format!("{fields}transfer-encoding: chunked\r\n"), &chunked(&body)).await;
+    if world.announces()
+        && let Some(number) = link.number
+    {
+        let timeout = world.idle_time_out(link.server);
+        world.upstreams().announces(number, timeout);
+        fields.push_str(&format!("keep-alive: timeout={}, max=1000\r\n", timeout.as_secs()));
     }
-    answer(world, wire, 200, &fields, &body).await
+    if !fields::is_undated(call) {
+        fields.push_str(&format!("date: {}\r\n", world.http_date()));
+    }
+    let (length, is_head) = (body.len(), head.method == "HEAD");
+    let (framing, body) = match (is_head, call.is_multiple_of(3)) {
+        (true, _) => (format!("content-length: {length}\r\n"), Vec::new()),
+        (false, true) => ("transfer-encoding: chunked\r\n".to_owned(), chunked(&body)),
+        // Some say it twice.
+        (false, false) if call.is_multiple_of(11) => (format!("content-length: {length}\r\n").repeat(2), body),
+        (false, false) => (format!("content-length: {length}\r\n"), body),
+    };
+    let head = format!("HTTP/1.1 200 Simulated\r\n{fields}{framing}\r\n");
+    let mut whole = [head.as_bytes(), &body].concat();
+    if let Some(time) = pauses {
+        for left in [2, 1] {
+            let later = whole.split_off(whole.len() - body.len() * left / 3);
+            if wire.write(&whole).await.is_none() {
+                judge_cut(world, wire, call);
+                return None;
+            }
+            pause(world, wire, call, time).await?;
+            whole = later;
+        }
+    }
+    wire.write(&whole).await
 }
 
 pub(super) async fn misbehave(world: &Arc<World>, wire: &mut Wire, mood: Mood, body: &str, limit: Duration) -> Option<()> {
@@ -250,7 +359,10 @@ pub(super) async fn misbehave(world: &Arc<World>, wire: &mut Wire, mood: Mood, b
             wire.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await?;
             None
         }
-        Mood::Truncated => truncated(world, wire, body.as_bytes()).await,
+        Mood::Truncated => {
+            truncated(world, wire, body.as_bytes()).await;
+            None
+        }
         Mood::Stalled => {
             truncated(world, wire, body.as_bytes()).await;
             be_silent(world, wire, limit).await
@@ -270,11 +382,14 @@ async fn be_silent(world: &Arc<World>, wire: &mut Wire, limit: Duration) -> Opti
     None
 }
 
-async fn truncated(world: &Arc<World>, wire: &mut Wire, body: &[u8]) -> Option<()> {
+/// Writes the beginning of an answer. Tells what the daemon waits for then.
+async fn truncated(world: &Arc<World>, wire: &mut Wire, body: &[u8]) -> Awaited {
     let head = format!("HTTP/1.1 201 Created\r\ncontent-length: {}\r\n\r\n", body.len());
     let whole = [head.as_bytes(), body].concat();
-    wire.write(&whole[..world.draw(1..=whole.len() - 1)]).await?;
-    None
+    let length = world.draw(1..=whole.len() - 1);
+    // If it fails, the wire has ended.
+    let _ = wire.write(&whole[..length]).await;
+    if length < head.len() { Awaited::Head } else { Awaited::Body }
 }
 
 pub(super) async fn answer(world: &Arc<World>, wire: &mut Wire, status: u16, fields: &str, body: &[u8]) -> Option<()> {

@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use super::{
+    fields::{self, Sender},
     ledger::{CallId, Ending},
     world::{RELIES_ON_KEYS, World},
 };
@@ -134,14 +135,18 @@ async fn call(world: &Arc<World>, connection: &mut Connection, (client, account)
     let body = request_body(call, method);
     world.begin_call(call, method == "POST" && !(has_key && account == RELIES_ON_KEYS), body.len(), account);
     let body = Pieces::of(world, body);
-    let uri = if matches!(connection, Connection::Http1(_)) {
-        format!("/v2/calls/{call}")
-    } else {
-        format!("http://localhost/v2/calls/{call}")
-    };
+    let sender = if matches!(connection, Connection::Http1(_)) { Sender::Http1 } else { Sender::Http2 };
+    let (target, more) = world.heads().of_call(call, account, method, sender);
+    let uri = if sender == Sender::Http1 { target } else { format!("http://localhost{target}") };
     let request = Request::builder().method(method).uri(uri).header("host", "localhost").header("x-call", call);
     let request = request.header("x-request-id", format!("call-{call}"));
-    let request = if has_key { request.header("idempotency-key", call) } else { request };
+    let mut request = if has_key { request.header("idempotency-key", call) } else { request };
+    if has_key {
+        world.heads().also(call, "idempotency-key", &call.to_string());
+    }
+    for (name, value) in more {
+        request = request.header(name, value);
+    }
     // Everything in it is plain ASCII.
     let request = request.body(body).unwrap();
     let ending = match timeout(patience, exchange(world, connection, request, call, method)).await {
@@ -215,6 +220,7 @@ pub(super) fn judge(
         return Ending::Refused(status, code);
     }
     if status == 200 {
+        fields::judge_answer(world, call, method, fields);
         let wanted = if method == "HEAD" { Vec::new() } else { answer_body(call) };
         if text("x-answer") != Some(call.to_string().as_str()) || body != wanted {
             world.break_promise(format!("call {call} got an answer to {:?}, {} bytes", text("x-answer"), body.len()));

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     account::Account,
+    clock,
     control::Commands,
     status::{StatusReader, View},
 };
@@ -203,7 +204,7 @@ pub(super) fn lose_credentials(world: &Arc<World>, time: Duration) {
         ledger.causes_log_in(at);
         ledger.excuse_log_in(at, 0, time + LONGEST_BACKOFF);
         if file == ORGANIZATION {
-            ledger.organization_lost();
+            ledger.organization_lost(at);
         }
     });
     let world = Arc::clone(world);
@@ -223,8 +224,12 @@ pub(super) fn lose_credentials(world: &Arc<World>, time: Duration) {
             notice(&world);
         } else {
             // It may be noticed as no change. A token that came meanwhile may have gone.
-            world.put(name, &world.state(|state| state.organization.clone()));
-            world.ledger(|ledger, _| ledger.organization_lost());
+            let organization = world.state(|state| state.organization.clone());
+            world.put(name, &organization);
+            world.ledger(|ledger, at| {
+                ledger.organization_lost(at);
+                ledger.organization_changed(at, &organization);
+            });
         }
         world.ledger(Ledger::causes_log_in);
     });
@@ -245,7 +250,10 @@ fn notice(world: &Arc<World>) {
 pub(super) async fn reload(world: &World, daemon: &Daemon) {
     let (before, server) = (world.state(|state| state.server), world.draw(0..=SERVERS - 1));
     let (wrong, max_age) = (world.chance(0.15), Duration::from_secs([8, 30, 300][world.draw(0..=2)]));
+    let response_timeout = [12, 20][world.draw(0..=1)];
     world.note(&format!("event: a reload, to server {server}, wrong: {wrong}"));
+    let began = clock::instant();
+    world.upstreams().renew();
     world.state(|state| state.reloading = true);
     world.ledger(Ledger::reload);
     let changes_server = |ledger: &mut Ledger, at| {
@@ -254,7 +262,7 @@ pub(super) async fn reload(world: &World, daemon: &Daemon) {
         }
     };
     world.ledger(changes_server);
-    world.put_settings(server, [12, 20][world.draw(0..=1)], max_age);
+    world.put_settings(server, response_timeout, max_age);
     if wrong {
         world.put("config.toml", "max_requests = \"many\"");
     }
@@ -262,7 +270,17 @@ pub(super) async fn reload(world: &World, daemon: &Daemon) {
     let Ok(outcome) = daemon.commands.reload() else { return world.break_promise("a reload was not taken".to_owned()) };
     match outcome.await {
         Ok(Ok(())) if !wrong => {
-            world.state(|state| (state.server, state.max_age) = (server, max_age));
+            let age_before = world.state(|state| {
+                state.server = server;
+                state.response_timeout = Duration::from_secs(response_timeout.into());
+                std::mem::replace(&mut state.max_age, max_age)
+            });
+            if age_before != max_age || server != before {
+                world.upstreams().retire((age_before == max_age).then_some(0), began, true);
+            }
+            if server != before {
+                world.upstreams().moved(0);
+            }
             if server != before {
                 world.ledger(|ledger, _| ledger.server_changed());
             }
@@ -285,11 +303,13 @@ async fn log_out(world: &Arc<World>, daemon: &Daemon) {
     world.note(&format!("event: a log-out of {name:?}"));
     let accounts: Vec<usize> = one.map_or_else(|| (0..ACCOUNTS.len()).collect(), |account| vec![account]);
     world.ledger(|ledger, at| accounts.iter().for_each(|account| ledger.begin_log_out(at, *account)));
+    let began = clock::instant();
     let Ok(done) = daemon.commands.log_out(name) else { return world.break_promise("a log-out was not taken".to_owned()) };
     if done.await.is_err() {
         world.break_promise("a log-out was not carried out".to_owned());
     }
     world.ledger(|ledger, at| accounts.iter().for_each(|account| ledger.log_out(at, *account)));
+    world.upstreams().stop(began);
     world.note("event: logged out");
     let (world, daemon, after) = (Arc::clone(world), daemon.clone(), world.milliseconds(0..=20_000));
     tokio::spawn(async move {
@@ -319,6 +339,9 @@ async fn suspend(world: &World) {
     world.note(&format!("event: the machine is suspended for {time:?}"));
     world.ledger(|ledger, at| ledger.suspend(at, time));
     world.clock.suspend(time);
+    if time > Duration::from_secs(3) {
+        world.upstreams().suspended();
+    }
     world.ledger(|ledger, at| {
         ledger.causes_log_in(at);
         ledger.trouble_at(at, 0);

@@ -30,6 +30,13 @@ pub(super) fn start(world: &Arc<World>, daemon: &Daemon) -> JoinHandle<()> {
 }
 
 fn look(world: &World, daemon: &Daemon) {
+    for fault in world.upstreams().inspect() {
+        world.break_promise(fault);
+    }
+    // Only the second API's upstream speaks HTTP/2.
+    if world.upstreams().is_quiet(1) && world.streams() > 0 {
+        world.break_promise(format!("{} streams are open, and no client waits", world.streams()));
+    }
     let view = Arc::clone(&daemon.view.borrow());
     for (account, api) in view.apis.iter().enumerate() {
         let (taken, most) = (api.request_limit.taken(), world.terms().requests);

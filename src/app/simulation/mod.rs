@@ -4,7 +4,7 @@
 //! The daemon is the one that serves users, but for three things (`simulated`): connections lead to simulated servers, blocking work is
 //! done where it is asked for, and workers are tasks (`WorkerHost`). Everything is drawn from a seed: the same seed gives the same
 //! trace, line by line. Files: `world` is what all share; `clients`, `strange` (clients), `careportals`, `log_ins`, `http2`, `network`
-//! and `events` act; `ledger`, `inspector` and `panics` judge.
+//! and `events` act; `ledger`, `fields`, `upstreams`, `frames`, `inspector` and `panics` judge.
 //!
 //! `SIDECAR_SIM_SEEDS=10000 cargo test --release --lib app::simulation` plays other numbers of seeds, and `SIDECAR_SIM_SEED=7` one seed
 //! with its trace.
@@ -13,6 +13,9 @@ mod careportals;
 mod clients;
 mod clock;
 mod events;
+mod fields;
+mod files;
+mod frames;
 mod http2;
 mod inspector;
 mod ledger;
@@ -20,6 +23,7 @@ mod log_ins;
 mod network;
 mod panics;
 mod strange;
+mod upstreams;
 mod world;
 
 use std::{io, sync::Arc, thread, time::Duration};
@@ -177,6 +181,7 @@ async fn end(world: &Arc<World>, daemon: &Daemon, running: JoinHandle<Result<(),
     if world.chance(0.2) {
         world.note("event: a reload that nobody waits for");
         world.ledger(Ledger::reload);
+        world.upstreams().renew();
         drop(daemon.commands.reload());
     }
     let mut guests = Vec::new();
@@ -189,6 +194,7 @@ async fn end(world: &Arc<World>, daemon: &Daemon, running: JoinHandle<Result<(),
     // They are accepted.
     sleep(Duration::from_millis(1)).await;
     world.note("event: SIGTERM");
+    world.upstreams().drain();
     let delay = world.terms().drain_delay;
     if delay.is_zero() {
         world.set_listening(false);

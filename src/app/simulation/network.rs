@@ -20,9 +20,10 @@ use tokio::{
 
 use super::{
     ledger::{CallId, Reply},
+    upstreams::{CONNECT_TIMEOUT, Link, Role, role_of},
     world::World,
 };
-use crate::simulated;
+use crate::{clock, simulated};
 
 /// What becomes of one attempt to connect.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,7 @@ impl simulated::Network for Network {
         let world = self.0.upgrade();
         Box::pin(async move {
             let Some(world) = world else { return Err(io::ErrorKind::NetworkUnreachable.into()) };
+            let _waiting = Waiting { world: Arc::clone(&world), role: role_of(address), since: clock::instant() };
             match world.receive(address) {
                 Reception::Taken(after) => {
                     sleep(after).await;
@@ -78,6 +80,22 @@ impl simulated::Network for Network {
                 Reception::Silence => std::future::pending().await,
             }
         })
+    }
+}
+
+/// An attempt to connect, which ends when it is dropped.
+struct Waiting {
+    world: Arc<World>,
+    role: Role,
+    since: tokio::time::Instant,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let waited = self.since.elapsed();
+        if matches!(self.role, Role::Calls(_)) && waited > CONNECT_TIMEOUT + Duration::from_millis(200) {
+            self.world.break_promise(format!("the daemon has waited for a connection for {waited:?}"));
+        }
     }
 }
 
@@ -99,11 +117,38 @@ pub(super) struct Wire {
     server: Option<usize>,
     /// What is told to the ledger once the next byte has gone out.
     reply: Option<(CallId, Reply)>,
+    /// The connection, as long as it is open; `None` for a client's.
+    link: Option<Link>,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.has_gone(true);
+    }
 }
 
 impl Wire {
     pub(super) fn new(stream: Box<dyn Stream>, fate: Fate, world: Arc<World>, server: Option<usize>) -> Self {
-        Self { stream: Some(stream), fate, world, taken: 0, given: 0, held: Vec::new(), server, reply: None }
+        Self { stream: Some(stream), fate, world, taken: 0, given: 0, held: Vec::new(), server, reply: None, link: None }
+    }
+
+    /// A server's end of that connection.
+    pub(super) fn of_server(stream: Box<dyn Stream>, fate: Fate, world: Arc<World>, link: Link) -> Self {
+        let mut wire = Self::new(stream, fate, world, Some(link.server));
+        wire.link = Some(link);
+        wire
+    }
+
+    /// Whether it has not ended by itself. The other side may have.
+    pub(super) fn is_open(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Tells that the connection has ended.
+    fn has_gone(&mut self, by_server: bool) {
+        if let Some(number) = self.link.take().and_then(|link| link.number) {
+            self.world.upstreams().closed(number, by_server);
+        }
     }
 
     /// What is written next answers that call.
@@ -131,7 +176,11 @@ impl Wire {
         let room = self.fate.end.map_or(usize::MAX, |(bytes, ..)| bytes.saturating_sub(self.taken));
         let mut buffer = vec![0; 16 * 1024];
         let most = buffer.len().min(room.max(1));
-        let count = self.stream.as_mut()?.read(&mut buffer[..most]).await.ok().filter(|count| *count > 0)?;
+        let read = self.stream.as_mut()?.read(&mut buffer[..most]).await.ok().filter(|count| *count > 0);
+        let Some(count) = read else {
+            self.has_gone(false);
+            return None;
+        };
         self.held.extend_from_slice(&buffer[..count]);
         self.taken += count;
         self.end_if_due()
@@ -146,7 +195,10 @@ impl Wire {
                 sleep(self.fate.lag.mul_f64(self.world.fraction())).await;
             }
             let (now, later) = bytes.split_at(piece);
-            self.stream.as_mut()?.write_all(now).await.ok()?;
+            if self.stream.as_mut()?.write_all(now).await.is_err() {
+                self.has_gone(false);
+                return None;
+            }
             self.given += piece;
             if let Some((call, reply)) = self.reply.take() {
                 self.world.ledger(|ledger, _| ledger.reply(call, reply));
@@ -165,6 +217,7 @@ impl Wire {
     /// Ends the wire cleanly.
     pub(super) fn close(&mut self) {
         self.stream = None;
+        self.has_gone(true);
     }
 
     fn end_if_due(&mut self) -> Option<()> {
@@ -173,6 +226,7 @@ impl Wire {
             return Some(());
         }
         let stream = self.stream.take()?;
+        self.has_gone(true);
         if let Some(server) = self.server {
             self.world.ledger(|ledger, at| ledger.trouble_at(at, server));
         }

@@ -11,6 +11,7 @@ use tokio::{
 use super::{
     careportals::{read_body, read_head},
     clients::{LIMIT, judge, request_body},
+    fields::Sender,
     ledger::{CallId, Ending},
     network::{Fate, Wire},
     world::World,
@@ -47,7 +48,8 @@ pub(super) async fn run(world: Arc<World>) {
                 let calls = [begin(&world, account, "GET"), begin(&world, account, "GET"), begin(&world, account, "DELETE")];
                 let methods = ["GET", "GET", "DELETE"];
                 world.ledger(|ledger, _| calls[1..].iter().for_each(|call| ledger.at_leisure(*call)));
-                let all: Vec<u8> = calls.iter().zip(methods).flat_map(|(call, method)| request(*call, method, "")).collect();
+                let all: Vec<u8> =
+                    calls.iter().zip(methods).flat_map(|(call, method)| request(&world, account, *call, method)).collect();
                 wire.write(&all).await;
                 for (call, method) in calls.into_iter().zip(methods) {
                     answer(&world, &mut wire, call, method).await;
@@ -89,7 +91,7 @@ pub(super) async fn begin_late(world: &Arc<World>) {
     let Some(mut wire) = connect(world, account).await else { return };
     let method = ["GET", "POST"][world.draw(0..=1)];
     let call = begin(world, account, method);
-    let bytes = request(call, method, "");
+    let bytes = request(world, account, call, method);
     // Both heads are longer.
     let begun = if world.chance(0.5) { 0 } else { world.draw(1..=60) };
     // What has sent nothing at all has a second when the drain begins.
@@ -112,11 +114,20 @@ fn begin(world: &World, account: usize, method: &str) -> CallId {
     call
 }
 
-fn request(call: CallId, method: &str, fields: &str) -> Vec<u8> {
+fn request(world: &World, account: usize, call: CallId, method: &str) -> Vec<u8> {
+    request_by(world, account, call, method, Sender::Raw)
+}
+
+fn request_by(world: &World, account: usize, call: CallId, method: &str, sender: Sender) -> Vec<u8> {
     let body = request_body(call, method);
     let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+    let (target, more) = world.heads().of_call(call, account, method, sender);
+    let mut fields: String = more.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    if sender == Sender::Tunnel {
+        fields.push_str("connection: upgrade\r\nupgrade: websocket\r\n");
+    }
     let head = format!(
-        "{method} /v2/calls/{call} HTTP/1.1\r\nhost: localhost\r\nx-call: {call}\r\nx-request-id: call-{call}\r\n{length}{fields}\r\n"
+        "{method} {target} HTTP/1.1\r\nhost: localhost\r\nx-call: {call}\r\nx-request-id: call-{call}\r\n{length}{fields}\r\n"
     );
     [head.into_bytes(), body].concat()
 }
@@ -124,7 +135,7 @@ fn request(call: CallId, method: &str, fields: &str) -> Vec<u8> {
 async fn one_call(world: &Arc<World>, wire: &mut Wire, account: usize, what: usize) {
     let method = ["GET", "POST", "PUT"][world.draw(0..=2)];
     let call = begin(world, account, method);
-    let bytes = request(call, method, "");
+    let bytes = request(world, account, call, method);
     match what {
         // It half-closes after its request, and reads the answer.
         5 | 6 => {
@@ -161,7 +172,7 @@ async fn one_call(world: &Arc<World>, wire: &mut Wire, account: usize, what: usi
             }
             let ending = answer(world, wire, call, method).await;
             let is_late = matches!(ending, Ending::Refused(_, code) if code == "request_body_timeout");
-            if is_late && (!answered || waited < BODY_IDLE) {
+            if is_late && waited < BODY_IDLE {
                 world.break_promise(format!("a body was silent for {waited:?}, and may be for {BODY_IDLE:?}"));
             }
         }
@@ -200,7 +211,8 @@ async fn read_answer(world: &World, wire: &mut Wire, call: CallId, method: &str)
 /// Asks for a WebSocket, and sends some bytes, which have to come back.
 async fn tunnel(world: &Arc<World>, wire: &mut Wire, account: usize) {
     let call = begin(world, account, "GET");
-    wire.write(&request(call, "GET", "connection: upgrade\r\nupgrade: websocket\r\n")).await;
+    world.upstreams().asks_for_tunnel(call);
+    wire.write(&request_by(world, account, call, "GET", Sender::Tunnel)).await;
     let Ok(Some(Ending::Answered(101))) = timeout(LIMIT, read_answer(world, wire, call, "GET")).await else {
         // What came instead is no answer to judge again.
         return world.end_call(call, &Ending::GivenUp);

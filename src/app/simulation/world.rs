@@ -17,22 +17,32 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     careportals::{self, Mood},
     clock::SimulatedClock,
+    fields::Heads,
+    frames::Seen,
     http2,
     ledger::{CallId, Ending, Ledger},
     network::{End, Fate, Reception, Stream, Wire},
+    upstreams::{Link, Upstreams, role_of},
 };
 
 /// How many servers there are. Each logs in, and takes calls.
 pub(super) const SERVERS: usize = 2;
 
-/// The address of a server.
+/// The address of a server for the first API.
 pub(super) fn address(server: usize) -> SocketAddr {
     // No packet goes there.
     SocketAddr::from(([127, 0, 0, 1], if server == 0 { 7001 } else { 7002 }))
 }
 
 /// Where the second server speaks TLS, and HTTP/2.
-const TLS_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7003));
+pub(super) const TLS_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7003));
+/// Where it serves the second API otherwise.
+pub(super) const SECOND_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7004));
+
+/// Where a server takes log-ins.
+pub(super) fn log_in_address(server: usize) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], if server == 0 { 7011 } else { 7012 }))
+}
 
 /// The accounts, each with an API of its name. The first one's server and credentials change; the second one's never do.
 pub(super) const ACCOUNTS: [&str; 2] = ["default", "other"];
@@ -48,9 +58,11 @@ pub(super) fn account_of(organization: &str) -> usize {
 /// One simulation's world.
 pub(super) struct World {
     pub(super) clock: Arc<SimulatedClock>,
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     chance: Mutex<fastrand::Rng>,
     ledger: Mutex<Ledger>,
+    heads: Heads,
+    upstreams: Upstreams,
     state: Mutex<State>,
     numbers: AtomicU64,
     /// How many connections servers serve.
@@ -73,12 +85,16 @@ pub(super) struct Terms {
     pub(super) workers: usize,
     /// `relogin_floor`, and `replay_buffer` in KiB.
     pub(super) floor: Duration,
-    replay_buffer: usize,
+    pub(super) replay_buffer: usize,
     pub(super) drain_delay: Duration,
     /// How long every log-in takes.
     log_in: Duration,
     /// The second API's upstream speaks TLS, and HTTP/2.
-    tls: bool,
+    pub(super) tls: bool,
+    /// `pool_idle`.
+    pub(super) pool_idle: Duration,
+    /// Servers say for how long they keep connections.
+    announces: bool,
 }
 
 impl Terms {
@@ -92,6 +108,8 @@ impl Terms {
             drain_delay: Duration::from_secs([0, 0, 3][chance.usize(0..3)]),
             log_in: Duration::from_millis([0, 0, 300, 2500][chance.usize(0..4)]),
             tls: chance.bool(),
+            pool_idle: Duration::from_secs([10, 40, 90][chance.usize(0..3)]),
+            announces: chance.usize(0..4) == 0,
         }
     }
 }
@@ -114,6 +132,8 @@ pub(super) struct State {
     pub(super) reloading: bool,
     /// `connection_max_age` of the settings in force.
     pub(super) max_age: Duration,
+    /// `response_timeout`, the same.
+    pub(super) response_timeout: Duration,
     pub(super) organization: String,
     pub(super) password: String,
     /// The first account's credentials change while its next log-in is under way.
@@ -122,6 +142,8 @@ pub(super) struct State {
     pub(super) missing: [bool; 2],
     /// Kept open, so that the daemon sees neither an end nor an answer.
     silent: Vec<Box<dyn Stream>>,
+    /// The HTTP/2 connections.
+    streams: Vec<Seen>,
 }
 
 impl World {
@@ -136,11 +158,13 @@ impl World {
             server: 0,
             reloading: false,
             max_age: Duration::from_secs(300),
+            response_timeout: Duration::from_secs(20),
             organization: "acme".to_owned(),
             password: "first".to_owned(),
             changes_in_log_in: false,
             missing: [false; 2],
             silent: Vec::new(),
+            streams: Vec::new(),
         };
         let mut chance = fastrand::Rng::with_seed(seed);
         let terms = Terms::draw(&mut chance);
@@ -153,6 +177,8 @@ impl World {
             directory: directory.to_owned(),
             chance: Mutex::new(chance),
             ledger: Mutex::new(ledger),
+            heads: Heads::default(),
+            upstreams: Upstreams::new(terms.workers, terms.pool_idle, terms.replay_buffer * 1024),
             state: Mutex::new(state),
             numbers: AtomicU64::new(0),
             serving: AtomicUsize::new(0),
@@ -173,6 +199,14 @@ impl World {
     pub(super) fn ledger<T>(&self, with: impl FnOnce(&mut Ledger, Duration) -> T) -> T {
         let at = self.clock.elapsed();
         with(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner), at)
+    }
+
+    pub(super) fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    pub(super) fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
     }
 
     pub(super) fn note(&self, what: &str) {
@@ -232,6 +266,26 @@ impl World {
         self.state(|state| state.max_age).mul_f64(1.2) + Duration::from_secs(1)
     }
 
+    /// Whether servers say for how long they keep connections.
+    pub(super) fn announces(&self) -> bool {
+        self.terms.announces
+    }
+
+    pub(super) fn watch_streams(&self, seen: Seen) {
+        self.state(|state| state.streams.push(seen));
+    }
+
+    /// How many streams of HTTP/2 are open.
+    pub(super) fn streams(&self) -> usize {
+        self.state(|state| state.streams.iter().map(Seen::streams).sum())
+    }
+
+    /// How old a connection may grow that is made now.
+    fn oldest_of_new(&self) -> Duration {
+        // While a reload is under way, any.
+        self.state(|state| if state.reloading { Duration::from_secs(300) } else { state.max_age }).mul_f64(1.2)
+    }
+
     pub(super) fn token_life(&self) -> f64 {
         self.state(|state| state.life)
     }
@@ -259,8 +313,13 @@ impl World {
         let server = server_at(address);
         let reception = self.state(|state| state.receptions[server]);
         let reception = reception.unwrap_or_else(|| Reception::Taken(self.milliseconds(0..=40)));
-        self.note(&format!("server {server}: a connection, {reception:?}"));
+        let role = role_of(address);
+        self.note(&format!("server {server}: a connection for {role:?}, {reception:?}"));
+        if let Some(fault) = self.upstreams.attempt(role) {
+            self.break_promise(fault);
+        }
         if !matches!(reception, Reception::Taken(after) if after < Duration::from_secs(1)) {
+            self.upstreams.trouble(role);
             self.ledger(|ledger, at| ledger.trouble_at(at, server));
         }
         reception
@@ -277,13 +336,14 @@ impl World {
         let Some(world) = self.this.upgrade() else { return };
         let server = server_at(address);
         let fate = Fate { end, lag };
+        let link = Link { server, address, number: self.upstreams.opened(role_of(address), self.oldest_of_new()) };
         self.serving.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
             if address == TLS_ADDRESS {
-                http2::serve(Arc::clone(&world), server, stream, fate).await;
+                http2::serve(Arc::clone(&world), link, stream, fate).await;
             } else {
-                let wire = Wire::new(Box::new(stream), fate, Arc::clone(&world), Some(server));
-                careportals::serve(Arc::clone(&world), server, wire).await;
+                let wire = Wire::of_server(Box::new(stream), fate, Arc::clone(&world), link);
+                careportals::serve(Arc::clone(&world), link, wire).await;
             }
             world.serving.fetch_sub(1, Ordering::Relaxed);
         });
@@ -300,7 +360,7 @@ impl World {
 }
 
 fn server_at(address: SocketAddr) -> usize {
-    usize::from(address != self::address(0))
+    usize::from(address != self::address(0) && address != log_in_address(0))
 }
 
 /// For clients.
@@ -323,6 +383,12 @@ impl World {
     pub(super) fn begin_call(&self, call: CallId, once: bool, bytes: usize, account: usize) {
         let server = self.configured_server(account);
         self.ledger(|ledger, at| ledger.begin(at, call, once, bytes, (account, server)));
+        let least = Duration::from_secs(12);
+        let timeout = self.state(|state| match state.reloading {
+            true => (least, Duration::from_secs(20)),
+            false => (state.response_timeout, state.response_timeout),
+        });
+        self.upstreams.call_begins(call, account, !once, timeout);
     }
 
     /// The server that the settings name for the account; `None` while a reload is under way.
@@ -334,6 +400,7 @@ impl World {
         let organization = self.state(|state| state.organization.clone());
         let now = self.now();
         self.ledger(|ledger, at| ledger.end(call, at, now, &organization, ending));
+        self.upstreams.call_ends(call);
     }
 
     pub(super) fn has_clients(&self) -> bool {
@@ -355,88 +422,5 @@ impl World {
     /// Ends what holds connections open.
     pub(super) fn release_silent(&self) {
         self.state(|state| state.silent.clear());
-    }
-}
-
-/// For events: files.
-impl World {
-    /// Replaces a file in one step, as well-behaved writers do.
-    pub(super) fn put(&self, name: &str, content: &str) {
-        let staged = self.directory.join("staged");
-        // The directory is the simulation's own.
-        std::fs::write(&staged, content).unwrap();
-        std::fs::rename(&staged, self.directory.join(name)).unwrap();
-    }
-
-    /// Removes a file, if it is there.
-    pub(super) fn remove(&self, name: &str) {
-        drop(std::fs::remove_file(self.directory.join(name)));
-    }
-
-    /// Writes the settings that name `server` for the first account.
-    pub(super) fn put_settings(&self, server: usize, response_timeout: u32, max_age: Duration) {
-        let directory = self.directory.display();
-        let Terms { places, requests, workers, replay_buffer, .. } = self.terms;
-        let (floor, drain_delay) = (self.terms.floor.as_secs(), self.terms.drain_delay.as_secs());
-        let max_age = max_age.as_secs();
-        let api = |account: usize, server: usize| {
-            let (name, address) = (ACCOUNTS[account], address(server));
-            let relies_on_keys = account == RELIES_ON_KEYS;
-            let upstream = if account == 1 && self.terms.tls {
-                format!("https://{TLS_ADDRESS}\"\nhttp2 = \"auto")
-            } else {
-                format!("http://{address}")
-            };
-            format!(
-                r#"
-[apis.{name}]
-account = "{name}"
-upstream = "{upstream}"
-listen = ["unix:{directory}/{name}.sock"]
-allow_insecure_upstream = true
-max_connections = {places}
-max_requests = {requests}
-response_timeout = "{response_timeout}s"
-connection_max_age = "{max_age}s"
-connect_timeout = "4s"
-body_idle = "15s"
-head_timeout = "4s"
-replay_buffer = "{replay_buffer}KiB"
-retry_idempotency_key = {relies_on_keys}
-"#
-            )
-        };
-        let (first, second, address, other) = (api(0, server), api(1, 1), address(server), self::address(1));
-        self.put(
-            "config.toml",
-            &format!(
-                r#"
-drain_timeout = "20s"
-drain_delay = "{drain_delay}s"
-ca_only_file = "{directory}/roots.pem"
-workers = {workers}
-telemetry_listen = "off"
-control_socket = "off"
-hardening = "off"
-[accounts.default]
-organization = {{ file = "{directory}/organization" }}
-username = "service"
-password = {{ file = "{directory}/password" }}
-login_url = "http://{address}/auth"
-relogin_floor = "{floor}s"
-[accounts.other]
-organization = "other"
-username = "service"
-password = "other-word"
-login_url = "http://{other}/auth"
-relogin_floor = "{floor}s"
-{first}{second}
-"#
-            ),
-        );
-    }
-
-    pub(super) fn settings(&self) -> PathBuf {
-        self.directory.join("config.toml")
     }
 }

@@ -289,9 +289,12 @@ impl Ledger {
         }
     }
 
-    /// The organization's file has gone: the account may drop its tokens.
-    pub(super) fn organization_lost(&mut self) {
+    /// The organization's file has gone: the account may drop its tokens, and does not see what the file said.
+    pub(super) fn organization_lost(&mut self, at: Duration) {
         self.server_changed();
+        for token in self.tokens.values_mut() {
+            token.withdrawn = token.withdrawn.filter(|(from, why)| *from <= at || *why != OTHER_ORGANIZATION);
+        }
     }
 
     /// The server refuses each token that it has made so far.

@@ -1,0 +1,94 @@
+//! The daemon's files: its settings, and the credentials that they name.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{
+    fields,
+    world::{ACCOUNTS, RELIES_ON_KEYS, SECOND_ADDRESS, TLS_ADDRESS, Terms, World, address, log_in_address},
+};
+
+impl World {
+    /// Replaces a file in one step, as well-behaved writers do.
+    pub(super) fn put(&self, name: &str, content: &str) {
+        let staged = self.directory.join("staged");
+        // The directory is the simulation's own.
+        std::fs::write(&staged, content).unwrap();
+        std::fs::rename(&staged, self.directory.join(name)).unwrap();
+    }
+
+    /// Removes a file, if it is there.
+    pub(super) fn remove(&self, name: &str) {
+        drop(std::fs::remove_file(self.directory.join(name)));
+    }
+
+    /// Writes the settings that name `server` for the first account.
+    pub(super) fn put_settings(&self, server: usize, response_timeout: u32, max_age: Duration) {
+        let directory = self.directory.display();
+        let Terms { places, requests, workers, replay_buffer, pool_idle, .. } = self.terms();
+        let pool_idle = pool_idle.as_secs();
+        let (floor, drain_delay) = (self.terms().floor.as_secs(), self.terms().drain_delay.as_secs());
+        let max_age = max_age.as_secs();
+        let api = |account: usize, server: usize| {
+            let name = ACCOUNTS[account];
+            let more = if account == 1 { fields::SECOND_API } else { "" };
+            let relies_on_keys = account == RELIES_ON_KEYS;
+            let upstream = match account {
+                0 => format!("http://{}", address(server)),
+                _ if self.terms().tls => format!("https://{TLS_ADDRESS}{}\"\nhttp2 = \"auto", fields::BASE_PATH),
+                _ => format!("http://{SECOND_ADDRESS}{}", fields::BASE_PATH),
+            };
+            format!(
+                r#"
+[apis.{name}]
+account = "{name}"
+upstream = "{upstream}"
+listen = ["unix:{directory}/{name}.sock"]
+allow_insecure_upstream = true
+max_connections = {places}
+max_requests = {requests}
+response_timeout = "{response_timeout}s"
+connection_max_age = "{max_age}s"
+pool_idle = "{pool_idle}s"
+{more}
+connect_timeout = "4s"
+body_idle = "15s"
+head_timeout = "4s"
+replay_buffer = "{replay_buffer}KiB"
+retry_idempotency_key = {relies_on_keys}
+"#
+            )
+        };
+        let (first, second, address, other) = (api(0, server), api(1, 1), log_in_address(server), log_in_address(1));
+        self.put(
+            "config.toml",
+            &format!(
+                r#"
+drain_timeout = "20s"
+drain_delay = "{drain_delay}s"
+ca_only_file = "{directory}/roots.pem"
+workers = {workers}
+telemetry_listen = "off"
+control_socket = "off"
+hardening = "off"
+[accounts.default]
+organization = {{ file = "{directory}/organization" }}
+username = "service"
+password = {{ file = "{directory}/password" }}
+login_url = "http://{address}/auth"
+relogin_floor = "{floor}s"
+[accounts.other]
+organization = "other"
+username = "service"
+password = "other-word"
+login_url = "http://{other}/auth"
+relogin_floor = "{floor}s"
+{first}{second}
+"#
+            ),
+        );
+    }
+
+    pub(super) fn settings(&self) -> PathBuf {
+        self.directory.join("config.toml")
+    }
+}

@@ -1,0 +1,87 @@
+//! What is wrong with a connection, or with a request on it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{AHEAD, CLOSED_WITHIN, Call, Connection, MOMENT, Number, RETIRED_WITHIN, SAFE, State, USED_WITHIN};
+use crate::app::simulation::{ledger::CallId, world::ACCOUNTS};
+
+impl State {
+    /// Whether the connection waits for its next request, and since when.
+    pub(super) fn idle_since(&self, connection: &Connection) -> Option<Instant> {
+        let is_held = connection.in_flight > 0 || !connection.calls.is_empty();
+        (!is_held && !connection.apart).then_some(connection.idle_since)
+    }
+
+    pub(super) fn judge_attempt(&mut self, account: usize, now: Instant) -> Option<String> {
+        let asking = |call: &&Call| call.account == account && call.ended.is_none_or(|ended| ended + MOMENT > now);
+        let mut asking = self.calls.values().filter(asking).peekable();
+        if asking.peek().is_none() {
+            return self.judge_ahead(account, now);
+        }
+        // Any of them may take an idle connection that is neither old nor unsafe, if it is known to be of their worker.
+        let takes_any = asking.all(|call| call.idempotent && !call.tunnel && call.arrived == 0 && call.ended.is_none());
+        let is_free = |connection: &&Connection| {
+            let age = now.duration_since(connection.opened);
+            connection.account == account
+                && !connection.is_http2
+                && connection.retired.is_none()
+                && age + Duration::from_secs(12) < connection.oldest.mul_f64(0.8 / 1.2)
+                && self.idle_since(connection).is_some_and(|since| {
+                    let idle = now.duration_since(since);
+                    MOMENT < idle && idle < SAFE / 2
+                })
+        };
+        let api = &self.apis[account];
+        let is_quiet = !api.unworthy && api.trouble + Duration::from_secs(5) < now;
+        let is_wasted = self.workers == 1 && takes_any && is_quiet && self.open.values().any(|one| is_free(&one));
+        is_wasted.then(|| format!("a connection for {} is opened, and another one is idle", ACCOUNTS[account]))
+    }
+
+    /// A connection that no request asks for.
+    pub(super) fn judge_ahead(&mut self, account: usize, now: Instant) -> Option<String> {
+        let (workers, name) = (self.workers, ACCOUNTS[account]);
+        let api = &mut self.apis[account];
+        api.ahead += 1;
+        let since = now.duration_since(api.made);
+        let paid = u32::try_from(since.as_secs() / AHEAD.0.as_secs()).unwrap_or(u32::MAX);
+        // One more is opened when the pool is made.
+        let most = workers * (1 + AHEAD.1 + paid);
+        if api.ahead > most {
+            return Some(format!("{} connections for {name} were opened ahead of need in {since:?}; {most} may be", api.ahead));
+        }
+        let is_at_first = since < RETIRED_WITHIN;
+        let is_in_use = api.used && now.duration_since(api.used_at) < USED_WITHIN + CLOSED_WITHIN;
+        (!is_in_use && !is_at_first).then(|| format!("a connection for {name} is opened, and no request has used it lately"))
+    }
+
+    pub(super) fn judge_exchange(&self, number: Number, call: CallId, now: Instant) -> Option<String> {
+        let (connection, known) = (self.open.get(&number)?, self.calls.get(&call)?);
+        let api = &self.apis[connection.account];
+        if known.account != connection.account {
+            return Some("it went to another API's upstream".to_owned());
+        }
+        if let Some(retired) = connection.retired.filter(|retired| *retired + RETIRED_WITHIN < known.begun) {
+            return Some(format!("its connection was given up {:?} ago", now.duration_since(retired)));
+        }
+        if known.arrived > 0 && known.received > self.replay_buffer {
+            return Some(format!("it is sent again after {} bytes of its body", known.received));
+        }
+        if !connection.is_http2 && connection.in_flight > 0 {
+            return Some("its connection has another exchange".to_owned());
+        }
+        // A request that waits for a token after its 401 may still hold the connection.
+        let is_held = !connection.calls.is_empty();
+        let idle = if is_held { Duration::ZERO } else { now.duration_since(connection.idle_since) };
+        if idle > self.pool_idle + CLOSED_WITHIN {
+            return Some(format!("its connection was idle for {idle:?}, and may be for {:?}", self.pool_idle));
+        }
+        // Whatever was or is open for so long has shown that it may be.
+        let of_account = self.open.values().filter(|other| other.account == connection.account);
+        let survived = of_account.map(|other| now.duration_since(other.silent_since)).fold(api.survived, Duration::max);
+        let safe = api.announced.map_or(SAFE.max(survived.mul_f64(0.8)), |announced| announced.mul_f64(0.8));
+        (!known.idempotent && !connection.is_http2 && idle > safe + MOMENT)
+            .then(|| format!("it is not idempotent, and its connection was idle for {idle:?}; safe is {safe:?}"))
+    }
+}

@@ -11,13 +11,13 @@ use super::{
     kinds::{AnySource, Between, HeaderSource, Json, List, LoginHeaders, LoginUrl, Optional, Pointer, Status, Text, UrlOrPath},
     measures::{DAY, HOUR, MINUTE},
     reader::{SettingsReader, built, table},
-    setting::{Key, Kind, Named, Section, Setting, Unset},
+    setting::{Key, Kind, Section, Setting, Unset},
 };
 use crate::config::{Endpoint, Source};
 
 table! {
-    /// `[accounts.NAME]` as it is written.
-    AccountTable of Account;
+    /// An account as it is written.
+    AccountEntry { name } of Account;
 
     /// Organization id: text or a source.
     organization: Optional<HeaderSource>, Documented("required");
@@ -51,9 +51,6 @@ table! {
     assumed_life: Between<1000, { 3650 * DAY }> = "1h";
 }
 
-/// An account as it is written.
-pub(super) type AccountEntry = Named<AccountTable>;
-
 /// Credentials and organization, shared by one or more APIs.
 #[derive(Debug)]
 pub struct Account {
@@ -67,7 +64,7 @@ pub struct Account {
 
 built! {
     /// How an account logs in.
-    Login of (account: &AccountTable, url: Endpoint, refresh_url: Option<Endpoint>, username: Source, password: Source) {
+    Login of (account: &AccountEntry, url: Endpoint, refresh_url: Option<Endpoint>, username: Source, password: Source) {
         /// Where credentials become a token.
         url: Endpoint = Some(url),
         /// Where a refresh token becomes a token.

@@ -13,7 +13,7 @@ use super::{
     },
     measures::{DAY, HOUR, KIB, MIB, MINUTE},
     reader::{SettingsReader, built, table},
-    setting::{Key, Kind, Named, Section, Setting, Unset},
+    setting::{Key, Kind, Section, Setting, Unset},
     words::{OneOf, words},
 };
 use crate::{
@@ -23,8 +23,8 @@ use crate::{
 };
 
 table! {
-    /// `[apis.NAME]` as it is written.
-    ApiTable of Api;
+    /// An API as it is written.
+    ApiEntry { name } of Api;
 
     /// Which API this is: sets `upstream` and the account's `login_url`.
     preset: OneOf<Preset> = "careportals";
@@ -104,25 +104,18 @@ table! {
     connection_max_age: Between<1000, { 30 * DAY }> = "5m";
 }
 
-/// An API as it is written.
-pub(super) type ApiEntry = Named<ApiTable>;
-
 words! {
     /// Whether cookies pass.
     Cookies {
         /// Neither `Cookie` nor `Set-Cookie` passes: a token may travel in them.
-        #[default]
         Strip = "strip",
         /// `Cookie` and `Set-Cookie` pass.
         Pass = "pass",
     }
-}
 
-words! {
     /// Whether HTTP/2 is offered to the upstream.
     Http2 {
         /// The sidecar speaks HTTP/1.1 to the upstream.
-        #[default]
         Off = "off",
         /// The sidecar offers HTTP/2, and speaks it when the server accepts.
         Auto = "auto",
@@ -149,9 +142,9 @@ pub struct RequireHeader {
 built! {
     /// A base URL with its rules.
     #[derive(Debug)]
-    Api of (name: String, account: AccountId, api: &ApiTable, require_header: Option<RequireHeader>) {
+    Api of (account: AccountId, api: &ApiEntry, require_header: Option<RequireHeader>) {
         /// The API is called so in the settings, in logs and in metrics: `[a-z0-9-]+`.
-        name: String = Some(name),
+        name: String = Some(api.name.clone()),
         /// The account whose bearer it sends.
         account: AccountId = Some(account),
         /// Requests are sent below this URL.
@@ -196,7 +189,7 @@ built! {
 built! {
     /// Limits of one API: counts, and sizes in bytes.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    Limits of (api: &ApiTable) {
+    Limits of (api: &ApiEntry) {
         max_requests: usize = api.max_requests.get(),
         max_connections: usize = api.max_connections.get(),
         max_header_bytes: usize = api.max_header_bytes.get(),
@@ -207,7 +200,7 @@ built! {
 built! {
     /// Time limits of one API.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    Timeouts of (api: &ApiTable) {
+    Timeouts of (api: &ApiEntry) {
         head: Duration = api.head_timeout.get(),
         response: Duration = api.response_timeout.get(),
         body_idle: Duration = api.body_idle.get(),
@@ -221,7 +214,7 @@ built! {
     /// All that connections to an upstream are made from. A reload keeps connections only where these are equal, so what
     /// opens connections takes this type and no other settings of the API.
     #[derive(Clone, Debug, PartialEq, Eq)]
-    UpstreamSettings of (api: &ApiTable) {
+    UpstreamSettings of (api: &ApiEntry) {
         /// Connections are made to this server.
         origin: Origin = api.upstream.set().map(|upstream| upstream.origin.clone()),
         http2: Http2 = api.http2.get(),
@@ -238,13 +231,13 @@ built! {
 impl ApiEntry {
     /// The TCP addresses that it listens on.
     pub(super) fn addresses(&self) -> impl Iterator<Item = std::net::SocketAddr> {
-        let listeners = self.table.listen.known().into_iter().flatten();
+        let listeners = self.listen.known().into_iter().flatten();
         listeners.filter_map(|listener| if let Listen::Tcp { address, .. } = listener { Some(*address) } else { None })
     }
 }
 
 /// The listeners. A built-in address is not required, since the machine may lack its address family.
-fn listeners(api: &ApiTable) -> Option<Vec<Listen>> {
+fn listeners(api: &ApiEntry) -> Option<Vec<Listen>> {
     let mut listeners = api.listen.get()?;
     for listener in &mut listeners {
         if let Listen::Tcp { required, .. } = listener {

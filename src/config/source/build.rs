@@ -13,7 +13,7 @@ use super::{
     layers::Merged,
     login::{self, Choice},
     relations,
-    setting::{Findings, Setting},
+    setting::{Findings, Setting, parts},
     tables::Written,
     warnings,
 };
@@ -26,10 +26,8 @@ use crate::{
 /// Gives each API without an `upstream` that of its preset.
 pub(super) fn derive_upstreams(merged: &mut Merged, apis: &[String]) {
     for api in apis {
-        let preset = match merged.get(&format!("apis.{api}.preset")) {
-            Some((name, _)) => name.as_str().and_then(Preset::from_name),
-            None => Some(Preset::default()),
-        };
+        let written = merged.values.get(&format!("apis.{api}.preset"));
+        let preset = written.map_or(Some(Preset::default()), |(name, _)| name.as_str().and_then(Preset::from_name));
         if let Some(preset) = preset {
             merged.derive(format!("apis.{api}.upstream"), Value::from(preset.upstream()));
         }
@@ -39,8 +37,7 @@ pub(super) fn derive_upstreams(merged: &mut Merged, apis: &[String]) {
 /// The configuration, unless something is wrong.
 pub(super) fn config(written: Written, environment: &Environment, findings: &mut Findings) -> Option<Config> {
     let Written { accounts, apis, .. } = &written;
-    let exists = |name: &String| accounts.iter().any(|account| account.name == *name);
-    let is_known = apis.iter().all(|api| api.table.account.known().is_some_and(exists));
+    let is_known = apis.iter().all(|api| accounts.iter().any(|account| api.account.known() == Some(&account.name)));
     let choices: Vec<Choice> = accounts.iter().map(|account| login::choose(account, apis, is_known, findings)).collect();
     let refreshes: Vec<Option<Endpoint>> = accounts.iter().map(|account| login::refresh(account, apis, findings)).collect();
     relations::check(&written, &choices, findings);
@@ -53,8 +50,8 @@ pub(super) fn config(written: Written, environment: &Environment, findings: &mut
     let mut built: Vec<Option<Account>> = Vec::new();
     for ((entry, choice), refresh) in accounts.iter_mut().zip(choices).zip(refreshes) {
         if choice == Choice::Unknown && login::is_certain(entry, &apis) {
-            required(&entry.name, "username", &mut entry.table.username, findings);
-            required(&entry.name, "password", &mut entry.table.password, findings);
+            required(&mut entry.username, findings);
+            required(&mut entry.password, findings);
         }
         built.push(account(entry, choice, refresh, findings));
     }
@@ -81,29 +78,29 @@ fn login_paths(apis: &[ApiEntry], choices: &[Choice], refreshes: &[Option<Endpoi
     let chosen = choices.iter().filter_map(|choice| if let Choice::At(endpoint) = choice { Some(endpoint) } else { None });
     let chosen = chosen.chain(refreshes.iter().flatten()).map(|endpoint| endpoint.target.path().to_owned());
     // Under an upstream's base path, too: the path that the upstream sees is compared.
-    let bases = apis.iter().filter_map(|api| api.table.upstream.set()).map(|upstream| upstream.base_path.as_str()).chain([""]);
+    let bases = apis.iter().filter_map(|api| api.upstream.set()).map(|upstream| upstream.base_path.as_str()).chain([""]);
     let known = bases.flat_map(|base| LOGIN_PATHS.iter().map(move |path| format!("{base}{path}")));
     LoginPaths::new(known.chain(chosen))
 }
 
 fn account(entry: &mut AccountEntry, choice: Choice, refresh_url: Option<Endpoint>, findings: &mut Findings) -> Option<Account> {
-    let AccountEntry { name, table, .. } = entry;
-    let organization = required(name, "organization", &mut table.organization, findings);
+    let organization = required(&mut entry.organization, findings);
     let login = match choice {
         Choice::Off => None,
         Choice::Unknown => return None,
         Choice::At(url) => {
-            let username = required(name, "username", &mut table.username, findings);
-            let password = required(name, "password", &mut table.password, findings);
-            Some(Login::of(table, url, refresh_url, username?, password?)?)
+            let username = required(&mut entry.username, findings);
+            let password = required(&mut entry.password, findings);
+            Some(Login::of(entry, url, refresh_url, username?, password?)?)
         }
     };
-    Some(Account { name: name.clone(), organization: organization?, login })
+    Some(Account { name: entry.name.clone(), organization: organization?, login })
 }
 
 /// Takes a source that must be there.
-fn required(account: &str, key: &str, setting: &mut Setting<Option<Source>>, findings: &mut Findings) -> Option<Source> {
+fn required(setting: &mut Setting<Option<Source>>, findings: &mut Findings) -> Option<Source> {
     let source = setting.take();
+    let (_, account, key) = parts(&setting.path);
     // A table whose name or syntax is wrong may hold it.
     let is_told = |fault: &Fault| matches!(fault.origin, ValueOrigin::File { line: 1.., .. });
     let (wrong, hint) = match &setting.place {
@@ -120,9 +117,8 @@ fn required(account: &str, key: &str, setting: &mut Setting<Option<Source>>, fin
 }
 
 fn api(entry: &mut ApiEntry, accounts: &[AccountEntry]) -> Option<Api> {
-    let table = &mut entry.table;
-    let value = table.require_header_value.take();
-    let require_header = table.require_header_name.take().map(|name| RequireHeader { name, value });
-    let account = accounts.iter().position(|account| Some(&account.name) == table.account.known())?;
-    Api::of(entry.name.clone(), AccountId(account), table, require_header)
+    let value = entry.require_header_value.take();
+    let require_header = entry.require_header_name.take().map(|name| RequireHeader { name, value });
+    let account = accounts.iter().position(|account| Some(&account.name) == entry.account.known())?;
+    Api::of(AccountId(account), entry, require_header)
 }

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 
 use super::{
     environment::Environment,
-    layers::Merged,
+    layers::Leaf,
     named_variables::{CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY},
     toml::Form,
     variables,
@@ -22,13 +22,15 @@ const PROXIES: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"];
 /// A shorter text may be in a variable by chance, such as a shell's level.
 const SECRET_MIN: usize = 8;
 
-/// The names of the variables that hold a secret or lead to one.
-pub(super) fn secret_variables(environment: &Environment, merged: &Merged) -> Vec<OsString> {
-    let named = |name: &OsStr| merged.named_variables.iter().any(|known| OsStr::new(known) == name);
-    let is_secret = |value: &[u8]| value.len() >= SECRET_MIN && merged.is_literal_secret(value);
+/// The names of the variables that hold a secret or lead to one. `leaves`: those of all layers, since a source counts also
+/// where a later layer wins.
+pub(super) fn secret_variables(environment: &Environment, leaves: &[Leaf]) -> Vec<OsString> {
+    let named: Vec<&str> = leaves.iter().filter_map(|leaf| leaf.value.get("env")?.as_str()).collect();
+    let is_secret = |leaf: &&Leaf| [".password", ".require_header.value"].iter().any(|key| leaf.path.ends_with(key));
+    let secrets: Vec<&str> = leaves.iter().filter(is_secret).filter_map(|leaf| leaf.value.as_str()).collect();
     let is_unfit = |name: &OsStr, value: &OsStr| {
-        let leads_to_one = name.to_str().is_some_and(|name| leads_to_one(name, value));
-        leads_to_one || named(name) || is_secret(value.as_encoded_bytes())
+        let is_copy = value.to_str().is_some_and(|value| value.len() >= SECRET_MIN && secrets.contains(&value));
+        is_copy || name.to_str().is_some_and(|name| named.contains(&name) || leads_to_one(name, value))
     };
     environment.iter().filter(|(name, value)| is_unfit(name, value)).map(|(name, _)| name.to_owned()).collect()
 }

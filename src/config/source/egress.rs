@@ -4,48 +4,36 @@
 
 use super::{
     environment::Environment,
-    faults::{Diagnostic, ValueOrigin, ensure, shown},
+    faults::{Diagnostic, Fault, ValueOrigin, Warning, ensure, shown},
     setting::{EffectiveValue, Findings},
     toml::{REDACTED, in_toml},
     url::{self, Address},
 };
 use crate::{
-    config::{Egress, EgressProxy, Exception},
+    config::{Egress, EgressProxy, Endpoint, Exception},
     secret::{Pages, Secret},
 };
 
 /// Reads both variables. Where a name is set in both cases, the lower one wins, as it does for curl.
 pub(super) fn read(environment: &Environment, findings: &mut Findings) -> Egress {
-    let exceptions = match first(environment, findings, ["no_proxy", "NO_PROXY"]) {
-        Some((name, list)) => exceptions(name, list, findings),
-        None => Vec::new(),
-    };
-    let Some((name, url)) = first(environment, findings, ["https_proxy", "HTTPS_PROXY"]) else {
-        return Egress::new(None, exceptions);
-    };
-    show(name, REDACTED, findings);
-    match proxy(url) {
-        Ok(proxy) => Egress::new(Some(proxy), exceptions),
-        Err(wrong) => {
-            findings.fault_of_variable(name, "", wrong);
-            Egress::default()
+    let mut exceptions = Vec::new();
+    if let Some((name, list)) = first(environment, findings, ["no_proxy", "NO_PROXY"]) {
+        show(name, list, findings);
+        for entry in list.split(|letter: char| letter == ',' || letter.is_whitespace()).filter(|entry| !entry.is_empty()) {
+            if let Some(exception) = Exception::parse(entry) {
+                exceptions.push(exception);
+            } else {
+                // Not a fault: other programs on the machine may know more forms.
+                let wrong = Diagnostic::new(format!("{} is no name, address or network, and excepts nothing", shown(entry)));
+                findings.warnings.push(Warning::of_variable(name, "", wrong));
+            }
         }
     }
-}
-
-fn exceptions(name: &str, list: &str, findings: &mut Findings) -> Vec<Exception> {
-    show(name, list, findings);
-    let entries = list.split(|letter: char| letter == ',' || letter.is_whitespace()).filter(|entry| !entry.is_empty());
-    let read = |entry| {
-        let exception = Exception::parse(entry);
-        if exception.is_none() {
-            // Not a fault: other programs on the machine may know more forms.
-            let wrong = Diagnostic::new(format!("{} is no name, address or network, and excepts nothing", shown(entry)));
-            findings.warn_of_variable(name, wrong);
-        }
-        exception
-    };
-    entries.filter_map(read).collect()
+    let proxy = first(environment, findings, ["https_proxy", "HTTPS_PROXY"]).and_then(|(name, url)| {
+        show(name, REDACTED, findings);
+        proxy(url).map_err(|wrong| findings.faults.push(Fault::of_variable(name, "", wrong))).ok()
+    });
+    Egress::new(proxy, exceptions)
 }
 
 fn show(name: &str, text: &str, findings: &mut Findings) {
@@ -64,7 +52,7 @@ fn proxy(text: &str) -> Result<EgressProxy, Diagnostic> {
     let hint = "percent-encode it: / is %2F, ? is %3F, # is %23, \\ is %5C";
     ensure!(is_whole, "the proxy's credentials hold a character that ends a URL's host", hint = hint);
     match url::address(&format!("{scheme}://{}", address.trim_end_matches('/')))? {
-        Address::Absolute { origin, path } if path.is_empty() => {
+        Address::Absolute(Endpoint { origin, target }) if target == "/" => {
             let credentials = if userinfo.is_empty() { None } else { Some(credentials(userinfo)?) };
             Ok(EgressProxy { origin, credentials })
         }
@@ -106,7 +94,7 @@ fn first<'a>(environment: &'a Environment, findings: &mut Findings, names: [&'a 
     let name = names.into_iter().find(is_set)?;
     let text = environment.get(name)?.to_str();
     if text.is_none() {
-        findings.fault_of_variable(name, "", Diagnostic::new("is not UTF-8"));
+        findings.faults.push(Fault::of_variable(name, "", Diagnostic::new("is not UTF-8")));
     }
     text.map(|text| (name, text))
 }

@@ -69,6 +69,11 @@ impl Finding {
     pub(super) fn new(origin: ValueOrigin, path: impl Into<String>, wrong: Diagnostic) -> Self {
         Self { origin, path: path.into().into_boxed_str(), wrong }
     }
+
+    /// `path`: the key that the variable sets; empty when it sets none.
+    pub(super) fn of_variable(name: &str, path: &str, wrong: Diagnostic) -> Self {
+        Self::new(ValueOrigin::Variable(name.to_owned()), path, wrong)
+    }
 }
 
 impl fmt::Display for Finding {
@@ -148,11 +153,9 @@ pub(super) use ensure;
 
 /// Quotes a value that is not secret, fit for a terminal and for one line.
 pub(super) fn shown(text: &str) -> String {
-    if text.chars().count() > SHOWN_MAX {
-        format!("`{}…`", printable(&text.chars().take(SHOWN_MAX).collect::<String>()))
-    } else {
-        format!("`{}`", printable(text))
-    }
+    let kept: String = text.chars().take(SHOWN_MAX).collect();
+    let end = if kept.len() < text.len() { "…" } else { "" };
+    format!("`{}{end}`", printable(&kept))
 }
 
 /// Escapes control characters, which a terminal might obey.
@@ -182,9 +185,8 @@ pub(super) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -
 
 /// Counts the letters of a name without the words that both begin with: `CAREPORTALS_` makes no two variables alike.
 fn own_length(written: &str, name: &str) -> usize {
-    let shared: String =
-        written.chars().zip(name.chars()).take_while(|(left, right)| left == right).map(|(letter, _)| letter).collect();
-    name.len() - shared.rfind('_').map_or(0, |at| at + 1)
+    let shared = written.bytes().zip(name.bytes()).take_while(|(left, right)| left == right).count();
+    name.len() - name.as_bytes()[..shared].iter().rposition(|byte| *byte == b'_').map_or(0, |at| at + 1)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Pure. Unknown keys become faults here. Text of a file that can't be parsed is never repeated, since it may hold a
 //! password.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use serde_json::Value;
 use toml_edit::{Document, Item, TableLike};
@@ -17,12 +17,13 @@ use super::{
 
 /// Reads all of it, and goes on after each fault but a broken syntax.
 pub(super) fn read(path: &Path, text: &str, layers: &mut Layers) {
-    layers.lines.file = Some(path.to_owned());
+    layers.file = Some(path.to_owned());
     let mut reader = FileReader { path, text, layers };
+    reader.layers.tables.insert(String::new(), reader.origin(0));
     match Document::parse(text) {
         Ok(document) => reader.keys(Section::TopLevel, "", "", document.as_table()),
         Err(error) => {
-            let origin = reader.origin(error.span().map_or(0, |span| reader.line(span.start)));
+            let origin = reader.origin(reader.line(error.span()));
             let wrong = Diagnostic::new(format!("not valid TOML: {}", error.message()));
             let hint = "write `key = \"text\"`, and `[accounts.NAME]` or `[apis.NAME]` above the keys of a table";
             layers.unusable = Some(Fault::new(origin, "", wrong.hint(hint)));
@@ -70,15 +71,11 @@ impl FileReader<'_> {
         let path = format!("{entry}{name}");
         let group = format!("{name}.");
         if let Some(key) = section.find(name) {
-            match self.leaf(key, item) {
-                Some(value) => {
-                    let origin = self.origin(line);
-                    self.layers.file.push(Leaf { path, value, origin });
-                }
-                None => self.fault(line, &path, Diagnostic::new("has no value")),
-            }
-        } else if section.keys().any(|key| key.name.starts_with(&group)) {
-            let members = section.keys().filter_map(|key| key.name.strip_prefix(&group)).collect::<Vec<_>>().join(" = …, ");
+            let (value, origin) = (self.value(key, item), self.origin(line));
+            self.layers.leaves.push(Leaf { path, value, origin });
+        } else if section.keys().iter().any(|key| key.name.starts_with(&group)) {
+            let members =
+                section.keys().iter().filter_map(|key| key.name.strip_prefix(&group)).collect::<Vec<_>>().join(" = …, ");
             let wrong = Diagnostic::new("expected a table").hint(format!("write {name} = {{ {members} = … }}"));
             if let Some(table) = self.table(item, line, &path, wrong) {
                 self.keys(section, entry, &group, table);
@@ -88,9 +85,9 @@ impl FileReader<'_> {
         }
     }
 
-    /// Notes the line of what must be a table. `wrong`: the fault if it is none.
+    /// Notes where something stands that must be a table. `wrong`: the fault if it is none.
     fn table<'t>(&mut self, item: &'t Item, line: usize, path: &str, wrong: Diagnostic) -> Option<&'t dyn TableLike> {
-        self.layers.lines.by_path.insert(path.to_owned(), line);
+        self.layers.tables.insert(path.to_owned(), self.origin(line));
         let table = item.as_table_like();
         if table.is_none() {
             self.fault(line, path, wrong);
@@ -98,23 +95,22 @@ impl FileReader<'_> {
         table
     }
 
-    fn leaf(&self, key: &Key, item: &Item) -> Option<Value> {
+    fn value(&self, key: &Key, item: &Item) -> Value {
         // A mode is octal however it is written, so its digits count, not the integer that TOML reads.
         if key.form == Form::Octal && item.is_integer() {
-            return item.span().and_then(|span| self.text.get(span)).map(Value::from);
+            return item.span().and_then(|span| self.text.get(span)).into();
         }
-        item.clone().into_value().ok().map(|value| json_of(&value))
+        // Each item of a file has a value.
+        item.clone().into_value().as_ref().map_or(Value::Null, json_of)
     }
 
     fn line_of(&self, table: &dyn TableLike, name: &str) -> usize {
-        table
-            .get_key_value(name)
-            .and_then(|(key, item)| key.span().or_else(|| item.span()))
-            .map_or(0, |span| self.line(span.start))
+        self.line(table.get_key_value(name).and_then(|(key, item)| key.span().or_else(|| item.span())))
     }
 
-    fn line(&self, offset: usize) -> usize {
-        self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+    /// The line in which a span begins; 0 if there is no span.
+    fn line(&self, span: Option<Range<usize>>) -> usize {
+        span.map_or(0, |span| self.text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1)
     }
 
     fn origin(&self, line: usize) -> ValueOrigin {

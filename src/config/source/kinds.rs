@@ -64,11 +64,11 @@ kinds! {
         |value, _| value.as_bool().ok_or_else(|| mismatch("true or false", value));
     /// A whole number within limits.
     Count<const MIN, const MAX> => usize, format!("{MIN} to {MAX}"), Literal, whole(MIN, MAX),
-        |value, _| count(within(number(value)?, MIN, MAX, |n| n.to_string())?);
+        |value, _| within(number(value)?, MIN, MAX, |n| n.to_string());
     /// A number of bytes, or text with a unit; the limits are in bytes.
     Size<const MIN, const MAX> => usize, "size", Compound,
         json!({ "anyOf": [matching("^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$"), whole(MIN, MAX)] }),
-        |value, _| count(within(size(value)?, MIN, MAX, show_size)?);
+        |value, _| within(size(value)?, MIN, MAX, show_size);
     /// A duration; the limits are in milliseconds.
     Between<const MIN, const MAX> => Duration, "duration", Text, matching("^([0-9]+(ms|s|m|h|d))+$"),
         |value, _| within(duration(value)?, MIN, MAX, show_duration).map(Duration::from_millis);
@@ -85,7 +85,13 @@ kinds! {
     AddressOrOff => Option<SocketAddr>, "address or `off`", Text, some_text(),
         |value, _| match text(value)? { "off" => Ok(None), address => url::socket_address(address).map(Some) };
     /// The path of the control socket, or `off`.
-    SocketOrOff => ControlSocket, "path or `off`", Text, some_text(), |value, _| control_socket(text(value)?), absent = default_socket;
+    SocketOrOff => ControlSocket, "path or `off`", Text, some_text(),
+        |value, _| match text(value)? {
+            "off" => Ok(ControlSocket::Off),
+            path if path.starts_with('/') => Ok(ControlSocket::Path(path.into())),
+            _ => Err(Diagnostic::new("expected a path that starts with `/`, or `off`")),
+        },
+        absent = default_socket;
     /// Fixed headers of requests, without those that the sidecar sets itself.
     RequestHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
         |value, _| headers(value, REQUEST_HEADERS);
@@ -95,11 +101,18 @@ kinds! {
     /// The name of a header that a client sends.
     RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value, _| header_name(text(value)?, REQUIRED_HEADERS);
     /// Anything that JSON can hold, by name.
-    Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value, _| json_object(value);
+    Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value, _| {
+        let Value::Object(table) = value else { return Err(mismatch("a table", value)) };
+        ensure!(!holds_null(value), "holds a number that JSON can't");
+        Ok(table.clone())
+    };
     /// A JSON pointer (RFC 6901).
     Pointer => String, "JSON pointer", Text, matching("^/"), |value, _| pointer(text(value)?);
     /// The status of a refusal (4xx), by which a server says that it did nothing.
-    Status => StatusCode, "400 to 499", Literal, whole(400, 499), |value, _| status(value);
+    Status => StatusCode, "400 to 499", Literal, whole(400, 499), |value, _| {
+        let code: u16 = within(number(value)?, 400, 499, |n| n.to_string())?;
+        StatusCode::from_u16(code).map_err(|_| Diagnostic::new("is not a status"))
+    };
     /// A user's or group's id.
     Id => u32, "ids", Literal, whole(0, u32::MAX.into()),
         |value, _| u32::try_from(number(value)?).map_err(|_| Diagnostic::new("an id is at most 4294967295"));
@@ -122,8 +135,13 @@ kinds! {
     AnySource => Source, "text or source", Source, json!({ "$ref": "#/$defs/source" }),
         |value, environment| source(value, environment);
     /// A secret that is sent in a header, or where it is read from.
-    HeaderSource => Source, "text or source", Source, AnySource::described().1,
-        |value, environment| header_source(value, environment);
+    HeaderSource => Source, "text or source", Source, AnySource::described().1, |value, environment| {
+        let source = source(value, environment)?;
+        if let Source::Value(secret) = &source {
+            secret.header_value().map_err(not_a_header)?;
+        }
+        Ok(source)
+    };
 }
 
 /// The kind of a key that may be absent.
@@ -183,13 +201,9 @@ fn some_list(items: &Value) -> Value {
     json!({ "anyOf": [{ "type": "array", "items": items }, items] })
 }
 
-fn within(value: u64, min: u64, max: u64, show: fn(u64) -> String) -> Result<u64, Diagnostic> {
-    ensure!((min..=max).contains(&value), format!("must be from {} to {}", show(min), show(max)));
-    Ok(value)
-}
-
-fn count(number: u64) -> Result<usize, Diagnostic> {
-    usize::try_from(number).map_err(|_| Diagnostic::new("is more than this machine can count"))
+fn within<T: TryFrom<u64>>(value: u64, min: u64, max: u64, show: fn(u64) -> String) -> Result<T, Diagnostic> {
+    let fitting = T::try_from(value).ok().filter(|_| (min..=max).contains(&value));
+    fitting.ok_or_else(|| Diagnostic::new(format!("must be from {} to {}", show(min), show(max))))
 }
 
 fn source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
@@ -197,23 +211,14 @@ fn source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic
         Value::String(text) if text.is_empty() => Err(Diagnostic::new("is empty")),
         Value::String(text) => Ok(Source::Value(Secret::from(text.as_str()))),
         Value::Object(table) => match (table.len(), table.iter().next().map(|(name, value)| (name.as_str(), value))) {
-            (1, Some(("file", path))) => match text(path) {
-                Ok(path) => Ok(Source::File(path.into())),
-                Err(_) => Err(Diagnostic::new("`file` must name a file")),
-            },
+            (1, Some(("file", path))) => {
+                text(path).map(|path| Source::File(path.into())).map_err(|_| Diagnostic::new("`file` must name a file"))
+            }
             (1, Some(("env", name))) => from_variable(name, environment),
             (1, Some(("command", words))) => command(words).ok_or_else(|| Diagnostic::new(COMMAND_WRONG)),
             _ => Err(Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT)),
         },
         other => Err(mismatch("text or a source", other).hint(SOURCE_HINT)),
-    }
-}
-
-fn control_socket(text: &str) -> Result<ControlSocket, Diagnostic> {
-    match text {
-        "off" => Ok(ControlSocket::Off),
-        path if path.starts_with('/') => Ok(ControlSocket::Path(path.into())),
-        _ => Err(Diagnostic::new("expected a path that starts with `/`, or `off`")),
     }
 }
 
@@ -223,14 +228,6 @@ fn default_socket(environment: &Environment) -> ControlSocket {
     let service = environment.get("RUNTIME_DIRECTORY").and_then(|value| value.to_str()?.split(':').find_map(absolute));
     let user = environment.get("XDG_RUNTIME_DIR").and_then(|value| absolute(value.to_str()?));
     ControlSocket::Default(RuntimeDirectories { service, user })
-}
-
-fn header_source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
-    let source = source(value, environment)?;
-    if let Source::Value(secret) = &source {
-        secret.header_value().map_err(not_a_header)?;
-    }
-    Ok(source)
 }
 
 fn from_variable(value: &Value, environment: &Environment) -> Result<Source, Diagnostic> {
@@ -278,12 +275,6 @@ fn listeners(value: &Value) -> Result<Vec<Listen>, Diagnostic> {
     Ok(listeners)
 }
 
-fn json_object(value: &Value) -> Result<Map<String, Value>, Diagnostic> {
-    let Value::Object(table) = value else { return Err(mismatch("a table", value)) };
-    ensure!(!holds_null(value), "holds a number that JSON can't");
-    Ok(table.clone())
-}
-
 /// TOML's infinities and NaN have no value in JSON, and nothing else in TOML lacks one.
 fn holds_null(value: &Value) -> bool {
     match value {
@@ -298,11 +289,6 @@ fn pointer(text: &str) -> Result<String, Diagnostic> {
     // RFC 6901, 3: `~` stands only in `~0` and `~1`.
     ensure!(text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1'])), "in a JSON pointer `~` is written `~0`");
     Ok(text.to_owned())
-}
-
-fn status(value: &Value) -> Result<StatusCode, Diagnostic> {
-    let number = within(number(value)?, 400, 499, |n| n.to_string())?;
-    u16::try_from(number).ok().and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| Diagnostic::new("is not a status"))
 }
 
 fn rule(text: &str) -> Result<Rule, Diagnostic> {

@@ -36,15 +36,13 @@ pub struct Loaded {
 impl Loaded {
     /// Adds a fault that only the use of a value shows, such as a file that can't be used. `key`: the value's key, or empty.
     pub fn refuse(&mut self, key: &str, message: String, hint: Option<&str>) {
-        let fault = self.finding(key, message, hint);
-        self.faults.push(fault);
+        self.faults.push(self.finding(key, message, hint));
         self.config = None;
     }
 
     /// Adds a warning that only the use of the value of `key` shows.
     pub fn warn(&mut self, key: &str, message: String, hint: &str) {
-        let warning = self.finding(key, message, Some(hint));
-        self.warnings.push(warning);
+        self.warnings.push(self.finding(key, message, Some(hint)));
     }
 
     fn finding(&self, key: &str, message: String, hint: Option<&str>) -> Finding {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     careportals::PresetLogin,
-    config::{Endpoint, Origin, Scheme, Upstream},
+    config::{Endpoint, Scheme, Upstream},
 };
 
 /// Where an account logs in.
@@ -30,31 +30,33 @@ pub(super) enum Choice {
 /// Decides for one account, and has `config` show the outcome where nobody wrote it. `is_known`: whether the account of each API is
 /// known.
 pub(super) fn choose(account: &AccountEntry, apis: &[ApiEntry], is_known: bool, findings: &mut Findings) -> Choice {
-    let setting = &account.table.login_url;
+    let setting = &account.login_url;
     let own = own(account, apis);
-    let choice = match setting.set() {
-        Some(address) => resolve(setting, address, &own, findings),
-        None if setting.is_written() => Choice::Unknown,
-        None => from_presets(account, &own, is_known, findings),
-    };
-    if !setting.is_written() {
-        let shown = match &choice {
-            Choice::At(Endpoint { origin, target }) => Some(format!("\"{origin}{target}\"")),
-            Choice::Off => Some("\"off\"".to_owned()),
-            Choice::Unknown => None,
-        };
-        let entry = format!("accounts.{}.", account.name);
-        // The value stands behind the others of its account.
-        let end = findings.values.iter().rposition(|value| value.path.starts_with(&entry)).map_or(0, |at| at + 1);
-        let (path, origin) = (setting.path.clone(), ValueOrigin::Preset);
-        findings.values.splice(end..end, shown.map(|shown| EffectiveValue { path, shown, origin, is_set: true }));
+    if setting.is_written() {
+        return setting.set().map_or(Choice::Unknown, |address| resolve(setting, address, &own, findings));
     }
+    // An API whose account is unknown may be the one that is meant to use it.
+    let agreed = if own.is_empty() && !is_known { Ok(Choice::Unknown) } else { agreed(&own) };
+    let choice = agreed.unwrap_or_else(|wrong| {
+        findings.fault(setting, wrong);
+        Choice::Unknown
+    });
+    let shown = match &choice {
+        Choice::Unknown => return choice,
+        Choice::Off => "\"off\"".to_owned(),
+        Choice::At(Endpoint { origin, target }) => format!("\"{origin}{target}\""),
+    };
+    // The value stands behind the others of its account.
+    let entry = format!("accounts.{}.", account.name);
+    let end = findings.values.iter().rposition(|value| value.path.starts_with(&entry)).map_or(0, |at| at + 1);
+    let (path, origin) = (setting.path.clone(), ValueOrigin::Preset);
+    findings.values.insert(end, EffectiveValue { path, shown, origin, is_set: true });
     choice
 }
 
 /// Decides where a refresh token becomes a token. No preset says that.
 pub(super) fn refresh(account: &AccountEntry, apis: &[ApiEntry], findings: &mut Findings) -> Option<Endpoint> {
-    let setting = &account.table.refresh_url;
+    let setting = &account.refresh_url;
     let choice = resolve(setting, setting.set()?, &own(account, apis), findings);
     if let Choice::At(endpoint) = choice { Some(endpoint) } else { None }
 }
@@ -62,20 +64,20 @@ pub(super) fn refresh(account: &AccountEntry, apis: &[ApiEntry], findings: &mut 
 /// Whether the account logs in, wherever that is. Then a missing user name is a fault in any case.
 pub(super) fn is_certain(account: &AccountEntry, apis: &[ApiEntry]) -> bool {
     let own = own(account, apis);
-    let logs_in = |api: &&ApiEntry| api.table.preset.known().is_some_and(|preset| preset.login() != PresetLogin::Off);
+    let logs_in = |api: &&ApiEntry| api.preset.known().is_some_and(|preset| preset.login() != PresetLogin::Off);
     !own.is_empty() && own.iter().all(logs_in)
 }
 
 /// The APIs that use the account.
 fn own<'a>(account: &AccountEntry, apis: &'a [ApiEntry]) -> Vec<&'a ApiEntry> {
-    apis.iter().filter(|api| api.table.account.known() == Some(&account.name)).collect()
+    apis.iter().filter(|api| api.account.known() == Some(&account.name)).collect()
 }
 
 fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&ApiEntry], findings: &mut Findings) -> Choice {
     let choice = match (address, own) {
         (Address::Off, _) => Choice::Off,
-        (Address::Absolute { origin, path }, _) => at(origin, path),
-        (Address::Path(path), [api]) => api.table.upstream.set().map_or(Choice::Unknown, |upstream| under(upstream, path)),
+        (Address::Absolute(endpoint), _) => Choice::At(endpoint.clone()),
+        (Address::Path(path), [api]) => api.upstream.set().map_or(Choice::Unknown, |upstream| under(upstream, path.path())),
         (Address::Path(_), own) => {
             let count = if own.is_empty() { "no API uses it" } else { "several APIs use it" };
             let wrong = Diagnostic::new(format!("a path needs an account with exactly one API, and {count}"));
@@ -89,34 +91,18 @@ fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&ApiEnt
     choice
 }
 
-fn from_presets(account: &AccountEntry, own: &[&ApiEntry], is_known: bool, findings: &mut Findings) -> Choice {
-    if own.is_empty() {
-        // An API whose account is unknown may be the one that is meant to use it.
-        if is_known {
-            let wrong = Diagnostic::new("no API uses this account, so nothing says where it logs in")
-                .hint("remove it, or set its `login_url`");
-            findings.fault(&account.table.login_url, wrong);
-        }
-        return Choice::Unknown;
-    }
-    agreed(own).unwrap_or_else(|wrong| {
-        findings.fault(&account.table.login_url, wrong);
-        Choice::Unknown
-    })
-}
-
 /// Where the presets of all these APIs log in.
 fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
     let mut agreed: Option<(&str, Choice)> = None;
     for api in own {
-        let (Some(preset), Some(upstream)) = (api.table.preset.get(), api.table.upstream.set()) else {
+        let (Some(preset), Some(upstream)) = (api.preset.get(), api.upstream.set()) else {
             return Ok(Choice::Unknown);
         };
         let choice = match preset.login() {
             PresetLogin::Off => Choice::Off,
             PresetLogin::Path(path) => under(upstream, path),
             PresetLogin::Url(url) if url::upstream(preset.upstream()).as_ref() == Ok(upstream) => match url::address(url) {
-                Ok(Address::Absolute { origin, path }) => at(&origin, &path),
+                Ok(Address::Absolute(endpoint)) => Choice::At(endpoint),
                 _ => Choice::Unknown,
             },
             PresetLogin::Url(_) => {
@@ -128,14 +114,11 @@ fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
         let wrong = || format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name);
         ensure!(*earlier == choice, wrong(), hint = "set `login_url`, or give each API its own account");
     }
-    Ok(agreed.map_or(Choice::Unknown, |(_, choice)| choice))
+    let wrong = || Diagnostic::new("no API uses this account, so nothing says where it logs in");
+    agreed.map(|(_, choice)| choice).ok_or_else(|| wrong().hint("remove it, or set its `login_url`"))
 }
 
 fn under(upstream: &Upstream, path: &str) -> Choice {
-    at(&upstream.origin, &format!("{}{path}", upstream.base_path))
-}
-
-fn at(origin: &Origin, path: &str) -> Choice {
-    let target = PathAndQuery::try_from(if path.is_empty() { "/" } else { path });
-    target.map_or(Choice::Unknown, |target| Choice::At(Endpoint { origin: origin.clone(), target }))
+    let target = PathAndQuery::try_from(format!("{}{path}", upstream.base_path));
+    target.map_or(Choice::Unknown, |target| Choice::At(Endpoint { origin: upstream.origin.clone(), target }))
 }

@@ -37,20 +37,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn duration(value: &Value) -> Result<u64, Diagnostic> {
-    match value {
-        Value::String(text) => measure(text, &DURATION_UNITS, true)
-            .ok_or_else(|| Diagnostic::new(format!("{} is not a duration", shown(text))).hint(DURATION_HINT)),
-        other => Err(mismatch("a duration", other).hint(DURATION_HINT)),
-    }
+    let Value::String(text) = value else { return Err(mismatch("a duration", value).hint(DURATION_HINT)) };
+    let wrong = || Diagnostic::new(format!("{} is not a duration", shown(text))).hint(DURATION_HINT);
+    measure(text, &DURATION_UNITS, true).ok_or_else(wrong)
 }
 
 pub(super) fn size(value: &Value) -> Result<u64, Diagnostic> {
-    match value {
-        Value::String(text) => measure(text, &SIZE_UNITS, false).ok_or_else(|| {
-            Diagnostic::new(format!("{} is not a size", shown(text))).hint("write a size like \"64KiB\" (B, KiB, MiB, KB, MB)")
-        }),
-        other => number(other).map_err(|_| mismatch("a size like \"64KiB\"", other)),
-    }
+    let Value::String(text) = value else { return number(value).map_err(|_| mismatch("a size like \"64KiB\"", value)) };
+    let wrong = || Diagnostic::new(format!("{} is not a size", shown(text)));
+    measure(text, &SIZE_UNITS, false).ok_or_else(|| wrong().hint("write a size like \"64KiB\" (B, KiB, MiB, KB, MB)"))
 }
 
 /// `1h30m`: numbers, each with its unit; `several`: more than one.

@@ -56,7 +56,7 @@ pub use self::{
 use self::{
     faults::Diagnostic,
     layers::{Layers, Leaf, Merged},
-    named_variables::CONFIG,
+    named_variables::{CONFIG, CREDENTIALS_DIRECTORY},
     reader::SettingsReader,
     setting::{Findings, Section, parts},
     tables::{Written, key_at},
@@ -67,11 +67,6 @@ use crate::{files, resources};
 
 /// The settings file that is read when no other is named, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/careportals-sidecar/config.toml";
-
-/// The variable by which OpenSSL, and most programs, find the system's roots of trust, where it is set.
-const ROOTS_FILE: &str = "SSL_CERT_FILE";
-/// The same for whole directories.
-const ROOTS_DIRECTORIES: &str = "SSL_CERT_DIR";
 
 /// Where settings may be written.
 #[derive(Clone, Debug)]
@@ -98,12 +93,13 @@ impl Input {
 
     /// Files that a later [`load`] reads again, or trust that is loaded after it, besides those that the settings name.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        std::iter::once(self.settings_file().0).chain(self.environment.get(ROOTS_FILE).map(PathBuf::from))
+        // OpenSSL, and most programs, find the system's roots of trust by this variable and the one below, where they are set.
+        std::iter::once(self.settings_file().0).chain(self.environment.get("SSL_CERT_FILE").map(PathBuf::from))
     }
 
     /// Directories whose files are read again likewise.
     pub fn directories(&self) -> impl Iterator<Item = PathBuf> {
-        self.environment.get(ROOTS_DIRECTORIES).into_iter().flat_map(std::env::split_paths)
+        self.environment.get("SSL_CERT_DIR").into_iter().flat_map(std::env::split_paths)
     }
 
     /// The settings file and who names it.
@@ -121,10 +117,11 @@ impl Input {
 pub fn load(input: Input) -> Loaded {
     let mut layers = read_layers(&input);
     let Input { environment, defaults, .. } = input;
-    let file = layers.lines.file.clone();
+    let file = layers.file.take();
     if let Some(fault) = layers.unusable.take() {
         return Loaded { faults: vec![fault], file, ..Loaded::default() };
     }
+    let secret_variables = child_environment::secret_variables(&environment, &layers.leaves);
     let [accounts, apis] = [Section::Account, Section::Api].map(|section| names(section, &layers));
     let (mut merged, findings) = merge(layers, &accounts, &apis);
     build::derive_upstreams(&mut merged, &apis);
@@ -140,7 +137,6 @@ pub fn load(input: Input) -> Loaded {
     // The file's come first, from top to bottom; the others stay in the order in which they were found.
     faults.sort_by_key(|fault| if let ValueOrigin::File { line, .. } = fault.origin { line } else { usize::MAX });
     faults.dedup();
-    let secret_variables = child_environment::secret_variables(&environment, &merged);
     let [faults, warnings] = [faults, warnings].map(|all| all.into_iter().map(Finding::spelled).collect::<Vec<_>>());
     Loaded { config: config.filter(|_| faults.is_empty()), faults, warnings, values, file, secret_variables }
 }
@@ -160,8 +156,8 @@ pub struct DaemonAddress {
 /// not keep it from asking. The daemon may run with settings that were right when it started.
 #[must_use]
 pub fn daemon_address(input: &Input) -> DaemonAddress {
-    let Layers { file, lines, variables, flags, findings, unusable, .. } = read_layers(input);
-    let merged = Merged::new(lines, &[file, variables, flags].concat());
+    let Layers { leaves, tables, findings, unusable, .. } = read_layers(input);
+    let merged = Merged::new(tables, leaves);
     let Input { environment, defaults, .. } = input;
     let faults = unusable.into_iter().chain(findings.faults).collect();
     let top = TopLevel::read(&mut SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() }, "");
@@ -170,7 +166,7 @@ pub fn daemon_address(input: &Input) -> DaemonAddress {
 
 /// Reads the file, the environment and the flags.
 fn read_layers(input: &Input) -> Layers {
-    let mut layers = Layers::default();
+    let mut layers = Layers { leaves: variables::credentials(&input.environment, CREDENTIALS_DIRECTORY), ..Layers::default() };
     match read_file(input) {
         Ok(Some((path, text))) => file::read(&path, &text, &mut layers),
         Ok(None) => {}
@@ -181,7 +177,7 @@ fn read_layers(input: &Input) -> Layers {
         let name = path.rsplit('.').next().unwrap_or(path).replace('_', "-");
         let (path, origin) = (path.clone(), ValueOrigin::Flag(format!("--{name}")));
         match key_at(&path) {
-            Some(key) => layers.flags.push(Leaf { path, value: toml::value_of(key.form, value), origin }),
+            Some(key) => layers.leaves.push(Leaf { path, value: toml::value_of(key.form, value), origin }),
             None => layers.findings.faults.push(Fault::new(origin, path, Diagnostic::new("no such key"))),
         }
     }
@@ -210,37 +206,32 @@ fn names(section: Section, layers: &Layers) -> Vec<String> {
         }
     }
     if names.is_empty() {
-        let mut of_flags = layers.flags.iter().map(|leaf| parts(&leaf.path)).filter(|(other, ..)| *other == section);
-        names.push(of_flags.next().map_or("default", |(_, name, _)| name).to_owned());
+        let flags = layers.leaves.iter().filter(|leaf| matches!(leaf.origin, ValueOrigin::Flag(_)));
+        let of_flag = flags.map(|leaf| parts(&leaf.path)).find(|(other, ..)| *other == section);
+        names.push(of_flag.map_or("default", |(_, name, _)| name).to_owned());
     }
     names
 }
 
-/// Merges the layers, the weakest first, and reports values whose account or API does not exist.
+/// Merges the layers, and reports values whose account or API does not exist.
 fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findings) {
-    let Layers { offered, file, lines, variables, flags, mut findings, .. } = layers;
+    let Layers { leaves, tables, mut findings, .. } = layers;
     let exists = |leaf: &Leaf| match parts(&leaf.path) {
         (Section::TopLevel, ..) => true,
         (Section::Account, name, _) => accounts.iter().any(|known| known == name),
         (Section::Api, name, _) => apis.iter().any(|known| known == name),
     };
-    let mut leaves: Vec<Leaf> = offered.into_iter().filter(exists).collect();
-    leaves.extend(file);
-    for leaf in variables.into_iter().chain(flags) {
-        if exists(&leaf) {
-            leaves.push(leaf);
-        } else if findings.faults.last().is_none_or(|fault| fault.origin != leaf.origin) {
-            // Once for a directory of credentials, which gives several values.
-            findings.faults.push(homeless(leaf));
+    let (leaves, homeless): (Vec<Leaf>, Vec<Leaf>) = leaves.into_iter().partition(exists);
+    for Leaf { path, origin, .. } in homeless {
+        // The service manager may offer credentials for other purposes. A directory of credentials gives several values at once.
+        let is_offered = origin == ValueOrigin::Variable(CREDENTIALS_DIRECTORY.to_owned());
+        if is_offered || findings.faults.last().is_some_and(|fault| fault.origin == origin) {
+            continue;
         }
+        let (section, entry, _) = parts(&path);
+        let wrong = Diagnostic::new(format!("sets `[{}.{entry}]`, which the settings do not have", section.group()));
+        let hint = format!("add that table, or use CAREPORTALS__{}__NAME__KEY", section.group().to_uppercase());
+        findings.faults.push(Fault::new(origin, path, wrong.hint(hint)));
     }
-    (Merged::new(lines, &leaves), findings)
-}
-
-/// The fault of a value whose account or API does not exist.
-fn homeless(leaf: Leaf) -> Fault {
-    let (section, entry, _) = parts(&leaf.path);
-    let wrong = Diagnostic::new(format!("sets `[{}.{entry}]`, which the settings do not have", section.group()));
-    let hint = format!("add that table, or use CAREPORTALS__{}__NAME__KEY", section.group().to_uppercase());
-    Fault::new(leaf.origin, leaf.path, wrong.hint(hint))
+    (Merged::new(tables, leaves), findings)
 }

@@ -12,7 +12,7 @@ use super::{
     environment::Environment,
     faults::{Diagnostic, Fault, ValueOrigin, Warning},
     layers::Merged,
-    setting::{EffectiveValue, Findings, Key, Named, Section, Setting, Unset},
+    setting::{EffectiveValue, Findings, Key, Setting, Unset},
     toml::{in_toml, redacted},
 };
 
@@ -26,12 +26,7 @@ pub(super) struct SettingsReader<'a> {
 }
 
 impl SettingsReader<'_> {
-    /// Reads the table of one account or API.
-    pub(super) fn entry<T>(&mut self, section: Section, name: &str, read: fn(&mut Self, &str) -> T) -> Named<T> {
-        Named { name: name.to_owned(), table: read(self, &section.path(name, "")) }
-    }
-
-    /// Reads the setting of the next key. `entry`: `accounts.NAME.`, `apis.NAME.` or nothing. `read` and `absent`: those of
+    /// Reads the setting of the next key. `entry`: the name of the account or API. `read` and `absent`: those of
     /// its [`Kind`](super::setting::Kind). There is one copy of this function per type of value.
     pub(super) fn setting<T>(
         &mut self,
@@ -41,9 +36,9 @@ impl SettingsReader<'_> {
         absent: fn(&Environment) -> Option<T>,
     ) -> Setting<T> {
         let key = keys.next().expect("there is a key for each field");
-        let path = format!("{entry}{}", key.name);
-        let (written, origin) = self.merged.get(&path).cloned().map_or((None, ValueOrigin::Default), |(v, o)| (Some(v), o));
-        let written = written.or_else(|| key.default_value(self.defaults));
+        let path = key.section.path(entry, key.name);
+        let (written, origin) = self.merged.values.get(&path).cloned().unzip();
+        let (written, origin) = (written.or_else(|| key.default_value(self.defaults)), origin.unwrap_or(ValueOrigin::Default));
         let place = if origin.is_written() { origin.clone() } else { self.merged.place(&path) };
         let value = match &written {
             Some(value) => read(value, self.environment),
@@ -78,25 +73,24 @@ impl SettingsReader<'_> {
 
 /// What to say about a value that was copied from `config`, or about a secret that is written down where others may see it.
 fn doubtful(key: &Key, value: &Value, origin: &ValueOrigin) -> Option<Diagnostic> {
-    if value.to_string().contains("\"[redacted]\"") {
-        let wrong = Diagnostic::new("is `[redacted]`, which `config` shows in place of a secret");
-        return Some(wrong.hint("write the value itself, or where it is read from"));
-    }
-    if !value.is_string() || !["username", "password", "require_header.value"].contains(&key.name) {
-        return None;
-    }
+    let is_secret = value.is_string() && ["username", "password", "require_header.value"].contains(&key.name);
     let name = key.name.rsplit('.').next().unwrap_or_default();
-    let in_file = || Diagnostic::new("is written in the settings file itself");
-    match origin {
-        ValueOrigin::File { .. } => Some(in_file().hint(format!("use {name} = {{ file = \"…\" }}, or `env` or `command`"))),
-        // `check` alone tells of a user name: on a laptop it is usual.
-        ValueOrigin::Variable(variable) if name != "username" => {
-            let wrong = Diagnostic::new("is given directly; whoever sees this process's environment sees it");
-            let end = if variable.starts_with("CAREPORTALS__") { "__FILE" } else { "_FILE" };
-            Some(wrong.hint(format!("use {variable}{end}")))
+    let (wrong, hint) = match origin {
+        _ if value.to_string().contains("\"[redacted]\"") => {
+            let hint = "write the value itself, or where it is read from".to_owned();
+            ("is `[redacted]`, which `config` shows in place of a secret", hint)
         }
-        _ => None,
-    }
+        ValueOrigin::File { .. } if is_secret => {
+            ("is written in the settings file itself", format!("use {name} = {{ file = \"…\" }}, or `env` or `command`"))
+        }
+        // `check` alone tells of a user name: on a laptop it is usual.
+        ValueOrigin::Variable(variable) if is_secret && name != "username" => {
+            let end = if variable.starts_with("CAREPORTALS__") { "__FILE" } else { "_FILE" };
+            ("is given directly; whoever sees this process's environment sees it", format!("use {variable}{end}"))
+        }
+        _ => return None,
+    };
+    Some(Diagnostic::new(wrong).hint(hint))
 }
 
 /// Declares the settings of one table of the file, in the order of the documentation:
@@ -107,13 +101,14 @@ fn doubtful(key: &Key, value: &Value, origin: &ValueOrigin) -> Option<Diagnostic
 /// ```
 ///
 /// The name is left out when it is the field's. A default is written in TOML syntax. A key has a default, or a kind that has a
-/// value when it is absent; then the words say what that means, or it is "none".
+/// value when it is absent; then the words say what that means, or it is "none". A table with a name has it as its first field.
 macro_rules! table {
-    ($(#[$meta:meta])* $table:ident of $section:ident;
+    ($(#[$meta:meta])* $table:ident $({ $entry:ident })? of $section:ident;
      $($(#[doc = $doc:literal])+
        $field:ident $(($name:literal))?: $kind:ty $(= $default:tt)? $(, $unset:ident($words:literal))?;)+) => {
         $(#[$meta])*
         pub(super) struct $table {
+            $(pub(super) $entry: String,)?
             $($(#[doc = $doc])+ pub(super) $field: Setting<<$kind as Kind>::Value>,)+
         }
 
@@ -128,10 +123,13 @@ macro_rules! table {
                 kind: <$kind as Kind>::described,
             }),+];
 
-            /// `entry`: what stands before each key.
+            /// `entry`: the name of the account or API; empty at the top level.
             pub(super) fn read(reader: &mut SettingsReader<'_>, entry: &str) -> Self {
                 let keys = &mut Self::KEYS.iter();
-                Self { $($field: reader.setting(entry, keys, <$kind as Kind>::read, <$kind as Kind>::absent)),+ }
+                Self {
+                    $($entry: entry.to_owned(),)?
+                    $($field: reader.setting(entry, keys, <$kind as Kind>::read, <$kind as Kind>::absent)),+
+                }
             }
         }
     };

@@ -9,7 +9,7 @@ use super::{
     api::ApiEntry,
     faults::{Diagnostic, shown},
     login::Choice,
-    setting::Findings,
+    setting::{Findings, Setting, parts},
     tables::Written,
     top_level::TopLevel,
 };
@@ -19,13 +19,11 @@ use crate::config::{AllowedHosts, Listen, Origin, Scheme, Upstream};
 pub(super) fn check(written: &Written, choices: &[Choice], findings: &mut Findings) {
     let Written { top, accounts, apis } = written;
     for api in apis {
-        findings.fault(&api.table.account, account(api, accounts));
+        findings.fault(&api.account, account(api, accounts));
         listen(api, findings);
-        findings.warn(&api.table.allow_gids, callers(api));
+        findings.warn(&api.allow_gids, callers(api));
         upstream(api, top, apis, findings);
-        let is_nameless = api.table.require_header_value.is_written() && !api.table.require_header_name.is_written();
-        let wrong = is_nameless.then(|| Diagnostic::new("needs `require_header.name` beside it"));
-        findings.fault(&api.table.require_header_value, wrong);
+        beside(&api.require_header_value, &api.require_header_name, findings);
     }
     for (index, api) in apis.iter().enumerate() {
         for other in &apis[..index] {
@@ -36,11 +34,16 @@ pub(super) fn check(written: &Written, choices: &[Choice], findings: &mut Findin
     for (account, choice) in accounts.iter().zip(choices) {
         log_in(account, choice, top, apis, findings);
     }
-    pairs(top, findings);
+    if top.ca_file.is_written() && top.ca_only_file.is_written() {
+        let wrong = Diagnostic::new("contradicts `ca_file`, which adds to the system's roots").hint("unset one of the two");
+        findings.fault(&top.ca_only_file, wrong);
+    }
+    beside(&top.tls_cert_file, &top.tls_key_file, findings);
+    beside(&top.tls_key_file, &top.tls_cert_file, findings);
 }
 
 fn account(api: &ApiEntry, accounts: &[AccountEntry]) -> Option<Diagnostic> {
-    let name = api.table.account.known().filter(|name| accounts.iter().all(|account| account.name != **name))?;
+    let name = api.account.known().filter(|name| accounts.iter().all(|account| account.name != **name))?;
     let wrong = Diagnostic::new(format!("there is no account {}", shown(name)));
     Some(match accounts {
         [only] => wrong.hint(format!("write account = \"{}\"", only.name)),
@@ -50,39 +53,37 @@ fn account(api: &ApiEntry, accounts: &[AccountEntry]) -> Option<Diagnostic> {
 
 fn listen(api: &ApiEntry, findings: &mut Findings) {
     let open: Vec<SocketAddr> = api.addresses().filter(|address| !address.ip().to_canonical().is_loopback()).collect();
-    if api.table.allow_non_loopback.get() == Some(false) {
+    if api.allow_non_loopback.get() == Some(false) {
         for address in &open {
             let wrong = Diagnostic::new(format!("{address} is not a loopback address: whoever reaches it can use the token"));
             let hint = "listen on 127.0.0.1 or a Unix socket, or set `allow_non_loopback = true`";
-            findings.fault(&api.table.listen, wrong.hint(hint));
+            findings.fault(&api.listen, wrong.hint(hint));
         }
-    } else if !open.is_empty() && matches!(api.table.allowed_hosts.known(), Some(AllowedHosts::Names(names)) if names.is_empty())
-    {
+    } else if !open.is_empty() && matches!(api.allowed_hosts.known(), Some(AllowedHosts::Names(names)) if names.is_empty()) {
         let wrong = "listens beyond loopback without `allowed_hosts`: only callers that name a loopback host will be served";
-        findings.warn(&api.table.listen, Diagnostic::new(wrong).hint("name the hosts that clients use in `allowed_hosts`"));
+        findings.warn(&api.listen, Diagnostic::new(wrong).hint("name the hosts that clients use in `allowed_hosts`"));
     }
 }
 
 /// Warns of groups that let nobody in: they are known only on Unix sockets.
 fn callers(api: &ApiEntry) -> Option<Diagnostic> {
-    let [uids, gids] = [&api.table.allow_uids, &api.table.allow_gids].map(|ids| ids.known().is_some_and(|ids| !ids.is_empty()));
+    let [uids, gids] = [&api.allow_uids, &api.allow_gids].map(|ids| ids.known().is_some_and(|ids| !ids.is_empty()));
     let wrong = "lets nobody in over TCP: there only the caller's user can be known, and not its groups";
     let hint = "name users in `allow_uids`, or listen on a Unix socket alone";
     (gids && !uids && api.addresses().next().is_some()).then(|| Diagnostic::new(wrong).hint(hint))
 }
 
 fn upstream(api: &ApiEntry, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
-    let setting = &api.table.upstream;
+    let setting = &api.upstream;
     let Some(Upstream { origin, .. }) = setting.set() else { return };
     if origin.scheme == Scheme::Http && !origin.is_loopback() {
         findings.fault(setting, Diagnostic::new("plain http would show the token to the network").hint("use https"));
-    } else if origin.scheme == Scheme::Http && api.table.allow_insecure_upstream.get() == Some(false) {
+    } else if origin.scheme == Scheme::Http && api.allow_insecure_upstream.get() == Some(false) {
         let hint = "for a loopback upstream, set `allow_insecure_upstream = true`";
         findings.fault(setting, Diagnostic::new("plain http is refused").hint(hint));
     }
-    let own = own_address(origin, top, apis);
-    let wrong = own.map(|own| Diagnostic::new(format!("is our own address {own}: requests would go round in a circle")));
-    findings.fault(setting, wrong);
+    let wrong = |own| Diagnostic::new(format!("is our own address {own}: requests would go round in a circle"));
+    findings.fault(setting, own_address(origin, top, apis).map(wrong));
 }
 
 /// The sidecar's own address that an origin leads to, as far as names and numbers tell.
@@ -90,12 +91,11 @@ fn own_address(origin: &Origin, top: &TopLevel, apis: &[ApiEntry]) -> Option<Soc
     let is_ours = |ours: &SocketAddr| {
         let port = ours.port() != 0 && ours.port() == origin.port;
         let (ours, any) = (ours.ip().to_canonical(), ours.ip().is_unspecified());
+        let local = any || ours.is_loopback();
         let host = match origin.host.parse::<IpAddr>().map(|address| address.to_canonical()) {
             // Connecting to the unspecified address reaches this machine.
-            Ok(theirs) => {
-                theirs == ours || (any && theirs.is_loopback()) || (theirs.is_unspecified() && (any || ours.is_loopback()))
-            }
-            Err(_) => origin.host == "localhost" && (any || ours.is_loopback()),
+            Ok(theirs) => theirs == ours || (any && theirs.is_loopback()) || (local && theirs.is_unspecified()),
+            Err(_) => local && origin.host == "localhost",
         };
         port && host
     };
@@ -103,16 +103,15 @@ fn own_address(origin: &Origin, top: &TopLevel, apis: &[ApiEntry]) -> Option<Soc
 }
 
 fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
-    let (setting, theirs) = (&api.table.listen, other.table.listen.known());
-    let same = |left: &Listen, right: &Listen| match (left, right) {
-        (Listen::Tcp { address: left, .. }, Listen::Tcp { address: right, .. }) => left == right && left.port() != 0,
+    let (setting, theirs) = (&api.listen, other.listen.known());
+    let is_shared = |own: &&Listen| match own {
+        Listen::Tcp { address, .. } if address.port() == 0 => false,
         // A socket's name from systemd says which API it is for, and it is known only at start.
-        (Listen::Systemd, Listen::Systemd) => false,
-        (left, right) => left == right,
+        Listen::Systemd => false,
+        own => theirs.is_some_and(|theirs| theirs.contains(own)),
     };
-    let is_shared = |own: &&Listen| theirs.into_iter().flatten().any(|theirs| same(own, theirs));
     if let Some(shared) = setting.known().into_iter().flatten().find(is_shared) {
-        let why = match (api.table.prefix.set(), other.table.prefix.set()) {
+        let why = match (api.prefix.set(), other.prefix.set()) {
             (Some(own), Some(theirs)) if own != theirs => None,
             (Some(own), Some(_)) => Some(format!("and both have the prefix {}", own.as_str())),
             _ => Some("and each then needs a prefix of its own".to_owned()),
@@ -123,7 +122,7 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
             shared_file(api, other, findings);
         }
     }
-    let overlap = |own| other.addresses().find(|theirs| overlaps(own, *theirs)).map(|theirs| (own, theirs));
+    let overlap = |own| other.addresses().find(|theirs| *theirs != own && collide(own, *theirs)).map(|theirs| (own, theirs));
     if let Some((own, theirs)) = api.addresses().find_map(overlap) {
         findings.fault(setting, Diagnostic::new(format!("{own} overlaps {theirs} of API `{}`", other.name)));
     }
@@ -133,73 +132,59 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
 fn shared_file(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
     let wrong = Diagnostic::new(format!("is not that of API `{}`, with which it shares a Unix socket", other.name));
     let wrong = wrong.hint("give both the same");
-    if api.table.socket_mode.known() != other.table.socket_mode.known() {
-        findings.fault(&api.table.socket_mode, wrong.clone());
+    if api.socket_mode.known() != other.socket_mode.known() {
+        findings.fault(&api.socket_mode, wrong.clone());
     }
-    if api.table.socket_group.set() != other.table.socket_group.set() {
-        findings.fault(&api.table.socket_group, wrong);
+    if api.socket_group.set() != other.socket_group.set() {
+        findings.fault(&api.socket_group, wrong);
     }
 }
 
-/// Whether one of the two is every address of its family, which includes the other.
-fn overlaps(left: SocketAddr, right: SocketAddr) -> bool {
+/// Whether the two are the same, or one is every address of its family, which includes the other.
+fn collide(left: SocketAddr, right: SocketAddr) -> bool {
     let family = left.is_ipv4() == right.is_ipv4();
     let port = left.port() == right.port() && left.port() != 0;
-    family && port && left != right && (left.ip().is_unspecified() || right.ip().is_unspecified())
+    family && port && (left == right || left.ip().is_unspecified() || right.ip().is_unspecified())
 }
 
 fn telemetry(top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     let setting = &top.telemetry_listen;
     let Some(telemetry) = setting.get().flatten() else { return };
-    let clashes = |own: SocketAddr| overlaps(own, telemetry) || (own == telemetry && own.port() != 0);
-    if let Some(api) = apis.iter().find(|api| api.addresses().any(clashes)) {
+    if let Some(api) = apis.iter().find(|api| api.addresses().any(|own| collide(own, telemetry))) {
         let wrong = Diagnostic::new(format!("the telemetry address {telemetry} is also where API `{}` listens", api.name));
         let wrong = wrong.hint("choose another port for one of the two");
-        if setting.is_written() { findings.fault(setting, wrong) } else { findings.fault(&api.table.listen, wrong) }
+        if setting.is_written() { findings.fault(setting, wrong) } else { findings.fault(&api.listen, wrong) }
     }
 }
 
 fn log_in(account: &AccountEntry, choice: &Choice, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
-    findings.fault(&account.table.login_extra, twice_in_login(account));
-    let (login, refresh) = (&account.table.login_url, &account.table.refresh_url);
-    match choice {
-        Choice::At(endpoint) => {
-            // A fault names an own address as upstream already; the preset's log-in path follows from it.
-            if let Some(own) = own_address(&endpoint.origin, top, apis)
-                && login.is_written()
-            {
-                findings.fault(login, Diagnostic::new(format!("is our own address {own}, which refuses log-in paths")));
-            }
-            let known = apis.iter().all(|api| api.table.account.known().is_some());
-            if known && !apis.iter().any(|api| api.table.account.known() == Some(&account.name)) {
-                findings.warn(login, Diagnostic::new("no API uses this account"));
-            }
-        }
-        Choice::Off if refresh.is_written() => {
-            findings.warn(refresh, Diagnostic::new("has no effect, since log-in is off"));
-        }
-        Choice::Off | Choice::Unknown => {}
+    findings.fault(&account.login_extra, twice_in_login(account));
+    let (login, refresh) = (&account.login_url, &account.refresh_url);
+    if *choice == Choice::Off && refresh.is_written() {
+        findings.warn(refresh, Diagnostic::new("has no effect, since log-in is off"));
+    }
+    let Choice::At(endpoint) = choice else { return };
+    // A fault names an own address as upstream already; the preset's log-in path follows from it.
+    let own = own_address(&endpoint.origin, top, apis).filter(|_| login.is_written());
+    findings.fault(login, own.map(|own| Diagnostic::new(format!("is our own address {own}, which refuses log-in paths"))));
+    let known = apis.iter().all(|api| api.account.known().is_some());
+    if known && !apis.iter().any(|api| api.account.known() == Some(&account.name)) {
+        findings.warn(login, Diagnostic::new("no API uses this account"));
     }
 }
 
 /// The fault of a log-in whose body would have a member twice, which servers read in different ways.
 fn twice_in_login(account: &AccountEntry) -> Option<Diagnostic> {
-    let (username, password) = (account.table.login_fields_username.known()?, account.table.login_fields_password.known()?);
-    let extra = account.table.login_extra.known()?;
+    let (username, password) = (account.login_fields_username.known()?, account.login_fields_password.known()?);
+    let extra = account.login_extra.known()?;
     let taken = [("username", username), ("password", password)].into_iter().find(|(_, field)| extra.contains_key(*field))?;
     let wrong = Diagnostic::new(format!("has {}, which is the field of the {}", shown(taken.1), taken.0));
     Some(wrong.hint(format!("leave it out: `login_fields.{}` names that field, and its value is the account's", taken.0)))
 }
 
-fn pairs(top: &TopLevel, findings: &mut Findings) {
-    if top.ca_file.is_written() && top.ca_only_file.is_written() {
-        let wrong = Diagnostic::new("contradicts `ca_file`, which adds to the system's roots").hint("unset one of the two");
-        findings.fault(&top.ca_only_file, wrong);
-    }
-    let (certificate, key) = (&top.tls_cert_file, &top.tls_key_file);
-    for (present, absent, name) in [(certificate, key, "tls_key_file"), (key, certificate, "tls_cert_file")] {
-        if present.is_written() && !absent.is_written() {
-            findings.fault(present, Diagnostic::new(format!("needs `{name}` beside it")));
-        }
+/// Reports a setting that stands without another that it needs.
+fn beside<T, U>(setting: &Setting<T>, needed: &Setting<U>, findings: &mut Findings) {
+    if setting.is_written() && !needed.is_written() {
+        findings.fault(setting, Diagnostic::new(format!("needs `{}` beside it", parts(&needed.path).2)));
     }
 }

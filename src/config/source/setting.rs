@@ -156,12 +156,6 @@ impl<T> Setting<Option<T>> {
     }
 }
 
-/// An account or an API as it was written.
-pub(super) struct Named<T> {
-    pub(super) name: String,
-    pub(super) table: T,
-}
-
 /// A value in effect, as `config` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveValue {
@@ -193,15 +187,5 @@ impl Findings {
     /// Adds a warning, if there is one.
     pub(super) fn warn<T>(&mut self, setting: &Setting<T>, wrong: impl Into<Option<Diagnostic>>) {
         self.warnings.extend(wrong.into().map(|wrong| setting.finding(wrong)));
-    }
-
-    /// Adds a fault of a variable.
-    pub(super) fn fault_of_variable(&mut self, name: &str, path: &str, wrong: Diagnostic) {
-        self.faults.push(Fault::new(ValueOrigin::Variable(name.to_owned()), path, wrong));
-    }
-
-    /// Adds a warning about a variable that sets no key.
-    pub(super) fn warn_of_variable(&mut self, name: &str, wrong: Diagnostic) {
-        self.warnings.push(Warning::new(ValueOrigin::Variable(name.to_owned()), "", wrong));
     }
 }

@@ -3,8 +3,8 @@
 //! Pure.
 
 use super::{
-    account::{AccountEntry, AccountTable},
-    api::{ApiEntry, ApiTable},
+    account::AccountEntry,
+    api::ApiEntry,
     reader::SettingsReader,
     setting::{Key, Section, parts},
     top_level::TopLevel,
@@ -12,18 +12,17 @@ use super::{
 
 impl Section {
     /// Its keys, in the order of the documentation.
-    pub(super) fn keys(self) -> impl Iterator<Item = &'static Key> {
-        let keys = match self {
+    pub(super) fn keys(self) -> &'static [Key] {
+        match self {
             Self::TopLevel => TopLevel::KEYS,
-            Self::Account => AccountTable::KEYS,
-            Self::Api => ApiTable::KEYS,
-        };
-        keys.iter()
+            Self::Account => AccountEntry::KEYS,
+            Self::Api => ApiEntry::KEYS,
+        }
     }
 
     /// The key of that name.
     pub(super) fn find(self, name: &str) -> Option<&'static Key> {
-        self.keys().find(|key| key.name == name)
+        self.keys().iter().find(|key| key.name == name)
     }
 }
 
@@ -43,8 +42,8 @@ pub(super) struct Written {
 impl Written {
     pub(super) fn read(reader: &mut SettingsReader<'_>, accounts: &[String], apis: &[String]) -> Self {
         let top = TopLevel::read(reader, "");
-        let accounts = accounts.iter().map(|name| reader.entry(Section::Account, name, AccountTable::read)).collect();
-        let apis = apis.iter().map(|name| reader.entry(Section::Api, name, ApiTable::read)).collect();
+        let accounts = accounts.iter().map(|name| AccountEntry::read(reader, name)).collect();
+        let apis = apis.iter().map(|name| ApiEntry::read(reader, name)).collect();
         Self { top, accounts, apis }
     }
 }

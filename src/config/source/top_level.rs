@@ -53,30 +53,25 @@ words! {
     /// The form of log lines.
     LogFormat {
         /// Text on a terminal and in systemd's journal, else JSON.
-        #[default]
         Auto = "auto",
         /// Text for people.
         Text = "text",
         /// One JSON object a line, for programs.
         Json = "json",
     }
-}
 
-words! {
     /// What the process gives up at its start.
     Hardening {
         /// The process gives up what the kernel lets it.
-        #[default]
         Auto = "auto",
         /// The process gives up all of it, or does not start.
         Required = "required",
         /// The process gives up nothing.
         Off = "off",
     }
-}
 
-words! {
     /// The lowest version of TLS towards upstream.
+    #[derive(Default)]
     TlsVersion {
         /// TLS 1.2 (RFC 5246) and later versions.
         #[default]
@@ -134,7 +129,18 @@ built! {
         /// A PEM file whose roots are trusted instead of the system's.
         ca_only_file: Option<PathBuf> = top.ca_only_file.get(),
         min_version: TlsVersion = top.tls_min.get(),
-        client_certificate: Option<ClientCertificate> = Some(client_certificate(top)),
+        client_certificate: Option<ClientCertificate> = Some(ClientCertificate::of(top)),
+    }
+}
+
+built! {
+    /// The files of a client certificate, which servers may ask for.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    ClientCertificate of (top: &TopLevel) {
+        /// A PEM file with the certificate and its chain.
+        certificates: PathBuf = top.tls_cert_file.get().flatten(),
+        /// A PEM file with the key, without a passphrase.
+        key: PathBuf = top.tls_key_file.get().flatten(),
     }
 }
 
@@ -156,18 +162,4 @@ pub struct RuntimeDirectories {
     pub service: Option<PathBuf>,
     /// `$XDG_RUNTIME_DIR`, which belongs to the user.
     pub user: Option<PathBuf>,
-}
-
-/// The files of a client certificate, which servers may ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate {
-    /// A PEM file with the certificate and its chain.
-    pub certificates: PathBuf,
-    /// A PEM file with the key, without a passphrase.
-    pub key: PathBuf,
-}
-
-fn client_certificate(top: &TopLevel) -> Option<ClientCertificate> {
-    let (certificates, key) = (top.tls_cert_file.set()?.clone(), top.tls_key_file.set()?.clone());
-    Some(ClientCertificate { certificates, key })
 }

@@ -5,9 +5,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use http::uri::PathAndQuery;
+
 use super::faults::{Diagnostic, ensure, shown};
 use crate::{
-    config::{Listen, Origin, Scheme, Upstream},
+    config::{Endpoint, Listen, Origin, Scheme, Upstream},
     path::is_canonical,
 };
 
@@ -20,9 +22,9 @@ pub(super) enum Address {
     /// The word `off`.
     Off,
     /// A path under an API's upstream.
-    Path(String),
-    /// A whole URL. The path is empty or starts with `/`.
-    Absolute { origin: Origin, path: String },
+    Path(PathAndQuery),
+    /// A whole URL.
+    Absolute(Endpoint),
 }
 
 /// Reads a URL, or a path that starts with `/`.
@@ -48,19 +50,18 @@ pub(super) fn address(text: &str) -> Result<Address, Diagnostic> {
     let (host, rooted, port) = host_and_port(authority)?;
     let port = port.unwrap_or(scheme.default_port());
     ensure!(port != 0, "port 0 cannot be reached");
-    let path = if target.is_empty() { String::new() } else { path(target)? };
-    Ok(Address::Absolute { origin: Origin { scheme, host, rooted, port }, path })
+    let target = path(if target.is_empty() { "/" } else { target })?;
+    Ok(Address::Absolute(Endpoint { origin: Origin { scheme, host, rooted, port }, target }))
 }
 
-/// Checks a path: each character as it will be sent, and no segment that means another one.
-fn path(text: &str) -> Result<String, Diagnostic> {
+/// Reads a path: each character as it will be sent, and no segment that means another one.
+fn path(text: &str) -> Result<PathAndQuery, Diagnostic> {
     ensure!(!text.contains("//"), "its path holds an empty segment (`//`)");
     let decoded = text.to_ascii_lowercase().replace("%2e", ".");
     ensure!(!decoded.split('/').any(|segment| segment == "." || segment == ".."), "its path holds a dot segment");
     let is_escape = |after: &str| after.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
     ensure!(text.split('%').skip(1).all(is_escape), "its path holds a broken percent escape");
-    http::uri::PathAndQuery::try_from(text).map_err(|_| Diagnostic::new("its path cannot stand in a request"))?;
-    Ok(text.to_owned())
+    PathAndQuery::try_from(text).map_err(|_| Diagnostic::new("its path cannot stand in a request"))
 }
 
 /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`; in the middle: whether the host ended in a dot.
@@ -88,10 +89,8 @@ pub(super) fn host(text: &str) -> Result<String, Diagnostic> {
         let address = address.strip_suffix(']').ok_or_else(wrong)?;
         return address.parse::<Ipv6Addr>().map(|address| address.to_string()).map_err(|_| wrong());
     }
-    if let Ok(address) = text.parse::<Ipv4Addr>() {
-        return Ok(address.to_string());
-    }
     // An address has no dot at its end; what looks like one is refused below.
+    let is_address = text.parse::<Ipv4Addr>().is_ok();
     let text = text.strip_suffix('.').unwrap_or(text);
     let labels: Vec<&str> = text.split('.').collect();
     let plain = |label: &&str| {
@@ -102,23 +101,19 @@ pub(super) fn host(text: &str) -> Result<String, Diagnostic> {
     let last = labels.last().copied().unwrap_or_default();
     let numeric = last.bytes().all(|byte| byte.is_ascii_digit()) || last.to_ascii_lowercase().starts_with("0x");
     let is_name = text.len() <= 253 && labels.iter().all(plain) && !numeric;
-    is_name.then(|| text.to_ascii_lowercase()).ok_or_else(wrong)
+    (is_address || is_name).then(|| text.to_ascii_lowercase()).ok_or_else(wrong)
 }
 
 /// Reads what a browser sends as `Origin` (RFC 6454, 6.2): `scheme://host[:port]`, lower case, without a default port.
 pub(super) fn serialized_origin(text: &str) -> Result<String, Diagnostic> {
-    let wrong = |why: &str| {
-        Diagnostic::new(format!("an origin {why}"))
-            .hint("write it as browsers send it: https://app.example or http://localhost:3000")
-    };
+    let hint = "write it as browsers send it: https://app.example or http://localhost:3000";
+    let wrong = |why: &str| Diagnostic::new(format!("an origin {why}")).hint(hint);
     let (scheme, authority) = text.split_once("://").ok_or_else(|| wrong("has a scheme and a host"))?;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
-    if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.chars().all(plain) {
-        return Err(wrong("begins with a scheme in lower case"));
-    }
-    if authority.contains(['/', '?', '#', '@']) {
-        return Err(wrong("is a scheme and a host, with nothing after them"));
-    }
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase()) && scheme.chars().all(plain);
+    ensure!(is_scheme, "an origin begins with a scheme in lower case", hint = hint);
+    let is_whole = !authority.contains(['/', '?', '#', '@']);
+    ensure!(is_whole, "an origin is a scheme and a host, with nothing after them", hint = hint);
     let (host, _, port) = host_and_port(authority).map_err(|_| wrong("has a host's name and perhaps a port"))?;
     let shown = if host.contains(':') { format!("[{host}]") } else { host };
     let serialized = match port {
@@ -130,12 +125,12 @@ pub(super) fn serialized_origin(text: &str) -> Result<String, Diagnostic> {
 
 /// Reads an API's base URL.
 pub(super) fn upstream(text: &str) -> Result<Upstream, Diagnostic> {
-    let Address::Absolute { origin, path } = address(text)? else { return Err(no_url()) };
+    let Address::Absolute(Endpoint { origin, target }) = address(text)? else { return Err(no_url()) };
     // A rule judges the base path too, and it judges only what can be read in one way.
     let wrong = "its path is not in canonical form: with `allow` or `deny` each request would be a 400";
     let hint = "leave out `;`, `//` and dots at the end of a segment, and write letters, digits and `-._~` as they are, not percent-encoded";
-    ensure!(path.is_empty() || is_canonical(&path), wrong, hint = hint);
-    Ok(Upstream { origin, base_path: path.trim_end_matches('/').to_owned() })
+    ensure!(is_canonical(target.path()), wrong, hint = hint);
+    Ok(Upstream { origin, base_path: target.path().trim_end_matches('/').to_owned() })
 }
 
 fn no_url() -> Diagnostic {

@@ -14,21 +14,19 @@ use crate::{
 /// Reports every such setting.
 pub(super) fn find(top: &TopLevel, apis: &[ApiEntry], login_paths: &LoginPaths, findings: &mut Findings) {
     for api in apis {
-        let table = &api.table;
         let wrong = "the rules are judged and counted, and NOT ENFORCED: whatever `allow` and `deny` say, requests pass";
-        findings.warn(&table.observe, (table.observe.get() == Some(true)).then(|| Diagnostic::new(wrong)));
+        findings.warn(&api.observe, (api.observe.get() == Some(true)).then(|| Diagnostic::new(wrong)));
         rules(api, login_paths, findings);
-        findings.warn(&table.allowed_hosts, any_host(api));
-        findings.warn(&table.socket_mode, open_socket(api));
+        findings.warn(&api.allowed_hosts, any_host(api));
+        findings.warn(&api.socket_mode, open_socket(api));
     }
     beyond_loopback(top, apis, findings);
 }
 
 fn rules(api: &ApiEntry, login_paths: &LoginPaths, findings: &mut Findings) {
-    let table = &api.table;
-    let base = table.upstream.set().map(|upstream| upstream.base_path.as_str()).unwrap_or_default();
-    let allow = table.allow.set().map(Vec::as_slice).unwrap_or_default();
-    let deny = table.deny.known().map(Vec::as_slice).unwrap_or_default();
+    let base = api.upstream.set().map(|upstream| upstream.base_path.as_str()).unwrap_or_default();
+    let allow = api.allow.set().map(Vec::as_slice).unwrap_or_default();
+    let deny = api.deny.known().map(Vec::as_slice).unwrap_or_default();
     for (at, rule) in allow.iter().enumerate() {
         let other = swallowing(allow, at, Rule::allows_all_of).map(|other| format!("`{other}` lets all of it through already"));
         let denied =
@@ -37,12 +35,12 @@ fn rules(api: &ApiEntry, login_paths: &LoginPaths, findings: &mut Findings) {
         let wrong = beside(api, rule, base, rule.may_allow_under(base))
             .or_else(|| is_log_in().then(|| Diagnostic::new("log-in paths are refused whatever the rules say")))
             .or_else(|| denied().or(other).map(Diagnostic::new));
-        findings.warn(&table.allow, wrong.map(|wrong| wrong.about(format!("`{rule}` has no effect"))));
+        findings.warn(&api.allow, wrong.map(|wrong| wrong.about(format!("`{rule}` has no effect"))));
     }
     for (at, rule) in deny.iter().enumerate() {
         let other = swallowing(deny, at, Rule::denies_all_of).map(|other| format!("`{other}` refuses all of it already"));
         let wrong = beside(api, rule, base, rule.may_deny_under(base)).or_else(|| other.map(Diagnostic::new));
-        findings.warn(&table.deny, wrong.map(|wrong| wrong.about(format!("`{rule}` has no effect"))));
+        findings.warn(&api.deny, wrong.map(|wrong| wrong.about(format!("`{rule}` has no effect"))));
     }
 }
 
@@ -52,7 +50,7 @@ fn beside(api: &ApiEntry, rule: &Rule, base: &str, may_match: bool) -> Option<Di
     if rule.method().is_some_and(|method| matches!(*method, Method::CONNECT | Method::TRACE)) {
         return Some(Diagnostic::new("CONNECT and TRACE are never served"));
     }
-    let prefix = api.table.prefix.set().filter(|prefix| prefix.strip(&rule.path()).is_some() && prefix.strip(base).is_none());
+    let prefix = api.prefix.set().filter(|prefix| prefix.strip(&rule.path()).is_some() && prefix.strip(base).is_none());
     if let Some(prefix) = prefix {
         let wrong = format!("the prefix {} is cut off before rules are judged", prefix.as_str());
         return Some(Diagnostic::new(wrong).hint("write the path as upstream gets it, without the prefix"));
@@ -64,23 +62,21 @@ fn beside(api: &ApiEntry, rule: &Rule, base: &str, may_match: bool) -> Option<Di
 /// The rule that makes the one at `at` superfluous. Of two that are alike it is the first.
 fn swallowing(rules: &[Rule], at: usize, covers: impl Fn(&Rule, &Rule) -> bool) -> Option<&Rule> {
     let rule = &rules[at];
-    let others = rules.iter().enumerate().filter(|(other, _)| *other != at);
-    let mut swallowing = others.filter(|(other, by)| covers(by, rule) && (*other < at || !covers(rule, by)));
-    swallowing.next().map(|(_, by)| by)
+    let swallows = |(other, by): &(usize, &Rule)| covers(by, rule) && (*other < at || !covers(rule, by));
+    rules.iter().enumerate().find(swallows).map(|(_, by)| by)
 }
 
 fn any_host(api: &ApiEntry) -> Option<Diagnostic> {
-    let listens = api.table.listen.known()?.iter().any(|listen| !matches!(listen, Listen::Unix(_)));
-    let is_open = listens && matches!(api.table.allowed_hosts.known(), Some(AllowedHosts::Any));
+    let listens = api.listen.known()?.iter().any(|listen| !matches!(listen, Listen::Unix(_)));
+    let is_open = listens && matches!(api.allowed_hosts.known(), Some(AllowedHosts::Any));
     let wrong = "lets clients call by any name: a web page can then reach the sidecar by a name of its own (DNS rebinding)";
     is_open.then(|| Diagnostic::new(wrong).hint("name the hosts that clients use"))
 }
 
 fn open_socket(api: &ApiEntry) -> Option<Diagnostic> {
-    let table = &api.table;
-    let listens = table.listen.known()?.iter().any(|listen| matches!(listen, Listen::Unix(_)));
-    let is_open = table.socket_mode.known()? & 0o002 != 0;
-    let names_callers = !(table.allow_uids.known()?.is_empty() && table.allow_gids.known()?.is_empty());
+    let listens = api.listen.known()?.iter().any(|listen| matches!(listen, Listen::Unix(_)));
+    let is_open = api.socket_mode.known()? & 0o002 != 0;
+    let names_callers = !(api.allow_uids.known()?.is_empty() && api.allow_gids.known()?.is_empty());
     let wrong = "lets every user of this machine call with the account's token";
     (listens && is_open && !names_callers)
         .then(|| Diagnostic::new(wrong).hint("name callers in `allow_uids`, or use 0660 with `socket_group`"))

@@ -31,11 +31,11 @@ impl Worded for Preset {
     }
 }
 
-/// Declares an enum whose variants are words in the settings.
+/// Declares enums whose variants are words in the settings.
 macro_rules! words {
-    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ }) => {
+    ($($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ })+) => {$(
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name {
             $($(#[$variant_meta])* $variant,)+
         }
@@ -45,7 +45,7 @@ macro_rules! words {
                 vec![$(($word, Self::$variant)),+]
             }
         }
-    };
+    )+};
 }
 
 pub(super) use words;

@@ -312,17 +312,17 @@ async fn answer_call(
     let echo = if call.is_multiple_of(4) { head.all("authorization").join("") } else { String::new() };
     let mut fields = format!("x-answer: {call}\r\nx-echo: {echo}\r\n");
     for (name, value) in world.heads().of_answer(call, link.address, false) {
-        fields.push_str(&format!("{name}: {value}\r\n"));
+        fields.extend([name.as_str(), ": ", value.as_str(), "\r\n"]);
     }
     if world.announces()
         && let Some(number) = link.number
     {
         let timeout = world.idle_time_out(link.server);
         world.upstreams().announces(number, timeout);
-        fields.push_str(&format!("keep-alive: timeout={}, max=1000\r\n", timeout.as_secs()));
+        fields.extend(["keep-alive: timeout=", &timeout.as_secs().to_string(), ", max=1000\r\n"]);
     }
     if !fields::is_undated(call) {
-        fields.push_str(&format!("date: {}\r\n", world.http_date()));
+        fields.extend(["date: ", &world.http_date(), "\r\n"]);
     }
     let (length, is_head) = (body.len(), head.method == "HEAD");
     let (framing, body) = match (is_head, call.is_multiple_of(3)) {

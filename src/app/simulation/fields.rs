@@ -176,7 +176,8 @@ fn drawn(
     bits: u64,
 ) -> impl Iterator<Item = &'static (&'static str, &'static str, Fate)> {
     // A few of them, so that any two meet sometimes and heads stay short.
-    from.iter().enumerate().filter(move |(at, _)| (bits.rotate_left(*at as u32 * 7) & 3) == 0).map(|(_, field)| field)
+    let turns = (0..).step_by(7).map(move |turn| bits.rotate_left(turn % 64).trailing_zeros() >= 2);
+    from.iter().zip(turns).filter(|(_, is_drawn)| *is_drawn).map(|(field, _)| field)
 }
 
 impl Heads {
@@ -188,7 +189,7 @@ impl Heads {
     pub(super) fn of_call(&self, call: CallId, account: usize, method: &str, sender: Sender) -> (String, Vec<Field>) {
         let (some, more) = (bits(call, 0), bits(call, 1));
         let connection = match sender {
-            Sender::Http1 | Sender::Raw => CONNECTIONS[(more % CONNECTIONS.len() as u64) as usize],
+            Sender::Http1 | Sender::Raw => CONNECTIONS[usize::try_from(more).unwrap_or(usize::MAX) % CONNECTIONS.len()],
             Sender::Http2 | Sender::Tunnel => "",
         };
         let named: Vec<_> = connection.split(", ").map(str::to_lowercase).collect();

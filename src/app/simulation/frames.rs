@@ -88,10 +88,11 @@ impl Parser {
             let wanted = (9 - self.head.len()).min(bytes.len());
             self.head.extend_from_slice(&bytes[..wanted]);
             bytes = &bytes[wanted..];
-            let Ok([a, b, c, kind, flags, d, e, f, g]) = <[u8; 9]>::try_from(self.head.as_slice()) else { return };
+            let Ok(head) = <[u8; 9]>::try_from(self.head.as_slice()) else { return };
             self.head.clear();
-            self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
-            found(FrameHead { kind, flags, stream: u32::from_be_bytes([d & 0x7f, e, f, g]) });
+            let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+            self.skip = number(&head[..3]) as usize;
+            found(FrameHead { kind: head[3], flags: head[4], stream: number(&head[5..]) & 0x7fff_ffff });
         }
     }
 }
@@ -135,7 +136,7 @@ impl Seen {
     pub(super) fn judge_silence(&self) {
         let state = self.lock();
         if let Some(since) = state.silent.filter(|_| !state.has_ended) {
-            state.fault(format!("it is still open {:?} after its server fell silent", since.elapsed()));
+            state.fault(&format!("it is still open {:?} after its server fell silent", since.elapsed()));
         }
     }
 
@@ -151,30 +152,30 @@ impl Seen {
 }
 
 impl State {
-    fn fault(&self, what: String) {
+    fn fault(&self, what: &str) {
         if let Some(world) = self.world.upgrade() {
             world.break_promise(format!("an HTTP/2 connection: {what}"));
         }
     }
 
-    fn from_daemon(&mut self, frame: &FrameHead) {
+    fn daemon_sends(&mut self, frame: &FrameHead) {
         let now = clock::instant();
         match frame.kind {
             HEADERS if frame.stream > self.last_stream && self.silent.is_none() => {
                 self.last_stream = frame.stream;
                 self.streams.insert(frame.stream, (false, false));
                 if self.streams.len() > self.most {
-                    self.fault(format!("{} streams are open, and {} are allowed", self.streams.len(), self.most));
+                    self.fault(&format!("{} streams are open, and {} are allowed", self.streams.len(), self.most));
                 }
                 if self.going_away.is_some_and(|since| since + MOMENT < now) {
-                    self.fault("a new stream after a GOAWAY".to_owned());
+                    self.fault("a new stream after a GOAWAY");
                 }
             }
             RST_STREAM => drop(self.streams.remove(&frame.stream)),
             PING if frame.flags & ACK == 0 => {
                 let gap = now.duration_since(self.last_ping.unwrap_or(self.opened));
                 if gap + MOMENT < PING_EVERY || gap > PING_EVERY + LATE {
-                    self.fault(format!("a PING after {gap:?}; they come every {PING_EVERY:?}"));
+                    self.fault(&format!("a PING after {gap:?}; they come every {PING_EVERY:?}"));
                 }
                 self.last_ping = Some(now);
             }
@@ -185,7 +186,7 @@ impl State {
         }
     }
 
-    fn from_server(&mut self, frame: &FrameHead) {
+    fn server_sends(&mut self, frame: &FrameHead) {
         match frame.kind {
             RST_STREAM => drop(self.streams.remove(&frame.stream)),
             GOAWAY => drop(self.going_away.get_or_insert_with(clock::instant)),
@@ -210,13 +211,13 @@ impl State {
         let now = clock::instant();
         match self.silent {
             Some(since) if since + NOTICED + LATE < now => {
-                self.fault(format!("its server was silent for {:?} until it was closed", now.duration_since(since)));
+                self.fault(&format!("its server was silent for {:?} until it was closed", now.duration_since(since)));
             }
             None if !self.streams.is_empty() && self.world.upgrade().is_some_and(|world| world.upstreams().is_serving()) => {
-                self.fault(format!("it was closed with {} streams open, and its server is alive", self.streams.len()));
+                self.fault(&format!("it was closed with {} streams open, and its server is alive", self.streams.len()));
             }
             None if now.duration_since(self.last_ping.unwrap_or(self.opened)) > PING_EVERY + LATE => {
-                self.fault("it was not kept honest by PINGs".to_owned());
+                self.fault("it was not kept honest by PINGs");
             }
             _ => {}
         }
@@ -235,7 +236,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
                 return Poll::Ready(outcome);
             }
             let mut state = this.seen.lock();
-            this.inbound.read(bytes, |frame| state.from_daemon(&frame));
+            this.inbound.read(bytes, |frame| state.daemon_sends(&frame));
             let is_silent = state.silent.is_some();
             drop(state);
             if !is_silent {
@@ -254,7 +255,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         }
         let count = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
         let mut state = this.seen.lock();
-        this.outbound.read(&bytes[..count], |frame| state.from_server(&frame));
+        this.outbound.read(&bytes[..count], |frame| state.server_sends(&frame));
         Poll::Ready(Ok(count))
     }
 

@@ -183,10 +183,22 @@ async fn call(
     if !matches!(mood, Mood::Status(..)) {
         world.ledger(|ledger, at| ledger.execute(call, at));
     }
+    carry_out(world, link, &mut respond, (call, &head), (mood, is_mortal)).await;
+}
+
+/// Answers a call that was carried out, as the server's mood is.
+async fn carry_out(
+    world: &Arc<World>,
+    link: Link,
+    respond: &mut SendResponse<Bytes>,
+    (call, head): (CallId, &Head),
+    (mood, is_mortal): (Mood, bool),
+) {
+    let reply = |reply| world.ledger(|ledger, _| ledger.reply(call, reply));
     match mood {
         Mood::Status(status, retry_after) => {
             reply(Reply::Answered);
-            answer(world, &mut respond, status, retry_after, Bytes::from_static(b"{\"message\":\"not now\"}"), call).await;
+            answer(world, respond, status, retry_after, Bytes::from_static(b"{\"message\":\"not now\"}"), call).await;
         }
         Mood::Stale => respond.send_reset(Reason::CANCEL),
         Mood::Garbage => respond.send_reset(Reason::INTERNAL_ERROR),
@@ -211,14 +223,14 @@ async fn call(
         _ => {
             let mut pauses = None;
             if let Mood::Slow(time) = mood {
-                if careportals::pauses_in_answer(call, &head, time) {
+                if careportals::pauses_in_answer(call, head, time) {
                     pauses = Some(time);
                 } else {
                     sleep(time).await;
                 }
             }
             reply(Reply::Answered);
-            answer_call(world, &mut respond, link, call, &head, (pauses, is_mortal)).await;
+            answer_call(world, respond, link, call, head, (pauses, is_mortal)).await;
         }
     }
 }

@@ -122,7 +122,7 @@ fn request_by(world: &World, account: usize, call: CallId, method: &str, sender:
     let body = request_body(call, method);
     let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
     let (target, more) = world.heads().of_call(call, account, method, sender);
-    let mut fields: String = more.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let mut fields: String = more.iter().flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect();
     if sender == Sender::Tunnel {
         fields.push_str("connection: upgrade\r\nupgrade: websocket\r\n");
     }

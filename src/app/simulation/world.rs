@@ -383,11 +383,8 @@ impl World {
     pub(super) fn begin_call(&self, call: CallId, once: bool, bytes: usize, account: usize) {
         let server = self.configured_server(account);
         self.ledger(|ledger, at| ledger.begin(at, call, once, bytes, (account, server)));
-        let least = Duration::from_secs(12);
-        let timeout = self.state(|state| match state.reloading {
-            true => (least, Duration::from_secs(20)),
-            false => (state.response_timeout, state.response_timeout),
-        });
+        let any = (Duration::from_secs(12), Duration::from_secs(20));
+        let timeout = self.state(|state| if state.reloading { any } else { (state.response_timeout, state.response_timeout) });
         self.upstreams.call_begins(call, account, !once, timeout);
     }
 

@@ -157,7 +157,7 @@ pub struct DaemonAddress {
 #[must_use]
 pub fn daemon_address(input: &Input) -> DaemonAddress {
     let Layers { leaves, tables, findings, unusable, .. } = read_layers(input);
-    let merged = Merged::new(tables, leaves);
+    let merged = Merged::new(tables, &leaves);
     let Input { environment, defaults, .. } = input;
     let faults = unusable.into_iter().chain(findings.faults).collect();
     let top = TopLevel::read(&mut SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() }, "");
@@ -233,5 +233,5 @@ fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findi
         let hint = format!("add that table, or use CAREPORTALS__{}__NAME__KEY", section.group().to_uppercase());
         findings.faults.push(Fault::new(origin, path, wrong.hint(hint)));
     }
-    (Merged::new(tables, leaves), findings)
+    (Merged::new(tables, &leaves), findings)
 }

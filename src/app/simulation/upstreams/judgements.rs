@@ -7,13 +7,15 @@ use tokio::time::Instant;
 use super::{AHEAD, CLOSED_WITHIN, Call, Connection, MOMENT, Number, RETIRED_WITHIN, SAFE, State, USED_WITHIN};
 use crate::app::simulation::{ledger::CallId, world::ACCOUNTS};
 
-impl State {
-    /// Whether the connection waits for its next request, and since when.
-    pub(super) fn idle_since(&self, connection: &Connection) -> Option<Instant> {
-        let is_held = connection.in_flight > 0 || !connection.calls.is_empty();
-        (!is_held && !connection.apart).then_some(connection.idle_since)
+impl Connection {
+    /// Whether it waits for its next request, and since when.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let is_held = self.in_flight > 0 || !self.calls.is_empty();
+        (!is_held && !self.apart).then_some(self.idle_since)
     }
+}
 
+impl State {
     pub(super) fn judge_attempt(&mut self, account: usize, now: Instant) -> Option<String> {
         let asking = |call: &&Call| call.account == account && call.ended.is_none_or(|ended| ended + MOMENT > now);
         let mut asking = self.calls.values().filter(asking).peekable();
@@ -28,13 +30,14 @@ impl State {
                 && !connection.is_http2
                 && connection.retired.is_none()
                 && age + Duration::from_secs(12) < connection.oldest.mul_f64(0.8 / 1.2)
-                && self.idle_since(connection).is_some_and(|since| {
+                && connection.idle_since().is_some_and(|since| {
                     let idle = now.duration_since(since);
                     MOMENT < idle && idle < SAFE / 2
                 })
         };
         let api = &self.apis[account];
-        let is_quiet = !api.unworthy && api.trouble + Duration::from_secs(5) < now;
+        // A pool that has just been made has none yet.
+        let is_quiet = !api.unworthy && api.trouble.max(api.made) + Duration::from_secs(5) < now;
         let is_wasted = self.workers == 1 && takes_any && is_quiet && self.open.values().any(|one| is_free(&one));
         is_wasted.then(|| format!("a connection for {} is opened, and another one is idle", ACCOUNTS[account]))
     }

@@ -407,7 +407,7 @@ impl Upstreams {
         let (state, now) = (self.lock(), clock::instant());
         let mut faults = Vec::new();
         for connection in state.open.values() {
-            let Some(since) = state.idle_since(connection) else { continue };
+            let Some(since) = connection.idle_since() else { continue };
             let (idle, age, name) =
                 (now.duration_since(since), now.duration_since(connection.opened), ACCOUNTS[connection.account]);
             if idle < CLOSED_WITHIN {

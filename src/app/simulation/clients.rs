@@ -157,6 +157,9 @@ async fn call(world: &Arc<World>, connection: &mut Connection, (client, account)
             Ending::GivenUp
         }
     };
+    if matches!(&ending, Ending::Refused(_, code) if code == "request_body_timeout") {
+        world.break_promise(format!("call {call}: its body was never silent for so long"));
+    }
     world.note(&format!("client {client}: {call} ends as {ending:?}"));
     world.end_call(call, &ending);
     ending
@@ -244,7 +247,9 @@ impl Pieces {
         while !rest.is_empty() {
             let piece = rest.split_to(world.draw(1..=rest.len()));
             let late = slow && left.len() < 6;
-            left.push_back((if late { world.milliseconds(0..=1500) } else { Duration::ZERO }, piece));
+            // Never for as long as `body_idle`, but all together.
+            let pause = if world.has_room() && world.chance(0.1) { 0..=9000 } else { 0..=1500 };
+            left.push_back((if late { world.milliseconds(pause) } else { Duration::ZERO }, piece));
         }
         Self { left, pause: None, length: world.chance(0.7).then_some(length) }
     }

@@ -210,6 +210,7 @@ async fn end(world: &Arc<World>, daemon: &Daemon, running: JoinHandle<Result<(),
         sleep(delay.saturating_sub(Duration::from_millis(200))).await;
         world.set_listening(false);
     }
+    refuses_connections(world);
     match timeout(delay + DRAIN + Duration::from_secs(1), running).await {
         Ok(Ok(Ok(()))) => {}
         Ok(ended) => {
@@ -240,6 +241,17 @@ async fn end(world: &Arc<World>, daemon: &Daemon, running: JoinHandle<Result<(),
     world.release_silent();
     sleep(Duration::from_secs(1)).await;
     drained
+}
+
+/// Soon nobody can connect any more, while requests are still in flight.
+fn refuses_connections(world: &Arc<World>) {
+    let world = Arc::clone(world);
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(1)).await;
+        if strange::connect(&world, 0).await.is_some() {
+            world.break_promise("the daemon drains, and a client can connect".to_owned());
+        }
+    });
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test's own parameters")]

@@ -136,6 +136,12 @@ impl Ledger {
         };
         account.not_before = Some(Wait { until: began + wait, status, retry_after });
         account.failed.push(arrival.at);
+        // A token that was suspect is used again.
+        let of_account = |token: &&mut Token| account_of(&token.organization) == arrival.account;
+        for token in self.tokens.values_mut().filter(of_account).filter(|token| token.refused) {
+            token.refused = false;
+            token.answered = token.answered.map(|_| at);
+        }
         self.counts.waits += 1;
     }
 

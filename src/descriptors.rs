@@ -191,4 +191,24 @@ mod tests {
         assert_eq!(requests, [16]);
         assert!(connections[0] > 600, "what requests leave is for connections: {connections:?}");
     }
+
+    #[test]
+    fn what_is_left_for_clients_is_exactly_what_the_process_does_not_need_itself() {
+        // Of 2048: 64 of the process, 8 of each of 2 workers, at each of 2 addresses 1 and 10 in each worker, and twice 11 and a
+        // sixteenth for telemetry and control.
+        let left = 2048 - 64 - 2 * 8 - 2 * (1 + 2 * 10) - 2 * (11 + 128);
+        let share = |connections: &[usize], requests: &[usize]| Descriptors(2048).share(&demand(connections, requests));
+        assert_eq!(share(&[10_000, 10], &[10_000]), (vec![left - left / 2 - 10, 10], vec![left / 2]));
+        assert_eq!(share(&[100, 10], &[10_000]), (vec![100, 10], vec![left - 110]), "connections leave the rest");
+        assert_eq!(share(&[10_000, 10], &[100]), (vec![left - 110, 10], vec![100]), "requests leave the rest");
+        assert_eq!(share(&[left - 110, 10], &[100]), (vec![left - 110, 10], vec![100]), "everybody gets what is wanted");
+    }
+
+    #[test]
+    fn telemetry_and_control_get_a_sixteenth_each_or_what_they_want() {
+        for (descriptors, most, expected) in [(1600, 1000, 100), (1600, 90, 90), (16, 1000, 4), (16, 3, 3)] {
+            assert_eq!(Descriptors(descriptors).admin(most), expected, "{descriptors} {most}");
+        }
+        assert_eq!(Descriptors(77).count(), 77);
+    }
 }

@@ -51,9 +51,14 @@ fn ownership(path: &Path) -> Option<String> {
     let (visible, found) = path.ancestors().find_map(|at| Some((at, fs::metadata(at).ok()?)))?;
     let at = if visible == path { String::new() } else { format!("{}: ", visible.display()) };
     let (owner, mode, us) = (found.uid(), found.mode() & 0o7777, rustix::process::geteuid().as_raw());
-    let may_read = us == 0 || us == owner && mode & 0o400 != 0 || us != owner && mode & 0o004 != 0;
-    let other = if may_read && found.is_file() { ", so Landlock, SELinux or AppArmor forbids it" } else { "" };
+    let other =
+        if found.is_file() && mode_lets_read(us, owner, mode) { ", so Landlock, SELinux or AppArmor forbids it" } else { "" };
     Some(format!(" ({at}owner uid {owner}, mode {mode:04o}; this process is uid {us}{other})"))
+}
+
+/// Whether the mode of a file alone would let a user read it; its group is not looked at.
+fn mode_lets_read(us: u32, owner: u32, mode: u32) -> bool {
+    us == 0 || us == owner && mode & 0o400 != 0 || us != owner && mode & 0o004 != 0
 }
 
 /// Counts readings that have been given up and still hang, so that they hold a bounded number of threads.
@@ -116,6 +121,8 @@ fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -125,6 +132,52 @@ mod tests {
         assert_eq!(read(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
         fs::write(&path, "content").unwrap();
         assert_eq!(read(&path).unwrap(), b"content");
+    }
+
+    #[test]
+    fn each_error_is_told_in_words() {
+        let path = Path::new("/nonexistent/file");
+        for (kind, words) in [
+            (io::ErrorKind::NotFound, "there is no such file"),
+            (io::ErrorKind::IsADirectory, "it is a directory"),
+            (io::ErrorKind::TimedOut, "its file system gave no answer"),
+        ] {
+            assert_eq!(why(path, &kind.into()), words);
+        }
+        assert!(why(path, &io::Error::from_raw_os_error(24)).starts_with("Too many open files"));
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_read_is_told_with_its_owner_its_mode_and_what_else_may_forbid_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "content").unwrap();
+        let set = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        set(&path, 0o640);
+        set(directory.path(), 0o700);
+        let us = rustix::process::geteuid().as_raw();
+        let denied = |path: &Path| why(path, &io::ErrorKind::PermissionDenied.into());
+        let told = format!("owner uid {us}, mode 0640; this process is uid {us}");
+        assert_eq!(denied(&path), format!("permission denied ({told}, so Landlock, SELinux or AppArmor forbids it)"));
+        let told =
+            format!("permission denied ({}: owner uid {us}, mode 0700; this process is uid {us})", directory.path().display());
+        assert_eq!(denied(&directory.path().join("below/it")), told, "a directory that can be searched is no reason");
+        assert!(denied(directory.path()).starts_with("permission denied (owner uid "));
+    }
+
+    #[test]
+    fn a_mode_lets_root_the_owner_or_others_read() {
+        for (us, owner, mode, expected) in [
+            (0, 7, 0o000, true),
+            (7, 7, 0o400, true),
+            (7, 7, 0o377, false),
+            (8, 7, 0o004, true),
+            (8, 7, 0o773, false),
+            (7, 7, 0o004, false),
+            (8, 7, 0o400, false),
+        ] {
+            assert_eq!(mode_lets_read(us, owner, mode), expected, "{us} {owner} {mode:o}");
+        }
     }
 
     #[test]

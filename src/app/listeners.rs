@@ -385,3 +385,117 @@ impl Adjustments {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::source::{Input, load};
+
+    const ACCOUNT: &str = "[accounts.default]\norganization = { file = \"/o\" }\nusername = { file = \"/u\" }\npassword = { file = \"/p\" }\nlogin_url = \"https://api.example/log-in\"\n";
+
+    const UPSTREAM: &str = "upstream = \"https://api.example\"\n";
+
+    #[track_caller]
+    fn config(apis: &str) -> Config {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, format!("{ACCOUNT}{apis}")).unwrap();
+        let (default_file, flags) = ("/nonexistent/config.toml".into(), Vec::new());
+        let environment = std::iter::empty::<(&str, &str)>().collect();
+        let loaded = load(Input { config_flag: Some(file), default_file, flags, environment, defaults: &[] });
+        assert!(loaded.faults.is_empty(), "{:?}", loaded.faults.iter().map(ToString::to_string).collect::<Vec<_>>());
+        loaded.config.unwrap()
+    }
+
+    fn passed(name: &str, address: &str) -> PassedSocket {
+        PassedSocket { name: name.to_owned(), address: (!address.is_empty()).then(|| address.parse().unwrap()) }
+    }
+
+    /// The plan in short: each key with its APIs; or why there is none.
+    fn planned(config: &Config, passed: &[PassedSocket]) -> Result<Vec<(String, Vec<usize>)>, String> {
+        let plan = ListenerPlan::of(config, passed).map_err(|error| error.to_string())?;
+        Ok(plan.0.into_iter().map(|(key, apis)| (format!("{key:?}"), apis)).collect())
+    }
+
+    #[test]
+    fn apis_share_an_address_and_never_a_free_port() {
+        let two = |listen: &str| {
+            let api = |name: &str| format!("[apis.{name}]\n{UPSTREAM}prefix = \"/{name}\"\nlisten = [{listen}]\n");
+            config(&format!("{}{}", api("a"), api("b")))
+        };
+        let shared = planned(&two("\"127.0.0.1:1\", \"unix:/run/a.sock\""), &[]).unwrap();
+        let expected = [("Tcp(127.0.0.1:1)", vec![0, 1]), ("Unix(\"/run/a.sock\")", vec![0, 1])];
+        assert_eq!(shared, expected.map(|(key, apis)| (key.to_owned(), apis)));
+        let own = planned(&two("\"127.0.0.1:0\", \"127.0.0.1:0\""), &[]).unwrap();
+        let expected = [("a", 0, 0), ("a", 1, 0), ("b", 0, 1), ("b", 1, 1)];
+        assert_eq!(own, expected.map(|(name, at, api)| (format!("AnyPort({name:?}, {at})"), vec![api])));
+    }
+
+    #[test]
+    fn a_passed_socket_is_for_the_api_of_its_name_or_for_those_that_no_name_fits() {
+        let api = |name: &str, more: &str| format!("[apis.{name}]\n{UPSTREAM}listen = [\"systemd\"]\n{more}\n");
+        let prefixed = |name: &str| api(name, &format!("prefix = \"/{name}\""));
+        let two = config(&format!("{}{}", prefixed("a"), prefixed("b")));
+        let keys = |found: Result<Vec<(String, Vec<usize>)>, String>| {
+            found.map(|keys| keys.into_iter().map(|(key, apis)| (key.replace("Passed", ""), apis)).collect::<Vec<_>>())
+        };
+        let plan = |config: &Config, sockets: &[PassedSocket]| keys(planned(config, sockets));
+        let (a, b, other) = (passed("a", ""), passed("b", "127.0.0.1:1"), passed("unit.socket", ""));
+        let of = |pairs: &[(&str, &[usize])]| Ok(pairs.iter().map(|(key, apis)| ((*key).to_owned(), apis.to_vec())).collect());
+        assert_eq!(plan(&two, &[a.clone(), b.clone()]), of(&[("(0)", &[0]), ("(1)", &[1])]));
+        assert_eq!(plan(&two, &[a.clone(), other.clone()]), of(&[("(0)", &[0]), ("(1)", &[1])]));
+        assert_eq!(plan(&two, std::slice::from_ref(&other)), of(&[("(0)", &[0, 1])]));
+        let none = plan(&two, std::slice::from_ref(&a)).unwrap_err();
+        assert!(none.starts_with("apis.b.listen: systemd passed no socket for it"), "{none}");
+        // Without a prefix each, a socket for both would leave open which one is meant.
+        let one_prefix = config(&format!("{}{}", prefixed("a"), api("b", "")));
+        let none_prefix = config(&format!("{}{}", api("a", ""), api("b", "")));
+        let same = config(&format!("{}{}", api("a", "prefix = \"/x\""), api("b", "prefix = \"/x\"")));
+        for ambiguous in [one_prefix, none_prefix, same] {
+            let said = plan(&ambiguous, std::slice::from_ref(&other)).unwrap_err();
+            assert!(said.starts_with("the socket \"unit.socket\" that systemd passed could be for several APIs"), "{said}");
+            assert!(plan(&ambiguous, &[a.clone(), b.clone()]).is_ok(), "each has its own");
+        }
+        assert!(plan(&config(&api("a", "")), std::slice::from_ref(&other)).is_ok(), "one API needs no prefix");
+    }
+
+    #[test]
+    fn a_passed_socket_that_other_machines_reach_needs_permission() {
+        let api = |more: &str| config(&format!("[apis.a]\n{UPSTREAM}listen = [\"systemd\"]\n{more}"));
+        for (address, is_outside) in [
+            ("127.0.0.1:1", false),
+            ("127.9.9.9:1", false),
+            ("[::1]:1", false),
+            ("[::ffff:127.0.0.1]:1", false),
+            ("0.0.0.0:1", true),
+            ("10.0.0.1:1", true),
+        ] {
+            let socket = [passed("a", address)];
+            let refused = planned(&api(""), &socket).err();
+            let said = format!("apis.a.listen: systemd passed {address}, which is not a loopback address");
+            assert_eq!(refused.is_some_and(|why| why.starts_with(&said)), is_outside, "{address}");
+            let permitted = api("allow_non_loopback = true\nallowed_hosts = [\"a\"]\n");
+            assert!(planned(&permitted, &socket).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn the_first_open_listener_that_settings_no_longer_have_is_missing() {
+        let plan = ListenerPlan::of(&config(&format!("[apis.a]\n{UPSTREAM}listen = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n")), &[])
+            .unwrap();
+        let key = |port: u16| Key::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
+        let [one, two, three, four] = [1, 2, 3, 4].map(key);
+        assert_eq!(plan.missing(&[&one, &two]), None);
+        assert_eq!(plan.missing(&[&two]), None);
+        assert_eq!(plan.missing(&[&one, &three, &four]), Some(1));
+        assert_eq!(plan.apis_of(&[&two, &three]), [vec![0], vec![]]);
+    }
+
+    #[test]
+    fn an_address_lets_in_as_many_as_the_api_that_wants_most() {
+        let api = |name: &str, most: u32| format!("[apis.{name}]\n{UPSTREAM}prefix = \"/{name}\"\nmax_connections = {most}\n");
+        let config = config(&format!("{}{}{}", api("a", 7), api("b", 9), api("c", 8)));
+        assert_eq!(max_connections(&config, &[0, 1, 2]), 9);
+        assert_eq!(max_connections(&config, &[0, 2]), 8);
+    }
+}

@@ -47,10 +47,15 @@ fn of_one(sign: &str, one: Option<&Api>, other: Option<&Api>, login_paths: &Logi
     let other = if other.is_some() { RuleSet { allow: other_allow.as_deref(), deny: &other_deny } } else { nothing };
     let found = set.beyond(&base, &other, &other_base);
     let reachable = found.methods_by_path.iter().filter(|(path, _)| !login_paths.contains(path));
-    let all: Vec<String> =
-        reachable.flat_map(|(path, methods)| methods.iter().map(move |method| format!("{sign} {method} {path}"))).collect();
-    let mut lines: Vec<String> = all.iter().take(MAX_LINES).cloned().collect();
-    if all.len() > MAX_LINES || !found.is_complete {
+    let all = reachable.flat_map(|(path, methods)| methods.iter().map(move |method| format!("{sign} {method} {path}")));
+    cut(sign, all.collect(), found.is_complete)
+}
+
+/// The lines of one kind, as many as an API may have; and that there are more, if so.
+fn cut(sign: &str, mut lines: Vec<String>, is_complete: bool) -> Vec<String> {
+    let is_cut = lines.len() > MAX_LINES || !is_complete;
+    lines.truncate(MAX_LINES);
+    if is_cut {
         lines.push(format!("# {sign} and more: not everything is listed"));
     }
     lines
@@ -76,4 +81,68 @@ fn notes(before: Option<&Api>, after: Option<&Api>) -> Vec<String> {
         }
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::tests::settings;
+
+    fn lines(old: &str, new: &str) -> Vec<String> {
+        let mut out = Vec::new();
+        difference(&settings(old).config.unwrap(), &settings(new).config.unwrap(), &mut out).unwrap();
+        String::from_utf8(out).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn an_api_that_comes_or_goes_is_listed_under_its_name_and_one_that_stays_is_not() {
+        let api = |name: &str, port: u16| {
+            format!(
+                "[apis.{name}]\nupstream = \"https://api.example\"\nlisten = [\"127.0.0.1:{port}\"]\nallow = [\"GET /{name}\"]\n"
+            )
+        };
+        let (one, two) = (api("a", 1), api("b", 2));
+        let both = format!("{one}{two}");
+        assert_eq!(lines(&one, &both), ["# API b", "+ GET /b"]);
+        assert_eq!(lines(&both, &one), ["# API b", "- GET /b"]);
+        assert_eq!(lines(&one, &two), ["# API b", "+ GET /b", "# API a", "- GET /a"]);
+    }
+
+    #[test]
+    fn what_lists_can_not_show_is_noted() {
+        let api = |more: &str| format!("[apis.default]\n{more}\n");
+        let of_root = |more: &str| api(&format!("upstream = \"https://api.example\"\n{more}"));
+        let (ruled, denying, open) = (of_root("allow = [\"GET /a\"]"), of_root("deny = [\"GET /a\"]"), of_root(""));
+        let becomes = |old: &str, new: &str| lines(old, new).into_iter().find(|line| line.contains("canonical"));
+        let (reachable, not) =
+            ("# paths that are not canonical become reachable", "# paths that are not canonical become unreachable");
+        assert_eq!(becomes(&ruled, &open).as_deref(), Some(reachable));
+        assert_eq!(becomes(&denying, &open).as_deref(), Some(reachable));
+        assert_eq!(becomes(&open, &denying).as_deref(), Some(not));
+        assert_eq!(becomes(&open, &ruled).as_deref(), Some(not));
+        assert_eq!(becomes(&ruled, &denying), None);
+        let to = |path: &str| api(&format!("upstream = \"https://api.example{path}\"\nallow = [\"GET {path}/a\"]"));
+        let moved = lines(&to("/v1"), &to("/v2"));
+        assert!(moved[1].starts_with("# upstream was https://api.example/v1 and is https://api.example/v2: "), "{moved:?}");
+        let observed = of_root("allow = [\"GET /a\"]\nobserve = true");
+        let note = |which: &str| format!("# the {which} rules are observed and not enforced (observe = true)");
+        assert_eq!(lines(&observed, &ruled), ["# API default".to_owned(), note("old")]);
+        assert_eq!(lines(&ruled, &observed), ["# API default".to_owned(), note("new")]);
+        assert_eq!(lines(&ruled, &ruled), ["# no request becomes reachable or unreachable"]);
+    }
+
+    #[test]
+    fn more_than_two_hundred_lines_of_one_kind_are_cut_and_that_is_said() {
+        for (lines, is_complete, left, is_told) in [
+            (MAX_LINES, true, MAX_LINES, false),
+            (MAX_LINES + 1, true, MAX_LINES, true),
+            (MAX_LINES, false, MAX_LINES, true),
+            (0, false, 0, true),
+            (0, true, 0, false),
+        ] {
+            let mut shown = cut("+", vec!["+ GET /a".to_owned(); lines], is_complete);
+            let told = shown.pop_if(|last| last == "# + and more: not everything is listed");
+            assert_eq!((shown.len(), told.is_some()), (left, is_told), "{lines} {is_complete}");
+        }
+    }
 }

@@ -158,3 +158,74 @@ fn unjudged(api: &Api) -> String {
     conditions.push("framing of the body".to_owned());
     conditions.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::tests::settings;
+
+    fn explained(apis: &str, request: &str) -> (bool, String) {
+        let loaded = settings(apis);
+        let mut out = Vec::new();
+        let passes = explain(loaded.config.as_ref().unwrap(), &loaded, request, None, &mut out).unwrap().unwrap();
+        (passes, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn addresses_whose_socket_is_known_only_at_start_are_never_taken_for_one() {
+        let two = |listen: &str| {
+            let api = |name: &str| {
+                format!("[apis.{name}]\nupstream = \"https://api.example\"\nlisten = [\"{listen}\"]\nprefix = \"/{name}\"\n")
+            };
+            explained(&format!("{}{}", api("a"), api("b")), "GET /a/x")
+        };
+        for own in ["127.0.0.1:0", "systemd"] {
+            let (passes, said) = two(own);
+            assert!(!passes && said.contains(&format!("passes: API a, at {own}\n")), "{said}");
+            assert!(said.contains(&format!("refused with 404 no_api: at {own}\n")), "b has an address of its own: {said}");
+        }
+        for shared in ["127.0.0.1:1", "unix:/run/a.sock"] {
+            let (passes, said) = two(shared);
+            assert!(passes && !said.contains("no_api"), "{said}");
+        }
+    }
+
+    #[test]
+    fn addresses_with_the_same_apis_are_told_of_once() {
+        let (passes, said) = explained(
+            "[apis.default]\nupstream = \"https://api.example\"\nlisten = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n",
+            "GET /x",
+        );
+        assert!(passes && said.starts_with("passes: API default, at 127.0.0.1:1, 127.0.0.1:2\n"), "{said}");
+        assert_eq!(said.matches("passes:").count(), 1, "{said}");
+    }
+
+    #[test]
+    fn what_let_a_request_through_and_what_is_not_judged_is_told() {
+        for (api, rule, unjudged) in [
+            (
+                "",
+                "none: without `allow` and `deny` everything passes but log-in paths",
+                "Host, marks of a web page, framing of the body",
+            ),
+            ("deny = [\"GET /y\"]", "none of deny matches (apis.default.deny, ", "Host, "),
+            ("allow = [\"GET /x\"]", "allow \"GET /x\" (apis.default.allow, ", "Host, "),
+            (
+                "require_header = { name = \"x-key\" }",
+                "none: ",
+                "Host, marks of a web page, the header x-key (require_header), framing of the body",
+            ),
+            ("allow_uids = [1]", "none: ", "Host, marks of a web page, the caller (allow_uids, allow_gids), framing of the body"),
+            ("allow_gids = [1]", "none: ", "Host, marks of a web page, the caller (allow_uids, allow_gids), framing of the body"),
+        ] {
+            let (passes, said) = explained(
+                &format!("[apis.default]\nupstream = \"https://api.example\"\nlisten = [\"unix:/run/a.sock\"]\n{api}\n"),
+                "GET /x",
+            );
+            assert!(passes && said.contains(&format!("\n  rule: {rule}")), "{api}: {said}");
+            assert!(said.contains(&format!("\n  not judged here: {unjudged}")), "{api}: {said}");
+        }
+        let (passes, said) = explained("[apis.default]\nupstream = \"https://api.example\"\ndeny = [\"GET /x\"]\n", "GET /x");
+        assert!(!passes && said.contains("  upstream would receive: GET ") && !said.contains("not judged"), "{said}");
+    }
+}

@@ -186,6 +186,8 @@ mod tests {
         assert!(compare_clocks(Some(ours - minute), ours).unwrap_err().starts_with("ours is 60 s ahead of"));
         assert_eq!(compare_clocks(Some(ours + Duration::from_secs(29)), ours).unwrap(), "agree within 30 s");
         assert_eq!(compare_clocks(Some(ours), ours + Duration::from_millis(300)).unwrap(), "agree within 1 s");
+        assert_eq!(compare_clocks(Some(ours + CLOCK_TOLERANCE), ours).unwrap(), "agree within 31 s");
+        assert!(compare_clocks(Some(ours - CLOCK_TOLERANCE - Duration::from_nanos(1)), ours).is_err());
         assert!(compare_clocks(None, ours).is_ok());
     }
 
@@ -194,5 +196,24 @@ mod tests {
         for (seconds, words) in [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (2_592_000, "30 days")] {
             assert_eq!(in_words(Duration::from_secs(seconds)), words);
         }
+        for (milliseconds, words) in [(0, "0 ms"), (999, "999 ms"), (1000, "1.0 s"), (2345, "2.3 s"), (61_000, "61.0 s")] {
+            assert_eq!(took(Duration::from_millis(milliseconds)), words);
+        }
+    }
+
+    #[test]
+    fn a_failed_check_fails_all_and_a_commands_standard_error_is_for_a_terminal_alone() {
+        let told = |is_terminal, fault: Option<&SourceFault>, outcomes: &[Result<&str, &str>]| {
+            let mut out = Vec::new();
+            let mut report = Report { out: &mut out, is_terminal, all_passed: true };
+            for outcome in outcomes {
+                report.line("a", *outcome).unwrap();
+            }
+            report.stderr_of(fault).unwrap();
+            (report.all_passed, String::from_utf8(out).unwrap())
+        };
+        assert_eq!(told(false, None, &[Ok("b"), Ok("c")]), (true, "ok: a: b\nok: a: c\n".to_owned()));
+        assert_eq!(told(true, None, &[Err("b"), Ok("c")]), (false, "failed: a: b\nok: a: c\n".to_owned()));
+        assert_eq!(told(true, Some(&SourceFault::Empty), &[]), (true, String::new()));
     }
 }

@@ -112,3 +112,49 @@ fn is_in_memory(path: &Path) -> bool {
 fn is_in_memory(_: &Path) -> bool {
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_right_of_others_has_its_own_finding() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("d");
+        fs::create_dir(&directory).unwrap();
+        let path = directory.join("secret");
+        let set = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let found = |of_directory: u32, mode: u32, text: &str, is_secret: bool| {
+            fs::write(&path, text).unwrap();
+            set(&path, mode);
+            set(&directory, of_directory);
+            findings(&path, is_secret).into_iter().map(|(message, _)| message).collect::<Vec<_>>()
+        };
+        let shown = path.display();
+        let writable = format!("everybody may write to {shown}");
+        let replaceable = format!("everybody may write to {}, and so may replace {shown}", directory.display());
+        let readable = (!is_in_memory(&path)).then(|| format!("everybody may read {shown}, which holds a secret"));
+        let readable: Vec<String> = readable.into_iter().collect();
+        assert_eq!(found(0o755, 0o640, "x", true), [""; 0]);
+        assert_eq!(found(0o755, 0o602, "x", true), std::slice::from_ref(&writable));
+        assert_eq!(found(0o777, 0o600, "x", true), std::slice::from_ref(&replaceable));
+        assert_eq!(found(0o1777, 0o600, "x", true), [""; 0], "only its owner may replace it");
+        assert_eq!(found(0o755, 0o604, "x", true), readable[..]);
+        assert_eq!(found(0o755, 0o604, "x", false), [""; 0]);
+        assert_eq!(found(0o755, 0o604, "", true), [""; 0], "it holds nothing");
+        assert_eq!(found(0o777, 0o602, "x", false), [writable, replaceable]);
+        assert_eq!(findings(&directory.join("nowhere"), true).len(), 1, "the directory may be written to");
+        set(&directory, 0o705);
+        assert_eq!(findings(&directory, true), [], "a directory holds no text");
+    }
+
+    #[test]
+    fn only_file_systems_in_memory_are_taken_for_such() {
+        assert!(!is_in_memory(Path::new("/proc/self/status")));
+        assert!(!is_in_memory(Path::new("/nonexistent/file")));
+        // Where there is none, there is nothing to try.
+        if fs::read_to_string("/proc/mounts").is_ok_and(|mounts| mounts.lines().any(|line| line.contains(" /dev/shm tmpfs "))) {
+            assert!(is_in_memory(Path::new("/dev/shm")));
+        }
+    }
+}

@@ -335,3 +335,51 @@ pub(super) fn probe(started: bool, ready: bool) -> Probe {
         _ => Probe::Live,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_before_a_command_move_behind_it_and_nothing_else_moves() {
+        for (line, expected) in [
+            ("x status", "x status"),
+            ("x --config a.toml status", "x status --config a.toml"),
+            ("x --config=a.toml status --json", "x status --config=a.toml --json"),
+            ("x --config a.toml --log=debug run", "x run --config a.toml --log=debug"),
+            ("x --config status", "x --config status"),
+            ("x --config a.toml", "x --config a.toml"),
+            ("x --config a.toml nosuch", "x --config a.toml nosuch"),
+            ("x --nosuch a.toml status", "x --nosuch a.toml status"),
+            ("x --version status", "x --version status"),
+            ("x -- status", "x -- status"),
+            ("x", "x"),
+        ] {
+            let words = line.split(' ').map(OsString::from).collect();
+            let moved: Vec<String> = command_first(words).into_iter().map(|word| word.into_string().unwrap()).collect();
+            assert_eq!(moved.join(" "), expected);
+        }
+    }
+
+    #[test]
+    fn each_flag_sets_its_key() {
+        let parsed = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap();
+        let line = "x run --config a.toml --listen 1 --upstream 2 --control-socket 3 --log 4 --log-format 5 --workers 6";
+        let Some(Subcommands::Run { flags }) = parsed(line).command else { panic!("it is `run`") };
+        let input = flags.input(&[("log", "\"warn\"")]);
+        let keys = ["apis.default.listen", "apis.default.upstream", "control_socket", "log", "log_format", "workers"];
+        let expected: Vec<(String, String)> =
+            keys.iter().zip(1..).map(|(key, value): (_, u32)| ((*key).to_owned(), value.to_string())).collect();
+        assert_eq!(input.flags, expected);
+        assert_eq!((input.config_flag, input.defaults), (Some("a.toml".into()), &[("log", "\"warn\"")][..]));
+        for (line, names) in [("x status", false), ("x status --control-socket /a", true)] {
+            let Some(Subcommands::Status { flags, .. }) = parsed(line).command else { panic!("it is `status`") };
+            assert_eq!((flags.name_a_daemon(), flags.input().flags.len()), (names, usize::from(names)), "{line}");
+        }
+    }
+
+    #[test]
+    fn healthcheck_asks_whether_the_daemon_lives_unless_a_flag_says_otherwise() {
+        assert_eq!([probe(false, false), probe(true, false), probe(false, true)], [Probe::Live, Probe::Started, Probe::Ready]);
+    }
+}

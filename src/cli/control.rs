@@ -238,3 +238,24 @@ fn send(input: &Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode>
     let DaemonAddress { control, faults, .. } = source::daemon_address(input);
     control::send(control, request).map_err(|error| Failure { error, faults, telemetry: None }.print())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(json: bool, raw: &str, document: Option<StatusDocument>) -> Result<String, io::ErrorKind> {
+        let (view, mut out) = (View { json, colour: false, clears: false }, Vec::new());
+        let answer = StatusAnswer { raw: raw.as_bytes().to_vec(), document, note: None };
+        view.show(&answer, &mut out).map_err(|error| error.kind())?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_document_is_shown_as_it_came_or_as_a_table_and_ends_its_line() {
+        assert_eq!(shown(true, "{}\n", None).unwrap(), "{}\n");
+        assert_eq!(shown(true, "{}", None).unwrap(), "{}\n");
+        let document = StatusDocument { version: "7".to_owned(), ..StatusDocument::default() };
+        assert!(shown(false, "{}", Some(document)).unwrap().starts_with("careportals-sidecar 7: "));
+        assert_eq!(shown(false, "<html>", None), Err(io::ErrorKind::InvalidData));
+    }
+}

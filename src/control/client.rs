@@ -128,3 +128,91 @@ fn hint(socket: &ControlSocketPath, error: &LocalHttpError) -> String {
         LocalHttpError::Connect(_) | LocalHttpError::Cut => format!("is the daemon running? Start it with `run`, or {elsewhere}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(reason: PathReason) -> ControlSocketPath {
+        ControlSocketPath { path: "/run/x.sock".into(), reason }
+    }
+
+    fn configured() -> PathReason {
+        PathReason::Configured(ValueOrigin::Flag("--control-socket".to_owned()))
+    }
+
+    fn answered(status: u16, body: &str) -> Result<Vec<u8>, ControlError> {
+        let answer = LocalResponse { status, content_type: String::new(), body: body.as_bytes().to_vec() };
+        success_body(answer, socket(configured()))
+    }
+
+    #[test]
+    fn a_success_gives_its_body_a_problem_its_words_and_anything_else_is_not_ours() {
+        let answered = |status, body| answered(status, body).map_err(|error| error.to_string());
+        assert_eq!(answered(200, "a"), Ok(b"a".to_vec()));
+        assert_eq!(answered(299, "a"), Ok(b"a".to_vec()));
+        assert_eq!(answered(409, r#"{"detail": "the daemon is stopping"}"#), Err("the daemon is stopping".to_owned()));
+        for status in [199, 300, 404] {
+            let said = answered(status, "<html>").unwrap_err();
+            assert!(
+                said.starts_with(&format!("what answers at /run/x.sock is not a sidecar of ours (status {status})")),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_that_can_not_be_one_is_never_sent() {
+        for (name, expected) in [
+            ("a", true),
+            ("crm-2", true),
+            ("", false),
+            ("A", false),
+            ("a b", false),
+            ("a&b", false),
+            ("ä", false),
+            ("a_b", false),
+        ] {
+            assert_eq!(is_name(name), expected, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn only_an_error_that_reached_no_daemon_leaves_it_to_be_asked_elsewhere() {
+        let unreachable = ControlError::Unreachable { socket: socket(configured()), error: LocalHttpError::NotHttp };
+        let problem = answered(409, r#"{"detail": ""}"#);
+        for (error, expected) in [
+            (ControlError::Off(ValueOrigin::Default), true),
+            (ControlError::NoDefaultPath, true),
+            (unreachable, true),
+            (ControlError::Name("account", "A".to_owned()), false),
+            (problem.unwrap_err(), false),
+        ] {
+            assert_eq!(error.is_unreached(), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_hint_fits_the_error_and_the_reason_for_the_socket() {
+        let connect = |kind: io::ErrorKind| LocalHttpError::Connect(kind.into());
+        let hint = |reason, error| super::hint(&socket(reason), &error);
+        let denied = |reason| hint(reason, connect(io::ErrorKind::PermissionDenied));
+        assert!(denied(PathReason::System).ends_with("a daemon of your own has its socket under $XDG_RUNTIME_DIR"));
+        assert!(denied(PathReason::User).ends_with("restart the daemon"));
+        for reason in [configured(), PathReason::System] {
+            assert!(hint(reason.clone(), LocalHttpError::NotHttp).starts_with("something else listens there"));
+            let refused = hint(reason.clone(), connect(io::ErrorKind::ConnectionRefused));
+            assert_eq!(refused, hint(reason.clone(), LocalHttpError::Cut));
+            let own = "is the daemon running, and with the same control_socket?";
+            assert_eq!(refused == own, reason != PathReason::System, "{refused}");
+        }
+    }
+
+    #[test]
+    fn an_unreached_socket_is_named_with_the_reason_why_it_is_that_one() {
+        let error = ControlError::Unreachable { socket: socket(PathReason::User), error: LocalHttpError::Cut };
+        let said = error.to_string();
+        assert!(said.starts_with("cannot reach the daemon at /run/x.sock: "), "{said}");
+        assert!(said.contains("\n  (the default: under $XDG_RUNTIME_DIR)\n  hint: is the daemon running? "), "{said}");
+    }
+}

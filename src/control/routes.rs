@@ -150,4 +150,22 @@ mod tests {
             assert_eq!(outcome(method, target), expected, "{method} {target}");
         }
     }
+    #[test]
+    fn what_a_command_sends_is_what_the_daemon_reads() {
+        let crm = Some("crm");
+        for (request, target, minutes) in [
+            (ControlRequest::Status, "/status", false),
+            (ControlRequest::Rules(None), "/rules", false),
+            (ControlRequest::Rules(crm), "/rules?api=crm", false),
+            (ControlRequest::LogIn(None), "/login", true),
+            (ControlRequest::LogIn(crm), "/login?account=crm", true),
+            (ControlRequest::LogOut(crm), "/logout?account=crm", false),
+            (ControlRequest::Reload, "/reload", true),
+            (ControlRequest::Shutdown, "/shutdown", false),
+        ] {
+            assert_eq!(request.target(), target);
+            assert_eq!(outcome(request.method().as_str(), target), Ok(request));
+            assert_eq!(request.time_limit(), Duration::from_secs(if minutes { 600 } else { 10 }), "{target}");
+        }
+    }
 }

@@ -175,3 +175,53 @@ fn program_command(program: &Program, config: &Config, environment: &Environment
     environment::set_environment(&mut command, environment, &program.secret_variables, &base_urls);
     Ok(command)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        account::{LoginError, StateName},
+        tls::TlsSetupError,
+    };
+
+    #[test]
+    fn an_error_has_the_exit_code_that_a_shell_would_use() {
+        let not_started = |error: io::Error| ExecError::NotStarted("x".into(), error);
+        for (error, code) in [
+            (not_started(io::ErrorKind::NotFound.into()), 127),
+            (not_started(io::ErrorKind::PermissionDenied.into()), 126),
+            (not_started(io::ErrorKind::InvalidInput.into()), 126),
+            // EMFILE: the program is not at fault.
+            (not_started(io::Error::from_raw_os_error(24)), 1),
+            (ExecError::Daemon(StartError::Tls(TlsSetupError::NoRoots)), 78),
+            (ExecError::Daemon(StartError::System(io::ErrorKind::NotFound.into())), 1),
+            (ExecError::NoToken(Duration::ZERO, Vec::new()), 1),
+            (ExecError::Rejected(Vec::new()), 1),
+            (ExecError::Stopped, 1),
+            (ExecError::System(io::ErrorKind::NotFound.into()), 1),
+        ] {
+            assert_eq!(error.exit_code(), code, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_is_missing_and_what_each_account_waits_for() {
+        let missing = ExecError::NotStarted("nosuch".into(), io::ErrorKind::NotFound.into());
+        assert_eq!(missing.to_string(), "nosuch: not found");
+        let forbidden = ExecError::NotStarted("x".into(), io::ErrorKind::PermissionDenied.into()).to_string();
+        assert!(forbidden.starts_with("x: ") && !forbidden.contains("not found"), "{forbidden}");
+        let hung = AccountSnapshot::showing(Some(StateName::LoggingIn), None, None, None);
+        let failed = AccountSnapshot::showing(Some(StateName::BackingOff), None, None, Some(LoginError::TimedOut));
+        let accounts = vec![("a".to_owned(), hung), ("b".to_owned(), failed)];
+        let advice = LoginError::TimedOut.advice();
+        for (wait, words) in [(Duration::from_secs(2), "2 s"), (Duration::from_millis(2500), "2500 ms")] {
+            let said = ExecError::NoToken(wait, accounts.clone()).to_string();
+            let expected = format!(
+                "no token within {words}, so the program was not started\n  account `a` (logging_in): no answer to the log-in yet\n  \
+                 account `b` (backing_off): {}\n    hint: {advice}",
+                LoginError::TimedOut
+            );
+            assert_eq!(said, expected);
+        }
+    }
+}

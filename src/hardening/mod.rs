@@ -172,3 +172,39 @@ fn no_new_privileges() -> std::io::Result<()> {
 fn restrict(_: AllowedDirectories) -> Result<(Sandbox, i32), String> {
     Err("this system has no Landlock".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is noted of a step: taken, not applicable, missing; or why the start fails.
+    fn noted(level: Hardening, outcome: StepOutcome) -> Result<[Vec<String>; 3], String> {
+        let mut steps = Steps::new(level);
+        steps.note("step", outcome).map_err(|missing| missing.to_string())?;
+        Ok([steps.taken, steps.not_applicable, steps.missing])
+    }
+
+    fn one(text: &str) -> Vec<String> {
+        vec![text.to_owned()]
+    }
+
+    #[test]
+    fn each_outcome_of_a_step_is_told_in_its_place_and_only_a_required_one_must_be_taken() {
+        for level in [Hardening::Auto, Hardening::Required] {
+            assert_eq!(noted(level, StepOutcome::Taken(None)).unwrap(), [one("step"), vec![], vec![]]);
+            assert_eq!(noted(level, StepOutcome::Taken(Some(3))).unwrap(), [one("step (ABI 3)"), vec![], vec![]]);
+            assert_eq!(noted(level, StepOutcome::NotApplicable("why")).unwrap(), [vec![], one("step: why"), vec![]]);
+        }
+        let impossible = || StepOutcome::Impossible("why".to_owned());
+        assert_eq!(noted(Hardening::Auto, impossible()).unwrap(), [vec![], vec![], one("step: why")]);
+        let said = noted(Hardening::Required, impossible()).unwrap_err();
+        assert!(said.starts_with("hardening = \"required\", and this step can't be taken here: step: why\n  hint: "), "{said}");
+    }
+
+    #[test]
+    fn a_failure_of_the_system_is_an_impossible_step_with_its_reason() {
+        assert!(matches!(outcome_of(Ok(())), StepOutcome::Taken(None)));
+        let failed = outcome_of(Err(std::io::Error::other("no")));
+        assert!(matches!(failed, StepOutcome::Impossible(reason) if reason == "no"));
+    }
+}

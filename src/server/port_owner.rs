@@ -111,6 +111,28 @@ mod tests {
     }
 
     #[test]
+    fn only_a_listener_that_is_in_the_way_is_the_owner() {
+        let line = |local: &str, state: &str| {
+            format!("  3: {local} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  1000 0 77 1")
+        };
+        let address = |text: &str| text.parse().unwrap();
+        for (local, state, wanted, is_owner) in [
+            ("0100007F:1F90", "0A", "127.0.0.1:8080", true),
+            ("00000000:1F90", "0A", "127.0.0.1:8080", true),
+            ("0100007F:1F90", "0A", "0.0.0.0:8080", true),
+            ("0200007F:1F90", "0A", "127.0.0.1:8080", false),
+            ("0100007F:1F91", "0A", "127.0.0.1:8080", false),
+            ("00000000:1F91", "0A", "0.0.0.0:8080", false),
+            ("0100007F:1F90", "01", "127.0.0.1:8080", false),
+            ("0100007F", "0A", "127.0.0.1:8080", false),
+        ] {
+            let line = line(local, state);
+            assert_eq!(listener(&line, address(wanted)), is_owner.then_some(("1000", "77")), "{line} {wanted}");
+        }
+        assert_eq!(listener("  sl  local_address rem_address", address("0.0.0.0:0")), None);
+    }
+
+    #[test]
     fn addresses_are_read_as_the_kernel_prints_them() {
         assert_eq!(in_hexadecimal("127.0.0.1:80".parse().unwrap()), "0100007F");
         assert_eq!(in_hexadecimal("[::1]:80".parse().unwrap()), "00000000000000000000000001000000");

@@ -578,4 +578,95 @@ mod tests {
         );
         assert_eq!(serde_json::to_string(&document).unwrap(), expected);
     }
+    /// A reader of a daemon in this phase, with these APIs, each at its listen addresses, and these listeners with their limits.
+    fn reader(phase: Phase, apis: &[(&str, &[&str])], listeners: &[(&str, usize)]) -> StatusReader {
+        let (clock, metrics): (Arc<dyn Clock>, _) =
+            (Arc::new(crate::clock::SystemClock), crate::proxy::metrics(std::num::NonZeroUsize::MIN));
+        let api = |(name, listen): &(&str, &[&str])| ApiView {
+            name: (*name).to_owned(),
+            account: "default".to_owned(),
+            listen: listen.iter().map(|address| (*address).to_owned()).collect(),
+            upstream: "https://api.example".to_owned(),
+            observe: false,
+            observed: SeenRequests::default(),
+            request_limit: RequestLimit::new(7),
+            health: ApiHealth::default(),
+            metrics: metrics.api(name),
+        };
+        let shared = crate::server::SharedDescriptors::default();
+        let listeners = listeners.iter().map(|(name, most)| ((*name).to_owned(), shared.limit(*most))).collect();
+        let view = View { apis: apis.iter().map(api).collect(), listeners, ..View::default() };
+        let log = crate::config::fixture::config().reloadable.log;
+        let logging =
+            crate::logging::Logging::build(&log, std::io::sink(), crate::logging::Reader::Unknown, Arc::clone(&clock)).unwrap();
+        StatusReader {
+            phase: watch::channel(phase).1,
+            view: watch::channel(Arc::new(view)).1,
+            started: clock.now().moment,
+            clock,
+            telemetry: Some(([127, 0, 0, 1], 2274).into()),
+            access: logging.access_log(),
+            states: ApiStates::default(),
+        }
+    }
+
+    #[test]
+    fn over_the_network_all_unix_sockets_are_one_listener_without_a_path() {
+        let listeners = [("127.0.0.1:1", 3), ("unix:/run/a.sock", 4), ("[::1]:1", 6), ("unix:/run/b.sock", 5)];
+        let status = reader(Phase::Running, &[("a", &["unix:/run/a.sock", "127.0.0.1:1"])], &listeners);
+        let told = |detail| {
+            let readings = status.readings(detail).listeners.into_iter();
+            readings.map(|listener| (listener.address, listener.connections, listener.connections_max)).collect::<Vec<_>>()
+        };
+        let all =
+            |listeners: &[(&str, usize)]| listeners.iter().map(|(name, most)| ((*name).to_owned(), 0, *most)).collect::<Vec<_>>();
+        assert_eq!(told(Detail::Full), all(&listeners));
+        assert_eq!(told(Detail::CodesOnly), all(&[("127.0.0.1:1", 3), ("unix", 9), ("[::1]:1", 6)]));
+        let listen = |detail| status.document(detail).apis.remove(0).listen;
+        assert_eq!(listen(Detail::Full), ["unix:/run/a.sock", "127.0.0.1:1"]);
+        assert_eq!(listen(Detail::CodesOnly), ["unix", "127.0.0.1:1"]);
+    }
+
+    #[test]
+    fn an_error_of_a_client_is_counted_for_the_api_of_its_address_and_for_none_where_several_share_it() {
+        let apis: [(&str, &[&str]); 3] =
+            [("a", &["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]), ("b", &["127.0.0.1:2"]), ("c", &[])];
+        let listeners = [("127.0.0.1:1", 1), ("127.0.0.1:2", 1), ("127.0.0.1:3", 1), ("127.0.0.1:4", 1)];
+        let readings = reader(Phase::Running, &apis, &listeners).readings(Detail::Full).client_errors;
+        let reasons = readings.iter().filter(|reading| reading.api == "a").count();
+        let of =
+            |api: &str| readings.iter().filter(|reading| reading.api == api).map(|reading| reading.reason).collect::<Vec<_>>();
+        assert!(reasons > 1, "{readings:?}");
+        assert_eq!((of("").len(), of("b"), of("c")), (reasons, vec![], vec![]), "each reason once for each API: {readings:?}");
+        assert_eq!(readings.len(), 2 * reasons);
+    }
+
+    #[test]
+    fn a_daemon_has_started_in_every_phase_but_the_first_and_says_which_it_is_in() {
+        for (phase, started) in
+            [(Phase::Starting, false), (Phase::Running, true), (Phase::Draining, true), (Phase::Stopped, true)]
+        {
+            let status = reader(phase, &[("a", &[])], &[]);
+            let document = status.document(Detail::Full);
+            assert_eq!((status.has_started(), document.phase.as_str()), (started, phase.as_str()));
+            assert_eq!(document.telemetry.as_deref(), Some("127.0.0.1:2274"));
+            let [api] = &document.apis[..] else { panic!("{document:?}") };
+            // Its account is not there, so it has no token.
+            assert_eq!(api.state.as_deref(), Some("no_token"));
+            assert_eq!((api.requests, api.errors, api.in_flight, api.would_refuse), (Some(0), Some(0), Some(0), Some(0)));
+            assert_eq!((api.reason.as_deref(), api.advice.as_deref()), (Some("no token"), Some("see the account")));
+        }
+    }
+
+    #[test]
+    fn a_busy_api_names_its_limit_and_a_failing_one_its_upstream() {
+        let status = reader(Phase::Running, &[("a", &[])], &[]);
+        let view = Arc::clone(&status.view.borrow());
+        let told = |state| trouble(&view.apis[0], state).map(|(reason, _)| reason);
+        assert_eq!(told(ApiState::Served), None);
+        assert_eq!(told(ApiState::NoToken).as_deref(), Some("no token"));
+        assert_eq!(told(ApiState::Unreachable), None, "it was reached meanwhile");
+        assert_eq!(told(ApiState::Failing).as_deref(), Some("5xx, cut short, or of no use"));
+        assert_eq!(told(ApiState::Busy).as_deref(), Some("7 requests in flight, which is the limit"));
+    }
 }

@@ -465,6 +465,58 @@ mod tests {
         assert_eq!(tls.trusted_for(limit, &[], &name), Duration::ZERO, "without a chain there is no trust");
     }
 
+    #[test]
+    fn each_fault_names_its_setting_its_file_and_what_to_do() {
+        let path = || PathBuf::from("/a.pem");
+        let unreadable = TlsSetupError::Unreadable { setting: "ca_file", path: path(), why: "it is a directory".to_owned() };
+        let none = TlsSetupError::NoCertificate { setting: "ca_only_file", path: path() };
+        for (error, expected) in [
+            (unreadable, "ca_file: cannot read /a.pem: it is a directory\n  hint: it must be a PEM file readable by this user"),
+            (
+                none,
+                "ca_only_file: no usable certificate in /a.pem\n  hint: it must hold one or more `-----BEGIN CERTIFICATE-----` blocks",
+            ),
+            (
+                TlsSetupError::NoRoots,
+                "the system has no trusted root certificates\n  hint: install ca-certificates, or set SSL_CERT_FILE, ca_file or ca_only_file",
+            ),
+            (TlsSetupError::Provider, "TLS could not be set up with this build's cryptography"),
+        ] {
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn trust_is_alike_only_with_the_same_roots_and_versions() {
+        let ((one, _), (other, _)) = (lasting(100), lasting(100));
+        let with = |tls: &ClientTls, min_version| {
+            ClientTls::of_roots(RootCertStore::clone(&tls.0.roots), min_version, None, None, PrivateRoots::None).unwrap()
+        };
+        let again = with(&one, TlsVersion::default());
+        assert!(one.is_like(&again) && !one.is_same(&again));
+        assert!(one.is_same(&one.clone()));
+        assert!(!one.is_like(&other));
+        assert!(!with(&one, TlsVersion::Tls13).is_like(&with(&one, TlsVersion::Tls12)));
+    }
+
+    #[test]
+    fn a_chain_is_verified_by_the_roots_and_vouched_for_by_the_setting_that_names_them() {
+        let name = ServerName::try_from("localhost").unwrap();
+        let ((tls, certificate), (stranger, _)) = (lasting(3600), lasting(3600));
+        let chain = [certificate];
+        assert!(tls.verify_again(&chain, &name).is_ok());
+        assert!(tls.verify_again(&chain, &ServerName::try_from("elsewhere").unwrap()).is_err());
+        assert!(stranger.verify_again(&chain, &name).is_err());
+        let vouched = |private| {
+            let tls = ClientTls::of_roots(RootCertStore::clone(&tls.0.roots), TlsVersion::default(), None, None, private);
+            tls.unwrap().vouched_by(&chain, &name)
+        };
+        assert_eq!(vouched(PrivateRoots::None), "the system");
+        assert_eq!(vouched(PrivateRoots::Only), "`ca_only_file`");
+        assert_eq!(vouched(PrivateRoots::Besides(verifier(Arc::clone(&tls.0.roots)))), "`ca_file`");
+        assert_eq!(vouched(PrivateRoots::Besides(verifier(Arc::clone(&stranger.0.roots)))), "the system");
+    }
+
     #[tokio::test]
     async fn sessions_are_resumed_for_either_offer_and_across_them() {
         use Offer::{Http1, Http1And2};

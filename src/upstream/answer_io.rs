@@ -138,7 +138,30 @@ impl AsyncWrite for AnswerIo {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+
     use super::*;
+    use crate::upstream_io::CountingTcp;
+
+    #[tokio::test]
+    async fn what_is_written_passes_as_it_is_and_so_does_its_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut theirs, _) = listener.accept().await.unwrap();
+        let (mut io, _) = AnswerIo::new(UpstreamIo::Plain(CountingTcp::new(ours, Arc::default())));
+        assert!(io.is_write_vectored());
+        io.write_all(b"a request").await.unwrap();
+        io.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        timeout(Duration::from_secs(10), theirs.read_to_end(&mut read)).await.expect("the end is passed on").unwrap();
+        assert_eq!(read, b"a request");
+    }
 
     /// What is noted of an answer that comes in these pieces.
     fn noted(pieces: &[&str]) -> AnswerBeginning {

@@ -470,3 +470,122 @@ impl<B> Http1Pool<B> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, net::Ipv4Addr, num::NonZeroUsize};
+
+    use tokio::{
+        net::{TcpListener, TcpStream},
+        time::{advance, pause, resume},
+    };
+
+    use super::*;
+    use crate::{
+        connect::Protocol,
+        metrics::Metrics,
+        upstream_io::{CountingTcp, UpstreamIo},
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MOMENT: Duration = Duration::from_nanos(1);
+    const ALMOST_TEN: Duration = Duration::new(9, 999_999_999);
+    const LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, lines: 100 };
+
+    type Pool = Http1Pool<Full<Bytes>>;
+
+    /// A pool with one idle connection that retires after `life`, in time that stands still; and the upstream's end of it.
+    async fn pool(keep: Duration, life: Duration) -> (Pool, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (upstream, _) = listener.accept().await.unwrap();
+        pause();
+        let written = Arc::default();
+        let stream = UpstreamIo::Plain(CountingTcp::new(tcp, Arc::clone(&written)));
+        let connection = Connection { stream, written, protocol: Protocol::Http1 };
+        let pool = Pool::new(keep, KeepAlive::default());
+        let gauge = Metrics::new::<Infallible, Infallible>(NonZeroUsize::MIN).api("emr").meter(0).connected();
+        let mut connection = open(connection, LIMITS, clock::instant() + life, &pool, gauge).await.unwrap();
+        connection.ready().await.unwrap();
+        pool.put(connection);
+        (pool, upstream)
+    }
+
+    fn idle(pool: &Pool) -> usize {
+        pool.lock().idle.len()
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_taken_until_it_was_idle_for_too_long_or_is_too_old() {
+        for (keep, life, age, is_taken) in [
+            (10 * SECOND, 99 * SECOND, 10 * SECOND, true),
+            (10 * SECOND, 99 * SECOND, 10 * SECOND + MOMENT, false),
+            (99 * SECOND, 10 * SECOND, ALMOST_TEN, true),
+            (99 * SECOND, 10 * SECOND, 10 * SECOND, false),
+        ] {
+            let (pool, _upstream) = pool(keep, life).await;
+            advance(age).await;
+            let taken = pool.take(Reuse::Any);
+            assert_eq!(taken.as_ref().map(|taken| taken.idled), is_taken.then_some(age), "{keep:?} {life:?}");
+            assert!(pool.take(Reuse::Any).is_none(), "there was one");
+            resume();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sweep_closes_what_may_not_be_taken_any_more() {
+        for (keep, life, age, stays) in [
+            (10 * SECOND, 99 * SECOND, 10 * SECOND, 1),
+            (10 * SECOND, 99 * SECOND, 10 * SECOND + MOMENT, 0),
+            (99 * SECOND, 10 * SECOND, ALMOST_TEN, 1),
+            (99 * SECOND, 10 * SECOND, 10 * SECOND, 0),
+        ] {
+            let (pool, _upstream) = pool(keep, life).await;
+            advance(age).await;
+            pool.sweep();
+            assert_eq!(idle(&pool), stays, "{keep:?} {life:?} {age:?}");
+            resume();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_not_put_back_once_it_is_too_old_nor_after_the_pool_was_cleared() {
+        for (age, clears, stays) in [(ALMOST_TEN, false, 1), (10 * SECOND, false, 0), (SECOND, true, 0)] {
+            let (pool, _upstream) = pool(99 * SECOND, 10 * SECOND).await;
+            let taken = pool.take(Reuse::Any).unwrap();
+            advance(age).await;
+            if clears {
+                pool.clear();
+            }
+            pool.put(taken);
+            assert_eq!(idle(&pool), stays, "{age:?}");
+            resume();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_silent_for_so_long_is_retired() {
+        let (pool, _upstream) = pool(99 * SECOND, 99 * SECOND).await;
+        advance(10 * SECOND).await;
+        pool.retire_older_than(10 * SECOND + MOMENT);
+        assert_eq!(idle(&pool), 1);
+        pool.retire_older_than(10 * SECOND);
+        assert_eq!(idle(&pool), 0);
+    }
+
+    #[tokio::test]
+    async fn the_pool_is_ready_while_a_connection_will_serve_the_next_request() {
+        let (pool, _upstream) = pool(99 * SECOND, 10 * SECOND).await;
+        assert!(pool.is_ready(SECOND, ALMOST_TEN));
+        assert!(!pool.is_ready(SECOND, 10 * SECOND), "it retires then");
+        let safe = pool.keep_alive.safe_idle_after(SECOND);
+        advance(safe.saturating_sub(SECOND)).await;
+        assert!(pool.is_ready(SECOND, SECOND));
+        advance(MOMENT).await;
+        assert!(!pool.is_ready(SECOND, SECOND), "a second later the upstream may have closed it");
+        drop(pool.take(Reuse::Any));
+        assert!(!pool.is_ready(SECOND, SECOND), "it is empty");
+        pool.retire();
+        assert!(pool.is_ready(SECOND, SECOND), "nothing is opened any more");
+    }
+}

@@ -271,10 +271,26 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::{TcpListener, TcpStream},
+        time::timeout,
     };
 
     use super::*;
     use crate::upstream_io::CountingTcp;
+
+    #[tokio::test]
+    async fn what_is_written_passes_as_it_is_and_so_does_its_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut theirs, _) = listener.accept().await.unwrap();
+        let stream = UpstreamIo::Plain(CountingTcp::new(ours, Arc::default()));
+        let mut io = ObservedIo { stream, heard: Arc::default(), is_broken: false };
+        assert!(io.is_write_vectored());
+        io.write_all(b"a frame").await.unwrap();
+        io.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        timeout(Duration::from_secs(10), theirs.read_to_end(&mut read)).await.expect("the end is passed on").unwrap();
+        assert_eq!(read, b"a frame");
+    }
 
     #[tokio::test]
     async fn what_came_before_a_write_failed_is_read_and_then_the_end() {

@@ -493,3 +493,41 @@ async fn waiting_or_stream(pool: &Http2Pool) -> StreamPermit {
         _ => panic!("not to connect"),
     }
 }
+
+/// Looks at a pool with one unused connection, in time that stands still.
+async fn frozen<T>(look: impl AsyncFnOnce(Http2Pool) -> T) -> T {
+    let (server, pool) = (serve(Some(10)).await, Http2Pool::new(HOUR, KeepAlive::default()));
+    let pending = connecting(pool.checkout(Reuse::Any));
+    let (handle, driver) = server.connect().await;
+    tokio::time::pause();
+    drop(pool.insert(handle, driver, Some(pending), clock::instant() + RETIRES));
+    let seen = look(pool).await;
+    tokio::time::resume();
+    seen
+}
+
+const RETIRES: Duration = Duration::from_secs(10);
+const MOMENT: Duration = Duration::from_nanos(1);
+
+#[tokio::test]
+async fn a_request_that_wants_a_new_connection_gets_none_that_was_open_before() {
+    for (before, is_taken) in [(Duration::ZERO, false), (MOMENT, true)] {
+        let taken = frozen(async |pool| {
+            let reuse = Reuse::OpenedAfter(clock::instant() - before);
+            matches!(pool.checkout(reuse), Checkout::Stream(_))
+        });
+        assert_eq!(taken.await, is_taken, "{before:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_opened_so_long_ago_takes_no_new_request() {
+    for (silence, stays) in [(RETIRES / 2 + MOMENT, 1), (RETIRES / 2, 0)] {
+        let left = frozen(async |pool| {
+            tokio::time::advance(RETIRES / 2).await;
+            pool.retire_older_than(silence);
+            pool.lock().connections.len()
+        });
+        assert_eq!(left.await, stays, "{silence:?}");
+    }
+}

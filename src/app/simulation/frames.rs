@@ -70,7 +70,8 @@ struct FrameHead {
     stream: u32,
 }
 
-const DATA_FRAME: u8 = 0;
+/// The type of a frame, by RFC 9113, 6; this one carries a part of a body.
+const BODY: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const PING: u8 = 6;
@@ -181,7 +182,7 @@ impl State {
             }
             _ => {}
         }
-        if matches!(frame.kind, HEADERS | DATA_FRAME) && frame.flags & END_STREAM != 0 {
+        if matches!(frame.kind, HEADERS | BODY) && frame.flags & END_STREAM != 0 {
             self.ended(frame.stream, (true, false));
         }
     }
@@ -190,7 +191,7 @@ impl State {
         match frame.kind {
             RST_STREAM => drop(self.streams.remove(&frame.stream)),
             GOAWAY => drop(self.going_away.get_or_insert_with(clock::instant)),
-            HEADERS | DATA_FRAME if frame.flags & END_STREAM != 0 => self.ended(frame.stream, (false, true)),
+            HEADERS | BODY if frame.flags & END_STREAM != 0 => self.ended(frame.stream, (false, true)),
             _ => {}
         }
     }

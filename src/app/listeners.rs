@@ -389,22 +389,12 @@ impl Adjustments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::source::{Input, load};
-
-    const ACCOUNT: &str = "[accounts.default]\norganization = { file = \"/o\" }\nusername = { file = \"/u\" }\npassword = { file = \"/p\" }\nlogin_url = \"https://api.example/log-in\"\n";
+    use crate::config::fixture::settings;
 
     const UPSTREAM: &str = "upstream = \"https://api.example\"\n";
 
-    #[track_caller]
     fn config(apis: &str) -> Config {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("config.toml");
-        std::fs::write(&file, format!("{ACCOUNT}{apis}")).unwrap();
-        let (default_file, flags) = ("/nonexistent/config.toml".into(), Vec::new());
-        let environment = std::iter::empty::<(&str, &str)>().collect();
-        let loaded = load(Input { config_flag: Some(file), default_file, flags, environment, defaults: &[] });
-        assert!(loaded.faults.is_empty(), "{:?}", loaded.faults.iter().map(ToString::to_string).collect::<Vec<_>>());
-        loaded.config.unwrap()
+        settings(apis).config.unwrap()
     }
 
     fn passed(name: &str, address: &str) -> PassedSocket {

@@ -86,7 +86,7 @@ fn notes(before: Option<&Api>, after: Option<&Api>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::tests::settings;
+    use crate::config::fixture::settings;
 
     fn lines(old: &str, new: &str) -> Vec<String> {
         let mut out = Vec::new();

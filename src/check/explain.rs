@@ -162,7 +162,7 @@ fn unjudged(api: &Api) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::tests::settings;
+    use crate::config::fixture::settings;
 
     fn explained(apis: &str, request: &str) -> (bool, String) {
         let loaded = settings(apis);

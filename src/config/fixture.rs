@@ -1,8 +1,11 @@
-//! A configuration for the tests of other modules.
+//! Configurations for the tests of other modules.
 
 use std::time::Duration;
 
-use super::{Config, ControlSocket, Egress, Hardening, Log, LogFormat, Reloadable, RestartOnly, Tls};
+use super::{
+    Config, ControlSocket, Egress, Hardening, Log, LogFormat, Reloadable, RestartOnly, Tls,
+    source::{Input, Loaded, load},
+};
 use crate::path::LoginPaths;
 
 /// The defaults, with no account, no API and no log-in path.
@@ -29,4 +32,25 @@ pub(crate) fn config() -> Config {
         egress: Egress::default(),
         socket_names: Vec::new(),
     }
+}
+
+const ACCOUNT: &str = r#"
+[accounts.default]
+organization = { file = "/o" }
+username = { file = "/u" }
+password = { file = "/p" }
+login_url = "https://api.example/log-in"
+"#;
+
+/// The settings of one account and these APIs, as users write them.
+#[track_caller]
+pub(crate) fn settings(apis: &str) -> Loaded {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.toml");
+    std::fs::write(&file, format!("{ACCOUNT}{apis}")).unwrap();
+    let (default_file, flags) = ("/nonexistent/config.toml".into(), Vec::new());
+    let environment = std::iter::empty::<(&str, &str)>().collect();
+    let loaded = load(Input { config_flag: Some(file), default_file, flags, environment, defaults: &[] });
+    assert!(loaded.faults.is_empty(), "{:?}", loaded.faults.iter().map(ToString::to_string).collect::<Vec<_>>());
+    loaded
 }

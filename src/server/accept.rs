@@ -90,7 +90,7 @@ impl Acceptor {
                     if !service.lets_in(&peer) {
                         lingering.add(spawn_refused(stream, peer, &service, &deadlines, &drain)).await;
                     } else if let Some(permit) = self.permit(&peer, &deadlines, &drain).await {
-                        serve(stream, peer, permit, &service, &drain);
+                        spawn(stream, peer, permit, &service, &drain);
                     }
                 }
                 // The client gave up while it was queued; the next one may be there already.
@@ -140,7 +140,7 @@ impl Acceptor {
                 Ok(stream) => {
                     let peer = stream.peer();
                     let Some(permit) = self.connection_limit.take(deadlines, peer.is_local()) else { return };
-                    serve(stream, peer, permit, service, drain);
+                    spawn(stream, peer, permit, service, drain);
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(_) => return,
@@ -212,7 +212,7 @@ fn spawn_refused<A: RequestService>(
 
 /// Serves a connection, unless its client gave up while it was queued: what it has sent would be carried out for nobody, and perhaps
 /// twice, since the client may have sent it again.
-fn serve<A: RequestService>(stream: ClientStream, peer: Peer, permit: ConnectionPermit, service: &Arc<A>, drain: &Drain) {
+fn spawn<A: RequestService>(stream: ClientStream, peer: Peer, permit: ConnectionPermit, service: &Arc<A>, drain: &Drain) {
     if stream.client_is_gone() {
         return;
     }

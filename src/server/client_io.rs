@@ -202,8 +202,8 @@ impl ClientIo {
         }
     }
 
-    /// Reads for the HTTP/2 connection. It takes an end for the end of all streams, so it is not told of one while answers are
-    /// due; the connection leaves when they are given.
+    /// Reads for the HTTP/2 connection. It takes an end for the end of all streams, also of those whose answers are not written yet,
+    /// so it is told of one only before the first request, and when nobody reads; else the connection leaves when all are answered.
     fn poll_http2(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check_client()?;
         match self.end {
@@ -217,7 +217,7 @@ impl ClientIo {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            EndOfInput::Seen if self.state.has_streams() || self.state.is_blocked() => {
+            EndOfInput::Seen if self.state.has_begun() && !self.stream.client_is_gone() => {
                 self.end = EndOfInput::Held;
                 self.state.set_half_closed();
                 Poll::Pending

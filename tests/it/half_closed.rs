@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::{
     Connection, Request, Setup, Sidecar,
-    frames::{BODY, END_HEADERS, END_STREAM, FrameClient, HEADERS, PREFACE, SETTINGS, fields, frame, get_fields},
+    frames::{BODY, END_HEADERS, END_STREAM, Frame, FrameClient, HEADERS, PREFACE, SETTINGS, fields, frame, get_fields},
     let_time_pass, seen, simulator, until, until_seen, until_within,
 };
 
@@ -151,6 +151,29 @@ fn an_http2_client_that_half_closes_after_its_last_stream_gets_its_answers() {
     assert_eq!(bytes[&3], 60_000);
     assert!(bytes[&1] > 0);
     while client.read().is_some() {}
+}
+
+#[test]
+fn an_http2_client_that_half_closes_as_its_answer_comes_gets_it() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let sidecar = with_both_sockets(&simulator);
+    for round in 0..150_u64 {
+        control.hold_requests(true);
+        let before = control.counts().requests;
+        let mut client = FrameClient::silent(sidecar.address());
+        client.write(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat());
+        client.write(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &get_fields("/_sim/echo?as", &[])));
+        until("the request arrives", || control.counts().requests > before);
+        control.hold_requests(false);
+        // Up to some milliseconds, so that the end meets every moment of the answer.
+        for _ in 0..round * 400 {
+            std::hint::spin_loop();
+        }
+        client.0.shutdown(std::net::Shutdown::Write).unwrap();
+        let is_end = |frame: &Frame| matches!(frame.kind, HEADERS | BODY) && frame.ends_stream();
+        while !is_end(&client.read().unwrap_or_else(|| panic!("round {round}: the connection ends without an answer"))) {}
+    }
 }
 
 #[test]

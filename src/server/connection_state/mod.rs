@@ -350,6 +350,11 @@ impl ConnectionState {
         self.streams.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether a request has begun, now or before.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) > 0
+    }
+
     /// Takes a turn of the address's time, for an answer of our own of so many `bytes`, or for reading what is no request.
     pub(super) fn book_turn(&self, bytes: u64) {
         self.own_answer_due.store(self.slot.book_own_answer(bytes), Ordering::Relaxed);

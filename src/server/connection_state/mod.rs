@@ -370,20 +370,17 @@ impl ConnectionState {
 
     /// Whether the client's stream has to be polled, since it is time to ask whether the client is there.
     pub(super) fn begin_client_check(&self) -> bool {
-        let is_due = self.client_check.load(Ordering::Relaxed) == ClientCheck::Due as u8;
-        if is_due {
-            self.client_check.store(ClientCheck::Asked as u8, Ordering::Relaxed);
-        }
-        is_due
+        self.move_client_check(ClientCheck::Due, ClientCheck::Asked)
     }
 
     /// Whether the client's stream has to ask now.
     pub(super) fn take_client_check(&self) -> bool {
-        let is_asked = self.client_check.load(Ordering::Relaxed) == ClientCheck::Asked as u8;
-        if is_asked {
-            self.client_check.store(ClientCheck::None as u8, Ordering::Relaxed);
-        }
-        is_asked
+        self.move_client_check(ClientCheck::Asked, ClientCheck::None)
+    }
+
+    /// Steps from one stage of the look at the client to the next, if it is at that stage.
+    fn move_client_check(&self, from: ClientCheck, to: ClientCheck) -> bool {
+        self.client_check.compare_exchange(from as u8, to as u8, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Makes the next look at the client due, and the one after it, which may be `due` earlier.

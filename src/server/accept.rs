@@ -2,8 +2,8 @@
 //!
 //! Guarantees: a connection is served only with a permit, and each loop accepts one at most that waits for its permit; a connection
 //! whose caller no API lets in takes none, and lingers to read why, within limits of number and time; running out of descriptors
-//! closes a connection that needs its place least, and never ends accepting; when a drain begins, connections that the kernel has
-//! queued are still accepted.
+//! closes a connection that needs its place least, and never ends accepting; when a drain begins, the connections that the kernel has
+//! queued are accepted, and each is served once a permit is free.
 
 use std::{
     collections::VecDeque,
@@ -70,10 +70,12 @@ impl Acceptor {
         Ok(Self { name: bound.name, socket, connection_limit })
     }
 
-    /// Accepts and serves connections until the drain begins, then those that are queued, and then closes the socket.
+    /// Accepts and serves connections until the drain begins, and then those that the kernel has queued.
     pub async fn run<A: RequestService>(self, service: Arc<A>, deadlines: Deadlines, drain: Drain) {
         let mut pause = PAUSE.0;
-        let mut lingering = Lingering::default();
+        let connection_limit = self.connection_limit.clone();
+        let mut serving = Serving { service, deadlines, drain: drain.clone(), connection_limit, lingering: Lingering::default() };
+        let mut next = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -86,11 +88,11 @@ impl Acceptor {
                         info!(listener = self.name, "accepting again");
                         pause = PAUSE.0;
                     }
-                    let peer = stream.peer();
-                    if !service.lets_in(&peer) {
-                        lingering.add(spawn_refused(stream, peer, &service, &deadlines, &drain)).await;
-                    } else if let Some(permit) = self.permit(&peer, &deadlines, &drain).await {
-                        spawn(stream, peer, permit, &service, &drain);
+                    next = Some(stream);
+                    tokio::select! {
+                        biased;
+                        () = serving.serve(&mut next) => {}
+                        () = drain.begun() => break,
                     }
                 }
                 // The client gave up while it was queued; the next one may be there already.
@@ -104,7 +106,7 @@ impl Acceptor {
                 }
             }
         }
-        self.empty_queue(&service, &deadlines, &drain);
+        serving.serve_queued(self.socket, VecDeque::from_iter(next)).await;
     }
 
     /// Runs outside the workers, with deadlines of its own. Returns when `closing` has turned true and the last connection has
@@ -123,28 +125,54 @@ impl Acceptor {
             () = deadlines.run() => {}
         }
     }
+}
 
-    /// Waits for the permit of a connection that was accepted. A drain ends the wait: `None` if no permit is free then.
-    async fn permit(&self, peer: &Peer, deadlines: &Deadlines, drain: &Drain) -> Option<ConnectionPermit> {
-        tokio::select! {
-            biased;
-            permit = self.connection_limit.permit(deadlines, peer.is_local()) => Some(permit),
-            () = drain.begun() => self.connection_limit.take(deadlines, peer.is_local()),
+/// What an acceptor serves connections with.
+struct Serving<A> {
+    service: Arc<A>,
+    deadlines: Deadlines,
+    drain: Drain,
+    connection_limit: ConnectionLimit,
+    lingering: Lingering,
+}
+
+impl<A: RequestService> Serving<A> {
+    /// Begins to serve a connection once it has its permit; or at once, if its caller is only to read why no API lets it in.
+    /// Cancelled, it leaves a connection that waits for its permit where it was.
+    async fn serve(&mut self, connection: &mut Option<ClientStream>) {
+        let Some(peer) = connection.as_ref().map(ClientStream::peer) else { return };
+        if !self.service.lets_in(&peer) {
+            if let Some(stream) = connection.take() {
+                let connection = spawn_refused(stream, peer, &self.service, &self.deadlines, &self.drain);
+                self.lingering.add(connection).await;
+            }
+            return;
+        }
+        let permit = self.connection_limit.permit(&self.deadlines, peer.is_local()).await;
+        if let Some(stream) = connection.take() {
+            spawn(stream, peer, permit, &self.service, &self.drain);
         }
     }
 
-    /// Accepts and serves what the kernel has queued, within the limit, and closes the socket.
-    fn empty_queue<A: RequestService>(self, service: &Arc<A>, deadlines: &Deadlines, drain: &Drain) {
+    /// Serves those that `waiting` holds already, and what the kernel has queued. The socket is closed as soon as the queue is
+    /// empty: its connections wait here for their permits, and later ones are refused.
+    async fn serve_queued(mut self, socket: ListeningSocket, mut waiting: VecDeque<ClientStream>) {
+        let mut socket = Some(socket);
         loop {
-            match self.socket.accept_queued() {
-                Ok(stream) => {
-                    let peer = stream.peer();
-                    let Some(permit) = self.connection_limit.take(deadlines, peer.is_local()) else { return };
-                    spawn(stream, peer, permit, service, drain);
+            while let Some(listening) = &socket {
+                match listening.accept_queued() {
+                    Ok(stream) => waiting.push_back(stream),
+                    Err(error) if is_the_clients(&error) => {}
+                    // The rest has its turn when a connection has ended.
+                    Err(error) if is_exhaustion(&error) && !waiting.is_empty() => break,
+                    Err(_) => socket = None,
                 }
-                Err(error) if is_the_clients(&error) => {}
-                Err(_) => return,
             }
+            let mut next = waiting.pop_front();
+            if next.is_none() {
+                return;
+            }
+            self.serve(&mut next).await;
         }
     }
 }
@@ -219,6 +247,12 @@ fn spawn<A: RequestService>(stream: ClientStream, peer: Peer, permit: Connection
     let state = ConnectionState::begin(permit, service.limits(), drain);
     // The drain owns this task: it waits until the state is dropped. A panic ends the task and nothing else.
     tokio::spawn(connection::serve(stream, peer, Arc::clone(service), state, drain.clone()));
+}
+
+/// Whether accept(2) failed for want of descriptors or memory.
+fn is_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
 }
 
 /// Says in words why accepting failed, and what an operator can do about it.

@@ -93,6 +93,47 @@ fn connections_that_the_kernel_had_queued_are_served_before_the_end() {
 }
 
 #[test]
+fn connections_that_the_kernel_had_queued_for_want_of_a_place_are_served_one_after_the_other() {
+    let simulator = simulator();
+    for kind in ["tcp", "unix"] {
+        let mut setup = Setup::new(&simulator);
+        let socket = setup.dir.path().join("app.sock");
+        setup.api("max_connections", "2");
+        setup.variable("CAREPORTALS_LISTEN", &format!("127.0.0.1:0,unix:{}", socket.display()));
+        let mut sidecar = setup.start().ready();
+        let connect = || match kind {
+            "tcp" => sidecar.connect(),
+            _ => Connection::unix(UnixStream::connect(&socket).unwrap()),
+        };
+        simulator.control().reset_counts();
+        simulator.control().hold_requests(true);
+        let send = |count| {
+            let clients = (0..count).map(|_| {
+                let mut client = connect();
+                client.write(&Request::get("/_sim/echo").head());
+                client
+            });
+            clients.collect::<Vec<_>>()
+        };
+        let mut clients = send(2);
+        until("both places are taken", || simulator.control().counts().requests == 2);
+        clients.extend(send(10));
+        sidecar.signal(Signal::TERM);
+        sidecar.wait_for_log("draining");
+        let nobody_listens = || match kind {
+            "tcp" => TcpStream::connect(sidecar.address()).is_err(),
+            _ => UnixStream::connect(&socket).is_err(),
+        };
+        until("nobody listens any more", nobody_listens);
+        simulator.control().hold_requests(false);
+        for client in &mut clients {
+            assert_eq!(client.answer("GET").status, 200, "{kind}: {}", sidecar.logs());
+        }
+        assert_eq!(sidecar.wait().code(), Some(0));
+    }
+}
+
+#[test]
 fn a_request_whose_head_has_come_in_part_is_awaited_and_answered() {
     let simulator = simulator();
     let mut sidecar = Sidecar::start(&simulator).ready();

@@ -2,12 +2,44 @@
 //!
 //! Guarantee: an admitted request in progress whose client reads is never closed for another client.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// How long a head may take before its connection is closed for another client.
 const HEAD_GRACE: u64 = 1_000_000_000;
-/// How long a client may be silent at first before it counts as idle.
+/// How long a client may be silent at first before it counts as idle, at most.
 const FIRST_GRACE: u64 = 100_000_000;
+/// How much longer each client that ends its first silence in time makes that of the later ones.
+const FIRST_GRACE_STEP: u64 = 1_000_000;
 /// How long a client may take nothing of its answer before it is cut for another one.
 const STALL_GRACE: u64 = 10_000_000_000;
+
+/// How long clients of an address may be silent at first, in nanoseconds. An app that opens many connections at once sends a moment
+/// later; were its connections closed for each other, requests would be lost that could have waited. Where silence lasts, and
+/// others wait, it becomes short, so that a flood of silent clients keeps nobody out.
+pub(super) struct FirstGrace(AtomicU64);
+
+impl FirstGrace {
+    pub(super) fn new() -> Self {
+        Self(AtomicU64::new(FIRST_GRACE))
+    }
+
+    pub(super) fn nanoseconds(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of a client that has sent its first bytes.
+    pub(super) fn lengthen(&self) {
+        self.0.store((self.nanoseconds() + FIRST_GRACE_STEP).min(FIRST_GRACE), Ordering::Relaxed);
+    }
+
+    /// Takes note of a client that is closed for another one, as it has been silent since it came, for `silence` nanoseconds. What has been
+    /// open for long says nothing about those that have just come: it may belong to a pool.
+    pub(super) fn shorten(&self, silence: u64) {
+        if silence < 2 * FIRST_GRACE {
+            self.0.store(self.nanoseconds() / 8 * 7, Ordering::Relaxed);
+        }
+    }
+}
 
 /// What keeps a connection from being closed for another client. Times are nanoseconds since the address was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +57,7 @@ pub(super) enum Hold {
 }
 
 impl Hold {
-    /// The rank of a client that has just come.
+    /// The rank of a head that has just begun.
     pub(super) const LAST_RESORT: u8 = 3;
 
     const KIND_SHIFT: u32 = 61;
@@ -54,16 +86,17 @@ impl Hold {
         }
     }
 
-    /// Whether the connection may be closed for another client, at `now`.
-    pub(super) fn evictable(self, now: u64) -> Evictable {
+    /// Whether the connection may be closed for another client, at `now`. `first_grace`: how long it may be silent at first.
+    pub(super) fn evictable(self, now: u64, first_grace: u64) -> Evictable {
         match self {
             Self::Busy => Evictable::Never,
             Self::Head(since) if since + HEAD_GRACE <= now => Evictable::Now(0, since),
             Self::Idle(since) => Evictable::Now(1, since),
-            Self::Silent(since) if since + FIRST_GRACE <= now => Evictable::Now(1, since),
+            Self::Silent(since) if since + first_grace <= now => Evictable::Now(1, since),
             Self::Stalled(since) if since + STALL_GRACE <= now => Evictable::Now(2, since),
-            // The last resort. Were the silent ones first, a flood of partial heads would push out each client that has just come.
-            Self::Head(since) | Self::Silent(since) => Evictable::Now(Self::LAST_RESORT, since),
+            // The last resort, but before one that has just come: else a flood of partial heads would push out each of those.
+            Self::Head(since) => Evictable::Now(Self::LAST_RESORT, since),
+            Self::Silent(since) => Evictable::In(since + first_grace - now),
             Self::Stalled(since) => Evictable::In(since + STALL_GRACE - now),
         }
     }
@@ -98,13 +131,31 @@ mod tests {
             (Hold::Idle(now), Evictable::Now(1, now)),
             (Hold::Idle(3), Evictable::Now(1, 3)),
             (Hold::Silent(now - FIRST_GRACE), Evictable::Now(1, now - FIRST_GRACE)),
-            (Hold::Silent(now), Evictable::Now(3, now)),
+            (Hold::Silent(now - FIRST_GRACE + 5), Evictable::In(5)),
+            (Hold::Silent(now), Evictable::In(FIRST_GRACE)),
             (Hold::Head(now), Evictable::Now(3, now)),
             (Hold::Head(now - HEAD_GRACE), Evictable::Now(0, now - HEAD_GRACE)),
             (Hold::Stalled(now - STALL_GRACE), Evictable::Now(2, now - STALL_GRACE)),
             (Hold::Stalled(now - STALL_GRACE + 5), Evictable::In(5)),
         ] {
-            assert_eq!(hold.evictable(now), expected, "{hold:?}");
+            assert_eq!(hold.evictable(now, FIRST_GRACE), expected, "{hold:?}");
         }
+    }
+
+    #[test]
+    fn the_time_for_the_first_bytes_is_short_where_silence_lasts_and_grows_where_it_does_not() {
+        let grace = FirstGrace::new();
+        grace.lengthen();
+        assert_eq!(grace.nanoseconds(), FIRST_GRACE);
+        grace.shorten(2 * FIRST_GRACE);
+        assert_eq!(grace.nanoseconds(), FIRST_GRACE, "an old one");
+        for _ in 0..40 {
+            grace.shorten(FIRST_GRACE);
+        }
+        assert!(grace.nanoseconds() < FIRST_GRACE_STEP);
+        for _ in 0..99 {
+            grace.lengthen();
+        }
+        assert!((99 * FIRST_GRACE_STEP..FIRST_GRACE).contains(&grace.nanoseconds()));
     }
 }

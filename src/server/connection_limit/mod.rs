@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     client_errors::{ClientError, ClientErrors},
-    hold::{Evictable, Hold},
+    hold::{Evictable, FirstGrace, Hold},
     own_answers::OwnAnswers,
 };
 use crate::{
@@ -44,6 +44,7 @@ struct Evictions {
     /// Notified when a permit is free, or when another connection could be evicted.
     changed: Notify,
     own_answers: OwnAnswers,
+    first_grace: FirstGrace,
     /// When a client waited for a permit last; nanoseconds.
     waited_at: AtomicU64,
     epoch: Instant,
@@ -51,8 +52,14 @@ struct Evictions {
 
 impl Evictions {
     fn new() -> Self {
-        let (waiting, changed, own_answers) = (AtomicUsize::new(0), Notify::new(), OwnAnswers::default());
-        Self { waiting, changed, own_answers, waited_at: AtomicU64::new(0), epoch: clock::instant() }
+        Self {
+            waiting: AtomicUsize::new(0),
+            changed: Notify::new(),
+            own_answers: OwnAnswers::default(),
+            first_grace: FirstGrace::new(),
+            waited_at: AtomicU64::new(0),
+            epoch: clock::instant(),
+        }
     }
 
     fn nanoseconds(&self, instant: Instant) -> u64 {
@@ -120,8 +127,12 @@ impl Slot {
 
     /// Publishes what the connection holds, from `now` on if it is something else than before.
     pub(super) fn publish(&self, hold: fn(u64) -> Hold, now: impl FnOnce() -> Instant) {
-        if std::mem::discriminant(&hold(0)) == std::mem::discriminant(&self.hold()) {
+        let before = self.hold();
+        if std::mem::discriminant(&hold(0)) == std::mem::discriminant(&before) {
             return;
+        }
+        if matches!(before, Hold::Silent(_)) {
+            self.evictions.first_grace.lengthen();
         }
         let since = if hold(0) == Hold::Busy { 0 } else { self.evictions.nanoseconds(now()) };
         self.hold.store(hold(since).pack(), Ordering::SeqCst);
@@ -321,7 +332,7 @@ impl LimitState {
     /// The rank of the connection that would be evicted now, and since when it has it.
     fn first_to_go(&self) -> Option<(bool, u8, Instant)> {
         let now = self.now();
-        let (is_local, evictable) = self.lock().first_to_go(now)?.0;
+        let (is_local, evictable) = self.lock().first_to_go(now, self.evictions.first_grace.nanoseconds())?.0;
         let Evictable::Now(rank, since) = evictable else { return None };
         Some((is_local, rank, self.evictions.epoch + Duration::from_nanos(since)))
     }
@@ -335,10 +346,15 @@ impl LimitState {
         let registry = self.lock();
         let deciding = registry.slots.iter().flatten().filter(|slot| slot.is_asked()).count();
         for others in deciding..at_once {
-            match registry.first_to_go(now)? {
-                // A client that has just come is closed for one that waits, and not for those to come.
+            match registry.first_to_go(now, self.evictions.first_grace.nanoseconds())? {
+                // A head that has just begun is closed for a client that waits, and not for those to come.
                 ((_, Evictable::Now(rank, _)), ..) if others > 0 && rank >= Hold::LAST_RESORT => return None,
-                ((_, Evictable::Now(..)), seen, slot) => slot.evict(seen),
+                ((_, Evictable::Now(..)), seen, slot) => {
+                    if let Hold::Silent(since) = seen {
+                        self.evictions.first_grace.shorten(now - since);
+                    }
+                    slot.evict(seen);
+                }
                 ((_, Evictable::In(nanoseconds)), ..) => return Some(Duration::from_nanos(nanoseconds)),
                 ((_, Evictable::Never), ..) => return None,
             }
@@ -350,11 +366,11 @@ impl LimitState {
 impl Registry {
     /// The connection that is evicted first. Clients on this machine come last, so that a flood from elsewhere can't keep a
     /// probe out.
-    fn first_to_go(&self, now: u64) -> Option<((bool, Evictable), Hold, &Arc<Slot>)> {
+    fn first_to_go(&self, now: u64, first_grace: u64) -> Option<((bool, Evictable), Hold, &Arc<Slot>)> {
         let ranked = |slot| {
             let slot: &Arc<Slot> = slot;
             let hold = slot.hold();
-            ((slot.is_local, hold.evictable(now)), hold, slot)
+            ((slot.is_local, hold.evictable(now, first_grace)), hold, slot)
         };
         // One that may go now comes before each that may go later.
         let order = |(is_local, evictable): (bool, Evictable)| (!matches!(evictable, Evictable::Now(..)), is_local, evictable);

@@ -89,10 +89,12 @@ async fn where_one_client_after_the_other_waits_idle_connections_are_evicted_ahe
     assert_eq!((asked(&idle), asked(&new)), (1, 0), "nobody has waited before");
     assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 1000).await);
     assert_eq!((asked(&idle), asked(&new)), (AHEAD - 2, 0));
-    // Where there are no others, one of them makes room for the client that waits.
+    // Where there are no others, they make room for clients that wait, once they have had their time for the first bytes.
     drop(idle);
     let _others = [(); AHEAD - 2].map(|()| connected(&limit, &deadlines));
-    assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 1000).await);
+    assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 20).await);
+    assert_eq!(asked(&new), 0);
+    assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 20).await);
     assert_eq!(asked(&new), 1);
 }
 

@@ -66,6 +66,7 @@ impl Snapshot {
                 observed: shared.observed.clone(),
                 request_limit: shared.request_limit.clone(),
                 health: shared.health.clone(),
+                required: shared.required.clone(),
                 metrics: Arc::clone(&shared.metrics),
             }
         });

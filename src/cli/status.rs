@@ -169,6 +169,7 @@ fn trouble(text: &mut String, style: &Style, api: &ApiDocument, now: Option<i64>
     if let (Some(state), Some(reason)) = (api.state.as_deref().filter(|state| *state != "no_token"), &api.reason) {
         let since = api.since.as_deref().map(|since| format!(" since {}", clock_time(since))).unwrap_or_default();
         let what = match state {
+            "refusing" => "every request is refused",
             "unreachable" => "CarePortals can't be reached",
             "failing" => "most answers of CarePortals are errors",
             "busy" => "requests are refused",
@@ -311,7 +312,7 @@ fn trouble_colour(account: &AccountDocument) -> Option<&'static str> {
 fn state_colour(state: &str) -> &'static str {
     match state {
         "ready" | "refreshing" | "served" => GREEN,
-        "rejected" | "no_token" | "unreachable" | "failing" => RED,
+        "rejected" | "no_token" | "refusing" | "unreachable" | "failing" => RED,
         "no log-in" | "-" => "",
         _ => YELLOW,
     }

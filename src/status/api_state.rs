@@ -11,7 +11,7 @@ use super::{ApiView, View};
 use crate::{
     account::Account,
     clock::{Moment, Now},
-    proxy::{Outage, Shortage},
+    proxy::{Outage, Required, Shortage},
 };
 
 /// The states of an API: the first that applies.
@@ -19,6 +19,8 @@ use crate::{
 pub enum ApiState {
     /// Its account gives requests nothing to send.
     NoToken,
+    /// It refuses every request, since no value is known for the header that it requires.
+    Refusing,
     /// The last request got no answer from the upstream.
     Unreachable,
     /// At least half of the upstream's latest answers are 5xx, or of no use.
@@ -31,13 +33,14 @@ pub enum ApiState {
 
 impl ApiState {
     /// All states, the first that applies first.
-    pub const ALL: [Self; 5] = [Self::NoToken, Self::Unreachable, Self::Failing, Self::Busy, Self::Served];
+    pub const ALL: [Self; 6] = [Self::NoToken, Self::Refusing, Self::Unreachable, Self::Failing, Self::Busy, Self::Served];
 
     /// The name in `status`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoToken => "no_token",
+            Self::Refusing => "refusing",
             Self::Unreachable => "unreachable",
             Self::Failing => "failing",
             Self::Busy => "busy",
@@ -51,6 +54,8 @@ impl ApiState {
 pub struct Symptoms {
     /// Whether requests get a bearer, or an organization where there is no log-in.
     pub has_token: bool,
+    /// Whether no request can pass, since no value is known for the required header.
+    pub refuses_all: bool,
     /// The present outage.
     pub outage: Option<Outage>,
     /// Whether most of the upstream's latest answers are failures.
@@ -66,6 +71,7 @@ impl Symptoms {
         let account = accounts.iter().find(|account| account.name() == api.account);
         Self {
             has_token: account.is_some_and(|account| account.snapshot().is_usable(now)),
+            refuses_all: api.required.as_ref().is_some_and(Required::refuses_all),
             outage: api.health.outage(),
             fails: api.metrics.recent_failures(now).are_most(),
             shortage: api.health.shortage(),
@@ -77,6 +83,9 @@ impl Symptoms {
     pub fn state(&self, now: Moment) -> (ApiState, Option<Moment>) {
         if !self.has_token {
             return (ApiState::NoToken, None);
+        }
+        if self.refuses_all {
+            return (ApiState::Refusing, None);
         }
         if let Some(outage) = self.outage {
             return (ApiState::Unreachable, Some(outage.since));
@@ -161,7 +170,7 @@ mod tests {
         Now { moment: at(seconds), wall: UNIX_EPOCH + Duration::from_secs(seconds) }
     }
 
-    const HEALTHY: Symptoms = Symptoms { has_token: true, outage: None, fails: false, shortage: None };
+    const HEALTHY: Symptoms = Symptoms { has_token: true, refuses_all: false, outage: None, fails: false, shortage: None };
 
     fn out(since: u64) -> Outage {
         Outage::begun(at(since), ProxyError::UpstreamTimeout)
@@ -176,7 +185,11 @@ mod tests {
             (Symptoms { shortage: Some(Shortage { since: at(1), last: at(10) }), ..HEALTHY }, (ApiState::Served, None)),
             (Symptoms { shortage: short, fails: true, ..HEALTHY }, (ApiState::Failing, None)),
             (Symptoms { shortage: short, fails: true, outage: Some(out(3)), ..HEALTHY }, (ApiState::Unreachable, Some(at(3)))),
-            (Symptoms { has_token: false, shortage: short, fails: true, outage: Some(out(3)) }, (ApiState::NoToken, None)),
+            (Symptoms { refuses_all: true, outage: Some(out(3)), ..HEALTHY }, (ApiState::Refusing, None)),
+            (
+                Symptoms { has_token: false, refuses_all: true, shortage: short, fails: true, outage: Some(out(3)) },
+                (ApiState::NoToken, None),
+            ),
         ] {
             assert_eq!(symptoms.state(at(20)), expected, "{symptoms:?}");
         }

@@ -21,7 +21,7 @@ use crate::{
     clock::{Clock, Moment, Now},
     logging::{AccessLog, rfc3339},
     metrics::{AccountReading, ApiMetrics, ApiReading, ClientErrorReading, ListenerReading, Readings},
-    proxy::{ApiHealth, RequestLimit, SeenRequests},
+    proxy::{ApiHealth, RequestLimit, Required, SeenRequests},
     server::ConnectionLimit,
 };
 
@@ -89,6 +89,8 @@ pub struct ApiView {
     pub request_limit: RequestLimit,
     /// What its requests last met.
     pub health: ApiHealth,
+    /// The header that each of its requests must have.
+    pub required: Option<Required>,
     /// The counters of its requests.
     pub metrics: Arc<ApiMetrics>,
 }
@@ -295,6 +297,7 @@ impl StatusReader {
         let trouble = |(api, standing): (&ApiView, ApiStanding)| {
             let code = match standing.state {
                 ApiState::NoToken | ApiState::Served => return None,
+                ApiState::Refusing => Some("header_required".to_owned()),
                 ApiState::Unreachable => api.health.outage().map(|outage| outage.error.code().as_str().to_owned()),
                 ApiState::Failing => api.metrics.last_error().map(|error| error.code),
                 ApiState::Busy => Some("too_many_requests_in_flight".to_owned()),
@@ -454,6 +457,10 @@ fn trouble(api: &ApiView, state: ApiState) -> Option<(String, &'static str)> {
     match state {
         ApiState::Served => None,
         ApiState::NoToken => Some(("no token".to_owned(), "see the account")),
+        ApiState::Refusing => Some((
+            "no value is known for the required header".to_owned(),
+            "look at the source that `require_header` names; the log says why it gives no value",
+        )),
         ApiState::Unreachable => api.health.outage().map(|outage| (outage.error.in_brief(), outage.error.advice())),
         ApiState::Failing => {
             let code = api.metrics.last_error().map(|error| error.code);
@@ -591,6 +598,7 @@ mod tests {
             observed: SeenRequests::default(),
             request_limit: RequestLimit::new(7),
             health: ApiHealth::default(),
+            required: None,
             metrics: metrics.api(name),
         };
         let shared = crate::server::SharedDescriptors::default();

@@ -45,6 +45,7 @@ fn serving(
     };
     for ApiTrouble { api, standing, code } in troubles.iter().take(NAMED_MAX) {
         let what = match standing.state {
+            ApiState::Refusing => "refuses every request",
             ApiState::Unreachable => "can't reach CarePortals",
             ApiState::Failing => "gets errors from CarePortals",
             ApiState::Busy => "refuses requests",

@@ -1,6 +1,7 @@
 "use strict";
 // Reads /status every 2 s and shows it. Text is inserted as text only; countdowns use the sidecar's clock, not the browser's.
 
+const NOT_SERVED = ["refusing", "unreachable", "failing"];
 const POLL = 2000, PATIENCE = 4000, STEPS = 60, HEIGHT = 40;
 const $ = (id) => document.getElementById(id);
 
@@ -90,10 +91,10 @@ function verdict(accounts, apis) {
   const broken = accounts.filter((each) => !each.view.works), ending = accounts.filter((each) => each.view.ends), shaky = accounts.filter((each) => each.view.tone === "warn");
   if (broken.length) return outage(broken, accounts.length > broken.length ? "Partly working: " : "Not working: ", say);
   if (ending.length) return say("bad", "Token ends", `About to stop working: ${renewal(ending)}, and little is left of it.`, advised(ending[0]), ending[0].view.book);
-  for (const [state, what, tab, book] of [["unreachable", "CarePortals can’t be reached", "Unreachable", "Upstream unreachable"], ["failing", "most answers of CarePortals are errors", "Failing", "Errors"]]) {
+  for (const [state, what, tab, book] of [["refusing", "every request is refused", "Refusing", "Nothing succeeds"], ["unreachable", "CarePortals can’t be reached", "Unreachable", "Upstream unreachable"], ["failing", "most answers of CarePortals are errors", "Failing", "Errors"]]) {
     const hit = apis.filter((each) => each.state === state);
     if (!hit.length) continue;
-    const some = apis.some((each) => !["unreachable", "failing"].includes(each.state));
+    const some = apis.some((each) => !NOT_SERVED.includes(each.state));
     return say("bad", tab, `${some ? "Partly working" : "Not working"}: ${what}${apis.length > 1 ? ` by ${names(hit)}` : ""} (${hit[0].reason ?? hit[0].last_error}), since ${clock(moment(hit[0].since), moment(shown.now)).slice(0, -3)}.`.replace("errors by", "errors for"), hit[0].advice ?? "", book);
   }
   const refused = accounts.filter((each) => each.view.refused);
@@ -321,7 +322,7 @@ function render() {
   put($("facts"), strung([shown.host, shown.version, gone ? "" : shown.phase, gone ? "" : `up ${lasting(1000 * shown.uptime_seconds + now - asOf)}`, `${gone ? "last answer" : "updated"} ${clock(asOf, asOf)}`]));
   const counted = accounts.filter((each) => each.state !== null), valid = counted.filter((each) => moment(each.expires_at) > now).length;
   const tokens = counted.length > 1 ? `${valid} of ${counted.length} tokens valid` : counted.length && (valid ? "Token valid" : "No valid token");
-  const down = apis.filter((each) => ["no_token", "unreachable", "failing"].includes(each.state)).length;
+  const down = apis.filter((each) => ["no_token", ...NOT_SERVED].includes(each.state)).length;
   put($("gist"), gone ? "" : strung([tokens, `${plural(apis.length, "API")}${down ? `, ${down} not served` : ""}`, apis.some((each) => each.past.requests.length) && inASecond(sum(apis.map((each) => (each.past.requests.at(-1) ?? 0) / each.past.step))), `${number(sum(apis.map((each) => each.in_flight ?? 0)))} in flight`]));
   rows("accounts", accounts, accountRow).forEach((row, at) => row.show(accounts[at], now, outcome.todo));
   rows("apis", apis, apiRow).forEach((row, at) => row.show(apis[at], service(apis[at], accounts), accounts.length, now, outcome.todo));
@@ -332,7 +333,7 @@ function service(api, accounts) {
   if (shown.phase === "draining") return { tone: "busy", sign: "off", word: "draining" };
   const account = accounts.find((each) => each.name === api.account), since = `since ${clock(moment(api.since), moment(shown.now))}`;
   if (account && !account.view.works) return account.view.tone === "busy" ? { tone: "busy", word: "waits for the log-in" } : { tone: account.view.tone, word: `no token ${since}` };
-  if (api.state === "unreachable" || api.state === "failing") return { tone: "bad", word: `${api.state} ${since}` };
+  if (NOT_SERVED.includes(api.state)) return { tone: "bad", word: `${api.state} ${since}` };
   if (api.state === "busy") return { tone: "warn", word: `busy ${since}` };
   if (api.observe) return { tone: "warn", word: `rules not enforced: ${plural(api.would_refuse ?? 0, "request")} would have been refused` };
   return api.past.failing ? { tone: "warn", word: "many errors" } : { tone: "ok", word: "served" };

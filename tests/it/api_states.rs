@@ -70,6 +70,29 @@ fn an_upstream_that_is_gone_is_told_by_status_metrics_and_the_command_until_it_a
 }
 
 #[test]
+fn an_api_that_refuses_every_request_for_want_of_the_required_value_says_so_until_it_has_one() {
+    let simulator = simulator();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("client-key");
+    let sidecar = {
+        let mut setup = Setup::new(&simulator);
+        setup.api("require_header", &format!("{{ name = \"x-app\", value = {{ file = \"{}\" }} }}", file.display()));
+        setup.with_telemetry().with_control_socket();
+        setup.start()
+    };
+    let api = until_state(&sidecar, "refusing");
+    assert_eq!(api["reason"], "no value is known for the required header");
+    assert!(api["advice"].as_str().unwrap().contains("require_header"), "{api}");
+    assert_eq!(sidecar.get("/_sim/echo").problem(), "header_required");
+    let table = sidecar.setup.output_of(&["status"]).stdout;
+    assert!(table.contains("  refusing  ") && table.contains("every request is refused since "), "{table}");
+    std::fs::write(&file, "key").unwrap();
+    until_state(&sidecar, "served");
+    std::fs::remove_file(&file).unwrap();
+    until_state(&sidecar, "refusing");
+}
+
+#[test]
 fn the_first_answer_of_any_status_ends_an_outage() {
     let simulator = simulator();
     let sidecar = observed(&simulator, |setup| {

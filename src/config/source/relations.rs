@@ -132,12 +132,9 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
 fn shared_file(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
     let wrong = Diagnostic::new(format!("is not that of API `{}`, with which it shares a Unix socket", other.name));
     let wrong = wrong.hint("give both the same");
-    if api.socket_mode.known() != other.socket_mode.known() {
-        findings.fault(&api.socket_mode, wrong.clone());
-    }
-    if api.socket_group.set() != other.socket_group.set() {
-        findings.fault(&api.socket_group, wrong);
-    }
+    let (modes, groups) = ([api, other].map(|api| api.socket_mode.known()), [api, other].map(|api| api.socket_group.set()));
+    findings.fault(&api.socket_mode, (modes[0] != modes[1]).then(|| wrong.clone()));
+    findings.fault(&api.socket_group, (groups[0] != groups[1]).then_some(wrong));
 }
 
 /// Whether the two are the same, or one is every address of its family, which includes the other.
@@ -184,7 +181,6 @@ fn twice_in_login(account: &AccountEntry) -> Option<Diagnostic> {
 
 /// Reports a setting that stands without another that it needs.
 fn beside<T, U>(setting: &Setting<T>, needed: &Setting<U>, findings: &mut Findings) {
-    if setting.is_written() && !needed.is_written() {
-        findings.fault(setting, Diagnostic::new(format!("needs `{}` beside it", parts(&needed.path).2)));
-    }
+    let wrong = || Diagnostic::new(format!("needs `{}` beside it", parts(&needed.path).2));
+    findings.fault(setting, (setting.is_written() && !needed.is_written()).then(wrong));
 }

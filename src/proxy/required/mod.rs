@@ -68,6 +68,12 @@ impl Required {
         Some(Self { name: setting.name.clone(), value })
     }
 
+    /// Whether no request passes, since its source gives no value.
+    #[must_use]
+    pub fn refuses_all(&self) -> bool {
+        self.value.as_ref().is_some_and(|value| value.reader.current.load().is_none())
+    }
+
     /// Whether a request with these headers has the required one. Without a value any header of that name passes; with a value
     /// there must be exactly one, which must hold that value and nothing else.
     pub(super) fn is_met(&self, headers: &HeaderMap) -> bool {

@@ -28,7 +28,7 @@ use crate::{
     upstream::{HeadLimits, Lifetimes, Upstream},
 };
 
-/// How often idle upstream connections are swept and access lines are flushed.
+/// How often idle upstream connections are swept, access lines are flushed, and spare memory is freed.
 const ROUND: Duration = Duration::from_secs(1);
 
 /// How many HTTP/2 requests of one client connection may be in progress.
@@ -167,12 +167,12 @@ impl WorkerFactory {
                             api.upstream.keep_ready();
                         }
                     }
-                    worker.flush_access_log();
+                    worker.tidy_up();
                     returns.round();
                 }
             }
         }
-        worker.flush_access_log();
+        worker.tidy_up();
         responder.finish();
     }
 }

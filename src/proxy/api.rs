@@ -15,6 +15,7 @@ use super::{
     headers::HeaderRules,
     health::ApiHealth,
     request_id,
+    spare_heads::SpareHeads,
     upload::ToUpstream,
 };
 use crate::{
@@ -36,6 +37,7 @@ pub struct Worker {
     ids: Mutex<Jitter>,
     /// The id of the request whose exchange a panic has dropped.
     lost_id: Mutex<Option<HeaderValue>>,
+    pub(super) spare_heads: SpareHeads,
     /// What is in progress from now on is cut by ourselves.
     stopped: AtomicBool,
     /// Counts requests whose path belongs to no API.
@@ -47,11 +49,14 @@ impl Worker {
     #[must_use]
     pub fn new(deadlines: Deadlines, clock: Arc<dyn Clock>, access: AccessWriter, unclaimed: Arc<Meter>) -> Self {
         let (access, ids) = (Mutex::new(access), Mutex::new(Jitter::from_system()));
-        Self { deadlines, clock, access, ids, lost_id: Mutex::default(), stopped: AtomicBool::new(false), unclaimed }
+        let (lost_id, spare_heads, stopped) = (Mutex::default(), SpareHeads::default(), AtomicBool::new(false));
+        Self { deadlines, clock, access, ids, lost_id, spare_heads, stopped, unclaimed }
     }
 
-    /// Hands the buffered access lines to the log's thread. Called about once a second, so that no line is late.
-    pub fn flush_access_log(&self) {
+    /// Hands the buffered access lines to the log's thread, and frees spare memory. Called about once a second, so that no line is
+    /// late.
+    pub fn tidy_up(&self) {
+        self.spare_heads.free();
         self.access.lock().unwrap_or_else(PoisonError::into_inner).tick();
     }
 

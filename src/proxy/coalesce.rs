@@ -26,7 +26,8 @@ pub(super) struct Coalesced<B: Body<Data = Bytes>> {
     body: B,
     /// No frame has come yet.
     first: bool,
-    waiting: Arc<Waiting>,
+    /// `None`: no small frame has been passed on that waits, or did.
+    waiting: Option<Arc<Waiting>>,
     /// Bytes of small frames that wait until fewer than [`WAITING`] frames do.
     joined: Vec<u8>,
     /// What came after `joined`.
@@ -38,12 +39,21 @@ type Polled<E> = Option<Result<Frame<Bytes>, E>>;
 impl<B: Body<Data = Bytes> + Unpin> Coalesced<B> {
     /// Nothing of `body` was read yet.
     pub(super) fn new(body: B) -> Self {
-        Self { body, first: true, waiting: Arc::default(), joined: Vec::new(), then: None }
+        Self { body, first: true, waiting: None, joined: Vec::new(), then: None }
     }
 
     /// Whether bytes wait for the receiver, which has not written enough of what it was given before.
     pub(super) fn is_held_back(&self) -> bool {
         !self.joined.is_empty()
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting.as_ref().is_none_or(|waiting| waiting.has_room())
+    }
+
+    /// A small frame that counts as one that waits.
+    fn small_frame(&mut self, bytes: Box<[u8]>) -> Frame<Bytes> {
+        self.waiting.get_or_insert_default().frame(bytes)
     }
 
     /// Takes what was polled of the body. Gives what can be passed on now.
@@ -53,12 +63,12 @@ impl<B: Body<Data = Bytes> + Unpin> Coalesced<B> {
             && let Some(data) = frame.data_ref()
             && data.len() < LARGE
         {
-            if !self.joined.is_empty() || !self.waiting.has_room() {
+            if !self.joined.is_empty() || !self.has_room() {
                 self.joined.extend_from_slice(data);
                 return None;
             }
             if !is_first && !data.is_empty() {
-                return Some(Some(Ok(self.waiting.frame(data.as_ref().into()))));
+                return Some(Some(Ok(self.small_frame(data.as_ref().into()))));
             }
         }
         if self.joined.is_empty() {
@@ -80,9 +90,9 @@ where
         let this = &mut *self;
         loop {
             if !this.joined.is_empty() {
-                if this.waiting.has_room() {
+                if this.has_room() {
                     let joined = std::mem::take(&mut this.joined);
-                    return Poll::Ready(Some(Ok(this.waiting.frame(joined.into()))));
+                    return Poll::Ready(Some(Ok(this.small_frame(joined.into()))));
                 }
             } else if let Some(then) = this.then.take() {
                 return Poll::Ready(then);
@@ -94,7 +104,7 @@ where
                     None => continue,
                 }
             }
-            if this.joined.is_empty() || this.waiting.poll_room(cx).is_pending() {
+            if this.joined.is_empty() || this.waiting.as_ref().is_some_and(|waiting| waiting.poll_room(cx).is_pending()) {
                 return Poll::Pending;
             }
         }

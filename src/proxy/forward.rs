@@ -58,10 +58,12 @@ impl Route {
             Ok(admitted) => forwarding.send_until_answered(&admitted).await,
             Err(error) => Err(error),
         };
-        match answered {
+        let response = match answered {
             Ok(answer) => forwarding.pass_on(answer, upgrade),
             Err(error) => forwarding.fail(error),
-        }
+        };
+        self.worker.spare_heads.give(head.headers);
+        response
     }
 }
 
@@ -236,7 +238,8 @@ impl<'a> Forwarding<'a> {
         *request.uri_mut() = Uri::from(admitted.target().clone());
         let (client, version) = (&self.head.headers, self.head.version);
         let request_id = self.exchange.request_id();
-        *request.headers_mut() = headers::to_upstream(&self.route.api.rules, client, version, account, framing, request_id);
+        let (spare, rules) = (self.route.worker.spare_heads.take(), &self.route.api.rules);
+        *request.headers_mut() = headers::to_upstream(spare, rules, client, version, account, framing, request_id);
         if self.websocket {
             headers::upgrade_to_websocket(request.headers_mut());
         }

@@ -46,7 +46,7 @@ pub fn head_to_upstream(
     };
     let account = AccountFields { authorization: Some(authorization), organization };
     let request_id = request_id::new_value(REQUEST_ID);
-    headers::to_upstream(rules, client, version, account, framing, request_id)
+    headers::to_upstream(HeaderMap::new(), rules, client, version, account, framing, request_id)
 }
 
 /// The head that the client gets, and how many of its values held `token`.

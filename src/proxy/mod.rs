@@ -24,6 +24,7 @@ mod request_id;
 mod required;
 mod retry;
 mod router;
+mod spare_heads;
 mod tunnel;
 mod upload;
 

@@ -82,12 +82,14 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// The headers that the upstream gets for those of `client`, which came in `version`. `request_id` replaces the client's own.
+/// Adds to `head`, which is empty, the headers that the upstream gets for those of `client`, which came in `version`. `request_id`
+/// replaces the client's own.
 ///
 /// The request's id and the account's fields are added last and always, so that nothing a client writes
 /// (`Connection: authorization`) removes them.
 #[must_use]
 pub(super) fn to_upstream(
+    mut head: HeaderMap,
     rules: &HeaderRules,
     client: &HeaderMap,
     version: Version,
@@ -98,7 +100,7 @@ pub(super) fn to_upstream(
     let named = NamedByConnection::in_headers(client);
     let (mut content_length, mut wants_trailers) = (None, false);
     // For `Host`, the request's id and the account's two; a client's own `Host` leaves room for `Connection`.
-    let mut head = HeaderMap::with_capacity(client.keys_len() + rules.fixed.len() + 4);
+    head.reserve(client.keys_len() + rules.fixed.len() + 4);
     head.append(HOST, rules.host.clone());
     for (name, value) in client {
         let bytes = bytes_of(name);

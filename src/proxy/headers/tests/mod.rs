@@ -95,7 +95,7 @@ fn to_upstream(
     account: AccountFields<'_>,
     framing: Framing,
 ) -> HeaderMap {
-    without_id(&super::to_upstream(rules, client, version, account, framing, ID.clone()))
+    without_id(&super::to_upstream(HeaderMap::new(), rules, client, version, account, framing, ID.clone()))
 }
 
 fn to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool) -> HeaderMap {

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::{
-    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     response,
     uri::{Authority, Scheme},
@@ -98,24 +98,33 @@ fn http2_head<B>(request: &mut Request<B>, authority: &Authority) -> Result<Requ
     Ok(head)
 }
 
-/// Builds a new map, since `HeaderMap::remove` changes the order of what is kept.
-fn http2_fields(headers: HeaderMap) -> HeaderMap {
+/// Leaves out what only concerns an HTTP/1.1 connection. `HeaderMap::remove` puts the last field in the place of the one that goes. For
+/// `Host` alone, which begins our heads, that does no harm; where more has to go, a new map keeps the order.
+fn http2_fields(mut headers: HeaderMap) -> HeaderMap {
+    if headers.contains_key(HOST) && headers.iter().filter(|(name, value)| is_foreign(name, value)).count() == 1 {
+        headers.remove(HOST);
+        return headers;
+    }
     let mut kept = HeaderMap::with_capacity(headers.len());
     let mut current = None;
     for (name, value) in headers {
         current = name.or(current);
         let Some(name) = &current else { continue };
-        let foreign = *name == HOST
-            || *name == CONNECTION
-            || *name == TRANSFER_ENCODING
-            || *name == UPGRADE
-            || matches!(name.as_str(), "keep-alive" | "proxy-connection")
-            || (*name == TE && value != "trailers");
-        if !foreign {
+        if !is_foreign(name, &value) {
             kept.append(name.clone(), value);
         }
     }
     kept
+}
+
+/// Whether a field only concerns an HTTP/1.1 connection.
+fn is_foreign(name: &HeaderName, value: &HeaderValue) -> bool {
+    *name == HOST
+        || *name == CONNECTION
+        || *name == TRANSFER_ENCODING
+        || *name == UPGRADE
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+        || (*name == TE && value != "trailers")
 }
 
 /// Whether the answer's head keeps to the limits and to HTTP/2.

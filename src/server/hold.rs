@@ -6,38 +6,54 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How long a head may take before its connection is closed for another client.
 const HEAD_GRACE: u64 = 1_000_000_000;
-/// How long a client may be silent at first before it counts as idle, at most.
-const FIRST_GRACE: u64 = 100_000_000;
-/// How much longer each client that ends its first silence in time makes that of the later ones.
-const FIRST_GRACE_STEP: u64 = 1_000_000;
+/// How long a client may be silent after an answer: the next request may be on its way.
+const IDLE_GRACE: u64 = 100_000_000;
+/// How long a client may be silent at first before it counts as idle.
+const FIRST_GRACE: u64 = 250_000_000;
+/// The same in a flood of silent clients.
+const FIRST_GRACE_IN_FLOOD: u64 = 5_000_000;
+/// Clients that are closed one after the other for their silence are a flood after this time, and until nobody was for twice as long.
+const FLOOD: u64 = 500_000_000;
 /// How long a client may take nothing of its answer before it is cut for another one.
 const STALL_GRACE: u64 = 10_000_000_000;
 
-/// How long clients of an address may be silent at first, in nanoseconds. An app that opens many connections at once sends a moment
-/// later; were its connections closed for each other, requests would be lost that could have waited. Where silence lasts, and
-/// others wait, it becomes short, so that a flood of silent clients keeps nobody out.
-pub(super) struct FirstGrace(AtomicU64);
+/// How long clients of an address may be silent at first. An app that opens many connections at once sends a moment later; were its
+/// connections closed for each other, requests would be lost that could have waited. In a flood of silent clients the time is short,
+/// so that it keeps nobody out. Times are nanoseconds since the address was opened.
+pub(super) struct FirstGrace {
+    /// When clients began to be closed for their silence.
+    began: AtomicU64,
+    /// When one was closed for it last.
+    last: AtomicU64,
+}
 
 impl FirstGrace {
+    const NEVER: u64 = u64::MAX;
+
     pub(super) fn new() -> Self {
-        Self(AtomicU64::new(FIRST_GRACE))
+        Self { began: AtomicU64::new(Self::NEVER), last: AtomicU64::new(0) }
     }
 
-    pub(super) fn nanoseconds(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// How long a client may be silent at first, as of `now`.
+    pub(super) fn at(&self, now: u64) -> u64 {
+        let lasts = now.saturating_sub(self.began.load(Ordering::Relaxed)) >= FLOOD;
+        if lasts && self.is_recent(now) { FIRST_GRACE_IN_FLOOD } else { FIRST_GRACE }
     }
 
-    /// Takes note of a client that has sent its first bytes.
-    pub(super) fn lengthen(&self) {
-        self.0.store((self.nanoseconds() + FIRST_GRACE_STEP).min(FIRST_GRACE), Ordering::Relaxed);
-    }
-
-    /// Takes note of a client that is closed for another one, as it has been silent since it came, for `silence` nanoseconds. What has been
-    /// open for long says nothing about those that have just come: it may belong to a pool.
-    pub(super) fn shorten(&self, silence: u64) {
-        if silence < 2 * FIRST_GRACE {
-            self.0.store(self.nanoseconds() / 8 * 7, Ordering::Relaxed);
+    /// Takes note of a client that is closed for another one, as it has been silent since it came, for `silence`. What has been open
+    /// for long says nothing about those that have just come: it may belong to a pool.
+    pub(super) fn closed_one(&self, now: u64, silence: u64) {
+        if silence >= 2 * FIRST_GRACE {
+            return;
         }
+        if self.began.load(Ordering::Relaxed) == Self::NEVER || !self.is_recent(now) {
+            self.began.store(now, Ordering::Relaxed);
+        }
+        self.last.store(now, Ordering::Relaxed);
+    }
+
+    fn is_recent(&self, now: u64) -> bool {
+        now.saturating_sub(self.last.load(Ordering::Relaxed)) < 2 * FLOOD
     }
 }
 
@@ -91,12 +107,13 @@ impl Hold {
         match self {
             Self::Busy => Evictable::Never,
             Self::Head(since) if since + HEAD_GRACE <= now => Evictable::Now(0, since),
-            Self::Idle(since) => Evictable::Now(1, since),
+            Self::Idle(since) if since + IDLE_GRACE <= now => Evictable::Now(1, since),
             Self::Silent(since) if since + first_grace <= now => Evictable::Now(1, since),
             Self::Stalled(since) if since + STALL_GRACE <= now => Evictable::Now(2, since),
             // The last resort, but before one that has just come: else a flood of partial heads would push out each of those.
             Self::Head(since) => Evictable::Now(Self::LAST_RESORT, since),
             Self::Silent(since) => Evictable::In(since + first_grace - now),
+            Self::Idle(since) => Evictable::In(since + IDLE_GRACE - now),
             Self::Stalled(since) => Evictable::In(since + STALL_GRACE - now),
         }
     }
@@ -128,7 +145,8 @@ mod tests {
         let now = 20 * HEAD_GRACE;
         for (hold, expected) in [
             (Hold::Busy, Evictable::Never),
-            (Hold::Idle(now), Evictable::Now(1, now)),
+            (Hold::Idle(now), Evictable::In(IDLE_GRACE)),
+            (Hold::Idle(now - IDLE_GRACE), Evictable::Now(1, now - IDLE_GRACE)),
             (Hold::Idle(3), Evictable::Now(1, 3)),
             (Hold::Silent(now - FIRST_GRACE), Evictable::Now(1, now - FIRST_GRACE)),
             (Hold::Silent(now - FIRST_GRACE + 5), Evictable::In(5)),
@@ -143,19 +161,29 @@ mod tests {
     }
 
     #[test]
-    fn the_time_for_the_first_bytes_is_short_where_silence_lasts_and_grows_where_it_does_not() {
-        let grace = FirstGrace::new();
-        grace.lengthen();
-        assert_eq!(grace.nanoseconds(), FIRST_GRACE);
-        grace.shorten(2 * FIRST_GRACE);
-        assert_eq!(grace.nanoseconds(), FIRST_GRACE, "an old one");
-        for _ in 0..40 {
-            grace.shorten(FIRST_GRACE);
+    fn the_time_for_the_first_bytes_is_short_in_a_flood_of_silence_alone() {
+        let (grace, start) = (FirstGrace::new(), 100 * FLOOD);
+        assert_eq!(grace.at(start), FIRST_GRACE);
+        // A burst: some are closed, and soon nobody any more.
+        for now in [start, start + FLOOD / 2] {
+            grace.closed_one(now, FIRST_GRACE);
+            assert_eq!(grace.at(now), FIRST_GRACE);
         }
-        assert!(grace.nanoseconds() < FIRST_GRACE_STEP);
-        for _ in 0..99 {
-            grace.lengthen();
+        let start = start + 4 * FLOOD;
+        assert_eq!(grace.at(start), FIRST_GRACE);
+        // Old ones of a pool are no flood.
+        for step in 0..10 {
+            grace.closed_one(start + step * FLOOD / 2, 2 * FIRST_GRACE);
+            assert_eq!(grace.at(start + step * FLOOD / 2), FIRST_GRACE);
         }
-        assert!((99 * FIRST_GRACE_STEP..FIRST_GRACE).contains(&grace.nanoseconds()));
+        let start = start + 10 * FLOOD;
+        for step in 0..10 {
+            let now = start + step * FLOOD / 2;
+            grace.closed_one(now, FIRST_GRACE);
+            assert_eq!(grace.at(now), if step < 2 { FIRST_GRACE } else { FIRST_GRACE_IN_FLOOD }, "{step}");
+        }
+        let last = start + 9 * FLOOD / 2;
+        assert_eq!(grace.at(last + 2 * FLOOD - 1), FIRST_GRACE_IN_FLOOD);
+        assert_eq!(grace.at(last + 2 * FLOOD), FIRST_GRACE);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: an exchange that is given up closes its connection; a connection returns to the pool only when both the
 //! request and its answer were read to their ends, and the upstream never sent more than its answers; a connection that was
-//! open when the pool was cleared never returns; taking a connection from the pool never waits.
+//! open when the pool was cleared never returns; [`Http1Pool::take`] never waits.
 
 use std::{
     pin::Pin,
@@ -23,7 +23,7 @@ use hyper::{
     client::conn::http1::{Builder, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 
 use super::{
     answer_io::{AnswerBeginning, AnswerIo},
@@ -330,13 +330,16 @@ impl<B: Body + Unpin> Body for SentBody<B> {
 /// Clones share the connections.
 pub(super) struct Http1Pool<B> {
     connections: Arc<Mutex<IdleConnections<B>>>,
+    /// Notified when a connection has become idle.
+    freed: Arc<Notify>,
     keep: Duration,
     keep_alive: KeepAlive,
 }
 
 impl<B> Clone for Http1Pool<B> {
     fn clone(&self) -> Self {
-        Self { connections: Arc::clone(&self.connections), keep: self.keep, keep_alive: self.keep_alive.clone() }
+        let (connections, freed) = (Arc::clone(&self.connections), Arc::clone(&self.freed));
+        Self { connections, freed, keep: self.keep, keep_alive: self.keep_alive.clone() }
     }
 }
 
@@ -358,7 +361,7 @@ impl<B> Http1Pool<B> {
     /// `keep`: for how long a connection may be idle. `keep_alive`: how long the upstream keeps it.
     pub(super) fn new(keep: Duration, keep_alive: KeepAlive) -> Self {
         let connections = IdleConnections { idle: Vec::new(), generation: 0, retired: false };
-        Self { connections: Arc::new(Mutex::new(connections)), keep, keep_alive }
+        Self { connections: Arc::new(Mutex::new(connections)), freed: Arc::default(), keep, keep_alive }
     }
 
     /// The connection that was used last, if `reuse` allows it. One that is not ready now is closed: its upstream may never
@@ -378,6 +381,17 @@ impl<B> Http1Pool<B> {
             if connection.sender.is_closed() {
                 self.keep_alive.found_closed(connection.idled);
             }
+        }
+    }
+
+    /// Waits for a connection that `reuse` allows and that nobody else takes before.
+    pub(super) async fn wait(&self, reuse: Reuse) -> Http1Connection<B> {
+        loop {
+            let freed = self.freed.notified();
+            if let Some(connection) = self.take(reuse) {
+                return connection;
+            }
+            freed.await;
         }
     }
 
@@ -421,6 +435,7 @@ impl<B> Http1Pool<B> {
         if !connections.retired && connections.generation == connection.generation && since < connection.retires {
             connection.gauge.set_idle(true);
             connections.idle.push(IdleConnection { since, connection });
+            self.freed.notify_one();
         }
     }
 

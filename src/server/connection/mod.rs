@@ -294,7 +294,7 @@ impl<A: RequestService> ClientConnection<A> {
             };
             let mut answer = service.answer(request, peer).await;
             let due = if is_http2 { None } else { in_progress.own_answer_waits_until() };
-            let is_last = settle::<A>(&answer, &mut in_progress);
+            let is_last = settle::<A>(&answer, is_http2, &mut in_progress);
             // A client that sends HTTP/2 may have many requests in progress, so there it is reading that waits.
             if let (Some(due), false) = (due, A::kind(&answer) == AnswerKind::Forwarded) {
                 // Boxed, since every request would reserve the memory.
@@ -340,15 +340,17 @@ fn announce_length<B: Body>(answer: &mut Response<B>) {
     }
 }
 
-/// Notes what the answer means for its connection. Tells whether the connection closes after it.
-fn settle<A: RequestService>(answer: &Response<A::Body>, in_progress: &mut InProgress) -> bool {
+/// Notes what the answer means for its connection. Tells whether the connection closes after it. Where another client waits for the
+/// place, an answer over HTTP/1.x says so: closed between requests, the connection could meet one that is on its way. HTTP/2 tells a
+/// client which requests were not read.
+fn settle<A: RequestService>(answer: &Response<A::Body>, is_http2: bool, in_progress: &mut InProgress) -> bool {
     let kind = A::kind(answer);
     if kind == AnswerKind::Forwarded {
         in_progress.mark_forwarded();
-        return false;
+        return !is_http2 && in_progress.place_is_wanted() && answer.status() != StatusCode::SWITCHING_PROTOCOLS;
     }
     in_progress.give_up_place(answer.body().size_hint().lower());
-    let is_last = kind == AnswerKind::CallerRefused || in_progress.own_answer_is_last();
+    let is_last = kind == AnswerKind::CallerRefused || in_progress.place_is_wanted();
     if is_last {
         in_progress.mark_last();
     }

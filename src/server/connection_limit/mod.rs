@@ -127,12 +127,8 @@ impl Slot {
 
     /// Publishes what the connection holds, from `now` on if it is something else than before.
     pub(super) fn publish(&self, hold: fn(u64) -> Hold, now: impl FnOnce() -> Instant) {
-        let before = self.hold();
-        if std::mem::discriminant(&hold(0)) == std::mem::discriminant(&before) {
+        if std::mem::discriminant(&hold(0)) == std::mem::discriminant(&self.hold()) {
             return;
-        }
-        if matches!(before, Hold::Silent(_)) {
-            self.evictions.first_grace.lengthen();
         }
         let since = if hold(0) == Hold::Busy { 0 } else { self.evictions.nanoseconds(now()) };
         self.hold.store(hold(since).pack(), Ordering::SeqCst);
@@ -332,7 +328,7 @@ impl LimitState {
     /// The rank of the connection that would be evicted now, and since when it has it.
     fn first_to_go(&self) -> Option<(bool, u8, Instant)> {
         let now = self.now();
-        let (is_local, evictable) = self.lock().first_to_go(now, self.evictions.first_grace.nanoseconds())?.0;
+        let (is_local, evictable) = self.lock().first_to_go(now, self.evictions.first_grace.at(now))?.0;
         let Evictable::Now(rank, since) = evictable else { return None };
         Some((is_local, rank, self.evictions.epoch + Duration::from_nanos(since)))
     }
@@ -346,12 +342,12 @@ impl LimitState {
         let registry = self.lock();
         let deciding = registry.slots.iter().flatten().filter(|slot| slot.is_asked()).count();
         for others in deciding..at_once {
-            match registry.first_to_go(now, self.evictions.first_grace.nanoseconds())? {
+            match registry.first_to_go(now, self.evictions.first_grace.at(now))? {
                 // A head that has just begun is closed for a client that waits, and not for those to come.
                 ((_, Evictable::Now(rank, _)), ..) if others > 0 && rank >= Hold::LAST_RESORT => return None,
                 ((_, Evictable::Now(..)), seen, slot) => {
                     if let Hold::Silent(since) = seen {
-                        self.evictions.first_grace.shorten(now - since);
+                        self.evictions.first_grace.closed_one(now, now - since);
                     }
                     slot.evict(seen);
                 }

@@ -79,12 +79,12 @@ async fn where_one_client_after_the_other_waits_idle_connections_are_evicted_ahe
     for connection in &idle {
         connection.holds(Hold::Idle);
     }
+    tokio::time::advance(SECOND / 10).await;
     let new = [(); 2].map(|()| connected(&limit, &deadlines));
     for connection in &new {
         connection.holds(Hold::Silent);
     }
     let asked = |all: &[ConnectionPermit]| all.iter().filter(|connection| connection.slot.is_asked()).count();
-    tokio::time::advance(SECOND / 100).await;
     assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 1000).await);
     assert_eq!((asked(&idle), asked(&new)), (1, 0), "nobody has waited before");
     assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 1000).await);
@@ -92,9 +92,9 @@ async fn where_one_client_after_the_other_waits_idle_connections_are_evicted_ahe
     // Where there are no others, they make room for clients that wait, once they have had their time for the first bytes.
     drop(idle);
     let _others = [(); AHEAD - 2].map(|()| connected(&limit, &deadlines));
-    assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 20).await);
+    assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 5).await);
     assert_eq!(asked(&new), 0);
-    assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 20).await);
+    assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 10).await);
     assert_eq!(asked(&new), 1);
 }
 

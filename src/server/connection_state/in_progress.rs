@@ -54,9 +54,9 @@ impl InProgress {
         }
     }
 
-    /// Whether an answer of our own is the connection's last one: its caller was refused when it was accepted, or another client
-    /// waits for its place. Otherwise a client that sends one request behind the other would keep us busy with refusals.
-    pub(in crate::server) fn own_answer_is_last(&self) -> bool {
+    /// Whether the connection should end with the answer: its caller was refused when it was accepted, or another client waits for
+    /// its place. Otherwise a client that sends one request behind the other would keep its place, or us busy with refusals.
+    pub(in crate::server) fn place_is_wanted(&self) -> bool {
         self.state.caller_is_refused() || self.state.slot.is_wanted()
     }
 

@@ -4,7 +4,7 @@
 //! whether its connection serves again.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +18,10 @@ use http::{Request, Response, uri::Authority};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
 use super::{
     ahead::Ahead,
@@ -43,6 +46,9 @@ const SUSPENDED: Duration = Duration::from_secs(2);
 const ROUND: Duration = Duration::from_secs(1);
 /// How long before a connection is too old another one is opened; less for connections that live less than ten times as long.
 const LEAD: Duration = Duration::from_secs(10);
+
+/// A connection that is not open after this time is slow: even from far away it takes less.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// One origin with its kept connections; one per worker and API.
 pub struct Upstream<B> {
@@ -100,12 +106,12 @@ where
                 return Ok(self.exclusive(idle));
             }
             // Connecting is boxed: each request reserves memory for the largest future that it may await, and few connect.
-            let Some((pool, _)) = &self.http2 else { return Box::pin(self.connect_http1()).await };
+            let Some((pool, _)) = &self.http2 else { return Box::pin(self.connect_or_wait(reuse)).await };
             match pool.checkout(reuse) {
                 Checkout::Stream(permit) => return Ok(Lease(Leased::Stream(permit))),
                 Checkout::Connect(pending) => return Box::pin(self.connect_offering_http2(Some(pending))).await,
                 Checkout::ConnectAlone => return Box::pin(self.connect_offering_http2(None)).await,
-                Checkout::ConnectHttp1 => return Box::pin(self.connect_http1()).await,
+                Checkout::ConnectHttp1 => return Box::pin(self.connect_or_wait(reuse)).await,
                 Checkout::Wait(wakeup) => match wakeup.await {
                     Ok(Wakeup::Stream(permit)) => return Ok(Lease(Leased::Stream(permit))),
                     Ok(Wakeup::Connect(pending)) => return Box::pin(self.connect_offering_http2(Some(pending))).await,
@@ -113,6 +119,23 @@ where
                     Ok(Wakeup::TryAgain) | Err(_) => {}
                 },
             }
+        }
+    }
+
+    /// Connects. When that takes unusually long, another request's connection serves, if it becomes idle before: a server that takes no
+    /// new connections may well answer on those that it has.
+    async fn connect_or_wait(&self, reuse: Reuse) -> Result<Lease<B>, SendError> {
+        let mut connecting = pin!(self.connect_http1());
+        if matches!(reuse, Reuse::OpenedAfter(_)) {
+            return connecting.await;
+        }
+        if let Ok(connected) = timeout(SLOW, connecting.as_mut()).await {
+            return connected;
+        }
+        tokio::select! {
+            biased;
+            connected = connecting => connected,
+            freed = self.http1.wait(reuse) => Ok(self.exclusive(freed)),
         }
     }
 

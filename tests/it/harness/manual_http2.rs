@@ -197,8 +197,8 @@ impl Http2Peer {
 
     /// Reads the next request: its stream and its body.
     pub fn request(&mut self) -> (u32, Vec<u8>) {
-        let head = self.frame().expect("a request");
-        assert_eq!(head.kind, HEADERS, "{head:?}");
+        // Frames about other streams may come before it.
+        let head = std::iter::from_fn(|| self.frame()).find(|frame| frame.kind == HEADERS).expect("a request");
         let (stream, mut ended, mut body) = (head.stream, head.ends_stream(), Vec::new());
         while !ended {
             let data = self.frame().expect("the rest of a request");

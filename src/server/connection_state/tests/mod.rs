@@ -96,7 +96,7 @@ async fn a_head_has_to_come_in_time_and_an_idle_connection_is_closed_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_without_an_admitted_request_goes_at_once_when_its_place_is_wanted() {
+async fn a_connection_without_an_admitted_request_goes_soon_when_its_place_is_wanted() {
     for (how, what) in [
         (Due::Cut, (|_: &_| {}) as fn(&LimitedConnection)),
         (Due::Part, LimitedConnection::ask_and_answer),
@@ -129,8 +129,10 @@ async fn a_connection_without_an_admitted_request_goes_at_once_when_its_place_is
     ] {
         let scene = LimitedConnection::new();
         what(&scene);
+        // A client that has just come may be about to send.
+        let after = if scene.state.is_silent() { Duration::from_millis(250) } else { Duration::ZERO };
         scene.evict().await;
-        assert_due(scene.due(LIMITS.client_idle).await, how, Duration::ZERO);
+        assert_due(scene.due(LIMITS.client_idle).await, how, after);
     }
 }
 

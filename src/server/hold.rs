@@ -9,11 +9,11 @@ const HEAD_GRACE: u64 = 1_000_000_000;
 /// How long a client may be silent after an answer: the next request may be on its way.
 const IDLE_GRACE: u64 = 100_000_000;
 /// How long a client may be silent at first before it counts as idle.
-const FIRST_GRACE: u64 = 250_000_000;
+const FIRST_GRACE: u64 = 1_000_000_000;
 /// The same in a flood of silent clients.
 const FIRST_GRACE_IN_FLOOD: u64 = 5_000_000;
 /// Clients that are closed one after the other for their silence are a flood after this time, and until nobody was for twice as long.
-const FLOOD: u64 = 500_000_000;
+const FLOOD: u64 = 1_000_000_000;
 /// How long a client may take nothing of its answer before it is cut for another one.
 const STALL_GRACE: u64 = 10_000_000_000;
 

@@ -85,7 +85,7 @@ fn clients_that_connect_all_at_once_and_send_a_moment_later_are_all_answered() {
     let mut setup = Setup::new(&simulator);
     setup.api("max_connections", "3");
     let sidecar = setup.start().ready();
-    // Each has 100 ms to send something, which a busy machine may let pass.
+    // Each has a second to send something, which a busy machine may let pass.
     let all_are_answered = || {
         let mut clients: Vec<_> = (0..20).map(|_| sidecar.connect()).collect();
         for client in &mut clients {
@@ -95,6 +95,25 @@ fn clients_that_connect_all_at_once_and_send_a_moment_later_are_all_answered() {
         clients.iter_mut().all(|client| client.read_to_end().starts_with(b"HTTP/1.1 200 OK"))
     };
     assert!((0..5).any(|_| all_are_answered()), "{}", sidecar.logs());
+}
+
+#[test]
+fn while_a_client_waits_for_a_place_an_answer_says_that_its_connection_closes() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.api("max_connections", "2").variable("CAREPORTALS_WORKERS", "1");
+    let sidecar = setup.start().ready();
+    let mut admitted = in_flight(2, &simulator, &sidecar);
+    let mut waiting = sidecar.connect();
+    waiting.write(&Request::get("/_sim/echo").head());
+    // It was accepted, and waits: two hold their places, and the queue in the kernel is empty.
+    never("the client is served", Duration::from_millis(300), || simulator.control().counts().requests > 2);
+    simulator.control().hold_requests(false);
+    let last = admitted[0].answer("GET");
+    assert_eq!((last.status, last.header("connection")), (200, Some("close")));
+    assert!(admitted[0].is_closed());
+    let answer = waiting.answer("GET");
+    assert_eq!((answer.status, answer.header("connection")), (200, None), "nobody waits any more");
 }
 
 #[test]

@@ -92,7 +92,7 @@ async fn where_one_client_after_the_other_waits_idle_connections_are_evicted_ahe
     // Where there are no others, they make room for clients that wait, once they have had their time for the first bytes.
     drop(idle);
     let _others = [(); AHEAD - 2].map(|()| connected(&limit, &deadlines));
-    assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 5).await);
+    assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), 9 * SECOND / 10).await);
     assert_eq!(asked(&new), 0);
     assert!(!is_freed(&mut Box::pin(limit.permit(&deadlines, true)), SECOND / 10).await);
     assert_eq!(asked(&new), 1);

@@ -130,7 +130,7 @@ async fn a_connection_without_an_admitted_request_goes_soon_when_its_place_is_wa
         let scene = LimitedConnection::new();
         what(&scene);
         // A client that has just come may be about to send.
-        let after = if scene.state.is_silent() { Duration::from_millis(250) } else { Duration::ZERO };
+        let after = if scene.state.is_silent() { Duration::from_secs(1) } else { Duration::ZERO };
         scene.evict().await;
         assert_due(scene.due(LIMITS.client_idle).await, how, after);
     }

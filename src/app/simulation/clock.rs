@@ -44,6 +44,12 @@ impl SimulatedClock {
         (Duration::from_secs(EPOCH) + self.elapsed()).as_secs_f64()
     }
 
+    /// By how many seconds the wall clock is ahead of the right time.
+    pub(super) fn ahead(&self) -> f64 {
+        // It is some hours at most.
+        self.offsets().ahead as f64
+    }
+
     pub(super) fn suspend(&self, time: Duration) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).suspended += time;
     }

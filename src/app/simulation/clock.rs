@@ -47,7 +47,7 @@ impl SimulatedClock {
     /// By how many seconds the wall clock is ahead of the right time.
     pub(super) fn ahead(&self) -> f64 {
         // It is some hours at most.
-        self.offsets().ahead as f64
+        i32::try_from(self.offsets().ahead).map_or(0.0, f64::from)
     }
 
     pub(super) fn suspend(&self, time: Duration) {

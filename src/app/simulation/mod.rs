@@ -3,8 +3,9 @@
 //!
 //! The daemon is the one that serves users, but for three things (`simulated`): connections lead to simulated servers, blocking work is
 //! done where it is asked for, and workers are tasks (`WorkerHost`). Everything is drawn from a seed: the same seed gives the same
-//! trace, line by line. Files: `world` is what all share; `clients`, `strange` (clients), `careportals`, `log_ins`, `http2`, `network`
-//! and `events` act; `ledger`, `fields`, `upstreams`, `frames`, `inspector` and `panics` judge.
+//! trace, line by line. Files: `world` is what all share; `clients`, `strange`, `old_clients` and `idle_clients`, `careportals`,
+//! `log_ins`, `http2`, `network` and `events` act, and so do `quiet` and `places` once all is well again; `refusals`, `ledger`, `fields`,
+//! `upstreams`, `frames`, `inspector` and `panics` judge.
 //!
 //! `SIDECAR_SIM_SEEDS=10000 cargo test --release --lib app::simulation` plays other numbers of seeds, and `SIDECAR_SIM_SEED=7` one seed
 //! with its trace.

@@ -25,7 +25,7 @@ pub(super) async fn call(world: &Arc<World>, wire: &mut Wire, account: usize) {
         fields.push_str("host: localhost\r\n");
     }
     if !body.is_empty() {
-        fields.push_str(&format!("content-length: {}\r\n", body.len()));
+        fields.extend(["content-length: ", &body.len().to_string(), "\r\n"]);
     }
     let head = format!("{method} {target} HTTP/1.0\r\nx-call: {call}\r\nx-request-id: call-{call}\r\n{fields}\r\n");
     wire.write(&[head.into_bytes(), body].concat()).await;

@@ -32,10 +32,10 @@ pub(super) async fn play(world: &Arc<World>, daemon: &Daemon) {
         _ => return,
     }
     world.be_quiet(false);
-    for account in 0..ACCOUNTS.len() {
+    for (account, name) in ACCOUNTS.iter().enumerate() {
         let ending = strange::plain_call(world, account).await;
         if ending != Some(Ending::Answered(200)) {
-            world.break_promise(format!("the first call after a while for {} ends as {ending:?}", ACCOUNTS[account]));
+            world.break_promise(format!("the first call after a while for {name} ends as {ending:?}"));
         }
     }
 }

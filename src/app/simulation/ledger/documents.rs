@@ -11,8 +11,8 @@ use crate::{
 
 /// How exact the times of tokens are, in seconds: `Date` and `exp` are of whole seconds, and an answer is on its way for a while.
 const EXACT: f64 = 3.5;
-/// For how long an API is busy after it has refused a request, and a moment more or less.
-const BUSY: Duration = Duration::from_secs(10);
+/// For how long an API is busy for sure after it has refused a request: a moment less than ten seconds.
+const BUSY: Duration = Duration::from_millis(8500);
 const MOMENT: Duration = Duration::from_millis(1500);
 
 /// By the right clock, in seconds since 1970. `ahead`: by how much the daemon's clock is.
@@ -71,7 +71,7 @@ impl Ledger {
     ) {
         let state = document.state.as_deref().unwrap_or_default();
         // A suspend passes for a part of that time, and a reload forgets.
-        let was_awake = self.suspended.is_none_or(|until| until + BUSY < at);
+        let was_awake = self.suspended.is_none_or(|until| until + BUSY + MOMENT < at);
         let was_refused = |within: Duration| {
             self.calls.values().any(|call| {
                 let is_prompt = !call.at_leisure && call.request_bytes == 0;
@@ -84,7 +84,7 @@ impl Ledger {
         };
         let fault = [
             ((state == "no_token") == of_account.usable, "there is a token, or is none"),
-            (state == "served" && was_awake && was_refused(BUSY - MOMENT), "it has refused a request just now"),
+            (state == "served" && was_awake && was_refused(BUSY), "it has refused a request just now"),
             (state == "busy" && self.most_requests > 10, "it can't be busy"),
             (document.errors != Some(document.errors_by_code.values().sum()), "its errors are others in all"),
             (document.errors > document.requests, "it has more errors than requests"),

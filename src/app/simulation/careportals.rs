@@ -71,6 +71,9 @@ pub(super) async fn serve(world: Arc<World>, link: Link, mut wire: Wire) {
         let idle = world.idle_time_out(link.server);
         let Ok(Some(head)) = timeout(idle, read_head(&mut wire)).await else { return wire.close() };
         let on = if head.method == "POST" && head.path == "/auth" {
+            if link.number.is_some() {
+                world.break_promise("a request for a log-in passed".to_owned());
+            }
             log_ins::answer_log_in(&world, link.server, &mut wire, &head).await
         } else {
             call(&world, link, &mut wire, &head, opened.elapsed()).await
@@ -152,7 +155,8 @@ pub(super) fn arrive(world: &World, link: Link, head: &Head, age: Duration, is_h
     };
     world.note(&format!("server {server}: {} {}", head.method, head.path));
     fields::judge_call(world, call, head, link.address, is_http2);
-    if let Some(fault) = link.number.and_then(|number| world.upstreams().begins(number, call)) {
+    let has_failed = world.ledger(|ledger, _| ledger.has_failed(call));
+    if let Some(fault) = link.number.and_then(|number| world.upstreams().begins(number, call, has_failed)) {
         world.break_promise(format!("call {call}: {fault}"));
     }
     Some((call, world.ledger(|ledger, at| ledger.arrive(at, world.now(), &arrival))))
@@ -217,6 +221,10 @@ async fn call(world: &Arc<World>, link: Link, wire: &mut Wire, head: &Head, age:
         }
         Mood::Garbage | Mood::Truncated => misbehave(world, wire, mood, &"x".repeat(3000), CALL_LIMIT).await,
         Mood::Huge => answer(world, wire, 200, &format!("x-pad: {}\r\n", "x".repeat(70_000)), b"").await,
+        Mood::Well if pauses_as_stream(call, head) => {
+            let time = EVENTS_PAUSE.max(world.milliseconds(0..=22_000));
+            answer_call(world, wire, link, call, head, Some(time)).await
+        }
         Mood::Slow(time) if pauses_in_answer(call, head, time) => answer_call(world, wire, link, call, head, Some(time)).await,
         Mood::Slow(time) => {
             sleep(time).await;
@@ -224,6 +232,14 @@ async fn call(world: &Arc<World>, link: Link, wire: &mut Wire, head: &Head, age:
         }
         _ => answer_call(world, wire, link, call, head, None).await,
     }
+}
+
+/// Longer than `body_idle`.
+pub(super) const EVENTS_PAUSE: Duration = Duration::from_millis(15_500);
+
+/// Whether the answer is a stream of events, which is silent for longer than other answers may be.
+pub(super) fn pauses_as_stream(call: CallId, head: &Head) -> bool {
+    head.method == "GET" && fields::is_event_stream(call)
 }
 
 /// Whether the server is slow in the middle of its answer, more than once.
@@ -342,6 +358,11 @@ async fn answer_call(
                 return None;
             }
             pause(world, wire, call, time).await?;
+            // Some bytes of those that went out delimit chunks.
+            let sent = (length * (3 - left) / 3).saturating_sub(200);
+            if let Some(fault) = world.upstreams().judge_delivery(call, sent) {
+                world.break_promise(format!("call {call}: {fault}"));
+            }
             whole = later;
         }
     }

@@ -28,6 +28,7 @@ use tokio::{
 use super::{
     fields::{self, Sender},
     ledger::{CallId, Ending},
+    refusals,
     world::{RELIES_ON_KEYS, World},
 };
 
@@ -49,8 +50,12 @@ pub(super) fn request_body(call: CallId, method: &str) -> Vec<u8> {
 /// What CarePortals answers to a call.
 pub(super) fn answer_body(call: CallId) -> Vec<u8> {
     // A few are more than sockets and buffers hold.
-    let length = if call.is_multiple_of(53) { 700_000 } else { [20, 2000, 0, 20_000, 70_000][(call % 5) as usize] };
+    let length = if has_long_answer(call) { 700_000 } else { [20, 2000, 0, 20_000, 70_000][(call % 5) as usize] };
     filled(&format!("answer {call};"), length)
+}
+
+pub(super) fn has_long_answer(call: CallId) -> bool {
+    call.is_multiple_of(53)
 }
 
 /// So many bytes, which say again and again whose they are.
@@ -134,6 +139,7 @@ async fn call(world: &Arc<World>, connection: &mut Connection, (client, account)
     world.note(&format!("client {client}: {method} {call}"));
     let body = request_body(call, method);
     world.begin_call(call, method == "POST" && !(has_key && account == RELIES_ON_KEYS), body.len(), account);
+    world.upstreams().reads(call);
     let body = Pieces::of(world, body);
     let sender = if matches!(connection, Connection::Http1(_)) { Sender::Http1 } else { Sender::Http2 };
     let (target, more) = world.heads().of_call(call, account, method, sender);
@@ -180,11 +186,16 @@ async fn exchange(
         Ok(response) => response,
         Err(error) => return cut(error),
     };
-    let (head, body) = response.into_parts();
-    let body = match body.collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) => return cut(error),
-    };
+    let (head, mut rest) = response.into_parts();
+    let mut body = Vec::new();
+    world.upstreams().got(call, 0);
+    while let Some(frame) = rest.frame().await {
+        match frame {
+            Ok(frame) => body.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            Err(error) => return cut(error),
+        }
+        world.upstreams().got(call, body.len());
+    }
     let field = |(name, value): (&'_ HeaderName, &'_ HeaderValue)| {
         (name.as_str().to_owned(), value.to_str().unwrap_or_default().to_owned())
     };
@@ -211,6 +222,9 @@ pub(super) fn judge(
         world.break_promise(format!("call {call} got the request id {:?}", text("x-request-id")));
     }
     if text("proxy-status").is_some() {
+        if let Some(fault) = refusals::judge_problem(fields, status, body, &format!("call-{call}"), method) {
+            world.break_promise(format!("call {call}: {fault}"));
+        }
         let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let code = problem["code"].as_str().unwrap_or(if method == "HEAD" { "head" } else { "" }).to_owned();
         if !matches!(status, 502..=504) && code != "request_body_timeout" {

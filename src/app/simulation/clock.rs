@@ -44,6 +44,12 @@ impl SimulatedClock {
         (Duration::from_secs(EPOCH) + self.elapsed()).as_secs_f64()
     }
 
+    /// By how many seconds the wall clock is ahead of the right time.
+    pub(super) fn ahead(&self) -> f64 {
+        // It is some hours at most.
+        i32::try_from(self.offsets().ahead).map_or(0.0, f64::from)
+    }
+
     pub(super) fn suspend(&self, time: Duration) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).suspended += time;
     }

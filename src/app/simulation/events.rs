@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{task::yield_now, time::sleep};
+use tokio::{
+    task::yield_now,
+    time::{sleep, timeout},
+};
 
 use super::{
     careportals::Mood,
@@ -22,6 +25,9 @@ const CHANGE_NOTICED: Duration = Duration::from_secs(7);
 
 /// How long the daemon may take to see that the wall clock has jumped.
 const CLOCKS_COMPARED: Duration = Duration::from_secs(31);
+
+/// Within what time a log-in that was asked for is answered: one that is under way may take five seconds more, and then another begins.
+const LOG_IN_ANSWERED: Duration = Duration::from_secs(26);
 
 /// The daemon, as events reach it.
 #[derive(Clone)]
@@ -91,7 +97,8 @@ async fn happens(world: &Arc<World>, daemon: &Daemon) {
         18..=19 => change_credentials(world),
         20..=22 => reload(world, daemon).await,
         23 => log_out(world, daemon).await,
-        24..=25 => suspend(world).await,
+        24 => be_suspended(world, Duration::from_secs([1, 20, 200, 4000][world.draw(0..=3)])).await,
+        25 => suspend_in_log_in(world),
         26 => lose_credentials(world, world.milliseconds(0..=15_000)),
         // A token is refused while its successor can't be had.
         27..=30 => {
@@ -296,14 +303,32 @@ pub(super) async fn reload(world: &World, daemon: &Daemon) {
     world.note("event: the reload is done");
 }
 
+/// Reloads settings that name the same server.
+pub(super) async fn reload_what_changed(world: &World, daemon: &Daemon) {
+    let (server, response_timeout, max_age) = world.state(|state| (state.server, state.response_timeout, state.max_age));
+    world.upstreams().renew();
+    world.ledger(Ledger::reload);
+    world.ledger(Ledger::causes_log_in);
+    world.put_settings(server, u32::try_from(response_timeout.as_secs()).unwrap_or(u32::MAX), max_age);
+    let Ok(outcome) = daemon.commands.reload() else { return world.break_promise("a reload was not taken".to_owned()) };
+    let outcome = outcome.await;
+    if !matches!(outcome, Ok(Ok(()))) {
+        world.break_promise(format!("a reload ended as {outcome:?}"));
+    }
+}
+
 /// Logs out one account, or all, and has them log in again some time later.
 async fn log_out(world: &Arc<World>, daemon: &Daemon) {
     let one = world.chance(0.6).then(|| world.draw(0..=ACCOUNTS.len() - 1));
     let name = one.map(|account| ACCOUNTS[account]);
     world.note(&format!("event: a log-out of {name:?}"));
     let accounts: Vec<usize> = one.map_or_else(|| (0..ACCOUNTS.len()).collect(), |account| vec![account]);
+    if world.chance(0.3) {
+        log_in(world, daemon, &accounts).await;
+        sleep(world.milliseconds(0..=1500)).await;
+    }
     world.ledger(|ledger, at| accounts.iter().for_each(|account| ledger.begin_log_out(at, *account)));
-    let began = clock::instant();
+    let (began, began_at) = (clock::instant(), world.clock.elapsed());
     let Ok(done) = daemon.commands.log_out(name) else { return world.break_promise("a log-out was not taken".to_owned()) };
     if done.await.is_err() {
         world.break_promise("a log-out was not carried out".to_owned());
@@ -311,6 +336,7 @@ async fn log_out(world: &Arc<World>, daemon: &Daemon) {
     world.ledger(|ledger, at| accounts.iter().for_each(|account| ledger.log_out(at, *account)));
     world.upstreams().stop(began);
     world.note("event: logged out");
+    judge_asked(world, &accounts, began_at).await;
     let (world, daemon, after) = (Arc::clone(world), daemon.clone(), world.milliseconds(0..=20_000));
     tokio::spawn(async move {
         sleep(after).await;
@@ -319,23 +345,53 @@ async fn log_out(world: &Arc<World>, daemon: &Daemon) {
 }
 
 /// Asks for log-ins, and does not wait for their end.
-async fn log_in(world: &World, daemon: &Daemon, accounts: &[usize]) {
+pub(super) async fn log_in(world: &World, daemon: &Daemon, accounts: &[usize]) {
     world.note(&format!("event: log-ins are asked for: {accounts:?}"));
     for account in accounts {
         world.ledger(|ledger, at| ledger.may_log_in(at, *account));
         for known in daemon.accounts().into_iter().filter(|known| known.name() == ACCOUNTS[*account]) {
-            tokio::spawn(async move { drop(known.log_in().await) });
+            tokio::spawn(ask(world.itself(), *account, known));
         }
     }
     yield_now().await;
 }
 
-async fn suspend(world: &World) {
-    // What was sent before has arrived.
+/// Asks for one log-in, and judges how long the answer takes.
+async fn ask(world: Option<Arc<World>>, account: usize, known: Account) {
+    let Some(world) = world else { return };
+    let (number, at) = (world.next_number(), world.clock.elapsed());
+    world.state(|state| state.asked.push((number, account, at)));
+    if timeout(LOG_IN_ANSWERED, known.log_in()).await.is_err() {
+        world.break_promise(format!("a log-in of {} was asked for, and there is no answer", ACCOUNTS[account]));
+    }
+    world.state(|state| state.asked.retain(|(other, ..)| *other != number));
+}
+
+/// After a log-out: who asked for a log-in before it began has an answer.
+async fn judge_asked(world: &Arc<World>, accounts: &[usize], began: Duration) {
+    sleep(Duration::from_millis(200)).await;
+    let is_left = |(_, account, at): &&(u64, usize, Duration)| accounts.contains(account) && *at < began;
+    if let Some((_, account, at)) = world.state(|state| state.asked.iter().find(is_left).copied()) {
+        let (name, at) = (ACCOUNTS[account], at.as_secs_f64());
+        world.break_promise(format!("{name} is logged out, and who asked for a log-in at {at:.3} has no answer"));
+    }
+}
+
+/// Suspends the machine for that time.
+pub(super) async fn be_suspended(world: &World, time: Duration) {
+    let_all_arrive().await;
+    suspend_now(world, time);
+}
+
+/// What was sent before has arrived when this returns.
+pub(super) async fn let_all_arrive() {
     for _ in 0..200 {
         yield_now().await;
     }
-    let time = Duration::from_secs([1, 20, 200, 4000][world.draw(0..=3)]);
+}
+
+/// Suspends the machine between two steps of one task, so that nobody else runs in between.
+pub(super) fn suspend_now(world: &World, time: Duration) {
     world.note(&format!("event: the machine is suspended for {time:?}"));
     world.ledger(|ledger, at| ledger.suspend(at, time));
     world.clock.suspend(time);
@@ -346,6 +402,18 @@ async fn suspend(world: &World) {
         ledger.causes_log_in(at);
         ledger.trouble_at(at, 0);
     });
+}
+
+/// The machine will be suspended when the next log-in was answered, before the daemon has read that: for a part of the token's life.
+fn suspend_in_log_in(world: &World) {
+    let share = [0.3, 0.6, 0.9, 1.5][world.draw(0..=3)];
+    let server = world.draw(0..=SERVERS - 1);
+    world.note(&format!("event: the next log-in is answered before a suspend for {share} of the token's life"));
+    world.state(|state| {
+        state.suspends_in_log_in = Some(share);
+        state.life = state.life.max(20.0);
+    });
+    revoke(world, server);
 }
 
 /// Ends every fault, and asks for a log-in, since the daemon may wait for minutes until the next one.

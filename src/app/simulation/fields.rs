@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     careportals::Head,
-    clients::{answer_body, request_body},
+    clients::{answer_body, has_long_answer, request_body},
     ledger::CallId,
     world::World,
 };
@@ -36,6 +36,8 @@ pub(super) enum Sender {
     Raw,
     /// The same, which asks for a tunnel.
     Tunnel,
+    /// A client that writes HTTP/1.0.
+    Old,
 }
 
 /// What becomes of a field.
@@ -166,6 +168,20 @@ pub(super) fn is_undated(call: CallId) -> bool {
     bits(call, 3).is_multiple_of(3)
 }
 
+/// Whether the answer to the call is a stream of events, which may be silent for longer than another one.
+pub(super) fn is_event_stream(call: CallId) -> bool {
+    call % 23 == 5 && !has_long_answer(call) && !answer_body(call).is_empty()
+}
+
+/// The content type of such a stream stands in place of another one.
+fn with_type(call: CallId, mut fields: Vec<Field>) -> Vec<Field> {
+    if is_event_stream(call) {
+        fields.retain(|(name, _)| name != "content-type");
+        fields.push(owned("content-type", "text/event-stream; charset=utf-8"));
+    }
+    fields
+}
+
 fn owned(name: &str, value: &str) -> Field {
     (name.to_owned(), value.to_owned())
 }
@@ -190,14 +206,14 @@ impl Heads {
         let (some, more) = (bits(call, 0), bits(call, 1));
         let connection = match sender {
             Sender::Http1 | Sender::Raw => CONNECTIONS[usize::try_from(more).unwrap_or(usize::MAX) % CONNECTIONS.len()],
-            Sender::Http2 | Sender::Tunnel => "",
+            Sender::Http2 | Sender::Tunnel | Sender::Old => "",
         };
         let named: Vec<_> = connection.split(", ").map(str::to_lowercase).collect();
         let (mut sent, mut kept) = (Vec::new(), Vec::new());
         for (name, value, fate) in drawn(&OF_REQUESTS, some) {
             let is_named = named.iter().any(|other| other == name);
             let passes = match fate {
-                OfConnection if sender == Sender::Http2 || sender == Sender::Tunnel => continue,
+                OfConnection if matches!(sender, Sender::Http2 | Sender::Tunnel | Sender::Old) => continue,
                 OfConnection | Removed => false,
                 Passes => !is_named,
                 Cookie => account == 1,
@@ -211,7 +227,7 @@ impl Heads {
         if !connection.is_empty() {
             sent.push(owned("connection", connection));
         }
-        let trailers = sender != Sender::Tunnel && more & 0x700 == 0;
+        let trailers = !matches!(sender, Sender::Tunnel | Sender::Old) && more & 0x700 == 0;
         if trailers {
             sent.push(owned("te", if sender == Sender::Http2 { "trailers" } else { "gzip, Trailers" }));
         }
@@ -292,7 +308,7 @@ impl Heads {
         if let Some((there, _)) = location(call, self.account(call), is_http2, here) {
             fields.push(owned("location", &there));
         }
-        fields
+        with_type(call, fields)
     }
 
     /// What is wrong with the head of the whole answer to a call.
@@ -337,7 +353,7 @@ impl Heads {
         if all("connection").iter().any(|option| !matches!(*option, "close" | "keep-alive")) {
             return Some(format!("its answer says {:?} of its connection", all("connection")));
         }
-        differ(&expected, &without(fields, &OF_AN_ANSWER))
+        differ(&with_type(call, expected), &without(fields, &OF_AN_ANSWER))
     }
 }
 

@@ -24,8 +24,8 @@ impl World {
     /// Writes the settings that name `server` for the first account.
     pub(super) fn put_settings(&self, server: usize, response_timeout: u32, max_age: Duration) {
         let directory = self.directory.display();
-        let Terms { places, requests, workers, replay_buffer, pool_idle, .. } = self.terms();
-        let pool_idle = pool_idle.as_secs();
+        let Terms { requests, workers, replay_buffer, pool_idle, .. } = self.terms();
+        let (pool_idle, places) = (pool_idle.as_secs(), self.places());
         let (floor, drain_delay) = (self.terms().floor.as_secs(), self.terms().drain_delay.as_secs());
         let max_age = max_age.as_secs();
         let api = |account: usize, server: usize| {
@@ -53,6 +53,8 @@ pool_idle = "{pool_idle}s"
 connect_timeout = "4s"
 body_idle = "15s"
 head_timeout = "4s"
+client_idle = "20s"
+stream_idle = "25s"
 replay_buffer = "{replay_buffer}KiB"
 retry_idempotency_key = {relies_on_keys}
 "#

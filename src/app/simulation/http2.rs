@@ -81,6 +81,8 @@ async fn streams(
     let Ok(mut connection) = server::Builder::new().max_concurrent_streams(most).handshake::<_, Bytes>(stream).await else {
         return true;
     };
+    let allows = |streams| link.number.into_iter().for_each(|number| world.upstreams().allows(number, streams));
+    allows(Some(most as usize));
     let is_mortal = end.is_some();
     let idle = world.idle_time_out(link.server);
     let ends_at = clock::instant() + end.map_or(Duration::ZERO, |(after, _)| after);
@@ -89,6 +91,7 @@ async fn streams(
             biased;
             accepted = timeout(idle, connection.accept()) => {
                 let Ok(accepted) = accepted else {
+                    allows(None);
                     connection.graceful_shutdown();
                     continue;
                 };
@@ -100,7 +103,10 @@ async fn streams(
                 });
             }
             () = tokio::time::sleep_until(ends_at), if end.is_some() => match end.take().and_then(|(_, how)| how) {
-                None => connection.graceful_shutdown(),
+                None => {
+                    allows(None);
+                    connection.graceful_shutdown();
+                }
                 Some(End::Close) => {
                     seen.end();
                     return true;
@@ -121,7 +127,7 @@ async fn streams(
 /// Says nothing on that connection until the daemon has closed it.
 async fn be_silent(seen: &Seen, mut connection: server::Connection<Frames<TlsStream<UnixStream>>, Bytes>) {
     seen.fall_silent();
-    drop(timeout(Duration::from_secs(300), async { while connection.accept().await.is_some() {} }).await);
+    drop(timeout(Duration::from_secs(300), async { while matches!(connection.accept().await, Some(Ok(_))) {} }).await);
     seen.judge_silence();
 }
 
@@ -221,7 +227,8 @@ async fn carry_out(
             stream.send_reset(Reason::INTERNAL_ERROR);
         }
         _ => {
-            let mut pauses = None;
+            let is_stream = mood == Mood::Well && careportals::pauses_as_stream(call, head);
+            let mut pauses = is_stream.then_some(careportals::EVENTS_PAUSE);
             if let Mood::Slow(time) = mood {
                 if careportals::pauses_in_answer(call, head, time) {
                     pauses = Some(time);
@@ -281,6 +288,10 @@ async fn answer_call(
                 world.break_promise(format!("call {call}: the daemon has given up an answer that came"));
             }
             return None;
+        }
+        let sent = answer_body(call).len() * (3 - left) / 3;
+        if let Some(fault) = world.upstreams().judge_delivery(call, sent.saturating_sub(3)).filter(|_| !is_mortal) {
+            world.break_promise(format!("call {call}: {fault}"));
         }
         body = later;
     }

@@ -13,7 +13,7 @@ use super::{
     ledger::AccessLine,
     world::{ACCOUNTS, World},
 };
-use crate::status::Detail;
+use crate::status::{AccountDocument, Detail, Readiness, StatusDocument};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(700);
@@ -23,7 +23,7 @@ pub(super) fn start(world: &Arc<World>, daemon: &Daemon) -> JoinHandle<()> {
     let (world, daemon) = (Arc::clone(world), daemon.clone());
     tokio::spawn(async move {
         loop {
-            sleep(EVERY).await;
+            sleep(if world.is_quiet() { 20 * EVERY } else { EVERY }).await;
             look(&world, &daemon);
         }
     })
@@ -48,8 +48,8 @@ fn look(world: &World, daemon: &Daemon) {
     }
     for (_, limit) in &view.listeners {
         let (connected, _) = limit.connected_and_limit();
-        if connected > world.terms().places {
-            world.break_promise(format!("{connected} clients have a place; there are {}", world.terms().places));
+        if connected > world.places() {
+            world.break_promise(format!("{connected} clients have a place; there are {}", world.places()));
         }
     }
     let document = daemon.status.document(Detail::Full);
@@ -57,7 +57,23 @@ fn look(world: &World, daemon: &Daemon) {
         let state = document.accounts.iter().find(|account| account.name == *name).and_then(|account| account.state.as_deref());
         world.ledger(|ledger, at| ledger.judge_logged_out(at, index, state));
     }
-    let ready = daemon.status.readiness(None, Detail::Full).is_some_and(|readiness| readiness.ready);
+    judge_document(world, &document);
+    let readiness = daemon.status.readiness(None, Detail::Full);
+    for reason in readiness.iter().flat_map(|readiness| &readiness.reasons) {
+        let is_of = |account: &&AccountDocument| Some(&account.name) == reason.account.as_ref();
+        let state = document.accounts.iter().find(is_of).and_then(|account| account.state.as_deref());
+        let expected = match state {
+            Some("logged_out") => "logged_out",
+            Some("logging_in") => "token_pending",
+            Some("rejected") => "login_rejected",
+            Some("backing_off") => "login_failing",
+            _ => reason.code,
+        };
+        if reason.code != expected && world.is_listening() {
+            world.break_promise(format!("the account is {state:?}, and the daemon is not ready: {reason:?}"));
+        }
+    }
+    let ready = readiness.is_some_and(|readiness| readiness.ready);
     let (organization, now) = (world.state(|state| state.organization.clone()), world.now());
     let of = [(organization.as_str(), world.configured_server(0)), (ACCOUNTS[1], world.configured_server(1))];
     world.ledger(|ledger, at| {
@@ -66,10 +82,29 @@ fn look(world: &World, daemon: &Daemon) {
     });
 }
 
+fn judge_document(world: &World, document: &StatusDocument) {
+    let ahead = world.clock.ahead();
+    for (index, name) in ACCOUNTS.iter().enumerate() {
+        let account = document.accounts.iter().find(|account| account.name == *name);
+        let api = document.apis.iter().find(|api| api.name == *name);
+        let (Some(account), Some(api)) = (account, api) else {
+            world.break_promise(format!("the status says nothing of {name}: {document:?}"));
+            continue;
+        };
+        world.ledger(|ledger, at| {
+            ledger.judge_account(at, index, account, ahead);
+            ledger.judge_api(at, index, api, account);
+        });
+    }
+}
+
 /// While the daemon drains, it is not ready.
 pub(super) fn is_not_ready(world: &World, daemon: &Daemon) {
-    if daemon.status.readiness(None, Detail::Full).is_none_or(|readiness| readiness.ready) {
-        world.break_promise("the daemon drains, and is ready".to_owned());
+    let readiness = daemon.status.readiness(None, Detail::Full);
+    let says_so = |readiness: &Readiness| !readiness.ready && readiness.reasons.iter().any(|reason| reason.code == "draining");
+    let phase = daemon.status.document(Detail::Full).phase;
+    if !readiness.as_ref().is_some_and(says_so) || phase != "draining" {
+        world.break_promise(format!("the daemon drains, and is {phase}: {readiness:?}"));
     }
 }
 
@@ -115,6 +150,11 @@ impl Written {
     pub(super) fn lines(&self) -> Vec<AccessLine> {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    }
+
+    /// All of it.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
 }
 

@@ -109,12 +109,19 @@ async fn give_token(world: &Arc<World>, server: usize, wire: &mut Wire, log_in: 
     };
     let (token, body) = token_and_body(world, server, log_in, never);
     let (made, life) = (world.clock.elapsed(), world.token_life());
+    let suspend = world.state(|state| state.suspends_in_log_in.take()).filter(|_| wire.is_prompt());
+    if suspend.is_some() {
+        events::let_all_arrive().await;
+    }
     match log_in.mood {
         Mood::Truncated | Mood::Stalled => return misbehave(world, wire, log_in.mood, &body, LIMIT).await,
         _ if body.len() > 1000 && world.chance(0.5) => {
             answer_with(world, wire, 201, "transfer-encoding: chunked\r\n", &chunked(body.as_bytes())).await?;
         }
         _ => answer(world, wire, 201, "", body.as_bytes()).await?,
+    }
+    if let Some(share) = suspend {
+        events::suspend_now(world, Duration::from_secs_f64(share * life));
     }
     // The next log-in fails while its files are gone.
     let is_missing = world.state(|state| state.missing != [false; 2]);

@@ -3,8 +3,9 @@
 //!
 //! The daemon is the one that serves users, but for three things (`simulated`): connections lead to simulated servers, blocking work is
 //! done where it is asked for, and workers are tasks (`WorkerHost`). Everything is drawn from a seed: the same seed gives the same
-//! trace, line by line. Files: `world` is what all share; `clients`, `strange` (clients), `careportals`, `log_ins`, `http2`, `network`
-//! and `events` act; `ledger`, `fields`, `upstreams`, `frames`, `inspector` and `panics` judge.
+//! trace, line by line. Files: `world` is what all share; `clients`, `strange`, `old_clients` and `idle_clients`, `careportals`,
+//! `log_ins`, `http2`, `network` and `events` act, and so do `quiet` and `places` once all is well again; `refusals`, `ledger`, `fields`,
+//! `upstreams`, `frames`, `inspector` and `panics` judge.
 //!
 //! `SIDECAR_SIM_SEEDS=10000 cargo test --release --lib app::simulation` plays other numbers of seeds, and `SIDECAR_SIM_SEED=7` one seed
 //! with its trace.
@@ -17,11 +18,16 @@ mod fields;
 mod files;
 mod frames;
 mod http2;
+mod idle_clients;
 mod inspector;
 mod ledger;
 mod log_ins;
 mod network;
+mod old_clients;
 mod panics;
+mod places;
+mod quiet;
+mod refusals;
 mod strange;
 mod upstreams;
 mod world;
@@ -120,6 +126,8 @@ async fn simulate(world: &Arc<World>) {
         // The daemon hears that the last one has hung up. An answer of its own may have waited its turn for five seconds.
         sleep(Duration::from_secs(7)).await;
         inspector::nothing_is_held(world, &daemon);
+        quiet::play(world, &daemon).await;
+        places::play(world, &daemon).await;
     }
     inspecting.abort();
     let drained = end(world, &daemon, serving).await;
@@ -131,6 +139,10 @@ async fn simulate(world: &Arc<World>) {
     if drained {
         world.ledger(|ledger, at| ledger.judge_lines(at, &written.lines()));
     }
+    world.ledger(|ledger, at| {
+        ledger.judge_secrets(at, &written.text());
+        ledger.judge_events(at, &written.text());
+    });
 }
 
 /// A daemon that serves.
@@ -146,7 +158,9 @@ async fn start(world: &Arc<World>) -> Running {
     world.put("organization", "acme");
     world.put("password", "first");
     world.put("roots.pem", &http2::roots());
-    world.put_settings(0, 20, Duration::from_secs(300));
+    let response_timeout = [12, 20][world.draw(0..=1)];
+    world.state(|state| state.response_timeout = Duration::from_secs(response_timeout.into()));
+    world.put_settings(0, response_timeout, Duration::from_secs(300));
     if world.chance(0.2) {
         events::lose_credentials(world, world.milliseconds(1000..=20_000));
     }

@@ -115,6 +115,8 @@ pub(super) struct Wire {
     held: Vec<u8>,
     /// The server, whose log-ins may fail when the wire ends; `None`: it is a client's.
     server: Option<usize>,
+    /// The other side has ended it by a reset.
+    was_reset: bool,
     /// What is told to the ledger once the next byte has gone out.
     reply: Option<(CallId, Reply)>,
     /// The connection, as long as it is open; `None` for a client's.
@@ -129,7 +131,18 @@ impl Drop for Wire {
 
 impl Wire {
     pub(super) fn new(stream: Box<dyn Stream>, fate: Fate, world: Arc<World>, server: Option<usize>) -> Self {
-        Self { stream: Some(stream), fate, world, taken: 0, given: 0, held: Vec::new(), server, reply: None, link: None }
+        Self {
+            stream: Some(stream),
+            fate,
+            world,
+            taken: 0,
+            given: 0,
+            held: Vec::new(),
+            server,
+            was_reset: false,
+            reply: None,
+            link: None,
+        }
     }
 
     /// A server's end of that connection.
@@ -142,6 +155,11 @@ impl Wire {
     /// Whether it has not ended by itself. The other side may have.
     pub(super) fn is_open(&self) -> bool {
         self.stream.is_some()
+    }
+
+    /// Whether what is written arrives at once, and whole.
+    pub(super) fn is_prompt(&self) -> bool {
+        self.fate.lag.is_zero() && self.fate.end.is_none()
     }
 
     /// Tells that the connection has ended.
@@ -161,6 +179,11 @@ impl Wire {
         self.taken == 0
     }
 
+    /// Whether it ended by a reset.
+    pub(super) fn was_reset(&self) -> bool {
+        self.was_reset
+    }
+
     /// What has come and was not taken yet.
     pub(super) fn held(&self) -> &[u8] {
         &self.held
@@ -176,8 +199,9 @@ impl Wire {
         let room = self.fate.end.map_or(usize::MAX, |(bytes, ..)| bytes.saturating_sub(self.taken));
         let mut buffer = vec![0; 16 * 1024];
         let most = buffer.len().min(room.max(1));
-        let read = self.stream.as_mut()?.read(&mut buffer[..most]).await.ok().filter(|count| *count > 0);
-        let Some(count) = read else {
+        let read = self.stream.as_mut()?.read(&mut buffer[..most]).await;
+        self.was_reset |= read.is_err();
+        let Some(count) = read.ok().filter(|count| *count > 0) else {
             self.has_gone(false);
             return None;
         };

@@ -10,18 +10,20 @@ use tokio::{
 
 use super::{
     careportals::{read_body, read_head},
-    clients::{LIMIT, judge, request_body},
+    clients::{LIMIT, has_long_answer, judge, request_body},
     fields::Sender,
+    idle_clients,
     ledger::{CallId, Ending},
     network::{Fate, Wire},
+    old_clients, refusals,
     world::World,
 };
 use crate::clock;
 
 /// `head_timeout` and `body_idle`, and how much later they may pass.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(4);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(4);
 const BODY_IDLE: Duration = Duration::from_secs(15);
-const LATE: Duration = Duration::from_millis(1200);
+pub(super) const LATE: Duration = Duration::from_millis(1200);
 
 /// Does one strange thing after the other until the world ends its clients.
 pub(super) async fn run(world: Arc<World>) {
@@ -29,7 +31,7 @@ pub(super) async fn run(world: Arc<World>) {
     while world.has_clients() {
         sleep(world.milliseconds(0..=7000)).await;
         let Some(mut wire) = connect(&world, account).await else { continue };
-        let what = world.draw(0..=9);
+        let what = world.draw(0..=14);
         world.note(&format!("a strange client: {what}"));
         match what {
             0..=1 => {
@@ -55,6 +57,15 @@ pub(super) async fn run(world: Arc<World>) {
                     answer(&world, &mut wire, call, method).await;
                 }
             }
+            11 => idle_clients::stay(&world, &mut wire, account).await,
+            12..=14 => {
+                for _ in 0..world.draw(1..=4) {
+                    if refusals::send(&world, &mut wire, account).await.is_none() {
+                        break;
+                    }
+                }
+            }
+            10 => old_clients::call(&world, &mut wire, account).await,
             _ => one_call(&world, &mut wire, account, what).await,
         }
     }
@@ -64,6 +75,29 @@ pub(super) async fn run(world: Arc<World>) {
 pub(super) async fn connect(world: &Arc<World>, account: usize) -> Option<Wire> {
     let stream = UnixStream::connect(world.listener(account)).await.ok()?;
     Some(Wire::new(Box::new(stream), Fate::default(), Arc::clone(world), None))
+}
+
+/// Makes one call in the plainest way. `None`: nobody listens.
+pub(super) async fn plain_call(world: &Arc<World>, account: usize) -> Option<Ending> {
+    let mut wire = connect(world, account).await?;
+    Some(call_on(world, &mut wire, account).await)
+}
+
+/// The same. The connection stays open for a while.
+pub(super) async fn plain_call_kept(world: &Arc<World>, account: usize) -> Option<Ending> {
+    let mut wire = connect(world, account).await?;
+    let ending = call_on(world, &mut wire, account).await;
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(5)).await;
+        drop(wire);
+    });
+    Some(ending)
+}
+
+pub(super) async fn call_on(world: &Arc<World>, wire: &mut Wire, account: usize) -> Ending {
+    let call = begin(world, account, "GET");
+    wire.write(&request(world, account, call, "GET")).await;
+    answer(world, wire, call, "GET").await
 }
 
 /// Sends nothing more for a while. Returns for how long the daemon has kept the connection, and whether it has closed it.
@@ -89,11 +123,16 @@ fn judge_head_timeout(world: &World, (kept, ended): (Duration, bool)) {
 pub(super) async fn begin_late(world: &Arc<World>) {
     let account = world.draw(0..=1);
     let Some(mut wire) = connect(world, account).await else { return };
+    // Where all is well, it may be the second request of its connection.
+    let is_later = world.ledger(|ledger, _| ledger.is_well()) && world.chance(0.5);
+    if is_later {
+        call_on(world, &mut wire, account).await;
+    }
     let method = ["GET", "POST"][world.draw(0..=1)];
     let call = begin(world, account, method);
     let bytes = request(world, account, call, method);
     // Both heads are longer.
-    let begun = if world.chance(0.5) { 0 } else { world.draw(1..=60) };
+    let begun = if !is_later && world.chance(0.5) { 0 } else { world.draw(1..=60) };
     // What has sent nothing at all has a second when the drain begins.
     let pause = world.milliseconds(if begun == 0 { 0..=800 } else { 0..=3000 });
     wire.write(&bytes[..begun]).await;
@@ -107,14 +146,36 @@ pub(super) async fn begin_late(world: &Arc<World>) {
     });
 }
 
-fn begin(world: &World, account: usize, method: &str) -> CallId {
-    let call = world.next_call();
+pub(super) fn begin(world: &World, account: usize, method: &str) -> CallId {
+    begin_as(world, account, method, world.next_call())
+}
+
+/// Begins a GET with a long answer, which its client does not read for a while.
+pub(super) fn begin_long(world: &World, account: usize) -> CallId {
+    let mut call = world.next_call();
+    while !has_long_answer(call) {
+        call = world.next_call();
+    }
+    begin_as(world, account, "GET", call);
+    world.ledger(|ledger, _| ledger.at_leisure(call));
+    call
+}
+
+/// Asks for a tunnel.
+pub(super) async fn begin_tunnel(world: &World, wire: &mut Wire, account: usize) -> CallId {
+    let call = begin(world, account, "GET");
+    world.upstreams().asks_for_tunnel(call);
+    wire.write(&request_by(world, account, call, "GET", Sender::Tunnel)).await;
+    call
+}
+
+fn begin_as(world: &World, account: usize, method: &str, call: CallId) -> CallId {
     world.note(&format!("a strange client: {method} {call}"));
     world.begin_call(call, method == "POST", request_body(call, method).len(), account);
     call
 }
 
-fn request(world: &World, account: usize, call: CallId, method: &str) -> Vec<u8> {
+pub(super) fn request(world: &World, account: usize, call: CallId, method: &str) -> Vec<u8> {
     request_by(world, account, call, method, Sender::Raw)
 }
 
@@ -160,7 +221,8 @@ async fn one_call(world: &Arc<World>, wire: &mut Wire, account: usize, what: usi
         }
         // It stops in its body, for some time or for good.
         _ => {
-            let pause = world.milliseconds(0..=20_000);
+            // Often for longer than `response_timeout` may be, and for less than `body_idle`.
+            let pause = world.milliseconds(if world.chance(0.3) { 12_200..=14_800 } else { 0..=20_000 });
             let body = request_body(call, method).len();
             let (now, later) = bytes.split_at(bytes.len() - world.draw(0..=body));
             wire.write(now).await;
@@ -171,6 +233,9 @@ async fn one_call(world: &Arc<World>, wire: &mut Wire, account: usize, what: usi
                 wire.write(later).await;
             }
             let ending = answer(world, wire, call, method).await;
+            if answered && !later.is_empty() && matches!(&ending, Ending::Refused(_, code) if code == "upstream_timeout") {
+                world.break_promise(format!("call {call}: an answer was waited for while its body was on the way"));
+            }
             let is_late = matches!(ending, Ending::Refused(_, code) if code == "request_body_timeout");
             if is_late && waited < BODY_IDLE {
                 world.break_promise(format!("a body was silent for {waited:?}, and may be for {BODY_IDLE:?}"));
@@ -201,7 +266,7 @@ async fn answer(world: &Arc<World>, wire: &mut Wire, call: CallId, method: &str)
     ending
 }
 
-async fn read_answer(world: &World, wire: &mut Wire, call: CallId, method: &str) -> Option<Ending> {
+pub(super) async fn read_answer(world: &World, wire: &mut Wire, call: CallId, method: &str) -> Option<Ending> {
     let head = read_head(wire).await?;
     let status = head.path.parse().ok()?;
     let body = if method == "HEAD" || status == 101 { Vec::new() } else { read_body(wire, &head).await? };
@@ -210,9 +275,7 @@ async fn read_answer(world: &World, wire: &mut Wire, call: CallId, method: &str)
 
 /// Asks for a WebSocket, and sends some bytes, which have to come back.
 async fn tunnel(world: &Arc<World>, wire: &mut Wire, account: usize) {
-    let call = begin(world, account, "GET");
-    world.upstreams().asks_for_tunnel(call);
-    wire.write(&request_by(world, account, call, "GET", Sender::Tunnel)).await;
+    let call = begin_tunnel(world, wire, account).await;
     let Ok(Some(Ending::Answered(101))) = timeout(LIMIT, read_answer(world, wire, call, "GET")).await else {
         // What came instead is no answer to judge again.
         return world.end_call(call, &Ending::GivenUp);

@@ -71,6 +71,10 @@ pub(super) struct World {
     tls: TlsAcceptor,
     has_clients: AtomicBool,
     is_listening: AtomicBool,
+    /// Nobody calls, and time passes.
+    is_quiet: AtomicBool,
+    /// By how many a reload has raised `max_connections`.
+    more_places: AtomicUsize,
     /// For the tasks that it starts.
     this: Weak<World>,
 }
@@ -136,8 +140,12 @@ pub(super) struct State {
     pub(super) response_timeout: Duration,
     pub(super) organization: String,
     pub(super) password: String,
+    /// Log-ins that were asked for and are not answered yet: their numbers, accounts, and when.
+    pub(super) asked: Vec<(u64, usize, Duration)>,
     /// The first account's credentials change while its next log-in is under way.
     pub(super) changes_in_log_in: bool,
+    /// The machine is suspended once its next log-in was answered: for that part of the token's life.
+    pub(super) suspends_in_log_in: Option<f64>,
     /// Which of the two files are not there.
     pub(super) missing: [bool; 2],
     /// Kept open, so that the daemon sees neither an end nor an answer.
@@ -161,7 +169,9 @@ impl World {
             response_timeout: Duration::from_secs(20),
             organization: "acme".to_owned(),
             password: "first".to_owned(),
+            asked: Vec::new(),
             changes_in_log_in: false,
+            suspends_in_log_in: None,
             missing: [false; 2],
             silent: Vec::new(),
             streams: Vec::new(),
@@ -184,8 +194,15 @@ impl World {
             serving: AtomicUsize::new(0),
             has_clients: AtomicBool::new(true),
             is_listening: AtomicBool::new(false),
+            is_quiet: AtomicBool::new(false),
+            more_places: AtomicUsize::new(0),
             this: Weak::clone(this),
         })
+    }
+
+    /// For tasks.
+    pub(super) fn itself(&self) -> Option<Arc<Self>> {
+        self.this.upgrade()
     }
 
     pub(super) fn terms(&self) -> Terms {
@@ -414,6 +431,25 @@ impl World {
 
     pub(super) fn set_listening(&self, listening: bool) {
         self.is_listening.store(listening, Ordering::Relaxed);
+    }
+
+    /// `max_connections` of the settings.
+    pub(super) fn places(&self) -> usize {
+        self.terms.places + self.more_places.load(Ordering::Relaxed)
+    }
+
+    /// The settings will allow so many more connections.
+    pub(super) fn allow_more(&self, places: usize) {
+        self.more_places.fetch_add(places, Ordering::Relaxed);
+    }
+
+    /// Whether time passes while nobody calls.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_quiet.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn be_quiet(&self, quiet: bool) {
+        self.is_quiet.store(quiet, Ordering::Relaxed);
     }
 
     /// Ends what holds connections open.

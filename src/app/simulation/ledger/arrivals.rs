@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Call, CallId, Ledger};
+use super::{Call, CallId, Ledger, Token};
 use crate::app::simulation::world::{ACCOUNTS, account_of};
 
 /// A request as it arrived at a server.
@@ -62,6 +62,30 @@ impl Call {
     }
 }
 
+impl Token {
+    /// What is wrong with sending it to that server, with that organization.
+    fn judge(&self, at: Duration, now: f64, server: usize, organization: &str) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.server != server {
+            faults.push(format!("server {server} got a token of server {}", self.server));
+        }
+        if self.organization != organization {
+            faults.push(format!("a token of {:?} travels with {organization:?}", self.organization));
+        }
+        if self.expires <= now {
+            faults.push(format!("its token expired {:.3} s ago", now - self.expires));
+        }
+        let (left, margin) = (self.expires - now, self.margin());
+        if left > 0.0 && left < margin {
+            faults.push(format!("its token expires in {left:.3} s, and counts as expired {margin:.3} s early"));
+        }
+        if let Some((from, why)) = self.withdrawn.filter(|(from, _)| *from <= at) {
+            faults.push(format!("its token was withdrawn at {:.3}: {why}", from.as_secs_f64()));
+        }
+        faults
+    }
+}
+
 impl Ledger {
     /// Judges a request's head. Returns whether the server accepts its token.
     pub(in crate::app::simulation) fn arrive(&mut self, at: Duration, now: f64, arrival: &Arrival<'_>) -> bool {
@@ -97,18 +121,7 @@ impl Ledger {
         match (names.as_slice(), organization) {
             ([name], [organization]) => match self.tokens.get(*name) {
                 Some(token) => {
-                    if token.server != *server {
-                        faults.push(format!("server {server} got a token of server {}", token.server));
-                    }
-                    if token.organization != *organization {
-                        faults.push(format!("a token of {:?} travels with {organization:?}", token.organization));
-                    }
-                    if token.expires <= now {
-                        faults.push(format!("its token expired {:.3} s ago", now - token.expires));
-                    }
-                    if let Some((from, why)) = token.withdrawn.filter(|(from, _)| *from <= at) {
-                        faults.push(format!("its token was withdrawn at {:.3}: {why}", from.as_secs_f64()));
-                    }
+                    faults.extend(token.judge(at, now, *server, organization));
                     let account = account_of(&token.organization);
                     if self.calls.get(call).is_some_and(|known| known.account != account) {
                         faults.push(format!("it carries a token of the account {}", ACCOUNTS[account]));
@@ -131,6 +144,12 @@ impl Ledger {
             self.break_promise(at, format!("call {call}: {fault}"));
         }
         accepted
+    }
+
+    /// Whether the call was sent, and its connection failed, or the server said that it has not processed it.
+    pub(in crate::app::simulation) fn has_failed(&self, call: CallId) -> bool {
+        let is_unanswered = |known: &Call| matches!(known.reply, Reply::None | Reply::Garbage | Reply::Unprocessed);
+        self.calls.get(&call).is_some_and(|known| known.arrived > 0 && !known.is_uncertain && is_unanswered(known))
     }
 
     /// The server answers a request with 401.

@@ -1,4 +1,4 @@
-//! Judges how calls end: for their clients, in the access log, and in the counters.
+//! Judges how calls end: for their clients, and in the counters.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,6 +10,10 @@ pub(super) const SEEN: Duration = Duration::from_secs(2);
 
 /// `token_wait`, in seconds, less a moment.
 const TOKEN_WAIT: f64 = 9.9;
+/// How long a call may take that is refused at once: its head may come slowly.
+const AT_ONCE: Duration = Duration::from_secs(5);
+/// `token_wait`, in seconds, and the time of a head that comes slowly.
+const LONGEST_TOKEN_WAIT: f64 = 15.0;
 /// How long a call has to have waited, and how often it may then be seen to wait in vain.
 const PLACED: Duration = Duration::from_secs(4);
 const IN_VAIN: u32 = 10;
@@ -29,22 +33,16 @@ pub(in crate::app::simulation) enum Ending {
     Unsent,
 }
 
-/// A line of the access log.
-#[derive(serde::Deserialize)]
-pub(in crate::app::simulation) struct AccessLine {
-    request_id: String,
-    status: u16,
-    code: Option<String>,
-    request_bytes: u64,
-    response_bytes: u64,
-}
-
 impl Ledger {
     pub(in crate::app::simulation) fn end(&mut self, call: CallId, at: Duration, now: f64, organization: &str, ending: &Ending) {
         let Some(known) = self.calls.get_mut(&call) else { return };
         known.ended = Some((at, ending.clone()));
         let (begun, server, account, once_refused) = (known.begun, known.server, known.account, known.refused == 1);
         let organization = if account == 0 { organization } else { ACCOUNTS[1] };
+        let is_sent_again = known.made_suspect.is_some_and(|then| self.suspicion.trouble(account) < then);
+        if is_sent_again && known.request_bytes == 0 && known.arrived == 1 && *ending == Ending::Answered(401) {
+            self.break_promise(at, format!("call {call} got its 401, and was not sent again with another token"));
+        }
         match ending {
             Ending::Answered(101) => self.counts.tunnels += 1,
             Ending::Answered(_) => self.counts.answered += 1,
@@ -120,6 +118,17 @@ impl Ledger {
                 let is_logged_out = |(of, from, until): &(usize, Duration, Option<Duration>)| {
                     *of == account && *from <= at && until.is_none_or(|until| until + SEEN > begun)
                 };
+                let was_early =
+                    self.log_outs.iter().any(|log_out| is_logged_out(log_out) && log_out.1 + SEEN < begun && log_out.2.is_none());
+                let waited = at.saturating_sub(begun);
+                if was_early
+                    && waited > AT_ONCE
+                    && known.arrived == 0
+                    && self.places > 1000
+                    && self.suspended.is_none_or(|until| until < begun)
+                {
+                    return Some(format!("the account was logged out before, and it has waited for {waited:?}"));
+                }
                 return (!self.log_outs.iter().any(is_logged_out)).then(|| "the account was not logged out".to_owned());
             }
             "login_rejected" if self.rejected[account].is_none() => {
@@ -129,6 +138,10 @@ impl Ledger {
             _ => return None,
         }
         let waited = at.saturating_sub(begun).as_secs_f64();
+        let was_awake = self.suspended.is_none_or(|until| until < begun);
+        if waited > LONGEST_TOKEN_WAIT && known.arrived == 0 && self.places > 1000 && was_awake {
+            return Some(format!("it has waited for a token for {waited:.3} s"));
+        }
         if code == "token_pending" && server.is_some() && waited < TOKEN_WAIT {
             return Some(format!("it has waited for a token for {waited:.3} s only"));
         }
@@ -221,46 +234,6 @@ impl Ledger {
         }
     }
 
-    /// Judges the access log: one line for each call that the daemon answered, with what the client saw; one at most for others.
-    pub(in crate::app::simulation) fn judge_lines(&mut self, at: Duration, lines: &[AccessLine]) {
-        self.counts.lines += lines.len() as u64;
-        let mut by_id: BTreeMap<&str, Vec<&AccessLine>> = BTreeMap::new();
-        for line in lines {
-            by_id.entry(&line.request_id).or_default().push(line);
-        }
-        let mut faults = Vec::new();
-        for (id, call) in &self.calls {
-            let lines = by_id.get(format!("call-{id}").as_str()).map_or(&[][..], Vec::as_slice);
-            let expected = match &call.ended {
-                Some((_, Ending::Answered(status))) => Some((*status, None)),
-                Some((_, Ending::Refused(status, code))) => Some((*status, Some(code.as_str()).filter(|code| *code != "head"))),
-                _ => None,
-            };
-            let is_right = match (expected, lines) {
-                (None, [] | [_]) => true,
-                (Some((status, code)), [line]) => {
-                    let (sent, got) = (call.request_bytes, call.response_bytes);
-                    line.status == status
-                        && code.is_none_or(|code| line.code.as_deref() == Some(code))
-                        && (status != 200 || line.request_bytes == sent)
-                        && got.is_none_or(|got| line.response_bytes == got)
-                }
-                _ => false,
-            };
-            if !is_right {
-                let lines: Vec<_> =
-                    lines.iter().map(|line| (line.status, &line.code, line.request_bytes, line.response_bytes)).collect();
-                let (ended, sent, got) = (&call.ended, call.request_bytes, call.response_bytes);
-                faults.push(format!(
-                    "call {id} ended as {ended:?} after {sent} bytes with {got:?}, and the access log has {lines:?}"
-                ));
-            }
-        }
-        for fault in faults {
-            self.break_promise(at, fault);
-        }
-    }
-
     /// Judges how many requests of the account the daemon has counted, and how many of them with each code of its own.
     pub(in crate::app::simulation) fn judge_counters(
         &mut self,
@@ -270,7 +243,7 @@ impl Ledger {
         errors: &BTreeMap<String, u64>,
     ) {
         let of_account = || self.calls.values().filter(|call| call.account == account).filter_map(|call| call.ended.as_ref());
-        let most = of_account().filter(|(_, ending)| *ending != Ending::Unsent).count() as u64;
+        let most = of_account().filter(|(_, ending)| *ending != Ending::Unsent).count() as u64 + self.refused_here[account];
         let least = of_account().filter(|(_, ending)| matches!(ending, Ending::Answered(_) | Ending::Refused(..))).count() as u64;
         let mut codes: BTreeMap<&str, u64> = BTreeMap::new();
         for (_, ending) in of_account() {

@@ -1,12 +1,16 @@
 //! What everybody did, in the order of its happening, and the promises that hold at every moment of it.
 //!
 //! The servers and clients tell the ledger what they see. It judges at once, so that a broken promise is found with the trace
-//! that led to it. Files: `arrivals` judges what servers get, `pacing` when accounts log in, `suspicion` which tokens wait for their
-//! successor, `endings` what clients, the access log and the counters say.
+//! that led to it. Files: `arrivals` judges what servers get, `pacing` when accounts log in, `outages` how long they wait, `suspicion` which tokens wait for their
+//! successor, `endings` what clients and the counters say, `lines` the log,
+//! `documents` the status document.
 
 mod arrivals;
 mod counts;
+mod documents;
 mod endings;
+mod lines;
+mod outages;
 mod pacing;
 mod suspicion;
 
@@ -18,7 +22,8 @@ use super::world::{ACCOUNTS, account_of};
 pub(super) use self::{
     arrivals::{Arrival, Reply},
     counts::Counts,
-    endings::{AccessLine, Ending},
+    endings::Ending,
+    lines::AccessLine,
     pacing::LogInArrival,
 };
 
@@ -61,10 +66,14 @@ pub(super) struct Ledger {
     rejected: [Option<Duration>; ACCOUNTS.len()],
     /// How often in a row calls were seen to wait in vain for a place.
     in_vain: [u32; ACCOUNTS.len()],
+    /// How many requests of each account were sent that the daemon refuses by itself.
+    refused_here: [u64; ACCOUNTS.len()],
     /// `max_requests`.
     most_requests: usize,
     /// `max_connections`.
     places: usize,
+    /// When the latest reload began.
+    reloaded: Option<Duration>,
     /// When the machine was last suspended, until then.
     suspended: Option<Duration>,
     /// Nothing is wrong any more: each call that begins from now on is answered.
@@ -81,6 +90,8 @@ pub(super) struct Token {
     pub(super) organization: String,
     /// By the right time, in seconds since 1970.
     pub(super) expires: f64,
+    /// In seconds.
+    life: f64,
     /// When its answer had been written whole.
     answered: Option<Duration>,
     /// From when on it must not be sent, and why.
@@ -88,6 +99,13 @@ pub(super) struct Token {
     pub(super) revoked: bool,
     /// A request that carried it was answered 401.
     refused: bool,
+}
+
+impl Token {
+    /// How many seconds early it counts as expired for sure. The daemon goes by a `Date`, which is of whole seconds.
+    fn margin(&self) -> f64 {
+        (self.life / 10.0).clamp(1.0, 2.0) - 1.05
+    }
 }
 
 /// One request of a client.
@@ -103,6 +121,8 @@ struct Call {
     reply: Reply,
     /// A server answered before it had read the body, so the daemon may not have seen that answer.
     is_uncertain: bool,
+    /// When its 401 made its token suspect, so that a log-in has begun for it.
+    made_suspect: Option<Duration>,
     /// The newest token with which it was refused.
     refused_token: Option<u64>,
     executed: u32,
@@ -198,8 +218,17 @@ impl Ledger {
     pub(super) fn made(&mut self, at: Duration, now: f64, name: String, server: usize, organization: String, expires: f64) {
         self.lives.push((at, Duration::from_secs_f64((expires - now).max(1.0))));
         let number = self.tokens.len() as u64;
-        let token =
-            Token { number, server, organization, expires, answered: None, withdrawn: None, revoked: false, refused: false };
+        let token = Token {
+            number,
+            server,
+            organization,
+            expires,
+            life: expires - now,
+            answered: None,
+            withdrawn: None,
+            revoked: false,
+            refused: false,
+        };
         self.tokens.insert(name, token);
     }
 
@@ -307,6 +336,16 @@ impl Ledger {
         self.well = Some(at);
     }
 
+    /// Something is wrong again.
+    pub(super) fn expect_trouble(&mut self) {
+        self.well = None;
+    }
+
+    /// Whether nothing is wrong any more.
+    pub(super) fn is_well(&self) -> bool {
+        self.well.is_some()
+    }
+
     pub(super) fn begin(
         &mut self,
         at: Duration,
@@ -323,6 +362,7 @@ impl Ledger {
             failed: 0,
             reply: Reply::None,
             is_uncertain: false,
+            made_suspect: None,
             refused_token: None,
             executed: 0,
             begun: at,
@@ -339,6 +379,7 @@ impl Ledger {
     /// A reload has begun: what is under way may go to either server, and may wait for a token that will not come.
     pub(super) fn reload(&mut self, at: Duration) {
         self.trouble(at, 0);
+        self.reloaded = Some(at);
         self.forget_answers_of_no_use();
         // One that its client gave up may have waited to be accepted, and is sent later.
         let may_be_sent = |call: &&mut Call| matches!(call.ended, None | Some((_, Ending::GivenUp)));
@@ -362,6 +403,11 @@ impl Ledger {
             let times = known.executed;
             self.break_promise(at, format!("call {call} is not idempotent, and was carried out {times} times"));
         }
+    }
+
+    /// A client sends a request that the daemon has to refuse, and which is no call.
+    pub(super) fn sends_refused(&mut self, account: usize) {
+        self.refused_here[account] += 1;
     }
 
     /// The calls that have not ended.

@@ -15,6 +15,8 @@ use crate::app::simulation::world::{ACCOUNTS, account_of};
 /// The shortest wait after a failure, and after a refusal.
 const BACKOFF: Duration = Duration::from_secs(1);
 const AFTER_REFUSAL: Duration = Duration::from_secs(60);
+/// No server may ask for a longer wait.
+const LONGEST_ASKED: Duration = Duration::from_secs(900);
 /// How long a log-in may be on its way that something asked for: files come to rest, and connections take their time.
 const ON_ITS_WAY: Duration = Duration::from_secs(9);
 /// How long a server may take, so that the daemon has surely waited for its answer: `login_timeout` includes the way there.
@@ -41,6 +43,8 @@ struct Account {
     excused: Duration,
     /// What the latest log-in has brought, until another one arrives.
     brought: Option<Brought>,
+    /// The log-in that a server is answering, and when it arrived.
+    in_flight: Option<(u64, Duration)>,
     /// When the latest log-ins arrived that failed, one after the other.
     failed: Vec<Duration>,
 }
@@ -93,6 +97,7 @@ impl Ledger {
         let failed: Vec<Duration> = account.failed.iter().rev().take(FAILURES.0).copied().collect();
         let (not_before, brought) = (account.not_before.take(), account.brought.take());
         let arrival = LogInArrival { account: index, number, at };
+        let in_flight = account.in_flight.replace((number, at));
         if at <= account.excused {
             return arrival;
         }
@@ -104,6 +109,10 @@ impl Ledger {
         }
         // Trouble keeps log-ins from arriving, so that a later one may come at any time.
         let trouble = self.suspicion.trouble(index);
+        if let Some((_, then)) = in_flight.filter(|(_, then)| at < *then + IN_TIME && trouble < *then) {
+            let before = at.saturating_sub(then).as_secs_f64();
+            self.break_promise(at, format!("the account {name} logs in, and has begun to {before:.3} s before"));
+        }
         let is_unasked = |brought: &Brought| !brought.refused && at < brought.renewed_from && trouble < brought.made;
         if let Some(brought) = brought.filter(is_unasked) {
             let early = brought.renewed_from.saturating_sub(at).as_secs_f64();
@@ -125,12 +134,13 @@ impl Ledger {
         retry_after: Option<u32>,
     ) {
         let account = &mut self.pacing.0[arrival.account];
+        account.in_flight.take_if(|(number, _)| *number == arrival.number);
         if account.arrived != arrival.number || at > arrival.at + IN_TIME || at <= account.excused {
             return;
         }
         let asked = retry_after.filter(|seconds| *seconds > 0 && matches!(status, Some(429 | 503)));
         let wait = match (asked, status) {
-            (Some(seconds), _) => Duration::from_secs(seconds.into()),
+            (Some(seconds), _) => Duration::from_secs(seconds.into()).min(LONGEST_ASKED),
             (None, None | Some(408 | 421 | 425 | 429 | 500..)) => BACKOFF,
             (None, Some(_)) => AFTER_REFUSAL,
         };
@@ -155,6 +165,7 @@ impl Ledger {
         life: f64,
     ) {
         let account = &mut self.pacing.0[arrival.account];
+        account.in_flight.take_if(|(number, _)| *number == arrival.number);
         let was_awake = self.suspended.is_none_or(|until| until < arrival.at);
         let is_latest = account.arrived == arrival.number && at <= arrival.at + IN_TIME && was_awake;
         account.failed.clear();

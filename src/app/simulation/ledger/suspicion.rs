@@ -78,6 +78,9 @@ impl Ledger {
         if account.suspect.is_none() && is_newest && counts && waits && is_first && is_well && self.logged_out[index].is_none() {
             account.suspect = Some((number, at + READ, at + REPLACED));
             self.counts.suspects += 1;
+            if let Some(known) = self.calls.get_mut(&call) {
+                known.made_suspect = Some(at);
+            }
             self.note(at, &format!("the token {number} is suspect"));
         }
     }

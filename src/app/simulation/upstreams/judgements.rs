@@ -26,20 +26,25 @@ impl State {
         let takes_any = asking.all(|call| call.idempotent && !call.tunnel && call.arrived == 0 && call.ended.is_none());
         let is_free = |connection: &&Connection| {
             let age = now.duration_since(connection.opened);
-            connection.account == account
-                && !connection.is_http2
-                && connection.retired.is_none()
-                && age + Duration::from_secs(12) < connection.oldest.mul_f64(0.8 / 1.2)
-                && connection.idle_since().is_some_and(|since| {
-                    let idle = now.duration_since(since);
-                    MOMENT < idle && idle < SAFE / 2
-                })
+            let is_young = age + Duration::from_secs(12) < connection.oldest.mul_f64(0.8 / 1.2);
+            if connection.account != account || connection.retired.is_some() || !is_young {
+                return false;
+            }
+            // One more is opened when the last stream is taken.
+            if connection.is_http2 {
+                let has_room = connection.streams.is_some_and(|streams| connection.in_flight + 1 < streams);
+                return has_room && !connection.apart && age > Duration::from_secs(1);
+            }
+            connection.idle_since().is_some_and(|since| {
+                let idle = now.duration_since(since);
+                MOMENT < idle && idle < SAFE / 2
+            })
         };
         let api = &self.apis[account];
         // A pool that has just been made has none yet.
         let is_quiet = !api.unworthy && api.trouble.max(api.made) + Duration::from_secs(5) < now;
         let is_wasted = self.workers == 1 && takes_any && is_quiet && self.open.values().any(|one| is_free(&one));
-        is_wasted.then(|| format!("a connection for {} is opened, and another one is idle", ACCOUNTS[account]))
+        is_wasted.then(|| format!("a connection for {} is opened, and another one is free", ACCOUNTS[account]))
     }
 
     /// A connection that no request asks for.
@@ -84,7 +89,18 @@ impl State {
         let of_account = self.open.values().filter(|other| other.account == connection.account);
         let survived = of_account.map(|other| now.duration_since(other.silent_since)).fold(api.survived, Duration::max);
         let safe = api.announced.map_or(SAFE.max(survived.mul_f64(0.8)), |announced| announced.mul_f64(0.8));
-        (!known.idempotent && !connection.is_http2 && idle > safe + MOMENT)
+        // Its connection may have been chosen before.
+        let is_new = api.announced_at.is_some_and(|announced| announced + MOMENT > now);
+        (!known.idempotent && !connection.is_http2 && !is_new && idle > safe + MOMENT)
             .then(|| format!("it is not idempotent, and its connection was idle for {idle:?}; safe is {safe:?}"))
+    }
+
+    /// A request whose connection failed is sent again on one that was opened since then.
+    pub(super) fn judge_freshness(&self, number: Number, call: CallId, has_failed: bool) -> Option<String> {
+        let (connection, sent) = (self.open.get(&number)?, self.calls.get(&call)?.arrived_at?);
+        let is_used = has_failed && connection.opened < sent;
+        is_used.then(|| {
+            format!("it is sent again on a connection that was open {:?} before", sent.duration_since(connection.opened))
+        })
     }
 }

@@ -86,6 +86,8 @@ struct Connection {
     /// How old it may grow at most.
     oldest: Duration,
     is_http2: bool,
+    /// How many streams it may have; `None`: not known yet, or the server has told the daemon to go away.
+    streams: Option<usize>,
     /// It is no pooled one any more: a tunnel, or the server has fallen silent.
     apart: bool,
     in_flight: usize,
@@ -106,8 +108,13 @@ struct Call {
     timeout: (Duration, Duration),
     tunnel: bool,
     arrived: u32,
+    /// When it last came to a server.
+    arrived_at: Option<Instant>,
     /// The most bytes of its body that one server got.
     received: usize,
+    /// Its client reads the answer as it comes, and has got its head, and so many bytes of its body.
+    reads: bool,
+    got: Option<usize>,
 }
 
 /// What is known of an API's upstream.
@@ -115,6 +122,7 @@ struct Api {
     /// The longest time that a connection was idle and open, and the shortest `timeout` that was announced.
     survived: Duration,
     announced: Option<Duration>,
+    announced_at: Option<Instant>,
     /// Idle connections do not live for long, by what the daemon may have seen.
     unworthy: bool,
     /// When its pool was made, and connections opened ahead of need since.
@@ -137,6 +145,7 @@ impl Default for Api {
         Self {
             survived: Duration::ZERO,
             announced: None,
+            announced_at: None,
             unworthy: false,
             made: now,
             ahead: 0,
@@ -220,7 +229,19 @@ impl Upstreams {
         let mut state = self.lock();
         let begun = clock::instant();
         (state.apis[account].used, state.apis[account].used_at) = (true, begun);
-        let known = Call { account, idempotent, begun, ended: None, timeout, tunnel: false, arrived: 0, received: 0 };
+        let known = Call {
+            account,
+            idempotent,
+            begun,
+            ended: None,
+            timeout,
+            tunnel: false,
+            arrived: 0,
+            arrived_at: None,
+            received: 0,
+            reads: false,
+            got: None,
+        };
         state.calls.insert(call, known);
     }
 
@@ -268,6 +289,7 @@ impl Upstreams {
             opened: now,
             oldest,
             is_http2: false,
+            streams: None,
             apart: false,
             in_flight: 0,
             idle_since: now,
@@ -281,6 +303,11 @@ impl Upstreams {
 
     pub(super) fn speaks_http2(&self, number: Number) {
         self.change(number, |connection| connection.is_http2 = true);
+    }
+
+    /// How many streams the connection may have. `None`: no new ones.
+    pub(super) fn allows(&self, number: Number, streams: Option<usize>) {
+        self.change(number, |connection| connection.streams = streams);
     }
 
     /// What becomes of it is not judged any more: it is a tunnel, or the server has fallen silent.
@@ -300,12 +327,13 @@ impl Upstreams {
         }
     }
 
-    /// A request's head has come. What is wrong with its being on that connection.
-    pub(super) fn begins(&self, number: Number, call: CallId) -> Option<String> {
+    /// A request's head has come. What is wrong with its being on that connection. `has_failed`: its connection before did.
+    pub(super) fn begins(&self, number: Number, call: CallId, has_failed: bool) -> Option<String> {
         let (mut state, now) = (self.lock(), clock::instant());
-        let fault = state.judge_exchange(number, call, now);
+        let fault = state.judge_exchange(number, call, now).or_else(|| state.judge_freshness(number, call, has_failed));
         if let Some(known) = state.calls.get_mut(&call) {
             known.arrived += 1;
+            known.arrived_at = Some(now);
         }
         let connection = state.open.get_mut(&number)?;
         connection.in_flight += 1;
@@ -329,10 +357,11 @@ impl Upstreams {
 
     /// The server has said for how long it keeps idle connections.
     pub(super) fn announces(&self, number: Number, timeout: Duration) {
-        let mut state = self.lock();
+        let (mut state, now) = (self.lock(), clock::instant());
         let of = state.open.get(&number).filter(|connection| connection.retired.is_none());
         let Some(account) = of.map(|connection| connection.account) else { return };
         let api = &mut state.apis[account];
+        api.announced_at = Some(now);
         api.announced = Some(api.announced.map_or(timeout, |known| known.min(timeout)));
         api.unworthy |= timeout < WORTH_WARMING;
     }
@@ -365,6 +394,28 @@ impl Upstreams {
         if let Some(known) = self.lock().calls.get_mut(&call) {
             known.received = known.received.max(bytes);
         }
+    }
+
+    /// The call's client reads its answer as it comes.
+    pub(super) fn reads(&self, call: CallId) {
+        if let Some(known) = self.lock().calls.get_mut(&call) {
+            known.reads = true;
+        }
+    }
+
+    /// The call's client has got the answer's head, and so many bytes of its body.
+    pub(super) fn got(&self, call: CallId, bytes: usize) {
+        if let Some(known) = self.lock().calls.get_mut(&call) {
+            known.got = Some(bytes);
+        }
+    }
+
+    /// So many bytes of the answer's body have gone out a while ago. What is wrong with what its client has got of them.
+    pub(super) fn judge_delivery(&self, call: CallId, bytes: usize) -> Option<String> {
+        let state = self.lock();
+        let known = state.calls.get(&call).filter(|known| known.reads && known.ended.is_none())?;
+        let is_late = !state.draining && known.got.is_none_or(|got| got < bytes);
+        is_late.then(|| format!("{bytes} bytes of its answer have come a while ago, and its client has got {:?}", known.got))
     }
 
     /// The daemon has given up a call after it waited for so long. What is wrong with that.

@@ -1,0 +1,117 @@
+//! Clients that need a place while all are taken: by clients that take nothing of their answers, by tunnels until a reload allows more
+//! connections, and by each other (`docs/capacity.md`).
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    events::{self, Daemon},
+    ledger::{CallId, Ending},
+    network::Wire,
+    strange,
+    world::World,
+};
+use crate::clock;
+
+/// For how long a client may take nothing while another one waits for its place.
+const STALLED: Duration = Duration::from_secs(10);
+/// How long a call takes, once it has a place, and how long the daemon may take to give it one.
+const SERVED: Duration = Duration::from_millis(1500);
+
+/// Plays a scene, where places are few.
+pub(super) async fn play(world: &Arc<World>, daemon: &Daemon) {
+    if world.has_room() || world.terms().requests < 1000 {
+        return;
+    }
+    let account = world.draw(0..=1);
+    match world.draw(0..=3) {
+        0..=1 => stalled(world, account).await,
+        2 => more(world, daemon, account).await,
+        _ => burst(world, account).await,
+    }
+    sleep(Duration::from_secs(7)).await;
+}
+
+/// Each place is taken by a client that takes nothing of a long answer. One that waits gets the place of the one that has done so for
+/// longest, and the others keep theirs.
+async fn stalled(world: &Arc<World>, account: usize) {
+    world.note("event: clients take nothing of their answers, and one waits for a place");
+    let began = clock::instant();
+    let mut all: Vec<(CallId, Wire)> = Vec::new();
+    for _ in 0..world.terms().places {
+        let Some(mut wire) = strange::connect(world, account).await else { return };
+        let call = strange::begin_long(world, account);
+        wire.write(&strange::request(world, account, call, "GET")).await;
+        all.push((call, wire));
+        sleep(world.milliseconds(200..=1500)).await;
+    }
+    sleep(world.milliseconds(0..=2000)).await;
+    let ending = strange::plain_call(world, account).await;
+    let waited = began.elapsed();
+    if ending != Some(Ending::Answered(200)) || waited < STALLED || waited > STALLED + SERVED {
+        world.break_promise(format!("a client that waited for the place of a stalled one ends as {ending:?} after {waited:?}"));
+    }
+    let mut cut = 0;
+    for (call, mut wire) in all {
+        let read = timeout(Duration::from_secs(5), strange::read_answer(world, &mut wire, call, "GET")).await;
+        cut += u32::from(!matches!(read, Ok(Some(Ending::Answered(200)))));
+        world.end_call(call, &Ending::GivenUp);
+    }
+    if cut != 1 {
+        world.break_promise(format!("one client waited for a place, and {cut} lost theirs"));
+    }
+}
+
+/// Tunnels take all places. A client that waits is served once a reload allows for more.
+async fn more(world: &Arc<World>, daemon: &Daemon, account: usize) {
+    world.note("event: tunnels take all places, and a reload makes more");
+    let mut tunnels = Vec::new();
+    for _ in 0..world.terms().places {
+        let Some(mut wire) = strange::connect(world, account).await else { return };
+        let call = strange::begin_tunnel(world, &mut wire, account).await;
+        let agreed = timeout(Duration::from_secs(5), strange::read_answer(world, &mut wire, call, "GET")).await;
+        if !matches!(agreed, Ok(Some(Ending::Answered(101)))) {
+            world.break_promise(format!("the tunnel {call} did not begin: {agreed:?}"));
+        }
+        tunnels.push((call, wire));
+    }
+    let waiting = {
+        let world = Arc::clone(world);
+        tokio::spawn(async move { strange::plain_call(&world, account).await })
+    };
+    sleep(world.milliseconds(1000..=3000)).await;
+    if waiting.is_finished() {
+        world.break_promise("tunnels had all the places, and another client was served".to_owned());
+    }
+    world.allow_more(2);
+    events::reload_what_changed(world, daemon).await;
+    match timeout(SERVED, waiting).await {
+        Ok(Ok(Some(Ending::Answered(200)))) => {}
+        ended => world.break_promise(format!("there are more places, and a client that waited ends as {ended:?}")),
+    }
+    for (call, mut wire) in tunnels {
+        wire.finish().await;
+        world.end_call(call, &Ending::Answered(101));
+    }
+}
+
+/// More clients than there are places come at once, and each one sends its request at once: all are served.
+async fn burst(world: &Arc<World>, account: usize) {
+    world.note("event: more clients than places come at once");
+    let mut clients = JoinSet::new();
+    for _ in 0..world.terms().places + world.draw(1..=4) {
+        let world = Arc::clone(world);
+        clients.spawn(async move { strange::plain_call_kept(&world, account).await });
+    }
+    let began = clock::instant();
+    while let Some(ending) = clients.join_next().await {
+        let waited = began.elapsed();
+        if !matches!(ending, Ok(Some(Ending::Answered(200)))) || waited > 2 * SERVED {
+            world.break_promise(format!("a client of a burst ends as {ending:?} after {waited:?}"));
+        }
+    }
+}

@@ -111,7 +111,7 @@ impl Snapshot {
         let same_origin = |before: &config::Api| before.name == api.name && before.connections.origin == api.connections.origin;
         if !self.config.apis.iter().any(same_origin) {
             shared.keep_alive = KeepAlive::default();
-            shared.health = ApiHealth::default();
+            shared.health = known.health.with_other_upstream();
         }
         shared
     }

@@ -107,6 +107,14 @@ impl ApiHealth {
         *self.lock()
     }
 
+    /// The health of the API with another upstream: of the one before nothing is known any more, but a shortage of permits goes on.
+    #[must_use]
+    pub fn with_other_upstream(&self) -> Self {
+        let copied = |time: &AtomicU64| AtomicU64::new(time.load(Ordering::Acquire));
+        let (refused_first, refused_last) = (copied(&self.0.refused_first), copied(&self.0.refused_last));
+        Self(Arc::new(LastSeen { refused_first, refused_last, ..LastSeen::default() }))
+    }
+
     /// The latest shortage of permits; it may be over.
     #[must_use]
     pub fn shortage(&self) -> Option<Shortage> {
@@ -215,5 +223,8 @@ mod tests {
             assert_eq!(shortage, Shortage { since: at(since), last: at(time) });
             assert!(shortage.lasts(at(time + 9_999)) && !shortage.lasts(at(time + 10_000)));
         }
+        health.failed("a", failed(Cause::Closed), at(28_001));
+        let other = health.with_other_upstream();
+        assert_eq!((other.shortage(), other.outage()), (health.shortage(), None));
     }
 }

@@ -240,7 +240,8 @@ impl ConnectionState {
         match self.phase() {
             ConnectionPhase::Idle | ConnectionPhase::IdleBehindBody => self.begin_idling(clock::instant()),
             ConnectionPhase::Head | ConnectionPhase::Rest => self.slot.deadline.arm(self.limits.head_timeout),
-            ConnectionPhase::Silent | ConnectionPhase::Exchange | ConnectionPhase::ExchangeAndHead | ConnectionPhase::Tunnel => {}
+            ConnectionPhase::Exchange | ConnectionPhase::ExchangeAndHead => self.slot.deadline.arm(CLIENT_CHECK),
+            ConnectionPhase::Silent | ConnectionPhase::Tunnel => {}
         }
         self.publish(clock::instant);
     }

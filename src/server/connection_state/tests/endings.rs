@@ -170,6 +170,17 @@ async fn while_an_answer_is_due_the_client_is_looked_for_every_half_second_and_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_is_looked_for_as_before_when_it_takes_its_answer_again() {
+    let scene = LimitedConnection::new();
+    let _request = scene.ask(false);
+    scene.state.set_blocked(true);
+    assert_eq!(scene.due(2 * CLIENT_CHECK).await, None);
+    scene.state.set_blocked(false);
+    assert_eq!(scene.due(CLIENT_CHECK.mul_f32(1.1)).await, None);
+    assert!(scene.state.begin_client_check());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_tunnel_is_not_the_connections_to_end() {
     let scene = LimitedConnection::new();
     let mut request = scene.ask(false);

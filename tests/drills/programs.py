@@ -65,7 +65,7 @@ class Simulator:
 
     def admin(self, method, path, body=None):
         sent = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.address + path, sent, method=method), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(self.address + path, sent, method=method), timeout=60) as answer:
             return json.load(answer)
 
     def end(self):

@@ -327,7 +327,12 @@ async fn log_out(world: &Arc<World>, daemon: &Daemon) {
         log_in(world, daemon, &accounts).await;
         sleep(world.milliseconds(0..=1500)).await;
     }
-    world.ledger(|ledger, at| accounts.iter().for_each(|account| ledger.begin_log_out(at, *account)));
+    world.ledger(|ledger, at| {
+        for account in &accounts {
+            ledger.trouble(at, *account);
+            ledger.begin_log_out(at, *account);
+        }
+    });
     let (began, began_at) = (clock::instant(), world.clock.elapsed());
     let Ok(done) = daemon.commands.log_out(name) else { return world.break_promise("a log-out was not taken".to_owned()) };
     if done.await.is_err() {

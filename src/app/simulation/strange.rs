@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     careportals::{read_body, read_head},
     clients::{LIMIT, has_long_answer, judge, request_body},
-    fields::Sender,
+    fields::{Sender, is_event_stream},
     idle_clients,
     ledger::{CallId, Ending},
     network::{Fate, Wire},
@@ -86,7 +86,14 @@ pub(super) async fn plain_call(world: &Arc<World>, account: usize) -> Option<End
 /// The same. The connection stays open for a while.
 pub(super) async fn plain_call_kept(world: &Arc<World>, account: usize) -> Option<Ending> {
     let mut wire = connect(world, account).await?;
-    let ending = call_on(world, &mut wire, account).await;
+    let mut call = world.next_call();
+    // Its answer may be silent for long.
+    while is_event_stream(call) {
+        call = world.next_call();
+    }
+    begin_as(world, account, "GET", call);
+    wire.write(&request(world, account, call, "GET")).await;
+    let ending = answer(world, &mut wire, call, "GET").await;
     tokio::spawn(async move {
         sleep(Duration::from_secs(5)).await;
         drop(wire);

@@ -20,7 +20,7 @@ const inASecond = (value) => `${rate(value)} ${rate(value) === "1" ? "request" :
 const latency = (ms) => ms < 1000 ? `${number(ms, ms < 10 ? 1 : 0)} ms` : `${number(ms / 1000, ms < 10000 ? 1 : 0)} s`;
 const moment = (text) => text ? Date.parse(text) : NaN;
 const tally = (value) => value < 100000 ? number(value) : compact(value);
-// Joins facts in a row that breaks only between them.
+// Joins facts in a row that breaks between them.
 const strung = (facts) => facts.filter(Boolean).map((each) => each.replaceAll(" ", "\u00a0")).join(" · ");
 const pad = (value) => String(value).padStart(2, "0");
 
@@ -82,7 +82,7 @@ function traffic(api) {
 }
 
 // Gives the verdict, what to do, the runbook's section, and the tab's title. Nothing in it counts down: screen readers read each
-// change aloud. What is broken now comes first, then an account that will be, then what is over.
+// change aloud. What is broken comes first.
 function verdict(accounts, apis) {
   const say = (tone, tab, says, todo = "", book = "", sign = tone) => ({ tone, tab, says, todo: todo && (tone === "ok" || /^(Nothing|Requests)/.test(todo) ? todo : `What to do: ${todo}`), book, sign });
   if (shown.phase === "draining") return say("busy", "Draining", "Draining: it finishes what is in flight, then ends.", "Nothing to do if this was meant.", "", "off");
@@ -217,7 +217,7 @@ function accountRow(account) {
     if (!error) return;
     mark(note, "data-tone", view.tone);
     put(fault, `Last failure${isNaN(failed) ? "" : ` ${ago(now - failed)}`}: ${error}`);
-    // Leave it out where the verdict says it already.
+    // The verdict says it already.
     advice.hidden = said.endsWith(advised(account));
     putCode(advice, `What to do: ${advised(account)}`);
   } };

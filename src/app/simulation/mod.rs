@@ -273,8 +273,23 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Plays every fourth seed from `first` on, each twice.
-fn play_all(first: u64) {
+/// Says to the test program that it runs one simulation alone.
+const ALONE: &str = "SIDECAR_SIM_ALONE";
+
+/// Runs a test in a process of its own. Another test that starts a program holds copies of all descriptors until the program runs,
+/// and so keeps the end of a simulated connection from being seen for a moment, which is no fixed time.
+#[expect(clippy::disallowed_methods, reason = "a test's own program")]
+fn run_alone(test: &str) {
+    let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    let output = program.args([name.as_str(), "--exact", "--nocapture"]).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    println!("{said}");
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// Plays every fourth seed from `first` on, each twice. `test`: the name of the caller.
+fn play_all(first: u64, test: &str) {
     if let Some(seed) = number("SIDECAR_SIM_SEED") {
         if first == seed % 4 {
             let outcome = play(seed);
@@ -283,23 +298,23 @@ fn play_all(first: u64) {
         }
         return;
     }
-    let (mut all, mut differing) = (Counts::default(), Vec::new());
+    if number(ALONE).is_none() {
+        return run_alone(test);
+    }
+    let mut all = Counts::default();
     let seeds = number("SIDECAR_SIM_SEEDS").unwrap_or(200);
     for seed in (first..seeds).step_by(4) {
         let outcome = play(seed);
         let from = outcome.trace.len().saturating_sub(150);
         assert!(outcome.broken.is_empty(), "seed {seed}: {:#?}\n{}", outcome.broken, outcome.trace[from..].join("\n"));
         let again = play(seed);
-        assert!(again.broken.is_empty(), "seed {seed}, the second time: {:#?}", again.broken);
-        if again.trace != outcome.trace {
-            let at = outcome.trace.iter().zip(&again.trace).take_while(|(one, other)| one == other).count();
-            println!("seed {seed} is another one the second time, from line {at} of its trace on");
-            differing.push(seed);
+        if let Some(at) = outcome.trace.iter().zip(&again.trace).position(|(one, other)| one != other) {
+            let [one, other] = [&outcome.trace, &again.trace].map(|trace| trace[at.saturating_sub(10)..=at].join("\n"));
+            panic!("seed {seed} is another one the second time:\n{one}\n--\n{other}");
         }
+        assert_eq!(outcome.trace.len(), again.trace.len(), "seed {seed}");
         all = all.and(outcome.counts);
     }
-    // On a busy machine two things of the same moment have changed places now and then, for a reason that is not known.
-    assert!(differing.len() as u64 <= seeds / 40, "seeds that are others the second time: {differing:?}");
     println!("{all:?}");
     // A few seeds may miss something.
     assert!(seeds < 200 || all.is_varied(), "{all:?}");
@@ -307,20 +322,20 @@ fn play_all(first: u64) {
 
 #[test]
 fn the_first_quarter_of_the_seeds_breaks_no_promise_and_repeats_itself() {
-    play_all(0);
+    play_all(0, "the_first_quarter_of_the_seeds_breaks_no_promise_and_repeats_itself");
 }
 
 #[test]
 fn the_second_quarter_of_the_seeds_does_so_too() {
-    play_all(1);
+    play_all(1, "the_second_quarter_of_the_seeds_does_so_too");
 }
 
 #[test]
 fn the_third_quarter_of_the_seeds_does_so_too() {
-    play_all(2);
+    play_all(2, "the_third_quarter_of_the_seeds_does_so_too");
 }
 
 #[test]
 fn the_last_quarter_of_the_seeds_does_so_too() {
-    play_all(3);
+    play_all(3, "the_last_quarter_of_the_seeds_does_so_too");
 }

@@ -347,10 +347,10 @@ fn settle<A: RequestService>(answer: &Response<A::Body>, is_http2: bool, in_prog
     let kind = A::kind(answer);
     if kind == AnswerKind::Forwarded {
         in_progress.mark_forwarded();
-        return !is_http2 && in_progress.place_is_wanted() && answer.status() != StatusCode::SWITCHING_PROTOCOLS;
+        return !is_http2 && in_progress.connection_should_end() && answer.status() != StatusCode::SWITCHING_PROTOCOLS;
     }
     in_progress.give_up_place(answer.body().size_hint().lower());
-    let is_last = kind == AnswerKind::CallerRefused || in_progress.place_is_wanted();
+    let is_last = kind == AnswerKind::CallerRefused || in_progress.connection_should_end();
     if is_last {
         in_progress.mark_last();
     }

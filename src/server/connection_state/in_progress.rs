@@ -56,7 +56,7 @@ impl InProgress {
 
     /// Whether the connection should end with the answer: its caller was refused when it was accepted, or another client waits for
     /// its place. Otherwise a client that sends one request behind the other would keep its place, or us busy with refusals.
-    pub(in crate::server) fn place_is_wanted(&self) -> bool {
+    pub(in crate::server) fn connection_should_end(&self) -> bool {
         self.state.caller_is_refused() || self.state.slot.is_wanted()
     }
 

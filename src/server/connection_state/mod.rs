@@ -381,7 +381,8 @@ impl ConnectionState {
 
     /// Steps from one stage of the look at the client to the next, if it is at that stage.
     fn move_client_check(&self, from: ClientCheck, to: ClientCheck) -> bool {
-        self.client_check.compare_exchange(from as u8, to as u8, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.client_check.load(Ordering::Relaxed) == from as u8
+            && self.client_check.swap(to as u8, Ordering::Relaxed) == from as u8
     }
 
     /// Makes the next look at the client due, and the one after it, which may be `due` earlier.

@@ -223,9 +223,9 @@ async fn an_answer_without_a_length_to_http10_ends_with_the_connection_until_it_
 async fn a_connection_that_is_asked_for_its_place_gives_it_up_once_and_its_own_answers_are_the_last() {
     let scene = LimitedConnection::new();
     let request = scene.ask(false);
-    assert!(!request.place_is_wanted() && !scene.state.is_asked_to_close() && !scene.state.caller_is_refused());
+    assert!(!request.connection_should_end() && !scene.state.is_asked_to_close() && !scene.state.caller_is_refused());
     scene.evict().await;
-    assert!(request.place_is_wanted(), "another client waits");
+    assert!(request.connection_should_end(), "another client waits");
     drop(request);
     scene.state.slot.evict_now();
     assert!(scene.state.is_asked_to_close());
@@ -235,6 +235,6 @@ async fn a_connection_that_is_asked_for_its_place_gives_it_up_once_and_its_own_a
     let (drain, _gone) = Drain::new();
     let refused = ConnectionState::begin_refused(&scene.deadlines, LIMITS, &drain);
     assert!(refused.caller_is_refused() && !refused.part());
-    assert!(InProgress::begin(&refused, false).place_is_wanted());
+    assert!(InProgress::begin(&refused, false).connection_should_end());
     assert!(refused.progress().is_over && !refused.progress().takes_turns);
 }

@@ -96,7 +96,7 @@ async fn a_head_has_to_come_in_time_and_an_idle_connection_is_closed_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_without_an_admitted_request_goes_soon_when_its_place_is_wanted() {
+async fn a_connection_without_an_admitted_request_goes_soon_when_its_connection_should_end() {
     for (how, what) in [
         (Due::Cut, (|_: &_| {}) as fn(&LimitedConnection)),
         (Due::Part, LimitedConnection::ask_and_answer),
@@ -189,7 +189,7 @@ async fn an_http2_connection_holds_its_place_while_one_of_its_streams_is_admitte
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_takes_nothing_of_its_answer_is_cut_after_client_stall_or_10_s_when_its_place_is_wanted() {
+async fn a_client_that_takes_nothing_of_its_answer_is_cut_after_client_stall_or_10_s_when_its_connection_should_end() {
     let block = |scene: &LimitedConnection, answered: bool| {
         let mut request = scene.ask(false);
         request.mark_forwarded();

@@ -13,6 +13,7 @@ mod client_io;
 mod connection;
 mod connection_limit;
 mod connection_state;
+mod first_grace;
 mod hold;
 mod own_answers;
 #[cfg(target_os = "linux")]

@@ -278,7 +278,6 @@ const ALONE: &str = "SIDECAR_SIM_ALONE";
 
 /// Runs a test in a process of its own. Another test that starts a program holds copies of all descriptors until the program runs,
 /// and so keeps the end of a simulated connection from being seen for a moment, which is no fixed time.
-#[expect(clippy::disallowed_methods, reason = "a test's own program")]
 fn run_alone(test: &str) {
     let mut program = std::process::Command::new(std::env::current_exe().unwrap());
     let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);

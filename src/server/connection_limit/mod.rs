@@ -21,7 +21,8 @@ use tokio::{
 
 use super::{
     client_errors::{ClientError, ClientErrors},
-    hold::{Evictable, FirstGrace, Hold},
+    first_grace::FirstGrace,
+    hold::{Evictable, Hold},
     own_answers::OwnAnswers,
 };
 use crate::{

@@ -166,18 +166,20 @@ fn a_request_that_is_sent_again_after_a_401_carries_no_token_from_before_a_log_o
 
 #[test]
 fn a_request_whose_handshake_hangs_takes_a_connection_that_becomes_free() {
-    let simulator = simulator();
-    let control = simulator.control();
-    let upstream = HeldUpstream::before(&simulator);
-    let sidecar = start(&upstream, &simulator, "off");
-    control.hold_requests(true);
-    let first = Crowd::send(&sidecar, 1, &Request::get("/users/account"));
-    let _open = upstream.accept().go_on();
-    until("the first request has arrived", || control.counts().requests == 1);
-    let second = Crowd::send(&sidecar, 1, &Request::get("/users/account"));
-    let _held = upstream.accept();
-    control.hold_requests(false);
-    first.succeeds();
-    second.succeeds();
-    assert_eq!(control.counts().requests, 2);
+    for http2 in OFF_AND_AUTO {
+        let simulator = Simulator::start(Options { http2: false, ..Options::default() }).unwrap();
+        let control = simulator.control();
+        let upstream = HeldUpstream::before(&simulator);
+        let sidecar = start(&upstream, &simulator, http2);
+        control.hold_requests(true);
+        let first = Crowd::send(&sidecar, 1, &Request::get("/users/account"));
+        let _open = upstream.accept().go_on();
+        until("the first request has arrived", || control.counts().requests == 1);
+        let second = Crowd::send(&sidecar, 1, &Request::get("/users/account"));
+        let _held = upstream.accept();
+        control.hold_requests(false);
+        first.succeeds();
+        second.succeeds();
+        assert_eq!(control.counts().requests, 2, "{http2}");
+    }
 }

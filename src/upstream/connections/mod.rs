@@ -106,12 +106,12 @@ where
                 return Ok(self.exclusive(idle));
             }
             // Connecting is boxed: each request reserves memory for the largest future that it may await, and few connect.
-            let Some((pool, _)) = &self.http2 else { return Box::pin(self.connect_or_wait(reuse)).await };
+            let Some((pool, _)) = &self.http2 else { return Box::pin(self.or_wait(self.connect_http1(), reuse)).await };
             match pool.checkout(reuse) {
                 Checkout::Stream(permit) => return Ok(Lease(Leased::Stream(permit))),
                 Checkout::Connect(pending) => return Box::pin(self.connect_offering_http2(Some(pending))).await,
-                Checkout::ConnectAlone => return Box::pin(self.connect_offering_http2(None)).await,
-                Checkout::ConnectHttp1 => return Box::pin(self.connect_or_wait(reuse)).await,
+                Checkout::ConnectAlone => return Box::pin(self.or_wait(self.connect_offering_http2(None), reuse)).await,
+                Checkout::ConnectHttp1 => return Box::pin(self.or_wait(self.connect_http1(), reuse)).await,
                 Checkout::Wait(wakeup) => match wakeup.await {
                     Ok(Wakeup::Stream(permit)) => return Ok(Lease(Leased::Stream(permit))),
                     Ok(Wakeup::Connect(pending)) => return Box::pin(self.connect_offering_http2(Some(pending))).await,
@@ -122,10 +122,14 @@ where
         }
     }
 
-    /// Connects. When that takes unusually long, another request's connection serves, if it becomes idle before: a server that takes no
-    /// new connections may well answer on those that it has.
-    async fn connect_or_wait(&self, reuse: Reuse) -> Result<Lease<B>, SendError> {
-        let mut connecting = pin!(self.connect_http1());
+    /// Gives what `connecting` gives. When that takes unusually long, another request's HTTP/1.1 connection serves, if it becomes idle
+    /// before: a server that takes no new connections may well answer on those that it has.
+    async fn or_wait(
+        &self,
+        connecting: impl Future<Output = Result<Lease<B>, SendError>>,
+        reuse: Reuse,
+    ) -> Result<Lease<B>, SendError> {
+        let mut connecting = pin!(connecting);
         if matches!(reuse, Reuse::OpenedAfter(_)) {
             return connecting.await;
         }

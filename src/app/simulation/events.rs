@@ -282,6 +282,7 @@ pub(super) async fn reload(world: &World, daemon: &Daemon) {
                 state.response_timeout = Duration::from_secs(response_timeout.into());
                 std::mem::replace(&mut state.max_age, max_age)
             });
+            world.upstreams().change_timeout(Duration::from_secs(response_timeout.into()));
             if age_before != max_age || server != before {
                 world.upstreams().retire((age_before == max_age).then_some(0), began, true);
             }

@@ -254,7 +254,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         if this.seen.is_silent() {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let count = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
+        // h2 reads no further then, so what the daemon said at last stays unknown.
+        let count = written.inspect_err(|_| this.seen.end())?;
         let mut state = this.seen.lock();
         this.outbound.read(&bytes[..count], |frame| state.server_sends(&frame));
         Poll::Ready(Ok(count))
@@ -264,7 +266,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         if self.seen.is_silent() {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let this = &mut *self;
+        Pin::new(&mut this.stream).poll_flush(cx).map_err(|error| {
+            this.seen.end();
+            error
+        })
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -86,14 +86,7 @@ pub(super) async fn plain_call(world: &Arc<World>, account: usize) -> Option<End
 /// The same. The connection stays open for a while.
 pub(super) async fn plain_call_kept(world: &Arc<World>, account: usize) -> Option<Ending> {
     let mut wire = connect(world, account).await?;
-    let mut call = world.next_call();
-    // Its answer may be silent for long.
-    while is_event_stream(call) {
-        call = world.next_call();
-    }
-    begin_as(world, account, "GET", call);
-    wire.write(&request(world, account, call, "GET")).await;
-    let ending = answer(world, &mut wire, call, "GET").await;
+    let ending = call_on(world, &mut wire, account).await;
     tokio::spawn(async move {
         sleep(Duration::from_secs(5)).await;
         drop(wire);
@@ -101,8 +94,13 @@ pub(super) async fn plain_call_kept(world: &Arc<World>, account: usize) -> Optio
     Some(ending)
 }
 
+/// A call whose answer is no stream of events, which may be silent for long.
 pub(super) async fn call_on(world: &Arc<World>, wire: &mut Wire, account: usize) -> Ending {
-    let call = begin(world, account, "GET");
+    let mut call = world.next_call();
+    while is_event_stream(call) {
+        call = world.next_call();
+    }
+    begin_as(world, account, "GET", call);
     wire.write(&request(world, account, call, "GET")).await;
     answer(world, wire, call, "GET").await
 }

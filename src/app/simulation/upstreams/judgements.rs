@@ -18,12 +18,12 @@ impl Connection {
 impl State {
     pub(super) fn judge_attempt(&mut self, account: usize, now: Instant) -> Option<String> {
         let asking = |call: &&Call| call.account == account && call.ended.is_none_or(|ended| ended + MOMENT > now);
-        let mut asking = self.calls.values().filter(asking).peekable();
-        if asking.peek().is_none() {
+        let asking: Vec<&Call> = self.calls.values().filter(asking).collect();
+        if asking.is_empty() {
             return self.judge_ahead(account, now);
         }
         // Any of them may take an idle connection that is neither old nor unsafe, if it is known to be of their worker.
-        let takes_any = asking.all(|call| call.idempotent && !call.tunnel && call.arrived == 0 && call.ended.is_none());
+        let takes_any = asking.iter().all(|call| call.idempotent && !call.tunnel && call.arrived == 0 && call.ended.is_none());
         let is_free = |connection: &&Connection| {
             let age = now.duration_since(connection.opened);
             let is_young = age + Duration::from_secs(12) < connection.oldest.mul_f64(0.8 / 1.2);
@@ -43,7 +43,9 @@ impl State {
         let api = &self.apis[account];
         // A pool that has just been made has none yet.
         let is_quiet = !api.unworthy && api.trouble.max(api.made) + Duration::from_secs(5) < now;
-        let is_wasted = self.workers == 1 && takes_any && is_quiet && self.open.values().any(|one| is_free(&one));
+        // Some of them may have taken one just now.
+        let free = self.open.values().filter(is_free).count();
+        let is_wasted = self.workers == 1 && takes_any && is_quiet && free >= asking.len();
         is_wasted.then(|| format!("a connection for {} is opened, and another one is free", ACCOUNTS[account]))
     }
 

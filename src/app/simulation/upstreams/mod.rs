@@ -224,6 +224,13 @@ impl Upstreams {
 
 /// Calls, as clients make them.
 impl Upstreams {
+    /// `response_timeout` has changed, for calls that have not been read: they may have waited for a place.
+    pub(super) fn change_timeout(&self, timeout: Duration) {
+        for call in self.lock().calls.values_mut().filter(|call| call.arrived == 0) {
+            call.timeout = (call.timeout.0.min(timeout), call.timeout.1.max(timeout));
+        }
+    }
+
     /// `timeout`: the least and the most that `response_timeout` may be.
     pub(super) fn call_begins(&self, call: CallId, account: usize, idempotent: bool, timeout: (Duration, Duration)) {
         let mut state = self.lock();

@@ -243,6 +243,12 @@ impl Connector {
         &self.origin
     }
 
+    /// How long a connection may take.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Connects, and agrees on one of the protocols offered. Dropping the future closes what was opened.
     pub async fn connect(&self, offer: Offer) -> Result<Connection, ConnectError> {
         let deadline = clock::instant() + self.timeout;

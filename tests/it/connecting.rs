@@ -183,3 +183,14 @@ fn a_request_whose_handshake_hangs_takes_a_connection_that_becomes_free() {
         assert_eq!(control.counts().requests, 2, "{http2}");
     }
 }
+
+#[test]
+fn where_one_handshake_hangs_the_next_one_serves_all_that_wait() {
+    let simulator = simulator();
+    let upstream = HeldUpstream::before(&simulator);
+    let sidecar = start(&upstream, &simulator, "auto");
+    let crowd = Crowd::send(&sidecar, 5, &Request::get("/users/account"));
+    let _held = upstream.accept();
+    let _open = upstream.accept().go_on();
+    crowd.succeeds();
+}

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     clock::{self, Jitter, Moment},
     config::Http2,
-    connect::{Connection, Connector, Offer, Protocol},
+    connect::{ConnectError, Connection, Connector, Offer, Protocol},
     metrics::{ConnectionGauge, Meter},
 };
 
@@ -109,14 +109,15 @@ where
             let Some((pool, _)) = &self.http2 else { return Box::pin(self.or_wait(self.connect_http1(), reuse)).await };
             match pool.checkout(reuse) {
                 Checkout::Stream(permit) => return Ok(Lease(Leased::Stream(permit))),
-                Checkout::Connect(pending) => return Box::pin(self.connect_offering_http2(Some(pending))).await,
+                Checkout::Connect(pending) => return Box::pin(self.connect_for_all(pending, pool, reuse)).await,
                 Checkout::ConnectAlone => return Box::pin(self.or_wait(self.connect_offering_http2(None), reuse)).await,
                 Checkout::ConnectHttp1 => return Box::pin(self.or_wait(self.connect_http1(), reuse)).await,
-                Checkout::Wait(wakeup) => match wakeup.await {
-                    Ok(Wakeup::Stream(permit)) => return Ok(Lease(Leased::Stream(permit))),
-                    Ok(Wakeup::Connect(pending)) => return Box::pin(self.connect_offering_http2(Some(pending))).await,
-                    Ok(Wakeup::Failed(error)) => return Err(error),
-                    Ok(Wakeup::TryAgain) | Err(_) => {}
+                Checkout::Wait(wakeup) => match timeout(self.connector.timeout(), wakeup).await {
+                    Ok(Ok(Wakeup::Stream(permit))) => return Ok(Lease(Leased::Stream(permit))),
+                    Ok(Ok(Wakeup::Connect(pending))) => return Box::pin(self.connect_for_all(pending, pool, reuse)).await,
+                    Ok(Ok(Wakeup::Failed(error))) => return Err(error),
+                    Ok(Ok(Wakeup::TryAgain) | Err(_)) => {}
+                    Err(_) => return Err(SendError::unsent(ConnectError::Timeout)),
                 },
             }
         }
@@ -148,10 +149,39 @@ where
         self.open_http1(connection).await
     }
 
+    /// Connects for all that wait. When that takes unusually long, the next one of them connects, too, and this request takes a stream
+    /// on any connection that has one before: a handshake that hangs must not fail them all.
+    async fn connect_for_all(&self, pending: PendingConnection, pool: &Http2Pool, reuse: Reuse) -> Result<Lease<B>, SendError> {
+        let mut connecting = pin!(self.connector.connect(Offer::Http1And2));
+        if let Ok(connected) = timeout(SLOW, connecting.as_mut()).await {
+            return self.open_offered(connected, Some(pending)).await;
+        }
+        drop(pending);
+        loop {
+            tokio::select! {
+                biased;
+                connected = connecting.as_mut() => return self.open_offered(connected, None).await,
+                // If it is told to connect, it passes that on: it does.
+                woken = pool.wait(reuse) => if let Ok(Wakeup::Stream(permit)) = woken {
+                    return Ok(Lease(Leased::Stream(permit)));
+                },
+            }
+        }
+    }
+
     /// Connects and learns which protocol the server speaks. `pending`: other requests wait for this connection.
     async fn connect_offering_http2(&self, pending: Option<PendingConnection>) -> Result<Lease<B>, SendError> {
-        let Some((pool, authority)) = &self.http2 else { return self.connect_http1().await };
-        let opened = match self.connector.connect(Offer::Http1And2).await {
+        let connected = self.connector.connect(Offer::Http1And2).await;
+        self.open_offered(connected, pending).await
+    }
+
+    async fn open_offered(
+        &self,
+        connected: Result<Connection, ConnectError>,
+        pending: Option<PendingConnection>,
+    ) -> Result<Lease<B>, SendError> {
+        let Some((pool, authority)) = &self.http2 else { return self.open_http1(connected.map_err(SendError::unsent)?).await };
+        let opened = match connected {
             Ok(connection) if connection.protocol == Protocol::Http1 => {
                 pool.speaks_http1();
                 drop(pending);

@@ -33,7 +33,8 @@ impl State {
             // One more is opened when the last stream is taken.
             if connection.is_http2 {
                 let has_room = connection.streams.is_some_and(|streams| connection.in_flight + 1 < streams);
-                return has_room && !connection.apart && age > Duration::from_secs(1);
+                let is_kept = connection.idle_since().is_none_or(|since| now.duration_since(since) + MOMENT < self.pool_idle);
+                return has_room && is_kept && !connection.apart && age > Duration::from_secs(1);
             }
             connection.idle_since().is_some_and(|since| {
                 let idle = now.duration_since(since);

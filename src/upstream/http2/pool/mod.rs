@@ -123,11 +123,7 @@ impl Http2Pool {
         if state.must_speak_http1() {
             return Checkout::ConnectHttp1;
         }
-        let opened_after = match reuse {
-            // Any live one is safe: GOAWAY tells which requests the server has not processed, and pings find a dead connection.
-            Reuse::Any | Reuse::Safe => None,
-            Reuse::OpenedAfter(taken) => Some(taken),
-        };
+        let opened_after = opened_after(reuse);
         if let Some(permit) = state.take(self, opened_after) {
             return Checkout::Stream(permit);
         }
@@ -135,12 +131,15 @@ impl Http2Pool {
             return Checkout::ConnectAlone;
         }
         if state.waiting.len() < state.expected_streams() {
-            let (wakeup, woken) = oneshot::channel();
-            state.waiting.push_back(WaitingRequest { opened_after, wakeup });
-            return Checkout::Wait(woken);
+            return Checkout::Wait(state.wait(opened_after));
         }
         state.connecting += 1;
         Checkout::Connect(PendingConnection(Some(self.clone())))
+    }
+
+    /// Waits for a stream, whether or not a connection is being made.
+    pub(in crate::upstream) fn wait(&self, reuse: Reuse) -> oneshot::Receiver<Wakeup> {
+        self.lock().wait(opened_after(reuse))
     }
 
     /// The right to open a connection ahead of need, unless one is being opened, or is there and not retired within `lead`.
@@ -263,7 +262,22 @@ async fn drive(mut driver: Http2Driver, mut entry: PoolEntry, handle: Weak<Http2
     entry.remove(SendError::unsent(Cause::Closed));
 }
 
+/// When a connection that such a request may use must have been opened, at least.
+fn opened_after(reuse: Reuse) -> Option<Instant> {
+    match reuse {
+        // Any live one is safe: GOAWAY tells which requests the server has not processed, and pings find a dead connection.
+        Reuse::Any | Reuse::Safe => None,
+        Reuse::OpenedAfter(taken) => Some(taken),
+    }
+}
+
 impl PoolState {
+    fn wait(&mut self, opened_after: Option<Instant>) -> oneshot::Receiver<Wakeup> {
+        let (wakeup, woken) = oneshot::channel();
+        self.waiting.push_back(WaitingRequest { opened_after, wakeup });
+        woken
+    }
+
     /// Whether the server has asked for HTTP/1.1 of late.
     fn must_speak_http1(&self) -> bool {
         self.http1_until.is_some_and(|until| clock::instant() < until)

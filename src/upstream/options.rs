@@ -7,6 +7,9 @@ use tokio::time::Instant;
 /// Memory that one connection may take to buffer a body, in bytes.
 pub(super) const BODY_BUFFER: usize = 64 * 1024;
 
+/// A connection that is not open after this time is slow: even from far away it takes less.
+pub(super) const SLOW: Duration = Duration::from_secs(1);
+
 /// Which connections a request may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {

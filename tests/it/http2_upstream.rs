@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::harness::{
     Answer, Connection, Crowd, Http2Peer, ManualHttp2, OFF_AND_AUTO, Request, Setup, Sidecar,
     frames::{BODY, CANCEL, INTERNAL_ERROR, NO_ERROR, RST_STREAM},
-    pattern, simulator, until, until_still,
+    now, pattern, simulator, until, until_still,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -22,6 +22,31 @@ fn all_at_once(control: &Control, sidecar: &Sidecar, count: u64) {
     control.hold_requests(false);
     crowd.succeeds();
     assert_eq!(control.counts().requests, count, "none was sent twice");
+}
+
+#[test]
+fn a_connection_on_which_the_server_says_nothing_keeps_only_the_request_that_made_it() {
+    let upstream = ManualHttp2::listen();
+    let sidecar = upstream.setup().start();
+    let all: Vec<Connection> = (0..3)
+        .map(|_| {
+            let mut client = sidecar.connect();
+            client.write(&Request::get("/users").head());
+            client
+        })
+        .collect();
+    let _silent = upstream.accept_silently();
+    let began = now();
+    let mut peer = upstream.accept(100);
+    assert!(began.elapsed() < Duration::from_secs(5), "PINGs find the silence after nine seconds");
+    for _ in 1..all.len() {
+        let (stream, _) = peer.request();
+        peer.answer(stream, b"");
+    }
+    // The GET may arrive twice.
+    let (stream, _) = peer.request();
+    peer.answer(stream, b"");
+    assert!(all.into_iter().all(|mut client| client.answer("GET").status == 200));
 }
 
 #[test]

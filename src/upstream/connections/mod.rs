@@ -30,7 +30,7 @@ use super::{
     http1::{self, Http1Body, Http1Connection, Http1Pool},
     http2::{self, Checkout, Http2Body, Http2Pool, PendingConnection, StreamPermit, Wakeup},
     keep_alive::KeepAlive,
-    options::{HeadLimits, Lifetimes, Reuse},
+    options::{HeadLimits, Lifetimes, Reuse, SLOW},
     tunnel::{self, TunnelConnection},
 };
 use crate::{
@@ -46,9 +46,6 @@ const SUSPENDED: Duration = Duration::from_secs(2);
 const ROUND: Duration = Duration::from_secs(1);
 /// How long before a connection is too old another one is opened; less for connections that live less than ten times as long.
 const LEAD: Duration = Duration::from_secs(10);
-
-/// A connection that is not open after this time is slow: even from far away it takes less.
-const SLOW: Duration = Duration::from_secs(1);
 
 /// One origin with its kept connections; one per worker and API.
 pub struct Upstream<B> {

@@ -65,7 +65,7 @@ impl ManualHttp2 {
     }
 
     /// Waits for the next connection, and for the client's preface, and says nothing.
-    fn accept_silently(&self) -> Http2Peer {
+    pub fn accept_silently(&self) -> Http2Peer {
         let tcp = self.accept_tcp();
         tcp.set_nodelay(true).unwrap();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -12,13 +12,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use super::{
     super::{
         error::{Cause, SendError},
         keep_alive::KeepAlive,
-        options::Reuse,
+        options::{Reuse, SLOW},
     },
     connection::{Announced, Http2Driver, Http2Handle},
 };
@@ -255,8 +258,17 @@ impl Http2Pool {
 
 /// Drives a connection until it ends, and keeps its entry in the pool up to date.
 async fn drive(mut driver: Http2Driver, mut entry: PoolEntry, handle: Weak<Http2Handle>) {
-    while let Some(announced) = driver.next_announcement(&handle).await {
-        entry.update(announced);
+    let first = timeout(SLOW, driver.next_announcement(&handle)).await;
+    let mut announced = if let Ok(announced) = first {
+        announced
+    } else {
+        // A server that says nothing must not keep all that wait: the next one of them connects, too.
+        entry.pending = None;
+        driver.next_announcement(&handle).await
+    };
+    while let Some(settings) = announced {
+        entry.update(settings);
+        announced = driver.next_announcement(&handle).await;
     }
     // Leave the pool before the driver is dropped: requests that fail then must not pick this connection again.
     entry.remove(SendError::unsent(Cause::Closed));

@@ -37,6 +37,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 #[must_use]
 pub fn why(path: &Path, error: &io::Error) -> String {
     match error.kind() {
+        io::ErrorKind::NotFound if has_broken_link(path) => "a link leads nowhere".to_owned(),
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
         io::ErrorKind::TimedOut => "its file system gave no answer".to_owned(),
@@ -44,6 +45,12 @@ pub fn why(path: &Path, error: &io::Error) -> String {
         // Want of descriptors, as an example, has no kind with a name of its own.
         _ => error.to_string(),
     }
+}
+
+/// Whether the path, or a directory on the way to it, is a link that leads nowhere.
+#[must_use]
+pub fn has_broken_link(path: &Path) -> bool {
+    path.ancestors().any(|part| part.is_symlink() && !part.exists())
 }
 
 /// Of a directory that may not be searched nothing below it can be looked at, so the nearest one that can be is named.

@@ -4,19 +4,20 @@
 //! change which APIs a listener serves.
 
 use std::{
-    fmt, io,
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use tracing::warn;
 
+use super::listener_error::ListenerError;
 use crate::{
-    config::{Api, Config, Listen},
+    config::{Api, Config, ControlSocket, Listen},
     descriptors::{Demand, Descriptors},
     server::{
-        BindError, Bound, ConnectionLimit, DirectoryAccess, NoSuchGroup, Passed, SharedDescriptors, SocketAccess, WITHOUT_PLACE,
-        bind_tcp, bind_unix, passed_sockets,
+        Bound, ConnectionLimit, DirectoryAccess, Passed, SharedDescriptors, SocketAccess, WITHOUT_PLACE, bind_tcp, bind_unix,
+        check_path, passed_sockets,
     },
 };
 
@@ -72,64 +73,6 @@ impl PassedSockets {
         let both = self.sockets.iter().zip(&self.left);
         both.filter(|(_, left)| left.is_some()).map(|(socket, _)| socket.name.as_str())
     }
-}
-
-/// Why the listeners that the settings ask for can't be opened.
-#[derive(Debug)]
-pub enum ListenerError {
-    /// An address can't be used.
-    Bind(BindError),
-    /// The `socket_group` of the named API does not exist.
-    Group(String, NoSuchGroup),
-    /// Everybody may replace files in the directory of the named API's Unix socket.
-    OpenDirectory(String, PathBuf),
-    /// None of the addresses exists on this machine.
-    NoListener,
-    /// The named API listens on passed sockets, and the service manager passed none for it.
-    NotPassed(String),
-    /// The named socket could be for several APIs.
-    Ambiguous(String),
-    /// The socket passed for the named API is reachable from other machines.
-    NotLoopback(String, SocketAddr),
-}
-
-impl fmt::Display for ListenerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bind(error) => error.fmt(f),
-            Self::Group(api, error) => write!(f, "apis.{api}.socket_group: {error}\n  hint: {}", NoSuchGroup::HINT),
-            Self::OpenDirectory(api, path) => {
-                write!(f, "apis.{api}.listen: {}\n  hint: {OPEN_DIRECTORY_HINT}", open_directory(path))
-            }
-            Self::NoListener => {
-                f.write_str("none of the addresses to listen on exists on this machine\n  hint: set CAREPORTALS_LISTEN")
-            }
-            Self::NotPassed(api) => write!(
-                f,
-                "apis.{api}.listen: systemd passed no socket for it\n  hint: start the .socket unit; FileDescriptorName= says which API a socket is for"
-            ),
-            Self::Ambiguous(socket) => write!(
-                f,
-                "the socket {socket:?} that systemd passed could be for several APIs\n  hint: give it an API's name with FileDescriptorName=, or each API a prefix"
-            ),
-            Self::NotLoopback(api, address) => write!(
-                f,
-                "apis.{api}.listen: systemd passed {address}, which is not a loopback address: whoever reaches it can use the token\n  hint: listen on 127.0.0.1 or a Unix socket, or set allow_non_loopback"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for ListenerError {}
-
-/// What to do about a socket in a directory that others may write to.
-pub(super) const OPEN_DIRECTORY_HINT: &str =
-    "choose a directory that only the sidecar's user may write to, or take that right from the others (chmod o-w)";
-
-/// What is wrong with the directory of the Unix socket `path`, to which others may write.
-pub(super) fn open_directory(path: &Path) -> String {
-    let directory = path.parent().unwrap_or(path).display();
-    format!("unix:{}: everybody may write to {directory}, so another program can take the socket's place", path.display())
 }
 
 impl ListenerPlan {
@@ -292,9 +235,20 @@ fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Boun
 /// whose place others may take before the daemon has it: each with the index of its API.
 pub(super) fn check_sockets(config: &Config) -> Result<Vec<(usize, &Path)>, ListenerError> {
     let mut exposed = Vec::new();
+    let mut known: Vec<(PathBuf, &Path, String)> = Vec::new();
+    if let ControlSocket::Path(path) = &config.restart_only.control_socket {
+        known.push((true_path(path), Path::new(""), "`control_socket`".to_owned()));
+    }
     for (index, api) in config.apis.iter().enumerate() {
         for listen in &api.listen {
             let Listen::Unix(path) = listen else { continue };
+            let true_path = true_path(path);
+            // APIs may share a socket, by the same name.
+            if let Some((.., other)) = known.iter().find(|(other, written, _)| *other == true_path && written != path) {
+                return Err(ListenerError::SameFile(api.name.clone(), path.clone(), other.clone()));
+            }
+            known.push((true_path, path, format!("`{}` of API `{}`", path.display(), api.name)));
+            check_path(path).map_err(ListenerError::Bind)?;
             access(api)?;
             if check_directory(api, path)? == DirectoryAccess::Sticky {
                 exposed.push((index, path.as_path()));
@@ -302,6 +256,12 @@ pub(super) fn check_sockets(config: &Config) -> Result<Vec<(usize, &Path)>, List
         }
     }
     Ok(exposed)
+}
+
+/// The path of a socket without links to its directory.
+fn true_path(path: &Path) -> PathBuf {
+    let directory = path.parent().and_then(|directory| directory.canonicalize().ok());
+    directory.zip(path.file_name()).map_or_else(|| path.to_owned(), |(directory, name)| directory.join(name))
 }
 
 /// Looks at the directory of the socket `path`. That of one that is not there is found out when the socket is bound.
@@ -419,6 +379,30 @@ mod tests {
         let own = planned(&two("\"127.0.0.1:0\", \"127.0.0.1:0\""), &[]).unwrap();
         let expected = [("a", 0, 0), ("a", 1, 0), ("b", 0, 1), ("b", 1, 1)];
         assert_eq!(own, expected.map(|(name, at, api)| (format!("AnyPort({name:?}, {at})"), vec![api])));
+    }
+
+    #[test]
+    fn two_names_of_one_unix_socket_are_a_fault_and_so_is_something_else_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let (real, link) = (directory.path().join("real"), directory.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let (real, link) = (real.display(), link.display());
+        let checked = |first: &str, second: &str, control: Option<&str>| {
+            let api =
+                |name: &str, path: &str| format!("[apis.{name}]\n{UPSTREAM}prefix = \"/{name}\"\nlisten = [\"unix:{path}\"]\n");
+            let mut config = config(&format!("{}{}", api("a", first), api("b", second)));
+            config.restart_only.control_socket = control.map_or(ControlSocket::Off, |path| ControlSocket::Path(path.into()));
+            check_sockets(&config).map(drop).map_err(|error| error.to_string())
+        };
+        let (at_real, at_link) = (format!("{real}/s"), format!("{link}/s"));
+        assert_eq!(checked(&at_real, &at_real, None), Ok(()));
+        let twice = checked(&at_real, &at_link, None).unwrap_err();
+        assert_eq!(twice, format!("apis.b.listen: unix:{at_link} is also `{at_real}` of API `a`: one socket can't be both"));
+        let control = checked(&at_real, &at_real, Some(&at_link)).unwrap_err();
+        assert_eq!(control, format!("apis.a.listen: unix:{at_real} is also `control_socket`: one socket can't be both"));
+        let in_the_way = checked(&at_real, &real.to_string(), None).unwrap_err();
+        assert!(in_the_way.contains("a directory is there"), "{in_the_way}");
     }
 
     #[test]

@@ -11,6 +11,7 @@
 mod accounts;
 mod admin;
 mod daemon;
+mod listener_error;
 mod listeners;
 mod reload;
 #[cfg(test)]
@@ -43,7 +44,7 @@ use crate::{
 };
 use admin::AdminTasks;
 use daemon::{Daemon, ReloadSource, STOP_WORKERS, confirm, end_accounts, log_out_accounts, unless_shut_down};
-pub use listeners::ListenerError;
+pub use listener_error::ListenerError;
 use listeners::{Limits, Listener, ListenerPlan, PassedSockets};
 use snapshot::{ApiShared, Snapshot, required_headers};
 pub use start::{StartError, rehearse, warnings};

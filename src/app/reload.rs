@@ -91,6 +91,8 @@ struct Prepared {
     adjustments: Adjustments,
     /// The required header of each API.
     required: Vec<Option<Required>>,
+    /// There is a settings file.
+    has_file: bool,
 }
 
 /// What preparing looks at. It owns it, since it runs on a thread of its own and may be given up.
@@ -145,14 +147,14 @@ impl Daemon {
         // Each file has a time limit of its own; links and directories on the way to one have only this.
         let judged = timeout(FILES_MAX, blocking(move || preparation.judge())).await;
         let judged = judged.map_err(|_| Refused::FilesTimedOut)?;
-        let (config, tls, plan, adjustments) = judged.map_err(StartError::System)??;
-        let required = required_headers(&config, Some(&self.snapshot)).await;
-        Ok(Prepared { config, tls, plan, adjustments, required })
+        let prepared = judged.map_err(StartError::System)??;
+        let required = required_headers(&prepared.config, Some(&self.snapshot)).await;
+        Ok(Prepared { required, ..prepared })
     }
 
     /// Binds the new listeners, which may fail, and then serves by the new settings. It takes a moment only.
     async fn take_over(&mut self, prepared: Prepared) -> Result<(), Refused> {
-        let Prepared { config, tls, plan, adjustments, required } = prepared;
+        let Prepared { config, tls, plan, adjustments, required, has_file } = prepared;
         let present: Vec<Key> = self.listeners.iter().map(|listener| listener.key().clone()).collect();
         let listeners = plan.open(&config, &present, &mut self.passed, &self.descriptors.shared).map_err(StartError::Listener)?;
         let descriptors = self.workers.descriptors(&listeners).map_err(StartError::System)?;
@@ -171,7 +173,8 @@ impl Daemon {
         let first_new = self.listeners.len();
         self.listeners.extend(listeners);
         adjustments.make(&mut self.listeners);
-        if let Some(source) = &self.reload_source {
+        if let Some(source) = &mut self.reload_source {
+            source.input.needs_default_file = has_file;
             // The filter is one of the settings, so it has been judged.
             drop(source.log.adopt(&self.snapshot.config.reloadable.log));
         }
@@ -183,13 +186,25 @@ impl Daemon {
 }
 
 impl Preparation {
-    /// Reads the settings and the files that they name. Blocks.
-    fn judge(self) -> Result<(Arc<Config>, ClientTls, ListenerPlan, Adjustments), Refused> {
-        let loaded = source::load(self.source.input.clone());
+    /// Reads the settings and the files that they name. Blocks. The required headers are still to be read.
+    fn judge(self) -> Result<Prepared, Refused> {
+        let mut loaded = source::load(self.source.input.clone());
         for warning in &loaded.warnings {
             warn!("{warning}");
         }
-        let config = loaded.config.ok_or(Refused::Invalid(loaded.faults))?;
+        let Some(config) = loaded.config.take() else { return Err(Refused::Invalid(loaded.faults)) };
+        let has_file = loaded.file.is_some();
+        self.judge_read(config, has_file).map_err(|refused| match refused {
+            Refused::Unusable(error) if error.is_configuration() => {
+                let (key, message, hint) = error.as_fault();
+                loaded.refuse(&key, message, hint);
+                Refused::Invalid(loaded.faults)
+            }
+            other => other,
+        })
+    }
+
+    fn judge_read(&self, config: Config, has_file: bool) -> Result<Prepared, Refused> {
         if let Some(what) = self.before.config.restart_only.changed(&config.restart_only) {
             return Err(Refused::NeedsRestart(format!("a changed `{what}`")));
         }
@@ -208,6 +223,6 @@ impl Preparation {
         let unchanged = read_anew.is_like(&self.before.tls);
         let tls = if unchanged { self.before.tls.clone() } else { read_anew };
         let adjustments = Adjustments::new(&config, &plan.apis_of(&keys)).map_err(StartError::Listener)?;
-        Ok((Arc::new(config), tls, plan, adjustments))
+        Ok(Prepared { config: Arc::new(config), tls, plan, adjustments, required: Vec::new(), has_file })
     }
 }

@@ -4,13 +4,16 @@
 
 use std::{fmt, io, time::Duration};
 
-use super::listeners::{self, ListenerError, OPEN_DIRECTORY_HINT};
+use super::{
+    listener_error::{ListenerError, OPEN_DIRECTORY_HINT, open_directory, same_file},
+    listeners,
+};
 use crate::{
-    config::{Config, Egress, Origin},
+    config::{Config, ControlSocket, Egress, Origin},
     connect::Connector,
     hardening::MissingStep,
     resources,
-    server::{BindError, NoSuchGroup},
+    server::{BindError, NoSuchGroup, check_path},
     sources::oddities,
     tls::{ClientTls, TlsSetupError},
 };
@@ -38,7 +41,10 @@ impl StartError {
     /// Whether changing the settings would help.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        let listener = matches!(self, Self::Listener(ListenerError::Group(..) | ListenerError::OpenDirectory(..)));
+        let listener = matches!(
+            self,
+            Self::Listener(ListenerError::Group(..) | ListenerError::OpenDirectory(..) | ListenerError::SameFile(..))
+        );
         listener || matches!(self, Self::Tls(_) | Self::Host(_) | Self::Hardening(_))
     }
 
@@ -50,8 +56,11 @@ impl StartError {
             Self::Listener(ListenerError::Group(api, group)) => {
                 (format!("apis.{api}.socket_group"), group.to_string(), Some(NoSuchGroup::HINT))
             }
+            Self::Listener(ListenerError::SameFile(api, path, other)) => {
+                (format!("apis.{api}.listen"), same_file(path, other), None)
+            }
             Self::Listener(ListenerError::OpenDirectory(api, path)) => {
-                (format!("apis.{api}.listen"), listeners::open_directory(path), Some(OPEN_DIRECTORY_HINT))
+                (format!("apis.{api}.listen"), open_directory(path), Some(OPEN_DIRECTORY_HINT))
             }
             other => (String::new(), other.to_string(), None),
         }
@@ -87,6 +96,9 @@ impl From<io::Error> for StartError {
 pub fn rehearse(config: &Config) -> Result<ClientTls, StartError> {
     let tls = trust(config)?;
     listeners::check_sockets(config).map_err(StartError::Listener)?;
+    if let ControlSocket::Path(path) = &config.restart_only.control_socket {
+        check_path(path).map_err(|error| StartError::Control(error.of_setting("control_socket")))?;
+    }
     Ok(tls)
 }
 
@@ -95,9 +107,8 @@ pub fn rehearse(config: &Config) -> Result<ClientTls, StartError> {
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<(String, String, &'static str)> {
     let exposed = listeners::check_sockets(config).unwrap_or_default();
-    let warning = |(api, path): (usize, _)| {
-        (format!("apis.{}.listen", config.apis[api].name), listeners::open_directory(path), OPEN_DIRECTORY_HINT)
-    };
+    let warning =
+        |(api, path): (usize, _)| (format!("apis.{}.listen", config.apis[api].name), open_directory(path), OPEN_DIRECTORY_HINT);
     exposed.into_iter().map(warning).chain(odd_values(config)).collect()
 }
 

@@ -31,7 +31,7 @@ use crate::{
         source::{self, Environment, Fault, Input, Loaded, ValueOrigin},
     },
     control::ControlRequest,
-    exec::{self, Exit, Program},
+    exec::{self, ExecError, Exit, Program},
     healthcheck::{self, Probe},
     logging::{self, Logging, Reader},
     process::{
@@ -140,34 +140,31 @@ fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode 
         Ok(signals) => signals,
         Err(error) => return fail(&StartError::System(error), 1),
     };
-    let loaded = source::load(input.clone());
-    let Loaded { config: Some(config), warnings, file, .. } = loaded else { return refuse(&loaded) };
+    let mut loaded = source::load(input.clone());
+    let Some(config) = loaded.config.take() else { return refuse(&loaded) };
+    let input = Input { needs_default_file: loaded.file.is_some(), ..input };
     let reader = Reader::of(&io::stdout(), &input.environment);
     let mut logging = match logging::start(&config.reloadable.log, io::stdout(), reader) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, EX_CONFIG),
     };
     report_panics_by_place();
-    let settings = file.as_deref().map(Path::display).map(tracing::field::display);
+    let settings = loaded.file.as_deref().map(Path::display).map(tracing::field::display);
     info!(version = env!("CARGO_PKG_VERSION"), settings, "starting");
-    for warning in &warnings {
+    for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    let outcome = serve(config, input, signals, &mut logging);
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let code = if error.is_configuration() { EX_CONFIG } else { 1 };
-            if reader == Reader::Journal {
-                // Both streams lead there, and only a line of the log has a level.
-                error!("{error}");
-                return ExitCode::from(code);
-            }
-            // What was logged before stands before it.
-            drop(logging);
-            fail(&error, code)
-        }
+    let Err(error) = serve(config, input, signals, &mut logging) else { return ExitCode::SUCCESS };
+    let code = if error.is_configuration() { EX_CONFIG } else { 1 };
+    let said = said_of(&error, &mut loaded);
+    if reader == Reader::Journal {
+        // Both streams lead there, and only a line of the log has a level.
+        error!("{said}");
+        return ExitCode::from(code);
     }
+    // What was logged before stands before it.
+    drop(logging);
+    fail(&said, code)
 }
 
 fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Logging) -> Result<(), StartError> {
@@ -187,8 +184,8 @@ fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Log
 }
 
 /// Runs `exec`. Logs go to standard error, since standard output belongs to the program.
-fn execute(loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -> ExitCode {
-    let Loaded { config: Some(config), warnings, secret_variables, .. } = loaded else { return refuse(&loaded) };
+fn execute(mut loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -> ExitCode {
+    let Some(config) = loaded.config.take() else { return refuse(&loaded) };
     let environment = Environment::of_process();
     let started = logging::start(&config.reloadable.log, io::stderr(), Reader::of(&io::stderr(), &environment));
     let logging = match started.and_then(|mut logging| logging.write().map(|()| logging)) {
@@ -196,10 +193,11 @@ fn execute(loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -> Ex
         Err(error) => return fail(&error, EX_CONFIG),
     };
     report_panics_by_place();
-    for warning in &warnings {
+    for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    match exec::run(&program(secret_variables), config, &environment, logging.access_log()) {
+    let program = program(std::mem::take(&mut loaded.secret_variables));
+    match exec::run(&program, config, &environment, logging.access_log()) {
         Ok(Exit::Code(code)) => ExitCode::from(code),
         Ok(Exit::ByInterrupt) => {
             drop(logging);
@@ -209,7 +207,10 @@ fn execute(loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -> Ex
         }
         Err(error) => {
             drop(logging);
-            fail(&error, error.exit_code())
+            match &error {
+                ExecError::Daemon(of_daemon) => fail(&said_of(of_daemon, &mut loaded), error.exit_code()),
+                _ => fail(&error, error.exit_code()),
+            }
         }
     }
 }
@@ -314,6 +315,15 @@ fn refuse(loaded: &Loaded) -> ExitCode {
         drop(writeln!(err, "error: {fault}"));
     }
     ExitCode::from(EX_CONFIG)
+}
+
+/// A start's error in words. One of the settings names where the setting stands.
+fn said_of(error: &StartError, loaded: &mut Loaded) -> String {
+    if error.is_configuration() {
+        let (key, message, hint) = error.as_fault();
+        loaded.refuse(&key, message, hint);
+    }
+    loaded.faults.last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Prints an error on standard error, and returns its exit code.

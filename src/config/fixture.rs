@@ -50,7 +50,8 @@ pub(crate) fn settings(apis: &str) -> Loaded {
     std::fs::write(&file, format!("{ACCOUNT}{apis}")).unwrap();
     let (default_file, flags) = ("/nonexistent/config.toml".into(), Vec::new());
     let environment = std::iter::empty::<(&str, &str)>().collect();
-    let loaded = load(Input { config_flag: Some(file), default_file, flags, environment, defaults: &[] });
+    let loaded =
+        load(Input { config_flag: Some(file), default_file, needs_default_file: false, flags, environment, defaults: &[] });
     assert!(loaded.faults.is_empty(), "{:?}", loaded.faults.iter().map(ToString::to_string).collect::<Vec<_>>());
     loaded
 }

@@ -201,7 +201,14 @@ fn environment(simulator: &Simulator, ca: &PipedText, (organization, username, p
 
 fn settings(environment: Environment) -> Result<Config, DemoError> {
     // The empty path makes the reader skip the default settings file.
-    let input = Input { config_flag: None, default_file: PathBuf::new(), flags: Vec::new(), environment, defaults: &[] };
+    let input = Input {
+        config_flag: None,
+        default_file: PathBuf::new(),
+        needs_default_file: false,
+        flags: Vec::new(),
+        environment,
+        defaults: &[],
+    };
     let loaded = source::load(input);
     let faults = loaded.faults;
     let in_words = || faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");

@@ -193,7 +193,7 @@ mod tests {
             (not_started(io::ErrorKind::InvalidInput.into()), 126),
             // EMFILE: the program is not at fault.
             (not_started(io::Error::from_raw_os_error(24)), 1),
-            (ExecError::Daemon(StartError::Tls(TlsSetupError::NoRoots)), 78),
+            (ExecError::Daemon(StartError::Tls(TlsSetupError::NoRoots { unreadable: None })), 78),
             (ExecError::Daemon(StartError::System(io::ErrorKind::NotFound.into())), 1),
             (ExecError::NoToken(Duration::ZERO, Vec::new()), 1),
             (ExecError::Rejected(Vec::new()), 1),

@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{
     bind_error::BindError,
-    unix_socket::{self, BACKLOG, SocketAccess, SocketFile},
+    unix_socket::{self, BACKLOG, BindErrorKind, SocketAccess, SocketFile, is_in_the_way},
 };
 
 /// How many bytes a client may send ahead, in the kernel's buffer of a TCP connection, which takes twice as much memory. By
@@ -121,6 +121,15 @@ pub fn bind_tcp(address: SocketAddr, required: bool) -> Result<Option<Bound>, Bi
         Err(error) if !required && family_is_missing(&error) => Ok(None),
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Looks whether a socket could be bound to the path.
+///
+/// # Errors
+///
+/// Something that is no socket is there.
+pub fn check_path(path: &Path) -> Result<(), BindError> {
+    if is_in_the_way(path) { Err(BindError::unix(path, &BindErrorKind::NotASocket)) } else { Ok(()) }
 }
 
 /// Binds a Unix socket. Its file is removed when the [`Bound`] is dropped.

@@ -76,6 +76,7 @@ impl BindError {
                 let by = port_owner::of_socket(path).map_or_else(String::new, |owner| format!(": {owner}"));
                 (format!("another process answers on that socket{by}"), Some("stop it"))
             }
+            BindErrorKind::NotASocket if path.is_dir() => ("a directory is there".to_owned(), Some("name a file in it")),
             BindErrorKind::NotASocket => ("a file that is not a socket is in the way".to_owned(), Some("remove it")),
         };
         let is_answered = matches!(kind, BindErrorKind::Answered);

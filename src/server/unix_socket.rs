@@ -118,6 +118,11 @@ enum Occupant {
     Stale(FileId),
 }
 
+/// Whether something at the path would keep a socket from it.
+pub(super) fn is_in_the_way(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket())
+}
+
 impl<'a> PreparedSocket<'a> {
     fn prepare(path: &'a Path, access: SocketAccess) -> Result<Self, BindErrorKind> {
         let prepare = || {

@@ -21,6 +21,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
+use rustls_native_certs::ErrorKind;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
@@ -67,7 +68,10 @@ pub enum TlsSetupError {
         reason: KeyFault,
     },
     /// The system has no roots, and no setting names any.
-    NoRoots,
+    NoRoots {
+        /// What can't be read, if that is why.
+        unreadable: Option<PathBuf>,
+    },
     /// The cryptography library rejects its own defaults.
     Provider,
 }
@@ -83,7 +87,7 @@ impl TlsSetupError {
         match self {
             Self::Unreadable { setting, .. } | Self::NoCertificate { setting, .. } => Some(setting),
             Self::Key { .. } => Some(identity::KEY),
-            Self::NoRoots | Self::Provider => None,
+            Self::NoRoots { .. } | Self::Provider => None,
         }
     }
 
@@ -94,7 +98,10 @@ impl TlsSetupError {
             Self::Unreadable { path, why, .. } => format!("cannot read {}: {why}", path.display()),
             Self::NoCertificate { path, .. } => format!("no usable certificate in {}", path.display()),
             Self::Key { path, reason } => format!("{reason} ({})", path.display()),
-            Self::NoRoots => "the system has no trusted root certificates".to_owned(),
+            Self::NoRoots { unreadable: Some(path) } => {
+                format!("the system has no trusted root certificates: {} can't be read", path.display())
+            }
+            Self::NoRoots { unreadable: None } => "the system has no trusted root certificates".to_owned(),
             Self::Provider => "TLS could not be set up with this build's cryptography".to_owned(),
         }
     }
@@ -105,7 +112,9 @@ impl TlsSetupError {
         match self {
             Self::Unreadable { .. } => Some("it must be a PEM file readable by this user"),
             Self::NoCertificate { .. } => Some("it must hold one or more `-----BEGIN CERTIFICATE-----` blocks"),
-            Self::NoRoots => Some("install ca-certificates, or set SSL_CERT_FILE, ca_file or ca_only_file"),
+            Self::NoRoots { .. } => Some(
+                "install ca-certificates, correct SSL_CERT_FILE and SSL_CERT_DIR if they are set, or set ca_file or ca_only_file",
+            ),
             Self::Key { .. } | Self::Provider => None,
         }
     }
@@ -376,7 +385,8 @@ fn roots(tls: &Tls) -> Result<(RootCertStore, PrivateRoots), TlsSetupError> {
     }
     // This honours SSL_CERT_FILE and SSL_CERT_DIR. An unreadable file is no reason to fail: if its root is needed, the server's
     // certificate will not be trusted.
-    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let found = rustls_native_certs::load_native_certs();
+    store.add_parsable_certificates(found.certs);
     let mut private = PrivateRoots::None;
     if let Some(path) = &tls.ca_file {
         let mut own = RootCertStore::empty();
@@ -384,7 +394,11 @@ fn roots(tls: &Tls) -> Result<(RootCertStore, PrivateRoots), TlsSetupError> {
         store.extend(own.roots.iter().cloned());
         private = PrivateRoots::Besides(verifier(Arc::new(own)));
     }
-    if store.is_empty() { Err(TlsSetupError::NoRoots) } else { Ok((store, private)) }
+    if store.is_empty() {
+        let path = |error| if let ErrorKind::Io { path, .. } = error { Some(path) } else { None };
+        return Err(TlsSetupError::NoRoots { unreadable: found.errors.into_iter().find_map(|error| path(error.kind)) });
+    }
+    Ok((store, private))
 }
 
 /// `None` without roots: no server is trusted then.
@@ -477,8 +491,8 @@ mod tests {
                 "ca_only_file: no usable certificate in /a.pem\n  hint: it must hold one or more `-----BEGIN CERTIFICATE-----` blocks",
             ),
             (
-                TlsSetupError::NoRoots,
-                "the system has no trusted root certificates\n  hint: install ca-certificates, or set SSL_CERT_FILE, ca_file or ca_only_file",
+                TlsSetupError::NoRoots { unreadable: Some(path()) },
+                "the system has no trusted root certificates: /a.pem can't be read\n  hint: install ca-certificates, correct SSL_CERT_FILE and SSL_CERT_DIR if they are set, or set ca_file or ca_only_file",
             ),
             (TlsSetupError::Provider, "TLS could not be set up with this build's cryptography"),
         ] {

@@ -52,7 +52,14 @@ fn loaded(text: &[u8], environment: Environment) -> Loaded {
     writer.write_all(text).expect("an empty pipe takes a page");
     drop(writer);
     let path = PathBuf::from(format!("/dev/fd/{}", reader.as_raw_fd()));
-    load(Input { config_flag: Some(path), default_file: PathBuf::new(), flags: Vec::new(), environment, defaults: &[] })
+    load(Input {
+        config_flag: Some(path),
+        default_file: PathBuf::new(),
+        needs_default_file: false,
+        flags: Vec::new(),
+        environment,
+        defaults: &[],
+    })
 }
 
 fn printed(loaded: &Loaded) -> String {

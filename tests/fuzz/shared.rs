@@ -24,7 +24,14 @@ pub fn lines(input: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
 /// What the environment alone comes to; nothing else is read.
 pub fn config(variables: &[(&str, &str)]) -> Config {
     let environment = variables.iter().copied().collect();
-    let loaded = load(Input { config_flag: None, default_file: PathBuf::new(), flags: Vec::new(), environment, defaults: &[] });
+    let loaded = load(Input {
+        config_flag: None,
+        default_file: PathBuf::new(),
+        needs_default_file: false,
+        flags: Vec::new(),
+        environment,
+        defaults: &[],
+    });
     loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.faults))
 }
 

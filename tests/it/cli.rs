@@ -144,7 +144,7 @@ fn check_names_every_fault_with_its_line_and_a_suggestion() {
 }
 
 #[test]
-fn check_names_tls_files_that_can_not_be_used() {
+fn tls_files_that_can_not_be_used_are_named_with_where_they_are_set() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
     let empty = setup.file("empty.pem", "no certificate\n");
@@ -158,9 +158,12 @@ fn check_names_tls_files_that_can_not_be_used() {
 
     let mut setup = Setup::new(&simulator);
     setup.settings("tls_cert_file = \"tls.crt\"\ntls_key_file = \"nowhere.key\"\n").file("tls.crt", simulator.ca_pem());
-    let output = setup.output("check");
-    assert_eq!(output.code, Some(78), "{output:?}");
-    assert!(output.stdout.contains("config.toml:2: tls_key_file: cannot read"), "{output:?}");
+    for arguments in [&["check"][..], &["run"], &["exec", "--", "true"]] {
+        let output = setup.output_of(arguments);
+        assert_eq!(output.code, Some(78), "{output:?}");
+        let said = output.stdout + &output.stderr;
+        assert!(said.contains("config.toml:2: tls_key_file: cannot read"), "{said}");
+    }
 }
 
 #[test]

@@ -171,7 +171,7 @@ fn a_certificate_that_cannot_be_used_is_a_fault_at_start_that_names_its_setting(
     let world = World::new();
     let (client, other) = (world.client(), world.client());
     let server = TlsPeer::tls(world.server(&TLS13));
-    let (certificate, key) = ("tls_cert_file", "tls_key_file");
+    let (certificate, key) = ("CAREPORTALS__TLS_CERT_FILE", "CAREPORTALS__TLS_KEY_FILE");
     for (name, text, said) in [
         ("tls.crt", None, format!("{certificate}: cannot read")),
         ("tls.key", None, format!("{key}: cannot read")),

@@ -244,6 +244,29 @@ fn reload_waits_for_the_outcome_and_names_every_fault() {
 }
 
 #[test]
+fn a_settings_file_that_can_not_be_read_leads_no_command_to_another_daemon() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    let runtime = tempfile::tempdir().unwrap();
+    setup.variable("XDG_RUNTIME_DIR", runtime.path().to_str().unwrap()).without("CAREPORTALS_CONTROL_SOCKET");
+    let mut sidecar = setup.start().ready();
+    assert_eq!(says(&sidecar, &["reload"]), "reloaded\n");
+    for (name, text, said) in [("gone.toml", None, "there is no such file"), ("broken.toml", Some("no TOML\n"), "not valid TOML")]
+    {
+        let file = text.map_or_else(|| runtime.path().join(name), |text| sidecar.setup.file(name, text));
+        for command in ["reload", "logout", "login", "shutdown", "status"] {
+            let output = sidecar.setup.output_of(&[command, "--config", file.to_str().unwrap()]);
+            assert_eq!((output.code, output.stdout.as_str()), (Some(78), ""), "{command}: {output:?}");
+            assert!(output.stderr.starts_with("error: ") && output.stderr.contains(said), "{command}: {output:?}");
+            assert!(output.stderr.contains("--control-socket"), "{command}: {output:?}");
+        }
+    }
+    assert_eq!(sidecar.get("/users/account").status, 200);
+    assert_eq!(says(&sidecar, &["shutdown"]).lines().count(), 1);
+    assert_eq!(sidecar.wait().code(), Some(0));
+}
+
+#[test]
 fn shutdown_ends_the_daemon_with_0() {
     let simulator = simulator();
     let mut sidecar = Setup::controlled(&simulator).start().ready();

@@ -163,7 +163,10 @@ fn a_group_that_does_not_exist_is_named_and_nothing_is_bound() {
     setup.variable("CAREPORTALS_LISTEN", &format!("unix:{}", path.display())).api("socket_group", "no-such-group-here");
     let output = setup.output("run");
     assert_eq!(output.code, Some(78), "{output:?}");
-    assert!(output.stderr.contains("apis.default.socket_group: there is no group \"no-such-group-here\""), "{output:?}");
+    assert!(
+        output.stderr.contains("CAREPORTALS__APIS__DEFAULT__SOCKET_GROUP: there is no group \"no-such-group-here\""),
+        "{output:?}"
+    );
     assert!(!path.exists());
 }
 
@@ -187,8 +190,7 @@ fn a_socket_in_a_directory_that_everybody_may_write_to_is_a_fault() {
             let output = setup.output(command);
             assert_eq!(output.code, Some(78), "{output:?}");
             let said = format!("{}{}", output.stdout, output.stderr);
-            let key = if command == "check" { "CAREPORTALS_LISTEN: " } else { "apis.default.listen: " };
-            let fault = format!("{key}unix:{}: everybody may write to ", path.display());
+            let fault = format!("CAREPORTALS_LISTEN: unix:{}: everybody may write to ", path.display());
             assert!(said.contains(&fault) && said.contains("hint: choose a directory that only"), "{said}");
         }
         assert!(!path.exists());

@@ -212,7 +212,8 @@ fn a_rotated_authority_is_trusted_from_then_on_and_the_old_one_no_longer() {
     assert_eq!(new.control().counts().login_ok, 1, "another log-in server, another token");
     // No CA at all is a fault, and changes nothing.
     fs::write(&daemon.ca, "no certificate").unwrap();
-    assert!(daemon.refused(&moved).contains("no usable certificate"));
+    let refused = daemon.refused(&moved);
+    assert!(refused.contains("CAREPORTALS_CA_ONLY_FILE: no usable certificate"), "{refused}");
     assert_eq!(daemon.echo().status, 200);
 }
 

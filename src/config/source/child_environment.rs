@@ -63,7 +63,14 @@ mod tests {
         std::fs::write(&path, file).unwrap();
         let environment = variables.iter().copied().collect();
         let default_file = PathBuf::new();
-        let loaded = load(Input { config_flag: Some(path), default_file, flags: Vec::new(), environment, defaults: &[] });
+        let loaded = load(Input {
+            config_flag: Some(path),
+            default_file,
+            needs_default_file: false,
+            flags: Vec::new(),
+            environment,
+            defaults: &[],
+        });
         loaded.secret_variables.into_iter().map(|name| name.into_string().unwrap()).collect()
     }
 

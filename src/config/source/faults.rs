@@ -70,6 +70,12 @@ impl Finding {
         Self { origin, path: path.into().into_boxed_str(), wrong }
     }
 
+    /// The same, with something else that helps.
+    pub(super) fn or_hint(mut self, other: &str) -> Self {
+        self.wrong.hint = Some(self.wrong.hint.map_or_else(|| other.to_owned(), |hint| format!("{hint}; or {other}")));
+        self
+    }
+
     /// `path`: the key that the variable sets; empty when it sets none.
     pub(super) fn of_variable(name: &str, path: &str, wrong: Diagnostic) -> Self {
         Self::new(ValueOrigin::Variable(name.to_owned()), path, wrong)

@@ -88,7 +88,7 @@ kinds! {
     SocketOrOff => ControlSocket, "path or `off`", Text, some_text(),
         |value, _| match text(value)? {
             "off" => Ok(ControlSocket::Off),
-            path if path.starts_with('/') => Ok(ControlSocket::Path(path.into())),
+            path if path.starts_with('/') => url::socket_path(path, path).map(ControlSocket::Path),
             _ => Err(Diagnostic::new("expected a path that starts with `/`, or `off`")),
         },
         absent = default_socket;

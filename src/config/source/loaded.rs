@@ -48,19 +48,22 @@ impl Loaded {
     fn finding(&self, key: &str, message: String, hint: Option<&str>) -> Finding {
         let value = self.values.iter().find(|value| value.path == key);
         let origin = value.map_or(ValueOrigin::Default, |value| value.origin.clone());
-        Finding::new(origin, key, Diagnostic { hint: hint.map(str::to_owned), ..Diagnostic::new(message) }).spelled()
+        Finding::new(origin, key, Diagnostic { hint: hint.map(str::to_owned), ..Diagnostic::new(message) }).spelled(&self.values)
     }
 }
 
 impl Finding {
-    /// Names other keys as the user names this one: by their variables.
-    pub(super) fn spelled(mut self) -> Self {
+    /// Names other keys as the user names this one, by their variables, but for those that the file sets.
+    pub(super) fn spelled(mut self, values: &[EffectiveValue]) -> Self {
+        let is_in_file =
+            |path: &str| values.iter().any(|value| value.path == path && matches!(value.origin, ValueOrigin::File { .. }));
         let (section, entry, _) = parts(&self.path);
         let word = |word: &str| {
             let (name, value) = word.split_once(" = ").map_or((word, String::new()), |(name, value)| (name, format!("={value}")));
             let section = [section, Section::Account, Section::TopLevel].into_iter().find(|other| other.find(name).is_some());
             let entry = if entry.is_empty() { "default" } else { entry };
-            section.map_or_else(|| word.to_owned(), |section| variable_of(&section.path(entry, name)) + &value)
+            let path = section.map(|section| section.path(entry, name)).filter(|path| !is_in_file(path));
+            path.map_or_else(|| word.to_owned(), |path| variable_of(&path) + &value)
         };
         let each = |text: &str| text.split('`').map(word).collect::<Vec<_>>().join("`");
         if matches!(self.origin, ValueOrigin::Variable(_)) {

@@ -75,6 +75,8 @@ pub struct Input {
     pub config_flag: Option<PathBuf>,
     /// Read when neither `--config` nor its variable names a file, and only if present.
     pub default_file: PathBuf,
+    /// The daemon runs by that file: it may not be gone.
+    pub needs_default_file: bool,
     /// Flags: the path of a key, such as `log`, and its value.
     pub flags: Vec<(String, String)>,
     /// The environment, as it was at start.
@@ -88,7 +90,7 @@ impl Input {
     #[must_use]
     pub fn of_process(config_flag: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
         let (default_file, environment) = (PathBuf::from(DEFAULT_FILE), Environment::of_process());
-        Self { config_flag, default_file, flags, environment, defaults: &[] }
+        Self { config_flag, default_file, needs_default_file: false, flags, environment, defaults: &[] }
     }
 
     /// Files that a later [`load`] reads again, or trust that is loaded after it, besides those that the settings name.
@@ -137,7 +139,8 @@ pub fn load(input: Input) -> Loaded {
     // The file's come first, from top to bottom; the others stay in the order in which they were found.
     faults.sort_by_key(|fault| if let ValueOrigin::File { line, .. } = fault.origin { line } else { usize::MAX });
     faults.dedup();
-    let [faults, warnings] = [faults, warnings].map(|all| all.into_iter().map(Finding::spelled).collect::<Vec<_>>());
+    let [faults, warnings] =
+        [faults, warnings].map(|all| all.into_iter().map(|found| found.spelled(&values)).collect::<Vec<_>>());
     Loaded { config: config.filter(|_| faults.is_empty()), faults, warnings, values, file, secret_variables }
 }
 
@@ -159,9 +162,16 @@ pub fn daemon_address(input: &Input) -> DaemonAddress {
     let Layers { leaves, tables, findings, unusable, .. } = read_layers(input);
     let merged = Merged::new(tables, &leaves);
     let Input { environment, defaults, .. } = input;
-    let faults = unusable.into_iter().chain(findings.faults).collect();
     let top = TopLevel::read(&mut SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() }, "");
-    DaemonAddress { telemetry: top.telemetry_listen, control: top.control_socket, faults }
+    let (mut control, mut faults) = (top.control_socket, findings.faults);
+    match unusable {
+        // The file may name another daemon's socket than the default one.
+        Some(fault) if !control.is_written() => {
+            control.value = Err(fault.or_hint("name the daemon's socket with --control-socket"));
+        }
+        unusable => faults.splice(..0, unusable).for_each(drop),
+    }
+    DaemonAddress { telemetry: top.telemetry_listen, control, faults }
 }
 
 /// Reads the file, the environment and the flags.
@@ -184,15 +194,25 @@ fn read_layers(input: &Input) -> Layers {
     layers
 }
 
-/// The file's path and text. A file that was asked for must be there; the default one need not.
+/// The file's path and text. A file that was asked for, or by which the daemon runs, must be there; the default one need not.
 fn read_file(input: &Input) -> Result<Option<(PathBuf, String)>, Fault> {
     let (path, origin) = input.settings_file();
+    let is_optional = origin == ValueOrigin::Default && !input.needs_default_file;
     let wrong = match files::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => return Ok(Some((path, text))),
-        Err(error) if error.kind() == ErrorKind::NotFound && origin == ValueOrigin::Default => return Ok(None),
+        // Rules that stand behind a broken link must not be lifted.
+        Err(error) if error.kind() == ErrorKind::NotFound && is_optional && !files::has_broken_link(&path) => return Ok(None),
         Ok(Err(_)) => Diagnostic::new(format!("{} is not UTF-8", path.display())),
-        Err(error) => Diagnostic::new(format!("cannot read {}: {}", path.display(), files::why(&path, &error)))
-            .hint(resources::advice(&error).unwrap_or("correct the path, or give this user the right to read the file")),
+        Err(error) => {
+            let gone = error.kind() == ErrorKind::NotFound && input.needs_default_file;
+            let hint = if gone {
+                "put it back; to run without it, restart"
+            } else {
+                "correct the path, or give this user the right to read the file"
+            };
+            Diagnostic::new(format!("cannot read {}: {}", path.display(), files::why(&path, &error)))
+                .hint(resources::advice(&error).unwrap_or(hint))
+        }
     };
     Err(Fault::new(if origin.is_written() { origin } else { ValueOrigin::File { path, line: 0 } }, "", wrong))
 }

@@ -52,6 +52,12 @@ fn account(api: &ApiEntry, accounts: &[AccountEntry]) -> Option<Diagnostic> {
 }
 
 fn listen(api: &ApiEntry, findings: &mut Findings) {
+    let addresses: Vec<SocketAddr> = api.addresses().collect();
+    let overlap = addresses.iter().enumerate().find_map(|(index, own)| {
+        let theirs = addresses[..index].iter().find(|theirs| *theirs != own && collide(*own, **theirs))?;
+        Some(Diagnostic::new(format!("{own} overlaps {theirs}")).hint("name one of the two"))
+    });
+    findings.fault(&api.listen, overlap);
     let open: Vec<SocketAddr> = api.addresses().filter(|address| !address.ip().to_canonical().is_loopback()).collect();
     if api.allow_non_loopback.get() == Some(false) {
         for address in &open {

@@ -3,7 +3,10 @@
 //! Pure. A text that two parsers could read in two ways is refused, since a token goes where a URL points. Messages never
 //! repeat a URL, which may hold a password before its `@`.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use http::uri::PathAndQuery;
 
@@ -146,14 +149,19 @@ pub(super) fn listener(entry: &str) -> Result<Listen, Diagnostic> {
         return Ok(Listen::Tcp { address: socket_address(entry)?, required: true });
     };
     ensure!(path.starts_with('/'), format!("{}: the path of a Unix socket must start with `/`", shown(entry)));
+    socket_path(entry, path).map(Listen::Unix)
+}
+
+/// Reads the path of a Unix socket, which starts with `/`. `entry`: as it was written.
+pub(super) fn socket_path(entry: &str, path: &str) -> Result<PathBuf, Diagnostic> {
     ensure!(path.len() <= SOCKET_PATH_MAX, format!("the path of a Unix socket has at most {SOCKET_PATH_MAX} bytes"));
     ensure!(!path.ends_with('/'), format!("{} names a directory", shown(entry)));
-    Ok(Listen::Unix(path.into()))
+    Ok(path.into())
 }
 
 /// Reads an IP address with a port.
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Diagnostic> {
-    text.parse().map_err(|_| {
+    let address: SocketAddr = text.parse().map_err(|_| {
         let wrong = Diagnostic::new(format!("{} is not an address", shown(text)));
         let hint = match text.rsplit_once(':') {
             Some(("localhost" | "", port)) if port.parse::<u16>().is_ok() => format!("write 127.0.0.1:{port}"),
@@ -162,5 +170,10 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Diagnostic> {
             _ => "write 127.0.0.1:PORT or [::1]:PORT".to_owned(),
         };
         wrong.hint(hint)
-    })
+    })?;
+    // A socket of IPv6 alone, as ours are, can't be bound to it.
+    let plain = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let wrong = format!("{} is an address of IPv4 that is written as one of IPv6", shown(text));
+    ensure!(plain.is_ipv4() == address.is_ipv4(), wrong, hint = format!("write {plain}"));
+    Ok(address)
 }

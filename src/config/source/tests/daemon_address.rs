@@ -35,6 +35,23 @@ fn the_usual_order_holds_and_a_broken_file_leaves_the_rest() {
 }
 
 #[test]
+fn where_the_file_can_not_be_read_no_command_guesses_the_control_socket() {
+    let of = |variables: &[(&str, &str)]| {
+        daemon_address(&Input { config_flag: Some("/nonexistent/a.toml".into()), ..input(variables) })
+    };
+    let unknown = of(&[]);
+    let fault = unknown.control.value.unwrap_err().to_string();
+    assert!(
+        fault.contains("there is no such file") && fault.contains("or name the daemon's socket with --control-socket"),
+        "{fault}"
+    );
+    assert_eq!(unknown.faults, []);
+    let named = of(&[("CAREPORTALS_CONTROL_SOCKET", "/run/a.sock")]);
+    assert_eq!(named.control.value, Ok(ControlSocket::Path("/run/a.sock".into())));
+    assert_eq!(named.faults.len(), 1);
+}
+
+#[test]
 fn the_environment_names_the_directories_of_the_default_place() {
     let directories = |variables: &[(&str, &str)]| match reached("", variables).control.value {
         Ok(ControlSocket::Default(directories)) => directories,

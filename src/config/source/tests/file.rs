@@ -14,6 +14,25 @@ fn the_default_file_is_read_when_present_and_not_missed() {
 }
 
 #[test]
+fn a_default_file_that_is_behind_a_broken_link_or_was_in_force_is_missed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    let gone = load(Input { default_file: path.clone(), needs_default_file: true, ..input(&VARIABLES) });
+    assert_faults(
+        &gone,
+        &["config.toml: cannot read config.toml: there is no such file\n  hint: put it back; to run without it, restart"],
+    );
+    std::os::unix::fs::symlink("nowhere", &path).unwrap();
+    let broken = load(Input { default_file: path.clone(), ..input(&VARIABLES) });
+    assert_faults(&broken, &["config.toml: cannot read config.toml: a link leads nowhere\n  hint: "]);
+    // So is one in a directory that is a link.
+    let linked = directory.path().join("linked");
+    std::os::unix::fs::symlink("nowhere", &linked).unwrap();
+    let broken = load(Input { default_file: linked.join("config.toml"), ..input(&VARIABLES) });
+    assert!(faults(&broken)[0].contains("a link leads nowhere"), "{:?}", faults(&broken));
+}
+
+#[test]
 fn a_file_that_was_asked_for_must_be_there() {
     let loaded = load_variables(&with_account(&[("CAREPORTALS_CONFIG", "/nonexistent/a.toml")]));
     assert_faults(&loaded, &["CAREPORTALS_CONFIG: cannot read /nonexistent/a.toml: there is no such file"]);

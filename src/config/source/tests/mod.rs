@@ -55,6 +55,7 @@ fn input(variables: &[(&str, &str)]) -> Input {
         defaults: &[],
         config_flag: None,
         default_file: PathBuf::from("/nonexistent/config.toml"),
+        needs_default_file: false,
         flags: Vec::new(),
         environment: variables.iter().copied().collect(),
     }

@@ -225,6 +225,10 @@ fn listen_addresses() {
     for (list, expected) in [
         ("[]", "names no address"),
         ("[\"localhost:80\"]", "`localhost:80` is not an address\n  hint: write 127.0.0.1:80"),
+        (
+            "[\"[::ffff:127.0.0.1]:80\"]",
+            "`[::ffff:127.0.0.1]:80` is an address of IPv4 that is written as one of IPv6\n  hint: write 127.0.0.1:80",
+        ),
         ("[\":80\"]", "`:80` is not an address\n  hint: write 127.0.0.1:80"),
         ("[\"80\"]", "`80` is not an address\n  hint: write 127.0.0.1:80"),
         ("[\"localhost:http\"]", "`localhost:http` is not an address\n  hint: write 127.0.0.1:PORT"),

@@ -156,15 +156,15 @@ fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode 
     }
     let Err(error) = serve(config, input, signals, &mut logging) else { return ExitCode::SUCCESS };
     let code = if error.is_configuration() { EX_CONFIG } else { 1 };
-    let said = said_of(&error, &mut loaded);
+    let error = said_of(&error, &mut loaded);
     if reader == Reader::Journal {
         // Both streams lead there, and only a line of the log has a level.
-        error!("{said}");
+        error!("{error}");
         return ExitCode::from(code);
     }
     // What was logged before stands before it.
     drop(logging);
-    fail(&said, code)
+    fail(&error, code)
 }
 
 fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Logging) -> Result<(), StartError> {

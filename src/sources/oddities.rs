@@ -28,6 +28,9 @@ const MARK: Oddity =
 const MARK_IN_TEXT: Oddity = Oddity { message: "begins with a byte order mark, which is part of the value", hint: "remove it" };
 const WIDE: Oddity =
     Oddity { message: "looks like UTF-16, and is read as UTF-8", hint: "save the file as UTF-8, without a byte order mark" };
+const NO_TEXT: Oddity = Oddity { message: "is not UTF-8, so no log-in can hold it", hint: "save the file as UTF-8" };
+const CONTROL: Oddity =
+    Oddity { message: "holds a control character, which no header may", hint: "save the file again, by a text editor" };
 const BLANK: Oddity =
     Oddity { message: "begins or ends with a blank, which is part of the value", hint: "remove it, unless it is meant" };
 const NEWLINE: Oddity = Oddity {
@@ -89,6 +92,9 @@ fn of_value(value: &[u8], mark: Oddity) -> Vec<Oddity> {
         Some(rest) => (true, rest),
         None => (false, value),
     };
+    if std::str::from_utf8(value).is_err() {
+        return vec![NO_TEXT];
+    }
     let is_newline = |byte: &u8| matches!(byte, b'\n' | b'\r');
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let ends = [value.first(), value.last()];
@@ -101,6 +107,7 @@ fn of_value(value: &[u8], mark: Oddity) -> Vec<Oddity> {
         (has_end(is_newline), NEWLINE),
         (inner.iter().any(is_newline), LINES),
         (is_quoted(inner), QUOTES),
+        (value.iter().any(|byte| byte.is_ascii_control() && !is_newline(byte) && !is_blank(byte)), CONTROL),
     ];
     found.into_iter().filter_map(|(is_there, oddity)| is_there.then_some(oddity)).collect()
 }
@@ -118,7 +125,10 @@ mod tests {
 
     #[test]
     fn each_oddity_is_named_and_a_plain_value_has_none() {
-        let cases: [(&[u8], &[Oddity]); 21] = [
+        let cases: [(&[u8], &[Oddity]); 24] = [
+            (b"secr\xffet\n", &[NO_TEXT]),
+            (b"sec\0ret", &[CONTROL]),
+            (b"sec\x7fret \n", &[BLANK, CONTROL]),
             (b"[redacted]\n", &[COPIED]),
             (b"secret", &[]),
             (b"secret\n", &[]),

@@ -23,6 +23,7 @@ use super::{
     failure::LoginError,
     login::{LogIn, LoggingIn, Progress},
     refusal::RefusalRecord,
+    relogin_floor::ProbationOutcome,
     session::{Attempt, Effect, Event, Session, StateName},
     snapshot::{AccountSnapshot, LoginHistory},
     terms::AccountIdentity,
@@ -88,6 +89,9 @@ pub(super) struct Signals {
     pub(super) refusal: RefusalRecord,
     accepted: AtomicU64,
     rejected_again: AtomicU64,
+    /// The token of which the driver wants to know whether it works; 0: none.
+    unproven: AtomicU64,
+    worked: AtomicU64,
     wake: Notify,
 }
 
@@ -100,6 +104,17 @@ impl Signals {
     pub(super) fn rejected_again(&self, by: Generation) {
         self.rejected_again.fetch_max(by.0, Ordering::Relaxed);
         self.wake.notify_one();
+    }
+
+    /// A request was answered with token `by`. It costs a load of an atomic, but for the first answer to a token on probation.
+    pub(super) fn answered(&self, by: Generation) {
+        self.refusal.answered(by);
+        let unproven = self.unproven.load(Ordering::Relaxed);
+        if unproven != 0 && unproven == by.0 {
+            self.unproven.store(0, Ordering::Relaxed);
+            self.worked.fetch_max(by.0, Ordering::Relaxed);
+            self.wake.notify_one();
+        }
     }
 
     /// Has the driver look at the clock.
@@ -277,7 +292,11 @@ impl ActiveDriver {
     fn take_verdicts(&mut self) {
         let rejected_again = self.driver.signals.rejected_again.swap(0, Ordering::Relaxed);
         let accepted = self.driver.signals.accepted.swap(0, Ordering::Relaxed);
+        let worked = self.driver.signals.worked.swap(0, Ordering::Relaxed);
         // No log-in has the number zero.
+        if worked > 0 {
+            self.step(Event::Worked(Generation(worked)));
+        }
         if rejected_again > 0 {
             self.step(Event::RejectedAgain(Generation(rejected_again)));
         }
@@ -364,6 +383,8 @@ impl ActiveDriver {
     fn publish(&self, now: Now) {
         let session = &self.driver.session;
         let bearer = session.usable(now.moment).map(|token| &token.bearer);
+        let unproven = session.probation().filter(|probation| probation.is_open_to(ProbationOutcome::Worked));
+        self.driver.signals.unproven.store(unproven.map_or(0, |probation| probation.generation.0), Ordering::Relaxed);
         self.driver.published.publish(bearer, AccountSnapshot::of(session, &self.history));
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Pure. A token that replaced a refused one is on probation. A request that had got a 401 and gets through with it accepts
 //! it: the floor goes back to its base. Another 401 for it doubles the floor, once per log-in. Acceptance outweighs every
-//! 401, before or after it: one path that always answers 401 must not lengthen the outage of the others.
+//! 401, before or after it: one path that always answers 401 must not lengthen the outage of the others. Where nobody could show
+//! that, since the request that had got the 401 could not be sent again, an answer to any other request shows that the token
+//! works: what gets a 401 once the token is old enough to be replaced was withdrawn since then.
 
 use std::time::Duration;
 
@@ -34,6 +36,8 @@ pub(super) enum ProbationOutcome {
     Accepted,
     /// A request got a 401 with the new token too. It may still be accepted.
     RejectedAgain,
+    /// A request that had got no 401 was answered. Others may still get one.
+    Worked,
 }
 
 impl ReloginFloor {
@@ -87,12 +91,28 @@ impl ReloginFloor {
         }
     }
 
-    /// A request got a 401 with token `by`.
+    /// A request was answered with token `by`.
+    pub(super) fn worked(&mut self, by: Generation) {
+        let is_open = |probation: &&mut Probation| probation.generation == by && probation.verdict.is_none();
+        if let Some(probation) = self.probation.as_mut().filter(is_open) {
+            probation.verdict = Some(ProbationOutcome::Worked);
+        }
+    }
+
+    /// A request got a 401 with token `by`, which is so old.
+    pub(super) fn unauthorized(&mut self, by: Generation, age: Duration) {
+        let has_worked = self.probation.is_some_and(|probation| probation.verdict == Some(ProbationOutcome::Worked));
+        if !has_worked || age < self.current {
+            self.rejected_again(by);
+        }
+    }
+
+    /// A request that had got a 401 got another with token `by`.
     pub(super) fn rejected_again(&mut self, by: Generation) {
         let max = self.max();
-        if let Some(probation) =
-            self.probation.as_mut().filter(|probation| probation.generation == by && probation.verdict.is_none())
-        {
+        let is_open =
+            |probation: &&mut Probation| probation.generation == by && probation.is_open_to(ProbationOutcome::RejectedAgain);
+        if let Some(probation) = self.probation.as_mut().filter(is_open) {
             probation.verdict = Some(ProbationOutcome::RejectedAgain);
             self.current = self.current.max(FLOOR_STEP_MIN).saturating_mul(2).min(max);
         }
@@ -104,7 +124,8 @@ impl Probation {
     pub(super) fn is_open_to(self, verdict: ProbationOutcome) -> bool {
         match verdict {
             ProbationOutcome::Accepted => self.verdict != Some(ProbationOutcome::Accepted),
-            ProbationOutcome::RejectedAgain => self.verdict.is_none(),
+            ProbationOutcome::RejectedAgain => matches!(self.verdict, None | Some(ProbationOutcome::Worked)),
+            ProbationOutcome::Worked => self.verdict.is_none(),
         }
     }
 }
@@ -158,6 +179,23 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_has_worked_for_others_may_be_withdrawn_later_and_that_doubles_nothing() {
+        for (worked, age, seconds) in [(true, 30, 30), (true, 29, 60), (false, 30, 60), (false, 29, 60)] {
+            let mut floor = ReloginFloor::new(30 * SECOND);
+            let generation = on_probation(&mut floor, 1);
+            floor.worked(if worked { generation } else { Generation(0) });
+            floor.unauthorized(generation, age * SECOND);
+            assert_eq!(floor.current(), seconds * SECOND, "{worked} {age}");
+        }
+        let mut floor = ReloginFloor::new(30 * SECOND);
+        let generation = on_probation(&mut floor, 1);
+        floor.worked(generation);
+        floor.rejected_again(generation);
+        floor.worked(generation);
+        assert_eq!(floor.current(), 60 * SECOND, "the request that had got a 401 got another");
+    }
+
+    #[test]
     fn a_new_base_starts_over_and_the_same_one_changes_nothing() {
         let mut floor = ReloginFloor::new(30 * SECOND);
         let generation = on_probation(&mut floor, 1);
@@ -170,16 +208,15 @@ mod tests {
 
     #[test]
     fn only_a_verdict_that_would_change_something_is_worth_telling() {
-        use ProbationOutcome::{Accepted, RejectedAgain};
-        for (known, to_accepted, to_rejected) in
-            [(None, true, true), (Some(RejectedAgain), true, false), (Some(Accepted), false, false)]
-        {
+        use ProbationOutcome::{Accepted, RejectedAgain, Worked};
+        for (known, open) in [
+            (None, [true, true, true]),
+            (Some(Worked), [true, true, false]),
+            (Some(RejectedAgain), [true, false, false]),
+            (Some(Accepted), [false, false, false]),
+        ] {
             let probation = Probation { generation: Generation(1), verdict: known };
-            assert_eq!(
-                (probation.is_open_to(Accepted), probation.is_open_to(RejectedAgain)),
-                (to_accepted, to_rejected),
-                "{known:?}"
-            );
+            assert_eq!([Accepted, RejectedAgain, Worked].map(|verdict| probation.is_open_to(verdict)), open, "{known:?}");
         }
     }
 

@@ -112,9 +112,9 @@ impl Account {
         answered.await.ok()
     }
 
-    /// Reports that a request with token `by` got an answer that does not refuse the token. It costs a load of an atomic.
+    /// Reports that a request with token `by` got an answer that does not refuse the token.
     pub fn answered(&self, by: Generation) {
-        self.task.signals.refusal.answered(by);
+        self.task.signals.answered(by);
     }
 
     /// Reports that a request that had got a 401 got through with the newer token `by`.

@@ -190,6 +190,22 @@ fn a_log_in_that_cures_leaves_the_floor_as_it_is() {
 }
 
 #[test]
+fn so_does_one_whose_request_can_not_be_sent_again_if_others_are_answered() {
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::eager(&simulator);
+    setup.api("replay_buffer", "1KiB");
+    let sidecar = setup.start().ready();
+    for logins in 2..=5 {
+        revoke(&simulator);
+        is_upstreams_401(&sidecar.send(&Request::post("/_sim/echo", "x".repeat(4096))));
+        until("another log-in has begun", || control.counts().logins == logins);
+        assert_eq!(sidecar.get("/users/account").status, 200);
+        assert_eq!(control.counts().logins, logins);
+    }
+}
+
+#[test]
 fn a_failed_log_in_passes_the_401_on_and_starts_no_other() {
     // None of these tries again soon by itself.
     let busy = [429, 503].map(|status| LoginFault::StatusRetryAfter(status, "600".to_owned()));

@@ -18,7 +18,7 @@ pub use self::state_name::StateName;
 use super::{
     failure::{LoginError, Malformed},
     refusal::RefusedToken,
-    relogin_floor::{Probation, ReloginFloor},
+    relogin_floor::{Probation, ProbationOutcome, ReloginFloor},
     token::{Generation, Refresh, Token},
 };
 use crate::clock::{Jitter, Moment};
@@ -98,6 +98,8 @@ pub(super) enum Event {
     Accepted(Generation),
     /// A request that had got a 401 got another with that token.
     RejectedAgain(Generation),
+    /// A request that had got no 401 was answered with this token.
+    Worked(Generation),
     /// That log-in ended.
     Ended(Attempt, Result<Token, LoginError>),
     /// Time has passed.
@@ -181,6 +183,10 @@ impl Session {
             }
             Event::RejectedAgain(by) => {
                 self.relogin_floor.rejected_again(by);
+                None
+            }
+            Event::Worked(by) => {
+                self.relogin_floor.worked(by);
                 None
             }
             Event::Ended(attempt, outcome) => {
@@ -281,7 +287,7 @@ impl Session {
     fn replaceable_from(&self, token: &Token) -> Moment {
         match self.relogin_floor.probation() {
             // The first 401 is a verdict, however young the token is: it is the one on probation.
-            Some(Probation { verdict: None, .. }) => token.received,
+            Some(probation) if probation.is_open_to(ProbationOutcome::RejectedAgain) => token.received,
             _ => token.received + self.relogin_floor.current(),
         }
     }
@@ -384,7 +390,7 @@ impl Session {
     fn unauthorized(&mut self, refused: Generation, now: Moment) -> Option<Effect> {
         let token = self.token().filter(|token| token.generation() == refused && token.is_usable(now))?;
         let age = now.since(token.received);
-        self.relogin_floor.rejected_again(refused);
+        self.relogin_floor.unauthorized(refused, age);
         if age < self.relogin_floor.current() {
             return None;
         }

@@ -222,6 +222,7 @@ fn log_out_wins_in_every_state_and_only_log_in_ends_it() {
             Event::Unauthorized(Generation(1)),
             Event::Accepted(Generation(1)),
             Event::RejectedAgain(Generation(1)),
+            Event::Worked(Generation(1)),
             Event::Tick,
         ] {
             bench.now = bench.now + MINUTE;

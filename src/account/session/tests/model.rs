@@ -145,6 +145,12 @@ impl Model {
                 self.rejected_again(*by);
                 false
             }
+            Event::Worked(by) => {
+                if let Some((_, verdict @ None)) = self.probation.as_mut().filter(|(generation, _)| generation == by) {
+                    *verdict = Some(ProbationOutcome::Worked);
+                }
+                false
+            }
             Event::Ended(attempt, outcome) => {
                 if self.attempt == Some(*attempt) {
                     self.ended(outcome, now);
@@ -168,7 +174,11 @@ impl Model {
         let Some(received) = self.held.as_ref().filter(|held| held.generation == refused).map(|held| held.received) else {
             return false;
         };
-        self.rejected_again(refused);
+        // A token that has worked is withdrawn, if it is old enough to be replaced.
+        let has_worked = self.probation.is_some_and(|(_, verdict)| verdict == Some(ProbationOutcome::Worked));
+        if !has_worked || now.since(received) < self.floor {
+            self.rejected_again(refused);
+        }
         if now.since(received) < self.floor || self.wait.is_some() {
             return false;
         }
@@ -177,7 +187,9 @@ impl Model {
     }
 
     fn rejected_again(&mut self, by: Generation) {
-        if let Some((_, verdict @ None)) = self.probation.as_mut().filter(|(generation, _)| *generation == by) {
+        if let Some((_, verdict @ (None | Some(ProbationOutcome::Worked)))) =
+            self.probation.as_mut().filter(|(generation, _)| *generation == by)
+        {
             *verdict = Some(ProbationOutcome::RejectedAgain);
             self.floor = (2 * self.floor).min(60 * MINUTE);
         }

@@ -25,6 +25,8 @@ pub(super) enum Action {
     Unauthorized(Which),
     Accepted(Which),
     RejectedAgain(Which),
+    /// Another request is answered with the latest token.
+    Worked,
     /// Answers refuse the token held, so that it is known to be refused; another answer ends that.
     KnownRefused,
     Answered,
@@ -81,7 +83,7 @@ pub(super) enum Until {
     LongAfter,
 }
 
-pub(super) const ACTIONS: [Action; 36] = [
+pub(super) const ACTIONS: [Action; 37] = [
     Action::LogIn,
     Action::LogOut,
     Action::CredentialsChanged,
@@ -110,6 +112,7 @@ pub(super) const ACTIONS: [Action; 36] = [
     Action::Accepted(Which::Earlier),
     Action::RejectedAgain(Which::Latest),
     Action::RejectedAgain(Which::Earlier),
+    Action::Worked,
     Action::KnownRefused,
     Action::Answered,
     Action::Pass(Until::Due),
@@ -223,6 +226,7 @@ impl Node {
             Action::Unauthorized(which) => Event::Unauthorized(generation(which)?),
             Action::Accepted(which) => Event::Accepted(generation(which)?),
             Action::RejectedAgain(which) => Event::RejectedAgain(generation(which)?),
+            Action::Worked => Event::Worked(generation(Which::Latest)?),
             Action::KnownRefused => self.session.token().map(|_| Event::Tick)?,
             Action::Answered => self.record.map(|_| Event::Tick)?,
             Action::Pass(_) => return None,
@@ -322,6 +326,7 @@ impl Node {
                 None => 0,
                 Some(ProbationOutcome::Accepted) => 1,
                 Some(ProbationOutcome::RejectedAgain) => 2,
+                Some(ProbationOutcome::Worked) => 3,
             }),
             is_refused: session.refusal.is_some(),
             is_recorded: self.record.is_some_and(|record| Some(record.generation) == token.map(Token::generation)),

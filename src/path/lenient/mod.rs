@@ -296,22 +296,30 @@ impl LenientPattern {
     /// The states after one more segment. An empty one, or dots, may be nothing, or what a `*` stands for: some routers fill a
     /// parameter with it.
     fn step(&self, states: u64, ever: u64, name: &[u8]) -> u64 {
-        let by_star = (states & self.one) << 1;
         let mut seen = name.iter().filter(|&&byte| is_seen(byte));
         if seen.clone().all(|&byte| matches!(byte, b'.' | b'+')) {
             let unchanged = if seen.nth(1).is_some() { ever } else { states };
-            return self.skip_any(unchanged | by_star);
+            return self.skip_any(unchanged | (states & self.one) << 1);
         }
         let fits = |(at, segment): &(usize, &LenientSegment)| {
-            states & (1 << at) != 0 && matches!(segment, LenientSegment::Name(known) if is_same_name(known, name))
+            let is_here = states & (1 << at) != 0;
+            is_here
+                && match segment {
+                    LenientSegment::Name(known) => is_same_name(known, name),
+                    LenientSegment::One => true,
+                    LenientSegment::Any => false,
+                }
         };
-        let by_name = self.segments.iter().enumerate().filter(fits).fold(0, |next, (at, _)| next | 1 << (at + 1));
-        // A server that runs a script for every path answers below it as it does without.
-        let by_script = if is_same_name(b"index.php", name) { states } else { 0 };
-        let at_start = states & self.start();
-        let is_mount = at_start != 0 && MOUNTS.iter().any(|mount| is_same_name(mount.as_bytes(), name));
-        let by_mount = if is_mount { at_start } else { 0 };
-        self.skip_any(by_name | by_star | by_script | by_mount | (states & self.any))
+        let taken: u64 = self.segments.iter().enumerate().filter(fits).map(|(at, _)| 1 << (at + 1)).sum();
+        // A server that runs a script for every path answers below it as it does without, and below a mount at the start, too.
+        let passed_over = if is_same_name(b"index.php", name) {
+            states
+        } else if MOUNTS.iter().any(|mount| is_same_name(mount.as_bytes(), name)) {
+            states & self.start()
+        } else {
+            0
+        };
+        self.skip_any(taken | passed_over | (states & self.any))
     }
 
     /// Adds the states in which a `**` has matched all that it will.

@@ -185,6 +185,8 @@ fn a_path_that_resembles_a_log_in_path_passes() {
         "/index.php",
         "/index.php/users",
         "/x.php/auth",
+        "/orders/auth",
+        "/booking/auth",
         "/auths",
         "/xauth",
         "/aut",
@@ -234,6 +236,10 @@ fn a_log_in_path_may_be_configured_in_any_spelling() {
     }
     assert!(LoginPaths::new(["/"]).contains("/"));
     assert!(!LoginPaths::new(["/"]).contains("/x"));
+    for path in ["/token/new", "/patient/token/new", "/public/token/new", "/%74oken/new"] {
+        assert!(LoginPaths::new(["/patient/token/new"]).contains(path), "{path}");
+    }
+    assert!(!LoginPaths::new(["/patient"]).contains("/"), "there is nothing below the mount");
     assert!(!LoginPaths::default().contains("/auth"));
 }
 

@@ -57,7 +57,7 @@ pub(super) fn fold(text: &[u8]) -> Vec<u8> {
     while let Some(&lead) = rest.first() {
         let (point, length) = scalar(rest).unwrap_or((u32::from(lead), 1));
         // Some servers drop what is no UTF-8.
-        if (lead != 0 && !is_seen(lead)) || !is_character(point, length, lead) {
+        if (lead != 0 && !is_seen(lead)) || !is_character(point, length) {
             // It is removed before the next pass, since the bytes around it may form an escape.
             rest = &rest[length..];
             continue;
@@ -72,9 +72,8 @@ pub(super) fn fold(text: &[u8]) -> Vec<u8> {
 }
 
 /// Whether a sequence stands for a character, to some server: it is UTF-8, or overlong for ASCII.
-fn is_character(point: u32, length: usize, lead: u8) -> bool {
-    let shortest = char::from_u32(point).map(char::len_utf8);
-    if length == 1 { lead < 0x80 } else { point < 0x80 || shortest == Some(length) }
+fn is_character(point: u32, length: usize) -> bool {
+    char::from_u32(point).is_some_and(|character| character.is_ascii() || character.len_utf8() == length)
 }
 
 /// Reads a sequence that has the form of UTF-8, legal or not: the code point and the length.
@@ -107,7 +106,7 @@ pub(super) enum Likeness {
 /// What `sequence`, one character in UTF-8, may become; `None` when it stays as it is.
 pub(super) fn likeness(sequence: &[u8]) -> Option<Likeness> {
     let (point, length) = scalar(sequence).filter(|(_, length)| *length == sequence.len())?;
-    if !is_character(point, length, sequence[0]) {
+    if !is_character(point, length) {
         return Some(Likeness::Nothing);
     }
     ascii_for(point).map(|([byte, ..], count)| if count == 0 { Likeness::Nothing } else { Likeness::Ascii(byte) })
@@ -147,9 +146,9 @@ fn ascii_for(point: u32) -> Option<([u8; 3], usize)> {
         0x17f => b's',
         0x212a => b'k',
         0x130 | 0x131 => b'i',
-        // Circled and mathematical letters, and mathematical and segmented digits.
+        // Circled and mathematical letters, and mathematical and segmented digits. 0x1d400 is a multiple of 26.
         0x24b6..=0x24e9 => from(b'a', (point - 0x24b6) % 26),
-        0x1d400..=0x1d6a3 => from(b'a', (point - 0x1d400) % 26),
+        0x1d400..=0x1d6a3 => from(b'a', point % 26),
         0x1d7ce..=0x1d7ff => from(b'0', (point - 0x1d7ce) % 10),
         0x1fbf0..=0x1fbf9 => from(b'0', point - 0x1fbf0),
         0x24ea => b'0',

@@ -395,6 +395,7 @@ mod tests {
         // Two ways to match lead to one state.
         let twice = difference((Some(&["GET /**/a/**"]), &[]), (Some(&["GET /a/**"]), &[]));
         assert_eq!(twice, ["GET /*/a/**"]);
+        assert_eq!(difference((Some(&["GET /**/**"]), &[]), (Some(&[]), &[])), ["GET /**"]);
     }
 
     /// Servers answer the same routes below a mount and below a script, which a rule of `deny` knows.
@@ -407,11 +408,20 @@ mod tests {
         // The plain spelling speaks for the other ones.
         assert_eq!(difference((None, &[]), (None, &["* /a/x"])), ["* /a/x", "* /a/x/"]);
         assert_eq!(difference((None, &[]), (None, &["* /b/a"])), ["* /b/a", "* /b/a/"]);
+        // Also where `allow` tells it from them.
+        let named: Option<&[&str]> = Some(&["GET /a/x", "GET /*/x"]);
+        assert_eq!(difference((named, &[]), (named, &["* /a/x"])), ["GET /a/x"]);
+        // And for a mount that leads elsewhere than a script does, which is also a spelling of `index`.
+        let below: Option<&[&str]> = Some(&["GET /a", "GET /*/a"]);
+        assert_eq!(difference((below, &[]), (below, &["* /a", "* /index/a"])), ["GET /a", "GET /index/a"]);
     }
 
     #[test]
     fn a_segment_that_a_rule_names_is_no_other_segment() {
-        assert_eq!(difference((None, &[]), (None, &["* /other0"])), ["* /other0", "* /other0/"]);
+        for name in ["other0", "OTHER0"] {
+            let [path, below] = [format!("* /{name}"), format!("* /{name}/")];
+            assert_eq!(difference((None, &[]), (None, &[&path])), [path, below]);
+        }
     }
 
     #[test]

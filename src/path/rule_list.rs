@@ -135,6 +135,7 @@ mod tests {
         let denies = |path| list.first_that_denies(&Method::POST, path).map(ToString::to_string);
         assert_eq!(denies("/area7/1").as_deref(), Some("* /AREA7/*"));
         assert_eq!(denies("/Area7.json/1;x").as_deref(), Some("* /AREA7/*"));
+        assert_eq!(denies("/area7+/1").as_deref(), Some("* /AREA7/*"));
         assert_eq!(denies("/area8/1"), None);
         // A server in C stops at the first NUL.
         assert_eq!(denies("/area7/1%00x").as_deref(), Some("* /AREA7/*"));

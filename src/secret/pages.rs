@@ -244,6 +244,12 @@ mod tests {
         assert_eq!(long.map(|_| ()).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 
+    #[test]
+    fn a_check_for_more_pages_than_there_can_be_fails() {
+        Pages::probe(1).unwrap();
+        Pages::probe(usize::MAX).unwrap_err();
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn a_secret_is_in_pages_that_are_locked_and_left_out_of_dumps() {

@@ -3,7 +3,7 @@
 //! Pure: no clock, no I/O. Guarantees: a path that decodes to a pattern, by any
 //! server's rules and any number of passes, reaches it; in doubt the answer is yes.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, iter::successors};
 
 use super::{
     cover::covers,
@@ -25,8 +25,12 @@ impl LoginPaths {
     pub fn new(paths: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let mut known = Vec::new();
         for path in paths {
-            known.push(LoginPath::new(path.as_ref()));
-            known.extend(LoginPath::without_mount(path.as_ref()));
+            let mut names = names(path.as_ref());
+            while is_mounted(&names) {
+                known.push(LoginPath::of_names(names.clone()));
+                names.remove(0);
+            }
+            known.push(LoginPath::of_names(names));
         }
         known.sort_unstable();
         known.dedup();
@@ -41,9 +45,8 @@ impl LoginPaths {
     pub fn contains(&self, final_path: &str) -> bool {
         if is_plain(final_path) {
             let path = final_path.strip_suffix('/').unwrap_or(final_path).as_bytes();
-            let below = without_mount(path);
-            let is = |known: &LoginPath, path: &[u8]| known.joined.eq_ignore_ascii_case(path);
-            return self.0.iter().any(|known| is(known, path) || below.is_some_and(|below| is(known, below)));
+            let is_known = |path: &[u8]| self.0.iter().any(|known| known.joined.eq_ignore_ascii_case(path));
+            return successors(Some(path), |path| without_mount(path)).any(is_known);
         }
         let read = LenientPath::new(final_path);
         self.0.iter().any(|known| read.reaches(&known.pattern))
@@ -70,28 +73,22 @@ struct LoginPath {
 }
 
 impl LoginPath {
-    fn new(path: &str) -> Self {
-        Self::of_names(names(path))
-    }
-
-    /// The path without the mount that it is below, if it is below one.
-    fn without_mount(path: &str) -> Option<Self> {
-        let names = names(path);
-        let is_mounted = names.len() > 1 && MOUNTS.iter().any(|mount| mount.as_bytes() == names[0]);
-        is_mounted.then(|| Self::of_names(names[1..].to_vec()))
-    }
-
     fn of_names(names: Vec<Vec<u8>>) -> Self {
         let joined = names.iter().flat_map(|name| [b"/", name.as_slice()]).flatten().copied().collect();
         Self { joined, pattern: LenientPattern::of_names(names) }
     }
 }
 
-/// What follows the mount that a path begins with, with its slash.
+/// Whether these names begin with a mount, and there is something below it.
+fn is_mounted(names: &[Vec<u8>]) -> bool {
+    names.len() > 1 && MOUNTS.iter().any(|mount| mount.as_bytes() == names[0])
+}
+
+/// What follows the mount that a path begins with, with its slash if there is one.
 fn without_mount(path: &[u8]) -> Option<&[u8]> {
     let after = |mount: &&str| {
         let (first, rest) = path.strip_prefix(b"/")?.split_at_checked(mount.len())?;
-        (first.eq_ignore_ascii_case(mount.as_bytes()) && rest.starts_with(b"/")).then_some(rest)
+        (first.eq_ignore_ascii_case(mount.as_bytes()) && matches!(rest, [] | [b'/', ..])).then_some(rest)
     };
     MOUNTS.iter().find_map(after)
 }
@@ -296,22 +293,30 @@ impl LenientPattern {
     /// The states after one more segment. An empty one, or dots, may be nothing, or what a `*` stands for: some routers fill a
     /// parameter with it.
     fn step(&self, states: u64, ever: u64, name: &[u8]) -> u64 {
-        let by_star = (states & self.one) << 1;
         let mut seen = name.iter().filter(|&&byte| is_seen(byte));
         if seen.clone().all(|&byte| matches!(byte, b'.' | b'+')) {
             let unchanged = if seen.nth(1).is_some() { ever } else { states };
-            return self.skip_any(unchanged | by_star);
+            return self.skip_any(unchanged | (states & self.one) << 1);
         }
         let fits = |(at, segment): &(usize, &LenientSegment)| {
-            states & (1 << at) != 0 && matches!(segment, LenientSegment::Name(known) if is_same_name(known, name))
+            let is_here = states & (1 << at) != 0;
+            is_here
+                && match segment {
+                    LenientSegment::Name(known) => is_same_name(known, name),
+                    LenientSegment::One => true,
+                    LenientSegment::Any => false,
+                }
         };
-        let by_name = self.segments.iter().enumerate().filter(fits).fold(0, |next, (at, _)| next | 1 << (at + 1));
-        // A server that runs a script for every path answers below it as it does without.
-        let by_script = if is_same_name(b"index.php", name) { states } else { 0 };
-        let at_start = states & self.start();
-        let is_mount = at_start != 0 && MOUNTS.iter().any(|mount| is_same_name(mount.as_bytes(), name));
-        let by_mount = if is_mount { at_start } else { 0 };
-        self.skip_any(by_name | by_star | by_script | by_mount | (states & self.any))
+        let taken: u64 = self.segments.iter().enumerate().filter(fits).map(|(at, _)| 1 << (at + 1)).sum();
+        // A server that runs a script for every path answers below it as it does without, and below a mount at the start, too.
+        let passed_over = if is_same_name(b"index.php", name) {
+            states
+        } else if MOUNTS.iter().any(|mount| is_same_name(mount.as_bytes(), name)) {
+            states & self.start()
+        } else {
+            0
+        };
+        self.skip_any(taken | passed_over | (states & self.any))
     }
 
     /// Adds the states in which a `**` has matched all that it will.

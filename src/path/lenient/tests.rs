@@ -96,6 +96,8 @@ fn a_log_in_path_is_refused_with_what_frameworks_add_and_in_other_forms_of_lette
         "/auth.json.xml",
         "/auth.tar.gz",
         "/public/auth",
+        "/patient/public/auth",
+        "/PUBLIC/public/Patient/auth/",
         "/a%ed%a0%80uth",
         "/auth%ed%bf%bf",
         "/a%f4%90%80%80uth",
@@ -185,6 +187,8 @@ fn a_path_that_resembles_a_log_in_path_passes() {
         "/index.php",
         "/index.php/users",
         "/x.php/auth",
+        "/orders/auth",
+        "/booking/auth",
         "/auths",
         "/xauth",
         "/aut",
@@ -233,7 +237,14 @@ fn a_log_in_path_may_be_configured_in_any_spelling() {
         assert!(!known.contains("/token"), "{spelling}");
     }
     assert!(LoginPaths::new(["/"]).contains("/"));
-    assert!(!LoginPaths::new(["/"]).contains("/x"));
+    for (path, is_known) in [("/patient", true), ("/patients", false), ("/x", false)] {
+        assert_eq!(LoginPaths::new(["/"]).contains(path), is_known, "{path}");
+    }
+    for path in ["/token/new", "/patient/token/new", "/public/token/new", "/%74oken/new"] {
+        assert!(LoginPaths::new(["/patient/token/new"]).contains(path), "{path}");
+    }
+    assert!(LoginPaths::new(["/public/patient/token/new"]).contains("/token/new"));
+    assert!(!LoginPaths::new(["/patient"]).contains("/"), "there is nothing below the mount");
     assert!(!LoginPaths::default().contains("/auth"));
 }
 
@@ -401,6 +412,15 @@ proptest! {
     }
 
     #[test]
+    fn a_plain_path_is_judged_as_it_is_read_with_escapes(
+        known in "(/(patient|public|auth|x)){1,4}", path in "(/(patient|Public|auth|x)){1,5}/?",
+    ) {
+        let login_paths = LoginPaths::new([known]);
+        let escaped = path.replace('u', "%75").replace('i', "%69").replace('x', "%78");
+        prop_assert_eq!(login_paths.contains(&path), login_paths.contains(&escaped));
+    }
+
+    #[test]
     fn unrelated_paths_pass(path in "(/[a-zA-Z0-9_~.%;-]{0,3}[a-z0-9]{3,12}(%20|%C3%A4|;a|\\.pdf)?){1,6}/?") {
         let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
         prop_assume!(!["auth", "login", "refresh"].iter().any(|word| last.contains(word)) && !path.contains("%2525") && !path.contains(';'));
@@ -409,10 +429,10 @@ proptest! {
 
     #[test]
     fn the_normal_form_is_its_own_normal_form(path in "[a-zA-Z/.%;2ef5c\\\\ ａ]{0,40}") {
-        let once = LoginPath::new(&path);
+        let once = LoginPath::of_names(names(&path));
         prop_assume!(decode(path.as_bytes()).is_some());
         let Ok(joined) = String::from_utf8(once.joined) else { return Ok(()) };
-        prop_assert_eq!(LoginPath::new(&joined).pattern, once.pattern);
+        prop_assert_eq!(LoginPath::of_names(names(&joined)).pattern, once.pattern);
     }
 
     #[test]

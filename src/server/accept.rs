@@ -155,13 +155,20 @@ impl<A: RequestService> Serving<A> {
     }
 
     /// Serves those that `waiting` holds already, and what the kernel has queued. The socket is closed as soon as the queue is
-    /// empty: its connections wait here for their permits, and later ones are refused.
+    /// empty: its connections wait here for their permits, and later ones are refused. Where descriptors are few, requests need those
+    /// that are left, and connections go on waiting in the kernel, later ones too.
     async fn serve_queued(mut self, socket: ListeningSocket, mut waiting: VecDeque<ClientStream>) {
         let mut socket = Some(socket);
         loop {
             while let Some(listening) = &socket {
                 match listening.accept_queued() {
-                    Ok(stream) => waiting.push_back(stream),
+                    Ok(stream) => {
+                        let few_are_left = stream.has_late_descriptor();
+                        waiting.push_back(stream);
+                        if few_are_left {
+                            break;
+                        }
+                    }
                     Err(error) if is_the_clients(&error) => {}
                     // The rest has its turn when a connection has ended.
                     Err(error) if is_exhaustion(&error) && !waiting.is_empty() => break,

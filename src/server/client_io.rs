@@ -8,7 +8,7 @@
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -57,6 +57,17 @@ impl ClientStream {
             Self::Tcp(_, [from, ours]) => Peer::tcp(*from, *ours),
             Self::Unix(stream) => Peer::unix(stream.peer_cred().ok()),
         }
+    }
+
+    /// Whether half of the process's descriptors are in use, as far as this new one tells: the lowest number that is free is given
+    /// out first.
+    pub(super) fn has_late_descriptor(&self) -> bool {
+        let number = match self {
+            Self::Tcp(stream, _) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        };
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        limit.is_some_and(|limit| u64::try_from(number).is_ok_and(|number| number >= limit / 2))
     }
 
     /// Makes closing the stream a reset. Unix sockets have no resets; their clients see a clean end.

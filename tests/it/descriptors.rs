@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
+
 use crate::harness::{PASSWORD, Request, Setup, Sidecar, now, simulator, until};
 
 const PROMPTLY: Duration = Duration::from_secs(5);
@@ -138,4 +140,29 @@ fn when_descriptors_run_out_all_the_same_an_idle_connection_goes_at_once() {
         assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
     }
     assert!(sidecar.logs().contains("no file descriptor is left"), "{}", sidecar.logs());
+}
+
+#[test]
+fn with_few_descriptors_what_is_queued_at_sigterm_leaves_enough_for_the_requests() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_WORKERS", "2").variable("CAREPORTALS_LOG", "info");
+    let mut sidecar = start(setup, (64, 64)).ready();
+    simulator.control().reset_counts();
+    simulator.control().hold_requests(true);
+    let send = || {
+        let mut client = sidecar.connect();
+        client.write(&Request::get("/_sim/echo").header("Connection", "close").head());
+        client
+    };
+    let mut clients: Vec<_> = (0..4).map(|_| send()).collect();
+    until("all places are taken", || simulator.control().counts().requests == 4);
+    clients.extend((0..60).map(|_| send()));
+    sidecar.signal(Signal::TERM);
+    sidecar.wait_for_log("draining");
+    simulator.control().hold_requests(false);
+    for client in &mut clients {
+        assert_eq!(client.answer("GET").status, 200, "{}", sidecar.logs());
+    }
+    assert_eq!(sidecar.wait().code(), Some(0));
 }

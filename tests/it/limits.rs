@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use careportals_simulator::Simulator;
 
-use crate::harness::{Connection, Request, Setup, Sidecar, never, simulator, until};
+use crate::harness::{Connection, Request, Setup, Sidecar, let_time_pass, never, simulator, until};
 
 /// Sends `count` requests, each on a connection of its own, and has the simulator hold them.
 fn in_flight(count: u64, simulator: &Simulator, sidecar: &Sidecar) -> Vec<Connection> {
@@ -88,6 +88,7 @@ fn clients_that_connect_all_at_once_and_send_a_moment_later_are_all_answered() {
     // Each has a second to send something, which a busy machine may let pass.
     let all_are_answered = || {
         let mut clients: Vec<_> = (0..20).map(|_| sidecar.connect()).collect();
+        let_time_pass("the clients have nothing to say yet", Duration::from_millis(200));
         for client in &mut clients {
             // One that was closed shows it when it is read.
             drop(client.try_write(&Request::get("/_sim/echo").header("Connection", "close").head()));
@@ -100,20 +101,32 @@ fn clients_that_connect_all_at_once_and_send_a_moment_later_are_all_answered() {
 #[test]
 fn while_a_client_waits_for_a_place_an_answer_says_that_its_connection_closes() {
     let simulator = simulator();
-    let mut setup = Setup::new(&simulator);
-    setup.api("max_connections", "2").variable("CAREPORTALS_WORKERS", "1");
-    let sidecar = setup.start().ready();
-    let mut admitted = in_flight(2, &simulator, &sidecar);
-    let mut waiting = sidecar.connect();
-    waiting.write(&Request::get("/_sim/echo").head());
-    // It was accepted, and waits: two hold their places, and the queue in the kernel is empty.
-    never("the client is served", Duration::from_millis(300), || simulator.control().counts().requests > 2);
-    simulator.control().hold_requests(false);
-    let last = admitted[0].answer("GET");
-    assert_eq!((last.status, last.header("connection")), (200, Some("close")));
-    assert!(admitted[0].is_closed());
-    let answer = waiting.answer("GET");
-    assert_eq!((answer.status, answer.header("connection")), (200, None), "nobody waits any more");
+    let control = simulator.control();
+    for version in ["1.1", "1.0"] {
+        let mut setup = Setup::new(&simulator);
+        setup.api("max_connections", "1").variable("CAREPORTALS_WORKERS", "1");
+        let sidecar = setup.start().ready();
+        control.reset_counts();
+        control.hold_requests(true);
+        let ask = || {
+            let mut client = sidecar.connect();
+            let head = format!("GET /_sim/echo HTTP/{version}\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n");
+            client.write(head.as_bytes());
+            client
+        };
+        let mut admitted = ask();
+        until("the upstream has got the request", || control.counts().requests == 1);
+        let mut waiting = ask();
+        // It was accepted, and waits: the only place is taken.
+        never("the client is served", Duration::from_millis(300), || control.counts().requests > 1);
+        control.hold_requests(false);
+        let last = admitted.answer("GET");
+        assert_eq!((last.status, last.all("connection")), (200, vec!["close"]), "{version}");
+        assert!(admitted.is_closed());
+        let answer = waiting.answer("GET");
+        assert_eq!(answer.status, 200);
+        assert!(!answer.all("connection").contains(&"close"), "{version}: nobody waits any more");
+    }
 }
 
 #[test]

@@ -29,17 +29,8 @@ pub(super) async fn call(world: &Arc<World>, wire: &mut Wire, account: usize) {
     }
     let head = format!("{method} {target} HTTP/1.0\r\nx-call: {call}\r\nx-request-id: call-{call}\r\n{fields}\r\n");
     wire.write(&[head.into_bytes(), body].concat()).await;
-    let ending = match timeout(LIMIT, read_answer(world, wire, call, method)).await {
-        Ok(Some(ending)) => ending,
-        Ok(None) if wire.is_fresh() && !world.has_room() => Ending::Unsent,
-        Ok(None) => Ending::Cut,
-        Err(_) => {
-            world.break_promise(format!("call {call} has not ended within {LIMIT:?}"));
-            Ending::GivenUp
-        }
-    };
-    world.note(&format!("an HTTP/1.0 client: {call} ends as {ending:?}"));
-    world.end_call(call, &ending);
+    let read = timeout(LIMIT, read_answer(world, wire, call, method)).await;
+    strange::end(world, wire, call, read, "an HTTP/1.0 client");
 }
 
 /// `None`: the connection ended before the answer did.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     net::UnixStream,
-    time::{sleep, timeout},
+    time::{error::Elapsed, sleep, timeout},
 };
 
 use super::{
@@ -258,7 +258,13 @@ async fn read_while_open(wire: &mut Wire) {
 
 /// Reads an answer, and tells the ledger how the call ended.
 async fn answer(world: &Arc<World>, wire: &mut Wire, call: CallId, method: &str) -> Ending {
-    let ending = match timeout(LIMIT, read_answer(world, wire, call, method)).await {
+    let read = timeout(LIMIT, read_answer(world, wire, call, method)).await;
+    end(world, wire, call, read, "a strange client")
+}
+
+/// Tells the ledger how a call ended whose answer was read so.
+pub(super) fn end(world: &World, wire: &Wire, call: CallId, read: Result<Option<Ending>, Elapsed>, whose: &str) -> Ending {
+    let ending = match read {
         Ok(Some(ending)) => ending,
         // Where places are few, a connection that has brought no request yet gives up its own.
         Ok(None) if wire.is_fresh() && !world.has_room() => Ending::Unsent,
@@ -268,7 +274,7 @@ async fn answer(world: &Arc<World>, wire: &mut Wire, call: CallId, method: &str)
             Ending::GivenUp
         }
     };
-    world.note(&format!("a strange client: {call} ends as {ending:?}"));
+    world.note(&format!("{whose}: {call} ends as {ending:?}"));
     world.end_call(call, &ending);
     ending
 }

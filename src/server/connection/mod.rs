@@ -302,6 +302,10 @@ impl<A: RequestService> ClientConnection<A> {
             }
             if is_last && !is_http2 {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                // hyper would add `keep-alive` for a client of HTTP/1.0 that asks for it, but not to an answer of that version.
+                if version == Version::HTTP_10 {
+                    *answer.version_mut() = Version::HTTP_10;
+                }
             }
             leave_reason_empty(&mut answer);
             // hyper leaves content out by itself over HTTP/1.x, but for a 304 it needs the body to keep the length.

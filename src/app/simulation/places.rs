@@ -141,7 +141,7 @@ async fn declined(world: &Arc<World>, account: usize) {
     match timeout(SERVED, &mut waiting).await {
         Ok(Ok(Ending::Answered(200))) => {}
         ended => {
-            world.break_promise(format!("there are clients without requests, and one that waits for a place ends as {ended:?}"))
+            world.break_promise(format!("there are clients without requests, and one that waits for a place ends as {ended:?}"));
         }
     }
     upload.finish(world).await;

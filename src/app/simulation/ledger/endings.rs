@@ -235,7 +235,7 @@ impl Ledger {
                 self.break_promise(at, "the daemon is ready, and the third account has no token".to_owned());
             }
             (false, None) if all_usable && has_third => {
-                self.break_promise(at, "the daemon is not ready, and has its tokens".to_owned())
+                self.break_promise(at, "the daemon is not ready, and has its tokens".to_owned());
             }
             _ => {}
         }

@@ -27,12 +27,11 @@ struct Then {
     changes: u64,
     changing: bool,
     serves: bool,
-    awake: bool,
 }
 
 impl Then {
     fn now(world: &World) -> Self {
-        let (serves, awake) = (world.is_listening(), world.is_awake());
+        let serves = world.is_listening();
         world.third(|third, at| Self {
             at,
             served: third.served,
@@ -40,7 +39,6 @@ impl Then {
             changes: third.changes,
             changing: third.changing,
             serves,
-            awake,
         })
     }
 }
@@ -176,6 +174,6 @@ fn judge(world: &World, (before, after): (Then, Then), ending: &Ending, (arrived
         return Some(format!("it began when it had to end as {expected:?}"));
     }
     let changed = world.third(|third, _| third.changed);
-    let is_late = code == "token_pending" && after.awake && after.at > changed + AT_ONCE && took > AT_ONCE;
+    let is_late = code == "token_pending" && world.is_awake() && after.at > changed + AT_ONCE && took > AT_ONCE;
     is_late.then(|| format!("it has waited for {took:?}"))
 }

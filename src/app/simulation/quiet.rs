@@ -17,6 +17,8 @@ use super::{
 const SUSPEND_NOTICED: Duration = Duration::from_secs(35);
 /// The longest wait after a log-in that failed and was not refused, and the time of a log-in.
 const LONGEST_WAIT: Duration = Duration::from_secs(64);
+/// How long a log-in takes at most that no event delays.
+const LONGEST_LOG_IN: Duration = Duration::from_secs(3);
 
 /// Plays one scene, or none.
 pub(super) async fn play(world: &Arc<World>, daemon: &Daemon) {
@@ -120,6 +122,8 @@ async fn outage(world: &Arc<World>, daemon: &Daemon, mixed: bool) {
     if is_asked_soon {
         sleep(LONGEST_WAIT).await;
     } else {
+        // One that is under way may fail still, and would be joined.
+        sleep(LONGEST_LOG_IN).await;
         events::log_in(world, daemon, &[0, 1]).await;
         sleep(Duration::from_secs(4)).await;
     }

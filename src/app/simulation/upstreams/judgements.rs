@@ -35,10 +35,13 @@ impl State {
                 let has_room = connection.streams.is_some_and(|streams| connection.in_flight + 1 < streams);
                 return has_room && !connection.apart && age > Duration::from_secs(1);
             }
-            connection.idle_since().is_some_and(|since| {
-                let idle = now.duration_since(since);
-                MOMENT < idle && idle < SAFE / 2
-            })
+            // A client may get its answer long after that has ended, as a 401 whose successor can't be had.
+            let is_kept = now.duration_since(connection.silent_since) + CLOSED_WITHIN < self.pool_idle;
+            is_kept
+                && connection.idle_since().is_some_and(|since| {
+                    let idle = now.duration_since(since);
+                    MOMENT < idle && idle < SAFE / 2
+                })
         };
         let api = &self.apis[account];
         // A pool that has just been made has none yet.

@@ -173,6 +173,9 @@ pub(super) async fn change(world: &Arc<World>, daemon: &Daemon) {
             }
         }
         Served::Never | Served::Removed => {
+            if world.chance(0.2) {
+                log_out_all(world, daemon).await;
+            }
             add(world, daemon).await;
             if world.chance(0.5) {
                 // Often while it logs in.
@@ -181,6 +184,16 @@ pub(super) async fn change(world: &Arc<World>, daemon: &Daemon) {
             }
         }
     }
+}
+
+/// Logs out all accounts, so that one that is added stays logged out, too, until all log in some time later.
+async fn log_out_all(world: &Arc<World>, daemon: &Daemon) {
+    events::log_out_of(world, daemon, None).await;
+    let (world, daemon, after) = (Arc::clone(world), daemon.clone(), world.milliseconds(1000..=8000));
+    tokio::spawn(async move {
+        sleep(after).await;
+        events::log_in(&world, &daemon, &[0, 1]).await;
+    });
 }
 
 async fn add(world: &Arc<World>, daemon: &Daemon) {

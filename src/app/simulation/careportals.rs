@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    fields,
+    fields::{self, Field},
     ledger::{Arrival, CallId, Reply},
     log_ins,
     network::Wire,
+    trailers,
     upstreams::{Awaited, Link},
     world::World,
 };
@@ -99,31 +100,53 @@ pub(super) async fn read_head(wire: &mut Wire) -> Option<Head> {
 
 /// Reads a body whole. `None`: it was cut.
 pub(super) async fn read_body(wire: &mut Wire, head: &Head) -> Option<Vec<u8>> {
+    read_whole(wire, head).await.map(|(body, _)| body)
+}
+
+/// Reads a body whole, and its trailers.
+pub(super) async fn read_whole(wire: &mut Wire, head: &Head) -> Option<(Vec<u8>, Vec<Field>)> {
     let mut body = Vec::new();
-    read_body_into(wire, head, &mut body).await.map(|()| body)
+    read_body_into(wire, head, &mut body).await.map(|trailers| (body, trailers))
 }
 
 /// The same. What has come of a body that was cut is in `body`, too.
-async fn read_body_into(wire: &mut Wire, head: &Head, body: &mut Vec<u8>) -> Option<()> {
+async fn read_body_into(wire: &mut Wire, head: &Head, body: &mut Vec<u8>) -> Option<Vec<Field>> {
     if let Some(length) = head.all("content-length").first() {
-        return read_into(wire, length.parse().ok()?, body).await;
+        return read_into(wire, length.parse().ok()?, body).await.map(|()| Vec::new());
     }
     if head.all("transfer-encoding").is_empty() {
-        return Some(());
+        return Some(Vec::new());
     }
     loop {
-        let size = loop {
-            if let Some(end) = wire.held().windows(2).position(|window| window == b"\r\n") {
-                let line = wire.take(end + 2);
-                break usize::from_str_radix(std::str::from_utf8(&line[..end]).ok()?, 16).ok()?;
-            }
-            wire.read_more().await?;
-        };
+        let size = usize::from_str_radix(&read_line(wire).await?, 16).ok()?;
+        if size == 0 {
+            return read_trailers(wire).await;
+        }
         read_into(wire, size, body).await?;
         read_into(wire, 2, &mut Vec::new()).await?;
-        if size == 0 {
-            return Some(());
+    }
+}
+
+async fn read_trailers(wire: &mut Wire) -> Option<Vec<Field>> {
+    let mut trailers = Vec::new();
+    loop {
+        let line = read_line(wire).await?;
+        if line.is_empty() {
+            return Some(trailers);
         }
+        let (name, value) = line.split_once(':')?;
+        trailers.push((name.to_lowercase(), value.trim().to_owned()));
+    }
+}
+
+/// Reads a line, without its end.
+async fn read_line(wire: &mut Wire) -> Option<String> {
+    loop {
+        if let Some(end) = wire.held().windows(2).position(|window| window == b"\r\n") {
+            let line = wire.take(end + 2);
+            return String::from_utf8(line[..end].to_vec()).ok();
+        }
+        wire.read_more().await?;
     }
 }
 
@@ -208,7 +231,7 @@ async fn call(world: &Arc<World>, link: Link, wire: &mut Wire, head: &Head, age:
     match mood {
         Mood::Stale => None,
         Mood::Silent => {
-            world.ledger(|ledger, _| ledger.reply(call, Reply::Silent));
+            world.ledger(|ledger, at| ledger.reply(at, call, Reply::Silent));
             wait_for_end(world, wire, call, (Awaited::Head, clock::instant())).await
         }
         Mood::Stalled => {
@@ -225,7 +248,10 @@ async fn call(world: &Arc<World>, link: Link, wire: &mut Wire, head: &Head, age:
             let time = EVENTS_PAUSE.max(world.milliseconds(0..=22_000));
             answer_call(world, wire, link, call, head, Some(time)).await
         }
-        Mood::Slow(time) if pauses_in_answer(call, head, time) => answer_call(world, wire, link, call, head, Some(time)).await,
+        Mood::Slow(time) if pauses_in_answer(call, head, time) => {
+            let time = time.min(longest_pause(world, call));
+            answer_call(world, wire, link, call, head, Some(time)).await
+        }
         Mood::Slow(time) => {
             sleep(time).await;
             answer_call(world, wire, link, call, head, None).await
@@ -236,6 +262,11 @@ async fn call(world: &Arc<World>, link: Link, wire: &mut Wire, head: &Head, age:
 
 /// Longer than `body_idle`.
 pub(super) const EVENTS_PAUSE: Duration = Duration::from_millis(15_500);
+
+/// For how long an answer may surely pause.
+pub(super) fn longest_pause(world: &World, call: CallId) -> Duration {
+    world.upstreams().body_idle(call).saturating_sub(Duration::from_millis(500))
+}
 
 /// Whether the answer is a stream of events, which is silent for longer than other answers may be.
 pub(super) fn pauses_as_stream(call: CallId, head: &Head) -> bool {
@@ -286,7 +317,7 @@ async fn read_body_of(world: &Arc<World>, wire: &mut Wire, head: &Head, call: Ca
     let mut body = Vec::new();
     let read = read_body_into(wire, head, &mut body).await;
     world.upstreams().received(call, body.len());
-    read?;
+    fields::judge_trailers(world, call, &read?, false);
     if body != super::clients::request_body(call, &head.method) {
         world.break_promise(format!("call {call}: its body of {} bytes is not what its client sent", body.len()));
     }
@@ -304,13 +335,17 @@ async fn echo(wire: &mut Wire) -> Option<()> {
 }
 
 pub(super) fn chunked(body: &[u8]) -> Vec<u8> {
+    chunked_with(body, &[])
+}
+
+pub(super) fn chunked_with(body: &[u8], trailers: &[Field]) -> Vec<u8> {
     let mut chunks = Vec::new();
     for chunk in body.chunks(5000) {
         chunks.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
         chunks.extend_from_slice(chunk);
         chunks.extend_from_slice(b"\r\n");
     }
-    chunks.extend_from_slice(b"0\r\n\r\n");
+    chunks.extend_from_slice(format!("0\r\n{}\r\n", trailers::lines(trailers)).as_bytes());
     chunks
 }
 
@@ -341,9 +376,15 @@ async fn answer_call(
         fields.extend(["date: ", &world.http_date(), "\r\n"]);
     }
     let (length, is_head) = (body.len(), head.method == "HEAD");
+    let mut last = 0;
     let (framing, body) = match (is_head, call.is_multiple_of(3)) {
         (true, _) => (format!("content-length: {length}\r\n"), Vec::new()),
-        (false, true) => ("transfer-encoding: chunked\r\n".to_owned(), chunked(&body)),
+        (false, true) => {
+            let has_trailers = trailers::has_answer(call, &head.method, false);
+            let more = if has_trailers { trailers::of_answer(call, &head.all("authorization").join("")) } else { Vec::new() };
+            last = trailers::lines(&more).len() + 7;
+            ("transfer-encoding: chunked\r\n".to_owned(), chunked_with(&body, &more))
+        }
         // Some say it twice.
         (false, false) if call.is_multiple_of(11) => (format!("content-length: {length}\r\n").repeat(2), body),
         (false, false) => (format!("content-length: {length}\r\n"), body),
@@ -352,7 +393,8 @@ async fn answer_call(
     let mut whole = [head.as_bytes(), &body].concat();
     if let Some(time) = pauses {
         for left in [2, 1] {
-            let later = whole.split_off(whole.len() - body.len() * left / 3);
+            // Trailers come with the end of the body: a part of them is nothing that could be passed on.
+            let later = whole.split_off(whole.len() - last - (body.len() - last) * left / 3);
             if wire.write(&whole).await.is_none() {
                 judge_cut(world, wire, call);
                 return None;

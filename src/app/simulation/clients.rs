@@ -26,9 +26,9 @@ use tokio::{
 };
 
 use super::{
-    fields::{self, Sender},
+    fields::{self, Field, Sender},
     ledger::{CallId, Ending},
-    refusals,
+    refusals, trailers,
     world::{RELIES_ON_KEYS, World},
 };
 
@@ -140,9 +140,9 @@ async fn call(world: &Arc<World>, connection: &mut Connection, (client, account)
     let body = request_body(call, method);
     world.begin_call(call, method == "POST" && !(has_key && account == RELIES_ON_KEYS), body.len(), account);
     world.upstreams().reads(call);
-    let body = Pieces::of(world, body);
     let sender = if matches!(connection, Connection::Http1(_)) { Sender::Http1 } else { Sender::Http2 };
     let (target, more) = world.heads().of_call(call, account, method, sender);
+    let body = Pieces::of(world, body, world.heads().sends_trailers(call).then(|| trailers::map(&trailers::of_call(call))));
     let uri = if sender == Sender::Http1 { target } else { format!("http://localhost{target}") };
     let request = Request::builder().method(method).uri(uri).header("host", "localhost").header("x-call", call);
     let request = request.header("x-request-id", format!("call-{call}"));
@@ -187,11 +187,14 @@ async fn exchange(
         Err(error) => return cut(error),
     };
     let (head, mut rest) = response.into_parts();
-    let mut body = Vec::new();
+    let (mut body, mut trailers) = (Vec::new(), Vec::new());
     world.upstreams().got(call, 0);
     while let Some(frame) = rest.frame().await {
         match frame {
-            Ok(frame) => body.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            Ok(frame) => match frame.into_data() {
+                Ok(data) => body.extend_from_slice(&data),
+                Err(frame) => trailers = frame.trailers_ref().map(trailers::fields).unwrap_or_default(),
+            },
             Err(error) => return cut(error),
         }
         world.upstreams().got(call, body.len());
@@ -200,7 +203,7 @@ async fn exchange(
         (name.as_str().to_owned(), value.to_str().unwrap_or_default().to_owned())
     };
     let fields: Vec<_> = head.headers.iter().map(field).collect();
-    judge(world, (call, method), head.status.as_u16(), &fields, &body)
+    judge(world, (call, method), head.status.as_u16(), &fields, (&body, &trailers))
 }
 
 /// Judges a whole answer.
@@ -209,13 +212,13 @@ pub(super) fn judge(
     (call, method): (CallId, &str),
     status: u16,
     fields: &[(String, String)],
-    body: &[u8],
+    (body, trailers): (&[u8], &[Field]),
 ) -> Ending {
     if status != 101 {
         world.ledger(|ledger, _| ledger.got(call, body.len()));
     }
     let text = |name: &str| fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-    if fields.iter().any(|(_, value)| value.contains("e30.")) {
+    if fields.iter().chain(trailers).any(|(_, value)| value.contains("e30.")) {
         world.break_promise(format!("call {call} got a token"));
     }
     if text("x-request-id") != Some(format!("call-{call}").as_str()) {
@@ -237,7 +240,7 @@ pub(super) fn judge(
         return Ending::Refused(status, code);
     }
     if status == 200 {
-        fields::judge_answer(world, call, method, fields);
+        fields::judge_answer(world, call, method, fields, trailers);
         let wanted = if method == "HEAD" { Vec::new() } else { answer_body(call) };
         if text("x-answer") != Some(call.to_string().as_str()) || body != wanted {
             world.break_promise(format!("call {call} got an answer to {:?}, {} bytes", text("x-answer"), body.len()));
@@ -248,14 +251,14 @@ pub(super) fn judge(
 
 /// A body in pieces, some of which come late.
 struct Pieces {
-    left: VecDeque<(Duration, Bytes)>,
+    left: VecDeque<(Duration, Frame<Bytes>)>,
     pause: Option<Pin<Box<Sleep>>>,
     /// `None`: it goes chunked.
     length: Option<u64>,
 }
 
 impl Pieces {
-    fn of(world: &Arc<World>, body: Vec<u8>) -> Self {
+    fn of(world: &Arc<World>, body: Vec<u8>, trailers: Option<http::HeaderMap>) -> Self {
         let (length, slow) = (body.len() as u64, world.chance(0.2));
         let (mut left, mut rest) = (VecDeque::new(), Bytes::from(body));
         while !rest.is_empty() {
@@ -263,9 +266,13 @@ impl Pieces {
             let late = slow && left.len() < 6;
             // Never for as long as `body_idle`, but all together.
             let pause = if world.has_room() && world.chance(0.1) { 0..=9000 } else { 0..=1500 };
-            left.push_back((if late { world.milliseconds(pause) } else { Duration::ZERO }, piece));
+            left.push_back((if late { world.milliseconds(pause) } else { Duration::ZERO }, Frame::data(piece)));
         }
-        Self { left, pause: None, length: world.chance(0.7).then_some(length) }
+        let has_length = trailers.is_none() && world.chance(0.7);
+        if let Some(trailers) = trailers {
+            left.push_back((if slow { world.milliseconds(0..=1500) } else { Duration::ZERO }, Frame::trailers(trailers)));
+        }
+        Self { left, pause: None, length: has_length.then_some(length) }
     }
 }
 
@@ -281,7 +288,7 @@ impl Body for Pieces {
             ready!(this.pause.get_or_insert_with(|| Box::pin(sleep(pause))).as_mut().poll(cx));
             this.pause = None;
         }
-        Poll::Ready(this.left.pop_front().map(|(_, piece)| Ok(Frame::data(piece))))
+        Poll::Ready(this.left.pop_front().map(|(_, piece)| Ok(piece)))
     }
 
     fn is_end_stream(&self) -> bool {

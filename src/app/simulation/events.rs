@@ -11,12 +11,13 @@ use super::{
     careportals::Mood,
     ledger::Ledger,
     network::Reception,
+    third,
     world::{ACCOUNTS, SERVERS, State, World},
 };
 use crate::{
     account::Account,
     clock,
-    control::Commands,
+    control::{Commands, ReloadOutcome},
     status::{StatusReader, View},
 };
 
@@ -38,7 +39,7 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    fn accounts(&self) -> Vec<Account> {
+    pub(super) fn accounts(&self) -> Vec<Account> {
         self.view.borrow().accounts.clone()
     }
 }
@@ -61,7 +62,7 @@ pub(super) async fn happen(world: &Arc<World>, daemon: &Daemon, time: Duration) 
 
 async fn happens(world: &Arc<World>, daemon: &Daemon) {
     let server = world.draw(0..=SERVERS - 1);
-    match world.draw(0..=34) {
+    match world.draw(0..=37) {
         0..=3 => log_ins_become(world, server, mood(world)),
         4..=7 => {
             let mood = mood(world);
@@ -118,6 +119,7 @@ async fn happens(world: &Arc<World>, daemon: &Daemon) {
             later(world, |state| state.moods = [(Mood::Well, Mood::Well); SERVERS]);
             (0..SERVERS).for_each(|server| revoke(world, server));
         }
+        33..=35 => third::change(world, daemon).await,
         _ => {
             let ahead = [-7200, -90, -3, 0, 2, 40, 3600][world.draw(0..=6)];
             world.note(&format!("event: the wall clock is {ahead} s ahead"));
@@ -255,10 +257,9 @@ fn notice(world: &Arc<World>) {
 
 /// Reloads the settings, which name the same server, or another one, or are wrong.
 pub(super) async fn reload(world: &World, daemon: &Daemon) {
-    let (before, server) = (world.state(|state| state.server), world.draw(0..=SERVERS - 1));
-    let (wrong, max_age) = (world.chance(0.15), Duration::from_secs([8, 30, 300][world.draw(0..=2)]));
-    let response_timeout = [12, 20][world.draw(0..=1)];
-    world.note(&format!("event: a reload, to server {server}, wrong: {wrong}"));
+    let ((before, limits), server) = (world.state(|state| (state.server, state.limits)), world.draw(0..=SERVERS - 1));
+    let (wrong, limits) = (world.chance(0.15), limits.drawn(world));
+    world.note(&format!("event: a reload, to server {server}, wrong: {wrong}, {limits:?}"));
     let began = clock::instant();
     world.upstreams().renew();
     world.state(|state| state.reloading = true);
@@ -269,7 +270,7 @@ pub(super) async fn reload(world: &World, daemon: &Daemon) {
         }
     };
     world.ledger(changes_server);
-    world.put_settings(server, response_timeout, max_age);
+    world.put_settings(server, limits);
     if wrong {
         world.put("config.toml", "max_requests = \"many\"");
     }
@@ -277,19 +278,17 @@ pub(super) async fn reload(world: &World, daemon: &Daemon) {
     let Ok(outcome) = daemon.commands.reload() else { return world.break_promise("a reload was not taken".to_owned()) };
     match outcome.await {
         Ok(Ok(())) if !wrong => {
-            let age_before = world.state(|state| {
+            let before_it = world.state(|state| {
                 state.server = server;
-                state.response_timeout = Duration::from_secs(response_timeout.into());
-                std::mem::replace(&mut state.max_age, max_age)
+                std::mem::replace(&mut state.limits, limits)
             });
-            world.upstreams().change_timeout(Duration::from_secs(response_timeout.into()));
-            if age_before != max_age || server != before {
-                world.upstreams().retire((age_before == max_age).then_some(0), began, true);
+            world.upstreams().change_times([limits.response_timeout, limits.body_idle]);
+            let is_as_old = before_it.max_age == limits.max_age;
+            if !is_as_old || server != before {
+                world.upstreams().retire(is_as_old.then_some(0), began, true);
             }
             if server != before {
                 world.upstreams().moved(0);
-            }
-            if server != before {
                 world.ledger(|ledger, _| ledger.server_changed());
             }
         }
@@ -297,7 +296,7 @@ pub(super) async fn reload(world: &World, daemon: &Daemon) {
         outcome => world.break_promise(format!("a reload of settings that are wrong ({wrong}) ended as {outcome:?}")),
     }
     if wrong {
-        world.put_settings(before, 20, world.state(|state| state.max_age));
+        put_same_settings(world);
     }
     world.state(|state| state.reloading = false);
     world.ledger(changes_server);
@@ -306,48 +305,77 @@ pub(super) async fn reload(world: &World, daemon: &Daemon) {
 
 /// Reloads settings that name the same server.
 pub(super) async fn reload_what_changed(world: &World, daemon: &Daemon) {
-    let (server, response_timeout, max_age) = world.state(|state| (state.server, state.response_timeout, state.max_age));
+    let outcome = reload_again(world, daemon).await;
+    if !matches!(outcome, Some(Ok(()))) {
+        world.break_promise(format!("a reload ended as {outcome:?}"));
+    }
+}
+
+/// The same, and they have to be refused. Returns why they were, and puts those in force back. `put_back`: what has the settings be
+/// the same again.
+pub(super) async fn reload_refused(world: &World, daemon: &Daemon, put_back: impl FnOnce()) -> Option<Vec<String>> {
+    let outcome = reload_again(world, daemon).await;
+    put_back();
+    put_same_settings(world);
+    outcome?.err().map(|reasons| reasons.0)
+}
+
+fn put_same_settings(world: &World) {
+    let (server, limits) = world.state(|state| (state.server, state.limits));
+    world.put_settings(server, limits);
+}
+
+/// Returns the outcome, unless the reload was not taken, or nobody has said how it ended.
+async fn reload_again(world: &World, daemon: &Daemon) -> Option<ReloadOutcome> {
     world.upstreams().renew();
     world.ledger(Ledger::reload);
     world.ledger(Ledger::causes_log_in);
-    world.put_settings(server, u32::try_from(response_timeout.as_secs()).unwrap_or(u32::MAX), max_age);
-    let Ok(outcome) = daemon.commands.reload() else { return world.break_promise("a reload was not taken".to_owned()) };
-    let outcome = outcome.await;
-    if !matches!(outcome, Ok(Ok(()))) {
-        world.break_promise(format!("a reload ended as {outcome:?}"));
-    }
+    put_same_settings(world);
+    daemon.commands.reload().ok()?.await.ok()
 }
 
 /// Logs out one account, or all, and has them log in again some time later.
 async fn log_out(world: &Arc<World>, daemon: &Daemon) {
     let one = world.chance(0.6).then(|| world.draw(0..=ACCOUNTS.len() - 1));
-    let name = one.map(|account| ACCOUNTS[account]);
-    world.note(&format!("event: a log-out of {name:?}"));
     let accounts: Vec<usize> = one.map_or_else(|| (0..ACCOUNTS.len()).collect(), |account| vec![account]);
     if world.chance(0.3) {
         log_in(world, daemon, &accounts).await;
         sleep(world.milliseconds(0..=1500)).await;
     }
+    log_out_of(world, daemon, one).await;
+    let (world, daemon, after) = (Arc::clone(world), daemon.clone(), world.milliseconds(0..=20_000));
+    tokio::spawn(async move {
+        sleep(after).await;
+        log_in(&world, &daemon, &accounts).await;
+    });
+}
+
+/// Logs out one account, or all.
+pub(super) async fn log_out_of(world: &Arc<World>, daemon: &Daemon, one: Option<usize>) {
+    let name = one.map(|account| ACCOUNTS[account]);
+    world.note(&format!("event: a log-out of {name:?}"));
+    let accounts: Vec<usize> = one.map_or_else(|| (0..ACCOUNTS.len()).collect(), |account| vec![account]);
     world.ledger(|ledger, at| {
         for account in &accounts {
             ledger.trouble(at, *account);
             ledger.begin_log_out(at, *account);
         }
     });
+    if one.is_none() {
+        third::begin_log_out(world);
+    }
     let (began, began_at) = (clock::instant(), world.clock.elapsed());
     let Ok(done) = daemon.commands.log_out(name) else { return world.break_promise("a log-out was not taken".to_owned()) };
     if done.await.is_err() {
         world.break_promise("a log-out was not carried out".to_owned());
     }
     world.ledger(|ledger, at| accounts.iter().for_each(|account| ledger.log_out(at, *account)));
+    if one.is_none() {
+        third::logged_out(world);
+    }
     world.upstreams().stop(began);
     world.note("event: logged out");
     judge_asked(world, &accounts, began_at).await;
-    let (world, daemon, after) = (Arc::clone(world), daemon.clone(), world.milliseconds(0..=20_000));
-    tokio::spawn(async move {
-        sleep(after).await;
-        log_in(&world, &daemon, &accounts).await;
-    });
 }
 
 /// Asks for log-ins, and does not wait for their end.
@@ -358,6 +386,9 @@ pub(super) async fn log_in(world: &World, daemon: &Daemon, accounts: &[usize]) {
         for known in daemon.accounts().into_iter().filter(|known| known.name() == ACCOUNTS[*account]) {
             tokio::spawn(ask(world.itself(), *account, known));
         }
+    }
+    if accounts.len() == ACCOUNTS.len() {
+        third::log_in(world, daemon);
     }
     yield_now().await;
 }

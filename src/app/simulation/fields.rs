@@ -13,6 +13,7 @@ use super::{
     careportals::Head,
     clients::{answer_body, has_long_answer, request_body},
     ledger::CallId,
+    trailers,
     world::World,
 };
 
@@ -153,13 +154,15 @@ struct Expected {
     fields: Vec<Field>,
     /// It asks for trailers.
     trailers: bool,
-    tunnel: bool,
+    sender: Sender,
+    /// It has trailers of its own.
+    sends_trailers: bool,
     /// The server where it came last, and whether over HTTP/2.
     served: Option<(SocketAddr, bool)>,
 }
 
 /// Random bits of a call: always the same ones.
-fn bits(call: CallId, of: u64) -> u64 {
+pub(super) fn bits(call: CallId, of: u64) -> u64 {
     fastrand::Rng::with_seed(call.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ of).u64(..)
 }
 
@@ -182,7 +185,7 @@ fn with_type(call: CallId, mut fields: Vec<Field>) -> Vec<Field> {
     fields
 }
 
-fn owned(name: &str, value: &str) -> Field {
+pub(super) fn owned(name: &str, value: &str) -> Field {
     (name.to_owned(), value.to_owned())
 }
 
@@ -227,9 +230,14 @@ impl Heads {
         if !connection.is_empty() {
             sent.push(owned("connection", connection));
         }
-        let trailers = !matches!(sender, Sender::Tunnel | Sender::Old) && more & 0x700 == 0;
-        if trailers {
+        let wants_trailers = !matches!(sender, Sender::Tunnel | Sender::Old) && more & 0x700 == 0;
+        if wants_trailers {
             sent.push(owned("te", if sender == Sender::Http2 { "trailers" } else { "gzip, Trailers" }));
+        }
+        let sends_trailers = trailers::has_call(call, method, sender);
+        if sends_trailers {
+            sent.push(owned("trailer", trailers::OF_CALLS));
+            kept.push(owned("trailer", trailers::OF_CALLS));
         }
         if sender == Sender::Http1 && more & 0x3000 == 0 && !request_body(call, method).is_empty() {
             sent.push(owned("expect", "100-continue"));
@@ -248,8 +256,9 @@ impl Heads {
             method: method.to_owned(),
             target: format!("{base}{target}"),
             fields: kept,
-            trailers,
-            tunnel: sender == Sender::Tunnel,
+            trailers: wants_trailers,
+            sender,
+            sends_trailers,
             served: None,
         };
         self.lock().insert(call, expected);
@@ -266,6 +275,10 @@ impl Heads {
     /// The account of a call.
     pub(super) fn account(&self, call: CallId) -> usize {
         self.lock().get(&call).map_or(0, |expected| expected.account)
+    }
+
+    fn method(&self, call: CallId) -> String {
+        self.lock().get(&call).map(|expected| expected.method.clone()).unwrap_or_default()
     }
 
     /// What is wrong with a call's head at the server of that address.
@@ -286,7 +299,7 @@ impl Heads {
             if expected.trailers {
                 fields.push(owned("connection", "te"));
             }
-            if expected.tunnel {
+            if expected.sender == Sender::Tunnel {
                 fields.extend([owned("connection", "upgrade"), owned("upgrade", "websocket")]);
             }
         }
@@ -308,7 +321,36 @@ impl Heads {
         if let Some((there, _)) = location(call, self.account(call), is_http2, here) {
             fields.push(owned("location", &there));
         }
+        if trailers::has_answer(call, &self.method(call), is_http2) {
+            fields.push(owned("trailer", trailers::OF_ANSWERS));
+        }
         with_type(call, fields)
+    }
+
+    /// Whether its client speaks HTTP/1.0, which has none.
+    fn is_old(&self, call: CallId) -> bool {
+        self.lock().get(&call).is_some_and(|expected| expected.sender == Sender::Old)
+    }
+
+    /// Whether the call has trailers.
+    pub(super) fn sends_trailers(&self, call: CallId) -> bool {
+        self.lock().get(&call).is_some_and(|expected| expected.sends_trailers)
+    }
+
+    /// What is wrong with the trailers of a call that has come whole.
+    fn judge_trailers(&self, call: CallId, came: &[Field], is_http2: bool) -> Option<String> {
+        let (sender, sends) = self.lock().get(&call).map(|expected| (expected.sender, expected.sends_trailers))?;
+        let (expected, came) = trailers::expected_of_call(call, sends, sender, is_http2, came);
+        differ(&expected, &came).map(|fault| format!("its trailers: {fault}"))
+    }
+
+    /// What is wrong with the trailers of a call's whole answer.
+    fn judge_answer_trailers(&self, call: CallId, method: &str, came: &[Field]) -> Option<String> {
+        let all = self.lock();
+        let known = all.get(&call)?;
+        let (_, is_http2) = known.served?;
+        let expected = trailers::expected_of_answer(call, method, known.sender, known.trailers, is_http2);
+        differ(&expected, came).map(|fault| format!("its answer's trailers: {fault}"))
     }
 
     /// What is wrong with the head of the whole answer to a call.
@@ -329,6 +371,9 @@ impl Heads {
         }
         if let Some((_, ours)) = location(call, account, is_http2, here) {
             expected.push(owned("location", &ours));
+        }
+        if trailers::has_answer(call, method, is_http2) && !self.is_old(call) {
+            expected.push(owned("trailer", trailers::OF_ANSWERS));
         }
         let count = |name: &str| fields.iter().filter(|(known, _)| known == name).count();
         let all =
@@ -419,9 +464,18 @@ pub(super) fn judge_call(world: &World, call: CallId, head: &Head, address: Sock
     }
 }
 
-/// Judges the head of a call's whole answer at its client.
-pub(super) fn judge_answer(world: &World, call: CallId, method: &str, fields: &[Field]) {
-    if let Some(fault) = world.heads().judge_answer(call, method, fields) {
+/// Judges the trailers of a call that has come whole at a server.
+pub(super) fn judge_trailers(world: &World, call: CallId, trailers: &[Field], is_http2: bool) {
+    if let Some(fault) = world.heads().judge_trailers(call, trailers, is_http2) {
+        world.break_promise(format!("call {call}: {fault}"));
+    }
+}
+
+/// Judges the head and the trailers of a call's whole answer at its client.
+pub(super) fn judge_answer(world: &World, call: CallId, method: &str, fields: &[Field], trailers: &[Field]) {
+    let heads = world.heads();
+    let fault = heads.judge_answer(call, method, fields).or_else(|| heads.judge_answer_trailers(call, method, trailers));
+    if let Some(fault) = fault {
         world.break_promise(format!("call {call}: {fault}"));
     }
 }

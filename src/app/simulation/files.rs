@@ -1,9 +1,10 @@
 //! The daemon's files: its settings, and the credentials that they name.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use super::{
     fields,
+    limits::Limits,
     world::{ACCOUNTS, RELIES_ON_KEYS, SECOND_ADDRESS, TLS_ADDRESS, Terms, World, address, log_in_address},
 };
 
@@ -22,15 +23,18 @@ impl World {
     }
 
     /// Writes the settings that name `server` for the first account.
-    pub(super) fn put_settings(&self, server: usize, response_timeout: u32, max_age: Duration) {
+    pub(super) fn put_settings(&self, server: usize, limits: Limits) {
         let directory = self.directory.display();
-        let Terms { requests, workers, replay_buffer, pool_idle, .. } = self.terms();
+        let Terms { workers, replay_buffer, pool_idle, .. } = self.terms();
         let (pool_idle, places) = (pool_idle.as_secs(), self.places());
         let (floor, drain_delay) = (self.terms().floor.as_secs(), self.terms().drain_delay.as_secs());
-        let max_age = max_age.as_secs();
+        let [response_timeout, body_idle, max_age, drain_timeout] =
+            [limits.response_timeout, limits.body_idle, limits.max_age, limits.drain_timeout].map(|time| time.as_secs());
+        let requests = limits.requests;
+        let (more_addresses, third) = self.third_settings();
         let api = |account: usize, server: usize| {
             let name = ACCOUNTS[account];
-            let more = if account == 1 { fields::SECOND_API } else { "" };
+            let (more, further) = if account == 1 { (fields::SECOND_API, more_addresses.as_str()) } else { ("", "") };
             let relies_on_keys = account == RELIES_ON_KEYS;
             let upstream = match account {
                 0 => format!("http://{}", address(server)),
@@ -42,7 +46,7 @@ impl World {
 [apis.{name}]
 account = "{name}"
 upstream = "{upstream}"
-listen = ["unix:{directory}/{name}.sock"]
+listen = ["unix:{directory}/{name}.sock"{further}]
 allow_insecure_upstream = true
 max_connections = {places}
 max_requests = {requests}
@@ -51,7 +55,7 @@ connection_max_age = "{max_age}s"
 pool_idle = "{pool_idle}s"
 {more}
 connect_timeout = "4s"
-body_idle = "15s"
+body_idle = "{body_idle}s"
 head_timeout = "4s"
 client_idle = "20s"
 stream_idle = "25s"
@@ -65,7 +69,7 @@ retry_idempotency_key = {relies_on_keys}
             "config.toml",
             &format!(
                 r#"
-drain_timeout = "20s"
+drain_timeout = "{drain_timeout}s"
 drain_delay = "{drain_delay}s"
 ca_only_file = "{directory}/roots.pem"
 workers = {workers}
@@ -84,7 +88,7 @@ username = "service"
 password = "other-word"
 login_url = "http://{other}/auth"
 relogin_floor = "{floor}s"
-{first}{second}
+{first}{second}{third}
 "#
             ),
         );

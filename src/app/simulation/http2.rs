@@ -18,10 +18,11 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{
     careportals::{self, CALL_LIMIT, Head, Mood},
     clients::answer_body,
-    fields,
+    fields::{self, Field},
     frames::{Frames, Seen},
     ledger::{CallId, Reply},
     network::{End, Fate, Wire},
+    trailers,
     upstreams::{Awaited, Link, Number},
     world::World,
 };
@@ -165,7 +166,7 @@ async fn call(
         world.break_promise(format!("call {call}: its authority is {:?}", parts.uri.authority()));
     }
     let mood = world.moods(link.server).1;
-    let reply = |reply| world.ledger(|ledger, _| ledger.reply(call, reply));
+    let reply = |reply| world.ledger(|ledger, at| ledger.reply(at, call, reply));
     if matches!(mood, Mood::Odd | Mood::Stale) && world.chance(0.3) {
         reply(Reply::Unprocessed);
         return respond.send_reset(Reason::REFUSED_STREAM);
@@ -200,7 +201,7 @@ async fn carry_out(
     (call, head): (CallId, &Head),
     (mood, is_mortal): (Mood, bool),
 ) {
-    let reply = |reply| world.ledger(|ledger, _| ledger.reply(call, reply));
+    let reply = |reply| world.ledger(|ledger, at| ledger.reply(at, call, reply));
     match mood {
         Mood::Status(status, retry_after) => {
             reply(Reply::Answered);
@@ -231,7 +232,7 @@ async fn carry_out(
             let mut pauses = is_stream.then_some(careportals::EVENTS_PAUSE);
             if let Mood::Slow(time) = mood {
                 if careportals::pauses_in_answer(call, head, time) {
-                    pauses = Some(time);
+                    pauses = Some(time.min(careportals::longest_pause(world, call)));
                 } else {
                     sleep(time).await;
                 }
@@ -250,6 +251,8 @@ async fn read_body(world: &World, mut body: RecvStream, call: CallId, method: &s
         world.upstreams().received(call, bytes.len());
         body.flow_control().release_capacity(piece.len()).ok()?;
     }
+    let trailers = body.trailers().await.ok()?.map(|trailers| trailers::fields(&trailers)).unwrap_or_default();
+    fields::judge_trailers(world, call, &trailers, true);
     if bytes != super::clients::request_body(call, method) {
         world.break_promise(format!("call {call}: its body of {} bytes is not what its client sent", bytes.len()));
     }
@@ -278,7 +281,9 @@ async fn answer_call(
         response = response.header("date", world.http_date());
     }
     let mut stream = respond.send_response(response.body(()).unwrap(), body.is_empty()).ok()?;
-    let Some(time) = pauses.filter(|_| body.len() > 2) else { return send(world, &mut stream, body, true).await };
+    let trailers =
+        trailers::has_answer(call, &head.method, true).then(|| trailers::of_answer(call, &head.all("authorization").join("")));
+    let Some(time) = pauses.filter(|_| body.len() > 2) else { return finish(world, &mut stream, body, trailers).await };
     for left in [2, 1] {
         let later = body.split_off(body.len() - body.len() * left / (left + 1));
         send(world, &mut stream, body, false).await?;
@@ -295,7 +300,13 @@ async fn answer_call(
         }
         body = later;
     }
-    send(world, &mut stream, body, true).await
+    finish(world, &mut stream, body, trailers).await
+}
+
+/// Sends the rest of a body, and the trailers.
+async fn finish(world: &World, stream: &mut SendStream<Bytes>, body: Bytes, trailers: Option<Vec<Field>>) -> Option<()> {
+    send(world, stream, body, trailers.is_none()).await?;
+    trailers.map_or(Some(()), |trailers| stream.send_trailers(trailers::map(&trailers)).ok())
 }
 
 async fn answer(

@@ -11,6 +11,7 @@ use tokio::{task::JoinHandle, time::sleep};
 use super::{
     events::Daemon,
     ledger::AccessLine,
+    third,
     world::{ACCOUNTS, World},
 };
 use crate::status::{AccountDocument, Detail, Readiness, StatusDocument};
@@ -29,6 +30,11 @@ pub(super) fn start(world: &Arc<World>, daemon: &Daemon) -> JoinHandle<()> {
     })
 }
 
+/// The APIs of the two accounts that are always there, and their indexes.
+fn of_accounts<T>(all: &[T], name: impl Fn(&T) -> &str) -> impl Iterator<Item = (usize, &T)> {
+    all.iter().filter_map(move |one| Some((ACCOUNTS.iter().position(|known| *known == name(one))?, one)))
+}
+
 fn look(world: &World, daemon: &Daemon) {
     for fault in world.upstreams().inspect() {
         world.break_promise(fault);
@@ -38,7 +44,7 @@ fn look(world: &World, daemon: &Daemon) {
         world.break_promise(format!("{} streams are open, and no client waits", world.streams()));
     }
     let view = Arc::clone(&daemon.view.borrow());
-    for (account, api) in view.apis.iter().enumerate() {
+    for (account, api) in of_accounts(&view.apis, |api| &api.name) {
         let (taken, most) = (api.request_limit.taken(), world.terms().requests);
         let made = world.ledger(|ledger, at| ledger.open_calls(account, at));
         if taken > most || taken > made {
@@ -58,6 +64,7 @@ fn look(world: &World, daemon: &Daemon) {
         world.ledger(|ledger, at| ledger.judge_logged_out(at, index, state));
     }
     judge_document(world, &document);
+    third::inspect(world, &document);
     let readiness = daemon.status.readiness(None, Detail::Full);
     for reason in readiness.iter().flat_map(|readiness| &readiness.reasons) {
         let is_of = |account: &&AccountDocument| Some(&account.name) == reason.account.as_ref();
@@ -76,14 +83,15 @@ fn look(world: &World, daemon: &Daemon) {
     let ready = readiness.is_some_and(|readiness| readiness.ready);
     let (organization, now) = (world.state(|state| state.organization.clone()), world.now());
     let of = [(organization.as_str(), world.configured_server(0)), (ACCOUNTS[1], world.configured_server(1))];
+    let third = third::readiness(world);
     world.ledger(|ledger, at| {
-        ledger.judge_ready(at, now, ready, &of);
+        ledger.judge_ready(at, now, ready, &of, third);
         ledger.judge_renewals(at, now);
     });
 }
 
 fn judge_document(world: &World, document: &StatusDocument) {
-    let ahead = world.clock.ahead();
+    let (ahead, now) = (world.clock.ahead(), world.now());
     for (index, name) in ACCOUNTS.iter().enumerate() {
         let account = document.accounts.iter().find(|account| account.name == *name);
         let api = document.apis.iter().find(|api| api.name == *name);
@@ -94,6 +102,7 @@ fn judge_document(world: &World, document: &StatusDocument) {
         world.ledger(|ledger, at| {
             ledger.judge_account(at, index, account, ahead);
             ledger.judge_api(at, index, api, account);
+            ledger.judge_since((at, now), index, (account, api), ahead);
         });
     }
 }
@@ -111,7 +120,7 @@ pub(super) fn is_not_ready(world: &World, daemon: &Daemon) {
 /// Once no client is left, nothing is held for one, and everything has been counted.
 pub(super) fn nothing_is_held(world: &World, daemon: &Daemon) {
     let view = Arc::clone(&daemon.view.borrow());
-    for (account, api) in view.apis.iter().enumerate() {
+    for (account, api) in of_accounts(&view.apis, |api| &api.name) {
         let (taken, (active, _)) = (api.request_limit.taken(), api.metrics.connections());
         if taken > 0 || active > 0 {
             world.break_promise(format!("{taken} requests and {active} connections are in use, and there is no client"));
@@ -127,7 +136,7 @@ pub(super) fn nothing_is_held(world: &World, daemon: &Daemon) {
             world.break_promise(format!("all is well, and the status says: {account:?}"));
         }
     }
-    for (account, api) in document.apis.iter().enumerate() {
+    for (account, api) in of_accounts(&document.apis, |api| &api.name) {
         let was_served = world.ledger(|ledger, _| ledger.was_served(account));
         if was_served && api.state.as_deref() != Some("served") && world.terms().requests > 1000 {
             world.break_promise(format!("its last calls were answered, and the status says: {api:?}"));

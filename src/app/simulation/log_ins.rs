@@ -62,10 +62,13 @@ pub(super) async fn answer_log_in(world: &Arc<World>, server: usize, wire: &mut 
 
 /// Notes that a log-in has come.
 fn arrive(world: &Arc<World>, server: usize, head: &Head) -> LogIn {
-    let mood = world.moods(server).0;
+    let mood = if world.state(|state| state.mixed_log_ins) { of_mixture(world) } else { world.moods(server).0 };
     world.note(&format!("server {server}: a log-in for {:?}, {mood:?}", head.all("organization")));
     let organization = head.all("organization").first().cloned().unwrap_or_default();
-    let arrival = world.ledger(|ledger, at| ledger.log_in(at, &organization));
+    let arrival = world.ledger(|ledger, at| {
+        ledger.will_answer(at, &organization, mood);
+        ledger.log_in(at, &organization)
+    });
     let is_well = matches!(mood, Mood::Well) || matches!(mood, Mood::Slow(time) if time < Duration::from_secs(4));
     if !is_well {
         world.ledger(|ledger, at| ledger.trouble(at, account_of(&organization)));
@@ -78,6 +81,16 @@ fn arrive(world: &Arc<World>, server: usize, head: &Head) -> LogIn {
         });
     }
     LogIn { organization, mood, arrival }
+}
+
+/// One of several ways to fail.
+fn of_mixture(world: &World) -> Mood {
+    let kinds =
+        [(401, None), (403, None), (400, Some(5)), (500, None), (502, Some(20)), (429, None), (429, Some(10)), (503, Some(40))];
+    match kinds.get(world.draw(0..=8)) {
+        Some((status, retry_after)) => Mood::Status(*status, *retry_after),
+        None => Mood::Odd,
+    }
 }
 
 /// A token, and an answer's body with it. `never`: why the token must never be sent.

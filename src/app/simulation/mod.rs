@@ -21,14 +21,18 @@ mod http2;
 mod idle_clients;
 mod inspector;
 mod ledger;
+mod limits;
 mod log_ins;
 mod network;
 mod old_clients;
+mod opening;
 mod panics;
 mod places;
 mod quiet;
 mod refusals;
 mod strange;
+mod third;
+mod trailers;
 mod upstreams;
 mod world;
 
@@ -44,6 +48,7 @@ use self::{
     events::Daemon,
     inspector::Written,
     ledger::{Counts, Ledger},
+    limits::Limits,
     network::Network,
     world::World,
 };
@@ -75,8 +80,6 @@ impl WorkerHost for Tasks {
     }
 }
 
-/// `drain_timeout`.
-const DRAIN: Duration = Duration::from_secs(20);
 /// How long the daemon may take to end once the last call has ended: the rest of a body is read for 5 s, and a head may take 4 s.
 const REST: Duration = Duration::from_secs(7);
 
@@ -112,6 +115,8 @@ async fn simulate(world: &Arc<World>) {
     let mut clients: Vec<_> =
         (0..world.draw(1..=6)).map(|number| tokio::spawn(clients::run(Arc::clone(world), number))).collect();
     clients.extend((0..world.draw(0..=3)).map(|_| tokio::spawn(strange::run(Arc::clone(world)))));
+    let addresses = [true, false].into_iter().filter(|own| *own || world.has_room());
+    clients.extend(addresses.map(|own| tokio::spawn(third::run(Arc::clone(world), own))));
     let time = Duration::from_secs(world.draw(15..=90) as u64);
     events::happen(world, &daemon, time).await;
     let suddenly = world.chance(0.5);
@@ -128,6 +133,8 @@ async fn simulate(world: &Arc<World>) {
         inspector::nothing_is_held(world, &daemon);
         quiet::play(world, &daemon).await;
         places::play(world, &daemon).await;
+        opening::play(world, &daemon).await;
+        limits::play(world, &daemon).await;
     }
     inspecting.abort();
     let drained = end(world, &daemon, serving).await;
@@ -158,9 +165,10 @@ async fn start(world: &Arc<World>) -> Running {
     world.put("organization", "acme");
     world.put("password", "first");
     world.put("roots.pem", &http2::roots());
-    let response_timeout = [12, 20][world.draw(0..=1)];
-    world.state(|state| state.response_timeout = Duration::from_secs(response_timeout.into()));
-    world.put_settings(0, response_timeout, Duration::from_secs(300));
+    let first = world.state(|state| state.limits);
+    let limits = Limits { max_age: first.max_age, ..first.drawn(world) };
+    world.state(|state| state.limits = limits);
+    world.put_settings(0, limits);
     if world.chance(0.2) {
         events::lose_credentials(world, world.milliseconds(1000..=20_000));
     }
@@ -199,6 +207,7 @@ async fn end(world: &Arc<World>, daemon: &Daemon, running: JoinHandle<Result<(),
         world.upstreams().renew();
         drop(daemon.commands.reload());
     }
+    places::wait_through_drain(world).await;
     let mut guests = Vec::new();
     for _ in 0..world.draw(0..=3) {
         guests.push(strange::connect(world, 0).await);
@@ -226,7 +235,8 @@ async fn end(world: &Arc<World>, daemon: &Daemon, running: JoinHandle<Result<(),
         world.set_listening(false);
     }
     refuses_connections(world);
-    match timeout(delay + DRAIN + Duration::from_secs(1), running).await {
+    let drain_timeout = world.state(|state| state.limits.drain_timeout);
+    match timeout(delay + drain_timeout + Duration::from_secs(1), running).await {
         Ok(Ok(Ok(()))) => {}
         Ok(ended) => {
             let ended = ended.map(|ended| ended.map_err(|error| error.to_string()));
@@ -235,9 +245,14 @@ async fn end(world: &Arc<World>, daemon: &Daemon, running: JoinHandle<Result<(),
         Err(_) => world.break_promise("the daemon has not ended in time".to_owned()),
     }
     let ended = world.clock.elapsed();
-    let drained = ended.saturating_sub(began) < delay + DRAIN;
+    let drained = ended.saturating_sub(began) < delay + drain_timeout;
     world.note(&format!("event: the daemon has ended, drained: {drained}"));
     let (unfinished, last_end) = world.ledger(|ledger, _| (ledger.unfinished(), ledger.last_end()));
+    let (third, third_end) = world.third(|third, _| (third.unfinished(), third.last_end()));
+    let last_end = last_end.max(third_end);
+    if drained && third > 0 {
+        world.break_promise(format!("the daemon has ended, and {third} calls to the third API have not"));
+    }
     if unfinished.is_empty() && ended > last_end.max(began + delay) + REST {
         world.break_promise(format!("the daemon ended at {ended:?}, and the last call at {last_end:?}"));
     }

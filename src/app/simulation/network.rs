@@ -225,7 +225,7 @@ impl Wire {
             }
             self.given += piece;
             if let Some((call, reply)) = self.reply.take() {
-                self.world.ledger(|ledger, _| ledger.reply(call, reply));
+                self.world.ledger(|ledger, at| ledger.reply(at, call, reply));
             }
             bytes = later;
             self.end_if_due()?;

@@ -1,10 +1,10 @@
 //! Clients that need a place while all are taken: by clients that take nothing of their answers, by tunnels until a reload allows more
 //! connections, and by each other (`docs/capacity.md`).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
-    task::JoinSet,
+    task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
 
@@ -28,9 +28,10 @@ pub(super) async fn play(world: &Arc<World>, daemon: &Daemon) {
         return;
     }
     let account = world.draw(0..=1);
-    match world.draw(0..=3) {
-        0..=1 => stalled(world, account).await,
-        2 => more(world, daemon, account).await,
+    match world.draw(0..=4) {
+        0 => stalled(world, account).await,
+        1 => more(world, daemon, account).await,
+        2..=3 => declined(world, account).await,
         _ => burst(world, account).await,
     }
     sleep(Duration::from_secs(7)).await;
@@ -50,7 +51,7 @@ async fn stalled(world: &Arc<World>, account: usize) {
         sleep(world.milliseconds(200..=1500)).await;
     }
     sleep(world.milliseconds(0..=2000)).await;
-    let ending = strange::plain_call(world, account).await;
+    let ending = strange::quick_call(world, account).await;
     let waited = began.elapsed();
     if ending != Some(Ending::Answered(200)) || waited < STALLED || waited > STALLED + SERVED {
         world.break_promise(format!("a client that waited for the place of a stalled one ends as {ending:?} after {waited:?}"));
@@ -81,7 +82,7 @@ async fn more(world: &Arc<World>, daemon: &Daemon, account: usize) {
     }
     let waiting = {
         let world = Arc::clone(world);
-        tokio::spawn(async move { strange::plain_call(&world, account).await })
+        tokio::spawn(async move { strange::quick_call(&world, account).await })
     };
     sleep(world.milliseconds(1000..=3000)).await;
     if waiting.is_finished() {
@@ -114,4 +115,64 @@ async fn burst(world: &Arc<World>, account: usize) {
             world.break_promise(format!("a client of a burst ends as {ending:?} after {waited:?}"));
         }
     }
+}
+
+/// All places are taken by clients that have got their answers. The one that has been idle for longest sends its next request at the
+/// moment when another client comes, so that it may keep its place. The other one gets that of the next.
+async fn declined(world: &Arc<World>, account: usize) {
+    world.note("event: a client waits for a place, and the connection that is asked for it has a request");
+    let mut idle = VecDeque::new();
+    for _ in 0..world.places() {
+        let Some(mut wire) = strange::connect(world, account).await else { return };
+        strange::quick_call_on(world, &mut wire, account).await;
+        idle.push_back(wire);
+        sleep(Duration::from_millis(1)).await;
+    }
+    sleep(world.milliseconds(200..=800)).await;
+    let (Some(first), Some(mut comes)) = (idle.pop_front(), strange::connect_now(world, account)) else { return };
+    for _ in 0..world.draw(0..=2) {
+        yield_now().await;
+    }
+    let upload = strange::begin_upload_on(world, first, account).await;
+    let mut waiting = {
+        let world = Arc::clone(world);
+        tokio::spawn(async move { strange::quick_call_on(&world, &mut comes, account).await })
+    };
+    match timeout(SERVED, &mut waiting).await {
+        Ok(Ok(Ending::Answered(200))) => {}
+        ended => {
+            world.break_promise(format!("there are clients without requests, and one that waits for a place ends as {ended:?}"));
+        }
+    }
+    upload.finish(world).await;
+    if !waiting.is_finished() {
+        drop(waiting.await);
+    }
+}
+
+/// Requests in progress have all the places when the drain begins, and one more client waits for its own. It is served when they end.
+pub(super) async fn wait_through_drain(world: &Arc<World>) {
+    if world.has_room() || world.terms().requests < 1000 || !world.ledger(|ledger, _| ledger.is_well()) {
+        return;
+    }
+    world.note("event: a client will wait for a place when the drain begins");
+    let account = world.draw(0..=1);
+    for _ in 0..world.places() {
+        let Some(upload) = strange::begin_upload(world, account).await else { return };
+        let (world, after) = (Arc::clone(world), world.milliseconds(1000..=4000));
+        tokio::spawn(async move {
+            sleep(after).await;
+            upload.finish(&world).await;
+        });
+    }
+    sleep(Duration::from_millis(20)).await;
+    let Some(mut wire) = strange::connect(world, account).await else { return };
+    let world = Arc::clone(world);
+    tokio::spawn(async move {
+        let ending = strange::quick_call_on(&world, &mut wire, account).await;
+        if ending != Ending::Answered(200) {
+            world.break_promise(format!("a client waited for a place when the drain began, and ends as {ending:?}"));
+        }
+    });
+    sleep(Duration::from_millis(20)).await;
 }

@@ -17,6 +17,8 @@ use super::{
 const SUSPEND_NOTICED: Duration = Duration::from_secs(35);
 /// The longest wait after a log-in that failed and was not refused, and the time of a log-in.
 const LONGEST_WAIT: Duration = Duration::from_secs(64);
+/// How long a log-in takes at most that no event delays.
+const LONGEST_LOG_IN: Duration = Duration::from_secs(3);
 
 /// Plays one scene, or none.
 pub(super) async fn play(world: &Arc<World>, daemon: &Daemon) {
@@ -27,8 +29,9 @@ pub(super) async fn play(world: &Arc<World>, daemon: &Daemon) {
             sleep(Duration::from_secs(900)).await;
         }
         2..=3 => sleep_through_a_life(world).await,
-        4 => outage(world, daemon).await,
-        5 => refusing_path(world).await,
+        4 => outage(world, daemon, false).await,
+        5..=6 => outage(world, daemon, true).await,
+        7 => refusing_path(world).await,
         _ => return,
     }
     world.be_quiet(false);
@@ -87,8 +90,8 @@ async fn refusing_path(world: &Arc<World>) {
     world.ledger(Ledger::expect_answers);
 }
 
-/// Log-ins fail for a long time, all in the same way.
-async fn outage(world: &Arc<World>, daemon: &Daemon) {
+/// Log-ins fail for a long time, all in the same way, or each in another (`mixed`).
+async fn outage(world: &Arc<World>, daemon: &Daemon, mixed: bool) {
     let mood = [
         Mood::Status(500, Some(300)),
         Mood::Status(502, None),
@@ -100,18 +103,27 @@ async fn outage(world: &Arc<World>, daemon: &Daemon) {
         Mood::Status(404, Some(5)),
         Mood::Odd,
     ][world.draw(0..=8)];
-    world.note(&format!("event: log-ins fail for long: {mood:?}"));
+    world.note(&format!("event: log-ins fail for long: {mood:?}, in several ways: {mixed}"));
     world.be_quiet(true);
-    world.state(|state| (0..SERVERS).for_each(|server| state.moods[server].0 = mood));
+    world.state(|state| {
+        state.mixed_log_ins = mixed;
+        (0..SERVERS).for_each(|server| state.moods[server].0 = mood);
+    });
     let began = world.clock.elapsed();
-    sleep(Duration::from_secs(world.draw(1200..=3600) as u64)).await;
-    world.ledger(|ledger, at| ledger.judge_outage(at, began, mood, world.log_in_time()));
+    let seconds = if mixed { 4800 } else { world.draw(1200..=3600) };
+    sleep(Duration::from_secs(seconds as u64)).await;
+    world.ledger(|ledger, at| ledger.judge_outage(at, began, world.log_in_time()));
     world.note("event: log-ins are well again");
-    world.state(|state| (0..SERVERS).for_each(|server| state.moods[server].0 = Mood::Well));
-    let is_asked_soon = matches!(mood, Mood::Odd | Mood::Status(429 | 502, None) | Mood::Status(500, _));
+    world.state(|state| {
+        state.mixed_log_ins = false;
+        (0..SERVERS).for_each(|server| state.moods[server].0 = Mood::Well);
+    });
+    let is_asked_soon = !mixed && matches!(mood, Mood::Odd | Mood::Status(429 | 502, None) | Mood::Status(500, _));
     if is_asked_soon {
         sleep(LONGEST_WAIT).await;
     } else {
+        // One that is under way may fail still, and would be joined.
+        sleep(LONGEST_LOG_IN).await;
         events::log_in(world, daemon, &[0, 1]).await;
         sleep(Duration::from_secs(4)).await;
     }

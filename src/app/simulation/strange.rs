@@ -9,20 +9,19 @@ use tokio::{
 };
 
 use super::{
-    careportals::{read_body, read_head},
+    careportals::{chunked_with, read_head, read_whole},
     clients::{LIMIT, has_long_answer, judge, request_body},
     fields::{Sender, is_event_stream},
     idle_clients,
     ledger::{CallId, Ending},
     network::{Fate, Wire},
-    old_clients, refusals,
+    old_clients, refusals, trailers,
     world::World,
 };
 use crate::clock;
 
-/// `head_timeout` and `body_idle`, and how much later they may pass.
+/// `head_timeout`, and how much later it may pass.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(4);
-const BODY_IDLE: Duration = Duration::from_secs(15);
 pub(super) const LATE: Duration = Duration::from_millis(1200);
 
 /// Does one strange thing after the other until the world ends its clients.
@@ -77,6 +76,13 @@ pub(super) async fn connect(world: &Arc<World>, account: usize) -> Option<Wire> 
     Some(Wire::new(Box::new(stream), Fate::default(), Arc::clone(world), None))
 }
 
+/// The same, without a moment in which others run.
+pub(super) fn connect_now(world: &Arc<World>, account: usize) -> Option<Wire> {
+    let stream = std::os::unix::net::UnixStream::connect(world.listener(account)).ok()?;
+    stream.set_nonblocking(true).ok()?;
+    Some(Wire::new(Box::new(UnixStream::from_std(stream).ok()?), Fate::default(), Arc::clone(world), None))
+}
+
 /// Makes one call in the plainest way. `None`: nobody listens.
 pub(super) async fn plain_call(world: &Arc<World>, account: usize) -> Option<Ending> {
     let mut wire = connect(world, account).await?;
@@ -85,8 +91,8 @@ pub(super) async fn plain_call(world: &Arc<World>, account: usize) -> Option<End
 
 /// The same. The connection stays open for a while.
 pub(super) async fn plain_call_kept(world: &Arc<World>, account: usize) -> Option<Ending> {
-    let mut wire = connect(world, account).await?;
-    let ending = call_on(world, &mut wire, account).await;
+    let (call, mut wire) = begin_quick(world, account).await?;
+    let ending = answer(world, &mut wire, call, "GET").await;
     tokio::spawn(async move {
         sleep(Duration::from_secs(5)).await;
         drop(wire);
@@ -94,13 +100,70 @@ pub(super) async fn plain_call_kept(world: &Arc<World>, account: usize) -> Optio
     Some(ending)
 }
 
-/// A call whose answer is no stream of events, which may be silent for long.
-pub(super) async fn call_on(world: &Arc<World>, wire: &mut Wire, account: usize) -> Ending {
+/// Begins a GET whose answer is never silent for long. `None`: nobody listens.
+pub(super) async fn begin_quick(world: &Arc<World>, account: usize) -> Option<(CallId, Wire)> {
+    let mut wire = connect(world, account).await?;
+    let call = send_quick(world, &mut wire, account).await;
+    Some((call, wire))
+}
+
+async fn send_quick(world: &Arc<World>, wire: &mut Wire, account: usize) -> CallId {
     let mut call = world.next_call();
     while is_event_stream(call) {
         call = world.next_call();
     }
     begin_as(world, account, "GET", call);
+    wire.write(&request(world, account, call, "GET")).await;
+    call
+}
+
+/// Makes such a call on that connection.
+pub(super) async fn quick_call_on(world: &Arc<World>, wire: &mut Wire, account: usize) -> Ending {
+    let call = send_quick(world, wire, account).await;
+    answer(world, wire, call, "GET").await
+}
+
+/// The same on a connection of its own.
+pub(super) async fn quick_call(world: &Arc<World>, account: usize) -> Option<Ending> {
+    let (call, mut wire) = begin_quick(world, account).await?;
+    Some(answer(world, &mut wire, call, "GET").await)
+}
+
+/// A request that is in progress until the rest of its body is sent.
+pub(super) struct Upload {
+    call: CallId,
+    wire: Wire,
+    rest: Vec<u8>,
+}
+
+/// Begins one. `None`: nobody listens.
+pub(super) async fn begin_upload(world: &Arc<World>, account: usize) -> Option<Upload> {
+    let wire = connect(world, account).await?;
+    Some(begin_upload_on(world, wire, account).await)
+}
+
+pub(super) async fn begin_upload_on(world: &Arc<World>, mut wire: Wire, account: usize) -> Upload {
+    let mut call = world.next_call();
+    while request_body(call, "POST").len() < 1000 {
+        call = world.next_call();
+    }
+    begin_as(world, account, "POST", call);
+    let mut bytes = request(world, account, call, "POST");
+    let rest = bytes.split_off(bytes.len() - 5);
+    wire.write(&bytes).await;
+    Upload { call, wire, rest }
+}
+
+impl Upload {
+    /// Sends the rest, and reads the answer.
+    pub(super) async fn finish(mut self, world: &Arc<World>) -> Ending {
+        self.wire.write(&self.rest).await;
+        answer(world, &mut self.wire, self.call, "POST").await
+    }
+}
+
+pub(super) async fn call_on(world: &Arc<World>, wire: &mut Wire, account: usize) -> Ending {
+    let call = begin(world, account, "GET");
     wire.write(&request(world, account, call, "GET")).await;
     answer(world, wire, call, "GET").await
 }
@@ -186,8 +249,14 @@ pub(super) fn request(world: &World, account: usize, call: CallId, method: &str)
 
 fn request_by(world: &World, account: usize, call: CallId, method: &str, sender: Sender) -> Vec<u8> {
     let body = request_body(call, method);
-    let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
     let (target, more) = world.heads().of_call(call, account, method, sender);
+    let (length, body) = if world.heads().sends_trailers(call) {
+        ("transfer-encoding: chunked\r\n".to_owned(), chunked_with(&body, &trailers::of_call(call)))
+    } else if body.is_empty() {
+        (String::new(), body)
+    } else {
+        (format!("content-length: {}\r\n", body.len()), body)
+    };
     let mut fields: String = more.iter().flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect();
     if sender == Sender::Tunnel {
         fields.push_str("connection: upgrade\r\nupgrade: websocket\r\n");
@@ -242,8 +311,9 @@ async fn one_call(world: &Arc<World>, wire: &mut Wire, account: usize, what: usi
                 world.break_promise(format!("call {call}: an answer was waited for while its body was on the way"));
             }
             let is_late = matches!(ending, Ending::Refused(_, code) if code == "request_body_timeout");
-            if is_late && waited < BODY_IDLE {
-                world.break_promise(format!("a body was silent for {waited:?}, and may be for {BODY_IDLE:?}"));
+            let body_idle = world.upstreams().body_idle(call);
+            if is_late && waited < body_idle {
+                world.break_promise(format!("a body was silent for {waited:?}, and may be for {body_idle:?}"));
             }
         }
     }
@@ -280,8 +350,9 @@ pub(super) fn end(world: &World, wire: &Wire, call: CallId, read: Result<Option<
 pub(super) async fn read_answer(world: &World, wire: &mut Wire, call: CallId, method: &str) -> Option<Ending> {
     let head = read_head(wire).await?;
     let status = head.path.parse().ok()?;
-    let body = if method == "HEAD" || status == 101 { Vec::new() } else { read_body(wire, &head).await? };
-    Some(judge(world, (call, method), status, &head.fields, &body))
+    let has_none = method == "HEAD" || status == 101;
+    let (body, trailers) = if has_none { Default::default() } else { read_whole(wire, &head).await? };
+    Some(judge(world, (call, method), status, &head.fields, (&body, &trailers)))
 }
 
 /// Asks for a WebSocket, and sends some bytes, which have to come back.

@@ -21,7 +21,9 @@ use super::{
     frames::Seen,
     http2,
     ledger::{CallId, Ending, Ledger},
+    limits::Limits,
     network::{End, Fate, Reception, Stream, Wire},
+    third::{self, Third},
     upstreams::{Link, Upstreams, role_of},
 };
 
@@ -64,6 +66,7 @@ pub(super) struct World {
     heads: Heads,
     upstreams: Upstreams,
     state: Mutex<State>,
+    third: Mutex<Third>,
     numbers: AtomicU64,
     /// How many connections servers serve.
     serving: AtomicUsize,
@@ -134,16 +137,16 @@ pub(super) struct State {
     /// The server that the settings name, and whether a reload is under way.
     pub(super) server: usize,
     pub(super) reloading: bool,
-    /// `connection_max_age` of the settings in force.
-    pub(super) max_age: Duration,
-    /// `response_timeout`, the same.
-    pub(super) response_timeout: Duration,
+    /// Those of the settings in force.
+    pub(super) limits: Limits,
     pub(super) organization: String,
     pub(super) password: String,
     /// Log-ins that were asked for and are not answered yet: their numbers, accounts, and when.
     pub(super) asked: Vec<(u64, usize, Duration)>,
     /// The first account's credentials change while its next log-in is under way.
     pub(super) changes_in_log_in: bool,
+    /// Each log-in fails, one in this way and another in that.
+    pub(super) mixed_log_ins: bool,
     /// The machine is suspended once its next log-in was answered: for that part of the token's life.
     pub(super) suspends_in_log_in: Option<f64>,
     /// Which of the two files are not there.
@@ -156,6 +159,8 @@ pub(super) struct State {
 
 impl World {
     pub(super) fn new(seed: u64, directory: &Path) -> Arc<Self> {
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let terms = Terms::draw(&mut chance);
         let state = State {
             moods: [(Mood::Well, Mood::Well); SERVERS],
             receptions: [None; SERVERS],
@@ -165,19 +170,17 @@ impl World {
             life: 300.0,
             server: 0,
             reloading: false,
-            max_age: Duration::from_secs(300),
-            response_timeout: Duration::from_secs(20),
+            limits: Limits::first(terms.requests),
             organization: "acme".to_owned(),
             password: "first".to_owned(),
             asked: Vec::new(),
             changes_in_log_in: false,
+            mixed_log_ins: false,
             suspends_in_log_in: None,
             missing: [false; 2],
             silent: Vec::new(),
             streams: Vec::new(),
         };
-        let mut chance = fastrand::Rng::with_seed(seed);
-        let terms = Terms::draw(&mut chance);
         let mut ledger = Ledger::new(terms.requests, terms.places);
         ledger.note(Duration::ZERO, &format!("{terms:?}"));
         Arc::new_cyclic(|this| Self {
@@ -190,6 +193,7 @@ impl World {
             heads: Heads::default(),
             upstreams: Upstreams::new(terms.workers, terms.pool_idle, terms.replay_buffer * 1024),
             state: Mutex::new(state),
+            third: Mutex::default(),
             numbers: AtomicU64::new(0),
             serving: AtomicUsize::new(0),
             has_clients: AtomicBool::new(true),
@@ -211,6 +215,17 @@ impl World {
 
     pub(super) fn state<T>(&self, with: impl FnOnce(&mut State) -> T) -> T {
         with(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is known of the third account.
+    pub(super) fn third<T>(&self, with: impl FnOnce(&mut Third, Duration) -> T) -> T {
+        let at = self.clock.elapsed();
+        with(&mut self.third.lock().unwrap_or_else(PoisonError::into_inner), at)
+    }
+
+    /// Whether the machine was not suspended lately.
+    pub(super) fn is_awake(&self) -> bool {
+        self.ledger(|ledger, at| ledger.is_awake(at))
     }
 
     pub(super) fn ledger<T>(&self, with: impl FnOnce(&mut Ledger, Duration) -> T) -> T {
@@ -280,7 +295,7 @@ impl World {
 
     /// How old a connection may be when a request takes it: 20 % more than the settings say, and a moment.
     pub(super) fn oldest(&self) -> Duration {
-        self.state(|state| state.max_age).mul_f64(1.2) + Duration::from_secs(1)
+        self.state(|state| state.limits.max_age).mul_f64(1.2) + Duration::from_secs(1)
     }
 
     /// Whether servers say for how long they keep connections.
@@ -300,7 +315,7 @@ impl World {
     /// How old a connection may grow that is made now.
     fn oldest_of_new(&self) -> Duration {
         // While a reload is under way, any.
-        self.state(|state| if state.reloading { Duration::from_secs(300) } else { state.max_age }).mul_f64(1.2)
+        self.state(|state| if state.reloading { Duration::from_secs(300) } else { state.limits.max_age }).mul_f64(1.2)
     }
 
     pub(super) fn token_life(&self) -> f64 {
@@ -327,6 +342,9 @@ impl World {
 /// For the network.
 impl World {
     pub(super) fn receive(&self, address: SocketAddr) -> Reception {
+        if third::is_its(address) {
+            return Reception::Taken(self.milliseconds(0..=40));
+        }
         let server = server_at(address);
         let reception = self.state(|state| state.receptions[server]);
         let reception = reception.unwrap_or_else(|| Reception::Taken(self.milliseconds(0..=40)));
@@ -343,6 +361,11 @@ impl World {
     }
 
     pub(super) fn serve(&self, address: SocketAddr, stream: UnixStream) {
+        let Some(world) = self.this.upgrade() else { return };
+        if third::is_its(address) {
+            tokio::spawn(third::serve(world, stream));
+            return;
+        }
         let (frailty, lag) = self.state(|state| (state.frailty, state.lag));
         let end = self.chance(frailty).then(|| {
             let how = if self.chance(0.3) { End::Silence } else { End::Close };
@@ -350,7 +373,6 @@ impl World {
             let bytes = || if self.chance(0.5) { self.draw(1..=600) } else { self.draw(1..=300_000) };
             (bytes(), bytes(), how)
         });
-        let Some(world) = self.this.upgrade() else { return };
         let server = server_at(address);
         let fate = Fate { end, lag };
         let link = Link { server, address, number: self.upstreams.opened(role_of(address), self.oldest_of_new()) };
@@ -400,9 +422,11 @@ impl World {
     pub(super) fn begin_call(&self, call: CallId, once: bool, bytes: usize, account: usize) {
         let server = self.configured_server(account);
         self.ledger(|ledger, at| ledger.begin(at, call, once, bytes, (account, server)));
-        let any = (Duration::from_secs(12), Duration::from_secs(20));
-        let timeout = self.state(|state| if state.reloading { any } else { (state.response_timeout, state.response_timeout) });
-        self.upstreams.call_begins(call, account, !once, timeout);
+        let times = self.state(|state| {
+            let Limits { response_timeout, body_idle, .. } = state.limits;
+            if state.reloading { Limits::any() } else { [response_timeout, body_idle].map(|time| (time, time)) }
+        });
+        self.upstreams.call_begins(call, account, !once, times);
     }
 
     /// The server that the settings name for the account; `None` while a reload is under way.

@@ -166,10 +166,12 @@ impl Ledger {
     }
 
     /// The first byte of that reply has gone to the daemon.
-    pub(in crate::app::simulation) fn reply(&mut self, call: CallId, reply: Reply) {
+    pub(in crate::app::simulation) fn reply(&mut self, at: Duration, call: CallId, reply: Reply) {
         let Some(known) = self.calls.get_mut(&call) else { return };
         known.reply = reply;
         known.refused += u32::from(reply == Reply::Refused);
+        let account = known.account;
+        self.has_answered(at, account, reply);
     }
 
     /// The server answers before it has read the request's body.

@@ -16,7 +16,7 @@ const BUSY: Duration = Duration::from_millis(8500);
 const MOMENT: Duration = Duration::from_millis(1500);
 
 /// By the right clock, in seconds since 1970. `ahead`: by how much the daemon's clock is.
-fn right_time(text: Option<&str>, ahead: f64) -> Option<f64> {
+pub(super) fn right_time(text: Option<&str>, ahead: f64) -> Option<f64> {
     let time = parse_rfc3339(text?)?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     Some(time.as_secs_f64() - ahead)
 }

@@ -208,13 +208,15 @@ impl Ledger {
         since().next().is_some() && since().all(is_served)
     }
 
-    /// Judges whether the daemon says rightly that it is ready. `server`: as for a call that begins now.
+    /// Judges whether the daemon says rightly that it is ready. `server`: as for a call that begins now. The last: whether a third
+    /// account has all that it needs, or surely has not.
     pub(in crate::app::simulation) fn judge_ready(
         &mut self,
         at: Duration,
         now: f64,
         ready: bool,
         of: &[(&str, Option<usize>); ACCOUNTS.len()],
+        (has_third, lacks_third): (bool, bool),
     ) {
         let holds = |account: usize| {
             let is_good = |token: &Token| token.expires > now && token.withdrawn.is_none_or(|(from, _)| from > at);
@@ -229,7 +231,12 @@ impl Ledger {
             (true, Some(account)) => {
                 self.break_promise(at, format!("the daemon is ready, and {} has no token", ACCOUNTS[account]));
             }
-            (false, None) if all_usable => self.break_promise(at, "the daemon is not ready, and has its tokens".to_owned()),
+            (true, None) if lacks_third => {
+                self.break_promise(at, "the daemon is ready, and the third account has no token".to_owned());
+            }
+            (false, None) if all_usable && has_third => {
+                self.break_promise(at, "the daemon is not ready, and has its tokens".to_owned());
+            }
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 //! The servers and clients tell the ledger what they see. It judges at once, so that a broken promise is found with the trace
 //! that led to it. Files: `arrivals` judges what servers get, `pacing` when accounts log in, `outages` how long they wait, `suspicion` which tokens wait for their
 //! successor, `endings` what clients and the counters say, `lines` the log,
-//! `documents` the status document.
+//! `documents` and `since` the status document.
 
 mod arrivals;
 mod counts;
@@ -12,12 +12,16 @@ mod endings;
 mod lines;
 mod outages;
 mod pacing;
+mod since;
 mod suspicion;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use self::{endings::SEEN, pacing::Pacing, suspicion::Suspicion};
-use super::world::{ACCOUNTS, account_of};
+use self::{endings::SEEN, pacing::Pacing, since::Looks, suspicion::Suspicion};
+use super::{
+    careportals::Mood,
+    world::{ACCOUNTS, account_of},
+};
 
 pub(super) use self::{
     arrivals::{Arrival, Reply},
@@ -34,6 +38,8 @@ const TOKEN_NOTICED: Duration = Duration::from_secs(1);
 /// Log-ins in half a minute that back-off may lead to; each event that asks for a log-in adds [`LOG_INS_OF_EVENT`].
 const LOG_INS: (usize, Duration) = (22, Duration::from_secs(30));
 const LOG_INS_OF_EVENT: usize = 2;
+/// How often an account compares its clocks, and a moment.
+const SUSPEND_NOTICED: Duration = Duration::from_secs(32);
 /// `login_timeout`, and a moment.
 const LOG_IN_TIMEOUT: Duration = Duration::from_secs(11);
 
@@ -66,6 +72,12 @@ pub(super) struct Ledger {
     rejected: [Option<Duration>; ACCOUNTS.len()],
     /// How often in a row calls were seen to wait in vain for a place.
     in_vain: [u32; ACCOUNTS.len()],
+    /// When a server last answered a call of each account.
+    answered: [Option<Duration>; ACCOUNTS.len()],
+    /// What the status document said when it was looked at last.
+    looks: Looks,
+    /// When each log-in arrived, and how it was answered.
+    answers: [Vec<(Duration, Mood)>; ACCOUNTS.len()],
     /// How many requests of each account were sent that the daemon refuses by itself.
     refused_here: [u64; ACCOUNTS.len()],
     /// `max_requests`.
@@ -318,6 +330,11 @@ impl Ledger {
         }
     }
 
+    /// Whether the machine was not suspended lately.
+    pub(super) fn is_awake(&self, at: Duration) -> bool {
+        self.suspended.is_none_or(|until| until + SUSPEND_NOTICED + LOG_IN_TIMEOUT < at)
+    }
+
     /// The organization's file has gone: the account may drop its tokens, and does not see what the file said.
     pub(super) fn organization_lost(&mut self, at: Duration) {
         self.server_changed();
@@ -403,6 +420,11 @@ impl Ledger {
             let times = known.executed;
             self.break_promise(at, format!("call {call} is not idempotent, and was carried out {times} times"));
         }
+    }
+
+    /// Each API allows so many requests in flight.
+    pub(super) fn allows_requests(&mut self, requests: usize) {
+        self.most_requests = requests;
     }
 
     /// A client sends a request that the daemon has to refuse, and which is no call.

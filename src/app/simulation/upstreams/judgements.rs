@@ -36,10 +36,13 @@ impl State {
                 let is_kept = connection.idle_since().is_none_or(|since| now.duration_since(since) + MOMENT < self.pool_idle);
                 return has_room && is_kept && !connection.apart && age > Duration::from_secs(1);
             }
-            connection.idle_since().is_some_and(|since| {
-                let idle = now.duration_since(since);
-                MOMENT < idle && idle < SAFE / 2
-            })
+            // A client may get its answer long after that has ended, as a 401 whose successor can't be had.
+            let is_kept = now.duration_since(connection.silent_since) + CLOSED_WITHIN < self.pool_idle;
+            is_kept
+                && connection.idle_since().is_some_and(|since| {
+                    let idle = now.duration_since(since);
+                    MOMENT < idle && idle < SAFE / 2
+                })
         };
         let api = &self.apis[account];
         // A pool that has just been made has none yet.

@@ -32,8 +32,7 @@ const AHEAD: (Duration, u32) = (Duration::from_secs(30), 3);
 const USED_WITHIN: Duration = Duration::from_secs(600);
 /// A connection that lives for less is not opened ahead of need.
 const WORTH_WARMING: Duration = Duration::from_secs(30);
-/// `body_idle`, and `connect_timeout`.
-const BODY_IDLE: Duration = Duration::from_secs(15);
+/// `connect_timeout`.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Numbers a connection to a server.
@@ -104,8 +103,8 @@ struct Call {
     idempotent: bool,
     begun: Instant,
     ended: Option<Instant>,
-    /// `response_timeout`: the least that may be in force.
-    timeout: (Duration, Duration),
+    /// `response_timeout` and `body_idle`: the least and the most that may be in force for it.
+    times: [(Duration, Duration); 2],
     tunnel: bool,
     arrived: u32,
     /// When it last came to a server.
@@ -224,15 +223,17 @@ impl Upstreams {
 
 /// Calls, as clients make them.
 impl Upstreams {
-    /// `response_timeout` has changed, for calls that have not been read: they may have waited for a place.
-    pub(super) fn change_timeout(&self, timeout: Duration) {
+    /// These times have changed, for calls that have not been read: they may have waited for a place.
+    pub(super) fn change_times(&self, times: [Duration; 2]) {
         for call in self.lock().calls.values_mut().filter(|call| call.arrived == 0) {
-            call.timeout = (call.timeout.0.min(timeout), call.timeout.1.max(timeout));
+            for (known, time) in call.times.iter_mut().zip(times) {
+                *known = (known.0.min(time), known.1.max(time));
+            }
         }
     }
 
-    /// `timeout`: the least and the most that `response_timeout` may be.
-    pub(super) fn call_begins(&self, call: CallId, account: usize, idempotent: bool, timeout: (Duration, Duration)) {
+    /// `times`: the least and the most that `response_timeout` and `body_idle` may be.
+    pub(super) fn call_begins(&self, call: CallId, account: usize, idempotent: bool, times: [(Duration, Duration); 2]) {
         let mut state = self.lock();
         let begun = clock::instant();
         (state.apis[account].used, state.apis[account].used_at) = (true, begun);
@@ -241,7 +242,7 @@ impl Upstreams {
             idempotent,
             begun,
             ended: None,
-            timeout,
+            times,
             tunnel: false,
             arrived: 0,
             arrived_at: None,
@@ -430,14 +431,19 @@ impl Upstreams {
         let state = self.lock();
         let known = state.calls.get(&call)?;
         let (least, most) = match awaited {
-            Awaited::Head => known.timeout,
-            Awaited::Body => (BODY_IDLE, BODY_IDLE),
+            Awaited::Head => known.times[0],
+            Awaited::Body => known.times[1],
         };
         if waited > most + Duration::from_millis(500) {
             return Some(format!("the daemon has waited for {waited:?}, and may for {most:?}"));
         }
         (waited + MOMENT < least && known.ended.is_none() && !state.draining)
             .then(|| format!("the daemon has waited for {waited:?} only, and has to for {least:?}"))
+    }
+
+    /// The least that `body_idle` may be for the call.
+    pub(super) fn body_idle(&self, call: CallId) -> Duration {
+        self.lock().calls.get(&call).map_or(Duration::MAX, |known| known.times[1].0)
     }
 
     /// Whether the daemon has not been told to end.

@@ -1,0 +1,130 @@
+//! Judges since when the status document says that something is so (`docs/control.md`): a time stays as long as what it is about.
+//!
+//! The document is looked at again and again. Where something may have ended and begun anew between two looks, nothing is judged.
+
+use std::time::Duration;
+
+use super::{Ledger, Reply, documents::right_time};
+use crate::{
+    app::simulation::world::{ACCOUNTS, account_of},
+    status::{AccountDocument, ApiDocument},
+};
+
+/// What was done a moment before a look may show after it.
+const MOMENT: Duration = Duration::from_millis(1500);
+/// How exact times are, in seconds.
+const EXACT: f64 = 1.5;
+/// A shortage of permits lasts for so long after the last request that was refused, less a moment.
+const SHORTAGE: f64 = 9.5;
+
+/// The latest look at both documents of an account.
+#[derive(Default)]
+pub(super) struct Looks([Option<Look>; ACCOUNTS.len()]);
+
+struct Look {
+    at: Duration,
+    /// By the right time.
+    now: f64,
+    /// By how much the wall clock is ahead.
+    ahead: f64,
+    account: AccountDocument,
+    api: ApiDocument,
+    /// How many tokens servers have made for it.
+    tokens: usize,
+}
+
+impl Ledger {
+    /// Looks at what the status document says of an account and its API.
+    pub(in crate::app::simulation) fn judge_since(
+        &mut self,
+        (at, now): (Duration, f64),
+        index: usize,
+        (account, api): (&AccountDocument, &ApiDocument),
+        ahead: f64,
+    ) {
+        let look = Look { at, now, ahead, account: account.clone(), api: api.clone(), tokens: self.tokens_of(index) };
+        let before = self.looks.0[index].take();
+        let faults =
+            before.map(|before| [self.judge_api_since(index, &before, &look), self.judge_account_since(index, &before, &look)]);
+        for fault in faults.into_iter().flatten().flatten() {
+            self.break_promise(at, format!("{}: {fault}", ACCOUNTS[index]));
+        }
+        self.looks.0[index] = Some(look);
+    }
+
+    /// Something has happened since then that may have the account begin anew.
+    fn was_disturbed(&self, since: Duration) -> bool {
+        self.causes.iter().chain(&self.reloaded).any(|cause| *cause + 2 * MOMENT > since)
+            || self.suspended.is_some_and(|until| until + MOMENT > since)
+    }
+
+    fn judge_api_since(&self, index: usize, before: &Look, look: &Look) -> Option<String> {
+        let from = before.at.saturating_sub(MOMENT);
+        let since = |look: &Look| right_time(look.api.since.as_deref(), look.ahead);
+        let (Some(then), Some(now)) = (since(before), since(look)) else {
+            return Some(format!("the status does not say since when: {:?}", look.api));
+        };
+        let (state_before, state) = (before.api.state.as_deref()?, look.api.state.as_deref()?);
+        let is_same_clock = (before.ahead - look.ahead).abs() < 0.1;
+        if self.suspended.is_some_and(|until| until + MOMENT > from) || self.reloaded.is_some_and(|then| then + MOMENT > from) {
+            return None;
+        }
+        if state == state_before {
+            if look.api.since == before.api.since {
+                return None;
+            }
+            let of_account = || self.calls.values().filter(|call| call.account == index);
+            let ended = of_account().any(|call| call.ended.as_ref().is_none_or(|(ended, _)| *ended > from));
+            let may_be_new = match state {
+                // Only an answer ends an outage.
+                "unreachable" => self.answered[index].is_some_and(|answered| answered > from),
+                "busy" => !is_same_clock || now > then + SHORTAGE,
+                "no_token" => self.tokens_of(index) != before.tokens || self.was_disturbed(from),
+                _ => ended || self.was_disturbed(from),
+            };
+            return (!may_be_new)
+                .then(|| format!("its API is {state} since {:?}, and was so since {:?}", look.api.since, before.api.since));
+        }
+        if !is_same_clock {
+            return None;
+        }
+        // What was hidden by another state may have begun before.
+        let was_hidden = matches!(state_before, "no_token" | "unreachable" | "failing");
+        let is_early = now < before.now - EXACT && !was_hidden;
+        let is_late = now > look.now + EXACT;
+        (is_early || is_late).then(|| {
+            let apart = now - look.now;
+            format!("its API was {state_before} a moment ago, and is {state} since {:?}: {apart:.3} s from now", look.api.since)
+        })
+    }
+
+    fn judge_account_since(&self, index: usize, before: &Look, look: &Look) -> Option<String> {
+        let from = before.at.saturating_sub(MOMENT);
+        let has_new_token = self.tokens_of(index) != before.tokens;
+        let (old, new) = (&before.account, &look.account);
+        if new.trouble.is_some() != new.since.is_some() && new.state.as_deref() != Some("logged_out") {
+            return Some(format!("the status says of it that there is trouble, or since when, and not both: {new:?}"));
+        }
+        if self.was_disturbed(from) || has_new_token {
+            return None;
+        }
+        let is_logged_out = |document: &AccountDocument| document.state.as_deref() == Some("logged_out");
+        let fails = |document: &AccountDocument| {
+            document.last_error_at.is_some() && document.trouble.as_deref().is_some_and(|trouble| trouble != "token_refused")
+        };
+        let goes_on = (is_logged_out(old) && is_logged_out(new)) || (fails(old) && fails(new));
+        (goes_on && old.since != new.since)
+            .then(|| format!("its trouble began at {:?}, and now at {:?}: {new:?}", old.since, new.since))
+    }
+
+    fn tokens_of(&self, account: usize) -> usize {
+        self.tokens.values().filter(|token| account_of(&token.organization) == account).count()
+    }
+
+    /// A server has answered a call of the account, whatever it said.
+    pub(super) fn has_answered(&mut self, at: Duration, account: usize, reply: Reply) {
+        if matches!(reply, Reply::Answered | Reply::Refused) {
+            self.answered[account] = Some(at);
+        }
+    }
+}

@@ -295,13 +295,13 @@ impl ActiveDriver {
         let worked = self.driver.signals.worked.swap(0, Ordering::Relaxed);
         // No log-in has the number zero.
         if worked > 0 {
-            self.step(Event::Worked(Generation(worked)));
+            self.step(Event::Verdict(ProbationOutcome::Worked, Generation(worked)));
         }
         if rejected_again > 0 {
-            self.step(Event::RejectedAgain(Generation(rejected_again)));
+            self.step(Event::Verdict(ProbationOutcome::RejectedAgain, Generation(rejected_again)));
         }
         if accepted > 0 {
-            self.step(Event::Accepted(Generation(accepted)));
+            self.step(Event::Verdict(ProbationOutcome::Accepted, Generation(accepted)));
         }
     }
 

@@ -83,19 +83,12 @@ impl ReloginFloor {
         self.probation = None;
     }
 
-    /// A request that had got a 401 got through with token `by`.
-    pub(super) fn accepted(&mut self, by: Generation) {
-        if let Some(probation) = self.probation.as_mut().filter(|probation| probation.generation == by) {
-            probation.verdict = Some(ProbationOutcome::Accepted);
-            self.current = self.base;
-        }
-    }
-
-    /// A request was answered with token `by`.
-    pub(super) fn worked(&mut self, by: Generation) {
-        let is_open = |probation: &&mut Probation| probation.generation == by && probation.verdict.is_none();
-        if let Some(probation) = self.probation.as_mut().filter(is_open) {
-            probation.verdict = Some(ProbationOutcome::Worked);
+    /// A request showed this about token `by`.
+    pub(super) fn judge(&mut self, outcome: ProbationOutcome, by: Generation) {
+        match outcome {
+            ProbationOutcome::Accepted => self.accepted(by),
+            ProbationOutcome::RejectedAgain => self.rejected_again(by),
+            ProbationOutcome::Worked => self.worked(by),
         }
     }
 
@@ -107,8 +100,21 @@ impl ReloginFloor {
         }
     }
 
-    /// A request that had got a 401 got another with token `by`.
-    pub(super) fn rejected_again(&mut self, by: Generation) {
+    fn accepted(&mut self, by: Generation) {
+        if let Some(probation) = self.probation.as_mut().filter(|probation| probation.generation == by) {
+            probation.verdict = Some(ProbationOutcome::Accepted);
+            self.current = self.base;
+        }
+    }
+
+    fn worked(&mut self, by: Generation) {
+        let is_open = |probation: &&mut Probation| probation.generation == by && probation.verdict.is_none();
+        if let Some(probation) = self.probation.as_mut().filter(is_open) {
+            probation.verdict = Some(ProbationOutcome::Worked);
+        }
+    }
+
+    fn rejected_again(&mut self, by: Generation) {
         let max = self.max();
         let is_open =
             |probation: &&mut Probation| probation.generation == by && probation.is_open_to(ProbationOutcome::RejectedAgain);

@@ -94,12 +94,8 @@ pub(super) enum Event {
     Resumed,
     /// A request with that token got a 401.
     Unauthorized(Generation),
-    /// A request that had got a 401 got through with that token.
-    Accepted(Generation),
-    /// A request that had got a 401 got another with that token.
-    RejectedAgain(Generation),
-    /// A request that had got no 401 was answered with this token.
-    Worked(Generation),
+    /// A request showed this about that token.
+    Verdict(ProbationOutcome, Generation),
     /// That log-in ended.
     Ended(Attempt, Result<Token, LoginError>),
     /// Time has passed.
@@ -177,16 +173,8 @@ impl Session {
             }
             Event::Resumed => matches!(self.state, State::Ready { .. }).then(|| self.start(Trust::Trusted, now)),
             Event::Unauthorized(refused) => self.unauthorized(refused, now),
-            Event::Accepted(by) => {
-                self.relogin_floor.accepted(by);
-                None
-            }
-            Event::RejectedAgain(by) => {
-                self.relogin_floor.rejected_again(by);
-                None
-            }
-            Event::Worked(by) => {
-                self.relogin_floor.worked(by);
+            Event::Verdict(outcome, by) => {
+                self.relogin_floor.judge(outcome, by);
                 None
             }
             Event::Ended(attempt, outcome) => {

@@ -220,9 +220,9 @@ fn log_out_wins_in_every_state_and_only_log_in_ends_it() {
             Event::OrganizationChanged,
             Event::Resumed,
             Event::Unauthorized(Generation(1)),
-            Event::Accepted(Generation(1)),
-            Event::RejectedAgain(Generation(1)),
-            Event::Worked(Generation(1)),
+            Event::Verdict(ProbationOutcome::Accepted, Generation(1)),
+            Event::Verdict(ProbationOutcome::RejectedAgain, Generation(1)),
+            Event::Verdict(ProbationOutcome::Worked, Generation(1)),
             Event::Tick,
         ] {
             bench.now = bench.now + MINUTE;
@@ -601,7 +601,7 @@ fn a_log_in_that_does_not_help_doubles_the_floor_and_acceptance_resets_it() {
     bench.end_with_token(LIFE);
     let second = bench.generation();
     for _ in 0..10 {
-        bench.quiet(Event::RejectedAgain(second));
+        bench.quiet(Event::Verdict(ProbationOutcome::RejectedAgain, second));
     }
     assert_eq!(bench.session.replacement(), Replacement::From(bench.now + 2 * FLOOR));
     bench.now = bench.now + FLOOR;
@@ -609,7 +609,7 @@ fn a_log_in_that_does_not_help_doubles_the_floor_and_acceptance_resets_it() {
     bench.now = bench.now + FLOOR;
     bench.starts(Event::Unauthorized(second));
     bench.end_with_token(LIFE);
-    bench.quiet(Event::Accepted(bench.generation()));
+    bench.quiet(Event::Verdict(ProbationOutcome::Accepted, bench.generation()));
     assert_eq!(bench.session.replacement(), Replacement::From(bench.now + FLOOR));
 }
 
@@ -630,7 +630,7 @@ fn a_scheduled_refresh_is_not_on_probation() {
     bench.starts(Event::Tick);
     bench.end_with_token(LIFE);
     let generation = bench.generation();
-    bench.quiet(Event::RejectedAgain(generation));
+    bench.quiet(Event::Verdict(ProbationOutcome::RejectedAgain, generation));
     assert_eq!(bench.session.replacement(), Replacement::From(bench.now + FLOOR));
 }
 

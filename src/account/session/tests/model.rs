@@ -134,18 +134,18 @@ impl Model {
             }
             Event::Resumed => self.held.is_some() && self.attempt.is_none() && self.wait.is_none(),
             Event::Unauthorized(refused) => self.unauthorized(*refused, now),
-            Event::Accepted(by) => {
+            Event::Verdict(ProbationOutcome::Accepted, by) => {
                 if let Some((_, verdict)) = self.probation.as_mut().filter(|(generation, _)| generation == by) {
                     *verdict = Some(ProbationOutcome::Accepted);
                     self.floor = FLOOR;
                 }
                 false
             }
-            Event::RejectedAgain(by) => {
+            Event::Verdict(ProbationOutcome::RejectedAgain, by) => {
                 self.rejected_again(*by);
                 false
             }
-            Event::Worked(by) => {
+            Event::Verdict(ProbationOutcome::Worked, by) => {
                 if let Some((_, verdict @ None)) = self.probation.as_mut().filter(|(generation, _)| generation == by) {
                     *verdict = Some(ProbationOutcome::Worked);
                 }

@@ -55,9 +55,9 @@ impl Run {
             5 => Event::OrganizationChanged,
             6 => Event::Resumed,
             7..15 => Event::Unauthorized(generation),
-            15..17 => Event::Accepted(generation),
-            17..19 => Event::RejectedAgain(generation),
-            19 => Event::Worked(generation),
+            15..17 => Event::Verdict(ProbationOutcome::Accepted, generation),
+            17..19 => Event::Verdict(ProbationOutcome::RejectedAgain, generation),
+            19 => Event::Verdict(ProbationOutcome::Worked, generation),
             20..33 => self.ending(),
             33 => self.reading(),
             _ => Event::Tick,
@@ -141,7 +141,7 @@ fn a_path_that_always_answers_401_costs_one_log_in_an_hour_at_last() {
         if bench.step(Event::Unauthorized(refused)).is_some() {
             log_ins.push(second);
             bench.end_with_token(month);
-            bench.quiet(Event::RejectedAgain(bench.generation()));
+            bench.quiet(Event::Verdict(ProbationOutcome::RejectedAgain, bench.generation()));
         }
         assert!(bench.serves());
     }

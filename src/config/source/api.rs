@@ -90,7 +90,7 @@ table! {
     connect_timeout: Between<10, { 5 * MINUTE }> = "5s";
     /// Time limit from the last byte of the request's body to the response's head.
     response_timeout: Between<10, DAY> = "60s";
-    /// Time for which the sender of a body may be silent.
+    /// Time for which the sender of a body may be silent, and for which the upstream may take nothing of an upload.
     body_idle: Between<10, DAY> = "60s";
     /// Time for which a response of the type `text/event-stream`, or a tunnel, may be silent.
     stream_idle: Between<10, { 30 * DAY }> = "1h";

@@ -1,14 +1,18 @@
 //! Finds the variables that a started program must not inherit: those that hold a secret or lead to one.
 //!
 //! Pure. A variable counts as secret by its meaning here, not by a list of names: it sets a key that is a source or is never
-//! shown, a source names it, its value is a password, or it is a proxy's URL with credentials.
+//! shown, a source names it, its value is a password or another text that is never shown, its name is all but that of the password's
+//! variable, or it is a proxy's URL with credentials. A copy of what stands in a file, or comes from a command, is not known here.
 
 use std::ffi::{OsStr, OsString};
+
+use serde_json::{Map, Value};
 
 use super::{
     environment::Environment,
     layers::Leaf,
     named_variables::{CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY},
+    tables::key_at,
     toml::Form,
     variables,
 };
@@ -26,13 +30,23 @@ const SECRET_MIN: usize = 8;
 /// where a later layer wins.
 pub(super) fn secret_variables(environment: &Environment, leaves: &[Leaf]) -> Vec<OsString> {
     let named: Vec<&str> = leaves.iter().filter_map(|leaf| leaf.value.get("env")?.as_str()).collect();
-    let is_secret = |leaf: &&Leaf| [".password", ".require_header.value"].iter().any(|key| leaf.path.ends_with(key));
-    let secrets: Vec<&str> = leaves.iter().filter(is_secret).filter_map(|leaf| leaf.value.as_str()).collect();
+    let secrets: Vec<&str> = leaves.iter().flat_map(|leaf| texts_never_shown(leaf, environment)).collect();
     let is_unfit = |name: &OsStr, value: &OsStr| {
         let is_copy = value.to_str().is_some_and(|value| value.len() >= SECRET_MIN && secrets.contains(&value));
         is_copy || name.to_str().is_some_and(|name| named.contains(&name) || leads_to_one(name, value))
     };
     environment.iter().filter(|(name, value)| is_unfit(name, value)).map(|(name, _)| name.to_owned()).collect()
+}
+
+/// The texts of a setting that are never shown.
+fn texts_never_shown<'a>(leaf: &'a Leaf, environment: &'a Environment) -> Vec<&'a str> {
+    if [".password", ".require_header.value"].iter().any(|key| leaf.path.ends_with(key)) {
+        let named = || leaf.value.get("env").and_then(Value::as_str).and_then(|name| environment.get(name)?.to_str());
+        return leaf.value.as_str().or_else(named).into_iter().collect();
+    }
+    let is_table = key_at(&leaf.path).is_some_and(|key| key.form == Form::SecretTable);
+    let table = leaf.value.as_object().filter(|_| is_table);
+    table.into_iter().flat_map(Map::values).filter_map(Value::as_str).collect()
 }
 
 fn leads_to_one(name: &str, value: &OsStr) -> bool {
@@ -44,6 +58,8 @@ fn leads_to_one(name: &str, value: &OsStr) -> bool {
         return true;
     }
     match variables::key_of(name) {
+        // One letter too many, and a password is in no variable of ours.
+        None if name.starts_with("CAREPORTALS_PASSWORD") => true,
         Some(key) => matches!(key.form, Form::Source | Form::SecretTable) || key.name == "tls_key_file",
         // A whole table may hold anything.
         None => name.starts_with("CAREPORTALS__"),
@@ -129,6 +145,16 @@ mod tests {
         ];
         let expected = ["CAREPORTALS__ACCOUNTS__DEFAULT__PASSWORD__ENV", "FROM_FILE", "FROM_VARIABLE", "USER_OF_IT"];
         assert_eq!(secret(&variables, file), expected);
+    }
+
+    #[test]
+    fn a_copy_of_what_is_never_shown_is_secret_wherever_that_comes_from() {
+        let file = "[accounts.default]\npassword = { env = \"MINE\" }\nlogin_extra = { pin = \"pin-123456\", n = 1 }\n\
+                    login_headers = { x-key = \"login-key-1\" }\n[apis.default]\nheaders = { x-key = \"api-key-12\" }\n";
+        let copies = [("A", "demo-password"), ("B", "pin-123456"), ("C", "login-key-1"), ("D", "api-key-12")];
+        let variables = [&copies[..], &[("MINE", "demo-password"), ("E", "another-text")]].concat();
+        assert_eq!(secret(&variables, file), ["A", "B", "C", "D", "MINE"]);
+        assert_eq!(secret(&[("CAREPORTALS_PASSWORDD", "x"), ("CAREPORTALS_PASSWORD_FIEL", "/p")], "").len(), 2);
     }
 
     #[test]

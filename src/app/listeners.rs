@@ -231,10 +231,19 @@ fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Boun
     }
 }
 
-/// Checks that the groups exist which may open Unix sockets, and that not everybody may replace the sockets. Gives the sockets
-/// whose place others may take before the daemon has it: each with the index of its API.
-pub(super) fn check_sockets(config: &Config) -> Result<Vec<(usize, &Path)>, ListenerError> {
-    let mut exposed = Vec::new();
+/// What is to be said of the Unix sockets before they are bound.
+#[derive(Default)]
+pub(super) struct CheckedSockets<'a> {
+    /// What keeps the daemon from listening there.
+    pub(super) faults: Vec<ListenerError>,
+    /// Those whose place others may take before the daemon has it: each with the index of its API.
+    pub(super) exposed: Vec<(usize, &'a Path)>,
+}
+
+/// Checks that the groups exist which may open Unix sockets, that not everybody may replace the sockets, and that each has a place of
+/// its own.
+pub(super) fn check_sockets(config: &Config) -> CheckedSockets<'_> {
+    let mut checked = CheckedSockets::default();
     let mut known: Vec<(PathBuf, &Path, String)> = Vec::new();
     if let ControlSocket::Path(path) = &config.restart_only.control_socket {
         known.push((true_path(path), Path::new(""), "`control_socket`".to_owned()));
@@ -244,18 +253,20 @@ pub(super) fn check_sockets(config: &Config) -> Result<Vec<(usize, &Path)>, List
             let Listen::Unix(path) = listen else { continue };
             let true_path = true_path(path);
             // APIs may share a socket, by the same name.
-            if let Some((.., other)) = known.iter().find(|(other, written, _)| *other == true_path && written != path) {
-                return Err(ListenerError::SameFile(api.name.clone(), path.clone(), other.clone()));
-            }
+            let same = known.iter().find(|(other, written, _)| *other == true_path && written != path);
+            let is_other = match same {
+                Some((.., other)) => Err(ListenerError::SameFile(api.name.clone(), path.clone(), other.clone())),
+                None => check_path(path).map_err(ListenerError::Bind),
+            };
             known.push((true_path, path, format!("`{}` of API `{}`", path.display(), api.name)));
-            check_path(path).map_err(ListenerError::Bind)?;
-            access(api)?;
-            if check_directory(api, path)? == DirectoryAccess::Sticky {
-                exposed.push((index, path.as_path()));
+            let judged = [is_other, access(api).map(drop), check_directory(api, path).map(drop)];
+            checked.faults.extend(judged.into_iter().filter_map(Result::err));
+            if DirectoryAccess::of(path).is_ok_and(|access| access == DirectoryAccess::Sticky) {
+                checked.exposed.push((index, path));
             }
         }
     }
-    Ok(exposed)
+    checked
 }
 
 /// The path of a socket without links to its directory.
@@ -393,16 +404,18 @@ mod tests {
                 |name: &str, path: &str| format!("[apis.{name}]\n{UPSTREAM}prefix = \"/{name}\"\nlisten = [\"unix:{path}\"]\n");
             let mut config = config(&format!("{}{}", api("a", first), api("b", second)));
             config.restart_only.control_socket = control.map_or(ControlSocket::Off, |path| ControlSocket::Path(path.into()));
-            check_sockets(&config).map(drop).map_err(|error| error.to_string())
+            check_sockets(&config).faults.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let (at_real, at_link) = (format!("{real}/s"), format!("{link}/s"));
-        assert_eq!(checked(&at_real, &at_real, None), Ok(()));
-        let twice = checked(&at_real, &at_link, None).unwrap_err();
-        assert_eq!(twice, format!("apis.b.listen: unix:{at_link} is also `{at_real}` of API `a`: one socket can't be both"));
-        let control = checked(&at_real, &at_real, Some(&at_link)).unwrap_err();
-        assert_eq!(control, format!("apis.a.listen: unix:{at_real} is also `control_socket`: one socket can't be both"));
-        let in_the_way = checked(&at_real, &real.to_string(), None).unwrap_err();
-        assert!(in_the_way.contains("a directory is there"), "{in_the_way}");
+        assert_eq!(checked(&at_real, &at_real, None), Vec::<String>::new());
+        let twice = checked(&at_real, &at_link, None);
+        assert_eq!(twice, [format!("apis.b.listen: unix:{at_link} is also `{at_real}` of API `a`: one socket can't be both")]);
+        let control = checked(&at_real, &at_real, Some(&at_link));
+        let both =
+            ["a", "b"].map(|api| format!("apis.{api}.listen: unix:{at_real} is also `control_socket`: one socket can't be both"));
+        assert_eq!(control, both);
+        let in_the_way = checked(&at_real, &real.to_string(), None);
+        assert!(in_the_way.len() == 1 && in_the_way[0].contains("a directory is there"), "{in_the_way:?}");
     }
 
     #[test]

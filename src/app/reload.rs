@@ -192,37 +192,35 @@ impl Preparation {
         for warning in &loaded.warnings {
             warn!("{warning}");
         }
-        let Some(config) = loaded.config.take() else { return Err(Refused::Invalid(loaded.faults)) };
-        let has_file = loaded.file.is_some();
-        self.judge_read(config, has_file).map_err(|refused| match refused {
+        let Some(config) = loaded.config.take().map(Arc::new) else { return Err(Refused::Invalid(loaded.faults)) };
+        self.judge_read(&config, loaded.file.is_some()).map_err(|refused| match refused {
             Refused::Unusable(error) if error.is_configuration() => {
-                let (key, message, hint) = error.as_fault();
-                loaded.refuse(&key, message, hint);
+                error.explain(&config, &mut loaded);
                 Refused::Invalid(loaded.faults)
             }
             other => other,
         })
     }
 
-    fn judge_read(&self, config: Config, has_file: bool) -> Result<Prepared, Refused> {
+    fn judge_read(&self, config: &Arc<Config>, has_file: bool) -> Result<Prepared, Refused> {
         if let Some(what) = self.before.config.restart_only.changed(&config.restart_only) {
             return Err(Refused::NeedsRestart(format!("a changed `{what}`")));
         }
         if let Some(sandbox) = &self.source.sandbox {
             let files: Vec<_> = self.source.input.files().collect();
-            let admitted = sandbox.admits(&config, files.iter().map(PathBuf::as_path));
+            let admitted = sandbox.admits(config, files.iter().map(PathBuf::as_path));
             admitted.map_err(|outside| Refused::NeedsRestart(outside.to_string()))?;
         }
-        let plan = ListenerPlan::of(&config, &self.passed).map_err(StartError::Listener)?;
+        let plan = ListenerPlan::of(config, &self.passed).map_err(StartError::Listener)?;
         let keys: Vec<&Key> = self.open.iter().map(|(key, _)| key).collect();
         if let Some(missing) = plan.missing(&keys) {
             return Err(Refused::NeedsRestart(format!("to stop listening on {}", self.open[missing].1)));
         }
-        let read_anew = trust(&config)?;
+        let read_anew = trust(config)?;
         // Unchanged TLS files keep the old value, and with it connections and sessions.
         let unchanged = read_anew.is_like(&self.before.tls);
         let tls = if unchanged { self.before.tls.clone() } else { read_anew };
-        let adjustments = Adjustments::new(&config, &plan.apis_of(&keys)).map_err(StartError::Listener)?;
-        Ok(Prepared { config: Arc::new(config), tls, plan, adjustments, required: Vec::new(), has_file })
+        let adjustments = Adjustments::new(config, &plan.apis_of(&keys)).map_err(StartError::Listener)?;
+        Ok(Prepared { config: Arc::clone(config), tls, plan, adjustments, required: Vec::new(), has_file })
     }
 }

@@ -9,7 +9,7 @@ use super::{
     listeners,
 };
 use crate::{
-    config::{Config, ControlSocket, Egress, Origin},
+    config::{Config, ControlSocket, Egress, Origin, source::Loaded},
     connect::Connector,
     hardening::MissingStep,
     resources,
@@ -46,6 +46,15 @@ impl StartError {
             Self::Listener(ListenerError::Group(..) | ListenerError::OpenDirectory(..) | ListenerError::SameFile(..))
         );
         listener || matches!(self, Self::Tls(_) | Self::Host(_) | Self::Hardening(_))
+    }
+
+    /// Adds this error of a setting to what was found wrong, and what else is of its kind.
+    pub fn explain(&self, config: &Config, loaded: &mut Loaded) {
+        let found = faults(config);
+        for error in if found.is_empty() { std::slice::from_ref(self) } else { &found } {
+            let (key, message, hint) = error.as_fault();
+            loaded.refuse(&key, message, hint);
+        }
     }
 
     /// The error as a fault of a setting: its key (empty when no setting is at fault), what is wrong, and a hint.
@@ -95,18 +104,32 @@ impl From<io::Error> for StartError {
 /// A fault of the settings that reading them alone does not show.
 pub fn rehearse(config: &Config) -> Result<ClientTls, StartError> {
     let tls = trust(config)?;
-    listeners::check_sockets(config).map_err(StartError::Listener)?;
-    if let ControlSocket::Path(path) = &config.restart_only.control_socket {
-        check_path(path).map_err(|error| StartError::Control(error.of_setting("control_socket")))?;
-    }
-    Ok(tls)
+    sockets(config).into_iter().next().map_or(Ok(tls), Err)
+}
+
+/// Every fault of a setting that [`rehearse`] might find. It reads the files again.
+#[must_use]
+pub fn faults(config: &Config) -> Vec<StartError> {
+    let tls = ClientTls::faults(&config.tls).into_iter().map(StartError::Tls);
+    // A host's name is judged once there is TLS.
+    let host = trust(config).err().filter(|error| matches!(error, StartError::Host(_)));
+    tls.chain(host).chain(sockets(config)).collect()
+}
+
+fn sockets(config: &Config) -> Vec<StartError> {
+    let faults = listeners::check_sockets(config).faults.into_iter().map(StartError::Listener);
+    let control = match &config.restart_only.control_socket {
+        ControlSocket::Path(path) => check_path(path).err(),
+        ControlSocket::Default(_) | ControlSocket::Off => None,
+    };
+    faults.chain(control.map(|error| StartError::Control(error.of_setting("control_socket")))).collect()
 }
 
 /// What `check` warns of besides what [`rehearse`] refuses: for each, the key, what may go wrong, and a hint. Of sockets the log
 /// says the same when they are bound.
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<(String, String, &'static str)> {
-    let exposed = listeners::check_sockets(config).unwrap_or_default();
+    let exposed = listeners::check_sockets(config).exposed;
     let warning =
         |(api, path): (usize, _)| (format!("apis.{}.listen", config.apis[api].name), open_directory(path), OPEN_DIRECTORY_HINT);
     exposed.into_iter().map(warning).chain(odd_values(config)).collect()

@@ -154,20 +154,26 @@ fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode 
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    let Err(error) = serve(config, input, signals, &mut logging) else { return ExitCode::SUCCESS };
+    let config = Arc::new(config);
+    let Err(error) = serve(Arc::clone(&config), input, signals, &mut logging) else { return ExitCode::SUCCESS };
     let code = if error.is_configuration() { EX_CONFIG } else { 1 };
-    let error = said_of(&error, &mut loaded);
+    let all = said_of(&error, &config, &mut loaded);
     if reader == Reader::Journal {
         // Both streams lead there, and only a line of the log has a level.
-        error!("{error}");
+        for error in all {
+            error!("{error}");
+        }
         return ExitCode::from(code);
     }
     // What was logged before stands before it.
     drop(logging);
-    fail(&error, code)
+    for error in &all {
+        complain(error);
+    }
+    ExitCode::from(code)
 }
 
-fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Logging) -> Result<(), StartError> {
+fn serve(config: Arc<Config>, input: Input, signals: DaemonSignals, logging: &mut Logging) -> Result<(), StartError> {
     let systemd = Systemd::of(&input.environment).unwrap_or_else(|error| {
         warn!(error = %error.kind(), "systemd can't be told how the daemon is");
         None
@@ -175,7 +181,7 @@ fn serve(config: Config, input: Input, signals: DaemonSignals, logging: &mut Log
     // Reading files may take long. Until a socket is bound there is nothing to clean up, so a signal ends the process at once.
     let tls = app::rehearse(&config)?;
     signals.clean_up_from_now_on();
-    let app = App::bind(Arc::new(config), tls)?.reloading_from(input, logging.control().clone()).harden()?.with_systemd(systemd);
+    let app = App::bind(config, tls)?.reloading_from(input, logging.control().clone()).harden()?.with_systemd(systemd);
     // This starts the first thread besides this one. Threads inherit what this one has given up.
     logging.write().map_err(io::Error::other)?;
     let (commands, receiver) = crate::control::commands();
@@ -197,7 +203,8 @@ fn execute(mut loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -
         warn!("{warning}");
     }
     let program = program(std::mem::take(&mut loaded.secret_variables));
-    match exec::run(&program, config, &environment, logging.access_log()) {
+    let config = Arc::new(config);
+    match exec::run(&program, &config, &environment, logging.access_log()) {
         Ok(Exit::Code(code)) => ExitCode::from(code),
         Ok(Exit::ByInterrupt) => {
             drop(logging);
@@ -208,38 +215,41 @@ fn execute(mut loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -
         Err(error) => {
             drop(logging);
             match &error {
-                ExecError::Daemon(of_daemon) => fail(&said_of(of_daemon, &mut loaded), error.exit_code()),
-                _ => fail(&error, error.exit_code()),
+                ExecError::Daemon(of_daemon) => {
+                    for error in said_of(of_daemon, &config, &mut loaded) {
+                        complain(&error);
+                    }
+                }
+                other => complain(other),
             }
+            ExitCode::from(error.exit_code())
         }
     }
 }
 
 /// Runs `check`: prints every fault, and with `online` tries the upstream. With `strict` a warning fails it.
 fn check_settings(mut loaded: Loaded, online: bool, strict: bool) -> ExitCode {
-    let rehearsal = loaded.config.as_ref().map(app::rehearse).transpose();
+    let faults = loaded.config.as_ref().map(app::faults).unwrap_or_default();
     let files = loaded.config.as_ref().map(|config| check::open_files(config, &loaded)).unwrap_or_default();
     let sockets = loaded.config.as_ref().map(app::warnings).unwrap_or_default();
     for (key, message, hint) in sockets.into_iter().chain(files) {
         loaded.warn(&key, message, hint);
     }
-    let tls = rehearsal.unwrap_or_else(|error| {
+    for error in faults {
         let (key, message, hint) = error.as_fault();
         loaded.refuse(&key, message, hint);
-        None
-    });
+    }
     let shown = print(|out| source::render_check(&loaded, out));
     let shown = if strict && !loaded.warnings.is_empty() { ExitCode::FAILURE } else { shown };
-    match (loaded.config, tls) {
-        (Some(config), Some(tls)) if online => {
-            match check::online(&Arc::new(config), &tls, &mut io::stdout(), io::stdout().is_terminal()) {
-                Ok(true) => shown,
-                Ok(false) => ExitCode::FAILURE,
-                Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
-            }
-        }
-        (Some(_), _) => shown,
-        (None, _) => ExitCode::from(EX_CONFIG),
+    let Some(config) = loaded.config.filter(|_| online) else {
+        return if loaded.faults.is_empty() { shown } else { ExitCode::from(EX_CONFIG) };
+    };
+    let tried = app::rehearse(&config)
+        .and_then(|tls| check::online(&Arc::new(config), &tls, &mut io::stdout(), io::stdout().is_terminal()));
+    match tried {
+        Ok(true) => shown,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
     }
 }
 
@@ -309,27 +319,30 @@ fn demo(once: bool) -> ExitCode {
 
 /// Prints every fault on standard error, and returns the exit code for an invalid configuration.
 fn refuse(loaded: &Loaded) -> ExitCode {
-    let mut err = io::stderr().lock();
     for fault in &loaded.faults {
-        // If standard error is closed, the exit code still tells.
-        drop(writeln!(err, "error: {fault}"));
+        complain(fault);
     }
     ExitCode::from(EX_CONFIG)
 }
 
-/// A start's error in words. One of the settings names where the setting stands.
-fn said_of(error: &StartError, loaded: &mut Loaded) -> String {
-    if error.is_configuration() {
-        let (key, message, hint) = error.as_fault();
-        loaded.refuse(&key, message, hint);
+/// A start's error in words. One of the settings says where the setting stands, and brings all others of its kind.
+fn said_of(error: &StartError, config: &Config, loaded: &mut Loaded) -> Vec<String> {
+    if !error.is_configuration() {
+        return vec![error.to_string()];
     }
-    loaded.faults.last().map_or_else(|| error.to_string(), ToString::to_string)
+    error.explain(config, loaded);
+    loaded.faults.iter().map(ToString::to_string).collect()
 }
 
 /// Prints an error on standard error, and returns its exit code.
 fn fail(error: &dyn Display, code: u8) -> ExitCode {
-    drop(writeln!(io::stderr().lock(), "error: {error}"));
+    complain(error);
     ExitCode::from(code)
+}
+
+fn complain(error: &dyn Display) {
+    // If standard error is closed, the exit code still tells.
+    drop(writeln!(io::stderr().lock(), "error: {error}"));
 }
 
 /// Writes to standard output, and returns 1 when that failed.

@@ -127,12 +127,11 @@ pub enum Exit {
 /// # Errors
 ///
 /// The daemon or the program could not be started, a token did not come in time, or the daemon failed; see [`ExecError`].
-pub fn run(program: &Program, config: Config, environment: &Environment, access: AccessLog) -> Result<Exit, ExecError> {
-    let config = Arc::new(config);
+pub fn run(program: &Program, config: &Arc<Config>, environment: &Environment, access: AccessLog) -> Result<Exit, ExecError> {
     // `App` has to bind before there are more threads.
-    let app = app::rehearse(&config).and_then(|tls| App::bind(Arc::clone(&config), tls)).map_err(ExecError::Daemon)?;
+    let app = app::rehearse(config).and_then(|tls| App::bind(Arc::clone(config), tls)).map_err(ExecError::Daemon)?;
     app.harden_around_a_program().map_err(ExecError::Daemon)?;
-    let command = program_command(program, &config, environment, &app)?;
+    let command = program_command(program, config, environment, &app)?;
     adopt_orphans()?;
     let (_caught, signals) = CaughtSignals::catch()?;
     let runtime = Runtime::new()?;

@@ -201,6 +201,13 @@ impl ClientTls {
         Self::of_roots(roots, tls.min_version, identity, renewal, private)
     }
 
+    /// Every fault of the files that [`ClientTls::new`] reads.
+    #[must_use]
+    pub fn faults(tls: &Tls) -> Vec<TlsSetupError> {
+        let identity = tls.client_certificate.as_ref().and_then(|files| identity::read(files).err());
+        roots(tls).err().into_iter().chain(identity).collect()
+    }
+
     /// Trusts only `roots`, with defaults for everything else.
     pub fn with_roots(roots: RootCertStore) -> Result<Self, TlsSetupError> {
         Self::of_roots(roots, TlsVersion::default(), None, None, PrivateRoots::None)

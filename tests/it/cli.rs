@@ -164,6 +164,24 @@ fn tls_files_that_can_not_be_used_are_named_with_where_they_are_set() {
         let said = output.stdout + &output.stderr;
         assert!(said.contains("config.toml:2: tls_key_file: cannot read"), "{said}");
     }
+    // All of them are named at once.
+    let mut setup = Setup::new(&simulator);
+    setup.settings("tls_cert_file = \"tls.crt\"\ntls_key_file = \"nowhere.key\"\n").file("tls.crt", simulator.ca_pem());
+    let ca = setup.file("ca.pem", "no certificate\n");
+    setup.variable("CAREPORTALS_CA_ONLY_FILE", ca.to_str().unwrap());
+    setup
+        .variable("CAREPORTALS_LISTEN", &format!("unix:{}", setup.dir.path().display()))
+        .api("socket_group", "no-such-group-here");
+    for arguments in [&["check"][..], &["run"], &["exec", "--", "true"]] {
+        let output = setup.output_of(arguments);
+        assert_eq!(output.code, Some(78), "{output:?}");
+        let said = output.stdout + &output.stderr;
+        for fault in
+            ["CA_ONLY_FILE: no usable", "tls_key_file: cannot read", "a directory is there", "SOCKET_GROUP: there is no group"]
+        {
+            assert_eq!(said.matches(fault).count(), 1, "{fault}: {said}");
+        }
+    }
 }
 
 #[test]

@@ -236,7 +236,11 @@ impl Failure {
 /// Returns the daemon's answer. If there is none, it prints why and returns the exit code.
 fn send(input: &Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
     let DaemonAddress { control, faults, .. } = source::daemon_address(input);
-    control::send(control, request).map_err(|error| Failure { error, faults, telemetry: None }.print())
+    control::send(control, request).map_err(|error| {
+        let code = Failure { error, faults, telemetry: None }.print();
+        // These tell an outcome: it was not done.
+        if matches!(request, ControlRequest::LogIn(_) | ControlRequest::Reload) { ExitCode::FAILURE } else { code }
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 use http::Method;
 
-use super::rule::{Pattern, Rule};
+use super::{
+    rule::{Pattern, Rule},
+    wildcard::covers,
+};
 
 impl Rule {
     /// Whether the rule, as one of `allow`, lets everything through that `other` does. It may say no where that is so.
@@ -61,29 +64,6 @@ fn takes(pattern: &Pattern, other: &Pattern) -> bool {
         (_, Pattern::Any) | (Pattern::Literal(_), Pattern::One) => false,
         (pattern, Pattern::Literal(word)) => pattern.fits(word),
         (Pattern::One | Pattern::Any, Pattern::One) => true,
-    }
-}
-
-/// Whether `patterns` match all that `others` do: the one that `is_any` takes any number of them, another one takes one.
-pub(super) fn covers<T: PartialEq>(patterns: &[T], others: &[T], is_any: &T, takes: impl Fn(&T, &T) -> bool) -> bool {
-    let (mut at, mut other, mut last_any) = (0, 0, None);
-    loop {
-        match (patterns.get(at), others.get(other)) {
-            (Some(pattern), _) if pattern == is_any => {
-                at += 1;
-                last_any = Some((at, other));
-            }
-            (Some(pattern), Some(next)) if takes(pattern, next) => (at, other) = (at + 1, other + 1),
-            (None, None) => return true,
-            // Only the last `**` so far takes one more, since an earlier one could not match more by that.
-            _ => match last_any {
-                Some((after, until)) if until < others.len() => {
-                    (at, other) = (after, until + 1);
-                    last_any = Some((at, other));
-                }
-                _ => return false,
-            },
-        }
     }
 }
 

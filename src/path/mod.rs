@@ -11,6 +11,7 @@ mod lenient;
 mod proposal;
 mod rule;
 mod rule_list;
+mod wildcard;
 
 pub use difference::{Difference, RuleSet};
 pub use lenient::LoginPaths;

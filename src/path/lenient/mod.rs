@@ -6,8 +6,8 @@
 use std::{borrow::Cow, iter::successors};
 
 use super::{
-    cover::covers,
     decode::{decode, is_seen},
+    wildcard::covers,
     without_query,
 };
 use crate::careportals::MOUNTS;

@@ -194,3 +194,17 @@ fn where_one_handshake_hangs_the_next_one_serves_all_that_wait() {
     let _open = upstream.accept().go_on();
     crowd.succeeds();
 }
+
+#[test]
+fn a_connection_ahead_of_need_whose_handshake_hangs_holds_up_no_request() {
+    let simulator = simulator();
+    let upstream = HeldUpstream::before(&simulator);
+    let mut setup = upstream.setup(&simulator);
+    setup.api("http2", "auto").api("pool_idle", "90s");
+    let sidecar = setup.start();
+    let _ahead = upstream.accept();
+    sidecar.wait_for_log(LOGGED_IN);
+    let crowd = Crowd::send(&sidecar, 2, &Request::get("/users/account"));
+    let _open = upstream.accept().go_on();
+    crowd.succeeds();
+}

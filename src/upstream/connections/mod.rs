@@ -166,10 +166,15 @@ where
         }
     }
 
-    /// Connects and learns which protocol the server speaks. `pending`: other requests wait for this connection.
+    /// Connects and learns which protocol the server speaks. `pending`: requests wait for this connection, unless that takes
+    /// unusually long.
     async fn connect_offering_http2(&self, pending: Option<PendingConnection>) -> Result<Lease<B>, SendError> {
-        let connected = self.connector.connect(Offer::Http1And2).await;
-        self.open_offered(connected, pending).await
+        let mut connecting = pin!(self.connector.connect(Offer::Http1And2));
+        if let Ok(connected) = timeout(SLOW, connecting.as_mut()).await {
+            return self.open_offered(connected, pending).await;
+        }
+        drop(pending);
+        self.open_offered(connecting.await, None).await
     }
 
     async fn open_offered(

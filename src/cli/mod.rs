@@ -21,7 +21,7 @@ use clap::{CommandFactory, Parser};
 use tracing::{error, info, warn};
 
 use self::arguments::{Cli, ClientFlags, Subcommands};
-pub use self::reference::{ManualPart, manual_parts};
+pub use self::reference::{ManualPart, completions, manual_parts};
 use crate::{
     app::{self, App, StartError},
     check,
@@ -92,8 +92,7 @@ fn execute_command(cli: Cli, signals: io::Result<Option<DaemonSignals>>, signal_
             check_health(&flags.input(), arguments::probe(started, ready), wait)
         }
         Subcommands::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command(), env!("CARGO_PKG_NAME"), &mut script);
+            let script = reference::completions(shell, command());
             print(|out| out.write_all(&script))
         }
         Subcommands::Help { command: of } => reference::help(of.as_deref()),

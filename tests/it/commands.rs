@@ -335,3 +335,28 @@ fn completions_are_there_for_every_shell_and_know_the_commands() {
     };
     assert!(checked.status.success(), "{checked:?}");
 }
+
+#[test]
+fn bash_completes_flags_values_and_arguments_of_a_command() {
+    let setup = Setup::empty();
+    let script = setup.file("completions", &setup.output_of(&["completions", "bash"]).stdout);
+    for (line, offered) in [
+        ("check --s", "--strict"),
+        ("run --log-format ", "auto,text,json"),
+        ("--log-format j", "json"),
+        ("exec --wa", "--wait"),
+        ("healthcheck --re", "--ready"),
+        ("completions b", "bash"),
+        ("heal", "healthcheck"),
+    ] {
+        let asks = r#"source "$1"; COMP_WORDS=(careportals-sidecar); IFS=' '; COMP_WORDS+=($2); [[ $2 == *' ' ]] && COMP_WORDS+=('')
+            COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); unset IFS
+            _careportals__sidecar careportals-sidecar "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+            IFS=,; echo "${COMPREPLY[*]}""#;
+        let Ok(asked) = Command::new("bash").args(["-c", asks, "bash"]).arg(&script).arg(line).output() else {
+            eprintln!("skipped: there is no bash");
+            return;
+        };
+        assert_eq!(String::from_utf8_lossy(&asked.stdout).trim_end(), offered, "{line}: {asked:?}");
+    }
+}

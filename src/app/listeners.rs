@@ -181,9 +181,10 @@ impl ListenerPlan {
         Ok(())
     }
 
-    /// The index of the first of the open listeners `keys` that this configuration no longer has.
-    pub(super) fn missing(&self, keys: &[&Key]) -> Option<usize> {
-        keys.iter().position(|open| !self.0.iter().any(|(key, _)| key == *open))
+    /// The indexes of the open listeners `keys` that this configuration no longer has.
+    pub(super) fn missing(&self, keys: &[&Key]) -> impl Iterator<Item = usize> {
+        let is_missing = |open: &&Key| !self.0.iter().any(|(key, _)| key == *open);
+        keys.iter().enumerate().filter(move |(_, open)| is_missing(open)).map(|(index, _)| index)
     }
 
     /// For each of `listeners`, its APIs.
@@ -470,14 +471,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_open_listener_that_settings_no_longer_have_is_missing() {
+    fn each_open_listener_that_settings_no_longer_have_is_missing() {
         let plan = ListenerPlan::of(&config(&format!("[apis.a]\n{UPSTREAM}listen = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n")), &[])
             .unwrap();
         let key = |port: u16| Key::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
         let [one, two, three, four] = [1, 2, 3, 4].map(key);
-        assert_eq!(plan.missing(&[&one, &two]), None);
-        assert_eq!(plan.missing(&[&two]), None);
-        assert_eq!(plan.missing(&[&one, &three, &four]), Some(1));
+        assert_eq!(plan.missing(&[&one, &two]).count(), 0);
+        assert_eq!(plan.missing(&[&two]).count(), 0);
+        assert_eq!(plan.missing(&[&one, &three, &four]).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(plan.apis_of(&[&two, &three]), [vec![0], vec![]]);
     }
 

@@ -12,7 +12,7 @@ use std::{
 use tracing::warn;
 
 use crate::{
-    config::{Api, Config, Listen},
+    config::{Api, Config, ControlSocket, Listen},
     descriptors::{Demand, Descriptors},
     server::{
         BindError, Bound, ConnectionLimit, DirectoryAccess, NoSuchGroup, Passed, SharedDescriptors, SocketAccess, WITHOUT_PLACE,
@@ -81,7 +81,7 @@ pub enum ListenerError {
     Bind(BindError),
     /// The `socket_group` of the named API does not exist.
     Group(String, NoSuchGroup),
-    /// Everybody may replace files in the directory of the named API's Unix socket.
+    /// Everybody may replace files in the directory of the Unix socket that the named setting has.
     OpenDirectory(String, PathBuf),
     /// None of the addresses exists on this machine.
     NoListener,
@@ -98,8 +98,8 @@ impl fmt::Display for ListenerError {
         match self {
             Self::Bind(error) => error.fmt(f),
             Self::Group(api, error) => write!(f, "apis.{api}.socket_group: {error}\n  hint: {}", NoSuchGroup::HINT),
-            Self::OpenDirectory(api, path) => {
-                write!(f, "apis.{api}.listen: {}\n  hint: {OPEN_DIRECTORY_HINT}", open_directory(path))
+            Self::OpenDirectory(key, path) => {
+                write!(f, "{key}: {}\n  hint: {OPEN_DIRECTORY_HINT}", open_directory(path))
             }
             Self::NoListener => {
                 f.write_str("none of the addresses to listen on exists on this machine\n  hint: set CAREPORTALS_LISTEN")
@@ -289,29 +289,46 @@ fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Boun
     }
 }
 
-/// Checks that the groups exist which may open Unix sockets, and that not everybody may replace the sockets. Gives the sockets
-/// whose place others may take before the daemon has it: each with the index of its API.
-pub(super) fn check_sockets(config: &Config) -> Result<Vec<(usize, &Path)>, ListenerError> {
+/// Checks that the groups exist which may open Unix sockets, and that not everybody may replace the sockets, that for control among
+/// them. Gives the sockets whose place others may take before the daemon has it: each with its setting.
+pub(super) fn check_sockets(config: &Config) -> Result<Vec<(String, &Path)>, ListenerError> {
     let mut exposed = Vec::new();
-    for (index, api) in config.apis.iter().enumerate() {
+    for api in &config.apis {
         for listen in &api.listen {
             let Listen::Unix(path) = listen else { continue };
             access(api)?;
             if check_directory(api, path)? == DirectoryAccess::Sticky {
-                exposed.push((index, path.as_path()));
+                exposed.push((listen_of(api), path.as_path()));
             }
+        }
+    }
+    if let ControlSocket::Path(path) = &config.restart_only.control_socket {
+        let access = DirectoryAccess::of_own(path).unwrap_or(DirectoryAccess::Closed);
+        let key = || "control_socket".to_owned();
+        if unless_open(access, || (key(), path))? == DirectoryAccess::Sticky {
+            exposed.push((key(), path.as_path()));
         }
     }
     Ok(exposed)
 }
 
-/// Looks at the directory of the socket `path`. That of one that is not there is found out when the socket is bound.
+/// The setting of an API's addresses.
+fn listen_of(api: &Api) -> String {
+    format!("apis.{}.listen", api.name)
+}
+
+/// Looks at the directory of an API's socket. That of one that is not there is found out when the socket is bound.
 fn check_directory(api: &Api, path: &Path) -> Result<DirectoryAccess, ListenerError> {
-    match DirectoryAccess::of(path) {
-        Ok(DirectoryAccess::Open) => Err(ListenerError::OpenDirectory(api.name.clone(), path.to_owned())),
-        Ok(access) => Ok(access),
-        Err(_) => Ok(DirectoryAccess::Closed),
+    let access = DirectoryAccess::of(path).unwrap_or(DirectoryAccess::Closed);
+    unless_open(access, || (listen_of(api), path))
+}
+
+fn unless_open<'a>(access: DirectoryAccess, at: impl FnOnce() -> (String, &'a Path)) -> Result<DirectoryAccess, ListenerError> {
+    if access != DirectoryAccess::Open {
+        return Ok(access);
     }
+    let (key, path) = at();
+    Err(ListenerError::OpenDirectory(key, path.to_owned()))
 }
 
 fn access(api: &Api) -> Result<SocketAccess, ListenerError> {

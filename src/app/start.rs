@@ -50,8 +50,8 @@ impl StartError {
             Self::Listener(ListenerError::Group(api, group)) => {
                 (format!("apis.{api}.socket_group"), group.to_string(), Some(NoSuchGroup::HINT))
             }
-            Self::Listener(ListenerError::OpenDirectory(api, path)) => {
-                (format!("apis.{api}.listen"), listeners::open_directory(path), Some(OPEN_DIRECTORY_HINT))
+            Self::Listener(ListenerError::OpenDirectory(key, path)) => {
+                (key.clone(), listeners::open_directory(path), Some(OPEN_DIRECTORY_HINT))
             }
             other => (String::new(), other.to_string(), None),
         }
@@ -95,9 +95,7 @@ pub fn rehearse(config: &Config) -> Result<ClientTls, StartError> {
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<(String, String, &'static str)> {
     let exposed = listeners::check_sockets(config).unwrap_or_default();
-    let warning = |(api, path): (usize, _)| {
-        (format!("apis.{}.listen", config.apis[api].name), listeners::open_directory(path), OPEN_DIRECTORY_HINT)
-    };
+    let warning = |(key, path): (String, _)| (key, listeners::open_directory(path), OPEN_DIRECTORY_HINT);
     exposed.into_iter().map(warning).chain(odd_values(config)).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     net::{TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
@@ -257,6 +258,33 @@ fn a_control_socket_may_be_in_a_volume_of_its_own_whatever_its_mode() {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && !said.contains("everybody may write"), "{output:?}");
+}
+
+#[test]
+fn a_default_telemetry_address_that_the_machine_lacks_is_left_out_and_logged() {
+    // The kernel gives `lo` this address when it is brought up.
+    let script = r#"ip link set lo up && ip address del 127.0.0.1/8 dev lo && exec "$@""#;
+    let within = ["--user", "--map-root-user", "--net", "sh", "-c", script, "sh"];
+    let allowed = Command::new("unshare").args(within).arg("true").output().is_ok_and(|output| output.status.success());
+    if !allowed {
+        eprintln!("skipped: this user may not make a network namespace, or there is no `ip`");
+        return;
+    }
+    let simulator = simulator();
+    let (mut setup, path) = in_directory(&simulator, 0o700);
+    setup.without("CAREPORTALS_TELEMETRY_LISTEN");
+    let run = setup.command("run");
+    let mut command = Command::new("unshare");
+    command.args(within).arg(run.get_program()).args(run.get_args());
+    command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(setup.dir.path());
+    let mut sidecar = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(sidecar.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let told: Vec<String> = lines.by_ref().take_while(|line| !line.contains("\"listening\"")).collect();
+    assert!(path.exists());
+    sidecar.kill().unwrap();
+    sidecar.wait().unwrap();
+    let skipped = told.iter().filter(|line| line.contains("no health and metrics") && line.contains("127.0.0.1:2274"));
+    assert_eq!(skipped.count(), 1, "{told:#?}");
 }
 
 #[test]

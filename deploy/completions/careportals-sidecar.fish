@@ -29,7 +29,9 @@ complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -l
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -l upstream -d 'Base URL of the API `default` at CarePortals' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -l control-socket -d 'Unix socket by which `status` and its siblings reach the daemon, or `off`' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -l log -d 'Log filter, as `info` or `careportals_sidecar=debug`' -r
-complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -l log-format -d '`auto`, `text` or `json`' -r
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -l log-format -d '`auto`, `text` or `json`' -r -f -a "auto\t''
+text\t''
+json\t''"
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -l workers -d 'Worker threads' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_needs_command" -s V -l version -d 'Print version'
@@ -52,7 +54,9 @@ complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand 
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand run" -l upstream -d 'Base URL of the API `default` at CarePortals' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand run" -l control-socket -d 'Unix socket by which `status` and its siblings reach the daemon, or `off`' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand run" -l log -d 'Log filter, as `info` or `careportals_sidecar=debug`' -r
-complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand run" -l log-format -d '`auto`, `text` or `json`' -r
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand run" -l log-format -d '`auto`, `text` or `json`' -r -f -a "auto\t''
+text\t''
+json\t''"
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand run" -l workers -d 'Worker threads' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -l wait -d 'How long a token may take; 0s starts CMD at once' -r
@@ -61,7 +65,9 @@ complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand 
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -l upstream -d 'Base URL of the API `default` at CarePortals' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -l control-socket -d 'Unix socket by which `status` and its siblings reach the daemon, or `off`' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -l log -d 'Log filter, as `info` or `careportals_sidecar=debug`' -r
-complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -l log-format -d '`auto`, `text` or `json`' -r
+complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -l log-format -d '`auto`, `text` or `json`' -r -f -a "auto\t''
+text\t''
+json\t''"
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -l workers -d 'Worker threads' -r
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand exec" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c careportals-sidecar -n "__fish_careportals_sidecar_using_subcommand check" -l explain -d 'Say which API and which rule decide about a request, and what upstream would receive' -r

@@ -60,8 +60,13 @@ impl AdminTasks {
             info!(listener = %listener.address(), control, "health and metrics");
             let telemetry = Telemetry { status, liveness: workers.liveness(), metrics: Arc::clone(&app.metrics), quit };
             tasks.spawn(listener.serve(telemetry, limit(telemetry::CONNECTIONS), closing));
-        } else if control.is_some() {
-            info!(control, "control socket");
+        } else {
+            if let Some(skipped) = app.config.restart_only.telemetry_listen {
+                info!(%skipped, "no health and metrics: this machine lacks the family of their default address");
+            }
+            if control.is_some() {
+                info!(control, "control socket");
+            }
         }
         Self { close, tasks }
     }

@@ -15,7 +15,7 @@ pub enum ListenerError {
     Bind(BindError),
     /// The `socket_group` of the named API does not exist.
     Group(String, NoSuchGroup),
-    /// Everybody may replace files in the directory of the named API's Unix socket.
+    /// Everybody may replace files in the directory of the Unix socket that the named setting has.
     OpenDirectory(String, PathBuf),
     /// The Unix socket of the named API is, by another path, what something else listens on.
     SameFile(String, PathBuf, String),
@@ -34,8 +34,8 @@ impl fmt::Display for ListenerError {
         match self {
             Self::Bind(error) => error.fmt(f),
             Self::Group(api, error) => write!(f, "apis.{api}.socket_group: {error}\n  hint: {}", NoSuchGroup::HINT),
-            Self::OpenDirectory(api, path) => {
-                write!(f, "apis.{api}.listen: {}\n  hint: {OPEN_DIRECTORY_HINT}", open_directory(path))
+            Self::OpenDirectory(key, path) => {
+                write!(f, "{key}: {}\n  hint: {OPEN_DIRECTORY_HINT}", open_directory(path))
             }
             Self::SameFile(api, path, other) => write!(f, "apis.{api}.listen: {}", same_file(path, other)),
             Self::NoListener => {

@@ -124,9 +124,10 @@ impl ListenerPlan {
         Ok(())
     }
 
-    /// The index of the first of the open listeners `keys` that this configuration no longer has.
-    pub(super) fn missing(&self, keys: &[&Key]) -> Option<usize> {
-        keys.iter().position(|open| !self.0.iter().any(|(key, _)| key == *open))
+    /// The indexes of the open listeners `keys` that this configuration no longer has.
+    pub(super) fn missing(&self, keys: &[&Key]) -> impl Iterator<Item = usize> {
+        let is_missing = |open: &&Key| !self.0.iter().any(|(key, _)| key == *open);
+        keys.iter().enumerate().filter(move |(_, open)| is_missing(open)).map(|(index, _)| index)
     }
 
     /// For each of `listeners`, its APIs.
@@ -236,19 +237,29 @@ fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Boun
 pub(super) struct CheckedSockets<'a> {
     /// What keeps the daemon from listening there.
     pub(super) faults: Vec<ListenerError>,
-    /// Those whose place others may take before the daemon has it: each with the index of its API.
-    pub(super) exposed: Vec<(usize, &'a Path)>,
+    /// Those whose place others may take before the daemon has it: each with its setting.
+    pub(super) exposed: Vec<(String, &'a Path)>,
 }
 
-/// Checks that the groups exist which may open Unix sockets, that not everybody may replace the sockets, and that each has a place of
-/// its own.
+impl<'a> CheckedSockets<'a> {
+    fn judge(&mut self, access: Result<DirectoryAccess, ListenerError>, at: impl FnOnce() -> (String, &'a Path)) {
+        match access {
+            Ok(DirectoryAccess::Sticky) => self.exposed.push(at()),
+            Ok(_) => {}
+            Err(fault) => self.faults.push(fault),
+        }
+    }
+}
+
+/// Checks that the groups exist which may open Unix sockets, that not everybody may replace the sockets, that for control among them, and
+/// that each has a place of its own.
 pub(super) fn check_sockets(config: &Config) -> CheckedSockets<'_> {
     let mut checked = CheckedSockets::default();
     let mut known: Vec<(PathBuf, &Path, String)> = Vec::new();
     if let ControlSocket::Path(path) = &config.restart_only.control_socket {
         known.push((true_path(path), Path::new(""), "`control_socket`".to_owned()));
     }
-    for (index, api) in config.apis.iter().enumerate() {
+    for api in &config.apis {
         for listen in &api.listen {
             let Listen::Unix(path) = listen else { continue };
             let true_path = true_path(path);
@@ -259,12 +270,14 @@ pub(super) fn check_sockets(config: &Config) -> CheckedSockets<'_> {
                 None => check_path(path).map_err(ListenerError::Bind),
             };
             known.push((true_path, path, format!("`{}` of API `{}`", path.display(), api.name)));
-            let judged = [is_other, access(api).map(drop), check_directory(api, path).map(drop)];
-            checked.faults.extend(judged.into_iter().filter_map(Result::err));
-            if DirectoryAccess::of(path).is_ok_and(|access| access == DirectoryAccess::Sticky) {
-                checked.exposed.push((index, path));
-            }
+            checked.faults.extend([is_other, access(api).map(drop)].into_iter().filter_map(Result::err));
+            checked.judge(check_directory(api, path), || (listen_of(api), path));
         }
+    }
+    if let ControlSocket::Path(path) = &config.restart_only.control_socket {
+        let access = DirectoryAccess::of_own(path).unwrap_or(DirectoryAccess::Closed);
+        let at = || ("control_socket".to_owned(), path.as_path());
+        checked.judge(unless_open(access, at), at);
     }
     checked
 }
@@ -275,13 +288,23 @@ fn true_path(path: &Path) -> PathBuf {
     directory.zip(path.file_name()).map_or_else(|| path.to_owned(), |(directory, name)| directory.join(name))
 }
 
-/// Looks at the directory of the socket `path`. That of one that is not there is found out when the socket is bound.
+/// The setting of an API's addresses.
+fn listen_of(api: &Api) -> String {
+    format!("apis.{}.listen", api.name)
+}
+
+/// Looks at the directory of an API's socket. That of one that is not there is found out when the socket is bound.
 fn check_directory(api: &Api, path: &Path) -> Result<DirectoryAccess, ListenerError> {
-    match DirectoryAccess::of(path) {
-        Ok(DirectoryAccess::Open) => Err(ListenerError::OpenDirectory(api.name.clone(), path.to_owned())),
-        Ok(access) => Ok(access),
-        Err(_) => Ok(DirectoryAccess::Closed),
+    let access = DirectoryAccess::of(path).unwrap_or(DirectoryAccess::Closed);
+    unless_open(access, || (listen_of(api), path))
+}
+
+fn unless_open<'a>(access: DirectoryAccess, at: impl FnOnce() -> (String, &'a Path)) -> Result<DirectoryAccess, ListenerError> {
+    if access != DirectoryAccess::Open {
+        return Ok(access);
     }
+    let (key, path) = at();
+    Err(ListenerError::OpenDirectory(key, path.to_owned()))
 }
 
 fn access(api: &Api) -> Result<SocketAccess, ListenerError> {
@@ -467,14 +490,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_open_listener_that_settings_no_longer_have_is_missing() {
+    fn each_open_listener_that_settings_no_longer_have_is_missing() {
         let plan = ListenerPlan::of(&config(&format!("[apis.a]\n{UPSTREAM}listen = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n")), &[])
             .unwrap();
         let key = |port: u16| Key::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
         let [one, two, three, four] = [1, 2, 3, 4].map(key);
-        assert_eq!(plan.missing(&[&one, &two]), None);
-        assert_eq!(plan.missing(&[&two]), None);
-        assert_eq!(plan.missing(&[&one, &three, &four]), Some(1));
+        assert_eq!(plan.missing(&[&one, &two]).count(), 0);
+        assert_eq!(plan.missing(&[&two]).count(), 0);
+        assert_eq!(plan.missing(&[&one, &three, &four]).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(plan.apis_of(&[&two, &three]), [vec![0], vec![]]);
     }
 

@@ -38,8 +38,8 @@ const FILES_MAX: Duration = Duration::from_secs(15);
 enum Refused {
     /// They are wrong.
     Invalid(Vec<Fault>),
-    /// A restart is needed for what they change: the subject of the sentence.
-    NeedsRestart(String),
+    /// A restart is needed for what they change: for each change, the subject of a sentence.
+    NeedsRestart(Vec<String>),
     /// A file can't be loaded, or a listener can't be bound.
     Unusable(StartError),
     /// The daemon was not told where its settings are.
@@ -57,9 +57,12 @@ impl fmt::Display for Refused {
                 [one] => one.fmt(f),
                 faults => write!(f, "{} faults in the settings", faults.len()),
             },
-            Self::NeedsRestart(what) => write!(f, "{what} needs a restart"),
+            Self::NeedsRestart(changes) => match changes.as_slice() {
+                [one] => f.write_str(&needs_restart(one)),
+                changes => write!(f, "{} changes need a restart", changes.len()),
+            },
             Self::Unusable(error) => error.fmt(f),
-            Self::NoSettings => f.write_str("there are no settings to read again"),
+            Self::NoSettings => f.write_str("this daemon keeps the settings of its start: under `exec` they are not read again"),
             Self::FilesTimedOut => write!(f, "the files that the settings name were not read within {} s", FILES_MAX.as_secs()),
             Self::Stopping => f.write_str("the daemon is stopping"),
         }
@@ -67,14 +70,18 @@ impl fmt::Display for Refused {
 }
 
 impl Refused {
-    fn reasons(&self) -> NotReloaded {
-        NotReloaded(match self {
+    /// Each reason, in words.
+    fn reasons(&self) -> Vec<String> {
+        match self {
             Self::Invalid(faults) => faults.iter().map(ToString::to_string).collect(),
-            Self::NeedsRestart(_) | Self::Unusable(_) | Self::NoSettings | Self::FilesTimedOut | Self::Stopping => {
-                vec![self.to_string()]
-            }
-        })
+            Self::NeedsRestart(changes) => changes.iter().map(|change| needs_restart(change)).collect(),
+            Self::Unusable(_) | Self::NoSettings | Self::FilesTimedOut | Self::Stopping => vec![self.to_string()],
+        }
     }
+}
+
+fn needs_restart(change: &str) -> String {
+    format!("{change} needs a restart")
 }
 
 impl From<StartError> for Refused {
@@ -122,16 +129,13 @@ impl Daemon {
             }
             Err(refused) => {
                 self.metrics.reloaded(Reload::Refused);
-                // A single fault is the reason itself.
-                if let Refused::Invalid(faults) = &refused
-                    && faults.len() > 1
-                {
-                    for fault in faults {
-                        error!("{fault}");
-                    }
+                let reasons = refused.reasons();
+                // A single one is told below.
+                for fault in reasons.iter().filter(|_| reasons.len() > 1) {
+                    error!("{fault}");
                 }
                 error!(reason = %refused, "not reloaded: nothing has changed");
-                Err(refused.reasons())
+                Err(NotReloaded(reasons))
             }
         }
     }
@@ -203,18 +207,18 @@ impl Preparation {
     }
 
     fn judge_read(&self, config: &Arc<Config>, has_file: bool) -> Result<Prepared, Refused> {
-        if let Some(what) = self.before.config.restart_only.changed(&config.restart_only) {
-            return Err(Refused::NeedsRestart(format!("a changed `{what}`")));
-        }
+        let changed = self.before.config.restart_only.changed(&config.restart_only);
+        let mut for_restart: Vec<String> = changed.map(|name| format!("a changed `{name}`")).collect();
         if let Some(sandbox) = &self.source.sandbox {
             let files: Vec<_> = self.source.input.files().collect();
-            let admitted = sandbox.admits(config, files.iter().map(PathBuf::as_path));
-            admitted.map_err(|outside| Refused::NeedsRestart(outside.to_string()))?;
+            let outside = sandbox.outside(config, files.iter().map(PathBuf::as_path));
+            for_restart.extend(outside.iter().map(ToString::to_string));
         }
         let plan = ListenerPlan::of(config, &self.passed).map_err(StartError::Listener)?;
         let keys: Vec<&Key> = self.open.iter().map(|(key, _)| key).collect();
-        if let Some(missing) = plan.missing(&keys) {
-            return Err(Refused::NeedsRestart(format!("to stop listening on {}", self.open[missing].1)));
+        for_restart.extend(plan.missing(&keys).map(|missing| format!("to stop listening on {}", self.open[missing].1)));
+        if !for_restart.is_empty() {
+            return Err(Refused::NeedsRestart(for_restart));
         }
         let read_anew = trust(config)?;
         // Unchanged TLS files keep the old value, and with it connections and sessions.

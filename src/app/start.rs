@@ -68,8 +68,8 @@ impl StartError {
             Self::Listener(ListenerError::SameFile(api, path, other)) => {
                 (format!("apis.{api}.listen"), same_file(path, other), None)
             }
-            Self::Listener(ListenerError::OpenDirectory(api, path)) => {
-                (format!("apis.{api}.listen"), open_directory(path), Some(OPEN_DIRECTORY_HINT))
+            Self::Listener(ListenerError::OpenDirectory(key, path)) => {
+                (key.clone(), open_directory(path), Some(OPEN_DIRECTORY_HINT))
             }
             other => (String::new(), other.to_string(), None),
         }
@@ -130,8 +130,7 @@ fn sockets(config: &Config) -> Vec<StartError> {
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<(String, String, &'static str)> {
     let exposed = listeners::check_sockets(config).exposed;
-    let warning =
-        |(api, path): (usize, _)| (format!("apis.{}.listen", config.apis[api].name), open_directory(path), OPEN_DIRECTORY_HINT);
+    let warning = |(key, path): (String, _)| (key, open_directory(path), OPEN_DIRECTORY_HINT);
     exposed.into_iter().map(warning).chain(odd_values(config)).collect()
 }
 

@@ -11,5 +11,5 @@ mod permissions;
 
 pub use difference::difference;
 pub use explain::{ExplainError, explain};
-pub use online::online;
+pub use online::{OnlineError, online};
 pub use permissions::open_files;

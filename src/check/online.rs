@@ -25,6 +25,27 @@ use crate::{
 /// Clocks that differ by more fail the check, because tokens then seem to live longer or shorter than they do.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
+/// Why the checks did not come to their end.
+#[derive(Debug)]
+pub enum OnlineError {
+    /// A daemon could not start here either.
+    Start(StartError),
+    /// The outcomes can't be written.
+    Output(io::Error),
+}
+
+impl From<StartError> for OnlineError {
+    fn from(error: StartError) -> Self {
+        Self::Start(error)
+    }
+}
+
+impl From<io::Error> for OnlineError {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
 /// Makes every check and prints its outcome to `out`, of which `is_terminal` says whether it is a terminal. Returns whether all passed.
 /// It blocks for as long as the settings' time-outs allow.
 ///
@@ -32,8 +53,8 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 ///
 /// A host can't have a certificate, `out` can't be written to, or the system refused what a runtime needs. A check that
 /// failed is no error.
-pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write, is_terminal: bool) -> Result<bool, StartError> {
-    let runtime = Runtime::new()?;
+pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write, is_terminal: bool) -> Result<bool, OnlineError> {
+    let runtime = Runtime::new().map_err(StartError::System)?;
     let mut report = Report { out, is_terminal, all_passed: true };
     runtime.block_on(async {
         for api in &config.apis {
@@ -62,7 +83,7 @@ async fn check_account(
     account: &Account,
     tls: &ClientTls,
     report: &mut Report<'_>,
-) -> Result<(), StartError> {
+) -> Result<(), OnlineError> {
     let Some(login) = &account.login else {
         let outcome = try_organization(Arc::clone(config), id).await;
         let failed = |error: &LoginError| format!("{error}; {}", error.advice());

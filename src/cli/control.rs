@@ -11,7 +11,7 @@ use std::{
 
 use http::Method;
 
-use super::{EX_CONFIG, arguments::ClientFlags, fail, note_faults, print, status};
+use super::{EX_CONFIG, arguments::ClientFlags, fail, note_faults, print, status, written};
 use crate::{
     config::{
         reachable,
@@ -53,7 +53,7 @@ pub(super) fn status(flags: ClientFlags, json: bool, watch: bool) -> ExitCode {
     match ask_for_status(&input, may_ask_telemetry) {
         Ok(answer) => {
             tell(answer.note.as_deref());
-            print(|out| view.show(&answer, out))
+            view.refuse(&answer).unwrap_or_else(|| print(|out| view.show(&answer, out)))
         }
         Err(failure) => failure.print(),
     }
@@ -65,25 +65,27 @@ fn watch(input: &Input, may_ask_telemetry: bool, view: View) -> ExitCode {
     let mut told = None;
     let mut show_next = || {
         let asked = ask_for_status(input, may_ask_telemetry);
+        let failed = |error| written(Err(error), ExitCode::SUCCESS);
         let mut out = io::stdout().lock();
         if view.clears {
-            out.write_all(b"\x1b[H\x1b[J")?;
-            out.flush()?;
+            out.write_all(b"\x1b[H\x1b[J").and_then(|()| out.flush()).map_err(failed)?;
         }
         match asked {
             Ok(answer) => {
                 // A screen that was cleared no longer shows it.
                 tell(answer.note.as_deref().filter(|_| view.clears || told != answer.note));
-                view.show(&answer, &mut out)?;
+                view.refuse(&answer).map_or(Ok(()), Err)?;
+                view.show(&answer, &mut out).map_err(failed)?;
                 told = answer.note;
             }
             Err(failure) => drop(failure.print()),
         }
-        if view.json || view.clears { out.flush() } else { writeln!(out).and_then(|()| out.flush()) }
+        let ended = if view.json || view.clears { Ok(()) } else { writeln!(out) };
+        ended.and_then(|()| out.flush()).map_err(failed)
     };
     loop {
-        if let Err(error) = show_next() {
-            return print(|_| Err(error));
+        if let Err(code) = show_next() {
+            return code;
         }
         runtime.block_on(async { tokio::time::sleep(WATCH_INTERVAL).await });
     }
@@ -96,16 +98,18 @@ fn tell(note: Option<&str>) {
 }
 
 impl View {
+    /// Says that an answer can't be shown, and returns the exit code for it. `None`: it can be shown.
+    fn refuse(self, answer: &StatusAnswer) -> Option<ExitCode> {
+        let why = "the daemon's answer is not a status document; is it of another version? `status --json` shows it";
+        (!self.json && answer.document.is_none()).then(|| fail(&why, 1))
+    }
+
     fn show(self, answer: &StatusAnswer, out: &mut dyn Write) -> io::Result<()> {
         if self.json {
             out.write_all(&answer.raw)?;
             return if answer.raw.ends_with(b"\n") { Ok(()) } else { writeln!(out) };
         }
-        let Some(document) = &answer.document else {
-            let why = "the daemon's answer is not a status document; is it of another version? `status --json` shows it";
-            let _ = fail(&why, 1);
-            return Err(io::ErrorKind::InvalidData.into());
-        };
+        let Some(document) = &answer.document else { return Err(io::ErrorKind::InvalidData.into()) };
         out.write_all(status::table(document, self.colour).as_bytes())
     }
 }

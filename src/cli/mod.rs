@@ -21,10 +21,10 @@ use clap::{CommandFactory, Parser};
 use tracing::{error, info, warn};
 
 use self::arguments::{Cli, ClientFlags, Subcommands};
-pub use self::reference::{ManualPart, manual_parts};
+pub use self::reference::{ManualPart, completions, manual_parts};
 use crate::{
     app::{self, App, StartError},
-    check,
+    check::{self, OnlineError},
     clock::SystemClock,
     config::{
         Config,
@@ -59,12 +59,13 @@ pub fn run() -> ExitCode {
         #[cfg(not(feature = "demo"))]
         Err(_) if words.get(1).is_some_and(|word| word == "demo") => fail(&reference::NO_DEMO, 1),
         Err(error) => {
-            // If it can't be printed, the exit code still tells.
-            drop(match reference::two_dashes_missing(&error, &words) {
+            let code = ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            let printed = match reference::two_dashes_missing(&error, &words) {
                 Some(hint) => write!(io::stderr().lock(), "{hint}"),
-                None => error.print(),
-            });
-            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+                None => error.print().and_then(|()| io::stdout().flush()),
+            };
+            // If a usage error can't be printed, its exit code still tells.
+            if error.use_stderr() { code } else { written(printed, code) }
         }
     }
 }
@@ -92,8 +93,7 @@ fn execute_command(cli: Cli, signals: io::Result<Option<DaemonSignals>>, signal_
             check_health(&flags.input(), arguments::probe(started, ready), wait)
         }
         Subcommands::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command(), env!("CARGO_PKG_NAME"), &mut script);
+            let script = reference::completions(shell, command());
             print(|out| out.write_all(&script))
         }
         Subcommands::Help { command: of } => reference::help(of.as_deref()),
@@ -240,16 +240,20 @@ fn check_settings(mut loaded: Loaded, online: bool, strict: bool) -> ExitCode {
         loaded.refuse(&key, message, hint);
     }
     let shown = print(|out| source::render_check(&loaded, out));
+    let could_write = shown == ExitCode::SUCCESS;
     let shown = if strict && !loaded.warnings.is_empty() { ExitCode::FAILURE } else { shown };
-    let Some(config) = loaded.config.filter(|_| online) else {
+    // Nobody sees the outcome where the first lines can't be written.
+    let Some(config) = loaded.config.filter(|_| online && could_write) else {
         return if loaded.faults.is_empty() { shown } else { ExitCode::from(EX_CONFIG) };
     };
     let tried = app::rehearse(&config)
+        .map_err(OnlineError::Start)
         .and_then(|tls| check::online(&Arc::new(config), &tls, &mut io::stdout(), io::stdout().is_terminal()));
     match tried {
         Ok(true) => shown,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
+        Err(OnlineError::Output(error)) => written(Err(error), shown),
+        Err(OnlineError::Start(error)) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
     }
 }
 
@@ -345,13 +349,20 @@ fn complain(error: &dyn Display) {
     drop(writeln!(io::stderr().lock(), "error: {error}"));
 }
 
-/// Writes to standard output, and returns 1 when that failed.
+/// Writes to standard output. When that fails, it says so and returns 1.
 fn print(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> ExitCode {
-    match write(&mut io::stdout().lock()) {
+    let mut out = io::stdout().lock();
+    let outcome = write(&mut out).and_then(|()| out.flush());
+    written(outcome, ExitCode::SUCCESS)
+}
+
+/// The exit code of a command that has written its output, which by itself would be `code`.
+fn written(outcome: io::Result<()>, code: ExitCode) -> ExitCode {
+    match outcome {
+        Ok(()) => code,
         // A reader such as `head` may close the pipe once it has enough.
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
+        Err(error) => fail(&format_args!("standard output can't be written to: {error}"), 1),
     }
 }
 

@@ -9,7 +9,11 @@ use std::{
     process::ExitCode,
 };
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{
+    builder::PossibleValuesParser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+use clap_complete::Shell;
 
 use super::{command, fail, print};
 use crate::config::source;
@@ -18,6 +22,9 @@ use crate::config::source;
 #[cfg(not(feature = "demo"))]
 pub(super) const NO_DEMO: &str = "this build has no `demo`: packages and images leave the simulated CarePortals out\n  \
     hint: in a checkout, `cargo run --release -- demo`, or `cargo install --locked --path .`, which installs a program that has it";
+
+/// The values of `--log-format`, which shells complete.
+const LOG_FORMATS: [&str; 3] = ["auto", "text", "json"];
 
 /// A part of the manual: names, and what each means.
 pub struct ManualPart {
@@ -99,6 +106,26 @@ pub(super) fn version() -> String {
     lines.iter().fold(text, |text, (name, value)| text + name + ": " + value + "\n")
 }
 
+/// The script by which a shell completes the commands and flags of `program`.
+#[must_use]
+pub fn completions(shell: Shell, program: clap::Command) -> Vec<u8> {
+    // The command line does not judge these words, the settings do, which tell of a wrong one as they do elsewhere.
+    let with_words = |arg: clap::Arg| match arg.get_long() {
+        Some("log-format") => arg.value_parser(PossibleValuesParser::new(LOG_FORMATS)),
+        _ => arg,
+    };
+    let mut program = program.mut_args(with_words).mut_subcommands(|command| command.mut_args(with_words));
+    let name = env!("CARGO_PKG_NAME");
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut program, name, &mut script);
+    if shell == Shell::Bash {
+        // clap_complete 4.6 writes the dash of the program's name as `__` where it sets `cmd`, and in another way where it asks for it.
+        let [set, asked] = ["__", "__subcmd__"].map(|dash| name.replace('-', dash) + "__subcmd__");
+        return String::from_utf8_lossy(&script).replace(&asked, &set).into_bytes();
+    }
+    script
+}
+
 /// Says where `--` goes, when `exec` was called without it. It repeats no argument of the program, which may hold a secret.
 pub(super) fn two_dashes_missing(error: &clap::Error, words: &[OsString]) -> Option<impl Display + use<>> {
     let exec = words.iter().position(|word| word == "exec")?;
@@ -113,4 +140,24 @@ pub(super) fn two_dashes_missing(error: &clap::Error, words: &[OsString]) -> Opt
         env!("CARGO_PKG_NAME"),
         before.join(" ")
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_formats_that_shells_complete_are_those_of_the_settings() {
+        assert_eq!(source::json_schema()["properties"]["log_format"]["enum"], serde_json::json!(LOG_FORMATS));
+    }
+
+    #[test]
+    fn bash_is_asked_for_each_command_by_the_label_that_is_set() {
+        let script = String::from_utf8(completions(Shell::Bash, command())).unwrap();
+        let set: Vec<&str> = script.lines().filter_map(|line| line.trim().strip_prefix("cmd=\"")?.strip_suffix('"')).collect();
+        assert!(set.len() > command().get_subcommands().count(), "{set:?}");
+        for label in set.into_iter().filter(|label| !label.is_empty()) {
+            assert!(script.lines().any(|line| line.trim() == format!("{label})")), "{label}");
+        }
+    }
 }

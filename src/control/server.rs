@@ -31,8 +31,8 @@ use crate::{
     clock,
     config::{Config, ControlSocket, RuntimeDirectories},
     server::{
-        Acceptor, AnswerKind, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestBody, RequestService,
-        SocketAccess, bind_unix,
+        Acceptor, AnswerKind, BindError, Bound, ConnectionLimit, ConnectionLimits, DirectoryAccess, Peer, RequestBody,
+        RequestService, SocketAccess, bind_unix,
     },
     status::{AccountDocument, ApiView, Detail, Phase, StatusReader},
 };
@@ -82,6 +82,10 @@ impl ControlListener {
         match &config.restart_only.control_socket {
             ControlSocket::Off => Ok(OpenedControl::Off),
             ControlSocket::Path(path) => {
+                if DirectoryAccess::of(path).is_ok_and(|access| access == DirectoryAccess::Sticky) {
+                    let socket = path.display();
+                    warn!(%socket, "everybody may write to the socket's directory, so another program can come first");
+                }
                 Self::bind(path, config).map(OpenedControl::Bound).map_err(|error| error.of_setting("control_socket"))
             }
             ControlSocket::Default(directories) => Ok(Self::open_default(directories, config)),
@@ -98,11 +102,15 @@ impl ControlListener {
     /// Binds the socket at its default place. The settings did not ask for it, so a failure is logged and not returned.
     fn open_default(directories: &RuntimeDirectories, config: &Config) -> OpenedControl {
         let Some(found) = socket_path::for_daemon(directories) else {
-            return OpenedControl::NoPlace("none: there is no directory for it; control_socket names one".to_owned());
+            return OpenedControl::NoPlace(format!("none: {}; control_socket names one", socket_path::why_none(directories)));
         };
         let socket = found.path.display();
         if let Err(error) = found.make_directory() {
             warn!(%socket, error = %error.kind(), "no control socket: its directory can't be made");
+            return OpenedControl::Off;
+        }
+        if DirectoryAccess::of_own(&found.path).is_ok_and(|access| access == DirectoryAccess::Open) {
+            warn!(%socket, "no control socket: everybody may write to its directory, so another program can take its place");
             return OpenedControl::Off;
         }
         match Self::bind(&found.path, config) {

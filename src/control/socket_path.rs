@@ -9,7 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::{RuntimeDirectories, source::ValueOrigin};
+use crate::{
+    config::{RuntimeDirectories, source::ValueOrigin},
+    files,
+};
 
 /// The directory of a daemon that runs as a system service.
 pub(super) const SYSTEM_DIRECTORY: &str = "/run/careportals-sidecar";
@@ -61,6 +64,23 @@ pub(super) fn for_client(directories: &RuntimeDirectories) -> Option<ControlSock
 /// The default path at which a daemon of this user opens its socket. `None`: this user owns none of the directories.
 pub(super) fn for_daemon(directories: &RuntimeDirectories) -> Option<ControlSocketPath> {
     default_path(directories, Path::new(SYSTEM_DIRECTORY), is_ours, is_ours)
+}
+
+/// Why there is no default path: no directory is named, or the user's can't be used.
+pub(super) fn why_none(directories: &RuntimeDirectories) -> String {
+    match &directories.user {
+        None => "there is no directory for it".to_owned(),
+        Some(user) => match fs::metadata(user) {
+            Ok(found) if found.is_dir() => format!(
+                "$XDG_RUNTIME_DIR ({}) belongs to uid {}, and this process is uid {}",
+                user.display(),
+                found.uid(),
+                rustix::process::geteuid().as_raw()
+            ),
+            Ok(_) => format!("$XDG_RUNTIME_DIR ({}) is not a directory", user.display()),
+            Err(error) => format!("$XDG_RUNTIME_DIR ({}) can't be used: {}", user.display(), files::why(user, &error)),
+        },
+    }
 }
 
 fn default_path(
@@ -120,6 +140,21 @@ mod tests {
             (None, None, [false, true], None),
         ] {
             assert_eq!(chosen(service, user, accepted), expected);
+        }
+    }
+
+    #[test]
+    fn why_there_is_no_default_path_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        let gone = directory.path().join("gone");
+        for (user, why) in [
+            (None, "there is no directory for it".to_owned()),
+            (Some(&file), format!("$XDG_RUNTIME_DIR ({}) is not a directory", file.display())),
+            (Some(&gone), format!("$XDG_RUNTIME_DIR ({}) can't be used: there is no such file", gone.display())),
+        ] {
+            assert_eq!(why_none(&RuntimeDirectories { service: None, user: user.cloned() }), why);
         }
     }
 

@@ -82,6 +82,17 @@ pub enum DirectoryAccess {
 }
 
 impl DirectoryAccess {
+    /// As [`of`](Self::of), for a socket that serves the sidecar's own container: a directory that is a volume of its own, as an
+    /// `emptyDir` of Kubernetes, which has mode 0777, counts as closed.
+    pub fn of_own(path: &Path) -> io::Result<Self> {
+        let directory = path.parent().unwrap_or(path);
+        let is_volume = || Some(fs::metadata(directory).ok()?.dev() != fs::metadata(directory.parent()?).ok()?.dev());
+        match Self::of(path) {
+            Ok(Self::Open) if is_volume() == Some(true) => Ok(Self::Closed),
+            access => access,
+        }
+    }
+
     /// Looks at the directory in which the socket `path` is, or will be.
     pub fn of(path: &Path) -> io::Result<Self> {
         let mode = fs::metadata(path.parent().unwrap_or(path))?.mode();
@@ -368,7 +379,9 @@ mod tests {
             [(0o700, Closed), (0o775, Closed), (0o1775, Closed), (0o1777, Sticky), (0o1702, Sticky), (0o777, Open), (0o702, Open)]
         {
             fs::set_permissions(directory.path(), Permissions::from_mode(mode)).unwrap();
-            assert_eq!(DirectoryAccess::of(&directory.path().join("socket")).unwrap(), expected, "{mode:o}");
+            let socket = directory.path().join("socket");
+            let found = [DirectoryAccess::of(&socket), DirectoryAccess::of_own(&socket)].map(Result::unwrap);
+            assert_eq!(found, [expected; 2], "{mode:o}");
         }
     }
 

@@ -42,7 +42,7 @@ pub enum SourceFault {
     /// The value is longer than any credential.
     #[error("its value is longer than 64 KiB")]
     TooLarge,
-    /// The value is nothing, or only a newline.
+    /// The command gave nothing, or only a newline.
     #[error("its value is empty")]
     Empty,
     /// The file holds nothing, or only a newline.
@@ -55,7 +55,7 @@ pub enum SourceFault {
     #[error("its value can't stand in a header ({0})")]
     NotAHeader(&'static str),
     /// The command could not be started.
-    #[error("the command {program} can't be run ({kind})")]
+    #[error("the command {program} can't be run ({})", not_run(*.kind))]
     CommandNotRun {
         /// The first word of the command.
         program: String,
@@ -113,8 +113,9 @@ impl SourceFault {
             }
             Self::NotAFile(_) => "name a regular file",
             Self::TooLarge => "let it give the credential alone",
-            Self::Empty | Self::EmptyFile(_) => "put the value there; files are watched, and read as soon as they change",
-            Self::NotText => "save it as UTF-8",
+            Self::Empty => "correct the command: it has to write the value to its standard output",
+            Self::EmptyFile(_) => "put the value there; files are watched, and read as soon as they change",
+            Self::NotText => "save it as UTF-8, or correct the command that writes it",
             Self::NotAHeader(_) => "remove line breaks, control characters, and blanks around the value",
             Self::CommandNotRun { .. } => "correct the command: its first word is a program that the daemon's user can run",
             Self::CommandFailed { .. } => "correct the command, or run it by hand to see what it says",
@@ -135,6 +136,10 @@ impl SourceFault {
             Self::NoAnswer(_) | Self::TimedOut => "source_timeout",
         }
     }
+}
+
+fn not_run(kind: io::ErrorKind) -> String {
+    if kind == io::ErrorKind::NotFound { "there is no such program".to_owned() } else { kind.to_string() }
 }
 
 fn exit_status(status: Option<i32>) -> String {

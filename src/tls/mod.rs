@@ -30,6 +30,7 @@ use crate::{
     config::{ClientCertificate, Tls, TlsVersion},
     files,
     resources::blocking,
+    secret::BYTE_ORDER_MARK,
 };
 pub use identity::KeyFault;
 use identity::Stamp;
@@ -424,9 +425,15 @@ fn verify(
     verifier.verify_server_cert(server, intermediates, name, &[], time).map(drop)
 }
 
+/// The text of a PEM file, behind the byte order mark that some editors write. The library does not know a block behind a mark.
+fn without_mark(pem: &[u8]) -> &[u8] {
+    pem.strip_prefix(BYTE_ORDER_MARK).unwrap_or(pem)
+}
+
 fn add_file(store: &mut RootCertStore, setting: &'static str, path: &Path) -> Result<(), TlsSetupError> {
     let pem = files::read(path).map_err(|error| TlsSetupError::unreadable(setting, path, &error))?;
-    let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
+    let certificates: Vec<CertificateDer<'_>> =
+        CertificateDer::pem_slice_iter(without_mark(&pem)).filter_map(Result::ok).collect();
     let (added, _) = store.add_parsable_certificates(certificates);
     if added == 0 {
         return Err(TlsSetupError::NoCertificate { setting, path: path.to_owned() });

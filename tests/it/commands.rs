@@ -359,3 +359,68 @@ fn completions_are_there_for_every_shell_and_know_the_commands() {
     };
     assert!(checked.status.success(), "{checked:?}");
 }
+
+#[test]
+fn output_that_can_not_be_written_is_one_line_and_1_and_a_closed_pipe_ends_quietly() {
+    let simulator = simulator();
+    let setup = Setup::new(&simulator);
+    for line in [
+        "check",
+        "check --online",
+        "check --explain=GET§/a",
+        "config",
+        "config --json-schema",
+        "completions bash",
+        "completions fish",
+        "version",
+        "--version",
+        "help",
+        "--help",
+        "check --help",
+    ] {
+        let mut words = line.split(' ').map(|word| word.replace('§', " "));
+        let command = |stdout: Stdio, words: &mut dyn Iterator<Item = String>| {
+            let mut command = setup.command(&words.next().unwrap());
+            command.args(words).stdout(stdout).output().unwrap()
+        };
+        let full = command(File::options().write(true).open("/dev/full").unwrap().into(), &mut words.clone());
+        let said = String::from_utf8(full.stderr).unwrap();
+        assert_eq!(full.status.code(), Some(1), "{line}: {said}");
+        assert!(said.starts_with("error: standard output can't be written to: ") && said.lines().count() == 1, "{line}: {said}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let closed = command(writer.into(), &mut words);
+        let said = String::from_utf8(closed.stderr).unwrap();
+        assert_eq!((closed.status.code(), said.as_str()), (Some(0), ""), "{line}");
+    }
+    // A faulty configuration is still told, and its exit code too.
+    let faulty = Setup::empty();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = faulty.command("check").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+}
+
+#[test]
+fn bash_completes_flags_values_and_arguments_of_a_command() {
+    let setup = Setup::empty();
+    let script = setup.file("completions", &setup.output_of(&["completions", "bash"]).stdout);
+    for (line, offered) in [
+        ("check --s", "--strict"),
+        ("run --log-format ", "auto,text,json"),
+        ("--log-format j", "json"),
+        ("exec --wa", "--wait"),
+        ("healthcheck --re", "--ready"),
+        ("completions b", "bash"),
+        ("heal", "healthcheck"),
+    ] {
+        let asks = r#"source "$1"; COMP_WORDS=(careportals-sidecar); IFS=' '; COMP_WORDS+=($2); [[ $2 == *' ' ]] && COMP_WORDS+=('')
+            COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); unset IFS
+            _careportals__sidecar careportals-sidecar "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+            IFS=,; echo "${COMPREPLY[*]}""#;
+        let Ok(asked) = Command::new("bash").args(["-c", asks, "bash"]).arg(&script).arg(line).output() else {
+            eprintln!("skipped: there is no bash");
+            return;
+        };
+        assert_eq!(String::from_utf8_lossy(&asked.stdout).trim_end(), offered, "{line}: {asked:?}");
+    }
+}

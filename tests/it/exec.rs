@@ -14,8 +14,8 @@ use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::harness::{
-    Connection, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, USERNAME, interrupts_are_ignored, now, simulator, until,
-    with_signals_blocked,
+    Connection, ORGANIZATION, PASSWORD, PATIENCE, Request, Setup, USERNAME, interrupts_are_ignored, now, program_file, simulator,
+    until, with_signals_blocked,
 };
 
 /// The environment of a laptop: credentials and an upstream, and everything else at `exec`'s own defaults.
@@ -609,4 +609,30 @@ fn the_sidecar_itself_ends_by_exit_and_not_by_signal() {
     kill_process(program, Signal::KILL).unwrap();
     let (status, _, _) = run.wait();
     assert_eq!((status.code(), status.signal()), (Some(137), None));
+}
+
+#[test]
+fn a_reload_under_exec_fails_and_says_why() {
+    let simulator = simulator();
+    let mut setup = setup(&simulator);
+    let socket = setup.control_socket();
+    setup.variable("CAREPORTALS_CONTROL_SOCKET", socket.to_str().unwrap());
+    let (status, _, errors) = executed(&setup, &[], &[program_file().to_str().unwrap(), "reload"]);
+    assert_eq!(status, Some(1), "{errors}");
+    assert!(errors.contains("this daemon keeps the settings of its start: under `exec` they are not read again"), "{errors}");
+}
+
+#[test]
+fn of_signals_that_were_ignored_from_the_start_the_program_gets_sigpipe_alone_as_its_default() {
+    let simulator = simulator();
+    let setup = setup(&simulator);
+    let exec = setup.command("exec");
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap '' PIPE HUP; exec "$@""#, "sh"]).arg(exec.get_program()).args(exec.get_args());
+    command.env_clear().envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(setup.dir.path());
+    let output = command.args(["--", "grep", "SigIgn", "/proc/self/status"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mask = u64::from_str_radix(text.trim_start_matches("SigIgn:").trim(), 16).unwrap();
+    let is_ignored = |signal: Signal| mask & 1 << (signal.as_raw() - 1) != 0;
+    assert_eq!((is_ignored(Signal::HUP), is_ignored(Signal::PIPE)), (true, false), "{text}");
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     net::{TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
@@ -195,6 +196,97 @@ fn a_socket_in_a_directory_that_everybody_may_write_to_is_a_fault() {
         }
         assert!(!path.exists());
     }
+}
+
+#[test]
+fn a_control_socket_in_such_a_directory_is_a_fault_or_with_the_sticky_bit_a_warning() {
+    let simulator = simulator();
+    for (mode, code, warned) in [(0o777, Some(78), true), (0o1777, Some(0), true), (0o700, Some(0), false)] {
+        let mut setup = Setup::new(&simulator);
+        let directory = setup.dir.path().join("sockets");
+        fs::create_dir(&directory).unwrap();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+        let path = directory.join("control.sock");
+        setup.variable("CAREPORTALS_CONTROL_SOCKET", path.to_str().unwrap());
+        let checked = setup.output("check");
+        let said = format!("CAREPORTALS_CONTROL_SOCKET: unix:{}: everybody may write to ", path.display());
+        assert_eq!((checked.code, checked.stdout.contains(&said)), (code, warned), "{checked:?}");
+        if code == Some(78) {
+            let run = setup.output("run");
+            assert!(run.code == code && run.stderr.contains("CAREPORTALS_CONTROL_SOCKET: unix:"), "{run:?}");
+            assert!(!path.exists());
+        } else {
+            let sidecar = setup.start();
+            sidecar.wait_for_log("\"listening\"");
+            assert_eq!(sidecar.logs().contains("everybody may write to"), warned, "{mode:o}");
+        }
+    }
+}
+
+#[test]
+fn a_default_control_socket_is_left_out_where_everybody_may_write_to_its_directory() {
+    if Path::new("/run/careportals-sidecar").exists() {
+        eprintln!("skipped: this machine has a daemon of its own");
+        return;
+    }
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    let directory = setup.dir.path().join("user/careportals-sidecar");
+    fs::create_dir_all(&directory).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+    setup.without("CAREPORTALS_CONTROL_SOCKET").variable("XDG_RUNTIME_DIR", directory.parent().unwrap().to_str().unwrap());
+    let sidecar = setup.start().ready();
+    sidecar.wait_for_log("no control socket: everybody may write to its directory");
+    assert!(!directory.join("control.sock").exists());
+}
+
+#[test]
+fn a_control_socket_may_be_in_a_volume_of_its_own_whatever_its_mode() {
+    const UNSHARE: [&str; 3] = ["--user", "--map-root-user", "--mount"];
+    let allowed = Command::new("unshare").args(UNSHARE).arg("true").output().is_ok_and(|output| output.status.success());
+    if !allowed {
+        eprintln!("skipped: this user may not make a mount namespace");
+        return;
+    }
+    let mut setup = Setup::new(&simulator());
+    let directory = setup.dir.path().join("volume");
+    fs::create_dir(&directory).unwrap();
+    setup.variable("CAREPORTALS_CONTROL_SOCKET", directory.join("control.sock").to_str().unwrap());
+    let check = setup.command("check");
+    let mut command = Command::new("unshare");
+    let script = r#"mount -t tmpfs -o mode=0777 none "$1" && shift && exec "$@""#;
+    command.args(UNSHARE).args(["sh", "-c", script, "sh"]).arg(&directory).arg(check.get_program()).args(check.get_args());
+    command.envs(check.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(setup.dir.path());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && !said.contains("everybody may write"), "{output:?}");
+}
+
+#[test]
+fn a_default_telemetry_address_that_the_machine_lacks_is_left_out_and_logged() {
+    // The kernel gives `lo` this address when it is brought up.
+    let script = r#"ip link set lo up && ip address del 127.0.0.1/8 dev lo && exec "$@""#;
+    let within = ["--user", "--map-root-user", "--net", "sh", "-c", script, "sh"];
+    let allowed = Command::new("unshare").args(within).arg("true").output().is_ok_and(|output| output.status.success());
+    if !allowed {
+        eprintln!("skipped: this user may not make a network namespace, or there is no `ip`");
+        return;
+    }
+    let simulator = simulator();
+    let (mut setup, path) = in_directory(&simulator, 0o700);
+    setup.without("CAREPORTALS_TELEMETRY_LISTEN");
+    let run = setup.command("run");
+    let mut command = Command::new("unshare");
+    command.args(within).arg(run.get_program()).args(run.get_args());
+    command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(setup.dir.path());
+    let mut sidecar = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(sidecar.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let told: Vec<String> = lines.by_ref().take_while(|line| !line.contains("\"listening\"")).collect();
+    assert!(path.exists());
+    sidecar.kill().unwrap();
+    sidecar.wait().unwrap();
+    let skipped = told.iter().filter(|line| line.contains("no health and metrics") && line.contains("127.0.0.1:2274"));
+    assert_eq!(skipped.count(), 1, "{told:#?}");
 }
 
 #[test]

@@ -180,6 +180,12 @@ fn what_needs_a_restart_is_refused_whole_with_that_reason() {
         let why = daemon.refused(&format!("{global}\n{}", fixed("headers = { x-from = \"second\" }")));
         assert!(why.contains(&format!("a changed `{setting}` needs a restart")), "{why}");
     }
+    daemon.refused(&format!("workers = 3\nhardening = \"off\"\n{ACCOUNT}{}", api("other", &simulator, ANY_PORT)));
+    let logs = daemon.sidecar.logs();
+    assert!(logs.contains("3 changes need a restart"), "{logs}");
+    for change in ["a changed `workers`", "a changed `hardening`", "to stop listening on "] {
+        assert!(logs.lines().any(|line| line.contains("\"ERROR\"") && line.contains(change)), "{change}: {logs}");
+    }
     let why = daemon.refused(&format!("workers = 2\n{ACCOUNT}{}", api("other", &simulator, ANY_PORT)));
     assert!(why.contains(&format!("to stop listening on {} needs a restart", daemon.sidecar.address())), "{why}");
     assert_eq!(daemon.echo().echoed("x-from"), Vec::<String>::new());

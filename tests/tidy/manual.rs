@@ -152,10 +152,6 @@ fn the_man_pages_are_a_reference_of_what_the_help_says() {
 fn the_completions_of_packages_are_a_reference_of_the_commands() {
     let shells =
         [("careportals-sidecar", Shell::Bash), ("_careportals-sidecar", Shell::Zsh), ("careportals-sidecar.fish", Shell::Fish)];
-    let scripts = shells.map(|(file, shell)| {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut packaged(), "careportals-sidecar", &mut script);
-        (file.to_owned(), script)
-    });
+    let scripts = shells.map(|(file, shell)| (file.to_owned(), cli::completions(shell, packaged())));
     holds("deploy/completions", &scripts);
 }

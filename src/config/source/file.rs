@@ -137,12 +137,24 @@ fn unknown(section: Section, name: &str, item: &Item) -> Diagnostic {
             return wrong.hint(format!("did you mean `{meant}`?"));
         }
     }
-    match [Section::Account, Section::Api, Section::TopLevel].into_iter().find(|other| other.find(name).is_some()) {
-        Some(Section::TopLevel) => wrong.hint(format!("`{}` belongs at the top level", printable(name))),
-        Some(other) => wrong.hint(format!("`{}` belongs under {}", printable(name), other.heading())),
-        None => {
-            let sections = [section, Section::Api, Section::Account, Section::TopLevel].into_iter();
-            wrong.did_you_mean(name, sections.flat_map(Section::keys).map(|key| key.name).chain(["accounts", "apis"]))
-        }
+    let home = |name: &str| {
+        let sections = [section, Section::Account, Section::Api, Section::TopLevel].into_iter();
+        sections.into_iter().find(|section| section.names().any(|known| known == name))
+    };
+    let belongs = |other: Section| match other {
+        Section::TopLevel => "belongs at the top level".to_owned(),
+        other => format!("belongs under {}", other.heading()),
+    };
+    if let Some(other) = home(name) {
+        return wrong.hint(format!("`{}` {}", printable(name), belongs(other)));
+    }
+    let groups = ["accounts", "apis"].into_iter().filter(|_| section == Section::TopLevel);
+    let sections = [section, Section::Api, Section::Account, Section::TopLevel].into_iter();
+    match nearest(name, sections.flat_map(Section::names).chain(groups)) {
+        Some(meant) => match home(meant).filter(|home| *home != section) {
+            Some(other) => wrong.hint(format!("did you mean `{meant}`, which {}?", belongs(other))),
+            None => wrong.hint(format!("did you mean `{meant}`?")),
+        },
+        None => wrong,
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn duration(value: &Value) -> Result<u64, Diagnostic> {
 pub(super) fn size(value: &Value) -> Result<u64, Diagnostic> {
     let Value::String(text) = value else { return number(value).map_err(|_| mismatch("a size like \"64KiB\"", value)) };
     let wrong = || Diagnostic::new(format!("{} is not a size", shown(text)));
-    measure(text, &SIZE_UNITS, false).ok_or_else(|| wrong().hint("write a size like \"64KiB\" (B, KiB, MiB, KB, MB)"))
+    measure(text, &SIZE_UNITS, false).ok_or_else(|| wrong().hint("write a size like \"64KiB\" (B, KiB, MiB, GiB, KB, MB, GB)"))
 }
 
 /// `1h30m`: numbers, each with its unit; `several`: more than one.

@@ -197,6 +197,11 @@ fn read_layers(input: &Input) -> Layers {
 /// The file's path and text. A file that was asked for, or by which the daemon runs, must be there; the default one need not.
 fn read_file(input: &Input) -> Result<Option<(PathBuf, String)>, Fault> {
     let (path, origin) = input.settings_file();
+    if path.as_os_str().is_empty() && origin.is_written() {
+        let hint =
+            if matches!(origin, ValueOrigin::Flag(_)) { "leave it out or name a file" } else { "unset it or give it a value" };
+        return Err(Fault::new(origin, "", Diagnostic::new("is empty").hint(hint)));
+    }
     let is_optional = origin == ValueOrigin::Default && !input.needs_default_file;
     let wrong = match files::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => return Ok(Some((path, text))),

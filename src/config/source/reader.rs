@@ -142,7 +142,7 @@ macro_rules! table {
 }
 
 /// Declares a type of settings that are right, and how each field is read from what was written. `of` gives `None` as long
-/// as a field has no right value. `named`: each field has the name of its setting, and `changed` names the first that differs.
+/// as a field has no right value. `named`: each field has the name of its setting, and `changed` names those that differ.
 macro_rules! built {
     (named $(#[$meta:meta])* $name:ident of $args:tt {
         $($(#[$field_meta:meta])* $field:ident: $type:ty = $value:expr,)+
@@ -150,11 +150,10 @@ macro_rules! built {
         built! { $(#[$meta])* $name of $args { $($(#[$field_meta])* $field: $type = $value,)+ } }
 
         impl $name {
-            /// The first field that differs from the other's, by name.
-            #[must_use]
-            pub fn changed(&self, other: &Self) -> Option<&'static str> {
+            /// The fields that differ from the other's, by name.
+            pub fn changed(&self, other: &Self) -> impl Iterator<Item = &'static str> + use<> {
                 let differing = [$((stringify!($field), self.$field != other.$field)),+];
-                differing.into_iter().find_map(|(name, differs)| differs.then_some(name))
+                differing.into_iter().filter_map(|(name, differs)| differs.then_some(name))
             }
         }
     };

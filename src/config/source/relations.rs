@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{
     account::AccountEntry,
     api::ApiEntry,
-    faults::{Diagnostic, shown},
+    faults::{Diagnostic, printable, shown},
     login::Choice,
     setting::{Findings, Setting, parts},
     tables::Written,
@@ -162,6 +162,7 @@ fn telemetry(top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
 
 fn log_in(account: &AccountEntry, choice: &Choice, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     findings.fault(&account.login_extra, twice_in_login(account));
+    one_field_for_both(account, findings);
     let (login, refresh) = (&account.login_url, &account.refresh_url);
     if *choice == Choice::Off && refresh.is_written() {
         findings.warn(refresh, Diagnostic::new("has no effect, since log-in is off"));
@@ -181,8 +182,20 @@ fn twice_in_login(account: &AccountEntry) -> Option<Diagnostic> {
     let (username, password) = (account.login_fields_username.known()?, account.login_fields_password.known()?);
     let extra = account.login_extra.known()?;
     let taken = [("username", username), ("password", password)].into_iter().find(|(_, field)| extra.contains_key(*field))?;
-    let wrong = Diagnostic::new(format!("has {}, which is the field of the {}", shown(taken.1), taken.0));
+    // Not in backticks: those name keys, also where the user writes variables.
+    let wrong = Diagnostic::new(format!("has \"{}\", which is the field of the {}", printable(taken.1), taken.0));
     Some(wrong.hint(format!("leave it out: `login_fields.{}` names that field, and its value is the account's", taken.0)))
+}
+
+/// Reports one field for user name and password, which would be in the body twice.
+fn one_field_for_both(account: &AccountEntry, findings: &mut Findings) {
+    let (username, password) = (&account.login_fields_username, &account.login_fields_password);
+    if username.known().is_none() || username.known() != password.known() {
+        return;
+    }
+    let (setting, other) = if password.is_written() { (password, "user name") } else { (username, "password") };
+    let wrong = Diagnostic::new(format!("is the field of the {other}, too: the log-in's body would have it twice"));
+    findings.fault(setting, wrong.hint("give user name and password a field each"));
 }
 
 /// Reports a setting that stands without another that it needs.

@@ -20,6 +20,12 @@ impl Section {
         }
     }
 
+    /// The names that may stand in it: those of its keys, and of the tables inside it that hold keys.
+    pub(super) fn names(self) -> impl Iterator<Item = &'static str> {
+        let tables = self.keys().iter().filter_map(|key| key.name.split_once('.').map(|(table, _)| table));
+        self.keys().iter().map(|key| key.name).chain(tables)
+    }
+
     /// The key of that name.
     pub(super) fn find(self, name: &str) -> Option<&'static Key> {
         self.keys().iter().find(|key| key.name == name)

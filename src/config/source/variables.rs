@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::{
     environment::Environment,
-    faults::{Diagnostic, Fault, ValueOrigin, Warning},
+    faults::{Diagnostic, Fault, ValueOrigin, Warning, nearest},
     file::is_name,
     layers::{Layers, Leaf},
-    named_variables::{self, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY, variable_by_path},
+    named_variables::{self, CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY, variable_by_path, variable_of},
     setting::{Key, Section},
     tables::key_at,
     toml::{Form, value_of},
@@ -62,8 +62,13 @@ impl VariableReader<'_> {
     fn by_name(&mut self, value: &OsStr) {
         let Some((variable, is_file)) = named_variables::find(self.name) else { return self.unknown_name() };
         let path = variable.path.unwrap_or_default();
+        if self.name == CONFIG && value.is_empty() {
+            // Whoever reads the settings file tells of it.
+            return;
+        }
         if is_file && !value.is_empty() {
-            if self.environment.get(variable.name).is_some() {
+            // An empty one is a fault of its own.
+            if self.environment.get(variable.name).is_some_and(|direct| !direct.is_empty()) {
                 let wrong = Diagnostic::new(format!("set together with {}", variable.name));
                 return self.fault(path, wrong.hint("unset one of the two"));
             }
@@ -79,9 +84,46 @@ impl VariableReader<'_> {
         if self.name.ends_with("_BASE_URL") {
             return;
         }
-        let known: Vec<String> = named_variables::names().map(|(name, ..)| name).collect();
-        let wrong = Diagnostic::new("no such variable; ignored").did_you_mean(self.name, known.iter().map(String::as_str));
+        let likely = self.likely();
+        let wrong = Diagnostic::new("no such variable; ignored");
+        let wrong = match nearest(self.name, likely.iter().map(|(written, _)| written.as_str())) {
+            Some(near) => {
+                let meant = likely.iter().find(|(written, _)| written == near).map_or(near, |(_, meant)| meant);
+                wrong.hint(format!("did you mean `{meant}`?"))
+            }
+            None => wrong,
+        };
         self.layers.findings.warnings.push(Warning::of_variable(self.name, "", wrong));
+    }
+
+    /// Names that a user may think of, each with the variable that is meant: the named variables, each key behind `CAREPORTALS_`, and
+    /// each path with single underscores.
+    fn likely(&self) -> Vec<(String, String)> {
+        let mut likely: Vec<(String, String)> = named_variables::names().map(|(name, ..)| (name.clone(), name)).collect();
+        for key in [Section::TopLevel, Section::Account, Section::Api].into_iter().flat_map(Section::keys) {
+            let entry = self.entry(key.section);
+            let [name, path] = [key.name.to_owned(), key.section.path(entry, key.name)];
+            let written = [&name, &path].map(|name| variable_by_path(name).replace("__", "_"));
+            let meant = variable_of(&path);
+            if key.form == Form::Source && meant == variable_by_path(&path) {
+                likely.extend(written.each_ref().map(|written| (format!("{written}_FILE"), format!("{meant}__FILE"))));
+            }
+            likely.extend(written.map(|written| (written, meant.clone())));
+        }
+        likely
+    }
+
+    /// The account or API that a variable is likely to mean: the only one, or `default`. Of several, none can be told.
+    fn entry(&self, section: Section) -> &str {
+        let mut named = self.layers.entries.iter().filter(|(other, _)| *other == section).map(|(_, name)| name.as_str());
+        let first = named.next().unwrap_or("default");
+        if named.clone().all(|other| other == first) {
+            first
+        } else if named.any(|other| other == "default") || first == "default" {
+            "default"
+        } else {
+            "name"
+        }
     }
 
     fn by_path(&mut self, written: &str, value: &OsStr) {
@@ -115,6 +157,14 @@ impl VariableReader<'_> {
             Some(whole) => wrong.hint(format!("give `{}` as a whole, in TOML syntax", whole.name)),
             None if section.find(&key).is_some() => wrong.hint("an account's or API's name is made of a-z, 0-9 and `-`"),
             None => wrong.did_you_mean(self.name, known.iter().map(String::as_str)),
+        };
+        // The right key in the wrong place is far from its variable by letters.
+        let wrong = match [Section::TopLevel, Section::Account, Section::Api].into_iter().find(|other| other.find(&key).is_some())
+        {
+            Some(other) if wrong.hint.is_none() => {
+                wrong.hint(format!("did you mean `{}`?", variable_by_path(&other.path(self.entry(other), &key))))
+            }
+            _ => wrong,
         };
         self.fault("", wrong);
     }

@@ -79,25 +79,19 @@ impl AllowedDirectories {
 }
 
 impl Sandbox {
-    /// Checks that the process can use everything that `config` names, and the further `files`.
-    ///
-    /// # Errors
-    ///
-    /// The first thing that the sandbox does not let the process use.
-    pub fn admits<'a>(&self, config: &'a Config, files: impl IntoIterator<Item = &'a Path>) -> Result<(), OutsideSandbox> {
-        if runs_commands(config) {
-            return Err(OutsideSandbox::Command);
-        }
+    /// Finds what the sandbox does not let the process use of all that `config` names, and of the further `files`.
+    #[must_use]
+    pub fn outside<'a>(&self, config: &'a Config, files: impl IntoIterator<Item = &'a Path>) -> Vec<OutsideSandbox> {
         let outside = |path: &Path, within: &BTreeSet<PathBuf>| {
             let is_within = |parent: &PathBuf| within.iter().any(|directory| parent.starts_with(directory));
             !parent_directories(path).iter().all(is_within)
         };
-        let mut read = config.files().chain(files).filter(|path| outside(path, &self.0.read));
-        let mut bind = sockets(config).filter(|path| outside(path, &self.0.bind));
-        match read.next().or_else(|| bind.next()) {
-            Some(path) => Err(OutsideSandbox::File(path.to_owned())),
-            None => Ok(()),
-        }
+        let read = config.files().chain(files).filter(|path| outside(path, &self.0.read));
+        let bind = sockets(config).filter(|path| outside(path, &self.0.bind));
+        // Several settings may name one file.
+        let paths: BTreeSet<&Path> = read.chain(bind).collect();
+        let command = runs_commands(config).then_some(OutsideSandbox::Command);
+        command.into_iter().chain(paths.into_iter().map(|path| OutsideSandbox::File(path.to_owned()))).collect()
     }
 }
 

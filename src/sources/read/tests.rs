@@ -32,12 +32,17 @@ async fn a_file_loses_one_trailing_newline() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_file_is_said() {
+async fn what_is_wrong_with_a_file_or_a_command_is_said() {
     let directory = TempDir::new().unwrap();
     let missing = directory.path().join("absent");
     assert_eq!(read_text(Source::File(missing.clone())).await, Err(SourceFault::Missing(missing)));
     let folder = directory.path().to_owned();
     assert_eq!(read_text(Source::File(folder.clone())).await, Err(SourceFault::NotAFile(folder)));
+    let (nothing, unknown) = (command("true"), Source::Command(vec!["/no/such/program".to_owned()]));
+    let nothing = read_text(nothing).await.unwrap_err();
+    assert!(nothing == SourceFault::Empty && nothing.advice().starts_with("correct the command"), "{nothing}");
+    let unknown = read_text(unknown).await.unwrap_err().to_string();
+    assert_eq!(unknown, "the command /no/such/program can't be run (there is no such program)");
     let empty = file(&directory, b"\n");
     assert_eq!(read_text(Source::File(empty.clone())).await, Err(SourceFault::EmptyFile(empty)));
     let longest = vec![b'x'; VALUE_MAX];

@@ -13,7 +13,7 @@ use rustls::{
 };
 use zeroize::Zeroizing;
 
-use super::TlsSetupError;
+use super::{TlsSetupError, without_mark};
 use crate::{config::ClientCertificate, files, secret::Pages};
 
 /// The setting that names the chain's file.
@@ -28,7 +28,7 @@ pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSe
     let (certificates, key) = (&files.certificates, &files.key);
     let none = || TlsSetupError::NoCertificate { setting: CERTIFICATE, path: certificates.clone() };
     let pem = files::read(certificates).map_err(|error| TlsSetupError::unreadable(CERTIFICATE, certificates, &error))?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| none())?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(without_mark(&pem)).collect::<Result<_, _>>().map_err(|_| none())?;
     if chain.is_empty() {
         return Err(none());
     }
@@ -36,7 +36,7 @@ pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSe
     let path = key.clone();
     let pem = files::within(files::LIMIT, move || Pages::read(fs::File::open(&path)?, KEY_FILE_MAX))
         .map_err(|error| TlsSetupError::unreadable(KEY, key, &error))?;
-    let key = WipedKey(private_key(&pem).map_err(unusable)?);
+    let key = WipedKey(private_key(without_mark(&pem)).map_err(unusable)?);
     let signing = any_supported_type(&key.0).map_err(|_| unusable(KeyFault::Unsupported))?;
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {

@@ -2,6 +2,7 @@ use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 
 use super::*;
+use crate::{config::Tls, tls::ClientTls};
 
 struct Files {
     _dir: TempDir,
@@ -49,6 +50,16 @@ fn a_key_in_each_of_its_forms_is_read() {
     assert!(any_supported_type(&private_key(sec1.as_bytes()).unwrap()).is_ok());
     let pkcs1 = private_key(block("RSA PRIVATE KEY", b"some bytes").as_bytes()).unwrap();
     assert!(matches!(&pkcs1, PrivateKeyDer::Pkcs1(key) if key.secret_pkcs1_der() == b"some bytes"));
+}
+
+#[test]
+fn a_byte_order_mark_before_a_pair_does_no_harm() {
+    let (certificate, key) = pair();
+    let (certificate, key) = (format!("\u{feff}{certificate}"), format!("\u{feff}{key}"));
+    let made = files(&certificate, &key);
+    assert_eq!(read(&made.files).unwrap().cert.len(), 1);
+    let roots = Tls { ca_only_file: Some(made.files.certificates.clone()), ..Tls::default() };
+    assert_eq!(ClientTls::new(&roots).unwrap().0.roots.len(), 1);
 }
 
 #[test]

@@ -142,6 +142,26 @@ fn unknown_keys_are_faults_with_a_suggestion_or_their_right_place() {
             account_with("login_fields = { usrname = \"x\" }"),
             "config.toml:5: accounts.default.login_fields.usrname: no such key\n  hint: did you mean `login_fields.username`?",
         ),
+        (
+            account_with("login_field = { username = \"x\" }"),
+            "config.toml:5: accounts.default.login_field: no such key\n  hint: did you mean `login_fields`?",
+        ),
+        (
+            api_with("require_heade = { name = \"x\" }"),
+            "config.toml:6: apis.default.require_heade: no such key\n  hint: did you mean `require_header`?",
+        ),
+        (
+            account_with("require_header = { name = \"x\" }"),
+            "config.toml:5: accounts.default.require_header: no such key\n  hint: `require_header` belongs under `[apis.NAME]`",
+        ),
+        (
+            api_with("login_header = { a = \"x\" }"),
+            "config.toml:6: apis.default.login_header: no such key\n  hint: did you mean `login_headers`, which belongs under `[accounts.NAME]`?",
+        ),
+        (
+            api_with("acces_log = \"off\""),
+            "config.toml:6: apis.default.acces_log: no such key\n  hint: did you mean `access_log`, which belongs at the top level?",
+        ),
         (account_with("login_fields = 1"), "config.toml:5: accounts.default.login_fields: expected a table"),
     ] {
         assert_faults(&loaded, &[expected]);
@@ -198,7 +218,7 @@ fn a_fault_of_the_file_brings_no_other_about_variables() {
         ("[api.x]\nlisten = \"127.0.0.1:1\"\n", "config.toml:1: api: no such key\n  hint: did you mean `[apis.x]`?"),
         ("[account]\norganization = \"acme\"\n", "config.toml:1: account: no such key\n  hint: did you mean `[accounts.NAME]`?"),
         ("lgo = \"debug\"\n", "config.toml:1: lgo: no such key\n  hint: did you mean `log`?"),
-        ("port = 1\n", "config.toml:1: port: no such key\n  hint: did you mean `listen`?"),
+        ("port = 1\n", "config.toml:1: port: no such key\n  hint: did you mean `listen`, which belongs under `[apis.NAME]`?"),
         ("log_level = \"debug\"\n", "config.toml:1: log_level: no such key\n  hint: did you mean `log`?"),
     ] {
         assert_faults(&load_text(text), &[expected]);

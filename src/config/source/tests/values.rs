@@ -351,8 +351,27 @@ fn statuses_and_extra_members() {
     );
     assert_faults(
         &account_with("login_extra = { username = \"y\" }"),
-        &["config.toml:5: accounts.default.login_extra: has `username`, which is the field of the username"],
+        &["config.toml:5: accounts.default.login_extra: has \"username\", which is the field of the username"],
     );
+    let variable = ("CAREPORTALS__ACCOUNTS__DEFAULT__LOGIN_EXTRA", "{ username = \"y\" }");
+    let expected = format!("{}: has \"username\", which is", variable.0);
+    assert_faults(&load_both(ACCOUNT, &[variable]), &[&expected]);
+}
+
+#[test]
+fn user_name_and_password_need_a_field_each() {
+    let hint = "\n  hint: give user name and password a field each";
+    for (line, at, other) in [
+        ("login_fields = { username = \"a\", password = \"a\" }", "password", "user name"),
+        ("login_fields = { password = \"username\" }", "password", "user name"),
+        ("login_fields = { username = \"password\" }", "username", "password"),
+    ] {
+        let expected = format!(
+            "config.toml:5: accounts.default.login_fields.{at}: is the field of the {other}, too: the log-in's body would have it twice{hint}"
+        );
+        assert_faults(&account_with(line), &[&expected]);
+    }
+    sound(account_with("login_fields = { username = \"password\", password = \"username\" }"));
 }
 
 #[test]

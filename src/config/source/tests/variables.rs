@@ -209,6 +209,11 @@ fn unknown_path_variables_are_faults_with_a_suggestion() {
         ),
         ("CAREPORTALS__DRAIN_DELY", "CAREPORTALS__DRAIN_DELY: no such key\n  hint: did you mean `CAREPORTALS__DRAIN_DELAY`?"),
         ("CAREPORTALS__XYZZY", "CAREPORTALS__XYZZY: no such key"),
+        ("CAREPORTALS__ALLOW", "CAREPORTALS__ALLOW: no such key\n  hint: did you mean `CAREPORTALS__APIS__DEFAULT__ALLOW`?"),
+        (
+            "CAREPORTALS__APIS__DEFAULT__TOKEN_WAIT",
+            "CAREPORTALS__APIS__DEFAULT__TOKEN_WAIT: no such key\n  hint: did you mean `CAREPORTALS__ACCOUNTS__DEFAULT__TOKEN_WAIT`?",
+        ),
         ("CAREPORTALS__APIS", "CAREPORTALS__APIS: no such key"),
         ("CAREPORTALS__APIS____LISTEN", "CAREPORTALS__APIS____LISTEN: no such key"),
         ("CAREPORTALS__", "CAREPORTALS__: no such key"),
@@ -251,6 +256,50 @@ fn other_unknown_variables_are_a_warning_with_a_suggestion() {
         assert!(warning.starts_with(expected), "{warning}");
         sound(loaded);
     }
+}
+
+#[test]
+fn a_variable_named_by_a_key_alone_is_told_how_that_key_is_spelled() {
+    let by_file = format!("{ACCOUNT}[apis.emr-eu]\npreset = \"patient\"\n");
+    let by_several = format!("{by_file}prefix = \"/a\"\n[apis.two]\nprefix = \"/b\"\n");
+    for (text, name, meant) in [
+        ("", "HARDENING", "CAREPORTALS__HARDENING"),
+        ("", "DRAIN_DELAY", "CAREPORTALS__DRAIN_DELAY"),
+        ("", "DRAIN_DELY", "CAREPORTALS__DRAIN_DELAY"),
+        ("", "TLS_MIN", "CAREPORTALS__TLS_MIN"),
+        ("", "ACCESS_LOG", "CAREPORTALS__ACCESS_LOG"),
+        ("", "QUITQUITQUIT", "CAREPORTALS__QUITQUITQUIT"),
+        ("", "TOKEN_WAIT", "CAREPORTALS__ACCOUNTS__DEFAULT__TOKEN_WAIT"),
+        ("", "ALLOW", "CAREPORTALS__APIS__DEFAULT__ALLOW"),
+        ("", "LOGIN_FIELDS_USERNAME", "CAREPORTALS__ACCOUNTS__DEFAULT__LOGIN_FIELDS__USERNAME"),
+        ("", "REQUIRE_HEADER_VALUE_FILE", "CAREPORTALS__APIS__DEFAULT__REQUIRE_HEADER__VALUE__FILE"),
+        ("", "APIS_DEFAULT_ALLOW", "CAREPORTALS__APIS__DEFAULT__ALLOW"),
+        ("", "APIS_DEFAULT_LISTEN", "CAREPORTALS_LISTEN"),
+        ("", "PRESET", "CAREPORTALS_API"),
+        (by_file.as_str(), "ALLOW", "CAREPORTALS__APIS__EMR_EU__ALLOW"),
+        (by_several.as_str(), "ALLOW", "CAREPORTALS__APIS__NAME__ALLOW"),
+    ] {
+        let variable = format!("CAREPORTALS_{name}");
+        let account = if text.is_empty() { &VARIABLES[..] } else { &[] };
+        let loaded = load_both(text, &[account, &[(variable.as_str(), "canary")]].concat());
+        let expected = format!("{variable}: no such variable; ignored\n  hint: did you mean `{meant}`?");
+        assert!(warnings(&loaded).contains(&expected), "{expected}\n{:?}", warnings(&loaded));
+    }
+}
+
+#[test]
+fn an_empty_variable_is_one_fault_whatever_stands_beside_it() {
+    let hint = "is empty\n  hint: unset it or give it a value";
+    let password = format!("CAREPORTALS_PASSWORD: {hint}");
+    assert_faults(&load_variables(&with_account(&[("CAREPORTALS_PASSWORD", "")])), &[&password]);
+    let file = format!("CAREPORTALS_PASSWORD_FILE: {hint}");
+    let direct = [VARIABLES[0], VARIABLES[1], ("CAREPORTALS_PASSWORD", "canary"), ("CAREPORTALS_PASSWORD_FILE", "")];
+    assert_faults(&load_variables(&direct), &[&file]);
+    let config = format!("CAREPORTALS_CONFIG: {hint}");
+    assert_faults(&load_variables(&[("CAREPORTALS_CONFIG", "")]), &[&config]);
+    assert!(daemon_address(&input(&[("CAREPORTALS_CONFIG", "")])).control.value.unwrap_err().to_string().starts_with(&config));
+    let flag = load(Input { config_flag: Some(PathBuf::new()), ..input(&VARIABLES) });
+    assert_faults(&flag, &["--config: is empty\n  hint: leave it out or name a file"]);
 }
 
 #[test]

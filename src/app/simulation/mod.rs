@@ -36,7 +36,12 @@ mod trailers;
 mod upstreams;
 mod world;
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    sync::{Arc, mpsc::RecvTimeoutError},
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
@@ -90,7 +95,23 @@ struct Outcome {
     counts: Counts,
 }
 
+/// What takes longer in real time goes round in a circle: in paused time nothing else takes long.
+const ENDLESS: Duration = Duration::from_secs(120);
+
+/// Ends the process if what it gives lives for so long: nothing else stops what goes round in a circle.
+fn watch_for_circles(seed: u64) -> std::sync::mpsc::Sender<()> {
+    let (playing, played) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        if played.recv_timeout(ENDLESS) == Err(RecvTimeoutError::Timeout) {
+            println!("BROKEN: seed {seed} has no end");
+            std::process::abort();
+        }
+    });
+    playing
+}
+
 fn play(seed: u64) -> Outcome {
+    let _playing = watch_for_circles(seed);
     fastrand::seed(seed);
     panics::watch();
     let directory = tempfile::tempdir().unwrap();

@@ -158,8 +158,7 @@ where
             tokio::select! {
                 biased;
                 connected = connecting.as_mut() => return self.open_offered(connected, None).await,
-                // If it is told to connect, it passes that on: it does.
-                woken = pool.wait(reuse) => if let Ok(Wakeup::Stream(permit)) = woken {
+                woken = pool.wait_beside(reuse) => if let Ok(Wakeup::Stream(permit)) = woken {
                     return Ok(Lease(Leased::Stream(permit)));
                 },
             }

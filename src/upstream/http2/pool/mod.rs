@@ -70,6 +70,8 @@ struct PooledConnection {
 struct WaitingRequest {
     /// It may use only connections that were opened after this.
     opened_after: Option<Instant>,
+    /// It connects itself, which takes long: it is never told to.
+    connects: bool,
     wakeup: oneshot::Sender<Wakeup>,
 }
 
@@ -133,16 +135,16 @@ impl Http2Pool {
         if state.spoken == Some(Protocol::Http1) {
             return Checkout::ConnectAlone;
         }
-        if state.waiting.len() < state.expected_streams() {
-            return Checkout::Wait(state.wait(opened_after));
+        if state.unled() < state.expected_streams() {
+            return Checkout::Wait(state.wait(opened_after, false));
         }
         state.connecting += 1;
         Checkout::Connect(PendingConnection(Some(self.clone())))
     }
 
-    /// Waits for a stream, whether or not a connection is being made.
-    pub(in crate::upstream) fn wait(&self, reuse: Reuse) -> oneshot::Receiver<Wakeup> {
-        self.lock().wait(opened_after(reuse))
+    /// Waits for a stream, for a request that connects itself and is never told to.
+    pub(in crate::upstream) fn wait_beside(&self, reuse: Reuse) -> oneshot::Receiver<Wakeup> {
+        self.lock().wait(opened_after(reuse), true)
     }
 
     /// The right to open a connection ahead of need, unless one is being opened, or is there and not retired within `lead`.
@@ -284,10 +286,15 @@ fn opened_after(reuse: Reuse) -> Option<Instant> {
 }
 
 impl PoolState {
-    fn wait(&mut self, opened_after: Option<Instant>) -> oneshot::Receiver<Wakeup> {
+    fn wait(&mut self, opened_after: Option<Instant>, connects: bool) -> oneshot::Receiver<Wakeup> {
         let (wakeup, woken) = oneshot::channel();
-        self.waiting.push_back(WaitingRequest { opened_after, wakeup });
+        self.waiting.push_back(WaitingRequest { opened_after, connects, wakeup });
         woken
+    }
+
+    /// How many requests wait that do not connect themselves.
+    fn unled(&self) -> usize {
+        self.waiting.iter().filter(|waiting| !waiting.connects).count()
     }
 
     /// Whether the server has asked for HTTP/1.1 of late.
@@ -325,8 +332,9 @@ impl PoolState {
             }
         }
         let http1 = self.spoken == Some(Protocol::Http1);
-        while http1 || self.waiting.len() > self.expected_streams() {
-            let Some(waiting) = self.waiting.pop_front() else { break };
+        while http1 || self.unled() > self.expected_streams() {
+            let first = self.waiting.iter().position(|waiting| http1 || !waiting.connects);
+            let Some(waiting) = first.and_then(|at| self.waiting.remove(at)) else { break };
             if waiting.wakeup.is_closed() {
                 continue;
             }

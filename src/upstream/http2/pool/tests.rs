@@ -421,6 +421,25 @@ async fn a_connection_that_the_server_is_closing_takes_no_request() {
     assert_eq!(sending.await.unwrap().unwrap().status(), 200, "what it had accepted, it answers");
 }
 
+#[tokio::test]
+async fn requests_that_connect_themselves_are_never_told_to_and_get_the_stream_of_another_one() {
+    let (server, pool) = (serve(Some(100)).await, Http2Pool::new(HOUR, KeepAlive::default()));
+    let first = connecting(pool.checkout(Reuse::Any));
+    let mut waits = waiting(pool.checkout(Reuse::Any));
+    let mut beside = [pool.wait_beside(Reuse::Any), pool.wait_beside(Reuse::Any)];
+    drop(first);
+    assert!(beside.iter_mut().all(nothing_yet));
+    let Ok(Wakeup::Connect(second)) = waits.try_recv() else { panic!("nobody connects") };
+    // Each of them has handed the right to connect on, and would go on for ever.
+    drop(second);
+    assert!(beside.iter_mut().all(nothing_yet));
+    let third = connecting(pool.checkout(Reuse::Any));
+    let _own = server.insert(&pool, third).await;
+    for waits in beside {
+        assert_eq!(told(waits).await, "stream");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connection_on_which_the_server_is_silent_is_dead_within_ten_seconds_and_its_requests_fail() {
     let (server, pool) = (serve(None).await, Http2Pool::new(HOUR, KeepAlive::default()));

@@ -111,6 +111,16 @@ fn until_all_are_over(simulator: &Simulator) {
 }
 
 #[test]
+fn a_head_that_begins_with_the_request_before_it_has_its_time_too() {
+    let simulator = simulator();
+    let sidecar = with(&simulator, &[("head_timeout", "500ms")]);
+    let mut client = sidecar.connect();
+    client.write(&[&Request::get("/users/account").head()[..], b"GET /users/account HTTP/1.1\r\nHost:"].concat());
+    assert_eq!(client.answer("GET").status, 200);
+    client.read_to_end();
+}
+
+#[test]
 fn heads_that_drip_in_byte_by_byte_from_many_end_with_head_timeout() {
     const CLIENTS: usize = 300;
     let simulator = simulator();

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::harness::{
     Answer, Connection, Crowd, Http2Peer, ManualHttp2, OFF_AND_AUTO, Request, Setup, Sidecar,
-    frames::{BODY, CANCEL, INTERNAL_ERROR, NO_ERROR, RST_STREAM},
+    frames::{BODY, CANCEL, END_STREAM, INTERNAL_ERROR, NO_ERROR, RST_STREAM},
     now, pattern, simulator, until, until_still,
 };
 
@@ -47,6 +47,31 @@ fn a_connection_on_which_the_server_says_nothing_keeps_only_the_request_that_mad
     let (stream, _) = peer.request();
     peer.answer(stream, b"");
     assert!(all.into_iter().all(|mut client| client.answer("GET").status == 200));
+}
+
+#[test]
+fn an_upload_goes_on_behind_the_head_of_its_answer() {
+    let upstream = ManualHttp2::listen();
+    let sidecar = upstream.setup().start();
+    let mut client = sidecar.connect();
+    client.write(&Request::new("POST", "/users").header("Content-Length", "8").head());
+    client.write(b"half");
+    let mut peer = upstream.accept(100);
+    let head = peer.frame().unwrap();
+    let half = peer.frame().unwrap();
+    assert_eq!((half.kind, half.payload.as_slice()), (BODY, &b"half"[..]));
+    peer.head(head.stream);
+    assert_eq!(client.head().status, 200);
+    client.write(b" end");
+    let mut rest = Vec::new();
+    while rest.len() < 4 {
+        let frame = peer.frame().expect("the rest of the upload");
+        assert_eq!((frame.kind, frame.stream), (BODY, head.stream), "{frame:?}");
+        rest.extend(frame.payload);
+    }
+    assert_eq!(rest, b" end");
+    peer.send(BODY, END_STREAM, head.stream, b"done");
+    client.read_until(b"done");
 }
 
 #[test]

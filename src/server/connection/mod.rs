@@ -138,6 +138,10 @@ async fn http1<A: RequestService>(mut stream: ClientIo, client: &ClientConnectio
         if state.is_http2() {
             return Some(stream);
         }
+        if !parts.read_buf.is_empty() {
+            // They came with the request before, so nobody has seen that another head has begun.
+            state.read_some();
+        }
         stream.hold(&parts.read_buf);
     }
 }

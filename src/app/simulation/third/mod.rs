@@ -111,8 +111,9 @@ impl Third {
         self.last_end
     }
 
+    /// How many calls have not ended that the server has got. A client may still send the body of one that was refused.
     pub(super) fn unfinished(&self) -> usize {
-        self.calls.values().filter(|call| !call.ended).count()
+        self.calls.values().filter(|call| call.arrived > 0 && !call.ended).count()
     }
 }
 

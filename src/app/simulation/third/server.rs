@@ -82,7 +82,7 @@ pub(super) fn answer_body(number: Number) -> Vec<u8> {
 
 /// What is wrong with a call's head.
 fn judge(world: &World, number: Number, head: &Head) -> Vec<String> {
-    let now = world.now();
+    let (now, is_awake) = (world.now(), world.is_awake());
     let authorization = head.all("authorization").join("");
     let name = authorization.strip_prefix("Bearer ").unwrap_or_default();
     let mut faults = Vec::new();
@@ -106,7 +106,8 @@ fn judge(world: &World, number: Number, head: &Head) -> Vec<String> {
                 if token.expires <= now {
                     faults.push(format!("its token expired {:.3} s ago", now - token.expires));
                 }
-                if newest.is_some_and(|newest| newest > token.arrived && newest + LOGGED_IN < begun) {
+                // One that came in a suspend is not taken.
+                if is_awake && newest.is_some_and(|newest| newest > token.arrived && newest + LOGGED_IN < begun) {
                     faults.push(format!("there is a newer token, at {at:?}"));
                 }
             }

@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
+    task::AbortHandle,
     time::{Sleep, sleep, timeout},
 };
 
@@ -66,7 +67,12 @@ fn filled(text: &str, length: usize) -> Vec<u8> {
 }
 
 /// One app's connection to the daemon.
-enum Connection {
+struct Connection {
+    sender: RequestSender,
+    driver: AbortHandle,
+}
+
+enum RequestSender {
     Http1(http1::SendRequest<Pieces>),
     Http2(http2::SendRequest<Pieces>),
 }
@@ -79,29 +85,27 @@ impl Connection {
         let io = TokioIo::new(Dribbling { stream, slowness, pause: None });
         if world.chance(0.6) {
             let (sender, connection) = http1::handshake(io).await.ok()?;
-            tokio::spawn(connection);
-            Some(Self::Http1(sender))
+            Some(Self { sender: RequestSender::Http1(sender), driver: tokio::spawn(connection).abort_handle() })
         } else {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.ok()?;
-            tokio::spawn(connection);
-            Some(Self::Http2(sender))
+            Some(Self { sender: RequestSender::Http2(sender), driver: tokio::spawn(connection).abort_handle() })
         }
     }
 
     fn is_closed(&self) -> bool {
-        match self {
-            Self::Http1(sender) => sender.is_closed(),
-            Self::Http2(sender) => sender.is_closed(),
+        match &self.sender {
+            RequestSender::Http1(sender) => sender.is_closed(),
+            RequestSender::Http2(sender) => sender.is_closed(),
         }
     }
 
     async fn send(&mut self, request: Request<Pieces>) -> hyper::Result<Response<Incoming>> {
-        match self {
-            Self::Http1(sender) => {
+        match &mut self.sender {
+            RequestSender::Http1(sender) => {
                 sender.ready().await?;
                 sender.send_request(request).await
             }
-            Self::Http2(sender) => sender.clone().send_request(request).await,
+            RequestSender::Http2(sender) => sender.clone().send_request(request).await,
         }
     }
 }
@@ -125,6 +129,10 @@ pub(super) async fn run(world: Arc<World>, number: usize) {
         };
         let patience = if world.chance(0.05) { world.milliseconds(1..=4000) } else { LIMIT };
         let ending = call(&world, open, (number, account), patience).await;
+        if ending == Ending::GivenUp {
+            // By itself it would first write the rest of the request, perhaps slowly.
+            open.driver.abort();
+        }
         if matches!(ending, Ending::Cut | Ending::GivenUp | Ending::Unsent) {
             connection = None;
         }
@@ -140,7 +148,7 @@ async fn call(world: &Arc<World>, connection: &mut Connection, (client, account)
     let body = request_body(call, method);
     world.begin_call(call, method == "POST" && !(has_key && account == RELIES_ON_KEYS), body.len(), account);
     world.upstreams().reads(call);
-    let sender = if matches!(connection, Connection::Http1(_)) { Sender::Http1 } else { Sender::Http2 };
+    let sender = if matches!(connection.sender, RequestSender::Http1(_)) { Sender::Http1 } else { Sender::Http2 };
     let (target, more) = world.heads().of_call(call, account, method, sender);
     let body = Pieces::of(world, body, world.heads().sends_trailers(call).then(|| trailers::map(&trailers::of_call(call))));
     let uri = if sender == Sender::Http1 { target } else { format!("http://localhost{target}") };

@@ -132,7 +132,11 @@ pub(super) fn nothing_is_held(world: &World, daemon: &Daemon) {
     let document = daemon.status.document(Detail::Full);
     for account in &document.accounts {
         let is_well = matches!(account.state.as_deref(), Some("ready" | "refreshing")) && account.usable;
-        if !is_well || account.trouble.is_some() || account.last_error.is_some() {
+        // A new token has been tried by nobody yet.
+        let was_refused = ACCOUNTS.iter().position(|name| *name == account.name);
+        let was_refused = was_refused.is_some_and(|index| world.ledger(|ledger, _| ledger.was_refused_last(index)));
+        let trouble = account.trouble.as_deref().filter(|trouble| !(was_refused && *trouble == "token_refused"));
+        if !is_well || trouble.is_some() || account.last_error.is_some() {
             world.break_promise(format!("all is well, and the status says: {account:?}"));
         }
     }

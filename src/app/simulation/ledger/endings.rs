@@ -185,6 +185,13 @@ impl Ledger {
         }
     }
 
+    /// Whether the last answer of an account's API refused the token.
+    pub(in crate::app::simulation) fn was_refused_last(&self, account: usize) -> bool {
+        let ended = self.calls.values().filter(|call| call.account == account).filter_map(|call| call.ended.as_ref());
+        let answered = ended.filter(|(_, ending)| matches!(ending, Ending::Answered(_)));
+        answered.max_by_key(|(at, _)| *at).is_some_and(|(_, ending)| *ending == Ending::Answered(401))
+    }
+
     /// When the last call has ended that has.
     pub(in crate::app::simulation) fn last_end(&self) -> Duration {
         self.calls.values().filter_map(|call| Some(call.ended.as_ref()?.0)).max().unwrap_or_default()

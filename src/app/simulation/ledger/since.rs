@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Ledger, Reply, documents::right_time};
+use super::{Ending, Ledger, Reply, documents::right_time};
 use crate::{
     app::simulation::world::{ACCOUNTS, account_of},
     status::{AccountDocument, ApiDocument},
@@ -75,10 +75,16 @@ impl Ledger {
             }
             let of_account = || self.calls.values().filter(|call| call.account == index);
             let ended = of_account().any(|call| call.ended.as_ref().is_none_or(|(ended, _)| *ended > from));
+            let has_come = |from: Duration| {
+                of_account().any(|call| {
+                    matches!(&call.ended, Some((at, Ending::Refused(502, code))) if *at > from && code.starts_with("upstream"))
+                })
+            };
             let may_be_new = match state {
-                // Only an answer ends an outage.
-                "unreachable" => self.answered[index].is_some_and(|answered| answered > from),
-                "busy" => !is_same_clock || now > then + SHORTAGE,
+                // Only an answer ends an outage, be it one that is not HTTP.
+                "unreachable" => self.answered[index].is_some_and(|answered| answered > from) || has_come(from),
+                // The clock may have been set since it began.
+                "busy" => !is_same_clock || (now - then).abs() > SHORTAGE,
                 "no_token" => self.tokens_of(index) != before.tokens || self.was_disturbed(from),
                 _ => ended || self.was_disturbed(from),
             };

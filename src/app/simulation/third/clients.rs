@@ -153,6 +153,10 @@ fn judge(world: &World, (before, after): (Then, Then), ending: &Ending, (arrived
         // A connection may have been closed while it was idle.
         return (is_new && world.has_room()).then(|| "it was dropped".to_owned());
     };
+    // A log-in that was in flight through a suspend brings no token.
+    if *status == 503 && !world.is_awake() {
+        return None;
+    }
     let took = after.at.saturating_sub(before.at);
     let is_stable = before.changes == after.changes && !before.changing;
     let expected = match (before.served, before.logged_out) {

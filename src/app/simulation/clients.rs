@@ -22,7 +22,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
-    task::AbortHandle,
     time::{Sleep, sleep, timeout},
 };
 
@@ -69,7 +68,8 @@ fn filled(text: &str, length: usize) -> Vec<u8> {
 /// One app's connection to the daemon.
 struct Connection {
     sender: RequestSender,
-    driver: AbortHandle,
+    /// The same socket as the sender's.
+    socket: std::os::unix::net::UnixStream,
 }
 
 enum RequestSender {
@@ -79,16 +79,20 @@ enum RequestSender {
 
 impl Connection {
     async fn open(world: &Arc<World>, account: usize) -> Option<Self> {
-        let stream = UnixStream::connect(world.listener(account)).await.ok()?;
+        let stream = UnixStream::connect(world.listener(account)).await.ok()?.into_std().ok()?;
+        let socket = stream.try_clone().ok()?;
+        let stream = UnixStream::from_std(stream).ok()?;
         // Where places are few, a head that comes slowly gives up its own.
         let slowness = (world.has_room() && world.chance(0.15)).then(|| (world.draw(1..=400), world.milliseconds(1..=700)));
         let io = TokioIo::new(Dribbling { stream, slowness, pause: None });
         if world.chance(0.6) {
             let (sender, connection) = http1::handshake(io).await.ok()?;
-            Some(Self { sender: RequestSender::Http1(sender), driver: tokio::spawn(connection).abort_handle() })
+            tokio::spawn(connection);
+            Some(Self { sender: RequestSender::Http1(sender), socket })
         } else {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.ok()?;
-            Some(Self { sender: RequestSender::Http2(sender), driver: tokio::spawn(connection).abort_handle() })
+            tokio::spawn(connection);
+            Some(Self { sender: RequestSender::Http2(sender), socket })
         }
     }
 
@@ -131,7 +135,7 @@ pub(super) async fn run(world: Arc<World>, number: usize) {
         let ending = call(&world, open, (number, account), patience).await;
         if ending == Ending::GivenUp {
             // By itself it would first write the rest of the request, perhaps slowly.
-            open.driver.abort();
+            drop(open.socket.shutdown(std::net::Shutdown::Both));
         }
         if matches!(ending, Ending::Cut | Ending::GivenUp | Ending::Unsent) {
             connection = None;

@@ -17,6 +17,8 @@ pub enum ListenerError {
     Group(String, NoSuchGroup),
     /// Everybody may replace files in the directory of the Unix socket that the named setting has.
     OpenDirectory(String, PathBuf),
+    /// Something that is no socket is where the named setting has one.
+    InTheWay(String, BindError),
     /// The Unix socket of the named API is, by another path, what something else listens on.
     SameFile(String, PathBuf, String),
     /// None of the addresses exists on this machine.
@@ -37,6 +39,7 @@ impl fmt::Display for ListenerError {
             Self::OpenDirectory(key, path) => {
                 write!(f, "{key}: {}\n  hint: {OPEN_DIRECTORY_HINT}", open_directory(path))
             }
+            Self::InTheWay(key, error) => write!(f, "{key}: {error}"),
             Self::SameFile(api, path, other) => write!(f, "apis.{api}.listen: {}", same_file(path, other)),
             Self::NoListener => {
                 f.write_str("none of the addresses to listen on exists on this machine\n  hint: set CAREPORTALS_LISTEN")

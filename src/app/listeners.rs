@@ -16,8 +16,8 @@ use crate::{
     config::{Api, Config, ControlSocket, Listen},
     descriptors::{Demand, Descriptors},
     server::{
-        Bound, ConnectionLimit, DirectoryAccess, Passed, SharedDescriptors, SocketAccess, WITHOUT_PLACE, bind_tcp, bind_unix,
-        check_path, passed_sockets,
+        BindError, Bound, ConnectionLimit, DirectoryAccess, Passed, SharedDescriptors, SocketAccess, WITHOUT_PLACE, bind_tcp,
+        bind_unix, check_path, passed_sockets,
     },
 };
 
@@ -260,6 +260,9 @@ pub(super) fn check_sockets(config: &Config) -> CheckedSockets<'_> {
         known.push((true_path(path), Path::new(""), "`control_socket`".to_owned()));
     }
     for api in &config.apis {
+        if api.listen.iter().any(|listen| matches!(listen, Listen::Unix(_))) {
+            checked.faults.extend(access(api).err());
+        }
         for listen in &api.listen {
             let Listen::Unix(path) = listen else { continue };
             let true_path = true_path(path);
@@ -267,10 +270,10 @@ pub(super) fn check_sockets(config: &Config) -> CheckedSockets<'_> {
             let same = known.iter().find(|(other, written, _)| *other == true_path && written != path);
             let is_other = match same {
                 Some((.., other)) => Err(ListenerError::SameFile(api.name.clone(), path.clone(), other.clone())),
-                None => check_path(path).map_err(ListenerError::Bind),
+                None => check_path(path).map_err(|error| ListenerError::InTheWay(listen_of(api), error)),
             };
             known.push((true_path, path, format!("`{}` of API `{}`", path.display(), api.name)));
-            checked.faults.extend([is_other, access(api).map(drop)].into_iter().filter_map(Result::err));
+            checked.faults.extend(is_other.err());
             checked.judge(check_directory(api, path), || (listen_of(api), path));
         }
     }
@@ -278,6 +281,9 @@ pub(super) fn check_sockets(config: &Config) -> CheckedSockets<'_> {
         let access = DirectoryAccess::of_own(path).unwrap_or(DirectoryAccess::Closed);
         let at = || ("control_socket".to_owned(), path.as_path());
         checked.judge(unless_open(access, at), at);
+        let in_the_way =
+            |error: BindError| ListenerError::InTheWay("control_socket".to_owned(), error.of_setting("control_socket"));
+        checked.faults.extend(check_path(path).map_err(in_the_way).err());
     }
     checked
 }

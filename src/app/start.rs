@@ -9,11 +9,11 @@ use super::{
     listeners,
 };
 use crate::{
-    config::{Config, ControlSocket, Egress, Origin, source::Loaded},
+    config::{Config, Egress, Origin, source::Loaded},
     connect::Connector,
     hardening::MissingStep,
     resources,
-    server::{BindError, NoSuchGroup, check_path},
+    server::{BindError, NoSuchGroup},
     sources::oddities,
     tls::{ClientTls, TlsSetupError},
 };
@@ -43,7 +43,12 @@ impl StartError {
     pub fn is_configuration(&self) -> bool {
         let listener = matches!(
             self,
-            Self::Listener(ListenerError::Group(..) | ListenerError::OpenDirectory(..) | ListenerError::SameFile(..))
+            Self::Listener(
+                ListenerError::Group(..)
+                    | ListenerError::OpenDirectory(..)
+                    | ListenerError::SameFile(..)
+                    | ListenerError::InTheWay(..)
+            )
         );
         listener || matches!(self, Self::Tls(_) | Self::Host(_) | Self::Hardening(_))
     }
@@ -65,6 +70,7 @@ impl StartError {
             Self::Listener(ListenerError::Group(api, group)) => {
                 (format!("apis.{api}.socket_group"), group.to_string(), Some(NoSuchGroup::HINT))
             }
+            Self::Listener(ListenerError::InTheWay(key, error)) => (key.clone(), error.message(), error.hint()),
             Self::Listener(ListenerError::SameFile(api, path, other)) => {
                 (format!("apis.{api}.listen"), same_file(path, other), None)
             }
@@ -117,12 +123,7 @@ pub fn faults(config: &Config) -> Vec<StartError> {
 }
 
 fn sockets(config: &Config) -> Vec<StartError> {
-    let faults = listeners::check_sockets(config).faults.into_iter().map(StartError::Listener);
-    let control = match &config.restart_only.control_socket {
-        ControlSocket::Path(path) => check_path(path).err(),
-        ControlSocket::Default(_) | ControlSocket::Off => None,
-    };
-    faults.chain(control.map(|error| StartError::Control(error.of_setting("control_socket")))).collect()
+    listeners::check_sockets(config).faults.into_iter().map(StartError::Listener).collect()
 }
 
 /// What `check` warns of besides what [`rehearse`] refuses: for each, the key, what may go wrong, and a hint. Of sockets the log

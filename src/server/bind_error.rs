@@ -83,6 +83,18 @@ impl BindError {
         Self { listen: format!("unix:{}", path.display()), setting: "listen", why, remedy, is_answered }
     }
 
+    /// What is wrong, without what to do.
+    #[must_use]
+    pub fn message(&self) -> String {
+        format!("cannot listen on {}: {}", self.listen, self.why)
+    }
+
+    /// What to do about it, besides choosing another address.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        self.remedy
+    }
+
     /// Whether another process answers on that Unix socket.
     #[must_use]
     pub fn is_answered(&self) -> bool {

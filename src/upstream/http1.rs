@@ -26,6 +26,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 
 use super::{
+    answer_framing,
     answer_io::{AnswerBeginning, AnswerIo},
     error::{BodyBroken, Cause, SendError, Sent},
     keep_alive::{KeepAlive, announced_timeout},
@@ -34,7 +35,7 @@ use super::{
 use crate::{
     allocator::Wiped,
     clock,
-    connect::{Connection, bytes_written, refused_afterwards},
+    connect::{Connection, Connector, Offer, bytes_written, refused_afterwards},
     metrics::ConnectionGauge,
 };
 
@@ -198,13 +199,16 @@ impl Drop for AbortOnDrop<'_> {
     }
 }
 
-/// Sends one request on a connection that is closed after the answer.
-pub(super) async fn send_alone(connection: Connection, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
+/// Sends one request over a connection of its own, for log-ins: nothing is kept or shared with the data path.
+pub async fn exchange(connector: &Connector, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
+    let connection = connector.connect(Offer::Http1).await.map_err(SendError::unsent)?;
     let handshake = lenient().handshake(TokioIo::new(connection.stream)).await;
     let (mut sender, driver) = handshake.map_err(|_| SendError::unsent(Cause::Closed))?;
     // The task ends with its connection, as above.
     tokio::spawn(async move { drop(driver.await) });
-    sender.send_request(request).await.map_err(|error| SendError::after_sending(classify(&error)))
+    let mut response = sender.send_request(request).await.map_err(|error| SendError::after_sending(classify(&error)))?;
+    answer_framing::settle(&mut response)?;
+    Ok(response)
 }
 
 /// What an error of hyper's means on a connection that began its answer so.

@@ -19,7 +19,8 @@ mod keep_alive;
 mod options;
 mod tunnel;
 
-pub use connections::{Lease, ResponseBody, Upstream, exchange};
+pub use connections::{Lease, ResponseBody, Upstream};
 pub use error::{BodyBroken, Cause, SendError, Sent};
+pub use http1::exchange;
 pub use keep_alive::KeepAlive;
 pub use options::{HeadLimits, Lifetimes, Reuse};

@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     environment::Environment,
@@ -32,7 +32,9 @@ pub(super) fn secret_variables(environment: &Environment, leaves: &[Leaf]) -> Ve
     let named: Vec<&str> = leaves.iter().filter_map(|leaf| leaf.value.get("env")?.as_str()).collect();
     let secrets: Vec<&str> = leaves.iter().flat_map(|leaf| texts_never_shown(leaf, environment)).collect();
     let is_unfit = |name: &OsStr, value: &OsStr| {
-        let is_copy = value.to_str().is_some_and(|value| value.len() >= SECRET_MIN && secrets.contains(&value));
+        let is_copy = value
+            .to_str()
+            .is_some_and(|value| value.len() >= SECRET_MIN && secrets.iter().any(|secret| bare(secret) == bare(value)));
         is_copy || name.to_str().is_some_and(|name| named.contains(&name) || leads_to_one(name, value))
     };
     environment.iter().filter(|(name, value)| is_unfit(name, value)).map(|(name, _)| name.to_owned()).collect()
@@ -45,8 +47,26 @@ fn texts_never_shown<'a>(leaf: &'a Leaf, environment: &'a Environment) -> Vec<&'
         return leaf.value.as_str().or_else(named).into_iter().collect();
     }
     let is_table = key_at(&leaf.path).is_some_and(|key| key.form == Form::SecretTable);
-    let table = leaf.value.as_object().filter(|_| is_table);
-    table.into_iter().flat_map(Map::values).filter_map(Value::as_str).collect()
+    let mut texts = Vec::new();
+    if is_table {
+        collect_texts(&leaf.value, &mut texts);
+    }
+    texts
+}
+
+fn collect_texts<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => texts.push(text),
+        Value::Array(values) => values.iter().for_each(|value| collect_texts(value, texts)),
+        Value::Object(members) => members.values().for_each(|value| collect_texts(value, texts)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// A value without the newline that a file or a shell may have put behind it.
+fn bare(value: &str) -> &str {
+    let value = value.strip_suffix('\n').unwrap_or(value);
+    value.strip_suffix('\r').unwrap_or(value)
 }
 
 fn leads_to_one(name: &str, value: &OsStr) -> bool {
@@ -149,11 +169,18 @@ mod tests {
 
     #[test]
     fn a_copy_of_what_is_never_shown_is_secret_wherever_that_comes_from() {
-        let file = "[accounts.default]\npassword = { env = \"MINE\" }\nlogin_extra = { pin = \"pin-123456\", n = 1 }\n\
+        let file = "[accounts.default]\npassword = { env = \"MINE\" }\nlogin_extra = { pin = \"pin-123456\", n = 1, more = { deep = [\"deep-text\"] } }\n\
                     login_headers = { x-key = \"login-key-1\" }\n[apis.default]\nheaders = { x-key = \"api-key-12\" }\n";
-        let copies = [("A", "demo-password"), ("B", "pin-123456"), ("C", "login-key-1"), ("D", "api-key-12")];
+        let copies = [
+            ("F", "deep-text"),
+            ("G", "demo-password\n"),
+            ("A", "demo-password"),
+            ("B", "pin-123456"),
+            ("C", "login-key-1"),
+            ("D", "api-key-12"),
+        ];
         let variables = [&copies[..], &[("MINE", "demo-password"), ("E", "another-text")]].concat();
-        assert_eq!(secret(&variables, file), ["A", "B", "C", "D", "MINE"]);
+        assert_eq!(secret(&variables, file), ["A", "B", "C", "D", "F", "G", "MINE"]);
         assert_eq!(secret(&[("CAREPORTALS_PASSWORDD", "x"), ("CAREPORTALS_PASSWORD_FIEL", "/p")], "").len(), 2);
     }
 

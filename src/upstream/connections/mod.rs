@@ -16,11 +16,9 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, uri::Authority};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::{
     sync::Notify,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -98,6 +96,7 @@ where
     /// Gives an idle connection, a stream on a shared one, or a new connection; the connector's time-out bounds the wait.
     pub async fn lease(&self, reuse: Reuse) -> Result<Lease<B>, SendError> {
         self.used.store(true, Ordering::Relaxed);
+        let mut waited_since = None;
         loop {
             if let Some(idle) = self.http1.take(reuse) {
                 return Ok(self.exclusive(idle));
@@ -109,15 +108,27 @@ where
                 Checkout::Connect(pending) => return Box::pin(self.connect_for_all(pending, pool, reuse)).await,
                 Checkout::ConnectAlone => return Box::pin(self.or_wait(self.connect_offering_http2(None), reuse)).await,
                 Checkout::ConnectHttp1 => return Box::pin(self.or_wait(self.connect_http1(), reuse)).await,
-                Checkout::Wait(wakeup) => match timeout(self.connector.timeout(), wakeup).await {
-                    Ok(Ok(Wakeup::Stream(permit))) => return Ok(Lease(Leased::Stream(permit))),
-                    Ok(Ok(Wakeup::Connect(pending))) => return Box::pin(self.connect_for_all(pending, pool, reuse)).await,
-                    Ok(Ok(Wakeup::Failed(error))) => return Err(error),
-                    Ok(Ok(Wakeup::TryAgain) | Err(_)) => {}
-                    Err(_) => return Err(SendError::unsent(ConnectError::Timeout)),
-                },
+                Checkout::Wait(wakeup) => {
+                    // Waiting for others' connections, and then making one, take no longer together than making one may.
+                    let until = *waited_since.get_or_insert_with(clock::instant) + self.connector.timeout();
+                    let late = |_| SendError::unsent(ConnectError::Timeout);
+                    match timeout_at(until, wakeup).await.map_err(late)? {
+                        Ok(Wakeup::Stream(permit)) => return Ok(Lease(Leased::Stream(permit))),
+                        Ok(Wakeup::Connect(pending)) => {
+                            let connecting = Box::pin(self.connect_for_all(pending, pool, reuse));
+                            return timeout_at(until, connecting).await.map_err(late)?;
+                        }
+                        Ok(Wakeup::Failed(error)) => return Err(error),
+                        Ok(Wakeup::TryAgain) | Err(_) => {}
+                    }
+                }
             }
         }
+    }
+
+    /// After which time a connection that is not open yet is slow.
+    fn slow(&self) -> Duration {
+        SLOW.min(self.connector.timeout() / 4)
     }
 
     /// Gives what `connecting` gives. When that takes unusually long, another request's HTTP/1.1 connection serves, if it becomes idle
@@ -131,7 +142,7 @@ where
         if matches!(reuse, Reuse::OpenedAfter(_)) {
             return connecting.await;
         }
-        if let Ok(connected) = timeout(SLOW, connecting.as_mut()).await {
+        if let Ok(connected) = timeout(self.slow(), connecting.as_mut()).await {
             return connected;
         }
         tokio::select! {
@@ -150,7 +161,7 @@ where
     /// on any connection that has one before: a handshake that hangs must not fail them all.
     async fn connect_for_all(&self, pending: PendingConnection, pool: &Http2Pool, reuse: Reuse) -> Result<Lease<B>, SendError> {
         let mut connecting = pin!(self.connector.connect(Offer::Http1And2));
-        if let Ok(connected) = timeout(SLOW, connecting.as_mut()).await {
+        if let Ok(connected) = timeout(self.slow(), connecting.as_mut()).await {
             return self.open_offered(connected, Some(pending)).await;
         }
         drop(pending);
@@ -169,7 +180,7 @@ where
     /// unusually long.
     async fn connect_offering_http2(&self, pending: Option<PendingConnection>) -> Result<Lease<B>, SendError> {
         let mut connecting = pin!(self.connector.connect(Offer::Http1And2));
-        if let Ok(connected) = timeout(SLOW, connecting.as_mut()).await {
+        if let Ok(connected) = timeout(self.slow(), connecting.as_mut()).await {
             return self.open_offered(connected, pending).await;
         }
         drop(pending);
@@ -413,14 +424,6 @@ where
         answer_framing::settle(&mut response)?;
         Ok((response, beside))
     }
-}
-
-/// Sends one request over a connection of its own, for log-ins: nothing is kept or shared with the data path.
-pub async fn exchange(connector: &Connector, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
-    let connection = connector.connect(Offer::Http1).await.map_err(SendError::unsent)?;
-    let mut response = http1::send_alone(connection, request).await?;
-    answer_framing::settle(&mut response)?;
-    Ok(response)
 }
 
 /// An answer's body. Over HTTP/1.1, read to its end it gives its connection back; dropped before, it closes it. Over

@@ -1,6 +1,6 @@
 //! What a connection over HTTP/1.1 makes of answers, whole and broken. The server is played byte by byte.
 
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Full};
 
 use super::*;
 use crate::upstream::Sent;

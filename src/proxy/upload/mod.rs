@@ -47,6 +47,8 @@ struct UploadState {
     whole: bool,
     /// The client has sent all of it.
     ended: bool,
+    /// It broke off. The client's body says so once, and then looks as if it had ended.
+    broken: bool,
     /// How many bytes came from the client.
     bytes: u64,
     /// The number of the attempt that may read.
@@ -77,6 +79,7 @@ impl Upload {
             trailers: None,
             whole: true,
             ended: false,
+            broken: false,
             bytes: 0,
             attempt: 0,
             waits_for: WaitsFor::Upstream,
@@ -102,9 +105,10 @@ impl Upload {
         self.lock().forget();
     }
 
-    /// Whether the body can be sent from its beginning.
+    /// Whether the body can be sent from its beginning to its end.
     pub(super) fn is_at_hand(&self) -> bool {
-        self.lock().whole
+        let state = self.lock();
+        state.whole && !state.broken
     }
 
     /// Whether the client has sent all of it.
@@ -163,6 +167,9 @@ impl UploadState {
     }
 
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        if self.broken {
+            return Poll::Ready(Some(Err(UploadError::Client)));
+        }
         let Poll::Ready(polled) = Pin::new(&mut self.client).poll_frame(cx) else {
             if self.waits_for != WaitsFor::Client {
                 self.wait_for(WaitsFor::Client);
@@ -172,7 +179,10 @@ impl UploadState {
         self.wait_for(WaitsFor::Upstream);
         match polled {
             None => self.end(),
-            Some(Err(_)) => return Poll::Ready(Some(Err(UploadError::Client))),
+            Some(Err(_)) => {
+                self.broken = true;
+                return Poll::Ready(Some(Err(UploadError::Client)));
+            }
             Some(Ok(frame)) => {
                 let frame = match frame.into_trailers() {
                     Ok(trailers) => Frame::trailers(headers::trailers_to_upstream(&self.rules, &trailers)),

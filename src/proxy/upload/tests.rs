@@ -107,6 +107,25 @@ async fn a_client_that_goes_away_breaks_its_body_off() {
     drop(client);
     assert_eq!(next(&mut attempt).await.map(|frame| frame.map(drop)), Some(Err(UploadError::Client)));
     assert!(!upload.has_ended() && !attempt.is_end_stream());
+    assert!(!upload.is_at_hand(), "it is not worth sending again");
+}
+
+#[tokio::test]
+async fn a_body_that_broke_off_is_whole_in_no_later_attempt() {
+    for framing in ["content-length: 5", "transfer-encoding: chunked"] {
+        let begun = if framing.starts_with('c') { "he" } else { "2\r\nhe\r\n" };
+        let (upload, client) = uploading(framing, begun, 64).await;
+        let mut first = upload.attempt().unwrap();
+        assert!(next(&mut first).await.unwrap().is_ok());
+        drop(client);
+        assert_eq!(next(&mut first).await.map(|frame| frame.map(drop)), Some(Err(UploadError::Client)));
+        let mut second = upload.attempt().unwrap();
+        assert_eq!(next(&mut second).await.unwrap().unwrap().into_data().unwrap(), "he");
+        for _ in 0..2 {
+            assert_eq!(next(&mut second).await.map(|frame| frame.map(drop)), Some(Err(UploadError::Client)), "{framing}");
+        }
+        assert!(!second.is_end_stream() && !upload.has_ended());
+    }
 }
 
 #[tokio::test]

@@ -34,12 +34,11 @@ pub enum ListenerError {
 impl fmt::Display for ListenerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bind(error) => error.fmt(f),
+            Self::Bind(error) | Self::InTheWay(_, error) => error.fmt(f),
             Self::Group(api, error) => write!(f, "apis.{api}.socket_group: {error}\n  hint: {}", NoSuchGroup::HINT),
             Self::OpenDirectory(key, path) => {
                 write!(f, "{key}: {}\n  hint: {OPEN_DIRECTORY_HINT}", open_directory(path))
             }
-            Self::InTheWay(key, error) => write!(f, "{key}: {error}"),
             Self::SameFile(api, path, other) => write!(f, "apis.{api}.listen: {}", same_file(path, other)),
             Self::NoListener => {
                 f.write_str("none of the addresses to listen on exists on this machine\n  hint: set CAREPORTALS_LISTEN")

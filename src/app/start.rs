@@ -43,12 +43,7 @@ impl StartError {
     pub fn is_configuration(&self) -> bool {
         let listener = matches!(
             self,
-            Self::Listener(
-                ListenerError::Group(..)
-                    | ListenerError::OpenDirectory(..)
-                    | ListenerError::SameFile(..)
-                    | ListenerError::InTheWay(..)
-            )
+            Self::Listener(ListenerError::Group(..) | ListenerError::OpenDirectory(..) | ListenerError::SameFile(..))
         );
         listener || matches!(self, Self::Tls(_) | Self::Host(_) | Self::Hardening(_))
     }

@@ -109,15 +109,12 @@ where
                 Checkout::ConnectAlone => return Box::pin(self.or_wait(self.connect_offering_http2(None), reuse)).await,
                 Checkout::ConnectHttp1 => return Box::pin(self.or_wait(self.connect_http1(), reuse)).await,
                 Checkout::Wait(wakeup) => {
-                    // Waiting for others' connections, and then making one, take no longer together than making one may.
+                    // Others' connections are waited for no longer than one may take; then its own may take as long.
                     let until = *waited_since.get_or_insert_with(clock::instant) + self.connector.timeout();
                     let late = |_| SendError::unsent(ConnectError::Timeout);
                     match timeout_at(until, wakeup).await.map_err(late)? {
                         Ok(Wakeup::Stream(permit)) => return Ok(Lease(Leased::Stream(permit))),
-                        Ok(Wakeup::Connect(pending)) => {
-                            let connecting = Box::pin(self.connect_for_all(pending, pool, reuse));
-                            return timeout_at(until, connecting).await.map_err(late)?;
-                        }
+                        Ok(Wakeup::Connect(pending)) => return Box::pin(self.connect_for_all(pending, pool, reuse)).await,
                         Ok(Wakeup::Failed(error)) => return Err(error),
                         Ok(Wakeup::TryAgain) | Err(_) => {}
                     }

@@ -9,13 +9,14 @@ use std::{
     process::{Child, ExitStatus},
     sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use careportals_simulator::Simulator;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Answer, Connection, Request, Setup, logs::Logs, until};
+use crate::harness::{Answer, Connection, Request, Setup, let_time_pass, logs::Logs, until};
 
 /// This text is in each log line about a log-in that brought a token, and in no other.
 pub const LOGGED_IN: &str = "\"refresh_in_s\"";
@@ -78,8 +79,10 @@ impl Sidecar {
         address
     }
 
-    /// Sends one request to the telemetry listener.
+    /// Sends one request to the telemetry listener, at most 90 times a second: from the hundredth page on, a page may be one of
+    /// the second that has begun, and so tell what is no longer so.
     pub fn telemetry_send(&self, request: &Request) -> Answer {
+        let_time_pass("so that the page is made afresh", Duration::from_millis(11));
         Connection::tcp(TcpStream::connect(self.telemetry_address()).unwrap()).send(request)
     }
 

@@ -162,8 +162,10 @@ pub struct Unavailable {
 pub enum Why {
     /// The account is logged out until an explicit log-in.
     LoggedOut,
-    /// A log-in is in flight and took longer than the request may wait, or a reload has replaced the account meanwhile.
+    /// A log-in is in flight and took longer than the request may wait.
     TokenPending,
+    /// A reload has put another account in its place, or removed it.
+    Replaced,
     /// The last log-in failed, and the next one has its time.
     LoginFailing,
     /// The server refused the credentials.
@@ -388,8 +390,9 @@ impl Availability {
     /// The error of a request that waited until `now` in vain.
     pub(super) fn unavailable(self, now: Moment) -> Unavailable {
         let (why, wait) = match self {
-            // The log-in ended just after the wait did, or another account has the token by now.
-            Self::Available | Self::Ended => (Why::TokenPending, RETRY_MIN),
+            // The log-in ended just after the wait did.
+            Self::Available => (Why::TokenPending, RETRY_MIN),
+            Self::Ended => (Why::Replaced, RETRY_MIN),
             Self::Unavailable { why: Why::LoggedOut, .. } => (Why::LoggedOut, LOGGED_OUT_RETRY),
             Self::Unavailable { why, until } => (why, until.map_or(RETRY_MIN, |until| until.since(now))),
         };
@@ -551,8 +554,8 @@ mod tests {
             let expected = Unavailable { why, retry_after: Duration::from_secs(seconds) };
             assert_eq!(Availability::Unavailable { why, until: until.map(at) }.unavailable(at(10)), expected);
         }
-        for availability in [Availability::Available, Availability::Ended] {
-            let expected = Unavailable { why: Why::TokenPending, retry_after: Duration::from_secs(1) };
+        for (availability, why) in [(Availability::Available, Why::TokenPending), (Availability::Ended, Why::Replaced)] {
+            let expected = Unavailable { why, retry_after: Duration::from_secs(1) };
             assert_eq!(availability.unavailable(at(10)), expected);
         }
     }

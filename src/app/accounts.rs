@@ -56,7 +56,7 @@ fn first_step(before: Option<&Account>, all_logged_out: bool) -> Start {
     if all_logged_out || before.is_some_and(Account::is_logged_out) { Start::StayLoggedOut } else { Start::LogIn }
 }
 
-/// Ends the accounts of `before` that are not among `now`. Requests that wait for their tokens are told to come again.
+/// Ends the accounts of `before` that are not among `now`. Requests that wait for their tokens begin anew by the new routes.
 pub(super) async fn end_the_rest(before: &[Account], now: &[Account]) {
     for account in before {
         if !now.iter().any(|other| other.is_same(account)) {

@@ -115,6 +115,20 @@ impl Exchange {
         }
     }
 
+    /// Goes on at another route, which has to admit the request anew.
+    pub(super) fn move_to(&mut self, route: &Arc<Route>) {
+        self.permit = None;
+        self.would_refuse = None;
+        self.route = Arc::clone(route);
+        if let Some(upload) = &self.upload {
+            upload.go_by(&route.api.rules);
+        }
+        // It was answered before, by a 401, and goes out once more.
+        if self.carried.is_some() {
+            self.retried(Retry::Bearer);
+        }
+    }
+
     /// Keeps a request permit until the exchange ends.
     pub(super) fn keep(&mut self, permit: RequestPermit) {
         self.permit = Some(permit);

@@ -4,6 +4,9 @@
 //! again on another connection only if that can't do anything twice (`retry`). It is sent again with a newer bearer, once, when
 //! its answer has a status of `relogin_on`: whatever its method, if its body is at hand. By default that is 401, by which a
 //! server says that it did nothing; the setting allows any status from 400 to 499.
+//!
+//! When a reload puts another account in the place of the one that a request waits at, the request begins anew by the routes in
+//! force then, with what is left of its time and its resends: no bearer of the one ever goes to the server of the other.
 
 use std::{
     pin::{Pin, pin},
@@ -20,67 +23,67 @@ use tokio::time::Instant;
 
 use super::{
     admit::Admitted,
-    api::{Api, Route},
+    api::Route,
     download::{self, Download, ToClient},
     exchange::Exchange,
     headers::{self, AccountFields, Framing},
     problem::{self, ProxyError},
     retry::{AfterFailure, AfterUnauthorized, FailedSend, IdempotencyKey, Replay, RetryBudget},
-    tunnel::Tunnel,
-    upload::{ToUpstream, Upload, WaitsFor},
+    routes::Router,
+    tunnel,
+    upload::{ToUpstream, Upload, UpstreamResponse, WaitsFor},
 };
 use crate::{
-    account::{Bearer, Fingerprint, Generation},
+    account::{Bearer, Fingerprint, Generation, Unavailable, Why},
     clock,
     deadline::Deadline,
     metrics::Retry,
     server::{Peer, RequestBody},
-    upstream::{ResponseBody, Reuse, SendError},
+    upstream::{Reuse, SendError},
 };
 
 /// For how long, and how many bytes of an answer that nobody gets are read so that its connection serves again.
 const DRAIN_FOR_REUSE: (Duration, usize) = (Duration::from_millis(500), 64 * 1024);
 
-/// An answer of the upstream's.
-type UpstreamResponse = Response<ResponseBody<ToUpstream>>;
+/// A request as it came. It is one value: as several, the compiler would put them at either end of the future, and copy all between
+/// them.
+pub(super) struct Arrived {
+    pub(super) request: Request<RequestBody>,
+    pub(super) peer: Peer,
+    /// Knows the routes of later reloads.
+    pub(super) router: Arc<Router>,
+}
 
 impl Route {
     /// Forwards a request, and answers it with the upstream's answer or with a problem. Dropping the future ends the exchange.
-    ///
-    /// What arrived is one value: as two, the compiler would put one at either end of the future, and copy all between them.
-    pub(super) async fn forward(self: Arc<Self>, arrived: (Request<RequestBody>, Peer)) -> Response<ToClient> {
-        let (mut request, peer) = arrived;
-        let upgrade = websocket_upgrade(&mut request);
+    pub(super) async fn forward(self: Arc<Self>, arrived: Arrived) -> Response<ToClient> {
+        let Arrived { mut request, peer, router } = arrived;
+        let upgrade = tunnel::asked_for(&mut request);
         let (head, body) = request.into_parts();
-        let mut forwarding = Forwarding::begin(&self, &head, body, peer, upgrade.is_some());
-        let answered = match forwarding.admit() {
-            Ok(_) if forwarding.ends_here() => return forwarding.answer_options(),
-            Ok(admitted) => forwarding.send_until_answered(&admitted).await,
-            Err(error) => Err(error),
+        let worker = Arc::clone(&self.worker);
+        let mut forwarding = Forwarding::begin(self, &head, body, peer, upgrade.is_some());
+        let answered = loop {
+            let answered = match forwarding.admit() {
+                Ok(_) if forwarding.ends_here() => return forwarding.answer_options(),
+                Ok(admitted) => forwarding.send_until_answered(&admitted).await,
+                Err(error) => Err(error),
+            };
+            if !(forwarding.has_lost_account(&answered) && forwarding.move_to(router.route_of(head.uri.path()))) {
+                break answered;
+            }
         };
         let response = match answered {
             Ok(answer) => forwarding.pass_on(answer, upgrade),
             Err(error) => forwarding.fail(error),
         };
-        self.worker.spare_heads.give(head.headers);
+        worker.spare_heads.give(head.headers);
         response
     }
 }
 
-/// The client's side of a tunnel, when a request asks for a WebSocket.
-fn websocket_upgrade(request: &mut Request<RequestBody>) -> Option<OnUpgrade> {
-    // hyper's sign of an `Upgrade`, which nearly no request has.
-    request.extensions().get::<OnUpgrade>()?;
-    let asks = *request.method() == Method::GET
-        && request.version() == Version::HTTP_11
-        && request.body().is_end_stream()
-        && headers::asks_for_websocket(request.headers());
-    asks.then(|| hyper::upgrade::on(request))
-}
-
 /// A request on its way, from the arrival of its head until the head of its answer.
 struct Forwarding<'a> {
-    route: &'a Route,
+    route: Arc<Route>,
     head: &'a request::Parts,
     framing: Framing,
     websocket: bool,
@@ -88,36 +91,39 @@ struct Forwarding<'a> {
     exchange: Exchange,
     deadline: Deadline,
     time: UpstreamTime,
+    /// How long it may still wait for bearers.
+    token_wait: Duration,
+    retry_budget: RetryBudget,
 }
 
 impl<'a> Forwarding<'a> {
-    fn begin(route: &'a Arc<Route>, head: &'a request::Parts, body: RequestBody, peer: Peer, websocket: bool) -> Self {
-        let mut exchange = Exchange::begin(route, head, peer);
+    fn begin(route: Arc<Route>, head: &'a request::Parts, body: RequestBody, peer: Peer, websocket: bool) -> Self {
+        let mut exchange = Exchange::begin(&route, head, peer);
         let framing = framing(&head.headers, &body);
         // Before the request may be refused: a client that still writes the body must be able to read why.
         if !body.is_end_stream() {
             exchange.set_upload(Upload::new(body, Arc::clone(&route.api.rules), route.api.replay_buffer));
         }
         let (deadline, time) = (route.worker.deadlines.deadline(), UpstreamTime::default());
-        Self { route, head, framing, websocket, exchange, deadline, time }
+        let (token_wait, retry_budget) = (route.api.account.token_wait(), RetryBudget::FULL);
+        Self { route, head, framing, websocket, exchange, deadline, time, token_wait, retry_budget }
     }
 
     /// Sends the request, and sends it again where that is safe or where its bearer was refused.
     async fn send_until_answered(&mut self, admitted: &Admitted) -> Result<UpstreamResponse, ProxyError> {
-        let account = &self.route.api.account;
-        let mut token_wait = account.token_wait();
-        let mut retry_budget = RetryBudget::FULL;
+        let api = Arc::clone(&self.route.api);
+        let account = &api.account;
         let mut reuse = reuse_for(&self.head.method);
         let mut replaced_bearer = false;
         // No connection is opened for a request that gets no bearer.
-        self.wait_for_bearer(&mut token_wait).await?;
+        self.wait_for_bearer().await?;
         loop {
             match self.send(admitted, reuse).await {
                 Ok((answer, generation)) if account.relogin_on().contains(&answer.status()) => {
                     if replaced_bearer {
                         account.rejected_again(generation);
                     }
-                    if !self.wait_for_newer_bearer(&mut retry_budget, generation).await? {
+                    if !self.wait_for_newer_bearer(generation).await? {
                         return Ok(answer);
                     }
                     // A server that rejects a request may close the connection, so a request with a body takes another one.
@@ -134,14 +140,14 @@ impl<'a> Forwarding<'a> {
                     }
                     return Ok(answer);
                 }
-                Err(SendFailed::BearerGone) => self.wait_for_bearer(&mut token_wait).await?,
+                Err(SendFailed::BearerGone) => self.wait_for_bearer().await?,
                 Err(SendFailed::NoAnswer(error)) => {
-                    if !self.may_reconnect(&mut retry_budget, error) {
+                    if !self.may_reconnect(error) {
                         return Err(error);
                     }
                     self.exchange.retried(Retry::Connection);
                     reuse = Reuse::OpenedAfter(self.time.sent().unwrap_or_else(clock::instant));
-                    self.wait_for_bearer(&mut token_wait).await?;
+                    self.wait_for_bearer().await?;
                 }
             }
         }
@@ -162,22 +168,22 @@ impl<'a> Forwarding<'a> {
         Ok(admitted)
     }
 
-    /// Waits until there is a bearer; takes the time from `left`. The request loads it later, when its head is made.
-    async fn wait_for_bearer(&mut self, left: &mut Duration) -> Result<(), ProxyError> {
+    /// Waits until there is a bearer. The request loads it later, when its head is made.
+    async fn wait_for_bearer(&mut self) -> Result<(), ProxyError> {
         let account = &self.route.api.account;
         if self.bearer().is_some() {
             return Ok(());
         }
         let since = clock::instant();
         // Boxed, as all that is rare: it takes no memory in each request's future.
-        let outcome = self.time.wait(Box::pin(account.wait_for_bearer_within(*left)).as_mut()).await;
-        *left = left.saturating_sub(since.elapsed());
+        let outcome = self.time.wait(Box::pin(account.wait_for_bearer_within(self.token_wait)).as_mut()).await;
+        self.token_wait = self.token_wait.saturating_sub(since.elapsed());
         outcome.map(drop).map_err(ProxyError::NoBearer)
     }
 
     /// The bearer that may be sent now.
     fn bearer(&self) -> Option<Arc<Bearer>> {
-        let Route { api, worker, .. } = self.route;
+        let Route { api, worker, .. } = &*self.route;
         api.account.bearer(worker.clock.now().moment)
     }
 
@@ -258,7 +264,7 @@ impl<'a> Forwarding<'a> {
     /// The deadline has passed. Tells which side has kept us waiting for too long; if neither has, the deadline moves to when
     /// one will have.
     fn overdue(&self) -> Option<ProxyError> {
-        let Route { api, .. } = self.route;
+        let api = &self.route.api;
         let timeouts = &api.timeouts;
         let (limit, error) = match self.exchange.upload().map(Upload::waits_for) {
             None => (timeouts.response, ProxyError::UpstreamTimeout),
@@ -285,14 +291,14 @@ impl<'a> Forwarding<'a> {
 
     /// Reports the refused bearer. Tells whether there is a newer one and the request may be sent again with it. It fails when
     /// the account has ended meanwhile: the answer was for a token of other terms.
-    async fn wait_for_newer_bearer(&mut self, retry_budget: &mut RetryBudget, refused: Generation) -> Result<bool, ProxyError> {
+    async fn wait_for_newer_bearer(&mut self, refused: Generation) -> Result<bool, ProxyError> {
         let account = &self.route.api.account;
-        match retry_budget.after_unauthorized(self.replay()) {
+        match self.retry_budget.after_unauthorized(replay(&self.exchange)) {
             AfterUnauthorized::FreshBearer => {
                 let replaced = self.time.wait(Box::pin(account.replace(refused)).as_mut()).await.map_err(ProxyError::NoBearer)?;
                 self.exchange.set_relogin(replaced.relogin);
                 // While we waited, the client may have sent more than is kept.
-                Ok(replaced.bearer.is_some() && self.replay() == Replay::Possible)
+                Ok(replaced.bearer.is_some() && replay(&self.exchange) == Replay::Possible)
             }
             AfterUnauthorized::PassOn => {
                 if let Some(too_young) = self.time.wait(Box::pin(account.unauthorized(refused)).as_mut()).await {
@@ -303,20 +309,34 @@ impl<'a> Forwarding<'a> {
         }
     }
 
-    fn may_reconnect(&self, retry_budget: &mut RetryBudget, error: ProxyError) -> bool {
+    fn may_reconnect(&mut self, error: ProxyError) -> bool {
         let ProxyError::Upstream(error) = error else { return false };
         let key = IdempotencyKey::of(&self.head.headers, self.route.api.retry_idempotency_key);
-        let failed = FailedSend { method: &self.head.method, key, replay: self.replay(), error };
-        retry_budget.after_failure(&failed) == AfterFailure::Reconnect
+        let failed = FailedSend { method: &self.head.method, key, replay: replay(&self.exchange), error };
+        self.retry_budget.after_failure(&failed) == AfterFailure::Reconnect
     }
 
-    fn replay(&self) -> Replay {
-        if self.exchange.upload().is_none_or(Upload::is_at_hand) { Replay::Possible } else { Replay::Impossible }
+    /// Whether a reload has put another account in the place of the request's, and the request can begin anew there.
+    fn has_lost_account(&self, answered: &Result<UpstreamResponse, ProxyError>) -> bool {
+        let is_lost = |error| matches!(error, &ProxyError::NoBearer(Unavailable { why: Why::Replaced, .. }));
+        answered.as_ref().is_err_and(is_lost) && replay(&self.exchange) == Replay::Possible
+    }
+
+    /// Moves the request to the route `in_force`. Tells whether that is another one.
+    fn move_to(&mut self, in_force: Arc<Route>) -> bool {
+        if Arc::ptr_eq(&in_force, &self.route) {
+            return false;
+        }
+        self.exchange.move_to(&in_force);
+        self.token_wait = self.token_wait.min(in_force.api.account.token_wait());
+        self.route = in_force;
+        true
     }
 
     /// Passes the upstream's answer on. `upgrade`: the client's side of a tunnel, if it asked for one.
     fn pass_on(self, answer: UpstreamResponse, upgrade: Option<OnUpgrade>) -> Response<ToClient> {
-        let Self { route: Route { api, .. }, mut exchange, deadline, time, .. } = self;
+        let Self { route, mut exchange, deadline, time, .. } = self;
+        let api = &route.api;
         exchange.answered(answer.status().as_u16(), time.answered);
         if let Some(upload) = exchange.upload() {
             upload.forget();
@@ -325,7 +345,7 @@ impl<'a> Forwarding<'a> {
             && answer.status() == StatusCode::SWITCHING_PROTOCOLS
         {
             exchange.head_is_ready(time.total);
-            return begin_tunnel(api, answer, client, exchange, deadline);
+            return tunnel::begin(api, answer, client, exchange, deadline);
         }
         let (mut head, body) = answer.into_parts();
         // The length of what was not modified: over HTTP/2 some clients wait for it, though the stream has ended. A 204 has none.
@@ -359,7 +379,8 @@ impl<'a> Forwarding<'a> {
 
     /// Answers with a problem of ours.
     fn fail(self, error: ProxyError) -> Response<ToClient> {
-        let Self { route: Route { api, worker, .. }, head, mut exchange, time, .. } = self;
+        let Self { route, head, mut exchange, time, .. } = self;
+        let Route { api, worker, .. } = &*route;
         if error.code().status().is_server_error() {
             api.health.failed(&api.name, error, worker.clock.now().moment);
         }
@@ -390,24 +411,6 @@ impl From<SendError> for SendFailed {
     }
 }
 
-/// Begins a tunnel, to which the upstream has agreed: what follows is not HTTP.
-fn begin_tunnel(
-    api: &Api,
-    mut answer: UpstreamResponse,
-    client: OnUpgrade,
-    exchange: Exchange,
-    deadline: Deadline,
-) -> Response<ToClient> {
-    let upstream = hyper::upgrade::on(&mut answer);
-    let (mut head, answer) = answer.into_parts();
-    head.headers = headers::to_client(&api.rules, head.headers, true, exchange.request_id());
-    exchange.hide_tokens(&mut head);
-    headers::upgrade_to_websocket(&mut head.headers);
-    // The drain waits for the task, since it waits until the client's connection is closed.
-    tokio::spawn(Tunnel { client, upstream, deadline, idle: api.timeouts.stream_idle, exchange, answer }.run());
-    Response::from_parts(head, ToClient::Empty)
-}
-
 /// Reads an answer that nobody gets, so that its connection serves again: after a revocation many requests are sent once
 /// more, and each would begin with a handshake. An answer that is long or slow is dropped with its connection.
 async fn drain_for_reuse(answer: UpstreamResponse, deadline: &Deadline) {
@@ -424,6 +427,10 @@ async fn drain_for_reuse(answer: UpstreamResponse, deadline: &Deadline) {
         deadline.poll_passed(cx)
     })
     .await;
+}
+
+fn replay(exchange: &Exchange) -> Replay {
+    if exchange.upload().is_none_or(Upload::is_at_hand) { Replay::Possible } else { Replay::Impossible }
 }
 
 fn reuse_for(method: &Method) -> Reuse {

@@ -6,8 +6,8 @@
 //!
 //! Files, each using only those before it: `request_id` (pure), `headers` (pure), `required` (a header that each request must
 //! have), `admit` (pure), `problem` (our error answers; pure), `health` (what requests last met), `retry` (pure), `coalesce` (small frames
-//! of a body), `upload` (the request's body), `api` (what a worker has of an API),
-//! `exchange` (the record of a request), `download` (the answer's body), `tunnel`, `forward`, `router`, `internal` (for
+//! of a body), `upload` (the request's body), `api` (what a worker has of an API), `routes` (which API a request is for),
+//! `exchange` (the record of a request), `download` (the answer's body), `tunnel`, `forward`, `router` (has requests answered), `internal` (for
 //! fuzzing).
 
 mod admit;
@@ -24,6 +24,7 @@ mod request_id;
 mod required;
 mod retry;
 mod router;
+mod routes;
 mod spare_heads;
 mod tunnel;
 mod upload;
@@ -36,5 +37,5 @@ pub use headers::HeaderRules;
 pub use health::{ApiHealth, Outage, Shortage};
 pub use problem::{Code, ProxyError};
 pub use required::{Required, try_source};
-pub use router::{Router, Routes, choose};
+pub use routes::{Router, Routes, choose};
 pub use upload::{ToUpstream, UploadError};

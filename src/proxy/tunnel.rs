@@ -1,4 +1,5 @@
-//! A tunnel: passes bytes both ways, until both sides have ended or both are silent for too long.
+//! A WebSocket: who asks for one, and the tunnel that passes its bytes both ways, until both sides have ended or both are silent
+//! for too long.
 //!
 //! Guarantees: each direction holds one buffer at most, and reads only when it is empty; the end of one direction is passed
 //! on and the other one continues; however the tunnel ends, both connections are closed and the exchange writes its line.
@@ -10,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use http::{Method, Request, Response, Version};
+use http_body::Body;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -18,29 +21,61 @@ use tokio::{
 };
 
 use super::{
+    api::Api,
+    download::ToClient,
     exchange::{Cut, Exchange},
-    upload::ToUpstream,
+    headers,
+    upload::{ToUpstream, UpstreamResponse},
 };
-use crate::{clock, deadline::Deadline, upstream::ResponseBody};
+use crate::{clock, deadline::Deadline, server::RequestBody, upstream::ResponseBody};
 
 /// How many bytes each direction may hold.
 const BUFFER: usize = 16 * 1024;
 
 /// A tunnel that both sides have agreed to.
-pub(super) struct Tunnel {
-    pub(super) client: OnUpgrade,
-    pub(super) upstream: OnUpgrade,
-    pub(super) deadline: Deadline,
+struct Tunnel {
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+    deadline: Deadline,
     /// How long both sides may be silent.
-    pub(super) idle: Duration,
-    pub(super) exchange: Exchange,
+    idle: Duration,
+    exchange: Exchange,
     /// The answer that agreed to the tunnel. While it lives, the connection to the upstream is counted.
-    pub(super) answer: ResponseBody<ToUpstream>,
+    answer: ResponseBody<ToUpstream>,
+}
+
+/// The client's side of a tunnel, when a request asks for a WebSocket.
+pub(super) fn asked_for(request: &mut Request<RequestBody>) -> Option<OnUpgrade> {
+    // hyper's sign of an `Upgrade`, which nearly no request has.
+    request.extensions().get::<OnUpgrade>()?;
+    let asks = *request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && request.body().is_end_stream()
+        && headers::asks_for_websocket(request.headers());
+    asks.then(|| hyper::upgrade::on(request))
+}
+
+/// Begins a tunnel, to which the upstream has agreed: what follows is not HTTP.
+pub(super) fn begin(
+    api: &Api,
+    mut answer: UpstreamResponse,
+    client: OnUpgrade,
+    exchange: Exchange,
+    deadline: Deadline,
+) -> Response<ToClient> {
+    let upstream = hyper::upgrade::on(&mut answer);
+    let (mut head, answer) = answer.into_parts();
+    head.headers = headers::to_client(&api.rules, head.headers, true, exchange.request_id());
+    exchange.hide_tokens(&mut head);
+    headers::upgrade_to_websocket(&mut head.headers);
+    // The drain waits for the task, since it waits until the client's connection is closed.
+    tokio::spawn(Tunnel { client, upstream, deadline, idle: api.timeouts.stream_idle, exchange, answer }.run());
+    Response::from_parts(head, ToClient::Empty)
 }
 
 impl Tunnel {
     /// Passes bytes until the tunnel ends. Dropping the future closes both connections.
-    pub(super) async fn run(self) {
+    async fn run(self) {
         let Self { client, upstream, deadline, idle, mut exchange, answer: _answer } = self;
         // The client's side is there once it was sent the answer.
         deadline.arm(idle);

@@ -1,5 +1,5 @@
 //! A bearer goes only where it was fetched for: a reload that changes log-in server or account starts over, a file that names
-//! another organization ends the token, and whoever waits meanwhile is told to come again.
+//! another organization ends the token. Whoever waits meanwhile goes on by the new settings, or is told to come again.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use std::{
 
 use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{
     Answer, Connection, Crowd, LOGGED_IN, PASSWORD, Request, SetAtEnd, Setup, Sidecar, USERNAME, let_time_pass, mount_secret,
@@ -81,6 +81,11 @@ fn settings(accounts: &str, account: &str, upstream: &Simulator) -> String {
 }
 
 #[track_caller]
+fn is_of_the_second(answer: &Answer) {
+    assert_eq!((answer.status, answer.echoed("organization")), (200, vec![SECOND.to_owned()]), "{answer:?}");
+}
+
+#[track_caller]
 fn is_told_to_come_again(answer: &Answer) {
     assert_eq!((answer.status, answer.problem().as_str()), (503, "token_pending"), "{answer:?}");
     assert_eq!(answer.header("retry-after"), Some("1"));
@@ -93,7 +98,7 @@ fn foreign(simulator: &Simulator, own: &str) -> usize {
 }
 
 #[test]
-fn a_request_that_waits_for_a_token_gets_none_of_another_server() {
+fn a_request_that_waits_for_a_token_goes_to_the_server_that_a_reload_puts_in_its_place() {
     let (first, second) = (simulator(), simulator());
     first.control().hold_logins(true);
     let mut setup = Setup::empty();
@@ -104,37 +109,36 @@ fn a_request_that_waits_for_a_token_gets_none_of_another_server() {
     until("a log-in has begun", || moving.first.control().counts().logins == 1);
     moving.move_on();
     for answer in waiting.answers() {
-        is_told_to_come_again(&answer);
+        is_of_the_second(&answer);
     }
-    // What comes now goes to the second server.
-    let answer = moving.sidecar.get("/_sim/echo");
-    assert_eq!((answer.status, answer.echoed("organization")), (200, vec![SECOND.to_owned()]));
+    is_of_the_second(&moving.sidecar.get("/_sim/echo"));
     moving.first.control().hold_logins(false);
     assert_eq!(moving.first.control().counts().requests, 0);
     assert_eq!(foreign(&moving.second, SECOND), 0);
 }
 
 #[test]
-fn a_request_that_met_a_401_gets_no_token_of_another_server() {
+fn so_does_a_request_whose_token_was_refused_with_its_body() {
     let mut moving = Moving::seasoned();
     let control = moving.first.control().clone();
     control.revoke_tokens();
     control.hold_logins(true);
-    let refused = Crowd::send(&moving.sidecar, 4, &Request::get("/_sim/echo"));
+    let refused = Crowd::send(&moving.sidecar, 4, &Request::post("/_sim/echo", "whole"));
     until("the token is suspect", || control.counts().logins == 2);
     moving.move_on();
     for answer in refused.answers() {
-        is_told_to_come_again(&answer);
+        is_of_the_second(&answer);
+        assert_eq!(answer.json()["body"], "whole");
     }
     control.hold_logins(false);
-    assert_eq!(moving.sidecar.get("/_sim/echo").echoed("organization"), [SECOND]);
+    is_of_the_second(&moving.sidecar.get("/_sim/echo"));
     assert_eq!((foreign(&moving.first, FIRST), foreign(&moving.second, SECOND)), (0, 0));
     assert_eq!(control.counts().unauthorized, moving.first.control().counts().requests, "each was a token of its own");
 }
 
 /// The request is on its way when the reload comes, and its 401 comes after it.
 #[test]
-fn a_401_after_the_reload_is_not_passed_on_and_brings_no_other_token() {
+fn a_401_after_the_reload_is_not_passed_on() {
     let mut moving = Moving::seasoned();
     let control = moving.first.control().clone();
     control.hold_requests(true);
@@ -145,13 +149,16 @@ fn a_401_after_the_reload_is_not_passed_on_and_brings_no_other_token() {
     control.revoke_tokens();
     control.hold_requests(false);
     for answer in held.answers() {
-        is_told_to_come_again(&answer);
+        is_of_the_second(&answer);
+    }
+    for access in moving.sidecar.wait_for_access_lines(2) {
+        assert_eq!((&access["retries"], &access["status"]), (&json!(1), &json!(200)), "{access}");
     }
     assert_eq!((control.counts().requests, foreign(&moving.first, FIRST)), (2, 0));
 }
 
 #[test]
-fn a_reload_that_gives_an_api_another_account_tells_those_who_wait_to_come_again() {
+fn a_request_that_waits_goes_on_with_the_other_account_that_a_reload_gives_its_api() {
     let (first, second) = (simulator(), simulator());
     first.control().hold_logins(true);
     let mut setup = Setup::empty();
@@ -163,9 +170,8 @@ fn a_reload_that_gives_an_api_another_account_tells_those_who_wait_to_come_again
     let after = settings(&account("after", SECOND), "after", &moving.second);
     moving.reload(&after);
     for answer in waiting.answers() {
-        is_told_to_come_again(&answer);
+        is_of_the_second(&answer);
     }
-    assert_eq!(moving.sidecar.get("/_sim/echo").echoed("organization"), [SECOND]);
     assert_eq!(moving.first.control().counts().requests, 0);
 }
 
@@ -198,7 +204,7 @@ fn log_ins_are_counted_on_when_an_account_moves() {
 }
 
 #[test]
-fn reloads_between_two_servers_under_load_send_no_token_to_the_other_one() {
+fn reloads_between_two_servers_under_load_drop_no_request_and_send_no_token_to_the_other_one() {
     let mut moving = Moving::seasoned();
     let address = moving.sidecar.address();
     let over = AtomicBool::new(false);
@@ -210,9 +216,7 @@ fn reloads_between_two_servers_under_load_send_no_token_to_the_other_one() {
                 let mut connection = Connection::tcp(TcpStream::connect(address).unwrap());
                 while !over.load(Ordering::Relaxed) {
                     let answer = connection.send(&Request::get("/_sim/echo"));
-                    if answer.status != 200 {
-                        is_told_to_come_again(&answer);
-                    }
+                    assert_eq!(answer.status, 200, "{answer:?}");
                 }
             });
         }

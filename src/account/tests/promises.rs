@@ -393,31 +393,31 @@ async fn a_refresh_that_reads_the_same_organization_lets_the_bearer_serve() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_waits_at_an_account_that_ends_is_told_to_come_again() {
-    let again = Unavailable { why: Why::TokenPending, retry_after: SECOND };
+async fn a_request_that_waits_at_an_account_that_ends_is_told() {
+    let replaced = Unavailable { why: Why::Replaced, retry_after: SECOND };
     for line in [Scripted::Hang, throttle(5)] {
         let stage = Stage::open([line]);
         let account = stage.account.clone();
         let waits = tokio::spawn(async move { account.wait_for_bearer().await });
         stage.pass(SECOND).await;
         stage.account.shut_down().await;
-        assert_eq!(waits.await.unwrap().unwrap_err(), again);
-        assert_eq!(stage.account.wait_for_bearer().await.unwrap_err(), again, "and so is one that comes later");
+        assert_eq!(waits.await.unwrap().unwrap_err(), replaced);
+        assert_eq!(stage.account.wait_for_bearer().await.unwrap_err(), replaced, "and so is one that comes later");
         assert_eq!(stage.state(), Some(StateName::LoggedOut), "status has no word for it");
         assert!(!stage.account.is_logged_out());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_with_a_401_at_an_account_that_ends_is_told_to_come_again() {
-    let again = Unavailable { why: Why::TokenPending, retry_after: SECOND };
+async fn so_is_a_request_with_a_401() {
+    let replaced = Unavailable { why: Why::Replaced, retry_after: SECOND };
     let (stage, old) = Stage::seasoned([Scripted::Hang]).await;
     let (account, refused) = (stage.account.clone(), old.generation);
     let waits = tokio::spawn(async move { account.replace(refused).await.map(|replaced| replaced.bearer.is_some()) });
     stage.until(StateName::Refreshing).await;
     stage.account.shut_down().await;
-    assert_eq!(waits.await.unwrap(), Err(again));
-    assert_eq!(stage.account.replace(old.generation).await.err(), Some(again), "and so is one that comes later");
+    assert_eq!(waits.await.unwrap(), Err(replaced));
+    assert_eq!(stage.account.replace(old.generation).await.err(), Some(replaced), "and so is one that comes later");
     // One that can't go again has nobody to tell.
     stage.account.unauthorized(old.generation).await;
 }
@@ -562,7 +562,7 @@ async fn a_shut_down_forgets_the_token_and_ends_every_wait() {
     let waiter = tokio::spawn(async move { account.wait_for_bearer().await.map(drop) });
     tokio::task::yield_now().await;
     stage.account.shut_down().await;
-    assert_eq!(waiter.await.unwrap().unwrap_err().why, Why::TokenPending);
+    assert_eq!(waiter.await.unwrap().unwrap_err().why, Why::Replaced);
     assert_eq!(stage.account.log_in().await, Err(LogInFailed::Ended));
     stage.account.log_out().await;
     stage.close().await;

@@ -143,7 +143,8 @@ impl ProxyError {
             },
             Self::NoBearer(unavailable) => match unavailable.why {
                 Why::LoggedOut => (Code::LoggedOut, "proxy_internal_response"),
-                Why::TokenPending => (Code::TokenPending, "proxy_internal_response"),
+                // The one in its place has its first token to get.
+                Why::TokenPending | Why::Replaced => (Code::TokenPending, "proxy_internal_response"),
                 Why::LoginFailing => (Code::LoginFailing, "proxy_internal_response"),
                 Why::LoginRejected => (Code::LoginRejected, "proxy_internal_response"),
                 Why::NoOrganization => (Code::NoOrganization, "proxy_configuration_error"),

@@ -21,7 +21,8 @@ const REFUSALS: [Refusal; 13] = [
     Refusal::BadFraming,
     Refusal::ExpectationFailed,
 ];
-const REASONS: [Why; 5] = [Why::LoggedOut, Why::TokenPending, Why::LoginFailing, Why::LoginRejected, Why::NoOrganization];
+const REASONS: [Why; 6] =
+    [Why::LoggedOut, Why::TokenPending, Why::Replaced, Why::LoginFailing, Why::LoginRejected, Why::NoOrganization];
 const CAUSES: [Cause; 24] = [
     Cause::Connect(ConnectError::DnsFailed),
     Cause::Connect(ConnectError::DnsTimeout),

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -22,7 +22,7 @@ use super::{
     coalesce::Coalesced,
     headers::{self, HeaderRules},
 };
-use crate::{clock, deadline::Deadlines, server::RequestBody};
+use crate::{clock, deadline::Deadlines, server::RequestBody, upstream::ResponseBody};
 
 /// The largest block that is reserved for what is kept, in bytes.
 const BLOCK: usize = 16 * 1024;
@@ -98,6 +98,11 @@ impl Upload {
         state.wait_for(WaitsFor::Upstream);
         let kept = state.kept.blocks().into();
         Some(Coalesced::new(UploadAttempt { number: state.attempt, kept, trailers_sent: false, upload: self.clone() }))
+    }
+
+    /// From now on `rules` say which trailers pass.
+    pub(super) fn go_by(&self, rules: &Arc<HeaderRules>) {
+        self.lock().rules = Arc::clone(rules);
     }
 
     /// Keeps nothing of the body any more: the request will not be sent again.
@@ -330,6 +335,9 @@ impl fmt::Display for UploadError {
 }
 
 impl std::error::Error for UploadError {}
+
+/// An answer of the upstream's to a request with such a body.
+pub(super) type UpstreamResponse = Response<ResponseBody<ToUpstream>>;
 
 /// The body of a request as the upstream gets it.
 pub enum ToUpstream {

@@ -45,7 +45,7 @@ impl Initial {
 }
 
 /// What the request waits for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
     Bearer,
     /// A bearer newer than the first one, which got a 401.
@@ -88,7 +88,11 @@ fn judge(run: &Interleaving, account: &Account, wanted: Wanted) -> Result<(), &'
             passes_on.then_some(()).ok_or("the client gets the 401 though a log-in is in flight all the time")
         }
         Some(Err(error)) => {
-            let was_shown = shown.any(|availability| availability.unavailable(NOW) == error);
+            // An account that was logged out is shown so to its end; a 401 learns of the end all the same.
+            let has_ended = wanted == Wanted::NewerBearer
+                && run.driver.lock().unwrap().has_ended()
+                && error == Availability::Ended.unavailable(NOW);
+            let was_shown = has_ended || shown.any(|availability| availability.unavailable(NOW) == error);
             was_shown.then_some(()).ok_or("the error is none that was published")
         }
         None => may_wait(account, wanted).then_some(()).ok_or("the request sleeps, and nothing will wake it"),

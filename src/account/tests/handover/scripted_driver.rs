@@ -124,6 +124,10 @@ impl ScriptedDriver {
     }
 
     /// Drops what a driver's end drops, in that order.
+    pub(super) fn has_ended(&self) -> bool {
+        self.published.is_none()
+    }
+
     fn end(&mut self) {
         if let Some(published) = self.published.take() {
             let ended = published.snapshot.borrow().ended();

@@ -142,7 +142,7 @@ impl Ledger {
         if waited > LONGEST_TOKEN_WAIT && known.arrived == 0 && self.places > 1000 && was_awake {
             return Some(format!("it has waited for a token for {waited:.3} s"));
         }
-        if code == "token_pending" && server.is_some() && waited < TOKEN_WAIT {
+        if code == "token_pending" && waited < TOKEN_WAIT {
             return Some(format!("it has waited for a token for {waited:.3} s only"));
         }
         let answered = self.usable_since(account, at, now, organization, server)?;

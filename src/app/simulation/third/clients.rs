@@ -170,9 +170,9 @@ fn judge(world: &World, (before, after): (Then, Then), ending: &Ending, (arrived
     if before.changing {
         return None;
     }
-    // One that waits for a token is told to come again.
+    // One that waits for a token goes on by the settings that the reload brings.
     let may_wait = expected.0 == 200;
-    let is_waiting = may_wait && matches!(code.as_str(), "token_pending" | "logged_out");
+    let is_waiting = may_wait && matches!(code.as_str(), "token_pending" | "logged_out" | "no_api");
     let is_expected = (*status, code.as_str()) == expected || is_waiting;
     if !is_expected {
         return Some(format!("it began when it had to end as {expected:?}"));

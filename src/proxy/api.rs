@@ -195,6 +195,13 @@ impl RequestLimit {
 /// The right to have one request in flight. Released on drop.
 pub(super) struct RequestPermit(Arc<RequestsInFlight>);
 
+impl RequestPermit {
+    /// Whether it counts against `limit`.
+    pub(super) fn is_of(&self, limit: &RequestLimit) -> bool {
+        Arc::ptr_eq(&self.0, &limit.0)
+    }
+}
+
 impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
@@ -209,6 +216,7 @@ mod tests {
     fn a_request_over_the_limit_gets_no_permit_and_leaves_none_taken() {
         let limit = RequestLimit::new(2);
         let first = limit.take().unwrap();
+        assert!(first.is_of(&limit.clone()) && !first.is_of(&RequestLimit::new(2)));
         let _second = limit.take().unwrap();
         assert!(limit.take().is_none());
         assert!(limit.take().is_none());

@@ -46,7 +46,7 @@ pub(super) struct Exchange {
     code: Option<Code>,
     would_refuse: Option<Code>,
     upload: Option<Upload>,
-    /// Finds echoes of the token that the request carried.
+    /// Finds echoes of the token that the request carried, once it was answered.
     carried: Option<Arc<Fingerprint>>,
     /// Bytes from the client through a tunnel, which has no upload.
     tunnelled_bytes: u64,
@@ -117,21 +117,24 @@ impl Exchange {
 
     /// Goes on at another route, which has to admit the request anew.
     pub(super) fn move_to(&mut self, route: &Arc<Route>) {
-        self.permit = None;
+        self.permit = self.permit.take().filter(|permit| permit.is_of(&route.api.request_limit));
         self.would_refuse = None;
         self.route = Arc::clone(route);
         if let Some(upload) = &self.upload {
             upload.go_by(&route.api.rules);
         }
-        // It was answered before, by a 401, and goes out once more.
+        // A 401 has answered it since it was sent, and it goes out once more.
         if self.carried.is_some() {
             self.retried(Retry::Bearer);
         }
     }
 
-    /// Keeps a request permit until the exchange ends.
-    pub(super) fn keep(&mut self, permit: RequestPermit) {
-        self.permit = Some(permit);
+    /// Takes a request permit, unless it has one, and keeps it until the exchange ends. Tells whether it has one then.
+    pub(super) fn take_permit(&mut self) -> bool {
+        if self.permit.is_none() {
+            self.permit = self.route.api.request_limit.take();
+        }
+        self.permit.is_some()
     }
 
     /// The rules would have refused the request with `code`, were they enforced.
@@ -207,6 +210,7 @@ impl Exchange {
 
     /// The request is sent again.
     pub(super) fn retried(&mut self, retry: Retry) {
+        self.carried = None;
         self.route.api.meter.retried(retry);
         self.retries = self.retries.saturating_add(1);
     }

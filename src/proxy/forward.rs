@@ -164,8 +164,7 @@ impl<'a> Forwarding<'a> {
         if let Some(base) = route.gate.observes_below() {
             route.api.observed.note(&head.method, &admitted, base, &route.api.words);
         }
-        exchange.keep(route.api.request_limit.take().ok_or(ProxyError::Busy)?);
-        Ok(admitted)
+        if exchange.take_permit() { Ok(admitted) } else { Err(ProxyError::Busy) }
     }
 
     /// Waits until there is a bearer. The request loads it later, when its head is made.

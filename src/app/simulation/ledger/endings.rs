@@ -142,7 +142,9 @@ impl Ledger {
         if waited > LONGEST_TOKEN_WAIT && known.arrived == 0 && self.places > 1000 && was_awake {
             return Some(format!("it has waited for a token for {waited:.3} s"));
         }
-        if code == "token_pending" && waited < TOKEN_WAIT {
+        // A body of which a part is no longer at hand can't go to the account that a reload puts in the place of its own.
+        let may_go_on = known.arrived == 0 || known.request_bytes == 0;
+        if code == "token_pending" && may_go_on && waited < TOKEN_WAIT {
             return Some(format!("it has waited for a token for {waited:.3} s only"));
         }
         let answered = self.usable_since(account, at, now, organization, server)?;

@@ -1,7 +1,7 @@
 //! Facts about the CarePortals API: presets, hosts, log-in paths, field names, words of routes.
 //!
-//! No other file holds such a name. A fact that was only observed, and is not documented, is a default here, and a setting can
-//! change it.
+//! No other file holds such a name, but for defaults that a setting shows. A fact that was only observed, and is not documented,
+//! is a default here, and a setting can change it.
 
 /// First segments below which an API was seen to answer as it does without: `/patient/users` is `/users`.
 pub const MOUNTS: [&str; 2] = ["patient", "public"];

@@ -1,4 +1,7 @@
-//! The clocks and the random numbers. No other module reads either.
+//! The clocks and the random numbers that decisions are made by, so that tests give both.
+//!
+//! Elsewhere only rustls' verifiers read the time of day, and names of temporary files and keys of hash maps are drawn; an
+//! `Instant` may be asked for the time since then.
 //!
 //! A [`Moment`] counts the time while the machine is suspended, since a token ages while a laptop sleeps. `Instant`, of tokio
 //! and std, does not count that time on Linux.

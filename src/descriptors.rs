@@ -61,7 +61,7 @@ impl Descriptors {
         Self(usize::try_from(soft).unwrap_or(usize::MAX))
     }
 
-    /// The number.
+    /// How many descriptors the process may have.
     #[must_use]
     pub fn count(self) -> usize {
         self.0

@@ -1,7 +1,8 @@
 //! Reads files whose file system may never answer: a pipe without a writer, a mount whose server is gone.
 //!
-//! Each reading has a thread of its own, since the system offers no other way to give up on one. Guarantees: the caller
-//! waits [`LIMIT`] at most, unless the system refuses the thread. A reading that is given up goes on by itself, and its outcome is dropped.
+//! Each reading has a thread of its own, since the system offers no other way to give up on one. Guarantees: the caller waits
+//! [`LIMIT`] at most, unless the system refuses the thread. A reading that is given up goes on by itself, and its outcome is
+//! dropped.
 
 use std::{
     fs, io,
@@ -53,7 +54,7 @@ pub fn has_broken_link(path: &Path) -> bool {
     path.ancestors().any(|part| part.is_symlink() && !part.exists())
 }
 
-/// Of a directory that may not be searched nothing below it can be looked at, so the nearest one that can be is named.
+/// Who owns the path, and its mode. Where a directory may not be searched, those of the nearest one above that can be looked at.
 fn ownership(path: &Path) -> Option<String> {
     let (visible, found) = path.ancestors().find_map(|at| Some((at, fs::metadata(at).ok()?)))?;
     let at = if visible == path { String::new() } else { format!("{}: ", visible.display()) };

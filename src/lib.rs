@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | 0 basics | `allocator` | wipes memory when it is freed, and gives it back to the system |
 //! | 0 basics | `secret` | secrets: never printed, wiped on drop; the only maker of an `Authorization` value |
-//! | 0 basics | `clock` | the clocks and the random numbers; no other module reads the time of day or draws numbers |
+//! | 0 basics | `clock` | the clocks and the random numbers that decisions are made by |
 //! | 0 basics | `files` | reads a file within a time limit, whatever its file system does |
 //! | 0 basics | `resources` | threads, runtimes and descriptors, where the system may refuse them |
 //! | 0 basics | `descriptors` | how many descriptors the process may have, and how they are shared out |

@@ -1,4 +1,4 @@
-//! The program.
+//! The program `careportals-sidecar`: hands the command line to `cli`.
 
 use std::process::ExitCode;
 

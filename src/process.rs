@@ -1,7 +1,7 @@
 //! Signals and panics of the process.
 //!
 //! A daemon takes signals as commands. `exec` passes them on to its program, which they are meant for. Guarantees: a signal that is
-//! handled here is not blocked, whatever the process was started with; nothing of a panic is logged but its place.
+//! taken as a command is not blocked, whatever the process was started with; nothing of a panic is logged but its place.
 
 use std::{
     io,
@@ -51,8 +51,8 @@ const HANDLED: [MaskedSignal; 10] = [
 pub struct SignalMask(SigSet);
 
 impl SignalMask {
-    /// Unblocks the signals that are handled here, and returns what was blocked before. Call it before there is a second thread, which
-    /// inherits the mask; and after signals are caught, since one that waits comes at once.
+    /// Unblocks the signals that are handled here, and returns what was blocked before. Call it before there is a second thread,
+    /// which inherits the mask; and after signals are caught, since one that waits comes at once.
     #[must_use]
     pub fn unblock_handled() -> Self {
         // Neither call fails for signals that exist.

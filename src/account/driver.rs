@@ -1,7 +1,7 @@
 //! The task that owns an account's session. It handles everything that happens to the account, one event after the other.
 //!
 //! Guarantees: one log-in at a time, since there is one place for it; the published bearer is the one that the session
-//! says is usable; the token is wiped when the task has ended. It holds no lock.
+//! says is usable; when the task has ended it holds no token.
 
 use std::{
     ops::ControlFlow,

@@ -1,7 +1,7 @@
 //! Why an account has no new token, in words.
 //!
-//! Pure. Guarantees: none of these errors holds a value of a source, or a header or body that a server sent; their text holds nothing
-//! that a `command` printed.
+//! Pure. Guarantees: none of these errors holds a value of a source, or a header or body that a server sent; their text holds
+//! nothing that a `command` printed.
 
 use std::time::Duration;
 

@@ -5,9 +5,9 @@
 //! bearer that a handle gives was fetched under the same terms (`terms`), since another set of terms is another account.
 //!
 //! Files, each using only those before it: `failure`, `terms` (pure: what a bearer is good for), `token`, `refusal` (what answers
-//! say of a token), `relogin_floor` (pure), `session` (pure: the state machine), `credentials`, `watch`, `answer` (pure), `login`, `snapshot` (pure: what the
-//! driver publishes), `transition_log`, `driver`, `organization_only` (an account without log-in), `unauthorized`
-//! (what a 401 does for its request), `login_check` (a log-in by itself).
+//! say of a token), `relogin_floor` (pure), `session` (pure: the state machine), `credentials`, `watch`, `answer` (pure),
+//! `login`, `snapshot` (pure: what the driver publishes), `transition_log`, `driver`, `organization_only` (an account without
+//! log-in), `unauthorized` (what a 401 does for its request), `login_check` (a log-in by itself).
 
 mod answer;
 mod credentials;
@@ -303,7 +303,7 @@ impl Account {
         self.wait_for_bearer_within(self.settings.token_wait).await
     }
 
-    /// How long one request may wait for bearers in all.
+    /// How long one request may wait for bearers, apart from the wait for a newer one after a 401, which has the same limit.
     #[must_use]
     pub fn token_wait(&self) -> Duration {
         self.settings.token_wait
@@ -313,7 +313,7 @@ impl Account {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// There is no bearer in time, or the account has ended.
     pub async fn wait_for_bearer_within(&self, limit: Duration) -> Result<Arc<Bearer>, Unavailable> {
         let deadline = self.task.clock.now().moment + limit;
         match timeout(limit, self.bearer_before(deadline)).await {

@@ -1,7 +1,8 @@
 //! The published state of an account, and what readers derive from it.
 //!
 //! Pure: no clock, no I/O. The driver makes one [`AccountSnapshot`] from its session after each step; requests, readiness,
-//! `status`, metrics and systemd read nothing else. The bearer is not in it: requests load that without a lock.
+//! `status`, metrics and systemd read nothing else, but for the row of 401s (`refusal`). The bearer is not in it: requests load
+//! that without a lock.
 
 use std::time::{Duration, SystemTime};
 
@@ -142,7 +143,7 @@ pub(super) enum OnUnauthorized {
     WakeAndWait,
     /// Nothing: the client gets the 401.
     PassOn,
-    /// The same, since the token is younger than the floor. From then on a 401 has it replaced.
+    /// The client gets the 401, since the token is younger than the floor. From that moment on a 401 has it replaced.
     TooYoung(Moment),
     /// The account has ended, so no token will come.
     Ended,

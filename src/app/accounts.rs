@@ -1,7 +1,7 @@
 //! Starts the accounts of a configuration, carries them over a reload, and ends them.
 //!
 //! One running account has one set of terms (`account`): where a reload changes them, another account starts, and the one
-//! before ends once the workers have taken over.
+//! before ends once the workers have taken over, or a worker that is stuck has had its time.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! A shutdown and a log-out interrupt everything else: a start, and a reload as long as it has changed nothing. Guarantees: a
 //! log-out that has begun is finished; once requests in flight have ended, or `drain_timeout` has passed, the process ends within a
-//! second, whatever blocks. The limits below, with those of `admin` and of the log's last lines, add up to less.
+//! second, whatever blocks. The limits of that end, with those of `admin` and of the log's last lines, add up to less.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ use crate::{
 /// How long a log-out may take, with the workers closing their idle connections. Only a worker that is stuck takes longer.
 pub(super) const CLOSE_IDLE: Duration = Duration::from_secs(2);
 
-/// The same while the daemon drains.
+/// How long a log-out may take while the daemon drains.
 const CLOSE_IDLE_WHILE_DRAINING: Duration = Duration::from_millis(200);
 
 /// How long the workers may take to end once they are stopped.

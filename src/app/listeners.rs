@@ -251,8 +251,8 @@ impl<'a> CheckedSockets<'a> {
     }
 }
 
-/// Checks that the groups exist which may open Unix sockets, that not everybody may replace the sockets, that for control among them, and
-/// that each has a place of its own.
+/// Checks that the groups exist which may open Unix sockets, that not everybody may replace the sockets, that for control among
+/// them, and that each has a place of its own.
 pub(super) fn check_sockets(config: &Config) -> CheckedSockets<'_> {
     let mut checked = CheckedSockets::default();
     let mut known: Vec<(PathBuf, &Path, String)> = Vec::new();

@@ -1,12 +1,13 @@
 //! The daemon as a whole: built from a valid configuration, run until it is told to stop, drained.
 //!
-//! [`App::bind`] opens everything that must be open and can fail; [`App::run`] serves. Guarantees: clients are accepted
-//! before the first log-in is done; a reload changes everything or nothing, except for a socket's mode that can't be changed; after a stop, requests in flight have
-//! `drain_timeout` to finish; accounts end last, so that their tokens are wiped before the process is gone.
+//! [`App::bind`] opens everything that must be open and can fail; [`App::run`] serves. Guarantees: clients are accepted before
+//! the first log-in is done; a reload changes everything or nothing, but for what `reload` names; after a stop, requests in
+//! flight have `drain_timeout` to finish; accounts end after the workers, so that their tokens are wiped before the process is
+//! gone.
 //!
-//! Files, each using only those before it: `listeners` (sockets, and which APIs they serve), `start` (why a start fails),
-//! `snapshot` (what a reload replaces), `accounts`, `worker` (threads that serve), `admin` (tasks that show the daemon),
-//! `daemon` (commands and drain), `reload`.
+//! Files, each using only those before it: `listener_error`, `listeners` (sockets, and which APIs they serve), `start` (why a
+//! start fails), `snapshot` (what a reload replaces), `accounts`, `worker` (threads that serve), `admin` (tasks that show the
+//! daemon), `daemon` (commands and drain), `reload`.
 
 mod accounts;
 mod admin;
@@ -80,8 +81,8 @@ struct DescriptorUse {
 }
 
 impl App {
-    /// Raises the limit of descriptors, and binds the listeners. `tls` is what [`rehearse`] made of the same settings. Call it before the runtime starts: it takes
-    /// over the sockets that a service manager passed to the process.
+    /// Raises the limit of descriptors, and binds the listeners. `tls` is what [`rehearse`] made of the same settings. Call it
+    /// before the runtime starts: it takes over the sockets that a service manager passed to the process.
     ///
     /// # Errors
     ///
@@ -293,8 +294,8 @@ async fn end(accounts: &[Account], phase: &watch::Sender<Phase>, admin: AdminTas
     info!("stopped");
 }
 
-/// Checks that the system gives what the daemon takes at its start, and enough for a few requests. With less it would start and serve
-/// nobody.
+/// Checks that the system gives what the daemon takes at its start, and enough for a few requests. With less it would start and
+/// serve nobody.
 fn require_resources(workers: NonZeroUsize, listeners: usize) -> io::Result<()> {
     // For the log, signals, and a few blocking calls at a time.
     const THREADS: usize = 6;

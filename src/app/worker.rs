@@ -1,6 +1,6 @@
 //! Worker threads. Each has its own runtime, upstream connections and deadlines.
 //!
-//! Workers share the published bearers, atomic counts and the listening sockets; a request never leaves its worker.
+//! A request never leaves its worker. What workers share is told in ARCHITECTURE.md.
 
 use std::{io, num::NonZeroUsize, pin::pin, sync::Arc, thread, time::Duration};
 
@@ -52,7 +52,8 @@ pub(super) enum WorkerCommand {
 
 /// What workers run on.
 pub(super) trait WorkerHost {
-    /// Runs a worker, and drops `working` when it has ended and nothing of it is left. Gives the thread that it took, if it took one.
+    /// Runs a worker, and drops `working` when it has ended and nothing of it is left. Gives the thread that it took, if it took
+    /// one.
     fn run(
         &self,
         number: usize,
@@ -321,8 +322,8 @@ impl Workers {
         self.carry_out(|done| WorkerCommand::CloseIdle { done }, limit).await;
     }
 
-    /// Ends the workers now, with the connections that are left. Threads that have not ended after `limit` are left alone. `finished`: the
-    /// channel of [`finished`](Self::finished).
+    /// Ends the workers now, with the connections that are left. Threads that have not ended after `limit` are left alone.
+    /// `finished`: the channel of [`finished`](Self::finished).
     pub(super) async fn stop(self, mut finished: mpsc::Receiver<()>, limit: Duration) {
         for commands in &self.commands {
             // Full: the worker is stuck.

@@ -1,8 +1,7 @@
 //! What `check` does beyond reading the settings.
 //!
 //! `online` connects and logs in, `permissions` looks at the modes of files, `explain` says what becomes of one request,
-//! `difference` what a change of rules does. None of them
-//! binds anything or prints a secret.
+//! `difference` what a change of rules does. None of them binds anything, or prints a secret of its own (`online`).
 
 mod difference;
 mod explain;

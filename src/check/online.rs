@@ -2,7 +2,7 @@
 //! and compares clocks.
 //!
 //! Guarantees: each check prints one line, with advice if it failed. It binds nothing, discards the tokens that it gets, and
-//! prints no secret. What a failed command wrote to its standard error, which may be one, it prints to a terminal only.
+//! prints no secret; what a failed command wrote to its standard error, which may hold one, it prints to a terminal only.
 
 use std::{
     io::{self, Write},
@@ -46,8 +46,8 @@ impl From<io::Error> for OnlineError {
     }
 }
 
-/// Makes every check and prints its outcome to `out`, of which `is_terminal` says whether it is a terminal. Returns whether all passed.
-/// It blocks for as long as the settings' time-outs allow.
+/// Makes every check and prints its outcome to `out`, of which `is_terminal` says whether it is a terminal. Returns whether all
+/// passed. It blocks for as long as the settings' time-outs allow.
 ///
 /// # Errors
 ///

@@ -200,8 +200,8 @@ pub(super) enum Subcommands {
         explain: Option<String>,
         /// List the requests that the rules let through and those of this settings file did not (`+`), and the reverse (`-`)
         ///
-        /// As rules, API by API. `*` in a path is a segment that no rule and no other line names, `OTHER` a method that no rule names. The old file
-        /// is read with the same environment and flags.
+        /// As rules, API by API. `*` in a path is a segment that no rule and no other line names, `OTHER` a method that no rule
+        /// names. The old file is read with the same environment and flags.
         #[arg(long, value_name = "OLD.toml", conflicts_with_all = ["online", "strict", "explain"])]
         diff: Option<PathBuf>,
         /// With --explain: only at the addresses of this API

@@ -1,6 +1,7 @@
 //! Parses the command line, runs the commands, and turns their errors into exit codes.
 //!
-//! It may use every other module. Each command is a few lines over the library, and its exit code is chosen here alone.
+//! It may use every other module. Each command is a few lines over the library, and its exit code is chosen here; `exec` ends
+//! with that of its program.
 
 mod arguments;
 mod control;

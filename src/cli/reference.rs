@@ -119,7 +119,8 @@ pub fn completions(shell: Shell, program: clap::Command) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut program, name, &mut script);
     if shell == Shell::Bash {
-        // clap_complete 4.6 writes the dash of the program's name as `__` where it sets `cmd`, and in another way where it asks for it.
+        // clap_complete 4.6 writes the dash of the program's name as `__` where it sets `cmd`, and in another way where it asks
+        // for it.
         let [set, asked] = ["__", "__subcmd__"].map(|dash| name.replace('-', dash) + "__subcmd__");
         return String::from_utf8_lossy(&script).replace(&asked, &set).into_bytes();
     }

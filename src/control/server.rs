@@ -1,7 +1,7 @@
 //! Serves the control socket.
 //!
-//! Guarantees: no request is carried out before the kernel has named the client's user; each request but `status` is logged with
-//! that user's id; the socket's file is removed when the listener is dropped.
+//! Guarantees: no request is carried out before the kernel has named the client's user; each request that changes something is
+//! logged with that user's id; the socket's file is removed when the listener is dropped.
 
 use std::{
     path::Path,

@@ -1,8 +1,8 @@
 //! The `exec` command runs the daemon in this process and one program as its child, in a process group of its own.
 //!
-//! Guarantees: the program starts once every account that logs in has a token, and never once a log-in is rejected; it gets no variable that holds a secret.
-//! Each signal reaches it once and never ends us before it. The daemon serves until the program has ended. Nothing of the
-//! program's group outlives us, unless SIGKILL ends us.
+//! Guarantees: the program starts once every account that logs in has a token, and never once a log-in is rejected; it gets no
+//! variable that holds a secret. Each signal reaches it once and never ends us before it. The daemon serves until the program has
+//! ended. Nothing of the program's group outlives us, unless SIGKILL ends us.
 //!
 //! Files, each using only those before it: `environment` (pure), `process_group`, `orphans`, `terminal`, `supervisor`.
 
@@ -73,8 +73,8 @@ pub enum ExecError {
 }
 
 impl ExecError {
-    /// The exit code that a shell uses for a program that is not there (127) or can't be run (126, but 1 for want of a resource); 78 for a fault of the
-    /// configuration, else 1.
+    /// The exit code that a shell uses for a program that is not there (127) or can't be run (126, but 1 for want of a resource);
+    /// 78 for a fault of the configuration, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

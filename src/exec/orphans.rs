@@ -1,4 +1,5 @@
-//! Reaps processes that this process has adopted: what the program's own children leave behind comes to us, and we are not told of it.
+//! Reaps processes that this process has adopted: what the program's own children leave behind comes to us, and we are not told
+//! of it.
 //!
 //! Guarantees: each wait names one process, so none can take the status of the program; the end of a command that gives a secret
 //! (`sources`) is left to the one who waits for it. Only Linux lets a process adopt.

@@ -55,7 +55,8 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     /// Waits for the tokens (for `wait` at most; not at all when it is zero) and runs the program. It returns when the program
-    /// has ended and its process group is empty; an error says why the program was not started. Dropping the future kills the group.
+    /// has ended and its process group is empty; an error says why the program was not started. Dropping the future kills the
+    /// group.
     pub(super) async fn run(&mut self, mut command: Command, wait: Duration) -> Result<Exit, ExecError> {
         if let Some(outcome) = self.wait_for_tokens(wait).await {
             return outcome;

@@ -31,7 +31,8 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// Opens the controlling terminal; `None` if there is none, or if our group has no number here, so that it couldn't be given back.
+    /// Opens the controlling terminal; `None` if there is none, or if our group has no number here, so that it couldn't be given
+    /// back.
     pub(super) fn open() -> Option<Self> {
         let device = File::options().read(true).write(true).open("/dev/tty").ok()?;
         let own_group = Pid::from_raw(getpgrp().as_raw())?;

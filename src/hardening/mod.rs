@@ -25,7 +25,8 @@ const MEMORY_LOCKED: &str = "memory locked";
 const LANDLOCK: &str = "Landlock";
 
 /// Pages that the process must be able to lock: some for the secrets of a few accounts, each of which takes one at least. With
-/// pages of 4 KiB they are half of what containers often allow, because secrets that the settings hold are locked before this check.
+/// pages of 4 KiB they are half of what containers often allow, because secrets that the settings hold are locked before this
+/// check.
 const LOCKED_MIN: usize = 8;
 
 /// A required step that can't be taken here.

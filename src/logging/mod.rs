@@ -195,8 +195,8 @@ fn dropped_line(shape: Shape, lines: u64, clock: &dyn Clock) -> Vec<u8> {
     line.into_bytes()
 }
 
-/// The dependency whose warnings are about what a peer sends, one line for each frame, as many as the peer likes; some hold bytes of
-/// the peer's choosing. What ends a connection is counted by `server`, or is an error of the request.
+/// The dependency whose warnings are about what a peer sends, one line for each frame, as many as the peer likes; some hold bytes
+/// of the peer's choosing. What ends a connection is counted by `server`, or is an error of the request.
 const SILENCED: &str = "h2";
 
 /// The user's filter for our own events, and `warn` for those of dependencies.

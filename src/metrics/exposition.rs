@@ -190,7 +190,7 @@ impl Scrape {
         }
         let mut family = page.gauge(
             "careportals_sidecar_client_connections_max",
-            "Limit of client connections; beyond it the longest idle one is closed for a new one.",
+            "Limit of client connections; beyond it an idle one is closed for a new one.",
         )?;
         for listener in &self.readings.listeners {
             family.gauge(&[("listener", &listener.address)], &(listener.connections_max as u64))?;

@@ -1,8 +1,8 @@
 //! Compares two sets of rules: which requests one lets through and the other does not. Pure.
 //!
-//! Both are automata over the segments of canonical paths. Segments fall into classes that no rule tells apart: each name that a rule
-//! spells, its careless spellings, and all others. So the product of both automata is finite, and whatever differs has a short
-//! witness.
+//! Both are automata over the segments of canonical paths. Segments fall into classes that no rule tells apart: each name that a
+//! rule spells, its careless spellings, and all others. So the product of both automata is finite, and whatever differs has a
+//! short witness.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -30,8 +30,9 @@ pub struct RuleSet<'a> {
 /// The requests that one set lets through and another one does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// The methods by path, in the syntax of rules. `*` in a path stands for a segment that no rule names, and for a named one that
-    /// no other path has in its place; `**` for any number of segments; `*` as a method for all, `OTHER` for those that no rule names.
+    /// The methods by path, in the syntax of rules. `*` in a path stands for a segment that no rule names, and for a named one
+    /// that no other path has in its place; `**` for any number of segments; `*` as a method for all, `OTHER` for those that no
+    /// rule names.
     pub methods_by_path: BTreeMap<String, Vec<String>>,
     /// Whether nothing is missing.
     pub is_complete: bool,
@@ -180,7 +181,8 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Adds the states in which a `**` has matched all that it will. Bit `i` is set when the first `i` segments of the rule are matched.
+/// Adds the states in which a `**` has matched all that it will. Bit `i` is set when the first `i` segments of the rule are
+/// matched.
 fn skip_any(rule: &Rule, states: u128) -> u128 {
     let any = rule.segments.iter().enumerate().filter(|(_, pattern)| **pattern == Pattern::Any);
     any.fold(states, |states, (at, _)| states | (states & (1 << at)) << 1)

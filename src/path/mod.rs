@@ -1,8 +1,9 @@
 //! Request paths: whether they are canonical, which rule they match, whether they reach a log-in, what a log may show of them.
 //!
-//! Pure: no clock, no I/O. There are two readings of a path. `allow`, prefixes and masking take it as it is sent, after
-//! [`is_canonical`] has made sure that it has only one meaning. [`LoginPaths`] and `deny` take it as the most lenient server might:
-//! what must not be reached is reached by none of its spellings. Guarantees: no input takes longer than its length times a small constant.
+//! Pure: no clock, no I/O. There are two readings of a path. `allow` takes it as it is sent, after [`is_canonical`] has made sure
+//! that it has only one meaning; prefixes and masking take it so in any case. [`LoginPaths`] and `deny` take it as the most
+//! lenient server might: what must not be reached is reached by none of its spellings. Guarantees: no input takes longer than its
+//! length times a small constant.
 
 mod cover;
 mod decode;

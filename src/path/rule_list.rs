@@ -43,8 +43,8 @@ impl RuleList {
         self.first(path, |rule| rule.matches(method, path))
     }
 
-    /// The first rule, as one of `deny`, for which a server could take the request, as it could for a log-in path. In doubt there is
-    /// one.
+    /// The first rule, as one of `deny`, for which a server could take the request, as it could for a log-in path. In doubt there
+    /// is one.
     ///
     /// Case does not count, in the method neither, and `GET` denies `HEAD`, which servers answer from the same handler.
     #[must_use]

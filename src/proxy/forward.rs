@@ -29,7 +29,7 @@ use super::{
     headers::{self, AccountFields, Framing},
     problem::{self, ProxyError},
     retry::{AfterFailure, AfterUnauthorized, FailedSend, IdempotencyKey, Replay, RetryBudget},
-    routes::Router,
+    router::Router,
     tunnel,
     upload::{ToUpstream, Upload, UpstreamResponse, WaitsFor},
 };

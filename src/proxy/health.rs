@@ -1,6 +1,6 @@
 //! What requests last met at an API, over all workers: an upstream that did not answer, or the limit of requests.
 //!
-//! An answer costs one load. Only a request that fails writes. Time is an argument.
+//! An answer costs one load, unless it ends an outage. Time is an argument.
 
 use std::{
     sync::{
@@ -119,7 +119,8 @@ impl ApiHealth {
     #[must_use]
     pub fn shortage(&self) -> Option<Shortage> {
         let of = |time: &AtomicU64| Some(time.load(Ordering::Acquire)).filter(|nanos| *nanos > 0).map(Moment::from_nanos);
-        // The latest refusal is read before the first one and written after it, so a shortage never has the beginning of an earlier one.
+        // The latest refusal is read before the first one and written after it, so a shortage never has the beginning of an
+        // earlier one.
         let last = of(&self.0.refused_last)?;
         Some(Shortage { since: of(&self.0.refused_first)?, last })
     }

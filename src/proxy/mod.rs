@@ -4,11 +4,11 @@
 //! gets the token neither in the head nor in the trailers of an answer; no request is sent more than three times; a token that
 //! expired or was withdrawn before the request's connection was there is not sent.
 //!
-//! Files, each using only those before it: `request_id` (pure), `headers` (pure), `required` (a header that each request must
-//! have), `admit` (pure), `problem` (our error answers; pure), `health` (what requests last met), `retry` (pure), `coalesce` (small frames
-//! of a body), `upload` (the request's body), `api` (what a worker has of an API), `routes` (which API a request is for),
-//! `exchange` (the record of a request), `download` (the answer's body), `tunnel`, `forward`, `router` (has requests answered), `internal` (for
-//! fuzzing).
+//! Files, each using only those before it: `request_id` (pure), `spare_heads` (memory for heads that is used again), `headers`
+//! (pure), `required` (a header that each request must have), `admit` (pure but for two questions), `problem` (our error answers;
+//! pure), `health` (what requests last met), `retry` (pure), `coalesce` (small frames of a body), `upload` (the request's body),
+//! `api` (what a worker has of an API), `router` (which API a request is for), `exchange` (the record of a request), `download`
+//! (the answer's body), `tunnel`, `forward`, `service` (has requests answered), `internal` (for fuzzing).
 
 mod admit;
 mod api;
@@ -24,7 +24,7 @@ mod request_id;
 mod required;
 mod retry;
 mod router;
-mod routes;
+mod service;
 mod spare_heads;
 mod tunnel;
 mod upload;
@@ -37,5 +37,5 @@ pub use headers::HeaderRules;
 pub use health::{ApiHealth, Outage, Shortage};
 pub use problem::{Code, ProxyError};
 pub use required::{Required, try_source};
-pub use routes::{Router, Routes, choose};
+pub use router::{Router, Routes, choose};
 pub use upload::{ToUpstream, UploadError};

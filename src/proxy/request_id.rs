@@ -40,7 +40,7 @@ impl IdAndPath {
         Self { text, id_bytes: id.len() }
     }
 
-    /// The id.
+    /// As it stands in the log.
     pub(super) fn id(&self) -> &str {
         // It holds only ASCII.
         std::str::from_utf8(&self.text[..self.id_bytes]).unwrap_or_default()
@@ -52,7 +52,7 @@ impl IdAndPath {
         uncompressed(value.expect("letters, digits, `.`, `_` and `-` make a value"))
     }
 
-    /// The path.
+    /// The request's path, as the client wrote it.
     pub(super) fn path(&self) -> &str {
         // It was a `str`.
         std::str::from_utf8(&self.text[self.id_bytes..]).unwrap_or_default()

@@ -105,8 +105,9 @@ impl RetryBudget {
     }
 }
 
-/// Whether another connection may succeed; after `Http1Required` it speaks HTTP/1.1. After a time-out the client has waited long enough; a certificate, a name, the
-/// answer of an egress proxy and an answer that is not HTTP will be the same again. An upstream that had begun to answer has acted.
+/// Whether another connection may succeed; after `Http1Required` it speaks HTTP/1.1. After a time-out the client has waited long
+/// enough; a certificate, a name, the answer of an egress proxy and an answer that is not HTTP will be the same again. An
+/// upstream that had begun to answer has acted.
 const fn is_curable(cause: Cause) -> bool {
     match cause {
         Cause::Closed

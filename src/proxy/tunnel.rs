@@ -101,8 +101,8 @@ impl Tunnel {
     }
 }
 
-/// Passes bytes until both directions have ended, or until something ends the tunnel before: then it tells what. `passed` learns how
-/// many bytes have gone to the upstream and to the client so far.
+/// Passes bytes until both directions have ended, or until something ends the tunnel before: then it tells what. `passed` learns
+/// how many bytes have gone to the upstream and to the client so far.
 async fn join<C, U>(
     client: &mut C,
     upstream: &mut U,

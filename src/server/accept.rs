@@ -1,9 +1,9 @@
 //! Accepts connections: one loop per worker and listen address, on descriptors of one shared socket.
 //!
-//! Guarantees: a connection is served only with a permit, and each loop accepts one at most that waits for its permit; a connection
-//! whose caller no API lets in takes none, and lingers to read why, within limits of number and time; running out of descriptors
-//! closes a connection that needs its place least, and never ends accepting; when a drain begins, the connections that the kernel has
-//! queued are accepted, and each is served once a permit is free.
+//! Guarantees: a connection is served only with a permit, and until the drain each loop accepts one at most that waits for its
+//! permit; a connection whose caller no API lets in takes none, and lingers to read why, within limits of number and time;
+//! running out of descriptors closes a connection that needs its place least, and never ends accepting; when a drain begins, the
+//! connections that the kernel has queued are accepted, and each is served once a permit is free.
 
 use std::{
     collections::VecDeque,
@@ -155,8 +155,8 @@ impl<A: RequestService> Serving<A> {
     }
 
     /// Serves those that `waiting` holds already, and what the kernel has queued. The socket is closed as soon as the queue is
-    /// empty: its connections wait here for their permits, and later ones are refused. Where descriptors are few, requests need those
-    /// that are left, and connections go on waiting in the kernel, later ones too.
+    /// empty: its connections wait here for their permits, and later ones are refused. Where descriptors are few, requests need
+    /// those that are left, and connections go on waiting in the kernel, later ones too.
     async fn serve_queued(mut self, socket: ListeningSocket, mut waiting: VecDeque<ClientStream>) {
         let mut socket = Some(socket);
         loop {
@@ -245,8 +245,8 @@ fn spawn_refused<A: RequestService>(
     tokio::spawn(connection::serve(stream, peer, Arc::clone(service), state, drain.clone())).abort_handle()
 }
 
-/// Serves a connection, unless its client gave up while it was queued: what it has sent would be carried out for nobody, and perhaps
-/// twice, since the client may have sent it again.
+/// Serves a connection, unless its client gave up while it was queued: what it has sent would be carried out for nobody, and
+/// perhaps twice, since the client may have sent it again.
 fn spawn<A: RequestService>(stream: ClientStream, peer: Peer, permit: ConnectionPermit, service: &Arc<A>, drain: &Drain) {
     if stream.client_is_gone() {
         return;

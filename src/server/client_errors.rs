@@ -20,7 +20,8 @@ use crate::{
 
 /// The shortest time between two lines about the same reason.
 const EVERY: Duration = Duration::from_secs(10);
-/// The same for TLS. It is a wrong setting of a client, which tries again and again: saying it once is enough.
+/// The shortest time between two lines about TLS. It is a wrong setting of a client, which tries again and again: saying it once
+/// is enough.
 const EVERY_TLS: Duration = Duration::from_secs(3600);
 
 label! {

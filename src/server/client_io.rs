@@ -213,8 +213,9 @@ impl ClientIo {
         }
     }
 
-    /// Reads for the HTTP/2 connection. It takes an end for the end of all streams, also of those whose answers are not written yet,
-    /// so it is told of one only before the first request, and when nobody reads; else the connection leaves when all are answered.
+    /// Reads for the HTTP/2 connection. It takes an end for the end of all streams, also of those whose answers are not written
+    /// yet, so it is told of one only before the first request, and when nobody reads; else the connection leaves when all are
+    /// answered.
     fn poll_http2(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check_client()?;
         match self.end {

@@ -1,16 +1,17 @@
 //! How long a client may be silent after it has connected, before it may be closed for another one.
 //!
-//! An app that opens many connections at once sends a moment later; were its connections closed for each other, requests would be lost
-//! that could have waited. In a flood of silent clients the time is short. Guarantee: such a flood keeps nobody out for long. Times are
-//! arguments: nanoseconds since the address was opened.
+//! An app that opens many connections at once sends a moment later; were its connections closed for each other, requests would be
+//! lost that could have waited. In a flood of silent clients the time is short. Guarantee: such a flood keeps nobody out for
+//! long. Times are arguments: nanoseconds since the address was opened.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How long a client may be silent at first before it counts as idle.
 pub(super) const FIRST_GRACE: u64 = 1_000_000_000;
-/// The same in a flood of silent clients.
+/// How long it may be silent in a flood of silent clients.
 const FIRST_GRACE_IN_FLOOD: u64 = 5_000_000;
-/// Clients that are closed one after the other for their silence are a flood after this time, and until nobody was for twice as long.
+/// Clients that are closed one after the other for their silence are a flood after this time, and until nobody was for twice as
+/// long.
 const FLOOD: u64 = 1_000_000_000;
 
 /// How long clients of one address may be silent at first.
@@ -34,8 +35,8 @@ impl FirstGrace {
         if lasts && self.is_recent(now) { FIRST_GRACE_IN_FLOOD } else { FIRST_GRACE }
     }
 
-    /// Takes note of a client that is closed for another one, as it has been silent since it came, for `silence`. What has been open
-    /// for long says nothing about those that have just come: it may belong to a pool.
+    /// Takes note of a client that is closed for another one, as it has been silent since it came, for `silence`. What has been
+    /// open for long says nothing about those that have just come: it may belong to a pool.
     pub(super) fn closed_one(&self, now: u64, silence: u64) {
         if silence >= 2 * FIRST_GRACE {
             return;

@@ -1,9 +1,9 @@
 //! Binds listen addresses, accepts connections within the connection limit, serves HTTP/1.x and h2c, and drains.
 //!
-//! A [`RequestService`], which is an argument, answers the requests. Guarantees: a connection is served only with a permit;
-//! running out of descriptors slows accepting and never ends it; an HTTP/2 connection is bounded in streams, resets, heads
-//! and memory; when a drain begins, connections that the kernel has queued are still accepted, requests in flight finish, and
-//! then each connection closes.
+//! A [`RequestService`], which is an argument, answers the requests. Guarantees: no more connections are served than have a
+//! permit, but for a few that are only told why they are refused; running out of descriptors slows accepting and never ends it;
+//! an HTTP/2 connection is bounded in streams, resets, heads and memory; when a drain begins, connections that the kernel has
+//! queued are still accepted, requests in flight finish, and then each connection closes.
 
 mod accept;
 mod bind;

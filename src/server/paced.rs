@@ -173,7 +173,7 @@ impl Pace {
     }
 }
 
-/// The stream.
+/// A connection's stream, whose client may send no faster than its pace allows.
 pub(super) struct Paced<S> {
     stream: S,
     pace: Pace,

@@ -1,7 +1,7 @@
 //! Identifies the client of a connection, as far as the kernel knows it: user, groups, process.
 //!
-//! The kernel is asked only when a rule needs the answer, and only once per connection. Guarantees: an unknown client is no
-//! user and in no group; no call here blocks.
+//! Over a Unix socket the kernel tells it when the connection is accepted. Over TCP it is asked when a rule needs the answer, and
+//! no more once it has answered. Guarantees: an unknown client is no user and in no group; no call here blocks.
 
 use std::{
     fmt, fs,

@@ -1,6 +1,6 @@
 //! The daemon's state: its phase, accounts and APIs as a document for people and programs, and whether it is ready.
 //!
-//! It reads everything when asked; nothing is kept up to date for its own sake. The daemon writes and the commands read
+//! It reads everything when asked, and keeps only since when each API is in its state. The daemon writes and the commands read
 //! [`StatusDocument`] by the same types. Guarantees: no secret is in it, and nothing of a request.
 
 mod api_state;
@@ -344,8 +344,8 @@ impl StatusReader {
         }
     }
 
-    /// Whether the daemon serves, every account that logs in holds a valid token, and every other one has its organization. `only` restricts it to one account;
-    /// `None` when there is none of that name.
+    /// Whether the daemon serves, every account that logs in holds a valid token, and every other one has its organization.
+    /// `only` restricts it to one account; `None` when there is none of that name.
     #[must_use]
     pub fn readiness(&self, only: Option<&str>, detail: Detail) -> Option<Readiness> {
         let view = Arc::clone(&self.view.borrow());

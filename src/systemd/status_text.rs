@@ -14,7 +14,8 @@ use crate::{
 /// At most this many accounts, and as many APIs, are named one by one.
 const NAMED_MAX: usize = 4;
 
-/// The text of `STATUS=`. `troubles` are the APIs that are not served as they should be, `refused` is the number of faults for which the last reload was refused, if it was.
+/// The text of `STATUS=`. `troubles` are the APIs that are not served as they should be, `refused` is the number of faults for
+/// which the last reload was refused, if it was.
 pub(super) fn status(phase: Phase, view: &View, troubles: &[ApiTrouble], refused: Option<usize>, now: Now) -> String {
     match phase {
         Phase::Starting => "Starting".to_owned(),

@@ -91,7 +91,7 @@ fn count_lines(bytes: &[u8]) -> usize {
     bytes.chunks(255).map(|some| usize::from(some.iter().map(|byte| u8::from(*byte == b'\n')).sum::<u8>())).sum()
 }
 
-/// The stream.
+/// A connection's stream, which notices how each answer begins.
 pub(super) struct AnswerIo {
     stream: UpstreamIo,
     beginning: Arc<AnswerBeginning>,

@@ -1,7 +1,7 @@
 //! How long an upstream keeps idle connections, learned from what it announces and from what was seen.
 //!
 //! No clock and no I/O: times are arguments. Guarantees: [`KeepAlive::safe_idle`] never exceeds four fifths of a time for which
-//! the upstream is known to keep connections; while nothing is known it is [`FLOOR`]; asking takes no lock.
+//! the upstream is known to keep connections; while nothing is known it is [`FLOOR`]; a request asks without a lock.
 
 use std::{
     net::IpAddr,

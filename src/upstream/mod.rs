@@ -1,7 +1,8 @@
 //! Connections to one origin: kept, used again, and one request sent once on one of them.
 //!
-//! Nothing else names the client types of hyper and h2. Guarantees: a request is written to one connection at most, and a
-//! failure says whether the upstream may have acted on it. Whether the request may be sent again is for the caller to judge.
+//! Nothing else sends clients' requests by the client types of hyper and h2. Guarantees: a request is written to one connection
+//! at most, and a failure says whether the upstream may have acted on it. Whether the request may be sent again is for the caller
+//! to judge.
 //!
 //! Files, each using only those before it: `error`, `options` (what callers choose), `keep_alive` (how long the upstream keeps
 //! idle connections), `ahead` (when one is opened ahead of need), `answer_framing` (how an answer is delimited; pure), `answer_io`

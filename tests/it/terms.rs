@@ -34,11 +34,24 @@ struct Moving {
 impl Moving {
     /// Begins at the first server.
     fn start() -> Self {
+        Self::start_with(|_| ())
+    }
+
+    fn start_with(prepare: impl FnOnce(&Simulator)) -> Self {
         let (first, second) = (simulator(), simulator());
+        prepare(&first);
         let mut setup = Setup::empty();
         setup.trust(&format!("{}{}", first.ca_pem(), second.ca_pem())).with_control_socket().with_telemetry();
         setup.settings(&settings(&account("main", FIRST), "main", &first));
         Self { sidecar: setup.start(), first, second, reloads: 0 }
+    }
+
+    /// Begins at the first server, which answers no log-in. `request` waits for it.
+    fn waiting(request: &Request) -> (Self, Crowd) {
+        let moving = Self::start_with(|first| first.control().hold_logins(true));
+        let waiting = Crowd::send(&moving.sidecar, 4, request);
+        until("a log-in has begun", || moving.first.control().counts().logins == 1);
+        (moving, waiting)
     }
 
     /// As [`start`](Self::start), with a token at hand that is old enough to be replaced.
@@ -99,14 +112,7 @@ fn foreign(simulator: &Simulator, own: &str) -> usize {
 
 #[test]
 fn a_request_that_waits_for_a_token_goes_to_the_server_that_a_reload_puts_in_its_place() {
-    let (first, second) = (simulator(), simulator());
-    first.control().hold_logins(true);
-    let mut setup = Setup::empty();
-    setup.trust(&format!("{}{}", first.ca_pem(), second.ca_pem()));
-    setup.settings(&settings(&account("main", FIRST), "main", &first));
-    let mut moving = Moving { sidecar: setup.start(), first, second, reloads: 0 };
-    let waiting = Crowd::send(&moving.sidecar, 4, &Request::get("/_sim/echo"));
-    until("a log-in has begun", || moving.first.control().counts().logins == 1);
+    let (mut moving, waiting) = Moving::waiting(&Request::get("/_sim/echo"));
     moving.move_on();
     for answer in waiting.answers() {
         is_of_the_second(&answer);
@@ -159,20 +165,48 @@ fn a_401_after_the_reload_is_not_passed_on() {
 
 #[test]
 fn a_request_that_waits_goes_on_with_the_other_account_that_a_reload_gives_its_api() {
-    let (first, second) = (simulator(), simulator());
-    first.control().hold_logins(true);
-    let mut setup = Setup::empty();
-    setup.trust(&format!("{}{}", first.ca_pem(), second.ca_pem()));
-    setup.settings(&settings(&account("before", FIRST), "before", &first));
-    let mut moving = Moving { sidecar: setup.start(), first, second, reloads: 0 };
-    let waiting = Crowd::send(&moving.sidecar, 2, &Request::get("/_sim/echo"));
-    until("a log-in has begun", || moving.first.control().counts().logins == 1);
+    let (mut moving, waiting) = Moving::waiting(&Request::get("/_sim/echo"));
     let after = settings(&account("after", SECOND), "after", &moving.second);
     moving.reload(&after);
     for answer in waiting.answers() {
         is_of_the_second(&answer);
     }
     assert_eq!(moving.first.control().counts().requests, 0);
+}
+
+#[test]
+fn a_request_that_goes_on_after_a_reload_is_judged_by_the_new_settings() {
+    let (mut moving, denied) = Moving::waiting(&Request::get("/_sim/echo"));
+    let mut upload = moving.sidecar.connect();
+    upload.write(
+        &Request::new("POST", "/_sim/echo").header("Transfer-Encoding", "chunked").header("Trailer", "x-plan, x-sum").head(),
+    );
+    upload.write(b"4\r\nbody\r\n0\r\nx-plan: theirs\r\nx-sum: 1\r\n\r\n");
+    let in_flight = "requests_in_flight{api=\"one\"} 5";
+    until("all wait for a token", || moving.sidecar.telemetry("/metrics").text().contains(in_flight));
+    let rules = "deny = [\"GET /_sim/**\"]\nheaders = { x-plan = \"gold\" }\n";
+    let after = settings(&account("main", SECOND), "main", &moving.second) + rules;
+    moving.reload(&after);
+    for answer in denied.answers() {
+        assert_eq!(answer.status, 403, "{answer:?}");
+    }
+    let answer = upload.answer("POST");
+    is_of_the_second(&answer);
+    assert_eq!((answer.echoed("x-plan"), &answer.json()["trailers"]), (vec!["gold".to_owned()], &json!([["x-sum", "1"]])));
+    assert_eq!((moving.first.control().counts().requests, moving.second.control().counts().requests), (0, 1));
+    until("no permit is held", || moving.sidecar.telemetry("/metrics").text().contains("requests_in_flight{api=\"one\"} 0"));
+}
+
+#[test]
+fn it_waits_no_longer_than_the_new_settings_allow() {
+    let (mut moving, waiting) = Moving::waiting(&Request::get("/_sim/echo"));
+    moving.second.control().hold_logins(true);
+    let impatient = account("main", SECOND) + "token_wait = \"200ms\"\n";
+    let after = settings(&impatient, "main", &moving.second);
+    moving.reload(&after);
+    for answer in waiting.answers() {
+        is_told_to_come_again(&answer);
+    }
 }
 
 #[test]

@@ -133,11 +133,22 @@ fn files_of_a_folder_keep_the_order_that_its_header_states() {
             };
             findings.extend(uses_later(file, &order[place + 1..]));
         }
+        let names = tree.sources.iter().filter_map(|other| name_in(folder, &other.file));
+        for name in names.filter(|name| !order.contains(name) && !["mod", "tests", "simulation"].contains(name)) {
+            findings.push(Finding { file: source.file.clone(), line: 1, what: format!("the header does not list `{name}`") });
+        }
     });
     assert_none(
         "the header says that each file uses only those before it; read in that order the folder needs no look ahead",
         &findings,
     );
+}
+
+/// The name of the module that `file` is in `folder`, if it stands directly there.
+fn name_in<'a>(folder: &str, file: &'a str) -> Option<&'a str> {
+    let inside = file.strip_prefix(folder)?;
+    let name = inside.strip_suffix("/mod.rs").or_else(|| inside.strip_suffix(".rs"))?;
+    (!name.contains('/')).then_some(name)
 }
 
 fn uses_later(source: &Source, later: &[&str]) -> Vec<Finding> {

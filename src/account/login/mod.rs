@@ -1,7 +1,7 @@
 //! Performs one log-in: it reads the sources, and returns a [`Grant`] or a classified [`LoginError`].
 //!
 //! Guarantees: a log-in uses a connection of its own, never the data path's; bodies with secrets live in buffers that are
-//! wiped; nothing that the server says, its `message` included, is kept or logged; redirects are never followed.
+//! wiped; no text that the server says, its `message` included, is kept or logged; redirects are never followed.
 
 mod wait;
 

@@ -34,7 +34,7 @@ pub(super) enum CredentialChange {
 /// What a look found: the fields whose file says something else than the last log-in read, with that reading.
 pub(super) type Differences = Vec<(Field, Noted)>;
 
-/// A watch over an account's files. Dropping it ends its threads.
+/// A watch over an account's files. Dropping it ends its task.
 pub(super) struct CredentialWatch {
     differences: mpsc::Receiver<Differences>,
     last_read: Arc<LastRead>,

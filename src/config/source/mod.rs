@@ -8,7 +8,7 @@
 //! `setting` (what a setting is), `layers` (merges the leaves of what is written), `reader` (the macros that declare settings,
 //! and how these are read); `measures`, `headers`, `url`, `words`, `kinds` (read one value each); `top_level`, `account`, `api`
 //! (declare the settings), `tables` (all of them); `file`, `variables` (make leaves of what is written); `login`, `egress`,
-//! `relations` (faults that only several values together show), `build` (makes the configuration); `schema`,
+//! `relations` (faults that only several values together show), `warnings`, `build` (makes the configuration); `schema`,
 //! `child_environment`, `loaded` (the outcome, and how it is printed).
 
 pub mod account;

@@ -1,7 +1,7 @@
 //! Reads a path as the most lenient server might, and finds log-in paths and what `deny` names in that reading.
 //!
-//! Pure: no clock, no I/O. Guarantees: a path that decodes to a pattern, by any
-//! server's rules and any number of passes, reaches it; in doubt the answer is yes.
+//! Pure: no clock, no I/O. Guarantees: a path that decodes to a pattern, by any server's rules and any number of passes,
+//! reaches it; in doubt the answer is yes.
 
 use std::{borrow::Cow, iter::successors};
 
@@ -224,7 +224,8 @@ impl LenientPattern {
         self.skip_any(if self.is_under_mount() { 0b11 } else { 1 })
     }
 
-    /// Whether the first segment is a mount, which a path may lack. Before a wildcard it may not: the rule means all below the mount.
+    /// Whether the first segment is a mount, which a path may lack. Before a wildcard it may not: the rule means all below the
+    /// mount.
     fn is_under_mount(&self) -> bool {
         let is_mount = |name: &[u8]| MOUNTS.iter().any(|mount| mount.as_bytes() == name);
         matches!(self.segments.as_slice(), [LenientSegment::Name(first), LenientSegment::Name(_), ..] if is_mount(first))
@@ -335,8 +336,8 @@ pub(super) enum SegmentText<'a> {
     Any,
 }
 
-/// Whether some server takes `name` for `known`. Windows drops dots at the end; a `+` is a blank to some; frameworks take what follows
-/// a dot for the format of the answer, and some cut it from the first dot on, whatever it is: `/a.tar.gz` is `/a`.
+/// Whether some server takes `name` for `known`. Windows drops dots at the end; a `+` is a blank to some; frameworks take what
+/// follows a dot for the format of the answer, and some cut it from the first dot on, whatever it is: `/a.tar.gz` is `/a`.
 fn is_same_name(known: &[u8], name: &[u8]) -> bool {
     let mut seen = name.iter().filter(|&&byte| is_seen(byte));
     let mut begins = |start: &[u8]| start.iter().all(|byte| seen.next().is_some_and(|other| byte.eq_ignore_ascii_case(other)));

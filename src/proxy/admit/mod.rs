@@ -4,7 +4,7 @@
 //! included. Without this gate any web page could use the account through its visitor's browser (DNS rebinding, cross-site
 //! requests), and any client could fetch a token.
 //!
-//! Files, each using only those before it: `browser` (what a browser says of itself).
+//! Files, each using only those before it: `browser` (what a browser says of itself), `rules` (what may be asked for).
 
 mod browser;
 mod rules;

@@ -8,7 +8,7 @@ use crate::{
     path::{Rule, RuleList, is_canonical},
 };
 
-/// `allow` and `deny`.
+/// The API's `allow` and `deny`, and whether they are enforced.
 pub(super) struct Rules {
     allow: Option<RuleList>,
     deny: RuleList,

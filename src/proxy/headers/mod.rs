@@ -5,7 +5,7 @@
 //! pass: `HeaderMap::remove` would reorder what is kept, and looking up each removed name costs more than looking at each
 //! present one.
 //!
-//! Names are compared with `_` and `-` folded, since CGI-like servers can't tell the two apart.
+//! Names are compared with `_`, `.` and `-` folded, since CGI-like servers can't tell them apart.
 
 mod request_field;
 
@@ -439,7 +439,8 @@ pub(super) fn bytes_of(name: &HeaderName) -> &[u8] {
     name.as_str().as_bytes()
 }
 
-/// Whether two names are equal with `_`, `.` and `-` folded, as servers do that pass headers on as variables. `HeaderName`s are lower case already.
+/// Whether two names are equal with `_`, `.` and `-` folded, as servers do that pass headers on as variables. `HeaderName`s are
+/// lower case already.
 pub(super) fn same_name(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| fold(a) == fold(b))
 }

@@ -197,7 +197,8 @@ fn can_be_sent(value: Secret) -> Result<Secret, SourceFault> {
     Ok(value)
 }
 
-/// Whether the source of a required header's value gives one now. The fault keeps what a failed command wrote to its standard error.
+/// Whether the source of a required header's value gives one now. The fault keeps what a failed command wrote to its standard
+/// error.
 pub async fn try_source(source: &Source) -> Result<(), SourceFault> {
     sources::read_keeping_stderr(source, &Arc::new(Semaphore::new(1))).await.and_then(can_be_sent).map(drop)
 }

@@ -102,7 +102,9 @@ impl Upload {
 
     /// From now on `rules` say which trailers pass.
     pub(super) fn go_by(&self, rules: &Arc<HeaderRules>) {
-        self.lock().rules = Arc::clone(rules);
+        let mut state = self.lock();
+        state.rules = Arc::clone(rules);
+        state.trailers = state.trailers.take().map(|kept| headers::trailers_to_upstream(rules, &kept));
     }
 
     /// Keeps nothing of the body any more: the request will not be sent again.

@@ -43,7 +43,7 @@ const BODY_BUFFER: usize = 64 * 1024;
 
 /// How many bytes an HTTP/2 client may send at once that are no request, beside what its largest head may take on the wire.
 const BURST: usize = 16 * 1024;
-/// The same for a client whose caller was refused when it was accepted, with its head: it is only told so.
+/// How many bytes an HTTP/2 client may send whose caller was refused when it was accepted, its head included: it is only told so.
 const REFUSED_BURST: usize = 4 * 1024;
 /// HTTP/2's windows, in bytes: how much a client may send ahead on a stream, and on the connection.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
@@ -200,7 +200,7 @@ fn error_in_http1(error: &hyper::Error) -> Option<ClientError> {
     if error.is_parse_too_large() { Some(ClientError::HeadTooLarge) } else { error.is_parse().then_some(ClientError::Malformed) }
 }
 
-/// The same of HTTP/2: whether the client broke its rules, and did not just go away.
+/// What the client sent wrong over HTTP/2, if hyper ended the connection for that and the client did not just go away.
 fn error_in_http2(error: &hyper::Error) -> Option<ClientError> {
     let error = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
     error.is_library().then_some(ClientError::Http2)
@@ -348,9 +348,9 @@ fn announce_length<B: Body>(answer: &mut Response<B>) {
     }
 }
 
-/// Notes what the answer means for its connection. Tells whether the connection closes after it. Where another client waits for the
-/// place, an answer over HTTP/1.x says so: closed between requests, the connection could meet one that is on its way. HTTP/2 tells a
-/// client which requests were not read.
+/// Notes what the answer means for its connection. Tells whether the connection closes after it. Where another client waits for
+/// the place, an answer over HTTP/1.x says so: closed between requests, the connection could meet one that is on its way. HTTP/2
+/// tells a client which requests were not read.
 fn settle<A: RequestService>(answer: &Response<A::Body>, is_http2: bool, in_progress: &mut InProgress) -> bool {
     let kind = A::kind(answer);
     if kind == AnswerKind::Forwarded {

@@ -1,8 +1,8 @@
 //! Limits connections per listen address, across workers. When the limit is reached, or descriptors run out, it closes the
 //! connection that needs its place least.
 //!
-//! Guarantees: there are never more permits than the limit; one connection of an address at a time is asked to close, and that
-//! connection decides itself whether it still is as it was seen. The lock is taken when a connection is accepted or closed, and
+//! Guarantees: there are never more permits than the limit; few connections of an address at a time are asked to close ([`AHEAD`]),
+//! and each decides itself whether it still is as it was seen. The lock is taken when a connection is accepted or closed, and
 //! when the limit is reached; never for a request.
 
 use std::{

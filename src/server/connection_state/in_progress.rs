@@ -47,7 +47,8 @@ impl InProgress {
         self.state.owes_answer.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that the answer is our own, of so many `bytes`: while the client reads it, the connection may be closed for another client.
+    /// Notes that the answer is our own, of so many `bytes`: while the client reads it, the connection may be closed for another
+    /// client.
     pub(in crate::server) fn give_up_place(&mut self, bytes: u64) {
         if std::mem::take(&mut self.holds_place) {
             self.state.give_up_place(bytes);

@@ -4,7 +4,7 @@
 //! acceptors of all workers. Guarantees: only a whole head ends the time for the head; a client that takes nothing of an
 //! answer for `client_stall` is cut; a connection that was asked to close decides itself whether it still is as the acceptor
 //! saw it; a [`ConnectionState`] keeps the connection's permit, and the drain waiting, until it is dropped. No lock is taken
-//! here for a request but that of the worker's own deadlines.
+//! here for a request but those of the worker's own deadlines and of the connection's own bodies.
 
 mod bodies;
 mod in_progress;
@@ -36,8 +36,8 @@ use phase::{ClientCheck, ConnectionPhase, Ending};
 /// an HTTP/2 connection after our GOAWAY.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// How long an idle HTTP/1.x connection stays open when a drain begins: a client that sends one request after the other has the next
-/// one on its way, and learns from the answer that it is the last.
+/// How long an idle HTTP/1.x connection stays open when a drain begins: a client that sends one request after the other has the
+/// next one on its way, and learns from the answer that it is the last.
 const DRAIN_GRACE: Duration = Duration::from_millis(200);
 
 /// How long an HTTP/1.x connection is idle before its buffers are freed.

@@ -10,13 +10,13 @@ pub(super) enum ConnectionPhase {
     Head,
     /// At least one request is in progress.
     Exchange,
-    /// The same, and bytes came behind a request without a body: they begin the next head.
+    /// At least one request is in progress, and bytes came behind one without a body: they begin the next head.
     ExchangeAndHead,
     /// It is between requests.
     Idle,
-    /// The same, after an answer of our own to a request with a body: perhaps the rest of that body is still to come.
+    /// It is between requests, after an answer of our own to a request with a body, of which the rest may still come.
     IdleBehindBody,
-    /// Bytes came then: the rest of the body, or the next head.
+    /// Bytes came behind such an answer: the rest of the body, or the next head.
     Rest,
     /// It is no longer HTTP.
     Tunnel,

@@ -40,8 +40,8 @@ pub(super) fn is_abandoned(from: SocketAddr, ours: SocketAddr) -> bool {
     holder(from, ours) == Some(Holder::Nobody)
 }
 
-/// Whether the kernel answers that no process here holds the client's socket: it was closed, or is not there any more. That is so for
-/// each client of another machine.
+/// Whether the kernel answers that no process here holds the client's socket: it was closed, or is not there any more. That is so
+/// for each client of another machine.
 pub(super) fn is_held_by_nobody(from: SocketAddr, ours: SocketAddr) -> bool {
     let mut answer = [0; 1024];
     let Some(question) = question(from, ours) else { return false };

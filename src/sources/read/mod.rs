@@ -1,7 +1,8 @@
 //! Reads one value from its source.
 //!
-//! Guarantees: every buffer that held a value is wiped; a [`SourceFault`] holds nothing that a source gave, unless a caller asks for
-//! a failed command's standard error; a command and all that it started is killed when its time is over or its reader gives up.
+//! Guarantees: every buffer that held a value is wiped; a [`SourceFault`] holds nothing that a source gave, unless a caller asks
+//! for a failed command's standard error; a command and all that it started is killed when its time is over or its reader gives
+//! up.
 
 use std::{
     ffi::OsString,
@@ -39,8 +40,9 @@ const STDERR_MAX: usize = 512;
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
 const OUR_PREFIX: &[u8] = b"CAREPORTALS_";
 
-/// Reads one value, and removes one trailing newline and a byte order mark of a file or a command. It takes 10 s at most; dropping the future kills
-/// a command. `readers` limits how many files are read at a time, since a file system that hangs holds a thread.
+/// Reads one value, and removes one trailing newline and a byte order mark of a file or a command. It takes 10 s at most;
+/// dropping the future kills a command. `readers` limits how many files are read at a time, since a file system that hangs holds
+/// a thread.
 ///
 /// # Errors
 ///
@@ -56,7 +58,7 @@ pub async fn read(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, S
 ///
 /// # Errors
 ///
-/// As there.
+/// The source gives no value; the fault says why.
 pub async fn read_keeping_stderr(source: &Source, readers: &Arc<Semaphore>) -> Result<Secret, SourceFault> {
     let value = match source {
         Source::Value(value) => Secret::of(value.expose()),

@@ -70,7 +70,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
-    /// No connection is made until one is needed; `meter` counts them, and `keep_alive` is what all workers know of the
+    /// It makes no connection yet; `meter` counts them, and `keep_alive` is what all workers know of the
     /// upstream. `None` when the origin's host can't stand in a URI.
     #[must_use]
     pub fn new(
@@ -128,8 +128,8 @@ where
         SLOW.min(self.connector.timeout() / 4)
     }
 
-    /// Gives what `connecting` gives. When that takes unusually long, another request's HTTP/1.1 connection serves, if it becomes idle
-    /// before: a server that takes no new connections may well answer on those that it has.
+    /// Gives what `connecting` gives. When that takes unusually long, another request's HTTP/1.1 connection serves, if it becomes
+    /// idle before: a server that takes no new connections may well answer on those that it has.
     async fn or_wait(
         &self,
         connecting: impl Future<Output = Result<Lease<B>, SendError>>,
@@ -154,8 +154,8 @@ where
         self.open_http1(connection).await
     }
 
-    /// Connects for all that wait. When that takes unusually long, the next one of them connects, too, and this request takes a stream
-    /// on any connection that has one before: a handshake that hangs must not fail them all.
+    /// Connects for all that wait. When that takes unusually long, the next one of them connects, too, and this request takes a
+    /// stream on any connection that has one before: a handshake that hangs must not fail them all.
     async fn connect_for_all(&self, pending: PendingConnection, pool: &Http2Pool, reuse: Reuse) -> Result<Lease<B>, SendError> {
         let mut connecting = pin!(self.connector.connect(Offer::Http1And2));
         if let Ok(connected) = timeout(self.slow(), connecting.as_mut()).await {
@@ -338,8 +338,7 @@ where
     }
 
     /// Closes every idle connection now, those that are opened ahead of need too, and those in use once their exchanges have
-    /// ended. Connections that are opened later
-    /// are kept; none is opened before a request needs it.
+    /// ended. Connections that are opened later are kept; none is opened before a request comes.
     pub fn close_idle(&self) {
         self.used.store(false, Ordering::Relaxed);
         self.ahead().stop();

@@ -1,8 +1,8 @@
 //! The access line, one for each request.
 //!
 //! Access lines are formatted by hand, so that they cost no allocation and no event. Guarantees: of the request, an access line
-//! shows the method, the masked path and the request's id, and nothing else; a worker writes to a buffer of its own, and takes
-//! the queue's lock once a second, or when the buffer is full. `terminal` writes the lines for people at a terminal.
+//! shows the method, the masked path, its id and how large its body is, and nothing else; a worker writes to a buffer of its own,
+//! and takes the queue's lock once a second, or when the buffer is full. `terminal` writes the lines for people at a terminal.
 
 mod terminal;
 

@@ -98,8 +98,8 @@ fn http2_head<B>(request: &mut Request<B>, authority: &Authority) -> Result<Requ
     Ok(head)
 }
 
-/// Leaves out what only concerns an HTTP/1.1 connection. `HeaderMap::remove` puts the last field in the place of the one that goes. For
-/// `Host` alone, which begins our heads, that does no harm; where more has to go, a new map keeps the order.
+/// Leaves out what only concerns an HTTP/1.1 connection. `HeaderMap::remove` puts the last field in the place of the one that
+/// goes. For `Host` alone, which begins our heads, that does no harm; where more has to go, a new map keeps the order.
 fn http2_fields(mut headers: HeaderMap) -> HeaderMap {
     if headers.contains_key(HOST) && headers.iter().filter(|(name, value)| is_foreign(name, value)).count() == 1 {
         headers.remove(HOST);
@@ -143,9 +143,10 @@ fn judge(response: &Response<RecvStream>, limits: HeadLimits) -> Result<(), Send
     Err(SendError::after_sending(cause))
 }
 
-/// Tells what failed, and whether the server may have acted on the request. It has not if it says so: it refused the stream
-/// (RFC 9113, 8.7) or wants it over HTTP/1.1 (7), or the stream is above the last one of its GOAWAY (6.8). h2 reports a GOAWAY of the server to an exchange
-/// only in the latter case: for the others it waits until they end or the connection does, which is another error.
+/// Tells what failed, and whether the server may have acted on the request. It has not if it says so: it refused the stream (RFC
+/// 9113, 8.7) or wants it over HTTP/1.1 (7), or the stream is above the last one of its GOAWAY (6.8). h2 reports a GOAWAY of the
+/// server to an exchange only in the latter case: for the others it waits until they end or the connection does, which is another
+/// error.
 fn failure(error: &h2::Error) -> SendError {
     let wants_http1 = error.is_remote() && error.reason() == Some(Reason::HTTP_1_1_REQUIRED);
     let refused = error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM);

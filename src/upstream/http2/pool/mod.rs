@@ -1,10 +1,10 @@
 //! The HTTP/2 connections to one origin, and who gets a stream on them, who connects and who waits.
 //!
-//! Guarantees: no connection has more streams than its limit. Waiting requests are served in the order in which they came. A
-//! connection is made only for a request that can't be served otherwise: as long as it is unknown which protocol the server
-//! speaks or how many streams it allows, one request connects and all others wait for it. Each waiting request gets a
-//! stream, is told to connect, or learns why there is no connection; when a connecting request gives up, the next one
-//! connects.
+//! Guarantees: no connection has more streams than its limit. Waiting requests are served in the order in which they came, apart
+//! from one that needs a newer connection. A connection is made ahead of need, or for a request that can't be served otherwise:
+//! as long as it is unknown which protocol the server speaks or how many streams it allows, one request connects and all others
+//! wait for it. Each waiting request gets a stream, is told to connect, or learns why there is no connection; when a connecting
+//! request gives up, the next one connects.
 
 use std::{
     collections::VecDeque,

@@ -1,8 +1,8 @@
 //! A fleet of sidecars against one log-in server: what the server sees after a rollout, after an outage, and when it takes few
 //! log-ins.
 //!
-//! `cargo test` plays a thousand sidecars and holds the bounds. `UPDATE_DOCS=1 cargo test --release --lib fleet` plays ten thousand,
-//! and writes the tables and pictures of `docs/fleet.md`.
+//! `cargo test` plays a thousand sidecars and holds the bounds. `UPDATE_DOCS=1 cargo test --release --lib fleet` plays ten
+//! thousand, and writes the tables and pictures of `docs/fleet.md`.
 
 mod report;
 mod run;

@@ -56,8 +56,8 @@ impl LoginError {
     pub const fn advice(&self) -> &'static str {
         match self {
             Self::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) => {
-                "correct user name, password or organization; files are read again as soon as they change, else run \
-                 `careportals-sidecar login`"
+                "correct user name, password or organization; files are read again as soon as they change (those of \
+                 `LoadCredential=` when the service restarts), else run `careportals-sidecar login`"
             }
             Self::Refused(_) => "check `login_url` and the account's rights at CarePortals, then run `careportals-sidecar login`",
             Self::Throttled(_) => {

@@ -303,7 +303,7 @@ impl Account {
         self.wait_for_bearer_within(self.settings.token_wait).await
     }
 
-    /// How long one request may wait for bearers, apart from the wait for a newer one after a 401, which has the same limit.
+    /// How long one request may wait for bearers in all.
     #[must_use]
     pub fn token_wait(&self) -> Duration {
         self.settings.token_wait

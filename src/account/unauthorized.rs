@@ -3,7 +3,10 @@
 //! Guarantees: a request that hangs up ends its own wait and not the log-in; the log says once for each token that a 401 came too
 //! early to replace it.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{sync::oneshot, time::timeout};
 use tracing::info;
@@ -42,14 +45,13 @@ label! {
 impl Account {
     /// Reports that a request with token `refused` got a 401, and gives a newer bearer: at once, or from the log-in that all
     /// such requests share. When that log-in fails, or an earlier one has, the request waits for the next attempt if it is due
-    /// within `token_wait`, counted from the call. There is none when the token is too young, or no attempt brings one in that
-    /// time. Dropping the future ends the wait, not the log-in.
+    /// within `limit`, what is left of its `token_wait`. There is none when the token is too young, or no attempt brings one in
+    /// that time. Dropping the future ends the wait, not the log-in.
     ///
     /// # Errors
     ///
     /// The account has ended: a reload has put another in its place, so the 401 says nothing that the client can use.
-    pub async fn replace(&self, refused: Generation) -> Result<Replaced, Unavailable> {
-        let limit = self.settings.token_wait;
+    pub async fn replace(&self, refused: Generation, limit: Duration) -> Result<Replaced, Unavailable> {
         let now = self.task.clock.now().moment;
         self.task.signals.refusal.refused(refused, now);
         let unauthorized = Unauthorized { refused, deadline: now + limit, is_reported: false };

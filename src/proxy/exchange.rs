@@ -42,6 +42,7 @@ pub(super) struct Exchange {
     /// How often the request was sent again.
     retries: u8,
     relogin: Option<Relogin>,
+    goes_out_again: bool,
     status: Option<u16>,
     code: Option<Code>,
     would_refuse: Option<Code>,
@@ -103,6 +104,7 @@ impl Exchange {
             first_byte: None,
             retries: 0,
             relogin: None,
+            goes_out_again: false,
             status: None,
             code: None,
             would_refuse: None,
@@ -123,10 +125,13 @@ impl Exchange {
         if let Some(upload) = &self.upload {
             upload.go_by(&route.api.rules);
         }
-        // A 401 has answered it since it was sent, and it goes out once more.
-        if self.carried.is_some() {
-            self.retried(Retry::Bearer);
-        }
+        // A 401 has answered it since it was sent.
+        self.goes_out_again |= self.carried.is_some();
+    }
+
+    /// Whether it will be sent again at this route, and was not yet.
+    pub(super) fn goes_out_again(&self) -> bool {
+        self.goes_out_again
     }
 
     /// Takes a request permit, unless it has one, and keeps it until the exchange ends. Tells whether it has one then.
@@ -210,7 +215,7 @@ impl Exchange {
 
     /// The request is sent again.
     pub(super) fn retried(&mut self, retry: Retry) {
-        self.carried = None;
+        (self.carried, self.goes_out_again) = (None, false);
         self.route.api.meter.retried(retry);
         self.retries = self.retries.saturating_add(1);
     }

@@ -173,10 +173,9 @@ impl<'a> Forwarding<'a> {
         if self.bearer().is_some() {
             return Ok(());
         }
-        let since = clock::instant();
         // Boxed, as all that is rare: it takes no memory in each request's future.
-        let outcome = self.time.wait(Box::pin(account.wait_for_bearer_within(self.token_wait)).as_mut()).await;
-        self.token_wait = self.token_wait.saturating_sub(since.elapsed());
+        let mut waiting = Box::pin(account.wait_for_bearer_within(self.token_wait));
+        let outcome = self.time.wait_within(&mut self.token_wait, waiting.as_mut()).await;
         outcome.map(drop).map_err(ProxyError::NoBearer)
     }
 
@@ -195,6 +194,9 @@ impl<'a> Forwarding<'a> {
         } else {
             self.time.wait(pin!(upstream.lease(reuse))).await?
         };
+        if self.exchange.goes_out_again() && self.bearer().is_some() {
+            self.exchange.retried(Retry::Bearer);
+        }
         let sent = self.time.send();
         self.deadline.arm_at(sent + self.first_limit());
         let outcome = {
@@ -294,7 +296,9 @@ impl<'a> Forwarding<'a> {
         let account = &self.route.api.account;
         match self.retry_budget.after_unauthorized(replay(&self.exchange)) {
             AfterUnauthorized::FreshBearer => {
-                let replaced = self.time.wait(Box::pin(account.replace(refused)).as_mut()).await.map_err(ProxyError::NoBearer)?;
+                let mut waiting = Box::pin(account.replace(refused, self.token_wait));
+                let replaced =
+                    self.time.wait_within(&mut self.token_wait, waiting.as_mut()).await.map_err(ProxyError::NoBearer)?;
                 self.exchange.set_relogin(replaced.relogin);
                 // While we waited, the client may have sent more than is kept.
                 Ok(replaced.bearer.is_some() && replay(&self.exchange) == Replay::Possible)
@@ -469,6 +473,14 @@ impl UpstreamTime {
         if let Some(since) = since {
             self.total += since.elapsed();
         }
+        output
+    }
+
+    /// Waits likewise, and takes the time from `left`.
+    async fn wait_within<F: Future>(&mut self, left: &mut Duration, future: Pin<&mut F>) -> F::Output {
+        let before = self.total;
+        let output = self.wait(future).await;
+        *left = left.saturating_sub(self.total.saturating_sub(before));
         output
     }
 

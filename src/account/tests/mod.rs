@@ -219,6 +219,9 @@ fn account() -> config::Account {
     config::Account { name: "crm".to_owned(), organization: Source::Value(Secret::from("acme")), login: Some(login()) }
 }
 
+/// How long the tests' requests may wait for a bearer.
+const TOKEN_WAIT: Duration = Duration::from_secs(10);
+
 fn login() -> Login {
     Login {
         url: endpoint(9, "/auth"),
@@ -230,7 +233,7 @@ fn login() -> Login {
         extra: serde_json::Map::new(),
         headers: HeaderMap::new(),
         timeout: Duration::from_secs(10),
-        token_wait: Duration::from_secs(10),
+        token_wait: TOKEN_WAIT,
         relogin_floor: Duration::from_secs(30),
         relogin_on: vec![StatusCode::UNAUTHORIZED],
         assumed_life: Duration::from_secs(3600),

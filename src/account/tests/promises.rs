@@ -37,7 +37,7 @@ async fn fifty_401s_cause_one_login() {
     let reports: Vec<_> = (0..50)
         .map(|_| {
             let (account, refused) = (stage.account.clone(), old.generation);
-            tokio::spawn(async move { account.replace(refused).await.unwrap() })
+            tokio::spawn(async move { account.replace(refused, TOKEN_WAIT).await.unwrap() })
         })
         .collect();
     tokio::task::yield_now().await;
@@ -51,7 +51,7 @@ async fn fifty_401s_cause_one_login() {
     assert_eq!((stage.log_ins(), began), (2, 1));
     // A later report gets the new token at once.
     let asked = instant();
-    let late = stage.account.replace(old.generation).await.unwrap();
+    let late = stage.account.replace(old.generation, TOKEN_WAIT).await.unwrap();
     assert!(late.bearer.is_some() && late.relogin == Relogin::Joined);
     assert_eq!(asked.elapsed(), Duration::ZERO);
     stage.close().await;
@@ -61,7 +61,7 @@ async fn fifty_401s_cause_one_login() {
 async fn other_requests_wait_while_the_token_is_suspect() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
     let account = stage.account.clone();
-    let report = tokio::spawn(async move { account.replace(old.generation).await.unwrap().bearer.is_some() });
+    let report = tokio::spawn(async move { account.replace(old.generation, TOKEN_WAIT).await.unwrap().bearer.is_some() });
     stage.until(StateName::Refreshing).await;
     assert!(stage.bearer().is_none());
     assert!(stage.account.snapshot().holds_valid_token(stage.clock.now().moment), "readiness does not flap");
@@ -73,11 +73,14 @@ async fn other_requests_wait_while_the_token_is_suspect() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_log_in_passes_the_401_on_and_brings_the_token_back() {
     let (stage, old) = Stage::seasoned([throttle(60), Scripted::Grant(LIFE)]).await;
-    let replaced = stage.account.replace(old.generation).await.unwrap();
+    let replaced = stage.account.replace(old.generation, TOKEN_WAIT).await.unwrap();
     assert!(replaced.bearer.is_none() && replaced.relogin == Relogin::Failed);
     assert_eq!(stage.bearer().unwrap().generation, old.generation);
     let asked = instant();
-    assert!(stage.account.replace(old.generation).await.unwrap().bearer.is_none(), "while it waits for long, a 401 starts none");
+    assert!(
+        stage.account.replace(old.generation, TOKEN_WAIT).await.unwrap().bearer.is_none(),
+        "while it waits for long, a 401 starts none"
+    );
     assert_eq!(asked.elapsed(), Duration::ZERO, "and is not held back");
     assert_eq!(stage.log_ins(), 2);
     stage.pass(MINUTE + SECOND).await;
@@ -92,10 +95,10 @@ async fn a_401_waits_for_the_attempt_that_is_already_scheduled_and_starts_none()
     let asked = instant();
     let first = tokio::spawn({
         let (account, refused) = (stage.account.clone(), old.generation);
-        async move { account.replace(refused).await.unwrap() }
+        async move { account.replace(refused, TOKEN_WAIT).await.unwrap() }
     });
     stage.pass(SECOND).await;
-    let second = stage.account.replace(old.generation).await.unwrap();
+    let second = stage.account.replace(old.generation, TOKEN_WAIT).await.unwrap();
     for (replaced, relogin) in [(first.await.unwrap(), Relogin::Done), (second, Relogin::Joined)] {
         assert_eq!((replaced.bearer.unwrap().generation, replaced.relogin), (Generation(4), relogin));
     }
@@ -108,7 +111,7 @@ async fn a_401_waits_for_the_attempt_that_is_already_scheduled_and_starts_none()
 async fn a_401_is_passed_on_when_no_attempt_is_due_in_time() {
     let (stage, old) = Stage::seasoned([throttle(8), throttle(60), Scripted::Grant(LIFE)]).await;
     let asked = instant();
-    assert!(stage.account.replace(old.generation).await.unwrap().bearer.is_none());
+    assert!(stage.account.replace(old.generation, TOKEN_WAIT).await.unwrap().bearer.is_none());
     assert!((8 * SECOND..9 * SECOND).contains(&asked.elapsed()), "it waited for one attempt: {:?}", asked.elapsed());
     assert_eq!(stage.log_ins(), 3);
     stage.pass(MINUTE + SECOND).await;
@@ -122,7 +125,7 @@ async fn after_an_outage_that_began_with_a_401_the_log_in_comes_within_ten_secon
     let begun = instant();
     let mut earlier = 0;
     while begun.elapsed() < outage {
-        assert!(stage.account.replace(old.generation).await.unwrap().bearer.is_none());
+        assert!(stage.account.replace(old.generation, TOKEN_WAIT).await.unwrap().bearer.is_none());
         stage.pass(SECOND).await;
         if begun.elapsed() > outage / 2 && earlier == 0 {
             earlier = stage.log_ins();
@@ -134,7 +137,7 @@ async fn after_an_outage_that_began_with_a_401_the_log_in_comes_within_ten_secon
     stage.script.lines.lock().unwrap().clear();
     stage.script.lines.lock().unwrap().push_back((LOGIN_TAKES, Scripted::Grant(LIFE)));
     let asked = instant();
-    while stage.account.replace(old.generation).await.unwrap().bearer.is_none() {}
+    while stage.account.replace(old.generation, TOKEN_WAIT).await.unwrap().bearer.is_none() {}
     assert!(asked.elapsed() <= 11 * SECOND, "{:?}", asked.elapsed());
     stage.close().await;
 }
@@ -167,7 +170,7 @@ async fn a_log_in_that_takes_too_long_passes_the_401_on() {
         tokio::time::sleep(SECOND).await;
         (account.wait_for_bearer().await.unwrap_err(), instant())
     });
-    assert!(stage.account.replace(old).await.unwrap().bearer.is_none());
+    assert!(stage.account.replace(old, TOKEN_WAIT).await.unwrap().bearer.is_none());
     assert_eq!(asked.elapsed(), 10 * SECOND);
     let (unavailable, answered) = other.await.unwrap();
     assert_eq!(unavailable.why, Why::TokenPending);
@@ -194,7 +197,7 @@ async fn cancelled_waiter_does_not_cancel_the_login() {
 async fn cancelled_report_does_not_cancel_the_login() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
     let account = stage.account.clone();
-    let report = tokio::spawn(async move { account.replace(old.generation).await.unwrap().bearer.is_some() });
+    let report = tokio::spawn(async move { account.replace(old.generation, TOKEN_WAIT).await.unwrap().bearer.is_some() });
     stage.until(StateName::Refreshing).await;
     report.abort();
     stage.until(StateName::Ready).await;
@@ -221,7 +224,7 @@ async fn a_401_after_expiry_in_a_suspend_waits_for_the_new_token() {
     let stage = Stage::open([Scripted::Grant(10 * MINUTE), Scripted::Grant(LIFE)]);
     let old = stage.account.wait_for_bearer().await.unwrap().generation;
     stage.clock.suspend(11 * MINUTE);
-    assert!(stage.account.replace(old).await.unwrap().bearer.unwrap().generation > old);
+    assert!(stage.account.replace(old, TOKEN_WAIT).await.unwrap().bearer.unwrap().generation > old);
     stage.close().await;
 }
 
@@ -413,11 +416,11 @@ async fn so_is_a_request_with_a_401() {
     let replaced = Unavailable { why: Why::Replaced, retry_after: SECOND };
     let (stage, old) = Stage::seasoned([Scripted::Hang]).await;
     let (account, refused) = (stage.account.clone(), old.generation);
-    let waits = tokio::spawn(async move { account.replace(refused).await.map(|replaced| replaced.bearer.is_some()) });
+    let waits = tokio::spawn(async move { account.replace(refused, TOKEN_WAIT).await.map(|replaced| replaced.bearer.is_some()) });
     stage.until(StateName::Refreshing).await;
     stage.account.shut_down().await;
     assert_eq!(waits.await.unwrap(), Err(replaced));
-    assert_eq!(stage.account.replace(old.generation).await.err(), Some(replaced), "and so is one that comes later");
+    assert_eq!(stage.account.replace(old.generation, TOKEN_WAIT).await.err(), Some(replaced), "and so is one that comes later");
     // One that can't go again has nobody to tell.
     stage.account.unauthorized(old.generation).await;
 }
@@ -506,7 +509,7 @@ async fn after_a_log_out_only_a_log_in_helps() {
     stage.changes.send(CredentialChange::Credentials).await.unwrap();
     stage.changes.send(CredentialChange::Organization).await.unwrap();
     stage.clock.suspend(DAY);
-    assert!(stage.account.replace(old.generation).await.unwrap().bearer.is_none());
+    assert!(stage.account.replace(old.generation, TOKEN_WAIT).await.unwrap().bearer.is_none());
     stage.pass(MINUTE).await;
     let asked = instant();
     assert_eq!(stage.account.wait_for_bearer().await.unwrap_err().why, Why::LoggedOut);
@@ -600,7 +603,7 @@ async fn a_path_that_always_answers_401_costs_one_log_in_for_each_doubled_floor(
             .map(|_| {
                 let account = stage.account.clone();
                 tokio::spawn(async move {
-                    if let Some(fresh) = account.replace(carried).await.unwrap().bearer {
+                    if let Some(fresh) = account.replace(carried, TOKEN_WAIT).await.unwrap().bearer {
                         account.rejected_again(fresh.generation);
                     }
                 })
@@ -624,16 +627,16 @@ async fn a_path_that_always_answers_401_costs_one_log_in_for_each_doubled_floor(
 #[tokio::test(start_paused = true)]
 async fn acceptance_resets_the_floor_though_another_path_still_gets_401s() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE), Scripted::Grant(LIFE), Scripted::Grant(LIFE)]).await;
-    let second = stage.account.replace(old.generation).await.unwrap().bearer.unwrap().generation;
+    let second = stage.account.replace(old.generation, TOKEN_WAIT).await.unwrap().bearer.unwrap().generation;
     stage.account.rejected_again(second);
     stage.pass(FLOOR).await;
-    assert!(stage.account.replace(second).await.unwrap().bearer.is_none(), "the floor has doubled");
+    assert!(stage.account.replace(second, TOKEN_WAIT).await.unwrap().bearer.is_none(), "the floor has doubled");
     stage.pass(FLOOR).await;
-    let third = stage.account.replace(second).await.unwrap().bearer.unwrap().generation;
+    let third = stage.account.replace(second, TOKEN_WAIT).await.unwrap().bearer.unwrap().generation;
     stage.account.rejected_again(third);
     stage.account.accepted(third);
     stage.pass(FLOOR).await;
-    assert!(stage.account.replace(third).await.unwrap().bearer.is_some());
+    assert!(stage.account.replace(third, TOKEN_WAIT).await.unwrap().bearer.is_some());
     stage.close().await;
 }
 
@@ -647,7 +650,7 @@ async fn a_401_for_a_young_token_is_passed_on_at_once() {
     let young = stage.account.wait_for_bearer().await.unwrap().generation;
     let asked = instant();
     for _ in 0..2 {
-        let replaced = stage.account.replace(young).await.unwrap();
+        let replaced = stage.account.replace(young, TOKEN_WAIT).await.unwrap();
         assert!(replaced.bearer.is_none() && replaced.relogin == Relogin::TooYoung);
         // The same for a request whose body is gone.
         assert_eq!(stage.account.unauthorized(young).await, Some(Relogin::TooYoung));
@@ -686,7 +689,7 @@ async fn an_account_without_log_in_sends_its_organization_alone() {
     assert_eq!(bearer.organization, "acme");
     assert_eq!(account.snapshot().state(), None);
     assert!(account.relogin_on().is_empty());
-    assert!(account.replace(bearer.generation).await.unwrap().bearer.is_none());
+    assert!(account.replace(bearer.generation, TOKEN_WAIT).await.unwrap().bearer.is_none());
     assert_eq!(account.log_in().await, Ok(()));
     account.log_out().await;
     assert!(account.bearer(clock.now().moment).is_some());
@@ -700,7 +703,7 @@ async fn ten_thousand_401s_at_once_cause_one_log_in() {
     let reports: Vec<_> = (0..10_000)
         .map(|_| {
             let (account, refused) = (stage.account.clone(), old.generation);
-            tokio::spawn(async move { account.replace(refused).await.unwrap().bearer.is_some() })
+            tokio::spawn(async move { account.replace(refused, TOKEN_WAIT).await.unwrap().bearer.is_some() })
         })
         .collect();
     for report in reports {

@@ -174,8 +174,8 @@ codes! {
         detail "This API has rules (`allow`, `deny`), which judge the path as it is sent: leave out dot segments, doubled slashes, backslashes, semicolons, dots and blanks at the end of a segment, and escapes of letters, digits, separators and further escapes."
         settings ["allow", "deny"];
     NotAllowed "not_allowed" FORBIDDEN
-        title "No rule lets this request pass"
-        detail "The rules in `allow` and `deny` say which methods and paths pass; a path is judged as the upstream gets it."
+        title "The rules do not let this request pass"
+        detail "The rules in `allow` and `deny` say which methods and paths pass; a path is judged as the upstream gets it. `careportals-sidecar check --explain 'METHOD PATH'` names the rule."
         settings ["allow", "deny"];
     LoggedOut "logged_out" SERVICE_UNAVAILABLE
         title "The account is logged out"
@@ -191,7 +191,7 @@ codes! {
         settings ["login_url", "login_timeout"];
     LoginRejected "login_rejected" SERVICE_UNAVAILABLE
         title "The log-in was refused"
-        detail "Correct `organization`, `username` or `password`. A changed file is tried at once; otherwise the sidecar tries again slowly, so as not to lock the account."
+        detail "Correct `organization`, `username` or `password`. A changed file is tried at once (one of systemd's `LoadCredential=` after a restart); otherwise the sidecar tries again slowly, so as not to lock the account."
         settings ["organization", "username", "password"];
     NoOrganization "no_organization" SERVICE_UNAVAILABLE
         title "The organization is not known yet"

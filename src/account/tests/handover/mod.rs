@@ -62,7 +62,7 @@ fn run_once(config: &Arc<Config>, initial: Initial, wanted: Wanted, schedule: Sc
     run.request.lock().unwrap().future = Some(Box::pin(async move {
         match wanted {
             Wanted::Bearer => asking.wait_for_bearer().await.map(|bearer| Some(bearer.generation)),
-            Wanted::NewerBearer => Ok(asking.replace(FIRST).await?.bearer.map(|bearer| bearer.generation)),
+            Wanted::NewerBearer => Ok(asking.replace(FIRST, TOKEN_WAIT).await?.bearer.map(|bearer| bearer.generation)),
         }
     }));
     run.run_to_end();

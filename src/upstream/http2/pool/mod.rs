@@ -142,9 +142,14 @@ impl Http2Pool {
         Checkout::Connect(PendingConnection(Some(self.clone())))
     }
 
-    /// Waits for a stream, for a request that connects itself and is never told to.
+    /// Waits for a stream, unless one is free now, for a request that connects itself and is never told to.
     pub(in crate::upstream) fn wait_beside(&self, reuse: Reuse) -> oneshot::Receiver<Wakeup> {
-        self.lock().wait(opened_after(reuse), true)
+        let (mut state, opened_after) = (self.lock(), opened_after(reuse));
+        let Some(permit) = state.take(self, opened_after) else { return state.wait(opened_after, true) };
+        let (wakeup, woken) = oneshot::channel();
+        // The receiver is here, so it can't be gone.
+        drop(wakeup.send(Wakeup::Stream(permit)));
+        woken
     }
 
     /// The right to open a connection ahead of need, unless one is being opened, or is there and not retired within `lead`.

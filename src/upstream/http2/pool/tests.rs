@@ -440,6 +440,16 @@ async fn requests_that_connect_themselves_are_never_told_to_and_get_the_stream_o
     }
 }
 
+#[tokio::test]
+async fn one_that_connects_itself_takes_a_stream_that_became_free_before_it_looked() {
+    let (server, pool) = (serve(Some(1)).await, Http2Pool::new(HOUR, KeepAlive::default()));
+    let only = server.insert(&pool, connecting(pool.checkout(Reuse::Any))).await;
+    let Ok(Wakeup::Connect(hangs)) = waiting(pool.checkout(Reuse::Any)).await else { panic!("nobody connects") };
+    drop(only);
+    drop(hangs);
+    assert_eq!(told(pool.wait_beside(Reuse::Any)).await, "stream");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connection_on_which_the_server_is_silent_is_dead_within_ten_seconds_and_its_requests_fail() {
     let (server, pool) = (serve(None).await, Http2Pool::new(HOUR, KeepAlive::default()));

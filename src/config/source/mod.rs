@@ -39,7 +39,7 @@ mod warnings;
 mod words;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{io::ErrorKind, net::SocketAddr, path::PathBuf};
 

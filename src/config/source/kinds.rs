@@ -13,7 +13,7 @@ use super::{
     headers::{LOGIN_HEADERS, REQUEST_HEADERS, REQUIRED_HEADERS, header_name, headers, not_a_header},
     measures::{duration, show_duration, show_size, size},
     setting::Kind,
-    toml::{Form, mismatch, number, text},
+    toml::{Form, mismatch, number, scalars, text},
     url::{self, Address},
 };
 use crate::{
@@ -103,7 +103,8 @@ kinds! {
     /// Anything that JSON can hold, by name.
     Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value, _| {
         let Value::Object(table) = value else { return Err(mismatch("a table", value)) };
-        ensure!(!holds_null(value), "holds a number that JSON can't");
+        // TOML's infinities and NaN have no value in JSON, and nothing else in TOML lacks one.
+        ensure!(!scalars(value).contains(&&Value::Null), "holds a number that JSON can't");
         Ok(table.clone())
     };
     /// A JSON pointer (RFC 6901).
@@ -273,15 +274,6 @@ fn listeners(value: &Value) -> Result<Vec<Listen>, Diagnostic> {
     }
     ensure!(!listeners.is_empty(), "names no address");
     Ok(listeners)
-}
-
-/// TOML's infinities and NaN have no value in JSON, and nothing else in TOML lacks one.
-fn holds_null(value: &Value) -> bool {
-    match value {
-        Value::Array(values) => values.iter().any(holds_null),
-        Value::Object(table) => table.values().any(holds_null),
-        other => other.is_null(),
-    }
 }
 
 fn pointer(text: &str) -> Result<String, Diagnostic> {

@@ -6,7 +6,7 @@
 //!
 //! Files, each using only those before it: `faults`, `environment`, `named_variables`, `toml` (values as they are written),
 //! `setting` (what a setting is), `layers` (merges the leaves of what is written), `reader` (the macros that declare settings,
-//! and how these are read); `measures`, `headers`, `url`, `words`, `kinds` (read one value each); `top_level`, `account`, `api`
+//! and how these are read); `measures`, `headers`, `url`, `kinds` (read one value each); `top_level`, `account`, `api`
 //! (declare the settings), `tables` (all of them); `file`, `variables` (make leaves of what is written); `login`, `egress`,
 //! `relations` (faults that only several values together show), `build` (makes the configuration); `schema`,
 //! `child_environment`, `loaded` (the outcome, and how it is printed).
@@ -36,7 +36,6 @@ pub mod top_level;
 mod url;
 mod variables;
 mod warnings;
-mod words;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -3,8 +3,6 @@
 //! Pure. Every value here is valid by construction: [`source`] parses what users write, and no other module looks at the text
 //! of a setting again.
 
-#[cfg(test)]
-pub(crate) mod fixture;
 pub mod source;
 
 use std::{
@@ -16,6 +14,8 @@ use std::{
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
+#[cfg(test)]
+pub(crate) use self::source::tests::fixture;
 pub use self::source::{
     account::{Account, Login},
     api::{AllowedHosts, Api, Cookies, Http2, Limits, RequireHeader, Timeouts, UpstreamSettings},

@@ -8,13 +8,12 @@ use http::{HeaderName, HeaderValue};
 
 use super::{
     kinds::{
-        AccountName, BaseUrl, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, Optional, PathPrefix, PathWord,
-        RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, WebOrigin,
+        AccountName, BaseUrl, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, OneOf, Optional, PathPrefix,
+        PathWord, RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, WebOrigin, words,
     },
     measures::{DAY, HOUR, KIB, MIB, MINUTE},
     reader::{SettingsReader, built, table},
     setting::{Key, Kind, Section, Setting, Unset},
-    words::{OneOf, words},
 };
 use crate::{
     careportals::Preset,

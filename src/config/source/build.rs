@@ -29,7 +29,8 @@ pub(super) fn derive_upstreams(merged: &mut Merged, apis: &[String]) {
         let written = merged.values.get(&format!("apis.{api}.preset"));
         let preset = written.map_or(Some(Preset::default()), |(name, _)| name.as_str().and_then(Preset::from_name));
         if let Some(preset) = preset {
-            merged.derive(format!("apis.{api}.upstream"), Value::from(preset.upstream()));
+            let upstream = (Value::from(preset.upstream()), ValueOrigin::Preset);
+            merged.values.entry(format!("apis.{api}.upstream")).or_insert(upstream);
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     layers::Leaf,
     named_variables::{CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY},
     tables::key_at,
-    toml::Form,
+    toml::{Form, scalars},
     variables,
 };
 
@@ -46,20 +46,9 @@ fn texts_never_shown<'a>(leaf: &'a Leaf, environment: &'a Environment) -> Vec<&'
         let named = || leaf.value.get("env").and_then(Value::as_str).and_then(|name| environment.get(name)?.to_str());
         return leaf.value.as_str().or_else(named).into_iter().collect();
     }
-    let is_table = key_at(&leaf.path).is_some_and(|key| key.form == Form::SecretTable);
-    let mut texts = Vec::new();
-    if is_table {
-        collect_texts(&leaf.value, &mut texts);
-    }
-    texts
-}
-
-fn collect_texts<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
-    match value {
-        Value::String(text) => texts.push(text),
-        Value::Array(values) => values.iter().for_each(|value| collect_texts(value, texts)),
-        Value::Object(members) => members.values().for_each(|value| collect_texts(value, texts)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    match key_at(&leaf.path) {
+        Some(key) if key.form == Form::SecretTable => scalars(&leaf.value).into_iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
     }
 }
 

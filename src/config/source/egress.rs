@@ -78,10 +78,8 @@ fn unescape(text: &str, out: &mut Pages) -> Result<(), Diagnostic> {
     out.extend(parts.next().unwrap_or_default().as_bytes());
     for part in parts {
         let digits = part.get(..2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
-            let wrong = Diagnostic::new("the proxy's credentials hold a broken percent escape");
-            return Err(wrong.hint("write a literal % as %25"));
-        };
+        let wrong = || Diagnostic::new("the proxy's credentials hold a broken percent escape").hint("write a literal % as %25");
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or_else(wrong)?;
         out.extend(&[byte]);
         out.extend(&part.as_bytes()[2..]);
     }

@@ -137,10 +137,8 @@ fn unknown(section: Section, name: &str, item: &Item) -> Diagnostic {
             return wrong.hint(format!("did you mean `{meant}`?"));
         }
     }
-    let home = |name: &str| {
-        let sections = [section, Section::Account, Section::Api, Section::TopLevel].into_iter();
-        sections.into_iter().find(|section| section.names().any(|known| known == name))
-    };
+    let sections = [section, Section::Api, Section::Account, Section::TopLevel];
+    let home = |name: &str| sections.into_iter().find(|section| section.names().any(|known| known == name));
     let belongs = |other: Section| match other {
         Section::TopLevel => "belongs at the top level".to_owned(),
         other => format!("belongs under {}", other.heading()),
@@ -149,8 +147,7 @@ fn unknown(section: Section, name: &str, item: &Item) -> Diagnostic {
         return wrong.hint(format!("`{}` {}", printable(name), belongs(other)));
     }
     let groups = ["accounts", "apis"].into_iter().filter(|_| section == Section::TopLevel);
-    let sections = [section, Section::Api, Section::Account, Section::TopLevel].into_iter();
-    match nearest(name, sections.flat_map(Section::names).chain(groups)) {
+    match nearest(name, sections.into_iter().flat_map(Section::names).chain(groups)) {
         Some(meant) => match home(meant).filter(|home| *home != section) {
             Some(other) => wrong.hint(format!("did you mean `{meant}`, which {}?", belongs(other))),
             None => wrong.hint(format!("did you mean `{meant}`?")),

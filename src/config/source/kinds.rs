@@ -1,4 +1,5 @@
-//! The kinds of settings: one value at a time, from what was written to a type that can't be wrong.
+//! The kinds of settings: one value at a time, from what was written to a type that can't be wrong. [`words!`] declares the
+//! types of settings that are one of several words.
 //!
 //! Pure. Messages never repeat a secret, nor a URL (which may hold one).
 
@@ -13,10 +14,11 @@ use super::{
     headers::{LOGIN_HEADERS, REQUEST_HEADERS, REQUIRED_HEADERS, header_name, headers, not_a_header},
     measures::{duration, show_duration, show_size, size},
     setting::Kind,
-    toml::{Form, mismatch, number, text},
+    toml::{Form, mismatch, number, scalars, text},
     url::{self, Address},
 };
 use crate::{
+    careportals::Preset,
     config::{AllowedHosts, ControlSocket, Listen, Log, RuntimeDirectories, Source, Upstream},
     path::{Prefix, Rule},
     secret::Secret,
@@ -103,7 +105,8 @@ kinds! {
     /// Anything that JSON can hold, by name.
     Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value, _| {
         let Value::Object(table) = value else { return Err(mismatch("a table", value)) };
-        ensure!(!holds_null(value), "holds a number that JSON can't");
+        // TOML's infinities and NaN have no value in JSON, and nothing else in TOML lacks one.
+        ensure!(!scalars(value).contains(&&Value::Null), "holds a number that JSON can't");
         Ok(table.clone())
     };
     /// A JSON pointer (RFC 6901).
@@ -179,6 +182,69 @@ impl<K: Kind> Kind for List<K> {
     fn read(value: &Value, environment: &Environment) -> Result<Self::Value, Diagnostic> {
         list(value, |item| K::read(item, environment))
     }
+}
+
+/// Values that are written as one of several words.
+pub(super) trait Worded: Sized {
+    /// Each word with its value, in the order of the documentation.
+    fn all() -> Vec<(&'static str, Self)>;
+}
+
+/// `on` and `off`, in quotes.
+impl Worded for bool {
+    fn all() -> Vec<(&'static str, Self)> {
+        vec![("on", true), ("off", false)]
+    }
+}
+
+impl Worded for Preset {
+    fn all() -> Vec<(&'static str, Self)> {
+        Self::ALL.into_iter().map(|preset| (preset.name(), preset)).collect()
+    }
+}
+
+/// Declares enums whose variants are words in the settings.
+macro_rules! words {
+    ($($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ })+) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$variant_meta])* $variant,)+
+        }
+
+        impl super::kinds::Worded for $name {
+            fn all() -> Vec<(&'static str, Self)> {
+                vec![$(($word, Self::$variant)),+]
+            }
+        }
+    )+};
+}
+
+pub(super) use words;
+
+/// The kind of a setting that is one of several words.
+pub(super) struct OneOf<T>(T);
+
+impl<T: Worded> Kind for OneOf<T> {
+    type Value = T;
+    const FORM: Form = Form::Text;
+
+    fn described() -> (String, Value) {
+        let words: Vec<&str> = T::all().into_iter().map(|(word, _)| word).collect();
+        (all_quoted(&words), json!({ "enum": words }))
+    }
+
+    fn read(value: &Value, _: &Environment) -> Result<T, Diagnostic> {
+        let (words, values): (Vec<&str>, Vec<T>) = T::all().into_iter().unzip();
+        let Value::String(written) = value else { return Err(mismatch(&format!("{} in quotes", all_quoted(&words)), value)) };
+        let found = words.iter().zip(values).find(|(word, _)| **word == written);
+        let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted(&words)));
+        found.map(|(_, value)| value).ok_or_else(|| wrong().did_you_mean(written, words.iter().copied()))
+    }
+}
+
+fn all_quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn some_text() -> Value {
@@ -273,15 +339,6 @@ fn listeners(value: &Value) -> Result<Vec<Listen>, Diagnostic> {
     }
     ensure!(!listeners.is_empty(), "names no address");
     Ok(listeners)
-}
-
-/// TOML's infinities and NaN have no value in JSON, and nothing else in TOML lacks one.
-fn holds_null(value: &Value) -> bool {
-    match value {
-        Value::Array(values) => values.iter().any(holds_null),
-        Value::Object(table) => table.values().any(holds_null),
-        other => other.is_null(),
-    }
 }
 
 fn pointer(text: &str) -> Result<String, Diagnostic> {

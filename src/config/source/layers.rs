@@ -57,11 +57,6 @@ impl Merged {
         Self { values: values.map(|(path, leaf)| (path, (leaf.value.clone(), leaf.origin.clone()))).collect(), tables }
     }
 
-    /// Adds a value that follows from others, unless the key has one.
-    pub(super) fn derive(&mut self, path: String, value: Value) {
-        self.values.entry(path).or_insert((value, ValueOrigin::Preset));
-    }
-
     /// The place where the user would write a key: the line of its table in the file, the file as a whole, or the key's
     /// variable if there is no file, or if variables set other keys of the same account or API.
     pub(super) fn place(&self, path: &str) -> ValueOrigin {

@@ -6,7 +6,7 @@
 //!
 //! Files, each using only those before it: `faults`, `environment`, `named_variables`, `toml` (values as they are written),
 //! `setting` (what a setting is), `layers` (merges the leaves of what is written), `reader` (the macros that declare settings,
-//! and how these are read); `measures`, `headers`, `url`, `words`, `kinds` (read one value each); `top_level`, `account`, `api`
+//! and how these are read); `measures`, `headers`, `url`, `kinds` (read one value each); `top_level`, `account`, `api`
 //! (declare the settings), `tables` (all of them); `file`, `variables` (make leaves of what is written); `login`, `egress`,
 //! `relations` (faults that only several values together show), `warnings`, `build` (makes the configuration); `schema`,
 //! `child_environment`, `loaded` (the outcome, and how it is printed).
@@ -36,10 +36,9 @@ pub mod top_level;
 mod url;
 mod variables;
 mod warnings;
-mod words;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{io::ErrorKind, net::SocketAddr, path::PathBuf};
 
@@ -241,22 +240,21 @@ fn names(section: Section, layers: &Layers) -> Vec<String> {
 /// Merges the layers, and reports values whose account or API does not exist.
 fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findings) {
     let Layers { leaves, tables, mut findings, .. } = layers;
-    let exists = |leaf: &Leaf| match parts(&leaf.path) {
-        (Section::TopLevel, ..) => true,
-        (Section::Account, name, _) => accounts.iter().any(|known| known == name),
-        (Section::Api, name, _) => apis.iter().any(|known| known == name),
-    };
-    let (leaves, homeless): (Vec<Leaf>, Vec<Leaf>) = leaves.into_iter().partition(exists);
-    for Leaf { path, origin, .. } in homeless {
+    for Leaf { path, origin, .. } in &leaves {
+        let (section, entry, _) = parts(path);
+        let exists = match section {
+            Section::TopLevel => true,
+            Section::Account => accounts.iter().any(|known| known == entry),
+            Section::Api => apis.iter().any(|known| known == entry),
+        };
         // The service manager may offer credentials for other purposes. A directory of credentials gives several values at once.
-        let is_offered = origin == ValueOrigin::Variable(CREDENTIALS_DIRECTORY.to_owned());
-        if is_offered || findings.faults.last().is_some_and(|fault| fault.origin == origin) {
+        let is_offered = *origin == ValueOrigin::Variable(CREDENTIALS_DIRECTORY.to_owned());
+        if exists || is_offered || findings.faults.last().is_some_and(|fault| fault.origin == *origin) {
             continue;
         }
-        let (section, entry, _) = parts(&path);
         let wrong = Diagnostic::new(format!("sets `[{}.{entry}]`, which the settings do not have", section.group()));
         let hint = format!("add that table, or use CAREPORTALS__{}__NAME__KEY", section.group().to_uppercase());
-        findings.faults.push(Fault::new(origin, path, wrong.hint(hint)));
+        findings.faults.push(Fault::new(origin.clone(), path, wrong.hint(hint)));
     }
     (Merged::new(tables, &leaves), findings)
 }

@@ -22,6 +22,9 @@ pub(super) enum Section {
 }
 
 impl Section {
+    /// All of them, in the order of the documentation.
+    pub(super) const ALL: [Self; 3] = [Self::TopLevel, Self::Account, Self::Api];
+
     /// The group that holds its tables; empty for the top level.
     pub(super) fn group(self) -> &'static str {
         match self {

@@ -49,6 +49,15 @@ pub(super) fn json_of(value: &toml_edit::Value) -> Value {
     }
 }
 
+/// Everything inside a value that holds no further values; that may be the value itself.
+pub(super) fn scalars(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::Array(values) => values.iter().flat_map(scalars).collect(),
+        Value::Object(table) => table.values().flat_map(scalars).collect(),
+        scalar => vec![scalar],
+    }
+}
+
 /// Writes a value in TOML syntax, which has text, numbers and lists in common with JSON.
 pub(super) fn in_toml(value: &Value) -> String {
     match value {

@@ -5,11 +5,10 @@
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use super::{
-    kinds::{AddressOrOff, Between, Count, Filter, Id, List, Optional, Path, SocketOrOff, Switch},
+    kinds::{AddressOrOff, Between, Count, Filter, Id, List, OneOf, Optional, Path, SocketOrOff, Switch, words},
     measures::HOUR,
     reader::{SettingsReader, built, table},
     setting::{Key, Kind, Section, Setting, Unset},
-    words::{OneOf, words},
 };
 table! {
     /// The top level as it is written.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::uri::PathAndQuery;
+use rustls::pki_types::DnsName;
 
 use super::faults::{Diagnostic, ensure, shown};
 use crate::{
@@ -69,10 +70,8 @@ fn path(text: &str) -> Result<PathAndQuery, Diagnostic> {
 
 /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`; in the middle: whether the host ended in a dot.
 fn host_and_port(authority: &str) -> Result<(String, bool, Option<u16>), Diagnostic> {
-    let colon = match authority.rfind(']') {
-        Some(bracket) => authority[bracket..].find(':').map(|at| bracket + at),
-        None => authority.find(':'),
-    };
+    let bracket = authority.rfind(']').unwrap_or(0);
+    let colon = authority[bracket..].find(':').map(|at| bracket + at);
     let Some(colon) = colon else { return Ok((host(authority)?, is_rooted(authority), None)) };
     let (name, digits) = (&authority[..colon], &authority[colon + 1..]);
     ensure!(!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()), "its port is not a number");
@@ -95,15 +94,9 @@ pub(super) fn host(text: &str) -> Result<String, Diagnostic> {
     // An address has no dot at its end; what looks like one is refused below.
     let is_address = text.parse::<Ipv4Addr>().is_ok();
     let text = text.strip_suffix('.').unwrap_or(text);
-    let labels: Vec<&str> = text.split('.').collect();
-    let plain = |label: &&str| {
-        let letters = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-        letters && !label.is_empty() && label.len() <= 63 && !label.starts_with('-') && !label.ends_with('-')
-    };
-    // `127.1` and `0x7f.1` are addresses to some resolvers (inet_aton) and names to others.
-    let last = labels.last().copied().unwrap_or_default();
-    let numeric = last.bytes().all(|byte| byte.is_ascii_digit()) || last.to_ascii_lowercase().starts_with("0x");
-    let is_name = text.len() <= 253 && labels.iter().all(plain) && !numeric;
+    // `127.1` and `0x7f.1` are addresses to some resolvers (inet_aton) and names to others; `DnsName` refuses the first form.
+    let is_hexadecimal = text.rsplit('.').next().is_some_and(|last| last.to_ascii_lowercase().starts_with("0x"));
+    let is_name = DnsName::try_from(text).is_ok() && !text.ends_with('.') && !is_hexadecimal;
     (is_address || is_name).then(|| text.to_ascii_lowercase()).ok_or_else(wrong)
 }
 

@@ -85,14 +85,10 @@ impl VariableReader<'_> {
             return;
         }
         let likely = self.likely();
-        let wrong = Diagnostic::new("no such variable; ignored");
-        let wrong = match nearest(self.name, likely.iter().map(|(written, _)| written.as_str())) {
-            Some(near) => {
-                let meant = likely.iter().find(|(written, _)| written == near).map_or(near, |(_, meant)| meant);
-                wrong.hint(format!("did you mean `{meant}`?"))
-            }
-            None => wrong,
-        };
+        let near = nearest(self.name, likely.iter().map(|(written, _)| written.as_str()));
+        let meant = likely.iter().find(|(written, _)| near == Some(written)).map(|(_, meant)| meant);
+        let hint = meant.map(|meant| format!("did you mean `{meant}`?"));
+        let wrong = Diagnostic { hint, ..Diagnostic::new("no such variable; ignored") };
         self.layers.findings.warnings.push(Warning::of_variable(self.name, "", wrong));
     }
 
@@ -100,7 +96,7 @@ impl VariableReader<'_> {
     /// each path with single underscores.
     fn likely(&self) -> Vec<(String, String)> {
         let mut likely: Vec<(String, String)> = named_variables::names().map(|(name, ..)| (name.clone(), name)).collect();
-        for key in [Section::TopLevel, Section::Account, Section::Api].into_iter().flat_map(Section::keys) {
+        for key in Section::ALL.into_iter().flat_map(Section::keys) {
             let entry = self.entry(key.section);
             let [name, path] = [key.name.to_owned(), key.section.path(entry, key.name)];
             let written = [&name, &path].map(|name| variable_by_path(name).replace("__", "_"));
@@ -115,14 +111,13 @@ impl VariableReader<'_> {
 
     /// The account or API that a variable is likely to mean: the only one, or `default`. Of several, none can be told.
     fn entry(&self, section: Section) -> &str {
-        let mut named = self.layers.entries.iter().filter(|(other, _)| *other == section).map(|(_, name)| name.as_str());
-        let first = named.next().unwrap_or("default");
-        if named.clone().all(|other| other == first) {
-            first
-        } else if named.any(|other| other == "default") || first == "default" {
-            "default"
-        } else {
-            "name"
+        let entries = self.layers.entries.iter().filter(|(other, _)| *other == section);
+        let named: Vec<&str> = entries.map(|(_, name)| name.as_str()).collect();
+        match named[..] {
+            [] => "default",
+            [first, ..] if named.iter().all(|other| *other == first) => first,
+            _ if named.contains(&"default") => "default",
+            _ => "name",
         }
     }
 
@@ -150,21 +145,20 @@ impl VariableReader<'_> {
         };
         // Suggestions as they would be written, group and name included.
         let entry = parts.get(1).map_or("default", String::as_str);
-        let all = [Section::TopLevel, Section::Account, Section::Api].into_iter().flat_map(Section::keys);
-        let known: Vec<String> = all.map(|key| variable_by_path(&key.section.path(entry, key.name))).collect();
+        let keys = Section::ALL.into_iter().flat_map(Section::keys);
+        let known: Vec<String> = keys.map(|key| variable_by_path(&key.section.path(entry, key.name))).collect();
         let wrong = Diagnostic::new("no such key");
-        let wrong = match section.keys().iter().find(|known| key.starts_with(&format!("{}.", known.name))) {
-            Some(whole) => wrong.hint(format!("give `{}` as a whole, in TOML syntax", whole.name)),
-            None if section.find(&key).is_some() => wrong.hint("an account's or API's name is made of a-z, 0-9 and `-`"),
-            None => wrong.did_you_mean(self.name, known.iter().map(String::as_str)),
-        };
-        // The right key in the wrong place is far from its variable by letters.
-        let wrong = match [Section::TopLevel, Section::Account, Section::Api].into_iter().find(|other| other.find(&key).is_some())
-        {
-            Some(other) if wrong.hint.is_none() => {
-                wrong.hint(format!("did you mean `{}`?", variable_by_path(&other.path(self.entry(other), &key))))
-            }
-            _ => wrong,
+        let wrong = if let Some(whole) = section.keys().iter().find(|known| key.starts_with(&format!("{}.", known.name))) {
+            wrong.hint(format!("give `{}` as a whole, in TOML syntax", whole.name))
+        } else if section.find(&key).is_some() {
+            wrong.hint("an account's or API's name is made of a-z, 0-9 and `-`")
+        } else if let Some(near) = nearest(self.name, known.iter().map(String::as_str)) {
+            wrong.hint(format!("did you mean `{near}`?"))
+        } else if let Some(other) = Section::ALL.into_iter().find(|other| other.find(&key).is_some()) {
+            // The right key in the wrong place is far from its variable by letters.
+            wrong.hint(format!("did you mean `{}`?", variable_by_path(&other.path(self.entry(other), &key))))
+        } else {
+            wrong
         };
         self.fault("", wrong);
     }

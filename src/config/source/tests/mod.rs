@@ -3,6 +3,7 @@
 mod daemon_address;
 mod examples;
 mod file;
+pub(crate) mod fixture;
 mod man_page;
 mod properties;
 mod reference;

@@ -8,7 +8,8 @@
 //! (pure), `required` (a header that each request must have), `admit` (pure but for two questions), `problem` (our error answers;
 //! pure), `health` (what requests last met), `retry` (pure), `coalesce` (small frames of a body), `upload` (the request's body),
 //! `api` (what a worker has of an API), `router` (which API a request is for), `exchange` (the record of a request), `download`
-//! (the answer's body), `tunnel`, `forward`, `service` (has requests answered), `internal` (for fuzzing).
+//! (the answer's body), `tunnel`, `upstream_time` (how long a request waits for others), `forward`, `service` (has requests
+//! answered), `internal` (for fuzzing).
 
 mod admit;
 mod api;
@@ -28,6 +29,7 @@ mod service;
 mod spare_heads;
 mod tunnel;
 mod upload;
+mod upstream_time;
 
 pub use admit::{BrowserMarks, Entry, Explanation, Gate, Refusal, names_loopback};
 pub use api::{Api, RequestLimit, Route, SeenRequests, Worker};

@@ -145,6 +145,9 @@ fn judge(probe: Probe, answer: &LocalResponse) -> Result<(), Unhealthy> {
     let why = match (why.is_empty(), line(&answer.body)) {
         (false, _) => why,
         (true, Some(line)) if answer.status == 503 => line,
+        (true, _) if answer.status == 404 => {
+            format!("{} was answered with status 404: does another program listen there?", probe.path())
+        }
         (true, _) => format!("{} was answered with status {}", probe.path(), answer.status),
     };
     Err(Unhealthy::Not { probe, why })
@@ -179,7 +182,11 @@ mod tests {
             (200, "whatever", None),
             (503, "", Some("not ready: /readyz was answered with status 503")),
             (503, "starting\n", Some("not ready: starting")),
-            (404, "{\"code\": \"not_found\"}", Some("not ready: /readyz was answered with status 404")),
+            (
+                404,
+                "{\"code\": \"not_found\"}",
+                Some("not ready: /readyz was answered with status 404: does another program listen there?"),
+            ),
             (
                 503,
                 r#"{"ready": false, "reasons": [{"account": "crm", "code": "rejected", "detail": "the server said no"},

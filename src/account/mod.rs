@@ -376,7 +376,7 @@ impl Account {
     /// The latest snapshot, for `status`, readiness and metrics.
     #[must_use]
     pub fn snapshot(&self) -> AccountSnapshot {
-        AccountSnapshot { refusals: self.task.signals.refusal.row(), ..self.task.snapshot.borrow().clone() }
+        AccountSnapshot { refusals: self.task.signals.refusal.streak(), ..self.task.snapshot.borrow().clone() }
     }
 
     /// A receiver that wakes whenever the snapshot changes.

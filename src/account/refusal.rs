@@ -24,12 +24,12 @@ pub(super) struct RefusalRecord {
     generation: AtomicU64,
     /// When the latest 401 came.
     latest_nanos: AtomicU64,
-    row: Mutex<Option<RefusedRow>>,
+    streak: Mutex<Option<RejectionStreak>>,
 }
 
 /// Tokens that were refused one after the other, with no other answer in between.
 #[derive(Clone, Copy, Debug)]
-struct RefusedRow {
+struct RejectionStreak {
     latest: RefusedToken,
     since: Moment,
 }
@@ -42,11 +42,11 @@ impl RefusalRecord {
         if self.generation.load(Ordering::Relaxed) >= generation.0 {
             return;
         }
-        let mut row = self.lock();
+        let mut streak = self.lock();
         // An answer to an older token, which comes late, says nothing of the present one.
-        if row.is_none_or(|row| row.latest.generation < generation) {
-            let since = row.map_or(now, |row| row.since);
-            *row = Some(RefusedRow { latest: RefusedToken { generation, since: now }, since });
+        if streak.is_none_or(|streak| streak.latest.generation < generation) {
+            let since = streak.map_or(now, |streak| streak.since);
+            *streak = Some(RejectionStreak { latest: RefusedToken { generation, since: now }, since });
             self.generation.store(generation.0, Ordering::Relaxed);
         }
     }
@@ -57,28 +57,28 @@ impl RefusalRecord {
         if !is_of(self.generation.load(Ordering::Relaxed)) {
             return;
         }
-        let mut row = self.lock();
+        let mut streak = self.lock();
         // Another worker may have recorded another token meanwhile.
-        if row.is_some_and(|row| is_of(row.latest.generation.0)) {
-            *row = None;
+        if streak.is_some_and(|streak| is_of(streak.latest.generation.0)) {
+            *streak = None;
             self.generation.store(0, Ordering::Relaxed);
         }
     }
 
     /// What is known now.
     pub(super) fn current(&self) -> Option<RefusedToken> {
-        self.lock().map(|row| row.latest)
+        self.lock().map(|streak| streak.latest)
     }
 
     /// The first and the latest of the 401s since upstream answered with anything else, whichever token they were for.
-    pub(super) fn row(&self) -> Option<(Moment, Moment)> {
-        let since = self.lock().map(|row| row.since)?;
+    pub(super) fn streak(&self) -> Option<(Moment, Moment)> {
+        let since = self.lock().map(|streak| streak.since)?;
         Some((since, Moment::from_nanos(self.latest_nanos.load(Ordering::Relaxed))))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<RefusedRow>> {
+    fn lock(&self) -> MutexGuard<'_, Option<RejectionStreak>> {
         // What it guards is replaced as a whole, so a panic leaves it as it was before or after.
-        self.row.lock().unwrap_or_else(PoisonError::into_inner)
+        self.streak.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,13 +107,13 @@ mod tests {
         record.refused(first, at(9));
         let refused = Some(RefusedToken { generation: second, since: at(8) });
         assert_eq!(record.current(), refused, "a late answer to an old token");
-        assert_eq!(record.row(), Some((at(7), at(9))), "of the first token in the row");
+        assert_eq!(record.streak(), Some((at(7), at(9))), "of the first token in the streak");
         record.answered(first);
         assert_eq!(record.current(), refused, "another late answer to an old token");
         record.answered(Generation(3));
-        assert_eq!(record.current(), None, "a newer token is good, and another row begins with the next 401");
+        assert_eq!(record.current(), None, "a newer token is good, and another streak begins with the next 401");
         record.refused(Generation(4), at(10));
         record.refused(Generation(4), at(12));
-        assert_eq!(record.row(), Some((at(10), at(12))));
+        assert_eq!(record.streak(), Some((at(10), at(12))));
     }
 }

@@ -1,7 +1,7 @@
 //! The published state of an account, and what readers derive from it.
 //!
 //! Pure: no clock, no I/O. The driver makes one [`AccountSnapshot`] from its session after each step; requests, readiness,
-//! `status`, metrics and systemd read nothing else, but for the row of 401s (`refusal`). The bearer is not in it: requests load
+//! `status`, metrics and systemd read nothing else, but for the streak of 401s (`refusal`). The bearer is not in it: requests load
 //! that without a lock.
 
 use std::time::{Duration, SystemTime};

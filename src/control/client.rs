@@ -29,7 +29,7 @@ pub enum ControlError {
     Off(ValueOrigin),
     /// No setting names a socket, and this machine has none of the default directories.
     #[error(
-        "there is no default place for a control socket here: no {SYSTEM_DIRECTORY}, and neither $RUNTIME_DIRECTORY nor $XDG_RUNTIME_DIR is set\n  hint: name the daemon's socket with --control-socket or CAREPORTALS_CONTROL_SOCKET; `control` of `health and metrics` in its log, or of `control socket` where telemetry is off, says where it is"
+        "there is no default place for a control socket here: no {SYSTEM_DIRECTORY}, and neither $RUNTIME_DIRECTORY nor $XDG_RUNTIME_DIR is set\n  hint: name the daemon's socket with --control-socket or CAREPORTALS_CONTROL_SOCKET; `control` of `health and metrics` in its log, or of `control socket` where telemetry is off, says where it is; if it has none, start it with CAREPORTALS_CONTROL_SOCKET"
     )]
     NoDefaultPath,
     /// The setting `control_socket` is wrong.

@@ -123,7 +123,7 @@ impl Exchange {
         self.would_refuse = None;
         self.route = Arc::clone(route);
         if let Some(upload) = &self.upload {
-            upload.go_by(&route.api.rules);
+            upload.set_header_rules(&route.api.rules);
         }
         // A 401 has answered it since it was sent.
         self.goes_out_again |= self.carried.is_some();

@@ -101,7 +101,7 @@ impl Upload {
     }
 
     /// From now on `rules` say which trailers pass.
-    pub(super) fn go_by(&self, rules: &Arc<HeaderRules>) {
+    pub(super) fn set_header_rules(&self, rules: &Arc<HeaderRules>) {
         let mut state = self.lock();
         state.rules = Arc::clone(rules);
         state.trailers = state.trailers.take().map(|kept| headers::trailers_to_upstream(rules, &kept));

@@ -8,12 +8,7 @@ use std::{
 
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::{
-    events::Daemon,
-    ledger::AccessLine,
-    third,
-    world::{ACCOUNTS, World},
-};
+use super::{commands::Daemon, ledger::AccessLine, servers::ACCOUNTS, third, world::World};
 use crate::status::{AccountDocument, Detail, Readiness, StatusDocument};
 
 /// How often it looks.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Call, CallId, Ledger, Token};
-use crate::app::simulation::world::{ACCOUNTS, account_of};
+use crate::app::simulation::servers::{ACCOUNTS, account_of};
 
 /// A request as it arrived at a server.
 pub(in crate::app::simulation) struct Arrival<'a> {

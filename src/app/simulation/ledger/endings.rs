@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Call, CallId, Ledger, TOKEN_NOTICED, Token};
-use crate::app::simulation::world::{ACCOUNTS, account_of};
+use crate::app::simulation::servers::{ACCOUNTS, account_of};
 
 /// How long the daemon may take to see that a client has gone, or that its settings or account have changed.
 pub(super) const SEEN: Duration = Duration::from_secs(2);

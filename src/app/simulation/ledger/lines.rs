@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Call, CallId, Ledger, endings::Ending};
-use crate::app::simulation::world::{ACCOUNTS, account_of};
+use crate::app::simulation::servers::{ACCOUNTS, account_of};
 
 /// A line of the access log.
 #[derive(Debug, serde::Deserialize)]

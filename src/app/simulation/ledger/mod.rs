@@ -19,8 +19,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use self::{endings::SEEN, pacing::Pacing, since::Looks, suspicion::Suspicion};
 use super::{
-    careportals::Mood,
-    world::{ACCOUNTS, account_of},
+    calls::CallId,
+    servers::{ACCOUNTS, Mood, account_of},
 };
 
 pub(super) use self::{
@@ -42,9 +42,6 @@ const LOG_INS_OF_EVENT: usize = 2;
 const SUSPEND_NOTICED: Duration = Duration::from_secs(32);
 /// `login_timeout`, and a moment.
 const LOG_IN_TIMEOUT: Duration = Duration::from_secs(11);
-
-/// Numbers a call of a client.
-pub(super) type CallId = u64;
 
 /// Everything that happened so far.
 #[derive(Default)]

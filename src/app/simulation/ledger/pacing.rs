@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::{Ledger, Token};
-use crate::app::simulation::world::{ACCOUNTS, account_of};
+use crate::app::simulation::servers::{ACCOUNTS, account_of};
 
 /// The shortest wait after a failure, and after a refusal.
 const BACKOFF: Duration = Duration::from_secs(1);

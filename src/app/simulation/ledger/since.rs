@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Ending, Ledger, Reply, documents::right_time};
 use crate::{
-    app::simulation::world::{ACCOUNTS, account_of},
+    app::simulation::servers::{ACCOUNTS, account_of},
     status::{AccountDocument, ApiDocument},
 };
 

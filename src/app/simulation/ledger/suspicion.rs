@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{CallId, Ledger};
-use crate::app::simulation::world::{ACCOUNTS, SERVERS, account_of};
+use crate::app::simulation::servers::{ACCOUNTS, SERVERS, account_of};
 
 /// How long the daemon may take to read a 401 that was written.
 const READ: Duration = Duration::from_millis(150);

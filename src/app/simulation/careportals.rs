@@ -6,7 +6,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     calls::{CallId, Head, answer_body, is_event_stream, is_undated, request_body},
-    ledger::{Arrival, Reply},
+    ledger::{Reply, arrivals::Arrival},
     log_ins,
     messages::{answer, be_silent, chunked_with, misbehave, read_body_into, read_head, truncated},
     servers::Mood,

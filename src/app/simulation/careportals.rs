@@ -5,65 +5,20 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    fields::{self, Field},
-    ledger::{Arrival, CallId, Reply},
+    calls::{CallId, Head, answer_body, is_event_stream, is_undated, request_body},
+    ledger::{Reply, arrivals::Arrival},
     log_ins,
-    network::Wire,
+    messages::{answer, be_silent, chunked_with, misbehave, read_body_into, read_head, truncated},
+    servers::Mood,
     trailers,
     upstreams::{Awaited, Link},
+    wire::Wire,
     world::World,
 };
 use crate::clock;
 
 /// For how long the daemon may wait for a silent server: the larger of `response_timeout` and `body_idle`; and a moment.
 pub(super) const CALL_LIMIT: Duration = Duration::from_millis(20_500);
-
-/// What a server does with log-ins, or with calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mood {
-    /// It answers them.
-    Well,
-    /// It answers after that time.
-    Slow(Duration),
-    /// It answers with that status; with `Retry-After` where there is a number.
-    Status(u16, Option<u32>),
-    /// It reads, and never answers.
-    Silent,
-    /// Its answer ends early.
-    Truncated,
-    /// Its answer stops early, and the connection stays open.
-    Stalled,
-    /// Its answer is none.
-    Garbage,
-    /// Log-ins: it gives no token. Calls: two requests of three are 401, whatever their token.
-    Odd,
-    /// Log-ins: its answer is longer than is read. Calls: its answer's head is.
-    Huge,
-    /// Log-ins: it gives a token that has expired. Calls: it closes the connection without an answer.
-    Stale,
-}
-
-/// The head of a request, or of an answer, whose first two words are its version and status.
-pub(super) struct Head {
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) fields: Vec<(String, String)>,
-}
-
-impl Head {
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?;
-        let mut lines = text.split("\r\n");
-        let mut words = lines.next()?.split(' ');
-        let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-        let fields = lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.to_owned()));
-        Some(Self { method, path, fields: fields.collect() })
-    }
-
-    pub(super) fn all(&self, name: &str) -> Vec<String> {
-        self.fields.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone()).collect()
-    }
-}
 
 /// Serves one connection until it ends.
 pub(super) async fn serve(world: Arc<World>, link: Link, mut wire: Wire) {
@@ -89,79 +44,6 @@ pub(super) async fn serve(world: Arc<World>, link: Link, mut wire: Wire) {
     }
 }
 
-pub(super) async fn read_head(wire: &mut Wire) -> Option<Head> {
-    loop {
-        if let Some(end) = wire.held().windows(4).position(|window| window == b"\r\n\r\n") {
-            return Head::parse(&wire.take(end + 4));
-        }
-        wire.read_more().await?;
-    }
-}
-
-/// Reads a body whole. `None`: it was cut.
-pub(super) async fn read_body(wire: &mut Wire, head: &Head) -> Option<Vec<u8>> {
-    read_whole(wire, head).await.map(|(body, _)| body)
-}
-
-/// Reads a body whole, and its trailers.
-pub(super) async fn read_whole(wire: &mut Wire, head: &Head) -> Option<(Vec<u8>, Vec<Field>)> {
-    let mut body = Vec::new();
-    read_body_into(wire, head, &mut body).await.map(|trailers| (body, trailers))
-}
-
-/// The same. What has come of a body that was cut is in `body`, too.
-async fn read_body_into(wire: &mut Wire, head: &Head, body: &mut Vec<u8>) -> Option<Vec<Field>> {
-    if let Some(length) = head.all("content-length").first() {
-        return read_into(wire, length.parse().ok()?, body).await.map(|()| Vec::new());
-    }
-    if head.all("transfer-encoding").is_empty() {
-        return Some(Vec::new());
-    }
-    loop {
-        let size = usize::from_str_radix(&read_line(wire).await?, 16).ok()?;
-        if size == 0 {
-            return read_trailers(wire).await;
-        }
-        read_into(wire, size, body).await?;
-        read_into(wire, 2, &mut Vec::new()).await?;
-    }
-}
-
-async fn read_trailers(wire: &mut Wire) -> Option<Vec<Field>> {
-    let mut trailers = Vec::new();
-    loop {
-        let line = read_line(wire).await?;
-        if line.is_empty() {
-            return Some(trailers);
-        }
-        let (name, value) = line.split_once(':')?;
-        trailers.push((name.to_lowercase(), value.trim().to_owned()));
-    }
-}
-
-/// Reads a line, without its end.
-async fn read_line(wire: &mut Wire) -> Option<String> {
-    loop {
-        if let Some(end) = wire.held().windows(2).position(|window| window == b"\r\n") {
-            let line = wire.take(end + 2);
-            return String::from_utf8(line[..end].to_vec()).ok();
-        }
-        wire.read_more().await?;
-    }
-}
-
-async fn read_into(wire: &mut Wire, mut count: usize, body: &mut Vec<u8>) -> Option<()> {
-    loop {
-        let come = wire.held().len().min(count);
-        body.extend(wire.take(come));
-        count -= come;
-        if count == 0 {
-            return Some(());
-        }
-        wire.read_more().await?;
-    }
-}
-
 /// Judges a call's head. Tells which call it is, and whether its token is accepted.
 pub(super) fn arrive(world: &World, link: Link, head: &Head, age: Duration, is_http2: bool) -> Option<(CallId, bool)> {
     let server = link.server;
@@ -177,7 +59,7 @@ pub(super) fn arrive(world: &World, link: Link, head: &Head, age: Duration, is_h
         age: (age, world.oldest()),
     };
     world.note(&format!("server {server}: {} {}", head.method, head.path));
-    fields::judge_call(world, call, head, link.address, is_http2);
+    world.judge_head(call, head, link.address, is_http2);
     let has_failed = world.ledger(|ledger, _| ledger.has_failed(call));
     if let Some(fault) = link.number.and_then(|number| world.upstreams().begins(number, call, has_failed)) {
         world.break_promise(format!("call {call}: {fault}"));
@@ -270,13 +152,13 @@ pub(super) fn longest_pause(world: &World, call: CallId) -> Duration {
 
 /// Whether the answer is a stream of events, which is silent for longer than other answers may be.
 pub(super) fn pauses_as_stream(call: CallId, head: &Head) -> bool {
-    head.method == "GET" && fields::is_event_stream(call)
+    head.method == "GET" && is_event_stream(call)
 }
 
 /// Whether the server is slow in the middle of its answer, more than once.
 pub(super) fn pauses_in_answer(call: CallId, head: &Head, time: Duration) -> bool {
     // After an empty body it would be slow between two requests.
-    let has_body = head.method != "HEAD" && !super::clients::answer_body(call).is_empty();
+    let has_body = head.method != "HEAD" && !answer_body(call).is_empty();
     time > Duration::from_secs(1) && call % 2 == 1 && has_body
 }
 
@@ -317,8 +199,8 @@ async fn read_body_of(world: &Arc<World>, wire: &mut Wire, head: &Head, call: Ca
     let mut body = Vec::new();
     let read = read_body_into(wire, head, &mut body).await;
     world.upstreams().received(call, body.len());
-    fields::judge_trailers(world, call, &read?, false);
-    if body != super::clients::request_body(call, &head.method) {
+    world.judge_trailers(call, &read?, false);
+    if body != request_body(call, &head.method) {
         world.break_promise(format!("call {call}: its body of {} bytes is not what its client sent", body.len()));
     }
     Some(())
@@ -334,21 +216,6 @@ async fn echo(wire: &mut Wire) -> Option<()> {
     }
 }
 
-pub(super) fn chunked(body: &[u8]) -> Vec<u8> {
-    chunked_with(body, &[])
-}
-
-pub(super) fn chunked_with(body: &[u8], trailers: &[Field]) -> Vec<u8> {
-    let mut chunks = Vec::new();
-    for chunk in body.chunks(5000) {
-        chunks.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
-        chunks.extend_from_slice(chunk);
-        chunks.extend_from_slice(b"\r\n");
-    }
-    chunks.extend_from_slice(format!("0\r\n{}\r\n", trailers::lines(trailers)).as_bytes());
-    chunks
-}
-
 /// `pauses`: the answer comes in pieces, with pauses of that time.
 async fn answer_call(
     world: &Arc<World>,
@@ -358,7 +225,7 @@ async fn answer_call(
     head: &Head,
     pauses: Option<Duration>,
 ) -> Option<()> {
-    let body = super::clients::answer_body(call);
+    let body = answer_body(call);
     // Some servers send back what they got.
     let echo = if call.is_multiple_of(4) { head.all("authorization").join("") } else { String::new() };
     let mut fields = format!("x-answer: {call}\r\nx-echo: {echo}\r\n");
@@ -372,7 +239,7 @@ async fn answer_call(
         world.upstreams().announces(number, timeout);
         fields.extend(["keep-alive: timeout=", &timeout.as_secs().to_string(), ", max=1000\r\n"]);
     }
-    if !fields::is_undated(call) {
+    if !is_undated(call) {
         fields.extend(["date: ", &world.http_date(), "\r\n"]);
     }
     let (length, is_head) = (body.len(), head.method == "HEAD");
@@ -409,57 +276,4 @@ async fn answer_call(
         }
     }
     wire.write(&whole).await
-}
-
-pub(super) async fn misbehave(world: &Arc<World>, wire: &mut Wire, mood: Mood, body: &str, limit: Duration) -> Option<()> {
-    match mood {
-        Mood::Status(status, retry_after) => {
-            let fields = retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
-            answer(world, wire, status, &fields, body.as_bytes()).await
-        }
-        Mood::Silent => be_silent(world, wire, limit).await,
-        Mood::Garbage => {
-            wire.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await?;
-            None
-        }
-        Mood::Truncated => {
-            truncated(world, wire, body.as_bytes()).await;
-            None
-        }
-        Mood::Stalled => {
-            truncated(world, wire, body.as_bytes()).await;
-            be_silent(world, wire, limit).await
-        }
-        Mood::Well | Mood::Slow(_) | Mood::Odd | Mood::Stale | Mood::Huge => answer(world, wire, 201, "", body.as_bytes()).await,
-    }
-}
-
-/// Says no more, until the daemon gives up and closes the connection, which it has to within `limit`.
-async fn be_silent(world: &Arc<World>, wire: &mut Wire, limit: Duration) -> Option<()> {
-    let since = clock::instant();
-    while wire.read_more().await.is_some() {}
-    let waited = since.elapsed();
-    if waited > limit {
-        world.break_promise(format!("the daemon has waited for an answer for {waited:?}, and its limit is {limit:?}"));
-    }
-    None
-}
-
-/// Writes the beginning of an answer. Tells what the daemon waits for then.
-async fn truncated(world: &Arc<World>, wire: &mut Wire, body: &[u8]) -> Awaited {
-    let head = format!("HTTP/1.1 201 Created\r\ncontent-length: {}\r\n\r\n", body.len());
-    let whole = [head.as_bytes(), body].concat();
-    let length = world.draw(1..=whole.len() - 1);
-    // If it fails, the wire has ended.
-    let _ = wire.write(&whole[..length]).await;
-    if length < head.len() { Awaited::Head } else { Awaited::Body }
-}
-
-pub(super) async fn answer(world: &Arc<World>, wire: &mut Wire, status: u16, fields: &str, body: &[u8]) -> Option<()> {
-    answer_with(world, wire, status, &format!("{fields}content-length: {}\r\n", body.len()), body).await
-}
-
-pub(super) async fn answer_with(world: &Arc<World>, wire: &mut Wire, status: u16, fields: &str, body: &[u8]) -> Option<()> {
-    let head = format!("HTTP/1.1 {status} Simulated\r\ndate: {}\r\n{fields}\r\n", world.http_date());
-    wire.write(&[head.as_bytes(), body].concat()).await
 }

@@ -26,44 +26,16 @@ use tokio::{
 };
 
 use super::{
-    fields::{self, Field, Sender},
-    ledger::{CallId, Ending},
-    refusals, trailers,
-    world::{RELIES_ON_KEYS, World},
+    calls::{CallId, Field, Sender, answer_body, request_body},
+    ledger::Ending,
+    refusals,
+    servers::RELIES_ON_KEYS,
+    trailers,
+    world::World,
 };
 
 /// No call takes longer, whatever goes wrong: three sends with their time-outs, and the waits for tokens and connections.
 pub(super) const LIMIT: Duration = Duration::from_secs(150);
-
-/// What a client sends with a call.
-pub(super) fn request_body(call: CallId, method: &str) -> Vec<u8> {
-    let length = match (method, call % 5) {
-        ("GET" | "HEAD" | "DELETE", _) | (_, 0) => 0,
-        (_, 1) => 12,
-        (_, 2) => 3000,
-        (_, 3) => 40_000,
-        _ => 80_000,
-    };
-    filled(&format!("call {call};"), length)
-}
-
-/// What CarePortals answers to a call.
-pub(super) fn answer_body(call: CallId) -> Vec<u8> {
-    // A few are more than sockets and buffers hold.
-    let length = if has_long_answer(call) { 700_000 } else { [20, 2000, 0, 20_000, 70_000][(call % 5) as usize] };
-    filled(&format!("answer {call};"), length)
-}
-
-pub(super) fn has_long_answer(call: CallId) -> bool {
-    call.is_multiple_of(53)
-}
-
-/// So many bytes, which say again and again whose they are.
-fn filled(text: &str, length: usize) -> Vec<u8> {
-    let mut bytes = text.as_bytes().repeat(length.div_ceil(text.len()));
-    bytes.truncate(length);
-    bytes
-}
 
 /// One app's connection to the daemon.
 struct Connection {
@@ -252,7 +224,7 @@ pub(super) fn judge(
         return Ending::Refused(status, code);
     }
     if status == 200 {
-        fields::judge_answer(world, call, method, fields, trailers);
+        world.judge_answer(call, method, fields, trailers);
         let wanted = if method == "HEAD" { Vec::new() } else { answer_body(call) };
         if text("x-answer") != Some(call.to_string().as_str()) || body != wanted {
             world.break_promise(format!("call {call} got an answer to {:?}, {} bytes", text("x-answer"), body.len()));

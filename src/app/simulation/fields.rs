@@ -10,11 +10,8 @@ use std::{
 };
 
 use super::{
-    careportals::Head,
-    clients::{answer_body, has_long_answer, request_body},
-    ledger::CallId,
+    calls::{CallId, Field, Head, Sender, answer_body, bits, is_event_stream, owned, request_body},
     trailers,
-    world::World,
 };
 
 /// What the settings of the second API say of heads.
@@ -22,24 +19,6 @@ pub(super) const SECOND_API: &str =
     "prefix = \"/app\"\ncookies = \"pass\"\nheaders = { origin = \"https://acme.test\", x-fixed = \"ours\" }";
 /// The base path of the second API's upstream.
 pub(super) const BASE_PATH: &str = "/base";
-
-/// A name and a value.
-pub(super) type Field = (String, String);
-
-/// Who sends a call.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sender {
-    /// hyper, over HTTP/1.1.
-    Http1,
-    /// hyper, over HTTP/2.
-    Http2,
-    /// A client that writes HTTP/1.1 by itself.
-    Raw,
-    /// The same, which asks for a tunnel.
-    Tunnel,
-    /// A client that writes HTTP/1.0.
-    Old,
-}
 
 /// What becomes of a field.
 #[derive(Clone, Copy)]
@@ -161,21 +140,6 @@ struct Expected {
     served: Option<(SocketAddr, bool)>,
 }
 
-/// Random bits of a call: always the same ones.
-pub(super) fn bits(call: CallId, of: u64) -> u64 {
-    fastrand::Rng::with_seed(call.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ of).u64(..)
-}
-
-/// Whether the answer to the call has no `Date`.
-pub(super) fn is_undated(call: CallId) -> bool {
-    bits(call, 3).is_multiple_of(3)
-}
-
-/// Whether the answer to the call is a stream of events, which may be silent for longer than another one.
-pub(super) fn is_event_stream(call: CallId) -> bool {
-    call % 23 == 5 && !has_long_answer(call) && !answer_body(call).is_empty()
-}
-
 /// The content type of such a stream stands in place of another one.
 fn with_type(call: CallId, mut fields: Vec<Field>) -> Vec<Field> {
     if is_event_stream(call) {
@@ -183,10 +147,6 @@ fn with_type(call: CallId, mut fields: Vec<Field>) -> Vec<Field> {
         fields.push(owned("content-type", "text/event-stream; charset=utf-8"));
     }
     fields
-}
-
-pub(super) fn owned(name: &str, value: &str) -> Field {
-    (name.to_owned(), value.to_owned())
 }
 
 /// Those of `from` that are drawn.
@@ -282,7 +242,7 @@ impl Heads {
     }
 
     /// What is wrong with a call's head at the server of that address.
-    fn judge_call(&self, call: CallId, head: &Head, address: SocketAddr, is_http2: bool) -> Option<String> {
+    pub(super) fn judge_call(&self, call: CallId, head: &Head, address: SocketAddr, is_http2: bool) -> Option<String> {
         let mut all = self.lock();
         let expected = all.get_mut(&call)?;
         expected.served = Some((address, is_http2));
@@ -338,14 +298,14 @@ impl Heads {
     }
 
     /// What is wrong with the trailers of a call that has come whole.
-    fn judge_trailers(&self, call: CallId, came: &[Field], is_http2: bool) -> Option<String> {
+    pub(super) fn judge_trailers(&self, call: CallId, came: &[Field], is_http2: bool) -> Option<String> {
         let (sender, sends) = self.lock().get(&call).map(|expected| (expected.sender, expected.sends_trailers))?;
         let (expected, came) = trailers::expected_of_call(call, sends, sender, is_http2, came);
         differ(&expected, &came).map(|fault| format!("its trailers: {fault}"))
     }
 
     /// What is wrong with the trailers of a call's whole answer.
-    fn judge_answer_trailers(&self, call: CallId, method: &str, came: &[Field]) -> Option<String> {
+    pub(super) fn judge_answer_trailers(&self, call: CallId, method: &str, came: &[Field]) -> Option<String> {
         let all = self.lock();
         let known = all.get(&call)?;
         let (_, is_http2) = known.served?;
@@ -354,7 +314,7 @@ impl Heads {
     }
 
     /// What is wrong with the head of the whole answer to a call.
-    fn judge_answer(&self, call: CallId, method: &str, fields: &[Field]) -> Option<String> {
+    pub(super) fn judge_answer(&self, call: CallId, method: &str, fields: &[Field]) -> Option<String> {
         let (here, is_http2) = self.lock().get(&call)?.served?;
         let account = self.account(call);
         let named = if is_http2 { "" } else { named_in_answer(call) };
@@ -455,27 +415,4 @@ fn differ(expected: &[Field], came: &[Field]) -> Option<String> {
     let missing: Vec<_> = expected.iter().filter(|field| !came.contains(field)).collect();
     let surplus: Vec<_> = came.iter().filter(|field| !expected.contains(field)).collect();
     (expected != came).then(|| format!("fields are missing: {missing:?}; came beside: {surplus:?}; all: {came:?}"))
-}
-
-/// Judges a call's head at a server.
-pub(super) fn judge_call(world: &World, call: CallId, head: &Head, address: SocketAddr, is_http2: bool) {
-    if let Some(fault) = world.heads().judge_call(call, head, address, is_http2) {
-        world.break_promise(format!("call {call}: {fault}"));
-    }
-}
-
-/// Judges the trailers of a call that has come whole at a server.
-pub(super) fn judge_trailers(world: &World, call: CallId, trailers: &[Field], is_http2: bool) {
-    if let Some(fault) = world.heads().judge_trailers(call, trailers, is_http2) {
-        world.break_promise(format!("call {call}: {fault}"));
-    }
-}
-
-/// Judges the head and the trailers of a call's whole answer at its client.
-pub(super) fn judge_answer(world: &World, call: CallId, method: &str, fields: &[Field], trailers: &[Field]) {
-    let heads = world.heads();
-    let fault = heads.judge_answer(call, method, fields).or_else(|| heads.judge_answer_trailers(call, method, trailers));
-    if let Some(fault) = fault {
-        world.break_promise(format!("call {call}: {fault}"));
-    }
 }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use super::{
     fields,
-    limits::Limits,
-    world::{ACCOUNTS, RELIES_ON_KEYS, SECOND_ADDRESS, TLS_ADDRESS, Terms, World, address, log_in_address},
+    servers::{ACCOUNTS, RELIES_ON_KEYS, SECOND_ADDRESS, TLS_ADDRESS, address, log_in_address},
+    terms::{Limits, Terms},
+    world::World,
 };
 
 impl World {
@@ -31,7 +32,7 @@ impl World {
         let [response_timeout, body_idle, max_age, drain_timeout] =
             [limits.response_timeout, limits.body_idle, limits.max_age, limits.drain_timeout].map(|time| time.as_secs());
         let requests = limits.requests;
-        let (more_addresses, third) = self.third_settings();
+        let (more_addresses, third) = self.third(|third, _| third.settings(&self.directory, places, self.has_room()));
         let api = |account: usize, server: usize| {
             let name = ACCOUNTS[account];
             let (more, further) = if account == 1 { (fields::SECOND_API, more_addresses.as_str()) } else { ("", "") };

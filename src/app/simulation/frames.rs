@@ -6,7 +6,10 @@ use std::{
     collections::BTreeMap,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -48,6 +51,8 @@ struct State {
     most: usize,
     /// The open ones: whether the daemon has ended its side, and whether the server has.
     streams: BTreeMap<u32, (bool, bool)>,
+    /// How many these are, for others to see.
+    open: Arc<AtomicUsize>,
     last_stream: u32,
     last_ping: Option<Instant>,
     going_away: Option<Instant>,
@@ -106,6 +111,7 @@ impl<S> Frames<S> {
             opened: clock::instant(),
             most,
             streams: BTreeMap::new(),
+            open: world.new_streams(),
             last_stream: 0,
             last_ping: None,
             going_away: None,
@@ -130,7 +136,9 @@ impl Seen {
 
     /// The server has ended the connection by itself.
     pub(super) fn end(&self) {
-        self.lock().has_ended = true;
+        let mut state = self.lock();
+        state.has_ended = true;
+        state.count();
     }
 
     /// The silent connection was watched for long enough: the daemon has to have closed it.
@@ -139,12 +147,6 @@ impl Seen {
         if let Some(since) = state.silent.filter(|_| !state.has_ended) {
             state.fault(&format!("it is still open {:?} after its server fell silent", since.elapsed()));
         }
-    }
-
-    /// How many streams are open.
-    pub(super) fn streams(&self) -> usize {
-        let state = self.lock();
-        if state.has_ended { 0 } else { state.streams.len() }
     }
 
     fn is_silent(&self) -> bool {
@@ -185,6 +187,7 @@ impl State {
         if matches!(frame.kind, HEADERS | BODY) && frame.flags & END_STREAM != 0 {
             self.ended(frame.stream, (true, false));
         }
+        self.count();
     }
 
     fn server_sends(&mut self, frame: &FrameHead) {
@@ -194,6 +197,12 @@ impl State {
             HEADERS | BODY if frame.flags & END_STREAM != 0 => self.ended(frame.stream, (false, true)),
             _ => {}
         }
+        self.count();
+    }
+
+    /// Says how many streams are open.
+    fn count(&self) {
+        self.open.store(if self.has_ended { 0 } else { self.streams.len() }, Ordering::Relaxed);
     }
 
     fn ended(&mut self, stream: u32, side: (bool, bool)) {
@@ -209,6 +218,7 @@ impl State {
         if std::mem::replace(&mut self.has_ended, true) {
             return;
         }
+        self.count();
         let now = clock::instant();
         match self.silent {
             Some(since) if since + NOTICED + LATE < now => {

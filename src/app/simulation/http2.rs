@@ -8,44 +8,24 @@ use h2::{
     server::{self, SendResponse},
 };
 use http::{Request, Response};
-use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
 use tokio::{
     net::UnixStream,
     time::{sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 
 use super::{
-    careportals::{self, CALL_LIMIT, Head, Mood},
-    clients::answer_body,
-    fields::{self, Field},
+    calls::{CallId, Field, Head, answer_body, is_undated, request_body},
+    careportals::{self, CALL_LIMIT},
     frames::{Frames, Seen},
-    ledger::{CallId, Reply},
-    network::{End, Fate, Wire},
+    ledger::Reply,
+    servers::Mood,
     trailers,
     upstreams::{Awaited, Link, Number},
+    wire::{End, Fate, Wire},
     world::World,
 };
 use crate::clock;
-
-/// The servers' certificate, for every simulation.
-static CERTIFICATE: std::sync::LazyLock<rcgen::CertifiedKey<rcgen::KeyPair>> =
-    std::sync::LazyLock::new(|| rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap());
-
-/// The certificate that the daemon trusts. The system's own would take longer to read than all the rest.
-pub(super) fn roots() -> String {
-    CERTIFICATE.cert.pem()
-}
-
-/// The servers' side of TLS. Each simulation has its own, so that sessions of another one are not resumed.
-pub(super) fn tls() -> TlsAcceptor {
-    let key = PrivatePkcs8KeyDer::from(CERTIFICATE.signing_key.serialize_der()).into();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = versions.with_no_client_auth().with_single_cert(vec![CERTIFICATE.cert.der().clone()], key).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    TlsAcceptor::from(Arc::new(config))
-}
 
 /// Serves one connection until it ends. What does not ask for HTTP/2, as a request for a tunnel does not, gets HTTP/1.1.
 pub(super) async fn serve(world: Arc<World>, link: Link, stream: UnixStream, fate: Fate) {
@@ -78,7 +58,6 @@ async fn streams(
 ) -> bool {
     let most = [1, 3, 100][world.draw(0..=2)];
     let (stream, seen) = Frames::new(stream, world, most as usize);
-    world.watch_streams(seen.clone());
     let Ok(mut connection) = server::Builder::new().max_concurrent_streams(most).handshake::<_, Bytes>(stream).await else {
         return true;
     };
@@ -252,8 +231,8 @@ async fn read_body(world: &World, mut body: RecvStream, call: CallId, method: &s
         body.flow_control().release_capacity(piece.len()).ok()?;
     }
     let trailers = body.trailers().await.ok()?.map(|trailers| trailers::fields(&trailers)).unwrap_or_default();
-    fields::judge_trailers(world, call, &trailers, true);
-    if bytes != super::clients::request_body(call, method) {
+    world.judge_trailers(call, &trailers, true);
+    if bytes != request_body(call, method) {
         world.break_promise(format!("call {call}: its body of {} bytes is not what its client sent", bytes.len()));
     }
     Some(())
@@ -277,7 +256,7 @@ async fn answer_call(
     for (name, value) in world.heads().of_answer(call, link.address, true) {
         response = response.header(name, value);
     }
-    if !fields::is_undated(call) {
+    if !is_undated(call) {
         response = response.header("date", world.http_date());
     }
     let mut stream = respond.send_response(response.body(()).unwrap(), body.is_empty()).ok()?;

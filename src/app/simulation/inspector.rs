@@ -9,10 +9,11 @@ use std::{
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
-    events::Daemon,
-    ledger::AccessLine,
+    commands::Daemon,
+    ledger::{lines::AccessLine, since::Looks},
+    servers::ACCOUNTS,
     third,
-    world::{ACCOUNTS, World},
+    world::World,
 };
 use crate::status::{AccountDocument, Detail, Readiness, StatusDocument};
 
@@ -23,9 +24,10 @@ const EVERY: Duration = Duration::from_millis(700);
 pub(super) fn start(world: &Arc<World>, daemon: &Daemon) -> JoinHandle<()> {
     let (world, daemon) = (Arc::clone(world), daemon.clone());
     tokio::spawn(async move {
+        let mut looks = Looks::default();
         loop {
             sleep(if world.is_quiet() { 20 * EVERY } else { EVERY }).await;
-            look(&world, &daemon);
+            look(&world, &daemon, &mut looks);
         }
     })
 }
@@ -35,7 +37,7 @@ fn of_accounts<T>(all: &[T], name: impl Fn(&T) -> &str) -> impl Iterator<Item = 
     all.iter().filter_map(move |one| Some((ACCOUNTS.iter().position(|known| *known == name(one))?, one)))
 }
 
-fn look(world: &World, daemon: &Daemon) {
+fn look(world: &World, daemon: &Daemon, looks: &mut Looks) {
     for fault in world.upstreams().inspect() {
         world.break_promise(fault);
     }
@@ -63,7 +65,7 @@ fn look(world: &World, daemon: &Daemon) {
         let state = document.accounts.iter().find(|account| account.name == *name).and_then(|account| account.state.as_deref());
         world.ledger(|ledger, at| ledger.judge_logged_out(at, index, state));
     }
-    judge_document(world, &document);
+    judge_document(world, &document, looks);
     third::inspect(world, &document);
     let readiness = daemon.status.readiness(None, Detail::Full);
     for reason in readiness.iter().flat_map(|readiness| &readiness.reasons) {
@@ -90,7 +92,7 @@ fn look(world: &World, daemon: &Daemon) {
     });
 }
 
-fn judge_document(world: &World, document: &StatusDocument) {
+fn judge_document(world: &World, document: &StatusDocument, looks: &mut Looks) {
     let (ahead, now) = (world.clock.ahead(), world.now());
     for (index, name) in ACCOUNTS.iter().enumerate() {
         let account = document.accounts.iter().find(|account| account.name == *name);
@@ -102,7 +104,7 @@ fn judge_document(world: &World, document: &StatusDocument) {
         world.ledger(|ledger, at| {
             ledger.judge_account(at, index, account, ahead);
             ledger.judge_api(at, index, api, account);
-            ledger.judge_since((at, now), index, (account, api), ahead);
+            ledger.judge_since(looks, (at, now), index, (account, api), ahead);
         });
     }
 }

@@ -6,11 +6,13 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use tokio::time::sleep;
 
 use super::{
-    careportals::{Head, Mood, answer, answer_with, chunked, misbehave, read_body},
-    events,
+    calls::Head,
     ledger::LogInArrival,
-    network::Wire,
-    world::{World, account_of},
+    machine,
+    messages::{answer, answer_with, chunked, misbehave, read_body},
+    servers::{Mood, account_of},
+    wire::Wire,
+    world::World,
 };
 
 /// For how long the daemon may wait for a silent server: `login_timeout`, and a moment.
@@ -77,7 +79,7 @@ fn arrive(world: &Arc<World>, server: usize, head: &Head) -> LogIn {
         let (world, after) = (Arc::clone(world), world.milliseconds(0..=800));
         tokio::spawn(async move {
             sleep(after).await;
-            events::change_credentials(&world);
+            machine::change_credentials(&world);
         });
     }
     LogIn { organization, mood, arrival }
@@ -124,7 +126,7 @@ async fn give_token(world: &Arc<World>, server: usize, wire: &mut Wire, log_in: 
     let (made, life) = (world.clock.elapsed(), world.token_life());
     let suspend = world.state(|state| state.suspends_in_log_in.take()).filter(|_| wire.is_prompt());
     if suspend.is_some() {
-        events::let_all_arrive().await;
+        machine::let_all_arrive().await;
     }
     match log_in.mood {
         Mood::Truncated | Mood::Stalled => return misbehave(world, wire, log_in.mood, &body, LIMIT).await,
@@ -134,7 +136,7 @@ async fn give_token(world: &Arc<World>, server: usize, wire: &mut Wire, log_in: 
         _ => answer(world, wire, 201, "", body.as_bytes()).await?,
     }
     if let Some(share) = suspend {
-        events::suspend_now(world, Duration::from_secs_f64(share * life));
+        machine::suspend_now(world, Duration::from_secs_f64(share * life));
     }
     // The next log-in fails while its files are gone.
     let is_missing = world.state(|state| state.missing != [false; 2]);

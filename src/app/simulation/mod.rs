@@ -3,16 +3,25 @@
 //!
 //! The daemon is the one that serves users, but for three things (`simulated`): connections lead to simulated servers, blocking work is
 //! done where it is asked for, and workers are tasks (`WorkerHost`). Everything is drawn from a seed: the same seed gives the same
-//! trace, line by line. Files: `world` is what all share; `clients`, `strange`, `old_clients` and `idle_clients`, `careportals`,
-//! `log_ins`, `http2`, `network` and `events` act, and so do `quiet` and `places` once all is well again; `refusals`, `ledger`, `fields`,
-//! `upstreams`, `frames`, `inspector` and `panics` judge.
+//! trace, line by line.
 //!
 //! `SIDECAR_SIM_SEEDS=10000 cargo test --release --lib app::simulation` plays other numbers of seeds (from `SIDECAR_SIM_FROM` on), and
 //! `SIDECAR_SIM_SEED=7` one seed with its trace.
+//!
+//! Files, each using only those before it: `servers` (which there are, at which addresses, and what they may do), `calls`, `terms` (the
+//! settings), `clock`, `certificate`, `panics`, which are facts; `trailers`, `fields`, `ledger`, `upstreams` and `third_account`, which
+//! judge by facts alone; `world`, the state that all share, which holds these; `files` (the daemon's settings and credentials), `wire`,
+//! `messages` and `frames` (what is on a connection), `machine`; the servers: `log_ins`, `careportals` and `http2`; the clients:
+//! `refusals`, `clients`, `raw_calls`, `idle_clients`, `old_clients`, `strange`; `commands`; `third` (a further server, its clients, and
+//! its coming and going); `network`, which leads the daemon to the servers; `inspector`, which judges what administrators see;
+//! `events`; and what is played once all is well again: `quiet`, `places`, `opening`, `limits`.
 
+mod calls;
 mod careportals;
+mod certificate;
 mod clients;
 mod clock;
+mod commands;
 mod events;
 mod fields;
 mod files;
@@ -23,17 +32,24 @@ mod inspector;
 mod ledger;
 mod limits;
 mod log_ins;
+mod machine;
+mod messages;
 mod network;
 mod old_clients;
 mod opening;
 mod panics;
 mod places;
 mod quiet;
+mod raw_calls;
 mod refusals;
+mod servers;
 mod strange;
+mod terms;
 mod third;
+mod third_account;
 mod trailers;
 mod upstreams;
+mod wire;
 mod world;
 
 use std::{
@@ -50,11 +66,11 @@ use tokio::{
 };
 
 use self::{
-    events::Daemon,
+    commands::Daemon,
     inspector::Written,
     ledger::{Counts, Ledger},
-    limits::Limits,
     network::Network,
+    terms::Limits,
     world::World,
 };
 use super::{App, StartError, rehearse, worker::WorkerHost};
@@ -185,13 +201,13 @@ struct Running {
 async fn start(world: &Arc<World>) -> Running {
     world.put("organization", "acme");
     world.put("password", "first");
-    world.put("roots.pem", &http2::roots());
+    world.put("roots.pem", &certificate::roots());
     let first = world.state(|state| state.limits);
-    let limits = Limits { max_age: first.max_age, ..first.drawn(world) };
+    let limits = Limits { max_age: first.max_age, ..world.other_limits(first) };
     world.state(|state| state.limits = limits);
     world.put_settings(0, limits);
     if world.chance(0.2) {
-        events::lose_credentials(world, world.milliseconds(1000..=20_000));
+        machine::lose_credentials(world, world.milliseconds(1000..=20_000));
     }
     let input = Input {
         config_flag: Some(world.settings()),
@@ -231,10 +247,10 @@ async fn end(world: &Arc<World>, daemon: &Daemon, running: JoinHandle<Result<(),
     places::wait_through_drain(world).await;
     let mut guests = Vec::new();
     for _ in 0..world.draw(0..=3) {
-        guests.push(strange::connect(world, 0).await);
+        guests.push(raw_calls::connect(world, 0).await);
     }
     for _ in 0..if world.has_room() { world.draw(0..=2) } else { 0 } {
-        strange::begin_late(world).await;
+        raw_calls::begin_late(world).await;
     }
     // They are accepted.
     sleep(Duration::from_millis(1)).await;
@@ -247,7 +263,7 @@ async fn end(world: &Arc<World>, daemon: &Daemon, running: JoinHandle<Result<(),
     daemon.commands.shut_down();
     let began = world.clock.elapsed();
     for _ in 0..world.draw(0..=3) {
-        guests.push(strange::connect(world, 0).await);
+        guests.push(raw_calls::connect(world, 0).await);
     }
     if !delay.is_zero() {
         sleep(Duration::from_millis(100)).await;
@@ -299,7 +315,7 @@ fn refuses_connections(world: &Arc<World>) {
     let world = Arc::clone(world);
     tokio::spawn(async move {
         sleep(Duration::from_secs(1)).await;
-        if strange::connect(&world, 0).await.is_some() {
+        if raw_calls::connect(&world, 0).await.is_some() {
             world.break_promise("the daemon drains, and a client can connect".to_owned());
         }
     });

@@ -1,7 +1,6 @@
 //! The simulated network: servers by address, and what may go wrong on the way to them.
 //!
-//! A connection is a pair of sockets inside the process. The daemon has one end, as if it were TCP; the server has a [`Wire`] around
-//! the other, which is cut, or falls silent, after the bytes that its [`Fate`] says.
+//! A connection is a pair of sockets inside the process. The daemon has one end, as if it were TCP; the server has the other.
 
 use std::{
     io,
@@ -13,48 +12,19 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     time::sleep,
 };
 
 use super::{
-    ledger::{CallId, Reply},
+    careportals, http2,
+    servers::{Reception, TLS_ADDRESS, server_at},
+    third, third_account,
     upstreams::{CONNECT_TIMEOUT, Link, Role, role_of},
+    wire::{End, Fate, Wire},
     world::World,
 };
 use crate::{clock, simulated};
-
-/// What becomes of one attempt to connect.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Reception {
-    /// It succeeds after that time.
-    Taken(Duration),
-    /// Nobody listens.
-    Refused,
-    /// There is no route.
-    Unreachable,
-    /// There is no answer.
-    Silence,
-}
-
-/// What becomes of a connection that was made.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Fate {
-    /// After so many bytes from the daemon, and so many to it, the wire ends as it is told; `None`: never.
-    pub(super) end: Option<(usize, usize, End)>,
-    /// The longest time that the bytes of each write wait.
-    pub(super) lag: Duration,
-}
-
-/// How a wire ends.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum End {
-    /// Both directions are closed; with bytes unread it is a reset.
-    Close,
-    /// No more bytes go to the daemon, and none are taken from it, until it gives up.
-    Silence,
-}
 
 /// How the daemon sees the network.
 pub(super) struct Network(pub(super) Weak<World>);
@@ -65,14 +35,14 @@ impl simulated::Network for Network {
         Box::pin(async move {
             let Some(world) = world else { return Err(io::ErrorKind::NetworkUnreachable.into()) };
             let _waiting = Waiting { world: Arc::clone(&world), role: role_of(address), since: clock::instant() };
-            match world.receive(address) {
+            match receive(&world, address) {
                 Reception::Taken(after) => {
                     sleep(after).await;
                     let (theirs, ours) = StdUnixStream::pair()?;
                     for end in [&theirs, &ours] {
                         end.set_nonblocking(true)?;
                     }
-                    world.serve(address, UnixStream::from_std(ours)?);
+                    serve(&world, address, UnixStream::from_std(ours)?);
                     TcpStream::from_std(std::net::TcpStream::from(OwnedFd::from(theirs)))
                 }
                 Reception::Refused => Err(io::ErrorKind::ConnectionRefused.into()),
@@ -99,165 +69,51 @@ impl Drop for Waiting {
     }
 }
 
-/// A byte stream, plain or over TLS.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
-/// A server's end of a connection, or a client's that writes HTTP by itself.
-pub(super) struct Wire {
-    /// `None`: it has ended.
-    stream: Option<Box<dyn Stream>>,
-    fate: Fate,
-    world: Arc<World>,
-    taken: usize,
-    given: usize,
-    held: Vec<u8>,
-    /// The server, whose log-ins may fail when the wire ends; `None`: it is a client's.
-    server: Option<usize>,
-    /// The other side has ended it by a reset.
-    was_reset: bool,
-    /// What is told to the ledger once the next byte has gone out.
-    reply: Option<(CallId, Reply)>,
-    /// The connection, as long as it is open; `None` for a client's.
-    link: Option<Link>,
+/// Draws what becomes of an attempt to connect, and judges it.
+fn receive(world: &World, address: SocketAddr) -> Reception {
+    if third_account::is_its(address) {
+        return Reception::Taken(world.milliseconds(0..=40));
+    }
+    let server = server_at(address);
+    let reception = world.state(|state| state.receptions[server]);
+    let reception = reception.unwrap_or_else(|| Reception::Taken(world.milliseconds(0..=40)));
+    let role = role_of(address);
+    world.note(&format!("server {server}: a connection for {role:?}, {reception:?}"));
+    if let Some(fault) = world.upstreams().attempt(role) {
+        world.break_promise(fault);
+    }
+    if !matches!(reception, Reception::Taken(after) if after < Duration::from_secs(1)) {
+        world.upstreams().trouble(role);
+        world.ledger(|ledger, at| ledger.trouble_at(at, server));
+    }
+    reception
 }
 
-impl Drop for Wire {
-    fn drop(&mut self) {
-        self.has_gone(true);
+/// Has the server of that address serve a new connection.
+fn serve(world: &Arc<World>, address: SocketAddr, stream: UnixStream) {
+    let world = Arc::clone(world);
+    if third_account::is_its(address) {
+        tokio::spawn(third::serve(world, stream));
+        return;
     }
-}
-
-impl Wire {
-    pub(super) fn new(stream: Box<dyn Stream>, fate: Fate, world: Arc<World>, server: Option<usize>) -> Self {
-        Self {
-            stream: Some(stream),
-            fate,
-            world,
-            taken: 0,
-            given: 0,
-            held: Vec::new(),
-            server,
-            was_reset: false,
-            reply: None,
-            link: None,
+    let (frailty, lag) = world.state(|state| (state.frailty, state.lag));
+    let end = world.chance(frailty).then(|| {
+        let how = if world.chance(0.3) { End::Silence } else { End::Close };
+        // Often within the first head, or the first answer's.
+        let bytes = || if world.chance(0.5) { world.draw(1..=600) } else { world.draw(1..=300_000) };
+        (bytes(), bytes(), how)
+    });
+    let fate = Fate { end, lag };
+    let number = world.upstreams().opened(role_of(address), world.oldest_of_new());
+    let link = Link { server: server_at(address), address, number };
+    world.begin_serving();
+    tokio::spawn(async move {
+        if address == TLS_ADDRESS {
+            http2::serve(Arc::clone(&world), link, stream, fate).await;
+        } else {
+            let wire = Wire::of_server(Box::new(stream), fate, Arc::clone(&world), link);
+            careportals::serve(Arc::clone(&world), link, wire).await;
         }
-    }
-
-    /// A server's end of that connection.
-    pub(super) fn of_server(stream: Box<dyn Stream>, fate: Fate, world: Arc<World>, link: Link) -> Self {
-        let mut wire = Self::new(stream, fate, world, Some(link.server));
-        wire.link = Some(link);
-        wire
-    }
-
-    /// Whether it has not ended by itself. The other side may have.
-    pub(super) fn is_open(&self) -> bool {
-        self.stream.is_some()
-    }
-
-    /// Whether what is written arrives at once, and whole.
-    pub(super) fn is_prompt(&self) -> bool {
-        self.fate.lag.is_zero() && self.fate.end.is_none()
-    }
-
-    /// Tells that the connection has ended.
-    fn has_gone(&mut self, by_server: bool) {
-        if let Some(number) = self.link.take().and_then(|link| link.number) {
-            self.world.upstreams().closed(number, by_server);
-        }
-    }
-
-    /// What is written next answers that call.
-    pub(super) fn answers(&mut self, call: CallId, reply: Reply) {
-        self.reply = Some((call, reply));
-    }
-
-    /// Whether the other side has sent nothing yet.
-    pub(super) fn is_fresh(&self) -> bool {
-        self.taken == 0
-    }
-
-    /// Whether it ended by a reset.
-    pub(super) fn was_reset(&self) -> bool {
-        self.was_reset
-    }
-
-    /// What has come and was not taken yet.
-    pub(super) fn held(&self) -> &[u8] {
-        &self.held
-    }
-
-    /// Takes the first `count` of the bytes that have come.
-    pub(super) fn take(&mut self, count: usize) -> Vec<u8> {
-        self.held.drain(..count).collect()
-    }
-
-    /// Reads more. `None`: nothing will come any more.
-    pub(super) async fn read_more(&mut self) -> Option<()> {
-        let room = self.fate.end.map_or(usize::MAX, |(bytes, ..)| bytes.saturating_sub(self.taken));
-        let mut buffer = vec![0; 16 * 1024];
-        let most = buffer.len().min(room.max(1));
-        let read = self.stream.as_mut()?.read(&mut buffer[..most]).await;
-        self.was_reset |= read.is_err();
-        let Some(count) = read.ok().filter(|count| *count > 0) else {
-            self.has_gone(false);
-            return None;
-        };
-        self.held.extend_from_slice(&buffer[..count]);
-        self.taken += count;
-        self.end_if_due()
-    }
-
-    /// Writes, in pieces. `None`: the wire has ended.
-    pub(super) async fn write(&mut self, mut bytes: &[u8]) -> Option<()> {
-        while !bytes.is_empty() {
-            let room = self.fate.end.map_or(usize::MAX, |(_, bytes, _)| bytes.saturating_sub(self.given));
-            let piece = self.world.draw(1..=bytes.len().min(32 * 1024)).min(room.max(1));
-            if !self.fate.lag.is_zero() {
-                sleep(self.fate.lag.mul_f64(self.world.fraction())).await;
-            }
-            let (now, later) = bytes.split_at(piece);
-            if self.stream.as_mut()?.write_all(now).await.is_err() {
-                self.has_gone(false);
-                return None;
-            }
-            self.given += piece;
-            if let Some((call, reply)) = self.reply.take() {
-                self.world.ledger(|ledger, at| ledger.reply(at, call, reply));
-            }
-            bytes = later;
-            self.end_if_due()?;
-        }
-        Some(())
-    }
-
-    /// Ends one direction: no more bytes will be written.
-    pub(super) async fn finish(&mut self) -> Option<()> {
-        self.stream.as_mut()?.shutdown().await.ok()
-    }
-
-    /// Ends the wire cleanly.
-    pub(super) fn close(&mut self) {
-        self.stream = None;
-        self.has_gone(true);
-    }
-
-    fn end_if_due(&mut self) -> Option<()> {
-        let Some((taken, given, end)) = self.fate.end else { return Some(()) };
-        if self.taken < taken && self.given < given {
-            return Some(());
-        }
-        let stream = self.stream.take()?;
-        self.has_gone(true);
-        if let Some(server) = self.server {
-            self.world.ledger(|ledger, at| ledger.trouble_at(at, server));
-        }
-        if matches!(end, End::Silence) {
-            // The daemon's end closes when it gives up, which nobody hears here: the socket is kept until the world ends.
-            self.world.keep_silent(stream);
-        }
-        None
-    }
+        world.end_serving();
+    });
 }

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 use super::{
-    careportals::read_head,
-    clients::{LIMIT, answer_body, judge, request_body},
-    fields::Sender,
-    ledger::{CallId, Ending},
-    network::Wire,
-    strange,
+    calls::{CallId, Sender, answer_body, request_body},
+    clients::{LIMIT, judge},
+    ledger::Ending,
+    messages::read_head,
+    raw_calls,
+    wire::Wire,
     world::World,
 };
 
 /// Makes one call.
 pub(super) async fn call(world: &Arc<World>, wire: &mut Wire, account: usize) {
     let method = ["GET", "HEAD", "POST"][world.draw(0..=2)];
-    let call = strange::begin(world, account, method);
+    let call = raw_calls::begin(world, account, method);
     let body = request_body(call, method);
     let (target, more) = world.heads().of_call(call, account, method, Sender::Old);
     let mut fields: String = more.iter().flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect();
@@ -30,7 +30,7 @@ pub(super) async fn call(world: &Arc<World>, wire: &mut Wire, account: usize) {
     let head = format!("{method} {target} HTTP/1.0\r\nx-call: {call}\r\nx-request-id: call-{call}\r\n{fields}\r\n");
     wire.write(&[head.into_bytes(), body].concat()).await;
     let read = timeout(LIMIT, read_answer(world, wire, call, method)).await;
-    strange::end(world, wire, call, read, "an HTTP/1.0 client");
+    raw_calls::end(world, wire, call, read, "an HTTP/1.0 client");
 }
 
 /// `None`: the connection ended before the answer did.

@@ -9,10 +9,10 @@ use tokio::{
 };
 
 use super::{
-    events::{self, Daemon},
+    commands::{self, Daemon},
     ledger::Ending,
-    network::Reception,
-    strange,
+    raw_calls,
+    servers::Reception,
     world::World,
 };
 
@@ -30,17 +30,17 @@ pub(super) async fn play(world: &Arc<World>, daemon: &Daemon) {
     }
     world.note("event: several requests wait for a connection, and the one that opens it gives up");
     // There is no connection after a log-out.
-    events::log_out_of(world, daemon, Some(ACCOUNT)).await;
-    events::log_in(world, daemon, &[ACCOUNT]).await;
+    commands::log_out_of(world, daemon, Some(ACCOUNT)).await;
+    commands::log_in(world, daemon, &[ACCOUNT]).await;
     sleep(LOGGED_IN).await;
     let delay = world.milliseconds(1000..=3400);
     world.state(|state| state.receptions[1] = Some(Reception::Taken(delay)));
-    let Some((call, mut first)) = strange::begin_quick(world, ACCOUNT).await else { return };
+    let Some((call, mut first)) = raw_calls::begin_quick(world, ACCOUNT).await else { return };
     let mut others = JoinSet::new();
     for _ in 0..world.draw(1..=3) {
         sleep(world.milliseconds(0..=200)).await;
         let world = Arc::clone(world);
-        others.spawn(async move { strange::quick_call(&world, ACCOUNT).await });
+        others.spawn(async move { raw_calls::quick_call(&world, ACCOUNT).await });
     }
     sleep(world.milliseconds(0..=300)).await;
     world.note("event: it gives up");

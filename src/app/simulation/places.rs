@@ -9,10 +9,11 @@ use tokio::{
 };
 
 use super::{
-    events::{self, Daemon},
-    ledger::{CallId, Ending},
-    network::Wire,
-    strange,
+    calls::CallId,
+    commands::{self, Daemon},
+    ledger::Ending,
+    raw_calls,
+    wire::Wire,
     world::World,
 };
 use crate::clock;
@@ -44,21 +45,21 @@ async fn stalled(world: &Arc<World>, account: usize) {
     let began = clock::instant();
     let mut all: Vec<(CallId, Wire)> = Vec::new();
     for _ in 0..world.terms().places {
-        let Some(mut wire) = strange::connect(world, account).await else { return };
-        let call = strange::begin_long(world, account);
-        wire.write(&strange::request(world, account, call, "GET")).await;
+        let Some(mut wire) = raw_calls::connect(world, account).await else { return };
+        let call = raw_calls::begin_long(world, account);
+        wire.write(&raw_calls::request(world, account, call, "GET")).await;
         all.push((call, wire));
         sleep(world.milliseconds(200..=1500)).await;
     }
     sleep(world.milliseconds(0..=2000)).await;
-    let ending = strange::quick_call(world, account).await;
+    let ending = raw_calls::quick_call(world, account).await;
     let waited = began.elapsed();
     if ending != Some(Ending::Answered(200)) || waited < STALLED || waited > STALLED + SERVED {
         world.break_promise(format!("a client that waited for the place of a stalled one ends as {ending:?} after {waited:?}"));
     }
     let mut cut = 0;
     for (call, mut wire) in all {
-        let read = timeout(Duration::from_secs(5), strange::read_answer(world, &mut wire, call, "GET")).await;
+        let read = timeout(Duration::from_secs(5), raw_calls::read_answer(world, &mut wire, call, "GET")).await;
         cut += u32::from(!matches!(read, Ok(Some(Ending::Answered(200)))));
         world.end_call(call, &Ending::GivenUp);
     }
@@ -72,9 +73,9 @@ async fn more(world: &Arc<World>, daemon: &Daemon, account: usize) {
     world.note("event: tunnels take all places, and a reload makes more");
     let mut tunnels = Vec::new();
     for _ in 0..world.terms().places {
-        let Some(mut wire) = strange::connect(world, account).await else { return };
-        let call = strange::begin_tunnel(world, &mut wire, account).await;
-        let agreed = timeout(Duration::from_secs(5), strange::read_answer(world, &mut wire, call, "GET")).await;
+        let Some(mut wire) = raw_calls::connect(world, account).await else { return };
+        let call = raw_calls::begin_tunnel(world, &mut wire, account).await;
+        let agreed = timeout(Duration::from_secs(5), raw_calls::read_answer(world, &mut wire, call, "GET")).await;
         if !matches!(agreed, Ok(Some(Ending::Answered(101)))) {
             world.break_promise(format!("the tunnel {call} did not begin: {agreed:?}"));
         }
@@ -82,14 +83,14 @@ async fn more(world: &Arc<World>, daemon: &Daemon, account: usize) {
     }
     let waiting = {
         let world = Arc::clone(world);
-        tokio::spawn(async move { strange::quick_call(&world, account).await })
+        tokio::spawn(async move { raw_calls::quick_call(&world, account).await })
     };
     sleep(world.milliseconds(1000..=3000)).await;
     if waiting.is_finished() {
         world.break_promise("tunnels had all the places, and another client was served".to_owned());
     }
     world.allow_more(2);
-    events::reload_what_changed(world, daemon).await;
+    commands::reload_what_changed(world, daemon).await;
     match timeout(SERVED, waiting).await {
         Ok(Ok(Some(Ending::Answered(200)))) => {}
         ended => world.break_promise(format!("there are more places, and a client that waited ends as {ended:?}")),
@@ -106,7 +107,7 @@ async fn burst(world: &Arc<World>, account: usize) {
     let mut clients = JoinSet::new();
     for _ in 0..world.terms().places + world.draw(1..=4) {
         let world = Arc::clone(world);
-        clients.spawn(async move { strange::plain_call_kept(&world, account).await });
+        clients.spawn(async move { raw_calls::plain_call_kept(&world, account).await });
     }
     let began = clock::instant();
     while let Some(ending) = clients.join_next().await {
@@ -123,20 +124,20 @@ async fn declined(world: &Arc<World>, account: usize) {
     world.note("event: a client waits for a place, and the connection that is asked for it has a request");
     let mut idle = VecDeque::new();
     for _ in 0..world.places() {
-        let Some(mut wire) = strange::connect(world, account).await else { return };
-        strange::quick_call_on(world, &mut wire, account).await;
+        let Some(mut wire) = raw_calls::connect(world, account).await else { return };
+        raw_calls::quick_call_on(world, &mut wire, account).await;
         idle.push_back(wire);
         sleep(Duration::from_millis(1)).await;
     }
     sleep(world.milliseconds(200..=800)).await;
-    let (Some(first), Some(mut comes)) = (idle.pop_front(), strange::connect_now(world, account)) else { return };
+    let (Some(first), Some(mut comes)) = (idle.pop_front(), raw_calls::connect_now(world, account)) else { return };
     for _ in 0..world.draw(0..=2) {
         yield_now().await;
     }
-    let upload = strange::begin_upload_on(world, first, account).await;
+    let upload = raw_calls::begin_upload_on(world, first, account).await;
     let mut waiting = {
         let world = Arc::clone(world);
-        tokio::spawn(async move { strange::quick_call_on(&world, &mut comes, account).await })
+        tokio::spawn(async move { raw_calls::quick_call_on(&world, &mut comes, account).await })
     };
     match timeout(SERVED, &mut waiting).await {
         Ok(Ok(Ending::Answered(200))) => {}
@@ -158,7 +159,7 @@ pub(super) async fn wait_through_drain(world: &Arc<World>) {
     world.note("event: a client will wait for a place when the drain begins");
     let account = world.draw(0..=1);
     for _ in 0..world.places() {
-        let Some(upload) = strange::begin_upload(world, account).await else { return };
+        let Some(upload) = raw_calls::begin_upload(world, account).await else { return };
         let (world, after) = (Arc::clone(world), world.milliseconds(1000..=4000));
         tokio::spawn(async move {
             sleep(after).await;
@@ -166,10 +167,10 @@ pub(super) async fn wait_through_drain(world: &Arc<World>) {
         });
     }
     sleep(Duration::from_millis(20)).await;
-    let Some(mut wire) = strange::connect(world, account).await else { return };
+    let Some(mut wire) = raw_calls::connect(world, account).await else { return };
     let world = Arc::clone(world);
     tokio::spawn(async move {
-        let ending = strange::quick_call_on(&world, &mut wire, account).await;
+        let ending = raw_calls::quick_call_on(&world, &mut wire, account).await;
         if ending != Ending::Answered(200) {
             world.break_promise(format!("a client waited for a place when the drain began, and ends as {ending:?}"));
         }

@@ -6,11 +6,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 use super::{
-    careportals::Mood,
-    events::{self, Daemon},
+    commands::{self, Daemon},
     ledger::{Ending, Ledger},
-    strange,
-    world::{ACCOUNTS, SERVERS, World},
+    machine, raw_calls,
+    servers::{ACCOUNTS, Mood, SERVERS},
+    world::World,
 };
 
 /// The driver of an account compares its clocks twice a minute, and a log-in takes its time.
@@ -36,7 +36,7 @@ pub(super) async fn play(world: &Arc<World>, daemon: &Daemon) {
     }
     world.be_quiet(false);
     for (account, name) in ACCOUNTS.iter().enumerate() {
-        let ending = strange::plain_call(world, account).await;
+        let ending = raw_calls::plain_call(world, account).await;
         if ending != Some(Ending::Answered(200)) {
             world.break_promise(format!("the first call after a while for {name} ends as {ending:?}"));
         }
@@ -45,7 +45,7 @@ pub(super) async fn play(world: &Arc<World>, daemon: &Daemon) {
 
 /// The machine is suspended for longer than tokens live. They are replaced when a call asks for one, or by themselves.
 async fn sleep_through_a_life(world: &Arc<World>) {
-    events::be_suspended(world, Duration::from_secs(4000)).await;
+    machine::be_suspended(world, Duration::from_secs(4000)).await;
     if world.chance(0.5) {
         return;
     }
@@ -69,7 +69,7 @@ async fn refusing_path(world: &Arc<World>) {
     let began = world.clock.elapsed();
     while world.clock.elapsed() < began + time {
         sleep(world.milliseconds(500..=6000)).await;
-        let ending = strange::plain_call(world, account).await;
+        let ending = raw_calls::plain_call(world, account).await;
         if ending != Some(Ending::Answered(401)) {
             world.break_promise(format!("a call that gets a 401 with whatever token ends as {ending:?}"));
         }
@@ -124,7 +124,7 @@ async fn outage(world: &Arc<World>, daemon: &Daemon, mixed: bool) {
     } else {
         // One that is under way may fail still, and would be joined.
         sleep(LONGEST_LOG_IN).await;
-        events::log_in(world, daemon, &[0, 1]).await;
+        commands::log_in(world, daemon, &[0, 1]).await;
         sleep(Duration::from_secs(4)).await;
     }
 }

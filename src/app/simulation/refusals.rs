@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::time::{Duration, timeout};
 
 use super::{
-    careportals::{read_body, read_head},
-    network::Wire,
+    messages::{read_body, read_head},
+    wire::Wire,
     world::World,
 };
 

@@ -2,11 +2,7 @@
 //!
 //! Whether there are any is drawn from the call's number, so that both sides agree on it.
 
-use super::{
-    clients::{answer_body, request_body},
-    fields::{Field, Sender, bits, owned},
-    ledger::CallId,
-};
+use super::calls::{CallId, Field, Sender, answer_body, bits, owned, request_body};
 
 /// What `Trailer` of a call with trailers says, and of an answer.
 pub(super) const OF_CALLS: &str = "x-sum, X-Note, authorization, x-forwarded-for";

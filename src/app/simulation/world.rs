@@ -1,7 +1,7 @@
-//! The state that servers, clients and events share: chance, time, what is configured, and the ledger.
+//! The state that servers, clients and events share: chance, time, what is configured, and those who judge.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::{
@@ -11,51 +11,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::UnixStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    careportals::{self, Mood},
+    calls::{CallId, Field, Head},
+    certificate,
     clock::SimulatedClock,
     fields::Heads,
-    frames::Seen,
-    http2,
-    ledger::{CallId, Ending, Ledger},
-    limits::Limits,
-    network::{End, Fate, Reception, Stream, Wire},
-    third::{self, Third},
-    upstreams::{Link, Upstreams, role_of},
+    ledger::{Ending, Ledger},
+    servers::{ACCOUNTS, Mood, Reception, SERVERS},
+    terms::{Limits, Terms},
+    third_account::Third,
+    upstreams::Upstreams,
 };
-
-/// How many servers there are. Each logs in, and takes calls.
-pub(super) const SERVERS: usize = 2;
-
-/// The address of a server for the first API.
-pub(super) fn address(server: usize) -> SocketAddr {
-    // No packet goes there.
-    SocketAddr::from(([127, 0, 0, 1], if server == 0 { 7001 } else { 7002 }))
-}
-
-/// Where the second server speaks TLS, and HTTP/2.
-pub(super) const TLS_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7003));
-/// Where it serves the second API otherwise.
-pub(super) const SECOND_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7004));
-
-/// Where a server takes log-ins.
-pub(super) fn log_in_address(server: usize) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], if server == 0 { 7011 } else { 7012 }))
-}
-
-/// The accounts, each with an API of its name. The first one's server and credentials change; the second one's never do.
-pub(super) const ACCOUNTS: [&str; 2] = ["default", "other"];
-
-/// The account whose API repeats requests that carry an `Idempotency-Key`.
-pub(super) const RELIES_ON_KEYS: usize = 1;
-
-/// The account of an organization.
-pub(super) fn account_of(organization: &str) -> usize {
-    usize::from(organization == ACCOUNTS[1])
-}
 
 /// One simulation's world.
 pub(super) struct World {
@@ -80,45 +48,6 @@ pub(super) struct World {
     more_places: AtomicUsize,
     /// For the tasks that it starts.
     this: Weak<World>,
-}
-
-/// The settings of a simulation that stay.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
-    /// `max_connections`, and `max_requests`.
-    pub(super) places: usize,
-    pub(super) requests: usize,
-    /// Worker tasks.
-    pub(super) workers: usize,
-    /// `relogin_floor`, and `replay_buffer` in KiB.
-    pub(super) floor: Duration,
-    pub(super) replay_buffer: usize,
-    pub(super) drain_delay: Duration,
-    /// How long every log-in takes.
-    log_in: Duration,
-    /// The second API's upstream speaks TLS, and HTTP/2.
-    pub(super) tls: bool,
-    /// `pool_idle`.
-    pub(super) pool_idle: Duration,
-    /// Servers say for how long they keep connections.
-    announces: bool,
-}
-
-impl Terms {
-    fn draw(chance: &mut fastrand::Rng) -> Self {
-        Self {
-            places: [2, 3, 5, 4096, 4096, 4096][chance.usize(0..6)],
-            requests: [1, 2, 1024, 1024, 1024, 1024][chance.usize(0..6)],
-            workers: chance.usize(1..=2),
-            floor: Duration::from_secs([2, 5, 30][chance.usize(0..3)]),
-            replay_buffer: [2, 64][chance.usize(0..2)],
-            drain_delay: Duration::from_secs([0, 0, 3][chance.usize(0..3)]),
-            log_in: Duration::from_millis([0, 0, 300, 2500][chance.usize(0..4)]),
-            tls: chance.bool(),
-            pool_idle: Duration::from_secs([10, 40, 90][chance.usize(0..3)]),
-            announces: chance.usize(0..4) == 0,
-        }
-    }
 }
 
 /// What events change.
@@ -152,9 +81,9 @@ pub(super) struct State {
     /// Which of the two files are not there.
     pub(super) missing: [bool; 2],
     /// Kept open, so that the daemon sees neither an end nor an answer.
-    silent: Vec<Box<dyn Stream>>,
-    /// The HTTP/2 connections.
-    streams: Vec<Seen>,
+    silent: Vec<Box<dyn Send>>,
+    /// How many streams each HTTP/2 connection has open.
+    streams: Vec<Arc<AtomicUsize>>,
 }
 
 impl World {
@@ -185,7 +114,7 @@ impl World {
         ledger.note(Duration::ZERO, &format!("{terms:?}"));
         Arc::new_cyclic(|this| Self {
             terms,
-            tls: http2::tls(),
+            tls: certificate::tls(),
             clock: Arc::new(SimulatedClock::new()),
             directory: directory.to_owned(),
             chance: Mutex::new(chance),
@@ -269,6 +198,11 @@ impl World {
         Duration::from_millis(self.rng().u64(from))
     }
 
+    /// Other limits than these.
+    pub(super) fn other_limits(&self, limits: Limits) -> Limits {
+        limits.drawn(&mut self.rng())
+    }
+
     pub(super) fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
@@ -303,17 +237,20 @@ impl World {
         self.terms.announces
     }
 
-    pub(super) fn watch_streams(&self, seen: Seen) {
-        self.state(|state| state.streams.push(seen));
+    /// Where a new HTTP/2 connection says how many streams it has open.
+    pub(super) fn new_streams(&self) -> Arc<AtomicUsize> {
+        let streams = Arc::new(AtomicUsize::new(0));
+        self.state(|state| state.streams.push(Arc::clone(&streams)));
+        streams
     }
 
     /// How many streams of HTTP/2 are open.
     pub(super) fn streams(&self) -> usize {
-        self.state(|state| state.streams.iter().map(Seen::streams).sum())
+        self.state(|state| state.streams.iter().map(|streams| streams.load(Ordering::Relaxed)).sum())
     }
 
     /// How old a connection may grow that is made now.
-    fn oldest_of_new(&self) -> Duration {
+    pub(super) fn oldest_of_new(&self) -> Duration {
         // While a reload is under way, any.
         self.state(|state| if state.reloading { Duration::from_secs(300) } else { state.limits.max_age }).mul_f64(1.2)
     }
@@ -324,6 +261,20 @@ impl World {
 
     pub(super) fn tls(&self) -> &TlsAcceptor {
         &self.tls
+    }
+
+    /// Judges a call's head at the server of that address.
+    pub(super) fn judge_head(&self, call: CallId, head: &Head, address: SocketAddr, is_http2: bool) {
+        if let Some(fault) = self.heads.judge_call(call, head, address, is_http2) {
+            self.break_promise(format!("call {call}: {fault}"));
+        }
+    }
+
+    /// Judges the trailers of a call that has come whole at a server.
+    pub(super) fn judge_trailers(&self, call: CallId, trailers: &[Field], is_http2: bool) {
+        if let Some(fault) = self.heads.judge_trailers(call, trailers, is_http2) {
+            self.break_promise(format!("call {call}: {fault}"));
+        }
     }
 
     pub(super) fn log_in_time(&self) -> Duration {
@@ -341,51 +292,12 @@ impl World {
 
 /// For the network.
 impl World {
-    pub(super) fn receive(&self, address: SocketAddr) -> Reception {
-        if third::is_its(address) {
-            return Reception::Taken(self.milliseconds(0..=40));
-        }
-        let server = server_at(address);
-        let reception = self.state(|state| state.receptions[server]);
-        let reception = reception.unwrap_or_else(|| Reception::Taken(self.milliseconds(0..=40)));
-        let role = role_of(address);
-        self.note(&format!("server {server}: a connection for {role:?}, {reception:?}"));
-        if let Some(fault) = self.upstreams.attempt(role) {
-            self.break_promise(fault);
-        }
-        if !matches!(reception, Reception::Taken(after) if after < Duration::from_secs(1)) {
-            self.upstreams.trouble(role);
-            self.ledger(|ledger, at| ledger.trouble_at(at, server));
-        }
-        reception
+    pub(super) fn begin_serving(&self) {
+        self.serving.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn serve(&self, address: SocketAddr, stream: UnixStream) {
-        let Some(world) = self.this.upgrade() else { return };
-        if third::is_its(address) {
-            tokio::spawn(third::serve(world, stream));
-            return;
-        }
-        let (frailty, lag) = self.state(|state| (state.frailty, state.lag));
-        let end = self.chance(frailty).then(|| {
-            let how = if self.chance(0.3) { End::Silence } else { End::Close };
-            // Often within the first head, or the first answer's.
-            let bytes = || if self.chance(0.5) { self.draw(1..=600) } else { self.draw(1..=300_000) };
-            (bytes(), bytes(), how)
-        });
-        let server = server_at(address);
-        let fate = Fate { end, lag };
-        let link = Link { server, address, number: self.upstreams.opened(role_of(address), self.oldest_of_new()) };
-        self.serving.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(async move {
-            if address == TLS_ADDRESS {
-                http2::serve(Arc::clone(&world), link, stream, fate).await;
-            } else {
-                let wire = Wire::of_server(Box::new(stream), fate, Arc::clone(&world), link);
-                careportals::serve(Arc::clone(&world), link, wire).await;
-            }
-            world.serving.fetch_sub(1, Ordering::Relaxed);
-        });
+    pub(super) fn end_serving(&self) {
+        self.serving.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How many connections servers serve.
@@ -393,13 +305,9 @@ impl World {
         self.serving.load(Ordering::Relaxed)
     }
 
-    pub(super) fn keep_silent(&self, stream: Box<dyn Stream>) {
+    pub(super) fn keep_silent(&self, stream: Box<dyn Send>) {
         self.state(|state| state.silent.push(stream));
     }
-}
-
-fn server_at(address: SocketAddr) -> usize {
-    usize::from(address != self::address(0) && address != log_in_address(0))
 }
 
 /// For clients.
@@ -439,6 +347,15 @@ impl World {
         let now = self.now();
         self.ledger(|ledger, at| ledger.end(call, at, now, &organization, ending));
         self.upstreams.call_ends(call);
+    }
+
+    /// Judges the head and the trailers of a call's whole answer at its client.
+    pub(super) fn judge_answer(&self, call: CallId, method: &str, fields: &[Field], trailers: &[Field]) {
+        let of_fields = self.heads.judge_answer(call, method, fields);
+        let fault = of_fields.or_else(|| self.heads.judge_answer_trailers(call, method, trailers));
+        if let Some(fault) = fault {
+            self.break_promise(format!("call {call}: {fault}"));
+        }
     }
 
     pub(super) fn has_clients(&self) -> bool {

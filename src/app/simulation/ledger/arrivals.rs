@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Call, CallId, Ledger, Token};
-use crate::app::simulation::world::{ACCOUNTS, account_of};
+use super::{Call, Ledger, Reply, Token, suspicion::READ};
+use crate::app::simulation::{
+    calls::CallId,
+    servers::{ACCOUNTS, account_of},
+};
 
 /// A request as it arrived at a server.
 pub(in crate::app::simulation) struct Arrival<'a> {
@@ -14,24 +17,6 @@ pub(in crate::app::simulation) struct Arrival<'a> {
     pub(in crate::app::simulation) request_id: &'a [String],
     /// How old its connection is, and may be.
     pub(in crate::app::simulation) age: (Duration, Duration),
-}
-
-/// What a server has let the daemon see of its answer to one send of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::app::simulation) enum Reply {
-    /// No byte.
-    #[default]
-    None,
-    /// It said that it has not processed the request.
-    Unprocessed,
-    /// It reads all, and will say nothing.
-    Silent,
-    /// Bytes that are no answer.
-    Garbage,
-    /// The beginning of a 401, or all of it.
-    Refused,
-    /// The beginning of another answer, or all of it.
-    Answered,
 }
 
 impl Call {
@@ -155,14 +140,34 @@ impl Ledger {
     /// The server answers a request with 401.
     pub(in crate::app::simulation) fn refuse(&mut self, at: Duration, call: CallId, name: &str, floor: Duration) {
         self.counts.unauthorized += 1;
-        self.refused_at(at, name, floor);
         let Some(token) = self.tokens.get_mut(name) else { return };
+        self.pacing.refused(at, token, floor);
         token.refused = true;
         let (account, number) = (account_of(&token.organization), token.number);
         if let Some(known) = self.calls.get_mut(&call) {
             known.refused_token = known.refused_token.max(Some(number));
         }
-        self.refused(account, number);
+        self.suspicion.refused(account, number);
+    }
+
+    /// A 401 for that token was written whole. `floor`: the account's least age of a token that a 401 replaces.
+    pub(in crate::app::simulation) fn refused_whole(&mut self, at: Duration, call: CallId, name: &str, floor: Duration) {
+        let Some(token) = self.tokens.get(name) else { return };
+        let (number, account, answered) = (token.number, account_of(&token.organization), token.answered);
+        let is_newest = self.tokens.values().all(|other| account_of(&other.organization) != account || other.number <= number);
+        // The daemon goes by the answer's head, which may have come long before its end, but after the call began.
+        let begun = self.calls.get(&call).map_or(Duration::ZERO, |call| call.begun);
+        let age = answered.map(|answered| begun.saturating_sub(answered));
+        let counts = age.is_some_and(|age| age > floor + READ) && token.withdrawn.is_none();
+        let waits = self.calls.get(&call).is_some_and(|call| call.ended.is_none());
+        let may_be_suspect = is_newest && counts && waits && self.logged_out[account].is_none();
+        if may_be_suspect && self.suspicion.begins(at, account, number, answered) {
+            self.counts.suspects += 1;
+            if let Some(known) = self.calls.get_mut(&call) {
+                known.made_suspect = Some(at);
+            }
+            self.note(at, &format!("the token {number} is suspect"));
+        }
     }
 
     /// The first byte of that reply has gone to the daemon.
@@ -170,8 +175,9 @@ impl Ledger {
         let Some(known) = self.calls.get_mut(&call) else { return };
         known.reply = reply;
         known.refused += u32::from(reply == Reply::Refused);
-        let account = known.account;
-        self.has_answered(at, account, reply);
+        if matches!(reply, Reply::Answered | Reply::Refused) {
+            self.answered[known.account] = Some(at);
+        }
     }
 
     /// The server answers before it has read the request's body.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Ending, Ledger};
 use crate::{
-    app::simulation::world::{ACCOUNTS, account_of},
+    app::simulation::servers::{ACCOUNTS, account_of},
     logging::parse_rfc3339,
     status::{AccountDocument, ApiDocument},
 };

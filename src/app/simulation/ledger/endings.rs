@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Call, CallId, Ledger, TOKEN_NOTICED, Token};
-use crate::app::simulation::world::{ACCOUNTS, account_of};
-
-/// How long the daemon may take to see that a client has gone, or that its settings or account have changed.
-pub(super) const SEEN: Duration = Duration::from_secs(2);
+use super::{Call, Ending, Ledger, SEEN, TOKEN_NOTICED, Token};
+use crate::app::simulation::{
+    calls::CallId,
+    servers::{ACCOUNTS, account_of},
+};
 
 /// `token_wait`, in seconds, less a moment.
 const TOKEN_WAIT: f64 = 9.9;
@@ -17,21 +17,6 @@ const LONGEST_TOKEN_WAIT: f64 = 15.0;
 /// How long a call has to have waited, and how often it may then be seen to wait in vain.
 const PLACED: Duration = Duration::from_secs(4);
 const IN_VAIN: u32 = 10;
-
-/// How a call ended for its client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::app::simulation) enum Ending {
-    /// CarePortals' answer came whole.
-    Answered(u16),
-    /// The daemon's own answer: status and code.
-    Refused(u16, String),
-    /// The connection ended before an answer, or in it.
-    Cut,
-    /// The client gave up.
-    GivenUp,
-    /// The connection was closed before the client sent anything.
-    Unsent,
-}
 
 impl Ledger {
     pub(in crate::app::simulation) fn end(&mut self, call: CallId, at: Duration, now: f64, organization: &str, ending: &Ending) {
@@ -52,7 +37,7 @@ impl Ledger {
             Ending::Unsent => {}
         }
         if once_refused && *ending == Ending::Answered(200) {
-            self.cured(account);
+            self.suspicion.cured(account);
         }
         let Ending::Refused(_, code) = ending else { return self.judge_fine(call, at, begun, ending, "") };
         self.judge_fine(call, at, begun, ending, code);

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Call, CallId, Ledger, endings::Ending};
-use crate::app::simulation::world::{ACCOUNTS, account_of};
+use super::{Call, Ending, Ledger};
+use crate::app::simulation::{
+    calls::CallId,
+    servers::{ACCOUNTS, account_of},
+};
 
 /// A line of the access log.
 #[derive(Debug, serde::Deserialize)]

@@ -1,50 +1,49 @@
 //! What everybody did, in the order of its happening, and the promises that hold at every moment of it.
 //!
 //! The servers and clients tell the ledger what they see. It judges at once, so that a broken promise is found with the trace
-//! that led to it. Files: `arrivals` judges what servers get, `pacing` when accounts log in, `outages` how long they wait, `suspicion` which tokens wait for their
-//! successor, `endings` what clients and the counters say, `lines` the log,
-//! `documents` and `since` the status document.
+//! that led to it.
+//!
+//! The ledger holds what `token`, `call`, `counts`, `pacing` (when accounts may log in) and `suspicion` (which tokens wait for their
+//! successor) define. The other files judge by it: `arrivals` what servers get, `log_ins` and `outages` log-ins and the waits between
+//! them, `endings` what clients and the counters say, `lines` the log, `documents` and `since` the status document.
 
-mod arrivals;
+pub(super) mod arrivals;
+mod call;
 mod counts;
 mod documents;
 mod endings;
-mod lines;
+pub(super) mod lines;
+mod log_ins;
 mod outages;
 mod pacing;
-mod since;
+pub(super) mod since;
 mod suspicion;
+mod token;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use self::{endings::SEEN, pacing::Pacing, since::Looks, suspicion::Suspicion};
+use self::{call::Call, pacing::Pacing, suspicion::Suspicion, token::Token};
 use super::{
-    careportals::Mood,
-    world::{ACCOUNTS, account_of},
+    calls::CallId,
+    servers::{ACCOUNTS, Mood, SERVERS, account_of},
 };
 
 pub(super) use self::{
-    arrivals::{Arrival, Reply},
+    call::{Ending, Reply},
     counts::Counts,
-    endings::Ending,
-    lines::AccessLine,
     pacing::LogInArrival,
 };
 
+/// How long the daemon may take to see that a client has gone, or that its settings or account have changed.
+const SEEN: Duration = Duration::from_secs(2);
 /// How long after a change of the organization's file an old token may still be sent: the files have to come to rest, and are read.
 const ORGANIZATION_NOTICED: Duration = Duration::from_secs(5);
 /// For how long a usable token may be there while a request goes on waiting for one.
 const TOKEN_NOTICED: Duration = Duration::from_secs(1);
-/// Log-ins in half a minute that back-off may lead to; each event that asks for a log-in adds [`LOG_INS_OF_EVENT`].
-const LOG_INS: (usize, Duration) = (22, Duration::from_secs(30));
-const LOG_INS_OF_EVENT: usize = 2;
 /// How often an account compares its clocks, and a moment.
 const SUSPEND_NOTICED: Duration = Duration::from_secs(32);
 /// `login_timeout`, and a moment.
 const LOG_IN_TIMEOUT: Duration = Duration::from_secs(11);
-
-/// Numbers a call of a client.
-pub(super) type CallId = u64;
 
 /// Everything that happened so far.
 #[derive(Default)]
@@ -74,8 +73,6 @@ pub(super) struct Ledger {
     in_vain: [u32; ACCOUNTS.len()],
     /// When a server last answered a call of each account.
     answered: [Option<Duration>; ACCOUNTS.len()],
-    /// What the status document said when it was looked at last.
-    looks: Looks,
     /// When each log-in arrived, and how it was answered.
     answers: [Vec<(Duration, Mood)>; ACCOUNTS.len()],
     /// How many requests of each account were sent that the daemon refuses by itself.
@@ -93,61 +90,6 @@ pub(super) struct Ledger {
     /// Nothing counts any more.
     is_closed: bool,
     pub(super) counts: Counts,
-}
-
-/// A token that a server has made.
-pub(super) struct Token {
-    number: u64,
-    pub(super) server: usize,
-    pub(super) organization: String,
-    /// By the right time, in seconds since 1970.
-    pub(super) expires: f64,
-    /// In seconds.
-    life: f64,
-    /// When its answer had been written whole.
-    answered: Option<Duration>,
-    /// From when on it must not be sent, and why.
-    withdrawn: Option<(Duration, &'static str)>,
-    pub(super) revoked: bool,
-    /// A request that carried it was answered 401.
-    refused: bool,
-}
-
-impl Token {
-    /// How many seconds early it counts as expired for sure. The daemon goes by a `Date`, which is of whole seconds.
-    fn margin(&self) -> f64 {
-        (self.life / 10.0).clamp(1.0, 2.0) - 1.05
-    }
-}
-
-/// One request of a client.
-struct Call {
-    /// It may not be sent again once the server may have got some of it, unless a 401 says that it did nothing.
-    once: bool,
-    arrived: u32,
-    /// How often it was answered 401.
-    refused: u32,
-    /// How often it was sent and not answered at all.
-    failed: u32,
-    /// What became of the latest send.
-    reply: Reply,
-    /// A server answered before it had read the body, so the daemon may not have seen that answer.
-    is_uncertain: bool,
-    /// When its 401 made its token suspect, so that a log-in has begun for it.
-    made_suspect: Option<Duration>,
-    /// The newest token with which it was refused.
-    refused_token: Option<u64>,
-    executed: u32,
-    begun: Duration,
-    account: usize,
-    /// The server that was configured when the call began, if no reload was under way.
-    server: Option<usize>,
-    /// Its client reads the answer some time after it has come, or sends it behind another one.
-    at_leisure: bool,
-    /// How long its body is, and that of its answer, if that came whole.
-    request_bytes: u64,
-    response_bytes: Option<u64>,
-    ended: Option<(Duration, Ending)>,
 }
 
 impl Ledger {
@@ -186,45 +128,26 @@ impl Ledger {
         self.causes.push(at);
     }
 
-    /// A log-in has arrived at a server.
-    pub(super) fn log_in(&mut self, at: Duration, organization: &str) -> LogInArrival {
-        let account = account_of(organization);
-        self.counts.log_ins += 1;
-        if self.logged_out[account].is_some_and(|since| since < at) {
-            self.break_promise(at, format!("the account {} logs in, and is logged out", ACCOUNTS[account]));
-        }
-        self.log_ins[account].push(at);
-        let recent = |times: &[Duration]| times.iter().filter(|then| **then + LOG_INS.1 > at).count();
-        // A token is renewed after half of its life, at the earliest.
-        let renewals = self.renewals(at);
-        let (count, most) = (recent(&self.log_ins[account]), LOG_INS.0 + renewals + LOG_INS_OF_EVENT * recent(&self.causes));
-        if count > most {
-            self.break_promise(at, format!("{count} log-ins in {:?}; back-off explains {most}", LOG_INS.1));
-        }
-        self.judge_pace(at, organization)
+    /// Something asks the account for a log-in at once, or `later`.
+    pub(super) fn excuse_log_in(&mut self, at: Duration, account: usize, later: Duration) {
+        self.pacing.excuse(at, account, later);
     }
 
-    /// The number of an account's log-ins so far, to be given to [`judge_notice`](Self::judge_notice).
-    pub(super) fn changed(&self, account: usize) -> (usize, Duration, bool) {
-        let at = self.suspicion.trouble(account);
-        (self.log_ins[account].len(), at, self.logged_out[account].is_some())
+    /// The machine was suspended: what the daemon knows of tokens and waits may differ.
+    pub(super) fn excuse_all(&mut self, at: Duration) {
+        self.pacing.excuse_all(at);
     }
 
-    /// Since `before` the account's credentials have changed, and a log-in has to have arrived, unless something kept it away.
-    pub(super) fn judge_notice(&mut self, at: Duration, account: usize, before: (usize, Duration, bool), is_readable: bool) {
-        let now = self.changed(account);
-        let was_kept_away = now.1 != before.1 || before.2 || now.2 || !is_readable;
-        if now.0 == before.0 && !was_kept_away {
-            self.break_promise(at, format!("the credentials of {} have changed, and nobody has logged in", ACCOUNTS[account]));
-        }
+    /// Something happens for which a log-in of the account may fail, and an old token may come back into use.
+    pub(super) fn trouble(&mut self, at: Duration, account: usize) {
+        self.suspicion.trouble_comes(at, account);
     }
 
-    /// How often tokens as they were lately may be renewed.
-    fn renewals(&self, at: Duration) -> usize {
-        let lately = self.lives.iter().rev().take_while(|(made, _)| *made + 4 * LOG_INS.1 > at);
-        let shortest = lately.map(|(_, life)| *life).min().unwrap_or(Duration::MAX);
-        let times = (LOG_INS.1 * 2).as_millis() / shortest.as_millis().max(1);
-        usize::try_from(times).unwrap_or(usize::MAX)
+    /// The same at a server.
+    pub(super) fn trouble_at(&mut self, at: Duration, _server: usize) {
+        // Either account may be logging in there.
+        const { assert!(SERVERS == 2) };
+        (0..ACCOUNTS.len()).for_each(|account| self.trouble(at, account));
     }
 
     pub(super) fn made(&mut self, at: Duration, now: f64, name: String, server: usize, organization: String, expires: f64) {
@@ -264,11 +187,6 @@ impl Ledger {
         if let Some(token) = self.tokens.get_mut(name) {
             token.withdrawn = Some((Duration::ZERO, why));
         }
-    }
-
-    /// The log-in was answered by a status that refuses it.
-    pub(super) fn reject(&mut self, at: Duration, organization: &str) {
-        self.rejected[account_of(organization)] = Some(at);
     }
 
     /// No token that was made so far may be sent from now on.
@@ -397,7 +315,7 @@ impl Ledger {
     pub(super) fn reload(&mut self, at: Duration) {
         self.trouble(at, 0);
         self.reloaded = Some(at);
-        self.forget_answers_of_no_use();
+        self.pacing.forget_answers_of_no_use();
         // One that its client gave up may have waited to be accepted, and is sent later.
         let may_be_sent = |call: &&mut Call| matches!(call.ended, None | Some((_, Ending::GivenUp)));
         self.calls.values_mut().filter(may_be_sent).for_each(|call| call.server = None);

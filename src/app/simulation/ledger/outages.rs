@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use super::Ledger;
-use crate::app::simulation::{
-    careportals::Mood,
-    world::{ACCOUNTS, account_of},
-};
+use crate::app::simulation::servers::{ACCOUNTS, Mood, account_of};
 
 /// No server may ask for a longer wait.
 const LONGEST_ASKED: u64 = 900;

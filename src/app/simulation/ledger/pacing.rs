@@ -9,8 +9,8 @@
 
 use std::time::Duration;
 
-use super::{Ledger, Token};
-use crate::app::simulation::world::{ACCOUNTS, account_of};
+use super::Token;
+use crate::app::simulation::servers::{ACCOUNTS, account_of};
 
 /// The shortest wait after a failure, and after a refusal.
 const BACKOFF: Duration = Duration::from_secs(1);
@@ -72,9 +72,9 @@ struct Brought {
 /// A log-in that has arrived.
 #[derive(Clone, Copy)]
 pub(in crate::app::simulation) struct LogInArrival {
-    account: usize,
+    pub(super) account: usize,
     number: u64,
-    at: Duration,
+    pub(super) at: Duration,
 }
 
 impl Brought {
@@ -87,56 +87,57 @@ impl Brought {
     }
 }
 
-impl Ledger {
-    /// Judges when a log-in arrives.
-    pub(super) fn judge_pace(&mut self, at: Duration, organization: &str) -> LogInArrival {
+impl Pacing {
+    /// Judges when a log-in arrives. `trouble`: when something last happened for which it may fail. Returns what is wrong with it.
+    pub(super) fn judge(&mut self, at: Duration, organization: &str, trouble: Duration) -> (LogInArrival, Vec<String>) {
         let index = account_of(organization);
-        let account = &mut self.pacing.0[index];
+        let account = &mut self.0[index];
         account.arrived += 1;
         let number = account.arrived;
         let failed: Vec<Duration> = account.failed.iter().rev().take(FAILURES.0).copied().collect();
         let (not_before, brought) = (account.not_before.take(), account.brought.take());
         let arrival = LogInArrival { account: index, number, at };
         let in_flight = account.in_flight.replace((number, at));
+        let mut faults = Vec::new();
         if at <= account.excused {
-            return arrival;
+            return (arrival, faults);
         }
         let name = ACCOUNTS[index];
         if let Some(wait) = not_before.filter(|wait| at < wait.until) {
             let early = wait.until.saturating_sub(at).as_secs_f64();
             let (status, asked) = (wait.status, wait.retry_after);
-            self.break_promise(at, format!("the account {name} logs in {early:.3} s early, after {status:?}, {asked:?}"));
+            faults.push(format!("the account {name} logs in {early:.3} s early, after {status:?}, {asked:?}"));
         }
         // Trouble keeps log-ins from arriving, so that a later one may come at any time.
-        let trouble = self.suspicion.trouble(index);
         if let Some((_, then)) = in_flight.filter(|(_, then)| at < *then + IN_TIME && trouble < *then) {
             let before = at.saturating_sub(then).as_secs_f64();
-            self.break_promise(at, format!("the account {name} logs in, and has begun to {before:.3} s before"));
+            faults.push(format!("the account {name} logs in, and has begun to {before:.3} s before"));
         }
         let is_unasked = |brought: &Brought| !brought.refused && at < brought.renewed_from && trouble < brought.made;
         if let Some(brought) = brought.filter(is_unasked) {
             let early = brought.renewed_from.saturating_sub(at).as_secs_f64();
-            self.break_promise(at, format!("the account {name} renews its token {early:.3} s early, and nothing asked for that"));
+            faults.push(format!("the account {name} renews its token {early:.3} s early, and nothing asked for that"));
         }
         if failed.len() == FAILURES.0 && failed.last().is_some_and(|first| *first + FAILURES.1 > at) {
-            self.break_promise(at, format!("the account {name} logs in again and again, and the waits do not grow: {failed:?}"));
+            faults.push(format!("the account {name} logs in again and again, and the waits do not grow: {failed:?}"));
         }
-        arrival
+        (arrival, faults)
     }
 
-    /// The log-in was answered by a failure whose first byte left at `began`, and whose last one has left now. `status`: no 2xx.
-    pub(in crate::app::simulation) fn failed_whole(
+    /// The log-in was answered by a failure whose first byte left at `began`, and whose last one has left now. `status`: no 2xx. Returns
+    /// whether it counts.
+    pub(super) fn failed(
         &mut self,
         at: Duration,
         began: Duration,
         arrival: LogInArrival,
         status: Option<u16>,
         retry_after: Option<u32>,
-    ) {
-        let account = &mut self.pacing.0[arrival.account];
+    ) -> bool {
+        let account = &mut self.0[arrival.account];
         account.in_flight.take_if(|(number, _)| *number == arrival.number);
         if account.arrived != arrival.number || at > arrival.at + IN_TIME || at <= account.excused {
-            return;
+            return false;
         }
         let asked = retry_after.filter(|seconds| *seconds > 0 && matches!(status, Some(429 | 503)));
         let wait = match (asked, status) {
@@ -146,67 +147,51 @@ impl Ledger {
         };
         account.not_before = Some(Wait { until: began + wait, status, retry_after });
         account.failed.push(arrival.at);
-        // A token that was suspect is used again.
-        let of_account = |token: &&mut Token| account_of(&token.organization) == arrival.account;
-        for token in self.tokens.values_mut().filter(of_account).filter(|token| token.refused) {
-            token.refused = false;
-            token.answered = token.answered.map(|_| at);
-        }
-        self.counts.waits += 1;
+        true
     }
 
-    /// The log-in was answered by that token, which was made at `made` for so many seconds.
-    pub(in crate::app::simulation) fn succeeded_whole(
+    /// The log-in was answered by that token, which was made at `made` for so many seconds. `was_awake`: the machine was not suspended
+    /// since the log-in arrived.
+    pub(super) fn succeeded(
         &mut self,
         at: Duration,
         made: Duration,
         arrival: LogInArrival,
-        name: &str,
-        life: f64,
+        (token, life): (Option<&Token>, f64),
+        was_awake: bool,
     ) {
-        let account = &mut self.pacing.0[arrival.account];
+        let account = &mut self.0[arrival.account];
         account.in_flight.take_if(|(number, _)| *number == arrival.number);
-        let was_awake = self.suspended.is_none_or(|until| until < arrival.at);
         let is_latest = account.arrived == arrival.number && at <= arrival.at + IN_TIME && was_awake;
         account.failed.clear();
-        account.brought = self.tokens.get(name).filter(|_| is_latest).map(|token| Brought::of(token, made, life));
+        account.brought = token.filter(|_| is_latest).map(|token| Brought::of(token, made, life));
     }
 
     /// A 401 for that token is written.
-    pub(super) fn refused_at(&mut self, at: Duration, name: &str, floor: Duration) {
-        let Some(token) = self.tokens.get(name) else { return };
-        let brought = self.pacing.0[account_of(&token.organization)].brought.as_mut();
+    pub(super) fn refused(&mut self, at: Duration, token: &Token, floor: Duration) {
+        let brought = self.0[account_of(&token.organization)].brought.as_mut();
         if let Some(brought) = brought.filter(|brought| brought.number == token.number) {
             brought.refused |= at + LATE + OLDER > brought.made + floor;
         }
     }
 
-    /// Judges whether tokens were renewed before they ended.
-    pub(in crate::app::simulation) fn judge_renewals(&mut self, at: Duration, now: f64) {
-        for (index, name) in ACCOUNTS.iter().enumerate() {
-            let trouble = self.suspicion.trouble(index);
-            let is_well = |brought: &mut Brought| trouble < brought.made && brought.life >= SHORT_LIFE;
-            let is_overdue = |brought: &mut Brought| brought.expires < now;
-            let account = &mut self.pacing.0[index];
-            if account.brought.take_if(|brought| is_overdue(brought)).is_some_and(|mut brought| is_well(&mut brought))
-                && at > account.excused
-                && self.logged_out[index].is_none()
-            {
-                self.break_promise(at, format!("the token of {name} has ended, and was not renewed"));
-            }
-        }
+    /// Whether the account's token has ended, and had to be renewed before. `trouble`: as for a log-in that arrives.
+    pub(super) fn is_overdue(&mut self, at: Duration, now: f64, index: usize, trouble: Duration) -> bool {
+        let account = &mut self.0[index];
+        let ended = account.brought.take_if(|brought| brought.expires < now);
+        ended.is_some_and(|brought| trouble < brought.made && brought.life >= SHORT_LIFE) && at > account.excused
     }
 
     /// Other settings may cure what answers without a token come from.
     pub(super) fn forget_answers_of_no_use(&mut self) {
-        for account in &mut self.pacing.0 {
+        for account in &mut self.0 {
             account.not_before.take_if(|wait| wait.status.is_none());
         }
     }
 
     /// Something asks the account for a log-in at once, or `later`.
-    pub(in crate::app::simulation) fn excuse_log_in(&mut self, at: Duration, account: usize, later: Duration) {
-        let account = &mut self.pacing.0[account];
+    pub(super) fn excuse(&mut self, at: Duration, account: usize, later: Duration) {
+        let account = &mut self.0[account];
         account.excused = account.excused.max(at + later + ON_ITS_WAY);
         // That log-in may fail on its way, and nobody here would see it.
         account.not_before = None;
@@ -214,8 +199,8 @@ impl Ledger {
     }
 
     /// The machine was suspended: what the daemon knows of tokens and waits may differ.
-    pub(in crate::app::simulation) fn excuse_all(&mut self, at: Duration) {
-        for account in &mut self.pacing.0 {
+    pub(super) fn excuse_all(&mut self, at: Duration) {
+        for account in &mut self.0 {
             *account = Account { arrived: account.arrived, excused: at + ON_ITS_WAY, ..Account::default() };
         }
     }

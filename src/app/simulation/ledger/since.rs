@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use super::{Ending, Ledger, Reply, documents::right_time};
+use super::{Ending, Ledger, documents::right_time};
 use crate::{
-    app::simulation::world::{ACCOUNTS, account_of},
+    app::simulation::servers::{ACCOUNTS, account_of},
     status::{AccountDocument, ApiDocument},
 };
 
@@ -19,7 +19,7 @@ const SHORTAGE: f64 = 9.5;
 
 /// The latest look at both documents of an account.
 #[derive(Default)]
-pub(super) struct Looks([Option<Look>; ACCOUNTS.len()]);
+pub(in crate::app::simulation) struct Looks([Option<Look>; ACCOUNTS.len()]);
 
 struct Look {
     at: Duration,
@@ -34,22 +34,23 @@ struct Look {
 }
 
 impl Ledger {
-    /// Looks at what the status document says of an account and its API.
+    /// Looks at what the status document says of an account and its API. `looks`: the ones before.
     pub(in crate::app::simulation) fn judge_since(
         &mut self,
+        looks: &mut Looks,
         (at, now): (Duration, f64),
         index: usize,
         (account, api): (&AccountDocument, &ApiDocument),
         ahead: f64,
     ) {
         let look = Look { at, now, ahead, account: account.clone(), api: api.clone(), tokens: self.tokens_of(index) };
-        let before = self.looks.0[index].take();
+        let before = looks.0[index].take();
         let faults =
             before.map(|before| [self.judge_api_since(index, &before, &look), self.judge_account_since(index, &before, &look)]);
         for fault in faults.into_iter().flatten().flatten() {
             self.break_promise(at, format!("{}: {fault}", ACCOUNTS[index]));
         }
-        self.looks.0[index] = Some(look);
+        looks.0[index] = Some(look);
     }
 
     /// Something has happened since then that may have the account begin anew.
@@ -125,12 +126,5 @@ impl Ledger {
 
     fn tokens_of(&self, account: usize) -> usize {
         self.tokens.values().filter(|token| account_of(&token.organization) == account).count()
-    }
-
-    /// A server has answered a call of the account, whatever it said.
-    pub(super) fn has_answered(&mut self, at: Duration, account: usize, reply: Reply) {
-        if matches!(reply, Reply::Answered | Reply::Refused) {
-            self.answered[account] = Some(at);
-        }
     }
 }

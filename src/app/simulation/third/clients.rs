@@ -7,11 +7,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{AT_ONCE, Call, Number, PREFIX, Served, server::answer_body};
+use super::server::answer_body;
 use crate::app::simulation::{
-    careportals::{read_body, read_head},
-    network::{Fate, Wire},
-    strange,
+    messages::{read_body, read_head},
+    raw_calls,
+    third_account::{self, AT_ONCE, Call, Number, PREFIX, Served},
+    wire::{Fate, Wire},
     world::World,
 };
 
@@ -63,7 +64,7 @@ pub(in crate::app::simulation) async fn run(world: Arc<World>, own: bool) {
         };
         if own && Then::now(&world).served == Served::Removed && world.has_room() && world.chance(0.3) {
             // The address leads to the second API.
-            strange::call_on(&world, wire, 1).await;
+            raw_calls::call_on(&world, wire, 1).await;
             kept = None;
             continue;
         }
@@ -74,7 +75,7 @@ pub(in crate::app::simulation) async fn run(world: Arc<World>, own: bool) {
 }
 
 async fn connect(world: &Arc<World>, own: bool) -> Option<Wire> {
-    let address = if own { world.third_socket() } else { world.listener(1) };
+    let address = if own { third_account::socket(&world.directory) } else { world.listener(1) };
     let stream = UnixStream::connect(address).await.ok()?;
     Some(Wire::new(Box::new(stream), Fate::default(), Arc::clone(world), None))
 }

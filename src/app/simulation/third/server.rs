@@ -8,10 +8,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{AT_ONCE, LOGGED_IN, NAME, Number, PASSWORD, Served, Token};
 use crate::app::simulation::{
-    careportals::{Head, answer, answer_with, chunked, read_body, read_head},
-    network::{Fate, Wire},
+    calls::Head,
+    messages::{answer, answer_with, chunked, read_body, read_head},
+    third_account::{AT_ONCE, LOGGED_IN, NAME, Number, PASSWORD, Served, Token},
+    wire::{Fate, Wire},
     world::World,
 };
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{AHEAD, CLOSED_WITHIN, Call, Connection, MOMENT, Number, RETIRED_WITHIN, SAFE, State, USED_WITHIN};
-use crate::app::simulation::{ledger::CallId, world::ACCOUNTS};
+use crate::app::simulation::{calls::CallId, servers::ACCOUNTS};
 
 impl Connection {
     /// Whether it waits for its next request, and since when.

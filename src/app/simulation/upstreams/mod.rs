@@ -15,7 +15,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{ledger::CallId, world::ACCOUNTS};
+use super::{calls::CallId, servers::ACCOUNTS};
 use crate::clock;
 
 /// How long the daemon may take to close a connection once it has to: it looks once a second.

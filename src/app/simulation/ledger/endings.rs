@@ -128,7 +128,7 @@ impl Ledger {
             return Some(format!("it has waited for a token for {waited:.3} s"));
         }
         // A body of which a part is no longer at hand can't go to the account that a reload puts in the place of its own.
-        let may_go_on = known.arrived == 0 || known.request_bytes == 0;
+        let may_go_on = (known.arrived == 0 || known.request_bytes == 0) && !self.draining;
         if code == "token_pending" && may_go_on && waited < TOKEN_WAIT {
             return Some(format!("it has waited for a token for {waited:.3} s only"));
         }

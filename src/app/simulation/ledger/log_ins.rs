@@ -84,6 +84,8 @@ impl Ledger {
             token.refused = false;
             token.answered = token.answered.map(|_| at);
         }
+        // A 401 starts no other log-in while this one waits for its next attempt.
+        self.trouble(at, arrival.account);
         self.counts.waits += 1;
     }
 

@@ -87,6 +87,8 @@ pub(super) struct Ledger {
     suspended: Option<Duration>,
     /// Nothing is wrong any more: each call that begins from now on is answered.
     well: Option<Duration>,
+    /// The daemon has been told to end.
+    draining: bool,
     /// Nothing counts any more.
     is_closed: bool,
     pub(super) counts: Counts,
@@ -116,6 +118,11 @@ impl Ledger {
         }
         self.note(at, &format!("BROKEN: {what}"));
         self.broken.push(what);
+    }
+
+    /// The daemon is told to end.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
     }
 
     /// Judges nothing from now on.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{AHEAD, CLOSED_WITHIN, Call, Connection, MOMENT, Number, RETIRED_WITHIN, SAFE, State, USED_WITHIN};
+use super::{
+    AHEAD, Awaited, CLOSED_WITHIN, Call, Connection, MOMENT, Number, RETIRED_WITHIN, SAFE, State, USED_WITHIN, Upstreams,
+};
 use crate::app::simulation::{calls::CallId, servers::ACCOUNTS};
 
 impl Connection {
@@ -12,6 +14,32 @@ impl Connection {
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let is_held = self.in_flight > 0 || !self.calls.is_empty();
         (!is_held && !self.apart).then_some(self.idle_since)
+    }
+}
+
+impl Upstreams {
+    /// The daemon has given up a call after it waited for so long. What is wrong with that.
+    pub(in crate::app::simulation) fn judge_wait(&self, call: CallId, awaited: Awaited, waited: Duration) -> Option<String> {
+        let state = self.lock();
+        let known = state.calls.get(&call)?;
+        let (least, most) = match awaited {
+            Awaited::Head => known.times[0],
+            Awaited::Body => known.times[1],
+        };
+        if waited > most + Duration::from_millis(500) {
+            return Some(format!("the daemon has waited for {waited:?}, and may for {most:?}"));
+        }
+        (waited + MOMENT < least && known.ended.is_none() && !state.draining)
+            .then(|| format!("the daemon has waited for {waited:?} only, and has to for {least:?}"))
+    }
+}
+
+impl Call {
+    /// `response_timeout` and `body_idle` may be these.
+    pub(super) fn may_have(&mut self, times: [Duration; 2]) {
+        for (known, time) in self.times.iter_mut().zip(times) {
+            *known = (known.0.min(time), known.1.max(time));
+        }
     }
 }
 
@@ -33,7 +61,8 @@ impl State {
             // One more is opened when the last stream is taken.
             if connection.is_http2 {
                 let has_room = connection.streams.is_some_and(|streams| connection.in_flight + 1 < streams);
-                let is_kept = connection.idle_since().is_none_or(|since| now.duration_since(since) + MOMENT < self.pool_idle);
+                // A client may get its answer long after that has ended.
+                let is_kept = now.duration_since(connection.silent_since) + MOMENT < self.pool_idle;
                 return has_room && is_kept && !connection.apart && age > Duration::from_secs(1);
             }
             // A client may get its answer long after that has ended, as a 401 whose successor can't be had.

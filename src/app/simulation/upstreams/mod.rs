@@ -75,6 +75,8 @@ struct State {
     workers: u32,
     pool_idle: Duration,
     replay_buffer: usize,
+    /// `response_timeout` and `body_idle` since the last reload.
+    times: Option<[Duration; 2]>,
     /// The daemon has been told to end.
     draining: bool,
 }
@@ -223,13 +225,12 @@ impl Upstreams {
 
 /// Calls, as clients make them.
 impl Upstreams {
-    /// These times have changed, for calls that have not been read: they may have waited for a place.
+    /// These times have changed, for calls that have not been read, which may have waited for a place, and for those that are sent
+    /// again, which may have another account.
     pub(super) fn change_times(&self, times: [Duration; 2]) {
-        for call in self.lock().calls.values_mut().filter(|call| call.arrived == 0) {
-            for (known, time) in call.times.iter_mut().zip(times) {
-                *known = (known.0.min(time), known.1.max(time));
-            }
-        }
+        let mut state = self.lock();
+        state.calls.values_mut().filter(|call| call.arrived == 0).for_each(|call| call.may_have(times));
+        state.times = Some(times);
     }
 
     /// `times`: the least and the most that `response_timeout` and `body_idle` may be.
@@ -339,7 +340,9 @@ impl Upstreams {
     pub(super) fn begins(&self, number: Number, call: CallId, has_failed: bool) -> Option<String> {
         let (mut state, now) = (self.lock(), clock::instant());
         let fault = state.judge_exchange(number, call, now).or_else(|| state.judge_freshness(number, call, has_failed));
+        let changed = state.times;
         if let Some(known) = state.calls.get_mut(&call) {
+            changed.filter(|_| known.arrived > 0).into_iter().for_each(|times| known.may_have(times));
             known.arrived += 1;
             known.arrived_at = Some(now);
         }
@@ -366,9 +369,15 @@ impl Upstreams {
     /// The server has said for how long it keeps idle connections.
     pub(super) fn announces(&self, number: Number, timeout: Duration) {
         let (mut state, now) = (self.lock(), clock::instant());
-        let of = state.open.get(&number).filter(|connection| connection.retired.is_none());
-        let Some(account) = of.map(|connection| connection.account) else { return };
+        let Some((account, retired)) = state.open.get(&number).map(|connection| (connection.account, connection.retired)) else {
+            return;
+        };
         let api = &mut state.apis[account];
+        if retired.is_some() {
+            // It counts, unless it is of an upstream that a reload has replaced.
+            api.survived = api.survived.max(timeout);
+            return;
+        }
         api.announced_at = Some(now);
         api.announced = Some(api.announced.map_or(timeout, |known| known.min(timeout)));
         api.unworthy |= timeout < WORTH_WARMING;
@@ -424,21 +433,6 @@ impl Upstreams {
         let known = state.calls.get(&call).filter(|known| known.reads && known.ended.is_none())?;
         let is_late = !state.draining && known.got.is_none_or(|got| got < bytes);
         is_late.then(|| format!("{bytes} bytes of its answer have come a while ago, and its client has got {:?}", known.got))
-    }
-
-    /// The daemon has given up a call after it waited for so long. What is wrong with that.
-    pub(super) fn judge_wait(&self, call: CallId, awaited: Awaited, waited: Duration) -> Option<String> {
-        let state = self.lock();
-        let known = state.calls.get(&call)?;
-        let (least, most) = match awaited {
-            Awaited::Head => known.times[0],
-            Awaited::Body => known.times[1],
-        };
-        if waited > most + Duration::from_millis(500) {
-            return Some(format!("the daemon has waited for {waited:?}, and may for {most:?}"));
-        }
-        (waited + MOMENT < least && known.ended.is_none() && !state.draining)
-            .then(|| format!("the daemon has waited for {waited:?} only, and has to for {least:?}"))
     }
 
     /// The least that `body_idle` may be for the call.

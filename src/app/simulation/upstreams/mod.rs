@@ -75,8 +75,8 @@ struct State {
     workers: u32,
     pool_idle: Duration,
     replay_buffer: usize,
-    /// `response_timeout` and `body_idle` since the last reload.
-    times: Option<[Duration; 2]>,
+    /// `response_timeout` and `body_idle` since each reload.
+    times: Vec<[Duration; 2]>,
     /// The daemon has been told to end.
     draining: bool,
 }
@@ -230,7 +230,7 @@ impl Upstreams {
     pub(super) fn change_times(&self, times: [Duration; 2]) {
         let mut state = self.lock();
         state.calls.values_mut().filter(|call| call.arrived == 0).for_each(|call| call.may_have(times));
-        state.times = Some(times);
+        state.times.push(times);
     }
 
     /// `times`: the least and the most that `response_timeout` and `body_idle` may be.
@@ -340,9 +340,13 @@ impl Upstreams {
     pub(super) fn begins(&self, number: Number, call: CallId, has_failed: bool) -> Option<String> {
         let (mut state, now) = (self.lock(), clock::instant());
         let fault = state.judge_exchange(number, call, now).or_else(|| state.judge_freshness(number, call, has_failed));
-        let changed = state.times;
-        if let Some(known) = state.calls.get_mut(&call) {
-            changed.filter(|_| known.arrived > 0).into_iter().for_each(|times| known.may_have(times));
+        let State { calls, times, .. } = &mut *state;
+        if let Some(known) = calls.get_mut(&call) {
+            if known.arrived > 0 {
+                for times in &*times {
+                    known.may_have(*times);
+                }
+            }
             known.arrived += 1;
             known.arrived_at = Some(now);
         }

@@ -77,9 +77,12 @@ impl State {
         // A pool that has just been made has none yet.
         let is_quiet = !api.unworthy && api.trouble.max(api.made) + Duration::from_secs(5) < now;
         // Some of them may have taken one just now.
-        let free = self.open.values().filter(is_free).count();
-        let is_wasted = self.workers == 1 && takes_any && is_quiet && free >= asking.len();
-        is_wasted.then(|| format!("a connection for {} is opened, and another one is free", ACCOUNTS[account]))
+        let free: Vec<&Connection> = self.open.values().filter(is_free).collect();
+        let is_wasted = self.workers == 1 && takes_any && is_quiet && free.len() >= asking.len();
+        is_wasted.then(|| {
+            let ages = free.iter().map(|connection| (now.duration_since(connection.opened), connection.is_http2));
+            format!("a connection for {} is opened, and others are free: {:?}", ACCOUNTS[account], ages.collect::<Vec<_>>())
+        })
     }
 
     /// A connection that no request asks for.

@@ -42,6 +42,7 @@ pub(super) struct Exchange {
     /// How often the request was sent again.
     retries: u8,
     relogin: Option<Relogin>,
+    /// A 401 has answered it, and it has moved to another route since.
     goes_out_again: bool,
     status: Option<u16>,
     code: Option<Code>,

@@ -68,7 +68,7 @@ impl Route {
                 Ok(admitted) => forwarding.send_until_answered(&admitted).await,
                 Err(error) => Err(error),
             };
-            if !(forwarding.has_lost_account(&answered) && forwarding.move_to(router.route_of(head.uri.path()))) {
+            if !forwarding.moves_on(&answered, &router) {
                 break answered;
             }
         };
@@ -319,14 +319,15 @@ impl<'a> Forwarding<'a> {
         self.retry_budget.after_failure(&failed) == AfterFailure::Reconnect
     }
 
-    /// Whether a reload has put another account in the place of the request's, and the request can begin anew there.
-    fn has_lost_account(&self, answered: &Result<UpstreamResponse, ProxyError>) -> bool {
-        let is_lost = |error| matches!(error, &ProxyError::NoBearer(Unavailable { why: Why::Replaced, .. }));
-        answered.as_ref().is_err_and(is_lost) && replay(&self.exchange) == Replay::Possible
-    }
-
-    /// Moves the request to the route `in_force`. Tells whether that is another one.
-    fn move_to(&mut self, in_force: Arc<Route>) -> bool {
+    /// Moves the request to the route in force, if a reload has put another account in the place of its own and its body is at hand.
+    /// Tells whether it begins anew there.
+    fn moves_on(&mut self, answered: &Result<UpstreamResponse, ProxyError>, router: &Router) -> bool {
+        let is_replaced = matches!(answered, Err(ProxyError::NoBearer(Unavailable { why: Why::Replaced, .. })));
+        if !is_replaced || replay(&self.exchange) == Replay::Impossible {
+            return false;
+        }
+        let in_force = router.route_of(self.head.uri.path());
+        // While the daemon ends, no other account comes.
         if Arc::ptr_eq(&in_force, &self.route) {
             return false;
         }

@@ -40,12 +40,12 @@ impl Router {
     }
 
     /// Whether an API of the address may let the client in.
-    pub(super) fn lets_in(&self, peer: &Peer) -> bool {
+    pub(super) fn may_let_in(&self, peer: &Peer) -> bool {
         self.routes.load().by_prefix.iter().any(|route| route.gate.may_let_in(peer))
     }
 
     /// What each connection is granted.
-    pub(super) fn limits(&self) -> ConnectionLimits {
+    pub(super) fn connection_limits(&self) -> ConnectionLimits {
         self.routes.load().limits
     }
 }

@@ -41,11 +41,11 @@ impl RequestService for Router {
     }
 
     fn lets_in(&self, peer: &Peer) -> bool {
-        self.lets_in(peer)
+        self.may_let_in(peer)
     }
 
     fn limits(&self) -> ConnectionLimits {
-        self.limits()
+        self.connection_limits()
     }
 }
 

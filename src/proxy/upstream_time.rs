@@ -81,6 +81,13 @@ mod tests {
         assert_eq!(time.wait(pin!(async { 7 })).await, 7);
         assert_eq!((time.total, time.sent, time.answered), (Duration::ZERO, None, None));
         time.wait(pin!(sleep(Duration::from_secs(3)))).await;
+        let mut left = Duration::from_secs(2);
+        assert_eq!(UpstreamTime::default().wait_within(&mut left, pin!(async { 7 })).await, 7);
+        assert_eq!(left, Duration::from_secs(2));
+        for rest in [1, 0, 0] {
+            UpstreamTime::default().wait_within(&mut left, pin!(sleep(Duration::from_secs(1)))).await;
+            assert_eq!(left.as_millis().div_ceil(100), rest * 10);
+        }
         // The request does not wait now: this is the sidecar's own time.
         tokio::time::advance(Duration::from_secs(100)).await;
         for _ in 0..2 {

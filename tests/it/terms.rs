@@ -210,6 +210,27 @@ fn it_waits_no_longer_than_the_new_settings_allow() {
 }
 
 #[test]
+fn one_that_ends_before_it_is_sent_again_does_not_count_as_sent_again() {
+    let mut moving = Moving::seasoned();
+    let control = moving.first.control().clone();
+    control.revoke_tokens();
+    control.hold_logins(true);
+    let refused = Crowd::send(&moving.sidecar, 2, &Request::get("/_sim/echo"));
+    until("the token is suspect", || control.counts().logins == 2 && control.counts().unauthorized == 2);
+    moving.second.control().hold_logins(true);
+    let impatient = account("main", SECOND) + "token_wait = \"200ms\"\n";
+    let after = settings(&impatient, "main", &moving.second);
+    moving.reload(&after);
+    for answer in refused.answers() {
+        is_told_to_come_again(&answer);
+    }
+    control.hold_logins(false);
+    for access in moving.sidecar.wait_for_access_lines(2) {
+        assert_eq!((&access["retries"], &access["status"]), (&Value::Null, &json!(503)), "{access}");
+    }
+}
+
+#[test]
 fn a_reload_that_moves_an_account_does_not_undo_its_log_out() {
     let mut moving = Moving::seasoned();
     let done = moving.sidecar.setup.output_of(&["logout"]);

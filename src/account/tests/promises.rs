@@ -412,6 +412,16 @@ async fn a_request_that_waits_at_an_account_that_ends_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_with_a_401_waits_for_what_is_left_of_its_time() {
+    let (stage, old) = Stage::seasoned([Scripted::Hang]).await;
+    let asked = instant();
+    let replaced = stage.account.replace(old.generation, 3 * SECOND).await.unwrap();
+    assert!(replaced.bearer.is_none());
+    assert_eq!(asked.elapsed(), 3 * SECOND);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn so_is_a_request_with_a_401() {
     let replaced = Unavailable { why: Why::Replaced, retry_after: SECOND };
     let (stage, old) = Stage::seasoned([Scripted::Hang]).await;

@@ -11,13 +11,13 @@ use std::{
 
 use tracing::warn;
 
-use super::listener_error::ListenerError;
+use super::listener_error::{ListenerError, OPEN_DIRECTORY_HINT, open_directory};
 use crate::{
     config::{Api, Config, ControlSocket, Listen},
     descriptors::{Demand, Descriptors},
     server::{
         BindError, Bound, ConnectionLimit, DirectoryAccess, Passed, SharedDescriptors, SocketAccess, WITHOUT_PLACE, bind_tcp,
-        bind_unix, check_path, passed_sockets,
+        bind_unix, check_path, missing_directory, passed_sockets,
     },
 };
 
@@ -234,26 +234,32 @@ fn open(key: &Key, api: &Api, passed: &mut PassedSockets) -> Result<Option<(Boun
 
 /// What is to be said of the Unix sockets before they are bound.
 #[derive(Default)]
-pub(super) struct CheckedSockets<'a> {
+pub(super) struct CheckedSockets {
     /// What keeps the daemon from listening there.
     pub(super) faults: Vec<ListenerError>,
-    /// Those whose place others may take before the daemon has it: each with its setting.
-    pub(super) exposed: Vec<(String, &'a Path)>,
+    /// What may go wrong: for each, the setting, the words and a hint.
+    pub(super) warnings: Vec<(String, String, &'static str)>,
 }
 
-impl<'a> CheckedSockets<'a> {
-    fn judge(&mut self, access: Result<DirectoryAccess, ListenerError>, at: impl FnOnce() -> (String, &'a Path)) {
+impl CheckedSockets {
+    fn judge(&mut self, access: Result<DirectoryAccess, ListenerError>, key: String, path: &Path) {
         match access {
-            Ok(DirectoryAccess::Sticky) => self.exposed.push(at()),
+            Ok(DirectoryAccess::Sticky) => self.warnings.push((key, open_directory(path), OPEN_DIRECTORY_HINT)),
             Ok(_) => {}
             Err(fault) => self.faults.push(fault),
         }
+    }
+
+    /// Warns of a directory that is missing. What starts the daemon may make it before.
+    fn look_for_directory(&mut self, key: &str, path: &Path) {
+        let missing = missing_directory(path);
+        self.warnings.extend(missing.map(|error| (key.to_owned(), error.message(), error.hint().unwrap_or_default())));
     }
 }
 
 /// Checks that the groups exist which may open Unix sockets, that not everybody may replace the sockets, that for control among
 /// them, and that each has a place of its own.
-pub(super) fn check_sockets(config: &Config) -> CheckedSockets<'_> {
+pub(super) fn check_sockets(config: &Config) -> CheckedSockets {
     let mut checked = CheckedSockets::default();
     let mut known: Vec<(PathBuf, &Path, String)> = Vec::new();
     if let ControlSocket::Path(path) = &config.restart_only.control_socket {
@@ -274,15 +280,16 @@ pub(super) fn check_sockets(config: &Config) -> CheckedSockets<'_> {
             };
             known.push((true_path, path, format!("`{}` of API `{}`", path.display(), api.name)));
             checked.faults.extend(is_other.err());
-            checked.judge(check_directory(api, path), || (listen_of(api), path));
+            checked.judge(check_directory(api, path), listen_of(api), path);
+            checked.look_for_directory(&listen_of(api), path);
         }
     }
     if let ControlSocket::Path(path) = &config.restart_only.control_socket {
         let access = DirectoryAccess::of_own(path).unwrap_or(DirectoryAccess::Closed);
-        let at = || ("control_socket".to_owned(), path.as_path());
-        checked.judge(unless_open(access, at), at);
-        let in_the_way =
-            |error: BindError| ListenerError::InTheWay("control_socket".to_owned(), error.of_setting("control_socket"));
+        let key = "control_socket".to_owned();
+        checked.judge(unless_open(access, &key, path), key.clone(), path);
+        checked.look_for_directory(&key, path);
+        let in_the_way = |error: BindError| ListenerError::InTheWay(key, error.of_setting("control_socket"));
         checked.faults.extend(check_path(path).map_err(in_the_way).err());
     }
     checked
@@ -302,15 +309,12 @@ fn listen_of(api: &Api) -> String {
 /// Looks at the directory of an API's socket. That of one that is not there is found out when the socket is bound.
 fn check_directory(api: &Api, path: &Path) -> Result<DirectoryAccess, ListenerError> {
     let access = DirectoryAccess::of(path).unwrap_or(DirectoryAccess::Closed);
-    unless_open(access, || (listen_of(api), path))
+    unless_open(access, &listen_of(api), path)
 }
 
-fn unless_open<'a>(access: DirectoryAccess, at: impl FnOnce() -> (String, &'a Path)) -> Result<DirectoryAccess, ListenerError> {
-    if access != DirectoryAccess::Open {
-        return Ok(access);
-    }
-    let (key, path) = at();
-    Err(ListenerError::OpenDirectory(key, path.to_owned()))
+fn unless_open(access: DirectoryAccess, key: &str, path: &Path) -> Result<DirectoryAccess, ListenerError> {
+    let is_open = access == DirectoryAccess::Open;
+    if is_open { Err(ListenerError::OpenDirectory(key.to_owned(), path.to_owned())) } else { Ok(access) }
 }
 
 fn access(api: &Api) -> Result<SocketAccess, ListenerError> {

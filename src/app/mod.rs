@@ -48,7 +48,7 @@ use daemon::{Daemon, ReloadSource, STOP_WORKERS, confirm, end_accounts, log_out_
 pub use listener_error::ListenerError;
 use listeners::{Limits, Listener, ListenerPlan, PassedSockets};
 use snapshot::{ApiShared, Snapshot, required_headers};
-pub use start::{StartError, faults, rehearse, warnings};
+pub use start::{StartError, judge, rehearse, warnings};
 use worker::{OwnThreads, TAKE_OVER, WorkerFactory, WorkerHost};
 
 /// How long a start may still take when a shutdown comes before it is over. Clients that have connected meanwhile are served then.

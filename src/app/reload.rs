@@ -15,7 +15,7 @@ use super::{
     daemon::{CLOSE_IDLE, Daemon, ReloadSource, unless_shut_down},
     listeners::{Adjustments, Key, Limits, ListenerPlan, PassedSocket},
     snapshot::{Snapshot, required_headers},
-    start::trust,
+    start::{judge, trust},
     worker::TAKE_OVER,
 };
 use crate::{
@@ -196,7 +196,10 @@ impl Preparation {
         for warning in &loaded.warnings {
             warn!("{warning}");
         }
-        let Some(config) = loaded.config.take().map(Arc::new) else { return Err(Refused::Invalid(loaded.faults)) };
+        let Some(config) = loaded.config.take().map(Arc::new) else {
+            judge(&mut loaded);
+            return Err(Refused::Invalid(loaded.faults));
+        };
         self.judge_read(&config, loaded.file.is_some()).map_err(|refused| match refused {
             Refused::Unusable(error) if error.is_configuration() => {
                 error.explain(&config, &mut loaded);

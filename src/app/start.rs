@@ -51,10 +51,7 @@ impl StartError {
     /// Adds this error of a setting to what was found wrong, and what else is of its kind.
     pub fn explain(&self, config: &Config, loaded: &mut Loaded) {
         let found = faults(config);
-        for error in if found.is_empty() { std::slice::from_ref(self) } else { &found } {
-            let (key, message, hint) = error.as_fault();
-            loaded.refuse(&key, message, hint);
-        }
+        refuse(loaded, if found.is_empty() { std::slice::from_ref(self) } else { &found });
     }
 
     /// The error as a fault of a setting: its key (empty when no setting is at fault), what is wrong, and a hint.
@@ -108,9 +105,22 @@ pub fn rehearse(config: &Config) -> Result<ClientTls, StartError> {
     sockets(config).into_iter().next().map_or(Ok(tls), Err)
 }
 
+/// Adds to the faults of settings those of the files, hosts, groups and directories that they name, as far as the settings are
+/// right: all are told at once.
+pub fn judge(loaded: &mut Loaded) {
+    let found = loaded.config.as_ref().or(loaded.rest.as_ref()).map(faults).unwrap_or_default();
+    refuse(loaded, &found);
+}
+
+fn refuse(loaded: &mut Loaded, errors: &[StartError]) {
+    for error in errors {
+        let (key, message, hint) = error.as_fault();
+        loaded.refuse(&key, message, hint);
+    }
+}
+
 /// Every fault of a setting that [`rehearse`] might find. It reads the files again.
-#[must_use]
-pub fn faults(config: &Config) -> Vec<StartError> {
+fn faults(config: &Config) -> Vec<StartError> {
     let tls = ClientTls::faults(&config.tls).into_iter().map(StartError::Tls);
     // A host's name is judged once there is TLS.
     let host = trust(config).err().filter(|error| matches!(error, StartError::Host(_)));
@@ -125,9 +135,7 @@ fn sockets(config: &Config) -> Vec<StartError> {
 /// says the same when they are bound.
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<(String, String, &'static str)> {
-    let exposed = listeners::check_sockets(config).exposed;
-    let warning = |(key, path): (String, _)| (key, open_directory(path), OPEN_DIRECTORY_HINT);
-    exposed.into_iter().map(warning).chain(odd_values(config)).collect()
+    listeners::check_sockets(config).warnings.into_iter().chain(odd_values(config)).collect()
 }
 
 /// Values that look mistaken, and files that give none: each with its key.

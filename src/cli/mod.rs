@@ -142,7 +142,7 @@ fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode 
         Err(error) => return fail(&StartError::System(error), 1),
     };
     let mut loaded = source::load(input.clone());
-    let Some(config) = loaded.config.take() else { return refuse(&loaded) };
+    let Some(config) = loaded.config.take() else { return refuse_all(loaded) };
     let input = Input { needs_default_file: loaded.file.is_some(), ..input };
     let reader = Reader::of(&io::stdout(), &input.environment);
     let mut logging = match logging::start(&config.reloadable.log, io::stdout(), reader) {
@@ -192,7 +192,7 @@ fn serve(config: Arc<Config>, input: Input, signals: DaemonSignals, logging: &mu
 
 /// Runs `exec`. Logs go to standard error, since standard output belongs to the program.
 fn execute(mut loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -> ExitCode {
-    let Some(config) = loaded.config.take() else { return refuse(&loaded) };
+    let Some(config) = loaded.config.take() else { return refuse_all(loaded) };
     let environment = Environment::of_process();
     let started = logging::start(&config.reloadable.log, io::stderr(), Reader::of(&io::stderr(), &environment));
     let logging = match started.and_then(|mut logging| logging.write().map(|()| logging)) {
@@ -230,16 +230,13 @@ fn execute(mut loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -
 
 /// Runs `check`: prints every fault, and with `online` tries the upstream. With `strict` a warning fails it.
 fn check_settings(mut loaded: Loaded, online: bool, strict: bool) -> ExitCode {
-    let faults = loaded.config.as_ref().map(app::faults).unwrap_or_default();
-    let files = loaded.config.as_ref().map(|config| check::open_files(config, &loaded)).unwrap_or_default();
-    let sockets = loaded.config.as_ref().map(app::warnings).unwrap_or_default();
-    for (key, message, hint) in sockets.into_iter().chain(files) {
-        loaded.warn(&key, message, hint);
+    if let Some(config) = loaded.config.as_ref().or(loaded.rest.as_ref()) {
+        let (files, sockets) = (check::open_files(config, &loaded), app::warnings(config));
+        for (key, message, hint) in sockets.into_iter().chain(files) {
+            loaded.warn(&key, message, hint);
+        }
     }
-    for error in faults {
-        let (key, message, hint) = error.as_fault();
-        loaded.refuse(&key, message, hint);
-    }
+    app::judge(&mut loaded);
     let shown = print(|out| source::render_check(&loaded, out));
     let could_write = shown == ExitCode::SUCCESS;
     let shown = if strict && !loaded.warnings.is_empty() { ExitCode::FAILURE } else { shown };
@@ -328,6 +325,12 @@ fn refuse(loaded: &Loaded) -> ExitCode {
         complain(fault);
     }
     ExitCode::from(EX_CONFIG)
+}
+
+/// The same, with the faults of the files and sockets that the settings name.
+fn refuse_all(mut loaded: Loaded) -> ExitCode {
+    app::judge(&mut loaded);
+    refuse(&loaded)
 }
 
 /// A start's error in words. One of the settings says where the setting stands, and brings all others of its kind.

@@ -132,6 +132,13 @@ pub fn check_path(path: &Path) -> Result<(), BindError> {
     if is_in_the_way(path) { Err(BindError::unix(path, &BindErrorKind::NotASocket)) } else { Ok(()) }
 }
 
+/// Why a socket could not be bound to the path now, if its directory is missing.
+#[must_use]
+pub fn missing_directory(path: &Path) -> Option<BindError> {
+    let is_missing = path.parent().is_some_and(|directory| !directory.exists());
+    is_missing.then(|| BindError::unix(path, &BindErrorKind::Io(io::ErrorKind::NotFound.into())))
+}
+
 /// Binds a Unix socket. Its file is removed when the [`Bound`] is dropped.
 pub fn bind_unix(path: &Path, access: SocketAccess) -> Result<Bound, BindError> {
     let name = format!("unix:{}", path.display());

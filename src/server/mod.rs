@@ -35,7 +35,7 @@ use std::{
 use tokio::sync::{Notify, mpsc, watch};
 
 pub use accept::{Acceptor, WITHOUT_PLACE};
-pub use bind::{Bound, ListenSocket, Passed, bind_tcp, bind_unix, check_path, passed_sockets};
+pub use bind::{Bound, ListenSocket, Passed, bind_tcp, bind_unix, check_path, missing_directory, passed_sockets};
 pub use bind_error::BindError;
 pub use client_io::ClientStream;
 pub use connection::{AnswerKind, RequestService};

@@ -83,7 +83,7 @@ fn a_base_path_under_which_rules_would_make_each_request_a_400_is_a_fault() {
 fn protections_that_are_off_are_warnings() {
     warns(&check("allowed_hosts = [\"*\"]\n"), &["apis.default.allowed_hosts: lets clients call by any name"]);
     warns(&check("observe = true\n"), &["apis.default.observe: the rules are judged and counted, and NOT ENFORCED"]);
-    let socket = "listen = [\"unix:/nowhere/api.sock\"]\nsocket_mode = \"0666\"\nallowed_hosts = [\"*\"]\n";
+    let socket = "listen = [\"unix:/api.sock\"]\nsocket_mode = \"0666\"\nallowed_hosts = [\"*\"]\n";
     warns(&check(socket), &["apis.default.socket_mode: lets every user of this machine call"]);
     warns(&check(&format!("{socket}allow_uids = [1]\n")), &[]);
     let open = |key: &str, value: &str, address: &str| {
@@ -362,4 +362,49 @@ fn diff_lists_what_a_change_of_rules_makes_reachable_or_unreachable() {
     let opened = diff(&mut setup, "allow = []\n", "");
     assert_eq!(opened.stdout, "# API default\n# paths that are not canonical become reachable\n+ * /v1/**\n", "{opened:?}");
     assert_eq!(diff(&mut setup, "allow = [1]\n", old).code, Some(78));
+}
+
+#[test]
+fn faults_of_every_kind_are_told_at_once() {
+    let mut setup = Setup::empty();
+    let file = setup.file("in_the_way", "");
+    let nowhere = setup.dir.path().join("nowhere.pem");
+    setup.settings(&format!(
+        "ca_file = {:?}\ndrain_delay = 0\nunknown = 1\n[accounts.default]\nusername = {{ env = \"USER\" }}\n\
+         [apis.default]\nlisten = [\"unix:{}\"]\nsocket_group = \"no-such-group\"\nupstream = \"http://api.example\"\n\
+         [apis.other]\nlisten = [\"127.0.0.1:1\"]\nallow = [\"GET a\"]\n[apis.third]\naccount = \"other\"\nlisten = [\"127.0.0.1:1\"]\n",
+        nowhere,
+        file.display()
+    ));
+    setup.variable("USER", "me");
+    let all = [
+        "config.toml:1: ca_file: ",
+        "config.toml:2: drain_delay: ",
+        "config.toml:3: ",
+        "config.toml:4: accounts.default.login_url: APIs `default` and `other` of this account do not agree",
+        "config.toml:4: accounts.default.password: is missing",
+        "config.toml:4: accounts.default.organization: is missing",
+        "config.toml:7: apis.default.listen: cannot listen on unix:",
+        "config.toml:8: apis.default.socket_group: ",
+        "config.toml:9: apis.default.upstream: plain http would show the token",
+        "config.toml:12: apis.other.allow: ",
+        "config.toml:14: apis.third.account: there is no account `other`",
+        "config.toml:15: apis.third.listen: shares 127.0.0.1:1 with API `other`",
+    ];
+    for (command, is_checked) in [("check", true), ("run", false)] {
+        let output = setup.output(command);
+        assert_eq!(output.code, Some(78), "{output:?}");
+        let said = if is_checked { &output.stdout } else { &output.stderr };
+        let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(lines.len(), all.len(), "{said}");
+        for (line, expected) in lines.iter().zip(all) {
+            assert!(line.contains(expected), "{expected}\n{said}");
+        }
+    }
+}
+
+#[test]
+fn a_socket_in_a_directory_that_is_missing_is_a_warning() {
+    let said = "config.toml:6: apis.default.listen: cannot listen on unix:/nowhere/deep/api.sock: there is no directory /nowhere";
+    warns(&check("listen = [\"unix:/nowhere/deep/api.sock\"]\n"), &[said]);
 }

@@ -13,7 +13,7 @@ use super::{
     layers::Merged,
     login::{self, Choice},
     relations,
-    setting::{Findings, Setting, parts},
+    setting::{Findings, Section, Setting, parts},
     tables::Written,
     warnings,
 };
@@ -31,6 +31,19 @@ pub(super) fn derive_upstreams(merged: &mut Merged, apis: &[String]) {
         if let Some(preset) = preset {
             let upstream = (Value::from(preset.upstream()), ValueOrigin::Preset);
             merged.values.entry(format!("apis.{api}.upstream")).or_insert(upstream);
+        }
+    }
+}
+
+/// Leaves out what is faulty, so that the rest can be built: values of keys, and the log-ins of accounts.
+pub(super) fn leave_out(merged: &mut Merged, faults: &[Fault], accounts: &[String]) {
+    for fault in faults {
+        let (section, entry, key) = parts(&fault.path);
+        let mut put = |key, text: &str| merged.values.insert(section.path(entry, key), (text.into(), fault.origin.clone()));
+        match (section, key, accounts.first()) {
+            (Section::Account, ..) => drop((put("organization", "none"), put("login_url", "off"))),
+            (Section::Api, "account", Some(first)) => drop(put(key, first)),
+            _ => drop(merged.values.remove(&*fault.path)),
         }
     }
 }

@@ -70,6 +70,12 @@ impl Finding {
         Self { origin, path: path.into().into_boxed_str(), wrong }
     }
 
+    /// Its line in the file, by which findings are told from top to bottom; the others come behind, in the order in which they
+    /// were found.
+    pub(super) fn line(&self) -> usize {
+        if let ValueOrigin::File { line, .. } = self.origin { line } else { usize::MAX }
+    }
+
     /// The same, with something else that helps.
     pub(super) fn or_hint(mut self, other: &str) -> Self {
         self.wrong.hint = Some(self.wrong.hint.map_or_else(|| other.to_owned(), |hint| format!("{hint}; or {other}")));

@@ -21,6 +21,8 @@ use crate::config::Config;
 pub struct Loaded {
     /// The configuration; `None` when there are faults.
     pub config: Option<Config>,
+    /// What is right of settings that have faults: the files and sockets that it names are judged too. Nothing may run by it.
+    pub rest: Option<Config>,
     /// All faults: the file's from top to bottom, then those of variables and flags.
     pub faults: Vec<Fault>,
     /// All warnings, in the order in which they were found.
@@ -37,6 +39,7 @@ impl Loaded {
     /// Adds a fault that only the use of a value shows, such as a file that can't be used. `key`: the value's key, or empty.
     pub fn refuse(&mut self, key: &str, message: String, hint: Option<&str>) {
         self.faults.push(self.finding(key, message, hint));
+        self.faults.sort_by_key(Fault::line);
         self.config = None;
     }
 

@@ -125,22 +125,30 @@ pub fn load(input: Input) -> Loaded {
     let secret_variables = child_environment::secret_variables(&environment, &layers.leaves);
     let [accounts, apis] = [Section::Account, Section::Api].map(|section| names(section, &layers));
     let (mut merged, findings) = merge(layers, &accounts, &apis);
-    build::derive_upstreams(&mut merged, &apis);
-    let mut reader = SettingsReader { merged: &merged, environment: &environment, defaults, findings };
-    let written = Written::read(&mut reader, &accounts, &apis);
-    let mut findings = reader.findings;
-    let config = build::config(written, &environment, &mut findings);
+    let judge = |merged: &mut Merged, findings| {
+        build::derive_upstreams(merged, &apis);
+        let mut reader = SettingsReader { merged, environment: &environment, defaults, findings };
+        let written = Written::read(&mut reader, &accounts, &apis);
+        let mut findings = reader.findings;
+        (build::config(written, &environment, &mut findings), findings)
+    };
+    let (config, mut findings) = judge(&mut merged, findings);
     if config.is_none() && findings.faults.is_empty() {
         // Unreachable as long as `build` names a fault for each value that it misses; never start on a guess.
         findings.faults.push(Fault::new(ValueOrigin::Default, "", Diagnostic::new("the settings are incomplete")));
     }
+    let (config, rest) = if findings.faults.is_empty() {
+        (config, None)
+    } else {
+        build::leave_out(&mut merged, &findings.faults, &accounts);
+        (None, config.or_else(|| judge(&mut merged, Findings::default()).0))
+    };
     let Findings { mut faults, warnings, values } = findings;
-    // The file's come first, from top to bottom; the others stay in the order in which they were found.
-    faults.sort_by_key(|fault| if let ValueOrigin::File { line, .. } = fault.origin { line } else { usize::MAX });
+    faults.sort_by_key(Fault::line);
     faults.dedup();
     let [faults, warnings] =
         [faults, warnings].map(|all| all.into_iter().map(|found| found.spelled(&values)).collect::<Vec<_>>());
-    Loaded { config: config.filter(|_| faults.is_empty()), faults, warnings, values, file, secret_variables }
+    Loaded { config, rest, faults, warnings, values, file, secret_variables }
 }
 
 /// Where a daemon is, as its settings say, for commands that talk to it.

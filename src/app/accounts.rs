@@ -27,7 +27,7 @@ pub(super) fn start(
 /// Carries over the accounts of `before` that keep their terms, with their tokens, and starts the others. An account that
 /// follows a logged-out one of its name stays logged out, and so does every account when all were logged out: only a log-in
 /// or a restart ends that.
-pub(super) async fn take_over(
+pub(super) async fn reconfigure(
     before: &[Account],
     config: &Arc<Config>,
     tls: &ClientTls,

@@ -49,7 +49,7 @@ pub use listener_error::ListenerError;
 use listeners::{Limits, Listener, ListenerPlan, PassedSockets};
 use snapshot::{ApiShared, Snapshot, required_headers};
 pub use start::{StartError, judge, rehearse, warnings};
-use worker::{OwnThreads, TAKE_OVER, WorkerFactory, WorkerHost};
+use worker::{OwnThreads, SWITCH_MAX, WorkerFactory, WorkerHost};
 
 /// How long a start may still take when a shutdown comes before it is over. Clients that have connected meanwhile are served then.
 const LATE_START: Duration = Duration::from_millis(500);
@@ -252,7 +252,7 @@ impl App {
         let shared = apis.map(|((api, requests), required)| ApiShared::new(api, *requests, &metrics, required)).collect();
         let snapshot = Arc::new(Snapshot { config, tls, accounts, shared, apis_by_listener });
         view.send_replace(snapshot.view(&listeners));
-        workers.take_over(&snapshot, workers.descriptors(&listeners)?, TAKE_OVER).await;
+        workers.serve_by(&snapshot, workers.descriptors(&listeners)?, SWITCH_MAX).await;
         snapshot.announce(&listeners, 0);
         phase.send_replace(Phase::Running);
         let mut daemon =

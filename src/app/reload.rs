@@ -16,7 +16,7 @@ use super::{
     listeners::{Adjustments, Key, Limits, ListenerPlan, PassedSocket},
     snapshot::{Snapshot, required_headers},
     start::{judge, trust},
-    worker::TAKE_OVER,
+    worker::SWITCH_MAX,
 };
 use crate::{
     config::{
@@ -117,7 +117,7 @@ impl Daemon {
     pub(super) async fn reload(&mut self, commands: &mut CommandReceiver) -> ReloadOutcome {
         let outcome = match unless_shut_down(self.prepare(), commands, async |asked| self.log_out(asked, CLOSE_IDLE).await).await
         {
-            Some(Ok(prepared)) => self.take_over(prepared).await,
+            Some(Ok(prepared)) => self.apply(prepared).await,
             Some(Err(refused)) => Err(refused),
             None => Err(Refused::Stopping),
         };
@@ -157,14 +157,14 @@ impl Daemon {
     }
 
     /// Binds the new listeners, which may fail, and then serves by the new settings. It takes a moment only.
-    async fn take_over(&mut self, prepared: Prepared) -> Result<(), Refused> {
+    async fn apply(&mut self, prepared: Prepared) -> Result<(), Refused> {
         let Prepared { config, tls, plan, adjustments, required, has_file } = prepared;
         let present: Vec<Key> = self.listeners.iter().map(|listener| listener.key().clone()).collect();
         let listeners = plan.open(&config, &present, &mut self.passed, &self.descriptors.shared).map_err(StartError::Listener)?;
         let descriptors = self.workers.descriptors(&listeners).map_err(StartError::System)?;
         let mut apis_by_listener = plan.apis_by_listener(&self.listeners);
         apis_by_listener.extend(plan.apis_by_listener(&listeners));
-        let accounts = accounts::take_over(&self.snapshot.accounts, &config, &tls, &self.clock, &self.metrics).await?;
+        let accounts = accounts::reconfigure(&self.snapshot.accounts, &config, &tls, &self.clock, &self.metrics).await?;
         let limits = Limits::of(&config, &apis_by_listener, self.workers.count(), self.descriptors.allowed);
         limits.set(&self.listeners, 0);
         limits.set(&listeners, self.listeners.len());
@@ -172,7 +172,7 @@ impl Daemon {
         let shared =
             apis.map(|((api, requests), required)| self.snapshot.shared_of(api, *requests, &self.metrics, required)).collect();
         let snapshot = Arc::new(Snapshot { config, tls, accounts, shared, apis_by_listener });
-        self.workers.take_over(&snapshot, descriptors, TAKE_OVER).await;
+        self.workers.serve_by(&snapshot, descriptors, SWITCH_MAX).await;
         let before = std::mem::replace(&mut self.snapshot, snapshot);
         let first_new = self.listeners.len();
         self.listeners.extend(listeners);

@@ -35,7 +35,7 @@ const ROUND: Duration = Duration::from_secs(1);
 const STREAMS: u32 = 100;
 
 /// How long the workers may take to take over a snapshot. Only a worker that is stuck takes longer; it takes over when it goes on.
-pub(super) const TAKE_OVER: Duration = Duration::from_secs(2);
+pub(super) const SWITCH_MAX: Duration = Duration::from_secs(2);
 
 /// Commands that may wait while a worker carries one out.
 const COMMANDS: usize = 4;
@@ -101,7 +101,7 @@ pub(super) struct Workers {
 }
 
 impl WorkerFactory {
-    /// Starts `count` workers. They accept no connection until [`Workers::take_over`].
+    /// Starts `count` workers. They accept no connection until [`Workers::serve_by`].
     pub(super) fn start(&self, count: NonZeroUsize, host: &impl WorkerHost) -> io::Result<Workers> {
         let (working, finished) = mpsc::channel(1);
         let (threads, commands, liveness) = (Vec::new(), Vec::new(), LivenessProbe::default());
@@ -142,7 +142,7 @@ impl WorkerFactory {
                 command = commands.recv() => match command {
                     Some(WorkerCommand::TakeOver { snapshot, listeners, done }) => {
                         if let Some(state) = &mut state {
-                            state.take_over(&snapshot, listeners);
+                            state.serve_by(&snapshot, listeners);
                             apis.clone_from(&state.apis);
                         }
                         // The daemon may no longer wait for it.
@@ -196,7 +196,7 @@ impl WorkerState {
         Self { number, worker, deadlines, drain, snapshot: None, apis: Vec::new(), routers: Vec::new() }
     }
 
-    fn take_over(&mut self, snapshot: &Arc<Snapshot>, new_listeners: Vec<Listener>) {
+    fn serve_by(&mut self, snapshot: &Arc<Snapshot>, new_listeners: Vec<Listener>) {
         let made = |index| api(snapshot, index, self.number, self.kept(snapshot, index)).map(Arc::new);
         let apis: Vec<Option<Arc<Api>>> = (0..snapshot.config.apis.len()).map(made).collect();
         for ((listener, entry, router), apis_by_listener) in self.routers.iter().zip(&snapshot.apis_by_listener) {
@@ -308,7 +308,7 @@ impl Workers {
 
     /// Makes every worker serve by `snapshot`, and returns when all do. A worker that is stuck is waited for `limit`; it
     /// takes the snapshot over when it goes on. `descriptors`: the new listeners, one list for each worker.
-    pub(super) async fn take_over(&self, snapshot: &Arc<Snapshot>, descriptors: Vec<Vec<Listener>>, limit: Duration) {
+    pub(super) async fn serve_by(&self, snapshot: &Arc<Snapshot>, descriptors: Vec<Vec<Listener>>, limit: Duration) {
         let mut descriptors = descriptors.into_iter();
         let command = |done| {
             let listeners = descriptors.next().unwrap_or_default();

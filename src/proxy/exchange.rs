@@ -9,13 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Version, request, response};
 use hyper::ext::ReasonPhrase;
 use tokio::time::Instant;
 
-use super::{
-    api::{RequestPermit, Route},
-    headers,
-    problem::Code,
-    request_id::IdAndPath,
-    upload::Upload,
-};
+use super::{api::Route, headers, problem::Code, request_id::IdAndPath, request_limit::RequestPermit, upload::Upload};
 use crate::{
     account::{Fingerprint, Relogin},
     clock,

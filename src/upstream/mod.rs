@@ -22,6 +22,6 @@ mod tunnel;
 
 pub use connections::{Lease, ResponseBody, Upstream};
 pub use error::{BodyBroken, Cause, SendError, Sent};
-pub use http1::exchange;
+pub use http1::send_once;
 pub use keep_alive::KeepAlive;
 pub use options::{HeadLimits, Lifetimes, Reuse};

@@ -197,7 +197,7 @@ impl HttpLogIn {
         organization: HeaderValue,
     ) -> Result<Grant, LoginError> {
         let (asked, began) = (self.clock.now().moment, crate::clock::instant());
-        let sent = upstream::exchange(connector, request).await;
+        let sent = upstream::send_once(connector, request).await;
         let response = sent.map_err(|error| LoginError::Unreachable(Unreachable::NoAnswer(error)))?;
         let received = as_of_date(self.clock.now(), asked, began.elapsed());
         let server_date = date(response.headers());

@@ -248,8 +248,8 @@ async fn drive(
             let leaves = match due {
                 Some(Due::Rest) => return Poll::Ready(Continue(())),
                 Some(Due::Cut) => return Poll::Ready(Break(())),
-                Some(Due::Part) if !state.part() => return Poll::Ready(Break(())),
-                Some(Due::Part | Due::Leave) => true,
+                Some(Due::LeavePlace) if !state.leave_place() => return Poll::Ready(Break(())),
+                Some(Due::LeavePlace | Due::Leave) => true,
                 // The stream is asked in the next poll.
                 None if state.begin_client_check() => continue,
                 None => false,

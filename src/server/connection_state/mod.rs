@@ -58,7 +58,7 @@ pub(super) enum Due {
     /// End gracefully, as its protocol provides.
     Leave,
     /// The same, but without its place, which another client gets at once.
-    Part,
+    LeavePlace,
     /// End at once.
     Cut,
 }
@@ -431,7 +431,7 @@ impl ConnectionState {
     }
 
     /// Gives the place up at once, though the connection goes on for a moment. `false`: it may not go on.
-    pub(super) fn part(&self) -> bool {
+    pub(super) fn leave_place(&self) -> bool {
         self.permit.as_ref().is_some_and(ConnectionPermit::give_back_early)
     }
 
@@ -448,7 +448,7 @@ impl ConnectionState {
             // asks in between wakes nobody.
             let passed = self.slot.deadline.poll_passed(cx).is_ready();
             if self.slot.decide() {
-                return Poll::Ready(if self.is_between_requests() { Due::Part } else { Due::Cut });
+                return Poll::Ready(if self.is_between_requests() { Due::LeavePlace } else { Due::Cut });
             }
             if !passed {
                 return Poll::Pending;

@@ -25,7 +25,7 @@ use super::{
     ahead::Ahead,
     answer_framing,
     error::{BodyBroken, SendError},
-    http1::{self, Http1Body, Http1Connection, Http1Pool},
+    http1::{Http1Body, Http1Connection, Http1Pool},
     http2::{self, Checkout, Http2Body, Http2Pool, PendingConnection, StreamPermit, Wakeup},
     keep_alive::KeepAlive,
     options::{HeadLimits, Lifetimes, Reuse, SLOW},
@@ -216,7 +216,7 @@ where
 
     async fn open_http1(&self, connection: Connection) -> Result<Lease<B>, SendError> {
         let retires = self.retirement(&connection);
-        let opened = http1::open(connection, self.head, retires, &self.http1, self.meter.connected()).await;
+        let opened = self.http1.open(connection, self.head, retires, self.meter.connected()).await;
         Ok(self.exclusive(opened.map_err(SendError::unsent)?))
     }
 

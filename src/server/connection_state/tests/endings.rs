@@ -229,12 +229,12 @@ async fn a_connection_that_is_asked_for_its_place_gives_it_up_once_and_its_own_a
     drop(request);
     scene.state.slot.evict_now();
     assert!(scene.state.is_asked_to_close());
-    assert_due(scene.due(IDLE).await, Due::Part, Duration::ZERO);
-    assert!(scene.state.part() && !scene.state.part());
+    assert_due(scene.due(IDLE).await, Due::LeavePlace, Duration::ZERO);
+    assert!(scene.state.leave_place() && !scene.state.leave_place());
 
     let (drain, _gone) = Drain::new();
     let refused = ConnectionState::begin_refused(&scene.deadlines, LIMITS, &drain);
-    assert!(refused.caller_is_refused() && !refused.part());
+    assert!(refused.caller_is_refused() && !refused.leave_place());
     assert!(InProgress::begin(&refused, false).connection_should_end());
     assert!(refused.progress().is_over && !refused.progress().takes_turns);
 }

@@ -99,9 +99,9 @@ async fn a_head_has_to_come_in_time_and_an_idle_connection_is_closed_later() {
 async fn a_connection_without_an_admitted_request_goes_soon_when_its_connection_should_end() {
     for (how, what) in [
         (Due::Cut, (|_: &_| {}) as fn(&LimitedConnection)),
-        (Due::Part, LimitedConnection::ask_and_answer),
-        (Due::Part, |scene| scene.ask_in_vain(false)),
-        (Due::Part, |scene| scene.ask_in_vain(true)),
+        (Due::LeavePlace, LimitedConnection::ask_and_answer),
+        (Due::LeavePlace, |scene| scene.ask_in_vain(false)),
+        (Due::LeavePlace, |scene| scene.ask_in_vain(true)),
         // The only one: nothing else can go.
         (Due::Cut, |scene| scene.state.read_some()),
         (Due::Cut, |scene| {
@@ -263,7 +263,7 @@ async fn a_connection_whose_response_is_still_being_read_is_not_idle() {
     scene.evict().await;
     assert_eq!(scene.due(STALL_GRACE / 2).await, None);
     scene.state.set_blocked(false);
-    assert_due(scene.due(LIMITS.client_idle).await, Due::Part, Duration::ZERO);
+    assert_due(scene.due(LIMITS.client_idle).await, Due::LeavePlace, Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]

@@ -135,7 +135,7 @@ impl Http2Pool {
         if state.spoken == Some(Protocol::Http1) {
             return Checkout::ConnectAlone;
         }
-        if state.unled() < state.expected_streams() {
+        if state.waiting_for_others() < state.expected_streams() {
             return Checkout::Wait(state.wait(opened_after, false));
         }
         state.connecting += 1;
@@ -297,8 +297,8 @@ impl PoolState {
         woken
     }
 
-    /// How many requests wait that do not connect themselves.
-    fn unled(&self) -> usize {
+    /// How many requests wait for a connection that another one opens.
+    fn waiting_for_others(&self) -> usize {
         self.waiting.iter().filter(|waiting| !waiting.connects).count()
     }
 
@@ -337,7 +337,7 @@ impl PoolState {
             }
         }
         let http1 = self.spoken == Some(Protocol::Http1);
-        while http1 || self.unled() > self.expected_streams() {
+        while http1 || self.waiting_for_others() > self.expected_streams() {
             let first = self.waiting.iter().position(|waiting| http1 || !waiting.connects);
             let Some(waiting) = first.and_then(|at| self.waiting.remove(at)) else { break };
             if waiting.wakeup.is_closed() {

@@ -232,11 +232,8 @@ async fn answer_call(
     for (name, value) in world.heads().of_answer(call, link.address, false) {
         fields.extend([name.as_str(), ": ", value.as_str(), "\r\n"]);
     }
-    if world.announces()
-        && let Some(number) = link.number
-    {
-        let timeout = world.idle_time_out(link.server);
-        world.upstreams().announces(number, timeout);
+    let announced = link.number.filter(|_| world.announces()).map(|number| (number, world.idle_time_out(link.server)));
+    if let Some((_, timeout)) = announced {
         fields.extend(["keep-alive: timeout=", &timeout.as_secs().to_string(), ", max=1000\r\n"]);
     }
     if !is_undated(call) {
@@ -266,6 +263,8 @@ async fn answer_call(
                 judge_cut(world, wire, call);
                 return None;
             }
+            // Before, it was on its way.
+            announced.inspect(|(number, timeout)| world.upstreams().announces(*number, *timeout));
             pause(world, wire, call, time).await?;
             // Some bytes of those that went out delimit chunks.
             let sent = (length * (3 - left) / 3).saturating_sub(200);
@@ -275,5 +274,7 @@ async fn answer_call(
             whole = later;
         }
     }
-    wire.write(&whole).await
+    wire.write(&whole).await?;
+    announced.inspect(|(number, timeout)| world.upstreams().announces(*number, *timeout));
+    Some(())
 }

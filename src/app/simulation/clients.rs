@@ -42,6 +42,8 @@ struct Connection {
     sender: RequestSender,
     /// The same socket as the sender's.
     socket: std::os::unix::net::UnixStream,
+    /// A request was refused while its body came slowly. The rest of the body and the next head would have one `head_timeout`.
+    is_spent: bool,
 }
 
 enum RequestSender {
@@ -60,11 +62,11 @@ impl Connection {
         if world.chance(0.6) {
             let (sender, connection) = http1::handshake(io).await.ok()?;
             tokio::spawn(connection);
-            Some(Self { sender: RequestSender::Http1(sender), socket })
+            Some(Self { sender: RequestSender::Http1(sender), socket, is_spent: false })
         } else {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.ok()?;
             tokio::spawn(connection);
-            Some(Self { sender: RequestSender::Http2(sender), socket })
+            Some(Self { sender: RequestSender::Http2(sender), socket, is_spent: false })
         }
     }
 
@@ -109,7 +111,7 @@ pub(super) async fn run(world: Arc<World>, number: usize) {
             // By itself it would first write the rest of the request, perhaps slowly.
             drop(open.socket.shutdown(std::net::Shutdown::Both));
         }
-        if matches!(ending, Ending::Cut | Ending::GivenUp | Ending::Unsent) {
+        if matches!(ending, Ending::Cut | Ending::GivenUp | Ending::Unsent) || open.is_spent {
             connection = None;
         }
     }
@@ -127,6 +129,7 @@ async fn call(world: &Arc<World>, connection: &mut Connection, (client, account)
     let sender = if matches!(connection.sender, RequestSender::Http1(_)) { Sender::Http1 } else { Sender::Http2 };
     let (target, more) = world.heads().of_call(call, account, method, sender);
     let body = Pieces::of(world, body, world.heads().sends_trailers(call).then(|| trailers::map(&trailers::of_call(call))));
+    let is_slow = sender == Sender::Http1 && body.left.iter().any(|(pause, _)| !pause.is_zero());
     let uri = if sender == Sender::Http1 { target } else { format!("http://localhost{target}") };
     let request = Request::builder().method(method).uri(uri).header("host", "localhost").header("x-call", call);
     let request = request.header("x-request-id", format!("call-{call}"));
@@ -150,6 +153,7 @@ async fn call(world: &Arc<World>, connection: &mut Connection, (client, account)
     if matches!(&ending, Ending::Refused(_, code) if code == "request_body_timeout") {
         world.break_promise(format!("call {call}: its body was never silent for so long"));
     }
+    connection.is_spent = is_slow && matches!(ending, Ending::Refused(..));
     world.note(&format!("client {client}: {call} ends as {ending:?}"));
     world.end_call(call, &ending);
     ending

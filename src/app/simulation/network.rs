@@ -104,7 +104,7 @@ fn serve(world: &Arc<World>, address: SocketAddr, stream: UnixStream) {
         (bytes(), bytes(), how)
     });
     let fate = Fate { end, lag };
-    let number = world.upstreams().opened(role_of(address), world.oldest_of_new());
+    let number = world.upstreams().opened(role_of(address), world.oldest_of_new(), fate.end.is_some());
     let link = Link { server: server_at(address), address, number };
     world.begin_serving();
     tokio::spawn(async move {

@@ -345,8 +345,14 @@ impl World {
     pub(super) fn end_call(&self, call: CallId, ending: &Ending) {
         let organization = self.state(|state| state.organization.clone());
         let now = self.now();
-        self.ledger(|ledger, at| ledger.end(call, at, now, &organization, ending));
-        self.upstreams.call_ends(call);
+        let was_frail = self.upstreams.was_frail(call);
+        self.ledger(|ledger, at| {
+            if was_frail {
+                ledger.may_be_cut(call);
+            }
+            ledger.end(call, at, now, &organization, ending);
+        });
+        self.upstreams.call_ends(call, *ending == Ending::GivenUp);
     }
 
     /// Judges the head and the trailers of a call's whole answer at its client.

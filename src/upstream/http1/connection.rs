@@ -171,7 +171,8 @@ where
             // Nobody asked for it: what follows is not HTTP any more.
             return Err(SendError::after_sending(Cause::Protocol));
         }
-        if let Some(timeout) = response.headers().get("keep-alive").and_then(|field| announced_timeout(field.as_bytes())) {
+        // The shortest of several counts: a proxy on the way may add one of its own.
+        for timeout in response.headers().get_all("keep-alive").iter().filter_map(|field| announced_timeout(field.as_bytes())) {
             self.keep_alive.announced(timeout);
         }
         in_flight.disarm();

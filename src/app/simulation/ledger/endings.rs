@@ -11,9 +11,9 @@ use crate::app::simulation::{
 /// `token_wait`, in seconds, less a moment.
 const TOKEN_WAIT: f64 = 9.9;
 /// How long a call may take that is refused at once: its head may come slowly.
-const AT_ONCE: Duration = Duration::from_secs(5);
-/// `token_wait`, in seconds, and the time of a head that comes slowly.
-const LONGEST_TOKEN_WAIT: f64 = 15.0;
+const AT_ONCE: Duration = Duration::from_secs(6);
+/// `token_wait` and `connect_timeout`, in seconds, and the time of a head that comes slowly.
+const LONGEST_TOKEN_WAIT: f64 = 20.0;
 /// How long a call has to have waited, and how often it may then be seen to wait in vain.
 const PLACED: Duration = Duration::from_secs(4);
 const IN_VAIN: u32 = 10;
@@ -50,7 +50,9 @@ impl Ledger {
         // A request may cross the close of an idle connection whose place somebody needs.
         let never_arrived = self.calls.get(&call).is_some_and(|call| call.arrived == 0);
         let gave_way = *ending == Ending::Cut && never_arrived && self.places < 1000;
+        let may_be_cut = self.calls.get(&call).is_some_and(|call| call.may_be_cut);
         let is_fine = gave_way
+            || (may_be_cut && *ending == Ending::Cut)
             || matches!(ending, Ending::Answered(200 | 101) | Ending::GivenUp | Ending::Unsent)
             || matches!(code, "too_many_requests_in_flight" | "request_body_timeout")
             // An answer to HEAD has no body that would say why.

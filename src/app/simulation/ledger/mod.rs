@@ -174,6 +174,13 @@ impl Ledger {
         self.tokens.insert(name, token);
     }
 
+    /// The call has come on a connection that ends after some bytes.
+    pub(super) fn may_be_cut(&mut self, call: CallId) {
+        if let Some(known) = self.calls.get_mut(&call) {
+            known.may_be_cut = true;
+        }
+    }
+
     /// The answer with that token was written whole.
     pub(super) fn gave(&mut self, name: &str, at: Duration) {
         // An answer that may have waited through a suspend may be taken for older than it is.
@@ -311,6 +318,7 @@ impl Ledger {
             account,
             server,
             at_leisure: false,
+            may_be_cut: false,
             request_bytes: bytes as u64,
             response_bytes: None,
             ended: None,

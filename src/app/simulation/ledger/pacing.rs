@@ -41,6 +41,8 @@ struct Account {
     not_before: Option<Wait>,
     /// Until then one may arrive at any time.
     excused: Duration,
+    /// Until then a log-in may bring a token that had begun before a suspend: the daemon takes that time for part of its life.
+    woken: Duration,
     /// What the latest log-in has brought, until another one arrives.
     brought: Option<Brought>,
     /// The log-in that a server is answering, and when it arrived.
@@ -113,7 +115,9 @@ impl Pacing {
             let before = at.saturating_sub(then).as_secs_f64();
             faults.push(format!("the account {name} logs in, and has begun to {before:.3} s before"));
         }
-        let is_unasked = |brought: &Brought| !brought.refused && at < brought.renewed_from && trouble < brought.made;
+        let woken = account.woken;
+        let is_unasked =
+            |brought: &Brought| !brought.refused && brought.made > woken && at < brought.renewed_from && trouble < brought.made;
         if let Some(brought) = brought.filter(is_unasked) {
             let early = brought.renewed_from.saturating_sub(at).as_secs_f64();
             faults.push(format!("the account {name} renews its token {early:.3} s early, and nothing asked for that"));
@@ -185,7 +189,9 @@ impl Pacing {
     /// Other settings may cure what answers without a token come from.
     pub(super) fn forget_answers_of_no_use(&mut self) {
         for account in &mut self.0 {
-            account.not_before.take_if(|wait| wait.status.is_none());
+            if account.not_before.take_if(|wait| wait.status.is_none()).is_some() {
+                account.failed.clear();
+            }
         }
     }
 
@@ -201,7 +207,8 @@ impl Pacing {
     /// The machine was suspended: what the daemon knows of tokens and waits may differ.
     pub(super) fn excuse_all(&mut self, at: Duration) {
         for account in &mut self.0 {
-            *account = Account { arrived: account.arrived, excused: at + ON_ITS_WAY, ..Account::default() };
+            let until = at + ON_ITS_WAY;
+            *account = Account { arrived: account.arrived, excused: until, woken: until, ..Account::default() };
         }
     }
 }

@@ -29,8 +29,6 @@ struct Look {
     ahead: f64,
     account: AccountDocument,
     api: ApiDocument,
-    /// How many tokens servers have made for it.
-    tokens: usize,
 }
 
 impl Ledger {
@@ -43,8 +41,8 @@ impl Ledger {
         (account, api): (&AccountDocument, &ApiDocument),
         ahead: f64,
     ) {
-        let look = Look { at, now, ahead, account: account.clone(), api: api.clone(), tokens: self.tokens_of(index) };
         let before = looks.0[index].take();
+        let look = Look { at, now, ahead, account: account.clone(), api: api.clone() };
         let faults =
             before.map(|before| [self.judge_api_since(index, &before, &look), self.judge_account_since(index, &before, &look)]);
         for fault in faults.into_iter().flatten().flatten() {
@@ -77,8 +75,11 @@ impl Ledger {
             let of_account = || self.calls.values().filter(|call| call.account == index);
             let ended = of_account().any(|call| call.ended.as_ref().is_none_or(|(ended, _)| *ended > from));
             let has_come = |from: Duration| {
-                of_account().any(|call| {
-                    matches!(&call.ended, Some((at, Ending::Refused(502, code))) if *at > from && code.starts_with("upstream"))
+                of_account().any(|call| match &call.ended {
+                    Some((at, Ending::Refused(502, code))) => *at > from && code.starts_with("upstream"),
+                    // Its client reads slowly.
+                    None => call.arrived > 0,
+                    Some(_) => false,
                 })
             };
             let may_be_new = match state {
@@ -86,7 +87,7 @@ impl Ledger {
                 "unreachable" => self.answered[index].is_some_and(|answered| answered > from) || has_come(from),
                 // The clock may have been set since it began.
                 "busy" => !is_same_clock || (now - then).abs() > SHORTAGE,
-                "no_token" => self.tokens_of(index) != before.tokens || self.was_disturbed(from),
+                "no_token" => self.has_new_token(index, from) || self.was_disturbed(from),
                 _ => ended || self.was_disturbed(from),
             };
             return (!may_be_new)
@@ -107,12 +108,11 @@ impl Ledger {
 
     fn judge_account_since(&self, index: usize, before: &Look, look: &Look) -> Option<String> {
         let from = before.at.saturating_sub(MOMENT);
-        let has_new_token = self.tokens_of(index) != before.tokens;
         let (old, new) = (&before.account, &look.account);
         if new.trouble.is_some() != new.since.is_some() && new.state.as_deref() != Some("logged_out") {
             return Some(format!("the status says of it that there is trouble, or since when, and not both: {new:?}"));
         }
-        if self.was_disturbed(from) || has_new_token {
+        if self.was_disturbed(from) || self.has_new_token(index, from) {
             return None;
         }
         let is_logged_out = |document: &AccountDocument| document.state.as_deref() == Some("logged_out");
@@ -124,7 +124,9 @@ impl Ledger {
             .then(|| format!("its trouble began at {:?}, and now at {:?}: {new:?}", old.since, new.since))
     }
 
-    fn tokens_of(&self, account: usize) -> usize {
-        self.tokens.values().filter(|token| account_of(&token.organization) == account).count()
+    /// Whether a server has given the account a token since then, or shortly before: it may be on its way for some time.
+    fn has_new_token(&self, account: usize, from: Duration) -> bool {
+        let of_account = self.tokens.values().filter(|token| account_of(&token.organization) == account);
+        of_account.filter_map(|token| token.answered).any(|answered| answered + 2 * MOMENT > from)
     }
 }

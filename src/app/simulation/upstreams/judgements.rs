@@ -75,7 +75,8 @@ impl State {
         };
         let api = &self.apis[account];
         // A pool that has just been made has none yet.
-        let is_quiet = !api.unworthy && api.trouble.max(api.made) + Duration::from_secs(5) < now;
+        let is_frail = self.open.values().any(|connection| connection.account == account && connection.is_frail);
+        let is_quiet = !api.unworthy && !is_frail && api.trouble.max(api.made) + Duration::from_secs(5) < now;
         // Some of them may have taken one just now.
         let free: Vec<&Connection> = self.open.values().filter(is_free).collect();
         let is_wasted = self.workers == 1 && takes_any && is_quiet && free.len() >= asking.len();

@@ -87,6 +87,8 @@ struct Connection {
     /// How old it may grow at most.
     oldest: Duration,
     is_http2: bool,
+    /// It ends after some bytes, which the daemon may notice before the server does.
+    is_frail: bool,
     /// How many streams it may have; `None`: not known yet, or the server has told the daemon to go away.
     streams: Option<usize>,
     /// It is no pooled one any more: a tunnel, or the server has fallen silent.
@@ -108,6 +110,8 @@ struct Call {
     /// `response_timeout` and `body_idle`: the least and the most that may be in force for it.
     times: [(Duration, Duration); 2],
     tunnel: bool,
+    /// It has come on a connection that ends after some bytes.
+    was_frail: bool,
     arrived: u32,
     /// When it last came to a server.
     arrived_at: Option<Instant>,
@@ -245,6 +249,7 @@ impl Upstreams {
             ended: None,
             times,
             tunnel: false,
+            was_frail: false,
             arrived: 0,
             arrived_at: None,
             received: 0,
@@ -261,7 +266,13 @@ impl Upstreams {
         }
     }
 
-    pub(super) fn call_ends(&self, call: CallId) {
+    /// Whether the call has come on a connection that ends after some bytes, in whatever way.
+    pub(super) fn was_frail(&self, call: CallId) -> bool {
+        self.lock().calls.get(&call).is_some_and(|known| known.was_frail)
+    }
+
+    /// `given_up`: its client has hung up, and the daemon closes its HTTP/1.1 connection.
+    pub(super) fn call_ends(&self, call: CallId, given_up: bool) {
         let (mut state, now) = (self.lock(), clock::instant());
         if let Some(known) = state.calls.get_mut(&call) {
             known.ended = Some(now);
@@ -269,7 +280,8 @@ impl Upstreams {
             state.apis[account].used_at = now;
         }
         // A client that reads slowly holds the connection.
-        for connection in state.open.values_mut().filter(|connection| connection.calls.contains(&call)) {
+        let is_over = |connection: &&mut Connection| connection.calls.contains(&call) && (connection.is_http2 || !given_up);
+        for connection in state.open.values_mut().filter(is_over) {
             connection.calls.retain(|other| *other != call);
             connection.idle_since = now;
         }
@@ -288,7 +300,7 @@ impl Upstreams {
     }
 
     /// A connection is there. `oldest`: how old it may grow.
-    pub(super) fn opened(&self, role: Role, oldest: Duration) -> Option<Number> {
+    pub(super) fn opened(&self, role: Role, oldest: Duration, is_frail: bool) -> Option<Number> {
         let Role::Calls(account) = role else { return None };
         let (mut state, now) = (self.lock(), clock::instant());
         let number = state.next;
@@ -298,6 +310,7 @@ impl Upstreams {
             opened: now,
             oldest,
             is_http2: false,
+            is_frail,
             streams: None,
             apart: false,
             in_flight: 0,
@@ -340,8 +353,10 @@ impl Upstreams {
     pub(super) fn begins(&self, number: Number, call: CallId, has_failed: bool) -> Option<String> {
         let (mut state, now) = (self.lock(), clock::instant());
         let fault = state.judge_exchange(number, call, now).or_else(|| state.judge_freshness(number, call, has_failed));
+        let is_frail = state.open.get(&number).is_some_and(|connection| connection.is_frail);
         let State { calls, times, .. } = &mut *state;
         if let Some(known) = calls.get_mut(&call) {
+            known.was_frail |= is_frail;
             if known.arrived > 0 {
                 for times in &*times {
                     known.may_have(*times);

@@ -10,7 +10,7 @@ use http::Method;
 
 use crate::careportals::MOUNTS;
 
-use super::{Rule, is_canonical, lenient::LenientPattern, rule::Pattern};
+use super::{Rule, is_canonical, lenient::LenientPattern, rule::Pattern, wildcard::covers};
 
 /// How many states are looked at for one method. Only contrived rules have more.
 const MAX_STATES: usize = 2000;
@@ -56,7 +56,7 @@ impl RuleSet<'_> {
                 continue;
             };
             // Two paths may lead to one pattern.
-            for path in graph.witnesses(&symbols).into_iter().collect::<BTreeSet<_>>() {
+            for path in without_narrower(graph.witnesses(&symbols).into_iter().collect()) {
                 by_path.entry(format!("{base}{path}")).or_default().push(method.as_str().to_owned());
             }
         }
@@ -66,6 +66,24 @@ impl RuleSet<'_> {
         difference.methods_by_path = by_path;
         difference
     }
+}
+
+/// Leaves out patterns that others hold. Where one spells a name, a star of another is no other word for it.
+fn without_narrower(mut patterns: BTreeSet<String>) -> BTreeSet<String> {
+    let segments = |pattern: &str| pattern.split('/').map(str::to_owned).collect::<Vec<_>>();
+    let names = |segments: &[String]| segments.iter().filter(|segment| !segment.starts_with('*')).count();
+    for narrow in patterns.clone() {
+        let own = segments(&narrow);
+        let holds = |wide: &String| {
+            let wide_segments = segments(wide);
+            let has_its_names = names(&wide_segments) == names(&own);
+            *wide != narrow && has_its_names && covers(&wide_segments, &own, &"**".to_owned(), |wide, own| wide == own)
+        };
+        if patterns.iter().any(holds) {
+            patterns.remove(&narrow);
+        }
+    }
+    patterns
 }
 
 /// The methods that rules tell apart; `OTHER` stands for those that none names.
@@ -301,8 +319,8 @@ impl Graph {
         found
     }
 
-    /// A path that differs, as patterns: with `**` before each segment where any number of further ones makes no odds, and with
-    /// `*` where one does. Segments that no rule names are meant. `slash`: it ends in a slash.
+    /// A path that differs, as patterns: with `**` before each segment, and at the end, where any number of further ones makes no
+    /// odds, and with `*` where one does. Segments that no rule names are meant. `slash`: it ends in a slash.
     fn widened(&self, path: &[usize], slash: bool, symbols: &[Symbol]) -> Vec<String> {
         let shown = |at: Option<(usize, &str)>| {
             let mut text = String::new();
@@ -310,6 +328,7 @@ impl Graph {
                 text.extend(at.filter(|(at, _)| *at == index).map(|(_, inserted)| inserted));
                 text.extend(["/", &symbols[*symbol].shown]);
             }
+            text.extend(at.filter(|(at, _)| *at == path.len()).map(|(_, inserted)| inserted));
             if slash { text + "/" } else { text }
         };
         let differs = |from: usize, rest: &[usize]| {
@@ -317,7 +336,8 @@ impl Graph {
             if slash { node.differs_with_slash } else { node.differs }
         };
         let (mut patterns, mut by_any) = (Vec::new(), false);
-        for at in 0..path.len() {
+        // At the end, too: what follows may lead back to the same node.
+        for at in 0..=path.len() {
             let (before, rest) = path.split_at(at);
             let start = before.iter().fold(0, |at, symbol| self.nodes[at].next[*symbol]);
             let mut further = vec![self.nodes[start].next[0]];
@@ -326,9 +346,11 @@ impl Graph {
             {
                 further.push(next);
             }
+            let is_last = rest.is_empty() && !slash;
             if further.iter().all(|node| differs(*node, rest)) {
-                by_any = true;
-                patterns.push(shown(Some((at, "/**"))));
+                // `/a/**` would be `/a/`, too.
+                by_any |= !is_last;
+                patterns.push(shown(Some((at, if is_last { "/**/*" } else { "/**" }))));
             } else if differs(further[0], rest) {
                 patterns.push(shown(Some((at, "/*"))));
             }
@@ -355,6 +377,8 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::{super::lenient::LenientPath, *};
@@ -381,7 +405,7 @@ mod tests {
         let all: Option<&[&str]> = None;
         assert_eq!(difference((Some(&["GET /a/**", "GET /b"]), &[]), (Some(&["GET /a/**"]), &[])), ["GET /b"]);
         let narrowed = difference((Some(&["GET /a/**"]), &[]), (Some(&["GET /a/*"]), &[]));
-        assert_eq!(narrowed, ["GET /a", "GET /a/", "GET /a/**/*/", "GET /a/*/*/**"]);
+        assert_eq!(narrowed, ["GET /a", "GET /a/**/", "GET /a/*/*/**"]);
         assert_eq!(difference((all, &[]), (all, &["* /admin/**"])), ["* /admin/**"]);
         assert_eq!(difference((all, &[]), (all, &["GET /a/*/ssn"])), ["GET,HEAD /a/*/ssn", "GET,HEAD /a/*/ssn/"]);
         assert_eq!(difference((Some(&["GET /a/*"]), &[]), (Some(&["GET /a/*"]), &["* /a/x"])), ["GET /a/x"]);
@@ -398,6 +422,9 @@ mod tests {
         let twice = difference((Some(&["GET /**/a/**"]), &[]), (Some(&["GET /a/**"]), &[]));
         assert_eq!(twice, ["GET /*/a/**"]);
         assert_eq!(difference((Some(&["GET /**/**"]), &[]), (Some(&[]), &[])), ["GET /**"]);
+        // What follows leads back to the same state.
+        assert_eq!(difference((Some(&["GET /c/**/"]), &[]), (Some(&[]), &[])), ["GET /c/**/"]);
+        assert_eq!(difference((Some(&["GET /c/**"]), &[]), (Some(&["GET /c/**/"]), &[])), ["GET /c", "GET /c/**/*"]);
     }
 
     /// Servers answer the same routes below a mount and below a script, which a rule of `deny` knows.
@@ -467,6 +494,12 @@ mod tests {
         all
     }
 
+    /// Paths without odd spellings, for which other ones speak.
+    static PLAIN: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let is_plain = |segment: &str| ["", "a", "b", "other"].contains(&segment);
+        paths().into_iter().filter(|path| path.split('/').all(is_plain)).collect()
+    });
+
     /// Whether a list of methods stands for `method`, which `rules` name or don't.
     fn includes(methods: &[String], method: &Method, rules: &[&Rule]) -> bool {
         let names = self::methods(rules);
@@ -488,6 +521,14 @@ mod tests {
                 let is_told = found.methods_by_path.values().any(|methods| includes(methods, &method, &rules));
                 // A difference may need more segments than these paths have.
                 prop_assert!(is_told || !differs, "{method} {found:?}");
+            }
+            // Each path that differs is among those that a pattern means, which may be more.
+            let is_plain = rules.iter().flat_map(|rule| rule.words()).all(|word| ["a", "b"].contains(&word));
+            for path in PLAIN.iter().filter(|_| is_plain).filter(|path| passes(&one, &Method::GET, path) && !passes(&other, &Method::GET, path)) {
+                let is_meant = |(pattern, methods): (&String, &Vec<String>)| {
+                    includes(methods, &Method::GET, &rules) && Rule::parse(&format!("* {pattern}")).unwrap().matches_path(path)
+                };
+                prop_assert!(found.methods_by_path.iter().any(is_meant), "{path} {found:?}");
             }
             // Each pattern is a difference: a star is a segment that no rule names.
             for (path, methods) in &found.methods_by_path {

@@ -93,7 +93,7 @@ impl Rule {
 
     /// Matches without recursion: when a segment does not fit, only the last `**` so far takes one more, since an earlier `**`
     /// could not match more by that.
-    fn matches_path(&self, path: &str) -> bool {
+    pub(super) fn matches_path(&self, path: &str) -> bool {
         let Some(relative) = path.strip_prefix('/') else { return false };
         let mut patterns = self.segments.as_slice();
         let mut rest = Some(relative);

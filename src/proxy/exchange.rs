@@ -9,7 +9,14 @@ use http::{HeaderMap, HeaderValue, Method, Version, request, response};
 use hyper::ext::ReasonPhrase;
 use tokio::time::Instant;
 
-use super::{api::Route, headers, problem::Code, request_id::IdAndPath, request_limit::RequestPermit, upload::Upload};
+use super::{
+    api::Route,
+    headers::{self, NamedByConnection},
+    problem::Code,
+    request_id::IdAndPath,
+    request_limit::RequestPermit,
+    upload::Upload,
+};
 use crate::{
     account::{Fingerprint, Relogin},
     clock,
@@ -42,6 +49,8 @@ pub(super) struct Exchange {
     code: Option<Code>,
     would_refuse: Option<Code>,
     upload: Option<Upload>,
+    /// What the answer's head names by `Connection`, which passes as a trailer neither.
+    named_by_answer: NamedByConnection,
     /// Finds echoes of the token that the request carried, once it was answered.
     carried: Option<Arc<Fingerprint>>,
     /// Bytes from the client through a tunnel, which has no upload.
@@ -104,6 +113,7 @@ impl Exchange {
             code: None,
             would_refuse: None,
             upload: None,
+            named_by_answer: NamedByConnection::default(),
             carried: None,
             tunnelled_bytes: 0,
             response_bytes: 0,
@@ -173,10 +183,15 @@ impl Exchange {
         self.count_redacted(hidden);
     }
 
+    /// Its answer's head names these by `Connection`.
+    pub(super) fn set_named_by_answer(&mut self, named: NamedByConnection) {
+        self.named_by_answer = named;
+    }
+
     /// Makes the trailers of the answer that the client gets, with tokens hidden as in its head.
     pub(super) fn trailers_to_client(&self, upstream: &HeaderMap) -> HeaderMap {
         let api = &self.route.api;
-        let mut trailers = headers::trailers_to_client(&api.rules, upstream);
+        let mut trailers = headers::trailers_to_client(&api.rules, &self.named_by_answer, upstream);
         let carried = self.carried.as_deref();
         self.count_redacted(api.account.show_fingerprint(|present| redact(&mut trailers, Tokens { carried, present })));
         trailers

@@ -16,7 +16,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header::CONTENT_LENGTH, request};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT},
+    request,
+};
 use http_body::Body;
 use hyper::upgrade::OnUpgrade;
 
@@ -25,7 +29,7 @@ use super::{
     api::Route,
     download::{self, Download, ToClient},
     exchange::Exchange,
-    headers::{self, AccountFields, Framing},
+    headers::{self, AccountFields, Framing, NamedByConnection},
     problem::{self, ProxyError},
     retry::{AfterFailure, AfterUnauthorized, FailedSend, IdempotencyKey, Replay, RetryBudget},
     router::Router,
@@ -102,7 +106,8 @@ impl<'a> Forwarding<'a> {
         let framing = framing(&head.headers, &body);
         // Before the request may be refused: a client that still writes the body must be able to read why.
         if !body.is_end_stream() {
-            exchange.set_upload(Upload::new(body, Arc::clone(&route.api.rules), route.api.replay_buffer));
+            let named = NamedByConnection::in_headers(&head.headers);
+            exchange.set_upload(Upload::new(body, Arc::clone(&route.api.rules), named, route.api.replay_buffer));
         }
         let (deadline, time) = (route.worker.deadlines.deadline(), UpstreamTime::default());
         let (token_wait, retry_budget) = (route.api.account.token_wait(), RetryBudget::FULL);
@@ -357,7 +362,9 @@ impl<'a> Forwarding<'a> {
             StatusCode::NOT_MODIFIED => exchange.version() == Version::HTTP_2,
             status => status == StatusCode::NO_CONTENT,
         };
-        head.headers = headers::to_client(&api.rules, head.headers, misread, exchange.request_id());
+        let named = NamedByConnection::in_headers(&head.headers);
+        head.headers = headers::to_client(&api.rules, head.headers, &named, misread, exchange.request_id());
+        exchange.set_named_by_answer(named);
         exchange.hide_tokens(&mut head);
         head.version = Version::HTTP_11;
         let event_stream = download::is_event_stream(&head.headers);
@@ -388,7 +395,12 @@ impl<'a> Forwarding<'a> {
         if error.code().status().is_server_error() {
             api.health.failed(&api.name, error, worker.clock.now().moment);
         }
-        let response = problem::response(&error, head.version, exchange.request_id());
+        let mut response = problem::response(&error, head.version, exchange.request_id());
+        // A client that was not told to go on may send its next request in place of the body.
+        let awaits_continue = head.headers.contains_key(EXPECT) && exchange.upload().is_some_and(|upload| upload.bytes() == 0);
+        if awaits_continue && head.version == Version::HTTP_11 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         exchange.failed(response.status().as_u16(), error.code());
         exchange.head_is_ready(time.total);
         response.map(|document| ToClient::problem(document, exchange, head.method == Method::HEAD))

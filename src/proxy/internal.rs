@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, uri::PathAndQuery};
 use super::{
     admit::{Gate, Refusal},
     exchange::{Tokens, redact},
-    headers::{self, AccountFields, Framing, HeaderRules},
+    headers::{self, AccountFields, Framing, HeaderRules, NamedByConnection},
     request_id,
 };
 use crate::{account::Fingerprint, server::Peer};
@@ -52,7 +52,8 @@ pub fn head_to_upstream(
 /// The head that the client gets, and how many of its values held `token`.
 #[must_use]
 pub fn head_to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool, token: &[u8]) -> (HeaderMap, u64) {
-    let mut head = headers::to_client(rules, upstream, misread, request_id::new_value(REQUEST_ID));
+    let named = NamedByConnection::in_headers(&upstream);
+    let mut head = headers::to_client(rules, upstream, &named, misread, request_id::new_value(REQUEST_ID));
     let token = Fingerprint::of(token);
     let redacted = redact(&mut head, Tokens { carried: None, present: Some(&token) });
     (head, redacted)
@@ -61,7 +62,8 @@ pub fn head_to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool, t
 /// What passes of trailers, as a request's and as an answer's.
 #[must_use]
 pub fn trailers(rules: &HeaderRules, trailers: &HeaderMap) -> [HeaderMap; 2] {
-    [headers::trailers_to_upstream(rules, trailers), headers::trailers_to_client(rules, trailers)]
+    let named = NamedByConnection::default();
+    [headers::trailers_to_upstream(rules, &named, trailers), headers::trailers_to_client(rules, &named, trailers)]
 }
 
 /// The client's own id of a request, and whether it asks for a WebSocket.

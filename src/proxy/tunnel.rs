@@ -24,7 +24,7 @@ use super::{
     api::Api,
     download::ToClient,
     exchange::{Cut, Exchange},
-    headers,
+    headers::{self, NamedByConnection},
     upload::{ToUpstream, UpstreamResponse},
 };
 use crate::{clock, deadline::Deadline, server::RequestBody, upstream::ResponseBody};
@@ -65,7 +65,8 @@ pub(super) fn begin(
 ) -> Response<ToClient> {
     let upstream = hyper::upgrade::on(&mut answer);
     let (mut head, answer) = answer.into_parts();
-    head.headers = headers::to_client(&api.rules, head.headers, true, exchange.request_id());
+    let named = NamedByConnection::in_headers(&head.headers);
+    head.headers = headers::to_client(&api.rules, head.headers, &named, true, exchange.request_id());
     exchange.hide_tokens(&mut head);
     headers::upgrade_to_websocket(&mut head.headers);
     // The drain waits for the task, since it waits until the client's connection is closed.

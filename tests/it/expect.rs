@@ -84,6 +84,8 @@ fn a_refusal_comes_without_going_on() {
             client.write(&request.clone().header(framing.0, framing.1).head());
             let answer = client.answer("POST");
             assert_eq!((answer.status, answer.problem().as_str()), (status, code), "{request:?}");
+            // It may take the refusal for a reason to send no body.
+            assert_eq!(answer.header("connection"), Some("close"), "{request:?}");
             // Nor afterwards.
             client.finish_writing();
             assert_eq!(client.read_to_end(), b"", "{request:?}");

@@ -167,3 +167,25 @@ fn an_answer_that_ends_with_trailers_is_whole_and_its_connection_is_used_again()
     let lines = sidecar.wait_for_access_lines(7);
     assert!(lines.iter().all(|line| line["cut"].is_null()), "{lines:?}");
 }
+
+/// A head names a field by `Connection` for the next hop alone, wherever the field stands.
+#[test]
+fn what_connection_names_passes_as_a_trailer_in_neither_direction() {
+    let simulator = simulator();
+    let sidecar = Setup::new(&simulator).start();
+    let mut client = sidecar.connect();
+    let request =
+        Request::new("POST", "/_sim/echo").header("Transfer-Encoding", "chunked").header("Connection", "X-Hop, x_other");
+    client.write(&request.header("Trailer", "X-Hop, X-Other, X-Good").head());
+    client.write(b"4\r\nbody\r\n0\r\nX-Hop: 1\r\nX-Other: 1\r\nX-Good: 1\r\n\r\n");
+    let answer = client.answer("POST");
+    assert_eq!((answer.status, received(&answer)), (200, json!([["x-good", "1"]])));
+
+    let upstream = RecordingUpstream::start(
+        "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nTransfer-Encoding: chunked\r\nTrailer: X-Hop, X-Good\r\n\r\n\
+         2\r\nok\r\n0\r\nX-Hop: 1\r\nX-Good: 1\r\n\r\n",
+    );
+    let sidecar = upstream.setup(&simulator).start();
+    let answer = sidecar.send(&Request::get("/").header("TE", "trailers").header("Connection", "TE"));
+    assert_eq!((answer.text(), answer.trailers.clone()), ("ok", vec![("x-good".to_owned(), "1".to_owned())]));
+}

@@ -174,18 +174,23 @@ pub(super) fn count_forwarding(head: &mut HeaderMap) {
 ///
 /// `Content-Length` stays as sent, since answers to HEAD and 304 have one without a body. It is removed beside
 /// `Transfer-Encoding`, where it means nothing (RFC 9112, 6.3), and if it does not belong there, or the client would expect a
-/// body by it (`misread`).
+/// body by it (`misread`). `named`: what `upstream` names by `Connection`.
 #[must_use]
-pub(super) fn to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool, request_id: HeaderValue) -> HeaderMap {
-    let named = NamedByConnection::in_headers(&upstream);
+pub(super) fn to_client(
+    rules: &HeaderRules,
+    upstream: HeaderMap,
+    named: &NamedByConnection,
+    misread: bool,
+    request_id: HeaderValue,
+) -> HeaderMap {
     let (mut clean, mut redirects, mut chunked, mut has_proxy_status) = (!misread, false, misread, false);
     for name in upstream.keys() {
-        clean &= !rules.removes_from_answer(name, &named);
+        clean &= !rules.removes_from_answer(name, named);
         redirects |= *name == LOCATION;
         chunked |= *name == TRANSFER_ENCODING;
         has_proxy_status |= is_proxy_status(name);
     }
-    let mut head = if clean { upstream } else { without_removed(rules, upstream, &named, chunked) };
+    let mut head = if clean { upstream } else { without_removed(rules, upstream, named, chunked) };
     head.insert(X_REQUEST_ID, request_id);
     if redirects && let Entry::Occupied(mut location) = head.entry(LOCATION) {
         for value in location.iter_mut() {
@@ -207,25 +212,25 @@ fn imitates(name: &HeaderName, value: &HeaderValue) -> bool {
     is_proxy_status(name) && value.as_bytes().windows(OURS.len()).any(|part| part.eq_ignore_ascii_case(OURS.as_bytes()))
 }
 
-/// The trailers of a request that pass: none that the sidecar owns, and none that frames, routes or identifies.
+/// The trailers of a request that pass: none that the sidecar owns, none that frames, routes or identifies, and none that the
+/// head has `named` by `Connection` (RFC 9110, 7.6.1).
 #[must_use]
-pub(super) fn trailers_to_upstream(rules: &HeaderRules, trailers: &HeaderMap) -> HeaderMap {
+pub(super) fn trailers_to_upstream(rules: &HeaderRules, named: &NamedByConnection, trailers: &HeaderMap) -> HeaderMap {
     let passes = |name: &HeaderName, _: &HeaderValue| {
         let bytes = bytes_of(name);
-        matches!(RequestField::of(bytes), RequestField::Other) && !rules.sets_or_requires(bytes)
+        matches!(RequestField::of(bytes), RequestField::Other) && !rules.sets_or_requires(bytes) && !named.contains(bytes)
     };
     only(trailers, passes)
 }
 
-/// The trailers of an answer that pass.
+/// The trailers of an answer that pass. `named`: what its head names by `Connection`.
 #[must_use]
-pub(super) fn trailers_to_client(rules: &HeaderRules, trailers: &HeaderMap) -> HeaderMap {
+pub(super) fn trailers_to_client(rules: &HeaderRules, named: &NamedByConnection, trailers: &HeaderMap) -> HeaderMap {
     const NEVER: [&str; 3] = ["trailer", "set-cookie", "set-cookie2"];
-    let named = NamedByConnection(Vec::new());
     let passes = |name: &HeaderName, value: &HeaderValue| {
         let bytes = bytes_of(name);
         let never = is_ours(bytes) || NEVER.iter().any(|never| same_name(bytes, never.as_bytes()));
-        !never && !rules.removes_from_answer(name, &named) && !imitates(name, value)
+        !never && !rules.removes_from_answer(name, named) && !imitates(name, value)
     };
     only(trailers, passes)
 }
@@ -360,10 +365,11 @@ fn is_path_absolute(reference: &[u8]) -> bool {
 /// The names that `Connection` lists, read leniently: any byte that can't be part of a name separates two.
 ///
 /// [`FAMILIAR_OPTIONS`] are left out, so that for nearly every message this is empty and allocates nothing.
-struct NamedByConnection(Vec<Vec<u8>>);
+#[derive(Default)]
+pub(super) struct NamedByConnection(Vec<Vec<u8>>);
 
 impl NamedByConnection {
-    fn in_headers(headers: &HeaderMap) -> Self {
+    pub(super) fn in_headers(headers: &HeaderMap) -> Self {
         let mut names = Vec::new();
         for line in headers.get_all(CONNECTION) {
             for name in line.as_bytes().split(|byte| !is_name_byte(*byte)) {

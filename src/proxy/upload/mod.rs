@@ -2,7 +2,7 @@
 //!
 //! Guarantees: [`UploadState`] alone decides when the body has ended; `upstream` asks by `is_end_stream`. Keeping
 //! never delays a frame and never holds more than the limit, the memory that nothing was written to yet included; at most one
-//! attempt reads the client; no trailer passes that the sidecar owns.
+//! attempt reads the client; no trailer passes that the sidecar owns, or that the head names by `Connection`.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{
     coalesce::Coalesced,
-    headers::{self, HeaderRules},
+    headers::{self, HeaderRules, NamedByConnection},
 };
 use crate::{clock, deadline::Deadlines, server::RequestBody, upstream::ResponseBody};
 
@@ -39,6 +39,8 @@ struct UploadState {
     client: RequestBody,
     /// Which trailers pass.
     rules: Arc<HeaderRules>,
+    /// The head has named these: they do not.
+    named: NamedByConnection,
     /// How many bytes are kept at most.
     replay_buffer: usize,
     kept: Kept,
@@ -69,11 +71,13 @@ pub(super) enum WaitsFor {
 }
 
 impl Upload {
-    /// `client`: the body as the client sends it. `replay_buffer`: how many bytes are kept at most.
-    pub(super) fn new(client: RequestBody, rules: Arc<HeaderRules>, replay_buffer: usize) -> Self {
+    /// `client`: the body as the client sends it. `named`: what its head names by `Connection`. `replay_buffer`: how many bytes are
+    /// kept at most.
+    pub(super) fn new(client: RequestBody, rules: Arc<HeaderRules>, named: NamedByConnection, replay_buffer: usize) -> Self {
         Self(Arc::new(Mutex::new(UploadState {
             client,
             rules,
+            named,
             replay_buffer,
             kept: Kept::default(),
             trailers: None,
@@ -104,7 +108,8 @@ impl Upload {
     pub(super) fn set_header_rules(&self, rules: &Arc<HeaderRules>) {
         let mut state = self.lock();
         state.rules = Arc::clone(rules);
-        state.trailers = state.trailers.take().map(|kept| headers::trailers_to_upstream(rules, &kept));
+        let kept = state.trailers.take();
+        state.trailers = kept.map(|kept| headers::trailers_to_upstream(rules, &state.named, &kept));
     }
 
     /// Keeps nothing of the body any more: the request will not be sent again.
@@ -192,7 +197,7 @@ impl UploadState {
             }
             Some(Ok(frame)) => {
                 let frame = match frame.into_trailers() {
-                    Ok(trailers) => Frame::trailers(headers::trailers_to_upstream(&self.rules, &trailers)),
+                    Ok(trailers) => Frame::trailers(headers::trailers_to_upstream(&self.rules, &self.named, &trailers)),
                     Err(frame) => frame,
                 };
                 self.keep(&frame);

@@ -16,7 +16,7 @@ async fn uploading(framing: &str, body: &str, replay_buffer: usize) -> (Upload, 
     let request = format!("POST / HTTP/1.1\r\nhost: localhost\r\n{framing}\r\n\r\n{body}");
     client.write_all(request.as_bytes()).await.unwrap();
     let rules = HeaderRules::new(&headers::tests::api(), HeaderValue::from_static("api.example.com"));
-    (Upload::new(RequestBody::of_request_on(ours).await, Arc::new(rules), replay_buffer), client)
+    (Upload::new(RequestBody::of_request_on(ours).await, Arc::new(rules), NamedByConnection::default(), replay_buffer), client)
 }
 
 type Polled = Option<Result<Frame<Bytes>, UploadError>>;

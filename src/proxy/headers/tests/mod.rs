@@ -99,7 +99,8 @@ fn to_upstream(
 }
 
 fn to_client(rules: &HeaderRules, upstream: HeaderMap, misread: bool) -> HeaderMap {
-    without_id(&super::to_client(rules, upstream, misread, ID.clone()))
+    let named = NamedByConnection::in_headers(&upstream);
+    without_id(&super::to_client(rules, upstream, &named, misread, ID.clone()))
 }
 
 /// The head without the request's id, which each has once.
@@ -372,11 +373,11 @@ fn nothing_that_the_sidecar_owns_passes_as_a_trailer() {
     let upstream = ["cookie", "origin", "x-forwarded-for", "x_real_ip", "proxy", "expect", "x-request-id", "x-plan", "x_app"];
     for name in both.iter().chain(&upstream).chain(&REMOVED_FROM_REQUESTS) {
         let trailers = map(&[&[(*name, "x")], &kept[..]].concat());
-        assert_eq!(lines(&trailers_to_upstream(&rules(&api), &trailers)), kept, "{name}");
+        assert_eq!(lines(&trailers_to_upstream(&rules(&api), &NamedByConnection::default(), &trailers)), kept, "{name}");
     }
     for name in both.iter().chain(&["set-cookie", "Set_Cookie", "alt-svc", "proxy-authenticate"]) {
         let trailers = map(&[&[(*name, "x")], &kept[..]].concat());
-        assert_eq!(lines(&trailers_to_client(&rules(&api), &trailers)), kept, "{name}");
+        assert_eq!(lines(&trailers_to_client(&rules(&api), &NamedByConnection::default(), &trailers)), kept, "{name}");
     }
 }
 

@@ -43,7 +43,7 @@ impl AdminTasks {
         if let Some(systemd) = app.systemd.take() {
             tasks.spawn(systemd.tell(status.clone(), workers.liveness(), app.reloads.subscribe()));
         }
-        let limit = |most| app.descriptors.shared.limit(app.descriptors.allowed.admin(most));
+        let limit = |most| app.descriptors.shared.limit_of_probes(app.descriptors.allowed.admin(most));
         let control = app.control.told();
         if let OpenedControl::Bound(listener) = mem::replace(&mut app.control, OpenedControl::Off) {
             tasks.spawn(listener.serve(status.clone(), commands.clone(), limit(control::CONNECTIONS), closing.clone()));

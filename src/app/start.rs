@@ -50,7 +50,9 @@ impl StartError {
 
     /// Adds this error of a setting to what was found wrong, and what else is of its kind.
     pub fn explain(&self, config: &Config, loaded: &mut Loaded) {
-        let found = faults(config);
+        // What looks at files again would wait for the same one again.
+        let took_long = matches!(self, Self::Tls(error) if error.took_long());
+        let found = if took_long { Vec::new() } else { faults(config) };
         refuse(loaded, if found.is_empty() { std::slice::from_ref(self) } else { &found });
     }
 

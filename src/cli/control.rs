@@ -231,7 +231,7 @@ impl Failure {
         }
         // A daemon that answered was found, so faults in the settings here don't matter.
         if !matches!(self.error, ControlError::Problem(_)) {
-            note_faults(&self.faults);
+            note_faults(&self.faults, &self.error);
         }
         code
     }

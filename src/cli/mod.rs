@@ -297,16 +297,17 @@ fn check_health(input: &Input, probe: Probe, wait: Duration) -> ExitCode {
         Ok(()) => print(|out| writeln!(out, "{}", probe.word())),
         Err(error) => {
             let failed = fail(&error, 1);
-            note_faults(&daemon.faults);
+            note_faults(&daemon.faults, &error);
             failed
         }
     }
 }
 
-/// Prints the faults of the settings, since one of them may be why the daemon was not found.
-fn note_faults(faults: &[Fault]) {
-    let mut err = io::stderr().lock();
-    for fault in faults {
+/// Prints the faults of the settings, since one of them may be why the daemon was not found. One may be the `error` that was
+/// printed.
+fn note_faults(faults: &[Fault], error: &dyn Display) {
+    let (mut err, error) = (io::stderr().lock(), error.to_string());
+    for fault in faults.iter().filter(|fault| !error.starts_with(&fault.to_string())) {
         drop(writeln!(err, "note: {fault}"));
     }
 }

@@ -16,7 +16,7 @@ use crate::{
         ControlSocket,
         source::{Fault, Setting, ValueOrigin},
     },
-    local_http::{self, LocalHttpError, LocalResponse},
+    local_http::{self, LocalEndpoint, LocalHttpError, LocalResponse},
 };
 
 /// Why the daemon did not do what was requested.
@@ -67,7 +67,8 @@ impl ControlError {
 }
 
 /// Sends `request` to the daemon that `socket` leads to, and returns the body of its answer when that has a 2xx status. It
-/// blocks until the answer is there: ten seconds at most, ten minutes for `login` and `reload`.
+/// blocks until the answer is there: ten seconds at most, and ten minutes for `login` and `reload` of a daemon that has just
+/// answered.
 ///
 /// # Errors
 ///
@@ -81,13 +82,13 @@ pub fn send(socket: Setting<ControlSocket>, request: ControlRequest<'_>) -> Resu
         ControlSocket::Path(path) => ControlSocketPath { path, reason: PathReason::Configured(socket.origin) },
         ControlSocket::Default(directories) => socket_path::for_client(&directories).ok_or(ControlError::NoDefaultPath)?,
     };
-    let answer = local_http::request(
-        &local_http::LocalEndpoint::Unix(socket.path.clone()),
-        request.method(),
-        &request.target(),
-        request.time_limit(),
-    );
-    match answer {
+    let endpoint = LocalEndpoint::Unix(socket.path.clone());
+    let ask =
+        |request: ControlRequest<'_>| local_http::request(&endpoint, request.method(), &request.target(), request.time_limit());
+    // One that is stopped or stuck would be waited for as long as a log-in may take.
+    let takes_long = request.time_limit() > ControlRequest::Status.time_limit();
+    let is_there = if takes_long { ask(ControlRequest::Status).map(drop) } else { Ok(()) };
+    match is_there.and_then(|()| ask(request)) {
         Ok(answer) => success_body(answer, socket),
         Err(error) => Err(ControlError::Unreachable { socket, error }),
     }

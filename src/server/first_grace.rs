@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How long a client may be silent at first before it counts as idle.
 pub(super) const FIRST_GRACE: u64 = 1_000_000_000;
+/// The same at an address of probes, where a burst of silent clients must be over within a second.
+pub(super) const FIRST_GRACE_OF_PROBES: u64 = 20_000_000;
 /// How long it may be silent in a flood of silent clients.
 const FIRST_GRACE_IN_FLOOD: u64 = 5_000_000;
 /// Clients that are closed one after the other for their silence are a flood after this time, and until nobody was for twice as
@@ -16,6 +18,8 @@ const FLOOD: u64 = 1_000_000_000;
 
 /// How long clients of one address may be silent at first.
 pub(super) struct FirstGrace {
+    /// How long outside a flood.
+    usual: u64,
     /// When clients began to be closed for their silence.
     began: AtomicU64,
     /// When one was closed for it last.
@@ -25,14 +29,14 @@ pub(super) struct FirstGrace {
 impl FirstGrace {
     const NEVER: u64 = u64::MAX;
 
-    pub(super) fn new() -> Self {
-        Self { began: AtomicU64::new(Self::NEVER), last: AtomicU64::new(0) }
+    pub(super) fn new(usual: u64) -> Self {
+        Self { usual, began: AtomicU64::new(Self::NEVER), last: AtomicU64::new(0) }
     }
 
     /// How long a client may be silent at first, as of `now`.
     pub(super) fn at(&self, now: u64) -> u64 {
         let lasts = now.saturating_sub(self.began.load(Ordering::Relaxed)) >= FLOOD;
-        if lasts && self.is_recent(now) { FIRST_GRACE_IN_FLOOD } else { FIRST_GRACE }
+        if lasts && self.is_recent(now) { FIRST_GRACE_IN_FLOOD } else { self.usual }
     }
 
     /// Takes note of a client that is closed for another one, as it has been silent since it came, for `silence`. What has been
@@ -58,7 +62,7 @@ mod tests {
 
     #[test]
     fn the_time_for_the_first_bytes_is_short_in_a_flood_of_silence_alone() {
-        let (grace, start) = (FirstGrace::new(), 100 * FLOOD);
+        let (grace, start) = (FirstGrace::new(FIRST_GRACE), 100 * FLOOD);
         assert_eq!(grace.at(start), FIRST_GRACE);
         // A burst: some are closed, and soon nobody any more.
         for now in [start, start + FLOOD / 2] {

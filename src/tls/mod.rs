@@ -53,6 +53,8 @@ pub enum TlsSetupError {
         path: PathBuf,
         /// The system's reason.
         why: String,
+        /// It gave no answer in time, and would not if it were read again.
+        hangs: bool,
     },
     /// A file holds no usable certificate.
     NoCertificate {
@@ -79,7 +81,14 @@ pub enum TlsSetupError {
 
 impl TlsSetupError {
     fn unreadable(setting: &'static str, path: &Path, error: &io::Error) -> Self {
-        Self::Unreadable { setting, path: path.to_owned(), why: files::why(path, error) }
+        let hangs = error.kind() == io::ErrorKind::TimedOut;
+        Self::Unreadable { setting, path: path.to_owned(), why: files::why(path, error), hangs }
+    }
+
+    /// Whether it took as long as a file may take to find this out.
+    #[must_use]
+    pub fn took_long(&self) -> bool {
+        matches!(self, Self::Unreadable { hangs: true, .. })
     }
 
     /// The setting whose value is not usable; `None` when no setting is at fault.
@@ -496,7 +505,8 @@ mod tests {
     #[test]
     fn each_fault_names_its_setting_its_file_and_what_to_do() {
         let path = || PathBuf::from("/a.pem");
-        let unreadable = TlsSetupError::Unreadable { setting: "ca_file", path: path(), why: "it is a directory".to_owned() };
+        let unreadable =
+            TlsSetupError::Unreadable { setting: "ca_file", path: path(), why: "it is a directory".to_owned(), hangs: false };
         let none = TlsSetupError::NoCertificate { setting: "ca_only_file", path: path() };
         for (error, expected) in [
             (unreadable, "ca_file: cannot read /a.pem: it is a directory\n  hint: it must be a PEM file readable by this user"),

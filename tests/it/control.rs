@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::{fs::PermissionsExt, net::UnixListener, process::CommandExt},
     path::Path,
     process::Command,
@@ -451,4 +452,51 @@ fn the_users_own_daemon_has_its_socket_under_the_users_runtime_directory() {
     sidecar.setup.variable("XDG_RUNTIME_DIR", "/nonexistent");
     let output = sidecar.setup.output("status");
     assert!(output.stderr.contains("the default: under $XDG_RUNTIME_DIR"), "{output:?}");
+}
+
+/// A daemon that is stopped accepts connections, and would be waited for as long as a log-in may take.
+#[test]
+fn login_and_reload_ask_first_whether_the_daemon_answers_at_all() {
+    let run = tempfile::tempdir().unwrap();
+    let path = run.path().join("control.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let asked = std::thread::spawn(move || {
+        let mut lines = Vec::new();
+        for stream in listener.incoming().take(2) {
+            let mut line = String::new();
+            BufReader::new(stream.unwrap()).read_line(&mut line).unwrap();
+            lines.push(line.trim().to_owned());
+        }
+        lines
+    });
+    let setup = Setup::empty();
+    for command in ["login", "reload"] {
+        let output = setup.output_of(&[command, "--control-socket", path.to_str().unwrap()]);
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert!(output.stderr.contains("cannot reach the daemon at "), "{output:?}");
+    }
+    assert_eq!(asked.join().unwrap(), ["GET /status HTTP/1.1"; 2]);
+}
+
+/// The daemon at the default place is another one than the user means.
+#[test]
+fn a_control_socket_that_is_written_wrongly_leads_no_command_to_the_default_place() {
+    let (simulator, run) = (simulator(), tempfile::tempdir().unwrap());
+    let sidecar = by_default(&simulator, run.path()).start().ready();
+    let refused = |setup: &Setup, said: &str| {
+        let output = setup.output("shutdown");
+        assert_eq!(output.code, Some(78), "{output:?}");
+        assert!(output.stderr.contains(said), "{output:?}");
+    };
+    for (name, value, said) in [
+        ("CAREPORTALS_CONTROL_SOCKET", "", "is empty"),
+        ("CAREPORTALS_CONTROL_SOCKETS", "/x", "did you mean `CAREPORTALS_CONTROL_SOCKET`"),
+        ("CAREPORTALS__CONTROL_SOKET", "/x", "no such key"),
+    ] {
+        let mut setup = by_default(&simulator, run.path());
+        refused(setup.variable(name, value), said);
+    }
+    let mut setup = by_default(&simulator, run.path());
+    refused(setup.settings("control_sokcet = \"/x\"\n"), "did you mean `control_socket`");
+    assert_eq!(sidecar.get("/users/account").status, 200);
 }

@@ -328,3 +328,14 @@ fn slow_clients_and_many_of_them_keep_nobody_from_asking() {
     assert_eq!(sidecar.telemetry("/livez").status, 200, "the longest idle one makes room");
     assert!(begun.elapsed() < Duration::from_secs(8));
 }
+
+#[test]
+fn a_burst_of_silent_connections_keeps_no_probe_waiting_for_a_second() {
+    let simulator = simulator();
+    let sidecar = observed(&simulator).start();
+    let address = sidecar.telemetry_address();
+    let _silent: Vec<TcpStream> = (0..600).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let start = now();
+    assert_eq!(sidecar.telemetry("/livez").status, 200);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}

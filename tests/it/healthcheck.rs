@@ -142,6 +142,17 @@ fn a_settings_file_that_is_broken_by_now_does_not_hide_a_healthy_daemon() {
     assert!(output.stderr.contains("note: ") && output.stderr.contains("config.toml:1: not valid TOML"), "{output:?}");
 }
 
+/// Another daemon may be at the default address.
+#[test]
+fn a_settings_file_that_can_not_be_read_leaves_nobody_to_ask() {
+    let mut setup = Setup::empty();
+    setup.without("CAREPORTALS_TELEMETRY_LISTEN").variable("CAREPORTALS_CONFIG", "/nonexistent/config.toml");
+    let output = setup.output("healthcheck");
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("cannot read /nonexistent/config.toml"), "{output:?}");
+    assert_eq!(output.stderr.matches("/nonexistent").count(), 1, "told once: {output:?}");
+}
+
 #[test]
 fn two_questions_at_once_are_a_usage_error() {
     let output = healthcheck("off", &["--live", "--ready"]);

@@ -199,8 +199,8 @@ impl HttpLogIn {
         let (asked, began) = (self.clock.now().moment, crate::clock::instant());
         let sent = upstream::send_once(connector, request).await;
         let response = sent.map_err(|error| LoginError::Unreachable(Unreachable::NoAnswer(error)))?;
-        let received = as_of_date(self.clock.now(), asked, began.elapsed());
         let server_date = date(response.headers());
+        let received = as_of_date(self.clock.now(), server_date, asked, began.elapsed());
         classify(&response, server_date.unwrap_or(received.wall))?;
         let body = collect(response.into_body()).await?;
         let LoginAnswer { token, refresh } =
@@ -209,15 +209,21 @@ impl HttpLogIn {
     }
 }
 
-/// How long an answer is taken to have been on its way at most.
+/// How long an answer is taken to have been on its way at most, where our clock does not tell.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
+/// `Date` is of whole seconds, and so shows a time up to a second before the true one.
+const PRECISION: Duration = Duration::from_secs(1);
 
 /// Our clocks when the server wrote its `Date`, at the earliest: the answer came at `now`, and was `asked` for. Taken for later, a
 /// token would seem to live longer than it does. `awake`: the time between the two without suspends of the machine, through all of
-/// which the answer may have waited.
-fn as_of_date(now: Now, asked: Moment, awake: Duration) -> Now {
+/// which the answer may have waited. A server may also have held it back for long: by our wall clock that shows, if the clocks
+/// agree.
+fn as_of_date(now: Now, date: Option<SystemTime>, asked: Moment, awake: Duration) -> Now {
     let since = now.moment.since(asked);
-    let on_its_way = since.min(ON_ITS_WAY + since.saturating_sub(awake));
+    let age = date.and_then(|date| now.wall.duration_since(date).ok());
+    let held_back = age.filter(|age| *age <= since + PRECISION).unwrap_or_default();
+    let on_its_way = since.min(held_back.max(ON_ITS_WAY + since.saturating_sub(awake)));
     Now { moment: now.moment - on_its_way, wall: now.wall.checked_sub(on_its_way).unwrap_or(now.wall) }
 }
 

@@ -65,9 +65,9 @@ impl Tries {
         let jittered = |most: Duration| BACKOFF_MIN + most.saturating_sub(BACKOFF_MIN).mul_f64(fraction);
         let most = doubled(BACKOFF_MIN, self.failures, BACKOFF_MAX);
         if let Some(asked) = error.retry_after().filter(|asked| !asked.is_zero()) {
-            let asked = asked.min(RETRY_AFTER_MAX);
             // A server that asks again has too many of them at once. If all kept to its time, all would come at once again.
-            let wait = if self.failures > RETRY_AFTER_ALONE { asked + jittered(most) } else { asked };
+            let more = if self.failures > RETRY_AFTER_ALONE { jittered(most) } else { Duration::ZERO };
+            let wait = asked.saturating_add(more).min(RETRY_AFTER_MAX);
             return Backoff { failed_at, wait, wait_if_refused: wait };
         }
         Backoff { failed_at, wait: jittered(most), wait_if_refused: jittered(most.min(BACKOFF_MAX_REFUSED)) }

@@ -93,8 +93,17 @@ struct FileComparison {
     last_read: Arc<LastRead>,
     directories: WatchedDirectories,
     readings: BoundedReads,
-    /// A file has given no answer, and the log says so.
-    unanswered: bool,
+    lost: Lost,
+}
+
+/// Whether a file that the last log-in had read gives nothing to log in with any more, as far as looks have found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    No,
+    /// One look has found it so: it may be in the middle of being replaced.
+    Once,
+    /// The log says so.
+    Told,
 }
 
 impl FileComparison {
@@ -114,7 +123,7 @@ impl FileComparison {
         let paths = files.iter().map(|(_, path)| path.clone()).collect();
         let directories = WatchedDirectories::with_signal(paths, Arc::clone(last_read.noted()));
         let (account, readings) = (sources.account().name.clone(), BoundedReads::default());
-        Some(Self { account, directories, files, last_read, readings, unanswered: false })
+        Some(Self { account, directories, files, last_read, readings, lost: Lost::No })
     }
 
     async fn run(mut self, report: mpsc::Sender<Differences>) {
@@ -149,24 +158,40 @@ impl FileComparison {
         for (field, path) in &self.files {
             // Take what was read last before the look, so that a reading during the look makes the comparison out of date.
             let last = self.last_read.of(*field);
-            // A file that is gone or empty may be in the middle of being replaced; there is nothing to log in with.
-            let value = match read_file_in_time(path, &self.readings) {
-                Ok(value) if !value.is_empty() => value,
-                Err(SourceFault::NoAnswer(path)) => {
-                    fault = Some(SourceFault::NoAnswer(path));
+            let read = read_file_in_time(path, &self.readings);
+            let value = match read
+                .and_then(|value| if value.is_empty() { Err(SourceFault::EmptyFile(path.clone())) } else { Ok(value) })
+            {
+                Ok(value) => value,
+                Err(found) => {
+                    // What a log-in has not had, it tells itself.
+                    let is_lost = matches!(last.reading, Reading::Hash(_)) || matches!(found, SourceFault::NoAnswer(_));
+                    fault = fault.or(is_lost.then_some(found));
                     continue;
                 }
-                _ => continue,
             };
             if last.reading != Reading::Never && last.reading != self.last_read.reading_of(Some(&value)) {
                 differences.push((*field, last));
             }
         }
-        if let Some(fault) = fault.as_ref().filter(|_| !self.unanswered) {
-            tracing::warn!(account = self.account, "a credential file can't be checked: {fault}");
+        if let Some(fault) = self.lost.after_look(fault) {
+            tracing::warn!(account = self.account, "a credential file gives nothing for the next log-in: {fault}");
         }
-        self.unanswered = fault.is_some();
         differences
+    }
+}
+
+impl Lost {
+    /// The fault that the log is to tell now that a look has found it, or none.
+    fn after_look(&mut self, found: Option<SourceFault>) -> Option<SourceFault> {
+        let (next, told) = match (*self, found) {
+            (_, None) => (Self::No, None),
+            (Self::Told, Some(_)) => (Self::Told, None),
+            (Self::No, Some(fault)) if !matches!(fault, SourceFault::NoAnswer(_)) => (Self::Once, None),
+            (Self::No | Self::Once, fault) => (Self::Told, fault),
+        };
+        *self = next;
+        told
     }
 }
 

@@ -307,3 +307,35 @@ async fn a_file_that_never_stays_the_same_is_told_once_a_second_at_most() {
     }
     assert!((1..=3).contains(&told), "{told}");
 }
+
+#[test]
+fn a_file_that_is_lost_is_told_once_and_not_while_it_may_be_being_replaced() {
+    let missing = || Some(SourceFault::Missing("/gone".into()));
+    let mut lost = Lost::No;
+    let mut told = |found| lost.after_look(found).is_some();
+    assert_eq!([told(missing()), told(None), told(missing())], [false; 3], "it came back");
+    assert_eq!([told(missing()), told(missing()), told(None)], [true, false, false]);
+    assert_eq!([told(missing()), told(missing())], [false, true]);
+    let mut silent = Lost::No;
+    assert!(silent.after_look(Some(SourceFault::NoAnswer("/hangs".into()))).is_some(), "it has hung for ten seconds");
+}
+
+#[tokio::test]
+async fn a_file_that_no_log_in_has_had_is_told_by_the_log_in_alone() {
+    let mount = Mount::new("creds");
+    mount.write_all("creds", ["acme", "user", ""]);
+    let mut files = mount.files();
+    assert!(!mount.log_in().await);
+    files.compare();
+    assert_eq!(files.lost, Lost::No);
+    mount.write_all("creds", ["acme", "user", "secret"]);
+    assert!(mount.log_in().await);
+    fs::remove_file(mount.path("creds/password")).unwrap();
+    files.compare();
+    assert_eq!(files.lost, Lost::Once);
+    files.compare();
+    assert_eq!(files.lost, Lost::Told);
+    mount.write("creds/password", "secret");
+    files.compare();
+    assert_eq!(files.lost, Lost::No);
+}

@@ -76,6 +76,13 @@ impl Finding {
         if let ValueOrigin::File { line, .. } = self.origin { line } else { usize::MAX }
     }
 
+    /// Whether it is about this key, or about a name that was probably meant for it.
+    pub(super) fn is_about(&self, path: &str) -> bool {
+        let hint = self.wrong.hint.as_deref().and_then(|hint| hint.strip_prefix("did you mean `")).unwrap_or_default();
+        let meant = hint.split('`').next().unwrap_or_default().to_lowercase();
+        *self.path == *path || meant.ends_with(path)
+    }
+
     /// The same, with something else that helps.
     pub(super) fn or_hint(mut self, other: &str) -> Self {
         self.wrong.hint = Some(self.wrong.hint.map_or_else(|| other.to_owned(), |hint| format!("{hint}; or {other}")));

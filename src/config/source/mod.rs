@@ -166,19 +166,25 @@ pub struct DaemonAddress {
 /// not keep it from asking. The daemon may run with settings that were right when it started.
 #[must_use]
 pub fn daemon_address(input: &Input) -> DaemonAddress {
-    let Layers { leaves, tables, findings, unusable, .. } = read_layers(input);
+    let Layers { leaves, tables, findings, unusable, file, .. } = read_layers(input);
     let merged = Merged::new(tables, &leaves);
     let Input { environment, defaults, .. } = input;
     let top = TopLevel::read(&mut SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() }, "");
-    let (mut control, mut faults) = (top.control_socket, findings.faults);
-    match unusable {
-        // The file may name another daemon's socket than the default one.
-        Some(fault) if !control.is_written() => {
-            control.value = Err(fault.or_hint("name the daemon's socket with --control-socket"));
-        }
-        unusable => faults.splice(..0, unusable).for_each(drop),
+    let Findings { mut faults, warnings, .. } = findings;
+    let (mut control, mut telemetry) = (top.control_socket, top.telemetry_listen);
+    // What is wrong may be how the user has written the socket, and another daemon may be at the default place.
+    let is_about_control = |fault: &&Fault| fault.is_about(&control.path);
+    if let Some(fault) =
+        unusable.as_ref().or(faults.iter().chain(&warnings).find(is_about_control)).filter(|_| !control.is_written())
+    {
+        control.value = Err(fault.clone().or_hint("name the daemon's socket with --control-socket"));
     }
-    DaemonAddress { telemetry: top.telemetry_listen, control, faults }
+    // A healthy daemon may run by settings that were changed since. One by a file that can't be read can't be known at all.
+    if let Some(fault) = unusable.as_ref().filter(|_| file.is_none() && !telemetry.is_written()) {
+        telemetry.value = Err(fault.clone().or_hint("name the listener with CAREPORTALS_TELEMETRY_LISTEN"));
+    }
+    faults.splice(..0, unusable).for_each(drop);
+    DaemonAddress { telemetry, control, faults }
 }
 
 /// Reads the file, the environment and the flags.

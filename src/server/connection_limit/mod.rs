@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     client_errors::{ClientError, ClientErrors},
-    first_grace::FirstGrace,
+    first_grace::{FIRST_GRACE, FIRST_GRACE_OF_PROBES, FirstGrace},
     hold::{Evictable, Hold},
     own_answers::OwnAnswers,
 };
@@ -52,12 +52,12 @@ struct Evictions {
 }
 
 impl Evictions {
-    fn new() -> Self {
+    fn new(first_grace: FirstGrace) -> Self {
         Self {
             waiting: AtomicUsize::new(0),
             changed: Notify::new(),
             own_answers: OwnAnswers::default(),
-            first_grace: FirstGrace::new(),
+            first_grace,
             waited_at: AtomicU64::new(0),
             epoch: clock::instant(),
         }
@@ -109,7 +109,7 @@ impl Slot {
 
     /// A slot of no address, for a connection that takes no place.
     pub(super) fn unlisted(deadlines: &Deadlines) -> Arc<Self> {
-        Self::new(deadlines, true, Arc::new(Evictions::new()))
+        Self::new(deadlines, true, Arc::new(Evictions::new(FirstGrace::new(FIRST_GRACE))))
     }
 
     pub(super) fn hold(&self) -> Hold {
@@ -187,11 +187,21 @@ impl SharedDescriptors {
     /// Makes a limit of `limit` connections at a time at one address.
     #[must_use]
     pub fn limit(&self, limit: usize) -> ConnectionLimit {
+        self.limit_with(limit, FIRST_GRACE)
+    }
+
+    /// The same for an address whose clients send as soon as they have connected, and must not wait for silent ones.
+    #[must_use]
+    pub fn limit_of_probes(&self, limit: usize) -> ConnectionLimit {
+        self.limit_with(limit, FIRST_GRACE_OF_PROBES)
+    }
+
+    fn limit_with(&self, limit: usize, first_grace: u64) -> ConnectionLimit {
         let registry = Registry { limit, connected: 0, slots: Vec::new(), free: Vec::new() };
         let state = Arc::new(LimitState {
             registry: Mutex::new(registry),
             ending: AtomicUsize::new(0),
-            evictions: Arc::new(Evictions::new()),
+            evictions: Arc::new(Evictions::new(FirstGrace::new(first_grace))),
             descriptors: self.clone(),
             client_errors: ClientErrors::default(),
         });

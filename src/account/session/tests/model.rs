@@ -221,8 +221,9 @@ impl Model {
                 | LoginError::Unreachable(Unreachable::ServerFailed { retry_after: Some(asked), .. }),
             ) if !asked.is_zero() => {
                 self.failures += 1;
-                let asked = (*asked).min(15 * MINUTE);
-                if self.failures > 2 { (asked + SECOND, asked + self.longest_backoff()) } else { (asked, asked) }
+                let (least, most) =
+                    if self.failures > 2 { (SECOND, self.longest_backoff()) } else { (Duration::ZERO, Duration::ZERO) };
+                (asked.saturating_add(least).min(15 * MINUTE), asked.saturating_add(most).min(15 * MINUTE))
             }
             Ok(_) | Err(_) => {
                 self.failures += 1;

@@ -45,7 +45,8 @@ fn where_the_file_can_not_be_read_no_command_guesses_the_control_socket() {
         fault.contains("there is no such file") && fault.contains("or name the daemon's socket with --control-socket"),
         "{fault}"
     );
-    assert_eq!(unknown.faults, []);
+    assert_eq!(unknown.faults.len(), 1);
+    assert!(unknown.telemetry.value.unwrap_err().to_string().contains("or name the listener with CAREPORTALS_TELEMETRY_LISTEN"));
     let named = of(&[("CAREPORTALS_CONTROL_SOCKET", "/run/a.sock")]);
     assert_eq!(named.control.value, Ok(ControlSocket::Path("/run/a.sock".into())));
     assert_eq!(named.faults.len(), 1);

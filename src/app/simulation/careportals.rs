@@ -233,7 +233,8 @@ async fn answer_call(
         fields.extend([name.as_str(), ": ", value.as_str(), "\r\n"]);
     }
     let announced = link.number.filter(|_| world.announces()).map(|number| (number, world.idle_time_out(link.server)));
-    if let Some((_, timeout)) = announced {
+    if let Some((number, timeout)) = announced {
+        world.upstreams().may_announce(number, timeout);
         fields.extend(["keep-alive: timeout=", &timeout.as_secs().to_string(), ", max=1000\r\n"]);
     }
     if !is_undated(call) {

@@ -11,6 +11,7 @@ use super::{
     ledger::Ledger,
     servers::{ACCOUNTS, SERVERS},
     third_account::{self, Third},
+    upstreams::Role,
     world::World,
 };
 use crate::{
@@ -121,6 +122,8 @@ pub(super) async fn log_out_of(world: &Arc<World>, daemon: &Daemon, one: Option<
     let name = one.map(|account| ACCOUNTS[account]);
     world.note(&format!("event: a log-out of {name:?}"));
     let accounts: Vec<usize> = one.map_or_else(|| (0..ACCOUNTS.len()).collect(), |account| vec![account]);
+    // Idle connections of all close before that is known.
+    (0..ACCOUNTS.len()).for_each(|account| world.upstreams().trouble(Role::Calls(account)));
     world.ledger(|ledger, at| {
         for account in &accounts {
             ledger.trouble(at, *account);

@@ -41,6 +41,9 @@ async fn read_answer(world: &World, wire: &mut Wire, call: CallId, method: &str)
     }
     let length = head.all("content-length").first().and_then(|length| length.parse::<usize>().ok());
     let wanted = if method == "HEAD" { Some(0) } else { length };
+    if wanted.is_none() {
+        world.ledger(|ledger, _| ledger.may_be_cut(call));
+    }
     while wanted.is_none_or(|wanted| wire.held().len() < wanted) {
         if wire.read_more().await.is_none() {
             break;

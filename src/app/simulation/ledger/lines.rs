@@ -136,7 +136,7 @@ impl Call {
             (self.response_bytes.is_some_and(|got| line.response_bytes != got), "other bytes of the answer"),
             (line.api != ACCOUNTS[self.account], "another API"),
             (line.path.split('/').any(|segment| segment == id.to_string()) || line.path.contains('?'), "the path is not masked"),
-            (line.cut.is_some() && status != 101, "the answer came whole"),
+            (line.cut.is_some() && status != 101 && !self.may_be_cut, "the answer came whole"),
             (line.retries.unwrap_or(0) + 1 < self.arrived || line.retries.unwrap_or(0) > 2, "another number of retries"),
             (line.relogin.is_some() && self.refused == 0 && !self.is_uncertain, "nobody has answered 401"),
             (line.duration_us > longest, "it took less time"),

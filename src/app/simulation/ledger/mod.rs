@@ -174,7 +174,7 @@ impl Ledger {
         self.tokens.insert(name, token);
     }
 
-    /// The call has come on a connection that ends after some bytes.
+    /// The call's answer may break off, and perhaps where its client can't see it.
     pub(super) fn may_be_cut(&mut self, call: CallId) {
         if let Some(known) = self.calls.get_mut(&call) {
             known.may_be_cut = true;

@@ -22,7 +22,7 @@ fn waits(mood: Mood, failure: u32) -> (u64, u64) {
     match mood {
         Mood::Status(429 | 503, Some(asked)) => {
             let asked = u64::from(asked).min(LONGEST_ASKED);
-            (asked + u64::from(added > 0), asked + added)
+            ((asked + u64::from(added > 0)).min(900), (asked + added).min(900))
         }
         _ if is_refusal(mood) => {
             let wait = AFTER_REFUSALS.get(failure as usize - 1).copied().unwrap_or(900);

@@ -80,11 +80,11 @@ pub(in crate::app::simulation) struct LogInArrival {
 }
 
 impl Brought {
-    fn of(token: &Token, made: Duration, life: f64) -> Self {
+    fn of(token: &Token, made: Duration, life: f64, held_back: Duration) -> Self {
         // Dates are whole seconds.
         let least = (life - 1.0).max(0.0);
         let after = (least / 2.0).max((0.72 * least).min(least - 30.0));
-        let renewed_from = (made + Duration::from_secs_f64(after)).saturating_sub(OLDER);
+        let renewed_from = (made + Duration::from_secs_f64(after)).saturating_sub(OLDER + held_back);
         Self { number: token.number, made, renewed_from, expires: token.expires, life, refused: false }
     }
 }
@@ -168,7 +168,9 @@ impl Pacing {
         account.in_flight.take_if(|(number, _)| *number == arrival.number);
         let is_latest = account.arrived == arrival.number && at <= arrival.at + IN_TIME && was_awake;
         account.failed.clear();
-        account.brought = token.filter(|_| is_latest).map(|token| Brought::of(token, made, life));
+        // By when the daemon had its answer: its `Date` may have been written when the request arrived.
+        let held_back = at.max(made).saturating_sub(arrival.at);
+        account.brought = token.filter(|_| is_latest).map(|token| Brought::of(token, made, life, held_back));
     }
 
     /// A 401 for that token is written.

@@ -128,6 +128,7 @@ impl State {
         let of_account = self.open.values().filter(|other| other.account == connection.account);
         let survived = of_account.map(|other| now.duration_since(other.silent_since)).fold(api.survived, Duration::max);
         let safe = api.announced.map_or(SAFE.max(survived.mul_f64(0.8)), |announced| announced.mul_f64(0.8));
+        let safe = safe.max(api.may_have_announced.unwrap_or_default().mul_f64(0.8));
         // Its connection may have been chosen before.
         let is_new = api.announced_at.is_some_and(|announced| announced + MOMENT > now);
         (!known.idempotent && !connection.is_http2 && !is_new && idle > safe + MOMENT)

@@ -128,6 +128,8 @@ struct Api {
     survived: Duration,
     announced: Option<Duration>,
     announced_at: Option<Instant>,
+    /// What a server may have announced since then.
+    may_have_announced: Option<Duration>,
     /// Idle connections do not live for long, by what the daemon may have seen.
     unworthy: bool,
     /// When its pool was made, and connections opened ahead of need since.
@@ -151,6 +153,7 @@ impl Default for Api {
             survived: Duration::ZERO,
             announced: None,
             announced_at: None,
+            may_have_announced: None,
             unworthy: false,
             made: now,
             ahead: 0,
@@ -385,6 +388,16 @@ impl Upstreams {
         });
     }
 
+    /// The server says for how long it keeps idle connections, in an answer that may break off behind its head.
+    pub(super) fn may_announce(&self, number: Number, timeout: Duration) {
+        let mut state = self.lock();
+        let account =
+            state.open.get(&number).filter(|connection| connection.retired.is_none()).map(|connection| connection.account);
+        if let Some(account) = account {
+            state.apis[account].may_have_announced = Some(timeout);
+        }
+    }
+
     /// The server has said for how long it keeps idle connections.
     pub(super) fn announces(&self, number: Number, timeout: Duration) {
         let (mut state, now) = (self.lock(), clock::instant());
@@ -397,7 +410,7 @@ impl Upstreams {
             api.survived = api.survived.max(timeout);
             return;
         }
-        api.announced_at = Some(now);
+        (api.announced_at, api.may_have_announced) = (Some(now), None);
         api.announced = Some(api.announced.map_or(timeout, |known| known.min(timeout)));
         api.unworthy |= timeout < WORTH_WARMING;
     }
@@ -413,7 +426,7 @@ impl Upstreams {
     /// The API's upstream is another one: what was known of how long it keeps connections is forgotten.
     pub(super) fn moved(&self, account: usize) {
         let api = &mut self.lock().apis[account];
-        (api.announced, api.survived) = (None, Duration::ZERO);
+        (api.announced, api.may_have_announced, api.survived) = (None, None, Duration::ZERO);
     }
 
     fn change(&self, number: Number, change: impl FnOnce(&mut Connection)) {

@@ -52,7 +52,7 @@ impl Ledger {
         let gave_way = *ending == Ending::Cut && never_arrived && self.places < 1000;
         let may_be_cut = self.calls.get(&call).is_some_and(|call| call.may_be_cut);
         let is_fine = gave_way
-            || (may_be_cut && *ending == Ending::Cut)
+            || (may_be_cut && matches!(ending, Ending::Cut | Ending::Refused(502, _)))
             || matches!(ending, Ending::Answered(200 | 101) | Ending::GivenUp | Ending::Unsent)
             || matches!(code, "too_many_requests_in_flight" | "request_body_timeout")
             // An answer to HEAD has no body that would say why.

@@ -4,6 +4,7 @@
 //! protocols a connection offers, but not after the server's certificate has expired, nor after our own has changed.
 
 mod identity;
+mod system_roots;
 
 use std::{
     fmt, io,
@@ -400,9 +401,8 @@ fn roots(tls: &Tls) -> Result<(RootCertStore, PrivateRoots), TlsSetupError> {
         add_file(&mut store, "ca_only_file", path)?;
         return Ok((store, PrivateRoots::Only));
     }
-    // This honours SSL_CERT_FILE and SSL_CERT_DIR. An unreadable file is no reason to fail: if its root is needed, the server's
-    // certificate will not be trusted.
-    let found = rustls_native_certs::load_native_certs();
+    // An unreadable file is no reason to fail: if its root is needed, the server's certificate will not be trusted.
+    let found = system_roots::load(tls.system_roots_named);
     store.add_parsable_certificates(found.certs);
     let mut private = PrivateRoots::None;
     if let Some(path) = &tls.ca_file {

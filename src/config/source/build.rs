@@ -76,7 +76,7 @@ pub(super) fn config(written: Written, environment: &Environment, findings: &mut
         login_paths,
         restart_only: RestartOnly::of(&top)?,
         reloadable: Reloadable::of(&top)?,
-        tls: Tls::of(&top)?,
+        tls: Tls::of(&top, environment)?,
         egress,
         socket_names: socket_names(environment),
     })

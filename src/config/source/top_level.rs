@@ -5,6 +5,7 @@
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use super::{
+    environment::Environment,
     kinds::{AddressOrOff, Between, Count, Filter, Id, List, OneOf, Optional, Path, SocketOrOff, Switch, words},
     measures::HOUR,
     reader::{SettingsReader, built, table},
@@ -122,7 +123,9 @@ built! {
 built! {
     /// Trust and versions towards upstream.
     #[derive(Clone, Debug, PartialEq, Eq, Default)]
-    Tls of (top: &TopLevel) {
+    Tls of (top: &TopLevel, environment: &Environment) {
+        /// `SSL_CERT_FILE` or `SSL_CERT_DIR` say where the system's roots are.
+        system_roots_named: bool = Some(["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| environment.get(name).is_some())),
         /// A PEM file whose roots are trusted besides the system's.
         ca_file: Option<PathBuf> = top.ca_file.get(),
         /// A PEM file whose roots are trusted instead of the system's.

@@ -1,0 +1,86 @@
+//! Finds the system's roots of trust.
+//!
+//! Most systems keep them twice: in one bundle, and in a directory with a file for each root, of which OpenSSL finds the one that
+//! it needs by a link that is named after a hash. To read all of these at each start takes longer than all else that a start does.
+//! Guarantee: a root that is in the directory alone is found, too.
+
+use std::{
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
+
+/// Where systems keep the files of which they make the bundle and the links of the directory: Debian's `update-ca-certificates`, and
+/// Fedora's `update-ca-trust`.
+const BUNDLED: [&str; 3] = ["/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/pki/ca-trust/extracted"];
+
+/// Reads the system's roots. `named`: `SSL_CERT_FILE` or `SSL_CERT_DIR` say where they are.
+pub(super) fn load(named: bool) -> CertificateResult {
+    let bundled = if named || cfg!(not(target_os = "linux")) { None } else { bundled() };
+    bundled.unwrap_or_else(load_native_certs)
+}
+
+/// Reads the bundle, and what only the directory has. `None`: there is no bundle.
+fn bundled() -> Option<CertificateResult> {
+    let found = openssl_probe::probe();
+    let bundle = found.cert_file?;
+    let mut roots = load_certs_from_paths(Some(&bundle), None);
+    for file in found.cert_dir.iter().flat_map(|directory| beside_bundle(directory, &bundle)) {
+        roots.certs.extend(load_certs_from_paths(Some(&file), None).certs);
+    }
+    (!roots.certs.is_empty()).then_some(roots)
+}
+
+/// The files of the directory whose roots may not be in the bundle.
+fn beside_bundle(directory: &Path, bundle: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    let is_apart = |path: &PathBuf| match fs::read_link(path) {
+        Ok(target) => {
+            let leads_here = matches!(target.components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+            !leads_here && !BUNDLED.iter().any(|bundled| target.starts_with(bundled))
+        }
+        Err(_) => path != bundle && path.is_file(),
+    };
+    entries.map(|entry| entry.path()).filter(is_apart).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn of_the_directory_only_what_may_not_be_in_the_bundle_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in ["ca-certificates.crt", "own.pem", "hashed.0"] {
+            fs::write(at(name), "").unwrap();
+        }
+        fs::create_dir(at("java")).unwrap();
+        for (name, target) in [
+            ("ISRG_Root_X1.pem", "/usr/share/ca-certificates/mozilla/ISRG_Root_X1.crt"),
+            ("local.pem", "/usr/local/share/ca-certificates/local.crt"),
+            ("4042bcee.0", "ISRG_Root_X1.pem"),
+            ("5042bcee.0", "own.pem"),
+            ("linked.pem", "/etc/company/root.pem"),
+            ("up.pem", "../company/root.pem"),
+        ] {
+            symlink(target, at(name)).unwrap();
+        }
+        let mut names: Vec<_> = beside_bundle(directory.path(), &at("ca-certificates.crt"));
+        names.sort();
+        assert_eq!(names, ["hashed.0", "linked.pem", "own.pem", "up.pem"].map(at));
+        assert_eq!(beside_bundle(&at("none"), Path::new("/")), [""; 0].map(PathBuf::from));
+    }
+
+    /// On whatever machine this runs.
+    #[test]
+    fn every_root_of_the_system_is_found() {
+        let found = load(false).certs;
+        for root in load_native_certs().certs {
+            assert!(found.contains(&root));
+        }
+    }
+}

@@ -135,6 +135,8 @@ async fn call(world: &Arc<World>, connection: &mut Connection, (client, account)
     let request = request.header("x-request-id", format!("call-{call}"));
     let mut request = if has_key { request.header("idempotency-key", call) } else { request };
     if has_key {
+        // It may be sent again, and takes a fresh connection all the same.
+        world.upstreams().needs_safe_connection(call);
         world.heads().also(call, "idempotency-key", &call.to_string());
     }
     for (name, value) in more {

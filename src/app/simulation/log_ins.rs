@@ -144,7 +144,7 @@ async fn give_token(world: &Arc<World>, server: usize, wire: &mut Wire, log_in: 
         Mood::Huge => {}
         Mood::Stale => ledger.failed_whole(at, made, log_in.arrival, None, None),
         _ => {
-            ledger.gave(&token, at);
+            ledger.gave(&token, at, log_in.arrival);
             ledger.succeeded_whole(at, made, log_in.arrival, &token, life);
             if is_missing {
                 ledger.trouble(at, 0);

@@ -134,6 +134,10 @@ impl Ledger {
         if code == "token_pending" && may_go_on && waited < TOKEN_WAIT {
             return Some(format!("it has waited for a token for {waited:.3} s only"));
         }
+        // A token that was refused may come back into use; then it waits for the next log-in all the same.
+        if known.refused > 0 {
+            return None;
+        }
         let answered = self.usable_since(account, at, now, organization, server)?;
         Some(format!("it ends after {waited:.3} s as {code}: a token was there at {:.3}", answered.as_secs_f64()))
     }

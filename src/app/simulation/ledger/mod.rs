@@ -22,7 +22,12 @@ mod token;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use self::{call::Call, pacing::Pacing, suspicion::Suspicion, token::Token};
+use self::{
+    call::Call,
+    pacing::{Pacing, SHORT_LIFE},
+    suspicion::Suspicion,
+    token::Token,
+};
 use super::{
     calls::CallId,
     servers::{ACCOUNTS, Mood, SERVERS, account_of},
@@ -182,10 +187,14 @@ impl Ledger {
     }
 
     /// The answer with that token was written whole.
-    pub(super) fn gave(&mut self, name: &str, at: Duration) {
-        // An answer that may have waited through a suspend may be taken for older than it is.
-        let counts = self.suspended.is_none_or(|suspended| at >= suspended + LOG_IN_TIMEOUT);
-        let Some(account) = self.tokens.get(name).map(|token| account_of(&token.organization)) else { return };
+    pub(super) fn gave(&mut self, name: &str, at: Duration, arrival: LogInArrival) {
+        let Some((account, life)) = self.tokens.get(name).map(|token| (account_of(&token.organization), token.life)) else {
+            return;
+        };
+        // An answer that may have waited through a suspend may be taken for older than it is, and so may one that was held back: then
+        // a token that lives for seconds may count as expired.
+        let is_young = life >= SHORT_LIFE || at < arrival.at + Duration::from_secs(1);
+        let counts = is_young && self.suspended.is_none_or(|suspended| at >= suspended + LOG_IN_TIMEOUT);
         for (known, token) in &mut self.tokens {
             if known == name {
                 token.answered = counts.then_some(at);

@@ -28,7 +28,7 @@ const LATE: Duration = Duration::from_millis(1500);
 /// So many failures in a row do not come within so short a time, but for once in some ten thousand times: the waits grow.
 const FAILURES: (usize, Duration) = (6, Duration::from_millis(8500));
 /// A token of a shorter life may end while its successor is fetched.
-const SHORT_LIFE: f64 = 8.0;
+pub(super) const SHORT_LIFE: f64 = 8.0;
 
 #[derive(Default)]
 pub(super) struct Pacing([Account; ACCOUNTS.len()]);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Ending, Ledger, documents::right_time};
+use super::{Ending, LOG_IN_TIMEOUT, Ledger, documents::right_time};
 use crate::{
     app::simulation::servers::{ACCOUNTS, account_of},
     status::{AccountDocument, ApiDocument},
@@ -126,7 +126,9 @@ impl Ledger {
 
     /// Whether a server has given the account a token since then, or shortly before: it may be on its way for some time.
     fn has_new_token(&self, account: usize, from: Duration) -> bool {
+        // After a suspend it is not known which of them count.
+        let was_suspended = self.suspended.is_some_and(|until| until + LOG_IN_TIMEOUT + 2 * MOMENT > from);
         let of_account = self.tokens.values().filter(|token| account_of(&token.organization) == account);
-        of_account.filter_map(|token| token.answered).any(|answered| answered + 2 * MOMENT > from)
+        was_suspended || of_account.filter_map(|token| token.answered).any(|answered| answered + 2 * MOMENT > from)
     }
 }

@@ -51,7 +51,7 @@ impl State {
             return self.judge_ahead(account, now);
         }
         // Any of them may take an idle connection that is neither old nor unsafe, if it is known to be of their worker.
-        let takes_any = asking.iter().all(|call| call.idempotent && !call.tunnel && call.arrived == 0 && call.ended.is_none());
+        let takes_any = asking.iter().all(|call| call.idempotent && !call.is_choosy && call.arrived == 0 && call.ended.is_none());
         let is_free = |connection: &&Connection| {
             let age = now.duration_since(connection.opened);
             let is_young = age + Duration::from_secs(12) < connection.oldest.mul_f64(0.8 / 1.2);

@@ -109,7 +109,8 @@ struct Call {
     ended: Option<Instant>,
     /// `response_timeout` and `body_idle`: the least and the most that may be in force for it.
     times: [(Duration, Duration); 2],
-    tunnel: bool,
+    /// It does not take any idle connection.
+    is_choosy: bool,
     /// It has come on a connection that ends after some bytes.
     was_frail: bool,
     arrived: u32,
@@ -251,7 +252,7 @@ impl Upstreams {
             begun,
             ended: None,
             times,
-            tunnel: false,
+            is_choosy: false,
             was_frail: false,
             arrived: 0,
             arrived_at: None,
@@ -264,8 +265,13 @@ impl Upstreams {
 
     /// The call asks for a tunnel, which takes a connection of its own.
     pub(super) fn asks_for_tunnel(&self, call: CallId) {
+        self.needs_safe_connection(call);
+    }
+
+    /// The call does not take any idle connection.
+    pub(super) fn needs_safe_connection(&self, call: CallId) {
         if let Some(known) = self.lock().calls.get_mut(&call) {
-            known.tunnel = true;
+            known.is_choosy = true;
         }
     }
 

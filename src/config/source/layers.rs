@@ -35,7 +35,7 @@ pub(super) struct Layers {
     /// Accounts and APIs that the file names, in its order, then those of `CAREPORTALS__…` variables; some more than once.
     pub(super) entries: Vec<(Section, String)>,
     pub(super) findings: Findings,
-    /// Why the settings file can't be used at all. Nothing else is judged then.
+    /// Why the settings file can't be used at all. Only what does not depend on it is judged then.
     pub(super) unusable: Option<Fault>,
 }
 

@@ -40,7 +40,7 @@ mod warnings;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{io::ErrorKind, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, io::ErrorKind, net::SocketAddr, path::PathBuf};
 
 pub use self::{
     child_environment::MEANT_FOR_US,
@@ -120,7 +120,8 @@ pub fn load(input: Input) -> Loaded {
     let Input { environment, defaults, .. } = input;
     let file = layers.file.take();
     if let Some(fault) = layers.unusable.take() {
-        return Loaded { faults: vec![fault], file, ..Loaded::default() };
+        let faults = [fault].into_iter().chain(faults_beside_file(layers, &environment, defaults)).collect();
+        return Loaded { faults, file, ..Loaded::default() };
     }
     let secret_variables = child_environment::secret_variables(&environment, &layers.leaves);
     let [accounts, apis] = [Section::Account, Section::Api].map(|section| names(section, &layers));
@@ -149,6 +150,25 @@ pub fn load(input: Input) -> Loaded {
     let [faults, warnings] =
         [faults, warnings].map(|all| all.into_iter().map(|found| found.spelled(&values)).collect::<Vec<_>>());
     Loaded { config, rest, faults, warnings, values, file, secret_variables }
+}
+
+/// The faults of variables and flags that are faults whatever the settings file says: unknown names, and values that can't be read.
+fn faults_beside_file(
+    layers: Layers,
+    environment: &Environment,
+    defaults: &'static [(&'static str, &'static str)],
+) -> Vec<Fault> {
+    let Layers { leaves, tables, findings, .. } = layers;
+    let named = |section| {
+        let entries = leaves.iter().map(|leaf| parts(&leaf.path)).filter(|(other, ..)| *other == section);
+        entries.map(|(_, entry, _)| entry.to_owned()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+    };
+    let [accounts, apis] = [Section::Account, Section::Api].map(named);
+    let merged = &Merged::new(tables, &leaves);
+    let mut reader = SettingsReader { merged, environment, defaults, findings };
+    Written::read(&mut reader, &accounts, &apis);
+    egress::read(environment, &mut reader.findings);
+    reader.findings.faults
 }
 
 /// Where a daemon is, as its settings say, for commands that talk to it.

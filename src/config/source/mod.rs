@@ -141,8 +141,15 @@ pub fn load(input: Input) -> Loaded {
     let (config, rest) = if findings.faults.is_empty() {
         (config, None)
     } else {
-        build::leave_out(&mut merged, &findings.faults, &accounts);
-        (None, config.or_else(|| judge(&mut merged, Findings::default()).0))
+        let told: Vec<String> = findings.faults.iter().map(|fault| fault.path.to_string()).collect();
+        // Where a table is wrong, any account may lack what it holds.
+        let of_accounts = accounts.iter().map(|name| Section::Account.path(name, "organization"));
+        let all = of_accounts.chain(apis.iter().map(|name| Section::Api.path(name, "account"))).collect();
+        let mut without = |faulty| {
+            build::leave_out(&mut merged, faulty, &accounts);
+            judge(&mut merged, Findings::default()).0
+        };
+        (None, config.or_else(|| without(told)).or_else(|| without(all)))
     };
     let Findings { mut faults, warnings, values } = findings;
     faults.sort_by_key(Fault::line);

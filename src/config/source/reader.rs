@@ -38,6 +38,12 @@ impl SettingsReader<'_> {
         let key = keys.next().expect("there is a key for each field");
         let path = key.section.path(entry, key.name);
         let (written, origin) = self.merged.values.get(&path).cloned().unzip();
+        // The variable that sets it gives no text, and that is told.
+        if let Some(fault) = self.findings.faults.iter().find(|fault| written.is_none() && *fault.path == *path).cloned() {
+            let origin = fault.origin.clone();
+            self.show(key, &path, Some(&Value::Null), &origin, false);
+            return Setting { value: Err(fault), place: origin.clone(), origin, path };
+        }
         let (written, origin) = (written.or_else(|| key.default_value(self.defaults)), origin.unwrap_or(ValueOrigin::Default));
         let place = if origin.is_written() { origin.clone() } else { self.merged.place(&path) };
         let value = match &written {

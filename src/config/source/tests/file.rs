@@ -182,6 +182,30 @@ fn names_and_tables_are_judged() {
 }
 
 #[test]
+fn a_group_or_a_name_that_is_wrong_brings_no_fault_about_what_it_may_hold() {
+    let named = |name: &str| ACCOUNT.replace("default", name);
+    let crm = "[apis.x]\naccount = \"crm\"\n";
+    for (text, expected) in [
+        (named("\"A\""), &["config.toml:1: accounts.A: a name is made of"][..]),
+        (
+            named("\"A\"").replace("user", "usr"),
+            &["config.toml:1: accounts.A: a name", "config.toml:3: accounts.A.usrname: no such"],
+        ),
+        (named("\"A\"") + &crm.replace("crm", "A"), &["config.toml:1: accounts.A: a name is made of"]),
+        (named("crm") + &crm.replace('x', "\"X\""), &["config.toml:5: apis.X: a name is made of"]),
+        ("accounts = \"x\"\n".to_owned(), &["config.toml:1: accounts: expected tables with names"]),
+        (format!("accounts = 3\n{crm}"), &["config.toml:1: accounts: expected tables with names"]),
+        (format!("accounts.crm = 3\n{crm}"), &["config.toml:1: accounts.crm: expected a table"]),
+        (format!("[account.crm]\n{crm}"), &["config.toml:1: account: no such key"]),
+        (format!("apis = 3\n{}", named("crm")), &["config.toml:1: apis: expected tables with names"]),
+    ] {
+        let loaded = load_text(&text);
+        assert_faults(&loaded, expected);
+        assert!(loaded.rest.is_some(), "files and sockets are not judged beside {expected:?}");
+    }
+}
+
+#[test]
 fn broken_toml_is_told_by_its_line_and_never_repeated() {
     for text in [
         "a = 1\npassword = \"canary\n",

@@ -53,6 +53,10 @@ fn a_login_path_needs_exactly_one_api() {
         &apis(&two),
         &["config.toml:5: accounts.crm.login_url: a path needs an account with exactly one API, and several APIs use it"],
     );
+    for key in ["login_url", "refresh_url"] {
+        let typo = one.replace("\"crm\"", "\"crmm\"").replace("login_url", key);
+        assert_faults(&apis(&typo), &["config.toml:7: apis.a.account: there is no account `crmm`"]);
+    }
     let refresh = one.replace("login_url", "refresh_url");
     assert_eq!(only_login(&sound(apis(&refresh))).refresh_url.as_ref().unwrap().target, "/base/in");
 }
@@ -183,6 +187,11 @@ fn apis_that_share_an_address_need_a_prefix_each() {
         &["config.toml:7: apis.b.listen: shares 127.0.0.1:2273 with API `a`, and both have the prefix /a"],
     );
     sound(two("prefix = \"/a\"", "prefix = \"/b\""));
+    // A prefix that is wrong is one.
+    for (a, b, line) in [("\"a\"", "\"/b\"", 6), ("\"/a\"", "3", 8)] {
+        let [fault] = faults(&two(&format!("prefix = {a}"), &format!("prefix = {b}"))).try_into().unwrap();
+        assert!(fault.starts_with(&format!("config.toml:{line}: apis.")) && fault.contains(".prefix: "), "{fault}");
+    }
     // Which socket is whose, systemd says.
     sound(two("listen = \"systemd\"", "listen = \"systemd\""));
     assert_faults(
@@ -207,6 +216,10 @@ fn apis_that_share_an_address_need_a_prefix_each() {
         &two(&format!("{one_file}\"/a\"\nsocket_group = \"staff\""), &format!("{one_file}\"/b\"")),
         &["config.toml:9: apis.b.socket_group: is not that of API `a`, with which it shares a Unix socket"],
     );
+    for (key, wrong) in [("socket_mode", "\"rw\""), ("socket_group", "3")] {
+        let loaded = two(&format!("{one_file}\"/a\"\n{key} = {wrong}"), &format!("{one_file}\"/b\""));
+        assert_faults(&loaded, &[&format!("config.toml:8: apis.a.{key}: ")]);
+    }
     sound(two("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:0\""));
     sound(two("listen = \"127.0.0.1:1\"", "listen = \"[::1]:1\""));
 }

@@ -295,6 +295,20 @@ fn an_empty_variable_is_one_fault_whatever_stands_beside_it() {
     let file = format!("CAREPORTALS_PASSWORD_FILE: {hint}");
     let direct = [VARIABLES[0], VARIABLES[1], ("CAREPORTALS_PASSWORD", "canary"), ("CAREPORTALS_PASSWORD_FILE", "")];
     assert_faults(&load_variables(&direct), &[&file]);
+    for name in ["ORGANIZATION", "USERNAME_FILE", "PASSWORD_FILE"].map(|key| format!("CAREPORTALS_{key}")) {
+        let variables = VARIABLES.map(|(known, value)| if known == name { (known, "") } else { (known, value) });
+        assert_faults(&load_variables(&variables), &[&format!("{name}: {hint}")]);
+    }
+    let directory = load_variables(&[("CAREPORTALS_CREDENTIALS_DIR", "")]);
+    assert_faults(&directory, &[&format!("CAREPORTALS_CREDENTIALS_DIR: {hint}")]);
+    assert!(directory.rest.is_some());
+    let emr = [("CAREPORTALS_API", "emr"), ("CAREPORTALS_UPSTREAM", "https://x.example"), ("CAREPORTALS_LOGIN_URL", "")];
+    assert_faults(&load_variables(&with_account(&emr)), &[&format!("CAREPORTALS_LOGIN_URL: {hint}")]);
+    let two = format!("ca_file = \"/c\"\n{ACCOUNT}[apis.a]\nprefix = \"/a\"\n[apis.b]\n");
+    for name in ["CAREPORTALS__APIS__B__PREFIX", "CAREPORTALS__TLS_CERT_FILE", "CAREPORTALS_CA_ONLY_FILE"] {
+        let text = if name.ends_with("PREFIX") { two.clone() } else { two.replace("[apis.b]", "") };
+        assert_faults(&load_both(&text, &[(name, "")]), &[&format!("{name}: {hint}")]);
+    }
     let config = format!("CAREPORTALS_CONFIG: {hint}");
     assert_faults(&load_variables(&[("CAREPORTALS_CONFIG", "")]), &[&config]);
     assert!(daemon_address(&input(&[("CAREPORTALS_CONFIG", "")])).control.value.unwrap_err().to_string().starts_with(&config));
@@ -381,9 +395,13 @@ fn an_empty_variable_is_a_fault() {
 #[test]
 fn a_variable_that_is_no_text_is_a_fault_that_does_not_repeat_it() {
     let mut variables: Vec<(OsString, OsString)> = VARIABLES.iter().map(|(name, value)| (name.into(), value.into())).collect();
-    variables.push(("CAREPORTALS_LOG".into(), OsString::from_vec(b"canary\xff".to_vec())));
-    let loaded = load(Input { environment: variables.into_iter().collect(), ..input(&[]) });
-    assert_eq!(faults(&loaded), ["CAREPORTALS_LOG: is not UTF-8"]);
+    for (name, expected) in [("CAREPORTALS_LOG", 4), ("CAREPORTALS_ORGANIZATION", 3)] {
+        variables.retain(|(known, _)| known != "CAREPORTALS_LOG" && known != name);
+        variables.push((name.into(), OsString::from_vec(b"canary\xff".to_vec())));
+        assert_eq!(variables.len(), expected);
+        let loaded = load(Input { environment: variables.iter().cloned().collect(), ..input(&[]) });
+        assert_eq!(faults(&loaded), [format!("{name}: is not UTF-8")]);
+    }
 }
 
 #[test]

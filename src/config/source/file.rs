@@ -80,8 +80,12 @@ impl FileReader<'_> {
         } else if section.keys().iter().any(|key| key.name.starts_with(&group)) {
             let members =
                 section.keys().iter().filter_map(|key| key.name.strip_prefix(&group)).collect::<Vec<_>>().join(" = …, ");
-            let wrong = Diagnostic::new("expected a table").hint(format!("write {name} = {{ {members} = … }}"));
-            if let Some(table) = self.table(item, line, &path, wrong) {
+            let hint = format!("write {name} = {{ {members} = … }}");
+            if let Some(table) = self.table(item, line, &path, Diagnostic::new("expected a table").hint(&hint)) {
+                if table.is_empty() && name == "require_header" {
+                    // It looks like a protection, and nothing would be required.
+                    self.fault(line, &path, Diagnostic::new("needs `name`").hint(hint));
+                }
                 self.keys(section, entry, &group, table);
             }
         } else {

@@ -245,6 +245,12 @@ fn settings_that_come_in_pairs() {
     let named = "CAREPORTALS_CA_ONLY_FILE: contradicts `ca_file`, which adds to the system's roots";
     assert_faults(&load_both(&both, &[("CAREPORTALS_CA_ONLY_FILE", "/b")]), &[named]);
     assert_faults(&global_with("tls_cert_file = \"/a\""), &["config.toml:1: tls_cert_file: needs `tls_key_file` beside it"]);
+    for empty in ["require_header = {}", "[apis.default.require_header]"] {
+        let expected = "config.toml:6: apis.default.require_header: needs `name`\n  hint: write require_header = { name = …, value = … }";
+        assert_faults(&api_with(empty), &[expected]);
+    }
+    let variable = "CAREPORTALS__APIS__DEFAULT__REQUIRE_HEADER";
+    assert_faults(&load_variables(&with_account(&[(variable, "{}")])), &[&format!("{variable}: no such key")]);
     assert_faults(
         &api_with("require_header = { value = \"canary\" }"),
         &["config.toml:6: apis.default.require_header.value: needs `require_header.name` beside it"],

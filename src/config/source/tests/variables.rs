@@ -181,6 +181,21 @@ fn any_key_is_reachable_by_its_path() {
 }
 
 #[test]
+fn a_key_is_reachable_by_its_path_whatever_its_accounts_name_is() {
+    for name in ["a", "a-", "-a", "a--b", "a-b", "--", "-", "a--", "listen", "a-listen-"] {
+        let text = ACCOUNT.replace("default", name) + &format!("[apis.{name}]\naccount = \"{name}\"\n");
+        let variables =
+            [("accounts", "token_wait", "7s"), ("accounts", "login_fields.username", "email"), ("apis", "max_requests", "9")];
+        let variables =
+            variables.map(|(group, key, value)| (named_variables::variable_by_path(&format!("{group}.{name}.{key}")), value));
+        let config = sound(load_both(&text, &variables.each_ref().map(|(variable, value)| (variable.as_str(), *value))));
+        let login = only_login(&config);
+        assert_eq!((login.token_wait.as_secs(), login.username_field.as_str()), (7, "email"), "{name}");
+        assert_eq!(only_api(&config).limits.max_requests, 9, "{name}");
+    }
+}
+
+#[test]
 fn a_files_name_is_text_whatever_it_looks_like() {
     let variables = [
         ("CAREPORTALS_ORGANIZATION", "x"),

@@ -282,7 +282,11 @@ fn source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic
             }
             (1, Some(("env", name))) => from_variable(name, environment),
             (1, Some(("command", words))) => command(words).ok_or_else(|| Diagnostic::new(COMMAND_WRONG)),
-            _ => Err(Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT)),
+            (count, member) => {
+                let wrong = Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT);
+                let name = member.filter(|_| count == 1).map_or("", |(name, _)| name);
+                Err(wrong.did_you_mean(name, ["file", "env", "command"]))
+            }
         },
         other => Err(mismatch("text or a source", other).hint(SOURCE_HINT)),
     }

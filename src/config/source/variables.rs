@@ -85,9 +85,12 @@ impl VariableReader<'_> {
             return;
         }
         let likely = self.likely();
-        let near = nearest(self.name, likely.iter().map(|(written, _)| written.as_str()));
-        let meant = likely.iter().find(|(written, _)| near == Some(written)).map(|(_, meant)| meant);
-        let hint = meant.map(|meant| format!("did you mean `{meant}`?"));
+        let near = nearest(self.name, likely.iter().map(|(written, _)| written.as_str())).unwrap_or_default();
+        let meant = |name: &str| likely.iter().find(|(written, _)| written == name).map(|(_, meant)| meant);
+        // The name of a source for a file is itself a likely one.
+        let whole = self.name.strip_suffix("_FILE").filter(|_| near != self.name).and_then(meant);
+        let hint = whole.map(|whole| format!("`{whole}` takes no `_FILE`: set it itself"));
+        let hint = hint.or_else(|| Some(format!("did you mean `{}`?", meant(near)?)));
         let wrong = Diagnostic { hint, ..Diagnostic::new("no such variable; ignored") };
         self.layers.findings.warnings.push(Warning::of_variable(self.name, "", wrong));
     }

@@ -291,6 +291,12 @@ fn a_variable_named_by_a_key_alone_is_told_how_that_key_is_spelled() {
         ("", "APIS_DEFAULT_ALLOW", "CAREPORTALS__APIS__DEFAULT__ALLOW"),
         ("", "APIS_DEFAULT_LISTEN", "CAREPORTALS_LISTEN"),
         ("", "PRESET", "CAREPORTALS_API"),
+        ("", "LOGLEVEL", "CAREPORTALS_LOG"),
+        ("", "TELEMETRY", "CAREPORTALS_TELEMETRY_LISTEN"),
+        ("", "CONTROL", "CAREPORTALS_CONTROL_SOCKET"),
+        ("", "CREDENTIALS", "CAREPORTALS_CREDENTIALS_DIR"),
+        ("", "CREDENTIALS_DIRECTORY", "CAREPORTALS_CREDENTIALS_DIR"),
+        ("", "PASWORD_FILE", "CAREPORTALS_PASSWORD_FILE"),
         (by_file.as_str(), "ALLOW", "CAREPORTALS__APIS__EMR_EU__ALLOW"),
         (by_several.as_str(), "ALLOW", "CAREPORTALS__APIS__NAME__ALLOW"),
     ] {
@@ -299,6 +305,24 @@ fn a_variable_named_by_a_key_alone_is_told_how_that_key_is_spelled() {
         let loaded = load_both(text, &[account, &[(variable.as_str(), "canary")]].concat());
         let expected = format!("{variable}: no such variable; ignored\n  hint: did you mean `{meant}`?");
         assert!(warnings(&loaded).contains(&expected), "{expected}\n{:?}", warnings(&loaded));
+    }
+}
+
+#[test]
+fn a_variable_that_takes_no_file_is_told_so() {
+    for (name, meant) in [
+        ("UPSTREAM", "CAREPORTALS_UPSTREAM"),
+        ("LISTEN", "CAREPORTALS_LISTEN"),
+        ("CONFIG", "CAREPORTALS_CONFIG"),
+        ("LOG", "CAREPORTALS_LOG"),
+        ("CA_FILE", "CAREPORTALS_CA_FILE"),
+        ("DRAIN_DELAY", "CAREPORTALS__DRAIN_DELAY"),
+        ("PASSWORD_FILE", "CAREPORTALS_PASSWORD_FILE"),
+    ] {
+        let variable = format!("CAREPORTALS_{name}_FILE");
+        let loaded = load_both("", &[&VARIABLES[..], &[(variable.as_str(), "canary")]].concat());
+        let expected = format!("{variable}: no such variable; ignored\n  hint: `{meant}` takes no `_FILE`: set it itself");
+        assert_eq!(warnings(&loaded), [expected]);
     }
 }
 

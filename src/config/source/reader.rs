@@ -6,14 +6,14 @@
 
 use std::slice;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     environment::Environment,
     faults::{Diagnostic, Fault, ValueOrigin, Warning},
     layers::Merged,
     setting::{EffectiveValue, Findings, Key, Setting, Unset},
-    toml::{in_toml, redacted},
+    toml::{REDACTED, in_toml, redacted},
 };
 
 /// Reads settings out of the merged layers, and collects the findings.
@@ -63,7 +63,12 @@ impl SettingsReader<'_> {
 
     /// Has `config` show the value, and warns of a secret that others can see.
     fn show(&mut self, key: &Key, path: &str, value: Option<&Value>, origin: &ValueOrigin, is_right: bool) {
+        // It may be the secret itself, given where its file's name belongs.
+        let is_bare = |value: &Value| value.get("file").and_then(Value::as_str).is_some_and(|path| !path.contains('/'));
         let shown = match (value, key.unset) {
+            (Some(value), _) if is_right && is_bare(value) && matches!(origin, ValueOrigin::Variable(_)) => {
+                in_toml(&json!({ "file": REDACTED }))
+            }
             (Some(value), _) if is_right => in_toml(&redacted(key.form, value)),
             (Some(_), _) => "\"[invalid]\"".to_owned(),
             (None, Unset::Shown(words)) => words.to_owned(),

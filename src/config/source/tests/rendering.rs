@@ -42,7 +42,18 @@ headers = { origin = \"canary\" }
     assert_shows(&shown, "login_extra", "{ scope = \"[redacted]\" }", "config.toml:5");
     assert_shows(&shown, "login_headers", "{ x-key = \"[redacted]\" }", "config.toml:6");
     assert_shows(&shown, "headers", "{ origin = \"[redacted]\" }", "config.toml:8");
-    assert_shows(&shown, "HTTPS_PROXY", "\"[redacted]\"", "HTTPS_PROXY");
+    assert_shows(&shown, "HTTPS_PROXY", "\"http://[redacted]@p\"", "HTTPS_PROXY");
+    for (url, line) in [
+        ("http://u:canary@p:3128", "http://[redacted]@p:3128"),
+        ("canary@[::1]:3128", "http://[redacted]@[::1]:3128"),
+        ("https://p:3128/", "https://p:3128"),
+        ("http://u:canary@p/path", "[redacted]"),
+        ("canary://p", "[redacted]"),
+    ] {
+        let shown = effective(&load_both(ACCOUNT, &[("https_proxy", url)]));
+        assert_shows(&shown, "https_proxy", &format!("{line:?}"), "https_proxy");
+        assert!(!shown.contains("canary"), "{shown}");
+    }
     assert_shows(&shown, "log", "\"debug\"", "CAREPORTALS_LOG");
     assert_shows(&shown, "drain_timeout", "\"25s\"", "default");
     assert_shows(&shown, "upstream", "\"https://api.careportals.com\"", "preset");

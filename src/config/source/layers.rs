@@ -28,7 +28,7 @@ pub(super) struct Layers {
     /// All values, the weakest first: the service manager's credentials, the file, a directory of credentials, each variable,
     /// each flag.
     pub(super) leaves: Vec<Leaf>,
-    /// The settings file, if one was read.
+    /// The settings file, if one is named or there; it may be of no use.
     pub(super) file: Option<PathBuf>,
     /// Where each table of the file stands; the empty path is the file as a whole.
     pub(super) tables: BTreeMap<String, ValueOrigin>,

@@ -214,7 +214,10 @@ fn read_layers(input: &Input) -> Layers {
     match read_file(input) {
         Ok(Some((path, text))) => file::read(&path, &text, &mut layers),
         Ok(None) => {}
-        Err(fault) => layers.unusable = Some(fault),
+        Err(fault) => {
+            layers.file = Some(input.settings_file().0).filter(|path| !path.as_os_str().is_empty());
+            layers.unusable = Some(fault);
+        }
     }
     variables::read(&input.environment, &mut layers);
     for (path, value) in &input.flags {

@@ -63,6 +63,16 @@ headers = { origin = \"canary\" }
 }
 
 #[test]
+fn config_names_a_settings_file_that_can_not_be_used() {
+    let gone = load(Input { config_flag: Some("/nonexistent/a.toml".into()), ..input(&[]) });
+    assert!(effective(&gone).starts_with("# settings file: /nonexistent/a.toml\n"), "{}", effective(&gone));
+    assert!(effective(&load_text("no TOML")).starts_with("# settings file: config.toml\n"));
+    for none in [load(Input { config_flag: Some(PathBuf::new()), ..input(&[]) }), load_variables(&VARIABLES)] {
+        assert!(effective(&none).starts_with("# settings file: none\n"));
+    }
+}
+
+#[test]
 fn nothing_that_is_printed_is_obeyed_by_a_terminal() {
     let odd = "CAREPORTALS__ACCOUNTS__A\u{1b}[2J__PASWORD";
     let missing = Input { config_flag: Some(PathBuf::from("/nonexistent/\u{1b}[2J\n")), ..input(&[]) };

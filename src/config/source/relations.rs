@@ -12,8 +12,9 @@ use super::{
     setting::{Findings, Setting, parts},
     tables::Written,
     top_level::TopLevel,
+    url::Address,
 };
-use crate::config::{AllowedHosts, Listen, Origin, Scheme, Upstream};
+use crate::config::{AllowedHosts, Endpoint, Listen, Origin, Scheme, Upstream};
 
 /// Reports every fault and warning. `choices`: one for each account.
 pub(super) fn check(written: &Written, choices: &[Choice], findings: &mut Findings) {
@@ -174,10 +175,15 @@ fn log_in(account: &AccountEntry, choice: &Choice, top: &TopLevel, apis: &[ApiEn
     if *choice == Choice::Off && refresh.is_written() {
         findings.warn(refresh, Diagnostic::new("has no effect, since log-in is off"));
     }
-    let Choice::At(endpoint) = choice else { return };
-    // A fault names an own address as upstream already; the preset's log-in path follows from it.
-    let own = own_address(&endpoint.origin, top, apis).filter(|_| login.is_written());
-    findings.fault(login, own.map(|own| Diagnostic::new(format!("is our own address {own}, which refuses log-in paths"))));
+    for setting in [login, refresh] {
+        // A fault names an own address as upstream already, and a path follows from it.
+        let Some(Address::Absolute(Endpoint { origin, .. })) = setting.set() else { continue };
+        let wrong = |own| Diagnostic::new(format!("is our own address {own}, which refuses log-in paths"));
+        findings.fault(setting, own_address(origin, top, apis).map(wrong));
+    }
+    if !matches!(choice, Choice::At(_)) {
+        return;
+    }
     let known = apis.iter().all(|api| api.account.known().is_some());
     if known && !apis.iter().any(|api| api.account.known() == Some(&account.name)) {
         findings.warn(login, Diagnostic::new("no API uses this account"));

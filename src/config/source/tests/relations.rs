@@ -169,10 +169,13 @@ fn an_upstream_that_is_our_own_address_is_a_fault() {
     assert_faults(&loaded, &["config.toml:8: apis.default.upstream: is our own address 0.0.0.0:9"]);
     sound(api_with("listen = [\"127.0.0.1:0\"]\nupstream = \"https://127.0.0.1:9\""));
     sound(api_with("listen = [\"127.0.0.2:9\"]\nupstream = \"https://127.0.0.1:9\""));
-    assert_faults(
-        &account_with("login_url = \"https://127.0.0.1:2273/in\""),
-        &["config.toml:5: accounts.default.login_url: is our own address"],
-    );
+    for key in ["login_url", "refresh_url"] {
+        let expected =
+            format!("config.toml:5: accounts.default.{key}: is our own address 127.0.0.1:2273, which refuses log-in paths");
+        assert_faults(&account_with(&format!("{key} = \"https://127.0.0.1:2273/in\"")), &[&expected]);
+        let path = format!("{ACCOUNT}{key} = \"/in\"\n[apis.default]\nupstream = \"https://127.0.0.1:2273\"\n");
+        assert_faults(&load_text(&path), &["config.toml:7: apis.default.upstream: is our own address"]);
+    }
 }
 
 #[test]
@@ -246,7 +249,8 @@ fn settings_that_come_in_pairs() {
     assert_faults(&load_both(&both, &[("CAREPORTALS_CA_ONLY_FILE", "/b")]), &[named]);
     assert_faults(&global_with("tls_cert_file = \"/a\""), &["config.toml:1: tls_cert_file: needs `tls_key_file` beside it"]);
     for empty in ["require_header = {}", "[apis.default.require_header]"] {
-        let expected = "config.toml:6: apis.default.require_header: needs `name`\n  hint: write require_header = { name = …, value = … }";
+        let expected =
+            "config.toml:6: apis.default.require_header: needs `name`\n  hint: write require_header = { name = …, value = … }";
         assert_faults(&api_with(empty), &[expected]);
     }
     let variable = "CAREPORTALS__APIS__DEFAULT__REQUIRE_HEADER";

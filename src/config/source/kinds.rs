@@ -68,11 +68,11 @@ kinds! {
     Count<const MIN, const MAX> => usize, format!("{MIN} to {MAX}"), Literal, whole(MIN, MAX),
         |value, _| within(number(value)?, MIN, MAX, |n| n.to_string());
     /// A number of bytes, or text with a unit; the limits are in bytes.
-    Size<const MIN, const MAX> => usize, "size", Compound,
+    Size<const MIN, const MAX> => usize, ranged("size", MIN, MAX, show_size), Compound,
         json!({ "anyOf": [matching("^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$"), whole(MIN, MAX)] }),
         |value, _| within(size(value)?, MIN, MAX, show_size);
     /// A duration; the limits are in milliseconds.
-    Between<const MIN, const MAX> => Duration, "duration", Text, matching("^([0-9]+(ms|s|m|h|d))+$"),
+    Between<const MIN, const MAX> => Duration, ranged("duration", MIN, MAX, show_duration), Text, matching("^([0-9]+(ms|s|m|h|d))+$"),
         |value, _| within(duration(value)?, MIN, MAX, show_duration).map(Duration::from_millis);
     /// A base URL, whose path is canonical.
     BaseUrl => Upstream, "URL", Text, some_text(), |value, _| url::upstream(text(value)?);
@@ -265,6 +265,10 @@ fn text_table() -> Value {
 
 fn some_list(items: &Value) -> Value {
     json!({ "anyOf": [{ "type": "array", "items": items }, items] })
+}
+
+fn ranged(what: &str, min: u64, max: u64, show: fn(u64) -> String) -> String {
+    format!("{what}, {} to {}", show(min), show(max))
 }
 
 fn within<T: TryFrom<u64>>(value: u64, min: u64, max: u64, show: fn(u64) -> String) -> Result<T, Diagnostic> {

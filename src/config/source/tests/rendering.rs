@@ -187,11 +187,23 @@ fn the_schema_knows_every_key_and_its_default() {
             Some((table, name)) => &section[table]["properties"][name],
         };
         assert_eq!(property["description"], key.doc, "{}", key.name);
+        assert_eq!(property["title"], (key.kind)().0, "{}", key.name);
         assert_eq!(property["default"].is_null(), key.default.is_none(), "{}", key.name);
         let says_what_it_takes = ["type", "anyOf", "oneOf", "enum", "$ref", "not"].iter().any(|word| !property[word].is_null());
         assert!(says_what_it_takes, "{}: {property}", key.name);
     }
     assert_eq!(schema["properties"]["drain_timeout"]["default"], "25s");
+    // What a pattern can't say of them.
+    let of_api = &schema["properties"]["apis"]["additionalProperties"]["properties"];
+    for (property, range) in [
+        (&schema["properties"]["drain_timeout"], "duration, 0s to 1h"),
+        (&of_api["connect_timeout"], "duration, 10ms to 5m"),
+        (&of_api["max_header_bytes"], "size, 8KiB to 1MiB"),
+        (&of_api["replay_buffer"], "size, 0B to 64MiB"),
+        (&of_api["max_requests"], "1 to 1000000"),
+    ] {
+        assert_eq!(property["title"], range);
+    }
     for (index, member, kind) in [(1, "file", "string"), (2, "env", "string"), (3, "command", "array")] {
         let source = &schema["$defs"]["source"]["oneOf"][index];
         assert_eq!(source["properties"][member]["type"], kind);

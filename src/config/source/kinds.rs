@@ -373,8 +373,9 @@ fn hosts(value: &Value) -> Result<AllowedHosts, Diagnostic> {
 }
 
 fn path_word(word: &str) -> Result<String, Diagnostic> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte);
-    ensure!(word.bytes().all(plain), "a path word is one segment, without `/` and `%`");
+    const MARKS: &str = "-._~!$&'()*+,;=:@";
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || MARKS.as_bytes().contains(&byte);
+    ensure!(word.bytes().all(plain), format!("a path word is one segment, made of a-z, A-Z, 0-9 and {MARKS}"));
     Ok(word.to_owned())
 }
 

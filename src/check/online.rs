@@ -2,7 +2,7 @@
 //! and compares clocks.
 //!
 //! Guarantees: each check prints one line, with advice if it failed. It binds nothing, discards the tokens that it gets, and
-//! prints no secret; what a failed command wrote to its standard error, which may hold one, it prints to a terminal only.
+//! prints no secret, unless a failed command wrote one to its standard error: that is printed, without control characters.
 
 use std::{
     io::{self, Write},
@@ -46,16 +46,16 @@ impl From<io::Error> for OnlineError {
     }
 }
 
-/// Makes every check and prints its outcome to `out`, of which `is_terminal` says whether it is a terminal. Returns whether all
-/// passed. It blocks for as long as the settings' time-outs allow.
+/// Makes every check and prints its outcome to `out`. Returns whether all passed. It blocks for as long as the settings'
+/// time-outs allow.
 ///
 /// # Errors
 ///
 /// A host can't have a certificate, `out` can't be written to, or the system refused what a runtime needs. A check that
 /// failed is no error.
-pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write, is_terminal: bool) -> Result<bool, OnlineError> {
+pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write) -> Result<bool, OnlineError> {
     let runtime = Runtime::new().map_err(StartError::System)?;
-    let mut report = Report { out, is_terminal, all_passed: true };
+    let mut report = Report { out, all_passed: true };
     runtime.block_on(async {
         for api in &config.apis {
             let connector = connector(&api.upstream.origin, tls, &config.egress, api.connections.connect_timeout)?;
@@ -171,7 +171,6 @@ fn in_words(duration: Duration) -> String {
 /// Prints the outcomes and remembers whether all were good.
 struct Report<'a> {
     out: &'a mut dyn Write,
-    is_terminal: bool,
     all_passed: bool,
 }
 
@@ -184,12 +183,10 @@ impl Report<'_> {
         }
     }
 
-    /// Prints what a command wrote to its standard error, if that is why the check failed. It may be a secret, so what collects
-    /// the output of programs does not get it.
+    /// Prints what a command wrote to its standard error, if that is why the check failed.
     fn stderr_of(&mut self, fault: Option<&SourceFault>) -> io::Result<()> {
         match fault.and_then(SourceFault::stderr) {
-            Some(stderr) if self.is_terminal => writeln!(self.out, "  the command's standard error: {stderr}"),
-            Some(_) => writeln!(self.out, "  on a terminal its standard error is shown here"),
+            Some(stderr) => writeln!(self.out, "  the command's standard error: {stderr}"),
             None => Ok(()),
         }
     }
@@ -223,18 +220,22 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_check_fails_all_and_a_commands_standard_error_is_for_a_terminal_alone() {
-        let told = |is_terminal, fault: Option<&SourceFault>, outcomes: &[Result<&str, &str>]| {
+    fn a_failed_check_fails_all_and_a_commands_standard_error_stands_below_it() {
+        let told = |fault: Option<&SourceFault>, outcomes: &[Result<&str, &str>]| {
             let mut out = Vec::new();
-            let mut report = Report { out: &mut out, is_terminal, all_passed: true };
+            let mut report = Report { out: &mut out, all_passed: true };
             for outcome in outcomes {
                 report.line("a", *outcome).unwrap();
             }
             report.stderr_of(fault).unwrap();
             (report.all_passed, String::from_utf8(out).unwrap())
         };
-        assert_eq!(told(false, None, &[Ok("b"), Ok("c")]), (true, "ok: a: b\nok: a: c\n".to_owned()));
-        assert_eq!(told(true, None, &[Err("b"), Ok("c")]), (false, "failed: a: b\nok: a: c\n".to_owned()));
-        assert_eq!(told(true, Some(&SourceFault::Empty), &[]), (true, String::new()));
+        assert_eq!(told(None, &[Ok("b"), Ok("c")]), (true, "ok: a: b\nok: a: c\n".to_owned()));
+        assert_eq!(told(None, &[Err("b"), Ok("c")]), (false, "failed: a: b\nok: a: c\n".to_owned()));
+        assert_eq!(told(Some(&SourceFault::Empty), &[]), (true, String::new()));
+        let stderr = Some("sealed".to_owned());
+        let failed = SourceFault::CommandFailed { program: "op".to_owned(), status: Some(3), stderr };
+        let below = "failed: a: b\n  the command's standard error: sealed\n".to_owned();
+        assert_eq!(told(Some(&failed), &[Err("b")]), (false, below));
     }
 }

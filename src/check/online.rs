@@ -158,13 +158,15 @@ fn took(duration: Duration) -> String {
     }
 }
 
+/// A duration in the largest unit of which it has two, rounded to the nearest.
 fn in_words(duration: Duration) -> String {
-    let seconds = duration.as_secs();
+    let seconds = duration.saturating_add(Duration::from_millis(500)).as_secs();
+    let rounded = |unit: u64| seconds.saturating_add(unit / 2) / unit;
     match seconds {
         0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
+        120..7200 => format!("{} min", rounded(60)),
+        7200..172_800 => format!("{} h", rounded(3600)),
+        _ => format!("{} days", rounded(86_400)),
     }
 }
 
@@ -206,13 +208,27 @@ mod tests {
         assert_eq!(compare_clocks(Some(ours), ours + Duration::from_millis(300)).unwrap(), "agree within 1 s");
         assert_eq!(compare_clocks(Some(ours + CLOCK_TOLERANCE), ours).unwrap(), "agree within 31 s");
         assert!(compare_clocks(Some(ours - CLOCK_TOLERANCE - Duration::from_nanos(1)), ours).is_err());
+        assert!(
+            compare_clocks(Some(ours), ours + Duration::from_millis(599_700)).unwrap_err().starts_with("ours is 10 min ahead of")
+        );
         assert!(compare_clocks(None, ours).is_ok());
     }
 
     #[test]
     fn durations_are_printed_in_a_readable_unit() {
-        for (seconds, words) in [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (2_592_000, "30 days")] {
-            assert_eq!(in_words(Duration::from_secs(seconds)), words);
+        for (milliseconds, words) in [
+            (0, "0 s"),
+            (499, "0 s"),
+            (119_499, "119 s"),
+            (119_500, "2 min"),
+            (599_700, "10 min"),
+            (569_499, "9 min"),
+            (7_200_000, "2 h"),
+            (8_999_000, "2 h"),
+            (9_000_000, "3 h"),
+            (2_591_999_000, "30 days"),
+        ] {
+            assert_eq!(in_words(Duration::from_millis(milliseconds)), words);
         }
         for (milliseconds, words) in [(0, "0 ms"), (999, "999 ms"), (1000, "1.0 s"), (2345, "2.3 s"), (61_000, "61.0 s")] {
             assert_eq!(took(Duration::from_millis(milliseconds)), words);

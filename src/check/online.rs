@@ -2,7 +2,7 @@
 //! and compares clocks.
 //!
 //! Guarantees: each check prints one line, with advice if it failed. It binds nothing, discards the tokens that it gets, and
-//! prints no secret; what a failed command wrote to its standard error, which may hold one, it prints to a terminal only.
+//! prints no secret, unless a failed command wrote one to its standard error: that is printed, without control characters.
 
 use std::{
     io::{self, Write},
@@ -46,16 +46,16 @@ impl From<io::Error> for OnlineError {
     }
 }
 
-/// Makes every check and prints its outcome to `out`, of which `is_terminal` says whether it is a terminal. Returns whether all
-/// passed. It blocks for as long as the settings' time-outs allow.
+/// Makes every check and prints its outcome to `out`. Returns whether all passed. It blocks for as long as the settings'
+/// time-outs allow.
 ///
 /// # Errors
 ///
 /// A host can't have a certificate, `out` can't be written to, or the system refused what a runtime needs. A check that
 /// failed is no error.
-pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write, is_terminal: bool) -> Result<bool, OnlineError> {
+pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write) -> Result<bool, OnlineError> {
     let runtime = Runtime::new().map_err(StartError::System)?;
-    let mut report = Report { out, is_terminal, all_passed: true };
+    let mut report = Report { out, all_passed: true };
     runtime.block_on(async {
         for api in &config.apis {
             let connector = connector(&api.upstream.origin, tls, &config.egress, api.connections.connect_timeout)?;
@@ -158,20 +158,21 @@ fn took(duration: Duration) -> String {
     }
 }
 
+/// A duration in the largest unit of which it has two, rounded to the nearest.
 fn in_words(duration: Duration) -> String {
-    let seconds = duration.as_secs();
+    let seconds = duration.saturating_add(Duration::from_millis(500)).as_secs();
+    let rounded = |unit: u64| seconds.saturating_add(unit / 2) / unit;
     match seconds {
         0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
+        120..7200 => format!("{} min", rounded(60)),
+        7200..172_800 => format!("{} h", rounded(3600)),
+        _ => format!("{} days", rounded(86_400)),
     }
 }
 
 /// Prints the outcomes and remembers whether all were good.
 struct Report<'a> {
     out: &'a mut dyn Write,
-    is_terminal: bool,
     all_passed: bool,
 }
 
@@ -184,12 +185,10 @@ impl Report<'_> {
         }
     }
 
-    /// Prints what a command wrote to its standard error, if that is why the check failed. It may be a secret, so what collects
-    /// the output of programs does not get it.
+    /// Prints what a command wrote to its standard error, if that is why the check failed.
     fn stderr_of(&mut self, fault: Option<&SourceFault>) -> io::Result<()> {
         match fault.and_then(SourceFault::stderr) {
-            Some(stderr) if self.is_terminal => writeln!(self.out, "  the command's standard error: {stderr}"),
-            Some(_) => writeln!(self.out, "  on a terminal its standard error is shown here"),
+            Some(stderr) => writeln!(self.out, "  the command's standard error: {stderr}"),
             None => Ok(()),
         }
     }
@@ -209,13 +208,27 @@ mod tests {
         assert_eq!(compare_clocks(Some(ours), ours + Duration::from_millis(300)).unwrap(), "agree within 1 s");
         assert_eq!(compare_clocks(Some(ours + CLOCK_TOLERANCE), ours).unwrap(), "agree within 31 s");
         assert!(compare_clocks(Some(ours - CLOCK_TOLERANCE - Duration::from_nanos(1)), ours).is_err());
+        assert!(
+            compare_clocks(Some(ours), ours + Duration::from_millis(599_700)).unwrap_err().starts_with("ours is 10 min ahead of")
+        );
         assert!(compare_clocks(None, ours).is_ok());
     }
 
     #[test]
     fn durations_are_printed_in_a_readable_unit() {
-        for (seconds, words) in [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (2_592_000, "30 days")] {
-            assert_eq!(in_words(Duration::from_secs(seconds)), words);
+        for (milliseconds, words) in [
+            (0, "0 s"),
+            (499, "0 s"),
+            (119_499, "119 s"),
+            (119_500, "2 min"),
+            (599_700, "10 min"),
+            (569_499, "9 min"),
+            (7_200_000, "2 h"),
+            (8_999_000, "2 h"),
+            (9_000_000, "3 h"),
+            (2_591_999_000, "30 days"),
+        ] {
+            assert_eq!(in_words(Duration::from_millis(milliseconds)), words);
         }
         for (milliseconds, words) in [(0, "0 ms"), (999, "999 ms"), (1000, "1.0 s"), (2345, "2.3 s"), (61_000, "61.0 s")] {
             assert_eq!(took(Duration::from_millis(milliseconds)), words);
@@ -223,18 +236,22 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_check_fails_all_and_a_commands_standard_error_is_for_a_terminal_alone() {
-        let told = |is_terminal, fault: Option<&SourceFault>, outcomes: &[Result<&str, &str>]| {
+    fn a_failed_check_fails_all_and_a_commands_standard_error_stands_below_it() {
+        let told = |fault: Option<&SourceFault>, outcomes: &[Result<&str, &str>]| {
             let mut out = Vec::new();
-            let mut report = Report { out: &mut out, is_terminal, all_passed: true };
+            let mut report = Report { out: &mut out, all_passed: true };
             for outcome in outcomes {
                 report.line("a", *outcome).unwrap();
             }
             report.stderr_of(fault).unwrap();
             (report.all_passed, String::from_utf8(out).unwrap())
         };
-        assert_eq!(told(false, None, &[Ok("b"), Ok("c")]), (true, "ok: a: b\nok: a: c\n".to_owned()));
-        assert_eq!(told(true, None, &[Err("b"), Ok("c")]), (false, "failed: a: b\nok: a: c\n".to_owned()));
-        assert_eq!(told(true, Some(&SourceFault::Empty), &[]), (true, String::new()));
+        assert_eq!(told(None, &[Ok("b"), Ok("c")]), (true, "ok: a: b\nok: a: c\n".to_owned()));
+        assert_eq!(told(None, &[Err("b"), Ok("c")]), (false, "failed: a: b\nok: a: c\n".to_owned()));
+        assert_eq!(told(Some(&SourceFault::Empty), &[]), (true, String::new()));
+        let stderr = Some("sealed".to_owned());
+        let failed = SourceFault::CommandFailed { program: "op".to_owned(), status: Some(3), stderr };
+        let below = "failed: a: b\n  the command's standard error: sealed\n".to_owned();
+        assert_eq!(told(Some(&failed), &[Err("b")]), (false, below));
     }
 }

@@ -11,7 +11,7 @@ mod status;
 use std::{
     ffi::OsString,
     fmt::Display,
-    io::{self, IsTerminal as _, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -246,7 +246,7 @@ fn check_settings(mut loaded: Loaded, online: bool, strict: bool) -> ExitCode {
     };
     let tried = app::rehearse(&config)
         .map_err(OnlineError::Start)
-        .and_then(|tls| check::online(&Arc::new(config), &tls, &mut io::stdout(), io::stdout().is_terminal()));
+        .and_then(|tls| check::online(&Arc::new(config), &tls, &mut io::stdout()));
     match tried {
         Ok(true) => shown,
         Ok(false) => ExitCode::FAILURE,

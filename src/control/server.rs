@@ -86,7 +86,7 @@ impl ControlListener {
                     let socket = path.display();
                     warn!(%socket, "everybody may write to the socket's directory, so another program can come first");
                 }
-                Self::bind(path, config).map(OpenedControl::Bound).map_err(|error| error.of_setting("control_socket"))
+                Self::bind(path, config).map(OpenedControl::Bound)
             }
             ControlSocket::Default(directories) => Ok(Self::open_default(directories, config)),
         }
@@ -95,7 +95,7 @@ impl ControlListener {
     fn bind(path: &Path, config: &Config) -> Result<Self, BindError> {
         let mode = if config.restart_only.control_allow_uids.is_empty() { FOR_US } else { FOR_OTHERS_TOO };
         let access = SocketAccess::new(mode, None).expect("only a group's name may be unknown");
-        let bound = bind_unix(path, access)?;
+        let bound = bind_unix(path, access).map_err(|error| error.of_setting("control_socket"))?;
         Ok(Self { bound, allow_uids: config.restart_only.control_allow_uids.clone() })
     }
 

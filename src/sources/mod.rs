@@ -1,7 +1,8 @@
 //! Sources of secrets: reads what they give, and watches their files.
 //!
-//! Guarantees: a buffer that held a value is wiped; the text of an error holds nothing that a source gave. What a failed command
-//! wrote to its standard error may be a secret: it is logged at `debug` only, and kept only for `check`.
+//! Guarantees: a buffer that held a value is wiped; the text of an error holds nothing that a source gave, and of a file's path
+//! nothing that may be the value itself. What a failed command wrote to its standard error may be a secret: it is logged at `debug`
+//! only, and kept only for `check`.
 
 mod oddities;
 mod read;
@@ -26,10 +27,10 @@ pub use self::{
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SourceFault {
     /// The file does not exist, yet.
-    #[error("{} does not exist; it is watched, and used as soon as it appears", .0.display())]
+    #[error("{} does not exist; it is watched, and used as soon as it appears", named(.0))]
     Missing(PathBuf),
     /// The file exists and can't be read.
-    #[error("{} can't be read: {why}", .path.display())]
+    #[error("{} can't be read: {why}", named(.path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -37,7 +38,7 @@ pub enum SourceFault {
         why: String,
     },
     /// The path is a directory, a pipe or a device.
-    #[error("{} is not a regular file", .0.display())]
+    #[error("{} is not a regular file", named(.0))]
     NotAFile(PathBuf),
     /// The value is longer than any credential.
     #[error("its value is longer than 64 KiB")]
@@ -46,7 +47,7 @@ pub enum SourceFault {
     #[error("its value is empty")]
     Empty,
     /// The file holds nothing, or only a newline.
-    #[error("{} is empty", .0.display())]
+    #[error("{} is empty", named(.0))]
     EmptyFile(PathBuf),
     /// The value is not UTF-8, and JSON carries text only.
     #[error("its value is not UTF-8")]
@@ -74,10 +75,10 @@ pub enum SourceFault {
         stderr: Option<String>,
     },
     /// The file's system did not answer.
-    #[error("{} gave no answer within 10 s", .0.display())]
+    #[error("{} gave no answer within 10 s", named(.0))]
     NoAnswer(PathBuf),
     /// The system refused a thread for the reading.
-    #[error("{} can't be read: there is no thread for it (raise TasksMax=, LimitNPROC=, `ulimit -u` or the container's pids limit)", .0.display())]
+    #[error("{} can't be read: there is no thread for it (raise TasksMax=, LimitNPROC=, `ulimit -u` or the container's pids limit)", named(.0))]
     NoThread(PathBuf),
     /// The command took too long, or earlier readings of the files still hang.
     #[error("it gave no value within 10 s")]
@@ -138,10 +139,39 @@ impl SourceFault {
     }
 }
 
+/// A file, as a message names it. A path without a `/` may be the secret itself, written where its file's name belongs.
+fn named(path: &Path) -> String {
+    let path = path.display().to_string();
+    if path.contains('/') { path } else { "the file that it names".to_owned() }
+}
+
 fn not_run(kind: io::ErrorKind) -> String {
     if kind == io::ErrorKind::NotFound { "there is no such program".to_owned() } else { kind.to_string() }
 }
 
 fn exit_status(status: Option<i32>) -> String {
     status.map_or_else(|| "ended by a signal".to_owned(), |code| format!("exit status {code}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_may_be_the_secret_itself_is_in_no_message() {
+        let of = |path: &str| {
+            let io = |kind: io::ErrorKind| SourceFault::of_file(Path::new(path), &kind.into());
+            let path = || PathBuf::from(path);
+            let own = [
+                SourceFault::NotAFile(path()),
+                SourceFault::EmptyFile(path()),
+                SourceFault::NoAnswer(path()),
+                SourceFault::NoThread(path()),
+            ];
+            let of_kinds = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied, io::ErrorKind::InvalidFilename].map(io);
+            own.into_iter().chain(of_kinds).map(|fault| fault.to_string()).collect::<Vec<_>>()
+        };
+        assert!(of("hunter2").iter().all(|told| told.starts_with("the file that it names ") && !told.contains("hunter2")));
+        assert!(of("./hunter2").iter().all(|told| told.starts_with("./hunter2 ")));
+    }
 }

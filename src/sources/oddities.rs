@@ -3,7 +3,7 @@
 
 use std::{fs::File, path::Path, time::Duration};
 
-use super::SourceFault;
+use super::{SourceFault, named};
 use crate::{
     config::Source,
     files,
@@ -51,7 +51,7 @@ pub fn oddities(source: &Source) -> Vec<(String, &'static str)> {
     let (place, found) = match source {
         Source::Value(value) => ("the value".to_owned(), of_value(value.expose(), MARK_IN_TEXT)),
         Source::File(path) => match read(path) {
-            Ok(bytes) => (format!("the value in {}", path.display()), of_file(&bytes)),
+            Ok(bytes) => (format!("the value in {}", named(path)), of_file(&bytes)),
             Err(fault) => return vec![(fault.to_string(), fault.advice())],
         },
         Source::Command(_) => return Vec::new(),

@@ -215,8 +215,8 @@ impl ClientTls {
     /// Every fault of the files that [`ClientTls::new`] reads.
     #[must_use]
     pub fn faults(tls: &Tls) -> Vec<TlsSetupError> {
-        let identity = tls.client_certificate.as_ref().and_then(|files| identity::read(files).err());
-        roots(tls).err().into_iter().chain(identity).collect()
+        let of_pair = tls.client_certificate.iter().flat_map(identity::faults);
+        roots(tls).err().into_iter().chain(of_pair).collect()
     }
 
     /// Trusts only `roots`, with defaults for everything else.

@@ -132,7 +132,7 @@ fn files_that_others_may_write_or_read_are_warnings() {
 fn from_files() -> Setup {
     let mut setup = Setup::empty();
     setup.settings(
-        "[accounts.default]\norganization = { file = \"o\" }\nusername = { file = \"u\" }\npassword = { file = \"p\" }\n[apis.default]\n",
+        "[accounts.default]\norganization = { file = \"./o\" }\nusername = { file = \"./u\" }\npassword = { file = \"./p\" }\n[apis.default]\n",
     );
     for file in ["o", "u", "p"] {
         write_private(&setup, file, "x\n");
@@ -155,9 +155,9 @@ fn a_credential_that_is_missing_or_empty_or_no_file_is_a_warning() {
     warns(
         &output,
         &[
-            "config.toml:2: accounts.default.organization: o does not exist; it is watched",
-            "config.toml:3: accounts.default.username: the value in u is `[redacted]`, which `config` shows in place of a secret",
-            "config.toml:4: accounts.default.password: p is empty",
+            "config.toml:2: accounts.default.organization: ./o does not exist; it is watched",
+            "config.toml:3: accounts.default.username: the value in ./u is `[redacted]`, which `config` shows in place of a secret",
+            "config.toml:4: accounts.default.password: ./p is empty",
         ],
     );
     assert_eq!(output.stdout.matches("\n  hint: ").count(), 3, "{output:?}");
@@ -197,10 +197,32 @@ fn a_credential_that_may_not_be_read_is_told_with_its_owner_its_mode_and_our_uid
     fs::set_permissions(directory.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
     let text = fs::read_to_string(directory.join("config.toml")).unwrap();
     let inside = format!("{}/closed/p", directory.display());
-    setup.file("config.toml", &text.replace("\"p\"", &format!("\"{inside}\"")));
+    setup.file("config.toml", &text.replace("\"./p\"", &format!("\"{inside}\"")));
     let said = as_stranger();
     let expected = format!("{inside} can't be read: permission denied ({}/closed: owner uid 0, mode 0700", directory.display());
     assert!(said.contains(&expected), "{said}");
+}
+
+#[test]
+fn a_password_that_stands_where_its_files_name_belongs_is_shown_nowhere() {
+    let simulator = simulator();
+    let mut setup = Setup::controlled(&simulator);
+    setup.without("CAREPORTALS_PASSWORD").variable("CAREPORTALS_PASSWORD_FILE", "hunter2");
+    let checked = setup.output("check");
+    let said = "warning: CAREPORTALS_PASSWORD_FILE: the file that it names does not exist; it is watched";
+    assert!(checked.stdout.contains(said), "{checked:?}");
+    let shown = setup.output("config");
+    assert!(shown.stdout.contains("\npassword = { file = \"[redacted]\" } "), "{shown:?}");
+    let online = setup.output_of(&["check", "--online"]);
+    assert!(online.stdout.contains("password: the file that it names does not exist"), "{online:?}");
+    let sidecar = setup.start();
+    sidecar.wait_for_log("password: the file that it names does not exist");
+    let status = sidecar.setup.output_of(&["status", "--json"]);
+    assert!(status.stdout.contains("the file that it names does not exist"), "{status:?}");
+    for output in [checked, shown, online, status] {
+        assert!(!output.all().contains("hunter2"), "{output:?}");
+    }
+    assert!(!sidecar.logs().contains("hunter2"), "{}", sidecar.logs());
 }
 
 #[test]
@@ -227,7 +249,7 @@ fn a_log_filter_that_would_silence_the_daemon_is_a_fault() {
 fn an_organization_in_the_settings_file_is_no_secret() {
     let setup = from_files();
     let text = fs::read_to_string(setup.dir.path().join("config.toml")).unwrap();
-    setup.file("config.toml", &text.replace("{ file = \"o\" }", "\"acme\""));
+    setup.file("config.toml", &text.replace("{ file = \"./o\" }", "\"acme\""));
     fs::set_permissions(setup.dir.path().join("config.toml"), fs::Permissions::from_mode(0o644)).unwrap();
     warns(&setup.output("check"), &[]);
 }

@@ -429,7 +429,9 @@ fn without_its_default_socket_the_daemon_starts_all_the_same() {
     let sidecar = by_default(&simulator, run.path()).start().ready();
     sidecar.wait_for_log("no control socket: cannot listen on unix:");
     let nowhere = by_default(&simulator, &run.path().join("absent")).start().ready();
-    nowhere.wait_for_log("no control socket: cannot listen on unix:");
+    let told = nowhere.wait_for_log("no control socket: cannot listen on unix:");
+    let hint = "choose another with `control_socket` in the settings file or CAREPORTALS_CONTROL_SOCKET";
+    assert!(told.contains(hint) && !told.contains("`listen`"), "{told}");
 }
 
 #[test]

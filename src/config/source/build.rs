@@ -12,6 +12,7 @@ use super::{
     faults::{Diagnostic, Fault, ValueOrigin},
     layers::Merged,
     login::{self, Choice},
+    named_variables::CREDENTIALS_DIR,
     relations,
     setting::{Findings, Section, Setting, parts},
     tables::Written,
@@ -36,14 +37,17 @@ pub(super) fn derive_upstreams(merged: &mut Merged, apis: &[String]) {
 }
 
 /// Leaves out what is faulty, so that the rest can be built: values of keys, and the log-ins of accounts.
-pub(super) fn leave_out(merged: &mut Merged, faults: &[Fault], accounts: &[String]) {
-    for fault in faults {
-        let (section, entry, key) = parts(&fault.path);
-        let mut put = |key, text: &str| merged.values.insert(section.path(entry, key), (text.into(), fault.origin.clone()));
+/// `faulty`: the paths of their keys.
+pub(super) fn leave_out(merged: &mut Merged, faulty: Vec<String>, accounts: &[String]) {
+    // A value counts as written, whoever wrote it.
+    let origin = ValueOrigin::Variable(String::new());
+    for path in faulty {
+        let (section, entry, key) = parts(&path);
+        let mut put = |key, text: &str| merged.values.insert(section.path(entry, key), (text.into(), origin.clone()));
         match (section, key, accounts.first()) {
             (Section::Account, ..) => drop((put("organization", "none"), put("login_url", "off"))),
             (Section::Api, "account", Some(first)) => drop(put(key, first)),
-            _ => drop(merged.values.remove(&*fault.path)),
+            _ => drop(merged.values.remove(&path)),
         }
     }
 }
@@ -53,7 +57,8 @@ pub(super) fn config(written: Written, environment: &Environment, findings: &mut
     let Written { accounts, apis, .. } = &written;
     let is_known = apis.iter().all(|api| accounts.iter().any(|account| api.account.known() == Some(&account.name)));
     let choices: Vec<Choice> = accounts.iter().map(|account| login::choose(account, apis, is_known, findings)).collect();
-    let refreshes: Vec<Option<Endpoint>> = accounts.iter().map(|account| login::refresh(account, apis, findings)).collect();
+    let refreshes: Vec<Option<Endpoint>> =
+        accounts.iter().map(|account| login::refresh(account, apis, is_known, findings)).collect();
     relations::check(&written, &choices, findings);
     let Written { top, mut accounts, mut apis } = written;
     let egress = egress::read(environment, findings);
@@ -115,11 +120,14 @@ fn account(entry: &mut AccountEntry, choice: Choice, refresh_url: Option<Endpoin
 fn required(setting: &mut Setting<Option<Source>>, findings: &mut Findings) -> Option<Source> {
     let source = setting.take();
     let (_, account, key) = parts(&setting.path);
-    // A table whose name or syntax is wrong may hold it.
-    let is_told = |fault: &Fault| matches!(fault.origin, ValueOrigin::File { line: 1.., .. });
+    // A table whose name or syntax is wrong may hold it, or the directory that a variable does not name.
+    let is_told = |fault: &Fault| match &fault.origin {
+        ValueOrigin::File { line, .. } => *line > 0 && matches!(setting.place, ValueOrigin::File { line: 0, .. }),
+        ValueOrigin::Variable(name) => name == CREDENTIALS_DIR && account == "default",
+        _ => false,
+    };
     let (wrong, hint) = match &setting.place {
-        _ if source.is_some() || setting.is_written() => return source,
-        ValueOrigin::File { line: 0, .. } if findings.faults.iter().any(is_told) => return source,
+        _ if source.is_some() || setting.is_written() || findings.faults.iter().any(is_told) => return source,
         ValueOrigin::Variable(name) if account == "default" => {
             ("is not set", format!("set it, {name}_FILE or CAREPORTALS_CREDENTIALS_DIR, or write a settings file"))
         }

@@ -1,6 +1,6 @@
 //! Reads `HTTPS_PROXY` and `NO_PROXY`.
 //!
-//! Pure. The proxy's URL may hold a password and is never shown.
+//! Pure. The proxy's credentials are never shown, and neither is a URL that can't be read.
 
 use super::{
     environment::Environment,
@@ -30,8 +30,9 @@ pub(super) fn read(environment: &Environment, findings: &mut Findings) -> Egress
         }
     }
     let proxy = first(environment, findings, ["https_proxy", "HTTPS_PROXY"]).and_then(|(name, url)| {
-        show(name, REDACTED, findings);
-        proxy(url).map_err(|wrong| findings.faults.push(Fault::of_variable(name, "", wrong))).ok()
+        let proxy = proxy(url);
+        show(name, &proxy.as_ref().map_or_else(|_| REDACTED.to_owned(), without_credentials), findings);
+        proxy.map_err(|wrong| findings.faults.push(Fault::of_variable(name, "", wrong))).ok()
     });
     Egress::new(proxy, exceptions)
 }
@@ -39,6 +40,12 @@ pub(super) fn read(environment: &Environment, findings: &mut Findings) -> Egress
 fn show(name: &str, text: &str, findings: &mut Findings) {
     let (path, shown, origin) = (name.to_owned(), in_toml(&text.into()), ValueOrigin::Variable(name.to_owned()));
     findings.values.push(EffectiveValue { path, shown, origin, is_set: true });
+}
+
+/// The proxy's URL as `config` shows it.
+fn without_credentials(proxy: &EgressProxy) -> String {
+    let mark = if proxy.credentials.is_some() { format!("://{REDACTED}@") } else { "://".to_owned() };
+    proxy.origin.to_string().replacen("://", &mark, 1)
 }
 
 /// Reads `http://user:password@host:port`, with the scheme's port by default. A URL without a scheme is an `http` one.
@@ -119,6 +126,8 @@ mod tests {
             let proxy = proxy(url).unwrap_or_else(|_| panic!("{url}"));
             assert_eq!(proxy.origin.to_string(), origin, "{url}");
             assert_eq!(proxy.credentials.as_ref().and_then(Secret::expose_str), credentials, "{url}");
+            let shown = credentials.map_or(origin.to_owned(), |_| origin.replace("://", "://[redacted]@"));
+            assert_eq!(without_credentials(&proxy), shown, "{url}");
         }
     }
 

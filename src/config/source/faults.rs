@@ -183,8 +183,9 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// Words of other programs, and the keys that mean the same here.
-const SYNONYMS: &str = "log_level=log port=listen host=listen bind=listen api_url=upstream base_url=upstream url=upstream \
-                        user=username pass=password org=organization";
+const SYNONYMS: &str = "log_level=log loglevel=log port=listen host=listen bind=listen api_url=upstream base_url=upstream url=upstream \
+                        user=username pass=password org=organization telemetry=telemetry_listen control=control_socket \
+                        credentials=credentials_dir credentials_directory=credentials_dir";
 
 /// Finds the name that was most likely meant: a synonym's, or one of which at most a third differs.
 pub(super) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {

@@ -51,15 +51,19 @@ impl FileReader<'_> {
     }
 
     fn entries(&mut self, section: Section, group: &str, item: &Item, line: usize) {
-        let wrong = Diagnostic::new("expected tables with names").hint(format!("write `[{group}.NAME]`"));
-        let Some(table) = self.table(item, line, group, wrong) else { return };
-        for (name, item) in table.iter() {
-            let (line, path) = (self.line_of(table, name), format!("{group}.{name}"));
-            if !is_name(name) {
-                self.fault(line, &path, Diagnostic::new("a name is made of a-z, 0-9 and `-`"));
-                continue;
+        let Some(table) = item.as_table_like() else {
+            let wrong = Diagnostic::new("expected tables with names").hint(format!("write `[{group}.NAME]`"));
+            return self.fault(line, group, wrong);
+        };
+        for (written, item) in table.iter() {
+            let line = self.line_of(table, written);
+            if !is_name(written) {
+                self.fault(line, &format!("{group}.{written}"), Diagnostic::new("a name is made of a-z, 0-9 and `-`"));
             }
-            self.layers.entries.push((section, name.to_owned()));
+            // Under a wrong name, too, its keys are judged, and others may refer to it. A dot would end it in a path.
+            let name = written.replace('.', "-");
+            let path = format!("{group}.{name}");
+            self.layers.entries.push((section, name));
             let wrong = Diagnostic::new("expected a table").hint(format!("write `[{path}]`"));
             if let Some(table) = self.table(item, line, &path, wrong) {
                 self.keys(section, &format!("{path}."), "", table);
@@ -76,8 +80,12 @@ impl FileReader<'_> {
         } else if section.keys().iter().any(|key| key.name.starts_with(&group)) {
             let members =
                 section.keys().iter().filter_map(|key| key.name.strip_prefix(&group)).collect::<Vec<_>>().join(" = …, ");
-            let wrong = Diagnostic::new("expected a table").hint(format!("write {name} = {{ {members} = … }}"));
-            if let Some(table) = self.table(item, line, &path, wrong) {
+            let hint = format!("write {name} = {{ {members} = … }}");
+            if let Some(table) = self.table(item, line, &path, Diagnostic::new("expected a table").hint(&hint)) {
+                if table.is_empty() && name == "require_header" {
+                    // It looks like a protection, and nothing would be required.
+                    self.fault(line, &path, Diagnostic::new("needs `name`").hint(hint));
+                }
                 self.keys(section, entry, &group, table);
             }
         } else {
@@ -85,12 +93,12 @@ impl FileReader<'_> {
         }
     }
 
-    /// Notes where something stands that must be a table. `wrong`: the fault if it is none.
+    /// Notes where a table stands. `wrong`: the fault if it is none.
     fn table<'t>(&mut self, item: &'t Item, line: usize, path: &str, wrong: Diagnostic) -> Option<&'t dyn TableLike> {
-        self.layers.tables.insert(path.to_owned(), self.origin(line));
         let table = item.as_table_like();
-        if table.is_none() {
-            self.fault(line, path, wrong);
+        match table {
+            Some(_) => drop(self.layers.tables.insert(path.to_owned(), self.origin(line))),
+            None => self.fault(line, path, wrong),
         }
         table
     }

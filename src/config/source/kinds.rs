@@ -68,11 +68,11 @@ kinds! {
     Count<const MIN, const MAX> => usize, format!("{MIN} to {MAX}"), Literal, whole(MIN, MAX),
         |value, _| within(number(value)?, MIN, MAX, |n| n.to_string());
     /// A number of bytes, or text with a unit; the limits are in bytes.
-    Size<const MIN, const MAX> => usize, "size", Compound,
+    Size<const MIN, const MAX> => usize, ranged("size", MIN, MAX, show_size), Compound,
         json!({ "anyOf": [matching("^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$"), whole(MIN, MAX)] }),
         |value, _| within(size(value)?, MIN, MAX, show_size);
     /// A duration; the limits are in milliseconds.
-    Between<const MIN, const MAX> => Duration, "duration", Text, matching("^([0-9]+(ms|s|m|h|d))+$"),
+    Between<const MIN, const MAX> => Duration, ranged("duration", MIN, MAX, show_duration), Text, matching("^([0-9]+(ms|s|m|h|d))+$"),
         |value, _| within(duration(value)?, MIN, MAX, show_duration).map(Duration::from_millis);
     /// A base URL, whose path is canonical.
     BaseUrl => Upstream, "URL", Text, some_text(), |value, _| url::upstream(text(value)?);
@@ -267,6 +267,10 @@ fn some_list(items: &Value) -> Value {
     json!({ "anyOf": [{ "type": "array", "items": items }, items] })
 }
 
+fn ranged(what: &str, min: u64, max: u64, show: fn(u64) -> String) -> String {
+    format!("{what}, {} to {}", show(min), show(max))
+}
+
 fn within<T: TryFrom<u64>>(value: u64, min: u64, max: u64, show: fn(u64) -> String) -> Result<T, Diagnostic> {
     let fitting = T::try_from(value).ok().filter(|_| (min..=max).contains(&value));
     fitting.ok_or_else(|| Diagnostic::new(format!("must be from {} to {}", show(min), show(max))))
@@ -282,7 +286,11 @@ fn source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic
             }
             (1, Some(("env", name))) => from_variable(name, environment),
             (1, Some(("command", words))) => command(words).ok_or_else(|| Diagnostic::new(COMMAND_WRONG)),
-            _ => Err(Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT)),
+            (count, member) => {
+                let wrong = Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT);
+                let name = member.filter(|_| count == 1).map_or("", |(name, _)| name);
+                Err(wrong.did_you_mean(name, ["file", "env", "command"]))
+            }
         },
         other => Err(mismatch("text or a source", other).hint(SOURCE_HINT)),
     }
@@ -365,8 +373,9 @@ fn hosts(value: &Value) -> Result<AllowedHosts, Diagnostic> {
 }
 
 fn path_word(word: &str) -> Result<String, Diagnostic> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte);
-    ensure!(word.bytes().all(plain), "a path word is one segment, without `/` and `%`");
+    const MARKS: &str = "-._~!$&'()*+,;=:@";
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || MARKS.as_bytes().contains(&byte);
+    ensure!(word.bytes().all(plain), format!("a path word is one segment, made of a-z, A-Z, 0-9 and {MARKS}"));
     Ok(word.to_owned())
 }
 

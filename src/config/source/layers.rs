@@ -28,14 +28,14 @@ pub(super) struct Layers {
     /// All values, the weakest first: the service manager's credentials, the file, a directory of credentials, each variable,
     /// each flag.
     pub(super) leaves: Vec<Leaf>,
-    /// The settings file, if one was read.
+    /// The settings file, if one is named or there; it may be of no use.
     pub(super) file: Option<PathBuf>,
     /// Where each table of the file stands; the empty path is the file as a whole.
     pub(super) tables: BTreeMap<String, ValueOrigin>,
     /// Accounts and APIs that the file names, in its order, then those of `CAREPORTALS__…` variables; some more than once.
     pub(super) entries: Vec<(Section, String)>,
     pub(super) findings: Findings,
-    /// Why the settings file can't be used at all. Nothing else is judged then.
+    /// Why the settings file can't be used at all. Only what does not depend on it is judged then.
     pub(super) unusable: Option<Fault>,
 }
 

@@ -29,7 +29,7 @@ pub struct Loaded {
     pub warnings: Vec<Warning>,
     /// Every value in effect, for `config`.
     pub values: Vec<EffectiveValue>,
-    /// The settings file, if one was read.
+    /// The settings file, if one is named or there; it may be of no use.
     pub file: Option<PathBuf>,
     /// The names of the variables that hold a secret or lead to one. A started program must not inherit them.
     pub secret_variables: Vec<OsString>,

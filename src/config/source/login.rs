@@ -33,7 +33,7 @@ pub(super) fn choose(account: &AccountEntry, apis: &[ApiEntry], is_known: bool, 
     let setting = &account.login_url;
     let own = own(account, apis);
     if setting.is_written() {
-        return setting.set().map_or(Choice::Unknown, |address| resolve(setting, address, &own, findings));
+        return setting.set().map_or(Choice::Unknown, |address| resolve(setting, address, (&own, is_known), findings));
     }
     // An API whose account is unknown may be the one that is meant to use it.
     let agreed = if own.is_empty() && !is_known { Ok(Choice::Unknown) } else { agreed(&own) };
@@ -55,9 +55,9 @@ pub(super) fn choose(account: &AccountEntry, apis: &[ApiEntry], is_known: bool, 
 }
 
 /// Decides where a refresh token becomes a token. No preset says that.
-pub(super) fn refresh(account: &AccountEntry, apis: &[ApiEntry], findings: &mut Findings) -> Option<Endpoint> {
+pub(super) fn refresh(account: &AccountEntry, apis: &[ApiEntry], is_known: bool, findings: &mut Findings) -> Option<Endpoint> {
     let setting = &account.refresh_url;
-    let choice = resolve(setting, setting.set()?, &own(account, apis), findings);
+    let choice = resolve(setting, setting.set()?, (&own(account, apis), is_known), findings);
     if let Choice::At(endpoint) = choice { Some(endpoint) } else { None }
 }
 
@@ -73,11 +73,13 @@ fn own<'a>(account: &AccountEntry, apis: &'a [ApiEntry]) -> Vec<&'a ApiEntry> {
     apis.iter().filter(|api| api.account.known() == Some(&account.name)).collect()
 }
 
-fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: &[&ApiEntry], findings: &mut Findings) -> Choice {
-    let choice = match (address, own) {
+/// `own`: the APIs that use the account, and whether the account of each API is known.
+fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: (&[&ApiEntry], bool), findings: &mut Findings) -> Choice {
+    let choice = match (address, own.0) {
         (Address::Off, _) => Choice::Off,
         (Address::Absolute(endpoint), _) => Choice::At(endpoint.clone()),
         (Address::Path(path), [api]) => api.upstream.set().map_or(Choice::Unknown, |upstream| under(upstream, path.path())),
+        (Address::Path(_), []) if !own.1 => Choice::Unknown,
         (Address::Path(_), own) => {
             let count = if own.is_empty() { "no API uses it" } else { "several APIs use it" };
             let wrong = Diagnostic::new(format!("a path needs an account with exactly one API, and {count}"));

@@ -40,7 +40,7 @@ mod warnings;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{io::ErrorKind, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, io::ErrorKind, net::SocketAddr, path::PathBuf};
 
 pub use self::{
     child_environment::MEANT_FOR_US,
@@ -120,7 +120,8 @@ pub fn load(input: Input) -> Loaded {
     let Input { environment, defaults, .. } = input;
     let file = layers.file.take();
     if let Some(fault) = layers.unusable.take() {
-        return Loaded { faults: vec![fault], file, ..Loaded::default() };
+        let faults = [fault].into_iter().chain(faults_beside_file(layers, &environment, defaults)).collect();
+        return Loaded { faults, file, ..Loaded::default() };
     }
     let secret_variables = child_environment::secret_variables(&environment, &layers.leaves);
     let [accounts, apis] = [Section::Account, Section::Api].map(|section| names(section, &layers));
@@ -140,8 +141,15 @@ pub fn load(input: Input) -> Loaded {
     let (config, rest) = if findings.faults.is_empty() {
         (config, None)
     } else {
-        build::leave_out(&mut merged, &findings.faults, &accounts);
-        (None, config.or_else(|| judge(&mut merged, Findings::default()).0))
+        let told: Vec<String> = findings.faults.iter().map(|fault| fault.path.to_string()).collect();
+        // Where a table is wrong, any account may lack what it holds.
+        let of_accounts = accounts.iter().map(|name| Section::Account.path(name, "organization"));
+        let all = of_accounts.chain(apis.iter().map(|name| Section::Api.path(name, "account"))).collect();
+        let mut without = |faulty| {
+            build::leave_out(&mut merged, faulty, &accounts);
+            judge(&mut merged, Findings::default()).0
+        };
+        (None, config.or_else(|| without(told)).or_else(|| without(all)))
     };
     let Findings { mut faults, warnings, values } = findings;
     faults.sort_by_key(Fault::line);
@@ -149,6 +157,25 @@ pub fn load(input: Input) -> Loaded {
     let [faults, warnings] =
         [faults, warnings].map(|all| all.into_iter().map(|found| found.spelled(&values)).collect::<Vec<_>>());
     Loaded { config, rest, faults, warnings, values, file, secret_variables }
+}
+
+/// The faults of variables and flags that are faults whatever the settings file says: unknown names, and values that can't be read.
+fn faults_beside_file(
+    layers: Layers,
+    environment: &Environment,
+    defaults: &'static [(&'static str, &'static str)],
+) -> Vec<Fault> {
+    let Layers { leaves, tables, findings, .. } = layers;
+    let named = |section| {
+        let entries = leaves.iter().map(|leaf| parts(&leaf.path)).filter(|(other, ..)| *other == section);
+        entries.map(|(_, entry, _)| entry.to_owned()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+    };
+    let [accounts, apis] = [Section::Account, Section::Api].map(named);
+    let merged = &Merged::new(tables, &leaves);
+    let mut reader = SettingsReader { merged, environment, defaults, findings };
+    Written::read(&mut reader, &accounts, &apis);
+    egress::read(environment, &mut reader.findings);
+    reader.findings.faults
 }
 
 /// Where a daemon is, as its settings say, for commands that talk to it.
@@ -193,7 +220,10 @@ fn read_layers(input: &Input) -> Layers {
     match read_file(input) {
         Ok(Some((path, text))) => file::read(&path, &text, &mut layers),
         Ok(None) => {}
-        Err(fault) => layers.unusable = Some(fault),
+        Err(fault) => {
+            layers.file = Some(input.settings_file().0).filter(|path| !path.as_os_str().is_empty());
+            layers.unusable = Some(fault);
+        }
     }
     variables::read(&input.environment, &mut layers);
     for (path, value) in &input.flags {

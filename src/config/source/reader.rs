@@ -6,14 +6,14 @@
 
 use std::slice;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     environment::Environment,
     faults::{Diagnostic, Fault, ValueOrigin, Warning},
     layers::Merged,
     setting::{EffectiveValue, Findings, Key, Setting, Unset},
-    toml::{in_toml, redacted},
+    toml::{REDACTED, in_toml, redacted},
 };
 
 /// Reads settings out of the merged layers, and collects the findings.
@@ -38,6 +38,12 @@ impl SettingsReader<'_> {
         let key = keys.next().expect("there is a key for each field");
         let path = key.section.path(entry, key.name);
         let (written, origin) = self.merged.values.get(&path).cloned().unzip();
+        // The variable that sets it gives no text, and that is told.
+        if let Some(fault) = self.findings.faults.iter().find(|fault| written.is_none() && *fault.path == *path).cloned() {
+            let origin = fault.origin.clone();
+            self.show(key, &path, Some(&Value::Null), &origin, false);
+            return Setting { value: Err(fault), place: origin.clone(), origin, path };
+        }
         let (written, origin) = (written.or_else(|| key.default_value(self.defaults)), origin.unwrap_or(ValueOrigin::Default));
         let place = if origin.is_written() { origin.clone() } else { self.merged.place(&path) };
         let value = match &written {
@@ -57,7 +63,12 @@ impl SettingsReader<'_> {
 
     /// Has `config` show the value, and warns of a secret that others can see.
     fn show(&mut self, key: &Key, path: &str, value: Option<&Value>, origin: &ValueOrigin, is_right: bool) {
+        // It may be the secret itself, given where its file's name belongs.
+        let is_bare = |value: &Value| value.get("file").and_then(Value::as_str).is_some_and(|path| !path.contains('/'));
         let shown = match (value, key.unset) {
+            (Some(value), _) if is_right && is_bare(value) && matches!(origin, ValueOrigin::Variable(_)) => {
+                in_toml(&json!({ "file": REDACTED }))
+            }
             (Some(value), _) if is_right => in_toml(&redacted(key.form, value)),
             (Some(_), _) => "\"[invalid]\"".to_owned(),
             (None, Unset::Shown(words)) => words.to_owned(),

@@ -12,14 +12,18 @@ use super::{
     setting::{Findings, Setting, parts},
     tables::Written,
     top_level::TopLevel,
+    url::Address,
 };
-use crate::config::{AllowedHosts, Listen, Origin, Scheme, Upstream};
+use crate::config::{AllowedHosts, Endpoint, Listen, Origin, Scheme, Upstream};
 
 /// Reports every fault and warning. `choices`: one for each account.
 pub(super) fn check(written: &Written, choices: &[Choice], findings: &mut Findings) {
     let Written { top, accounts, apis } = written;
+    // What is no table, or has a wrong name, may be the account or name it.
+    let is_group = |path: &str| path.split('.').count() < 3 && ["account", "api"].iter().any(|group| path.starts_with(group));
+    let is_hidden = findings.faults.iter().any(|fault| is_group(&fault.path));
     for api in apis {
-        findings.fault(&api.account, account(api, accounts));
+        findings.fault(&api.account, account(api, accounts).filter(|_| !is_hidden));
         listen(api, findings);
         findings.warn(&api.allow_gids, callers(api));
         upstream(api, top, apis, findings);
@@ -34,7 +38,7 @@ pub(super) fn check(written: &Written, choices: &[Choice], findings: &mut Findin
     for (account, choice) in accounts.iter().zip(choices) {
         log_in(account, choice, top, apis, findings);
     }
-    if top.ca_file.is_written() && top.ca_only_file.is_written() {
+    if top.ca_file.set().is_some() && top.ca_only_file.set().is_some() {
         let wrong = Diagnostic::new("contradicts `ca_file`, which adds to the system's roots").hint("unset one of the two");
         findings.fault(&top.ca_only_file, wrong);
     }
@@ -117,9 +121,9 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
         own => theirs.is_some_and(|theirs| theirs.contains(own)),
     };
     if let Some(shared) = setting.known().into_iter().flatten().find(is_shared) {
-        let why = match (api.prefix.set(), other.prefix.set()) {
-            (Some(own), Some(theirs)) if own != theirs => None,
-            (Some(own), Some(_)) => Some(format!("and both have the prefix {}", own.as_str())),
+        let why = match (api.prefix.known(), other.prefix.known()) {
+            (Some(Some(own)), Some(Some(theirs))) if own == theirs => Some(format!("and both have the prefix {}", own.as_str())),
+            (Some(Some(_)) | None, Some(Some(_)) | None) => None,
             _ => Some("and each then needs a prefix of its own".to_owned()),
         };
         let wrong = why.map(|why| Diagnostic::new(format!("shares {shared} with API `{}`, {why}", other.name)));
@@ -138,9 +142,13 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
 fn shared_file(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
     let wrong = Diagnostic::new(format!("is not that of API `{}`, with which it shares a Unix socket", other.name));
     let wrong = wrong.hint("give both the same");
-    let (modes, groups) = ([api, other].map(|api| api.socket_mode.known()), [api, other].map(|api| api.socket_group.set()));
-    findings.fault(&api.socket_mode, (modes[0] != modes[1]).then(|| wrong.clone()));
-    findings.fault(&api.socket_group, (groups[0] != groups[1]).then_some(wrong));
+    findings.fault(&api.socket_mode, differ(&api.socket_mode, &other.socket_mode).then(|| wrong.clone()));
+    findings.fault(&api.socket_group, differ(&api.socket_group, &other.socket_group).then_some(wrong));
+}
+
+/// Whether both are right, and not alike.
+fn differ<T: PartialEq>(own: &Setting<T>, theirs: &Setting<T>) -> bool {
+    own.known().zip(theirs.known()).is_some_and(|(own, theirs)| own != theirs)
 }
 
 /// Whether the two are the same, or one is every address of its family, which includes the other.
@@ -167,10 +175,15 @@ fn log_in(account: &AccountEntry, choice: &Choice, top: &TopLevel, apis: &[ApiEn
     if *choice == Choice::Off && refresh.is_written() {
         findings.warn(refresh, Diagnostic::new("has no effect, since log-in is off"));
     }
-    let Choice::At(endpoint) = choice else { return };
-    // A fault names an own address as upstream already; the preset's log-in path follows from it.
-    let own = own_address(&endpoint.origin, top, apis).filter(|_| login.is_written());
-    findings.fault(login, own.map(|own| Diagnostic::new(format!("is our own address {own}, which refuses log-in paths"))));
+    for setting in [login, refresh] {
+        // A fault names an own address as upstream already, and a path follows from it.
+        let Some(Address::Absolute(Endpoint { origin, .. })) = setting.set() else { continue };
+        let wrong = |own| Diagnostic::new(format!("is our own address {own}, which refuses log-in paths"));
+        findings.fault(setting, own_address(origin, top, apis).map(wrong));
+    }
+    if !matches!(choice, Choice::At(_)) {
+        return;
+    }
     let known = apis.iter().all(|api| api.account.known().is_some());
     if known && !apis.iter().any(|api| api.account.known() == Some(&account.name)) {
         findings.warn(login, Diagnostic::new("no API uses this account"));
@@ -201,5 +214,5 @@ fn one_field_for_both(account: &AccountEntry, findings: &mut Findings) {
 /// Reports a setting that stands without another that it needs.
 fn beside<T, U>(setting: &Setting<T>, needed: &Setting<U>, findings: &mut Findings) {
     let wrong = || Diagnostic::new(format!("needs `{}` beside it", parts(&needed.path).2));
-    findings.fault(setting, (setting.is_written() && !needed.is_written()).then(wrong));
+    findings.fault(setting, (setting.is_written() && setting.known().is_some() && !needed.is_written()).then(wrong));
 }

@@ -35,7 +35,8 @@ fn source_schema(member: &str, schema: &Value) -> Value {
 fn schema_of(section: Section) -> Value {
     let mut properties = Map::new();
     for key in section.keys() {
-        let (_, mut schema) = (key.kind)();
+        let (kind, mut schema) = (key.kind)();
+        schema["title"] = json!(kind);
         schema["description"] = json!(key.doc);
         if let Some(default) = key.default_value(&[]) {
             schema["default"] = default;

@@ -85,9 +85,12 @@ impl VariableReader<'_> {
             return;
         }
         let likely = self.likely();
-        let near = nearest(self.name, likely.iter().map(|(written, _)| written.as_str()));
-        let meant = likely.iter().find(|(written, _)| near == Some(written)).map(|(_, meant)| meant);
-        let hint = meant.map(|meant| format!("did you mean `{meant}`?"));
+        let near = nearest(self.name, likely.iter().map(|(written, _)| written.as_str())).unwrap_or_default();
+        let meant = |name: &str| likely.iter().find(|(written, _)| written == name).map(|(_, meant)| meant);
+        // The name of a source for a file is itself a likely one.
+        let whole = self.name.strip_suffix("_FILE").filter(|_| near != self.name).and_then(meant);
+        let hint = whole.map(|whole| format!("`{whole}` takes no `_FILE`: set it itself"));
+        let hint = hint.or_else(|| Some(format!("did you mean `{}`?", meant(near)?)));
         let wrong = Diagnostic { hint, ..Diagnostic::new("no such variable; ignored") };
         self.layers.findings.warnings.push(Warning::of_variable(self.name, "", wrong));
     }
@@ -200,25 +203,25 @@ struct Target {
 }
 
 impl Target {
-    /// An account's or API's name may hold `--`, written `__`: the first reading that gives a known key counts.
+    /// An account's or API's name may hold `-`, written `_`, anywhere: the first reading that gives a known key counts.
     fn of(written: &str) -> Option<Self> {
-        let parts: Vec<String> = written.split("__").map(str::to_lowercase).collect();
-        let Some(section) = Section::of_group(parts.first()?) else {
-            return Self::key(Section::TopLevel, String::new(), &parts);
-        };
-        (2..parts.len()).find_map(|end| {
-            let entry = parts[1..end].join("__").replace('_', "-");
-            if is_name(&entry) { Self::key(section, entry, &parts[end..]) } else { None }
+        let written = written.to_lowercase();
+        let group = written.split_once("__").and_then(|(group, rest)| Some((Section::of_group(group)?, rest)));
+        let Some((section, rest)) = group else { return Self::key(Section::TopLevel, String::new(), &written) };
+        (0..rest.len()).filter(|at| rest.as_bytes()[*at..].starts_with(b"__")).find_map(|at| {
+            let entry = rest[..at].replace('_', "-");
+            if is_name(&entry) { Self::key(section, entry, &rest[at + 2..]) } else { None }
         })
     }
 
-    fn key(section: Section, entry: String, parts: &[String]) -> Option<Self> {
+    fn key(section: Section, entry: String, written: &str) -> Option<Self> {
+        let parts: Vec<&str> = written.split("__").collect();
         if let Some(key) = section.find(&parts.join(".")) {
             return Some(Self { key, entry, source: None });
         }
         let (last, rest) = parts.split_last()?;
         let key = section.find(&rest.join(".")).filter(|key| key.form == Form::Source)?;
-        matches!(last.as_str(), "file" | "env" | "command").then(|| Self { key, entry, source: Some(last.clone()) })
+        matches!(*last, "file" | "env" | "command").then(|| Self { key, entry, source: Some((*last).to_owned()) })
     }
 }
 

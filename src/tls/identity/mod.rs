@@ -3,13 +3,13 @@
 //! Guarantees: a chain and a key are used only together, and only if the key belongs to the chain; the key's text and bytes
 //! are wiped once the library has made its own form of them.
 
-use std::{fs, os::unix::fs::MetadataExt as _, sync::Arc};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::{
     crypto::aws_lc_rs::sign::any_supported_type,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer, pem::PemObject as _},
-    sign::CertifiedKey,
+    sign::{CertifiedKey, SigningKey},
 };
 use zeroize::Zeroizing;
 
@@ -23,27 +23,45 @@ pub(super) const KEY: &str = "tls_key_file";
 
 /// The longest file of a key, in bytes; no key takes as much.
 const KEY_FILE_MAX: usize = 64 * 1024;
+
 /// Reads the chain and its key.
 pub(super) fn read(files: &ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSetupError> {
-    let (certificates, key) = (&files.certificates, &files.key);
-    let none = || TlsSetupError::NoCertificate { setting: CERTIFICATE, path: certificates.clone() };
-    let pem = files::read(certificates).map_err(|error| TlsSetupError::unreadable(CERTIFICATE, certificates, &error))?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(without_mark(&pem)).collect::<Result<_, _>>().map_err(|_| none())?;
-    if chain.is_empty() {
-        return Err(none());
-    }
-    let unusable = |reason| TlsSetupError::Key { path: key.clone(), reason };
-    let path = key.clone();
-    let pem = files::within(files::LIMIT, move || Pages::read(fs::File::open(&path)?, KEY_FILE_MAX))
-        .map_err(|error| TlsSetupError::unreadable(KEY, key, &error))?;
-    let key = WipedKey(private_key(without_mark(&pem)).map_err(unusable)?);
-    let signing = any_supported_type(&key.0).map_err(|_| unusable(KeyFault::Unsupported))?;
-    let certified = CertifiedKey::new(chain, signing);
+    let certified = CertifiedKey::new(chain(&files.certificates)?, signing_key(&files.key)?);
     match certified.keys_match() {
         Ok(()) => Ok(Arc::new(certified)),
-        Err(rustls::Error::InconsistentKeys(_)) => Err(unusable(KeyFault::OfAnotherCertificate)),
-        Err(_) => Err(none()),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(unusable(&files.key)(KeyFault::OfAnotherCertificate)),
+        Err(_) => Err(no_certificate(&files.certificates)),
     }
+}
+
+/// Every fault of the two files.
+pub(super) fn faults(files: &ClientCertificate) -> Vec<TlsSetupError> {
+    match (chain(&files.certificates), signing_key(&files.key)) {
+        (Err(of_chain), Err(of_key)) => vec![of_chain, of_key],
+        _ => read(files).err().into_iter().collect(),
+    }
+}
+
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+    let pem = files::read(path).map_err(|error| TlsSetupError::unreadable(CERTIFICATE, path, &error))?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(without_mark(&pem)).collect();
+    chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(|| no_certificate(path))
+}
+
+fn no_certificate(path: &Path) -> TlsSetupError {
+    TlsSetupError::NoCertificate { setting: CERTIFICATE, path: path.to_owned() }
+}
+
+fn signing_key(path: &Path) -> Result<Arc<dyn SigningKey>, TlsSetupError> {
+    let wanted = path.to_owned();
+    let pem = files::within(files::LIMIT, move || Pages::read(fs::File::open(&wanted)?, KEY_FILE_MAX))
+        .map_err(|error| TlsSetupError::unreadable(KEY, path, &error))?;
+    let key = WipedKey(private_key(without_mark(&pem)).map_err(unusable(path))?);
+    any_supported_type(&key.0).map_err(|_| unusable(path)(KeyFault::Unsupported))
+}
+
+fn unusable(path: &Path) -> impl Fn(KeyFault) -> TlsSetupError {
+    |reason| TlsSetupError::Key { path: path.to_owned(), reason }
 }
 
 /// Why a key can't be used.

@@ -97,6 +97,28 @@ fn each_fault_names_its_setting() {
 }
 
 #[test]
+fn the_faults_of_both_files_are_told_at_once() {
+    let ((certificate, key), (_, other)) = (pair(), pair());
+    let told = |files: &ClientCertificate| faults(files).iter().map(|fault| fault.setting().unwrap()).collect::<Vec<_>>();
+    for (certificates, key, expected) in [
+        (certificate.as_str(), key.as_str(), &[][..]),
+        ("not PEM", "not PEM", &[CERTIFICATE, KEY]),
+        ("not PEM", &key, &[CERTIFICATE]),
+        (&certificate, "not PEM", &[KEY]),
+        (&certificate, &other, &[KEY]),
+    ] {
+        assert_eq!(told(&files(certificates, key).files), expected);
+    }
+    let gone = ClientCertificate { certificates: "/nonexistent/c".into(), key: "/nonexistent/k".into() };
+    assert_eq!(told(&gone), [CERTIFICATE, KEY]);
+    let tls = Tls { ca_file: Some("/nonexistent/r".into()), client_certificate: Some(gone), ..Tls::default() };
+    assert_eq!(
+        ClientTls::faults(&tls).iter().filter_map(TlsSetupError::setting).collect::<Vec<_>>(),
+        ["ca_file", CERTIFICATE, KEY]
+    );
+}
+
+#[test]
 fn a_stamp_changes_when_a_file_is_written_replaced_or_removed() {
     let Files { _dir: dir, files } = files("a", "b");
     let mut before = Stamp::of(&files);

@@ -182,6 +182,30 @@ fn names_and_tables_are_judged() {
 }
 
 #[test]
+fn a_group_or_a_name_that_is_wrong_brings_no_fault_about_what_it_may_hold() {
+    let named = |name: &str| ACCOUNT.replace("default", name);
+    let crm = "[apis.x]\naccount = \"crm\"\n";
+    for (text, expected) in [
+        (named("\"A\""), &["config.toml:1: accounts.A: a name is made of"][..]),
+        (
+            named("\"A\"").replace("user", "usr"),
+            &["config.toml:1: accounts.A: a name", "config.toml:3: accounts.A.usrname: no such"],
+        ),
+        (named("\"A\"") + &crm.replace("crm", "A"), &["config.toml:1: accounts.A: a name is made of"]),
+        (named("crm") + &crm.replace('x', "\"X\""), &["config.toml:5: apis.X: a name is made of"]),
+        ("accounts = \"x\"\n".to_owned(), &["config.toml:1: accounts: expected tables with names"]),
+        (format!("accounts = 3\n{crm}"), &["config.toml:1: accounts: expected tables with names"]),
+        (format!("accounts.crm = 3\n{crm}"), &["config.toml:1: accounts.crm: expected a table"]),
+        (format!("[account.crm]\n{crm}"), &["config.toml:1: account: no such key"]),
+        (format!("apis = 3\n{}", named("crm")), &["config.toml:1: apis: expected tables with names"]),
+    ] {
+        let loaded = load_text(&text);
+        assert_faults(&loaded, expected);
+        assert!(loaded.rest.is_some(), "files and sockets are not judged beside {expected:?}");
+    }
+}
+
+#[test]
 fn broken_toml_is_told_by_its_line_and_never_repeated() {
     for text in [
         "a = 1\npassword = \"canary\n",
@@ -197,15 +221,41 @@ fn broken_toml_is_told_by_its_line_and_never_repeated() {
 }
 
 #[test]
-fn what_keeps_the_file_from_being_read_is_told_alone() {
+fn beside_a_file_that_can_not_be_used_faults_of_variables_and_flags_are_told_that_do_not_depend_on_it() {
     let directory = tempfile::tempdir().unwrap();
-    let wrong = [("CAREPORTALS_WORKERS", "0"), ("CAREPORTALS__NO_SUCH_KEY", "1")];
-    let loaded = load(Input { config_flag: Some(directory.path().into()), ..input(&wrong) });
-    let [fault] = faults(&loaded).try_into().unwrap();
-    assert!(fault.starts_with("--config: cannot read ") && fault.contains(": it is a directory\n  hint: "), "{fault}");
+    let wrong = [
+        ("CAREPORTALS_WORKERS", "0"),
+        ("CAREPORTALS__NO_SUCH_KEY", "1"),
+        ("CAREPORTALS__APIS__EMR__DENY", "GET"),
+        ("CAREPORTALS__ACCOUNTS__CRM__LOGIN_TIMEOUT", "soon"),
+        ("CAREPORTALS_ORGANIZATION", "a\nb"),
+        ("CAREPORTALS_USERNAME", ""),
+        ("HTTPS_PROXY", "socks5://proxy"),
+        // The file may allow the one, and have the other.
+        ("CAREPORTALS_LISTEN", "0.0.0.0:1"),
+        ("CAREPORTALS_CREDENTIALS_DIR", "/d"),
+    ];
+    let beside = [
+        "CAREPORTALS_USERNAME: is empty",
+        "CAREPORTALS__NO_SUCH_KEY: no such key",
+        "CAREPORTALS_WORKERS: must be from 1 to 256",
+        "CAREPORTALS__ACCOUNTS__CRM__LOGIN_TIMEOUT: `soon` is not a duration",
+        "CAREPORTALS_ORGANIZATION: cannot stand in a header",
+        "CAREPORTALS__APIS__EMR__DENY: `GET`: ",
+        "HTTPS_PROXY: only http:// and https:// proxies are supported",
+    ];
+    let expected = |first| [&[first][..], &beside].concat();
+    let broken = load_both("log: debug\n", &wrong);
+    assert_faults(&broken, &expected("config.toml:1: not valid TOML: key with no value"));
     let missing = load(Input { config_flag: Some("/nonexistent/c.toml".into()), ..input(&wrong) });
-    assert_faults(&missing, &["--config: cannot read /nonexistent/c.toml: there is no such file\n  hint: "]);
-    assert_faults(&load_both("log: debug\n", &wrong), &["config.toml:1: not valid TOML: key with no value"]);
+    assert_faults(&missing, &expected("--config: cannot read /nonexistent/c.toml: there is no such file\n  hint: "));
+    let flags = vec![("apis.default.listen".to_owned(), "foo".to_owned())];
+    let unreadable = load(Input { config_flag: Some(directory.path().into()), flags, ..input(&[]) });
+    let [fault, of_flag] = faults(&unreadable).try_into().unwrap();
+    assert!(fault.starts_with("--config: cannot read ") && fault.contains(": it is a directory\n  hint: "), "{fault}");
+    assert!(of_flag.starts_with("--listen: `foo` is not an address"), "{of_flag}");
+    // What is missing may stand in the file.
+    assert_faults(&load_text("log: debug\n"), &["config.toml:1: not valid TOML: key with no value"]);
 }
 
 #[test]

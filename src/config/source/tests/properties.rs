@@ -91,6 +91,18 @@ proptest! {
     }
 
     #[test]
+    fn nothing_of_a_proxys_credentials_is_printed(
+        scheme in prop::sample::select(vec!["http://", "HTTPS://", "", "socks5://"]),
+        before in "\\PC{0,8}",
+        after in "(:\\PC{0,8})?",
+        end in prop::sample::select(vec!["@proxy.example:3128", "@proxy.example/", "@[::1]", "@", "/@proxy.example", "@proxy.example?x"]),
+    ) {
+        let url = format!("{scheme}{before}{CANARY}{after}{end}");
+        let printed = check(&load_both(ACCOUNT, &[("HTTPS_PROXY", url.as_str())]));
+        prop_assert!(!printed.contains(CANARY) && !printed.contains(&CANARY.to_lowercase()), "{url}\n{printed}");
+    }
+
+    #[test]
     fn no_text_panics(text in "\\PC{0,200}", name in "CAREPORTALS_[A-Z_]{0,40}|CAREPORTALS__\\PC{0,40}", value in "\\PC{0,40}") {
         check(&load_both(&text, &[(name.as_str(), value.as_str())]));
     }

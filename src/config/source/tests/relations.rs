@@ -53,6 +53,10 @@ fn a_login_path_needs_exactly_one_api() {
         &apis(&two),
         &["config.toml:5: accounts.crm.login_url: a path needs an account with exactly one API, and several APIs use it"],
     );
+    for key in ["login_url", "refresh_url"] {
+        let typo = one.replace("\"crm\"", "\"crmm\"").replace("login_url", key);
+        assert_faults(&apis(&typo), &["config.toml:7: apis.a.account: there is no account `crmm`"]);
+    }
     let refresh = one.replace("login_url", "refresh_url");
     assert_eq!(only_login(&sound(apis(&refresh))).refresh_url.as_ref().unwrap().target, "/base/in");
 }
@@ -165,10 +169,13 @@ fn an_upstream_that_is_our_own_address_is_a_fault() {
     assert_faults(&loaded, &["config.toml:8: apis.default.upstream: is our own address 0.0.0.0:9"]);
     sound(api_with("listen = [\"127.0.0.1:0\"]\nupstream = \"https://127.0.0.1:9\""));
     sound(api_with("listen = [\"127.0.0.2:9\"]\nupstream = \"https://127.0.0.1:9\""));
-    assert_faults(
-        &account_with("login_url = \"https://127.0.0.1:2273/in\""),
-        &["config.toml:5: accounts.default.login_url: is our own address"],
-    );
+    for key in ["login_url", "refresh_url"] {
+        let expected =
+            format!("config.toml:5: accounts.default.{key}: is our own address 127.0.0.1:2273, which refuses log-in paths");
+        assert_faults(&account_with(&format!("{key} = \"https://127.0.0.1:2273/in\"")), &[&expected]);
+        let path = format!("{ACCOUNT}{key} = \"/in\"\n[apis.default]\nupstream = \"https://127.0.0.1:2273\"\n");
+        assert_faults(&load_text(&path), &["config.toml:7: apis.default.upstream: is our own address"]);
+    }
 }
 
 #[test]
@@ -183,6 +190,11 @@ fn apis_that_share_an_address_need_a_prefix_each() {
         &["config.toml:7: apis.b.listen: shares 127.0.0.1:2273 with API `a`, and both have the prefix /a"],
     );
     sound(two("prefix = \"/a\"", "prefix = \"/b\""));
+    // A prefix that is wrong is one.
+    for (a, b, line) in [("\"a\"", "\"/b\"", 6), ("\"/a\"", "3", 8)] {
+        let [fault] = faults(&two(&format!("prefix = {a}"), &format!("prefix = {b}"))).try_into().unwrap();
+        assert!(fault.starts_with(&format!("config.toml:{line}: apis.")) && fault.contains(".prefix: "), "{fault}");
+    }
     // Which socket is whose, systemd says.
     sound(two("listen = \"systemd\"", "listen = \"systemd\""));
     assert_faults(
@@ -207,6 +219,10 @@ fn apis_that_share_an_address_need_a_prefix_each() {
         &two(&format!("{one_file}\"/a\"\nsocket_group = \"staff\""), &format!("{one_file}\"/b\"")),
         &["config.toml:9: apis.b.socket_group: is not that of API `a`, with which it shares a Unix socket"],
     );
+    for (key, wrong) in [("socket_mode", "\"rw\""), ("socket_group", "3")] {
+        let loaded = two(&format!("{one_file}\"/a\"\n{key} = {wrong}"), &format!("{one_file}\"/b\""));
+        assert_faults(&loaded, &[&format!("config.toml:8: apis.a.{key}: ")]);
+    }
     sound(two("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:0\""));
     sound(two("listen = \"127.0.0.1:1\"", "listen = \"[::1]:1\""));
 }
@@ -232,6 +248,13 @@ fn settings_that_come_in_pairs() {
     let named = "CAREPORTALS_CA_ONLY_FILE: contradicts `ca_file`, which adds to the system's roots";
     assert_faults(&load_both(&both, &[("CAREPORTALS_CA_ONLY_FILE", "/b")]), &[named]);
     assert_faults(&global_with("tls_cert_file = \"/a\""), &["config.toml:1: tls_cert_file: needs `tls_key_file` beside it"]);
+    for empty in ["require_header = {}", "[apis.default.require_header]"] {
+        let expected =
+            "config.toml:6: apis.default.require_header: needs `name`\n  hint: write require_header = { name = …, value = … }";
+        assert_faults(&api_with(empty), &[expected]);
+    }
+    let variable = "CAREPORTALS__APIS__DEFAULT__REQUIRE_HEADER";
+    assert_faults(&load_variables(&with_account(&[(variable, "{}")])), &[&format!("{variable}: no such key")]);
     assert_faults(
         &api_with("require_header = { value = \"canary\" }"),
         &["config.toml:6: apis.default.require_header.value: needs `require_header.name` beside it"],

@@ -42,13 +42,34 @@ headers = { origin = \"canary\" }
     assert_shows(&shown, "login_extra", "{ scope = \"[redacted]\" }", "config.toml:5");
     assert_shows(&shown, "login_headers", "{ x-key = \"[redacted]\" }", "config.toml:6");
     assert_shows(&shown, "headers", "{ origin = \"[redacted]\" }", "config.toml:8");
-    assert_shows(&shown, "HTTPS_PROXY", "\"[redacted]\"", "HTTPS_PROXY");
+    assert_shows(&shown, "HTTPS_PROXY", "\"http://[redacted]@p\"", "HTTPS_PROXY");
+    for (url, line) in [
+        ("http://u:canary@p:3128", "http://[redacted]@p:3128"),
+        ("canary@[::1]:3128", "http://[redacted]@[::1]:3128"),
+        ("https://p:3128/", "https://p:3128"),
+        ("http://u:canary@p/path", "[redacted]"),
+        ("canary://p", "[redacted]"),
+    ] {
+        let shown = effective(&load_both(ACCOUNT, &[("https_proxy", url)]));
+        assert_shows(&shown, "https_proxy", &format!("{line:?}"), "https_proxy");
+        assert!(!shown.contains("canary"), "{shown}");
+    }
     assert_shows(&shown, "log", "\"debug\"", "CAREPORTALS_LOG");
     assert_shows(&shown, "drain_timeout", "\"25s\"", "default");
     assert_shows(&shown, "upstream", "\"https://api.careportals.com\"", "preset");
     assert_shows(&shown, "login_url", "\"https://api.careportals.com/patient/auth\"", "preset");
     assert!(shown.contains("\n# workers: usable cores"), "{shown}");
     assert!(!format!("{:?}", sound(loaded)).contains("canary"));
+}
+
+#[test]
+fn config_names_a_settings_file_that_can_not_be_used() {
+    let gone = load(Input { config_flag: Some("/nonexistent/a.toml".into()), ..input(&[]) });
+    assert!(effective(&gone).starts_with("# settings file: /nonexistent/a.toml\n"), "{}", effective(&gone));
+    assert!(effective(&load_text("no TOML")).starts_with("# settings file: config.toml\n"));
+    for none in [load(Input { config_flag: Some(PathBuf::new()), ..input(&[]) }), load_variables(&VARIABLES)] {
+        assert!(effective(&none).starts_with("# settings file: none\n"));
+    }
 }
 
 #[test]
@@ -166,11 +187,23 @@ fn the_schema_knows_every_key_and_its_default() {
             Some((table, name)) => &section[table]["properties"][name],
         };
         assert_eq!(property["description"], key.doc, "{}", key.name);
+        assert_eq!(property["title"], (key.kind)().0, "{}", key.name);
         assert_eq!(property["default"].is_null(), key.default.is_none(), "{}", key.name);
         let says_what_it_takes = ["type", "anyOf", "oneOf", "enum", "$ref", "not"].iter().any(|word| !property[word].is_null());
         assert!(says_what_it_takes, "{}: {property}", key.name);
     }
     assert_eq!(schema["properties"]["drain_timeout"]["default"], "25s");
+    // What a pattern can't say of them.
+    let of_api = &schema["properties"]["apis"]["additionalProperties"]["properties"];
+    for (property, range) in [
+        (&schema["properties"]["drain_timeout"], "duration, 0s to 1h"),
+        (&of_api["connect_timeout"], "duration, 10ms to 5m"),
+        (&of_api["max_header_bytes"], "size, 8KiB to 1MiB"),
+        (&of_api["replay_buffer"], "size, 0B to 64MiB"),
+        (&of_api["max_requests"], "1 to 1000000"),
+    ] {
+        assert_eq!(property["title"], range);
+    }
     for (index, member, kind) in [(1, "file", "string"), (2, "env", "string"), (3, "command", "array")] {
         let source = &schema["$defs"]["source"]["oneOf"][index];
         assert_eq!(source["properties"][member]["type"], kind);

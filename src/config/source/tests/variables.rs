@@ -181,6 +181,21 @@ fn any_key_is_reachable_by_its_path() {
 }
 
 #[test]
+fn a_key_is_reachable_by_its_path_whatever_its_accounts_name_is() {
+    for name in ["a", "a-", "-a", "a--b", "a-b", "--", "-", "a--", "listen", "a-listen-"] {
+        let text = ACCOUNT.replace("default", name) + &format!("[apis.{name}]\naccount = \"{name}\"\n");
+        let variables =
+            [("accounts", "token_wait", "7s"), ("accounts", "login_fields.username", "email"), ("apis", "max_requests", "9")];
+        let variables =
+            variables.map(|(group, key, value)| (named_variables::variable_by_path(&format!("{group}.{name}.{key}")), value));
+        let config = sound(load_both(&text, &variables.each_ref().map(|(variable, value)| (variable.as_str(), *value))));
+        let login = only_login(&config);
+        assert_eq!((login.token_wait.as_secs(), login.username_field.as_str()), (7, "email"), "{name}");
+        assert_eq!(only_api(&config).limits.max_requests, 9, "{name}");
+    }
+}
+
+#[test]
 fn a_files_name_is_text_whatever_it_looks_like() {
     let variables = [
         ("CAREPORTALS_ORGANIZATION", "x"),
@@ -276,6 +291,12 @@ fn a_variable_named_by_a_key_alone_is_told_how_that_key_is_spelled() {
         ("", "APIS_DEFAULT_ALLOW", "CAREPORTALS__APIS__DEFAULT__ALLOW"),
         ("", "APIS_DEFAULT_LISTEN", "CAREPORTALS_LISTEN"),
         ("", "PRESET", "CAREPORTALS_API"),
+        ("", "LOGLEVEL", "CAREPORTALS_LOG"),
+        ("", "TELEMETRY", "CAREPORTALS_TELEMETRY_LISTEN"),
+        ("", "CONTROL", "CAREPORTALS_CONTROL_SOCKET"),
+        ("", "CREDENTIALS", "CAREPORTALS_CREDENTIALS_DIR"),
+        ("", "CREDENTIALS_DIRECTORY", "CAREPORTALS_CREDENTIALS_DIR"),
+        ("", "PASWORD_FILE", "CAREPORTALS_PASSWORD_FILE"),
         (by_file.as_str(), "ALLOW", "CAREPORTALS__APIS__EMR_EU__ALLOW"),
         (by_several.as_str(), "ALLOW", "CAREPORTALS__APIS__NAME__ALLOW"),
     ] {
@@ -288,6 +309,24 @@ fn a_variable_named_by_a_key_alone_is_told_how_that_key_is_spelled() {
 }
 
 #[test]
+fn a_variable_that_takes_no_file_is_told_so() {
+    for (name, meant) in [
+        ("UPSTREAM", "CAREPORTALS_UPSTREAM"),
+        ("LISTEN", "CAREPORTALS_LISTEN"),
+        ("CONFIG", "CAREPORTALS_CONFIG"),
+        ("LOG", "CAREPORTALS_LOG"),
+        ("CA_FILE", "CAREPORTALS_CA_FILE"),
+        ("DRAIN_DELAY", "CAREPORTALS__DRAIN_DELAY"),
+        ("PASSWORD_FILE", "CAREPORTALS_PASSWORD_FILE"),
+    ] {
+        let variable = format!("CAREPORTALS_{name}_FILE");
+        let loaded = load_both("", &[&VARIABLES[..], &[(variable.as_str(), "canary")]].concat());
+        let expected = format!("{variable}: no such variable; ignored\n  hint: `{meant}` takes no `_FILE`: set it itself");
+        assert_eq!(warnings(&loaded), [expected]);
+    }
+}
+
+#[test]
 fn an_empty_variable_is_one_fault_whatever_stands_beside_it() {
     let hint = "is empty\n  hint: unset it or give it a value";
     let password = format!("CAREPORTALS_PASSWORD: {hint}");
@@ -295,6 +334,20 @@ fn an_empty_variable_is_one_fault_whatever_stands_beside_it() {
     let file = format!("CAREPORTALS_PASSWORD_FILE: {hint}");
     let direct = [VARIABLES[0], VARIABLES[1], ("CAREPORTALS_PASSWORD", "canary"), ("CAREPORTALS_PASSWORD_FILE", "")];
     assert_faults(&load_variables(&direct), &[&file]);
+    for name in ["ORGANIZATION", "USERNAME_FILE", "PASSWORD_FILE"].map(|key| format!("CAREPORTALS_{key}")) {
+        let variables = VARIABLES.map(|(known, value)| if known == name { (known, "") } else { (known, value) });
+        assert_faults(&load_variables(&variables), &[&format!("{name}: {hint}")]);
+    }
+    let directory = load_variables(&[("CAREPORTALS_CREDENTIALS_DIR", "")]);
+    assert_faults(&directory, &[&format!("CAREPORTALS_CREDENTIALS_DIR: {hint}")]);
+    assert!(directory.rest.is_some());
+    let emr = [("CAREPORTALS_API", "emr"), ("CAREPORTALS_UPSTREAM", "https://x.example"), ("CAREPORTALS_LOGIN_URL", "")];
+    assert_faults(&load_variables(&with_account(&emr)), &[&format!("CAREPORTALS_LOGIN_URL: {hint}")]);
+    let two = format!("ca_file = \"/c\"\n{ACCOUNT}[apis.a]\nprefix = \"/a\"\n[apis.b]\n");
+    for name in ["CAREPORTALS__APIS__B__PREFIX", "CAREPORTALS__TLS_CERT_FILE", "CAREPORTALS_CA_ONLY_FILE"] {
+        let text = if name.ends_with("PREFIX") { two.clone() } else { two.replace("[apis.b]", "") };
+        assert_faults(&load_both(&text, &[(name, "")]), &[&format!("{name}: {hint}")]);
+    }
     let config = format!("CAREPORTALS_CONFIG: {hint}");
     assert_faults(&load_variables(&[("CAREPORTALS_CONFIG", "")]), &[&config]);
     assert!(daemon_address(&input(&[("CAREPORTALS_CONFIG", "")])).control.value.unwrap_err().to_string().starts_with(&config));
@@ -381,9 +434,13 @@ fn an_empty_variable_is_a_fault() {
 #[test]
 fn a_variable_that_is_no_text_is_a_fault_that_does_not_repeat_it() {
     let mut variables: Vec<(OsString, OsString)> = VARIABLES.iter().map(|(name, value)| (name.into(), value.into())).collect();
-    variables.push(("CAREPORTALS_LOG".into(), OsString::from_vec(b"canary\xff".to_vec())));
-    let loaded = load(Input { environment: variables.into_iter().collect(), ..input(&[]) });
-    assert_eq!(faults(&loaded), ["CAREPORTALS_LOG: is not UTF-8"]);
+    for (name, expected) in [("CAREPORTALS_LOG", 4), ("CAREPORTALS_ORGANIZATION", 3)] {
+        variables.retain(|(known, _)| known != "CAREPORTALS_LOG" && known != name);
+        variables.push((name.into(), OsString::from_vec(b"canary\xff".to_vec())));
+        assert_eq!(variables.len(), expected);
+        let loaded = load(Input { environment: variables.iter().cloned().collect(), ..input(&[]) });
+        assert_eq!(faults(&loaded), [format!("{name}: is not UTF-8")]);
+    }
 }
 
 #[test]
